@@ -1,0 +1,147 @@
+#include "array.hpp"
+
+#include <limits>
+#include <stdexcept>
+
+namespace pyalexnet {
+namespace {
+
+std::string type_text(char kind, std::size_t element_bytes) {
+    const std::string bits = std::to_string(8 * element_bytes);
+    if (kind == 'f') return "float" + bits;
+    if (kind == 'i') return "int" + bits;
+    if (kind == 'u') return "uint" + bits;
+    return "dtype kind '" + std::string(1, kind) + "' of " + bits + " bits";
+}
+
+std::string place_text(int device) {
+    return device < 0 ? "host memory" : "device " + std::to_string(device);
+}
+
+bool overlap(const Given& a, const Given& b) {
+    const auto* a_begin = static_cast<const char*>(a.pointer);
+    const auto* b_begin = static_cast<const char*>(b.pointer);
+    return a_begin < b_begin + b.bytes() && b_begin < a_begin + a.bytes();
+}
+
+bool written(const Given& given) { return given.access != Access::read; }
+
+} // namespace
+
+std::int64_t Given::size() const {
+    std::int64_t product = 1;
+    for (const std::int64_t extent : shape) product *= extent;
+    return product;
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+    std::string text = "(";
+    for (std::size_t i = 0; i < shape.size(); ++i)
+        text += (i ? ", " : "") + std::to_string(shape[i]);
+    return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+Call::Call(const char* op, int device, std::uintptr_t stream)
+    : op_(op), device_(device), stream_(reinterpret_cast<Stream>(stream)) {
+    const int count = device_count();
+    if (device < 0 || device >= count)
+        refuse("device is " + std::to_string(device) + "; there are " + std::to_string(count));
+}
+
+void Call::refuse(const std::string& message) const {
+    throw py::value_error(std::string(op_) + ": " + message);
+}
+
+int Call::extent(const char* what, std::int64_t value, std::int64_t least) const {
+    if (value < least || value > std::numeric_limits<int>::max())
+        refuse(std::string(what) + " is " + std::to_string(value) + "; " + std::to_string(least) +
+               " to 2,147,483,647 was expected");
+    return static_cast<int>(value);
+}
+
+const Given& Call::take(const char* name, py::handle object, char kind, std::size_t element_bytes,
+                        int rank, Access access, int device, Alias alias) {
+    Given given;
+    try {
+        given = describe(object);
+    } catch (const std::invalid_argument& error) {
+        refuse(std::string(name) + " " + error.what());
+    }
+    given.name = name;
+    given.access = access;
+    given.alias = alias;
+    const std::string subject = std::string(name) + " ";
+    expect(given.kind == kind && given.element_bytes == element_bytes,
+           subject + "is " + type_text(given.kind, given.element_bytes) + "; " +
+               type_text(kind, element_bytes) + " was expected");
+    expect(rank == kAnyRank || static_cast<int>(given.shape.size()) == rank,
+           subject + "has shape " + shape_text(given.shape) + "; " + std::to_string(rank) +
+               " axes were expected");
+    expect(given.contiguous, subject + "is not C-contiguous");
+    expect(access == Access::read || given.writable,
+           subject + "is read-only; the result goes there");
+    expect(given.device < 0 || device == kAnyDevice || given.device == device,
+           subject + "is on " + place_text(given.device) + "; the op runs on " +
+               place_text(device));
+    for (const std::int64_t extent : given.shape)
+        expect(extent > 0, subject + "has shape " + shape_text(given.shape) + ", which is empty");
+    given_.push_back(std::move(given));
+    return given_.back();
+}
+
+Array<float> Call::scratch(const char* name, py::handle object, std::size_t bytes) {
+    if (bytes == 0) return Array<float>(nullptr);
+    expect(!object.is_none(), std::string(name) + " is None; " + std::to_string(bytes) +
+                                  " bytes of scratch were expected");
+    const Given& given =
+        take<std::uint8_t>(name, object, 1, Access::scratch, device_, Alias::refused);
+    expect(given.bytes() >= bytes, std::string(name) + " has " + std::to_string(given.bytes()) +
+                                       " bytes; " + std::to_string(bytes) + " were expected");
+    expect(reinterpret_cast<std::uintptr_t>(given.pointer) % 16 == 0,
+           std::string(name) + " does not begin at a multiple of 16 bytes");
+    Given& own = given_.back();
+    own.kind = 'f'; // launchers keep partial sums there
+    own.element_bytes = sizeof(float);
+    own.shape = {static_cast<std::int64_t>((bytes + sizeof(float) - 1) / sizeof(float))};
+    return Array<float>(&own);
+}
+
+NumberArgument<float, Scalar> Call::scalar(const char* name, py::handle object) {
+    if (py::isinstance<py::float_>(object) || py::isinstance<py::int_>(object))
+        return {Array<const float>(nullptr), static_cast<float>(object.cast<double>())};
+    return {input<const float>(name, object, 0), 0.0f};
+}
+
+NumberArgument<std::uint32_t, Counter> Call::counter(const char* name, py::handle object) {
+    if (py::isinstance<py::int_>(object)) {
+        const auto value = object.cast<std::int64_t>();
+        expect(value >= 0 && value <= std::numeric_limits<std::uint32_t>::max(),
+               std::string(name) + " is " + std::to_string(value) +
+                   "; 0 to 4,294,967,295 was expected");
+        return {Array<const std::uint32_t>(nullptr), static_cast<std::uint32_t>(value)};
+    }
+    return {input<const std::uint32_t>(name, object, 0), 0u};
+}
+
+// In place is one thing (the very same elements, where the op allows it); half over each other is
+// never meant.
+void Call::refuse_overlaps() const {
+    for (std::size_t i = 0; i < given_.size(); ++i) {
+        for (std::size_t j = i + 1; j < given_.size(); ++j) {
+            const Given& a = given_[i];
+            const Given& b = given_[j];
+            if ((!written(a) && !written(b)) || !overlap(a, b)) continue;
+            const bool allowed = a.alias == Alias::allowed || b.alias == Alias::allowed;
+            expect(allowed && a.pointer == b.pointer && a.bytes() == b.bytes(),
+                   a.name + " and " + b.name + " lie in the same memory");
+        }
+    }
+}
+
+void Call::launch(const std::function<void(Stream)>& launchers) {
+    refuse_overlaps();
+    const py::gil_scoped_release unlocked;
+    run(device_, stream_, given_, launchers);
+}
+
+} // namespace pyalexnet

@@ -1,0 +1,167 @@
+// From Python objects to pointers and shapes, or a refusal in a sentence.
+//
+// A binding opens a Call, takes its arrays from it, checks what their shapes have to do with one
+// another, and launches. Whatever Python passes, a kernel gets memory of the right type, size and
+// device; so none of them can read out of bounds.
+#pragma once
+
+#include "ops.h"
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace pyalexnet {
+
+namespace py = pybind11;
+
+enum class Access { read, write, read_write, scratch };
+enum class Alias { refused, allowed };
+
+// An array argument.
+struct Given {
+    std::string name;
+    void* pointer = nullptr;
+    void* placed = nullptr; // where kernels find it, while they run
+    char kind = 0;          // f, i, u, as NumPy calls them
+    std::size_t element_bytes = 0;
+    std::vector<std::int64_t> shape;
+    bool contiguous = false;
+    bool writable = false;
+    int device = -1; // -1: memory of the host
+    Access access = Access::read;
+    Alias alias = Alias::refused;
+
+    std::int64_t size() const;
+    std::size_t bytes() const { return static_cast<std::size_t>(size()) * element_bytes; }
+};
+
+std::string shape_text(const std::vector<std::int64_t>& shape);
+
+template <class T> class Array {
+  public:
+    explicit Array(const Given* given) : given_(given) {}
+
+    T* data() const { return given_ ? static_cast<T*>(given_->placed) : nullptr; }
+    std::int64_t size() const { return given_ ? given_->size() : 0; }
+    int rank() const { return static_cast<int>(given_->shape.size()); }
+    // Extent of axis `i`; a negative one counts from the end.
+    std::int64_t dim(int i) const {
+        return given_->shape[static_cast<std::size_t>(i < 0 ? rank() + i : i)];
+    }
+    const std::vector<std::int64_t>& shape() const { return given_->shape; }
+    std::string shape_text() const { return pyalexnet::shape_text(given_->shape); }
+    template <class U> bool same_shape(const Array<U>& other) const {
+        return shape() == other.shape();
+    }
+    explicit operator bool() const { return given_ != nullptr; }
+
+  private:
+    const Given* given_;
+};
+
+// A number that is an argument or lies on the device, where a captured CUDA graph can change it.
+template <class Number, class Argument> class NumberArgument {
+  public:
+    NumberArgument(Array<const Number> on_device, Number value)
+        : on_device_(on_device), value_(value) {}
+    Argument get() const { return {on_device_.data(), value_}; }
+
+  private:
+    Array<const Number> on_device_;
+    Number value_;
+};
+
+class Call {
+  public:
+    Call(const char* op, int device, std::uintptr_t stream);
+
+    static constexpr int kAnyRank = -1;
+
+    template <class T> Array<T> input(const char* name, py::handle object, int rank = kAnyRank) {
+        return Array<T>(&take<T>(name, object, rank, Access::read, device_, Alias::refused));
+    }
+    template <class T>
+    Array<T> optional_input(const char* name, py::handle object, int rank = kAnyRank) {
+        return object.is_none() ? Array<T>(nullptr) : input<T>(name, object, rank);
+    }
+    template <class T>
+    Array<T> peer_input(const char* name, py::handle object, int rank = kAnyRank) {
+        return Array<T>(&take<T>(name, object, rank, Access::read, kAnyDevice, Alias::refused));
+    }
+    template <class T> Array<T> output(const char* name, py::handle object,
+                                       Alias alias = Alias::refused, int rank = kAnyRank) {
+        return Array<T>(&take<T>(name, object, rank, Access::write, device_, alias));
+    }
+    template <class T> Array<T> output(const char* name, py::handle object, int rank) {
+        return output<T>(name, object, Alias::refused, rank);
+    }
+    template <class T> Array<T> inout(const char* name, py::handle object, int rank = kAnyRank) {
+        return Array<T>(&take<T>(name, object, rank, Access::read_write, device_, Alias::refused));
+    }
+    // Room that a launcher asked for by its <op>_workspace(); None where it needs none.
+    Array<float> scratch(const char* name, py::handle object, std::size_t bytes);
+
+    NumberArgument<float, Scalar> scalar(const char* name, py::handle object);
+    NumberArgument<std::uint32_t, Counter> counter(const char* name, py::handle object);
+
+    void expect(bool holds, const std::string& message) const {
+        if (!holds) refuse(message);
+    }
+    [[noreturn]] void refuse(const std::string& message) const;
+    template <class T> void expect_shape(const char* name, const Array<T>& array,
+                                         const std::vector<std::int64_t>& shape) const {
+        expect(array.shape() == shape, std::string(name) + " has shape " + array.shape_text() +
+                                           "; " + pyalexnet::shape_text(shape) + " was expected");
+    }
+
+    // A size that has to fit the int in which kernels count it.
+    int extent(const char* what, std::int64_t value, std::int64_t least = 1) const;
+
+    // Runs the launchers with the arrays in place. The interpreter is free meanwhile.
+    void launch(const std::function<void(Stream)>& launchers);
+
+  private:
+    static constexpr int kAnyDevice = -2;
+
+    template <class T> const Given& take(const char* name, py::handle object, int rank,
+                                         Access access, int device, Alias alias);
+    const Given& take(const char* name, py::handle object, char kind, std::size_t element_bytes,
+                      int rank, Access access, int device, Alias alias);
+    void refuse_overlaps() const;
+
+    const char* op_;
+    int device_;
+    Stream stream_;
+    std::deque<Given> given_; // a deque: arrays point into it
+};
+
+template <class T> const Given& Call::take(const char* name, py::handle object, int rank,
+                                           Access access, int device, Alias alias) {
+    using Element = std::remove_const_t<T>;
+    constexpr char kind = std::is_floating_point_v<Element> ? 'f'
+                          : std::is_signed_v<Element>       ? 'i'
+                                                            : 'u';
+    return take(name, object, kind, sizeof(Element), rank, access, device, alias);
+}
+
+// ---------------------------------------------------------------------- per platform
+
+// What the object says of itself (host_platform.cpp: NumPy; cuda_platform.cpp: the array interface
+// of CuPy, PyTorch and others). Throws std::invalid_argument where it is no array at all.
+Given describe(py::handle object);
+
+// Puts the arrays in place and runs the launchers on the device.
+void run(int device, Stream stream, std::deque<Given>& given,
+         const std::function<void(Stream)>& launchers);
+
+int device_count();
+
+// What the module offers beside the ops.
+void register_platform(py::module_& module);
+
+} // namespace pyalexnet

@@ -1,0 +1,27 @@
+# Sets PYALEXNET_NVCC to the CUDA compiler, or leaves it unset.
+# Looked for on PATH, in $CUDACXX, $CUDA_HOME and /usr/local/cuda, and in NVIDIA's Python wheels.
+if(PYALEXNET_CUDA STREQUAL "OFF")
+  return()
+endif()
+
+# The wheels unpack to site-packages/nvidia/cu<major>/bin; `nvidia` is a namespace package.
+execute_process(
+  COMMAND ${Python_EXECUTABLE} -c
+          "import importlib.util as u, pathlib as p; s = u.find_spec('nvidia'); \
+           print(*(d for r in (s.submodule_search_locations if s else []) for d in p.Path(r).glob('cu*')), sep=';')"
+  OUTPUT_VARIABLE nvcc_wheels OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+
+get_filename_component(nvcc_of_cudacxx "$ENV{CUDACXX}" DIRECTORY)
+find_program(PYALEXNET_NVCC nvcc
+             HINTS ${nvcc_of_cudacxx} $ENV{CUDA_HOME}/bin /usr/local/cuda/bin ${nvcc_wheels}
+             PATH_SUFFIXES bin)
+
+if(PYALEXNET_NVCC)
+  message(STATUS "nvcc: ${PYALEXNET_NVCC}; _cuda will be built")
+elseif(PYALEXNET_CUDA STREQUAL "ON")
+  message(FATAL_ERROR "PYALEXNET_CUDA=ON, but there is no nvcc: install a CUDA toolkit, or set "
+                      "PYALEXNET_NVCC_WHEEL=1 to take the compiler from NVIDIA's Python wheels.")
+else()
+  message(STATUS "no nvcc found; _cuda will not be built (PYALEXNET_NVCC_WHEEL=1 takes the "
+                 "compiler from NVIDIA's Python wheels)")
+endif()

@@ -1,0 +1,97 @@
+// NVIDIA's devices: arrays are whatever has __cuda_array_interface__ (CuPy, PyTorch, Numba, JAX).
+#include "array.hpp"
+
+#include "simt/simt.hpp"
+
+#include <cuda_runtime_api.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+namespace pyalexnet {
+namespace {
+
+void check(cudaError_t status, const char* what) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();
+    throw simt::Error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+// The interface leaves strides out (None) where the array is C-contiguous, but need not.
+bool is_contiguous(const py::dict& interface, const Given& given) {
+    if (!interface.contains("strides") || interface["strides"].is_none()) return true;
+    const auto strides = interface["strides"].cast<std::vector<std::int64_t>>();
+    auto expected = static_cast<std::int64_t>(given.element_bytes);
+    for (std::size_t i = given.shape.size(); i > 0; --i) {
+        if (given.shape[i - 1] != 1 && strides[i - 1] != expected) return false;
+        expected *= given.shape[i - 1];
+    }
+    return true;
+}
+
+int device_of(const void* pointer) {
+    cudaPointerAttributes attributes{};
+    check(cudaPointerGetAttributes(&attributes, pointer), "cudaPointerGetAttributes");
+    const bool on_device =
+        attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+    if (!on_device) throw std::invalid_argument("does not point to memory of a CUDA device");
+    return attributes.device;
+}
+
+bool peer_access_possible(int device, int peer) {
+    int possible = 0;
+    check(cudaDeviceCanAccessPeer(&possible, device, peer), "cudaDeviceCanAccessPeer");
+    return possible != 0;
+}
+
+void enable_peers(int device, int peer) {
+    check(cudaSetDevice(device), "cudaSetDevice");
+    const cudaError_t status = cudaDeviceEnablePeerAccess(peer, 0);
+    if (status == cudaErrorPeerAccessAlreadyEnabled)
+        cudaGetLastError();
+    else
+        check(status, "cudaDeviceEnablePeerAccess");
+}
+
+} // namespace
+
+Given describe(py::handle object) {
+    if (!py::hasattr(object, "__cuda_array_interface__"))
+        throw std::invalid_argument("is " + std::string(py::str(py::type::of(object))) +
+                                    "; an array on a CUDA device was expected");
+    const auto interface = object.attr("__cuda_array_interface__").cast<py::dict>();
+    const auto data = interface["data"].cast<std::pair<std::uintptr_t, bool>>();
+    const auto type = interface["typestr"].cast<std::string>();
+    Given given;
+    given.pointer = reinterpret_cast<void*>(data.first);
+    given.writable = !data.second;
+    given.kind = type.at(0) == '>' ? '>' : type.at(1);
+    given.element_bytes = static_cast<std::size_t>(std::stoul(type.substr(2)));
+    given.shape = interface["shape"].cast<std::vector<std::int64_t>>();
+    given.contiguous = is_contiguous(interface, given);
+    if (given.pointer) given.device = device_of(given.pointer);
+    return given;
+}
+
+void run(int device, Stream stream, std::deque<Given>& given,
+         const std::function<void(Stream)>& launchers) {
+    check(cudaSetDevice(device), "cudaSetDevice"); // our runtime's own idea of the current device
+    for (Given& each : given) each.placed = each.pointer;
+    launchers(stream);
+}
+
+int device_count() {
+    int count = 0;
+    check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
+    return count;
+}
+
+void register_platform(py::module_& module) {
+    module.def("device_count", &device_count, "CUDA devices; KernelError says why there are none.");
+    module.def("peer_access_possible", &peer_access_possible, py::arg("device"), py::arg("peer"),
+               "Whether kernels on `device` could touch the memory of `peer`.");
+    module.def("enable_peers", &enable_peers, py::arg("device"), py::arg("peer"),
+               "Lets kernels on `device` touch the memory of `peer`.");
+}
+
+} // namespace pyalexnet

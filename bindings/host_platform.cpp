@@ -1,0 +1,97 @@
+// The emulated devices: arrays are NumPy's, in memory of the emulation or of the host.
+#include "array.hpp"
+
+#include "simt/device.hpp"
+#include "simt/simt.hpp"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+namespace pyalexnet {
+
+Given describe(py::handle object) {
+    if (!py::isinstance<py::array>(object))
+        throw std::invalid_argument("is " + std::string(py::str(py::type::of(object))) +
+                                    "; a NumPy array was expected");
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    const py::dtype type = array.dtype();
+    Given given;
+    given.pointer = const_cast<void*>(array.data());
+    given.kind = type.byteorder() == '>' ? '>' : type.kind();
+    given.element_bytes = static_cast<std::size_t>(type.itemsize());
+    given.shape.assign(array.shape(), array.shape() + array.ndim());
+    given.contiguous = (array.flags() & py::array::c_style) != 0;
+    given.writable = array.writeable();
+    given.device = simt::device_of(given.pointer);
+    return given;
+}
+
+namespace {
+
+simt::Buffer buffer_of(const Given& given, int device) {
+    constexpr simt::Access accesses[] = {simt::Access::read, simt::Access::write,
+                                         simt::Access::read_write, simt::Access::scratch};
+    return {given.name,
+            given.pointer,
+            given.bytes(),
+            given.element_bytes,
+            accesses[static_cast<int>(given.access)],
+            given.device < 0 ? device : given.device};
+}
+
+// Memory of an emulated device as a NumPy array.
+py::array empty(const std::vector<py::ssize_t>& shape, const py::dtype& type, int device) {
+    if (device < 0 || device >= simt::kDevices)
+        throw py::value_error("empty: device is " + std::to_string(device) + "; there are " +
+                              std::to_string(simt::kDevices));
+    if (type.attr("hasobject").cast<bool>()) // NumPy would follow pointers that nobody set
+        throw py::value_error("empty: the dtype holds Python objects; numbers were expected");
+    py::ssize_t bytes = type.itemsize();
+    for (const py::ssize_t extent : shape) {
+        if (extent < 0 || __builtin_mul_overflow(bytes, extent, &bytes))
+            throw py::value_error("empty: the shape is negative or too large");
+    }
+    void* memory = simt::allocate(device, static_cast<std::size_t>(bytes));
+    const py::capsule owner(memory, [](void* pointer) { simt::release(pointer); });
+    return py::array(type, shape, memory, owner);
+}
+
+int device_of(const py::array& array) { return simt::device_of(array.data()); }
+
+} // namespace
+
+void run(int device, Stream stream, std::deque<Given>& given,
+         const std::function<void(Stream)>& launchers) {
+    std::vector<simt::Buffer> buffers;
+    for (const Given& each : given) buffers.push_back(buffer_of(each, device));
+    simt::Session session(device, std::move(buffers));
+    for (std::size_t i = 0; i < given.size(); ++i) given[i].placed = session[i];
+    launchers(stream);
+    session.finish();
+}
+
+int device_count() { return simt::kDevices; }
+
+void register_platform(py::module_& module) {
+    module.def("empty", &empty, py::arg("shape"), py::arg("dtype"), py::arg("device"),
+               "Uninitialised memory of an emulated device, as a NumPy array.");
+    module.def("device_of", &device_of, py::arg("array"),
+               "The emulated device whose memory the array is; -1 for the host's.");
+    module.def("enable_peers", &simt::enable_peers, py::arg("device"), py::arg("peer"),
+               "Lets kernels on `device` touch the memory of `peer`.");
+    module.def("set_schedule", &simt::set_schedule, py::arg("seed"),
+               "Order of blocks and threads: 0 is the natural one, another seed a permutation.");
+    module.def("launch_count", &simt::launch_count, "Kernels launched so far in this process.");
+#if defined(SIMT_CHECK)
+    module.def("barriers_met", &simt::barriers_met, "Every barrier met so far, as 'file:line'.");
+    module.def("leave_out_barrier", &simt::leave_out_barrier, py::arg("file_and_line"),
+               "Makes one barrier do nothing, for the mutation test; '' puts all back.");
+    module.def("shorten_buffer", &simt::shorten_buffer, py::arg("name"),
+               "Puts the last element of the buffers of this name out of bounds, for the bounds "
+               "test; '' puts all back.");
+#endif
+}
+
+} // namespace pyalexnet

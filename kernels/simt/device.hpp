@@ -1,0 +1,75 @@
+// The emulated devices as host code sees them: their memory, and what a launch may touch of it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace simt {
+
+constexpr int kDevices = 2; // logical devices, as many as the paper had
+constexpr int kHost = -1;   // the "device" of memory that no device allocated
+
+// Memory of one device, filled with NaNs (as the card's holds anything at all).
+void* allocate(int device, std::size_t bytes);
+void release(void* pointer);
+int device_of(const void* pointer);
+
+// Lets kernels on `device` touch the memory of `peer`. Until then the checker refuses it.
+void enable_peers(int device, int peer);
+
+// Order in which blocks and threads run: 0 is the natural one; any other seed permutes the blocks,
+// the threads of a block, and who goes first after each barrier.
+void set_schedule(std::uint64_t seed);
+
+enum class Access { read, write, read_write, scratch };
+
+// One array that a launch was given.
+struct Buffer {
+    std::string name;
+    void* pointer;
+    std::size_t bytes;
+    std::size_t element_bytes;
+    Access access;
+    int device;
+};
+
+// What the launches of one call may touch, from construction to destruction. The checker works on
+// copies of the buffers that it keeps between fences: nothing outside is ever read or written, and
+// a stray access never meets a neighbour by luck. Otherwise the buffers stay where they are.
+class Session {
+  public:
+    Session(int device, std::vector<Buffer> buffers);
+    ~Session();
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+
+    // Where the kernel finds buffer `index`.
+    void* operator[](std::size_t index) const { return placed_[index]; }
+
+    // To be called after the last launch: outputs go back to their places.
+    void finish();
+
+  private:
+    std::size_t first_in_place(std::size_t index) const;
+
+    std::unique_lock<std::mutex> turn_;
+    std::vector<Buffer> buffers_;
+    std::vector<void*> placed_;
+};
+
+// For the mutation test: every barrier that kernels have met since the start, as "file:line", and
+// the one to leave out from now on (none when empty).
+std::vector<std::string> barriers_met();
+void leave_out_barrier(const std::string& file_and_line);
+
+// For the bounds test: from now on the last element of every buffer of this name is out of bounds
+// (of none when empty).
+void shorten_buffer(const std::string& name);
+
+// The launches of this process so far; a test sees by it that a kernel really ran.
+std::uint64_t launch_count();
+
+} // namespace simt

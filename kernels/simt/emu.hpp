@@ -1,0 +1,253 @@
+// simt.hpp as a C++ compiler sees it: CUDA's vocabulary, and an emulated device underneath.
+//
+// One block runs at a time on a worker (an OS thread). Its CUDA threads start one after the other
+// in a plain loop on one fiber; only when one of them has to wait does the loop go on, on a fresh
+// fiber. A kernel without barriers therefore never switches. scheduler.cpp holds the other half.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <tuple>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+// ---------------------------------------------------------------------- vector types
+
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(8) int2 {
+    int x, y;
+};
+struct alignas(16) int4 {
+    int x, y, z, w;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct uint3 {
+    unsigned x, y, z;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline int2 make_int2(int x, int y) { return {x, y}; }
+inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+// ---------------------------------------------------------------------- the device's functions
+
+inline int min(int a, int b) { return b < a ? b : a; }
+inline int max(int a, int b) { return a < b ? b : a; }
+inline unsigned min(unsigned a, unsigned b) { return b < a ? b : a; }
+inline unsigned max(unsigned a, unsigned b) { return a < b ? b : a; }
+inline std::int64_t min(std::int64_t a, std::int64_t b) { return b < a ? b : a; }
+inline std::int64_t max(std::int64_t a, std::int64_t b) { return a < b ? b : a; }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline unsigned __umulhi(unsigned a, unsigned b) {
+    return static_cast<unsigned>((static_cast<std::uint64_t>(a) * b) >> 32);
+}
+
+// ---------------------------------------------------------------------- where a thread stands
+
+namespace simt {
+
+class Scheduler;
+
+// What a CUDA thread reads of itself. POD in initial-exec TLS: an access is one instruction.
+struct Self {
+    uint3 thread;
+    uint3 block;
+    uint3 threads;
+    uint3 blocks;
+    Scheduler* scheduler;
+};
+extern __thread Self self __attribute__((tls_model("initial-exec")));
+
+} // namespace simt
+
+#define threadIdx (::simt::self.thread)
+#define blockIdx (::simt::self.block)
+#define blockDim (::simt::self.threads)
+#define gridDim (::simt::self.blocks)
+
+// ---------------------------------------------------------------------- barriers and shuffles
+
+namespace simt {
+
+// Lanes that have met hand their slots to one function, which the last of them runs for all.
+using Exchange = void (*)(void* const slots[32], std::uint32_t lanes);
+
+void block_barrier(Site site);
+void warp_barrier(std::uint32_t lanes, Site site);
+void warp_exchange(std::uint32_t lanes, void* slot, Exchange exchange, Site site);
+
+template <class T> struct Shuffled {
+    T value;
+    unsigned source; // lane whose value this lane takes
+    T result;
+
+    static void exchange(void* const slots[32], std::uint32_t lanes) {
+        for (unsigned lane = 0; lane < 32; ++lane) {
+            if (!(lanes >> lane & 1u)) continue;
+            auto* mine = static_cast<Shuffled*>(slots[lane]);
+            const bool present = mine->source < 32 && (lanes >> mine->source & 1u);
+            mine->result =
+                present ? static_cast<Shuffled*>(slots[mine->source])->value : mine->value;
+        }
+    }
+};
+
+inline unsigned lane_id() {
+    const unsigned linear =
+        self.thread.x + self.threads.x * (self.thread.y + self.threads.y * self.thread.z);
+    return linear & 31u;
+}
+
+template <class T> T shuffle(std::uint32_t lanes, T value, unsigned source, Site site) {
+    Shuffled<T> slot{value, source, value};
+    warp_exchange(lanes, &slot, &Shuffled<T>::exchange, site);
+    return slot.result;
+}
+
+} // namespace simt
+
+// Each takes the call's own line by default, so that a report can name it.
+#define SIMT_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+inline void __syncthreads(SIMT_SITE) { simt::block_barrier({file, line}); }
+inline void __syncwarp(std::uint32_t lanes = 0xffffffffu, SIMT_SITE) {
+    simt::warp_barrier(lanes, {file, line});
+}
+template <class T> T __shfl_sync(std::uint32_t lanes, T value, int source, SIMT_SITE) {
+    return simt::shuffle(lanes, value, static_cast<unsigned>(source) & 31u, {file, line});
+}
+template <class T> T __shfl_xor_sync(std::uint32_t lanes, T value, int mask, SIMT_SITE) {
+    return simt::shuffle(lanes, value, simt::lane_id() ^ static_cast<unsigned>(mask), {file, line});
+}
+template <class T> T __shfl_down_sync(std::uint32_t lanes, T value, unsigned delta, SIMT_SITE) {
+    return simt::shuffle(lanes, value, simt::lane_id() + delta, {file, line});
+}
+template <class T> T __shfl_up_sync(std::uint32_t lanes, T value, unsigned delta, SIMT_SITE) {
+    return simt::shuffle(lanes, value, simt::lane_id() - delta, {file, line});
+}
+#undef SIMT_SITE
+
+// ---------------------------------------------------------------------- shared memory
+
+namespace simt {
+
+// One SIMT_SHARED of the source. Constant-initialised, so no guard variable stands in a kernel.
+struct SharedArray {
+    const char* name;
+    std::size_t bytes;
+    std::size_t element_bytes;
+};
+
+void* shared_memory(const SharedArray& array); // the current block's copy
+
+} // namespace simt
+
+#define SIMT_SHARED(type, name, ...)                                                               \
+    using name##_array = type __VA_ARGS__;                                                         \
+    static const ::simt::SharedArray name##_shared = {#name, sizeof(name##_array), sizeof(type)};  \
+    name##_array& name = *static_cast<name##_array*>(::simt::shared_memory(name##_shared))
+
+// ---------------------------------------------------------------------- launching
+
+namespace simt {
+
+struct Grid;
+
+// The part of the scheduler that a launch's row loop needs inline.
+class Scheduler {
+  public:
+    // Makes the next thread of the block the current one; false when all have been started.
+    bool start_next() {
+        if (started_ == total_) return false;
+        become(order_ ? order_[started_] : started_);
+        ++started_;
+        return true;
+    }
+    void finish_current() {
+        state_[current_] = State::exited;
+        ++exited_;
+    }
+
+    enum class State : std::uint8_t {
+        running,
+        at_block_barrier,
+        at_warp_barrier,
+        at_exchange,
+        exited
+    };
+
+  protected:
+    void become(unsigned thread) {
+        current_ = thread;
+        self.thread = positions_[thread];
+    }
+
+    unsigned started_ = 0;
+    unsigned total_ = 0;
+    unsigned exited_ = 0;
+    unsigned current_ = 0;
+    State* state_ = nullptr;
+    const std::uint16_t* order_ = nullptr; // a permutation of the threads; none in natural order
+    const uint3* positions_ = nullptr;     // threadIdx of each
+};
+
+namespace detail {
+
+// One launch, as the scheduler sees it: `rows(call)` starts threads until none is left to start.
+struct Call {
+    void (*rows)(const void* arguments);
+    const void* arguments;
+    std::size_t argument_bytes;
+};
+
+void run(const Grid& grid, const char* pretty_function, const Call& call);
+
+// The checker's hooks look at memory only between these two.
+void enter_kernel();
+void leave_kernel();
+
+template <auto kernel, class... Arguments> void rows(const void* arguments) {
+    const auto& tuple = *static_cast<const std::tuple<Arguments...>*>(arguments);
+    while (self.scheduler->start_next()) {
+#if defined(SIMT_CHECK)
+        enter_kernel();
+#endif
+        std::apply([](auto... each) { kernel(each...); }, tuple);
+#if defined(SIMT_CHECK)
+        leave_kernel();
+#endif
+        self.scheduler->finish_current();
+    }
+}
+
+template <auto kernel, class GridType, class... Arguments>
+void launch(const GridType& grid, const char* pretty_function, Arguments... arguments) {
+    const std::tuple<Arguments...> tuple(arguments...);
+    run(grid, pretty_function, {&rows<kernel, Arguments...>, &tuple, sizeof tuple});
+}
+
+} // namespace detail
+} // namespace simt
