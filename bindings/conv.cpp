@@ -1,0 +1,150 @@
+#include "activation_name.hpp"
+#include "register.hpp"
+
+#include <pybind11/stl.h>
+
+#include <array>
+
+namespace pyalexnet {
+namespace {
+
+// The plain numbers of a convolution, in the order in which Python passes them.
+struct Settings {
+    std::int64_t stride_h, stride_w, pad_top, pad_left, groups;
+};
+
+// Shapes of x (N, H, W, C), w (K, R, S, C / groups) and y (N, P, Q, K), whichever arrays they came
+// from.
+template <class X, class W, class Y>
+ConvShape conv_shape(const Call& call, const X& x, const W& w, const Y& y, const Settings& s) {
+    ConvShape shape{};
+    shape.images = call.extent("images", x.dim(0));
+    shape.height = call.extent("height", x.dim(1));
+    shape.width = call.extent("width", x.dim(2));
+    shape.channels = call.extent("channels", x.dim(3));
+    shape.filters = call.extent("filters", w.dim(0));
+    shape.filter_h = call.extent("filter height", w.dim(1));
+    shape.filter_w = call.extent("filter width", w.dim(2));
+    shape.out_height = call.extent("output height", y.dim(1));
+    shape.out_width = call.extent("output width", y.dim(2));
+    shape.stride_h = call.extent("stride_h", s.stride_h);
+    shape.stride_w = call.extent("stride_w", s.stride_w);
+    shape.pad_top = call.extent("pad_top", s.pad_top, 0);
+    shape.pad_left = call.extent("pad_left", s.pad_left, 0);
+    shape.groups = call.extent("groups", s.groups);
+    call.expect(shape.channels % shape.groups == 0 && shape.filters % shape.groups == 0,
+                std::to_string(shape.groups) + " groups divide neither or only one of " +
+                    std::to_string(shape.channels) + " channels and " +
+                    std::to_string(shape.filters) + " filters");
+    call.expect(w.dim(3) == shape.channels / shape.groups,
+                "filters have shape " + w.shape_text() + "; " +
+                    std::to_string(shape.channels / shape.groups) +
+                    " channels per group were expected");
+    call.expect(y.dim(0) == x.dim(0) && y.dim(3) == w.dim(0),
+                "maps of shape " + y.shape_text() + " do not come from images of shape " +
+                    x.shape_text() + " and filters of shape " + w.shape_text());
+    // Nothing is out of bounds whatever the sizes: kernels read zeros outside. But they count
+    // pixels, taps and coordinates in int.
+    call.extent("input pixels", shape.in_pixels());
+    call.extent("output pixels", shape.out_pixels());
+    call.extent("taps", shape.taps() + 1);
+    call.extent("taps", std::int64_t{shape.filter_h} * shape.filter_w * shape.filters);
+    call.extent("reach", std::int64_t{shape.out_height} * shape.stride_h + shape.filter_h);
+    call.extent("reach", std::int64_t{shape.out_width} * shape.stride_w + shape.filter_w);
+    call.extent("padded height", std::int64_t{shape.height} + shape.pad_top);
+    call.extent("padded width", std::int64_t{shape.width} + shape.pad_left);
+    return shape;
+}
+
+using WorkspaceOf = std::size_t (*)(const ConvShape&);
+
+// Bytes of scratch for one pass, from the shapes alone.
+template <WorkspaceOf workspace> std::size_t
+conv_workspace(std::array<int, 4> x, std::array<int, 4> w, std::array<int, 4> y, int groups) {
+    bool positive = groups > 0;
+    for (const auto& extents : {x, w, y})
+        for (const int extent : extents) positive = positive && extent > 0;
+    if (!positive) throw py::value_error("conv_workspace: every size was expected to be positive");
+    ConvShape shape{};
+    shape.images = x[0];
+    shape.height = x[1];
+    shape.width = x[2];
+    shape.channels = x[3];
+    shape.filters = w[0];
+    shape.filter_h = w[1];
+    shape.filter_w = w[2];
+    shape.out_height = y[1];
+    shape.out_width = y[2];
+    shape.groups = groups;
+    return workspace(shape);
+}
+
+void fprop(const py::object& x_, const py::object& w_, const py::object& b_, const py::object& y_,
+           const py::object& workspace_, std::int64_t stride_h, std::int64_t stride_w,
+           std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups,
+           const py::object& activation_, int device, std::uintptr_t stream) {
+    Call call("conv_fprop", device, stream);
+    const auto x = call.input<const float>("x", x_, 4);
+    const auto w = call.input<const float>("w", w_, 4);
+    const auto b = call.optional_input<const float>("b", b_, 1);
+    const auto y = call.output<float>("y", y_, 4);
+    const ConvShape shape =
+        conv_shape(call, x, w, y, {stride_h, stride_w, pad_top, pad_left, groups});
+    call.expect(!b || b.dim(0) == shape.filters, "b has " + std::to_string(b.size()) +
+                                                     " elements; w has " +
+                                                     std::to_string(shape.filters) + " filters");
+    const auto scratch = call.scratch("workspace", workspace_, conv_fprop_workspace(shape));
+    const Activation activation = activation_of(call, activation_);
+    call.launch([&](Stream s) {
+        conv_fprop(x.data(), w.data(), b.data(), y.data(), shape, activation, scratch.data(), s);
+    });
+}
+
+void dgrad(const py::object& dy_, const py::object& w_, const py::object& dx_,
+           const py::object& workspace_, std::int64_t stride_h, std::int64_t stride_w,
+           std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups, int device,
+           std::uintptr_t stream) {
+    Call call("conv_dgrad", device, stream);
+    const auto dy = call.input<const float>("dy", dy_, 4);
+    const auto w = call.input<const float>("w", w_, 4);
+    const auto dx = call.output<float>("dx", dx_, 4);
+    const ConvShape shape =
+        conv_shape(call, dx, w, dy, {stride_h, stride_w, pad_top, pad_left, groups});
+    const auto scratch = call.scratch("workspace", workspace_, conv_dgrad_workspace(shape));
+    call.launch(
+        [&](Stream s) { conv_dgrad(dy.data(), w.data(), dx.data(), shape, scratch.data(), s); });
+}
+
+void wgrad(const py::object& x_, const py::object& dy_, const py::object& dw_,
+           const py::object& db_, const py::object& workspace_, std::int64_t stride_h,
+           std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups,
+           int device, std::uintptr_t stream) {
+    Call call("conv_wgrad", device, stream);
+    const auto x = call.input<const float>("x", x_, 4);
+    const auto dy = call.input<const float>("dy", dy_, 4);
+    const auto dw = call.output<float>("dw", dw_, 4);
+    const auto db = call.output<float>("db", db_, 1);
+    const ConvShape shape =
+        conv_shape(call, x, dw, dy, {stride_h, stride_w, pad_top, pad_left, groups});
+    call.expect(db.dim(0) == shape.filters, "db has " + std::to_string(db.size()) +
+                                                " elements; dw has " +
+                                                std::to_string(shape.filters) + " filters");
+    const auto scratch = call.scratch("workspace", workspace_, conv_wgrad_workspace(shape));
+    call.launch([&](Stream s) {
+        conv_wgrad(x.data(), dy.data(), dw.data(), db.data(), shape, scratch.data(), s);
+    });
+}
+
+} // namespace
+
+void register_conv(py::module_& m) {
+    m.def("conv_fprop", &fprop);
+    m.def("conv_dgrad", &dgrad);
+    m.def("conv_wgrad", &wgrad);
+    // Of the shapes of x, w and y (images, filters, maps) and the groups.
+    m.def("conv_fprop_workspace", &conv_workspace<&conv_fprop_workspace>);
+    m.def("conv_dgrad_workspace", &conv_workspace<&conv_dgrad_workspace>);
+    m.def("conv_wgrad_workspace", &conv_workspace<&conv_wgrad_workspace>);
+}
+
+} // namespace pyalexnet

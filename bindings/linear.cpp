@@ -1,0 +1,89 @@
+#include "activation_name.hpp"
+#include "register.hpp"
+
+namespace pyalexnet {
+namespace {
+
+// Shapes of x (rows, inputs), w (outputs, inputs) and y (rows, outputs), whichever arrays they came
+// from.
+template <class X, class W, class Y>
+LinearShape linear_shape(const Call& call, const X& x, const W& w, const Y& y) {
+    const LinearShape shape{call.extent("rows", x.dim(0)), call.extent("inputs", x.dim(1)),
+                            call.extent("outputs", w.dim(0))};
+    call.expect(w.dim(1) == x.dim(1) && y.dim(0) == x.dim(0) && y.dim(1) == w.dim(0),
+                "inputs of shape " + x.shape_text() + ", weights of shape " + w.shape_text() +
+                    " and outputs of shape " + y.shape_text() + " do not fit");
+    call.extent("inputs", x.dim(1) + 1);
+    return shape;
+}
+
+using WorkspaceOf = std::size_t (*)(LinearShape);
+
+// Bytes of scratch for one pass.
+template <WorkspaceOf workspace> std::size_t linear_workspace(int rows, int inputs, int outputs) {
+    if (rows < 1 || inputs < 1 || outputs < 1)
+        throw py::value_error("linear_workspace: every size was expected to be positive");
+    return workspace({rows, inputs, outputs});
+}
+
+void fprop(const py::object& x_, const py::object& w_, const py::object& b_, const py::object& y_,
+           const py::object& workspace_, const py::object& activation_, int device,
+           std::uintptr_t stream) {
+    Call call("linear_fprop", device, stream);
+    const auto x = call.input<const float>("x", x_, 2);
+    const auto w = call.input<const float>("w", w_, 2);
+    const auto b = call.optional_input<const float>("b", b_, 1);
+    const auto y = call.output<float>("y", y_, 2);
+    const LinearShape shape = linear_shape(call, x, w, y);
+    call.expect(!b || b.dim(0) == shape.outputs, "b has " + std::to_string(b.size()) +
+                                                     " elements; w has " +
+                                                     std::to_string(shape.outputs) + " outputs");
+    const auto scratch = call.scratch("workspace", workspace_, linear_fprop_workspace(shape));
+    const Activation activation = activation_of(call, activation_);
+    call.launch([&](Stream s) {
+        linear_fprop(x.data(), w.data(), b.data(), y.data(), shape, activation, scratch.data(), s);
+    });
+}
+
+void dgrad(const py::object& dy_, const py::object& w_, const py::object& dx_,
+           const py::object& workspace_, int device, std::uintptr_t stream) {
+    Call call("linear_dgrad", device, stream);
+    const auto dy = call.input<const float>("dy", dy_, 2);
+    const auto w = call.input<const float>("w", w_, 2);
+    const auto dx = call.output<float>("dx", dx_, 2);
+    const LinearShape shape = linear_shape(call, dx, w, dy);
+    const auto scratch = call.scratch("workspace", workspace_, linear_dgrad_workspace(shape));
+    call.launch(
+        [&](Stream s) { linear_dgrad(dy.data(), w.data(), dx.data(), shape, scratch.data(), s); });
+}
+
+void wgrad(const py::object& x_, const py::object& dy_, const py::object& dw_,
+           const py::object& db_, const py::object& workspace_, int device, std::uintptr_t stream) {
+    Call call("linear_wgrad", device, stream);
+    const auto x = call.input<const float>("x", x_, 2);
+    const auto dy = call.input<const float>("dy", dy_, 2);
+    const auto dw = call.output<float>("dw", dw_, 2);
+    const auto db = call.output<float>("db", db_, 1);
+    const LinearShape shape = linear_shape(call, x, dw, dy);
+    call.expect(db.dim(0) == shape.outputs, "db has " + std::to_string(db.size()) +
+                                                " elements; dw has " +
+                                                std::to_string(shape.outputs) + " outputs");
+    const auto scratch = call.scratch("workspace", workspace_, linear_wgrad_workspace(shape));
+    call.launch([&](Stream s) {
+        linear_wgrad(x.data(), dy.data(), dw.data(), db.data(), shape, scratch.data(), s);
+    });
+}
+
+} // namespace
+
+void register_linear(py::module_& m) {
+    m.def("linear_fprop", &fprop);
+    m.def("linear_dgrad", &dgrad);
+    m.def("linear_wgrad", &wgrad);
+    // Of rows, inputs, outputs.
+    m.def("linear_fprop_workspace", &linear_workspace<&linear_fprop_workspace>);
+    m.def("linear_dgrad_workspace", &linear_workspace<&linear_dgrad_workspace>);
+    m.def("linear_wgrad_workspace", &linear_workspace<&linear_wgrad_workspace>);
+}
+
+} // namespace pyalexnet

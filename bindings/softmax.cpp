@@ -1,0 +1,45 @@
+#include "register.hpp"
+#include "same_shape.hpp"
+
+namespace pyalexnet {
+namespace {
+
+std::size_t workspace_of(std::int64_t rows) {
+    if (rows < 1)
+        throw py::value_error("softmax_cross_entropy_workspace: rows was expected to be positive");
+    return softmax_cross_entropy_workspace(rows);
+}
+
+void softmax_cross_entropy_op(const py::object& logits_, const py::object& labels_,
+                              const py::object& loss_, const py::object& dlogits_,
+                              const py::object& top1_, const py::object& top5_,
+                              const py::object& workspace_, int device, std::uintptr_t stream) {
+    Call call("softmax_cross_entropy", device, stream);
+    const auto logits = call.input<const float>("logits", logits_, 2);
+    const auto labels = call.input<const std::int64_t>("labels", labels_, 1);
+    const auto loss = call.output<float>("loss", loss_, 0);
+    const auto dlogits = call.output<float>("dlogits", dlogits_, 2);
+    const auto top1 = call.output<float>("top1", top1_, 0);
+    const auto top5 = call.output<float>("top5", top5_, 0);
+    expect_same_shape(call, "logits", logits, "dlogits", dlogits);
+    const std::int64_t rows = logits.dim(0);
+    const int classes = call.extent("classes", logits.dim(1));
+    call.expect(labels.dim(0) == rows, "labels has shape " + labels.shape_text() + "; logits has " +
+                                           std::to_string(rows) + " rows");
+    const auto scratch =
+        call.scratch("workspace", workspace_, softmax_cross_entropy_workspace(rows));
+    call.launch([&](Stream s) {
+        softmax_cross_entropy(logits.data(), labels.data(), loss.data(), dlogits.data(),
+                              top1.data(), top5.data(), rows, classes, scratch.data(), s);
+    });
+}
+
+} // namespace
+
+void register_softmax(py::module_& m) {
+    m.def("softmax_cross_entropy", &softmax_cross_entropy_op);
+    // Of rows.
+    m.def("softmax_cross_entropy_workspace", &workspace_of);
+}
+
+} // namespace pyalexnet

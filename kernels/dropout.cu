@@ -1,0 +1,80 @@
+// Dropout by the 2012 rule: a mask and no scaling. The mask is a function of where an element
+// stands in the whole layer, so that it is stored nowhere and towers draw what one device would.
+#include <cmath>
+
+#include "ops.h"
+#include "philox.cuh"
+
+namespace pyalexnet {
+namespace {
+
+constexpr int kThreads = 256;
+
+// How features fall into groups of four that share one Philox call.
+struct Groups {
+    std::int64_t images, features;
+    std::int64_t per_image; // an upper bound where images start inside a group
+    bool aligned;           // every group is four features at a 16-byte address
+};
+
+// A thread draws four words and masks the elements of one image that they belong to: up to four
+// neighbours, features fastest. Bound by bytes; ten Philox rounds an element quartet hide behind
+// them. No __restrict__: y may be x.
+__global__ void dropout_kernel(const float* x, float* y, Groups groups, DropoutDraw draw,
+                               std::uint64_t threshold) {
+    const std::int64_t thread = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
+    const std::int64_t image = thread / groups.per_image;
+    if (image >= groups.images) return;
+    const std::int64_t start = image * draw.total + draw.offset; // e of the image's feature 0
+    const std::int64_t group = start / 4 + thread % groups.per_image;
+    const std::int64_t first = 4 * group - start; // feature of draw 0; negative before feature 0
+
+    const std::uint32_t step = draw.step.on_device ? *draw.step.on_device : draw.step.value;
+    const uint4 word = philox4x32_10(
+        make_uint4(static_cast<unsigned>(group), step, draw.layer,
+                   static_cast<unsigned>(group >> 32)),
+        make_uint2(static_cast<unsigned>(draw.seed), static_cast<unsigned>(draw.seed >> 32)));
+
+    x += image * groups.features;
+    y += image * groups.features;
+    if (groups.aligned) {
+        const float4 in = *reinterpret_cast<const float4*>(x + first);
+        *reinterpret_cast<float4*>(y + first) =
+            make_float4(word.x < threshold ? in.x : 0.0f, word.y < threshold ? in.y : 0.0f,
+                        word.z < threshold ? in.z : 0.0f, word.w < threshold ? in.w : 0.0f);
+        return;
+    }
+    const unsigned words[4] = {word.x, word.y, word.z, word.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const std::int64_t feature = first + i;
+        if (feature < 0 || feature >= groups.features) continue;
+        y[feature] = words[i] < threshold ? x[feature] : 0.0f;
+    }
+}
+
+bool vector_aligned(const void* pointer) {
+    return reinterpret_cast<std::uintptr_t>(pointer) % sizeof(float4) == 0;
+}
+
+Groups groups_of(const float* x, const float* y, std::int64_t images, std::int64_t features,
+                 const DropoutDraw& draw) {
+    const bool starts_whole = draw.offset % 4 == 0 && (images == 1 || draw.total % 4 == 0);
+    const std::int64_t whole = (features + 3) / 4;
+    return {images, features, starts_whole ? whole : whole + 1,
+            starts_whole && features % 4 == 0 && vector_aligned(x) && vector_aligned(y)};
+}
+
+} // namespace
+
+void dropout(const float* x, float* y, std::int64_t images, std::int64_t features, DropoutDraw draw,
+             Stream stream) {
+    const Groups groups = groups_of(x, y, images, features, draw);
+    // keep = 1 gives 2^32, above every draw: hence the 64-bit comparison.
+    const auto threshold = static_cast<std::uint64_t>(std::ceil(std::ldexp(draw.keep, 32)));
+    const unsigned blocks = simt::blocks_for(groups.images * groups.per_image, kThreads);
+    simt::launch<dropout_kernel>(simt::Grid(blocks, kThreads, stream), x, y, groups, draw,
+                                 threshold);
+}
+
+} // namespace pyalexnet

@@ -1,0 +1,54 @@
+// Which tile a product gets and how its depth is split; the kernels are in gemm.cuh.
+#include "gemm.cuh"
+
+namespace pyalexnet {
+namespace {
+
+constexpr int kBlocksToFill = 264;
+constexpr int kLeastPartDepth = 16 * kSlice;
+
+std::int64_t rounded_up(std::int64_t value, std::int64_t unit) {
+    return (value + unit - 1) / unit * unit;
+}
+
+template <class T> double cost(int rows, int columns, double per_operation) {
+    return per_operation * static_cast<double>(rounded_up(rows, T::TileM)) *
+           static_cast<double>(rounded_up(columns, T::TileN));
+}
+
+} // namespace
+
+TileKind tile_for(int rows, int columns) {
+    // Floats read from shared memory per multiply-add: 16 for 64, 12 for 32. Taken with the loads
+    // and barriers that a smaller tile shares out among fewer operations.
+    const double wide = cost<WideTile>(rows, columns, 1.0);
+    const double square = cost<SquareTile>(rows, columns, 1.25);
+    const double narrow = cost<NarrowTile>(rows, columns, 1.25);
+    if (wide <= square && wide <= narrow) return TileKind::wide;
+    return square <= narrow ? TileKind::square : TileKind::narrow;
+}
+
+GemmSize gemm_size(int groups, int rows, int columns, int depth) {
+    GemmSize size{groups, rows, columns, depth, 1, depth};
+    std::int64_t blocks = groups;
+    switch (tile_for(rows, columns)) {
+    case TileKind::wide:
+        blocks *= tiles<WideTile>(size);
+        break;
+    case TileKind::square:
+        blocks *= tiles<SquareTile>(size);
+        break;
+    case TileKind::narrow:
+        blocks *= tiles<NarrowTile>(size);
+        break;
+    }
+    const std::int64_t wanted = (kBlocksToFill + blocks - 1) / blocks;
+    const std::int64_t part_depth =
+        rounded_up(max((depth + wanted - 1) / wanted, std::int64_t{kLeastPartDepth}), kSlice);
+    if (part_depth >= depth) return size;
+    size.part_depth = static_cast<int>(part_depth);
+    size.parts = static_cast<int>((depth + part_depth - 1) / part_depth);
+    return size;
+}
+
+} // namespace pyalexnet

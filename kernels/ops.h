@@ -1,0 +1,225 @@
+// Every launcher of the kernels: formula, shapes, units. The one page to read.
+//
+// Arrays are float32, C-contiguous and on the stream's device; images and maps are NHWC, filters
+// KRSC, linear weights (out, in). N images; C, H, W input channels, height, width; K filters; R, S
+// filter height, width; P, Q output height, width. Arguments: inputs, outputs, sizes, parameters,
+// workspace, stream. Every size is at least 1, every row of maps (W * C) below 2^31.
+//
+// A launcher only enqueues: it allocates nothing and never waits. It trusts its arguments (the
+// bindings check them). A sum is always taken in the same order: the same call gives the same bits.
+// An output overlaps no input unless its section says so. A launch that fails throws simt::Error.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pyalexnet {
+
+using Stream = void*; // a cudaStream_t; the emulation has none
+
+enum class Activation { none, relu, tanh };
+
+// A parameter given by value or, so that a captured graph can be replayed with another, as one
+// float on the device. `value` counts where `on_device` is null.
+struct Scalar {
+    const float* on_device;
+    float value;
+};
+
+// Likewise a step number.
+struct Counter {
+    const std::uint32_t* on_device;
+    std::uint32_t value;
+};
+
+// ---------------------------------------------------------------------- convolution (conv.cu)
+// x, dx (N, H, W, C); w, dw (K, R, S, C / groups); b, db (K,); y, dy (N, P, Q, K). Filters
+// [g K / groups, (g + 1) K / groups) see channels [g C / groups, (g + 1) C / groups). Pixels
+// outside the image are zeros; how many lie below and to the right follows from P and Q:
+//   fprop  y[n,p,q,k]  = act(b[k] + sum over r,s,c of x[n, p stride_h - pad_top + r,
+//                                                       q stride_w - pad_left + s, c] w[k,r,s,c])
+//   dgrad  dx, and wgrad  dw, db: the adjoints of the sum in x, in w and in b
+struct ConvShape {
+    int images;                // N
+    int height, width;         // H, W
+    int channels;              // C
+    int filters;               // K
+    int filter_h, filter_w;    // R, S
+    int out_height, out_width; // P, Q
+    int stride_h, stride_w;
+    int pad_top, pad_left;
+    int groups;
+
+    std::int64_t in_pixels() const { return std::int64_t{images} * height * width; }
+    std::int64_t out_pixels() const { return std::int64_t{images} * out_height * out_width; }
+    std::int64_t taps() const { // of one filter
+        return std::int64_t{filter_h} * filter_w * (channels / groups);
+    }
+};
+
+// `b` may be null. The pixels of either map and the taps are below 2^31.
+std::size_t conv_fprop_workspace(const ConvShape& shape);
+void conv_fprop(const float* x, const float* w, const float* b, float* y, const ConvShape& shape,
+                Activation activation, void* workspace, Stream stream);
+
+std::size_t conv_dgrad_workspace(const ConvShape& shape);
+void conv_dgrad(const float* dy, const float* w, float* dx, const ConvShape& shape, void* workspace,
+                Stream stream);
+
+std::size_t conv_wgrad_workspace(const ConvShape& shape);
+void conv_wgrad(const float* x, const float* dy, float* dw, float* db, const ConvShape& shape,
+                void* workspace, Stream stream);
+
+// ---------------------------------------------------------------------- linear (linear.cu)
+// x, dx (rows, inputs); w, dw (outputs, inputs); b, db (outputs,); y, dy (rows, outputs):
+//   fprop  y = act(x w^T + b)     dgrad  dx = dy w     wgrad  dw = dy^T x, db = sum of dy's rows
+struct LinearShape {
+    int rows, inputs, outputs;
+};
+
+std::size_t linear_fprop_workspace(LinearShape shape);
+void linear_fprop(const float* x, const float* w, const float* b, float* y, LinearShape shape,
+                  Activation activation, void* workspace, Stream stream);
+
+std::size_t linear_dgrad_workspace(LinearShape shape);
+void linear_dgrad(const float* dy, const float* w, float* dx, LinearShape shape, void* workspace,
+                  Stream stream);
+
+std::size_t linear_wgrad_workspace(LinearShape shape);
+void linear_wgrad(const float* x, const float* dy, float* dw, float* db, LinearShape shape,
+                  void* workspace, Stream stream);
+
+// ---------------------------------------------------------------------- neurons (activation.cu)
+// All arrays of `count` floats, any shape. NaN passes through. The output may be an input's very
+// memory.
+
+// y = max(x, 0)
+void relu_fprop(const float* x, float* y, std::int64_t count, Stream stream);
+
+// dx = dy where y > 0, else 0
+void relu_dgrad(const float* y, const float* dy, float* dx, std::int64_t count, Stream stream);
+
+// y = tanh(x)
+void tanh_fprop(const float* x, float* y, std::int64_t count, Stream stream);
+
+// dx = dy (1 - y^2)
+void tanh_dgrad(const float* y, const float* dy, float* dx, std::int64_t count, Stream stream);
+
+// ---------------------------------------------------------------------- response norms
+// With W(i) the window of unit i and s_i = k + alpha * sum over j in W(i) of x_j^2:
+//   fprop  y_i  = x_i s_i^-beta
+//   dgrad  dx_i = dy_i s_i^-beta - 2 alpha beta x_i * sum over j with i in W(j) of
+//                 dy_j x_j s_j^(-beta - 1)
+// alpha multiplies the plain sum (the 2012 source divides its own by the window's units first).
+struct ResponseNorm {
+    int size; // units of a window along each of its axes
+    float alpha;
+    float beta;
+    float k;
+};
+
+// Across channels (lrn.cu). x, y, dy, dx (pixels, channels). The channels form `groups` equal
+// runs; the window of channel c is the `size` channels from c - size / 2 on, clipped to c's run.
+void lrn_fprop(const float* x, float* y, std::int64_t pixels, int channels, int groups,
+               ResponseNorm norm, Stream stream);
+void lrn_dgrad(const float* x, const float* dy, float* dx, std::int64_t pixels, int channels,
+               int groups, ResponseNorm norm, Stream stream);
+
+// Within a map (rnorm.cu). x, y, dy, dx (images, height, width, channels). The window of pixel
+// (h, w) is the size x size pixels from (h - size / 2, w - size / 2) on, clipped to the image.
+void rnorm_fprop(const float* x, float* y, std::int64_t images, int height, int width, int channels,
+                 ResponseNorm norm, Stream stream);
+std::size_t rnorm_dgrad_workspace(std::int64_t images, int height, int width, int channels);
+void rnorm_dgrad(const float* x, const float* dy, float* dx, std::int64_t images, int height,
+                 int width, int channels, ResponseNorm norm, void* workspace, Stream stream);
+
+// ---------------------------------------------------------------------- pooling (pool.cu)
+// Window (p, q) is the size x size pixels from (p stride, q stride) on, clipped to the image: no
+// padding; each starts inside it. x, dx (N, H, W, C); y, dy, where (N, P, Q, C).
+struct PoolShape {
+    std::int64_t images;
+    int height, width;         // H, W
+    int channels;              // C
+    int out_height, out_width; // P, Q: (P - 1) stride < H, (Q - 1) stride < W
+    int size, stride;          // pixels
+};
+
+// y = the window's maximum; where = r * size + s of the first one in row-major order. A NaN wins.
+// where is uint8 while size <= 16, else uint16 (size <= 256).
+void maxpool_fprop(const float* x, float* y, std::uint8_t* where, PoolShape shape, Stream stream);
+void maxpool_fprop(const float* x, float* y, std::uint16_t* where, PoolShape shape, Stream stream);
+
+// dx = sum of dy over the windows whose `where` names the pixel, in row-major order
+void maxpool_dgrad(const float* dy, const std::uint8_t* where, float* dx, PoolShape shape,
+                   Stream stream);
+void maxpool_dgrad(const float* dy, const std::uint16_t* where, float* dx, PoolShape shape,
+                   Stream stream);
+
+// y = mean over the window's pixels inside the image
+void avgpool_fprop(const float* x, float* y, PoolShape shape, Stream stream);
+
+// dx = sum over the windows that hold the pixel of dy / (the window's pixels inside the image)
+void avgpool_dgrad(const float* dy, float* dx, PoolShape shape, Stream stream);
+
+// ---------------------------------------------------------------------- dropout (dropout.cu)
+// y = x where a 32-bit draw < keep * 2^32, else 0; fprop and dgrad are this same map. The draw of
+// feature f of image n is word e % 4 of Philox4x32-10 at counter (low word of e / 4, step, layer,
+// high word of e / 4) under key `seed`, where e = n * total + offset + f: the part of a layer that
+// starts at feature `offset` of the layer's `total` is masked as the whole layer would be.
+// x, y (images, features). y may be x's very memory.
+struct DropoutDraw {
+    double keep; // probability, [0, 1]
+    std::uint64_t seed;
+    Counter step;
+    std::uint32_t layer;
+    std::int64_t offset, total; // features; offset + features <= total, images * total < 2^63
+};
+void dropout(const float* x, float* y, std::int64_t images, std::int64_t features, DropoutDraw draw,
+             Stream stream);
+
+// ---------------------------------------------------------------------- loss (softmax.cu)
+// logits, dlogits (rows, classes); labels (rows,); loss, top1, top5 one float each.
+//   loss    = mean over rows of -log softmax(logits)[label]
+//   dlogits = (softmax(logits) - onehot(label)) / rows
+//   topk    = 1 - mean over rows of clamp((k - g) / t, 0, 1), where g logits are greater than the
+//             label's and t equal to it (itself included)
+// A label outside [0, classes) makes the loss and its row of dlogits NaN and counts as wrong, as
+// does a label whose logit is NaN.
+std::size_t softmax_cross_entropy_workspace(std::int64_t rows);
+void softmax_cross_entropy(const float* logits, const std::int64_t* labels, float* loss,
+                           float* dlogits, float* top1, float* top5, std::int64_t rows, int classes,
+                           void* workspace, Stream stream);
+
+// ---------------------------------------------------------------------- update (sgd.cu)
+// The paper's rule (section 5), in place; all arrays of `count` floats:
+//   v = momentum v - weight_decay lr w - lr dw
+//   w = w + v
+// lr = 0 freezes: neither w nor v changes.
+void sgd_update(float* w, float* v, const float* dw, std::int64_t count, Scalar lr, float momentum,
+                float weight_decay, Stream stream);
+
+// ---------------------------------------------------------------------- towers (exchange.cu)
+// The inputs may lie on other devices that this one can read (peer access).
+constexpr int kMaxPeers = 8;
+
+// Parts of one map's channels, in order: part i is (pixels, channels[i]).
+struct ExchangeParts {
+    const float* data[kMaxPeers];
+    int channels[kMaxPeers];
+    int count;
+};
+
+// Gradients of whole maps, each (pixels, channels of the whole), in the order of summation.
+struct ExchangeWholes {
+    const float* data[kMaxPeers];
+    int count;
+};
+
+// whole (pixels, sum of channels) = the parts side by side
+void exchange_gather(ExchangeParts parts, float* whole, std::int64_t pixels, Stream stream);
+
+// dpart (pixels, part_channels) = sum of the wholes' channels [start, start + part_channels)
+void exchange_scatter_add(ExchangeWholes dwholes, float* dpart, std::int64_t pixels,
+                          int whole_channels, int start, int part_channels, Stream stream);
+
+} // namespace pyalexnet

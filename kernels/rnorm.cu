@@ -1,0 +1,138 @@
+// Response normalisation within a map: a channel's square window of pixels. The released 2012 net
+// has it after its second LRN.
+//
+// A window's sum is taken afresh for each pixel, as in lrn.cu.
+#include "response.cuh"
+#include "rows.cuh"
+
+namespace pyalexnet {
+namespace {
+
+// Rows that a thread walks down: the rows two windows share are then still in L1.
+constexpr int kBand = 8;
+
+struct Maps {
+    std::int64_t images;
+    int height, width, channels;
+};
+
+// The element a thread starts at, and the rows of its band.
+struct BandPlace {
+    std::int64_t image;
+    int first_row, end_row;
+    int column, channel;
+};
+
+__device__ __forceinline__ BandPlace band_place(const Maps& maps) {
+    const int bands = (maps.height - 1) / kBand + 1;
+    const RowPlace at = row_place(maps.width, maps.channels);
+    const int first = static_cast<int>(at.row % bands) * kBand;
+    return {at.row / bands, first, first + min(kBand, maps.height - first), at.column, at.channel};
+}
+
+simt::Grid band_grid(const Maps& maps, Stream stream) {
+    const int bands = (maps.height - 1) / kBand + 1;
+    return row_grid(maps.images * bands, maps.width, maps.channels, stream);
+}
+
+__device__ __forceinline__ std::int64_t index_of(const BandPlace& at, int row, const Maps& maps) {
+    return ((at.image * maps.height + row) * maps.width + at.column) * maps.channels + at.channel;
+}
+
+struct Identity {
+    __device__ __forceinline__ float operator()(float value) const { return value; }
+};
+
+struct Square {
+    __device__ __forceinline__ float operator()(float value) const { return value * value; }
+};
+
+// Sum of map(values) over the pixels that lie up to `up` before and `down` after a pixel along
+// both axes, row by row.
+template <class Map>
+__device__ __forceinline__ float window_sum(const float* __restrict__ values, const BandPlace& at,
+                                            int row, const Maps& maps, int up, int down) {
+    const Map map;
+    const int from_row = max(row - up, 0), to_row = min(row + down, maps.height - 1);
+    const int from_column = max(at.column - up, 0);
+    const int to_column = min(at.column + down, maps.width - 1);
+    float sum = 0.0f;
+    for (int h = from_row; h <= to_row; ++h) {
+        const float* line =
+            values + (at.image * maps.height + h) * maps.width * maps.channels + at.channel;
+        for (int w = from_column; w <= to_column; ++w) {
+            sum += map(line[std::int64_t{w} * maps.channels]);
+        }
+    }
+    return sum;
+}
+
+// A thread normalises one channel of one column down a band of rows, a block up to 256 neighbouring
+// floats of them; channels move fastest. Bound by L1: size^2 reads an element.
+__global__ void rnorm_fprop_kernel(const float* __restrict__ x, float* __restrict__ y, Maps maps,
+                                   Reach reach, ResponseNorm norm) {
+    const BandPlace at = band_place(maps);
+    if (at.column == maps.width) return;
+    for (int row = at.first_row; row < at.end_row; ++row) {
+        const std::int64_t i = index_of(at, row, maps);
+        const float squares = window_sum<Square>(x, at, row, maps, reach.before, reach.after);
+        y[i] = x[i] * negative_power(norm.k + norm.alpha * squares, norm.beta);
+    }
+}
+
+// Laid out as fprop. Writes the first term of dx, dy s^-beta, and t = dy x s^(-beta - 1).
+__global__ void rnorm_weigh_kernel(const float* __restrict__ x, const float* __restrict__ dy,
+                                   float* __restrict__ dx, float* __restrict__ t, Maps maps,
+                                   Reach reach, ResponseNorm norm) {
+    const BandPlace at = band_place(maps);
+    if (at.column == maps.width) return;
+    for (int row = at.first_row; row < at.end_row; ++row) {
+        const std::int64_t i = index_of(at, row, maps);
+        const float squares = window_sum<Square>(x, at, row, maps, reach.before, reach.after);
+        const float s = norm.k + norm.alpha * squares;
+        const float first_term = dy[i] * negative_power(s, norm.beta);
+        dx[i] = first_term;
+        t[i] = first_term * x[i] / s;
+    }
+}
+
+// Laid out as fprop. Subtracts the second term: the sum of t over the mirrored window.
+__global__ void rnorm_spread_kernel(const float* __restrict__ x, const float* __restrict__ t,
+                                    float* __restrict__ dx, Maps maps, Reach reach, float factor) {
+    const BandPlace at = band_place(maps);
+    if (at.column == maps.width) return;
+    for (int row = at.first_row; row < at.end_row; ++row) {
+        const std::int64_t i = index_of(at, row, maps);
+        dx[i] -= factor * x[i] * window_sum<Identity>(t, at, row, maps, reach.after, reach.before);
+    }
+}
+
+Reach reach_in(const Maps& maps, int size) {
+    return reach_of(size, maps.height < maps.width ? maps.width : maps.height);
+}
+
+} // namespace
+
+void rnorm_fprop(const float* x, float* y, std::int64_t images, int height, int width, int channels,
+                 ResponseNorm norm, Stream stream) {
+    const Maps maps{images, height, width, channels};
+    simt::launch<rnorm_fprop_kernel>(band_grid(maps, stream), x, y, maps, reach_in(maps, norm.size),
+                                     norm);
+}
+
+std::size_t rnorm_dgrad_workspace(std::int64_t images, int height, int width, int channels) {
+    return static_cast<std::size_t>(images) * static_cast<std::size_t>(height) *
+           static_cast<std::size_t>(width) * static_cast<std::size_t>(channels) * sizeof(float);
+}
+
+void rnorm_dgrad(const float* x, const float* dy, float* dx, std::int64_t images, int height,
+                 int width, int channels, ResponseNorm norm, void* workspace, Stream stream) {
+    const Maps maps{images, height, width, channels};
+    const Reach reach = reach_in(maps, norm.size);
+    float* t = static_cast<float*>(workspace);
+    simt::launch<rnorm_weigh_kernel>(band_grid(maps, stream), x, dy, dx, t, maps, reach, norm);
+    simt::launch<rnorm_spread_kernel>(band_grid(maps, stream), x, t, dx, maps, reach,
+                                      2.0f * norm.alpha * norm.beta);
+}
+
+} // namespace pyalexnet

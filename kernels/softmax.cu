@@ -1,0 +1,126 @@
+// Softmax, cross-entropy, its gradient and the top-k errors in one pass over the rows, and the
+// rows' means in a second launch, always added in the same order.
+#include "ops.h"
+#include "simt/simt.hpp"
+
+namespace pyalexnet {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr int kWarpsPerBlock = 4;
+constexpr int kMeanThreads = 256;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// Every lane receives the same bits: at each step both partners add the same two numbers.
+template <class T> __device__ __forceinline__ T warp_sum(T value) {
+    for (int mask = kWarp / 2; mask > 0; mask /= 2) {
+        value += __shfl_xor_sync(kAllLanes, value, mask);
+    }
+    return value;
+}
+
+__device__ __forceinline__ float warp_max(float value) {
+    for (int mask = kWarp / 2; mask > 0; mask /= 2) {
+        value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, mask));
+    }
+    return value;
+}
+
+// 1 - credit of a label that `greater` logits surpass and `equal` tie with, itself included: its
+// share of the tied places that lie within the first k. A NaN logit equals not even itself.
+__device__ __forceinline__ float topk_error(int k, int greater, int equal) {
+    if (equal == 0) return 1.0f;
+    const float credit = static_cast<float>(k - greater) / static_cast<float>(equal);
+    return 1.0f - fminf(fmaxf(credit, 0.0f), 1.0f);
+}
+
+// A warp computes one row, a lane every 32nd class, a block four rows; classes move fastest. Bound
+// by latency at the networks' sizes: three short passes over a row that stays in L1. results
+// (3, rows): each row's loss, top-1 and top-5 error.
+__global__ void softmax_rows_kernel(const float* __restrict__ logits,
+                                    const std::int64_t* __restrict__ labels,
+                                    float* __restrict__ dlogits, float* __restrict__ results,
+                                    std::int64_t rows, int classes) {
+    const int lane = static_cast<int>(threadIdx.x % kWarp);
+    const std::int64_t row = blockIdx.x * std::int64_t{kWarpsPerBlock} + threadIdx.x / kWarp;
+    if (row >= rows) return;
+    logits += row * classes;
+    dlogits += row * classes;
+
+    const std::int64_t label = labels[row];
+    if (label < 0 || label >= classes) {
+        for (int c = lane; c < classes; c += kWarp) dlogits[c] = NAN;
+        if (lane == 0) {
+            results[row] = NAN;
+            results[rows + row] = 1.0f;
+            results[2 * rows + row] = 1.0f;
+        }
+        return;
+    }
+
+    float highest = -INFINITY;
+    for (int c = lane; c < classes; c += kWarp) highest = fmaxf(highest, logits[c]);
+    highest = warp_max(highest);
+
+    const float own = logits[label];
+    float sum = 0.0f;
+    int greater = 0, equal = 0;
+    for (int c = lane; c < classes; c += kWarp) {
+        const float logit = logits[c];
+        sum += expf(logit - highest);
+        greater += logit > own;
+        equal += logit == own;
+    }
+    sum = warp_sum(sum);
+    greater = warp_sum(greater);
+    equal = warp_sum(equal);
+
+    const float scale = static_cast<float>(rows);
+    for (int c = lane; c < classes; c += kWarp) {
+        const float probability = expf(logits[c] - highest) / sum;
+        dlogits[c] = (c == label ? probability - 1.0f : probability) / scale;
+    }
+    if (lane == 0) {
+        results[row] = logf(sum) - (own - highest);
+        results[rows + row] = topk_error(1, greater, equal);
+        results[2 * rows + row] = topk_error(5, greater, equal);
+    }
+}
+
+// Block 0 computes the mean loss, blocks 1 and 2 the mean errors, of results (3, rows); a thread
+// adds every 256th row, then halves of the block are folded. Bound by latency.
+__global__ void softmax_means_kernel(const float* __restrict__ results, float* __restrict__ loss,
+                                     float* __restrict__ top1, float* __restrict__ top5,
+                                     std::int64_t rows) {
+    SIMT_SHARED(float, partial, [kMeanThreads]);
+    results += blockIdx.x * rows;
+    float sum = 0.0f;
+    for (std::int64_t row = threadIdx.x; row < rows; row += kMeanThreads) sum += results[row];
+    partial[threadIdx.x] = sum;
+    for (unsigned half = kMeanThreads / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) partial[threadIdx.x] += partial[threadIdx.x + half];
+    }
+    if (threadIdx.x != 0) return;
+    float* const mean = blockIdx.x == 0 ? loss : blockIdx.x == 1 ? top1 : top5;
+    *mean = partial[0] / static_cast<float>(rows);
+}
+
+} // namespace
+
+std::size_t softmax_cross_entropy_workspace(std::int64_t rows) {
+    return 3 * static_cast<std::size_t>(rows) * sizeof(float);
+}
+
+void softmax_cross_entropy(const float* logits, const std::int64_t* labels, float* loss,
+                           float* dlogits, float* top1, float* top5, std::int64_t rows, int classes,
+                           void* workspace, Stream stream) {
+    float* const results = static_cast<float*>(workspace);
+    simt::launch<softmax_rows_kernel>(
+        simt::Grid(simt::blocks_for(rows, kWarpsPerBlock), kWarpsPerBlock * kWarp, stream), logits,
+        labels, dlogits, results, rows, classes);
+    simt::launch<softmax_means_kernel>(simt::Grid(3, kMeanThreads, stream), results, loss, top1,
+                                       top5, rows);
+}
+
+} // namespace pyalexnet
