@@ -1,0 +1,13 @@
+"""AlexNet (Krizhevsky, Sutskever, Hinton, 2012) in hand-written CUDA, with a NumPy CPU backend."""
+
+from importlib import metadata
+
+from pyalexnet import errors
+from pyalexnet.backends import backend
+
+__all__ = ["__version__", "backend", "errors"]
+
+try:
+    __version__ = metadata.version("pyalexnet")
+except metadata.PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"

@@ -1,0 +1,68 @@
+"""The backends by name: one set of operations, several implementations.
+
+`numpy` computes with BLAS on the CPU; `cuda` runs the kernels on an NVIDIA GPU; `sim` runs the same
+kernels emulated on the CPU, and `simcheck` does so under the race and memory checker.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from pyalexnet.backends.base import Array, Backend
+from pyalexnet.errors import ArgumentError, BackendUnavailable
+
+__all__ = ["Array", "Backend", "backend", "names", "why_unavailable"]
+
+_CLASSES = {
+    "numpy": ("pyalexnet.backends.numpy", "NumpyBackend"),
+    "sim": ("pyalexnet.backends.sim", "SimBackend"),
+    "simcheck": ("pyalexnet.backends.sim", "SimcheckBackend"),
+    "cuda": ("pyalexnet.backends.cuda", "CudaBackend"),
+}
+
+_REMEDIES = {
+    "numpy": "install NumPy and threadpoolctl: pip install pyalexnet",
+    "sim": "install pyalexnet with its extension modules: pip install pyalexnet",
+    "simcheck": "build pyalexnet from source with -DPYALEXNET_SIMCHECK=ON",
+    "cuda": 'install CuPy for your CUDA version, pip install "pyalexnet[cuda12]" or '
+    '"pyalexnet[cuda13]", and build pyalexnet where nvcc is found',
+}
+
+
+def names() -> tuple[str, ...]:
+    """Names that `backend` knows besides "auto"; `why_unavailable` says which work here."""
+    return tuple(_CLASSES)
+
+
+def backend(name: str = "auto", device: int = 0) -> Backend:
+    """Make the backend `name` on device number `device`.
+
+    "auto" is cuda where it works, else numpy; it is never one of the emulated ones.
+
+    Raises:
+        ArgumentError: there is no such backend, or no such device.
+        BackendUnavailable: the backend cannot run here; the text says why and what to install.
+    """
+    if name == "auto":
+        return backend("numpy" if why_unavailable("cuda", device) else "cuda", device)
+    if name not in _CLASSES:
+        known = ", ".join(["auto", *_CLASSES])
+        raise ArgumentError(f"backend: name is {name!r}; one of {known} was expected.")
+    module, class_name = _CLASSES[name]
+    try:
+        make = getattr(import_module(module), class_name)
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"The backend {name} cannot be loaded ({error}); {_REMEDIES[name]}."
+        ) from error
+    return cast(Backend, make(device))
+
+
+def why_unavailable(name: str, device: int = 0) -> str | None:
+    """Say in a sentence why the backend `name` cannot run here; None where it can."""
+    try:
+        backend(name, device)
+    except BackendUnavailable as error:
+        return str(error)
+    return None

@@ -1,0 +1,1068 @@
+"""The operations of every backend: their contract, the checks of their arguments, and allocation.
+
+A public operation refuses what it cannot use in one sentence, allocates what `out` does not give,
+and calls the raw operation of the same name with a leading underscore, which a subclass implements
+and which may rely on everything checked here.
+
+Conventions: maps are NHWC and filters KRSC (C = channels per group), weights of linear layers are
+(out, in); all are float32 and C-contiguous unless said otherwise, and lie on the backend's device.
+N images, C H W input channels, height and width; K filters of R x S; P Q output height and width.
+No operation waits for the device: losses and errors are 0-d arrays. Every public operation raises
+ArgumentError for an argument it refuses. `out` is written and returned where it is given; it may
+not overlap an input, except that relu, tanh and dropout may run in place (out is the input).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+
+from pyalexnet.backends.checks import integer, positive, real
+from pyalexnet.backends.geometry import ConvGeometry, Pad, PoolGeometry, Stride
+from pyalexnet.errors import ArgumentError
+
+Array: TypeAlias = Any  # np.ndarray on the host's backends, cupy.ndarray on cuda
+Shape: TypeAlias = tuple[int, ...]
+Activation: TypeAlias = Literal["relu", "tanh"] | None
+
+
+class Backend(ABC):
+    """One device's arrays and operations.
+
+    Attributes:
+        name: what `pyalexnet.backend` calls it.
+        device: the device's number.
+        array_type: class of the arrays it computes on.
+    """
+
+    name: ClassVar[str]
+    array_type: ClassVar[type[Any]]
+    device: int
+
+    # Arrays
+
+    @abstractmethod
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """`x` as a C-contiguous array of this device; copied only where it has to be.
+
+        Args:
+            x: numbers, an array of the host or of another device (DLPack,
+                __cuda_array_interface__).
+            dtype: type to convert to; as it came where None.
+        """
+
+    @abstractmethod
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        """`x` on the host; waits for the device."""
+
+    @abstractmethod
+    def empty(self, shape: Shape, dtype: Any = np.float32) -> Array:
+        """A new C-contiguous array of unspecified contents."""
+
+    @abstractmethod
+    def zeros(self, shape: Shape, dtype: Any = np.float32) -> Array:
+        """A new C-contiguous array of zeros."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until everything asked of the device so far is done."""
+
+    @abstractmethod
+    def workspace(self, nbytes: int) -> Array | None:
+        """Scratch of at least `nbytes` bytes (1-D uint8), the same for every caller; None for 0."""
+
+    @abstractmethod
+    def _address(self, x: Array) -> int:
+        """Address of the first byte of `x`."""
+
+    def _overlap(self, x: Array, other: Array) -> bool:
+        """Whether two C-contiguous arrays have a byte in common."""
+        first, start = self._address(x), self._address(other)
+        return bool(first < start + other.nbytes and start < first + x.nbytes)
+
+    @abstractmethod
+    def _lies_here(self, x: Array) -> bool:
+        """Whether `x` lies on this device."""
+
+    @abstractmethod
+    def _may_write(self, x: Array) -> bool:
+        """Whether `x` may be written."""
+
+    # Convolution
+
+    def conv_fprop(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None,
+        *,
+        stride: Stride,
+        pad: Pad,
+        groups: int = 1,
+        activation: Activation = None,
+        out: Array | None = None,
+    ) -> Array:
+        """y[n,p,q,k] = f(b[k] + sum over r,s,c of x[n, stride p + r - top, stride q + s - left, c]
+        w[k,r,s,c]).
+
+        Source: the paper's section 3.5; groups are its two towers of conv2, conv4 and conv5.
+
+        Args:
+            x: (N, H, W, C); pixels outside the image read as 0.
+            w: (K, R, S, C / groups); group i of the filters reads group i of the channels.
+            b: (K,), or None for zeros.
+            stride: one number, or (vertical, horizontal).
+            pad: rows and columns of zeros; one number, or (top, bottom, left, right).
+            activation: f: None (identity), "relu" or "tanh".
+
+        Returns:
+            y: (N, P, Q, K) with P = (H + top + bottom - R) // stride + 1, Q likewise.
+        """
+        who = "conv_fprop"
+        geometry = ConvGeometry.of(who, stride, pad, groups)
+        x_shape = self._shape(who, "x", x, "NHWC")
+        w_shape = self._shape(who, "w", w, "KRSC")
+        y_shape = _conv_shape(who, geometry, x_shape, w_shape)
+        if b is not None:
+            self._like(who, "b", b, (w_shape[0],))
+        _check_activation(who, activation)
+        y = self._result(who, "out", out, y_shape, x, w, b)
+        self._conv_fprop(x, w, b, y, geometry, activation)
+        return y
+
+    def conv_dgrad(
+        self,
+        dy: Array,
+        w: Array,
+        *,
+        x_shape: Shape,
+        stride: Stride,
+        pad: Pad,
+        groups: int = 1,
+        out: Array | None = None,
+    ) -> Array:
+        """Gradient of `conv_fprop` (without activation) with respect to x.
+
+        Args:
+            dy: (N, P, Q, K), the gradient with respect to y.
+            w: (K, R, S, C / groups).
+            x_shape: (N, H, W, C), which dy's shape alone does not settle.
+            stride, pad, groups: as in `conv_fprop`.
+
+        Returns:
+            dx: (N, H, W, C); zero where no window reads the pixel.
+        """
+        who = "conv_dgrad"
+        geometry = ConvGeometry.of(who, stride, pad, groups)
+        x_shape = _sizes(who, "x_shape", x_shape, "NHWC")
+        w_shape = self._shape(who, "w", w, "KRSC")
+        self._like(who, "dy", dy, _conv_shape(who, geometry, x_shape, w_shape))
+        dx = self._result(who, "out", out, x_shape, dy, w)
+        self._conv_dgrad(dy, w, dx, geometry)
+        return dx
+
+    def conv_wgrad(
+        self,
+        x: Array,
+        dy: Array,
+        *,
+        w_shape: Shape,
+        stride: Stride,
+        pad: Pad,
+        groups: int = 1,
+        out: tuple[Array, Array] | None = None,
+    ) -> tuple[Array, Array]:
+        """Gradient of `conv_fprop` (without activation) with respect to w and b.
+
+        The order of the sums is fixed, so that equal arguments give equal bits.
+
+        Args:
+            x: (N, H, W, C).
+            dy: (N, P, Q, K), the gradient with respect to y.
+            w_shape: (K, R, S, C / groups).
+            stride, pad, groups: as in `conv_fprop`.
+
+        Returns:
+            dw: (K, R, S, C / groups); db: (K,).
+        """
+        who = "conv_wgrad"
+        geometry = ConvGeometry.of(who, stride, pad, groups)
+        x_shape = self._shape(who, "x", x, "NHWC")
+        w_shape = _sizes(who, "w_shape", w_shape, "KRSC")
+        self._like(who, "dy", dy, _conv_shape(who, geometry, x_shape, w_shape))
+        dw_out, db_out = _split_out(who, out, "(dw, db)")
+        dw = self._result(who, "out[0] (dw)", dw_out, w_shape, x, dy)
+        db = self._result(who, "out[1] (db)", db_out, (w_shape[0],), x, dy, dw_out)
+        self._conv_wgrad(x, dy, dw, db, geometry)
+        return dw, db
+
+    # Linear layers
+
+    def linear_fprop(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None,
+        *,
+        activation: Activation = None,
+        out: Array | None = None,
+    ) -> Array:
+        """y = f(x w^T + b).
+
+        Args:
+            x: (N, in).
+            w: (out, in).
+            b: (out,), or None for zeros.
+            activation: f: None (identity), "relu" or "tanh".
+
+        Returns:
+            y: (N, out).
+        """
+        who = "linear_fprop"
+        images, inputs = self._shape(who, "x", x, ("N", "in"))
+        outputs, columns = self._shape(who, "w", w, ("out", "in"))
+        if columns != inputs:
+            raise ArgumentError(
+                f"{who}: w has {columns} inputs; x has {inputs}, so {inputs} were expected."
+            )
+        if b is not None:
+            self._like(who, "b", b, (outputs,))
+        _check_activation(who, activation)
+        y = self._result(who, "out", out, (images, outputs), x, w, b)
+        self._linear_fprop(x, w, b, y, activation)
+        return y
+
+    def linear_dgrad(self, dy: Array, w: Array, *, out: Array | None = None) -> Array:
+        """Gradient of `linear_fprop` (without activation) with respect to x: dy w.
+
+        Args:
+            dy: (N, out), the gradient with respect to y.
+            w: (out, in).
+
+        Returns:
+            dx: (N, in).
+        """
+        who = "linear_dgrad"
+        images, outputs = self._shape(who, "dy", dy, ("N", "out"))
+        rows, inputs = self._shape(who, "w", w, ("out", "in"))
+        if rows != outputs:
+            raise ArgumentError(
+                f"{who}: w has {rows} outputs; dy has {outputs}, so {outputs} were expected."
+            )
+        dx = self._result(who, "out", out, (images, inputs), dy, w)
+        self._linear_dgrad(dy, w, dx)
+        return dx
+
+    def linear_wgrad(
+        self, x: Array, dy: Array, *, out: tuple[Array, Array] | None = None
+    ) -> tuple[Array, Array]:
+        """Gradient of `linear_fprop` (without activation) with respect to w and b.
+
+        Args:
+            x: (N, in).
+            dy: (N, out), the gradient with respect to y.
+
+        Returns:
+            dw: (out, in), dy^T x; db: (out,), the sum of dy over the images.
+        """
+        who = "linear_wgrad"
+        images, inputs = self._shape(who, "x", x, ("N", "in"))
+        rows, outputs = self._shape(who, "dy", dy, ("N", "out"))
+        if rows != images:
+            raise ArgumentError(
+                f"{who}: dy has {rows} images; x has {images}, so {images} were expected."
+            )
+        dw_out, db_out = _split_out(who, out, "(dw, db)")
+        dw = self._result(who, "out[0] (dw)", dw_out, (outputs, inputs), x, dy)
+        db = self._result(who, "out[1] (db)", db_out, (outputs,), x, dy, dw_out)
+        self._linear_wgrad(x, dy, dw, db)
+        return dw, db
+
+    # Activations, on arrays of any shape
+
+    def relu_fprop(self, x: Array, *, out: Array | None = None) -> Array:
+        """y = max(x, 0) (paper, section 3.1); NaN stays NaN. May run in place."""
+        who = "relu_fprop"
+        y = self._result(who, "out", out, self._shape(who, "x", x), x, in_place=True)
+        self._relu_fprop(x, y)
+        return y
+
+    def relu_dgrad(self, y: Array, dy: Array, *, out: Array | None = None) -> Array:
+        """dx = dy where y > 0, else 0; y is the output of `relu_fprop`. May overwrite y or dy."""
+        who = "relu_dgrad"
+        shape = self._shape(who, "y", y)
+        self._like(who, "dy", dy, shape)
+        dx = self._result(who, "out", out, shape, y, dy, in_place=True)
+        self._relu_dgrad(y, dy, dx)
+        return dx
+
+    def tanh_fprop(self, x: Array, *, out: Array | None = None) -> Array:
+        """y = tanh(x), the unit that the paper's figure 1 compares with. May run in place."""
+        who = "tanh_fprop"
+        y = self._result(who, "out", out, self._shape(who, "x", x), x, in_place=True)
+        self._tanh_fprop(x, y)
+        return y
+
+    def tanh_dgrad(self, y: Array, dy: Array, *, out: Array | None = None) -> Array:
+        """dx = dy (1 - y^2); y is the output of `tanh_fprop`. May overwrite y or dy."""
+        who = "tanh_dgrad"
+        shape = self._shape(who, "y", y)
+        self._like(who, "dy", dy, shape)
+        dx = self._result(who, "out", out, shape, y, dy, in_place=True)
+        self._tanh_dgrad(y, dy, dx)
+        return dx
+
+    # Normalisation
+
+    def lrn_fprop(
+        self,
+        x: Array,
+        *,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int = 1,
+        out: Array | None = None,
+    ) -> Array:
+        """Local response normalisation across channels: y = x (k + alpha sum x^2)^-beta.
+
+        The sum for channel i of a pixel runs over the `size` channels from i - size // 2, clipped
+        at the edges of its group. Source: paper, section 3.3; `cmrnorm` of cuda-convnet, whose
+        `scale` is alpha times size.
+
+        Args:
+            x: (N, H, W, C).
+            size: channels in a window, at least 1.
+            alpha: weight of each square (not divided by size), at least 0.
+            beta: exponent.
+            k: constant term, above 0.
+            groups: number of equal parts of the channels that do not see each other.
+
+        Returns:
+            y: (N, H, W, C).
+        """
+        who = "lrn_fprop"
+        shape = self._shape(who, "x", x, "NHWC")
+        settings = _lrn_settings(who, size, alpha, beta, k)
+        groups = _check_groups(who, groups, shape[3])
+        y = self._result(who, "out", out, shape, x)
+        self._lrn_fprop(x, y, *settings, groups)
+        return y
+
+    def lrn_dgrad(
+        self,
+        x: Array,
+        dy: Array,
+        *,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int = 1,
+        out: Array | None = None,
+    ) -> Array:
+        """Gradient of `lrn_fprop` with respect to x.
+
+        With d = k + alpha sum x^2: dx_i = dy_i d_i^-beta
+        - 2 alpha beta x_i sum over j of dy_j x_j d_j^(-beta - 1), over every j whose window has i.
+
+        Args:
+            x: (N, H, W, C), the input of `lrn_fprop`.
+            dy: (N, H, W, C), the gradient with respect to y.
+            size, alpha, beta, k, groups: as in `lrn_fprop`.
+
+        Returns:
+            dx: (N, H, W, C).
+        """
+        who = "lrn_dgrad"
+        shape = self._shape(who, "x", x, "NHWC")
+        self._like(who, "dy", dy, shape)
+        settings = _lrn_settings(who, size, alpha, beta, k)
+        groups = _check_groups(who, groups, shape[3])
+        dx = self._result(who, "out", out, shape, x, dy)
+        self._lrn_dgrad(x, dy, dx, *settings, groups)
+        return dx
+
+    def rnorm_fprop(
+        self,
+        x: Array,
+        *,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        out: Array | None = None,
+    ) -> Array:
+        """Response normalisation within a map: y = x (k + alpha sum x^2)^-beta.
+
+        The sum runs over the size x size pixels of the same channel from (h - size // 2,
+        w - size // 2), clipped at the border. Source: `rnorm` of cuda-convnet, whose `scale` is
+        alpha times size^2.
+
+        Args:
+            x: (N, H, W, C).
+            size: pixels on a side of the window, at least 1.
+            alpha: weight of each square, at least 0.
+            beta: exponent.
+            k: constant term, above 0.
+
+        Returns:
+            y: (N, H, W, C).
+        """
+        who = "rnorm_fprop"
+        shape = self._shape(who, "x", x, "NHWC")
+        settings = _lrn_settings(who, size, alpha, beta, k)
+        y = self._result(who, "out", out, shape, x)
+        self._rnorm_fprop(x, y, *settings)
+        return y
+
+    def rnorm_dgrad(
+        self,
+        x: Array,
+        dy: Array,
+        *,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        out: Array | None = None,
+    ) -> Array:
+        """Gradient of `rnorm_fprop` with respect to x; the formula is `lrn_dgrad`'s.
+
+        Args:
+            x: (N, H, W, C), the input of `rnorm_fprop`.
+            dy: (N, H, W, C), the gradient with respect to y.
+            size, alpha, beta, k: as in `rnorm_fprop`.
+
+        Returns:
+            dx: (N, H, W, C).
+        """
+        who = "rnorm_dgrad"
+        shape = self._shape(who, "x", x, "NHWC")
+        self._like(who, "dy", dy, shape)
+        settings = _lrn_settings(who, size, alpha, beta, k)
+        dx = self._result(who, "out", out, shape, x, dy)
+        self._rnorm_dgrad(x, dy, dx, *settings)
+        return dx
+
+    # Pooling
+
+    def maxpool_fprop(
+        self,
+        x: Array,
+        *,
+        size: int,
+        stride: int,
+        ceil: bool = True,
+        out: tuple[Array, Array] | None = None,
+    ) -> tuple[Array, Array]:
+        """Largest value of each window of a map, overlapping where stride < size (section 3.4).
+
+        A NaN counts as larger than any number.
+
+        Args:
+            x: (N, H, W, C).
+            size: pixels on a side of a window, 1 to 256.
+            stride: pixels from one window to the next, at least 1.
+            ceil: keep the windows that the bottom and right border clip (cuda-convnet's rule).
+
+        Returns:
+            y: (N, P, Q, C); P = (H - size) / stride + 1, rounded up with `ceil`, but no window
+                starts outside the image; rounded down without. Q likewise.
+            where: (N, P, Q, C), for `maxpool_dgrad`: r * size + s of the first maximum in
+                row-major order; uint8 where size <= 16, else uint16.
+        """
+        who = "maxpool_fprop"
+        geometry = PoolGeometry.of(who, size, stride, ceil)
+        n, h, w, c = self._shape(who, "x", x, "NHWC")
+        shape = (n, *geometry.out_size(who, h, w), c)
+        y_out, where_out = _split_out(who, out, "(y, where)")
+        y = self._result(who, "out[0] (y)", y_out, shape, x)
+        where = self._result(
+            who, "out[1] (where)", where_out, shape, x, y_out, dtype=geometry.where_dtype
+        )
+        self._maxpool_fprop(x, y, where, geometry)
+        return y, where
+
+    def maxpool_dgrad(
+        self,
+        dy: Array,
+        where: Array,
+        *,
+        x_shape: Shape,
+        size: int,
+        stride: int,
+        ceil: bool = True,
+        out: Array | None = None,
+    ) -> Array:
+        """Gradient of `maxpool_fprop` with respect to x: all of it goes to the first maximum.
+
+        Args:
+            dy: (N, P, Q, C), the gradient with respect to y.
+            where: (N, P, Q, C), as `maxpool_fprop` returned it.
+            x_shape: (N, H, W, C).
+            size, stride, ceil: as in `maxpool_fprop`.
+
+        Returns:
+            dx: (N, H, W, C).
+        """
+        who = "maxpool_dgrad"
+        geometry = PoolGeometry.of(who, size, stride, ceil)
+        n, h, w, c = x_shape = _sizes(who, "x_shape", x_shape, "NHWC")
+        shape = (n, *geometry.out_size(who, h, w), c)
+        self._like(who, "dy", dy, shape)
+        self._like(who, "where", where, shape, geometry.where_dtype)
+        dx = self._result(who, "out", out, x_shape, dy, where)
+        self._maxpool_dgrad(dy, where, dx, geometry)
+        return dx
+
+    def avgpool_fprop(
+        self, x: Array, *, size: int, stride: int, ceil: bool = True, out: Array | None = None
+    ) -> Array:
+        """Mean of the pixels of each window that lie inside the image (cuda-convnet's rule).
+
+        Args:
+            x: (N, H, W, C).
+            size, stride, ceil: as in `maxpool_fprop`.
+
+        Returns:
+            y: (N, P, Q, C), of `maxpool_fprop`'s shape.
+        """
+        who = "avgpool_fprop"
+        geometry = PoolGeometry.of(who, size, stride, ceil)
+        n, h, w, c = self._shape(who, "x", x, "NHWC")
+        y = self._result(who, "out", out, (n, *geometry.out_size(who, h, w), c), x)
+        self._avgpool_fprop(x, y, geometry)
+        return y
+
+    def avgpool_dgrad(
+        self,
+        dy: Array,
+        *,
+        x_shape: Shape,
+        size: int,
+        stride: int,
+        ceil: bool = True,
+        out: Array | None = None,
+    ) -> Array:
+        """Gradient of `avgpool_fprop` with respect to x.
+
+        Args:
+            dy: (N, P, Q, C), the gradient with respect to y.
+            x_shape: (N, H, W, C).
+            size, stride, ceil: as in `maxpool_fprop`.
+
+        Returns:
+            dx: (N, H, W, C).
+        """
+        who = "avgpool_dgrad"
+        geometry = PoolGeometry.of(who, size, stride, ceil)
+        n, h, w, c = x_shape = _sizes(who, "x_shape", x_shape, "NHWC")
+        self._like(who, "dy", dy, (n, *geometry.out_size(who, h, w), c))
+        dx = self._result(who, "out", out, x_shape, dy)
+        self._avgpool_dgrad(dy, dx, geometry)
+        return dx
+
+    # Dropout
+
+    def dropout_fprop(
+        self,
+        x: Array,
+        *,
+        keep: float,
+        seed: int,
+        step: int | Array,
+        layer: int,
+        offset: int = 0,
+        total: int | None = None,
+        out: Array | None = None,
+    ) -> Array:
+        """y = x where the element is kept, else 0; nothing is rescaled (paper, section 4.2).
+
+        The mask depends on the arguments alone: element e = image * total + offset + feature is
+        kept iff word e % 4 of Philox4x32-10, keyed by seed at counter (e // 4, step, layer), is
+        below keep * 2^32. May run in place.
+
+        Args:
+            x: (N, ...); a feature is an index into x[image].ravel().
+            keep: probability of keeping an element, 0 to 1.
+            seed: 0 to 2^64 - 1.
+            step: 0 to 2^32 - 1, or a 0-d uint32 array of the device.
+            layer: 0 to 2^32 - 1.
+            offset: feature of the whole layer that x's first feature is, for one tower of several.
+            total: features of the whole layer; those of x where None.
+
+        Returns:
+            y: of x's shape.
+        """
+        return self._masked("dropout_fprop", "x", x, keep, seed, step, layer, offset, total, out)
+
+    def dropout_dgrad(
+        self,
+        dy: Array,
+        *,
+        keep: float,
+        seed: int,
+        step: int | Array,
+        layer: int,
+        offset: int = 0,
+        total: int | None = None,
+        out: Array | None = None,
+    ) -> Array:
+        """Gradient of `dropout_fprop` with respect to x: the same mask on dy. May run in place.
+
+        Args:
+            dy: (N, ...), the gradient with respect to y.
+            keep, seed, step, layer, offset, total: as in `dropout_fprop`.
+
+        Returns:
+            dx: of dy's shape.
+        """
+        return self._masked("dropout_dgrad", "dy", dy, keep, seed, step, layer, offset, total, out)
+
+    def _masked(
+        self,
+        who: str,
+        name: str,
+        x: Array,
+        keep: float,
+        seed: int,
+        step: int | Array,
+        layer: int,
+        offset: int,
+        total: int | None,
+        out: Array | None,
+    ) -> Array:
+        shape = self._shape(who, name, x)
+        if not shape:
+            raise ArgumentError(f"{who}: {name} has no dimensions; (N, ...) was expected.")
+        features = math.prod(shape[1:])
+        keep = real(who, "keep", keep, low=0.0, high=1.0)
+        seed = integer(who, "seed", seed, high=2**64 - 1)
+        if isinstance(step, self.array_type):
+            self._like(who, "step", step, (), np.uint32)
+        else:
+            step = integer(who, "step", step, high=2**32 - 1)
+        layer = integer(who, "layer", layer, high=2**32 - 1)
+        offset = integer(who, "offset", offset)
+        total = features if total is None else integer(who, "total", total, low=1)
+        if offset + features > total:
+            raise ArgumentError(
+                f"{who}: total is {total}; offset {offset} and an image's {features} features need "
+                f"at least {offset + features}."
+            )
+        y = self._result(who, "out", out, shape, x, in_place=True)
+        self._dropout(x, y, keep, seed, step, layer, offset, total)
+        return y
+
+    # Loss
+
+    def softmax_cross_entropy(
+        self,
+        logits: Array,
+        labels: Any,
+        *,
+        out: tuple[Array, Array, Array, Array] | None = None,
+    ) -> tuple[Array, Array, Array, Array]:
+        """Mean cross-entropy of the softmax, its gradient, and the errors (paper, section 3.5).
+
+        With g logits above the label's and t equal to it (itself included), the top-k credit of an
+        image is (k - g) / t clamped to 0..1, as in cuda-convnet; an error is 1 - the mean credit.
+
+        Args:
+            logits: (N, classes).
+            labels: (N,) integers of any type, of the host or the device. One that is no class is
+                refused where the host sees it, and makes loss and gradient NaN elsewhere.
+
+        Returns:
+            loss: 0-d, the mean of -log softmax(logits)[label].
+            dlogits: (N, classes), its gradient.
+            top1_error, top5_error: 0-d, fractions.
+        """
+        who = "softmax_cross_entropy"
+        shape = self._shape(who, "logits", logits, ("N", "classes"))
+        labels = self._labels(who, labels, *shape)
+        loss, dlogits, top1, top5 = _split_out(
+            who, out, "(loss, dlogits, top1_error, top5_error)", count=4
+        )
+        results = (
+            self._result(who, "out[0] (loss)", loss, (), logits),
+            self._result(who, "out[1] (dlogits)", dlogits, shape, logits, loss),
+            self._result(who, "out[2] (top1_error)", top1, (), logits, loss, dlogits),
+            self._result(who, "out[3] (top5_error)", top5, (), logits, loss, dlogits, top1),
+        )
+        self._softmax_cross_entropy(logits, labels, *results)
+        return results
+
+    def _labels(self, who: str, labels: Any, rows: int, classes: int) -> Array:
+        """Checked labels as int64 on this device."""
+        visible = not isinstance(labels, self.array_type) or self.array_type is np.ndarray
+        if visible:
+            labels = np.asarray(labels)
+        if labels.dtype.kind not in "iu":
+            raise ArgumentError(f"{who}: labels are {labels.dtype}; integers were expected.")
+        if labels.shape != (rows,):
+            raise ArgumentError(
+                f"{who}: labels has shape {labels.shape}; logits has {rows} rows, so ({rows},) was "
+                "expected."
+            )
+        if visible and not 0 <= labels.min() <= labels.max() < classes:
+            bad = labels[(labels < 0) | (labels >= classes)][0]
+            raise ArgumentError(
+                f"{who}: labels has {bad}; with {classes} classes 0 to {classes - 1} were expected."
+            )
+        return self.asarray(labels, np.int64)
+
+    # Learning
+
+    def sgd_update(
+        self,
+        w: Array,
+        v: Array,
+        dw: Array,
+        *,
+        lr: float | Array,
+        momentum: float,
+        weight_decay: float,
+    ) -> None:
+        """In place: v = momentum v - weight_decay lr w - lr dw, then w = w + v (section 5).
+
+        With lr = 0 neither changes: the 2012 program froze a layer in this way, momentum and all.
+
+        Args:
+            w: parameters, of any shape.
+            v: momentum buffer, of w's shape.
+            dw: gradient (mean over the batch), of w's shape.
+            lr: learning rate, or a 0-d float32 array of the device.
+        """
+        who = "sgd_update"
+        shape = self._shape(who, "w", w)
+        self._like(who, "v", v, shape)
+        self._like(who, "dw", dw, shape)
+        if isinstance(lr, self.array_type):
+            self._like(who, "lr", lr, ())
+        else:
+            lr = real(who, "lr", lr)
+        momentum = real(who, "momentum", momentum)
+        weight_decay = real(who, "weight_decay", weight_decay)
+        self._check_written(who, "w", w, v, dw)
+        self._check_written(who, "v", v, dw)
+        self._sgd_update(w, v, dw, lr, momentum, weight_decay)
+
+    # Exchange between devices
+
+    def exchange_gather(self, parts: Sequence[Array], *, out: Array | None = None) -> Array:
+        """Towers' channels side by side: conv3 and the linear layers read both (section 3.5).
+
+        Args:
+            parts: arrays (..., C_i), each on any device of this kind, otherwise of one shape.
+
+        Returns:
+            whole: (..., sum of C_i), on this device.
+        """
+        who = "exchange_gather"
+        lead = self._exchanged(who, "parts", parts)
+        for index, part in enumerate(parts):
+            if part.shape[:-1] != lead[:-1]:
+                raise ArgumentError(
+                    f"{who}: parts[{index}] has shape {part.shape}; {lead[:-1]} and any number of "
+                    "channels was expected, as in parts[0]."
+                )
+        shape = (*lead[:-1], sum(part.shape[-1] for part in parts))
+        whole = self._result(who, "out", out, shape, *parts)
+        self._exchange_gather(parts, whole)
+        return whole
+
+    def exchange_scatter_add(
+        self, dwholes: Sequence[Array], *, start: int, channels: int, out: Array | None = None
+    ) -> Array:
+        """Gradient of `exchange_gather`: what every reader says about one tower's channels, summed.
+
+        Args:
+            dwholes: arrays (..., C) of one shape, each on any device of this kind.
+            start: first channel of the tower.
+            channels: number of its channels.
+
+        Returns:
+            dpart: (..., channels), the sum of dwholes[t][..., start : start + channels] in the
+                order of t, on this device.
+        """
+        who = "exchange_scatter_add"
+        lead = self._exchanged(who, "dwholes", dwholes)
+        for index, dwhole in enumerate(dwholes):
+            if dwhole.shape != lead:
+                raise ArgumentError(
+                    f"{who}: dwholes[{index}] has shape {dwhole.shape}; {lead} was expected, as in "
+                    "dwholes[0]."
+                )
+        start = integer(who, "start", start)
+        channels = integer(who, "channels", channels, low=1)
+        if start + channels > lead[-1]:
+            raise ArgumentError(
+                f"{who}: start {start} plus {channels} channels is {start + channels}; at most the "
+                f"{lead[-1]} channels of dwholes were expected."
+            )
+        dpart = self._result(who, "out", out, (*lead[:-1], channels), *dwholes)
+        self._exchange_scatter_add(dwholes, dpart, start)
+        return dpart
+
+    def _exchanged(self, who: str, name: str, arrays: Sequence[Array]) -> Shape:
+        """Shape of the first of `arrays`, which may lie on other devices, all checked."""
+        if not isinstance(arrays, Sequence) or not arrays:
+            came = "empty" if isinstance(arrays, Sequence) else f"of type {type(arrays).__name__}"
+            raise ArgumentError(f"{who}: {name} is {came}; a list of arrays was expected.")
+        for index, array in enumerate(arrays):
+            shape = self._shape(who, f"{name}[{index}]", array, anywhere=True)
+            if not shape:
+                raise ArgumentError(
+                    f"{who}: {name}[{index}] has no dimensions; (..., channels) was expected."
+                )
+        return tuple(arrays[0].shape)
+
+    # Checks of arrays
+
+    def _shape(
+        self,
+        who: str,
+        name: str,
+        x: Array,
+        axes: Sequence[str] | None = None,
+        dtype: Any = np.float32,
+        *,
+        anywhere: bool = False,
+    ) -> Shape:
+        """Shape of a usable array; `axes` names its dimensions (any number of them where None)."""
+        if not isinstance(x, self.array_type):
+            raise ArgumentError(
+                f"{who}: {name} is of type {type(x).__name__}; an array of type "
+                f"{self.array_type.__module__}.{self.array_type.__name__} was expected."
+            )
+        if x.dtype != dtype:
+            raise ArgumentError(f"{who}: {name} is {x.dtype}; {np.dtype(dtype)} was expected.")
+        shape: Shape = x.shape
+        if axes is not None and len(shape) != len(axes):
+            raise ArgumentError(
+                f"{who}: {name} has shape {shape}; {len(axes)} dimensions ({', '.join(axes)}) were "
+                "expected."
+            )
+        if 0 in shape:
+            raise ArgumentError(
+                f"{who}: {name} has shape {shape}; at least 1 was expected in every dimension."
+            )
+        if not x.flags.c_contiguous:
+            raise ArgumentError(f"{who}: {name} is strided; a C-contiguous array was expected.")
+        if not (anywhere or self._lies_here(x)):
+            raise ArgumentError(
+                f"{who}: {name} lies on another device; device {self.device} was expected."
+            )
+        return shape
+
+    def _like(self, who: str, name: str, x: Array, shape: Shape, dtype: Any = np.float32) -> None:
+        """Check an array whose shape is settled."""
+        if self._shape(who, name, x, dtype=dtype) != shape:
+            raise ArgumentError(f"{who}: {name} has shape {x.shape}; {shape} was expected.")
+
+    def _result(
+        self,
+        who: str,
+        name: str,
+        given: Array | None,
+        shape: Shape,
+        *inputs: Array | None,
+        dtype: Any = np.float32,
+        in_place: bool = False,
+    ) -> Array:
+        """The array to write: the one given, checked, or a new one."""
+        if given is None:
+            return self.empty(shape, dtype)
+        self._like(who, name, given, shape, dtype)
+        self._check_written(who, name, given, *inputs, in_place=in_place)
+        return given
+
+    def _check_written(
+        self, who: str, name: str, x: Array, *others: Array | None, in_place: bool = False
+    ) -> None:
+        """Refuse to write `x` where that would spoil one of `others`."""
+        if not self._may_write(x):
+            raise ArgumentError(f"{who}: {name} is read-only; a writable array was expected.")
+        for other in others:
+            if other is None or not self._overlap(x, other):
+                continue
+            if not (in_place and (x is other or self._address(x) == self._address(other))):
+                raise ArgumentError(
+                    f"{who}: {name} overlaps another argument; memory of its own was expected."
+                )
+
+    # The raw operations: arguments are checked, outputs allocated
+
+    @abstractmethod
+    def _conv_fprop(
+        self, x: Array, w: Array, b: Array | None, y: Array, g: ConvGeometry, activation: Activation
+    ) -> None: ...
+
+    @abstractmethod
+    def _conv_dgrad(self, dy: Array, w: Array, dx: Array, g: ConvGeometry) -> None: ...
+
+    @abstractmethod
+    def _conv_wgrad(self, x: Array, dy: Array, dw: Array, db: Array, g: ConvGeometry) -> None: ...
+
+    @abstractmethod
+    def _linear_fprop(
+        self, x: Array, w: Array, b: Array | None, y: Array, activation: Activation
+    ) -> None: ...
+
+    @abstractmethod
+    def _linear_dgrad(self, dy: Array, w: Array, dx: Array) -> None: ...
+
+    @abstractmethod
+    def _linear_wgrad(self, x: Array, dy: Array, dw: Array, db: Array) -> None: ...
+
+    @abstractmethod
+    def _relu_fprop(self, x: Array, y: Array) -> None: ...
+
+    @abstractmethod
+    def _relu_dgrad(self, y: Array, dy: Array, dx: Array) -> None: ...
+
+    @abstractmethod
+    def _tanh_fprop(self, x: Array, y: Array) -> None: ...
+
+    @abstractmethod
+    def _tanh_dgrad(self, y: Array, dy: Array, dx: Array) -> None: ...
+
+    @abstractmethod
+    def _lrn_fprop(
+        self, x: Array, y: Array, size: int, alpha: float, beta: float, k: float, groups: int
+    ) -> None: ...
+
+    @abstractmethod
+    def _lrn_dgrad(
+        self,
+        x: Array,
+        dy: Array,
+        dx: Array,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int,
+    ) -> None: ...
+
+    @abstractmethod
+    def _rnorm_fprop(
+        self, x: Array, y: Array, size: int, alpha: float, beta: float, k: float
+    ) -> None: ...
+
+    @abstractmethod
+    def _rnorm_dgrad(
+        self, x: Array, dy: Array, dx: Array, size: int, alpha: float, beta: float, k: float
+    ) -> None: ...
+
+    @abstractmethod
+    def _maxpool_fprop(self, x: Array, y: Array, where: Array, g: PoolGeometry) -> None: ...
+
+    @abstractmethod
+    def _maxpool_dgrad(self, dy: Array, where: Array, dx: Array, g: PoolGeometry) -> None: ...
+
+    @abstractmethod
+    def _avgpool_fprop(self, x: Array, y: Array, g: PoolGeometry) -> None: ...
+
+    @abstractmethod
+    def _avgpool_dgrad(self, dy: Array, dx: Array, g: PoolGeometry) -> None: ...
+
+    @abstractmethod
+    def _dropout(
+        self,
+        x: Array,
+        y: Array,
+        keep: float,
+        seed: int,
+        step: int | Array,
+        layer: int,
+        offset: int,
+        total: int,
+    ) -> None: ...
+
+    @abstractmethod
+    def _softmax_cross_entropy(
+        self, logits: Array, labels: Array, loss: Array, dlogits: Array, top1: Array, top5: Array
+    ) -> None: ...
+
+    @abstractmethod
+    def _sgd_update(
+        self, w: Array, v: Array, dw: Array, lr: float | Array, momentum: float, weight_decay: float
+    ) -> None: ...
+
+    @abstractmethod
+    def _exchange_gather(self, parts: Sequence[Array], whole: Array) -> None: ...
+
+    @abstractmethod
+    def _exchange_scatter_add(self, dwholes: Sequence[Array], dpart: Array, start: int) -> None: ...
+
+
+def _conv_shape(who: str, g: ConvGeometry, x_shape: Shape, w_shape: Shape) -> Shape:
+    """Shape of the output of a convolution whose shapes fit each other."""
+    n, h, w, c = x_shape
+    k, r, s, per_group = w_shape
+    if c % g.groups:
+        raise ArgumentError(
+            f"{who}: x has {c} channels; a multiple of the {g.groups} groups was expected."
+        )
+    if per_group != c // g.groups:
+        raise ArgumentError(
+            f"{who}: w has {per_group} channels per group; x has {c} channels in {g.groups} "
+            f"groups, so {c // g.groups} were expected."
+        )
+    if k % g.groups:
+        raise ArgumentError(
+            f"{who}: w has {k} filters; a multiple of the {g.groups} groups was expected."
+        )
+    return (n, *g.out_size(who, h, w, r, s), k)
+
+
+def _sizes(who: str, name: str, shape: Shape, axes: str) -> Shape:
+    """Check a shape given as an argument; `axes` names its dimensions."""
+    if not isinstance(shape, (tuple, list)) or len(shape) != len(axes):
+        raise ArgumentError(f"{who}: {name} is {shape!r}; ({', '.join(axes)}) was expected.")
+    return tuple(integer(who, name, length, low=1) for length in shape)
+
+
+def _split_out(who: str, out: Any, form: str, *, count: int = 2) -> tuple[Any, ...]:
+    """The parts of `out` of an operation that returns several arrays."""
+    if out is None:
+        return (None,) * count
+    if not isinstance(out, (tuple, list)) or len(out) != count:
+        raise ArgumentError(f"{who}: out is of type {type(out).__name__}; {form} was expected.")
+    return tuple(out)
+
+
+def _check_activation(who: str, activation: Activation) -> None:
+    if activation not in (None, "relu", "tanh"):
+        raise ArgumentError(
+            f"{who}: activation is {activation!r}; None, 'relu' or 'tanh' was expected."
+        )
+
+
+def _check_groups(who: str, groups: int, channels: int) -> int:
+    groups = integer(who, "groups", groups, low=1)
+    if channels % groups:
+        raise ArgumentError(
+            f"{who}: groups is {groups}; a divisor of x's {channels} channels was expected."
+        )
+    return groups
+
+
+def _lrn_settings(
+    who: str, size: int, alpha: float, beta: float, k: float
+) -> tuple[int, float, float, float]:
+    """Checked settings of a normalisation, whose base k + alpha sum x^2 has to be above 0."""
+    return (
+        integer(who, "size", size, low=1),
+        real(who, "alpha", alpha, low=0.0),
+        real(who, "beta", beta),
+        positive(who, "k", k),
+    )

@@ -1,0 +1,266 @@
+"""The kernels on an NVIDIA GPU. The only module that imports CuPy, which owns memory and streams.
+
+Operations go to CuPy's current stream of the device, in the calling thread, and do not wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pyalexnet.backends.base import Array, Shape
+from pyalexnet.backends.checks import integer
+from pyalexnet.backends.kernels import KernelBackend, extension
+from pyalexnet.errors import ArgumentError, BackendUnavailable, KernelError
+
+try:
+    import cupy
+except ImportError as error:
+    raise BackendUnavailable(
+        f"The backend cuda needs CuPy, which cannot be imported ({error}); install it for your "
+        'CUDA version: pip install "pyalexnet[cuda12]" or pip install "pyalexnet[cuda13]".'
+    ) from error
+
+_BUILD = (
+    "build pyalexnet from source on a machine with nvcc: pip install . "
+    "-C cmake.define.PYALEXNET_CUDA=ON"
+)
+# Statuses of the CUDA runtime (driver_types.h).
+_INSUFFICIENT_DRIVER = 35
+_NO_DEVICE = 100
+# Device types of DLPack whose memory kernels can read (dlpack.h): kDLCUDA, kDLCUDAManaged.
+_DLPACK_CUDA = (2, 13)
+
+
+class CudaBackend(KernelBackend):
+    """A GPU. Its arrays are cupy.ndarray.
+
+    Between two GPUs, kernels read the other's memory directly where the machine allows it (NVLink,
+    or PCIe with peer access), else a copy that the driver may lead through the host. Either way the
+    order is kept by events: what the other GPU's current stream has been given before is done
+    before the data are read, and what it is given afterwards comes after.
+    """
+
+    name = "cuda"
+    array_type: ClassVar[type[Any]] = cupy.ndarray
+
+    def __init__(self, device: int = 0) -> None:
+        super().__init__(extension("_cuda", _BUILD))
+        self.device = integer(self.name, "device", device)
+        count = _gpus()
+        if self.device >= count:
+            raise ArgumentError(
+                f"{self.name}: device is {device}; this machine shows {count} "
+                f"GPU{'s' if count > 1 else ''}, so 0 to {count - 1} was expected."
+            )
+        self._arenas: dict[int, Array] = {}
+        self._direct = {self.device: True}
+        self._try_a_kernel()
+
+    def _try_a_kernel(self) -> None:
+        """Refuse a GPU that cannot be used, or that the extension module was not built for."""
+        try:
+            x = self.zeros((1,))
+        except KernelError as error:
+            raise BackendUnavailable(f"The backend cuda cannot be used: {error}") from error
+        try:
+            self._relu_fprop(x, x)
+            self.synchronize()
+        except KernelError as error:
+            capability = cupy.cuda.Device(self.device).compute_capability
+            raise BackendUnavailable(
+                f"GPU {self.device} cannot run the kernels of pyalexnet._cuda ({error}); {_BUILD} "
+                f"-C cmake.define.PYALEXNET_CUDA_ARCHITECTURES={capability}."
+            ) from error
+
+    # Arrays
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        with _current(self.device):
+            x = _imported(x)
+            if not isinstance(x, cupy.ndarray):
+                return cupy.asarray(np.asarray(x, dtype=dtype, order="C"))
+            if not self._lies_here(x):
+                with self._after_and_before({x.device.id}):
+                    x = self._copied(x)
+            return cupy.asarray(x, dtype=dtype, order="C")
+
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        with _current(self.device):
+            host: np.ndarray[Any, Any] = cupy.asnumpy(x)
+        return host
+
+    def empty(self, shape: Shape, dtype: Any = np.float32) -> Array:
+        with _current(self.device):
+            return cupy.empty(shape, dtype)
+
+    def zeros(self, shape: Shape, dtype: Any = np.float32) -> Array:
+        with _current(self.device):
+            return cupy.zeros(shape, dtype)
+
+    def synchronize(self) -> None:
+        with _current(self.device) as device:
+            device.synchronize()
+
+    def workspace(self, nbytes: int) -> Array | None:
+        """As the base class has it, but one for each stream: streams do not wait for each other."""
+        if nbytes == 0:
+            return None
+        stream = self._stream()
+        arena = self._arenas.get(stream)
+        if arena is None or arena.size < nbytes:
+            arena = self._arenas[stream] = self.empty((nbytes,), np.uint8)
+        return arena
+
+    def _address(self, x: Array) -> int:
+        return int(x.data.ptr)
+
+    def _lies_here(self, x: Array) -> bool:
+        return bool(x.device.id == self.device)
+
+    def _may_write(self, x: Array) -> bool:
+        return True
+
+    # Launching
+
+    def _stream(self) -> int:
+        return int(cupy.cuda.get_current_stream(self.device).ptr)
+
+    def _run(self, op: str, *arguments: Any) -> None:
+        # The extension module has a CUDA runtime of its own, which may change the thread's current
+        # device under CuPy's; leaving the context puts that right.
+        with cupy.cuda.Device(self.device):
+            super()._run(op, *arguments)
+
+    # Other GPUs
+
+    @contextmanager
+    def _readable(self, arrays: Sequence[Array]) -> Iterator[list[Array]]:
+        peers = {array.device.id for array in arrays} - {self.device}
+        with _current(self.device), self._after_and_before(peers):
+            yield [x if self._reads(x.device.id) else self._copied(x) for x in arrays]
+
+    def _reads(self, device: int) -> bool:
+        """Whether kernels of this GPU can read memory of `device`; the first call lets them."""
+        if device not in self._direct:
+            self._direct[device] = self._ext.peer_access_possible(self.device, device)
+            if self._direct[device]:
+                self._ext.enable_peers(self.device, device)
+        return self._direct[device]
+
+    def _copied(self, x: Array) -> Array:
+        """A copy on this GPU of an array of another, in the order of this GPU's stream.
+
+        To be called where this device is current, inside `_after_and_before`.
+        """
+        with cupy.cuda.Device(x.device.id):
+            source = cupy.ascontiguousarray(x)
+        own = self.empty(source.shape, source.dtype)
+        cupy.cuda.runtime.memcpyPeerAsync(
+            self._address(own),
+            self.device,
+            self._address(source),
+            source.device.id,
+            source.nbytes,
+            self._stream(),
+        )
+        return own
+
+    @contextmanager
+    def _after_and_before(self, peers: Collection[int]) -> Iterator[None]:
+        """Order what this GPU's stream is given inside with what those of `peers` are given.
+
+        It starts when they have done what they were given before; what they are given afterwards
+        waits for it. To be entered and left where this device is current.
+        """
+        here = cupy.cuda.get_current_stream(self.device)
+        for peer in peers:
+            # An event belongs to the device that is current when it is made, as the default
+            # stream does when it is used.
+            with cupy.cuda.Device(peer):
+                written = cupy.cuda.get_current_stream(peer).record(_event())
+            here.wait_event(written)
+        yield
+        if not peers:
+            return
+        read = here.record(_event())
+        for peer in peers:
+            with cupy.cuda.Device(peer):
+                cupy.cuda.get_current_stream(peer).wait_event(read)
+
+
+@contextmanager
+def _current(device: int) -> Iterator[Any]:
+    """Make a GPU the current one; what CUDA reports inside becomes a KernelError."""
+    try:
+        with cupy.cuda.Device(device) as current:
+            yield current
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise KernelError(f"GPU {device}: {error}.") from error
+
+
+def _event() -> Any:
+    return cupy.cuda.Event(disable_timing=True)
+
+
+def _imported(x: Any) -> Any:
+    """`x` as a CuPy array, of whatever GPU it lies on, or as a NumPy array."""
+    if isinstance(x, (cupy.ndarray, np.ndarray)):
+        return x
+    try:
+        if hasattr(x, "__dlpack_device__"):
+            kind, device = x.__dlpack_device__()
+            if kind not in _DLPACK_CUDA:
+                return np.from_dlpack(x)
+            with cupy.cuda.Device(device):
+                return cupy.from_dlpack(x)
+        if hasattr(x, "__cuda_array_interface__"):
+            return cupy.asarray(x)
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"asarray: x of type {type(x).__name__} cannot be read ({error}); an array that "
+            "DLPack or __cuda_array_interface__ describes was expected."
+        ) from error
+    return np.asarray(x)
+
+
+def _gpus() -> int:
+    """Number of GPUs, at least 1.
+
+    Raises:
+        BackendUnavailable: there is no driver, or none that is new enough, or no GPU.
+    """
+    runtime = cupy.cuda.runtime
+    try:
+        return int(runtime.getDeviceCount())
+    except runtime.CUDARuntimeError as error:
+        raise BackendUnavailable(_why_no_gpu(error)) from error
+
+
+def _why_no_gpu(error: Any) -> str:
+    runtime = cupy.cuda.runtime
+    supported = runtime.driverGetVersion()  # 0 without a driver, else 1000 major + 10 minor
+    if supported == 0:
+        return (
+            "The backend cuda needs an NVIDIA driver, and this machine has none; install one and "
+            "see that nvidia-smi finds the GPU."
+        )
+    if error.status == _INSUFFICIENT_DRIVER:
+        return (
+            f"The NVIDIA driver supports CUDA up to {_version(supported)}, and CuPy was built for "
+            f"CUDA {_version(runtime.runtimeGetVersion())}; update the driver, or install CuPy for "
+            'an older CUDA, pip install "pyalexnet[cuda12]".'
+        )
+    if error.status == _NO_DEVICE:
+        return (
+            "The backend cuda needs an NVIDIA GPU, and the driver shows none; see nvidia-smi, and "
+            "whether CUDA_VISIBLE_DEVICES hides it."
+        )
+    return f"The backend cuda cannot use the GPU: {error}."
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"

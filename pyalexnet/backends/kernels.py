@@ -1,0 +1,179 @@
+"""The operations by the CUDA kernels, of an extension module: `_cuda`, or the emulation of it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from importlib import import_module
+from typing import Any
+
+from pyalexnet.backends.base import Activation, Array, Backend
+from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
+from pyalexnet.errors import ArgumentError, BackendUnavailable, KernelError
+
+
+def extension(name: str, remedy: str) -> Any:
+    """The extension module `pyalexnet.<name>`.
+
+    Raises:
+        BackendUnavailable: it cannot be imported; the text ends with `remedy`.
+    """
+    try:
+        return import_module(f"pyalexnet.{name}")
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"The extension module pyalexnet.{name} cannot be loaded ({error}); {remedy}."
+        ) from error
+
+
+class KernelBackend(Backend):
+    """A backend whose raw operations are the kernels; a subclass says where its arrays lie."""
+
+    def __init__(self, ext: Any) -> None:
+        self._ext = ext
+
+    @abstractmethod
+    def _stream(self) -> int:
+        """Address of the CUDA stream that operations are put on; 0 is the default one."""
+
+    @abstractmethod
+    def _readable(self, arrays: Sequence[Array]) -> AbstractContextManager[list[Array]]:
+        """`arrays`, on whatever devices, such that kernels of this one may read them.
+
+        They may be written again by operations that follow on their own devices once the context
+        has been left.
+        """
+
+    def _run(self, op: str, *arguments: Any) -> None:
+        """Enqueue an operation of the extension module.
+
+        Raises:
+            ArgumentError: the kernels have a limit that other backends do not have.
+            KernelError: a kernel could not be launched, or broke a rule.
+        """
+        try:
+            getattr(self._ext, op)(*arguments, self.device, self._stream())
+        except ValueError as error:
+            raise ArgumentError(f"{error}.") from error
+        except self._ext.KernelError as error:
+            raise KernelError(f"{op}: {error}") from error
+
+    def _conv_fprop(
+        self, x: Array, w: Array, b: Array | None, y: Array, g: ConvGeometry, activation: Activation
+    ) -> None:
+        nbytes = self._ext.conv_fprop_workspace(x.shape, w.shape, y.shape, g.groups)
+        scratch = self.workspace(nbytes)
+        self._run("conv_fprop", x, w, b, y, scratch, *_corner(g), activation)
+
+    def _conv_dgrad(self, dy: Array, w: Array, dx: Array, g: ConvGeometry) -> None:
+        nbytes = self._ext.conv_dgrad_workspace(dx.shape, w.shape, dy.shape, g.groups)
+        self._run("conv_dgrad", dy, w, dx, self.workspace(nbytes), *_corner(g))
+
+    def _conv_wgrad(self, x: Array, dy: Array, dw: Array, db: Array, g: ConvGeometry) -> None:
+        nbytes = self._ext.conv_wgrad_workspace(x.shape, dw.shape, dy.shape, g.groups)
+        self._run("conv_wgrad", x, dy, dw, db, self.workspace(nbytes), *_corner(g))
+
+    def _linear_fprop(
+        self, x: Array, w: Array, b: Array | None, y: Array, activation: Activation
+    ) -> None:
+        nbytes = self._ext.linear_fprop_workspace(*x.shape, y.shape[1])
+        self._run("linear_fprop", x, w, b, y, self.workspace(nbytes), activation)
+
+    def _linear_dgrad(self, dy: Array, w: Array, dx: Array) -> None:
+        nbytes = self._ext.linear_dgrad_workspace(*dx.shape, dy.shape[1])
+        self._run("linear_dgrad", dy, w, dx, self.workspace(nbytes))
+
+    def _linear_wgrad(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
+        nbytes = self._ext.linear_wgrad_workspace(*x.shape, dy.shape[1])
+        self._run("linear_wgrad", x, dy, dw, db, self.workspace(nbytes))
+
+    def _relu_fprop(self, x: Array, y: Array) -> None:
+        self._run("relu_fprop", x, y)
+
+    def _relu_dgrad(self, y: Array, dy: Array, dx: Array) -> None:
+        self._run("relu_dgrad", y, dy, dx)
+
+    def _tanh_fprop(self, x: Array, y: Array) -> None:
+        self._run("tanh_fprop", x, y)
+
+    def _tanh_dgrad(self, y: Array, dy: Array, dx: Array) -> None:
+        self._run("tanh_dgrad", y, dy, dx)
+
+    def _lrn_fprop(
+        self, x: Array, y: Array, size: int, alpha: float, beta: float, k: float, groups: int
+    ) -> None:
+        self._run("lrn_fprop", x, y, size, alpha, beta, k, groups)
+
+    def _lrn_dgrad(
+        self,
+        x: Array,
+        dy: Array,
+        dx: Array,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int,
+    ) -> None:
+        self._run("lrn_dgrad", x, dy, dx, size, alpha, beta, k, groups)
+
+    def _rnorm_fprop(
+        self, x: Array, y: Array, size: int, alpha: float, beta: float, k: float
+    ) -> None:
+        self._run("rnorm_fprop", x, y, size, alpha, beta, k)
+
+    def _rnorm_dgrad(
+        self, x: Array, dy: Array, dx: Array, size: int, alpha: float, beta: float, k: float
+    ) -> None:
+        scratch = self.workspace(self._ext.rnorm_dgrad_workspace(*x.shape))
+        self._run("rnorm_dgrad", x, dy, dx, scratch, size, alpha, beta, k)
+
+    def _maxpool_fprop(self, x: Array, y: Array, where: Array, g: PoolGeometry) -> None:
+        self._run("maxpool_fprop", x, y, where, g.size, g.stride)
+
+    def _maxpool_dgrad(self, dy: Array, where: Array, dx: Array, g: PoolGeometry) -> None:
+        self._run("maxpool_dgrad", dy, where, dx, g.size, g.stride)
+
+    def _avgpool_fprop(self, x: Array, y: Array, g: PoolGeometry) -> None:
+        self._run("avgpool_fprop", x, y, g.size, g.stride)
+
+    def _avgpool_dgrad(self, dy: Array, dx: Array, g: PoolGeometry) -> None:
+        self._run("avgpool_dgrad", dy, dx, g.size, g.stride)
+
+    def _dropout(
+        self,
+        x: Array,
+        y: Array,
+        keep: float,
+        seed: int,
+        step: int | Array,
+        layer: int,
+        offset: int,
+        total: int,
+    ) -> None:
+        self._run("dropout", x, y, keep, seed, step, layer, offset, total)
+
+    def _softmax_cross_entropy(
+        self, logits: Array, labels: Array, loss: Array, dlogits: Array, top1: Array, top5: Array
+    ) -> None:
+        scratch = self.workspace(self._ext.softmax_cross_entropy_workspace(len(logits)))
+        self._run("softmax_cross_entropy", logits, labels, loss, dlogits, top1, top5, scratch)
+
+    def _sgd_update(
+        self, w: Array, v: Array, dw: Array, lr: float | Array, momentum: float, weight_decay: float
+    ) -> None:
+        self._run("sgd_update", w, v, dw, lr, momentum, weight_decay)
+
+    def _exchange_gather(self, parts: Sequence[Array], whole: Array) -> None:
+        with self._readable(parts) as near:
+            self._run("exchange_gather", near, whole)
+
+    def _exchange_scatter_add(self, dwholes: Sequence[Array], dpart: Array, start: int) -> None:
+        with self._readable(dwholes) as near:
+            self._run("exchange_scatter_add", near, dpart, start)
+
+
+def _corner(g: ConvGeometry) -> tuple[int, int, int, int, int]:
+    """What a kernel is told of a geometry; how far it pads below and right, the shapes tell."""
+    return g.stride_h, g.stride_w, g.pad_top, g.pad_left, g.groups

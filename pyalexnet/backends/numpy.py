@@ -1,0 +1,322 @@
+"""The operations in NumPy, for the CPU: products by BLAS, all else by whole-array arithmetic.
+
+`pyalexnet.backends.cpu` has what they are made of, and why equal arguments give equal bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pyalexnet.backends.base import Activation
+from pyalexnet.backends.cpu import philox
+from pyalexnet.backends.cpu.convolution import convolve, convolve_wgrad, finish, sum_rows
+from pyalexnet.backends.cpu.cores import Cores
+from pyalexnet.backends.cpu.elementwise import rectify, select
+from pyalexnet.backends.cpu.normalisation import Settings, normalise, normalise_dgrad
+from pyalexnet.backends.cpu.patches import Window, phases
+from pyalexnet.backends.cpu.pieces import PARTS, spans
+from pyalexnet.backends.cpu.pooling import Taps, avgpool, avgpool_dgrad, maxpool, maxpool_dgrad
+from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
+from pyalexnet.backends.host import HostBackend
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Ints: TypeAlias = npt.NDArray[Any]
+
+# Bytes of an operation's first array in a piece of work. Less would suit a core's cache, but then
+# the threads get in each other's way: between two loops of NumPy only one of them can run.
+_PIECE_BYTES = 2**20
+# Multiplications that make a piece of a matrix product worth a thread.
+_PRODUCT = 2**22
+
+
+class NumpyBackend(HostBackend):
+    """The CPU device, for machines without a GPU and for comparison."""
+
+    name = "numpy"
+
+    def __init__(self, device: int = 0) -> None:
+        super().__init__(device)
+        self._cores = Cores()
+
+    # Convolution
+
+    def _conv_fprop(
+        self,
+        x: Floats,
+        w: Floats,
+        b: Floats | None,
+        y: Floats,
+        g: ConvGeometry,
+        activation: Activation,
+    ) -> None:
+        window = Window(w.shape[1], w.shape[2], g.stride_h, g.stride_w, g.pad_top, g.pad_left)
+        with self._cores.one_blas_thread_each():
+            for channels, filters in _groups(w.shape, g.groups):
+                matrices = _by_row(w[filters].transpose(1, 2, 3, 0))
+                bias = None if b is None else b[filters]
+                maps = y[..., filters]
+                convolve(self._cores, x[..., channels], matrices, maps, window, bias, activation)
+
+    def _conv_dgrad(self, dy: Floats, w: Floats, dx: Floats, g: ConvGeometry) -> None:
+        with self._cores.one_blas_thread_each():
+            for phase in phases(dx, w, g):
+                if phase.w.size == 0:
+                    phase.dx.fill(0)
+                    continue
+                for channels, filters in _groups(w.shape, g.groups):
+                    # Turned by half a turn, the filters take dy back to the pixels.
+                    matrices = _by_row(phase.w[filters, ::-1, ::-1].transpose(1, 2, 0, 3))
+                    pixels = phase.dx[..., channels]
+                    convolve(self._cores, dy[..., filters], matrices, pixels, phase.window)
+
+    def _conv_wgrad(self, x: Floats, dy: Floats, dw: Floats, db: Floats, g: ConvGeometry) -> None:
+        k, r, s, c = dw.shape
+        window = Window(r, s, g.stride_h, g.stride_w, g.pad_top, g.pad_left)
+        rows = dw.reshape(k, r, s * c)
+        with self._cores.one_blas_thread_each():
+            for channels, filters in _groups(dw.shape, g.groups):
+                images, maps = x[..., channels], dy[..., filters]
+                convolve_wgrad(self._cores, images, maps, rows[filters], db[filters], window)
+
+    # Linear layers: one product, cut along the side that no sum runs over
+
+    def _linear_fprop(
+        self, x: Floats, w: Floats, b: Floats | None, y: Floats, activation: Activation
+    ) -> None:
+        def work(outputs: slice) -> None:
+            rows = y[:, outputs]
+            np.matmul(x, w[outputs].T, out=rows)
+            finish(self._cores, rows, None if b is None else b[outputs], activation)
+
+        self._product(len(w), x.size, work)
+
+    def _linear_dgrad(self, dy: Floats, w: Floats, dx: Floats) -> None:
+        def work(inputs: slice) -> None:
+            np.matmul(dy, w[:, inputs], out=dx[:, inputs])
+
+        self._product(w.shape[1], dy.size, work)
+
+    def _linear_wgrad(self, x: Floats, dy: Floats, dw: Floats, db: Floats) -> None:
+        def work(outputs: slice) -> None:
+            np.matmul(dy[:, outputs].T, x, out=dw[outputs])
+            np.copyto(db[outputs], sum_rows(self._cores, dy[:, outputs]))
+
+        self._product(len(dw), x.size, work)
+
+    def _product(self, length: int, cost: int, work: Callable[[slice], None]) -> None:
+        """Share out `length` rows or columns of a product, each of `cost` multiplications."""
+        pieces = max(1, min(PARTS, length * cost // _PRODUCT))
+        shares = spans(length, -(-length // pieces))
+        with self._cores.one_blas_thread_each():
+            self._cores.run(len(shares), lambda piece: work(slice(*shares[piece])))
+
+    # Activations
+
+    def _relu_fprop(self, x: Floats, y: Floats) -> None:
+        self._elementwise(lambda x, y: rectify(self._cores, x, y), x, y)
+
+    def _relu_dgrad(self, y: Floats, dy: Floats, dx: Floats) -> None:
+        def work(y: Floats, dy: Floats, dx: Floats) -> None:
+            on = self._cores.scratch("on", y.shape, np.bool_)
+            select(np.greater(y, 0, out=on), dy, dx)
+
+        self._elementwise(work, y, dy, dx)
+
+    def _tanh_fprop(self, x: Floats, y: Floats) -> None:
+        self._elementwise(lambda x, y: np.tanh(x, out=y), x, y)
+
+    def _tanh_dgrad(self, y: Floats, dy: Floats, dx: Floats) -> None:
+        def work(y: Floats, dy: Floats, dx: Floats) -> None:
+            slope = self._cores.scratch("slope", y.shape)
+            np.multiply(y, y, out=slope)
+            np.subtract(1, slope, out=slope)
+            np.multiply(dy, slope, out=dx)
+
+        self._elementwise(work, y, dy, dx)
+
+    def _elementwise(self, work: Callable[..., Any], *arrays: Floats) -> None:
+        """Call `work` on matching pieces of arrays of one shape."""
+        self._itemwise(work, *(array.reshape(-1) for array in arrays))
+
+    def _itemwise(self, work: Callable[..., Any], *arrays: Ints) -> None:
+        """Call `work` on matching runs of the items (first axis) of arrays of one length."""
+        items = len(arrays[0])
+        runs = spans(items, _PIECE_BYTES * items // arrays[0].nbytes)
+        self._cores.run(
+            len(runs), lambda run: work(*(array[slice(*runs[run])] for array in arrays))
+        )
+
+    # Normalisation
+
+    def _lrn_fprop(
+        self, x: Floats, y: Floats, size: int, alpha: float, beta: float, k: float, groups: int
+    ) -> None:
+        shape = (-1, x.shape[3] // groups, 1)
+        self._rnorm_fprop(x.reshape(shape), y.reshape(shape), size, alpha, beta, k)
+
+    def _lrn_dgrad(
+        self,
+        x: Floats,
+        dy: Floats,
+        dx: Floats,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int,
+    ) -> None:
+        shape = (-1, x.shape[3] // groups, 1)
+        arrays = (x.reshape(shape), dy.reshape(shape), dx.reshape(shape))
+        self._rnorm_dgrad(*arrays, size, alpha, beta, k)
+
+    def _rnorm_fprop(
+        self, x: Floats, y: Floats, size: int, alpha: float, beta: float, k: float
+    ) -> None:
+        settings = Settings(size, alpha, beta, k)
+        self._itemwise(lambda x, y: normalise(self._cores, x, y, settings), x, y)
+
+    def _rnorm_dgrad(
+        self, x: Floats, dy: Floats, dx: Floats, size: int, alpha: float, beta: float, k: float
+    ) -> None:
+        settings = Settings(size, alpha, beta, k)
+
+        def work(x: Floats, dy: Floats, dx: Floats) -> None:
+            normalise_dgrad(self._cores, x, dy, dx, settings)
+
+        self._itemwise(work, x, dy, dx)
+
+    # Pooling
+
+    def _maxpool_fprop(self, x: Floats, y: Floats, where: Ints, g: PoolGeometry) -> None:
+        taps = Taps.of(x, y, g)
+
+        def work(x: Floats, y: Floats, where: Ints) -> None:
+            maxpool(self._cores, x, y, where, taps)
+
+        self._itemwise(work, x, y, where)
+
+    def _maxpool_dgrad(self, dy: Floats, where: Ints, dx: Floats, g: PoolGeometry) -> None:
+        taps = Taps.of(dx, dy, g)
+
+        def work(dx: Floats, dy: Floats, where: Ints) -> None:
+            maxpool_dgrad(self._cores, dy, where, dx, taps)
+
+        self._itemwise(work, dx, dy, where)
+
+    def _avgpool_fprop(self, x: Floats, y: Floats, g: PoolGeometry) -> None:
+        taps = Taps.of(x, y, g)
+        pixels = taps.pixels(y)
+        self._itemwise(lambda x, y: avgpool(self._cores, x, y, taps, pixels), x, y)
+
+    def _avgpool_dgrad(self, dy: Floats, dx: Floats, g: PoolGeometry) -> None:
+        taps = Taps.of(dx, dy, g)
+        pixels = taps.pixels(dy)
+        self._itemwise(lambda dx, dy: avgpool_dgrad(self._cores, dy, dx, taps, pixels), dx, dy)
+
+    # Dropout
+
+    def _dropout(
+        self,
+        x: Floats,
+        y: Floats,
+        keep: float,
+        seed: int,
+        step: Any,
+        layer: int,
+        offset: int,
+        total: int,
+    ) -> None:
+        counter = int(step)
+        below = math.ceil(keep * 2**32)
+        features = x.size // len(x)
+
+        def work(x: Floats, y: Floats, images: Ints) -> None:
+            first, skipped = np.divmod(images * np.uint64(total) + np.uint64(offset), np.uint64(4))
+            # An image may begin and end within a block of four draws.
+            blocks = first[:, np.newaxis] + np.arange(features // 4 + 2, dtype=np.uint64)
+            words = philox.draws(blocks, seed=seed, step=counter, layer=layer)
+            kept = words.reshape(len(images), -1) < below
+            for image, skip in enumerate(skipped.tolist()):
+                select(kept[image, skip : skip + features], x[image], y[image])
+
+        rows = (x.reshape(-1, features), y.reshape(-1, features))
+        self._itemwise(work, *rows, np.arange(len(x), dtype=np.uint64))
+
+    # Loss
+
+    def _softmax_cross_entropy(
+        self,
+        logits: Floats,
+        labels: Ints,
+        loss: Floats,
+        dlogits: Floats,
+        top1: Floats,
+        top5: Floats,
+    ) -> None:
+        images = np.arange(len(logits))
+        label_logits = logits[images, labels][:, np.newaxis]
+        above = np.count_nonzero(logits > label_logits, axis=1)
+        equal = np.count_nonzero(logits == label_logits, axis=1)
+        for error, k in ((top1, 1), (top5, 5)):
+            credit = np.clip((k - above) / np.maximum(equal, 1), 0, 1)
+            # Not even the label's own logit equals it if it is NaN: no credit then.
+            error[...] = 1 - np.mean(credit * (equal > 0))
+        with np.errstate(all="ignore"):
+            shifted = logits - logits.max(axis=1, keepdims=True)
+            np.exp(shifted, out=dlogits)
+            sums = dlogits.sum(axis=1, keepdims=True)
+            loss[...] = np.mean(np.log(sums[:, 0]) - shifted[images, labels])
+            dlogits /= sums
+            dlogits[images, labels] -= 1
+            dlogits /= len(logits)
+
+    # Learning
+
+    def _sgd_update(
+        self, w: Floats, v: Floats, dw: Floats, lr: Any, momentum: float, weight_decay: float
+    ) -> None:
+        rate = float(lr)
+        if rate == 0:
+            return
+
+        def work(w: Floats, v: Floats, dw: Floats) -> None:
+            change = self._cores.scratch("change", w.shape)
+            v *= momentum
+            if weight_decay:
+                v -= np.multiply(w, weight_decay * rate, out=change)
+            v -= np.multiply(dw, rate, out=change)
+            w += v
+
+        self._elementwise(work, w, v, dw)
+
+    # Exchange: all devices share the host's memory
+
+    def _exchange_gather(self, parts: Sequence[Floats], whole: Floats) -> None:
+        np.concatenate(parts, axis=-1, out=whole)
+
+    def _exchange_scatter_add(self, dwholes: Sequence[Floats], dpart: Floats, start: int) -> None:
+        channels = slice(start, start + dpart.shape[-1])
+        np.copyto(dpart, dwholes[0][..., channels])
+        with np.errstate(all="ignore"):
+            for dwhole in dwholes[1:]:
+                dpart += dwhole[..., channels]
+
+
+def _groups(w_shape: tuple[int, ...], count: int) -> list[tuple[slice, slice]]:
+    """The channels of x and the filters of each group, for filters (K, R, S, C / groups)."""
+    channels, filters = w_shape[3], w_shape[0] // count
+    return [
+        (slice(i * channels, (i + 1) * channels), slice(i * filters, (i + 1) * filters))
+        for i in range(count)
+    ]
+
+
+def _by_row(filters: Floats) -> Floats:
+    """(R, S, inputs, outputs) of any strides as one matrix (S * inputs, outputs) for each row."""
+    r, s, inputs, outputs = filters.shape
+    return np.ascontiguousarray(filters).reshape(r, s * inputs, outputs)

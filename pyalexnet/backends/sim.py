@@ -1,0 +1,93 @@
+"""The CUDA kernels without a GPU: each of their threads is run on the CPU, in a chosen order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pyalexnet.backends.base import Array, Shape
+from pyalexnet.backends.host import HostBackend
+from pyalexnet.backends.kernels import KernelBackend, extension
+from pyalexnet.errors import ArgumentError
+
+
+class SimBackend(KernelBackend, HostBackend):
+    """An emulated GPU. Its arrays are NumPy arrays in the memory of that device.
+
+    Operations also take NumPy arrays in memory of the host, as no GPU would. They have ended when
+    they return.
+    """
+
+    name = "sim"
+    _extension: ClassVar[tuple[str, str]] = (
+        "_sim",
+        "install pyalexnet with its extension modules: pip install pyalexnet",
+    )
+
+    def __init__(self, device: int = 0) -> None:
+        KernelBackend.__init__(self, extension(*self._extension))
+        HostBackend.__init__(self, device)
+        try:
+            self._arena = self.empty((0,), np.uint8)
+        except ValueError as error:
+            raise ArgumentError(f"{self.name}: {error}.") from error
+
+    def set_schedule(self, seed: int) -> None:
+        """Set the order in which blocks and threads run, for every instance of this backend.
+
+        Args:
+            seed: 0 for the natural order; another for a permutation of the blocks, the threads of
+                each, and who goes first after a barrier. Results must not depend on it.
+        """
+        self._ext.set_schedule(seed)
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        x = super().asarray(x, dtype)
+        if self._ext.device_of(x) == self.device:
+            return x
+        own = self.empty(x.shape, x.dtype)
+        own[...] = x
+        return own
+
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.array(x)
+
+    def empty(self, shape: Shape, dtype: Any = np.float32) -> Array:
+        return self._ext.empty(shape, np.dtype(dtype), self.device)
+
+    def zeros(self, shape: Shape, dtype: Any = np.float32) -> Array:
+        x = self.empty(shape, dtype)
+        x[...] = 0
+        return x
+
+    def workspace(self, nbytes: int) -> Array | None:
+        if nbytes == 0:
+            return None
+        if nbytes > self._arena.size:
+            self._arena = self.empty((nbytes,), np.uint8)
+        return self._arena
+
+    def _lies_here(self, x: Array) -> bool:
+        return self._ext.device_of(x) in (self.device, _HOST)
+
+    def _stream(self) -> int:
+        return 0
+
+    @contextmanager
+    def _readable(self, arrays: Sequence[Array]) -> Iterator[list[Array]]:
+        for peer in {self._ext.device_of(array) for array in arrays} - {self.device, _HOST}:
+            self._ext.enable_peers(self.device, peer)
+        yield list(arrays)
+
+
+class SimcheckBackend(SimBackend):
+    """The emulation under a checker of races, bounds and uninitialised reads; ten times slower."""
+
+    name = "simcheck"
+    _extension = ("_simcheck", "build pyalexnet from source with -DPYALEXNET_SIMCHECK=ON")
+
+
+_HOST = -1  # what the extension module calls the device of memory that no device allocated

@@ -1,0 +1,33 @@
+"""Every exception that pyalexnet raises on purpose."""
+
+
+class PyalexnetError(Exception):
+    """Root of the package's exceptions; its text is one sentence for the user."""
+
+
+class ArgumentError(PyalexnetError, ValueError):
+    """An argument was refused; the text names it, what came and what was expected."""
+
+
+class BackendUnavailable(PyalexnetError, RuntimeError):
+    """A backend cannot run here; the text says why, and what to install."""
+
+
+class KernelError(PyalexnetError, RuntimeError):
+    """A kernel could not be launched, or failed or broke a rule while it ran."""
+
+
+class DataError(PyalexnetError):
+    """A data set is missing, damaged or of an unexpected shape."""
+
+
+class CheckpointError(PyalexnetError):
+    """A checkpoint could not be written, or did not pass a check on reading."""
+
+
+class RunError(PyalexnetError):
+    """A run folder cannot be made or written, is in use, or does not exist."""
+
+
+class TrainingError(PyalexnetError):
+    """Training cannot go on, for instance because the loss is no longer finite."""
