@@ -1,0 +1,108 @@
+"""Which backends the tests run on, and what each marker leaves out.
+
+Every test that takes the fixture `be` runs on numpy, on sim in natural order and in three seeded
+orders, on simcheck and on cuda. What a run leaves out is deselected when it is collected, so that
+no skip hides among the passes, and the report's header says which backends run and why the others
+do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from variants import EVERY, REQUIRED, SELECTION, Variant, missing, selected
+
+MARKERS = {
+    "gpu": "needs an NVIDIA GPU; left out where there is none, unless -m names it",
+    "two_gpus": "needs two NVIDIA GPUs; left out where there are fewer, unless -m names it",
+    "slow": "takes more than a few seconds; left out unless -m names it",
+    "big": "too large for simcheck, which leaves it out",
+    "peer": "compares with PyTorch; left out where it is not installed, unless -m names it",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+def pytest_report_header() -> str:
+    runs, left_out = [], []
+    for name in (*REQUIRED, "cuda"):
+        if name not in selected():
+            left_out.append(f"{name}: not in {SELECTION}")
+        elif reason := missing(name):
+            left_out.append(f"{name}: {reason}")
+        else:
+            runs.append(name)
+    return f"backends: {', '.join(runs) or 'none'}" + "".join(f"; not {one}" for one in left_out)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kept: list[pytest.Item] = []
+    deselected: list[pytest.Item] = []
+    for item in items:
+        (kept if runs_here(item, config.getoption("-m")) else deselected).append(item)
+    items[:] = kept
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+
+
+def runs_here(item: pytest.Item, named_markers: str) -> bool:
+    """Whether this run is meant to hold, and can hold, this test."""
+    backend = backend_of(item)
+    if backend and backend not in selected():
+        return False
+    if backend in REQUIRED and (reason := missing(backend)):
+        raise pytest.UsageError(
+            f"The tests need the backend {backend}: {reason} "
+            f"(To go on without it, name the others in {SELECTION}.)"
+        )
+    if backend == "simcheck" and item.get_closest_marker("big"):
+        return False
+    if item.get_closest_marker("slow") and "slow" not in named_markers:
+        return False
+    if item.get_closest_marker("peer") and "peer" not in named_markers and not find_spec("torch"):
+        return False
+    if item.get_closest_marker("two_gpus") and "two_gpus" not in named_markers:
+        return gpus() >= 2
+    if item.get_closest_marker("gpu") and "gpu" not in named_markers:
+        return missing("cuda") is None
+    return True
+
+
+def backend_of(item: pytest.Item) -> str | None:
+    """Name of the backend that the test's fixture `be` will be."""
+    call = getattr(item, "callspec", None)
+    variant = call.params.get("be") if call else None
+    return variant.backend if isinstance(variant, Variant) else None
+
+
+def gpus() -> int:
+    """GPUs that CuPy sees; none where the backend cannot run at all."""
+    if missing("cuda"):
+        return 0
+    import cupy
+
+    return int(cupy.cuda.runtime.getDeviceCount())
+
+
+@pytest.fixture(params=EVERY)
+def be(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The backend under test."""
+    variant: Variant = request.param
+    backend = variant.open()
+    yield backend
+    variant.close(backend)
+
+
+@pytest.fixture(scope="session")
+def torch() -> Any:
+    """PyTorch, imported by none but the tests that compare with it."""
+    import torch
+
+    return torch

@@ -1,0 +1,108 @@
+"""One small call of every op: for the tests of what all ops have in common.
+
+test_examples.py holds that no op is missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import oracle
+from samples import classes, few_values, normal
+from shapes import CONVS, LRNS, POOLS, RNORMS
+
+CONV, LRN, RNORM, POOL = CONVS[1], LRNS[1], RNORMS[0], POOLS[1]
+DRAW: dict[str, Any] = {"keep": 0.3, "seed": 11, "step": 7, "layer": 2}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A call `op(*inputs, **parameters)`; the inputs are NumPy arrays, or lists of them."""
+
+    op: str
+    inputs: dict[str, Any]
+    parameters: dict[str, Any]
+
+    def __str__(self) -> str:
+        return self.op
+
+
+def _convolutions() -> list[Example]:
+    x, w, b, dy = normal(*CONV.x), normal(*CONV.w), normal(CONV.w[0]), normal(*CONV.y)
+    return [
+        Example("conv_fprop", {"x": x, "w": w, "b": b}, CONV.geometry),
+        Example("conv_dgrad", {"dy": dy, "w": w}, {"x_shape": CONV.x, **CONV.geometry}),
+        Example("conv_wgrad", {"x": x, "dy": dy}, {"w_shape": CONV.w, **CONV.geometry}),
+    ]
+
+
+def _linears() -> list[Example]:
+    x, w, b, dy = normal(3, 7), normal(5, 7), normal(5), normal(3, 5)
+    return [
+        Example("linear_fprop", {"x": x, "w": w, "b": b}, {}),
+        Example("linear_dgrad", {"dy": dy, "w": w}, {}),
+        Example("linear_wgrad", {"x": x, "dy": dy}, {}),
+    ]
+
+
+def _neurons() -> list[Example]:
+    x, dy = normal(3, 5, 2), normal(3, 5, 2, seed=1)
+    return [
+        Example("relu_fprop", {"x": x}, {}),
+        Example("relu_dgrad", {"y": x, "dy": dy}, {}),
+        Example("tanh_fprop", {"x": x}, {}),
+        Example("tanh_dgrad", {"y": np.tanh(x), "dy": dy}, {}),
+        Example("dropout_fprop", {"x": normal(3, 4, 3)}, DRAW),
+        Example("dropout_dgrad", {"dy": normal(3, 4, 3)}, DRAW),
+    ]
+
+
+def _norms() -> list[Example]:
+    return [
+        example
+        for name, case in (("lrn", LRN), ("rnorm", RNORM))
+        for example in (
+            Example(f"{name}_fprop", {"x": normal(*case.x)}, case.constants),
+            Example(
+                f"{name}_dgrad",
+                {"x": normal(*case.x), "dy": normal(*case.x, seed=1)},
+                case.constants,
+            ),
+        )
+    ]
+
+
+def _pools() -> list[Example]:
+    x, dy = few_values(*POOL.x), normal(*POOL.y)
+    back = {**POOL.geometry, "x_shape": POOL.x}
+    where = oracle.maxpool_fprop(x, **POOL.geometry)[1].astype(np.uint8)
+    return [
+        Example("maxpool_fprop", {"x": x}, POOL.geometry),
+        Example("maxpool_dgrad", {"dy": dy, "where": where}, back),
+        Example("avgpool_fprop", {"x": x}, POOL.geometry),
+        Example("avgpool_dgrad", {"dy": dy}, back),
+    ]
+
+
+def _rest() -> list[Example]:
+    wholes = [normal(2, 3, 8, seed=seed) for seed in (1, 2, 3)]
+    w, v, dw = (normal(4, 3, seed=seed) for seed in (1, 2, 3))
+    rates = {"lr": 0.25, "momentum": 0.5, "weight_decay": 0.5}
+    return [
+        Example("softmax_cross_entropy", {"logits": normal(4, 9), "labels": classes(4, 9)}, {}),
+        Example("sgd_update", {"w": w, "v": v, "dw": dw}, rates),
+        Example("exchange_gather", {"parts": wholes}, {}),
+        Example("exchange_scatter_add", {"dwholes": wholes}, {"start": 4, "channels": 4}),
+    ]
+
+
+EXAMPLES = {
+    example.op: example
+    for group in (_convolutions, _linears, _neurons, _norms, _pools, _rest)
+    for example in group()
+}
+# All but the update, which returns nothing and works in place.
+RETURNING = [example for op, example in EXAMPLES.items() if op != "sgd_update"]

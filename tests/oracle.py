@@ -1,0 +1,572 @@
+"""Every op of pyalexnet in float64 NumPy, written as on a board.
+
+Nothing here is shared with the package, and nothing here is fast. Where rounding matters an op
+returns `Exact`: the value, and the magnitude, which is the same expression with every product of
+inputs replaced by its absolute value. The magnitude is what a float32 result may be wrong in
+proportion to (tolerance.py). Ops that only choose among their inputs (ReLU, max-pool, dropout, the
+gather) return plain arrays, to be met exactly.
+
+Layouts: images and maps NHWC, filters KRSC (C per group), linear weights (out, in).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from math import ceil as round_up
+from types import EllipsisType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Numbers = NDArray[np.floating] | NDArray[np.integer]
+Pair = int | tuple[int, int]
+Sides = int | tuple[int, int, int, int]
+
+
+class Exact(NamedTuple):
+    """What float64 gives for one output of an op, and the scale of its rounding."""
+
+    value: Floats
+    magnitude: Floats
+
+
+def pair(stride: Pair) -> tuple[int, int]:
+    """A stride as (vertical, horizontal)."""
+    return (stride, stride) if isinstance(stride, int) else stride
+
+
+def sides(pad: Sides) -> tuple[int, int, int, int]:
+    """A padding as (top, bottom, left, right)."""
+    return (pad, pad, pad, pad) if isinstance(pad, int) else pad
+
+
+def double(x: Numbers) -> Floats:
+    """The same numbers in float64."""
+    return np.asarray(x, dtype=np.float64)
+
+
+# -------------------------------------------------------------------------------------- convolution
+
+
+class Window(NamedTuple):
+    """One output pixel of one group, and the block of the padded image that it sees."""
+
+    p: int
+    q: int
+    rows: slice
+    columns: slice
+    channels: slice
+    filters: slice
+
+
+def conv_windows(
+    padded_shape: tuple[int, int, int],
+    w_shape: tuple[int, int, int, int],
+    stride: Pair,
+    groups: int,
+) -> Iterator[Window]:
+    """All windows of filters (K, R, S, C / groups) over a padded image (H, W, C)."""
+    (H, W, C), (K, R, S, _) = padded_shape, w_shape
+    down, right = pair(stride)
+    P, Q = (H - R) // down + 1, (W - S) // right + 1
+    for p, q, g in product(range(P), range(Q), range(groups)):
+        yield Window(
+            p,
+            q,
+            slice(p * down, p * down + R),
+            slice(q * right, q * right + S),
+            slice(g * C // groups, (g + 1) * C // groups),
+            slice(g * K // groups, (g + 1) * K // groups),
+        )
+
+
+def padded(x: Floats, pad: Sides) -> Floats:
+    """x (N, H, W, C) with zeros around each image."""
+    top, bottom, left, right = sides(pad)
+    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+
+
+def conv_out_shape(
+    x_shape: tuple[int, int, int, int],
+    w_shape: tuple[int, int, int, int],
+    stride: Pair,
+    pad: Sides,
+) -> tuple[int, int, int, int]:
+    """(N, P, Q, K): as many whole filters as fit into the padded image."""
+    (N, H, W, _), (K, R, S, _) = x_shape, w_shape
+    top, bottom, left, right = sides(pad)
+    down, across = pair(stride)
+    return N, (H + top + bottom - R) // down + 1, (W + left + right - S) // across + 1, K
+
+
+def _conv(x: Floats, w: Floats, stride: Pair, pad: Sides, groups: int) -> Floats:
+    image = padded(x, pad)
+    y = np.zeros(conv_out_shape(x.shape, w.shape, stride, pad))
+    for at in conv_windows(image.shape[1:], w.shape, stride, groups):
+        seen = image[:, at.rows, at.columns, at.channels]
+        y[:, at.p, at.q, at.filters] = np.einsum("nrsc,krsc->nk", seen, w[at.filters])
+    return y
+
+
+def conv_fprop(
+    x: Numbers,
+    w: Numbers,
+    b: Numbers | None,
+    *,
+    stride: Pair,
+    pad: Sides,
+    groups: int = 1,
+    activation: str | None = None,
+) -> Exact:
+    """y[n,p,q,k] = f(b[k] + sum over r,s,c of w[k,r,s,c] x[n, p down + r, q right + s, c]).
+
+    x counts from the padded image's corner. The magnitude is the sum's, before f: neither ReLU nor
+    tanh enlarges an error.
+    """
+    x, w = double(x), double(w)
+    bias = np.zeros(w.shape[0]) if b is None else double(b)
+    total = _conv(x, w, stride, pad, groups) + bias
+    magnitude = _conv(abs(x), abs(w), stride, pad, groups) + abs(bias)
+    return Exact(activate(total, activation), magnitude)
+
+
+def _conv_dgrad(
+    dy: Floats, w: Floats, x_shape: tuple[int, ...], stride: Pair, pad: Sides, groups: int
+) -> Floats:
+    N, H, W, C = x_shape
+    top, _, left, _ = sides(pad)
+    d_image = padded(np.zeros((N, H, W, C)), pad)
+    for at in conv_windows(d_image.shape[1:], w.shape, stride, groups):
+        d_image[:, at.rows, at.columns, at.channels] += np.einsum(
+            "nk,krsc->nrsc", dy[:, at.p, at.q, at.filters], w[at.filters]
+        )
+    return d_image[:, top : top + H, left : left + W]
+
+
+def conv_dgrad(
+    dy: Numbers,
+    w: Numbers,
+    *,
+    x_shape: tuple[int, ...],
+    stride: Pair,
+    pad: Sides,
+    groups: int = 1,
+) -> Exact:
+    """Each output pixel gives dy w back to the pixels it saw; what falls on the padding is lost."""
+    dy, w = double(dy), double(w)
+    return Exact(
+        _conv_dgrad(dy, w, x_shape, stride, pad, groups),
+        _conv_dgrad(abs(dy), abs(w), x_shape, stride, pad, groups),
+    )
+
+
+def _conv_wgrad(
+    x: Floats, dy: Floats, w_shape: tuple[int, ...], stride: Pair, pad: Sides, groups: int
+) -> Floats:
+    K, R, S, C = w_shape
+    image = padded(x, pad)
+    dw = np.zeros(w_shape)
+    for at in conv_windows(image.shape[1:], (K, R, S, C), stride, groups):
+        seen = image[:, at.rows, at.columns, at.channels]
+        dw[at.filters] += np.einsum("nk,nrsc->krsc", dy[:, at.p, at.q, at.filters], seen)
+    return dw
+
+
+def conv_wgrad(
+    x: Numbers,
+    dy: Numbers,
+    *,
+    w_shape: tuple[int, ...],
+    stride: Pair,
+    pad: Sides,
+    groups: int = 1,
+) -> tuple[Exact, Exact]:
+    """dw: dy times what each output pixel saw, over all images and pixels. db: the sum of dy."""
+    x, dy = double(x), double(dy)
+    dw = Exact(
+        _conv_wgrad(x, dy, w_shape, stride, pad, groups),
+        _conv_wgrad(abs(x), abs(dy), w_shape, stride, pad, groups),
+    )
+    return dw, Exact(dy.sum(axis=(0, 1, 2)), abs(dy).sum(axis=(0, 1, 2)))
+
+
+# ------------------------------------------------------------------------------------------- linear
+
+
+def linear_fprop(
+    x: Numbers, w: Numbers, b: Numbers | None, *, activation: str | None = None
+) -> Exact:
+    """y[n,o] = f(b[o] + sum over i of x[n,i] w[o,i])."""
+    x, w = double(x), double(w)
+    bias = np.zeros(w.shape[0]) if b is None else double(b)
+    return Exact(activate(x @ w.T + bias, activation), abs(x) @ abs(w).T + abs(bias))
+
+
+def linear_dgrad(dy: Numbers, w: Numbers) -> Exact:
+    """dx[n,i] = sum over o of dy[n,o] w[o,i]."""
+    dy, w = double(dy), double(w)
+    return Exact(dy @ w, abs(dy) @ abs(w))
+
+
+def linear_wgrad(x: Numbers, dy: Numbers) -> tuple[Exact, Exact]:
+    """dw[o,i] = sum over n of dy[n,o] x[n,i]; db[o] = sum over n of dy[n,o]."""
+    x, dy = double(x), double(dy)
+    dw = Exact(dy.T @ x, abs(dy).T @ abs(x))
+    return dw, Exact(dy.sum(axis=0), abs(dy).sum(axis=0))
+
+
+# -------------------------------------------------------------------------------------- activations
+
+
+def relu(x: Numbers) -> Floats:
+    """max(x, 0); a NaN stays one."""
+    x = double(x)
+    return np.where(x <= 0, 0.0, x)
+
+
+def relu_dgrad(y: Numbers, dy: Numbers) -> Floats:
+    """dy where the output was positive."""
+    return np.where(double(y) > 0, double(dy), 0.0)
+
+
+def tanh(x: Numbers) -> Exact:
+    """tanh x; its own size is its magnitude."""
+    y = np.tanh(double(x))
+    return Exact(y, abs(y))
+
+
+def tanh_dgrad(y: Numbers, dy: Numbers) -> Exact:
+    """dy (1 - y^2)."""
+    y, dy = double(y), double(dy)
+    return Exact(dy * (1 - y * y), abs(dy) * (1 + y * y))
+
+
+def activate(x: Floats, activation: str | None) -> Floats:
+    """The activation that conv and linear may apply to their sums."""
+    if activation == "relu":
+        return relu(x)
+    return double(np.tanh(x)) if activation == "tanh" else x
+
+
+# --------------------------------------------------------------------------- response normalisation
+
+Index = tuple[slice | EllipsisType, ...]
+
+
+def clipped(centre: int, size: int, low: int, high: int) -> slice:
+    """The window of `size` that starts size // 2 before `centre`, cut to low .. high - 1."""
+    start = centre - size // 2
+    return slice(max(start, low), min(start + size, high))
+
+
+def across_channels(x_shape: tuple[int, ...], size: int, groups: int) -> list[tuple[Index, Index]]:
+    """LRN: each channel, and the channels of its own group that normalise it."""
+    C = x_shape[-1]
+    per_group = C // groups
+    windows: list[tuple[Index, Index]] = []
+    for i in range(C):
+        first = i // per_group * per_group
+        windows.append(((..., slice(i, i + 1)), (..., clipped(i, size, first, first + per_group))))
+    return windows
+
+
+def within_map(x_shape: tuple[int, ...], size: int) -> list[tuple[Index, Index]]:
+    """Same-map norm: each pixel, and the pixels of the same map that normalise it."""
+    _, H, W, _ = x_shape
+    return [
+        (
+            (slice(None), slice(h, h + 1), slice(w, w + 1)),
+            (slice(None), clipped(h, size, 0, H), clipped(w, size, 0, W)),
+        )
+        for h, w in product(range(H), range(W))
+    ]
+
+
+class Norm(NamedTuple):
+    """Windows (pairs of indices), the axes they extend over, and the constants of the formula."""
+
+    windows: list[tuple[Index, Index]]
+    axes: tuple[int, ...]
+    alpha: float
+    beta: float
+    k: float
+
+    def denominator(self, x: Floats) -> Floats:
+        """D_i = k + alpha times the sum of x_j^2 over i's window."""
+        D = np.zeros_like(x)
+        for centre, window in self.windows:
+            D[centre] = self.k + self.alpha * (x[window] ** 2).sum(axis=self.axes, keepdims=True)
+        return D
+
+    def fprop(self, x: Floats) -> Exact:
+        """y_i = x_i D_i^-beta."""
+        y = x * self.denominator(x) ** -self.beta
+        return Exact(y, abs(y))
+
+    def dgrad(self, x: Floats, dy: Floats) -> Exact:
+        """Each output y_i = x_i D_i^-beta sends its gradient to x_i and to all x_j in its D_i."""
+        D = self.denominator(x)
+        dx = dy * D**-self.beta
+        magnitude = abs(dx)
+        # dL/dD_i, times dD_i/dx_j = 2 alpha x_j for every j of i's window.
+        dD = -self.beta * dy * x * D ** (-self.beta - 1)
+        for centre, window in self.windows:
+            dx[window] += dD[centre] * 2 * self.alpha * x[window]
+            magnitude[window] += abs(dD[centre] * 2 * self.alpha * x[window])
+        return Exact(dx, magnitude)
+
+
+def lrn_fprop(
+    x: Numbers, *, size: int, alpha: float, beta: float, k: float, groups: int = 1
+) -> Exact:
+    """Paper section 3.3: across channels, the window clipped at the group's edge."""
+    x = double(x)
+    return Norm(across_channels(x.shape, size, groups), (-1,), alpha, beta, k).fprop(x)
+
+
+def lrn_dgrad(
+    x: Numbers,
+    dy: Numbers,
+    *,
+    size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    groups: int = 1,
+) -> Exact:
+    """The gradient of lrn_fprop."""
+    x, dy = double(x), double(dy)
+    return Norm(across_channels(x.shape, size, groups), (-1,), alpha, beta, k).dgrad(x, dy)
+
+
+def rnorm_fprop(x: Numbers, *, size: int, alpha: float, beta: float, k: float) -> Exact:
+    """cuda-convnet's same-map norm: size x size pixels of one map, clipped at the border."""
+    x = double(x)
+    return Norm(within_map(x.shape, size), (1, 2), alpha, beta, k).fprop(x)
+
+
+def rnorm_dgrad(
+    x: Numbers, dy: Numbers, *, size: int, alpha: float, beta: float, k: float
+) -> Exact:
+    """The gradient of rnorm_fprop."""
+    x, dy = double(x), double(dy)
+    return Norm(within_map(x.shape, size), (1, 2), alpha, beta, k).dgrad(x, dy)
+
+
+# ------------------------------------------------------------------------------------------ pooling
+
+
+def pool_starts(length: int, size: int, stride: int, ceil: bool) -> list[int]:
+    """First pixel of each window along one axis; with ceil, those that start inside the image."""
+    if not ceil:
+        return list(range(0, length - size + 1, stride))
+    windows = round_up((length - size) / stride) + 1
+    return [i * stride for i in range(windows) if i * stride < length]
+
+
+def pool_windows(
+    x_shape: tuple[int, ...], size: int, stride: int, ceil: bool
+) -> Iterator[tuple[int, int, slice, slice]]:
+    """(p, q, rows, columns) of every window; slices end at the image's border by themselves."""
+    _, H, W, _ = x_shape
+    rows, columns = pool_starts(H, size, stride, ceil), pool_starts(W, size, stride, ceil)
+    for (p, top), (q, left) in product(enumerate(rows), enumerate(columns)):
+        yield p, q, slice(top, min(top + size, H)), slice(left, min(left + size, W))
+
+
+def pool_out_shape(
+    x_shape: tuple[int, ...], size: int, stride: int, ceil: bool
+) -> tuple[int, int, int, int]:
+    """(N, P, Q, C)."""
+    N, H, W, C = x_shape
+    P, Q = (len(pool_starts(length, size, stride, ceil)) for length in (H, W))
+    return N, P, Q, C
+
+
+def maxpool_fprop(
+    x: Numbers, *, size: int, stride: int, ceil: bool = True
+) -> tuple[Floats, NDArray[np.int64]]:
+    """The largest of each window, and its place r size + s: the first in row-major order of equals.
+
+    A NaN counts as larger than any number, and the first NaN as the largest of all.
+    """
+    x = double(x)
+    shape = pool_out_shape(x.shape, size, stride, ceil)
+    y, where = np.zeros(shape), np.zeros(shape, dtype=np.int64)
+    for p, q, rows, columns in pool_windows(x.shape, size, stride, ceil):
+        seen = x[:, rows, columns]
+        N, _, width, C = seen.shape
+        first = seen.reshape(N, -1, C).argmax(axis=1)
+        y[:, p, q] = np.take_along_axis(seen.reshape(N, -1, C), first[:, None], axis=1)[:, 0]
+        where[:, p, q] = first // width * size + first % width
+    return y, where
+
+
+def maxpool_dgrad(
+    dy: Numbers,
+    where: NDArray[np.int64],
+    *,
+    x_shape: tuple[int, ...],
+    size: int,
+    stride: int,
+    ceil: bool = True,
+) -> Exact:
+    """Each window gives its dy to the pixel it chose; overlapping windows add up."""
+    dy = double(dy)
+    dx, magnitude = np.zeros(x_shape), np.zeros(x_shape)
+    for p, q, rows, columns in pool_windows(x_shape, size, stride, ceil):
+        for n, c in np.ndindex(x_shape[0], x_shape[3]):
+            r, s = divmod(int(where[n, p, q, c]), size)
+            dx[n, rows.start + r, columns.start + s, c] += dy[n, p, q, c]
+            magnitude[n, rows.start + r, columns.start + s, c] += abs(dy[n, p, q, c])
+    return Exact(dx, magnitude)
+
+
+def avgpool_fprop(x: Numbers, *, size: int, stride: int, ceil: bool = True) -> Exact:
+    """The mean of the pixels of each window that lie inside the image (cuda-convnet's rule)."""
+    x = double(x)
+    shape = pool_out_shape(x.shape, size, stride, ceil)
+    y, magnitude = np.zeros(shape), np.zeros(shape)
+    for p, q, rows, columns in pool_windows(x.shape, size, stride, ceil):
+        y[:, p, q] = x[:, rows, columns].mean(axis=(1, 2))
+        magnitude[:, p, q] = abs(x[:, rows, columns]).mean(axis=(1, 2))
+    return Exact(y, magnitude)
+
+
+def avgpool_dgrad(
+    dy: Numbers, *, x_shape: tuple[int, ...], size: int, stride: int, ceil: bool = True
+) -> Exact:
+    """Each window shares its dy equally among the pixels that it averaged."""
+    dy = double(dy)
+    dx, magnitude = np.zeros(x_shape), np.zeros(x_shape)
+    for p, q, rows, columns in pool_windows(x_shape, size, stride, ceil):
+        pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
+        dx[:, rows, columns] += dy[:, p, q][:, None, None] / pixels
+        magnitude[:, rows, columns] += abs(dy[:, p, q])[:, None, None] / pixels
+    return Exact(dx, magnitude)
+
+
+# ------------------------------------------------------------------------------------------ dropout
+
+LOW_WORD = 0xFFFFFFFF
+
+
+def philox4x32(counter: Sequence[Numbers | int], key: tuple[int, int]) -> list[NDArray[np.uint64]]:
+    """Philox4x32-10 (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011).
+
+    `counter`: four words, lowest first, each a number or an array. Returns the four output words.
+    """
+    c0, c1, c2, c3 = np.broadcast_arrays(*(np.asarray(word, dtype=np.uint64) for word in counter))
+    k0, k1 = key
+    for _ in range(10):
+        left, right = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)  # 64-bit products
+        c0, c1, c2, c3 = (
+            (right >> np.uint64(32)) ^ c1 ^ np.uint64(k0),
+            right & np.uint64(LOW_WORD),
+            (left >> np.uint64(32)) ^ c3 ^ np.uint64(k1),
+            left & np.uint64(LOW_WORD),
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & LOW_WORD, (k1 + 0xBB67AE85) & LOW_WORD
+    return [c0, c1, c2, c3]
+
+
+def dropout_draws(
+    shape: tuple[int, ...],
+    *,
+    seed: int,
+    step: int,
+    layer: int,
+    offset: int = 0,
+    total: int | None = None,
+) -> NDArray[np.uint64]:
+    """The 32-bit draw of every element of a batch: element e is word e % 4 of block e // 4."""
+    images, features = shape[0], int(np.prod(shape[1:]))
+    image, feature = np.indices((images, features), dtype=np.uint64)
+    e = image * np.uint64(features if total is None else total) + np.uint64(offset) + feature
+    block = e // np.uint64(4)
+    words = philox4x32(
+        (block & np.uint64(LOW_WORD), step, layer, block >> np.uint64(32)),
+        (seed & LOW_WORD, seed >> 32),
+    )
+    return np.choose((e % np.uint64(4)).astype(np.intp), words).reshape(shape)
+
+
+def dropout(
+    x: Numbers,
+    *,
+    keep: float,
+    seed: int,
+    step: int,
+    layer: int,
+    offset: int = 0,
+    total: int | None = None,
+) -> Floats:
+    """x where the draw, as a fraction of 2^32, is below keep; else 0. No rescaling (2012 rule)."""
+    draws = dropout_draws(x.shape, seed=seed, step=step, layer=layer, offset=offset, total=total)
+    return np.where(draws.astype(np.float64) < keep * 2.0**32, double(x), 0.0)
+
+
+# ------------------------------------------------------------------------------ softmax, top-k, sgd
+
+
+def softmax_cross_entropy(logits: Numbers, labels: Numbers) -> tuple[Exact, Exact]:
+    """loss = mean of log(sum of exp z) - z[label]; dlogits = (softmax - onehot) / N.
+
+    Magnitudes, with t = z - max z, p = softmax, S = sum of exp t: exp, log and the division each
+    add a constant number of units (tolerance.py counts 24), and rounding t once by a relative u
+    changes exp t by u |t|, so that S and p are as uncertain as 1 + the sum of p |t| / 8.
+    """
+    z = double(logits)
+    rows = np.arange(len(z))
+    t = z - z.max(axis=1, keepdims=True)
+    S = np.exp(t).sum(axis=1, keepdims=True)
+    p = np.exp(t) / S
+    unsure = 1 + (p * abs(t)).sum(axis=1, keepdims=True) / 8
+    onehot = np.zeros_like(z)
+    onehot[rows, labels] = 1
+    loss = Exact(
+        np.asarray((np.log(S[:, 0]) - t[rows, labels]).mean()),
+        np.asarray((unsure[:, 0] + np.log(S[:, 0]) + abs(t[rows, labels]) / 8).mean()),
+    )
+    return loss, Exact((p - onehot) / len(z), (p * (unsure + abs(t) / 8) + onehot) / len(z))
+
+
+def topk_error(logits: Numbers, labels: Numbers, k: int) -> float:
+    """1 - mean credit; credit = clamp((k - g) / t, 0, 1), g logits above the label's, t equal.
+
+    A label whose logit is NaN equals nothing, itself included, and gets no credit.
+    """
+    credit = 0.0
+    for z, label in zip(double(logits), np.asarray(labels), strict=True):
+        above, equal = int((z > z[label]).sum()), int((z == z[label]).sum())
+        credit += min(max((k - above) / equal, 0.0), 1.0) if equal else 0.0
+    return 1 - credit / len(labels)
+
+
+def sgd_update(
+    w: Numbers, v: Numbers, dw: Numbers, *, lr: float, momentum: float, weight_decay: float
+) -> tuple[Exact, Exact]:
+    """Paper section 5: v = momentum v - weight_decay lr w - lr dw; w = w + v. Returns (w, v)."""
+    w, v, dw = double(w), double(v), double(dw)
+    if lr == 0:
+        return Exact(w, np.zeros_like(w)), Exact(v, np.zeros_like(v))
+    step = momentum * v - weight_decay * lr * w - lr * dw
+    size = abs(momentum * v) + abs(weight_decay * lr * w) + abs(lr * dw)
+    return Exact(w + step, abs(w) + size), Exact(step, size)
+
+
+# ----------------------------------------------------------------------------------------- exchange
+
+
+def exchange_gather(parts: Sequence[Numbers]) -> Floats:
+    """The towers' maps side by side."""
+    return np.concatenate([double(part) for part in parts], axis=-1)
+
+
+def exchange_scatter_add(dwholes: Sequence[Numbers], *, start: int, channels: int) -> Exact:
+    """A tower's share of the gradient of everybody who read its maps."""
+    shares = [double(dwhole)[..., start : start + channels] for dwhole in dwholes]
+    return Exact(sum(shares[1:], shares[0]), sum(map(abs, shares[1:]), abs(shares[0])))

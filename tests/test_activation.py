@@ -1,0 +1,115 @@
+"""ReLU and tanh: values, gradients, in place, and numbers that are none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import oracle
+from differences import Op, Oracle, assert_gradient, gradient
+from oracle import Exact
+from samples import normal, on_grid
+from tolerance import FUNCTION, SUM, assert_close, assert_same, same_bits
+from trial import run
+
+EACH_SHAPE = pytest.mark.parametrize(
+    "shape",
+    [(2, 7, 5, 6), (1,), (3, 1031), (), pytest.param((3, 70001), marks=pytest.mark.big)],
+    ids=str,
+)
+EDGES = np.array(
+    [0.0, -0.0, 1e-45, -1e-45, np.inf, -np.inf, np.nan, 3e38, -3e38, 88.0, -88.0], dtype=np.float32
+)
+# 1 - y^2 also inherits the rounding of y: 2 y^2 times it, less than the magnitude.
+TANH_GRADIENT = SUM + FUNCTION
+
+
+@EACH_SHAPE
+def test_relu(be: Any, shape: tuple[int, ...]) -> None:
+    x, dy = normal(*shape, seed=1), normal(*shape, seed=2)
+    (y,) = run(be, "relu_fprop", x)
+    assert_same(y, oracle.relu(x))
+    (dx,) = run(be, "relu_dgrad", y, dy)
+    assert_same(dx, oracle.relu_dgrad(y, dy))
+
+
+@EACH_SHAPE
+def test_tanh(be: Any, shape: tuple[int, ...]) -> None:
+    x, dy = normal(*shape, seed=1), normal(*shape, seed=2)
+    (y,) = run(be, "tanh_fprop", x)
+    assert_close(y, oracle.tanh(x), FUNCTION)
+    (dx,) = run(be, "tanh_dgrad", y, dy)
+    assert_close(dx, oracle.tanh_dgrad(y, dy))
+
+
+def test_relu_at_the_edges(be: Any) -> None:
+    (y,) = run(be, "relu_fprop", EDGES)
+    assert_array_equal(y, oracle.relu(EDGES).astype(np.float32))
+    (dx,) = run(be, "relu_dgrad", y, np.full_like(EDGES, 2))
+    assert_array_equal(dx, np.where(y > 0, np.float32(2), np.float32(0)))
+
+
+def test_relu_gradient_of_nan_passes(be: Any) -> None:
+    (dx,) = run(be, "relu_dgrad", np.ones(2, np.float32), np.array([np.nan, 1], np.float32))
+    assert_array_equal(dx, [np.nan, 1])
+
+
+def test_tanh_at_the_edges(be: Any) -> None:
+    """Small numbers keep their relative precision; large ones saturate at exactly 1."""
+    (y,) = run(be, "tanh_fprop", EDGES)
+    assert_array_equal(np.isnan(y), np.isnan(EDGES))
+    numbers = ~np.isnan(EDGES)
+    assert_close(y[numbers], oracle.tanh(EDGES[numbers]), FUNCTION)
+    tiny = np.array([1e-4, -1e-6, 1e-30], dtype=np.float32)
+    assert_close(run(be, "tanh_fprop", tiny)[0], oracle.tanh(tiny), FUNCTION)
+
+
+def test_tanh_gradient_by_differences(be: Any) -> None:
+    op = Op(
+        lambda x: run(be, "tanh_fprop", x)[0],
+        lambda x, dy: run(be, "tanh_dgrad", run(be, "tanh_fprop", x)[0], dy)[0],
+    )
+    exact = Oracle(oracle.tanh, lambda x, dy: oracle.tanh_dgrad(np.tanh(oracle.double(x)), dy))
+    x, dy = on_grid(3, 7), normal(3, 7, seed=1)
+    assert_gradient(op, exact, gradient(np.tanh, x, dy), x, dy, TANH_GRADIENT)
+
+
+def test_relu_gradient_by_differences(be: Any) -> None:
+    x = np.where(abs(on_grid(3, 7)) < 0.25, np.float32(0.75), on_grid(3, 7))  # away from the kink
+    op = Op(
+        lambda x: run(be, "relu_fprop", x)[0],
+        lambda x, dy: run(be, "relu_dgrad", run(be, "relu_fprop", x)[0], dy)[0],
+    )
+
+    def forward(x: Any) -> Exact:
+        return Exact(oracle.relu(x), abs(oracle.relu(x)))
+
+    def backward(x: Any, dy: Any) -> Exact:
+        dx = oracle.relu_dgrad(x, dy)
+        return Exact(dx, abs(dx))
+
+    dy = normal(3, 7, seed=1)
+    slopes = gradient(oracle.relu, x, dy)
+    assert_gradient(op, Oracle(forward, backward), slopes, x, dy)
+
+
+@pytest.mark.parametrize("op", ["relu_fprop", "tanh_fprop"])
+def test_fprop_in_place(be: Any, op: str) -> None:
+    x = normal(3, 5, seed=1)
+    (apart,) = run(be, op, x)
+    here = be.asarray(x.copy())
+    assert getattr(be, op)(here, out=here) is here
+    assert same_bits(be.to_numpy(here), apart)
+
+
+@pytest.mark.parametrize("op", ["relu_dgrad", "tanh_dgrad"])
+@pytest.mark.parametrize("over", [0, 1], ids=["y", "dy"])
+def test_dgrad_in_place(be: Any, op: str, over: int) -> None:
+    y, dy = np.tanh(normal(3, 5, seed=1)), normal(3, 5, seed=2)
+    (apart,) = run(be, op, y, dy)
+    here = be.asarray(y.copy()), be.asarray(dy.copy())
+    getattr(be, op)(*here, out=here[over])
+    assert same_bits(be.to_numpy(here[over]), apart)

@@ -1,0 +1,158 @@
+"""The extension module called directly: whatever it accepts stays within its arrays.
+
+The backends check arguments first, so that these refusals are a second line. They have to hold
+alone: a kernel that is given wrong sizes writes over foreign memory. The checker tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from examples import EXAMPLES, Example
+from trial import as_tuple, place
+from variants import SIMCHECK, parameters
+
+CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
+EACH_OP = pytest.mark.parametrize("example", EXAMPLES.values(), ids=str)
+# What pybind11 and the bindings raise for what they do not take. The checker's findings are
+# RuntimeErrors.
+REFUSED = (ValueError, TypeError)
+Arguments = list[Any]
+
+
+class Recorder:
+    """Stands before an extension module and keeps the arguments of its last call."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.function: Any = None
+        self.arguments: Arguments = []
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self.module, name)
+
+        def recording(*arguments: Any) -> Any:
+            self.function, self.arguments = function, list(arguments)
+            return function(*arguments)
+
+        return recording
+
+
+def call_of(be: Any, example: Example, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Arguments]:
+    """The extension's function behind an op, and arguments that it accepts."""
+    recorder = Recorder(be._ext)
+    monkeypatch.setattr(be, "_ext", recorder)
+    inputs = [place(be, value) for value in example.inputs.values()]
+    getattr(be, example.op)(*inputs, **example.parameters)
+    monkeypatch.undo()
+    return recorder.function, recorder.arguments
+
+
+def replaced(arguments: Arguments, index: int, value: Any) -> Arguments:
+    """The arguments with another value in one place."""
+    return [*arguments[:index], value, *arguments[index + 1 :]]
+
+
+def arrays(arguments: Arguments) -> Iterator[tuple[np.ndarray[Any, Any], Any]]:
+    """Every array among the arguments, and how to put another in its place."""
+    for index, argument in enumerate(arguments):
+        if isinstance(argument, np.ndarray):
+            yield argument, lambda other, i=index: replaced(arguments, i, other)
+        elif isinstance(argument, list):
+            for inner, array in enumerate(argument):
+                yield (
+                    array,
+                    lambda other, i=index, j=inner, whole=argument: replaced(
+                        arguments, i, replaced(whole, j, other)
+                    ),
+                )
+
+
+@CHECKED
+@EACH_OP
+def test_arrays_of_another_kind_are_refused(
+    be: Any, example: Example, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function, arguments = call_of(be, example, monkeypatch)
+    for array, instead in arrays(arguments):
+        swapped = array.dtype.newbyteorder() if array.itemsize > 1 else np.dtype(np.int8)
+        bad = [be.asarray(array.astype(np.complex64)), be.asarray(array.astype(swapped))]
+        if array.size > 1:
+            bad.append(be.asarray(np.repeat(array[..., None], 2, axis=-1))[..., 0])
+        for other in (*bad, object(), "x"):
+            with pytest.raises(REFUSED):
+                function(*instead(other))
+
+
+@CHECKED
+@EACH_OP
+def test_arrays_of_other_sizes_are_refused_or_harmless(
+    be: Any, example: Example, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One element fewer and one more along each axis; one axis more and one fewer; none at all."""
+    function, arguments = call_of(be, example, monkeypatch)
+    refused = 0
+    for array, instead in arrays(arguments):
+        shapes = [(1, *array.shape), array.shape[1:]]
+        for axis, length in enumerate(array.shape):
+            for other in (0, length - 1, length + 1):
+                shapes.append((*array.shape[:axis], other, *array.shape[axis + 1 :]))
+        for shape in shapes:
+            other_array = be.zeros(shape, array.dtype)
+            try:
+                function(*instead(other_array))
+            except REFUSED:
+                refused += 1
+    assert refused > 0
+    function(*arguments)  # nothing that went before has spoiled the module
+
+
+@CHECKED
+@EACH_OP
+def test_other_numbers_are_refused_or_harmless(
+    be: Any, example: Example, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strides, sizes, groups, offsets, and the number of the device (the last but one)."""
+    function, arguments = call_of(be, example, monkeypatch)
+    for index, argument in enumerate(arguments[:-1]):
+        if isinstance(argument, int):
+            for other in (argument - 1, argument + 1, 0, -1, 2**31 - 1, 2**31, -(2**31), 2**63 - 1):
+                try:
+                    function(*replaced(arguments, index, other))
+                except REFUSED:
+                    continue
+    function(*arguments)
+
+
+@CHECKED
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2,), object), ((-1,), np.float32), ((2**40, 2**40), np.float32)]
+)
+def test_memory_that_cannot_be(be: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    with pytest.raises(ValueError, match="empty: "):
+        be.empty(shape, dtype)
+
+
+@pytest.mark.parametrize("size", [3, 17])
+def test_a_forged_where_stays_within_the_image(be: Any, size: int) -> None:
+    """`where` names places beyond the window, and beyond the border of a clipped one."""
+    x = be.zeros((1, size + 2, size + 1, 2))
+    y, where = be.maxpool_fprop(x, size=size, stride=size)
+    dy = be.asarray(np.ones(y.shape, np.float32))
+    for place_named in (size * size - 1, size * size, np.iinfo(where.dtype).max):
+        forged = be.asarray(np.full(where.shape, place_named, where.dtype))
+        dx = be.maxpool_dgrad(dy, forged, x_shape=x.shape, size=size, stride=size)
+        assert be.to_numpy(dx).sum() <= y.size
+
+
+@pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
+def test_one_element_beyond_a_buffer_is_noticed(be: Any) -> None:
+    """The checker knows a view's own bounds, not only those of the memory that it lies in."""
+    memory = be.zeros((12,))
+    for op in ("relu_fprop", "tanh_fprop"):
+        for array in as_tuple(memory[4:8]):
+            assert be.to_numpy(getattr(be, op)(array)).sum() == 0

@@ -1,0 +1,123 @@
+"""Dropout: the mask of every element, whatever device, tower or batch it is drawn for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import oracle
+from samples import normal
+from tolerance import assert_same, same_bits
+from trial import run
+
+PASSES = pytest.mark.parametrize("op", ["dropout_fprop", "dropout_dgrad"])
+DRAW: dict[str, Any] = {"keep": 0.3, "seed": 11, "step": 7, "layer": 2}
+
+
+@PASSES
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *((3, 10), (2, 3, 5, 7), (2, 3, 5, 4), (1, 1), (5,), (4, 1031)),
+        *(pytest.param(shape, marks=pytest.mark.big) for shape in ((90, 1031), (3, 70001))),
+    ],
+    ids=str,
+)
+def test_mask(be: Any, op: str, shape: tuple[int, ...]) -> None:
+    x = normal(*shape)
+    (y,) = run(be, op, x, **DRAW)
+    assert_same(y, oracle.dropout(x, **DRAW))
+
+
+@PASSES
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 0},
+        {"seed": 2**32},  # only the key's high word
+        {"seed": 2**64 - 1},
+        {"step": 0},
+        {"step": 2**32 - 1},
+        {"layer": 0},
+        {"layer": 2**32 - 1},
+        {"offset": 5, "total": 18},  # a tower; 5 and 18 are no multiples of the block of 4
+        {"offset": 4, "total": 20},
+        {"offset": 3, "total": 2**33 + 1},  # element numbers that need the counter's high word
+        {"offset": 2**40 + 1, "total": 2**41},
+        {"keep": 0.0},
+        {"keep": 1.0},
+        {"keep": 2.0**-33},  # less than one draw in 2^32: only a draw of 0 is kept
+    ],
+    ids=str,
+)
+def test_every_argument_counts(be: Any, op: str, change: dict[str, Any]) -> None:
+    draw = {**DRAW, **change}
+    x = normal(3, 13)
+    (y,) = run(be, op, x, **draw)
+    assert_same(y, oracle.dropout(x, **draw))
+
+
+def test_keep_is_compared_in_all_32_bits(be: Any) -> None:
+    """An element is kept from the first probability above its draw on; float32 cannot tell."""
+    x = np.ones((1, 64), dtype=np.float32)
+    draws = oracle.dropout_draws(x.shape, seed=11, step=7, layer=2)[0]
+    for element in (0, 17, 63):
+        below = int(draws[element]) / 2**32
+        (y,) = run(be, "dropout_fprop", x, **{**DRAW, "keep": below})
+        assert y[0, element] == 0
+        for above in (below + 2.0**-33, below + 2.0**-32):
+            (y,) = run(be, "dropout_fprop", x, **{**DRAW, "keep": above})
+            assert y[0, element] == 1
+
+
+@pytest.mark.parametrize("offset", [0, 4, 5])
+@pytest.mark.parametrize("total", [16, 20, 21])
+def test_whole_blocks_of_four(be: Any, offset: int, total: int) -> None:
+    """A block's four draws serve four neighbours at once, wherever image and tower begin at one."""
+    draw = {**DRAW, "offset": offset, "total": total}
+    x = normal(3, 8)
+    (y,) = run(be, "dropout_fprop", x, **draw)
+    assert_same(y, oracle.dropout(x, **draw))
+
+
+def test_step_on_the_device(be: Any) -> None:
+    """A captured graph reads the step number where the last replay left it."""
+    x = normal(3, 13)
+    step = be.asarray(np.array(2**32 - 5, dtype=np.uint32))
+    (y,) = run(be, "dropout_fprop", x, **{**DRAW, "step": step})
+    assert_same(y, oracle.dropout(x, **{**DRAW, "step": 2**32 - 5}))
+
+
+def test_a_tower_masks_what_the_whole_layer_would(be: Any) -> None:
+    x = normal(4, 21)
+    (whole,) = run(be, "dropout_fprop", x, **DRAW)
+    for part in (slice(0, 10), slice(10, 21)):
+        (tower,) = run(be, "dropout_fprop", x[:, part].copy(), **DRAW, offset=part.start, total=21)
+        assert same_bits(tower, whole[:, part].copy())
+
+
+def test_dropped_means_zero(be: Any) -> None:
+    """The mask selects; it does not multiply, so that NaN and infinity are dropped as well."""
+    x = np.full((2, 50), np.nan, dtype=np.float32)
+    (y,) = run(be, "dropout_fprop", x, **DRAW)
+    kept = oracle.dropout(np.ones_like(x), **DRAW) == 1
+    assert 0 < kept.sum() < kept.size
+    np.testing.assert_array_equal(np.isnan(y), kept)
+    assert (y[~kept] == 0).all()
+
+
+def test_share_kept(be: Any) -> None:
+    """Ten thousand draws at .3: within five standard deviations."""
+    (y,) = run(be, "dropout_fprop", np.ones((10, 1000), np.float32), **DRAW)
+    assert abs(y.mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / y.size)
+
+
+@PASSES
+def test_in_place(be: Any, op: str) -> None:
+    x = normal(3, 13)
+    (apart,) = run(be, op, x, **DRAW)
+    here = be.asarray(x.copy())
+    assert getattr(be, op)(here, **DRAW, out=here) is here
+    assert same_bits(be.to_numpy(here), apart)

@@ -1,0 +1,92 @@
+"""Feature maps between towers: gathered side by side, their gradients cut and added."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import oracle
+import pyalexnet
+from oracle import double
+from samples import normal
+from tolerance import assert_close, assert_same, same_bits
+from trial import run
+from variants import NUMPY, SIM, SIMCHECK, parameters
+
+LEADS = [(2, 3, 5), (4,), (), (1, 1, 1)]
+WIDTHS = [(6,), (3, 5), (4, 1, 7), (1, 1), (130, 70), (4, 8)]
+HOSTS = parameters(NUMPY, SIM, SIMCHECK)
+
+
+@pytest.mark.parametrize("lead", LEADS, ids=str)
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+def test_gather(be: Any, lead: tuple[int, ...], widths: tuple[int, ...]) -> None:
+    parts = [normal(*lead, width, seed=i) for i, width in enumerate(widths)]
+    (whole,) = run(be, "exchange_gather", parts)
+    assert_same(whole, oracle.exchange_gather(parts))
+
+
+@pytest.mark.parametrize("lead", LEADS, ids=str)
+@pytest.mark.parametrize(("start", "channels"), [(0, 8), (4, 4), (0, 3), (3, 5), (7, 1)])
+@pytest.mark.parametrize("readers", [1, 2, 3])
+def test_scatter_add(
+    be: Any, lead: tuple[int, ...], start: int, channels: int, readers: int
+) -> None:
+    dwholes = [normal(*lead, 8, seed=i) for i in range(readers)]
+    cut = {"start": start, "channels": channels}
+    (dpart,) = run(be, "exchange_scatter_add", dwholes, **cut)
+    assert_close(dpart, oracle.exchange_scatter_add(dwholes, **cut))
+
+
+def test_scatter_add_adds_in_the_given_order(be: Any) -> None:
+    """(a + b) + c in float32: 1 is lost beside 2^24 unless it comes last."""
+    a, b, c = (np.full((1, 2), value, np.float32) for value in (2.0**24, -(2.0**24), 1.0))
+    for order, total in (((a, b, c), 1), ((a, c, b), 0), ((c, a, b), 0)):
+        (dpart,) = run(be, "exchange_scatter_add", list(order), start=0, channels=2)
+        assert (dpart == total).all()
+
+
+def test_scatter_add_is_the_adjoint_of_gather(be: Any) -> None:
+    """<gather(parts), dwhole> = sum of <part, its share of dwhole>: copies, so without error."""
+    parts = [normal(2, 3, width, seed=width) for width in (4, 1, 7)]
+    (whole,) = run(be, "exchange_gather", parts)
+    dwhole = normal(2, 3, 12)
+    starts = (0, 4, 5)
+    shares = [
+        run(be, "exchange_scatter_add", [dwhole], start=start, channels=part.shape[-1])[0]
+        for start, part in zip(starts, parts, strict=True)
+    ]
+    assert same_bits(np.concatenate(shares, axis=-1), dwhole)
+    inner = sum((double(p) * double(s)).sum() for p, s in zip(parts, shares, strict=True))
+    assert inner == pytest.approx((double(whole) * double(dwhole)).sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("be", HOSTS, indirect=True)
+def test_between_two_devices(be: Any) -> None:
+    """Each of two towers fetches the other's maps, and the gradient that the other computed."""
+    between(be, pyalexnet.backend(be.name, device=1))
+
+
+@pytest.mark.gpu
+@pytest.mark.two_gpus
+def test_between_two_gpus() -> None:
+    between(pyalexnet.backend("cuda"), pyalexnet.backend("cuda", device=1))
+
+
+def between(first: Any, second: Any) -> None:
+    """Gather and scatter-add on both of two devices, from both."""
+    parts = [normal(2, 3, 4, seed=1), normal(2, 3, 6, seed=2)]
+    dwholes = [normal(2, 3, 10, seed=3), normal(2, 3, 10, seed=4)]
+    placed = [first.asarray(parts[0]), second.asarray(parts[1])]
+    dplaced = [first.asarray(dwholes[0]), second.asarray(dwholes[1])]
+    for here, cut in ((first, (0, 4)), (second, (4, 6))):
+        start, channels = cut
+        whole = here.exchange_gather(placed)
+        assert_same(here.to_numpy(whole), oracle.exchange_gather(parts))
+        dpart = here.exchange_scatter_add(dplaced, start=start, channels=channels)
+        assert_close(
+            here.to_numpy(dpart),
+            oracle.exchange_scatter_add(dwholes, start=start, channels=channels),
+        )

@@ -1,0 +1,416 @@
+"""What an op cannot use it refuses, in a sentence that names the argument, and touches nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pyalexnet
+from examples import EXAMPLES, RETURNING, Example
+from pyalexnet.errors import ArgumentError, BackendUnavailable
+from samples import garbage, normal
+from tolerance import same_bits
+from trial import as_tuple, place
+from variants import NUMPY, ONE_ORDER, SIM, SIMCHECK, parameters
+
+ANY_BACKEND = pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+HOSTS, EMULATIONS = parameters(NUMPY, SIM), parameters(SIM, SIMCHECK)
+# Every input that is one array: lists of them (exchange) have tests of their own.
+INPUTS = [
+    (example, name)
+    for example in EXAMPLES.values()
+    for name, value in example.inputs.items()
+    if not isinstance(value, list)
+]
+ARRAYS = [(example, name) for example, name in INPUTS if name != "labels"]
+# These work on arrays of any shape, so that their first array settles what the others must be.
+ELEMENTWISE = ("relu", "tanh", "dropout", "sgd")
+OF_ONE_RANK = [
+    (example, name)
+    for example, name in INPUTS
+    if not example.op.startswith(ELEMENTWISE) or name != next(iter(example.inputs))
+]
+
+
+def refusal(be: Any, example: Example, **changes: Any) -> str:
+    """The sentence with which an op refuses an example with some arguments replaced.
+
+    Inputs that were not replaced must be left as they were.
+    """
+    inputs = {name: place(be, value) for name, value in example.inputs.items()}
+    replaced = {name: changes.pop(name) for name in list(changes) if name in inputs}
+    with pytest.raises(ArgumentError) as caught:
+        getattr(be, example.op)(
+            *{**inputs, **replaced}.values(), **{**example.parameters, **changes}
+        )
+    for name, value in example.inputs.items():
+        if name not in replaced and not isinstance(value, list):
+            assert same_bits(be.to_numpy(inputs[name]), value)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{example.op}: ") and sentence.endswith("."), sentence
+    assert "\n" not in sentence
+    return sentence
+
+
+# ------------------------------------------------------------------------------------- input arrays
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize(("example", "name"), INPUTS, ids=str)
+def test_wrong_dtype(be: Any, example: Example, name: str) -> None:
+    sentence = refusal(be, example, **{name: be.asarray(example.inputs[name].astype(np.float64))})
+    assert name in sentence and "float64" in sentence
+
+
+@pytest.mark.parametrize("be", HOSTS, indirect=True)
+@pytest.mark.parametrize(("example", "name"), ARRAYS, ids=str)
+def test_wrong_byte_order(be: Any, example: Example, name: str) -> None:
+    """Numbers in the other byte order have the right size and would all be wrong."""
+    if example.inputs[name].itemsize > 1:
+        swapped = example.inputs[name].astype(example.inputs[name].dtype.newbyteorder())
+        assert f"{name} is >" in refusal(be, example, **{name: swapped})
+
+
+@pytest.mark.parametrize("be", EMULATIONS, indirect=True)
+@pytest.mark.parametrize(("example", "name"), ARRAYS, ids=str)
+def test_on_another_device(be: Any, example: Example, name: str) -> None:
+    elsewhere = pyalexnet.backend(be.name, device=1).asarray(example.inputs[name])
+    assert f"{name} lies on another device" in refusal(be, example, **{name: elsewhere})
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize(("example", "name"), OF_ONE_RANK, ids=str)
+def test_wrong_rank(be: Any, example: Example, name: str) -> None:
+    value = example.inputs[name][None]
+    sentence = refusal(be, example, **{name: be.asarray(value.copy())})
+    assert name in sentence and str(value.shape) in sentence
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize(("example", "name"), ARRAYS, ids=str)
+def test_strided(be: Any, example: Example, name: str) -> None:
+    every_other = be.asarray(np.repeat(example.inputs[name], 2, axis=-1))[..., ::2]
+    sentence = refusal(be, example, **{name: every_other})
+    assert name in sentence and "contiguous" in sentence
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize(("example", "name"), INPUTS, ids=str)
+def test_empty(be: Any, example: Example, name: str) -> None:
+    sentence = refusal(be, example, **{name: be.asarray(example.inputs[name][:0].copy())})
+    assert name in sentence and "(0," in sentence
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize(("example", "name"), ARRAYS, ids=str)
+@pytest.mark.parametrize("value", [[1.0], 3.0, "x"], ids=repr)
+def test_no_array(be: Any, example: Example, name: str, value: Any) -> None:
+    assert name in refusal(be, example, **{name: value})
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize(
+    ("op", "name", "shape", "words"),
+    [
+        ("conv_fprop", "w", (4, 3, 2, 2), ("w has 2 channels per group", "3 were expected")),
+        ("conv_fprop", "w", (3, 3, 2, 3), ("w has 3 filters", "2 groups")),
+        ("conv_fprop", "x", (2, 7, 5, 5), ("x has 5 channels", "2 groups")),
+        ("conv_fprop", "w", (4, 9, 2, 3), ("filter is 9 x 2", "8 x 8")),
+        ("conv_fprop", "b", (5,), ("b has shape (5,)", "(4,)")),
+        ("conv_dgrad", "dy", (2, 3, 5, 4), ("dy has shape (2, 3, 5, 4)", "(2, 3, 4, 4)")),
+        ("conv_dgrad", "w", (4, 3, 2, 6), ("w has 6 channels per group",)),
+        ("conv_wgrad", "dy", (2, 3, 4, 6), ("dy has shape (2, 3, 4, 6)", "(2, 3, 4, 4)")),
+        ("conv_wgrad", "dy", (1, 3, 4, 4), ("dy has shape (1, 3, 4, 4)", "(2, 3, 4, 4)")),
+        ("linear_fprop", "w", (5, 6), ("w has 6 inputs", "7 were expected")),
+        ("linear_fprop", "b", (4,), ("b has shape (4,)", "(5,)")),
+        ("linear_dgrad", "w", (4, 7), ("w has 4 outputs", "5 were expected")),
+        ("linear_wgrad", "dy", (4, 5), ("dy has 4 images", "3 were expected")),
+        ("relu_dgrad", "dy", (3, 2, 5), ("dy has shape (3, 2, 5)", "(3, 5, 2)")),
+        ("tanh_dgrad", "dy", (3, 5), ("dy has shape (3, 5)", "(3, 5, 2)")),
+        ("lrn_dgrad", "dy", (2, 3, 4, 6), ("dy has shape (2, 3, 4, 6)", "(2, 3, 4, 12)")),
+        ("rnorm_dgrad", "dy", (2, 5, 7, 3), ("dy has shape (2, 5, 7, 3)", "(2, 7, 5, 3)")),
+        ("maxpool_dgrad", "dy", (2, 4, 4, 4), ("dy has shape (2, 4, 4, 4)", "(2, 4, 3, 4)")),
+        ("avgpool_dgrad", "dy", (2, 3, 3, 4), ("dy has shape (2, 3, 3, 4)", "(2, 4, 3, 4)")),
+        ("sgd_update", "v", (3, 4), ("v has shape (3, 4)", "(4, 3)")),
+        ("sgd_update", "dw", (12,), ("dw has shape (12,)", "(4, 3)")),
+    ],
+)
+def test_shapes_that_do_not_fit(
+    be: Any, op: str, name: str, shape: tuple[int, ...], words: tuple[str, ...]
+) -> None:
+    sentence = refusal(be, EXAMPLES[op], **{name: be.asarray(normal(*shape))})
+    for word in words:
+        assert word in sentence, sentence
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [(np.uint16, (2, 4, 3, 4)), (np.int64, (2, 4, 3, 4)), (np.uint8, (2, 4, 3))]
+)
+def test_where_of_another_pool(be: Any, dtype: Any, shape: tuple[int, ...]) -> None:
+    where = be.asarray(np.zeros(shape, dtype))
+    assert "where" in refusal(be, EXAMPLES["maxpool_dgrad"], where=where)
+
+
+# ---------------------------------------------------------------------------------- other arguments
+
+INTEGERS = (0, -1, 1.5, "2", None)
+NUMBERS = (np.nan, np.inf, "x", None)
+PARAMETERS = [
+    (("conv_fprop", "conv_dgrad", "conv_wgrad"), "stride", (*INTEGERS, (1,), (1, 0), (1, 2, 3))),
+    (("conv_fprop", "conv_dgrad", "conv_wgrad"), "pad", (-1, 1.5, "2", (1, 1), (1, 1, 1, -1))),
+    (("conv_fprop", "conv_dgrad", "conv_wgrad"), "groups", (*INTEGERS, 4)),
+    (("conv_fprop", "linear_fprop"), "activation", ("sigmoid", "ReLU", 1)),
+    (("conv_dgrad",), "x_shape", (None, (2, 7, 5), (2, 7, 5, 6.0), (2, 0, 5, 6), (2, 7, 5, 8))),
+    (("conv_wgrad",), "w_shape", (None, (4, 3, 2), (4, 3, 0, 3), (4, 3, 2, 6))),
+    (("lrn_fprop", "lrn_dgrad", "rnorm_fprop", "rnorm_dgrad"), "size", INTEGERS),
+    (("lrn_fprop", "lrn_dgrad", "rnorm_fprop", "rnorm_dgrad"), "alpha", (-0.1, *NUMBERS)),
+    (("lrn_fprop", "lrn_dgrad", "rnorm_fprop", "rnorm_dgrad"), "beta", NUMBERS),
+    (("lrn_fprop", "lrn_dgrad", "rnorm_fprop", "rnorm_dgrad"), "k", (0.0, -1.0, *NUMBERS)),
+    (("lrn_fprop", "lrn_dgrad"), "groups", (*INTEGERS, 5)),
+    (("maxpool_fprop", "avgpool_fprop", "maxpool_dgrad", "avgpool_dgrad"), "stride", INTEGERS),
+    (
+        ("maxpool_fprop", "avgpool_fprop", "maxpool_dgrad", "avgpool_dgrad"),
+        "size",
+        (*INTEGERS, 257),
+    ),
+    (("maxpool_dgrad", "avgpool_dgrad"), "x_shape", (None, (2, 8, 6), (2, 8, 6, -3))),
+    (("dropout_fprop", "dropout_dgrad"), "keep", (-0.1, 1.1, *NUMBERS)),
+    (("dropout_fprop", "dropout_dgrad"), "seed", (-1, 2**64, 1.5, None)),
+    (("dropout_fprop", "dropout_dgrad"), "step", (-1, 2**32, 1.5, None)),
+    (("dropout_fprop", "dropout_dgrad"), "layer", (-1, 2**32, 1.5, None)),
+    (("dropout_fprop", "dropout_dgrad"), "offset", (-1, 1, 1.5)),
+    (("dropout_fprop", "dropout_dgrad"), "total", (0, 9, 1.5)),
+    (("sgd_update",), "lr", NUMBERS),
+    (("sgd_update",), "momentum", NUMBERS),
+    (("sgd_update",), "weight_decay", NUMBERS),
+    (("exchange_scatter_add",), "start", (-1, 5, 1.5, None)),
+    (("exchange_scatter_add",), "channels", (0, -1, 6, 1.5, None)),
+]
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize(
+    ("op", "name", "value"),
+    [(op, name, value) for ops, name, values in PARAMETERS for op in ops for value in values],
+)
+def test_parameters(be: Any, op: str, name: str, value: Any) -> None:
+    assert name.removesuffix("_shape") in refusal(be, EXAMPLES[op], **{name: value})
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize("op", ["maxpool_fprop", "avgpool_fprop"])
+def test_no_pool_fits(be: Any, op: str) -> None:
+    """Without ceil a window larger than the image has no place."""
+    assert "8 x 6" in refusal(be, EXAMPLES[op], size=7, ceil=False)
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize("op", ["dropout_fprop", "dropout_dgrad"])
+@pytest.mark.parametrize(("dtype", "shape"), [(np.int64, ()), (np.uint32, (1,))])
+def test_step_of_another_kind(be: Any, op: str, dtype: Any, shape: tuple[int, ...]) -> None:
+    assert "step" in refusal(be, EXAMPLES[op], step=be.asarray(np.zeros(shape, dtype)))
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize(("dtype", "shape"), [(np.float64, ()), (np.float32, (1,))])
+def test_lr_of_another_kind(be: Any, dtype: Any, shape: tuple[int, ...]) -> None:
+    assert "lr" in refusal(be, EXAMPLES["sgd_update"], lr=be.asarray(np.zeros(shape, dtype)))
+
+
+# ------------------------------------------------------------------------------------------- labels
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize("bad", [9, -1, 2**40])
+def test_label_that_is_no_class(be: Any, bad: int) -> None:
+    """Refused wherever the host sees the labels, as it does here on every device."""
+    labels = np.array([0, 8, bad, 1])
+    sentence = refusal(be, EXAMPLES["softmax_cross_entropy"], labels=labels)
+    assert "labels" in sentence and str(bad) in sentence and "0 to 8" in sentence
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize(
+    "labels",
+    [np.array([0, 1, 2]), np.array([[0, 1, 2, 3]]), np.array(2), [0, 1, 2, 3, 4], ["a"] * 4],
+    ids=["few", "two dimensions", "none", "many", "text"],
+)
+def test_labels_that_do_not_fit(be: Any, labels: Any) -> None:
+    assert "labels" in refusal(be, EXAMPLES["softmax_cross_entropy"], labels=labels)
+
+
+@ANY_BACKEND
+def test_labels_as_true_and_false(be: Any) -> None:
+    """A mask is no label."""
+    sentence = refusal(be, EXAMPLES["softmax_cross_entropy"], labels=np.array([True] * 4))
+    assert "bool" in sentence
+
+
+# ----------------------------------------------------------------------------------------- exchange
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize(
+    ("op", "name", "arrays", "words"),
+    [
+        ("exchange_gather", "parts", [], ("empty",)),
+        ("exchange_gather", "parts", [(2, 3), (3, 2)], ("parts[1]", "(3, 2)")),
+        ("exchange_gather", "parts", [(2, 3), (2, 1, 3)], ("parts[1]", "(2, 1, 3)")),
+        ("exchange_gather", "parts", [(2, 3), (2, 0)], ("parts[1]", "(2, 0)")),
+        ("exchange_gather", "parts", [()], ("parts[0]",)),
+        ("exchange_scatter_add", "dwholes", [], ("empty",)),
+        ("exchange_scatter_add", "dwholes", [(2, 8), (2, 9)], ("dwholes[1]", "(2, 9)")),
+        ("exchange_scatter_add", "dwholes", [()], ("dwholes[0]",)),
+    ],
+    ids=str,
+)
+def test_parts_that_do_not_fit(
+    be: Any, op: str, name: str, arrays: list[tuple[int, ...]], words: tuple[str, ...]
+) -> None:
+    parts = [be.asarray(normal(*shape)) for shape in arrays]
+    sentence = refusal(be, EXAMPLES[op], **{name: parts})
+    for word in words:
+        assert word in sentence, sentence
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize("op", ["exchange_gather", "exchange_scatter_add"])
+def test_parts_of_another_type(be: Any, op: str) -> None:
+    (name,) = EXAMPLES[op].inputs
+    good = be.asarray(normal(2, 8))
+    for bad in (be.asarray(normal(2, 8).astype(np.float64)), be.asarray(normal(2, 16))[:, ::2], 1):
+        assert f"{name}[1]" in refusal(be, EXAMPLES[op], **{name: [good, bad]})
+    assert "ndarray" in refusal(be, EXAMPLES[op], **{name: good})
+
+
+# ---------------------------------------------------------------------------------------------- out
+
+
+def results(be: Any, example: Example) -> list[np.ndarray[Any, Any]]:
+    """What an example returns."""
+    inputs = [place(be, value) for value in example.inputs.values()]
+    return [
+        be.to_numpy(y) for y in as_tuple(getattr(be, example.op)(*inputs, **example.parameters))
+    ]
+
+
+def refused_out(be: Any, example: Example, good: list[Any], index: int, bad: Any) -> str:
+    """The refusal of one array of `out`; none of the others may have been written."""
+    out = [be.asarray(garbage(y)) for y in good]
+    out[index] = bad
+    sentence = refusal(be, example, out=tuple(out) if len(out) > 1 else out[0])
+    for i, y in enumerate(good):
+        if i != index:
+            assert same_bits(be.to_numpy(out[i]), garbage(y))
+    return sentence
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize("example", RETURNING, ids=str)
+def test_out_that_does_not_fit(be: Any, example: Example) -> None:
+    good = results(be, example)
+    for index, y in enumerate(good):
+        larger = np.zeros((*y.shape[:-1], y.shape[-1] + 1) if y.ndim else (1,), y.dtype)
+        for bad in (larger, y.astype(np.float64), y[None]):
+            sentence = refused_out(be, example, good, index, be.asarray(bad.copy()))
+            assert "out" in sentence
+        if y.ndim:
+            strided = be.asarray(np.repeat(y, 2, axis=-1))[..., ::2]
+            assert "contiguous" in refused_out(be, example, good, index, strided)
+        assert "out" in refused_out(be, example, good, index, y.tolist())
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize("example", RETURNING, ids=str)
+def test_out_of_another_number(be: Any, example: Example) -> None:
+    """One array too many, or one instead of several."""
+    good = [be.asarray(y.copy()) for y in results(be, example)]
+    assert "out" in refusal(be, example, out=(*good, good[0]))
+    if len(good) > 1:
+        assert "out" in refusal(be, example, out=good[0])
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize("example", RETURNING, ids=str)
+def test_out_that_overlaps_an_input(be: Any, example: Example) -> None:
+    """Shifted by one element, so that not even an elementwise op could do it."""
+    good = results(be, example)
+    first = next(iter(example.inputs))
+    value = example.inputs[first]
+    array = value[0] if isinstance(value, list) else value
+    memory = be.zeros((array.size + good[0].size,))
+    source = memory[: array.size].reshape(array.shape)
+    source[...] = be.asarray(array)
+    bad = memory[1 : 1 + good[0].size].reshape(good[0].shape)
+    changed = [source, *map(be.asarray, value[1:])] if isinstance(value, list) else source
+    out: Any = (bad, *(be.asarray(garbage(y)) for y in good[1:])) if len(good) > 1 else bad
+    sentence = refusal(be, example, **{first: changed}, out=out)
+    assert "overlap" in sentence
+    assert same_bits(be.to_numpy(source), array), "the input was written before the refusal"
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize("op", ["conv_wgrad", "linear_wgrad", "softmax_cross_entropy"])
+def test_outs_that_overlap_each_other(be: Any, op: str) -> None:
+    good = results(be, EXAMPLES[op])
+    memory = be.zeros((sum(y.size for y in good),))
+    out = tuple(memory[: y.size].reshape(y.shape) for y in good)
+    assert "overlap" in refusal(be, EXAMPLES[op], out=out)
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize(("one", "other"), [("w", "v"), ("w", "dw"), ("v", "dw")])
+def test_update_of_overlapping_arrays(be: Any, one: str, other: str) -> None:
+    shared = be.asarray(normal(4, 3))
+    sentence = refusal(be, EXAMPLES["sgd_update"], **{one: shared, other: shared})
+    assert "overlap" in sentence
+
+
+@pytest.mark.parametrize("be", HOSTS, indirect=True)
+def test_out_that_is_read_only(be: Any) -> None:
+    for example in RETURNING:
+        good = results(be, example)
+        for index, y in enumerate(good):
+            frozen = be.asarray(y.copy())
+            frozen.flags.writeable = False
+            assert "read-only" in refused_out(be, example, good, index, frozen)
+
+
+# ----------------------------------------------------------------------------------------- backends
+
+
+def test_unknown_backend() -> None:
+    with pytest.raises(ArgumentError, match=r"'opencl'.*numpy.*sim.*cuda"):
+        pyalexnet.backend("opencl")
+
+
+@pytest.mark.parametrize("be", parameters(NUMPY, SIM, SIMCHECK), indirect=True)
+@pytest.mark.parametrize("device", [-1, 1.5, None])
+def test_no_device(be: Any, device: Any) -> None:
+    with pytest.raises(ArgumentError, match="device"):
+        pyalexnet.backend(be.name, device=device)
+
+
+@pytest.mark.parametrize("be", EMULATIONS, indirect=True)
+def test_no_such_device(be: Any) -> None:
+    with pytest.raises(ArgumentError, match="device is 1000000"):
+        pyalexnet.backend(be.name, device=10**6)
+
+
+def test_missing_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without CuPy there is no cuda, auto becomes numpy, and the reason comes with its cure."""
+    monkeypatch.setitem(__import__("sys").modules, "cupy", None)
+    with pytest.raises(BackendUnavailable, match=r"(?i)cupy.*pip install"):
+        pyalexnet.backend("cuda")
+    assert "pip install" in (pyalexnet.backends.why_unavailable("cuda") or "")
+    assert pyalexnet.backend().name == "numpy"
+
+
+def test_errors_are_value_errors() -> None:
+    """Callers who know nothing of this package catch what they would expect."""
+    assert issubclass(ArgumentError, ValueError) and issubclass(
+        ArgumentError, pyalexnet.errors.PyalexnetError
+    )

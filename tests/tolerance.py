@@ -1,0 +1,80 @@
+"""How far a float32 result may lie from the exact one: derived from the arithmetic, never fitted.
+
+u = 2^-24 is the relative error of one float32 rounding, one ulp is at most 2 u.
+
+A sum of products in any sensible order (tiles, lanes, a fixed tree) stays within 8 u of the sum of
+the absolute products: with n terms the roundings are a random walk of about sqrt(n) steps over
+partial sums that are themselves far below the magnitude. From 25 to 9,216 terms the bound holds,
+and it notices nearly every single term that is dropped (test_tolerance.py measures both).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oracle import Exact
+
+UNIT = 2.0**-24
+SUM = 8.0
+# pow, exp, log and tanh in float32: 4 ulp covers CUDA's (powf 4, expf, logf and tanhf less),
+# NumPy's vector versions (below 4) and libm's (1).
+FUNCTION = 8.0
+# Below the least normal number roundings are absolute, and a device may flush to zero.
+UNDERFLOW = 2.0**-126
+
+Array = NDArray[np.generic]
+
+
+def bound(exact: Exact, units: float = SUM) -> NDArray[np.float64]:
+    """The error allowed in each element."""
+    return np.asarray(units * UNIT * exact.magnitude + UNDERFLOW)
+
+
+def norm_units(beta: float) -> float:
+    """Units for x D^-beta and for its gradient's terms, which carry up to D^(-beta - 1).
+
+    D is a sum of positive terms, right to SUM units; a power multiplies that by its exponent;
+    then the power itself, and the sum over the window.
+    """
+    return (beta + 1) * SUM + FUNCTION + SUM
+
+
+# exp, the log or the division by a sum of exps, and the sums; what grows with the logits is counted
+# in the oracle's magnitude.
+SOFTMAX = 2 * FUNCTION + SUM
+
+
+def assert_close(actual: Array, exact: Exact, units: float = SUM) -> None:
+    """A float32 array of the exact one's shape, within `units` of its magnitude everywhere."""
+    assert actual.dtype == np.float32, f"dtype {actual.dtype}, expected float32"
+    assert actual.shape == exact.value.shape, f"shape {actual.shape}, expected {exact.value.shape}"
+    error = abs(actual.astype(np.float64) - exact.value)
+    allowed = bound(exact, units)
+    bad = ~(error <= allowed)  # a NaN is bad
+    if not bad.any():
+        return
+    worst = np.unravel_index(np.argmax(np.where(bad, error / allowed, 0)), error.shape)
+    place = tuple(int(i) for i in worst)
+    raise AssertionError(
+        f"{int(bad.sum())} of {error.size} elements are off; worst {place}: {actual[place]!r}; "
+        f"{exact.value[place]!r} was due, {error[place] / allowed[place]:.3g} tolerances away"
+    )
+
+
+def assert_same(actual: Array, expected: NDArray[np.floating] | NDArray[np.integer]) -> None:
+    """A float32 array equal to the expected one, element by element; NaN equals NaN."""
+    assert actual.dtype == np.float32, f"dtype {actual.dtype}, expected float32"
+    np.testing.assert_array_equal(actual, np.asarray(expected, dtype=np.float32), strict=True)
+
+
+def inner(a: Any, b: Any) -> float:
+    """The inner product of two arrays, summed in float64."""
+    return float(np.einsum("i,i->", a.ravel(), b.ravel(), dtype=np.float64, casting="same_kind"))
+
+
+def same_bits(a: Array, b: Array) -> bool:
+    """Equal in dtype, shape and every bit: tells 0 from -0 and one NaN from another."""
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

@@ -1,0 +1,64 @@
+"""One way to run an op: every test of a value also tests how the op treats its arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samples import garbage
+from tolerance import same_bits
+
+Array = NDArray[Any]
+
+
+def run(be: Any, op: str, *inputs: Any, **parameters: Any) -> tuple[Array, ...]:
+    """Results of an op that returns new arrays, as NumPy arrays (a tuple, also of one).
+
+    It runs twice, first into arrays of its own, then into `out=` filled with garbage. Both must
+    give the same bits, the second must return `out` itself, and no input may change.
+
+    Args:
+        be: the backend.
+        op: the op's name.
+        inputs: NumPy arrays, lists of them, or None, in the op's order.
+        parameters: its keyword arguments.
+    """
+    method = getattr(be, op)
+    placed = [place(be, one) for one in inputs]
+    first = [be.to_numpy(y) for y in as_tuple(method(*placed, **parameters))]
+
+    buffers = tuple(be.asarray(garbage(y)) for y in first)
+    out = buffers if len(buffers) > 1 else buffers[0]
+    returned = as_tuple(method(*placed, **parameters, out=out))
+    for mine, theirs, before in zip(buffers, returned, first, strict=True):
+        assert theirs is mine, f"{op} did not return the array given as out"
+        again = be.to_numpy(mine)
+        assert same_bits(again, before), f"{op} gave other bits the second time, into out"
+    for one, where in zip(inputs, placed, strict=True):
+        assert_unchanged(be, op, one, where)
+    return tuple(first)
+
+
+def place(be: Any, one: Any) -> Any:
+    """A private copy of an input on the backend's device; lists and None likewise."""
+    if one is None:
+        return None
+    if isinstance(one, list):
+        return [place(be, part) for part in one]
+    return be.asarray(np.array(one))
+
+
+def assert_unchanged(be: Any, op: str, one: Any, where: Any) -> None:
+    """An input on the device still holds what it was made from."""
+    if isinstance(one, list):
+        for part, there in zip(one, where, strict=True):
+            assert_unchanged(be, op, part, there)
+    elif one is not None:
+        assert same_bits(be.to_numpy(where), np.asarray(one)), f"{op} changed an input"
+
+
+def as_tuple(result: Any) -> tuple[Any, ...]:
+    """What an op returned, as a tuple."""
+    return result if isinstance(result, tuple) else (result,)
