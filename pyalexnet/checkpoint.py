@@ -1,0 +1,408 @@
+"""Checkpoints: whole or absent, and every bit checked on reading.
+
+A checkpoint is a folder `step-00001234` of four files:
+
+    params.safetensors     the parameters by name, float32, KRSC
+    momentum.safetensors   the momenta by the same names, of the same shapes
+    mean.safetensors       "mean", the training images' mean
+    state.json             `Meta`, the format, the version that wrote it, the size and SHA-256 of
+                           each file above, and the SHA-256 of all this itself
+
+It is written into `.tmp-step-00001234-<pid>` beside, every file and the folder are synced, then it
+is renamed and the parent folder is synced: whoever looks sees a whole checkpoint or none. The
+safetensors library only serialises to bytes here: its own writer does not sync, leaves the file
+unreadable to others (mode 0600), and its format has no checksum. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+import pyalexnet
+from pyalexnet.errors import ArgumentError, CheckpointError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Arrays = dict[str, Array]
+
+FORMAT = 1
+"""The number in state.json. A change that this version cannot read raises it by one."""
+
+PARAMS, MOMENTUM, MEAN = "params.safetensors", "momentum.safetensors", "mean.safetensors"
+TENSOR_FILES = (PARAMS, MOMENTUM, MEAN)
+STATE = "state.json"
+
+LARGEST_STATE = 16 * 2**20
+"""Bytes of a state.json that is still read."""
+
+NAME = re.compile(r"step-(\d{8,})")
+TEMPORARY = re.compile(r"\.tmp-step-\d{8,}-(\d+)")
+REPLACED = re.compile(r"\.old-step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a checkpoint says in JSON."""
+
+    net: str
+    classes: int
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    step: int
+    epoch: int
+    net_args: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """All that a run needs to go on: arrays on the host, float32, and `Meta`."""
+
+    params: Arrays
+    momentum: Arrays
+    mean: Array
+    meta: Meta
+
+
+def save(folder: Path, state: Checkpoint) -> Path:
+    """Write `folder/step-<meta.step>`, which replaces one of that step; returns its path.
+
+    When it returns, the checkpoint outlives a power cut. When it raises, the checkpoints that were
+    there are as they were.
+
+    Raises:
+        ArgumentError: an array is not float32, momenta and parameters do not match, or `meta`
+            cannot be written as JSON.
+        CheckpointError: it cannot be written; the sentence names the path and the bytes needed.
+    """
+    target = folder / f"step-{state.meta.step:08d}"
+    contents = _contents(state)
+    temporary = folder / f".tmp-{target.name}-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        temporary.mkdir()
+        try:
+            for name, content in contents.items():
+                _write(temporary / name, content)
+            _sync(temporary)
+            _move(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    except OSError as error:
+        needed = sum(len(content) for content in contents.values())
+        raise CheckpointError(
+            f"{target}: cannot be written ({error.strerror}); {needed} bytes are needed there, and "
+            f"the checkpoints before it are untouched."
+        ) from error
+    return target
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint, and check all of it.
+
+    Raises:
+        CheckpointError: a file is missing or is not what was written; the sentence names the file
+            and the check that failed. Or a later version of pyalexnet wrote it.
+    """
+    document = _read_state(path / STATE)
+    params, momentum, mean = (
+        _read_tensors(path / name, document["files"][name]) for name in TENSOR_FILES
+    )
+    if {name: array.shape for name, array in params.items()} != {
+        name: array.shape for name, array in momentum.items()
+    }:
+        raise CheckpointError(f"{path / MOMENTUM}: names or shapes differ from those in {PARAMS}.")
+    if list(mean) != ["mean"]:
+        raise CheckpointError(f"{path / MEAN}: holds {sorted(mean)}; mean was expected.")
+    meta = _meta(path / STATE, document)
+    match = NAME.fullmatch(path.name)
+    if match and int(match[1]) != meta.step:
+        raise CheckpointError(
+            f"{path}: holds step {meta.step}; {int(match[1])} was expected, as its name says."
+        )
+    return Checkpoint(params, momentum, mean["mean"], meta)
+
+
+def newest(run: Path, say: Callable[[str], None] | None = None) -> Path:
+    """The newest checkpoint of a run that passes every check.
+
+    Args:
+        run: the run's folder, or its folder `checkpoints`.
+        say: called with a sentence for each newer one that was passed over; None warns.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or none that passes; each one's fault is named.
+    """
+    folder = _checkpoints(run)
+    faults: list[str] = []
+    for path in _newest_first(folder):
+        try:
+            load(path)
+        except CheckpointError as error:
+            faults.append(str(error))
+            continue
+        for fault in faults:
+            (say or _warn)(f"skipped a checkpoint: {fault}")
+        return path
+    if not faults:
+        raise CheckpointError(f"{folder}: holds no checkpoint; a folder step-* was expected.")
+    raise CheckpointError(f"{folder}: no checkpoint passes its checks: {' '.join(faults)}")
+
+
+def prune(run: Path, keep: int, best: int | None = None) -> None:
+    """Delete all checkpoints of a run but the `keep` newest and the one of step `best`.
+
+    Raises:
+        ArgumentError: `keep` is below 1.
+        CheckpointError: one cannot be deleted.
+    """
+    if keep < 1:
+        raise ArgumentError(f"prune: keep is {keep}; at least 1 was expected.")
+    folder = _checkpoints(run)
+    for step, path in sorted(_steps(folder, NAME), reverse=True)[keep:]:
+        if step == best:
+            continue
+        doomed = folder / f".tmp-{path.name}-{os.getpid()}"
+        try:
+            path.rename(doomed)  # a kill in the middle leaves no half checkpoint by its own name
+            shutil.rmtree(doomed)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be deleted ({error.strerror}).") from error
+
+
+def _contents(state: Checkpoint) -> dict[str, bytes]:
+    """The four files' bytes."""
+    if {name: array.shape for name, array in state.params.items()} != {
+        name: array.shape for name, array in state.momentum.items()
+    }:
+        raise ArgumentError("checkpoint: momentum has other names or shapes than params.")
+    contents = {
+        PARAMS: _serialised(state.params),
+        MOMENTUM: _serialised(state.momentum),
+        MEAN: _serialised({"mean": state.mean}),
+    }
+    document = {
+        "format": FORMAT,
+        "pyalexnet": pyalexnet.__version__,
+        "meta": asdict(state.meta),
+        "files": {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in contents.items()
+        },
+    }
+    try:
+        contents[STATE] = _rendered(document | {"sha256": _canonical_sha256(document)})
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"checkpoint: meta cannot be written as JSON ({error}).") from error
+    return contents
+
+
+def _serialised(arrays: Mapping[str, Array]) -> bytes:
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise ArgumentError(f"checkpoint: {name} is {array.dtype}; float32 was expected.")
+    return safetensors.numpy.save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    )
+
+
+def _rendered(document: Mapping[str, Any]) -> bytes:
+    """state.json: one key a line, for people; strict JSON, for programs."""
+    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
+
+
+def _canonical_sha256(document: Mapping[str, Any]) -> str:
+    """SHA-256 of the JSON with sorted keys, no blanks and no entry sha256."""
+    rest = {key: value for key, value in document.items() if key != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write and sync a new file; its mode is 0666 less the umask."""
+    with path.open("xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make what a folder lists outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system whose folders cannot be synced
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _move(temporary: Path, target: Path) -> None:
+    """Give a written checkpoint its name.
+
+    No call replaces one folder by another, so one of the same step first steps aside; a kill
+    between the two renames leaves it under `.old-`, where `newest` finds it.
+    """
+    aside = target.with_name(f".old-{target.name}")
+    if target.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)
+    try:
+        temporary.rename(target)
+    except OSError:
+        if aside.exists():
+            aside.rename(target)
+        raise
+    _sync(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed processes left half written, and what was replaced."""
+    for entry in list(folder.iterdir()):
+        temporary, replaced = TEMPORARY.fullmatch(entry.name), REPLACED.fullmatch(entry.name)
+        if temporary and not _runs_elsewhere(int(temporary[1])):
+            shutil.rmtree(entry, ignore_errors=True)
+        if replaced and (folder / entry.name.removeprefix(".old-")).exists():
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _runs_elsewhere(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _checkpoints(run: Path) -> Path:
+    folder = run / "checkpoints"
+    return folder if folder.is_dir() else run
+
+
+def _steps(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[int, Path]]:
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error.strerror}).") from error
+    for entry in entries:
+        if match := pattern.fullmatch(entry.name):
+            yield int(match[1]), entry
+
+
+def _newest_first(folder: Path) -> Iterable[Path]:
+    """Checkpoints by falling step; one that had stepped aside comes after its successor."""
+    found = [(step, True, path) for step, path in _steps(folder, NAME)]
+    found += [(step, False, path) for step, path in _steps(folder, REPLACED)]
+    return [path for _, _, path in sorted(found, reverse=True)]
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """A regular file's bytes; links and pipes are refused."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise CheckpointError(f"{path}: is no regular file; one was expected.")
+            return stream.read(limit + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    raw = _read(path, LARGEST_STATE)
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is not JSON ({error}).") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(
+            f"{path}: is a JSON {type(document).__name__}; an object was expected."
+        )
+    written = document.get("format")
+    if written != FORMAT:
+        raise CheckpointError(
+            f"{path}: written by pyalexnet {document.get('pyalexnet')} in format {written}; this "
+            f"is pyalexnet {pyalexnet.__version__}, which reads format {FORMAT}."
+        )
+    with _refusing_odd_json(path):
+        if document["sha256"] != _canonical_sha256(document) or raw != _rendered(document):
+            raise CheckpointError(f"{path}: its own SHA-256 does not match; it was altered.")
+        if sorted(document["files"]) != sorted(TENSOR_FILES):
+            raise CheckpointError(
+                f"{path}: lists {sorted(document['files'])}; {sorted(TENSOR_FILES)} were expected."
+            )
+    return document
+
+
+@contextlib.contextmanager
+def _refusing_odd_json(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is not the state of a checkpoint ({error!r}).") from error
+
+
+def _read_tensors(path: Path, entry: Mapping[str, Any]) -> Arrays:
+    """A file's arrays once its size and SHA-256 are found to be those of `entry`."""
+    with _refusing_odd_json(path.with_name(STATE)):
+        size, sha256 = int(entry["bytes"]), str(entry["sha256"])
+    raw = _read(path, size)
+    if len(raw) != size:
+        more = "more" if len(raw) > size else str(len(raw))
+        raise CheckpointError(f"{path}: has {more} bytes; {size} were expected.")
+    if hashlib.sha256(raw).hexdigest() != sha256:
+        raise CheckpointError(f"{path}: its SHA-256 is not the one in {STATE}.")
+    try:
+        arrays: Arrays = safetensors.numpy.load(raw)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: is no safetensors file ({error}).") from error
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise CheckpointError(f"{path}: {name} is {array.dtype}; float32 was expected.")
+    return arrays
+
+
+def _meta(path: Path, document: Mapping[str, Any]) -> Meta:
+    with _refusing_odd_json(path):
+        values = document["meta"]
+        expected = {one.name for one in fields(Meta)}
+        if values.keys() != expected:
+            raise CheckpointError(
+                f"{path}: meta has {sorted(values)}; {sorted(expected)} were expected."
+            )
+        height, width, channels = values["input_shape"]
+        return Meta(
+            **{
+                **values,
+                "class_names": tuple(values["class_names"]),
+                "input_shape": (height, width, channels),
+            }
+        )
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, RuntimeWarning, stacklevel=3)

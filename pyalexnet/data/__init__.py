@@ -1,0 +1,72 @@
+"""Data sets: the built-in one, CIFAR-10, folders of images, `.npz` files."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from pyalexnet.data import builtin, cifar, folder, npz
+from pyalexnet.data.dataset import Dataset, Progress, Split, order, shown
+from pyalexnet.errors import DataError
+
+__all__ = ["Dataset", "Split", "load", "order"]
+
+CACHED = "cifar10"
+"""The path that means the archive which `pyalexnet data get cifar10` fetched."""
+
+
+def load(
+    path: str | Path | None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    seed: int = 0,
+    bad_files: Path | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """The data set at `path`; what is there decides how it is read.
+
+    Args:
+        path: None for the built-in set; `cifar10` for the fetched archive (unless something of
+            that name is there); a folder or a tar archive of CIFAR-10 (`cifar.py`); a folder of
+            images, one folder a class (`folder.py`); an `.npz` file (`npz.py`).
+        image_size: (height, width) that a folder's images are brought to; other sets come in
+            their own size.
+        seed: draws the tenth that is held out where a set has no test images.
+        bad_files: where a folder's images that could not be read are listed.
+        progress: called with (images done, images in all) while a folder is read.
+
+    Raises:
+        DataError: nothing usable is there; one sentence says what was found and expected.
+    """
+    if path is None:
+        return builtin.load()
+    where = _fetched() if path == CACHED and not Path(path).exists() else Path(path)
+    try:
+        mode = where.stat().st_mode
+    except OSError as error:
+        raise DataError(f"{shown(where)}: {error.strerror}; a data set was expected.") from error
+    if stat.S_ISDIR(mode):
+        if cifar.is_folder_of(where):
+            return cifar.load_folder(where)
+        if image_size is None:
+            raise DataError(
+                f"{shown(where)}: is a folder of images and image_size is None; the height and "
+                f"width they shall have were expected."
+            )
+        return folder.load(
+            where, image_size=image_size, seed=seed, bad_files=bad_files, progress=progress
+        )
+    if stat.S_ISREG(mode) and where.name.lower().endswith(cifar.SUFFIXES):
+        return cifar.load_archive(where)
+    if stat.S_ISREG(mode) and where.suffix.lower() == ".npz":
+        return npz.load(where, seed=seed)
+    raise DataError(
+        f"{shown(where)}: is neither a folder nor a file called *.npz or "
+        f"*{', *'.join(cifar.SUFFIXES)}; one of these was expected."
+    )
+
+
+def _fetched() -> Path:
+    from pyalexnet.data.download import fetched  # HTTP and TLS, which reading data does not need
+
+    return fetched(CACHED)

@@ -1,0 +1,242 @@
+"""CIFAR-10 (Krizhevsky, 2009) in its two official layouts, as folders or as the archives.
+
+    binary   cifar-10-batches-bin/  data_batch_1.bin ... data_batch_5.bin, test_batch.bin,
+             batches.meta.txt: records of 1 label byte and 3,072 pixel bytes; names, one a line
+    Python   cifar-10-batches-py/   data_batch_1 ... data_batch_5, test_batch, batches.meta:
+             pickled dictionaries with `data` (N, 3072) uint8, `labels`; `label_names`
+
+In both, an image's pixels lie as (channel, row, column). Archives are read where they lie, nothing
+is extracted. A pickle can run any program when it is loaded, so the Python layout goes through
+`unpickle.py`, which runs none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import zlib
+from collections.abc import Collection, Mapping
+from lzma import LZMAError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyalexnet.data import unpickle
+from pyalexnet.data.dataset import Dataset, Images, Split, checked, shown
+from pyalexnet.errors import DataError
+
+ARCHIVES = {
+    "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce": (
+        "cifar-10-python.tar.gz",
+        170_498_071,
+    ),
+    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd": (
+        "cifar-10-binary.tar.gz",
+        170_052_171,
+    ),
+}
+"""The official archives: SHA-256 to file name and bytes."""
+
+SUFFIXES = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz")
+
+SHAPE = (3, 32, 32)
+PIXELS = 3 * 32 * 32
+
+TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
+BINARY = (*(f"{name}.bin" for name in TRAIN), "test_batch.bin", "batches.meta.txt")
+PICKLED = (*TRAIN, "test_batch", "batches.meta")
+
+LARGEST_FILE = 64 * 2**20
+"""Bytes of a file that is still read; the official ones have 31 million."""
+
+LARGEST_ARCHIVE = 1024 * 2**20
+"""Bytes that an archive may unpack to; the official ones make 186 million."""
+
+
+def is_folder_of(path: Path) -> bool:
+    """Whether a folder looks like one of the two layouts."""
+    return any((path / name).is_file() for name in (*BINARY, *PICKLED))
+
+
+def load_folder(path: Path) -> Dataset:
+    """Read a folder in either layout; the Python one where both are complete.
+
+    Raises:
+        DataError: a file is missing, cannot be read or holds something else than it should.
+    """
+    source = shown(path)
+    present = [name for name in (*BINARY, *PICKLED) if (path / name).is_file()]
+    files = {name: _read(path / name) for name in _layout(source, present)}
+    return _load(source, files, f"CIFAR-10 from {source}")
+
+
+def load_archive(path: Path) -> Dataset:
+    """Read an archive of either layout, its SHA-256 first.
+
+    An archive as long as an official one but with another SHA-256 is damaged, and refused. Any
+    other is read with the same care, and the data set's note says that it is not the official one.
+
+    Raises:
+        DataError: as `load_folder`, and for an archive that is damaged or unreasonably large.
+    """
+    source = shown(path)
+    try:
+        official = _is_official(path)
+        files = _members(path)
+    except (OSError, EOFError, tarfile.TarError, zlib.error, LZMAError) as error:
+        reason = str(error).partition(":\n")[0]  # tarfile goes on with a line for each format
+        raise DataError(
+            f"{source}: cannot be read ({reason}); a tar archive of CIFAR-10 was expected."
+        ) from error
+    which = "the official archive, SHA-256 verified" if official else "not the official archive"
+    layout = _layout(source, files)
+    return _load(
+        source, {name: files[name] for name in layout}, f"CIFAR-10 from {source} ({which})"
+    )
+
+
+def _is_official(path: Path) -> bool:
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if sha256 in ARCHIVES:
+        return True
+    for expected, (name, size) in ARCHIVES.items():
+        if path.stat().st_size == size:
+            raise DataError(
+                f"{shown(path)}: is as long as {name} but has SHA-256 {sha256}; {expected} was "
+                f"expected, so it is damaged: fetch it again."
+            )
+    return False
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    """The files of either layout in an archive, by the last part of their names."""
+    found: dict[str, bytes] = {}
+    total = 0
+    with tarfile.open(path) as archive:
+        for member in archive:
+            total += member.size
+            name = member.name.rpartition("/")[2]
+            wanted = name in BINARY or name in PICKLED
+            if total > LARGEST_ARCHIVE or (wanted and member.size > LARGEST_FILE):
+                raise DataError(
+                    f"{shown(path)}: {member.name!r} unpacks to {member.size} bytes; an archive of "
+                    f"CIFAR-10, 186 MB in all, was expected."
+                )
+            stream = archive.extractfile(member) if wanted and member.isreg() else None
+            if stream is not None:
+                found[name] = stream.read()
+    return found
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be read ({error.strerror}).") from error
+    if len(raw) > LARGEST_FILE:
+        raise DataError(f"{shown(path)}: is over {LARGEST_FILE} bytes; 31 million were expected.")
+    return raw
+
+
+def _layout(source: str, present: Collection[str]) -> tuple[str, ...]:
+    """The names of the layout that is complete, else a refusal that says what is missing."""
+    layout = max((PICKLED, BINARY), key=lambda names: len(set(names) & set(present)))
+    missing = [name for name in layout if name not in present]
+    if missing:
+        raise DataError(
+            f"{source}: lacks {', '.join(missing)}; CIFAR-10's {', '.join(layout)} were expected."
+        )
+    return layout
+
+
+def _load(source: str, files: Mapping[str, bytes], note: str) -> Dataset:
+    """The data set of a layout's files, which come in the layout's order."""
+    read, read_names = (
+        (_pickled_batch, _pickled_names) if PICKLED[-1] in files else (_binary_batch, _binary_names)
+    )
+    *batches, meta = files
+    *train, test = [read(f"{source}: {name}", files[name]) for name in batches]
+    names = read_names(f"{source}: {meta}", files[meta])
+    whole = Split(
+        np.concatenate([batch.images for batch in train]),
+        np.concatenate([batch.labels for batch in train]),
+    )
+    return checked(source, whole, test, names, name="cifar10", note=note)
+
+
+def _binary_batch(source: str, raw: bytes) -> Split:
+    if not raw or len(raw) % (1 + PIXELS):
+        raise DataError(
+            f"{source}: {len(raw)} bytes; a multiple of {1 + PIXELS}, an image and its label, was "
+            f"expected."
+        )
+    records = np.frombuffer(raw, np.uint8).reshape(-1, 1 + PIXELS)
+    return Split(_interleaved(records[:, 1:]), records[:, 0].astype(np.int64))
+
+
+def _binary_names(source: str, raw: bytes) -> tuple[str, ...]:
+    try:
+        return tuple(raw.decode("ascii").split())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source}: is not text; a class name a line was expected.") from error
+
+
+def _pickled_batch(source: str, raw: bytes) -> Split:
+    batch = _unpickled(source, raw)
+    images, labels = batch.get("data"), batch.get("labels")
+    if not isinstance(images, unpickle.StandIn):
+        raise DataError(f"{source}: data is {_kind(images)}; an array was expected.")
+    pixels = images.value
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != (PIXELS,):
+        raise DataError(
+            f"{source}: data is {pixels.dtype} of shape {pixels.shape}; uint8 of shape "
+            f"(N, {PIXELS}) was expected."
+        )
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise DataError(f"{source}: labels is {_kind(labels)}; a list of int was expected.")
+    if len(labels) != len(pixels):
+        raise DataError(
+            f"{source}: {len(labels)} labels for {len(pixels)} images; one each was expected."
+        )
+    wild = [label for label in labels if not 0 <= label <= 255]
+    if wild:
+        raise DataError(f"{source}: has the label {wild[0]}; 0 to 9 were expected.")
+    return Split(_interleaved(pixels), np.array(labels, dtype=np.int64))
+
+
+def _pickled_names(source: str, raw: bytes) -> tuple[str, ...]:
+    names = _unpickled(source, raw).get("label_names")
+    if not isinstance(names, list) or not all(isinstance(name, str | bytes) for name in names):
+        raise DataError(f"{source}: label_names is {_kind(names)}; a list of names was expected.")
+    return tuple(map(_text, names))
+
+
+def _unpickled(source: str, raw: bytes) -> dict[str, Any]:
+    """A pickled dictionary, its keys as text."""
+    try:
+        value = unpickle.loads(raw)
+    except Exception as error:  # a damaged or hostile pickle can fail in any way
+        raise DataError(
+            f"{source}: is refused ({error}); a pickle of NumPy arrays, dict, list, bytes, str and "
+            f"int was expected."
+        ) from error
+    if not isinstance(value, dict) or not all(isinstance(key, str | bytes) for key in value):
+        raise DataError(f"{source}: is {_kind(value)}; a dict with names as keys was expected.")
+    return {_text(key): item for key, item in value.items()}
+
+
+def _text(name: str | bytes) -> str:
+    """A string of Python 2, which made CIFAR-10, comes as bytes."""
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+
+
+def _kind(value: object) -> str:
+    return "missing" if value is None else f"a {type(value).__name__} of something else"
+
+
+def _interleaved(rows: Images) -> Images:
+    """(N, 3072), a plane a channel, to (N, 32, 32, 3)."""
+    return np.ascontiguousarray(rows.reshape(-1, *SHAPE).transpose(0, 2, 3, 1))

@@ -1,0 +1,136 @@
+"""What a data set is, and every random order that is drawn from one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pyalexnet.errors import DataError
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+Progress = Callable[[int, int], None]
+"""Called with (done, total) while something long goes on; the unit is the caller's."""
+
+HELD_OUT_STREAM = 2**64 - 1
+"""The Philox stream of `hold_out`: no epoch is ever so late."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled images: `images` (N, H, W, C) uint8, C-contiguous; `labels` (N,) int64."""
+
+    images: Images
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def mean(self) -> npt.NDArray[np.float32]:
+        """Mean of each pixel over the images, (H, W, C).
+
+        The sum is exact (whole numbers below 2^53 in float64), so that it does not depend on the
+        order in which NumPy adds.
+        """
+        mean: npt.NDArray[np.float64] = self.images.mean(axis=0, dtype=np.float64)
+        return mean.astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test split over the same classes; `note` says where they came from."""
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    note: str
+
+
+def checked(
+    source: str,
+    train: Split,
+    test: Split,
+    class_names: Sequence[str],
+    *,
+    name: str,
+    note: str,
+) -> Dataset:
+    """The `Dataset` of two splits whose images are known to be uint8 (N, H, W, C).
+
+    Raises:
+        DataError: a split is empty, the splits' images differ in shape, there is one class only, a
+            label is not one of the classes, or a class has no training image. `source` opens it.
+    """
+    classes = len(class_names)
+    if classes < 2:
+        raise DataError(
+            f"{source}: there is 1 class ({class_names[0]}); at least 2 are needed to learn "
+            f"anything."
+            if class_names
+            else f"{source}: there are no classes; at least 2 are needed."
+        )
+    for which, split in (("training", train), ("test", test)):
+        if not len(split):
+            raise DataError(f"{source}: there are 0 {which} images; at least 1 was expected.")
+        outside = np.flatnonzero((split.labels < 0) | (split.labels >= classes))
+        if outside.size:
+            raise DataError(
+                f"{source}: {which} image {outside[0]} has label {split.labels[outside[0]]}; "
+                f"0 to {classes - 1} were expected, as there are {classes} classes."
+            )
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise DataError(
+            f"{source}: test images are {shape_of(test.images)}; {shape_of(train.images)} was "
+            f"expected, as the training images are."
+        )
+    absent = np.flatnonzero(np.bincount(train.labels, minlength=classes) == 0)
+    if absent.size:
+        raise DataError(
+            f"{source}: class {absent[0]} ({class_names[absent[0]]}) has no training image; each "
+            f"of the {classes} classes needs one."
+        )
+    return Dataset(name, train, test, tuple(class_names), note)
+
+
+def order(n: int, seed: int, epoch: int) -> Labels:
+    """The order in which `epoch` visits `n` images: a permutation of 0 to n - 1.
+
+    Each image draws 64 bits of Philox keyed by (seed, epoch), and the draws are sorted. NumPy
+    promises the bits of a bit generator for ever, but not what `Generator.permutation` makes of
+    them, and a resumed run must see the same order under a later NumPy.
+    """
+    return np.argsort(_draws(n, seed, epoch), kind="stable")
+
+
+def hold_out(labels: Labels, seed: int) -> tuple[Labels, Labels]:
+    """Indices (kept, held out) of a seeded tenth of each class, at least one image of it.
+
+    Both come in ascending order. A class of one image keeps it.
+    """
+    draws = _draws(len(labels), seed, HELD_OUT_STREAM)
+    held = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        tenth = max(1, len(members) // 10) if len(members) > 1 else 0
+        held[members[np.argsort(draws[members], kind="stable")[:tenth]]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def shape_of(images: Images) -> str:
+    """An image's height, width and channels as people write them: 28x28x1."""
+    return "x".join(str(side) for side in images.shape[1:])
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path for a message: names that are not UTF-8 can be printed, too."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _draws(n: int, seed: int, stream: int) -> npt.NDArray[np.uint64]:
+    key = np.array([seed, stream], dtype=np.uint64)
+    return np.random.Philox(key=key).random_raw(n)

@@ -1,0 +1,137 @@
+"""Data sets in one `.npz` file.
+
+images        (N, H, W, C) uint8
+labels        (N,) any integer type, 0 to classes - 1
+test_images   likewise; without them a seeded tenth of each class is held out
+test_labels
+class_names   (classes,) strings; without them the classes are called 0, 1, 2, ...
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyalexnet.data.dataset import Dataset, Images, Labels, Split, checked, hold_out, shown
+from pyalexnet.errors import DataError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def load(path: Path, *, seed: int = 0) -> Dataset:
+    """Read the arrays above; nothing in the file is ever unpickled.
+
+    Raises:
+        DataError: the file cannot be read, or an array is missing, of the wrong type or shape, or
+            holds a label that is not a class.
+    """
+    source = shown(path)
+    arrays = _read(path)
+    for name in ("images", "labels"):
+        if name not in arrays:
+            raise DataError(
+                f"{source}: holds {', '.join(sorted(arrays)) or 'no arrays'}; an array called "
+                f"{name} was expected."
+            )
+    if ("test_images" in arrays) != ("test_labels" in arrays):
+        raise DataError(
+            f"{source}: holds one of test_images and test_labels; both or neither were expected."
+        )
+    whole = _split(source, arrays, "")
+    names = _class_names(source, arrays, whole)
+    if "test_images" in arrays:
+        train, test, how = whole, _split(source, arrays, "test_"), ""
+    else:
+        kept, held = hold_out(whole.labels, seed)
+        train = Split(whole.images[kept], whole.labels[kept])
+        test = Split(whole.images[held], whole.labels[held])
+        how = f", of which a tenth drawn with seed {seed} is held out"
+    note = f"{source} ({len(train)} + {len(test)} images{how})"
+    return checked(source, train, test, names, name=path.stem, note=note)
+
+
+def _read(path: Path) -> dict[str, Array]:
+    try:
+        with path.open("rb") as stream:  # np.load leaves a damaged file open
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(
+                    f"{shown(path)}: is a single array; an .npz of several was expected."
+                )
+            return {name: archive[name] for name in archive.files}
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        RuntimeError,  # an encrypted member
+        NotImplementedError,  # a compression that zipfile does not know
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise DataError(
+            f"{shown(path)}: cannot be read ({str(error) or type(error).__name__}); an .npz of "
+            f"plain arrays was expected."
+        ) from error
+
+
+def _split(source: str, arrays: dict[str, Array], prefix: str) -> Split:
+    images, labels = arrays[f"{prefix}images"], arrays[f"{prefix}labels"]
+    if images.dtype != np.uint8:
+        raise DataError(
+            f"{source}: {prefix}images is {images.dtype}{_nan_pixels(images)}; uint8, 0 to 255, "
+            f"was expected."
+        )
+    if images.ndim != 4 or 0 in images.shape:
+        raise DataError(
+            f"{source}: {prefix}images has shape {images.shape}; (N, H, W, C) was expected, none "
+            f"of them 0."
+        )
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"{source}: {prefix}labels is {labels.dtype}; integers were expected.")
+    if labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{source}: {prefix}labels has shape {labels.shape}; {images.shape[:1]} was expected, "
+            f"one label for each image."
+        )
+    return Split(_contiguous(images), _whole_numbers(source, labels))
+
+
+def _contiguous(images: Array) -> Images:
+    return np.ascontiguousarray(images)
+
+
+def _whole_numbers(source: str, labels: Array) -> Labels:
+    if int(labels.max()) > np.iinfo(np.int64).max:
+        raise DataError(f"{source}: has the label {labels.max()}; 0 to classes - 1 were expected.")
+    return labels.astype(np.int64)
+
+
+def _nan_pixels(images: Array) -> str:
+    if images.dtype.kind not in "fc":
+        return ""
+    count = np.count_nonzero(np.isnan(images))
+    return f" and {count} of its values are NaN" if count else ""
+
+
+def _class_names(source: str, arrays: dict[str, Array], split: Split) -> tuple[str, ...]:
+    if "class_names" not in arrays:
+        classes = int(split.labels.max()) + 1
+        if classes > len(split):
+            raise DataError(
+                f"{source}: has the label {classes - 1} and {len(split)} images; 0 to classes - 1, "
+                f"each at least once, were expected."
+            )
+        return tuple(str(label) for label in range(classes))
+    names = arrays["class_names"]
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise DataError(
+            f"{source}: class_names is {names.dtype} of shape {names.shape}; strings of shape "
+            f"(classes,) were expected."
+        )
+    return tuple(str(name) for name in names)

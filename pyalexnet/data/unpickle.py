@@ -1,0 +1,98 @@
+"""Reading a pickle of plain values and NumPy arrays without running anything that it asks for.
+
+A pickle names functions and calls them. `ArrayUnpickler` answers to the few names with which
+NumPy's arrays are written and refuses all others; and not even those reach NumPy, whose own
+functions trust their arguments (a crafted dtype can make bytes pass for object pointers). They
+reach the stand-ins below, which check what they get and read the bytes of the elements.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+from typing import Any
+
+import numpy as np
+
+DTYPES = ("u1", "i4", "i8")
+"""The element types that are admitted, little-endian."""
+
+
+def loads(raw: bytes) -> Any:
+    """The pickled value; each array in it is a `StandIn` with the array as `.value`.
+
+    Strings of Python 2 come as bytes.
+
+    Raises:
+        pickle.UnpicklingError: the pickle asks for anything but the above.
+        Exception: of any kind, from a damaged pickle.
+    """
+    return ArrayUnpickler(io.BytesIO(raw), encoding="bytes").load()
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Admits dict, list, tuple, bytes, str, numbers and the names below."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        match module.replace("numpy.core", "numpy._core"), name:
+            case "numpy._core.multiarray", "_reconstruct":
+                return StandIn
+            case "numpy._core.numeric", "_frombuffer":
+                return from_buffer
+            case "numpy", "dtype":
+                return ElementType
+            case "numpy", "ndarray":
+                return "numpy.ndarray"  # only ever an argument, of _reconstruct
+        raise pickle.UnpicklingError(f"it asks for {f'{module}.{name}'!r}")
+
+
+class ElementType:
+    """Stands for a dtype: made from its code, then told the byte order."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, code: str | bytes, *_: object) -> None:
+        text = code.decode("ascii") if isinstance(code, bytes) else code
+        if text not in DTYPES:
+            raise pickle.UnpicklingError(f"an array has elements {text!r}")
+        self.dtype: np.dtype[Any] = np.dtype(f"<{text}")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        byte_order = state[1]
+        if byte_order not in ("<", "|", b"<", b"|"):
+            raise pickle.UnpicklingError(f"an array has byte order {byte_order!r}")
+
+
+class StandIn:
+    """Stands for an array: made empty, then given (version, shape, dtype, Fortran order, data)."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, *_: object) -> None:
+        self.value: np.ndarray[Any, np.dtype[Any]] = np.empty(0, np.uint8)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, element, fortran, data = state
+        self.value = _array(data, element, shape, "F" if fortran else "C")
+
+
+def from_buffer(data: object, element: object, shape: object, order: object) -> StandIn:
+    """What protocol 5 calls instead."""
+    array = StandIn()
+    array.value = _array(data, element, shape, order)
+    return array
+
+
+def _array(
+    data: object, element: object, shape: object, order: object
+) -> np.ndarray[Any, np.dtype[Any]]:
+    if not isinstance(data, bytes | bytearray) or not isinstance(element, ElementType):
+        raise pickle.UnpicklingError("an array is not made of bytes")
+    if (
+        not isinstance(shape, tuple)
+        or not all(type(side) is int and side >= 0 for side in shape)
+        or math.prod(shape) * element.dtype.itemsize != len(data)
+    ):
+        raise pickle.UnpicklingError(f"an array of {len(data)} bytes has shape {shape!r}")
+    return np.frombuffer(data, element.dtype).reshape(shape, order="F" if order == "F" else "C")
