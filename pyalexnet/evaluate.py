@@ -1,0 +1,76 @@
+"""How well a network does on images it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyalexnet.backends import Array
+from pyalexnet.data import Split
+from pyalexnet.data.batches import Pixels, batches
+from pyalexnet.layers import Memory, Pass
+from pyalexnet.net import Net
+from pyalexnet.run import Scores
+
+
+@dataclass
+class Sums:
+    """Loss and errors added up, each image counted once."""
+
+    images: int = 0
+    loss: float = 0.0
+    top1_error: float = 0.0
+    top5_error: float = 0.0
+
+    def add(self, images: int, loss: float, top1_error: float, top5_error: float) -> None:
+        """Count a batch of `images` with these means."""
+        self.images += images
+        self.loss += images * loss
+        self.top1_error += images * top1_error
+        self.top5_error += images * top5_error
+
+    def mean(self) -> Scores:
+        n = self.images
+        return Scores(self.loss / n, self.top1_error / n, self.top5_error / n)
+
+
+def evaluate(
+    net: Net,
+    split: Split,
+    mean: Pixels,
+    batch_size: int,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Scores | None:
+    """Scores of `net` on all of `split`, dropout off; None if `stop` came true on the way.
+
+    A smaller last batch counts for its images only.
+    """
+    backend = net.backend
+    counts, results = [], []
+    for images, labels in batches(split, mean, np.arange(len(split)), batch_size):
+        if stop():
+            return None
+        logits = net.forward(backend.asarray(images))
+        loss, _, top1, top5 = backend.softmax_cross_entropy(logits, labels)
+        counts.append(len(labels))
+        results.append((loss, top1, top5))  # on the device: nothing waits for it yet
+    sums = Sums()
+    for count, result in zip(counts, results, strict=True):
+        sums.add(count, *(float(backend.to_numpy(value)) for value in result))
+    return sums.mean()
+
+
+def activations(net: Net, images: Any) -> Iterator[tuple[str, Array]]:
+    """Each layer's name and output for `images`, in order, dropout off.
+
+    An output is the layer's own array and valid until the next one is asked for.
+    """
+    run = Pass(net.backend, net.params, {}, train=False, seed=net.seed, step=0, masks={})
+    x = net.backend.asarray(images)
+    for layer in net.spec.layers:
+        x = layer.forward(x, Memory(), run)
+        yield layer.name, x

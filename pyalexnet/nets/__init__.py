@@ -1,0 +1,43 @@
+"""The networks by name, one a file, each with the recipe that trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyalexnet.errors import ArgumentError
+from pyalexnet.net import NetSpec
+from pyalexnet.nets.alexnet import alexnet
+from pyalexnet.nets.alexnet_tiny import alexnet_tiny
+from pyalexnet.nets.cifar_18pct import cifar_18pct
+from pyalexnet.nets.cifar_19pct import cifar_19pct
+from pyalexnet.nets.cifar_80sec import cifar_80sec
+
+__all__ = [
+    "alexnet",
+    "alexnet_tiny",
+    "cifar_18pct",
+    "cifar_19pct",
+    "cifar_80sec",
+    "get",
+    "names",
+]
+
+_NETS: dict[str, Callable[..., NetSpec]] = {
+    "alexnet-tiny": alexnet_tiny,
+    "cifar-80sec": cifar_80sec,
+    "cifar-19pct": cifar_19pct,
+    "cifar-18pct": cifar_18pct,
+    "alexnet": alexnet,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Names that `get` knows; the first is the default network."""
+    return tuple(_NETS)
+
+
+def get(name: str) -> Callable[..., NetSpec]:
+    """The function that makes the network `name`; all of them take `classes` and `input_shape`."""
+    if name not in _NETS:
+        raise ArgumentError(f"net is {name!r}; one of {', '.join(_NETS)} was expected.")
+    return _NETS[name]

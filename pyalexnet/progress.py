@@ -1,0 +1,290 @@
+"""What a training run says while it runs; the only place that formats progress.
+
+On a terminal a live display stands below the lines that stay; anywhere else (a pipe, a file,
+`TERM=dumb`) there is one plain line at a time and no control code. A reader that goes away
+(`| head -1`) silences the display and never stops the training.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from pyalexnet.run import EpochReport, Motion, StepReport
+
+if TYPE_CHECKING:
+    from pyalexnet.train import Outcome, Trainer
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Reporter:
+    """Plain lines on a stream. Usable as a context manager; `LiveReporter` adds the display."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self._stream: IO[str] | None = stream if stream is not None else sys.stdout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def say(self, line: str = "") -> None:
+        """Write a line that stays."""
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._silence()
+
+    def warn(self, sentence: str) -> None:
+        """Write a line about something that went wrong and does not stop the run."""
+        self.say(f"warning: {sentence}")
+
+    def step(self, report: StepReport, *, due: bool) -> None:
+        """Show where training stands; `due` is true once every print interval."""
+        if due:
+            self.say(_step_line(report))
+
+    def epoch(self, report: EpochReport) -> None:
+        """Show the line of an epoch that is over and how far each layer moved."""
+        self.say(_epoch_line(report))
+        self.say(_motion_line(report.layers))
+
+    def opening(self, trainer: Trainer) -> None:
+        """Say what is about to be trained, on what, where and how."""
+        for line in _opening(trainer):
+            self.say(line)
+
+    def closing(self, trainer: Trainer, outcome: Outcome) -> None:
+        """Say what came out, on which data, where it lies and how to go on."""
+        for line in _closing(trainer, outcome):
+            self.say(line)
+
+    def progress(self, what: str) -> Callable[[int, int], None]:
+        """A function to call with (done, total) while `what` goes on, before the training."""
+        next_due = time.monotonic() + _SECONDS_BETWEEN_LINES
+
+        def show(done: int, total: int) -> None:
+            nonlocal next_due
+            if time.monotonic() >= next_due:
+                next_due = time.monotonic() + _SECONDS_BETWEEN_LINES
+                self.say(f"{what}: {done:,} of {total:,}")
+
+        return show
+
+    def _silence(self) -> None:
+        """The reader is gone: write into nothing, also what the interpreter flushes at its end."""
+        stream, self._stream = self._stream, None
+        try:
+            descriptor = stream.fileno() if stream is not None else -1
+        except (OSError, ValueError, io.UnsupportedOperation):
+            return
+        if descriptor >= 0:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+
+
+class Silent(Reporter):
+    """Says nothing; for use from a program."""
+
+    def say(self, line: str = "") -> None:
+        return None
+
+
+class LiveReporter(Reporter):
+    """A bar and the current numbers below the lines that stay, redrawn a few times a second."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console.file)
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            expand=True,
+        )
+        self._task = self._bar.add_task("", total=None, left="", visible=False)
+        self._numbers = Text()
+        self._live = Live(
+            Group(self._numbers, self._bar), console=console, refresh_per_second=4, transient=True
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._live.stop()
+        except (OSError, ValueError):
+            self._silence()
+
+    def say(self, line: str = "") -> None:
+        if self._stream is None:
+            return
+        try:
+            self._console.print(Text(line), soft_wrap=True)
+        except (OSError, ValueError):
+            self._silence()
+
+    def progress(self, what: str) -> Callable[[int, int], None]:
+        def show(done: int, total: int) -> None:
+            left = f"{done:,} of {total:,}" if done < total else ""
+            self._bar.update(
+                self._task,
+                total=total,
+                completed=done,
+                description=what,
+                left=left,
+                visible=done < total,
+            )
+
+        return show
+
+    def step(self, report: StepReport, *, due: bool) -> None:
+        self._bar.update(
+            self._task,
+            total=report.steps,
+            completed=report.step,
+            description=f"epoch {report.epoch}/{report.epochs}  step {report.step}/{report.steps}",
+            left=f"ETA {_duration(report.seconds_left)}",
+            visible=True,
+        )
+        self._numbers.plain = "  ".join(_step_numbers(report))
+
+
+def reporter(*, plain: bool = False) -> Reporter:
+    """The live display where standard output is a terminal that can show it, else plain lines."""
+    if sys.stdout is None:  # started with it closed (`>&-`)
+        return Silent()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name outside the terminal's encoding
+    console = Console(file=sys.stdout, highlight=False)
+    if plain or not console.is_terminal or console.is_dumb_terminal:
+        return Reporter()
+    return LiveReporter(console)
+
+
+def percent(fraction: float) -> str:
+    """`0.1234` as `12.34 %`."""
+    return f"{100 * fraction:.2f} %"
+
+
+def _opening(trainer: Trainer) -> Iterator[str]:
+    config, recipe, net = trainer.config, trainer.config.recipe, trainer.net
+    train, test = trainer.dataset.train, trainer.dataset.test
+    size = "x".join(str(side) for side in net.spec.input_shape)
+    yield (
+        f"net       {config.net}: {net.num_parameters:,} parameters, "
+        f"{net.spec.macs() / 1e6:.1f} million multiply-accumulates an image"
+    )
+    yield (
+        f"data      {trainer.dataset.name}: {len(train):,} training and {len(test):,} test images, "
+        f"{size}, {net.spec.classes} classes"
+    )
+    yield f"backend   {config.backend}, device {config.device}"
+    yield (
+        f"recipe    {recipe.epochs:g} epochs of {trainer.steps_an_epoch} steps, batch "
+        f"{trainer.batch_size}, lr {recipe.rate.lr_w:g}, momentum {recipe.momentum:g}, weight "
+        f"decay {recipe.rate.decay_w:g}, seed {config.seed}"
+    )
+    yield f"run       {trainer.folder.path} (Ctrl-C saves and stops)"
+    if trainer.at.step:
+        yield f"resumed   at step {trainer.at.step} of {trainer.steps}"
+    else:
+        expected, measured = trainer.first_losses()
+        yield (
+            f"loss      {measured:.4f} before the first step; {expected:.4f} was expected "
+            f"(ln {net.spec.classes} + half the variance of the logits)"
+        )
+
+
+def _closing(trainer: Trainer, outcome: Outcome) -> Iterator[str]:
+    folder = trainer.folder.path
+    if outcome.interrupt is not None:
+        yield f"stopped by {signal.Signals(outcome.interrupt).name} after step {trainer.at.step}"
+    elif outcome.test is not None:
+        yield (
+            f"{'finished' if outcome.finished else 'stopped'} after {trainer.at.step} steps in "
+            f"{_duration(outcome.seconds)}: test accuracy {percent(1 - outcome.test.top1_error)} "
+            f"(top-1 error {percent(outcome.test.top1_error)}, loss {outcome.test.loss:.4f})"
+        )
+    yield f"data      {trainer.dataset.note}"
+    yield f"run       {folder}"
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name != "lock":
+            yield f"          {path.name}"
+    for path in sorted(trainer.folder.checkpoints.iterdir()):
+        best = " (best)" if path == trainer.best_checkpoint else ""
+        yield f"          {path.relative_to(folder)}{best}"
+    more = f" --epochs {2 * trainer.config.recipe.epochs:g}" if outcome.finished else ""
+    yield f"to go on  pyalexnet train --resume {shlex.quote(str(folder))}{more}"
+
+
+def _step_numbers(report: StepReport) -> tuple[str, ...]:
+    return (
+        f"loss {report.train.loss:.4f}",
+        f"top-1 error {percent(report.train.top1_error)}",
+        f"{report.images_per_second:,.0f} images/s",
+        f"lr {report.lr:.3g}",
+    )
+
+
+def _step_line(report: StepReport) -> str:
+    return "  ".join(
+        (
+            f"epoch {report.epoch}/{report.epochs}",
+            f"step {report.step}/{report.steps}",
+            *_step_numbers(report),
+            f"ETA {_duration(report.seconds_left)}",
+        )
+    )
+
+
+def _epoch_line(report: EpochReport) -> str:
+    return (
+        f"epoch {report.epoch}/{report.epochs} done: "
+        f"train loss {report.train.loss:.4f}, top-1 error {percent(report.train.top1_error)}; "
+        f"test loss {report.test.loss:.4f}, top-1 error {percent(report.test.top1_error)}"
+        f"{' (best)' if report.best else ''}; lr {report.lr:.3g}; {report.seconds:.1f} s"
+    )
+
+
+def _motion_line(layers: Mapping[str, Motion]) -> str:
+    """How much of each layer's weights the last step changed; a thousandth or so is healthy."""
+    ratios = (f"{name} {motion.ratio:.1e}" for name, motion in layers.items())
+    return f"  mean |dw| / mean |w|:  {'  '.join(ratios)}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

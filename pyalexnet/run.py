@@ -1,0 +1,499 @@
+"""A run's folder: what it holds, who may write to it, and how a run is repeated from it.
+
+runs/<date>-<net>-<data>/
+    config.toml     every choice of the run; edit it (or give flags) and resume
+    env.json        versions, machine and command line of every start
+    log.jsonl       one JSON object a line: see `Log`
+    checkpoints/    see checkpoint.py
+    curves.png, filters.png
+    lock            held while a process trains here
+runs/latest         link to the newest run
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydantic
+
+from pyalexnet.backends.checks import integer
+from pyalexnet.errors import ArgumentError, RunError
+from pyalexnet.recipe import Recipe
+
+_ABOUT_CONFIG = """\
+# Every choice of this run. To repeat it:      pyalexnet train --config THIS_FILE
+# To change a value and go on:                 edit it here, then pyalexnet train --resume RUN
+# Rates are learning rates (lr_w, lr_b) and weight decays (decay_w, decay_b) of a layer's weights
+# and biases; from epoch e of a pair [e, factor] in schedule on, all of them count times factor.
+
+"""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Means over the images counted: loss in nats, errors as fractions in [0, 1]."""
+
+    loss: float
+    top1_error: float
+    top5_error: float
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How far a layer's weights move: mean |w|, mean |dw| of the last step, and their ratio."""
+
+    weight: float
+    update: float
+    ratio: float
+
+    @classmethod
+    def of(cls, weight: float, update: float) -> Motion:
+        """With the ratio that goes with the two; 0 where all weights are."""
+        return cls(weight, update, update / weight if weight > 0 else 0.0)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Where training stands; `train` covers the steps since the last such report."""
+
+    epoch: int
+    """The epoch that is running, counted from 1."""
+    epochs: int
+    progress: float
+    """Epochs done, with the part of the running one."""
+    step: int
+    """Steps done since the run began."""
+    steps: int
+    train: Scores
+    lr: float
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """An epoch that is over; `train` was measured while the weights moved, dropout on."""
+
+    epoch: int
+    epochs: int
+    step: int
+    train: Scores
+    test: Scores
+    lr: float
+    seconds: float
+    best: bool
+    layers: Mapping[str, Motion]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every choice of a run; what config.toml holds."""
+
+    net: str
+    data: str
+    """Absolute path of the data, or "" for the built-in set."""
+    backend: str
+    """The backend that was chosen, never "auto": a resumed run takes the same one."""
+    device: int
+    seed: int
+    print_freq: int
+    """Steps between two lines of the log."""
+    keep: int
+    """Newest checkpoints that stay; the best one always does."""
+    recipe: Recipe
+
+    def __post_init__(self) -> None:
+        integer("run", "seed", self.seed, high=2**64 - 1)
+        integer("run", "print_freq", self.print_freq, low=1)
+        integer("run", "keep", self.keep, low=1)
+
+    def to_toml(self) -> str:
+        """The text of config.toml."""
+        return _ABOUT_CONFIG + _toml(dataclasses.asdict(self))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], source: str) -> Config:
+        """Build from parsed TOML or JSON.
+
+        Raises:
+            ArgumentError: a value is missing, wrong or one too many; it names `source`.
+        """
+        try:
+            config = pydantic.TypeAdapter(cls).validate_python(values)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise ArgumentError(f"{source}: {name}: {first['msg']}.") from error
+        unknown = _flat(values).keys() - _flat(dataclasses.asdict(config)).keys()
+        if unknown:
+            raise ArgumentError(f"{source}: {sorted(unknown)[0]} is not a known setting.")
+        return config
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        """Read a config.toml.
+
+        Raises:
+            ArgumentError: it cannot be read, is no TOML, lacks a value or has one too many.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ArgumentError(f"{path} cannot be read: {error}.") from error
+        return cls.from_mapping(values, str(path))
+
+    def changes(self, other: Config) -> dict[str, tuple[Any, Any]]:
+        """The values that differ, under their dotted names, as (this one's, the other's)."""
+        mine, theirs = (_flat(dataclasses.asdict(c)) for c in (self, other))
+        return {
+            name: (mine.get(name), theirs.get(name))
+            for name in mine | theirs
+            if mine.get(name) != theirs.get(name)
+        }
+
+
+class RunFolder:
+    """A run folder that this process, and no other, may write to; a context manager.
+
+    Raises:
+        RunError: the folder cannot be written, or another process trains in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = _lock(path)
+        try:
+            check_writable(self.checkpoints)
+            self.log = Log(path / "log.jsonl")
+        except RunError:
+            os.close(self._lock)
+            raise
+
+    @classmethod
+    def create(cls, out: Path, *, net: str, data: str) -> RunFolder:
+        """Make `out/<date>-<net>-<data>`, with -2, -3 ... where it exists, linked as `latest`.
+
+        Raises:
+            RunError: `out` cannot be written.
+        """
+        name = f"{datetime.date.today().isoformat()}-{_slug(net)}-{_slug(data)}"
+        try:
+            path = _claim(out, name)
+        except OSError as error:
+            raise RunError(f"{out} cannot be written: {error.strerror}.") from error
+        folder = cls(path)
+        _link_latest(path)
+        return folder
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the folder free."""
+        self.log.close()
+        os.close(self._lock)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def write_config(self, config: Config) -> None:
+        """Write config.toml, whole or not at all."""
+        self._write("config.toml", config.to_toml())
+
+    def add_environment(self, environment: Mapping[str, Any]) -> None:
+        """Append this start to env.json."""
+        starts = []
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            # A damaged record of earlier starts is no reason not to start.
+            starts = json.loads((self.path / "env.json").read_text("utf-8"))["starts"]
+        self._write("env.json", json.dumps({"starts": [*starts, environment]}, indent=2) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        try:
+            with replacing(self.path / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{self.path / name} cannot be written: {error.strerror}.") from error
+
+
+class Log:
+    """log.jsonl: one whole JSON object a line, each with `kind` and `time` (UTC).
+
+    step    every print interval: epoch, progress, step, train scores, lr, images_per_second
+    epoch   every epoch: train and test scores, lr, seconds, per-layer mean |w|, |dw|, ratio
+    start, resume, test, stop    what the driver did; lines after a resume's step that stand
+                                 before it in the file were overtaken by the resumed run
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise RunError(f"{path} cannot be written: {error.strerror}.") from error
+        self._drop_torn_line()
+
+    def write(self, kind: str, values: Mapping[str, Any]) -> None:
+        """Append a line.
+
+        Raises:
+            OSError: it could not be written; nothing of it stays in the file.
+        """
+        record = {"kind": kind, "time": _now(), **values}
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        size = os.fstat(self._file).st_size
+        try:
+            written = os.write(self._file, line)
+            if written < len(line):
+                os.write(self._file, line[written:])  # says why it was short
+        except OSError:
+            os.ftruncate(self._file, size)
+            raise
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _drop_torn_line(self) -> None:
+        """Cut off what a machine that went down left of a line."""
+        size = os.fstat(self._file).st_size
+        tail = os.pread(self._file, min(size, 1 << 20), max(size - (1 << 20), 0))
+        os.ftruncate(self._file, size - len(tail) + tail.rfind(b"\n") + 1)
+
+
+@dataclass
+class History:
+    """The scores of a run, in the order of its steps."""
+
+    steps: list[tuple[float, Scores]] = field(default_factory=list)
+    """(epochs done, training scores since the entry before)"""
+    epochs: list[tuple[int, Scores, Scores]] = field(default_factory=list)
+    """(epochs done, training scores, test scores)"""
+
+    @classmethod
+    def read(cls, log: Path) -> History:
+        """Read a log.jsonl; what a resumed run has overtaken is left out."""
+        lines: list[dict[str, Any]] = []
+        for record in _records(log):
+            if record["kind"] == "resume":
+                lines = [line for line in lines if line["step"] <= record["step"]]
+            elif record["kind"] in ("step", "epoch"):
+                lines.append(record)
+        history = cls()
+        for line in lines:
+            train = Scores(**line["train"])
+            if line["kind"] == "step":
+                history.steps.append((line["progress"], train))
+            else:
+                history.epochs.append((line["epoch"], train, Scores(**line["test"])))
+        return history
+
+
+def check_writable(folder: Path) -> None:
+    """Make sure, before anything that takes time, that files can be made in `folder`.
+
+    Raises:
+        RunError: they cannot, or the folder is missing and cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        Path(tempfile.mkdtemp(prefix=".tmp-probe-", dir=folder)).rmdir()
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror}.") from error
+
+
+def find(run: str, out: Path) -> Path:
+    """The folder that `--resume run` means: a path, or "latest" for the newest run in `out`.
+
+    Raises:
+        RunError: there is none.
+    """
+    path = out / "latest" if run == "latest" else Path(run)
+    if not (path / "config.toml").is_file():
+        raise RunError(f"{path} is no run folder; one with a config.toml, or latest, was expected.")
+    return path.resolve()
+
+
+def environment(backend: str) -> dict[str, Any]:
+    """What env.json says of one start: versions, machine, command line, commit."""
+    return {
+        "time": _now(),
+        "command": sys.argv,
+        "folder": str(Path.cwd()),
+        "commit": _commit(),
+        "backend": backend,
+        "versions": {"python": platform.python_version()} | _versions(),
+        "blas": _blas(),
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": {
+            name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")
+        },
+    }
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which then takes its place; gone if that failed."""
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _records(log: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log.jsonl; a damaged one is passed over."""
+    with log.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
+
+def _lock(path: Path) -> int:
+    """Take the folder's lock; the kernel frees it however the process ends."""
+    try:
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}.") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
+        os.close(lock)
+        raise RunError(f"the run folder {path} is in use by {holder}.") from error
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return lock
+
+
+def _claim(out: Path, name: str) -> Path:
+    """Make the first free of name, name-2, name-3 ...; two processes never get the same."""
+    out.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        path = out / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return path.resolve()
+
+
+def _link_latest(path: Path) -> None:
+    """Point `latest` beside the run at it; a file of another kind of that name is left alone."""
+    link = path.with_name("latest")
+    if link.exists() and not link.is_symlink():
+        return
+    with replacing(link) as temporary:
+        temporary.symlink_to(path.name)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.") or "data"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("pyalexnet", "numpy", "safetensors", "pillow", "matplotlib", "rich", "typer"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _blas() -> str:
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"{blas.get('name')} {blas.get('version')}"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("model name", "CPU part")):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the package's own source tree, "-dirty" where it was changed."""
+    here = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ("git", "-C", str(here), *arguments)
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel"), "pyalexnet", "run.py").is_file():
+            return git("describe", "--always", "--dirty", "--abbrev=40")
+    except (OSError, subprocess.SubprocessError):
+        pass  # no git, or not a checkout
+    return None
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _toml(table: Mapping[str, Any], path: str = "") -> str:
+    """A table as TOML: its values first, then the tables in it; None is left out."""
+    lines = [
+        f"{_toml_key(name)} = {_toml_value(value)}"
+        for name, value in table.items()
+        if value is not None and not isinstance(value, Mapping)
+    ]
+    text = "".join(line + "\n" for line in lines)
+    for name, inner in table.items():
+        if isinstance(inner, Mapping):
+            dotted = f"{path}.{_toml_key(name)}" if path else _toml_key(name)
+            text += f"\n[{dotted}]\n{_toml(inner, dotted)}"
+    return text
+
+
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml_value(name)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(each) for each in value) + "]"
+    if isinstance(value, str):  # JSON's escapes are TOML's, but for the delete character
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value)  # int, float, bool

@@ -1,0 +1,502 @@
+"""The training loop: from a network, data and a configuration to what lands in the run folder.
+
+Everything random is drawn from counters (seed, epoch, step), so the place where a run stands, its
+parameters and its momentum are all that resuming needs: a run that was stopped at any step and
+resumed ends bit for bit as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyalexnet import checkpoint, show
+from pyalexnet.backends import Array
+from pyalexnet.checkpoint import Checkpoint, Meta
+from pyalexnet.data import Dataset, order
+from pyalexnet.data.batches import Pixels, batches
+from pyalexnet.data.dataset import Labels
+from pyalexnet.errors import ArgumentError, CheckpointError, PyalexnetError, TrainingError
+from pyalexnet.evaluate import Sums, activations, evaluate
+from pyalexnet.interrupt import Interrupt
+from pyalexnet.net import Net
+from pyalexnet.progress import Reporter
+from pyalexnet.run import Config, EpochReport, History, Motion, RunFolder, Scores, StepReport
+from pyalexnet.sgd import SGD
+
+_SECONDS_BETWEEN_PICTURES = 30.0
+
+
+@dataclass
+class Position:
+    """Where a run stands; with the parameters and the momentum, all that resuming needs."""
+
+    step: int = 0
+    """Updates done; also the counter of the dropout masks."""
+    epoch: int = 0
+    """Epochs done, their test included."""
+    seen: int = 0
+    """Images of the running epoch that were trained on."""
+    epoch_sums: Sums = field(default_factory=Sums)
+    """Over the running epoch."""
+    window_sums: Sums = field(default_factory=Sums)
+    """Since the last step line of the log."""
+    best_step: int | None = None
+    best_error: float = 1.0
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Position:
+        """Build from what `asdict` made of one.
+
+        Raises:
+            CheckpointError: it is something else.
+        """
+        try:
+            sums = {name: Sums(**values[name]) for name in ("epoch_sums", "window_sums")}
+            return cls(**{**values, **sums})
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"the checkpoint does not say where its run stood ({error}); it has {list(values)}."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How `Trainer.fit` ended."""
+
+    finished: bool
+    """All epochs are done."""
+    interrupt: int | None
+    """The signal that stopped it, if one did."""
+    test: Scores | None
+    """The final parameters on the test split; None after a signal."""
+    seconds: float
+
+
+@dataclass
+class Pace:
+    """How fast training goes; only the time between `start` and the last `count` is counted."""
+
+    images: int = 0
+    seconds: float = 0.0
+    _last: float = 0.0
+
+    def start(self) -> None:
+        """Begin or go on after a pause."""
+        self._last = time.perf_counter()
+
+    def count(self, images: int) -> None:
+        """Add images that were trained on until now."""
+        now = time.perf_counter()
+        self.images += images
+        self.seconds += now - self._last
+        self._last = now
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
+
+class Trainer:
+    """A network in training; `fit` runs it, everything else is where it stands.
+
+    `interrupt` is for the caller to enter, so that a signal is kept until it can be heeded.
+
+    Losses and errors stay on a GPU until a line of the log or a checkpoint needs them. On the CPU
+    nothing is gained by waiting: there each step's loss and gradients are looked at before the
+    update.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        net: Net,
+        mean: Pixels,
+        folder: RunFolder,
+        reporter: Reporter,
+    ) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.net = net
+        self.mean = mean
+        self.folder = folder
+        self.at = Position()
+        self.sgd = SGD(net, config.recipe)
+        self._reporter = reporter
+        self.interrupt = Interrupt()
+        self.batch_size = min(config.recipe.batch_size, len(dataset.train))
+        self._grads: dict[str, Array] = {}
+        self._unread: list[tuple[int, Array, Array, Array]] = []
+        self._window, self._epoch, self._whole = Pace(), Pace(), Pace()
+        self._test: Scores | None = None
+        self._test_seconds = 0.0
+        self._saved: dict[str, Any] | None = None
+        self._drawn = -math.inf
+        self._warned: set[str] = set()
+
+    # Where the run stands
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Updates an epoch makes; images that do not fill a last batch sit this epoch out."""
+        return len(self.dataset.train) // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Updates of the whole run, those done included."""
+        later = max(self.config.recipe.epochs - self.at.epoch - 1, 0)
+        return self.at.step + self._steps_left() + self._steps_in(later)
+
+    @property
+    def finished(self) -> bool:
+        return self.at.epoch >= self.config.recipe.epochs
+
+    @property
+    def progress(self) -> float:
+        """Epochs done, with the part of the running one."""
+        return self.at.epoch + self.at.seen / len(self.dataset.train)
+
+    @property
+    def lr(self) -> float:
+        """The recipe's learning rate as it is now; layers may have their own."""
+        recipe = self.config.recipe
+        return recipe.rate.lr_w * recipe.schedule.factor(self.progress)
+
+    @property
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint of the lowest test error; there is none before the first epoch's end."""
+        if self.at.best_step is None:
+            return None
+        return self.folder.checkpoints / f"step-{self.at.best_step:08d}"
+
+    def restore(self, position: Position, momentum: Mapping[str, Array]) -> None:
+        """Stand where a checkpoint was written; the net has its parameters already."""
+        self.at = position
+        self.sgd.load(momentum)
+        self._saved = asdict(position)
+
+    # The loop
+
+    def fit(self, stop_at: int | None = None) -> Outcome:
+        """Train until the last epoch, step `stop_at` or a signal; then save and draw.
+
+        Raises:
+            TrainingError: a loss, gradient or parameter is not finite; nothing is saved then.
+            CheckpointError: a checkpoint cannot be written; the ones before stay.
+            ArgumentError: there is nothing to do before `stop_at`.
+        """
+        if stop_at is not None and stop_at <= self.at.step:
+            raise ArgumentError(
+                f"steps is {stop_at}; more than the {self.at.step} that are done was expected."
+            )
+        try:
+            return self._fit(stop_at)
+        except PyalexnetError as error:
+            self.log("stop", {"step": self.at.step, "reason": str(error)})
+            raise
+
+    def _fit(self, stop_at: int | None) -> Outcome:
+        started = time.perf_counter()
+        while not (self.finished or self.interrupt or self.at.step == stop_at):
+            self._train_epoch(stop_at)
+            if self._steps_left() == 0 and not self.interrupt:
+                self._end_epoch()
+        if not self.interrupt:
+            self._test = self._test or self._evaluate()
+        self._save()
+        received = self.interrupt.received
+        outcome = Outcome(
+            finished=self.finished,
+            interrupt=received,
+            test=None if received else self._test,
+            seconds=time.perf_counter() - started,
+        )
+        reason = received.name if received else "finished" if self.finished else "steps"
+        test = outcome.test and asdict(outcome.test)
+        self.log("stop", {"step": self.at.step, "reason": reason, "test": test})
+        self.draw()
+        return outcome
+
+    def first_losses(self) -> tuple[float, float]:
+        """Expected and measured loss of the next batch, dropout off.
+
+        Logits that know nothing of the image and have variance s^2 over the classes cost
+        ln(classes) + s^2 / 2 on average; that is ln(classes) only where s is small.
+        """
+        images, labels = next(self._epoch_batches(1))
+        backend = self.net.backend
+        logits = self.net.forward(images)
+        loss = backend.softmax_cross_entropy(logits, labels)[0]
+        spread = float(backend.to_numpy(logits).var(axis=1).mean())
+        return math.log(self.net.spec.classes) + spread / 2, float(backend.to_numpy(loss))
+
+    def _steps_left(self) -> int:
+        """Updates left in the running epoch; the last one may be a fraction of an epoch."""
+        part = min(self.config.recipe.epochs - self.at.epoch, 1)
+        target = self._steps_in(part) * self.batch_size
+        return max(target - self.at.seen, 0) // self.batch_size
+
+    def _steps_in(self, epochs: float) -> int:
+        """Updates in so many epochs, at least one in a fraction of one."""
+        return max(round(epochs * self.steps_an_epoch), 1 if epochs > 0 else 0)
+
+    def _epoch_batches(self, count: int) -> Generator[tuple[Pixels, Labels]]:
+        """The next `count` batches of the running epoch."""
+        indices = order(len(self.dataset.train), self.config.seed, self.at.epoch)
+        chosen = indices[self.at.seen : self.at.seen + count * self.batch_size]
+        return batches(self.dataset.train, self.mean, chosen, self.batch_size)
+
+    def _train_epoch(self, stop_at: int | None) -> None:
+        """Train on what is left of the running epoch."""
+        count = self._steps_left()
+        if stop_at is not None:
+            count = min(count, stop_at - self.at.step)
+        for pace in (self._window, self._epoch, self._whole):
+            pace.start()
+        with contextlib.closing(self._epoch_batches(count)) as feed:
+            for images, labels in feed:
+                self._step(images, labels)
+                if self.interrupt:
+                    break
+
+    def _step(self, images: Pixels, labels: Labels) -> None:
+        loss, self._grads = self.net.loss_and_grads(
+            images, labels, train=True, step=self.at.step, out=self._grads
+        )
+        assert self.net.last_errors is not None  # loss_and_grads has set them
+        self._unread.append((self.at.step + 1, loss, *self.net.last_errors))
+        if isinstance(loss, np.ndarray | np.generic):
+            self._read_losses(images)
+            self._check_gradients()
+        self.sgd.step(self._grads, self.progress)
+        self.at.step += 1
+        self.at.seen += self.batch_size
+        self._test = None
+        self._report_step()
+
+    def _report_step(self) -> None:
+        due = self.at.step % self.config.print_freq == 0
+        if due:
+            self._read_losses()
+        for pace in (self._window, self._epoch, self._whole):
+            pace.count(self.batch_size)
+        if self.at.window_sums.images:
+            report = StepReport(
+                epoch=self.at.epoch + 1,
+                epochs=math.ceil(self.config.recipe.epochs),
+                progress=self.progress,
+                step=self.at.step,
+                steps=self.steps,
+                train=self.at.window_sums.mean(),
+                lr=self.lr,
+                images_per_second=self._window.images_per_second,
+                seconds_left=self._seconds_left(),
+            )
+            self._reporter.step(report, due=due)
+            if due:
+                self.log("step", asdict(report))
+        if due:
+            self.at.window_sums = Sums()
+            self._window = Pace()
+            self._window.start()
+
+    def _seconds_left(self) -> float:
+        images = (self.steps - self.at.step) * self.batch_size
+        tests = math.ceil(self.config.recipe.epochs) - self.at.epoch
+        return images / self._whole.images_per_second + tests * self._test_seconds
+
+    def _end_epoch(self) -> None:
+        """Test, log and save; a signal during the test leaves the epoch to the resumed run."""
+        self._read_losses()
+        test = self._evaluate()
+        if test is None:
+            return
+        best = self.at.best_step is None or test.top1_error < self.at.best_error
+        if best:
+            self.at.best_step, self.at.best_error = self.at.step, test.top1_error
+        self._report_epoch(test, best)
+        self.at.epoch += 1
+        self.at.seen = 0
+        self.at.epoch_sums = Sums()
+        self._epoch = Pace()
+        self._test = test
+        self._save()
+        if time.perf_counter() - self._drawn > _SECONDS_BETWEEN_PICTURES:
+            self.draw()
+
+    def _report_epoch(self, test: Scores, best: bool) -> None:
+        report = EpochReport(
+            epoch=self.at.epoch + 1,
+            epochs=math.ceil(self.config.recipe.epochs),
+            step=self.at.step,
+            train=self.at.epoch_sums.mean(),
+            test=test,
+            lr=self.lr,
+            seconds=self._epoch.seconds,
+            best=best,
+            layers=self._motions(),
+        )
+        self._reporter.epoch(report)
+        self.log("epoch", asdict(report))
+
+    def _motions(self) -> dict[str, Motion]:
+        """Mean |w| and mean |dw| of each layer's weights; the momentum buffer is the last step."""
+
+        def mean_magnitude(array: Array) -> float:
+            return float(np.abs(self.net.backend.to_numpy(array)).mean(dtype=np.float64))
+
+        return {
+            name.removesuffix(".w"): Motion.of(
+                mean_magnitude(weights), mean_magnitude(self.sgd.momentum[name])
+            )
+            for name, weights in self.net.params.items()
+            if name.endswith(".w")
+        }
+
+    def _evaluate(self) -> Scores | None:
+        started = time.perf_counter()
+        scores = evaluate(
+            self.net,
+            self.dataset.test,
+            self.mean,
+            self.batch_size,
+            stop=lambda: bool(self.interrupt),
+        )
+        self._test_seconds = time.perf_counter() - started
+        return scores
+
+    # What must be finite
+
+    def _read_losses(self, images: Pixels | None = None) -> None:
+        """Bring the losses and errors over from the device and add them up, in order of the steps.
+
+        Raises:
+            TrainingError: a loss is not finite. `images`: the batch of the last one, if it is
+                at hand and the parameters are still those that met it.
+        """
+        to_numpy = self.net.backend.to_numpy
+        for step, *values in self._unread:
+            loss, top1, top5 = (float(to_numpy(value)) for value in values)
+            if not math.isfinite(loss):
+                raise self._failure(step, f"the loss is {loss}", self._culprit(images))
+            for sums in (self.at.epoch_sums, self.at.window_sums):
+                sums.add(self.batch_size, loss, top1, top5)
+        self._unread.clear()
+
+    def _check_gradients(self) -> None:
+        """Refuse, on the CPU, gradients that would spoil the parameters."""
+        for name, gradient in self._grads.items():
+            if not np.isfinite(gradient).all():
+                raise self._failure(self.at.step + 1, f"the gradient of {name} is not finite")
+
+    def _culprit(self, images: Pixels | None) -> str:
+        """The first layer whose parameters, else whose outputs, are not finite."""
+        to_numpy = self.net.backend.to_numpy
+        for name, values in self.net.params.items():
+            if not np.isfinite(to_numpy(values)).all():
+                return f"{name} holds values that are not finite"
+        if images is None:
+            return "every parameter is finite"
+        largest = {}
+        for name, outputs in activations(self.net, images):
+            largest[name] = float(np.abs(to_numpy(outputs)).max())
+            if not math.isfinite(largest[name]):
+                return f"{name} is the first layer whose outputs are not finite"
+        name = max(largest, key=lambda layer: largest[layer])
+        return f"the largest output is {largest[name]:.1e}, of {name}"
+
+    def _failure(self, step: int, what: str, where: str = "") -> TrainingError:
+        """Training cannot go on: where, why, and what to try."""
+        smaller = f"--lr {self.config.recipe.rate.lr_w / 10:g}"
+        advice = f"try a smaller learning rate, for instance {smaller}"
+        if self._saved:
+            advice = (
+                f"the checkpoint of step {self._saved['step']} is as it was, to go on from it: "
+                f"pyalexnet train --resume {self.folder.path} {smaller}"
+            )
+        found = f"{what}; {where}" if where else what
+        return TrainingError(f"step {step}, lr {self.lr:g}: {found}; {advice}.")
+
+    # What stays
+
+    def _save(self) -> None:
+        """Write a checkpoint of where the run stands, unless the last one is of there.
+
+        Raises:
+            TrainingError: a parameter or a momentum is not finite.
+            CheckpointError: it cannot be written.
+        """
+        self._read_losses()
+        where = asdict(self.at)
+        if where == self._saved:
+            return
+        params, momentum = self._host(self.net.params), self._host(self.sgd.momentum)
+        for kind, arrays in (("parameter", params), ("momentum of", momentum)):
+            for name, array in arrays.items():
+                if not np.isfinite(array).all():
+                    raise self._failure(self.at.step, f"the {kind} {name} is not finite")
+        spec = self.net.spec
+        meta = Meta(
+            net=spec.name,
+            classes=spec.classes,
+            class_names=self.dataset.class_names,
+            input_shape=spec.input_shape,
+            step=self.at.step,
+            epoch=self.at.epoch,
+            config=asdict(self.config),
+            metrics=where,
+        )
+        checkpoint.save(self.folder.checkpoints, Checkpoint(params, momentum, self.mean, meta))
+        self._saved = where
+        checkpoint.prune(self.folder.path, self.config.keep, self.at.best_step)
+
+    def _host(self, arrays: Mapping[str, Array]) -> dict[str, np.ndarray[Any, Any]]:
+        return {name: self.net.backend.to_numpy(array) for name, array in arrays.items()}
+
+    def log(self, kind: str, values: Mapping[str, Any]) -> None:
+        """Add a line to the log; training goes on without it where the disk is full."""
+        try:
+            self.folder.log.write(kind, values)
+        except OSError as error:
+            self._warn_once(f"{self.folder.path / 'log.jsonl'} misses lines: {error.strerror}.")
+
+    def draw(self) -> None:
+        """Draw curves.png and filters.png anew; training goes on without them."""
+        try:
+            self._draw_curves()
+            self._draw_filters()
+        except ImportError:
+            self._warn_once("there are no pictures without matplotlib: pip install matplotlib")
+        except OSError as error:
+            self._warn_once(f"{self.folder.path} lacks a picture: {error.strerror}.")
+        self._drawn = time.perf_counter()
+
+    def _draw_curves(self) -> None:
+        history = History.read(self.folder.log.path)
+        if history.steps or history.epochs:
+            title = f"{self.config.net} on {self.dataset.name}, {self.at.step:,} steps"
+            show.curves(history, self.folder.path / "curves.png", title=title)
+
+    def _draw_filters(self) -> None:
+        name, weights = next(iter(self.net.params.items()))
+        if weights.ndim == 4:
+            count, height, width, channels = weights.shape
+            title = (
+                f"{name.removesuffix('.w')} after {self.at.step:,} steps: {count} filters, "
+                f"{height} x {width} x {channels}"
+            )
+            filters = self.net.backend.to_numpy(weights)
+            show.filters(filters, self.folder.path / "filters.png", title=title)
+
+    def _warn_once(self, sentence: str) -> None:
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            self._reporter.warn(sentence)

@@ -1,0 +1,328 @@
+"""The command: what it prints and leaves behind, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import resource
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import pyalexnet as package
+from pyalexnet import cli
+from pyalexnet.progress import Reporter
+from training import OPTIONS, STEPS_AN_EPOCH, command, environment, last, photographs, pyalexnet
+
+ALL = ("checkpoints", "config.toml", "curves.png", "env.json", "filters.png", "lock", "log.jsonl")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photographs(tmp_path_factory.mktemp("data") / "quarters.npz")
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A finished run's folder, and what the command printed."""
+    cwd = tmp_path_factory.mktemp("trained")
+    done = pyalexnet("train", "--data", data, *OPTIONS, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return cwd / "runs" / "latest", done
+
+
+def test_run_folder_is_complete(trained: tuple[Path, Any]) -> None:
+    run, _ = trained
+    assert sorted(path.name for path in run.iterdir()) == sorted(ALL)
+    assert last(run).meta.step == 3 * STEPS_AN_EPOCH
+    for line in (run / "log.jsonl").read_text().splitlines():
+        assert json.loads(line)["kind"] in ("start", "step", "epoch", "stop")
+
+
+def test_first_lines_say_what_is_trained(trained: tuple[Path, Any]) -> None:
+    head = trained[1].stdout.splitlines()[:6]
+    parameters = sum(values.size for values in last(trained[0]).params.values())
+    for line, part in zip(
+        head,
+        (
+            f"alexnet-tiny: {parameters:,} parameters",
+            "quarters: 50 training and 20 test images, 12x12x1, 4 classes",
+            "numpy, device 0",
+            "3 epochs of 6 steps, batch 8, lr 0.01, momentum 0.9",
+            str(trained[0].resolve()),
+            "was expected (ln 4 + ",
+        ),
+        strict=True,
+    ):
+        assert part in line
+
+
+def test_last_lines_name_everything(trained: tuple[Path, Any]) -> None:
+    run, done = trained
+    tail = done.stdout[done.stdout.index("finished after 18 steps") :]
+    best = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["test"]
+    assert f"test accuracy {100 * (1 - best['top1_error']):.2f} %" in tail
+    assert "quarters.npz (50 + 20 images" in tail
+    assert f"--resume {run.resolve()} --epochs 6" in tail
+    for name in set(ALL) - {"checkpoints", "lock"}:
+        assert f" {name}\n" in tail
+    assert "checkpoints/step-00000018" in tail
+
+
+def test_plain_lines_off_a_terminal(trained: tuple[Path, Any]) -> None:
+    text = trained[1].stdout
+    assert trained[1].stderr == ""
+    assert not [c for c in text if ord(c) < 32 and c != "\n"]
+    steps = [line for line in text.splitlines() if "  step " in line]
+    assert len(steps) == 9
+    for part in ("epoch 1/3", "step 2/18", "loss ", "top-1 error ", "images/s", "lr 0.01", "ETA "):
+        assert part in steps[0]
+
+
+def on_a_terminal(arguments: list[str], cwd: Path, **more: str) -> tuple[int, bytes]:
+    """Run with standard output and error on a pseudo-terminal; exit code and what came."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        arguments, cwd=cwd, env=environment(**more), stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    text, deadline = b"", time.monotonic() + 100
+    while time.monotonic() < deadline and select.select([ours], [], [], 20)[0]:
+        try:
+            text += os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+    os.close(ours)
+    return process.wait(timeout=20), text
+
+
+def test_live_display_on_a_terminal(data: Path, tmp_path: Path) -> None:
+    arguments = command("train", "--data", data, *OPTIONS, "--steps", "8")
+    code, text = on_a_terminal(arguments, tmp_path, TERM="xterm-256color", COLUMNS="100")
+    assert code == 0, text.decode()
+    assert b"\x1b[?25l" in text
+    assert text.count(b"\x1b[?25l") == text.count(b"\x1b[?25h")  # the cursor is shown again
+    assert b"epoch 1/3 done" in text
+    assert b"to go on" in text
+
+
+@pytest.mark.parametrize("extra", [{"TERM": "dumb"}, {"TERM": "xterm", "option": "--plain"}])
+def test_no_control_codes_where_they_are_not_wanted(
+    extra: dict[str, str], data: Path, tmp_path: Path
+) -> None:
+    extra = dict(extra)
+    option = [extra.pop("option")] if "option" in extra else []
+    arguments = command("train", "--data", data, *OPTIONS, "--steps=2", *option)
+    code, text = on_a_terminal(arguments, tmp_path, **extra)
+    assert code == 0, text.decode()
+    assert b"\x1b" not in text
+    assert b"step 2/18" in text
+
+
+@pytest.mark.parametrize("how", ["| head -n 1", ">&-", "> /dev/full"])
+def test_lost_output_does_not_stop_the_training(how: str, data: Path, tmp_path: Path) -> None:
+    line = " ".join(command("train", "--data", data, *OPTIONS))
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line} {how}"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert last(tmp_path / "runs" / "latest").meta.step == 3 * STEPS_AN_EPOCH
+
+
+def test_a_stream_whose_reader_is_gone_leads_nowhere() -> None:
+    reading, writing = os.pipe()
+    stream = os.fdopen(writing, "w")
+    reporter = Reporter(stream)
+    os.close(reading)
+    reporter.say("nobody hears this")
+    reporter.say("nor this")
+    os.write(writing, b"nor what others write, which is no error either")
+    stream.close()
+
+
+def test_ascii_locale(data: Path, tmp_path: Path) -> None:
+    named = tmp_path / "fotos-é-写真.npz"
+    named.write_bytes(data.read_bytes())
+    locale = environment(LANG="C", LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    done = pyalexnet("train", "--data", named, *OPTIONS, "--steps=2", cwd=tmp_path, env=locale)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "step 2/18" in done.stdout
+    again = pyalexnet("train", "--resume", "latest", "--steps=3", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+
+
+# Refusals: one sentence, nothing lost, nothing left behind
+
+
+def refused(*arguments: str | Path, cwd: Path) -> str:
+    """The sentence with which the command refuses, before a run folder is made."""
+    done = pyalexnet("train", *arguments, cwd=cwd)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    runs = cwd / "runs"
+    assert not runs.exists() or list(runs.iterdir()) == []
+    return str(done.stderr)
+
+
+def test_refuses_data(data: Path, tmp_path: Path) -> None:
+    images = np.zeros((40, 8, 8, 1), np.uint8)
+    labels = np.arange(40) % 10
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert str(empty) in refused("--data", empty, cwd=tmp_path)
+    ten = tmp_path / "ten.npz"
+    labels[17] = 10
+    np.savez(ten, images=images, labels=labels, class_names=[f"class {i}" for i in range(10)])
+    assert "10" in refused("--data", ten, cwd=tmp_path)
+    spoilt = tmp_path / "nan.npz"
+    np.savez(spoilt, images=np.full((40, 8, 8, 1), np.nan, np.float32), labels=np.arange(40) % 10)
+    assert "float32" in refused("--data", spoilt, cwd=tmp_path)
+    assert "No such file" in refused("--data", tmp_path / "none", cwd=tmp_path)
+
+
+def test_refuses_choices(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for arguments, named in (
+        (("--net", "vgg"), "alexnet-tiny"),
+        (("--lr", "-1"), "lr is -1"),
+        (("--momentum", "2"), "momentum"),
+        (("--epochs", "0"), "epochs"),
+        (("-b", "0"), "batch_size"),
+        (("--device", "tpu"), "cuda:1"),
+        (("--device", "cpu", "--backend", "sim"), "one was expected"),
+        (("--net", "alexnet"), "alexnet cannot take the 12x12x1 images of quarters: pool2:"),
+        (("--out", "file"), "file cannot be written"),
+        (("--resume", "latest"), "no run folder"),
+        (("--resume", "latest", "--config", "x"), "--config"),
+        (("--config", "none.toml"), "none.toml"),
+    ):
+        runner = CliRunner()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path)
+            result = runner.invoke(cli.app, ["train", "--data", str(data), *arguments])
+        assert isinstance(result.exception, package.errors.PyalexnetError), arguments
+        assert named in str(result.exception), arguments
+        assert "\n" not in str(result.exception)
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_full_disk_at_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    begun = pyalexnet("train", "--data", data, *OPTIONS, "--steps=6", cwd=tmp_path)
+    assert begun.returncode == 0, begun.stderr
+    largest = 100_000  # bytes; the parameters are more
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+    done = pyalexnet("train", "--resume", "latest", cwd=tmp_path, preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    assert "step-00000012" in done.stderr
+    assert "bytes are needed" in done.stderr
+    run = tmp_path / "runs" / "latest"
+    assert last(run).meta.step == STEPS_AN_EPOCH
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000006"]
+    assert pyalexnet("train", "--resume", "latest", cwd=tmp_path).returncode == 0
+    assert last(run).meta.step == 3 * STEPS_AN_EPOCH
+
+
+def test_diverging_run_exits_with_3(data: Path, tmp_path: Path) -> None:
+    done = pyalexnet("train", "--data", data, *OPTIONS, "--lr=1e9", cwd=tmp_path)
+    assert done.returncode == 3, (done.stdout, done.stderr)
+    assert done.stderr.startswith("error: step ")
+    assert "lr 1e+09" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_traceback_on_request(tmp_path: Path) -> None:
+    env = environment(PYALEXNET_TRACEBACK="1")
+    done = pyalexnet("train", "--data", "none", cwd=tmp_path, env=env)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_out_is_looked_at_before_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").write_text("in the way")
+    monkeypatch.setattr("pyalexnet.data.load", lambda *_, **__: pytest.fail("loaded data first"))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.app, ["train"])
+    assert isinstance(result.exception, package.errors.RunError)
+    assert "runs cannot be written" in str(result.exception)
+
+
+def test_ctrl_c_while_data_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyalexnet.data.load", interrupted)
+    result = CliRunner().invoke(cli.app, ["train", "--out", str(tmp_path / "runs")])
+    assert (result.exit_code, result.output) == (130, "")
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(cli.app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"pyalexnet {package.__version__}\n")
+
+
+def test_python_m(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pyalexnet", "--help"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in ("train", "data", "doctor"):
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "place"),
+    [
+        (None, None, (None, None)),
+        ("sim", "1", ("sim", 1)),
+        (None, "cpu", ("numpy", 0)),
+        ("auto", "cuda", ("cuda", 0)),
+        ("cuda", "cuda:3", ("cuda", 3)),
+    ],
+)
+def test_device_as_in_pytorch(backend: str | None, device: str | None, place: object) -> None:
+    assert cli.place(backend, device) == place
+
+
+def test_data_get_hands_on_what_download_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(name: str, **more: Any) -> Path:
+        more["say"]("trying a mirror")
+        more["progress"](5, 10)
+        assert more["folder"] == tmp_path
+        return tmp_path / f"{name}.tar.gz"
+
+    monkeypatch.setattr("pyalexnet.data.download.get", get)
+    result = CliRunner().invoke(cli.app, ["data", "get", "cifar10", "--to", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "trying a mirror" in result.output
+    assert f"--data {tmp_path}/cifar10.tar.gz" in result.output
+
+
+def test_data_get_refuses_another_name(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["data", "get", "imagenet", "--to", str(tmp_path)])
+    assert isinstance(result.exception, package.errors.PyalexnetError)
+    assert "cifar10" in str(result.exception)
+    assert "imagenet" in str(result.exception)
