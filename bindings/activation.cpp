@@ -45,11 +45,21 @@ void tanh_dgrad_op(const py::object& y, const py::object& dy, const py::object& 
     dgrad("tanh_dgrad", &tanh_dgrad, y, dy, dx, device, stream);
 }
 
+void scale_op(const py::object& x_, const py::object& y_, float factor, int device,
+              std::uintptr_t stream) {
+    Call call("scale", device, stream);
+    const auto x = call.input<const float>("x", x_);
+    const auto y = call.output<float>("y", y_, Alias::allowed);
+    expect_same_shape(call, "x", x, "y", y);
+    call.launch([&](Stream s) { scale(x.data(), y.data(), x.size(), factor, s); });
+}
+
 } // namespace
 
 void register_activation(py::module_& m) {
     m.def("relu_fprop", &relu_fprop_op);
     m.def("relu_dgrad", &relu_dgrad_op);
+    m.def("scale", &scale_op);
     m.def("tanh_fprop", &tanh_fprop_op);
     m.def("tanh_dgrad", &tanh_dgrad_op);
 }

@@ -1,7 +1,7 @@
 // NVIDIA's devices: arrays are whatever has __cuda_array_interface__ (CuPy, PyTorch, Numba, JAX).
 #include "array.hpp"
 
-#include "simt/simt.hpp"
+#include "simt/error.hpp"
 
 #include <cuda_runtime_api.h>
 #include <pybind11/stl.h>

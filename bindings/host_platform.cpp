@@ -2,7 +2,6 @@
 #include "array.hpp"
 
 #include "simt/device.hpp"
-#include "simt/simt.hpp"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>

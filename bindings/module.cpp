@@ -2,7 +2,7 @@
 #include "array.hpp"
 #include "register.hpp"
 
-#include "simt/simt.hpp"
+#include "simt/error.hpp"
 
 PYBIND11_MODULE(PYALEXNET_MODULE, m) {
     using namespace pyalexnet;

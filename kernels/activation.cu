@@ -1,4 +1,4 @@
-// ReLU and tanh, and their gradients from the output alone.
+// ReLU and tanh with their gradients from the output alone, and the product with a number.
 #include "elementwise.cuh"
 #include "ops.h"
 
@@ -27,11 +27,16 @@ struct TanhDgrad {
     }
 };
 
+struct Scale {
+    float factor;
+
+    __device__ __forceinline__ float operator()(float x) const { return factor * x; }
+};
+
 // A thread maps four neighbouring elements, or one (Split); a block 1,024. Bound by bytes. No
 // __restrict__: y may be x.
-template <class Map> __global__ void unary_kernel(const float* x, float* y, Split split) {
+template <class Map> __global__ void unary_kernel(const float* x, float* y, Map map, Split split) {
     const std::int64_t thread = elementwise_thread();
-    const Map map;
     if (thread < split.vectors) {
         const float4 in = reinterpret_cast<const float4*>(x)[thread];
         reinterpret_cast<float4*>(y)[thread] =
@@ -59,9 +64,9 @@ __global__ void binary_kernel(const float* y, const float* dy, float* dx, Split 
 }
 
 template <class Map>
-void launch_unary(const float* x, float* y, std::int64_t count, Stream stream) {
+void launch_unary(const float* x, float* y, std::int64_t count, Map map, Stream stream) {
     const Split parts = split(count, x, y);
-    simt::launch<unary_kernel<Map>>(elementwise_grid(parts, stream), x, y, parts);
+    simt::launch<unary_kernel<Map>>(elementwise_grid(parts, stream), x, y, map, parts);
 }
 
 template <class Map>
@@ -73,15 +78,19 @@ void launch_binary(const float* y, const float* dy, float* dx, std::int64_t coun
 } // namespace
 
 void relu_fprop(const float* x, float* y, std::int64_t count, Stream stream) {
-    launch_unary<ReluFprop>(x, y, count, stream);
+    launch_unary(x, y, count, ReluFprop{}, stream);
 }
 
 void relu_dgrad(const float* y, const float* dy, float* dx, std::int64_t count, Stream stream) {
     launch_binary<ReluDgrad>(y, dy, dx, count, stream);
 }
 
+void scale(const float* x, float* y, std::int64_t count, float factor, Stream stream) {
+    launch_unary(x, y, count, Scale{factor}, stream);
+}
+
 void tanh_fprop(const float* x, float* y, std::int64_t count, Stream stream) {
-    launch_unary<TanhFprop>(x, y, count, stream);
+    launch_unary(x, y, count, TanhFprop{}, stream);
 }
 
 void tanh_dgrad(const float* y, const float* dy, float* dx, std::int64_t count, Stream stream) {

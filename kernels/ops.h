@@ -99,6 +99,9 @@ void relu_fprop(const float* x, float* y, std::int64_t count, Stream stream);
 // dx = dy where y > 0, else 0
 void relu_dgrad(const float* y, const float* dy, float* dx, std::int64_t count, Stream stream);
 
+// y = factor x
+void scale(const float* x, float* y, std::int64_t count, float factor, Stream stream);
+
 // y = tanh(x)
 void tanh_fprop(const float* x, float* y, std::int64_t count, Stream stream);
 

@@ -2,10 +2,11 @@
 
 from importlib import metadata
 
-from pyalexnet import errors
+from pyalexnet import errors, nets
 from pyalexnet.backends import backend
+from pyalexnet.net import Net
 
-__all__ = ["__version__", "backend", "errors"]
+__all__ = ["Net", "__version__", "backend", "errors", "nets"]
 
 try:
     __version__ = metadata.version("pyalexnet")

@@ -294,16 +294,16 @@ class Tanh(_SameShape):
         return in_shape
 
     def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
-        memory.x = _scaled(x, self.scale_in, out=memory.x)
+        memory.x = run.backend.scale(x, factor=self.scale_in, out=memory.x)
         run.backend.tanh_fprop(memory.x, out=memory.x)
-        memory.y = _scaled(memory.x, self.scale_out, out=memory.y)
+        memory.y = run.backend.scale(memory.x, factor=self.scale_out, out=memory.y)
         return memory.y
 
     def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
         if not need_dx:
             return None
         dx = run.backend.tanh_dgrad(memory.x, dy, out=dy)
-        return _scaled(dx, self.scale_out * self.scale_in, out=dx)
+        return run.backend.scale(dx, factor=self.scale_out * self.scale_in, out=dx)
 
 
 @dataclass(frozen=True)
@@ -453,7 +453,7 @@ class Dropout(_SameShape):
         if run.train:
             y = memory.y = run.backend.dropout_fprop(y, out=memory.y, **self._mask(run))
         if factor != 1:
-            y = memory.y = _scaled(y, factor, out=memory.y)
+            y = memory.y = run.backend.scale(y, factor=factor, out=memory.y)
         return y
 
     def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
@@ -462,7 +462,7 @@ class Dropout(_SameShape):
         factor = self._factor(run)
         if run.train:
             run.backend.dropout_dgrad(dy, out=dy, **self._mask(run))
-        return dy if factor == 1 else _scaled(dy, factor, out=dy)
+        return dy if factor == 1 else run.backend.scale(dy, factor=factor, out=dy)
 
     def _factor(self, run: Pass) -> float:
         if run.train:
@@ -487,11 +487,6 @@ def _uniform(source: np.random.Generator, shape: Shape, bound: float) -> NDArray
 def _flat(x: Array) -> Array:
     """(N, ...) seen as (N, features)."""
     return x.reshape(len(x), -1)
-
-
-def _scaled(x: Array, factor: float, *, out: Array | None) -> Array:
-    """x times a number; NumPy passes the arrays of a GPU on to CuPy."""
-    return np.multiply(x, np.float32(factor), out=out)
 
 
 def _maps(name: str, shape: Shape) -> tuple[int, int, int]:

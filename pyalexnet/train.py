@@ -166,9 +166,16 @@ class Trainer:
 
     @property
     def lr(self) -> float:
-        """The recipe's learning rate as it is now; layers may have their own."""
+        """The recipe's learning rate for the next step; layers may have their own."""
         recipe = self.config.recipe
         return recipe.rate.lr_w * recipe.schedule.factor(self.progress)
+
+    @property
+    def last_lr(self) -> float:
+        """The recipe's learning rate in the last step of the running epoch."""
+        recipe = self.config.recipe
+        before = self.at.epoch + (self.at.seen - self.batch_size) / len(self.dataset.train)
+        return recipe.rate.lr_w * recipe.schedule.factor(before)
 
     @property
     def best_checkpoint(self) -> Path | None:
@@ -296,7 +303,7 @@ class Trainer:
                 step=self.at.step,
                 steps=self.steps,
                 train=self.at.window_sums.mean(),
-                lr=self.lr,
+                lr=self.last_lr,
                 images_per_second=self._window.images_per_second,
                 seconds_left=self._seconds_left(),
             )
@@ -339,7 +346,7 @@ class Trainer:
             step=self.at.step,
             train=self.at.epoch_sums.mean(),
             test=test,
-            lr=self.lr,
+            lr=self.last_lr,
             seconds=self._epoch.seconds,
             best=best,
             layers=self._motions(),

@@ -53,6 +53,7 @@ def _neurons() -> list[Example]:
     return [
         Example("relu_fprop", {"x": x}, {}),
         Example("relu_dgrad", {"y": x, "dy": dy}, {}),
+        Example("scale", {"x": x}, {"factor": 0.3}),
         Example("tanh_fprop", {"x": x}, {}),
         Example("tanh_dgrad", {"y": np.tanh(x), "dy": dy}, {}),
         Example("dropout_fprop", {"x": normal(3, 4, 3)}, DRAW),

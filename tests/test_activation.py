@@ -1,4 +1,4 @@
-"""ReLU and tanh: values, gradients, in place, and numbers that are none."""
+"""ReLU, tanh and scaling: values, gradients, in place, and numbers that are none."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ def test_tanh(be: Any, shape: tuple[int, ...]) -> None:
     assert_close(y, oracle.tanh(x), FUNCTION)
     (dx,) = run(be, "tanh_dgrad", y, dy)
     assert_close(dx, oracle.tanh_dgrad(y, dy))
+
+
+@EACH_SHAPE
+def test_scale(be: Any, shape: tuple[int, ...]) -> None:
+    x = normal(*shape, seed=1)
+    (y,) = run(be, "scale", x, factor=0.3)
+    assert_same(y, x * np.float32(0.3))
+
+
+def test_scale_passes_nan_and_infinity(be: Any) -> None:
+    (y,) = run(be, "scale", np.array([np.nan, np.inf, -2], np.float32), factor=-0.5)
+    assert_array_equal(y, [np.nan, -np.inf, 1])
 
 
 def test_relu_at_the_edges(be: Any) -> None:
@@ -96,12 +108,14 @@ def test_relu_gradient_by_differences(be: Any) -> None:
     assert_gradient(op, Oracle(forward, backward), slopes, x, dy)
 
 
-@pytest.mark.parametrize("op", ["relu_fprop", "tanh_fprop"])
-def test_fprop_in_place(be: Any, op: str) -> None:
+@pytest.mark.parametrize(
+    ("op", "parameters"), [("relu_fprop", {}), ("tanh_fprop", {}), ("scale", {"factor": 0.3})]
+)
+def test_fprop_in_place(be: Any, op: str, parameters: dict[str, float]) -> None:
     x = normal(3, 5, seed=1)
-    (apart,) = run(be, op, x)
+    (apart,) = run(be, op, x, **parameters)
     here = be.asarray(x.copy())
-    assert getattr(be, op)(here, out=here) is here
+    assert getattr(be, op)(here, **parameters, out=here) is here
     assert same_bits(be.to_numpy(here), apart)
 
 

@@ -83,7 +83,7 @@ def test_plain_lines_off_a_terminal(trained: tuple[Path, Any]) -> None:
     assert not [c for c in text if ord(c) < 32 and c != "\n"]
     steps = [line for line in text.splitlines() if "  step " in line]
     assert len(steps) == 9
-    for part in ("epoch 1/3", "step 2/18", "loss ", "top-1 error ", "images/s", "lr 0.01", "ETA "):
+    for part in ("epoch 1/3", "step 2/18", "loss ", "top-1 error ", "images/s", "lr 0.002", "ETA "):
         assert part in steps[0]
 
 

@@ -26,7 +26,7 @@ INPUTS = [
 ]
 ARRAYS = [(example, name) for example, name in INPUTS if name != "labels"]
 # These work on arrays of any shape, so that their first array settles what the others must be.
-ELEMENTWISE = ("relu", "tanh", "dropout", "sgd")
+ELEMENTWISE = ("relu", "tanh", "scale", "dropout", "sgd")
 OF_ONE_RANK = [
     (example, name)
     for example, name in INPUTS

@@ -184,7 +184,9 @@ def test_rates_follow_the_schedule(quarters: Path, tmp_path: Path) -> None:
     schedule = trainer.config.recipe.schedule
     ((start, factor),) = schedule.steps
     for line in lines(trainer.folder.path, "step"):
-        assert line["lr"] == pytest.approx(0.04 * (factor if line["progress"] >= start else 1))
+        before = line["progress"] - BATCH / TRAIN
+        assert line["lr"] == pytest.approx(0.04 * (factor if before >= start - 1e-9 else 1))
+    assert [line["lr"] for line in lines(trainer.folder.path, "epoch")] == [0.04, 0.04, 0.02]
     assert {line["lr"] for line in lines(trainer.folder.path, "step")} == {0.04, 0.04 * factor}
 
 

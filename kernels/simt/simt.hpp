@@ -10,18 +10,13 @@
 // launched it.
 #pragma once
 
+#include "error.hpp"
+
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 
 namespace simt {
-
-// A kernel that could not be launched, or that broke a rule while it ran (emulation).
-class Error : public std::runtime_error {
-  public:
-    using std::runtime_error::runtime_error;
-};
 
 // Where a launch or a barrier stands in the source.
 struct Site {

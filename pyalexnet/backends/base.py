@@ -316,6 +316,20 @@ class Backend(ABC):
         self._tanh_dgrad(y, dy, dx)
         return dx
 
+    def scale(self, x: Array, *, factor: float, out: Array | None = None) -> Array:
+        """y = factor x, as dropout needs it (paper, section 4.2). May overwrite x.
+
+        Args:
+            x: any shape.
+            factor: a finite number.
+        """
+        who = "scale"
+        shape = self._shape(who, "x", x)
+        real(who, "factor", factor)
+        y = self._result(who, "out", out, shape, x, in_place=True)
+        self._scale(x, y, factor)
+        return y
+
     # Normalisation
 
     def lrn_fprop(
@@ -933,6 +947,9 @@ class Backend(ABC):
 
     @abstractmethod
     def _tanh_dgrad(self, y: Array, dy: Array, dx: Array) -> None: ...
+
+    @abstractmethod
+    def _scale(self, x: Array, y: Array, factor: float) -> None: ...
 
     @abstractmethod
     def _lrn_fprop(

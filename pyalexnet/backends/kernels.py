@@ -100,6 +100,9 @@ class KernelBackend(Backend):
     def _tanh_dgrad(self, y: Array, dy: Array, dx: Array) -> None:
         self._run("tanh_dgrad", y, dy, dx)
 
+    def _scale(self, x: Array, y: Array, factor: float) -> None:
+        self._run("scale", x, y, factor)
+
     def _lrn_fprop(
         self, x: Array, y: Array, size: int, alpha: float, beta: float, k: float, groups: int
     ) -> None:

@@ -127,6 +127,9 @@ class NumpyBackend(HostBackend):
 
         self._elementwise(work, y, dy, dx)
 
+    def _scale(self, x: Floats, y: Floats, factor: float) -> None:
+        self._elementwise(lambda x, y: np.multiply(x, np.float32(factor), out=y), x, y)
+
     def _tanh_fprop(self, x: Floats, y: Floats) -> None:
         self._elementwise(lambda x, y: np.tanh(x, out=y), x, y)
 
