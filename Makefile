@@ -35,11 +35,12 @@ CUPY := $(if $(and $(GPU),$(CUDA_MAJOR),$(filter ON,$(CUDA))),cuda$(CUDA_MAJOR))
 # ---- installing
 
 comma := ,
-extras = $(subst $() $(),$(comma),$(strip $(1) $(CUPY)))
+space := $() $()
+extras = $(subst $(space),$(comma),$(strip $(1) $(CUPY)))
 # $(1): extras of pyproject.toml, $(2): whether the checker is built
 install = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
             -C cmake.define.PYALEXNET_SIMCHECK=$(2) -C cmake.define.PYALEXNET_CUDA=$(CUDA) \
-            --editable '.[$(call extras,$(1))]'
+            --editable '.$(if $(call extras,$(1)),[$(call extras,$(1))])'
 
 .PHONY: train test lint cuda-all clean
 
