@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := CMakeLists.txt pyproject.toml \
            $(shell find kernels bindings -type f -not -name '*.md' 2>/dev/null)
-CXX_FILES := $(shell find kernels bindings -type f -name '*.cu' -o -type f -name '*.cuh' \
+CXX_FILES := $(shell find kernels bindings tests -type f -name '*.cu' -o -type f -name '*.cuh' \
                -o -type f -name '*.h' -o -type f -name '*.hpp' -o -type f -name '*.cpp')
 
 # ---- the GPU, where there is one

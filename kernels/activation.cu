@@ -47,7 +47,7 @@ template <class Map> __global__ void unary_kernel(const float* x, float* y, Map 
     if (i < split.count) y[i] = map(x[i]);
 }
 
-// The same of two inputs; dx may be either.
+// The same of two inputs, bound by bytes too; dx may be either.
 template <class Map>
 __global__ void binary_kernel(const float* y, const float* dy, float* dx, Split split) {
     const std::int64_t thread = elementwise_thread();

@@ -80,7 +80,7 @@ __global__ void rnorm_fprop_kernel(const float* __restrict__ x, float* __restric
     }
 }
 
-// Laid out as fprop. Writes the first term of dx, dy s^-beta, and t = dy x s^(-beta - 1).
+// As rnorm_fprop_kernel. Writes dx's first term, dy s^-beta, and t = dy x s^(-beta - 1).
 __global__ void rnorm_weigh_kernel(const float* __restrict__ x, const float* __restrict__ dy,
                                    float* __restrict__ dx, float* __restrict__ t, Maps maps,
                                    Reach reach, ResponseNorm norm) {
@@ -96,7 +96,7 @@ __global__ void rnorm_weigh_kernel(const float* __restrict__ x, const float* __r
     }
 }
 
-// Laid out as fprop. Subtracts the second term: the sum of t over the mirrored window.
+// As rnorm_fprop_kernel. Subtracts the second term: the sum of t over the mirrored window.
 __global__ void rnorm_spread_kernel(const float* __restrict__ x, const float* __restrict__ t,
                                     float* __restrict__ dx, Maps maps, Reach reach, float factor) {
     const BandPlace at = band_place(maps);

@@ -1,0 +1,70 @@
+"""Programs of their own on the emulation of the GPU, with no Python in them.
+
+They are compiled as CMakeLists.txt and bindings/sim/CMakeLists.txt compile the extension modules:
+fast as _sim, or checked as _simcheck.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+KERNELS = Path(__file__).parent.parent / "kernels"
+SIMT = KERNELS / "simt"
+COMPILER = os.environ.get("CXX", "c++")
+COMMON = (
+    "-std=c++17",
+    *("-Wall", "-Wextra", "-Wshadow", "-Wno-unknown-pragmas", "-Werror"),
+    "-fno-strict-aliasing",  # kernels read four floats through a float4 pointer
+    f"-I{KERNELS}",
+)
+CHECKED = ("-DSIMT_CHECK", "-g", "-O1")
+INSTRUMENTED = ("-fsanitize=thread", "-fsanitize=alignment")
+FAST = ("-O2",)
+
+
+def program(
+    folder: Path, sources: Sequence[Path], emulation_folder: Path, *, checked: bool
+) -> Path:
+    """Compile and link kernel files, one of which has a main(), with the emulation.
+
+    Args:
+        folder: where the objects and the program go; made if need be.
+        sources: .cu files.
+        emulation_folder: where the emulation's own objects go, for all programs of a test run.
+        checked: whether the program holds every access of its kernels against the rules.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    emulation = _emulation(emulation_folder, checked)
+    objects = _compile(folder, sources, (*CHECKED, *INSTRUMENTED) if checked else FAST)
+    built = folder / "program"
+    # Without -fsanitize: the hooks that the instrumented code calls are check.cpp's.
+    _run(COMPILER, *map(str, (*objects, *emulation)), "-pthread", "-ldl", "-o", str(built))
+    return built
+
+
+@cache
+def _emulation(folder: Path, checked: bool) -> tuple[Path, ...]:
+    names = ["fiber", "scheduler", "memory", "kernel_name"] + ["check"] * checked
+    into = folder / ("checked" if checked else "fast")
+    into.mkdir(parents=True)
+    return _compile(into, [SIMT / f"{name}.cpp" for name in names], CHECKED if checked else FAST)
+
+
+def _compile(folder: Path, sources: Sequence[Path], options: Sequence[str]) -> tuple[Path, ...]:
+    def compile_one(source: Path) -> Path:
+        built = folder / f"{source.stem}.o"
+        _run(COMPILER, *COMMON, *options, "-x", "c++", "-c", str(source), "-o", str(built))
+        return built
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return tuple(pool.map(compile_one, sources))
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"

@@ -1,0 +1,445 @@
+// Small kernels that each break one rule of CUDA, or keep them all: what test_simt.py shows the
+// emulation. A program of its own, so that no binding stands between a kernel and the checker.
+//
+//   simt_cases CASE AT FIRST_SEED LAST_SEED   a line for each seed: the outputs, or the report
+//   simt_cases scripts                        a line for each script read (see below)
+//
+// A comment "// case: what" marks a line that a report has to name.
+#include "simt/device.hpp"
+#include "simt/simt.hpp"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+namespace {
+
+constexpr int kCount = 64; // elements of every array, and threads of most blocks: two warps
+
+struct Arrays {
+    const float* x; // input: 1, 2, 3, ...
+    float* y;       // output
+    float* scratch;
+    int at; // AT: an element, where a case needs one
+};
+
+__device__ int thread() { return static_cast<int>(threadIdx.x); }
+__device__ int opposite() { return kCount - 1 - thread(); }
+__device__ int neighbour() { return thread() ^ 1; }
+
+// ---------------------------------------------------------------------- barriers of a block
+
+// Without the barrier right by luck in natural order, in which thread i / 2 has run before thread
+// i.
+template <bool ordered> __global__ void raw_kernel(Arrays a) {
+    SIMT_SHARED(float, t, [kCount]);
+    t[thread()] = a.x[thread()]; // raw: write
+    if (ordered) __syncthreads();
+    a.y[thread()] = t[thread() / 2]; // raw: read
+}
+
+template <bool ordered> __global__ void war_kernel(Arrays a) {
+    SIMT_SHARED(float, t, [kCount]);
+    t[thread()] = a.x[thread()];
+    __syncthreads();
+    const float other = t[opposite()]; // war: read
+    if (ordered) __syncthreads();
+    t[thread()] = -other; // war: write
+    __syncthreads();
+    a.y[thread()] = t[thread()];
+}
+
+__global__ void waw_kernel(Arrays a) {
+    SIMT_SHARED(float, t, [1]);
+    t[0] = a.x[thread()]; // waw: write
+    a.y[thread()] = a.x[thread()];
+}
+
+__global__ void blocks_kernel(Arrays a) {
+    a.y[thread()] = a.x[thread()]; // blocks: write
+}
+
+// Reads through x what another thread may have written through y.
+__global__ void in_place_kernel(Arrays a) {
+    const float value = a.x[a.at ? opposite() : thread()]; // in_place: read
+    a.y[thread()] = -value;                                // in_place: write
+}
+
+__global__ void diverged_kernel(Arrays a) {
+    a.y[thread()] = a.x[thread()];
+    if (thread() < 32)
+        __syncthreads(); // diverged: one
+    else
+        __syncthreads(); // diverged: other
+}
+
+__global__ void deadlock_kernel(Arrays a) {
+    a.y[thread()] = a.x[thread()];
+    if (thread() == 0)
+        __syncthreads(); // deadlock: block
+    else
+        __syncwarp(); // deadlock: warp
+}
+
+__global__ void early_exit_kernel(Arrays a) {
+    SIMT_SHARED(float, t, [kCount]);
+    a.y[thread()] = 0.0f;
+    if (thread() % 4 == 3) return;
+    t[thread()] = a.x[thread()];
+    __syncthreads();
+    a.y[thread()] = t[thread() ^ (thread() % 4 < 2)];
+}
+
+// ---------------------------------------------------------------------- within a warp
+
+enum class Between { nothing, syncwarp, partial, shuffle };
+
+template <Between between> __global__ void warp_kernel(Arrays a) {
+    SIMT_SHARED(float, t, [kCount]);
+    t[thread()] = a.x[thread()]; // warp: write
+    if (between == Between::syncwarp) __syncwarp();
+    if (between == Between::partial) __syncwarp(3u << (thread() & 30));
+    if (between == Between::shuffle) __shfl_sync(0xffffffffu, 0, 0);
+    a.y[thread()] = t[thread() & 62]; // warp: read
+}
+
+__global__ void two_warps_kernel(Arrays a) {
+    SIMT_SHARED(float, t, [kCount]);
+    t[thread()] = a.x[thread()]; // two_warps: write
+    __syncwarp();
+    a.y[thread()] = t[opposite()]; // two_warps: read
+}
+
+__global__ void mismatch_kernel(Arrays a) {
+    const float value = a.x[thread()];
+    if (thread() % 2 == 0)
+        a.y[thread()] = __shfl_xor_sync(0xffffffffu, value, 1); // mismatch: even
+    else
+        a.y[thread()] = __shfl_xor_sync(0xffffffffu, value, 1); // mismatch: odd
+}
+
+__global__ void left_out_kernel(Arrays a) {
+    a.y[thread()] = __shfl_sync(0x0000ffffu, a.x[thread()], 0); // left_out: shuffle
+}
+
+// ---------------------------------------------------------------------- memory
+
+__global__ void read_global_kernel(Arrays a) {
+    a.y[thread()] = a.x[thread() == 7 ? a.at : thread()]; // read_global: read
+}
+
+__global__ void write_global_kernel(Arrays a) {
+    a.y[thread()] = a.x[thread()];
+    if (thread() == 7) a.y[a.at] = 0.0f; // write_global: write
+}
+
+// Between two others, so that there are neighbours to fall into on either side.
+template <bool write> __global__ void shared_kernel(Arrays a) {
+    SIMT_SHARED(float, before, [kCount]);
+    SIMT_SHARED(float, t, [kCount]);
+    SIMT_SHARED(float, behind, [kCount]);
+    before[thread()] = t[thread()] = behind[thread()] = a.x[thread()];
+    __syncthreads();
+    a.y[thread()] = t[write || thread() != 7 ? thread() : a.at]; // shared: read
+    if (write && thread() == 7) t[a.at] = 0.0f;                  // shared: write
+}
+
+__global__ void float4_kernel(Arrays a) {
+    a.y[thread()] = 0.0f;
+    if (thread() != 7) return;
+    const float4 four = *reinterpret_cast<const float4*>(a.x + a.at); // float4: read
+    a.y[7] = four.x + four.y + four.z + four.w;
+}
+
+__global__ void write_input_kernel(Arrays a) {
+    a.y[thread()] = a.x[thread()];
+    if (thread() == 7) const_cast<float*>(a.x)[9] = 0.0f; // write_input: write
+}
+
+__global__ void unset_shared_kernel(Arrays a) {
+    SIMT_SHARED(float, t, [kCount]);
+    if (thread() != 7) t[thread()] = a.x[thread()];
+    __syncthreads();
+    a.y[thread()] = t[thread()]; // unset_shared: read
+}
+
+__global__ void unset_output_kernel(Arrays a) {
+    a.y[thread()] += a.x[thread()]; // unset_output: read
+}
+
+__global__ void unset_scratch_kernel(Arrays a) {
+    a.y[thread()] = a.scratch[thread()]; // unset_scratch: read
+}
+
+__global__ void hole_kernel(Arrays a) {
+    if (thread() != 7) a.y[thread()] = a.x[thread()];
+}
+
+__global__ void too_much_shared_kernel(Arrays a) {
+    SIMT_SHARED(float, first, [12 * 1024 - 4]);
+    SIMT_SHARED(float, second, [8]);
+    first[thread()] = second[thread() % 8] = a.x[thread()];
+}
+
+// ---------------------------------------------------------------------- nothing wrong
+
+// Sums x in each block by shuffles and shared memory; every thread writes the sum.
+__global__ void reduce_kernel(Arrays a) {
+    SIMT_SHARED(float, of_warps, [2]);
+    float sum = a.x[thread()];
+    for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+    if (thread() % 32 == 0) of_warps[thread() / 32] = sum;
+    __syncthreads();
+    a.y[thread()] = of_warps[0] + of_warps[1];
+}
+
+// y = the thread's place, one decimal an axis: blocks xyz, then threads xyz.
+__global__ void places_kernel(Arrays a) {
+    const dim3 g(gridDim.x, gridDim.y, gridDim.z), b(blockDim.x, blockDim.y, blockDim.z);
+    const unsigned block = blockIdx.x + g.x * (blockIdx.y + g.y * blockIdx.z);
+    const unsigned place = threadIdx.x + b.x * (threadIdx.y + b.y * threadIdx.z);
+    const unsigned name = blockIdx.x * 100000u + blockIdx.y * 10000u + blockIdx.z * 1000u +
+                          threadIdx.x * 100u + threadIdx.y * 10u + threadIdx.z;
+    a.y[block * b.x * b.y * b.z + place] = static_cast<float>(name);
+}
+
+// What every kind of shuffle brings to each lane, as digits: from lane 3; from 2 above, 2 below.
+__global__ void shuffles_kernel(Arrays a) {
+    const int lane = thread() % 32;
+    const int from = __shfl_sync(0xffffffffu, lane, 3);
+    const int above = __shfl_down_sync(0xffffffffu, lane, 2);
+    const int below = __shfl_up_sync(0xffffffffu, lane, 2);
+    a.y[thread()] = static_cast<float>(from * 10000 + above * 100 + below);
+}
+
+// Several blocks a worker: neighbours swap by shared memory, which each block finds as its own.
+__global__ void swap_kernel(Arrays a) {
+    SIMT_SHARED(float, t, [kCount]);
+    const unsigned i = blockIdx.x * kCount + threadIdx.x;
+    t[thread()] = static_cast<float>(i);
+    __syncthreads();
+    a.y[i] = t[neighbour()];
+}
+
+// ---------------------------------------------------------------------- running a case
+
+struct Setting {
+    dim3 blocks{1};
+    dim3 threads{kCount};
+    int outputs = kCount;
+    int device_of_x = simt::kHost;
+    bool peers = false;
+    bool in_place = false;
+};
+
+using DeviceMemory = std::unique_ptr<float, decltype(&simt::release)>;
+
+DeviceMemory device_memory(int device) {
+    return {static_cast<float*>(simt::allocate(device, sizeof(float) * kCount)), &simt::release};
+}
+
+// x and y lie side by side, as arrays of one allocation would.
+template <auto kernel> void run(const Setting& s, int at) {
+    std::vector<float> memory(kCount + s.outputs, 1000.0f);
+    const DeviceMemory scratch = device_memory(0), peer = device_memory(1);
+    float* const x = s.device_of_x == 1 ? peer.get() : memory.data();
+    float* const y = s.in_place ? x : memory.data() + kCount;
+    for (int i = 0; i < kCount; ++i) x[i] = static_cast<float>(i + 1);
+    if (s.peers) simt::enable_peers(0, 1);
+
+    const std::size_t bytes = sizeof(float) * kCount, y_bytes = sizeof(float) * s.outputs;
+    using simt::Access;
+    constexpr std::size_t element = sizeof(float);
+    simt::Session session(0, {{"x", x, bytes, element, Access::read, s.device_of_x},
+                              {"y", y, y_bytes, element, Access::write, simt::kHost},
+                              {"scratch", scratch.get(), bytes, element, Access::scratch, 0}});
+    const auto placed = [&](std::size_t i) { return static_cast<float*>(session[i]); };
+    simt::launch<kernel>(simt::Grid(s.blocks, s.threads, nullptr), // launch
+                         Arrays{placed(0), placed(1), placed(2), at});
+    session.finish();
+    for (int i = 0; i < s.outputs; ++i) std::printf("%.9g ", static_cast<double>(y[i]));
+    std::printf("\n");
+}
+
+struct Case {
+    const char* name;
+    void (*run)(const Setting&, int at);
+    Setting setting;
+};
+
+const Case kCases[] = {
+    {"raw", run<raw_kernel<false>>, {}},
+    {"raw_ordered", run<raw_kernel<true>>, {}},
+    {"war", run<war_kernel<false>>, {}},
+    {"war_ordered", run<war_kernel<true>>, {}},
+    {"waw", run<waw_kernel>, {}},
+    {"blocks", run<blocks_kernel>, {dim3(2)}},
+    {"in_place", run<in_place_kernel>, {1, kCount, kCount, simt::kHost, false, true}},
+    {"diverged", run<diverged_kernel>, {}},
+    {"deadlock", run<deadlock_kernel>, {}},
+    {"early_exit", run<early_exit_kernel>, {}},
+    {"warp", run<warp_kernel<Between::nothing>>, {}},
+    {"warp_syncwarp", run<warp_kernel<Between::syncwarp>>, {}},
+    {"warp_partial", run<warp_kernel<Between::partial>>, {}},
+    {"warp_shuffle", run<warp_kernel<Between::shuffle>>, {}},
+    {"two_warps", run<two_warps_kernel>, {}},
+    {"mismatch", run<mismatch_kernel>, {}},
+    {"left_out", run<left_out_kernel>, {}},
+    {"read_global", run<read_global_kernel>, {}},
+    {"write_global", run<write_global_kernel>, {}},
+    {"read_shared", run<shared_kernel<false>>, {}},
+    {"write_shared", run<shared_kernel<true>>, {}},
+    {"float4", run<float4_kernel>, {}},
+    {"write_input", run<write_input_kernel>, {}},
+    {"unset_shared", run<unset_shared_kernel>, {}},
+    {"unset_output", run<unset_output_kernel>, {}},
+    {"unset_scratch", run<unset_scratch_kernel>, {}},
+    {"hole", run<hole_kernel>, {}},
+    {"too_much_shared", run<too_much_shared_kernel>, {}},
+    {"peer", run<blocks_kernel>, {1, kCount, kCount, 1}},
+    {"peer_enabled", run<blocks_kernel>, {1, kCount, kCount, 1, true}},
+    {"too_many_threads", run<blocks_kernel>, {1, dim3(1025)}},
+    {"too_many_along_z", run<blocks_kernel>, {1, dim3(1, 1, 65)}},
+    {"no_block", run<blocks_kernel>, {dim3(0)}},
+    {"too_many_along_y", run<blocks_kernel>, {dim3(1, 65536)}},
+    {"reduce", run<reduce_kernel>, {}},
+    {"places", run<places_kernel>, {dim3(3, 2, 2), dim3(5, 2, 3), 360}},
+    {"shuffles", run<shuffles_kernel>, {}},
+    {"swap", run<swap_kernel>, {dim3(200), kCount, 200 * kCount}},
+};
+
+int run_case(const char* name, int at, std::uint64_t first_seed, std::uint64_t last_seed) {
+    for (const Case& one : kCases) {
+        if (std::strcmp(one.name, name) != 0) continue;
+        for (std::uint64_t seed = first_seed; seed <= last_seed; ++seed) {
+            simt::set_schedule(seed);
+            try {
+                one.run(one.setting, at);
+            } catch (const simt::Error& error) {
+                std::printf("%s\n", error.what());
+            }
+        }
+        return 0;
+    }
+    std::fprintf(stderr, "there is no case %s\n", name);
+    return 2;
+}
+
+// ---------------------------------------------------------------------- scripts
+//
+// What every thread does, in order, given from outside: for histories that nobody would think of. A
+// script is whole numbers: the schedule's seed, whether the data are shared (1) or global (0),
+// the number of launches, and for each of those the blocks, the threads of a block, and for each
+// thread the number of its actions and these. An action is 4 * element + what:
+
+enum Action { read, write, sync_block, sync_warp };
+
+constexpr int kScriptElements = 4;
+
+__device__ void take(float) {}
+
+__device__ void act(volatile float* data, const int* actions, int begin, int end) {
+    for (int i = begin; i < end; ++i) {
+        const int element = actions[i] / 4;
+        const int what = actions[i] % 4;
+        if (what == read) take(data[element]);
+        if (what == write) data[element] = 1.0f;
+        if (what == sync_block) __syncthreads();
+        if (what == sync_warp) __syncwarp();
+    }
+}
+
+// Thread i's actions are those from begins[i] up to begins[i + 1].
+template <bool shared>
+__global__ void script_kernel(float* global, const int* actions, const int* begins) {
+    const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    if (!shared) {
+        act(global, actions, begins[i], begins[i + 1]);
+        return;
+    }
+    SIMT_SHARED(float, data, [kScriptElements]);
+    if (threadIdx.x == 0)
+        for (float& element : data) element = 0.0f;
+    __syncthreads();
+    act(data, actions, begins[i], begins[i + 1]);
+}
+
+int next_number() {
+    int number = 0;
+    if (std::scanf("%d", &number) != 1) std::exit(0);
+    return number;
+}
+
+struct ScriptLaunch {
+    int blocks = 0, threads = 0;
+    std::vector<int> actions;
+    std::vector<int> begins{0};
+};
+
+ScriptLaunch read_launch() {
+    ScriptLaunch launch;
+    launch.blocks = next_number();
+    launch.threads = next_number();
+    for (int thread = 0; thread < launch.blocks * launch.threads; ++thread) {
+        for (int left = next_number(); left > 0; --left) launch.actions.push_back(next_number());
+        launch.begins.push_back(static_cast<int>(launch.actions.size()));
+    }
+    launch.actions.push_back(0); // so that no buffer is empty
+    return launch;
+}
+
+void run_script(const std::vector<ScriptLaunch>& launches, bool shared) {
+    std::vector<float> global(kScriptElements, 0.0f);
+    using simt::Access;
+    std::vector<simt::Buffer> buffers{{"data", global.data(), sizeof(float) * kScriptElements,
+                                       sizeof(float), Access::read_write, simt::kHost}};
+    const auto add = [&](const char* name, const std::vector<int>& numbers) {
+        buffers.push_back({name, const_cast<int*>(numbers.data()), sizeof(int) * numbers.size(),
+                           sizeof(int), Access::read, simt::kHost});
+    };
+    for (const ScriptLaunch& launch : launches) {
+        add("actions", launch.actions);
+        add("begins", launch.begins);
+    }
+    simt::Session session(0, buffers);
+    for (std::size_t i = 0; i < launches.size(); ++i) {
+        const simt::Grid grid(launches[i].blocks, launches[i].threads, nullptr);
+        auto* const data = static_cast<float*>(session[0]);
+        const auto* const actions = static_cast<const int*>(session[1 + 2 * i]);
+        const auto* const begins = static_cast<const int*>(session[2 + 2 * i]);
+        if (shared)
+            simt::launch<script_kernel<true>>(grid, data, actions, begins);
+        else
+            simt::launch<script_kernel<false>>(grid, data, actions, begins);
+    }
+}
+
+[[noreturn]] void run_scripts() {
+    for (;;) {
+        simt::set_schedule(static_cast<std::uint64_t>(next_number()));
+        const bool shared = next_number() != 0;
+        std::vector<ScriptLaunch> launches;
+        for (int left = next_number(); left > 0; --left) launches.push_back(read_launch());
+        try {
+            run_script(launches, shared);
+            std::printf("no report\n");
+        } catch (const simt::Error& error) {
+            std::printf("%s\n", error.what());
+        }
+        std::fflush(stdout);
+    }
+}
+
+} // namespace
+
+int main(int count, char** arguments) {
+    if (count == 2 && std::strcmp(arguments[1], "scripts") == 0) run_scripts();
+    if (count != 5) {
+        std::fprintf(stderr, "CASE AT FIRST_SEED LAST_SEED, or scripts, was expected\n");
+        return 2;
+    }
+    return run_case(arguments[1], std::atoi(arguments[2]), std::strtoull(arguments[3], nullptr, 10),
+                    std::strtoull(arguments[4], nullptr, 10));
+}

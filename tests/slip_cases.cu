@@ -1,0 +1,188 @@
+// Every launcher on small arrays of exactly the size that ops.h asks for, so that test_bounds.py
+// can show what the checker says of kernels with one wrong bound.
+//
+//   slip_cases FAMILY SLIP   SLIP: number of the planted slip, 0 for none
+#include "ops.h"
+#include "simt/device.hpp"
+#include "simt/simt.hpp"
+#include "slip.hpp"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+int planted_slip = 0;
+
+namespace {
+
+using namespace pyalexnet;
+using simt::Access;
+
+struct Array {
+    const char* name;
+    std::size_t count; // elements; of none the launcher gets a null pointer
+    Access access = Access::read;
+    std::size_t element_bytes = sizeof(float);
+};
+
+// Pointers to the arrays, of any type that a launcher asks for.
+class Placed {
+  public:
+    explicit Placed(const simt::Session& session) : session_(session) {}
+    struct Pointer {
+        void* value;
+        template <class T> operator T*() const { return static_cast<T*>(value); }
+    };
+    Pointer operator[](std::size_t i) const { return {session_[i]}; }
+
+  private:
+    const simt::Session& session_;
+};
+
+// Runs a launcher once on arrays of zeros.
+void call(const std::vector<Array>& arrays, const std::function<void(const Placed&)>& launcher) {
+    std::vector<std::vector<std::byte>> memory;
+    std::vector<simt::Buffer> buffers;
+    for (const Array& a : arrays) {
+        memory.emplace_back(a.count * a.element_bytes);
+        void* const begin = a.count ? memory.back().data() : nullptr;
+        buffers.push_back(
+            {a.name, begin, memory.back().size(), a.element_bytes, a.access, simt::kHost});
+    }
+    simt::Session session(0, buffers);
+    launcher(Placed(session));
+    session.finish();
+}
+
+Array output(const char* name, std::size_t count) { return {name, count, Access::write}; }
+Array scratch(std::size_t bytes) { return {"workspace", bytes / sizeof(float), Access::scratch}; }
+
+void conv(const ConvShape& s) {
+    const std::size_t x = s.in_pixels() * s.channels, y = s.out_pixels() * s.filters;
+    const std::size_t w = s.filters * s.taps(), b = s.filters;
+    call({{"x", x}, {"w", w}, {"b", b}, output("y", y), scratch(conv_fprop_workspace(s))},
+         [&](const Placed& p) {
+             conv_fprop(p[0], p[1], p[2], p[3], s, Activation::relu, p[4], nullptr);
+         });
+    call({{"dy", y}, {"w", w}, output("dx", x), scratch(conv_dgrad_workspace(s))},
+         [&](const Placed& p) { conv_dgrad(p[0], p[1], p[2], s, p[3], nullptr); });
+    call({{"x", x}, {"dy", y}, output("dw", w), output("db", b), scratch(conv_wgrad_workspace(s))},
+         [&](const Placed& p) { conv_wgrad(p[0], p[1], p[2], p[3], s, p[4], nullptr); });
+}
+
+// In two groups under padding; and one so deep that it is split.
+void convs() {
+    conv({2, 5, 4, 6, 4, 3, 3, 5, 4, 1, 1, 1, 1, 2});
+    conv({1, 3, 3, 66, 3, 3, 3, 3, 3, 1, 1, 1, 1, 1});
+}
+
+// With a last window that the border clips (P = 3), and with last rows that no window holds (P =
+// 2).
+void pools() {
+    for (const int out : {3, 2}) {
+        const PoolShape s{2, 6, 6, 3, out, out, 3, 2};
+        const std::size_t x = 2 * 6 * 6 * 3, y = std::size_t{2} * out * out * 3;
+        call({{"x", x}, output("y", y), {"where", y, Access::write, 1}}, [&](const Placed& p) {
+            maxpool_fprop(p[0], p[1], static_cast<std::uint8_t*>(p[2]), s, nullptr);
+        });
+        call({{"dy", y}, {"where", y, Access::read, 1}, output("dx", x)}, [&](const Placed& p) {
+            maxpool_dgrad(p[0], static_cast<const std::uint8_t*>(p[1]), p[2], s, nullptr);
+        });
+        call({{"x", x}, output("y", y)},
+             [&](const Placed& p) { avgpool_fprop(p[0], p[1], s, nullptr); });
+        call({{"dy", y}, output("dx", x)},
+             [&](const Placed& p) { avgpool_dgrad(p[0], p[1], s, nullptr); });
+    }
+}
+
+// More than one tile, and a window that the compiler knows (5) or does not (3).
+void lrns() {
+    for (const int size : {5, 3}) {
+        const ResponseNorm norm{size, 1.0f, 0.75f, 2.0f};
+        const std::size_t count = 150 * 12;
+        call({{"x", count}, output("y", count)},
+             [&](const Placed& p) { lrn_fprop(p[0], p[1], 150, 12, 2, norm, nullptr); });
+        call({{"x", count}, {"dy", count}, output("dx", count)},
+             [&](const Placed& p) { lrn_dgrad(p[0], p[1], p[2], 150, 12, 2, norm, nullptr); });
+    }
+}
+
+void rnorms() {
+    const ResponseNorm norm{3, 1.0f, 0.75f, 2.0f};
+    const std::size_t count = 2 * 10 * 4 * 3;
+    call({{"x", count}, output("y", count)},
+         [&](const Placed& p) { rnorm_fprop(p[0], p[1], 2, 10, 4, 3, norm, nullptr); });
+    call({{"x", count},
+          {"dy", count},
+          output("dx", count),
+          scratch(rnorm_dgrad_workspace(2, 10, 4, 3))},
+         [&](const Placed& p) { rnorm_dgrad(p[0], p[1], p[2], 2, 10, 4, 3, norm, p[3], nullptr); });
+}
+
+void softmax() {
+    call({{"logits", 5 * 40},
+          {"labels", 5, Access::read, sizeof(std::int64_t)},
+          output("loss", 1),
+          output("dlogits", 5 * 40),
+          output("top1", 1),
+          output("top5", 1),
+          scratch(softmax_cross_entropy_workspace(5))},
+         [&](const Placed& p) {
+             softmax_cross_entropy(p[0], p[1], p[2], p[3], p[4], p[5], 5, 40, p[6], nullptr);
+         });
+}
+
+void elementwise() {
+    call({{"x", 7}, output("y", 7)}, [](const Placed& p) { relu_fprop(p[0], p[1], 7, nullptr); });
+    call({{"y", 7}, {"dy", 7}, output("dx", 7)},
+         [](const Placed& p) { relu_dgrad(p[0], p[1], p[2], 7, nullptr); });
+    call({{"w", 7, Access::read_write}, {"v", 7, Access::read_write}, {"dw", 7}},
+         [](const Placed& p) {
+             sgd_update(p[0], p[1], p[2], 7, {nullptr, 0.5f}, 0.5f, 0.5f, nullptr);
+         });
+    const DropoutDraw draw{0.5, 1, {nullptr, 2}, 3, 1, 9};
+    call({{"x", 2 * 7}, output("y", 2 * 7)},
+         [&](const Placed& p) { dropout(p[0], p[1], 2, 7, draw, nullptr); });
+}
+
+void exchanges() {
+    call({{"parts[0]", 5 * 3}, {"parts[1]", 5 * 2}, output("whole", 5 * 5)}, [](const Placed& p) {
+        const ExchangeParts parts{{p[0], p[1]}, {3, 2}, 2};
+        exchange_gather(parts, p[2], 5, nullptr);
+    });
+    call({{"dwholes[0]", 5 * 5}, {"dwholes[1]", 5 * 5}, output("dpart", 5 * 2)},
+         [](const Placed& p) {
+             const ExchangeWholes wholes{{p[0], p[1]}, 2};
+             exchange_scatter_add(wholes, p[2], 5, 5, 3, 2, nullptr);
+         });
+}
+
+struct Family {
+    const char* name;
+    void (*run)();
+};
+
+constexpr Family kFamilies[] = {{"conv", convs},        {"pool", pools},
+                                {"lrn", lrns},          {"rnorm", rnorms},
+                                {"softmax", softmax},   {"elementwise", elementwise},
+                                {"exchange", exchanges}};
+
+} // namespace
+
+int main(int count, char** arguments) {
+    if (count != 3) return 2;
+    planted_slip = std::atoi(arguments[2]);
+    for (const Family& family : kFamilies) {
+        if (std::strcmp(family.name, arguments[1]) != 0) continue;
+        try {
+            family.run();
+            std::printf("no report\n");
+        } catch (const simt::Error& error) {
+            std::printf("%s\n", error.what());
+        }
+        return 0;
+    }
+    return 2;
+}

@@ -1,0 +1,178 @@
+"""Who may know whom, read off the source: simt <- kernels <- bindings <- pyalexnet <- the rest."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+KERNELS, BINDINGS, PACKAGE = ROOT / "kernels", ROOT / "bindings", ROOT / "pyalexnet"
+SIMT = KERNELS / "simt"
+KERNEL_FILES = sorted([*KERNELS.glob("*.cu"), *KERNELS.glob("*.cuh")])
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# What each of these is imported by, within the package: one module, which others ask. rich also
+# draws what the command line prints.
+IMPORTERS = {
+    "cupy": {"backends/cuda.py"},
+    "matplotlib": {"show.py"},
+    "platformdirs": {"data/download.py"},
+    "rich": {"progress.py", "cli.py"},
+    "safetensors": {"checkpoint.py"},
+    "threadpoolctl": {"backends/cpu/cores.py"},
+    "typer": {"cli.py"},
+}
+
+
+def named(path: Path) -> str:
+    """How a test's parameter shows a file."""
+    return str(path.relative_to(ROOT))
+
+
+# ---------------------------------------------------------------------- C++
+
+
+def code_of(file: Path) -> str:
+    """A C++ file without its comments."""
+    return re.sub(r"//.*", "", file.read_text())
+
+
+def includes(file: Path) -> tuple[set[str], set[str]]:
+    """What a file includes: own headers ("...") and foreign ones (<...>)."""
+    text = file.read_text()
+    own = re.findall(r'^#include "(.+)"', text, re.MULTILINE)
+    return set(own), set(re.findall(r"^#include <(.+)>", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("file", sorted(SIMT.iterdir()), ids=named)
+def test_simt_knows_only_itself(file: Path) -> None:
+    own, foreign = includes(file)
+    assert all((SIMT / header).is_file() and "/" not in header for header in own)
+    allowed = {"cuda_runtime.h"} if file.name == "gpu.hpp" else set()
+    assert not {header for header in foreign if is_library(header)} - allowed
+
+
+@pytest.mark.parametrize("file", [*KERNEL_FILES, KERNELS / "ops.h"], ids=named)
+def test_kernels_know_only_simt_and_one_another(file: Path) -> None:
+    own, foreign = includes(file)
+    assert all(
+        header == "simt/simt.hpp" or ((KERNELS / header).is_file() and "/" not in header)
+        for header in own
+    )
+    assert not {header for header in foreign if is_library(header)}
+
+
+@pytest.mark.parametrize("file", sorted(BINDINGS.glob("*.?pp")), ids=named)
+def test_bindings_know_pybind11_and_the_kernels(file: Path) -> None:
+    own, foreign = includes(file)
+    folders = (BINDINGS, KERNELS)
+    assert all(any((folder / header).is_file() for folder in folders) for header in own)
+    assert not {header for header in own if header.endswith((".cuh", ".cu"))}
+    allowed = {"cuda_runtime_api.h"} if file.name == "cuda_platform.cpp" else set()
+    libraries = {header for header in foreign if is_library(header)}
+    assert not {header for header in libraries if not header.startswith("pybind11/")} - allowed
+
+
+def is_library(header: str) -> bool:
+    """Whether a foreign header is neither the language's nor the system's."""
+    return bool(
+        re.match(r"cuda|cu[a-z]+\.h|cooperative|mma|thrust|cub/|pybind11|Python|numpy", header)
+    )
+
+
+@pytest.mark.parametrize("file", KERNEL_FILES, ids=named)
+def test_a_kernel_file_is_the_same_on_every_platform(file: Path) -> None:
+    assert not re.search(r"^\s*#\s*(if|ifdef|ifndef|elif)\b", file.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("file", KERNEL_FILES, ids=named)
+def test_nothing_is_added_up_in_an_order_left_to_chance(file: Path) -> None:
+    assert "atomic" not in code_of(file).lower()
+
+
+def test_every_kernel_is_launched_by_simt() -> None:
+    code = "\n".join(code_of(file) for file in KERNEL_FILES)
+    kernels = set(re.findall(r"__global__[^;{]*?\b(\w+_kernel)\(", code))
+    assert len(kernels) > 10
+    assert set(re.findall(r"simt::launch<(\w+)", code)) == kernels
+    with_syntax = [
+        file
+        for folder in (KERNELS, BINDINGS)
+        for file in folder.rglob("*.*")
+        if "<<<" in file.read_text()
+    ]
+    assert with_syntax == [SIMT / "gpu.hpp"]
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in KERNEL_FILES if "__global__" in code_of(file)], ids=named
+)
+def test_a_comment_above_every_kernel_says_what_bounds_it(file: Path) -> None:
+    """In so many words, or by naming another kernel of the file: "As maxpool_fprop_kernel."."""
+    bounded: dict[str, bool] = {}
+    for name, comment in kernel_comments(file):
+        other = re.search(r"\bAs (\w+_kernel)\b", comment)
+        bounded[name] = "bound by" in comment.lower() or bool(other and bounded[other[1]])
+    assert bounded and all(bounded.values()), bounded
+
+
+def kernel_comments(file: Path) -> Iterator[tuple[str, str]]:
+    """Every kernel of a file, from top to bottom, and the comment block right above it."""
+    kernel = r"((?:^//.*\n)*)(?:^template <.*>\s+)?__global__[^;{]*?\b(\w+_kernel)\("
+    for found in re.finditer(kernel, file.read_text(), re.MULTILINE):
+        yield found[2], re.sub(r"\n?// ?", " ", found[1])
+
+
+def test_every_launcher_is_bound() -> None:
+    ops = code_of(KERNELS / "ops.h")
+    launchers = set(re.findall(r"^(?:void|std::size_t) (\w+)\(", ops, re.MULTILINE))
+    assert len(launchers) > 20
+    code = "".join(code_of(file) for file in BINDINGS.glob("*.cpp"))
+    assert launchers <= set(re.findall(r'm\.def\(\s*"(\w+)"', code))
+
+
+# ---------------------------------------------------------------------- Python
+
+
+def imports(file: Path) -> set[str]:
+    """Modules that a file imports anywhere, by statement or by name."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found.add(node.module or "")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            argument = node.args[0]
+            found |= {str(argument.value)} if isinstance(argument, ast.Constant) else set()
+    return found
+
+
+def imported_packages(file: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(file)}
+
+
+@pytest.mark.parametrize("file", MODULES, ids=named)
+def test_the_package_knows_neither_tests_nor_bench(file: Path) -> None:
+    of_tests = {path.stem for path in Path(__file__).parent.glob("*.py")}
+    assert not imported_packages(file) & {"tests", "bench", "pytest", "torch", *of_tests}
+
+
+@pytest.mark.parametrize("library", IMPORTERS)
+def test_each_library_is_imported_in_one_place(library: str) -> None:
+    importers = {
+        str(file.relative_to(PACKAGE)) for file in MODULES if library in imported_packages(file)
+    }
+    assert importers and importers <= IMPORTERS[library]
+
+
+def test_no_name_says_nothing() -> None:
+    empty = {"util", "utils", "common", "misc", "helper", "helpers"}
+    folders = [KERNELS, BINDINGS, PACKAGE, ROOT / "tests", ROOT / "bench"]
+    paths = [path for folder in folders for path in folder.rglob("*")]
+    assert not {path for path in paths if path.stem in empty}

@@ -1,0 +1,142 @@
+"""Every barrier of the kernels is needed, and the checker notices when one is missing.
+
+The emulation leaves out one barrier at a time, in a call that depends on it: each has to end in a
+report that names the kernel. A barrier that could go unnoticed would be either one too many or
+beyond the checker.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pyalexnet.errors import KernelError
+from samples import classes, normal
+from variants import SIMCHECK, parameters
+
+KERNELS = Path(__file__).parent.parent / "kernels"
+CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
+
+
+def barriers_of(file: Path) -> list[str]:
+    """Every barrier of a kernel file as the checker names it, from top to bottom."""
+    code = (line.partition("//")[0] for line in file.read_text().splitlines())
+    return [
+        f"kernels/{file.name}:{number}"
+        for number, line in enumerate(code, 1)
+        if re.search(r"\b__sync(threads|warp)\(", line)
+    ]
+
+
+FILES = sorted([*KERNELS.glob("*.cu"), *KERNELS.glob("*.cuh")])
+BARRIERS = {file.name: barriers_of(file) for file in FILES}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call whose kernel meets every barrier of a file; the report has to contain `kernel`."""
+
+    name: str
+    file: str
+    kernel: str
+    run: Callable[[Any], Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def product(op: str, tile: str, rows: int, columns: int, depth: int) -> Call:
+    """A linear layer, the same kernels as a convolution's, as a product of these sizes."""
+    problem = {"fprop": "ConvFprop", "dgrad": "ConvDgrad", "wgrad": "ConvWgrad"}[op]
+    shapes = {
+        "fprop": ((rows, depth), (columns, depth)),
+        "dgrad": ((rows, depth), (depth, columns)),
+        "wgrad": ((depth, columns - 1), (depth, rows)),  # a column of the product is the bias's
+    }[op]
+    bias = (None,) if op == "fprop" else ()
+
+    def run(be: Any) -> Any:
+        return getattr(be, f"linear_{op}")(*(be.asarray(normal(*s)) for s in shapes), *bias)
+
+    name = f"linear_{op}, tile {tile}, depth {depth}"
+    return Call(name, "gemm.cuh", rf"gemm_kernel<.*{problem}, .*Tile<{tile}", run)
+
+
+def lrn(name: str, channels: int, size: int, window: str) -> Call:
+    def run(be: Any) -> Any:
+        x, dy = (be.asarray(normal(1, 1, 3, channels, seed=seed)) for seed in (1, 2))
+        return be.lrn_dgrad(x, dy, size=size, alpha=1.0, beta=0.75, k=2.0)
+
+    return Call(f"lrn_dgrad, {name}", "lrn.cu", rf"lrn_dgrad_kernel<.*{window}", run)
+
+
+def softmax(be: Any) -> Any:
+    logits, labels = normal(7, 5), classes(7, 5)
+    return be.softmax_cross_entropy(be.asarray(logits), be.asarray(labels))
+
+
+# Several slices of the depth each; the last three split the depth into parts, too.
+TILES = (("128, 128", 120, 110), ("64, 64", 60, 50), ("128, 32", 120, 20))
+CALLS = [
+    *(product(op, *tile, 40) for op in ("fprop", "dgrad", "wgrad") for tile in TILES),
+    *(product(op, "64, 64", 20, 30, 530) for op in ("fprop", "dgrad", "wgrad")),
+    lrn("a window of five", 8, 5, "Five"),
+    lrn("a window wider than a stage", 560, 1100, "Reach"),
+    Call("softmax_cross_entropy", "softmax.cu", "softmax_means_kernel", softmax),
+]
+
+# Barriers that a call meets without needing them: (call, number of the barrier in its file), why.
+NOT_NEEDED = {
+    ("lrn_dgrad, a window of five", 1): "five channels fit one stage, and no other overwrites it"
+}
+
+
+@contextmanager
+def without(be: Any, barrier: str) -> Iterator[None]:
+    """The emulation passes over a barrier."""
+    be._ext.leave_out_barrier(barrier)
+    try:
+        yield
+    finally:
+        be._ext.leave_out_barrier("")
+
+
+@CHECKED
+@pytest.mark.parametrize("call", CALLS, ids=str)
+def test_a_missing_barrier_is_noticed(be: Any, call: Call) -> None:
+    call.run(be)
+    for number, barrier in enumerate(BARRIERS[call.file]):
+        with without(be, barrier):
+            if (call.name, number) in NOT_NEEDED:
+                call.run(be)
+                continue
+            with pytest.raises(KernelError, match=r"data race|uninitialised read") as raised:
+                call.run(be)
+        assert re.search(call.kernel, str(raised.value)), raised.value
+    call.run(be)
+
+
+@CHECKED
+def test_every_barrier_is_met_and_has_its_call(be: Any) -> None:
+    files = {call.file for call in CALLS}
+    assert files == {name for name, barriers in BARRIERS.items() if barriers}
+    for call in CALLS:
+        call.run(be)
+    assert set(be._ext.barriers_met()) == {one for some in BARRIERS.values() for one in some}
+
+
+@CHECKED
+def test_a_missing_barrier_leaves_the_output_alone(be: Any) -> None:
+    """What a kernel wrote before it was caught is not let out."""
+    x, w = be.asarray(normal(40, 40)), be.asarray(normal(30, 40))
+    y = be.asarray(np.full((40, 30), 7, np.float32))
+    with without(be, BARRIERS["gemm.cuh"][0]), pytest.raises(KernelError):
+        be.linear_fprop(x, w, None, out=y)
+    assert (be.to_numpy(y) == 7).all()

@@ -1,0 +1,554 @@
+"""The emulation and its checker, on planted kernels: a bug is reported as what it is, nothing else.
+
+The kernels are in simt_cases.cu, a program without Python that is compiled twice, as _sim and as
+_simcheck are.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import IO
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from emulated import program
+from happens_before import WARP, Access, Action, Block, Launch, Race, races
+
+SOURCE = Path(__file__).with_name("simt_cases.cu")
+COUNT = 64  # kCount of the source
+THREADS = np.arange(COUNT)
+SEEDS = range(1, 51)
+
+
+# ---------------------------------------------------------------------- the programs
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _built(tmp_path_factory, checked=False)
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _built(tmp_path_factory, checked=True)
+
+
+def _built(tmp_path_factory: pytest.TempPathFactory, *, checked: bool) -> Path:
+    base = tmp_path_factory.getbasetemp()
+    folder = base / f"simt_cases_{'checked' if checked else 'fast'}"
+    return program(folder, [SOURCE], base / "emulation", checked=checked)
+
+
+def said(program: Path, case: str, at: int = 0, seeds: range = range(1)) -> list[str]:
+    """What a case prints in each schedule: its outputs, or the report."""
+    done = subprocess.run(
+        [program, case, str(at), str(seeds[0]), str(seeds[-1])],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(seeds)
+    return lines
+
+
+def outputs(line: str) -> NDArray[np.float32]:
+    """A case's outputs; fails where it is a report."""
+    return np.array([np.float32(number) for number in line.split()])
+
+
+def line_of(marker: str) -> int:
+    """The line of the source that ends with this comment."""
+    lines = SOURCE.read_text().splitlines()
+    (line,) = (i for i, text in enumerate(lines, 1) if text.endswith(f"// {marker}"))
+    return line
+
+
+def located(text: str) -> str:
+    """The text with "{marker}" as a report names that line, "{/marker}" with the file's path."""
+    text = re.sub(r"\{/(.+?)\}", lambda m: f"{SOURCE}:{line_of(m[1])}", text)
+    return re.sub(r"\{(.+?)\}", lambda m: f"{SOURCE.name}:{line_of(m[1])}", text)
+
+
+# ---------------------------------------------------------------------- what is reported
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A case that breaks a rule, and what the report has to say after kernel and launch."""
+
+    case: str
+    kernel: str
+    report: str
+    at: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.case}-{self.at}" if self.at else self.case
+
+    def matches(self, line: str) -> bool:
+        """Whether this is the report: in full, but for the kernel's template arguments."""
+        name, _, rest = line.partition(" launched at ")
+        expected = f"{SOURCE}:{line_of('launch')}: {located(self.report)}"
+        return name.partition("<")[0] == self.kernel and rest == expected
+
+
+def race(case: str, element: str, now: str, before: str, at: int = 0) -> Bug:
+    return Bug(
+        case,
+        f"{case.removesuffix('_partial').removesuffix('_shuffle')}_kernel",
+        f"data race on {element}: {now}, {before}, and no barrier orders the two",
+        at,
+    )
+
+
+RACES = [
+    race(
+        "raw",
+        "t[0]",
+        "read by block 0 thread 1 at {raw: read}",
+        "write by block 0 thread 0 at {raw: write}",
+    ),
+    race(
+        "war",
+        "t[31]",
+        "read by block 0 thread 32 at {war: read}",
+        "write by block 0 thread 31 at {war: write}",
+    ),
+    race(
+        "waw",
+        "t[0]",
+        "write by block 0 thread 1 at {waw: write}",
+        "write by block 0 thread 0 at {waw: write}",
+    ),
+    race(
+        "blocks",
+        "y[0]",
+        "write by block 1 thread 0 at {blocks: write}",
+        "write by block 0 thread 0 at {blocks: write}",
+    ),
+    race(
+        "in_place",
+        "x/y[31]",
+        "read by block 0 thread 32 at {in_place: read}",
+        "write by block 0 thread 31 at {in_place: write}",
+        at=1,
+    ),
+    # A __syncwarp of some lanes, or a shuffle, orders nothing; a __syncwarp no other warp.
+    *(
+        race(
+            case,
+            "t[0]",
+            "read by block 0 thread 1 at {warp: read}",
+            "write by block 0 thread 0 at {warp: write}",
+        )
+        for case in ("warp", "warp_partial", "warp_shuffle")
+    ),
+    race(
+        "two_warps",
+        "t[63]",
+        "read by block 0 thread 0 at {two_warps: read}",
+        "write by block 0 thread 63 at {two_warps: write}",
+    ),
+]
+
+
+def outside(case: str, verb: str, at: int, distance: str, marker: str | None = None) -> Bug:
+    return Bug(
+        case,
+        "shared_kernel" if "shared" in case else f"{case}_kernel",
+        f"out-of-bounds {verb} of 4 bytes at {{{marker or case}: {verb}}}, "
+        f"block (0,0,0) thread (7,0,0), {distance} (256 bytes)",
+        at,
+    )
+
+
+OUTSIDE = [
+    outside("read_global", "read", 64, "0 bytes after the end of x"),
+    outside("read_global", "read", 65, "4 bytes after the end of x"),
+    outside("read_global", "read", -1, "4 bytes before the begin of x"),
+    outside("write_global", "write", 64, "0 bytes after the end of y"),
+    outside("write_global", "write", -1, "4 bytes before the begin of y"),
+    # y begins where x ends.
+    outside("write_global", "write", -64, "256 bytes before the begin of y"),
+    outside("read_shared", "read", 64, "0 bytes after the end of t", "shared"),
+    outside("read_shared", "read", -1, "4 bytes before the begin of t", "shared"),
+    outside("write_shared", "write", 64, "0 bytes after the end of t", "shared"),
+    outside("write_shared", "write", -1, "4 bytes before the begin of t", "shared"),
+    # Nearer to the array that lies before t.
+    outside("write_shared", "write", -64, "0 bytes after the end of before", "shared"),
+]
+
+UNSET = "block (0,0,0) thread ({},0,0): nothing has been written there yet"
+OTHERS = [
+    Bug(
+        "write_input",
+        "write_input_kernel",
+        "write to the input x at {write_input: write}, block (0,0,0) thread (7,0,0)",
+    ),
+    Bug(
+        "unset_shared",
+        "unset_shared_kernel",
+        "uninitialised read of t[7] at {unset_shared: read}, " + UNSET.format(7),
+    ),
+    Bug(
+        "unset_output",
+        "unset_output_kernel",
+        "uninitialised read of y[0] at {unset_output: read}, " + UNSET.format(0),
+    ),
+    Bug(
+        "unset_scratch",
+        "unset_scratch_kernel",
+        "uninitialised read of scratch[0] at {unset_scratch: read}, " + UNSET.format(0),
+    ),
+    Bug(
+        "float4",
+        "float4_kernel",
+        "misaligned access to x + 4 bytes, which should be a multiple of 16 bytes, "
+        "at {float4: read}, block (0,0,0) thread (7,0,0)",
+        at=1,
+    ),
+    Bug(
+        "float4",
+        "float4_kernel",
+        "out-of-bounds read of 4 bytes at {float4: read}, block (0,0,0) thread (7,0,0), "
+        "0 bytes after the end of x (256 bytes)",
+        at=64,
+    ),
+    Bug(
+        "peer",
+        "blocks_kernel",
+        "a kernel on device 0 touches x of device 1, to which no peer access is enabled, "
+        "at {blocks: write}",
+    ),
+]
+
+# These the fast emulation reports as well.
+REFUSED = [
+    Bug(
+        "diverged",
+        "diverged_kernel",
+        "threads of one block meet at different __syncthreads: "
+        "thread 0 at {/diverged: one}, thread 32 at {/diverged: other}",
+    ),
+    Bug(
+        "deadlock",
+        "deadlock_kernel",
+        "no thread of the block can go on: thread 0 waits at {/deadlock: block}; "
+        "thread 1 waits at {/deadlock: warp}; 32 of 64 have exited",
+    ),
+    Bug(
+        "mismatch",
+        "mismatch_kernel",
+        "lanes of one warp meet in different operations: "
+        "thread 0 at {/mismatch: even}, thread 1 at {/mismatch: odd}",
+    ),
+    Bug(
+        "left_out",
+        "left_out_kernel",
+        "a warp operation at {/left_out: shuffle} leaves out the lane that calls it, "
+        "block (0,0,0) thread (16,0,0)",
+    ),
+    Bug(
+        "too_much_shared",
+        "too_much_shared_kernel",
+        "shared memory: second of 32 bytes does not fit beside 49136 bytes in 49152",
+    ),
+    Bug(
+        "too_many_threads",
+        "blocks_kernel",
+        "a block has 1 to 1,024 threads, at most 64 along z, not 1025 x 1 x 1",
+    ),
+    Bug(
+        "too_many_along_z",
+        "blocks_kernel",
+        "a block has 1 to 1,024 threads, at most 64 along z, not 1 x 1 x 65",
+    ),
+    Bug(
+        "no_block",
+        "blocks_kernel",
+        "a grid has 1 to 2,147,483,647 blocks along x and 1 to 65,535 along y and z, not 0 x 1 x 1",
+    ),
+    Bug(
+        "too_many_along_y",
+        "blocks_kernel",
+        "a grid has 1 to 2,147,483,647 blocks along x and 1 to 65,535 along y and z, "
+        "not 1 x 65536 x 1",
+    ),
+]
+
+
+@pytest.mark.parametrize("bug", [*RACES, *OUTSIDE, *OTHERS, *REFUSED], ids=str)
+def test_a_bug_is_reported_as_what_it_is(checked: Path, bug: Bug) -> None:
+    (line,) = said(checked, bug.case, bug.at)
+    assert bug.matches(line), line
+
+
+@pytest.mark.parametrize("bug", REFUSED, ids=str)
+def test_the_fast_emulation_refuses_what_no_gpu_would_run(fast: Path, bug: Bug) -> None:
+    (line,) = said(fast, bug.case, bug.at)
+    assert bug.matches(line), line
+
+
+@pytest.mark.parametrize("bug", [*RACES, *OUTSIDE, *OTHERS], ids=str)
+def test_a_bug_is_reported_in_every_schedule(checked: Path, bug: Bug) -> None:
+    """Which of a race's accesses comes first differs; that one is reported does not."""
+    for line in said(checked, bug.case, bug.at, range(1, 6)):
+        assert re.search(r"data race|out-of-bounds|uninitialised|misaligned|input|peer", line), line
+
+
+@pytest.mark.parametrize("at", [10**6, -(10**6), 10**9])
+@pytest.mark.parametrize(
+    ("case", "marker"),
+    [
+        ("read_global", "read_global: read"),
+        ("write_global", "write_global: write"),
+        ("read_shared", "shared: read"),
+        ("write_shared", "shared: write"),
+    ],
+)
+def test_far_away_is_out_of_bounds(checked: Path, case: str, marker: str, at: int) -> None:
+    """In particular the access itself, which would end the process, is never made."""
+    (line,) = said(checked, case, at)
+    assert f"out-of-bounds {marker.split()[1]} of 4 bytes at {located('{' + marker + '}')}" in line
+
+
+def test_an_output_that_is_not_written_is_reported(checked: Path) -> None:
+    assert said(checked, "hole") == ["after the last launch, output y[7] was never written"]
+
+
+def test_the_fast_emulation_does_not_see_beyond_a_buffer(fast: Path) -> None:
+    """What the checker is for: y lies behind x, and a read past the end of x finds it there."""
+    (line,) = said(fast, "read_global", COUNT)
+    assert outputs(line)[7] == 1
+
+
+# ---------------------------------------------------------------------- what is not
+
+
+def _places() -> NDArray[np.float32]:
+    """What places_kernel writes on a grid of (3, 2, 2) blocks of (5, 2, 3) threads (x, y, z)."""
+    bz, by, bx, tz, ty, tx = np.indices((2, 2, 3, 3, 2, 5)).reshape(6, -1)
+    digits = (bx, by, bz, tx, ty, tz)
+    names = sum(axis * 10 ** (5 - i) for i, axis in enumerate(digits))
+    return np.asarray(names, np.float32)
+
+
+def _shuffles() -> NDArray[np.float32]:
+    lane = THREADS % WARP
+    above = np.where(lane + 2 < WARP, lane + 2, lane)
+    below = np.where(lane >= 2, lane - 2, lane)
+    return (3 * 10000 + above * 100 + below).astype(np.float32)
+
+
+HALF = THREADS // 2 + 1
+EVEN = (THREADS & ~1) + 1
+RIGHT: dict[str, NDArray[np.generic]] = {
+    "raw_ordered": HALF,
+    "war_ordered": THREADS - COUNT,
+    "warp_syncwarp": EVEN,
+    "in_place": -(THREADS + 1),
+    "early_exit": np.where(THREADS % 4 == 3, 0, (THREADS ^ (THREADS % 4 < 2)) + 1),
+    "read_global": np.where(THREADS == 7, 1, THREADS + 1),
+    "float4": np.where(THREADS == 7, 1 + 2 + 3 + 4, 0),
+    "peer_enabled": THREADS + 1,
+    "reduce": np.full(COUNT, COUNT * (COUNT + 1) // 2),
+    "places": _places(),
+    "shuffles": _shuffles(),
+    "swap": np.arange(200 * COUNT) ^ 1,
+}
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_a_right_kernel_is_right_and_not_reported(checked: Path, case: str) -> None:
+    for line in said(checked, case, seeds=range(4)):
+        np.testing.assert_array_equal(outputs(line), RIGHT[case])
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_a_right_kernel_is_right_in_every_schedule(fast: Path, case: str) -> None:
+    """swap is large enough for several workers."""
+    for line in said(fast, case, seeds=range(SEEDS[-1] + 1)):
+        np.testing.assert_array_equal(outputs(line), RIGHT[case])
+
+
+@pytest.mark.parametrize(
+    ("case", "right"),
+    [("raw", HALF), ("war", RIGHT["war_ordered"]), ("warp", EVEN)],
+    ids=["raw", "war", "warp"],
+)
+def test_schedules_spoil_what_lacks_a_barrier(
+    fast: Path, case: str, right: NDArray[np.generic]
+) -> None:
+    for line in said(fast, case, seeds=SEEDS):
+        assert not np.array_equal(outputs(line), right)
+
+
+@pytest.mark.parametrize(("case", "right"), [("raw", HALF), ("warp", EVEN)], ids=["raw", "warp"])
+def test_natural_order_alone_would_miss_it(
+    fast: Path, case: str, right: NDArray[np.generic]
+) -> None:
+    (line,) = said(fast, case)
+    np.testing.assert_array_equal(outputs(line), right)
+
+
+# ---------------------------------------------------------------------- every history
+
+BLOCK_THREADS = WARP + 2  # of which LANES do anything
+LANES = (0, 1, 2, WARP, WARP + 1)
+SCRIPTS = 400  # for each seed
+KINDS = ("read", "write", "__syncthreads", "__syncwarp")  # as simt_cases.cu numbers them
+SYNCTHREADS, SYNCWARP = Action("__syncthreads"), Action("__syncwarp")
+Report = Callable[[int, bool, list[Launch]], Race | None]
+
+
+def numbers_of(schedule: int, shared: bool, launches: list[Launch]) -> Iterator[int]:
+    """A script as simt_cases.cu reads it."""
+    yield from (schedule, int(shared), len(launches))
+    for launch in launches:
+        yield from (len(launch), BLOCK_THREADS)
+        for block in launch:
+            for thread in range(BLOCK_THREADS):
+                actions = block.get(thread, [])
+                yield len(actions)
+                yield from (4 * action.element + KINDS.index(action.what) for action in actions)
+
+
+def race_in(line: str) -> Race | None:
+    """The race that a report names; None where nothing is reported."""
+    if line == "no report":
+        return None
+    access = r"(read|write) by block (\d+) thread (\d+) at module offset 0x[0-9a-f]+"
+    found = re.search(rf"data race on data\[(\d+)\]: {access}, {access}, and no barrier", line)
+    assert found, line
+    element, *accesses = found.groups()
+    pair = (accesses[:3], accesses[3:])
+    named = frozenset(Access(what, int(block), int(thread)) for what, block, thread in pair)
+    return Race(int(element), named)
+
+
+@pytest.fixture(scope="module")
+def reported(checked: Path) -> Iterator[Report]:
+    """What the checker reports of a script.
+
+    It finds no addr2line, which takes longer than all the rest, and names machine code instead.
+    """
+    with subprocess.Popen(
+        [checked, "scripts"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"PATH": ""},
+        text=True,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        yield partial(_ask, process.stdin, process.stdout)
+        process.stdin.close()
+
+
+def _ask(
+    to: IO[str], back: IO[str], schedule: int, shared: bool, launches: list[Launch]
+) -> Race | None:
+    print(*numbers_of(schedule, shared, launches), file=to, flush=True)
+    return race_in(back.readline().rstrip())
+
+
+READ, WRITE = Action("read"), Action("write")
+ANY = [Action(what, element) for what in ("read", "read", "write") for element in (0, 1)]
+
+
+def random_block(random: Random, accesses: list[Action]) -> Block:
+    """What the threads of a block do, barriers where all can meet, and where some exit early."""
+    block: Block = {lane: [] for lane in LANES}
+    density = random.choice((0.03, 0.1, 0.3))
+    for phase in range(random.randint(1, 3)):
+        steps = [random.randint(1, 3) for warp in (0, 1)]
+        for lane, actions in block.items():
+            actions += [SYNCTHREADS] * (phase > 0)
+            for step in range(steps[lane // WARP]):
+                actions += [SYNCWARP] * (step > 0)
+                actions += [random.choice(accesses) for _ in range(2) if random.random() < density]
+    for lane in random.sample(LANES, random.choice((0, 0, 1, 2))):
+        del block[lane][random.randint(0, len(block[lane])) :]
+    return block
+
+
+def random_launches(random: Random) -> list[Launch]:
+    """One launch or two, of one block or two: any accesses, or one write among many readers.
+
+    Of the first, most hold many races; of the second, few, one or none.
+    """
+    if random.random() < 0.2:
+        return [
+            [random_block(random, ANY) for _ in range(random.randint(1, 2))]
+            for _ in range(random.randint(1, 2))
+        ]
+    launch = [random_block(random, [READ]) for _ in range(random.choice((1, 1, 1, 1, 2)))]
+    writer = random.choice(launch)[random.choice(LANES)]
+    writer.insert(random.randint(0, len(writer)), WRITE)
+    return [launch] * random.randint(1, 2)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_race_is_reported_where_there_is_one_and_nowhere_else(
+    reported: Report, seed: int
+) -> None:
+    random = Random(seed)
+    racing = 0
+    for _ in range(SCRIPTS):
+        schedule, shared = random.randint(0, 5), random.random() < 0.5
+        launches = random_launches(random)
+        existing = races(launches, shared=shared)
+        found = reported(schedule, shared, launches)
+        assert found in existing if existing else found is None, (schedule, shared, launches)
+        racing += bool(existing)
+    assert SCRIPTS / 4 < racing < 3 / 4 * SCRIPTS  # the scripts show both
+
+
+HISTORIES: dict[str, Block] = {
+    # The checker remembers two readers. Of these three the third alone races with the write.
+    "a reader of another warp after two of one": {
+        0: [READ, SYNCWARP, WRITE],
+        1: [READ, SYNCWARP],
+        32: [READ],
+    },
+    "the same with the other warp first": {
+        0: [SYNCWARP, READ, SYNCWARP, WRITE],
+        1: [READ, SYNCWARP, READ, SYNCWARP],
+        32: [READ],
+    },
+    "the second of two readers": {0: [READ, WRITE], 1: [READ]},
+    "a third reader of one warp": {0: [READ, WRITE], 1: [READ], 2: [READ]},
+    "a reader long before": {0: [SYNCTHREADS, READ, WRITE], 1: [SYNCTHREADS, READ], 32: [READ]},
+}
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["global", "shared"])
+@pytest.mark.parametrize("history", HISTORIES)
+def test_no_reader_is_forgotten(reported: Report, history: str, shared: bool) -> None:
+    launches: list[Launch] = [[HISTORIES[history]]]
+    existing = races(launches, shared=shared)
+    assert existing
+    for schedule in range(10):
+        assert reported(schedule, shared, launches) in existing
+
+
+def test_readers_that_a_barrier_orders_are_no_race(reported: Report) -> None:
+    block = {
+        0: [READ, SYNCWARP, SYNCTHREADS, WRITE, SYNCWARP],
+        1: [READ, SYNCWARP, SYNCTHREADS, SYNCWARP, READ],
+        2: [READ],
+        32: [READ, SYNCTHREADS],
+        33: [READ],
+    }
+    assert not races([[block]], shared=True)
+    for schedule in range(10):
+        assert reported(schedule, True, [[block], [block]]) is None
