@@ -31,6 +31,9 @@ else
   CUDA := $(PYALEXNET_CUDA)
 endif
 CUPY := $(if $(and $(GPU),$(CUDA_MAJOR),$(filter ON,$(CUDA))),cuda$(CUDA_MAJOR))
+ifeq ($(PYALEXNET_NVCC_WHEEL),1)
+  CUPY := $(if $(CUPY),$(CUPY) cuda-wheels) # no toolkit here: CuPy brings its own libraries
+endif
 
 # ---- installing
 

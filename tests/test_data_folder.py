@@ -372,7 +372,7 @@ def test_bad_files_are_skipped_and_listed_once(tmp_path: Path) -> None:
     images = np.concatenate([dataset.train.images, dataset.test.images])
     assert len(images) == 1600 + 1 + 3
     assert np.count_nonzero((images == (255, 99, 255)).all(axis=(1, 2, 3))) == 1
-    assert f"{len(entries)} files skipped" in dataset.note
+    assert f"skipped files: {len(entries)}" in dataset.note
 
 
 def test_an_unreadable_file_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

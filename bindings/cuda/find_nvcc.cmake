@@ -1,5 +1,6 @@
 # Sets PYALEXNET_NVCC to the CUDA compiler, or leaves it unset.
-# Looked for on PATH, in $CUDACXX, $CUDA_HOME and /usr/local/cuda, and in NVIDIA's Python wheels.
+# Looked for in $CUDACXX, $CUDA_HOME, /usr/local/cuda, on PATH, and in NVIDIA's Python wheels; there
+# first where PYALEXNET_NVCC_WHEEL asks for them.
 if(PYALEXNET_CUDA STREQUAL "OFF")
   return()
 endif()
@@ -12,9 +13,11 @@ execute_process(
   OUTPUT_VARIABLE nvcc_wheels OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
 
 get_filename_component(nvcc_of_cudacxx "$ENV{CUDACXX}" DIRECTORY)
-find_program(PYALEXNET_NVCC nvcc
-             HINTS ${nvcc_of_cudacxx} $ENV{CUDA_HOME}/bin /usr/local/cuda/bin ${nvcc_wheels}
-             PATH_SUFFIXES bin)
+set(nvcc_places ${nvcc_of_cudacxx} $ENV{CUDA_HOME}/bin /usr/local/cuda/bin)
+if("$ENV{PYALEXNET_NVCC_WHEEL}")
+  find_program(PYALEXNET_NVCC nvcc PATHS ${nvcc_wheels} PATH_SUFFIXES bin NO_DEFAULT_PATH)
+endif()
+find_program(PYALEXNET_NVCC nvcc HINTS ${nvcc_places} PATHS ${nvcc_wheels} PATH_SUFFIXES bin)
 
 if(PYALEXNET_NVCC)
   message(STATUS "nvcc: ${PYALEXNET_NVCC}; _cuda will be built")

@@ -373,5 +373,5 @@ def _assemble(root: Path, listing: Listing, images: Images, seed: int, skipped: 
         how = ""
     train = Split(images[kept], listing.labels[kept])
     test = Split(images[held], listing.labels[held])
-    note = f"{shown(root)} ({len(train)} + {len(test)} images, {skipped} files skipped{how})"
+    note = f"{shown(root)} ({len(train)} + {len(test)} images, skipped files: {skipped}{how})"
     return checked(shown(root), train, test, listing.class_names, name=root.name, note=note)
