@@ -1,9 +1,13 @@
 # make train    trains the default network on the photographs that come along
 # make test     runs every test, the kernels emulated and checked
 # make lint     formatting, style and types
+# make bench    times operations and steps beside PyTorch, if it is installed, on CPU or GPU
+# make gpu      on a machine with an NVIDIA GPU and nvcc: tests, compute-sanitizer, bench, record;
+#               QUICK=1 in under eight minutes
 # make cuda-all compiles every kernel for every supported card; needs nvcc, no GPU
 #
 # Each makes .venv and installs the package into it first; a second call starts in seconds.
+# ISOLATION=off builds with what is installed already, without a network.
 # PYTHON=python3.12 picks another interpreter, PYALEXNET_CUDA=AUTO|ON|OFF whether the GPU's module is
 # built (AUTO: where there are nvcc and a GPU), PYALEXNET_NVCC_WHEEL=1 takes nvcc from its wheels.
 
@@ -43,15 +47,22 @@ extras = $(subst $(space),$(comma),$(strip $(1) $(CUPY)))
 # $(1): extras of pyproject.toml, $(2): whether the checker is built
 install = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
             -C cmake.define.PYALEXNET_SIMCHECK=$(2) -C cmake.define.PYALEXNET_CUDA=$(CUDA) \
+            $(if $(filter off,$(ISOLATION)),--no-build-isolation --no-deps) \
             --editable '.$(if $(call extras,$(1)),[$(call extras,$(1))])'
 
-.PHONY: train test lint cuda-all clean
+.PHONY: train test lint bench gpu cuda-all clean
 
 train: $(VENV)/installed
 	$(BIN)/pyalexnet train
 
 test: $(VENV)/test-installed
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/installed
+	$(BIN)/python -m bench
+
+gpu: $(VENV)/test-installed
+	$(BIN)/python -m bench.gpu $(if $(QUICK),--quick)
 
 lint: $(VENV)/lint-installed
 	$(BIN)/ruff check .
@@ -60,7 +71,7 @@ lint: $(VENV)/lint-installed
 	$(BIN)/mypy
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(if $(filter off,$(ISOLATION)),--system-site-packages) $(VENV)
 
 # The checker takes longer to compile than the rest together: `make train` does without.
 $(VENV)/installed: $(BIN)/python $(SOURCES)

@@ -144,6 +144,19 @@ def train(
         raise typer.Exit(128 + outcome.interrupt)
 
 
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def bench(context: typer.Context) -> None:
+    """Time operations and whole steps beside PyTorch and JAX; bench --help says more."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="pyalexnet.commands", name="bench"):
+        raise typer.Exit(entry.load()(context.args))
+    raise PyalexnetError("The bench is not installed here; in a checkout, run python -m bench.")
+
+
 @data_app.command()
 def get(
     name: Annotated[str, typer.Argument(help="cifar10.")],

@@ -1,0 +1,104 @@
+"""The command: options in, tables out; exit code 1 where an answer was wrong, 2 for bad options."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pyalexnet.errors import PyalexnetError
+
+from . import cards, environment, forms, peers, record, tables
+from .device import Device, Gpu, Host
+from .results import Results
+
+_CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the bench; 0, 1 where an answer was wrong, 2 where the options cannot be met."""
+    options = parser().parse_args(arguments)
+    try:
+        results = bench(options, shlex.join(["python", "-m", "bench", *arguments]))
+    except (PyalexnetError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(tables.document(results), end="")
+    for failure in results.failures:
+        print(f"wrong: {failure}", file=sys.stderr)
+    return 1 if results.failures else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
+        prog="pyalexnet bench",
+        description="Time operations and whole steps beside PyTorch and JAX, answers first.",
+    )
+    where = made.add_mutually_exclusive_group()
+    where.add_argument("--cpu", action="store_true", help="the CPU's form, also beside a GPU")
+    where.add_argument("--gpu", action="store_true", help="the GPU's form, or say why not")
+    where.add_argument(
+        "--dry-run", action="store_true", help="go through the GPU's form on the CPU, tiny"
+    )
+    made.add_argument("--quick", action="store_true", help="fewer batch sizes and forms")
+    made.add_argument("--only", metavar="TEXT", help="only cases whose names hold TEXT")
+    made.add_argument("--seconds", type=float, default=0.15, help="for each case on a CPU (0.15)")
+    made.add_argument("--card", default=cards.names()[0], help="card of the computed floors (H100)")
+    made.add_argument("--data", type=Path, help="data set whose images are fed from the host too")
+    made.add_argument("--record", type=Path, metavar="ROOT", help="keep a record in this folder")
+    made.add_argument(
+        "--no-kernels", action="store_true", help="leave out what the compiler and emulation say"
+    )
+    return made
+
+
+def bench(options: argparse.Namespace, command: str, tests: str = "") -> Results:
+    """What the options ask for; `tests` goes into the record."""
+    card = cards.get(options.card)
+    device = _device(options)
+    form = _form(options, device)
+    found = peers.find(device.torch)
+    about = {**environment.describe(found.versions()), "device": device.name}
+    results = Results(form.name, command, about)
+    save = _saver(options, results, device, tests)
+    forms.compute(card, results)
+    if not options.no_kernels:
+        forms.inspect(_CHECKOUT / "kernels", results)
+    save("floors")
+    forms.run(form, device, found, results, options.only, options.data, save)
+    return results
+
+
+def _device(options: argparse.Namespace) -> Device:
+    """The GPU where it works, unless the options say otherwise."""
+    if options.cpu or options.dry_run:
+        return Host(environment.cpu())
+    try:
+        return Gpu()
+    except PyalexnetError:
+        if options.gpu:
+            raise
+        return Host(environment.cpu())
+
+
+def _form(options: argparse.Namespace, device: Device) -> forms.Form:
+    if options.dry_run:
+        return forms.dry()
+    return forms.gpu(options.quick) if isinstance(device, Gpu) else forms.cpu(options.seconds)
+
+
+def _saver(
+    options: argparse.Namespace, results: Results, device: Device, tests: str
+) -> Callable[[str], None]:
+    """Says what is done, and keeps the record up to date."""
+
+    def save(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+        if options.record is not None:
+            where = record.folder(options.record, results.environment["date"], device.name)
+            record.write(where, results, tests)
+
+    return save

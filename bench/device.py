@@ -1,0 +1,187 @@
+"""Where the bench runs: the backend, its stopwatch, and how a call is made ready for timing.
+
+Besides `unpooled` the only module of the bench that imports CuPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from abc import ABC, abstractmethod
+from typing import Any
+
+import pyalexnet
+from pyalexnet.backends import Backend
+
+from .timing import HostStopwatch, Run, Stopwatch, finish
+
+# Four times the largest second-level cache of a card (60 MB on an H200).
+_FLUSH_BYTES = 256 * 2**20
+_CAPTURE_WARMUPS = 3
+_STEPS_A_SAMPLE = 4
+
+
+class Device(ABC):
+    """A place to time on.
+
+    Attributes:
+        name: of the machine's part, for the record.
+        torch: what PyTorch calls it.
+        backend: our side.
+        stopwatch: takes the time of an operation.
+        step_stopwatch: takes the time of a training step.
+    """
+
+    name: str
+    torch: str
+    backend: Backend
+    stopwatch: Stopwatch
+    step_stopwatch: Stopwatch
+
+    @abstractmethod
+    def ready(self, run: Run) -> Run:
+        """`run` as it is timed: without the host's part, where the device can do without."""
+
+    @abstractmethod
+    def peak_memory(self, run: Run) -> int | None:
+        """Bytes that our arrays take after `run`; None where that is not told."""
+
+    def enqueue_seconds(self, run: Run, calls: int) -> float:
+        """The host's time to ask for one call, without waiting for it."""
+        run()
+        self.backend.synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        seconds = (time.perf_counter() - start) / calls
+        self.backend.synchronize()
+        return seconds
+
+
+class Host(Device):
+    """The CPU, by the numpy backend; also what a dry run of the GPU's form takes in its place."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.torch = "cpu"
+        self.backend = pyalexnet.backend("numpy")
+        self.stopwatch = self.step_stopwatch = HostStopwatch()
+
+    def ready(self, run: Run) -> Run:
+        return run
+
+    def peak_memory(self, run: Run) -> int | None:
+        return None
+
+
+class Gpu(Device):
+    """An NVIDIA GPU. Operations are timed between CUDA events, the caches flushed before; steps,
+    which find nothing of the last batch in a cache, by the clock on the wall.
+    """
+
+    def __init__(self, number: int = 0) -> None:
+        """Open GPU `number`.
+
+        Raises:
+            BackendUnavailable: the cuda backend cannot run here.
+        """
+        self.backend = pyalexnet.backend("cuda", number)
+        self._cupy = importlib.import_module("cupy")
+        properties = self._cupy.cuda.runtime.getDeviceProperties(number)
+        self.name = properties["name"].decode()
+        self.torch = f"cuda:{number}"
+        self.stopwatch = _Events(self._cupy, number)
+        self.step_stopwatch = _Wall(self._cupy, number)
+
+    def ready(self, run: Run) -> Run:
+        """A CUDA graph of the call: then the host's time cannot be taken for the kernels'."""
+        self.backend.synchronize()
+        stream = self._cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            for _ in range(_CAPTURE_WARMUPS):
+                run()
+            stream.synchronize()
+            stream.begin_capture()
+            run()
+            graph = stream.end_capture()
+        return _Replay(graph, run, stream)
+
+    def peak_memory(self, run: Run) -> int | None:
+        pool = self._cupy.get_default_memory_pool()
+        pool.free_all_blocks()
+        run()
+        self.backend.synchronize()
+        return int(pool.total_bytes())
+
+
+class _Events(Stopwatch):
+    """Writes over the caches, then takes the time between two events around the call."""
+
+    def __init__(self, cupy: Any, number: int) -> None:
+        self._cupy = cupy
+        self._device = cupy.cuda.Device(number)
+        with self._device:
+            self._flushed = cupy.zeros(_FLUSH_BYTES, "uint8")
+            self._start, self._end = cupy.cuda.Event(), cupy.cuda.Event()
+
+    def seconds(self, run: Run) -> float:
+        with self._device:
+            # Also keeps the GPU busy while the host asks for what follows.
+            self._flushed.fill(1)
+            self._start.record()
+            run()
+            self._end.record()
+            self._end.synchronize()
+            return float(self._cupy.cuda.get_elapsed_time(self._start, self._end)) / 1e3
+
+
+class _Wall(Stopwatch):
+    """Several steps in a row, as in training, where the host runs ahead; whoever's streams."""
+
+    def __init__(self, cupy: Any, number: int) -> None:
+        self._device = cupy.cuda.Device(number)
+
+    def seconds(self, run: Run) -> float:
+        self._device.synchronize()
+        start = time.perf_counter()
+        for _ in range(_STEPS_A_SAMPLE):
+            result = run()
+        finish(result)
+        self._device.synchronize()
+        return (time.perf_counter() - start) / _STEPS_A_SAMPLE
+
+
+class _Replay:
+    """A captured call.
+
+    Keeps what its graph reads and writes: the arrays that the call holds, and the stream, whose
+    scratch memory in the backend would be another's once the stream's address was.
+    """
+
+    def __init__(self, graph: Any, run: Run, stream: Any) -> None:
+        self._graph, self._kept = graph, (run, stream)
+
+    def __call__(self) -> None:
+        self._graph.launch()
+
+
+def graph_of_torch(torch: Any, run: Run, stream: Any = None) -> Run:
+    """A CUDA graph of a call of PyTorch's, warmed up first as its manual asks.
+
+    stream: where the call has run before, if it has; a backward pass goes to the stream of its
+    forward pass, and can be captured there alone.
+    """
+    side = torch.cuda.Stream() if stream is None else stream
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_CAPTURE_WARMUPS):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=side):
+        run()
+
+    def replay() -> None:
+        graph.replay()
+
+    return replay

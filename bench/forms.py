@@ -1,0 +1,192 @@
+"""The forms of a run: what is timed on a CPU, on a GPU, and in a dry run of the latter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyalexnet import data, nets
+from pyalexnet.net import NetSpec
+
+from . import cases, ceilings, compiler, floors, lint, operations, whole
+from .cards import PRECISIONS, Card
+from .cases import Case
+from .device import Device
+from .peers import Peers
+from .results import Results
+from .steps import StepCase
+from .timing import Plan
+
+_MEGABYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a run times.
+
+    operations: networks and batch sizes whose operations are timed. precisions, modes: of the
+    peers. sizes: of the products among the ceilings; copied: bytes of the copy.
+    """
+
+    name: str
+    operations: tuple[tuple[NetSpec, int], ...]
+    steps: tuple[StepCase, ...]
+    precisions: tuple[str, ...]
+    modes: tuple[str, ...]
+    sizes: tuple[int, ...]
+    copied: int
+    plan: Plan
+    step_plan: Plan
+    notes: tuple[str, ...] = ()
+
+
+def cpu(seconds: float) -> Form:
+    """Small batches, for any machine; `seconds` for each case and all its forms together."""
+    steps = (
+        StepCase(nets.get("cifar-18pct")(), "cifar-18pct", 128),
+        StepCase(nets.get("alexnet-tiny")(), "alexnet-tiny", 64),
+    )
+    return Form(
+        "CPU",
+        ((paper(), 2), (nets.get("cifar-18pct")(), 32)),
+        steps,
+        ("fp32",),
+        ("eager",),
+        (1024,),
+        64 * _MEGABYTE,
+        Plan(seconds, 4, 20, warmups=1),
+        Plan(4 * seconds, 4, 20, warmups=1),
+        ("torch.compile is left to the GPU's form: it compiles for longer than this may take.",),
+    )
+
+
+def gpu(quick: bool) -> Form:
+    """The paper's network and torchvision's, at the batch sizes that matter."""
+    batches = (128,) if quick else (128, 256, 1024)
+    step_batches = (128, 256) if quick else (32, 64, 128, 256, 512, 1024)
+    steps = [
+        StepCase(spec, label, batch)
+        for batch in step_batches
+        for spec, label in ((paper(), "the paper's"), (torchvision(), "torchvision's"))
+    ]
+    compile_note = "torch.compile is left out of --quick: max-autotune takes minutes a network."
+    return Form(
+        "GPU, quick" if quick else "GPU",
+        tuple((paper(), batch) for batch in batches),
+        tuple(steps),
+        PRECISIONS,
+        ("eager", "graph") if quick else ("eager", "graph", "compile"),
+        (2048, 4096, 8192),
+        1024 * _MEGABYTE,
+        Plan(0.2 if quick else 0.5, 20, 100, warmups=3),
+        Plan(0.5 if quick else 2.0, 20, 100, warmups=3),
+        (compile_note,) if quick else (),
+    )
+
+
+def dry() -> Form:
+    """Everything that the GPU's form goes through, on the CPU and as small as it can be."""
+    small = nets.alexnet(10, "caffe", width=1 / 32, input_shape=(67, 67, 3))
+    other = nets.alexnet(10, "owt", width=1 / 32, input_shape=(64, 64, 3))
+    plan = Plan(0.0, 2, 2, warmups=0)
+    return Form(
+        "dry run of the GPU's form, on the CPU: its times mean nothing",
+        ((small, 3),),
+        (StepCase(small, "the paper's, tiny", 3), StepCase(other, "torchvision's, tiny", 3)),
+        PRECISIONS,
+        ("eager",),
+        (32,),
+        _MEGABYTE,
+        plan,
+        plan,
+    )
+
+
+def paper() -> NetSpec:
+    """AlexNet with the paper's layers, on 227 pixels without padding: fair to every peer."""
+    return nets.alexnet(preset="caffe")
+
+
+def torchvision() -> NetSpec:
+    """One tower without norms: torchvision's."""
+    return nets.alexnet(preset="owt")
+
+
+def run(
+    form: Form,
+    device: Device,
+    peers: Peers,
+    results: Results,
+    only: str | None,
+    pack: Path | None,
+    done: Callable[[str], None],
+) -> None:
+    """Fill `results`; `done` is called with a line after each row.
+
+    only: part of the names of the operations and steps to time. pack: a data set whose images are
+    fed from the host.
+    """
+    results.notes += [*form.notes, *(f"{name}: {why}." for name, why in peers.missing.items())]
+    for one in ceilings.measured(device, peers, form.sizes, form.copied, form.precisions):
+        results.ceilings.append(one)
+        done(f"ceiling: {one.name}")
+    ceiling = ceilings.as_card(device.name, results.ceilings)
+    wanted = [case for case in _cases(form) if only is None or only in case.name]
+    timed = operations.rows(device, wanted, peers, form.precisions, form.plan, ceiling)
+    for row in timed:
+        results.operations.append(row)
+        done(f"{row.net} {row.case}, batch {row.batch}")
+    for case in form.steps:
+        if only is None or only in f"step {case.label}":
+            _step(form, device, peers, results, case, ceiling, pack)
+            done(f"step {case.label}, batch {case.batch}")
+
+
+def compute(card: Card, results: Results) -> None:
+    """The floors of the paper's and torchvision's network on a named card."""
+    for spec, label in ((paper(), "the paper's"), (torchvision(), "torchvision's")):
+        for precision in PRECISIONS:
+            for batch in (128, 256, 1024):
+                one = floors.floor(spec, batch, precision, card)
+                results.floors.append(floors.named(one, label))
+    rates = ", ".join(f"{name} {rate / 1e12:g}" for name, rate in card.flops.items())
+    results.notes.append(
+        f"Floors are computed for one {card.name} at {rates} TFLOP/s and "
+        f"{card.bandwidth / 1e12:g} TB/s ({card.source}); no operation overlaps another."
+    )
+
+
+def inspect(kernels: Path, results: Results) -> None:
+    """What the compiler and the emulation say of the kernels, or why they do not."""
+    try:
+        results.resources += compiler.resources(kernels)
+    except RuntimeError as error:
+        results.notes.append(f"Registers, spills and shared memory are not listed: {error}.")
+    small = nets.alexnet(10, "caffe", width=1 / 8, input_shape=(67, 67, 3))
+    try:
+        results.requests += lint.requests(list(cases.of(small, 2)))
+    except RuntimeError as error:
+        results.notes.append(f"Sectors a request and bank conflicts are not listed: {error}.")
+
+
+def _cases(form: Form) -> Iterator[Case]:
+    for spec, batch in form.operations:
+        yield from cases.of(spec, batch)
+
+
+def _step(
+    form: Form,
+    device: Device,
+    peers: Peers,
+    results: Results,
+    case: StepCase,
+    ceiling: Card | None,
+    pack: Path | None,
+) -> None:
+    settings = (form.precisions, form.modes, form.step_plan, ceiling)
+    results.steps.append(whole.row(device, case, peers, *settings))
+    if pack is not None:
+        size = case.spec.input_shape[:2]
+        images = data.load(pack, image_size=size).train
+        results.steps.append(whole.fed(device, case, images, form.step_plan))

@@ -1,0 +1,125 @@
+"""Single operations: gate, then ours and the peers' in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from . import gate
+from .cards import Card
+from .cases import Arrays, Case
+from .device import Device, Gpu, graph_of_torch
+from .peers import Candidate, Peers, torch_ops
+from .results import OperationRow, PeerTime
+from .timing import Plan, Run, Timing, interleaved
+
+# The precision in which our operations exist.
+OURS = "fp32"
+_SELF = "ours"
+# Images of a batch whose outputs are compared with the peers'.
+_COMPARED = 16
+
+Outputs: TypeAlias = tuple[NDArray[Any], ...]
+
+
+def rows(
+    device: Device,
+    cases: Iterable[Case],
+    peers: Peers,
+    precisions: tuple[str, ...],
+    plan: Plan,
+    ceiling: Card | None,
+) -> Iterator[OperationRow]:
+    """Check and time each case; a wrong answer becomes a row that says so.
+
+    precisions: those in which peers are timed, ours first. ceiling: what this device reached.
+    """
+    for case in cases:
+        yield _row(device, case, peers, precisions, plan, ceiling)
+
+
+def sentence(error: Exception) -> str:
+    """A peer's exception as a reason in a table."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
+
+
+def _row(
+    device: Device,
+    case: Case,
+    peers: Peers,
+    precisions: tuple[str, ...],
+    plan: Plan,
+    ceiling: Card | None,
+) -> OperationRow:
+    arrays = case.arrays()
+    about = (case.name, case.net, case.batch, OURS, case.flops, case.nbytes)
+    if wrong := gate.check(device.backend, case, arrays, OURS):
+        return OperationRow(*about, None, wrong, ())
+    answer = gate.first_outputs(device.backend, case, arrays)
+    call = device.ready(gate.Call(device.backend, case, arrays).run)
+    ours: list[Timing] = []
+    theirs: list[PeerTime] = []
+    # One precision after the other: all forms together would not fit a card.
+    for precision in precisions:
+        runs: dict[str, Run] = {_SELF: call}
+        for candidate in _candidates(device, case, arrays, peers, precision):
+            try:
+                name, got, run = _ready(device, peers, candidate)
+                wrong = _difference(case, answer, candidate.outputs(got), precision)
+            except Exception as error:  # whatever its library raises is the reason in the table
+                wrong = sentence(error)
+            if wrong:
+                theirs.append(PeerTime(candidate.name, precision, None, wrong))
+            else:
+                runs[name] = run
+        timings = interleaved(device.stopwatch, runs, plan)
+        ours.append(timings.pop(_SELF))
+        theirs += [PeerTime(name, precision, timing) for name, timing in timings.items()]
+    return OperationRow(*about, ours[0], None, tuple(theirs), _share(case, ours[0], ceiling))
+
+
+def _candidates(
+    device: Device, case: Case, arrays: Arrays, peers: Peers, precision: str
+) -> Iterator[Candidate]:
+    if peers.torch:
+        yield from torch_ops.candidates(peers.torch, device.torch, case, arrays, precision)
+
+
+def _ready(device: Device, peers: Peers, candidate: Candidate) -> tuple[str, Any, Run]:
+    """A form's name, what its first call gave, and how it is timed: in a CUDA graph, like ours."""
+    if not isinstance(device, Gpu):
+        return candidate.name, candidate.run(), candidate.run
+    torch = peers.torch
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        got = candidate.run()
+    torch.cuda.synchronize()
+    try:
+        return candidate.name, got, graph_of_torch(torch, candidate.run, stream)
+    except (
+        RuntimeError
+    ) as error:  # what cannot be captured is timed with the host's part, and says so
+        return f"{candidate.name}, no graph ({sentence(error)})", got, candidate.run
+
+
+def _difference(
+    case: Case, answer: Outputs, theirs: tuple[NDArray[Any] | None, ...], precision: str
+) -> str | None:
+    """Where a peer's first answer is not ours, which has been checked: it did other work."""
+    tolerance = 2 * max(gate.TOLERANCE[precision], gate.TOLERANCE[OURS])
+    every = slice(None, None, max(1, case.batch // _COMPARED))
+    for name, mine, peer in zip(case.outputs, answer, theirs, strict=True):
+        if peer is None:
+            continue
+        part = every if name in case.per_image else ...
+        if wrong := gate.difference(name, peer[part], mine[part], tolerance):
+            return wrong
+    return None
+
+
+def _share(case: Case, ours: Timing, ceiling: Card | None) -> float | None:
+    """Of the speed that the device's own ceilings allow."""
+    return ceiling.seconds(OURS, case.flops, case.nbytes) / ours.median if ceiling else None

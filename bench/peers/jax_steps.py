@@ -1,0 +1,171 @@
+"""A whole training step in JAX, jitted as one function; XLA fuses norms and activations."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
+from pyalexnet.layers import (
+    LRN,
+    AvgPool,
+    Conv,
+    Dropout,
+    Layer,
+    Linear,
+    MaxPool,
+    Relu,
+    RNorm,
+    Tanh,
+)
+from pyalexnet.net import NetSpec
+
+Params: TypeAlias = dict[str, Any]
+
+# What XLA may do with float32 products.
+_MATMUL = {"fp32": "highest", "tf32": "default", "bf16": "default"}
+
+
+class JaxStep:
+    """A network's training step in JAX; `run(i)` trains on batch i of those given.
+
+    first_loss: of the first batch, without dropout and before all learning.
+    """
+
+    def __init__(
+        self,
+        jax: Any,
+        spec: NetSpec,
+        params: Mapping[str, NDArray[np.float32]],
+        batches: list[tuple[NDArray[np.float32], NDArray[np.int64]]],
+        precision: str,
+    ) -> None:
+        self._jax, self._spec, self._precision = jax, spec, precision
+        self._numpy = importlib.import_module("jax.numpy")
+        self._params: Params = {n: self._numpy.asarray(v) for n, v in params.items()}
+        self._momentum = {n: self._numpy.zeros_like(v) for n, v in self._params.items()}
+        to = self._numpy.asarray
+        self._batches = [(to(images), to(labels)) for images, labels in batches]
+        self._key = jax.random.key(0)
+        self.first_loss = self._first_loss()
+        self._train = jax.jit(self._step, donate_argnums=(0, 1))
+
+    def run(self, index: int) -> Any:
+        """Train on one batch; the loss, which may still be on its way."""
+        images, labels = self._batches[index % len(self._batches)]
+        key = self._jax.random.fold_in(self._key, index)
+        with self._jax.default_matmul_precision(_MATMUL[self._precision]):
+            loss, self._params, self._momentum = self._train(
+                self._params, self._momentum, images, labels, key
+            )
+        return loss
+
+    def _first_loss(self) -> float:
+        with self._jax.default_matmul_precision(_MATMUL[self._precision]):
+            return float(self._loss(self._params, *self._batches[0], None))
+
+    def _step(self, params: Params, momentum: Params, images: Any, labels: Any, key: Any) -> Any:
+        recipe = self._spec.recipe
+        loss, grads = self._jax.value_and_grad(self._loss)(params, images, labels, key)
+        new_params, new_momentum = {}, {}
+        for name, w in params.items():
+            decay = recipe.decay(name) * w
+            v = recipe.momentum * momentum[name] - recipe.lr(name, 0) * (decay + grads[name])
+            new_params[name], new_momentum[name] = w + v, v
+        return loss, new_params, new_momentum
+
+    def _loss(self, params: Params, images: Any, labels: Any, key: Any) -> Any:
+        jnp = self._numpy
+        x = images
+        if self._precision == "bf16":
+            x = x.astype(jnp.bfloat16)
+            params = {name: w.astype(jnp.bfloat16) for name, w in params.items()}
+        for index, layer in enumerate(self._spec.layers):
+            drawn = None if key is None else self._jax.random.fold_in(key, index)
+            x = self._forward(layer, x, params, drawn)
+        log_p = self._jax.nn.log_softmax(x.astype(jnp.float32))
+        return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=1))
+
+    def _forward(self, layer: Layer, x: Any, params: Params, key: Any) -> Any:
+        jnp = self._numpy
+        if isinstance(layer, Conv):
+            return self._activated(self._conv(layer, x, params), layer.activation)
+        if isinstance(layer, Linear):
+            y = x.reshape(len(x), -1) @ params[layer.w].T + params[layer.b]
+            return self._activated(y, layer.activation)
+        if isinstance(layer, LRN):
+            parts = jnp.split(x, layer.groups, axis=3)
+            return jnp.concatenate([self._normed(layer, part, (3,)) for part in parts], axis=3)
+        if isinstance(layer, RNorm):
+            return self._normed(layer, x, (1, 2))
+        if isinstance(layer, MaxPool):
+            return self._window(x, layer, -jnp.inf, self._jax.lax.max)
+        if isinstance(layer, AvgPool):
+            total = self._window(x, layer, 0.0, self._jax.lax.add)
+            return total / self._window(
+                jnp.ones_like(x[:1, :, :, :1]), layer, 0.0, self._jax.lax.add
+            )
+        if isinstance(layer, Dropout):
+            return self._dropped(layer, x, key)
+        if isinstance(layer, Relu):
+            return self._activated(x, "relu")
+        if isinstance(layer, Tanh):
+            return layer.scale_out * jnp.tanh(layer.scale_in * x)
+        raise TypeError(f"{layer.name}: a {type(layer).__name__} has no form in JAX here.")
+
+    def _activated(self, y: Any, activation: str | None) -> Any:
+        if activation == "relu":
+            return self._numpy.maximum(y, 0)
+        return self._numpy.tanh(y) if activation == "tanh" else y
+
+    def _conv(self, layer: Conv, x: Any, params: Params) -> Any:
+        g = ConvGeometry.of(layer.name, layer.stride, layer.pad, layer.groups)
+        y = self._jax.lax.conv_general_dilated(
+            x,
+            params[layer.w],
+            (g.stride_h, g.stride_w),
+            ((g.pad_top, g.pad_bottom), (g.pad_left, g.pad_right)),
+            dimension_numbers=("NHWC", "OHWI", "NHWC"),
+            feature_group_count=g.groups,
+        )
+        return y + params[layer.b]
+
+    def _normed(self, layer: LRN | RNorm, x: Any, axes: tuple[int, ...]) -> Any:
+        size, before = layer.size, layer.size // 2
+        window = tuple(size if axis in axes else 1 for axis in range(4))
+        margins = tuple((before, size - 1 - before) if n > 1 else (0, 0) for n in window)
+        total = self._jax.lax.reduce_window(
+            x * x, np.zeros((), x.dtype), self._jax.lax.add, window, (1,) * 4, margins
+        )
+        return x * (layer.k + layer.alpha * total) ** -layer.beta
+
+    def _window(self, x: Any, layer: MaxPool | AvgPool, start: float, add: Any) -> Any:
+        """A reduction over the pool's windows, which the border may clip."""
+        g = PoolGeometry.of(layer.name, layer.size, layer.stride, layer.ceil)
+        counts = g.out_size(layer.name, x.shape[1], x.shape[2])
+        margins = [
+            (0, max(0, (count - 1) * g.stride + g.size - length))
+            for count, length in zip(counts, x.shape[1:3], strict=True)
+        ]
+        cut = [
+            min(length, (count - 1) * g.stride + g.size)
+            for count, length in zip(counts, x.shape[1:3], strict=True)
+        ]
+        return self._jax.lax.reduce_window(
+            x[:, : cut[0], : cut[1]],
+            np.asarray(start, x.dtype),
+            add,
+            (1, g.size, g.size, 1),
+            (1, g.stride, g.stride, 1),
+            ((0, 0), *margins, (0, 0)),
+        )
+
+    def _dropped(self, layer: Dropout, x: Any, key: Any) -> Any:
+        if key is None:
+            return x if layer.inverted else x * layer.keep
+        kept = self._jax.random.bernoulli(key, layer.keep, x.shape)
+        return self._numpy.where(kept, x / layer.keep if layer.inverted else x, 0)

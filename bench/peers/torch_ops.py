@@ -1,0 +1,382 @@
+"""Single operations in PyTorch, each in every form that might be its fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyalexnet.backends.geometry import ConvGeometry
+
+from ..cases import Arrays, Case
+from . import Candidate
+
+Maker: TypeAlias = Callable[["Operations"], Iterator[Candidate]]
+Outputs: TypeAlias = tuple[NDArray[Any] | None, ...]
+
+
+def candidates(
+    torch: Any, device: str, case: Case, arrays: Arrays, precision: str
+) -> Iterator[Candidate]:
+    """The forms of a case in PyTorch, on tensors of `device`; none for an op it does not have."""
+    kind = case.op.split("_")[0]
+    makers: dict[str, Maker] = {
+        "conv": _conv,
+        "linear": _linear,
+        "lrn": _lrn,
+        "maxpool": _maxpool,
+        "avgpool": _avgpool,
+        "relu": _relu,
+        "dropout": _dropout,
+        "softmax": _softmax,
+        "sgd": _sgd,
+    }
+    if kind in makers:
+        yield from makers[kind](Operations(torch, device, case, arrays, precision))
+
+
+class Operations:
+    """A case's arrays as tensors, and what all forms share."""
+
+    def __init__(self, torch: Any, device: str, case: Case, arrays: Arrays, precision: str) -> None:
+        self.torch, self.device, self.case, self.arrays = torch, device, case, arrays
+        self.precision = precision
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.settings = case.settings
+        self.functional = torch.nn.functional
+
+    def flat(self, name: str) -> Any:
+        """An array in its own order of axes."""
+        return self.torch.tensor(self.arrays[name], device=self.device).to(self.dtype)
+
+    def maps(self, name: str, nchw: bool = False) -> Any:
+        """NHWC or KRSC as PyTorch's axes: channels_last in memory, or contiguous."""
+        tensor = self.flat(name).permute(0, 3, 1, 2)
+        return tensor.contiguous() if nchw else tensor
+
+    def candidate(
+        self, form: str, run: Callable[[], Any], outputs: Callable[[Any], Outputs]
+    ) -> Any:
+        """A form, run under the rules of its precision and without recording gradients."""
+        torch = self.torch
+
+        def ruled() -> Any:
+            set_precision(torch, self.precision)
+            with torch.no_grad():
+                return run()
+
+        return Candidate(f"PyTorch {form}", self.precision, ruled, outputs)
+
+    def both_layouts(
+        self,
+        form: str,
+        make: Callable[[bool], Callable[[], Any]],
+        outputs: Callable[[Any], Outputs],
+    ) -> Iterator[Candidate]:
+        """The same call on channels_last and on contiguous tensors."""
+        for layout in ("channels_last", "NCHW"):
+            run = _lazily(partial(make, layout == "NCHW"))
+            yield self.candidate(f"{form} {layout}".strip(), run, outputs)
+
+
+def _lazily(make: Callable[[], Callable[[], Any]]) -> Callable[[], Any]:
+    """What `make` makes, on its first call: what PyTorch refuses then fails that form alone."""
+    made: list[Callable[[], Any]] = []
+
+    def run() -> Any:
+        if not made:
+            made.append(make())
+        return made[0]()
+
+    return run
+
+
+def set_precision(torch: Any, precision: str) -> None:
+    """Whether float32 products may use TF32, for all that PyTorch runs from now on."""
+    allowed = precision != "fp32"
+    if torch.backends.cuda.matmul.allow_tf32 != allowed:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
+def host(tensor: Any) -> NDArray[Any]:
+    """A tensor as a float32 array of the host."""
+    return np.asarray(tensor.detach().float().cpu().numpy())
+
+
+def nhwc(tensor: Any) -> NDArray[Any]:
+    """A map in our order of axes."""
+    return host(tensor.permute(0, 2, 3, 1))
+
+
+# ------------------------------------------------------------------------------------ products
+
+
+def _conv(ops: Operations) -> Iterator[Candidate]:
+    settings = ops.settings
+    geometry = ConvGeometry.of("bench", settings["stride"], settings["pad"], settings["groups"])
+    top, bottom, left, right = geometry[2:6]
+    if (top, left) != (bottom, right):
+        return  # PyTorch would need a copy of the image first: no fair comparison
+    groups = geometry.groups
+    forms = {"": _one_conv} if groups == 1 else {f"groups={groups}": _one_conv}
+    if groups > 1:
+        forms[f"{groups} convs"] = _several_convs
+    for form, conv in forms.items():
+        yield from ops.both_layouts(form, conv(ops, geometry), _conv_outputs(ops))
+
+
+def _conv_outputs(ops: Operations) -> Callable[[Any], Outputs]:
+    if ops.case.op == "conv_wgrad":
+        return lambda got: (nhwc(got[0]), host(got[1]))
+    return lambda got: (nhwc(got),)
+
+
+def _one_conv(ops: Operations, g: ConvGeometry) -> Callable[[bool], Callable[[], Any]]:
+    return lambda nchw: _conv_call(ops, g, {n: _tensor(ops, n, nchw) for n in ops.arrays}, g.groups)
+
+
+def _tensor(ops: Operations, name: str, nchw: bool) -> Any:
+    return ops.flat(name) if name == "b" else ops.maps(name, nchw)
+
+
+def _conv_call(
+    ops: Operations, g: ConvGeometry, tensors: dict[str, Any], groups: int
+) -> Callable[[], Any]:
+    """One convolution of PyTorch's, in the direction that the case asks for."""
+    torch, functional, op = ops.torch, ops.functional, ops.case.op
+    stride, pad = [g.stride_h, g.stride_w], [g.pad_top, g.pad_left]
+    if op == "conv_fprop":
+        x, w, b = tensors["x"], tensors["w"], tensors["b"]
+        active = ops.settings["activation"] == "relu"
+
+        def fprop() -> Any:
+            y = functional.conv2d(x, w, b, stride, pad, groups=groups)
+            return y.relu_() if active else y
+
+        return fprop
+    is_dgrad = op == "conv_dgrad"
+    dy = tensors["dy"]
+    shape = _nchw_shape(
+        ops.settings["x_shape" if is_dgrad else "w_shape"], groups, g.groups, is_dgrad
+    )
+    other = torch.empty(shape, dtype=dy.dtype, device=dy.device)
+    if dy.is_contiguous(memory_format=torch.channels_last):
+        other = other.contiguous(memory_format=torch.channels_last)
+    x, w = (other, tensors["w"]) if is_dgrad else (tensors["x"], other)
+    mask = [is_dgrad, not is_dgrad, not is_dgrad]
+
+    def backward() -> Any:
+        dx, dw, db = torch.ops.aten.convolution_backward(
+            dy, x, w, [w.shape[0]], stride, pad, [1, 1], False, [0, 0], groups, mask
+        )
+        return dx if is_dgrad else (dw, db)
+
+    return backward
+
+
+def _nchw_shape(shape: tuple[int, ...], groups: int, of: int, is_x: bool) -> list[int]:
+    """NHWC or KRSC as NCHW or KCRS, for one group of `of` where `groups` is 1."""
+    n, h, w, c = shape
+    part = 1 if groups == of else of
+    return [n, c // part, h, w] if is_x else [n // part, c, h, w]
+
+
+def _several_convs(ops: Operations, g: ConvGeometry) -> Callable[[bool], Callable[[], Any]]:
+    """A convolution for each group, and their results side by side."""
+    torch = ops.torch
+    axis = 0 if ops.case.op == "conv_wgrad" else 1
+
+    def make(nchw: bool) -> Callable[[], Any]:
+        parts = [
+            _conv_call(ops, g, {n: _part(ops, n, i, g.groups, nchw) for n in ops.arrays}, 1)
+            for i in range(g.groups)
+        ]
+
+        def run() -> Any:
+            results = [part() for part in parts]
+            if axis == 0:
+                return tuple(torch.cat(one) for one in zip(*results, strict=True))
+            return torch.cat(results, dim=axis)
+
+        return run
+
+    return make
+
+
+def _part(ops: Operations, name: str, index: int, groups: int, nchw: bool) -> Any:
+    """A group's share: filters of w and b, channels of x and dy; views, as a user would take."""
+    return _tensor(ops, name, nchw).chunk(groups, dim=0 if name in ("w", "b") else 1)[index]
+
+
+def _linear(ops: Operations) -> Iterator[Candidate]:
+    functional, op = ops.functional, ops.case.op
+    tensors = {name: ops.flat(name) for name in ops.arrays}
+    if op == "linear_fprop":
+        active = ops.settings["activation"] == "relu"
+
+        def fprop() -> Any:
+            y = functional.linear(tensors["x"], tensors["w"], tensors["b"])
+            return y.relu_() if active else y
+
+        yield ops.candidate("linear", fprop, lambda y: (host(y),))
+    elif op == "linear_dgrad":
+        yield ops.candidate("mm", lambda: tensors["dy"] @ tensors["w"], lambda dx: (host(dx),))
+    else:
+
+        def wgrad() -> Any:
+            return tensors["dy"].t() @ tensors["x"], tensors["dy"].sum(0)
+
+        yield ops.candidate("mm", wgrad, lambda got: (host(got[0]), host(got[1])))
+
+
+# ------------------------------------------------------------------------------------ norms, pools
+
+
+def _lrn(ops: Operations) -> Iterator[Candidate]:
+    if ops.settings["groups"] != 1:
+        return
+    for form, norm in {"local_response_norm": library_lrn, "shifted adds": shifted_lrn}.items():
+        settings = {name: ops.settings[name] for name in ("size", "alpha", "beta", "k")}
+
+        def make(nchw: bool, norm: Any = norm, settings: Any = settings) -> Callable[[], Any]:
+            if ops.case.op == "lrn_fprop":
+                x = ops.maps("x", nchw)
+                return lambda: norm(ops.torch, x, **settings)
+            return _gradient(ops, lambda x: norm(ops.torch, x, **settings), nchw)
+
+        yield from ops.both_layouts(form, make, lambda y: (nhwc(y),))
+
+
+def library_lrn(torch: Any, x: Any, size: int, alpha: float, beta: float, k: float) -> Any:
+    """PyTorch's own norm; it divides alpha by the size of the window."""
+    return torch.nn.functional.local_response_norm(x, size, alpha * size, beta, k)
+
+
+def shifted_lrn(torch: Any, x: Any, size: int, alpha: float, beta: float, k: float) -> Any:
+    """The same by adding shifted squares, which keeps channels_last; a root where beta is 3/4."""
+    channels = x.shape[1]
+    squares = torch.nn.functional.pad(x * x, (0, 0, 0, 0, size // 2, size - 1 - size // 2))
+    total = squares[:, :channels]
+    for shift in range(1, size):
+        total = total + squares[:, shift : shift + channels]
+    d = k + alpha * total
+    if beta == 0.75:
+        root = torch.rsqrt(d)
+        return x * root * torch.sqrt(root)
+    return x * d**-beta
+
+
+def _gradient(ops: Operations, forward: Callable[[Any], Any], nchw: bool) -> Callable[[], Any]:
+    """The backward pass alone: its forward pass has been recorded."""
+    torch = ops.torch
+    x, dy = ops.maps("x", nchw).requires_grad_(), ops.maps("dy", nchw)
+    with torch.enable_grad():
+        y = forward(x)
+    return lambda: torch.autograd.grad(y, x, dy, retain_graph=True)[0]
+
+
+def _maxpool(ops: Operations) -> Iterator[Candidate]:
+    torch, s = ops.torch, ops.settings
+    window = ([s["size"]] * 2, [s["stride"]] * 2, [0, 0], [1, 1], s["ceil"])
+
+    def make(nchw: bool) -> Callable[[], Any]:
+        if ops.case.op == "maxpool_fprop":
+            x = ops.maps("x", nchw)
+            return lambda: torch.ops.aten.max_pool2d_with_indices(x, *window)
+        dy, where = ops.maps("dy", nchw), _torch_places(ops, nchw)
+        n, h, w, c = s["x_shape"]
+        x = torch.empty((n, h, w, c), dtype=dy.dtype, device=dy.device).permute(0, 3, 1, 2)
+        x = x.contiguous() if nchw else x
+        return lambda: torch.ops.aten.max_pool2d_with_indices_backward(dy, x, *window, where)
+
+    if ops.case.op == "maxpool_fprop":
+        yield from ops.both_layouts("max_pool2d", make, lambda got: (nhwc(got[0]), None))
+    else:
+        yield from ops.both_layouts("max_pool2d", make, lambda dx: (nhwc(dx),))
+
+
+def _torch_places(ops: Operations, nchw: bool) -> Any:
+    """Our places in the window as PyTorch's int64 places in the map."""
+    s, where = ops.settings, ops.arrays["where"].astype(np.int64)
+    down, right = where // s["size"], where % s["size"]
+    rows = down + s["stride"] * np.arange(where.shape[1]).reshape(1, -1, 1, 1)
+    columns = right + s["stride"] * np.arange(where.shape[2]).reshape(1, 1, -1, 1)
+    places = ops.torch.tensor(rows * s["x_shape"][2] + columns, device=ops.device)
+    places = places.permute(0, 3, 1, 2)
+    return places.contiguous() if nchw else places
+
+
+def _avgpool(ops: Operations) -> Iterator[Candidate]:
+    torch, s = ops.torch, ops.settings
+    window = ([s["size"]] * 2, [s["stride"]] * 2, [0, 0], s["ceil"], False, None)
+
+    def make(nchw: bool) -> Callable[[], Any]:
+        if ops.case.op == "avgpool_fprop":
+            x = ops.maps("x", nchw)
+            return lambda: torch.ops.aten.avg_pool2d(x, *window)
+        dy = ops.maps("dy", nchw)
+        n, h, w, c = s["x_shape"]
+        x = torch.empty((n, h, w, c), dtype=dy.dtype, device=dy.device).permute(0, 3, 1, 2)
+        x = x.contiguous() if nchw else x
+        return lambda: torch.ops.aten.avg_pool2d_backward(dy, x, *window)
+
+    yield from ops.both_layouts("avg_pool2d", make, lambda got: (nhwc(got),))
+
+
+# ------------------------------------------------------------------------------------ the rest
+
+
+def _relu(ops: Operations) -> Iterator[Candidate]:
+    if ops.case.op == "relu_fprop":
+        x = ops.flat("x")
+        yield ops.candidate("relu", lambda: ops.torch.relu(x), lambda y: (host(y),))
+        return
+    y, dy = ops.flat("y"), ops.flat("dy")
+    backward = ops.torch.ops.aten.threshold_backward
+    yield ops.candidate("threshold_backward", lambda: backward(dy, y, 0), lambda dx: (host(dx),))
+
+
+def _dropout(ops: Operations) -> Iterator[Candidate]:
+    x, drop = ops.flat("x"), 1 - ops.settings["keep"]
+    functional = ops.functional
+    # It draws other numbers and rescales: only the time is compared.
+    yield ops.candidate("dropout", lambda: functional.dropout(x, drop, True), lambda _: (None,))
+
+
+def _softmax(ops: Operations) -> Iterator[Candidate]:
+    """Loss and gradient; without the two errors, which ours computes too."""
+    torch = ops.torch
+    logits = ops.flat("logits").requires_grad_()
+    labels = torch.tensor(ops.arrays["labels"], device=ops.device)
+
+    def run() -> Any:
+        with torch.enable_grad():
+            loss = torch.nn.functional.cross_entropy(logits, labels)
+            return loss, torch.autograd.grad(loss, logits)[0]
+
+    yield ops.candidate("cross_entropy", run, lambda got: (host(got[0]), host(got[1]), None, None))
+
+
+def _sgd(ops: Operations) -> Iterator[Candidate]:
+    """Its rule keeps v without the rate: v = momentum v + (dw + decay w), w = w - lr v.
+
+    The master weights are float32 in every precision, so that one form serves all.
+    """
+    if ops.precision != "fp32":
+        return
+    torch, s = ops.torch, ops.settings
+    for form in ("fused", "foreach"):
+        w = ops.flat("w").requires_grad_()
+        w.grad = ops.flat("dw")
+        rates = {"lr": s["lr"], "momentum": s["momentum"], "weight_decay": s["weight_decay"]}
+        optimiser = torch.optim.SGD([w], **rates, **{form: True})
+        optimiser.state[w]["momentum_buffer"] = ops.flat("v") / -s["lr"]
+
+        def outputs(_: Any, w: Any = w, optimiser: Any = optimiser) -> Outputs:
+            return host(w), -s["lr"] * host(optimiser.state[w]["momentum_buffer"])
+
+        yield ops.candidate(f"SGD({form}=True)", optimiser.step, outputs)

@@ -1,0 +1,246 @@
+"""A whole training step in PyTorch, from the same description of the network.
+
+The peer gets what suits it: channels_last, the first layer's uneven padding done beforehand, its
+own dropout and its own fused SGD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyalexnet.backends.geometry import ConvGeometry
+from pyalexnet.layers import (
+    LRN,
+    AvgPool,
+    Conv,
+    Dropout,
+    Layer,
+    Linear,
+    MaxPool,
+    Relu,
+    RNorm,
+    Tanh,
+)
+from pyalexnet.net import NetSpec
+
+from . import torch_ops
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the peer is written and run.
+
+    split: two convolutions for `groups=2`. shifted: LRN by shifted adds. mode: "eager", "graph" (a
+    CUDA graph of the whole step) or "compile" (mode="max-autotune").
+    """
+
+    precision: str
+    split: bool
+    shifted: bool
+    mode: str = "eager"
+
+    def __str__(self) -> str:
+        parts = [self.mode, self.precision, "split convs" if self.split else "groups"]
+        return ", ".join([*parts, "LRN by shifted adds" if self.shifted else "library's LRN"])
+
+
+def forms(spec: NetSpec, precision: str, mode: str = "eager") -> Iterator[Form]:
+    """Every way to write the network; those that make no difference to it only once."""
+    grouped = any(isinstance(layer, Conv) and layer.groups > 1 for layer in spec.layers)
+    normed = any(isinstance(layer, LRN) for layer in spec.layers)
+    for split in (False, True) if grouped else (False,):
+        for shifted in (False, True) if normed else (True,):
+            yield Form(precision, split, shifted, mode)
+
+
+class TorchStep:
+    """A network's training step in PyTorch; `run(i)` trains on batch i of those given.
+
+    first_loss: of the first batch, without dropout and before all learning.
+    """
+
+    def __init__(
+        self,
+        torch: Any,
+        device: str,
+        spec: NetSpec,
+        params: Mapping[str, NDArray[np.float32]],
+        batches: list[tuple[NDArray[np.float32], NDArray[np.int64]]],
+        form: Form,
+    ) -> None:
+        self._torch, self._spec, self._form, self._device = torch, spec, form, device
+        self._params = {name: self._parameter(name, value) for name, value in params.items()}
+        rate = spec.recipe.rate
+        self._optimiser = torch.optim.SGD(
+            list(self._params.values()),
+            lr=rate.lr_w,
+            momentum=spec.recipe.momentum,
+            weight_decay=rate.decay_w,
+            fused=True,
+        )
+        self._batches = [self._on_device(*batch) for batch in batches]
+        # A CUDA graph reads from where it was captured.
+        self._images, self._labels = (tensor.clone() for tensor in self._batches[0])
+        self.first_loss = self._first_loss()
+        self._train = self._made()
+
+    def run(self, index: int) -> Any:
+        """Train on one batch; the loss, a tensor."""
+        images, labels = self._batches[index % len(self._batches)]
+        if self._form.mode == "eager":
+            return self._train(images, labels)
+        self._images.copy_(images)
+        self._labels.copy_(labels)
+        return self._train(self._images, self._labels)
+
+    def _first_loss(self) -> float:
+        torch_ops.set_precision(self._torch, self._form.precision)
+        with self._torch.no_grad(), self._autocast():
+            return float(self._loss(*self._batches[0], training=False))
+
+    # How it is run
+
+    def _made(self) -> Callable[[Any, Any], Any]:
+        torch_ops.set_precision(self._torch, self._form.precision)
+        if self._form.mode == "compile":
+            compiled = self._torch.compile(self._loss, mode="max-autotune")
+            return lambda images, labels: self._step(compiled, images, labels)
+        if self._form.mode == "graph":
+            return self._graphed()
+        return lambda images, labels: self._step(self._loss, images, labels)
+
+    def _graphed(self) -> Callable[[Any, Any], Any]:
+        from ..device import graph_of_torch
+
+        out: list[Any] = []
+
+        def whole() -> None:
+            out[:] = [self._step(self._loss, self._images, self._labels)]
+
+        replay = graph_of_torch(self._torch, whole)
+
+        def step(images: Any, labels: Any) -> Any:
+            replay()
+            return out[0]
+
+        return step
+
+    def _step(self, loss_of: Callable[..., Any], images: Any, labels: Any) -> Any:
+        torch_ops.set_precision(self._torch, self._form.precision)
+        # A graph needs gradients that stay where they are.
+        self._optimiser.zero_grad(set_to_none=self._form.mode != "graph")
+        with self._autocast():
+            loss = loss_of(images, labels)
+        loss.backward()
+        self._optimiser.step()
+        return loss
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._form.precision != "bf16":
+            return nullcontext()
+        kind = self._device.split(":")[0]
+        context: AbstractContextManager[Any] = self._torch.autocast(kind, self._torch.bfloat16)
+        return context
+
+    # The network
+
+    def _parameter(self, name: str, value: NDArray[np.float32]) -> Any:
+        tensor = self._torch.tensor(value, device=self._device)
+        if value.ndim == 4:
+            tensor = tensor.permute(0, 3, 1, 2)
+        return tensor.requires_grad_()
+
+    def _on_device(self, images: Any, labels: Any) -> tuple[Any, Any]:
+        torch = self._torch
+        tensor = torch.tensor(images, device=self._device).permute(0, 3, 1, 2)
+        first = self._spec.layers[0]
+        if isinstance(first, Conv) and (margins := _uneven(first)):
+            tensor = torch.nn.functional.pad(tensor, margins)
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+        return tensor, torch.tensor(labels, device=self._device)
+
+    def _loss(self, images: Any, labels: Any, training: bool = True) -> Any:
+        x = images
+        for index, layer in enumerate(self._spec.layers):
+            x = self._forward(layer, x, index == 0, training)
+        return self._torch.nn.functional.cross_entropy(x, labels)
+
+    def _forward(self, layer: Layer, x: Any, first: bool, training: bool) -> Any:
+        torch, functional = self._torch, self._torch.nn.functional
+        if isinstance(layer, Conv):
+            return self._activated(self._conv(layer, x, first), layer.activation)
+        if isinstance(layer, Linear):
+            # Our order of features is H, W, C: for channels_last memory this copies nothing.
+            rows = x.permute(0, 2, 3, 1).flatten(1) if x.ndim == 4 else x
+            y = functional.linear(rows, self._params[layer.w], self._params[layer.b])
+            return self._activated(y, layer.activation)
+        if isinstance(layer, LRN):
+            return self._normed(layer, x)
+        if isinstance(layer, RNorm):
+            return _within_maps(torch, layer, x)
+        if isinstance(layer, MaxPool):
+            return functional.max_pool2d(x, layer.size, layer.stride, ceil_mode=layer.ceil)
+        if isinstance(layer, AvgPool):
+            return functional.avg_pool2d(
+                x, layer.size, layer.stride, ceil_mode=layer.ceil, count_include_pad=False
+            )
+        if isinstance(layer, Dropout):
+            # It rescales in training, the 2012 rule in evaluation: the same work.
+            if training:
+                return functional.dropout(x, 1 - layer.keep)
+            return x if layer.inverted else x * layer.keep
+        if isinstance(layer, Relu):
+            return functional.relu(x)
+        if isinstance(layer, Tanh):
+            return layer.scale_out * torch.tanh(layer.scale_in * x)
+        raise TypeError(f"{layer.name}: a {type(layer).__name__} has no form in PyTorch here.")
+
+    def _activated(self, y: Any, activation: str | None) -> Any:
+        if activation == "relu":
+            return self._torch.nn.functional.relu(y)
+        return self._torch.tanh(y) if activation == "tanh" else y
+
+    def _conv(self, layer: Conv, x: Any, first: bool) -> Any:
+        functional = self._torch.nn.functional
+        w, b = self._params[layer.w], self._params[layer.b]
+        g = ConvGeometry.of(layer.name, layer.stride, layer.pad, layer.groups)
+        pad, stride = (g.pad_top, g.pad_left), (g.stride_h, g.stride_w)
+        if margins := _uneven(layer):
+            x, pad = (x if first else functional.pad(x, margins)), (0, 0)
+        if not (self._form.split and g.groups > 1):
+            return functional.conv2d(x, w, b, stride, pad, groups=g.groups)
+        shares = (x.chunk(g.groups, 1), w.chunk(g.groups), b.chunk(g.groups))
+        parts = [functional.conv2d(*part, stride, pad) for part in zip(*shares, strict=True)]
+        return self._torch.cat(parts, dim=1)
+
+    def _normed(self, layer: LRN, x: Any) -> Any:
+        norm = torch_ops.shifted_lrn if self._form.shifted else torch_ops.library_lrn
+        settings = (layer.size, layer.alpha, layer.beta, layer.k)
+        parts = [norm(self._torch, part, *settings) for part in x.chunk(layer.groups, dim=1)]
+        return parts[0] if len(parts) == 1 else self._torch.cat(parts, dim=1)
+
+
+def _uneven(layer: Conv) -> tuple[int, int, int, int] | None:
+    """Margins (left, right, top, bottom) that PyTorch's convolution cannot pad by itself."""
+    g = ConvGeometry.of(layer.name, layer.stride, layer.pad, layer.groups)
+    if (g.pad_top, g.pad_left) == (g.pad_bottom, g.pad_right):
+        return None
+    return g.pad_left, g.pad_right, g.pad_top, g.pad_bottom
+
+
+def _within_maps(torch: Any, layer: RNorm, x: Any) -> Any:
+    """The norm over size x size pixels of a map, by PyTorch's average pool of the squares."""
+    before, after = layer.size // 2, layer.size - 1 - layer.size // 2
+    squares = torch.nn.functional.pad(x * x, (before, after, before, after))
+    means = torch.nn.functional.avg_pool2d(squares, layer.size, 1)
+    d = layer.k + layer.alpha * layer.size**2 * means
+    if layer.beta == 0.75:
+        root = torch.rsqrt(d)
+        return x * root * torch.sqrt(root)
+    return x * d**-layer.beta

@@ -1,0 +1,324 @@
+"""Every operation in float64, to check answers against before they are timed.
+
+A backend like the others, so that whole networks run on it too; results are rounded to float32 once
+at the end of an operation. It shares nothing with the backends that it checks but their interface.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from pyalexnet.backends.base import Activation
+from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
+from pyalexnet.backends.host import HostBackend
+
+Numbers: TypeAlias = NDArray[Any]
+
+
+class ReferenceBackend(HostBackend):
+    """The operations as their formulas read, on arrays of the host."""
+
+    name = "reference"
+
+    # Convolution: a product for each tap (r, s)
+
+    def _conv_fprop(
+        self,
+        x: Numbers,
+        w: Numbers,
+        b: Numbers | None,
+        y: Numbers,
+        g: ConvGeometry,
+        activation: Activation,
+    ) -> None:
+        padded, total = _padded(x, g), np.zeros(y.shape)
+        for r, s, at in _taps(w.shape, y.shape, g):
+            for channels, filters in _groups(w.shape, g.groups):
+                pixels = padded[at][..., channels]
+                total[..., filters] += pixels @ _double(w[filters, r, s]).T
+        y[...] = _activated(total if b is None else total + b, activation)
+
+    def _conv_dgrad(self, dy: Numbers, w: Numbers, dx: Numbers, g: ConvGeometry) -> None:
+        n, h, width, c = dx.shape
+        rows, columns = g.pad_top + h + g.pad_bottom, g.pad_left + width + g.pad_right
+        padded, dy = np.zeros((n, rows, columns, c)), _double(dy)
+        for r, s, at in _taps(w.shape, dy.shape, g):
+            for channels, filters in _groups(w.shape, g.groups):
+                padded[at][..., channels] += dy[..., filters] @ _double(w[filters, r, s])
+        dx[...] = padded[:, g.pad_top : g.pad_top + h, g.pad_left : g.pad_left + width]
+
+    def _conv_wgrad(
+        self, x: Numbers, dy: Numbers, dw: Numbers, db: Numbers, g: ConvGeometry
+    ) -> None:
+        padded, dy = _padded(x, g), _double(dy)
+        for r, s, at in _taps(dw.shape, dy.shape, g):
+            for channels, filters in _groups(dw.shape, g.groups):
+                pixels = padded[at][..., channels]
+                dw[filters, r, s] = np.tensordot(dy[..., filters], pixels, ((0, 1, 2), (0, 1, 2)))
+        db[...] = dy.sum(axis=(0, 1, 2))
+
+    # Linear layers
+
+    def _linear_fprop(
+        self, x: Numbers, w: Numbers, b: Numbers | None, y: Numbers, activation: Activation
+    ) -> None:
+        total = _double(x) @ _double(w).T
+        y[...] = _activated(total if b is None else total + b, activation)
+
+    def _linear_dgrad(self, dy: Numbers, w: Numbers, dx: Numbers) -> None:
+        dx[...] = _double(dy) @ _double(w)
+
+    def _linear_wgrad(self, x: Numbers, dy: Numbers, dw: Numbers, db: Numbers) -> None:
+        dw[...] = _double(dy).T @ _double(x)
+        db[...] = _double(dy).sum(axis=0)
+
+    # Activations
+
+    def _relu_fprop(self, x: Numbers, y: Numbers) -> None:
+        y[...] = _activated(x, "relu")
+
+    def _relu_dgrad(self, y: Numbers, dy: Numbers, dx: Numbers) -> None:
+        dx[...] = np.where(y > 0, dy, 0)
+
+    def _tanh_fprop(self, x: Numbers, y: Numbers) -> None:
+        y[...] = _activated(_double(x), "tanh")
+
+    def _tanh_dgrad(self, y: Numbers, dy: Numbers, dx: Numbers) -> None:
+        dx[...] = dy * (1 - _double(y) ** 2)
+
+    def _scale(self, x: Numbers, y: Numbers, factor: float) -> None:
+        y[...] = _double(x) * factor
+
+    # Norms: a sum over windows of a square, and over the windows that hold a unit
+
+    def _lrn_fprop(
+        self, x: Numbers, y: Numbers, size: int, alpha: float, beta: float, k: float, groups: int
+    ) -> None:
+        shape = (-1, x.shape[3] // groups)
+        _normalise(x.reshape(shape), y.reshape(shape), (1,), size, alpha, beta, k)
+
+    def _lrn_dgrad(
+        self,
+        x: Numbers,
+        dy: Numbers,
+        dx: Numbers,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int,
+    ) -> None:
+        shape = (-1, x.shape[3] // groups)
+        arrays = (x.reshape(shape), dy.reshape(shape), dx.reshape(shape))
+        _normalise_dgrad(*arrays, (1,), size, alpha, beta, k)
+
+    def _rnorm_fprop(
+        self, x: Numbers, y: Numbers, size: int, alpha: float, beta: float, k: float
+    ) -> None:
+        _normalise(x, y, (1, 2), size, alpha, beta, k)
+
+    def _rnorm_dgrad(
+        self, x: Numbers, dy: Numbers, dx: Numbers, size: int, alpha: float, beta: float, k: float
+    ) -> None:
+        _normalise_dgrad(x, dy, dx, (1, 2), size, alpha, beta, k)
+
+    # Pooling: window by window
+
+    def _maxpool_fprop(self, x: Numbers, y: Numbers, where: Numbers, g: PoolGeometry) -> None:
+        for p, q, rows, columns in _windows(x.shape, y.shape, g):
+            seen = x[:, rows, columns]
+            n, _, width, c = seen.shape
+            first = seen.reshape(n, -1, c).argmax(axis=1)
+            y[:, p, q] = np.take_along_axis(seen.reshape(n, -1, c), first[:, None], 1)[:, 0]
+            where[:, p, q] = first // width * g.size + first % width
+
+    def _maxpool_dgrad(self, dy: Numbers, where: Numbers, dx: Numbers, g: PoolGeometry) -> None:
+        total = np.zeros(dx.shape)
+        image, channel = np.ix_(range(len(dx)), range(dx.shape[3]))
+        for p, q, rows, columns in _windows(dx.shape, dy.shape, g):
+            down, right = np.divmod(where[:, p, q].astype(np.intp), g.size)
+            total[image, rows.start + down, columns.start + right, channel] += dy[:, p, q]
+        dx[...] = total
+
+    def _avgpool_fprop(self, x: Numbers, y: Numbers, g: PoolGeometry) -> None:
+        for p, q, rows, columns in _windows(x.shape, y.shape, g):
+            y[:, p, q] = _double(x[:, rows, columns]).mean(axis=(1, 2))
+
+    def _avgpool_dgrad(self, dy: Numbers, dx: Numbers, g: PoolGeometry) -> None:
+        total = np.zeros(dx.shape)
+        for p, q, rows, columns in _windows(dx.shape, dy.shape, g):
+            pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
+            total[:, rows, columns] += _double(dy[:, p, q])[:, None, None] / pixels
+        dx[...] = total
+
+    # Dropout
+
+    def _dropout(
+        self,
+        x: Numbers,
+        y: Numbers,
+        keep: float,
+        seed: int,
+        step: Any,
+        layer: int,
+        offset: int,
+        total: int,
+    ) -> None:
+        features = np.arange(x.size // len(x), dtype=np.uint64)
+        for image, (source, target) in enumerate(zip(x, y, strict=True)):
+            element = np.uint64(image * total + offset) + features
+            draws = _draws(element, seed, int(step), layer).reshape(source.shape)
+            target[...] = np.where(draws < math.ceil(keep * 2**32), source, 0)
+
+    # Loss and learning
+
+    def _softmax_cross_entropy(
+        self,
+        logits: Numbers,
+        labels: Numbers,
+        loss: Numbers,
+        dlogits: Numbers,
+        top1: Numbers,
+        top5: Numbers,
+    ) -> None:
+        z, rows = _double(logits), np.arange(len(labels))
+        z = z - z.max(axis=1, keepdims=True)
+        log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+        loss[...] = -log_p[rows, labels].mean()
+        gradient = np.exp(log_p)
+        gradient[rows, labels] -= 1
+        dlogits[...] = gradient / len(z)
+        own = logits[rows, labels][:, None]
+        above, equal = (logits > own).sum(axis=1), (logits == own).sum(axis=1)
+        for error, k in ((top1, 1), (top5, 5)):
+            error[...] = 1 - np.clip((k - above) / equal, 0, 1).mean()
+
+    def _sgd_update(
+        self, w: Numbers, v: Numbers, dw: Numbers, lr: Any, momentum: float, weight_decay: float
+    ) -> None:
+        if float(lr) == 0:
+            return
+        new = momentum * _double(v) - weight_decay * float(lr) * _double(w) - float(lr) * dw
+        w[...] = w + new
+        v[...] = new
+
+    # Exchange
+
+    def _exchange_gather(self, parts: Sequence[Numbers], whole: Numbers) -> None:
+        whole[...] = np.concatenate(parts, axis=-1)
+
+    def _exchange_scatter_add(self, dwholes: Sequence[Numbers], dpart: Numbers, start: int) -> None:
+        channels = slice(start, start + dpart.shape[-1])
+        dpart[...] = sum(_double(dwhole[..., channels]) for dwhole in dwholes)
+
+
+def _double(x: Numbers) -> Numbers:
+    return x.astype(np.float64)
+
+
+def _activated(x: Numbers, activation: Activation) -> Numbers:
+    if activation == "relu":
+        return np.maximum(x, 0)
+    return np.tanh(x) if activation == "tanh" else x
+
+
+def _padded(x: Numbers, g: ConvGeometry) -> Numbers:
+    margins = ((0, 0), (g.pad_top, g.pad_bottom), (g.pad_left, g.pad_right), (0, 0))
+    return np.pad(_double(x), margins)
+
+
+def _taps(
+    w_shape: tuple[int, ...], y_shape: tuple[int, ...], g: ConvGeometry
+) -> Iterator[tuple[int, int, tuple[slice, slice, slice]]]:
+    """Each tap (r, s), and the pixels of the padded image that it meets over all windows."""
+    _, height, width, _ = y_shape
+    for r in range(w_shape[1]):
+        rows = slice(r, r + g.stride_h * (height - 1) + 1, g.stride_h)
+        for s in range(w_shape[2]):
+            columns = slice(s, s + g.stride_w * (width - 1) + 1, g.stride_w)
+            yield r, s, (slice(None), rows, columns)
+
+
+def _groups(w_shape: tuple[int, ...], count: int) -> Iterator[tuple[slice, slice]]:
+    """Channels and filters of each group."""
+    channels, filters = w_shape[3], w_shape[0] // count
+    for i in range(count):
+        yield (
+            slice(i * channels, (i + 1) * channels),
+            slice(i * filters, (i + 1) * filters),
+        )
+
+
+def _window_sums(x: Numbers, axes: tuple[int, ...], size: int, before: int) -> Numbers:
+    """Sums over windows of `size` along `axes` that start `before` units earlier, clipped."""
+    for axis in axes:
+        margins = [(0, 0)] * x.ndim
+        margins[axis] = (before, size - 1 - before)
+        x = sliding_window_view(np.pad(x, margins), size, axis=axis).sum(axis=-1)
+    return x
+
+
+def _normalise(
+    x: Numbers,
+    y: Numbers,
+    axes: tuple[int, ...],
+    size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+) -> None:
+    d = k + alpha * _window_sums(_double(x) ** 2, axes, size, size // 2)
+    y[...] = x * d**-beta
+
+
+def _normalise_dgrad(
+    x: Numbers,
+    dy: Numbers,
+    dx: Numbers,
+    axes: tuple[int, ...],
+    size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+) -> None:
+    d = k + alpha * _window_sums(_double(x) ** 2, axes, size, size // 2)
+    # The windows that hold a unit: the mirrored window.
+    reached = _window_sums(dy * x * d ** (-beta - 1), axes, size, size - 1 - size // 2)
+    dx[...] = dy * d**-beta - 2 * alpha * beta * x * reached
+
+
+def _windows(
+    x_shape: tuple[int, ...], y_shape: tuple[int, ...], g: PoolGeometry
+) -> Iterator[tuple[int, int, slice, slice]]:
+    """Each window's place, rows and columns, clipped to the image."""
+    for p in range(y_shape[1]):
+        rows = slice(p * g.stride, min(p * g.stride + g.size, x_shape[1]))
+        for q in range(y_shape[2]):
+            yield p, q, rows, slice(q * g.stride, min(q * g.stride + g.size, x_shape[2]))
+
+
+def _draws(element: Numbers, seed: int, step: int, layer: int) -> Numbers:
+    """The 32-bit draws of elements: words of Philox4x32-10 (Salmon et al., SC 2011)."""
+    low, word = np.uint64(2**32 - 1), np.uint64(32)
+    block = element // np.uint64(4)
+    counter: list[Any] = [block & low, np.uint64(step), np.uint64(layer), block >> word]
+    keys = [seed & (2**32 - 1), seed >> 32]
+    for _ in range(10):
+        one, two = counter[0] * np.uint64(0xD2511F53), counter[2] * np.uint64(0xCD9E8D57)
+        counter = [
+            (two >> word) ^ counter[1] ^ np.uint64(keys[0]),
+            two & low,
+            (one >> word) ^ counter[3] ^ np.uint64(keys[1]),
+            one & low,
+        ]
+        keys = [(keys[0] + 0x9E3779B9) % 2**32, (keys[1] + 0xBB67AE85) % 2**32]
+    words = np.stack([np.broadcast_to(one, block.shape) for one in counter])
+    word_of = (element % np.uint64(4)).astype(np.intp)
+    drawn: Numbers = np.choose(word_of, words)
+    return drawn

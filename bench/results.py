@@ -1,0 +1,147 @@
+"""What a run of the bench found: plain data, as it goes into bench.json."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from .floors import Floor
+from .timing import Timing, verdict
+
+
+@dataclass(frozen=True)
+class PeerTime:
+    """One form of a peer: its time, or why there is none."""
+
+    name: str
+    precision: str
+    timing: Timing | None
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class OperationRow:
+    """One operation at one batch size. share: of what the ceilings of the same run allow."""
+
+    case: str
+    net: str
+    batch: int
+    precision: str
+    flops: float
+    nbytes: int
+    ours: Timing | None
+    failed: str | None
+    peers: tuple[PeerTime, ...]
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """A whole training step. floor: seconds of the fused plan at this run's ceilings.
+
+    host: seconds that the host needs to ask for a step; kernels: seconds that kernels ran; memory:
+    bytes at the peak. None where the device does not tell.
+    """
+
+    net: str
+    data: str
+    batch: int
+    precision: str
+    ours: Timing | None
+    failed: str | None
+    peers: tuple[PeerTime, ...]
+    floor: float | None = None
+    host: float | None = None
+    kernels: float | None = None
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What the device reached: `value` in `unit`, or why that was not measured."""
+
+    name: str
+    value: float | None
+    unit: str
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class KernelResources:
+    """What the compiler gave a kernel: registers a thread, bytes spilled a thread, bytes shared."""
+
+    kernel: str
+    registers: int
+    spilled: int
+    shared: int
+
+
+@dataclass(frozen=True)
+class MemoryRequests:
+    """Accesses of one source line by warps, as the emulation counted them.
+
+    kind: "global" or "shared". each: 32-byte sectors a request, or passes over the banks; 1 is the
+    least of the latter.
+    """
+
+    line: str
+    kind: str
+    requests: int
+    each: float
+
+
+@dataclass
+class Results:
+    """Everything of one run."""
+
+    form: str
+    command: str
+    environment: dict[str, str]
+    ceilings: list[Ceiling] = field(default_factory=list)
+    operations: list[OperationRow] = field(default_factory=list)
+    steps: list[StepRow] = field(default_factory=list)
+    floors: list[Floor] = field(default_factory=list)
+    resources: list[KernelResources] = field(default_factory=list)
+    requests: list[MemoryRequests] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def failures(self) -> list[str]:
+        """Wrong answers of ours, each in a sentence."""
+        rows: list[OperationRow | StepRow] = [*self.operations, *self.steps]
+        return [f"{label(row)}: {row.failed}." for row in rows if row.failed]
+
+
+def label(row: OperationRow | StepRow) -> str:
+    """A row's name with its network and batch size."""
+    name = row.case if isinstance(row, OperationRow) else f"step, {row.data}"
+    return f"{row.net} {name}, batch {row.batch}, {row.precision}"
+
+
+def best(row: OperationRow | StepRow, precision: str | None = None) -> PeerTime | None:
+    """The fastest form of any peer, of one precision or of any."""
+    timed = [peer for peer in row.peers if peer.timing and precision in (None, peer.precision)]
+    return min(timed, key=_median, default=None)
+
+
+def compared(row: OperationRow | StepRow) -> str:
+    """Who is faster, against the best peer in our own precision."""
+    if row.failed or row.ours is None:
+        return "FAILED"
+    peer = best(row, row.precision)
+    return verdict(row.ours, peer.timing) if peer and peer.timing else "no peer"
+
+
+def geometric_mean(rows: list[OperationRow]) -> float | None:
+    """Of the ratios peer / ours over the rows that have both."""
+    logs = []
+    for row in rows:
+        peer = best(row, row.precision)
+        if row.ours and peer and peer.timing:
+            logs.append(math.log(peer.timing.median / row.ours.median))
+    return math.exp(sum(logs) / len(logs)) if logs else None
+
+
+def _median(peer: PeerTime) -> float:
+    assert peer.timing is not None
+    return peer.timing.median

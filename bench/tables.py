@@ -1,0 +1,173 @@
+"""Results as Markdown: the peers' wins in the same table as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .results import (
+    OperationRow,
+    PeerTime,
+    Results,
+    StepRow,
+    best,
+    compared,
+    geometric_mean,
+    label,
+)
+from .timing import Timing
+
+_GIGA = 1e9
+
+
+def document(results: Results) -> str:
+    """The whole report."""
+    return "\n\n".join(part for part in _parts(results) if part) + "\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; every column but the first is aligned to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _parts(results: Results) -> Iterator[str]:
+    yield f"# Bench, {results.form}"
+    yield f"`{results.command}`"
+    yield "\n".join(f"- {name}: {value}" for name, value in results.environment.items())
+    yield "\n".join(f"- {note}" for note in results.notes)
+    if results.failures:
+        yield "## Wrong answers, not timed\n\n" + "\n".join(f"- {one}" for one in results.failures)
+    yield from _section("Ceilings", _ceilings(results))
+    yield from _section("Operations", _operations(results.operations))
+    yield from _section("Whole training steps", _steps(results.steps))
+    yield from _section("Every form of the peers", _forms(results))
+    yield from _section("Floors, computed", _floors(results))
+    yield from _section("Kernels, by the compiler", _resources(results))
+    yield from _section("Accesses of warps, by the emulation", _requests(results))
+
+
+def _section(title: str, text: str) -> Iterator[str]:
+    if text:
+        yield f"## {title}"
+        yield text
+
+
+def _ceilings(results: Results) -> str:
+    rows = [
+        [one.name, f"{one.value:.4g} {one.unit}" if one.value is not None else str(one.failed)]
+        for one in results.ceilings
+    ]
+    return table(["ceiling", "reached"], rows) if rows else ""
+
+
+def _operations(rows: list[OperationRow]) -> str:
+    if not rows:
+        return ""
+    header = ["operation", "batch", "ours ms", "rate", "ceiling", "best peer", "its ms", "result"]
+    lines = [
+        [
+            f"{row.net} {row.case}",
+            str(row.batch),
+            _milliseconds(row.ours) if row.ours else "failed",
+            _rate(row),
+            f"{row.share:.0%}" if row.share is not None else "",
+            *_peer(best(row, row.precision)),
+            compared(row),
+        ]
+        for row in rows
+    ]
+    mean = geometric_mean(rows)
+    text = f"Geometric mean of peer / ours: {mean:.2f}." if mean else ""
+    return f"{table(header, lines)}\n\n{text}".strip()
+
+
+def _steps(rows: list[StepRow]) -> str:
+    if not rows:
+        return ""
+    header = ["step", "batch", "ours ms", "images/s", "of fused floor", "kernels ms", "host ms"]
+    header += ["peak MB", "best peer", "its ms", "result", "any precision"]
+    return table(header, [_step(row) for row in rows])
+
+
+def _step(row: StepRow) -> list[str]:
+    ours, anyone = row.ours, best(row)
+    return [
+        f"{row.net}, {row.data}",
+        str(row.batch),
+        _milliseconds(ours) if ours else "failed",
+        f"{row.batch / ours.median:,.0f}" if ours else "",
+        f"{row.floor / ours.median:.0%}" if ours and row.floor else "",
+        f"{row.kernels * 1e3:.3f}" if row.kernels is not None else "",
+        f"{row.host * 1e3:.3f}" if row.host is not None else "",
+        f"{row.memory / 1e6:,.0f}" if row.memory is not None else "",
+        *_peer(best(row, row.precision)),
+        compared(row),
+        f"{anyone.name}: {_milliseconds(anyone.timing)} ms" if anyone and anyone.timing else "",
+    ]
+
+
+def _forms(results: Results) -> str:
+    """All variants, losers and failures too."""
+    rows: list[OperationRow | StepRow] = [*results.operations, *results.steps]
+    lines = [
+        [
+            label(row),
+            f"{peer.name}, {peer.precision}",
+            f"{_milliseconds(peer.timing)} ms" if peer.timing else f"not timed: {peer.failed}",
+        ]
+        for row in rows
+        for peer in row.peers
+    ]
+    return table(["case", "form", "time"], lines) if lines else ""
+
+
+def _floors(results: Results) -> str:
+    header = ["network", "card", "precision", "batch", "GFLOP", "GB unfused", "GB fused"]
+    header += ["ms unfused", "ms fused", "ms, all overlapped"]
+    lines = [
+        [
+            one.net,
+            one.card,
+            one.precision,
+            str(one.batch),
+            f"{one.flops / _GIGA:.0f}",
+            f"{one.unfused_bytes / _GIGA:.2f}",
+            f"{one.fused_bytes / _GIGA:.2f}",
+            f"{one.unfused * 1e3:.2f}",
+            f"{one.fused * 1e3:.2f}",
+            f"{one.overlapped * 1e3:.2f}",
+        ]
+        for one in results.floors
+    ]
+    return table(header, lines) if lines else ""
+
+
+def _resources(results: Results) -> str:
+    lines = [
+        [f"`{one.kernel}`", str(one.registers), str(one.spilled), str(one.shared)]
+        for one in results.resources
+    ]
+    return table(["kernel", "registers", "bytes spilled", "bytes shared"], lines) if lines else ""
+
+
+def _requests(results: Results) -> str:
+    lines = [[one.line, one.kind, str(one.requests), f"{one.each:.2f}"] for one in results.requests]
+    return table(["line", "memory", "requests", "sectors or passes each"], lines) if lines else ""
+
+
+def _peer(peer: PeerTime | None) -> list[str]:
+    if peer is None or peer.timing is None:
+        return ["none", ""]
+    return [peer.name, _milliseconds(peer.timing)]
+
+
+def _milliseconds(timing: Timing) -> str:
+    return f"{timing.median * 1e3:.3f} ± {timing.doubt:.0%}"
+
+
+def _rate(row: OperationRow) -> str:
+    if row.ours is None:
+        return ""
+    if row.flops:
+        return f"{row.flops / row.ours.median / _GIGA:,.0f} GFLOP/s"
+    return f"{row.nbytes / row.ours.median / _GIGA:,.1f} GB/s"

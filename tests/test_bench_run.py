@@ -1,0 +1,284 @@
+"""The bench from end to end, as far as a machine without a GPU allows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import (
+    cases,
+    cli,
+    forms,
+    gate,
+    gpu,
+    peers,
+    record,
+    sanitizer,
+    steps,
+    tables,
+    whole,
+)
+from bench.device import Gpu, Host
+from bench.peers import Peers
+from bench.results import OperationRow, PeerTime, Results, StepRow
+from bench.timing import Plan, Timing
+from pyalexnet import nets
+from pyalexnet.backends.numpy import NumpyBackend
+from pyalexnet.data import Split
+from pyalexnet.errors import BackendUnavailable
+
+NOBODY = Peers(None, None, {"torch": "not installed", "jax": "not installed"})
+ABOUT = {"date": "2012-12-03T10:00:00+00:00", "commit": "abc", "device": "GPU of a Test (TM) 580"}
+
+
+def timing(seconds: float, doubt: float = 0.01) -> Timing:
+    return Timing(seconds, seconds, seconds, seconds, 20, doubt)
+
+
+def row(seconds: float, *others: PeerTime, failed: str | None = None) -> OperationRow:
+    ours = None if failed else timing(seconds)
+    return OperationRow("conv1 fprop", "alexnet", 128, "fp32", 2e9, 10**6, ours, failed, others)
+
+
+def results() -> Results:
+    """One row of every kind, with made-up times."""
+    made = Results("GPU", "make gpu", dict(ABOUT))
+    made.operations = [
+        row(0.002, PeerTime("A", "fp32", timing(0.001)), PeerTime("B", "fp32", timing(0.004))),
+        row(0.002, PeerTime("A", "fp32", timing(0.002)), PeerTime("C", "bf16", timing(0.0001))),
+        row(0.0, failed="y is off by 1.0e-02 of its norm"),
+    ]
+    peer = PeerTime("PyTorch compile", "fp32", None, "RuntimeError: no Triton")
+    made.steps = [
+        StepRow("alexnet", "synthetic", 128, "fp32", timing(0.01), None, (peer,), floor=0.005)
+    ]
+    return made
+
+
+def test_tables_hide_no_loss() -> None:
+    text = tables.document(results())
+    lines = [line for line in text.splitlines() if line.startswith("| alexnet conv1 fprop")]
+    assert "peer 2.00x" in lines[0] and "| A |" in lines[0]
+    assert "tie" in lines[1] and "FAILED" in lines[2]
+    assert "B, fp32 | 4.000" in text and "C, bf16 | 0.100" in text  # the losers' forms too
+    assert "not timed: RuntimeError: no Triton" in text
+    assert "12,800 | 50%" in text  # images/s, and share of the floor
+    assert "alexnet conv1 fprop, batch 128, fp32: y is off" in text
+
+
+def test_record(tmp_path: Path) -> None:
+    where = record.folder(tmp_path, ABOUT["date"], ABOUT["device"])
+    assert where.name == "2012-12-03-gpu-of-a-test-tm-580"
+    for _ in range(2):  # it is rewritten after every row
+        record.write(where, results(), "3 passed\n")
+    assert {path.name for path in where.iterdir()} == {
+        "README.md",
+        "bench.json",
+        "env.json",
+        "tests.txt",
+    }
+    bench = json.loads((where / "bench.json").read_text())
+    assert bench["operations"][0]["ours"]["median"] == 0.002
+    assert bench["failures"] == results().failures and len(bench["failures"]) == 1
+    assert json.loads((where / "env.json").read_text()) == ABOUT
+    assert (where / "tests.txt").read_text() == "3 passed\n"
+    assert "`make gpu`" in (where / "README.md").read_text()
+
+
+def run_dry(device: Host, only: str) -> Results:
+    made = Results("dry", "none", {})
+    forms.run(forms.dry(), device, NOBODY, made, only, None, lambda line: None)
+    return made
+
+
+def test_a_wrong_answer_is_reported_and_not_timed() -> None:
+    class Wrong(NumpyBackend):
+        def _linear_dgrad(self, dy: Any, w: Any, dx: Any) -> None:
+            super()._linear_dgrad(dy, w, dx)
+            dx *= np.float32(1.001)
+
+    device = Host("test")
+    device.backend = Wrong()
+    made = run_dry(device, "fc8")
+    fprop, dgrad, wgrad = made.operations
+    assert fprop.ours and wgrad.ours and dgrad.ours is None
+    assert made.failures == [f"alexnet fc8 dgrad, batch 3, fp32: {dgrad.failed}."]
+
+
+def test_what_is_missing_is_named() -> None:
+    made = run_dry(Host("test"), "pool5")
+    assert [row.peers for row in made.operations] == [(), ()]
+    assert "jax: not installed." in made.notes
+    assert [one.failed is not None for one in made.ceilings if "bf16" in one.name] == [True]
+    assert "no peer" in tables.document(made)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch's threads cost tiny operations more than they bring."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.peer
+@pytest.mark.usefixtures("one_thread")
+def test_dry_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Every op and both networks through every form of the GPU's peers that a CPU has."""
+    assert cli.main(["--dry-run", "--no-kernels", "--record", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    found = json.loads(next(tmp_path.glob("*/bench.json")).read_text())
+    unmatched = [one["case"] for one in found["operations"] if not one["peers"]]
+    assert not unmatched and len(found["steps"]) == 2
+    failed = [peer for one in found["operations"] + found["steps"] for peer in one["peers"]]
+    reasons = {peer["failed"] for peer in failed if peer["failed"]}
+    # The one op that PyTorch does not have in bf16 on a CPU.
+    assert all("avg_pool3d" in reason and "BFloat16" in reason for reason in reasons)
+    for form in ("groups=2", "2 convs", "shifted adds", "local_response_norm", "fused", "bf16"):
+        assert form in text
+
+
+@pytest.mark.peer
+@pytest.mark.usefixtures("one_thread")
+def test_a_peer_that_does_other_work_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from bench.peers import torch_ops
+
+    def other(torch: Any, x: Any, **_: Any) -> Any:
+        return x
+
+    monkeypatch.setattr(torch_ops, "shifted_lrn", other)
+    made = Results("dry", "none", {})
+    found = peers.Peers(torch, None, {})
+    forms.run(forms.dry(), Host("test"), found, made, "norm1 fprop", None, lambda line: None)
+    states = {(peer.name, peer.precision): peer.failed for peer in made.operations[0].peers}
+    wrong = states["PyTorch shifted adds NCHW", "fp32"]
+    assert wrong is not None and re.match(r"y is off by .* of its norm", wrong)
+    assert states["PyTorch local_response_norm NCHW", "fp32"] is None
+
+
+def test_refusals(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--card", "GTX580", "--dry-run"]) == 2
+    assert capsys.readouterr().err.startswith("error: card is 'GTX580'; one of H100")
+
+
+def test_batches_from_the_host() -> None:
+    """Eight batches of three from five images: mean taken off, every image in its turn."""
+    case = steps.StepCase(nets.get("alexnet-tiny")(input_shape=(12, 12, 3)), "tiny", 3)
+    images = np.arange(5 * 12 * 12 * 3, dtype=np.int64).reshape(5, 12, 12, 3) % 251
+    split = Split(images.astype(np.uint8), np.arange(5, dtype=np.int64))
+    batches = steps.packed(case, split)
+    assert [label for _, labels in batches[:2] for label in labels] == [0, 1, 2, 3, 4, 0]
+    np.testing.assert_allclose(batches[1][0][2], images[0] - images.mean(axis=0), atol=1e-4)
+    made = whole.fed(Host("test"), case, split, Plan(0.0, 2, 2, warmups=0))
+    assert made.ours is not None and made.data == "from the host"
+
+
+# ----------------------------------------------------------------------------- the GPU's checks
+
+
+def test_without_a_gpu_nothing_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(number: int = 0) -> None:
+        raise BackendUnavailable("there is no GPU; buy one.")
+
+    monkeypatch.setattr(gpu, "why_unavailable", lambda name: "there is no GPU; buy one.")
+    monkeypatch.setattr(cli, "Gpu", none)
+    assert gpu.main(["--record", str(tmp_path)]) == 2
+    assert cli.main(["--gpu", "--record", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: there is no GPU; buy one.\n" * 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.gpu
+def test_a_captured_call_is_the_call() -> None:
+    device = Gpu()
+    case = next(case for case in cases.of(nets.get("alexnet-tiny")(), 5) if "fc5 f" in case.name)
+    call = gate.Call(device.backend, case, case.arrays())
+    right = call.outputs()
+    replay = device.ready(call.run)
+    call.poison()
+    assert device.stopwatch.seconds(replay) > 0
+    held = device.backend.to_numpy(call.held()[0])
+    assert held.tobytes() == right[0].tobytes()
+
+
+@pytest.mark.gpu
+def test_the_gpus_form_on_one_operation() -> None:
+    form = dataclasses.replace(forms.gpu(quick=True), sizes=(256,), copied=2**20)
+    made, device = Results("GPU", "test", {}), Gpu()
+    forms.run(form, device, peers.find(device.torch), made, "fc8 fprop", None, lambda line: None)
+    assert [row.failed for row in made.operations] == [None]
+    assert all(row.ours and row.ours.samples >= 20 for row in made.operations)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "reason"),
+    [
+        (0, "12 passed, 3 deselected in 4.0s", None),
+        (0, "15 deselected in 4.0s", "pytest -m gpu ran no test."),
+        (1, "1 failed, 12 passed", "pytest -m gpu failed (exit 1)."),
+    ],
+)
+def test_a_run_without_tests_is_no_success(code: int, text: str, reason: str | None) -> None:
+    assert gpu.why_tests_failed(code, text) == reason
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "wrong"),
+    [(0, "clean", False), (86, "found", True), (1, "failed", True), (None, "late", False)],
+)
+def test_findings_of_the_sanitizer(code: int | None, state: str, wrong: bool) -> None:
+    finding = sanitizer.judged("memcheck", code, "========= ERROR SUMMARY")
+    assert (finding.state, finding.wrong) == (state, wrong)
+
+
+def fake_sanitizer(folder: Path, exits: str) -> None:
+    """A program of the sanitizer's name that exits as told, by what it is to run."""
+    program = folder / "compute-sanitizer"
+    program.write_text(f'#!/bin/sh\ncase "$*" in {exits} esac\n')
+    program.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("exits", "state"),
+    [
+        ("*planted*) exit 86 ;; *pytest*) exit 0 ;;", "clean"),
+        ("*planted*) exit 0 ;; *pytest*) exit 0 ;;", "blind"),
+        ("*planted*) exit 86 ;; *pytest*) exit 86 ;;", "found"),
+    ],
+)
+def test_a_tool_has_to_find_its_planted_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exits: str, state: str
+) -> None:
+    fake_sanitizer(tmp_path, exits)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(sanitizer, "planted_program", lambda build: build / "planted")
+    found = list(sanitizer.findings(tmp_path, 10.0, tmp_path))
+    assert [one.tool for one in found] == list(sanitizer.TOOLS)
+    assert {one.state for one in found} == {state}
+
+
+def test_planted_mistakes_compile_where_there_is_a_compiler(tmp_path: Path) -> None:
+    program = sanitizer.planted_program(tmp_path)
+    if isinstance(program, str):
+        assert program == "the planted mistakes cannot be compiled: no nvcc was found"
+    else:
+        assert program.is_file()
+
+
+def test_the_sanitizer_is_given_tests_that_exist() -> None:
+    files = [part for part in sanitizer.kernel_tests(Path(__file__).parent) if ".py" in part]
+    assert len(files) > 5 and all(Path(file).is_file() for file in files)
