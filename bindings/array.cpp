@@ -59,6 +59,12 @@ int Call::extent(const char* what, std::int64_t value, std::int64_t least) const
     return static_cast<int>(value);
 }
 
+void Call::expect_countable(const char* what, std::int64_t count) const {
+    constexpr std::int64_t most = std::numeric_limits<int>::max() - 1023;
+    expect(count <= most, "there are " + std::to_string(count) + " " + what + "; at most " +
+                              std::to_string(most) + " were expected");
+}
+
 const Given& Call::take(const char* name, py::handle object, char kind, std::size_t element_bytes,
                         int rank, Access access, int device, Alias alias) {
     Given given;

@@ -122,6 +122,10 @@ class Call {
     // A size that has to fit the int in which kernels count it.
     int extent(const char* what, std::int64_t value, std::int64_t least = 1) const;
 
+    // Refuses more of something than a matrix product can count: it counts in int, and up to a tile
+    // beyond the last one.
+    void expect_countable(const char* what, std::int64_t count) const;
+
     // Runs the launchers with the arrays in place. The interpreter is free meanwhile.
     void launch(const std::function<void(Stream)>& launchers);
 

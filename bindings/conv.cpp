@@ -45,14 +45,17 @@ ConvShape conv_shape(const Call& call, const X& x, const W& w, const Y& y, const
                     x.shape_text() + " and filters of shape " + w.shape_text());
     // Nothing is out of bounds whatever the sizes: kernels read zeros outside. But they count
     // pixels, taps and coordinates in int.
-    call.extent("input pixels", shape.in_pixels());
-    call.extent("output pixels", shape.out_pixels());
-    call.extent("taps", shape.taps() + 1);
-    call.extent("taps", std::int64_t{shape.filter_h} * shape.filter_w * shape.filters);
-    call.extent("reach", std::int64_t{shape.out_height} * shape.stride_h + shape.filter_h);
-    call.extent("reach", std::int64_t{shape.out_width} * shape.stride_w + shape.filter_w);
-    call.extent("padded height", std::int64_t{shape.height} + shape.pad_top);
-    call.extent("padded width", std::int64_t{shape.width} + shape.pad_left);
+    const std::int64_t filter_pixels = std::int64_t{shape.filter_h} * shape.filter_w;
+    call.expect_countable("input pixels", shape.in_pixels());
+    call.expect_countable("output pixels", shape.out_pixels());
+    call.expect_countable("taps of a filter", shape.taps());
+    call.expect_countable("taps of a channel", filter_pixels * (shape.filters / shape.groups));
+    call.expect_countable("rows that filters reach",
+                          std::int64_t{shape.out_height} * shape.stride_h + shape.filter_h);
+    call.expect_countable("columns that filters reach",
+                          std::int64_t{shape.out_width} * shape.stride_w + shape.filter_w);
+    call.expect_countable("rows with padding", std::int64_t{shape.height} + shape.pad_top);
+    call.expect_countable("columns with padding", std::int64_t{shape.width} + shape.pad_left);
     return shape;
 }
 

@@ -13,7 +13,9 @@ LinearShape linear_shape(const Call& call, const X& x, const W& w, const Y& y) {
     call.expect(w.dim(1) == x.dim(1) && y.dim(0) == x.dim(0) && y.dim(1) == w.dim(0),
                 "inputs of shape " + x.shape_text() + ", weights of shape " + w.shape_text() +
                     " and outputs of shape " + y.shape_text() + " do not fit");
-    call.extent("inputs", x.dim(1) + 1);
+    call.expect_countable("rows", shape.rows);
+    call.expect_countable("inputs", shape.inputs);
+    call.expect_countable("outputs", shape.outputs);
     return shape;
 }
 

@@ -147,3 +147,18 @@ def test_a_forged_where_stays_within_the_image(be: Any, size: int) -> None:
         forged = be.asarray(np.full(where.shape, place_named, where.dtype))
         dx = be.maxpool_dgrad(dy, forged, x_shape=x.shape, size=size, stride=size)
         assert be.to_numpy(dx).sum() <= y.size
+
+
+@pytest.mark.parametrize(
+    ("stride", "pad", "what"),
+    [(2**31 - 1, 0, "rows that filters reach"), (1, 2**31 - 1, "rows with padding")],
+)
+def test_more_than_the_kernels_can_count_is_refused(stride: int, pad: int, what: str) -> None:
+    """They count in int; one more would wrap around and read anywhere."""
+    from pyalexnet import _sim
+
+    x, w = np.zeros((1, 3, 3, 1), np.float32), np.zeros((1, 2, 2, 1), np.float32)
+    with pytest.raises(ValueError, match=rf"there are \d+ {what}"):
+        _sim.conv_fprop(
+            x, w, None, np.empty((1, 2, 2, 1), np.float32), None, stride, 1, pad, 0, 1, None, 0, 0
+        )
