@@ -57,6 +57,17 @@ py::array empty(const std::vector<py::ssize_t>& shape, const py::dtype& type, in
     return py::array(type, shape, memory, owner);
 }
 
+#if defined(SIMT_CHECK)
+py::list end_lint() {
+    py::list rows;
+    for (const simt::LintRow& row : simt::end_lint())
+        rows.append(py::make_tuple(row.line, row.array, row.shared ? "shared" : "global",
+                                   row.write ? "write" : "read", row.bytes, row.requests,
+                                   row.transfers, row.ideal));
+    return rows;
+}
+#endif
+
 int device_of(const py::array& array) { return simt::device_of(array.data()); }
 
 } // namespace
@@ -90,6 +101,11 @@ void register_platform(py::module_& module) {
     module.def("shorten_buffer", &simt::shorten_buffer, py::arg("name"),
                "Puts the last element of the buffers of this name out of bounds, for the bounds "
                "test; '' puts all back.");
+    module.def("begin_lint", &simt::begin_lint,
+               "Counts from now on what the requests of warps cost. Slow.");
+    module.def("end_lint", &end_lint,
+               "Counts no more. Returns (line, array, 'global' or 'shared', 'read' or 'write', "
+               "bytes a lane, requests, sectors or passes, the fewest possible) for each line.");
 #endif
 }
 

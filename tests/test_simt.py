@@ -219,7 +219,7 @@ OTHERS = [
     Bug(
         "float4",
         "float4_kernel",
-        "out-of-bounds read of 4 bytes at {float4: read}, block (0,0,0) thread (7,0,0), "
+        "out-of-bounds read of 16 bytes at {float4: read}, block (0,0,0) thread (7,0,0), "
         "0 bytes after the end of x (256 bytes)",
         at=64,
     ),

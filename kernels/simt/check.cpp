@@ -1,13 +1,16 @@
 #include "check.hpp"
 
 #include "device.hpp"
+#include "lint.hpp"
 #include "memory.hpp"
+#include "source_lines.hpp"
 
 #include <array>
 #include <cstdio>
 #include <cstring>
 #include <memory>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include <dlfcn.h>
@@ -64,16 +67,6 @@ struct Region {
 
 constexpr int kShared = -2;
 
-// This module, with its file's name and the address where it was loaded.
-const Dl_info& this_module() {
-    static const Dl_info info = [] {
-        Dl_info found{};
-        dladdr(reinterpret_cast<const void*>(&this_module), &found);
-        return found;
-    }();
-    return info;
-}
-
 struct Checker {
     std::vector<Region> buffers; // of the session
     std::vector<Region> shared;  // of the launch
@@ -81,10 +74,11 @@ struct Checker {
     Event now{};
     std::array<std::uint32_t, 32> warp_epochs{};
     int device = 0;
-    const char* module_begin = static_cast<const char*>(this_module().dli_fbase);
+    const char* module_begin = simt::module_begin();
     std::set<std::pair<std::string, int>> barriers;
     std::pair<std::string, int> left_out;
     std::string shortened;
+    std::unique_ptr<Lint> lint; // while it is switched on
 };
 
 Checker& checker() {
@@ -97,23 +91,7 @@ __thread bool active __attribute__((tls_model("initial-exec"))) = false;
 
 std::string file_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
-// "file.cu:12" of a return address, by addr2line; the bare offset where that is not installed.
-std::string source_line(std::uint32_t offset) {
-    const Dl_info& info = this_module();
-    char command[4200];
-    std::snprintf(command, sizeof command, "addr2line -e '%s' 0x%x 2>/dev/null", info.dli_fname,
-                  offset - 1); // the call before the return address
-    char line[1024] = "";
-    if (FILE* pipe = popen(command, "r")) {
-        if (!std::fgets(line, sizeof line, pipe)) line[0] = 0;
-        pclose(pipe);
-    }
-    std::string text(line);
-    text = text.substr(0, text.find_first_of(" \n"));
-    if (!text.empty() && text[0] != '?') return file_name(text);
-    std::snprintf(line, sizeof line, "module offset 0x%x", offset);
-    return line;
-}
+std::string source_line(std::uint32_t offset) { return source_lines({offset}).front(); }
 
 std::string describe(const char* verb, const Event& event) {
     return std::string(verb) + " by block " + std::to_string(event.block) + " thread " +
@@ -246,6 +224,9 @@ void access(const void* address, std::size_t bytes, bool is_write, const void* p
     const std::size_t end = (offset + bytes + region->element_bytes - 1) / region->element_bytes;
     for (std::size_t e = offset / region->element_bytes; e < end; ++e)
         is_write ? write_element(*region, e) : read_element(*region, e);
+    if (c.lint)
+        c.lint->access({c.now.pc, region->device == kShared, is_write, bytes}, region->name,
+                       region->begin, c.now.thread, p);
 }
 
 } // namespace
@@ -254,6 +235,7 @@ void access(const void* address, std::size_t bytes, bool is_write, const void* p
 
 void begin_launch() {
     Checker& c = checker();
+    if (c.lint) c.lint->end_launch();
     c.shared.clear();
     c.last = nullptr;
     ++c.now.launch;
@@ -262,12 +244,18 @@ void begin_launch() {
 
 void begin_block(std::uint32_t block) {
     Checker& c = checker();
+    if (c.lint) c.lint->end_epoch();
     c.now.block = block;
     c.now.block_epoch = 0;
     c.warp_epochs.fill(0);
 }
 
-void block_barrier() { ++checker().now.block_epoch; }
+void block_barrier() {
+    Checker& c = checker();
+    if (c.lint) c.lint->end_epoch();
+    ++c.now.block_epoch;
+}
+
 void warp_barrier(unsigned warp) { ++checker().warp_epochs[warp]; }
 
 void declare_shared(const SharedArray& array, const void* memory) {
@@ -337,6 +325,13 @@ void leave_out_barrier(const std::string& file_and_line) {
 }
 
 void shorten_buffer(const std::string& name) { check::checker().shortened = name; }
+
+void begin_lint() { check::checker().lint = std::make_unique<check::Lint>(); }
+
+std::vector<LintRow> end_lint() {
+    const std::unique_ptr<check::Lint> lint = std::move(check::checker().lint);
+    return lint ? lint->rows() : std::vector<LintRow>();
+}
 
 namespace detail {
 void enter_kernel() { check::active = true; }

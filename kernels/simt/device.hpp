@@ -69,6 +69,23 @@ void leave_out_barrier(const std::string& file_and_line);
 // (of none when empty).
 void shorten_buffer(const std::string& name);
 
+// What the requests of warps to one array by one line of the source cost, over all executions.
+struct LintRow {
+    std::string line;  // "file.cu:12"
+    std::string array; // as the checker's reports name it
+    bool shared;       // shared memory of the block; otherwise global
+    bool write;
+    std::size_t bytes; // that one lane reads or writes at once
+    std::uint64_t requests;
+    std::uint64_t transfers; // 32-byte sectors; in shared memory passes over the banks
+    std::uint64_t ideal;     // the fewest that could hold the same bytes
+};
+
+// For the performance lint: counts from the first of these to the second, which is to be called
+// while no kernel runs. Without the first there is nothing to tell.
+void begin_lint();
+std::vector<LintRow> end_lint();
+
 // The launches of this process so far; a test sees by it that a kernel really ran.
 std::uint64_t launch_count();
 

@@ -1,0 +1,226 @@
+"""What the memory accesses of the kernels would cost on a card, counted by the checker.
+
+A warp's accesses by one instruction are one request. In global memory it moves 32-byte sectors; in
+shared memory it takes passes over 32 banks of 4 bytes. docs/checker.md says how they are counted.
+
+    python -m pyalexnet.lint          a call of every operation: lines that cost more than need be
+    python -m pyalexnet.lint --all    every line
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pyalexnet.backends.base import Array
+from pyalexnet.backends.sim import SimcheckBackend
+
+Call = Callable[[SimcheckBackend], object]
+
+BOUND = 1.5  # times the fewest sectors or passes: what costs more is marked
+
+
+@dataclass(frozen=True)
+class Row:
+    """The requests of warps to one array by one line of the source.
+
+    Attributes:
+        line: "file.cu:12".
+        array: what the launcher or the kernel calls it.
+        space: "global" or "shared".
+        access: "read" or "write".
+        bytes: that one lane reads or writes at once.
+        requests: executions by warps.
+        transfers: 32-byte sectors that they moved in all, or passes over the banks they took.
+        ideal: the fewest that would have held the same bytes.
+    """
+
+    line: str
+    array: str
+    space: str
+    access: str
+    bytes: int
+    requests: int
+    transfers: int
+    ideal: int
+
+    @property
+    def each(self) -> float:
+        """Sectors or passes a request."""
+        return self.transfers / self.requests
+
+    @property
+    def ratio(self) -> float:
+        """How many times the fewest sectors or passes it took; at least 1."""
+        return self.transfers / self.ideal
+
+
+def lint(calls: Iterable[Call]) -> list[Row]:
+    """Make calls on the emulation with the checker and count what their accesses cost.
+
+    Args:
+        calls: functions of the backend, each of which calls operations of it.
+
+    Returns:
+        A row for each line, array and kind of access, the worst ratio first.
+
+    Raises:
+        BackendUnavailable: the emulation with the checker was not built.
+        KernelError: a kernel broke a rule.
+    """
+    backend = SimcheckBackend()
+    with backend.lint() as counted:
+        for call in calls:
+            call(backend)
+    rows = [Row(*fields) for fields in counted]
+    return sorted(rows, key=lambda row: (-row.ratio, row.line, row.array, row.access))
+
+
+# ---------------------------------------------------------------------- a call of every operation
+
+
+def examples() -> dict[str, Call]:
+    """A call of every operation by its name, and of convolutions three, as AlexNet's but smaller.
+
+    Images are few and small; channels, filters and strides, on which an access pattern depends,
+    are those of the paper, or half as many.
+    """
+    return {
+        **_conv("conv1", (1, 47, 47, 3), (96, 11, 11), (10, 10), stride=4),
+        **_conv("conv2", (1, 9, 9, 96), (256, 5, 5), (9, 9), pad=2, groups=2),
+        **_conv("conv3", (2, 9, 9, 128), (192, 3, 3), (9, 9), pad=1),
+        "linear_fprop": lambda be: be.linear_fprop(_x(be, 64, 256), _x(be, 128, 256), _x(be, 128)),
+        "linear_dgrad": lambda be: be.linear_dgrad(_x(be, 64, 128), _x(be, 128, 256)),
+        "linear_wgrad": lambda be: be.linear_wgrad(_x(be, 64, 256), _x(be, 64, 128)),
+        **_neurons(),
+        **_norms(),
+        **_pools(),
+        "dropout_fprop": lambda be: be.dropout_fprop(_x(be, 8, 256), keep=0.5, **_DRAW),
+        "dropout_dgrad": lambda be: be.dropout_dgrad(_x(be, 8, 256), keep=0.5, **_DRAW),
+        "softmax_cross_entropy": lambda be: be.softmax_cross_entropy(
+            _x(be, 32, 1000), be.asarray(np.arange(32))
+        ),
+        "sgd_update": lambda be: be.sgd_update(
+            _x(be, 4096), _x(be, 4096), _x(be, 4096), lr=0.1, momentum=0.9, weight_decay=0.1
+        ),
+        "exchange_gather": lambda be: be.exchange_gather([_x(be, 4, 9, 48), _x(be, 4, 9, 48)]),
+        "exchange_scatter_add": lambda be: be.exchange_scatter_add(
+            [_x(be, 4, 9, 96), _x(be, 4, 9, 96)], start=48, channels=48
+        ),
+    }
+
+
+_MAPS = (2, 9, 9, 96)
+_POOLED = (2, 4, 4, 96)
+_DRAW = {"seed": 1, "step": 2, "layer": 3}
+
+
+def _x(be: SimcheckBackend, *shape: int) -> Array:
+    """Numbers on the device, the same every time."""
+    return be.asarray(np.random.default_rng(len(shape)).standard_normal(shape, np.float32))
+
+
+def _conv(
+    name: str,
+    x: tuple[int, int, int, int],
+    filters: tuple[int, int, int],
+    out: tuple[int, int],
+    *,
+    stride: int = 1,
+    pad: int = 0,
+    groups: int = 1,
+) -> dict[str, Call]:
+    """The passes of a convolution; the first layer's input needs no gradient."""
+    w = (*filters, x[3] // groups)
+    y = (x[0], *out, filters[0])
+    passes: dict[str, Call] = {
+        f"conv_fprop {name}": lambda be: be.conv_fprop(
+            _x(be, *x), _x(be, *w), _x(be, w[0]), stride=stride, pad=pad, groups=groups
+        ),
+        f"conv_dgrad {name}": lambda be: be.conv_dgrad(
+            _x(be, *y), _x(be, *w), x_shape=x, stride=stride, pad=pad, groups=groups
+        ),
+        f"conv_wgrad {name}": lambda be: be.conv_wgrad(
+            _x(be, *x), _x(be, *y), w_shape=w, stride=stride, pad=pad, groups=groups
+        ),
+    }
+    if name == "conv1":
+        del passes["conv_dgrad conv1"]
+    return passes
+
+
+def _neurons() -> dict[str, Call]:
+    return {
+        "relu_fprop": lambda be: be.relu_fprop(_x(be, *_MAPS)),
+        "relu_dgrad": lambda be: be.relu_dgrad(_x(be, *_MAPS), _x(be, *_MAPS)),
+        "tanh_fprop": lambda be: be.tanh_fprop(_x(be, *_MAPS)),
+        "tanh_dgrad": lambda be: be.tanh_dgrad(_x(be, *_MAPS), _x(be, *_MAPS)),
+        "scale": lambda be: be.scale(_x(be, *_MAPS), factor=0.5),
+    }
+
+
+def _norms() -> dict[str, Call]:
+    how = {"alpha": 1e-4, "beta": 0.75, "k": 2.0}
+    return {
+        "lrn_fprop": lambda be: be.lrn_fprop(_x(be, *_MAPS), size=5, **how),
+        "lrn_dgrad": lambda be: be.lrn_dgrad(_x(be, *_MAPS), _x(be, *_MAPS), size=5, **how),
+        "rnorm_fprop": lambda be: be.rnorm_fprop(_x(be, *_MAPS), size=3, **how),
+        "rnorm_dgrad": lambda be: be.rnorm_dgrad(_x(be, *_MAPS), _x(be, *_MAPS), size=3, **how),
+    }
+
+
+def _pools() -> dict[str, Call]:
+    def maxpool_dgrad(be: SimcheckBackend) -> Array:
+        """Alone, where the maximum of each window is drawn."""
+        where = be.asarray(np.random.default_rng(0).integers(0, 9, _POOLED, np.uint8))
+        return be.maxpool_dgrad(_x(be, *_POOLED), where, x_shape=_MAPS, size=3, stride=2)
+
+    return {
+        "maxpool_fprop": lambda be: be.maxpool_fprop(_x(be, *_MAPS), size=3, stride=2),
+        "maxpool_dgrad": maxpool_dgrad,
+        "avgpool_fprop": lambda be: be.avgpool_fprop(_x(be, *_MAPS), size=3, stride=2),
+        "avgpool_dgrad": lambda be: be.avgpool_dgrad(
+            _x(be, *_POOLED), x_shape=_MAPS, size=3, stride=2
+        ),
+    }
+
+
+# ---------------------------------------------------------------------- the table
+
+_HEADER = (
+    f"  {'operation':<22}{'line':<18}{'array':<12}{'access':<18}"
+    f"{'requests':>9}{'each':>7}{'ideal':>7}{'ratio':>7}"
+)
+
+
+def _text(name: str, row: Row) -> str:
+    access = f"{row.space} {row.access} {row.bytes}"
+    return (
+        f"{'!' if row.ratio > BOUND else ' '} {name:<22}{row.line:<18}{row.array:<12}{access:<18}"
+        f"{row.requests:>9}{row.each:>7.2f}{row.ideal / row.requests:>7.2f}{row.ratio:>7.2f}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print what a call of every operation costs, the worst line first."""
+    parser = argparse.ArgumentParser(prog="python -m pyalexnet.lint", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--all", action="store_true", help="also the lines that cost the least")
+    every = parser.parse_args(arguments).all
+    rows = [(name, row) for name, call in examples().items() for row in lint([call])]
+    shown = [(name, row) for name, row in rows if every or row.transfers > row.ideal]
+    print(_HEADER)
+    for name, row in sorted(shown, key=lambda one: -one[1].ratio):
+        print(_text(name, row))
+    print(
+        f"{len(rows) - len(shown)} more took as few sectors or passes as can be. each: 32-byte "
+        f"sectors of a global request,\npasses over the banks of a shared one. !: more than "
+        f"{BOUND} times the fewest."
+    )
+
+
+if __name__ == "__main__":
+    main()
