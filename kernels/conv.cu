@@ -143,10 +143,12 @@ struct ConvFprop {
 
     __device__ A a(int group) const { return {x, g, group}; }
     __device__ B b(int group) const { return {w, taps, g.group_filters, group}; }
-    __device__ void store(int group, int pixel, int filter, float sum) const {
-        const int k = group * g.group_filters + filter;
-        if (bias) sum += bias[k];
-        y[std::int64_t{pixel} * g.shape.filters + k] = activate(sum, activation);
+    __device__ float* at(int group, int pixel, int filter) const {
+        return y + std::int64_t{pixel} * g.shape.filters + group * g.group_filters + filter;
+    }
+    __device__ float finish(int group, int filter, float sum) const {
+        if (bias) sum += bias[group * g.group_filters + filter];
+        return activate(sum, activation);
     }
 };
 
@@ -233,9 +235,10 @@ struct ConvDgrad {
 
     __device__ A a(int group) const { return {dy, g, group}; }
     __device__ B b(int group) const { return {w, g, group}; }
-    __device__ void store(int group, int pixel, int channel, float sum) const {
-        dx[std::int64_t{pixel} * g.shape.channels + group * g.group_channels + channel] = sum;
+    __device__ float* at(int group, int pixel, int channel) const {
+        return dx + std::int64_t{pixel} * g.shape.channels + group * g.group_channels + channel;
     }
+    __device__ float finish(int, int, float sum) const { return sum; }
 };
 
 // ---------------------------------------------------------------------- wgrad
@@ -315,13 +318,11 @@ struct ConvWgrad {
 
     __device__ A a(int group) const { return {dy, g.shape.filters, g.group_filters, group}; }
     __device__ B b(int group) const { return {x, g, taps, group}; }
-    __device__ void store(int group, int filter, int tap, float sum) const {
+    __device__ float* at(int group, int filter, int tap) const {
         const int k = group * g.group_filters + filter;
-        if (tap < taps)
-            dw[std::int64_t{k} * taps + tap] = sum;
-        else
-            db[k] = sum;
+        return tap < taps ? dw + std::int64_t{k} * taps + tap : db + k;
     }
+    __device__ float finish(int, int, float sum) const { return sum; }
 };
 
 // ---------------------------------------------------------------------- sizes

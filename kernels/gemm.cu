@@ -29,7 +29,8 @@ TileKind tile_for(int rows, int columns) {
 }
 
 GemmSize gemm_size(int groups, int rows, int columns, int depth) {
-    GemmSize size{groups, rows, columns, depth, 1, depth};
+    const int pitch = static_cast<int>(rounded_up(columns, 4));
+    GemmSize size{groups, rows, columns, depth, pitch, 1, depth};
     std::int64_t blocks = groups;
     switch (tile_for(rows, columns)) {
     case TileKind::wide:

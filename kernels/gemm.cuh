@@ -3,8 +3,9 @@
 //
 //   C[g][m][n] = sum over d of A[g][m][d] * B[g][d][n],     m < rows, n < columns, d < depth
 //
-// A Problem says what A and B are and where C goes. For a convolution A and B are gathered from
-// maps and filters while they are loaded (implicit GEMM), so no unrolled copy of x exists.
+// A Problem says what A and B are, where an element of C goes (`at`) and what is stored there for
+// its sum (`finish`). For a convolution A and B are gathered from maps and filters while they are
+// loaded (implicit GEMM), so no unrolled copy of x exists.
 //
 // A block computes one tile of C. Its threads fetch the next slice of A and B from global memory
 // into registers while they multiply the present one out of shared memory: two slices take turns
@@ -26,6 +27,7 @@ struct GemmSize {
     int rows;
     int columns;
     int depth;
+    int pitch;      // floats from one row of a part's sums to the next: 16-byte aligned
     int parts;      // of the depth
     int part_depth; // of each but the last, a multiple of a slice
 };
@@ -149,10 +151,45 @@ template <int PerThread, int Threads> struct Lines {
     }
 };
 
+// The sums of each part of the depth, in the workspace: (parts, groups, rows, pitch).
+struct Parts {
+    float* partial;
+    GemmSize size;
+    int part;
+
+    __device__ float* at(int group, int row, int column) const {
+        const std::int64_t line = (std::int64_t{part} * size.groups + group) * size.rows + row;
+        return partial + line * size.pitch + column;
+    }
+    __device__ float finish(int, int, float sum) const { return sum; }
+};
+
+// Puts four neighbouring columns of a row into their places, those there are: at once where they
+// lie side by side from a multiple of 16 bytes on, so that a warp's store fills whole sectors.
+template <class Target> __device__ __forceinline__ void
+store_four(const Target& target, int group, int row, int column, int columns, const float* sums) {
+    if (column + 3 < columns) {
+        float* first = target.at(group, row, column);
+        const bool side_by_side = target.at(group, row, column + 3) == first + 3;
+        if (side_by_side && reinterpret_cast<std::uintptr_t>(first) % sizeof(float4) == 0) {
+            *reinterpret_cast<float4*>(first) = make_float4(
+                target.finish(group, column, sums[0]), target.finish(group, column + 1, sums[1]),
+                target.finish(group, column + 2, sums[2]),
+                target.finish(group, column + 3, sums[3]));
+            return;
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        if (column + i >= columns) return;
+        *target.at(group, row, column + i) = target.finish(group, column + i, sums[i]);
+    }
+}
+
 // A block computes a TileM x TileN tile of C for one group and one part of the depth; a thread
 // PerThreadM x PerThreadN of it. Along the grid the row tiles of C move fastest, then its column
 // tiles, groups, parts. Bound by operations: one load from shared memory per eight multiply-adds.
-template <class Problem, class T> __global__ void __launch_bounds__(T::Threads)
+template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 1)
     gemm_kernel(Problem problem, GemmSize size, float* partial) {
     SIMT_SHARED(float, a_slices, [2][kSlice][T::TileM + kPad]);
     SIMT_SHARED(float, b_slices, [2][kSlice][T::TileN + kPad]);
@@ -214,18 +251,18 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads)
         turn = 1 - turn;
     }
 
-    const std::int64_t part_and_group = std::int64_t{part} * size.groups + group;
 #pragma unroll
     for (int i = 0; i < T::PerThreadM; ++i) {
         const int row = first_row + LinesM::line(thread_m, i);
+        if (row >= size.rows) continue;
 #pragma unroll
-        for (int j = 0; j < T::PerThreadN; ++j) {
+        for (int j = 0; j < T::PerThreadN; j += 4) {
             const int column = first_column + LinesN::line(thread_n, j);
-            if (row >= size.rows || column >= size.columns) continue;
             if (size.parts == 1)
-                problem.store(group, row, column, sums[i][j]);
+                store_four(problem, group, row, column, size.columns, &sums[i][j]);
             else
-                partial[(part_and_group * size.rows + row) * size.columns + column] = sums[i][j];
+                store_four(Parts{partial, size, part}, group, row, column, size.columns,
+                           &sums[i][j]);
         }
     }
 }
@@ -235,14 +272,16 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads)
 template <class Problem> __global__ void gemm_add_parts_kernel(Problem problem, GemmSize size,
                                                                const float* __restrict__ partial) {
     const std::int64_t i = blockIdx.x * std::int64_t{blockDim.x} + threadIdx.x;
-    const std::int64_t elements = std::int64_t{size.groups} * size.rows * size.columns;
-    if (i >= elements) return;
-    float sum = 0.0f;
-    for (int part = 0; part < size.parts; ++part) sum += partial[part * elements + i];
+    const std::int64_t lines = std::int64_t{size.groups} * size.rows;
+    if (i >= lines * size.columns) return;
     const int column = static_cast<int>(i % size.columns);
     const std::int64_t line = i / size.columns;
-    problem.store(static_cast<int>(line / size.rows), static_cast<int>(line % size.rows), column,
-                  sum);
+    float sum = 0.0f;
+    for (int part = 0; part < size.parts; ++part)
+        sum += partial[(part * lines + line) * size.pitch + column];
+    const int row = static_cast<int>(line % size.rows);
+    const int group = static_cast<int>(line / size.rows);
+    *problem.at(group, row, column) = problem.finish(group, column, sum);
 }
 
 // ---------------------------------------------------------------------- choosing a tile
@@ -263,8 +302,8 @@ GemmSize gemm_size(int groups, int rows, int columns, int depth);
 
 inline std::size_t gemm_workspace(const GemmSize& size) {
     if (size.parts == 1) return 0;
-    return sizeof(float) * size.parts * size.groups * static_cast<std::size_t>(size.rows) *
-           size.columns;
+    const std::size_t lines = static_cast<std::size_t>(size.parts) * size.groups * size.rows;
+    return sizeof(float) * lines * size.pitch;
 }
 
 template <class T> unsigned tiles(const GemmSize& size) {

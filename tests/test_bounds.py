@@ -67,7 +67,9 @@ BYTES, WORDS = np.zeros(POOLED, np.uint8), np.zeros(WIDE_POOLED, np.uint16)
 NORM = {"size": 3, "alpha": 1.0, "beta": 0.75, "k": 2.0}
 RATES = {"lr": np.float32(0.5), "momentum": 0.5, "weight_decay": 0.5}
 DRAW = {"keep": 1.0, "seed": 1, "step": np.uint32(4), "layer": 3}
-DEEP = 530  # so deep that the sums of its parts go through the workspace
+# So deep that the sums of its parts go through the workspace. There a row of them has a multiple of
+# four columns; the calls have as many, so that the last element of the workspace is used.
+DEEP = 530
 
 CALLS = [
     Call("conv_fprop", "x w b y", (X, W, (4,)), CONV),
@@ -76,8 +78,8 @@ CALLS = [
     Call("linear_fprop", "x w b y", ((3, 7), (5, 7), (5,))),
     Call("linear_dgrad", "dy w dx", ((3, 5), (5, 7))),
     Call("linear_wgrad", "x dy dw db", ((3, 7), (3, 5))),
-    Call("linear_fprop", "x w b y workspace", ((3, DEEP), (5, DEEP), (5,))),
-    Call("linear_dgrad", "dy w dx workspace", ((3, DEEP), (DEEP, 7))),
+    Call("linear_fprop", "x w b y workspace", ((3, DEEP), (8, DEEP), (8,))),
+    Call("linear_dgrad", "dy w dx workspace", ((3, DEEP), (DEEP, 8))),
     Call("linear_wgrad", "x dy dw db workspace", ((DEEP, 7), (DEEP, 5))),
     Call("lrn_fprop", "x y", (MAPS,), NORM),
     Call("lrn_dgrad", "x dy dx", (MAPS, MAPS), NORM),
@@ -191,10 +193,8 @@ SLIPS = [
     Slip("conv", "conv.cu", "&& depth < depth_end", "&& depth < depth_end + SLIP"),
     Slip("conv", "conv.cu", "&& pixel < depth_end", "&& pixel < depth_end + SLIP"),
     Slip("conv", "gemm.cuh", "row >= size.rows", "row >= size.rows + SLIP"),
-    Slip(
-        "conv", "gemm.cuh", "column >= size.columns", "column >= size.columns + SLIP", "data race"
-    ),
-    Slip("conv", "gemm.cuh", "if (i >= elements)", "if (i >= elements + SLIP)"),
+    Slip("conv", "gemm.cuh", "column + i >= columns", "column + i >= columns + SLIP", "data race"),
+    Slip("conv", "gemm.cuh", "lines * size.columns) return", "lines * size.columns + SLIP) return"),
     Slip("conv", "gemm.cuh", "part < size.parts", "part < size.parts + SLIP"),
     Slip("pool", "pool.cu", "min(size, length - first)", "min(size, length - first + SLIP)"),
     Slip("pool", "pool.cu", "h / stride + 1, windows", "h / stride + 1, windows + SLIP"),

@@ -75,17 +75,11 @@ def test_known_patterns_cost_what_they_cost(cases: Path, seed: int) -> None:
 
 # What may cost more than BOUND times the fewest sectors or passes: (file, array, access), up to how
 # many times, and why.
-QUARTER = (
-    "a thread stores its four neighbouring sums one by one, so that a warp's lie 16 bytes apart"
-)
 TWO_WAY = "lanes write a column of the slice; its pitch leaves two of them a bank"
 EXCEPTIONS = {
-    ("gemm.cuh", "workspace", "write"): (4.01, QUARTER),
-    ("conv.cu", "y", "write"): (4.01, QUARTER),
-    ("conv.cu", "dx", "write"): (4.01, QUARTER),
-    ("conv.cu", "dw", "write"): (4.35, QUARTER + "; rows of 363 taps begin inside a sector"),
-    ("conv.cu", "b", "read"): (4.01, "read as y is written; it is in L1 after the first time"),
-    ("conv.cu", "db", "write"): (2.01, "lies behind a row of dw: one lane of 16 writes it"),
+    ("gemm.cuh", "dw", "write"): (4.35, "rows of 363 taps begin between 16-byte borders"),
+    ("conv.cu", "b", "read"): (4.01, "read one by one for four; it is in L1 after the first"),
+    ("gemm.cuh", "db", "write"): (2.01, "lies behind a row of dw: one lane of 16 writes it"),
     ("gemm.cuh", "a_slices", "write"): (2.01, TWO_WAY),
     ("gemm.cuh", "b_slices", "write"): (2.01, TWO_WAY),
     ("pool.cu", "dy", "read"): (3.5, "only pixels that were a window's maximum read its error"),
