@@ -62,6 +62,7 @@ def bench(options: argparse.Namespace, command: str, tests: str = "") -> Results
     form = _form(options, device)
     found = peers.find(device.torch)
     about = {**environment.describe(found.versions()), "device": device.name}
+    about |= environment.clocks("before")
     results = Results(form.name, command, about)
     save = _saver(options, results, device, tests)
     forms.compute(card, results)
@@ -69,6 +70,8 @@ def bench(options: argparse.Namespace, command: str, tests: str = "") -> Results
         forms.inspect(_CHECKOUT / "kernels", results)
     save("floors")
     forms.run(form, device, found, results, options.only, options.data, save)
+    results.environment |= environment.clocks("after")
+    save("all")
     return results
 
 

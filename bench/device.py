@@ -5,6 +5,7 @@ Besides `unpooled` the only module of the bench that imports CuPy.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import time
 from abc import ABC, abstractmethod
@@ -43,17 +44,24 @@ class Device(ABC):
         """`run` as it is timed: without the host's part, where the device can do without."""
 
     @abstractmethod
+    def memory(self) -> int | None:
+        """Bytes in the pool of our arrays, which gives back first what lies unused; None where
+        there is no pool.
+        """
+
+    @abstractmethod
     def peak_memory(self, run: Run) -> int | None:
-        """Bytes that our arrays take after `run`; None where that is not told."""
+        """The same after a `run`, of which nothing is given back; None where there is no pool."""
 
     def enqueue_seconds(self, run: Run, calls: int) -> float:
-        """The host's time to ask for one call, without waiting for it."""
-        run()
+        """The host's time to ask for one of `calls` calls, without waiting for them."""
+        finish(run())
         self.backend.synchronize()
         start = time.perf_counter()
         for _ in range(calls):
-            run()
+            result = run()
         seconds = (time.perf_counter() - start) / calls
+        finish(result)
         self.backend.synchronize()
         return seconds
 
@@ -69,6 +77,9 @@ class Host(Device):
 
     def ready(self, run: Run) -> Run:
         return run
+
+    def memory(self) -> int | None:
+        return None
 
     def peak_memory(self, run: Run) -> int | None:
         return None
@@ -106,12 +117,17 @@ class Gpu(Device):
             graph = stream.end_capture()
         return _Replay(graph, run, stream)
 
-    def peak_memory(self, run: Run) -> int | None:
+    def memory(self) -> int | None:
         pool = self._cupy.get_default_memory_pool()
+        gc.collect()
         pool.free_all_blocks()
+        return int(pool.total_bytes())
+
+    def peak_memory(self, run: Run) -> int | None:
+        self.memory()
         run()
         self.backend.synchronize()
-        return int(pool.total_bytes())
+        return int(self._cupy.get_default_memory_pool().total_bytes())
 
 
 class _Events(Stopwatch):

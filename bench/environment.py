@@ -15,7 +15,8 @@ import numpy as np
 import pyalexnet
 
 _TIMEOUT = 20
-_GPU_FIELDS = "name,driver_version,clocks.sm,clocks.mem,power.limit,temperature.gpu"
+_GPU_FIELDS = "name,driver_version,power.limit"
+_CLOCK_FIELDS = "clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem,temperature.gpu,power.draw"
 
 
 def describe(versions: dict[str, str]) -> dict[str, str]:
@@ -31,9 +32,15 @@ def describe(versions: dict[str, str]) -> dict[str, str]:
         "cpu": cpu(),
         "cores": str(cores()),
     }
-    if gpu := _output("nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader"):
+    if gpu := _queried(_GPU_FIELDS):
         found["gpu"] = gpu
     return found
+
+
+def clocks(when: str) -> dict[str, str]:
+    """The GPUs' clocks, temperature and power as an entry "gpu, `when` the run"; empty without."""
+    found = _queried(_CLOCK_FIELDS)
+    return {f"gpu, {when} the run": found} if found else {}
 
 
 def commit() -> str:
@@ -61,6 +68,17 @@ def cores() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _queried(fields: str) -> str:
+    """What nvidia-smi says, each field with its name before it."""
+    text = _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
+    each = [line.split(", ") for line in text.splitlines()]
+    names = fields.split(",")
+    return "; ".join(
+        ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=False))
+        for values in each
+    )
 
 
 def _output(*command: str) -> str:

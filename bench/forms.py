@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyalexnet import data, nets
-from pyalexnet.net import NetSpec
 
 from . import cases, ceilings, compiler, floors, lint, operations, whole
 from .cards import PRECISIONS, Card
 from .cases import Case
 from .device import Device
 from .peers import Peers
+from .peers.torch_steps import COMPILED
 from .results import Results
 from .steps import StepCase
 from .timing import Plan
@@ -26,19 +28,28 @@ class Form:
     """What a run times.
 
     operations: networks and batch sizes whose operations are timed. precisions, modes: of the
-    peers. sizes: of the products among the ceilings; copied: bytes of the copy.
+    peers. compiled: steps, and the precisions, that torch.compile is timed on too. sizes: of the
+    products among the ceilings; copied: bytes of the copy.
     """
 
     name: str
-    operations: tuple[tuple[NetSpec, int], ...]
+    operations: tuple[StepCase, ...]
     steps: tuple[StepCase, ...]
     precisions: tuple[str, ...]
     modes: tuple[str, ...]
+    compiled: tuple[tuple[StepCase, str], ...]
     sizes: tuple[int, ...]
     copied: int
     plan: Plan
     step_plan: Plan
     notes: tuple[str, ...] = ()
+
+    def modes_of(self, case: StepCase) -> dict[str, tuple[str, ...]]:
+        """How PyTorch runs a step, by precision: see `torch_steps.Form.mode`."""
+        return {
+            precision: self.modes + (COMPILED if (case, precision) in self.compiled else ())
+            for precision in self.precisions
+        }
 
 
 def cpu(seconds: float) -> Form:
@@ -49,10 +60,11 @@ def cpu(seconds: float) -> Form:
     )
     return Form(
         "CPU",
-        ((paper(), 2), (nets.get("cifar-18pct")(), 32)),
+        (paper(2), StepCase(nets.get("cifar-18pct")(), "cifar-18pct", 32)),
         steps,
         ("fp32",),
         ("eager",),
+        (),
         (1024,),
         64 * _MEGABYTE,
         Plan(seconds, 4, 20, warmups=1),
@@ -62,21 +74,25 @@ def cpu(seconds: float) -> Form:
 
 
 def gpu(quick: bool) -> Form:
-    """The paper's network and torchvision's, at the batch sizes that matter."""
+    """The paper's network and torchvision's, at the batch sizes that matter.
+
+    quick: torch.compile on the first step alone, and in our precision.
+    """
     batches = (128,) if quick else (128, 256, 1024)
     step_batches = (128, 256) if quick else (32, 64, 128, 256, 512, 1024)
-    steps = [
-        StepCase(spec, label, batch)
-        for batch in step_batches
-        for spec, label in ((paper(), "the paper's"), (torchvision(), "torchvision's"))
-    ]
-    compile_note = "torch.compile is left out of --quick: max-autotune takes minutes a network."
+    steps = tuple(net(batch) for batch in step_batches for net in (paper, torchvision))
+    compiled = tuple(itertools.product(steps, PRECISIONS))
+    compile_note = (
+        f"torch.compile in --quick: {steps[0].label}, batch {steps[0].batch}, {operations.OURS} "
+        "only, because max-autotune takes minutes a network."
+    )
     return Form(
         "GPU, quick" if quick else "GPU",
-        tuple((paper(), batch) for batch in batches),
-        tuple(steps),
+        tuple(paper(batch) for batch in batches),
+        steps,
         PRECISIONS,
-        ("eager", "graph") if quick else ("eager", "graph", "compile"),
+        ("eager", "graph"),
+        ((steps[0], operations.OURS),) if quick else compiled,
         (2048, 4096, 8192),
         1024 * _MEGABYTE,
         Plan(0.2 if quick else 0.5, 20, 100, warmups=3),
@@ -89,13 +105,18 @@ def dry() -> Form:
     """Everything that the GPU's form goes through, on the CPU and as small as it can be."""
     small = nets.alexnet(10, "caffe", width=1 / 32, input_shape=(67, 67, 3))
     other = nets.alexnet(10, "owt", width=1 / 32, input_shape=(64, 64, 3))
+    steps = (
+        StepCase(small, f"{_label('caffe')}, tiny", 3),
+        StepCase(other, f"{_label('owt')}, tiny", 3),
+    )
     plan = Plan(0.0, 2, 2, warmups=0)
     return Form(
         "dry run of the GPU's form, on the CPU: its times mean nothing",
-        ((small, 3),),
-        (StepCase(small, "the paper's, tiny", 3), StepCase(other, "torchvision's, tiny", 3)),
+        steps[:1],
+        steps,
         PRECISIONS,
         ("eager",),
+        (),
         (32,),
         _MEGABYTE,
         plan,
@@ -103,14 +124,18 @@ def dry() -> Form:
     )
 
 
-def paper() -> NetSpec:
+def paper(batch: int) -> StepCase:
     """AlexNet with the paper's layers, on 227 pixels without padding: fair to every peer."""
-    return nets.alexnet(preset="caffe")
+    return StepCase(nets.alexnet(preset="caffe"), _label("caffe"), batch)
 
 
-def torchvision() -> NetSpec:
+def torchvision(batch: int) -> StepCase:
     """One tower without norms: torchvision's."""
-    return nets.alexnet(preset="owt")
+    return StepCase(nets.alexnet(preset="owt"), _label("owt"), batch)
+
+
+def _label(preset: str) -> str:
+    return f"AlexNet ({preset} preset)"
 
 
 def run(
@@ -145,11 +170,12 @@ def run(
 
 def compute(card: Card, results: Results) -> None:
     """The floors of the paper's and torchvision's network on a named card."""
-    for spec, label in ((paper(), "the paper's"), (torchvision(), "torchvision's")):
+    for net in (paper, torchvision):
         for precision in PRECISIONS:
             for batch in (128, 256, 1024):
-                one = floors.floor(spec, batch, precision, card)
-                results.floors.append(floors.named(one, label))
+                case = net(batch)
+                one = floors.floor(case.spec, batch, precision, card)
+                results.floors.append(floors.named(one, case.label))
     rates = ", ".join(f"{name} {rate / 1e12:g}" for name, rate in card.flops.items())
     results.notes.append(
         f"Floors are computed for one {card.name} at {rates} TFLOP/s and "
@@ -163,16 +189,16 @@ def inspect(kernels: Path, results: Results) -> None:
         results.resources += compiler.resources(kernels)
     except RuntimeError as error:
         results.notes.append(f"Registers, spills and shared memory are not listed: {error}.")
-    small = nets.alexnet(10, "caffe", width=1 / 8, input_shape=(67, 67, 3))
     try:
-        results.requests += lint.requests(list(cases.of(small, 2)))
+        results.requests += lint.requests()
     except RuntimeError as error:
         results.notes.append(f"Sectors a request and bank conflicts are not listed: {error}.")
 
 
 def _cases(form: Form) -> Iterator[Case]:
-    for spec, batch in form.operations:
-        yield from cases.of(spec, batch)
+    for net in form.operations:
+        for case in cases.of(net.spec, net.batch):
+            yield dataclasses.replace(case, net=net.label)
 
 
 def _step(
@@ -184,8 +210,8 @@ def _step(
     ceiling: Card | None,
     pack: Path | None,
 ) -> None:
-    settings = (form.precisions, form.modes, form.step_plan, ceiling)
-    results.steps.append(whole.row(device, case, peers, *settings))
+    modes = form.modes_of(case)
+    results.steps.append(whole.row(device, case, peers, modes, form.step_plan, ceiling))
     if pack is not None:
         size = case.spec.input_shape[:2]
         images = data.load(pack, image_size=size).train

@@ -1,25 +1,22 @@
-"""Sectors a request and bank conflicts of the kernels, as the emulation counts them."""
+"""Sectors a request and bank conflicts of the kernels, as the checked emulation counts them."""
 
 from __future__ import annotations
 
-import importlib
+from pyalexnet.lint import BOUND, examples, lint
 
-from .cases import Case
-from .gate import Call
 from .results import MemoryRequests
 
 
-def requests(cases: list[Case]) -> list[MemoryRequests]:
-    """Run cases on the emulation that counts, and take its counts.
+def requests() -> list[MemoryRequests]:
+    """Accesses that cost more than they need, in a call of every operation, the worst first.
 
     Raises:
-        RuntimeError: this build of pyalexnet has no such emulation.
+        BackendUnavailable: this build of pyalexnet has no checked emulation.
     """
-    sim = importlib.import_module("pyalexnet.backends.sim")
-    make = getattr(sim, "SimlintBackend", None)
-    if make is None:
-        raise RuntimeError("this build of pyalexnet has no emulation that counts requests")
-    backend = make()
-    for case in cases:
-        Call(backend, case, case.arrays())
-    return [MemoryRequests(*row) for row in backend.requests()]
+    return [
+        MemoryRequests(
+            row.line, row.array, row.access, row.space, row.requests, row.each, row.ratio
+        )
+        for row in lint(examples().values())
+        if row.ratio > BOUND
+    ]

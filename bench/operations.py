@@ -11,7 +11,7 @@ from . import gate
 from .cards import Card
 from .cases import Arrays, Case
 from .device import Device, Gpu, graph_of_torch
-from .peers import Candidate, Peers, torch_ops
+from .peers import Candidate, Peers, jax_ops, torch_ops
 from .results import OperationRow, PeerTime
 from .timing import Plan, Run, Timing, interleaved
 
@@ -86,11 +86,16 @@ def _candidates(
 ) -> Iterator[Candidate]:
     if peers.torch:
         yield from torch_ops.candidates(peers.torch, device.torch, case, arrays, precision)
+    if peers.jax:
+        yield from jax_ops.candidates(peers.jax, device.torch, case, arrays, precision)
 
 
 def _ready(device: Device, peers: Peers, candidate: Candidate) -> tuple[str, Any, Run]:
-    """A form's name, what its first call gave, and how it is timed: in a CUDA graph, like ours."""
-    if not isinstance(device, Gpu):
+    """A form's name, what its first call gave, and how it is timed: in a CUDA graph, like ours.
+
+    JAX's are not, which their names say.
+    """
+    if not isinstance(device, Gpu) or candidate.library == "jax":
         return candidate.name, candidate.run(), candidate.run
     torch = peers.torch
     stream = torch.cuda.Stream()

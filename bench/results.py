@@ -10,13 +10,27 @@ from .timing import Timing, verdict
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What a training step takes besides time; None where the device or the library does not tell.
+
+    host: seconds that the host needs to ask for a step; kernels: seconds that kernels ran in one;
+    memory: bytes at the peak, batches and parameters included.
+    """
+
+    host: float | None = None
+    kernels: float | None = None
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
 class PeerTime:
-    """One form of a peer: its time, or why there is none."""
+    """One form of a peer: its time, or why there is none; of a whole step its costs too."""
 
     name: str
     precision: str
     timing: Timing | None
     failed: str | None = None
+    costs: Costs = Costs()
 
 
 @dataclass(frozen=True)
@@ -37,11 +51,7 @@ class OperationRow:
 
 @dataclass(frozen=True)
 class StepRow:
-    """A whole training step. floor: seconds of the fused plan at this run's ceilings.
-
-    host: seconds that the host needs to ask for a step; kernels: seconds that kernels ran; memory:
-    bytes at the peak. None where the device does not tell.
-    """
+    """A whole training step. floor: seconds of the fused plan at this run's ceilings."""
 
     net: str
     data: str
@@ -51,9 +61,7 @@ class StepRow:
     failed: str | None
     peers: tuple[PeerTime, ...]
     floor: float | None = None
-    host: float | None = None
-    kernels: float | None = None
-    memory: int | None = None
+    costs: Costs = Costs()
 
 
 @dataclass(frozen=True)
@@ -78,16 +86,19 @@ class KernelResources:
 
 @dataclass(frozen=True)
 class MemoryRequests:
-    """Accesses of one source line by warps, as the emulation counted them.
+    """Accesses to one array by one source line, by warps, as the emulation counted them.
 
-    kind: "global" or "shared". each: 32-byte sectors a request, or passes over the banks; 1 is the
-    least of the latter.
+    space: "global" or "shared". each: 32-byte sectors a request, or passes over the banks. ratio:
+    how many times the fewest that would have done.
     """
 
     line: str
-    kind: str
+    array: str
+    access: str
+    space: str
     requests: int
     each: float
+    ratio: float
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from .results import (
+    Costs,
     OperationRow,
     PeerTime,
     Results,
@@ -17,6 +18,8 @@ from .results import (
 from .timing import Timing
 
 _GIGA = 1e9
+# Of whole steps; "-" where it is not told, as on a CPU, which has no host but itself.
+_COSTS = ("kernels ms (of wall)", "host ms", "peak MB")
 
 
 def document(results: Results) -> str:
@@ -84,8 +87,8 @@ def _operations(rows: list[OperationRow]) -> str:
 def _steps(rows: list[StepRow]) -> str:
     if not rows:
         return ""
-    header = ["step", "batch", "ours ms", "images/s", "of fused floor", "kernels ms", "host ms"]
-    header += ["peak MB", "best peer", "its ms", "result", "any precision"]
+    header = ["step", "batch", "ours ms", "images/s", "of fused floor", *_COSTS]
+    header += ["best peer", "its ms", "result", "any precision"]
     return table(header, [_step(row) for row in rows])
 
 
@@ -97,9 +100,7 @@ def _step(row: StepRow) -> list[str]:
         _milliseconds(ours) if ours else "failed",
         f"{row.batch / ours.median:,.0f}" if ours else "",
         f"{row.floor / ours.median:.0%}" if ours and row.floor else "",
-        f"{row.kernels * 1e3:.3f}" if row.kernels is not None else "",
-        f"{row.host * 1e3:.3f}" if row.host is not None else "",
-        f"{row.memory / 1e6:,.0f}" if row.memory is not None else "",
+        *_costs(row.costs, ours),
         *_peer(best(row, row.precision)),
         compared(row),
         f"{anyone.name}: {_milliseconds(anyone.timing)} ms" if anyone and anyone.timing else "",
@@ -114,11 +115,12 @@ def _forms(results: Results) -> str:
             label(row),
             f"{peer.name}, {peer.precision}",
             f"{_milliseconds(peer.timing)} ms" if peer.timing else f"not timed: {peer.failed}",
+            *_costs(peer.costs, peer.timing),
         ]
         for row in rows
         for peer in row.peers
     ]
-    return table(["case", "form", "time"], lines) if lines else ""
+    return table(["case", "form", "time", *_COSTS], lines) if lines else ""
 
 
 def _floors(results: Results) -> str:
@@ -151,14 +153,36 @@ def _resources(results: Results) -> str:
 
 
 def _requests(results: Results) -> str:
-    lines = [[one.line, one.kind, str(one.requests), f"{one.each:.2f}"] for one in results.requests]
-    return table(["line", "memory", "requests", "sectors or passes each"], lines) if lines else ""
+    lines = [
+        [
+            one.line,
+            f"{one.space} {one.array}, {one.access}",
+            str(one.requests),
+            f"{one.each:.2f}",
+            f"{one.ratio:.2f}",
+        ]
+        for one in results.requests
+    ]
+    head = ["line", "access", "requests", "sectors or passes each", "times the fewest"]
+    return table(head, lines) if lines else ""
 
 
 def _peer(peer: PeerTime | None) -> list[str]:
     if peer is None or peer.timing is None:
         return ["none", ""]
     return [peer.name, _milliseconds(peer.timing)]
+
+
+def _costs(costs: Costs, timing: Timing | None) -> list[str]:
+    """Cells under `_COSTS`; the kernels' time also as a share of the time on the wall."""
+    kernels = "-"
+    if costs.kernels is not None and timing is not None:
+        kernels = f"{costs.kernels * 1e3:.3f} ({costs.kernels / timing.median:.0%})"
+    return [
+        kernels,
+        f"{costs.host * 1e3:.3f}" if costs.host is not None else "-",
+        f"{costs.memory / 1e6:,.0f}" if costs.memory is not None else "-",
+    ]
 
 
 def _milliseconds(timing: Timing) -> str:

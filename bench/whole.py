@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pyalexnet.data import Split
@@ -14,9 +15,9 @@ from .operations import OURS, sentence
 from .peers import Peers
 from .peers.jax_steps import JaxStep
 from .peers.torch_steps import Form, TorchStep, forms
-from .results import PeerTime, StepRow
+from .results import Costs, PeerTime, StepRow
 from .steps import Batch, Step, StepCase
-from .timing import Plan, Run, Timing, interleaved
+from .timing import Plan, Run, Timing, finish, interleaved
 
 _SELF = "ours"
 _LEARNING_STEPS = 5
@@ -29,18 +30,18 @@ def row(
     device: Device,
     case: StepCase,
     peers: Peers,
-    precisions: tuple[str, ...],
-    modes: tuple[str, ...],
+    modes: Mapping[str, tuple[str, ...]],
     plan: Plan,
     ceiling: Card | None,
 ) -> StepRow:
     """A step on synthetic batches that lie on the device, beside every form of the peers.
 
-    precisions, modes: those in which peers are timed; modes after "eager" take the form of the
-    network that was the fastest in it.
+    modes: by precision, how PyTorch runs; those after "eager" take the form of the network that
+    was the fastest in it.
     """
     about = (case.label, "synthetic", case.batch, OURS)
     batches = steps.synthetic(case)
+    before = device.memory()
     ours = Step(device.backend, case, batches)
     initial = {n: device.backend.to_numpy(w).copy() for n, w in ours.net.params.items()}
     first_loss = ours.loss()
@@ -48,8 +49,9 @@ def row(
         return StepRow(*about, None, wrong, ())
     found: list[PeerTime] = []
     timed: list[Timing] = []
-    for group in _groups(device, case, peers, precisions, modes, initial, batches, found):
+    for group in _groups(device, case, peers, modes, initial, batches, found):
         runs: dict[str, Run] = {_SELF: _turning(ours.run)}
+        memory: dict[str, int | None] = {}
         for name, (precision, make) in group.items():
             try:
                 step = make()
@@ -61,20 +63,22 @@ def row(
                 text = f"its first loss is {loss:.4f}, ours {first_loss:.4f}"
                 found.append(PeerTime(name, precision, None, text))
                 continue
-            runs[name] = _turning(step.run)
+            runs[name], memory[name] = _turning(step.run), step.memory
         timings = interleaved(device.step_stopwatch, runs, plan)
         timed.append(timings.pop(_SELF))
-        found += [PeerTime(name, group[name][0], timing) for name, timing in timings.items()]
+        for name, timing in timings.items():
+            costs = _costs(device, peers.torch, runs[name], memory[name])
+            found.append(PeerTime(name, group[name][0], timing, None, costs))
     run = _turning(ours.run)
+    peak = device.peak_memory(run)
+    taken = None if peak is None or before is None else peak - before
     return StepRow(
         *about,
         min(timed, key=lambda timing: timing.doubt),
         None,
         tuple(found),
         floors.floor(case.spec, case.batch, OURS, ceiling).fused if ceiling else None,
-        device.enqueue_seconds(run, _ENQUEUED) if isinstance(device, Gpu) else None,
-        _kernel_seconds(peers.torch, run) if isinstance(device, Gpu) else None,
-        device.peak_memory(run),
+        _costs(device, peers.torch, run, taken),
     )
 
 
@@ -92,8 +96,7 @@ def _groups(
     device: Device,
     case: StepCase,
     peers: Peers,
-    precisions: tuple[str, ...],
-    modes: tuple[str, ...],
+    modes: Mapping[str, tuple[str, ...]],
     initial: dict[str, Any],
     batches: list[Batch],
     found: list[PeerTime],
@@ -102,7 +105,7 @@ def _groups(
 
     Eager forms first; `found` then says which of them the other modes take up.
     """
-    for precision in precisions:
+    for precision, (_, *later_modes) in modes.items():
         group: _Group = {}
         written = {f"PyTorch {form}": form for form in forms(case.spec, precision)}
         if peers.torch:
@@ -124,7 +127,7 @@ def _groups(
         fastest = written[
             min(eager, key=lambda peer: peer.timing.median if peer.timing else 0).name
         ]
-        later = [Form(precision, fastest.split, fastest.shifted, mode) for mode in modes[1:]]
+        later = [Form(precision, fastest.split, fastest.shifted, mode) for mode in later_modes]
         for form in later:
             yield {f"PyTorch {form}": (precision, torch_step(form))}
 
@@ -147,12 +150,19 @@ def _turning(run: Callable[[int], Any]) -> Run:
     return turn
 
 
-def _kernel_seconds(torch: Any, run: Run) -> float | None:
+def _costs(device: Device, torch: Any, run: Run, memory: int | None) -> Costs:
+    """Of a step that has been timed. On a CPU the host does all the work: nothing tells apart."""
+    if not isinstance(device, Gpu):
+        return Costs(memory=memory)
+    # One at a time: the queue to the GPU holds about a thousand kernels, and then the host waits.
+    host = statistics.median(device.enqueue_seconds(run, 1) for _ in range(_ENQUEUED))
+    return Costs(host, _kernel_seconds(torch, run) if torch else None, memory)
+
+
+def _kernel_seconds(torch: Any, run: Run) -> float:
     """Seconds that kernels ran in one step, by PyTorch's profiler, which sees all of a process."""
-    if torch is None:
-        return None
     profiler = torch.profiler
     with profiler.profile(activities=[profiler.ProfilerActivity.CUDA]) as profile:
-        run()
+        finish(run())
         torch.cuda.synchronize()
     return float(sum(event.self_device_time_total for event in profile.key_averages())) / 1e6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pyalexnet
 from bench import (
     cases,
     cli,
+    environment,
     forms,
     gate,
     gpu,
@@ -27,14 +30,17 @@ from bench import (
 )
 from bench.device import Gpu, Host
 from bench.peers import Peers
-from bench.results import OperationRow, PeerTime, Results, StepRow
+from bench.peers.torch_steps import COMPILED, Form, TorchStep
+from bench.results import Costs, OperationRow, PeerTime, Results, StepRow
 from bench.timing import Plan, Timing
 from pyalexnet import nets
 from pyalexnet.backends.numpy import NumpyBackend
 from pyalexnet.data import Split
 from pyalexnet.errors import BackendUnavailable
+from pyalexnet.layers import Conv, Linear, RNorm
 
 NOBODY = Peers(None, None, {"torch": "not installed", "jax": "not installed"})
+TINY = nets.get("alexnet-tiny")(input_shape=(12, 12, 3), dropout=0)
 ABOUT = {"date": "2012-12-03T10:00:00+00:00", "commit": "abc", "device": "GPU of a Test (TM) 580"}
 
 
@@ -92,6 +98,46 @@ def test_record(tmp_path: Path) -> None:
     assert "`make gpu`" in (where / "README.md").read_text()
 
 
+def test_costs_stand_beside_every_form() -> None:
+    made = results()
+    costs = Costs(host=0.001, kernels=0.008, memory=2 * 10**9)
+    peer = PeerTime("PyTorch graph", "fp32", timing(0.016), None, costs)
+    made.steps = [
+        StepRow("net", "synthetic", 128, "fp32", timing(0.01), None, (peer,), costs=costs)
+    ]
+    text = tables.document(made)
+    assert "| 8.000 (80%) | 1.000 | 2,000 |" in text  # ours
+    assert "| 16.000 ± 1% ms | 8.000 (50%) | 1.000 | 2,000 |" in text
+    assert "B, fp32 | 4.000 ± 1% ms | - | - | - |" in text  # an operation
+
+
+def test_clocks_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a program of nvidia-smi's name that answers what it is asked for."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment.clocks("before") == {}
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        '#!/bin/sh\ncase "$1" in --query-gpu=clocks.sm,*) echo "1 MHz, 2 MHz, 3 MHz, 4 MHz, 5, 6 W"'
+        " ;; *) exit 1;; esac\n"
+    )
+    program.chmod(0o755)
+    assert environment.clocks("before") == {
+        "gpu, before the run": "clocks.sm 1 MHz, clocks.max.sm 2 MHz, clocks.mem 3 MHz, "
+        "clocks.max.mem 4 MHz, temperature.gpu 5, power.draw 6 W"
+    }
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_clocks_before_and_after(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "clocks", lambda when: {when: "9 MHz"} if there else {})
+    arguments = ["--dry-run", "--no-kernels", "--only", "nothing", "--record", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    written = json.loads(next(tmp_path.glob("*/env.json")).read_text())
+    assert {"before", "after"} & set(written) == ({"before", "after"} if there else set())
+
+
 def run_dry(device: Host, only: str) -> Results:
     made = Results("dry", "none", {})
     forms.run(forms.dry(), device, NOBODY, made, only, None, lambda line: None)
@@ -109,7 +155,9 @@ def test_a_wrong_answer_is_reported_and_not_timed() -> None:
     made = run_dry(device, "fc8")
     fprop, dgrad, wgrad = made.operations
     assert fprop.ours and wgrad.ours and dgrad.ours is None
-    assert made.failures == [f"alexnet fc8 dgrad, batch 3, fp32: {dgrad.failed}."]
+    assert made.failures == [
+        f"AlexNet (caffe preset), tiny fc8 dgrad, batch 3, fp32: {dgrad.failed}."
+    ]
 
 
 def test_what_is_missing_is_named() -> None:
@@ -146,6 +194,111 @@ def test_dry_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert all("avg_pool3d" in reason and "BFloat16" in reason for reason in reasons)
     for form in ("groups=2", "2 convs", "shifted adds", "local_response_norm", "fused", "bf16"):
         assert form in text
+
+
+@pytest.mark.peer
+@pytest.mark.usefixtures("one_thread")
+def test_every_op_of_a_norm_within_maps_has_its_peers() -> None:
+    """Both forms in both directions give our answers: an even size, and clipped windows."""
+    import torch
+
+    norm = RNorm("norm", size=4, alpha=0.1, beta=0.75, k=2.0)
+    layers = (Conv("conv", 5, 3, pad=1), norm, Linear("fc", 10))
+    recipe = dataclasses.replace(TINY.recipe, rates={})
+    spec = dataclasses.replace(TINY, input_shape=(9, 7, 3), layers=layers, recipe=recipe)
+    form = dataclasses.replace(forms.dry(), operations=(steps.StepCase(spec, "n", 3),), steps=())
+    made = Results("dry", "none", {})
+    forms.run(form, Host("test"), Peers(torch, None, {}), made, "norm", None, lambda line: None)
+    assert [one.case for one in made.operations] == ["norm fprop", "norm dgrad"]
+    for one in made.operations:
+        assert {peer.failed for peer in one.peers} == {None}
+        assert {peer.name for peer in one.peers} == {
+            f"PyTorch {how} {layout}"
+            for how in ("avg_pool2d of squares", "shifted adds")
+            for layout in ("channels_last", "NCHW")
+        }
+
+
+@pytest.mark.peer
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # importing its compiler
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # its tracer looks at every tensor
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("mode", COMPILED)
+def test_a_compiled_step_learns_as_the_eager_one(mode: str, monkeypatch: Any) -> None:
+    """Through the tracer, which may break; without the code generator, which takes long."""
+    import torch
+
+    asked: list[str] = []
+
+    def traced(function: Any, *, mode: str, dynamic: bool, compiler: Any = torch.compile) -> Any:
+        asked.append(mode)
+        return compiler(function, backend="aot_eager", dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    case = steps.StepCase(TINY, "tiny", 4)
+    batches = steps.synthetic(case)
+    params = pyalexnet.Net(TINY, backend="numpy").params
+    place = (torch, "cpu", TINY, params, batches)
+    losses = [
+        [float(step.run(index)) for index in range(5)]
+        for step in (TorchStep(*place, Form("fp32", False, True, one)) for one in ("eager", mode))
+    ]
+    assert asked == ["max-autotune"]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert losses[0][0] != losses[0][1]
+
+
+@pytest.mark.peer
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # importing its compiler
+@pytest.mark.usefixtures("one_thread")
+def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails when the step is first called; the other forms are timed all the same."""
+    import torch
+
+    def broken(function: Any, **_: Any) -> Any:
+        def call(*_: Any) -> None:
+            raise RuntimeError("no Triton here")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    case = steps.StepCase(TINY, "tiny", 4)
+    modes = {"fp32": ("eager", *COMPILED)}
+    found = Peers(torch, None, {})
+    one = whole.row(Host("test"), case, found, modes, Plan(0.0, 2, 2, warmups=0), None)
+    eager, compiled = one.peers[:-2], one.peers[-2:]
+    assert eager and all(peer.timing and peer.costs == Costs() for peer in eager)
+    assert [peer.failed for peer in compiled] == ["RuntimeError: no Triton here"] * 2
+
+
+def test_what_is_compiled() -> None:
+    """In full every step in every precision; quick: one, in ours."""
+    quick, full = forms.gpu(quick=True), forms.gpu(quick=False)
+    assert all(COMPILED[1] in m for case in full.steps for m in full.modes_of(case).values())
+    compiled = [
+        (case.label, case.batch, precision)
+        for case in quick.steps
+        for precision, modes in quick.modes_of(case).items()
+        if modes != ("eager", "graph")
+    ]
+    assert compiled == [("AlexNet (caffe preset)", 128, "fp32")]
+
+
+def test_forms_of_jax() -> None:
+    """Convolutions and norms, groups and both layouts of windows, where JAX is installed."""
+    found = Peers(None, *(lambda one: (one.jax, one.missing))(peers.find("cpu")))
+    form = dataclasses.replace(forms.dry(), steps=())
+    made = Results("dry", "none", {})
+    forms.run(form, Host("test"), found, made, "2 ", None, lambda line: None)
+    states = {
+        (one.case, peer.name, peer.precision): peer.failed
+        for one in made.operations
+        for peer in one.peers
+    }
+    passes = ("conv2 fprop", "conv2 dgrad", "conv2 wgrad", "norm2 fprop", "norm2 dgrad")
+    each = itertools.product(passes, ("JAX jit",), ("fp32", "tf32", "bf16"))
+    assert states == (dict.fromkeys(each) if found.jax else {})
+    assert bool(found.jax) != ("jax" in found.missing)
 
 
 @pytest.mark.peer
@@ -222,6 +375,20 @@ def test_the_gpus_form_on_one_operation() -> None:
     forms.run(form, device, peers.find(device.torch), made, "fc8 fprop", None, lambda line: None)
     assert [row.failed for row in made.operations] == [None]
     assert all(row.ours and row.ours.samples >= 20 for row in made.operations)
+
+
+@pytest.mark.gpu
+def test_costs_on_a_gpu() -> None:
+    """Ours, and PyTorch's in both modes where it is installed."""
+    device = Gpu()
+    case, modes = steps.StepCase(TINY, "tiny", 4), {"fp32": ("eager", "graph")}
+    found = dataclasses.replace(peers.find(device.torch), jax=None)
+    one = whole.row(device, case, found, modes, Plan(0.0, 2, 2), None)
+    told = [one.costs, *(peer.costs for peer in one.peers)]
+    assert [peer.failed for peer in one.peers] == [None, None][: len(one.peers)]
+    assert len(told) == (3 if found.torch else 1)
+    for costs in told:
+        assert costs.host and costs.memory and (costs.kernels or not found.torch)
 
 
 @pytest.mark.parametrize(

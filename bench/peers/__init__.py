@@ -17,13 +17,14 @@ class Candidate:
 
     precision: "fp32" (strict), "tf32" or "bf16". run: what is timed; what it returns is given to
     `outputs`, which gives the case's outputs as NumPy arrays in our layouts, None for those that
-    the peer does not compute or draws other random numbers for.
+    the peer does not compute or draws other random numbers for. library: "torch" or "jax".
     """
 
     name: str
     precision: str
     run: Callable[[], Any]
     outputs: Callable[[Any], tuple[NDArray[Any] | None, ...]]
+    library: str = "torch"
 
 
 @dataclass(frozen=True)

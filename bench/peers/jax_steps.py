@@ -24,16 +24,16 @@ from pyalexnet.layers import (
 )
 from pyalexnet.net import NetSpec
 
-Params: TypeAlias = dict[str, Any]
+from .jax_ops import MATMUL, convolved, normed
 
-# What XLA may do with float32 products.
-_MATMUL = {"fp32": "highest", "tf32": "default", "bf16": "default"}
+Params: TypeAlias = dict[str, Any]
 
 
 class JaxStep:
     """A network's training step in JAX; `run(i)` trains on batch i of those given.
 
-    first_loss: of the first batch, without dropout and before all learning.
+    first_loss: of the first batch, without dropout and before all learning. memory: bytes of the
+    batches and of all that the compiled step takes, as its compiler says.
     """
 
     def __init__(
@@ -52,20 +52,32 @@ class JaxStep:
         self._batches = [(to(images), to(labels)) for images, labels in batches]
         self._key = jax.random.key(0)
         self.first_loss = self._first_loss()
-        self._train = jax.jit(self._step, donate_argnums=(0, 1))
+        with jax.default_matmul_precision(MATMUL[precision]):
+            jitted = jax.jit(self._step, donate_argnums=(0, 1))
+            state = (self._params, self._momentum)
+            self._train = jitted.lower(*state, *self._batches[0], self._key).compile()
+        self.memory = self._peak()
 
     def run(self, index: int) -> Any:
         """Train on one batch; the loss, which may still be on its way."""
         images, labels = self._batches[index % len(self._batches)]
         key = self._jax.random.fold_in(self._key, index)
-        with self._jax.default_matmul_precision(_MATMUL[self._precision]):
-            loss, self._params, self._momentum = self._train(
-                self._params, self._momentum, images, labels, key
-            )
+        loss, self._params, self._momentum = self._train(
+            self._params, self._momentum, images, labels, key
+        )
         return loss
 
+    def _peak(self) -> int | None:
+        told = self._train.memory_analysis()
+        if told is None:
+            return None
+        step = told.argument_size_in_bytes + told.output_size_in_bytes + told.temp_size_in_bytes
+        waiting = sum(one.nbytes for batch in self._batches[1:] for one in batch)
+        # Parameters and momentum are written where they were read.
+        return int(step - told.alias_size_in_bytes + waiting)
+
     def _first_loss(self) -> float:
-        with self._jax.default_matmul_precision(_MATMUL[self._precision]):
+        with self._jax.default_matmul_precision(MATMUL[self._precision]):
             return float(self._loss(self._params, *self._batches[0], None))
 
     def _step(self, params: Params, momentum: Params, images: Any, labels: Any, key: Any) -> Any:
@@ -97,11 +109,10 @@ class JaxStep:
         if isinstance(layer, Linear):
             y = x.reshape(len(x), -1) @ params[layer.w].T + params[layer.b]
             return self._activated(y, layer.activation)
-        if isinstance(layer, LRN):
-            parts = jnp.split(x, layer.groups, axis=3)
-            return jnp.concatenate([self._normed(layer, part, (3,)) for part in parts], axis=3)
-        if isinstance(layer, RNorm):
-            return self._normed(layer, x, (1, 2))
+        if isinstance(layer, LRN | RNorm):
+            axes, groups = ((3,), layer.groups) if isinstance(layer, LRN) else ((1, 2), 1)
+            settings = (layer.size, layer.alpha, layer.beta, layer.k)
+            return normed(self._jax, x, axes, groups, *settings)
         if isinstance(layer, MaxPool):
             return self._window(x, layer, -jnp.inf, self._jax.lax.max)
         if isinstance(layer, AvgPool):
@@ -124,24 +135,7 @@ class JaxStep:
 
     def _conv(self, layer: Conv, x: Any, params: Params) -> Any:
         g = ConvGeometry.of(layer.name, layer.stride, layer.pad, layer.groups)
-        y = self._jax.lax.conv_general_dilated(
-            x,
-            params[layer.w],
-            (g.stride_h, g.stride_w),
-            ((g.pad_top, g.pad_bottom), (g.pad_left, g.pad_right)),
-            dimension_numbers=("NHWC", "OHWI", "NHWC"),
-            feature_group_count=g.groups,
-        )
-        return y + params[layer.b]
-
-    def _normed(self, layer: LRN | RNorm, x: Any, axes: tuple[int, ...]) -> Any:
-        size, before = layer.size, layer.size // 2
-        window = tuple(size if axis in axes else 1 for axis in range(4))
-        margins = tuple((before, size - 1 - before) if n > 1 else (0, 0) for n in window)
-        total = self._jax.lax.reduce_window(
-            x * x, np.zeros((), x.dtype), self._jax.lax.add, window, (1,) * 4, margins
-        )
-        return x * (layer.k + layer.alpha * total) ** -layer.beta
+        return convolved(self._jax, x, params[layer.w], g) + params[layer.b]
 
     def _window(self, x: Any, layer: MaxPool | AvgPool, start: float, add: Any) -> Any:
         """A reduction over the pool's windows, which the border may clip."""

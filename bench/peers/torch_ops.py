@@ -16,6 +16,7 @@ from . import Candidate
 
 Maker: TypeAlias = Callable[["Operations"], Iterator[Candidate]]
 Outputs: TypeAlias = tuple[NDArray[Any] | None, ...]
+Norm: TypeAlias = Callable[..., Any]
 
 
 def candidates(
@@ -27,6 +28,7 @@ def candidates(
         "conv": _conv,
         "linear": _linear,
         "lrn": _lrn,
+        "rnorm": _rnorm,
         "maxpool": _maxpool,
         "avgpool": _avgpool,
         "relu": _relu,
@@ -237,13 +239,20 @@ def _linear(ops: Operations) -> Iterator[Candidate]:
 
 
 def _lrn(ops: Operations) -> Iterator[Candidate]:
-    if ops.settings["groups"] != 1:
-        return
-    for form, norm in {"local_response_norm": library_lrn, "shifted adds": shifted_lrn}.items():
-        settings = {name: ops.settings[name] for name in ("size", "alpha", "beta", "k")}
+    if ops.settings["groups"] == 1:
+        yield from _norms(ops, {"local_response_norm": library_lrn, "shifted adds": shifted_lrn})
 
-        def make(nchw: bool, norm: Any = norm, settings: Any = settings) -> Callable[[], Any]:
-            if ops.case.op == "lrn_fprop":
+
+def _rnorm(ops: Operations) -> Iterator[Candidate]:
+    yield from _norms(ops, {"avg_pool2d of squares": pooled_rnorm, "shifted adds": shifted_rnorm})
+
+
+def _norms(ops: Operations, forms: dict[str, Norm]) -> Iterator[Candidate]:
+    settings = {name: ops.settings[name] for name in ("size", "alpha", "beta", "k")}
+    for form, norm in forms.items():
+
+        def make(nchw: bool, norm: Norm = norm) -> Callable[[], Any]:
+            if ops.case.op.endswith("_fprop"):
                 x = ops.maps("x", nchw)
                 return lambda: norm(ops.torch, x, **settings)
             return _gradient(ops, lambda x: norm(ops.torch, x, **settings), nchw)
@@ -257,13 +266,42 @@ def library_lrn(torch: Any, x: Any, size: int, alpha: float, beta: float, k: flo
 
 
 def shifted_lrn(torch: Any, x: Any, size: int, alpha: float, beta: float, k: float) -> Any:
-    """The same by adding shifted squares, which keeps channels_last; a root where beta is 3/4."""
+    """The same by adding shifted squares, which keeps channels_last."""
     channels = x.shape[1]
     squares = torch.nn.functional.pad(x * x, (0, 0, 0, 0, size // 2, size - 1 - size // 2))
     total = squares[:, :channels]
     for shift in range(1, size):
         total = total + squares[:, shift : shift + channels]
-    d = k + alpha * total
+    return _divided(torch, x, k + alpha * total, beta)
+
+
+def pooled_rnorm(torch: Any, x: Any, size: int, alpha: float, beta: float, k: float) -> Any:
+    """The norm over size x size pixels of a map, by PyTorch's average pool of the squares.
+
+    Zeros around the map make the mean times the window's pixels the sum of the clipped window.
+    """
+    before, after = size // 2, size - 1 - size // 2
+    squares = torch.nn.functional.pad(x * x, (before, after, before, after))
+    means = torch.nn.functional.avg_pool2d(squares, size, 1)
+    return _divided(torch, x, k + alpha * size**2 * means, beta)
+
+
+def shifted_rnorm(torch: Any, x: Any, size: int, alpha: float, beta: float, k: float) -> Any:
+    """The same by adding shifted squares, rows first and then columns."""
+    before, after = size // 2, size - 1 - size // 2
+    height, width = x.shape[2:]
+    squares = torch.nn.functional.pad(x * x, (before, after, before, after))
+    rows = squares[:, :, :height]
+    for shift in range(1, size):
+        rows = rows + squares[:, :, shift : shift + height]
+    total = rows[..., :width]
+    for shift in range(1, size):
+        total = total + rows[..., shift : shift + width]
+    return _divided(torch, x, k + alpha * total, beta)
+
+
+def _divided(torch: Any, x: Any, d: Any, beta: float) -> Any:
+    """x d^-beta; by roots where beta is 3/4."""
     if beta == 0.75:
         root = torch.rsqrt(d)
         return x * root * torch.sqrt(root)

@@ -6,10 +6,12 @@ own dropout and its own fused SGD.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +33,23 @@ from pyalexnet.net import NetSpec
 
 from . import torch_ops
 
+# The first compiles, the second captures.
+_FIRST_RUNS = 2
+
+# Images and labels of a batch to its loss.
+_Learn: TypeAlias = Callable[[Any, Any], Any]
+
+# torch.compile(mode="max-autotune") of the loss, which takes its gradient along, with the update by
+# the library's fused kernel; and of the whole step, the update in it.
+COMPILED = ("compile", "compile the whole step")
+
 
 @dataclass(frozen=True)
 class Form:
     """How the peer is written and run.
 
-    split: two convolutions for `groups=2`. shifted: LRN by shifted adds. mode: "eager", "graph" (a
-    CUDA graph of the whole step) or "compile" (mode="max-autotune").
+    split: two convolutions for `groups=2`. shifted: norms by shifted adds. mode: "eager", "graph"
+    (a CUDA graph of the whole step), or one of `COMPILED`.
     """
 
     precision: str
@@ -47,13 +59,13 @@ class Form:
 
     def __str__(self) -> str:
         parts = [self.mode, self.precision, "split convs" if self.split else "groups"]
-        return ", ".join([*parts, "LRN by shifted adds" if self.shifted else "library's LRN"])
+        return ", ".join([*parts, "norms by shifted adds" if self.shifted else "library's norms"])
 
 
 def forms(spec: NetSpec, precision: str, mode: str = "eager") -> Iterator[Form]:
     """Every way to write the network; those that make no difference to it only once."""
     grouped = any(isinstance(layer, Conv) and layer.groups > 1 for layer in spec.layers)
-    normed = any(isinstance(layer, LRN) for layer in spec.layers)
+    normed = any(isinstance(layer, LRN | RNorm) for layer in spec.layers)
     for split in (False, True) if grouped else (False,):
         for shifted in (False, True) if normed else (True,):
             yield Form(precision, split, shifted, mode)
@@ -62,7 +74,10 @@ def forms(spec: NetSpec, precision: str, mode: str = "eager") -> Iterator[Form]:
 class TorchStep:
     """A network's training step in PyTorch; `run(i)` trains on batch i of those given.
 
-    first_loss: of the first batch, without dropout and before all learning.
+    It has run when it is made, which compiles what has to be.
+
+    first_loss: of the first batch, without dropout and before all learning. memory: bytes that
+    PyTorch's pool took for this step, batches and parameters included; None on a CPU.
     """
 
     def __init__(
@@ -75,6 +90,10 @@ class TorchStep:
         form: Form,
     ) -> None:
         self._torch, self._spec, self._form, self._device = torch, spec, form, device
+        if form.mode in COMPILED:
+            # The compiler would leave the ninth network as it is, unasked: it counts by function.
+            torch.compiler.reset()
+        before = self._reserved()
         self._params = {name: self._parameter(name, value) for name, value in params.items()}
         rate = spec.recipe.rate
         self._optimiser = torch.optim.SGD(
@@ -82,13 +101,17 @@ class TorchStep:
             lr=rate.lr_w,
             momentum=spec.recipe.momentum,
             weight_decay=rate.decay_w,
-            fused=True,
+            # In a compiled step the compiler makes the kernel of the update.
+            **{"foreach" if form.mode == COMPILED[1] else "fused": True},
         )
         self._batches = [self._on_device(*batch) for batch in batches]
         # A CUDA graph reads from where it was captured.
         self._images, self._labels = (tensor.clone() for tensor in self._batches[0])
         self.first_loss = self._first_loss()
         self._train = self._made()
+        for index in range(_FIRST_RUNS):
+            self.run(index)
+        self.memory = None if before is None else self._peak() - before
 
     def run(self, index: int) -> Any:
         """Train on one batch; the loss, a tensor."""
@@ -99,6 +122,21 @@ class TorchStep:
         self._labels.copy_(labels)
         return self._train(self._images, self._labels)
 
+    def _reserved(self) -> int | None:
+        """Bytes in PyTorch's pool, which gives back first what lies unused."""
+        if self._device == "cpu":
+            return None
+        gc.collect()
+        self._torch.cuda.empty_cache()
+        return int(self._torch.cuda.memory_reserved(self._device))
+
+    def _peak(self) -> int:
+        """The same after one more step, of which nothing is given back."""
+        self._reserved()  # not what timing of algorithms took
+        self.run(0)
+        self._torch.cuda.synchronize(self._device)
+        return int(self._torch.cuda.memory_reserved(self._device))
+
     def _first_loss(self) -> float:
         torch_ops.set_precision(self._torch, self._form.precision)
         with self._torch.no_grad(), self._autocast():
@@ -106,22 +144,39 @@ class TorchStep:
 
     # How it is run
 
-    def _made(self) -> Callable[[Any, Any], Any]:
+    def _made(self) -> _Learn:
         torch_ops.set_precision(self._torch, self._form.precision)
-        if self._form.mode == "compile":
-            compiled = self._torch.compile(self._loss, mode="max-autotune")
-            return lambda images, labels: self._step(compiled, images, labels)
+        if self._form.mode in COMPILED:
+            return self._compiled()
         if self._form.mode == "graph":
             return self._graphed()
-        return lambda images, labels: self._step(self._loss, images, labels)
+        return partial(self._step, self._learning(self._loss))
 
-    def _graphed(self) -> Callable[[Any, Any], Any]:
+    def _compiled(self) -> _Learn:
+        """The step, compiled when it is first called."""
+        compiler = self._torch.compiler
+        for tensor in (*self._params.values(), self._images, self._labels):
+            # Else the compiled graph copies every parameter to a place of its own in each step.
+            self._torch._dynamo.mark_static_address(tensor)
+        whole = self._form.mode == COMPILED[1]
+        compiled = partial(self._torch.compile, mode="max-autotune", dynamic=False)
+        learn = (
+            compiled(self._learning(self._loss)) if whole else self._learning(compiled(self._loss))
+        )
+
+        def step(images: Any, labels: Any) -> Any:
+            compiler.cudagraph_mark_step_begin()
+            return self._step(learn, images, labels)
+
+        return step
+
+    def _graphed(self) -> _Learn:
         from ..device import graph_of_torch
 
         out: list[Any] = []
 
         def whole() -> None:
-            out[:] = [self._step(self._loss, self._images, self._labels)]
+            out[:] = [self._step(self._learning(self._loss), self._images, self._labels)]
 
         replay = graph_of_torch(self._torch, whole)
 
@@ -131,15 +186,24 @@ class TorchStep:
 
         return step
 
-    def _step(self, loss_of: Callable[..., Any], images: Any, labels: Any) -> Any:
+    def _step(self, learn: _Learn, images: Any, labels: Any) -> Any:
+        """What no compiler has to see, and then what `_learning` makes."""
         torch_ops.set_precision(self._torch, self._form.precision)
         # A graph needs gradients that stay where they are.
         self._optimiser.zero_grad(set_to_none=self._form.mode != "graph")
-        with self._autocast():
-            loss = loss_of(images, labels)
-        loss.backward()
-        self._optimiser.step()
-        return loss
+        return learn(images, labels).detach()
+
+    def _learning(self, loss_of: _Learn) -> _Learn:
+        """Forward, backward and update, with the loss by `loss_of`."""
+
+        def learn(images: Any, labels: Any) -> Any:
+            with self._autocast():
+                loss = loss_of(images, labels)
+            loss.backward()
+            self._optimiser.step()
+            return loss
+
+        return learn
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._form.precision != "bf16":
@@ -183,7 +247,8 @@ class TorchStep:
         if isinstance(layer, LRN):
             return self._normed(layer, x)
         if isinstance(layer, RNorm):
-            return _within_maps(torch, layer, x)
+            norm = torch_ops.shifted_rnorm if self._form.shifted else torch_ops.pooled_rnorm
+            return norm(torch, x, layer.size, layer.alpha, layer.beta, layer.k)
         if isinstance(layer, MaxPool):
             return functional.max_pool2d(x, layer.size, layer.stride, ceil_mode=layer.ceil)
         if isinstance(layer, AvgPool):
@@ -232,15 +297,3 @@ def _uneven(layer: Conv) -> tuple[int, int, int, int] | None:
     if (g.pad_top, g.pad_left) == (g.pad_bottom, g.pad_right):
         return None
     return g.pad_left, g.pad_right, g.pad_top, g.pad_bottom
-
-
-def _within_maps(torch: Any, layer: RNorm, x: Any) -> Any:
-    """The norm over size x size pixels of a map, by PyTorch's average pool of the squares."""
-    before, after = layer.size // 2, layer.size - 1 - layer.size // 2
-    squares = torch.nn.functional.pad(x * x, (before, after, before, after))
-    means = torch.nn.functional.avg_pool2d(squares, layer.size, 1)
-    d = layer.k + layer.alpha * layer.size**2 * means
-    if layer.beta == 0.75:
-        root = torch.rsqrt(d)
-        return x * root * torch.sqrt(root)
-    return x * d**-layer.beta

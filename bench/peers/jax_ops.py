@@ -1,0 +1,127 @@
+"""Single operations in JAX, jitted: convolutions and response norms.
+
+XLA's work cannot be captured in a CUDA graph nor timed by another library's events: each call is
+waited for, and on a GPU its time holds the host's part, as its name there says.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyalexnet.backends.geometry import ConvGeometry
+
+from ..cases import Arrays, Case
+from . import Candidate
+
+# What XLA may do with float32 products.
+MATMUL = {"fp32": "highest", "tf32": "default", "bf16": "default"}
+
+
+def candidates(
+    jax: Any, device: str, case: Case, arrays: Arrays, precision: str
+) -> Iterator[Candidate]:
+    """The case in JAX's default device; none for an op that is no convolution and no norm."""
+    made = _function(jax, case)
+    if made is None:
+        return
+    jnp = importlib.import_module("jax.numpy")
+    dtype = jnp.bfloat16 if precision == "bf16" else jnp.float32
+    inputs = [jnp.asarray(array, dtype) for array in arrays.values()]
+    jitted = jax.jit(made)
+
+    def run() -> Any:
+        with jax.default_matmul_precision(MATMUL[precision]):
+            return jax.block_until_ready(jitted(*inputs))
+
+    waited = "" if device == "cpu" else ", with the host's part"
+    yield Candidate(f"JAX jit{waited}", precision, run, _on_host, "jax")
+
+
+def convolved(jax: Any, x: Any, w: Any, g: ConvGeometry) -> Any:
+    """x (N, H, W, C) convolved with w (K, R, S, C / groups): (N, P, Q, K)."""
+    return jax.lax.conv_general_dilated(
+        x,
+        w,
+        (g.stride_h, g.stride_w),
+        ((g.pad_top, g.pad_bottom), (g.pad_left, g.pad_right)),
+        dimension_numbers=("NHWC", "OHWI", "NHWC"),
+        feature_group_count=g.groups,
+    )
+
+
+def normed(
+    jax: Any,
+    x: Any,
+    axes: tuple[int, ...],
+    groups: int,
+    size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+) -> Any:
+    """The norm of maps (N, H, W, C) over `size` neighbours along `axes`, in groups of channels."""
+    shape = (*x.shape[:3], groups, x.shape[3] // groups)
+    # The groups' axis lies before the channels.
+    along = tuple(4 if axis == 3 else axis for axis in axes)
+    window = tuple(size if axis in along else 1 for axis in range(5))
+    before = size // 2
+    margins = tuple((before, size - 1 - before) if n > 1 else (0, 0) for n in window)
+    squares, zero = (x * x).reshape(shape), np.zeros((), x.dtype)
+    total = jax.lax.reduce_window(squares, zero, jax.lax.add, window, (1,) * 5, margins)
+    return x * (k + alpha * total.reshape(x.shape)) ** -beta
+
+
+def _function(jax: Any, case: Case) -> Callable[..., Any] | None:
+    """What the case computes, as a function of its arrays."""
+    kind, direction = case.op.split("_", 1)
+    if kind == "conv":
+        return _conv(jax, case, direction)
+    if kind in ("lrn", "rnorm"):
+        return _norm(jax, case, (3,) if kind == "lrn" else (1, 2), direction)
+    return None
+
+
+def _conv(jax: Any, case: Case, direction: str) -> Callable[..., Any]:
+    s = case.settings
+    g = ConvGeometry.of("bench", s["stride"], s["pad"], s["groups"])
+    jnp = importlib.import_module("jax.numpy")
+
+    def fprop(x: Any, w: Any, b: Any) -> Any:
+        y = convolved(jax, x, w, g) + b
+        active = {None: lambda y: y, "relu": lambda y: jnp.maximum(y, 0), "tanh": jnp.tanh}
+        return active[s["activation"]](y)
+
+    def dgrad(dy: Any, w: Any) -> Any:
+        x = jax.ShapeDtypeStruct(s["x_shape"], dy.dtype)
+        return jax.linear_transpose(lambda x: convolved(jax, x, w, g), x)(dy)[0]
+
+    def wgrad(x: Any, dy: Any) -> Any:
+        w = jax.ShapeDtypeStruct(s["w_shape"], dy.dtype)
+        dw = jax.linear_transpose(lambda w: convolved(jax, x, w, g), w)(dy)[0]
+        return dw, dy.sum((0, 1, 2))
+
+    passes: dict[str, Callable[..., Any]] = {"fprop": fprop, "dgrad": dgrad, "wgrad": wgrad}
+    return passes[direction]
+
+
+def _norm(jax: Any, case: Case, axes: tuple[int, ...], direction: str) -> Callable[..., Any]:
+    s = case.settings
+    settings = (s.get("groups", 1), s["size"], s["alpha"], s["beta"], s["k"])
+
+    def fprop(x: Any) -> Any:
+        return normed(jax, x, axes, *settings)
+
+    def dgrad(x: Any, dy: Any) -> Any:
+        return jax.vjp(fprop, x)[1](dy)[0]
+
+    return fprop if direction == "fprop" else dgrad
+
+
+def _on_host(got: Any) -> tuple[NDArray[Any], ...]:
+    each = got if isinstance(got, tuple) else (got,)
+    return tuple(np.asarray(one, np.float32) for one in each)
