@@ -113,11 +113,6 @@ class Call {
         if (!holds) refuse(message);
     }
     [[noreturn]] void refuse(const std::string& message) const;
-    template <class T> void expect_shape(const char* name, const Array<T>& array,
-                                         const std::vector<std::int64_t>& shape) const {
-        expect(array.shape() == shape, std::string(name) + " has shape " + array.shape_text() +
-                                           "; " + pyalexnet::shape_text(shape) + " was expected");
-    }
 
     // A size that has to fit the int in which kernels count it.
     int extent(const char* what, std::int64_t value, std::int64_t least = 1) const;

@@ -32,17 +32,7 @@ GemmSize gemm_size(int groups, int rows, int columns, int depth) {
     const int pitch = static_cast<int>(rounded_up(columns, 4));
     GemmSize size{groups, rows, columns, depth, pitch, 1, depth};
     std::int64_t blocks = groups;
-    switch (tile_for(rows, columns)) {
-    case TileKind::wide:
-        blocks *= tiles<WideTile>(size);
-        break;
-    case TileKind::square:
-        blocks *= tiles<SquareTile>(size);
-        break;
-    case TileKind::narrow:
-        blocks *= tiles<NarrowTile>(size);
-        break;
-    }
+    with_tile(tile_for(rows, columns), [&](auto tile) { blocks *= tiles<decltype(tile)>(size); });
     const std::int64_t wanted = (kBlocksToFill + blocks - 1) / blocks;
     const std::int64_t part_depth =
         rounded_up(max((depth + wanted - 1) / wanted, std::int64_t{kLeastPartDepth}), kSlice);

@@ -53,7 +53,7 @@ constexpr int kPad = 4;    // floats between a slice's lines: fewer bank conflic
 //   Line line(int i)              what is known of row (A) or column (B) i before its depth is
 //   Point point(int d)            likewise of depth d
 //   void advance(Point&, int)     moves a point deeper
-//   float load(Line, Point)       the element; 0 outside the matrix
+//   float load(Line, Point, end)  the element; 0 outside the matrix and from depth `end` on
 // Of line and point one is fixed for a thread, the other runs: which one follows from how the
 // operand lies in memory, so that neighbouring threads read neighbouring floats.
 template <class Source, int Lines, int Threads, Contiguous contiguous> class Fetch;
@@ -188,7 +188,7 @@ store_four(const Target& target, int group, int row, int column, int columns, co
 
 // A block computes a TileM x TileN tile of C for one group and one part of the depth; a thread
 // PerThreadM x PerThreadN of it. Along the grid the row tiles of C move fastest, then its column
-// tiles, groups, parts. Bound by operations: one load from shared memory per eight multiply-adds.
+// tiles, groups, parts. Bound by operations: a wide tile does 16 for each float4 that it reads.
 template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 1)
     gemm_kernel(Problem problem, GemmSize size, float* partial) {
     SIMT_SHARED(float, a_slices, [2][kSlice][T::TileM + kPad]);
@@ -296,6 +296,18 @@ enum class TileKind { wide, square, narrow };
 // larger tile reads less shared memory per operation.
 TileKind tile_for(int rows, int columns);
 
+// Calls `use` with a value of the tile's type.
+template <class Use> void with_tile(TileKind kind, Use use) {
+    switch (kind) {
+    case TileKind::wide:
+        return use(WideTile{});
+    case TileKind::square:
+        return use(SquareTile{});
+    case TileKind::narrow:
+        return use(NarrowTile{});
+    }
+}
+
 // Splits the depth into as many parts as it takes to have a block for each of 264 (two for each of
 // an H100's 132 multiprocessors), none shallower than 16 slices.
 GemmSize gemm_size(int groups, int rows, int columns, int depth);
@@ -320,17 +332,8 @@ void launch_gemm(const Problem& problem, const GemmSize& size, float* partial, S
 template <class Problem>
 void gemm(const Problem& problem, const GemmSize& size, void* workspace, Stream stream) {
     auto* partial = static_cast<float*>(workspace);
-    switch (tile_for(size.rows, size.columns)) {
-    case TileKind::wide:
-        launch_gemm<WideTile>(problem, size, partial, stream);
-        break;
-    case TileKind::square:
-        launch_gemm<SquareTile>(problem, size, partial, stream);
-        break;
-    case TileKind::narrow:
-        launch_gemm<NarrowTile>(problem, size, partial, stream);
-        break;
-    }
+    with_tile(tile_for(size.rows, size.columns),
+              [&](auto tile) { launch_gemm<decltype(tile)>(problem, size, partial, stream); });
     if (size.parts == 1) return;
     constexpr int threads = 256;
     const std::int64_t elements = std::int64_t{size.groups} * size.rows * size.columns;
