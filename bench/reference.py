@@ -26,6 +26,26 @@ class ReferenceBackend(HostBackend):
 
     name = "reference"
 
+    # Images
+
+    def _augment(
+        self,
+        x: Numbers,
+        mean: Numbers,
+        corners: Numbers,
+        flips: Numbers,
+        shifts: Numbers,
+        y: Numbers,
+        scale: float,
+        mean_at_pixel: bool,
+    ) -> None:
+        rows, columns = np.arange(y.shape[1]), np.arange(y.shape[2])
+        down, right = (mean.shape[0] - len(rows)) // 2, (mean.shape[1] - len(columns)) // 2
+        for image, (top, left) in enumerate(corners):
+            seen = np.ix_(top + rows, left + (columns[::-1] if flips[image] else columns))
+            m = mean[seen if mean_at_pixel else np.ix_(down + rows, right + columns)]
+            y[image] = (_double(x[image][seen]) - m + shifts[image]) * scale
+
     # Convolution: a product for each tap (r, s)
 
     def _conv_fprop(
@@ -36,6 +56,7 @@ class ReferenceBackend(HostBackend):
         y: Numbers,
         g: ConvGeometry,
         activation: Activation,
+        towers: int,
     ) -> None:
         padded, total = _padded(x, g), np.zeros(y.shape)
         for r, s, at in _taps(w.shape, y.shape, g):
@@ -66,7 +87,13 @@ class ReferenceBackend(HostBackend):
     # Linear layers
 
     def _linear_fprop(
-        self, x: Numbers, w: Numbers, b: Numbers | None, y: Numbers, activation: Activation
+        self,
+        x: Numbers,
+        w: Numbers,
+        b: Numbers | None,
+        y: Numbers,
+        activation: Activation,
+        towers: int,
     ) -> None:
         total = _double(x) @ _double(w).T
         y[...] = _activated(total if b is None else total + b, activation)

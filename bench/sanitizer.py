@@ -23,6 +23,7 @@ _LINES = 40
 # Tests of single kernels at odd sizes; whole networks and large maps would take minutes each.
 _TESTS = (
     "activation",
+    "augment",
     "conv",
     "dropout",
     "linear",

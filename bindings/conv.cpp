@@ -11,6 +11,7 @@ namespace {
 // The plain numbers of a convolution, in the order in which Python passes them.
 struct Settings {
     std::int64_t stride_h, stride_w, pad_top, pad_left, groups;
+    std::int64_t towers = 1;
 };
 
 // Shapes of x (N, H, W, C), w (K, R, S, C / groups) and y (N, P, Q, K), whichever arrays they came
@@ -32,6 +33,7 @@ ConvShape conv_shape(const Call& call, const X& x, const W& w, const Y& y, const
     shape.pad_top = call.extent("pad_top", s.pad_top, 0);
     shape.pad_left = call.extent("pad_left", s.pad_left, 0);
     shape.groups = call.extent("groups", s.groups);
+    shape.towers = call.extent("towers", s.towers);
     call.expect(shape.channels % shape.groups == 0 && shape.filters % shape.groups == 0,
                 std::to_string(shape.groups) + " groups divide neither or only one of " +
                     std::to_string(shape.channels) + " channels and " +
@@ -49,6 +51,7 @@ ConvShape conv_shape(const Call& call, const X& x, const W& w, const Y& y, const
     call.expect_countable("input pixels", shape.in_pixels());
     call.expect_countable("output pixels", shape.out_pixels());
     call.expect_countable("taps of a filter", shape.taps());
+    call.expect_countable("filters of all towers", std::int64_t{shape.filters} * shape.towers);
     call.expect_countable("taps of a channel", filter_pixels * (shape.filters / shape.groups));
     call.expect_countable("rows that filters reach",
                           std::int64_t{shape.out_height} * shape.stride_h + shape.filter_h);
@@ -59,11 +62,11 @@ ConvShape conv_shape(const Call& call, const X& x, const W& w, const Y& y, const
     return shape;
 }
 
+using Extents = std::array<int, 4>;
 using WorkspaceOf = std::size_t (*)(const ConvShape&);
 
-// Bytes of scratch for one pass, from the shapes alone.
-template <WorkspaceOf workspace> std::size_t
-conv_workspace(std::array<int, 4> x, std::array<int, 4> w, std::array<int, 4> y, int groups) {
+// What decides how much scratch a pass needs: the shapes alone.
+ConvShape sizes(const Extents& x, const Extents& w, const Extents& y, int groups) {
     bool positive = groups > 0;
     for (const auto& extents : {x, w, y})
         for (const int extent : extents) positive = positive && extent > 0;
@@ -79,12 +82,25 @@ conv_workspace(std::array<int, 4> x, std::array<int, 4> w, std::array<int, 4> y,
     shape.out_height = y[1];
     shape.out_width = y[2];
     shape.groups = groups;
-    return workspace(shape);
+    return shape;
+}
+
+// Bytes of scratch for one pass.
+template <WorkspaceOf workspace>
+std::size_t conv_workspace(Extents x, Extents w, Extents y, int groups) {
+    return workspace(sizes(x, w, y, groups));
+}
+
+std::size_t conv_fprop_workspace_of(Extents x, Extents w, Extents y, int groups, int towers) {
+    if (towers < 1) throw py::value_error("conv_workspace: towers was expected to be positive");
+    ConvShape shape = sizes(x, w, y, groups);
+    shape.towers = towers;
+    return conv_fprop_workspace(shape);
 }
 
 void fprop(const py::object& x_, const py::object& w_, const py::object& b_, const py::object& y_,
            const py::object& workspace_, std::int64_t stride_h, std::int64_t stride_w,
-           std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups,
+           std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups, std::int64_t towers,
            const py::object& activation_, int device, std::uintptr_t stream) {
     Call call("conv_fprop", device, stream);
     const auto x = call.input<const float>("x", x_, 4);
@@ -92,7 +108,7 @@ void fprop(const py::object& x_, const py::object& w_, const py::object& b_, con
     const auto b = call.optional_input<const float>("b", b_, 1);
     const auto y = call.output<float>("y", y_, 4);
     const ConvShape shape =
-        conv_shape(call, x, w, y, {stride_h, stride_w, pad_top, pad_left, groups});
+        conv_shape(call, x, w, y, {stride_h, stride_w, pad_top, pad_left, groups, towers});
     call.expect(!b || b.dim(0) == shape.filters, "b has " + std::to_string(b.size()) +
                                                      " elements; w has " +
                                                      std::to_string(shape.filters) + " filters");
@@ -144,8 +160,8 @@ void register_conv(py::module_& m) {
     m.def("conv_fprop", &fprop);
     m.def("conv_dgrad", &dgrad);
     m.def("conv_wgrad", &wgrad);
-    // Of the shapes of x, w and y (images, filters, maps) and the groups.
-    m.def("conv_fprop_workspace", &conv_workspace<&conv_fprop_workspace>);
+    // Of the shapes of x, w and y (images, filters, maps), the groups and, for fprop, the towers.
+    m.def("conv_fprop_workspace", &conv_fprop_workspace_of);
     m.def("conv_dgrad_workspace", &conv_workspace<&conv_dgrad_workspace>);
     m.def("conv_wgrad_workspace", &conv_workspace<&conv_wgrad_workspace>);
 }

@@ -6,16 +6,16 @@ namespace {
 
 // Shapes of x (rows, inputs), w (outputs, inputs) and y (rows, outputs), whichever arrays they came
 // from.
-template <class X, class W, class Y>
-LinearShape linear_shape(const Call& call, const X& x, const W& w, const Y& y) {
+template <class X, class W, class Y> LinearShape
+linear_shape(const Call& call, const X& x, const W& w, const Y& y, std::int64_t towers = 1) {
     const LinearShape shape{call.extent("rows", x.dim(0)), call.extent("inputs", x.dim(1)),
-                            call.extent("outputs", w.dim(0))};
+                            call.extent("outputs", w.dim(0)), call.extent("towers", towers)};
     call.expect(w.dim(1) == x.dim(1) && y.dim(0) == x.dim(0) && y.dim(1) == w.dim(0),
                 "inputs of shape " + x.shape_text() + ", weights of shape " + w.shape_text() +
                     " and outputs of shape " + y.shape_text() + " do not fit");
     call.expect_countable("rows", shape.rows);
     call.expect_countable("inputs", shape.inputs);
-    call.expect_countable("outputs", shape.outputs);
+    call.expect_countable("outputs of all towers", std::int64_t{shape.outputs} * shape.towers);
     return shape;
 }
 
@@ -28,15 +28,21 @@ template <WorkspaceOf workspace> std::size_t linear_workspace(int rows, int inpu
     return workspace({rows, inputs, outputs});
 }
 
+std::size_t linear_fprop_workspace_of(int rows, int inputs, int outputs, int towers) {
+    if (rows < 1 || inputs < 1 || outputs < 1 || towers < 1)
+        throw py::value_error("linear_workspace: every size was expected to be positive");
+    return linear_fprop_workspace({rows, inputs, outputs, towers});
+}
+
 void fprop(const py::object& x_, const py::object& w_, const py::object& b_, const py::object& y_,
-           const py::object& workspace_, const py::object& activation_, int device,
-           std::uintptr_t stream) {
+           const py::object& workspace_, std::int64_t towers, const py::object& activation_,
+           int device, std::uintptr_t stream) {
     Call call("linear_fprop", device, stream);
     const auto x = call.input<const float>("x", x_, 2);
     const auto w = call.input<const float>("w", w_, 2);
     const auto b = call.optional_input<const float>("b", b_, 1);
     const auto y = call.output<float>("y", y_, 2);
-    const LinearShape shape = linear_shape(call, x, w, y);
+    const LinearShape shape = linear_shape(call, x, w, y, towers);
     call.expect(!b || b.dim(0) == shape.outputs, "b has " + std::to_string(b.size()) +
                                                      " elements; w has " +
                                                      std::to_string(shape.outputs) + " outputs");
@@ -82,8 +88,8 @@ void register_linear(py::module_& m) {
     m.def("linear_fprop", &fprop);
     m.def("linear_dgrad", &dgrad);
     m.def("linear_wgrad", &wgrad);
-    // Of rows, inputs, outputs.
-    m.def("linear_fprop_workspace", &linear_workspace<&linear_fprop_workspace>);
+    // Of rows, inputs, outputs and, for fprop, the towers.
+    m.def("linear_fprop_workspace", &linear_fprop_workspace_of);
     m.def("linear_dgrad_workspace", &linear_workspace<&linear_dgrad_workspace>);
     m.def("linear_wgrad_workspace", &linear_workspace<&linear_wgrad_workspace>);
 }

@@ -328,8 +328,8 @@ struct ConvWgrad {
 // ---------------------------------------------------------------------- sizes
 
 GemmSize fprop_size(const ConvShape& s) {
-    return gemm_size(s.groups, static_cast<int>(s.out_pixels()), s.filters / s.groups,
-                     static_cast<int>(s.taps()));
+    return gemm_size_as_whole(s.groups, static_cast<int>(s.out_pixels()), s.filters / s.groups,
+                              static_cast<int>(s.taps()), s.filters * s.towers);
 }
 
 GemmSize dgrad_size(const ConvShape& s) {

@@ -13,7 +13,8 @@
 //
 // Where C has too few tiles to fill a card, the depth is split: each part writes its own sums to
 // the workspace, and a second kernel adds them in the order of the parts. How many parts there are
-// depends on the sizes alone, so the result does not depend on the card.
+// depends on the sizes alone, so the result does not depend on the card. An element's sum depends
+// on the split of the depth and on nothing else: not on the tile, nor on the other elements.
 #pragma once
 
 #include "ops.h"
@@ -312,19 +313,23 @@ template <class Use> void with_tile(TileKind kind, Use use) {
 // an H100's 132 multiprocessors), none shallower than 16 slices.
 GemmSize gemm_size(int groups, int rows, int columns, int depth);
 
+// The same, split as a product of one group and `all_columns` columns would be: so each element is
+// summed in one order however its layer's columns are divided into groups and among devices.
+GemmSize gemm_size_as_whole(int groups, int rows, int columns, int depth, int all_columns);
+
 inline std::size_t gemm_workspace(const GemmSize& size) {
     if (size.parts == 1) return 0;
     const std::size_t lines = static_cast<std::size_t>(size.parts) * size.groups * size.rows;
     return sizeof(float) * lines * size.pitch;
 }
 
-template <class T> unsigned tiles(const GemmSize& size) {
-    return simt::blocks_for(size.rows, T::TileM) * simt::blocks_for(size.columns, T::TileN);
+template <class T> unsigned tiles(int rows, int columns) {
+    return simt::blocks_for(rows, T::TileM) * simt::blocks_for(columns, T::TileN);
 }
 
 template <class T, class Problem>
 void launch_gemm(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
-    const unsigned blocks = tiles<T>(size) * size.groups * size.parts;
+    const unsigned blocks = tiles<T>(size.rows, size.columns) * size.groups * size.parts;
     simt::launch<gemm_kernel<Problem, T>>(simt::Grid(blocks, T::Threads, stream), problem, size,
                                           partial);
 }

@@ -32,6 +32,24 @@ struct Counter {
     std::uint32_t value;
 };
 
+// ---------------------------------------------------------------------- images (augment.cu)
+// Crops of stored images, minus the mean. x (N, stored height, stored width, C) uint8; mean (stored
+// height, stored width, C); corners (N, 2), each crop's top and left pixel, clamped to where it
+// lies inside the image; flips (N,), not 0 where it is mirrored; shifts (N, C); y (N, H, W, C).
+// With r = top + h, and q = left + w or, mirrored, left + W - 1 - w:
+//   y[n,h,w,c] = ((x[n,r,q,c] - m) + shifts[n,c]) scale, each step rounded to float32
+//   m = mean[r,q,c] if mean_at_pixel; else mean[(stored height - H) / 2 + h,
+//                                               (stored width - W) / 2 + w, c]
+struct CropShape {
+    std::int64_t images;             // N
+    int stored_height, stored_width; // at least H, W
+    int height, width;               // H, W
+    int channels;                    // C
+};
+void augment(const std::uint8_t* x, const float* mean, const std::int32_t* corners,
+             const std::uint8_t* flips, const float* shifts, float* y, CropShape shape, float scale,
+             bool mean_at_pixel, Stream stream);
+
 // ---------------------------------------------------------------------- convolution (conv.cu)
 // x, dx (N, H, W, C); w, dw (K, R, S, C / groups); b, db (K,); y, dy (N, P, Q, K). Filters
 // [g K / groups, (g + 1) K / groups) see channels [g C / groups, (g + 1) C / groups). Pixels
@@ -49,6 +67,7 @@ struct ConvShape {
     int stride_h, stride_w;
     int pad_top, pad_left;
     int groups;
+    int towers = 1; // devices that share the layer, each with K of its filters
 
     std::int64_t in_pixels() const { return std::int64_t{images} * height * width; }
     std::int64_t out_pixels() const { return std::int64_t{images} * out_height * out_width; }
@@ -57,7 +76,8 @@ struct ConvShape {
     }
 };
 
-// `b` may be null. The pixels of either map and the taps are below 2^31.
+// `b` may be null. The pixels of either map, the taps and all towers' filters are below 2^31.
+// fprop gives a filter's outputs the same bits in a tower, in a group and in the whole layer.
 std::size_t conv_fprop_workspace(const ConvShape& shape);
 void conv_fprop(const float* x, const float* w, const float* b, float* y, const ConvShape& shape,
                 Activation activation, void* workspace, Stream stream);
@@ -75,6 +95,7 @@ void conv_wgrad(const float* x, const float* dy, float* dw, float* db, const Con
 //   fprop  y = act(x w^T + b)     dgrad  dx = dy w     wgrad  dw = dy^T x, db = sum of dy's rows
 struct LinearShape {
     int rows, inputs, outputs;
+    int towers = 1; // devices that share the layer: as in ConvShape
 };
 
 std::size_t linear_fprop_workspace(LinearShape shape);

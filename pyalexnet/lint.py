@@ -89,6 +89,7 @@ def examples() -> dict[str, Call]:
     are those of the paper, or half as many.
     """
     return {
+        "augment": _augment,
         **_conv("conv1", (1, 47, 47, 3), (96, 11, 11), (10, 10), stride=4),
         **_conv("conv2", (1, 9, 9, 96), (256, 5, 5), (9, 9), pad=2, groups=2),
         **_conv("conv3", (2, 9, 9, 128), (192, 3, 3), (9, 9), pad=1),
@@ -121,6 +122,19 @@ _DRAW = {"seed": 1, "step": 2, "layer": 3}
 def _x(be: SimcheckBackend, *shape: int) -> Array:
     """Numbers on the device, the same every time."""
     return be.asarray(np.random.default_rng(len(shape)).standard_normal(shape, np.float32))
+
+
+def _augment(be: SimcheckBackend) -> Array:
+    """As AlexNet's images, but fewer rows: cut anywhere, and one of them mirrored."""
+    x = np.random.default_rng(0).integers(0, 256, (2, 40, 256, 3), np.uint8)
+    return be.augment(
+        be.asarray(x),
+        _x(be, *x.shape[1:]),
+        corners=np.array([[3, 5], [8, 27]], np.int32),
+        flips=np.array([0, 1], np.uint8),
+        shifts=_x(be, 2, 3),
+        size=(32, 224),
+    )
 
 
 def _conv(

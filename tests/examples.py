@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import oracle
-from samples import classes, few_values, normal
+from samples import classes, few_values, normal, pixels
 from shapes import CONVS, LRNS, POOLS, RNORMS
 
 CONV, LRN, RNORM, POOL = CONVS[1], LRNS[1], RNORMS[0], POOLS[1]
@@ -28,6 +28,19 @@ class Example:
 
     def __str__(self) -> str:
         return self.op
+
+
+def _images() -> list[Example]:
+    """Places of both kinds; arrays beside the images are parameters, which the host may hold."""
+    x, mean = pixels(3, 7, 6, 3), normal(7, 6, 3)
+    where = {
+        "corners": np.array([[0, 2], [1, 0], [2, 1]], np.int32),
+        "flips": np.array([0, 1, 1], np.uint8),
+        "shifts": normal(3, 3),
+        "size": (5, 4),
+        "scale": 0.3,
+    }
+    return [Example("augment", {"x": x, "mean": mean}, where)]
 
 
 def _convolutions() -> list[Example]:
@@ -102,7 +115,7 @@ def _rest() -> list[Example]:
 
 EXAMPLES = {
     example.op: example
-    for group in (_convolutions, _linears, _neurons, _norms, _pools, _rest)
+    for group in (_images, _convolutions, _linears, _neurons, _norms, _pools, _rest)
     for example in group()
 }
 # All but the update, which returns nothing and works in place.

@@ -48,6 +48,57 @@ def double(x: Numbers) -> Floats:
     return np.asarray(x, dtype=np.float64)
 
 
+# ------------------------------------------------------------------------------------------- images
+
+
+def augment_operands(
+    x: Numbers,
+    mean: Numbers,
+    *,
+    corners: Numbers,
+    flips: Numbers,
+    shifts: Numbers,
+    size: tuple[int, int],
+    mean_at_pixel: bool = False,
+) -> tuple[Floats, Floats, Floats]:
+    """The pixel, the mean and the shift that make each element of the crops (N, H, W, C)."""
+    (N, Hs, Ws, C), (H, W) = x.shape, size
+    pixels, means, added = (np.zeros((N, H, W, C)) for _ in range(3))
+    for n, h, w in product(range(N), range(H), range(W)):
+        top, left = corners[n]
+        r, q = top + h, left + (W - 1 - w if flips[n] else w)
+        centre = (Hs - H) // 2 + h, (Ws - W) // 2 + w
+        pixels[n, h, w] = x[n, r, q]
+        means[n, h, w] = mean[r, q] if mean_at_pixel else mean[centre]
+        added[n, h, w] = shifts[n]
+    return pixels, means, added
+
+
+def augment(
+    x: Numbers,
+    mean: Numbers,
+    *,
+    corners: Numbers,
+    flips: Numbers,
+    shifts: Numbers,
+    size: tuple[int, int],
+    scale: float = 1.0,
+    mean_at_pixel: bool = False,
+) -> Exact:
+    """(pixel - mean + shift) * scale over crops, mirrored or not."""
+    pixels, means, added = augment_operands(
+        x,
+        mean,
+        corners=corners,
+        flips=flips,
+        shifts=shifts,
+        size=size,
+        mean_at_pixel=mean_at_pixel,
+    )
+    magnitude = (abs(pixels) + abs(means) + abs(added)) * abs(scale)
+    return Exact((pixels - means + added) * scale, magnitude)
+
+
 # -------------------------------------------------------------------------------------- convolution
 
 

@@ -43,6 +43,11 @@ def signs(*shape: int, seed: int = 0) -> Floats32:
     return (2 * generator(seed, *shape).integers(0, 2, shape) - 1).astype(np.float32)
 
 
+def pixels(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Bytes of all values."""
+    return generator(seed, *shape).integers(0, 256, shape, np.uint8)
+
+
 def classes(rows: int, count: int, seed: int = 0) -> NDArray[np.int64]:
     """A label for each row."""
     return generator(seed, rows, count).integers(0, count, rows)

@@ -25,6 +25,7 @@ struct Array {
     std::size_t count; // elements; of none the launcher gets a null pointer
     Access access = Access::read;
     std::size_t element_bytes = sizeof(float);
+    int fill = 0; // each byte of it
 };
 
 // Pointers to the arrays, of any type that a launcher asks for.
@@ -41,12 +42,12 @@ class Placed {
     const simt::Session& session_;
 };
 
-// Runs a launcher once on arrays of zeros.
+// Runs a launcher once, on arrays of zeros where they ask for nothing else.
 void call(const std::vector<Array>& arrays, const std::function<void(const Placed&)>& launcher) {
     std::vector<std::vector<std::byte>> memory;
     std::vector<simt::Buffer> buffers;
     for (const Array& a : arrays) {
-        memory.emplace_back(a.count * a.element_bytes);
+        memory.emplace_back(a.count * a.element_bytes, static_cast<std::byte>(a.fill));
         void* const begin = a.count ? memory.back().data() : nullptr;
         buffers.push_back(
             {a.name, begin, memory.back().size(), a.element_bytes, a.access, simt::kHost});
@@ -58,6 +59,22 @@ void call(const std::vector<Array>& arrays, const std::function<void(const Place
 
 Array output(const char* name, std::size_t count) { return {name, count, Access::write}; }
 Array scratch(std::size_t bytes) { return {"workspace", bytes / sizeof(float), Access::scratch}; }
+
+// Crops that would begin before the image (corners of -1) and after it, in two bands of rows.
+void augments() {
+    for (const int fill : {0xff, 0x7f}) {
+        const CropShape s{2, 12, 7, 10, 5, 3};
+        call({{"x", 2 * 12 * 7 * 3, Access::read, 1},
+              {"mean", 12 * 7 * 3},
+              {"corners", 2 * 2, Access::read, sizeof(std::int32_t), fill},
+              {"flips", 2, Access::read, 1},
+              {"shifts", 2 * 3},
+              output("y", 2 * 10 * 5 * 3)},
+             [&](const Placed& p) {
+                 augment(p[0], p[1], p[2], p[3], p[4], p[5], s, 1.0f, true, nullptr);
+             });
+    }
+}
 
 void conv(const ConvShape& s) {
     const std::size_t x = s.in_pixels() * s.channels, y = s.out_pixels() * s.filters;
@@ -164,9 +181,13 @@ struct Family {
     void (*run)();
 };
 
-constexpr Family kFamilies[] = {{"conv", convs},        {"pool", pools},
-                                {"lrn", lrns},          {"rnorm", rnorms},
-                                {"softmax", softmax},   {"elementwise", elementwise},
+constexpr Family kFamilies[] = {{"augment", augments},
+                                {"conv", convs},
+                                {"pool", pools},
+                                {"lrn", lrns},
+                                {"rnorm", rnorms},
+                                {"softmax", softmax},
+                                {"elementwise", elementwise},
                                 {"exchange", exchanges}};
 
 } // namespace

@@ -151,14 +151,27 @@ def test_a_forged_where_stays_within_the_image(be: Any, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stride", "pad", "what"),
-    [(2**31 - 1, 0, "rows that filters reach"), (1, 2**31 - 1, "rows with padding")],
+    ("stride", "pad", "towers", "what"),
+    [
+        (2**31 - 1, 0, 1, "rows that filters reach"),
+        (1, 2**31 - 1, 1, "rows with padding"),
+        (1, 0, 2**31 - 1, "filters of all towers"),
+    ],
 )
-def test_more_than_the_kernels_can_count_is_refused(stride: int, pad: int, what: str) -> None:
+def test_more_than_the_kernels_can_count_is_refused(
+    stride: int, pad: int, towers: int, what: str
+) -> None:
     """They count in int; one more would wrap around and read anywhere."""
     sim = import_module("pyalexnet._sim")
     x, w = np.zeros((1, 3, 3, 1), np.float32), np.zeros((1, 2, 2, 1), np.float32)
+    y = np.empty((1, 2, 2, 1), np.float32)
+    numbers = (stride, 1, pad, 0, 1, towers)
     with pytest.raises(ValueError, match=rf"there are \d+ {what}"):
-        sim.conv_fprop(
-            x, w, None, np.empty((1, 2, 2, 1), np.float32), None, stride, 1, pad, 0, 1, None, 0, 0
-        )
+        sim.conv_fprop(x, w, None, y, None, *numbers, None, 0, 0)
+
+
+def test_more_outputs_of_all_towers_than_can_be_counted_are_refused() -> None:
+    sim = import_module("pyalexnet._sim")
+    x, w, y = (np.zeros(shape, np.float32) for shape in ((1, 3), (2, 3), (1, 2)))
+    with pytest.raises(ValueError, match=r"there are \d+ outputs of all towers"):
+        sim.linear_fprop(x, w, None, y, None, 2**30, None, 0, 0)

@@ -71,7 +71,22 @@ DRAW = {"keep": 1.0, "seed": 1, "step": np.uint32(4), "layer": 3}
 # four columns; the calls have as many, so that the last element of the workspace is used.
 DEEP = 530
 
+# The last crop ends where its image does.
+CROPS = {
+    "corners": np.array([[0, 1], [2, 3]], np.int32),
+    "flips": np.array([1, 0], np.uint8),
+    "shifts": normal(2, 3),
+    "mean_at_pixel": True,
+}
+STORED = np.zeros((2, 7, 8, 3), np.uint8)
+
 CALLS = [
+    Call(
+        "augment",
+        "x mean corners flips shifts y",
+        (STORED, STORED.shape[1:]),
+        CROPS | {"size": (5, 5)},
+    ),
     Call("conv_fprop", "x w b y", (X, W, (4,)), CONV),
     Call("conv_dgrad", "dy w dx", (Y, W), {"x_shape": X, **CONV}),
     Call("conv_wgrad", "x dy dw db", (X, Y), {"w_shape": W, **CONV}),
@@ -182,6 +197,12 @@ class Slip:
 
 
 SLIPS = [
+    Slip("augment", "augment.cu", "max(corner, 0)", "max(corner, 0 - SLIP)"),
+    Slip("augment", "augment.cu", ", room); }", ", room + SLIP); }"),
+    Slip(
+        "augment", "augment.cu", "at.column == g.width", "at.column == g.width + SLIP", "data race"
+    ),
+    Slip("augment", "augment.cu", "g.height - first)", "g.height - first + SLIP)", "data race"),
     Slip("conv", "conv.cu", "row < g.shape.height", "row < g.shape.height + SLIP"),
     Slip("conv", "conv.cu", "column < g.shape.width", "column < g.shape.width + SLIP"),
     Slip("conv", "conv.cu", "row >= 0", "row >= 0 - SLIP"),

@@ -81,17 +81,43 @@ def test_fused_relu_gives_the_bits_of_the_two_ops(be: Any) -> None:
     np.testing.assert_array_equal(fused, np.maximum(plain, 0))
 
 
-def test_groups_are_separate_convolutions(be: Any) -> None:
-    """Two towers on halves of the channels give halves of the maps."""
-    x, w, b, _ = arrays(GROUPED)
-    (whole,) = run(be, "conv_fprop", x, w, b, **GROUPED.geometry)
-    one_group = {**GROUPED.geometry, "groups": 1}
-    towers = [
-        run(be, "conv_fprop", x[..., maps].copy(), w[filters], b[filters], **one_group)[0]
-        for maps, filters in ((slice(0, 3), slice(0, 2)), (slice(3, 6), slice(2, 4)))
-    ]
-    magnitude = exact(GROUPED)[0].magnitude
-    assert_close(whole, Exact(double(np.concatenate(towers, axis=-1)), 2 * magnitude))
+# In one group each tower sees all channels, in two its own half of them.
+IN_TOWERS = (DIFFERENT, GROUPED, CONVS[17])
+# The depth, 630, is cut at 320 for all filters and would be at 256 for half of them.
+SPLIT = (
+    Conv("one group", (1, 8, 8, 70), (8448, 3, 3), pad=1),
+    Conv("two groups", (1, 8, 8, 140), (8448, 3, 3), pad=1, groups=2),
+)
+
+
+def check_towers(be: Any, case: Conv) -> None:
+    """Two towers' maps: bit for bit those of the whole layer, but for BLAS's order of sums."""
+    x, w, b, _ = arrays(case)
+    (whole,) = run(be, "conv_fprop", x, w, b, **case.geometry)
+    alone = {**case.geometry, "groups": 1, "towers": 2}
+    halves: list[Any] = []
+    for tower in range(2):
+        filters = np.split(np.arange(len(w)), 2)[tower]
+        channels = np.split(np.arange(x.shape[3]), case.groups)[tower % case.groups]
+        own = np.ascontiguousarray(x[..., channels])
+        halves += run(be, "conv_fprop", own, w[filters], b[filters], **alone)
+    towers = np.concatenate(halves, axis=-1)
+    if be.name == "numpy":
+        sizes = be.conv_fprop(abs(x), abs(w), abs(b), **case.geometry)
+        assert_close(whole, Exact(double(towers), 2 * double(sizes)))
+    else:
+        assert same_bits(whole, towers)
+
+
+@pytest.mark.parametrize("case", each(IN_TOWERS))
+def test_towers_are_halves_of_the_whole_layer(be: Any, case: Conv) -> None:
+    check_towers(be, case)
+
+
+@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+@pytest.mark.parametrize("case", each(SPLIT))
+def test_towers_split_the_depth_as_the_whole_layer_does(be: Any, case: Conv) -> None:
+    check_towers(be, case)
 
 
 def test_nan_reaches_exactly_the_windows_that_see_it(be: Any) -> None:

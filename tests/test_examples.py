@@ -15,7 +15,7 @@ from tolerance import same_bits
 from trial import run
 from variants import EMULATED
 
-ARRAYS = {"asarray", "to_numpy", "empty", "zeros", "synchronize", "workspace"}
+ARRAYS = {"asarray", "to_numpy", "empty", "zeros", "copy", "synchronize", "workspace", "lane"}
 
 
 def test_every_op_has_an_example() -> None:

@@ -11,7 +11,7 @@ import pytest
 import oracle
 from oracle import Exact, double
 from samples import normal
-from tolerance import FUNCTION, SUM, UNIT, assert_close, inner
+from tolerance import FUNCTION, SUM, UNIT, assert_close, inner, same_bits
 from trial import run
 from variants import ONE_ORDER
 
@@ -87,6 +87,33 @@ def test_epilogue(be: Any, activation: str | None, with_bias: bool) -> None:
     expected = oracle.linear_fprop(x, w, bias, activation=activation)
     rounding = FUNCTION * abs(expected.value) if activation == "tanh" else 0.0
     assert_close(y, Exact(expected.value, expected.magnitude + rounding / SUM))
+
+
+def check_towers(be: Any, size: tuple[int, int, int]) -> None:
+    """Two towers' outputs: bit for bit those of the whole layer, but for BLAS's order of sums."""
+    x, w, b, _ = arrays(size)
+    (whole,) = run(be, "linear_fprop", x, w, b)
+    halves = [
+        run(be, "linear_fprop", x, w[outputs], b[outputs], towers=2)[0]
+        for outputs in np.split(np.arange(len(w)), 2)
+    ]
+    towers = np.concatenate(halves, axis=-1)
+    if be.name == "numpy":
+        sizes = be.linear_fprop(abs(x), abs(w), abs(b))
+        assert_close(whole, Exact(double(towers), 2 * double(sizes)))
+    else:
+        assert same_bits(whole, towers)
+
+
+@pytest.mark.parametrize("size", [(2, 70, 130), (3, 7, 6)], ids=str)
+def test_towers_are_halves_of_the_whole_layer(be: Any, size: tuple[int, int, int]) -> None:
+    check_towers(be, size)
+
+
+@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+def test_towers_split_the_depth_as_the_whole_layer_does(be: Any) -> None:
+    """At 304 of 600, as suits 8,448 outputs; half of them alone would be split at 256."""
+    check_towers(be, (64, 600, 8448))
 
 
 def test_nan_stays_in_its_row(be: Any) -> None:

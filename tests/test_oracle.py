@@ -28,6 +28,22 @@ def small(cases: tuple[Any, ...], limit: int = 300) -> list[Any]:
 # ----------------------------------------------------------------------------------- worked by hand
 
 
+def test_augment_by_hand() -> None:
+    """Two pixels of a 3 x 4 image, mirrored, from row 1 and column 2; the centre is at (1, 1)."""
+    x, mean = np.arange(12.0).reshape(1, 3, 4, 1), 100 * np.arange(12.0).reshape(3, 4, 1)
+    how: dict[str, Any] = {
+        "corners": np.array([[1, 2]]),
+        "flips": np.array([1]),
+        "shifts": np.array([[0.25]]),
+        "size": (1, 2),
+        "scale": 2.0,
+    }
+    y = oracle.augment(x, mean, **how).value
+    assert_array_equal(y[0, 0, :, 0], [2 * (7 - 500 + 0.25), 2 * (6 - 600 + 0.25)])
+    y = oracle.augment(x, mean, **how, mean_at_pixel=True).value
+    assert_array_equal(y[0, 0, :, 0], [2 * (7 - 700 + 0.25), 2 * (6 - 600 + 0.25)])
+
+
 def test_conv_of_a_ramp() -> None:
     """A 3 x 3 ramp padded by one column left, a 2 x 2 filter, by hand."""
     x = np.arange(1.0, 10.0).reshape(1, 3, 3, 1)

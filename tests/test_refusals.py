@@ -114,6 +114,7 @@ def test_no_array(be: Any, example: Example, name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("op", "name", "shape", "words"),
     [
+        ("augment", "mean", (7, 5, 3), ("mean has shape (7, 5, 3)", "(7, 6, 3)")),
         ("conv_fprop", "w", (4, 3, 2, 2), ("w has 2 channels per group", "3 were expected")),
         ("conv_fprop", "w", (3, 3, 2, 3), ("w has 3 filters", "2 groups")),
         ("conv_fprop", "x", (2, 7, 5, 5), ("x has 5 channels", "2 groups")),
@@ -158,10 +159,26 @@ def test_where_of_another_pool(be: Any, dtype: Any, shape: tuple[int, ...]) -> N
 
 INTEGERS = (0, -1, 1.5, "2", None)
 NUMBERS = (np.nan, np.inf, "x", None)
+# For what goes with three images: no arrays; of no shape, and of no type, that is right for any.
+BESIDE_IMAGES = (
+    None,
+    1,
+    [[0, 0]] * 3,
+    np.zeros(3),
+    np.zeros((3, 2)),
+    np.zeros((3, 3)),
+    np.zeros(0),
+)
 PARAMETERS = [
+    (("augment",), "size", (None, 5, (5,), (5, 4, 3), (5, 0), (5.0, 4), (8, 4), (5, 7))),
+    (("augment",), "scale", NUMBERS),
+    (("augment",), "corners", BESIDE_IMAGES),
+    (("augment",), "flips", BESIDE_IMAGES),
+    (("augment",), "shifts", BESIDE_IMAGES),
     (("conv_fprop", "conv_dgrad", "conv_wgrad"), "stride", (*INTEGERS, (1,), (1, 0), (1, 2, 3))),
     (("conv_fprop", "conv_dgrad", "conv_wgrad"), "pad", (-1, 1.5, "2", (1, 1), (1, 1, 1, -1))),
     (("conv_fprop", "conv_dgrad", "conv_wgrad"), "groups", (*INTEGERS, 4)),
+    (("conv_fprop", "linear_fprop"), "towers", (*INTEGERS, 9)),
     (("conv_fprop", "linear_fprop"), "activation", ("sigmoid", "ReLU", 1)),
     (("conv_dgrad",), "x_shape", (None, (2, 7, 5), (2, 7, 5, 6.0), (2, 0, 5, 6), (2, 7, 5, 8))),
     (("conv_wgrad",), "w_shape", (None, (4, 3, 2), (4, 3, 0, 3), (4, 3, 2, 6))),
@@ -218,6 +235,24 @@ def test_step_of_another_kind(be: Any, op: str, dtype: Any, shape: tuple[int, ..
 @pytest.mark.parametrize(("dtype", "shape"), [(np.float64, ()), (np.float32, (1,))])
 def test_lr_of_another_kind(be: Any, dtype: Any, shape: tuple[int, ...]) -> None:
     assert "lr" in refusal(be, EXAMPLES["sgd_update"], lr=be.asarray(np.zeros(shape, dtype)))
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize("bad", [(-1, 0), (0, -1), (3, 0), (0, 3), (2**31 - 1, 0), (0, -(2**31))])
+def test_crop_that_leaves_its_image(be: Any, bad: tuple[int, int]) -> None:
+    """Refused wherever the host sees the corners, as it does here on every device."""
+    corners = np.array([(2, 2), bad, (0, 0)], np.int32)
+    sentence = refusal(be, EXAMPLES["augment"], corners=corners)
+    assert f"corners has {bad}" in sentence and "(0, 0) to (2, 2)" in sentence
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize("name", ["corners", "flips", "shifts"])
+def test_too_few_beside_the_images(be: Any, name: str) -> None:
+    """Of the right type, and one image short."""
+    given = EXAMPLES["augment"].parameters[name]
+    sentence = refusal(be, EXAMPLES["augment"], **{name: be.asarray(given[:-1].copy())})
+    assert f"{name} has shape" in sentence and str(given.shape) in sentence
 
 
 # ------------------------------------------------------------------------------------------- labels
@@ -341,10 +376,11 @@ def test_out_that_overlaps_an_input(be: Any, example: Example) -> None:
     first = next(iter(example.inputs))
     value = example.inputs[first]
     array = value[0] if isinstance(value, list) else value
-    memory = be.zeros((array.size + good[0].size,))
-    source = memory[: array.size].reshape(array.shape)
+    memory = be.zeros((array.nbytes + good[0].nbytes,), np.uint8)
+    source = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
     source[...] = be.asarray(array)
-    bad = memory[1 : 1 + good[0].size].reshape(good[0].shape)
+    shift = good[0].itemsize
+    bad = memory[shift : shift + good[0].nbytes].view(good[0].dtype).reshape(good[0].shape)
     changed = [source, *map(be.asarray, value[1:])] if isinstance(value, list) else source
     out: Any = (bad, *(be.asarray(garbage(y)) for y in good[1:])) if len(good) > 1 else bad
     sentence = refusal(be, example, **{first: changed}, out=out)

@@ -23,11 +23,14 @@ import numpy as np
 
 from pyalexnet.backends.checks import integer, positive, real
 from pyalexnet.backends.geometry import ConvGeometry, Pad, PoolGeometry, Stride
+from pyalexnet.backends.lane import Lane
 from pyalexnet.errors import ArgumentError
 
 Array: TypeAlias = Any  # np.ndarray on the host's backends, cupy.ndarray on cuda
 Shape: TypeAlias = tuple[int, ...]
 Activation: TypeAlias = Literal["relu", "tanh"] | None
+
+_MOST_TOWERS = 8  # as many as the kernels exchange between
 
 
 class Backend(ABC):
@@ -68,12 +71,20 @@ class Backend(ABC):
         """A new C-contiguous array of zeros."""
 
     @abstractmethod
+    def copy(self, x: Array) -> Array:
+        """A new C-contiguous array with what `x`, an array of this device, holds."""
+
+    @abstractmethod
     def synchronize(self) -> None:
         """Wait until everything asked of the device so far is done."""
 
     @abstractmethod
     def workspace(self, nbytes: int) -> Array | None:
         """Scratch of at least `nbytes` bytes (1-D uint8), the same for every caller; None for 0."""
+
+    def lane(self, shape: Shape, dtype: Any = np.uint8) -> Lane:
+        """A way for arrays of at most `shape` from the host to this device, again and again."""
+        return Lane(self, shape, dtype)
 
     @abstractmethod
     def _address(self, x: Array) -> int:
@@ -92,6 +103,75 @@ class Backend(ABC):
     def _may_write(self, x: Array) -> bool:
         """Whether `x` may be written."""
 
+    # Images
+
+    def augment(
+        self,
+        x: Array,
+        mean: Array,
+        *,
+        corners: Array,
+        flips: Array,
+        shifts: Array,
+        size: tuple[int, int],
+        scale: float = 1.0,
+        mean_at_pixel: bool = False,
+        out: Array | None = None,
+    ) -> Array:
+        """Network inputs from stored images: y = ((x - mean) + shift) * scale (section 4.1).
+
+        Each image is cut at its own corner, mirrored or not, and shifted in colour; each of the
+        three steps is rounded to float32, so that all backends give the same bits. Images seen
+        whole: size as stored; corners, flips and shifts 0.
+
+        Args:
+            x: (N, Hs, Ws, C) uint8, the stored images.
+            mean: (Hs, Ws, C), theirs.
+            corners: (N, 2) int32, top and left pixel of each crop, of the host or the device. One
+                that does not lie inside the image is refused where the host sees it, and moved
+                inside elsewhere.
+            flips: (N,) uint8, not 0 where the crop is mirrored, of the host or the device.
+            shifts: (N, C), grey levels, of the host or the device.
+            size: (H, W) of a crop.
+            scale: what all is multiplied by in the end.
+            mean_at_pixel: subtract the mean of the crop's own pixels; otherwise that of the centre
+                of the images, wherever the crop is, as the paper's program does.
+
+        Returns:
+            y: (N, H, W, C).
+        """
+        who = "augment"
+        n, h, w, c = self._shape(who, "x", x, ("N", "Hs", "Ws", "C"), np.uint8)
+        if self._shape(who, "mean", mean, ("Hs", "Ws", "C")) != (h, w, c):
+            raise ArgumentError(f"{who}: mean has shape {mean.shape}; {(h, w, c)} was expected.")
+        height, width = _sizes(who, "size", size, "HW")
+        if height > h or width > w:
+            raise ArgumentError(
+                f"{who}: size is {height} x {width}; at most the {h} x {w} pixels of x were "
+                "expected."
+            )
+        self._check_beside(who, "corners", corners, (n, 2), np.int32)
+        self._check_beside(who, "flips", flips, (n,), np.uint8)
+        self._check_beside(who, "shifts", shifts, (n, c), np.float32)
+        if isinstance(corners, np.ndarray):
+            _check_corners(who, corners, h - height, w - width)
+        scale = real(who, "scale", scale)
+        corners, flips, shifts = map(self.asarray, (corners, flips, shifts))
+        y = self._result(who, "out", out, (n, height, width, c), x, mean, corners, flips, shifts)
+        self._augment(x, mean, corners, flips, shifts, y, scale, bool(mean_at_pixel))
+        return y
+
+    def _check_beside(self, who: str, name: str, x: Any, shape: Shape, dtype: Any) -> None:
+        """Check numbers that go with the images, on the host or the device."""
+        if not isinstance(x, (self.array_type, np.ndarray)):
+            raise ArgumentError(
+                f"{who}: {name} is of type {type(x).__name__}; an array was expected."
+            )
+        if x.dtype != dtype:
+            raise ArgumentError(f"{who}: {name} is {x.dtype}; {np.dtype(dtype)} was expected.")
+        if x.shape != shape:
+            raise ArgumentError(f"{who}: {name} has shape {x.shape}; {shape} was expected.")
+
     # Convolution
 
     def conv_fprop(
@@ -103,6 +183,7 @@ class Backend(ABC):
         stride: Stride,
         pad: Pad,
         groups: int = 1,
+        towers: int = 1,
         activation: Activation = None,
         out: Array | None = None,
     ) -> Array:
@@ -117,6 +198,9 @@ class Backend(ABC):
             b: (K,), or None for zeros.
             stride: one number, or (vertical, horizontal).
             pad: rows and columns of zeros; one number, or (top, bottom, left, right).
+            towers: devices that share the layer, 1 to 8, each with K of its filters. The kernels
+                then sum in the order of the whole layer: the towers' maps side by side are, bit for
+                bit, those of one device with all the filters.
             activation: f: None (identity), "relu" or "tanh".
 
         Returns:
@@ -129,9 +213,10 @@ class Backend(ABC):
         y_shape = _conv_shape(who, geometry, x_shape, w_shape)
         if b is not None:
             self._like(who, "b", b, (w_shape[0],))
+        towers = integer(who, "towers", towers, low=1, high=_MOST_TOWERS)
         _check_activation(who, activation)
         y = self._result(who, "out", out, y_shape, x, w, b)
-        self._conv_fprop(x, w, b, y, geometry, activation)
+        self._conv_fprop(x, w, b, y, geometry, activation, towers)
         return y
 
     def conv_dgrad(
@@ -208,6 +293,7 @@ class Backend(ABC):
         w: Array,
         b: Array | None,
         *,
+        towers: int = 1,
         activation: Activation = None,
         out: Array | None = None,
     ) -> Array:
@@ -217,6 +303,8 @@ class Backend(ABC):
             x: (N, in).
             w: (out, in).
             b: (out,), or None for zeros.
+            towers: devices that share the layer, each with so many of its outputs; as in
+                `conv_fprop`.
             activation: f: None (identity), "relu" or "tanh".
 
         Returns:
@@ -231,9 +319,10 @@ class Backend(ABC):
             )
         if b is not None:
             self._like(who, "b", b, (outputs,))
+        towers = integer(who, "towers", towers, low=1, high=_MOST_TOWERS)
         _check_activation(who, activation)
         y = self._result(who, "out", out, (images, outputs), x, w, b)
-        self._linear_fprop(x, w, b, y, activation)
+        self._linear_fprop(x, w, b, y, activation, towers)
         return y
 
     def linear_dgrad(self, dy: Array, w: Array, *, out: Array | None = None) -> Array:
@@ -915,8 +1004,28 @@ class Backend(ABC):
     # The raw operations: arguments are checked, outputs allocated
 
     @abstractmethod
+    def _augment(
+        self,
+        x: Array,
+        mean: Array,
+        corners: Array,
+        flips: Array,
+        shifts: Array,
+        y: Array,
+        scale: float,
+        mean_at_pixel: bool,
+    ) -> None: ...
+
+    @abstractmethod
     def _conv_fprop(
-        self, x: Array, w: Array, b: Array | None, y: Array, g: ConvGeometry, activation: Activation
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None,
+        y: Array,
+        g: ConvGeometry,
+        activation: Activation,
+        towers: int,
     ) -> None: ...
 
     @abstractmethod
@@ -927,7 +1036,13 @@ class Backend(ABC):
 
     @abstractmethod
     def _linear_fprop(
-        self, x: Array, w: Array, b: Array | None, y: Array, activation: Activation
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None,
+        y: Array,
+        activation: Activation,
+        towers: int,
     ) -> None: ...
 
     @abstractmethod
@@ -1019,6 +1134,17 @@ class Backend(ABC):
 
     @abstractmethod
     def _exchange_scatter_add(self, dwholes: Sequence[Array], dpart: Array, start: int) -> None: ...
+
+
+def _check_corners(who: str, corners: np.ndarray[Any, Any], down: int, right: int) -> None:
+    """Refuse a crop that does not lie inside its image, with so many pixels of room."""
+    bad = ((corners < 0) | (corners > (down, right))).any(axis=1)
+    if bad.any():
+        top, left = corners[bad][0].tolist()
+        raise ArgumentError(
+            f"{who}: corners has ({top}, {left}); (0, 0) to ({down}, {right}) was expected, for "
+            "crops that lie inside the images."
+        )
 
 
 def _conv_shape(who: str, g: ConvGeometry, x_shape: Shape, w_shape: Shape) -> Shape:

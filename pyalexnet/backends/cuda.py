@@ -5,6 +5,7 @@ Operations go to CuPy's current stream of the device, in the calling thread, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ import numpy as np
 from pyalexnet.backends.base import Array, Shape
 from pyalexnet.backends.checks import integer
 from pyalexnet.backends.kernels import KernelBackend, extension
+from pyalexnet.backends.lane import Lane
 from pyalexnet.errors import ArgumentError, BackendUnavailable, KernelError
 
 try:
@@ -101,6 +103,10 @@ class CudaBackend(KernelBackend):
         with _current(self.device):
             return cupy.zeros(shape, dtype)
 
+    def copy(self, x: Array) -> Array:
+        with _current(self.device):
+            return cupy.array(x, order="C")
+
     def synchronize(self) -> None:
         with _current(self.device) as device:
             device.synchronize()
@@ -114,6 +120,9 @@ class CudaBackend(KernelBackend):
         if arena is None or arena.size < nbytes:
             arena = self._arenas[stream] = self.empty((nbytes,), np.uint8)
         return arena
+
+    def lane(self, shape: Shape, dtype: Any = np.uint8) -> Lane:
+        return PinnedLane(self, shape, dtype)
 
     def _address(self, x: Array) -> int:
         return int(x.data.ptr)
@@ -190,6 +199,41 @@ class CudaBackend(KernelBackend):
         for peer in peers:
             with cupy.cuda.Device(peer):
                 cupy.cuda.get_current_stream(peer).wait_event(read)
+
+
+class PinnedLane(Lane):
+    """A lane through page-locked memory, copied on a stream of its own beside the kernels.
+
+    The copy waits only for what read the lane's array in its turn before, not for the step that the
+    device is working on.
+    """
+
+    def __init__(self, backend: CudaBackend, shape: Shape, dtype: Any) -> None:
+        self._device = backend.device
+        count = math.prod(shape)
+        with _current(self._device):
+            pinned = cupy.cuda.alloc_pinned_memory(count * np.dtype(dtype).itemsize)
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+            self._copied, self._read = _event(), _event()
+        self.host = np.frombuffer(pinned, dtype, count).reshape(shape)
+        self._array = backend.empty(shape, dtype)
+
+    def wait(self) -> None:
+        with _current(self._device):
+            self._copied.synchronize()
+
+    def send(self, count: int) -> Array:
+        part = self._array[:count]
+        with _current(self._device):
+            self._stream.wait_event(self._read)
+            part.set(self.host[:count], stream=self._stream)
+            self._copied.record(self._stream)
+            cupy.cuda.get_current_stream(self._device).wait_event(self._copied)
+        return part
+
+    def sent(self) -> None:
+        with _current(self._device):
+            self._read.record(cupy.cuda.get_current_stream(self._device))
 
 
 @contextmanager

@@ -46,6 +46,11 @@ class HostBackend(Backend):
     def zeros(self, shape: Shape, dtype: Any = np.float32) -> Array:
         return np.zeros(shape, dtype)
 
+    def copy(self, x: Array) -> Array:
+        own = self.empty(x.shape, x.dtype)
+        own[...] = x
+        return own
+
     def synchronize(self) -> None:
         """Nothing to wait for: an operation has ended when it returns."""
 

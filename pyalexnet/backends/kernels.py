@@ -59,12 +59,32 @@ class KernelBackend(Backend):
         except self._ext.KernelError as error:
             raise KernelError(f"{op}: {error}") from error
 
-    def _conv_fprop(
-        self, x: Array, w: Array, b: Array | None, y: Array, g: ConvGeometry, activation: Activation
+    def _augment(
+        self,
+        x: Array,
+        mean: Array,
+        corners: Array,
+        flips: Array,
+        shifts: Array,
+        y: Array,
+        scale: float,
+        mean_at_pixel: bool,
     ) -> None:
-        nbytes = self._ext.conv_fprop_workspace(x.shape, w.shape, y.shape, g.groups)
+        self._run("augment", x, mean, corners, flips, shifts, y, scale, mean_at_pixel)
+
+    def _conv_fprop(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None,
+        y: Array,
+        g: ConvGeometry,
+        activation: Activation,
+        towers: int,
+    ) -> None:
+        nbytes = self._ext.conv_fprop_workspace(x.shape, w.shape, y.shape, g.groups, towers)
         scratch = self.workspace(nbytes)
-        self._run("conv_fprop", x, w, b, y, scratch, *_corner(g), activation)
+        self._run("conv_fprop", x, w, b, y, scratch, *_corner(g), towers, activation)
 
     def _conv_dgrad(self, dy: Array, w: Array, dx: Array, g: ConvGeometry) -> None:
         nbytes = self._ext.conv_dgrad_workspace(dx.shape, w.shape, dy.shape, g.groups)
@@ -75,10 +95,16 @@ class KernelBackend(Backend):
         self._run("conv_wgrad", x, dy, dw, db, self.workspace(nbytes), *_corner(g))
 
     def _linear_fprop(
-        self, x: Array, w: Array, b: Array | None, y: Array, activation: Activation
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None,
+        y: Array,
+        activation: Activation,
+        towers: int,
     ) -> None:
-        nbytes = self._ext.linear_fprop_workspace(*x.shape, y.shape[1])
-        self._run("linear_fprop", x, w, b, y, self.workspace(nbytes), activation)
+        scratch = self.workspace(self._ext.linear_fprop_workspace(*x.shape, y.shape[1], towers))
+        self._run("linear_fprop", x, w, b, y, scratch, towers, activation)
 
     def _linear_dgrad(self, dy: Array, w: Array, dx: Array) -> None:
         nbytes = self._ext.linear_dgrad_workspace(*dx.shape, dy.shape[1])

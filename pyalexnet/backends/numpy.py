@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pyalexnet.backends.base import Activation
 from pyalexnet.backends.cpu import philox
+from pyalexnet.backends.cpu.augment import centre, shift_and_scale, subtract_mean
 from pyalexnet.backends.cpu.convolution import convolve, convolve_wgrad, finish, sum_rows
 from pyalexnet.backends.cpu.cores import Cores
 from pyalexnet.backends.cpu.elementwise import rectify, select
@@ -43,6 +44,27 @@ class NumpyBackend(HostBackend):
         super().__init__(device)
         self._cores = Cores()
 
+    # Images
+
+    def _augment(
+        self,
+        x: Ints,
+        mean: Floats,
+        corners: Ints,
+        flips: Ints,
+        shifts: Floats,
+        y: Floats,
+        scale: float,
+        mean_at_pixel: bool,
+    ) -> None:
+        means = mean if mean_at_pixel else centre(mean, y.shape[1:3])
+
+        def work(y: Floats, x: Ints, corners: Ints, flips: Ints, shifts: Floats) -> None:
+            subtract_mean(self._cores, x, means, corners, flips, y, mean_at_pixel=mean_at_pixel)
+            shift_and_scale(y, shifts, scale)
+
+        self._itemwise(work, y, x, corners, flips, shifts)
+
     # Convolution
 
     def _conv_fprop(
@@ -53,6 +75,7 @@ class NumpyBackend(HostBackend):
         y: Floats,
         g: ConvGeometry,
         activation: Activation,
+        towers: int,
     ) -> None:
         window = Window(w.shape[1], w.shape[2], g.stride_h, g.stride_w, g.pad_top, g.pad_left)
         with self._cores.one_blas_thread_each():
@@ -86,7 +109,13 @@ class NumpyBackend(HostBackend):
     # Linear layers: one product, cut along the side that no sum runs over
 
     def _linear_fprop(
-        self, x: Floats, w: Floats, b: Floats | None, y: Floats, activation: Activation
+        self,
+        x: Floats,
+        w: Floats,
+        b: Floats | None,
+        y: Floats,
+        activation: Activation,
+        towers: int,
     ) -> None:
         def work(outputs: slice) -> None:
             rows = y[:, outputs]

@@ -1,0 +1,33 @@
+"""How batches come from the host to a device while it works on the one before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pyalexnet.backends.base import Array, Backend, Shape
+
+
+class Lane:
+    """Memory of the host that is filled, sent to the device and filled again.
+
+    The turns of a lane: `wait`, fill `host`, `send`, enqueue what reads the device's array, `sent`.
+    """
+
+    host: np.ndarray[Any, Any]
+
+    def __init__(self, backend: Backend, shape: Shape, dtype: Any) -> None:
+        self._backend = backend
+        self.host = np.empty(shape, dtype)
+
+    def wait(self) -> None:
+        """Wait until `host` may be written again."""
+
+    def send(self, count: int) -> Array:
+        """The first `count` items of `host` on the device; valid until `sent` and the next turn."""
+        return self._backend.asarray(self.host[:count])
+
+    def sent(self) -> None:
+        """What reads the array that `send` returned has been enqueued."""
