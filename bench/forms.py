@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pyalexnet import data, nets
 
-from . import cases, ceilings, compiler, floors, lint, operations, whole
+from . import cases, ceilings, compiler, floors, lint, loader, operations, whole
 from .cards import PRECISIONS, Card
 from .cases import Case
 from .device import Device
@@ -162,6 +162,9 @@ def run(
     for row in timed:
         results.operations.append(row)
         done(f"{row.net} {row.case}, batch {row.batch}")
+    if only is None or only in "loader":
+        results.loader += loader.rows(device.backend, form.step_plan, pack)
+        done("loader")
     for case in form.steps:
         if only is None or only in f"step {case.label}":
             _step(form, device, peers, results, case, ceiling, pack)
@@ -214,5 +217,5 @@ def _step(
     results.steps.append(whole.row(device, case, peers, modes, form.step_plan, ceiling))
     if pack is not None:
         size = case.spec.input_shape[:2]
-        images = data.load(pack, image_size=size).train
-        results.steps.append(whole.fed(device, case, images, form.step_plan))
+        dataset = data.load(pack, image_size=size)
+        results.steps.append(whole.fed(device, case, dataset, form.step_plan))

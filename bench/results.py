@@ -65,6 +65,16 @@ class StepRow:
 
 
 @dataclass(frozen=True)
+class LoaderRow:
+    """The loader with so many workers: seconds for `images`; core: one core decoding them alone."""
+
+    workers: int
+    images: int
+    timing: Timing
+    core: Timing
+
+
+@dataclass(frozen=True)
 class Ceiling:
     """What the device reached: `value` in `unit`, or why that was not measured."""
 
@@ -111,6 +121,7 @@ class Results:
     ceilings: list[Ceiling] = field(default_factory=list)
     operations: list[OperationRow] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
+    loader: list[LoaderRow] = field(default_factory=list)
     floors: list[Floor] = field(default_factory=list)
     resources: list[KernelResources] = field(default_factory=list)
     requests: list[MemoryRequests] = field(default_factory=list)

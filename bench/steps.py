@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 import pyalexnet
 from pyalexnet.backends import Backend
-from pyalexnet.data import Split
+from pyalexnet.data import Dataset
+from pyalexnet.data.views import centre
 from pyalexnet.net import NetSpec
 from pyalexnet.sgd import SGD
 
@@ -48,13 +49,20 @@ def synthetic(case: StepCase, seed: int = 0) -> list[Batch]:
     return batches
 
 
-def packed(case: StepCase, split: Split) -> list[Batch]:
-    """The first images of a data set, as a loader would hand them over."""
-    mean = split.mean()
+def packed(case: StepCase, dataset: Dataset) -> list[Batch]:
+    """The first images of a data set, their centres, as a loader would hand them over."""
+    split, mean = dataset.train, dataset.mean()
+    height, width, channels = split.image_shape
+    views = centre(case.batch, (height, width), case.spec.input_shape[:2], channels)
+    top, left = views.corners[0]
+    rows, columns, _ = case.spec.input_shape
+    inside = (slice(top, top + rows), slice(left, left + columns))
+    stored = np.empty((case.batch, *split.image_shape), np.uint8)
     batches = []
     for index in range(BATCHES):
-        rows = (np.arange(case.batch) + index * case.batch) % len(split.labels)
-        batches.append((split.images[rows] - mean, split.labels[rows]))
+        chosen = (np.arange(case.batch) + index * case.batch) % len(split.labels)
+        split.read(chosen, stored)
+        batches.append((stored[:, *inside] - mean[inside], split.labels[chosen]))
     return batches
 
 

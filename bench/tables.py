@@ -43,6 +43,7 @@ def _parts(results: Results) -> Iterator[str]:
     yield from _section("Ceilings", _ceilings(results))
     yield from _section("Operations", _operations(results.operations))
     yield from _section("Whole training steps", _steps(results.steps))
+    yield from _section("The loader", _loader(results))
     yield from _section("Every form of the peers", _forms(results))
     yield from _section("Floors, computed", _floors(results))
     yield from _section("Kernels, by the compiler", _resources(results))
@@ -105,6 +106,21 @@ def _step(row: StepRow) -> list[str]:
         compared(row),
         f"{anyone.name}: {_milliseconds(anyone.timing)} ms" if anyone and anyone.timing else "",
     ]
+
+
+def _loader(results: Results) -> str:
+    """Images a second, by workers, and how many times one core's decoding that is."""
+    lines = [
+        [
+            str(row.workers) if row.workers else "0 (nothing is read ahead)",
+            f"{row.images / row.timing.median:,.0f} ± {row.timing.doubt:.0%}",
+            f"{row.images / row.core.median:,.0f} ± {row.core.doubt:.0%}",
+            f"{row.core.median / row.timing.median:.2f}",
+        ]
+        for row in results.loader
+    ]
+    head = ["workers", "images/s", "one core decodes, images/s", "ratio"]
+    return table(head, lines) if lines else ""
 
 
 def _forms(results: Results) -> str:

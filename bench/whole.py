@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pyalexnet.data import Split
+from pyalexnet.data import Dataset
 
 from . import floors, steps
 from .cards import Card
@@ -82,9 +82,9 @@ def row(
     )
 
 
-def fed(device: Device, case: StepCase, split: Split, plan: Plan) -> StepRow:
+def fed(device: Device, case: StepCase, dataset: Dataset, plan: Plan) -> StepRow:
     """A step whose batches come from the host, as a loader hands over those of a data set."""
-    step = Step(device.backend, case, steps.packed(case, split), feed=True)
+    step = Step(device.backend, case, steps.packed(case, dataset), feed=True)
     timings = interleaved(device.step_stopwatch, {_SELF: _turning(step.run)}, plan)
     return StepRow(case.label, "from the host", case.batch, OURS, timings[_SELF], None, ())
 

@@ -1,4 +1,7 @@
-"""What this machine has for pyalexnet, and the command that brings what it lacks."""
+"""What this machine has for pyalexnet, and the command that brings what it lacks.
+
+And of a run: where the image signal dies in its network.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,21 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyalexnet import backends, data
 from pyalexnet.data import download
-from pyalexnet.errors import PyalexnetError
+from pyalexnet.errors import ArgumentError, PyalexnetError
+
+if TYPE_CHECKING:
+    from pyalexnet.data.dataset import Progress
+    from pyalexnet.signals import Row, Verdict
+    from pyalexnet.trained import Trained
 
 _GIGABYTE = 10**9
 
@@ -58,6 +67,74 @@ def line(finding: Finding) -> str:
     mark = "yes" if finding.found else "NO" if finding.essential else "no"
     text = f"{mark:<4} {finding.subject:<18} {finding.detail}"
     return text if finding.found else f"{text}\n{'':<23} fix: {finding.remedy}"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How the images of a run's data go through its network.
+
+    at: "start" or "last". step: steps that the parameters were trained for.
+    """
+
+    run: str
+    net: str
+    at: str
+    step: int
+    rows: tuple[Row, ...]
+    verdict: Verdict
+
+
+def diagnose(
+    run: str,
+    at: str = "start",
+    *,
+    backend: str = "auto",
+    device: int = 0,
+    out: Path = Path("runs"),
+    say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Where the signal of a run's training images dies in its network.
+
+    Args:
+        run: its folder, "latest" for the newest one in `out`, or a checkpoint's folder.
+        at: "start", the initial parameters, drawn anew from the run's seed; "last", those of the
+            last checkpoint.
+        backend: a name for `pyalexnet.backend`.
+        device: its number.
+        out: folder of the run folders.
+        say: called with a sentence for each damaged checkpoint that was passed over.
+        progress: called with (images read, images) while the data are read.
+
+    Raises:
+        ArgumentError: `at` is neither.
+        PyalexnetError: the run, a checkpoint of it or its data cannot be read.
+    """
+    # Here, so that the doctor also looks at machines that lack what these need.
+    from pyalexnet.net import Net
+    from pyalexnet.signals import survey, verdict
+    from pyalexnet.trained import Trained
+
+    if at not in ("start", "last"):
+        raise ArgumentError(f"at is {at!r}; start or last was expected.")
+    trained = Trained.load(run, backend=backend, device=device, which="last", out=out, say=say)
+    net = trained.net
+    if at == "start":
+        net = Net(net.spec, net.backend, seed=trained.meta.config.get("seed", 0))
+    rows = survey(net, _spread_images(trained, progress))
+    step = 0 if at == "start" else trained.meta.step
+    return Diagnosis(trained.name, net.spec.name, at, step, rows, verdict(rows))
+
+
+def _spread_images(trained: Trained, progress: Progress | None) -> object:
+    """Images from all over the training images, which may be sorted by class."""
+    from pyalexnet.signals import IMAGES
+
+    split = trained.dataset(progress=progress).train
+    indices = np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(np.int64)
+    stored = np.empty((len(indices), *trained.mean.shape), np.uint8)
+    split.read(indices, stored)
+    return trained.look(stored)
 
 
 def _python() -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from pyalexnet.backends import Array
-from pyalexnet.data import Split
-from pyalexnet.data.batches import Pixels, batches
-from pyalexnet.layers import Memory, Pass
+from pyalexnet.data import Split, views
+from pyalexnet.data.dataset import Labels
+from pyalexnet.data.loader import Loader
+from pyalexnet.data.views import Views
 from pyalexnet.net import Net
 from pyalexnet.run import Scores
 
@@ -40,27 +42,34 @@ class Sums:
 def evaluate(
     net: Net,
     split: Split,
-    mean: Pixels,
+    loader: Loader,
     batch_size: int,
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> Scores | None:
     """Scores of `net` on all of `split`, dropout off; None if `stop` came true on the way.
 
-    A smaller last batch counts for its images only.
+    Of stored images larger than the network's input the centre counts. A smaller last batch counts
+    for its images only.
     """
-    backend = net.backend
+    height, width, channels = split.image_shape
+
+    def look(images: Labels, positions: Labels) -> Views:
+        return views.centre(len(images), (height, width), loader.size, channels)
+
     counts, results = [], []
-    for images, labels in batches(split, mean, np.arange(len(split)), batch_size):
-        if stop():
-            return None
-        logits = net.forward(backend.asarray(images))
-        loss, _, top1, top5 = backend.softmax_cross_entropy(logits, labels)
-        counts.append(len(labels))
-        results.append((loss, top1, top5))  # on the device: nothing waits for it yet
+    feed = loader.batches(split, np.arange(len(split)), batch_size, look)
+    with contextlib.closing(feed):
+        for images, labels in feed:
+            if stop():
+                return None
+            logits = net.forward(images)
+            loss, _, top1, top5 = net.backend.softmax_cross_entropy(logits, labels)
+            counts.append(len(labels))
+            results.append((loss, top1, top5))  # on the device: nothing waits for it yet
     sums = Sums()
     for count, result in zip(counts, results, strict=True):
-        sums.add(count, *(float(backend.to_numpy(value)) for value in result))
+        sums.add(count, *(float(net.backend.to_numpy(value)) for value in result))
     return sums.mean()
 
 
@@ -69,8 +78,4 @@ def activations(net: Net, images: Any) -> Iterator[tuple[str, Array]]:
 
     An output is the layer's own array and valid until the next one is asked for.
     """
-    run = Pass(net.backend, net.params, {}, train=False, seed=net.seed, step=0, masks={})
-    x = net.backend.asarray(images)
-    for layer in net.spec.layers:
-        x = layer.forward(x, Memory(), run)
-        yield layer.name, x
+    return net.activations(images)

@@ -10,6 +10,7 @@ Shapes leave out the batch: (H, W, C) for maps, (features,) for vectors. Maps ar
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import zlib
 from abc import ABC, abstractmethod
@@ -49,7 +50,8 @@ class Pass:
 
     grads: backward writes a parameter's gradient here, into the array it finds or into a new one.
     train: whether dropout drops. seed, step, masks: what its masks depend on; `masks` numbers the
-    dropout layers by name.
+    dropout layers by name. towers: parts that the outputs of layers are divided into, each on a
+    device of its own; tower: which of them this pass computes.
     """
 
     backend: Backend
@@ -59,6 +61,8 @@ class Pass:
     seed: int
     step: int | Array
     masks: Mapping[str, int]
+    tower: int = 0
+    towers: int = 1
 
 
 class Layer(ABC):
@@ -90,6 +94,19 @@ class Layer(ABC):
         """Outputs for one image, where the paper counts them: behind weights."""
         return 0
 
+    @property
+    def reads_all(self) -> bool:
+        """Whether an output depends on all input channels, those of other towers included."""
+        return False
+
+    def share(self, towers: int) -> Layer:
+        """This layer as each of `towers` runs it: on its own outputs.
+
+        Raises:
+            ArgumentError: it cannot be divided into so many.
+        """
+        return self
+
     @abstractmethod
     def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
         """Output for the batch `x`: an array of `memory`, or `x` itself."""
@@ -105,6 +122,7 @@ class _Weighted(Layer):
     activation: Activation
     std: Start
     bias: Start
+    groups: int
 
     @property
     def w(self) -> str:
@@ -131,6 +149,24 @@ class _Weighted(Layer):
 
     def neurons(self, in_shape: Shape) -> int:
         return math.prod(self.out_shape(in_shape))
+
+    @property
+    def reads_all(self) -> bool:
+        return self.groups == 1
+
+    def _shared(self, towers: int, what: str, outputs: int) -> tuple[int, int]:
+        """Outputs and groups of one of `towers`."""
+        if outputs % towers:
+            raise ArgumentError(
+                f"{self.name}: {outputs} {what} do not divide among {towers} towers; a multiple "
+                "was expected."
+            )
+        if self.groups > 1 and self.groups % towers:
+            raise ArgumentError(
+                f"{self.name}: {self.groups} groups do not divide among {towers} towers; 1 or a "
+                "multiple was expected."
+            )
+        return outputs // towers, max(1, self.groups // towers)
 
     def _behind_activation(self, dy: Array, memory: Memory, run: Pass) -> Array:
         """Take the gradient back through the activation, in place."""
@@ -192,6 +228,10 @@ class Conv(_Weighted):
     def macs(self, in_shape: Shape) -> int:
         return self.neurons(in_shape) * math.prod(self.param_shapes(in_shape)[self.w][1:])
 
+    def share(self, towers: int) -> Layer:
+        filters, groups = self._shared(towers, "filters", self.filters)
+        return dataclasses.replace(self, filters=filters, groups=groups)
+
     @property
     def _geometry(self) -> dict[str, Any]:
         return {"stride": self.stride, "pad": self.pad, "groups": self.groups}
@@ -200,7 +240,13 @@ class Conv(_Weighted):
         w, b = run.params[self.w], run.params[self.b]
         memory.x = x
         memory.y = run.backend.conv_fprop(
-            x, w, b, activation=self.activation, out=memory.y, **self._geometry
+            x,
+            w,
+            b,
+            towers=run.towers,
+            activation=self.activation,
+            out=memory.y,
+            **self._geometry,
         )
         return memory.y
 
@@ -218,9 +264,11 @@ class Conv(_Weighted):
 
 @dataclass(frozen=True)
 class Linear(_Weighted):
-    """Fully connected layer with bias and activation in one op. Parameters (out, in) and (out,).
+    """Fully connected layer with bias and activation in one op.
 
-    Maps are flattened, in the order H, W, C.
+    Parameters (out, in / groups) and (out,). Maps are flattened, in the order H, W, C. groups:
+    parts of outputs and channels that do not see each other, as if the paper's two devices did not
+    exchange; a row of weights then flattens (H, W, C / groups), the channels of its own group.
     """
 
     name: str
@@ -228,26 +276,38 @@ class Linear(_Weighted):
     activation: Activation = None
     std: Start = 0.01
     bias: Start = 0.0
+    groups: int = 1
 
     def out_shape(self, in_shape: Shape) -> Shape:
         self._check_start()
-        return (integer(self.name, "outputs", self.outputs, low=1),)
+        outputs = integer(self.name, "outputs", self.outputs, low=1)
+        _check_groups(self.name, self.groups, "outputs", outputs)
+        _check_groups(self.name, self.groups, "input channels", in_shape[-1])
+        return (outputs,)
 
     def param_shapes(self, in_shape: Shape) -> dict[str, Shape]:
-        return {self.w: (self.outputs, math.prod(in_shape)), self.b: (self.outputs,)}
+        return {self.w: (self.outputs, math.prod(in_shape) // self.groups), self.b: (self.outputs,)}
 
     def macs(self, in_shape: Shape) -> int:
-        return self.outputs * math.prod(in_shape)
+        return self.outputs * math.prod(in_shape) // self.groups
+
+    def share(self, towers: int) -> Layer:
+        outputs, groups = self._shared(towers, "outputs", self.outputs)
+        return dataclasses.replace(self, outputs=outputs, groups=groups)
 
     def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
+        if self.groups > 1:
+            return self._forward_in_groups(x, memory, run)
         w, b = run.params[self.w], run.params[self.b]
         memory.x = x
         memory.y = run.backend.linear_fprop(
-            _flat(x), w, b, activation=self.activation, out=memory.y
+            _flat(x), w, b, towers=run.towers, activation=self.activation, out=memory.y
         )
         return memory.y
 
     def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
+        if self.groups > 1:
+            return self._backward_in_groups(dy, memory, run, need_dx)
         x = memory.x
         dz = self._behind_activation(dy, memory, run)
         run.grads[self.w], run.grads[self.b] = run.backend.linear_wgrad(
@@ -258,12 +318,77 @@ class Linear(_Weighted):
         memory.dx = run.backend.linear_dgrad(dz, run.params[self.w], out=memory.dx)
         return memory.dx.reshape(x.shape)
 
+    # In groups it is a convolution whose filters are as large as the maps; a vector is one pixel.
+
+    def _forward_in_groups(self, x: Array, memory: Memory, run: Pass) -> Array:
+        memory.x, maps = x, _pixels(x)
+        y = run.backend.conv_fprop(
+            maps,
+            self._filters(run.params[self.w], maps),
+            run.params[self.b],
+            towers=run.towers,
+            activation=self.activation,
+            out=None if memory.y is None else _pixels(memory.y),
+            **self._geometry,
+        )
+        memory.y = _flat(y)
+        return memory.y
+
+    def _backward_in_groups(
+        self, dy: Array, memory: Memory, run: Pass, need_dx: bool
+    ) -> Array | None:
+        maps, w = _pixels(memory.x), run.params[self.w]
+        filters = self._filters(w, maps)
+        dz = _pixels(self._behind_activation(dy, memory, run))
+        found = self._found(run)
+        dw, run.grads[self.b] = run.backend.conv_wgrad(
+            maps,
+            dz,
+            w_shape=filters.shape,
+            out=None if found is None else (self._filters(found[0], maps), found[1]),
+            **self._geometry,
+        )
+        run.grads[self.w] = dw.reshape(w.shape) if found is None else found[0]
+        if not need_dx:
+            return None
+        memory.dx = run.backend.conv_dgrad(
+            dz, filters, x_shape=maps.shape, out=memory.dx, **self._geometry
+        )
+        return memory.dx.reshape(memory.x.shape)
+
+    @property
+    def _geometry(self) -> dict[str, Any]:
+        return {"stride": 1, "pad": 0, "groups": self.groups}
+
+    def _filters(self, w: Array, maps: Array) -> Array:
+        """Weights (out, in / groups) seen as filters (K, R, S, C / groups)."""
+        return w.reshape(len(w), *maps.shape[1:3], -1)
+
 
 class _SameShape(Layer):
     """A layer whose output has its input's shape."""
 
     def out_shape(self, in_shape: Shape) -> Shape:
         return in_shape
+
+
+@dataclass(frozen=True)
+class Scale(_SameShape):
+    """factor * x: for networks that were made for pixels of another size."""
+
+    name: str
+    factor: float
+
+    def out_shape(self, in_shape: Shape) -> Shape:
+        real(self.name, "factor", self.factor)
+        return in_shape
+
+    def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
+        memory.y = run.backend.scale(x, factor=self.factor, out=memory.y)
+        return memory.y
+
+    def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
+        return run.backend.scale(dy, factor=self.factor, out=dy) if need_dx else None
 
 
 @dataclass(frozen=True)
@@ -342,6 +467,14 @@ class LRN(_Norm):
         _, _, c = super().out_shape(in_shape)
         _check_groups(self.name, self.groups, "input channels", c)
         return in_shape
+
+    def share(self, towers: int) -> Layer:
+        if self.groups % towers:
+            raise ArgumentError(
+                f"{self.name}: a window sees channels of more than one tower (groups is "
+                f"{self.groups}); a multiple of {towers} groups was expected."
+            )
+        return dataclasses.replace(self, groups=self.groups // towers)
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -451,7 +584,7 @@ class Dropout(_SameShape):
     def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
         y, factor = x, self._factor(run)
         if run.train:
-            y = memory.y = run.backend.dropout_fprop(y, out=memory.y, **self._mask(run))
+            y = memory.y = self._dropped(x, memory.y, run)
         if factor != 1:
             y = memory.y = run.backend.scale(y, factor=factor, out=memory.y)
         return y
@@ -461,7 +594,7 @@ class Dropout(_SameShape):
             return None
         factor = self._factor(run)
         if run.train:
-            run.backend.dropout_dgrad(dy, out=dy, **self._mask(run))
+            self._dropped(dy, dy, run)
         return dy if factor == 1 else run.backend.scale(dy, factor=factor, out=dy)
 
     def _factor(self, run: Pass) -> float:
@@ -469,9 +602,26 @@ class Dropout(_SameShape):
             return 1 / self.keep if self.inverted else 1.0
         return 1.0 if self.inverted else self.keep
 
-    def _mask(self, run: Pass) -> dict[str, Any]:
-        number = run.masks[self.name]
-        return {"keep": self.keep, "seed": run.seed, "step": run.step, "layer": number}
+    def _dropped(self, x: Array, out: Array | None, run: Pass) -> Array:
+        """`x` times the mask, which is its own adjoint.
+
+        A tower's channels of a pixel lie side by side in the whole layer, its pixels do not: each
+        pixel is masked as an image of its own.
+        """
+        rows, where = x.shape, {}
+        if run.towers > 1:
+            c = x.shape[-1]
+            rows, where = (-1, c), {"offset": run.tower * c, "total": run.towers * c}
+        y = run.backend.dropout_fprop(
+            x.reshape(rows),
+            keep=self.keep,
+            seed=run.seed,
+            step=run.step,
+            layer=run.masks[self.name],
+            out=None if out is None else out.reshape(rows),
+            **where,
+        )
+        return y.reshape(x.shape)
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:
@@ -487,6 +637,11 @@ def _uniform(source: np.random.Generator, shape: Shape, bound: float) -> NDArray
 def _flat(x: Array) -> Array:
     """(N, ...) seen as (N, features)."""
     return x.reshape(len(x), -1)
+
+
+def _pixels(x: Array) -> Array:
+    """(N, H, W, C) as it is, (N, features) seen as (N, 1, 1, features)."""
+    return x if x.ndim == 4 else x.reshape(len(x), 1, 1, -1)
 
 
 def _maps(name: str, shape: Shape) -> tuple[int, int, int]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyalexnet.backends import backend as make_backend
 from pyalexnet.backends.base import Array, Backend, Shape
 from pyalexnet.backends.checks import integer
 from pyalexnet.errors import ArgumentError
-from pyalexnet.layers import Dropout, Layer, Memory, Pass
+from pyalexnet.layers import Conv, Dropout, Layer, Memory, Pass
 from pyalexnet.recipe import Recipe
 
 # Batch sizes whose buffers are kept: those of training and evaluation, and the last, smaller batch
@@ -100,6 +101,24 @@ class NetSpec:
             for layer, in_shape, out_shape in self.walk()
         )
 
+    def param_shapes(self) -> dict[str, Shape]:
+        """Shapes of the parameters by name, in the order of the layers."""
+        return {
+            name: shape
+            for layer, in_shape, _ in self.walk()
+            for name, shape in layer.param_shapes(in_shape).items()
+        }
+
+    @property
+    def towers(self) -> int:
+        """Parts that have each its own filters from the first convolution on.
+
+        The first reads the image, which all towers see; the second only what its own tower made
+        of it.
+        """
+        convolutions = [layer for layer in self.layers if isinstance(layer, Conv)]
+        return convolutions[1].groups if len(convolutions) > 1 else 1
+
     @property
     def num_parameters(self) -> int:
         """Weights and biases."""
@@ -114,6 +133,35 @@ class NetSpec:
         return sum(row.neurons for row in self.shapes())
 
 
+@dataclass(frozen=True)
+class Part:
+    """What of a network lies on one device: all of it, or a tower.
+
+    backend: the device. params: its arrays by name, in the order of the layers; learning writes
+    into them.
+    """
+
+    backend: Backend
+    params: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """Bytes that tower 0 and tower 1 fetched from each other in one pass, by layer.
+
+    forward: outputs of the other tower, before a layer that reads both. backward: what the other
+    tower found to be the gradient of one's own.
+    """
+
+    forward: dict[str, tuple[int, int]] = field(default_factory=dict)
+    backward: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Bytes in both directions, forward and backward."""
+        return sum(map(sum, (*self.forward.values(), *self.backward.values())))
+
+
 class Net:
     """A network's parameters on one device, and what runs on them.
 
@@ -121,16 +169,18 @@ class Net:
         spec: the description.
         backend: where it runs.
         seed: of the initial weights and of the dropout masks.
-        params: arrays of the device by name, in the order of the layers: "conv1.w", "conv1.b", ...
-        last_errors: (top-1, top-5) of the last `loss_and_grads`, 0-d arrays of the device; NaN
-            before the first.
+        parts: the parameters by device; here there is one.
+        last_errors: (top-1, top-5) of the last `gradients` or `loss_and_grads`, 0-d arrays of the
+            device; NaN before the first.
+        exchanged: what crossed between devices in the last pass; nothing here.
     """
 
     spec: NetSpec
     backend: Backend
     seed: int
-    params: dict[str, Array]
+    parts: tuple[Part, ...]
     last_errors: tuple[Array, Array]
+    exchanged: Exchanged
 
     def __init__(
         self, spec: NetSpec, backend: str | Backend = "numpy", seed: int = 0, device: int = 0
@@ -143,22 +193,37 @@ class Net:
             seed: 0 to 2^64 - 1.
             device: number of the device, where `backend` is a name.
         """
+        own = backend if isinstance(backend, Backend) else make_backend(backend, device)
+        self._begin(spec, own, seed)
+        self.load(self._initial())
+
+    def _begin(self, spec: NetSpec, backend: Backend, seed: int) -> None:
+        """Set what does not depend on where the parameters lie."""
         self.spec = spec
-        self.backend = backend if isinstance(backend, Backend) else make_backend(backend, device)
+        self.backend = backend
         self.seed = integer("Net", "seed", seed, high=2**64 - 1)
-        unknown = self.backend.asarray(np.array(np.nan, np.float32))
+        unknown = backend.asarray(np.array(np.nan, np.float32))
         self.last_errors = (unknown, unknown)
-        self.params = {
-            name: self.backend.asarray(value)
-            for layer, in_shape, _ in spec.walk()
-            for name, value in layer.initial(in_shape, self.seed).items()
-        }
+        self.exchanged = Exchanged()
         dropouts = [layer.name for layer in spec.layers if isinstance(layer, Dropout)]
         self._masks = {name: number for number, name in enumerate(dropouts)}
         self._first_weights = next(
             (i for i, (layer, shape, _) in enumerate(spec.walk()) if layer.param_shapes(shape)), 0
         )
-        self._memories: dict[int, tuple[Memory, ...]] = {}
+        self._memories: dict[int, Any] = {}
+
+    def _initial(self) -> dict[str, NDArray[np.float32]]:
+        """The initial parameters, on the host."""
+        return {
+            name: value
+            for layer, in_shape, _ in self.spec.walk()
+            for name, value in layer.initial(in_shape, self.seed).items()
+        }
+
+    @property
+    def params(self) -> dict[str, Array]:
+        """Arrays of the device by name, in the order of the layers: "conv1.w", "conv1.b", ..."""
+        return self.parts[0].params
 
     @property
     def num_parameters(self) -> int:
@@ -169,6 +234,8 @@ class Net:
         """The network as a table, a row for each layer."""
         return self.spec.shapes()
 
+    # Passes
+
     def forward(self, images: Any) -> Array:
         """Logits (N, classes) in evaluation: dropout drops nothing.
 
@@ -177,7 +244,43 @@ class Net:
         """
         x = self._images(images)
         # A copy: the next pass may overwrite the buffer.
-        return self._forward(x, self._pass({}, train=False, step=0)).copy()
+        return self.backend.copy(self._forward(x, self._passes(train=False, step=0)))
+
+    def activations(
+        self, images: Any, *, train: bool = False, step: int = 0
+    ) -> Iterator[tuple[str, Array]]:
+        """Each layer's name and output for `images`, in order; with `train`, dropout drops.
+
+        An output is the layer's own array and valid until the next one is asked for.
+        """
+        x = self._images(images)
+        (run,) = self._passes(train, step)
+        for layer in self.spec.layers:
+            x = layer.forward(x, Memory(), run)
+            yield layer.name, x
+
+    def gradients(
+        self,
+        images: Any,
+        labels: Any,
+        train: bool = False,
+        step: int | Array = 0,
+        *,
+        out: Sequence[dict[str, Array]] | None = None,
+    ) -> tuple[Array, tuple[dict[str, Array], ...]]:
+        """As `loss_and_grads`, with the gradients where the parameters lie: one dict a part.
+
+        Args:
+            out: gradients of an earlier call, to be overwritten with the new ones.
+        """
+        x = self._images(images)
+        runs = self._passes(train, step, out)
+        logits = self._forward(x, runs)
+        loss, dlogits, *errors = self.backend.softmax_cross_entropy(logits, labels)
+        self._backward(dlogits, runs)
+        self.last_errors = (errors[0], errors[1])
+        pairs = zip(self.parts, runs, strict=True)
+        return loss, tuple({name: run.grads[name] for name in part.params} for part, run in pairs)
 
     def loss_and_grads(
         self,
@@ -200,27 +303,87 @@ class Net:
         Returns:
             loss: 0-d; gradients by the names of `params`.
         """
-        x = self._images(images)
-        run = self._pass({} if out is None else out, train, step)
-        logits = self._forward(x, run)
-        loss, dlogits, *errors = self.backend.softmax_cross_entropy(logits, labels)
-        self._backward(dlogits, run)
-        self.last_errors = (errors[0], errors[1])
-        return loss, {name: run.grads[name] for name in self.params}
+        parts = None if out is None else (out,)
+        loss, (grads,) = self.gradients(images, labels, train, step, out=parts)
+        return loss, grads
+
+    # Parameters and what has their shapes: gradients, momentum
 
     def load(self, params: Mapping[str, Any]) -> None:
         """Take copies of `params`, which has every parameter by name, of the host or any device."""
-        self.params = copied(self.backend, params, self.params)
+        divided = self.divided(params)
+        backends = self._backends()
+        self.parts = tuple(Part(*part) for part in zip(backends, divided, strict=True))
 
-    def _pass(self, grads: dict[str, Array], train: bool, step: int | Array) -> Pass:
-        return Pass(self.backend, self.params, grads, train, self.seed, step, self._masks)
+    def joined(self, values: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """What lies on the devices part by part, as that of the whole network; here it is the same.
 
-    def _forward(self, x: Array, run: Pass) -> Array:
+        Args:
+            values: for each part, arrays by the names of its parameters.
+        """
+        (own,) = values
+        return dict(own)
+
+    def divided(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], ...]:
+        """Copies of `values`, each part's on its device.
+
+        Args:
+            values: arrays of the parameters' names and shapes, of the host or any device.
+        """
+        self._check(values)
+        asarray, copy = self.backend.asarray, self.backend.copy
+        names = self.spec.param_shapes()
+        return ({name: copy(asarray(values[name], np.float32)) for name in names},)
+
+    def _check(self, values: Mapping[str, Any]) -> None:
+        """Refuse `values` that are not of exactly the parameters' names and shapes."""
+        shapes = self.spec.param_shapes()
+        for name in (*values, *shapes):
+            if name not in values or name not in shapes:
+                state = "is missing" if name in shapes else "is no parameter of this network"
+                raise ArgumentError(f"{name} {state}; {', '.join(shapes)} were expected.")
+        for name, shape in shapes.items():
+            if np.shape(values[name]) != shape:
+                raise ArgumentError(
+                    f"{name} has shape {np.shape(values[name])}; {shape} was expected."
+                )
+
+    # How passes go
+
+    def _backends(self) -> tuple[Backend, ...]:
+        """The device of each part."""
+        return (self.backend,)
+
+    def _passes(
+        self, train: bool, step: int | Array, out: Sequence[dict[str, Array]] | None = None
+    ) -> tuple[Pass, ...]:
+        """A pass over each part, which writes its gradients into its dict of `out`."""
+        grads: Sequence[dict[str, Array]] = [{} for _ in self.parts] if out is None else out
+        return tuple(
+            Pass(
+                part.backend,
+                part.params,
+                mine,
+                train,
+                self.seed,
+                step if isinstance(step, int) else part.backend.asarray(step),
+                self._masks,
+                tower,
+                len(self.parts),
+            )
+            for tower, (part, mine) in enumerate(zip(self.parts, grads, strict=True))
+        )
+
+    def _forward(self, x: Array, runs: Sequence[Pass]) -> Array:
+        """Logits of a batch."""
+        (run,) = runs
         for layer, memory in zip(self.spec.layers, self._memory(len(x)), strict=True):
             x = layer.forward(x, memory, run)
         return x
 
-    def _backward(self, dlogits: Array, run: Pass) -> None:
+    def _backward(self, dlogits: Array, runs: Sequence[Pass]) -> None:
+        """The gradients of the parameters, into each pass's dict."""
+        (run,) = runs
         dy = dlogits
         layers = list(zip(self.spec.layers, self._memory(len(dlogits)), strict=True))
         # Below the first layer with parameters nobody asks for a gradient.
@@ -228,13 +391,17 @@ class Net:
             layer, memory = layers[index]
             dy = layer.backward(dy, memory, run, need_dx=index > self._first_weights)
 
-    def _memory(self, images: int) -> tuple[Memory, ...]:
+    def _memory(self, images: int) -> Any:
         """The layers' buffers for this batch size; the oldest make room."""
         if images not in self._memories:
             if len(self._memories) == _BATCH_SIZES:
                 del self._memories[next(iter(self._memories))]
-            self._memories[images] = tuple(Memory() for _ in self.spec.layers)
+            self._memories[images] = self._new_memory()
         return self._memories[images]
+
+    def _new_memory(self) -> Any:
+        """Buffers yet to be made, for each layer."""
+        return tuple(Memory() for _ in self.spec.layers)
 
     def _images(self, images: Any) -> Array:
         """The images on the device, if they are of the network's shape."""
@@ -250,20 +417,3 @@ class Net:
                 f"{self.spec.name}: images has shape {x.shape}; (N, {h}, {w}, {c}) was expected."
             )
         return x
-
-
-def copied(
-    backend: Backend, values: Mapping[str, Any], like: Mapping[str, Array]
-) -> dict[str, Array]:
-    """Copies of `values` on the backend's device, of exactly the names and shapes of `like`."""
-    for name in (*values, *like):
-        if name not in values or name not in like:
-            state = "is missing" if name in like else "is no parameter of this network"
-            raise ArgumentError(f"{name} {state}; {', '.join(like)} were expected.")
-    new = {}
-    for name, old in like.items():
-        value = backend.asarray(values[name], np.float32)
-        if value.shape != old.shape:
-            raise ArgumentError(f"{name} has shape {value.shape}; {old.shape} was expected.")
-        new[name] = value.copy()
-    return new

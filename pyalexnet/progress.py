@@ -7,22 +7,25 @@ On a terminal a live display stands below the lines that stay; anywhere else (a 
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from pyalexnet.run import EpochReport, Motion, StepReport
+from pyalexnet import logline
+from pyalexnet.recipe import Augment, Recipe
+from pyalexnet.run import EpochReport, StepReport, flat
 
 if TYPE_CHECKING:
     from pyalexnet.train import Outcome, Trainer
@@ -69,7 +72,8 @@ class Reporter:
     def epoch(self, report: EpochReport) -> None:
         """Show the line of an epoch that is over and how far each layer moved."""
         self.say(_epoch_line(report))
-        self.say(_motion_line(report.layers))
+        for line in logline.layer_lines(report.layers):
+            self.say(f"  {line}")
 
     def opening(self, trainer: Trainer) -> None:
         """Say what is about to be trained, on what, where and how."""
@@ -83,13 +87,14 @@ class Reporter:
 
     def progress(self, what: str) -> Callable[[int, int], None]:
         """A function to call with (done, total) while `what` goes on, before the training."""
-        next_due = time.monotonic() + _SECONDS_BETWEEN_LINES
+        begun = time.monotonic()
+        next_due = begun + _SECONDS_BETWEEN_LINES
 
         def show(done: int, total: int) -> None:
             nonlocal next_due
             if time.monotonic() >= next_due:
                 next_due = time.monotonic() + _SECONDS_BETWEEN_LINES
-                self.say(f"{what}: {done:,} of {total:,}")
+                self.say(f"{what}: {_done_of(done, total, begun)}")
 
         return show
 
@@ -156,8 +161,10 @@ class LiveReporter(Reporter):
             self._silence()
 
     def progress(self, what: str) -> Callable[[int, int], None]:
+        begun = time.monotonic()
+
         def show(done: int, total: int) -> None:
-            left = f"{done:,} of {total:,}" if done < total else ""
+            left = _done_of(done, total, begun) if done < total else ""
             self._bar.update(
                 self._task,
                 total=total,
@@ -175,7 +182,7 @@ class LiveReporter(Reporter):
             total=report.steps,
             completed=report.step,
             description=f"epoch {report.epoch}/{report.epochs}  step {report.step}/{report.steps}",
-            left=f"ETA {_duration(report.seconds_left)}",
+            left=f"ETA {logline.duration(report.seconds_left)}",
             visible=True,
         )
         self._numbers.plain = "  ".join(_step_numbers(report))
@@ -206,15 +213,25 @@ def _opening(trainer: Trainer) -> Iterator[str]:
         f"net       {config.net}: {net.num_parameters:,} parameters, "
         f"{net.spec.macs() / 1e6:.1f} million multiply-accumulates an image"
     )
+    yield from _overrides(trainer)
     yield (
         f"data      {trainer.dataset.name}: {len(train):,} training and {len(test):,} test images, "
         f"{size}, {net.spec.classes} classes"
     )
-    yield f"backend   {config.backend}, device {config.device}"
+    if recipe.augment is not None:
+        yield f"views     {_views(recipe.augment)}"
+    if config.devices:
+        first, second = config.devices
+        yield (
+            f"backend   {config.backend}, a tower each on devices {first} and {second}; norms "
+            "across maps end at a tower's edge"
+        )
+    else:
+        yield f"backend   {config.backend}, device {config.device}"
     yield (
         f"recipe    {recipe.epochs:g} epochs of {trainer.steps_an_epoch} steps, batch "
         f"{trainer.batch_size}, lr {recipe.rate.lr_w:g}, momentum {recipe.momentum:g}, weight "
-        f"decay {recipe.rate.decay_w:g}, seed {config.seed}"
+        f"decay {recipe.rate.decay_w:g}, schedule {recipe.schedule}, seed {config.seed}"
     )
     yield f"run       {trainer.folder.path} (Ctrl-C saves and stops)"
     if trainer.at.step:
@@ -227,14 +244,58 @@ def _opening(trainer: Trainer) -> Iterator[str]:
         )
 
 
+def _overrides(trainer: Trainer) -> Iterator[str]:
+    """Which preset runs, and everything that was chosen differently."""
+    config, own = trainer.config, trainer.net.spec.recipe
+    if config.net == "alexnet":
+        yield f"preset    {config.net_args.get('preset', 'source')}"
+    changes = [f"{name} {value}" for name, value in config.net_args.items() if name != "preset"]
+    # What epochs and lr bring along, schedules and the other rates, need not be said.
+    usual = own.override(epochs=config.recipe.epochs, lr=config.recipe.rate.lr_w)
+    for name, old, new in (
+        ("epochs", own.epochs, config.recipe.epochs),
+        ("lr", own.rate.lr_w, config.recipe.rate.lr_w),
+        *_differences(usual, config.recipe),
+    ):
+        if old != new:
+            changes.append(f"{name} {_shown(old)} -> {_shown(new)}")
+    if changes:
+        yield f"changed   {'; '.join(changes)}"
+
+
+def _differences(usual: Recipe, given: Recipe) -> Iterator[tuple[str, Any, Any]]:
+    """Values of a recipe that are not the usual ones: name, usual, given."""
+    old, new = (flat(dataclasses.asdict(recipe)) for recipe in (usual, given))
+    for name in old | new:
+        if old.get(name) != new.get(name):
+            yield name, old.get(name), new.get(name)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _views(augment: Augment) -> str:
+    """How training sees its images."""
+    shared = "" if augment.chunk == 1 else f", one for {augment.chunk} images"
+    jitter = f", colour jitter {augment.jitter:g} sigma" if augment.jitter else ""
+    until = f" until epoch {augment.jitter_until:g}" if augment.jitter_until is not None else ""
+    flip = " and mirrored" if augment.flip else ""
+    return (
+        f"random crops out of {augment.stored}x{augment.stored}{flip}{shared}"
+        f"{jitter}{until if jitter else ''}; mean by {augment.mean}"
+    )
+
+
 def _closing(trainer: Trainer, outcome: Outcome) -> Iterator[str]:
     folder = trainer.folder.path
     if outcome.interrupt is not None:
         yield f"stopped by {signal.Signals(outcome.interrupt).name} after step {trainer.at.step}"
     elif outcome.test is not None:
+        how = "finished" if outcome.finished else "stopped"
         yield (
-            f"{'finished' if outcome.finished else 'stopped'} after {trainer.at.step} steps in "
-            f"{_duration(outcome.seconds)}: test accuracy {percent(1 - outcome.test.top1_error)} "
+            f"{how} after {trainer.at.step} steps in {logline.duration(outcome.seconds)}: "
+            f"test accuracy {percent(1 - outcome.test.top1_error)} "
             f"(top-1 error {percent(outcome.test.top1_error)}, loss {outcome.test.loss:.4f})"
         )
     yield f"data      {trainer.dataset.note}"
@@ -259,14 +320,16 @@ def _step_numbers(report: StepReport) -> tuple[str, ...]:
 
 
 def _step_line(report: StepReport) -> str:
-    return "  ".join(
-        (
-            f"epoch {report.epoch}/{report.epochs}",
-            f"step {report.step}/{report.steps}",
-            *_step_numbers(report),
-            f"ETA {_duration(report.seconds_left)}",
-        )
+    line = logline.step_line(
+        report.epoch,
+        report.batch,
+        report.train,
+        report.seconds,
+        report.lr,
+        report.images_per_second,
+        report.seconds_left,
     )
+    return line + (f", {report.exchanged / 1e6:.2f} MB exchanged" if report.exchanged else "")
 
 
 def _epoch_line(report: EpochReport) -> str:
@@ -278,13 +341,7 @@ def _epoch_line(report: EpochReport) -> str:
     )
 
 
-def _motion_line(layers: Mapping[str, Motion]) -> str:
-    """How much of each layer's weights the last step changed; a thousandth or so is healthy."""
-    ratios = (f"{name} {motion.ratio:.1e}" for name, motion in layers.items())
-    return f"  mean |dw| / mean |w|:  {'  '.join(ratios)}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def _done_of(done: int, total: int, begun: float) -> str:
+    """`30 of 90, ETA 0:20`, where the 30 took the ten seconds since `begun`."""
+    seconds_left = (time.monotonic() - begun) * (total - done) / max(done, 1)
+    return f"{done:,} of {total:,}, ETA {logline.duration(seconds_left)}"

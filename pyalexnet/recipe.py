@@ -10,56 +10,43 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pyalexnet.backends.checks import integer, positive, real
 from pyalexnet.errors import ArgumentError
-
-
-@dataclass(frozen=True)
-class Steps:
-    """A learning rate's course: each `(epoch, factor)` multiplies it by `factor` from `epoch` on.
-
-    Factors do not accumulate: `Steps(((25, 0.1), (51, 0.01)))` divides by 10 twice. Before the
-    first step the factor is 1. A factor of 0 freezes.
-    """
-
-    steps: tuple[tuple[float, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        for epoch, factor in self.steps:
-            real("schedule", "an epoch", epoch, low=0)
-            real("schedule", "a factor", factor, low=0)
-        starts = [epoch for epoch, _ in self.steps]
-        if starts != sorted(starts):
-            raise ArgumentError(f"schedule: epochs are {starts}; ascending ones were expected.")
-
-    def factor(self, epoch: float) -> float:
-        """What the rate is multiplied by at `epoch`, counted from 0, fractions included."""
-        return next((factor for start, factor in reversed(self.steps) if epoch >= start), 1.0)
-
-    def stretched(self, ratio: float) -> Steps:
-        """The same course over `ratio` times as many epochs."""
-        return Steps(tuple((start * ratio, factor) for start, factor in self.steps))
+from pyalexnet.schedule import Plateau, Schedule, Steps, parse
 
 
 @dataclass(frozen=True)
 class Rate:
     """Learning rates and weight decays of a layer's weights (`_w`) and biases (`_b`).
 
-    A schedule of None is the recipe's. The decay is applied times the current learning rate
-    (paper, section 5). A learning rate of 0 freezes: neither decay nor momentum acts.
+    A schedule of None is the recipe's; only there can a `Plateau` be. The decay is applied times
+    the current learning rate (paper, section 5). A learning rate of 0 freezes: neither decay nor
+    momentum acts.
     """
 
     lr_w: float
     lr_b: float
     decay_w: float
     decay_b: float = 0.0
-    schedule_w: Steps | None = None
-    schedule_b: Steps | None = None
+    schedule_w: Schedule | None = None
+    schedule_b: Schedule | None = None
 
     def __post_init__(self) -> None:
         for name in ("lr_w", "lr_b", "decay_w", "decay_b"):
             real("rate", name, getattr(self, name), low=0)
+        for schedule in (self.schedule_w, self.schedule_b):
+            if isinstance(schedule, Plateau):
+                raise ArgumentError(
+                    f"rate: a schedule of its own is {schedule}; one that does not wait for a "
+                    "plateau was expected, as a run waits for one at a time: the recipe's."
+                )
+
+    @property
+    def frozen(self) -> bool:
+        """Whether neither weights nor biases are ever trained."""
+        return self.lr_w == 0 and self.lr_b == 0
 
     def scaled(self, factor: float) -> Rate:
         """Both learning rates times `factor`, save that of biases with their own schedule."""
@@ -76,30 +63,82 @@ class Rate:
 
 
 @dataclass(frozen=True)
+class Augment:
+    """How training sees stored images (paper, section 4.1); evaluation sees their centre.
+
+    stored: side of the stored square image in pixels; the network's input is cut out of it.
+    flip: whether it is mirrored, with probability 1/2.
+    chunk: images, one after the other in a batch, that share a crop and whether they are mirrored;
+        the original program's loader drew for 32 at a time (`convdata_jpeg.py`).
+    jitter: deviation of the colour jitter along each principal axis of the colours, as a multiple
+        of the colours' own deviation along it.
+    jitter_shrinks: whether pixels are then divided by 1 + jitter, as that program did.
+    jitter_until: the epoch from which on there is no jitter; None: there always is.
+    mean: what is subtracted: "centre", the centre of the mean image wherever the crop was (that
+        program's rule); "pixel", the mean of the very pixels in the crop (Caffe's); "channel", one
+        number a channel (torchvision's).
+    """
+
+    stored: int = 256
+    flip: bool = True
+    chunk: int = 1
+    jitter: float = 0.0
+    jitter_shrinks: bool = False
+    jitter_until: float | None = None
+    mean: Literal["centre", "pixel", "channel"] = "centre"
+
+    def __post_init__(self) -> None:
+        integer("augment", "stored", self.stored, low=1)
+        integer("augment", "chunk", self.chunk, low=1)
+        real("augment", "jitter", self.jitter, low=0)
+        if self.jitter_until is not None:
+            real("augment", "jitter_until", self.jitter_until, low=0)
+        if self.mean not in ("centre", "pixel", "channel"):
+            raise ArgumentError(
+                f"augment: mean is {self.mean!r}; centre, pixel or channel was expected."
+            )
+
+    def jitter_at(self, epoch: float) -> float:
+        """The jitter of training at `epoch`, counted from 0, fractions included."""
+        over = self.jitter_until is not None and epoch >= self.jitter_until
+        return 0.0 if over else self.jitter
+
+    def stretched(self, ratio: float) -> Augment:
+        """The same over `ratio` times as many epochs."""
+        until = None if self.jitter_until is None else self.jitter_until * ratio
+        return dataclasses.replace(self, jitter_until=until)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that a training run needs beside a network and data.
 
     rate: of every layer that `rates` does not name. schedule: of every rate without its own.
+    augment: how training sees stored images; None: as they are.
     """
 
     epochs: float
     batch_size: int
     momentum: float
     rate: Rate
-    schedule: Steps = Steps()
+    schedule: Schedule = field(default_factory=Steps)
     rates: Mapping[str, Rate] = field(default_factory=dict)
+    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         positive("recipe", "epochs", self.epochs)
         integer("recipe", "batch_size", self.batch_size, low=1)
         real("recipe", "momentum", self.momentum, low=0, high=1)
 
-    def lr(self, parameter: str, epoch: float) -> float:
-        """Learning rate of `parameter` ("conv1.w") at `epoch`, counted from 0, with fractions."""
+    def lr(self, parameter: str, epoch: float, drops: int = 0) -> float:
+        """Learning rate of `parameter` ("conv1.w").
+
+        epoch: counted from 0, with fractions. drops: of `PlateauState`, for a `Plateau`.
+        """
         rate, is_bias = self._of(parameter)
         own = rate.schedule_b if is_bias else rate.schedule_w
         schedule = self.schedule if own is None else own
-        return (rate.lr_b if is_bias else rate.lr_w) * schedule.factor(epoch)
+        return (rate.lr_b if is_bias else rate.lr_w) * schedule.factor(epoch, drops)
 
     def decay(self, parameter: str) -> float:
         """Weight decay of `parameter` ("conv1.w")."""
@@ -114,18 +153,30 @@ class Recipe:
         lr: float | None = None,
         momentum: float | None = None,
         weight_decay: float | None = None,
+        schedule: Schedule | str | None = None,
+        bias_schedule: Schedule | str | None = None,
+        layer_lr: Mapping[str, float] | None = None,
+        bias_lr: float | None = None,
     ) -> Recipe:
-        """This recipe with the values given.
+        """This recipe with the values given; each counts before those behind it.
 
         epochs: the schedules stretch along. lr: becomes the weights' rate; all other rates change
         in proportion, save those of biases with their own schedule. weight_decay: of the weights
-        of every layer.
+        of every layer. schedule: of every layer's weights, and of the biases without their own.
+        bias_schedule: of every layer's biases. Both may be texts, see `schedule.parse`. layer_lr:
+        the weights' rate by layer, that of their biases in proportion; 0 freezes the layer.
+        bias_lr: of every layer that is not frozen.
         """
         new = self
         if epochs is not None:
             ratio = positive("recipe", "epochs", epochs) / self.epochs
             new = new._each_rate(lambda rate: rate.stretched(ratio))
-            new = dataclasses.replace(new, epochs=epochs, schedule=self.schedule.stretched(ratio))
+            new = dataclasses.replace(
+                new,
+                epochs=epochs,
+                schedule=self.schedule.stretched(ratio),
+                augment=self.augment and self.augment.stretched(ratio),
+            )
         if lr is not None:
             if self.rate.lr_w == 0:
                 raise ArgumentError("recipe: lr has no rates to scale; those of the recipe are 0.")
@@ -134,11 +185,46 @@ class Recipe:
         if weight_decay is not None:
             decay = real("recipe", "weight_decay", weight_decay, low=0)
             new = new._each_rate(lambda rate: dataclasses.replace(rate, decay_w=decay))
+        new = new._scheduled(schedule, bias_schedule)._tuned(layer_lr or {}, bias_lr)
         return dataclasses.replace(
             new,
             batch_size=self.batch_size if batch_size is None else batch_size,
             momentum=self.momentum if momentum is None else momentum,
         )
+
+    def _scheduled(self, schedule: Schedule | str | None, biases: Schedule | str | None) -> Recipe:
+        """With one schedule for all weights, and one for all biases."""
+        new = self
+        if schedule is not None:
+            new = new._each_rate(lambda rate: dataclasses.replace(rate, schedule_w=None))
+            new = dataclasses.replace(new, schedule=self._parsed(schedule))
+        if biases is not None:
+            own = self._parsed(biases)
+            new = new._each_rate(lambda rate: dataclasses.replace(rate, schedule_b=own))
+        return new
+
+    def _parsed(self, schedule: Schedule | str) -> Schedule:
+        return parse(schedule, self.epochs) if isinstance(schedule, str) else schedule
+
+    def _tuned(self, layer_lr: Mapping[str, float], bias_lr: float | None) -> Recipe:
+        """With the rates of single layers, then those of all biases."""
+        own = {layer: self._layer_rate(layer, lr) for layer, lr in layer_lr.items()}
+        new = dataclasses.replace(self, rates={**self.rates, **own})
+        if bias_lr is None:
+            return new
+        lr_b = real("recipe", "bias_lr", bias_lr, low=0)
+        return new._each_rate(
+            lambda rate: rate if rate.frozen else dataclasses.replace(rate, lr_b=lr_b)
+        )
+
+    def _layer_rate(self, layer: str, lr: float) -> Rate:
+        """The rate of a layer with `lr` for its weights, and its biases in proportion."""
+        rate = self.rates.get(layer, self.rate)
+        # A layer that was frozen does not say in which proportion.
+        model = next((one for one in (rate, self.rate) if one.lr_w > 0), None)
+        proportion = model.lr_b / model.lr_w if model else 1.0
+        lr_w = real("recipe", f"the lr of {layer}", lr, low=0)
+        return dataclasses.replace(rate, lr_w=lr_w, lr_b=lr_w * proportion)
 
     def _of(self, parameter: str) -> tuple[Rate, bool]:
         layer, _, kind = parameter.rpartition(".")

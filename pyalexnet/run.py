@@ -28,6 +28,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ _ABOUT_CONFIG = """\
 # Every choice of this run. To repeat it:      pyalexnet train --config THIS_FILE
 # To change a value and go on:                 edit it here, then pyalexnet train --resume RUN
 # Rates are learning rates (lr_w, lr_b) and weight decays (decay_w, decay_b) of a layer's weights
-# and biases; from epoch e of a pair [e, factor] in schedule on, all of them count times factor.
+# and biases; a schedule multiplies them: from epoch e of a pair [e, factor] on by factor.
 
 """
 
@@ -86,6 +87,12 @@ class StepReport:
     lr: float
     images_per_second: float
     seconds_left: float
+    batch: int
+    """Steps done of the running epoch."""
+    seconds: float
+    """Since the last such report."""
+    exchanged: int
+    """Bytes that crossed between two towers in the last step, both ways; 0 with one."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +126,32 @@ class Config:
     keep: int
     """Newest checkpoints that stay; the best one always does."""
     recipe: Recipe
+    net_args: dict[str, Any] = field(default_factory=dict)
+    """What the network was chosen with, by the names of its function's arguments."""
+    devices: tuple[int, ...] = ()
+    """Where two towers run, each half of the network; none: the whole runs on `device`."""
+    workers: int = 1
+    """Threads that read images ahead."""
+    chance_steps: int = 500
+    """Steps at chance after which a run stops; 0: it never does."""
+    tensorboard: bool = False
+    """Whether events for TensorBoard are written."""
 
     def __post_init__(self) -> None:
         integer("run", "seed", self.seed, high=2**64 - 1)
         integer("run", "print_freq", self.print_freq, low=1)
         integer("run", "keep", self.keep, low=1)
+        integer("run", "workers", self.workers)
+        integer("run", "chance_steps", self.chance_steps)
+        if len(self.devices) not in (0, 2):
+            raise ArgumentError(
+                f"run: devices has {len(self.devices)} numbers; 2 were expected, one a tower."
+            )
+
+    @property
+    def all_net_args(self) -> dict[str, Any]:
+        """`net_args`, with the norms kept within a tower where towers run."""
+        return self.net_args | ({"towers_norm": True} if self.devices else {})
 
     def to_toml(self) -> str:
         """The text of config.toml."""
@@ -142,7 +170,7 @@ class Config:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             raise ArgumentError(f"{source}: {name}: {first['msg']}.") from error
-        unknown = _flat(values).keys() - _flat(dataclasses.asdict(config)).keys()
+        unknown = flat(values).keys() - flat(dataclasses.asdict(config)).keys()
         if unknown:
             raise ArgumentError(f"{source}: {sorted(unknown)[0]} is not a known setting.")
         return config
@@ -162,7 +190,7 @@ class Config:
 
     def changes(self, other: Config) -> dict[str, tuple[Any, Any]]:
         """The values that differ, under their dotted names, as (this one's, the other's)."""
-        mine, theirs = (_flat(dataclasses.asdict(c)) for c in (self, other))
+        mine, theirs = (flat(dataclasses.asdict(c)) for c in (self, other))
         return {
             name: (mine.get(name), theirs.get(name))
             for name in mine | theirs
@@ -290,6 +318,13 @@ class History:
     """(epochs done, training scores since the entry before)"""
     epochs: list[tuple[int, Scores, Scores]] = field(default_factory=list)
     """(epochs done, training scores, test scores)"""
+    rates: list[tuple[float, float]] = field(default_factory=list)
+    """(epochs done, learning rate)"""
+
+    def rate_drops(self) -> list[tuple[float, float]]:
+        """(epochs done, new rate) wherever the learning rate fell by a quarter or more at once."""
+        pairs = pairwise(self.rates)
+        return [(at, new) for (at, old), (_, new) in pairs if new <= 0.75 * old]
 
     @classmethod
     def read(cls, log: Path) -> History:
@@ -305,6 +340,7 @@ class History:
             train = Scores(**line["train"])
             if line["kind"] == "step":
                 history.steps.append((line["progress"], train))
+                history.rates.append((line["progress"], line["lr"]))
             else:
                 history.epochs.append((line["epoch"], train, Scores(**line["test"])))
         return history
@@ -461,15 +497,15 @@ def _commit() -> str | None:
     return None
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested tables as one, with dotted names."""
-    flat: dict[str, Any] = {}
+    one: dict[str, Any] = {}
     for name, value in table.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            one |= flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
-    return flat
+            one[prefix + name] = value
+    return one
 
 
 def _toml(table: Mapping[str, Any], path: str = "") -> str:

@@ -7,11 +7,12 @@ PyTorch's rule does not do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyalexnet.backends.base import Array
-from pyalexnet.net import Net, copied
+from pyalexnet.errors import ArgumentError
+from pyalexnet.net import Net
 from pyalexnet.recipe import Recipe
 
 
@@ -21,34 +22,58 @@ class SGD:
     Attributes:
         net: whose parameters it updates, in place.
         recipe: learning rates, decays and momentum; may be replaced between two steps.
-        momentum: the buffers v by parameter name, arrays of the device.
     """
 
     net: Net
     recipe: Recipe
-    momentum: dict[str, Array]
 
     def __init__(self, net: Net, recipe: Recipe | None = None) -> None:
         """Begin with buffers of zeros; without a recipe, with the net's own."""
         self.net = net
         self.recipe = net.spec.recipe if recipe is None else recipe
-        self.momentum = {name: net.backend.zeros(w.shape) for name, w in net.params.items()}
+        self._buffers = tuple(
+            {name: part.backend.zeros(w.shape) for name, w in part.params.items()}
+            for part in net.parts
+        )
 
-    def step(self, grads: Mapping[str, Array], epoch: float) -> None:
+    @property
+    def momentum(self) -> dict[str, Array]:
+        """The buffers v by parameter name, where and as `net.params` has the parameters."""
+        return self.net.joined(self._buffers)
+
+    def step(
+        self,
+        grads: Mapping[str, Array] | Sequence[Mapping[str, Array]],
+        epoch: float,
+        drops: int = 0,
+    ) -> None:
         """Update every parameter at the rates of `epoch` (from 0, fractions included).
 
         A parameter whose rate is 0 is frozen: nothing of it changes, its buffer included.
+
+        Args:
+            grads: gradients part by part, as `net.gradients` gives them; of a net that lies on one
+                device also by name.
+            epoch: epochs done.
+            drops: how often a `Plateau` schedule has divided the rates.
         """
-        for name, w in self.net.params.items():
-            self.net.backend.sgd_update(
-                w,
-                self.momentum[name],
-                grads[name],
-                lr=self.recipe.lr(name, epoch),
-                momentum=self.recipe.momentum,
-                weight_decay=self.recipe.decay(name),
+        grads = (grads,) if isinstance(grads, Mapping) else grads
+        if len(grads) != len(self.net.parts):
+            raise ArgumentError(
+                f"SGD: grads has {len(grads)} parts; {len(self.net.parts)} were expected, as "
+                "net.gradients gives them."
             )
+        for part, buffers, mine in zip(self.net.parts, self._buffers, grads, strict=True):
+            for name, w in part.params.items():
+                part.backend.sgd_update(
+                    w,
+                    buffers[name],
+                    mine[name],
+                    lr=self.recipe.lr(name, epoch, drops),
+                    momentum=self.recipe.momentum,
+                    weight_decay=self.recipe.decay(name),
+                )
 
     def load(self, momentum: Mapping[str, Any]) -> None:
         """Take copies of `momentum`, which has every buffer by name, of the host or any device."""
-        self.momentum = copied(self.net.backend, momentum, self.momentum)
+        self._buffers = self.net.divided(momentum)

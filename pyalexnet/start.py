@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from pyalexnet import backends, checkpoint, data, nets
+from pyalexnet import backends, checkpoint, data, nets, tensorboard
 from pyalexnet.backends.checks import positive
 from pyalexnet.checkpoint import Checkpoint
 from pyalexnet.data import Dataset
@@ -20,25 +23,44 @@ from pyalexnet.net import Net, NetSpec
 from pyalexnet.progress import Reporter
 from pyalexnet.recipe import Recipe
 from pyalexnet.run import Config, RunFolder, check_writable, environment
+from pyalexnet.schedule import rates_from
+from pyalexnet.towers import Towers
 from pyalexnet.train import Position, Trainer
+
+MOST_WORKERS = 8
+"""Threads that read images unless a user says more: enough for a GPU, and polite."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What a user chose; None where he did not."""
+    """What a user chose; None, or nothing, where he did not.
+
+    net_args: arguments of the network's function by name. layer_lr: texts LAYER=LR. recipe: further
+    arguments of `Recipe.override` by name. augment: fields of `Augment` by name. init_from: a run
+    or checkpoint whose parameters a new run begins with.
+    """
 
     net: str | None = None
+    net_args: Mapping[str, Any] = field(default_factory=dict)
     data: str | None = None
     backend: str | None = None
     device: int | None = None
+    devices: tuple[int, ...] | None = None
     seed: int | None = None
     epochs: float | None = None
     batch_size: int | None = None
     lr: float | None = None
     momentum: float | None = None
     weight_decay: float | None = None
+    layer_lr: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    augment: Mapping[str, Any] = field(default_factory=dict)
+    workers: int | None = None
     print_freq: int | None = None
     keep: int | None = None
+    chance_steps: int | None = None
+    tensorboard: bool | None = None
+    init_from: str | None = None
 
 
 def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter) -> Trainer:
@@ -55,17 +77,21 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
     check_writable(out)
     base = None if config is None else Config.load(config)
     name = choices.net or (base.net if base else nets.names()[0])
+    repeated = base if base and base.net == name else None
     seed = _first(choices.seed, base and base.seed, 0)
     where = _first(choices.data and _stored(choices.data), base and base.data, "")
+    devices = _first(choices.devices, repeated and repeated.devices, ())
+    net_args = (repeated.net_args if repeated else {}) | dict(choices.net_args)
+    draft = _draft(name, net_args)
+    recipe = repeated.recipe if repeated else draft.recipe
+    recipe = _override(recipe, choices, draft, epochs=choices.epochs)
     bad_files = out / "bad_files.jsonl"
     bad_files.unlink(missing_ok=True)
-    dataset = _load(where, name, seed, bad_files, reporter)
-    spec = _spec(name, dataset)
+    dataset = _load(where, draft, recipe, seed, bad_files, reporter)
     backend = backends.backend(
         _first(choices.backend, base and base.backend, "auto"),
-        _first(choices.device, base and base.device, 0),
+        _first(devices[0] if devices else None, choices.device, base and base.device, 0),
     )
-    recipe = base.recipe if base and base.net == name else spec.recipe
     settings = Config(
         net=name,
         data=where,
@@ -74,16 +100,25 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
         seed=seed,
         print_freq=_first(choices.print_freq, base and base.print_freq, 20),
         keep=_first(choices.keep, base and base.keep, 3),
-        recipe=_override(recipe, choices, epochs=choices.epochs),
+        recipe=_fitting(recipe, draft, dataset),
+        net_args=net_args,
+        devices=devices,
+        workers=_first(choices.workers, base and base.workers, default_workers()),
+        chance_steps=_first(choices.chance_steps, base and base.chance_steps, 500),
+        tensorboard=_first(choices.tensorboard, base and base.tensorboard, False),
     )
-    net = Net(spec, backend, seed)
-    mean = dataset.train.mean()
+    if settings.tensorboard:
+        tensorboard.require()
+    net = _network(settings, dataset)
+    begun = choices.init_from and _begin_with(net, choices.init_from)
     folder = RunFolder.create(out, net=name, data=dataset.name)
     if bad_files.exists():
         bad_files.replace(folder.path / bad_files.name)
-    trainer = Trainer(settings, dataset, net, mean, folder, reporter)
+    trainer = Trainer(settings, dataset, net, mean_of(dataset, settings.recipe), folder, reporter)
     _record(trainer)
-    trainer.log("start", {"step": 0, "data": dataset.note})
+    trainer.log("start", {"step": 0, "data": dataset.note, "init_from": begun})
+    if begun:
+        reporter.say(f"begins    {begun}")
     return trainer
 
 
@@ -108,20 +143,38 @@ def resumed(run: Path, choices: Choices, *, reporter: Reporter) -> Trainer:
 def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter) -> Trainer:
     run = folder.path
     saved = checkpoint.load(checkpoint.newest(run, reporter.warn))
-    trained = Config.from_mapping(saved.meta.config, f"a checkpoint of {run}")
-    settings = _changed(Config.load(run / "config.toml"), choices)
-    if settings.net != trained.net:
-        raise ArgumentError(
-            f"net is {settings.net!r}; {run} trains {trained.net!r}, and a run cannot change that."
+    if "data" not in saved.meta.config:
+        raise RunError(
+            f"{run} was not trained here, so there is nothing to go on with; a new run can begin "
+            f"with it: pyalexnet train --init-from {run} --net {saved.meta.net} --data DATA."
         )
-    dataset = _load(settings.data, settings.net, settings.seed, run / "bad_files.jsonl", reporter)
-    _check_same_data(dataset, saved, run)
-    backend = backends.backend(settings.backend, settings.device)
-    settings = dataclasses.replace(settings, backend=backend.name, device=backend.device)
-    net = Net(_spec(settings.net, dataset), backend, settings.seed)
+    trained = Config.from_mapping(saved.meta.config, f"a checkpoint of {run}")
+    settings = Config.load(run / "config.toml")
+    draft = _draft(settings.net, settings.net_args | dict(choices.net_args))
+    settings = _changed(settings, choices, draft)
+    _check_same_network(settings, trained, run)
+    dataset = _load(
+        settings.data, draft, settings.recipe, settings.seed, run / "bad_files.jsonl", reporter
+    )
+    _check_same_data(dataset, settings.recipe, saved, run)
+    backend = backends.backend(settings.backend, (*settings.devices, settings.device)[0])
+    settings = dataclasses.replace(
+        settings,
+        backend=backend.name,
+        device=backend.device,
+        recipe=_fitting(settings.recipe, draft, dataset),
+    )
+    if settings.tensorboard:
+        tensorboard.require()
+    net = _network(settings, dataset)
     net.load(saved.params)
     trainer = Trainer(settings, dataset, net, saved.mean, folder, reporter)
     trainer.restore(Position.from_mapping(saved.meta.metrics), saved.momentum)
+    if trainer.outlived:
+        raise RunError(
+            f"{run} is finished: at the lowest rate of {settings.recipe.schedule} its test error "
+            "no longer improved; for more give another --schedule."
+        )
     if trainer.finished:
         raise RunError(
             f"{run} is finished, {trainer.at.epoch} of {settings.recipe.epochs:g} epochs are done; "
@@ -135,47 +188,94 @@ def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter) -> Trainer
     return trainer
 
 
+def default_workers() -> int:
+    """Threads that read images ahead: as many as there are cores, within reason."""
+    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+
+
+def mean_of(dataset: Dataset, recipe: Recipe) -> npt.NDArray[np.float32]:
+    """The mean that is subtracted of a set's stored images, (H, W, C); see `Augment.mean`."""
+    mean = dataset.mean()
+    if recipe.augment is None or recipe.augment.mean != "channel":
+        return mean
+    channels = mean.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    return np.ascontiguousarray(np.broadcast_to(channels, mean.shape))
+
+
 def _record(trainer: Trainer) -> None:
     """Write what the run is made with into its folder."""
     trainer.folder.write_config(trainer.config)
     trainer.folder.add_environment(environment(trainer.config.backend))
 
 
-def _changed(config: Config, choices: Choices) -> Config:
+def _changed(config: Config, choices: Choices, draft: NetSpec) -> Config:
     """`config` with the values chosen."""
-    recipe = _override(config.recipe, choices)
+    recipe = config.recipe
     if choices.epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=choices.epochs)
+    recipe = _override(recipe, choices, draft)
     return dataclasses.replace(
         config,
         net=_first(choices.net, config.net),
+        net_args=config.net_args | dict(choices.net_args),
         data=config.data if choices.data is None else _stored(choices.data),
         backend=_first(choices.backend, config.backend),
         device=_first(choices.device, config.device),
+        devices=_first(choices.devices, config.devices),
         seed=_first(choices.seed, config.seed),
+        workers=_first(choices.workers, config.workers),
         print_freq=_first(choices.print_freq, config.print_freq),
         keep=_first(choices.keep, config.keep),
+        chance_steps=_first(choices.chance_steps, config.chance_steps),
+        tensorboard=_first(choices.tensorboard, config.tensorboard),
         recipe=recipe,
     )
 
 
-def _override(recipe: Recipe, choices: Choices, *, epochs: float | None = None) -> Recipe:
+def _override(
+    recipe: Recipe, choices: Choices, draft: NetSpec, *, epochs: float | None = None
+) -> Recipe:
     if choices.lr is not None:
         positive("run", "lr", choices.lr)  # the recipe would complain of what it makes of it
-    return recipe.override(
+    weighted = [layer.name for layer, shape, _ in draft.walk() if layer.param_shapes(shape)]
+    layer_lr = rates_from(choices.layer_lr, weighted)
+    new = recipe.override(
         epochs=epochs,
         batch_size=choices.batch_size,
         lr=choices.lr,
         momentum=choices.momentum,
         weight_decay=choices.weight_decay,
+        layer_lr=layer_lr or None,
+        **choices.recipe,
     )
+    if not choices.augment:
+        return new
+    if new.augment is None:
+        raise ArgumentError(
+            f"{next(iter(choices.augment))} was given, and the network sees its images whole; "
+            "alexnet was expected, which augments them."
+        )
+    return dataclasses.replace(new, augment=dataclasses.replace(new.augment, **choices.augment))
 
 
-def _load(stored: str, net: str, seed: int, bad_files: Path, reporter: Reporter) -> Dataset:
-    """The data set; a folder's images are brought to the network's own input size."""
+def _draft(net: str, net_args: Mapping[str, Any]) -> NetSpec:
+    """The network before its data are known: what it reads, and its recipe."""
+    make = nets.get(net)
+    for name in net_args:
+        if name not in inspect.signature(make).parameters:
+            raise ArgumentError(f"{net} has no option {name}; alexnet was expected, which has.")
+    return make(**net_args)
+
+
+def _load(
+    stored: str, draft: NetSpec, recipe: Recipe, seed: int, bad_files: Path, reporter: Reporter
+) -> Dataset:
+    """The data set; a folder's images are brought to the size that inputs are cut out of."""
+    augment = recipe.augment
+    size = draft.input_shape[:2] if augment is None else (augment.stored, augment.stored)
     dataset = data.load(
         os.fsdecode(stored.encode()) if stored else None,
-        image_size=nets.get(net)().input_shape[:2],
+        image_size=size,
         seed=seed,
         bad_files=bad_files,
         progress=reporter.progress("reading images"),
@@ -194,22 +294,76 @@ def _stored(where: str) -> str:
         ) from error
 
 
-def _spec(net: str, dataset: Dataset) -> NetSpec:
-    """The network for the data's classes and image size."""
-    height, width, channels = dataset.train.images.shape[1:]
+def _fitting(recipe: Recipe, draft: NetSpec, dataset: Dataset) -> Recipe:
+    """`recipe` for the set's images: those that are no larger than the input are seen whole."""
+    height, width, _ = dataset.train.image_shape
+    if recipe.augment is None:
+        return recipe
+    whole = height < draft.input_shape[0] or width < draft.input_shape[1]
+    augment = None if whole else dataclasses.replace(recipe.augment, stored=min(height, width))
+    return dataclasses.replace(recipe, augment=augment)
+
+
+def _network(config: Config, dataset: Dataset) -> Net:
+    """The network for the data's classes and image size, on its device or devices."""
+    height, width, channels = dataset.train.image_shape
     try:
-        return nets.get(net)(
-            classes=len(dataset.class_names), input_shape=(height, width, channels)
-        )
+        make, args = nets.get(config.net), config.all_net_args
+        shape = (height, width)
+        if config.recipe.augment is not None:
+            shape = make(**args).input_shape[:2]
+        spec = make(classes=len(dataset.class_names), input_shape=(*shape, channels), **args)
     except ArgumentError as error:
         raise ArgumentError(
-            f"{net} cannot take the {height}x{width}x{channels} images of {dataset.name}: {error}"
+            f"{config.net} cannot take the {height}x{width}x{channels} images of {dataset.name}: "
+            f"{error}"
         ) from error
+    if config.devices:
+        return Towers(spec, config.backend, config.seed, devices=config.devices)
+    return Net(spec, config.backend, config.seed, config.device)
 
 
-def _check_same_data(dataset: Dataset, saved: Checkpoint, run: Path) -> None:
+def _begin_with(net: Net, source: str) -> str:
+    """Take the parameters of a trained network, but for a last layer of other classes; says so."""
+    path = Path(source)
+    if not (path / checkpoint.STATE).is_file():
+        path = checkpoint.newest(path)
+    found = checkpoint.load(path).params
+    own = net.joined([part.params for part in net.parts])
+    *_, last = (layer.name for layer, shape, _ in net.spec.walk() if layer.param_shapes(shape))
+    kept = []
+    for name, value in own.items():
+        if name in found and found[name].shape == value.shape:
+            continue
+        if not name.startswith(f"{last}."):
+            has = f"has shape {found[name].shape}" if name in found else "is missing"
+            raise ArgumentError(
+                f"init_from: {name} {has} in {path}; {value.shape} was expected, as only {last} "
+                "may differ."
+            )
+        kept.append(name)
+    net.load({name: value if name in kept else found[name] for name, value in own.items()})
+    return f"with the parameters of {path}" + (f", {last} anew" if kept else "")
+
+
+def _check_same_network(settings: Config, trained: Config, run: Path) -> None:
+    """Refuse to go on with another network; what it drops out may change."""
+    if settings.net != trained.net:
+        raise ArgumentError(
+            f"net is {settings.net!r}; {run} trains {trained.net!r}, and a run cannot change that."
+        )
+    for name in settings.net_args.keys() | trained.net_args.keys():
+        old, new = (values.net_args.get(name) for values in (trained, settings))
+        if old != new and name != "dropout":
+            raise ArgumentError(
+                f"{name} is {new!r}; {run} trains a network of {old!r}, and a run cannot change "
+                "that."
+            )
+
+
+def _check_same_data(dataset: Dataset, recipe: Recipe, saved: Checkpoint, run: Path) -> None:
     """Refuse data that the run was not trained on; the mean, which is exact, is their mark."""
-    mean = dataset.train.mean()
+    mean = mean_of(dataset, recipe)
     if tuple(saved.meta.class_names) != dataset.class_names:
         what = "the names of their classes differ"
     elif saved.mean.shape != mean.shape:

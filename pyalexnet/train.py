@@ -17,21 +17,28 @@ from typing import Any
 
 import numpy as np
 
-from pyalexnet import checkpoint, show
+from pyalexnet import checkpoint, show, signals
 from pyalexnet.backends import Array
+from pyalexnet.chance import ChanceRule, Losses, chance
 from pyalexnet.checkpoint import Checkpoint, Meta
-from pyalexnet.data import Dataset, order
-from pyalexnet.data.batches import Pixels, batches
+from pyalexnet.data import Dataset, order, views
 from pyalexnet.data.dataset import Labels
+from pyalexnet.data.loader import Loader, Pixels
+from pyalexnet.data.views import Views
 from pyalexnet.errors import ArgumentError, CheckpointError, PyalexnetError, TrainingError
 from pyalexnet.evaluate import Sums, activations, evaluate
 from pyalexnet.interrupt import Interrupt
 from pyalexnet.net import Net
 from pyalexnet.progress import Reporter
 from pyalexnet.run import Config, EpochReport, History, Motion, RunFolder, Scores, StepReport
+from pyalexnet.schedule import Plateau, PlateauState
 from pyalexnet.sgd import SGD
+from pyalexnet.tensorboard import Board
 
 _SECONDS_BETWEEN_PICTURES = 30.0
+
+_SECONDS_BETWEEN_SAVES = 600.0
+"""What a machine that goes down in the middle of a long epoch may cost."""
 
 
 @dataclass
@@ -50,6 +57,10 @@ class Position:
     """Since the last step line of the log."""
     best_step: int | None = None
     best_error: float = 1.0
+    plateau: PlateauState = field(default_factory=PlateauState)
+    """How far a `Plateau` schedule has come."""
+    losses: Losses = field(default_factory=Losses)
+    """Of late, for the rule that stops a run which sits at chance."""
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Position:
@@ -59,8 +70,12 @@ class Position:
             CheckpointError: it is something else.
         """
         try:
-            sums = {name: Sums(**values[name]) for name in ("epoch_sums", "window_sums")}
-            return cls(**{**values, **sums})
+            parts: dict[str, Any] = {
+                name: Sums(**values[name]) for name in ("epoch_sums", "window_sums")
+            }
+            parts["plateau"] = PlateauState(**values.get("plateau", {}))
+            parts["losses"] = Losses.from_mapping(values.get("losses", asdict(Losses())))
+            return cls(**{**values, **parts})
         except (KeyError, TypeError) as error:
             raise CheckpointError(
                 f"the checkpoint does not say where its run stood ({error}); it has {list(values)}."
@@ -133,12 +148,25 @@ class Trainer:
         self._reporter = reporter
         self.interrupt = Interrupt()
         self.batch_size = min(config.recipe.batch_size, len(dataset.train))
-        self._grads: dict[str, Array] = {}
+        augment = config.recipe.augment
+        self._colour = dataset.colour() if augment and augment.jitter else None
+        self.loader = Loader(
+            backend=net.backend,
+            mean=net.backend.asarray(mean),
+            size=net.spec.input_shape[:2],
+            mean_at_pixel=augment is not None and augment.mean == "pixel",
+            workers=config.workers,
+        )
+        self._chance = ChanceRule(chance(dataset.train.labels), config.chance_steps)
+        self._sits_at_chance = False
+        self._grads: tuple[dict[str, Array], ...] | None = None
         self._unread: list[tuple[int, Array, Array, Array]] = []
         self._window, self._epoch, self._whole = Pace(), Pace(), Pace()
         self._test: Scores | None = None
         self._test_seconds = 0.0
+        self._board: Board | None = None
         self._saved: dict[str, Any] | None = None
+        self._saved_at = 0.0
         self._drawn = -math.inf
         self._warned: set[str] = set()
 
@@ -157,7 +185,12 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        return self.at.epoch >= self.config.recipe.epochs
+        return self.outlived or self.at.epoch >= self.config.recipe.epochs
+
+    @property
+    def outlived(self) -> bool:
+        """Whether a `Plateau` schedule has ended the run: its lowest rate brings nothing more."""
+        return isinstance(self.config.recipe.schedule, Plateau) and self.at.plateau.ended
 
     @property
     def progress(self) -> float:
@@ -167,15 +200,16 @@ class Trainer:
     @property
     def lr(self) -> float:
         """The recipe's learning rate for the next step; layers may have their own."""
-        recipe = self.config.recipe
-        return recipe.rate.lr_w * recipe.schedule.factor(self.progress)
+        return self._lr(self.progress)
 
     @property
     def last_lr(self) -> float:
         """The recipe's learning rate in the last step of the running epoch."""
+        return self._lr(self.at.epoch + (self.at.seen - self.batch_size) / len(self.dataset.train))
+
+    def _lr(self, epoch: float) -> float:
         recipe = self.config.recipe
-        before = self.at.epoch + (self.at.seen - self.batch_size) / len(self.dataset.train)
-        return recipe.rate.lr_w * recipe.schedule.factor(before)
+        return recipe.rate.lr_w * recipe.schedule.factor(epoch, self.at.plateau.drops)
 
     @property
     def best_checkpoint(self) -> Path | None:
@@ -204,16 +238,25 @@ class Trainer:
             raise ArgumentError(
                 f"steps is {stop_at}; more than the {self.at.step} that are done was expected."
             )
+        if self.config.tensorboard:
+            self._board = Board(self.folder.path / "tensorboard", step=self.at.step)
         try:
             return self._fit(stop_at)
         except PyalexnetError as error:
             self.log("stop", {"step": self.at.step, "reason": str(error)})
             raise
+        finally:
+            if self._board:
+                self._board.close()
 
     def _fit(self, stop_at: int | None) -> Outcome:
         started = time.perf_counter()
+        self._saved_at = started
         while not (self.finished or self.interrupt or self.at.step == stop_at):
             self._train_epoch(stop_at)
+            if self._sits_at_chance:
+                self._save()
+                raise self._at_chance()
             if self._steps_left() == 0 and not self.interrupt:
                 self._end_epoch()
         if not self.interrupt:
@@ -238,7 +281,7 @@ class Trainer:
         Logits that know nothing of the image and have variance s^2 over the classes cost
         ln(classes) + s^2 / 2 on average; that is ln(classes) only where s is small.
         """
-        images, labels = next(self._epoch_batches(1))
+        images, labels = self._some_images(self.batch_size)
         backend = self.net.backend
         logits = self.net.forward(images)
         loss = backend.softmax_cross_entropy(logits, labels)[0]
@@ -255,11 +298,36 @@ class Trainer:
         """Updates in so many epochs, at least one in a fraction of one."""
         return max(round(epochs * self.steps_an_epoch), 1 if epochs > 0 else 0)
 
-    def _epoch_batches(self, count: int) -> Generator[tuple[Pixels, Labels]]:
-        """The next `count` batches of the running epoch."""
-        indices = order(len(self.dataset.train), self.config.seed, self.at.epoch)
-        chosen = indices[self.at.seen : self.at.seen + count * self.batch_size]
-        return batches(self.dataset.train, self.mean, chosen, self.batch_size)
+    def _epoch_batches(self, first: int, stop: int, size: int) -> Generator[tuple[Array, Labels]]:
+        """The running epoch's images from `first` to `stop` in batches of `size`."""
+        train = self.dataset.train
+        indices = order(len(train), self.config.seed, self.at.epoch)
+        return self.loader.batches(train, indices[first:stop], size, self.look, first=first)
+
+    def _some_images(self, count: int) -> tuple[Array, Labels]:
+        """The running epoch's first images."""
+        with contextlib.closing(self._epoch_batches(0, count, count)) as feed:
+            return next(feed)
+
+    def look(self, images: Labels, positions: Labels) -> Views:
+        """How training sees images of the running epoch: see `views.training`."""
+        height, width, channels = self.dataset.train.image_shape
+        stored, size = (height, width), self.net.spec.input_shape[:2]
+        augment = self.config.recipe.augment
+        if augment is None:
+            return views.centre(len(images), stored, size, channels)
+        return views.training(
+            augment,
+            self._colour,
+            seed=self.config.seed,
+            epoch=self.at.epoch,
+            images=images,
+            positions=positions,
+            stored=stored,
+            size=size,
+            channels=channels,
+            progress=self.at.epoch + int(positions[0]) / len(self.dataset.train),
+        )
 
     def _train_epoch(self, stop_at: int | None) -> None:
         """Train on what is left of the running epoch."""
@@ -268,22 +336,24 @@ class Trainer:
             count = min(count, stop_at - self.at.step)
         for pace in (self._window, self._epoch, self._whole):
             pace.start()
-        with contextlib.closing(self._epoch_batches(count)) as feed:
+        stop = self.at.seen + count * self.batch_size
+        with contextlib.closing(self._epoch_batches(self.at.seen, stop, self.batch_size)) as feed:
             for images, labels in feed:
                 self._step(images, labels)
-                if self.interrupt:
+                if self.interrupt or self._sits_at_chance:
                     break
+                if time.perf_counter() - self._saved_at > _SECONDS_BETWEEN_SAVES:
+                    self._save()
 
-    def _step(self, images: Pixels, labels: Labels) -> None:
-        loss, self._grads = self.net.loss_and_grads(
+    def _step(self, images: Array, labels: Labels) -> None:
+        loss, self._grads = self.net.gradients(
             images, labels, train=True, step=self.at.step, out=self._grads
         )
-        assert self.net.last_errors is not None  # loss_and_grads has set them
         self._unread.append((self.at.step + 1, loss, *self.net.last_errors))
         if isinstance(loss, np.ndarray | np.generic):
             self._read_losses(images)
             self._check_gradients()
-        self.sgd.step(self._grads, self.progress)
+        self.sgd.step(self._grads, self.progress, self.at.plateau.drops)
         self.at.step += 1
         self.at.seen += self.batch_size
         self._test = None
@@ -306,10 +376,15 @@ class Trainer:
                 lr=self.last_lr,
                 images_per_second=self._window.images_per_second,
                 seconds_left=self._seconds_left(),
+                batch=self.at.seen // self.batch_size,
+                seconds=self._window.seconds,
+                exchanged=self.net.exchanged.total,
             )
             self._reporter.step(report, due=due)
             if due:
                 self.log("step", asdict(report))
+                if self._board:
+                    self._board.step(report)
         if due:
             self.at.window_sums = Sums()
             self._window = Pace()
@@ -330,6 +405,7 @@ class Trainer:
         if best:
             self.at.best_step, self.at.best_error = self.at.step, test.top1_error
         self._report_epoch(test, best)
+        self._heed_plateau(test)
         self.at.epoch += 1
         self.at.seen = 0
         self.at.epoch_sums = Sums()
@@ -338,6 +414,18 @@ class Trainer:
         self._save()
         if time.perf_counter() - self._drawn > _SECONDS_BETWEEN_PICTURES:
             self.draw()
+
+    def _heed_plateau(self, test: Scores) -> None:
+        """Divide the rate, or end the run, where the schedule finds that nothing improves."""
+        schedule, before = self.config.recipe.schedule, self.at.plateau
+        if not isinstance(schedule, Plateau):
+            return
+        now = self.at.plateau = schedule.after(before, test.top1_error)
+        if now.drops > before.drops:
+            rate = self._lr(self.at.epoch + 1)
+            self._reporter.say(f"  the test error has stopped improving: lr is now {rate:.3g}")
+        if now.ended:
+            self._reporter.say("  the test error has stopped improving at the lowest rate")
 
     def _report_epoch(self, test: Scores, best: bool) -> None:
         report = EpochReport(
@@ -353,6 +441,8 @@ class Trainer:
         )
         self._reporter.epoch(report)
         self.log("epoch", asdict(report))
+        if self._board:
+            self._board.epoch(report)
 
     def _motions(self) -> dict[str, Motion]:
         """Mean |w| and mean |dw| of each layer's weights; the momentum buffer is the last step."""
@@ -360,10 +450,9 @@ class Trainer:
         def mean_magnitude(array: Array) -> float:
             return float(np.abs(self.net.backend.to_numpy(array)).mean(dtype=np.float64))
 
+        steps = self.sgd.momentum  # of two towers, brought together only once
         return {
-            name.removesuffix(".w"): Motion.of(
-                mean_magnitude(weights), mean_magnitude(self.sgd.momentum[name])
-            )
+            name.removesuffix(".w"): Motion.of(mean_magnitude(weights), mean_magnitude(steps[name]))
             for name, weights in self.net.params.items()
             if name.endswith(".w")
         }
@@ -373,7 +462,7 @@ class Trainer:
         scores = evaluate(
             self.net,
             self.dataset.test,
-            self.mean,
+            self.loader,
             self.batch_size,
             stop=lambda: bool(self.interrupt),
         )
@@ -382,7 +471,7 @@ class Trainer:
 
     # What must be finite
 
-    def _read_losses(self, images: Pixels | None = None) -> None:
+    def _read_losses(self, images: Array | None = None) -> None:
         """Bring the losses and errors over from the device and add them up, in order of the steps.
 
         Raises:
@@ -396,15 +485,17 @@ class Trainer:
                 raise self._failure(step, f"the loss is {loss}", self._culprit(images))
             for sums in (self.at.epoch_sums, self.at.window_sums):
                 sums.add(self.batch_size, loss, top1, top5)
+            self._sits_at_chance |= self._chance.stops(self.at.losses, self.batch_size, loss)
         self._unread.clear()
 
     def _check_gradients(self) -> None:
         """Refuse, on the CPU, gradients that would spoil the parameters."""
-        for name, gradient in self._grads.items():
-            if not np.isfinite(gradient).all():
-                raise self._failure(self.at.step + 1, f"the gradient of {name} is not finite")
+        for grads in self._grads or ():
+            for name, gradient in grads.items():
+                if not np.isfinite(gradient).all():
+                    raise self._failure(self.at.step + 1, f"the gradient of {name} is not finite")
 
-    def _culprit(self, images: Pixels | None) -> str:
+    def _culprit(self, images: Array | None) -> str:
         """The first layer whose parameters, else whose outputs, are not finite."""
         to_numpy = self.net.backend.to_numpy
         for name, values in self.net.params.items():
@@ -419,6 +510,21 @@ class Trainer:
                 return f"{name} is the first layer whose outputs are not finite"
         name = max(largest, key=lambda layer: largest[layer])
         return f"the largest output is {largest[name]:.1e}, of {name}"
+
+    def _at_chance(self) -> TrainingError:
+        """The loss has sat at chance for too long: which layer lets nothing through, what to do."""
+        images, _ = self._some_images(signals.IMAGES)
+        return TrainingError(
+            signals.chance_sentence(
+                self.net,
+                images,
+                step=self.at.step,
+                steps=self.config.chance_steps,
+                loss=self.at.losses.blocks[-1][0],
+                chance=self._chance.chance,
+                run=self.folder.path,
+            )
+        )
 
     def _failure(self, step: int, what: str, where: str = "") -> TrainingError:
         """Training cannot go on: where, why, and what to try."""
@@ -458,11 +564,13 @@ class Trainer:
             input_shape=spec.input_shape,
             step=self.at.step,
             epoch=self.at.epoch,
+            net_args=self.config.all_net_args,
             config=asdict(self.config),
             metrics=where,
         )
         checkpoint.save(self.folder.checkpoints, Checkpoint(params, momentum, self.mean, meta))
         self._saved = where
+        self._saved_at = time.perf_counter()
         checkpoint.prune(self.folder.path, self.config.keep, self.at.best_step)
 
     def _host(self, arrays: Mapping[str, Array]) -> dict[str, np.ndarray[Any, Any]]:
@@ -490,7 +598,13 @@ class Trainer:
         history = History.read(self.folder.log.path)
         if history.steps or history.epochs:
             title = f"{self.config.net} on {self.dataset.name}, {self.at.step:,} steps"
-            show.curves(history, self.folder.path / "curves.png", title=title)
+            show.curves(
+                history,
+                self.folder.path / "curves.png",
+                title=title,
+                top5=self.net.spec.classes > 10,
+                drops=history.rate_drops(),
+            )
 
     def _draw_filters(self) -> None:
         name, weights = next(iter(self.net.params.items()))
@@ -501,7 +615,8 @@ class Trainer:
                 f"{height} x {width} x {channels}"
             )
             filters = self.net.backend.to_numpy(weights)
-            show.filters(filters, self.folder.path / "filters.png", title=title)
+            path = self.folder.path / "filters.png"
+            show.filters(filters, path, title=title, towers=self.net.spec.towers)
 
     def _warn_once(self, sentence: str) -> None:
         if sentence not in self._warned:

@@ -21,7 +21,7 @@ MARKERS = {
     "two_gpus": "needs two NVIDIA GPUs; left out where there are fewer, unless -m names it",
     "slow": "takes more than a few seconds; left out unless -m names it",
     "big": "too large for simcheck, which leaves it out",
-    "peer": "compares with PyTorch; left out where it is not installed, unless -m names it",
+    "peer": "compares with PyTorch or onnxruntime; left out where they are missing, unless named",
 }
 
 
@@ -66,7 +66,7 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
         return False
     if item.get_closest_marker("slow") and "slow" not in named_markers:
         return False
-    if item.get_closest_marker("peer") and "peer" not in named_markers and not find_spec("torch"):
+    if item.get_closest_marker("peer") and "peer" not in named_markers and not peers():
         return False
     if item.get_closest_marker("two_gpus") and "two_gpus" not in named_markers:
         return gpus() >= 2
@@ -80,6 +80,12 @@ def backend_of(item: pytest.Item) -> str | None:
     call = getattr(item, "callspec", None)
     variant = call.params.get("be") if call else None
     return variant.backend if isinstance(variant, Variant) else None
+
+
+def peers() -> bool:
+    """Whether all is installed that the tests marked peer compare with (the extra `peers`)."""
+    libraries = ("torch", "onnx", "onnxruntime", "google", "tensorboardX")
+    return all(find_spec(name) for name in libraries)
 
 
 def gpus() -> int:

@@ -87,9 +87,9 @@ class Wrong(NumpyBackend):
         super().__init__()
         self._fault, self._calls = fault, 0
 
-    def _conv_fprop(self, x: Any, w: Any, b: Any, y: Any, g: Any, activation: Any) -> None:
+    def _conv_fprop(self, x: Any, w: Any, b: Any, y: Any, *settings: Any) -> None:
         before = y.copy()
-        super()._conv_fprop(x, w, b, y, g, activation)
+        super()._conv_fprop(x, w, b, y, *settings)
         self._calls += 1
         if self._fault == "unwritten":
             y[-1, -1, -1, -1] = before[-1, -1, -1, -1]

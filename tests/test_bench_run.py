@@ -35,7 +35,7 @@ from bench.results import Costs, OperationRow, PeerTime, Results, StepRow
 from bench.timing import Plan, Timing
 from pyalexnet import nets
 from pyalexnet.backends.numpy import NumpyBackend
-from pyalexnet.data import Split
+from pyalexnet.data import Dataset, Split
 from pyalexnet.errors import BackendUnavailable
 from pyalexnet.layers import Conv, Linear, RNorm
 
@@ -331,10 +331,11 @@ def test_batches_from_the_host() -> None:
     case = steps.StepCase(nets.get("alexnet-tiny")(input_shape=(12, 12, 3)), "tiny", 3)
     images = np.arange(5 * 12 * 12 * 3, dtype=np.int64).reshape(5, 12, 12, 3) % 251
     split = Split(images.astype(np.uint8), np.arange(5, dtype=np.int64))
-    batches = steps.packed(case, split)
+    dataset = Dataset("five", split, split, tuple("abcde"), "made up")
+    batches = steps.packed(case, dataset)
     assert [label for _, labels in batches[:2] for label in labels] == [0, 1, 2, 3, 4, 0]
     np.testing.assert_allclose(batches[1][0][2], images[0] - images.mean(axis=0), atol=1e-4)
-    made = whole.fed(Host("test"), case, split, Plan(0.0, 2, 2, warmups=0))
+    made = whole.fed(Host("test"), case, dataset, Plan(0.0, 2, 2, warmups=0))
     assert made.ours is not None and made.data == "from the host"
 
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import pyalexnet as package
 from pyalexnet import cli
+from pyalexnet.commands import place
 from pyalexnet.progress import Reporter
 from training import OPTIONS, STEPS_AN_EPOCH, command, environment, last, photographs, pyalexnet
 
@@ -48,12 +49,13 @@ def test_run_folder_is_complete(trained: tuple[Path, Any]) -> None:
 
 
 def test_first_lines_say_what_is_trained(trained: tuple[Path, Any]) -> None:
-    head = trained[1].stdout.splitlines()[:6]
+    head = trained[1].stdout.splitlines()[:7]
     parameters = sum(values.size for values in last(trained[0]).params.values())
     for line, part in zip(
         head,
         (
             f"alexnet-tiny: {parameters:,} parameters",
+            "changed   epochs 6 -> 3; lr 0.03 -> 0.01; batch_size 64 -> 8",
             "quarters: 50 training and 20 test images, 12x12x1, 4 classes",
             "numpy, device 0",
             "3 epochs of 6 steps, batch 8, lr 0.01, momentum 0.9",
@@ -81,10 +83,14 @@ def test_plain_lines_off_a_terminal(trained: tuple[Path, Any]) -> None:
     text = trained[1].stdout
     assert trained[1].stderr == ""
     assert not [c for c in text if ord(c) < 32 and c != "\n"]
-    steps = [line for line in text.splitlines() if "  step " in line]
+    steps = [line for line in text.splitlines() if "... loss " in line]
+    assert [line.partition("...")[0] for line in steps[:4]] == ["1.2", "1.4", "1.6", "2.2"]
     assert len(steps) == 9
-    for part in ("epoch 1/3", "step 2/18", "loss ", "top-1 error ", "images/s", "lr 0.002", "ETA "):
+    for part in ("top-1 error ", "top-5 error ", " s, ", "images/s", "lr 0.002", "ETA "):
         assert part in steps[0]
+    moved = [line.split() for line in text.splitlines() if " mean |dw| " in line]
+    assert [line[0] for line in moved[:6]] == ["conv1", "conv2", "conv3", "conv4", "fc5", "fc6"]
+    assert len(moved) == 18
 
 
 def on_a_terminal(arguments: list[str], cwd: Path, **more: str) -> tuple[int, bytes]:
@@ -124,7 +130,7 @@ def test_no_control_codes_where_they_are_not_wanted(
     code, text = on_a_terminal(arguments, tmp_path, **extra)
     assert code == 0, text.decode()
     assert b"\x1b" not in text
-    assert b"step 2/18" in text
+    assert b"1.2... loss" in text
 
 
 @pytest.mark.parametrize("how", ["| head -n 1", ">&-", "> /dev/full"])
@@ -160,7 +166,7 @@ def test_ascii_locale(data: Path, tmp_path: Path) -> None:
     locale = environment(LANG="C", LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     done = pyalexnet("train", "--data", named, *OPTIONS, "--steps=2", cwd=tmp_path, env=locale)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "step 2/18" in done.stdout
+    assert "1.2... loss" in done.stdout
     again = pyalexnet("train", "--resume", "latest", "--steps=3", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
 
@@ -292,7 +298,7 @@ def test_python_m(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "device", "place"),
+    ("backend", "device", "expected"),
     [
         (None, None, (None, None)),
         ("sim", "1", ("sim", 1)),
@@ -301,8 +307,8 @@ def test_python_m(tmp_path: Path) -> None:
         ("cuda", "cuda:3", ("cuda", 3)),
     ],
 )
-def test_device_as_in_pytorch(backend: str | None, device: str | None, place: object) -> None:
-    assert cli.place(backend, device) == place
+def test_device_as_in_pytorch(backend: str | None, device: str | None, expected: object) -> None:
+    assert place.place(backend, device) == expected
 
 
 def test_data_get_hands_on_what_download_says(

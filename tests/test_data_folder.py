@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -17,22 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
+from image_files import BLUE, RED, damaged_files, encoded, plain, png16, write_class
 from pyalexnet import data
-from pyalexnet.data import folder
+from pyalexnet.data import decode, folder
 from pyalexnet.errors import DataError
 
 SIZE = (8, 8)
-RED, BLUE = (255, 0, 0), (0, 0, 255)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    stream = BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def plain(colour: tuple[int, int, int] = RED, size: tuple[int, int] = (10, 12)) -> Image.Image:
-    return Image.new("RGB", size, colour)
 
 
 def halves(width: int = 32, height: int = 32) -> Image.Image:
@@ -40,16 +28,6 @@ def halves(width: int = 32, height: int = 32) -> Image.Image:
     image = plain(RED, (width, height))
     image.paste(BLUE, (0, height // 2, width, height))
     return image
-
-
-def write_class(root: Path, name: str, count: int, colour: tuple[int, int, int] = RED) -> Path:
-    """A class of `count` plain images that differ in green, so that each can be told apart."""
-    path = root / name
-    path.mkdir(parents=True)
-    for number in range(count):
-        shade = (colour[0], number % 256, colour[2])
-        (path / f"{number:04}.png").write_bytes(encoded(plain(shade)))
-    return path
 
 
 def load(root: Path, **options: Any) -> data.Dataset:
@@ -69,7 +47,7 @@ def refusal(root: Path, **options: Any) -> str:
 
 
 def decoded(raw: bytes, size: tuple[int, int] = SIZE) -> np.ndarray:
-    image = folder.decode(raw, size)
+    image = decode.decode(raw, size)
     assert image.shape == (*size, 3)
     assert image.dtype == np.uint8
     return image
@@ -87,7 +65,7 @@ def test_every_format(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["TIFF", "PPM", "TGA", "ICO", "PCX"])
 def test_other_formats_stay_shut(kind: str) -> None:
     with pytest.raises(UnidentifiedImageError):
-        folder.decode(encoded(plain(), kind), SIZE)
+        decode.decode(encoded(plain(), kind), SIZE)
 
 
 def test_greyscale_is_repeated() -> None:
@@ -138,23 +116,6 @@ def test_16_bits_keep_their_high_byte() -> None:
     raw = encoded(Image.fromarray(values))
     assert raw[24] == 16
     assert_plain(decoded(raw), (0x64,) * 3)
-
-
-def png16(colour_type: int, samples: list[int], size: tuple[int, int] = (9, 9)) -> bytes:
-    """A PNG of one colour, 16 bits a sample, which Pillow cannot write; always 9 x 9 of data."""
-    row = b"\0" + struct.pack(f">{len(samples)}H", *samples) * 9
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + content))
-        return struct.pack(">I", len(content)) + kind + content + check
-
-    header = struct.pack(">2I5B", *size, 16, colour_type, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(row * 9))
-        + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize(
@@ -321,36 +282,6 @@ def test_progress_reaches_the_end(tmp_path: Path) -> None:
     assert seen == sorted(set(seen))
 
 
-def damaged_files(path: Path) -> dict[str, str]:
-    """Write a file of each kind that cannot be read; name to a part of the reason."""
-    jpeg = encoded(Image.effect_noise((64, 64), 90), "JPEG")
-    png = encoded(Image.effect_noise((64, 64), 90))
-    contents = {
-        "empty.jpg": (b"", "an empty file"),
-        "text.jpg": (b"not an image at all", "not an image"),
-        "cut.jpg": (jpeg[: len(jpeg) // 2], "truncated"),
-        "cut.png": (png[: len(png) // 2], "Truncated"),
-        "zeros.jpg": (jpeg[: len(jpeg) // 2] + bytes(len(jpeg) // 2), "is zeros"),
-        "zeros.png": (png[: len(png) // 2] + bytes(len(png) // 2), "broken PNG"),
-        "flipped.png": (png[:999] + bytes([png[999] ^ 1]) + png[1000:], "broken PNG"),
-        "tiff.png": (encoded(plain(), "TIFF"), "not an image"),
-        "huge.png": (png16(0, [0], (9000, 8000)), "9000 x 8000 pixels, more than"),
-        "bomb.png": (png16(0, [0], (10_000, 10_000)), "decompression bomb"),
-        "pickle.jpg": (b"\x80\x04N.", "not an image"),
-    }
-    for name, (content, _) in contents.items():
-        (path / name).write_bytes(content)
-    (path / "link.png").symlink_to("nowhere")
-    os.mkfifo(path / "pipe.png")
-    (path / "folder.png").mkdir()
-    special = {
-        "link.png": "No such file",
-        "pipe.png": "not a regular file",
-        "folder.png": "not a regular file",
-    }
-    return {name: reason for name, (_, reason) in contents.items()} | special
-
-
 def test_bad_files_are_skipped_and_listed_once(tmp_path: Path) -> None:
     good = write_class(tmp_path / "set", "ant", 1600)
     write_class(tmp_path / "set", "bee", 3)
@@ -434,17 +365,17 @@ def test_a_list_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
 def test_images_over_the_limit_are_bad(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: int
 ) -> None:
-    monkeypatch.setattr(folder, "LARGEST_IMAGE", pixels)
+    monkeypatch.setattr(decode, "LARGEST_IMAGE", pixels)
     raw = encoded(plain(size=(8, 10)))
     if pixels == 80:
         assert_plain(decoded(raw), RED)
     else:
         with pytest.raises(ValueError, match="8 x 10 pixels, more than the 79 allowed"):
-            folder.decode(raw, SIZE)
+            decode.decode(raw, SIZE)
 
 
 def test_files_over_the_limit_are_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(decode, "LARGEST_FILE", 1000)
     write_class(tmp_path, "ant", 200)
     bee = write_class(tmp_path, "bee", 2)
     (bee / "large.bmp").write_bytes(encoded(plain(size=(100, 100)), "BMP"))
@@ -479,7 +410,7 @@ def test_a_thumbnails_end_marker_does_not_hide_a_zero_tail() -> None:
     with Image.open(BytesIO(broken)) as image:
         image.load()  # Pillow alone sees nothing
     with pytest.raises(ValueError, match="the rest of the file is zeros"):
-        folder.decode(broken, SIZE)
+        decode.decode(broken, SIZE)
 
 
 # ------------------------------------------------------------------ what is refused
@@ -558,16 +489,16 @@ def test_an_interrupt_does_not_wait_for_the_whole_set(
     write_class(tmp_path, "ant", 200)
     write_class(tmp_path, "bee", 200)
     decodings: list[int] = []
-    decode = folder.decode
+    whole = decode.decode
 
     def counting(raw: bytes, size: tuple[int, int]) -> np.ndarray:
         decodings.append(threading.get_ident())
-        return decode(raw, size)
+        return whole(raw, size)
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(folder, "decode", counting)
+    monkeypatch.setattr(decode, "decode", counting)
     monkeypatch.setattr(folder, "CHUNK", 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
     with pytest.raises(KeyboardInterrupt):

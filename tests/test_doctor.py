@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pyalexnet import backends, cli, data, doctor
+from pyalexnet import backends, cli, data, doctor, nets, start
 from pyalexnet.backends.numpy import NumpyBackend
-from pyalexnet.errors import DataError
+from pyalexnet.data.dataset import Split
+from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.net import Net
+from pyalexnet.progress import Silent
 
 SUBJECTS = (
     *("Python", "Python headers", "C++ compiler", "make", "CUDA toolkit", "NVIDIA driver", "CuPy"),
@@ -103,3 +109,96 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not finding.found
     assert finding.detail == f"0.0 GB free at {tmp_path}"
     assert "--out" in finding.remedy
+
+
+# Of a run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a small AlexNet on built-in photographs, two steps long."""
+    out = tmp_path_factory.mktemp("runs")
+    choices = start.Choices(net="alexnet-tiny", backend="numpy", seed=3)
+    trainer = start.new(choices, out=out, config=None, reporter=Silent())
+    with trainer.folder, trainer.interrupt:
+        trainer.fit(2)
+    return trainer.folder.path
+
+
+def test_initial_weights_are_drawn_anew(run: Path) -> None:
+    at_start = doctor.diagnose(str(run), backend="numpy")
+    last = doctor.diagnose(str(run), "last", backend="numpy")
+    assert (at_start.run, at_start.net, at_start.at, at_start.step) == (
+        *(run.name, "alexnet-tiny", "start", 0),
+    )
+    assert (last.at, last.step) == ("last", 2)
+    assert at_start.verdict.state == "healthy"
+    conv1, trained = (one.rows[1] for one in (at_start, last))
+    drawn = nets.get("alexnet-tiny")(input_shape=(28, 28, 1)).layers[0].initial((28, 28, 1), 3)
+    assert math.isclose(conv1.std, float(drawn["conv1.w"].std(dtype=np.float64)))
+    assert conv1.std != trained.std
+
+
+def test_images_come_from_every_class(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder's images are sorted by class; the first 32 would all be of one."""
+    asked: list[int] = []
+    right = Split.read
+
+    def read(self: Split, indices: Any, out: Any) -> None:
+        asked.extend(indices)
+        right(self, indices, out)
+
+    monkeypatch.setattr(Split, "read", read)
+    doctor.diagnose(str(run), backend="numpy")
+    assert len(asked) == 32
+    assert (asked[0], asked[-1]) == (0, 9_999)
+    assert 300 <= min(np.diff(asked)) <= max(np.diff(asked)) <= 340
+
+
+def test_command_prints_a_table_and_the_verdict(run: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["doctor", "--init", str(run), "--backend", "numpy"])
+    assert result.exit_code == 0, result.output
+    head, columns, *rows, verdict = result.output.splitlines()
+    assert head.startswith(f"{run.name}: alexnet-tiny at the start")
+    assert columns.split()[:3] == ["layer", "mean", "|y|"]
+    layers = [layer.name for layer in nets.get("alexnet-tiny")().layers]
+    assert [row.split()[0] for row in rows] == ["images", *layers]
+    assert "the image signal is healthy" in verdict
+    assert len({len(line) for line in (columns, *rows)}) == 1
+
+
+def test_command_prints_json(run: Path) -> None:
+    arguments = ["doctor", "--init", "latest", "--out", str(run.parent), "--at", "last", "--json"]
+    result = CliRunner().invoke(cli.app, [*arguments, "--backend", "numpy"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert (document["at"], document["step"], document["net"]) == ("last", 2, "alexnet-tiny")
+    assert document["verdict"]["state"] == "healthy"
+    assert document["verdict"]["layer"] is None
+    first, conv1 = document["layers"][:2]
+    assert (first["layer"], conv1["layer"]) == ("images", "conv1")
+    assert math.isclose(conv1["share"], conv1["signal"] / conv1["rms"])
+
+
+def test_json_of_a_run_that_is_not_finite(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strict JSON has no NaN."""
+    right = Net.activations
+
+    def broken(self: Net, images: Any, **more: Any) -> Any:
+        return ((name, output * np.float32(np.nan)) for name, output in right(self, images, **more))
+
+    monkeypatch.setattr(Net, "activations", broken)
+    arguments = ["doctor", "--init", str(run), "--json", "--backend", "numpy"]
+    document = json.loads(CliRunner().invoke(cli.app, arguments).stdout)
+    assert document["verdict"]["layer"] == "conv1"
+    assert document["layers"][1]["rms"] is None
+
+
+def test_refuses_another_place(run: Path) -> None:
+    with pytest.raises(ArgumentError, match="at is 'end'; start or last was expected"):
+        doctor.diagnose(str(run), "end", backend="numpy")
+
+
+def test_json_of_this_machine(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["doctor", "--json", "--out", str(tmp_path)])
+    assert [finding["subject"] for finding in json.loads(result.stdout)] == list(SUBJECTS)

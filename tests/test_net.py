@@ -296,6 +296,28 @@ def test_nobody_computes_the_gradient_of_the_images(monkeypatch: pytest.MonkeyPa
     assert list(grads) == ["conv.w", "conv.b", "fc.w", "fc.b"]
 
 
+@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+def test_one_device_has_one_part(be: Any) -> None:
+    """What is written part by part for any number of devices works on this one, without copies."""
+    net = Net(EVERY_LAYER, be, SEED)
+    (part,) = net.parts
+    assert part.backend is be and part.params is net.params
+    x, labels = batch(EVERY_LAYER, 3)
+    loss, parts = net.gradients(x, labels, train=True, step=STEP)
+    expected, grads = net.loss_and_grads(x, labels, train=True, step=STEP)
+    assert same_bits(be.to_numpy(loss), be.to_numpy(expected))
+    joined = net.joined(parts)
+    assert all(joined[name] is parts[0][name] for name in net.params)
+    for name, grad in host(net, joined).items():
+        assert same_bits(grad, be.to_numpy(grads[name]))
+    sgd = SGD(net)
+    sgd.step(parts, 0)
+    (divided,) = net.divided(sgd.momentum)
+    for name, v in host(net, sgd.momentum).items():
+        assert divided[name] is not sgd.momentum[name]
+        assert same_bits(be.to_numpy(divided[name]), v)
+
+
 # Dropout
 
 

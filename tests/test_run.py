@@ -21,8 +21,9 @@ import pytest
 from pyalexnet import start
 from pyalexnet.errors import ArgumentError, RunError
 from pyalexnet.progress import Silent
-from pyalexnet.recipe import Rate, Recipe, Steps
+from pyalexnet.recipe import Rate, Recipe
 from pyalexnet.run import Config, History, Log, RunFolder, Scores, find
+from pyalexnet.schedule import Steps
 from training import began, environment, fitted, last, photographs
 
 NOBODY = 65534
@@ -228,13 +229,14 @@ def test_history_leaves_out_what_a_resumed_run_did_again(tmp_path: Path) -> None
     log = Log(tmp_path / "log.jsonl")
     log.write("start", {"step": 0})
     for step, loss in ((1, 5.0), (2, 4.0), (3, 3.0)):
-        log.write("step", {"step": step, "progress": step / 2, "train": scores(loss)})
+        log.write("step", {"step": step, "progress": step / 2, "lr": 1.0, "train": scores(loss)})
     log.write("epoch", {"step": 2, "epoch": 1, "train": scores(4.5), "test": scores(4.6)})
     log.write("resume", {"step": 1})
-    log.write("step", {"step": 2, "progress": 1.0, "train": scores(4.25)})
+    log.write("step", {"step": 2, "progress": 1.0, "lr": 0.5, "train": scores(4.25)})
     log.close()
     with log.path.open("a") as file:
         file.write("damaged\n")
     history = History.read(log.path)
     assert history.steps == [(0.5, Scores(**scores(5.0))), (1.0, Scores(**scores(4.25)))]
+    assert history.rates == [(0.5, 1.0), (1.0, 0.5)]
     assert history.epochs == []

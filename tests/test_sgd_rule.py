@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pyalexnet.errors import ArgumentError
 from pyalexnet.layers import Linear
 from pyalexnet.net import Net, NetSpec
-from pyalexnet.recipe import Rate, Recipe, Steps
+from pyalexnet.recipe import Rate, Recipe
+from pyalexnet.schedule import Steps
 from pyalexnet.sgd import SGD
 from samples import normal
 from tolerance import same_bits

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from pyalexnet import checkpoint, data
-from pyalexnet.data.batches import batches
 from pyalexnet.errors import CheckpointError, TrainingError
 from pyalexnet.evaluate import activations, evaluate
 from pyalexnet.net import Net
 from pyalexnet.progress import Silent
 from pyalexnet.run import Log
+from pyalexnet.schedule import Steps
 from pyalexnet.train import Position, Trainer
 from training import (
     BATCH,
@@ -70,33 +70,18 @@ def test_two_runs_are_bitwise_equal_and_another_seed_is_not(quarters: Path, tmp_
     assert runs[0] == runs[1] != runs[2]
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_batches_are_the_chosen_images_less_the_mean(channels: int, tmp_path: Path) -> None:
-    split = data.load(photographs(tmp_path / "a.npz", channels=channels)).train
-    mean = split.mean()
-    indices = data.order(len(split), seed=5, epoch=2)
-    seen = 0
-    for images, labels in batches(split, mean, indices, BATCH):
-        chosen = indices[seen : seen + BATCH]
-        assert images.dtype == np.float32
-        assert np.array_equal(images, split.images[chosen].astype(np.float32) - mean)
-        assert np.array_equal(labels, split.labels[chosen])
-        seen += len(labels)
-    assert seen == TRAIN
-
-
 def test_each_epoch_visits_its_own_order_and_drops_the_rest(
     quarters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = began(tmp_path, quarters, epochs=2, seed=9)
     met: list[np.ndarray[Any, Any]] = []
-    original = Net.loss_and_grads
+    original = Net.gradients
 
     def recorded(net: Net, images: Any, labels: Any, *rest: Any, **more: Any) -> Any:
         met.append(np.array(labels))
         return original(net, images, labels, *rest, **more)
 
-    monkeypatch.setattr(Net, "loss_and_grads", recorded)
+    monkeypatch.setattr(Net, "gradients", recorded)
     fitted(trainer)
     labels = trainer.dataset.train.labels
     expected = [
@@ -137,7 +122,7 @@ def test_evaluation_weighs_a_smaller_last_batch(quarters: Path, tmp_path: Path) 
     trainer = began(tmp_path, quarters, epochs=1)
     fitted(trainer)
     net, test = trainer.net, trainer.dataset.test
-    scores = evaluate(net, test, trainer.mean, BATCH)
+    scores = evaluate(net, test, trainer.loader, BATCH)
     assert TEST % BATCH
     logits = net.forward(test.images.astype(np.float32) - trainer.mean).astype(np.float64)
     own = logits[np.arange(TEST), test.labels]
@@ -182,6 +167,7 @@ def test_rates_follow_the_schedule(quarters: Path, tmp_path: Path) -> None:
     trainer = began(tmp_path, quarters, epochs=3, lr=0.04, print_freq=1)
     fitted(trainer)
     schedule = trainer.config.recipe.schedule
+    assert isinstance(schedule, Steps)
     ((start, factor),) = schedule.steps
     for line in lines(trainer.folder.path, "step"):
         before = line["progress"] - BATCH / TRAIN
@@ -254,15 +240,15 @@ def test_spoilt_gradient_never_reaches_the_parameters(
     quarters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = began(tmp_path, quarters)
-    original = Net.loss_and_grads
+    original = Net.gradients
 
     def spoilt(*arguments: Any, **more: Any) -> Any:
         loss, grads = original(*arguments, **more)
         if trainer.at.step == 2:
-            grads["fc3.b"][5] = math.nan
+            grads[0]["fc3.b"][5] = math.nan
         return loss, grads
 
-    monkeypatch.setattr(Net, "loss_and_grads", spoilt)
+    monkeypatch.setattr(Net, "gradients", spoilt)
     with pytest.raises(TrainingError, match=r"step 3, .*gradient of fc3\.b"):
         fitted(trainer)
     assert all(np.isfinite(values).all() for values in trainer.net.params.values())
@@ -290,7 +276,7 @@ def test_losses_of_a_device_are_read_when_a_line_is_due(
     quarters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = began(tmp_path, quarters, print_freq=4)
-    original, to_numpy = Net.loss_and_grads, trainer.net.backend.to_numpy
+    original, to_numpy = Net.gradients, trainer.net.backend.to_numpy
     read_at: list[int] = []
 
     def on_device(*arguments: Any, **more: Any) -> Any:
@@ -303,7 +289,7 @@ def test_losses_of_a_device_are_read_when_a_line_is_due(
             return np.array(value.value)
         return to_numpy(value)
 
-    monkeypatch.setattr(Net, "loss_and_grads", on_device)
+    monkeypatch.setattr(Net, "gradients", on_device)
     monkeypatch.setattr(trainer.net.backend, "to_numpy", asked)
     with pytest.raises(TrainingError, match=r"step 10, .*loss is nan"):
         fitted(trainer)

@@ -16,8 +16,9 @@ from pyalexnet.checkpoint import Checkpoint
 from pyalexnet.layers import LRN, Conv, Dropout, Linear, MaxPool
 from pyalexnet.net import NetSpec
 from pyalexnet.progress import Reporter, Silent
-from pyalexnet.recipe import Rate, Recipe, Steps
+from pyalexnet.recipe import Rate, Recipe
 from pyalexnet.run import StepReport
+from pyalexnet.schedule import Steps
 from pyalexnet.train import Outcome, Trainer
 
 # 50 training images in batches of 8 are 6 steps an epoch; 20 test images are 2.5 batches.

@@ -20,6 +20,7 @@ from pyalexnet.layers import (
     MaxPool,
     Relu,
     RNorm,
+    Scale,
     Tanh,
 )
 from pyalexnet.net import NetSpec
@@ -124,6 +125,8 @@ class JaxStep:
             return self._dropped(layer, x, key)
         if isinstance(layer, Relu):
             return self._activated(x, "relu")
+        if isinstance(layer, Scale):
+            return layer.factor * x
         if isinstance(layer, Tanh):
             return layer.scale_out * jnp.tanh(layer.scale_in * x)
         raise TypeError(f"{layer.name}: a {type(layer).__name__} has no form in JAX here.")

@@ -27,6 +27,7 @@ from pyalexnet.layers import (
     MaxPool,
     Relu,
     RNorm,
+    Scale,
     Tanh,
 )
 from pyalexnet.net import NetSpec
@@ -262,6 +263,8 @@ class TorchStep:
             return x if layer.inverted else x * layer.keep
         if isinstance(layer, Relu):
             return functional.relu(x)
+        if isinstance(layer, Scale):
+            return layer.factor * x
         if isinstance(layer, Tanh):
             return layer.scale_out * torch.tanh(layer.scale_in * x)
         raise TypeError(f"{layer.name}: a {type(layer).__name__} has no form in PyTorch here.")

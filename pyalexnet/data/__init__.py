@@ -1,11 +1,11 @@
-"""Data sets: the built-in one, CIFAR-10, folders of images, `.npz` files."""
+"""Data sets: the built-in one, CIFAR-10, packs, folders of images, `.npz` files."""
 
 from __future__ import annotations
 
 import stat
 from pathlib import Path
 
-from pyalexnet.data import builtin, cifar, folder, npz
+from pyalexnet.data import builtin, cifar, folder, npz, pack
 from pyalexnet.data.dataset import Dataset, Progress, Split, order, shown
 from pyalexnet.errors import DataError
 
@@ -27,8 +27,9 @@ def load(
 
     Args:
         path: None for the built-in set; `cifar10` for the fetched archive (unless something of
-            that name is there); a folder or a tar archive of CIFAR-10 (`cifar.py`); a folder of
-            images, one folder a class (`folder.py`); an `.npz` file (`npz.py`).
+            that name is there); a folder or a tar archive of CIFAR-10 (`cifar.py`); a pack
+            (`pack.py`); a folder of images, one folder a class (`folder.py`); an `.npz` file
+            (`npz.py`).
         image_size: (height, width) that a folder's images are brought to; other sets come in
             their own size.
         seed: draws the tenth that is held out where a set has no test images.
@@ -46,6 +47,8 @@ def load(
     except OSError as error:
         raise DataError(f"{shown(where)}: {error.strerror}; a data set was expected.") from error
     if stat.S_ISDIR(mode):
+        if pack.is_pack(where):
+            return pack.load(where)
         if cifar.is_folder_of(where):
             return cifar.load_folder(where)
         if image_size is None:
@@ -54,7 +57,7 @@ def load(
                 f"width they shall have were expected."
             )
         return folder.load(
-            where, image_size=image_size, seed=seed, bad_files=bad_files, progress=progress
+            where, image_size=image_size, seed=seed, listed=bad_files, progress=progress
         )
     if stat.S_ISREG(mode) and where.name.lower().endswith(cifar.SUFFIXES):
         return cifar.load_archive(where)

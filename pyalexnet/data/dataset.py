@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pyalexnet.data import colour
+from pyalexnet.data.colour import Colour
 from pyalexnet.errors import DataError
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Pixels = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 """Called with (done, total) while something long goes on; the unit is the caller's."""
 
@@ -22,7 +25,10 @@ HELD_OUT_STREAM = 2**64 - 1
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images: `images` (N, H, W, C) uint8, C-contiguous; `labels` (N,) int64."""
+    """Labelled images: `images` (N, H, W, C) uint8, C-contiguous; `labels` (N,) int64.
+
+    What a large set needs goes through `read`: those of a pack (`pack.PackSplit`) lie on disk.
+    """
 
     images: Images
     labels: Labels
@@ -30,7 +36,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def mean(self) -> npt.NDArray[np.float32]:
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of an image as it is stored."""
+        _, height, width, channels = self.images.shape
+        return height, width, channels
+
+    def read(self, indices: Labels, out: Images) -> None:
+        """The images `indices` (n,) into `out` (n, H, W, C). Safe in threads."""
+        np.take(self.images, indices, axis=0, out=out)
+
+    def mean(self) -> Pixels:
         """Mean of each pixel over the images, (H, W, C).
 
         The sum is exact (whole numbers below 2^53 in float64), so that it does not depend on the
@@ -38,6 +54,14 @@ class Split:
         """
         mean: npt.NDArray[np.float64] = self.images.mean(axis=0, dtype=np.float64)
         return mean.astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What a pack knows of its training images without reading them: see `Dataset`."""
+
+    mean: Pixels
+    colour: Colour
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +73,22 @@ class Dataset:
     test: Split
     class_names: tuple[str, ...]
     note: str
+    statistics: Statistics | None = None
+
+    def mean(self) -> Pixels:
+        """Mean of each pixel over the training images, (H, W, C)."""
+        return self.statistics.mean if self.statistics else self.train.mean()
+
+    def colour(self) -> Colour | None:
+        """Principal axes of the training images' pixels; None where they are not RGB.
+
+        ImageNet's where there are under `colour.FEWEST` training images.
+        """
+        if self.statistics:
+            return self.statistics.colour
+        if self.train.image_shape[2] != 3:
+            return None
+        return colour.of_set(colour.Moments.of(self.train.images), len(self.train))
 
 
 def checked(
@@ -59,6 +99,7 @@ def checked(
     *,
     name: str,
     note: str,
+    statistics: Statistics | None = None,
 ) -> Dataset:
     """The `Dataset` of two splits whose images are known to be uint8 (N, H, W, C).
 
@@ -83,10 +124,10 @@ def checked(
                 f"{source}: {which} image {outside[0]} has label {split.labels[outside[0]]}; "
                 f"0 to {classes - 1} were expected, as there are {classes} classes."
             )
-    if train.images.shape[1:] != test.images.shape[1:]:
+    if train.image_shape != test.image_shape:
         raise DataError(
-            f"{source}: test images are {shape_of(test.images)}; {shape_of(train.images)} was "
-            f"expected, as the training images are."
+            f"{source}: test images are {shape_of(test)}; {shape_of(train)} was expected, as the "
+            f"training images are."
         )
     absent = np.flatnonzero(np.bincount(train.labels, minlength=classes) == 0)
     if absent.size:
@@ -94,7 +135,7 @@ def checked(
             f"{source}: class {absent[0]} ({class_names[absent[0]]}) has no training image; each "
             f"of the {classes} classes needs one."
         )
-    return Dataset(name, train, test, tuple(class_names), note)
+    return Dataset(name, train, test, tuple(class_names), note, statistics)
 
 
 def order(n: int, seed: int, epoch: int) -> Labels:
@@ -121,9 +162,9 @@ def hold_out(labels: Labels, seed: int) -> tuple[Labels, Labels]:
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def shape_of(images: Images) -> str:
+def shape_of(split: Split) -> str:
     """An image's height, width and channels as people write them: 28x28x1."""
-    return "x".join(str(side) for side in images.shape[1:])
+    return "x".join(str(side) for side in split.image_shape)
 
 
 def shown(path: str | os.PathLike[str]) -> str:

@@ -2,49 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pyalexnet.layers import Conv, Linear, MaxPool
 from pyalexnet.net import NetSpec
-from pyalexnet.nets import presets
+from pyalexnet.nets import ablations, presets
 
 
 def alexnet(
     classes: int = 1000,
     preset: str = "source",
     width: float = 1.0,
-    dropout: float = 0.5,
+    dropout: float | None = None,
     one_tower: bool = False,
     input_shape: tuple[int, int, int] | None = None,
+    *,
+    activation: str = "relu",
+    lrn: bool | Sequence[str] | None = None,
+    pooling: str = "3/2",
+    without: Sequence[str] = (),
+    exchange: Sequence[str] | None = None,
+    towers_norm: bool = False,
 ) -> NetSpec:
     """Five convolutions and three linear layers, 60,965,224 parameters.
 
-    preset: whose conventions. width: of all layers but the last, times the original's. dropout:
-    probability of dropping. one_tower: the half-width net of section 3.2. input_shape: the
-    preset's where None.
+    preset: whose conventions; they hold wherever None is given. width: of all layers but the last,
+    times the original's. dropout: probability of dropping. one_tower: the half-width net of section
+    3.2. input_shape: (H, W, C). The rest are experiments, which `ablations` describes: activation
+    (relu, tanh), lrn (all, none or the names of those that stay), pooling (3/2, 2/2), without
+    (middle layers to leave out), exchange (layers that read both towers), towers_norm (norms end at
+    a tower's edge).
     """
-    p = presets.get(preset).sized(width, one_tower)
+    p = ablations.dropping(presets.get(preset), dropout)
+    p = ablations.of_neuron(p, activation)
+    p = ablations.normed(p, lrn, towers_norm)
+    p = ablations.pooled(p, pooling)
+    p = ablations.shortened(p, without)
+    p = ablations.exchanging(p, exchange, one_tower).sized(width, one_tower)
+    shape = (p.input_size, p.input_size, 3) if input_shape is None else input_shape
     k1, k2, k3, k4, k5 = p.maps
-    early, towers = p.stage_activation, p.towers
     layers = (
-        Conv("conv1", k1, 11, stride=4, pad=p.pad, activation=early, **p.start("conv1")),
+        *p.scaled_pixels(),
+        Conv("conv1", k1, 11, stride=4, pad=p.pad, **p.of("conv1")),
         *p.norm("norm1"),
-        MaxPool("pool1", 3, 2),
-        *p.stage_relu("relu1"),
-        Conv("conv2", k2, 5, pad=2, groups=towers, activation="relu", **p.start("conv2")),
+        MaxPool("pool1", *p.pool),
+        *p.late_activation(1),
+        Conv("conv2", k2, 5, pad=p.pad2, **p.of("conv2")),
         *p.norm("norm2"),
         *p.norm_within_maps("rnorm2"),
-        MaxPool("pool2", 3, 2),
-        Conv("conv3", k3, 3, pad=1, activation="relu", **p.start("conv3")),
-        Conv("conv4", k4, 3, pad=1, groups=towers, activation="relu", **p.start("conv4")),
-        Conv("conv5", k5, 3, pad=1, groups=towers, activation=early, **p.start("conv5")),
-        MaxPool("pool5", 3, 2),
-        *p.stage_relu("relu5"),
-        *p.drop("drop6", dropout, before=True),
-        Linear("fc6", p.units, activation="relu", **p.start("fc6")),
-        *p.drop("drop6", dropout, before=False),
-        *p.drop("drop7", dropout, before=True),
-        Linear("fc7", p.units, activation="relu", **p.start("fc7")),
-        *p.drop("drop7", dropout, before=False),
-        Linear("fc8", classes, **p.start("fc8")),
+        MaxPool("pool2", *p.pool),
+        Conv("conv3", k3, 3, pad=1, **p.of("conv3")),
+        Conv("conv4", k4, 3, pad=1, **p.of("conv4")),
+        Conv("conv5", k5, 3, pad=p.pad5, **p.of("conv5")),
+        MaxPool("pool5", *p.pool),
+        *p.late_activation(5),
+        *p.drop("drop6", before=True),
+        Linear("fc6", p.units[0], **p.of("fc6")),
+        *p.drop("drop6", before=False),
+        *p.drop("drop7", before=True),
+        Linear("fc7", p.units[1], **p.of("fc7")),
+        *p.drop("drop7", before=False),
+        Linear("fc8", classes, **p.of("fc8")),
     )
-    shape = (p.input_size, p.input_size, 3) if input_shape is None else input_shape
-    return NetSpec("alexnet", shape, classes, layers, p.recipe)
+    return NetSpec("alexnet", shape, classes, p.kept(layers), p.recipe)

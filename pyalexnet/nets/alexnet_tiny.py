@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pyalexnet.layers import LRN, Conv, Dropout, Linear, MaxPool
 from pyalexnet.net import NetSpec
-from pyalexnet.recipe import Rate, Recipe, Steps
+from pyalexnet.recipe import Rate, Recipe
+from pyalexnet.schedule import Steps
 
 
 def alexnet_tiny(

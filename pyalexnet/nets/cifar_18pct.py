@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pyalexnet.layers import AvgPool, Conv, Linear, MaxPool, Relu, RNorm
 from pyalexnet.net import NetSpec
-from pyalexnet.recipe import Rate, Recipe, Steps
+from pyalexnet.recipe import Rate, Recipe
+from pyalexnet.schedule import Steps
 
 
 def cifar_18pct(classes: int = 10, input_shape: tuple[int, int, int] = (32, 32, 3)) -> NetSpec:

@@ -4,6 +4,8 @@ source  the 2012 program with `layers-145.cfg`, which made the paper's numbers
 paper   the paper's text, where it differs from them
 caffe   BVLC's reference model, `models/bvlc_alexnet`
 owt     the single tower of "One weird trick" (arXiv:1404.5997) as torchvision has it
+
+`conventions` says where each value stands, `ablations` what a user may change.
 """
 
 from __future__ import annotations
@@ -11,16 +13,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pyalexnet.backends.base import Activation
 from pyalexnet.backends.checks import positive
 from pyalexnet.backends.geometry import Pad
 from pyalexnet.errors import ArgumentError
-from pyalexnet.layers import LRN, Dropout, Layer, Relu, RNorm, Start
-from pyalexnet.recipe import Rate, Recipe, Steps
+from pyalexnet.layers import LRN, Dropout, Layer, Relu, RNorm, Scale, Start, Tanh
+from pyalexnet.recipe import Augment, Rate, Recipe
+from pyalexnet.schedule import Constant, Plateau, Steps
 
-_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+Neuron: TypeAlias = Literal["relu", "tanh"]
+
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+
+# What goes with a layer that is left out, of whichever neuron.
+_COMPANIONS = {"conv5": ("relu5", "tanh5"), "fc6": ("drop6",), "fc7": ("drop7",)}
 
 
 @dataclass(frozen=True)
@@ -30,34 +38,49 @@ class Preset:
     Attributes:
         input_size: height and width of the crop that the network sees.
         pad: zeros around it, for conv1: a number or (top, bottom, left, right).
+        pixel_scale: what pixels, 0 to 255 minus the mean, are multiplied by before conv1.
         maps: filters of the five convolutions, all towers together.
         units: outputs of fc6 and fc7.
-        towers: groups of conv2, conv4 and conv5.
-        std, bias: initial weights and biases by layer.
-        relu_after_pool: conv1 and conv5 have their ReLU behind the pool, and norm1 so before it.
-        lrn_alpha: weight of each square in the two LRN layers; None: there are none.
+        towers: parts of a layer that lie on a device each.
+        exchange: layers that read all towers, conv1 aside; the others have `towers` groups.
+        activation: the neuron.
+        activation_after_pool: conv1 and conv5 have it behind the pool, and norm1 so before it.
+        pool: size and stride of the pools.
+        pad2, pad5: zeros around the maps that conv2 and conv5 read.
+        norms: response norms: norm1 and norm2 across channels, rnorm2 within each map.
+        lrn_alpha: weight of each square in norm1 and norm2.
         lrn_k: their constant.
         lrn_per_tower: whether their windows end at a tower's edge.
-        same_map_norm: whether a norm within each map follows norm2.
-        inverted_dropout: whether dropout rescales in training instead of evaluation.
+        dropout: probability of dropping, by fc6 and fc7.
+        dropout_inverted: whether dropout rescales in training instead of evaluation.
         dropout_before: on the inputs of fc6 and fc7 instead of their outputs.
+        std, bias: initial weights and biases by layer.
+        without: layers that are left out.
         recipe: how it was trained.
     """
 
     input_size: int
     pad: Pad
+    pixel_scale: float
     maps: tuple[int, int, int, int, int]
-    units: int
+    units: tuple[int, int]
     towers: int
-    std: Mapping[str, Start]
-    bias: Mapping[str, Start]
-    relu_after_pool: bool
-    lrn_alpha: float | None
+    exchange: tuple[str, ...]
+    activation: Neuron
+    activation_after_pool: bool
+    pool: tuple[int, int]
+    pad2: int
+    pad5: int
+    norms: tuple[str, ...]
+    lrn_alpha: float
     lrn_k: float
     lrn_per_tower: bool
-    same_map_norm: bool
-    inverted_dropout: bool
+    dropout: float
+    dropout_inverted: bool
     dropout_before: bool
+    std: Mapping[str, Start]
+    bias: Mapping[str, Start]
+    without: tuple[str, ...]
     recipe: Recipe
 
     def sized(self, width: float, one_tower: bool) -> Preset:
@@ -70,46 +93,69 @@ class Preset:
             raise ArgumentError("alexnet: one_tower is set; a preset of two towers was expected.")
         positive("alexnet", "width", width)
         towers = 1 if one_tower else self.towers
-        k1, k2, k3, k4, k5 = (
-            max(1, round(maps * width / self.towers)) * (towers if stage < 4 else self.towers)
-            for stage, maps in enumerate(self.maps)
-        )
+
+        def whole(count: int, parts: int) -> int:
+            return max(1, round(count * width / self.towers)) * parts
+
+        k1, k2, k3, k4, k5 = self.maps
+        early = (whole(count, towers) for count in (k1, k2, k3, k4))
+        k1, k2, k3, k4 = early
         return dataclasses.replace(
             self,
-            maps=(k1, k2, k3, k4, k5),
-            units=max(1, round(self.units * width)),
+            maps=(k1, k2, k3, k4, whole(k5, self.towers)),
+            units=(whole(self.units[0], self.towers), whole(self.units[1], self.towers)),
             towers=towers,
         )
 
-    def start(self, layer: str) -> dict[str, Any]:
-        """Initial values of a layer's parameters, as its arguments."""
-        return {"std": self.std[layer], "bias": self.bias[layer]}
+    # What a layer takes from the conventions
 
-    @property
-    def stage_activation(self) -> Activation:
-        """What conv1 and conv5 compute in their own op."""
-        return None if self.relu_after_pool else "relu"
+    def of(self, layer: str) -> dict[str, Any]:
+        """Arguments of a layer with weights: groups, activation and initial values."""
+        own_tower = layer != "conv1" and layer not in self.exchange
+        return {
+            "groups": self.towers if own_tower else 1,
+            "activation": self._activation(layer),
+            "std": self.std[layer],
+            "bias": self.bias[layer],
+        }
 
-    def stage_relu(self, name: str) -> list[Layer]:
+    def _activation(self, layer: str) -> Activation:
+        late = self.activation_after_pool and layer in ("conv1", "conv5")
+        return None if late or layer == "fc8" else self.activation
+
+    def scaled_pixels(self) -> list[Layer]:
+        """What stands before conv1."""
+        return [] if self.pixel_scale == 1 else [Scale("scale", self.pixel_scale)]
+
+    def late_activation(self, stage: int) -> list[Layer]:
         """What follows pool1 and pool5."""
-        return [Relu(name)] if self.relu_after_pool else []
+        if not self.activation_after_pool:
+            return []
+        return [Relu(f"relu{stage}") if self.activation == "relu" else Tanh(f"tanh{stage}")]
 
     def norm(self, name: str) -> list[Layer]:
         """The norm across channels behind conv1 and conv2."""
         groups = self.towers if self.lrn_per_tower else 1
-        if self.lrn_alpha is None:
+        if name not in self.norms:
             return []
         return [LRN(name, 5, self.lrn_alpha, beta=0.75, k=self.lrn_k, groups=groups)]
 
     def norm_within_maps(self, name: str) -> list[Layer]:
         """The norm behind norm2 that the paper does not mention (`cnorm2` in the source)."""
-        return [RNorm(name, 5, alpha=0.001 / 25, beta=0.75, k=1.0)] if self.same_map_norm else []
-
-    def drop(self, name: str, probability: float, *, before: bool) -> list[Layer]:
-        """Dropout, if it has its place `before` (or behind) a linear layer."""
-        if before != self.dropout_before or probability == 0:
+        if name not in self.norms:
             return []
-        return [Dropout(name, 1 - probability, self.inverted_dropout)]
+        return [RNorm(name, 5, alpha=0.001 / 25, beta=0.75, k=1.0)]
+
+    def drop(self, name: str, *, before: bool) -> list[Layer]:
+        """Dropout, if it has its place `before` (or behind) a linear layer."""
+        if before != self.dropout_before or self.dropout == 0:
+            return []
+        return [Dropout(name, 1 - self.dropout, self.dropout_inverted)]
+
+    def kept(self, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+        """Those that are not left out."""
+        gone = {name for one in self.without for name in (one, *_COMPANIONS.get(one, ()))}
+        return tuple(layer for layer in layers if layer.name not in gone)
 
 
 def names() -> tuple[str, ...]:
@@ -128,49 +174,63 @@ def get(name: str) -> Preset:
 
 def _source() -> Preset:
     # The rates were changed by hand on the run for ILSVRC-2012 (`layer-params-145.cfg`): only the
-    # weights' fell with the schedule, and conv1 was frozen, biases included, at epoch 72.
+    # weights' fell with the schedule; at epoch 67 conv1's fell early and the colour jitter ended;
+    # conv1 was frozen, biases included, at epoch 72.
     conv1_w = Steps(((25, 0.1), (51, 0.01), (67, 0.001), (72, 0)))
     conv1 = Rate(0.01, 0.02, 5e-4, schedule_w=conv1_w, schedule_b=Steps(((72, 0),)))
     return Preset(
         input_size=224,
         # Its outputs are rounded up to 55 x 55, and pixels outside the crop read as 0.
         pad=(0, 3, 0, 3),
+        pixel_scale=1.0,
         maps=(96, 256, 384, 384, 256),
-        units=4096,
+        units=(4096, 4096),
         towers=2,
-        std=_each(0.01, conv3=0.03, conv4=0.03, conv5=0.03),
-        bias=_each(0.0, conv2=1.0, conv4=1.0, conv5=1.0, fc6=1.0, fc7=1.0),
-        relu_after_pool=True,
+        exchange=("conv3", "fc6", "fc7", "fc8"),
+        activation="relu",
+        activation_after_pool=True,
+        pool=(3, 2),
+        pad2=2,
+        pad5=1,
+        norms=("norm1", "norm2", "rnorm2"),
         lrn_alpha=1e-4 / 5,
         lrn_k=2.0,
         lrn_per_tower=True,
-        same_map_norm=True,
-        inverted_dropout=False,
+        dropout=0.5,
+        dropout_inverted=False,
         dropout_before=False,
+        std=_each(0.01, conv3=0.03, conv4=0.03, conv5=0.03),
+        bias=_each(0.0, conv2=1.0, conv4=1.0, conv5=1.0, fc6=1.0, fc7=1.0),
+        without=(),
         recipe=Recipe(
             epochs=90,
             batch_size=128,
             momentum=0.9,
-            rate=Rate(0.01, 0.02, 5e-4, schedule_b=Steps()),
+            rate=Rate(0.01, 0.02, 5e-4, schedule_b=Constant()),
             schedule=Steps(((25, 0.1), (51, 0.01), (79, 0.001))),
             rates={"conv1": conv1},
+            augment=Augment(chunk=32, jitter=0.1, jitter_shrinks=True, jitter_until=67),
         ),
     )
 
 
 def _paper() -> Preset:
-    # Section 5: one rate for all, divided by 10 three times when validation stopped improving;
-    # here at the epochs at which that happened in `source`.
+    # Section 5: one rate for all, divided by 10 when validation stops improving, three times.
     source = _source()
-    rate = Rate(0.01, 0.01, 5e-4)
     return dataclasses.replace(
         source,
-        std=_each(0.01),
-        relu_after_pool=False,
+        activation_after_pool=False,
+        norms=("norm1", "norm2"),
         lrn_alpha=1e-4,
         lrn_per_tower=False,
-        same_map_norm=False,
-        recipe=dataclasses.replace(source.recipe, rate=rate, rates={}),
+        std=_each(0.01),
+        recipe=dataclasses.replace(
+            source.recipe,
+            rate=Rate(0.01, 0.01, 5e-4),
+            schedule=Plateau(),
+            rates={},
+            augment=Augment(jitter=0.1),
+        ),
     )
 
 
@@ -180,44 +240,50 @@ def _caffe() -> Preset:
         _paper(),
         input_size=227,
         pad=0,
-        std=_each(0.01, fc6=0.005, fc7=0.005),
-        bias=_each(0.0, conv2=0.1, conv4=0.1, conv5=0.1, fc6=0.1, fc7=0.1),
         lrn_alpha=1e-4 / 5,
         lrn_k=1.0,
-        inverted_dropout=True,
+        dropout_inverted=True,
+        std=_each(0.01, fc6=0.005, fc7=0.005),
+        bias=_each(0.0, conv2=0.1, conv4=0.1, conv5=0.1, fc6=0.1, fc7=0.1),
         recipe=Recipe(
             epochs=90,
             batch_size=256,
             momentum=0.9,
             rate=Rate(0.01, 0.02, 5e-4),
             schedule=Steps(((20, 0.1), (40, 0.01), (60, 0.001), (80, 0.0001))),
+            augment=Augment(mean="pixel"),
         ),
     )
 
 
 def _owt() -> Preset:
     # The recipe is that of torchvision's `references/classification`, 8 devices with 32 images
-    # each; its optimiser decays biases too.
+    # each; its optimiser decays biases too. Its crops of random size and shape are not taken over.
     return dataclasses.replace(
         _caffe(),
         input_size=224,
         pad=2,
+        # torchvision divides pixels by 255 and then by each channel's deviation, .226 on average;
+        # its initial weights and rates are meant for what comes out.
+        pixel_scale=1 / (255 * 0.226),
         maps=(64, 192, 384, 256, 256),
         towers=1,
+        exchange=(),
+        norms=(),
+        dropout_before=True,
         std=_each("fan_in"),
         bias=_each("fan_in"),
-        lrn_alpha=None,
-        dropout_before=True,
         recipe=Recipe(
             epochs=90,
             batch_size=256,
             momentum=0.9,
             rate=Rate(0.01, 0.01, 1e-4, 1e-4),
             schedule=Steps(((30, 0.1), (60, 0.01))),
+            augment=Augment(mean="channel"),
         ),
     )
 
 
 def _each(value: Start, **others: Start) -> dict[str, Start]:
     """`value` for every layer but those named."""
-    return {layer: others.get(layer, value) for layer in _LAYERS}
+    return {layer: others.get(layer, value) for layer in LAYERS}

@@ -1,0 +1,115 @@
+"""Whether a training loss sits at chance: at what guessing by the labels' frequencies costs.
+
+A network through which nothing of the image comes cannot do better than chance, and can do worse:
+noise that dropout puts on the logits lifts the loss above it. One that learns slowly falls, if only
+by less than a batch's loss varies. So losses are compared by their means over blocks of steps, and
+by the standard errors of these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pyalexnet.backends.checks import integer, real
+from pyalexnet.data.dataset import Labels
+from pyalexnet.errors import CheckpointError
+
+_BLOCKS = 5
+# Logits that are all noise of deviation s cost s^2 / 2 above chance; a loss lifted by more than
+# this (s = 1) has another reason: it diverges.
+_LIFT = 0.5
+# In standard errors. Few, as the mistakes weigh differently: a run that learns would be lost, one
+# that does not is looked at again a block later.
+_SIGNIFICANT = 1.5
+
+
+def chance(labels: Labels) -> float:
+    """The entropy of the labels' frequencies in nats: ln(classes) where they are equal."""
+    _, counts = np.unique(labels, return_counts=True)
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+@dataclass
+class Losses:
+    """The losses of late, in blocks: all that a resumed run needs for `ChanceRule`; JSON-able."""
+
+    blocks: list[tuple[float, float]] = field(default_factory=list)
+    """Of each block, the oldest first: mean, and its standard error squared."""
+    steps: int = 0
+    """Of the block that is not full; so are the others."""
+    images: int = 0
+    loss: float = 0.0
+    square: float = 0.0
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Losses:
+        """Build from what `asdict` made of one, JSON in between or not.
+
+        Raises:
+            CheckpointError: it is something else.
+        """
+        try:
+            blocks = [(float(mean), float(variance)) for mean, variance in values["blocks"]]
+            return cls(**{**values, "blocks": blocks})
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint does not say how its losses were ({error}); it has {values}."
+            ) from error
+
+    def add(self, images: int, loss: float) -> None:
+        """Count a step on `images` with this mean loss."""
+        self.steps += 1
+        self.images += images
+        self.loss += images * loss
+        self.square += images * loss * loss
+
+    def close(self) -> None:
+        """The block is full: begin a new one, and forget the oldest."""
+        mean = self.loss / self.images
+        spread = max(self.square / self.images - mean * mean, 0.0)
+        self.blocks = [*self.blocks, (mean, spread / max(self.steps - 1, 1))][-_BLOCKS:]
+        self.steps, self.images, self.loss, self.square = 0, 0, 0.0, 0.0
+
+
+@dataclass(frozen=True)
+class ChanceRule:
+    """Stop a run whose loss has been at chance for `steps` steps; 0 lets it run.
+
+    chance: the loss of guessing, nats, see the function of that name; at 0 there is one class only,
+        and nothing to learn.
+    """
+
+    chance: float
+    steps: int = 500
+
+    def __post_init__(self) -> None:
+        real("chance", "chance", self.chance, low=0)
+        integer("chance", "steps", self.steps)
+
+    def stops(self, losses: Losses, images: int, loss: float) -> bool:
+        """Count a step's loss in `losses`, in the order of the steps, and say whether to stop.
+
+        A loss that is not finite is left to others.
+        """
+        if self.steps == 0 or not math.isfinite(loss):
+            return False
+        losses.add(images, loss)
+        if losses.steps < math.ceil(self.steps / _BLOCKS):
+            return False
+        losses.close()
+        return len(losses.blocks) == _BLOCKS and self.chance > 0 and self._sits(losses)
+
+    def _sits(self, losses: Losses) -> bool:
+        """Neither below chance, nor far above it, nor falling."""
+        means, variances = np.array(losses.blocks).T
+        above = means.mean() - self.chance
+        error = math.sqrt(variances.sum()) / _BLOCKS
+        fall = means[:2].mean() - means[-2:].mean()
+        fall_error = math.sqrt(variances[:2].sum() + variances[-2:].sum()) / 2
+        return bool(-_SIGNIFICANT * error <= above <= _LIFT and fall <= _SIGNIFICANT * fall_error)

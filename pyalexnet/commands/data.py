@@ -1,0 +1,142 @@
+"""`pyalexnet data`: fetching sets and making packs of photographs."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pyalexnet.data.pack import Table
+
+data_app = typer.Typer(help="Data sets.", no_args_is_help=True)
+
+
+class Form(StrEnum):
+    """How a pack stores an image."""
+
+    JPEG = "jpeg"
+    UINT8 = "uint8"
+
+
+@data_app.command()
+def get(
+    name: Annotated[str, typer.Argument(help="cifar10.")],
+    to: Annotated[
+        Path | None, typer.Option(help="Folder to keep it in; the user's cache if none is named.")
+    ] = None,
+) -> None:
+    """Fetch a public data set and check its SHA-256; a second call goes on where one stopped."""
+    from pyalexnet import progress
+    from pyalexnet.data import download
+
+    with progress.reporter() as reporter:
+        path = download.get(
+            name, folder=to, progress=reporter.progress(f"{name}, bytes"), say=reporter.say
+        )
+        reporter.say(
+            f"{path} is complete; train on it: pyalexnet train --data {path if to else name}"
+        )
+
+
+@data_app.command()
+def prepare(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC",
+            help="Folder of images, one folder a class, or train/ and val/ of such; val/ may be "
+            "flat, as ImageNet's is, with --val-labels.",
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the pack.")],
+    size: Annotated[
+        int, typer.Option(help="Side of a stored image, pixels: shorter side to it, centre cut.")
+    ] = 256,
+    form: Annotated[
+        Form,
+        typer.Option("--format", help="JPEG, or plain bytes: six times as large, no decoding."),
+    ] = Form.JPEG,
+    quality: Annotated[int, typer.Option(help="Of the JPEGs.")] = 95,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-j", help="Processes; one for each core if not said."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Draws the tenth of each class held out where there is no val/.")
+    ] = 0,
+    val_labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labels of a flat val/, one image a line: its class folder or number, images by "
+            "sorted name, or FILE CLASS, as in Caffe's val.txt (numbers from 0)."
+        ),
+    ] = None,
+    val_numbers: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the numbers of ILSVRC2012_validation_ground_truth.txt mean, which are not "
+            "in the order of the folders: lines NUMBER FOLDER."
+        ),
+    ] = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="Names of the classes: lines FOLDER NAME, or NAME in the order of the folders."
+        ),
+    ] = None,
+) -> None:
+    """Make a pack of photographs, which training reads fast; a second call goes on with a first.
+
+    Files that cannot be read are listed in OUT/bad_files.jsonl; over 1 % of them is refused.
+    """
+    from pyalexnet import progress
+    from pyalexnet.data.pack import Storage
+    from pyalexnet.data.prepare import Options
+    from pyalexnet.data.prepare import prepare as make
+
+    options = Options(
+        Storage(size, form.value, quality), seed, val_labels, val_numbers, class_names
+    )
+    try:
+        with progress.reporter() as reporter:
+            table = make(
+                source, out, options, workers=workers, progress=reporter.progress("images")
+            )
+            for line in _about(table, out):
+                reporter.say(line)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on")
+        raise typer.Exit(128 + signal.SIGINT) from None
+
+
+def _about(table: Table, out: Path) -> Iterator[str]:
+    """What a finished pack is, and what to do with it."""
+    from pyalexnet.data.colour import FEWEST
+    from pyalexnet.data.dataset import shown
+    from pyalexnet.data.pack import BAD_FILES
+
+    storage, numbers = table.storage, table.numbers
+    yield (
+        f"pack      {shown(out)}: {table.images('train'):,} training and {table.images('val'):,} "
+        f"validation images, {storage.size}x{storage.size} {storage.form}, "
+        f"{len(table.class_names)} classes, {table.bytes / 1e6:,.0f} MB"
+    )
+    if table.skipped:
+        yield f"skipped   {table.skipped} files, listed in {shown(out / BAD_FILES)}"
+    means, sigmas = (
+        ", ".join(f"{value:.1f}" for value in values)
+        for values in (numbers.channel_means, numbers.colour.sigmas)
+    )
+    whose = (
+        "of the training images"
+        if numbers.of == "train"
+        else f"ImageNet's, as there are under {FEWEST:,} training images"
+    )
+    yield f"colours   mean {means}, deviations along the axes {sigmas}: {whose}"
+    yield f"to train  pyalexnet train --net alexnet --data {shlex.quote(shown(out))}"

@@ -1,0 +1,77 @@
+"""`pyalexnet export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyalexnet.errors import ArgumentError
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, latest, or a checkpoint.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="model.onnx, or weights.safetensors.")
+    ],
+    which: Annotated[
+        str, typer.Option(help="Checkpoint of the run: best, last or step-N.")
+    ] = "best",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="onnx, torchvision (preset owt), or auto, which the file's name tells."
+        ),
+    ] = "auto",
+    batch: Annotated[
+        str, typer.Option(help="Images of every call of the model: dynamic or a number.")
+    ] = "dynamic",
+    opset: Annotated[int, typer.Option(help="Version of ONNX's operators, 13 or newer.")] = 17,
+    include_preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--include-preprocessing", help="The model subtracts the mean: it reads 0 to 255."
+        ),
+    ] = False,
+    out: Annotated[
+        Path, typer.Option("--out", "--output-dir", help="Folder of the run folders, for latest.")
+    ] = Path("runs"),
+) -> None:
+    """Write a trained network for other programs: ONNX, or torchvision's state dict.
+
+    onnxruntime runs the ONNX model on random images, and its logits have to be ours.
+    """
+    from pyalexnet.trained import Trained
+
+    forms = {".onnx": "onnx", ".safetensors": "torchvision"}
+    form = forms.get(file.suffix, form) if form == "auto" else form
+    if form not in forms.values():
+        raise ArgumentError(
+            f"--format is {form!r} for {file}; onnx (.onnx) or torchvision (.safetensors) was "
+            "expected."
+        )
+    if batch != "dynamic" and not batch.isdecimal():
+        raise ArgumentError(f"--batch is {batch!r}; dynamic or a number was expected.")
+    trained = Trained.load(run, backend="numpy", which=which, out=out)
+    if form == "torchvision":
+        from pyalexnet.foreign import torchvision
+
+        torchvision.write(trained, file)
+        print(f"{file}: torchvision's state dict of {trained.name}, step {trained.meta.step}")
+        return
+    from pyalexnet import export_onnx
+
+    agreement = export_onnx.export(
+        trained,
+        file,
+        batch=None if batch == "dynamic" else int(batch),
+        opset=opset,
+        preprocessing=include_preprocessing,
+    )
+    print(
+        f"{file}: ONNX model of {trained.name}, step {trained.meta.step}\n"
+        f"onnxruntime's logits on {agreement.images} random images differ from ours by at most "
+        f"{agreement.difference:.2g} ({agreement.tolerance:.2g} is allowed; the largest logit is "
+        f"{agreement.largest:.3g})"
+    )

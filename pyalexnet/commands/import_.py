@@ -1,0 +1,42 @@
+"""`pyalexnet import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def import_weights(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="torchvision's state dict (.safetensors, .pth), or a .caffemodel."
+        ),
+    ],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder to be made.")],
+    form: Annotated[
+        str,
+        typer.Option("--format", help="torchvision, caffe, or auto, which the file's name tells."),
+    ] = "auto",
+    class_names: Annotated[
+        Path | None, typer.Option(help="Text file with one class name a line.")
+    ] = None,
+    mean: Annotated[
+        Path | None, typer.Option(help="Caffe's mean image, imagenet_mean.binaryproto.")
+    ] = None,
+) -> None:
+    """Make a run of an AlexNet that was trained elsewhere: torchvision's, or Caffe's bvlc_alexnet.
+
+    The run can be evaluated, asked for predictions, exported, and trained from with --init-from.
+    """
+    from pyalexnet.import_weights import import_run
+
+    found = import_run(file, run, form=form, class_names=class_names, mean=mean)
+    for note in found.notes:
+        print(f"note: {note}")
+    print(
+        f"{run}: alexnet, preset {found.net_args['preset']}, {found.spec.num_parameters:,} "
+        f"parameters, {found.spec.classes} classes"
+    )

@@ -1,0 +1,104 @@
+"""What the commands that use a trained network share: their options, and how they load one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pyalexnet.commands.place import place
+from pyalexnet.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from pyalexnet.progress import Reporter
+    from pyalexnet.trained import Trained
+
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run folder, latest, or a checkpoint's folder.")
+]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", "--data-path", help="Data set; the run's own if none is named."),
+]
+Part = Annotated[str, typer.Option("--split", metavar="test|train", help="Which of its images.")]
+Layer = Annotated[
+    str | None, typer.Option(help="Layer; the last hidden linear one if none is named.")
+]
+TenCrop = Annotated[
+    bool,
+    typer.Option(
+        "--ten-crop", help="Average the corners, the centre and their mirror images (section 4.1)."
+    ),
+]
+Which = Annotated[
+    str,
+    typer.Option(metavar="best|last|step-N", help="Checkpoint of a run; best is that in testing."),
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", "-b", min=1, help="Images in the network at once.")
+]
+BackendName = Annotated[
+    str | None, typer.Option(help="auto (cuda where it works, else numpy), numpy, sim, cuda.")
+]
+Device = Annotated[str | None, typer.Option(help="Number of the device; also cpu, cuda, cuda:1.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Plain lines, also on a terminal.")]
+Sheet = Annotated[Path | None, typer.Option(help="Draw a sheet into this PNG file.")]
+
+ON_A_SHEET = 24
+"""Images, or rows of images, that a sheet has room for."""
+
+
+def load(
+    runs: list[str], which: str, backend: str | None, device: str | None, reporter: Reporter
+) -> list[Trained]:
+    """The networks of runs, on one device."""
+    from pyalexnet import backends
+    from pyalexnet.trained import Trained
+
+    name, number = place(backend, device)
+    chosen = backends.backend(name or "auto", number or 0)
+    return [Trained.load(run, backend=chosen, which=which, say=reporter.warn) for run in runs]
+
+
+def reporting(as_json: bool, plain: bool) -> AbstractContextManager[Reporter]:
+    """Where a command reports: on stderr, if what it prints on stdout is JSON."""
+    from pyalexnet import progress
+
+    if as_json:
+        return nullcontext(progress.Reporter(sys.stderr))
+    return progress.reporter(plain=plain)
+
+
+def print_json(document: Any) -> None:
+    """Print strict JSON that any program can read."""
+    print(json.dumps(document, indent=1, allow_nan=False))
+
+
+def train_or_test(part: str) -> str:
+    """The value of --split.
+
+    Raises:
+        ArgumentError: it is neither.
+    """
+    if part not in ("train", "test"):
+        raise ArgumentError(f"--split is {part!r}; test or train was expected.")
+    return part
+
+
+def check_parent(path: Path | None) -> None:
+    """Make sure, before anything that takes time, that a result can be written there.
+
+    Raises:
+        RunError: it cannot.
+    """
+    from pyalexnet.run import check_writable
+
+    if path is not None:
+        check_writable(path.absolute().parent)

@@ -1,0 +1,124 @@
+"""`pyalexnet predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pyalexnet.commands import network as given
+from pyalexnet.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pyalexnet.predict import Predictions
+    from pyalexnet.trained import Trained
+
+
+def predict(
+    run: given.Run,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
+    ],
+    top: Annotated[int, typer.Option(min=1, help="Classes to name.")] = 5,
+    ten_crop: given.TenCrop = False,
+    labels: Annotated[
+        bool,
+        typer.Option("--labels", help="Each image's class is the name of its folder: say what is."),
+    ] = False,
+    sheet: given.Sheet = None,
+    which: given.Which = "best",
+    batch_size: given.BatchSize = 128,
+    backend: given.BackendName = None,
+    device: given.Device = None,
+    as_json: given.Json = False,
+    plain: given.Plain = False,
+) -> None:
+    """Say what is in images: their most probable classes. Unreadable files are skipped."""
+    from pyalexnet.images import labels_of, named
+    from pyalexnet.predict import predict as predictions
+
+    given.check_parent(sheet)
+    with given.reporting(as_json, plain) as reporter:
+        (trained,) = given.load([run], which, backend, device, reporter)
+        paths = named(images)
+        if labels:
+            labels_of(paths, trained.class_names)  # refused before anything is computed
+        documents: list[dict[str, Any]] = []
+        shown: list[Predictions] = []
+        feed = predictions(
+            trained,
+            paths,
+            ten_crop=ten_crop,
+            batch_size=batch_size,
+            bad=lambda _, sentence: reporter.warn(f"skipped {sentence}"),
+            progress=reporter.progress("images"),
+        )
+        count = 0
+        for batch in feed:
+            truths = labels_of(batch.paths, trained.class_names) if labels else None
+            if count < given.ON_A_SHEET:
+                shown.append(batch)
+            count += len(batch.paths)
+            if as_json:
+                documents += _documents(trained, batch, top, truths)
+                continue
+            for line in _lines(trained, batch, top, truths):
+                reporter.say(line)
+        if not count:
+            raise DataError(f"none of the {len(paths)} images can be read; one was expected.")
+        if sheet is not None:
+            _draw(trained, shown, sheet, labels)
+            note = "" if count <= given.ON_A_SHEET else f", the first {given.ON_A_SHEET} images"
+            reporter.say(f"written   {sheet}{note}")
+    if as_json:
+        given.print_json(documents)
+
+
+def _documents(
+    run: Trained, batch: Predictions, top: int, truths: Sequence[int] | None
+) -> Iterator[dict[str, Any]]:
+    from pyalexnet.data.dataset import shown
+
+    for number, (path, best) in enumerate(zip(batch.paths, batch.top(top), strict=True)):
+        truth = {} if truths is None else {"label": run.class_names[truths[number]]}
+        yield {"path": shown(path), **truth} | {
+            "predictions": [
+                {"class": run.class_names[which], "index": which, "probability": probability}
+                for which, probability in best
+            ]
+        }
+
+
+def _lines(
+    run: Trained, batch: Predictions, top: int, truths: Sequence[int] | None
+) -> Iterator[str]:
+    from pyalexnet.data.dataset import shown
+
+    for number, (path, best) in enumerate(zip(batch.paths, batch.top(top), strict=True)):
+        truth = "" if truths is None else f" ({run.class_names[truths[number]]})"
+        yield f"{shown(path)}{truth}"
+        for which, probability in best:
+            mark = "  <- right" if truths is not None and truths[number] == which else ""
+            yield f"  {100 * probability:6.2f} %  {run.class_names[which]}{mark}"
+
+
+def _draw(run: Trained, batches: Sequence[Predictions], path: Path, labels: bool) -> None:
+    import numpy as np
+
+    from pyalexnet import show
+    from pyalexnet.images import labels_of
+
+    room = slice(given.ON_A_SHEET)
+    paths = [path for batch in batches for path in batch.paths][room]
+    show.predictions(
+        np.concatenate([batch.images for batch in batches])[room],
+        np.concatenate([batch.probabilities for batch in batches])[room],
+        run.class_names,
+        path,
+        labels=np.array(labels_of(paths, run.class_names)) if labels else None,
+        captions=None if labels else [path.name for path in paths],
+        title=f"{run.name}: most probable classes",
+    )

@@ -1,0 +1,372 @@
+"""`pyalexnet show`: pictures of runs and of the networks they trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pyalexnet.commands import network as given
+from pyalexnet.errors import ArgumentError, CheckpointError, DataError, RunError
+
+if TYPE_CHECKING:
+    from pyalexnet.data import Dataset
+    from pyalexnet.data.dataset import Images
+    from pyalexnet.trained import Trained
+
+show_app = typer.Typer(help="Pictures of runs, as PNG files.", no_args_is_help=True)
+
+Runs = Annotated[
+    list[str], typer.Argument(metavar="RUN", help="Run folders, latest, or checkpoints' folders.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="PNG file or folder; the run's folder, or this one if that cannot be written."
+    ),
+]
+Count = Annotated[int, typer.Option(min=1, help="Images to show.")]
+Seed = Annotated[int, typer.Option(min=0, help="Draws the images.")]
+Normalize = Annotated[
+    bool, typer.Option(help="A scale for each tile, or the same for all of a layer.")
+]
+
+RUNS = Path("runs")
+"""Where `latest` is looked for."""
+
+
+@show_app.command()
+def curves(runs: Runs, out: Out = None) -> None:
+    """Loss and errors against epochs; several runs are laid over one another."""
+    from pyalexnet import show
+    from pyalexnet.run import History, find
+
+    folders = [find(run, RUNS) for run in runs]
+    histories = {folder: History.read(_log(folder)) for folder in folders}
+    top5 = any(_has_top5(folder) for folder in folders)
+    if len(histories) > 1:
+        names = distinct([folder.name for folder in histories])
+        path = _path("curves.png", out, None, "curves.png")
+        named = dict(zip(names, histories.values(), strict=True))
+        with _drawing(path):
+            show.curves(named, path, title=f"{len(named)} runs", top5=top5)
+    else:
+        [(folder, history)] = histories.items()
+        path = _path("curves.png", out, folder, "curves.png")
+        with _drawing(path):
+            show.curves(history, path, title=folder.name, top5=top5, drops=history.rate_drops())
+
+
+@show_app.command()
+def filters(
+    runs: Runs,
+    out: Out = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Convolution; the first if none is named.")
+    ] = None,
+    normalize: Normalize = True,
+    gray: Annotated[bool, typer.Option("--gray", "--grey", help="Colours as greys.")] = False,
+    which: given.Which = "best",
+    backend: given.BackendName = None,
+    device: given.Device = None,
+) -> None:
+    """The filters of a convolution, two towers apart, as in the paper's figure 3."""
+    from pyalexnet import show
+    from pyalexnet.show import gather
+
+    for trained, path in _networks(runs, which, backend, device, "filters.png", out):
+        spec = trained.net.spec
+        name = gather.convolution(spec, layer)
+        weights = trained.net.backend.to_numpy(trained.net.params[f"{name}.w"])
+        size = " x ".join(str(side) for side in weights.shape[1:])
+        title = f"{name} after {trained.meta.step:,} steps: {len(weights)} filters, {size}"
+        towers = spec.towers
+        with _drawing(path):
+            show.filters(weights, path, title=title, towers=towers, own_scale=normalize, grey=gray)
+
+
+@show_app.command()
+def predictions(
+    runs: Runs,
+    out: Out = None,
+    data: given.Data = None,
+    only_errors: Annotated[
+        bool, typer.Option("--only-errors", help="Images that the network gets wrong.")
+    ] = False,
+    count: Count = 8,
+    seed: Seed = 0,
+    which: given.Which = "best",
+    backend: given.BackendName = None,
+    device: given.Device = None,
+) -> None:
+    """Test images with their five most probable classes, as in the paper's figure 4, left."""
+    from pyalexnet import show
+    from pyalexnet.show import gather
+
+    for trained, path in _networks(runs, which, backend, device, "predictions.png", out):
+        dataset = _dataset(trained, data)
+        images, labels, probabilities = gather.predicted(
+            trained, dataset.test, count, seed, only_errors=only_errors
+        )
+        wrong = " that it gets wrong" if only_errors else ""
+        title = f"{_about(trained, dataset)}: {_counted(len(images), 'test image')}{wrong}"
+        names = trained.class_names
+        with _drawing(path):
+            show.predictions(images, probabilities, names, path, labels=labels, title=title)
+
+
+@show_app.command()
+def similar(
+    runs: Runs,
+    out: Out = None,
+    data: given.Data = None,
+    layer: given.Layer = None,
+    count: Annotated[int, typer.Option(min=1, help="Test images to find neighbours of.")] = 5,
+    neighbours: Annotated[int, typer.Option("-k", "--neighbours", min=1, help="Of each.")] = 6,
+    seed: Seed = 0,
+    which: given.Which = "best",
+    backend: given.BackendName = None,
+    device: given.Device = None,
+) -> None:
+    """Test images and the training images most like them, as in the paper's figure 4, right."""
+    from pyalexnet import show
+    from pyalexnet.progress import reporter
+    from pyalexnet.show import gather
+
+    for trained, path in _networks(runs, which, backend, device, "similar.png", out):
+        name = layer or trained.last_hidden
+        trained.check_layer(name)
+        dataset = _dataset(trained, data)
+        train, test = dataset.train, dataset.test
+        chosen = gather.drawn(test, count, seed)
+        queries = gather.read(test, chosen)
+        with reporter() as watched:
+            progress = watched.progress("comparing images")
+            found, distances = gather.nearest(trained, train, queries, name, neighbours, progress)
+        pictures = gather.read(train, found.ravel())
+        title = (
+            f"{_about(trained, dataset)}: {_counted(len(queries), 'test image')} and the most "
+            f"similar of {len(train):,} training images"
+        )
+        with _drawing(path):
+            show.similar(
+                queries,
+                pictures.reshape(*found.shape, *pictures.shape[1:]),
+                distances,
+                path,
+                captions=[dataset.class_names[label] for label in test.labels[chosen]],
+                title=title,
+                note=f"the number below an image is its Euclidean distance in {name}",
+            )
+
+
+@show_app.command()
+def batch(
+    runs: Runs,
+    out: Out = None,
+    data: given.Data = None,
+    epoch: Annotated[int, typer.Option(min=1, help="Epoch whose first batch is shown.")] = 1,
+    count: Count = 9,
+    which: given.Which = "best",
+    backend: given.BackendName = None,
+    device: given.Device = None,
+) -> None:
+    """What the network really sees of a training batch, beside the stored images."""
+    from pyalexnet import show
+    from pyalexnet.show import gather
+
+    for trained, path in _networks(runs, which, backend, device, "batch.png", out):
+        dataset = _dataset(trained, data)
+        chosen, positions = gather.of_first_batch(trained, dataset, epoch - 1, count)
+        views = gather.training_views(trained, dataset, epoch - 1, chosen, positions)
+        stored = gather.read(dataset.train, chosen)
+        title = f"{_about(trained, dataset)}: {_counted(len(chosen), 'image')} of the first batch"
+        with _drawing(path):
+            show.batch(
+                stored,
+                gather.seen(trained, stored, views),
+                gather.looks(views),
+                path,
+                captions=[dataset.class_names[label] for label in dataset.train.labels[chosen]],
+                title=f"{title} of epoch {epoch}",
+                note=f"seed {trained.meta.config.get('seed', 0)}; stored images with the crop "
+                "outlined, and what the network sees of them, the mean added back",
+            )
+
+
+@show_app.command()
+def maps(
+    runs: Runs,
+    out: Out = None,
+    data: given.Data = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Image file; a test image if none is named.")
+    ] = None,
+    index: Annotated[int, typer.Option(min=0, help="Number of the test image.")] = 0,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Layer; may be given again. All convolutions if none is named."),
+    ] = None,
+    normalize: Normalize = True,
+    which: given.Which = "best",
+    backend: given.BackendName = None,
+    device: given.Device = None,
+) -> None:
+    """The maps that each convolution makes of one image."""
+    from pyalexnet import show
+    from pyalexnet.show import gather
+
+    for trained, path in _networks(runs, which, backend, device, "maps.png", out):
+        if image is None:
+            stored, what = _test_image(trained, data, index)
+        else:
+            (stored, _), what = trained.images([image]), image.name
+        found = gather.maps_of(trained, stored, layer or gather.convolutions(trained.net.spec))
+        with _drawing(path):
+            show.maps(
+                gather.centre(trained, stored)[0],
+                found,
+                path,
+                title=f"{trained.meta.net} after {trained.meta.step:,} steps: maps of {what}",
+                own_scale=normalize,
+            )
+
+
+# Where pictures go
+
+
+def _networks(
+    runs: list[str],
+    which: str,
+    backend: str | None,
+    device: str | None,
+    name: str,
+    out: Path | None,
+) -> Iterator[tuple[Trained, Path]]:
+    """Each run's network, and where the picture `name` of it goes."""
+    from pyalexnet.progress import Reporter
+
+    several = len(runs) > 1
+    if several and out is not None and out.suffix and not out.is_dir():
+        raise ArgumentError(f"--out is {out} for {len(runs)} runs; a folder was expected.")
+    for trained in given.load(runs, which, backend, device, Reporter()):
+        elsewhere = f"{trained.name}-{name}" if several else name
+        yield trained, _path(name, out, trained.run, elsewhere)
+
+
+def _path(name: str, out: Path | None, run: Path | None, elsewhere: str) -> Path:
+    """Where a picture goes; looked at before anything that takes time.
+
+    name: in the run's folder. elsewhere: in another.
+
+    Raises:
+        PyalexnetError: files cannot be made there, or there is no matplotlib to draw with.
+    """
+    from pyalexnet.run import check_writable
+    from pyalexnet.show.page import check_matplotlib
+
+    check_matplotlib()
+    if out is None and run is not None and os.access(run, os.W_OK):
+        return run / name
+    path = Path() if out is None else out
+    if path.is_dir() or not path.suffix:
+        path = path / elsewhere
+    if path.suffix.lower() != ".png":
+        raise ArgumentError(f"--out is {path}; a file called *.png or a folder was expected.")
+    check_writable(path.parent)
+    return path
+
+
+@contextmanager
+def _drawing(path: Path) -> Iterator[None]:
+    """Say where the picture is that is drawn inside, or why there is none."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}.") from error
+    print(path)
+
+
+# What is in them
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names of run folders without the words that all begin with; the last word always stays."""
+    words = [name.split("-") for name in names]
+    shared = 0
+    while all(len(each) > shared + 1 and each[shared] == words[0][shared] for each in words):
+        shared += 1
+    short = ["-".join(each[shared:]) for each in words]
+    return short if len(set(short)) == len(short) else _numbered(short)
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Folders of the same name in different places can be told apart by their order only."""
+    return [f"{name} ({number})" for number, name in enumerate(names, 1)]
+
+
+def _has_top5(folder: Path) -> bool:
+    """Whether a run's classes are so many that the top-5 error says something."""
+    from pyalexnet import checkpoint
+
+    try:
+        return checkpoint.load(checkpoint.newest(folder)).meta.classes > 10
+    except CheckpointError:
+        return False  # before the first one is saved
+
+
+def _log(folder: Path) -> Path:
+    log = folder / "log.jsonl"
+    if not log.is_file():
+        raise RunError(f"{log} is missing; a run's log was expected.")
+    return log
+
+
+# What they show
+
+
+def _dataset(trained: Trained, path: str | None) -> Dataset:
+    """The data set, if it is of the network's classes."""
+    from pyalexnet.progress import reporter
+
+    with reporter() as watched:
+        dataset = trained.dataset(path, watched.progress("reading images"))
+    if dataset.class_names != trained.class_names:
+        raise DataError(
+            f"{dataset.name} has the classes {_listed(dataset.class_names)}; those of the network "
+            f"were expected: {_listed(trained.class_names)}."
+        )
+    return dataset
+
+
+def _test_image(trained: Trained, data: str | None, index: int) -> tuple[Images, str]:
+    """Test image number `index` as a batch of one, and what to call it."""
+    import numpy as np
+
+    from pyalexnet.show import gather
+
+    dataset = _dataset(trained, data)
+    if index >= len(dataset.test):
+        raise ArgumentError(
+            f"--index is {index}; 0 to {len(dataset.test) - 1} was expected, as there are "
+            f"{len(dataset.test):,} test images."
+        )
+    image = gather.read(dataset.test, np.array([index]))
+    return image, f"test image {index}, {dataset.class_names[dataset.test.labels[index]]}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _about(trained: Trained, dataset: Dataset) -> str:
+    return f"{trained.meta.net} on {dataset.name}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,93 @@
+"""`pyalexnet similar`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pyalexnet.commands import network as given
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyalexnet.similar import Index, Match
+    from pyalexnet.trained import Trained
+
+
+def similar(
+    run: given.Run,
+    queries: Annotated[
+        list[Path], typer.Argument(metavar="QUERY...", help="Image files, or folders of them.")
+    ],
+    index: Annotated[
+        Path,
+        typer.Option(help="Folder of images, or what pyalexnet features wrote, to search in."),
+    ],
+    layer: given.Layer = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each query.")] = 6,
+    sheet: given.Sheet = None,
+    which: given.Which = "best",
+    backend: given.BackendName = None,
+    device: given.Device = None,
+    as_json: given.Json = False,
+    plain: given.Plain = False,
+) -> None:
+    """Find the images that a network finds most like others: nearest in a layer's features."""
+    from pyalexnet import similar as search
+    from pyalexnet.data.dataset import shown
+    from pyalexnet.images import named
+
+    given.check_parent(sheet)
+    with given.reporting(as_json, plain) as reporter:
+
+        def bad(_: Path, sentence: str) -> None:
+            reporter.warn(f"skipped {sentence}")
+
+        (trained,) = given.load([run], which, backend, device, reporter)
+        chosen = layer or trained.last_hidden
+        trained.check_layer(chosen)
+        opened = search.open_index(
+            trained, index, chosen, bad=bad, progress=reporter.progress("images of the index")
+        )
+        matches = search.similar(trained, named(queries), opened, chosen, k=k, bad=bad)
+        if sheet is not None:
+            _draw(trained, opened, matches, sheet, f"{trained.name}: nearest by {chosen}")
+            rest = len(matches) > given.ON_A_SHEET
+            note = f", the first {given.ON_A_SHEET} queries" if rest else ""
+            reporter.say(f"written   {sheet}{note}")
+        if not as_json:
+            for match in matches:
+                reporter.say(shown(match.query))
+                for number, distance in zip(match.indices, match.distances, strict=True):
+                    reporter.say(f"  {distance:10.4f}  {shown(opened.name(number))}")
+    if as_json:
+        given.print_json(
+            [
+                {
+                    "query": shown(match.query),
+                    "neighbours": [
+                        {"name": shown(opened.name(number)), "index": number, "distance": distance}
+                        for number, distance in zip(match.indices, match.distances, strict=True)
+                    ],
+                }
+                for match in matches
+            ]
+        )
+
+
+def _draw(run: Trained, index: Index, matches: Sequence[Match], path: Path, title: str) -> None:
+    import numpy as np
+
+    from pyalexnet import show
+
+    chosen = matches[: given.ON_A_SHEET]
+    show.similar(
+        np.stack([match.image for match in chosen]),
+        np.stack([index.images(match.indices) for match in chosen]),
+        np.array([match.distances for match in chosen]),
+        path,
+        captions=[match.query.name for match in chosen],
+        title=title,
+    )

@@ -1,0 +1,339 @@
+"""`pyalexnet train`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyalexnet.commands.place import place
+from pyalexnet.errors import ArgumentError
+
+_NETWORK, _DATA, _LEARNING, _RUN = "Network", "Data", "Learning", "Run"
+
+
+def train(
+    net: Annotated[
+        str | None,
+        typer.Option(
+            "--net",
+            "--model",
+            help="Network; alexnet-tiny if none is named.",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose AlexNet: source (the program behind the paper's numbers; the default), "
+            "paper, caffe, owt. See pyalexnet presets.",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None,
+    width: Annotated[
+        float | None,
+        typer.Option(help="Maps and units of alexnet, times this.", rich_help_panel=_NETWORK),
+    ] = None,
+    one_tower: Annotated[
+        bool | None,
+        typer.Option(
+            "--one-tower", help="The half-width net of section 3.2.", rich_help_panel=_NETWORK
+        ),
+    ] = None,
+    towers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2,
+            help="2: each half of the network on its device.",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="Where two towers run; 0,0 puts both on one.", rich_help_panel=_NETWORK),
+    ] = None,
+    exchange: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYERS|none",
+            help="Layers that read both towers; the preset's conv3,fc6,fc7,fc8.",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None,
+    activation: Annotated[
+        str | None, typer.Option(metavar="relu|tanh", rich_help_panel=_NETWORK)
+    ] = None,
+    lrn: Annotated[
+        str | None,
+        typer.Option(
+            metavar="on|off|LAYERS",
+            help="Response normalisation: norm1, norm2 and, in source, rnorm2.",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="3/2|2/2", help="Windows that overlap, or not.", rich_help_panel=_NETWORK
+        ),
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Probability of dropping.", rich_help_panel=_NETWORK)
+    ] = None,
+    without: Annotated[
+        str | None,
+        typer.Option(metavar="LAYERS", help="Layers to leave out.", rich_help_panel=_NETWORK),
+    ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN|CHECKPOINT",
+            help="Begin with its parameters; the last layer anew where the classes differ.",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            "--data-path",
+            help="Pack (pyalexnet data prepare), folder of images by class, CIFAR-10 folder or "
+            "archive, .npz, or cifar10 once fetched; built-in photographs if none is named.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    jitter: Annotated[
+        float | None,
+        typer.Option(
+            help="Colour jitter in standard deviations along each axis; 0: none.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    crop_chunk: Annotated[
+        int | None,
+        typer.Option(help="Images that share a crop and a flip.", rich_help_panel=_DATA),
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option("--flip/--no-flip", help="Mirror half of them.", rich_help_panel=_DATA),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            "-j",
+            help="Threads that read images ahead; a number for each core if none is named.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(help="Passes over the training images.", rich_help_panel=_LEARNING),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", "-b", help="Images of an update.", rich_help_panel=_LEARNING),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate of the weights; all others in proportion.",
+            rich_help_panel=_LEARNING,
+        ),
+    ] = None,
+    bias_lr: Annotated[
+        float | None, typer.Option(help="That of the biases.", rich_help_panel=_LEARNING)
+    ] = None,
+    layer_lr: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYER=LR",
+            help="That of a layer; 0 freezes it. May be given again.",
+            rich_help_panel=_LEARNING,
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="const, steps[25=0.1;51=0.01], linear[factor=250], exp[factor=250], "
+            "dexp[factor=250;steps=4] or plateau[factor=10;times=3;patience=5].",
+            rich_help_panel=_LEARNING,
+        ),
+    ] = None,
+    bias_schedule: Annotated[
+        str | None, typer.Option(help="That of the biases.", rich_help_panel=_LEARNING)
+    ] = None,
+    momentum: Annotated[
+        float | None, typer.Option(help="Of the updates.", rich_help_panel=_LEARNING)
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(
+            "--weight-decay", "--wd", help="Of every layer's weights.", rich_help_panel=_LEARNING
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of initial weights, order of images, augmentation and dropout.",
+            rich_help_panel=_LEARNING,
+        ),
+    ] = None,
+    chance_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps at chance after which a run stops; 0: never.", rich_help_panel=_LEARNING
+        ),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            help="auto (cuda where it works, else numpy), numpy, sim, cuda.", rich_help_panel=_RUN
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Number of the device; also cpu, cuda, cuda:1.", rich_help_panel=_RUN),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN|latest",
+            help="Go on with a run; other options change its values.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Start with the values of a run's config.toml.", rich_help_panel=_RUN),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "--output-dir", help="Folder of the run folders.", rich_help_panel=_RUN
+        ),
+    ] = Path("runs"),
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Stop after this many steps in all, and save.", rich_help_panel=_RUN
+        ),
+    ] = None,
+    print_freq: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps between two lines of the log.", rich_help_panel=_RUN),
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Newest checkpoints to keep; the best stays too.", rich_help_panel=_RUN
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool | None,
+        typer.Option(
+            "--tensorboard/--no-tensorboard",
+            help="Write events for TensorBoard into the run folder.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Plain lines, also on a terminal.", rich_help_panel=_RUN)
+    ] = False,
+) -> None:
+    """Train a network. Without options: a small AlexNet on built-in photographs.
+
+    Ctrl-C finishes the step, saves and stops; --resume latest goes on as if nothing had happened.
+    """
+    from pyalexnet import start
+
+    if resume is not None and (config is not None or init_from is not None):
+        other = "--config" if config is not None else "--init-from"
+        raise ArgumentError(f"{other} and --resume were both given; one of them was expected.")
+    backend, number = place(backend, device)
+    choices = start.Choices(
+        net=net,
+        net_args=_given(
+            preset=preset,
+            width=width,
+            one_tower=one_tower,
+            exchange=_names(exchange),
+            activation=activation,
+            lrn={"on": True, "off": False}.get(lrn, _names(lrn)) if lrn else None,
+            pooling=pooling,
+            dropout=dropout,
+            without=_names(without),
+        ),
+        data=data,
+        backend=backend,
+        device=number,
+        devices=_towers(towers, devices),
+        seed=seed,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        layer_lr=tuple(layer_lr or ()),
+        recipe=_given(bias_lr=bias_lr, schedule=schedule, bias_schedule=bias_schedule),
+        augment=_given(jitter=jitter, chunk=crop_chunk, flip=flip),
+        workers=workers,
+        print_freq=print_freq,
+        keep=keep,
+        chance_steps=chance_steps,
+        tensorboard=tensorboard,
+        init_from=init_from,
+    )
+    stopped_by = _run(choices, resume, config, out, steps, plain)
+    if stopped_by is not None:
+        raise typer.Exit(128 + stopped_by)
+
+
+def _run(
+    choices: Any, resume: str | None, config: Path | None, out: Path, steps: int | None, plain: bool
+) -> int | None:
+    """Train; the number of the signal that ended it, if one did."""
+    from pyalexnet import progress, start
+    from pyalexnet.run import find
+
+    try:
+        with progress.reporter(plain=plain) as reporter:
+            if resume is None:
+                trainer = start.new(choices, out=out, config=config, reporter=reporter)
+            else:
+                trainer = start.resumed(find(resume, out), choices, reporter=reporter)
+            with trainer.folder, trainer.interrupt:
+                reporter.opening(trainer)
+                outcome = trainer.fit(steps)
+                reporter.closing(trainer, outcome)
+    except KeyboardInterrupt:  # while data were read, or a second one
+        return signal.SIGINT
+    return outcome.interrupt
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Those that were."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Names parted by commas; "none" is none of them."""
+    if text is None:
+        return None
+    return [] if text == "none" else [name.strip() for name in text.split(",")]
+
+
+def _towers(towers: int | None, devices: str | None) -> tuple[int, ...] | None:
+    """The devices of two towers, () for one; None where nothing was chosen."""
+    if devices is None:
+        return None if towers is None else (0, 1) if towers == 2 else ()
+    numbers = devices.split(",")
+    if towers != 2 or len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        raise ArgumentError(
+            f"--devices is {devices!r} and --towers {towers}; two numbers, for instance 0,1, and "
+            "--towers 2 were expected."
+        )
+    return int(numbers[0]), int(numbers[1])

@@ -1,0 +1,56 @@
+"""Files that are whole or absent, also after a power cut."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from pyalexnet.data.dataset import shown
+from pyalexnet.errors import DataError
+
+TEMPORARY = ".tmp-"
+"""What the name of a file begins with while it is written."""
+
+
+def write(path: Path, content: bytes) -> None:
+    """Make `path` hold `content`; whoever looks sees all of it or what was there before.
+
+    Raises:
+        DataError: it cannot be written; the sentence names the path and the bytes needed.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    try:
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+    except OSError as error:
+        raise DataError(
+            f"{shown(path)}: cannot be written ({error.strerror}); {len(content)} bytes are needed "
+            f"there."
+        ) from error
+
+
+def sync(folder: Path) -> None:
+    """Make what a folder lists outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system whose folders cannot be synced
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left half written in a folder that nobody else writes to."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,134 @@
+"""From a split's stored images to what a network reads: read ahead, brought over, cut out.
+
+Worker threads read (and, of a pack, decode) the images of the next batches while the device works;
+the libraries that decode let other threads run. What a batch holds does not depend on how many
+workers there are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from pyalexnet.backends import Array, Backend
+from pyalexnet.data.dataset import Images, Labels, Split
+from pyalexnet.data.views import Side, Views
+
+Pixels = npt.NDArray[np.float32]
+Look = Callable[[Labels, Labels], Views]
+"""From the batch's images and their positions in the epoch to how they are seen."""
+
+AHEAD = 2
+"""Batches that are read while one is worked on."""
+
+PIECE = 16
+"""Images that a worker reads at a time: a batch of 128 keeps eight workers busy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loader:
+    """Makes batches for a device.
+
+    Attributes:
+        backend: of the device.
+        mean: (H, W, C) float32, of the stored images.
+        size: (height, width) of the network's input.
+        mean_at_pixel: see `Backend.augment`.
+        workers: threads that read; 0: the calling thread does, and nothing is read ahead.
+    """
+
+    backend: Backend
+    mean: Array
+    size: Side
+    mean_at_pixel: bool
+    workers: int
+
+    def batches(
+        self, split: Split, indices: Labels, batch_size: int, look: Look, *, first: int = 0
+    ) -> Generator[tuple[Array, Labels]]:
+        """Images (n, H, W, C) float32 of the device, minus the mean, and labels (n,).
+
+        In the order of `indices`; every batch has `batch_size` images, the last one what is left.
+        A batch is valid until the next one is asked for.
+
+        Args:
+            split: where the images are stored.
+            indices: of the images.
+            batch_size: images a batch.
+            look: how they are seen.
+            first: position of the first of them in its epoch.
+        """
+        bounds = list(pairwise([*range(0, len(indices), batch_size), len(indices)]))
+        shape = (min(batch_size, len(indices)), *split.image_shape)
+        lanes = [self.backend.lane(shape) for _ in range(min(AHEAD + 1, len(bounds)))]
+        out = self.backend.empty((shape[0], *self.size, split.image_shape[2]))
+        with _Readers(split, self.workers) as readers:
+
+            def begin(number: int) -> Callable[[], None]:
+                start, stop = bounds[number]
+                lane = lanes[number % len(lanes)]
+                lane.wait()
+                return readers.begin(indices[start:stop], lane.host[: stop - start])
+
+            reading = deque(begin(number) for number in range(min(AHEAD, len(bounds))))
+            for number, (start, stop) in enumerate(bounds):
+                reading.popleft()()
+                chosen = indices[start:stop]
+                views = look(chosen, np.arange(first + start, first + stop))
+                lane = lanes[number % len(lanes)]
+                images = self._seen(lane.send(stop - start), views, out[: stop - start])
+                lane.sent()
+                if number + AHEAD < len(bounds):
+                    reading.append(begin(number + AHEAD))
+                yield images, split.labels[chosen]
+
+    def _seen(self, stored: Array, views: Views, out: Array) -> Array:
+        return self.backend.augment(
+            stored,
+            self.mean,
+            corners=views.corners,
+            flips=views.flips,
+            shifts=views.shifts,
+            size=self.size,
+            scale=views.scale,
+            mean_at_pixel=self.mean_at_pixel,
+            out=out,
+        )
+
+
+class _Readers:
+    """Worker threads that fill batches; a context manager that leaves none behind."""
+
+    def __init__(self, split: Split, workers: int) -> None:
+        self._split = split
+        self._threads = ThreadPoolExecutor(workers, "reader") if workers else None
+
+    def __enter__(self) -> _Readers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._threads:
+            self._threads.shutdown(cancel_futures=True)
+
+    def begin(self, indices: Labels, out: Images) -> Callable[[], None]:
+        """Begin to read the images `indices` into `out`; the result waits until they are there."""
+        if self._threads is None:
+            return lambda: self._split.read(indices, out)
+        pieces: list[Future[None]] = [
+            self._threads.submit(
+                self._split.read, indices[start : start + PIECE], out[start : start + PIECE]
+            )
+            for start in range(0, len(indices), PIECE)
+        ]
+
+        def finish() -> None:
+            for piece in pieces:
+                piece.result()
+
+        return finish

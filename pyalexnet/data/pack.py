@@ -1,0 +1,380 @@
+"""A pack: a set of photographs made ready once, by `data prepare`, and read from disk for ever.
+
+    pack.json                        the table: how the images are stored, class names, counts,
+                                     shards with their lengths and SHA-256, colour statistics, and
+                                     the SHA-256 of all this itself
+    mean.npy                         mean of each pixel of the training images, (S, S, 3) float32
+    bad_files.jsonl                  what was skipped, and why; absent if nothing was
+    shards/train-00000.safetensors   the images: `shard.py`
+    shards/val-00000.safetensors
+
+pack.json is written last, so a folder without it is no pack. Opening one reads the table and each
+shard's index, and decodes nothing; a damaged image is found when it is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pyalexnet
+from pyalexnet.data import decode, durable
+from pyalexnet.data.colour import Colour
+from pyalexnet.data.dataset import (
+    Dataset,
+    Images,
+    Labels,
+    Pixels,
+    Split,
+    Statistics,
+    checked,
+    shown,
+)
+from pyalexnet.data.shard import Facts, Shard, open_shard
+from pyalexnet.errors import ArgumentError, DataError
+
+FORMAT = 1
+"""The number in pack.json. A change that this version cannot read raises it by one."""
+
+TABLE, MEAN, BAD_FILES, SHARDS, LOCK = "pack.json", "mean.npy", "bad_files.jsonl", "shards", "lock"
+NAMES = frozenset((TABLE, MEAN, BAD_FILES, SHARDS, LOCK))
+"""All that a pack's folder ever holds."""
+
+SHARD = re.compile(r"(train|val)-\d{5,}\.safetensors")
+
+PARTS = ("train", "val")
+FORMS = ("jpeg", "uint8")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How images are stored: `size` x `size` RGB, as JPEG (4:4:4) or as plain bytes, "uint8"."""
+
+    size: int = 256
+    form: str = "jpeg"
+    quality: int = 95
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of an image."""
+        return self.size, self.size, 3
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """Statistics of the training images.
+
+    Attributes:
+        of: "train" or, where there were too few images, "imagenet".
+        channel_means: R, G, B, grey levels.
+        colour: principal axes of the pixels.
+        mean: SHA-256 of mean.npy.
+    """
+
+    of: str
+    channel_means: tuple[float, ...]
+    colour: Colour
+    mean: str
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """What pack.json says.
+
+    Attributes:
+        source: the folder that the images came from.
+        plan: SHA-256 of what was asked for: images, labels and options.
+        storage: how images are stored.
+        class_names: by label.
+        validation: where the images of `val` came from.
+        skipped: bad files and such as were not called like images.
+        numbers: statistics.
+        shards: by part, in order.
+    """
+
+    source: str
+    plan: str
+    storage: Storage
+    class_names: tuple[str, ...]
+    validation: str
+    skipped: int
+    numbers: Numbers
+    shards: Mapping[str, tuple[Facts, ...]]
+
+    def images(self, part: str) -> int:
+        """Images of "train" or "val"."""
+        return sum(facts.images for facts in self.shards[part])
+
+    @property
+    def bytes(self) -> int:
+        """Of all shards."""
+        return sum(facts.bytes for part in PARTS for facts in self.shards[part])
+
+
+class PackSplit(Split):
+    """Images that lie in shards on disk; `images` and `mean` decode all, `read` what is asked."""
+
+    def __init__(self, shards: Sequence[Shard], shape: tuple[int, int, int]) -> None:
+        set_once = object.__setattr__  # as dataclasses do for frozen classes
+        labels = [np.empty(0, np.int64), *(shard.labels for shard in shards)]
+        set_once(self, "labels", np.concatenate(labels))
+        set_once(self, "_shards", tuple(shards))
+        set_once(self, "_starts", np.cumsum([0, *map(len, shards)]))
+        set_once(self, "_shape", shape)
+
+    _shards: tuple[Shard, ...]
+    _starts: Labels
+    _shape: tuple[int, int, int]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self._shape
+
+    def read(self, indices: Labels, out: Images) -> None:
+        """The images `indices` (n,) into `out` (n, H, W, C), C-contiguous. Safe in threads.
+
+        Raises:
+            ArgumentError: an index is not that of an image.
+            DataError: an image is damaged; the sentence names shard and image.
+        """
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
+            raise ArgumentError(
+                f"read: indices are {indices.min()} to {indices.max()}; 0 to {len(self) - 1} were "
+                f"expected."
+            )
+        places = np.searchsorted(self._starts, indices, side="right") - 1
+        numbers = indices - self._starts[places]
+        for image, place, number in zip(out, places.tolist(), numbers.tolist(), strict=True):
+            self._shards[place].read(number, image)
+
+    @property
+    def images(self) -> Images:
+        """All of them, (N, H, W, C), decoded anew at every call.
+
+        Raises:
+            DataError: they do not fit into memory, or one is damaged.
+        """
+        shape = (len(self), *self._shape)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if math.prod(shape) > memory:
+            raise DataError(
+                f"{shown(self._shards[0].path.parent)}: {len(self)} images need "
+                f"{math.prod(shape) / 1e9:.1f} GB; at most this machine's {memory / 1e9:.1f} GB "
+                f"was expected."
+            )
+        images = np.empty(shape, np.uint8)
+        self.read(np.arange(len(self)), images)
+        return images
+
+
+def is_pack(folder: Path) -> bool:
+    """Whether a folder has a pack's table."""
+    return (folder / TABLE).is_file()
+
+
+def load(folder: Path) -> Dataset:
+    """Open a pack. Nothing is decoded: every check is made but those of the images' bytes.
+
+    Raises:
+        DataError: a file is missing, or is not what was written; the sentence names the file and
+            the check that failed. Or a later version of pyalexnet wrote it.
+    """
+    table = read_table(folder)
+    splits = {part: _open(folder, table, part) for part in PARTS}
+    train, test = (PackSplit(splits[part], table.storage.shape) for part in PARTS)
+    size = table.storage.size
+    note = (
+        f"{shown(folder)} ({len(train)} + {len(test)} images of {size}x{size} out of "
+        f"{table.source}, skipped files: {table.skipped}; validation is {table.validation})"
+    )
+    return checked(
+        shown(folder),
+        train,
+        test,
+        table.class_names,
+        name=folder.resolve().name,
+        note=note,
+        statistics=Statistics(_read_mean(folder, table), table.numbers.colour),
+    )
+
+
+def strangers(folder: Path) -> list[Path]:
+    """Whatever is in a folder and is no part of a pack, whole or half made; sorted.
+
+    Raises:
+        OSError: it is there and cannot be read.
+    """
+    found = [path for path in _entries(folder) if path.name not in NAMES]
+    found += [path for path in _entries(folder / SHARDS) if not SHARD.fullmatch(path.name)]
+    return sorted(path for path in found if not path.name.startswith(durable.TEMPORARY))
+
+
+def shard_path(folder: Path, part: str, number: int) -> Path:
+    """Where a shard of "train" or "val" lies."""
+    return folder / SHARDS / f"{part}-{number:05d}.safetensors"
+
+
+def write_mean(folder: Path, mean: Pixels) -> str:
+    """Write mean.npy; its SHA-256."""
+    stream = BytesIO()
+    np.save(stream, mean, allow_pickle=False)
+    durable.write(folder / MEAN, stream.getvalue())
+    return hashlib.sha256(stream.getvalue()).hexdigest()
+
+
+def write_table(folder: Path, table: Table) -> None:
+    """Write pack.json, which makes a pack of the folder."""
+    colour = table.numbers.colour
+    document = {
+        "format": FORMAT,
+        "pyalexnet": pyalexnet.__version__,
+        "source": table.source,
+        "plan": table.plan,
+        "storage": asdict(table.storage),
+        "class_names": list(table.class_names),
+        "validation": table.validation,
+        "skipped": table.skipped,
+        "counts": {part: table.images(part) for part in PARTS},
+        "statistics": {
+            "of": table.numbers.of,
+            "channel_means": list(table.numbers.channel_means),
+            "vectors": colour.vectors.tolist(),
+            "sigmas": colour.sigmas.tolist(),
+            "mean_sha256": table.numbers.mean,
+        },
+        "shards": {part: [asdict(facts) for facts in table.shards[part]] for part in PARTS},
+    }
+    durable.write(folder / TABLE, _rendered(document | {"sha256": _sha256(document)}))
+
+
+def read_table(folder: Path) -> Table:
+    """Read pack.json, and check it.
+
+    Raises:
+        DataError: it cannot be read or was altered, or a later version of pyalexnet wrote it.
+    """
+    path = folder / TABLE
+    try:
+        raw = decode.contents(path)
+        document = json.loads(raw)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{shown(path)}: cannot be read ({decode.fault(error)}).") from error
+    with _refusing_odd_json(path):
+        if document["format"] != FORMAT:
+            raise DataError(
+                f"{shown(path)}: written by pyalexnet {document['pyalexnet']} in format "
+                f"{document['format']}; this is pyalexnet {pyalexnet.__version__}, which reads "
+                f"format {FORMAT}."
+            )
+        if document["sha256"] != _sha256(document) or raw != _rendered(document):
+            raise DataError(f"{shown(path)}: its own SHA-256 does not match; it was altered.")
+        return _table(document)
+
+
+def damaged_shards(folder: Path, table: Table) -> Iterator[Path]:
+    """The shards whose bytes are not those of the table. Reads every one."""
+    for part in PARTS:
+        for number, facts in enumerate(table.shards[part]):
+            path = shard_path(folder, part, number)
+            try:
+                with path.open("rb") as stream:
+                    sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            except OSError:
+                yield path
+                continue
+            if sha256 != facts.sha256:
+                yield path
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+def _open(folder: Path, table: Table, part: str) -> list[Shard]:
+    return [
+        open_shard(
+            shard_path(folder, part, number),
+            table.storage.form,
+            math.prod(table.storage.shape),
+            len(table.class_names),
+            facts,
+        )
+        for number, facts in enumerate(table.shards[part])
+    ]
+
+
+def _read_mean(folder: Path, table: Table) -> Pixels:
+    path = folder / MEAN
+    try:
+        raw = decode.contents(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{shown(path)}: cannot be read ({decode.fault(error)}).") from error
+    if hashlib.sha256(raw).hexdigest() != table.numbers.mean:
+        raise DataError(f"{shown(path)}: its SHA-256 is not the one in {TABLE}.")
+    try:
+        mean: Pixels = np.load(BytesIO(raw), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{shown(path)}: is no array ({error}).") from error
+    if mean.shape != table.storage.shape or mean.dtype != np.float32:
+        raise DataError(
+            f"{shown(path)}: is {mean.dtype} {mean.shape}; float32 {table.storage.shape} was "
+            f"expected."
+        )
+    return mean
+
+
+def _table(document: Mapping[str, Any]) -> Table:
+    storage = Storage(**document["storage"])
+    if storage.form not in FORMS or not 1 <= storage.size < 2**16:
+        raise ValueError(f"storage is {storage}")
+    statistics = document["statistics"]
+    colour = Colour(
+        np.array(statistics["vectors"], dtype=np.float64).reshape(3, 3),
+        np.array(statistics["sigmas"], dtype=np.float64).reshape(3),
+    )
+    return Table(
+        str(document["source"]),
+        str(document["plan"]),
+        storage,
+        tuple(str(name) for name in document["class_names"]),
+        str(document["validation"]),
+        int(document["skipped"]),
+        Numbers(
+            str(statistics["of"]),
+            tuple(float(mean) for mean in statistics["channel_means"]),
+            colour,
+            str(statistics["mean_sha256"]),
+        ),
+        {part: tuple(Facts(**facts) for facts in document["shards"][part]) for part in PARTS},
+    )
+
+
+def _rendered(document: Mapping[str, Any]) -> bytes:
+    """pack.json: one key a line, for people; strict JSON, for programs."""
+    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
+
+
+def _sha256(document: Mapping[str, Any]) -> str:
+    """SHA-256 of the JSON with sorted keys, no blanks and no entry sha256."""
+    rest = {key: value for key, value in document.items() if key != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+@contextlib.contextmanager
+def _refusing_odd_json(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise DataError(f"{shown(path)}: is not the table of a pack ({error!r}).") from error

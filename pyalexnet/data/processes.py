@@ -1,0 +1,117 @@
+"""A function over many items in several processes, any of which may be killed.
+
+Each process has a pipe of its own, whose far end nobody else holds: one that dies, also in the
+middle of a message, is an end of file at once. (`concurrent.futures` shares one pipe among all; a
+process killed while it writes into it leaves the parent waiting for the rest for ever.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class WorkerDied(Exception):
+    """A process ended that had work to do."""
+
+
+def each(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Generator[tuple[int, Result]]:
+    """Each item's number and result, as they come.
+
+    The processes are fresh interpreters. Closing the generator, or an interrupt, ends them at once;
+    if this process is killed, they end after the item that they are at.
+
+    Args:
+        function: to be found by its name in its module.
+        items: can be pickled, like the results.
+        workers: how many processes, at most.
+
+    Raises:
+        WorkerDied: one of them ended by itself or was killed.
+        Exception: whatever `function` raises.
+    """
+    waiting = iter(enumerate(items))
+    team: dict[Connection, SpawnProcess] = {}
+    busy: dict[Connection, int] = {}
+
+    def begin(connection: Connection) -> None:
+        for number, item in waiting:
+            busy[connection] = number
+            with _noticing_death():
+                connection.send(item)
+            return
+
+    try:
+        with _without_interrupts():
+            for _ in range(min(workers, len(items))):
+                connection, process = _start(function)
+                team[connection] = process
+        for connection in team:
+            begin(connection)
+        while busy:
+            for ready in wait(list(busy)):
+                assert isinstance(ready, Connection)
+                with _noticing_death():
+                    result, error = ready.recv()
+                number = busy.pop(ready)
+                if error is not None:
+                    raise error
+                begin(ready)
+                yield number, result
+    finally:
+        for process in team.values():
+            process.terminate()
+        for connection, process in team.items():
+            process.join()
+            connection.close()
+
+
+def _start(function: Callable[[Item], Result]) -> tuple[Connection, SpawnProcess]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(function, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    return ours, process
+
+
+def _work(function: Callable[[Item], Result], connection: Connection) -> None:
+    """What a process does until the other end of `connection` is closed."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            item = connection.recv()
+            try:
+                outcome: tuple[Result | None, Exception | None] = (function(item), None)
+            except Exception as error:  # the parent's to raise
+                outcome = (None, error)
+            connection.send(outcome)
+
+
+@contextlib.contextmanager
+def _noticing_death() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, OSError) as error:  # the latter in the middle of a message
+        raise WorkerDied from error
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes started here never get a Ctrl-C; it is for this one to end them."""
+    resource_tracker.ensure_running()  # else the first start does it, and lets signals in again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

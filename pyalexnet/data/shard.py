@@ -1,0 +1,233 @@
+"""A shard of a pack: some hundred stored images in one file, whole or absent.
+
+A safetensors file of
+
+    data       (bytes,) uint8     the images, one after the other: JPEG, or (H, W, 3) uint8
+    offsets    (n + 1,) int64     image i is data[offsets[i] : offsets[i + 1]]
+    labels     (n,) int64
+    checks     (n,) uint32        CRC-32 of each image's bytes
+
+whose metadata hold one JSON object: which files it was made of and how (`sources`, a SHA-256),
+those of them that were bad, and the SHA-256 of all that and of the tensors. Reading maps the file
+and copies one image at a time; the library keeps no file open, so a pack may have thousands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from pyalexnet.data import decode, durable
+from pyalexnet.data.dataset import Images, Labels, shown
+from pyalexnet.errors import DataError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+INDEX = {"offsets": np.dtype(np.int64), "labels": np.dtype(np.int64), "checks": np.dtype(np.uint32)}
+"""The tensors beside `data`."""
+
+NOTE = "pyalexnet"
+"""The metadata's only key: the library writes several in an order left to chance."""
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A source that could not be read: its place among the shard's sources, and why."""
+
+    place: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a shard was made of: a digest of its sources, and the bad ones among them."""
+
+    sources: str
+    bad: tuple[Bad, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a pack's table says of a shard.
+
+    Attributes:
+        images: how many it holds.
+        bytes: length of the file.
+        sha256: of the file.
+        index: SHA-256 of offsets, labels and checks, which can be tested without reading the rest.
+    """
+
+    images: int
+    bytes: int
+    sha256: str
+    index: str
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """An open shard.
+
+    Attributes:
+        path: the file.
+        form: "jpeg" or "uint8", how an image is stored.
+        labels: (n,).
+        offsets: (n + 1,), bytes.
+        checks: (n,) CRC-32.
+        data: gives an array of bytes for each slice asked of it.
+    """
+
+    path: Path
+    form: str
+    labels: Labels
+    offsets: Labels
+    checks: Array
+    data: Any
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, number: int, image: Images) -> None:
+        """Image `number` into `image` (H, W, 3), C-contiguous. Safe in threads.
+
+        Raises:
+            DataError: its bytes are not those that were written, or are no image of that size.
+        """
+        raw = self.data[int(self.offsets[number]) : int(self.offsets[number + 1])]
+        try:
+            if zlib.crc32(raw) != self.checks[number]:
+                raise ValueError("its CRC-32 is not the one in the index")
+            if self.form == "jpeg":
+                decode.decode_stored(raw, image)
+            else:
+                image[...] = raw.reshape(image.shape)
+        except Exception as error:  # whatever a decoder makes of damaged bytes
+            raise DataError(
+                f"{shown(self.path)}: image {number} is damaged ({decode.fault(error)}); prepare "
+                f"the pack again."
+            ) from error
+
+
+def write(path: Path, images: Sequence[bytes], labels: Labels, origin: Origin) -> None:
+    """Write a shard of stored images; the same arguments make the same bytes.
+
+    Raises:
+        DataError: it cannot be written; the sentence names the path and the bytes needed.
+    """
+    lengths = [len(image) for image in images]
+    tensors: dict[str, Array] = {
+        "data": np.frombuffer(b"".join(images), np.uint8),
+        "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+        "labels": labels,
+        "checks": np.array([zlib.crc32(image) for image in images], dtype=np.uint32),
+    }
+    note = _note(origin)
+    note["sha256"] = _sha256(note, tensors)
+    durable.write(path, safetensors.numpy.save(tensors, {NOTE: _json(note)}))
+
+
+def examine(path: Path) -> tuple[Origin, Facts] | None:
+    """What a shard was made of, and its facts; None where there is none or it is damaged.
+
+    Reads all of it.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return None
+    try:
+        tensors: dict[str, Array] = safetensors.numpy.load(raw)
+        length = int.from_bytes(raw[:8], "little")
+        note = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"][NOTE])
+        if note["sha256"] != _sha256(note, tensors):
+            return None
+        origin = Origin(note["sources"], tuple(Bad(*one) for one in note["bad"]))
+        facts = Facts(
+            len(tensors["labels"]), len(raw), hashlib.sha256(raw).hexdigest(), _index(tensors)
+        )
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return origin, facts
+
+
+def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Facts) -> Shard:
+    """Map a shard that its pack's table describes, and check all but the images' bytes.
+
+    Args:
+        path: the file.
+        form: "jpeg" or "uint8".
+        image_bytes: of a decoded image.
+        classes: how many there are.
+        facts: what the pack's table says.
+
+    Raises:
+        DataError: the sentence names the file and the check that failed.
+    """
+    try:
+        size = path.stat().st_size
+        if size != facts.bytes:
+            raise DataError(f"{shown(path)}: has {size} bytes; {facts.bytes} were expected.")
+        # Opened for NumPy, the library maps the file and closes it.
+        stored: Any = safetensors.safe_open(path, framework="numpy")
+        index = {name: stored.get_tensor(name) for name in INDEX}
+        data = stored.get_slice("data")
+        length, kind = data.get_shape(), data.get_dtype()
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be read ({error.strerror or error}).") from error
+    except (SafetensorError, ValueError) as error:
+        raise DataError(f"{shown(path)}: is no shard of a pack ({error}).") from error
+    if _index(index) != facts.index:
+        raise DataError(f"{shown(path)}: its index has not the SHA-256 that the pack's table says.")
+    offsets, labels, checks = index["offsets"], index["labels"], index["checks"]
+    images = facts.images
+    if (
+        {name: (array.dtype, array.shape) for name, array in index.items()}
+        != {name: (INDEX[name], (images + (name == "offsets"),)) for name in INDEX}
+        or (len(length), kind) != (1, "U8")
+        or offsets[0] != 0
+        or (np.diff(offsets) <= 0).any()
+        or offsets[-1] != length[0]
+    ):
+        raise DataError(
+            f"{shown(path)}: its index does not fit its data; {images} images one after the other "
+            f"were expected."
+        )
+    if form == "uint8" and (np.diff(offsets) != image_bytes).any():
+        raise DataError(f"{shown(path)}: has an image of not {image_bytes} bytes.")
+    if images and not 0 <= labels.min() <= labels.max() < classes:
+        raise DataError(
+            f"{shown(path)}: has the labels {labels.min()} to {labels.max()}; 0 to {classes - 1} "
+            f"were expected."
+        )
+    return Shard(path, form, labels, offsets, checks, data)
+
+
+def _note(origin: Origin) -> dict[str, Any]:
+    return {"sources": origin.sources, "bad": [[one.place, one.reason] for one in origin.bad]}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _sha256(note: Mapping[str, Any], tensors: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256(_json({**note, "sha256": None}).encode("ascii"))
+    for name in ("data", *INDEX):
+        digest.update(np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()
+
+
+def _index(tensors: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256()
+    for name in INDEX:
+        digest.update(np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()

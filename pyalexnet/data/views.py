@@ -1,0 +1,154 @@
+"""Which part of a stored image the network sees, mirrored or not, and in which colours.
+
+Everything random is drawn from Philox by counters: the run's seed is the key; the image, the epoch
+and the operation are counted. So neither the number of workers nor the place where a run was
+stopped changes a byte. Draws are made on the host, in float64, and all backends see the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pyalexnet.backends.cpu import philox
+from pyalexnet.data.colour import Colour
+from pyalexnet.data.dataset import Labels
+from pyalexnet.errors import ArgumentError
+from pyalexnet.recipe import Augment
+
+Side: TypeAlias = tuple[int, int]
+"""(height, width) in pixels."""
+
+# The counter word that tells operations apart; dropout's layers are numbered from 0.
+_CROP, _JITTER = 0x80000000, 0x80000001
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """What `Backend.augment` makes network inputs with, for N stored images of C channels.
+
+    Attributes:
+        corners: (N, 2) int32, top and left pixel of each crop.
+        flips: (N,) uint8, 1 where the crop is mirrored.
+        shifts: (N, C) float32, grey levels added to every pixel, after the mean is subtracted.
+        scale: what all is multiplied by in the end.
+    """
+
+    corners: npt.NDArray[np.int32]
+    flips: npt.NDArray[np.uint8]
+    shifts: npt.NDArray[np.float32]
+    scale: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.flips)
+
+
+def centre(count: int, stored: Side, size: Side, channels: int) -> Views:
+    """The centre of each of `count` stored images."""
+    (height, width), (out_height, out_width) = _room(stored, size)
+    return _fixed(count, (height - out_height) // 2, (width - out_width) // 2, 0, channels)
+
+
+def ten(count: int, stored: Side, size: Side, channels: int) -> tuple[Views, ...]:
+    """The paper's ten patches (section 4.1): four corners and the centre, then all mirrored.
+
+    In the order of the original program's `convdata_jpeg.py`: top left, top right, centre, bottom
+    left, bottom right.
+    """
+    (height, width), (out_height, out_width) = _room(stored, size)
+    down, right = height - out_height, width - out_width
+    places = ((0, 0), (0, right), (down // 2, right // 2), (down, 0), (down, right))
+    return tuple(_fixed(count, *place, flip, channels) for flip in (0, 1) for place in places)
+
+
+def training(
+    augment: Augment,
+    colour: Colour | None,
+    *,
+    seed: int,
+    epoch: int,
+    images: Labels,
+    positions: Labels,
+    stored: Side,
+    size: Side,
+    channels: int,
+    progress: float,
+) -> Views:
+    """Views for a training batch.
+
+    Args:
+        augment: the rules.
+        colour: the principal axes for the jitter; None where the images have no three channels.
+        seed, epoch: of the run, which epoch of it, from 0.
+        images: (N,) indices in the training set.
+        positions: (N,) places in the epoch's order, which chunks are cut from.
+        stored, size: of the stored images and of the network's input.
+        channels: of both.
+        progress: epochs done, fractions included.
+
+    Raises:
+        ArgumentError: the input is larger than the stored image, or there are no axes to jitter
+            along.
+    """
+    (height, width), (out_height, out_width) = _room(stored, size)
+    whose = images if augment.chunk == 1 else positions // augment.chunk
+    words = philox.draws(whose.astype(np.uint64), seed=seed, step=epoch, layer=_CROP)
+    places = np.array([height - out_height + 1, width - out_width + 1], np.uint64)
+    corners = (words[:, :2] * places) >> np.uint64(32)
+    flips = words[:, 2] >> np.uint32(31) if augment.flip else np.zeros(len(images))
+    jitter = augment.jitter_at(progress)
+    return Views(
+        corners.astype(np.int32),
+        flips.astype(np.uint8),
+        _shifts(jitter, colour, seed, epoch, images, channels),
+        1 / (1 + jitter) if augment.jitter_shrinks else 1.0,
+    )
+
+
+def _shifts(
+    jitter: float, colour: Colour | None, seed: int, epoch: int, images: Labels, channels: int
+) -> npt.NDArray[np.float32]:
+    """Along each principal axis its standard deviation times jitter times N(0, 1).
+
+    The paper multiplies by the eigenvalue instead, the deviation's square, which on pixels of 0 to
+    255 would be over a thousand grey levels; the program that made its numbers has the deviation
+    (`pca_stdevs` in `convdata_jpeg.py`).
+    """
+    if jitter == 0:
+        return np.zeros((len(images), channels), np.float32)
+    if colour is None:
+        raise ArgumentError(
+            f"augment: jitter is {jitter:g} and the images have {channels} channels; 3 were "
+            "expected, or a jitter of 0."
+        )
+    words = philox.draws(images.astype(np.uint64), seed=seed, step=epoch, layer=_JITTER)
+    along = jitter * colour.sigmas * _normals(words)[:, :3]
+    return (along @ colour.vectors.T).astype(np.float32)
+
+
+def _normals(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:
+    """Four independent N(0, 1) from four words each, by the Box-Muller transform."""
+    uniform = (words + 0.5) / 2**32  # above 0, so that the logarithm is finite
+    radius = np.sqrt(-2 * np.log(uniform[:, :2]))
+    angle = 2 * np.pi * uniform[:, 2:]
+    return np.concatenate((radius * np.cos(angle), radius * np.sin(angle)), axis=1)
+
+
+def _fixed(count: int, top: int, left: int, flip: int, channels: int) -> Views:
+    return Views(
+        np.tile(np.array([top, left], np.int32), (count, 1)),
+        np.full(count, flip, np.uint8),
+        np.zeros((count, channels), np.float32),
+    )
+
+
+def _room(stored: Side, size: Side) -> tuple[Side, Side]:
+    if size[0] > stored[0] or size[1] > stored[1]:
+        raise ArgumentError(
+            f"augment: images are stored as {stored[0]}x{stored[1]}; at least the network's "
+            f"{size[0]}x{size[1]} was expected."
+        )
+    return stored, size

@@ -1,0 +1,1 @@
+"""AlexNets of other programs: their files, and their order of axes."""

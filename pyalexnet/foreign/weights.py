@@ -1,0 +1,145 @@
+"""An AlexNet's parameters as other programs keep them, and the way from there to ours and back.
+
+They put the channels first: filters are (K, C / groups, R, S), and the columns of a linear layer
+that reads maps run over (C, H, W). Ours are KRSC and (H, W, C).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyalexnet.backends.base import Shape
+from pyalexnet.data.dataset import shown
+from pyalexnet.errors import CheckpointError
+from pyalexnet.layers import Linear
+from pyalexnet.net import NetSpec
+
+Floats = npt.NDArray[np.float32]
+Arrays = dict[str, Floats]
+
+LARGEST = 2**30
+"""Bytes that are still read: four times the full network. A file that is larger is none of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a file of another program holds, in our terms.
+
+    Attributes:
+        spec: the network that the parameters are of.
+        net_args: arguments of `nets.alexnet`, beside the number of classes, that make it.
+        params: by our names, of our shapes.
+        mean: (Hs, Ws, 3) float32, RGB, grey levels: what that program subtracts.
+        notes: sentences on what the file left open.
+    """
+
+    spec: NetSpec
+    net_args: dict[str, Any]
+    params: Arrays
+    mean: Floats
+    notes: tuple[str, ...] = ()
+
+
+def read(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        CheckpointError: it is no regular file, cannot be read, or is larger than `LARGEST`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise CheckpointError(f"{shown(path)}: is no regular file; one was expected.")
+            if status.st_size > LARGEST:
+                raise CheckpointError(
+                    f"{shown(path)}: has {status.st_size} bytes; at most {LARGEST} were expected "
+                    "of an AlexNet."
+                )
+            return file.read(LARGEST)
+    except OSError as error:
+        raise CheckpointError(f"{shown(path)}: cannot be read ({error.strerror}).") from error
+
+
+def foreign_shapes(spec: NetSpec) -> dict[str, Shape]:
+    """The shapes that other programs give the parameters of `spec`, by our names."""
+    shapes: dict[str, Shape] = {}
+    for layer, in_shape, _ in spec.walk():
+        for name, shape in layer.param_shapes(in_shape).items():
+            shapes[name] = (shape[0], shape[3], *shape[1:3]) if len(shape) == 4 else shape
+    return shapes
+
+
+def check(path: Path, found: Mapping[str, Shape], spec: NetSpec, names: Mapping[str, str]) -> None:
+    """Refuse shapes that are not those of `spec`, before anything is made of them.
+
+    found: by the file's names. names: the file's names by ours.
+
+    Raises:
+        CheckpointError: a parameter is missing or of another shape, or all are too large.
+    """
+    expected = foreign_shapes(spec)
+    for name, shape in expected.items():
+        theirs = names[name]
+        if theirs not in found:
+            raise CheckpointError(f"{shown(path)}: {theirs} is missing; it was expected.")
+        if tuple(found[theirs]) != shape:
+            raise CheckpointError(
+                f"{shown(path)}: {theirs} has shape {tuple(found[theirs])}; {shape} was expected."
+            )
+    if 4 * sum(math.prod(shape) for shape in expected.values()) > LARGEST:
+        raise CheckpointError(
+            f"{shown(path)}: says that it has {spec.classes} classes, which takes more than "
+            f"{LARGEST} bytes."
+        )
+
+
+def ours(path: Path, spec: NetSpec, params: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    """Parameters by our names in another program's order of axes, brought to ours, in float32.
+
+    Raises:
+        CheckpointError: a number is not finite.
+    """
+    new: Arrays = {}
+    for layer, in_shape, _ in spec.walk():
+        for name, shape in layer.param_shapes(in_shape).items():
+            value = params[name]
+            if value.ndim == 4:
+                value = value.transpose(0, 2, 3, 1)
+            elif _reads_maps(layer, in_shape, name):
+                height, width, channels = in_shape
+                value = value.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+            new[name] = np.array(value, np.float32, order="C").reshape(shape)
+            if not np.isfinite(new[name]).all():
+                raise CheckpointError(f"{shown(path)}: {name} is not finite everywhere.")
+    return new
+
+
+def theirs(spec: NetSpec, params: Mapping[str, Floats]) -> Arrays:
+    """Our parameters in the order of axes of other programs; the inverse of `ours`."""
+    new: Arrays = {}
+    for layer, in_shape, _ in spec.walk():
+        for name in layer.param_shapes(in_shape):
+            value = params[name]
+            if value.ndim == 4:
+                new[name] = np.ascontiguousarray(value.transpose(0, 3, 1, 2))
+            elif _reads_maps(layer, in_shape, name):
+                maps = value.reshape(-1, *in_shape).transpose(0, 3, 1, 2)
+                new[name] = np.ascontiguousarray(maps).reshape(value.shape)
+            else:
+                new[name] = value
+    return new
+
+
+def _reads_maps(layer: object, in_shape: Shape, name: str) -> bool:
+    return isinstance(layer, Linear) and name == layer.w and len(in_shape) == 3

@@ -1,0 +1,138 @@
+"""A run folder out of another program's file: as if the network had been trained here.
+
+`evaluate`, `predict`, `export` and `train --init-from` then take it as any other run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from pyalexnet import checkpoint
+from pyalexnet.checkpoint import Checkpoint, Meta
+from pyalexnet.data.dataset import shown
+from pyalexnet.errors import ArgumentError, CheckpointError, RunError
+from pyalexnet.foreign import caffe, torchvision
+from pyalexnet.foreign.weights import Found
+from pyalexnet.run import Config, RunFolder, environment
+
+_FORMATS = {
+    ".safetensors": "torchvision",
+    ".pth": "torchvision",
+    ".pt": "torchvision",
+    ".caffemodel": "caffe",
+}
+
+_LARGEST_NAMES = 16 * 2**20
+"""Bytes of a file of class names that are still read."""
+
+
+def import_run(
+    file: Path,
+    run: Path,
+    *,
+    form: str = "auto",
+    class_names: Path | None = None,
+    mean: Path | None = None,
+) -> Found:
+    """Make the run folder `run` of the network in `file`; returns what was found.
+
+    Args:
+        file: torchvision's state dict (.safetensors, .pth) or a .caffemodel.
+        run: not there yet, or empty.
+        form: "torchvision", "caffe", or "auto" for what the file's name says.
+        class_names: a file with one name a line; None: "0", "1", ...
+        mean: Caffe's mean image, a .binaryproto.
+
+    Raises:
+        PyalexnetError: a file is refused, or the folder cannot be written; there is then none.
+    """
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise RunError(f"{shown(run)} exists; a folder that does not was expected.")
+    form = _form(file, form)
+    if form == "torchvision":
+        if mean is not None:
+            raise ArgumentError(
+                f"import: mean is {shown(mean)}; none was expected, as torchvision's is known."
+            )
+        found = torchvision.read(file)
+    else:
+        found = caffe.read(file, mean)
+    write_run(run, found, _class_names(class_names, found.spec.classes))
+    return found
+
+
+def write_run(run: Path, found: Found, class_names: tuple[str, ...]) -> None:
+    """Write `run` as a run that has trained for no step yet; whole or not at all."""
+    temporary = run.with_name(f".tmp-{os.getpid()}-{run.name}")
+    config = Config(
+        net=found.spec.name,
+        data="",
+        backend="numpy",
+        device=0,
+        seed=0,
+        print_freq=20,
+        keep=3,
+        recipe=found.spec.recipe,
+        net_args=found.net_args,
+    )
+    told = dataclasses.asdict(config)
+    del told["data"]  # what it was trained on is not known, and evaluation is to ask
+    meta = Meta(
+        net=config.net,
+        classes=found.spec.classes,
+        class_names=class_names,
+        input_shape=found.spec.input_shape,
+        step=0,
+        epoch=0,
+        net_args=config.net_args,
+        config=told,
+    )
+    momentum = {name: np.zeros_like(value) for name, value in found.params.items()}
+    try:
+        temporary.mkdir(parents=True)
+        with RunFolder(temporary) as folder:
+            folder.write_config(config)
+            folder.add_environment(environment(config.backend))
+            checkpoint.save(
+                folder.checkpoints, Checkpoint(found.params, momentum, found.mean, meta)
+            )
+        temporary.rename(run)  # onto nothing, or an empty folder
+    except OSError as error:
+        raise RunError(f"{shown(run)} cannot be written: {error.strerror}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _form(file: Path, form: str) -> str:
+    if form == "auto":
+        form = _FORMATS.get(file.suffix, form)
+    if form not in _FORMATS.values():
+        raise ArgumentError(
+            f"import: format is {form!r} for {shown(file)}; torchvision (.safetensors, .pth) or "
+            "caffe (.caffemodel) was expected."
+        )
+    return form
+
+
+def _class_names(path: Path | None, classes: int) -> tuple[str, ...]:
+    if path is None:
+        return tuple(str(number) for number in range(classes))
+    try:
+        with path.open("rb") as file:
+            lines = file.read(_LARGEST_NAMES).decode("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{shown(path)} cannot be read ({error}); class names in UTF-8, one a line, were "
+            "expected."
+        ) from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != classes:
+        raise CheckpointError(
+            f"{shown(path)}: has {len(names)} names; {classes} were expected, one for each class."
+        )
+    return names

@@ -1,0 +1,121 @@
+"""What a user may change in AlexNet beside its preset: the paper's experiments, and the source's.
+
+Each function takes a preset and gives the changed one; a value that fits no experiment is refused.
+#148 and the like are the runs of the 2012 program, by their files `layer-params-148.cfg`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from pyalexnet.backends.checks import real
+from pyalexnet.errors import ArgumentError
+from pyalexnet.nets.presets import Preset
+
+NORMS = ("norm1", "norm2", "rnorm2")
+MIDDLE = ("conv3", "conv4", "conv5", "fc6", "fc7")
+READERS = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+
+
+def dropping(preset: Preset, probability: float | None) -> Preset:
+    """Another probability of dropping; 0 takes dropout away."""
+    if probability is None:
+        return preset
+    real("alexnet", "dropout", probability, low=0, high=1)
+    return dataclasses.replace(preset, dropout=probability)
+
+
+def of_neuron(preset: Preset, activation: str) -> Preset:
+    """ReLU, or the tanh that the paper's figure 1 compares it with."""
+    if activation == "relu":
+        return dataclasses.replace(preset, activation="relu")
+    if activation == "tanh":
+        return dataclasses.replace(preset, activation="tanh")
+    raise ArgumentError(f"alexnet: activation is {activation!r}; relu or tanh was expected.")
+
+
+def normed(preset: Preset, lrn: bool | str | Sequence[str] | None, per_tower: bool) -> Preset:
+    """Response norms behind conv1 and conv2, behind one of them, or none.
+
+    rnorm2 goes with norm2 where the preset has it: the paper's "without response normalisation" was
+    measured without all three (#148 of the source). Named itself, it stands without norm2 too.
+
+    per_tower: windows end at a tower's edge, as they have to where each tower has its own device.
+    """
+    if per_tower:
+        preset = dataclasses.replace(preset, lrn_per_tower=True)
+    if lrn is None:
+        return preset
+    if isinstance(lrn, bool):
+        named: tuple[str, ...] = ("norm1", "norm2") if lrn else ()
+    else:
+        named = _names("lrn", lrn, NORMS)
+    if "norm2" in named and "rnorm2" in preset.norms:
+        named = (*named, "rnorm2")
+    norms = tuple(name for name in NORMS if name in named)
+    return dataclasses.replace(preset, norms=norms)
+
+
+def pooled(preset: Preset, pooling: str) -> Preset:
+    """Overlapping pools, 3 wide and 2 apart, or those of section 3.4 that do not overlap.
+
+    With the latter #147 of the source padded conv2 by 1 and conv5 by 0, so that conv3 and fc6 see
+    maps of the same size as ever.
+    """
+    if pooling == "3/2":
+        return preset
+    if pooling == "2/2":
+        return dataclasses.replace(preset, pool=(2, 2), pad2=1, pad5=0)
+    raise ArgumentError(f"alexnet: pooling is {pooling!r}; 3/2 or 2/2 was expected.")
+
+
+def shortened(preset: Preset, without: str | Sequence[str]) -> Preset:
+    """Middle layers left out, with their neuron and dropout (paper, section 7).
+
+    What follows reads what came before. rnorm2, the norm that the paper does not mention, can be
+    left out too.
+    """
+    return dataclasses.replace(preset, without=_names("without", without, (*MIDDLE, "rnorm2")))
+
+
+def exchanging(preset: Preset, exchange: str | Sequence[str] | None, one_tower: bool) -> Preset:
+    """Which layers read both towers; fc8 always does.
+
+    Where it alone does, conv2 has 5/4 of the maps and fc6 twice the units, as #150 of the source
+    had: that makes up for the weights of conv3, fc6 and fc7 that are gone.
+    """
+    if exchange is None:
+        return preset
+    if preset.towers == 1 or one_tower:
+        raise ArgumentError(
+            f"alexnet: exchange is {exchange!r}; with a single tower None was expected."
+        )
+    named = _names("exchange", exchange, (*READERS, "none"))
+    if "none" in named and len(named) > 1:
+        raise ArgumentError(
+            f"alexnet: exchange is {', '.join(named)}; none or names of layers were expected."
+        )
+    for name in named:
+        if name in preset.without:
+            raise ArgumentError(
+                f"alexnet: exchange names {name}, which is left out; layers of the network were "
+                "expected."
+            )
+    readers = tuple(name for name in READERS if name in named or name == "fc8")
+    if readers == ("fc8",):
+        k1, k2, k3, k4, k5 = preset.maps
+        maps, units = (k1, k2 * 5 // 4, k3, k4, k5), (2 * preset.units[0], preset.units[1])
+        preset = dataclasses.replace(preset, maps=maps, units=units)
+    return dataclasses.replace(preset, exchange=readers)
+
+
+def _names(argument: str, value: str | Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    """`value`, a name or several, as a tuple of names that are `known`, each once."""
+    named = (value,) if isinstance(value, str) else tuple(value)
+    for name in named:
+        if name not in known:
+            raise ArgumentError(
+                f"alexnet: {argument} names {name!r}; some of {', '.join(known)} were expected."
+            )
+    return tuple(dict.fromkeys(named))

@@ -1,0 +1,345 @@
+"""The course of a learning rate over a run: by what it is multiplied at each epoch.
+
+The paper's rule (section 5) is `Plateau`; `Exp`, `Dexp` and `Linear` are those of cuda-convnet2
+(`lr.cu`; its wiki's page LearningRates). Each also has a text form, for the command line:
+
+    const   steps[25=0.1;51=0.01]   linear[factor=250]   exp[factor=250]
+    dexp[factor=250;steps=4]   plateau[factor=10;times=3;patience=5;threshold=0.001]
+
+`factor` there is what the base rate has been divided by in the end (by each drop, for plateau).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pyalexnet.backends.checks import integer, positive, real
+from pyalexnet.errors import ArgumentError
+
+_EXAMPLES = (
+    "const, steps[25=0.1;51=0.01], linear[factor=250], exp[factor=250], dexp[factor=250;steps=4] "
+    "or plateau[factor=10;times=3;patience=5]"
+)
+# Drops of the run of 2012 lay 14 to 26 epochs apart, of 90; a rate that brings nothing for 5 of
+# them has been outlived, and the 4 plateaus of the paper's rule leave 70 epochs to progress in.
+_EPOCHS, _PATIENCE = 90, 5
+
+
+class _Course(ABC):
+    """What the schedules share."""
+
+    kind: str
+
+    @abstractmethod
+    def factor(self, epoch: float, drops: int = 0) -> float:
+        """What the rate is multiplied by.
+
+        epoch: counted from 0, fractions included. drops: of `PlateauState`, read by `Plateau` only.
+        """
+
+    @abstractmethod
+    def stretched(self, ratio: float) -> Self:
+        """The same course over `ratio` times as many epochs."""
+
+    def _options(self) -> Mapping[str, float]:
+        """What stands between the brackets of the text form."""
+        return {}
+
+    def __str__(self) -> str:
+        options = ";".join(f"{name}={_plain(value)}" for name, value in self._options().items())
+        return f"{self.kind}[{options}]" if options else self.kind
+
+
+@dataclass(frozen=True)
+class Constant(_Course):
+    """The base rate throughout."""
+
+    kind: Literal["const"] = field(default="const", kw_only=True, repr=False)
+
+    def factor(self, epoch: float, drops: int = 0) -> float:
+        return 1.0
+
+    def stretched(self, ratio: float) -> Constant:
+        return self
+
+
+@dataclass(frozen=True)
+class Steps(_Course):
+    """Each `(epoch, factor)` multiplies the base rate by `factor` from `epoch` on.
+
+    Factors do not accumulate: `Steps(((25, 0.1), (51, 0.01)))` divides by 10 twice. Before the
+    first step the factor is 1. A factor of 0 freezes.
+    """
+
+    kind: Literal["steps"] = field(default="steps", kw_only=True, repr=False)
+    steps: tuple[tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        for epoch, factor in self.steps:
+            real("schedule", "an epoch", epoch, low=0)
+            real("schedule", "a factor", factor, low=0)
+        starts = [epoch for epoch, _ in self.steps]
+        if starts != sorted(starts):
+            raise ArgumentError(f"schedule: epochs are {starts}; ascending ones were expected.")
+
+    def factor(self, epoch: float, drops: int = 0) -> float:
+        return next((factor for start, factor in reversed(self.steps) if epoch >= start), 1.0)
+
+    def stretched(self, ratio: float) -> Steps:
+        return Steps(tuple((start * ratio, factor) for start, factor in self.steps))
+
+    def _options(self) -> Mapping[str, float]:
+        return {_plain(epoch): factor for epoch, factor in self.steps}
+
+
+@dataclass(frozen=True)
+class _Fall(_Course):
+    """A fall from the base rate to 1 / `divisor` of it in `epochs`, where it then stays."""
+
+    kind: str = field(kw_only=True, repr=False)
+    divisor: float
+    epochs: float
+
+    def __post_init__(self) -> None:
+        positive("schedule", "divisor", self.divisor)
+        positive("schedule", "epochs", self.epochs)
+
+    def stretched(self, ratio: float) -> Self:
+        return dataclasses.replace(self, epochs=self.epochs * ratio)
+
+    def _options(self) -> Mapping[str, float]:
+        return {"factor": self.divisor}
+
+    def _progress(self, epoch: float) -> float:
+        """The part of the fall that is done."""
+        return min(max(epoch / self.epochs, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class Linear(_Fall):
+    """A straight line from the base rate to 1 / `divisor` of it."""
+
+    kind: Literal["linear"] = field(default="linear", kw_only=True, repr=False)
+
+    def factor(self, epoch: float, drops: int = 0) -> float:
+        done = self._progress(epoch)
+        return (1 - done) + done / self.divisor
+
+
+@dataclass(frozen=True)
+class Exp(_Fall):
+    """The base rate * divisor^-progress."""
+
+    kind: Literal["exp"] = field(default="exp", kw_only=True, repr=False)
+
+    def factor(self, epoch: float, drops: int = 0) -> float:
+        return float(self.divisor ** -self._progress(epoch))
+
+
+@dataclass(frozen=True)
+class Dexp(_Fall):
+    """`Exp` in `steps` stairs, equally long and equally high: stair i has divisor^(-i/(steps-1)).
+
+    The first stair is the base rate, the last 1 / `divisor` of it.
+    """
+
+    kind: Literal["dexp"] = field(default="dexp", kw_only=True, repr=False)
+    steps: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        integer("schedule", "steps", self.steps, low=2)
+
+    def factor(self, epoch: float, drops: int = 0) -> float:
+        stair = min(int(max(epoch, 0.0) * self.steps / self.epochs), self.steps - 1)
+        return float(self.divisor ** -(stair / (self.steps - 1)))
+
+    def _options(self) -> Mapping[str, float]:
+        return {"factor": self.divisor, "steps": self.steps}
+
+
+@dataclass(frozen=True)
+class PlateauState:
+    """Where a run with a `Plateau` stands; all that resuming it needs, and JSON-able."""
+
+    best: float = 1.0
+    """Lowest test error so far, a fraction."""
+    waited: int = 0
+    """Epochs since it, or since the last drop."""
+    drops: int = 0
+    ended: bool = False
+    """The lowest rate brings nothing any more: the run is over."""
+
+
+@dataclass(frozen=True)
+class Plateau(_Course):
+    """Divide by `divisor` each time the test error stops improving (paper, section 5).
+
+    After `times` drops the next such plateau ends the run.
+
+    times: drops. patience: epochs without an improvement that make a plateau; at least one, as
+    there is one test an epoch. threshold: by how much, a fraction of the images, an error has to
+    fall below the best one to count as an improvement.
+    """
+
+    kind: Literal["plateau"] = field(default="plateau", kw_only=True, repr=False)
+    divisor: float = 10.0
+    times: int = 3
+    patience: float = _PATIENCE
+    threshold: float = 0.001
+
+    def __post_init__(self) -> None:
+        positive("schedule", "divisor", self.divisor)
+        integer("schedule", "times", self.times, low=1)
+        positive("schedule", "patience", self.patience)
+        real("schedule", "threshold", self.threshold, low=0, high=1)
+
+    def factor(self, epoch: float, drops: int = 0) -> float:
+        return float(self.divisor**-drops)
+
+    def stretched(self, ratio: float) -> Plateau:
+        return dataclasses.replace(self, patience=self.patience * ratio)
+
+    def after(self, state: PlateauState, error: float) -> PlateauState:
+        """Where the run stands after an epoch with this test error (a NaN is no improvement)."""
+        if state.ended:
+            return state
+        if error < state.best - self.threshold:
+            return dataclasses.replace(state, best=error, waited=0)
+        waited = state.waited + 1
+        if waited < self.patience:
+            return dataclasses.replace(state, waited=waited)
+        if state.drops == self.times:
+            return dataclasses.replace(state, waited=waited, ended=True)
+        return dataclasses.replace(state, waited=0, drops=state.drops + 1)
+
+    def _options(self) -> Mapping[str, float]:
+        return {
+            "factor": self.divisor,
+            "times": self.times,
+            "patience": self.patience,
+            "threshold": self.threshold,
+        }
+
+
+class _ByKind:
+    """Tells pydantic to read a schedule by its `kind`; without one it is `Steps`, as it once was.
+
+    Here, so that whoever only computes with schedules need not import pydantic.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        kinds = (Constant, Steps, Linear, Exp, Dexp, Plateau)
+        return core_schema.tagged_union_schema(
+            {kind.kind: handler.generate_schema(kind) for kind in kinds},
+            discriminator=self._kind,
+            custom_error_type="schedule",
+            custom_error_message="A table with one of these kinds was expected: "
+            + ", ".join(kind.kind for kind in kinds),
+        )
+
+    def _kind(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return value.get("kind", "steps")
+        return getattr(value, "kind", None)
+
+
+Schedule: TypeAlias = Annotated[Constant | Steps | Linear | Exp | Dexp | Plateau, _ByKind()]
+
+
+def parse(text: str, epochs: float) -> Schedule:
+    """The schedule of a text form, over a run of `epochs`; `str` of it gives the text back.
+
+    A plateau's patience is 5 epochs of 90 where none is given.
+
+    Raises:
+        ArgumentError: the text is none of the forms, or a value in it is refused.
+    """
+    found = re.fullmatch(r"(\w+)(?:\[(.*)\])?", re.sub(r"\s", "", text))
+    if found is None:
+        raise ArgumentError(f"schedule is {text!r}; {_EXAMPLES} was expected.")
+    kind, pairs = found[1], _pairs(text, found[2] or "")
+    match kind:
+        case "const":
+            return Constant(**_named(text, pairs))
+        case "steps":
+            return Steps(tuple((_number(text, at), factor) for at, factor in pairs))
+        case "linear":
+            return Linear(epochs=epochs, **_named(text, pairs, "factor"))
+        case "exp":
+            return Exp(epochs=epochs, **_named(text, pairs, "factor"))
+        case "dexp":
+            return Dexp(epochs=epochs, **_named(text, pairs, "factor", "steps"))
+        case "plateau":
+            names = ("factor", "times", "patience", "threshold")
+            options = _named(text, pairs, *names, all_of_them=False)
+            return Plateau(**{"patience": _PATIENCE * epochs / _EPOCHS, **options})
+    raise ArgumentError(f"schedule is {text!r}; {_EXAMPLES} was expected.")
+
+
+def rates_from(options: Iterable[str], layers: Collection[str]) -> dict[str, float]:
+    """Learning rates by layer, out of `LAYER=LR` texts; 0 freezes a layer.
+
+    layers: names of those with parameters.
+
+    Raises:
+        ArgumentError: a text is something else, or no layer is called so.
+    """
+    rates: dict[str, float] = {}
+    for option in options:
+        layer, _, lr = (part.strip() for part in option.partition("="))
+        if layer not in layers:
+            raise ArgumentError(
+                f"layer-lr is {option!r}; LAYER=LR with one of {', '.join(layers)} was expected."
+            )
+        rates[layer] = real("layer-lr", layer, lr, low=0)
+    return rates
+
+
+def _pairs(text: str, inside: str) -> list[tuple[str, float]]:
+    """What stands between brackets: names or epochs, and numbers."""
+    pairs = []
+    for option in filter(None, inside.split(";")):
+        name, _, value = option.partition("=")
+        pairs.append((name, _number(text, value)))
+    return pairs
+
+
+def _number(text: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ArgumentError(
+            f"schedule is {text!r}, with {value!r} where a number was expected."
+        ) from None
+
+
+def _named(
+    text: str, pairs: Iterable[tuple[str, float]], *names: str, all_of_them: bool = True
+) -> dict[str, Any]:
+    """Arguments of a schedule from the options `names`, of which counts become integers."""
+    given = dict(pairs)
+    unknown = [name for name in given if name not in names]
+    missing = [name for name in names if name not in given] if all_of_them else []
+    if unknown or missing:
+        wrong = f"without {missing[0]}" if missing else f"with {unknown[0]!r}"
+        expected = f"the options {', '.join(names)}" if names else "no option"
+        raise ArgumentError(f"schedule is {text!r}, {wrong}; {expected} was expected.")
+    values: dict[str, float] = {}
+    for name, value in given.items():
+        is_count = name in ("steps", "times") and value.is_integer()
+        values["divisor" if name == "factor" else name] = int(value) if is_count else value
+    return values
+
+
+def _plain(number: float) -> str:
+    """Without an end of zeros, and exact."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)

@@ -1,0 +1,173 @@
+"""How well trained networks do on a split: each alone, and what they say together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pyalexnet import ensemble, tensors
+from pyalexnet.data import Dataset, Split
+from pyalexnet.data.dataset import Labels, Progress
+from pyalexnet.ensemble import Probabilities, Weighted
+from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.evaluate import Sums
+from pyalexnet.run import Scores
+from pyalexnet.trained import BATCH, Trained
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What `judge` has found.
+
+    Attributes:
+        alone: each network's scores, in their order.
+        average: scores of the mean of their softmaxes; None of one network.
+        searched: coefficients fitted on these very images; None unless asked for.
+        probabilities: (n, classes) of the one network, of the mean, or of the mean weighted by
+            what was searched; None unless they were to be kept.
+        labels: (n,).
+    """
+
+    alone: tuple[Scores, ...]
+    average: Scores | None
+    searched: Weighted | None
+    probabilities: Probabilities | None
+    labels: Labels
+
+
+def judge(
+    runs: Sequence[Trained],
+    splits: Sequence[Split],
+    *,
+    ten_crop: bool = False,
+    search: bool = False,
+    keep: bool = False,
+    batch_size: int = BATCH,
+    progress: Callable[[str], Progress] | None = None,
+) -> Judgement:
+    """Scores of networks on the same images, which each has in `splits` at its own stored size.
+
+    One network after the other goes through its split. Of several, (n, classes) float64 sums are
+    held; only the search needs the probabilities of all at once.
+
+    Args:
+        ten_crop: see `Trained.probabilities`.
+        search: fit coefficients of the average, see `ensemble.search`.
+        keep: return probabilities.
+        progress: makes the function that is called with (images done, images in all), from what is
+            going on.
+
+    Raises:
+        ArgumentError: there are coefficients to be searched for and one network only.
+    """
+    if search and len(runs) < 2:
+        raise ArgumentError(
+            f"--search-weights was given with {len(runs)} run; at least 2 were expected."
+        )
+    several = len(runs) > 1
+    alone: list[Scores] = []
+    members: list[Probabilities] = []
+    for run, split in zip(runs, splits, strict=True):
+        feed = opinions(run, split, ten_crop, batch_size, progress and progress(run.name))
+        scores, probabilities = _scored(run, split, feed, keep or several)
+        alone.append(scores)
+        if probabilities is None:
+            continue
+        if search or not members:
+            members.append(probabilities)
+        else:
+            members[0] += probabilities
+    labels = splits[0].labels
+    if not several:
+        return Judgement(tuple(alone), None, None, members[0] if keep else None, labels)
+    mean = ensemble.average(members) if search else members[0] / len(runs)
+    average = ensemble.scores(mean, labels)
+    found = ensemble.search(members, labels) if search else None
+    if found:
+        mean = ensemble.average(members, found.coefficients)
+    return Judgement(tuple(alone), average, found, mean if keep else None, labels)
+
+
+def _scored(
+    run: Trained, split: Split, feed: Generator[tuple[Probabilities, Labels]], keep: bool
+) -> tuple[Scores, Probabilities | None]:
+    """Scores of all that `feed` brings, and that itself if it is to be kept."""
+    sums, seen = Sums(), 0
+    whole = np.empty((len(split), len(run.class_names))) if keep else None
+    with contextlib.closing(feed):
+        for probabilities, labels in feed:
+            scores = ensemble.scores(probabilities, labels)
+            sums.add(len(labels), scores.loss, scores.top1_error, scores.top5_error)
+            if whole is not None:
+                whole[seen : seen + len(labels)] = probabilities
+            seen += len(labels)
+    return sums.mean(), whole
+
+
+def opinions(
+    run: Trained,
+    split: Split,
+    ten_crop: bool = False,
+    batch_size: int = BATCH,
+    progress: Progress | None = None,
+) -> Generator[tuple[Probabilities, Labels]]:
+    """Probabilities (n, classes) and labels (n,) of a split's batches, in its order."""
+    with contextlib.closing(run.batches(split, batch_size, progress)) as feed:
+        for images, labels in feed:
+            yield run.probabilities(images, ten_crop=ten_crop), labels
+
+
+def same_images(
+    runs: Sequence[Trained], path: str | None, progress: Progress | None = None
+) -> list[Dataset]:
+    """The data set at `path`, or the one that all were trained on, as each network stores it.
+
+    Raises:
+        DataError: the classes are not those of every network, or no data are named and the
+            networks were trained on different ones.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.class_names != first.class_names:
+            raise DataError(
+                f"{run.name} and {first.name} tell other classes apart: "
+                f"{_difference(run.class_names, first.class_names)}; runs on the same classes were "
+                "expected."
+            )
+        if path is None and run.meta.config.get("data") != first.meta.config.get("data"):
+            raise DataError(
+                f"{run.name} and {first.name} were trained on different data; --data was expected."
+            )
+    found: dict[tuple[int, ...], Dataset] = {}
+    for run in runs:
+        if run.mean.shape not in found:
+            found[run.mean.shape] = dataset = run.dataset(path, progress)
+            if dataset.class_names != run.class_names:
+                raise DataError(
+                    f"{dataset.note}: its classes are not those of {run.name}: "
+                    f"{_difference(dataset.class_names, run.class_names)}."
+                )
+    return [found[run.mean.shape] for run in runs]
+
+
+def write_predictions(path: Path, judgement: Judgement, class_names: Sequence[str]) -> None:
+    """Write `probabilities` (n, classes) float32 and `labels` (n,) int64 as safetensors."""
+    assert judgement.probabilities is not None
+    tensors.write(
+        path,
+        {"labels": judgement.labels, "probabilities": judgement.probabilities.astype(np.float32)},
+        {"class_names": json.dumps(list(class_names))},
+    )
+
+
+def _difference(some: Sequence[str], others: Sequence[str]) -> str:
+    """The first place where two lists of class names differ."""
+    for number, (one, other) in enumerate(zip(some, others, strict=False)):
+        if one != other:
+            return f"class {number} is {one!r} and {other!r}"
+    return f"there are {len(some)} and {len(others)}"

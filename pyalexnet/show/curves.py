@@ -1,0 +1,281 @@
+"""Loss and errors against epochs: of one run, or of several over one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+
+from pyalexnet.run import History, Scores
+from pyalexnet.show.page import (
+    BLUE,
+    BODY,
+    DPI,
+    FAINT,
+    HEADER,
+    INK,
+    LINE,
+    MARGIN,
+    MARK,
+    ORANGE,
+    SMALL,
+    SOFT,
+    WIDTH,
+    Page,
+)
+
+if TYPE_CHECKING:
+    from pyalexnet.show.page import Axes
+
+TRAIN, TEST = BLUE, ORANGE
+
+# Told apart in every kind of colour blindness (Okabe and Ito's, the yellow darkened for lines on
+# white), and by the shape of their marks where colours are not seen at all.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5609a", "#8a6d00", "#3a9bd9", "#1f2328")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X")
+
+_HEIGHT = 720
+_TICKS = 62  # pixels for the numbers left of the axes
+_BELOW = 84  # and for those below them, with what they count
+_HEADING = 56
+_BETWEEN = 30
+_LABEL_GAP = 14
+_MARK = 24
+_LONGEST_NAME = 330
+_MOST_MARKS = 16
+
+Points: TypeAlias = Sequence[tuple[float, float]]
+
+
+class _Quantity(NamedTuple):
+    """What a panel shows: its heading, how scores give it, and how its last value is written."""
+
+    heading: str
+    of: Callable[[Scores], float]
+    form: str
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """One line of a panel; with a name, its end is labelled, by `mark` too if it has one."""
+
+    points: Points
+    colour: str
+    name: str | None
+    mark: str | None = None
+    thin: bool = False
+
+
+class _Label(NamedTuple):
+    """What stands at the end of a line: at (epochs, value), in the line's colour."""
+
+    at: tuple[float, float]
+    value: str
+    name: str
+    colour: str
+    mark: str | None
+
+
+class _Panel(NamedTuple):
+    heading: str
+    lines: Sequence[_Curve]
+    labels: Sequence[_Label]
+
+
+def curves(
+    histories: History | Mapping[str, History],
+    path: Path,
+    *,
+    title: str,
+    top5: bool = False,
+    drops: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Draw loss and top-1 error, training and test, against epochs into the PNG `path`.
+
+    Args:
+        histories: of one run, or of several by name; then a colour and a mark tell the runs apart,
+            and training is a thin line.
+        top5: draw the top-5 error too.
+        drops: (epoch, learning rate) wherever the rate fell.
+    """
+    note = "marks: test, after each epoch; thin: training, as it went"
+    note += "; dotted: the learning rate falls" if drops else ""
+    page = Page(WIDTH, _HEIGHT, title=title, note=note)
+    quantities = _quantities()[: 3 if top5 else 2]
+    panels = []
+    for quantity in quantities:
+        if isinstance(histories, History):
+            lines = _of_one(histories, quantity)
+            named = not top5
+        else:
+            lines = _of_several(histories, quantity)
+            named = False
+        named = named or quantity is quantities[-1]  # where room is scarce, names stand once
+        panels.append(_Panel(quantity.heading, lines, _labels(page, quantity, lines, named)))
+    _draw_panels(page, panels, drops)
+    page.write(path)
+
+
+def _quantities() -> list[_Quantity]:
+    return [
+        _Quantity("loss, nats", lambda scores: scores.loss, "{:.3f}"),
+        _Quantity("top-1 error, %", lambda scores: 100 * scores.top1_error, "{:.1f}"),
+        _Quantity("top-5 error, %", lambda scores: 100 * scores.top5_error, "{:.1f}"),
+    ]
+
+
+def _draw_panels(
+    page: Page, panels: Sequence[_Panel], drops: Sequence[tuple[float, float]]
+) -> None:
+    """The panels from left to right; what their labels leave is shared among the axes."""
+    besides = [_TICKS + _LABEL_GAP + _width(page, panel.labels) for panel in panels]
+    width = (WIDTH - 2 * MARGIN - sum(besides) - _BETWEEN * (len(panels) - 1)) / len(panels)
+    left, top = float(MARGIN), HEADER + _HEADING
+    for panel, beside in zip(panels, besides, strict=True):
+        page.text(panel.heading, left, HEADER + LINE - 10, bold=True)
+        axes = page.axes(left + _TICKS, top, width, _HEIGHT - top - _BELOW)
+        _draw(axes, panel.lines)
+        _mark_drops(page, axes, drops)
+        _write_labels(page, axes, panel.labels)
+        right = left + _TICKS + width
+        page.text("epochs", right, _HEIGHT - MARGIN, size=SMALL, colour=SOFT, align="right")
+        left += beside + width + _BETWEEN
+
+
+def _of_one(history: History, quantity: _Quantity) -> list[_Curve]:
+    train, test = _points(history, quantity)
+    return [_Curve(train, TRAIN, "training", thin=True), _Curve(test, TEST, "test", "o")]
+
+
+def _of_several(histories: Mapping[str, History], quantity: _Quantity) -> list[_Curve]:
+    """For each run a thin line without a label, and one with both; the latter may be all."""
+    thin, marked = [], []
+    styles = zip(cycle(_COLOURS), cycle(_MARKS), strict=False)
+    for (name, history), (colour, mark) in zip(histories.items(), styles, strict=False):
+        train, test = _points(history, quantity)
+        thin.append(_Curve(train, colour, None if test else name, None if test else mark, True))
+        marked.append(_Curve(test, colour, name, mark))
+    return thin + marked
+
+
+def _points(history: History, quantity: _Quantity) -> tuple[Points, Points]:
+    """What was measured in training and in tests, as (epochs done, value)."""
+    train = [(at, quantity.of(scores)) for at, scores in history.steps]
+    test = [(float(at), quantity.of(scores)) for at, _, scores in history.epochs]
+    return train, test
+
+
+def _labels(page: Page, quantity: _Quantity, lines: Sequence[_Curve], named: bool) -> list[_Label]:
+    return [
+        _Label(
+            line.points[-1],
+            quantity.form.format(line.points[-1][1]),
+            page.shortened(line.name, _LONGEST_NAME, BODY) if named else "",
+            line.colour,
+            line.mark,
+        )
+        for line in lines
+        if line.name and line.points
+    ]
+
+
+def _width(page: Page, labels: Sequence[_Label]) -> float:
+    """Pixels that the widest label takes, mark included."""
+    return _MARK + max((page.extent(_words(label), BODY) for label in labels), default=0.0)
+
+
+def _words(label: _Label) -> str:
+    return f"{label.value} {label.name}".strip()
+
+
+def _draw(axes: Axes, lines: Sequence[_Curve]) -> None:
+    for line in lines:
+        every = max(1, -(-len(line.points) // _MOST_MARKS))
+        axes.plot(
+            *zip(*line.points, strict=True) if line.points else ((), ()),
+            color=line.colour,
+            linewidth=1.0 if line.thin else 1.8,
+            alpha=1 if line.name else 0.7,
+            marker=None if line.thin else line.mark,
+            markersize=MARK,
+            markevery=(-1 - (len(line.points) - 1) // every * every, every),
+            clip_on=False,
+            zorder=2 if line.thin else 3,
+        )
+    points = [point for line in lines for point in line.points]
+    axes.set_xlim(0, max((at for at, _ in points), default=1) or 1)
+    axes.set_ylim(0, 1.04 * max((value for _, value in points), default=1) or 1)
+    axes.locator_params(axis="x", nbins=7, steps=[1, 2, 5, 10])
+    axes.locator_params(axis="y", nbins=6, steps=[1, 2, 5, 10])
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=INK, labelsize=SMALL, pad=6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+
+
+def _write_labels(page: Page, axes: Axes, labels: Sequence[_Label]) -> None:
+    """Each label right of the axes, as near to its line's end as the others let it."""
+    _, right, top, bottom = _edges(page, axes)
+    ends = [_pixel(page, axes, label.at) for label in labels]
+    places = spread([y for _, y in ends], LINE, top, bottom)
+    start = right + _LABEL_GAP
+    for label, end, y in zip(labels, ends, places, strict=True):
+        page.line([end, (start - 4, y)], label.colour, width=0.8, style=":")
+        page.line([(start, y), (start + 16, y)], label.colour, width=1.8 if label.mark else 1.0)
+        if label.mark:
+            page.line([(start + 8, y)], label.colour, width=0, mark=label.mark)
+        # Words stand on their baseline: a figure's middle is .36 of its size above that.
+        baseline = y + 0.36 * BODY * DPI / 72
+        page.text(_words(label), start + _MARK, baseline, colour=label.colour)
+
+
+def _mark_drops(page: Page, axes: Axes, drops: Sequence[tuple[float, float]]) -> None:
+    """A dotted line where the learning rate fell, with the new rate if there is room for it."""
+    left, right, top, _ = _edges(page, axes)
+    xs = [_pixel(page, axes, (epoch, 0))[0] for epoch, _ in drops]
+    for (epoch, rate), x, room_to in zip(drops, xs, [*xs, right][1:], strict=True):
+        if not left < x < right:
+            continue
+        axes.axvline(epoch, color=SOFT, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
+        words = f"lr {rate:.2g}"
+        if x + page.extent(words, SMALL) + 6 <= room_to:
+            page.text(words, x, top - 8, size=SMALL, colour=SOFT)
+
+
+def _pixel(page: Page, axes: Axes, point: tuple[float, float]) -> tuple[float, float]:
+    """Where (epochs, value) lies on the page."""
+    x, y = axes.transData.transform(point)
+    return float(x), float(page.canvas.shape[0] - y)
+
+
+def _edges(page: Page, axes: Axes) -> tuple[float, float, float, float]:
+    """Left, right, top and bottom of the axes on the page."""
+    frame = axes.get_window_extent()
+    height = page.canvas.shape[0]
+    return frame.x0, frame.x1, height - frame.y1, height - frame.y0
+
+
+def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places between `low` and `high`, in the order of the given ones, at least `gap` apart.
+
+    The squares of the distances they move add up to the least; where there is not room for all
+    between the bounds, they begin at `low`.
+    """
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    blocks: list[list[float]] = []  # neighbours that move as one: what each would like best
+    for rank, i in enumerate(order):
+        blocks.append([places[i] - rank * gap])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            last = blocks.pop()
+            blocks[-1].extend(last)
+    highest = max(high - (len(places) - 1) * gap, low)
+    starts = [min(max(float(np.mean(block)), low), highest) for block in blocks for _ in block]
+    moved = [0.0] * len(places)
+    for rank, i in enumerate(order):
+        moved[i] = starts[rank] + rank * gap
+    return moved

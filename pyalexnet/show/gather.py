@@ -1,0 +1,186 @@
+"""What pictures of a trained network show: images, and what the network makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyalexnet.data import Dataset, Split, order, views
+from pyalexnet.data.dataset import Images, Labels, Progress
+from pyalexnet.data.views import Views
+from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.evaluate import activations
+from pyalexnet.features import of_split
+from pyalexnet.layers import Conv
+from pyalexnet.net import NetSpec
+from pyalexnet.show.batch import Look
+from pyalexnet.similar import Search
+from pyalexnet.trained import BATCH, Trained
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+def convolutions(spec: NetSpec) -> list[str]:
+    """Names of a network's convolutions."""
+    return [layer.name for layer in spec.layers if isinstance(layer, Conv)]
+
+
+def convolution(spec: NetSpec, name: str | None) -> str:
+    """The convolution of that name, or the first.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    names = convolutions(spec)
+    if not names or (name is not None and name not in names):
+        raise ArgumentError(
+            f"layer is {name!r}; a convolution of {spec.name} was expected: {', '.join(names)}."
+        )
+    return name or names[0]
+
+
+def read(split: Split, indices: Labels) -> Images:
+    """Stored images (n, H, W, C)."""
+    images = np.empty((len(indices), *split.image_shape), np.uint8)
+    split.read(indices, images)
+    return images
+
+
+def drawn(split: Split, count: int, seed: int) -> Labels:
+    """Indices of `count` images, or of all, in an order that `seed` draws."""
+    return order(len(split), seed, 0)[:count]
+
+
+def predicted(
+    trained: Trained, split: Split, count: int, seed: int, *, only_errors: bool
+) -> tuple[Images, Labels, Floats]:
+    """At most `count` images of a split, their labels, and the probabilities (n, classes).
+
+    only_errors: images whose most probable class is not theirs.
+
+    Raises:
+        DataError: there is no such image.
+    """
+    candidates = drawn(split, len(split) if only_errors else count, seed)
+    chosen: list[int] = []
+    rows: list[Floats] = []
+    for start in range(0, len(candidates), BATCH):
+        these = candidates[start : start + BATCH]
+        probabilities = trained.probabilities(read(split, these))
+        shown = probabilities.argmax(axis=1) != split.labels[these] if only_errors else ...
+        chosen += these[shown].tolist()
+        rows += [*probabilities[shown]]
+        if len(chosen) >= count:
+            break
+    if not chosen:
+        raise DataError(
+            f"all {len(split):,} test images are classified right; none is to be shown."
+        )
+    indices = np.array(chosen[:count])
+    return read(split, indices), split.labels[indices], np.stack(rows[:count])
+
+
+def nearest(
+    trained: Trained,
+    split: Split,
+    queries: Images,
+    layer: str,
+    count: int,
+    progress: Progress | None = None,
+) -> tuple[Labels, Floats]:
+    """Indices (n, k) of the images of a split most like each query, and their distances (n, k).
+
+    layer: whose outputs are compared.
+    """
+    wanted = trained.activations(queries, layer)
+    search = Search(wanted.reshape(len(wanted), -1), count)
+    for rows, _ in of_split(trained, split, layer, progress=progress):
+        search.add(rows)
+    indices, distances = zip(*search.nearest(), strict=True)
+    return np.stack(indices), np.stack(distances)
+
+
+def of_first_batch(
+    trained: Trained, dataset: Dataset, epoch: int, count: int
+) -> tuple[Labels, Labels]:
+    """Indices of `count` images of an epoch's first batch, and their places in the epoch's order.
+
+    They are spread evenly over the batch, as neighbours in it may share a crop.
+    """
+    config, total = trained.meta.config, len(dataset.train)
+    size = min(config.get("recipe", {}).get("batch_size", BATCH), total)
+    count = min(count, size)
+    positions = np.arange(count) * size // count
+    return order(total, config.get("seed", 0), epoch)[positions], positions
+
+
+def training_views(
+    trained: Trained, dataset: Dataset, epoch: int, images: Labels, positions: Labels
+) -> Views:
+    """How training saw these images at the start of `epoch`, counted from 0."""
+    augment, channels = trained.augment, trained.mean.shape[2]
+    if augment is None:
+        return views.centre(len(images), trained.stored, trained.size, channels)
+    return views.training(
+        augment,
+        dataset.colour() if augment.jitter_at(epoch) else None,
+        seed=trained.meta.config.get("seed", 0),
+        epoch=epoch,
+        images=images,
+        positions=positions,
+        stored=trained.stored,
+        size=trained.size,
+        channels=channels,
+        progress=float(epoch),
+    )
+
+
+def seen(trained: Trained, stored: Images, how: Views) -> Floats:
+    """What the network sees of stored images, in grey levels: scaled back, the mean added.
+
+    The mean is what black images lack that are looked at in the same way.
+    """
+    to_numpy = trained.net.backend.to_numpy
+    black = dataclasses.replace(how, shifts=np.zeros_like(how.shifts))
+    lacking = to_numpy(trained.look(np.zeros_like(stored), black)).copy()
+    pixels: Floats = (to_numpy(trained.look(stored, how)) - lacking) / how.scale
+    return pixels
+
+
+def looks(how: Views) -> list[Look]:
+    """Views, one by one."""
+    return [
+        Look(int(top), int(left), bool(flip), tuple(float(value) for value in shift))
+        for (top, left), flip, shift in zip(how.corners, how.flips, how.shifts, strict=True)
+    ]
+
+
+def centre(trained: Trained, stored: Images) -> Images:
+    """The part of stored images that the network is evaluated on."""
+    [(top, left)] = views.centre(1, trained.stored, trained.size, stored.shape[3]).corners
+    height, width = trained.size
+    return stored[:, top : top + height, left : left + width]
+
+
+def maps_of(trained: Trained, stored: Images, layers: Sequence[str]) -> dict[str, Floats]:
+    """The maps (P, Q, K) that layers make of the first of stored images, in the network's order.
+
+    Raises:
+        ArgumentError: the network has no such layer, or what it makes are no maps.
+    """
+    for name in layers:
+        trained.check_layer(name)
+    found = {}
+    for name, output in activations(trained.net, trained.look(stored[:1])):
+        if name in layers and output.ndim != 4:
+            raise ArgumentError(
+                f"layer is {name!r}, whose output has no maps; a layer like "
+                f"{convolution(trained.net.spec, None)} was expected."
+            )
+        if name in layers:
+            found[name] = trained.net.backend.to_numpy(output)[0].copy()
+    return found

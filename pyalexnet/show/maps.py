@@ -1,0 +1,78 @@
+"""The maps that a network makes of an image, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pyalexnet.show.page import HEADER, MARGIN, NARROWEST, SOFT, WIDTH, Page, Pixels
+from pyalexnet.show.tiles import Array, about_zero, centred, fitted, framed, from_zero, grid
+
+_ACROSS = 3
+_BETWEEN = 40
+_PANEL = (WIDTH - 2 * MARGIN - (_ACROSS - 1) * _BETWEEN) // _ACROSS
+_HEADING = 72
+_GAP = 4
+_MOST = 64
+
+
+def maps(
+    image: Pixels,
+    layers: Mapping[str, Array],
+    path: Path,
+    *,
+    title: str,
+    own_scale: bool = True,
+    most: int = _MOST,
+) -> None:
+    """Draw an image and the maps of some layers as tiles into the PNG `path`.
+
+    Args:
+        image: (H, W, C) uint8.
+        layers: maps (P, Q, K) by the layer's name, in order; a tile for each of the first `most`.
+        own_scale: whether each map has a scale of its own, or all of a layer the same. Black is 0;
+            where a layer has values below 0, middle grey is.
+    """
+    panels = len(layers) + 1
+    across = min(_ACROSS, panels)
+    step = _HEADING + _PANEL + _BETWEEN
+    page = Page(
+        max(NARROWEST, 2 * MARGIN + across * (_PANEL + _BETWEEN) - _BETWEEN),
+        HEADER + -(-panels // across) * step - _BETWEEN + MARGIN,
+        title=title,
+        note="each map on its own scale" if own_scale else "a layer's maps on one scale",
+    )
+    height, width, channels = image.shape
+    pictures = [("input", f"{height} x {width} x {channels}", fitted(image, _PANEL))]
+    pictures += [
+        (name, _about(values, most), tiled(values[..., :most], _PANEL, own_scale=own_scale))
+        for name, values in layers.items()
+    ]
+    for number, (name, about, picture) in enumerate(pictures):
+        row, column = divmod(number, across)
+        left, top = MARGIN + column * (_PANEL + _BETWEEN), HEADER + row * step
+        page.text(name, left, top + 24, bold=True, room=_PANEL)
+        page.text(about, left, top + 54, colour=SOFT, room=_PANEL)
+        page.paste(picture, left, top + _HEADING)
+    page.write(path)
+
+
+def tiled(values: Array, side: int, *, own_scale: bool = True) -> Pixels:
+    """Maps (P, Q, K) as tiles in rows, on at most `side` pixels each way."""
+    numbers = values.transpose(2, 0, 1)[..., None]
+    signed = bool((numbers < 0).any())
+    shades = (about_zero if signed else from_zero)(numbers, own_scale=own_scale)
+    columns = math.isqrt(len(shades) - 1) + 1
+    room = (side - (columns - 1) * _GAP) // columns
+    tiles = np.array([centred(fitted(shade, room - 2), room - 2) for shade in shades])
+    return grid(framed(tiles), columns, _GAP)
+
+
+def _about(values: Array, most: int) -> str:
+    height, width, count = values.shape
+    shown = f", the first {most}" if count > most else ""
+    zero = "middle grey is 0" if bool((values[..., :most] < 0).any()) else "black is 0"
+    return f"{height} x {width} x {count}{shown}; {zero}"

@@ -1,0 +1,242 @@
+"""The sheet of paper that a picture is drawn on: pixels first, then words over them.
+
+Everything stands where it is put, in pixels from the top left corner, so that nothing moves, is cut
+off or overlaps because a library thought better of it. Tiles and bars go straight into the array
+`Page.canvas`; matplotlib draws words, lines and axes over it. It is imported here only, when a page
+is made, so that nothing else needs it, and draws on Agg without pyplot: no display, no global
+state.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pyalexnet.errors import PyalexnetError
+from pyalexnet.run import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""A picture (height, width, 3)."""
+
+DPI = 160
+WIDTH = 1600
+"""Pixels; twice what a README shows, so words of 9 points are still read there."""
+NARROWEST = 1080
+"""Pixels that titles and notes need."""
+MARGIN = 32
+HEADER = 118
+"""Pixels from the top edge to the first thing below title and note."""
+LINE = 28
+"""Pixels from one line of small words to the next."""
+
+TITLE, BODY, SMALL = 12.0, 9.5, 8.5
+"""Sizes of words, points."""
+
+MARK = 4.5
+"""Size of a mark on a line, points."""
+
+INK = "#1f2328"
+SOFT = "#59636e"
+FAINT = "#d8dbe0"
+BLUE = "#2f6f9f"
+ORANGE = "#c2410c"
+
+_MORE_SCRIPTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "Noto Sans Arabic",
+    "Noto Sans Devanagari",
+    "Arial Unicode MS",
+)
+"""Fonts that have the letters DejaVu Sans lacks, taken where they are installed."""
+
+
+class MatplotlibMissing(PyalexnetError, ImportError):
+    """There is nothing to draw with."""
+
+
+def check_matplotlib() -> None:
+    """Refuse in a sentence where there is nothing to draw with.
+
+    Raises:
+        MatplotlibMissing: matplotlib cannot be imported.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise MatplotlibMissing(
+            f"pictures need matplotlib ({error}); to install it: pip install matplotlib."
+        ) from error
+
+
+class Page:
+    """A page with a title, and a note under it in softer ink.
+
+    Attributes:
+        canvas: (height, width, 3) uint8, white at first; drawn under all words.
+        figure: matplotlib's, as large as the canvas.
+
+    Raises:
+        MatplotlibMissing: matplotlib cannot be imported.
+    """
+
+    canvas: Pixels
+
+    def __init__(self, width: int, height: int, *, title: str, note: str = "") -> None:
+        check_matplotlib()
+        from matplotlib.figure import Figure
+
+        self.canvas = np.full((height, width, 3), 255, np.uint8)
+        size = (width / DPI, height / DPI)
+        self.figure: Figure = Figure(figsize=size, dpi=DPI, facecolor="white")
+        self._families = _families()
+        room = width - 2 * MARGIN
+        self.text(title, MARGIN, 52, size=TITLE, bold=True, room=room)
+        self.text(note, MARGIN, 88, colour=SOFT, room=room)
+
+    def paste(self, image: Pixels, left: int, top: int) -> None:
+        """Put `image` (h, w, 3) on the canvas."""
+        height, width = image.shape[:2]
+        self.canvas[top : top + height, left : left + width] = image
+
+    def fill(self, left: int, top: int, width: int, height: int, colour: str) -> None:
+        """Put a rectangle of one colour on the canvas."""
+        self.canvas[top : top + height, left : left + width] = rgb(colour)
+
+    def text(
+        self,
+        words: str,
+        x: float,
+        baseline: float,
+        *,
+        size: float = BODY,
+        colour: str = INK,
+        bold: bool = False,
+        align: Literal["left", "center", "right"] = "left",
+        room: float | None = None,
+    ) -> None:
+        """Write one line; words that need more than `room` pixels end in an ellipsis."""
+        words = self.shortened(words, math.inf if room is None else room, size, bold=bold)
+        height, width = self.canvas.shape[:2]
+        self.figure.text(
+            x / width,
+            1 - baseline / height,
+            words,
+            color=colour,
+            ha=align,
+            va="baseline",
+            fontproperties=self._font(size, bold),
+            parse_math=False,
+        )
+
+    def shortened(self, words: str, room: float, size: float, *, bold: bool = False) -> str:
+        """`words` in one line, or as many letters of it as `room` pixels take, and an ellipsis."""
+        words = " ".join(words.split())  # a name may hold anything, a line break too
+        if self.extent(words, size, bold=bold) <= room:
+            return words
+        fits, too_long = 0, len(words)
+        while too_long - fits > 1:
+            middle = (fits + too_long) // 2
+            if self.extent(words[:middle].rstrip() + "…", size, bold=bold) <= room:
+                fits = middle
+            else:
+                too_long = middle
+        return words[:fits].rstrip() + "…"
+
+    def extent(self, words: str, size: float, *, bold: bool = False) -> float:
+        """Pixels that a line of `words` is wide."""
+        from matplotlib.textpath import text_to_path
+
+        with _any_script():
+            width, _, _ = text_to_path.get_text_width_height_descent(
+                words, self._font(size, bold), ismath=False
+            )
+        return width * DPI / 72
+
+    def line(
+        self,
+        points: Sequence[tuple[float, float]],
+        colour: str,
+        *,
+        width: float,
+        style: Literal["-", ":"] = "-",
+        mark: str | None = None,
+    ) -> None:
+        """Draw a line through pixels (x, y), with a mark of that shape at each.
+
+        width: points.
+        """
+        from matplotlib.lines import Line2D
+
+        height, wide = self.canvas.shape[:2]
+        line = Line2D(
+            [x / wide for x, _ in points],
+            [1 - y / height for _, y in points],
+            color=colour,
+            linewidth=width,
+            linestyle=style,
+            marker=mark,
+            markersize=MARK,
+        )
+        self.figure.add_artist(line)
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Axes whose frame is this rectangle."""
+        tall, wide = self.canvas.shape[:2]
+        return self.figure.add_axes(
+            (left / wide, 1 - (top + height) / tall, width / wide, height / tall)
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the PNG `path`, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written; what was there stays.
+        """
+        self.figure.figimage(self.canvas, origin="upper", zorder=-1)
+        with replacing(path) as temporary, _any_script():
+            self.figure.savefig(temporary, format="png", dpi=DPI)
+
+    def _font(self, size: float, bold: bool) -> FontProperties:
+        from matplotlib.font_manager import FontProperties
+
+        weight = "bold" if bold else "normal"
+        return FontProperties(family=self._families, size=size, weight=weight)
+
+
+def rgb(colour: str) -> Pixels:
+    """A colour "#rrggbb" as its three bytes."""
+    return np.frombuffer(bytes.fromhex(colour[1:]), np.uint8)
+
+
+def _families() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in _MORE_SCRIPTS if name in installed)]
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """Letters that no font has come out as boxes, without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        warnings.filterwarnings("ignore", "Matplotlib currently does not support")  # its shapes
+        yield

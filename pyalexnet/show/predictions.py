@@ -1,0 +1,93 @@
+"""What a network says of images: figure 4 of the paper, left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pyalexnet.show.page import HEADER, MARGIN, NARROWEST, SMALL, Page, Pixels
+from pyalexnet.show.tiles import Array, centred, fitted
+
+_CELL = 360
+_COLUMNS = 4
+_BETWEEN = 32
+_CAPTION = 46
+_BAR, _BAR_STEP = 30, 35
+_GUESSES = 5
+
+_TRACK = "#eef1f4"
+_GUESS = "#b4d0e6"
+_RIGHT = "#f2a35e"
+
+
+def predictions(
+    images: Pixels,
+    probabilities: Array,
+    class_names: Sequence[str],
+    path: Path,
+    *,
+    labels: Array | None = None,
+    captions: Sequence[str] | None = None,
+    title: str,
+) -> None:
+    """Draw images with bars of their most probable classes, five at most, into the PNG `path`.
+
+    Args:
+        images: (n, H, W, C) uint8.
+        probabilities: (n, classes).
+        class_names: of all classes.
+        labels: (n,) the true classes, written below the images; their bars are orange and their
+            names bold.
+        captions: what stands below the images instead, for instance names of files.
+    """
+    count = len(images)
+    guesses = min(_GUESSES, probabilities.shape[1])
+    columns = min(_COLUMNS, count)
+    rows = -(-count // columns)
+    below = _CAPTION if labels is not None or captions is not None else _BETWEEN // 2
+    truths = "" if labels is None else "; the true one stands below the image, its bar is orange"
+    tall = _CELL + below + guesses * _BAR_STEP
+    page = Page(
+        max(NARROWEST, 2 * MARGIN + columns * (_CELL + _BETWEEN) - _BETWEEN),
+        HEADER + rows * (tall + _BETWEEN) - _BETWEEN + MARGIN,
+        title=title,
+        note=f"the {guesses} most probable classes{truths}",
+    )
+    for number in range(count):
+        row, column = divmod(number, columns)
+        left = MARGIN + column * (_CELL + _BETWEEN)
+        top = HEADER + row * (tall + _BETWEEN)
+        page.paste(centred(fitted(images[number], _CELL), _CELL), left, top)
+        truth = None if labels is None else int(labels[number])
+        caption = captions[number] if captions else "" if truth is None else class_names[truth]
+        page.text(
+            caption, left + _CELL / 2, top + _CELL + 31, bold=True, align="center", room=_CELL
+        )
+        for place, which in enumerate(best(probabilities[number], guesses)):
+            _bar(
+                page,
+                left,
+                top + _CELL + below + place * _BAR_STEP,
+                class_names[which],
+                float(probabilities[number, which]),
+                right=which == truth,
+            )
+    page.write(path)
+
+
+def best(probabilities: Array, count: int) -> list[int]:
+    """The `count` most probable classes, the most probable first; of equal ones the first."""
+    return [int(i) for i in np.argsort(-probabilities, kind="stable")[:count]]
+
+
+def _bar(page: Page, left: int, top: int, name: str, probability: float, *, right: bool) -> None:
+    """A bar as long as the probability, with the class's name and the number over it."""
+    page.fill(left, top, _CELL, _BAR, _TRACK)
+    page.fill(left, top, round(_CELL * probability), _BAR, _RIGHT if right else _GUESS)
+    number = f"{100 * probability:.1f} %"
+    baseline = top + _BAR - 9
+    room = _CELL - 34 - page.extent(number, SMALL, bold=right)
+    page.text(name, left + 10, baseline, size=SMALL, bold=right, room=room)
+    page.text(number, left + _CELL - 10, baseline, size=SMALL, bold=right, align="right")

@@ -1,0 +1,441 @@
+"""A trained network, ready for use: with what its checkpoint says of how it sees images.
+
+All that uses one (evaluation, prediction, features, retrieval) goes through `Trained`, so that an
+image meets the network everywhere as it did in training: brought to the stored size, its centre cut
+out, less the mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from pyalexnet import checkpoint, data, nets
+from pyalexnet.backends import Array, Backend
+from pyalexnet.backends import backend as make_backend
+from pyalexnet.checkpoint import Checkpoint, Meta
+from pyalexnet.data import Dataset, Split
+from pyalexnet.data.dataset import Images, Labels, Progress, shown
+from pyalexnet.data.decode import pillow_warnings, read_image
+from pyalexnet.data.views import Side, Views, centre, ten
+from pyalexnet.ensemble import average, softmax
+from pyalexnet.errors import ArgumentError, CheckpointError, DataError, RunError
+from pyalexnet.evaluate import activations
+from pyalexnet.layers import Linear
+from pyalexnet.net import Net
+from pyalexnet.recipe import Augment
+from pyalexnet.run import find
+
+Bad = Callable[[Path, str], None]
+"""Called with an image file that cannot be read, and a sentence that says why."""
+
+BATCH = 128
+"""Images that go through a network at once where nobody says otherwise."""
+
+_PIECE = 16
+"""Images that a thread reads at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A network with the parameters of a checkpoint; `load` makes one.
+
+    Attributes:
+        run: the run's folder; None where a checkpoint outside of a run was loaded.
+        path: the checkpoint's folder.
+        net: the network, its parameters on the backend.
+        meta: what the checkpoint says in JSON.
+        mean: (Hs, Ws, C) float32, subtracted from stored images as `augment` says.
+        augment: how training saw stored images; None: whole, less the mean of each pixel.
+    """
+
+    run: Path | None
+    path: Path
+    net: Net
+    meta: Meta
+    mean: npt.NDArray[np.float32]
+    augment: Augment | None
+
+    @classmethod
+    def load(
+        cls,
+        run: str | Path,
+        *,
+        backend: str | Backend = "auto",
+        device: int = 0,
+        which: str = "best",
+        out: Path = Path("runs"),
+        say: Callable[[str], None] | None = None,
+    ) -> Trained:
+        """The network of a run, or of one checkpoint.
+
+        Args:
+            run: a run's folder, "latest" for the newest run in `out`, or a checkpoint's folder,
+                for which `which` does not count.
+            backend: a name for `pyalexnet.backend`, or what it returned.
+            device: number of the device, where `backend` is a name.
+            which: checkpoint of the run: "best" (lowest test error; the last one where no epoch
+                has ended), "last", or "step-N".
+            out: folder of the run folders.
+            say: called with a sentence for each damaged checkpoint that was passed over; None
+                warns.
+
+        Raises:
+            ArgumentError: there is no such backend, or `which` is none of these.
+            RunError: `run` is neither.
+            CheckpointError: the checkpoint is missing or damaged, or describes no known network.
+        """
+        place = backend if isinstance(backend, Backend) else make_backend(backend, device)
+        folder, path, saved = _found(str(run), which, out, say)
+        net = _net(path, saved, place)
+        augment = _augment(path, saved)
+        return cls(folder, path, net, saved.meta, _mean(path, saved, augment), augment)
+
+    @property
+    def name(self) -> str:
+        """What people call it: the run's folder, or the checkpoint's."""
+        return (self.run or self.path).name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.meta.class_names
+
+    @property
+    def size(self) -> Side:
+        """Height and width of the network's input, pixels."""
+        return self.meta.input_shape[0], self.meta.input_shape[1]
+
+    @property
+    def stored(self) -> Side:
+        """Height and width of the images that the input is cut out of, pixels."""
+        return self.mean.shape[0], self.mean.shape[1]
+
+    @property
+    def last_hidden(self) -> str:
+        """Name of the last linear layer before the logits; of the last layer where there is none.
+
+        In AlexNet it is fc7, whose 4096 numbers stand for an image in the paper's section 6.1.
+        """
+        *hidden, last = self.net.spec.layers
+        linear = [layer.name for layer in hidden if isinstance(layer, Linear)]
+        return (linear or [layer.name for layer in (hidden or [last])])[-1]
+
+    # Images
+
+    def dataset(self, path: str | Path | None = None, progress: Progress | None = None) -> Dataset:
+        """The data set at `path`, or the one that the network was trained on, at the stored size.
+
+        A path of "" is the built-in set, as in a run's configuration.
+
+        Greyscale and colour become what the network takes; images of another size are resized.
+
+        Raises:
+            DataError: it cannot be read, or the checkpoint does not say what it was trained on.
+        """
+        seed = self.meta.config.get("seed", 0)
+        where = self.place_of(path)
+        found = data.load(where or None, image_size=self.stored, seed=seed, progress=progress)
+        train, test = self._fitted(found.train), self._fitted(found.test)
+        return dataclasses.replace(found, train=train, test=test, statistics=None)
+
+    def place_of(self, path: str | Path | None) -> str:
+        """Absolute path of the set at `path`, or of the one it was trained on; "": the built-in.
+
+        Raises:
+            DataError: the checkpoint does not say what it was trained on.
+        """
+        if path == "":
+            return ""
+        if path is not None:  # a name such as cifar10 is no path
+            return str(Path(path).absolute() if Path(path).exists() else path)
+        where = self.meta.config.get("data")
+        if not isinstance(where, str):
+            raise DataError(
+                f"{self.path}: does not say which data it was trained on; --data was expected."
+            )
+        return where
+
+    def batches(
+        self, split: Split, batch_size: int = BATCH, progress: Progress | None = None
+    ) -> Generator[tuple[Images, Labels]]:
+        """Stored images (n, Hs, Ws, C) and labels (n,) of a split, in its order.
+
+        The next batch is read while the caller works on one, which is valid until then.
+        progress: called with (images handed out and done with, images in all).
+        """
+        count = len(split)
+        buffers = [np.empty((min(batch_size, count), *self.mean.shape), np.uint8) for _ in range(2)]
+        bounds = list(pairwise([*range(0, count, batch_size), count]))
+        workers = len(os.sched_getaffinity(0))
+
+        with ThreadPoolExecutor(workers, "reader") as readers:
+
+            def begin(number: int) -> list[Future[None]]:
+                start, stop = bounds[number]
+                images = buffers[number % 2]
+                return [
+                    readers.submit(split.read, np.arange(at, end), images[at - start : end - start])
+                    for at, end in pairwise([*range(start, stop, _PIECE), stop])
+                ]
+
+            reading = begin(0) if bounds else []
+            for number, (start, stop) in enumerate(bounds):
+                for piece in reading:
+                    piece.result()
+                if number + 1 < len(bounds):
+                    reading = begin(number + 1)
+                yield buffers[number % 2][: stop - start], split.labels[start:stop]
+                if progress:
+                    progress(stop, count)
+
+    def images(
+        self, paths: Sequence[Path], bad: Bad | None = None
+    ) -> tuple[Images, tuple[Path, ...]]:
+        """Image files at the stored size, (n, Hs, Ws, C), and those of `paths` that they are.
+
+        Args:
+            bad: called with each file that cannot be read, which is then left out.
+
+        Raises:
+            DataError: a file cannot be read, and `bad` is None.
+        """
+        cores = len(os.sched_getaffinity(0))
+        with pillow_warnings(), ThreadPoolExecutor(cores, "decoder") as decoders:
+            found = list(decoders.map(self._decoded, paths))
+        read: list[tuple[Path, Images]] = []
+        for path, image in zip(paths, found, strict=True):
+            if not isinstance(image, DataError):
+                read.append((path, image))
+            elif bad is None:
+                raise image
+            else:
+                bad(path, str(image))
+        images = np.array([image for _, image in read], np.uint8)
+        return images.reshape(-1, *self.mean.shape), tuple(path for path, _ in read)
+
+    def image_batches(
+        self,
+        paths: Sequence[Path],
+        batch_size: int = BATCH,
+        *,
+        bad: Bad | None = None,
+        progress: Progress | None = None,
+    ) -> Generator[tuple[Images, tuple[Path, ...]]]:
+        """`images` of at most `batch_size` paths at a time; what holds no readable file is skipped.
+
+        progress: called with (files done with, files in all).
+        """
+        for start in range(0, len(paths), batch_size):
+            images, read = self.images(paths[start : start + batch_size], bad)
+            if read:
+                yield images, read
+            if progress:
+                progress(min(start + batch_size, len(paths)), len(paths))
+
+    def look(self, x: Images, views: Views | None = None) -> Array:
+        """What the network sees of stored images (n, Hs, Ws, C): (n, H, W, C) of the device.
+
+        x: of the host or the device. views: parts and colours; None: the centre of each image.
+        """
+        if views is None:
+            views = centre(len(x), self.stored, self.size, self.mean.shape[2])
+        return self.net.backend.augment(
+            self.net.backend.asarray(x),
+            self._mean_there,
+            corners=views.corners,
+            flips=views.flips,
+            shifts=views.shifts,
+            size=self.size,
+            scale=views.scale,
+            mean_at_pixel=self.augment is not None and self.augment.mean == "pixel",
+        )
+
+    # What the network makes of them
+
+    def logits(self, x: Images, views: Views | None = None) -> npt.NDArray[np.float32]:
+        """Logits (n, classes) for stored images (n, Hs, Ws, C)."""
+        logits = self.net.forward(self.look(x, views))
+        return np.asarray(self.net.backend.to_numpy(logits), np.float32)
+
+    def probabilities(self, x: Images, *, ten_crop: bool = False) -> npt.NDArray[np.float64]:
+        """Probability of each class, (n, classes), for stored images (n, Hs, Ws, C).
+
+        ten_crop: the average of the softmaxes of the paper's ten patches (section 4.1).
+        """
+        if not ten_crop:
+            return softmax(self.logits(x))
+        there = self.net.backend.asarray(x)
+        patches = ten(len(x), self.stored, self.size, self.mean.shape[2])
+        return average([softmax(self.logits(there, views)) for views in patches])
+
+    def activations(self, x: Images, layer: str) -> npt.NDArray[np.float32]:
+        """A layer's output (n, ...) in evaluation, for the centres of stored images.
+
+        Raises:
+            ArgumentError: the network has no such layer.
+        """
+        self.check_layer(layer)
+        outputs = activations(self.net, self.look(x))
+        output = next(output for name, output in outputs if name == layer)
+        return np.array(self.net.backend.to_numpy(output), np.float32)
+
+    def check_layer(self, layer: str) -> None:
+        """Refuse a layer that the network does not have."""
+        names = [one.name for one in self.net.spec.layers]
+        if layer not in names:
+            raise ArgumentError(f"layer is {layer!r}; one of {', '.join(names)} was expected.")
+
+    @cached_property
+    def _mean_there(self) -> Array:
+        """`mean` on the backend's device."""
+        return self.net.backend.asarray(self.mean)
+
+    def _fitted(self, split: Split) -> Split:
+        shape = self.mean.shape
+        return split if tuple(split.image_shape) == shape else Fitted(split, shape)
+
+    def _decoded(self, path: Path) -> Images | DataError:
+        try:
+            return fitted(read_image(path, max(self.stored)), self.mean.shape)
+        except DataError as error:
+            return error
+
+
+class Fitted(Split):
+    """A split whose images are brought to another shape as they are read."""
+
+    def __init__(self, split: Split, shape: tuple[int, int, int]) -> None:
+        set_once = object.__setattr__  # as dataclasses do for frozen classes
+        set_once(self, "labels", split.labels)
+        set_once(self, "_split", split)
+        set_once(self, "_shape", shape)
+
+    _split: Split
+    _shape: tuple[int, int, int]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self._shape
+
+    def read(self, indices: Labels, out: Images) -> None:
+        """The images `indices` (n,), brought to that shape, into `out` (n, H, W, C)."""
+        stored = np.empty((len(indices), *self._split.image_shape), np.uint8)
+        self._split.read(indices, stored)
+        for place, image in enumerate(stored):
+            out[place] = fitted(image, self._shape)
+
+
+def fitted(image: Images, shape: tuple[int, int, int]) -> Images:
+    """An image (h, w, 1 or 3) as `shape` (H, W, C): its centre of that aspect, resized (bicubic).
+
+    Colour becomes luminance (ITU-R 601) where C is 1, grey is repeated where C is 3.
+    """
+    height, width, channels = shape
+    if image.shape == shape:
+        return image
+    if image.shape[2] not in (1, 3) or channels not in (1, 3):
+        raise DataError(f"images have {image.shape[2]} channels; {channels} were expected.")
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(picture).reshape(shape)
+
+
+def _found(
+    run: str, which: str, out: Path, say: Callable[[str], None] | None
+) -> tuple[Path | None, Path, Checkpoint]:
+    """The run's folder, the checkpoint's, and what is in it."""
+    path = Path(run)
+    if run != "latest" and (path / checkpoint.STATE).is_file():
+        folder = path.resolve().parent.parent
+        return folder if (folder / "config.toml").is_file() else None, path, checkpoint.load(path)
+    try:
+        folder = find(run, out)
+    except RunError as error:
+        raise RunError(
+            f"{shown(out / run if run == 'latest' else path)} is neither a run folder nor a "
+            "checkpoint; a folder with a config.toml or a state.json, or latest, was expected."
+        ) from error
+    return folder, *_chosen(folder, which, say)
+
+
+def _chosen(run: Path, which: str, say: Callable[[str], None] | None) -> tuple[Path, Checkpoint]:
+    """The checkpoint of a run that `which` names."""
+    if step := re.fullmatch(r"step-(\d+)", which):
+        path = _of_step(run, int(step[1]))
+        return path, checkpoint.load(path)
+    if which not in ("best", "last"):
+        raise ArgumentError(f"which is {which!r}; best, last or step-N was expected.")
+    path = checkpoint.newest(run, say)
+    saved = checkpoint.load(path)
+    best = saved.meta.metrics.get("best_step")
+    if which == "last" or best is None or best == saved.meta.step:
+        return path, saved
+    path = _of_step(run, best)
+    return path, checkpoint.load(path)
+
+
+def _of_step(run: Path, step: int) -> Path:
+    path = run / "checkpoints" / f"step-{step:08d}"
+    if not path.is_dir():
+        there = sorted(entry.name for entry in path.parent.glob("step-*"))
+        raise CheckpointError(
+            f"{shown(path)}: there is no such checkpoint; one of {', '.join(there)} was expected."
+        )
+    return path
+
+
+def _net(path: Path, saved: Checkpoint, backend: Backend) -> Net:
+    meta = saved.meta
+    try:
+        spec = nets.get(meta.net)(
+            classes=meta.classes, input_shape=meta.input_shape, **meta.net_args
+        )
+        net = Net(spec, backend)
+        net.load(saved.params)
+    except (ArgumentError, TypeError) as error:
+        raise CheckpointError(
+            f"{shown(path)}: its network {meta.net!r} cannot be built here ({error})."
+        ) from error
+    return net
+
+
+def _augment(path: Path, saved: Checkpoint) -> Augment | None:
+    """How training saw images; checkpoints of before there were crops do not say, and had none."""
+    values = saved.meta.config.get("recipe", {}).get("augment")
+    if values is None:
+        return None
+    try:
+        return Augment(**values)
+    except (ArgumentError, TypeError) as error:
+        raise CheckpointError(
+            f"{shown(path)}: its augment is {values!r}, which is none ({error})."
+        ) from error
+
+
+def _mean(path: Path, saved: Checkpoint, augment: Augment | None) -> npt.NDArray[np.float32]:
+    """The mean image at the stored size, each channel constant where the rule is one number."""
+    height, width, channels = saved.meta.input_shape
+    side = None if augment is None else augment.stored
+    shape = (height, width, channels) if side is None else (side, side, channels)
+    mean = np.asarray(saved.mean, np.float32)
+    if mean.shape != shape:
+        raise CheckpointError(
+            f"{shown(path)}: its mean image is {mean.shape}; {shape} was expected."
+        )
+    if augment is None or augment.mean != "channel":
+        return mean
+    channel = mean.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    return np.ascontiguousarray(np.broadcast_to(channel, shape))

@@ -1,0 +1,45 @@
+"""Lines of the log in cuda-convnet's manner."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyalexnet.logline import duration, layer_lines, step_line
+from pyalexnet.run import Motion, Scores
+
+
+def test_step_line() -> None:
+    line = step_line(
+        epoch=12,
+        batch=345,
+        scores=Scores(1.23456, 0.45123, 0.1),
+        seconds=3.4564,
+        lr=0.001,
+        images_per_second=1234.5,
+        eta=3723,
+    )
+    assert line == (
+        "12.345... loss 1.2346, top-1 error 45.12 %, top-5 error 10.00 %, 3.456 s, "
+        "1,234 images/s, lr 0.001, ETA 1:02:03"
+    )
+
+
+def test_layer_lines_stand_in_columns() -> None:
+    layers = {
+        "conv1": Motion.of(1.2e-2, 3.4e-5),
+        "fc8": Motion.of(0.25, 0.5),
+        "fc8 biases": Motion.of(0.0, 0.0),
+    }
+    assert list(layer_lines(layers)) == [
+        "conv1       mean |w| 1.2e-02  mean |dw| 3.4e-05  ratio 2.8e-03",
+        "fc8         mean |w| 2.5e-01  mean |dw| 5.0e-01  ratio 2.0e+00",
+        "fc8 biases  mean |w| 0.0e+00  mean |dw| 0.0e+00  ratio 0.0e+00",
+    ]
+    assert list(layer_lines({})) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-1, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

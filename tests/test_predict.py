@@ -1,0 +1,119 @@
+"""`pyalexnet predict`: from image files to classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from networks import CLASS_NAMES, files, invoked, pictures, written
+from pyalexnet.commands.predict import predict
+from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.images import named
+from pyalexnet.predict import Predictions
+from pyalexnet.trained import Trained
+
+
+@pytest.mark.parametrize("ten_crop", [False, True])
+def test_json_is_what_the_network_says(tmp_path: Path, ten_crop: bool) -> None:
+    run = written(tmp_path / "run")
+    x = pictures(5)
+    paths = files(tmp_path / "images", x)
+    options = ["--ten-crop"] if ten_crop else []
+    said = invoked(predict, run, *paths, "--json", "--top=2", "--batch-size=2", *options)
+    expected = Trained.load(run).probabilities(x, ten_crop=ten_crop)
+    for document, path, row in zip(json.loads(said.stdout), paths, expected, strict=True):
+        assert document["path"] == str(path)
+        order = np.argsort(-row)[:2]
+        found = document["predictions"]
+        assert [entry["index"] for entry in found] == list(order)
+        assert [entry["class"] for entry in found] == [CLASS_NAMES[i] for i in order]
+        assert [entry["probability"] for entry in found] == pytest.approx(row[order], rel=1e-4)
+
+
+def test_lines_for_people(tmp_path: Path) -> None:
+    run = written(tmp_path / "run")
+    x = pictures(2)
+    paths = files(tmp_path / "images", x)
+    lines = invoked(predict, run, tmp_path / "images").stdout.splitlines()
+    probabilities = Trained.load(run).probabilities(x)[1]
+    best = int(probabilities.argmax())
+    assert lines[5] == str(paths[1])
+    assert lines[6] == f"  {100 * probabilities[best]:6.2f} %  {CLASS_NAMES[best]}"
+    assert len(lines) == 10  # of four classes all are said
+
+
+def test_ties_come_in_the_order_of_the_classes() -> None:
+    rows = np.array([[0.2, 0.3, 0.2, 0.3]])
+    found = Predictions((Path("x"),), pictures(1), rows).top(3)
+    assert found == [[(1, 0.3), (3, 0.3), (0, 0.2)]]
+
+
+def test_a_greyscale_network_takes_photographs(tmp_path: Path) -> None:
+    run = written(tmp_path / "run", channels=1)
+    x = pictures(1)
+    (path,) = files(tmp_path / "images", x)
+    grey = np.asarray(Image.fromarray(x[0]).convert("L"))[None, ..., None]
+    expected = Trained.load(run).probabilities(grey)[0]
+    (found,) = json.loads(invoked(predict, run, path, "--json").stdout)
+    assert found["predictions"][0]["probability"] == pytest.approx(expected.max(), rel=1e-6)
+
+
+def test_unreadable_files_are_skipped_with_a_warning(tmp_path: Path) -> None:
+    run = written(tmp_path / "run")
+    paths = files(tmp_path / "images", pictures(2))
+    paths[0].write_bytes(b"")
+    said = invoked(predict, run, *paths, "--json")
+    assert [document["path"] for document in json.loads(said.stdout)] == [str(paths[1])]
+    assert f"warning: skipped {paths[0]}: an empty file" in said.stderr
+    paths[1].write_bytes(b"GIF89a")
+    with pytest.raises(DataError, match="none of the 2 images can be read"):
+        invoked(predict, run, *paths)
+
+
+def test_a_sheet_with_and_without_labels(tmp_path: Path) -> None:
+    run = written(tmp_path / "run")
+    paths = files(tmp_path / "cat", pictures(3))
+    said = invoked(predict, run, *paths, "--sheet", tmp_path / "sheet.png", "--labels")
+    assert said.stdout.count("(cat)") == said.stdout.count("cat  <- right") == 3
+    assert said.stdout.count("<- right") == 3
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        labelled = np.asarray(sheet.convert("RGB"))
+    invoked(predict, run, *paths, "--sheet", tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        plain = np.asarray(sheet.convert("RGB"))
+    assert labelled.std() > 5 and labelled.shape[1] == plain.shape[1]
+    assert labelled.shape != plain.shape or (labelled != plain).any()
+    (document, *_) = json.loads(invoked(predict, run, *paths, "--labels", "--json").stdout)
+    assert document["label"] == "cat"
+
+
+def test_labels_of_no_class_are_refused(tmp_path: Path) -> None:
+    run = written(tmp_path / "run")
+    paths = files(tmp_path / "cow", pictures(1))
+    with pytest.raises(ArgumentError, match=r"folder 'cow'; the name of one of the 4 classes"):
+        invoked(predict, run, *paths, "--labels")
+
+
+def test_folders_stand_for_the_images_in_them(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    for name in ("b/2.jpg", "b/10.JPG", "a/c/1.png", "z.webp", ".hidden.png", ".dot/1.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    for name in ("notes.txt", "a/list.json"):
+        (root / name).touch()
+    found = [str(path.relative_to(root)) for path in named([root])]
+    assert found == ["z.webp", "a/c/1.png", "b/10.JPG", "b/2.jpg"]
+    # A file counts, whatever it is called; and as often as it is named.
+    assert named([root / "notes.txt", root / "notes.txt"]) == [root / "notes.txt"] * 2
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no image"):
+        named([tmp_path / "empty"])
+    with pytest.raises(DataError, match="is not there"):
+        named([tmp_path / "missing.png"])

@@ -1,0 +1,144 @@
+"""`pyalexnet evaluate`: networks alone and together on a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from networks import CLASS_NAMES, STORED, invoked, npz, written
+from pyalexnet import ensemble, scoring
+from pyalexnet.commands.evaluate import evaluate
+from pyalexnet.errors import ArgumentError, DataError, RunError
+from pyalexnet.trained import Trained
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """Three runs that say different things, trained on the same set."""
+    data = str(npz(tmp_path / "set.npz"))
+    return [written(tmp_path / f"run{seed}", seed=seed, data=data) for seed in range(3)]
+
+
+def opinions(runs: list[Path], *, ten_crop: bool = False) -> list[np.ndarray]:
+    loaded = [Trained.load(run, backend="numpy") for run in runs]
+    return [run.probabilities(run.dataset().test.images, ten_crop=ten_crop) for run in loaded]
+
+
+def labels() -> np.ndarray:
+    return np.arange(20) % len(CLASS_NAMES)
+
+
+@pytest.mark.parametrize("ten_crop", [False, True])
+def test_scores_alone_and_together(runs: list[Path], ten_crop: bool) -> None:
+    members = opinions(runs, ten_crop=ten_crop)
+    options = ["--ten-crop"] if ten_crop else []
+    said = invoked(evaluate, *runs, *options, "--json", "--batch-size=7", "--backend=numpy")
+    found = json.loads(said.stdout)
+    assert (found["images"], found["split"], found["searched"]) == (20, "test", None)
+    everybody = [*members, (members[0] + members[1] + members[2]) / 3]
+    for entry, probabilities in zip([*found["runs"], found["average"]], everybody, strict=True):
+        expected = ensemble.scores(probabilities, labels())
+        # Batches of another size may round a logit differently: 8 roundings of float32.
+        assert entry["loss"] == pytest.approx(expected.loss, abs=1e-4)
+        assert entry["top1_error"] == pytest.approx(expected.top1_error, abs=1e-12)
+        assert entry["top5_error"] == expected.top5_error == 0
+    assert len({round(entry["loss"], 6) for entry in found["runs"]}) == 3
+
+
+def test_a_batch_changes_no_score(runs: list[Path]) -> None:
+    run = Trained.load(runs[0], backend="numpy")
+    split = run.dataset().test
+    whole, parts = (scoring.judge([run], [split], batch_size=size).alone[0] for size in (20, 3))
+    assert parts.top1_error == pytest.approx(whole.top1_error, abs=1e-12)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
+def test_predictions_can_be_written(runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "predictions.safetensors"
+    invoked(evaluate, *runs[:2], "--out", out, "--backend=numpy")
+    found = safetensors.numpy.load_file(out)
+    members = opinions(runs[:2])
+    assert np.array_equal(found["labels"], labels())
+    assert found["probabilities"].dtype == np.float32
+    assert found["probabilities"] == pytest.approx((members[0] + members[1]) / 2, rel=1e-4)
+    invoked(evaluate, runs[0], "--out", out, "--split=train", "--backend=numpy")
+    run = Trained.load(runs[0], backend="numpy")
+    expected = run.probabilities(run.dataset().train.images)
+    assert safetensors.numpy.load_file(out)["probabilities"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_fitted_coefficients_say_what_they_are(runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "predictions.safetensors"
+    said = invoked(evaluate, *runs, "--search-weights", "--backend=numpy", "--json", "--out", out)
+    found = json.loads(said.stdout)
+    members = opinions(runs)
+    expected = ensemble.search(members, labels())
+    assert found["searched"]["coefficients"] == list(expected.coefficients)
+    assert found["searched"]["top1_error"] <= found["average"]["top1_error"]
+    weighted = ensemble.average(members, expected.coefficients)
+    written_ = safetensors.numpy.load_file(out)["probabilities"]
+    assert written_ == pytest.approx(weighted, rel=1e-4)
+    said = invoked(evaluate, *runs, "--search-weights", "--backend=numpy")
+    assert "fitted on these same images" in said.stdout
+    assert f"coefficients, in the order of the runs: {expected.coefficients[0]:.2f}" in said.stdout
+
+
+def test_one_run_as_people_read_it(runs: list[Path]) -> None:
+    said = invoked(evaluate, runs[0], "--backend=numpy").stdout
+    expected = ensemble.scores(opinions(runs[:1])[0], labels())
+    assert "run0/step-00000001" in said and "the centre of each image" in said
+    assert f"{100 * expected.top1_error:.2f} %" in said and f"{expected.loss:.4f}" in said
+    assert "average" not in said
+
+
+def test_the_checkpoint_that_was_asked_for(runs: list[Path], tmp_path: Path) -> None:
+    data = str(tmp_path / "set.npz")
+    written(runs[0], seed=5, step=2, data=data, best_step=1)
+    for which, step in (("best", 1), ("last", 2), ("step-2", 2)):
+        said = invoked(evaluate, runs[0], "--which", which, "--json", "--backend=numpy")
+        ((entry),) = json.loads(said.stdout)["runs"]
+        assert entry["checkpoint"].endswith(f"step-0000000{step}")
+
+
+def test_networks_of_different_input_share_images_not_sizes(tmp_path: Path) -> None:
+    data = str(npz(tmp_path / "set.npz"))
+    large = written(tmp_path / "large", data=data)
+    small = written(tmp_path / "small", data=data, augment=None)
+    loaded = [Trained.load(run, backend="numpy") for run in (large, small)]
+    first, second = scoring.same_images(loaded, None)
+    assert first.test.image_shape == (STORED, STORED, 3) != second.test.image_shape
+    assert np.array_equal(first.test.labels, second.test.labels)
+    found = json.loads(invoked(evaluate, large, small, "--json", "--backend=numpy").stdout)
+    assert len(found["runs"]) == 2
+
+
+def test_what_cannot_be_compared_is_refused(runs: list[Path], tmp_path: Path) -> None:
+    other = written(tmp_path / "other", class_names=("ant", "bee", "cow", "dog"))
+    with pytest.raises(DataError, match="class 2 is 'cow' and 'cat'"):
+        invoked(evaluate, runs[0], other)
+    fewer = written(tmp_path / "fewer", class_names=("ant", "bee", "cat"))
+    with pytest.raises(DataError, match="there are 3 and 4"):
+        invoked(evaluate, runs[0], fewer)
+    with pytest.raises(DataError, match=r"its classes are not those of other: class 2 is 'cat'"):
+        invoked(evaluate, other, "--data", tmp_path / "set.npz")
+    elsewhere = written(tmp_path / "elsewhere", data="")
+    with pytest.raises(DataError, match="trained on different data; --data was expected"):
+        invoked(evaluate, runs[0], elsewhere)
+    both = invoked(evaluate, runs[0], elsewhere, "--data", tmp_path / "set.npz", "--json")
+    assert json.loads(both.stdout)["average"]
+
+
+def test_options_that_make_no_sense_are_refused(runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="--search-weights was given with 1 run"):
+        invoked(evaluate, runs[0], "--search-weights")
+    with pytest.raises(ArgumentError, match="--split is 'val'; test or train"):
+        invoked(evaluate, runs[0], "--split=val")
+    with pytest.raises(RunError, match="neither a run folder nor"):
+        invoked(evaluate, tmp_path / "missing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        invoked(evaluate, runs[0], "--out", tmp_path / "file" / "p.safetensors")
