@@ -1,5 +1,6 @@
 # make train    trains the default network on the photographs that come along
 # make test     runs every test, the kernels emulated and checked
+# make test-faults  kills, full disks, damaged files, bad input: many times each, half an hour
 # make lint     formatting, style and types
 # make bench    times operations and steps beside PyTorch, if it is installed, on CPU or GPU
 # make gpu      on a machine with an NVIDIA GPU and nvcc: tests, compute-sanitizer, bench, record;
@@ -50,13 +51,16 @@ install = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
             $(if $(filter off,$(ISOLATION)),--no-build-isolation --no-deps) \
             --editable '.$(if $(call extras,$(1)),[$(call extras,$(1))])'
 
-.PHONY: train test lint bench gpu cuda-all clean
+.PHONY: train test test-faults lint bench gpu cuda-all clean
 
 train: $(VENV)/installed
 	$(BIN)/pyalexnet train
 
 test: $(VENV)/test-installed
 	$(BIN)/python -m pytest
+
+test-faults: $(VENV)/test-installed
+	$(BIN)/python -m pytest -m faults
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench

@@ -84,6 +84,8 @@ const Given& Call::take(const char* name, py::handle object, char kind, std::siz
            subject + "has shape " + shape_text(given.shape) + "; " + std::to_string(rank) +
                " axes were expected");
     expect(given.contiguous, subject + "is not C-contiguous");
+    expect(reinterpret_cast<std::uintptr_t>(given.pointer) % element_bytes == 0,
+           subject + "does not begin at a multiple of " + std::to_string(element_bytes) + " bytes");
     expect(access == Access::read || given.writable,
            subject + "is read-only; the result goes there");
     expect(given.device < 0 || device == kAnyDevice || given.device == device,
@@ -113,16 +115,23 @@ Array<float> Call::scratch(const char* name, py::handle object, std::size_t byte
 }
 
 NumberArgument<float, Scalar> Call::scalar(const char* name, py::handle object) {
-    if (py::isinstance<py::float_>(object) || py::isinstance<py::int_>(object))
-        return {Array<const float>(nullptr), static_cast<float>(object.cast<double>())};
+    if (py::isinstance<py::float_>(object) || py::isinstance<py::int_>(object)) {
+        const double value = PyFloat_AsDouble(object.ptr());
+        if (PyErr_Occurred()) { // an int beyond every double
+            PyErr_Clear();
+            refuse(std::string(name) + " is too large for a float");
+        }
+        return {Array<const float>(nullptr), static_cast<float>(value)};
+    }
     return {input<const float>(name, object, 0), 0.0f};
 }
 
 NumberArgument<std::uint32_t, Counter> Call::counter(const char* name, py::handle object) {
     if (py::isinstance<py::int_>(object)) {
-        const auto value = object.cast<std::int64_t>();
-        expect(value >= 0 && value <= std::numeric_limits<std::uint32_t>::max(),
-               std::string(name) + " is " + std::to_string(value) +
+        int beyond = 0; // -1 or 1 where it fits no 64 bits
+        const long long value = PyLong_AsLongLongAndOverflow(object.ptr(), &beyond);
+        expect(!beyond && value >= 0 && value <= std::numeric_limits<std::uint32_t>::max(),
+               std::string(name) + " is " + std::string(py::str(object)) +
                    "; 0 to 4,294,967,295 was expected");
         return {Array<const std::uint32_t>(nullptr), static_cast<std::uint32_t>(value)};
     }

@@ -48,8 +48,11 @@ ConvShape conv_shape(const Call& call, const X& x, const W& w, const Y& y, const
     // Nothing is out of bounds whatever the sizes: kernels read zeros outside. But they count
     // pixels, taps and coordinates in int.
     const std::int64_t filter_pixels = std::int64_t{shape.filter_h} * shape.filter_w;
+    call.expect_countable("input rows", std::int64_t{shape.images} * shape.height);
     call.expect_countable("input pixels", shape.in_pixels());
+    call.expect_countable("output rows", std::int64_t{shape.images} * shape.out_height);
     call.expect_countable("output pixels", shape.out_pixels());
+    call.expect_countable("pixels of a filter", filter_pixels);
     call.expect_countable("taps of a filter", shape.taps());
     call.expect_countable("filters of all towers", std::int64_t{shape.filters} * shape.towers);
     call.expect_countable("taps of a channel", filter_pixels * (shape.filters / shape.groups));
@@ -62,40 +65,31 @@ ConvShape conv_shape(const Call& call, const X& x, const W& w, const Y& y, const
     return shape;
 }
 
-using Extents = std::array<int, 4>;
+// A shape without an array.
+struct Extents {
+    std::array<std::int64_t, 4> extents;
+
+    std::int64_t dim(int i) const { return extents[static_cast<std::size_t>(i)]; }
+    std::string shape_text() const {
+        return pyalexnet::shape_text({extents.begin(), extents.end()});
+    }
+};
+
+using Sizes = const std::array<std::int64_t, 4>&;
 using WorkspaceOf = std::size_t (*)(const ConvShape&);
 
-// What decides how much scratch a pass needs: the shapes alone.
-ConvShape sizes(const Extents& x, const Extents& w, const Extents& y, int groups) {
-    bool positive = groups > 0;
-    for (const auto& extents : {x, w, y})
-        for (const int extent : extents) positive = positive && extent > 0;
-    if (!positive) throw py::value_error("conv_workspace: every size was expected to be positive");
-    ConvShape shape{};
-    shape.images = x[0];
-    shape.height = x[1];
-    shape.width = x[2];
-    shape.channels = x[3];
-    shape.filters = w[0];
-    shape.filter_h = w[1];
-    shape.filter_w = w[2];
-    shape.out_height = y[1];
-    shape.out_width = y[2];
-    shape.groups = groups;
-    return shape;
-}
-
-// Bytes of scratch for one pass.
+// Bytes of scratch for one pass, which the shapes alone decide.
 template <WorkspaceOf workspace>
-std::size_t conv_workspace(Extents x, Extents w, Extents y, int groups) {
-    return workspace(sizes(x, w, y, groups));
+std::size_t conv_workspace(Sizes x, Sizes w, Sizes y, std::int64_t groups) {
+    const Call call("conv_workspace", 0, 0);
+    return workspace(conv_shape(call, Extents{x}, Extents{w}, Extents{y}, {1, 1, 0, 0, groups}));
 }
 
-std::size_t conv_fprop_workspace_of(Extents x, Extents w, Extents y, int groups, int towers) {
-    if (towers < 1) throw py::value_error("conv_workspace: towers was expected to be positive");
-    ConvShape shape = sizes(x, w, y, groups);
-    shape.towers = towers;
-    return conv_fprop_workspace(shape);
+std::size_t conv_fprop_workspace_of(Sizes x, Sizes w, Sizes y, std::int64_t groups,
+                                    std::int64_t towers) {
+    const Call call("conv_workspace", 0, 0);
+    return conv_fprop_workspace(
+        conv_shape(call, Extents{x}, Extents{w}, Extents{y}, {1, 1, 0, 0, groups, towers}));
 }
 
 void fprop(const py::object& x_, const py::object& w_, const py::object& b_, const py::object& y_,

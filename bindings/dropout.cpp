@@ -18,7 +18,7 @@ void dropout_op(const py::object& x_, const py::object& y_, double keep, std::ui
     const std::int64_t features = x.size() / images;
     call.expect(0.0 <= keep && keep <= 1.0,
                 "keep is " + std::to_string(keep) + "; 0 to 1 was expected");
-    call.expect(offset >= 0 && offset <= total - features,
+    call.expect(offset >= 0 && total >= features && offset <= total - features,
                 "offset is " + std::to_string(offset) + "; the " + std::to_string(features) +
                     " features of an image were expected to lie within total, " +
                     std::to_string(total));

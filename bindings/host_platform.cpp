@@ -68,6 +68,15 @@ py::list end_lint() {
 }
 #endif
 
+void enable_peers(int device, int peer) {
+    for (const int each : {device, peer}) {
+        if (each < 0 || each >= simt::kDevices)
+            throw py::value_error("enable_peers: device is " + std::to_string(each) +
+                                  "; there are " + std::to_string(simt::kDevices));
+    }
+    simt::enable_peers(device, peer);
+}
+
 int device_of(const py::array& array) { return simt::device_of(array.data()); }
 
 } // namespace
@@ -89,7 +98,7 @@ void register_platform(py::module_& module) {
                "Uninitialised memory of an emulated device, as a NumPy array.");
     module.def("device_of", &device_of, py::arg("array"),
                "The emulated device whose memory the array is; -1 for the host's.");
-    module.def("enable_peers", &simt::enable_peers, py::arg("device"), py::arg("peer"),
+    module.def("enable_peers", &enable_peers, py::arg("device"), py::arg("peer"),
                "Lets kernels on `device` touch the memory of `peer`.");
     module.def("set_schedule", &simt::set_schedule, py::arg("seed"),
                "Order of blocks and threads: 0 is the natural one, another seed a permutation.");

@@ -4,34 +4,39 @@
 namespace pyalexnet {
 namespace {
 
+LinearShape countable(const Call& call, std::int64_t rows, std::int64_t inputs,
+                      std::int64_t outputs, std::int64_t towers = 1) {
+    const LinearShape shape{call.extent("rows", rows), call.extent("inputs", inputs),
+                            call.extent("outputs", outputs), call.extent("towers", towers)};
+    call.expect_countable("rows", rows);
+    call.expect_countable("inputs", inputs);
+    call.expect_countable("outputs of all towers", std::int64_t{shape.outputs} * shape.towers);
+    return shape;
+}
+
 // Shapes of x (rows, inputs), w (outputs, inputs) and y (rows, outputs), whichever arrays they came
 // from.
 template <class X, class W, class Y> LinearShape
 linear_shape(const Call& call, const X& x, const W& w, const Y& y, std::int64_t towers = 1) {
-    const LinearShape shape{call.extent("rows", x.dim(0)), call.extent("inputs", x.dim(1)),
-                            call.extent("outputs", w.dim(0)), call.extent("towers", towers)};
     call.expect(w.dim(1) == x.dim(1) && y.dim(0) == x.dim(0) && y.dim(1) == w.dim(0),
                 "inputs of shape " + x.shape_text() + ", weights of shape " + w.shape_text() +
                     " and outputs of shape " + y.shape_text() + " do not fit");
-    call.expect_countable("rows", shape.rows);
-    call.expect_countable("inputs", shape.inputs);
-    call.expect_countable("outputs of all towers", std::int64_t{shape.outputs} * shape.towers);
-    return shape;
+    return countable(call, x.dim(0), x.dim(1), w.dim(0), towers);
 }
 
 using WorkspaceOf = std::size_t (*)(LinearShape);
 
 // Bytes of scratch for one pass.
-template <WorkspaceOf workspace> std::size_t linear_workspace(int rows, int inputs, int outputs) {
-    if (rows < 1 || inputs < 1 || outputs < 1)
-        throw py::value_error("linear_workspace: every size was expected to be positive");
-    return workspace({rows, inputs, outputs});
+template <WorkspaceOf workspace>
+std::size_t linear_workspace(std::int64_t rows, std::int64_t inputs, std::int64_t outputs) {
+    const Call call("linear_workspace", 0, 0);
+    return workspace(countable(call, rows, inputs, outputs));
 }
 
-std::size_t linear_fprop_workspace_of(int rows, int inputs, int outputs, int towers) {
-    if (rows < 1 || inputs < 1 || outputs < 1 || towers < 1)
-        throw py::value_error("linear_workspace: every size was expected to be positive");
-    return linear_fprop_workspace({rows, inputs, outputs, towers});
+std::size_t linear_fprop_workspace_of(std::int64_t rows, std::int64_t inputs, std::int64_t outputs,
+                                      std::int64_t towers) {
+    const Call call("linear_workspace", 0, 0);
+    return linear_fprop_workspace(countable(call, rows, inputs, outputs, towers));
 }
 
 void fprop(const py::object& x_, const py::object& w_, const py::object& b_, const py::object& y_,

@@ -10,18 +10,25 @@ struct Maps {
     int height, width, channels;
 };
 
-template <class X> Maps maps_of(const Call& call, const X& x) {
+Maps countable(const Call& call, std::int64_t images, std::int64_t height, std::int64_t width,
+               std::int64_t channels) {
+    const Maps maps{call.extent("images", images), call.extent("height", height),
+                    call.extent("width", width), call.extent("channels", channels)};
     // Kernels count rows, and places within one, in 32 bits.
-    call.extent("rows of pixels", x.dim(0) * x.dim(1));
-    call.extent("elements of a row of pixels", x.dim(2) * x.dim(3));
-    return {x.dim(0), call.extent("height", x.dim(1)), call.extent("width", x.dim(2)),
-            call.extent("channels", x.dim(3))};
+    call.extent("rows of pixels", images * height);
+    call.extent("elements of a row of pixels", width * channels);
+    return maps;
 }
 
-std::size_t dgrad_workspace(int images, int height, int width, int channels) {
-    if (images < 1 || height < 1 || width < 1 || channels < 1)
-        throw py::value_error("rnorm_dgrad_workspace: every size was expected to be positive");
-    return rnorm_dgrad_workspace(images, height, width, channels);
+template <class X> Maps maps_of(const Call& call, const X& x) {
+    return countable(call, x.dim(0), x.dim(1), x.dim(2), x.dim(3));
+}
+
+std::size_t dgrad_workspace(std::int64_t images, std::int64_t height, std::int64_t width,
+                            std::int64_t channels) {
+    const Call call("rnorm_dgrad_workspace", 0, 0);
+    const Maps maps = countable(call, images, height, width, channels);
+    return rnorm_dgrad_workspace(maps.images, maps.height, maps.width, maps.channels);
 }
 
 void fprop(const py::object& x_, const py::object& y_, std::int64_t size, float alpha, float beta,

@@ -5,9 +5,8 @@ namespace pyalexnet {
 namespace {
 
 std::size_t workspace_of(std::int64_t rows) {
-    if (rows < 1)
-        throw py::value_error("softmax_cross_entropy_workspace: rows was expected to be positive");
-    return softmax_cross_entropy_workspace(rows);
+    const Call call("softmax_cross_entropy_workspace", 0, 0);
+    return softmax_cross_entropy_workspace(call.extent("rows", rows));
 }
 
 void softmax_cross_entropy_op(const py::object& logits_, const py::object& labels_,

@@ -167,8 +167,11 @@ def newest(run: Path, say: Callable[[str], None] | None = None) -> Path:
     raise CheckpointError(f"{folder}: no checkpoint passes its checks: {' '.join(faults)}")
 
 
-def prune(run: Path, keep: int, best: int | None = None) -> None:
+def prune(run: Path, keep: int, best: int | None = None, step: int | None = None) -> None:
     """Delete all checkpoints of a run but the `keep` newest and the one of step `best`.
+
+    `step`, of a run that has come so far: later ones did not pass their checks when it was resumed
+    from an earlier one. They do not count, and stay until the run gets there.
 
     Raises:
         ArgumentError: `keep` is below 1.
@@ -177,15 +180,17 @@ def prune(run: Path, keep: int, best: int | None = None) -> None:
     if keep < 1:
         raise ArgumentError(f"prune: keep is {keep}; at least 1 was expected.")
     folder = _checkpoints(run)
-    for step, path in sorted(_steps(folder, NAME), reverse=True)[keep:]:
-        if step == best:
+    found = sorted(_steps(folder, NAME), reverse=True)
+    reached = [(number, path) for number, path in found if step is None or number <= step]
+    for number, path in reached[keep:]:
+        if number == best:
             continue
         doomed = folder / f".tmp-{path.name}-{os.getpid()}"
         try:
             path.rename(doomed)  # a kill in the middle leaves no half checkpoint by its own name
-            shutil.rmtree(doomed)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be deleted ({error.strerror}).") from error
+        shutil.rmtree(doomed, ignore_errors=True)  # what is left the next save sweeps away
 
 
 def _contents(state: Checkpoint) -> dict[str, bytes]:
@@ -321,15 +326,18 @@ def _newest_first(folder: Path) -> Iterable[Path]:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """A regular file's bytes; links and pipes are refused."""
+    """A regular file's bytes, up to one more than `limit`; links and pipes are refused."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise CheckpointError(f"{path}: is no regular file; one was expected.")
-            return stream.read(limit + 1)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
+            # What is asked for is allocated at once, and `limit` may be a forged number.
+            return stream.read(max(min(limit, status.st_size), 0) + 1)
+    except (OSError, MemoryError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not enough memory"
+        raise CheckpointError(f"{path}: cannot be read ({reason}).") from error
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -345,8 +353,9 @@ def _read_state(path: Path) -> dict[str, Any]:
     written = document.get("format")
     if written != FORMAT:
         raise CheckpointError(
-            f"{path}: written by pyalexnet {document.get('pyalexnet')} in format {written}; this "
-            f"is pyalexnet {pyalexnet.__version__}, which reads format {FORMAT}."
+            f"{path}: written by pyalexnet {_printable(document.get('pyalexnet'))} in format "
+            f"{_printable(written)}; this is pyalexnet {pyalexnet.__version__}, which reads format "
+            f"{FORMAT}."
         )
     with _refusing_odd_json(path):
         if document["sha256"] != _canonical_sha256(document) or raw != _rendered(document):
@@ -382,7 +391,9 @@ def _read_tensors(path: Path, entry: Mapping[str, Any]) -> Arrays:
         raise CheckpointError(f"{path}: is no safetensors file ({error}).") from error
     for name, array in arrays.items():
         if array.dtype != np.float32:
-            raise CheckpointError(f"{path}: {name} is {array.dtype}; float32 was expected.")
+            raise CheckpointError(
+                f"{path}: {_printable(name)} is {array.dtype}; float32 was expected."
+            )
     return arrays
 
 
@@ -395,13 +406,29 @@ def _meta(path: Path, document: Mapping[str, Any]) -> Meta:
                 f"{path}: meta has {sorted(values)}; {sorted(expected)} were expected."
             )
         height, width, channels = values["input_shape"]
-        return Meta(
+        meta = Meta(
             **{
                 **values,
                 "class_names": tuple(values["class_names"]),
                 "input_shape": (height, width, channels),
             }
         )
+        counts = (meta.classes, meta.step, meta.epoch, height, width, channels)
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError(f"{counts} are not counts")
+        names = values["class_names"]
+        if not isinstance(names, list) or not all(isinstance(text, str) for text in names):
+            raise TypeError("class_names is no list of texts")
+        if not isinstance(meta.net, str):
+            raise TypeError("net is no text")
+        if not all(isinstance(table, dict) for table in (meta.net_args, meta.config, meta.metrics)):
+            raise TypeError("what should be a table is none")
+    return meta
+
+
+def _printable(value: object) -> str:
+    """What a file says of itself, for a terminal: short, and without control codes."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(value)[:40])
 
 
 def _warn(sentence: str) -> None:

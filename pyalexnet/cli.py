@@ -6,9 +6,10 @@ Exit codes: 0 done, 1 doctor found something essential broken, 2 refused, 3 trai
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 
@@ -77,11 +78,56 @@ def _main(
 
 def main() -> None:
     """Run the command; a refusal is one sentence on stderr, unless PYALEXNET_TRACEBACK is set."""
+    _fill_standard_streams()
     try:
-        app()
-    except (PyalexnetError, MemoryError) as error:
+        _run()
+    except (PyalexnetError, MemoryError, OSError) as error:
         if os.environ.get("PYALEXNET_TRACEBACK"):
             raise
-        sentence = str(error) or "there is not enough memory; try a smaller --batch-size."
-        print(f"error: {sentence}", file=sys.stderr)
+        _settle(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)  # as after `--help | head -1`: who reads no more needs no sentence
+        _complain(_sentence(error))
         sys.exit(3 if isinstance(error, TrainingError) else 2)
+
+
+def _fill_standard_streams() -> None:
+    """Lead what was closed (`2>&-`) nowhere, so that no file of a run gets the number 1 or 2."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
+def _run() -> None:
+    try:
+        app()
+    except SystemExit:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk can be told here, not at the interpreter's end
+        raise
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and not isinstance(error, PyalexnetError):
+        what = os.fsdecode(error.filename) if error.filename else "reading or writing failed"
+        return f"{what}: {error.strerror or error}."
+    return str(error) or "there is not enough memory; try a smaller --batch-size."
+
+
+def _complain(sentence: str) -> None:
+    with contextlib.suppress(OSError):
+        if sys.stderr is not None:
+            print(f"error: {sentence}", file=sys.stderr)
+    _settle(sys.stderr)
+
+
+def _settle(stream: IO[str] | None) -> None:
+    """Write what waits; where that fails, the interpreter shall not try again at its end."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        from pyalexnet.progress import silence
+
+        silence(stream)

@@ -25,6 +25,7 @@ import numpy as np
 from pyalexnet import backends, data
 from pyalexnet.data import download
 from pyalexnet.errors import ArgumentError, PyalexnetError
+from pyalexnet.install import pip_install
 
 if TYPE_CHECKING:
     from pyalexnet.data.dataset import Progress
@@ -88,6 +89,7 @@ def diagnose(
     run: str,
     at: str = "start",
     *,
+    path: str | Path | None = None,
     backend: str = "auto",
     device: int = 0,
     out: Path = Path("runs"),
@@ -100,6 +102,7 @@ def diagnose(
         run: its folder, "latest" for the newest one in `out`, or a checkpoint's folder.
         at: "start", the initial parameters, drawn anew from the run's seed; "last", those of the
             last checkpoint.
+        path: another data set, whose images are looked at instead.
         backend: a name for `pyalexnet.backend`.
         device: its number.
         out: folder of the run folders.
@@ -121,16 +124,16 @@ def diagnose(
     net = trained.net
     if at == "start":
         net = Net(net.spec, net.backend, seed=trained.meta.config.get("seed", 0))
-    rows = survey(net, _spread_images(trained, progress))
+    rows = survey(net, _spread_images(trained, path, progress))
     step = 0 if at == "start" else trained.meta.step
     return Diagnosis(trained.name, net.spec.name, at, step, rows, verdict(rows))
 
 
-def _spread_images(trained: Trained, progress: Progress | None) -> object:
+def _spread_images(trained: Trained, path: str | Path | None, progress: Progress | None) -> object:
     """Images from all over the training images, which may be sorted by class."""
     from pyalexnet.signals import IMAGES
 
-    split = trained.dataset(progress=progress).train
+    split = trained.dataset(path, progress).train
     indices = np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(np.int64)
     stored = np.empty((len(indices), *trained.mean.shape), np.uint8)
     split.read(indices, stored)
@@ -200,7 +203,7 @@ def _cupy() -> Finding:
             return Finding("CuPy", True, f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    remedy = 'pip install "pyalexnet[cuda13]"   (or [cuda12], like your nvcc)'
+    remedy = pip_install('"pyalexnet[cuda13]"   (or [cuda12], like your nvcc)')
     return Finding("CuPy", False, "not installed; the backend cuda needs it", remedy)
 
 
@@ -213,7 +216,7 @@ def _backend(name: str) -> Finding:
         reason, _, remedy = str(error).rstrip(".").rpartition("; ")
         return Finding(subject, False, reason or str(error), remedy, essential)
     if wrong:
-        remedy = "pip install --force-reinstall --no-cache-dir pyalexnet"
+        remedy = pip_install("--force-reinstall --no-cache-dir pyalexnet")
         return Finding(subject, False, wrong, remedy, essential)
     return Finding(subject, True, "works: a convolution gave the known values", "", essential)
 
@@ -233,7 +236,7 @@ def _built_in_data() -> Finding:
     try:
         found = data.load(None, image_size=None)
     except PyalexnetError as error:
-        remedy = "pip install --force-reinstall pyalexnet"
+        remedy = pip_install("--force-reinstall pyalexnet")
         return Finding("built-in data", False, str(error), remedy, essential=True)
     counts = f"{len(found.train.labels):,} + {len(found.test.labels):,} photographs"
     return Finding("built-in data", True, f"{found.name}, {counts}", essential=True)
@@ -249,7 +252,8 @@ def _cifar10() -> Finding:
 
 def _matplotlib() -> Finding:
     if importlib.util.find_spec("matplotlib") is None:
-        return Finding("matplotlib", False, "not installed; no pictures", "pip install matplotlib")
+        remedy = pip_install("matplotlib")
+        return Finding("matplotlib", False, "not installed; no pictures", remedy)
     return Finding("matplotlib", True, importlib.metadata.version("matplotlib"))
 
 

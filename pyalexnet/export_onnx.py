@@ -25,6 +25,7 @@ from pyalexnet.backends.checks import integer
 from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, PyalexnetError
+from pyalexnet.install import pip_install
 from pyalexnet.layers import (
     LRN,
     AvgPool,
@@ -478,6 +479,6 @@ def _libraries() -> tuple[Any, Any]:
         import onnxruntime
     except ImportError as error:
         raise PyalexnetError(
-            f"export needs onnx and onnxruntime ({error}): pip install 'pyalexnet[onnx]'"
+            f"export needs onnx and onnxruntime ({error}): " + pip_install("'pyalexnet[onnx]'")
         ) from error
     return onnx, onnxruntime

@@ -21,6 +21,7 @@ from pyalexnet import checkpoint
 from pyalexnet.data import Dataset, Split
 from pyalexnet.data.dataset import Labels, Progress, shown
 from pyalexnet.errors import DataError
+from pyalexnet.images import none_of
 from pyalexnet.tensors import Writer
 from pyalexnet.trained import BATCH, Bad, Trained
 
@@ -125,7 +126,7 @@ def write_files(
             writer.add(rows)
             kept += [str(file.absolute()) for file in read]
         if not kept:
-            raise DataError(f"{shown(path)}: none of {len(files)} images can be read.")
+            raise DataError(none_of(files))
         writer.metadata["names"] = json.dumps(kept)
     return writer.rows
 

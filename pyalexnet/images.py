@@ -34,6 +34,13 @@ def named(paths: Iterable[str | Path]) -> list[Path]:
     return found
 
 
+def none_of(paths: Sequence[Path]) -> str:
+    """The sentence of a refusal: not one of these files could be read."""
+    if len(paths) == 1:
+        return f"{shown(paths[0])}: cannot be read; an image was expected."
+    return f"none of the {len(paths)} images can be read; at least one was expected."
+
+
 def labels_of(paths: Sequence[Path], class_names: Sequence[str]) -> list[int]:
     """Each image's class: the one that is called like its folder.
 
@@ -41,7 +48,7 @@ def labels_of(paths: Sequence[Path], class_names: Sequence[str]) -> list[int]:
         ArgumentError: none is.
     """
     numbers = {name: number for number, name in enumerate(class_names)}
-    folders = [path.absolute().parent.name for path in paths]
+    folders = [shown(path.absolute().parent.name) for path in paths]
     for path, folder in zip(paths, folders, strict=True):
         if folder not in numbers:
             raise ArgumentError(

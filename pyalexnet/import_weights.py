@@ -110,7 +110,12 @@ def write_run(run: Path, found: Found, class_names: tuple[str, ...]) -> None:
 
 def _form(file: Path, form: str) -> str:
     if form == "auto":
-        form = _FORMATS.get(file.suffix, form)
+        if file.suffix not in _FORMATS:
+            ending = f"the ending {file.suffix} is not known" if file.suffix else "has no ending"
+            raise ArgumentError(
+                f"{shown(file)}: {ending}; one of {', '.join(_FORMATS)} was expected."
+            )
+        form = _FORMATS[file.suffix]
     if form not in _FORMATS.values():
         raise ArgumentError(
             f"import: format is {form!r} for {shown(file)}; torchvision (.safetensors, .pth) or "

@@ -1,4 +1,8 @@
-"""Signals that ask a run to stop, kept until the step that is running is done."""
+"""Signals to a run, kept until the step that is running is done.
+
+SIGINT (Ctrl-C), SIGTERM, SIGUSR1   save and stop; a second SIGINT stops at once
+SIGHUP, SIGUSR2                     save and go on, as Caffe does when a terminal is closed
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,30 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SAVING = (signal.SIGHUP, signal.SIGUSR2)
+
 
 class Interrupt:
-    """While entered, SIGINT (Ctrl-C) and SIGTERM are noted; a second SIGINT interrupts at once.
+    """While entered, notes the signals above.
 
-    `received` is the signal that came first. Outside the main thread, where Python takes no
-    signal, nothing is changed.
+    Attributes:
+        received: the signal to stop that came first.
+        save: whether a signal to save came; for the caller to set back before he saves, so that
+            one that comes meanwhile is not lost.
+
+    Outside the main thread, where Python takes no signal, nothing is changed.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.save = False
+        self._impatient = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (*STOPPING, *SAVING):
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -38,6 +51,10 @@ class Interrupt:
         return self.received is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
+        if number in SAVING:
+            self.save = True
+            return
+        if number == signal.SIGINT and self._impatient:
             raise KeyboardInterrupt
+        self._impatient = self._impatient or number == signal.SIGINT
         self.received = self.received or signal.Signals(number)

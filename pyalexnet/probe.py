@@ -94,7 +94,7 @@ class Problem:
     def solve(self, decay: float, progress: Progress | None = None) -> Probe:
         """The minimum for a decay, begun where the last one ended.
 
-        progress: called with (hundredths of the way, 100), the gradient's on a logarithmic scale.
+        progress: called with (percent of the way, 100), the gradient's on a logarithmic scale.
 
         Raises:
             DataError: the gradient is still too large after `MOST_STEPS`.
@@ -172,13 +172,13 @@ def choose_decay(
     kept, held = hold_out(labels, seed=0)
     problem = Problem(x[kept], labels[kept], classes)
     found: list[tuple[float, float, float]] = []
+    say(f"{'decay':>6}  {'held-out top-1 error':>20}  {'held-out loss':>13}  {'steps':>5}")
     for decay in DECAYS:
         probe = problem.solve(decay, progress)
         there = scores(probe, x[held], labels[held])
         found.append((there.top1_error, there.loss, decay))
         say(
-            f"decay {decay:<6g} held-out top-1 error {100 * there.top1_error:.2f} %, loss "
-            f"{there.loss:.4f}, {probe.steps} steps"
+            f"{decay:>6g}  {100 * there.top1_error:>18.2f} %  {there.loss:>13.4f}  {probe.steps:>5}"
         )
         if min(found) in found[:-2]:
             break

@@ -24,8 +24,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from pyalexnet import logline
+from pyalexnet.layers import LRN
 from pyalexnet.recipe import Augment, Recipe
-from pyalexnet.run import EpochReport, StepReport, flat
+from pyalexnet.run import EpochReport, StepReport
 
 if TYPE_CHECKING:
     from pyalexnet.train import Outcome, Trainer
@@ -38,6 +39,8 @@ class Reporter:
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream: IO[str] | None = stream if stream is not None else sys.stdout
+        self.lost: Exception | None = None
+        """What the stream said when it took no more, if it did."""
 
     def __enter__(self) -> Self:
         return self
@@ -57,8 +60,8 @@ class Reporter:
         try:
             self._stream.write(line + "\n")
             self._stream.flush()
-        except (OSError, ValueError):
-            self._silence()
+        except (OSError, ValueError) as error:
+            self._silence(error)
 
     def warn(self, sentence: str) -> None:
         """Write a line about something that went wrong and does not stop the run."""
@@ -98,17 +101,11 @@ class Reporter:
 
         return show
 
-    def _silence(self) -> None:
-        """The reader is gone: write into nothing, also what the interpreter flushes at its end."""
-        stream, self._stream = self._stream, None
-        try:
-            descriptor = stream.fileno() if stream is not None else -1
-        except (OSError, ValueError, io.UnsupportedOperation):
-            return
-        if descriptor >= 0:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, descriptor)
-            os.close(nowhere)
+    def _silence(self, error: Exception) -> None:
+        """The reader is gone, or the disk behind the stream is full: write into nothing."""
+        stream, self._stream, self.lost = self._stream, None, error
+        if stream is not None:
+            silence(stream)
 
 
 class Silent(Reporter):
@@ -149,16 +146,16 @@ class LiveReporter(Reporter):
     ) -> None:
         try:
             self._live.stop()
-        except (OSError, ValueError):
-            self._silence()
+        except (OSError, ValueError) as error:
+            self._silence(error)
 
     def say(self, line: str = "") -> None:
         if self._stream is None:
             return
         try:
             self._console.print(Text(line), soft_wrap=True)
-        except (OSError, ValueError):
-            self._silence()
+        except (OSError, ValueError) as error:
+            self._silence(error)
 
     def progress(self, what: str) -> Callable[[int, int], None]:
         begun = time.monotonic()
@@ -200,6 +197,17 @@ def reporter(*, plain: bool = False) -> Reporter:
     return LiveReporter(console)
 
 
+def silence(stream: IO[str]) -> None:
+    """Lead a stream that takes no more nowhere, also what the interpreter flushes at its end."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError, io.UnsupportedOperation):
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
 def percent(fraction: float) -> str:
     """`0.1234` as `12.34 %`."""
     return f"{100 * fraction:.2f} %"
@@ -222,10 +230,9 @@ def _opening(trainer: Trainer) -> Iterator[str]:
         yield f"views     {_views(recipe.augment)}"
     if config.devices:
         first, second = config.devices
-        yield (
-            f"backend   {config.backend}, a tower each on devices {first} and {second}; norms "
-            "across maps end at a tower's edge"
-        )
+        norms = any(isinstance(layer, LRN) for layer in net.spec.layers)
+        edges = "; norms across maps end at a tower's edge" if norms else ""
+        yield f"backend   {config.backend}, a tower each on devices {first} and {second}{edges}"
     else:
         yield f"backend   {config.backend}, device {config.device}"
     yield (
@@ -233,15 +240,18 @@ def _opening(trainer: Trainer) -> Iterator[str]:
         f"{trainer.batch_size}, lr {recipe.rate.lr_w:g}, momentum {recipe.momentum:g}, weight "
         f"decay {recipe.rate.decay_w:g}, schedule {recipe.schedule}, seed {config.seed}"
     )
+    if trainer.batch_size < recipe.batch_size:
+        yield f"          there are only {trainer.batch_size} training images for a batch"
     yield f"run       {trainer.folder.path} (Ctrl-C saves and stops)"
     if trainer.at.step:
         yield f"resumed   at step {trainer.at.step} of {trainer.steps}"
-    else:
-        expected, measured = trainer.first_losses()
-        yield (
-            f"loss      {measured:.4f} before the first step; {expected:.4f} was expected "
-            f"(ln {net.spec.classes} + half the variance of the logits)"
-        )
+        return
+    expected, measured = trainer.first_losses()
+    told = f"; {expected:.4f} was expected of a fresh network (ln {net.spec.classes} + half the "
+    yield (
+        f"loss      {measured:.4f} before the first step"
+        f"{told + 'variance of the logits)' if trainer.fresh else ''}"
+    )
 
 
 def _overrides(trainer: Trainer) -> Iterator[str]:
@@ -249,29 +259,45 @@ def _overrides(trainer: Trainer) -> Iterator[str]:
     config, own = trainer.config, trainer.net.spec.recipe
     if config.net == "alexnet":
         yield f"preset    {config.net_args.get('preset', 'source')}"
-    changes = [f"{name} {value}" for name, value in config.net_args.items() if name != "preset"]
-    # What epochs and lr bring along, schedules and the other rates, need not be said.
-    usual = own.override(epochs=config.recipe.epochs, lr=config.recipe.rate.lr_w)
-    for name, old, new in (
-        ("epochs", own.epochs, config.recipe.epochs),
-        ("lr", own.rate.lr_w, config.recipe.rate.lr_w),
-        *_differences(usual, config.recipe),
-    ):
+    if trainer.at.step:
+        return  # what was changed for going on has been said
+    changes = [
+        f"{name} {_chosen(value)}" for name, value in config.net_args.items() if name != "preset"
+    ]
+    if own.epochs != config.recipe.epochs:
+        changes.append(f"epochs {own.epochs:g} -> {config.recipe.epochs:g}, schedules stretched")
+    if own.rate.lr_w != config.recipe.rate.lr_w:
+        changes.append(f"lr {own.rate.lr_w:g} -> {config.recipe.rate.lr_w:g}, all rates with it")
+    usual = _settings(own.override(epochs=config.recipe.epochs, lr=config.recipe.rate.lr_w))
+    given = _settings(config.recipe)
+    for name in usual | given:
+        old, new = (of.get(name, "none") for of in (usual, given))
         if old != new:
-            changes.append(f"{name} {_shown(old)} -> {_shown(new)}")
+            changes.append(f"{name} {old} -> {new}")
     if changes:
         yield f"changed   {'; '.join(changes)}"
 
 
-def _differences(usual: Recipe, given: Recipe) -> Iterator[tuple[str, Any, Any]]:
-    """Values of a recipe that are not the usual ones: name, usual, given."""
-    old, new = (flat(dataclasses.asdict(recipe)) for recipe in (usual, given))
-    for name in old | new:
-        if old.get(name) != new.get(name):
-            yield name, old.get(name), new.get(name)
+def _settings(recipe: Recipe) -> dict[str, str]:
+    """A recipe's values by dotted name, as people write them."""
+    rates = {"rate": recipe.rate} | {f"rates.{name}": rate for name, rate in recipe.rates.items()}
+    parts: dict[str, Any] = {"augment": recipe.augment} | rates
+    found = {
+        f"{part}.{each.name}": _chosen(getattr(values, each.name))
+        for part, values in parts.items()
+        if values is not None
+        for each in dataclasses.fields(values)
+    }
+    own = {name: getattr(recipe, name) for name in ("batch_size", "momentum", "schedule")}
+    return found | {name: _chosen(value) for name, value in own.items()}
 
 
-def _shown(value: Any) -> str:
+def _chosen(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -290,14 +316,22 @@ def _views(augment: Augment) -> str:
 def _closing(trainer: Trainer, outcome: Outcome) -> Iterator[str]:
     folder = trainer.folder.path
     if outcome.interrupt is not None:
-        yield f"stopped by {signal.Signals(outcome.interrupt).name} after step {trainer.at.step}"
+        name = signal.Signals(outcome.interrupt).name
+        by = "Ctrl-C" if name == "SIGINT" else name
+        yield f"stopped by {by} after step {trainer.at.step}"
     elif outcome.test is not None:
         how = "finished" if outcome.finished else "stopped"
         yield (
-            f"{how} after {trainer.at.step} steps in {logline.duration(outcome.seconds)}: "
+            f"{how} after step {trainer.at.step} in {logline.duration(outcome.seconds)}: "
             f"test accuracy {percent(1 - outcome.test.top1_error)} "
             f"(top-1 error {percent(outcome.test.top1_error)}, loss {outcome.test.loss:.4f})"
         )
+        if trainer.at.best_step not in (None, trainer.at.step):
+            yield (
+                f"best      step {trainer.at.best_step}: test accuracy "
+                f"{percent(1 - trainer.at.best_error)} (of the tests after an epoch); evaluate "
+                "and others take it unless --which last is given"
+            )
     yield f"data      {trainer.dataset.note}"
     yield f"run       {folder}"
     for path in sorted(folder.iterdir()):
@@ -306,7 +340,7 @@ def _closing(trainer: Trainer, outcome: Outcome) -> Iterator[str]:
     for path in sorted(trainer.folder.checkpoints.iterdir()):
         best = " (best)" if path == trainer.best_checkpoint else ""
         yield f"          {path.relative_to(folder)}{best}"
-    more = f" --epochs {2 * trainer.config.recipe.epochs:g}" if outcome.finished else ""
+    more = f" --epochs {trainer.more_epochs:g}" if outcome.finished else ""
     yield f"to go on  pyalexnet train --resume {shlex.quote(str(folder))}{more}"
 
 

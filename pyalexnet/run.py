@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -30,7 +31,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pydantic
@@ -55,6 +56,11 @@ class Scores:
     loss: float
     top1_error: float
     top5_error: float
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Scores:
+        """From what `asdict` made of one, JSON in between."""
+        return cls(*(float(values[each.name]) for each in dataclasses.fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,7 @@ class Config:
         """
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ArgumentError(f"{path} cannot be read: {error}.") from error
         return cls.from_mapping(values, str(path))
 
@@ -209,6 +215,7 @@ class RunFolder:
         self.path = path
         self._lock = _lock(path)
         try:
+            check_writable(path)
             check_writable(self.checkpoints)
             self.log = Log(path / "log.jsonl")
         except RunError:
@@ -246,6 +253,20 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def check_held(self) -> None:
+        """Make sure that the folder is still the one that was locked.
+
+        Raises:
+            RunError: it was deleted, moved or replaced, and what is written would be lost.
+        """
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self._lock), (self.path / "lock").stat()):
+                return
+        raise RunError(
+            f"{self.path}: was deleted or moved, or its lock was, while the run trained there; "
+            "nothing more is saved."
+        )
+
     def write_config(self, config: Config) -> None:
         """Write config.toml, whole or not at all."""
         self._write("config.toml", config.to_toml())
@@ -253,15 +274,18 @@ class RunFolder:
     def add_environment(self, environment: Mapping[str, Any]) -> None:
         """Append this start to env.json."""
         starts = []
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        odd = (OSError, ValueError, LookupError, TypeError, RecursionError)
+        with contextlib.suppress(*odd), _opened(self.path / "env.json") as file:
             # A damaged record of earlier starts is no reason not to start.
-            starts = json.loads((self.path / "env.json").read_text("utf-8"))["starts"]
+            starts = list(json.load(file)["starts"])
         self._write("env.json", json.dumps({"starts": [*starts, environment]}, indent=2) + "\n")
 
     def _write(self, name: str, text: str) -> None:
         try:
             with replacing(self.path / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
+                with temporary.open("rb") as written:  # or a power cut leaves an empty file
+                    os.fsync(written.fileno())
         except OSError as error:
             raise RunError(f"{self.path / name} cannot be written: {error.strerror}.") from error
 
@@ -278,10 +302,11 @@ class Log:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+            self._file = os.open(path, flags, 0o666)
+            self._drop_torn_line()
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror}.") from error
-        self._drop_torn_line()
 
     def write(self, kind: str, values: Mapping[str, Any]) -> None:
         """Append a line.
@@ -291,13 +316,14 @@ class Log:
         """
         record = {"kind": kind, "time": _now(), **values}
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
-        size = os.fstat(self._file).st_size
+        now = os.fstat(self._file)
+        if not now.st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "it was deleted")
         try:
-            written = os.write(self._file, line)
-            if written < len(line):
-                os.write(self._file, line[written:])  # says why it was short
+            while line:  # a disk that fills up takes a part; the next call says why
+                line = line[os.write(self._file, line) :]
         except OSError:
-            os.ftruncate(self._file, size)
+            os.ftruncate(self._file, now.st_size)
             raise
 
     def close(self) -> None:
@@ -328,22 +354,26 @@ class History:
 
     @classmethod
     def read(cls, log: Path) -> History:
-        """Read a log.jsonl; what a resumed run has overtaken is left out."""
-        lines: list[dict[str, Any]] = []
+        """Read a log.jsonl; what a resumed run has overtaken, and damaged lines, are left out."""
+        steps: dict[int, tuple[float, float, Scores]] = {}  # of a step that was logged twice the
+        epochs: dict[int, tuple[int, Scores, Scores]] = {}  # second time counts
         for record in _records(log):
-            if record["kind"] == "resume":
-                lines = [line for line in lines if line["step"] <= record["step"]]
-            elif record["kind"] in ("step", "epoch"):
-                lines.append(record)
-        history = cls()
-        for line in lines:
-            train = Scores(**line["train"])
-            if line["kind"] == "step":
-                history.steps.append((line["progress"], train))
-                history.rates.append((line["progress"], line["lr"]))
-            else:
-                history.epochs.append((line["epoch"], train, Scores(**line["test"])))
-        return history
+            with contextlib.suppress(LookupError, TypeError, ValueError, OverflowError):
+                kind, step = record["kind"], int(record["step"])
+                if kind == "step":
+                    train = Scores.of(record["train"])
+                    steps[step] = float(record["progress"]), float(record["lr"]), train
+                elif kind == "epoch":
+                    train, test = Scores.of(record["train"]), Scores.of(record["test"])
+                    epochs[step] = int(record["epoch"]), train, test
+                elif kind == "resume":
+                    steps = {done: line for done, line in steps.items() if done <= step}
+                    epochs = {done: line for done, line in epochs.items() if done <= step}
+        return cls(
+            steps=[(at, train) for at, _, train in steps.values()],
+            epochs=list(epochs.values()),
+            rates=[(at, rate) for at, rate, _ in steps.values()],
+        )
 
 
 def check_writable(folder: Path) -> None:
@@ -402,18 +432,28 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _records(log: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log.jsonl; a damaged one is passed over."""
-    with log.open(encoding="utf-8", errors="replace") as file:
+def _records(log: Path) -> Iterator[Any]:
+    """The lines of a log.jsonl; one that is no JSON is passed over."""
+    with _opened(log) as file:
         for line in file:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 yield json.loads(line)
+
+
+def _opened(path: Path) -> IO[str]:
+    """A text to read, damaged or not; a pipe in its place is empty, and nobody waits for it."""
+    return open(  # Path.open takes no opener
+        path,
+        encoding="utf-8",
+        errors="replace",
+        opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK),
+    )
 
 
 def _lock(path: Path) -> int:
     """Take the folder's lock; the kernel frees it however the process ends."""
     try:
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror}.") from error
     try:
@@ -422,8 +462,9 @@ def _lock(path: Path) -> int:
         holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
         os.close(lock)
         raise RunError(f"the run folder {path} is in use by {holder}.") from error
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # a full disk: the lock counts, not what it says
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return lock
 
 

@@ -133,7 +133,7 @@ def same_images(
     """
     first = runs[0]
     for run in runs[1:]:
-        if run.class_names != first.class_names:
+        if not (run.tells(first.class_names) or first.tells(run.class_names)):
             raise DataError(
                 f"{run.name} and {first.name} tell other classes apart: "
                 f"{_difference(run.class_names, first.class_names)}; runs on the same classes were "
@@ -146,12 +146,13 @@ def same_images(
     found: dict[tuple[int, ...], Dataset] = {}
     for run in runs:
         if run.mean.shape not in found:
-            found[run.mean.shape] = dataset = run.dataset(path, progress)
-            if dataset.class_names != run.class_names:
-                raise DataError(
-                    f"{dataset.note}: its classes are not those of {run.name}: "
-                    f"{_difference(dataset.class_names, run.class_names)}."
-                )
+            found[run.mean.shape] = run.dataset(path, progress)
+        dataset = found[run.mean.shape]
+        if not run.tells(dataset.class_names):
+            raise DataError(
+                f"{dataset.note}: its classes are not those of {run.name}: "
+                f"{_difference(dataset.class_names, run.class_names)}."
+            )
     return [found[run.mean.shape] for run in runs]
 
 
@@ -166,8 +167,9 @@ def write_predictions(path: Path, judgement: Judgement, class_names: Sequence[st
 
 
 def _difference(some: Sequence[str], others: Sequence[str]) -> str:
-    """The first place where two lists of class names differ."""
-    for number, (one, other) in enumerate(zip(some, others, strict=False)):
-        if one != other:
-            return f"class {number} is {one!r} and {other!r}"
-    return f"there are {len(some)} and {len(others)}"
+    """Their numbers, or the first place where two lists of class names differ."""
+    if len(some) != len(others):
+        return f"there are {len(some)} and {len(others)}"
+    pairs = enumerate(zip(some, others, strict=True))
+    number, (one, other) = next(entry for entry in pairs if entry[1][0] != entry[1][1])
+    return f"class {number} is {one!r} and {other!r}"

@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from pyalexnet import features, tensors
 from pyalexnet.backends.checks import integer
-from pyalexnet.data import Dataset
+from pyalexnet.data import CACHED, Dataset, cifar, pack
 from pyalexnet.data.dataset import Images, Labels, Progress, shown
 from pyalexnet.errors import DataError
 from pyalexnet.features import Features
-from pyalexnet.images import named
+from pyalexnet.images import named, none_of
 from pyalexnet.trained import Bad, Trained
 
 Distances = npt.NDArray[np.float64]
@@ -128,7 +128,9 @@ class StoredIndex(Index):
                 yield rows[start : min(start + _BLOCK, count)]
 
     def name(self, number: int) -> str:
-        return self._names[number] if self._names else f"{self._part} image {number}"
+        if self._names:
+            return self._names[number]
+        return f"{self._part} image {number} of {self._data or 'the built-in set'}"
 
     def images(self, numbers: Sequence[int]) -> Images:
         if self._names:
@@ -142,6 +144,38 @@ class StoredIndex(Index):
     @cached_property
     def _dataset(self) -> Dataset:
         return self._run.dataset(self._data)
+
+
+class DataIndex(Index):
+    """A data set's test images, then its training images; features are computed as searched."""
+
+    def __init__(
+        self, run: Trained, path: Path, layer: str, *, progress: Progress | None = None
+    ) -> None:
+        self._run, self._layer, self._progress = run, layer, progress
+        dataset = run.dataset(path, progress)
+        self._test, self._train = dataset.test, dataset.train
+
+    def blocks(self) -> Iterator[Features]:
+        for split in (self._test, self._train):
+            for rows, _ in features.of_split(
+                self._run, split, self._layer, progress=self._progress
+            ):
+                yield rows
+
+    def name(self, number: int) -> str:
+        within = number - len(self._test)
+        return f"train {within}" if within >= 0 else f"test {number}"
+
+    def images(self, numbers: Sequence[int]) -> Images:
+        images = np.empty((len(numbers), *self._run.mean.shape), np.uint8)
+        chosen = np.array(numbers, np.int64)
+        test = chosen < len(self._test)
+        for split, mine, first in ((self._test, test, 0), (self._train, ~test, len(self._test))):
+            read = np.empty((int(mine.sum()), *images.shape[1:]), np.uint8)
+            split.read(chosen[mine] - first, read)
+            images[mine] = read
+        return images
 
 
 class Search:
@@ -202,7 +236,7 @@ def similar(
     k: int = 6,
     bad: Bad | None = None,
 ) -> list[Match]:
-    """The k images of an index that are most like each query, by a layer's features.
+    """The k images of an index, or all it has, most like each query by a layer's features.
 
     A query that is itself in the index, as a file of the same path, is not among its neighbours.
 
@@ -212,12 +246,12 @@ def similar(
 
     Raises:
         ArgumentError: k is below 1.
-        DataError: no query can be read, or the index has not k other images.
+        DataError: no query can be read, or the index has no other image than a query.
     """
     integer("similar", "k", k, low=1)
     images, read = run.images(queries, bad)
     if not read:
-        raise DataError(f"none of {len(queries)} queries can be read; an image was expected.")
+        raise DataError(none_of(queries))
     found = [rows for rows, _ in features.of_files(run, read, layer)]
     search = Search(np.concatenate(found), k + 1)  # one more, as a query may find itself
     for rows in index.blocks():
@@ -226,10 +260,9 @@ def similar(
     for query, image, (indices, distances) in zip(read, images, search.nearest(), strict=True):
         own = [Path(index.name(int(i))).absolute() == query.absolute() for i in indices]
         others = np.flatnonzero(np.logical_not(own))[:k]
-        if len(others) < k:
+        if not len(others):
             raise DataError(
-                f"the index has {len(others)} images beside {shown(query)}; at least {k} were "
-                "expected, as -k says."
+                f"the index has no image beside {shown(query)}; at least one was expected."
             )
         matches.append(
             Match(query, image, tuple(indices[others].tolist()), tuple(distances[others].tolist()))
@@ -245,11 +278,22 @@ def open_index(
     bad: Bad | None = None,
     progress: Progress | None = None,
 ) -> Index:
-    """The index at `path`: a folder of images, or a file that `features` wrote.
+    """The index at `path`: a data set, a folder of images, or a file that `features` wrote.
+
+    A data set is a pack, CIFAR-10, or an .npz file; of other folders all images count alike.
 
     Raises:
-        DataError: it is neither, or of another network or layer.
+        DataError: it is none of these, or of another network or layer.
     """
+    if _is_data_set(path):
+        return DataIndex(run, path, layer, progress=progress)
     if path.is_dir():
         return FileIndex(run, named([path]), layer, bad=bad, progress=progress)
     return StoredIndex(run, path, layer)
+
+
+def _is_data_set(path: Path) -> bool:
+    if path.is_dir():
+        return pack.is_pack(path) or cifar.is_folder_of(path)
+    fetched = str(path) == CACHED and not path.exists()
+    return fetched or path.name.lower().endswith((".npz", *cifar.SUFFIXES))

@@ -18,6 +18,7 @@ from pyalexnet.backends.checks import positive
 from pyalexnet.checkpoint import Checkpoint
 from pyalexnet.data import Dataset
 from pyalexnet.data.dataset import shown
+from pyalexnet.data.pack import is_pack
 from pyalexnet.errors import ArgumentError, DataError, RunError
 from pyalexnet.net import Net, NetSpec
 from pyalexnet.progress import Reporter
@@ -26,6 +27,7 @@ from pyalexnet.run import Config, RunFolder, check_writable, environment
 from pyalexnet.schedule import rates_from
 from pyalexnet.towers import Towers
 from pyalexnet.train import Position, Trainer
+from pyalexnet.trained import Trained
 
 MOST_WORKERS = 8
 """Threads that read images unless a user says more: enough for a GPU, and polite."""
@@ -76,12 +78,13 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
     """
     check_writable(out)
     base = None if config is None else Config.load(config)
-    name = choices.net or (base.net if base else nets.names()[0])
+    parent = Trained.load(choices.init_from, backend="numpy") if choices.init_from else None
+    where = _first(choices.data and _stored(choices.data), base and base.data, "")
+    name = choices.net or (base and base.net) or _default_net(where, parent)
     repeated = base if base and base.net == name else None
     seed = _first(choices.seed, base and base.seed, 0)
-    where = _first(choices.data and _stored(choices.data), base and base.data, "")
     devices = _first(choices.devices, repeated and repeated.devices, ())
-    net_args = (repeated.net_args if repeated else {}) | dict(choices.net_args)
+    net_args = _net_args(name, repeated, parent) | dict(choices.net_args)
     draft = _draft(name, net_args)
     recipe = repeated.recipe if repeated else draft.recipe
     recipe = _override(recipe, choices, draft, epochs=choices.epochs)
@@ -110,7 +113,7 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
     if settings.tensorboard:
         tensorboard.require()
     net = _network(settings, dataset)
-    begun = choices.init_from and _begin_with(net, choices.init_from)
+    begun = parent and _begin_with(net, parent)
     folder = RunFolder.create(out, net=name, data=dataset.name)
     if bad_files.exists():
         bad_files.replace(folder.path / bad_files.name)
@@ -118,15 +121,19 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
     _record(trainer)
     trainer.log("start", {"step": 0, "data": dataset.note, "init_from": begun})
     if begun:
+        trainer.fresh = False
         reporter.say(f"begins    {begun}")
     return trainer
 
 
-def resumed(run: Path, choices: Choices, *, reporter: Reporter) -> Trainer:
+def resumed(
+    run: Path, choices: Choices, *, reporter: Reporter, steps: int | None = None
+) -> Trainer:
     """The run in the folder `run`, where its newest good checkpoint stands.
 
     Its config.toml counts, as it is now, and `choices` before it; what differs from the values it
     was trained with is said and logged. `choices.epochs` moves the end only, not the schedule.
+    `steps` is where it is to stop. What is refused changes nothing in the folder.
 
     Raises:
         PyalexnetError: the folder is in use, cannot be written or holds no good checkpoint, a
@@ -134,19 +141,19 @@ def resumed(run: Path, choices: Choices, *, reporter: Reporter) -> Trainer:
     """
     folder = RunFolder(run)
     try:
-        return _resumed(folder, choices, reporter)
+        return _resumed(folder, choices, reporter, steps)
     except BaseException:
         folder.close()
         raise
 
 
-def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter) -> Trainer:
+def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int | None) -> Trainer:
     run = folder.path
     saved = checkpoint.load(checkpoint.newest(run, reporter.warn))
     if "data" not in saved.meta.config:
         raise RunError(
             f"{run} was not trained here, so there is nothing to go on with; a new run can begin "
-            f"with it: pyalexnet train --init-from {run} --net {saved.meta.net} --data DATA."
+            f"with it: pyalexnet train --init-from {run} --data DATA."
         )
     trained = Config.from_mapping(saved.meta.config, f"a checkpoint of {run}")
     settings = Config.load(run / "config.toml")
@@ -177,15 +184,34 @@ def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter) -> Trainer
         )
     if trainer.finished:
         raise RunError(
-            f"{run} is finished, {trainer.at.epoch} of {settings.recipe.epochs:g} epochs are done; "
-            f"for more give --epochs {2 * trainer.at.epoch}."
+            f"{run} is finished, all of its {settings.recipe.epochs:g} epochs are done; for more "
+            f"give --epochs {trainer.more_epochs:g}."
         )
+    trainer.check_stop(steps)
     changes = trained.changes(settings)
     trainer.log("resume", {"step": trainer.at.step, "changes": changes})
     for name, (old, new) in changes.items():
         reporter.say(f"changed   {name}: {old} -> {new}")
+    if "recipe.epochs" in changes and choices.recipe.get("schedule") is None:
+        reporter.say(f"schedule  stays as it is, lr is {trainer.lr:.3g} now; --schedule changes it")
     _record(trainer)
     return trainer
+
+
+def _default_net(where: str, parent: Trained | None) -> str:
+    """The network where none is named: a parent's own; alexnet for a pack of photographs."""
+    if parent:
+        return parent.meta.net
+    return "alexnet" if where and is_pack(Path(os.fsdecode(where.encode()))) else nets.names()[0]
+
+
+def _net_args(net: str, repeated: Config | None, parent: Trained | None) -> dict[str, Any]:
+    """What a network is made with where nothing is chosen: as in another run, or nothing."""
+    if repeated:
+        return repeated.net_args
+    if parent is None or parent.meta.net != net:
+        return {}
+    return {name: value for name, value in parent.meta.net_args.items() if name != "towers_norm"}
 
 
 def default_workers() -> int:
@@ -306,6 +332,7 @@ def _fitting(recipe: Recipe, draft: NetSpec, dataset: Dataset) -> Recipe:
 
 def _network(config: Config, dataset: Dataset) -> Net:
     """The network for the data's classes and image size, on its device or devices."""
+    _check_towers(config)
     height, width, channels = dataset.train.image_shape
     try:
         make, args = nets.get(config.net), config.all_net_args
@@ -323,13 +350,20 @@ def _network(config: Config, dataset: Dataset) -> Net:
     return Net(spec, config.backend, config.seed, config.device)
 
 
-def _begin_with(net: Net, source: str) -> str:
+def _check_towers(config: Config) -> None:
+    if not config.devices:
+        return
+    if "towers_norm" not in inspect.signature(nets.get(config.net)).parameters:
+        raise ArgumentError(
+            f"towers is 2 and net {config.net}, which cannot be divided; alexnet was expected."
+        )
+    if config.net_args.get("one_tower"):
+        raise ArgumentError("towers is 2 and one_tower was chosen too; one of them was expected.")
+
+
+def _begin_with(net: Net, parent: Trained) -> str:
     """Take the parameters of a trained network, but for a last layer of other classes; says so."""
-    path = Path(source)
-    if not (path / checkpoint.STATE).is_file():
-        path = checkpoint.newest(path)
-    found = checkpoint.load(path).params
-    own = net.joined([part.params for part in net.parts])
+    found, own = parent.net.params, net.joined([part.params for part in net.parts])
     *_, last = (layer.name for layer, shape, _ in net.spec.walk() if layer.param_shapes(shape))
     kept = []
     for name, value in own.items():
@@ -338,12 +372,12 @@ def _begin_with(net: Net, source: str) -> str:
         if not name.startswith(f"{last}."):
             has = f"has shape {found[name].shape}" if name in found else "is missing"
             raise ArgumentError(
-                f"init_from: {name} {has} in {path}; {value.shape} was expected, as only {last} "
-                "may differ."
+                f"init_from: {name} {has} in {parent.path}; {value.shape} was expected, as only "
+                f"{last} may differ."
             )
         kept.append(name)
     net.load({name: value if name in kept else found[name] for name, value in own.items()})
-    return f"with the parameters of {path}" + (f", {last} anew" if kept else "")
+    return f"with the parameters of {parent.path}" + (f", {last} anew" if kept else "")
 
 
 def _check_same_network(settings: Config, trained: Config, run: Path) -> None:

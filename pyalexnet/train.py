@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 
 from pyalexnet import checkpoint, show, signals
 from pyalexnet.backends import Array
@@ -36,6 +37,10 @@ from pyalexnet.sgd import SGD
 from pyalexnet.tensorboard import Board
 
 _SECONDS_BETWEEN_PICTURES = 30.0
+
+_DIVERGED = 1e4
+"""Nats. Losses of runs that learn stay below a hundred, spikes included. Of those that were far
+beyond, some come back: to chance, with layers that let nothing through."""
 
 _SECONDS_BETWEEN_SAVES = 600.0
 """What a machine that goes down in the middle of a long epoch may cost."""
@@ -61,6 +66,8 @@ class Position:
     """How far a `Plateau` schedule has come."""
     losses: Losses = field(default_factory=Losses)
     """Of late, for the rule that stops a run which sits at chance."""
+    closed: bool = False
+    """The running epoch is tested, as far as it is to go: a run may end within one."""
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Position:
@@ -75,11 +82,17 @@ class Position:
             }
             parts["plateau"] = PlateauState(**values.get("plateau", {}))
             parts["losses"] = Losses.from_mapping(values.get("losses", asdict(Losses())))
-            return cls(**{**values, **parts})
-        except (KeyError, TypeError) as error:
+            untyped = asdict(cls(**{**values, **parts}))
+            at = pydantic.TypeAdapter(cls).validate_python(untyped)
+            if min(at.step, at.epoch, at.seen) < 0:
+                raise ValueError("one of its counts is negative")
+        except (KeyError, TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]  # pydantic's go on over several lines
             raise CheckpointError(
-                f"the checkpoint does not say where its run stood ({error}); it has {list(values)}."
+                f"the checkpoint does not say where its run stood ({reason}); it has "
+                f"{list(values)}."
             ) from error
+        return at
 
 
 @dataclass(frozen=True)
@@ -164,10 +177,11 @@ class Trainer:
         self._window, self._epoch, self._whole = Pace(), Pace(), Pace()
         self._test: Scores | None = None
         self._test_seconds = 0.0
+        self.fresh = True  # the parameters are the initial ones, at step 0
         self._board: Board | None = None
         self._saved: dict[str, Any] | None = None
         self._saved_at = 0.0
-        self._drawn = -math.inf
+        self._drawn = 0.0
         self._warned: set[str] = set()
 
     # Where the run stands
@@ -185,7 +199,13 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        return self.outlived or self.at.epoch >= self.config.recipe.epochs
+        closed = self.at.closed and self._steps_left() == 0
+        return self.outlived or closed or self.at.epoch >= self.config.recipe.epochs
+
+    @property
+    def more_epochs(self) -> float:
+        """Epochs to suggest to who wants more of a finished run."""
+        return 2 * self.config.recipe.epochs
 
     @property
     def outlived(self) -> bool:
@@ -224,6 +244,17 @@ class Trainer:
         self.sgd.load(momentum)
         self._saved = asdict(position)
 
+    def check_stop(self, step: int | None) -> None:
+        """Refuse to stop at a step that is past.
+
+        Raises:
+            ArgumentError: it is.
+        """
+        if step is not None and step <= self.at.step:
+            raise ArgumentError(
+                f"steps is {step}; more than the {self.at.step} that are done was expected."
+            )
+
     # The loop
 
     def fit(self, stop_at: int | None = None) -> Outcome:
@@ -234,24 +265,20 @@ class Trainer:
             CheckpointError: a checkpoint cannot be written; the ones before stay.
             ArgumentError: there is nothing to do before `stop_at`.
         """
-        if stop_at is not None and stop_at <= self.at.step:
-            raise ArgumentError(
-                f"steps is {stop_at}; more than the {self.at.step} that are done was expected."
-            )
+        self.check_stop(stop_at)
         if self.config.tensorboard:
-            self._board = Board(self.folder.path / "tensorboard", step=self.at.step)
+            self._open_board()
         try:
             return self._fit(stop_at)
         except PyalexnetError as error:
             self.log("stop", {"step": self.at.step, "reason": str(error)})
             raise
         finally:
-            if self._board:
-                self._board.close()
+            self._on_board(Board.close)
 
     def _fit(self, stop_at: int | None) -> Outcome:
         started = time.perf_counter()
-        self._saved_at = started
+        self._saved_at = self._drawn = started
         while not (self.finished or self.interrupt or self.at.step == stop_at):
             self._train_epoch(stop_at)
             if self._sits_at_chance:
@@ -262,7 +289,7 @@ class Trainer:
         if not self.interrupt:
             self._test = self._test or self._evaluate()
         self._save()
-        received = self.interrupt.received
+        received = None if self.finished else self.interrupt.received  # else it came too late
         outcome = Outcome(
             finished=self.finished,
             interrupt=received,
@@ -340,10 +367,16 @@ class Trainer:
         with contextlib.closing(self._epoch_batches(self.at.seen, stop, self.batch_size)) as feed:
             for images, labels in feed:
                 self._step(images, labels)
-                if self.interrupt or self._sits_at_chance:
+                if self._stops() or self._sits_at_chance:
                     break
                 if time.perf_counter() - self._saved_at > _SECONDS_BETWEEN_SAVES:
                     self._save()
+
+    def _stops(self) -> bool:
+        """Heed the signals that came: save if one asks for it; whether one asks to stop."""
+        if self.interrupt.save:
+            self._save()
+        return bool(self.interrupt)
 
     def _step(self, images: Array, labels: Labels) -> None:
         loss, self._grads = self.net.gradients(
@@ -354,8 +387,11 @@ class Trainer:
             self._read_losses(images)
             self._check_gradients()
         self.sgd.step(self._grads, self.progress, self.at.plateau.drops)
+        if isinstance(loss, np.ndarray | np.generic):
+            self._check_update()
         self.at.step += 1
         self.at.seen += self.batch_size
+        self.at.closed = False
         self._test = None
         self._report_step()
 
@@ -383,8 +419,7 @@ class Trainer:
             self._reporter.step(report, due=due)
             if due:
                 self.log("step", asdict(report))
-                if self._board:
-                    self._board.step(report)
+                self._on_board(lambda board: board.step(report))
         if due:
             self.at.window_sums = Sums()
             self._window = Pace()
@@ -393,7 +428,8 @@ class Trainer:
     def _seconds_left(self) -> float:
         images = (self.steps - self.at.step) * self.batch_size
         tests = math.ceil(self.config.recipe.epochs) - self.at.epoch
-        return images / self._whole.images_per_second + tests * self._test_seconds
+        pace = self._whole.images_per_second  # 0 where no time has passed yet, by a coarse clock
+        return images / pace + tests * self._test_seconds if pace else 0.0
 
     def _end_epoch(self) -> None:
         """Test, log and save; a signal during the test leaves the epoch to the resumed run."""
@@ -405,12 +441,15 @@ class Trainer:
         if best:
             self.at.best_step, self.at.best_error = self.at.step, test.top1_error
         self._report_epoch(test, best)
-        self._heed_plateau(test)
-        self.at.epoch += 1
-        self.at.seen = 0
-        self.at.epoch_sums = Sums()
-        self._epoch = Pace()
         self._test = test
+        if self.config.recipe.epochs - self.at.epoch < 1:
+            self.at.closed = True  # a run that goes on later finds the rest of the epoch unseen
+        else:
+            self._heed_plateau(test)
+            self.at.epoch += 1
+            self.at.seen = 0
+            self.at.epoch_sums = Sums()
+            self._epoch = Pace()
         self._save()
         if time.perf_counter() - self._drawn > _SECONDS_BETWEEN_PICTURES:
             self.draw()
@@ -441,8 +480,7 @@ class Trainer:
         )
         self._reporter.epoch(report)
         self.log("epoch", asdict(report))
-        if self._board:
-            self._board.epoch(report)
+        self._on_board(lambda board: board.epoch(report))
 
     def _motions(self) -> dict[str, Motion]:
         """Mean |w| and mean |dw| of each layer's weights; the momentum buffer is the last step."""
@@ -464,9 +502,12 @@ class Trainer:
             self.dataset.test,
             self.loader,
             self.batch_size,
-            stop=lambda: bool(self.interrupt),
+            stop=self._stops,
         )
         self._test_seconds = time.perf_counter() - started
+        if scores is not None and not math.isfinite(scores.loss):
+            what = f"the loss on the test images is {scores.loss}"
+            raise self._failure(self.at.step, what, self._culprit(self._some_images(1)[0]))
         return scores
 
     # What must be finite
@@ -475,13 +516,13 @@ class Trainer:
         """Bring the losses and errors over from the device and add them up, in order of the steps.
 
         Raises:
-            TrainingError: a loss is not finite. `images`: the batch of the last one, if it is
-                at hand and the parameters are still those that met it.
+            TrainingError: a loss is not finite, or beyond `_DIVERGED`. `images`: the batch of the
+                last one, if it is at hand and the parameters are still those that met it.
         """
         to_numpy = self.net.backend.to_numpy
         for step, *values in self._unread:
             loss, top1, top5 = (float(to_numpy(value)) for value in values)
-            if not math.isfinite(loss):
+            if not abs(loss) < _DIVERGED:  # nor NaN
                 raise self._failure(step, f"the loss is {loss}", self._culprit(images))
             for sums in (self.at.epoch_sums, self.at.window_sums):
                 sums.add(self.batch_size, loss, top1, top5)
@@ -494,6 +535,13 @@ class Trainer:
             for name, gradient in grads.items():
                 if not np.isfinite(gradient).all():
                     raise self._failure(self.at.step + 1, f"the gradient of {name} is not finite")
+
+    def _check_update(self) -> None:
+        """Refuse, on the CPU, parameters that an update has spoilt: its rate or its momentum."""
+        for part in self.net.parts:
+            for name, values in part.params.items():
+                if not np.isfinite(values).all():
+                    raise self._failure(self.at.step + 1, f"the update of {name} is not finite")
 
     def _culprit(self, images: Array | None) -> str:
         """The first layer whose parameters, else whose outputs, are not finite."""
@@ -545,12 +593,15 @@ class Trainer:
 
         Raises:
             TrainingError: a parameter or a momentum is not finite.
+            RunError: the run folder is gone.
             CheckpointError: it cannot be written.
         """
+        self.interrupt.save = False
         self._read_losses()
         where = asdict(self.at)
         if where == self._saved:
             return
+        self.folder.check_held()
         params, momentum = self._host(self.net.params), self._host(self.sgd.momentum)
         for kind, arrays in (("parameter", params), ("momentum of", momentum)):
             for name, array in arrays.items():
@@ -571,7 +622,9 @@ class Trainer:
         checkpoint.save(self.folder.checkpoints, Checkpoint(params, momentum, self.mean, meta))
         self._saved = where
         self._saved_at = time.perf_counter()
-        checkpoint.prune(self.folder.path, self.config.keep, self.at.best_step)
+        checkpoint.prune(
+            self.folder.path, self.config.keep, best=self.at.best_step, step=self.at.step
+        )
 
     def _host(self, arrays: Mapping[str, Array]) -> dict[str, np.ndarray[Any, Any]]:
         return {name: self.net.backend.to_numpy(array) for name, array in arrays.items()}
@@ -582,6 +635,27 @@ class Trainer:
             self.folder.log.write(kind, values)
         except OSError as error:
             self._warn_once(f"{self.folder.path / 'log.jsonl'} misses lines: {error.strerror}.")
+
+    def _open_board(self) -> None:
+        try:
+            self._board = Board(self.folder.path / "tensorboard", step=self.at.step)
+        except OSError as error:
+            self._lose_board(error)
+
+    def _on_board(self, write: Callable[[Board], None]) -> None:
+        """Write numbers for TensorBoard; training goes on without where the disk is full."""
+        try:
+            if self._board:
+                write(self._board)
+        except OSError as error:
+            self._lose_board(error)
+
+    def _lose_board(self, error: OSError) -> None:
+        board, self._board = self._board, None
+        if board:
+            with contextlib.suppress(OSError):
+                board.close()
+        self._warn_once(f"TensorBoard gets no more numbers of this run: {error.strerror}.")
 
     def draw(self) -> None:
         """Draw curves.png and filters.png anew; training goes on without them."""

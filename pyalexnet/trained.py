@@ -112,6 +112,16 @@ class Trained:
         return self.meta.class_names
 
     @property
+    def nameless(self) -> bool:
+        """Whether its classes are called by their numbers, as after an import without names."""
+        return self.class_names == tuple(str(number) for number in range(self.meta.classes))
+
+    def tells(self, class_names: Sequence[str]) -> bool:
+        """Whether these are its classes; numbers stand for as many classes of any name."""
+        alike = self.nameless and len(class_names) == self.meta.classes
+        return alike or tuple(class_names) == self.class_names
+
+    @property
     def size(self) -> Side:
         """Height and width of the network's input, pixels."""
         return self.meta.input_shape[0], self.meta.input_shape[1]
@@ -164,7 +174,7 @@ class Trained:
             raise DataError(
                 f"{self.path}: does not say which data it was trained on; --data was expected."
             )
-        return where
+        return os.fsdecode(where.encode())  # as this locale calls what config.toml has in UTF-8
 
     def batches(
         self, split: Split, batch_size: int = BATCH, progress: Progress | None = None
@@ -399,13 +409,19 @@ def _of_step(run: Path, step: int) -> Path:
 
 def _net(path: Path, saved: Checkpoint, backend: Backend) -> Net:
     meta = saved.meta
+    for name, values in saved.params.items():
+        if not np.isfinite(values).all():
+            raise CheckpointError(
+                f"{shown(path)}: {name} holds values that are not finite; a trained network was "
+                "expected."
+            )
     try:
         spec = nets.get(meta.net)(
             classes=meta.classes, input_shape=meta.input_shape, **meta.net_args
         )
         net = Net(spec, backend)
         net.load(saved.params)
-    except (ArgumentError, TypeError) as error:
+    except Exception as error:  # whatever comes of arguments that nobody has checked
         raise CheckpointError(
             f"{shown(path)}: its network {meta.net!r} cannot be built here ({error})."
         ) from error
@@ -414,7 +430,8 @@ def _net(path: Path, saved: Checkpoint, backend: Backend) -> Net:
 
 def _augment(path: Path, saved: Checkpoint) -> Augment | None:
     """How training saw images; checkpoints of before there were crops do not say, and had none."""
-    values = saved.meta.config.get("recipe", {}).get("augment")
+    recipe = saved.meta.config.get("recipe")
+    values = recipe.get("augment") if isinstance(recipe, dict) else None
     if values is None:
         return None
     try:

@@ -8,7 +8,7 @@ do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,12 +20,17 @@ MARKERS = {
     "gpu": "needs an NVIDIA GPU; left out where there is none, unless -m names it",
     "two_gpus": "needs two NVIDIA GPUs; left out where there are fewer, unless -m names it",
     "slow": "takes more than a few seconds; left out unless -m names it",
+    "faults": "breaks something many times (make test-faults); left out unless -m names it",
     "big": "too large for simcheck, which leaves it out",
     "peer": "compares with PyTorch or onnxruntime; left out where they are missing, unless named",
 }
 
+TRIED = pytest.StashKey[list[tuple[str, str, int, str]]]()
+"""What `tried` was told: fault, test, times, result."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TRIED] = []
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
 
@@ -64,8 +69,9 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
         )
     if backend == "simcheck" and item.get_closest_marker("big"):
         return False
-    if item.get_closest_marker("slow") and "slow" not in named_markers:
-        return False
+    for costly in ("slow", "faults"):
+        if item.get_closest_marker(costly) and costly not in named_markers:
+            return False
     if item.get_closest_marker("peer") and "peer" not in named_markers and not peers():
         return False
     if item.get_closest_marker("two_gpus") and "two_gpus" not in named_markers:
@@ -95,6 +101,30 @@ def gpus() -> int:
     import cupy
 
     return int(cupy.cuda.runtime.getDeviceCount())
+
+
+@pytest.fixture
+def tried(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Called by a test of the marker faults as its last line: what was tried, and how often.
+
+    A table of it all stands at the end of the run; docs/robustness.md keeps one.
+    """
+
+    def tell(fault: str, times: int, result: str = "nothing lost") -> None:
+        request.config.stash[TRIED].append((fault, request.node.nodeid, times, result))
+
+    return tell
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    rows = terminalreporter.config.stash[TRIED]
+    if not rows:
+        return
+    terminalreporter.section("faults tried")
+    terminalreporter.write_line("| fault | times | result | test |")
+    terminalreporter.write_line("|---|---:|---|---|")
+    for fault, test, times, result in rows:
+        terminalreporter.write_line(f"| {fault} | {times:,} | {result} | `{test}` |")
 
 
 @pytest.fixture(params=EVERY)

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pyalexnet
 from examples import EXAMPLES, Example
+from pyalexnet.errors import ArgumentError
 from trial import place
 from variants import SIMCHECK, parameters
 
@@ -175,3 +177,92 @@ def test_more_outputs_of_all_towers_than_can_be_counted_are_refused() -> None:
     x, w, y = (np.zeros(shape, np.float32) for shape in ((1, 3), (2, 3), (1, 2)))
     with pytest.raises(ValueError, match=r"there are \d+ outputs of all towers"):
         sim.linear_fprop(x, w, None, y, None, 2**30, None, 0, 0)
+
+
+# ---------------------------------------------------------------------- found by fuzzing
+
+
+@CHECKED
+@EACH_OP
+def test_misaligned_arrays_are_refused(
+    be: Any, example: Example, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NumPy makes them of any bytes, a card stops at them."""
+    function, arguments = call_of(be, example, monkeypatch)
+    for array, instead in arrays(arguments):
+        if array.itemsize > 1:
+            room = np.empty(array.nbytes + 1, np.uint8)[1:]
+            with pytest.raises(ValueError, match="does not begin at a multiple of"):
+                function(*instead(room.view(array.dtype).reshape(array.shape)))
+
+
+@pytest.mark.parametrize("total", [-(2**63), -(2**63) + 3, 0, 3])
+def test_fewer_features_in_all_than_in_an_image_are_refused(total: int) -> None:
+    """From the least number of 64 bits none can be taken away."""
+    sim = import_module("pyalexnet._sim")
+    x, y = np.zeros((2, 2, 4), np.float32)
+    with pytest.raises(ValueError, match=r"offset is 0; the 4 features"):
+        sim.dropout(x, y, 0.5, 1, 2, 3, 0, total, 0, 0)
+
+
+@pytest.mark.parametrize("step", [2**32, 2**63, 2**64, 10**400, -1, -(2**63) - 1])
+def test_a_step_beyond_32_bits_is_refused(step: int) -> None:
+    sim = import_module("pyalexnet._sim")
+    x, y = np.zeros((2, 2, 4), np.float32)
+    with pytest.raises(ValueError, match=f"step is {step}; 0 to 4,294,967,295"):
+        sim.dropout(x, y, 0.5, 1, step, 3, 0, 4, 0, 0)
+
+
+def test_a_rate_beyond_every_float_is_refused() -> None:
+    sim = import_module("pyalexnet._sim")
+    w, v, dw = np.zeros((3, 4), np.float32)
+    with pytest.raises(ValueError, match="lr is too large"):
+        sim.sgd_update(w, v, dw, 10**400, 0.5, 0.5, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["\udcff", "RELU", b"relu", 1])
+def test_an_unknown_activation_is_refused(name: Any) -> None:
+    sim = import_module("pyalexnet._sim")
+    x, w, y = np.zeros((3, 1, 1), np.float32)
+    with pytest.raises(ValueError, match="activation is"):
+        sim.linear_fprop(x, w, None, y, None, 1, name, 0, 0)
+
+
+MOST = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        *((f"conv_{op}", ((1,) * 4,) * 3 + (2,)) for op in ("dgrad", "wgrad")),
+        *((f"conv_{op}", ((MOST,) * 4,) * 3 + (1,)) for op in ("dgrad", "wgrad")),
+        ("conv_dgrad", ((2**22, 2**21, 2**21, 1), (1,) * 4, (2**22, 1, 1, 1), 1)),
+        ("conv_dgrad", ((1, 1, 1, 1), (1, 2**31, 1, 1), (1, 1, 1, 1), 1)),
+        ("conv_fprop", ((1,) * 4, (1,) * 4, (1,) * 4, 1, 0)),
+        ("conv_fprop", ((1,) * 4, (0, 1, 1, 1), (1,) * 4, 1, 1)),
+        *((f"linear_{op}", (MOST, MOST, MOST)) for op in ("dgrad", "wgrad")),
+        ("linear_fprop", (MOST, MOST, MOST, MOST)),
+        ("linear_fprop", (1, 1, 2**40, 1)),
+        ("rnorm_dgrad", (MOST,) * 4),
+        ("rnorm_dgrad", (1, 1, 0, 1)),
+        *(("softmax_cross_entropy", (rows,)) for rows in (-1, 0, 2**62, 2**63 - 1)),
+    ],
+)
+def test_scratch_for_sizes_that_cannot_be(name: str, sizes: tuple[Any, ...]) -> None:
+    """Some of them ended the process: a product that had wrapped around was divided by."""
+    sim = import_module("pyalexnet._sim")
+    with pytest.raises(ValueError, match=r"^\w+_workspace: "):
+        getattr(sim, f"{name}_workspace")(*sizes)
+
+
+@pytest.mark.parametrize("devices", [(-1, 0), (0, -1), (2, 0), (0, MOST), (10**6, 10**6)])
+def test_peers_that_are_no_devices_are_refused(devices: tuple[int, int]) -> None:
+    sim = import_module("pyalexnet._sim")
+    with pytest.raises(ValueError, match=r"enable_peers: device is -?\d+; there are 2"):
+        sim.enable_peers(*devices)
+
+
+def test_a_backend_refuses_what_its_kernels_cannot_count() -> None:
+    be: Any = pyalexnet.backend("sim")
+    with pytest.raises(ArgumentError, match="rows"):
+        be._scratch("linear_dgrad", MOST, 1, 1)

@@ -318,6 +318,8 @@ def global_name(module: str, name: str) -> bytes:
         b"(S'touch x'\nios\nsystem\n.",  # INST
         b"\x80\x02\x82\x01.",  # EXT1
         b"P1\n.",  # PERSID
+        b"\x80\x02Nr\xff\xff\xff\x7f.",  # LONG_BINPUT: a table of 2^31 places for one value
+        b"Np2147483647\n.",  # PUT
         b"\x80\x05\x97.",  # NEXT_BUFFER
         # BUILD on what the admitted names mean: nothing of the process may change
         global_name("numpy.core.multiarray", "_reconstruct") + b"}S'x'\nI1\nsb.",
@@ -401,3 +403,34 @@ def test_archives_that_unpack_to_gigabytes_are_refused(
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_bytes(b"<html>404</html>")
     assert "a tar archive of CIFAR-10 was expected" in refusal(tmp_path / "a.tar.gz")
+
+
+@pytest.mark.parametrize(
+    ("pax", "size", "reason"),
+    [
+        ({}, 2**33 - 1, "a header of 8589934591 bytes"),
+        ({"GNU.sparse.realsize": "x"}, None, "invalid literal"),
+        ({"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, None, "cannot be read"),
+    ],
+    ids=["of eight gigabytes", "no number", "sparse"],
+)
+def test_headers_that_lie(
+    tmp_path: Path, pax: dict[str, str], size: int | None, reason: str
+) -> None:
+    """Found by fuzzing: tarfile reads, and asks memory for, what a header of a header says."""
+    odd = tarfile.TarInfo("data_batch_1.bin")
+    odd.pax_headers = pax
+    if size is not None:
+        odd.type, odd.size = tarfile.XHDTYPE, size
+    path = tmp_path / "set.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("first"))
+        archive.addfile(odd)
+        archive.addfile(tarfile.TarInfo("last"), io.BytesIO())
+    assert reason in refusal(path)
+
+
+def test_a_refusal_is_one_line(tmp_path: Path) -> None:
+    """Found by fuzzing: what pickle says of an identity from elsewhere has two."""
+    folder = write_folder(tmp_path / "set", python_layout() | {"data_batch_1": b"\x80\x02P1\n."})
+    assert "\n" not in refusal(folder)

@@ -106,8 +106,11 @@ def test_checked_refuses(train: Split, test: Split, names: list[str], text: str)
 
 def test_checked_passes_what_is_right() -> None:
     dataset = checked("x", split_of([0, 1]), split_of([1]), ["a", "b"], name="n", note="m")
-    assert (dataset.name, dataset.note, dataset.class_names) == ("n", "m", ("a", "b"))
+    note = "m; 1 of 2 classes have no test image, first a"
+    assert (dataset.name, dataset.note, dataset.class_names) == ("n", note, ("a", "b"))
     assert (len(dataset.train), len(dataset.test)) == (2, 1)
+    whole = checked("x", split_of([0, 1]), split_of([1, 0]), ["a", "b"], name="n", note="m")
+    assert whole.note == "m"
 
 
 @pytest.mark.parametrize(

@@ -384,6 +384,10 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda table: table["storage"].update(size=-1), "not the table of a pack"),
         (lambda table: table["storage"].update(size="a"), "not the table of a pack"),
         (lambda table: table["storage"].update(more=1), "not the table of a pack"),
+        (lambda table: table["storage"].update(size=12.0), "not the table of a pack"),
+        (lambda table: table["statistics"].update(sigmas=[10**400] * 3), "not the table of a pack"),
+        (lambda table: table["shards"]["train"][0].update(images=None), "not the table of a pack"),
+        (lambda table: table["shards"]["train"][0].update(bytes="9"), "not the table of a pack"),
         (lambda table: table["class_names"].pop(), "labels 0 to 1; 0 to 0 were expected"),
         (lambda table: table["class_names"].append("cat"), r"class 2 \(cat\) has no training"),
         (lambda table: table["statistics"].update(sigmas=[1, 2]), "not the table of a pack"),
@@ -409,6 +413,38 @@ def test_a_mean_that_is_damaged_or_missing(copy: Path) -> None:
     assert f"{path}: its SHA-256 is not the one in pack.json" in refusal(copy)
     path.unlink()
     assert f"{path}: cannot be read" in refusal(copy)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (12, 12, 3",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,)}",
+        b"(" * 5000,
+    ],
+    ids=["never closed", "a terabyte", "nested"],
+)
+def test_a_forged_mean_is_refused(copy: Path, header: bytes) -> None:
+    """Found by fuzzing: NumPy's reader of headers raises what it likes."""
+    raw = b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header
+    (copy / "mean.npy").write_bytes(raw)
+    sha256 = hashlib.sha256(raw).hexdigest()
+    rewrite(copy, lambda table: table["statistics"].update(mean_sha256=sha256))
+    assert f"{copy / 'mean.npy'}: is no array" in refusal(copy)
+
+
+def test_a_shard_whose_header_gives_no_places_is_refused(copy: Path) -> None:
+    """Found by fuzzing."""
+    path = copy / "shards" / "train-00000.safetensors"
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    header["data"]["data_offsets"] = []
+    text = json.dumps(header).encode()
+    forged = len(text).to_bytes(8, "little") + text + raw[8 + length :]
+    path.write_bytes(forged)
+    rewrite(copy, lambda table: table["shards"]["train"][0].update(bytes=len(forged)))
+    assert f"{path}: is no shard of a pack" in refusal(copy)
 
 
 def test_a_folder_without_a_table_is_no_pack(copy: Path) -> None:

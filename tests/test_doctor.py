@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from networks import npz, written
 from pyalexnet import backends, cli, data, doctor, nets, start
 from pyalexnet.backends.numpy import NumpyBackend
 from pyalexnet.data.dataset import Split
 from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.install import pip_install
 from pyalexnet.net import Net
 from pyalexnet.progress import Silent
+from pyalexnet.trained import Trained
 
 SUBJECTS = (
     *("Python", "Python headers", "C++ compiler", "make", "CUDA toolkit", "NVIDIA driver", "CuPy"),
@@ -102,6 +105,19 @@ def test_lost_data_are_essential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert finding.detail == "train.png is missing."
 
 
+def test_the_pip_is_this_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pip").write_text("#!/bin/sh\n")
+    (tmp_path / "pip").chmod(0o755)
+    monkeypatch.setattr("sys.executable", "/an environment/bin/python")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    anew = "'/an environment/bin/python' -m pip install x"
+    assert pip_install("x") == anew
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    assert pip_install("x") == "pip install x"
+    (tmp_path / "pip").unlink()
+    assert pip_install("x") == anew
+
+
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 10**6})
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
@@ -158,13 +174,31 @@ def test_images_come_from_every_class(run: Path, monkeypatch: pytest.MonkeyPatch
 def test_command_prints_a_table_and_the_verdict(run: Path) -> None:
     result = CliRunner().invoke(cli.app, ["doctor", "--init", str(run), "--backend", "numpy"])
     assert result.exit_code == 0, result.output
-    head, columns, *rows, verdict = result.output.splitlines()
+    head, columns, *rows, signal, noise, active, verdict = result.output.splitlines()
     assert head.startswith(f"{run.name}: alexnet-tiny at the start")
     assert columns.split()[:3] == ["layer", "mean", "|y|"]
     layers = [layer.name for layer in nets.get("alexnet-tiny")().layers]
     assert [row.split()[0] for row in rows] == ["images", *layers]
     assert "the image signal is healthy" in verdict
     assert len({len(line) for line in (columns, *rows)}) == 1
+    explained = [line.split("  ")[0] for line in (signal, noise, active)]
+    assert explained == ["signal:rms", "noise:signal", "ever active"]
+    assert all(name in columns for name in explained)
+
+
+def test_data_of_a_run_that_has_none(tmp_path: Path) -> None:
+    """As of one that was imported."""
+    imported = written(tmp_path / "imported", data=None)
+    arguments = ["doctor", "--init", str(imported), "--backend", "numpy"]
+    refused = CliRunner().invoke(cli.app, arguments).exception
+    assert isinstance(refused, DataError) and "--data was expected" in str(refused)
+    data_set = npz(tmp_path / "set.npz")
+    result = CliRunner().invoke(cli.app, [*arguments, "--data", str(data_set), "--json"])
+    assert result.exit_code == 0, result.output
+    first = json.loads(result.stdout)["layers"][0]
+    trained = Trained.load(imported, backend="numpy")
+    seen = np.asarray(trained.look(trained.dataset(data_set).train.images))
+    assert math.isclose(first["rms"], np.sqrt((seen.astype(float) ** 2).mean()), rel_tol=1e-5)
 
 
 def test_command_prints_json(run: Path) -> None:

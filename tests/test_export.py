@@ -306,7 +306,9 @@ def test_the_command_says_the_largest_difference(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("latest", "model.txt"), "--format is 'auto' for model.txt"),
+        (("latest", "w.pth"), "w.pth: the ending .pth is not known; .onnx or .safetensors was"),
+        (("latest", "model"), "model: has no ending; .onnx or .safetensors was expected"),
+        (("latest", "model.onnx", "--format", "h5"), "--format is 'h5' for model.onnx"),
         (("latest", "model.onnx", "--batch", "many"), "--batch is 'many'"),
         (("latest", "model.safetensors"), "no network of preset owt"),
     ],

@@ -192,6 +192,39 @@ def test_torchvision_there_and_back(
         np.testing.assert_allclose(returned[name], value, rtol=error, atol=0, strict=True)
 
 
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [
+        ("module.{}", lambda state: {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}}),
+        ("{}", lambda state: {"model": state, "epoch": 3}),
+        ("module.{}", lambda state: state),
+    ],
+)
+def test_state_dicts_as_training_scripts_write_them(
+    torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, wrap: Any
+) -> None:
+    at_width(monkeypatch, SMALL)
+    params = torchvision_names(in_torch_order("owt", SMALL))
+    state = {name.format(key): torch.tensor(value) for key, value in params.items()}
+    torch.save(wrap(state), tmp_path / "a.pth")
+    found = import_run(tmp_path / "a.pth", tmp_path / "run")
+    np.testing.assert_array_equal(found.params["fc7.w"], params["classifier.4.weight"])
+
+
+def test_names_that_data_parallel_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around the whole model, or the convolutions alone, as PyTorch's ImageNet example does."""
+    at_width(monkeypatch, SMALL)
+    params = torchvision_names(in_torch_order("owt", SMALL))
+    inner = {name.replace("features.", "features.module."): v for name, v in params.items()}
+    safetensors.numpy.save_file(inner, tmp_path / "a.safetensors")
+    import_run(tmp_path / "a.safetensors", tmp_path / "run")
+    twice = params | {"module.features.0.bias": params["features.0.bias"]}
+    safetensors.numpy.save_file(twice, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"module\.features\.0\.bias is no parameter"):
+        import_run(tmp_path / "a.safetensors", tmp_path / "other")
+
+
 def test_torchvision_takes_no_other_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,7 +375,7 @@ def test_odd_tensors_in_a_pth(torch: Any, tmp_path: Path) -> None:
         ({"classifier.6.bias": bias.to_sparse()}, "dense tensors of floats"),
         ({"classifier.6.bias": bias.int()}, "dense tensors of floats"),
         ({"classifier.6.bias": bias.to("meta")}, "dense tensors of floats"),
-        ({"model": {"classifier.6.bias": bias}}, "'model' is a dict"),
+        ({"weights": {"classifier.6.bias": bias}}, "'weights' is a dict"),
         ({3: bias}, "3 is a Tensor"),
         ([bias], "holds a list"),
         ({"features.0.weight": weight, "classifier.6.bias": bias}, "features.0.bias is missing"),
@@ -696,8 +729,12 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_formats(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"format is 'auto' for .*a\.h5; torchvision"):
+    with pytest.raises(ArgumentError, match=r"a\.h5: the ending \.h5 is not known; one of \.saf"):
         import_run(tmp_path / "a.h5", tmp_path / "run")
+    with pytest.raises(ArgumentError, match=r"weights: has no ending; one of \.safetensors, \.pth"):
+        import_run(tmp_path / "weights", tmp_path / "run")
+    with pytest.raises(ArgumentError, match=r"format is 'h5' for .*a\.pth; torchvision"):
+        import_run(tmp_path / "a.pth", tmp_path / "run", form="h5")
     with pytest.raises(ArgumentError, match="format is 'keras'"):
         import_run(tmp_path / "a.pth", tmp_path / "run", form="keras")
     with pytest.raises(ArgumentError, match="torchvision's is known"):

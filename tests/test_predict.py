@@ -70,8 +70,10 @@ def test_unreadable_files_are_skipped_with_a_warning(tmp_path: Path) -> None:
     assert [document["path"] for document in json.loads(said.stdout)] == [str(paths[1])]
     assert f"warning: skipped {paths[0]}: an empty file" in said.stderr
     paths[1].write_bytes(b"GIF89a")
-    with pytest.raises(DataError, match="none of the 2 images can be read"):
+    with pytest.raises(DataError, match="none of the 2 images can be read; at least one was"):
         invoked(predict, run, *paths)
+    with pytest.raises(DataError, match=r"000\.png: cannot be read; an image was expected"):
+        invoked(predict, run, paths[0])
 
 
 def test_a_sheet_with_and_without_labels(tmp_path: Path) -> None:
@@ -89,6 +91,28 @@ def test_a_sheet_with_and_without_labels(tmp_path: Path) -> None:
     assert labelled.shape != plain.shape or (labelled != plain).any()
     (document, *_) = json.loads(invoked(predict, run, *paths, "--labels", "--json").stdout)
     assert document["label"] == "cat"
+
+
+def test_labels_end_in_a_total(tmp_path: Path) -> None:
+    run = written(tmp_path / "run")
+    x = pictures(12)
+    files(tmp_path / "ant", x[:6])
+    files(tmp_path / "bee", x[6:])
+    order = np.argsort(-Trained.load(run).probabilities(x), axis=1)
+    truth = np.repeat([0, 1], 6)
+    first = int((order[:, 0] == truth).sum())
+    among = int((order[:, :2] == truth[:, None]).any(axis=1).sum())
+    assert 0 < first < among < 12
+    asked = (run, tmp_path / "ant", tmp_path / "bee", "--batch-size=5")
+    said = invoked(predict, *asked, "--labels", "--top=2").stdout
+    assert said.splitlines()[-1] == f"right: {first} of 12 (top-2: {among})"
+    assert invoked(predict, *asked, "--labels", "--top=1").stdout.endswith(
+        f"right: {first} of 12\n"
+    )
+    assert invoked(predict, *asked, "--labels").stdout.endswith(
+        f"right: {first} of 12 (top-4: 12)\n"
+    )
+    assert "right" not in invoked(predict, *asked).stdout
 
 
 def test_labels_of_no_class_are_refused(tmp_path: Path) -> None:

@@ -179,17 +179,15 @@ def said() -> Callable[..., str]:
 
 
 def test_two_presets(said: Callable[..., str]) -> None:
-    head, *rows = said("source", "paper").splitlines()
-    assert head.split() == ["convention", "source", "paper", "where"]
-    assert len(rows) == len(conventions.differences("source", "paper"))
-    (alpha,) = (row for row in rows if row.startswith("alpha of the LRN"))
-    assert [cell.strip() for cell in alpha.split("  ") if cell] == [
-        "alpha of the LRN, a square",
-        "2e-05",
-        "0.0001",
-        "layer.py:1183; section 3.3",
+    lines = said("source", "paper").splitlines()
+    rows = [line for line in lines if not line.startswith(" ")]
+    assert rows == [row.name for row in conventions.differences("source", "paper")]
+    alpha = lines.index("alpha of the LRN, a square")
+    assert lines[alpha + 1 : alpha + 4] == [
+        "  source: 2e-05",
+        "  paper:  0.0001",
+        "  where:  layer.py:1183; section 3.3",
     ]
-    assert not any(row.startswith(("momentum", "dropout")) for row in rows)
 
 
 def test_equal_presets(said: Callable[..., str]) -> None:
@@ -197,16 +195,31 @@ def test_equal_presets(said: Callable[..., str]) -> None:
 
 
 def test_one_preset(said: Callable[..., str]) -> None:
-    head, *rows = said("caffe").splitlines()
-    assert head.split() == ["convention", "caffe", "where"]
-    assert len(rows) == len(conventions.conventions())
+    lines = said("caffe").splitlines()
+    rows = [line for line in lines if not line.startswith(" ")]
+    assert rows == [row.name for row in conventions.conventions()]
+    assert lines[1:3] == ["  caffe: 256 x 256", "  where: data_transformer.cpp"]
 
 
 def test_all_presets(said: Callable[..., str]) -> None:
-    head, *rows = said().splitlines()
+    head, *lines = said().splitlines()
     assert head.split() == ["convention", *NAMES]
+    rows = [line for line in lines if not line.startswith(" ")]
     assert len(rows) == len(conventions.conventions())
-    assert "\x1b" not in head + "".join(rows)
+    assert "\x1b" not in head + "".join(lines)
+    # Read down its column, a cell is whole again.
+    start, end = (head.index(f" {name}") + 1 for name in ("source", "paper"))
+    last = lines[lines.index(rows[-1]) :]
+    own = conventions.conventions()[-1].value(presets.get("source"))
+    assert "".join(line[start:end] for line in last).replace(" ", "") == own.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("names", "width"),
+    [((), 120), *(((one,), 100) for one in NAMES), *((two, 100) for two in permutations(NAMES, 2))],
+)
+def test_lines_that_fit(said: Callable[..., str], names: tuple[str, ...], width: int) -> None:
+    assert max(map(len, said(*names).splitlines())) <= width
 
 
 def test_json(said: Callable[..., str]) -> None:

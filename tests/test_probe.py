@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +99,10 @@ def test_the_decay_is_the_best_on_a_tenth_that_is_held_out() -> None:
         found.append((round(scores.top1_error, 9), round(scores.loss, 4), decay))
     best = found.index(min(found))
     assert chosen == found[best][2]
-    assert 0 < best < len(said) < len(DECAYS)
-    assert len(said) == best + 3  # two that are no better end the search
+    assert 0 < best < len(said) - 1 < len(DECAYS)
+    assert said[0].split() == ["decay", "held-out", "top-1", "error", "held-out", "loss", "steps"]
+    assert len(said) == best + 4  # two that are no better end the search
+    assert len({len(line) for line in said}) == 1  # columns
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -125,7 +128,15 @@ def test_lines_for_people_and_a_decay_of_ones_own(tmp_path: Path) -> None:
     run, data = written(tmp_path / "run"), npz(tmp_path / "set.npz")
     said = invoked(command, run, "--data", data, "--decay=0.5", "--layer=conv1").stdout
     assert "softmax regression on conv1 of run, decay 0.5" in said
+    assert re.search(r"converged: the gradient fell to \d\.\de-05 of its start", said)
     assert "held-out" not in said and "chance" in said and "75.00 %" in said
+
+
+def test_progress_is_in_percent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyalexnet.progress._SECONDS_BETWEEN_LINES", 0)
+    run, data = written(tmp_path / "run"), npz(tmp_path / "set.npz")
+    said = invoked(command, run, "--data", data, "--decay=0.5").stdout
+    assert re.search(r"^fitting, percent: \d+ of 100, ETA", said, re.MULTILINE)
 
 
 def test_other_classes_than_the_networks_will_do(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def test_python(block: str, tmp_path: Path) -> None:
 def test_commands(block: str, tmp_path: Path) -> None:
     out = run(["bash", "-e", "-c", block], tmp_path)
     assert "epoch 2/2 done" in out
-    assert "lr: 0.03 -> 0.001" in out or "lr_w: 0.03 -> 0.001" in out
-    assert "norm across" in out or "LRN" in out
+    assert "recipe.rate.lr_w: 0.03 -> 0.02" in out
+    assert "alpha of the LRN" in out
     assert len(list((tmp_path / "runs").glob("*-alexnet-tiny-*"))) == 1
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 
 from networks import CLASS_NAMES, STORED, invoked, npz, written
@@ -83,8 +84,9 @@ def test_fitted_coefficients_say_what_they_are(runs: list[Path], tmp_path: Path)
     written_ = safetensors.numpy.load_file(out)["probabilities"]
     assert written_ == pytest.approx(weighted, rel=1e-4)
     said = invoked(evaluate, *runs, "--search-weights", "--backend=numpy")
-    assert "fitted on these same images" in said.stdout
-    assert f"coefficients, in the order of the runs: {expected.coefficients[0]:.2f}" in said.stdout
+    assert "The weights were fitted on these same images; expect worse on others." in said.stdout
+    told = "coefficients, relative to each other, in the order of the runs: "
+    assert f"{told}{expected.coefficients[0]:.2f}" in said.stdout
 
 
 def test_one_run_as_people_read_it(runs: list[Path]) -> None:
@@ -93,6 +95,39 @@ def test_one_run_as_people_read_it(runs: list[Path]) -> None:
     assert "run0/step-00000001" in said and "the centre of each image" in said
     assert f"{100 * expected.top1_error:.2f} %" in said and f"{expected.loss:.4f}" in said
     assert "average" not in said
+
+
+def test_val_is_another_word_for_test(runs: list[Path]) -> None:
+    said = [invoked(evaluate, runs[0], f"--split={part}").stdout for part in ("val", "test")]
+    assert said[0] == said[1] and "test images: 20" in said[0]
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(runs: list[Path], tmp_path: Path) -> None:
+    data = str(tmp_path / "set.npz")
+    twins = [written(tmp_path / where / "run", seed=7, data=data) for where in ("a", "b")]
+    said = invoked(evaluate, *twins, runs[0]).stdout
+    for twin in twins:
+        assert str(twin / "checkpoints" / "step-00000001") in said
+    assert "\nrun0/step-00000001 " in said
+
+
+def test_numbers_for_names_stand_for_as_many_classes(runs: list[Path], tmp_path: Path) -> None:
+    """As after an import without names."""
+    data, numbers = tmp_path / "set.npz", ("0", "1", "2", "3")
+    run = written(tmp_path / "imported", data=None, class_names=numbers)
+    out = tmp_path / "predictions.safetensors"
+    said = invoked(evaluate, run, "--data", data, "--out", out).stdout
+    assert "imported knows them by number only, taken for the data's order" in said
+    with safetensors.safe_open(out, "np") as file:
+        assert json.loads(file.metadata()["class_names"]) == list(CLASS_NAMES)
+    known = invoked(evaluate, runs[0], run, "--data", data).stdout
+    assert known.count("by number only") == 1
+    fewer = written(tmp_path / "fewer", data=None, class_names=numbers[:3])
+    with pytest.raises(DataError, match="not those of fewer: there are 4 and 3"):
+        invoked(evaluate, fewer, "--data", data)
+    swapped = written(tmp_path / "swapped", data=None, class_names=("1", "0", "2", "3"))
+    with pytest.raises(DataError, match="not those of swapped: class 0 is 'ant' and '1'"):
+        invoked(evaluate, swapped, "--data", data)
 
 
 def test_the_checkpoint_that_was_asked_for(runs: list[Path], tmp_path: Path) -> None:
@@ -135,8 +170,8 @@ def test_what_cannot_be_compared_is_refused(runs: list[Path], tmp_path: Path) ->
 def test_options_that_make_no_sense_are_refused(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="--search-weights was given with 1 run"):
         invoked(evaluate, runs[0], "--search-weights")
-    with pytest.raises(ArgumentError, match="--split is 'val'; test or train"):
-        invoked(evaluate, runs[0], "--split=val")
+    with pytest.raises(ArgumentError, match="--split is 'dev'; test or train"):
+        invoked(evaluate, runs[0], "--split=dev")
     with pytest.raises(RunError, match="neither a run folder nor"):
         invoked(evaluate, tmp_path / "missing")
     (tmp_path / "file").write_text("")

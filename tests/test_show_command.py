@@ -163,6 +163,15 @@ def test_a_run_without_a_log(tmp_path: Path) -> None:
         show("curves", tmp_path)
 
 
+def test_a_run_that_has_not_begun(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("")
+    (tmp_path / "log.jsonl").write_text('{"kind": "start", "step": 0}\n')
+    for runs in ([tmp_path], [run, tmp_path]):
+        with pytest.raises(RunError, match=r"log.jsonl says nothing of training yet"):
+            show("curves", *runs)
+    assert not list(tmp_path.glob("*.png"))
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
@@ -207,6 +216,10 @@ def test_falls_of_the_rate_are_read_off_the_log(tmp_path: Path) -> None:
 def test_filters_of_a_layer(run: Path, tmp_path: Path) -> None:
     options = ("--layer", "conv2", "--no-normalize", "--gray", "--out", tmp_path)
     assert is_picture(show("filters", run, *options)[0])
+    (run / "filters.png").write_bytes(b"of conv1")
+    assert show("filters", run, "--layer", "conv2") == [run / "filters-conv2.png"]
+    assert (run / "filters.png").read_bytes() == b"of conv1"
+    assert is_picture(run / "filters-conv2.png")
     with pytest.raises(ArgumentError, match=r"layer is 'fc5'; a convolution of .*conv1, conv2"):
         show("filters", run, "--layer", "fc5")
 
@@ -285,8 +298,16 @@ def test_data_of_other_classes(run: Path, cropped: Path, tmp_path: Path) -> None
     with np.load(path) as arrays:
         names = np.array(["a", "b", "c", "d"])
         np.savez(tmp_path / "named.npz", **arrays, class_names=names)
-    with pytest.raises(DataError, match="has the classes a, b, c and 1 more; those of the network"):
-        show("predictions", run, "--data", tmp_path / "named.npz")
+        labels = {name: arrays[name] % 3 for name in ("labels", "test_labels")}
+        np.savez(tmp_path / "fewer.npz", **{**arrays, **labels}, class_names=names[:3])
+    # The run's own classes have no names but numbers.
+    show("predictions", run, "--data", tmp_path / "named.npz", "--out", tmp_path)
+    with pytest.raises(DataError, match="has the classes a, b, c; those of the network"):
+        show("predictions", run, "--data", tmp_path / "fewer.npz")
+    named = began(tmp_path / "runs", tmp_path / "named.npz", epochs=1)
+    fitted(named)
+    with pytest.raises(DataError, match="has the classes 0, 1, 2 and 1 more; those of the network"):
+        show("predictions", named.folder.path, "--data", path)
 
 
 # Batch

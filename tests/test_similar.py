@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from PIL import Image
 from networks import files, invoked, npz, pictures, written
 from pyalexnet.commands.features import features
 from pyalexnet.commands.similar import similar
+from pyalexnet.data import cifar
+from pyalexnet.data.pack import Storage
+from pyalexnet.data.prepare import Options, prepare
 from pyalexnet.errors import DataError
-from pyalexnet.similar import Search
+from pyalexnet.similar import DataIndex, FileIndex, Search, open_index
 from pyalexnet.trained import Trained
 from samples import generator, normal
 
@@ -122,8 +126,16 @@ def test_a_query_in_the_index_is_not_its_own_neighbour(tmp_path: Path) -> None:
     first, second, *_ = document["neighbours"]
     assert first["index"] == 5 and first["distance"] < 1e-4 * second["distance"]
     assert sorted(found) == [0, 1, 3, 4, 5]
-    with pytest.raises(DataError, match=r"the index has 5 images beside .*; at least 6"):
-        invoked(similar, run, paths[2], "--index", tmp_path / "index", "-k6")
+    asked = (run, paths[2], *files(tmp_path / "queries", x[:1]))
+    sheet = tmp_path / "sheet.png"
+    said = invoked(
+        similar, *asked, "--index", tmp_path / "index", "--neighbours=9", "--sheet", sheet
+    )
+    assert "neighbours: all 5 that the index has, where 9 were asked for" in said.stdout
+    assert said.stdout.count("\n  ") == 5 + 6 and sheet.stat().st_size > 0
+    alone = files(tmp_path / "alone", x[:1])
+    with pytest.raises(DataError, match=r"the index has no image beside .*; at least one was"):
+        invoked(similar, run, *alone, "--index", tmp_path / "alone")
 
 
 def test_another_layer_and_lines_for_people(tmp_path: Path) -> None:
@@ -135,7 +147,65 @@ def test_another_layer_and_lines_for_people(tmp_path: Path) -> None:
     maps = Trained.load(run).activations(x, "conv1").reshape(8, -1).astype(float)
     distances = np.sqrt(((maps[1:] - maps[0]) ** 2).sum(axis=1))
     best = int(distances.argmin())
-    assert said.stdout.splitlines() == [str(query), f"  {distances[best]:10.4f}  {paths[best]}"]
+    assert said.stdout.splitlines() == [
+        "Euclidean distance of conv1 features",
+        str(query),
+        f"  {distances[best]:10.4f}  {paths[best]}",
+    ]
+    said = invoked(similar, run, query, "--index", tmp_path / "index", "--json")
+    assert json.loads(said.stdout)[0]["metric"] == "Euclidean distance of fc5 features"
+
+
+def of_cifar(folder: Path) -> Path:
+    """A CIFAR-10 in its binary layout with one image a file, all of them different."""
+    folder.mkdir()
+    for number, name in enumerate((*cifar.TRAIN, "test_batch")):
+        pixels = pictures(1, side=32, seed=number).transpose(0, 3, 1, 2)
+        (folder / f"{name}.bin").write_bytes(bytes([number % 5]) + pixels.tobytes())
+    (folder / "batches.meta.txt").write_text("\n".join(f"class{n}" for n in range(5)))
+    return folder
+
+
+def test_a_data_set_as_the_index(tmp_path: Path) -> None:
+    """Its test images, then its training images; the nearest of all by hand."""
+    run = written(tmp_path / "run")
+    data, sheet = npz(tmp_path / "set.npz"), tmp_path / "sheet.png"
+    x = pictures(6, seed=3)
+    paths = files(tmp_path / "queries", x)
+    said = invoked(similar, run, *paths, "--index", data, "-k40", "--json", "--sheet", sheet)
+    loaded = Trained.load(run)
+    dataset = loaded.dataset(data)
+    rows = np.concatenate(
+        [loaded.activations(split.images, "fc5") for split in (dataset.test, dataset.train)]
+    )
+    for document, point in zip(json.loads(said.stdout), loaded.activations(x, "fc5"), strict=True):
+        found = document["neighbours"]
+        assert [entry["name"] for entry in found] == [
+            f"test {entry['index']}" if entry["index"] < 20 else f"train {entry['index'] - 20}"
+            for entry in found
+        ]
+        assert sorted(entry["index"] for entry in found) == list(range(40))
+        distances = np.linalg.norm(rows.astype(float) - point.astype(float), axis=1)
+        for entry in found:
+            assert entry["distance"] == pytest.approx(distances[entry["index"]], rel=1e-4)
+    assert sheet.stat().st_size > 0
+    index = DataIndex(loaded, data, "fc5")
+    read = index.images([25, 3, 20])
+    expected = [dataset.train.images[5], dataset.test.images[3], dataset.train.images[0]]
+    assert np.array_equal(read, np.stack(expected))
+
+
+def test_packs_and_cifar_are_data_sets(tmp_path: Path) -> None:
+    run = Trained.load(written(tmp_path / "run"))
+    for name in ("ant", "bee"):
+        files(tmp_path / "images" / name, pictures(10, seed=len(name)))
+    prepare(tmp_path / "images", tmp_path / "pack", Options(Storage(24)), workers=1)
+    folder = open_index(run, tmp_path / "images", "fc5")
+    assert isinstance(folder, FileIndex)
+    pack = open_index(run, tmp_path / "pack", "fc5")
+    assert pack.name(0) == "test 0" and sum(map(len, pack.blocks())) == 20
+    index = open_index(run, of_cifar(tmp_path / "cifar"), "fc5")
+    assert (index.name(0), index.name(1)) == ("test 0", "train 0")
 
 
 def test_a_sheet_of_files_and_of_a_data_set(tmp_path: Path) -> None:
@@ -146,7 +216,7 @@ def test_a_sheet_of_files_and_of_a_data_set(tmp_path: Path) -> None:
     said = invoked(
         similar, run, *queries, "--index", index, "-k3", "--sheet", tmp_path / "sheet.png"
     )
-    assert "test image " in said.stdout and "written" in said.stdout
+    assert re.search(rf"test image \d+ of {data}\n", said.stdout) and "written" in said.stdout
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert np.asarray(sheet.convert("RGB")).std() > 5
 
@@ -175,5 +245,5 @@ def test_what_is_no_index_of_this_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not hold what pyalexnet features writes"):
         invoked(similar, run, query, "--index", params)
     query.write_bytes(b"broken")
-    with pytest.raises(DataError, match="none of 1 queries can be read"):
+    with pytest.raises(DataError, match=r"000\.png: cannot be read; an image was expected"):
         invoked(similar, run, query, "--index", tmp_path / "query")

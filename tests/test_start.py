@@ -176,7 +176,50 @@ def test_two_towers_can_go_on_as_one(coloured: Path, tmp_path: Path) -> None:
         assert np.array_equal(again.net.params[name], value)
 
 
+def test_towers_need_a_network_that_has_them(
+    quarters: Path, coloured: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ArgumentError, match="towers is 2 and net alexnet-tiny, which cannot be"):
+        began(tmp_path, quarters, devices=(0, 0))
+    with pytest.raises(ArgumentError, match="towers is 2 and one_tower was chosen too"):
+        alexnet(tmp_path, coloured, devices=(0, 0), net_args={"one_tower": True})
+    assert list(tmp_path.glob("20*")) == []
+
+
 # Learning
+
+
+def test_what_is_refused_on_resuming_changes_nothing(quarters: Path, tmp_path: Path) -> None:
+    trainer = began(tmp_path, quarters)
+    fitted(trainer, 8)
+    run = trainer.folder.path
+    before = {name: (run / name).read_bytes() for name in ("config.toml", "log.jsonl", "env.json")}
+    changes = start.Choices(seed=9, keep=1, lr=5.0)
+    for choices, steps in ((changes, 8), (start.Choices(layer_lr=("x=1",)), None)):
+        with pytest.raises(ArgumentError):
+            start.resumed(run, choices, reporter=Lines(), steps=steps)
+        after = {name: (run / name).read_bytes() for name in before}
+        assert after == before
+
+
+@pytest.mark.parametrize("epochs", [0.5, 1.5])
+def test_a_run_that_ends_within_an_epoch_goes_on_with_the_rest_of_it(
+    epochs: float, quarters: Path, tmp_path: Path
+) -> None:
+    """Whole epochs as one run has them, though its schedule is another: it is constant here."""
+    const: dict[str, Any] = {"recipe": {"schedule": "const"}}
+    straight = began(tmp_path / "straight", quarters, epochs=2, **const)
+    fitted(straight)
+    parts = began(tmp_path / "parts", quarters, epochs=epochs, **const)
+    assert fitted(parts).finished
+    assert parts.at.step == 6 * epochs
+    with pytest.raises(RunError, match=f"all of its {epochs:g} epochs are done; for more give "):
+        resumed(parts.folder.path)
+    again = resumed(parts.folder.path, epochs=2)
+    assert fitted(again).finished
+    assert again.at.step == 12
+    for name, value in last(straight.folder.path).params.items():
+        assert last(again.folder.path).params[name].tobytes() == value.tobytes(), name
 
 
 def test_a_layer_rate_of_0_freezes_it(quarters: Path, tmp_path: Path) -> None:
@@ -334,6 +377,15 @@ def test_a_run_begins_with_the_parameters_of_another(
         assert np.array_equal(trainer.net.params[name], value), name
     assert not any(buffer.any() for buffer in trainer.sgd.momentum.values())
     assert "with the parameters of" in lines(trainer.folder.path, "start")[0]["init_from"]
+
+
+def test_a_child_is_the_network_that_its_parent_is(coloured: Path, tmp_path: Path) -> None:
+    parent = alexnet(tmp_path, coloured, net_args={"preset": "caffe"})
+    fitted(parent, 1)
+    child = began(tmp_path, coloured, init_from=str(parent.folder.path))
+    child.folder.close()
+    assert child.config.net == "alexnet"
+    assert child.config.net_args == parent.config.net_args
 
 
 def test_other_classes_get_a_last_layer_of_their_own(parent: Path, tmp_path: Path) -> None:

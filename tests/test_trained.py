@@ -175,7 +175,10 @@ def altered(run: Path, **changes: object) -> Path:
         ({"net_args": {"depth": 3}}, "cannot be built here .*depth"),
         ({"net_args": {"dropout": 2.0}}, "cannot be built here .*keep"),
         ({"classes": 5}, r"cannot be built here \(fc6.w has shape"),
+        ({"net_args": {"dropout": "half"}}, "cannot be built here"),
+        ({"net_args": {"dropout": 10**400}}, "cannot be built here"),
         ({"config": {"recipe": {"augment": {"stored": -1}}}}, "its augment is"),
+        ({"config": {"recipe": {"augment": {"jitter": 10**400}}}}, "beyond every float"),
         ({"config": {"recipe": {"augment": {"zoom": 2}}}}, "its augment is .*zoom"),
         ({"config": {"recipe": {"augment": {"stored": 21}}}}, r"\(21, 21, 3\) was expected"),
         ({"mean": np.zeros((SIDE, SIDE, 3), np.float32)}, r"\(20, 20, 3\) was expected"),
@@ -186,6 +189,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
 ) -> None:
     run = altered(written(tmp_path / "run"), **changes)
     with pytest.raises(CheckpointError, match=sentence):
+        load(run)
+
+
+@pytest.mark.parametrize("recipe", [None, [], "none"])
+def test_a_recipe_that_is_none_has_no_augment(tmp_path: Path, recipe: object) -> None:
+    """Found by fuzzing; then the mean has to be of the input's size, which it is not."""
+    run = altered(written(tmp_path / "run"), config={"recipe": recipe})
+    with pytest.raises(CheckpointError, match="its mean image is"):
         load(run)
 
 

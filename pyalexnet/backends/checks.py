@@ -29,6 +29,10 @@ def real(
         number = float(value)
     except (TypeError, ValueError):
         raise ArgumentError(f"{who}: {name} is {value!r}; a number was expected.") from None
+    except OverflowError:
+        raise ArgumentError(
+            f"{who}: {name} is an integer beyond every float; a finite number was expected."
+        ) from None
     if not math.isfinite(number):
         raise ArgumentError(f"{who}: {name} is {number}; a finite number was expected.")
     if not low <= number <= high:

@@ -59,6 +59,17 @@ class KernelBackend(Backend):
         except self._ext.KernelError as error:
             raise KernelError(f"{op}: {error}") from error
 
+    def _scratch(self, op: str, *sizes: Any) -> Array | None:
+        """The workspace that an operation needs for arrays of these sizes.
+
+        Raises:
+            ArgumentError: the kernels have a limit that other backends do not have.
+        """
+        try:
+            return self.workspace(getattr(self._ext, f"{op}_workspace")(*sizes))
+        except ValueError as error:
+            raise ArgumentError(f"{error}.") from error
+
     def _augment(
         self,
         x: Array,
@@ -82,17 +93,16 @@ class KernelBackend(Backend):
         activation: Activation,
         towers: int,
     ) -> None:
-        nbytes = self._ext.conv_fprop_workspace(x.shape, w.shape, y.shape, g.groups, towers)
-        scratch = self.workspace(nbytes)
+        scratch = self._scratch("conv_fprop", x.shape, w.shape, y.shape, g.groups, towers)
         self._run("conv_fprop", x, w, b, y, scratch, *_corner(g), towers, activation)
 
     def _conv_dgrad(self, dy: Array, w: Array, dx: Array, g: ConvGeometry) -> None:
-        nbytes = self._ext.conv_dgrad_workspace(dx.shape, w.shape, dy.shape, g.groups)
-        self._run("conv_dgrad", dy, w, dx, self.workspace(nbytes), *_corner(g))
+        scratch = self._scratch("conv_dgrad", dx.shape, w.shape, dy.shape, g.groups)
+        self._run("conv_dgrad", dy, w, dx, scratch, *_corner(g))
 
     def _conv_wgrad(self, x: Array, dy: Array, dw: Array, db: Array, g: ConvGeometry) -> None:
-        nbytes = self._ext.conv_wgrad_workspace(x.shape, dw.shape, dy.shape, g.groups)
-        self._run("conv_wgrad", x, dy, dw, db, self.workspace(nbytes), *_corner(g))
+        scratch = self._scratch("conv_wgrad", x.shape, dw.shape, dy.shape, g.groups)
+        self._run("conv_wgrad", x, dy, dw, db, scratch, *_corner(g))
 
     def _linear_fprop(
         self,
@@ -103,16 +113,15 @@ class KernelBackend(Backend):
         activation: Activation,
         towers: int,
     ) -> None:
-        scratch = self.workspace(self._ext.linear_fprop_workspace(*x.shape, y.shape[1], towers))
+        scratch = self._scratch("linear_fprop", *x.shape, y.shape[1], towers)
         self._run("linear_fprop", x, w, b, y, scratch, towers, activation)
 
     def _linear_dgrad(self, dy: Array, w: Array, dx: Array) -> None:
-        nbytes = self._ext.linear_dgrad_workspace(*dx.shape, dy.shape[1])
-        self._run("linear_dgrad", dy, w, dx, self.workspace(nbytes))
+        self._run("linear_dgrad", dy, w, dx, self._scratch("linear_dgrad", *dx.shape, dy.shape[1]))
 
     def _linear_wgrad(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
-        nbytes = self._ext.linear_wgrad_workspace(*x.shape, dy.shape[1])
-        self._run("linear_wgrad", x, dy, dw, db, self.workspace(nbytes))
+        scratch = self._scratch("linear_wgrad", *x.shape, dy.shape[1])
+        self._run("linear_wgrad", x, dy, dw, db, scratch)
 
     def _relu_fprop(self, x: Array, y: Array) -> None:
         self._run("relu_fprop", x, y)
@@ -155,7 +164,7 @@ class KernelBackend(Backend):
     def _rnorm_dgrad(
         self, x: Array, dy: Array, dx: Array, size: int, alpha: float, beta: float, k: float
     ) -> None:
-        scratch = self.workspace(self._ext.rnorm_dgrad_workspace(*x.shape))
+        scratch = self._scratch("rnorm_dgrad", *x.shape)
         self._run("rnorm_dgrad", x, dy, dx, scratch, size, alpha, beta, k)
 
     def _maxpool_fprop(self, x: Array, y: Array, where: Array, g: PoolGeometry) -> None:
@@ -186,7 +195,7 @@ class KernelBackend(Backend):
     def _softmax_cross_entropy(
         self, logits: Array, labels: Array, loss: Array, dlogits: Array, top1: Array, top5: Array
     ) -> None:
-        scratch = self.workspace(self._ext.softmax_cross_entropy_workspace(len(logits)))
+        scratch = self._scratch("softmax_cross_entropy", len(logits))
         self._run("softmax_cross_entropy", logits, labels, loss, dlogits, top1, top5, scratch)
 
     def _sgd_update(

@@ -30,6 +30,12 @@ def doctor(
             metavar="start|last", help="With --init: initial weights, or the last checkpoint's."
         ),
     ] = "start",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", "--data-path", help="With --init: data set; the run's own if none is named."
+        ),
+    ] = None,
     backend: given.BackendName = None,
     device: given.Device = None,
     out: Annotated[
@@ -50,6 +56,7 @@ def doctor(
         found = doctor.diagnose(
             init,
             at,
+            path=data,
             backend=name or "auto",
             device=number or 0,
             out=out,
@@ -62,6 +69,8 @@ def doctor(
         when = "at the start" if found.at == "start" else f"after {found.step:,} steps"
         reporter.say(f"{found.run}: {found.net} {when}, dropout off save for the noise")
     _print_table(found, plain)
+    for line in _LEGEND:
+        print(line)
     print(found.verdict.sentence + ".")
 
 
@@ -89,6 +98,12 @@ _COLUMNS = (
     "noise:signal",
     "active",
     "ever active",
+)
+
+_LEGEND = (
+    "signal:rms    of what a layer says, the share that depends on the image",
+    "noise:signal  dropout's noise over what differs between images; 0 without dropout",
+    "ever active   units that are above 0 for at least one of the images; the others are dead",
 )
 
 

@@ -61,7 +61,7 @@ def evaluate(
             progress=reporter.progress,
         )
         if out is not None:
-            scoring.write_predictions(out, judgement, trained[0].class_names)
+            scoring.write_predictions(out, judgement, datasets[0].class_names)
         if as_json:
             given.print_json(
                 {
@@ -74,6 +74,11 @@ def evaluate(
             )
             return
         reporter.say(f"data      {datasets[0].note}, {part} images: {len(judgement.labels):,}")
+        for run in trained:
+            if run.class_names != datasets[0].class_names:
+                reporter.say(
+                    f"classes   {run.name} knows them by number only, taken for the data's order"
+                )
         reporter.say(f"views     {_views(trained, ten_crop)}")
         for line in _lines(trained, judgement):
             reporter.say(line)
@@ -102,11 +107,17 @@ def _views(runs: list[Trained], ten_crop: bool) -> str:
     return "ten patches of each image, softmaxes averaged"
 
 
-def _lines(runs: list[Trained], judgement: Judgement) -> Iterator[str]:
-    rows = [
-        (f"{run.name}/{run.path.name}" if run.run else run.name, scores)
-        for run, scores in zip(runs, judgement.alone, strict=True)
+def _names(runs: list[Trained]) -> list[str]:
+    """Run and checkpoint; of those that share both names the paths."""
+    names = [f"{run.name}/{run.path.name}" if run.run else run.name for run in runs]
+    return [
+        name if names.count(name) == 1 else str(run.path)
+        for name, run in zip(names, runs, strict=True)
     ]
+
+
+def _lines(runs: list[Trained], judgement: Judgement) -> Iterator[str]:
+    rows = list(zip(_names(runs), judgement.alone, strict=True))
     if judgement.average is not None:
         rows.append(("average of the softmaxes", judgement.average))
     if judgement.searched is not None:
@@ -117,8 +128,8 @@ def _lines(runs: list[Trained], judgement: Judgement) -> Iterator[str]:
         yield f"{name:{width}}  {_numbers(scores)}"
     if judgement.searched is not None:
         coefficients = " ".join(f"{one:.2f}" for one in judgement.searched.coefficients)
-        yield f"coefficients, in the order of the runs: {coefficients}"
-        yield "They were fitted on these same images, so that their errors flatter them."
+        yield f"coefficients, relative to each other, in the order of the runs: {coefficients}"
+        yield "The weights were fitted on these same images; expect worse on others."
 
 
 def _numbers(scores: Scores) -> str:

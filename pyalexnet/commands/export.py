@@ -45,7 +45,11 @@ def export(
     from pyalexnet.trained import Trained
 
     forms = {".onnx": "onnx", ".safetensors": "torchvision"}
-    form = forms.get(file.suffix, form) if form == "auto" else form
+    if form == "auto":
+        if file.suffix not in forms:
+            ending = f"the ending {file.suffix} is not known" if file.suffix else "has no ending"
+            raise ArgumentError(f"{file}: {ending}; .onnx or .safetensors was expected.")
+        form = forms[file.suffix]
     if form not in forms.values():
         raise ArgumentError(
             f"--format is {form!r} for {file}; onnx (.onnx) or torchvision (.safetensors) was "

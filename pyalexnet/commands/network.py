@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +15,6 @@ from pyalexnet.commands.place import place
 from pyalexnet.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from pyalexnet.progress import Reporter
     from pyalexnet.trained import Trained
 
@@ -26,7 +25,10 @@ Data = Annotated[
     str | None,
     typer.Option("--data", "--data-path", help="Data set; the run's own if none is named."),
 ]
-Part = Annotated[str, typer.Option("--split", metavar="test|train", help="Which of its images.")]
+Part = Annotated[
+    str,
+    typer.Option("--split", metavar="test|train", help="Which of its images; val is test too."),
+]
 Layer = Annotated[
     str | None, typer.Option(help="Layer; the last hidden linear one if none is named.")
 ]
@@ -67,13 +69,21 @@ def load(
     return [Trained.load(run, backend=chosen, which=which, say=reporter.warn) for run in runs]
 
 
-def reporting(as_json: bool, plain: bool) -> AbstractContextManager[Reporter]:
-    """Where a command reports: on stderr, if what it prints on stdout is JSON."""
-    from pyalexnet import progress
+@contextmanager
+def reporting(as_json: bool, plain: bool) -> Iterator[Reporter]:
+    """Where a command reports: on stderr, if what it prints on stdout is JSON.
 
-    if as_json:
-        return nullcontext(progress.Reporter(sys.stderr))
-    return progress.reporter(plain=plain)
+    Raises:
+        RunError: not all that was to be said could be written; a reader that left missed nothing.
+    """
+    from pyalexnet import progress
+    from pyalexnet.errors import RunError
+
+    with progress.Reporter(sys.stderr) if as_json else progress.reporter(plain=plain) as reporter:
+        yield reporter
+    if isinstance(reporter.lost, OSError) and not isinstance(reporter.lost, BrokenPipeError):
+        where = "standard error" if as_json else "standard output"
+        raise RunError(f"{where} cannot be written: {reporter.lost.strerror}.")
 
 
 def print_json(document: Any) -> None:
@@ -82,11 +92,12 @@ def print_json(document: Any) -> None:
 
 
 def train_or_test(part: str) -> str:
-    """The value of --split.
+    """The value of --split; some call the test images val.
 
     Raises:
         ArgumentError: it is neither.
     """
+    part = "test" if part == "val" else part
     if part not in ("train", "test"):
         raise ArgumentError(f"--split is {part!r}; test or train was expected.")
     return part

@@ -37,7 +37,7 @@ def predict(
     plain: given.Plain = False,
 ) -> None:
     """Say what is in images: their most probable classes. Unreadable files are skipped."""
-    from pyalexnet.images import labels_of, named
+    from pyalexnet.images import labels_of, named, none_of
     from pyalexnet.predict import predict as predictions
 
     given.check_parent(sheet)
@@ -56,7 +56,7 @@ def predict(
             bad=lambda _, sentence: reporter.warn(f"skipped {sentence}"),
             progress=reporter.progress("images"),
         )
-        count = 0
+        count = first = among = 0
         for batch in feed:
             truths = labels_of(batch.paths, trained.class_names) if labels else None
             if count < given.ON_A_SHEET:
@@ -67,8 +67,15 @@ def predict(
                 continue
             for line in _lines(trained, batch, top, truths):
                 reporter.say(line)
+            if truths is not None:
+                for truth, best in zip(truths, batch.top(top), strict=True):
+                    classes = [which for which, _ in best]
+                    first += truth == classes[0]
+                    among += truth in classes
         if not count:
-            raise DataError(f"none of the {len(paths)} images can be read; one was expected.")
+            raise DataError(none_of(paths))
+        if labels and not as_json:
+            reporter.say(_total(count, first, among, min(top, len(trained.class_names))))
         if sheet is not None:
             _draw(trained, shown, sheet, labels)
             note = "" if count <= given.ON_A_SHEET else f", the first {given.ON_A_SHEET} images"
@@ -103,6 +110,12 @@ def _lines(
         for which, probability in best:
             mark = "  <- right" if truths is not None and truths[number] == which else ""
             yield f"  {100 * probability:6.2f} %  {run.class_names[which]}{mark}"
+
+
+def _total(count: int, first: int, among: int, top: int) -> str:
+    """How many images had their class named first, and how many at all."""
+    more = f" (top-{top}: {among:,})" if top > 1 else ""
+    return f"right: {first:,} of {count:,}{more}"
 
 
 def _draw(run: Trained, batches: Sequence[Predictions], path: Path, labels: bool) -> None:

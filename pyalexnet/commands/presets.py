@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Annotated
 
 import typer
@@ -51,7 +53,11 @@ def presets(
         ]
         for row in rows
     ]
-    _show(head, cells)
+    _show(head, cells, lists=with_sources)
+
+
+_WIDTH = 120
+_LIST_WIDTH = 100
 
 
 def _places(places: Sequence[str]) -> str:
@@ -59,8 +65,8 @@ def _places(places: Sequence[str]) -> str:
     return "; ".join(dict.fromkeys(places))
 
 
-def _show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table with lines on a terminal; elsewhere columns of which each row is one line."""
+def _show(head: Sequence[str], rows: Sequence[Sequence[str]], *, lists: bool) -> None:
+    """A table with lines on a terminal; elsewhere columns, or with `lists` a line for each cell."""
     from rich.console import Console
     from rich.table import Table
 
@@ -73,7 +79,39 @@ def _show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             table.add_row(*row)
         console.print(table)
         return
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for line in _listed(head, rows) if lists else _columns(head, rows):
+        print(line)
+
+
+def _listed(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Each row's name, then the other cells below it, each behind its column's name."""
+    labels = [f"  {name}: " for name in head[1:]]
+    indent = max(map(len, labels))
+    for name, *cells in rows:
+        yield name
+        for label, cell in zip(labels, cells, strict=True):
+            first, *rest = _wrapped(cell, _LIST_WIDTH - indent)
+            yield label.ljust(indent) + first
+            yield from (" " * indent + line for line in rest)
+
+
+def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns; what is wider than its share of the line goes on below."""
+    names, *others = ([len(cell) for cell in column] for column in zip(head, *rows, strict=True))
+    share = (_WIDTH - max(names)) // len(others) - 2
+    widths = [max(names), *(min(max(column), share) for column in others)]
     for row in (head, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+        cells = [_wrapped(cell, width) for cell, width in zip(row, widths, strict=True)]
+        for line in zip_longest(*cells, fillvalue=""):
+            padded = (part.ljust(width) for part, width in zip(line, widths, strict=True))
+            yield "  ".join(padded).rstrip()
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width`, broken at spaces and behind semicolons; a longer word stays."""
+    lines = [""]
+    for piece in re.findall(r"[^\s;]+;?\s*", text):
+        if lines[-1] and len((lines[-1] + piece).rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]

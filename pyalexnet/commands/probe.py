@@ -49,11 +49,9 @@ def probe(
                 labels,
                 classes,
                 say=reporter.say,
-                progress=reporter.progress("fitting, hundredths"),
+                progress=reporter.progress("fitting, percent"),
             )
-        found = fit.Problem(x, labels, classes).solve(
-            best, reporter.progress("fitting, hundredths")
-        )
+        found = fit.Problem(x, labels, classes).solve(best, reporter.progress("fitting, percent"))
         scores = {
             "train": fit.scores(found, x, labels),
             "test": fit.judged(
@@ -72,8 +70,9 @@ def probe(
             reporter.say(f"data      {dataset.note}, {classes} classes")
             reporter.say(
                 f"probe     softmax regression on {chosen} of {trained.name}, decay {best:g}; "
-                f"{found.steps} steps, gradient {found.gradient:.1e} of what it was"
+                f"{found.steps} steps"
             )
+            reporter.say(f"converged: the gradient fell to {found.gradient:.1e} of its start")
             reporter.say(f"{'':6}  {'loss':>8}  {'top-1 error':>11}  {'top-5 error':>11}")
             for name, one in scores.items():
                 errors = f"{100 * one.top1_error:>9.2f} %  {100 * one.top5_error:>9.2f} %"

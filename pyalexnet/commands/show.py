@@ -47,6 +47,11 @@ def curves(runs: Runs, out: Out = None) -> None:
 
     folders = [find(run, RUNS) for run in runs]
     histories = {folder: History.read(_log(folder)) for folder in folders}
+    for folder, history in histories.items():
+        if not history.steps and not history.epochs:
+            raise RunError(
+                f"{_log(folder)} says nothing of training yet; at least one step was expected."
+            )
     top5 = any(_has_top5(folder) for folder in folders)
     if len(histories) > 1:
         names = distinct([folder.name for folder in histories])
@@ -78,7 +83,8 @@ def filters(
     from pyalexnet import show
     from pyalexnet.show import gather
 
-    for trained, path in _networks(runs, which, backend, device, "filters.png", out):
+    file = "filters.png" if layer is None else f"filters-{layer}.png"
+    for trained, path in _networks(runs, which, backend, device, file, out):
         spec = trained.net.spec
         name = gather.convolution(spec, layer)
         weights = trained.net.backend.to_numpy(trained.net.params[f"{name}.w"])
@@ -114,7 +120,7 @@ def predictions(
         )
         wrong = " that it gets wrong" if only_errors else ""
         title = f"{_about(trained, dataset)}: {_counted(len(images), 'test image')}{wrong}"
-        names = trained.class_names
+        names = dataset.class_names
         with _drawing(path):
             show.predictions(images, probabilities, names, path, labels=labels, title=title)
 
@@ -335,7 +341,7 @@ def _dataset(trained: Trained, path: str | None) -> Dataset:
 
     with reporter() as watched:
         dataset = trained.dataset(path, watched.progress("reading images"))
-    if dataset.class_names != trained.class_names:
+    if not trained.tells(dataset.class_names):
         raise DataError(
             f"{dataset.name} has the classes {_listed(dataset.class_names)}; those of the network "
             f"were expected: {_listed(trained.class_names)}."

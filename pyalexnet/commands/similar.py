@@ -23,10 +23,15 @@ def similar(
     ],
     index: Annotated[
         Path,
-        typer.Option(help="Folder of images, or what pyalexnet features wrote, to search in."),
+        typer.Option(
+            help="Where to search: a folder of images, a data set, or what pyalexnet features "
+            "wrote."
+        ),
     ],
     layer: given.Layer = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each query.")] = 6,
+    k: Annotated[
+        int, typer.Option("--neighbours", "-k", min=1, help="Neighbours of each query.")
+    ] = 6,
     sheet: given.Sheet = None,
     which: given.Which = "best",
     backend: given.BackendName = None,
@@ -34,7 +39,7 @@ def similar(
     as_json: given.Json = False,
     plain: given.Plain = False,
 ) -> None:
-    """Find the images that a network finds most like others: nearest in a layer's features."""
+    """Find the images most like others: of the least Euclidean distance of a layer's features."""
     from pyalexnet import similar as search
     from pyalexnet.data.dataset import shown
     from pyalexnet.images import named
@@ -52,12 +57,17 @@ def similar(
             trained, index, chosen, bad=bad, progress=reporter.progress("images of the index")
         )
         matches = search.similar(trained, named(queries), opened, chosen, k=k, bad=bad)
+        metric = f"Euclidean distance of {chosen} features"
+        fewest = min(len(match.indices) for match in matches)
+        if fewest < k:
+            reporter.say(f"neighbours: all {fewest} that the index has, where {k} were asked for")
         if sheet is not None:
-            _draw(trained, opened, matches, sheet, f"{trained.name}: nearest by {chosen}")
+            _draw(trained, opened, matches, sheet, f"{trained.name}: nearest by {metric}")
             rest = len(matches) > given.ON_A_SHEET
             note = f", the first {given.ON_A_SHEET} queries" if rest else ""
             reporter.say(f"written   {sheet}{note}")
         if not as_json:
+            reporter.say(metric)
             for match in matches:
                 reporter.say(shown(match.query))
                 for number, distance in zip(match.indices, match.distances, strict=True):
@@ -67,6 +77,7 @@ def similar(
             [
                 {
                     "query": shown(match.query),
+                    "metric": metric,
                     "neighbours": [
                         {"name": shown(opened.name(number)), "index": number, "distance": distance}
                         for number, distance in zip(match.indices, match.distances, strict=True)
@@ -83,10 +94,12 @@ def _draw(run: Trained, index: Index, matches: Sequence[Match], path: Path, titl
     from pyalexnet import show
 
     chosen = matches[: given.ON_A_SHEET]
+    # A query that is in the index itself has one neighbour less, where all are shown.
+    fewest = min(len(match.indices) for match in chosen)
     show.similar(
         np.stack([match.image for match in chosen]),
-        np.stack([index.images(match.indices) for match in chosen]),
-        np.array([match.distances for match in chosen]),
+        np.stack([index.images(match.indices[:fewest]) for match in chosen]),
+        np.array([match.distances[:fewest] for match in chosen]),
         path,
         captions=[match.query.name for match in chosen],
         title=title,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ def train(
         typer.Option(
             "--net",
             "--model",
-            help="Network; alexnet-tiny if none is named.",
+            help="Network; alexnet-tiny if none is named, alexnet for a pack.",
             rich_help_panel=_NETWORK,
         ),
     ] = None,
@@ -131,7 +132,11 @@ def train(
     ] = None,
     epochs: Annotated[
         float | None,
-        typer.Option(help="Passes over the training images.", rich_help_panel=_LEARNING),
+        typer.Option(
+            help="Passes over the training images. In a new run the schedule is stretched to them; "
+            "with --resume only the end moves.",
+            rich_help_panel=_LEARNING,
+        ),
     ] = None,
     batch_size: Annotated[
         int | None,
@@ -299,17 +304,24 @@ def _run(
     from pyalexnet import progress, start
     from pyalexnet.run import find
 
+    trainer = None
     try:
         with progress.reporter(plain=plain) as reporter:
             if resume is None:
                 trainer = start.new(choices, out=out, config=config, reporter=reporter)
             else:
-                trainer = start.resumed(find(resume, out), choices, reporter=reporter)
+                run = find(resume, out)
+                trainer = start.resumed(run, choices, reporter=reporter, steps=steps)
             with trainer.folder, trainer.interrupt:
                 reporter.opening(trainer)
                 outcome = trainer.fit(steps)
                 reporter.closing(trainer, outcome)
     except KeyboardInterrupt:  # while data were read, or a second one
+        if trainer is not None:
+            progress.Reporter().say(
+                "stopped at once; what came after the newest checkpoint is lost; to go on: "
+                f"pyalexnet train --resume {shlex.quote(str(trainer.folder.path))}"
+            )
         return signal.SIGINT
     return outcome.interrupt
 

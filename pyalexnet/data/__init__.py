@@ -41,11 +41,21 @@ def load(
     """
     if path is None:
         return builtin.load()
-    where = _fetched() if path == CACHED and not Path(path).exists() else Path(path)
     try:
-        mode = where.stat().st_mode
+        where = _fetched() if path == CACHED and not Path(path).exists() else Path(path)
+        return _at(where, image_size, seed, bad_files, progress)
     except OSError as error:
-        raise DataError(f"{shown(where)}: {error.strerror}; a data set was expected.") from error
+        raise DataError(f"{shown(path)}: {error.strerror}; a data set was expected.") from error
+
+
+def _at(
+    where: Path,
+    image_size: tuple[int, int] | None,
+    seed: int,
+    bad_files: Path | None,
+    progress: Progress | None,
+) -> Dataset:
+    mode = where.stat().st_mode
     if stat.S_ISDIR(mode):
         if pack.is_pack(where):
             return pack.load(where)

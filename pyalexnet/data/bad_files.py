@@ -55,5 +55,6 @@ def refuse_many(root: Path, bad: Sequence[Skipped], images: int, listed: Path | 
     where = f"; {shown(listed)} lists them" if listed else ""
     raise DataError(
         f"{shown(root)}: {len(bad)} of {images} images cannot be read, first {shown(bad[0].path)} "
-        f"({bad[0].reason}); at most {SHARE:.0%} was expected{where}."
+        f"({bad[0].reason}); at most {SHARE:.0%} was expected, so replace or delete "
+        f"them{where}."
     )

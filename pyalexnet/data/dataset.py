@@ -46,6 +46,10 @@ class Split:
         """The images `indices` (n,) into `out` (n, H, W, C). Safe in threads."""
         np.take(self.images, indices, axis=0, out=out)
 
+    def where(self, indices: Labels) -> str:
+        """Where the images `indices` are, for a message."""
+        return f"images {', '.join(map(str, indices))} of a set in memory"
+
     def mean(self) -> Pixels:
         """Mean of each pixel over the images, (H, W, C).
 
@@ -103,6 +107,8 @@ def checked(
 ) -> Dataset:
     """The `Dataset` of two splits whose images are known to be uint8 (N, H, W, C).
 
+    Classes without a test image are told of in its note.
+
     Raises:
         DataError: a split is empty, the splits' images differ in shape, there is one class only, a
             label is not one of the classes, or a class has no training image. `source` opens it.
@@ -135,6 +141,10 @@ def checked(
             f"{source}: class {absent[0]} ({class_names[absent[0]]}) has no training image; each "
             f"of the {classes} classes needs one."
         )
+    untested = np.flatnonzero(np.bincount(test.labels, minlength=classes) == 0)
+    if untested.size:
+        first = class_names[untested[0]]
+        note += f"; {untested.size} of {classes} classes have no test image, first {first}"
     return Dataset(name, train, test, tuple(class_names), note, statistics)
 
 
@@ -169,7 +179,8 @@ def shape_of(split: Split) -> str:
 
 def shown(path: str | os.PathLike[str]) -> str:
     """A path for a message: names that are not UTF-8 can be printed, too."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    # Not os.fsencode: in the locale C it refuses names that are text already, those of classes.
+    return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _draws(n: int, seed: int, stream: int) -> npt.NDArray[np.uint64]:

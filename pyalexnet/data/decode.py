@@ -91,6 +91,7 @@ def decode(raw: bytes, image_size: tuple[int, int]) -> Images:
             image.draft(None, (2 * max(image_size), 2 * max(image_size)))
             upright = _jpeg(raw, image)
         else:
+            _refuse_zero_webp(raw)
             image.load()
             upright = _rgb(image)
         turn = TRANSPOSITIONS.get(_orientation(image))
@@ -188,6 +189,15 @@ def _refuse_zero_tail(raw: bytes) -> None:
     while raw[position : position + 1] == b"\xff" and raw[position + 1 : position + 2] != JPEG_SCAN:
         position += 2 + int.from_bytes(raw[position + 2 : position + 4], "big")
     if raw.find(JPEG_END, position) < 0:
+        raise ValueError("the rest of the file is zeros")
+
+
+def _refuse_zero_webp(raw: bytes) -> None:
+    """The same of a lossy WebP, whose arithmetic coder ends in a few zero bytes at most.
+
+    A lossless one may end in thousands, as a BMP may: of those nothing tells.
+    """
+    if raw[8:16] == b"WEBPVP8 " and raw.endswith(bytes(32)):
         raise ValueError("the rest of the file is zeros")
 
 

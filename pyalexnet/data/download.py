@@ -19,12 +19,15 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from platformdirs import user_cache_dir
 
 from pyalexnet.data.dataset import Progress, shown
+from pyalexnet.data.readers import Readers
 from pyalexnet.errors import DataError
 
 BLOCK = 2**16
@@ -67,8 +70,12 @@ class Patience:
 
     silence: float = 5.0
     """Seconds without a connection, or without a byte."""
+    answer: float = 10.0
+    """Seconds until the first byte of the file: a name looked up, redirections, headers."""
     least_rate: float = 1e6
     """Bytes a second, averaged over `window` seconds; the last hope may be slower."""
+    last_rate: float = 1e4
+    """What the last hope may not fall below: CIFAR-10 would take five hours."""
     window: float = 10.0
 
 
@@ -85,8 +92,18 @@ class SlowMirrorError(MirrorError):
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept."""
-    return Path(user_cache_dir("pyalexnet"))
+    """Where fetched files are kept.
+
+    Raises:
+        DataError: the user has no home.
+    """
+    try:
+        return Path(user_cache_dir("pyalexnet")).expanduser()
+    except RuntimeError as error:
+        raise DataError(
+            "there is no home folder to keep fetched files in; XDG_CACHE_HOME, an absolute path, "
+            "was expected."
+        ) from error
 
 
 def fetched(name: str, folder: Path | None = None) -> Path:
@@ -207,11 +224,22 @@ class Download:
         if start:
             headers["Range"] = f"bytes={start}-"
         request = urllib.request.Request(url, headers=headers)
-        with _network_errors():
-            response = urllib.request.urlopen(request, timeout=self.patience.silence)
-        with response:
+        with self._answer(request) as response:
             self.part.truncate(self._offset(response, start))
             self._copy(response, least_rate)
+
+    def _answer(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        """A mirror's answer; in a thread, as only its single bytes have a time limit."""
+        with _network_errors(), Readers(1, self.patience.answer) as readers:
+            opening = readers.begin(
+                partial(urllib.request.urlopen, request, timeout=self.patience.silence)
+            )
+            try:
+                response: http.client.HTTPResponse = readers.awaited(opening, lambda: request.host)
+            except DataError as error:
+                opening.add_done_callback(_close)
+                raise MirrorError("it did not answer") from error
+            return response
 
     def _offset(self, response: http.client.HTTPResponse, start: int) -> int:
         """Where a response's bytes belong: at `start`, or at 0 if the mirror sends everything.
@@ -254,12 +282,22 @@ class Download:
         return hashlib.file_digest(self.part, "sha256").hexdigest()
 
 
+def _close(opening: Future[http.client.HTTPResponse]) -> None:
+    """Close the answer that came too late."""
+    with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+        try:
+            opening.result().close()
+        except urllib.error.HTTPError as error:
+            error.close()
+
+
 def _from_any_mirror(download: Download, say: Callable[[str], None] | None) -> None:
     """One mirror after the other; then those that were only slow, the fastest first.
 
-    The least rate holds as long as another mirror remains, which may be one that was given up.
+    The least rate holds as long as another mirror remains, which may be one that was given up;
+    then the last rate does.
     """
-    source, least_rate = download.source, download.patience.least_rate
+    source, patience = download.source, download.patience
     failures: dict[str, MirrorError] = {}
 
     def delivers(url: str, rate: float) -> bool:
@@ -281,10 +319,10 @@ def _from_any_mirror(download: Download, say: Callable[[str], None] | None) -> N
 
     for url in source.mirrors:
         others_remain = url != source.mirrors[-1] or slow()
-        if delivers(url, least_rate if others_remain else 0):
+        if delivers(url, patience.least_rate if others_remain else patience.last_rate):
             return
-    for _, url in reversed(slow()):
-        if delivers(url, 0):
+    for rate, url in reversed(slow()):
+        if rate >= patience.last_rate and delivers(url, patience.last_rate):
             return
     reasons = "; ".join(f"{_host(url)}: {failure}" for url, failure in failures.items())
     raise DataError(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from pyalexnet.data import bad_files, decode, listing
 from pyalexnet.data.bad_files import Skipped
 from pyalexnet.data.dataset import Dataset, Images, Progress, Split, checked, hold_out, shown
 from pyalexnet.data.listing import Listing
+from pyalexnet.data.readers import Readers
 from pyalexnet.errors import DataError
 
-CHUNK = 32
+CHUNK = 8
 """Images that a thread decodes before it reports."""
 
 
@@ -78,23 +80,25 @@ def _decode_all(
             f"expected."
         )
     images = np.empty(shape, np.uint8)
-    reasons: list[str] = []
+    chunks = list(pairwise([*range(0, len(paths), CHUNK), len(paths)]))
+    reasons: dict[int, str] = {}
 
-    def decode_chunk(start: int) -> list[str]:
-        stop = min(start + CHUNK, len(paths))
-        return [_decode_into(paths[index], images[index]) for index in range(start, stop)]
+    def decode_chunk(start: int, stop: int) -> None:
+        for index in range(start, stop):
+            reasons[index] = _decode_into(paths[index], images[index])
+
+    def at(start: int, stop: int) -> str:
+        unread = (paths[index] for index in range(start, stop) if index not in reasons)
+        return shown(next(unread, paths[start]))
 
     Image.init()  # the decoders are registered once, not by whichever thread comes first
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
-    with decode.pillow_warnings():
-        try:
-            for chunk in pool.map(decode_chunk, range(0, len(paths), CHUNK)):
-                reasons += chunk
-                if progress:
-                    progress(len(reasons), len(paths))
-        finally:
-            pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the whole set
-    return images, reasons
+    with decode.pillow_warnings(), Readers(len(os.sched_getaffinity(0))) as readers:
+        decoding = [readers.begin(decode_chunk, *chunk) for chunk in chunks]
+        for chunk, future in zip(chunks, decoding, strict=True):
+            readers.awaited(future, partial(at, *chunk))
+            if progress:
+                progress(chunk[1], len(paths))
+    return images, [reasons[index] for index in range(len(paths))]
 
 
 def _decode_into(path: Path, image: Images) -> str:
@@ -116,4 +120,5 @@ def _assemble(root: Path, found: Listing, images: Images, seed: int, skipped: in
     train = Split(images[kept], found.labels[kept])
     test = Split(images[held], found.labels[held])
     note = f"{shown(root)} ({len(train)} + {len(test)} images, skipped files: {skipped}{how})"
-    return checked(shown(root), train, test, found.class_names, name=root.name, note=note)
+    names = [shown(name) for name in found.class_names]
+    return checked(shown(root), train, test, names, name=root.name, note=note)

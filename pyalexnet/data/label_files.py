@@ -95,7 +95,9 @@ def _classes(
 ) -> Labels:
     """Each label's class; numbers count from 0 where that is usual and no file says otherwise."""
     known = {folder: number for number, folder in enumerate(folders)}
-    if not all(label.isdecimal() for label in labels):
+    numbered = [label.isdecimal() for label in labels]
+    # One label that is neither, for instance -1, does not make folders of the others.
+    if not all(numbered) and not (any(numbered) and known.keys().isdisjoint(labels)):
         if numbers is not None:
             raise DataError(
                 f"{shown(numbers)}: says which class a number is, and {shown(path)} has labels "

@@ -149,14 +149,14 @@ def _check_val(root: Path, folders: Sequence[Path], *, labelled: bool) -> None:
 def part_folders(root: Path) -> list[Path]:
     """[train, val], [train] or [root]; a `train` without folders in it is a class."""
     train, val = root / "train", root / "val"
-    if not train.is_dir() or not class_folders(train):
+    if not _is_folder(train) or not class_folders(train):
         return [root]
-    return [train, val] if val.is_dir() else [train]
+    return [train, val] if _is_folder(val) else [train]
 
 
 def class_folders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted."""
-    return [entry for entry in entries(folder) if entry.is_dir()]
+    return [entry for entry in entries(folder) if _is_folder(entry)]
 
 
 def entries(folder: Path) -> list[Path]:
@@ -166,6 +166,13 @@ def entries(folder: Path) -> list[Path]:
     except OSError as error:
         raise DataError(f"{shown(folder)}: cannot be read ({error.strerror}).") from error
     return [entry for entry in found if not entry.name.startswith(".")]
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a folder that may be listed, and not entered
+        raise DataError(f"{shown(path)}: cannot be read ({error.strerror}).") from error
 
 
 def check_counts(root: Path, listing: Listing, what: str) -> None:

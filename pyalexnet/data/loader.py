@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from pyalexnet.backends import Array, Backend
 from pyalexnet.data.dataset import Images, Labels, Split
+from pyalexnet.data.readers import PATIENCE, Readers
 from pyalexnet.data.views import Side, Views
 
 Pixels = npt.NDArray[np.float32]
@@ -41,6 +43,7 @@ class Loader:
         size: (height, width) of the network's input.
         mean_at_pixel: see `Backend.augment`.
         workers: threads that read; 0: the calling thread does, and nothing is read ahead.
+        patience: seconds that a read may take, where threads read.
     """
 
     backend: Backend
@@ -48,6 +51,7 @@ class Loader:
     size: Side
     mean_at_pixel: bool
     workers: int
+    patience: float = PATIENCE
 
     def batches(
         self, split: Split, indices: Labels, batch_size: int, look: Look, *, first: int = 0
@@ -63,18 +67,25 @@ class Loader:
             batch_size: images a batch.
             look: how they are seen.
             first: position of the first of them in its epoch.
+
+        Raises:
+            DataError: an image is damaged, or nothing comes for `patience` seconds; the sentence
+                says which.
         """
         bounds = list(pairwise([*range(0, len(indices), batch_size), len(indices)]))
         shape = (min(batch_size, len(indices)), *split.image_shape)
         lanes = [self.backend.lane(shape) for _ in range(min(AHEAD + 1, len(bounds)))]
         out = self.backend.empty((shape[0], *self.size, split.image_shape[2]))
-        with _Readers(split, self.workers) as readers:
+        with Readers(self.workers, self.patience) as readers:
 
             def begin(number: int) -> Callable[[], None]:
                 start, stop = bounds[number]
                 lane = lanes[number % len(lanes)]
                 lane.wait()
-                return readers.begin(indices[start:stop], lane.host[: stop - start])
+                wanted, host = indices[start:stop], lane.host[: stop - start]
+                if not self.workers:
+                    return lambda: split.read(wanted, host)
+                return _read_in_pieces(readers, split, wanted, host)
 
             reading = deque(begin(number) for number in range(min(AHEAD, len(bounds))))
             for number, (start, stop) in enumerate(bounds):
@@ -102,33 +113,17 @@ class Loader:
         )
 
 
-class _Readers:
-    """Worker threads that fill batches; a context manager that leaves none behind."""
+def _read_in_pieces(
+    readers: Readers, split: Split, indices: Labels, out: Images
+) -> Callable[[], None]:
+    """Begin to read the images `indices` into `out`; the result waits until they are there."""
+    pieces: list[tuple[Labels, Future[None]]] = []
+    for start in range(0, len(indices), PIECE):
+        chosen = indices[start : start + PIECE]
+        pieces.append((chosen, readers.begin(split.read, chosen, out[start : start + PIECE])))
 
-    def __init__(self, split: Split, workers: int) -> None:
-        self._split = split
-        self._threads = ThreadPoolExecutor(workers, "reader") if workers else None
+    def finish() -> None:
+        for chosen, piece in pieces:
+            readers.awaited(piece, partial(split.where, chosen))
 
-    def __enter__(self) -> _Readers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._threads:
-            self._threads.shutdown(cancel_futures=True)
-
-    def begin(self, indices: Labels, out: Images) -> Callable[[], None]:
-        """Begin to read the images `indices` into `out`; the result waits until they are there."""
-        if self._threads is None:
-            return lambda: self._split.read(indices, out)
-        pieces: list[Future[None]] = [
-            self._threads.submit(
-                self._split.read, indices[start : start + PIECE], out[start : start + PIECE]
-            )
-            for start in range(0, len(indices), PIECE)
-        ]
-
-        def finish() -> None:
-            for piece in pieces:
-                piece.result()
-
-        return finish
+    return finish

@@ -153,10 +153,22 @@ class PackSplit(Split):
                 f"read: indices are {indices.min()} to {indices.max()}; 0 to {len(self) - 1} were "
                 f"expected."
             )
+        for image, (shard, number) in zip(out, self._places(indices), strict=True):
+            shard.read(number, image)
+
+    def where(self, indices: Labels) -> str:
+        """The shards that hold the images `indices`, and their numbers there."""
+        folder = shown(self._shards[0].path.parent)
+        names = (f"{shard.path.name} image {number}" for shard, number in self._places(indices))
+        return f"{folder}: {', '.join(names)}"
+
+    def _places(self, indices: Labels) -> list[tuple[Shard, int]]:
         places = np.searchsorted(self._starts, indices, side="right") - 1
         numbers = indices - self._starts[places]
-        for image, place, number in zip(out, places.tolist(), numbers.tolist(), strict=True):
-            self._shards[place].read(number, image)
+        return [
+            (self._shards[place], number)
+            for place, number in zip(places.tolist(), numbers.tolist(), strict=True)
+        ]
 
     @property
     def images(self) -> Images:
@@ -324,8 +336,8 @@ def _read_mean(folder: Path, table: Table) -> Pixels:
         raise DataError(f"{shown(path)}: its SHA-256 is not the one in {TABLE}.")
     try:
         mean: Pixels = np.load(BytesIO(raw), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{shown(path)}: is no array ({error}).") from error
+    except Exception as error:  # NumPy's reader of headers fails in many ways
+        raise DataError(f"{shown(path)}: is no array ({type(error).__name__}).") from error
     if mean.shape != table.storage.shape or mean.dtype != np.float32:
         raise DataError(
             f"{shown(path)}: is {mean.dtype} {mean.shape}; float32 {table.storage.shape} was "
@@ -336,7 +348,8 @@ def _read_mean(folder: Path, table: Table) -> Pixels:
 
 def _table(document: Mapping[str, Any]) -> Table:
     storage = Storage(**document["storage"])
-    if storage.form not in FORMS or not 1 <= storage.size < 2**16:
+    sized = type(storage.size) is int and 1 <= storage.size < 2**16
+    if storage.form not in FORMS or not sized:
         raise ValueError(f"storage is {storage}")
     statistics = document["statistics"]
     colour = Colour(
@@ -356,8 +369,15 @@ def _table(document: Mapping[str, Any]) -> Table:
             colour,
             str(statistics["mean_sha256"]),
         ),
-        {part: tuple(Facts(**facts) for facts in document["shards"][part]) for part in PARTS},
+        {part: tuple(map(_facts, document["shards"][part])) for part in PARTS},
     )
+
+
+def _facts(values: Mapping[str, Any]) -> Facts:
+    facts = Facts(**values)
+    if not all(type(count) is int and count >= 0 for count in (facts.images, facts.bytes)):
+        raise TypeError(f"a shard has {facts.images!r} images in {facts.bytes!r} bytes")
+    return facts
 
 
 def _rendered(document: Mapping[str, Any]) -> bytes:
@@ -376,5 +396,8 @@ def _sha256(document: Mapping[str, Any]) -> str:
 def _refusing_odd_json(path: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (
+        *(KeyError, TypeError, ValueError, AttributeError),
+        *(RecursionError, OverflowError),  # lists in lists in lists, a number of 400 digits
+    ) as error:
         raise DataError(f"{shown(path)}: is not the table of a pack ({error!r}).") from error

@@ -241,12 +241,18 @@ def _made(plan: Plan, workers: int, progress: Progress | None) -> Table:
 
 
 def _check_places(source: Path, out: Path) -> None:
-    inner, outer = out.resolve(), source.resolve()
+    try:
+        inner, outer, is_folder = out.resolve(), source.resolve(), source.is_dir()
+    except (OSError, RuntimeError) as error:  # the latter of links in a circle
+        raise DataError(
+            f"{shown(source)}, {shown(out)}: cannot be followed ({decode.fault(error)}); a folder "
+            f"with images, and another for the pack, were expected."
+        ) from error
     if inner == outer or outer in inner.parents:
         raise DataError(f"{shown(out)}: lies in {shown(source)}; a folder beside it was expected.")
     if inner in outer.parents:
         raise DataError(f"{shown(out)}: holds {shown(source)}; a folder beside it was expected.")
-    if not source.is_dir():
+    if not is_folder:
         raise DataError(f"{shown(source)}: is no folder; one with images was expected.")
     try:
         strangers = pack.strangers(out)

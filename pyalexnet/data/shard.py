@@ -8,8 +8,10 @@ A safetensors file of
     checks     (n,) uint32        CRC-32 of each image's bytes
 
 whose metadata hold one JSON object: which files it was made of and how (`sources`, a SHA-256),
-those of them that were bad, and the SHA-256 of all that and of the tensors. Reading maps the file
-and copies one image at a time; the library keeps no file open, so a pack may have thousands.
+those of them that were bad, and the SHA-256 of all that and of the tensors. An image is read from
+the file by itself, which is open no longer than that, so a pack may have thousands. Nothing is
+mapped but the index, once: of a mapped file that is cut short, or whose disk fails, the system
+tells by a signal that ends the process, and a thread that waits for it lets no other run.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ class Shard:
         labels: (n,).
         offsets: (n + 1,), bytes.
         checks: (n,) CRC-32.
-        data: gives an array of bytes for each slice asked of it.
+        start: place of the first image in the file.
     """
 
     path: Path
@@ -91,7 +93,7 @@ class Shard:
     labels: Labels
     offsets: Labels
     checks: Array
-    data: Any
+    start: int
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -102,14 +104,17 @@ class Shard:
         Raises:
             DataError: its bytes are not those that were written, or are no image of that size.
         """
-        raw = self.data[int(self.offsets[number]) : int(self.offsets[number + 1])]
+        first, stop = self.offsets[number : number + 2].tolist()
         try:
+            with self.path.open("rb") as stream:
+                stream.seek(self.start + first)
+                raw = stream.read(stop - first)
             if zlib.crc32(raw) != self.checks[number]:
                 raise ValueError("its CRC-32 is not the one in the index")
             if self.form == "jpeg":
                 decode.decode_stored(raw, image)
             else:
-                image[...] = raw.reshape(image.shape)
+                image[...] = np.frombuffer(raw, np.uint8).reshape(image.shape)
         except Exception as error:  # whatever a decoder makes of damaged bytes
             raise DataError(
                 f"{shown(self.path)}: image {number} is damaged ({decode.fault(error)}); prepare "
@@ -160,7 +165,7 @@ def examine(path: Path) -> tuple[Origin, Facts] | None:
 
 
 def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Facts) -> Shard:
-    """Map a shard that its pack's table describes, and check all but the images' bytes.
+    """Open a shard that its pack's table describes, and check all but the images' bytes.
 
     Args:
         path: the file.
@@ -176,6 +181,7 @@ def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Fac
         size = path.stat().st_size
         if size != facts.bytes:
             raise DataError(f"{shown(path)}: has {size} bytes; {facts.bytes} were expected.")
+        start = _read_through_index(path, size)
         # Opened for NumPy, the library maps the file and closes it.
         stored: Any = safetensors.safe_open(path, framework="numpy")
         index = {name: stored.get_tensor(name) for name in INDEX}
@@ -183,7 +189,7 @@ def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Fac
         length, kind = data.get_shape(), data.get_dtype()
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be read ({error.strerror or error}).") from error
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(f"{shown(path)}: is no shard of a pack ({error}).") from error
     if _index(index) != facts.index:
         raise DataError(f"{shown(path)}: its index has not the SHA-256 that the pack's table says.")
@@ -208,7 +214,24 @@ def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Fac
             f"{shown(path)}: has the labels {labels.min()} to {labels.max()}; 0 to {classes - 1} "
             f"were expected."
         )
-    return Shard(path, form, labels, offsets, checks, data)
+    return Shard(path, form, labels, offsets, checks, start)
+
+
+def _read_through_index(path: Path, size: int) -> int:
+    """Read all that precedes the images of a file of `size` bytes; returns where they begin.
+
+    What cannot be read is an OSError here, before the library maps it.
+    """
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > size:
+            raise ValueError(f"its header has {length} of {size} bytes")
+        start: int = 8 + length + json.loads(stream.read(length))["data"]["data_offsets"][0]
+        if not 8 + length <= start <= size:
+            raise ValueError(f"its images begin at byte {start} of {size}")
+        stream.seek(0)
+        stream.read(start)
+    return start
 
 
 def _note(origin: Origin) -> dict[str, Any]:

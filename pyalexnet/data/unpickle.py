@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ def loads(raw: bytes) -> Any:
         pickle.UnpicklingError: the pickle asks for anything but the above.
         Exception: of any kind, from a damaged pickle.
     """
+    for opcode, argument, _ in pickletools.genops(raw):
+        # A table is made for as many values as the largest number that one is kept under.
+        if "PUT" in opcode.name and int(argument or 0) > len(raw):
+            raise pickle.UnpicklingError(f"it keeps a value under the number {argument}")
     return ArrayUnpickler(io.BytesIO(raw), encoding="bytes").load()
 
 

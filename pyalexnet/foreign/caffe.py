@@ -21,6 +21,7 @@ from pyalexnet.data.dataset import shown
 from pyalexnet.errors import CheckpointError, PyalexnetError
 from pyalexnet.foreign import weights
 from pyalexnet.foreign.weights import Floats, Found
+from pyalexnet.install import pip_install
 from pyalexnet.net import NetSpec
 
 NET_ARGS: dict[str, Any] = {"preset": "caffe"}
@@ -113,7 +114,7 @@ def message_classes() -> dict[str, Any]:
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     except ImportError as error:
         raise PyalexnetError(
-            f"A .caffemodel needs protobuf ({error}): pip install 'pyalexnet[caffe]'"
+            f"A .caffemodel needs protobuf ({error}): " + pip_install("'pyalexnet[caffe]'")
         ) from error
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
     field_class = descriptor_pb2.FieldDescriptorProto

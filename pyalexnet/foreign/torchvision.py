@@ -47,6 +47,9 @@ _NAMES = {f"{ours}.w": f"{theirs}.weight" for ours, theirs in _LAYERS.items()} |
 _MEAN = np.array([0.485, 0.456, 0.406])
 _STD = np.array([0.229, 0.224, 0.225])
 
+_WRAPPED = ("state_dict", "model")
+"""What training scripts call the state dict beside the optimizer's and the epoch."""
+
 _TORCH = (2, 10)
 """Before it, weights_only did not keep a hostile file from the heap (CVE-2026-24747)."""
 
@@ -137,10 +140,18 @@ def _classes(path: Path, found: _Tensors) -> int:
 def _opened(path: Path) -> tuple[_Tensors, Callable[[str], npt.NDArray[Any]]]:
     """What is in the file, by name, and what makes a float32 array of one of them."""
     if path.suffix == ".safetensors":
-        arrays = _safetensors(path)
+        arrays = _plain_names(_safetensors(path))
         return arrays, lambda name: arrays[name]
-    found = _pth(path)
+    found = _plain_names(_pth(path))
     return found, lambda name: np.asarray(found[name].detach().float().numpy(), np.float32)
+
+
+def _plain_names(found: Mapping[str, Any]) -> dict[str, Any]:
+    """By name, without the `module` that DataParallel puts before what it wraps."""
+    names = {name: ".".join(filter("module".__ne__, name.split("."))) for name in found}
+    if len(set(names.values())) < len(names):  # what is there twice is refused by its own name
+        return dict(found)
+    return {names[name]: value for name, value in found.items()}
 
 
 def _safetensors(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -169,6 +180,9 @@ def _pth(path: Path) -> _Tensors:
             f"{shown(path)}: PyTorch refused it ({type(error).__name__}); a state dict of tensors "
             "and nothing else was expected."
         ) from error
+    for wrapped in _WRAPPED:
+        if isinstance(found, dict) and isinstance(found.get(wrapped), dict):
+            found = found[wrapped]
     if not isinstance(found, dict):
         raise CheckpointError(
             f"{shown(path)}: holds a {type(found).__name__}; a state dict was expected."

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pyalexnet.data.dataset import shown
 from pyalexnet.errors import PyalexnetError
+from pyalexnet.install import pip_install
 from pyalexnet.run import replacing
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def check_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise MatplotlibMissing(
-            f"pictures need matplotlib ({error}); to install it: pip install matplotlib."
+            f"pictures need matplotlib ({error}); to install it: {pip_install('matplotlib')}."
         ) from error
 
 
@@ -148,7 +150,7 @@ class Page:
 
     def shortened(self, words: str, room: float, size: float, *, bold: bool = False) -> str:
         """`words` in one line, or as many letters of it as `room` pixels take, and an ellipsis."""
-        words = " ".join(words.split())  # a name may hold anything, a line break too
+        words = " ".join(shown(words).split())  # a name may hold anything, a line break too
         if self.extent(words, size, bold=bold) <= room:
             return words
         fits, too_long = 0, len(words)
@@ -166,7 +168,7 @@ class Page:
 
         with _any_script():
             width, _, _ = text_to_path.get_text_width_height_descent(
-                words, self._font(size, bold), ismath=False
+                shown(words), self._font(size, bold), ismath=False
             )
         return width * DPI / 72
 

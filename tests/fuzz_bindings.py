@@ -1,0 +1,609 @@
+"""Calls of the bindings with odd arguments: a refusal, or what NumPy's backend says; on simcheck.
+
+A case begins as a call that makes sense, of a random op and random sizes; then some of its
+arguments are replaced. A refusal must leave every array as it was. What is accepted must pass the
+checker, leave the inputs as they were, and equal what the NumPy backend makes of the same
+arguments, where it accepts them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib import import_module
+from math import prod
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from numpy_answers import RESULTS, numpy_answer
+from samples import generator
+from tolerance import same_bits
+
+OUTCOMES = {"refused", "accepted", "right"}
+SAMPLE = 600
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """An array.
+
+    Attributes:
+        shape, dtype: its own.
+        fill: "whole" numbers of -4 to 4 (0 to 4 in unsigned types), whose sums are exact in any
+            order; "wide": up to a type's largest; "holes": whole ones, some NaN or infinite.
+        seed: draws the numbers.
+        layout: how it lies in memory: see `made`.
+    """
+
+    shape: Shape
+    dtype: str = "float32"
+    fill: str = "whole"
+    seed: int = 0
+    layout: str = "device"
+
+
+@dataclass(frozen=True)
+class Same:
+    """Another argument's very memory, from byte `skip` on."""
+
+    index: int
+    skip: int = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of the extension module; `sensible`: it must not be refused."""
+
+    op: str
+    arguments: list[Any]
+    sensible: bool
+
+
+# ---------------------------------------------------------------------- calls that make sense
+
+
+def cases() -> SearchStrategy[Case]:
+    return st.one_of(sensible(), odd(), odd(), wild())
+
+
+@st.composite
+def sensible(draw: st.DrawFn) -> Case:
+    op = draw(st.sampled_from(sorted(CALLS)))
+    arguments = [*CALLS[op](draw), draw(st.integers(0, 1)), 0]
+    device = arguments[-2]
+    return Case(op, [_on(device, one) for one in arguments], True)
+
+
+@st.composite
+def odd(draw: st.DrawFn) -> Case:
+    """A sensible call with one to three arguments replaced, or one too many or too few."""
+    case = draw(sensible())
+    arguments = list(case.arguments)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(arguments) - 1))
+        arguments[at] = draw(_instead(arguments[at], len(arguments)))
+    if draw(st.integers(0, 19)) == 0:
+        arguments = draw(st.sampled_from((arguments[:-1], [*arguments, None])))
+    return Case(case.op, arguments, False)
+
+
+@st.composite
+def wild(draw: st.DrawFn) -> Case:
+    """Any function with anything."""
+    op = draw(st.sampled_from([*sorted(CALLS), *OTHERS]))
+    return Case(op, draw(st.lists(_anything(), max_size=8)), False)
+
+
+def _on(device: int, argument: Any) -> Any:
+    """The argument with its arrays on the op's device."""
+    if isinstance(argument, list):
+        return [_on(device, one) for one in argument]
+    if isinstance(argument, Block) and argument.layout == "device":
+        return replace(argument, layout=f"device {device}")
+    return argument
+
+
+def _extent(most: int = 5) -> SearchStrategy[int]:
+    return st.integers(1, most)
+
+
+def _floats(shape: Shape, draw: st.DrawFn, fills: tuple[str, ...] = ("whole", "holes")) -> Block:
+    return Block(shape, "float32", draw(st.sampled_from(fills)), draw(st.integers(0, 99)))
+
+
+def _result(shape: Shape, dtype: str = "float32") -> Block:
+    return Block(shape, dtype, "garbage")
+
+
+def _scratch(nbytes: int) -> Block | None:
+    return Block((nbytes,), "uint8", "garbage") if nbytes else None
+
+
+def _sizes(draw: st.DrawFn, count: int, most: int = 5) -> Shape:
+    return tuple(draw(_extent(most)) for _ in range(count))
+
+
+def _augment(draw: st.DrawFn) -> list[Any]:
+    n, h, w, c, down, right = _sizes(draw, 6)
+    stored = h + down - 1, w + right - 1
+    corners = Block((n, 2), "int32", "zeros") if draw(st.booleans()) else Block((n, 2), "int32")
+    return [
+        Block((n, *stored, c), "uint8", "wide", draw(st.integers(0, 9))),
+        _floats((*stored, c), draw),
+        corners,
+        Block((n,), "uint8", "whole", draw(st.integers(0, 9))),
+        _floats((n, c), draw),
+        _result((n, h, w, c)),
+        draw(st.sampled_from((1.0, 0.5, 0.3))),
+        draw(st.booleans()),
+    ]
+
+
+def _conv(draw: st.DrawFn) -> tuple[Shape, Shape, Shape, list[int]]:
+    """Shapes of x, w and y; strides, padding above and left, groups."""
+    groups = draw(_extent(2))
+    n, r, s, sh, sw, per, each = _sizes(draw, 7, 3)
+    top, bottom, left, right = (draw(st.integers(0, 2)) for _ in range(4))
+    h = draw(st.integers(max(1, r - top - bottom), 6))
+    w = draw(st.integers(max(1, s - left - right), 6))
+    p, q = (h + top + bottom - r) // sh + 1, (w + left + right - s) // sw + 1
+    k = groups * each
+    return (n, h, w, groups * per), (k, r, s, per), (n, p, q, k), [sh, sw, top, left, groups]
+
+
+def _conv_fprop(draw: st.DrawFn) -> list[Any]:
+    x, w, y, numbers = _conv(draw)
+    towers = draw(_extent(3))
+    nbytes = extension().conv_fprop_workspace(x, w, y, numbers[-1], towers)
+    b = _floats((w[0],), draw) if draw(st.booleans()) else None
+    name = draw(st.sampled_from((None, "relu", "tanh")))
+    ends = [*numbers, towers, name]
+    return [_floats(x, draw), _floats(w, draw), b, _result(y), _scratch(nbytes), *ends]
+
+
+def _conv_dgrad(draw: st.DrawFn) -> list[Any]:
+    x, w, y, numbers = _conv(draw)
+    scratch = _scratch(extension().conv_dgrad_workspace(x, w, y, numbers[-1]))
+    return [_floats(y, draw), _floats(w, draw, ("whole",)), _result(x), scratch, *numbers]
+
+
+def _conv_wgrad(draw: st.DrawFn) -> list[Any]:
+    x, w, y, numbers = _conv(draw)
+    scratch = _scratch(extension().conv_wgrad_workspace(x, w, y, numbers[-1]))
+    return [_floats(x, draw), _floats(y, draw), _result(w), _result(w[:1]), scratch, *numbers]
+
+
+def _linear_fprop(draw: st.DrawFn) -> list[Any]:
+    n, i, o = _sizes(draw, 3, 9)
+    towers = draw(_extent(3))
+    scratch = _scratch(extension().linear_fprop_workspace(n, i, o, towers))
+    b = _floats((o,), draw) if draw(st.booleans()) else None
+    name = draw(st.sampled_from((None, "relu", "tanh")))
+    y = _result((n, o))
+    return [_floats((n, i), draw), _floats((o, i), draw), b, y, scratch, towers, name]
+
+
+def _linear_dgrad(draw: st.DrawFn) -> list[Any]:
+    n, i, o = _sizes(draw, 3, 9)
+    scratch = _scratch(extension().linear_dgrad_workspace(n, i, o))
+    return [_floats((n, o), draw), _floats((o, i), draw), _result((n, i)), scratch]
+
+
+def _linear_wgrad(draw: st.DrawFn) -> list[Any]:
+    n, i, o = _sizes(draw, 3, 9)
+    scratch = _scratch(extension().linear_wgrad_workspace(n, i, o))
+    x, dy = _floats((n, i), draw), _floats((n, o), draw)
+    return [x, dy, _result((o, i)), _result((o,)), scratch]
+
+
+def _any_shape(draw: st.DrawFn, least: int = 0) -> Shape:
+    return _sizes(draw, draw(st.integers(least, 4)))
+
+
+def _unary(draw: st.DrawFn) -> list[Any]:
+    shape = _any_shape(draw)
+    return [_floats(shape, draw), draw(st.sampled_from((_result(shape), Same(0))))]
+
+
+def _binary(draw: st.DrawFn) -> list[Any]:
+    shape = _any_shape(draw)
+    inputs = [_floats(shape, draw), _floats(shape, draw)]
+    return [*inputs, draw(st.sampled_from((_result(shape), Same(0), Same(1))))]
+
+
+def _scale(draw: st.DrawFn) -> list[Any]:
+    return [*_unary(draw), draw(st.sampled_from((0.0, 0.3, -2.0)))]
+
+
+def _norm(draw: st.DrawFn) -> list[Any]:
+    return [draw(_extent(6)), *draw(st.sampled_from(((1.0, 0.75, 2.0), (0.3, 1.25, 0.5))))]
+
+
+def _lrn_fprop(draw: st.DrawFn) -> list[Any]:
+    groups = draw(_extent(3))
+    shape = (*_sizes(draw, 3, 3), groups * draw(_extent()))
+    return [_floats(shape, draw, ("whole",)), _result(shape), *_norm(draw), groups]
+
+
+def _lrn_dgrad(draw: st.DrawFn) -> list[Any]:
+    x, y, *numbers = _lrn_fprop(draw)
+    return [x, replace(x, seed=x.seed + 1), y, *numbers]
+
+
+def _rnorm_fprop(draw: st.DrawFn) -> list[Any]:
+    shape = _sizes(draw, 4)
+    return [_floats(shape, draw, ("whole",)), _result(shape), *_norm(draw)]
+
+
+def _rnorm_dgrad(draw: st.DrawFn) -> list[Any]:
+    x, y, *numbers = _rnorm_fprop(draw)
+    scratch = _scratch(extension().rnorm_dgrad_workspace(*x.shape))
+    return [x, replace(x, seed=x.seed + 1), y, scratch, *numbers]
+
+
+def _pool(draw: st.DrawFn) -> tuple[Shape, Shape, list[int]]:
+    """Shapes of x and y; size and stride."""
+    n, c, size, stride = _sizes(draw, 4, 4)
+    h, w = (draw(st.integers(size, 8)) for _ in range(2))
+    p, q = (min(-(-(side - size) // stride) + 1, -(-side // stride)) for side in (h, w))
+    return (n, h, w, c), (n, p, q, c), [size, stride]
+
+
+def _maxpool_fprop(draw: st.DrawFn) -> list[Any]:
+    x, y, numbers = _pool(draw)
+    return [_floats(x, draw), _result(y), _result(y, "uint8"), *numbers]
+
+
+def _maxpool_dgrad(draw: st.DrawFn) -> list[Any]:
+    x, y, numbers = _pool(draw)
+    where = Block(y, "uint8", draw(st.sampled_from(("zeros", "wide"))))
+    return [_floats(y, draw), where, _result(x), *numbers]
+
+
+def _avgpool_fprop(draw: st.DrawFn) -> list[Any]:
+    x, y, numbers = _pool(draw)
+    return [_floats(x, draw, ("whole",)), _result(y), *numbers]
+
+
+def _avgpool_dgrad(draw: st.DrawFn) -> list[Any]:
+    x, y, numbers = _pool(draw)
+    return [_floats(y, draw, ("whole",)), _result(x), *numbers]
+
+
+def _dropout(draw: st.DrawFn) -> list[Any]:
+    shape = _any_shape(draw, 1)
+    features = prod(shape[1:])
+    offset = draw(st.integers(0, 7))
+    y = draw(st.sampled_from((_result(shape), Same(0))))
+    step = draw(st.sampled_from((0, 2**32 - 1, Block((), "uint32", "wide"))))
+    keep, seed = draw(st.sampled_from((0.0, 0.5, 1.0))), draw(st.sampled_from((3, 2**64 - 1)))
+    total = offset + features + draw(st.integers(0, 5))
+    return [_floats(shape, draw), y, keep, seed, step, draw(st.integers(0, 9)), offset, total]
+
+
+def _softmax(draw: st.DrawFn) -> list[Any]:
+    n, classes = _sizes(draw, 2, 12)
+    labels = Block((n,), "int64", draw(st.sampled_from(("zeros", "whole"))))
+    scratch = _scratch(extension().softmax_cross_entropy_workspace(n))
+    scalar = _result(())
+    logits = _floats((n, classes), draw, ("whole",))
+    return [logits, labels, scalar, _result((n, classes)), scalar, scalar, scratch]
+
+
+def _sgd(draw: st.DrawFn) -> list[Any]:
+    shape = _any_shape(draw)
+    lr = draw(st.sampled_from((0.0, 0.25, 1, Block(()))))
+    return [*(_floats(shape, draw, ("whole",)) for _ in range(3)), lr, 0.5, 0.25]
+
+
+def _gather(draw: st.DrawFn) -> list[Any]:
+    lead = _sizes(draw, draw(st.integers(0, 3)), 4)
+    channels = _sizes(draw, draw(_extent(8)), 4)
+    parts = [_peer((*lead, own), draw) for own in channels]
+    return [parts, _result((*lead, sum(channels)))]
+
+
+def _scatter_add(draw: st.DrawFn) -> list[Any]:
+    lead, whole = _sizes(draw, draw(st.integers(0, 3)), 4), draw(_extent(9))
+    start = draw(st.integers(0, whole - 1))
+    own = draw(st.integers(1, whole - start))
+    wholes = [_peer((*lead, whole), draw) for _ in range(draw(_extent(8)))]
+    return [wholes, _result((*lead, own)), start]
+
+
+def _peer(shape: Shape, draw: st.DrawFn) -> Block:
+    block = _floats(shape, draw)
+    return replace(block, layout=draw(st.sampled_from(("device", "device 0", "device 1", "host"))))
+
+
+CALLS: dict[str, Callable[[st.DrawFn], list[Any]]] = {
+    "augment": _augment,
+    "conv_fprop": _conv_fprop,
+    "conv_dgrad": _conv_dgrad,
+    "conv_wgrad": _conv_wgrad,
+    "linear_fprop": _linear_fprop,
+    "linear_dgrad": _linear_dgrad,
+    "linear_wgrad": _linear_wgrad,
+    "relu_fprop": _unary,
+    "relu_dgrad": _binary,
+    "tanh_fprop": _unary,
+    "tanh_dgrad": _binary,
+    "scale": _scale,
+    "lrn_fprop": _lrn_fprop,
+    "lrn_dgrad": _lrn_dgrad,
+    "rnorm_fprop": _rnorm_fprop,
+    "rnorm_dgrad": _rnorm_dgrad,
+    "maxpool_fprop": _maxpool_fprop,
+    "maxpool_dgrad": _maxpool_dgrad,
+    "avgpool_fprop": _avgpool_fprop,
+    "avgpool_dgrad": _avgpool_dgrad,
+    "dropout": _dropout,
+    "softmax_cross_entropy": _softmax,
+    "sgd_update": _sgd,
+    "exchange_gather": _gather,
+    "exchange_scatter_add": _scatter_add,
+}
+"""The ops of the extension module, and what draws arguments for them but device and stream."""
+
+OTHERS = (
+    *("conv_fprop_workspace", "conv_dgrad_workspace", "conv_wgrad_workspace"),
+    *("linear_fprop_workspace", "linear_dgrad_workspace", "linear_wgrad_workspace"),
+    *("rnorm_dgrad_workspace", "softmax_cross_entropy_workspace"),
+    *("empty", "device_of", "enable_peers", "set_schedule", "launch_count", "barriers_met"),
+)
+"""Its other functions, but for those that make the checker lie for a test."""
+
+# ---------------------------------------------------------------------- odd arguments
+
+NUMBERS = (
+    *(-1, 0, 1, 2, 3, 7, 16, 17, 255, 256, 257, 2**15, 2**16),
+    *(2**31 - 1, 2**31, 2**31 - 1024, 2**32 - 1, 2**32, 2**40),
+    *(2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**400, -(2**31), -(2**31) - 1, -(2**63)),
+)
+LAYOUTS = (
+    *("device 0", "device 1", "host", "read-only", "strided", "reversed", "misaligned"),
+    *("fortran", "other byte order", "broadcast", "inside"),
+)
+DTYPES = (
+    *("float32", "float64", "float16", "int8", "uint8", "int32", "uint32", "int64", "uint64"),
+    *("bool", "complex64", "object", "S4", "U1", "V4", "datetime64[s]", "uint16", "longdouble"),
+)
+
+
+def _numbers() -> SearchStrategy[Any]:
+    return st.sampled_from(NUMBERS) | st.integers(-4, 40)
+
+
+def _floating() -> SearchStrategy[Any]:
+    odd_ones = (float("nan"), float("inf"), -float("inf"), 1e300, -1.0, 0.0, 1e-45, 0.5)
+    return st.sampled_from(odd_ones)
+
+
+def _blocks() -> SearchStrategy[Any]:
+    return st.builds(
+        Block,
+        st.lists(st.integers(0, 6), max_size=6).map(tuple),
+        st.sampled_from(DTYPES),
+        st.sampled_from(("whole", "wide", "holes", "zeros")),
+        st.integers(0, 9),
+        st.sampled_from(LAYOUTS),
+    )
+
+
+def _anything() -> SearchStrategy[Any]:
+    """Values of every kind; a tuple is a shape."""
+    return st.one_of(
+        _numbers(),
+        _floating(),
+        _blocks(),
+        st.lists(_blocks(), max_size=9),
+        st.none(),
+        st.booleans(),
+        st.sampled_from(("", "relu", "\udcff", "float32", b"relu", "x" * 100, "object", "V0")),
+        st.lists(_numbers(), max_size=5).map(tuple),
+        st.builds(Same, st.integers(0, 7), st.integers(0, 8)),
+    )
+
+
+def _instead(argument: Any, arguments: int) -> SearchStrategy[Any]:
+    """What may stand in an argument's place."""
+    same = st.builds(Same, st.integers(0, arguments - 1), st.sampled_from((0, 0, 1, 4, 8, 16)))
+    if isinstance(argument, Block):
+        near = [
+            _near(argument),
+            st.sampled_from(LAYOUTS).map(lambda layout: replace(argument, layout=layout)),
+            st.sampled_from(DTYPES).map(lambda dtype: replace(argument, dtype=dtype)),
+            st.sampled_from(("wide", "holes")).map(lambda fill: replace(argument, fill=fill)),
+        ]
+        return st.one_of(*near, same, _anything())
+    if isinstance(argument, list) and argument:
+        return st.one_of(
+            st.permutations(argument),
+            st.integers(0, len(argument)).map(lambda stop: argument[:stop]),
+            st.integers(1, 9).map(lambda times: argument * times),
+            _instead(argument[0], arguments).map(lambda one: [one, *argument[1:]]),
+            _anything(),
+        )
+    if isinstance(argument, int):
+        return st.one_of(_numbers(), _numbers(), _anything())
+    if isinstance(argument, float):
+        return st.one_of(_floating(), _numbers(), _anything())
+    return _anything()
+
+
+def _near(block: Block) -> SearchStrategy[Block]:
+    """Blocks of a shape that differs in one axis, or has one more or fewer."""
+    shapes = [(1, *block.shape), (*block.shape, 1), block.shape[1:], block.shape[::-1]]
+    for axis, length in enumerate(block.shape):
+        for other in (0, length - 1, length + 1, 2 * length):
+            shapes.append((*block.shape[:axis], other, *block.shape[axis + 1 :]))
+    return st.sampled_from(shapes).map(lambda shape: replace(block, shape=shape))
+
+
+# ---------------------------------------------------------------------- arrays
+
+
+def build(case: Case) -> list[Any]:
+    """The arguments of a call."""
+    values: list[Any] = [
+        [made(one) if isinstance(one, Block) else one for one in argument]
+        if isinstance(argument, list)
+        else made(argument)
+        if isinstance(argument, Block)
+        else argument
+        for argument in case.arguments
+    ]
+    for at, argument in enumerate(values):
+        if isinstance(argument, Same):
+            values[at] = _shared(values, argument)
+    return values
+
+
+def _shared(values: list[Any], same: Same) -> Any:
+    array = values[same.index % len(values)]
+    if not isinstance(array, np.ndarray) or same.skip == 0 or not array.flags.c_contiguous:
+        return array if isinstance(array, np.ndarray) else None
+    return array.reshape(-1)[-(-same.skip // array.itemsize) :]
+
+
+def made(block: Block) -> Any:
+    """An array of the contents and in the layout of a block."""
+    values = np.array(contents(block))
+    module, shape = extension(), values.shape
+    match block.layout:
+        case "device" | "device 0" | "device 1" if not values.dtype.hasobject:
+            array = module.empty(shape, values.dtype, int(block.layout[7:] or 0))
+            array[...] = values
+            return array
+        case "read-only":
+            values.flags.writeable = False
+        case "strided" if values.ndim:
+            return np.repeat(values, 2, axis=-1)[..., ::2]
+        case "reversed":
+            return np.ascontiguousarray(values[::-1])[::-1] if values.ndim else values
+        case "misaligned" if not values.dtype.hasobject:
+            room = np.empty(values.nbytes + 1, np.uint8)[1:]
+            array = room.view(values.dtype).reshape(shape) if values.nbytes else values
+            array[...] = values
+            return array
+        case "fortran":
+            return np.asfortranarray(values)
+        case "other byte order":
+            return values.astype(values.dtype.newbyteorder())
+        case "broadcast" if values.ndim:
+            return np.broadcast_to(values[..., :1], shape) if shape[-1] else values
+        case "inside":  # of a larger array, at a multiple of its elements
+            room = np.empty(values.size + 3, values.dtype)
+            array = room[1 : 1 + values.size].reshape(shape)
+            array[...] = values
+            return array
+    return values
+
+
+def contents(block: Block) -> Any:
+    """A new array of the host."""
+    dtype = np.dtype(block.dtype)
+    rng = generator(block.seed, *block.shape)
+    if dtype.kind not in "fiu" or block.fill == "zeros":
+        return np.zeros(block.shape, dtype)
+    if block.fill == "garbage":
+        return np.full(block.shape, np.nan if dtype.kind == "f" else np.iinfo(dtype).max, dtype)
+    if block.fill == "wide" and dtype.kind != "f":
+        limits = np.iinfo(dtype)
+        return rng.integers(limits.min, limits.max, block.shape, dtype, endpoint=True)
+    values = rng.integers(0 if dtype.kind == "u" else -4, 5, block.shape).astype(dtype)
+    if dtype.kind == "f" and block.fill == "wide":
+        return values * dtype.type(2.0**100 if dtype.itemsize > 2 else 2.0**10)
+    if dtype.kind == "f" and block.fill == "holes":
+        odd_ones = np.array([np.nan, np.inf, -np.inf], dtype)
+        return np.where(rng.integers(0, 9, block.shape) == 0, rng.choice(odd_ones), values)
+    return values
+
+
+# ---------------------------------------------------------------------- what must come of it
+
+
+TAKEN_AS_THEY_COME = ("augment", "softmax_cross_entropy", "maxpool_dgrad")
+"""Ops with places or labels in arrays, which the kernels do not refuse and NumPy's backend does."""
+
+
+def check(case: Case) -> str:
+    with np.errstate(all="ignore"):
+        return _check(case)
+
+
+def _check(case: Case) -> str:
+    arguments = build(case)
+    before = [array.copy() for array in arrays(arguments)]
+    expected = numpy_answer(case.op, arguments[:-2])  # the last ones are device and stream
+    refusal = refused(case, arguments)
+    if isinstance(refusal, MemoryError):
+        return "refused"
+    if refusal is not None:
+        assert not case.sensible, refusal
+        assert str(refusal)
+        for array, old in zip(arrays(arguments), before, strict=True):
+            assert same_contents(array, old), f"refused ({refusal}), and changed an array"
+        return "refused"
+    written = {id(arguments[at]) for at in RESULTS.get(case.op, ()) if at < len(arguments)}
+    for array, old in zip(arrays(arguments), before, strict=True):
+        assert id(array) in written or same_contents(array, old), "changed an input"
+    if expected is None:
+        assert not case.sensible or case.op in TAKEN_AS_THEY_COME, "NumPy's backend refuses it"
+        return "accepted"
+    for at, (value, allowed) in expected.items():
+        hold_equal(arguments[at], value, allowed)
+    return "right"
+
+
+def refused(case: Case, arguments: list[Any]) -> Exception | None:
+    """Call the extension module's op; the refusal, if that is what came of it."""
+    try:
+        getattr(extension(), case.op)(*arguments)
+    except (ValueError, TypeError) as error:
+        return error
+    except MemoryError as error:
+        if case.op != "empty":
+            raise
+        return error
+    return None
+
+
+def hold_equal(array: Any, value: Any, allowed: Any) -> None:
+    """Hold that a result is the value expected, up to the error allowed in each element."""
+    if allowed is None:
+        np.testing.assert_array_equal(array, value)
+        return
+    near = abs(array.astype(np.float64) - value) <= allowed
+    alike = (array == value) | (np.isnan(array) & np.isnan(value))
+    assert (near | alike).all(), (array, value, allowed)
+
+
+def same_contents(array: Any, old: Any) -> bool:
+    """Equal in every bit, however the two lie in memory."""
+    return array.dtype.hasobject or same_bits(
+        np.ascontiguousarray(array), np.ascontiguousarray(old)
+    )
+
+
+def arrays(arguments: list[Any]) -> Iterator[Any]:
+    """Every array among the arguments, those of lists too."""
+    for argument in arguments:
+        for one in argument if isinstance(argument, list) else [argument]:
+            if isinstance(one, np.ndarray):
+                yield one
+
+
+@functools.cache
+def extension() -> Any:
+    """The module, whose first two devices may read one another's memory."""
+    module = import_module("pyalexnet._simcheck")
+    module.enable_peers(0, 1)
+    module.enable_peers(1, 0)
+    return module

@@ -1,0 +1,370 @@
+"""What the NumPy backend makes of a call of the bindings, and how far the kernels may be off.
+
+Where the two may round differently, each is within the tolerance of the exact result, so they are
+within twice that of one another. Sums of small whole numbers are exact in any order.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import oracle
+from oracle import Exact
+from pyalexnet.backends import backend
+from pyalexnet.errors import ArgumentError
+from tolerance import FUNCTION, SOFTMAX, SUM, bound, norm_units
+
+Answer = dict[int, tuple[Any, Any]]
+"""Of results by their place among the arguments: the value, and the error allowed (None: none)."""
+
+LARGEST = 64
+"""Of numbers whose sums are compared, and of sizes for which NumPy is asked."""
+
+
+def numpy_answer(op: str, arguments: list[Any]) -> Answer | None:
+    """What the NumPy backend answers; None where it refuses, or where nothing can be compared."""
+    if op not in _ANSWERS:
+        return None
+    try:
+        return _ANSWERS[op](*map(_copied, arguments))
+    except (ArgumentError, TypeError, ValueError, AttributeError, IndexError):
+        return None
+
+
+def _copied(argument: Any) -> Any:
+    if isinstance(argument, list):
+        return [_copied(one) for one in argument]
+    if isinstance(argument, np.ndarray) and argument.flags.c_contiguous:
+        return argument.copy()
+    return argument
+
+
+@functools.cache
+def _numpy() -> Any:
+    return backend("numpy")
+
+
+def _expect(holds: object) -> None:
+    if not holds:
+        raise ValueError("not to be compared")
+
+
+def _small(*sizes: int) -> None:
+    """NumPy would spend gigabytes on padding of any size."""
+    _expect(all(abs(size) <= LARGEST for size in sizes))
+
+
+def _whole(*arrays: Any) -> None:
+    """Only sums of small whole numbers are exact; NaN and infinities may be among them."""
+    for array in arrays:
+        if array is not None:
+            ordinary = array[np.isfinite(array)]
+            _expect((abs(ordinary) <= LARGEST).all() and (ordinary == np.round(ordinary)).all())
+
+
+def _finite(*arrays: Any) -> None:
+    for array in arrays:
+        _expect(np.isfinite(array).all() and (abs(array) <= LARGEST).all())
+
+
+def _moderate(*numbers: float) -> None:
+    _expect(all(abs(number) <= 4 for number in numbers))
+
+
+def _of(shape: Any, *results: Any) -> None:
+    for result in results:
+        _expect(result.shape == shape)
+
+
+def _twice(exact: Exact, units: float = SUM) -> Any:
+    return 2 * bound(exact, units)
+
+
+def _after(activation: str | None, y: Any) -> Any:
+    """The error allowed of an exact sum that went through an activation."""
+    return _twice(Exact(y, abs(y)), FUNCTION) if activation == "tanh" else None
+
+
+def _augment(
+    x: Any, mean: Any, corners: Any, flips: Any, shifts: Any, y: Any, scale: float, pixel: bool
+) -> Answer:
+    result = _numpy().augment(
+        *(x, mean),
+        corners=corners,
+        flips=flips,
+        shifts=shifts,
+        size=y.shape[1:3],
+        scale=float(np.float32(scale)),
+        mean_at_pixel=pixel,
+    )
+    _of(y.shape, result)
+    return {5: (result, None)}
+
+
+def _geometry(x: Any, w: Any, y: Any, numbers: tuple[int, ...]) -> dict[str, Any]:
+    """Strides, pads and groups, with as little below and to the right as makes y of its size."""
+    _small(*numbers)
+    stride_h, stride_w, top, left, groups = numbers
+    bottom = max(0, (y.shape[1] - 1) * stride_h + w.shape[1] - x.shape[1] - top)
+    right = max(0, (y.shape[2] - 1) * stride_w + w.shape[2] - x.shape[2] - left)
+    pad = top, bottom, left, right
+    return {"stride": (stride_h, stride_w), "pad": pad, "groups": groups}
+
+
+def _conv_fprop(x: Any, w: Any, b: Any, y: Any, _: Any, *numbers: Any) -> Answer:
+    *plain, towers, activation = numbers
+    _whole(x, w, b)
+    how = _geometry(x, w, y, tuple(plain))
+    result = _numpy().conv_fprop(x, w, b, **how, towers=towers, activation=activation)
+    _of(y.shape, result)
+    return {3: (result, _after(activation, result))}
+
+
+def _conv_dgrad(dy: Any, w: Any, dx: Any, _: Any, *numbers: int) -> Answer:
+    _whole(dy, w)
+    _finite(w)  # where no window reads a pixel, the kernels add zeros times w, and NumPy nothing
+    how = _geometry(dx, w, dy, numbers)
+    return {2: (_numpy().conv_dgrad(dy, w, x_shape=dx.shape, **how), None)}
+
+
+def _conv_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any, *numbers: int) -> Answer:
+    _whole(x, dy)
+    how = _geometry(x, dw, dy, numbers)
+    dw_due, db_due = _numpy().conv_wgrad(x, dy, w_shape=dw.shape, **how)
+    _of(db.shape, db_due)
+    return {2: (dw_due, None), 3: (db_due, None)}
+
+
+def _linear_fprop(
+    x: Any, w: Any, b: Any, y: Any, _: Any, towers: int, activation: str | None
+) -> Answer:
+    _whole(x, w, b)
+    result = _numpy().linear_fprop(x, w, b, towers=towers, activation=activation)
+    _of(y.shape, result)
+    return {3: (result, _after(activation, result))}
+
+
+def _linear_dgrad(dy: Any, w: Any, dx: Any, _: Any) -> Answer:
+    _whole(dy, w)
+    result = _numpy().linear_dgrad(dy, w)
+    _of(dx.shape, result)
+    return {2: (result, None)}
+
+
+def _linear_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any) -> Answer:
+    _whole(x, dy)
+    dw_due, db_due = _numpy().linear_wgrad(x, dy)
+    _of(dw.shape, dw_due)
+    return {2: (dw_due, None), 3: (db_due, None)}
+
+
+def _relu_fprop(x: Any, y: Any) -> Answer:
+    _of(x.shape, y)
+    return {1: (_numpy().relu_fprop(x), None)}
+
+
+def _relu_dgrad(y: Any, dy: Any, dx: Any) -> Answer:
+    _of(y.shape, dx)
+    return {2: (_numpy().relu_dgrad(y, dy), None)}
+
+
+def _tanh_fprop(x: Any, y: Any) -> Answer:
+    _of(x.shape, y)
+    due = _numpy().tanh_fprop(x)
+    return {1: (due, _after("tanh", due))}
+
+
+def _tanh_dgrad(y: Any, dy: Any, dx: Any) -> Answer:
+    _of(y.shape, dx)
+    _whole(y, dy)
+    return {2: (_numpy().tanh_dgrad(y, dy), None)}
+
+
+def _scale(x: Any, y: Any, factor: float) -> Answer:
+    _of(x.shape, y)
+    _moderate(factor)
+    return {1: (_numpy().scale(x, factor=factor), None)}
+
+
+def _norm(size: int, alpha: float, beta: float, k: float) -> dict[str, Any]:
+    _small(size)
+    _moderate(alpha, beta, k)
+    _expect(k >= 0.1 and beta >= 0)
+    return {"size": size, "alpha": alpha, "beta": beta, "k": k}
+
+
+def _lrn_fprop(x: Any, y: Any, *numbers: Any) -> Answer:
+    _of(x.shape, y)
+    _finite(x)
+    how = _norm(*numbers[:4]) | {"groups": numbers[4]}
+    due = _numpy().lrn_fprop(x, **how)
+    return {1: (due, _twice(oracle.lrn_fprop(x, **how), norm_units(how["beta"])))}
+
+
+def _lrn_dgrad(x: Any, dy: Any, dx: Any, *numbers: Any) -> Answer:
+    _of(x.shape, dx)
+    _finite(x, dy)
+    how = _norm(*numbers[:4]) | {"groups": numbers[4]}
+    due = _numpy().lrn_dgrad(x, dy, **how)
+    return {2: (due, _twice(oracle.lrn_dgrad(x, dy, **how), norm_units(how["beta"])))}
+
+
+def _rnorm_fprop(x: Any, y: Any, *numbers: Any) -> Answer:
+    _of(x.shape, y)
+    _finite(x)
+    how = _norm(*numbers)
+    due = _numpy().rnorm_fprop(x, **how)
+    return {1: (due, _twice(oracle.rnorm_fprop(x, **how), norm_units(how["beta"])))}
+
+
+def _rnorm_dgrad(x: Any, dy: Any, dx: Any, _: Any, *numbers: Any) -> Answer:
+    _of(x.shape, dx)
+    _finite(x, dy)
+    how = _norm(*numbers)
+    due = _numpy().rnorm_dgrad(x, dy, **how)
+    return {2: (due, _twice(oracle.rnorm_dgrad(x, dy, **how), norm_units(how["beta"])))}
+
+
+def _pool(x: Any, y: Any, size: int, stride: int) -> dict[str, Any]:
+    """Size, stride and the rounding under which y comes from x."""
+    _small(size, stride)
+    _expect(size >= 1 and stride >= 1)
+    for ceil in (True, False):
+        if oracle.pool_out_shape(x.shape, size, stride, ceil) == y.shape:
+            return {"size": size, "stride": stride, "ceil": ceil}
+    raise ValueError("not to be compared")
+
+
+def _maxpool_fprop(x: Any, y: Any, where: Any, size: int, stride: int) -> Answer:
+    due, place = _numpy().maxpool_fprop(x, **_pool(x, y, size, stride))
+    return {1: (due, None), 2: (place, None)}
+
+
+def _maxpool_dgrad(dy: Any, where: Any, dx: Any, size: int, stride: int) -> Answer:
+    _whole(dy)
+    _small(size, stride)
+    _expect(where.dtype.kind == "u")
+    rows, columns = np.indices(dy.shape)[1:3] * stride + np.divmod(where.astype(int), max(size, 1))
+    _expect((where < size * size).all())
+    _expect((rows < dx.shape[1]).all() and (columns < dx.shape[2]).all())
+    how = _pool(dx, dy, size, stride)
+    return {2: (_numpy().maxpool_dgrad(dy, where, x_shape=dx.shape, **how), None)}
+
+
+def _avgpool_fprop(x: Any, y: Any, size: int, stride: int) -> Answer:
+    _finite(x)
+    how = _pool(x, y, size, stride)
+    return {1: (_numpy().avgpool_fprop(x, **how), _twice(oracle.avgpool_fprop(x, **how)))}
+
+
+def _avgpool_dgrad(dy: Any, dx: Any, size: int, stride: int) -> Answer:
+    _finite(dy)
+    how = _pool(dx, dy, size, stride) | {"x_shape": dx.shape}
+    return {1: (_numpy().avgpool_dgrad(dy, **how), _twice(oracle.avgpool_dgrad(dy, **how)))}
+
+
+def _dropout(
+    x: Any, y: Any, keep: float, seed: int, step: Any, layer: int, offset: int, total: int
+) -> Answer:
+    _of(x.shape, y)
+    draw = {"keep": keep, "seed": seed, "step": step, "layer": layer}
+    _expect(total * len(x) < 2**63)
+    return {1: (_numpy().dropout_fprop(x, **draw, offset=offset, total=total), None)}
+
+
+def _softmax(
+    logits: Any, labels: Any, loss: Any, dlogits: Any, top1: Any, top5: Any, _: Any
+) -> Answer:
+    _finite(logits)
+    results = _numpy().softmax_cross_entropy(logits, labels)
+    exact_loss, exact_dlogits = oracle.softmax_cross_entropy(logits, labels)
+    one = Exact(np.ones(()), np.ones(()))
+    allowed = (
+        *(_twice(exact_loss, SOFTMAX), _twice(exact_dlogits, SOFTMAX)),
+        *(_twice(one), _twice(one)),
+    )
+    return dict(zip((2, 3, 4, 5), zip(results, allowed, strict=True), strict=True))
+
+
+def _sgd(w: Any, v: Any, dw: Any, lr: Any, momentum: float, weight_decay: float) -> Answer:
+    _finite(w, v, dw, np.asarray(lr))
+    _moderate(momentum, weight_decay)
+    rates = {"lr": float(lr), "momentum": momentum, "weight_decay": weight_decay}
+    exact_w, exact_v = oracle.sgd_update(w, v, dw, **rates)
+    _numpy().sgd_update(w, v, dw, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    return {0: (w, _twice(exact_w)), 1: (v, _twice(exact_v))}
+
+
+def _gather(parts: list[Any], whole: Any) -> Answer:
+    due = _numpy().exchange_gather(parts)
+    _of(whole.shape, due)
+    return {1: (due, None)}
+
+
+def _scatter_add(dwholes: list[Any], dpart: Any, start: int) -> Answer:
+    _whole(*dwholes)
+    due = _numpy().exchange_scatter_add(dwholes, start=start, channels=dpart.shape[-1])
+    _of(dpart.shape, due)
+    return {1: (due, None)}
+
+
+_ANSWERS: dict[str, Callable[..., Answer]] = {
+    "augment": _augment,
+    "conv_fprop": _conv_fprop,
+    "conv_dgrad": _conv_dgrad,
+    "conv_wgrad": _conv_wgrad,
+    "linear_fprop": _linear_fprop,
+    "linear_dgrad": _linear_dgrad,
+    "linear_wgrad": _linear_wgrad,
+    "relu_fprop": _relu_fprop,
+    "relu_dgrad": _relu_dgrad,
+    "tanh_fprop": _tanh_fprop,
+    "tanh_dgrad": _tanh_dgrad,
+    "scale": _scale,
+    "lrn_fprop": _lrn_fprop,
+    "lrn_dgrad": _lrn_dgrad,
+    "rnorm_fprop": _rnorm_fprop,
+    "rnorm_dgrad": _rnorm_dgrad,
+    "maxpool_fprop": _maxpool_fprop,
+    "maxpool_dgrad": _maxpool_dgrad,
+    "avgpool_fprop": _avgpool_fprop,
+    "avgpool_dgrad": _avgpool_dgrad,
+    "dropout": _dropout,
+    "softmax_cross_entropy": _softmax,
+    "sgd_update": _sgd,
+    "exchange_gather": _gather,
+    "exchange_scatter_add": _scatter_add,
+}
+
+RESULTS: dict[str, tuple[int, ...]] = {
+    "augment": (5,),
+    "conv_fprop": (3, 4),
+    "conv_dgrad": (2, 3),
+    "conv_wgrad": (2, 3, 4),
+    "linear_fprop": (3, 4),
+    "linear_dgrad": (2, 3),
+    "linear_wgrad": (2, 3, 4),
+    "relu_fprop": (1,),
+    "relu_dgrad": (2,),
+    "tanh_fprop": (1,),
+    "tanh_dgrad": (2,),
+    "scale": (1,),
+    "lrn_fprop": (1,),
+    "lrn_dgrad": (2,),
+    "rnorm_fprop": (1,),
+    "rnorm_dgrad": (2, 3),
+    "maxpool_fprop": (1, 2),
+    "maxpool_dgrad": (2,),
+    "avgpool_fprop": (1,),
+    "avgpool_dgrad": (1,),
+    "dropout": (1,),
+    "softmax_cross_entropy": (2, 3, 4, 5, 6),
+    "sgd_update": (0, 1),
+    "exchange_gather": (1,),
+    "exchange_scatter_add": (1,),
+}
+"""Which arguments an op may write, scratch among them."""

@@ -1,0 +1,376 @@
+"""Whether the tests would see an accident: one change each to a copy of the package.
+
+A slip that no test fails for is one that can be made. Each here is of the kind that happens: a line
+lost in a merge, a shortcut, a state forgotten. A mutation whose text is no longer in the source
+fails, too: it is to be brought up to date with the source.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import pyalexnet
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """What goes wrong, where, how, and the test that has to see it."""
+
+    name: str
+    file: str
+    changes: tuple[tuple[str, str], ...]
+    test: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def mutation(name: str, file: str, old: str, new: str, test: str) -> Mutation:
+    return Mutation(name, file, ((old, new),), test)
+
+
+IN_PLACE = Mutation(
+    "checkpoint written in place",
+    "checkpoint.py",
+    (
+        (
+            '    temporary = folder / f".tmp-{target.name}-{os.getpid()}"\n',
+            "    temporary = target\n",
+        ),
+        ("        temporary.mkdir()\n", "        temporary.mkdir(exist_ok=True)\n"),
+        ('    with path.open("xb") as stream:\n', '    with path.open("wb") as stream:\n'),
+        ("            _move(temporary, target)\n", "            _sync(folder)\n"),
+    ),
+    "test_checkpoint.py::test_a_failing_write_leaves_what_was_there",
+)
+
+SYNCED = "test_checkpoint.py::test_everything_is_synced_in_the_order_that_survives_a_power_cut"
+RESUMED = "test_resume.py::test_resumed_run_is_bitwise_equal"
+VIEWED = "test_views.py::test_a_view_depends_on_seed_epoch_and_image_alone"
+ORDERED = "test_data_dataset.py::test_order_is_a_permutation_that_depends_on_seed_and_epoch"
+MASKED = "test_net.py::test_masks_depend_on_step_and_seed"
+
+MUTATIONS = (
+    IN_PLACE,
+    mutation(
+        "file of a checkpoint not synced",
+        "checkpoint.py",
+        "        os.fsync(stream.fileno())\n",
+        "",
+        SYNCED,
+    ),
+    mutation(
+        "folder of the checkpoints not synced",
+        "checkpoint.py",
+        "    _sync(target.parent)\n",
+        "",
+        SYNCED,
+    ),
+    mutation(
+        "SHA-256 of a checkpoint's file not compared",
+        "checkpoint.py",
+        "    if hashlib.sha256(raw).hexdigest() != sha256:\n",
+        "    if False:\n",
+        "test_checkpoint.py::test_every_flipped_bit_is_refused",
+    ),
+    mutation(
+        "damaged checkpoint not passed over",
+        "checkpoint.py",
+        "            faults.append(str(error))\n            continue\n",
+        "            raise\n",
+        "test_checkpoint.py::test_newest_falls_back_and_says_so",
+    ),
+    mutation(
+        "best checkpoint deleted like the others",
+        "checkpoint.py",
+        "        if number == best:\n            continue\n",
+        "",
+        "test_checkpoint.py::test_prune_keeps_the_newest_and_the_best",
+    ),
+    mutation(
+        "dropout ignores the step",
+        "layers.py",
+        "            step=run.step,\n            layer=run.masks[self.name],\n            out=",
+        "            step=0,\n            layer=run.masks[self.name],\n            out=",
+        MASKED,
+    ),
+    mutation(
+        "dropout ignores the seed",
+        "layers.py",
+        "            seed=run.seed,\n            step=run.step,\n            layer=run.masks"
+        "[self.name],\n            out=",
+        "            seed=0,\n            step=run.step,\n            layer=run.masks"
+        "[self.name],\n            out=",
+        MASKED,
+    ),
+    mutation(
+        "augmentation ignores the seed",
+        "data/views.py",
+        "seed=seed, step=epoch, layer=_CROP",
+        "seed=0, step=epoch, layer=_CROP",
+        VIEWED,
+    ),
+    mutation(
+        "augmentation ignores the epoch",
+        "data/views.py",
+        "seed=seed, step=epoch, layer=_CROP",
+        "seed=seed, step=0, layer=_CROP",
+        VIEWED,
+    ),
+    mutation(
+        "every epoch in the same order",
+        "data/dataset.py",
+        "np.argsort(_draws(n, seed, epoch)",
+        "np.argsort(_draws(n, seed, 0)",
+        ORDERED,
+    ),
+    mutation(
+        "resume forgets the images seen",
+        "train.py",
+        "return cls(**{**values, **parts})",
+        'return cls(**{**values, **parts, "seen": 0})',
+        RESUMED,
+    ),
+    mutation(
+        "resume forgets the momentum",
+        "train.py",
+        "        self.sgd.load(momentum)\n",
+        "",
+        RESUMED,
+    ),
+    mutation(
+        "resume forgets the losses at chance",
+        "train.py",
+        'Losses.from_mapping(values.get("losses", asdict(Losses())))',
+        "Losses()",
+        RESUMED,
+    ),
+    mutation(
+        "resume forgets the plateau",
+        "train.py",
+        'PlateauState(**values.get("plateau", {}))',
+        "PlateauState()",
+        "test_start.py::test_a_plateau_is_resumed_where_it_stood",
+    ),
+    mutation(
+        "loss that is not finite passes",
+        "train.py",
+        "            if not abs(loss) < _DIVERGED:",
+        "            if False:",
+        "test_train.py::test_infinite_loss_of_finite_outputs",
+    ),
+    mutation(
+        "gradients that are not finite pass",
+        "train.py",
+        "            self._check_gradients()\n",
+        "",
+        "test_train.py::test_spoilt_gradient_never_reaches_the_parameters",
+    ),
+    mutation(
+        "update that is not finite passes",
+        "train.py",
+        "            self._check_update()\n",
+        "            pass\n",
+        "test_faults_numerics.py::test_met_in_the_same_step",
+    ),
+    mutation(
+        "momentum that is not finite is saved",
+        "train.py",
+        '        for kind, arrays in (("parameter", params), ("momentum of", momentum)):\n',
+        '        for kind, arrays in (("parameter", params),):\n',
+        "test_train.py::test_spoilt_momentum_is_never_saved",
+    ),
+    mutation(
+        "test loss that is not finite passes",
+        "train.py",
+        "        if scores is not None and not math.isfinite(scores.loss):\n",
+        "        if False:\n",
+        "test_faults_numerics.py::test_test_loss_that_is_not_finite",
+    ),
+    mutation(
+        "smaller last batch counts like the others",
+        "evaluate.py",
+        "        sums.add(count, *",
+        "        sums.add(1, *",
+        "test_train.py::test_evaluation_weighs_a_smaller_last_batch",
+    ),
+    mutation(
+        "labels of an operation not checked",
+        "backends/base.py",
+        "        if visible and not 0 <= labels.min() <= labels.max() < classes:\n",
+        "        if False:\n",
+        "test_refusals.py::test_label_that_is_no_class",
+    ),
+    mutation(
+        "labels of a data set not checked",
+        "data/dataset.py",
+        "np.flatnonzero((split.labels < 0) | (split.labels >= classes))",
+        "np.flatnonzero(split.labels < 0)",
+        "test_data_dataset.py::test_checked_refuses",
+    ),
+    mutation(
+        "CRC of a pack's image not compared",
+        "data/shard.py",
+        "            if zlib.crc32(raw) != self.checks[number]:\n",
+        "            if False:\n",
+        "test_data_pack.py::test_any_flipped_bit_is_found",
+    ),
+    mutation(
+        "any share of bad files passes",
+        "data/bad_files.py",
+        "    if len(bad) <= SHARE * images:\n",
+        "    if True:\n",
+        "test_data_folder.py::test_over_one_per_cent_stops",
+    ),
+    mutation(
+        "pickles in an .npz are read",
+        "data/npz.py",
+        "allow_pickle=False",
+        "allow_pickle=True",
+        "test_data_npz.py",
+    ),
+    mutation(
+        "torn line of a log stays",
+        "run.py",
+        "        self._drop_torn_line()\n",
+        "",
+        "test_train.py::test_torn_line_is_dropped_when_the_log_is_opened",
+    ),
+    mutation(
+        "part of a line stays in the log",
+        "run.py",
+        "            os.ftruncate(self._file, now.st_size)\n            raise\n",
+        "            raise\n",
+        "test_faults_environment.py::test_log_on_a_filling_disk",
+    ),
+    mutation(
+        "run folder not locked",
+        "run.py",
+        "        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "        pass\n",
+        "test_run.py::test_second_process_is_refused_until_the_first_is_gone",
+    ),
+    mutation(
+        "run folder that is gone is made anew",
+        "train.py",
+        "        self.folder.check_held()\n",
+        "",
+        "test_faults_environment.py::test_run_folder_gone_while_training",
+    ),
+    mutation(
+        "signal forgotten",
+        "interrupt.py",
+        "        self.received = self.received or signal.Signals(number)\n",
+        "",
+        "test_resume.py::test_signal_finishes_the_step_and_saves",
+    ),
+)
+
+QUICK = (IN_PLACE, next(one for one in MUTATIONS if one.name == "resume forgets the images seen"))
+
+# The build's own finder, of an editable installation, would lead away from the copy.
+OWN_FINDER_ONLY = """\
+import sys
+sys.meta_path[:] = [one for one in sys.meta_path if "Redirecting" not in type(one).__name__]
+"""
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package with what was built of it, its tests and their settings, elsewhere."""
+    root = tmp_path_factory.mktemp("mutated")
+    source = Path(pyalexnet.__file__).parent
+    unneeded = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(source, root / "pyalexnet", ignore=unneeded)
+    shutil.copytree(HERE, root / "tests", ignore=unneeded)
+    shutil.copy(HERE.parent / "pyproject.toml", root)
+    (root / "sitecustomize.py").write_text(OWN_FINDER_ONLY)
+    for module in ("_sim", "_simcheck", "_cuda"):
+        built = find_spec(f"pyalexnet.{module}")
+        if built is not None and built.origin is not None:
+            shutil.copy(built.origin, root / "pyalexnet")
+    return root
+
+
+def tested(root: Path, tests: Sequence[str]) -> tuple[int, str]:
+    """Run tests on the copy: pytest's exit code and what it printed."""
+    path = os.pathsep.join(map(str, (root, root / "tests")))
+    settings = {"PYTHONPATH": path, "PYALEXNET_TEST_BACKENDS": "numpy"}
+    arguments = (
+        "-q",
+        "-x",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore::pytest.PytestCacheWarning",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments, *(f"tests/{test}" for test in tests)],
+        cwd=root,
+        env={**os.environ, **settings, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def is_seen(one: Mutation, root: Path) -> None:
+    """With the change the test fails, by a failure of a test and by nothing else."""
+    path = root / "pyalexnet" / one.file
+    good = path.read_text()
+    changed = good
+    for old, new in one.changes:
+        assert changed.count(old) == 1, f"{one}: {one.file} has {old!r} {changed.count(old)} times"
+        changed = changed.replace(old, new)
+    path.write_text(changed)
+    try:
+        compile(changed, str(path), "exec")
+        code, output = tested(root, [one.test])
+    finally:
+        path.write_text(good)
+    assert code == 1, f"{one}: no failure of {one.test}, pytest exited with {code}\n{output}"
+
+
+def test_the_copy_is_what_is_tested(copy: Path) -> None:
+    """And without a change nothing fails there."""
+    probe = copy / "tests" / "test_probe_of_the_copy.py"
+    probe.write_text(
+        "import pyalexnet\n"
+        "def test_where() -> None:\n"
+        f"    assert pyalexnet.__file__.startswith({str(copy)!r})\n"
+    )
+    code, output = tested(copy, [probe.name, *(one.test for one in QUICK)])
+    assert code == 0, output
+    probe.unlink()
+
+
+@pytest.mark.parametrize("one", QUICK, ids=str)
+def test_a_mutation_is_seen(one: Mutation, copy: Path) -> None:
+    is_seen(one, copy)
+
+
+@pytest.mark.faults
+def test_without_a_mutation_nothing_fails(copy: Path) -> None:
+    code, output = tested(copy, sorted({one.test for one in MUTATIONS}))
+    assert code == 0, output
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("one", MUTATIONS, ids=str)
+def test_every_mutation_is_seen(one: Mutation, copy: Path, tried: Callable[..., None]) -> None:
+    is_seen(one, copy)
+    tried(f"mutation: {one}", 1, f"seen by {one.test.partition('::')[2] or one.test}")
