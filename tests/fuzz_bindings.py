@@ -24,7 +24,7 @@ from samples import generator
 from tolerance import same_bits
 
 OUTCOMES = {"refused", "accepted", "right"}
-SAMPLE = 600
+SAMPLE = 400
 
 Shape = tuple[int, ...]
 

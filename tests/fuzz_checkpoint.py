@@ -27,7 +27,7 @@ from samples import normal
 TENSORS = ("params.safetensors", "momentum.safetensors", "mean.safetensors")
 STATE = "state.json"
 OUTCOMES = {"refused", "read", "used"}
-SAMPLE = 300
+SAMPLE = 200
 NAMES = (
     *("net", "classes", "class_names", "input_shape", "step", "epoch", "net_args", "config"),
     *("metrics", "recipe", "augment", "bytes", "sha256", "format", "dtype", "shape", "dropout"),

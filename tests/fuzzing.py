@@ -283,7 +283,7 @@ class Child(Generic[Case]):
     """
 
     def __init__(
-        self, check: Callable[[Case], str], *, seconds: float = 60, memory: int = 4 * 2**30
+        self, check: Callable[[Case], object], *, seconds: float = 60, memory: int = 4 * 2**30
     ) -> None:
         self._check, self._seconds, self._memory = check, seconds, memory
         self._process: Any = None
@@ -317,7 +317,7 @@ class Child(Generic[Case]):
         # Not by a fork: threads of NumPy and of the backends would not come along.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=in_memory()))
         arguments = theirs, self._check, self._folder, self._memory, self._seconds
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
@@ -332,7 +332,8 @@ class Child(Generic[Case]):
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-        words = (self._folder / LOG).read_text(errors="replace")
+        log = self._folder / LOG
+        words = log.read_text(errors="replace") if log.exists() else ""
         shutil.rmtree(self._folder)
         code, self._process = self._process.exitcode, None
         return f"exit code {code}\n{words[-4000:]}"
@@ -341,9 +342,14 @@ class Child(Generic[Case]):
 LOG = "log"
 
 
+def in_memory() -> str | None:
+    """A file system without a disk, which is several times as fast; None for the usual place."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
 def _serve(
     connection: Connection,
-    check: Callable[[Any], str],
+    check: Callable[[Any], object],
     folder: Path,
     memory: int,
     seconds: float,

@@ -156,6 +156,43 @@ def _refuse(sentence: str) -> None:
     raise AssertionError(f"a save that failed left a bad checkpoint under a good name: {sentence}")
 
 
+def test_what_cannot_be_deleted_stops_nothing(tmp_path: Path) -> None:
+    """A link among the checkpoints, or a file that somebody reads over NFS."""
+    elsewhere = checkpoint.save(tmp_path / "elsewhere", make(1))
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "step-00000001").symlink_to(elsewhere)
+    for step in (2, 3):
+        checkpoint.save(folder, make(step))
+        checkpoint.prune(folder, 1)
+    assert [path.name for path in folder.glob("step-*")] == ["step-00000003"]
+    assert_same(checkpoint.load(elsewhere), make(1))
+
+
+def test_a_configuration_outlives_a_power_cut(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is synced before it takes the place of the one before; else that could leave it empty."""
+    trainer = began(tmp_path, data)
+    events: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def record_fsync(descriptor: int) -> None:
+        events.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        fsync(descriptor)
+
+    def record_replace(self: Path, target: Path) -> Path:
+        events.append(f"replace {self.name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(Path, "replace", record_replace)
+    trainer.folder.write_config(trainer.config)
+    trainer.folder.close()
+    temporary = f".tmp-{os.getpid()}-config.toml"
+    assert events == [f"sync {temporary}", f"replace {temporary}"]
+
+
 # A disk that is full
 
 MEGABYTES = """
@@ -625,6 +662,7 @@ def test_parameters_of_another_network_are_refused(data: Path, tmp_path: Path) -
             resumed(run)
 
 
+@pytest.mark.timeout(60)
 def test_a_run_folder_leads_nowhere_else(data: Path, tmp_path: Path) -> None:
     """Links and pipes in the place of what a run writes are refused or replaced, never followed."""
     trainer = began(tmp_path / "runs", data)

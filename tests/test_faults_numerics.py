@@ -236,7 +236,7 @@ def as_on_a_device(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer.net.backend, "to_numpy", brought)
 
 
-def met_at_the_next_look(
+def met_by_the_next_checkpoint(
     place: str, seed: int, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draws = random.Random(f"device {place} {seed}")
@@ -260,16 +260,16 @@ ON_A_DEVICE = [place for place in PLACES if place != "mean"]
 
 
 @pytest.mark.parametrize("place", ON_A_DEVICE)
-def test_met_at_the_next_look_of_a_device(
+def test_met_by_the_next_checkpoint_of_a_device(
     place: str, quarters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pyalexnet.nets.get", lambda _: small_net)
-    met_at_the_next_look(place, 0, quarters, tmp_path, monkeypatch)
+    met_by_the_next_checkpoint(place, 0, quarters, tmp_path, monkeypatch)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("place", ON_A_DEVICE)
-def test_met_at_the_next_look_of_a_device_often(
+def test_met_by_the_next_checkpoint_of_a_device_often(
     place: str,
     quarters: Path,
     tmp_path: Path,
@@ -278,11 +278,11 @@ def test_met_at_the_next_look_of_a_device_often(
 ) -> None:
     monkeypatch.setattr("pyalexnet.nets.get", lambda _: small_net)
     for seed in range(CPU_ROUNDS):
-        met_at_the_next_look(place, 100 + seed, quarters, tmp_path / str(seed), monkeypatch)
+        met_by_the_next_checkpoint(place, 100 + seed, quarters, tmp_path / str(seed), monkeypatch)
     tried(
         f"NaN or Inf in {place}, losses on a device",
         CPU_ROUNDS,
-        "caught when losses were next read, nothing saved",
+        "caught at the next checkpoint or before, nothing saved",
     )
 
 

@@ -6,10 +6,13 @@ case that was found; the module's `check` takes it again.
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Callable
 from types import ModuleType
 
 import pytest
+from hypothesis import strategies as st
 
 import fuzz_bindings
 import fuzz_checkpoint
@@ -23,6 +26,30 @@ TARGETS = pytest.mark.parametrize(
     [fuzz_checkpoint, fuzz_pack, fuzz_cifar, fuzz_images, fuzz_bindings],
     ids=lambda target: target.__name__.removeprefix("fuzz_"),
 )
+
+
+def test_the_smallest_case_that_fails_is_shown() -> None:
+    def check(case: int) -> str:
+        assert case < 1234
+        return "fine"
+
+    with pytest.raises(AssertionError) as caught:
+        sample(check, st.integers(0, 10**6), 200)
+    assert "To see it again: check(1234)" in caught.value.__notes__
+
+
+def test_a_crash_is_a_failure_and_the_next_case_a_new_start() -> None:
+    with Child(signal.raise_signal) as check:
+        with pytest.raises(AssertionError, match=r"(?s)died.*exit code -11.*Segmentation fault"):
+            check(signal.SIGSEGV)
+        assert check(signal.SIGCONT) == "None"
+
+
+def test_a_hang_and_a_greed_for_memory_are_failures() -> None:
+    with Child(time.sleep, seconds=2) as sleep, pytest.raises(AssertionError, match="no answer"):
+        sleep(60)
+    with Child(bytes) as zeros, pytest.raises(AssertionError, match="MemoryError"):
+        zeros(2**35)
 
 
 @TARGETS

@@ -129,6 +129,13 @@ MUTATIONS = (
         VIEWED,
     ),
     mutation(
+        "colour jitter ignores the epoch",
+        "data/views.py",
+        "seed=seed, step=epoch, layer=_JITTER",
+        "seed=seed, step=0, layer=_JITTER",
+        VIEWED,
+    ),
+    mutation(
         "every epoch in the same order",
         "data/dataset.py",
         "np.argsort(_draws(n, seed, epoch)",
@@ -138,8 +145,8 @@ MUTATIONS = (
     mutation(
         "resume forgets the images seen",
         "train.py",
-        "return cls(**{**values, **parts})",
-        'return cls(**{**values, **parts, "seen": 0})',
+        "asdict(cls(**{**values, **parts}))",
+        'asdict(cls(**{**values, **parts, "seen": 0}))',
         RESUMED,
     ),
     mutation(
@@ -243,8 +250,8 @@ MUTATIONS = (
     mutation(
         "torn line of a log stays",
         "run.py",
-        "        self._drop_torn_line()\n",
-        "",
+        "            self._drop_torn_line()\n",
+        "            pass\n",
         "test_train.py::test_torn_line_is_dropped_when_the_log_is_opened",
     ),
     mutation(
@@ -303,7 +310,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def tested(root: Path, tests: Sequence[str]) -> tuple[int, str]:
+def run_on(root: Path, tests: Sequence[str]) -> tuple[int, str]:
     """Run tests on the copy: pytest's exit code and what it printed."""
     path = os.pathsep.join(map(str, (root, root / "tests")))
     settings = {"PYTHONPATH": path, "PYALEXNET_TEST_BACKENDS": "numpy"}
@@ -339,7 +346,7 @@ def is_seen(one: Mutation, root: Path) -> None:
     path.write_text(changed)
     try:
         compile(changed, str(path), "exec")
-        code, output = tested(root, [one.test])
+        code, output = run_on(root, [one.test])
     finally:
         path.write_text(good)
     assert code == 1, f"{one}: no failure of {one.test}, pytest exited with {code}\n{output}"
@@ -353,7 +360,7 @@ def test_the_copy_is_what_is_tested(copy: Path) -> None:
         "def test_where() -> None:\n"
         f"    assert pyalexnet.__file__.startswith({str(copy)!r})\n"
     )
-    code, output = tested(copy, [probe.name, *(one.test for one in QUICK)])
+    code, output = run_on(copy, [probe.name, *(one.test for one in QUICK)])
     assert code == 0, output
     probe.unlink()
 
@@ -365,7 +372,7 @@ def test_a_mutation_is_seen(one: Mutation, copy: Path) -> None:
 
 @pytest.mark.faults
 def test_without_a_mutation_nothing_fails(copy: Path) -> None:
-    code, output = tested(copy, sorted({one.test for one in MUTATIONS}))
+    code, output = run_on(copy, sorted({one.test for one in MUTATIONS}))
     assert code == 0, output
 
 
