@@ -1,7 +1,7 @@
 """The command `pyalexnet`: its subcommands, and what becomes of errors.
 
 Exit codes: 0 done, 1 doctor found something essential broken, 2 refused, 3 training cannot go on,
-130 and 143 stopped by Ctrl-C and SIGTERM with everything saved.
+130, 143 and 138 stopped by Ctrl-C, SIGTERM and SIGUSR1 with everything saved.
 """
 
 from __future__ import annotations

@@ -251,7 +251,8 @@ def train(
 ) -> None:
     """Train a network. Without options: a small AlexNet on built-in photographs.
 
-    Ctrl-C finishes the step, saves and stops; --resume latest goes on as if nothing had happened.
+    Ctrl-C (or SIGTERM, SIGUSR1) finishes the step, saves and stops; --resume latest goes on as if
+    nothing had happened. SIGHUP and SIGUSR2 save and go on.
     """
     from pyalexnet import start
 
