@@ -9,6 +9,7 @@ namespace {
 std::string type_text(char kind, std::size_t element_bytes) {
     const std::string bits = std::to_string(8 * element_bytes);
     if (kind == 'f') return "float" + bits;
+    if (kind == 'b') return "bfloat16";
     if (kind == 'i') return "int" + bits;
     if (kind == 'u') return "uint" + bits;
     return "dtype kind '" + std::string(1, kind) + "' of " + bits + " bits";
@@ -41,8 +42,24 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
     return text + (shape.size() == 1 ? ",)" : ")");
 }
 
-Call::Call(const char* op, int device, std::uintptr_t stream)
-    : op_(op), device_(device), stream_(reinterpret_cast<Stream>(stream)) {
+bool is_bfloat16(py::handle object) {
+    if (!py::hasattr(object, "dtype")) return false;
+    const py::object name = py::getattr(object.attr("dtype"), "name", py::none());
+    return py::isinstance<py::str>(name) && name.cast<std::string>() == "bfloat16";
+}
+
+void Recording::add(int device, std::shared_ptr<std::deque<Given>> given, Launchers launchers) {
+    calls_.push_back({device, std::move(given), std::move(launchers)});
+}
+
+void Recording::run(std::uintptr_t stream) const {
+    const py::gil_scoped_release unlocked;
+    for (const Recorded& call : calls_)
+        pyalexnet::run(call.device, reinterpret_cast<Stream>(stream), *call.given, call.launchers);
+}
+
+Call::Call(const char* op, int device, const Target& target)
+    : op_(op), device_(device), target_(target), given_(std::make_shared<std::deque<Given>>()) {
     const int count = device_count();
     if (device < 0 || device >= count)
         refuse("device is " + std::to_string(device) + "; there are " + std::to_string(count));
@@ -93,8 +110,9 @@ const Given& Call::take(const char* name, py::handle object, char kind, std::siz
                place_text(device));
     for (const std::int64_t extent : given.shape)
         expect(extent > 0, subject + "has shape " + shape_text(given.shape) + ", which is empty");
-    given_.push_back(std::move(given));
-    return given_.back();
+    given.owner = py::reinterpret_borrow<py::object>(object);
+    given_->push_back(std::move(given));
+    return given_->back();
 }
 
 Array<float> Call::scratch(const char* name, py::handle object, std::size_t bytes) {
@@ -107,7 +125,7 @@ Array<float> Call::scratch(const char* name, py::handle object, std::size_t byte
                                        " bytes; " + std::to_string(bytes) + " were expected");
     expect(reinterpret_cast<std::uintptr_t>(given.pointer) % 16 == 0,
            std::string(name) + " does not begin at a multiple of 16 bytes");
-    Given& own = given_.back();
+    Given& own = given_->back();
     own.kind = 'f'; // launchers keep partial sums there
     own.element_bytes = sizeof(float);
     own.shape = {static_cast<std::int64_t>((bytes + sizeof(float) - 1) / sizeof(float))};
@@ -141,10 +159,11 @@ NumberArgument<std::uint32_t, Counter> Call::counter(const char* name, py::handl
 // In place is one thing (the very same elements, where the op allows it); half over each other is
 // never meant.
 void Call::refuse_overlaps() const {
-    for (std::size_t i = 0; i < given_.size(); ++i) {
-        for (std::size_t j = i + 1; j < given_.size(); ++j) {
-            const Given& a = given_[i];
-            const Given& b = given_[j];
+    const std::deque<Given>& given = *given_;
+    for (std::size_t i = 0; i < given.size(); ++i) {
+        for (std::size_t j = i + 1; j < given.size(); ++j) {
+            const Given& a = given[i];
+            const Given& b = given[j];
             if ((!written(a) && !written(b)) || !overlap(a, b)) continue;
             const bool allowed = a.alias == Alias::allowed || b.alias == Alias::allowed;
             expect(allowed && a.pointer == b.pointer && a.bytes() == b.bytes(),
@@ -153,10 +172,15 @@ void Call::refuse_overlaps() const {
     }
 }
 
-void Call::launch(const std::function<void(Stream)>& launchers) {
+void Call::launch(Launchers launchers) {
     refuse_overlaps();
+    if (const auto* recording = std::get_if<std::shared_ptr<Recording>>(&target_)) {
+        (*recording)->add(device_, given_, std::move(launchers));
+        return;
+    }
+    const auto stream = reinterpret_cast<Stream>(std::get<std::uintptr_t>(target_));
     const py::gil_scoped_release unlocked;
-    run(device_, stream_, given_, launchers);
+    run(device_, stream, *given_, launchers);
 }
 
 } // namespace pyalexnet

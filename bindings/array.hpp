@@ -8,11 +8,14 @@
 #include "ops.h"
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <string>
+#include <variant>
 #include <vector>
 
 namespace pyalexnet {
@@ -27,7 +30,7 @@ struct Given {
     std::string name;
     void* pointer = nullptr;
     void* placed = nullptr; // where kernels find it, while they run
-    char kind = 0;          // f, i, u, as NumPy calls them
+    char kind = 0;          // f, i, u, as NumPy calls them; b: bfloat16
     std::size_t element_bytes = 0;
     std::vector<std::int64_t> shape;
     bool contiguous = false;
@@ -35,12 +38,16 @@ struct Given {
     int device = -1; // -1: memory of the host
     Access access = Access::read;
     Alias alias = Alias::refused;
+    py::object owner; // keeps the memory
 
     std::int64_t size() const;
     std::size_t bytes() const { return static_cast<std::size_t>(size()) * element_bytes; }
 };
 
 std::string shape_text(const std::vector<std::int64_t>& shape);
+
+// Whether the object is an array of ml_dtypes' bfloat16, wherever it lies.
+bool is_bfloat16(py::handle object);
 
 template <class T> class Array {
   public:
@@ -76,9 +83,31 @@ template <class Number, class Argument> class NumberArgument {
     Number value_;
 };
 
+using Launchers = std::function<void(Stream)>;
+
+// Calls that were checked once and are launched many times, always with the same arrays.
+class Recording {
+  public:
+    void add(int device, std::shared_ptr<std::deque<Given>> given, Launchers launchers);
+    // Launches all, in their order.
+    void run(std::uintptr_t stream) const;
+    std::size_t size() const { return calls_.size(); }
+
+  private:
+    struct Recorded {
+        int device;
+        std::shared_ptr<std::deque<Given>> given;
+        Launchers launchers;
+    };
+    std::vector<Recorded> calls_;
+};
+
+// Where a call's launches go: at once onto a stream (its address), or into a recording.
+using Target = std::variant<std::uintptr_t, std::shared_ptr<Recording>>;
+
 class Call {
   public:
-    Call(const char* op, int device, std::uintptr_t stream);
+    Call(const char* op, int device, const Target& target);
 
     static constexpr int kAnyRank = -1;
 
@@ -121,8 +150,9 @@ class Call {
     // beyond the last one.
     void expect_countable(const char* what, std::int64_t count) const;
 
-    // Runs the launchers with the arrays in place. The interpreter is free meanwhile.
-    void launch(const std::function<void(Stream)>& launchers);
+    // Runs the launchers with the arrays in place, or records them. They may be run after the
+    // binding has returned: they capture by value. The interpreter is free while they run.
+    void launch(Launchers launchers);
 
   private:
     static constexpr int kAnyDevice = -2;
@@ -135,17 +165,24 @@ class Call {
 
     const char* op_;
     int device_;
-    Stream stream_;
-    std::deque<Given> given_; // a deque: arrays point into it
+    Target target_;
+    std::shared_ptr<std::deque<Given>> given_; // a deque: arrays point into it
 };
 
 template <class T> const Given& Call::take(const char* name, py::handle object, int rank,
                                            Access access, int device, Alias alias) {
     using Element = std::remove_const_t<T>;
-    constexpr char kind = std::is_floating_point_v<Element> ? 'f'
-                          : std::is_signed_v<Element>       ? 'i'
-                                                            : 'u';
+    constexpr char kind = std::is_same_v<Element, bf16>       ? 'b'
+                          : std::is_floating_point_v<Element> ? 'f'
+                          : std::is_signed_v<Element>         ? 'i'
+                                                              : 'u';
     return take(name, object, kind, sizeof(Element), rank, access, device, alias);
+}
+
+// Calls `use` with a value of the type of the array's elements, where kernels exist for two:
+// bf16 where it is bfloat16, else float, so that any other type is refused as no float32.
+template <class Use> void with_element(py::handle array, Use use) {
+    is_bfloat16(array) ? use(bf16{}) : use(float{});
 }
 
 // ---------------------------------------------------------------------- per platform
@@ -155,8 +192,7 @@ template <class T> const Given& Call::take(const char* name, py::handle object, 
 Given describe(py::handle object);
 
 // Puts the arrays in place and runs the launchers on the device.
-void run(int device, Stream stream, std::deque<Given>& given,
-         const std::function<void(Stream)>& launchers);
+void run(int device, Stream stream, std::deque<Given>& given, const Launchers& launchers);
 
 int device_count();
 

@@ -32,8 +32,8 @@ template <class A> void expect_shape(const Call& call, const char* name, const A
 
 void augment_op(const py::object& x_, const py::object& mean_, const py::object& corners_,
                 const py::object& flips_, const py::object& shifts_, const py::object& y_,
-                float scale, bool mean_at_pixel, int device, std::uintptr_t stream) {
-    Call call("augment", device, stream);
+                float scale, bool mean_at_pixel, int device, const Target& target) {
+    Call call("augment", device, target);
     const auto x = call.input<const std::uint8_t>("x", x_, 4);
     const auto mean = call.input<const float>("mean", mean_);
     const auto corners = call.input<const std::int32_t>("corners", corners_);
@@ -45,7 +45,7 @@ void augment_op(const py::object& x_, const py::object& mean_, const py::object&
     expect_shape(call, "corners", corners, {x.dim(0), 2});
     expect_shape(call, "flips", flips, {x.dim(0)});
     expect_shape(call, "shifts", shifts, {x.dim(0), x.dim(3)});
-    call.launch([&](Stream s) {
+    call.launch([=](Stream s) {
         augment(x.data(), mean.data(), corners.data(), flips.data(), shifts.data(), y.data(), shape,
                 scale, mean_at_pixel, s);
     });

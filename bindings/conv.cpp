@@ -1,8 +1,6 @@
 #include "activation_name.hpp"
 #include "register.hpp"
 
-#include <pybind11/stl.h>
-
 #include <array>
 
 namespace pyalexnet {
@@ -81,13 +79,13 @@ using WorkspaceOf = std::size_t (*)(const ConvShape&);
 // Bytes of scratch for one pass, which the shapes alone decide.
 template <WorkspaceOf workspace>
 std::size_t conv_workspace(Sizes x, Sizes w, Sizes y, std::int64_t groups) {
-    const Call call("conv_workspace", 0, 0);
+    const Call call("conv_workspace", 0, Target{});
     return workspace(conv_shape(call, Extents{x}, Extents{w}, Extents{y}, {1, 1, 0, 0, groups}));
 }
 
 std::size_t conv_fprop_workspace_of(Sizes x, Sizes w, Sizes y, std::int64_t groups,
                                     std::int64_t towers) {
-    const Call call("conv_workspace", 0, 0);
+    const Call call("conv_workspace", 0, Target{});
     return conv_fprop_workspace(
         conv_shape(call, Extents{x}, Extents{w}, Extents{y}, {1, 1, 0, 0, groups, towers}));
 }
@@ -95,8 +93,8 @@ std::size_t conv_fprop_workspace_of(Sizes x, Sizes w, Sizes y, std::int64_t grou
 void fprop(const py::object& x_, const py::object& w_, const py::object& b_, const py::object& y_,
            const py::object& workspace_, std::int64_t stride_h, std::int64_t stride_w,
            std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups, std::int64_t towers,
-           const py::object& activation_, int device, std::uintptr_t stream) {
-    Call call("conv_fprop", device, stream);
+           const py::object& activation_, int device, const Target& target) {
+    Call call("conv_fprop", device, target);
     const auto x = call.input<const float>("x", x_, 4);
     const auto w = call.input<const float>("w", w_, 4);
     const auto b = call.optional_input<const float>("b", b_, 1);
@@ -108,7 +106,7 @@ void fprop(const py::object& x_, const py::object& w_, const py::object& b_, con
                                                      std::to_string(shape.filters) + " filters");
     const auto scratch = call.scratch("workspace", workspace_, conv_fprop_workspace(shape));
     const Activation activation = activation_of(call, activation_);
-    call.launch([&](Stream s) {
+    call.launch([=](Stream s) {
         conv_fprop(x.data(), w.data(), b.data(), y.data(), shape, activation, scratch.data(), s);
     });
 }
@@ -116,8 +114,8 @@ void fprop(const py::object& x_, const py::object& w_, const py::object& b_, con
 void dgrad(const py::object& dy_, const py::object& w_, const py::object& dx_,
            const py::object& workspace_, std::int64_t stride_h, std::int64_t stride_w,
            std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups, int device,
-           std::uintptr_t stream) {
-    Call call("conv_dgrad", device, stream);
+           const Target& target) {
+    Call call("conv_dgrad", device, target);
     const auto dy = call.input<const float>("dy", dy_, 4);
     const auto w = call.input<const float>("w", w_, 4);
     const auto dx = call.output<float>("dx", dx_, 4);
@@ -125,14 +123,14 @@ void dgrad(const py::object& dy_, const py::object& w_, const py::object& dx_,
         conv_shape(call, dx, w, dy, {stride_h, stride_w, pad_top, pad_left, groups});
     const auto scratch = call.scratch("workspace", workspace_, conv_dgrad_workspace(shape));
     call.launch(
-        [&](Stream s) { conv_dgrad(dy.data(), w.data(), dx.data(), shape, scratch.data(), s); });
+        [=](Stream s) { conv_dgrad(dy.data(), w.data(), dx.data(), shape, scratch.data(), s); });
 }
 
 void wgrad(const py::object& x_, const py::object& dy_, const py::object& dw_,
            const py::object& db_, const py::object& workspace_, std::int64_t stride_h,
            std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups,
-           int device, std::uintptr_t stream) {
-    Call call("conv_wgrad", device, stream);
+           int device, const Target& target) {
+    Call call("conv_wgrad", device, target);
     const auto x = call.input<const float>("x", x_, 4);
     const auto dy = call.input<const float>("dy", dy_, 4);
     const auto dw = call.output<float>("dw", dw_, 4);
@@ -143,7 +141,7 @@ void wgrad(const py::object& x_, const py::object& dy_, const py::object& dw_,
                                                 " elements; dw has " +
                                                 std::to_string(shape.filters) + " filters");
     const auto scratch = call.scratch("workspace", workspace_, conv_wgrad_workspace(shape));
-    call.launch([&](Stream s) {
+    call.launch([=](Stream s) {
         conv_wgrad(x.data(), dy.data(), dw.data(), db.data(), shape, scratch.data(), s);
     });
 }

@@ -4,7 +4,6 @@
 #include "simt/error.hpp"
 
 #include <cuda_runtime_api.h>
-#include <pybind11/stl.h>
 
 #include <stdexcept>
 
@@ -65,7 +64,7 @@ Given describe(py::handle object) {
     Given given;
     given.pointer = reinterpret_cast<void*>(data.first);
     given.writable = !data.second;
-    given.kind = type.at(0) == '>' ? '>' : type.at(1);
+    given.kind = type.at(0) == '>' ? '>' : is_bfloat16(object) ? 'b' : type.at(1);
     given.element_bytes = static_cast<std::size_t>(std::stoul(type.substr(2)));
     given.shape = interface["shape"].cast<std::vector<std::int64_t>>();
     given.contiguous = is_contiguous(interface, given);
@@ -73,8 +72,7 @@ Given describe(py::handle object) {
     return given;
 }
 
-void run(int device, Stream stream, std::deque<Given>& given,
-         const std::function<void(Stream)>& launchers) {
+void run(int device, Stream stream, std::deque<Given>& given, const Launchers& launchers) {
     check(cudaSetDevice(device), "cudaSetDevice"); // our runtime's own idea of the current device
     for (Given& each : given) each.placed = each.pointer;
     launchers(stream);

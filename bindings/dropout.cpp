@@ -8,8 +8,8 @@ namespace {
 
 void dropout_op(const py::object& x_, const py::object& y_, double keep, std::uint64_t seed,
                 const py::object& step_, std::uint32_t layer, std::int64_t offset,
-                std::int64_t total, int device, std::uintptr_t stream) {
-    Call call("dropout", device, stream);
+                std::int64_t total, int device, const Target& target) {
+    Call call("dropout", device, target);
     const auto x = call.input<const float>("x", x_);
     const auto y = call.output<float>("y", y_, Alias::allowed);
     expect_same_shape(call, "x", x, "y", y);
@@ -26,7 +26,7 @@ void dropout_op(const py::object& x_, const py::object& y_, double keep, std::ui
                 "total is " + std::to_string(total) + "; times " + std::to_string(images) +
                     " images it does not fit 63 bits");
     const auto step = call.counter("step", step_);
-    call.launch([&](Stream s) {
+    call.launch([=](Stream s) {
         dropout(x.data(), y.data(), images, features,
                 {keep, seed, step.get(), layer, offset, total}, s);
     });

@@ -29,8 +29,8 @@ template <class A, class B> bool same_pixels(const A& a, const B& b) {
 }
 
 void gather(const py::sequence& parts_, const py::object& whole_, int device,
-            std::uintptr_t stream) {
-    Call call("exchange_gather", device, stream);
+            const Target& target) {
+    Call call("exchange_gather", device, target);
     const Peers peers = peers_of(call, "parts", parts_);
     const auto whole = call.output<float>("whole", whole_);
     ExchangeParts parts{};
@@ -44,16 +44,17 @@ void gather(const py::sequence& parts_, const py::object& whole_, int device,
     call.expect(call.extent("channels", whole.dim(-1)) == channels,
                 "whole has " + std::to_string(whole.dim(-1)) + " channels; the parts have " +
                     std::to_string(channels));
-    call.launch([&](Stream s) {
-        for (int i = 0; i < parts.count; ++i)
-            parts.data[i] = peers[static_cast<std::size_t>(i)].data();
-        exchange_gather(parts, whole.data(), whole.size() / channels, s);
+    call.launch([=](Stream s) {
+        ExchangeParts placed = parts;
+        for (int i = 0; i < placed.count; ++i)
+            placed.data[i] = peers[static_cast<std::size_t>(i)].data();
+        exchange_gather(placed, whole.data(), whole.size() / channels, s);
     });
 }
 
 void scatter_add(const py::sequence& dwholes_, const py::object& dpart_, std::int64_t start,
-                 int device, std::uintptr_t stream) {
-    Call call("exchange_scatter_add", device, stream);
+                 int device, const Target& target) {
+    Call call("exchange_scatter_add", device, target);
     const Peers peers = peers_of(call, "dwholes", dwholes_);
     const auto dpart = call.output<float>("dpart", dpart_);
     const auto& first = peers.front();
@@ -68,7 +69,7 @@ void scatter_add(const py::sequence& dwholes_, const py::object& dpart_, std::in
                 "start is " + std::to_string(start) + "; " + std::to_string(part_channels) +
                     " channels from there were expected to lie within " +
                     std::to_string(whole_channels));
-    call.launch([&](Stream s) {
+    call.launch([=](Stream s) {
         ExchangeWholes dwholes{};
         for (const auto& peer : peers) dwholes.data[dwholes.count++] = peer.data();
         exchange_scatter_add(dwholes, dpart.data(), dpart.size() / part_channels, whole_channels,

@@ -4,7 +4,6 @@
 #include "simt/device.hpp"
 
 #include <pybind11/numpy.h>
-#include <pybind11/stl.h>
 
 #include <stdexcept>
 
@@ -18,7 +17,7 @@ Given describe(py::handle object) {
     const py::dtype type = array.dtype();
     Given given;
     given.pointer = const_cast<void*>(array.data());
-    given.kind = type.byteorder() == '>' ? '>' : type.kind();
+    given.kind = type.byteorder() == '>' ? '>' : is_bfloat16(object) ? 'b' : type.kind();
     given.element_bytes = static_cast<std::size_t>(type.itemsize());
     given.shape.assign(array.shape(), array.shape() + array.ndim());
     given.contiguous = (array.flags() & py::array::c_style) != 0;
@@ -81,8 +80,7 @@ int device_of(const py::array& array) { return simt::device_of(array.data()); }
 
 } // namespace
 
-void run(int device, Stream stream, std::deque<Given>& given,
-         const std::function<void(Stream)>& launchers) {
+void run(int device, Stream stream, std::deque<Given>& given, const Launchers& launchers) {
     std::vector<simt::Buffer> buffers;
     for (const Given& each : given) buffers.push_back(buffer_of(each, device));
     simt::Session session(device, std::move(buffers));

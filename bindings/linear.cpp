@@ -29,20 +29,20 @@ using WorkspaceOf = std::size_t (*)(LinearShape);
 // Bytes of scratch for one pass.
 template <WorkspaceOf workspace>
 std::size_t linear_workspace(std::int64_t rows, std::int64_t inputs, std::int64_t outputs) {
-    const Call call("linear_workspace", 0, 0);
+    const Call call("linear_workspace", 0, Target{});
     return workspace(countable(call, rows, inputs, outputs));
 }
 
 std::size_t linear_fprop_workspace_of(std::int64_t rows, std::int64_t inputs, std::int64_t outputs,
                                       std::int64_t towers) {
-    const Call call("linear_workspace", 0, 0);
+    const Call call("linear_workspace", 0, Target{});
     return linear_fprop_workspace(countable(call, rows, inputs, outputs, towers));
 }
 
 void fprop(const py::object& x_, const py::object& w_, const py::object& b_, const py::object& y_,
            const py::object& workspace_, std::int64_t towers, const py::object& activation_,
-           int device, std::uintptr_t stream) {
-    Call call("linear_fprop", device, stream);
+           int device, const Target& target) {
+    Call call("linear_fprop", device, target);
     const auto x = call.input<const float>("x", x_, 2);
     const auto w = call.input<const float>("w", w_, 2);
     const auto b = call.optional_input<const float>("b", b_, 1);
@@ -53,26 +53,26 @@ void fprop(const py::object& x_, const py::object& w_, const py::object& b_, con
                                                      std::to_string(shape.outputs) + " outputs");
     const auto scratch = call.scratch("workspace", workspace_, linear_fprop_workspace(shape));
     const Activation activation = activation_of(call, activation_);
-    call.launch([&](Stream s) {
+    call.launch([=](Stream s) {
         linear_fprop(x.data(), w.data(), b.data(), y.data(), shape, activation, scratch.data(), s);
     });
 }
 
 void dgrad(const py::object& dy_, const py::object& w_, const py::object& dx_,
-           const py::object& workspace_, int device, std::uintptr_t stream) {
-    Call call("linear_dgrad", device, stream);
+           const py::object& workspace_, int device, const Target& target) {
+    Call call("linear_dgrad", device, target);
     const auto dy = call.input<const float>("dy", dy_, 2);
     const auto w = call.input<const float>("w", w_, 2);
     const auto dx = call.output<float>("dx", dx_, 2);
     const LinearShape shape = linear_shape(call, dx, w, dy);
     const auto scratch = call.scratch("workspace", workspace_, linear_dgrad_workspace(shape));
     call.launch(
-        [&](Stream s) { linear_dgrad(dy.data(), w.data(), dx.data(), shape, scratch.data(), s); });
+        [=](Stream s) { linear_dgrad(dy.data(), w.data(), dx.data(), shape, scratch.data(), s); });
 }
 
 void wgrad(const py::object& x_, const py::object& dy_, const py::object& dw_,
-           const py::object& db_, const py::object& workspace_, int device, std::uintptr_t stream) {
-    Call call("linear_wgrad", device, stream);
+           const py::object& db_, const py::object& workspace_, int device, const Target& target) {
+    Call call("linear_wgrad", device, target);
     const auto x = call.input<const float>("x", x_, 2);
     const auto dy = call.input<const float>("dy", dy_, 2);
     const auto dw = call.output<float>("dw", dw_, 2);
@@ -82,7 +82,7 @@ void wgrad(const py::object& x_, const py::object& dy_, const py::object& dw_,
                                                 " elements; dw has " +
                                                 std::to_string(shape.outputs) + " outputs");
     const auto scratch = call.scratch("workspace", workspace_, linear_wgrad_workspace(shape));
-    call.launch([&](Stream s) {
+    call.launch([=](Stream s) {
         linear_wgrad(x.data(), dy.data(), dw.data(), db.data(), shape, scratch.data(), s);
     });
 }

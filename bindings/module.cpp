@@ -8,6 +8,7 @@ PYBIND11_MODULE(PYALEXNET_MODULE, m) {
     using namespace pyalexnet;
     pybind11::register_local_exception<simt::Error>(m, "KernelError", PyExc_RuntimeError);
     register_platform(m);
+    register_recording(m);
     register_augment(m);
     register_conv(m);
     register_linear(m);

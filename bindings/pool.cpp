@@ -47,7 +47,7 @@ template <class Where> void max_fprop(Call& call, const py::object& x_, const py
     const auto where = call.output<Where>("where", where_, 4);
     expect_same_shape(call, "y", y, "where", where);
     const PoolShape shape = pool_shape(call, x, y, size, stride);
-    call.launch([&](Stream s) { maxpool_fprop(x.data(), y.data(), where.data(), shape, s); });
+    call.launch([=](Stream s) { maxpool_fprop(x.data(), y.data(), where.data(), shape, s); });
 }
 
 template <class Where> void max_dgrad(Call& call, const py::object& dy_, const py::object& where_,
@@ -58,12 +58,12 @@ template <class Where> void max_dgrad(Call& call, const py::object& dy_, const p
     const auto dx = call.output<float>("dx", dx_, 4);
     expect_same_shape(call, "dy", dy, "where", where);
     const PoolShape shape = pool_shape(call, dx, dy, size, stride);
-    call.launch([&](Stream s) { maxpool_dgrad(dy.data(), where.data(), dx.data(), shape, s); });
+    call.launch([=](Stream s) { maxpool_dgrad(dy.data(), where.data(), dx.data(), shape, s); });
 }
 
 void maxpool_fprop_op(const py::object& x, const py::object& y, const py::object& where,
-                      std::int64_t size, std::int64_t stride, int device, std::uintptr_t stream) {
-    Call call("maxpool_fprop", device, stream);
+                      std::int64_t size, std::int64_t stride, int device, const Target& target) {
+    Call call("maxpool_fprop", device, target);
     if (fits_byte(call, size))
         max_fprop<std::uint8_t>(call, x, y, where, size, stride);
     else
@@ -71,8 +71,8 @@ void maxpool_fprop_op(const py::object& x, const py::object& y, const py::object
 }
 
 void maxpool_dgrad_op(const py::object& dy, const py::object& where, const py::object& dx,
-                      std::int64_t size, std::int64_t stride, int device, std::uintptr_t stream) {
-    Call call("maxpool_dgrad", device, stream);
+                      std::int64_t size, std::int64_t stride, int device, const Target& target) {
+    Call call("maxpool_dgrad", device, target);
     if (fits_byte(call, size))
         max_dgrad<std::uint8_t>(call, dy, where, dx, size, stride);
     else
@@ -80,21 +80,21 @@ void maxpool_dgrad_op(const py::object& dy, const py::object& where, const py::o
 }
 
 void avgpool_fprop_op(const py::object& x_, const py::object& y_, std::int64_t size,
-                      std::int64_t stride, int device, std::uintptr_t stream) {
-    Call call("avgpool_fprop", device, stream);
+                      std::int64_t stride, int device, const Target& target) {
+    Call call("avgpool_fprop", device, target);
     const auto x = call.input<const float>("x", x_, 4);
     const auto y = call.output<float>("y", y_, 4);
     const PoolShape shape = pool_shape(call, x, y, size, stride);
-    call.launch([&](Stream s) { avgpool_fprop(x.data(), y.data(), shape, s); });
+    call.launch([=](Stream s) { avgpool_fprop(x.data(), y.data(), shape, s); });
 }
 
 void avgpool_dgrad_op(const py::object& dy_, const py::object& dx_, std::int64_t size,
-                      std::int64_t stride, int device, std::uintptr_t stream) {
-    Call call("avgpool_dgrad", device, stream);
+                      std::int64_t stride, int device, const Target& target) {
+    Call call("avgpool_dgrad", device, target);
     const auto dy = call.input<const float>("dy", dy_, 4);
     const auto dx = call.output<float>("dx", dx_, 4);
     const PoolShape shape = pool_shape(call, dx, dy, size, stride);
-    call.launch([&](Stream s) { avgpool_dgrad(dy.data(), dx.data(), shape, s); });
+    call.launch([=](Stream s) { avgpool_dgrad(dy.data(), dx.data(), shape, s); });
 }
 
 } // namespace

@@ -26,20 +26,20 @@ template <class X> Maps maps_of(const Call& call, const X& x) {
 
 std::size_t dgrad_workspace(std::int64_t images, std::int64_t height, std::int64_t width,
                             std::int64_t channels) {
-    const Call call("rnorm_dgrad_workspace", 0, 0);
+    const Call call("rnorm_dgrad_workspace", 0, Target{});
     const Maps maps = countable(call, images, height, width, channels);
     return rnorm_dgrad_workspace(maps.images, maps.height, maps.width, maps.channels);
 }
 
 void fprop(const py::object& x_, const py::object& y_, std::int64_t size, float alpha, float beta,
-           float k, int device, std::uintptr_t stream) {
-    Call call("rnorm_fprop", device, stream);
+           float k, int device, const Target& target) {
+    Call call("rnorm_fprop", device, target);
     const auto x = call.input<const float>("x", x_, 4);
     const auto y = call.output<float>("y", y_, 4);
     expect_same_shape(call, "x", x, "y", y);
     const Maps maps = maps_of(call, x);
     const ResponseNorm norm{call.extent("size", size), alpha, beta, k};
-    call.launch([&](Stream s) {
+    call.launch([=](Stream s) {
         rnorm_fprop(x.data(), y.data(), maps.images, maps.height, maps.width, maps.channels, norm,
                     s);
     });
@@ -47,8 +47,8 @@ void fprop(const py::object& x_, const py::object& y_, std::int64_t size, float 
 
 void dgrad(const py::object& x_, const py::object& dy_, const py::object& dx_,
            const py::object& workspace_, std::int64_t size, float alpha, float beta, float k,
-           int device, std::uintptr_t stream) {
-    Call call("rnorm_dgrad", device, stream);
+           int device, const Target& target) {
+    Call call("rnorm_dgrad", device, target);
     const auto x = call.input<const float>("x", x_, 4);
     const auto dy = call.input<const float>("dy", dy_, 4);
     const auto dx = call.output<float>("dx", dx_, 4);
@@ -59,7 +59,7 @@ void dgrad(const py::object& x_, const py::object& dy_, const py::object& dx_,
     const auto scratch =
         call.scratch("workspace", workspace_,
                      rnorm_dgrad_workspace(maps.images, maps.height, maps.width, maps.channels));
-    call.launch([&](Stream s) {
+    call.launch([=](Stream s) {
         rnorm_dgrad(x.data(), dy.data(), dx.data(), maps.images, maps.height, maps.width,
                     maps.channels, norm, scratch.data(), s);
     });

@@ -5,15 +5,15 @@ namespace pyalexnet {
 namespace {
 
 std::size_t workspace_of(std::int64_t rows) {
-    const Call call("softmax_cross_entropy_workspace", 0, 0);
+    const Call call("softmax_cross_entropy_workspace", 0, Target{});
     return softmax_cross_entropy_workspace(call.extent("rows", rows));
 }
 
 void softmax_cross_entropy_op(const py::object& logits_, const py::object& labels_,
                               const py::object& loss_, const py::object& dlogits_,
                               const py::object& top1_, const py::object& top5_,
-                              const py::object& workspace_, int device, std::uintptr_t stream) {
-    Call call("softmax_cross_entropy", device, stream);
+                              const py::object& workspace_, int device, const Target& target) {
+    Call call("softmax_cross_entropy", device, target);
     const auto logits = call.input<const float>("logits", logits_, 2);
     const auto labels = call.input<const std::int64_t>("labels", labels_, 1);
     const auto loss = call.output<float>("loss", loss_, 0);
@@ -27,7 +27,7 @@ void softmax_cross_entropy_op(const py::object& logits_, const py::object& label
                                            std::to_string(rows) + " rows");
     const auto scratch =
         call.scratch("workspace", workspace_, softmax_cross_entropy_workspace(rows));
-    call.launch([&](Stream s) {
+    call.launch([=](Stream s) {
         softmax_cross_entropy(logits.data(), labels.data(), loss.data(), dlogits.data(),
                               top1.data(), top5.data(), rows, classes, scratch.data(), s);
     });

@@ -17,6 +17,11 @@ namespace pyalexnet {
 
 using Stream = void*; // a cudaStream_t; the emulation has none
 
+// A bfloat16: the upper half of a float32, rounded to nearest even (bf16.cuh).
+struct bf16 {
+    std::uint16_t bits;
+};
+
 enum class Activation { none, relu, tanh };
 
 // A parameter given by value or, so that a captured graph can be replayed with another, as one
