@@ -5,16 +5,24 @@ test_examples.py holds that no op is missing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 import oracle
-from samples import classes, few_values, normal, pixels
+from pyalexnet.backends.elements import BFLOAT16
+from samples import classes, few_values, generator, normal, pixels
 from shapes import CONVS, LRNS, POOLS, RNORMS
 
 CONV, LRN, RNORM, POOL = CONVS[1], LRNS[1], RNORMS[0], POOLS[1]
+IN_BFLOAT16 = {
+    f"{op}_{which}"
+    for op in ("relu", "tanh", "dropout", "lrn", "rnorm", "maxpool", "avgpool", "lrn_maxpool")
+    for which in ("fprop", "dgrad")
+} | {"scale"}
+"""What takes maps of either type."""
 DRAW: dict[str, Any] = {"keep": 0.3, "seed": 11, "step": 7, "layer": 2}
 
 
@@ -28,6 +36,15 @@ class Example:
 
     def __str__(self) -> str:
         return self.op
+
+    @property
+    def in_bfloat16(self) -> Example:
+        """The same call of maps in bfloat16, where there are any."""
+        inputs = {
+            name: value.astype(BFLOAT16) if name in ("x", "y", "dy") else value
+            for name, value in self.inputs.items()
+        }
+        return replace(self, inputs=inputs)
 
 
 def _images() -> list[Example]:
@@ -101,13 +118,32 @@ def _pools() -> list[Example]:
     ]
 
 
+def _norms_with_pools() -> list[Example]:
+    x, dy = normal(*POOL.x), normal(*POOL.y)
+    how = {
+        **LRN.constants,
+        "pool_size": POOL.size,
+        "pool_stride": POOL.stride,
+        "ceil": POOL.ceil,
+    }
+    where = oracle.maxpool_fprop(x, **POOL.geometry)[1].astype(np.uint8)
+    back = {"x": x, "dy": dy, "where": where}
+    return [
+        Example("lrn_maxpool_fprop", {"x": x}, {**how, "relu": True}),
+        Example("lrn_maxpool_dgrad", back, {**how, "gated": True}),
+    ]
+
+
 def _rest() -> list[Example]:
     wholes = [normal(2, 3, 8, seed=seed) for seed in (1, 2, 3)]
     w, v, dw = (normal(4, 3, seed=seed) for seed in (1, 2, 3))
     rates = {"lr": 0.25, "momentum": 0.5, "weight_decay": 0.5}
+    high, low = w.astype(BFLOAT16), generator(0).integers(0, 2**16, w.shape, np.uint16)
     return [
         Example("softmax_cross_entropy", {"logits": normal(4, 9), "labels": classes(4, 9)}, {}),
         Example("sgd_update", {"w": w, "v": v, "dw": dw}, rates),
+        Example("split_weights", {"w": w}, {}),
+        Example("join_weights", {"high": high, "low": low}, {}),
         Example("exchange_gather", {"parts": wholes}, {}),
         Example("exchange_scatter_add", {"dwholes": wholes}, {"start": 4, "channels": 4}),
     ]
@@ -115,8 +151,27 @@ def _rest() -> list[Example]:
 
 EXAMPLES = {
     example.op: example
-    for group in (_images, _convolutions, _linears, _neurons, _norms, _pools, _rest)
+    for group in (
+        _images,
+        _convolutions,
+        _linears,
+        _neurons,
+        _norms,
+        _pools,
+        _norms_with_pools,
+        _rest,
+    )
     for example in group()
 }
 # All but the update, which returns nothing and works in place.
 RETURNING = [example for op, example in EXAMPLES.items() if op != "sgd_update"]
+# The same calls, and those that take it in bfloat16.
+OF_EACH_ELEMENT = [
+    pytest.param(example, id=f"{example}{suffix}")
+    for original in RETURNING
+    for example, suffix in (
+        [(original, ""), (original.in_bfloat16, "-bfloat16")]
+        if original.op in IN_BFLOAT16
+        else [(original, "")]
+    )
+]
