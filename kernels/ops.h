@@ -38,22 +38,50 @@ struct Counter {
 };
 
 // ---------------------------------------------------------------------- images (augment.cu)
-// Crops of stored images, minus the mean. x (N, stored height, stored width, C) uint8; mean (stored
-// height, stored width, C); corners (N, 2), each crop's top and left pixel, clamped to where it
-// lies inside the image; flips (N,), not 0 where it is mirrored; shifts (N, C); y (N, H, W, C).
-// With r = top + h, and q = left + w or, mirrored, left + W - 1 - w:
-//   y[n,h,w,c] = ((x[n,r,q,c] - m) + shifts[n,c]) scale, each step rounded to float32
+// Crops of stored images, minus the mean, in blocks. x (N, stored height, stored width, C) uint8;
+// mean (stored height, stored width, C); corners (N, 2), each crop's top and left pixel, clamped to
+// where it lies inside the image; flips (N,), not 0 where it is mirrored; shifts (N, C); y (N, rows,
+// columns, block block C). With r = top + h, and q = left + w or, mirrored, left + W - 1 - w, the
+// crop's pixels are
+//   v[n,h,w,c] = ((x[n,r,q,c] - m) + shifts[n,c]) scale, each step rounded to float32
 //   m = mean[r,q,c] if mean_at_pixel; else mean[(stored height - H) / 2 + h,
 //                                               (stored width - W) / 2 + w, c]
+// and 0 outside. A pixel of y is a square of them, so that a convolution whose stride is the block
+// is one of stride 1 over y (with filters_to_depth); block 1 without padding leaves v as it is:
+//   y[n,i,j,(a block + b) C + c] = v[n, block i + a - pad_top, block j + b - pad_left, c] as a T
 struct CropShape {
     std::int64_t images;             // N
     int stored_height, stored_width; // at least H, W
     int height, width;               // H, W
     int channels;                    // C
+    int block = 1;                   // pixels on a side
+    int pad_top = 0, pad_left = 0;
+    int rows, columns; // of blocks: rows block >= pad_top + H, columns block >= pad_left + W
 };
+template <class T>
 void augment(const std::uint8_t* x, const float* mean, const std::int32_t* corners,
-             const std::uint8_t* flips, const float* shifts, float* y, CropShape shape, float scale,
+             const std::uint8_t* flips, const float* shifts, T* y, CropShape shape, float scale,
              bool mean_at_pixel, Stream stream);
+
+// ---------------------------------------------------------------------- filters (depth.cu)
+// Filters w, dw (K, R, S, C) of a convolution whose stride is the block, and the same for images in
+// blocks: deep, ddeep (K, R / block, S / block, block block C), both quotients rounded up.
+struct FilterShape {
+    int filters, height, width, channels; // K, R, S, C
+
+    std::int64_t rows() const { return std::int64_t{filters} * height; }
+    FilterShape deep(int block) const {
+        return {filters, (height - 1) / block + 1, (width - 1) / block + 1,
+                block * block * channels};
+    }
+};
+
+// deep[k,i,j,(a block + b) C + c] = w[k, block i + a, block j + b, c], 0 outside the filter
+template <class T>
+void filters_to_depth(const T* w, T* deep, FilterShape shape, int block, Stream stream);
+
+// The adjoint: dw[k, block i + a, block j + b, c] = ddeep[k,i,j,(a block + b) C + c]
+void filters_from_depth(const float* ddeep, float* dw, FilterShape shape, int block, Stream stream);
 
 // ---------------------------------------------------------------------- convolution (conv.cu)
 // x, dx (N, H, W, C); w, dw (K, R, S, C / groups); b, db (K,); y, dy (N, P, Q, K). Filters
