@@ -1,5 +1,7 @@
 #include "register.hpp"
 
+#include "array.hpp"
+
 namespace pyalexnet {
 namespace {
 
@@ -12,8 +14,9 @@ FilterShape filter_shape(const Call& call, const W& w, const Deep& deep, std::in
     call.expect_countable("columns of filters with whole blocks", w.dim(2) + block);
     call.expect_countable("pixels of a block", std::int64_t{block} * block);
     call.expect_countable("channels of a block", std::int64_t{block} * block * w.dim(3));
-    const FilterShape shape{call.extent("filters", w.dim(0)), call.extent("filter height", w.dim(1)),
-                            call.extent("filter width", w.dim(2)), call.extent("channels", w.dim(3))};
+    const FilterShape shape{
+        call.extent("filters", w.dim(0)), call.extent("filter height", w.dim(1)),
+        call.extent("filter width", w.dim(2)), call.extent("channels", w.dim(3))};
     const FilterShape d = shape.deep(block);
     const std::vector<std::int64_t> expected{d.filters, d.height, d.width, d.channels};
     call.expect(deep.shape() == expected, "deep filters have shape " + deep.shape_text() + "; " +

@@ -64,8 +64,8 @@ __global__ void augment_kernel(const std::uint8_t* __restrict__ x, const float* 
     const std::int64_t out = g.columns * g.block * square_row;
     int a = first % g.block; // the row's place in its square
     y += (image * g.rows + first / g.block) * out +
-         (at.column / g.block * g.block + a) * square_row +
-         at.column % g.block * g.channels + at.channel;
+         (at.column / g.block * g.block + a) * square_row + at.column % g.block * g.channels +
+         at.channel;
 #pragma unroll
     for (int r = 0; r < kBand; ++r) {
         const bool seen = column_seen && within(h + r, g.height);
@@ -77,10 +77,10 @@ __global__ void augment_kernel(const std::uint8_t* __restrict__ x, const float* 
 
 } // namespace
 
-template <class T>
-void augment(const std::uint8_t* x, const float* mean, const std::int32_t* corners,
-             const std::uint8_t* flips, const float* shifts, T* y, CropShape shape, float scale,
-             bool mean_at_pixel, Stream stream) {
+template <class T> void augment(const std::uint8_t* x, const float* mean,
+                                const std::int32_t* corners, const std::uint8_t* flips,
+                                const float* shifts, T* y, CropShape shape, float scale,
+                                bool mean_at_pixel, Stream stream) {
     const std::int64_t bands = shape.images * bands_of(shape.rows * shape.block);
     const simt::Grid grid = row_grid(bands, shape.columns * shape.block, shape.channels, stream);
     simt::launch<augment_kernel<T>>(grid, x, mean, corners, flips, shifts, y, shape, scale,

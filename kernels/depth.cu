@@ -18,9 +18,9 @@ __device__ __forceinline__ InBlock in_block(int channel, int block, int channels
 
 // A thread moves one element of the deep filters, deep channels fastest; a block 256 of one row.
 // Bound by its launch: conv1 has 35 thousand weights.
-template <class T>
-__global__ void filters_to_depth_kernel(const T* __restrict__ w, T* __restrict__ deep,
-                                        FilterShape g, FilterShape d, int block) {
+template <class T> __global__ void filters_to_depth_kernel(const T* __restrict__ w,
+                                                           T* __restrict__ deep, FilterShape g,
+                                                           FilterShape d, int block) {
     const RowPlace at = row_place(d.width, d.channels);
     if (at.column == d.width) return;
     const std::int64_t filter = at.row / d.height;
@@ -41,8 +41,7 @@ __global__ void filters_from_depth_kernel(const float* __restrict__ ddeep, float
     const std::int64_t filter = at.row / g.height;
     const int r = static_cast<int>(at.row % g.height);
     const int a = r % block, b = at.column % block;
-    const std::int64_t pixel =
-        (filter * d.height + r / block) * d.width + at.column / block;
+    const std::int64_t pixel = (filter * d.height + r / block) * d.width + at.column / block;
     dw[(at.row * g.width + at.column) * g.channels + at.channel] =
         ddeep[pixel * d.channels + (a * block + b) * g.channels + at.channel];
 }

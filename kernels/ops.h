@@ -40,9 +40,9 @@ struct Counter {
 // ---------------------------------------------------------------------- images (augment.cu)
 // Crops of stored images, minus the mean, in blocks. x (N, stored height, stored width, C) uint8;
 // mean (stored height, stored width, C); corners (N, 2), each crop's top and left pixel, clamped to
-// where it lies inside the image; flips (N,), not 0 where it is mirrored; shifts (N, C); y (N, rows,
-// columns, block block C). With r = top + h, and q = left + w or, mirrored, left + W - 1 - w, the
-// crop's pixels are
+// where it lies inside the image; flips (N,), not 0 where it is mirrored; shifts (N, C); y (N,
+// rows, columns, block block C). With r = top + h, and q = left + w or, mirrored, left + W - 1 - w,
+// the crop's pixels are
 //   v[n,h,w,c] = ((x[n,r,q,c] - m) + shifts[n,c]) scale, each step rounded to float32
 //   m = mean[r,q,c] if mean_at_pixel; else mean[(stored height - H) / 2 + h,
 //                                               (stored width - W) / 2 + w, c]
@@ -54,14 +54,14 @@ struct CropShape {
     int stored_height, stored_width; // at least H, W
     int height, width;               // H, W
     int channels;                    // C
-    int block = 1;                   // pixels on a side
-    int pad_top = 0, pad_left = 0;
+    int block;                       // pixels on a side
+    int pad_top, pad_left;
     int rows, columns; // of blocks: rows block >= pad_top + H, columns block >= pad_left + W
 };
-template <class T>
-void augment(const std::uint8_t* x, const float* mean, const std::int32_t* corners,
-             const std::uint8_t* flips, const float* shifts, T* y, CropShape shape, float scale,
-             bool mean_at_pixel, Stream stream);
+template <class T> void augment(const std::uint8_t* x, const float* mean,
+                                const std::int32_t* corners, const std::uint8_t* flips,
+                                const float* shifts, T* y, CropShape shape, float scale,
+                                bool mean_at_pixel, Stream stream);
 
 // ---------------------------------------------------------------------- filters (depth.cu)
 // Filters w, dw (K, R, S, C) of a convolution whose stride is the block, and the same for images in
