@@ -129,7 +129,7 @@ class KernelBackend(Backend):
         self._run("conv_wgrad", x, dy, dw, db, scratch, *_corner(g))
 
     def _conv_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned, g: ConvGeometry) -> None:
-        scratch = self._conv_scratch("conv_wgrad_sgd", x, w.w, dy, g)
+        scratch = self._conv_scratch("conv_wgrad", x, w.w, dy, g)
         arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
         self._run("conv_wgrad_sgd", *arrays, *_corner(g), *_rule(w), *_rule(b))
 
@@ -160,7 +160,7 @@ class KernelBackend(Backend):
         self._run("linear_wgrad", x, dy, dw, db, scratch)
 
     def _linear_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned) -> None:
-        scratch = self._linear_scratch("linear_wgrad_sgd", x, dy)
+        scratch = self._linear_scratch("linear_wgrad", x, dy)
         arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
         self._run("linear_wgrad_sgd", *arrays, *_rule(w), *_rule(b))
 
