@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 
 from pyalexnet.backends.checks import integer, positive, real
-from pyalexnet.backends.elements import BFLOAT16, ELEMENTS, FLOAT32
+from pyalexnet.backends.elements import BFLOAT16, ELEMENTS, FLOAT32, element_of
 from pyalexnet.backends.geometry import BlockGeometry, ConvGeometry, Pad, PoolGeometry, Stride
 from pyalexnet.backends.lane import Lane
 from pyalexnet.backends.learned import Learned
@@ -156,7 +156,7 @@ class Backend(ABC):
         """
         who = "augment"
         geometry = BlockGeometry.of(who, block, pad)
-        element = _element_of(who, dtype)
+        element = element_of(who, "dtype", dtype)
         n, h, w, c = self._shape(who, "x", x, ("N", "Hs", "Ws", "C"), np.uint8)
         if self._shape(who, "mean", mean, ("Hs", "Ws", "C")) != (h, w, c):
             raise ArgumentError(f"{who}: mean has shape {mean.shape}; {(h, w, c)} was expected.")
@@ -1401,17 +1401,9 @@ class Backend(ABC):
     def _exchange_scatter_add(self, dwholes: Sequence[Array], dpart: Array, start: int) -> None: ...
 
 
-def _element_of(who: str, dtype: Any) -> np.dtype[Any]:
-    """Check a type given for a result."""
-    for element in ELEMENTS:
-        if element == dtype:
-            return element
-    raise ArgumentError(f"{who}: dtype is {dtype!r}; float32 or bfloat16 was expected.")
-
-
 def _widened(who: str, dtype: Any, element: np.dtype[Any]) -> np.dtype[Any]:
     """Check the type of a result: None for the inputs', or float32, in which it was summed."""
-    chosen = element if dtype is None else _element_of(who, dtype)
+    chosen = element if dtype is None else element_of(who, "dtype", dtype)
     if chosen not in (element, FLOAT32):
         raise ArgumentError(f"{who}: dtype is {chosen}; x is {element}, so that was expected.")
     return chosen
