@@ -10,8 +10,8 @@ import pytest
 
 import oracle
 from oracle import double
-from samples import EACH_ELEMENT, generator, normal, pixels
 from pyalexnet.backends.geometry import BlockGeometry
+from samples import EACH_ELEMENT, generator, normal, pixels
 from shapes import each
 from tolerance import assert_close, same_bits
 from trial import run

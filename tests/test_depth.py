@@ -68,7 +68,7 @@ def test_adjoint_identity(be: Any, case: Filters) -> None:
     assert inner(deep, ddeep) == inner(w, dw)
 
 
-# ------------------------------------------------------------------------------ convolution in blocks
+# --------------------------------------------------------------------------- convolution in blocks
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def test_batches_are_those_of_one_pass_by_hand(device: Backend, workers: int) ->
 
 
 def test_images_in_blocks(device: Backend) -> None:
-    """A network whose first layer reads squares, in bfloat16: what `augment` makes of the images."""
+    """For a network whose first layer reads squares, in bfloat16."""
     put: dict[str, Any] = {"block": 4, "pad": (0, 2, 1, 0), "dtype": BFLOAT16}
     loader = Loader(device, device.asarray(MEAN), STORED, False, 1, **put)
     batches = [

@@ -91,9 +91,7 @@ def assert_same(
     """An array of `dtype` equal to the expected one, element by element; NaN equals NaN."""
     assert actual.dtype == dtype, f"dtype {actual.dtype}, expected {np.dtype(dtype)}"
     due = np.asarray(expected, dtype=np.float32).astype(dtype)  # rounded twice only if inexact
-    np.testing.assert_array_equal(
-        actual.astype(np.float32), due.astype(np.float32), strict=True
-    )
+    np.testing.assert_array_equal(actual.astype(np.float32), due.astype(np.float32), strict=True)
 
 
 def inner(a: Any, b: Any) -> float:
