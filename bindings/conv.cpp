@@ -86,7 +86,7 @@ std::size_t conv_workspace(Sizes x, Sizes w, Sizes y, std::int64_t groups) {
 std::size_t conv_fprop_workspace_of(Sizes x, Sizes w, Sizes y, std::int64_t groups,
                                     std::int64_t towers) {
     const Call call("conv_workspace", 0, Target{});
-    return conv_fprop_workspace(
+    return conv_fprop_workspace<float>(
         conv_shape(call, Extents{x}, Extents{w}, Extents{y}, {1, 1, 0, 0, groups, towers}));
 }
 
@@ -104,10 +104,11 @@ void fprop(const py::object& x_, const py::object& w_, const py::object& b_, con
     call.expect(!b || b.dim(0) == shape.filters, "b has " + std::to_string(b.size()) +
                                                      " elements; w has " +
                                                      std::to_string(shape.filters) + " filters");
-    const auto scratch = call.scratch("workspace", workspace_, conv_fprop_workspace(shape));
+    const auto scratch = call.scratch("workspace", workspace_, conv_fprop_workspace<float>(shape));
     const Activation activation = activation_of(call, activation_);
     call.launch([=](Stream s) {
-        conv_fprop(x.data(), w.data(), b.data(), y.data(), shape, activation, scratch.data(), s);
+        conv_fprop(x.data(), w.data(), b.data(), y.data(), shape, activation, Dropped{},
+                   scratch.data(), s);
     });
 }
 
@@ -121,9 +122,10 @@ void dgrad(const py::object& dy_, const py::object& w_, const py::object& dx_,
     const auto dx = call.output<float>("dx", dx_, 4);
     const ConvShape shape =
         conv_shape(call, dx, w, dy, {stride_h, stride_w, pad_top, pad_left, groups});
-    const auto scratch = call.scratch("workspace", workspace_, conv_dgrad_workspace(shape));
-    call.launch(
-        [=](Stream s) { conv_dgrad(dy.data(), w.data(), dx.data(), shape, scratch.data(), s); });
+    const auto scratch = call.scratch("workspace", workspace_, conv_dgrad_workspace<float>(shape));
+    call.launch([=](Stream s) {
+        conv_dgrad<float>(dy.data(), w.data(), nullptr, 1.0f, dx.data(), shape, scratch.data(), s);
+    });
 }
 
 void wgrad(const py::object& x_, const py::object& dy_, const py::object& dw_,
@@ -140,7 +142,7 @@ void wgrad(const py::object& x_, const py::object& dy_, const py::object& dw_,
     call.expect(db.dim(0) == shape.filters, "db has " + std::to_string(db.size()) +
                                                 " elements; dw has " +
                                                 std::to_string(shape.filters) + " filters");
-    const auto scratch = call.scratch("workspace", workspace_, conv_wgrad_workspace(shape));
+    const auto scratch = call.scratch("workspace", workspace_, conv_wgrad_workspace<float>(shape));
     call.launch([=](Stream s) {
         conv_wgrad(x.data(), dy.data(), dw.data(), db.data(), shape, scratch.data(), s);
     });
@@ -154,8 +156,8 @@ void register_conv(py::module_& m) {
     m.def("conv_wgrad", &wgrad);
     // Of the shapes of x, w and y (images, filters, maps), the groups and, for fprop, the towers.
     m.def("conv_fprop_workspace", &conv_fprop_workspace_of);
-    m.def("conv_dgrad_workspace", &conv_workspace<&conv_dgrad_workspace>);
-    m.def("conv_wgrad_workspace", &conv_workspace<&conv_wgrad_workspace>);
+    m.def("conv_dgrad_workspace", &conv_workspace<&conv_dgrad_workspace<float>>);
+    m.def("conv_wgrad_workspace", &conv_workspace<&conv_wgrad_workspace<float>>);
 }
 
 } // namespace pyalexnet

@@ -36,7 +36,7 @@ std::size_t linear_workspace(std::int64_t rows, std::int64_t inputs, std::int64_
 std::size_t linear_fprop_workspace_of(std::int64_t rows, std::int64_t inputs, std::int64_t outputs,
                                       std::int64_t towers) {
     const Call call("linear_workspace", 0, Target{});
-    return linear_fprop_workspace(countable(call, rows, inputs, outputs, towers));
+    return linear_fprop_workspace<float>(countable(call, rows, inputs, outputs, towers));
 }
 
 void fprop(const py::object& x_, const py::object& w_, const py::object& b_, const py::object& y_,
@@ -51,10 +51,12 @@ void fprop(const py::object& x_, const py::object& w_, const py::object& b_, con
     call.expect(!b || b.dim(0) == shape.outputs, "b has " + std::to_string(b.size()) +
                                                      " elements; w has " +
                                                      std::to_string(shape.outputs) + " outputs");
-    const auto scratch = call.scratch("workspace", workspace_, linear_fprop_workspace(shape));
+    const auto scratch =
+        call.scratch("workspace", workspace_, linear_fprop_workspace<float>(shape));
     const Activation activation = activation_of(call, activation_);
     call.launch([=](Stream s) {
-        linear_fprop(x.data(), w.data(), b.data(), y.data(), shape, activation, scratch.data(), s);
+        linear_fprop(x.data(), w.data(), b.data(), y.data(), shape, activation, Dropped{},
+                     scratch.data(), s);
     });
 }
 
@@ -65,9 +67,12 @@ void dgrad(const py::object& dy_, const py::object& w_, const py::object& dx_,
     const auto w = call.input<const float>("w", w_, 2);
     const auto dx = call.output<float>("dx", dx_, 2);
     const LinearShape shape = linear_shape(call, dx, w, dy);
-    const auto scratch = call.scratch("workspace", workspace_, linear_dgrad_workspace(shape));
-    call.launch(
-        [=](Stream s) { linear_dgrad(dy.data(), w.data(), dx.data(), shape, scratch.data(), s); });
+    const auto scratch =
+        call.scratch("workspace", workspace_, linear_dgrad_workspace<float>(shape));
+    call.launch([=](Stream s) {
+        linear_dgrad<float>(dy.data(), w.data(), nullptr, 1.0f, dx.data(), shape, scratch.data(),
+                            s);
+    });
 }
 
 void wgrad(const py::object& x_, const py::object& dy_, const py::object& dw_,
@@ -81,7 +86,8 @@ void wgrad(const py::object& x_, const py::object& dy_, const py::object& dw_,
     call.expect(db.dim(0) == shape.outputs, "db has " + std::to_string(db.size()) +
                                                 " elements; dw has " +
                                                 std::to_string(shape.outputs) + " outputs");
-    const auto scratch = call.scratch("workspace", workspace_, linear_wgrad_workspace(shape));
+    const auto scratch =
+        call.scratch("workspace", workspace_, linear_wgrad_workspace<float>(shape));
     call.launch([=](Stream s) {
         linear_wgrad(x.data(), dy.data(), dw.data(), db.data(), shape, scratch.data(), s);
     });
@@ -95,8 +101,8 @@ void register_linear(py::module_& m) {
     m.def("linear_wgrad", &wgrad);
     // Of rows, inputs, outputs and, for fprop, the towers.
     m.def("linear_fprop_workspace", &linear_fprop_workspace_of);
-    m.def("linear_dgrad_workspace", &linear_workspace<&linear_dgrad_workspace>);
-    m.def("linear_wgrad_workspace", &linear_workspace<&linear_wgrad_workspace>);
+    m.def("linear_dgrad_workspace", &linear_workspace<&linear_dgrad_workspace<float>>);
+    m.def("linear_wgrad_workspace", &linear_workspace<&linear_wgrad_workspace<float>>);
 }
 
 } // namespace pyalexnet
