@@ -17,6 +17,7 @@ from bench.timing import HostStopwatch, Plan, Timing, interleaved, summary, verd
 from examples import EXAMPLES, Example
 from pyalexnet import nets
 from pyalexnet.backends.numpy import NumpyBackend
+from trial import arrays_of, as_tuple, place
 
 TINY = nets.alexnet(10, "caffe", width=1 / 32, input_shape=(67, 67, 3))
 
