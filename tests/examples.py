@@ -24,7 +24,7 @@ DRAW: dict[str, Any] = {"keep": 0.3, "seed": 11, "step": 7, "layer": 2}
 
 @dataclass(frozen=True)
 class Example:
-    """A call `op(*inputs, **parameters)`; the inputs are NumPy arrays, lists of them, or Learned."""
+    """A call `op(*inputs, **parameters)`; inputs are NumPy arrays, lists of them, or Learned."""
 
     op: str
     inputs: dict[str, Any]

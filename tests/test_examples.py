@@ -58,7 +58,9 @@ def test_views_that_begin_anywhere(be: Any, example: Example) -> None:
             return view(be, value, offset=int(next(number) in shifted))
 
         placed, out = [put(value) for value in inputs], tuple(put(garbage(y)) for y in expected)
-        getattr(be, example.op)(*placed, **example.keywords(be), out=out if len(out) > 1 else out[0])
+        getattr(be, example.op)(
+            *placed, **example.keywords(be), out=out if len(out) > 1 else out[0]
+        )
         for y, before in zip(out, expected, strict=True):
             assert same_bits(be.to_numpy(y), before)
 
