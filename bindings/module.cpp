@@ -10,12 +10,14 @@ PYBIND11_MODULE(PYALEXNET_MODULE, m) {
     register_platform(m);
     register_recording(m);
     register_augment(m);
+    register_depth(m);
     register_conv(m);
     register_linear(m);
     register_activation(m);
     register_lrn(m);
     register_rnorm(m);
     register_pool(m);
+    register_lrn_pool(m);
     register_dropout(m);
     register_softmax(m);
     register_sgd(m);

@@ -38,22 +38,50 @@ struct Counter {
 };
 
 // ---------------------------------------------------------------------- images (augment.cu)
-// Crops of stored images, minus the mean. x (N, stored height, stored width, C) uint8; mean (stored
-// height, stored width, C); corners (N, 2), each crop's top and left pixel, clamped to where it
-// lies inside the image; flips (N,), not 0 where it is mirrored; shifts (N, C); y (N, H, W, C).
-// With r = top + h, and q = left + w or, mirrored, left + W - 1 - w:
-//   y[n,h,w,c] = ((x[n,r,q,c] - m) + shifts[n,c]) scale, each step rounded to float32
+// Crops of stored images, minus the mean, in blocks. x (N, stored height, stored width, C) uint8;
+// mean (stored height, stored width, C); corners (N, 2), each crop's top and left pixel, clamped to
+// where it lies inside the image; flips (N,), not 0 where it is mirrored; shifts (N, C); y (N,
+// rows, columns, block block C). With r = top + h, and q = left + w or, mirrored, left + W - 1 - w,
+// the crop's pixels are
+//   v[n,h,w,c] = ((x[n,r,q,c] - m) + shifts[n,c]) scale, each step rounded to float32
 //   m = mean[r,q,c] if mean_at_pixel; else mean[(stored height - H) / 2 + h,
 //                                               (stored width - W) / 2 + w, c]
+// and 0 outside. A pixel of y is a square of them, so that a convolution whose stride is the block
+// is one of stride 1 over y (with filters_to_depth); block 1 without padding leaves v as it is:
+//   y[n,i,j,(a block + b) C + c] = v[n, block i + a - pad_top, block j + b - pad_left, c] as a T
 struct CropShape {
     std::int64_t images;             // N
     int stored_height, stored_width; // at least H, W
     int height, width;               // H, W
     int channels;                    // C
+    int block;                       // pixels on a side
+    int pad_top, pad_left;
+    int rows, columns; // of blocks: rows block >= pad_top + H, columns block >= pad_left + W
 };
-void augment(const std::uint8_t* x, const float* mean, const std::int32_t* corners,
-             const std::uint8_t* flips, const float* shifts, float* y, CropShape shape, float scale,
-             bool mean_at_pixel, Stream stream);
+template <class T> void augment(const std::uint8_t* x, const float* mean,
+                                const std::int32_t* corners, const std::uint8_t* flips,
+                                const float* shifts, T* y, CropShape shape, float scale,
+                                bool mean_at_pixel, Stream stream);
+
+// ---------------------------------------------------------------------- filters (depth.cu)
+// Filters w, dw (K, R, S, C) of a convolution whose stride is the block, and the same for images in
+// blocks: deep, ddeep (K, R / block, S / block, block block C), both quotients rounded up.
+struct FilterShape {
+    int filters, height, width, channels; // K, R, S, C
+
+    std::int64_t rows() const { return std::int64_t{filters} * height; }
+    FilterShape deep(int block) const {
+        return {filters, (height - 1) / block + 1, (width - 1) / block + 1,
+                block * block * channels};
+    }
+};
+
+// deep[k,i,j,(a block + b) C + c] = w[k, block i + a, block j + b, c], 0 outside the filter
+template <class T>
+void filters_to_depth(const T* w, T* deep, FilterShape shape, int block, Stream stream);
+
+// The adjoint: dw[k, block i + a, block j + b, c] = ddeep[k,i,j,(a block + b) C + c]
+void filters_from_depth(const float* ddeep, float* dw, FilterShape shape, int block, Stream stream);
 
 // ---------------------------------------------------------------------- what others share
 // Every sum is float32. Where a launcher is a template, T is float or bf16, the type of maps, of
@@ -118,39 +146,55 @@ struct ConvShape {
     }
 };
 
-// `b` may be null. The pixels of either map, the taps and all towers' filters are below 2^31.
-// fprop gives a filter's outputs the same bits in a tower, in a group and in the whole layer.
-std::size_t conv_fprop_workspace(const ConvShape& shape);
-void conv_fprop(const float* x, const float* w, const float* b, float* y, const ConvShape& shape,
-                Activation activation, void* workspace, Stream stream);
+// `b` may be null. y is of type T, or float32. The pixels of either map, the taps and all towers'
+// filters are below 2^31. fprop gives a filter's outputs the same bits in a tower, in a group and
+// in the whole layer.
+template <class T> std::size_t conv_fprop_workspace(const ConvShape& shape);
+template <class T, class Y> void conv_fprop(const T* x, const T* w, const float* b, Y* y,
+                                            const ConvShape& shape, Activation activation,
+                                            const Dropped& dropped, void* workspace, Stream stream);
 
-std::size_t conv_dgrad_workspace(const ConvShape& shape);
-void conv_dgrad(const float* dy, const float* w, float* dx, const ConvShape& shape, void* workspace,
-                Stream stream);
+// dx = factor times the adjoint where gate > 0, else 0: the gradient through a ReLU (and a dropout)
+// whose output was `gate` (N, H, W, C). Everywhere, if `gate` is null.
+template <class T> std::size_t conv_dgrad_workspace(const ConvShape& shape);
+template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float factor, T* dx,
+                                   const ConvShape& shape, void* workspace, Stream stream);
 
-std::size_t conv_wgrad_workspace(const ConvShape& shape);
-void conv_wgrad(const float* x, const float* dy, float* dw, float* db, const ConvShape& shape,
-                void* workspace, Stream stream);
+template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape);
+template <class T> void conv_wgrad(const T* x, const T* dy, float* dw, float* db,
+                                   const ConvShape& shape, void* workspace, Stream stream);
+
+// conv_wgrad and then sgd_update of w and of b, to the bit, but dw and db are never stored. It
+// needs conv_wgrad's workspace.
+template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Rule w_rule,
+                                       Learned<float> b, Rule b_rule, const ConvShape& shape,
+                                       void* workspace, Stream stream);
 
 // ---------------------------------------------------------------------- linear (linear.cu)
 // x, dx (rows, inputs); w, dw (outputs, inputs); b, db (outputs,); y, dy (rows, outputs):
 //   fprop  y = act(x w^T + b)     dgrad  dx = dy w     wgrad  dw = dy^T x, db = sum of dy's rows
+// The rest as for a convolution. A row is an image, an output a feature.
 struct LinearShape {
     int rows, inputs, outputs;
     int towers = 1; // devices that share the layer: as in ConvShape
 };
 
-std::size_t linear_fprop_workspace(LinearShape shape);
-void linear_fprop(const float* x, const float* w, const float* b, float* y, LinearShape shape,
-                  Activation activation, void* workspace, Stream stream);
+template <class T> std::size_t linear_fprop_workspace(LinearShape shape);
+template <class T, class Y>
+void linear_fprop(const T* x, const T* w, const float* b, Y* y, LinearShape shape,
+                  Activation activation, const Dropped& dropped, void* workspace, Stream stream);
 
-std::size_t linear_dgrad_workspace(LinearShape shape);
-void linear_dgrad(const float* dy, const float* w, float* dx, LinearShape shape, void* workspace,
-                  Stream stream);
+template <class T> std::size_t linear_dgrad_workspace(LinearShape shape);
+template <class T> void linear_dgrad(const T* dy, const T* w, const T* gate, float factor, T* dx,
+                                     LinearShape shape, void* workspace, Stream stream);
 
-std::size_t linear_wgrad_workspace(LinearShape shape);
-void linear_wgrad(const float* x, const float* dy, float* dw, float* db, LinearShape shape,
-                  void* workspace, Stream stream);
+template <class T> std::size_t linear_wgrad_workspace(LinearShape shape);
+template <class T> void linear_wgrad(const T* x, const T* dy, float* dw, float* db,
+                                     LinearShape shape, void* workspace, Stream stream);
+
+template <class T> void linear_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Rule w_rule,
+                                         Learned<float> b, Rule b_rule, LinearShape shape,
+                                         void* workspace, Stream stream);
 
 // ---------------------------------------------------------------------- neurons (activation.cu)
 // All arrays of `count` elements, any shape. NaN passes through. The output may be an input's very
@@ -228,6 +272,19 @@ template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream 
 
 // dx = sum over the windows that hold the pixel of dy / (the window's pixels inside the image)
 template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Stream stream);
+
+// ---------------------------------------------------------------------- both (lrn_pool.cu)
+// lrn_fprop with a max-pool behind it, and relu_fprop behind that if `relu`, in one pass over the
+// maps. Nothing between is stored or rounded. x (N, H, W, C); y, where (N, P, Q, C).
+template <class T, class Where>
+void lrn_maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, int groups,
+                       ResponseNorm norm, bool relu, Stream stream);
+
+// Its gradient, in one pass too. y (N, P, Q, C) or null: the ReLU's output, where dy counts only
+// above 0. gated: x is a ReLU's output, and dx is 0 where x is not above 0.
+template <class T, class Where>
+void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy, const Where* where, T* dx,
+                       PoolShape shape, int groups, ResponseNorm norm, bool gated, Stream stream);
 
 // ---------------------------------------------------------------------- dropout (dropout.cu)
 // y = x where a 32-bit draw < keep * 2^32, else 0; fprop and dgrad are this same map. The draw of

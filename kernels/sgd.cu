@@ -27,7 +27,7 @@ simt::Grid grid_of(std::int64_t count, Stream stream) {
 // float32 (or its halves) and its momentum are read and written and its gradient is read.
 template <class T> __global__ void
 sgd_update_kernel(Learned<T> learned, const float* __restrict__ dw, std::int64_t count, Rule rule) {
-    const Momentum momentum(rule);
+    const Momentum momentum = read_rule(rule);
     if (momentum.freezes()) return;
     const Place at = place_of(count);
     if (at.count == 0) return;

@@ -31,10 +31,6 @@ __device__ __forceinline__ Halves split_halves(float x) {
 struct Momentum {
     float lr, momentum, weight_decay;
 
-    __device__ explicit Momentum(const Rule& rule)
-        : lr(rule.lr.on_device ? *rule.lr.on_device : rule.lr.value), momentum(rule.momentum),
-          weight_decay(rule.weight_decay) {}
-
     __device__ bool freezes() const { return lr == 0.0f; }
 
     // v = momentum v - lr (weight_decay w + dw), w = w + v. Every step is rounded by itself, never
@@ -45,6 +41,11 @@ struct Momentum {
         w = __fadd_rn(w, v);
     }
 };
+
+__device__ __forceinline__ Momentum read_rule(const Rule& rule) {
+    return {rule.lr.on_device ? *rule.lr.on_device : rule.lr.value, rule.momentum,
+            rule.weight_decay};
+}
 
 // Four neighbouring weights and what belongs to them.
 template <class T> struct FourWeights {
@@ -67,6 +68,7 @@ template <class T>
 __device__ __forceinline__ void learn_weights(const Learned<T>& learned, std::int64_t first,
                                               int count, FourWeights<T> four, const float (&dw)[4],
                                               const Momentum& rule) {
+    if (rule.freezes()) return;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         if constexpr (std::is_same_v<T, bf16>) {

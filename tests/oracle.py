@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from math import ceil as round_up
 from types import EllipsisType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,8 +84,10 @@ def augment(
     size: tuple[int, int],
     scale: float = 1.0,
     mean_at_pixel: bool = False,
+    block: int = 1,
+    pad: Sides = 0,
 ) -> Exact:
-    """(pixel - mean + shift) * scale over crops, mirrored or not."""
+    """(pixel - mean + shift) * scale over crops, mirrored or not; in blocks, zeros around them."""
     pixels, means, added = augment_operands(
         x,
         mean,
@@ -96,7 +98,30 @@ def augment(
         mean_at_pixel=mean_at_pixel,
     )
     magnitude = (abs(pixels) + abs(means) + abs(added)) * abs(scale)
-    return Exact((pixels - means + added) * scale, magnitude)
+    crops = (pixels - means + added) * scale
+    return Exact(in_blocks(padded(crops, pad), block), in_blocks(padded(magnitude, pad), block))
+
+
+def in_blocks(x: Numbers, block: int) -> Floats:
+    """y[n,i,j,(a block + b) C + c] = x[n, block i + a, block j + b, c], and 0 outside x."""
+    N, H, W, C = x.shape
+    y = np.zeros((N, round_up(H / block), round_up(W / block), block * block * C))
+    for h, w in product(range(H), range(W)):
+        (i, a), (j, b) = divmod(h, block), divmod(w, block)
+        first = (a * block + b) * C
+        y[:, i, j, first : first + C] = x[:, h, w]
+    return y
+
+
+def out_of_blocks(y: Numbers, x_shape: tuple[int, ...], block: int) -> Floats:
+    """x[n,h,w,c] = where in_blocks put it; the zeros that it added are left out."""
+    _, H, W, C = x_shape
+    x = np.zeros(x_shape)
+    for h, w in product(range(H), range(W)):
+        (i, a), (j, b) = divmod(h, block), divmod(w, block)
+        first = (a * block + b) * C
+        x[:, h, w] = y[:, i, j, first : first + C]
+    return x
 
 
 # -------------------------------------------------------------------------------------- convolution
@@ -458,7 +483,7 @@ def maxpool_fprop(
 
 def maxpool_dgrad(
     dy: Numbers,
-    where: NDArray[np.int64],
+    where: NDArray[np.integer],
     *,
     x_shape: tuple[int, ...],
     size: int,
@@ -498,6 +523,51 @@ def avgpool_dgrad(
         dx[:, rows, columns] += dy[:, p, q][:, None, None] / pixels
         magnitude[:, rows, columns] += abs(dy[:, p, q])[:, None, None] / pixels
     return Exact(dx, magnitude)
+
+
+# ----------------------------------------------------------------------- normalised, then pooled
+
+
+def lrn_maxpool_fprop(
+    x: Numbers,
+    *,
+    pool_size: int,
+    pool_stride: int,
+    ceil: bool = True,
+    relu: bool = False,
+    **norm: Any,
+) -> tuple[Exact, NDArray[np.int64]]:
+    """The largest normalised value of each window, its ReLU if asked, and its place.
+
+    Two values nearer than their rounding may change places: the larger of them is right within its
+    own, so that the maximum's magnitude is that of the value itself.
+    """
+    normalised = lrn_fprop(x, **norm).value
+    y, where = maxpool_fprop(normalised, size=pool_size, stride=pool_stride, ceil=ceil)
+    return Exact(np.maximum(y, 0) if relu else y, abs(y)), where
+
+
+def lrn_maxpool_dgrad(
+    x: Numbers,
+    dy: Numbers,
+    where: NDArray[np.integer],
+    *,
+    pool_size: int,
+    pool_stride: int,
+    ceil: bool = True,
+    y: Numbers | None = None,
+    gated: bool = False,
+    **norm: Any,
+) -> Exact:
+    """Back through the ReLU behind the pool, the pool, the norm, and a ReLU in front of it."""
+    passed = double(dy) if y is None else relu_dgrad(y, dy)
+    pool: dict[str, Any] = {"size": pool_size, "stride": pool_stride, "ceil": ceil}
+    spread = maxpool_dgrad(passed, where, x_shape=x.shape, **pool)
+    value = lrn_dgrad(x, spread.value, **norm).value
+    magnitude = lrn_dgrad(x, spread.magnitude, **norm).magnitude
+    if not gated:
+        return Exact(value, magnitude)
+    return Exact(relu_dgrad(x, value), relu_dgrad(x, magnitude))
 
 
 # ------------------------------------------------------------------------------------------ dropout
@@ -560,6 +630,18 @@ def dropout(
     return np.where(draws.astype(np.float64) < keep * 2.0**32, double(x), 0.0)
 
 
+def dropped(y: Exact, *, factor: float = 1.0, **draw: Any) -> Exact:
+    """An output times the factor where it is kept, else 0; `draw` is dropout's."""
+    kept = dropout(np.ones(y.value.shape), **draw)
+    return Exact(y.value * factor * kept, y.magnitude * abs(factor) * kept)
+
+
+def let_pass(dx: Exact, gate: Numbers | None, factor: float = 1.0) -> Exact:
+    """A gradient times the factor where the gate is above 0, else 0."""
+    on = np.ones(dx.value.shape) if gate is None else double(gate) > 0
+    return Exact(dx.value * factor * on, dx.magnitude * abs(factor) * on)
+
+
 # ------------------------------------------------------------------------------ softmax, top-k, sgd
 
 
@@ -598,14 +680,24 @@ def topk_error(logits: Numbers, labels: Numbers, k: int) -> float:
 
 
 def sgd_update(
-    w: Numbers, v: Numbers, dw: Numbers, *, lr: float, momentum: float, weight_decay: float
+    w: Numbers,
+    v: Numbers,
+    dw: Numbers | Exact,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
 ) -> tuple[Exact, Exact]:
-    """Paper section 5: v = momentum v - weight_decay lr w - lr dw; w = w + v. Returns (w, v)."""
-    w, v, dw = double(w), double(v), double(dw)
+    """Paper section 5: v = momentum v - weight_decay lr w - lr dw; w = w + v. Returns (w, v).
+
+    dw may be a sum of its own, whose magnitude is then dw's size.
+    """
+    gradient = dw if isinstance(dw, Exact) else Exact(double(dw), abs(double(dw)))
+    w, v = double(w), double(v)
     if lr == 0:
         return Exact(w, np.zeros_like(w)), Exact(v, np.zeros_like(v))
-    step = momentum * v - weight_decay * lr * w - lr * dw
-    size = abs(momentum * v) + abs(weight_decay * lr * w) + abs(lr * dw)
+    step = momentum * v - weight_decay * lr * w - lr * gradient.value
+    size = abs(momentum * v) + abs(weight_decay * lr * w) + abs(lr) * gradient.magnitude
     return Exact(w + step, abs(w) + size), Exact(step, size)
 
 
