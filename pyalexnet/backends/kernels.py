@@ -131,7 +131,7 @@ class KernelBackend(Backend):
     def _conv_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned, g: ConvGeometry) -> None:
         scratch = self._conv_scratch("conv_wgrad", x, w.w, dy, g)
         arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
-        self._run("conv_wgrad_sgd", *arrays, *_corner(g), *_rule(w), *_rule(b))
+        self._run("conv_wgrad_sgd", *arrays, *_corner(g), _rule(w), _rule(b))
 
     def _conv_scratch(self, op: str, x: Array, w: Array, y: Array, g: ConvGeometry) -> Array | None:
         return self._scratch(op, x.shape, w.shape, y.shape, g.groups, _is_bfloat16(x))
@@ -162,7 +162,7 @@ class KernelBackend(Backend):
     def _linear_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned) -> None:
         scratch = self._linear_scratch("linear_wgrad", x, dy)
         arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
-        self._run("linear_wgrad_sgd", *arrays, *_rule(w), *_rule(b))
+        self._run("linear_wgrad_sgd", *arrays, _rule(w), _rule(b))
 
     def _linear_scratch(self, op: str, x: Array, y: Array) -> Array | None:
         return self._scratch(op, *x.shape, y.shape[1], _is_bfloat16(x))
