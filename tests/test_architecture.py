@@ -22,6 +22,7 @@ IMPORTERS = {
     "cupy": {"backends/cuda.py"},
     "google": {"foreign/caffe.py"},  # protobuf
     "matplotlib": {"show/page.py"},
+    "ml_dtypes": {"backends/elements.py"},
     "onnx": {"export_onnx.py"},
     "onnxruntime": {"export_onnx.py"},
     "platformdirs": {"data/download.py"},

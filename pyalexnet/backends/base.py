@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 
 from pyalexnet.backends.checks import integer, positive, real
+from pyalexnet.backends.elements import ELEMENTS
 from pyalexnet.backends.geometry import ConvGeometry, Pad, PoolGeometry, Stride
 from pyalexnet.backends.lane import Lane
 from pyalexnet.errors import ArgumentError
@@ -929,6 +930,24 @@ class Backend(ABC):
 
     # Checks of arrays
 
+    def _check_array(self, who: str, name: str, x: Any) -> None:
+        if not isinstance(x, self.array_type):
+            raise ArgumentError(
+                f"{who}: {name} is of type {type(x).__name__}; an array of type "
+                f"{self.array_type.__module__}.{self.array_type.__name__} was expected."
+            )
+
+    def _element(self, who: str, name: str, x: Array) -> np.dtype[Any]:
+        """Type of the numbers in `x`, float32 or bfloat16.
+
+        To be passed on as the `dtype` of all arrays of the call that share it.
+        """
+        self._check_array(who, name, x)
+        if x.dtype not in ELEMENTS:
+            raise ArgumentError(f"{who}: {name} is {x.dtype}; float32 or bfloat16 was expected.")
+        element: np.dtype[Any] = x.dtype
+        return element
+
     def _shape(
         self,
         who: str,
@@ -940,11 +959,7 @@ class Backend(ABC):
         anywhere: bool = False,
     ) -> Shape:
         """Shape of a usable array; `axes` names its dimensions (any number of them where None)."""
-        if not isinstance(x, self.array_type):
-            raise ArgumentError(
-                f"{who}: {name} is of type {type(x).__name__}; an array of type "
-                f"{self.array_type.__module__}.{self.array_type.__name__} was expected."
-            )
+        self._check_array(who, name, x)
         if x.dtype != dtype:
             raise ArgumentError(f"{who}: {name} is {x.dtype}; {np.dtype(dtype)} was expected.")
         shape: Shape = x.shape

@@ -1,0 +1,14 @@
+"""What the numbers of maps and of operand weights may be: float32, or bfloat16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+FLOAT32: np.dtype[Any] = np.dtype(np.float32)
+BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+"""The upper half of a float32: its range, and 8 bits of precision."""
+
+ELEMENTS = (FLOAT32, BFLOAT16)
