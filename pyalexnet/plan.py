@@ -20,7 +20,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from pyalexnet.backends.base import Shape
+from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
 from pyalexnet.errors import ArgumentError
 from pyalexnet.layers import (
@@ -57,13 +60,12 @@ class Layout:
     """Shape (without the batch, where `per_image`) and type of an array."""
 
     shape: Shape
-    dtype: str = "float32"
+    dtype: np.dtype[Any] = FLOAT32
     per_image: bool = True
 
     def nbytes(self, images: int) -> int:
         """Size for a batch."""
-        width = {"bfloat16": 2, "uint8": 1, "uint16": 2, "int64": 8}.get(self.dtype, 4)
-        return math.prod(self.shape) * width * (images if self.per_image else 1)
+        return math.prod(self.shape) * self.dtype.itemsize * (images if self.per_image else 1)
 
 
 @dataclass(frozen=True)
@@ -143,9 +145,9 @@ def name_of(operand: Operand) -> str:
     return operand.name if isinstance(operand, View) else operand
 
 
-def element(precision: Precision) -> str:
+def element(precision: Precision) -> np.dtype[Any]:
     """The type of maps and of the weights that products read."""
-    return "bfloat16" if precision == "bf16" else "float32"
+    return BFLOAT16 if precision == "bf16" else FLOAT32
 
 
 def make(
@@ -289,26 +291,33 @@ class _Planner:
     # Writing down
 
     def _parameter(self, name: str, shape: Shape) -> None:
-        split = self._element == "bfloat16" and name.endswith(".w")
-        self._arrays[name] = Layout(shape, "bfloat16" if split else "float32", False)
+        split = self._element == BFLOAT16 and name.endswith(".w")
+        self._arrays[name] = Layout(shape, BFLOAT16 if split else FLOAT32, False)
         if split:
-            self._arrays[f"{name}.low"] = Layout(shape, "uint16", False)
+            self._arrays[f"{name}.low"] = Layout(shape, np.dtype(np.uint16), False)
         if self._goal == "update":
-            self._arrays[f"{name}.v"] = Layout(shape, "float32", False)
-            self._arrays[f"{name}.lr"] = Layout((), "float32", False)
+            self._arrays[f"{name}.v"] = Layout(shape, FLOAT32, False)
+            self._arrays[f"{name}.lr"] = Layout((), FLOAT32, False)
 
     def _call(
         self,
         op: str,
         reads: Mapping[str, Operand],
-        writes: Operand | tuple[Operand, ...] = (),
-        learns: Mapping[str, str] | None = None,
+        writes: Operand | tuple[Operand, ...],
         **settings: Any,
     ) -> None:
         outputs = writes if isinstance(writes, tuple) else (writes,)
-        self._calls.append(Call(op, reads, outputs, learns or {}, settings))
+        self._calls.append(Call(op, reads, outputs, settings=settings))
 
-    def _new(self, name: str, shape: Shape, dtype: str | None = None, batch: bool = True) -> str:
+    def _learn(
+        self, op: str, reads: Mapping[str, Operand], learns: Mapping[str, str], **settings: Any
+    ) -> None:
+        """Write down a call that changes parameters."""
+        self._calls.append(Call(op, reads, learns=learns, settings=settings))
+
+    def _new(
+        self, name: str, shape: Shape, dtype: np.dtype[Any] | None = None, batch: bool = True
+    ) -> str:
         self._arrays[name] = Layout(shape, dtype or self._element, batch)
         return name
 
@@ -334,18 +343,16 @@ class _Planner:
         seen = converted(self._spec, self._fused)
         if source == "images":
             return self._new("images", seen.shape)
-        pixels = self._new("pixels", self._spec.input_shape, "float32")
-        if self._element == "float32" and seen.block == 1:
+        pixels = self._new("pixels", self._spec.input_shape, FLOAT32)
+        if self._element == FLOAT32 and seen.block == 1:
             return pixels
         images = self._new("images", seen.shape)
-        top, left = seen.pad
         self._call(
-            "space_to_depth",
+            "images_to_depth",
             {"x": pixels},
             images,
             block=seen.block,
-            pad_top=top,
-            pad_left=left,
+            pad=seen.pad,
             size=seen.shape[:2],
             dtype=self._element,
         )
@@ -363,10 +370,10 @@ class _Planner:
         self, layer: Conv | Linear, behind: tuple[Layer, ...], shape: Shape, out: Shape, x: str
     ) -> str:
         logits = layer is self._spec.layers[-1]
-        y = self._new((behind or (layer,))[-1].name, out, "float32" if logits else None)
+        y = self._new((behind or (layer,))[-1].name, out, FLOAT32 if logits else None)
         settings: dict[str, Any] = {"activation": layer.activation}
-        if logits and self._element != "float32":
-            settings["dtype"] = "float32"
+        if logits and self._element != FLOAT32:
+            settings["dtype"] = FLOAT32
         factor = 1.0
         if behind:
             drop = behind[0]
@@ -395,16 +402,16 @@ class _Planner:
             filters = (layer.outputs, *maps[:2], maps[2] // layer.groups)
             where = {"stride": 1, "pad": 0, "groups": layer.groups}
             return View(x, maps), View(layer.w, filters), where
-        if self._in_blocks(layer):
+        if self._deep(layer):
             return x, layer.w, {"stride": 1, "pad": 0, "groups": 1}
         return x, layer.w, {"stride": layer.stride, "pad": layer.pad, "groups": layer.groups}
 
-    def _in_blocks(self, layer: Conv | Linear) -> bool:
-        """Whether it is the convolution that reads the images in blocks."""
+    def _deep(self, layer: Conv | Linear) -> bool:
+        """Whether it is the convolution that reads pixels in blocks."""
         first = next(each for each in self._spec.layers if not isinstance(each, Scale))
         return layer is first and converted(self._spec, self._fused).block > 1
 
-    def _block_filters(self, layer: Conv) -> tuple[int, Shape]:
+    def _deep_filters(self, layer: Conv) -> tuple[int, Shape]:
         """The block, and the shape of the filters that suit it."""
         seen = converted(self._spec, self._fused)
         size = -(-layer.size // seen.block)
@@ -412,22 +419,12 @@ class _Planner:
 
     def _filters(self, layer: Conv | Linear, filters: Operand) -> Operand:
         """The filters that the product reads."""
-        if not (isinstance(layer, Conv) and self._in_blocks(layer)):
+        if not (isinstance(layer, Conv) and self._deep(layer)):
             return filters
-        block, shape = self._block_filters(layer)
-        blocks = self._new(f"{layer.w}.blocks", shape, batch=False)
-        size = shape[1:3]
-        self._call(
-            "space_to_depth",
-            {"x": filters},
-            blocks,
-            block=block,
-            pad_top=0,
-            pad_left=0,
-            size=size,
-            dtype=self._element,
-        )
-        return blocks
+        block, shape = self._deep_filters(layer)
+        deep = self._new(f"{layer.w}.deep", shape, batch=False)
+        self._call("filters_to_depth", {"w": filters}, deep, block=block)
+        return deep
 
     def _lrn_pool_forward(self, layers: tuple[Layer, ...], out: Shape, x: str) -> str:
         norm, pool, *relu = layers
@@ -448,8 +445,7 @@ class _Planner:
 
     def _where(self, pool: MaxPool, out: Shape) -> str:
         geometry = PoolGeometry.of(pool.name, pool.size, pool.stride, pool.ceil)
-        dtype = "uint8" if geometry.where_dtype().itemsize == 1 else "uint16"
-        return self._new(f"{pool.name}.where", out, dtype)
+        return self._new(f"{pool.name}.where", out, np.dtype(geometry.where_dtype))
 
     def _single_forward(self, layer: Layer, out: Shape, x: str) -> str:
         if isinstance(layer, Dropout):
@@ -497,14 +493,14 @@ class _Planner:
     def backward(self) -> None:
         """The calls that lead from the logits to the gradients, and on to the update."""
         last = self._runs[-1]
-        self._new("labels", (), "int64")
+        self._new("labels", (), np.dtype(np.int64))
         for name in ("loss", "top1_error", "top5_error"):
-            self._new(name, (), "float32", batch=False)
+            self._new(name, (), FLOAT32, batch=False)
         self._call(
             "softmax_cross_entropy",
             {"logits": last.y, "labels": "labels"},
             ("loss", self._new_grad(last.y, last.out_shape), "top1_error", "top5_error"),
-            **({} if self._element == "float32" else {"dtype": self._element}),
+            **({} if self._element == FLOAT32 else {"dtype": self._element}),
         )
         first = next(
             (i for i, run in enumerate(self._runs) if isinstance(run.layers[0], Conv | Linear)),
@@ -565,8 +561,8 @@ class _Planner:
                 **where,
                 **self._factor(gate),
             )
-        if isinstance(layer, Conv) and self._in_blocks(layer):
-            self._wgrad_in_blocks(layer, run.x, dy)
+        if isinstance(layer, Conv) and self._deep(layer):
+            self._wgrad_deep(layer, run.x, dy)
         elif isinstance(filters, View):
             self._wgrad_of_view(layer, filters, {"x": maps, "dy": dy}, where)
         else:
@@ -575,9 +571,10 @@ class _Planner:
     def _linear_dgrad(self, layer: Linear, run: _Run, dz: str) -> None:
         features = (math.prod(run.in_shape),)
         gate = self._gate(run.x)
-        seen = {name: View(name_of(each), features) for name, each in gate.items()}
+        reads: dict[str, Operand] = {"dy": dz, "w": layer.w}
+        reads |= {name: View(name_of(each), features) for name, each in gate.items()}
         dx = View(self._new_grad(run.x, run.in_shape), features)
-        self._call("linear_dgrad", {"dy": dz, "w": layer.w} | seen, dx, **self._factor(gate))
+        self._call("linear_dgrad", reads, dx, **self._factor(gate))
 
     def _factor(self, gate: Mapping[str, Operand]) -> dict[str, float]:
         factor = self._rectified[name_of(gate["gate"])] if gate else 1.0
@@ -588,7 +585,7 @@ class _Planner:
     ) -> None:
         """The gradients of a layer's parameters, or at once the parameters that they lead to."""
         if self._fused and self._goal == "update":
-            self._call(f"{op}_sgd", reads, (), {"w": layer.w, "b": layer.b}, **where)
+            self._learn(f"{op}_sgd", reads, {"w": layer.w, "b": layer.b}, **where)
             return
         shape = {"w_shape": self._arrays[layer.w].shape} if op == "conv_wgrad" else {}
         self._call(op, reads, self._param_grads(layer), **where, **shape)
@@ -604,32 +601,32 @@ class _Planner:
         seen = View(dw, filters.shape)
         self._call("conv_wgrad", reads, (seen, db), **where, w_shape=filters.shape)
 
-    def _wgrad_in_blocks(self, layer: Conv, x: str, dy: Operand) -> None:
-        block, shape = self._block_filters(layer)
+    def _wgrad_deep(self, layer: Conv, x: str, dy: Operand) -> None:
+        block, shape = self._deep_filters(layer)
         dw, db = self._param_grads(layer)
-        blocks = self._new(f"{layer.w}.blocks.grad", shape, "float32", batch=False)
+        deep = self._new(f"{layer.w}.deep.grad", shape, FLOAT32, batch=False)
         self._call(
             "conv_wgrad",
             {"x": x, "dy": dy},
-            (blocks, db),
+            (deep, db),
             stride=1,
             pad=0,
             groups=1,
             w_shape=shape,
         )
-        size = self._arrays[layer.w].shape[1:3]
-        self._call("depth_to_space", {"x": blocks}, dw, block=block, size=size)
+        w_shape = self._arrays[layer.w].shape
+        self._call("filters_from_depth", {"ddeep": deep}, dw, block=block, w_shape=w_shape)
 
     def _param_grads(self, layer: Conv | Linear) -> tuple[str, str]:
         for name in (layer.w, layer.b):
-            self._new(f"{name}.grad", self._arrays[name].shape, "float32", batch=False)
+            self._new(f"{name}.grad", self._arrays[name].shape, FLOAT32, batch=False)
         return f"{layer.w}.grad", f"{layer.b}.grad"
 
     def _update_rest(self) -> None:
         """The updates of the parameters whose gradients were written."""
         for name in self._spec.param_shapes():
             if f"{name}.grad" in self._arrays:
-                self._call("sgd_update", {"dw": f"{name}.grad"}, (), {"": name})
+                self._learn("sgd_update", {"dw": f"{name}.grad"}, {"": name})
 
     def _lrn_pool_backward(self, run: _Run) -> None:
         norm, pool, *_ = run.layers

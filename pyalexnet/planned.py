@@ -73,6 +73,7 @@ class PlannedNet(Net):
         own = backend if isinstance(backend, Backend) else make_backend(backend, device)
         self._begin(spec, own, seed)
         self._programs: dict[tuple[Any, ...], Program] = {}
+        self._filled: dict[int, Array] = {}
         self._numbers = Numbers(own, tuple(spec.param_shapes()))
         self.load(self._initial())
 
@@ -82,9 +83,20 @@ class PlannedNet(Net):
         return plan.converted(self.spec, self.fused)
 
     @property
-    def element(self) -> str:
-        """Name of the type of maps: "float32" or "bfloat16"."""
+    def element(self) -> np.dtype[Any]:
+        """The type of maps: float32 or bfloat16."""
         return plan.element(self.precision)
+
+    def images_for(self, count: int) -> Array:
+        """The array of a batch that `train_step` reads in place: (count, *converted.shape).
+
+        Who fills it, as `Backend.augment` does with the block and padding of `converted`, saves a
+        pass over the images.
+        """
+        if count not in self._filled:
+            shape = (count, *self.converted.shape)
+            self._filled[count] = self.backend.zeros(shape, self.element)
+        return self._filled[count]
 
     # Parameters
 
@@ -182,11 +194,12 @@ class PlannedNet(Net):
         Returns:
             The mean loss, 0-d.
         """
-        source: Literal["pixels", "images"] = "images"
-        count = len(images)
-        if images is not self._converted_images(count):
-            images, source = self._images(images), "pixels"
-        program = self._program("update", count, True, source, rules, momentum)
+        filled = self._filled.get(len(images))
+        if filled is not None and self.backend.same_memory(images, filled):
+            program = self._program("update", len(images), True, "images", rules, momentum)
+        else:
+            images = self._images(images)
+            program = self._program("update", len(images), True, "pixels", rules, momentum)
         self._numbers.set(step, rates)
         self._run(program, images, labels)
         return self._scored(program)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from pyalexnet.backends.base import Array, Backend
-from pyalexnet.backends.elements import dtype_of
 from pyalexnet.backends.learned import Learned
 from pyalexnet.backends.masks import Mask
 from pyalexnet.plan import Call, Draw, Operand, PerImage, Plan, View, name_of
@@ -70,9 +69,7 @@ class Program:
             known = given.get(name, scores.get(name))
             shape = (images, *layout.shape) if layout.per_image else layout.shape
             # Zeros: labels have to be classes from the first, when the calls are checked.
-            self.arrays[name] = (
-                backend.zeros(shape, dtype_of(layout.dtype)) if known is None else known
-            )
+            self.arrays[name] = backend.zeros(shape, layout.dtype) if known is None else known
         bound = [self._bound(call) for call in plan.calls]
         self.run: Callable[[], None] = backend.record(partial(_all, bound), graph=graph)
 
@@ -128,7 +125,7 @@ class Program:
                     factor=value.factor,
                 )
             else:
-                settings[name] = dtype_of(value) if name == "dtype" else value
+                settings[name] = value
         return settings
 
     def _learned(self, name: str) -> Learned:

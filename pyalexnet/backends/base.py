@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -82,6 +82,31 @@ class Backend(ABC):
     @abstractmethod
     def workspace(self, nbytes: int) -> Array | None:
         """Scratch of at least `nbytes` bytes (1-D uint8), the same for every caller; None for 0."""
+
+    def assign(self, x: Array, values: Any) -> None:
+        """Write `values`, of the host or any device, into `x`, an array of this device.
+
+        They have its shape; their type is converted.
+        """
+        x[...] = self.asarray(values)
+
+    def same_memory(self, x: Array, other: Array) -> bool:
+        """Whether two C-contiguous arrays of this device are one: type, shape and place."""
+        alike = x.dtype == other.dtype and x.shape == other.shape
+        return alike and self._address(x) == self._address(other)
+
+    def record(self, work: Callable[[], None], *, graph: bool = True) -> Callable[[], None]:
+        """Make `work`, which calls operations, ready to be run again and again on the same arrays.
+
+        Args:
+            work: it is called once here, or at every run: it must do nothing but call operations of
+                this backend, always the same ones.
+            graph: whether a GPU may run them all as one CUDA graph.
+
+        Returns:
+            What runs it, on the stream that is current then.
+        """
+        return work
 
     def lane(self, shape: Shape, dtype: Any = np.uint8) -> Lane:
         """A way for arrays of at most `shape` from the host to this device, again and again."""
@@ -790,7 +815,7 @@ class Backend(ABC):
         """
         who = "softmax_cross_entropy"
         shape = self._shape(who, "logits", logits, ("N", "classes"))
-        labels = self._labels(who, labels, *shape)
+        labels = self.checked_labels(labels, *shape)
         loss, dlogits, top1, top5 = _split_out(
             who, out, "(loss, dlogits, top1_error, top5_error)", count=4
         )
@@ -803,8 +828,9 @@ class Backend(ABC):
         self._softmax_cross_entropy(logits, labels, *results)
         return results
 
-    def _labels(self, who: str, labels: Any, rows: int, classes: int) -> Array:
-        """Checked labels as int64 on this device."""
+    def checked_labels(self, labels: Any, rows: int, classes: int) -> Array:
+        """Labels as `softmax_cross_entropy` takes them for logits (rows, classes), int64 here."""
+        who = "softmax_cross_entropy"
         visible = not isinstance(labels, self.array_type) or self.array_type is np.ndarray
         if visible:
             labels = np.asarray(labels)

@@ -6,7 +6,7 @@ Operations go to CuPy's current stream of the device, in the calling thread, and
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -107,6 +107,13 @@ class CudaBackend(KernelBackend):
         with _current(self.device):
             return cupy.array(x, order="C")
 
+    def assign(self, x: Array, values: Any) -> None:
+        with _current(self.device):
+            if isinstance(values, np.ndarray):
+                x.set(np.ascontiguousarray(values, x.dtype))
+            else:
+                x[...] = self.asarray(values)
+
     def synchronize(self) -> None:
         with _current(self.device) as device:
             device.synchronize()
@@ -143,6 +150,14 @@ class CudaBackend(KernelBackend):
         # device under CuPy's; leaving the context puts that right.
         with cupy.cuda.Device(self.device):
             super()._run(op, *arguments)
+
+    def record(self, work: Callable[[], None], *, graph: bool = True) -> Callable[[], None]:
+        replay = super().record(work)
+        return _Captured(self.device, replay) if graph else replay
+
+    def _replay(self, recording: Any) -> None:
+        with cupy.cuda.Device(self.device):
+            super()._replay(recording)
 
     # Other GPUs
 
@@ -199,6 +214,39 @@ class CudaBackend(KernelBackend):
         for peer in peers:
             with cupy.cuda.Device(peer):
                 cupy.cuda.get_current_stream(peer).wait_event(read)
+
+
+class _Captured:
+    """Operations as one CUDA graph: what the host does for each of them, it does once.
+
+    The first run is an ordinary one, since a kernel that has never run may have to be loaded, which
+    a stream that is captured does not allow; the second captures.
+    """
+
+    def __init__(self, device: int, replay: Callable[[], None]) -> None:
+        self._device, self._replay = device, replay
+        self._warm = False
+        self._graph: Any = None
+
+    def __call__(self) -> None:
+        if not self._warm:
+            self._replay()
+            self._warm = True
+            return
+        with _current(self._device):
+            if self._graph is None:
+                self._graph = self._capture()
+            self._graph.launch()
+
+    def _capture(self) -> Any:
+        stream = cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            stream.begin_capture()
+            try:
+                self._replay()
+            finally:
+                graph = stream.end_capture()
+        return graph
 
 
 class PinnedLane(Lane):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -32,6 +33,9 @@ class KernelBackend(Backend):
 
     def __init__(self, ext: Any) -> None:
         self._ext = ext
+        self._recording: Any = (
+            None  # where operations go in place of the stream, while there is one
+        )
 
     @abstractmethod
     def _stream(self) -> int:
@@ -45,15 +49,35 @@ class KernelBackend(Backend):
         has been left.
         """
 
+    def record(self, work: Callable[[], None], *, graph: bool = True) -> Callable[[], None]:
+        recording = self._recording = self._ext.Recording()
+        try:
+            work()
+        finally:
+            self._recording = None
+        return partial(self._replay, recording)
+
+    def _replay(self, recording: Any) -> None:
+        """Enqueue all operations of a recording.
+
+        Raises:
+            KernelError: a kernel could not be launched, or broke a rule.
+        """
+        try:
+            recording.run(self._stream())
+        except self._ext.KernelError as error:
+            raise KernelError(str(error)) from error
+
     def _run(self, op: str, *arguments: Any) -> None:
-        """Enqueue an operation of the extension module.
+        """Enqueue an operation of the extension module, or record it.
 
         Raises:
             ArgumentError: the kernels have a limit that other backends do not have.
             KernelError: a kernel could not be launched, or broke a rule.
         """
         try:
-            getattr(self._ext, op)(*arguments, self.device, self._stream())
+            target = self._stream() if self._recording is None else self._recording
+            getattr(self._ext, op)(*arguments, self.device, target)
         except ValueError as error:
             raise ArgumentError(f"{error}.") from error
         except self._ext.KernelError as error:
