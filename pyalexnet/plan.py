@@ -47,6 +47,9 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 Goal: TypeAlias = Literal["logits", "gradients", "update"]
 """How far a plan goes: forward; and backward; and on to the changed parameters."""
 
+Source: TypeAlias = Literal["pixels", "images"]
+"""Images as the network is given them, or as `converted` says."""
+
 FUSED: tuple[tuple[tuple[type[Layer], ...], ...], ...] = (
     ((LRN,), (MaxPool,), (Relu,)),
     ((LRN,), (MaxPool,)),
@@ -119,14 +122,13 @@ class Call:
 class Plan:
     """Calls in their order, and the arrays that they name.
 
-    logits: the array of the network's output. source: the array of the images, "pixels" as the
-    network is given them, or "images" where whoever fills it has converted them already.
+    logits: the array of the network's output. source: that of its images.
     """
 
     calls: tuple[Call, ...]
     arrays: Mapping[str, Layout]
     logits: str
-    source: str
+    source: Source
 
     def moved(self, call: Call, images: int) -> int:
         """Bytes of the arrays of a call, each read or written once."""
@@ -157,7 +159,7 @@ def make(
     precision: Precision = "fp32",
     fused: bool = True,
     train: bool = True,
-    source: Literal["pixels", "images"] = "pixels",
+    source: Source = "pixels",
 ) -> Plan:
     """The plan of a network.
 
@@ -283,7 +285,7 @@ class _Planner:
         for name, shape in spec.param_shapes().items():
             self._parameter(name, shape)
 
-    def plan(self, source: str) -> Plan:
+    def plan(self, source: Source) -> Plan:
         """What was written down."""
         logits = self._runs[-1].y
         return Plan(tuple(self._calls), self._arrays, logits, source)
@@ -327,7 +329,7 @@ class _Planner:
 
     # Forward
 
-    def forward(self, source: str) -> None:
+    def forward(self, source: Source) -> None:
         """The calls that lead from the images to the logits."""
         x = self._images(source)
         shape: Shape = self._spec.input_shape
@@ -339,7 +341,7 @@ class _Planner:
             self._runs.append(_Run(layers, shape, out, x, y))
             x, shape = y, out
 
-    def _images(self, source: str) -> str:
+    def _images(self, source: Source) -> str:
         seen = converted(self._spec, self._fused)
         if source == "images":
             return self._new("images", seen.shape)

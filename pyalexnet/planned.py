@@ -7,7 +7,7 @@ up a pass, makes a `Program` of them for each batch size, and runs that: on a GP
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from pyalexnet.backends.base import Array, Backend
 from pyalexnet.errors import ArgumentError
 from pyalexnet.layers import Memory, Pass
 from pyalexnet.net import Net, NetSpec, Part
-from pyalexnet.plan import Converted, Goal, Precision
+from pyalexnet.plan import Converted, Goal, Precision, Source
 from pyalexnet.program import Numbers, Program, Rule
 
 # Programs that are kept: for training and evaluation, and for the last, smaller batch of each.
@@ -88,10 +88,10 @@ class PlannedNet(Net):
         return plan.element(self.precision)
 
     def images_for(self, count: int) -> Array:
-        """The array of a batch that `train_step` reads in place: (count, *converted.shape).
+        """The array (count, *converted.shape) that a pass over so many images reads in place.
 
-        Who fills it, as `Backend.augment` does with the block and padding of `converted`, saves a
-        pass over the images.
+        Who fills it, as `Backend.augment` does with the block and padding of `converted`, and then
+        passes it as `images` saves a pass over them.
         """
         if count not in self._filled:
             shape = (count, *self.converted.shape)
@@ -131,8 +131,8 @@ class PlannedNet(Net):
     # Passes
 
     def forward(self, images: Any) -> Array:
-        x = self._images(images)
-        program = self._program("logits", len(x), train=False)
+        x, source = self._as_given(images)
+        program = self._program("logits", len(x), False, source)
         self._run(program, x)
         return self.backend.copy(program.logits)
 
@@ -155,8 +155,8 @@ class PlannedNet(Net):
         *,
         out: Sequence[dict[str, Array]] | None = None,
     ) -> tuple[Array, tuple[dict[str, Array], ...]]:
-        x = self._images(images)
-        program = self._program("gradients", len(x), train)
+        x, source = self._as_given(images)
+        program = self._program("gradients", len(x), train, source)
         if isinstance(step, int):
             self._numbers.set(step)
         else:
@@ -184,7 +184,7 @@ class PlannedNet(Net):
         """Forward, backward and update; where the plan is fused, no gradient of a weight is kept.
 
         Args:
-            images: as for `gradients`, or the array of `images_for`, filled.
+            images: as for `gradients`.
             labels: (N,) integers.
             step: number of the step.
             rates: learning rates by parameter.
@@ -194,15 +194,19 @@ class PlannedNet(Net):
         Returns:
             The mean loss, 0-d.
         """
-        filled = self._filled.get(len(images))
-        if filled is not None and self.backend.same_memory(images, filled):
-            program = self._program("update", len(images), True, "images", rules, momentum)
-        else:
-            images = self._images(images)
-            program = self._program("update", len(images), True, "pixels", rules, momentum)
+        x, source = self._as_given(images)
+        program = self._program("update", len(x), True, source, rules, momentum)
         self._numbers.set(step, rates)
-        self._run(program, images, labels)
+        self._run(program, x, labels)
         return self._scored(program)
+
+    def _as_given(self, images: Any) -> tuple[Array, Source]:
+        """Images on the device, and whether they are converted already."""
+        differ = self.converted.shape != self.spec.input_shape or self.precision != "fp32"
+        alike = getattr(images, "dtype", None) == self.element
+        if differ and alike and images.shape[1:] == self.converted.shape:
+            return images, "images"
+        return self._images(images), "pixels"
 
     def _scored(self, program: Program) -> Array:
         """The loss, and `last_errors`, as arrays that the next pass leaves alone."""
@@ -213,7 +217,7 @@ class PlannedNet(Net):
 
     def _run(self, program: Program, images: Array, labels: Any = None) -> None:
         source = program.arrays[program.plan.source]
-        if images is not source:
+        if not self.backend.same_memory(source, images):
             self.backend.assign(source, images)
         if labels is not None:
             rows = program.arrays["labels"]
@@ -226,7 +230,7 @@ class PlannedNet(Net):
         goal: Goal,
         images: int,
         train: bool,
-        source: Literal["pixels", "images"] = "pixels",
+        source: Source,
         rules: Mapping[str, Rule] | None = None,
         momentum: Mapping[str, Array] | None = None,
     ) -> Program:
@@ -244,7 +248,7 @@ class PlannedNet(Net):
         goal: Goal,
         images: int,
         train: bool,
-        source: Literal["pixels", "images"],
+        source: Source,
         rules: Mapping[str, Rule] | None,
         momentum: Mapping[str, Array] | None,
     ) -> Program:

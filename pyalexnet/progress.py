@@ -234,7 +234,9 @@ def _opening(trainer: Trainer) -> Iterator[str]:
         edges = "; norms across maps end at a tower's edge" if norms else ""
         yield f"backend   {config.backend}, a tower each on devices {first} and {second}{edges}"
     else:
-        yield f"backend   {config.backend}, device {config.device}"
+        way = ", fused" if config.fused else ""
+        way += f", {config.precision}" if config.precision != "fp32" else ""
+        yield f"backend   {config.backend}, device {config.device}{way}"
     yield (
         f"recipe    {recipe.epochs:g} epochs of {trainer.steps_an_epoch} steps, batch "
         f"{trainer.batch_size}, lr {recipe.rate.lr_w:g}, momentum {recipe.momentum:g}, weight "

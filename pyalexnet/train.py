@@ -30,6 +30,7 @@ from pyalexnet.errors import ArgumentError, CheckpointError, PyalexnetError, Tra
 from pyalexnet.evaluate import Sums, activations, evaluate
 from pyalexnet.interrupt import Interrupt
 from pyalexnet.net import Net
+from pyalexnet.planned import PlannedNet
 from pyalexnet.progress import Reporter
 from pyalexnet.run import Config, EpochReport, History, Motion, RunFolder, Scores, StepReport
 from pyalexnet.schedule import Plateau, PlateauState
@@ -379,6 +380,18 @@ class Trainer:
         return bool(self.interrupt)
 
     def _step(self, images: Array, labels: Labels) -> None:
+        if isinstance(self.net, PlannedNet) and self.net.fused:
+            self._fused_update(images, labels)
+        else:
+            self._update(images, labels)
+        self.at.step += 1
+        self.at.seen += self.batch_size
+        self.at.closed = False
+        self._test = None
+        self._report_step()
+
+    def _update(self, images: Array, labels: Labels) -> None:
+        """Gradients, then the update."""
         loss, self._grads = self.net.gradients(
             images, labels, train=True, step=self.at.step, out=self._grads
         )
@@ -389,11 +402,20 @@ class Trainer:
         self.sgd.step(self._grads, self.progress, self.at.plateau.drops)
         if isinstance(loss, np.ndarray | np.generic):
             self._check_update()
-        self.at.step += 1
-        self.at.seen += self.batch_size
-        self.at.closed = False
-        self._test = None
-        self._report_step()
+
+    def _fused_update(self, images: Array, labels: Labels) -> None:
+        """Both in one; what is not finite shows afterwards, and nothing of it is saved."""
+        loss = self.sgd.fused_step(
+            images,
+            labels,
+            step=self.at.step,
+            epoch=self.progress,
+            drops=self.at.plateau.drops,
+        )
+        self._unread.append((self.at.step + 1, loss, *self.net.last_errors))
+        if isinstance(loss, np.ndarray | np.generic):
+            self._read_losses()
+            self._check_update()
 
     def _report_step(self) -> None:
         due = self.at.step % self.config.print_freq == 0

@@ -203,6 +203,22 @@ def train(
         str | None,
         typer.Option(help="Number of the device; also cpu, cuda, cuda:1.", rich_help_panel=_RUN),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fp32|bf16",
+            help="Of maps and products; sums, parameters and momentum stay float32.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    fused: Annotated[
+        bool | None,
+        typer.Option(
+            "--fused/--unfused",
+            help="Kernels that take layers together, or one layer after the other; fused on cuda.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     resume: Annotated[
         str | None,
         typer.Option(
@@ -255,10 +271,15 @@ def train(
     nothing had happened. SIGHUP and SIGUSR2 save and go on.
     """
     from pyalexnet import start
+    from pyalexnet.plan import PRECISIONS
 
     if resume is not None and (config is not None or init_from is not None):
         other = "--config" if config is not None else "--init-from"
         raise ArgumentError(f"{other} and --resume were both given; one of them was expected.")
+    if precision not in (None, *PRECISIONS):
+        raise ArgumentError(
+            f"--precision is {precision!r}; one of {', '.join(PRECISIONS)} was expected."
+        )
     backend, number = place(backend, device)
     choices = start.Choices(
         net=net,
@@ -291,6 +312,8 @@ def train(
         keep=keep,
         chance_steps=chance_steps,
         tensorboard=tensorboard,
+        precision=precision,
+        fused=fused,
         init_from=init_from,
     )
     stopped_by = _run(choices, resume, config, out, steps, plain)
