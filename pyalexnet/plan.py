@@ -122,13 +122,19 @@ class Call:
 class Plan:
     """Calls in their order, and the arrays that they name.
 
-    logits: the array of the network's output. source: that of its images.
+    source: the array of the images. outputs: what layers, or those that are taken together, give,
+    in their order; the last are the logits.
     """
 
     calls: tuple[Call, ...]
     arrays: Mapping[str, Layout]
-    logits: str
     source: Source
+    outputs: tuple[str, ...]
+
+    @property
+    def logits(self) -> str:
+        """The array of the network's output."""
+        return self.outputs[-1]
 
     def moved(self, call: Call, images: int) -> int:
         """Bytes of the arrays of a call, each read or written once."""
@@ -287,8 +293,8 @@ class _Planner:
 
     def plan(self, source: Source) -> Plan:
         """What was written down."""
-        logits = self._runs[-1].y
-        return Plan(tuple(self._calls), self._arrays, logits, source)
+        outputs = tuple(run.y for run in self._runs)
+        return Plan(tuple(self._calls), self._arrays, source, outputs)
 
     # Writing down
 

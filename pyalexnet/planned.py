@@ -15,7 +15,6 @@ from pyalexnet import plan
 from pyalexnet.backends import backend as make_backend
 from pyalexnet.backends.base import Array, Backend
 from pyalexnet.errors import ArgumentError
-from pyalexnet.layers import Memory, Pass
 from pyalexnet.net import Net, NetSpec, Part
 from pyalexnet.plan import Converted, Goal, Precision, Source
 from pyalexnet.program import Numbers, Program, Rule
@@ -139,12 +138,16 @@ class PlannedNet(Net):
     def activations(
         self, images: Any, *, train: bool = False, step: int = 0
     ) -> Iterator[tuple[str, Array]]:
-        """Each layer's name and output for `images`, in order, layer by layer and in float32."""
-        x = self._images(images)
-        run = Pass(self.backend, self.params, {}, train, self.seed, step, self._masks)
-        for layer in self.spec.layers:
-            x = layer.forward(x, Memory(), run)
-            yield layer.name, x
+        """Each operation's last layer and its output for `images`, in order.
+
+        Outputs are arrays of the network, of its precision, and valid until its next pass.
+        """
+        x, source = self._as_given(images)
+        program = self._program("logits", len(x), train, source)
+        self._numbers.set(step)
+        self._run(program, x)
+        for name in program.plan.outputs:
+            yield name, program.arrays[name]
 
     def gradients(
         self,
