@@ -104,7 +104,9 @@ class Call:
 
     reads: arrays by argument. writes: what goes to `out`, in the order in which it is returned.
     learns: parameters by argument, which it reads and changes, momentum and all. settings: the
-    other arguments; a `Draw` becomes a mask, a `PerImage` gets the batch.
+    other arguments; a `Draw` becomes a mask, a `PerImage` gets the batch. aside: whether it may run
+    beside all the calls that come after it: those neither touch what it writes nor write what it
+    reads.
     """
 
     op: str
@@ -112,6 +114,7 @@ class Call:
     writes: tuple[Operand, ...] = ()
     learns: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    aside: bool = False
 
     def operands(self) -> tuple[Operand, ...]:
         """Every array that it touches, parameters apart."""
@@ -320,8 +323,13 @@ class _Planner:
     def _learn(
         self, op: str, reads: Mapping[str, Operand], learns: Mapping[str, str], **settings: Any
     ) -> None:
-        """Write down a call that changes parameters."""
-        self._calls.append(Call(op, reads, learns=learns, settings=settings))
+        """Write down a call that changes parameters.
+
+        The update of a linear layer is bound by memory, the convolutions that come after it by
+        arithmetic: it may run beside them.
+        """
+        aside = op == "linear_wgrad_sgd"
+        self._calls.append(Call(op, reads, learns=learns, settings=settings, aside=aside))
 
     def _new(
         self, name: str, shape: Shape, dtype: np.dtype[Any] | None = None, batch: bool = True

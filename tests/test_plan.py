@@ -108,6 +108,20 @@ def test_weights_change_only_after_all_have_read_them() -> None:
         assert max(readers) < changes
 
 
+def test_what_runs_aside_meets_nothing_that_comes_later() -> None:
+    made = plan.make(nets.alexnet(preset="paper"), goal="update", precision="bf16")
+    beside = [i for i, call in enumerate(made.calls) if call.aside]
+    assert [list(made.calls[i].learns.values()) for i in beside] == [
+        [f"{name}.w", f"{name}.b"] for name in ("fc8", "fc7", "fc6")
+    ]
+    for i in beside:
+        reads = {plan.name_of(each) for each in made.calls[i].reads.values()}
+        learns = set(made.calls[i].learns.values())
+        for later in made.calls[i + 1 :]:
+            assert not reads & {plan.name_of(each) for each in later.writes}
+            assert not learns & {plan.name_of(each) for each in later.operands()}
+
+
 def test_fusing_moves_fewer_bytes_at_every_precision() -> None:
     spec = nets.alexnet(preset="paper")
 
@@ -239,9 +253,9 @@ def test_the_fused_update_is_that_of_the_gradients(
 ) -> None:
     at_once = PlannedNet(spec, be, SEED, precision=precision)
     apart = PlannedNet(spec, be, SEED, precision=precision)
-    sgds, losses = zip(learn(at_once, 3, True), learn(apart, 3, False), strict=True)
-    assert losses[0] == losses[1] and len(set(losses[0])) == 3
-    momentum = [host(net, sgd.momentum) for net, sgd in zip((at_once, apart), sgds, strict=True)]
+    (first, losses), (second, expected) = learn(at_once, 3, True), learn(apart, 3, False)
+    assert losses == expected and len(set(losses)) == 3
+    momentum = [host(sgd.net, sgd.momentum) for sgd in (first, second)]
     params = [host(net, net.params) for net in (at_once, apart)]
     for one, other in (params, momentum):
         assert all(same_bits(one[name], other[name]) for name in one)

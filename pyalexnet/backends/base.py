@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -107,6 +108,13 @@ class Backend(ABC):
             What runs it, on the stream that is current then.
         """
         return work
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Around operations, inside `record`, that may run beside all those that come after them.
+
+        None of those may touch what the operations inside write, or write what they read.
+        """
+        return nullcontext()
 
     def lane(self, shape: Shape, dtype: Any = np.uint8) -> Lane:
         """A way for arrays of at most `shape` from the host to this device, again and again."""

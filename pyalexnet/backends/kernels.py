@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -57,6 +57,23 @@ class KernelBackend(Backend):
             self._recording = None
         return partial(self._replay, recording)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        if self._recording is None:
+            yield
+            return
+        self._aside = True
+        self._recording.set_aside(True)
+        try:
+            yield
+        finally:
+            self._recording.set_aside(False)
+            self._aside = False
+
+    def _beside(self) -> int:
+        """Address of the stream for what was recorded aside; the other's where there is none."""
+        return self._stream()
+
     def _replay(self, recording: Any) -> None:
         """Enqueue all operations of a recording.
 
@@ -64,7 +81,7 @@ class KernelBackend(Backend):
             KernelError: a kernel could not be launched, or broke a rule.
         """
         try:
-            recording.run(self._stream())
+            recording.run(self._stream(), self._beside())
         except self._ext.KernelError as error:
             raise KernelError(str(error)) from error
 
