@@ -273,7 +273,7 @@ class Backend(ABC):
             stride, pad, groups: as in `conv_fprop`.
 
         Returns:
-            dx: (N, H, W, C); zero where no window reads the pixel.
+            dx: (N, H, W, C); zero where no window reads the pixel, if w is finite.
         """
         who = "conv_dgrad"
         geometry = ConvGeometry.of(who, stride, pad, groups)
