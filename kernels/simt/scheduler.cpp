@@ -343,6 +343,7 @@ void Worker::release_lanes(unsigned warp, std::uint32_t lanes, bool all) {
                  " at " + at(theirs.site));
         slots[t - first] = theirs.slot;
     }
+    become(leader); // whom a report names
     if (states_[leader] == State::at_exchange) ours.exchange(slots, lanes);
     // A shuffle moves registers; only __syncwarp orders memory, and only for who took part.
     else if (all)
