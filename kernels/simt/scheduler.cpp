@@ -2,6 +2,7 @@
 #include "simt.hpp"
 
 #include "check.hpp"
+#include "copies.hpp"
 #include "device.hpp"
 #include "fiber.hpp"
 
@@ -20,10 +21,13 @@ __thread Self self __attribute__((tls_model("initial-exec")));
 namespace {
 
 constexpr unsigned kMaxThreads = 1024;
+constexpr std::uint32_t kWholeWarp = 0xffffffffu;
 constexpr std::size_t kSharedBytes = 48 * 1024; // static shared memory of a block
 constexpr std::size_t kMaxSharedArrays = 16;
 constexpr std::size_t kSharedFence = kChecked ? 256 : 0; // no array's end is the next one's begin
-constexpr std::size_t kArenaBytes = kSharedBytes + (kMaxSharedArrays + 1) * kSharedFence;
+constexpr std::size_t kDynamicOffset = kSharedBytes + (kMaxSharedArrays + 1) * kSharedFence;
+constexpr std::size_t kMaxSharedBytes = 227 * 1024; // of both kinds together
+constexpr std::size_t kArenaBytes = kDynamicOffset + kMaxSharedBytes + kSharedFence;
 constexpr std::uint64_t kThreadsWorthWorkers = 4096; // starting a worker costs about 20 us
 // A worker's guarded stacks are 2,048 mappings, of which Linux allows a process 65,530.
 constexpr std::uint64_t kMaxWorkers = 16;
@@ -46,7 +50,9 @@ class Random {
     std::uint64_t state_;
 };
 
-bool same(Site a, Site b) { return a.line == b.line && std::strcmp(a.file, b.file) == 0; }
+bool same(Site a, Site b) {
+    return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
 std::string at(Site site) { return std::string(site.file) + ":" + std::to_string(site.line); }
 
 std::uint64_t volume(dim3 extent) { return std::uint64_t{extent.x} * extent.y * extent.z; }
@@ -102,9 +108,15 @@ class Worker : public Scheduler {
     void run(Launch& launch);
     void wait(State state, std::uint32_t lanes, void* slot, Exchange exchange, Site site);
     void* shared_memory(const SharedArray& array);
+    void* dynamic_shared_memory(const SharedArray& array);
+    Copies& copies() {
+        copied_ = true;
+        return copies_[current_];
+    }
     [[noreturn]] void fail(const std::string& message);
-    bool on_a_stack(const void* address) const { return fibers_.holds(address); }
+    bool on_the_stack(const void* address) const { return fiber_->holds(address); }
     bool in_the_call(const void* address) const;
+    bool in_the_arena(const void* address) const;
     std::string where() const;
     unsigned current() const { return current_; }
 
@@ -127,7 +139,9 @@ class Worker : public Scheduler {
     bool release();
     bool release_block();
     bool release_warp(unsigned warp);
+    void release_lanes(unsigned warp, std::uint32_t lanes, bool all);
     void resume_later(unsigned thread);
+    void arrive_in_whole_warp(unsigned warp);
     std::uint32_t lanes_in(unsigned warp, bool (*wanted)(State)) const;
     [[noreturn]] void report_deadlock();
 
@@ -135,17 +149,20 @@ class Worker : public Scheduler {
     std::byte* shared_;
     std::vector<Placed> placed_;
     std::size_t shared_used_ = 0;
+    const SharedArray* dynamic_ = nullptr; // the launch's dynamic shared memory, once declared
+    bool copied_ = false;                  // a thread of this block has used its copies
     Launch* launch_ = nullptr;
     Random random_{0};
     void* main_ = nullptr; // the worker's own stack, left while a block runs
     Fiber* fiber_ = nullptr;
     unsigned ready_count_ = 0;
-    unsigned ready_next_ = 0;
     uint3 position_of_[kMaxThreads];
     State states_[kMaxThreads];
     Waiting waiting_[kMaxThreads];
     Fiber* fiber_of_[kMaxThreads];
-    std::uint16_t ready_[kMaxThreads];
+    Copies copies_[kMaxThreads];
+    std::uint16_t ready_[kMaxThreads];      // who was released, the next to run last
+    unsigned whole_warp_[kMaxThreads / 32]; // lanes that wait in an operation of all 32
     std::uint16_t shuffled_[kMaxThreads];
 };
 
@@ -167,6 +184,7 @@ void Worker::begin_launch(Launch& launch) {
     launch_ = &launch;
     placed_.clear();
     shared_used_ = 0;
+    dynamic_ = nullptr;
     total_ = launch.threads;
     const dim3 extent = launch.grid.threads;
     for (unsigned i = 0; i < total_; ++i)
@@ -193,8 +211,9 @@ void Worker::run_block(std::uint64_t block) {
     self.block = {static_cast<unsigned>(block % blocks.x),
                   static_cast<unsigned>(block / blocks.x % blocks.y),
                   static_cast<unsigned>(block / blocks.x / blocks.y)};
-    started_ = exited_ = ready_count_ = ready_next_ = 0;
+    started_ = exited_ = ready_count_ = 0;
     std::fill_n(states_, total_, State::running);
+    std::fill(std::begin(whole_warp_), std::end(whole_warp_), 0u);
     order_ = nullptr;
     if (launch_->seed != 0) {
         random_ = Random(launch_->seed * 0x10001u + block);
@@ -203,7 +222,11 @@ void Worker::run_block(std::uint64_t block) {
         order_ = shuffled_;
     }
     // A block finds whatever the one before it left. NaNs make a read before the write show.
-    if (kChecked || launch_->seed != 0) std::memset(shared_, 0xff, kArenaBytes);
+    if (kChecked || launch_->seed != 0)
+        std::memset(shared_, 0xff, kDynamicOffset + launch_->grid.shared_bytes);
+    if (copied_)
+        for (unsigned thread = 0; thread < total_; ++thread) copies_[thread].forget();
+    copied_ = false;
     check::begin_block(static_cast<std::uint32_t>(block));
     go_on(&main_);
     if (launch_->failed) fibers_.take_back_all(); // abandoned where they stood
@@ -219,20 +242,20 @@ void Worker::fiber_main() {
     worker.go_on(&nobody);
 }
 
-// Leaves the present stack for whatever can run: a thread not yet started, one that was released,
+// Leaves the present stack for whatever can run: a thread that was released, one not yet started,
 // or, when the block is done, the worker itself.
 void Worker::go_on(void** saved) {
-    if (started_ < total_) {
+    if (ready_count_ == 0 && started_ < total_) {
         fiber_ = fibers_.take();
         fiber_->prepare(&Worker::fiber_main);
         simt_switch_fiber(saved, fiber_->stack_pointer);
         return;
     }
-    if (ready_next_ == ready_count_ && !release()) {
+    if (ready_count_ == 0 && !release()) {
         simt_switch_fiber(saved, main_);
         return;
     }
-    const unsigned thread = ready_[ready_next_++];
+    const unsigned thread = ready_[--ready_count_];
     become(thread);
     states_[thread] = State::running;
     Fiber* const present = fiber_;
@@ -246,7 +269,16 @@ void Worker::wait(State state, std::uint32_t lanes, void* slot, Exchange exchang
     waiting_[current_] = {site, lanes, slot, exchange};
     states_[current_] = state;
     fiber_of_[current_] = fiber_;
+    if (state == State::at_exchange && lanes == kWholeWarp) arrive_in_whole_warp(current_ / 32);
     go_on(&fiber_->stack_pointer);
+}
+
+// In natural order a warp that is complete goes on at once, before any other thread runs: its 32
+// stacks are still in the processor's cache. Tensor-core kernels spend most of their time here.
+void Worker::arrive_in_whole_warp(unsigned warp) {
+    if (++whole_warp_[warp] < 32 || launch_->seed != 0) return;
+    release_lanes(warp, kWholeWarp, true);
+    std::reverse(ready_ + ready_count_ - 32, ready_ + ready_count_);
 }
 
 // ---------------------------------------------------------------------- releasing who waits
@@ -254,13 +286,13 @@ void Worker::wait(State state, std::uint32_t lanes, void* slot, Exchange exchang
 // Nothing can run: whoever does not wait has exited. False when all have.
 bool Worker::release() {
     if (exited_ == total_) return false;
-    ready_count_ = ready_next_ = 0;
     if (!release_block()) {
         for (unsigned warp = 0; warp * 32 < total_; ++warp)
             while (release_warp(warp)) {}
     }
     if (ready_count_ == 0) report_deadlock();
     if (launch_->seed != 0) random_.shuffle(ready_, ready_count_);
+    std::reverse(ready_, ready_ + ready_count_);
     return true;
 }
 
@@ -296,6 +328,31 @@ std::uint32_t Worker::lanes_in(unsigned warp, bool (*wanted)(State)) const {
     return lanes;
 }
 
+// Lets these lanes go on, all of which wait for one another.
+void Worker::release_lanes(unsigned warp, std::uint32_t lanes, bool all) {
+    const unsigned first = warp * 32;
+    const unsigned leader = first + static_cast<unsigned>(__builtin_ctz(lanes));
+    const Waiting& ours = waiting_[leader];
+    void* slots[32] = {};
+    for (unsigned t = leader; t < first + 32; ++t) {
+        if (!(lanes >> (t - first) & 1u)) continue;
+        const Waiting& theirs = waiting_[t];
+        if (!same(ours.site, theirs.site) || theirs.lanes != ours.lanes)
+            fail("lanes of one warp meet in different operations: thread " +
+                 std::to_string(leader) + " at " + at(ours.site) + ", thread " + std::to_string(t) +
+                 " at " + at(theirs.site));
+        slots[t - first] = theirs.slot;
+    }
+    become(leader); // whom a report names
+    if (states_[leader] == State::at_exchange) ours.exchange(slots, lanes);
+    // A shuffle moves registers; only __syncwarp orders memory, and only for who took part.
+    else if (all)
+        check::warp_barrier(warp);
+    for (unsigned t = leader; t < first + 32; ++t)
+        if (lanes >> (t - first) & 1u) resume_later(t);
+    if (ours.lanes == kWholeWarp) whole_warp_[warp] = 0;
+}
+
 // Releases one group of lanes that have all arrived, or returns false.
 bool Worker::release_warp(unsigned warp) {
     const std::uint32_t live = lanes_in(warp, [](State s) { return s != State::exited; });
@@ -303,27 +360,9 @@ bool Worker::release_warp(unsigned warp) {
         warp, [](State s) { return s == State::at_warp_barrier || s == State::at_exchange; });
     for (unsigned lane = 0; lane < 32; ++lane) {
         if (!(arrived >> lane & 1u)) continue;
-        const unsigned leader = warp * 32 + lane;
-        const std::uint32_t group = waiting_[leader].lanes & live;
+        const std::uint32_t group = waiting_[warp * 32 + lane].lanes & live;
         if ((arrived & group) != group) continue;
-        void* slots[32] = {};
-        for (unsigned other = 0; other < 32; ++other) {
-            if (!(group >> other & 1u)) continue;
-            const unsigned t = warp * 32 + other;
-            const Waiting& theirs = waiting_[t];
-            const Waiting& ours = waiting_[leader];
-            if (!same(ours.site, theirs.site) || theirs.lanes != ours.lanes)
-                fail("lanes of one warp meet in different operations: thread " +
-                     std::to_string(leader) + " at " + at(ours.site) + ", thread " +
-                     std::to_string(t) + " at " + at(theirs.site));
-            slots[other] = theirs.slot;
-        }
-        if (states_[leader] == State::at_exchange) waiting_[leader].exchange(slots, group);
-        // A shuffle moves registers; only __syncwarp orders memory, and only for who took part.
-        else if (group == live)
-            check::warp_barrier(warp);
-        for (unsigned other = 0; other < 32; ++other)
-            if (group >> other & 1u) resume_later(warp * 32 + other);
+        release_lanes(warp, group, group == live);
         return true;
     }
     return false;
@@ -365,17 +404,23 @@ void Worker::fail(const std::string& message) {
 void fail(const std::string& message) { this_worker().fail(message); }
 std::string where() { return this_worker().where(); }
 unsigned current_thread() { return this_worker().current(); }
+bool is_shared(const void* address) { return this_worker().in_the_arena(address); }
+Copies& copies_of_the_thread() { return this_worker().copies(); }
 
 bool belongs_to_the_thread(const void* address) {
     const auto* p = static_cast<const std::byte*>(address);
     const auto* own = reinterpret_cast<const std::byte*>(&self);
-    return this_worker().on_a_stack(address) || this_worker().in_the_call(address) ||
+    return this_worker().on_the_stack(address) || this_worker().in_the_call(address) ||
            (p >= own && p < own + sizeof self);
 }
 
 bool Worker::in_the_call(const void* address) const {
     const auto* begin = static_cast<const std::byte*>(launch_->call.arguments);
     return address >= begin && address < begin + launch_->call.argument_bytes;
+}
+
+bool Worker::in_the_arena(const void* address) const {
+    return address >= shared_ && address < shared_ + kArenaBytes;
 }
 
 // ---------------------------------------------------------------------- what kernels call
@@ -402,18 +447,36 @@ void* shared_memory(const SharedArray& array) {
     return this_worker().shared_memory(array);
 }
 
+void* dynamic_shared_memory(const SharedArray& array) {
+    const detail::OutsideKernel outside;
+    return this_worker().dynamic_shared_memory(array);
+}
+
 void* Worker::shared_memory(const SharedArray& array) {
     for (const Placed& placed : placed_)
         if (placed.array == &array) return placed.memory;
     const std::size_t bytes = (array.bytes + 15) / 16 * 16;
-    if (shared_used_ + bytes > kSharedBytes || placed_.size() == kMaxSharedArrays)
+    const std::size_t dynamic = launch_->grid.shared_bytes;
+    const std::size_t room = std::min(kSharedBytes, kMaxSharedBytes - dynamic);
+    if (shared_used_ + bytes > room || placed_.size() == kMaxSharedArrays)
         fail("shared memory: " + std::string(array.name) + " of " + std::to_string(array.bytes) +
              " bytes does not fit beside " + std::to_string(shared_used_) + " bytes in " +
-             std::to_string(kSharedBytes));
+             std::to_string(room));
     std::byte* memory = shared_ + shared_used_ + (placed_.size() + 1) * kSharedFence;
     shared_used_ += bytes;
     placed_.push_back({&array, memory});
-    check::declare_shared(array, memory);
+    check::declare_shared(array, memory, array.bytes);
+    return memory;
+}
+
+void* Worker::dynamic_shared_memory(const SharedArray& array) {
+    std::byte* memory = shared_ + kDynamicOffset;
+    if (dynamic_ == &array) return memory;
+    if (dynamic_)
+        fail("dynamic shared memory is one array: it is declared as " +
+             std::string(dynamic_->name) + " and again as " + array.name);
+    dynamic_ = &array;
+    check::declare_shared(array, memory, launch_->grid.shared_bytes);
     return memory;
 }
 
@@ -439,6 +502,9 @@ void refuse_impossible(const Launch& launch) {
         refuse("a grid has 1 to 2,147,483,647 blocks along x and 1 to 65,535 along y and z, not " +
                std::to_string(blocks.x) + " x " + std::to_string(blocks.y) + " x " +
                std::to_string(blocks.z));
+    if (launch.grid.shared_bytes > kMaxSharedBytes)
+        refuse("a block has at most " + std::to_string(kMaxSharedBytes) +
+               " bytes of shared memory, not " + std::to_string(launch.grid.shared_bytes));
 }
 
 std::vector<std::uint32_t> block_order(std::uint64_t blocks, std::uint64_t seed) {
