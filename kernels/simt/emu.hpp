@@ -63,6 +63,9 @@ inline unsigned max(unsigned a, unsigned b) { return a < b ? b : a; }
 inline std::int64_t min(std::int64_t a, std::int64_t b) { return b < a ? b : a; }
 inline std::int64_t max(std::int64_t a, std::int64_t b) { return a < b ? b : a; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __uint_as_float(unsigned bits) {
     float x;
     std::memcpy(&x, &bits, sizeof x);

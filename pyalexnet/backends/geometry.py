@@ -58,11 +58,16 @@ class PoolGeometry(NamedTuple):
     ceil: bool
 
     @classmethod
-    def of(cls, who: str, size: int, stride: int, ceil: bool) -> PoolGeometry:
-        """Check the three values; `who` is the operation or layer, for the error's text."""
+    def of(cls, who: str, size: int, stride: int, ceil: bool, *, prefix: str = "") -> PoolGeometry:
+        """Check the three values.
+
+        Args:
+            who: the operation or layer, for the error's text.
+            prefix: what the names of size and stride begin with there.
+        """
         # A position within a window has to fit the 16 bits of `where`.
-        window = integer(who, "size", size, low=1, high=256)
-        return cls(window, integer(who, "stride", stride, low=1), bool(ceil))
+        window = integer(who, f"{prefix}size", size, low=1, high=256)
+        return cls(window, integer(who, f"{prefix}stride", stride, low=1), bool(ceil))
 
     def out_size(self, who: str, h: int, w: int) -> tuple[int, int]:
         """Height and width of the pooled h x w map.
@@ -89,6 +94,29 @@ class PoolGeometry(NamedTuple):
     def where_dtype(self) -> type[np.uint8 | np.uint16]:
         """Type that holds a position r * size + s within a window."""
         return np.uint8 if self.size * self.size <= 256 else np.uint16
+
+
+class BlockGeometry(NamedTuple):
+    """Squares of pixels that become one pixel of many channels, after zero padding (pixels)."""
+
+    block: int
+    pad_top: int
+    pad_bottom: int
+    pad_left: int
+    pad_right: int
+
+    @classmethod
+    def of(cls, who: str, block: int, pad: Pad) -> BlockGeometry:
+        """Check and spell out the short forms; `who` is the operation, for the error's text."""
+        side = integer(who, "block", block, low=1)
+        return cls(side, *_several(who, "pad", pad, "(top, bottom, left, right)", 4, low=0))
+
+    def out_shape(self, h: int, w: int, c: int) -> tuple[int, int, int]:
+        """Height, width and channels of an h x w image of c channels in blocks, the last ones
+        filled up with zeros."""
+        rows = h + self.pad_top + self.pad_bottom
+        columns = w + self.pad_left + self.pad_right
+        return -(-rows // self.block), -(-columns // self.block), self.block**2 * c
 
 
 def _several(
