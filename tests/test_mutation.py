@@ -25,16 +25,23 @@ KERNELS = Path(__file__).parent.parent / "kernels"
 CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
 
 
+BARRIER = re.compile(r"\b(?:__sync(?:threads|warp)|cp_async_wait<[^;]*>)\(")
+
+
 def barriers_of(file: Path) -> list[str]:
-    """Every barrier of a kernel file as the checker names it, from top to bottom."""
+    """Every barrier of a kernel file as the checker names it, from top to bottom.
+
+    Waiting for copies is one as well.
+    """
     code = (line.partition("//")[0] for line in file.read_text().splitlines())
     return [
         f"kernels/{file.name}:{number}"
         for number, line in enumerate(code, 1)
-        if re.search(r"\b__sync(threads|warp)\(", line)
+        if BARRIER.search(line)
     ]
 
 
+NOTICED = r"data race|uninitialised read|a cp\.async is under way"
 FILES = sorted([*KERNELS.glob("*.cu"), *KERNELS.glob("*.cuh")])
 BARRIERS = {file.name: barriers_of(file) for file in FILES}
 
@@ -117,7 +124,7 @@ def test_a_missing_barrier_is_noticed(be: Any, call: Call) -> None:
             if (call.name, number) in NOT_NEEDED:
                 call.run(be)
                 continue
-            with pytest.raises(KernelError, match=r"data race|uninitialised read") as raised:
+            with pytest.raises(KernelError, match=NOTICED) as raised:
                 call.run(be)
         assert re.search(call.kernel, str(raised.value)), raised.value
     call.run(be)

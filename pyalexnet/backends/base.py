@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -86,6 +87,38 @@ class Backend(ABC):
     @abstractmethod
     def workspace(self, nbytes: int) -> Array | None:
         """Scratch of at least `nbytes` bytes (1-D uint8), the same for every caller; None for 0."""
+
+    def assign(self, x: Array, values: Any) -> None:
+        """Write `values`, of the host or any device, into `x`, an array of this device.
+
+        They have its shape; their type is converted.
+        """
+        x[...] = self.asarray(values)
+
+    def same_memory(self, x: Array, other: Array) -> bool:
+        """Whether two C-contiguous arrays of this device are one: type, shape and place."""
+        alike = x.dtype == other.dtype and x.shape == other.shape
+        return alike and self._address(x) == self._address(other)
+
+    def record(self, work: Callable[[], None], *, graph: bool = True) -> Callable[[], None]:
+        """Make `work`, which calls operations, ready to be run again and again on the same arrays.
+
+        Args:
+            work: it is called once here, or at every run: it must do nothing but call operations of
+                this backend, always the same ones.
+            graph: whether a GPU may run them all as one CUDA graph.
+
+        Returns:
+            What runs it, on the stream that is current then.
+        """
+        return work
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Around operations, inside `record`, that may run beside all those that come after them.
+
+        None of those may touch what the operations inside write, or write what they read.
+        """
+        return nullcontext()
 
     def lane(self, shape: Shape, dtype: Any = np.uint8) -> Lane:
         """A way for arrays of at most `shape` from the host to this device, again and again."""
@@ -320,7 +353,7 @@ class Backend(ABC):
             factor: what dx is multiplied by, a finite number: the factor of the dropout.
 
         Returns:
-            dx: (N, H, W, C), of dy's type; zero where no window reads the pixel.
+            dx: (N, H, W, C), of dy's type; zero where no window reads the pixel, if w is finite.
         """
         who = "conv_dgrad"
         geometry = ConvGeometry.of(who, stride, pad, groups)
@@ -1135,7 +1168,7 @@ class Backend(ABC):
         """
         who = "softmax_cross_entropy"
         shape = self._shape(who, "logits", logits, ("N", "classes"))
-        labels = self._labels(who, labels, *shape)
+        labels = self.checked_labels(labels, *shape)
         element = element_of(who, "dtype", dtype)
         loss, dlogits, top1, top5 = _split_out(
             who, out, "(loss, dlogits, top1_error, top5_error)", count=4
@@ -1149,8 +1182,9 @@ class Backend(ABC):
         self._softmax_cross_entropy(logits, labels, *results)
         return results
 
-    def _labels(self, who: str, labels: Any, rows: int, classes: int) -> Array:
-        """Checked labels as int64 on this device."""
+    def checked_labels(self, labels: Any, rows: int, classes: int) -> Array:
+        """Labels as `softmax_cross_entropy` takes them for logits (rows, classes), int64 here."""
+        who = "softmax_cross_entropy"
         visible = not isinstance(labels, self.array_type) or self.array_type is np.ndarray
         if visible:
             labels = np.asarray(labels)
