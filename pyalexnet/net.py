@@ -138,11 +138,13 @@ class Part:
     """What of a network lies on one device: all of it, or a tower.
 
     backend: the device. params: its arrays by name, in the order of the layers; learning writes
-    into them.
+    into them. low: of weights that are kept as bfloat16 and what that lacks (`split_weights`), the
+    latter.
     """
 
     backend: Backend
     params: dict[str, Array]
+    low: dict[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

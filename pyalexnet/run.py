@@ -38,6 +38,7 @@ import pydantic
 
 from pyalexnet.backends.checks import integer
 from pyalexnet.errors import ArgumentError, RunError
+from pyalexnet.plan import Precision
 from pyalexnet.recipe import Recipe
 
 _ABOUT_CONFIG = """\
@@ -142,6 +143,10 @@ class Config:
     """Steps at chance after which a run stops; 0: it never does."""
     tensorboard: bool = False
     """Whether events for TensorBoard are written."""
+    precision: Precision = "fp32"
+    """Of maps and of what products read; parameters are float32 in any."""
+    fused: bool = False
+    """Whether operations take layers together (`plan.py`), or go one by one."""
 
     def __post_init__(self) -> None:
         integer("run", "seed", self.seed, high=2**64 - 1)
@@ -152,6 +157,11 @@ class Config:
         if len(self.devices) not in (0, 2):
             raise ArgumentError(
                 f"run: devices has {len(self.devices)} numbers; 2 were expected, one a tower."
+            )
+        if self.devices and (self.fused or self.precision != "fp32"):
+            what = "fused is true" if self.fused else f"precision is {self.precision}"
+            raise ArgumentError(
+                f"run: {what} and two towers run; fp32 and layers one by one were expected there."
             )
 
     @property
@@ -174,8 +184,9 @@ class Config:
             config = pydantic.TypeAdapter(cls).validate_python(values)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
-            raise ArgumentError(f"{source}: {name}: {first['msg']}.") from error
+            name, own = ".".join(map(str, first["loc"])), first.get("ctx", {}).get("error")
+            said = str(own) if isinstance(own, ArgumentError) else f"{name}: {first['msg']}."
+            raise ArgumentError(f"{source}: {said}") from error
         unknown = flat(values).keys() - flat(dataclasses.asdict(config)).keys()
         if unknown:
             raise ArgumentError(f"{source}: {sorted(unknown)[0]} is not a known setting.")

@@ -13,6 +13,8 @@ from typing import Any
 from pyalexnet.backends.base import Array
 from pyalexnet.errors import ArgumentError
 from pyalexnet.net import Net
+from pyalexnet.planned import PlannedNet
+from pyalexnet.program import Rule
 from pyalexnet.recipe import Recipe
 
 
@@ -72,7 +74,36 @@ class SGD:
                     lr=self.recipe.lr(name, epoch, drops),
                     momentum=self.recipe.momentum,
                     weight_decay=self.recipe.decay(name),
+                    low=part.low.get(name),
                 )
+
+    def fused_step(
+        self, images: Any, labels: Any, *, step: int, epoch: float, drops: int = 0
+    ) -> Array:
+        """Forward, backward and update of a `PlannedNet` in one program; the mean loss, 0-d.
+
+        Args:
+            images, labels: as for `PlannedNet.train_step`.
+            step: number of the training step.
+            epoch, drops: as for `step`.
+
+        Raises:
+            ArgumentError: the net does not run by a plan.
+        """
+        if not isinstance(self.net, PlannedNet):
+            raise ArgumentError(
+                f"SGD: net is a {type(self.net).__name__}; a PlannedNet was expected."
+            )
+        names = self.net.spec.param_shapes()
+        momentum = self.recipe.momentum
+        return self.net.train_step(
+            images,
+            labels,
+            step=step,
+            rates={name: self.recipe.lr(name, epoch, drops) for name in names},
+            rules={name: Rule(momentum, self.recipe.decay(name)) for name in names},
+            momentum=self._buffers[0],
+        )
 
     def load(self, momentum: Mapping[str, Any]) -> None:
         """Take copies of `momentum`, which has every buffer by name, of the host or any device."""

@@ -21,6 +21,8 @@ from pyalexnet.data.dataset import shown
 from pyalexnet.data.pack import is_pack
 from pyalexnet.errors import ArgumentError, DataError, RunError
 from pyalexnet.net import Net, NetSpec
+from pyalexnet.plan import Precision
+from pyalexnet.planned import PlannedNet
 from pyalexnet.progress import Reporter
 from pyalexnet.recipe import Recipe
 from pyalexnet.run import Config, RunFolder, check_writable, environment
@@ -62,6 +64,8 @@ class Choices:
     keep: int | None = None
     chance_steps: int | None = None
     tensorboard: bool | None = None
+    precision: Precision | None = None
+    fused: bool | None = None
     init_from: str | None = None
 
 
@@ -109,6 +113,8 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
         workers=_first(choices.workers, base and base.workers, default_workers()),
         chance_steps=_first(choices.chance_steps, base and base.chance_steps, 500),
         tensorboard=_first(choices.tensorboard, base and base.tensorboard, False),
+        precision=_first(choices.precision, base and base.precision, "fp32"),
+        fused=_first(choices.fused, base and base.fused, backend.name == "cuda" and not devices),
     )
     if settings.tensorboard:
         tensorboard.require()
@@ -254,6 +260,8 @@ def _changed(config: Config, choices: Choices, draft: NetSpec) -> Config:
         keep=_first(choices.keep, config.keep),
         chance_steps=_first(choices.chance_steps, config.chance_steps),
         tensorboard=_first(choices.tensorboard, config.tensorboard),
+        precision=_first(choices.precision, config.precision),
+        fused=_first(choices.fused, config.fused),
         recipe=recipe,
     )
 
@@ -347,7 +355,10 @@ def _network(config: Config, dataset: Dataset) -> Net:
         ) from error
     if config.devices:
         return Towers(spec, config.backend, config.seed, devices=config.devices)
-    return Net(spec, config.backend, config.seed, config.device)
+    where = (spec, config.backend, config.seed, config.device)
+    if config.precision == "fp32" and not config.fused:
+        return Net(*where)
+    return PlannedNet(*where, precision=config.precision, fused=config.fused)
 
 
 def _check_towers(config: Config) -> None:
@@ -363,7 +374,7 @@ def _check_towers(config: Config) -> None:
 
 def _begin_with(net: Net, parent: Trained) -> str:
     """Take the parameters of a trained network, but for a last layer of other classes; says so."""
-    found, own = parent.net.params, net.joined([part.params for part in net.parts])
+    found, own = parent.net.params, net.params
     *_, last = (layer.name for layer, shape, _ in net.spec.walk() if layer.param_shapes(shape))
     kept = []
     for name, value in own.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from pyalexnet.errors import ArgumentError, CheckpointError, PyalexnetError, Tra
 from pyalexnet.evaluate import Sums, activations, evaluate
 from pyalexnet.interrupt import Interrupt
 from pyalexnet.net import Net
+from pyalexnet.planned import PlannedNet
 from pyalexnet.progress import Reporter
 from pyalexnet.run import Config, EpochReport, History, Motion, RunFolder, Scores, StepReport
 from pyalexnet.schedule import Plateau, PlateauState
@@ -269,10 +270,8 @@ class Trainer:
         if self.config.tensorboard:
             self._open_board()
         try:
-            return self._fit(stop_at)
-        except PyalexnetError as error:
-            self.log("stop", {"step": self.at.step, "reason": str(error)})
-            raise
+            with self._logging_failure():
+                return self._fit(stop_at)
         finally:
             self._on_board(Board.close)
 
@@ -308,7 +307,8 @@ class Trainer:
         Logits that know nothing of the image and have variance s^2 over the classes cost
         ln(classes) + s^2 / 2 on average; that is ln(classes) only where s is small.
         """
-        images, labels = self._some_images(self.batch_size)
+        with self._logging_failure():
+            images, labels = self._some_images(self.batch_size)
         backend = self.net.backend
         logits = self.net.forward(images)
         loss = backend.softmax_cross_entropy(logits, labels)[0]
@@ -379,6 +379,18 @@ class Trainer:
         return bool(self.interrupt)
 
     def _step(self, images: Array, labels: Labels) -> None:
+        if isinstance(self.net, PlannedNet) and self.net.fused:
+            self._fused_update(images, labels)
+        else:
+            self._update(images, labels)
+        self.at.step += 1
+        self.at.seen += self.batch_size
+        self.at.closed = False
+        self._test = None
+        self._report_step()
+
+    def _update(self, images: Array, labels: Labels) -> None:
+        """Gradients, then the update."""
         loss, self._grads = self.net.gradients(
             images, labels, train=True, step=self.at.step, out=self._grads
         )
@@ -389,11 +401,20 @@ class Trainer:
         self.sgd.step(self._grads, self.progress, self.at.plateau.drops)
         if isinstance(loss, np.ndarray | np.generic):
             self._check_update()
-        self.at.step += 1
-        self.at.seen += self.batch_size
-        self.at.closed = False
-        self._test = None
-        self._report_step()
+
+    def _fused_update(self, images: Array, labels: Labels) -> None:
+        """Both in one; what is not finite shows afterwards, and nothing of it is saved."""
+        loss = self.sgd.fused_step(
+            images,
+            labels,
+            step=self.at.step,
+            epoch=self.progress,
+            drops=self.at.plateau.drops,
+        )
+        self._unread.append((self.at.step + 1, loss, *self.net.last_errors))
+        if isinstance(loss, np.ndarray | np.generic):
+            self._read_losses()
+            self._check_update()
 
     def _report_step(self) -> None:
         due = self.at.step % self.config.print_freq == 0
@@ -635,6 +656,15 @@ class Trainer:
             self.folder.log.write(kind, values)
         except OSError as error:
             self._warn_once(f"{self.folder.path / 'log.jsonl'} misses lines: {error.strerror}.")
+
+    @contextlib.contextmanager
+    def _logging_failure(self) -> Iterator[None]:
+        """Leave a last line in the log of what ends the run."""
+        try:
+            yield
+        except (PyalexnetError, MemoryError, OSError) as error:
+            self.log("stop", {"step": self.at.step, "reason": str(error) or repr(error)})
+            raise
 
     def _open_board(self) -> None:
         try:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -86,6 +87,38 @@ class Backend(ABC):
     @abstractmethod
     def workspace(self, nbytes: int) -> Array | None:
         """Scratch of at least `nbytes` bytes (1-D uint8), the same for every caller; None for 0."""
+
+    def assign(self, x: Array, values: Any) -> None:
+        """Write `values`, of the host or any device, into `x`, an array of this device.
+
+        They have its shape; their type is converted.
+        """
+        x[...] = self.asarray(values)
+
+    def same_memory(self, x: Array, other: Array) -> bool:
+        """Whether two C-contiguous arrays of this device are one: type, shape and place."""
+        alike = x.dtype == other.dtype and x.shape == other.shape
+        return alike and self._address(x) == self._address(other)
+
+    def record(self, work: Callable[[], None], *, graph: bool = True) -> Callable[[], None]:
+        """Make `work`, which calls operations, ready to be run again and again on the same arrays.
+
+        Args:
+            work: it is called once here, or at every run: it must do nothing but call operations of
+                this backend, always the same ones.
+            graph: whether a GPU may run them all as one CUDA graph.
+
+        Returns:
+            What runs it, on the stream that is current then.
+        """
+        return work
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Around operations, inside `record`, that may run beside all those that come after them.
+
+        None of those may touch what the operations inside write, or write what they read.
+        """
+        return nullcontext()
 
     def lane(self, shape: Shape, dtype: Any = np.uint8) -> Lane:
         """A way for arrays of at most `shape` from the host to this device, again and again."""
@@ -320,7 +353,7 @@ class Backend(ABC):
             factor: what dx is multiplied by, a finite number: the factor of the dropout.
 
         Returns:
-            dx: (N, H, W, C), of dy's type; zero where no window reads the pixel.
+            dx: (N, H, W, C), of dy's type; zero where no window reads the pixel, if w is finite.
         """
         who = "conv_dgrad"
         geometry = ConvGeometry.of(who, stride, pad, groups)
@@ -582,13 +615,7 @@ class Backend(ABC):
             )
         shape = self._shape(who, f"{name}.w", given.w, axes, element)
         self._like(who, f"{name}.v", given.v, shape)
-        if element == BFLOAT16:
-            self._like(who, f"{name}.low", given.low, shape, np.uint16)
-        elif given.low is not None:
-            raise ArgumentError(
-                f"{who}: {name}.low is of type {type(given.low).__name__}; None was expected where "
-                f"{name}.w is float32."
-            )
+        self._check_low(who, f"{name}.", given.low, shape, element)
         lr = given.lr
         if isinstance(lr, self.array_type):
             self._like(who, f"{name}.lr", lr, ())
@@ -1141,7 +1168,7 @@ class Backend(ABC):
         """
         who = "softmax_cross_entropy"
         shape = self._shape(who, "logits", logits, ("N", "classes"))
-        labels = self._labels(who, labels, *shape)
+        labels = self.checked_labels(labels, *shape)
         element = element_of(who, "dtype", dtype)
         loss, dlogits, top1, top5 = _split_out(
             who, out, "(loss, dlogits, top1_error, top5_error)", count=4
@@ -1155,8 +1182,9 @@ class Backend(ABC):
         self._softmax_cross_entropy(logits, labels, *results)
         return results
 
-    def _labels(self, who: str, labels: Any, rows: int, classes: int) -> Array:
-        """Checked labels as int64 on this device."""
+    def checked_labels(self, labels: Any, rows: int, classes: int) -> Array:
+        """Labels as `softmax_cross_entropy` takes them for logits (rows, classes), int64 here."""
+        who = "softmax_cross_entropy"
         visible = not isinstance(labels, self.array_type) or self.array_type is np.ndarray
         if visible:
             labels = np.asarray(labels)
@@ -1205,7 +1233,7 @@ class Backend(ABC):
         shape = self._shape(who, "w", w, dtype=element)
         self._like(who, "v", v, shape)
         self._like(who, "dw", dw, shape)
-        self._check_low(who, low, shape, element)
+        self._check_low(who, "", low, shape, element)
         if isinstance(lr, self.array_type):
             self._like(who, "lr", lr, ())
         else:
@@ -1218,19 +1246,27 @@ class Backend(ABC):
             self._check_written(who, "low", low, dw)
         self._sgd_update(w, low, v, dw, lr, momentum, weight_decay)
 
-    def _check_low(self, who: str, low: Array | None, shape: Shape, element: np.dtype[Any]) -> None:
-        """Check the half of weights that goes with bfloat16 ones, and with no others."""
+    def _check_low(
+        self, who: str, prefix: str, low: Array | None, shape: Shape, element: np.dtype[Any]
+    ) -> None:
+        """Check the half of weights that goes with bfloat16 ones, and with no others.
+
+        Args:
+            prefix: what the names of both begin with.
+        """
         if element != BFLOAT16:
             if low is not None:
                 raise ArgumentError(
-                    f"{who}: low is given; None was expected, for w is {element} and whole."
+                    f"{who}: {prefix}low is given; None was expected, for {prefix}w is {element} "
+                    "and whole."
                 )
         elif low is None:
             raise ArgumentError(
-                f"{who}: low is None; w is bfloat16, so the other half of the weights was expected."
+                f"{who}: {prefix}low is None; {prefix}w is bfloat16, so the other half of the "
+                "weights was expected."
             )
         else:
-            self._like(who, "low", low, shape, np.uint16)
+            self._like(who, f"{prefix}low", low, shape, np.uint16)
 
     def split_weights(
         self, w: Array, *, out: tuple[Array, Array] | None = None

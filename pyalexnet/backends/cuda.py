@@ -6,7 +6,7 @@ Operations go to CuPy's current stream of the device, in the calling thread, and
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -58,8 +58,9 @@ class CudaBackend(KernelBackend):
                 f"{self.name}: device is {device}; this machine shows {count} "
                 f"GPU{'s' if count > 1 else ''}, so 0 to {count - 1} was expected."
             )
-        self._arenas: dict[int, Array] = {}
+        self._arenas: dict[tuple[int, bool], Array] = {}
         self._direct = {self.device: True}
+        self._side: Any = None  # a stream, once there is something to run on it
         self._try_a_kernel()
 
     def _try_a_kernel(self) -> None:
@@ -107,6 +108,13 @@ class CudaBackend(KernelBackend):
         with _current(self.device):
             return cupy.array(x, order="C")
 
+    def assign(self, x: Array, values: Any) -> None:
+        with _current(self.device):
+            if isinstance(values, np.ndarray):
+                x.set(np.ascontiguousarray(values, x.dtype))
+            else:
+                x[...] = self.asarray(values)
+
     def synchronize(self) -> None:
         with _current(self.device) as device:
             device.synchronize()
@@ -115,10 +123,10 @@ class CudaBackend(KernelBackend):
         """As the base class has it, but one for each stream: streams do not wait for each other."""
         if nbytes == 0:
             return None
-        stream = self._stream()
-        arena = self._arenas.get(stream)
+        place = (self._stream(), self._aside)
+        arena = self._arenas.get(place)
         if arena is None or arena.size < nbytes:
-            arena = self._arenas[stream] = self.empty((nbytes,), np.uint8)
+            arena = self._arenas[place] = self.empty((nbytes,), np.uint8)
         return arena
 
     def lane(self, shape: Shape, dtype: Any = np.uint8) -> Lane:
@@ -143,6 +151,19 @@ class CudaBackend(KernelBackend):
         # device under CuPy's; leaving the context puts that right.
         with cupy.cuda.Device(self.device):
             super()._run(op, *arguments)
+
+    def record(self, work: Callable[[], None], *, graph: bool = True) -> Callable[[], None]:
+        replay = super().record(work)
+        return _Captured(self.device, replay) if graph else replay
+
+    def _replay(self, recording: Any) -> None:
+        with cupy.cuda.Device(self.device):
+            super()._replay(recording)
+
+    def _beside(self) -> int:
+        if self._side is None:
+            self._side = cupy.cuda.Stream(non_blocking=True)
+        return int(self._side.ptr)
 
     # Other GPUs
 
@@ -199,6 +220,39 @@ class CudaBackend(KernelBackend):
         for peer in peers:
             with cupy.cuda.Device(peer):
                 cupy.cuda.get_current_stream(peer).wait_event(read)
+
+
+class _Captured:
+    """Operations as one CUDA graph: what the host does for each of them, it does once.
+
+    The first run is an ordinary one, since a kernel that has never run may have to be loaded, which
+    a stream that is captured does not allow; the second captures.
+    """
+
+    def __init__(self, device: int, replay: Callable[[], None]) -> None:
+        self._device, self._replay = device, replay
+        self._warm = False
+        self._graph: Any = None
+
+    def __call__(self) -> None:
+        if not self._warm:
+            self._replay()
+            self._warm = True
+            return
+        with _current(self._device):
+            if self._graph is None:
+                self._graph = self._capture()
+            self._graph.launch()
+
+    def _capture(self) -> Any:
+        stream = cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            stream.begin_capture()
+            try:
+                self._replay()
+            finally:
+                graph = stream.end_capture()
+        return graph
 
 
 class PinnedLane(Lane):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -35,6 +36,9 @@ class KernelBackend(Backend):
 
     def __init__(self, ext: Any) -> None:
         self._ext = ext
+        self._recording: Any = (
+            None  # where operations go in place of the stream, while there is one
+        )
 
     @abstractmethod
     def _stream(self) -> int:
@@ -48,15 +52,52 @@ class KernelBackend(Backend):
         has been left.
         """
 
+    def record(self, work: Callable[[], None], *, graph: bool = True) -> Callable[[], None]:
+        recording = self._recording = self._ext.Recording()
+        try:
+            work()
+        finally:
+            self._recording = None
+        return partial(self._replay, recording)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        if self._recording is None:
+            yield
+            return
+        self._aside = True
+        self._recording.set_aside(True)
+        try:
+            yield
+        finally:
+            self._recording.set_aside(False)
+            self._aside = False
+
+    def _beside(self) -> int:
+        """Address of the stream for what was recorded aside; the other's where there is none."""
+        return self._stream()
+
+    def _replay(self, recording: Any) -> None:
+        """Enqueue all operations of a recording.
+
+        Raises:
+            KernelError: a kernel could not be launched, or broke a rule.
+        """
+        try:
+            recording.run(self._stream(), self._beside())
+        except self._ext.KernelError as error:
+            raise KernelError(str(error)) from error
+
     def _run(self, op: str, *arguments: Any) -> None:
-        """Enqueue an operation of the extension module.
+        """Enqueue an operation of the extension module, or record it.
 
         Raises:
             ArgumentError: the kernels have a limit that other backends do not have.
             KernelError: a kernel could not be launched, or broke a rule.
         """
         try:
-            getattr(self._ext, op)(*arguments, self.device, self._stream())
+            target = self._stream() if self._recording is None else self._recording
+            getattr(self._ext, op)(*arguments, self.device, target)
         except ValueError as error:
             raise ArgumentError(f"{error}.") from error
         except self._ext.KernelError as error:
@@ -131,7 +172,7 @@ class KernelBackend(Backend):
     def _conv_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned, g: ConvGeometry) -> None:
         scratch = self._conv_scratch("conv_wgrad", x, w.w, dy, g)
         arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
-        self._run("conv_wgrad_sgd", *arrays, *_corner(g), *_rule(w), *_rule(b))
+        self._run("conv_wgrad_sgd", *arrays, *_corner(g), _rule(w), _rule(b))
 
     def _conv_scratch(self, op: str, x: Array, w: Array, y: Array, g: ConvGeometry) -> Array | None:
         return self._scratch(op, x.shape, w.shape, y.shape, g.groups, _is_bfloat16(x))
@@ -162,7 +203,7 @@ class KernelBackend(Backend):
     def _linear_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned) -> None:
         scratch = self._linear_scratch("linear_wgrad", x, dy)
         arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
-        self._run("linear_wgrad_sgd", *arrays, *_rule(w), *_rule(b))
+        self._run("linear_wgrad_sgd", *arrays, _rule(w), _rule(b))
 
     def _linear_scratch(self, op: str, x: Array, y: Array) -> Array | None:
         return self._scratch(op, *x.shape, y.shape[1], _is_bfloat16(x))

@@ -210,7 +210,7 @@ class NumpyBackend(HostBackend):
     def _learn(self, learned: Learned, dw: Floats) -> None:
         """Update parameters by their gradient."""
         rule = (learned.lr, learned.momentum, learned.weight_decay)
-        self._sgd_update(learned.w, learned.v, dw, *rule)
+        self._sgd_update(learned.w, learned.low, learned.v, dw, *rule)
 
     def _product(self, length: int, cost: int, work: Callable[[slice], None]) -> None:
         """Share out `length` rows or columns of a product, each of `cost` multiplications."""

@@ -93,7 +93,7 @@ class Loader:
                 wanted, host = indices[start:stop], lane.host[: stop - start]
                 if not self.workers:
                     return lambda: split.read(wanted, host)
-                return _read_in_pieces(readers, split, wanted, host)
+                return read_in_pieces(readers, split, wanted, host)
 
             reading = deque(begin(number) for number in range(min(AHEAD, len(bounds))))
             for number, (start, stop) in enumerate(bounds):
@@ -124,7 +124,7 @@ class Loader:
         )
 
 
-def _read_in_pieces(
+def read_in_pieces(
     readers: Readers, split: Split, indices: Labels, out: Images
 ) -> Callable[[], None]:
     """Begin to read the images `indices` into `out`; the result waits until they are there."""
