@@ -285,6 +285,19 @@ template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream 
 // dx = sum over the windows that hold the pixel of dy / (the window's pixels inside the image)
 template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Stream stream);
 
+// ---------------------------------------------------------------------- both (lrn_pool.cu)
+// lrn_fprop with a max-pool behind it, and relu_fprop behind that if `relu`, in one pass over the
+// maps. Nothing between is stored or rounded. x (N, H, W, C); y, where (N, P, Q, C).
+template <class T, class Where>
+void lrn_maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, int groups,
+                       ResponseNorm norm, bool relu, Stream stream);
+
+// Its gradient, in one pass too. y (N, P, Q, C) or null: the ReLU's output, where dy counts only
+// above 0. gated: x is a ReLU's output, and dx is 0 where x is not above 0.
+template <class T, class Where>
+void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy, const Where* where, T* dx,
+                       PoolShape shape, int groups, ResponseNorm norm, bool gated, Stream stream);
+
 // ---------------------------------------------------------------------- dropout (dropout.cu)
 // y = x where a 32-bit draw < keep * 2^32, else 0; fprop and dgrad are this same map. The draw of
 // feature f of image n is word e % 4 of Philox4x32-10 at counter (low word of e / 4, step, layer,
