@@ -127,6 +127,8 @@ struct ColumnMaxima {
     }
 };
 
+constexpr int kNoCode = 256; // greater than any that a byte holds
+
 // Whether a column's maximum goes before that of the columns to its left: it is larger, or the only
 // NaN, or equals it and has the lesser code, which is then in a row above.
 __device__ __forceinline__ bool goes_before(float value, int code, float best, int best_code) {
@@ -198,6 +200,11 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
         const Span across = window_pixels(column, g.size, g.stride, pixels);
         float best[kChannels];
         int best_at[kChannels];
+#pragma unroll
+        for (int i = 0; i < kChannels; ++i) {
+            best[i] = -INFINITY; // behind which anything goes, an infinity too, for its lesser code
+            best_at[i] = kNoCode;
+        }
         for (int q = across.first; q < across.end; ++q) {
             const int there = q * tiling.vectors + thread % tiling.vectors;
 #pragma unroll
@@ -210,7 +217,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
                     const float value = column_best.of[i];
                     const int row = static_cast<int>(rows >> 8 * i & 0xffu);
                     const int code = row * g.size + (q - across.first);
-                    if (q == across.first || goes_before(value, code, best[c], best_at[c])) {
+                    if (goes_before(value, code, best[c], best_at[c])) {
                         best[c] = value;
                         best_at[c] = code;
                     }

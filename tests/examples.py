@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 import oracle
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
@@ -18,6 +19,12 @@ from samples import classes, few_values, generator, normal, pixels
 from shapes import CONVS, LRN_POOLS, LRNS, POOLS, RNORMS
 
 CONV, LRN, RNORM, POOL = CONVS[1], LRNS[1], RNORMS[0], POOLS[1]
+IN_BFLOAT16 = {
+    f"{op}_{which}"
+    for op in ("relu", "tanh", "dropout", "lrn", "rnorm", "maxpool", "avgpool", "lrn_maxpool")
+    for which in ("fprop", "dgrad")
+} | {"scale"}
+"""What takes maps of either type."""
 RATES: dict[str, Any] = {"lr": 0.25, "momentum": 0.5, "weight_decay": 0.5}
 DRAW: dict[str, Any] = {"keep": 0.3, "seed": 11, "step": 7, "layer": 2}
 
@@ -39,6 +46,19 @@ class Example:
             name: be.asarray(value) if name in ("gate", "y") else value
             for name, value in self.parameters.items()
         }
+
+    @property
+    def in_bfloat16(self) -> Example:
+        """The same call of maps in bfloat16, where there are any."""
+
+        def rounded(values: dict[str, Any]) -> dict[str, Any]:
+            maps = ("x", "y", "dy", "gate")
+            return {
+                name: value.astype(BFLOAT16) if name in maps else value
+                for name, value in values.items()
+            }
+
+        return Example(self.op, rounded(self.inputs), rounded(self.parameters))
 
 
 def _images() -> list[Example]:
@@ -136,26 +156,22 @@ def _norms_with_pools() -> list[Example]:
     case = LRN_POOLS[0]
     x, dy = normal(*case.x), normal(*case.y, seed=1)
     where = oracle.lrn_maxpool_fprop(x, **case.constants)[1].astype(case.where_dtype)
-    inputs = {"x": x, "dy": dy, "where": where}
+    back = {"x": x, "dy": dy, "where": where}
     return [
         Example("lrn_maxpool_fprop", {"x": x}, case.constants),
-        Example("lrn_maxpool_dgrad", inputs, case.constants),
+        Example("lrn_maxpool_dgrad", back, case.constants),
     ]
-
-
-def _halves(w: Any) -> dict[str, Any]:
-    """Such as `split_weights` makes of w, but for the lower half, which is anything."""
-    return {"high": w.astype(BFLOAT16), "low": generator(3).integers(0, 2**16, w.shape, np.uint16)}
 
 
 def _rest() -> list[Example]:
     wholes = [normal(2, 3, 8, seed=seed) for seed in (1, 2, 3)]
     w, v, dw = (normal(4, 3, seed=seed) for seed in (1, 2, 3))
+    high, low = w.astype(BFLOAT16), generator(0).integers(0, 2**16, w.shape, np.uint16)
     return [
         Example("softmax_cross_entropy", {"logits": normal(4, 9), "labels": classes(4, 9)}, {}),
         Example("sgd_update", {"w": w, "v": v, "dw": dw}, RATES),
         Example("split_weights", {"w": w}, {}),
-        Example("join_weights", _halves(w), {}),
+        Example("join_weights", {"high": high, "low": low}, {}),
         Example("exchange_gather", {"parts": wholes}, {}),
         Example("exchange_scatter_add", {"dwholes": wholes}, {"start": 4, "channels": 4}),
     ]
@@ -164,8 +180,15 @@ def _rest() -> list[Example]:
 EXAMPLES = {
     example.op: example
     for group in (
-        *(_images, _filters, _convolutions, _linears, _neurons, _norms, _pools),
-        *(_norms_with_pools, _rest),
+        _images,
+        _filters,
+        _convolutions,
+        _linears,
+        _neurons,
+        _norms,
+        _pools,
+        _norms_with_pools,
+        _rest,
     )
     for example in group()
 }
@@ -173,9 +196,9 @@ EXAMPLES = {
 RETURNING = [example for op, example in EXAMPLES.items() if not op.endswith(("_sgd", "_update"))]
 
 
-def _fused() -> list[Example]:
+def _fused() -> list[Any]:
     """What conv and linear do besides, on numbers of either type."""
-    examples: list[Example] = []
+    examples: list[Any] = []
     for dtype in (FLOAT32, BFLOAT16):
         x, w, dy = (normal(*shape).astype(dtype) for shape in (CONV.x, CONV.w, CONV.y))
         after = {"activation": "relu", "dropout": Mask(**DRAW, factor=0.5)}
@@ -183,7 +206,7 @@ def _fused() -> list[Example]:
         inputs, outputs, weights = (
             normal(*shape).astype(dtype) for shape in ((3, 8), (3, 16), (16, 8))
         )
-        examples += [
+        calls = [
             Example("conv_fprop", {"x": x, "w": w, "b": normal(len(w))}, CONV.geometry | after),
             Example("conv_dgrad", {"dy": dy, "w": w}, CONV.geometry | back),
             Example("conv_wgrad", {"x": x, "dy": dy}, {"w_shape": CONV.w, **CONV.geometry}),
@@ -191,41 +214,39 @@ def _fused() -> list[Example]:
             Example("linear_dgrad", {"dy": outputs, "w": weights}, {"gate": inputs}),
             Example("linear_wgrad", {"x": inputs, "dy": outputs}, {}),
         ]
+        examples += [pytest.param(call, id=f"{call}-fused-{dtype}") for call in calls]
     return examples
 
 
-MAPS = {
-    f"{op}_{which}"
-    for op in ("relu", "tanh", "dropout", "lrn", "rnorm", "maxpool", "avgpool", "lrn_maxpool")
-    for which in ("fprop", "dgrad")
-} | {"scale"}
-"""What maps one map, or a map and a gradient, to a map."""
-
-
-def _of_maps() -> list[Example]:
-    """What the operations on maps do besides, and all of them in bfloat16."""
+def _through_relus() -> list[Any]:
+    """Pools between ReLUs, of maps of either type."""
     pool, norm, back = (
         EXAMPLES[op] for op in ("maxpool_dgrad", "lrn_maxpool_fprop", "lrn_maxpool_dgrad")
     )
     y = normal(*LRN_POOLS[0].y, seed=5)
-    more = [
+    calls = [
         replace(pool, parameters=pool.parameters | {"gate": normal(*POOL.x, seed=5)}),
         replace(norm, parameters=norm.parameters | {"relu": True}),
         replace(back, parameters=back.parameters | {"gated": True, "y": y}),
     ]
-    plain = [example for op, example in EXAMPLES.items() if op in MAPS]
-    return more + [_in_bfloat16(example) for example in (*plain, *more)]
+    return [
+        pytest.param(form, id=f"{call}-relus{suffix}")
+        for call in calls
+        for form, suffix in ((call, ""), (call.in_bfloat16, "-bfloat16"))
+    ]
 
 
-def _in_bfloat16(example: Example) -> Example:
-    def rounded(values: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: value.astype(BFLOAT16) if name in ("x", "y", "dy", "gate") else value
-            for name, value in values.items()
-        }
-
-    return Example(example.op, rounded(example.inputs), rounded(example.parameters))
-
-
-FORMS = [*RETURNING, *_fused(), *_of_maps()]
-"""Of every operation that returns something, all that its kernels have forms for."""
+# The same calls, and those that take it in bfloat16; and the fused ones.
+OF_EACH_ELEMENT = [
+    *_fused(),
+    *_through_relus(),
+    *(
+        pytest.param(example, id=f"{example}{suffix}")
+        for original in RETURNING
+        for example, suffix in (
+            [(original, ""), (original.in_bfloat16, "-bfloat16")]
+            if original.op in IN_BFLOAT16
+            else [(original, "")]
+        )
+    ),
+]
