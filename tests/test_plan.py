@@ -146,8 +146,8 @@ def test_blocks_that_would_give_too_many_outputs_are_not_made() -> None:
     def block(height: int) -> int:
         return plan.converted(NetSpec("small", (height, 39, 1), 3, layers, RECIPE)).block
 
-    # 8 outputs, of 3 of 10 blocks each; of 38 rows there are 7, and still 10 blocks.
-    assert [block(height) for height in (38, 39, 40, 41, 42, 43)] == [1, 4, 4, 4, 1, 4]
+    # Rows of 10 blocks, three to an output, give 8; of 38 pixels there are only 7. So with 11.
+    assert [block(height) for height in (38, 39, 40, 41, 42, 43)] == [1, 4, 4, 1, 1, 4]
 
 
 def test_what_has_no_plan_is_refused() -> None:
@@ -328,3 +328,20 @@ def test_results_survive_the_next_pass(be: Any) -> None:
         assert losses[0] != losses[1]
         assert not np.array_equal(be.to_numpy(one[3]), be.to_numpy(other[3]))
         assert not np.array_equal(be.to_numpy(one[4]), be.to_numpy(other[4]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("be", parameters(SIM), indirect=True)
+@pytest.mark.parametrize("precision", plan.PRECISIONS)
+@pytest.mark.parametrize("preset", ["paper", "source"])
+def test_alexnet_at_its_full_size(be: Any, preset: str, precision: plan.Precision) -> None:
+    spec = nets.alexnet(preset=preset)
+    x, labels = batch(spec, 2)
+    net = PlannedNet(spec, be, SEED, precision=precision)
+    same = PlannedNet(spec, "numpy", SEED, precision=precision)
+    loss, grads = net.loss_and_grads(60 * x, labels, train=True, step=STEP)
+    expected = same.loss_and_grads(60 * x, labels, train=True, step=STEP)
+    relative = 1e-4 if precision == "fp32" else _BF16_FLIPS
+    assert_near(be.to_numpy(loss), expected[0], relative)
+    for name, grad in host(net, grads).items():
+        assert_near(grad, expected[1][name], relative)
