@@ -63,7 +63,19 @@ template <class T> void augment(const std::uint8_t* x, const float* mean,
                                 const float* shifts, T* y, CropShape shape, float scale,
                                 bool mean_at_pixel, Stream stream);
 
-// ---------------------------------------------------------------------- filters (depth.cu)
+// ---------------------------------------------------------------------- blocks (depth.cu)
+// The same of images that are cut out already: x (N, H, W, C); y (N, rows, columns, block block C)
+//   y[n,i,j,(a block + b) C + c] = x[n, block i + a - pad_top, block j + b - pad_left, c] as a T,
+//   0 outside
+struct BlockShape {
+    std::int64_t images;         // N
+    int height, width, channels; // H, W, C
+    int block;                   // pixels on a side
+    int pad_top, pad_left;
+    int rows, columns; // of blocks
+};
+template <class T> void images_to_depth(const float* x, T* y, BlockShape shape, Stream stream);
+
 // Filters w, dw (K, R, S, C) of a convolution whose stride is the block, and the same for images in
 // blocks: deep, ddeep (K, R / block, S / block, block block C), both quotients rounded up.
 struct FilterShape {

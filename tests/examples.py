@@ -78,6 +78,7 @@ def _filters() -> list[Example]:
     w, ddeep = normal(4, 5, 3, 2), normal(4, 3, 2, 8)
     back = {"w_shape": w.shape, "block": 2}
     return [
+        Example("images_to_depth", {"x": normal(3, 5, 4, 2)}, {"block": 2, "pad": 1}),
         Example("filters_to_depth", {"w": w}, {"block": 2}),
         Example("filters_from_depth", {"ddeep": ddeep}, back),
     ]
