@@ -228,6 +228,14 @@ def test_an_unknown_activation_is_refused(name: Any) -> None:
         sim.linear_fprop(x, w, None, y, None, 1, name, None, 0, 0)
 
 
+def test_a_stream_that_is_none_is_refused() -> None:
+    """It came as a recording that is not there."""
+    sim = import_module("pyalexnet._sim")
+    x, y = np.zeros((2, 3), np.float32)
+    with pytest.raises(ValueError, match="stream is None"):
+        sim.relu_fprop(x, y, 0, None)
+
+
 MOST = 2**31 - 1
 
 
