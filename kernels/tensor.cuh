@@ -249,9 +249,9 @@ __device__ __forceinline__ void finish_row_sums(const Epilogue& epilogue, const 
 
 // ---------------------------------------------------------------------- the kernel
 
-// A block computes a TileM x TileN tile of C for one group and one part of the depth, a warp WarpM x
-// WarpN of it. Along the grid the column tiles of C move fastest, since where there are few of them
-// their blocks share rows of a large A; then row tiles, groups, parts. Bound by operations.
+// A block computes a TileM x TileN tile of C for one group and one part of the depth, each warp a
+// part of that. Along the grid the column tiles of C move fastest, since where there are few of
+// them their blocks share rows of a large A; then row tiles, groups, parts. Bound by operations.
 template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 2)
     tensor_gemm_kernel(Problem problem, GemmSize size, float* partial) {
     SIMT_DYN_SHARED(float, shared);
