@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from pyalexnet import errors, nets
     from pyalexnet.backends import backend
     from pyalexnet.net import Net
+    from pyalexnet.planned import PlannedNet
 
     __version__: str
 
-__all__ = ["Net", "__version__", "backend", "errors", "nets"]
+__all__ = ["Net", "PlannedNet", "__version__", "backend", "errors", "nets"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,7 +26,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "__version__":
         return _version()
-    return getattr(import_module("pyalexnet.net" if name == "Net" else "pyalexnet.backends"), name)
+    where = {"Net": "net", "PlannedNet": "planned", "backend": "backends"}[name]
+    return getattr(import_module(f"pyalexnet.{where}"), name)
 
 
 def _version() -> str:

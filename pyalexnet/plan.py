@@ -24,7 +24,7 @@ import numpy as np
 
 from pyalexnet.backends.base import Shape
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
-from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
+from pyalexnet.backends.geometry import BlockGeometry, ConvGeometry, Pad, PoolGeometry
 from pyalexnet.errors import ArgumentError
 from pyalexnet.layers import (
     LRN,
@@ -198,12 +198,12 @@ def make(
 class Converted:
     """How the first products read images: in blocks of `block` x `block` pixels.
 
-    block: pixels on a side that become channels of one; 1 leaves them where they are. pad: zeros
-    (top, left) before that. shape: (H, W, C) of the result.
+    block, pad: as for `Backend.augment`; block 1 leaves pixels where they are. shape: (H, W, C) of
+    the result.
     """
 
     block: int
-    pad: tuple[int, int]
+    pad: Pad
     shape: tuple[int, int, int]
 
 
@@ -214,17 +214,21 @@ def converted(spec: NetSpec, fused: bool = True) -> Converted:
     4 x 4 pixels make, with zeros where the larger filter reaches beyond the smaller: the same sums,
     and rows that a tensor core can read.
     """
-    plain = Converted(1, (0, 0), spec.input_shape)
+    plain = Converted(1, 0, spec.input_shape)
     first = next((each for each in spec.layers if not isinstance(each, Scale)), None)
     if not (fused and isinstance(first, Conv) and first.groups == 1):
         return plain
     g = ConvGeometry.of(first.name, first.stride, first.pad, first.groups)
     if g.stride_h != g.stride_w or g.stride_h == 1:
         return plain
-    block, (h, w, c) = g.stride_h, spec.input_shape
-    p, q = g.out_size(first.name, h, w, first.size, first.size)
-    reach = -(-first.size // block) - 1
-    return Converted(block, (g.pad_top, g.pad_left), (p + reach, q + reach, block * block * c))
+    blocks = BlockGeometry.of(first.name, g.stride_h, first.pad)
+    h, w, c = spec.input_shape
+    rows, columns, channels = blocks.out_shape(h, w, c)
+    reach = -(-first.size // blocks.block) - 1
+    # Where the last filter ends well before the border, there would be an output too many.
+    if (rows - reach, columns - reach) != g.out_size(first.name, h, w, first.size, first.size):
+        return plain
+    return Converted(blocks.block, first.pad, (rows, columns, channels))
 
 
 def runs(layers: tuple[Layer, ...], fused: bool, train: bool) -> list[tuple[Layer, ...]]:
@@ -369,7 +373,6 @@ class _Planner:
             images,
             block=seen.block,
             pad=seen.pad,
-            size=seen.shape[:2],
             dtype=self._element,
         )
         return images

@@ -86,6 +86,11 @@ class PlannedNet(Net):
         """The type of maps: float32 or bfloat16."""
         return plan.element(self.precision)
 
+    @property
+    def converts(self) -> bool:
+        """Whether images have to be converted at all."""
+        return self.converted.shape != self.spec.input_shape or self.precision != "fp32"
+
     def images_for(self, count: int) -> Array:
         """The array (count, *converted.shape) that a pass over so many images reads in place.
 
@@ -205,9 +210,8 @@ class PlannedNet(Net):
 
     def _as_given(self, images: Any) -> tuple[Array, Source]:
         """Images on the device, and whether they are converted already."""
-        differ = self.converted.shape != self.spec.input_shape or self.precision != "fp32"
         alike = getattr(images, "dtype", None) == self.element
-        if differ and alike and images.shape[1:] == self.converted.shape:
+        if self.converts and alike and images.shape[1:] == self.converted.shape:
             return images, "images"
         return self._images(images), "pixels"
 

@@ -133,6 +133,19 @@ class Pace:
         return self.images / self.seconds if self.seconds > 0 else 0.0
 
 
+def _read_by(net: Net) -> dict[str, Any]:
+    """How a loader is to put images so that the network reads them as they are."""
+    if not (isinstance(net, PlannedNet) and net.converts):
+        return {}
+    seen = net.converted
+    return {
+        "block": seen.block,
+        "pad": seen.pad,
+        "dtype": net.element,
+        "into": net.images_for,
+    }
+
+
 class Trainer:
     """A network in training; `fit` runs it, everything else is where it stands.
 
@@ -170,6 +183,7 @@ class Trainer:
             size=net.spec.input_shape[:2],
             mean_at_pixel=augment is not None and augment.mean == "pixel",
             workers=config.workers,
+            **_read_by(net),
         )
         self._chance = ChanceRule(chance(dataset.train.labels), config.chance_steps)
         self._sits_at_chance = False

@@ -25,7 +25,7 @@ FUSIBLE = NetSpec(
     (35, 31, 3),
     5,
     (
-        Conv("conv1", 16, 11, stride=4, pad=(1, 2, 0, 3), activation="relu", std=0.05, bias=0.1),
+        Conv("conv1", 16, 11, stride=4, pad=(1, 3, 1, 3), activation="relu", std=0.05, bias=0.1),
         LRN("norm1", 5, alpha=0.1, beta=0.75, k=2.0),
         MaxPool("pool1", 3, 2),
         Conv("conv2", 16, 3, pad=1, groups=2, std=0.2, bias=0.1),
@@ -134,12 +134,20 @@ def test_fusing_moves_fewer_bytes_at_every_precision() -> None:
     assert moved(precision="bf16") < moved(precision="fp32")
 
 
-@pytest.mark.parametrize(
-    ("preset", "pad"), [("source", 0), ("paper", 0), ("caffe", 0), ("owt", 2)], ids=str
-)
-def test_alexnets_first_layer_reads_blocks_of_4_by_4(preset: str, pad: int) -> None:
+@pytest.mark.parametrize("preset", ["source", "paper", "caffe", "owt"])
+def test_alexnets_first_layer_reads_blocks_of_4_by_4(preset: str) -> None:
     seen = plan.converted(nets.alexnet(preset=preset))
-    assert seen == plan.Converted(4, (pad, pad), (57, 57, 48))
+    assert (seen.block, seen.shape) == (4, (57, 57, 48))
+
+
+def test_blocks_that_would_give_too_many_outputs_are_not_made() -> None:
+    layers = (Conv("conv1", 2, 11, stride=4), Linear("fc2", 3))
+
+    def block(height: int) -> int:
+        return plan.converted(NetSpec("small", (height, 39, 1), 3, layers, RECIPE)).block
+
+    # Rows of 10 blocks, three to an output, give 8; of 38 pixels there are only 7. So with 11.
+    assert [block(height) for height in (38, 39, 40, 41, 42, 43)] == [1, 4, 4, 1, 1, 4]
 
 
 def test_what_has_no_plan_is_refused() -> None:
@@ -195,8 +203,10 @@ def test_fused_gradients_are_those_of_the_layers(be: Any, train: bool) -> None:
 # 2^-8 of its size, and in a max-pool another pixel may then be the first of equals. Altogether less
 # than one bfloat16 rounding of everything.
 _BF16_FLIPS = 2.0**-9
-# Beside float32: some ten roundings of 2^-9 in a row, each way.
-_BF16 = 20 * 2.0**-9
+# Beside float32: some ten roundings of 2^-9 in a row, each way. Layer by layer the norm's output is
+# rounded before it is pooled, too, which makes equals of neighbours: of a batch this small one
+# gradient in another pixel is four per cent of conv1's. Fused, nothing between the two is rounded.
+_BF16 = {True: 20 * 2.0**-9, False: 32 * 2.0**-9}
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["layers", "fused"])
@@ -210,11 +220,11 @@ def test_bf16_gradients(be: Any, spec: NetSpec, fused: bool) -> None:
     expected = same.loss_and_grads(x, labels, train=True, step=STEP)
     in_full = full.loss_and_grads(x, labels, train=True, step=STEP)
     assert_near(be.to_numpy(loss), expected[0], _BF16_FLIPS)
-    assert_near(be.to_numpy(loss), in_full[0], _BF16)
+    assert_near(be.to_numpy(loss), in_full[0], _BF16[fused])
     for name, grad in host(net, grads).items():
         assert grad.dtype == np.float32
         assert_near(grad, expected[1][name], _BF16_FLIPS)
-        assert_near(grad, in_full[1][name], _BF16)
+        assert_near(grad, in_full[1][name], _BF16[fused])
 
 
 @pytest.mark.parametrize("be", parameters(SIM, *SIM_SEEDED), indirect=True)
@@ -296,7 +306,6 @@ def test_converted_images_are_read_in_place(be: Any) -> None:
         be.asarray(x),
         block=seen.block,
         pad=seen.pad,
-        size=seen.shape[:2],
         dtype=net.element,
         out=images,
     )
@@ -319,3 +328,20 @@ def test_results_survive_the_next_pass(be: Any) -> None:
         assert losses[0] != losses[1]
         assert not np.array_equal(be.to_numpy(one[3]), be.to_numpy(other[3]))
         assert not np.array_equal(be.to_numpy(one[4]), be.to_numpy(other[4]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("be", parameters(SIM), indirect=True)
+@pytest.mark.parametrize("precision", plan.PRECISIONS)
+@pytest.mark.parametrize("preset", ["paper", "source"])
+def test_alexnet_at_its_full_size(be: Any, preset: str, precision: plan.Precision) -> None:
+    spec = nets.alexnet(preset=preset)
+    x, labels = batch(spec, 2)
+    net = PlannedNet(spec, be, SEED, precision=precision)
+    same = PlannedNet(spec, "numpy", SEED, precision=precision)
+    loss, grads = net.loss_and_grads(60 * x, labels, train=True, step=STEP)
+    expected = same.loss_and_grads(60 * x, labels, train=True, step=STEP)
+    relative = 1e-4 if precision == "fp32" else _BF16_FLIPS
+    assert_near(be.to_numpy(loss), expected[0], relative)
+    for name, grad in host(net, grads).items():
+        assert_near(grad, expected[1][name], relative)

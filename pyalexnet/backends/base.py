@@ -225,6 +225,33 @@ class Backend(ABC):
         if x.shape != shape:
             raise ArgumentError(f"{who}: {name} has shape {x.shape}; {shape} was expected.")
 
+    def images_to_depth(
+        self,
+        x: Array,
+        *,
+        block: int = 1,
+        pad: Pad = 0,
+        dtype: Any = np.float32,
+        out: Array | None = None,
+    ) -> Array:
+        """Images in blocks, as `augment` makes them, of images that are cut out already.
+
+        Args:
+            x: (N, H, W, C).
+            block, pad, dtype: as in `augment`.
+
+        Returns:
+            y: (N, rows, columns, block^2 C), as in `augment`; with block 1, pad 0, x in dtype.
+        """
+        who = "images_to_depth"
+        geometry = BlockGeometry.of(who, block, pad)
+        element = element_of(who, "dtype", dtype)
+        n, h, w, c = self._shape(who, "x", x, "NHWC")
+        shape = (n, *geometry.out_shape(h, w, c))
+        y = self._result(who, "out", out, shape, x, dtype=element)
+        self._images_to_depth(x, y, geometry)
+        return y
+
     def filters_to_depth(self, w: Array, *, block: int, out: Array | None = None) -> Array:
         """Filters for the images in blocks that `augment` makes.
 
@@ -1482,6 +1509,9 @@ class Backend(ABC):
         scale: float,
         mean_at_pixel: bool,
     ) -> None: ...
+
+    @abstractmethod
+    def _images_to_depth(self, x: Array, y: Array, g: BlockGeometry) -> None: ...
 
     @abstractmethod
     def _filters_to_depth(self, w: Array, deep: Array, block: int) -> None: ...

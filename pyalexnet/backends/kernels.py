@@ -131,6 +131,9 @@ class KernelBackend(Backend):
         arrays = (x, mean, corners, flips, shifts, y)
         self._run("augment", *arrays, *size, *places, scale, mean_at_pixel)
 
+    def _images_to_depth(self, x: Array, y: Array, g: BlockGeometry) -> None:
+        self._run("images_to_depth", x, y, g.block, g.pad_top, g.pad_left)
+
     def _filters_to_depth(self, w: Array, deep: Array, block: int) -> None:
         self._run("filters_to_depth", w, deep, block)
 
