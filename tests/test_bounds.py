@@ -308,7 +308,7 @@ LRN_POOL, LRN_ROWS, WINDOWS = "lrn_pool.cu", "lrn_rows.cuh", "pool_windows.cuh"
 SLIPS = [
     Slip("augment", "augment.cu", "max(corner, 0)", "max(corner, 0 - SLIP)"),
     Slip("augment", "augment.cu", ", room); }", ", room + SLIP); }"),
-    Slip("augment", "augment.cu", "at.column == width", "at.column == width + SLIP"),
+    Slip("augment", "augment.cu", "at.column == width", "at.column == width + SLIP", "data race"),
     Slip("augment", "augment.cu", "height - first)", "height - first + SLIP)", "data race"),
     Slip("augment", "augment.cu", "within(w, g.width)", "within(w, g.width + SLIP)"),
     Slip("augment", "augment.cu", "within(h + r, g.height)", "within(h + r, g.height + SLIP)"),
@@ -323,7 +323,7 @@ SLIPS = [
     Slip(PRODUCTS, "operands.cuh", "column, g.shape.width)", "column, g.shape.width + SLIP)"),
     Slip(PRODUCTS, "operands.cuh", "g.shape.out_height)", "g.shape.out_height + SLIP)"),
     Slip(PRODUCTS, "operands.cuh", "channel >= 0}", "channel >= 0 - SLIP}"),
-    Slip(PRODUCTS, "epilogue.cuh", "at.count <= taps", "at.count <= taps + SLIP"),
+    Slip(PRODUCTS, "epilogue.cuh", "at.count <= taps", "at.count <= taps + SLIP", "data race"),
     Slip(PRODUCTS, "four.cuh", "if (i < count) four", "if (i < count + SLIP) four"),
     Slip(PRODUCTS, "gemm.cuh", "* size.rows) return", "* size.rows + SLIP) return"),
     Slip(PRODUCTS, "gemm.cuh", "part < size.parts", "part < size.parts + SLIP"),
