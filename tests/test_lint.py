@@ -93,7 +93,6 @@ EXCEPTIONS = {
     ("gemm.cuh", "a_slices", "write"): (2.01, TWO_WAY),
     ("gemm.cuh", "b_slices", "write"): (2.01, TWO_WAY),
     ("augment.cu", "x", "read"): (2.01, "a crop's 32 bytes lie across a border of sectors"),
-    ("pool.cu", "dy", "read"): (3.5, "only pixels that were a window's maximum read its error"),
 }
 
 
@@ -131,6 +130,7 @@ def test_every_operation_and_every_kernel_file_is_looked_at(be: Any) -> None:
     called = {name.partition(" ")[0] for name in examples()}
     assert {op for op in launchers if not {op, f"{op}_fprop"} & called} == set()
     files = {file.name for file in KERNELS.glob("*.cu*") if "_kernel(" in file.read_text()}
+    files -= {"pool.cu", "sgd.cu"}  # which touch memory only by channels.cuh and four.cuh
     assert {place(row)[0] for some in rows().values() for row in some} >= files
 
 
