@@ -33,6 +33,7 @@ class Program:
         plan: what runs.
         arrays: by the plan's names; whoever runs it fills those of `plan.source` and "labels".
         scores: (3,) loss, top-1 and top-5 error, where the plan has them.
+        calls: what `run` goes through: each of the plan's, ready to be called.
     """
 
     def __init__(
@@ -71,13 +72,18 @@ class Program:
             shape = (images, *layout.shape) if layout.per_image else layout.shape
             # Zeros: labels have to be classes from the first, when the calls are checked.
             self.arrays[name] = backend.zeros(shape, layout.dtype) if known is None else known
-        bound = [(self._bound(call), call.aside) for call in plan.calls]
-        self.run: Callable[[], None] = backend.record(partial(_all, backend, bound), graph=graph)
+        self.calls = tuple((call, self._bound(call)) for call in plan.calls)
+        self.run: Callable[[], None] = backend.record(self._go_through, graph=graph)
 
     @property
     def logits(self) -> Array:
         """(N, classes), those of the last run."""
         return self.arrays[self.plan.logits]
+
+    def _go_through(self) -> None:
+        for call, ready in self.calls:
+            with self._backend.aside() if call.aside else nullcontext():
+                ready()
 
     def _bound(self, call: Call) -> Callable[[], Any]:
         """A call with its arrays and settings in place."""
@@ -139,12 +145,6 @@ class Program:
             weight_decay=rule.weight_decay,
             low=self.arrays.get(f"{name}.low"),
         )
-
-
-def _all(backend: Backend, calls: list[tuple[Callable[[], Any], bool]]) -> None:
-    for call, aside in calls:
-        with backend.aside() if aside else nullcontext():
-            call()
 
 
 class Numbers:

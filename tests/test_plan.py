@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
+import pyalexnet
 from pyalexnet import nets, plan
 from pyalexnet.errors import ArgumentError
 from pyalexnet.layers import LRN, Conv, Dropout, Linear, MaxPool, Relu
 from pyalexnet.net import Net, NetSpec
 from pyalexnet.planned import PlannedNet
+from pyalexnet.program import Program, Rule
 from pyalexnet.sgd import SGD
+from samples import normal
 from test_net import EVERY_LAYER, RECIPE, SEED, STEP, assert_near, batch, exact, host
 from tolerance import same_bits
 from variants import NUMPY, ONE_ORDER, SIM, SIM_SEEDED, SIMCHECK, parameters
@@ -330,18 +334,60 @@ def test_results_survive_the_next_pass(be: Any) -> None:
         assert not np.array_equal(be.to_numpy(one[4]), be.to_numpy(other[4]))
 
 
+# Deep networks in bfloat16 cannot be held to the same numbers as a whole: a ReLU's input that two
+# backends round to either side of 0 opens it for one of them, and a max-pool's winner among equals
+# is chance. Each call on the same inputs can. A sum that is rounded the other way is 2^-8 off; one
+# in some thousand is, where sums of 9,216 terms differ in their last float32 digit.
+_ONE_CALL = 2.0**-8 * 2.0**-5
+
+
+def alive(spec: NetSpec) -> dict[str, Any]:
+    """Parameters that keep the size of what goes through."""
+    return {
+        name: normal(*shape, seed=len(name)) * np.float32(math.sqrt(2 / math.prod(shape[1:])))
+        if name.endswith(".w")
+        else normal(*shape) * np.float32(0.1)
+        for name, shape in spec.param_shapes().items()
+    }
+
+
+def programs(spec: NetSpec, be: Any, precision: plan.Precision) -> tuple[Program, Program]:
+    """A step on a backend, and the same on numpy."""
+    made = plan.make(spec, goal="update", precision=precision)
+    x, labels = batch(spec, 2)
+    found = []
+    for backend in (be, pyalexnet.backend("numpy")):
+        net = PlannedNet(spec, backend, SEED, precision=precision)
+        net.load(alive(spec))
+        (part,) = net.parts
+        given = {**part.params, **{f"{name}.low": low for name, low in part.low.items()}}
+        given |= {f"{name}.lr": backend.asarray(np.float32(0.01)) for name in part.params}
+        step = backend.asarray(np.array(STEP, np.uint32))
+        rules = {name: Rule(0.9, 5e-4) for name in part.params}
+        kept = {"given": given, "step": step, "seed": SEED, "rules": rules}
+        found.append(Program(made, backend, 2, **kept))
+        backend.assign(found[-1].arrays["pixels"], x)
+        backend.assign(found[-1].arrays["labels"], labels)
+    return found[0], found[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("be", parameters(SIM), indirect=True)
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
 @pytest.mark.parametrize("preset", ["paper", "source"])
-def test_alexnet_at_its_full_size(be: Any, preset: str, precision: plan.Precision) -> None:
-    spec = nets.alexnet(preset=preset)
-    x, labels = batch(spec, 2)
-    net = PlannedNet(spec, be, SEED, precision=precision)
-    same = PlannedNet(spec, "numpy", SEED, precision=precision)
-    loss, grads = net.loss_and_grads(60 * x, labels, train=True, step=STEP)
-    expected = same.loss_and_grads(60 * x, labels, train=True, step=STEP)
-    relative = 1e-4 if precision == "fp32" else _BF16_FLIPS
-    assert_near(be.to_numpy(loss), expected[0], relative)
-    for name, grad in host(net, grads).items():
-        assert_near(grad, expected[1][name], relative)
+def test_each_call_of_alexnet_at_its_full_size(
+    be: Any, preset: str, precision: plan.Precision
+) -> None:
+    own, numpy = programs(nets.alexnet(preset=preset), be, precision)
+    for (call, run), (_, same) in zip(own.calls, numpy.calls, strict=True):
+        touched = {plan.name_of(each) for each in call.operands()}
+        for parameter in call.learns.values():
+            touched |= {parameter, f"{parameter}.low", f"{parameter}.v"} & set(own.arrays)
+        for name in touched:
+            be.assign(own.arrays[name], np.asarray(numpy.arrays[name]))
+        run()
+        same()
+        for name in touched:
+            if own.arrays[name].dtype.kind not in "iu":  # halves and places tell by what they make
+                expected = np.asarray(numpy.arrays[name], np.float32)
+                assert_near(be.to_numpy(own.arrays[name]), expected, _ONE_CALL)
