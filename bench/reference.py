@@ -227,13 +227,15 @@ class ReferenceBackend(HostBackend):
             y[:, p, q] = np.take_along_axis(seen.reshape(n, -1, c), first[:, None], 1)[:, 0]
             where[:, p, q] = first // width * g.size + first % width
 
-    def _maxpool_dgrad(self, dy: Numbers, where: Numbers, dx: Numbers, g: PoolGeometry) -> None:
+    def _maxpool_dgrad(
+        self, dy: Numbers, where: Numbers, gate: Numbers | None, dx: Numbers, g: PoolGeometry
+    ) -> None:
         total = np.zeros(dx.shape)
         image, channel = np.ix_(range(len(dx)), range(dx.shape[3]))
         for p, q, rows, columns in _windows(dx.shape, dy.shape, g):
             down, right = np.divmod(where[:, p, q].astype(np.intp), g.size)
             total[image, rows.start + down, columns.start + right, channel] += dy[:, p, q]
-        dx[...] = total
+        dx[...] = _let_pass(total, gate, 1.0)
 
     def _avgpool_fprop(self, x: Numbers, y: Numbers, g: PoolGeometry) -> None:
         for p, q, rows, columns in _windows(x.shape, y.shape, g):
@@ -245,6 +247,47 @@ class ReferenceBackend(HostBackend):
             pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
             total[:, rows, columns] += _double(dy[:, p, q])[:, None, None] / pixels
         dx[...] = total
+
+    # Both: one after the other, in float64 between
+
+    def _lrn_maxpool_fprop(
+        self,
+        x: Numbers,
+        y: Numbers,
+        where: Numbers,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int,
+        g: PoolGeometry,
+        relu: bool,
+    ) -> None:
+        normalised = np.empty(x.shape)
+        self._lrn_fprop(x, normalised, size, alpha, beta, k, groups)
+        pooled = np.empty(y.shape)
+        self._maxpool_fprop(normalised, pooled, where, g)
+        y[...] = np.maximum(pooled, 0) if relu else pooled
+
+    def _lrn_maxpool_dgrad(
+        self,
+        x: Numbers,
+        y: Numbers | None,
+        dy: Numbers,
+        where: Numbers,
+        dx: Numbers,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int,
+        g: PoolGeometry,
+        gated: bool,
+    ) -> None:
+        spread, whole = np.empty(x.shape), np.empty(x.shape)
+        self._maxpool_dgrad(_let_pass(_double(dy), y, 1.0), where, None, spread, g)
+        self._lrn_dgrad(x, spread, whole, size, alpha, beta, k, groups)
+        dx[...] = _let_pass(whole, x if gated else None, 1.0)
 
     # Dropout
 
@@ -279,13 +322,35 @@ class ReferenceBackend(HostBackend):
             error[...] = 1 - np.clip((k - above) / equal, 0, 1).mean()
 
     def _sgd_update(
-        self, w: Numbers, v: Numbers, dw: Numbers, lr: Any, momentum: float, weight_decay: float
+        self,
+        w: Numbers,
+        low: Numbers | None,
+        v: Numbers,
+        dw: Numbers,
+        lr: Any,
+        momentum: float,
+        weight_decay: float,
     ) -> None:
         if float(lr) == 0:
             return
-        new = momentum * _double(v) - weight_decay * float(lr) * _double(w) - float(lr) * dw
-        w[...] = w + new
+        whole = w if low is None else np.empty(w.shape, np.float32)
+        if low is not None:
+            self._join_weights(w, low, whole)
+        new = momentum * _double(v) - weight_decay * float(lr) * _double(whole) - float(lr) * dw
+        whole[...] = whole + new
         v[...] = new
+        if low is not None:
+            self._split_weights(whole, w, low)
+
+    def _split_weights(self, w: Numbers, high: Numbers, low: Numbers) -> None:
+        bits = w.view(np.uint32).astype(np.int64)
+        bits[np.isnan(w)] = 0x7FC00000
+        high.view(np.uint16)[...] = ((bits + 0x8000) >> 16 & 0xFFFF).astype(np.uint16)
+        low[...] = (bits & 0xFFFF).astype(np.uint16)
+
+    def _join_weights(self, high: Numbers, low: Numbers, w: Numbers) -> None:
+        bits = (high.view(np.uint16).astype(np.int64) << 16) + low.view(np.int16)
+        w.view(np.uint32)[...] = (bits & 0xFFFFFFFF).astype(np.uint32)
 
     # Exchange
 

@@ -155,7 +155,7 @@ def _pools() -> list[Example]:
 def _norms_with_pools() -> list[Example]:
     case = LRN_POOLS[0]
     x, dy = normal(*case.x), normal(*case.y, seed=1)
-    where = oracle.lrn_maxpool_fprop(x, **case.constants)[1].astype(case.where_dtype)
+    where: Any = oracle.lrn_maxpool_fprop(x, **case.constants)[1].astype(case.where_dtype)
     back = {"x": x, "dy": dy, "where": where}
     return [
         Example("lrn_maxpool_fprop", {"x": x}, case.constants),

@@ -129,8 +129,8 @@ def test_a_sum_that_forgets_an_image_does_not_pass() -> None:
 
 def test_gate_of_a_step() -> None:
     class Halves(NumpyBackend):
-        def _maxpool_dgrad(self, dy: Any, where: Any, dx: Any, g: Any) -> None:
-            super()._maxpool_dgrad(dy, where, dx, g)
+        def _maxpool_dgrad(self, dy: Any, where: Any, gate: Any, dx: Any, g: Any) -> None:
+            super()._maxpool_dgrad(dy, where, gate, dx, g)
             dx /= 2
 
     case = steps.StepCase(nets.get("alexnet-tiny")(input_shape=(12, 12, 3)), "tiny", 2)
@@ -141,8 +141,8 @@ def test_gate_of_a_step() -> None:
 
 def test_a_step_that_does_not_learn_is_wrong() -> None:
     class Backwards(NumpyBackend):
-        def _sgd_update(self, w: Any, v: Any, dw: Any, *rates: Any) -> None:
-            super()._sgd_update(w, v, -dw, *rates)
+        def _sgd_update(self, w: Any, low: Any, v: Any, dw: Any, *rates: Any) -> None:
+            super()._sgd_update(w, low, v, -dw, *rates)
 
     case = steps.StepCase(nets.get("alexnet-tiny")(input_shape=(12, 12, 3), dropout=0), "tiny", 4)
     batches = steps.synthetic(case)

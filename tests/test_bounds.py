@@ -102,6 +102,25 @@ def names(of: Callable[..., Any]) -> str:
     return f"w.w {'w.low ' if of is half else ''}w.v b.w b.v w.lr b.lr"
 
 
+def maps_of(of: Callable[..., Any], c: int) -> list[Call]:
+    """Calls on maps of so many channels, of numbers of a type."""
+    x, y, codes = of(2, 5, 7, c), of(2, 2, 3, c), np.zeros((2, 2, 3, c), np.uint8)
+    both = {**NORM, "size": 5, "pool_size": 3, "pool_stride": 2}
+    back = {"x_shape": x.shape, **POOL}
+    return [
+        Call("lrn_fprop", "x y", (x,), NORM),
+        Call("lrn_dgrad", "x dy dx", (x, x), NORM),
+        Call("rnorm_fprop", "x y", (x,), NORM),
+        Call("rnorm_dgrad", "x dy dx workspace", (x, x), NORM),
+        Call("maxpool_fprop", "x y where", (x,), POOL),
+        Call("maxpool_dgrad", "dy where gate dx", (y, codes), back | {"gate": x}),
+        Call("avgpool_fprop", "x y", (x,), POOL),
+        Call("avgpool_dgrad", "dy dx", (y,), back),
+        Call("lrn_maxpool_fprop", "x y where", (x,), both),
+        Call("lrn_maxpool_dgrad", "x y dy where dx", (x, y, codes), both | {"y": abs(y)}),
+    ]
+
+
 # So deep that the sums of its parts go through the workspace. There a row of them has a multiple of
 # four columns; the calls have as many, so that the last element of the workspace is used.
 DEEP = 530
@@ -181,22 +200,35 @@ CALLS = [
     Call("maxpool_dgrad", "dy where dx", (WIDE_POOLED, WORDS), {"x_shape": WIDE_MAPS, **WIDE_POOL}),
     Call("avgpool_fprop", "x y", (MAPS,), POOL),
     Call("avgpool_dgrad", "dy dx", (POOLED,), {"x_shape": MAPS, **POOL}),
+    *(
+        call
+        for of in (normal, half)
+        for c in (3, 16)  # channels one by one, and in vectors
+        for call in maps_of(of, c)
+    ),
     Call(
         "softmax_cross_entropy",
         "logits labels loss dlogits top1 top5 workspace",
         ((5, 9), classes(5, 9)),
     ),
 ]
-for n in (8, 11):  # four floats at a time; and with some left over
+for n in (8, 11):  # 16 bytes at a time; and with some left over
+    for of in (normal, half):
+        CALLS += [
+            Call("relu_fprop", "x y", (of(n),)),
+            Call("relu_dgrad", "y dy dx", (of(n), of(n))),
+            Call("scale", "x y", (of(n),), {"factor": 0.5}),
+            Call("tanh_fprop", "x y", (of(n),)),
+            Call("tanh_dgrad", "y dy dx", (of(n), of(n))),
+            Call("dropout_fprop", "x y step", (of(2, n),), DRAW),
+            Call("dropout_dgrad", "x y step", (of(2, n),), DRAW),
+        ]
+    low = np.zeros(n, np.uint16)
     CALLS += [
-        Call("relu_fprop", "x y", ((n,),)),
-        Call("relu_dgrad", "y dy dx", ((n,), (n,))),
-        Call("scale", "x y", ((n,),), {"factor": 0.5}),
-        Call("tanh_fprop", "x y", ((n,),)),
-        Call("tanh_dgrad", "y dy dx", ((n,), (n,))),
         Call("sgd_update", "w v dw lr", ((n,), (n,), (n,)), RATES),
-        Call("dropout_fprop", "x y step", ((2, n),), DRAW),
-        Call("dropout_dgrad", "x y step", ((2, n),), DRAW),
+        Call("sgd_update", "w low v dw lr", (half(n), (n,), (n,)), RATES | {"low": low}),
+        Call("split_weights", "w high low", ((n,),)),
+        Call("join_weights", "high low w", (half(n), low)),
     ]
 for c in (4, 3):  # channels four at a time; and one by one
     CALLS += [
@@ -272,6 +304,7 @@ class Slip:
 
 
 PRODUCTS = "conv tensor"
+LRN_POOL, LRN_ROWS, WINDOWS = "lrn_pool.cu", "lrn_rows.cuh", "pool_windows.cuh"
 SLIPS = [
     Slip("augment", "augment.cu", "max(corner, 0)", "max(corner, 0 - SLIP)"),
     Slip("augment", "augment.cu", ", room); }", ", room + SLIP); }"),
@@ -303,8 +336,8 @@ SLIPS = [
     Slip("tensor", "tensor.cuh", "point < depth_end ?", "point < depth_end + SLIP ?"),
     Slip("tensor", "tensor.cuh", "- tile.column - column", "- tile.column - column + SLIP"),
     Slip("tensor", "tensor.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
-    Slip("pool", "pool.cu", "min(size, length - first)", "min(size, length - first + SLIP)"),
-    Slip("pool", "pool.cu", "h / stride + 1, windows", "h / stride + 1, windows + SLIP"),
+    Slip("pool", WINDOWS, "min(size, length - first)", "min(size, length - first + SLIP)"),
+    Slip("pool", WINDOWS, "h / stride + 1, windows", "h / stride + 1, windows + SLIP"),
     Slip(
         "pool",
         "pool.cu",
@@ -313,12 +346,28 @@ SLIPS = [
         "data race",
     ),
     Slip("pool", "pool.cu", "at.column == g.width", "at.column == g.width + SLIP", "data race"),
-    Slip("lrn", "lrn.cu", "c + d < 0", "c + d < 0 - SLIP"),
-    Slip("lrn", "lrn.cu", "c + d >= length", "c + d >= length + SLIP"),
+    Slip("lrn", LRN_ROWS, "c + d < 0", "c + d < 0 - SLIP"),
+    Slip("lrn", LRN_ROWS, "c + d >= length", "c + d >= length + SLIP"),
     Slip("lrn", "lrn.cu", "&& i < rows.count", "&& i < rows.count + SLIP"),
-    Slip("lrn", "lrn.cu", "i + d < staged", "i + d < staged + SLIP", "uninitialised read of t"),
-    Slip("lrn", "lrn.cu", "window.before, rows.count", "window.before, rows.count + SLIP"),
-    Slip("lrn", "lrn.cu", "if (i < tile_end)", "if (i < tile_end + SLIP)", "data race"),
+    Slip("lrn", LRN_ROWS, "i + d < staged", "i + d < staged + SLIP", "uninitialised read of t"),
+    Slip("lrn", LRN_ROWS, "window.before, rows.count", "window.before, rows.count + SLIP"),
+    Slip("lrn", LRN_ROWS, "if (i < tile_end)", "if (i < tile_end + SLIP)", "data race"),
+    Slip("lrn_pool", LRN_POOL, "column < pixels &&", "column < pixels + SLIP &&"),
+    Slip("lrn_pool", LRN_POOL, "column < outputs &&", "column < outputs + SLIP &&"),
+    Slip("lrn_pool", LRN_POOL, "g.width - first_pixel)", "g.width - first_pixel + SLIP)"),
+    Slip("lrn_pool", LRN_POOL, "tiling.rows, g.out_height", "tiling.rows, g.out_height + SLIP"),
+    Slip("lrn_pool", LRN_POOL, "tiling.rows, g.height", "tiling.rows, g.height + SLIP"),
+    Slip("lrn_pool", LRN_POOL, "w < g.width;", "w < g.width + SLIP;"),
+    Slip("lrn_pool", LRN_POOL, "down.end < g.out_height", "down.end < g.out_height + SLIP"),
+    Slip("lrn_pool", LRN_POOL, "place != 0", "place != 0 - SLIP"),
+    Slip("lrn_pool", LRN_POOL, "group_vectors - 1", "group_vectors - 1 + SLIP"),
+    Slip(
+        "lrn_pool",
+        LRN_POOL,
+        "at.column == g.out_width",
+        "at.column == g.out_width + SLIP",
+        "data race",
+    ),
     Slip("rnorm", "rnorm.cu", "max(row - up, 0)", "max(row - up, 0 - SLIP)"),
     Slip("rnorm", "rnorm.cu", "row + down, maps.height", "row + down, maps.height + SLIP"),
     Slip("rnorm", "rnorm.cu", "max(at.column - up, 0)", "max(at.column - up, 0 - SLIP)"),

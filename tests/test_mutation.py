@@ -93,7 +93,16 @@ def lrn(name: str, channels: int, size: int, window: str) -> Call:
         x, dy = (be.asarray(normal(1, 1, 3, channels, seed=seed)) for seed in (1, 2))
         return be.lrn_dgrad(x, dy, size=size, alpha=1.0, beta=0.75, k=2.0)
 
-    return Call(f"lrn_dgrad, {name}", "lrn.cu", rf"lrn_dgrad_kernel<.*{window}", run)
+    return Call(f"lrn_dgrad, {name}", "lrn_rows.cuh", rf"lrn_dgrad_kernel<.*{window}", run)
+
+
+def lrn_maxpool(be: Any) -> Any:
+    """Both passes, in several columns and vectors of channels."""
+    x, dy = (be.asarray(normal(1, 5, 7, 16, seed=1)), be.asarray(normal(1, 2, 3, 16, seed=2)))
+    how: dict[str, Any] = {"size": 5, "alpha": 1.0, "beta": 0.75, "k": 2.0}
+    how |= {"pool_size": 3, "pool_stride": 2}
+    _, where = be.lrn_maxpool_fprop(x, **how)
+    return be.lrn_maxpool_dgrad(x, dy, where, **how)
 
 
 def softmax(be: Any) -> Any:
@@ -116,6 +125,7 @@ CALLS = [
     *(product(op, "64, 64", 20, 30, 530) for op in ("fprop", "dgrad", "wgrad")),
     lrn("a window of five", 8, 5, "Five"),
     lrn("a window wider than a stage", 560, 1100, "Reach"),
+    Call("lrn_maxpool", "lrn_pool.cu", r"lrn_maxpool_(fprop|dgrad)_kernel", lrn_maxpool),
     Call("softmax_cross_entropy", "softmax.cu", "softmax_means_kernel", softmax),
 ]
 
