@@ -30,7 +30,7 @@ INPUTS = [
 ]
 ARRAYS = [(example, name) for example, name in INPUTS if name != "labels"]
 # These work on arrays of any shape, so that their first array settles what the others must be.
-ELEMENTWISE = ("relu", "tanh", "scale", "dropout", "sgd")
+ELEMENTWISE = ("relu", "tanh", "scale", "dropout", "sgd", "split", "join")
 OF_ONE_RANK = [
     (example, name)
     for example, name in INPUTS
@@ -142,6 +142,7 @@ def test_no_array(be: Any, example: Example, name: str, value: Any) -> None:
         ("rnorm_dgrad", "dy", (2, 5, 7, 3), ("dy has shape (2, 5, 7, 3)", "(2, 7, 5, 3)")),
         ("maxpool_dgrad", "dy", (2, 4, 4, 4), ("dy has shape (2, 4, 4, 4)", "(2, 4, 3, 4)")),
         ("avgpool_dgrad", "dy", (2, 3, 3, 4), ("dy has shape (2, 3, 3, 4)", "(2, 4, 3, 4)")),
+        ("lrn_maxpool_dgrad", "dy", (2, 3, 4, 8), ("dy has shape (2, 3, 4, 8)", "(2, 3, 4, 16)")),
         ("sgd_update", "v", (3, 4), ("v has shape (3, 4)", "(4, 3)")),
         ("sgd_update", "dw", (12,), ("dw has shape (12,)", "(4, 3)")),
     ],
@@ -163,6 +164,51 @@ def test_where_of_another_pool(be: Any, dtype: Any, shape: tuple[int, ...]) -> N
     assert "where" in refusal(be, EXAMPLES["maxpool_dgrad"], where=where)
 
 
+@ANY_BACKEND
+@pytest.mark.parametrize(
+    ("op", "name", "expected"),
+    [
+        ("relu_dgrad", "dy", "float32"),
+        ("tanh_dgrad", "dy", "float32"),
+        ("lrn_dgrad", "dy", "float32"),
+        ("rnorm_dgrad", "dy", "float32"),
+        ("lrn_maxpool_dgrad", "dy", "float32"),
+        ("softmax_cross_entropy", "logits", "float32"),
+        ("sgd_update", "v", "float32"),
+        ("sgd_update", "dw", "float32"),
+        ("split_weights", "w", "float32"),
+    ],
+)
+def test_bfloat16_where_the_others_are_not(be: Any, op: str, name: str, expected: str) -> None:
+    given = be.asarray(EXAMPLES[op].inputs[name].astype(BFLOAT16))
+    sentence = refusal(be, EXAMPLES[op], **{name: given})
+    assert f"{name} is bfloat16; {expected} was expected" in sentence
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize(
+    ("op", "name"), [("maxpool_dgrad", "gate"), ("lrn_maxpool_dgrad", "y")], ids=str
+)
+def test_outputs_of_a_relu(be: Any, op: str, name: str) -> None:
+    """Of the gradient's shape and type."""
+    shape = {"gate": (2, 8, 6, 4), "y": (2, 3, 4, 16)}[name]
+    for wrong in (normal(*shape).astype(BFLOAT16), normal(*shape[:3], 3), normal(*shape[1:])):
+        sentence = refusal(be, EXAMPLES[op], **{name: be.asarray(wrong)})
+        assert sentence.startswith(f"{op}: {name} ")
+
+
+@ANY_BACKEND
+def test_halves_of_weights(be: Any) -> None:
+    """The lower one goes with bfloat16 and with nothing else."""
+    update = EXAMPLES["sgd_update"]
+    high, low = be.split_weights(be.asarray(update.inputs["w"]))
+    assert "low is given" in refusal(be, update, low=low)
+    assert "low is None" in refusal(be, update, w=high)
+    assert "low is float32; uint16" in refusal(be, update, w=high, low=be.asarray(normal(4, 3)))
+    assert "low has shape" in refusal(be, update, w=high, low=be.asarray(be.to_numpy(low)[:3]))
+    assert "overlap" in refusal(be, update, w=high, low=be.asarray(high).view(np.uint16))
+
+
 # ---------------------------------------------------------------------------------- other arguments
 
 INTEGERS = (0, -1, 1.5, "2", None)
@@ -177,6 +223,8 @@ BESIDE_IMAGES = (
     np.zeros((3, 3)),
     np.zeros(0),
 )
+LRN_MAXPOOL = ("lrn_maxpool_fprop", "lrn_maxpool_dgrad")
+NORMS = ("lrn_fprop", "lrn_dgrad", "rnorm_fprop", "rnorm_dgrad", *LRN_MAXPOOL)
 PARAMETERS = [
     (("augment",), "size", (None, 5, (5,), (5, 4, 3), (5, 0), (5.0, 4), (8, 4), (5, 7))),
     (("augment",), "scale", NUMBERS),
@@ -198,11 +246,14 @@ PARAMETERS = [
     (("conv_dgrad", "linear_dgrad"), "gate", (1.0, [[1.0]])),
     (("conv_dgrad",), "x_shape", (None, (2, 7, 5), (2, 7, 5, 6.0), (2, 0, 5, 6), (2, 7, 5, 8))),
     (("conv_wgrad",), "w_shape", (None, (4, 3, 2), (4, 3, 0, 3), (4, 3, 2, 6))),
-    (("lrn_fprop", "lrn_dgrad", "rnorm_fprop", "rnorm_dgrad"), "size", INTEGERS),
-    (("lrn_fprop", "lrn_dgrad", "rnorm_fprop", "rnorm_dgrad"), "alpha", (-0.1, *NUMBERS)),
-    (("lrn_fprop", "lrn_dgrad", "rnorm_fprop", "rnorm_dgrad"), "beta", NUMBERS),
-    (("lrn_fprop", "lrn_dgrad", "rnorm_fprop", "rnorm_dgrad"), "k", (0.0, -1.0, *NUMBERS)),
-    (("lrn_fprop", "lrn_dgrad"), "groups", (*INTEGERS, 5)),
+    (NORMS, "size", INTEGERS),
+    (NORMS, "alpha", (-0.1, *NUMBERS)),
+    (NORMS, "beta", NUMBERS),
+    (NORMS, "k", (0.0, -1.0, *NUMBERS)),
+    (("lrn_fprop", "lrn_dgrad", *LRN_MAXPOOL), "groups", (*INTEGERS, 5)),
+    (LRN_MAXPOOL, "pool_size", (*INTEGERS, 257)),
+    (LRN_MAXPOOL, "pool_stride", INTEGERS),
+    (("softmax_cross_entropy",), "dtype", (None, np.float64, np.int32, "x", 1)),
     (("maxpool_fprop", "avgpool_fprop", "maxpool_dgrad", "avgpool_dgrad"), "stride", INTEGERS),
     (
         ("maxpool_fprop", "avgpool_fprop", "maxpool_dgrad", "avgpool_dgrad"),
