@@ -25,6 +25,7 @@ _TESTS = (
     "activation",
     "augment",
     "conv",
+    "depth",
     "dropout",
     "linear",
     "lrn",

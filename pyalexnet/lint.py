@@ -12,10 +12,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from pyalexnet.backends.base import Array
+from pyalexnet.backends.elements import BFLOAT16, FLOAT32
+from pyalexnet.backends.learned import Learned
+from pyalexnet.backends.masks import Mask
 from pyalexnet.backends.sim import SimcheckBackend
 
 Call = Callable[[SimcheckBackend], object]
@@ -90,12 +94,22 @@ def examples() -> dict[str, Call]:
     """
     return {
         "augment": _augment,
+        "augment in blocks": lambda be: _augment(be, block=4, dtype=BFLOAT16),
+        "images_to_depth": lambda be: be.images_to_depth(
+            _x(be, 1, 32, 224, 3), block=4, dtype=BFLOAT16
+        ),
+        "filters_to_depth": lambda be: be.filters_to_depth(_x(be, 16, 11, 11, 3), block=4),
+        "filters_from_depth": lambda be: be.filters_from_depth(
+            _x(be, 16, 3, 3, 48), w_shape=(16, 11, 11, 3), block=4
+        ),
         **_conv("conv1", (1, 47, 47, 3), (96, 11, 11), (10, 10), stride=4),
         **_conv("conv2", (1, 9, 9, 96), (256, 5, 5), (9, 9), pad=2, groups=2),
         **_conv("conv3", (2, 9, 9, 128), (192, 3, 3), (9, 9), pad=1),
-        "linear_fprop": lambda be: be.linear_fprop(_x(be, 64, 256), _x(be, 128, 256), _x(be, 128)),
-        "linear_dgrad": lambda be: be.linear_dgrad(_x(be, 64, 128), _x(be, 128, 256)),
-        "linear_wgrad": lambda be: be.linear_wgrad(_x(be, 64, 256), _x(be, 64, 128)),
+        **_conv("conv1 bf16", (1, 12, 12, 48), (96, 3, 3), (10, 10), dtype=BFLOAT16),
+        **_conv("conv2 bf16", (1, 9, 9, 96), (256, 5, 5), (9, 9), pad=2, groups=2, dtype=BFLOAT16),
+        **_conv("conv3 bf16", (2, 9, 9, 128), (192, 3, 3), (9, 9), pad=1, dtype=BFLOAT16),
+        **_linear("", FLOAT32),
+        **_linear(" bf16", BFLOAT16),
         **_neurons(),
         **_norms(),
         **_pools(),
@@ -106,6 +120,10 @@ def examples() -> dict[str, Call]:
         ),
         "sgd_update": lambda be: be.sgd_update(
             _x(be, 4096), _x(be, 4096), _x(be, 4096), lr=0.1, momentum=0.9, weight_decay=0.1
+        ),
+        "split_weights": lambda be: be.split_weights(_x(be, 4096)),
+        "join_weights": lambda be: be.join_weights(
+            _x(be, 4096, dtype=BFLOAT16), be.zeros((4096,), np.uint16)
         ),
         "exchange_gather": lambda be: be.exchange_gather([_x(be, 4, 9, 48), _x(be, 4, 9, 48)]),
         "exchange_scatter_add": lambda be: be.exchange_scatter_add(
@@ -119,12 +137,19 @@ _POOLED = (2, 4, 4, 96)
 _DRAW = {"seed": 1, "step": 2, "layer": 3}
 
 
-def _x(be: SimcheckBackend, *shape: int) -> Array:
+def _x(be: SimcheckBackend, *shape: int, dtype: np.dtype[Any] = FLOAT32) -> Array:
     """Numbers on the device, the same every time."""
-    return be.asarray(np.random.default_rng(len(shape)).standard_normal(shape, np.float32))
+    numbers = np.random.default_rng(len(shape)).standard_normal(shape, np.float32)
+    return be.asarray(numbers.astype(dtype))
 
 
-def _augment(be: SimcheckBackend) -> Array:
+def _learned(be: SimcheckBackend, *shape: int, dtype: np.dtype[Any] = FLOAT32) -> Learned:
+    """Parameters to be updated."""
+    low = None if dtype == FLOAT32 else be.zeros(shape, np.uint16)
+    return Learned(_x(be, *shape, dtype=dtype), be.zeros(shape), 0.1, 0.9, 0.1, low)
+
+
+def _augment(be: SimcheckBackend, **into: Any) -> Array:
     """As AlexNet's images, but fewer rows: cut anywhere, and one of them mirrored."""
     x = np.random.default_rng(0).integers(0, 256, (2, 40, 256, 3), np.uint8)
     return be.augment(
@@ -134,6 +159,7 @@ def _augment(be: SimcheckBackend) -> Array:
         flips=np.array([0, 1], np.uint8),
         shifts=_x(be, 2, 3),
         size=(32, 224),
+        **into,
     )
 
 
@@ -146,24 +172,59 @@ def _conv(
     stride: int = 1,
     pad: int = 0,
     groups: int = 1,
+    dtype: np.dtype[Any] = FLOAT32,
 ) -> dict[str, Call]:
     """The passes of a convolution; the first layer's input needs no gradient."""
     w = (*filters, x[3] // groups)
     y = (x[0], *out, filters[0])
+    how: dict[str, Any] = {"stride": stride, "pad": pad, "groups": groups}
+
+    def numbers(be: SimcheckBackend, shape: tuple[int, ...]) -> Array:
+        return _x(be, *shape, dtype=dtype)
+
     passes: dict[str, Call] = {
         f"conv_fprop {name}": lambda be: be.conv_fprop(
-            _x(be, *x), _x(be, *w), _x(be, w[0]), stride=stride, pad=pad, groups=groups
+            numbers(be, x), numbers(be, w), _x(be, w[0]), **how
         ),
         f"conv_dgrad {name}": lambda be: be.conv_dgrad(
-            _x(be, *y), _x(be, *w), x_shape=x, stride=stride, pad=pad, groups=groups
+            numbers(be, y), numbers(be, w), x_shape=x, gate=numbers(be, x), **how
         ),
         f"conv_wgrad {name}": lambda be: be.conv_wgrad(
-            _x(be, *x), _x(be, *y), w_shape=w, stride=stride, pad=pad, groups=groups
+            numbers(be, x), numbers(be, y), w_shape=w, **how
+        ),
+        f"conv_wgrad_sgd {name}": lambda be: be.conv_wgrad_sgd(
+            *(numbers(be, x), numbers(be, y)),
+            *(_learned(be, *w, dtype=dtype), _learned(be, w[0])),
+            **how,
         ),
     }
-    if name == "conv1":
-        del passes["conv_dgrad conv1"]
+    if name.startswith("conv1"):
+        del passes[f"conv_dgrad {name}"]
     return passes
+
+
+def _linear(suffix: str, dtype: np.dtype[Any]) -> dict[str, Call]:
+    """The passes of a linear layer, with dropout behind it."""
+
+    def numbers(be: SimcheckBackend, *shape: int) -> Array:
+        return _x(be, *shape, dtype=dtype)
+
+    mask = Mask(keep=0.5, **_DRAW)
+    return {
+        f"linear_fprop{suffix}": lambda be: be.linear_fprop(
+            numbers(be, 64, 256), numbers(be, 128, 256), _x(be, 128), dropout=mask
+        ),
+        f"linear_dgrad{suffix}": lambda be: be.linear_dgrad(
+            numbers(be, 64, 128), numbers(be, 128, 256), gate=numbers(be, 64, 256)
+        ),
+        f"linear_wgrad{suffix}": lambda be: be.linear_wgrad(
+            numbers(be, 64, 256), numbers(be, 64, 128)
+        ),
+        f"linear_wgrad_sgd{suffix}": lambda be: be.linear_wgrad_sgd(
+            *(numbers(be, 64, 256), numbers(be, 64, 128)),
+            *(_learned(be, 128, 256, dtype=dtype), _learned(be, 128)),
+        ),
+    }
 
 
 def _neurons() -> dict[str, Call]:

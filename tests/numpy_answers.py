@@ -194,21 +194,23 @@ def _conv_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any, *numbers: int) -> Ans
 def _conv_wgrad_sgd(x: Any, dy: Any, *arguments: Any) -> Answer:
     *learned, _, stride_h, stride_w, top, left, groups, w_rule, b_rule = arguments
     _whole(x, dy)
-    w, b = _learned(*learned, w_rule, b_rule)
+    w, b = _learned(learned, w_rule, b_rule)
     how = _geometry(x, w.w, dy, (stride_h, stride_w, top, left, groups))
     before = place(_numpy(), [w, b])
     _numpy().conv_wgrad_sgd(x, dy, w, b, **how)
     return _as_learned(before, [w, b], oracle.conv_wgrad(x, dy, w_shape=w.w.shape, **how))
 
 
-def _learned(
-    w: Any, low: Any, v: Any, b: Any, bv: Any, w_rule: Any, b_rule: Any
-) -> tuple[Learned, Learned]:
+def _learned(arrays: list[Any], w_rule: Any, b_rule: Any) -> tuple[Learned, Learned]:
     """Weights and biases of small numbers."""
+    w, low, v, b, bv = arrays
     _finite(w, v, b, bv)
-    for lr, momentum, weight_decay in (w_rule, b_rule):
-        _moderate(lr, momentum, weight_decay)
-    return Learned(w, v, *w_rule, low=low), Learned(b, bv, *b_rule)
+    return Learned(w, v, *_rates(w_rule), low), Learned(b, bv, *_rates(b_rule))
+
+
+def _rates(rule: tuple[float, float, float]) -> tuple[float, float, float]:
+    _moderate(*rule)
+    return rule
 
 
 def _as_learned(
@@ -255,7 +257,7 @@ def _linear_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any) -> Answer:
 def _linear_wgrad_sgd(x: Any, dy: Any, *arguments: Any) -> Answer:
     *learned, _, w_rule, b_rule = arguments
     _whole(x, dy)
-    w, b = _learned(*learned, w_rule, b_rule)
+    w, b = _learned(learned, w_rule, b_rule)
     before = place(_numpy(), [w, b])
     _numpy().linear_wgrad_sgd(x, dy, w, b)
     return _as_learned(before, [w, b], oracle.linear_wgrad(x, dy))

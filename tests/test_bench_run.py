@@ -146,8 +146,8 @@ def run_dry(device: Host, only: str) -> Results:
 
 def test_a_wrong_answer_is_reported_and_not_timed() -> None:
     class Wrong(NumpyBackend):
-        def _linear_dgrad(self, dy: Any, w: Any, dx: Any) -> None:
-            super()._linear_dgrad(dy, w, dx)
+        def _linear_dgrad(self, dy: Any, w: Any, gate: Any, factor: float, dx: Any) -> None:
+            super()._linear_dgrad(dy, w, gate, factor, dx)
             dx *= np.float32(1.001)
 
     device = Host("test")

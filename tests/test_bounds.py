@@ -73,8 +73,8 @@ MAPS, POOLED = (2, 5, 7, 3), (2, 2, 3, 3)
 WIDE_MAPS, WIDE_POOLED = (1, 18, 17, 2), (1, 2, 1, 2)
 BYTES, WORDS = np.zeros(POOLED, np.uint8), np.zeros(WIDE_POOLED, np.uint16)
 NORM = {"size": 3, "alpha": 1.0, "beta": 0.75, "k": 2.0}
-RATES = {"lr": np.float32(0.5), "momentum": 0.5, "weight_decay": 0.5}
-DRAW = {"keep": 1.0, "seed": 1, "step": np.uint32(4), "layer": 3}
+RATES: dict[str, Any] = {"lr": np.float32(0.5), "momentum": 0.5, "weight_decay": 0.5}
+DRAW: dict[str, Any] = {"keep": 1.0, "seed": 1, "step": np.uint32(4), "layer": 3}
 MASK = Mask(**DRAW, factor=2.0)
 # Channels and filters of a group in vectors of eight.
 WIDE_X, WIDE_W, WIDE_Y = (2, 4, 5, 16), (16, 3, 3, 8), (2, 4, 5, 16)
