@@ -86,11 +86,16 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class KernelResources:
-    """What the compiler gave a kernel: registers a thread, bytes spilled a thread, bytes shared."""
+    """What the compiler gave a kernel.
+
+    registers: of a thread. spilled, stack: bytes of a thread's local memory. shared: bytes of a
+    block, those that a launch asks for apart.
+    """
 
     kernel: str
     registers: int
     spilled: int
+    stack: int
     shared: int
 
 

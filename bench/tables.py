@@ -162,10 +162,11 @@ def _floors(results: Results) -> str:
 
 def _resources(results: Results) -> str:
     lines = [
-        [f"`{one.kernel}`", str(one.registers), str(one.spilled), str(one.shared)]
+        [f"`{one.kernel}`", *map(str, (one.registers, one.spilled, one.stack, one.shared))]
         for one in results.resources
     ]
-    return table(["kernel", "registers", "bytes spilled", "bytes shared"], lines) if lines else ""
+    head = ["kernel", "registers", "bytes spilled", "bytes of stack", "bytes shared"]
+    return table(head, lines) if lines else ""
 
 
 def _requests(results: Results) -> str:

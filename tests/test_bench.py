@@ -1,4 +1,4 @@
-"""The bench's own arithmetic: cases, reference, gate, floors, spreads, reports of the compiler."""
+"""The bench's own arithmetic: cases, reference, gate, floors and spreads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import pyalexnet
-from bench import cards, cases, compiler, floors, gate, steps
+from bench import cards, cases, floors, gate, steps
 from bench.cases import Case
 from bench.reference import ReferenceBackend
 from bench.timing import HostStopwatch, Plan, Timing, interleaved, summary, verdict
@@ -213,21 +213,3 @@ def test_summary() -> None:
 def test_verdict(ours: float, peer: float, doubt: float, text: str) -> None:
     timing = Timing(ours, ours, ours, ours, 9, doubt)
     assert verdict(timing, dataclasses.replace(timing, median=peer)) == text
-
-
-# ---------------------------------------------------------------------------------------- compiler
-
-
-def test_report_of_the_compiler() -> None:
-    report = """
-ptxas info    : Compiling entry function '_ZN9pyalexnet1fEPf' for 'sm_90'
-ptxas info    : Function properties for _ZN9pyalexnet1fEPf
-    0 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
-ptxas info    : Used 181 registers, used 1 barriers, 33792 bytes smem, 400 bytes cmem[0]
-ptxas info    : Compiling entry function 'g' for 'sm_90'
-    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
-ptxas info    : Used 32 registers, used 0 barriers
-"""
-    first, second = compiler.parse(report)
-    assert (first.registers, first.spilled, first.shared) == (181, 12, 33792)
-    assert (second.kernel, second.registers, second.spilled, second.shared) == ("g", 32, 0, 0)
