@@ -44,7 +44,7 @@ def nvcc() -> str | None:
 
 
 def tool(name: str) -> str | None:
-    """Path of a program of the CUDA toolkit, or of NVIDIA's Python wheels; None if there is none."""
+    """Path of a program of the CUDA toolkit or of NVIDIA's Python wheels; None if it is missing."""
     roots = (os.environ.get(variable) for variable in ("CUDA_HOME", "CUDA_PATH"))
     places = [str(Path(root, "bin")) for root in roots if root]
     wheels = sorted(Path(sysconfig.get_paths()["purelib"], "nvidia").glob("*/bin"))

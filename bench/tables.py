@@ -33,6 +33,20 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def padded(header: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> str:
+    """A Markdown table whose columns are as wide as they have to be, for reading as it is.
+
+    sides: "<" or ">" for each column, to which its cells lean.
+    """
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * (w - 1) + ("-" if s == "<" else ":") for s, w in zip(sides, widths, strict=True)]
+    lines = [
+        [f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)]
+        for line in (header, rule, *rows)
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _parts(results: Results) -> Iterator[str]:
     yield f"# Bench, {results.form}"
     yield f"`{results.command}`"

@@ -131,15 +131,19 @@ class Plan:
     source: Source
 
     def moved(self, call: Call, images: int) -> int:
-        """Bytes of the arrays of a call, each read or written once."""
+        """Bytes of the arrays of a call, each read or written once; both where it learns."""
         own = sum(self.arrays[name_of(each)].nbytes(images) for each in call.operands())
-        learned = sum(
-            layout.nbytes(images) * (1 if name == parameter else 2)
+        changed = sum(
+            2 * self.arrays[name].nbytes(images)
             for parameter in call.learns.values()
-            for name, layout in self.arrays.items()
-            if name in (parameter, f"{parameter}.low", f"{parameter}.v")
+            for name in self.learned(parameter)
         )
-        return own + learned
+        return own + changed
+
+    def learned(self, parameter: str) -> tuple[str, ...]:
+        """The arrays that change as a parameter does: itself, what it lacks in bf16, momentum."""
+        names = (parameter, f"{parameter}.low", f"{parameter}.v")
+        return tuple(name for name in names if name in self.arrays)
 
 
 def name_of(operand: Operand) -> str:

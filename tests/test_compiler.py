@@ -5,7 +5,6 @@ Skipped where there is no nvcc; what reads machine code also where there is no n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,11 +23,11 @@ compiles = pytest.mark.timeout(1800)
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def files(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[Compiled]]:
+) -> list[Compiled]:
     """Every kernel file, compiled for an architecture."""
     if compiler.nvcc() is None:
         pytest.skip("no nvcc was found")
-    yield compiler.compiled(KERNELS, request.param, tmp_path_factory.mktemp(request.param))
+    return compiler.compiled(KERNELS, request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
