@@ -15,8 +15,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from pyalexnet.backends.base import Activation
-from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
+from pyalexnet.backends.geometry import BlockGeometry, ConvGeometry, PoolGeometry
 from pyalexnet.backends.host import HostBackend
+from pyalexnet.backends.learned import Learned
+from pyalexnet.backends.masks import Mask
 
 Numbers: TypeAlias = NDArray[Any]
 
@@ -36,15 +38,31 @@ class ReferenceBackend(HostBackend):
         flips: Numbers,
         shifts: Numbers,
         y: Numbers,
+        size: tuple[int, int],
+        g: BlockGeometry,
         scale: float,
         mean_at_pixel: bool,
     ) -> None:
-        rows, columns = np.arange(y.shape[1]), np.arange(y.shape[2])
+        rows, columns = (np.arange(length) for length in size)
         down, right = (mean.shape[0] - len(rows)) // 2, (mean.shape[1] - len(columns)) // 2
+        crops = np.zeros((len(x), *size, mean.shape[2]))
         for image, (top, left) in enumerate(corners):
             seen = np.ix_(top + rows, left + (columns[::-1] if flips[image] else columns))
             m = mean[seen if mean_at_pixel else np.ix_(down + rows, right + columns)]
-            y[image] = (_double(x[image][seen]) - m + shifts[image]) * scale
+            crops[image] = (_double(x[image][seen]) - m + shifts[image]) * scale
+        pads = ((0, 0), (g.pad_top, g.pad_bottom), (g.pad_left, g.pad_right), (0, 0))
+        self._filters_to_depth(np.pad(crops, pads), y, g.block)
+
+    def _filters_to_depth(self, w: Numbers, deep: Numbers, block: int) -> None:
+        deep[...] = 0
+        for offset, at in _block_pixels(w.shape, block):
+            pixels = w[at]
+            deep[:, : pixels.shape[1], : pixels.shape[2], offset] = pixels
+
+    def _filters_from_depth(self, ddeep: Numbers, dw: Numbers, block: int) -> None:
+        for offset, at in _block_pixels(dw.shape, block):
+            rows, columns = dw[at].shape[1:3]
+            dw[at] = ddeep[:, :rows, :columns, offset]
 
     # Convolution: a product for each tap (r, s)
 
@@ -57,22 +75,32 @@ class ReferenceBackend(HostBackend):
         g: ConvGeometry,
         activation: Activation,
         towers: int,
+        mask: Mask | None,
     ) -> None:
         padded, total = _padded(x, g), np.zeros(y.shape)
         for r, s, at in _taps(w.shape, y.shape, g):
             for channels, filters in _groups(w.shape, g.groups):
                 pixels = padded[at][..., channels]
                 total[..., filters] += pixels @ _double(w[filters, r, s]).T
-        y[...] = _activated(total if b is None else total + b, activation)
+        self._finish(total, b, y, activation, mask)
 
-    def _conv_dgrad(self, dy: Numbers, w: Numbers, dx: Numbers, g: ConvGeometry) -> None:
+    def _conv_dgrad(
+        self,
+        dy: Numbers,
+        w: Numbers,
+        gate: Numbers | None,
+        factor: float,
+        dx: Numbers,
+        g: ConvGeometry,
+    ) -> None:
         n, h, width, c = dx.shape
         rows, columns = g.pad_top + h + g.pad_bottom, g.pad_left + width + g.pad_right
         padded, dy = np.zeros((n, rows, columns, c)), _double(dy)
         for r, s, at in _taps(w.shape, dy.shape, g):
             for channels, filters in _groups(w.shape, g.groups):
                 padded[at][..., channels] += dy[..., filters] @ _double(w[filters, r, s])
-        dx[...] = padded[:, g.pad_top : g.pad_top + h, g.pad_left : g.pad_left + width]
+        inside = padded[:, g.pad_top : g.pad_top + h, g.pad_left : g.pad_left + width]
+        dx[...] = _let_pass(inside, gate, factor)
 
     def _conv_wgrad(
         self, x: Numbers, dy: Numbers, dw: Numbers, db: Numbers, g: ConvGeometry
@@ -84,6 +112,14 @@ class ReferenceBackend(HostBackend):
                 dw[filters, r, s] = np.tensordot(dy[..., filters], pixels, ((0, 1, 2), (0, 1, 2)))
         db[...] = dy.sum(axis=(0, 1, 2))
 
+    def _conv_wgrad_sgd(
+        self, x: Numbers, dy: Numbers, w: Learned, b: Learned, g: ConvGeometry
+    ) -> None:
+        dw, db = np.empty(w.w.shape), np.empty(b.w.shape)
+        self._conv_wgrad(x, dy, dw, db, g)
+        self._learn(w, dw)
+        self._learn(b, db)
+
     # Linear layers
 
     def _linear_fprop(
@@ -94,16 +130,42 @@ class ReferenceBackend(HostBackend):
         y: Numbers,
         activation: Activation,
         towers: int,
+        mask: Mask | None,
     ) -> None:
-        total = _double(x) @ _double(w).T
-        y[...] = _activated(total if b is None else total + b, activation)
+        self._finish(_double(x) @ _double(w).T, b, y, activation, mask)
 
-    def _linear_dgrad(self, dy: Numbers, w: Numbers, dx: Numbers) -> None:
-        dx[...] = _double(dy) @ _double(w)
+    def _linear_dgrad(
+        self, dy: Numbers, w: Numbers, gate: Numbers | None, factor: float, dx: Numbers
+    ) -> None:
+        dx[...] = _let_pass(_double(dy) @ _double(w), gate, factor)
 
     def _linear_wgrad(self, x: Numbers, dy: Numbers, dw: Numbers, db: Numbers) -> None:
         dw[...] = _double(dy).T @ _double(x)
         db[...] = _double(dy).sum(axis=0)
+
+    def _linear_wgrad_sgd(self, x: Numbers, dy: Numbers, w: Learned, b: Learned) -> None:
+        dw, db = np.empty(w.w.shape), np.empty(b.w.shape)
+        self._linear_wgrad(x, dy, dw, db)
+        self._learn(w, dw)
+        self._learn(b, db)
+
+    def _finish(
+        self,
+        total: Numbers,
+        b: Numbers | None,
+        y: Numbers,
+        activation: Activation,
+        mask: Mask | None,
+    ) -> None:
+        done = _activated(total if b is None else total + b, activation)
+        if mask is not None:
+            done *= mask.factor
+            self._dropout(done, done, mask)
+        y[...] = done
+
+    def _learn(self, learned: Learned, dw: Numbers) -> None:
+        rule = (learned.lr, learned.momentum, learned.weight_decay)
+        self._sgd_update(learned.w, learned.v, dw, *rule)
 
     # Activations
 
@@ -186,22 +248,12 @@ class ReferenceBackend(HostBackend):
 
     # Dropout
 
-    def _dropout(
-        self,
-        x: Numbers,
-        y: Numbers,
-        keep: float,
-        seed: int,
-        step: Any,
-        layer: int,
-        offset: int,
-        total: int,
-    ) -> None:
+    def _dropout(self, x: Numbers, y: Numbers, mask: Mask) -> None:
         features = np.arange(x.size // len(x), dtype=np.uint64)
         for image, (source, target) in enumerate(zip(x, y, strict=True)):
-            element = np.uint64(image * total + offset) + features
-            draws = _draws(element, seed, int(step), layer).reshape(source.shape)
-            target[...] = np.where(draws < math.ceil(keep * 2**32), source, 0)
+            element = np.uint64(image * (mask.total or len(features)) + mask.offset) + features
+            draws = _draws(element, mask.seed, int(mask.step), mask.layer).reshape(source.shape)
+            target[...] = np.where(draws < math.ceil(mask.keep * 2**32), source, 0)
 
     # Loss and learning
 
@@ -253,6 +305,20 @@ def _activated(x: Numbers, activation: Activation) -> Numbers:
     if activation == "relu":
         return np.maximum(x, 0)
     return np.tanh(x) if activation == "tanh" else x
+
+
+def _let_pass(dx: Numbers, gate: Numbers | None, factor: float) -> Numbers:
+    return dx * factor if gate is None else np.where(gate > 0, dx * factor, 0)
+
+
+def _block_pixels(
+    shape: tuple[int, ...], block: int
+) -> Iterator[tuple[slice, tuple[slice, slice, slice]]]:
+    """Each pixel of a block: its channels among the block's, and where the image has it."""
+    for a in range(block):
+        for b in range(block):
+            first = (a * block + b) * shape[3]
+            yield slice(first, first + shape[3]), np.s_[:, a::block, b::block]
 
 
 def _padded(x: Numbers, g: ConvGeometry) -> Numbers:

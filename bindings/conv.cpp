@@ -1,5 +1,7 @@
 #include "activation_name.hpp"
+#include "epilogue.hpp"
 #include "register.hpp"
+#include "same_shape.hpp"
 
 #include <array>
 
@@ -76,73 +78,118 @@ struct Extents {
 using Sizes = const std::array<std::int64_t, 4>&;
 using WorkspaceOf = std::size_t (*)(const ConvShape&);
 
-// Bytes of scratch for one pass, which the shapes alone decide.
-template <WorkspaceOf workspace>
-std::size_t conv_workspace(Sizes x, Sizes w, Sizes y, std::int64_t groups) {
+// Bytes of scratch for one pass, which shapes and element type alone decide.
+template <WorkspaceOf of_float, WorkspaceOf of_bf16> std::size_t
+workspace(Sizes x, Sizes w, Sizes y, std::int64_t groups, std::int64_t towers, bool bfloat16) {
     const Call call("conv_workspace", 0, Target{});
-    return workspace(conv_shape(call, Extents{x}, Extents{w}, Extents{y}, {1, 1, 0, 0, groups}));
+    const ConvShape shape =
+        conv_shape(call, Extents{x}, Extents{w}, Extents{y}, {1, 1, 0, 0, groups, towers});
+    return bfloat16 ? of_bf16(shape) : of_float(shape);
 }
 
-std::size_t conv_fprop_workspace_of(Sizes x, Sizes w, Sizes y, std::int64_t groups,
-                                    std::int64_t towers) {
-    const Call call("conv_workspace", 0, Target{});
-    return conv_fprop_workspace(
-        conv_shape(call, Extents{x}, Extents{w}, Extents{y}, {1, 1, 0, 0, groups, towers}));
+// The same for a pass that does the same in every tower.
+template <WorkspaceOf of_float, WorkspaceOf of_bf16>
+std::size_t workspace_of_one(Sizes x, Sizes w, Sizes y, std::int64_t groups, bool bfloat16) {
+    return workspace<of_float, of_bf16>(x, w, y, groups, 1, bfloat16);
 }
 
 void fprop(const py::object& x_, const py::object& w_, const py::object& b_, const py::object& y_,
            const py::object& workspace_, std::int64_t stride_h, std::int64_t stride_w,
            std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups, std::int64_t towers,
-           const py::object& activation_, int device, const Target& target) {
-    Call call("conv_fprop", device, target);
-    const auto x = call.input<const float>("x", x_, 4);
-    const auto w = call.input<const float>("w", w_, 4);
-    const auto b = call.optional_input<const float>("b", b_, 1);
-    const auto y = call.output<float>("y", y_, 4);
-    const ConvShape shape =
-        conv_shape(call, x, w, y, {stride_h, stride_w, pad_top, pad_left, groups, towers});
-    call.expect(!b || b.dim(0) == shape.filters, "b has " + std::to_string(b.size()) +
-                                                     " elements; w has " +
-                                                     std::to_string(shape.filters) + " filters");
-    const auto scratch = call.scratch("workspace", workspace_, conv_fprop_workspace(shape));
-    const Activation activation = activation_of(call, activation_);
-    call.launch([=](Stream s) {
-        conv_fprop(x.data(), w.data(), b.data(), y.data(), shape, activation, scratch.data(), s);
+           const py::object& activation_, const DropoutGiven& dropout_, int device,
+           const Target& target) {
+    with_elements(x_, y_, [&](auto of_x, auto of_y) {
+        using T = decltype(of_x);
+        using Y = decltype(of_y);
+        Call call("conv_fprop", device, target);
+        const auto x = call.input<const T>("x", x_, 4);
+        const auto w = call.input<const T>("w", w_, 4);
+        const auto b = call.optional_input<const float>("b", b_, 1);
+        const auto y = call.output<Y>("y", y_, 4);
+        const ConvShape shape =
+            conv_shape(call, x, w, y, {stride_h, stride_w, pad_top, pad_left, groups, towers});
+        call.expect(!b || b.dim(0) == shape.filters,
+                    "b has " + std::to_string(b.size()) + " elements; w has " +
+                        std::to_string(shape.filters) + " filters");
+        const auto scratch = call.scratch("workspace", workspace_, conv_fprop_workspace<T>(shape));
+        const Activation activation = activation_of(call, activation_);
+        const DroppedArgument dropped(call, dropout_, y.dim(0), y.size() / y.dim(0));
+        call.launch([=](Stream s) {
+            conv_fprop<T, Y>(x.data(), w.data(), b.data(), y.data(), shape, activation,
+                             dropped.get(), scratch.data(), s);
+        });
     });
 }
 
-void dgrad(const py::object& dy_, const py::object& w_, const py::object& dx_,
-           const py::object& workspace_, std::int64_t stride_h, std::int64_t stride_w,
-           std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups, int device,
-           const Target& target) {
-    Call call("conv_dgrad", device, target);
-    const auto dy = call.input<const float>("dy", dy_, 4);
-    const auto w = call.input<const float>("w", w_, 4);
-    const auto dx = call.output<float>("dx", dx_, 4);
-    const ConvShape shape =
-        conv_shape(call, dx, w, dy, {stride_h, stride_w, pad_top, pad_left, groups});
-    const auto scratch = call.scratch("workspace", workspace_, conv_dgrad_workspace(shape));
-    call.launch(
-        [=](Stream s) { conv_dgrad(dy.data(), w.data(), dx.data(), shape, scratch.data(), s); });
+void dgrad(const py::object& dy_, const py::object& w_, const py::object& gate_,
+           const py::object& dx_, const py::object& workspace_, std::int64_t stride_h,
+           std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups,
+           float factor, int device, const Target& target) {
+    with_element(dy_, [&](auto element) {
+        using T = decltype(element);
+        Call call("conv_dgrad", device, target);
+        const auto dy = call.input<const T>("dy", dy_, 4);
+        const auto w = call.input<const T>("w", w_, 4);
+        const auto gate = call.optional_input<const T>("gate", gate_, 4);
+        const auto dx = call.output<T>("dx", dx_, 4);
+        const ConvShape shape =
+            conv_shape(call, dx, w, dy, {stride_h, stride_w, pad_top, pad_left, groups});
+        if (gate) expect_same_shape(call, "gate", gate, "dx", dx);
+        const auto scratch = call.scratch("workspace", workspace_, conv_dgrad_workspace<T>(shape));
+        call.launch([=](Stream s) {
+            conv_dgrad<T>(dy.data(), w.data(), gate.data(), factor, dx.data(), shape,
+                          scratch.data(), s);
+        });
+    });
 }
 
 void wgrad(const py::object& x_, const py::object& dy_, const py::object& dw_,
            const py::object& db_, const py::object& workspace_, std::int64_t stride_h,
            std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups,
            int device, const Target& target) {
-    Call call("conv_wgrad", device, target);
-    const auto x = call.input<const float>("x", x_, 4);
-    const auto dy = call.input<const float>("dy", dy_, 4);
-    const auto dw = call.output<float>("dw", dw_, 4);
-    const auto db = call.output<float>("db", db_, 1);
-    const ConvShape shape =
-        conv_shape(call, x, dw, dy, {stride_h, stride_w, pad_top, pad_left, groups});
-    call.expect(db.dim(0) == shape.filters, "db has " + std::to_string(db.size()) +
-                                                " elements; dw has " +
-                                                std::to_string(shape.filters) + " filters");
-    const auto scratch = call.scratch("workspace", workspace_, conv_wgrad_workspace(shape));
-    call.launch([=](Stream s) {
-        conv_wgrad(x.data(), dy.data(), dw.data(), db.data(), shape, scratch.data(), s);
+    with_element(x_, [&](auto element) {
+        using T = decltype(element);
+        Call call("conv_wgrad", device, target);
+        const auto x = call.input<const T>("x", x_, 4);
+        const auto dy = call.input<const T>("dy", dy_, 4);
+        const auto dw = call.output<float>("dw", dw_, 4);
+        const auto db = call.output<float>("db", db_, 1);
+        const ConvShape shape =
+            conv_shape(call, x, dw, dy, {stride_h, stride_w, pad_top, pad_left, groups});
+        call.expect(db.dim(0) == shape.filters, "db has " + std::to_string(db.size()) +
+                                                    " elements; dw has " +
+                                                    std::to_string(shape.filters) + " filters");
+        const auto scratch = call.scratch("workspace", workspace_, conv_wgrad_workspace<T>(shape));
+        call.launch([=](Stream s) {
+            conv_wgrad<T>(x.data(), dy.data(), dw.data(), db.data(), shape, scratch.data(), s);
+        });
+    });
+}
+
+void wgrad_sgd(const py::object& x_, const py::object& dy_, const py::object& w_,
+               const py::object& low_, const py::object& v_, const py::object& b_,
+               const py::object& bv_, const py::object& workspace_, std::int64_t stride_h,
+               std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left,
+               std::int64_t groups, const RuleGiven& w_rule_, const RuleGiven& b_rule_, int device,
+               const Target& target) {
+    with_element(x_, [&](auto element) {
+        using T = decltype(element);
+        Call call("conv_wgrad_sgd", device, target);
+        const auto x = call.input<const T>("x", x_, 4);
+        const auto dy = call.input<const T>("dy", dy_, 4);
+        const LearnedArgument<T> w(call, kWeights, w_, low_, v_, 4);
+        const LearnedArgument<float> b(call, kBiases, b_, py::none(), bv_, 1);
+        const ConvShape shape =
+            conv_shape(call, x, w.array(), dy, {stride_h, stride_w, pad_top, pad_left, groups});
+        call.expect(b.array().dim(0) == shape.filters,
+                    "b.w has " + std::to_string(b.array().size()) + " elements; w.w has " +
+                        std::to_string(shape.filters) + " filters");
+        const RuleArgument w_rule(call, "w.lr", w_rule_), b_rule(call, "b.lr", b_rule_);
+        const auto scratch = call.scratch("workspace", workspace_, conv_wgrad_workspace<T>(shape));
+        call.launch([=](Stream s) {
+            conv_wgrad_sgd<T>(x.data(), dy.data(), w.get(), w_rule.get(), b.get(), b_rule.get(),
+                              shape, scratch.data(), s);
+        });
     });
 }
 
@@ -152,10 +199,15 @@ void register_conv(py::module_& m) {
     m.def("conv_fprop", &fprop);
     m.def("conv_dgrad", &dgrad);
     m.def("conv_wgrad", &wgrad);
-    // Of the shapes of x, w and y (images, filters, maps), the groups and, for fprop, the towers.
-    m.def("conv_fprop_workspace", &conv_fprop_workspace_of);
-    m.def("conv_dgrad_workspace", &conv_workspace<&conv_dgrad_workspace>);
-    m.def("conv_wgrad_workspace", &conv_workspace<&conv_wgrad_workspace>);
+    m.def("conv_wgrad_sgd", &wgrad_sgd);
+    // Of the shapes of x, w and y (images, filters, maps), the groups, for fprop the towers, and
+    // whether x is bfloat16.
+    m.def("conv_fprop_workspace",
+          &workspace<&conv_fprop_workspace<float>, &conv_fprop_workspace<bf16>>);
+    m.def("conv_dgrad_workspace",
+          &workspace_of_one<&conv_dgrad_workspace<float>, &conv_dgrad_workspace<bf16>>);
+    m.def("conv_wgrad_workspace",
+          &workspace_of_one<&conv_wgrad_workspace<float>, &conv_wgrad_workspace<bf16>>);
 }
 
 } // namespace pyalexnet

@@ -1,5 +1,7 @@
 #include "activation_name.hpp"
+#include "epilogue.hpp"
 #include "register.hpp"
+#include "same_shape.hpp"
 
 namespace pyalexnet {
 namespace {
@@ -27,63 +29,110 @@ linear_shape(const Call& call, const X& x, const W& w, const Y& y, std::int64_t 
 using WorkspaceOf = std::size_t (*)(LinearShape);
 
 // Bytes of scratch for one pass.
-template <WorkspaceOf workspace>
-std::size_t linear_workspace(std::int64_t rows, std::int64_t inputs, std::int64_t outputs) {
+template <WorkspaceOf of_float, WorkspaceOf of_bf16>
+std::size_t workspace(std::int64_t rows, std::int64_t inputs, std::int64_t outputs,
+                      std::int64_t towers, bool bfloat16) {
     const Call call("linear_workspace", 0, Target{});
-    return workspace(countable(call, rows, inputs, outputs));
+    const LinearShape shape = countable(call, rows, inputs, outputs, towers);
+    return bfloat16 ? of_bf16(shape) : of_float(shape);
 }
 
-std::size_t linear_fprop_workspace_of(std::int64_t rows, std::int64_t inputs, std::int64_t outputs,
-                                      std::int64_t towers) {
-    const Call call("linear_workspace", 0, Target{});
-    return linear_fprop_workspace(countable(call, rows, inputs, outputs, towers));
+// The same for a pass that does the same in every tower.
+template <WorkspaceOf of_float, WorkspaceOf of_bf16> std::size_t
+workspace_of_one(std::int64_t rows, std::int64_t inputs, std::int64_t outputs, bool bfloat16) {
+    return workspace<of_float, of_bf16>(rows, inputs, outputs, 1, bfloat16);
 }
 
 void fprop(const py::object& x_, const py::object& w_, const py::object& b_, const py::object& y_,
            const py::object& workspace_, std::int64_t towers, const py::object& activation_,
-           int device, const Target& target) {
-    Call call("linear_fprop", device, target);
-    const auto x = call.input<const float>("x", x_, 2);
-    const auto w = call.input<const float>("w", w_, 2);
-    const auto b = call.optional_input<const float>("b", b_, 1);
-    const auto y = call.output<float>("y", y_, 2);
-    const LinearShape shape = linear_shape(call, x, w, y, towers);
-    call.expect(!b || b.dim(0) == shape.outputs, "b has " + std::to_string(b.size()) +
-                                                     " elements; w has " +
-                                                     std::to_string(shape.outputs) + " outputs");
-    const auto scratch = call.scratch("workspace", workspace_, linear_fprop_workspace(shape));
-    const Activation activation = activation_of(call, activation_);
-    call.launch([=](Stream s) {
-        linear_fprop(x.data(), w.data(), b.data(), y.data(), shape, activation, scratch.data(), s);
+           const DropoutGiven& dropout_, int device, const Target& target) {
+    with_elements(x_, y_, [&](auto of_x, auto of_y) {
+        using T = decltype(of_x);
+        using Y = decltype(of_y);
+        Call call("linear_fprop", device, target);
+        const auto x = call.input<const T>("x", x_, 2);
+        const auto w = call.input<const T>("w", w_, 2);
+        const auto b = call.optional_input<const float>("b", b_, 1);
+        const auto y = call.output<Y>("y", y_, 2);
+        const LinearShape shape = linear_shape(call, x, w, y, towers);
+        call.expect(!b || b.dim(0) == shape.outputs,
+                    "b has " + std::to_string(b.size()) + " elements; w has " +
+                        std::to_string(shape.outputs) + " outputs");
+        const auto scratch =
+            call.scratch("workspace", workspace_, linear_fprop_workspace<T>(shape));
+        const Activation activation = activation_of(call, activation_);
+        const DroppedArgument dropped(call, dropout_, y.dim(0), y.dim(1));
+        call.launch([=](Stream s) {
+            linear_fprop<T, Y>(x.data(), w.data(), b.data(), y.data(), shape, activation,
+                               dropped.get(), scratch.data(), s);
+        });
     });
 }
 
-void dgrad(const py::object& dy_, const py::object& w_, const py::object& dx_,
-           const py::object& workspace_, int device, const Target& target) {
-    Call call("linear_dgrad", device, target);
-    const auto dy = call.input<const float>("dy", dy_, 2);
-    const auto w = call.input<const float>("w", w_, 2);
-    const auto dx = call.output<float>("dx", dx_, 2);
-    const LinearShape shape = linear_shape(call, dx, w, dy);
-    const auto scratch = call.scratch("workspace", workspace_, linear_dgrad_workspace(shape));
-    call.launch(
-        [=](Stream s) { linear_dgrad(dy.data(), w.data(), dx.data(), shape, scratch.data(), s); });
+void dgrad(const py::object& dy_, const py::object& w_, const py::object& gate_,
+           const py::object& dx_, const py::object& workspace_, float factor, int device,
+           const Target& target) {
+    with_element(dy_, [&](auto element) {
+        using T = decltype(element);
+        Call call("linear_dgrad", device, target);
+        const auto dy = call.input<const T>("dy", dy_, 2);
+        const auto w = call.input<const T>("w", w_, 2);
+        const auto gate = call.optional_input<const T>("gate", gate_, 2);
+        const auto dx = call.output<T>("dx", dx_, 2);
+        const LinearShape shape = linear_shape(call, dx, w, dy);
+        if (gate) expect_same_shape(call, "gate", gate, "dx", dx);
+        const auto scratch =
+            call.scratch("workspace", workspace_, linear_dgrad_workspace<T>(shape));
+        call.launch([=](Stream s) {
+            linear_dgrad<T>(dy.data(), w.data(), gate.data(), factor, dx.data(), shape,
+                            scratch.data(), s);
+        });
+    });
 }
 
 void wgrad(const py::object& x_, const py::object& dy_, const py::object& dw_,
            const py::object& db_, const py::object& workspace_, int device, const Target& target) {
-    Call call("linear_wgrad", device, target);
-    const auto x = call.input<const float>("x", x_, 2);
-    const auto dy = call.input<const float>("dy", dy_, 2);
-    const auto dw = call.output<float>("dw", dw_, 2);
-    const auto db = call.output<float>("db", db_, 1);
-    const LinearShape shape = linear_shape(call, x, dw, dy);
-    call.expect(db.dim(0) == shape.outputs, "db has " + std::to_string(db.size()) +
-                                                " elements; dw has " +
-                                                std::to_string(shape.outputs) + " outputs");
-    const auto scratch = call.scratch("workspace", workspace_, linear_wgrad_workspace(shape));
-    call.launch([=](Stream s) {
-        linear_wgrad(x.data(), dy.data(), dw.data(), db.data(), shape, scratch.data(), s);
+    with_element(x_, [&](auto element) {
+        using T = decltype(element);
+        Call call("linear_wgrad", device, target);
+        const auto x = call.input<const T>("x", x_, 2);
+        const auto dy = call.input<const T>("dy", dy_, 2);
+        const auto dw = call.output<float>("dw", dw_, 2);
+        const auto db = call.output<float>("db", db_, 1);
+        const LinearShape shape = linear_shape(call, x, dw, dy);
+        call.expect(db.dim(0) == shape.outputs, "db has " + std::to_string(db.size()) +
+                                                    " elements; dw has " +
+                                                    std::to_string(shape.outputs) + " outputs");
+        const auto scratch =
+            call.scratch("workspace", workspace_, linear_wgrad_workspace<T>(shape));
+        call.launch([=](Stream s) {
+            linear_wgrad<T>(x.data(), dy.data(), dw.data(), db.data(), shape, scratch.data(), s);
+        });
+    });
+}
+
+void wgrad_sgd(const py::object& x_, const py::object& dy_, const py::object& w_,
+               const py::object& low_, const py::object& v_, const py::object& b_,
+               const py::object& bv_, const py::object& workspace_, const RuleGiven& w_rule_,
+               const RuleGiven& b_rule_, int device, const Target& target) {
+    with_element(x_, [&](auto element) {
+        using T = decltype(element);
+        Call call("linear_wgrad_sgd", device, target);
+        const auto x = call.input<const T>("x", x_, 2);
+        const auto dy = call.input<const T>("dy", dy_, 2);
+        const LearnedArgument<T> w(call, kWeights, w_, low_, v_, 2);
+        const LearnedArgument<float> b(call, kBiases, b_, py::none(), bv_, 1);
+        const LinearShape shape = linear_shape(call, x, w.array(), dy);
+        call.expect(b.array().dim(0) == shape.outputs,
+                    "b.w has " + std::to_string(b.array().size()) + " elements; w.w has " +
+                        std::to_string(shape.outputs) + " outputs");
+        const RuleArgument w_rule(call, "w.lr", w_rule_), b_rule(call, "b.lr", b_rule_);
+        const auto scratch =
+            call.scratch("workspace", workspace_, linear_wgrad_workspace<T>(shape));
+        call.launch([=](Stream s) {
+            linear_wgrad_sgd<T>(x.data(), dy.data(), w.get(), w_rule.get(), b.get(), b_rule.get(),
+                                shape, scratch.data(), s);
+        });
     });
 }
 
@@ -93,10 +142,14 @@ void register_linear(py::module_& m) {
     m.def("linear_fprop", &fprop);
     m.def("linear_dgrad", &dgrad);
     m.def("linear_wgrad", &wgrad);
-    // Of rows, inputs, outputs and, for fprop, the towers.
-    m.def("linear_fprop_workspace", &linear_fprop_workspace_of);
-    m.def("linear_dgrad_workspace", &linear_workspace<&linear_dgrad_workspace>);
-    m.def("linear_wgrad_workspace", &linear_workspace<&linear_wgrad_workspace>);
+    m.def("linear_wgrad_sgd", &wgrad_sgd);
+    // Of rows, inputs, outputs, for fprop the towers, and whether x is bfloat16.
+    m.def("linear_fprop_workspace",
+          &workspace<&linear_fprop_workspace<float>, &linear_fprop_workspace<bf16>>);
+    m.def("linear_dgrad_workspace",
+          &workspace_of_one<&linear_dgrad_workspace<float>, &linear_dgrad_workspace<bf16>>);
+    m.def("linear_wgrad_workspace",
+          &workspace_of_one<&linear_wgrad_workspace<float>, &linear_wgrad_workspace<bf16>>);
 }
 
 } // namespace pyalexnet

@@ -10,6 +10,7 @@ PYBIND11_MODULE(PYALEXNET_MODULE, m) {
     register_platform(m);
     register_recording(m);
     register_augment(m);
+    register_depth(m);
     register_conv(m);
     register_linear(m);
     register_activation(m);

@@ -7,6 +7,7 @@ namespace pyalexnet {
 
 void register_recording(pybind11::module_& m);
 void register_augment(pybind11::module_& m);
+void register_depth(pybind11::module_& m);
 void register_conv(pybind11::module_& m);
 void register_linear(pybind11::module_& m);
 void register_activation(pybind11::module_& m);

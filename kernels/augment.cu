@@ -1,5 +1,7 @@
 // Network inputs from stored images of bytes: crop, mirror, mean and colour in one pass, so that
-// the pixels cross the bus, and the card's memory, as the bytes that they are.
+// the pixels cross the bus, and the card's memory, as the bytes that they are; and the squares that
+// make a strided convolution one of stride 1, whose channels then fill vectors.
+#include "bf16.cuh"
 #include "ops.h"
 #include "rows.cuh"
 
@@ -16,52 +18,80 @@ __device__ __host__ __forceinline__ int bands_of(int height) { return (height - 
 // on the device.
 __device__ __forceinline__ int inside(int corner, int room) { return min(max(corner, 0), room); }
 
-// A thread computes one channel of one column in eight rows of a crop, a block up to 256 neighbours
-// in each; channels move fastest, backwards by whole pixels in the bytes of a mirrored image. Bound
-// by bytes, 5 an element: one of x and four of y; the mean is read again from L2.
+// Whether 0 <= i < length, by one comparison.
+__device__ __forceinline__ bool within(int i, int length) {
+    return static_cast<unsigned>(i) < static_cast<unsigned>(length);
+}
+
+// A thread computes one channel of one column in eight rows of a padded crop, a block up to 256
+// neighbours in each; channels move fastest, backwards by whole pixels in the bytes of a mirrored
+// image. A row of a square is a run of its elements in y, and the thread's next rows follow behind
+// it. Bound by bytes: one of x and those of a T an element; the mean is read again from L2.
+template <class T>
 __global__ void augment_kernel(const std::uint8_t* __restrict__ x, const float* __restrict__ mean,
                                const std::int32_t* __restrict__ corners,
                                const std::uint8_t* __restrict__ flips,
-                               const float* __restrict__ shifts, float* __restrict__ y, CropShape g,
+                               const float* __restrict__ shifts, T* __restrict__ y, CropShape g,
                                float scale, bool mean_at_pixel) {
-    const RowPlace at = row_place(g.width, g.channels);
-    if (at.column == g.width) return;
-    const std::int64_t image = at.row / bands_of(g.height);
-    const int first = static_cast<int>(at.row % bands_of(g.height)) * kBand;
-    const int rows = min(kBand, g.height - first);
+    const int height = g.rows * g.block, width = g.columns * g.block; // with the zeros
+    const RowPlace at = row_place(width, g.channels);
+    if (at.column == width) return;
+    const std::int64_t image = at.row / bands_of(height);
+    const int first = static_cast<int>(at.row % bands_of(height)) * kBand;
+    const int rows = min(kBand, height - first);
+    const int h = first - g.pad_top, w = at.column - g.pad_left; // of the crop
+    const bool column_seen = within(w, g.width);
 
     const int down = g.stored_height - g.height, across = g.stored_width - g.width;
-    const int row = inside(corners[2 * image], down) + first;
-    const int column = inside(corners[2 * image + 1], across) +
-                       (flips[image] ? g.width - 1 - at.column : at.column);
-    const int mean_row = mean_at_pixel ? row : down / 2 + first;
-    const int mean_column = mean_at_pixel ? column : across / 2 + at.column;
+    const int row = inside(corners[2 * image], down) + h;
+    const int column =
+        inside(corners[2 * image + 1], across) + (flips[image] ? g.width - 1 - w : w);
+    const int mean_row = mean_at_pixel ? row : down / 2 + h;
+    const int mean_column = mean_at_pixel ? column : across / 2 + w;
     const float shift = shifts[image * g.channels + at.channel];
 
     const std::int64_t stored = std::int64_t{g.stored_width} * g.channels; // elements of a row
-    const std::int64_t out = std::int64_t{g.width} * g.channels;
     x += (image * g.stored_height + row) * stored + std::int64_t{column} * g.channels + at.channel;
     mean += mean_row * stored + std::int64_t{mean_column} * g.channels + at.channel;
-    y += (image * g.height + first) * out + std::int64_t{at.column} * g.channels + at.channel;
     // Apart from the stores, so that all loads are under way before the first of them; by steps, so
     // that a row costs an addition an array and no branch.
     float centred[kBand];
 #pragma unroll
     for (int r = 0; r < kBand; ++r, x += stored, mean += stored)
-        centred[r] = r < rows ? *x - *mean : 0.0f;
+        centred[r] = column_seen && within(h + r, g.height) ? *x - *mean : 0.0f;
+
+    const std::int64_t square_row = std::int64_t{g.block} * g.channels; // elements
+    const std::int64_t out = g.columns * g.block * square_row;
+    int a = first % g.block; // the row's place in its square
+    y += (image * g.rows + first / g.block) * out +
+         (at.column / g.block * g.block + a) * square_row + at.column % g.block * g.channels +
+         at.channel;
 #pragma unroll
-    for (int r = 0; r < kBand; ++r, y += out)
-        if (r < rows) *y = (centred[r] + shift) * scale;
+    for (int r = 0; r < kBand; ++r) {
+        const bool seen = column_seen && within(h + r, g.height);
+        if (r < rows) *y = narrow<T>(seen ? (centred[r] + shift) * scale : 0.0f);
+        a = a + 1 == g.block ? 0 : a + 1;
+        y += a ? square_row : out - (g.block - 1) * square_row;
+    }
 }
 
 } // namespace
 
-void augment(const std::uint8_t* x, const float* mean, const std::int32_t* corners,
-             const std::uint8_t* flips, const float* shifts, float* y, CropShape shape, float scale,
-             bool mean_at_pixel, Stream stream) {
-    const std::int64_t bands = shape.images * bands_of(shape.height);
-    simt::launch<augment_kernel>(row_grid(bands, shape.width, shape.channels, stream), x, mean,
-                                 corners, flips, shifts, y, shape, scale, mean_at_pixel);
+template <class T> void augment(const std::uint8_t* x, const float* mean,
+                                const std::int32_t* corners, const std::uint8_t* flips,
+                                const float* shifts, T* y, CropShape shape, float scale,
+                                bool mean_at_pixel, Stream stream) {
+    const std::int64_t bands = shape.images * bands_of(shape.rows * shape.block);
+    const simt::Grid grid = row_grid(bands, shape.columns * shape.block, shape.channels, stream);
+    simt::launch<augment_kernel<T>>(grid, x, mean, corners, flips, shifts, y, shape, scale,
+                                    mean_at_pixel);
 }
+
+template void augment<float>(const std::uint8_t*, const float*, const std::int32_t*,
+                             const std::uint8_t*, const float*, float*, CropShape, float, bool,
+                             Stream);
+template void augment<bf16>(const std::uint8_t*, const float*, const std::int32_t*,
+                            const std::uint8_t*, const float*, bf16*, CropShape, float, bool,
+                            Stream);
 
 } // namespace pyalexnet

@@ -1,11 +1,12 @@
-// The main loop of every convolution and linear layer: a tiled matrix product whose operands need
-// not lie in memory as matrices.
+// Every convolution and linear layer: a tiled matrix product whose operands need not lie in memory
+// as matrices.
 //
 //   C[g][m][n] = sum over d of A[g][m][d] * B[g][d][n],     m < rows, n < columns, d < depth
 //
-// A Problem says what A and B are, where an element of C goes (`at`) and what is stored there for
-// its sum (`finish`). For a convolution A and B are gathered from maps and filters while they are
-// loaded (implicit GEMM), so no unrolled copy of x exists.
+// A Problem says what A and B are (operands.cuh) and what becomes of C (epilogue.cuh). For a
+// convolution A and B are gathered from maps and filters while they are loaded (implicit GEMM), so
+// no unrolled copy of x exists. There are two main loops: that of bf16 is in tensor.cuh, that of
+// float32 here.
 //
 // A block computes one tile of C. Its threads fetch the next slice of A and B from global memory
 // into registers while they multiply the present one out of shared memory: two slices take turns
@@ -17,24 +18,12 @@
 // on the split of the depth and on nothing else: not on the tile, nor on the other elements.
 #pragma once
 
-#include "ops.h"
-#include "simt/simt.hpp"
+#include <type_traits>
+
+#include "epilogue.cuh"
+#include "tensor.cuh"
 
 namespace pyalexnet {
-
-// The extents of a product and how its depth is split.
-struct GemmSize {
-    int groups;
-    int rows;
-    int columns;
-    int depth;
-    int pitch;      // floats from one row of a part's sums to the next: 16-byte aligned
-    int parts;      // of the depth
-    int part_depth; // of each but the last, a multiple of a slice
-};
-
-// How an operand's elements lie in memory, which decides how threads share the loading of a slice.
-enum class Contiguous { depth, line };
 
 // A tile of the product: TileM x TileN of C by one block of ThreadsM x ThreadsN threads.
 template <int TileM_, int TileN_, int ThreadsM_, int ThreadsN_> struct Tile {
@@ -50,13 +39,9 @@ template <int TileM_, int TileN_, int ThreadsM_, int ThreadsN_> struct Tile {
 constexpr int kSlice = 16; // depth of a slice: 16 floats of a row are two 32-byte sectors
 constexpr int kPad = 4;    // floats between a slice's lines: fewer bank conflicts, 16-byte aligned
 
-// Loads one operand, slice by slice. `Source` knows the operand's elements:
-//   Line line(int i)              what is known of row (A) or column (B) i before its depth is
-//   Point point(int d)            likewise of depth d
-//   void advance(Point&, int)     moves a point deeper
-//   float load(Line, Point, end)  the element; 0 outside the matrix and from depth `end` on
-// Of line and point one is fixed for a thread, the other runs: which one follows from how the
-// operand lies in memory, so that neighbouring threads read neighbouring floats.
+// Loads one operand, slice by slice. Of line and point one is fixed for a thread, the other runs:
+// which one follows from how the operand lies in memory, so that neighbouring threads read
+// neighbouring floats.
 template <class Source, int Lines, int Threads, Contiguous contiguous> class Fetch;
 
 // Neighbouring threads read neighbouring depths: a thread has one depth and several lines.
@@ -67,16 +52,18 @@ class Fetch<Source, Lines, Threads, Contiguous::depth> {
     static constexpr int kCount = Lines / kStep;
 
     __device__ Fetch(const Source& source, int first_line, int first_depth)
-        : source_(source), point_(source.point(first_depth + depth_in_slice())) {
+        : source_(source), depth_(first_depth + depth_in_slice()) {
 #pragma unroll
         for (int i = 0; i < kCount; ++i)
             lines_[i] = source.line(first_line + first_in_tile() + i * kStep);
     }
 
     __device__ __forceinline__ void next(int depth_end) {
+        const auto point = source_.point(depth_);
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) values_[i] = source_.load(lines_[i], point_, depth_end);
-        source_.advance(point_, kSlice);
+        for (int i = 0; i < kCount; ++i)
+            values_[i] = depth_ < depth_end ? element(source_, lines_[i], point) : 0.0f;
+        depth_ += kSlice;
     }
 
     __device__ __forceinline__ void put(float (&slice)[kSlice][Lines + kPad]) const {
@@ -90,7 +77,7 @@ class Fetch<Source, Lines, Threads, Contiguous::depth> {
     __device__ static int first_in_tile() { return static_cast<int>(threadIdx.x) / kSlice; }
 
     const Source& source_;
-    typename Source::Point point_;
+    int depth_;
     typename Source::Line lines_[kCount];
     float values_[kCount];
 };
@@ -104,13 +91,13 @@ class Fetch<Source, Lines, Threads, Contiguous::line> {
 
     __device__ Fetch(const Source& source, int first_line, int first_depth)
         : source_(source), line_(source.line(first_line + line_in_tile())),
-          point_(source.point(first_depth + first_in_slice())) {}
+          depth_(first_depth + first_in_slice()) {}
 
     __device__ __forceinline__ void next(int depth_end) {
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
-            values_[i] = source_.load(line_, point_, depth_end);
-            source_.advance(point_, kStep);
+            values_[i] = depth_ < depth_end ? element(source_, line_, source_.point(depth_)) : 0.0f;
+            depth_ += kStep;
         }
     }
 
@@ -126,7 +113,7 @@ class Fetch<Source, Lines, Threads, Contiguous::line> {
 
     const Source& source_;
     typename Source::Line line_;
-    typename Source::Point point_;
+    int depth_;
     float values_[kCount];
 };
 
@@ -151,41 +138,6 @@ template <int PerThread, int Threads> struct Lines {
         }
     }
 };
-
-// The sums of each part of the depth, in the workspace: (parts, groups, rows, pitch).
-struct Parts {
-    float* partial;
-    GemmSize size;
-    int part;
-
-    __device__ float* at(int group, int row, int column) const {
-        const std::int64_t line = (std::int64_t{part} * size.groups + group) * size.rows + row;
-        return partial + line * size.pitch + column;
-    }
-    __device__ float finish(int, int, float sum) const { return sum; }
-};
-
-// Puts four neighbouring columns of a row into their places, those there are: at once where they
-// lie side by side from a multiple of 16 bytes on, so that a warp's store fills whole sectors.
-template <class Target> __device__ __forceinline__ void
-store_four(const Target& target, int group, int row, int column, int columns, const float* sums) {
-    if (column + 3 < columns) {
-        float* first = target.at(group, row, column);
-        const bool side_by_side = target.at(group, row, column + 3) == first + 3;
-        if (side_by_side && reinterpret_cast<std::uintptr_t>(first) % sizeof(float4) == 0) {
-            *reinterpret_cast<float4*>(first) = make_float4(
-                target.finish(group, column, sums[0]), target.finish(group, column + 1, sums[1]),
-                target.finish(group, column + 2, sums[2]),
-                target.finish(group, column + 3, sums[3]));
-            return;
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        if (column + i >= columns) return;
-        *target.at(group, row, column + i) = target.finish(group, column + i, sums[i]);
-    }
-}
 
 // A block computes a TileM x TileN tile of C for one group and one part of the depth; a thread
 // PerThreadM x PerThreadN of it. Along the grid the row tiles of C move fastest, then its column
@@ -252,69 +204,106 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
         turn = 1 - turn;
     }
 
+    const auto finish = [&](const auto& epilogue) {
 #pragma unroll
-    for (int i = 0; i < T::PerThreadM; ++i) {
-        const int row = first_row + LinesM::line(thread_m, i);
-        if (row >= size.rows) continue;
+        for (int i = 0; i < T::PerThreadM; ++i) {
+            const int row = first_row + LinesM::line(thread_m, i);
+            if (row >= size.rows) continue;
 #pragma unroll
-        for (int j = 0; j < T::PerThreadN; j += 4) {
-            const int column = first_column + LinesN::line(thread_n, j);
-            if (size.parts == 1)
-                store_four(problem, group, row, column, size.columns, &sums[i][j]);
-            else
-                store_four(Parts{partial, size, part}, group, row, column, size.columns,
-                           &sums[i][j]);
+            for (int j = 0; j < T::PerThreadN; j += 4) {
+                const int column = first_column + LinesN::line(thread_n, j);
+                if (column >= size.columns) continue;
+                const Place place{group, row, column, min(4, size.columns - column)};
+                const float four[4] = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
+                epilogue.put(place, epilogue.read(place), four);
+            }
         }
-    }
+    };
+    if (size.parts == 1)
+        finish(problem.epilogue);
+    else
+        finish(Parts{partial, size, part});
 }
 
-// A thread adds the parts of one element of C, in their order; columns move fastest. Bound by
-// bytes: every part is read once.
-template <class Problem> __global__ void gemm_add_parts_kernel(Problem problem, GemmSize size,
-                                                               const float* __restrict__ partial) {
+// A thread adds the parts of four neighbouring elements of C, in their order; columns move fastest.
+// Bound by bytes: every part is read once.
+template <class Epilogue>
+__global__ void gemm_add_parts_kernel(Epilogue epilogue, GemmSize size, float* partial) {
     const std::int64_t i = blockIdx.x * std::int64_t{blockDim.x} + threadIdx.x;
-    const std::int64_t lines = std::int64_t{size.groups} * size.rows;
-    if (i >= lines * size.columns) return;
-    const int column = static_cast<int>(i % size.columns);
-    const std::int64_t line = i / size.columns;
-    float sum = 0.0f;
-    for (int part = 0; part < size.parts; ++part)
-        sum += partial[(part * lines + line) * size.pitch + column];
-    const int row = static_cast<int>(line % size.rows);
-    const int group = static_cast<int>(line / size.rows);
-    *problem.at(group, row, column) = problem.finish(group, column, sum);
+    const int fours = (size.columns + 3) / 4; // of a row
+    const std::int64_t line = i / fours;
+    if (line >= std::int64_t{size.groups} * size.rows) return;
+    const int column = static_cast<int>(i % fours) * 4;
+    const Place place{static_cast<int>(line / size.rows), static_cast<int>(line % size.rows),
+                      column, min(4, size.columns - column)};
+    const auto read = epilogue.read(place);
+    float sums[4] = {};
+#pragma unroll 4
+    for (int part = 0; part < size.parts; ++part) {
+        const Four<float> four =
+            read_four<float>(Parts{partial, size, part}.first(place), place.count);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[j] += four.of[j];
+    }
+    epilogue.put(place, read, sums);
 }
 
 // ---------------------------------------------------------------------- choosing a tile
 
-using WideTile = Tile<128, 128, 16, 16>; // 8 x 8 sums a thread
-using SquareTile = Tile<64, 64, 16, 8>;  // 4 x 8
-using NarrowTile = Tile<128, 32, 16, 8>; // 8 x 4: few filters
-
 enum class TileKind { wide, square, narrow };
 
-// The one that computes least outside C, counted by what a useful multiply-add costs with each: a
-// larger tile reads less shared memory per operation.
-TileKind tile_for(int rows, int columns);
+// The tiles of either main loop, and what a multiply-add costs with each of them: a larger tile
+// reads less shared memory per operation.
+template <class Element> struct Tiles;
+
+// Floats read from shared memory per multiply-add: 16 for 64, 12 for 32. Taken with the loads and
+// barriers that a smaller tile shares out among fewer operations.
+template <> struct Tiles<float> {
+    using Wide = Tile<128, 128, 16, 16>; // 8 x 8 sums a thread
+    using Square = Tile<64, 64, 16, 8>;  // 4 x 8
+    using Narrow = Tile<128, 32, 16, 8>; // 8 x 4: few filters
+    static constexpr double kSquareCost = 1.25;
+    static constexpr double kNarrowCost = 1.25;
+    static constexpr int kSliceDepth = kSlice;
+};
+
+// Passes over the banks per product of fragments, those of the copies among them: 0.75 for a wide
+// tile, 1.5 for a square and 0.8 for a narrow one; they cost where they are what is waited for.
+template <> struct Tiles<bf16> {
+    using Wide = TensorTile<128, 128, 64, 64, 4>;
+    using Square = TensorTile<64, 64, 32, 32, 4>;
+    using Narrow = TensorTile<256, 64, 64, 64, 3>; // few filters; three stages: two blocks fit
+    static constexpr double kSquareCost = 1.5;
+    static constexpr double kNarrowCost = 1.1;
+    static constexpr int kSliceDepth = kTensorSlice;
+};
+
+// The one that computes least outside C, counted by what a useful multiply-add costs with each.
+template <class Element> TileKind tile_for(int rows, int columns);
 
 // Calls `use` with a value of the tile's type.
-template <class Use> void with_tile(TileKind kind, Use use) {
+template <class Element, class Use> void with_tile(TileKind kind, Use use) {
     switch (kind) {
     case TileKind::wide:
-        return use(WideTile{});
+        return use(typename Tiles<Element>::Wide{});
     case TileKind::square:
-        return use(SquareTile{});
+        return use(typename Tiles<Element>::Square{});
     case TileKind::narrow:
-        return use(NarrowTile{});
+        return use(typename Tiles<Element>::Narrow{});
     }
 }
 
 // Splits the depth into as many parts as it takes to have a block for each of 264 (two for each of
-// an H100's 132 multiprocessors), none shallower than 16 slices.
-GemmSize gemm_size(int groups, int rows, int columns, int depth);
+// an H100's 132 multiprocessors), none shallower than 256.
+template <class Element> GemmSize gemm_size(int groups, int rows, int columns, int depth);
+
+// The same of a product whose last column are the sums of A's rows.
+template <class Element>
+GemmSize gemm_size_with_row_sums(int groups, int rows, int columns, int depth);
 
 // The same, split as a product of one group and `all_columns` columns would be: so each element is
 // summed in one order however its layer's columns are divided into groups and among devices.
+template <class Element>
 GemmSize gemm_size_as_whole(int groups, int rows, int columns, int depth, int all_columns);
 
 inline std::size_t gemm_workspace(const GemmSize& size) {
@@ -327,32 +316,48 @@ template <class T> unsigned tiles(int rows, int columns) {
     return simt::blocks_for(rows, T::TileM) * simt::blocks_for(columns, T::TileN);
 }
 
-template <class T, class Problem>
+// ---------------------------------------------------------------------- launching
+
+template <class T> simt::Grid gemm_grid(const GemmSize& size, Stream stream) {
+    const unsigned blocks = tiles<T>(size.rows, size.tiled_columns()) * size.groups * size.parts;
+    return simt::Grid(blocks, T::Threads, stream);
+}
+
+template <class T, bool vectors, class Problem> void
+launch_tensor_gemm(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
+    simt::launch<tensor_gemm_kernel<Problem, T, vectors>>(
+        gemm_grid<T>(size, stream).with_shared(kTensorShared<T>), problem, size, partial);
+}
+
+// Where operands have to be gathered one by one, that takes the time: one tile is enough.
+template <class Problem>
 void launch_gemm(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
-    const unsigned blocks = tiles<T>(size.rows, size.columns) * size.groups * size.parts;
-    simt::launch<gemm_kernel<Problem, T>>(simt::Grid(blocks, T::Threads, stream), problem, size,
-                                          partial);
+    using Element = typename Problem::Element;
+    const TileKind kind = tile_for<Element>(size.rows, size.tiled_columns());
+    if constexpr (std::is_same_v<Element, float>)
+        with_tile<float>(kind, [&](auto tile) {
+            using T = decltype(tile);
+            simt::launch<gemm_kernel<Problem, T>>(gemm_grid<T>(size, stream), problem, size,
+                                                  partial);
+        });
+    else if (problem.vectors)
+        with_tile<bf16>(kind, [&](auto tile) {
+            launch_tensor_gemm<decltype(tile), true>(problem, size, partial, stream);
+        });
+    else
+        launch_tensor_gemm<Tiles<bf16>::Square, false>(problem, size, partial, stream);
 }
 
 template <class Problem>
 void gemm(const Problem& problem, const GemmSize& size, void* workspace, Stream stream) {
     auto* partial = static_cast<float*>(workspace);
-    with_tile(tile_for(size.rows, size.columns),
-              [&](auto tile) { launch_gemm<decltype(tile)>(problem, size, partial, stream); });
+    launch_gemm(problem, size, partial, stream);
     if (size.parts == 1) return;
     constexpr int threads = 256;
-    const std::int64_t elements = std::int64_t{size.groups} * size.rows * size.columns;
-    simt::launch<gemm_add_parts_kernel<Problem>>(
-        simt::Grid(simt::blocks_for(elements, threads), threads, stream), problem, size, partial);
-}
-
-// ---------------------------------------------------------------------- what a bias and neuron add
-
-// act(sum + bias), NaN passing through.
-__device__ __forceinline__ float activate(float value, Activation activation) {
-    if (activation == Activation::relu) return value < 0.0f ? 0.0f : value;
-    if (activation == Activation::tanh) return tanhf(value);
-    return value;
+    const std::int64_t fours = std::int64_t{size.groups} * size.rows * ((size.columns + 3) / 4);
+    simt::launch<gemm_add_parts_kernel<typename Problem::Epilogue>>(
+        simt::Grid(simt::blocks_for(fours, threads), threads, stream), problem.epilogue, size,
+        partial);
 }
 
 } // namespace pyalexnet

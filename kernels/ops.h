@@ -38,22 +38,87 @@ struct Counter {
 };
 
 // ---------------------------------------------------------------------- images (augment.cu)
-// Crops of stored images, minus the mean. x (N, stored height, stored width, C) uint8; mean (stored
-// height, stored width, C); corners (N, 2), each crop's top and left pixel, clamped to where it
-// lies inside the image; flips (N,), not 0 where it is mirrored; shifts (N, C); y (N, H, W, C).
-// With r = top + h, and q = left + w or, mirrored, left + W - 1 - w:
-//   y[n,h,w,c] = ((x[n,r,q,c] - m) + shifts[n,c]) scale, each step rounded to float32
+// Crops of stored images, minus the mean, in blocks. x (N, stored height, stored width, C) uint8;
+// mean (stored height, stored width, C); corners (N, 2), each crop's top and left pixel, clamped to
+// where it lies inside the image; flips (N,), not 0 where it is mirrored; shifts (N, C); y (N,
+// rows, columns, block block C). With r = top + h, and q = left + w or, mirrored, left + W - 1 - w,
+// the crop's pixels are
+//   v[n,h,w,c] = ((x[n,r,q,c] - m) + shifts[n,c]) scale, each step rounded to float32
 //   m = mean[r,q,c] if mean_at_pixel; else mean[(stored height - H) / 2 + h,
 //                                               (stored width - W) / 2 + w, c]
+// and 0 outside. A pixel of y is a square of them, so that a convolution whose stride is the block
+// is one of stride 1 over y (with filters_to_depth); block 1 without padding leaves v as it is:
+//   y[n,i,j,(a block + b) C + c] = v[n, block i + a - pad_top, block j + b - pad_left, c] as a T
 struct CropShape {
     std::int64_t images;             // N
     int stored_height, stored_width; // at least H, W
     int height, width;               // H, W
     int channels;                    // C
+    int block;                       // pixels on a side
+    int pad_top, pad_left;
+    int rows, columns; // of blocks: rows block >= pad_top + H, columns block >= pad_left + W
 };
-void augment(const std::uint8_t* x, const float* mean, const std::int32_t* corners,
-             const std::uint8_t* flips, const float* shifts, float* y, CropShape shape, float scale,
-             bool mean_at_pixel, Stream stream);
+template <class T> void augment(const std::uint8_t* x, const float* mean,
+                                const std::int32_t* corners, const std::uint8_t* flips,
+                                const float* shifts, T* y, CropShape shape, float scale,
+                                bool mean_at_pixel, Stream stream);
+
+// ---------------------------------------------------------------------- filters (depth.cu)
+// Filters w, dw (K, R, S, C) of a convolution whose stride is the block, and the same for images in
+// blocks: deep, ddeep (K, R / block, S / block, block block C), both quotients rounded up.
+struct FilterShape {
+    int filters, height, width, channels; // K, R, S, C
+
+    std::int64_t rows() const { return std::int64_t{filters} * height; }
+    FilterShape deep(int block) const {
+        return {filters, (height - 1) / block + 1, (width - 1) / block + 1,
+                block * block * channels};
+    }
+};
+
+// deep[k,i,j,(a block + b) C + c] = w[k, block i + a, block j + b, c], 0 outside the filter
+template <class T>
+void filters_to_depth(const T* w, T* deep, FilterShape shape, int block, Stream stream);
+
+// The adjoint: dw[k, block i + a, block j + b, c] = ddeep[k,i,j,(a block + b) C + c]
+void filters_from_depth(const float* ddeep, float* dw, FilterShape shape, int block, Stream stream);
+
+// ---------------------------------------------------------------------- what others share
+// Every sum is float32. Where a launcher is a template, T is float or bf16, the type of maps, of
+// their gradients and of the filters that multiply them; what a kernel computes is rounded to it
+// once, when it is stored. Biases, gradients of weights and biases, and momentum are float32.
+
+// Whether dropout keeps an element: what it takes to draw that (dropout.cu says how).
+struct DropoutDraw {
+    double keep; // probability, [0, 1]
+    std::uint64_t seed;
+    Counter step;
+    std::uint32_t layer;
+    std::int64_t offset, total; // features; offset + features <= total, images * total < 2^63
+};
+
+// Dropout behind a layer: y = act(..) factor where `draw` (dropout.cu) kept the output, else 0. An
+// output's features are those of its image.
+struct Dropped {
+    bool on;
+    DropoutDraw draw;
+    float factor;
+};
+
+// Weights that a kernel updates in place, and their momentum. Of T = bf16 the weights are float32
+// too, in halves: `w`, the nearest bf16, and `low`, what that lacks. A weight's bits are those of
+// `w` as its upper half plus `low`, a signed 16-bit number. `low` is null where T is float.
+template <class T> struct Learned {
+    T* w;
+    std::uint16_t* low;
+    float* v;
+};
+
+// How they are updated (sgd.cu).
+struct Rule {
+    Scalar lr;
+    float momentum, weight_decay;
+};
 
 // ---------------------------------------------------------------------- convolution (conv.cu)
 // x, dx (N, H, W, C); w, dw (K, R, S, C / groups); b, db (K,); y, dy (N, P, Q, K). Filters
@@ -81,39 +146,55 @@ struct ConvShape {
     }
 };
 
-// `b` may be null. The pixels of either map, the taps and all towers' filters are below 2^31.
-// fprop gives a filter's outputs the same bits in a tower, in a group and in the whole layer.
-std::size_t conv_fprop_workspace(const ConvShape& shape);
-void conv_fprop(const float* x, const float* w, const float* b, float* y, const ConvShape& shape,
-                Activation activation, void* workspace, Stream stream);
+// `b` may be null. y is of type T, or float32. The pixels of either map, the taps and all towers'
+// filters are below 2^31. fprop gives a filter's outputs the same bits in a tower, in a group and
+// in the whole layer.
+template <class T> std::size_t conv_fprop_workspace(const ConvShape& shape);
+template <class T, class Y> void conv_fprop(const T* x, const T* w, const float* b, Y* y,
+                                            const ConvShape& shape, Activation activation,
+                                            const Dropped& dropped, void* workspace, Stream stream);
 
-std::size_t conv_dgrad_workspace(const ConvShape& shape);
-void conv_dgrad(const float* dy, const float* w, float* dx, const ConvShape& shape, void* workspace,
-                Stream stream);
+// dx = factor times the adjoint where gate > 0, else 0: the gradient through a ReLU (and a dropout)
+// whose output was `gate` (N, H, W, C). Everywhere, if `gate` is null.
+template <class T> std::size_t conv_dgrad_workspace(const ConvShape& shape);
+template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float factor, T* dx,
+                                   const ConvShape& shape, void* workspace, Stream stream);
 
-std::size_t conv_wgrad_workspace(const ConvShape& shape);
-void conv_wgrad(const float* x, const float* dy, float* dw, float* db, const ConvShape& shape,
-                void* workspace, Stream stream);
+template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape);
+template <class T> void conv_wgrad(const T* x, const T* dy, float* dw, float* db,
+                                   const ConvShape& shape, void* workspace, Stream stream);
+
+// conv_wgrad and then sgd_update of w and of b, to the bit, but dw and db are never stored. It
+// needs conv_wgrad's workspace.
+template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Rule w_rule,
+                                       Learned<float> b, Rule b_rule, const ConvShape& shape,
+                                       void* workspace, Stream stream);
 
 // ---------------------------------------------------------------------- linear (linear.cu)
 // x, dx (rows, inputs); w, dw (outputs, inputs); b, db (outputs,); y, dy (rows, outputs):
 //   fprop  y = act(x w^T + b)     dgrad  dx = dy w     wgrad  dw = dy^T x, db = sum of dy's rows
+// The rest as for a convolution. A row is an image, an output a feature.
 struct LinearShape {
     int rows, inputs, outputs;
     int towers = 1; // devices that share the layer: as in ConvShape
 };
 
-std::size_t linear_fprop_workspace(LinearShape shape);
-void linear_fprop(const float* x, const float* w, const float* b, float* y, LinearShape shape,
-                  Activation activation, void* workspace, Stream stream);
+template <class T> std::size_t linear_fprop_workspace(LinearShape shape);
+template <class T, class Y>
+void linear_fprop(const T* x, const T* w, const float* b, Y* y, LinearShape shape,
+                  Activation activation, const Dropped& dropped, void* workspace, Stream stream);
 
-std::size_t linear_dgrad_workspace(LinearShape shape);
-void linear_dgrad(const float* dy, const float* w, float* dx, LinearShape shape, void* workspace,
-                  Stream stream);
+template <class T> std::size_t linear_dgrad_workspace(LinearShape shape);
+template <class T> void linear_dgrad(const T* dy, const T* w, const T* gate, float factor, T* dx,
+                                     LinearShape shape, void* workspace, Stream stream);
 
-std::size_t linear_wgrad_workspace(LinearShape shape);
-void linear_wgrad(const float* x, const float* dy, float* dw, float* db, LinearShape shape,
-                  void* workspace, Stream stream);
+template <class T> std::size_t linear_wgrad_workspace(LinearShape shape);
+template <class T> void linear_wgrad(const T* x, const T* dy, float* dw, float* db,
+                                     LinearShape shape, void* workspace, Stream stream);
+
+template <class T> void linear_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Rule w_rule,
+                                         Learned<float> b, Rule b_rule, LinearShape shape,
+                                         void* workspace, Stream stream);
 
 // ---------------------------------------------------------------------- neurons (activation.cu)
 // All arrays of `count` floats, any shape. NaN passes through. The output may be an input's very
@@ -196,13 +277,6 @@ void avgpool_dgrad(const float* dy, float* dx, PoolShape shape, Stream stream);
 // high word of e / 4) under key `seed`, where e = n * total + offset + f: the part of a layer that
 // starts at feature `offset` of the layer's `total` is masked as the whole layer would be.
 // x, y (images, features). y may be x's very memory.
-struct DropoutDraw {
-    double keep; // probability, [0, 1]
-    std::uint64_t seed;
-    Counter step;
-    std::uint32_t layer;
-    std::int64_t offset, total; // features; offset + features <= total, images * total < 2^63
-};
 void dropout(const float* x, float* y, std::int64_t images, std::int64_t features, DropoutDraw draw,
              Stream stream);
 

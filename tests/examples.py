@@ -11,16 +11,20 @@ from typing import Any
 import numpy as np
 
 import oracle
+from pyalexnet.backends.elements import BFLOAT16, FLOAT32
+from pyalexnet.backends.learned import Learned
+from pyalexnet.backends.masks import Mask
 from samples import classes, few_values, normal, pixels
 from shapes import CONVS, LRNS, POOLS, RNORMS
 
 CONV, LRN, RNORM, POOL = CONVS[1], LRNS[1], RNORMS[0], POOLS[1]
+RATES: dict[str, Any] = {"lr": 0.25, "momentum": 0.5, "weight_decay": 0.5}
 DRAW: dict[str, Any] = {"keep": 0.3, "seed": 11, "step": 7, "layer": 2}
 
 
 @dataclass(frozen=True)
 class Example:
-    """A call `op(*inputs, **parameters)`; the inputs are NumPy arrays, or lists of them."""
+    """A call `op(*inputs, **parameters)`; inputs are NumPy arrays, lists of them, or Learned."""
 
     op: str
     inputs: dict[str, Any]
@@ -28,6 +32,13 @@ class Example:
 
     def __str__(self) -> str:
         return self.op
+
+    def keywords(self, be: Any) -> dict[str, Any]:
+        """The parameters, of which a gate has to lie on the device."""
+        return {
+            name: be.asarray(value) if name == "gate" else value
+            for name, value in self.parameters.items()
+        }
 
 
 def _images() -> list[Example]:
@@ -43,12 +54,22 @@ def _images() -> list[Example]:
     return [Example("augment", {"x": x, "mean": mean}, where)]
 
 
+def _filters() -> list[Example]:
+    w, ddeep = normal(4, 5, 3, 2), normal(4, 3, 2, 8)
+    back = {"w_shape": w.shape, "block": 2}
+    return [
+        Example("filters_to_depth", {"w": w}, {"block": 2}),
+        Example("filters_from_depth", {"ddeep": ddeep}, back),
+    ]
+
+
 def _convolutions() -> list[Example]:
     x, w, b, dy = normal(*CONV.x), normal(*CONV.w), normal(CONV.w[0]), normal(*CONV.y)
     return [
         Example("conv_fprop", {"x": x, "w": w, "b": b}, CONV.geometry),
         Example("conv_dgrad", {"dy": dy, "w": w}, {"x_shape": CONV.x, **CONV.geometry}),
         Example("conv_wgrad", {"x": x, "dy": dy}, {"w_shape": CONV.w, **CONV.geometry}),
+        Example("conv_wgrad_sgd", {"x": x, "dy": dy, **_learned(CONV.w)}, CONV.geometry),
     ]
 
 
@@ -58,7 +79,16 @@ def _linears() -> list[Example]:
         Example("linear_fprop", {"x": x, "w": w, "b": b}, {}),
         Example("linear_dgrad", {"dy": dy, "w": w}, {}),
         Example("linear_wgrad", {"x": x, "dy": dy}, {}),
+        Example("linear_wgrad_sgd", {"x": x, "dy": dy, **_learned(w.shape)}, {}),
     ]
+
+
+def _learned(shape: tuple[int, ...]) -> dict[str, Learned]:
+    """Weights of a shape, and a bias for each of the first axis."""
+    return {
+        name: Learned(normal(*own, seed=8), normal(*own, seed=9), **RATES)
+        for name, own in (("w", shape), ("b", shape[:1]))
+    }
 
 
 def _neurons() -> list[Example]:
@@ -104,10 +134,9 @@ def _pools() -> list[Example]:
 def _rest() -> list[Example]:
     wholes = [normal(2, 3, 8, seed=seed) for seed in (1, 2, 3)]
     w, v, dw = (normal(4, 3, seed=seed) for seed in (1, 2, 3))
-    rates = {"lr": 0.25, "momentum": 0.5, "weight_decay": 0.5}
     return [
         Example("softmax_cross_entropy", {"logits": normal(4, 9), "labels": classes(4, 9)}, {}),
-        Example("sgd_update", {"w": w, "v": v, "dw": dw}, rates),
+        Example("sgd_update", {"w": w, "v": v, "dw": dw}, RATES),
         Example("exchange_gather", {"parts": wholes}, {}),
         Example("exchange_scatter_add", {"dwholes": wholes}, {"start": 4, "channels": 4}),
     ]
@@ -115,8 +144,33 @@ def _rest() -> list[Example]:
 
 EXAMPLES = {
     example.op: example
-    for group in (_images, _convolutions, _linears, _neurons, _norms, _pools, _rest)
+    for group in (_images, _filters, _convolutions, _linears, _neurons, _norms, _pools, _rest)
     for example in group()
 }
-# All but the update, which returns nothing and works in place.
-RETURNING = [example for op, example in EXAMPLES.items() if op != "sgd_update"]
+# All but the updates, which return nothing and work in place.
+RETURNING = [example for op, example in EXAMPLES.items() if not op.endswith(("_sgd", "_update"))]
+
+
+def _fused() -> list[Example]:
+    """What conv and linear do besides, on numbers of either type."""
+    examples: list[Example] = []
+    for dtype in (FLOAT32, BFLOAT16):
+        x, w, dy = (normal(*shape).astype(dtype) for shape in (CONV.x, CONV.w, CONV.y))
+        after = {"activation": "relu", "dropout": Mask(**DRAW, factor=0.5)}
+        back = {"x_shape": CONV.x, "gate": x, "factor": 0.5}
+        inputs, outputs, weights = (
+            normal(*shape).astype(dtype) for shape in ((3, 8), (3, 16), (16, 8))
+        )
+        examples += [
+            Example("conv_fprop", {"x": x, "w": w, "b": normal(len(w))}, CONV.geometry | after),
+            Example("conv_dgrad", {"dy": dy, "w": w}, CONV.geometry | back),
+            Example("conv_wgrad", {"x": x, "dy": dy}, {"w_shape": CONV.w, **CONV.geometry}),
+            Example("linear_fprop", {"x": inputs, "w": weights, "b": normal(16)}, after),
+            Example("linear_dgrad", {"dy": outputs, "w": weights}, {"gate": inputs}),
+            Example("linear_wgrad", {"x": inputs, "dy": outputs}, {}),
+        ]
+    return examples
+
+
+FORMS = [*RETURNING, *_fused()]
+"""Of every operation that returns something, all that its kernels have forms for."""

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from numpy_answers import RESULTS, numpy_answer
+from pyalexnet.backends.elements import BFLOAT16
 from samples import generator
 from tolerance import same_bits
 
@@ -113,8 +114,16 @@ def _extent(most: int = 5) -> SearchStrategy[int]:
     return st.integers(1, most)
 
 
-def _floats(shape: Shape, draw: st.DrawFn, fills: tuple[str, ...] = ("whole", "holes")) -> Block:
-    return Block(shape, "float32", draw(st.sampled_from(fills)), draw(st.integers(0, 99)))
+ELEMENT = st.sampled_from(("float32", "bfloat16"))
+
+
+def _floats(
+    shape: Shape,
+    draw: st.DrawFn,
+    fills: tuple[str, ...] = ("whole", "holes"),
+    dtype: str = "float32",
+) -> Block:
+    return Block(shape, dtype, draw(st.sampled_from(fills)), draw(st.integers(0, 99)))
 
 
 def _result(shape: Shape, dtype: str = "float32") -> Block:
@@ -132,6 +141,9 @@ def _sizes(draw: st.DrawFn, count: int, most: int = 5) -> Shape:
 def _augment(draw: st.DrawFn) -> list[Any]:
     n, h, w, c, down, right = _sizes(draw, 6)
     stored = h + down - 1, w + right - 1
+    block = draw(_extent(4))
+    top, bottom, left, after = (draw(st.integers(0, 2)) for _ in range(4))
+    rows, columns = -(-(top + h + bottom) // block), -(-(left + w + after) // block)
     corners = Block((n, 2), "int32", "zeros") if draw(st.booleans()) else Block((n, 2), "int32")
     return [
         Block((n, *stored, c), "uint8", "wide", draw(st.integers(0, 9))),
@@ -139,10 +151,29 @@ def _augment(draw: st.DrawFn) -> list[Any]:
         corners,
         Block((n,), "uint8", "whole", draw(st.integers(0, 9))),
         _floats((n, c), draw),
-        _result((n, h, w, c)),
+        _result((n, rows, columns, block**2 * c), draw(ELEMENT)),
+        *(h, w, block, top, left),
         draw(st.sampled_from((1.0, 0.5, 0.3))),
         draw(st.booleans()),
     ]
+
+
+def _to_depth(draw: st.DrawFn) -> list[Any]:
+    w, deep, block = _filters(draw)
+    dtype = draw(ELEMENT)
+    return [_floats(w, draw, dtype=dtype), _result(deep, dtype), block]
+
+
+def _from_depth(draw: st.DrawFn) -> list[Any]:
+    w, deep, block = _filters(draw)
+    return [_floats(deep, draw), _result(w), block]
+
+
+def _filters(draw: st.DrawFn) -> tuple[Shape, Shape, int]:
+    """Shapes of filters, plain and deep, and the block."""
+    k, r, s, c = w = _sizes(draw, 4)
+    block = draw(_extent(4))
+    return w, (k, -(-r // block), -(-s // block), block**2 * c), block
 
 
 def _conv(draw: st.DrawFn) -> tuple[Shape, Shape, Shape, list[int]]:
@@ -159,47 +190,106 @@ def _conv(draw: st.DrawFn) -> tuple[Shape, Shape, Shape, list[int]]:
 
 def _conv_fprop(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
-    towers = draw(_extent(3))
-    nbytes = extension().conv_fprop_workspace(x, w, y, numbers[-1], towers)
+    towers, dtype = draw(_extent(3)), draw(ELEMENT)
+    nbytes = extension().conv_fprop_workspace(x, w, y, numbers[-1], towers, dtype == "bfloat16")
     b = _floats((w[0],), draw) if draw(st.booleans()) else None
+    ends = [_result(y, draw(st.sampled_from((dtype, "float32")))), _scratch(nbytes), *numbers]
+    inputs = [_floats(x, draw, dtype=dtype), _floats(w, draw, dtype=dtype)]
+    return [*inputs, b, *ends, towers, *_finish(draw, prod(y[1:]))]
+
+
+def _finish(draw: st.DrawFn, features: int) -> list[Any]:
+    """An activation, and a dropout of so many features."""
     name = draw(st.sampled_from((None, "relu", "tanh")))
-    ends = [*numbers, towers, name]
-    return [_floats(x, draw), _floats(w, draw), b, _result(y), _scratch(nbytes), *ends]
+    if draw(st.booleans()):
+        return [name, None]
+    keep, seed = draw(st.sampled_from((0.0, 0.5, 1.0))), draw(st.sampled_from((3, 2**64 - 1)))
+    step, layer = draw(st.sampled_from((0, 2**32 - 1))), draw(st.integers(0, 9))
+    offset = draw(st.integers(0, 7))
+    total = offset + features + draw(st.integers(0, 5))
+    factor = draw(st.sampled_from((1.0, 2.0, -3.0)))
+    return [name, (keep, seed, step, layer, offset, total, factor)]
+
+
+def _gate(shape: Shape, draw: st.DrawFn, dtype: str) -> Block | None:
+    return _floats(shape, draw, dtype=dtype) if draw(st.booleans()) else None
+
+
+def _factor(draw: st.DrawFn) -> Any:
+    return draw(st.sampled_from((1.0, 2.0, -3.0)))
+
+
+def _learned(w: Shape, draw: st.DrawFn, dtype: str) -> list[Any]:
+    """Weights, the halves that bfloat16 lacks, their momentum; and biases with theirs."""
+    low = Block(w, "uint16", "wide") if dtype == "bfloat16" else None
+    weights = [_floats(w, draw, ("whole",), dtype), low, _floats(w, draw, ("whole",))]
+    return [*weights, *(_floats(w[:1], draw, ("whole",)) for _ in range(2))]
+
+
+def _rules(draw: st.DrawFn) -> list[Any]:
+    """A learning rate, momentum and weight decay each."""
+    return [(draw(st.sampled_from((0.0, 0.25, 1))), 0.5, 0.25) for _ in range(2)]
 
 
 def _conv_dgrad(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
-    scratch = _scratch(extension().conv_dgrad_workspace(x, w, y, numbers[-1]))
-    return [_floats(y, draw), _floats(w, draw, ("whole",)), _result(x), scratch, *numbers]
+    dtype = draw(ELEMENT)
+    nbytes = extension().conv_dgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16")
+    inputs = [_floats(y, draw, dtype=dtype), _floats(w, draw, ("whole",), dtype)]
+    ends = [_result(x, dtype), _scratch(nbytes), *numbers, _factor(draw)]
+    return [*inputs, _gate(x, draw, dtype), *ends]
 
 
 def _conv_wgrad(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
-    scratch = _scratch(extension().conv_wgrad_workspace(x, w, y, numbers[-1]))
-    return [_floats(x, draw), _floats(y, draw), _result(w), _result(w[:1]), scratch, *numbers]
+    dtype = draw(ELEMENT)
+    nbytes = extension().conv_wgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16")
+    inputs = [_floats(x, draw, dtype=dtype), _floats(y, draw, dtype=dtype)]
+    return [*inputs, _result(w), _result(w[:1]), _scratch(nbytes), *numbers]
+
+
+def _conv_wgrad_sgd(draw: st.DrawFn) -> list[Any]:
+    x, w, y, numbers = _conv(draw)
+    dtype = draw(ELEMENT)
+    nbytes = extension().conv_wgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16")
+    inputs = [_floats(shape, draw, ("whole",), dtype) for shape in (x, y)]
+    ends = [_scratch(nbytes), *numbers, *_rules(draw)]
+    return [*inputs, *_learned(w, draw, dtype), *ends]
 
 
 def _linear_fprop(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
-    towers = draw(_extent(3))
-    scratch = _scratch(extension().linear_fprop_workspace(n, i, o, towers))
+    towers, dtype = draw(_extent(3)), draw(ELEMENT)
+    nbytes = extension().linear_fprop_workspace(n, i, o, towers, dtype == "bfloat16")
     b = _floats((o,), draw) if draw(st.booleans()) else None
-    name = draw(st.sampled_from((None, "relu", "tanh")))
-    y = _result((n, o))
-    return [_floats((n, i), draw), _floats((o, i), draw), b, y, scratch, towers, name]
+    y = _result((n, o), draw(st.sampled_from((dtype, "float32"))))
+    inputs = [_floats((n, i), draw, dtype=dtype), _floats((o, i), draw, dtype=dtype)]
+    return [*inputs, b, y, _scratch(nbytes), towers, *_finish(draw, o)]
 
 
 def _linear_dgrad(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
-    scratch = _scratch(extension().linear_dgrad_workspace(n, i, o))
-    return [_floats((n, o), draw), _floats((o, i), draw), _result((n, i)), scratch]
+    dtype = draw(ELEMENT)
+    scratch = _scratch(extension().linear_dgrad_workspace(n, i, o, dtype == "bfloat16"))
+    inputs = [_floats((n, o), draw, dtype=dtype), _floats((o, i), draw, dtype=dtype)]
+    ends = [_result((n, i), dtype), scratch, _factor(draw)]
+    return [*inputs, _gate((n, i), draw, dtype), *ends]
 
 
 def _linear_wgrad(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
-    scratch = _scratch(extension().linear_wgrad_workspace(n, i, o))
-    x, dy = _floats((n, i), draw), _floats((n, o), draw)
+    dtype = draw(ELEMENT)
+    scratch = _scratch(extension().linear_wgrad_workspace(n, i, o, dtype == "bfloat16"))
+    x, dy = _floats((n, i), draw, dtype=dtype), _floats((n, o), draw, dtype=dtype)
     return [x, dy, _result((o, i)), _result((o,)), scratch]
+
+
+def _linear_wgrad_sgd(draw: st.DrawFn) -> list[Any]:
+    n, i, o = _sizes(draw, 3, 9)
+    dtype = draw(ELEMENT)
+    scratch = _scratch(extension().linear_wgrad_workspace(n, i, o, dtype == "bfloat16"))
+    inputs = [_floats(shape, draw, ("whole",), dtype) for shape in ((n, i), (n, o))]
+    return [*inputs, *_learned((o, i), draw, dtype), scratch, *_rules(draw)]
 
 
 def _any_shape(draw: st.DrawFn, least: int = 0) -> Shape:
@@ -327,9 +417,13 @@ CALLS: dict[str, Callable[[st.DrawFn], list[Any]]] = {
     "conv_fprop": _conv_fprop,
     "conv_dgrad": _conv_dgrad,
     "conv_wgrad": _conv_wgrad,
+    "conv_wgrad_sgd": _conv_wgrad_sgd,
+    "filters_to_depth": _to_depth,
+    "filters_from_depth": _from_depth,
     "linear_fprop": _linear_fprop,
     "linear_dgrad": _linear_dgrad,
     "linear_wgrad": _linear_wgrad,
+    "linear_wgrad_sgd": _linear_wgrad_sgd,
     "relu_fprop": _unary,
     "relu_dgrad": _binary,
     "tanh_fprop": _unary,
@@ -373,7 +467,7 @@ LAYOUTS = (
 DTYPES = (
     *("float32", "float64", "float16", "int8", "uint8", "int32", "uint32", "int64", "uint64"),
     *("bool", "complex64", "object", "S4", "U1", "V4", "datetime64[s]", "uint16", "longdouble"),
-)
+    "bfloat16",
 
 
 def _numbers() -> SearchStrategy[Any]:
@@ -509,18 +603,19 @@ def made(block: Block) -> Any:
 def contents(block: Block) -> Any:
     """A new array of the host."""
     dtype = np.dtype(block.dtype)
+    floating = dtype.kind == "f" or dtype == BFLOAT16
     rng = generator(block.seed, *block.shape)
-    if dtype.kind not in "fiu" or block.fill == "zeros":
+    if not (floating or dtype.kind in "iu") or block.fill == "zeros":
         return np.zeros(block.shape, dtype)
     if block.fill == "garbage":
-        return np.full(block.shape, np.nan if dtype.kind == "f" else np.iinfo(dtype).max, dtype)
-    if block.fill == "wide" and dtype.kind != "f":
+        return np.full(block.shape, np.nan if floating else np.iinfo(dtype).max, dtype)
+    if block.fill == "wide" and not floating:
         limits = np.iinfo(dtype)
         return rng.integers(limits.min, limits.max, block.shape, dtype, endpoint=True)
     values = rng.integers(0 if dtype.kind == "u" else -4, 5, block.shape).astype(dtype)
-    if dtype.kind == "f" and block.fill == "wide":
+    if floating and block.fill == "wide":
         return values * dtype.type(2.0**100 if dtype.itemsize > 2 else 2.0**10)
-    if dtype.kind == "f" and block.fill == "holes":
+    if floating and block.fill == "holes":
         odd_ones = np.array([np.nan, np.inf, -np.inf], dtype)
         return np.where(rng.integers(0, 9, block.shape) == 0, rng.choice(odd_ones), values)
     return values

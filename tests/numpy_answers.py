@@ -15,8 +15,10 @@ import numpy as np
 import oracle
 from oracle import Exact
 from pyalexnet.backends import backend
+from pyalexnet.backends.learned import Learned
+from pyalexnet.backends.masks import Mask
 from pyalexnet.errors import ArgumentError
-from tolerance import FUNCTION, SOFTMAX, SUM, bound, norm_units
+from tolerance import FUNCTION, SOFTMAX, SUM, bound, norm_units, stored
 
 Answer = dict[int, tuple[Any, Any]]
 """Of results by their place among the arguments: the value, and the error allowed (None: none)."""
@@ -86,23 +88,48 @@ def _twice(exact: Exact, units: float = SUM) -> Any:
 
 def _after(activation: str | None, y: Any) -> Any:
     """The error allowed of an exact sum that went through an activation."""
-    return _twice(Exact(y, abs(y)), FUNCTION) if activation == "tanh" else None
+    if activation != "tanh":
+        return None
+    value = oracle.double(y)
+    return _rounded(value, _twice(Exact(value, abs(value)), FUNCTION), y.dtype)
+
+
+def _rounded(value: Any, allowed: Any, dtype: Any) -> Any:
+    """The difference allowed of two results once both have been stored as `dtype`."""
+    return 2 * stored(value, allowed, dtype) - allowed
 
 
 def _augment(
-    x: Any, mean: Any, corners: Any, flips: Any, shifts: Any, y: Any, scale: float, pixel: bool
+    x: Any, mean: Any, corners: Any, flips: Any, shifts: Any, y: Any, *numbers: Any
 ) -> Answer:
+    *places, scale, pixel = numbers
+    _small(*places)
+    height, width, block, top, left = places
+    rows, columns = (length * block for length in y.shape[1:3])
     result = _numpy().augment(
         *(x, mean),
         corners=corners,
         flips=flips,
         shifts=shifts,
-        size=y.shape[1:3],
+        size=(height, width),
         scale=float(np.float32(scale)),
         mean_at_pixel=pixel,
+        block=block,
+        pad=(top, rows - top - height, left, columns - left - width),
+        dtype=y.dtype,
     )
     _of(y.shape, result)
     return {5: (result, None)}
+
+
+def _to_depth(w: Any, deep: Any, block: int) -> Answer:
+    _small(block)
+    return {1: (_numpy().filters_to_depth(w, block=block), None)}
+
+
+def _from_depth(ddeep: Any, dw: Any, block: int) -> Answer:
+    _small(block)
+    return {1: (_numpy().filters_from_depth(ddeep, w_shape=dw.shape, block=block), None)}
 
 
 def _geometry(x: Any, w: Any, y: Any, numbers: tuple[int, ...]) -> dict[str, Any]:
@@ -116,19 +143,29 @@ def _geometry(x: Any, w: Any, y: Any, numbers: tuple[int, ...]) -> dict[str, Any
 
 
 def _conv_fprop(x: Any, w: Any, b: Any, y: Any, _: Any, *numbers: Any) -> Answer:
-    *plain, towers, activation = numbers
+    *plain, towers, activation, dropout = numbers
     _whole(x, w, b)
-    how = _geometry(x, w, y, tuple(plain))
-    result = _numpy().conv_fprop(x, w, b, **how, towers=towers, activation=activation)
+    how = _geometry(x, w, y, tuple(plain)) | _finish(towers, activation, dropout, y)
+    result = _numpy().conv_fprop(x, w, b, **how)
     _of(y.shape, result)
     return {3: (result, _after(activation, result))}
 
 
-def _conv_dgrad(dy: Any, w: Any, dx: Any, _: Any, *numbers: int) -> Answer:
-    _whole(dy, w)
+def _finish(towers: int, activation: str | None, dropout: Any, y: Any) -> dict[str, Any]:
+    """What fprop is told besides, from the arguments of the bindings."""
+    mask = None if dropout is None else Mask(*dropout)
+    if mask is not None:
+        _whole(np.asarray(mask.factor))
+        _expect(mask.total is not None and mask.total * len(y) < 2**63)
+    return {"towers": towers, "activation": activation, "dropout": mask, "dtype": y.dtype}
+
+
+def _conv_dgrad(dy: Any, w: Any, gate: Any, dx: Any, _: Any, *numbers: Any) -> Answer:
+    *plain, factor = numbers
+    _whole(dy, w, np.asarray(factor))
     _finite(w)  # where no window reads a pixel, the kernels add zeros times w, and NumPy nothing
-    how = _geometry(dx, w, dy, numbers)
-    return {2: (_numpy().conv_dgrad(dy, w, x_shape=dx.shape, **how), None)}
+    how = _geometry(dx, w, dy, tuple(plain)) | {"gate": gate, "factor": factor}
+    return {3: (_numpy().conv_dgrad(dy, w, x_shape=dx.shape, **how), None)}
 
 
 def _conv_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any, *numbers: int) -> Answer:
@@ -139,20 +176,56 @@ def _conv_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any, *numbers: int) -> Ans
     return {2: (dw_due, None), 3: (db_due, None)}
 
 
+def _conv_wgrad_sgd(x: Any, dy: Any, *arguments: Any) -> Answer:
+    *learned, _, stride_h, stride_w, top, left, groups, w_rule, b_rule = arguments
+    _whole(x, dy)
+    w, b = _learned(*learned, w_rule, b_rule)
+    how = _geometry(x, w.w, dy, (stride_h, stride_w, top, left, groups))
+    due = _as_learned(w, b, *oracle.conv_wgrad(x, dy, w_shape=w.w.shape, **how))
+    _numpy().conv_wgrad_sgd(x, dy, w, b, **how)
+    return due
+
+
+def _learned(
+    w: Any, low: Any, v: Any, b: Any, bv: Any, w_rule: Any, b_rule: Any
+) -> tuple[Learned, Learned]:
+    """Weights and biases of small numbers."""
+    _finite(w, v, b, bv)
+    for lr, momentum, weight_decay in (w_rule, b_rule):
+        _moderate(lr, momentum, weight_decay)
+    return Learned(w, v, *w_rule, low=low), Learned(b, bv, *b_rule)
+
+
+def _as_learned(w: Learned, b: Learned, dw: Exact, db: Exact) -> Answer:
+    """The parameters themselves, before their update, and the errors allowed after it.
+
+    These are the rule's on gradients that are exact. Of weights in halves the upper ones are
+    compared, each the nearest to a number that may be off by so much.
+    """
+    answer: Answer = {}
+    for learned, gradient, places in ((w, dw, (2, 4)), (b, db, (5, 6))):
+        rule = {name: getattr(learned, name) for name in ("lr", "momentum", "weight_decay")}
+        whole = learned.w if learned.low is None else _numpy().join_weights(learned.w, learned.low)
+        exact = oracle.sgd_update(whole, learned.v, gradient, **rule)
+        for place, value, due in zip(places, (learned.w, learned.v), exact, strict=True):
+            answer[place] = (value, _rounded(due.value, _twice(due), value.dtype))
+    return answer
+
+
 def _linear_fprop(
-    x: Any, w: Any, b: Any, y: Any, _: Any, towers: int, activation: str | None
+    x: Any, w: Any, b: Any, y: Any, _: Any, towers: int, activation: str | None, dropout: Any
 ) -> Answer:
     _whole(x, w, b)
-    result = _numpy().linear_fprop(x, w, b, towers=towers, activation=activation)
+    result = _numpy().linear_fprop(x, w, b, **_finish(towers, activation, dropout, y))
     _of(y.shape, result)
     return {3: (result, _after(activation, result))}
 
 
-def _linear_dgrad(dy: Any, w: Any, dx: Any, _: Any) -> Answer:
-    _whole(dy, w)
-    result = _numpy().linear_dgrad(dy, w)
+def _linear_dgrad(dy: Any, w: Any, gate: Any, dx: Any, _: Any, factor: float) -> Answer:
+    _whole(dy, w, np.asarray(factor))
+    result = _numpy().linear_dgrad(dy, w, gate=gate, factor=factor)
     _of(dx.shape, result)
-    return {2: (result, None)}
+    return {3: (result, None)}
 
 
 def _linear_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any) -> Answer:
@@ -160,6 +233,15 @@ def _linear_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any) -> Answer:
     dw_due, db_due = _numpy().linear_wgrad(x, dy)
     _of(dw.shape, dw_due)
     return {2: (dw_due, None), 3: (db_due, None)}
+
+
+def _linear_wgrad_sgd(x: Any, dy: Any, *arguments: Any) -> Answer:
+    *learned, _, w_rule, b_rule = arguments
+    _whole(x, dy)
+    w, b = _learned(*learned, w_rule, b_rule)
+    due = _as_learned(w, b, *oracle.linear_wgrad(x, dy))
+    _numpy().linear_wgrad_sgd(x, dy, w, b)
+    return due
 
 
 def _relu_fprop(x: Any, y: Any) -> Answer:
@@ -317,9 +399,13 @@ _ANSWERS: dict[str, Callable[..., Answer]] = {
     "conv_fprop": _conv_fprop,
     "conv_dgrad": _conv_dgrad,
     "conv_wgrad": _conv_wgrad,
+    "conv_wgrad_sgd": _conv_wgrad_sgd,
+    "filters_to_depth": _to_depth,
+    "filters_from_depth": _from_depth,
     "linear_fprop": _linear_fprop,
     "linear_dgrad": _linear_dgrad,
     "linear_wgrad": _linear_wgrad,
+    "linear_wgrad_sgd": _linear_wgrad_sgd,
     "relu_fprop": _relu_fprop,
     "relu_dgrad": _relu_dgrad,
     "tanh_fprop": _tanh_fprop,
@@ -343,11 +429,15 @@ _ANSWERS: dict[str, Callable[..., Answer]] = {
 RESULTS: dict[str, tuple[int, ...]] = {
     "augment": (5,),
     "conv_fprop": (3, 4),
-    "conv_dgrad": (2, 3),
+    "filters_to_depth": (1,),
+    "filters_from_depth": (1,),
+    "conv_dgrad": (3, 4),
     "conv_wgrad": (2, 3, 4),
+    "conv_wgrad_sgd": (2, 3, 4, 5, 6, 7),
     "linear_fprop": (3, 4),
-    "linear_dgrad": (2, 3),
+    "linear_dgrad": (3, 4),
     "linear_wgrad": (2, 3, 4),
+    "linear_wgrad_sgd": (2, 3, 4, 5, 6, 7),
     "relu_fprop": (1,),
     "relu_dgrad": (2,),
     "tanh_fprop": (1,),

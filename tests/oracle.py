@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from math import ceil as round_up
 from types import EllipsisType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,8 +84,10 @@ def augment(
     size: tuple[int, int],
     scale: float = 1.0,
     mean_at_pixel: bool = False,
+    block: int = 1,
+    pad: Sides = 0,
 ) -> Exact:
-    """(pixel - mean + shift) * scale over crops, mirrored or not."""
+    """(pixel - mean + shift) * scale over crops, mirrored or not; in blocks, zeros around them."""
     pixels, means, added = augment_operands(
         x,
         mean,
@@ -96,7 +98,30 @@ def augment(
         mean_at_pixel=mean_at_pixel,
     )
     magnitude = (abs(pixels) + abs(means) + abs(added)) * abs(scale)
-    return Exact((pixels - means + added) * scale, magnitude)
+    crops = (pixels - means + added) * scale
+    return Exact(in_blocks(padded(crops, pad), block), in_blocks(padded(magnitude, pad), block))
+
+
+def in_blocks(x: Numbers, block: int) -> Floats:
+    """y[n,i,j,(a block + b) C + c] = x[n, block i + a, block j + b, c], and 0 outside x."""
+    N, H, W, C = x.shape
+    y = np.zeros((N, round_up(H / block), round_up(W / block), block * block * C))
+    for h, w in product(range(H), range(W)):
+        (i, a), (j, b) = divmod(h, block), divmod(w, block)
+        first = (a * block + b) * C
+        y[:, i, j, first : first + C] = x[:, h, w]
+    return y
+
+
+def out_of_blocks(y: Numbers, x_shape: tuple[int, ...], block: int) -> Floats:
+    """x[n,h,w,c] = where in_blocks put it; the zeros that it added are left out."""
+    _, H, W, C = x_shape
+    x = np.zeros(x_shape)
+    for h, w in product(range(H), range(W)):
+        (i, a), (j, b) = divmod(h, block), divmod(w, block)
+        first = (a * block + b) * C
+        x[:, h, w] = y[:, i, j, first : first + C]
+    return x
 
 
 # -------------------------------------------------------------------------------------- convolution
@@ -560,6 +585,18 @@ def dropout(
     return np.where(draws.astype(np.float64) < keep * 2.0**32, double(x), 0.0)
 
 
+def dropped(y: Exact, *, factor: float = 1.0, **draw: Any) -> Exact:
+    """An output times the factor where it is kept, else 0; `draw` is dropout's."""
+    kept = dropout(np.ones(y.value.shape), **draw)
+    return Exact(y.value * factor * kept, y.magnitude * abs(factor) * kept)
+
+
+def let_pass(dx: Exact, gate: Numbers | None, factor: float = 1.0) -> Exact:
+    """A gradient times the factor where the gate is above 0, else 0."""
+    on = np.ones(dx.value.shape) if gate is None else double(gate) > 0
+    return Exact(dx.value * factor * on, dx.magnitude * abs(factor) * on)
+
+
 # ------------------------------------------------------------------------------ softmax, top-k, sgd
 
 
@@ -598,14 +635,24 @@ def topk_error(logits: Numbers, labels: Numbers, k: int) -> float:
 
 
 def sgd_update(
-    w: Numbers, v: Numbers, dw: Numbers, *, lr: float, momentum: float, weight_decay: float
+    w: Numbers,
+    v: Numbers,
+    dw: Numbers | Exact,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
 ) -> tuple[Exact, Exact]:
-    """Paper section 5: v = momentum v - weight_decay lr w - lr dw; w = w + v. Returns (w, v)."""
-    w, v, dw = double(w), double(v), double(dw)
+    """Paper section 5: v = momentum v - weight_decay lr w - lr dw; w = w + v. Returns (w, v).
+
+    dw may be a sum of its own, whose magnitude is then dw's size.
+    """
+    gradient = dw if isinstance(dw, Exact) else Exact(double(dw), abs(double(dw)))
+    w, v = double(w), double(v)
     if lr == 0:
         return Exact(w, np.zeros_like(w)), Exact(v, np.zeros_like(v))
-    step = momentum * v - weight_decay * lr * w - lr * dw
-    size = abs(momentum * v) + abs(weight_decay * lr * w) + abs(lr * dw)
+    step = momentum * v - weight_decay * lr * w - lr * gradient.value
+    size = abs(momentum * v) + abs(weight_decay * lr * w) + abs(lr) * gradient.magnitude
     return Exact(w + step, abs(w) + size), Exact(step, size)
 
 

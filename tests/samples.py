@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from pyalexnet.backends.elements import ELEMENTS
+
 Floats32 = NDArray[np.float32]
+
+
+EACH_ELEMENT = pytest.mark.parametrize("dtype", ELEMENTS, ids=str)
+"""For tests of what takes float32 and bfloat16."""
 
 
 def generator(*key: int) -> np.random.Generator:
@@ -55,5 +62,5 @@ def classes(rows: int, count: int, seed: int = 0) -> NDArray[np.int64]:
 
 def garbage(like: NDArray[Any]) -> NDArray[Any]:
     """What an output buffer may hold before an op writes it: NaN, or the largest integer."""
-    worst = np.nan if like.dtype.kind == "f" else np.iinfo(like.dtype).max
+    worst = np.nan if like.dtype in ELEMENTS else np.iinfo(like.dtype).max
     return np.full(like.shape, worst, dtype=like.dtype)

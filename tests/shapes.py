@@ -68,10 +68,21 @@ CONVS = (
     Conv("a hundred and more of all", (3, 8, 5, 110), (125, 1, 1)),
     Conv("many pixels", (3, 13, 11, 5), (6, 5, 3), pad=(2, 2, 1, 1)),
     Conv("many images", (37, 4, 3, 3), (5, 2, 2), stride=(2, 1), pad=(1, 0, 0, 1)),
+    Conv("channels and filters in vectors", (2, 6, 5, 16), (24, 3, 2), pad=(1, 0, 1, 2)),
+    Conv("vectors in two groups", (2, 7, 6, 32), (48, 3, 3), 2, (2, 1, 0, 1), groups=2),
+    Conv("vectors of channels alone", (1, 5, 7, 24), (5, 2, 3), pad=1),
+    Conv("vectors of filters alone", (1, 7, 5, 3), (40, 3, 2), pad=1),
+    Conv("many in vectors", (3, 7, 6, 72), (136, 3, 3), pad=1, big=True),
     Conv("many in two groups", (3, 13, 12, 68), (132, 3, 5), (2, 1), (1, 2, 2, 0), 2, big=True),
     Conv("cifar conv2", (8, 16, 16, 32), (32, 5, 5), pad=2, big=True),
     Conv("many large images", (80, 48, 47, 8), (2, 1, 3), pad=(0, 0, 1, 1), big=True),
 )
+
+
+def in_vectors(convs: tuple[Conv, ...]) -> tuple[Conv, ...]:
+    """Those whose channels, or filters, lie in memory eight by eight, as tensor cores take them."""
+    return tuple(conv for conv in convs if "vectors" in conv.name)
+
 
 ALEXNET = (
     Conv("conv1", (1, 224, 224, 3), (96, 11, 11), stride=4, pad=(0, 3, 0, 3)),

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import oracle
-from samples import generator, normal, pixels
+from oracle import double
+from pyalexnet.backends.geometry import BlockGeometry
+from samples import EACH_ELEMENT, generator, normal, pixels
 from shapes import each
 from tolerance import assert_close, same_bits
 from trial import run
@@ -87,6 +89,30 @@ def test_crops(be: Any, case: Crops, mean_at_pixel: bool) -> None:
     (y,) = run(be, "augment", *case.inputs, **how)
     assert_close(y, oracle.augment(*case.inputs, **how))
     assert same_bits(y, in_steps(*case.inputs, **how))
+
+
+# Blocks that the padded crop of 6 x 7 pixels fills, or does not; larger than it; and padding alone.
+PUT = (
+    {"block": 4, "pad": (0, 2, 0, 1)},
+    {"block": 2, "pad": (1, 0, 2, 0)},
+    {"block": 3, "pad": (2, 1, 1, 3)},
+    {"block": 5},
+    {"block": 9, "pad": 1},
+    {"pad": (0, 3, 2, 1)},
+    {},
+)
+
+
+@pytest.mark.parametrize("put", PUT, ids=str)
+@pytest.mark.parametrize("case", each(CASES[:3]))
+@EACH_ELEMENT
+def test_blocks(be: Any, case: Crops, put: dict[str, Any], dtype: Any) -> None:
+    """Squares of pixels, of the same bits as without, or of these rounded to bfloat16."""
+    how = {**case.places, "mean_at_pixel": True}
+    (y,) = run(be, "augment", *case.inputs, **how, **put, dtype=dtype)
+    crops = oracle.padded(double(in_steps(*case.inputs, **how)), put.get("pad", 0))
+    assert same_bits(y, oracle.in_blocks(crops, put.get("block", 1)).astype(dtype))
+    assert_close(y, oracle.augment(*case.inputs, **how, **put), dtype=dtype)
 
 
 @pytest.mark.parametrize("left_out", ["shifts", "scale"])
@@ -189,6 +215,7 @@ def test_corners_outside_are_moved_inside(be: Any) -> None:
     within = np.clip(forged, 0, (3, 5))
     beside = [be.asarray(places[name]) for name in ("flips", "shifts")]
     y = be.empty((5, 6, 7, 3))
-    be._augment(be.asarray(x), be.asarray(mean), be.asarray(forged), *beside, y, 0.5, True)
-    how = {**places, "corners": within, "scale": 0.5, "mean_at_pixel": True}
-    assert same_bits(be.to_numpy(y), in_steps(x, mean, **how))
+    how = ((6, 7), BlockGeometry(1, 0, 0, 0, 0), 0.5, True)
+    be._augment(be.asarray(x), be.asarray(mean), be.asarray(forged), *beside, y, *how)
+    due = {**places, "corners": within, "scale": 0.5, "mean_at_pixel": True}
+    assert same_bits(be.to_numpy(y), in_steps(x, mean, **due))

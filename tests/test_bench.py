@@ -17,6 +17,7 @@ from bench.timing import HostStopwatch, Plan, Timing, interleaved, summary, verd
 from examples import EXAMPLES, Example
 from pyalexnet import nets
 from pyalexnet.backends.numpy import NumpyBackend
+from trial import arrays_of, as_tuple, place
 
 TINY = nets.alexnet(10, "caffe", width=1 / 32, input_shape=(67, 67, 3))
 
@@ -60,13 +61,10 @@ def test_reference_agrees_with_numpy(example: Example) -> None:
     """The numpy backend is tested against the tests' oracle; this one shares code with neither."""
     results = []
     for backend in (ReferenceBackend(), pyalexnet.backend("numpy")):
-        inputs = [
-            [one.copy() for one in value] if isinstance(value, list) else value.copy()
-            for value in example.inputs.values()
-        ]
+        inputs = [place(backend, value) for value in example.inputs.values()]
         got = getattr(backend, example.op)(*inputs, **example.parameters)
-        # An update returns nothing and changes w and v.
-        results.append(inputs[:2] if got is None else got if isinstance(got, tuple) else (got,))
+        # An update returns nothing and changes what it was given.
+        results.append(list(arrays_of(inputs)) if got is None else as_tuple(got))
     for true, other in zip(*results, strict=True):
         assert_allclose(true, other, rtol=2e-5, atol=1e-6)
 

@@ -10,30 +10,34 @@ import pytest
 
 import oracle
 from oracle import Exact, double
-from samples import normal
-from shapes import ALEXNET, CONVS, Conv, each
+from pyalexnet.backends.elements import BFLOAT16, FLOAT32
+from pyalexnet.backends.masks import Mask
+from samples import EACH_ELEMENT, normal
+from shapes import ALEXNET, CONVS, Conv, each, in_vectors
 from tolerance import FUNCTION, SUM, UNIT, assert_close, inner, same_bits
 from trial import run
+from updates import LR, check_same_update, check_update
 from variants import ONE_ORDER
 
 CASES = pytest.mark.parametrize("case", each(CONVS))
 DIFFERENT, GROUPED = CONVS[0], CONVS[1]
+DRAW: dict[str, Any] = {"keep": 0.6, "seed": 11, "step": 7, "layer": 2}
 
 
-def arrays(case: Conv) -> tuple[Any, Any, Any, Any]:
-    """x, w, b, dy."""
+def arrays(case: Conv, dtype: Any = FLOAT32) -> tuple[Any, Any, Any, Any]:
+    """x, w, b, dy; all but b of a type, from which the oracle widens them."""
     return (
-        normal(*case.x, seed=1),
-        normal(*case.w, seed=2),
+        normal(*case.x, seed=1).astype(dtype),
+        normal(*case.w, seed=2).astype(dtype),
         normal(case.w[0], seed=3),
-        normal(*case.y, seed=4),
+        normal(*case.y, seed=4).astype(dtype),
     )
 
 
 @cache
-def exact(case: Conv) -> tuple[Exact, Exact, Exact, Exact]:
+def exact(case: Conv, dtype: Any = FLOAT32) -> tuple[Exact, Exact, Exact, Exact]:
     """y, dx, dw and db of a case."""
-    x, w, b, dy = arrays(case)
+    x, w, b, dy = arrays(case, dtype)
     return (
         oracle.conv_fprop(x, w, b, **case.geometry),
         oracle.conv_dgrad(dy, w, x_shape=case.x, **case.geometry),
@@ -42,36 +46,52 @@ def exact(case: Conv) -> tuple[Exact, Exact, Exact, Exact]:
 
 
 @CASES
-def test_fprop(be: Any, case: Conv) -> None:
-    x, w, b, _ = arrays(case)
+@EACH_ELEMENT
+def test_fprop(be: Any, case: Conv, dtype: Any) -> None:
+    x, w, b, _ = arrays(case, dtype)
     (y,) = run(be, "conv_fprop", x, w, b, **case.geometry)
-    assert_close(y, exact(case)[0])
+    assert_close(y, exact(case, dtype)[0], dtype=dtype)
 
 
 @CASES
-def test_dgrad(be: Any, case: Conv) -> None:
-    _, w, _, dy = arrays(case)
+@EACH_ELEMENT
+def test_dgrad(be: Any, case: Conv, dtype: Any) -> None:
+    _, w, _, dy = arrays(case, dtype)
     (dx,) = run(be, "conv_dgrad", dy, w, x_shape=case.x, **case.geometry)
-    assert_close(dx, exact(case)[1])
+    assert_close(dx, exact(case, dtype)[1], dtype=dtype)
 
 
 @CASES
-def test_wgrad(be: Any, case: Conv) -> None:
-    x, _, _, dy = arrays(case)
+@EACH_ELEMENT
+def test_wgrad(be: Any, case: Conv, dtype: Any) -> None:
+    """Gradients of weights are float32, whatever they are the gradients of."""
+    x, _, _, dy = arrays(case, dtype)
     dw, db = run(be, "conv_wgrad", x, dy, w_shape=case.w, **case.geometry)
-    assert_close(dw, exact(case)[2])
-    assert_close(db, exact(case)[3])
+    assert_close(dw, exact(case, dtype)[2])
+    assert_close(db, exact(case, dtype)[3])
 
 
+# What the sums of a tile pass through, where tiles are full and where they are not.
+FINISHED = pytest.mark.parametrize("case", each((GROUPED, CONVS[20], *in_vectors(CONVS))))
+
+
+@FINISHED
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
-def test_epilogue(be: Any, activation: str | None, with_bias: bool) -> None:
-    x, w, b, _ = arrays(GROUPED)
+@EACH_ELEMENT
+def test_epilogue(be: Any, case: Conv, activation: str | None, with_bias: bool, dtype: Any) -> None:
+    x, w, b, _ = arrays(case, dtype)
     bias = b if with_bias else None
-    (y,) = run(be, "conv_fprop", x, w, bias, activation=activation, **GROUPED.geometry)
-    expected = oracle.conv_fprop(x, w, bias, activation=activation, **GROUPED.geometry)
-    rounding = FUNCTION * abs(expected.value) if activation == "tanh" else 0.0
-    assert_close(y, Exact(expected.value, expected.magnitude + rounding / SUM))
+    (y,) = run(be, "conv_fprop", x, w, bias, activation=activation, **case.geometry)
+    assert_close(y, finished(case, bias, activation, dtype), dtype=dtype)
+
+
+def finished(case: Conv, bias: Any, activation: str | None, dtype: Any) -> Exact:
+    """y with an activation, whose own rounding counts as the sum's."""
+    x, w, _, _ = arrays(case, dtype)
+    due = oracle.conv_fprop(x, w, bias, activation=activation, **case.geometry)
+    rounding = FUNCTION * abs(due.value) if activation == "tanh" else 0.0
+    return Exact(due.value, due.magnitude + rounding / SUM)
 
 
 def test_fused_relu_gives_the_bits_of_the_two_ops(be: Any) -> None:
@@ -81,8 +101,119 @@ def test_fused_relu_gives_the_bits_of_the_two_ops(be: Any) -> None:
     np.testing.assert_array_equal(fused, np.maximum(plain, 0))
 
 
+@FINISHED
+def test_sums_of_bfloat16_in_float32(be: Any, case: Conv) -> None:
+    """As they were before they were rounded: so logits leave a network, and nothing is lost."""
+    x, w, b, _ = arrays(case, BFLOAT16)
+    (y,) = run(be, "conv_fprop", x, w, b, **case.geometry)
+    (wide,) = run(be, "conv_fprop", x, w, b, **case.geometry, dtype=FLOAT32)
+    assert_close(wide, exact(case, BFLOAT16)[0])
+    assert same_bits(wide.astype(BFLOAT16), y)
+
+
+@FINISHED
+@pytest.mark.parametrize(
+    "mask",
+    [
+        Mask(**DRAW),
+        Mask(**DRAW, factor=1.75),
+        Mask(**DRAW, offset=5, total=2011),
+        Mask(**{**DRAW, "keep": 1.0}, factor=-2.0),
+        Mask(**{**DRAW, "keep": 0.0, "seed": 2**64 - 1}),
+        Mask(**DRAW, offset=2**40 + 2, total=2**41 + 1),
+    ],
+    ids=str,
+)
+@EACH_ELEMENT
+def test_dropout(be: Any, case: Conv, mask: Mask, dtype: Any) -> None:
+    x, w, b, _ = arrays(case, dtype)
+    (y,) = run(be, "conv_fprop", x, w, b, activation="relu", dropout=mask, **case.geometry)
+    draw = {name: value for name, value in vars(mask).items() if name != "factor"}
+    due = oracle.dropped(finished(case, b, "relu", dtype), **draw, factor=mask.factor)
+    assert_close(y, due, dtype=dtype)
+    assert not np.any(y[due.magnitude == 0]), "dropped is 0, to the bit"
+
+
+@FINISHED
+@EACH_ELEMENT
+def test_fused_dropout_gives_the_bits_of_the_two_ops(be: Any, case: Conv, dtype: Any) -> None:
+    x, w, b, _ = arrays(case, dtype)
+    step = be.asarray(np.array(DRAW["step"], np.uint32))
+    mask = Mask(**{**DRAW, "step": step})
+    (plain,) = run(be, "conv_fprop", x, w, b, activation="tanh", **case.geometry)
+    (fused,) = run(be, "conv_fprop", x, w, b, activation="tanh", dropout=mask, **case.geometry)
+    (dropped,) = run(be, "dropout_fprop", plain, **DRAW)
+    np.testing.assert_array_equal(fused.astype(np.float32), dropped.astype(np.float32))
+
+
+def test_dropped_means_zero(be: Any) -> None:
+    """The mask selects; it does not multiply, so that NaN and infinity are dropped as well."""
+    x, w, b, _ = arrays(DIFFERENT)
+    (y,) = run(be, "conv_fprop", x, w, b * np.nan, dropout=Mask(**DRAW), **DIFFERENT.geometry)
+    kept = oracle.dropout(np.ones(y.shape), **DRAW) == 1
+    assert 0 < kept.sum() < kept.size
+    np.testing.assert_array_equal(np.isnan(y), kept)
+    assert (y[~kept] == 0).all()
+
+
+@FINISHED
+@pytest.mark.parametrize("factor", [1.0, -1.75])
+@pytest.mark.parametrize("with_gate", [True, False], ids=["gate", "no gate"])
+@EACH_ELEMENT
+def test_gate(be: Any, case: Conv, factor: float, with_gate: bool, dtype: Any) -> None:
+    _, w, _, dy = arrays(case, dtype)
+    gate = gate_of(case, dtype) if with_gate else None
+    how = {"x_shape": case.x, **case.geometry, "factor": factor}
+    (dx,) = run(be, "conv_dgrad", dy, w, gate=placed(be, gate), **how)
+    assert_close(dx, oracle.let_pass(exact(case, dtype)[1], gate, factor), dtype=dtype)
+
+
+def gate_of(case: Conv, dtype: Any) -> Any:
+    """What a ReLU may have made, both zeros included; a NaN is not above 0."""
+    gate = np.maximum(normal(*case.x, seed=5), 0)
+    gate.flat[0], gate.flat[-1] = -0.0, np.nan
+    return gate.astype(dtype)
+
+
+def placed(be: Any, one: Any) -> Any:
+    """An optional array on the device."""
+    return None if one is None else be.asarray(one)
+
+
+@FINISHED
+@EACH_ELEMENT
+def test_fused_gate_gives_the_bits_of_the_two_ops(be: Any, case: Conv, dtype: Any) -> None:
+    _, w, _, dy = arrays(case, dtype)
+    gate = gate_of(case, dtype)
+    how = {"x_shape": case.x, **case.geometry}
+    (plain,) = run(be, "conv_dgrad", dy, w, **how)
+    (fused,) = run(be, "conv_dgrad", dy, w, gate=be.asarray(gate), **how)
+    (apart,) = run(be, "relu_dgrad", gate, plain)
+    np.testing.assert_array_equal(fused.astype(np.float32), apart.astype(np.float32))
+
+
+# Several tiles and a split depth among them.
+LEARNING = (GROUPED, CONVS[19], CONVS[20], *in_vectors(CONVS))
+
+
+@pytest.mark.parametrize("case", each(LEARNING))
+@pytest.mark.parametrize("lr", LR, ids=str)
+@EACH_ELEMENT
+def test_update(be: Any, case: Conv, lr: float, dtype: Any) -> None:
+    """wgrad_sgd against the exact rule on the exact gradients."""
+    x, _, _, dy = arrays(case, dtype)
+    check_update(be, "conv", (x, dy), exact(case, dtype)[2:], dtype, lr, **case.geometry)
+
+
+@pytest.mark.parametrize("case", each(LEARNING))
+@EACH_ELEMENT
+def test_update_has_the_bits_of_the_two_ops(be: Any, case: Conv, dtype: Any) -> None:
+    x, _, _, dy = arrays(case, dtype)
+    check_same_update(be, "conv", (x, dy), (case.w, case.w[:1]), dtype, **case.geometry)
+
+
 # In one group each tower sees all channels, in two its own half of them.
-IN_TOWERS = (DIFFERENT, GROUPED, CONVS[17])
+IN_TOWERS = (DIFFERENT, GROUPED, CONVS[17], *in_vectors(CONVS)[:2])
 # The depth, 630, is cut at 320 for all filters and would be at 256 for half of them.
 SPLIT = (
     Conv("one group", (1, 8, 8, 70), (8448, 3, 3), pad=1),
@@ -90,9 +221,9 @@ SPLIT = (
 )
 
 
-def check_towers(be: Any, case: Conv) -> None:
+def check_towers(be: Any, case: Conv, dtype: Any) -> None:
     """Two towers' maps: bit for bit those of the whole layer, but for BLAS's order of sums."""
-    x, w, b, _ = arrays(case)
+    x, w, b, _ = arrays(case, dtype)
     (whole,) = run(be, "conv_fprop", x, w, b, **case.geometry)
     alone = {**case.geometry, "groups": 1, "towers": 2}
     halves: list[Any] = []
@@ -103,25 +234,28 @@ def check_towers(be: Any, case: Conv) -> None:
         halves += run(be, "conv_fprop", own, w[filters], b[filters], **alone)
     towers = np.concatenate(halves, axis=-1)
     if be.name == "numpy":
-        sizes = be.conv_fprop(abs(x), abs(w), abs(b), **case.geometry)
-        assert_close(whole, Exact(double(towers), 2 * double(sizes)))
+        sizes = be.conv_fprop(abs(x), abs(w), abs(b), **case.geometry, dtype=FLOAT32)
+        assert_close(whole, Exact(double(towers), 2 * double(sizes)), dtype=dtype)
     else:
         assert same_bits(whole, towers)
 
 
 @pytest.mark.parametrize("case", each(IN_TOWERS))
-def test_towers_are_halves_of_the_whole_layer(be: Any, case: Conv) -> None:
-    check_towers(be, case)
+@EACH_ELEMENT
+def test_towers_are_halves_of_the_whole_layer(be: Any, case: Conv, dtype: Any) -> None:
+    check_towers(be, case, dtype)
 
 
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @pytest.mark.parametrize("case", each(SPLIT))
-def test_towers_split_the_depth_as_the_whole_layer_does(be: Any, case: Conv) -> None:
-    check_towers(be, case)
+@EACH_ELEMENT
+def test_towers_split_the_depth_as_the_whole_layer_does(be: Any, case: Conv, dtype: Any) -> None:
+    check_towers(be, case, dtype)
 
 
-def test_nan_reaches_exactly_the_windows_that_see_it(be: Any) -> None:
-    x, w, b, _ = arrays(DIFFERENT)
+@EACH_ELEMENT
+def test_nan_reaches_exactly_the_windows_that_see_it(be: Any, dtype: Any) -> None:
+    x, w, b, _ = arrays(DIFFERENT, dtype)
     x[1, 2, 3, 4] = np.nan
     (y,) = run(be, "conv_fprop", x, w, b, **DIFFERENT.geometry)
     expected = np.isnan(oracle.conv_fprop(x, w, b, **DIFFERENT.geometry).value)
@@ -132,15 +266,16 @@ def test_nan_reaches_exactly_the_windows_that_see_it(be: Any) -> None:
 @pytest.mark.big
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @pytest.mark.parametrize("layer", ALEXNET, ids=str)
-def test_adjoint_identities_at_full_size(be: Any, layer: Conv) -> None:
+@EACH_ELEMENT
+def test_adjoint_identities_at_full_size(be: Any, layer: Conv, dtype: Any) -> None:
     """<conv(x, w), dy> = <x, dgrad> = <w, wgrad>: three sums of the same products.
 
     Each op's error is at most SUM units of its magnitude, whose inner product with the other factor
-    is the same for all three: <conv(|x|, |w|), |dy|>.
+    is the same for all three: <conv(|x|, |w|), |dy|>. A dx of bfloat16 was rounded once besides.
     """
-    x, w, _, dy = arrays(layer)
+    x, w, _, dy = arrays(layer, dtype)
     on_x, on_w, on_dy = be.asarray(x), be.asarray(w), be.asarray(dy)
-    y = be.conv_fprop(on_x, on_w, None, **layer.geometry)
+    y = be.conv_fprop(on_x, on_w, None, **layer.geometry, dtype=FLOAT32)
     dx = be.conv_dgrad(on_dy, on_w, x_shape=layer.x, **layer.geometry)
     dw, _ = be.conv_wgrad(on_x, on_dy, w_shape=layer.w, **layer.geometry)
     sums = (
@@ -148,17 +283,21 @@ def test_adjoint_identities_at_full_size(be: Any, layer: Conv) -> None:
         inner(be.to_numpy(dx), x),
         inner(be.to_numpy(dw), w),
     )
-    sizes = be.conv_fprop(be.asarray(abs(x)), be.asarray(abs(w)), None, **layer.geometry)
+    how = {**layer.geometry, "dtype": FLOAT32}
+    sizes = be.conv_fprop(be.asarray(abs(x)), be.asarray(abs(w)), None, **how)
     allowed = 2 * SUM * UNIT * inner(be.to_numpy(sizes), abs(dy))
+    if dtype == BFLOAT16:
+        allowed += 2.0**-8 * inner(abs(be.to_numpy(dx)), abs(x))
     assert max(sums) - min(sums) <= allowed, sums
 
 
 @pytest.mark.big
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @pytest.mark.parametrize("layer", ALEXNET, ids=str)
-def test_values_at_full_size(be: Any, layer: Conv) -> None:
+@EACH_ELEMENT
+def test_values_at_full_size(be: Any, layer: Conv, dtype: Any) -> None:
     """Some output pixels of the paper's layers, corners among them, by the oracle's window."""
-    x, w, b, _ = arrays(layer)
+    x, w, b, _ = arrays(layer, dtype)
     y = be.to_numpy(be.conv_fprop(be.asarray(x), be.asarray(w), be.asarray(b), **layer.geometry))
     _, P, Q, _ = layer.y
     image = oracle.padded(double(x), layer.pad)
@@ -167,7 +306,7 @@ def test_values_at_full_size(be: Any, layer: Conv) -> None:
     for p, q in ((0, 0), (0, Q - 1), (P - 1, 0), (P - 1, Q - 1), (P // 2, Q // 3)):
         seen = image[:, p * down : p * down + R, q * across : q * across + S]
         expected = oracle.conv_fprop(seen, w, b, stride=1, pad=0, groups=layer.groups)
-        assert_close(y[:, p : p + 1, q : q + 1], expected)
+        assert_close(y[:, p : p + 1, q : q + 1], expected, dtype=dtype)
 
 
 def test_runs_in_a_row_leave_each_other_alone(be: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from examples import EXAMPLES, RETURNING, Example
+from examples import EXAMPLES, FORMS, Example
 from pyalexnet.backends import Backend
 from samples import garbage
 from tolerance import same_bits
@@ -23,31 +23,31 @@ def test_every_op_has_an_example() -> None:
     assert {name for name in methods if not name.startswith("_")} - ARRAYS == set(EXAMPLES)
 
 
-@pytest.mark.parametrize("example", RETURNING, ids=str)
+@pytest.mark.parametrize("example", FORMS, ids=str)
 @pytest.mark.parametrize("be", EMULATED, indirect=True)
 def test_the_order_of_threads_changes_no_bit(be: Any, example: Example) -> None:
     """Blocks and threads of a kernel may run in any order; its sums may not."""
     results = []
     for seed in range(4):
         be.set_schedule(seed)
-        results.append(run(be, example.op, *example.inputs.values(), **example.parameters))
+        results.append(run(be, example.op, *example.inputs.values(), **example.keywords(be)))
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert same_bits(a, b)
 
 
-@pytest.mark.parametrize("example", RETURNING, ids=str)
+@pytest.mark.parametrize("example", FORMS, ids=str)
 def test_read_only_inputs_will_do(be: Any, example: Example) -> None:
     """A memory-mapped file, a frozen array: an op that changes no input must take them."""
     frozen = [freeze(be, value) for value in example.inputs.values()]
-    getattr(be, example.op)(*frozen, **example.parameters)
+    getattr(be, example.op)(*frozen, **example.keywords(be))
 
 
-@pytest.mark.parametrize("example", RETURNING, ids=str)
+@pytest.mark.parametrize("example", FORMS, ids=str)
 def test_views_that_begin_anywhere(be: Any, example: Example) -> None:
     """Four floats can be loaded at once only where all arrays allow it: one alone may forbid it."""
     inputs = list(example.inputs.values())
-    expected = run(be, example.op, *inputs, **example.parameters)
+    expected = run(be, example.op, *inputs, **example.keywords(be))
     arrays = sum(len(value) if isinstance(value, list) else 1 for value in inputs) + len(expected)
     for shifted in (set(range(arrays)), *({one} for one in range(arrays))):
         number = count()
@@ -58,7 +58,9 @@ def test_views_that_begin_anywhere(be: Any, example: Example) -> None:
             return view(be, value, offset=int(next(number) in shifted))
 
         placed, out = [put(value) for value in inputs], tuple(put(garbage(y)) for y in expected)
-        getattr(be, example.op)(*placed, **example.parameters, out=out if len(out) > 1 else out[0])
+        getattr(be, example.op)(
+            *placed, **example.keywords(be), out=out if len(out) > 1 else out[0]
+        )
         for y, before in zip(out, expected, strict=True):
             assert same_bits(be.to_numpy(y), before)
 

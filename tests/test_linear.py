@@ -10,13 +10,16 @@ import pytest
 
 import oracle
 from oracle import Exact, double
-from samples import normal
+from pyalexnet.backends.elements import BFLOAT16, FLOAT32
+from pyalexnet.backends.masks import Mask
+from samples import EACH_ELEMENT, normal
 from tolerance import FUNCTION, SUM, UNIT, assert_close, inner, same_bits
 from trial import run
+from updates import LR, check_same_update, check_update
 from variants import ONE_ORDER
 
 # (N, in, out)
-SMALL = (3, 7, 5)
+SMALL, VECTORS, DEEP = (3, 7, 5), (5, 72, 24), (16, 1064, 40)
 SIZES = [
     SMALL,
     (1, 6, 4),
@@ -29,26 +32,34 @@ SIZES = [
     (101, 110, 125),
     (300, 5, 6),
     (3, 1030, 7),
+    VECTORS,  # rows that begin at multiples of eight, as tensor cores take them
+    (130, 16, 8),
+    (7, 24, 129),
+    (8, 5, 16),
+    DEEP,
     pytest.param((64, 512, 301), marks=pytest.mark.big),
+    pytest.param((136, 520, 264), marks=pytest.mark.big),
 ]
 EACH_SIZE = pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
+FINISHED = pytest.mark.parametrize("size", [SMALL, VECTORS, DEEP], ids=str)
+DRAW: dict[str, Any] = {"keep": 0.6, "seed": 11, "step": 7, "layer": 2}
 
 
-def arrays(size: tuple[int, int, int]) -> tuple[Any, Any, Any, Any]:
-    """x, w, b, dy."""
+def arrays(size: tuple[int, int, int], dtype: Any = FLOAT32) -> tuple[Any, Any, Any, Any]:
+    """x, w, b, dy; all but b of a type, from which the oracle widens them."""
     N, inputs, outputs = size
     return (
-        normal(N, inputs, seed=1),
-        normal(outputs, inputs, seed=2),
+        normal(N, inputs, seed=1).astype(dtype),
+        normal(outputs, inputs, seed=2).astype(dtype),
         normal(outputs, seed=3),
-        normal(N, outputs, seed=4),
+        normal(N, outputs, seed=4).astype(dtype),
     )
 
 
 @cache
-def exact(size: tuple[int, int, int]) -> tuple[Exact, Exact, Exact, Exact]:
+def exact(size: tuple[int, int, int], dtype: Any = FLOAT32) -> tuple[Exact, Exact, Exact, Exact]:
     """y, dx, dw and db."""
-    x, w, b, dy = arrays(size)
+    x, w, b, dy = arrays(size, dtype)
     return (
         oracle.linear_fprop(x, w, b),
         oracle.linear_dgrad(dy, w),
@@ -57,41 +68,147 @@ def exact(size: tuple[int, int, int]) -> tuple[Exact, Exact, Exact, Exact]:
 
 
 @EACH_SIZE
-def test_fprop(be: Any, size: tuple[int, int, int]) -> None:
-    x, w, b, _ = arrays(size)
+@EACH_ELEMENT
+def test_fprop(be: Any, size: tuple[int, int, int], dtype: Any) -> None:
+    x, w, b, _ = arrays(size, dtype)
     (y,) = run(be, "linear_fprop", x, w, b)
-    assert_close(y, exact(size)[0])
+    assert_close(y, exact(size, dtype)[0], dtype=dtype)
 
 
 @EACH_SIZE
-def test_dgrad(be: Any, size: tuple[int, int, int]) -> None:
-    _, w, _, dy = arrays(size)
+@EACH_ELEMENT
+def test_dgrad(be: Any, size: tuple[int, int, int], dtype: Any) -> None:
+    _, w, _, dy = arrays(size, dtype)
     (dx,) = run(be, "linear_dgrad", dy, w)
-    assert_close(dx, exact(size)[1])
+    assert_close(dx, exact(size, dtype)[1], dtype=dtype)
 
 
 @EACH_SIZE
-def test_wgrad(be: Any, size: tuple[int, int, int]) -> None:
-    x, _, _, dy = arrays(size)
+@EACH_ELEMENT
+def test_wgrad(be: Any, size: tuple[int, int, int], dtype: Any) -> None:
+    """Gradients of weights are float32, whatever they are the gradients of."""
+    x, _, _, dy = arrays(size, dtype)
     dw, db = run(be, "linear_wgrad", x, dy)
-    assert_close(dw, exact(size)[2])
-    assert_close(db, exact(size)[3])
+    assert_close(dw, exact(size, dtype)[2])
+    assert_close(db, exact(size, dtype)[3])
 
 
+@FINISHED
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
-def test_epilogue(be: Any, activation: str | None, with_bias: bool) -> None:
-    x, w, b, _ = arrays(SMALL)
+@EACH_ELEMENT
+def test_epilogue(
+    be: Any, size: tuple[int, int, int], activation: str | None, with_bias: bool, dtype: Any
+) -> None:
+    x, w, b, _ = arrays(size, dtype)
     bias = b if with_bias else None
     (y,) = run(be, "linear_fprop", x, w, bias, activation=activation)
-    expected = oracle.linear_fprop(x, w, bias, activation=activation)
-    rounding = FUNCTION * abs(expected.value) if activation == "tanh" else 0.0
-    assert_close(y, Exact(expected.value, expected.magnitude + rounding / SUM))
+    assert_close(y, finished(size, bias, activation, dtype), dtype=dtype)
 
 
-def check_towers(be: Any, size: tuple[int, int, int]) -> None:
+def finished(size: tuple[int, int, int], bias: Any, activation: str | None, dtype: Any) -> Exact:
+    """y with an activation, whose own rounding counts as the sum's."""
+    x, w, _, _ = arrays(size, dtype)
+    due = oracle.linear_fprop(x, w, bias, activation=activation)
+    rounding = FUNCTION * abs(due.value) if activation == "tanh" else 0.0
+    return Exact(due.value, due.magnitude + rounding / SUM)
+
+
+@FINISHED
+def test_sums_of_bfloat16_in_float32(be: Any, size: tuple[int, int, int]) -> None:
+    """As they were before they were rounded: so logits leave a network, and nothing is lost."""
+    x, w, b, _ = arrays(size, BFLOAT16)
+    (y,) = run(be, "linear_fprop", x, w, b)
+    (wide,) = run(be, "linear_fprop", x, w, b, dtype=FLOAT32)
+    assert_close(wide, exact(size, BFLOAT16)[0])
+    assert same_bits(wide.astype(BFLOAT16), y)
+
+
+@FINISHED
+@pytest.mark.parametrize(
+    "mask",
+    [
+        Mask(**DRAW, factor=1.75),
+        Mask(**DRAW, offset=5, total=211),
+        Mask(**DRAW, offset=4, total=72),
+    ],
+    ids=str,
+)
+@EACH_ELEMENT
+def test_dropout(be: Any, size: tuple[int, int, int], mask: Mask, dtype: Any) -> None:
+    x, w, b, _ = arrays(size, dtype)
+    (y,) = run(be, "linear_fprop", x, w, b, activation="relu", dropout=mask)
+    draw = {name: value for name, value in vars(mask).items() if name != "factor"}
+    due = oracle.dropped(finished(size, b, "relu", dtype), **draw, factor=mask.factor)
+    assert_close(y, due, dtype=dtype)
+    assert not np.any(y[due.magnitude == 0]), "dropped is 0, to the bit"
+
+
+@FINISHED
+@EACH_ELEMENT
+def test_fused_dropout_gives_the_bits_of_the_two_ops(
+    be: Any, size: tuple[int, int, int], dtype: Any
+) -> None:
+    x, w, b, _ = arrays(size, dtype)
+    step = be.asarray(np.array(DRAW["step"], np.uint32))
+    (plain,) = run(be, "linear_fprop", x, w, b, activation="relu")
+    mask = Mask(**{**DRAW, "step": step})
+    (fused,) = run(be, "linear_fprop", x, w, b, activation="relu", dropout=mask)
+    (dropped,) = run(be, "dropout_fprop", plain, **DRAW)
+    np.testing.assert_array_equal(fused.astype(np.float32), dropped.astype(np.float32))
+
+
+@FINISHED
+@pytest.mark.parametrize("factor", [1.0, -1.75])
+@pytest.mark.parametrize("with_gate", [True, False], ids=["gate", "no gate"])
+@EACH_ELEMENT
+def test_gate(
+    be: Any, size: tuple[int, int, int], factor: float, with_gate: bool, dtype: Any
+) -> None:
+    x, w, _, dy = arrays(size, dtype)
+    gate = np.maximum(x, 0) if with_gate else None
+    on_device = None if gate is None else be.asarray(gate)
+    (dx,) = run(be, "linear_dgrad", dy, w, gate=on_device, factor=factor)
+    assert_close(dx, oracle.let_pass(exact(size, dtype)[1], gate, factor), dtype=dtype)
+
+
+@FINISHED
+@EACH_ELEMENT
+def test_fused_gate_gives_the_bits_of_the_two_ops(
+    be: Any, size: tuple[int, int, int], dtype: Any
+) -> None:
+    x, w, _, dy = arrays(size, dtype)
+    (plain,) = run(be, "linear_dgrad", dy, w)
+    (fused,) = run(be, "linear_dgrad", dy, w, gate=be.asarray(x))
+    (apart,) = run(be, "relu_dgrad", x, plain)
+    np.testing.assert_array_equal(fused.astype(np.float32), apart.astype(np.float32))
+
+
+# The last one's sum over a thousand images is split.
+LEARNING = pytest.mark.parametrize("size", [SMALL, VECTORS, (1064, 7, 16)], ids=str)
+
+
+@LEARNING
+@pytest.mark.parametrize("lr", LR, ids=str)
+@EACH_ELEMENT
+def test_update(be: Any, size: tuple[int, int, int], lr: float, dtype: Any) -> None:
+    """wgrad_sgd against the exact rule on the exact gradients."""
+    x, _, _, dy = arrays(size, dtype)
+    check_update(be, "linear", (x, dy), exact(size, dtype)[2:], dtype, lr)
+
+
+@LEARNING
+@EACH_ELEMENT
+def test_update_has_the_bits_of_the_two_ops(
+    be: Any, size: tuple[int, int, int], dtype: Any
+) -> None:
+    x, w, b, dy = arrays(size, dtype)
+    check_same_update(be, "linear", (x, dy), (w.shape, b.shape), dtype)
+
+
+def check_towers(be: Any, size: tuple[int, int, int], dtype: Any) -> None:
     """Two towers' outputs: bit for bit those of the whole layer, but for BLAS's order of sums."""
-    x, w, b, _ = arrays(size)
+    x, w, b, _ = arrays(size, dtype)
     (whole,) = run(be, "linear_fprop", x, w, b)
     halves = [
         run(be, "linear_fprop", x, w[outputs], b[outputs], towers=2)[0]
@@ -99,25 +216,30 @@ def check_towers(be: Any, size: tuple[int, int, int]) -> None:
     ]
     towers = np.concatenate(halves, axis=-1)
     if be.name == "numpy":
-        sizes = be.linear_fprop(abs(x), abs(w), abs(b))
-        assert_close(whole, Exact(double(towers), 2 * double(sizes)))
+        sizes = be.linear_fprop(abs(x), abs(w), abs(b), dtype=FLOAT32)
+        assert_close(whole, Exact(double(towers), 2 * double(sizes)), dtype=dtype)
     else:
         assert same_bits(whole, towers)
 
 
-@pytest.mark.parametrize("size", [(2, 70, 130), (3, 7, 6)], ids=str)
-def test_towers_are_halves_of_the_whole_layer(be: Any, size: tuple[int, int, int]) -> None:
-    check_towers(be, size)
+@pytest.mark.parametrize("size", [(2, 70, 130), (3, 7, 6), (2, 72, 144)], ids=str)
+@EACH_ELEMENT
+def test_towers_are_halves_of_the_whole_layer(
+    be: Any, size: tuple[int, int, int], dtype: Any
+) -> None:
+    check_towers(be, size, dtype)
 
 
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
-def test_towers_split_the_depth_as_the_whole_layer_does(be: Any) -> None:
+@EACH_ELEMENT
+def test_towers_split_the_depth_as_the_whole_layer_does(be: Any, dtype: Any) -> None:
     """At 304 of 600, as suits 8,448 outputs; half of them alone would be split at 256."""
-    check_towers(be, (64, 600, 8448))
+    check_towers(be, (64, 600, 8448), dtype)
 
 
-def test_nan_stays_in_its_row(be: Any) -> None:
-    x, w, b, _ = arrays(SMALL)
+@EACH_ELEMENT
+def test_nan_stays_in_its_row(be: Any, dtype: Any) -> None:
+    x, w, b, _ = arrays(SMALL, dtype)
     x[1, 2] = np.nan
     (y,) = run(be, "linear_fprop", x, w, b)
     np.testing.assert_array_equal(np.isnan(y).all(axis=1), [False, True, False])
@@ -129,18 +251,22 @@ def test_nan_stays_in_its_row(be: Any) -> None:
 @pytest.mark.parametrize(
     "size", [(2, 9216, 4096), (2, 4096, 4096), (2, 4096, 1000)], ids=["fc6", "fc7", "fc8"]
 )
-def test_adjoint_identities_at_full_size(be: Any, size: tuple[int, int, int]) -> None:
+@EACH_ELEMENT
+def test_adjoint_identities_at_full_size(be: Any, size: tuple[int, int, int], dtype: Any) -> None:
     """<x w^T, dy> = <x, dgrad> = <w, wgrad>, as for convolution."""
-    x, w, _, dy = arrays(size)
+    x, w, _, dy = arrays(size, dtype)
     on_x, on_w, on_dy = be.asarray(x), be.asarray(w), be.asarray(dy)
-    y, dx = be.linear_fprop(on_x, on_w, None), be.linear_dgrad(on_dy, on_w)
+    y = be.linear_fprop(on_x, on_w, None, dtype=FLOAT32)
+    dx = be.linear_dgrad(on_dy, on_w)
     dw, db = be.linear_wgrad(on_x, on_dy)
     sums = (
         inner(be.to_numpy(y), dy),
         inner(be.to_numpy(dx), x),
         inner(be.to_numpy(dw), w),
     )
-    sizes = be.linear_fprop(be.asarray(abs(x)), be.asarray(abs(w)), None)
+    sizes = be.linear_fprop(be.asarray(abs(x)), be.asarray(abs(w)), None, dtype=FLOAT32)
     allowed = 2 * SUM * UNIT * inner(be.to_numpy(sizes), abs(dy))
+    if dtype == BFLOAT16:
+        allowed += 2.0**-8 * inner(abs(be.to_numpy(dx)), abs(x))
     assert max(sums) - min(sums) <= allowed, sums
     assert_close(be.to_numpy(db), Exact(double(dy).sum(axis=0), abs(double(dy)).sum(axis=0)))

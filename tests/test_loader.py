@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pyalexnet.backends import Backend, backend
+from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.data.colour import imagenet
 from pyalexnet.data.dataset import Images, Labels, Split
 from pyalexnet.data.loader import AHEAD, Loader
@@ -72,6 +73,20 @@ def test_batches_are_those_of_one_pass_by_hand(device: Backend, workers: int) ->
     )
     assert np.concatenate([images for images, _ in made]).tobytes() == expected.tobytes()
     assert np.array_equal(np.concatenate([labels for _, labels in made]), SPLIT.labels[indices])
+
+
+def test_images_in_blocks(device: Backend) -> None:
+    """For a network whose first layer reads squares, in bfloat16."""
+    put: dict[str, Any] = {"block": 4, "pad": (0, 2, 1, 0), "dtype": BFLOAT16}
+    loader = Loader(device, device.asarray(MEAN), STORED, False, 1, **put)
+    batches = [
+        np.array(device.to_numpy(images))
+        for images, _ in loader.batches(SPLIT, np.arange(50), 8, whole)
+    ]
+    assert {images.shape[1:] for images in batches} == {(4, 4, 48)}
+    pixels = np.pad(SPLIT.images - MEAN, ((0, 0), (0, 2), (1, 1), (0, 0)))
+    squares = pixels.reshape(50, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(50, 4, 4, 48)
+    assert np.concatenate(batches).tobytes() == squares.astype(BFLOAT16).tobytes()
 
 
 def test_a_pass_taken_up_in_the_middle_goes_on_alike(device: Backend) -> None:

@@ -44,6 +44,15 @@ def test_augment_by_hand() -> None:
     assert_array_equal(y[0, 0, :, 0], [2 * (7 - 700 + 0.25), 2 * (6 - 600 + 0.25)])
 
 
+def test_blocks_by_hand() -> None:
+    """A 3 x 3 ramp in squares of four; what they lack is 0, and is lost on the way back."""
+    x = np.arange(1.0, 10.0).reshape(1, 3, 3, 1)
+    y = oracle.in_blocks(x, 2)
+    assert_array_equal(y[0, 0], [[1, 2, 4, 5], [3, 0, 6, 0]])
+    assert_array_equal(y[0, 1], [[7, 8, 0, 0], [9, 0, 0, 0]])
+    assert_array_equal(oracle.out_of_blocks(y + (y == 0), x.shape, 2), x)
+
+
 def test_conv_of_a_ramp() -> None:
     """A 3 x 3 ramp padded by one column left, a 2 x 2 filter, by hand."""
     x = np.arange(1.0, 10.0).reshape(1, 3, 3, 1)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import pyalexnet
-from examples import EXAMPLES, RETURNING, Example
+from examples import DRAW, EXAMPLES, RETURNING, Example
+from pyalexnet.backends.elements import BFLOAT16
+from pyalexnet.backends.masks import Mask
 from pyalexnet.errors import ArgumentError, BackendUnavailable
 from samples import garbage, normal
 from tolerance import same_bits
@@ -17,12 +20,13 @@ from variants import NUMPY, ONE_ORDER, SIM, SIMCHECK, parameters
 
 ANY_BACKEND = pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 HOSTS, EMULATIONS = parameters(NUMPY, SIM), parameters(SIM, SIMCHECK)
-# Every input that is one array: lists of them (exchange) have tests of their own.
+# Every input that is one array: lists of them (exchange) and parameters (updates) have tests of
+# their own.
 INPUTS = [
     (example, name)
     for example in EXAMPLES.values()
     for name, value in example.inputs.items()
-    if not isinstance(value, list)
+    if isinstance(value, np.ndarray)
 ]
 ARRAYS = [(example, name) for example, name in INPUTS if name != "labels"]
 # These work on arrays of any shape, so that their first array settles what the others must be.
@@ -46,7 +50,7 @@ def refusal(be: Any, example: Example, **changes: Any) -> str:
             *{**inputs, **replaced}.values(), **{**example.parameters, **changes}
         )
     for name, value in example.inputs.items():
-        if name not in replaced and not isinstance(value, list):
+        if name not in replaced and isinstance(value, np.ndarray):
             assert same_bits(be.to_numpy(inputs[name]), value)
     sentence = str(caught.value)
     assert sentence.startswith(f"{example.op}: ") and sentence.endswith("."), sentence
@@ -114,6 +118,10 @@ def test_no_array(be: Any, example: Example, name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("op", "name", "shape", "words"),
     [
+        ("filters_from_depth", "ddeep", (4, 3, 1, 8), ("ddeep has shape", "(4, 3, 2, 8)")),
+        ("conv_wgrad_sgd", "dy", (2, 3, 4, 6), ("dy has shape (2, 3, 4, 6)", "(2, 3, 4, 4)")),
+        ("linear_wgrad_sgd", "x", (3, 6), ("w.w has shape (5, 7)", "(5, 6)")),
+        ("linear_wgrad_sgd", "dy", (4, 5), ("dy has 4 images", "3 were expected")),
         ("augment", "mean", (7, 5, 3), ("mean has shape (7, 5, 3)", "(7, 6, 3)")),
         ("conv_fprop", "w", (4, 3, 2, 2), ("w has 2 channels per group", "3 were expected")),
         ("conv_fprop", "w", (3, 3, 2, 3), ("w has 3 filters", "2 groups")),
@@ -172,6 +180,10 @@ BESIDE_IMAGES = (
 PARAMETERS = [
     (("augment",), "size", (None, 5, (5,), (5, 4, 3), (5, 0), (5.0, 4), (8, 4), (5, 7))),
     (("augment",), "scale", NUMBERS),
+    (("augment", "filters_to_depth", "filters_from_depth"), "block", INTEGERS),
+    (("augment",), "pad", (-1, 1.5, "2", (1, 1), (1, 1, 1, -1))),
+    (("augment",), "dtype", (np.float64, np.uint8, "bf16", None)),
+    (("filters_from_depth",), "w_shape", (None, (4, 5, 3), (4, 5, 0, 2), (4, 7, 3, 2))),
     (("augment",), "corners", BESIDE_IMAGES),
     (("augment",), "flips", BESIDE_IMAGES),
     (("augment",), "shifts", BESIDE_IMAGES),
@@ -180,6 +192,10 @@ PARAMETERS = [
     (("conv_fprop", "conv_dgrad", "conv_wgrad"), "groups", (*INTEGERS, 4)),
     (("conv_fprop", "linear_fprop"), "towers", (*INTEGERS, 9)),
     (("conv_fprop", "linear_fprop"), "activation", ("sigmoid", "ReLU", 1)),
+    (("conv_fprop", "linear_fprop"), "dtype", (np.float64, BFLOAT16, "bf16")),
+    (("conv_fprop", "linear_fprop"), "dropout", (0.5, True, {"keep": 0.5}, (0.5, 1, 2, 3))),
+    (("conv_dgrad", "linear_dgrad"), "factor", NUMBERS),
+    (("conv_dgrad", "linear_dgrad"), "gate", (1.0, [[1.0]])),
     (("conv_dgrad",), "x_shape", (None, (2, 7, 5), (2, 7, 5, 6.0), (2, 0, 5, 6), (2, 7, 5, 8))),
     (("conv_wgrad",), "w_shape", (None, (4, 3, 2), (4, 3, 0, 3), (4, 3, 2, 6))),
     (("lrn_fprop", "lrn_dgrad", "rnorm_fprop", "rnorm_dgrad"), "size", INTEGERS),
@@ -215,6 +231,105 @@ PARAMETERS = [
 )
 def test_parameters(be: Any, op: str, name: str, value: Any) -> None:
     assert name.removesuffix("_shape") in refusal(be, EXAMPLES[op], **{name: value})
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize("op", ["conv_fprop", "linear_fprop"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("keep", value) for value in (-0.1, 1.1, *NUMBERS)),
+        *(("seed", value) for value in (-1, 2**64, 1.5, None)),
+        *(("step", value) for value in (-1, 2**32, 1.5, None)),
+        *(("layer", value) for value in (-1, 2**32, 1.5, None)),
+        *(("offset", value) for value in (-1, 1.5)),
+        *(("total", value) for value in (0, 4, 1.5)),
+        *(("factor", value) for value in NUMBERS),
+    ],
+)
+def test_masks(be: Any, op: str, name: str, value: Any) -> None:
+    mask = Mask(**{**DRAW, name: value})
+    assert name in refusal(be, EXAMPLES[op], dropout=mask)
+
+
+@ANY_BACKEND
+@pytest.mark.parametrize("op", ["conv_dgrad", "linear_dgrad"])
+def test_gates_that_do_not_fit(be: Any, op: str) -> None:
+    """Of another shape than dx, or of another type than dy."""
+    (dx,) = results(be, EXAMPLES[op])
+    for bad in (dx[1:], dx.astype(np.float64), dx.astype(BFLOAT16)):
+        assert "gate" in refusal(be, EXAMPLES[op], gate=be.asarray(np.ascontiguousarray(bad)))
+
+
+# Wrong parameters of three outputs; 5 is of no shape, and of no type, that is right for any.
+UPDATES = pytest.mark.parametrize("op", ["conv_wgrad_sgd", "linear_wgrad_sgd"])
+BIASES = {"w": np.zeros(5), "v": np.zeros(5, np.float32), "low": np.zeros(5, np.uint16)}
+
+
+@ANY_BACKEND
+@UPDATES
+@pytest.mark.parametrize("name", ["w", "b"])
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        *((part, value) for part in ("w", "v", "low") for value in (BIASES[part], 5, "x")),
+        *((part, None) for part in ("w", "v")),
+        *(("lr", value) for value in NUMBERS),
+        *(("momentum", value) for value in NUMBERS),
+        *(("weight_decay", value) for value in NUMBERS),
+    ],
+    ids=str,
+)
+def test_parameters_to_learn(be: Any, op: str, name: str, part: str, value: Any) -> None:
+    """Low halves among them, which float32 has none of. What was given whole is left as it was."""
+    given = place(be, EXAMPLES[op].inputs[name])
+    bad = be.asarray(value) if isinstance(value, np.ndarray) else value
+    sentence = refusal(be, EXAMPLES[op], **{name: replace(given, **{part: bad})})
+    assert f"{name}.{part}" in sentence or value is BIASES["v"], sentence
+    for kept in {"w", "v"} - {part}:
+        was = getattr(EXAMPLES[op].inputs[name], kept)
+        assert same_bits(be.to_numpy(getattr(given, kept)), was)
+
+
+@ANY_BACKEND
+@UPDATES
+def test_halves_of_weights_that_do_not_fit(be: Any, op: str) -> None:
+    """bfloat16 weights have a low half, and go with bfloat16 maps; biases are whole."""
+    example = EXAMPLES[op]
+    x, dy = (be.asarray(example.inputs[name].astype(BFLOAT16)) for name in ("x", "dy"))
+    w, b = (place(be, example.inputs[name]) for name in ("w", "b"))
+    half = replace(w, w=be.asarray(example.inputs["w"].w.astype(BFLOAT16)))
+    short = be.zeros((1, *w.w.shape[1:]), np.uint16)
+    for bad in (w, half, replace(half, low=short), replace(half, low=w.v)):
+        assert "w." in refusal(be, example, x=x, dy=dy, w=bad)
+    low = be.zeros(w.w.shape, np.uint16)
+    narrow = replace(b, w=be.asarray(example.inputs["b"].w.astype(BFLOAT16)))
+    assert "b.w" in refusal(be, example, x=x, dy=dy, w=replace(half, low=low), b=narrow)
+    assert "dy" in refusal(be, example, x=x, w=replace(half, low=low))
+
+
+@ANY_BACKEND
+@UPDATES
+@pytest.mark.parametrize("name", ["w", "b"])
+@pytest.mark.parametrize("value", [None, 1, "x", ()], ids=repr)
+def test_no_parameters(be: Any, op: str, name: str, value: Any) -> None:
+    assert f"{name} is of type" in refusal(be, EXAMPLES[op], **{name: value})
+
+
+@ANY_BACKEND
+@UPDATES
+def test_parameters_that_overlap(be: Any, op: str) -> None:
+    """w with its momentum, biases with the weights, and either with an input."""
+    example = EXAMPLES[op]
+    x, w, b = (place(be, example.inputs[name]) for name in ("x", "w", "b"))
+    inside = w.w.reshape(-1)[: b.w.size]
+    for changes in (
+        {"w": replace(w, v=w.w)},
+        {"w": w, "b": replace(b, w=inside)},
+        {"w": w, "b": replace(b, v=inside)},
+        {"x": x, "b": replace(b, w=x.reshape(-1)[: b.w.size])},
+    ):
+        assert "overlap" in refusal(be, example, **changes)
 
 
 @ANY_BACKEND

@@ -6,6 +6,8 @@ A sum of products in any sensible order (tiles, lanes, a fixed tree) stays withi
 the absolute products: with n terms the roundings are a random walk of about sqrt(n) steps over
 partial sums that are themselves far below the magnitude. From 25 to 9,216 terms the bound holds,
 and it notices nearly every single term that is dropped (test_tolerance.py measures both).
+
+A bfloat16 result is that float32 result rounded once: half a unit of its last place more.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oracle import Exact
+from pyalexnet.backends.elements import BFLOAT16
 
 UNIT = 2.0**-24
 SUM = 8.0
@@ -47,12 +50,27 @@ def norm_units(beta: float) -> float:
 SOFTMAX = 2 * FUNCTION + SUM
 
 
-def assert_close(actual: Array, exact: Exact, units: float = SUM) -> None:
-    """A float32 array of the exact one's shape, within `units` of its magnitude everywhere."""
-    assert actual.dtype == np.float32, f"dtype {actual.dtype}, expected float32"
+def stored(value: Any, allowed: Any, dtype: Any) -> Any:
+    """The error allowed of what is stored as `dtype`, where `allowed` is that of its float32."""
+    if dtype == np.float32:
+        return allowed
+    assert dtype == BFLOAT16
+    _, exponent = np.frexp(abs(value) + allowed)
+    half_a_place = np.ldexp(1.0, np.maximum(exponent, -125) - 9)  # of 8 bits, below 2^exponent
+    return allowed + half_a_place
+
+
+def assert_close(
+    actual: Array, exact: Exact, units: float = SUM, *, dtype: Any = np.float32
+) -> None:
+    """An array of the exact one's shape and of `dtype`, float32 or bfloat16, close everywhere.
+
+    Within `units` of the magnitude, that is, before it was rounded to bfloat16.
+    """
+    assert actual.dtype == dtype, f"dtype {actual.dtype}, expected {np.dtype(dtype)}"
     assert actual.shape == exact.value.shape, f"shape {actual.shape}, expected {exact.value.shape}"
     error = abs(actual.astype(np.float64) - exact.value)
-    allowed = bound(exact, units)
+    allowed = stored(exact.value, bound(exact, units), dtype)
     bad = ~(error <= allowed)  # a NaN is bad
     if not bad.any():
         return
@@ -64,10 +82,16 @@ def assert_close(actual: Array, exact: Exact, units: float = SUM) -> None:
     )
 
 
-def assert_same(actual: Array, expected: NDArray[np.floating] | NDArray[np.integer]) -> None:
-    """A float32 array equal to the expected one, element by element; NaN equals NaN."""
-    assert actual.dtype == np.float32, f"dtype {actual.dtype}, expected float32"
-    np.testing.assert_array_equal(actual, np.asarray(expected, dtype=np.float32), strict=True)
+def assert_same(
+    actual: Array,
+    expected: NDArray[np.floating] | NDArray[np.integer],
+    *,
+    dtype: Any = np.float32,
+) -> None:
+    """An array of `dtype` equal to the expected one, element by element; NaN equals NaN."""
+    assert actual.dtype == dtype, f"dtype {actual.dtype}, expected {np.dtype(dtype)}"
+    due = np.asarray(expected, dtype=np.float32).astype(dtype)  # rounded twice only if inexact
+    np.testing.assert_array_equal(actual.astype(np.float32), due.astype(np.float32), strict=True)
 
 
 def inner(a: Any, b: Any) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyalexnet.backends.learned import Learned
 from samples import garbage
 from tolerance import same_bits
 
@@ -42,11 +45,13 @@ def run(be: Any, op: str, *inputs: Any, **parameters: Any) -> tuple[Array, ...]:
 
 
 def place(be: Any, one: Any) -> Any:
-    """A private copy of an input on the backend's device; lists and None likewise."""
+    """A private copy of an input on the backend's device; lists, parameters and None likewise."""
     if one is None:
         return None
     if isinstance(one, list):
         return [place(be, part) for part in one]
+    if isinstance(one, Learned):
+        return replace(one, w=place(be, one.w), v=place(be, one.v), low=place(be, one.low))
     return be.asarray(np.array(one))
 
 
@@ -57,6 +62,17 @@ def assert_unchanged(be: Any, op: str, one: Any, where: Any) -> None:
             assert_unchanged(be, op, part, there)
     elif one is not None:
         assert same_bits(be.to_numpy(where), np.asarray(one)), f"{op} changed an input"
+
+
+def arrays_of(one: Any) -> Iterator[Any]:
+    """Every array of an input, or of a list of inputs."""
+    if isinstance(one, list):
+        for part in one:
+            yield from arrays_of(part)
+    elif isinstance(one, Learned):
+        yield from arrays_of([one.w, one.v, one.low])
+    elif one is not None:
+        yield one
 
 
 def as_tuple(result: Any) -> tuple[Any, ...]:

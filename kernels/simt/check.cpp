@@ -20,11 +20,14 @@ namespace {
 
 // ---------------------------------------------------------------------- who did what, and when
 
+// The block_epoch of a write that is still to come: nothing of its launch is ordered after it.
+constexpr std::uint32_t kUnderWay = 0xffffffffu;
+
 // One access, with all that decides whether another one comes after it. `launch` 0: none yet.
 struct Event {
     std::uint32_t launch;
     std::uint32_t block;
-    std::uint32_t block_epoch; // __syncthreads that lie behind it
+    std::uint32_t block_epoch; // __syncthreads that lie behind it, or kUnderWay
     std::uint32_t warp_epoch;  // __syncwarp of its warp, likewise
     std::uint32_t thread;
     std::uint32_t pc; // offset in the module, for addr2line
@@ -105,9 +108,21 @@ std::string describe(const char* verb, const Event& event) {
          ", and no barrier orders the two");
 }
 
+// Until a copy has been waited for, not even its own thread knows what lies there.
+void refuse_under_way(const Region& region, std::size_t element, const char* verb_now) {
+    const Event& copy = region.cells[element].write;
+    const Event& now = checker().now;
+    if (copy.block_epoch != kUnderWay || copy.launch != now.launch || copy.block != now.block)
+        return;
+    fail(describe(verb_now, now) + " of " + region.name + "[" + std::to_string(element) +
+         "], to which a cp.async is under way: " + describe("begun", copy) +
+         ", and not waited for");
+}
+
 // ---------------------------------------------------------------------- one element
 
 void read_element(Region& region, std::size_t element) {
+    refuse_under_way(region, element, "read");
     Cell& cell = region.cells[element];
     const Event& now = checker().now;
     const bool own_block = cell.write.launch == now.launch && cell.write.block == now.block;
@@ -133,6 +148,7 @@ void read_element(Region& region, std::size_t element) {
 }
 
 void write_element(Region& region, std::size_t element) {
+    refuse_under_way(region, element, "write");
     Cell& cell = region.cells[element];
     const Event& now = checker().now;
     const bool stale = region.device == kShared &&
@@ -155,16 +171,6 @@ Region* find(const std::byte* p) {
         for (Region& region : *regions)
             if (region.holds(p)) return c.last = &region;
     return nullptr;
-}
-
-// "x + 4 bytes", or a bare address where no region holds it.
-std::string place_of(const void* address) {
-    const auto* p = static_cast<const std::byte*>(address);
-    if (const Region* region = find(p))
-        return region->name + " + " + std::to_string(p - region->begin) + " bytes";
-    char text[32];
-    std::snprintf(text, sizeof text, "%p", address);
-    return text;
 }
 
 // How far `p` lies outside the region, in bytes.
@@ -195,9 +201,17 @@ void begin_access(const void* pc) {
     c.now.pc = static_cast<std::uint32_t>(static_cast<const char*>(pc) - c.module_begin);
 }
 
-void access(const void* address, std::size_t bytes, bool is_write, const void* pc) {
-    const detail::OutsideKernel outside;
+enum class What { read, write, copy };
+
+void element_access(Region& region, std::size_t element, What what) {
+    if (what == What::read) return read_element(region, element);
+    write_element(region, element);
+    if (what == What::copy) region.cells[element].write.block_epoch = kUnderWay;
+}
+
+void access(const void* address, std::size_t bytes, What what, const void* pc) {
     const auto* p = static_cast<const std::byte*>(address);
+    const bool is_write = what != What::read;
     const char* verb = is_write ? "write" : "read";
     Region* region = find(p);
     if (!region) {
@@ -223,10 +237,16 @@ void access(const void* address, std::size_t bytes, bool is_write, const void* p
     const auto offset = static_cast<std::size_t>(p - region->begin);
     const std::size_t end = (offset + bytes + region->element_bytes - 1) / region->element_bytes;
     for (std::size_t e = offset / region->element_bytes; e < end; ++e)
-        is_write ? write_element(*region, e) : read_element(*region, e);
+        element_access(*region, e, what);
     if (c.lint)
         c.lint->access({c.now.pc, region->device == kShared, is_write, bytes}, region->name,
                        region->begin, c.now.thread, p);
+}
+
+// What the compiler's hooks call.
+void hooked(const void* address, std::size_t bytes, bool is_write, const void* pc) {
+    const detail::OutsideKernel outside;
+    access(address, bytes, is_write ? What::write : What::read, pc);
 }
 
 } // namespace
@@ -258,12 +278,42 @@ void block_barrier() {
 
 void warp_barrier(unsigned warp) { ++checker().warp_epochs[warp]; }
 
-void declare_shared(const SharedArray& array, const void* memory) {
+void declare_shared(const SharedArray& array, const void* memory, std::size_t bytes) {
     Checker& c = checker();
-    c.shared.push_back({array.name, static_cast<const std::byte*>(memory), array.bytes,
+    const std::size_t elements = (bytes + array.element_bytes - 1) / array.element_bytes;
+    c.shared.push_back({array.name, static_cast<const std::byte*>(memory), bytes,
                         array.element_bytes, Access::read_write, kShared, false,
-                        std::vector<Cell>(array.bytes / array.element_bytes)});
+                        std::vector<Cell>(elements)});
     c.last = nullptr;
+}
+
+std::string place_of(const void* address) {
+    const auto* p = static_cast<const std::byte*>(address);
+    if (const Region* region = find(p))
+        return region->name + " + " + std::to_string(p - region->begin) + " bytes";
+    char text[32];
+    std::snprintf(text, sizeof text, "%p", address);
+    return text;
+}
+
+void read(const void* address, std::size_t bytes, const void* pc) {
+    access(address, bytes, What::read, pc);
+}
+
+void begin_copy(const void* address, std::size_t bytes, const void* pc) {
+    access(address, bytes, What::copy, pc);
+}
+
+// Nothing touched the memory meanwhile, or there had been a report: all that is left to do is to
+// hold later accesses against this moment.
+void end_copy(const void* address, std::size_t bytes, const void* pc) {
+    begin_access(pc);
+    const auto* p = static_cast<const std::byte*>(address);
+    Region& region = *find(p);
+    const auto offset = static_cast<std::size_t>(p - region.begin);
+    const std::size_t last = (offset + bytes - 1) / region.element_bytes;
+    for (std::size_t e = offset / region.element_bytes; e <= last; ++e)
+        region.cells[e] = Cell{checker().now, {}};
 }
 
 bool meet_barrier(Site site) {
@@ -342,12 +392,12 @@ void leave_kernel() { check::active = false; }
 
 // ---------------------------------------------------------------------- the compiler's hooks
 
-using simt::check::access;
 using simt::check::active;
+using simt::check::hooked;
 
 #define SIMT_ACCESS(name, bytes, is_write)                                                         \
     extern "C" void name(void* address) {                                                          \
-        if (active) access(address, bytes, is_write, __builtin_return_address(0));                 \
+        if (active) hooked(address, bytes, is_write, __builtin_return_address(0));                 \
     }
 #define SIMT_ACCESSES(bytes)                                                                       \
     SIMT_ACCESS(__tsan_read##bytes, bytes, false)                                                  \
@@ -365,18 +415,18 @@ SIMT_ACCESSES(16)
 extern "C" {
 
 void __tsan_read_range(void* address, std::size_t bytes) {
-    if (active) access(address, bytes, false, __builtin_return_address(0));
+    if (active) hooked(address, bytes, false, __builtin_return_address(0));
 }
 void __tsan_write_range(void* address, std::size_t bytes) {
-    if (active) access(address, bytes, true, __builtin_return_address(0));
+    if (active) hooked(address, bytes, true, __builtin_return_address(0));
 }
 void* __tsan_memcpy(void* to, const void* from, std::size_t bytes) {
-    if (active) access(from, bytes, false, __builtin_return_address(0));
-    if (active) access(to, bytes, true, __builtin_return_address(0));
+    if (active) hooked(from, bytes, false, __builtin_return_address(0));
+    if (active) hooked(to, bytes, true, __builtin_return_address(0));
     return std::memcpy(to, from, bytes);
 }
 void* __tsan_memset(void* to, int value, std::size_t bytes) {
-    if (active) access(to, bytes, true, __builtin_return_address(0));
+    if (active) hooked(to, bytes, true, __builtin_return_address(0));
     return std::memset(to, value, bytes);
 }
 void __tsan_init() {}

@@ -24,6 +24,8 @@ constexpr bool kChecked = false;
 std::string where();
 // Linear number of the thread that runs, within its block.
 unsigned current_thread();
+// Whether the address lies in the shared memory of the block that runs.
+bool is_shared(const void* address);
 // A stack of the emulation, the kernel's arguments, threadIdx and its like.
 bool belongs_to_the_thread(const void* address);
 
@@ -34,15 +36,27 @@ void begin_launch();
 void begin_block(std::uint32_t block);
 void block_barrier();
 void warp_barrier(unsigned warp);
-void declare_shared(const SharedArray& array, const void* memory);
+void declare_shared(const SharedArray& array, const void* memory, std::size_t bytes);
 bool meet_barrier(Site site); // false: this one is left out
+
+// An access that the emulation makes for the kernel, at the line that `pc` returns to.
+void read(const void* address, std::size_t bytes, const void* pc);
+// A cp.async writes this memory at some time between the two, both called for its thread.
+void begin_copy(const void* address, std::size_t bytes, const void* pc);
+void end_copy(const void* address, std::size_t bytes, const void* pc);
+// "x + 4 bytes", or a bare address where no array holds it.
+std::string place_of(const void* address);
 #else
 inline void begin_launch() {}
 inline void begin_block(std::uint32_t) {}
 inline void block_barrier() {}
 inline void warp_barrier(unsigned) {}
-inline void declare_shared(const SharedArray&, const void*) {}
+inline void declare_shared(const SharedArray&, const void*, std::size_t) {}
 inline bool meet_barrier(Site) { return true; }
+inline void read(const void*, std::size_t, const void*) {}
+inline void begin_copy(const void*, std::size_t, const void*) {}
+inline void end_copy(const void*, std::size_t, const void*) {}
+inline std::string place_of(const void*) { return "an address"; }
 #endif
 
 } // namespace check

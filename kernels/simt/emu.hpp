@@ -5,6 +5,8 @@
 // fiber. A kernel without barriers therefore never switches. scheduler.cpp holds the other half.
 #pragma once
 
+#include "emu_tensor.hpp"
+
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -61,6 +63,19 @@ inline unsigned max(unsigned a, unsigned b) { return a < b ? b : a; }
 inline std::int64_t min(std::int64_t a, std::int64_t b) { return b < a ? b : a; }
 inline std::int64_t max(std::int64_t a, std::int64_t b) { return a < b ? b : a; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __uint_as_float(unsigned bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+inline unsigned __float_as_uint(float x) {
+    unsigned bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
 inline unsigned __umulhi(unsigned a, unsigned b) {
     return static_cast<unsigned>((static_cast<std::uint64_t>(a) * b) >> 32);
 }
@@ -154,14 +169,16 @@ template <class T> T __shfl_up_sync(std::uint32_t lanes, T value, unsigned delta
 
 namespace simt {
 
-// One SIMT_SHARED of the source. Constant-initialised, so no guard variable stands in a kernel.
+// One SIMT_SHARED or SIMT_DYN_SHARED of the source. Constant-initialised, so no guard variable
+// stands in a kernel.
 struct SharedArray {
     const char* name;
-    std::size_t bytes;
+    std::size_t bytes; // 0: as many as the launch gives
     std::size_t element_bytes;
 };
 
 void* shared_memory(const SharedArray& array); // the current block's copy
+void* dynamic_shared_memory(const SharedArray& array);
 
 } // namespace simt
 
@@ -169,6 +186,10 @@ void* shared_memory(const SharedArray& array); // the current block's copy
     using name##_array = type __VA_ARGS__;                                                         \
     static const ::simt::SharedArray name##_shared = {#name, sizeof(name##_array), sizeof(type)};  \
     name##_array& name = *static_cast<name##_array*>(::simt::shared_memory(name##_shared))
+
+#define SIMT_DYN_SHARED(type, name)                                                                \
+    static const ::simt::SharedArray name##_shared = {#name, 0, sizeof(type)};                     \
+    type* const name = static_cast<type*>(::simt::dynamic_shared_memory(name##_shared))
 
 // ---------------------------------------------------------------------- launching
 

@@ -1,9 +1,18 @@
 // simt.hpp as nvcc sees it: CUDA itself, with every launch checked.
 #pragma once
 
+#include "gpu_tensor.hpp"
+
 #include <cuda_runtime.h>
 
+#include <atomic>
+
 #define SIMT_SHARED(type, name, ...) __shared__ __align__(16) type name __VA_ARGS__
+
+// Declared with one type everywhere: as an array of `type` it would clash with another kernel's.
+#define SIMT_DYN_SHARED(type, name)                                                                \
+    extern __shared__ __align__(128) unsigned char simt_dynamic_shared[];                          \
+    type* const name = reinterpret_cast<type*>(simt_dynamic_shared)
 
 namespace simt {
 
@@ -18,9 +27,27 @@ inline void check(cudaError_t status, const char* pretty_function, Site site) {
                 std::to_string(site.line) + ": " + cudaGetErrorString(status));
 }
 
+constexpr int kRememberedDevices = 64;
+
+// A device grants a kernel 48 KiB, and more only when asked before: once, until more is wanted.
+template <auto kernel, class GridType>
+void allow_shared(const GridType& grid, const char* pretty_function) {
+    static std::atomic<std::size_t> allowed[kRememberedDevices];
+    int device = 0;
+    check(cudaGetDevice(&device), pretty_function, grid.site);
+    const bool remembered = device < kRememberedDevices;
+    if (remembered && allowed[device] >= grid.shared_bytes) return;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(grid.shared_bytes)),
+          pretty_function, grid.site);
+    if (remembered) allowed[device] = grid.shared_bytes;
+}
+
 template <auto kernel, class GridType, class... Arguments>
 void launch(const GridType& grid, const char* pretty_function, Arguments... arguments) {
-    kernel<<<grid.blocks, grid.threads, 0, static_cast<cudaStream_t>(grid.stream)>>>(arguments...);
+    if (grid.shared_bytes > 0) allow_shared<kernel>(grid, pretty_function);
+    kernel<<<grid.blocks, grid.threads, grid.shared_bytes,
+             static_cast<cudaStream_t>(grid.stream)>>>(arguments...);
     check(cudaGetLastError(), pretty_function, grid.site);
 }
 

@@ -2,6 +2,7 @@
 #include "simt.hpp"
 
 #include "check.hpp"
+#include "copies.hpp"
 #include "device.hpp"
 #include "fiber.hpp"
 
@@ -23,7 +24,9 @@ constexpr unsigned kMaxThreads = 1024;
 constexpr std::size_t kSharedBytes = 48 * 1024; // static shared memory of a block
 constexpr std::size_t kMaxSharedArrays = 16;
 constexpr std::size_t kSharedFence = kChecked ? 256 : 0; // no array's end is the next one's begin
-constexpr std::size_t kArenaBytes = kSharedBytes + (kMaxSharedArrays + 1) * kSharedFence;
+constexpr std::size_t kDynamicOffset = kSharedBytes + (kMaxSharedArrays + 1) * kSharedFence;
+constexpr std::size_t kMaxSharedBytes = 227 * 1024; // of both kinds together
+constexpr std::size_t kArenaBytes = kDynamicOffset + kMaxSharedBytes + kSharedFence;
 constexpr std::uint64_t kThreadsWorthWorkers = 4096; // starting a worker costs about 20 us
 // A worker's guarded stacks are 2,048 mappings, of which Linux allows a process 65,530.
 constexpr std::uint64_t kMaxWorkers = 16;
@@ -46,7 +49,9 @@ class Random {
     std::uint64_t state_;
 };
 
-bool same(Site a, Site b) { return a.line == b.line && std::strcmp(a.file, b.file) == 0; }
+bool same(Site a, Site b) {
+    return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
 std::string at(Site site) { return std::string(site.file) + ":" + std::to_string(site.line); }
 
 std::uint64_t volume(dim3 extent) { return std::uint64_t{extent.x} * extent.y * extent.z; }
@@ -102,9 +107,15 @@ class Worker : public Scheduler {
     void run(Launch& launch);
     void wait(State state, std::uint32_t lanes, void* slot, Exchange exchange, Site site);
     void* shared_memory(const SharedArray& array);
+    void* dynamic_shared_memory(const SharedArray& array);
+    Copies& copies() {
+        copied_ = true;
+        return copies_[current_];
+    }
     [[noreturn]] void fail(const std::string& message);
     bool on_a_stack(const void* address) const { return fibers_.holds(address); }
     bool in_the_call(const void* address) const;
+    bool in_the_arena(const void* address) const;
     std::string where() const;
     unsigned current() const { return current_; }
 
@@ -135,6 +146,8 @@ class Worker : public Scheduler {
     std::byte* shared_;
     std::vector<Placed> placed_;
     std::size_t shared_used_ = 0;
+    const SharedArray* dynamic_ = nullptr; // the launch's dynamic shared memory, once declared
+    bool copied_ = false;                  // a thread of this block has used its copies
     Launch* launch_ = nullptr;
     Random random_{0};
     void* main_ = nullptr; // the worker's own stack, left while a block runs
@@ -145,6 +158,7 @@ class Worker : public Scheduler {
     State states_[kMaxThreads];
     Waiting waiting_[kMaxThreads];
     Fiber* fiber_of_[kMaxThreads];
+    Copies copies_[kMaxThreads];
     std::uint16_t ready_[kMaxThreads];
     std::uint16_t shuffled_[kMaxThreads];
 };
@@ -167,6 +181,7 @@ void Worker::begin_launch(Launch& launch) {
     launch_ = &launch;
     placed_.clear();
     shared_used_ = 0;
+    dynamic_ = nullptr;
     total_ = launch.threads;
     const dim3 extent = launch.grid.threads;
     for (unsigned i = 0; i < total_; ++i)
@@ -203,7 +218,11 @@ void Worker::run_block(std::uint64_t block) {
         order_ = shuffled_;
     }
     // A block finds whatever the one before it left. NaNs make a read before the write show.
-    if (kChecked || launch_->seed != 0) std::memset(shared_, 0xff, kArenaBytes);
+    if (kChecked || launch_->seed != 0)
+        std::memset(shared_, 0xff, kDynamicOffset + launch_->grid.shared_bytes);
+    if (copied_)
+        for (unsigned thread = 0; thread < total_; ++thread) copies_[thread].forget();
+    copied_ = false;
     check::begin_block(static_cast<std::uint32_t>(block));
     go_on(&main_);
     if (launch_->failed) fibers_.take_back_all(); // abandoned where they stood
@@ -365,6 +384,8 @@ void Worker::fail(const std::string& message) {
 void fail(const std::string& message) { this_worker().fail(message); }
 std::string where() { return this_worker().where(); }
 unsigned current_thread() { return this_worker().current(); }
+bool is_shared(const void* address) { return this_worker().in_the_arena(address); }
+Copies& copies_of_the_thread() { return this_worker().copies(); }
 
 bool belongs_to_the_thread(const void* address) {
     const auto* p = static_cast<const std::byte*>(address);
@@ -376,6 +397,10 @@ bool belongs_to_the_thread(const void* address) {
 bool Worker::in_the_call(const void* address) const {
     const auto* begin = static_cast<const std::byte*>(launch_->call.arguments);
     return address >= begin && address < begin + launch_->call.argument_bytes;
+}
+
+bool Worker::in_the_arena(const void* address) const {
+    return address >= shared_ && address < shared_ + kArenaBytes;
 }
 
 // ---------------------------------------------------------------------- what kernels call
@@ -402,18 +427,36 @@ void* shared_memory(const SharedArray& array) {
     return this_worker().shared_memory(array);
 }
 
+void* dynamic_shared_memory(const SharedArray& array) {
+    const detail::OutsideKernel outside;
+    return this_worker().dynamic_shared_memory(array);
+}
+
 void* Worker::shared_memory(const SharedArray& array) {
     for (const Placed& placed : placed_)
         if (placed.array == &array) return placed.memory;
     const std::size_t bytes = (array.bytes + 15) / 16 * 16;
-    if (shared_used_ + bytes > kSharedBytes || placed_.size() == kMaxSharedArrays)
+    const std::size_t dynamic = launch_->grid.shared_bytes;
+    const std::size_t room = std::min(kSharedBytes, kMaxSharedBytes - dynamic);
+    if (shared_used_ + bytes > room || placed_.size() == kMaxSharedArrays)
         fail("shared memory: " + std::string(array.name) + " of " + std::to_string(array.bytes) +
              " bytes does not fit beside " + std::to_string(shared_used_) + " bytes in " +
-             std::to_string(kSharedBytes));
+             std::to_string(room));
     std::byte* memory = shared_ + shared_used_ + (placed_.size() + 1) * kSharedFence;
     shared_used_ += bytes;
     placed_.push_back({&array, memory});
-    check::declare_shared(array, memory);
+    check::declare_shared(array, memory, array.bytes);
+    return memory;
+}
+
+void* Worker::dynamic_shared_memory(const SharedArray& array) {
+    std::byte* memory = shared_ + kDynamicOffset;
+    if (dynamic_ == &array) return memory;
+    if (dynamic_)
+        fail("dynamic shared memory is one array: it is declared as " +
+             std::string(dynamic_->name) + " and again as " + array.name);
+    dynamic_ = &array;
+    check::declare_shared(array, memory, launch_->grid.shared_bytes);
     return memory;
 }
 
@@ -439,6 +482,9 @@ void refuse_impossible(const Launch& launch) {
         refuse("a grid has 1 to 2,147,483,647 blocks along x and 1 to 65,535 along y and z, not " +
                std::to_string(blocks.x) + " x " + std::to_string(blocks.y) + " x " +
                std::to_string(blocks.z));
+    if (launch.grid.shared_bytes > kMaxSharedBytes)
+        refuse("a block has at most " + std::to_string(kMaxSharedBytes) +
+               " bytes of shared memory, not " + std::to_string(launch.grid.shared_bytes));
 }
 
 std::vector<std::uint32_t> block_order(std::uint64_t blocks, std::uint64_t seed) {

@@ -22,9 +22,11 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 
 from pyalexnet.backends.checks import integer, positive, real
-from pyalexnet.backends.elements import ELEMENTS
-from pyalexnet.backends.geometry import ConvGeometry, Pad, PoolGeometry, Stride
+from pyalexnet.backends.elements import BFLOAT16, ELEMENTS, FLOAT32, element_of
+from pyalexnet.backends.geometry import BlockGeometry, ConvGeometry, Pad, PoolGeometry, Stride
 from pyalexnet.backends.lane import Lane
+from pyalexnet.backends.learned import Learned
+from pyalexnet.backends.masks import Mask
 from pyalexnet.errors import ArgumentError
 
 Array: TypeAlias = Any  # np.ndarray on the host's backends, cupy.ndarray on cuda
@@ -142,6 +144,9 @@ class Backend(ABC):
         size: tuple[int, int],
         scale: float = 1.0,
         mean_at_pixel: bool = False,
+        block: int = 1,
+        pad: Pad = 0,
+        dtype: Any = np.float32,
         out: Array | None = None,
     ) -> Array:
         """Network inputs from stored images: y = ((x - mean) + shift) * scale (section 4.1).
@@ -149,6 +154,10 @@ class Backend(ABC):
         Each image is cut at its own corner, mirrored or not, and shifted in colour; each of the
         three steps is rounded to float32, so that all backends give the same bits. Images seen
         whole: size as stored; corners, flips and shifts 0.
+
+        In blocks, y[n,i,j,(a block + b) C + c] is pixel (block i + a, block j + b) of the padded
+        crop: a convolution of the crop whose stride is the block is one of stride 1 over y, with
+        the filters of `filters_to_depth`. (The inverse of Shi et al.'s sub-pixel shuffle, 2016.)
 
         Args:
             x: (N, Hs, Ws, C) uint8, the stored images.
@@ -162,11 +171,17 @@ class Backend(ABC):
             scale: what all is multiplied by in the end.
             mean_at_pixel: subtract the mean of the crop's own pixels; otherwise that of the centre
                 of the images, wherever the crop is, as the paper's program does.
+            block: pixels on a side of the squares that become one pixel of y.
+            pad: zeros around the crop; one number, or (top, bottom, left, right).
+            dtype: of y, float32 or bfloat16, to which the result is rounded.
 
         Returns:
-            y: (N, H, W, C).
+            y: (N, rows, columns, block^2 C) with rows = (H + top + bottom) / block, rounded up, the
+                last ones filled up with zeros; columns likewise. (N, H, W, C) with block 1, pad 0.
         """
         who = "augment"
+        geometry = BlockGeometry.of(who, block, pad)
+        element = element_of(who, "dtype", dtype)
         n, h, w, c = self._shape(who, "x", x, ("N", "Hs", "Ws", "C"), np.uint8)
         if self._shape(who, "mean", mean, ("Hs", "Ws", "C")) != (h, w, c):
             raise ArgumentError(f"{who}: mean has shape {mean.shape}; {(h, w, c)} was expected.")
@@ -183,8 +198,10 @@ class Backend(ABC):
             _check_corners(who, corners, h - height, w - width)
         scale = real(who, "scale", scale)
         corners, flips, shifts = map(self.asarray, (corners, flips, shifts))
-        y = self._result(who, "out", out, (n, height, width, c), x, mean, corners, flips, shifts)
-        self._augment(x, mean, corners, flips, shifts, y, scale, bool(mean_at_pixel))
+        shape = (n, *geometry.out_shape(height, width, c))
+        inputs = (x, mean, corners, flips, shifts)
+        y = self._result(who, "out", out, shape, *inputs, dtype=element)
+        self._augment(*inputs, y, (height, width), geometry, scale, bool(mean_at_pixel))
         return y
 
     def _check_beside(self, who: str, name: str, x: Any, shape: Shape, dtype: Any) -> None:
@@ -197,6 +214,50 @@ class Backend(ABC):
             raise ArgumentError(f"{who}: {name} is {x.dtype}; {np.dtype(dtype)} was expected.")
         if x.shape != shape:
             raise ArgumentError(f"{who}: {name} has shape {x.shape}; {shape} was expected.")
+
+    def filters_to_depth(self, w: Array, *, block: int, out: Array | None = None) -> Array:
+        """Filters for the images in blocks that `augment` makes.
+
+        A convolution with w whose stride is the block is one of stride 1 with these: the same
+        products, and zeros besides where a filter does not fill its last blocks.
+
+        Args:
+            w: (K, R, S, C), float32 or bfloat16.
+            block: pixels on a side of a block.
+
+        Returns:
+            deep: (K, R / block, S / block, block^2 C), both rounded up, of w's type;
+                deep[k,i,j,(a block + b) C + c] = w[k, block i + a, block j + b, c], 0 outside.
+        """
+        who = "filters_to_depth"
+        element = self._element(who, "w", w)
+        k, r, s, c = self._shape(who, "w", w, "KRSC", element)
+        geometry = BlockGeometry.of(who, block, 0)
+        shape = (k, *geometry.out_shape(r, s, c))
+        deep = self._result(who, "out", out, shape, w, dtype=element)
+        self._filters_to_depth(w, deep, geometry.block)
+        return deep
+
+    def filters_from_depth(
+        self, ddeep: Array, *, w_shape: Shape, block: int, out: Array | None = None
+    ) -> Array:
+        """Gradient of `filters_to_depth` with respect to w; what its zeros got is left out.
+
+        Args:
+            ddeep: (K, R / block, S / block, block^2 C), both rounded up.
+            w_shape: (K, R, S, C), which ddeep's shape alone does not settle.
+            block: as in `filters_to_depth`.
+
+        Returns:
+            dw: (K, R, S, C).
+        """
+        who = "filters_from_depth"
+        k, r, s, c = w_shape = _sizes(who, "w_shape", w_shape, "KRSC")
+        geometry = BlockGeometry.of(who, block, 0)
+        self._like(who, "ddeep", ddeep, (k, *geometry.out_shape(r, s, c)))
+        dw = self._result(who, "out", out, w_shape, ddeep)
+        self._filters_from_depth(ddeep, dw, geometry.block)
+        return dw
 
     # Convolution
 
@@ -211,6 +272,8 @@ class Backend(ABC):
         groups: int = 1,
         towers: int = 1,
         activation: Activation = None,
+        dropout: Mask | None = None,
+        dtype: Any = None,
         out: Array | None = None,
     ) -> Array:
         """y[n,p,q,k] = f(b[k] + sum over r,s,c of x[n, stride p + r - top, stride q + s - left, c]
@@ -219,30 +282,37 @@ class Backend(ABC):
         Source: the paper's section 3.5; groups are its two towers of conv2, conv4 and conv5.
 
         Args:
-            x: (N, H, W, C); pixels outside the image read as 0.
-            w: (K, R, S, C / groups); group i of the filters reads group i of the channels.
-            b: (K,), or None for zeros.
+            x: (N, H, W, C), float32 or bfloat16; pixels outside the image read as 0.
+            w: (K, R, S, C / groups), of x's type; group i of the filters reads group i of the
+                channels.
+            b: (K,) float32, or None for zeros.
             stride: one number, or (vertical, horizontal).
             pad: rows and columns of zeros; one number, or (top, bottom, left, right).
             towers: devices that share the layer, 1 to 8, each with K of its filters. The kernels
                 then sum in the order of the whole layer: the towers' maps side by side are, bit for
                 bit, those of one device with all the filters.
             activation: f: None (identity), "relu" or "tanh".
+            dropout: what f gives is then multiplied by the mask's factor where it is kept, and 0
+                elsewhere; a feature is an index into y[image].ravel().
+            dtype: of y: x's where None, or float32. Nothing is rounded to it but y itself.
 
         Returns:
             y: (N, P, Q, K) with P = (H + top + bottom - R) // stride + 1, Q likewise.
         """
         who = "conv_fprop"
         geometry = ConvGeometry.of(who, stride, pad, groups)
-        x_shape = self._shape(who, "x", x, "NHWC")
-        w_shape = self._shape(who, "w", w, "KRSC")
+        element = self._element(who, "x", x)
+        x_shape = self._shape(who, "x", x, "NHWC", element)
+        w_shape = self._shape(who, "w", w, "KRSC", element)
         y_shape = _conv_shape(who, geometry, x_shape, w_shape)
         if b is not None:
             self._like(who, "b", b, (w_shape[0],))
         towers = integer(who, "towers", towers, low=1, high=_MOST_TOWERS)
         _check_activation(who, activation)
-        y = self._result(who, "out", out, y_shape, x, w, b)
-        self._conv_fprop(x, w, b, y, geometry, activation, towers)
+        mask = self._mask(who, dropout, y_shape)
+        element = _widened(who, dtype, element)
+        y = self._result(who, "out", out, y_shape, x, w, b, dtype=element)
+        self._conv_fprop(x, w, b, y, geometry, activation, towers, mask)
         return y
 
     def conv_dgrad(
@@ -254,26 +324,38 @@ class Backend(ABC):
         stride: Stride,
         pad: Pad,
         groups: int = 1,
+        gate: Array | None = None,
+        factor: float = 1.0,
         out: Array | None = None,
     ) -> Array:
-        """Gradient of `conv_fprop` (without activation) with respect to x.
+        """Gradient of `conv_fprop` (without activation and dropout) with respect to x.
+
+        With a gate, the gradient with respect to what a ReLU, and a dropout behind it, made x of:
+        x is above 0 exactly where both of them let it pass.
 
         Args:
-            dy: (N, P, Q, K), the gradient with respect to y.
-            w: (K, R, S, C / groups).
+            dy: (N, P, Q, K), float32 or bfloat16, the gradient with respect to y.
+            w: (K, R, S, C / groups), of dy's type.
             x_shape: (N, H, W, C), which dy's shape alone does not settle.
             stride, pad, groups: as in `conv_fprop`.
+            gate: x, of x_shape and dy's type; dx is 0 where it is not above 0. None: everywhere it
+                counts as above 0.
+            factor: what dx is multiplied by, a finite number: the factor of the dropout.
 
         Returns:
-            dx: (N, H, W, C); zero where no window reads the pixel.
+            dx: (N, H, W, C), of dy's type; zero where no window reads the pixel.
         """
         who = "conv_dgrad"
         geometry = ConvGeometry.of(who, stride, pad, groups)
         x_shape = _sizes(who, "x_shape", x_shape, "NHWC")
-        w_shape = self._shape(who, "w", w, "KRSC")
-        self._like(who, "dy", dy, _conv_shape(who, geometry, x_shape, w_shape))
-        dx = self._result(who, "out", out, x_shape, dy, w)
-        self._conv_dgrad(dy, w, dx, geometry)
+        element = self._element(who, "dy", dy)
+        w_shape = self._shape(who, "w", w, "KRSC", element)
+        self._like(who, "dy", dy, _conv_shape(who, geometry, x_shape, w_shape), element)
+        if gate is not None:
+            self._like(who, "gate", gate, x_shape, element)
+        factor = real(who, "factor", factor)
+        dx = self._result(who, "out", out, x_shape, dy, w, gate, dtype=element)
+        self._conv_dgrad(dy, w, gate, factor, dx, geometry)
         return dx
 
     def conv_wgrad(
@@ -292,24 +374,58 @@ class Backend(ABC):
         The order of the sums is fixed, so that equal arguments give equal bits.
 
         Args:
-            x: (N, H, W, C).
-            dy: (N, P, Q, K), the gradient with respect to y.
+            x: (N, H, W, C), float32 or bfloat16.
+            dy: (N, P, Q, K), of x's type, the gradient with respect to y.
             w_shape: (K, R, S, C / groups).
             stride, pad, groups: as in `conv_fprop`.
 
         Returns:
-            dw: (K, R, S, C / groups); db: (K,).
+            dw: (K, R, S, C / groups) float32; db: (K,) float32.
         """
         who = "conv_wgrad"
         geometry = ConvGeometry.of(who, stride, pad, groups)
-        x_shape = self._shape(who, "x", x, "NHWC")
+        element = self._element(who, "x", x)
+        x_shape = self._shape(who, "x", x, "NHWC", element)
         w_shape = _sizes(who, "w_shape", w_shape, "KRSC")
-        self._like(who, "dy", dy, _conv_shape(who, geometry, x_shape, w_shape))
+        self._like(who, "dy", dy, _conv_shape(who, geometry, x_shape, w_shape), element)
         dw_out, db_out = _split_out(who, out, "(dw, db)")
         dw = self._result(who, "out[0] (dw)", dw_out, w_shape, x, dy)
         db = self._result(who, "out[1] (db)", db_out, (w_shape[0],), x, dy, dw_out)
         self._conv_wgrad(x, dy, dw, db, geometry)
         return dw, db
+
+    def conv_wgrad_sgd(
+        self,
+        x: Array,
+        dy: Array,
+        w: Learned,
+        b: Learned,
+        *,
+        stride: Stride,
+        pad: Pad,
+        groups: int = 1,
+    ) -> None:
+        """In place: `conv_wgrad`, and `sgd_update` of w and b by what it gives.
+
+        The gradients are written nowhere; w, b and their momenta get the bits that the two
+        operations give one after the other.
+
+        Args:
+            x: (N, H, W, C), float32 or bfloat16.
+            dy: (N, P, Q, K), of x's type, the gradient with respect to y.
+            w: filters (K, R, S, C / groups) of x's type; with `low` where that is bfloat16.
+            b: biases (K,) float32.
+            stride, pad, groups: as in `conv_fprop`.
+        """
+        who = "conv_wgrad_sgd"
+        geometry = ConvGeometry.of(who, stride, pad, groups)
+        element = self._element(who, "x", x)
+        x_shape = self._shape(who, "x", x, "NHWC", element)
+        w = self._learned(who, "w", w, "KRSC", element)
+        self._like(who, "dy", dy, _conv_shape(who, geometry, x_shape, w.w.shape), element)
+        b = self._learned_biases(who, b, w)
+        self._check_updated(who, w, b, x, dy)
+        self._conv_wgrad_sgd(x, dy, w, b, geometry)
 
     # Linear layers
 
@@ -321,24 +437,28 @@ class Backend(ABC):
         *,
         towers: int = 1,
         activation: Activation = None,
+        dropout: Mask | None = None,
+        dtype: Any = None,
         out: Array | None = None,
     ) -> Array:
         """y = f(x w^T + b).
 
         Args:
-            x: (N, in).
-            w: (out, in).
-            b: (out,), or None for zeros.
+            x: (N, in), float32 or bfloat16.
+            w: (out, in), of x's type.
+            b: (out,) float32, or None for zeros.
             towers: devices that share the layer, each with so many of its outputs; as in
                 `conv_fprop`.
             activation: f: None (identity), "relu" or "tanh".
+            dropout, dtype: as in `conv_fprop`.
 
         Returns:
             y: (N, out).
         """
         who = "linear_fprop"
-        images, inputs = self._shape(who, "x", x, ("N", "in"))
-        outputs, columns = self._shape(who, "w", w, ("out", "in"))
+        element = self._element(who, "x", x)
+        images, inputs = self._shape(who, "x", x, ("N", "in"), element)
+        outputs, columns = self._shape(who, "w", w, ("out", "in"), element)
         if columns != inputs:
             raise ArgumentError(
                 f"{who}: w has {columns} inputs; x has {inputs}, so {inputs} were expected."
@@ -347,29 +467,46 @@ class Backend(ABC):
             self._like(who, "b", b, (outputs,))
         towers = integer(who, "towers", towers, low=1, high=_MOST_TOWERS)
         _check_activation(who, activation)
-        y = self._result(who, "out", out, (images, outputs), x, w, b)
-        self._linear_fprop(x, w, b, y, activation, towers)
+        shape = (images, outputs)
+        mask = self._mask(who, dropout, shape)
+        element = _widened(who, dtype, element)
+        y = self._result(who, "out", out, shape, x, w, b, dtype=element)
+        self._linear_fprop(x, w, b, y, activation, towers, mask)
         return y
 
-    def linear_dgrad(self, dy: Array, w: Array, *, out: Array | None = None) -> Array:
+    def linear_dgrad(
+        self,
+        dy: Array,
+        w: Array,
+        *,
+        gate: Array | None = None,
+        factor: float = 1.0,
+        out: Array | None = None,
+    ) -> Array:
         """Gradient of `linear_fprop` (without activation) with respect to x: dy w.
 
         Args:
-            dy: (N, out), the gradient with respect to y.
-            w: (out, in).
+            dy: (N, out), float32 or bfloat16, the gradient with respect to y.
+            w: (out, in), of dy's type.
+            gate: x, (N, in) of dy's type, or None; as in `conv_dgrad`.
+            factor: as in `conv_dgrad`.
 
         Returns:
-            dx: (N, in).
+            dx: (N, in), of dy's type.
         """
         who = "linear_dgrad"
-        images, outputs = self._shape(who, "dy", dy, ("N", "out"))
-        rows, inputs = self._shape(who, "w", w, ("out", "in"))
+        element = self._element(who, "dy", dy)
+        images, outputs = self._shape(who, "dy", dy, ("N", "out"), element)
+        rows, inputs = self._shape(who, "w", w, ("out", "in"), element)
         if rows != outputs:
             raise ArgumentError(
                 f"{who}: w has {rows} outputs; dy has {outputs}, so {outputs} were expected."
             )
-        dx = self._result(who, "out", out, (images, inputs), dy, w)
-        self._linear_dgrad(dy, w, dx)
+        if gate is not None:
+            self._like(who, "gate", gate, (images, inputs), element)
+        factor = real(who, "factor", factor)
+        dx = self._result(who, "out", out, (images, inputs), dy, w, gate, dtype=element)
+        self._linear_dgrad(dy, w, gate, factor, dx)
         return dx
 
     def linear_wgrad(
@@ -378,24 +515,133 @@ class Backend(ABC):
         """Gradient of `linear_fprop` (without activation) with respect to w and b.
 
         Args:
-            x: (N, in).
-            dy: (N, out), the gradient with respect to y.
+            x: (N, in), float32 or bfloat16.
+            dy: (N, out), of x's type, the gradient with respect to y.
 
         Returns:
-            dw: (out, in), dy^T x; db: (out,), the sum of dy over the images.
+            dw: (out, in) float32, dy^T x; db: (out,) float32, the sum of dy over the images.
         """
         who = "linear_wgrad"
-        images, inputs = self._shape(who, "x", x, ("N", "in"))
-        rows, outputs = self._shape(who, "dy", dy, ("N", "out"))
-        if rows != images:
-            raise ArgumentError(
-                f"{who}: dy has {rows} images; x has {images}, so {images} were expected."
-            )
+        inputs, outputs = self._linear_wgrad_shape(who, x, dy)
         dw_out, db_out = _split_out(who, out, "(dw, db)")
         dw = self._result(who, "out[0] (dw)", dw_out, (outputs, inputs), x, dy)
         db = self._result(who, "out[1] (db)", db_out, (outputs,), x, dy, dw_out)
         self._linear_wgrad(x, dy, dw, db)
         return dw, db
+
+    def linear_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned) -> None:
+        """In place: `linear_wgrad`, and `sgd_update` of w and b by what it gives.
+
+        As `conv_wgrad_sgd`: the gradients are written nowhere.
+
+        Args:
+            x: (N, in), float32 or bfloat16.
+            dy: (N, out), of x's type, the gradient with respect to y.
+            w: weights (out, in) of x's type; with `low` where that is bfloat16.
+            b: biases (out,) float32.
+        """
+        who = "linear_wgrad_sgd"
+        inputs, outputs = self._linear_wgrad_shape(who, x, dy)
+        w = self._learned(who, "w", w, ("out", "in"), x.dtype)
+        if w.w.shape != (outputs, inputs):
+            raise ArgumentError(
+                f"{who}: w.w has shape {w.w.shape}; {(outputs, inputs)} was expected."
+            )
+        b = self._learned_biases(who, b, w)
+        self._check_updated(who, w, b, x, dy)
+        self._linear_wgrad_sgd(x, dy, w, b)
+
+    def _linear_wgrad_shape(self, who: str, x: Array, dy: Array) -> tuple[int, int]:
+        """Inputs and outputs of the layer whose input and gradient these are."""
+        element = self._element(who, "x", x)
+        images, inputs = self._shape(who, "x", x, ("N", "in"), element)
+        rows, outputs = self._shape(who, "dy", dy, ("N", "out"), element)
+        if rows != images:
+            raise ArgumentError(
+                f"{who}: dy has {rows} images; x has {images}, so {images} were expected."
+            )
+        return inputs, outputs
+
+    # What conv and linear do with their sums
+
+    def _mask(self, who: str, dropout: Any, shape: Shape) -> Mask | None:
+        """Checked dropout, if any, of an output (N, ...)."""
+        if dropout is None:
+            return None
+        if not isinstance(dropout, Mask):
+            raise ArgumentError(
+                f"{who}: dropout is of type {type(dropout).__name__}; a Mask or None was expected."
+            )
+        return self._checked_mask(who, dropout, shape)
+
+    def _checked_mask(self, who: str, mask: Mask, shape: Shape) -> Mask:
+        """The mask of an array (N, ...), its total spelled out."""
+        features = math.prod(shape[1:])
+        keep = real(who, "keep", mask.keep, low=0.0, high=1.0)
+        seed = integer(who, "seed", mask.seed, high=2**64 - 1)
+        step = mask.step
+        if isinstance(step, self.array_type):
+            self._like(who, "step", step, (), np.uint32)
+        else:
+            step = integer(who, "step", step, high=2**32 - 1)
+        layer = integer(who, "layer", mask.layer, high=2**32 - 1)
+        offset = integer(who, "offset", mask.offset)
+        total = features if mask.total is None else integer(who, "total", mask.total, low=1)
+        if offset + features > total:
+            raise ArgumentError(
+                f"{who}: total is {total}; offset {offset} and an image's {features} features need "
+                f"at least {offset + features}."
+            )
+        factor = real(who, "factor", mask.factor)
+        return Mask(keep, seed, step, layer, offset, total, factor)
+
+    def _learned(
+        self, who: str, name: str, given: Any, axes: Sequence[str], element: np.dtype[Any]
+    ) -> Learned:
+        """Checked parameters of a type, their arrays of one shape, the rates finite."""
+        if not isinstance(given, Learned):
+            raise ArgumentError(
+                f"{who}: {name} is of type {type(given).__name__}; a Learned was expected."
+            )
+        shape = self._shape(who, f"{name}.w", given.w, axes, element)
+        self._like(who, f"{name}.v", given.v, shape)
+        if element == BFLOAT16:
+            self._like(who, f"{name}.low", given.low, shape, np.uint16)
+        elif given.low is not None:
+            raise ArgumentError(
+                f"{who}: {name}.low is of type {type(given.low).__name__}; None was expected where "
+                f"{name}.w is float32."
+            )
+        lr = given.lr
+        if isinstance(lr, self.array_type):
+            self._like(who, f"{name}.lr", lr, ())
+        else:
+            lr = real(who, f"{name}.lr", lr)
+        momentum = real(who, f"{name}.momentum", given.momentum)
+        weight_decay = real(who, f"{name}.weight_decay", given.weight_decay)
+        return Learned(given.w, given.v, lr, momentum, weight_decay, given.low)
+
+    def _learned_biases(self, who: str, b: Any, w: Learned) -> Learned:
+        """Checked biases, float32, one for each of the filters or outputs of w."""
+        biases = self._learned(who, "b", b, ("K",), FLOAT32)
+        if biases.w.shape != w.w.shape[:1]:
+            raise ArgumentError(
+                f"{who}: b.w has shape {biases.w.shape}; {w.w.shape[:1]} was expected."
+            )
+        return biases
+
+    def _check_updated(self, who: str, w: Learned, b: Learned, *inputs: Array) -> None:
+        """Refuse to update parameters in memory that something else of the call lies in."""
+        updated = {
+            f"{name}.{part}": getattr(learned, part)
+            for name, learned in (("w", w), ("b", b))
+            for part in ("w", "v", "low")
+            if getattr(learned, part) is not None
+        }
+        others = list(inputs)
+        for name, array in updated.items():
+            self._check_written(who, name, array, *others)
+            others.append(array)
 
     # Activations, on arrays of any shape
 
@@ -770,23 +1016,9 @@ class Backend(ABC):
         shape = self._shape(who, name, x)
         if not shape:
             raise ArgumentError(f"{who}: {name} has no dimensions; (N, ...) was expected.")
-        features = math.prod(shape[1:])
-        keep = real(who, "keep", keep, low=0.0, high=1.0)
-        seed = integer(who, "seed", seed, high=2**64 - 1)
-        if isinstance(step, self.array_type):
-            self._like(who, "step", step, (), np.uint32)
-        else:
-            step = integer(who, "step", step, high=2**32 - 1)
-        layer = integer(who, "layer", layer, high=2**32 - 1)
-        offset = integer(who, "offset", offset)
-        total = features if total is None else integer(who, "total", total, low=1)
-        if offset + features > total:
-            raise ArgumentError(
-                f"{who}: total is {total}; offset {offset} and an image's {features} features need "
-                f"at least {offset + features}."
-            )
+        mask = self._checked_mask(who, Mask(keep, seed, step, layer, offset, total), shape)
         y = self._result(who, "out", out, shape, x, in_place=True)
-        self._dropout(x, y, keep, seed, step, layer, offset, total)
+        self._dropout(x, y, mask)
         return y
 
     # Loss
@@ -1053,9 +1285,17 @@ class Backend(ABC):
         flips: Array,
         shifts: Array,
         y: Array,
+        size: tuple[int, int],
+        g: BlockGeometry,
         scale: float,
         mean_at_pixel: bool,
     ) -> None: ...
+
+    @abstractmethod
+    def _filters_to_depth(self, w: Array, deep: Array, block: int) -> None: ...
+
+    @abstractmethod
+    def _filters_from_depth(self, ddeep: Array, dw: Array, block: int) -> None: ...
 
     @abstractmethod
     def _conv_fprop(
@@ -1067,13 +1307,27 @@ class Backend(ABC):
         g: ConvGeometry,
         activation: Activation,
         towers: int,
+        mask: Mask | None,
     ) -> None: ...
 
     @abstractmethod
-    def _conv_dgrad(self, dy: Array, w: Array, dx: Array, g: ConvGeometry) -> None: ...
+    def _conv_dgrad(
+        self,
+        dy: Array,
+        w: Array,
+        gate: Array | None,
+        factor: float,
+        dx: Array,
+        g: ConvGeometry,
+    ) -> None: ...
 
     @abstractmethod
     def _conv_wgrad(self, x: Array, dy: Array, dw: Array, db: Array, g: ConvGeometry) -> None: ...
+
+    @abstractmethod
+    def _conv_wgrad_sgd(
+        self, x: Array, dy: Array, w: Learned, b: Learned, g: ConvGeometry
+    ) -> None: ...
 
     @abstractmethod
     def _linear_fprop(
@@ -1084,13 +1338,19 @@ class Backend(ABC):
         y: Array,
         activation: Activation,
         towers: int,
+        mask: Mask | None,
     ) -> None: ...
 
     @abstractmethod
-    def _linear_dgrad(self, dy: Array, w: Array, dx: Array) -> None: ...
+    def _linear_dgrad(
+        self, dy: Array, w: Array, gate: Array | None, factor: float, dx: Array
+    ) -> None: ...
 
     @abstractmethod
     def _linear_wgrad(self, x: Array, dy: Array, dw: Array, db: Array) -> None: ...
+
+    @abstractmethod
+    def _linear_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned) -> None: ...
 
     @abstractmethod
     def _relu_fprop(self, x: Array, y: Array) -> None: ...
@@ -1148,17 +1408,7 @@ class Backend(ABC):
     def _avgpool_dgrad(self, dy: Array, dx: Array, g: PoolGeometry) -> None: ...
 
     @abstractmethod
-    def _dropout(
-        self,
-        x: Array,
-        y: Array,
-        keep: float,
-        seed: int,
-        step: int | Array,
-        layer: int,
-        offset: int,
-        total: int,
-    ) -> None: ...
+    def _dropout(self, x: Array, y: Array, mask: Mask) -> None: ...
 
     @abstractmethod
     def _softmax_cross_entropy(
@@ -1175,6 +1425,14 @@ class Backend(ABC):
 
     @abstractmethod
     def _exchange_scatter_add(self, dwholes: Sequence[Array], dpart: Array, start: int) -> None: ...
+
+
+def _widened(who: str, dtype: Any, element: np.dtype[Any]) -> np.dtype[Any]:
+    """Check the type of a result: None for the inputs', or float32, in which it was summed."""
+    chosen = element if dtype is None else element_of(who, "dtype", dtype)
+    if chosen not in (element, FLOAT32):
+        raise ArgumentError(f"{who}: dtype is {chosen}; x is {element}, so that was expected.")
+    return chosen
 
 
 def _check_corners(who: str, corners: np.ndarray[Any, Any], down: int, right: int) -> None:

@@ -7,8 +7,18 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from pyalexnet.errors import ArgumentError
+
 FLOAT32: np.dtype[Any] = np.dtype(np.float32)
 BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
 """The upper half of a float32: its range, and 8 bits of precision."""
 
 ELEMENTS = (FLOAT32, BFLOAT16)
+
+
+def element_of(who: str, name: str, dtype: Any) -> np.dtype[Any]:
+    """`dtype` as one of ELEMENTS; `who` is the operation or layer."""
+    for element in ELEMENTS:
+        if dtype is not None and dtype == element:
+            return element
+    raise ArgumentError(f"{who}: {name} is {dtype!r}; float32 or bfloat16 was expected.")

@@ -91,6 +91,29 @@ class PoolGeometry(NamedTuple):
         return np.uint8 if self.size * self.size <= 256 else np.uint16
 
 
+class BlockGeometry(NamedTuple):
+    """Squares of pixels that become one pixel of many channels, after zero padding (pixels)."""
+
+    block: int
+    pad_top: int
+    pad_bottom: int
+    pad_left: int
+    pad_right: int
+
+    @classmethod
+    def of(cls, who: str, block: int, pad: Pad) -> BlockGeometry:
+        """Check and spell out the short forms; `who` is the operation, for the error's text."""
+        side = integer(who, "block", block, low=1)
+        return cls(side, *_several(who, "pad", pad, "(top, bottom, left, right)", 4, low=0))
+
+    def out_shape(self, h: int, w: int, c: int) -> tuple[int, int, int]:
+        """Height, width and channels of an h x w image of c channels in blocks, the last ones
+        filled up with zeros."""
+        rows = h + self.pad_top + self.pad_bottom
+        columns = w + self.pad_left + self.pad_right
+        return -(-rows // self.block), -(-columns // self.block), self.block**2 * c
+
+
 def _several(
     who: str, name: str, value: int | tuple[int, ...], form: str, count: int, *, low: int
 ) -> tuple[int, ...]:

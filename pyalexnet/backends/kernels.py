@@ -10,7 +10,10 @@ from importlib import import_module
 from typing import Any
 
 from pyalexnet.backends.base import Activation, Array, Backend
-from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
+from pyalexnet.backends.elements import BFLOAT16
+from pyalexnet.backends.geometry import BlockGeometry, ConvGeometry, PoolGeometry
+from pyalexnet.backends.learned import Learned
+from pyalexnet.backends.masks import Mask
 from pyalexnet.errors import ArgumentError, BackendUnavailable, KernelError
 
 
@@ -102,10 +105,20 @@ class KernelBackend(Backend):
         flips: Array,
         shifts: Array,
         y: Array,
+        size: tuple[int, int],
+        g: BlockGeometry,
         scale: float,
         mean_at_pixel: bool,
     ) -> None:
-        self._run("augment", x, mean, corners, flips, shifts, y, scale, mean_at_pixel)
+        places = (g.block, g.pad_top, g.pad_left)
+        arrays = (x, mean, corners, flips, shifts, y)
+        self._run("augment", *arrays, *size, *places, scale, mean_at_pixel)
+
+    def _filters_to_depth(self, w: Array, deep: Array, block: int) -> None:
+        self._run("filters_to_depth", w, deep, block)
+
+    def _filters_from_depth(self, ddeep: Array, dw: Array, block: int) -> None:
+        self._run("filters_from_depth", ddeep, dw, block)
 
     def _conv_fprop(
         self,
@@ -116,17 +129,36 @@ class KernelBackend(Backend):
         g: ConvGeometry,
         activation: Activation,
         towers: int,
+        mask: Mask | None,
     ) -> None:
-        scratch = self._scratch("conv_fprop", x.shape, w.shape, y.shape, g.groups, towers)
-        self._run("conv_fprop", x, w, b, y, scratch, *_corner(g), towers, activation)
+        sizes = (x.shape, w.shape, y.shape, g.groups, towers, _is_bfloat16(x))
+        scratch = self._scratch("conv_fprop", *sizes)
+        after = (activation, _drawn(mask))
+        self._run("conv_fprop", x, w, b, y, scratch, *_corner(g), towers, *after)
 
-    def _conv_dgrad(self, dy: Array, w: Array, dx: Array, g: ConvGeometry) -> None:
-        scratch = self._scratch("conv_dgrad", dx.shape, w.shape, dy.shape, g.groups)
-        self._run("conv_dgrad", dy, w, dx, scratch, *_corner(g))
+    def _conv_dgrad(
+        self,
+        dy: Array,
+        w: Array,
+        gate: Array | None,
+        factor: float,
+        dx: Array,
+        g: ConvGeometry,
+    ) -> None:
+        scratch = self._conv_scratch("conv_dgrad", dx, w, dy, g)
+        self._run("conv_dgrad", dy, w, gate, dx, scratch, *_corner(g), factor)
 
     def _conv_wgrad(self, x: Array, dy: Array, dw: Array, db: Array, g: ConvGeometry) -> None:
-        scratch = self._scratch("conv_wgrad", x.shape, dw.shape, dy.shape, g.groups)
+        scratch = self._conv_scratch("conv_wgrad", x, dw, dy, g)
         self._run("conv_wgrad", x, dy, dw, db, scratch, *_corner(g))
+
+    def _conv_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned, g: ConvGeometry) -> None:
+        scratch = self._conv_scratch("conv_wgrad", x, w.w, dy, g)
+        arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
+        self._run("conv_wgrad_sgd", *arrays, *_corner(g), *_rule(w), *_rule(b))
+
+    def _conv_scratch(self, op: str, x: Array, w: Array, y: Array, g: ConvGeometry) -> Array | None:
+        return self._scratch(op, x.shape, w.shape, y.shape, g.groups, _is_bfloat16(x))
 
     def _linear_fprop(
         self,
@@ -136,16 +168,28 @@ class KernelBackend(Backend):
         y: Array,
         activation: Activation,
         towers: int,
+        mask: Mask | None,
     ) -> None:
-        scratch = self._scratch("linear_fprop", *x.shape, y.shape[1], towers)
-        self._run("linear_fprop", x, w, b, y, scratch, towers, activation)
+        scratch = self._scratch("linear_fprop", *x.shape, y.shape[1], towers, _is_bfloat16(x))
+        self._run("linear_fprop", x, w, b, y, scratch, towers, activation, _drawn(mask))
 
-    def _linear_dgrad(self, dy: Array, w: Array, dx: Array) -> None:
-        self._run("linear_dgrad", dy, w, dx, self._scratch("linear_dgrad", *dx.shape, dy.shape[1]))
+    def _linear_dgrad(
+        self, dy: Array, w: Array, gate: Array | None, factor: float, dx: Array
+    ) -> None:
+        scratch = self._linear_scratch("linear_dgrad", dx, dy)
+        self._run("linear_dgrad", dy, w, gate, dx, scratch, factor)
 
     def _linear_wgrad(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
-        scratch = self._scratch("linear_wgrad", *x.shape, dy.shape[1])
+        scratch = self._linear_scratch("linear_wgrad", x, dy)
         self._run("linear_wgrad", x, dy, dw, db, scratch)
+
+    def _linear_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned) -> None:
+        scratch = self._linear_scratch("linear_wgrad", x, dy)
+        arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
+        self._run("linear_wgrad_sgd", *arrays, *_rule(w), *_rule(b))
+
+    def _linear_scratch(self, op: str, x: Array, y: Array) -> Array | None:
+        return self._scratch(op, *x.shape, y.shape[1], _is_bfloat16(x))
 
     def _relu_fprop(self, x: Array, y: Array) -> None:
         self._run("relu_fprop", x, y)
@@ -203,18 +247,8 @@ class KernelBackend(Backend):
     def _avgpool_dgrad(self, dy: Array, dx: Array, g: PoolGeometry) -> None:
         self._run("avgpool_dgrad", dy, dx, g.size, g.stride)
 
-    def _dropout(
-        self,
-        x: Array,
-        y: Array,
-        keep: float,
-        seed: int,
-        step: int | Array,
-        layer: int,
-        offset: int,
-        total: int,
-    ) -> None:
-        self._run("dropout", x, y, keep, seed, step, layer, offset, total)
+    def _dropout(self, x: Array, y: Array, mask: Mask) -> None:
+        self._run("dropout", x, y, *_draw(mask))
 
     def _softmax_cross_entropy(
         self, logits: Array, labels: Array, loss: Array, dlogits: Array, top1: Array, top5: Array
@@ -239,3 +273,23 @@ class KernelBackend(Backend):
 def _corner(g: ConvGeometry) -> tuple[int, int, int, int, int]:
     """What a kernel is told of a geometry; how far it pads below and right, the shapes tell."""
     return g.stride_h, g.stride_w, g.pad_top, g.pad_left, g.groups
+
+
+def _draw(mask: Mask) -> tuple[Any, ...]:
+    """What a kernel is told of a mask, but for the factor."""
+    return mask.keep, mask.seed, mask.step, mask.layer, mask.offset, mask.total
+
+
+def _drawn(mask: Mask | None) -> tuple[Any, ...] | None:
+    """The dropout of an operation that may have none."""
+    return None if mask is None else (*_draw(mask), mask.factor)
+
+
+def _rule(learned: Learned) -> tuple[Any, ...]:
+    """How parameters are updated."""
+    return learned.lr, learned.momentum, learned.weight_decay
+
+
+def _is_bfloat16(x: Array) -> bool:
+    """Whether an operation is one of the kernels' forms in bfloat16, whose scratch differs."""
+    return bool(x.dtype == BFLOAT16)

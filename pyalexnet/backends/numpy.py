@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pyalexnet.backends.base import Activation
 from pyalexnet.backends.cpu import philox
 from pyalexnet.backends.cpu.augment import centre, shift_and_scale, subtract_mean
+from pyalexnet.backends.cpu.blocks import filters_from_blocks, filters_to_blocks, to_blocks
 from pyalexnet.backends.cpu.convolution import convolve, convolve_wgrad, finish, sum_rows
 from pyalexnet.backends.cpu.cores import Cores
 from pyalexnet.backends.cpu.elementwise import rectify, select
@@ -22,8 +23,11 @@ from pyalexnet.backends.cpu.normalisation import Settings, normalise, normalise_
 from pyalexnet.backends.cpu.patches import Window, phases
 from pyalexnet.backends.cpu.pieces import PARTS, spans
 from pyalexnet.backends.cpu.pooling import Taps, avgpool, avgpool_dgrad, maxpool, maxpool_dgrad
-from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
+from pyalexnet.backends.cpu.widening import rounds
+from pyalexnet.backends.geometry import BlockGeometry, ConvGeometry, PoolGeometry
 from pyalexnet.backends.host import HostBackend
+from pyalexnet.backends.learned import Learned
+from pyalexnet.backends.masks import Mask
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[Any]
@@ -54,19 +58,32 @@ class NumpyBackend(HostBackend):
         flips: Ints,
         shifts: Floats,
         y: Floats,
+        size: tuple[int, int],
+        g: BlockGeometry,
         scale: float,
         mean_at_pixel: bool,
     ) -> None:
-        means = mean if mean_at_pixel else centre(mean, y.shape[1:3])
+        means = mean if mean_at_pixel else centre(mean, size)
+        as_they_are = y.shape[1:] == (*size, mean.shape[2]) and y.dtype == np.float32
 
         def work(y: Floats, x: Ints, corners: Ints, flips: Ints, shifts: Floats) -> None:
-            subtract_mean(self._cores, x, means, corners, flips, y, mean_at_pixel=mean_at_pixel)
-            shift_and_scale(y, shifts, scale)
+            crops = y if as_they_are else self._cores.scratch("crops", (len(x), *size, x.shape[3]))
+            subtract_mean(self._cores, x, means, corners, flips, crops, mean_at_pixel=mean_at_pixel)
+            shift_and_scale(crops, shifts, scale)
+            if not as_they_are:
+                to_blocks(self._cores, crops, y, g)
 
         self._itemwise(work, y, x, corners, flips, shifts)
 
+    def _filters_to_depth(self, w: Floats, deep: Floats, block: int) -> None:
+        filters_to_blocks(w, deep, block)
+
+    def _filters_from_depth(self, ddeep: Floats, dw: Floats, block: int) -> None:
+        filters_from_blocks(ddeep, dw, block)
+
     # Convolution
 
+    @rounds("y")
     def _conv_fprop(
         self,
         x: Floats,
@@ -76,6 +93,7 @@ class NumpyBackend(HostBackend):
         g: ConvGeometry,
         activation: Activation,
         towers: int,
+        mask: Mask | None,
     ) -> None:
         window = Window(w.shape[1], w.shape[2], g.stride_h, g.stride_w, g.pad_top, g.pad_left)
         with self._cores.one_blas_thread_each():
@@ -84,8 +102,18 @@ class NumpyBackend(HostBackend):
                 bias = None if b is None else b[filters]
                 maps = y[..., filters]
                 convolve(self._cores, x[..., channels], matrices, maps, window, bias, activation)
+        self._drop(y, mask)
 
-    def _conv_dgrad(self, dy: Floats, w: Floats, dx: Floats, g: ConvGeometry) -> None:
+    @rounds("dx")
+    def _conv_dgrad(
+        self,
+        dy: Floats,
+        w: Floats,
+        gate: Floats | None,
+        factor: float,
+        dx: Floats,
+        g: ConvGeometry,
+    ) -> None:
         with self._cores.one_blas_thread_each():
             for phase in phases(dx, w, g):
                 if phase.w.size == 0:
@@ -96,7 +124,9 @@ class NumpyBackend(HostBackend):
                     matrices = _by_row(phase.w[filters, ::-1, ::-1].transpose(1, 2, 0, 3))
                     pixels = phase.dx[..., channels]
                     convolve(self._cores, dy[..., filters], matrices, pixels, phase.window)
+        self._let_pass(dx, gate, factor)
 
+    @rounds()
     def _conv_wgrad(self, x: Floats, dy: Floats, dw: Floats, db: Floats, g: ConvGeometry) -> None:
         k, r, s, c = dw.shape
         window = Window(r, s, g.stride_h, g.stride_w, g.pad_top, g.pad_left)
@@ -106,8 +136,17 @@ class NumpyBackend(HostBackend):
                 images, maps = x[..., channels], dy[..., filters]
                 convolve_wgrad(self._cores, images, maps, rows[filters], db[filters], window)
 
+    def _conv_wgrad_sgd(
+        self, x: Floats, dy: Floats, w: Learned, b: Learned, g: ConvGeometry
+    ) -> None:
+        dw, db = self.empty(w.w.shape), self.empty(b.w.shape)
+        self._conv_wgrad(x, dy, dw, db, g)
+        self._learn(w, dw)
+        self._learn(b, db)
+
     # Linear layers: one product, cut along the side that no sum runs over
 
+    @rounds("y")
     def _linear_fprop(
         self,
         x: Floats,
@@ -116,6 +155,7 @@ class NumpyBackend(HostBackend):
         y: Floats,
         activation: Activation,
         towers: int,
+        mask: Mask | None,
     ) -> None:
         def work(outputs: slice) -> None:
             rows = y[:, outputs]
@@ -123,19 +163,53 @@ class NumpyBackend(HostBackend):
             finish(self._cores, rows, None if b is None else b[outputs], activation)
 
         self._product(len(w), x.size, work)
+        self._drop(y, mask)
 
-    def _linear_dgrad(self, dy: Floats, w: Floats, dx: Floats) -> None:
+    @rounds("dx")
+    def _linear_dgrad(
+        self, dy: Floats, w: Floats, gate: Floats | None, factor: float, dx: Floats
+    ) -> None:
         def work(inputs: slice) -> None:
             np.matmul(dy, w[:, inputs], out=dx[:, inputs])
 
         self._product(w.shape[1], dy.size, work)
+        self._let_pass(dx, gate, factor)
 
+    @rounds()
     def _linear_wgrad(self, x: Floats, dy: Floats, dw: Floats, db: Floats) -> None:
         def work(outputs: slice) -> None:
             np.matmul(dy[:, outputs].T, x, out=dw[outputs])
             np.copyto(db[outputs], sum_rows(self._cores, dy[:, outputs]))
 
         self._product(len(dw), x.size, work)
+
+    def _linear_wgrad_sgd(self, x: Floats, dy: Floats, w: Learned, b: Learned) -> None:
+        dw, db = self.empty(w.w.shape), self.empty(b.w.shape)
+        self._linear_wgrad(x, dy, dw, db)
+        self._learn(w, dw)
+        self._learn(b, db)
+
+    # What conv and linear do with their sums, still in float32
+
+    def _drop(self, y: Floats, mask: Mask | None) -> None:
+        """Dropout in place, as a kernel applies it before it stores y."""
+        if mask is None:
+            return
+        if mask.factor != 1:
+            self._scale(y, y, mask.factor)
+        self._dropout(y, y, mask)
+
+    def _let_pass(self, dx: Floats, gate: Floats | None, factor: float) -> None:
+        """dx in place: times the factor where the gate is above 0, else 0."""
+        if factor != 1:
+            self._scale(dx, dx, factor)
+        if gate is not None:
+            self._relu_dgrad(gate, dx, dx)
+
+    def _learn(self, learned: Learned, dw: Floats) -> None:
+        """Update parameters by their gradient."""
+        rule = (learned.lr, learned.momentum, learned.weight_decay)
+        self._sgd_update(learned.w, learned.v, dw, *rule)
 
     def _product(self, length: int, cost: int, work: Callable[[slice], None]) -> None:
         """Share out `length` rows or columns of a product, each of `cost` multiplications."""
@@ -252,26 +326,17 @@ class NumpyBackend(HostBackend):
 
     # Dropout
 
-    def _dropout(
-        self,
-        x: Floats,
-        y: Floats,
-        keep: float,
-        seed: int,
-        step: Any,
-        layer: int,
-        offset: int,
-        total: int,
-    ) -> None:
-        counter = int(step)
-        below = math.ceil(keep * 2**32)
+    def _dropout(self, x: Floats, y: Floats, mask: Mask) -> None:
+        counter = int(mask.step)
+        below = math.ceil(mask.keep * 2**32)
         features = x.size // len(x)
+        total, offset = np.uint64(mask.total or features), np.uint64(mask.offset)
 
         def work(x: Floats, y: Floats, images: Ints) -> None:
-            first, skipped = np.divmod(images * np.uint64(total) + np.uint64(offset), np.uint64(4))
+            first, skipped = np.divmod(images * total + offset, np.uint64(4))
             # An image may begin and end within a block of four draws.
             blocks = first[:, np.newaxis] + np.arange(features // 4 + 2, dtype=np.uint64)
-            words = philox.draws(blocks, seed=seed, step=counter, layer=layer)
+            words = philox.draws(blocks, seed=mask.seed, step=counter, layer=mask.layer)
             kept = words.reshape(len(images), -1) < below
             for image, skip in enumerate(skipped.tolist()):
                 select(kept[image, skip : skip + features], x[image], y[image])

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalexnet.backends import Array, Backend
+from pyalexnet.backends.geometry import BlockGeometry, Pad
 from pyalexnet.data.dataset import Images, Labels, Split
 from pyalexnet.data.readers import PATIENCE, Readers
 from pyalexnet.data.views import Side, Views
@@ -44,6 +45,7 @@ class Loader:
         mean_at_pixel: see `Backend.augment`.
         workers: threads that read; 0: the calling thread does, and nothing is read ahead.
         patience: seconds that a read may take, where threads read.
+        block, pad, dtype: of the images that a network reads, see `Backend.augment`.
     """
 
     backend: Backend
@@ -52,13 +54,17 @@ class Loader:
     mean_at_pixel: bool
     workers: int
     patience: float = PATIENCE
+    block: int = 1
+    pad: Pad = 0
+    dtype: npt.DTypeLike = np.float32
 
     def batches(
         self, split: Split, indices: Labels, batch_size: int, look: Look, *, first: int = 0
     ) -> Generator[tuple[Array, Labels]]:
-        """Images (n, H, W, C) float32 of the device, minus the mean, and labels (n,).
+        """Images (n, H, W, C) of the device, minus the mean, and labels (n,).
 
-        In the order of `indices`; every batch has `batch_size` images, the last one what is left.
+        With a block or padding, in the shape that `Backend.augment` gives them. In the order of
+        `indices`; every batch has `batch_size` images, the last one what is left.
         A batch is valid until the next one is asked for.
 
         Args:
@@ -75,7 +81,9 @@ class Loader:
         bounds = list(pairwise([*range(0, len(indices), batch_size), len(indices)]))
         shape = (min(batch_size, len(indices)), *split.image_shape)
         lanes = [self.backend.lane(shape) for _ in range(min(AHEAD + 1, len(bounds)))]
-        out = self.backend.empty((shape[0], *self.size, split.image_shape[2]))
+        geometry = BlockGeometry.of("Loader", self.block, self.pad)
+        seen = geometry.out_shape(*self.size, split.image_shape[2])
+        out = self.backend.empty((shape[0], *seen), self.dtype)
         with Readers(self.workers, self.patience) as readers:
 
             def begin(number: int) -> Callable[[], None]:
@@ -109,6 +117,9 @@ class Loader:
             size=self.size,
             scale=views.scale,
             mean_at_pixel=self.mean_at_pixel,
+            block=self.block,
+            pad=self.pad,
+            dtype=self.dtype,
             out=out,
         )
 

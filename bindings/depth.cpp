@@ -1,0 +1,62 @@
+#include "register.hpp"
+
+#include "array.hpp"
+
+namespace pyalexnet {
+namespace {
+
+// Shapes of filters w (K, R, S, C) and of the same for images in blocks.
+template <class W, class Deep>
+FilterShape filter_shape(const Call& call, const W& w, const Deep& deep, std::int64_t block_) {
+    const int block = call.extent("block", block_);
+    // Kernels count in int, up to a block beyond a filter's end.
+    call.expect_countable("rows of filters with whole blocks", w.dim(1) + block);
+    call.expect_countable("columns of filters with whole blocks", w.dim(2) + block);
+    call.expect_countable("pixels of a block", std::int64_t{block} * block);
+    call.expect_countable("channels of a block", std::int64_t{block} * block * w.dim(3));
+    const FilterShape shape{
+        call.extent("filters", w.dim(0)), call.extent("filter height", w.dim(1)),
+        call.extent("filter width", w.dim(2)), call.extent("channels", w.dim(3))};
+    const FilterShape d = shape.deep(block);
+    const std::vector<std::int64_t> expected{d.filters, d.height, d.width, d.channels};
+    call.expect(deep.shape() == expected, "deep filters have shape " + deep.shape_text() + "; " +
+                                              shape_text(expected) + " was expected");
+    // ... and threads of a row in 32 bits.
+    call.extent("elements of a row of filters", w.dim(2) * w.dim(3));
+    call.extent("elements of a row of deep filters", deep.dim(2) * deep.dim(3));
+    return shape;
+}
+
+void to_depth(const py::object& w_, const py::object& deep_, std::int64_t block, int device,
+              const Target& target) {
+    Call call("filters_to_depth", device, target);
+    with_element(w_, [&](auto element) {
+        using T = decltype(element);
+        const auto w = call.input<const T>("w", w_, 4);
+        const auto deep = call.output<T>("deep", deep_, 4);
+        const FilterShape shape = filter_shape(call, w, deep, block);
+        call.launch([=](Stream s) {
+            filters_to_depth<T>(w.data(), deep.data(), shape, static_cast<int>(block), s);
+        });
+    });
+}
+
+void from_depth(const py::object& ddeep_, const py::object& dw_, std::int64_t block, int device,
+                const Target& target) {
+    Call call("filters_from_depth", device, target);
+    const auto ddeep = call.input<const float>("ddeep", ddeep_, 4);
+    const auto dw = call.output<float>("dw", dw_, 4);
+    const FilterShape shape = filter_shape(call, dw, ddeep, block);
+    call.launch([=](Stream s) {
+        filters_from_depth(ddeep.data(), dw.data(), shape, static_cast<int>(block), s);
+    });
+}
+
+} // namespace
+
+void register_depth(py::module_& m) {
+    m.def("filters_to_depth", &to_depth);
+    m.def("filters_from_depth", &from_depth);
+}
+
+} // namespace pyalexnet

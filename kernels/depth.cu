@@ -1,0 +1,68 @@
+// Filters of a strided convolution for images in blocks, and their gradient back: so conv1, of
+// three channels, 11 x 11 pixels and stride 4, runs as one of 48 channels, 3 x 3 and stride 1.
+#include "ops.h"
+#include "rows.cuh"
+
+namespace pyalexnet {
+namespace {
+
+// Where the elements of a block lie: in row a, column b, at channel c.
+struct InBlock {
+    int a, b, c;
+};
+
+__device__ __forceinline__ InBlock in_block(int channel, int block, int channels) {
+    const int pixel = channel / channels;
+    return {pixel / block, pixel % block, channel % channels};
+}
+
+// A thread moves one element of the deep filters, deep channels fastest; a block 256 of one row.
+// Bound by its launch: conv1 has 35 thousand weights.
+template <class T> __global__ void filters_to_depth_kernel(const T* __restrict__ w,
+                                                           T* __restrict__ deep, FilterShape g,
+                                                           FilterShape d, int block) {
+    const RowPlace at = row_place(d.width, d.channels);
+    if (at.column == d.width) return;
+    const std::int64_t filter = at.row / d.height;
+    const InBlock in = in_block(at.channel, block, g.channels);
+    const int r = static_cast<int>(at.row % d.height) * block + in.a;
+    const int s = at.column * block + in.b;
+    T value{};
+    if (r < g.height && s < g.width)
+        value = w[((filter * g.height + r) * g.width + s) * g.channels + in.c];
+    deep[(at.row * d.width + at.column) * d.channels + at.channel] = value;
+}
+
+// A thread moves one element of dw, channels fastest; a block 256 of one row. Bound by its launch.
+__global__ void filters_from_depth_kernel(const float* __restrict__ ddeep, float* __restrict__ dw,
+                                          FilterShape g, FilterShape d, int block) {
+    const RowPlace at = row_place(g.width, g.channels);
+    if (at.column == g.width) return;
+    const std::int64_t filter = at.row / g.height;
+    const int r = static_cast<int>(at.row % g.height);
+    const int a = r % block, b = at.column % block;
+    const std::int64_t pixel = (filter * d.height + r / block) * d.width + at.column / block;
+    dw[(at.row * g.width + at.column) * g.channels + at.channel] =
+        ddeep[pixel * d.channels + (a * block + b) * g.channels + at.channel];
+}
+
+} // namespace
+
+template <class T>
+void filters_to_depth(const T* w, T* deep, FilterShape shape, int block, Stream stream) {
+    const FilterShape d = shape.deep(block);
+    simt::launch<filters_to_depth_kernel<T>>(row_grid(d.rows(), d.width, d.channels, stream), w,
+                                             deep, shape, d, block);
+}
+
+void filters_from_depth(const float* ddeep, float* dw, FilterShape shape, int block,
+                        Stream stream) {
+    simt::launch<filters_from_depth_kernel>(
+        row_grid(shape.rows(), shape.width, shape.channels, stream), ddeep, dw, shape,
+        shape.deep(block), block);
+}
+
+template void filters_to_depth<float>(const float*, float*, FilterShape, int, Stream);
+template void filters_to_depth<bf16>(const bf16*, bf16*, FilterShape, int, Stream);
+
+} // namespace pyalexnet

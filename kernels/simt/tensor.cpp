@@ -1,0 +1,194 @@
+// What feeds the tensor cores, in the emulation: copies that arrive as late as they may, and
+// matrices that the last lane to come moves or multiplies for its whole warp.
+#include "simt.hpp"
+
+#include "check.hpp"
+#include "copies.hpp"
+
+#include <cstring>
+#include <string>
+
+namespace simt {
+namespace {
+
+std::string at(Site site) {
+    const std::string file(site.file);
+    return ", at " + file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line) + ", " +
+           where();
+}
+
+void require_aligned(const void* address, Site site) {
+    if (reinterpret_cast<std::uintptr_t>(address) % 16 == 0) return;
+    fail("misaligned access to " + check::place_of(address) +
+         ", which should be a multiple of 16 bytes" + at(site));
+}
+
+void require_shared(const void* address, Site site) {
+    if (!is_shared(address))
+        fail(check::place_of(address) + " is not in shared memory, as it should be" + at(site));
+}
+
+void require_global(const void* address, Site site) {
+    if (is_shared(address))
+        fail(check::place_of(address) + " is in shared memory, as it should not be" + at(site));
+}
+
+void require_whole_warp(std::uint32_t lanes) {
+    if (lanes != 0xffffffffu) fail("ldmatrix and mma need all 32 lanes of a warp, " + where());
+}
+
+} // namespace
+
+// ---------------------------------------------------------------------- copies
+
+// What lies at `shared` until the copy is waited for is NaN, whether the card would already have
+// brought the new values or still show the old ones.
+void cp_async_16(void* shared, const void* global, bool inside, const char* file, int line) {
+    const detail::OutsideKernel outside;
+    const Site site{file, line};
+    Copy copy{shared, __builtin_return_address(0), {}};
+    require_aligned(shared, site);
+    check::begin_copy(shared, kCopyBytes, copy.pc);
+    require_shared(shared, site);
+    if (inside) {
+        require_aligned(global, site);
+        check::read(global, kCopyBytes, copy.pc);
+        require_global(global, site);
+        std::memcpy(copy.bytes, global, kCopyBytes);
+    }
+    std::memset(shared, 0xff, kCopyBytes);
+    copies_of_the_thread().begin(copy);
+}
+
+void cp_async_commit() {
+    const detail::OutsideKernel outside;
+    copies_of_the_thread().commit();
+}
+
+void detail::wait_for_copies(std::size_t groups_left, Site site) {
+    const OutsideKernel outside;
+    if (kChecked && !check::meet_barrier(site)) return;
+    copies_of_the_thread().wait(groups_left, [](const Copy& copy) {
+        check::end_copy(copy.to, kCopyBytes, copy.pc);
+        std::memcpy(copy.to, copy.bytes, kCopyBytes);
+    });
+}
+
+// ---------------------------------------------------------------------- matrices out of memory
+
+namespace {
+
+constexpr unsigned kWarp = 32;
+
+struct LoadedMatrices {
+    std::uint32_t* r;
+    const void* row;
+};
+
+const LoadedMatrices& matrices(void* const slots[kWarp], unsigned lane) {
+    return *static_cast<const LoadedMatrices*>(slots[lane]);
+}
+
+template <bool transposed> void load_matrices(void* const slots[kWarp], std::uint32_t lanes) {
+    require_whole_warp(lanes);
+    for (unsigned m = 0; m < 4; ++m) {
+        std::uint16_t matrix[8][8];
+        for (unsigned i = 0; i < 8; ++i)
+            std::memcpy(matrix[i], matrices(slots, 8 * m + i).row, sizeof matrix[i]);
+        for (unsigned lane = 0; lane < kWarp; ++lane) {
+            const unsigned g = lane / 4, t = lane % 4 * 2;
+            const std::uint32_t low = transposed ? matrix[t][g] : matrix[g][t];
+            const std::uint32_t high = transposed ? matrix[t + 1][g] : matrix[g][t + 1];
+            matrices(slots, lane).r[m] = high << 16 | low;
+        }
+    }
+}
+
+void ldmatrix(std::uint32_t* r, const void* row, Exchange load, Site site, const void* pc) {
+    {
+        const detail::OutsideKernel outside;
+        require_aligned(row, site);
+        check::read(row, 16, pc);
+        require_shared(row, site);
+    }
+    LoadedMatrices slot{r, row};
+    warp_exchange(0xffffffffu, &slot, load, site);
+}
+
+} // namespace
+
+void ldmatrix_x4(std::uint32_t (&r)[4], const void* row, const char* file, int line) {
+    ldmatrix(r, row, &load_matrices<false>, {file, line}, __builtin_return_address(0));
+}
+
+void ldmatrix_x4_trans(std::uint32_t (&r)[4], const void* row, const char* file, int line) {
+    ldmatrix(r, row, &load_matrices<true>, {file, line}, __builtin_return_address(0));
+}
+
+// ---------------------------------------------------------------------- products
+
+namespace {
+
+using Four = float __attribute__((vector_size(16)));
+
+struct Factors {
+    float* d;
+    const std::uint32_t* a;
+    const std::uint32_t* b;
+};
+
+float widen(std::uint32_t bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+// Every product of two bf16 is exact in float32; they are added to d one after the other, from the
+// first of the 16 to the last, and each sum is rounded to nearest. (The card's own order and
+// rounding are not documented.)
+void multiply(void* const slots[kWarp], std::uint32_t lanes) {
+    require_whole_warp(lanes);
+    float a[16][16];
+    alignas(16) float b[16][8];
+    alignas(16) float d[16][8];
+    for (unsigned lane = 0; lane < kWarp; ++lane) {
+        const auto& slot = *static_cast<const Factors*>(slots[lane]);
+        const unsigned g = lane / 4, t = lane % 4 * 2;
+        for (unsigned i = 0; i < 4; ++i) {
+            float* pair = &a[g + i % 2 * 8][t + i / 2 * 8];
+            pair[0] = widen(slot.a[i] << 16);
+            pair[1] = widen(slot.a[i] & 0xffff0000u);
+            d[g + i / 2 * 8][t + i % 2] = slot.d[i];
+        }
+        for (unsigned i = 0; i < 2; ++i) {
+            b[t + i * 8][g] = widen(slot.b[i] << 16);
+            b[t + i * 8 + 1][g] = widen(slot.b[i] & 0xffff0000u);
+        }
+    }
+    for (unsigned row = 0; row < 16; ++row) {
+        auto* sums = reinterpret_cast<Four*>(d[row]);
+        Four left = sums[0], right = sums[1];
+        for (unsigned k = 0; k < 16; ++k) {
+            const auto* factors = reinterpret_cast<const Four*>(b[k]);
+            left += a[row][k] * factors[0];
+            right += a[row][k] * factors[1];
+        }
+        sums[0] = left;
+        sums[1] = right;
+    }
+    for (unsigned lane = 0; lane < kWarp; ++lane) {
+        const auto& slot = *static_cast<const Factors*>(slots[lane]);
+        const unsigned g = lane / 4, t = lane % 4 * 2;
+        for (unsigned i = 0; i < 4; ++i) slot.d[i] = d[g + i / 2 * 8][t + i % 2];
+    }
+}
+
+} // namespace
+
+void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+                  const char* file, int line) {
+    Factors slot{d, a, b};
+    warp_exchange(0xffffffffu, &slot, &multiply, {file, line});
+}
+
+} // namespace simt

@@ -1,0 +1,344 @@
+// The main loop of every bf16 matrix product, on the tensor cores: mma.sync m16n8k16 fed by
+// cp.async and ldmatrix (sm_80 and up).
+//
+//   C[g][m][n] = sum over d of A[g][m][d] * B[g][d][n],     m < rows, n < columns, d < depth
+//
+// A block computes one tile of C, each of its four warps a quarter of that. Slices of A and B, 32
+// deep, arrive in a ring of stages in shared memory: while the warps multiply one, copies of the
+// next ones are under way, and the one multiplied before is overwritten. So one barrier a slice is
+// enough. Out of shared memory a warp takes fragments of 16 x 16 elements by ldmatrix, the next 16
+// of the depth before it multiplies the present 16. A stage keeps an operand as it lies in global
+// memory, along its depth or along its lines; in the second case ldmatrix transposes it.
+//
+// A thread copies 16 bytes at a time where eight neighbours of the operand always lie side by side
+// from a multiple of 16 bytes on (`vectors`). Otherwise it gathers the eight one by one.
+//
+// The sums go through shared memory to the epilogue, where neighbouring threads have neighbouring
+// fours of a row: whole sectors are read and written, and the code stands there once.
+//
+// An element is summed 16 products of the depth at a time, in their order: it depends on the split
+// of the depth alone, not on the tile, nor on how the operands were loaded.
+//
+// Bound by the tensor cores' rate. A warp that holds 64 x 64 sums reads 4 KiB of shared memory for
+// 32 products, half of what the banks give meanwhile; the copies of a 128 x 128 tile take another
+// quarter, those of 256 x 64 a third. Two blocks share a multiprocessor, so that one multiplies
+// while the other begins or ends.
+#pragma once
+
+#include "epilogue.cuh"
+
+namespace pyalexnet {
+
+constexpr int kTensorSlice = 32; // depth of a slice: 64 bytes of a row are two sectors
+constexpr int kFragment = 16;    // lines and depth of a fragment
+constexpr int kChunk = 8;        // elements of 16 bytes
+
+// A tile of the product, and a warp's share of it.
+template <int TileM_, int TileN_, int WarpM_, int WarpN_, int Stages_> struct TensorTile {
+    static constexpr int TileM = TileM_;
+    static constexpr int TileN = TileN_;
+    static constexpr int WarpM = WarpM_;
+    static constexpr int WarpN = WarpN_;
+    static constexpr int Stages = Stages_;
+    static constexpr int WarpsN = TileN / WarpN;
+    static constexpr int Threads = 32 * (TileM / WarpM) * WarpsN;
+};
+
+// ---------------------------------------------------------------------- a slice in shared memory
+
+// Lines x depth of one operand: rows of 16-byte chunks, along the depth or along the lines. In each
+// row the chunks are exchanged so that the eight rows which ldmatrix reads at a time lie in eight
+// different quarters of the banks, as do the chunks that eight threads copy.
+template <class Source, int Lines> struct Slice {
+    static constexpr bool kAlongDepth = Source::kContiguous == Contiguous::depth;
+    static constexpr int kRows = kAlongDepth ? Lines : kTensorSlice;
+    static constexpr int kChunks = (kAlongDepth ? kTensorSlice : Lines) / kChunk;
+    static constexpr int kElements = Lines * kTensorSlice;
+    static_assert(kChunks == 4 || kChunks % 8 == 0);
+
+    __device__ __forceinline__ static int at(int row, int chunk) {
+        const int turn = kChunks == 4 ? row / 2 % 4 : row % 8;
+        return (row * kChunks + (chunk ^ turn)) * kChunk;
+    }
+
+    // The 16 lines x 16 depths from (line, depth) on, as A of m16n8k16 takes them. As B, the first
+    // eight lines are r[0] and r[2], the others r[1] and r[3].
+    __device__ __forceinline__ static void fragment(const bf16* slice, int line, int depth,
+                                                    std::uint32_t (&r)[4]) {
+        const int lane = static_cast<int>(threadIdx.x) % 32;
+        if constexpr (kAlongDepth)
+            simt::ldmatrix_x4(r, slice + at(line + lane % 16, depth / kChunk + lane / 16));
+        else
+            simt::ldmatrix_x4_trans(
+                r, slice + at(depth + lane % 8 + lane / 16 * 8, line / kChunk + lane / 8 % 2));
+    }
+};
+
+// Brings slices of one operand into shared memory. A thread has one chunk of several rows: what its
+// rows, or its chunk, have to do with lines of the operand it finds out once.
+template <class Source, int Lines, int Threads, bool vectors> class Loader {
+    using Layout = Slice<Source, Lines>;
+    static constexpr int kStep = Threads / Layout::kChunks; // rows between two of a thread's
+    static constexpr int kCount = Layout::kRows / kStep;
+    static_assert(Threads % Layout::kChunks == 0 && Layout::kRows % kStep == 0);
+
+  public:
+    __device__ Loader(const Source& source, int first_line)
+        : source_(source), first_line_(first_line) {
+        if constexpr (Layout::kAlongDepth) {
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) lines_[i] = source_.line(first_line + row(i));
+        } else {
+            lines_[0] = source_.line(first_line + chunk() * kChunk);
+        }
+    }
+
+    // The slice from `depth` on; zeros from `depth_end` on.
+    __device__ __forceinline__ void load(bf16* slice, int depth, int depth_end) const {
+        if constexpr (!vectors)
+            gather(slice, depth, depth_end);
+        else if constexpr (Layout::kAlongDepth)
+            copy_along_depth(slice, depth + chunk() * kChunk, depth_end);
+        else
+            copy_along_lines(slice, depth, depth_end);
+    }
+
+  private:
+    __device__ static int chunk() { return static_cast<int>(threadIdx.x) % Layout::kChunks; }
+    __device__ static int row(int i) {
+        return static_cast<int>(threadIdx.x) / Layout::kChunks + i * kStep;
+    }
+
+    __device__ __forceinline__ void copy_along_depth(bf16* slice, int depth, int depth_end) const {
+        const auto point = source_.point(depth);
+#pragma unroll
+        for (int i = 0; i < kCount; ++i)
+            copy(slice, i, source_.find(lines_[i], point), depth < depth_end);
+    }
+
+    __device__ __forceinline__ void copy_along_lines(bf16* slice, int depth, int depth_end) const {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i)
+            copy(slice, i, source_.find(lines_[0], source_.point(depth + row(i))),
+                 depth + row(i) < depth_end);
+    }
+
+    __device__ __forceinline__ static void copy(bf16* slice, int i, Found<bf16> from, bool inside) {
+        simt::cp_async_16(slice + Layout::at(row(i), chunk()), from.at, inside && from.inside);
+    }
+
+    __device__ void gather(bf16* slice, int depth, int depth_end) const {
+        for (int i = 0; i < kCount; ++i) {
+            bf16* to = slice + Layout::at(row(i), chunk());
+            for (int j = 0; j < kChunk; ++j) {
+                const int along = chunk() * kChunk + j;
+                const int line = first_line_ + (Layout::kAlongDepth ? row(i) : along);
+                const int point = depth + (Layout::kAlongDepth ? along : row(i));
+                const Found<bf16> from = source_.find(source_.line(line), source_.point(point));
+                to[j] = point < depth_end && from.inside ? *from.at : bf16{0};
+            }
+        }
+    }
+
+    Source source_;
+    typename Source::Line lines_[Layout::kAlongDepth ? kCount : 1];
+    int first_line_;
+};
+
+// ---------------------------------------------------------------------- the sums in shared memory
+
+// A tile of sums for the epilogue. A row's groups of eight are exchanged so that neither the pairs
+// that a warp writes nor the fours that it reads meet in a bank.
+template <class T> struct SumTile {
+    static constexpr int kFloats = T::TileM * T::TileN;
+
+    __device__ __forceinline__ static int at(int row, int column) {
+        return row * T::TileN + (column ^ row % 4 * 8);
+    }
+};
+
+// What stands in shared memory: first the stages, then the sums and the sums of A's rows.
+template <class T> constexpr std::size_t kTensorShared = [] {
+    const std::size_t stages = sizeof(bf16) * T::Stages * (T::TileM + T::TileN) * kTensorSlice;
+    const std::size_t sums = sizeof(float) * (SumTile<T>::kFloats + T::TileM);
+    return stages > sums ? stages : sums;
+}();
+
+// Where a block's tile stands in C. Along the grid the column tiles of C move fastest, since where
+// there are few of them their blocks share rows of a large A; then row tiles, groups, parts.
+struct TilePlace {
+    int row, column, group, part;
+};
+
+template <class T> __device__ __forceinline__ TilePlace tile_place(const GemmSize& size) {
+    unsigned block = blockIdx.x;
+    const unsigned column_tiles = (size.tiled_columns() + T::TileN - 1) / T::TileN;
+    const unsigned row_tiles = (size.rows + T::TileM - 1) / T::TileM;
+    const int column = static_cast<int>(block % column_tiles) * T::TileN;
+    block /= column_tiles;
+    const int row = static_cast<int>(block % row_tiles) * T::TileM;
+    block /= row_tiles;
+    return {row, column, static_cast<int>(block % size.groups),
+            static_cast<int>(block / size.groups)};
+}
+
+// Hands the tile to the epilogue, several fours of a thread at a time.
+template <class T, class Epilogue>
+__device__ __forceinline__ void finish_tile(const Epilogue& epilogue, const GemmSize& size,
+                                            const TilePlace& tile, const float* sums) {
+    constexpr int fours = T::TileN / 4; // of a row
+    constexpr int step = T::Threads / fours;
+    constexpr int at_a_time = 4;
+    static_assert(T::TileM % (step * at_a_time) == 0);
+    const int column = static_cast<int>(threadIdx.x) % fours * 4;
+    const int count = min(4, size.tiled_columns() - tile.column - column);
+    if (count <= 0) return;
+    const int rows = min(T::TileM, size.rows - tile.row);
+    for (int row = static_cast<int>(threadIdx.x) / fours; row < rows; row += at_a_time * step) {
+        const auto place = [&](int i) {
+            return Place{tile.group, tile.row + row + i * step, tile.column + column, count};
+        };
+        typename Epilogue::Read read[at_a_time];
+#pragma unroll
+        for (int i = 0; i < at_a_time; ++i)
+            if (row + i * step < rows) read[i] = epilogue.read(place(i));
+#pragma unroll
+        for (int i = 0; i < at_a_time; ++i) {
+            if (row + i * step >= rows) break;
+            const Four<float> four = *reinterpret_cast<const Four<float>*>(
+                sums + SumTile<T>::at(row + i * step, column));
+            epilogue.put(place(i), read[i], four.of);
+        }
+    }
+}
+
+// The sums of A's rows, the last column of C.
+template <class T, class Epilogue>
+__device__ __forceinline__ void finish_row_sums(const Epilogue& epilogue, const GemmSize& size,
+                                                const TilePlace& tile, const float* row_sums) {
+    for (int row = static_cast<int>(threadIdx.x); row < min(T::TileM, size.rows - tile.row);
+         row += T::Threads) {
+        const Place place{tile.group, tile.row + row, size.columns - 1, 1};
+        epilogue.put(place, epilogue.read(place), {row_sums[row], 0.0f, 0.0f, 0.0f});
+    }
+}
+
+// ---------------------------------------------------------------------- the kernel
+
+// The fragments of a warp for 16 of the depth.
+template <class T> struct Fragments {
+    std::uint32_t a[T::WarpM / kFragment][4];
+    std::uint32_t b[T::WarpN / kFragment][4];
+};
+
+template <class Problem, class T, bool vectors> __global__ void __launch_bounds__(T::Threads, 2)
+    tensor_gemm_kernel(Problem problem, GemmSize size, float* partial) {
+    SIMT_DYN_SHARED(float, shared);
+    using A = typename Problem::A;
+    using B = typename Problem::B;
+    using SliceA = Slice<A, T::TileM>;
+    using SliceB = Slice<B, T::TileN>;
+    bf16* const a_stages = reinterpret_cast<bf16*>(shared);
+    bf16* const b_stages = a_stages + T::Stages * SliceA::kElements;
+
+    const TilePlace tile = tile_place<T>(size);
+    const int depth_begin = tile.part * size.part_depth;
+    const int depth_end = min(size.depth, depth_begin + size.part_depth);
+    const int slices = (depth_end - depth_begin + kTensorSlice - 1) / kTensorSlice;
+    const Loader<A, T::TileM, T::Threads, vectors> a_loader(problem.a(tile.group), tile.row);
+    const Loader<B, T::TileN, T::Threads, vectors> b_loader(problem.b(tile.group), tile.column);
+    const auto fetch = [&](int slice, int stage) {
+        if (slice < slices) {
+            const int depth = depth_begin + slice * kTensorSlice;
+            a_loader.load(a_stages + stage * SliceA::kElements, depth, depth_end);
+            b_loader.load(b_stages + stage * SliceB::kElements, depth, depth_end);
+        }
+        simt::cp_async_commit();
+    };
+
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const int warp_row = warp / T::WarpsN * T::WarpM;
+    const int warp_column = warp % T::WarpsN * T::WarpN;
+    const auto read = [&](Fragments<T>& fragments, int stage, int depth) {
+#pragma unroll
+        for (int m = 0; m < T::WarpM / kFragment; ++m)
+            SliceA::fragment(a_stages + stage * SliceA::kElements, warp_row + m * kFragment, depth,
+                             fragments.a[m]);
+#pragma unroll
+        for (int n = 0; n < T::WarpN / kFragment; ++n)
+            SliceB::fragment(b_stages + stage * SliceB::kElements, warp_column + n * kFragment,
+                             depth, fragments.b[n]);
+    };
+
+    float sums[T::WarpM / 16][T::WarpN / 8][4] = {};
+    // Every column of A times ones are the sums of A's rows; one column of warps takes them.
+    float row_sums[T::WarpM / 16][4] = {};
+    const bool takes_row_sums = Problem::RowSums::value && tile.column == 0 && warp_column == 0;
+    const auto multiply = [&](const Fragments<T>& fragments) {
+#pragma unroll
+        for (int m = 0; m < T::WarpM / 16; ++m)
+#pragma unroll
+            for (int n = 0; n < T::WarpN / 8; ++n) {
+                const std::uint32_t b[2] = {fragments.b[n / 2][n % 2],
+                                            fragments.b[n / 2][n % 2 + 2]};
+                simt::mma_m16n8k16(sums[m][n], fragments.a[m], b);
+            }
+        if constexpr (Problem::RowSums::value) {
+            constexpr std::uint32_t ones[2] = {0x3f803f80u, 0x3f803f80u};
+            if (takes_row_sums)
+#pragma unroll
+                for (int m = 0; m < T::WarpM / 16; ++m)
+                    simt::mma_m16n8k16(row_sums[m], fragments.a[m], ones);
+        }
+    };
+
+#pragma unroll
+    for (int slice = 0; slice < T::Stages - 1; ++slice) fetch(slice, slice);
+    simt::cp_async_wait<T::Stages - 2>();
+    __syncthreads();
+    Fragments<T> fragments[2];
+    read(fragments[0], 0, 0);
+    int stage = 0;                  // of the present slice
+    int free_stage = T::Stages - 1; // of the one before it, which nobody needs any more
+    for (int slice = 0; slice < slices; ++slice) {
+        static_assert(kTensorSlice == 2 * kFragment);
+        read(fragments[1], stage, kFragment);
+        fetch(slice + T::Stages - 1, free_stage);
+        free_stage = stage;
+        stage = stage + 1 == T::Stages ? 0 : stage + 1;
+        multiply(fragments[0]);
+        simt::cp_async_wait<T::Stages - 2>();
+        __syncthreads();
+        if (slice + 1 < slices) read(fragments[0], stage, 0);
+        multiply(fragments[1]);
+    }
+
+    // Behind the last barrier nobody reads a stage.
+    float* const row_sums_in_tile = shared + SumTile<T>::kFloats;
+#pragma unroll
+    for (int m = 0; m < T::WarpM / 16; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int row = warp_row + m * 16 + half * 8 + lane / 4;
+#pragma unroll
+            for (int n = 0; n < T::WarpN / 8; ++n) {
+                const int column = warp_column + n * 8 + lane % 4 * 2;
+                store_pair(shared + SumTile<T>::at(row, column), sums[m][n][2 * half],
+                           sums[m][n][2 * half + 1]);
+            }
+            if (takes_row_sums && lane % 4 == 0) row_sums_in_tile[row] = row_sums[m][2 * half];
+        }
+    __syncthreads();
+    const auto finish = [&](const auto& epilogue) {
+        finish_tile<T>(epilogue, size, tile, shared);
+        if (Problem::RowSums::value && tile.column == 0)
+            finish_row_sums<T>(epilogue, size, tile, row_sums_in_tile);
+    };
+    if (size.parts == 1)
+        finish(problem.epilogue);
+    else
+        finish(Parts{partial, size, tile.part});
+}
+
+} // namespace pyalexnet
