@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,10 @@ _SECTION = re.compile(r"\.text\.(?P<kernel>[\w$]+):")
 _LABEL = re.compile(r"(?P<label>\.L\w+):")
 # An address, perhaps a predicate, and what is done: /*0130*/ @!P0 BRA `(.L_x_1) ;
 _INSTRUCTION = re.compile(
-    r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(?P<name>[A-Z]\w*)(?P<rest>[^;]*)"
+    r"\s+/\*[0-9a-f]{4,}\*/\s+(?P<predicate>@\S+\s+)?(?P<name>[A-Z]\w*)(?P<rest>[^;]*)"
 )
 _TARGET = re.compile(r"`\((?P<label>\.L\w+)\)")
+_LAST = ("EXIT", "RET")
 
 
 @dataclass(frozen=True)
@@ -25,21 +26,40 @@ class Code:
     """A kernel's machine code.
 
     instructions: names in their order, without what follows the first point ("HMMA", "LDSM").
-    loops: the first and last instruction of each loop, by number.
+    followers: of each instruction those that may run next, by number.
     """
 
     kernel: str
     instructions: tuple[str, ...]
-    loops: tuple[tuple[int, int], ...]
+    followers: tuple[tuple[int, ...], ...]
 
-    def innermost(self, name: str) -> list[tuple[str, ...]]:
-        """The loops that have an instruction `name` and no other such loop within them."""
-        found: list[tuple[int, int]] = []
-        for first, last in sorted(self.loops, key=lambda loop: loop[1] - loop[0]):
-            within = any(first <= inner and end <= last for inner, end in found)
-            if not within and name in self.instructions[first : last + 1]:
-                found.append((first, last))
-        return [self.instructions[first : last + 1] for first, last in found]
+    def loops(self, name: str) -> list[tuple[str, ...]]:
+        """The loops that have an instruction `name`, loops within them included.
+
+        The compiler may lay a part of a loop down anywhere: what belongs to it is what leads to the
+        instruction and what it leads to.
+        """
+        before: list[list[int]] = [[] for _ in self.instructions]
+        for number, following in enumerate(self.followers):
+            for other in following:
+                before[other].append(number)
+        found: list[set[int]] = []
+        for number, one in enumerate(self.instructions):
+            if one == name and not any(number in loop for loop in found):
+                loop = _reached(self.followers, number) & _reached(before, number)
+                found += [loop] if loop else []
+        return [tuple(self.instructions[number] for number in sorted(loop)) for loop in found]
+
+
+def _reached(edges: Sequence[Sequence[int]], start: int) -> set[int]:
+    """What edges lead to; the start itself only where they lead back to it."""
+    reached: set[int] = set()
+    waiting = [start]
+    while waiting:
+        new = set(edges[waiting.pop()]) - reached
+        reached |= new
+        waiting += new
+    return reached
 
 
 def disassembled(cubin: Path) -> list[Code]:
@@ -71,16 +91,25 @@ def parse(listing: str) -> Iterator[Code]:
 
 
 def _code(kernel: str, lines: list[str]) -> Code:
-    """A loop is what lies between a label and a branch that leads back to it."""
-    instructions: list[str] = []
     labels: dict[str, int] = {}
-    loops: list[tuple[int, int]] = []
+    found: list[re.Match[str]] = []
     for line in lines:
         if label := _LABEL.match(line):
-            labels[label["label"]] = len(instructions)
-        if found := _INSTRUCTION.match(line):
-            target = _TARGET.search(found["rest"])
-            if found["name"] == "BRA" and target and target["label"] in labels:
-                loops.append((labels[target["label"]], len(instructions)))
-            instructions.append(found["name"])
-    return Code(kernel, tuple(instructions), tuple(loops))
+            labels[label["label"]] = len(found)
+        if instruction := _INSTRUCTION.match(line):
+            found.append(instruction)
+    names = tuple(one["name"] for one in found)
+    return Code(kernel, names, tuple(_followers(found, labels)))
+
+
+def _followers(found: list[re.Match[str]], labels: dict[str, int]) -> Iterator[tuple[int, ...]]:
+    for number, one in enumerate(found):
+        target = _TARGET.search(one["rest"]) if one["name"] == "BRA" else None
+        # `BRA P0, ...` and the like go on too where their condition does not hold.
+        always = not one["predicate"] and (
+            one["name"] in _LAST or (target is not None and "," not in one["rest"])
+        )
+        following = [] if always else [number + 1]
+        if target:
+            following.append(labels[target["label"]])
+        yield tuple(other for other in following if other < len(found))
