@@ -54,7 +54,7 @@ def test_no_kernel_spills_or_has_a_stack(files: list[Compiled]) -> None:
     kernels = [kernel for file in files for kernel in file.kernels]
     assert len(kernels) > 30
     wrong = [
-        f"{one.kernel}: {one.spilled} bytes spilled, {one.stack} of stack, {one.registers} registers"
+        f"{one.kernel}: spills {one.spilled} bytes, stack {one.stack}, registers {one.registers}"
         for one in kernels
         if one.spilled or one.stack
     ]
