@@ -165,7 +165,7 @@ class ReferenceBackend(HostBackend):
 
     def _learn(self, learned: Learned, dw: Numbers) -> None:
         rule = (learned.lr, learned.momentum, learned.weight_decay)
-        self._sgd_update(learned.w, learned.v, dw, *rule)
+        self._sgd_update(learned.w, learned.low, learned.v, dw, *rule)
 
     # Activations
 

@@ -22,13 +22,16 @@ template <class X> Maps maps_of(const Call& call, const X& x, std::int64_t group
 void fprop(const py::object& x_, const py::object& y_, std::int64_t size, float alpha, float beta,
            float k, std::int64_t groups, int device, const Target& target) {
     Call call("lrn_fprop", device, target);
-    const auto x = call.input<const float>("x", x_, 4);
-    const auto y = call.output<float>("y", y_, 4);
-    expect_same_shape(call, "x", x, "y", y);
-    const Maps maps = maps_of(call, x, groups);
-    const ResponseNorm norm{call.extent("size", size), alpha, beta, k};
-    call.launch([=](Stream s) {
-        lrn_fprop(x.data(), y.data(), maps.pixels, maps.channels, maps.groups, norm, s);
+    with_element(x_, [&](auto element) {
+        using T = decltype(element);
+        const auto x = call.input<const T>("x", x_, 4);
+        const auto y = call.output<T>("y", y_, 4);
+        expect_same_shape(call, "x", x, "y", y);
+        const Maps maps = maps_of(call, x, groups);
+        const ResponseNorm norm{call.extent("size", size), alpha, beta, k};
+        call.launch([=](Stream s) {
+            lrn_fprop(x.data(), y.data(), maps.pixels, maps.channels, maps.groups, norm, s);
+        });
     });
 }
 
@@ -36,15 +39,19 @@ void dgrad(const py::object& x_, const py::object& dy_, const py::object& dx_, s
            float alpha, float beta, float k, std::int64_t groups, int device,
            const Target& target) {
     Call call("lrn_dgrad", device, target);
-    const auto x = call.input<const float>("x", x_, 4);
-    const auto dy = call.input<const float>("dy", dy_, 4);
-    const auto dx = call.output<float>("dx", dx_, 4);
-    expect_same_shape(call, "x", x, "dy", dy);
-    expect_same_shape(call, "x", x, "dx", dx);
-    const Maps maps = maps_of(call, x, groups);
-    const ResponseNorm norm{call.extent("size", size), alpha, beta, k};
-    call.launch([=](Stream s) {
-        lrn_dgrad(x.data(), dy.data(), dx.data(), maps.pixels, maps.channels, maps.groups, norm, s);
+    with_element(x_, [&](auto element) {
+        using T = decltype(element);
+        const auto x = call.input<const T>("x", x_, 4);
+        const auto dy = call.input<const T>("dy", dy_, 4);
+        const auto dx = call.output<T>("dx", dx_, 4);
+        expect_same_shape(call, "x", x, "dy", dy);
+        expect_same_shape(call, "x", x, "dx", dx);
+        const Maps maps = maps_of(call, x, groups);
+        const ResponseNorm norm{call.extent("size", size), alpha, beta, k};
+        call.launch([=](Stream s) {
+            lrn_dgrad(x.data(), dy.data(), dx.data(), maps.pixels, maps.channels, maps.groups, norm,
+                      s);
+        });
     });
 }
 

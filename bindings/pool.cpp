@@ -39,62 +39,71 @@ bool fits_byte(const Call& call, std::int64_t size) {
     return size <= 16;
 }
 
-template <class Where> void max_fprop(Call& call, const py::object& x_, const py::object& y_,
-                                      const py::object& where_, std::int64_t size,
-                                      std::int64_t stride) {
-    const auto x = call.input<const float>("x", x_, 4);
-    const auto y = call.output<float>("y", y_, 4);
-    const auto where = call.output<Where>("where", where_, 4);
-    expect_same_shape(call, "y", y, "where", where);
-    const PoolShape shape = pool_shape(call, x, y, size, stride);
-    call.launch([=](Stream s) { maxpool_fprop(x.data(), y.data(), where.data(), shape, s); });
+// Calls `use` with a value of the maps' element type and one of where's.
+template <class Use>
+void with_types(const Call& call, const py::object& maps, std::int64_t size, Use use) {
+    with_element(maps, [&](auto element) {
+        fits_byte(call, size) ? use(element, std::uint8_t{}) : use(element, std::uint16_t{});
+    });
 }
 
-template <class Where> void max_dgrad(Call& call, const py::object& dy_, const py::object& where_,
-                                      const py::object& dx_, std::int64_t size,
-                                      std::int64_t stride) {
-    const auto dy = call.input<const float>("dy", dy_, 4);
-    const auto where = call.input<const Where>("where", where_, 4);
-    const auto dx = call.output<float>("dx", dx_, 4);
-    expect_same_shape(call, "dy", dy, "where", where);
-    const PoolShape shape = pool_shape(call, dx, dy, size, stride);
-    call.launch([=](Stream s) { maxpool_dgrad(dy.data(), where.data(), dx.data(), shape, s); });
-}
-
-void maxpool_fprop_op(const py::object& x, const py::object& y, const py::object& where,
+void maxpool_fprop_op(const py::object& x_, const py::object& y_, const py::object& where_,
                       std::int64_t size, std::int64_t stride, int device, const Target& target) {
     Call call("maxpool_fprop", device, target);
-    if (fits_byte(call, size))
-        max_fprop<std::uint8_t>(call, x, y, where, size, stride);
-    else
-        max_fprop<std::uint16_t>(call, x, y, where, size, stride);
+    with_types(call, x_, size, [&](auto element, auto code) {
+        using T = decltype(element);
+        using Where = decltype(code);
+        const auto x = call.input<const T>("x", x_, 4);
+        const auto y = call.output<T>("y", y_, 4);
+        const auto where = call.output<Where>("where", where_, 4);
+        expect_same_shape(call, "y", y, "where", where);
+        const PoolShape shape = pool_shape(call, x, y, size, stride);
+        call.launch([=](Stream s) { maxpool_fprop(x.data(), y.data(), where.data(), shape, s); });
+    });
 }
 
-void maxpool_dgrad_op(const py::object& dy, const py::object& where, const py::object& dx,
-                      std::int64_t size, std::int64_t stride, int device, const Target& target) {
+void maxpool_dgrad_op(const py::object& dy_, const py::object& where_, const py::object& gate_,
+                      const py::object& dx_, std::int64_t size, std::int64_t stride, int device,
+                      const Target& target) {
     Call call("maxpool_dgrad", device, target);
-    if (fits_byte(call, size))
-        max_dgrad<std::uint8_t>(call, dy, where, dx, size, stride);
-    else
-        max_dgrad<std::uint16_t>(call, dy, where, dx, size, stride);
+    with_types(call, dy_, size, [&](auto element, auto code) {
+        using T = decltype(element);
+        using Where = decltype(code);
+        const auto dy = call.input<const T>("dy", dy_, 4);
+        const auto where = call.input<const Where>("where", where_, 4);
+        const auto gate = call.optional_input<const T>("gate", gate_, 4);
+        const auto dx = call.output<T>("dx", dx_, 4);
+        expect_same_shape(call, "dy", dy, "where", where);
+        if (gate) expect_same_shape(call, "dx", dx, "gate", gate);
+        const PoolShape shape = pool_shape(call, dx, dy, size, stride);
+        call.launch([=](Stream s) {
+            maxpool_dgrad(dy.data(), where.data(), gate.data(), dx.data(), shape, s);
+        });
+    });
 }
 
 void avgpool_fprop_op(const py::object& x_, const py::object& y_, std::int64_t size,
                       std::int64_t stride, int device, const Target& target) {
     Call call("avgpool_fprop", device, target);
-    const auto x = call.input<const float>("x", x_, 4);
-    const auto y = call.output<float>("y", y_, 4);
-    const PoolShape shape = pool_shape(call, x, y, size, stride);
-    call.launch([=](Stream s) { avgpool_fprop(x.data(), y.data(), shape, s); });
+    with_element(x_, [&](auto element) {
+        using T = decltype(element);
+        const auto x = call.input<const T>("x", x_, 4);
+        const auto y = call.output<T>("y", y_, 4);
+        const PoolShape shape = pool_shape(call, x, y, size, stride);
+        call.launch([=](Stream s) { avgpool_fprop(x.data(), y.data(), shape, s); });
+    });
 }
 
 void avgpool_dgrad_op(const py::object& dy_, const py::object& dx_, std::int64_t size,
                       std::int64_t stride, int device, const Target& target) {
     Call call("avgpool_dgrad", device, target);
-    const auto dy = call.input<const float>("dy", dy_, 4);
-    const auto dx = call.output<float>("dx", dx_, 4);
-    const PoolShape shape = pool_shape(call, dx, dy, size, stride);
-    call.launch([=](Stream s) { avgpool_dgrad(dy.data(), dx.data(), shape, s); });
+    with_element(dy_, [&](auto element) {
+        using T = decltype(element);
+        const auto dy = call.input<const T>("dy", dy_, 4);
+        const auto dx = call.output<T>("dx", dx_, 4);
+        const PoolShape shape = pool_shape(call, dx, dy, size, stride);
+        call.launch([=](Stream s) { avgpool_dgrad(dy.data(), dx.data(), shape, s); });
+    });
 }
 
 } // namespace

@@ -34,14 +34,17 @@ std::size_t dgrad_workspace(std::int64_t images, std::int64_t height, std::int64
 void fprop(const py::object& x_, const py::object& y_, std::int64_t size, float alpha, float beta,
            float k, int device, const Target& target) {
     Call call("rnorm_fprop", device, target);
-    const auto x = call.input<const float>("x", x_, 4);
-    const auto y = call.output<float>("y", y_, 4);
-    expect_same_shape(call, "x", x, "y", y);
-    const Maps maps = maps_of(call, x);
-    const ResponseNorm norm{call.extent("size", size), alpha, beta, k};
-    call.launch([=](Stream s) {
-        rnorm_fprop(x.data(), y.data(), maps.images, maps.height, maps.width, maps.channels, norm,
-                    s);
+    with_element(x_, [&](auto element) {
+        using T = decltype(element);
+        const auto x = call.input<const T>("x", x_, 4);
+        const auto y = call.output<T>("y", y_, 4);
+        expect_same_shape(call, "x", x, "y", y);
+        const Maps maps = maps_of(call, x);
+        const ResponseNorm norm{call.extent("size", size), alpha, beta, k};
+        call.launch([=](Stream s) {
+            rnorm_fprop(x.data(), y.data(), maps.images, maps.height, maps.width, maps.channels,
+                        norm, s);
+        });
     });
 }
 
@@ -49,19 +52,22 @@ void dgrad(const py::object& x_, const py::object& dy_, const py::object& dx_,
            const py::object& workspace_, std::int64_t size, float alpha, float beta, float k,
            int device, const Target& target) {
     Call call("rnorm_dgrad", device, target);
-    const auto x = call.input<const float>("x", x_, 4);
-    const auto dy = call.input<const float>("dy", dy_, 4);
-    const auto dx = call.output<float>("dx", dx_, 4);
-    expect_same_shape(call, "x", x, "dy", dy);
-    expect_same_shape(call, "x", x, "dx", dx);
-    const Maps maps = maps_of(call, x);
-    const ResponseNorm norm{call.extent("size", size), alpha, beta, k};
-    const auto scratch =
-        call.scratch("workspace", workspace_,
-                     rnorm_dgrad_workspace(maps.images, maps.height, maps.width, maps.channels));
-    call.launch([=](Stream s) {
-        rnorm_dgrad(x.data(), dy.data(), dx.data(), maps.images, maps.height, maps.width,
-                    maps.channels, norm, scratch.data(), s);
+    with_element(x_, [&](auto element) {
+        using T = decltype(element);
+        const auto x = call.input<const T>("x", x_, 4);
+        const auto dy = call.input<const T>("dy", dy_, 4);
+        const auto dx = call.output<T>("dx", dx_, 4);
+        expect_same_shape(call, "x", x, "dy", dy);
+        expect_same_shape(call, "x", x, "dx", dx);
+        const Maps maps = maps_of(call, x);
+        const ResponseNorm norm{call.extent("size", size), alpha, beta, k};
+        const auto scratch = call.scratch(
+            "workspace", workspace_,
+            rnorm_dgrad_workspace(maps.images, maps.height, maps.width, maps.channels));
+        call.launch([=](Stream s) {
+            rnorm_dgrad(x.data(), dy.data(), dx.data(), maps.images, maps.height, maps.width,
+                        maps.channels, norm, scratch.data(), s);
+        });
     });
 }
 

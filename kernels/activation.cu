@@ -33,68 +33,86 @@ struct Scale {
     __device__ __forceinline__ float operator()(float x) const { return factor * x; }
 };
 
-// A thread maps four neighbouring elements, or one (Split); a block 1,024. Bound by bytes. No
-// __restrict__: y may be x.
-template <class Map> __global__ void unary_kernel(const float* x, float* y, Map map, Split split) {
+// A thread maps 16 bytes of neighbouring elements, or one (Split); a block 256 times as many. Bound
+// by bytes. No __restrict__: y may be x.
+template <class T, class Map>
+__global__ void unary_kernel(const T* x, T* y, Map map, Split<T> split) {
     const std::int64_t thread = elementwise_thread();
     if (thread < split.vectors) {
-        const float4 in = reinterpret_cast<const float4*>(x)[thread];
-        reinterpret_cast<float4*>(y)[thread] =
-            make_float4(map(in.x), map(in.y), map(in.z), map(in.w));
+        float values[kVector<T>];
+        load_vector(x + kVector<T> * thread, values);
+#pragma unroll
+        for (float& value : values) value = map(value);
+        store_vector(y + kVector<T> * thread, values);
         return;
     }
     const std::int64_t i = scalar_element(split, thread);
-    if (i < split.count) y[i] = map(x[i]);
+    if (i < split.count) y[i] = narrow<T>(map(widen(x[i])));
 }
 
 // The same of two inputs, bound by bytes too; dx may be either.
-template <class Map>
-__global__ void binary_kernel(const float* y, const float* dy, float* dx, Split split) {
+template <class T, class Map>
+__global__ void binary_kernel(const T* y, const T* dy, T* dx, Split<T> split) {
     const std::int64_t thread = elementwise_thread();
     const Map map;
     if (thread < split.vectors) {
-        const float4 a = reinterpret_cast<const float4*>(y)[thread];
-        const float4 b = reinterpret_cast<const float4*>(dy)[thread];
-        reinterpret_cast<float4*>(dx)[thread] =
-            make_float4(map(a.x, b.x), map(a.y, b.y), map(a.z, b.z), map(a.w, b.w));
+        float outputs[kVector<T>], gradients[kVector<T>];
+        load_vector(y + kVector<T> * thread, outputs);
+        load_vector(dy + kVector<T> * thread, gradients);
+#pragma unroll
+        for (int i = 0; i < kVector<T>; ++i) gradients[i] = map(outputs[i], gradients[i]);
+        store_vector(dx + kVector<T> * thread, gradients);
         return;
     }
     const std::int64_t i = scalar_element(split, thread);
-    if (i < split.count) dx[i] = map(y[i], dy[i]);
+    if (i < split.count) dx[i] = narrow<T>(map(widen(y[i]), widen(dy[i])));
 }
 
-template <class Map>
-void launch_unary(const float* x, float* y, std::int64_t count, Map map, Stream stream) {
-    const Split parts = split(count, x, y);
-    simt::launch<unary_kernel<Map>>(elementwise_grid(parts, stream), x, y, map, parts);
+template <class T, class Map>
+void launch_unary(const T* x, T* y, std::int64_t count, Map map, Stream stream) {
+    const Split<T> parts = split<T>(count, x, y);
+    simt::launch<unary_kernel<T, Map>>(elementwise_grid(parts, stream), x, y, map, parts);
 }
 
-template <class Map>
-void launch_binary(const float* y, const float* dy, float* dx, std::int64_t count, Stream stream) {
-    const Split parts = split(count, y, dy, dx);
-    simt::launch<binary_kernel<Map>>(elementwise_grid(parts, stream), y, dy, dx, parts);
+template <class Map, class T>
+void launch_binary(const T* y, const T* dy, T* dx, std::int64_t count, Stream stream) {
+    const Split<T> parts = split<T>(count, y, dy, dx);
+    simt::launch<binary_kernel<T, Map>>(elementwise_grid(parts, stream), y, dy, dx, parts);
 }
 
 } // namespace
 
-void relu_fprop(const float* x, float* y, std::int64_t count, Stream stream) {
+template <class T> void relu_fprop(const T* x, T* y, std::int64_t count, Stream stream) {
     launch_unary(x, y, count, ReluFprop{}, stream);
 }
 
-void relu_dgrad(const float* y, const float* dy, float* dx, std::int64_t count, Stream stream) {
+template <class T>
+void relu_dgrad(const T* y, const T* dy, T* dx, std::int64_t count, Stream stream) {
     launch_binary<ReluDgrad>(y, dy, dx, count, stream);
 }
 
-void scale(const float* x, float* y, std::int64_t count, float factor, Stream stream) {
+template <class T> void scale(const T* x, T* y, std::int64_t count, float factor, Stream stream) {
     launch_unary(x, y, count, Scale{factor}, stream);
 }
 
-void tanh_fprop(const float* x, float* y, std::int64_t count, Stream stream) {
+template <class T> void tanh_fprop(const T* x, T* y, std::int64_t count, Stream stream) {
     launch_unary(x, y, count, TanhFprop{}, stream);
 }
 
-void tanh_dgrad(const float* y, const float* dy, float* dx, std::int64_t count, Stream stream) {
+template <class T>
+void tanh_dgrad(const T* y, const T* dy, T* dx, std::int64_t count, Stream stream) {
     launch_binary<TanhDgrad>(y, dy, dx, count, stream);
 }
+
+template void relu_fprop(const float*, float*, std::int64_t, Stream);
+template void relu_fprop(const bf16*, bf16*, std::int64_t, Stream);
+template void relu_dgrad(const float*, const float*, float*, std::int64_t, Stream);
+template void relu_dgrad(const bf16*, const bf16*, bf16*, std::int64_t, Stream);
+template void scale(const float*, float*, std::int64_t, float, Stream);
+template void scale(const bf16*, bf16*, std::int64_t, float, Stream);
+template void tanh_fprop(const float*, float*, std::int64_t, Stream);
+template void tanh_fprop(const bf16*, bf16*, std::int64_t, Stream);
+template void tanh_dgrad(const float*, const float*, float*, std::int64_t, Stream);
+template void tanh_dgrad(const bf16*, const bf16*, bf16*, std::int64_t, Stream);
 
 } // namespace pyalexnet

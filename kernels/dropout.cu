@@ -2,6 +2,7 @@
 // stands in the whole layer, so that it is stored nowhere and towers draw what one device would.
 #include <cmath>
 
+#include "four.cuh"
 #include "ops.h"
 #include "philox.cuh"
 
@@ -14,14 +15,14 @@ constexpr int kThreads = 256;
 struct Groups {
     std::int64_t images, features;
     std::int64_t per_image; // an upper bound where images start inside a group
-    bool aligned;           // every group is four features at a 16-byte address
+    bool aligned;           // every group is four features, at a multiple of their bytes
 };
 
 // A thread draws four words and masks the elements of one image that they belong to: up to four
 // neighbours, features fastest. Bound by bytes; ten Philox rounds an element quartet hide behind
 // them. No __restrict__: y may be x.
-__global__ void dropout_kernel(const float* x, float* y, Groups groups, DropoutDraw draw,
-                               std::uint64_t threshold) {
+template <class T> __global__ void dropout_kernel(const T* x, T* y, Groups groups, DropoutDraw draw,
+                                                  std::uint64_t threshold) {
     const std::int64_t thread = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
     const std::int64_t image = thread / groups.per_image;
     if (image >= groups.images) return;
@@ -37,28 +38,29 @@ __global__ void dropout_kernel(const float* x, float* y, Groups groups, DropoutD
 
     x += image * groups.features;
     y += image * groups.features;
+    const unsigned words[4] = {word.x, word.y, word.z, word.w};
     if (groups.aligned) {
-        const float4 in = *reinterpret_cast<const float4*>(x + first);
-        *reinterpret_cast<float4*>(y + first) =
-            make_float4(word.x < threshold ? in.x : 0.0f, word.y < threshold ? in.y : 0.0f,
-                        word.z < threshold ? in.z : 0.0f, word.w < threshold ? in.w : 0.0f);
+        Four<T> four = *reinterpret_cast<const Four<T>*>(x + first);
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            if (words[i] >= threshold) four.of[i] = T{};
+        *reinterpret_cast<Four<T>*>(y + first) = four;
         return;
     }
-    const unsigned words[4] = {word.x, word.y, word.z, word.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         const std::int64_t feature = first + i;
         if (feature < 0 || feature >= groups.features) continue;
-        y[feature] = words[i] < threshold ? x[feature] : 0.0f;
+        y[feature] = words[i] < threshold ? x[feature] : T{};
     }
 }
 
-bool vector_aligned(const void* pointer) {
-    return reinterpret_cast<std::uintptr_t>(pointer) % sizeof(float4) == 0;
+template <class T> bool vector_aligned(const T* pointer) {
+    return reinterpret_cast<std::uintptr_t>(pointer) % sizeof(Four<T>) == 0;
 }
 
-Groups groups_of(const float* x, const float* y, std::int64_t images, std::int64_t features,
-                 const DropoutDraw& draw) {
+template <class T> Groups groups_of(const T* x, const T* y, std::int64_t images,
+                                    std::int64_t features, const DropoutDraw& draw) {
     const bool starts_whole = draw.offset % 4 == 0 && (images == 1 || draw.total % 4 == 0);
     const std::int64_t whole = (features + 3) / 4;
     return {images, features, starts_whole ? whole : whole + 1,
@@ -67,14 +69,17 @@ Groups groups_of(const float* x, const float* y, std::int64_t images, std::int64
 
 } // namespace
 
-void dropout(const float* x, float* y, std::int64_t images, std::int64_t features, DropoutDraw draw,
-             Stream stream) {
+template <class T> void dropout(const T* x, T* y, std::int64_t images, std::int64_t features,
+                                DropoutDraw draw, Stream stream) {
     const Groups groups = groups_of(x, y, images, features, draw);
     // keep = 1 gives 2^32, above every draw: hence the 64-bit comparison.
     const auto threshold = static_cast<std::uint64_t>(std::ceil(std::ldexp(draw.keep, 32)));
     const unsigned blocks = simt::blocks_for(groups.images * groups.per_image, kThreads);
-    simt::launch<dropout_kernel>(simt::Grid(blocks, kThreads, stream), x, y, groups, draw,
-                                 threshold);
+    simt::launch<dropout_kernel<T>>(simt::Grid(blocks, kThreads, stream), x, y, groups, draw,
+                                    threshold);
 }
+
+template void dropout(const float*, float*, std::int64_t, std::int64_t, DropoutDraw, Stream);
+template void dropout(const bf16*, bf16*, std::int64_t, std::int64_t, DropoutDraw, Stream);
 
 } // namespace pyalexnet

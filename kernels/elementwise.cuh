@@ -1,28 +1,28 @@
-// How an elementwise kernel shares out its floats: four a thread where 16-byte accesses are
+// How an elementwise kernel shares out its elements: 16 bytes a thread where such accesses are
 // allowed.
 #pragma once
 
-#include "simt/simt.hpp"
+#include "bf16.cuh"
 
 namespace pyalexnet {
 
 constexpr int kElementwiseThreads = 256;
 
-// Threads [0, vectors) take four elements each, those after them one each of what is left.
-struct Split {
+// Threads [0, vectors) take kVector<T> elements each, those after them one each of what is left.
+template <class T> struct Split {
     std::int64_t vectors;
     std::int64_t count; // elements in all
 
-    std::int64_t threads() const { return count - 3 * vectors; }
+    std::int64_t threads() const { return count - (kVector<T> - 1) * vectors; }
 };
 
-// Of arrays of `count` floats: no vectors unless every array is 16-byte aligned.
-template <class... Arrays> Split split(std::int64_t count, const Arrays*... arrays) {
-    const bool aligned = ((reinterpret_cast<std::uintptr_t>(arrays) % sizeof(float4) == 0) && ...);
-    return {aligned ? count / 4 : 0, count};
+// Of arrays of `count` elements: no vectors unless every array is 16-byte aligned.
+template <class T, class... Arrays> Split<T> split(std::int64_t count, const Arrays*... arrays) {
+    const bool aligned = ((reinterpret_cast<std::uintptr_t>(arrays) % 16 == 0) && ...);
+    return {aligned ? count / kVector<T> : 0, count};
 }
 
-inline simt::Grid elementwise_grid(Split split, void* stream) {
+template <class T> simt::Grid elementwise_grid(Split<T> split, void* stream) {
     return {simt::blocks_for(split.threads(), kElementwiseThreads), kElementwiseThreads, stream};
 }
 
@@ -31,8 +31,9 @@ __device__ __forceinline__ std::int64_t elementwise_thread() {
 }
 
 // The one element of a thread behind the vectors; may lie past the last one.
-__device__ __forceinline__ std::int64_t scalar_element(Split split, std::int64_t thread) {
-    return thread + 3 * split.vectors;
+template <class T>
+__device__ __forceinline__ std::int64_t scalar_element(Split<T> split, std::int64_t thread) {
+    return thread + (kVector<T> - 1) * split.vectors;
 }
 
 } // namespace pyalexnet

@@ -25,14 +25,14 @@ struct Five {
 };
 
 // k + alpha * sum of squares over the window of element i, which is channel c of its row.
-template <class Window>
-__device__ __forceinline__ float window_scale(const float* __restrict__ x, std::int64_t i, int c,
+template <class T, class Window>
+__device__ __forceinline__ float window_scale(const T* __restrict__ x, std::int64_t i, int c,
                                               int length, Window window, const ResponseNorm& norm) {
     float sum = 0.0f;
 #pragma unroll
     for (int d = -window.before; d <= window.after; ++d) {
         if (c + d < 0 || c + d >= length) continue;
-        const float value = x[i + d];
+        const float value = widen(x[i + d]);
         sum += value * value;
     }
     return norm.k + norm.alpha * sum;
@@ -45,15 +45,15 @@ __device__ __forceinline__ int advance(int c, int step, int length) {
 
 // A thread computes four elements a block's width apart, a block one tile; channels move fastest.
 // Bound by bytes: a window's other channels come from L1.
-template <class Window> __global__ void lrn_fprop_kernel(const float* __restrict__ x,
-                                                         float* __restrict__ y, Rows rows,
-                                                         Window window, ResponseNorm norm) {
+template <class T, class Window>
+__global__ void lrn_fprop_kernel(const T* __restrict__ x, T* __restrict__ y, Rows rows,
+                                 Window window, ResponseNorm norm) {
     std::int64_t i = blockIdx.x * std::int64_t{kTile} + threadIdx.x;
     int c = static_cast<int>(i % rows.length);
     const int step = kThreads % rows.length;
     for (int n = 0; n < kPerThread && i < rows.count; ++n) {
         const float s = window_scale(x, i, c, rows.length, window, norm);
-        y[i] = x[i] * negative_power(s, norm.beta);
+        y[i] = narrow<T>(widen(x[i]) * negative_power(s, norm.beta));
         i += kThreads;
         c = advance(c, step, rows.length);
     }
@@ -63,9 +63,9 @@ template <class Window> __global__ void lrn_fprop_kernel(const float* __restrict
 // thread then sums t for up to four elements, a block's width apart; channels move fastest. More
 // than one stage only where a window reaches wider than one. Bound by bytes: s is recomputed, not
 // stored by fprop and read.
-template <class Window>
-__global__ void lrn_dgrad_kernel(const float* __restrict__ x, const float* __restrict__ dy,
-                                 float* __restrict__ dx, Rows rows, int tile, Window window,
+template <class T, class Window>
+__global__ void lrn_dgrad_kernel(const T* __restrict__ x, const T* __restrict__ dy,
+                                 T* __restrict__ dx, Rows rows, int tile, Window window,
                                  ResponseNorm norm) {
     SIMT_SHARED(float, power, [kTile]); // s^-beta
     SIMT_SHARED(float, t, [kTile]);
@@ -85,7 +85,7 @@ __global__ void lrn_dgrad_kernel(const float* __restrict__ x, const float* __res
         for (int j = thread; j < staged; j += kThreads) {
             const float s = window_scale(x, first + j, c, rows.length, window, norm);
             power[j] = negative_power(s, norm.beta);
-            t[j] = dy[first + j] * x[first + j] * power[j] / s;
+            t[j] = widen(dy[first + j]) * widen(x[first + j]) * power[j] / s;
             c = advance(c, step, rows.length);
         }
         __syncthreads();
@@ -110,23 +110,25 @@ __global__ void lrn_dgrad_kernel(const float* __restrict__ x, const float* __res
     std::int64_t i = tile_first + thread;
 #pragma unroll
     for (int n = 0; n < kPerThread; ++n) {
-        if (i < tile_end) dx[i] = dy[i] * own_power[n] - factor * x[i] * sum[n];
+        if (i < tile_end)
+            dx[i] = narrow<T>(widen(dy[i]) * own_power[n] - factor * widen(x[i]) * sum[n]);
         i += kThreads;
     }
 }
 
-template <class Window> void launch_fprop(const float* x, float* y, Rows rows, Window window,
-                                          ResponseNorm norm, Stream stream) {
-    simt::launch<lrn_fprop_kernel<Window>>(
+template <class T, class Window>
+void launch_fprop(const T* x, T* y, Rows rows, Window window, ResponseNorm norm, Stream stream) {
+    simt::launch<lrn_fprop_kernel<T, Window>>(
         simt::Grid(simt::blocks_for(rows.count, kTile), kThreads, stream), x, y, rows, window,
         norm);
 }
 
-template <class Window> void launch_dgrad(const float* x, const float* dy, float* dx, Rows rows,
-                                          Window window, ResponseNorm norm, Stream stream) {
+template <class T, class Window> void launch_dgrad(const T* x, const T* dy, T* dx, Rows rows,
+                                                   Window window, ResponseNorm norm,
+                                                   Stream stream) {
     const int reach = window.before + window.after;
     const int tile = reach <= kTile / 2 ? kTile - reach : kTile; // tile and reach in one stage
-    simt::launch<lrn_dgrad_kernel<Window>>(
+    simt::launch<lrn_dgrad_kernel<T, Window>>(
         simt::Grid(simt::blocks_for(rows.count, tile), kThreads, stream), x, dy, dx, rows, tile,
         window, norm);
 }
@@ -137,8 +139,8 @@ Rows rows_of(std::int64_t pixels, int channels, int groups) {
 
 } // namespace
 
-void lrn_fprop(const float* x, float* y, std::int64_t pixels, int channels, int groups,
-               ResponseNorm norm, Stream stream) {
+template <class T> void lrn_fprop(const T* x, T* y, std::int64_t pixels, int channels, int groups,
+                                  ResponseNorm norm, Stream stream) {
     const Rows rows = rows_of(pixels, channels, groups);
     if (norm.size == 5) {
         launch_fprop(x, y, rows, Five{}, norm, stream);
@@ -147,8 +149,8 @@ void lrn_fprop(const float* x, float* y, std::int64_t pixels, int channels, int 
     }
 }
 
-void lrn_dgrad(const float* x, const float* dy, float* dx, std::int64_t pixels, int channels,
-               int groups, ResponseNorm norm, Stream stream) {
+template <class T> void lrn_dgrad(const T* x, const T* dy, T* dx, std::int64_t pixels, int channels,
+                                  int groups, ResponseNorm norm, Stream stream) {
     const Rows rows = rows_of(pixels, channels, groups);
     if (norm.size == 5) {
         launch_dgrad(x, dy, dx, rows, Five{}, norm, stream);
@@ -156,5 +158,12 @@ void lrn_dgrad(const float* x, const float* dy, float* dx, std::int64_t pixels, 
         launch_dgrad(x, dy, dx, rows, reach_of(norm.size, rows.length), norm, stream);
     }
 }
+
+template void lrn_fprop(const float*, float*, std::int64_t, int, int, ResponseNorm, Stream);
+template void lrn_fprop(const bf16*, bf16*, std::int64_t, int, int, ResponseNorm, Stream);
+template void lrn_dgrad(const float*, const float*, float*, std::int64_t, int, int, ResponseNorm,
+                        Stream);
+template void lrn_dgrad(const bf16*, const bf16*, bf16*, std::int64_t, int, int, ResponseNorm,
+                        Stream);
 
 } // namespace pyalexnet

@@ -1,6 +1,6 @@
 // Every launcher of the kernels: formula, shapes, units. The one page to read.
 //
-// Arrays are float32, C-contiguous and on the stream's device; images and maps are NHWC, filters
+// Arrays are C-contiguous and on the stream's device; images and maps are NHWC, filters
 // KRSC, linear weights (out, in). N images; C, H, W input channels, height, width; K filters; R, S
 // filter height, width; P, Q output height, width. Arguments: inputs, outputs, sizes, parameters,
 // workspace, stream. Every size is at least 1, every row of maps (W * C) below 2^31.
@@ -197,23 +197,25 @@ template <class T> void linear_wgrad_sgd(const T* x, const T* dy, Learned<T> w, 
                                          void* workspace, Stream stream);
 
 // ---------------------------------------------------------------------- neurons (activation.cu)
-// All arrays of `count` floats, any shape. NaN passes through. The output may be an input's very
+// All arrays of `count` elements, any shape. NaN passes through. The output may be an input's very
 // memory.
 
 // y = max(x, 0)
-void relu_fprop(const float* x, float* y, std::int64_t count, Stream stream);
+template <class T> void relu_fprop(const T* x, T* y, std::int64_t count, Stream stream);
 
 // dx = dy where y > 0, else 0
-void relu_dgrad(const float* y, const float* dy, float* dx, std::int64_t count, Stream stream);
+template <class T>
+void relu_dgrad(const T* y, const T* dy, T* dx, std::int64_t count, Stream stream);
 
 // y = factor x
-void scale(const float* x, float* y, std::int64_t count, float factor, Stream stream);
+template <class T> void scale(const T* x, T* y, std::int64_t count, float factor, Stream stream);
 
 // y = tanh(x)
-void tanh_fprop(const float* x, float* y, std::int64_t count, Stream stream);
+template <class T> void tanh_fprop(const T* x, T* y, std::int64_t count, Stream stream);
 
 // dx = dy (1 - y^2)
-void tanh_dgrad(const float* y, const float* dy, float* dx, std::int64_t count, Stream stream);
+template <class T>
+void tanh_dgrad(const T* y, const T* dy, T* dx, std::int64_t count, Stream stream);
 
 // ---------------------------------------------------------------------- response norms
 // With W(i) the window of unit i and s_i = k + alpha * sum over j in W(i) of x_j^2:
@@ -230,18 +232,19 @@ struct ResponseNorm {
 
 // Across channels (lrn.cu). x, y, dy, dx (pixels, channels). The channels form `groups` equal
 // runs; the window of channel c is the `size` channels from c - size / 2 on, clipped to c's run.
-void lrn_fprop(const float* x, float* y, std::int64_t pixels, int channels, int groups,
-               ResponseNorm norm, Stream stream);
-void lrn_dgrad(const float* x, const float* dy, float* dx, std::int64_t pixels, int channels,
-               int groups, ResponseNorm norm, Stream stream);
+template <class T> void lrn_fprop(const T* x, T* y, std::int64_t pixels, int channels, int groups,
+                                  ResponseNorm norm, Stream stream);
+template <class T> void lrn_dgrad(const T* x, const T* dy, T* dx, std::int64_t pixels, int channels,
+                                  int groups, ResponseNorm norm, Stream stream);
 
 // Within a map (rnorm.cu). x, y, dy, dx (images, height, width, channels). The window of pixel
 // (h, w) is the size x size pixels from (h - size / 2, w - size / 2) on, clipped to the image.
-void rnorm_fprop(const float* x, float* y, std::int64_t images, int height, int width, int channels,
-                 ResponseNorm norm, Stream stream);
+template <class T> void rnorm_fprop(const T* x, T* y, std::int64_t images, int height, int width,
+                                    int channels, ResponseNorm norm, Stream stream);
 std::size_t rnorm_dgrad_workspace(std::int64_t images, int height, int width, int channels);
-void rnorm_dgrad(const float* x, const float* dy, float* dx, std::int64_t images, int height,
-                 int width, int channels, ResponseNorm norm, void* workspace, Stream stream);
+template <class T> void rnorm_dgrad(const T* x, const T* dy, T* dx, std::int64_t images, int height,
+                                    int width, int channels, ResponseNorm norm, void* workspace,
+                                    Stream stream);
 
 // ---------------------------------------------------------------------- pooling (pool.cu)
 // Window (p, q) is the size x size pixels from (p stride, q stride) on, clipped to the image: no
@@ -255,21 +258,20 @@ struct PoolShape {
 };
 
 // y = the window's maximum; where = r * size + s of the first one in row-major order. A NaN wins.
-// where is uint8 while size <= 16, else uint16 (size <= 256).
-void maxpool_fprop(const float* x, float* y, std::uint8_t* where, PoolShape shape, Stream stream);
-void maxpool_fprop(const float* x, float* y, std::uint16_t* where, PoolShape shape, Stream stream);
+// Where is uint8 while size <= 16, else uint16 (size <= 256).
+template <class T, class Where>
+void maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, Stream stream);
 
-// dx = sum of dy over the windows whose `where` names the pixel, in row-major order
-void maxpool_dgrad(const float* dy, const std::uint8_t* where, float* dx, PoolShape shape,
-                   Stream stream);
-void maxpool_dgrad(const float* dy, const std::uint16_t* where, float* dx, PoolShape shape,
-                   Stream stream);
+// dx = sum of dy over the windows whose `where` names the pixel, in row-major order; 0 where `gate`
+// (N, H, W, C) is not above 0, unless it is null.
+template <class T, class Where> void maxpool_dgrad(const T* dy, const Where* where, const T* gate,
+                                                   T* dx, PoolShape shape, Stream stream);
 
 // y = mean over the window's pixels inside the image
-void avgpool_fprop(const float* x, float* y, PoolShape shape, Stream stream);
+template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream stream);
 
 // dx = sum over the windows that hold the pixel of dy / (the window's pixels inside the image)
-void avgpool_dgrad(const float* dy, float* dx, PoolShape shape, Stream stream);
+template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Stream stream);
 
 // ---------------------------------------------------------------------- dropout (dropout.cu)
 // y = x where a 32-bit draw < keep * 2^32, else 0; fprop and dgrad are this same map. The draw of
@@ -277,8 +279,8 @@ void avgpool_dgrad(const float* dy, float* dx, PoolShape shape, Stream stream);
 // high word of e / 4) under key `seed`, where e = n * total + offset + f: the part of a layer that
 // starts at feature `offset` of the layer's `total` is masked as the whole layer would be.
 // x, y (images, features). y may be x's very memory.
-void dropout(const float* x, float* y, std::int64_t images, std::int64_t features, DropoutDraw draw,
-             Stream stream);
+template <class T> void dropout(const T* x, T* y, std::int64_t images, std::int64_t features,
+                                DropoutDraw draw, Stream stream);
 
 // ---------------------------------------------------------------------- loss (softmax.cu)
 // logits, dlogits (rows, classes); labels (rows,); loss, top1, top5 one float each.
@@ -289,17 +291,25 @@ void dropout(const float* x, float* y, std::int64_t images, std::int64_t feature
 // A label outside [0, classes) makes the loss and its row of dlogits NaN and counts as wrong, as
 // does a label whose logit is NaN.
 std::size_t softmax_cross_entropy_workspace(std::int64_t rows);
-void softmax_cross_entropy(const float* logits, const std::int64_t* labels, float* loss,
-                           float* dlogits, float* top1, float* top5, std::int64_t rows, int classes,
-                           void* workspace, Stream stream);
+template <class T> void softmax_cross_entropy(const float* logits, const std::int64_t* labels,
+                                              float* loss, T* dlogits, float* top1, float* top5,
+                                              std::int64_t rows, int classes, void* workspace,
+                                              Stream stream);
 
 // ---------------------------------------------------------------------- update (sgd.cu)
-// The paper's rule (section 5), in place; all arrays of `count` floats:
+// The paper's rule (section 5), in place; all arrays of `count` elements:
 //   v = momentum v - weight_decay lr w - lr dw
 //   w = w + v
 // lr = 0 freezes: neither w nor v changes.
-void sgd_update(float* w, float* v, const float* dw, std::int64_t count, Scalar lr, float momentum,
-                float weight_decay, Stream stream);
+template <class T>
+void sgd_update(Learned<T> w, const float* dw, std::int64_t count, Rule rule, Stream stream);
+
+// Weights in halves (Learned), and back. high = w to the nearest bf16, ties away from zero. Every
+// number is kept to the last bit; a NaN becomes the plain one, in high too.
+void split_weights(const float* w, bf16* high, std::uint16_t* low, std::int64_t count,
+                   Stream stream);
+void join_weights(const bf16* high, const std::uint16_t* low, float* w, std::int64_t count,
+                  Stream stream);
 
 // ---------------------------------------------------------------------- towers (exchange.cu)
 // The inputs may lie on other devices that this one can read (peer access).

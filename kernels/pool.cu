@@ -1,4 +1,5 @@
 // Overlapping max and average pooling (paper, section 3.4).
+#include "channels.cuh"
 #include "ops.h"
 #include "rows.cuh"
 
@@ -23,18 +24,20 @@ __device__ __forceinline__ Span windows_of_pixel(int h, int size, int stride, in
     return {h < size ? 0 : (h - size) / stride + 1, min(h / stride + 1, windows)};
 }
 
-// The first index of image `n`'s row `row` in maps of `height` rows.
-__device__ __forceinline__ std::int64_t row_start(std::int64_t n, int row, int height, int width,
-                                                  int channels) {
-    return (n * height + row) * width * channels;
+// The element of maps `width` pixels wide where a thread's channels begin, kWidth of them; rows
+// count over all images.
+template <int kWidth> __device__ __forceinline__ std::int64_t
+index_of(std::int64_t row, int column, int vector, int width, int channels) {
+    return (row * width + column) * channels + std::int64_t{kWidth} * vector;
 }
 
-// A thread computes one output of one channel, a block up to 256 of an output row; channels move
-// fastest. Bound by bytes: overlapping windows meet in L1.
-template <class Where>
-__global__ void maxpool_fprop_kernel(const float* __restrict__ x, float* __restrict__ y,
+// A thread computes kWidth channels of one output (16 bytes, or one channel), a block up to 256
+// neighbours of an output row; channels move fastest. Bound by bytes: overlapping windows meet in
+// L1.
+template <class T, class Where, int kWidth>
+__global__ void maxpool_fprop_kernel(const T* __restrict__ x, T* __restrict__ y,
                                      Where* __restrict__ where, PoolShape g) {
-    const RowPlace at = row_place(g.out_width, g.channels);
+    const RowPlace at = row_place(g.out_width, g.channels / kWidth);
     if (at.column == g.out_width) return;
     const std::int64_t image = at.row / g.out_height;
     const int p = static_cast<int>(at.row % g.out_height);
@@ -42,55 +45,72 @@ __global__ void maxpool_fprop_kernel(const float* __restrict__ x, float* __restr
     const Span columns = window_pixels(at.column, g.size, g.stride, g.width);
 
     const std::int64_t row_length = std::int64_t{g.width} * g.channels;
-    const float* row = x + row_start(image, rows.first, g.height, g.width, g.channels) +
-                       std::int64_t{columns.first} * g.channels + at.channel;
-    float best = *row;
-    int best_at = 0;
+    const T* row = x + index_of<kWidth>(image * g.height + rows.first, columns.first, at.channel,
+                                        g.width, g.channels);
+    float best[kWidth];
+    int best_at[kWidth] = {};
+    load_channels(row, best);
     for (int r = 0; r < rows.length(); ++r, row += row_length) {
         for (int s = 0; s < columns.length(); ++s) {
-            const float value = row[std::int64_t{s} * g.channels];
-            // True also of the first NaN: no comparison with a NaN holds.
-            if (best == best && !(value <= best)) {
-                best = value;
-                best_at = r * g.size + s;
+            float values[kWidth];
+            load_channels(row + std::int64_t{s} * g.channels, values);
+#pragma unroll
+            for (int i = 0; i < kWidth; ++i) {
+                // True also of the first NaN: no comparison with a NaN holds.
+                if (best[i] == best[i] && !(values[i] <= best[i])) {
+                    best[i] = values[i];
+                    best_at[i] = r * g.size + s;
+                }
             }
         }
     }
     const std::int64_t out =
-        at.row * g.out_width * g.channels + std::int64_t{at.column} * g.channels + at.channel;
-    y[out] = best;
-    where[out] = static_cast<Where>(best_at);
+        index_of<kWidth>(at.row, at.column, at.channel, g.out_width, g.channels);
+    store_channels(y + out, best);
+    Codes<Where, kWidth>::pack(best_at).store(where + out);
 }
 
-// A thread gathers one pixel of one channel from the windows that hold it, a block up to 256 of an
-// image row; channels move fastest. Bound by bytes. Every dx is written: nothing to zero first.
-template <class Where> __global__ void maxpool_dgrad_kernel(const float* __restrict__ dy,
-                                                            const Where* __restrict__ where,
-                                                            float* __restrict__ dx, PoolShape g) {
-    const RowPlace at = row_place(g.width, g.channels);
+// A thread gathers kWidth channels of one pixel from the windows that hold it, a block up to 256
+// neighbours of an image row; channels move fastest. Bound by bytes. Every dx is written: nothing
+// to zero first.
+template <class T, class Where, int kWidth>
+__global__ void maxpool_dgrad_kernel(const T* __restrict__ dy, const Where* __restrict__ where,
+                                     const T* __restrict__ gate, T* __restrict__ dx, PoolShape g) {
+    const RowPlace at = row_place(g.width, g.channels / kWidth);
     if (at.column == g.width) return;
     const std::int64_t image = at.row / g.height;
     const int h = static_cast<int>(at.row % g.height);
     const Span windows_down = windows_of_pixel(h, g.size, g.stride, g.out_height);
     const Span windows_across = windows_of_pixel(at.column, g.size, g.stride, g.out_width);
 
-    float sum = 0.0f;
+    float sum[kWidth] = {};
     for (int p = windows_down.first; p < windows_down.end; ++p) {
-        const std::int64_t row =
-            row_start(image, p, g.out_height, g.out_width, g.channels) + at.channel;
         for (int q = windows_across.first; q < windows_across.end; ++q) {
-            const std::int64_t out = row + std::int64_t{q} * g.channels;
+            const std::int64_t out =
+                index_of<kWidth>(image * g.out_height + p, q, at.channel, g.out_width, g.channels);
             const int own = (h - p * g.stride) * g.size + (at.column - q * g.stride);
-            if (where[out] == own) sum += dy[out];
+            const auto chosen = Codes<Where, kWidth>::load(where + out);
+            float passed[kWidth];
+            load_channels(dy + out, passed);
+#pragma unroll
+            for (int i = 0; i < kWidth; ++i)
+                if (chosen[i] == own) sum[i] += passed[i];
         }
     }
-    dx[at.row * g.width * g.channels + std::int64_t{at.column} * g.channels + at.channel] = sum;
+    const std::int64_t in = index_of<kWidth>(at.row, at.column, at.channel, g.width, g.channels);
+    if (gate) {
+        float outputs[kWidth];
+        load_channels(gate + in, outputs);
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) sum[i] = outputs[i] > 0.0f ? sum[i] : 0.0f;
+    }
+    store_channels(dx + in, sum);
 }
 
 // As maxpool_fprop_kernel.
-__global__ void avgpool_fprop_kernel(const float* __restrict__ x, float* __restrict__ y,
-                                     PoolShape g) {
-    const RowPlace at = row_place(g.out_width, g.channels);
+template <class T, int kWidth>
+__global__ void avgpool_fprop_kernel(const T* __restrict__ x, T* __restrict__ y, PoolShape g) {
+    const RowPlace at = row_place(g.out_width, g.channels / kWidth);
     if (at.column == g.out_width) return;
     const std::int64_t image = at.row / g.out_height;
     const int p = static_cast<int>(at.row % g.out_height);
@@ -98,80 +118,121 @@ __global__ void avgpool_fprop_kernel(const float* __restrict__ x, float* __restr
     const Span columns = window_pixels(at.column, g.size, g.stride, g.width);
 
     const std::int64_t row_length = std::int64_t{g.width} * g.channels;
-    const float* row = x + row_start(image, rows.first, g.height, g.width, g.channels) +
-                       std::int64_t{columns.first} * g.channels + at.channel;
-    float sum = 0.0f;
+    const T* row = x + index_of<kWidth>(image * g.height + rows.first, columns.first, at.channel,
+                                        g.width, g.channels);
+    float sum[kWidth] = {};
     for (int r = 0; r < rows.length(); ++r, row += row_length) {
-        for (int s = 0; s < columns.length(); ++s) sum += row[std::int64_t{s} * g.channels];
+        for (int s = 0; s < columns.length(); ++s) {
+            float values[kWidth];
+            load_channels(row + std::int64_t{s} * g.channels, values);
+#pragma unroll
+            for (int i = 0; i < kWidth; ++i) sum[i] += values[i];
+        }
     }
     const float pixels = static_cast<float>(rows.length()) * static_cast<float>(columns.length());
-    y[at.row * g.out_width * g.channels + std::int64_t{at.column} * g.channels + at.channel] =
-        sum / pixels;
+#pragma unroll
+    for (float& value : sum) value /= pixels;
+    store_channels(y + index_of<kWidth>(at.row, at.column, at.channel, g.out_width, g.channels),
+                   sum);
 }
 
 // As maxpool_dgrad_kernel.
-__global__ void avgpool_dgrad_kernel(const float* __restrict__ dy, float* __restrict__ dx,
-                                     PoolShape g) {
-    const RowPlace at = row_place(g.width, g.channels);
+template <class T, int kWidth>
+__global__ void avgpool_dgrad_kernel(const T* __restrict__ dy, T* __restrict__ dx, PoolShape g) {
+    const RowPlace at = row_place(g.width, g.channels / kWidth);
     if (at.column == g.width) return;
     const std::int64_t image = at.row / g.height;
     const int h = static_cast<int>(at.row % g.height);
     const Span windows_down = windows_of_pixel(h, g.size, g.stride, g.out_height);
     const Span windows_across = windows_of_pixel(at.column, g.size, g.stride, g.out_width);
 
-    float sum = 0.0f;
+    float sum[kWidth] = {};
     for (int p = windows_down.first; p < windows_down.end; ++p) {
         const int rows = window_pixels(p, g.size, g.stride, g.height).length();
-        const std::int64_t row =
-            row_start(image, p, g.out_height, g.out_width, g.channels) + at.channel;
         for (int q = windows_across.first; q < windows_across.end; ++q) {
             const int columns = window_pixels(q, g.size, g.stride, g.width).length();
             const float pixels = static_cast<float>(rows) * static_cast<float>(columns);
-            sum += dy[row + std::int64_t{q} * g.channels] / pixels;
+            float shared[kWidth];
+            load_channels(dy + index_of<kWidth>(image * g.out_height + p, q, at.channel,
+                                                g.out_width, g.channels),
+                          shared);
+#pragma unroll
+            for (int i = 0; i < kWidth; ++i) sum[i] += shared[i] / pixels;
         }
     }
-    dx[at.row * g.width * g.channels + std::int64_t{at.column} * g.channels + at.channel] = sum;
+    store_channels(dx + index_of<kWidth>(at.row, at.column, at.channel, g.width, g.channels), sum);
 }
 
-// A thread for every output, and one for every input.
-simt::Grid output_grid(const PoolShape& g, Stream stream) {
-    return row_grid(g.images * g.out_height, g.out_width, g.channels, stream);
+// A thread for every kWidth channels of an output, and of an input.
+template <int kWidth> simt::Grid output_grid(const PoolShape& g, Stream stream) {
+    return row_grid(g.images * g.out_height, g.out_width, g.channels / kWidth, stream);
 }
 
-simt::Grid input_grid(const PoolShape& g, Stream stream) {
-    return row_grid(g.images * g.height, g.width, g.channels, stream);
+template <int kWidth> simt::Grid input_grid(const PoolShape& g, Stream stream) {
+    return row_grid(g.images * g.height, g.width, g.channels / kWidth, stream);
 }
 
 } // namespace
 
-void maxpool_fprop(const float* x, float* y, std::uint8_t* where, PoolShape shape, Stream stream) {
-    simt::launch<maxpool_fprop_kernel<std::uint8_t>>(output_grid(shape, stream), x, y, where,
+template <class T, class Where>
+void maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, Stream stream) {
+    constexpr int width = kVector<T>;
+    if (channels_align<T>(shape.channels, x, y, where)) {
+        simt::launch<maxpool_fprop_kernel<T, Where, width>>(output_grid<width>(shape, stream), x, y,
+                                                            where, shape);
+    } else {
+        simt::launch<maxpool_fprop_kernel<T, Where, 1>>(output_grid<1>(shape, stream), x, y, where,
+                                                        shape);
+    }
+}
+
+template <class T, class Where> void maxpool_dgrad(const T* dy, const Where* where, const T* gate,
+                                                   T* dx, PoolShape shape, Stream stream) {
+    constexpr int width = kVector<T>;
+    if (channels_align<T>(shape.channels, dy, where, gate, dx)) {
+        simt::launch<maxpool_dgrad_kernel<T, Where, width>>(input_grid<width>(shape, stream), dy,
+                                                            where, gate, dx, shape);
+    } else {
+        simt::launch<maxpool_dgrad_kernel<T, Where, 1>>(input_grid<1>(shape, stream), dy, where,
+                                                        gate, dx, shape);
+    }
+}
+
+template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream stream) {
+    constexpr int width = kVector<T>;
+    if (channels_align<T>(shape.channels, x, y)) {
+        simt::launch<avgpool_fprop_kernel<T, width>>(output_grid<width>(shape, stream), x, y,
                                                      shape);
+    } else {
+        simt::launch<avgpool_fprop_kernel<T, 1>>(output_grid<1>(shape, stream), x, y, shape);
+    }
 }
 
-void maxpool_fprop(const float* x, float* y, std::uint16_t* where, PoolShape shape, Stream stream) {
-    simt::launch<maxpool_fprop_kernel<std::uint16_t>>(output_grid(shape, stream), x, y, where,
-                                                      shape);
-}
-
-void maxpool_dgrad(const float* dy, const std::uint8_t* where, float* dx, PoolShape shape,
-                   Stream stream) {
-    simt::launch<maxpool_dgrad_kernel<std::uint8_t>>(input_grid(shape, stream), dy, where, dx,
+template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Stream stream) {
+    constexpr int width = kVector<T>;
+    if (channels_align<T>(shape.channels, dy, dx)) {
+        simt::launch<avgpool_dgrad_kernel<T, width>>(input_grid<width>(shape, stream), dy, dx,
                                                      shape);
+    } else {
+        simt::launch<avgpool_dgrad_kernel<T, 1>>(input_grid<1>(shape, stream), dy, dx, shape);
+    }
 }
 
-void maxpool_dgrad(const float* dy, const std::uint16_t* where, float* dx, PoolShape shape,
-                   Stream stream) {
-    simt::launch<maxpool_dgrad_kernel<std::uint16_t>>(input_grid(shape, stream), dy, where, dx,
-                                                      shape);
-}
-
-void avgpool_fprop(const float* x, float* y, PoolShape shape, Stream stream) {
-    simt::launch<avgpool_fprop_kernel>(output_grid(shape, stream), x, y, shape);
-}
-
-void avgpool_dgrad(const float* dy, float* dx, PoolShape shape, Stream stream) {
-    simt::launch<avgpool_dgrad_kernel>(input_grid(shape, stream), dy, dx, shape);
-}
+template void maxpool_fprop(const float*, float*, std::uint8_t*, PoolShape, Stream);
+template void maxpool_dgrad(const float*, const std::uint8_t*, const float*, float*, PoolShape,
+                            Stream);
+template void maxpool_fprop(const bf16*, bf16*, std::uint8_t*, PoolShape, Stream);
+template void maxpool_dgrad(const bf16*, const std::uint8_t*, const bf16*, bf16*, PoolShape,
+                            Stream);
+template void maxpool_fprop(const float*, float*, std::uint16_t*, PoolShape, Stream);
+template void maxpool_dgrad(const float*, const std::uint16_t*, const float*, float*, PoolShape,
+                            Stream);
+template void maxpool_fprop(const bf16*, bf16*, std::uint16_t*, PoolShape, Stream);
+template void maxpool_dgrad(const bf16*, const std::uint16_t*, const bf16*, bf16*, PoolShape,
+                            Stream);
+template void avgpool_fprop(const float*, float*, PoolShape, Stream);
+template void avgpool_dgrad(const float*, float*, PoolShape, Stream);
+template void avgpool_fprop(const bf16*, bf16*, PoolShape, Stream);
+template void avgpool_dgrad(const bf16*, bf16*, PoolShape, Stream);
 
 } // namespace pyalexnet

@@ -1,8 +1,8 @@
 // What the two response norms share: a window's reach and the power of its sum.
 #pragma once
 
+#include "bf16.cuh"
 #include "ops.h"
-#include "simt/simt.hpp"
 
 namespace pyalexnet {
 

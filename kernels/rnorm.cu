@@ -49,8 +49,8 @@ struct Square {
 
 // Sum of map(values) over the pixels that lie up to `up` before and `down` after a pixel along
 // both axes, row by row.
-template <class Map>
-__device__ __forceinline__ float window_sum(const float* __restrict__ values, const BandPlace& at,
+template <class Map, class T>
+__device__ __forceinline__ float window_sum(const T* __restrict__ values, const BandPlace& at,
                                             int row, const Maps& maps, int up, int down) {
     const Map map;
     const int from_row = max(row - up, 0), to_row = min(row + down, maps.height - 1);
@@ -58,10 +58,10 @@ __device__ __forceinline__ float window_sum(const float* __restrict__ values, co
     const int to_column = min(at.column + down, maps.width - 1);
     float sum = 0.0f;
     for (int h = from_row; h <= to_row; ++h) {
-        const float* line =
+        const T* line =
             values + (at.image * maps.height + h) * maps.width * maps.channels + at.channel;
         for (int w = from_column; w <= to_column; ++w) {
-            sum += map(line[std::int64_t{w} * maps.channels]);
+            sum += map(widen(line[std::int64_t{w} * maps.channels]));
         }
     }
     return sum;
@@ -69,20 +69,21 @@ __device__ __forceinline__ float window_sum(const float* __restrict__ values, co
 
 // A thread normalises one channel of one column down a band of rows, a block up to 256 neighbouring
 // floats of them; channels move fastest. Bound by L1: size^2 reads an element.
-__global__ void rnorm_fprop_kernel(const float* __restrict__ x, float* __restrict__ y, Maps maps,
-                                   Reach reach, ResponseNorm norm) {
+template <class T> __global__ void rnorm_fprop_kernel(const T* __restrict__ x, T* __restrict__ y,
+                                                      Maps maps, Reach reach, ResponseNorm norm) {
     const BandPlace at = band_place(maps);
     if (at.column == maps.width) return;
     for (int row = at.first_row; row < at.end_row; ++row) {
         const std::int64_t i = index_of(at, row, maps);
         const float squares = window_sum<Square>(x, at, row, maps, reach.before, reach.after);
-        y[i] = x[i] * negative_power(norm.k + norm.alpha * squares, norm.beta);
+        y[i] = narrow<T>(widen(x[i]) * negative_power(norm.k + norm.alpha * squares, norm.beta));
     }
 }
 
 // As rnorm_fprop_kernel. Writes dx's first term, dy s^-beta, and t = dy x s^(-beta - 1).
-__global__ void rnorm_weigh_kernel(const float* __restrict__ x, const float* __restrict__ dy,
-                                   float* __restrict__ dx, float* __restrict__ t, Maps maps,
+template <class T>
+__global__ void rnorm_weigh_kernel(const T* __restrict__ x, const T* __restrict__ dy,
+                                   float* __restrict__ first, float* __restrict__ t, Maps maps,
                                    Reach reach, ResponseNorm norm) {
     const BandPlace at = band_place(maps);
     if (at.column == maps.width) return;
@@ -90,20 +91,23 @@ __global__ void rnorm_weigh_kernel(const float* __restrict__ x, const float* __r
         const std::int64_t i = index_of(at, row, maps);
         const float squares = window_sum<Square>(x, at, row, maps, reach.before, reach.after);
         const float s = norm.k + norm.alpha * squares;
-        const float first_term = dy[i] * negative_power(s, norm.beta);
-        dx[i] = first_term;
-        t[i] = first_term * x[i] / s;
+        const float first_term = widen(dy[i]) * negative_power(s, norm.beta);
+        first[i] = first_term;
+        t[i] = first_term * widen(x[i]) / s;
     }
 }
 
 // As rnorm_fprop_kernel. Subtracts the second term: the sum of t over the mirrored window.
-__global__ void rnorm_spread_kernel(const float* __restrict__ x, const float* __restrict__ t,
-                                    float* __restrict__ dx, Maps maps, Reach reach, float factor) {
+template <class T>
+__global__ void rnorm_spread_kernel(const T* __restrict__ x, const float* __restrict__ first,
+                                    const float* __restrict__ t, T* __restrict__ dx, Maps maps,
+                                    Reach reach, float factor) {
     const BandPlace at = band_place(maps);
     if (at.column == maps.width) return;
     for (int row = at.first_row; row < at.end_row; ++row) {
         const std::int64_t i = index_of(at, row, maps);
-        dx[i] -= factor * x[i] * window_sum<Identity>(t, at, row, maps, reach.after, reach.before);
+        const float sum = window_sum<Identity>(t, at, row, maps, reach.after, reach.before);
+        dx[i] = narrow<T>(first[i] - factor * widen(x[i]) * sum);
     }
 }
 
@@ -113,26 +117,36 @@ Reach reach_in(const Maps& maps, int size) {
 
 } // namespace
 
-void rnorm_fprop(const float* x, float* y, std::int64_t images, int height, int width, int channels,
-                 ResponseNorm norm, Stream stream) {
+template <class T> void rnorm_fprop(const T* x, T* y, std::int64_t images, int height, int width,
+                                    int channels, ResponseNorm norm, Stream stream) {
     const Maps maps{images, height, width, channels};
-    simt::launch<rnorm_fprop_kernel>(band_grid(maps, stream), x, y, maps, reach_in(maps, norm.size),
-                                     norm);
+    simt::launch<rnorm_fprop_kernel<T>>(band_grid(maps, stream), x, y, maps,
+                                        reach_in(maps, norm.size), norm);
 }
 
 std::size_t rnorm_dgrad_workspace(std::int64_t images, int height, int width, int channels) {
-    return static_cast<std::size_t>(images) * static_cast<std::size_t>(height) *
-           static_cast<std::size_t>(width) * static_cast<std::size_t>(channels) * sizeof(float);
+    return 2 * sizeof(float) * static_cast<std::size_t>(images) * static_cast<std::size_t>(height) *
+           static_cast<std::size_t>(width) * static_cast<std::size_t>(channels);
 }
 
-void rnorm_dgrad(const float* x, const float* dy, float* dx, std::int64_t images, int height,
-                 int width, int channels, ResponseNorm norm, void* workspace, Stream stream) {
+template <class T> void rnorm_dgrad(const T* x, const T* dy, T* dx, std::int64_t images, int height,
+                                    int width, int channels, ResponseNorm norm, void* workspace,
+                                    Stream stream) {
     const Maps maps{images, height, width, channels};
     const Reach reach = reach_in(maps, norm.size);
-    float* t = static_cast<float*>(workspace);
-    simt::launch<rnorm_weigh_kernel>(band_grid(maps, stream), x, dy, dx, t, maps, reach, norm);
-    simt::launch<rnorm_spread_kernel>(band_grid(maps, stream), x, t, dx, maps, reach,
-                                      2.0f * norm.alpha * norm.beta);
+    float* const first = static_cast<float*>(workspace);
+    float* const t = first + images * height * width * channels;
+    simt::launch<rnorm_weigh_kernel<T>>(band_grid(maps, stream), x, dy, first, t, maps, reach,
+                                        norm);
+    simt::launch<rnorm_spread_kernel<T>>(band_grid(maps, stream), x, first, t, dx, maps, reach,
+                                         2.0f * norm.alpha * norm.beta);
 }
+
+template void rnorm_fprop(const float*, float*, std::int64_t, int, int, int, ResponseNorm, Stream);
+template void rnorm_fprop(const bf16*, bf16*, std::int64_t, int, int, int, ResponseNorm, Stream);
+template void rnorm_dgrad(const float*, const float*, float*, std::int64_t, int, int, int,
+                          ResponseNorm, void*, Stream);
+template void rnorm_dgrad(const bf16*, const bf16*, bf16*, std::int64_t, int, int, int,
+                          ResponseNorm, void*, Stream);
 
 } // namespace pyalexnet

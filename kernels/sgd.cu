@@ -1,51 +1,89 @@
-// Momentum SGD with the paper's update: the learning rate lies inside the momentum buffer.
-#include "elementwise.cuh"
+// Momentum SGD with the paper's update (sgd.cuh), and weights in halves made and put together.
 #include "ops.h"
+#include "sgd.cuh"
 
 namespace pyalexnet {
 namespace {
 
-struct Step {
-    float lr, momentum, weight_decay;
+constexpr int kThreads = 256;
 
-    __device__ __forceinline__ void operator()(float& w, float& v, float dw) const {
-        v = momentum * v - lr * (weight_decay * w + dw);
-        w += v;
-    }
+// The four of `count` elements that a thread works on; fewer at the end.
+struct Place {
+    std::int64_t first;
+    int count;
 };
 
-// A thread updates four neighbouring weights, or one (Split); a block 1,024. Bound by bytes: three
-// floats read and two written a weight.
-__global__ void sgd_update_kernel(float* __restrict__ w, float* __restrict__ v,
-                                  const float* __restrict__ dw, Split split, Scalar lr,
-                                  float momentum, float weight_decay) {
-    const Step step{lr.on_device ? *lr.on_device : lr.value, momentum, weight_decay};
-    if (step.lr == 0.0f) return;
-    const std::int64_t thread = elementwise_thread();
-    if (thread < split.vectors) {
-        float4& w4 = reinterpret_cast<float4*>(w)[thread];
-        float4& v4 = reinterpret_cast<float4*>(v)[thread];
-        float4 weight = w4, velocity = v4;
-        const float4 gradient = reinterpret_cast<const float4*>(dw)[thread];
-        step(weight.x, velocity.x, gradient.x);
-        step(weight.y, velocity.y, gradient.y);
-        step(weight.z, velocity.z, gradient.z);
-        step(weight.w, velocity.w, gradient.w);
-        w4 = weight;
-        v4 = velocity;
-        return;
+__device__ __forceinline__ Place place_of(std::int64_t count) {
+    const std::int64_t first = 4 * (blockIdx.x * std::int64_t{kThreads} + threadIdx.x);
+    const std::int64_t left = max(count - first, std::int64_t{0});
+    return {first, static_cast<int>(min(left, std::int64_t{4}))};
+}
+
+simt::Grid grid_of(std::int64_t count, Stream stream) {
+    return {simt::blocks_for(count, 4 * kThreads), kThreads, stream};
+}
+
+// A thread updates four neighbouring weights, a block 1,024. Bound by bytes: 20 a weight, for a
+// float32 (or its halves) and its momentum are read and written and its gradient is read.
+template <class T> __global__ void
+sgd_update_kernel(Learned<T> learned, const float* __restrict__ dw, std::int64_t count, Rule rule) {
+    const Momentum momentum = read_rule(rule);
+    if (momentum.freezes()) return;
+    const Place at = place_of(count);
+    if (at.count == 0) return;
+    const FourWeights<T> four = read_weights(learned, at.first, at.count);
+    const Four<float> gradient = read_four(dw + at.first, at.count);
+    learn_weights(learned, at.first, at.count, four, gradient.of, momentum);
+}
+
+// A thread splits four neighbouring weights, a block 1,024. Bound by bytes.
+__global__ void split_weights_kernel(const float* __restrict__ w, bf16* __restrict__ high,
+                                     std::uint16_t* __restrict__ low, std::int64_t count) {
+    const Place at = place_of(count);
+    const Four<float> four = read_four(w + at.first, at.count);
+    Four<bf16> highs;
+    Four<std::uint16_t> lows;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const Halves halves = split_halves(four.of[i]);
+        highs.of[i] = halves.high;
+        lows.of[i] = halves.low;
     }
-    const std::int64_t i = scalar_element(split, thread);
-    if (i < split.count) step(w[i], v[i], dw[i]);
+    write_four(high + at.first, at.count, highs);
+    write_four(low + at.first, at.count, lows);
+}
+
+// As split_weights_kernel, the other way.
+__global__ void join_weights_kernel(const bf16* __restrict__ high,
+                                    const std::uint16_t* __restrict__ low, float* __restrict__ w,
+                                    std::int64_t count) {
+    const Place at = place_of(count);
+    const Four<bf16> highs = read_four(high + at.first, at.count);
+    const Four<std::uint16_t> lows = read_four(low + at.first, at.count);
+    Four<float> four;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) four.of[i] = join_halves(highs.of[i], lows.of[i]);
+    write_four(w + at.first, at.count, four);
 }
 
 } // namespace
 
-void sgd_update(float* w, float* v, const float* dw, std::int64_t count, Scalar lr, float momentum,
-                float weight_decay, Stream stream) {
-    const Split parts = split(count, w, v, dw);
-    simt::launch<sgd_update_kernel>(elementwise_grid(parts, stream), w, v, dw, parts, lr, momentum,
-                                    weight_decay);
+template <class T>
+void sgd_update(Learned<T> w, const float* dw, std::int64_t count, Rule rule, Stream stream) {
+    simt::launch<sgd_update_kernel<T>>(grid_of(count, stream), w, dw, count, rule);
 }
+
+void split_weights(const float* w, bf16* high, std::uint16_t* low, std::int64_t count,
+                   Stream stream) {
+    simt::launch<split_weights_kernel>(grid_of(count, stream), w, high, low, count);
+}
+
+void join_weights(const bf16* high, const std::uint16_t* low, float* w, std::int64_t count,
+                  Stream stream) {
+    simt::launch<join_weights_kernel>(grid_of(count, stream), high, low, w, count);
+}
+
+template void sgd_update(Learned<float>, const float*, std::int64_t, Rule, Stream);
+template void sgd_update(Learned<bf16>, const float*, std::int64_t, Rule, Stream);
 
 } // namespace pyalexnet

@@ -1,7 +1,7 @@
 // Softmax, cross-entropy, its gradient and the top-k errors in one pass over the rows, and the
 // rows' means in a second launch, always added in the same order.
+#include "bf16.cuh"
 #include "ops.h"
-#include "simt/simt.hpp"
 
 namespace pyalexnet {
 namespace {
@@ -12,7 +12,7 @@ constexpr int kMeanThreads = 256;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 // Every lane receives the same bits: at each step both partners add the same two numbers.
-template <class T> __device__ __forceinline__ T warp_sum(T value) {
+template <class Number> __device__ __forceinline__ Number warp_sum(Number value) {
     for (int mask = kWarp / 2; mask > 0; mask /= 2) {
         value += __shfl_xor_sync(kAllLanes, value, mask);
     }
@@ -37,10 +37,11 @@ __device__ __forceinline__ float topk_error(int k, int greater, int equal) {
 // A warp computes one row, a lane every 32nd class, a block four rows; classes move fastest. Bound
 // by latency at the networks' sizes: three short passes over a row that stays in L1. results
 // (3, rows): each row's loss, top-1 and top-5 error.
-__global__ void softmax_rows_kernel(const float* __restrict__ logits,
-                                    const std::int64_t* __restrict__ labels,
-                                    float* __restrict__ dlogits, float* __restrict__ results,
-                                    std::int64_t rows, int classes) {
+template <class T> __global__ void softmax_rows_kernel(const float* __restrict__ logits,
+                                                       const std::int64_t* __restrict__ labels,
+                                                       T* __restrict__ dlogits,
+                                                       float* __restrict__ results,
+                                                       std::int64_t rows, int classes) {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     const std::int64_t row = blockIdx.x * std::int64_t{kWarpsPerBlock} + threadIdx.x / kWarp;
     if (row >= rows) return;
@@ -49,7 +50,7 @@ __global__ void softmax_rows_kernel(const float* __restrict__ logits,
 
     const std::int64_t label = labels[row];
     if (label < 0 || label >= classes) {
-        for (int c = lane; c < classes; c += kWarp) dlogits[c] = NAN;
+        for (int c = lane; c < classes; c += kWarp) dlogits[c] = narrow<T>(NAN);
         if (lane == 0) {
             results[row] = NAN;
             results[rows + row] = 1.0f;
@@ -78,7 +79,7 @@ __global__ void softmax_rows_kernel(const float* __restrict__ logits,
     const float scale = static_cast<float>(rows);
     for (int c = lane; c < classes; c += kWarp) {
         const float probability = expf(logits[c] - highest) / sum;
-        dlogits[c] = (c == label ? probability - 1.0f : probability) / scale;
+        dlogits[c] = narrow<T>((c == label ? probability - 1.0f : probability) / scale);
     }
     if (lane == 0) {
         results[row] = logf(sum) - (own - highest);
@@ -112,15 +113,21 @@ std::size_t softmax_cross_entropy_workspace(std::int64_t rows) {
     return 3 * static_cast<std::size_t>(rows) * sizeof(float);
 }
 
-void softmax_cross_entropy(const float* logits, const std::int64_t* labels, float* loss,
-                           float* dlogits, float* top1, float* top5, std::int64_t rows, int classes,
-                           void* workspace, Stream stream) {
+template <class T> void softmax_cross_entropy(const float* logits, const std::int64_t* labels,
+                                              float* loss, T* dlogits, float* top1, float* top5,
+                                              std::int64_t rows, int classes, void* workspace,
+                                              Stream stream) {
     float* const results = static_cast<float*>(workspace);
-    simt::launch<softmax_rows_kernel>(
+    simt::launch<softmax_rows_kernel<T>>(
         simt::Grid(simt::blocks_for(rows, kWarpsPerBlock), kWarpsPerBlock * kWarp, stream), logits,
         labels, dlogits, results, rows, classes);
     simt::launch<softmax_means_kernel>(simt::Grid(3, kMeanThreads, stream), results, loss, top1,
                                        top5, rows);
 }
+
+template void softmax_cross_entropy(const float*, const std::int64_t*, float*, float*, float*,
+                                    float*, std::int64_t, int, void*, Stream);
+template void softmax_cross_entropy(const float*, const std::int64_t*, float*, bf16*, float*,
+                                    float*, std::int64_t, int, void*, Stream);
 
 } // namespace pyalexnet

@@ -5,19 +5,26 @@ test_examples.py holds that no op is missing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 import oracle
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.learned import Learned
 from pyalexnet.backends.masks import Mask
-from samples import classes, few_values, normal, pixels
+from samples import classes, few_values, generator, normal, pixels
 from shapes import CONVS, LRNS, POOLS, RNORMS
 
 CONV, LRN, RNORM, POOL = CONVS[1], LRNS[1], RNORMS[0], POOLS[1]
+IN_BFLOAT16 = {
+    f"{op}_{which}"
+    for op in ("relu", "tanh", "dropout", "lrn", "rnorm", "maxpool", "avgpool", "lrn_maxpool")
+    for which in ("fprop", "dgrad")
+} | {"scale"}
+"""What takes maps of either type."""
 RATES: dict[str, Any] = {"lr": 0.25, "momentum": 0.5, "weight_decay": 0.5}
 DRAW: dict[str, Any] = {"keep": 0.3, "seed": 11, "step": 7, "layer": 2}
 
@@ -39,6 +46,15 @@ class Example:
             name: be.asarray(value) if name == "gate" else value
             for name, value in self.parameters.items()
         }
+
+    @property
+    def in_bfloat16(self) -> Example:
+        """The same call of maps in bfloat16, where there are any."""
+        inputs = {
+            name: value.astype(BFLOAT16) if name in ("x", "y", "dy") else value
+            for name, value in self.inputs.items()
+        }
+        return replace(self, inputs=inputs)
 
 
 def _images() -> list[Example]:
@@ -131,12 +147,31 @@ def _pools() -> list[Example]:
     ]
 
 
+def _norms_with_pools() -> list[Example]:
+    x, dy = normal(*POOL.x), normal(*POOL.y)
+    how = {
+        **LRN.constants,
+        "pool_size": POOL.size,
+        "pool_stride": POOL.stride,
+        "ceil": POOL.ceil,
+    }
+    where = oracle.maxpool_fprop(x, **POOL.geometry)[1].astype(np.uint8)
+    back = {"x": x, "dy": dy, "where": where}
+    return [
+        Example("lrn_maxpool_fprop", {"x": x}, {**how, "relu": True}),
+        Example("lrn_maxpool_dgrad", back, {**how, "gated": True}),
+    ]
+
+
 def _rest() -> list[Example]:
     wholes = [normal(2, 3, 8, seed=seed) for seed in (1, 2, 3)]
     w, v, dw = (normal(4, 3, seed=seed) for seed in (1, 2, 3))
+    high, low = w.astype(BFLOAT16), generator(0).integers(0, 2**16, w.shape, np.uint16)
     return [
         Example("softmax_cross_entropy", {"logits": normal(4, 9), "labels": classes(4, 9)}, {}),
         Example("sgd_update", {"w": w, "v": v, "dw": dw}, RATES),
+        Example("split_weights", {"w": w}, {}),
+        Example("join_weights", {"high": high, "low": low}, {}),
         Example("exchange_gather", {"parts": wholes}, {}),
         Example("exchange_scatter_add", {"dwholes": wholes}, {"start": 4, "channels": 4}),
     ]
@@ -144,16 +179,26 @@ def _rest() -> list[Example]:
 
 EXAMPLES = {
     example.op: example
-    for group in (_images, _filters, _convolutions, _linears, _neurons, _norms, _pools, _rest)
+    for group in (
+        _images,
+        _filters,
+        _convolutions,
+        _linears,
+        _neurons,
+        _norms,
+        _pools,
+        _norms_with_pools,
+        _rest,
+    )
     for example in group()
 }
 # All but the updates, which return nothing and work in place.
 RETURNING = [example for op, example in EXAMPLES.items() if not op.endswith(("_sgd", "_update"))]
 
 
-def _fused() -> list[Example]:
+def _fused() -> list[Any]:
     """What conv and linear do besides, on numbers of either type."""
-    examples: list[Example] = []
+    examples: list[Any] = []
     for dtype in (FLOAT32, BFLOAT16):
         x, w, dy = (normal(*shape).astype(dtype) for shape in (CONV.x, CONV.w, CONV.y))
         after = {"activation": "relu", "dropout": Mask(**DRAW, factor=0.5)}
@@ -161,7 +206,7 @@ def _fused() -> list[Example]:
         inputs, outputs, weights = (
             normal(*shape).astype(dtype) for shape in ((3, 8), (3, 16), (16, 8))
         )
-        examples += [
+        calls = [
             Example("conv_fprop", {"x": x, "w": w, "b": normal(len(w))}, CONV.geometry | after),
             Example("conv_dgrad", {"dy": dy, "w": w}, CONV.geometry | back),
             Example("conv_wgrad", {"x": x, "dy": dy}, {"w_shape": CONV.w, **CONV.geometry}),
@@ -169,8 +214,20 @@ def _fused() -> list[Example]:
             Example("linear_dgrad", {"dy": outputs, "w": weights}, {"gate": inputs}),
             Example("linear_wgrad", {"x": inputs, "dy": outputs}, {}),
         ]
+        examples += [pytest.param(call, id=f"{call}-fused-{dtype}") for call in calls]
     return examples
 
 
-FORMS = [*RETURNING, *_fused()]
-"""Of every operation that returns something, all that its kernels have forms for."""
+# The same calls, and those that take it in bfloat16; and the fused ones.
+OF_EACH_ELEMENT = [
+    *_fused(),
+    *(
+        pytest.param(example, id=f"{example}{suffix}")
+        for original in RETURNING
+        for example, suffix in (
+            [(original, ""), (original.in_bfloat16, "-bfloat16")]
+            if original.op in IN_BFLOAT16
+            else [(original, "")]
+        )
+    ),
+]

@@ -468,6 +468,7 @@ DTYPES = (
     *("float32", "float64", "float16", "int8", "uint8", "int32", "uint32", "int64", "uint64"),
     *("bool", "complex64", "object", "S4", "U1", "V4", "datetime64[s]", "uint16", "longdouble"),
     "bfloat16",
+)
 
 
 def _numbers() -> SearchStrategy[Any]:

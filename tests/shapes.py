@@ -132,6 +132,8 @@ POOLS = (
     Pool("sixteen wide, a byte just holds it", (1, 16, 17, 2), 16, 3),
     Pool("seventeen wide, a byte is too small", (1, 18, 17, 2), 17, 2),
     Pool("many channels", (1, 5, 4, 131), 3, 2),
+    Pool("channels by sixteen bytes", (2, 6, 7, 16), 3, 2),
+    Pool("the same in wide windows", (1, 18, 17, 8), 17, 2),
     Pool("cifar pool1", (4, 32, 32, 32), 3, 2, big=True),
 )
 

@@ -11,7 +11,8 @@ from numpy.testing import assert_array_equal
 import oracle
 from differences import Op, Oracle, assert_gradient, gradient
 from oracle import Exact
-from samples import normal, on_grid
+from pyalexnet.backends.elements import BFLOAT16
+from samples import EACH_ELEMENT, normal, on_grid
 from tolerance import FUNCTION, SUM, assert_close, assert_same, same_bits
 from trial import run
 
@@ -27,29 +28,32 @@ EDGES = np.array(
 TANH_GRADIENT = SUM + FUNCTION
 
 
+@EACH_ELEMENT
 @EACH_SHAPE
-def test_relu(be: Any, shape: tuple[int, ...]) -> None:
-    x, dy = normal(*shape, seed=1), normal(*shape, seed=2)
+def test_relu(be: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    x, dy = normal(*shape, seed=1).astype(dtype), normal(*shape, seed=2).astype(dtype)
     (y,) = run(be, "relu_fprop", x)
-    assert_same(y, oracle.relu(x))
+    assert_same(y, oracle.relu(x), dtype=dtype)
     (dx,) = run(be, "relu_dgrad", y, dy)
-    assert_same(dx, oracle.relu_dgrad(y, dy))
+    assert_same(dx, oracle.relu_dgrad(y, dy), dtype=dtype)
 
 
+@EACH_ELEMENT
 @EACH_SHAPE
-def test_tanh(be: Any, shape: tuple[int, ...]) -> None:
-    x, dy = normal(*shape, seed=1), normal(*shape, seed=2)
+def test_tanh(be: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    x, dy = normal(*shape, seed=1).astype(dtype), normal(*shape, seed=2).astype(dtype)
     (y,) = run(be, "tanh_fprop", x)
-    assert_close(y, oracle.tanh(x), FUNCTION)
+    assert_close(y, oracle.tanh(x), FUNCTION, dtype=dtype)
     (dx,) = run(be, "tanh_dgrad", y, dy)
-    assert_close(dx, oracle.tanh_dgrad(y, dy))
+    assert_close(dx, oracle.tanh_dgrad(y, dy), dtype=dtype)
 
 
+@EACH_ELEMENT
 @EACH_SHAPE
-def test_scale(be: Any, shape: tuple[int, ...]) -> None:
-    x = normal(*shape, seed=1)
+def test_scale(be: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    x = normal(*shape, seed=1).astype(dtype)
     (y,) = run(be, "scale", x, factor=0.3)
-    assert_same(y, x * np.float32(0.3))
+    assert_same(y, x.astype(np.float32) * np.float32(0.3), dtype=dtype)
 
 
 def test_scale_passes_nan_and_infinity(be: Any) -> None:
@@ -57,11 +61,29 @@ def test_scale_passes_nan_and_infinity(be: Any) -> None:
     assert_array_equal(y, [np.nan, -np.inf, 1])
 
 
-def test_relu_at_the_edges(be: Any) -> None:
-    (y,) = run(be, "relu_fprop", EDGES)
-    assert_array_equal(y, oracle.relu(EDGES).astype(np.float32))
-    (dx,) = run(be, "relu_dgrad", y, np.full_like(EDGES, 2))
-    assert_array_equal(dx, np.where(y > 0, np.float32(2), np.float32(0)))
+@EACH_ELEMENT
+def test_relu_at_the_edges(be: Any, dtype: Any) -> None:
+    """In bfloat16, 1e-45 is nought."""
+    with np.errstate(under="ignore"):
+        x = EDGES.astype(dtype)
+    (y,) = run(be, "relu_fprop", x)
+    assert_same(y, oracle.relu(x), dtype=dtype)
+    (dx,) = run(be, "relu_dgrad", y, np.full_like(x, 2))
+    assert_same(dx, np.where(y > 0, 2, 0), dtype=dtype)
+
+
+def test_a_bfloat16_is_rounded_to_the_nearest_once(be: Any) -> None:
+    """Ties to even; what a float32 could tell apart is not rounded before."""
+    tie, up = 1 + 2.0**-8, 1 + 3 * 2.0**-8
+    halves = np.array([1.0, 1.0, -1.0, 2.0**127, np.inf, np.nan], BFLOAT16)
+    (y,) = run(be, "scale", halves[:2], factor=tie)
+    assert_array_equal(y.astype(np.float32), [1, 1])
+    (y,) = run(be, "scale", halves[:3], factor=up)
+    assert_array_equal(y.astype(np.float32), [1 + 2.0**-6, 1 + 2.0**-6, -1 - 2.0**-6])
+    (y,) = run(be, "scale", halves[:3], factor=tie + 2.0**-20)
+    assert_array_equal(y.astype(np.float32), [1 + 2.0**-7, 1 + 2.0**-7, -1 - 2.0**-7])
+    (y,) = run(be, "scale", halves[3:], factor=1.999)
+    assert_array_equal(y.astype(np.float32), [np.inf, np.inf, np.nan])
 
 
 def test_relu_gradient_of_nan_passes(be: Any) -> None:
@@ -111,8 +133,9 @@ def test_relu_gradient_by_differences(be: Any) -> None:
 @pytest.mark.parametrize(
     ("op", "parameters"), [("relu_fprop", {}), ("tanh_fprop", {}), ("scale", {"factor": 0.3})]
 )
-def test_fprop_in_place(be: Any, op: str, parameters: dict[str, float]) -> None:
-    x = normal(3, 5, seed=1)
+@EACH_ELEMENT
+def test_fprop_in_place(be: Any, op: str, parameters: dict[str, float], dtype: Any) -> None:
+    x = normal(3, 5, seed=1).astype(dtype)
     (apart,) = run(be, op, x, **parameters)
     here = be.asarray(x.copy())
     assert getattr(be, op)(here, **parameters, out=here) is here
@@ -121,8 +144,10 @@ def test_fprop_in_place(be: Any, op: str, parameters: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("op", ["relu_dgrad", "tanh_dgrad"])
 @pytest.mark.parametrize("over", [0, 1], ids=["y", "dy"])
-def test_dgrad_in_place(be: Any, op: str, over: int) -> None:
-    y, dy = np.tanh(normal(3, 5, seed=1)), normal(3, 5, seed=2)
+@EACH_ELEMENT
+def test_dgrad_in_place(be: Any, op: str, over: int, dtype: Any) -> None:
+    y = np.tanh(normal(3, 5, seed=1)).astype(dtype)
+    dy = normal(3, 5, seed=2).astype(dtype)
     (apart,) = run(be, op, y, dy)
     here = be.asarray(y.copy()), be.asarray(dy.copy())
     getattr(be, op)(*here, out=here[over])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import oracle
-from samples import normal
+from samples import EACH_ELEMENT, normal
 from tolerance import assert_same, same_bits
 from trial import run
 
@@ -25,10 +25,11 @@ DRAW: dict[str, Any] = {"keep": 0.3, "seed": 11, "step": 7, "layer": 2}
     ],
     ids=str,
 )
-def test_mask(be: Any, op: str, shape: tuple[int, ...]) -> None:
-    x = normal(*shape)
+@EACH_ELEMENT
+def test_mask(be: Any, op: str, shape: tuple[int, ...], dtype: Any) -> None:
+    x = normal(*shape).astype(dtype)
     (y,) = run(be, op, x, **DRAW)
-    assert_same(y, oracle.dropout(x, **DRAW))
+    assert_same(y, oracle.dropout(x, **DRAW), dtype=dtype)
 
 
 @PASSES
@@ -74,12 +75,13 @@ def test_keep_is_compared_in_all_32_bits(be: Any) -> None:
 
 @pytest.mark.parametrize("offset", [0, 4, 5])
 @pytest.mark.parametrize("total", [16, 20, 21])
-def test_whole_blocks_of_four(be: Any, offset: int, total: int) -> None:
+@EACH_ELEMENT
+def test_whole_blocks_of_four(be: Any, offset: int, total: int, dtype: Any) -> None:
     """A block's four draws serve four neighbours at once, wherever image and tower begin at one."""
     draw = {**DRAW, "offset": offset, "total": total}
-    x = normal(3, 8)
+    x = normal(3, 8).astype(dtype)
     (y,) = run(be, "dropout_fprop", x, **draw)
-    assert_same(y, oracle.dropout(x, **draw))
+    assert_same(y, oracle.dropout(x, **draw), dtype=dtype)
 
 
 def test_step_on_the_device(be: Any) -> None:
@@ -115,8 +117,9 @@ def test_share_kept(be: Any) -> None:
 
 
 @PASSES
-def test_in_place(be: Any, op: str) -> None:
-    x = normal(3, 13)
+@EACH_ELEMENT
+def test_in_place(be: Any, op: str, dtype: Any) -> None:
+    x = normal(3, 13).astype(dtype)
     (apart,) = run(be, op, x, **DRAW)
     here = be.asarray(x.copy())
     assert getattr(be, op)(here, **DRAW, out=here) is here

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from examples import EXAMPLES, FORMS, Example
+from examples import EXAMPLES, OF_EACH_ELEMENT, Example
 from pyalexnet.backends import Backend
 from samples import garbage
 from tolerance import same_bits
@@ -23,7 +23,7 @@ def test_every_op_has_an_example() -> None:
     assert {name for name in methods if not name.startswith("_")} - ARRAYS == set(EXAMPLES)
 
 
-@pytest.mark.parametrize("example", FORMS, ids=str)
+@pytest.mark.parametrize("example", OF_EACH_ELEMENT)
 @pytest.mark.parametrize("be", EMULATED, indirect=True)
 def test_the_order_of_threads_changes_no_bit(be: Any, example: Example) -> None:
     """Blocks and threads of a kernel may run in any order; its sums may not."""
@@ -36,16 +36,16 @@ def test_the_order_of_threads_changes_no_bit(be: Any, example: Example) -> None:
             assert same_bits(a, b)
 
 
-@pytest.mark.parametrize("example", FORMS, ids=str)
+@pytest.mark.parametrize("example", OF_EACH_ELEMENT)
 def test_read_only_inputs_will_do(be: Any, example: Example) -> None:
     """A memory-mapped file, a frozen array: an op that changes no input must take them."""
     frozen = [freeze(be, value) for value in example.inputs.values()]
     getattr(be, example.op)(*frozen, **example.keywords(be))
 
 
-@pytest.mark.parametrize("example", FORMS, ids=str)
+@pytest.mark.parametrize("example", OF_EACH_ELEMENT)
 def test_views_that_begin_anywhere(be: Any, example: Example) -> None:
-    """Four floats can be loaded at once only where all arrays allow it: one alone may forbid it."""
+    """Vectors are loaded only where all arrays allow it: one alone may forbid it."""
     inputs = list(example.inputs.values())
     expected = run(be, example.op, *inputs, **example.keywords(be))
     arrays = sum(len(value) if isinstance(value, list) else 1 for value in inputs) + len(expected)

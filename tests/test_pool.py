@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 import oracle
 from differences import Op, Oracle, assert_gradient, gradient
 from oracle import Exact, Floats, double
-from samples import all_different, few_values, normal, on_grid
+from samples import EACH_ELEMENT, all_different, few_values, normal, on_grid
 from shapes import POOLS, Pool, each
 from tolerance import SUM, UNIT, assert_close, assert_same
 from trial import run
@@ -28,10 +28,10 @@ def expected_maxima(case: Pool) -> tuple[Any, Any]:
 
 
 @cache
-def expected_gradients(case: Pool) -> tuple[Exact, Exact]:
+def expected_gradients(case: Pool, dtype: Any) -> tuple[Exact, Exact]:
     """dx of the max-pool and of the average pool."""
     _, where = expected_maxima(case)
-    dy = normal(*case.y, seed=1)
+    dy = normal(*case.y, seed=1).astype(dtype)
     return (
         oracle.maxpool_dgrad(dy, where, x_shape=case.x, **case.geometry),
         oracle.avgpool_dgrad(dy, x_shape=case.x, **case.geometry),
@@ -57,35 +57,55 @@ def slopes_of_means(case: Pool) -> Floats:
     return gradient(lambda z: oracle.avgpool_fprop(z, **case.geometry).value, x, dy)
 
 
+@EACH_ELEMENT
 @CASES
-def test_maxpool_fprop_with_ties(be: Any, case: Pool) -> None:
+def test_maxpool_fprop_with_ties(be: Any, case: Pool, dtype: Any) -> None:
     """All values below zero, so that an empty or padded window cannot pass for a maximum of 0."""
-    y, where = run(be, "maxpool_fprop", few_values(*case.x), **case.geometry)
+    y, where = run(be, "maxpool_fprop", few_values(*case.x).astype(dtype), **case.geometry)
     expected, places = expected_maxima(case)
-    assert_same(y, expected)
+    assert_same(y, expected, dtype=dtype)
     assert_array_equal(where, places.astype(where_dtype(case)), strict=True)
 
 
+@EACH_ELEMENT
 @CASES
-def test_maxpool_dgrad_with_ties(be: Any, case: Pool) -> None:
+def test_maxpool_dgrad_with_ties(be: Any, case: Pool, dtype: Any) -> None:
     """The gradient goes to the first of equals, by the op's own `where`."""
-    dy = normal(*case.y, seed=1)
-    _, where = run(be, "maxpool_fprop", few_values(*case.x), **case.geometry)
+    dy = normal(*case.y, seed=1).astype(dtype)
+    _, where = run(be, "maxpool_fprop", few_values(*case.x).astype(dtype), **case.geometry)
     (dx,) = run(be, "maxpool_dgrad", dy, where, x_shape=case.x, **case.geometry)
-    assert_close(dx, expected_gradients(case)[0])
+    assert_close(dx, expected_gradients(case, dtype)[0], dtype=dtype)
 
 
+@EACH_ELEMENT
 @CASES
-def test_avgpool_fprop(be: Any, case: Pool) -> None:
-    x = normal(*case.x)
+def test_maxpool_dgrad_through_a_relu(be: Any, case: Pool, dtype: Any) -> None:
+    """Nothing gets where the ReLU gave nothing, be that 0 or not even a number."""
+    dy = normal(*case.y, seed=1).astype(dtype)
+    _, places = expected_maxima(case)
+    gate = np.maximum(normal(*case.x, seed=2), 0).astype(dtype)
+    gate[-1, -1, -1, -1] = np.nan
+    where = places.astype(where_dtype(case))
+    (dx,) = run(be, "maxpool_dgrad", dy, where, x_shape=case.x, gate=gate, **case.geometry)
+    ungated = expected_gradients(case, dtype)[0]
+    open_ = double(gate) > 0
+    assert_close(dx, Exact(ungated.value * open_, ungated.magnitude * open_), dtype=dtype)
+
+
+@EACH_ELEMENT
+@CASES
+def test_avgpool_fprop(be: Any, case: Pool, dtype: Any) -> None:
+    x = normal(*case.x).astype(dtype)
     (y,) = run(be, "avgpool_fprop", x, **case.geometry)
-    assert_close(y, oracle.avgpool_fprop(x, **case.geometry))
+    assert_close(y, oracle.avgpool_fprop(x, **case.geometry), dtype=dtype)
 
 
+@EACH_ELEMENT
 @CASES
-def test_avgpool_dgrad(be: Any, case: Pool) -> None:
-    (dx,) = run(be, "avgpool_dgrad", normal(*case.y, seed=1), x_shape=case.x, **case.geometry)
-    assert_close(dx, expected_gradients(case)[1])
+def test_avgpool_dgrad(be: Any, case: Pool, dtype: Any) -> None:
+    dy = normal(*case.y, seed=1).astype(dtype)
+    (dx,) = run(be, "avgpool_dgrad", dy, x_shape=case.x, **case.geometry)
+    assert_close(dx, expected_gradients(case, dtype)[1], dtype=dtype)
 
 
 @CASES
@@ -145,18 +165,21 @@ def test_cifar_maps_of_32_pool_to_16(be: Any) -> None:
     assert run(be, "avgpool_fprop", x, size=3, stride=2)[0].shape == (1, 16, 16, 1)
 
 
+@EACH_ELEMENT
+@pytest.mark.parametrize("channels", [3, 8])
 @pytest.mark.parametrize("size", [3, 17])
-def test_nan_wins(be: Any, size: int) -> None:
+def test_nan_wins(be: Any, size: int, channels: int, dtype: Any) -> None:
     """A NaN is the maximum of each window that holds it, and the first one takes the gradient."""
-    case = Pool("nan", (2, 20, 19, 3), size, 2)
-    x, dy = normal(*case.x), normal(*case.y, seed=1)
+    case = Pool("nan", (2, 20, 19, channels), size, 2)
+    x, dy = normal(*case.x).astype(dtype), normal(*case.y, seed=1).astype(dtype)
     x[0, 3, 4, 1] = x[0, 3, 5, 1] = x[0, 4, 3, 1] = x[1, 18, 18, 2] = np.nan
     y, where = run(be, "maxpool_fprop", x, **case.geometry)
     expected, places = oracle.maxpool_fprop(x, **case.geometry)
-    assert_same(y, expected)
+    assert_same(y, expected, dtype=dtype)
     assert_array_equal(where, places)
     (dx,) = run(be, "maxpool_dgrad", dy, where, x_shape=case.x, **case.geometry)
-    assert_close(dx, oracle.maxpool_dgrad(dy, places, x_shape=case.x, **case.geometry))
+    exact = oracle.maxpool_dgrad(dy, places, x_shape=case.x, **case.geometry)
+    assert_close(dx, exact, dtype=dtype)
 
 
 def test_windows_of_minus_infinity(be: Any) -> None:

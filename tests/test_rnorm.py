@@ -11,7 +11,7 @@ import pytest
 import oracle
 from differences import Op, Oracle, assert_gradient, gradient
 from oracle import Exact, Floats
-from samples import normal, on_grid
+from samples import EACH_ELEMENT, normal, on_grid
 from shapes import RNORMS, RNorm, each
 from tolerance import assert_close, norm_units
 from trial import run
@@ -21,18 +21,18 @@ SMALL = [case for case in RNORMS if np.prod(case.x) <= 100]
 
 
 @cache
-def exact(case: RNorm) -> tuple[Exact, Exact]:
+def exact(case: RNorm, dtype: Any) -> tuple[Exact, Exact]:
     """y and dx of a case."""
-    x, dy = arrays(case)
+    x, dy = arrays(case, dtype)
     return (
         oracle.rnorm_fprop(x, **case.constants),
         oracle.rnorm_dgrad(x, dy, **case.constants),
     )
 
 
-def arrays(case: RNorm) -> tuple[Any, Any]:
+def arrays(case: RNorm, dtype: Any) -> tuple[Any, Any]:
     """x, dy."""
-    return normal(*case.x, seed=1), normal(*case.x, seed=2)
+    return normal(*case.x, seed=1).astype(dtype), normal(*case.x, seed=2).astype(dtype)
 
 
 @cache
@@ -42,17 +42,19 @@ def slopes(case: RNorm) -> Floats:
     return gradient(lambda z: oracle.rnorm_fprop(z, **case.constants).value, x, dy)
 
 
+@EACH_ELEMENT
 @CASES
-def test_fprop(be: Any, case: RNorm) -> None:
-    x, _ = arrays(case)
+def test_fprop(be: Any, case: RNorm, dtype: Any) -> None:
+    x, _ = arrays(case, dtype)
     (y,) = run(be, "rnorm_fprop", x, **case.constants)
-    assert_close(y, exact(case)[0], norm_units(case.beta))
+    assert_close(y, exact(case, dtype)[0], norm_units(case.beta), dtype=dtype)
 
 
+@EACH_ELEMENT
 @CASES
-def test_dgrad(be: Any, case: RNorm) -> None:
-    (dx,) = run(be, "rnorm_dgrad", *arrays(case), **case.constants)
-    assert_close(dx, exact(case)[1], norm_units(case.beta))
+def test_dgrad(be: Any, case: RNorm, dtype: Any) -> None:
+    (dx,) = run(be, "rnorm_dgrad", *arrays(case, dtype), **case.constants)
+    assert_close(dx, exact(case, dtype)[1], norm_units(case.beta), dtype=dtype)
 
 
 @pytest.mark.parametrize("case", SMALL, ids=str)

@@ -10,6 +10,7 @@ import pytest
 import oracle
 from differences import Op, Oracle, assert_gradient, gradient
 from oracle import Exact
+from pyalexnet.backends.elements import BFLOAT16
 from samples import classes, few_values, normal, on_grid
 from tolerance import SOFTMAX, UNIT, assert_close
 from trial import run
@@ -18,12 +19,12 @@ from trial import run
 SIZES = [(3, 7), (1, 10), (6, 1), (4, 3), (33, 31), (2, 32), (5, 33), (2, 1000), (300, 5)]
 
 
-def check(be: Any, logits: Any, labels: Any) -> None:
+def check(be: Any, logits: Any, labels: Any, **dtype: Any) -> None:
     """All four results against the oracle."""
-    loss, dlogits, top1, top5 = run(be, "softmax_cross_entropy", logits, labels)
+    loss, dlogits, top1, top5 = run(be, "softmax_cross_entropy", logits, labels, **dtype)
     exact_loss, exact_dlogits = oracle.softmax_cross_entropy(logits, labels)
     assert_close(loss, exact_loss, SOFTMAX)
-    assert_close(dlogits, exact_dlogits, SOFTMAX)
+    assert_close(dlogits, exact_dlogits, SOFTMAX, **dtype)
     for error, k in ((top1, 1), (top5, 5)):
         expected = np.asarray(oracle.topk_error(logits, labels, k))
         assert_close(error, Exact(expected, np.ones(())))
@@ -33,6 +34,12 @@ def check(be: Any, logits: Any, labels: Any) -> None:
 @pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
 def test_random_logits(be: Any, size: tuple[int, int], scale: float) -> None:
     check(be, np.float32(scale) * normal(*size), classes(*size))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
+def test_gradient_in_bfloat16(be: Any, size: tuple[int, int]) -> None:
+    """Of logits in float32, of which nothing else is rounded."""
+    check(be, normal(*size), classes(*size), dtype=BFLOAT16)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))

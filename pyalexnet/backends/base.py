@@ -5,7 +5,9 @@ and calls the raw operation of the same name with a leading underscore, which a 
 and which may rely on everything checked here.
 
 Conventions: maps are NHWC and filters KRSC (C = channels per group), weights of linear layers are
-(out, in); all are float32 and C-contiguous unless said otherwise, and lie on the backend's device.
+(out, in); all are C-contiguous and lie on the backend's device. Maps, their gradients and operand
+weights are float32 or bfloat16, all of a call the same; what else there is, is float32 unless said
+otherwise. All is computed in float32, and what is stored as bfloat16 is rounded to it once.
 N images, C H W input channels, height and width; K filters of R x S; P Q output height and width.
 No operation waits for the device: losses and errors are 0-d arrays. Every public operation raises
 ArgumentError for an argument it refuses. `out` is written and returned where it is given; it may
@@ -605,13 +607,7 @@ class Backend(ABC):
             )
         shape = self._shape(who, f"{name}.w", given.w, axes, element)
         self._like(who, f"{name}.v", given.v, shape)
-        if element == BFLOAT16:
-            self._like(who, f"{name}.low", given.low, shape, np.uint16)
-        elif given.low is not None:
-            raise ArgumentError(
-                f"{who}: {name}.low is of type {type(given.low).__name__}; None was expected where "
-                f"{name}.w is float32."
-            )
+        self._check_low(who, f"{name}.", given.low, shape, element)
         lr = given.lr
         if isinstance(lr, self.array_type):
             self._like(who, f"{name}.lr", lr, ())
@@ -648,32 +644,38 @@ class Backend(ABC):
     def relu_fprop(self, x: Array, *, out: Array | None = None) -> Array:
         """y = max(x, 0) (paper, section 3.1); NaN stays NaN. May run in place."""
         who = "relu_fprop"
-        y = self._result(who, "out", out, self._shape(who, "x", x), x, in_place=True)
+        element = self._element(who, "x", x)
+        shape = self._shape(who, "x", x, dtype=element)
+        y = self._result(who, "out", out, shape, x, dtype=element, in_place=True)
         self._relu_fprop(x, y)
         return y
 
     def relu_dgrad(self, y: Array, dy: Array, *, out: Array | None = None) -> Array:
         """dx = dy where y > 0, else 0; y is the output of `relu_fprop`. May overwrite y or dy."""
         who = "relu_dgrad"
-        shape = self._shape(who, "y", y)
-        self._like(who, "dy", dy, shape)
-        dx = self._result(who, "out", out, shape, y, dy, in_place=True)
+        element = self._element(who, "y", y)
+        shape = self._shape(who, "y", y, dtype=element)
+        self._like(who, "dy", dy, shape, element)
+        dx = self._result(who, "out", out, shape, y, dy, dtype=element, in_place=True)
         self._relu_dgrad(y, dy, dx)
         return dx
 
     def tanh_fprop(self, x: Array, *, out: Array | None = None) -> Array:
         """y = tanh(x), the unit that the paper's figure 1 compares with. May run in place."""
         who = "tanh_fprop"
-        y = self._result(who, "out", out, self._shape(who, "x", x), x, in_place=True)
+        element = self._element(who, "x", x)
+        shape = self._shape(who, "x", x, dtype=element)
+        y = self._result(who, "out", out, shape, x, dtype=element, in_place=True)
         self._tanh_fprop(x, y)
         return y
 
     def tanh_dgrad(self, y: Array, dy: Array, *, out: Array | None = None) -> Array:
         """dx = dy (1 - y^2); y is the output of `tanh_fprop`. May overwrite y or dy."""
         who = "tanh_dgrad"
-        shape = self._shape(who, "y", y)
-        self._like(who, "dy", dy, shape)
-        dx = self._result(who, "out", out, shape, y, dy, in_place=True)
+        element = self._element(who, "y", y)
+        shape = self._shape(who, "y", y, dtype=element)
+        self._like(who, "dy", dy, shape, element)
+        dx = self._result(who, "out", out, shape, y, dy, dtype=element, in_place=True)
         self._tanh_dgrad(y, dy, dx)
         return dx
 
@@ -685,9 +687,10 @@ class Backend(ABC):
             factor: a finite number.
         """
         who = "scale"
-        shape = self._shape(who, "x", x)
+        element = self._element(who, "x", x)
+        shape = self._shape(who, "x", x, dtype=element)
         real(who, "factor", factor)
-        y = self._result(who, "out", out, shape, x, in_place=True)
+        y = self._result(who, "out", out, shape, x, dtype=element, in_place=True)
         self._scale(x, y, factor)
         return y
 
@@ -722,10 +725,11 @@ class Backend(ABC):
             y: (N, H, W, C).
         """
         who = "lrn_fprop"
-        shape = self._shape(who, "x", x, "NHWC")
+        element = self._element(who, "x", x)
+        shape = self._shape(who, "x", x, "NHWC", element)
         settings = _lrn_settings(who, size, alpha, beta, k)
         groups = _check_groups(who, groups, shape[3])
-        y = self._result(who, "out", out, shape, x)
+        y = self._result(who, "out", out, shape, x, dtype=element)
         self._lrn_fprop(x, y, *settings, groups)
         return y
 
@@ -755,11 +759,12 @@ class Backend(ABC):
             dx: (N, H, W, C).
         """
         who = "lrn_dgrad"
-        shape = self._shape(who, "x", x, "NHWC")
-        self._like(who, "dy", dy, shape)
+        element = self._element(who, "x", x)
+        shape = self._shape(who, "x", x, "NHWC", element)
+        self._like(who, "dy", dy, shape, element)
         settings = _lrn_settings(who, size, alpha, beta, k)
         groups = _check_groups(who, groups, shape[3])
-        dx = self._result(who, "out", out, shape, x, dy)
+        dx = self._result(who, "out", out, shape, x, dy, dtype=element)
         self._lrn_dgrad(x, dy, dx, *settings, groups)
         return dx
 
@@ -790,9 +795,10 @@ class Backend(ABC):
             y: (N, H, W, C).
         """
         who = "rnorm_fprop"
-        shape = self._shape(who, "x", x, "NHWC")
+        element = self._element(who, "x", x)
+        shape = self._shape(who, "x", x, "NHWC", element)
         settings = _lrn_settings(who, size, alpha, beta, k)
-        y = self._result(who, "out", out, shape, x)
+        y = self._result(who, "out", out, shape, x, dtype=element)
         self._rnorm_fprop(x, y, *settings)
         return y
 
@@ -818,10 +824,11 @@ class Backend(ABC):
             dx: (N, H, W, C).
         """
         who = "rnorm_dgrad"
-        shape = self._shape(who, "x", x, "NHWC")
-        self._like(who, "dy", dy, shape)
+        element = self._element(who, "x", x)
+        shape = self._shape(who, "x", x, "NHWC", element)
+        self._like(who, "dy", dy, shape, element)
         settings = _lrn_settings(who, size, alpha, beta, k)
-        dx = self._result(who, "out", out, shape, x, dy)
+        dx = self._result(who, "out", out, shape, x, dy, dtype=element)
         self._rnorm_dgrad(x, dy, dx, *settings)
         return dx
 
@@ -854,14 +861,22 @@ class Backend(ABC):
         """
         who = "maxpool_fprop"
         geometry = PoolGeometry.of(who, size, stride, ceil)
-        n, h, w, c = self._shape(who, "x", x, "NHWC")
+        y, where = self._pooled(who, x, geometry, out)
+        self._maxpool_fprop(x, y, where, geometry)
+        return y, where
+
+    def _pooled(
+        self, who: str, x: Array, geometry: PoolGeometry, out: tuple[Array, Array] | None
+    ) -> tuple[Array, Array]:
+        """The maxima of x's windows and their places, checked or new, to be written."""
+        element = self._element(who, "x", x)
+        n, h, w, c = self._shape(who, "x", x, "NHWC", element)
         shape = (n, *geometry.out_size(who, h, w), c)
         y_out, where_out = _split_out(who, out, "(y, where)")
-        y = self._result(who, "out[0] (y)", y_out, shape, x)
+        y = self._result(who, "out[0] (y)", y_out, shape, x, dtype=element)
         where = self._result(
             who, "out[1] (where)", where_out, shape, x, y_out, dtype=geometry.where_dtype
         )
-        self._maxpool_fprop(x, y, where, geometry)
         return y, where
 
     def maxpool_dgrad(
@@ -873,6 +888,7 @@ class Backend(ABC):
         size: int,
         stride: int,
         ceil: bool = True,
+        gate: Array | None = None,
         out: Array | None = None,
     ) -> Array:
         """Gradient of `maxpool_fprop` with respect to x: all of it goes to the first maximum.
@@ -882,6 +898,8 @@ class Backend(ABC):
             where: (N, P, Q, C), as `maxpool_fprop` returned it.
             x_shape: (N, H, W, C).
             size, stride, ceil: as in `maxpool_fprop`.
+            gate: (N, H, W, C), the output of a ReLU that is x: dx is 0 where it is not above 0,
+                which makes it the gradient with respect to the ReLU's input.
 
         Returns:
             dx: (N, H, W, C).
@@ -890,10 +908,13 @@ class Backend(ABC):
         geometry = PoolGeometry.of(who, size, stride, ceil)
         n, h, w, c = x_shape = _sizes(who, "x_shape", x_shape, "NHWC")
         shape = (n, *geometry.out_size(who, h, w), c)
-        self._like(who, "dy", dy, shape)
+        element = self._element(who, "dy", dy)
+        self._like(who, "dy", dy, shape, element)
         self._like(who, "where", where, shape, geometry.where_dtype)
-        dx = self._result(who, "out", out, x_shape, dy, where)
-        self._maxpool_dgrad(dy, where, dx, geometry)
+        if gate is not None:
+            self._like(who, "gate", gate, x_shape, element)
+        dx = self._result(who, "out", out, x_shape, dy, where, gate, dtype=element)
+        self._maxpool_dgrad(dy, where, gate, dx, geometry)
         return dx
 
     def avgpool_fprop(
@@ -910,8 +931,10 @@ class Backend(ABC):
         """
         who = "avgpool_fprop"
         geometry = PoolGeometry.of(who, size, stride, ceil)
-        n, h, w, c = self._shape(who, "x", x, "NHWC")
-        y = self._result(who, "out", out, (n, *geometry.out_size(who, h, w), c), x)
+        element = self._element(who, "x", x)
+        n, h, w, c = self._shape(who, "x", x, "NHWC", element)
+        shape = (n, *geometry.out_size(who, h, w), c)
+        y = self._result(who, "out", out, shape, x, dtype=element)
         self._avgpool_fprop(x, y, geometry)
         return y
 
@@ -938,9 +961,96 @@ class Backend(ABC):
         who = "avgpool_dgrad"
         geometry = PoolGeometry.of(who, size, stride, ceil)
         n, h, w, c = x_shape = _sizes(who, "x_shape", x_shape, "NHWC")
-        self._like(who, "dy", dy, (n, *geometry.out_size(who, h, w), c))
-        dx = self._result(who, "out", out, x_shape, dy)
+        element = self._element(who, "dy", dy)
+        self._like(who, "dy", dy, (n, *geometry.out_size(who, h, w), c), element)
+        dx = self._result(who, "out", out, x_shape, dy, dtype=element)
         self._avgpool_dgrad(dy, dx, geometry)
+        return dx
+
+    # Normalisation and max-pooling at once
+
+    def lrn_maxpool_fprop(
+        self,
+        x: Array,
+        *,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int = 1,
+        pool_size: int,
+        pool_stride: int,
+        ceil: bool = True,
+        relu: bool = False,
+        out: tuple[Array, Array] | None = None,
+    ) -> tuple[Array, Array]:
+        """`maxpool_fprop` of `lrn_fprop`, and `relu_fprop` of that if asked, in one pass.
+
+        What lies between is neither stored nor rounded.
+
+        Args:
+            x: (N, H, W, C).
+            size, alpha, beta, k, groups: as in `lrn_fprop`.
+            pool_size, pool_stride, ceil: size, stride and ceil of `maxpool_fprop`.
+            relu: whether a ReLU follows the pool.
+
+        Returns:
+            y: (N, P, Q, C).
+            where: (N, P, Q, C), as in `maxpool_fprop`; for `lrn_maxpool_dgrad`.
+        """
+        who = "lrn_maxpool_fprop"
+        geometry = PoolGeometry.of(who, pool_size, pool_stride, ceil, prefix="pool_")
+        settings = _lrn_settings(who, size, alpha, beta, k)
+        y, where = self._pooled(who, x, geometry, out)
+        groups = _check_groups(who, groups, x.shape[3])
+        self._lrn_maxpool_fprop(x, y, where, *settings, groups, geometry, bool(relu))
+        return y, where
+
+    def lrn_maxpool_dgrad(
+        self,
+        x: Array,
+        dy: Array,
+        where: Array,
+        *,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int = 1,
+        pool_size: int,
+        pool_stride: int,
+        ceil: bool = True,
+        y: Array | None = None,
+        gated: bool = False,
+        out: Array | None = None,
+    ) -> Array:
+        """Gradient of `lrn_maxpool_fprop` with respect to x, in one pass.
+
+        Args:
+            x: (N, H, W, C), its input.
+            dy: (N, P, Q, C), the gradient with respect to y.
+            where: (N, P, Q, C), as `lrn_maxpool_fprop` returned it.
+            size, alpha, beta, k, groups, pool_size, pool_stride, ceil: as given to it.
+            y: (N, P, Q, C), as it returned it with `relu`; None without.
+            gated: whether x is the output of a ReLU: dx is then 0 where x is not above 0, which
+                makes it the gradient with respect to the ReLU's input.
+
+        Returns:
+            dx: (N, H, W, C).
+        """
+        who = "lrn_maxpool_dgrad"
+        geometry = PoolGeometry.of(who, pool_size, pool_stride, ceil, prefix="pool_")
+        settings = _lrn_settings(who, size, alpha, beta, k)
+        element = self._element(who, "x", x)
+        n, h, w, c = x_shape = self._shape(who, "x", x, "NHWC", element)
+        groups = _check_groups(who, groups, c)
+        shape = (n, *geometry.out_size(who, h, w), c)
+        self._like(who, "dy", dy, shape, element)
+        self._like(who, "where", where, shape, geometry.where_dtype)
+        if y is not None:
+            self._like(who, "y", y, shape, element)
+        dx = self._result(who, "out", out, x_shape, x, dy, where, y, dtype=element)
+        self._lrn_maxpool_dgrad(x, y, dy, where, dx, *settings, groups, geometry, bool(gated))
         return dx
 
     # Dropout
@@ -1013,11 +1123,12 @@ class Backend(ABC):
         total: int | None,
         out: Array | None,
     ) -> Array:
-        shape = self._shape(who, name, x)
+        element = self._element(who, name, x)
+        shape = self._shape(who, name, x, dtype=element)
         if not shape:
             raise ArgumentError(f"{who}: {name} has no dimensions; (N, ...) was expected.")
         mask = self._checked_mask(who, Mask(keep, seed, step, layer, offset, total), shape)
-        y = self._result(who, "out", out, shape, x, in_place=True)
+        y = self._result(who, "out", out, shape, x, dtype=element, in_place=True)
         self._dropout(x, y, mask)
         return y
 
@@ -1028,6 +1139,7 @@ class Backend(ABC):
         logits: Array,
         labels: Any,
         *,
+        dtype: Any = np.float32,
         out: tuple[Array, Array, Array, Array] | None = None,
     ) -> tuple[Array, Array, Array, Array]:
         """Mean cross-entropy of the softmax, its gradient, and the errors (paper, section 3.5).
@@ -1039,6 +1151,7 @@ class Backend(ABC):
             logits: (N, classes).
             labels: (N,) integers of any type, of the host or the device. One that is no class is
                 refused where the host sees it, and makes loss and gradient NaN elsewhere.
+            dtype: of dlogits, float32 or bfloat16; logits are float32 in either case.
 
         Returns:
             loss: 0-d, the mean of -log softmax(logits)[label].
@@ -1048,12 +1161,13 @@ class Backend(ABC):
         who = "softmax_cross_entropy"
         shape = self._shape(who, "logits", logits, ("N", "classes"))
         labels = self.checked_labels(labels, *shape)
+        element = element_of(who, "dtype", dtype)
         loss, dlogits, top1, top5 = _split_out(
             who, out, "(loss, dlogits, top1_error, top5_error)", count=4
         )
         results = (
             self._result(who, "out[0] (loss)", loss, (), logits),
-            self._result(who, "out[1] (dlogits)", dlogits, shape, logits, loss),
+            self._result(who, "out[1] (dlogits)", dlogits, shape, logits, loss, dtype=element),
             self._result(who, "out[2] (top1_error)", top1, (), logits, loss, dlogits),
             self._result(who, "out[3] (top5_error)", top5, (), logits, loss, dlogits, top1),
         )
@@ -1091,30 +1205,100 @@ class Backend(ABC):
         lr: float | Array,
         momentum: float,
         weight_decay: float,
+        low: Array | None = None,
     ) -> None:
         """In place: v = momentum v - weight_decay lr w - lr dw, then w = w + v (section 5).
 
         With lr = 0 neither changes: the 2012 program froze a layer in this way, momentum and all.
 
         Args:
-            w: parameters, of any shape.
+            w: parameters, of any shape; float32, or the bfloat16 half of float32 parameters, as
+                `split_weights` made it.
             v: momentum buffer, of w's shape.
             dw: gradient (mean over the batch), of w's shape.
             lr: learning rate, or a 0-d float32 array of the device.
+            low: uint16 of w's shape, the other half, where w is bfloat16: the two are updated as
+                the float32 that they are.
         """
         who = "sgd_update"
-        shape = self._shape(who, "w", w)
+        element = self._element(who, "w", w)
+        shape = self._shape(who, "w", w, dtype=element)
         self._like(who, "v", v, shape)
         self._like(who, "dw", dw, shape)
+        self._check_low(who, "", low, shape, element)
         if isinstance(lr, self.array_type):
             self._like(who, "lr", lr, ())
         else:
             lr = real(who, "lr", lr)
         momentum = real(who, "momentum", momentum)
         weight_decay = real(who, "weight_decay", weight_decay)
-        self._check_written(who, "w", w, v, dw)
-        self._check_written(who, "v", v, dw)
-        self._sgd_update(w, v, dw, lr, momentum, weight_decay)
+        self._check_written(who, "w", w, v, dw, low)
+        self._check_written(who, "v", v, dw, low)
+        if low is not None:
+            self._check_written(who, "low", low, dw)
+        self._sgd_update(w, low, v, dw, lr, momentum, weight_decay)
+
+    def _check_low(
+        self, who: str, prefix: str, low: Array | None, shape: Shape, element: np.dtype[Any]
+    ) -> None:
+        """Check the half of weights that goes with bfloat16 ones, and with no others.
+
+        Args:
+            prefix: what the names of both begin with.
+        """
+        if element != BFLOAT16:
+            if low is not None:
+                raise ArgumentError(
+                    f"{who}: {prefix}low is given; None was expected, for {prefix}w is {element} "
+                    "and whole."
+                )
+        elif low is None:
+            raise ArgumentError(
+                f"{who}: {prefix}low is None; {prefix}w is bfloat16, so the other half of the "
+                "weights was expected."
+            )
+        else:
+            self._like(who, f"{prefix}low", low, shape, np.uint16)
+
+    def split_weights(
+        self, w: Array, *, out: tuple[Array, Array] | None = None
+    ) -> tuple[Array, Array]:
+        """Float32 weights as two halves, of which the first is what a bfloat16 operation reads.
+
+        Every float32 is kept to the last bit; a NaN stays a NaN, in `high` too.
+
+        Args:
+            w: of any shape.
+
+        Returns:
+            high: w rounded to bfloat16, ties away from zero.
+            low: uint16, what `high` lacks: the bits of w are those of `high` times 2^16, plus
+                `low` read as a signed number.
+        """
+        who = "split_weights"
+        shape = self._shape(who, "w", w)
+        high_out, low_out = _split_out(who, out, "(high, low)")
+        high = self._result(who, "out[0] (high)", high_out, shape, w, dtype=BFLOAT16)
+        low = self._result(who, "out[1] (low)", low_out, shape, w, high_out, dtype=np.uint16)
+        self._split_weights(w, high, low)
+        return high, low
+
+    def join_weights(self, high: Array, low: Array, *, out: Array | None = None) -> Array:
+        """The weights that `split_weights` split.
+
+        Args:
+            high: bfloat16, of any shape.
+            low: uint16, of high's shape.
+
+        Returns:
+            w: float32, of high's shape.
+        """
+        who = "join_weights"
+        shape = self._shape(who, "high", high, dtype=BFLOAT16)
+        self._like(who, "low", low, shape, np.uint16)
+        w = self._result(who, "out", out, shape, high, low)
+        self._join_weights(high, low, w)
+        return w
 
     # Exchange between devices
 
@@ -1399,13 +1583,47 @@ class Backend(ABC):
     def _maxpool_fprop(self, x: Array, y: Array, where: Array, g: PoolGeometry) -> None: ...
 
     @abstractmethod
-    def _maxpool_dgrad(self, dy: Array, where: Array, dx: Array, g: PoolGeometry) -> None: ...
+    def _maxpool_dgrad(
+        self, dy: Array, where: Array, gate: Array | None, dx: Array, g: PoolGeometry
+    ) -> None: ...
 
     @abstractmethod
     def _avgpool_fprop(self, x: Array, y: Array, g: PoolGeometry) -> None: ...
 
     @abstractmethod
     def _avgpool_dgrad(self, dy: Array, dx: Array, g: PoolGeometry) -> None: ...
+
+    @abstractmethod
+    def _lrn_maxpool_fprop(
+        self,
+        x: Array,
+        y: Array,
+        where: Array,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int,
+        g: PoolGeometry,
+        relu: bool,
+    ) -> None: ...
+
+    @abstractmethod
+    def _lrn_maxpool_dgrad(
+        self,
+        x: Array,
+        y: Array | None,
+        dy: Array,
+        where: Array,
+        dx: Array,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int,
+        g: PoolGeometry,
+        gated: bool,
+    ) -> None: ...
 
     @abstractmethod
     def _dropout(self, x: Array, y: Array, mask: Mask) -> None: ...
@@ -1417,8 +1635,21 @@ class Backend(ABC):
 
     @abstractmethod
     def _sgd_update(
-        self, w: Array, v: Array, dw: Array, lr: float | Array, momentum: float, weight_decay: float
+        self,
+        w: Array,
+        low: Array | None,
+        v: Array,
+        dw: Array,
+        lr: float | Array,
+        momentum: float,
+        weight_decay: float,
     ) -> None: ...
+
+    @abstractmethod
+    def _split_weights(self, w: Array, high: Array, low: Array) -> None: ...
+
+    @abstractmethod
+    def _join_weights(self, high: Array, low: Array, w: Array) -> None: ...
 
     @abstractmethod
     def _exchange_gather(self, parts: Sequence[Array], whole: Array) -> None: ...

@@ -58,11 +58,16 @@ class PoolGeometry(NamedTuple):
     ceil: bool
 
     @classmethod
-    def of(cls, who: str, size: int, stride: int, ceil: bool) -> PoolGeometry:
-        """Check the three values; `who` is the operation or layer, for the error's text."""
+    def of(cls, who: str, size: int, stride: int, ceil: bool, *, prefix: str = "") -> PoolGeometry:
+        """Check the three values.
+
+        Args:
+            who: the operation or layer, for the error's text.
+            prefix: what the names of size and stride begin with there.
+        """
         # A position within a window has to fit the 16 bits of `where`.
-        window = integer(who, "size", size, low=1, high=256)
-        return cls(window, integer(who, "stride", stride, low=1), bool(ceil))
+        window = integer(who, f"{prefix}size", size, low=1, high=256)
+        return cls(window, integer(who, f"{prefix}stride", stride, low=1), bool(ceil))
 
     def out_size(self, who: str, h: int, w: int) -> tuple[int, int]:
         """Height and width of the pooled h x w map.

@@ -155,7 +155,7 @@ class KernelBackend(Backend):
     def _conv_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned, g: ConvGeometry) -> None:
         scratch = self._conv_scratch("conv_wgrad", x, w.w, dy, g)
         arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
-        self._run("conv_wgrad_sgd", *arrays, *_corner(g), *_rule(w), *_rule(b))
+        self._run("conv_wgrad_sgd", *arrays, *_corner(g), _rule(w), _rule(b))
 
     def _conv_scratch(self, op: str, x: Array, w: Array, y: Array, g: ConvGeometry) -> Array | None:
         return self._scratch(op, x.shape, w.shape, y.shape, g.groups, _is_bfloat16(x))
@@ -186,7 +186,7 @@ class KernelBackend(Backend):
     def _linear_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned) -> None:
         scratch = self._linear_scratch("linear_wgrad", x, dy)
         arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
-        self._run("linear_wgrad_sgd", *arrays, *_rule(w), *_rule(b))
+        self._run("linear_wgrad_sgd", *arrays, _rule(w), _rule(b))
 
     def _linear_scratch(self, op: str, x: Array, y: Array) -> Array | None:
         return self._scratch(op, *x.shape, y.shape[1], _is_bfloat16(x))
@@ -238,14 +238,50 @@ class KernelBackend(Backend):
     def _maxpool_fprop(self, x: Array, y: Array, where: Array, g: PoolGeometry) -> None:
         self._run("maxpool_fprop", x, y, where, g.size, g.stride)
 
-    def _maxpool_dgrad(self, dy: Array, where: Array, dx: Array, g: PoolGeometry) -> None:
-        self._run("maxpool_dgrad", dy, where, dx, g.size, g.stride)
+    def _maxpool_dgrad(
+        self, dy: Array, where: Array, gate: Array | None, dx: Array, g: PoolGeometry
+    ) -> None:
+        self._run("maxpool_dgrad", dy, where, gate, dx, g.size, g.stride)
 
     def _avgpool_fprop(self, x: Array, y: Array, g: PoolGeometry) -> None:
         self._run("avgpool_fprop", x, y, g.size, g.stride)
 
     def _avgpool_dgrad(self, dy: Array, dx: Array, g: PoolGeometry) -> None:
         self._run("avgpool_dgrad", dy, dx, g.size, g.stride)
+
+    def _lrn_maxpool_fprop(
+        self,
+        x: Array,
+        y: Array,
+        where: Array,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int,
+        g: PoolGeometry,
+        relu: bool,
+    ) -> None:
+        norm = (size, alpha, beta, k, groups)
+        self._run("lrn_maxpool_fprop", x, y, where, *norm, g.size, g.stride, relu)
+
+    def _lrn_maxpool_dgrad(
+        self,
+        x: Array,
+        y: Array | None,
+        dy: Array,
+        where: Array,
+        dx: Array,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int,
+        g: PoolGeometry,
+        gated: bool,
+    ) -> None:
+        norm = (size, alpha, beta, k, groups)
+        self._run("lrn_maxpool_dgrad", x, y, dy, where, dx, *norm, g.size, g.stride, gated)
 
     def _dropout(self, x: Array, y: Array, mask: Mask) -> None:
         self._run("dropout", x, y, *_draw(mask))
@@ -257,9 +293,22 @@ class KernelBackend(Backend):
         self._run("softmax_cross_entropy", logits, labels, loss, dlogits, top1, top5, scratch)
 
     def _sgd_update(
-        self, w: Array, v: Array, dw: Array, lr: float | Array, momentum: float, weight_decay: float
+        self,
+        w: Array,
+        low: Array | None,
+        v: Array,
+        dw: Array,
+        lr: float | Array,
+        momentum: float,
+        weight_decay: float,
     ) -> None:
-        self._run("sgd_update", w, v, dw, lr, momentum, weight_decay)
+        self._run("sgd_update", w, low, v, dw, lr, momentum, weight_decay)
+
+    def _split_weights(self, w: Array, high: Array, low: Array) -> None:
+        self._run("split_weights", w, high, low)
+
+    def _join_weights(self, high: Array, low: Array, w: Array) -> None:
+        self._run("join_weights", high, low, w)
 
     def _exchange_gather(self, parts: Sequence[Array], whole: Array) -> None:
         with self._readable(parts) as near:

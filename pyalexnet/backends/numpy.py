@@ -19,6 +19,7 @@ from pyalexnet.backends.cpu.blocks import filters_from_blocks, filters_to_blocks
 from pyalexnet.backends.cpu.convolution import convolve, convolve_wgrad, finish, sum_rows
 from pyalexnet.backends.cpu.cores import Cores
 from pyalexnet.backends.cpu.elementwise import rectify, select
+from pyalexnet.backends.cpu.halves import join, split
 from pyalexnet.backends.cpu.normalisation import Settings, normalise, normalise_dgrad
 from pyalexnet.backends.cpu.patches import Window, phases
 from pyalexnet.backends.cpu.pieces import PARTS, spans
@@ -209,7 +210,7 @@ class NumpyBackend(HostBackend):
     def _learn(self, learned: Learned, dw: Floats) -> None:
         """Update parameters by their gradient."""
         rule = (learned.lr, learned.momentum, learned.weight_decay)
-        self._sgd_update(learned.w, learned.v, dw, *rule)
+        self._sgd_update(learned.w, learned.low, learned.v, dw, *rule)
 
     def _product(self, length: int, cost: int, work: Callable[[slice], None]) -> None:
         """Share out `length` rows or columns of a product, each of `cost` multiplications."""
@@ -220,9 +221,11 @@ class NumpyBackend(HostBackend):
 
     # Activations
 
+    @rounds("y")
     def _relu_fprop(self, x: Floats, y: Floats) -> None:
         self._elementwise(lambda x, y: rectify(self._cores, x, y), x, y)
 
+    @rounds("dx")
     def _relu_dgrad(self, y: Floats, dy: Floats, dx: Floats) -> None:
         def work(y: Floats, dy: Floats, dx: Floats) -> None:
             on = self._cores.scratch("on", y.shape, np.bool_)
@@ -230,12 +233,15 @@ class NumpyBackend(HostBackend):
 
         self._elementwise(work, y, dy, dx)
 
+    @rounds("y")
     def _scale(self, x: Floats, y: Floats, factor: float) -> None:
         self._elementwise(lambda x, y: np.multiply(x, np.float32(factor), out=y), x, y)
 
+    @rounds("y")
     def _tanh_fprop(self, x: Floats, y: Floats) -> None:
         self._elementwise(lambda x, y: np.tanh(x, out=y), x, y)
 
+    @rounds("dx")
     def _tanh_dgrad(self, y: Floats, dy: Floats, dx: Floats) -> None:
         def work(y: Floats, dy: Floats, dx: Floats) -> None:
             slope = self._cores.scratch("slope", y.shape)
@@ -259,12 +265,14 @@ class NumpyBackend(HostBackend):
 
     # Normalisation
 
+    @rounds("y")
     def _lrn_fprop(
         self, x: Floats, y: Floats, size: int, alpha: float, beta: float, k: float, groups: int
     ) -> None:
         shape = (-1, x.shape[3] // groups, 1)
         self._rnorm_fprop(x.reshape(shape), y.reshape(shape), size, alpha, beta, k)
 
+    @rounds("dx")
     def _lrn_dgrad(
         self,
         x: Floats,
@@ -280,12 +288,14 @@ class NumpyBackend(HostBackend):
         arrays = (x.reshape(shape), dy.reshape(shape), dx.reshape(shape))
         self._rnorm_dgrad(*arrays, size, alpha, beta, k)
 
+    @rounds("y")
     def _rnorm_fprop(
         self, x: Floats, y: Floats, size: int, alpha: float, beta: float, k: float
     ) -> None:
         settings = Settings(size, alpha, beta, k)
         self._itemwise(lambda x, y: normalise(self._cores, x, y, settings), x, y)
 
+    @rounds("dx")
     def _rnorm_dgrad(
         self, x: Floats, dy: Floats, dx: Floats, size: int, alpha: float, beta: float, k: float
     ) -> None:
@@ -298,6 +308,7 @@ class NumpyBackend(HostBackend):
 
     # Pooling
 
+    @rounds("y")
     def _maxpool_fprop(self, x: Floats, y: Floats, where: Ints, g: PoolGeometry) -> None:
         taps = Taps.of(x, y, g)
 
@@ -306,26 +317,82 @@ class NumpyBackend(HostBackend):
 
         self._itemwise(work, x, y, where)
 
-    def _maxpool_dgrad(self, dy: Floats, where: Ints, dx: Floats, g: PoolGeometry) -> None:
+    @rounds("dx")
+    def _maxpool_dgrad(
+        self, dy: Floats, where: Ints, gate: Floats | None, dx: Floats, g: PoolGeometry
+    ) -> None:
         taps = Taps.of(dx, dy, g)
 
         def work(dx: Floats, dy: Floats, where: Ints) -> None:
             maxpool_dgrad(self._cores, dy, where, dx, taps)
 
         self._itemwise(work, dx, dy, where)
+        if gate is not None:
+            self._relu_dgrad(gate, dx, dx)
 
+    @rounds("y")
     def _avgpool_fprop(self, x: Floats, y: Floats, g: PoolGeometry) -> None:
         taps = Taps.of(x, y, g)
         pixels = taps.pixels(y)
         self._itemwise(lambda x, y: avgpool(self._cores, x, y, taps, pixels), x, y)
 
+    @rounds("dx")
     def _avgpool_dgrad(self, dy: Floats, dx: Floats, g: PoolGeometry) -> None:
         taps = Taps.of(dx, dy, g)
         pixels = taps.pixels(dy)
         self._itemwise(lambda dx, dy: avgpool_dgrad(self._cores, dy, dx, taps, pixels), dx, dy)
 
+    # Normalisation and max-pooling at once: one after the other, nothing rounded between
+
+    @rounds("y")
+    def _lrn_maxpool_fprop(
+        self,
+        x: Floats,
+        y: Floats,
+        where: Ints,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int,
+        g: PoolGeometry,
+        relu: bool,
+    ) -> None:
+        normalised = np.empty_like(x)
+        self._lrn_fprop(x, normalised, size, alpha, beta, k, groups)
+        self._maxpool_fprop(normalised, y, where, g)
+        if relu:
+            self._relu_fprop(y, y)
+
+    @rounds("dx")
+    def _lrn_maxpool_dgrad(
+        self,
+        x: Floats,
+        y: Floats | None,
+        dy: Floats,
+        where: Ints,
+        dx: Floats,
+        size: int,
+        alpha: float,
+        beta: float,
+        k: float,
+        groups: int,
+        g: PoolGeometry,
+        gated: bool,
+    ) -> None:
+        if y is not None:
+            passed = np.empty_like(dy)
+            self._relu_dgrad(y, dy, passed)
+            dy = passed
+        spread = np.empty_like(x)
+        self._maxpool_dgrad(dy, where, None, spread, g)
+        self._lrn_dgrad(x, spread, dx, size, alpha, beta, k, groups)
+        if gated:
+            self._relu_dgrad(x, dx, dx)
+
     # Dropout
 
+    @rounds("y")
     def _dropout(self, x: Floats, y: Floats, mask: Mask) -> None:
         counter = int(mask.step)
         below = math.ceil(mask.keep * 2**32)
@@ -346,6 +413,7 @@ class NumpyBackend(HostBackend):
 
     # Loss
 
+    @rounds("dlogits")
     def _softmax_cross_entropy(
         self,
         logits: Floats,
@@ -375,7 +443,14 @@ class NumpyBackend(HostBackend):
     # Learning
 
     def _sgd_update(
-        self, w: Floats, v: Floats, dw: Floats, lr: Any, momentum: float, weight_decay: float
+        self,
+        w: Any,
+        low: Ints | None,
+        v: Floats,
+        dw: Floats,
+        lr: Any,
+        momentum: float,
+        weight_decay: float,
     ) -> None:
         rate = float(lr)
         if rate == 0:
@@ -389,7 +464,22 @@ class NumpyBackend(HostBackend):
             v -= np.multiply(dw, rate, out=change)
             w += v
 
-        self._elementwise(work, w, v, dw)
+        def work_on_halves(high: Ints, low: Ints, v: Floats, dw: Floats) -> None:
+            w = self._cores.scratch("w", high.shape)
+            join(high, low, w)
+            work(w, v, dw)
+            split(w, high, low)
+
+        if low is None:
+            self._elementwise(work, w, v, dw)
+        else:
+            self._elementwise(work_on_halves, w, low, v, dw)
+
+    def _split_weights(self, w: Floats, high: Ints, low: Ints) -> None:
+        self._elementwise(split, w, high, low)
+
+    def _join_weights(self, high: Ints, low: Ints, w: Floats) -> None:
+        self._elementwise(join, high, low, w)
 
     # Exchange: all devices share the host's memory
 
