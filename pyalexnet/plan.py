@@ -456,10 +456,13 @@ class _Planner:
     def _single_forward(self, layer: Layer, out: Shape, x: str) -> str:
         if isinstance(layer, Dropout):
             return self._dropout_forward(layer, out, x)
-        y = self._new(layer.name, out)
         if isinstance(layer, Scale):
+            # Of x's shape: images may lie in blocks.
+            y = self._new(layer.name, self._arrays[x].shape)
             self._call("scale", {"x": x}, y, factor=layer.factor)
-        elif isinstance(layer, Relu):
+            return y
+        y = self._new(layer.name, out)
+        if isinstance(layer, Relu):
             self._rectified[y] = 1.0
             self._call("relu_fprop", {"x": x}, y)
         elif isinstance(layer, Tanh):
