@@ -105,7 +105,9 @@ class Case:
     def arguments(self, arrays: Arrays) -> dict[str, Any]:
         """What the operation is called with; arrays may be those of any backend."""
         learned = [name.removesuffix(".v") for name in arrays if name.endswith(".v")]
-        given = {n: a for n, a in arrays.items() if "." not in n and n not in learned}
+        given: dict[str, Any] = {
+            n: a for n, a in arrays.items() if "." not in n and n not in learned
+        }
         for name in learned:
             low = arrays.get(f"{name}.low")
             given[name] = Learned(w=arrays[name], v=arrays[f"{name}.v"], low=low, **RULE)

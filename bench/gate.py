@@ -190,7 +190,7 @@ def _found(case: Case, x: NDArray[Any], where: NDArray[Any]) -> NDArray[Any]:
     names = ("size", "alpha", "beta", "k", "groups")
     normed = ReferenceBackend().lrn_fprop(widened(x), **{n: case.settings[n] for n in names})
     size, stride = case.settings["pool_size"], case.settings["pool_stride"]
-    n, p, q, c = np.indices(where.shape, sparse=True)
+    n, p, q, c = np.ix_(*map(range, where.shape))
     rows, columns = p * stride + where // size, q * stride + where % size
     inside = (rows < x.shape[1]) & (columns < x.shape[2]) & (where < size * size)
     at = (n, np.minimum(rows, x.shape[1] - 1), np.minimum(columns, x.shape[2] - 1), c)

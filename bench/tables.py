@@ -81,11 +81,22 @@ def _ceilings(results: Results) -> str:
 def _operations(rows: list[OperationRow]) -> str:
     if not rows:
         return ""
-    header = ["operation", "batch", "ours ms", "rate", "ceiling", "best peer", "its ms", "result"]
+    header = [
+        "operation",
+        "batch",
+        "in",
+        "ours ms",
+        "rate",
+        "ceiling",
+        "best peer",
+        "its ms",
+        "result",
+    ]
     lines = [
         [
             f"{row.net} {row.case}",
             str(row.batch),
+            row.precision,
             _milliseconds(row.ours) if row.ours else "failed",
             _rate(row),
             f"{row.share:.0%}" if row.share is not None else "",
@@ -102,7 +113,7 @@ def _operations(rows: list[OperationRow]) -> str:
 def _steps(rows: list[StepRow]) -> str:
     if not rows:
         return ""
-    header = ["step", "batch", "ours ms", "images/s", "of fused floor", *_COSTS]
+    header = ["step", "batch", "ours", "ms", "images/s", "of fused floor", *_COSTS]
     header += ["best peer", "its ms", "result", "any precision"]
     return table(header, [_step(row) for row in rows])
 
@@ -112,6 +123,7 @@ def _step(row: StepRow) -> list[str]:
     return [
         f"{row.net}, {row.data}",
         str(row.batch),
+        ", ".join(part for part in (row.precision, row.form) if part),
         _milliseconds(ours) if ours else "failed",
         f"{row.batch / ours.median:,.0f}" if ours else "",
         f"{row.floor / ours.median:.0%}" if ours and row.floor else "",
