@@ -20,9 +20,8 @@ from pyalexnet.backends.learned import Learned
 from pyalexnet.backends.masks import Mask
 from pyalexnet.layers import LRN, AvgPool, Conv, Dropout, Layer, Linear, MaxPool, Relu, RNorm
 from pyalexnet.net import NetSpec
-from pyalexnet.plan import Call, Draw, Operand, PerImage, Plan, Precision, View, name_of
+from pyalexnet.plan import Call, Draw, Operand, PerImage, Plan, Precision, name_of
 
-from .listing import flops
 from .reference import ReferenceBackend
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -205,9 +204,8 @@ _RESULTS = {"fprop": ("y", "where"), "dgrad": ("dx",), "wgrad": ("dw", "db")}
 
 def _planned(made: Plan, call: Call, name: str, net: str, batch: int, precision: Precision) -> Case:
     def shape(operand: Operand) -> Shape:
-        layout = made.arrays[name_of(operand)]
-        own = operand.shape if isinstance(operand, View) else layout.shape
-        return (batch, *own) if layout.per_image else own
+        own = made.shape(operand)
+        return (batch, *own) if made.arrays[name_of(operand)].per_image else own
 
     inputs = {argument: shape(operand) for argument, operand in call.reads.items()}
     outputs: dict[str, Shape] = {}
@@ -219,7 +217,7 @@ def _planned(made: Plan, call: Call, name: str, net: str, batch: int, precision:
         results = _RESULTS[call.op.split("_")[-1]]
         outputs = {n: shape(o) for n, o in zip(results, call.writes, strict=False)}
     settings = {key: _setting(value, batch) for key, value in call.settings.items()}
-    work = flops(made, call, batch)
+    work = made.flops(call, batch)
     return Case(name, net, batch, call.op, inputs, settings, outputs, work, precision)
 
 

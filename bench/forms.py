@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyalexnet import data, nets
+from pyalexnet.plan import PRECISIONS as OURS
 from pyalexnet.plan import Precision
 
 from . import cases, ceilings, compiler, floors, lint, loader, operations, whole
@@ -35,7 +36,8 @@ _GIVEN = (
 class Form:
     """What a run times.
 
-    operations: networks and batch sizes whose operations are timed. precisions: ours, with those of
+    operations: networks and batch sizes whose operations are timed. fused: our precisions in which
+    those are too that take layers together. precisions: ours, with those of
     the peers beside each. ways: how our side runs a step, the last beside the peers. modes: of the
     peers. compiled: steps, and the precisions, that torch.compile is timed on too. sizes: of the
     products among the ceilings; copied: bytes of the copy.
@@ -43,6 +45,7 @@ class Form:
 
     name: str
     operations: tuple[StepCase, ...]
+    fused: tuple[Precision, ...]
     steps: tuple[StepCase, ...]
     precisions: Mapping[Precision, tuple[str, ...]]
     ways: tuple[Way, ...]
@@ -76,6 +79,7 @@ def cpu(seconds: float) -> Form:
     return Form(
         "CPU",
         (paper(2), StepCase(nets.get("cifar-18pct")(), "cifar-18pct", 32)),
+        (),
         steps,
         {"fp32": ("fp32",)},
         WAYS[:1],
@@ -92,7 +96,7 @@ def cpu(seconds: float) -> Form:
 def gpu(quick: bool) -> Form:
     """The paper's network and torchvision's, at the batch sizes that matter.
 
-    quick: torch.compile on the first step alone, and in one precision.
+    quick: torch.compile on the first step alone and in one precision, fused operations in one.
     """
     batches = (128,) if quick else (128, 256, 1024)
     step_batches = (128, 256) if quick else (32, 64, 128, 256, 512, 1024)
@@ -105,6 +109,7 @@ def gpu(quick: bool) -> Form:
     return Form(
         "GPU, quick" if quick else "GPU",
         tuple(paper(batch) for batch in batches),
+        ("bf16",) if quick else OURS,
         steps,
         _PEERS,
         WAYS,
@@ -130,6 +135,7 @@ def dry() -> Form:
     return Form(
         "dry run of the GPU's form, on the CPU: its times mean nothing",
         steps[:1],
+        OURS,
         steps,
         _PEERS,
         WAYS,
@@ -222,7 +228,7 @@ def _cases(form: Form) -> Iterator[Case]:
     for net in form.operations:
         for precision in form.precisions:
             made = [*cases.of(net.spec, net.batch, precision)]
-            if WAYS[1] in form.ways:
+            if precision in form.fused:
                 made += cases.fused(net.spec, net.batch, precision)
             for case in made:
                 yield dataclasses.replace(case, net=net.label)

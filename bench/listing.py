@@ -9,7 +9,6 @@ conv1 reads blocks of pixels, in its filters.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from pyalexnet import nets, plan
 from pyalexnet.backends.checks import integer
 from pyalexnet.errors import ArgumentError
 from pyalexnet.net import NetSpec
-from pyalexnet.plan import Call, Operand, Plan, Precision, View, name_of
+from pyalexnet.plan import Call, Operand, Plan, Precision, name_of
 
 from . import floors, tables
 from .cards import Card
@@ -97,7 +96,7 @@ def document(choices: Choices, card: Card) -> str:
 def launches(made: Plan, images: int, precision: Precision, card: Card) -> Iterator[Launch]:
     """A plan's calls, in their order."""
     for call in made.calls:
-        work, nbytes = flops(made, call, images), made.moved(call, images)
+        work, nbytes = made.flops(call, images), made.moved(call, images)
         yield Launch(
             _described(call),
             tuple(_shown(made, operand, images) for operand in call.reads.values()),
@@ -109,16 +108,6 @@ def launches(made: Plan, images: int, precision: Precision, card: Card) -> Itera
             work,
             card.seconds(precision, work, nbytes),
         )
-
-
-def flops(made: Plan, call: Call, images: int) -> float:
-    """Floating-point operations of a product: every weight once for each pixel of the output."""
-    if not call.op.startswith(("conv_", "linear_")):
-        return 0.0
-    y = call.writes[0] if call.op.endswith("_fprop") else call.reads["dy"]
-    w = call.reads.get("w") or call.learns.get("w") or call.writes[0]
-    pixels = math.prod(_shape(made, y)[:-1])
-    return 2.0 * images * pixels * math.prod(_shape(made, w))
 
 
 def _described(call: Call) -> str:
@@ -143,13 +132,9 @@ def _ways(choices: Choices) -> tuple[bool, bool]:
     return not choices.unfused, choices.unfused
 
 
-def _shape(made: Plan, operand: Operand) -> tuple[int, ...]:
-    return operand.shape if isinstance(operand, View) else made.arrays[operand].shape
-
-
 def _shown(made: Plan, operand: Operand, images: int) -> str:
     """`conv1 128x55x55x96`; of a number just the name."""
-    shape = _shape(made, operand)
+    shape = made.shape(operand)
     if made.arrays[name_of(operand)].per_image:
         shape = (images, *shape)
     return f"{name_of(operand)} {'x'.join(map(str, shape))}".strip()

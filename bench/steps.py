@@ -34,10 +34,10 @@ _GATE_IMAGES = 3
 # Relative errors (Frobenius norm) of what comes through every layer and back. In bfloat16 the
 # reference rounds where we do. Still, float32 and float64 round a sum apart that lies in the middle
 # of two numbers, by 2^-8 of it: a ReLU or maximum behind it then chooses otherwise, and a gradient
-# takes another way. NumPy's are off by up to 3e-2 (conv1 of AlexNet), and by 2.5e-1 from those that
+# takes another way. NumPy's are off by up to 6e-2 (conv1 of AlexNet), and by 2.5e-1 from those that
 # nobody rounds. One that is missing, counted twice or led past its ReLU is off by far more; what is
 # less shows in the gate of the operations.
-_ERROR = {"fp32": 1e-4, "bf16": 1e-1}
+_ERROR = {"fp32": 1e-4, "bf16": 2e-1}
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,21 @@ class Plan:
         )
         return own + changed
 
+    def flops(self, call: Call, images: int) -> float:
+        """Floating-point operations of a product: two for every weight at each pixel of its output.
+
+        Products with zeros count, around an image and in the filters of blocks; 0 for what is none.
+        """
+        if not call.op.startswith(("conv_", "linear_")):
+            return 0.0
+        y = call.writes[0] if call.op.endswith("_fprop") else call.reads["dy"]
+        w = call.reads.get("w") or call.learns.get("w") or call.writes[0]
+        return 2.0 * images * math.prod(self.shape(y)[:-1]) * math.prod(self.shape(w))
+
+    def shape(self, operand: Operand) -> Shape:
+        """As the call sees the array, without the batch."""
+        return operand.shape if isinstance(operand, View) else self.arrays[operand].shape
+
     def learned(self, parameter: str) -> tuple[str, ...]:
         """The arrays that change as a parameter does: itself, what it lacks in bf16, momentum."""
         names = (parameter, f"{parameter}.low", f"{parameter}.v")

@@ -430,7 +430,7 @@ def test_the_gpus_form_on_one_operation() -> None:
     form = dataclasses.replace(forms.gpu(quick=True), sizes=(256,), copied=2**20)
     made, device = Results("GPU", "test", {}), Gpu()
     forms.run(form, device, peers.find(device.torch), made, "fc8 fprop", None, lambda line: None)
-    assert [row.failed for row in made.operations] == [None]
+    assert [row.failed for row in made.operations] == [None] * 2  # in two precisions
     assert all(row.ours and row.ours.samples >= 20 for row in made.operations)
 
 
