@@ -49,13 +49,20 @@ bool is_bfloat16(py::handle object) {
 }
 
 void Recording::add(int device, std::shared_ptr<std::deque<Given>> given, Launchers launchers) {
-    calls_.push_back({device, std::move(given), std::move(launchers)});
+    calls_.push_back({device, aside_, std::move(given), std::move(launchers)});
 }
 
-void Recording::run(std::uintptr_t stream) const {
+void Recording::run(std::uintptr_t stream, std::uintptr_t beside) const {
     const py::gil_scoped_release unlocked;
-    for (const Recorded& call : calls_)
-        pyalexnet::run(call.device, reinterpret_cast<Stream>(stream), *call.given, call.launchers);
+    const auto main = reinterpret_cast<Stream>(stream), side = reinterpret_cast<Stream>(beside);
+    bool any_aside = false;
+    for (const Recorded& call : calls_) {
+        const bool aside = call.aside && side != main;
+        if (aside) order(call.device, main, side);
+        any_aside = any_aside || aside;
+        pyalexnet::run(call.device, aside ? side : main, *call.given, call.launchers);
+    }
+    if (any_aside) order(calls_.front().device, side, main);
 }
 
 Call::Call(const char* op, int device, const Target& target)

@@ -88,18 +88,24 @@ using Launchers = std::function<void(Stream)>;
 // Calls that were checked once and are launched many times, always with the same arrays.
 class Recording {
   public:
+    // Whether the calls that follow may run beside those after them: nothing that comes later in
+    // the recording touches what they write, or writes what they read.
+    void set_aside(bool aside) { aside_ = aside; }
     void add(int device, std::shared_ptr<std::deque<Given>> given, Launchers launchers);
-    // Launches all, in their order.
-    void run(std::uintptr_t stream) const;
+    // Launches all on `stream`, in their order; what is set aside on `beside`, after all that comes
+    // before it, where that is another stream. What `stream` is given afterwards waits for both.
+    void run(std::uintptr_t stream, std::uintptr_t beside) const;
     std::size_t size() const { return calls_.size(); }
 
   private:
     struct Recorded {
         int device;
+        bool aside;
         std::shared_ptr<std::deque<Given>> given;
         Launchers launchers;
     };
     std::vector<Recorded> calls_;
+    bool aside_ = false;
 };
 
 // Where a call's launches go: at once onto a stream (its address), or into a recording.
@@ -193,6 +199,9 @@ Given describe(py::handle object);
 
 // Puts the arrays in place and runs the launchers on the device.
 void run(int device, Stream stream, std::deque<Given>& given, const Launchers& launchers);
+
+// Lets `second` go on only when it has reached what `first` has been given so far.
+void order(int device, Stream first, Stream second);
 
 int device_count();
 

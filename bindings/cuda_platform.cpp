@@ -78,6 +78,17 @@ void run(int device, Stream stream, std::deque<Given>& given, const Launchers& l
     launchers(stream);
 }
 
+void order(int device, Stream first, Stream second) {
+    check(cudaSetDevice(device), "cudaSetDevice");
+    cudaEvent_t reached = nullptr;
+    check(cudaEventCreateWithFlags(&reached, cudaEventDisableTiming), "cudaEventCreate");
+    cudaError_t status = cudaEventRecord(reached, static_cast<cudaStream_t>(first));
+    if (status == cudaSuccess)
+        status = cudaStreamWaitEvent(static_cast<cudaStream_t>(second), reached, 0);
+    cudaEventDestroy(reached); // the wait keeps what it needs of it
+    check(status, "cudaStreamWaitEvent");
+}
+
 int device_count() {
     int count = 0;
     check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");

@@ -17,6 +17,7 @@ PYBIND11_MODULE(PYALEXNET_MODULE, m) {
     register_lrn(m);
     register_rnorm(m);
     register_pool(m);
+    register_lrn_pool(m);
     register_dropout(m);
     register_softmax(m);
     register_sgd(m);

@@ -14,6 +14,7 @@ void register_activation(pybind11::module_& m);
 void register_lrn(pybind11::module_& m);
 void register_rnorm(pybind11::module_& m);
 void register_pool(pybind11::module_& m);
+void register_lrn_pool(pybind11::module_& m);
 void register_dropout(pybind11::module_& m);
 void register_softmax(pybind11::module_& m);
 void register_sgd(pybind11::module_& m);

@@ -2,7 +2,7 @@
 // where all arrays and the number of channels allow that, else one by one.
 #pragma once
 
-#include "bf16.cuh"
+#include "four.cuh"
 
 namespace pyalexnet {
 
@@ -12,7 +12,7 @@ template <class T, class... Arrays> bool channels_align(int channels, const Arra
            ((reinterpret_cast<std::uintptr_t>(arrays) % 16 == 0) && ...);
 }
 
-// One channel, two, or a multiple of kVector<T>, at a multiple of their bytes (or of 16).
+// One channel, or a multiple of kVector<T> at a multiple of 16 bytes.
 template <class T, int count>
 __device__ __forceinline__ void load_channels(const T* from, float (&values)[count]) {
     if constexpr (count == 1) {
@@ -27,6 +27,18 @@ __device__ __forceinline__ void load_channels(const T* from, float (&values)[cou
             for (int i = 0; i < kVector<T>; ++i) values[first + i] = vector[i];
         }
     }
+}
+
+// Two neighbours, at a multiple of their bytes.
+__device__ __forceinline__ void load_pair(const float* from, float (&values)[2]) {
+    const float2 pair = *reinterpret_cast<const float2*>(from);
+    values[0] = pair.x;
+    values[1] = pair.y;
+}
+__device__ __forceinline__ void load_pair(const bf16* from, float (&values)[2]) {
+    const unsigned pair = *reinterpret_cast<const unsigned*>(from);
+    values[0] = widen_low(pair);
+    values[1] = widen_high(pair);
 }
 
 template <class T, int count>

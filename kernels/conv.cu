@@ -16,24 +16,35 @@
 namespace pyalexnet {
 namespace {
 
-// Whether eight neighbours of a row always lie side by side at a multiple of 16 bytes.
+// Whether a loader may take eight neighbours of a row at once: they always lie side by side, from a
+// multiple of 16 bytes on.
 bool in_vectors(int extent, int whole_extent, const void* data) {
     return extent % kChunk == 0 && whole_extent % kChunk == 0 &&
            reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
 }
 
-// Filters of a group as they lie in memory, and dy as wgrad takes it.
-template <class T>
-__device__ __forceinline__ Matrix<T> group_filters(const T* w, const Geometry& g, int group) {
-    return {w + std::int64_t{group} * g.group_filters * g.taps, g.group_filters, g.taps, g.taps};
-}
-template <class T>
-__device__ __forceinline__ Matrix<T> group_maps(const T* dy, const Geometry& g, int group) {
-    return {dy + group * g.group_filters, g.out_pixels, g.group_filters, g.shape.filters};
+// Calls `use` with whether the loop does so: that of float32 does not.
+template <class T, class Use> void with_loads(bool vectors, Use use) {
+    if constexpr (std::is_same_v<T, bf16>)
+        if (vectors) return use(std::true_type{});
+    use(std::false_type{});
 }
 
-template <class T> struct ConvFprop {
+// Where a group's part begins: of x and dx its first channel, of y and dy its first filter's, and
+// of w its first filter.
+template <class T> __device__ const T* group_of_x(const T* x, const Geometry& g, int group) {
+    return x + group * g.group_channels;
+}
+template <class T> __device__ const T* group_of_dy(const T* dy, const Geometry& g, int group) {
+    return dy + group * g.group_filters;
+}
+template <class T> __device__ const T* group_of_w(const T* w, const Geometry& g, int group) {
+    return w + std::int64_t{group} * g.group_filters * g.taps;
+}
+
+template <class T, bool vectors> struct ConvFprop {
     using Element = T;
+    using Vectors = std::bool_constant<vectors>;
     using A = AlongRows<Patches<T>>;
     using B = AlongRows<Matrix<T>>;
     using Epilogue = FpropEpilogue<T>;
@@ -42,15 +53,18 @@ template <class T> struct ConvFprop {
     const T* w;
     Geometry g;
     Epilogue epilogue;
-    bool vectors;
 
-    __device__ A a(int group) const { return {{x, g, group}}; }
-    __device__ B b(int group) const { return {group_filters(w, g, group)}; }
+    __device__ A a(int group) const { return {{group_of_x(x, g, group), g}}; }
+    __device__ B b(int group) const {
+        return {{group_of_w(w, g, group), g.group_filters, g.taps, g.taps}};
+    }
 };
 
-template <class T> struct ConvDgrad {
+// Strided, it is gathered one by one: between the strides there are no vectors.
+template <class T, bool vectors> struct ConvDgrad {
     using Element = T;
-    using A = AlongRows<Sightings<T>>;
+    using Vectors = std::bool_constant<vectors>;
+    using A = AlongRows<Sightings<T, vectors>>;
     using B = AcrossRows<FiltersByTap<T>>;
     using Epilogue = DgradEpilogue<T>;
     using RowSums = std::false_type;
@@ -58,14 +72,14 @@ template <class T> struct ConvDgrad {
     const T* w;
     Geometry g;
     Epilogue epilogue;
-    bool vectors;
 
-    __device__ A a(int group) const { return {{dy, g, group}}; }
-    __device__ B b(int group) const { return {{w, g, group}}; }
+    __device__ A a(int group) const { return {{group_of_dy(dy, g, group), g}}; }
+    __device__ B b(int group) const { return {{group_of_w(w, g, group), g}}; }
 };
 
-template <class T> struct ConvWgrad {
+template <class T, bool vectors> struct ConvWgrad {
     using Element = T;
+    using Vectors = std::bool_constant<vectors>;
     using RowSums = std::is_same<T, bf16>;
     using Taps = AcrossRows<Patches<T>>;
     using A = AcrossRows<Matrix<T>>;
@@ -75,11 +89,12 @@ template <class T> struct ConvWgrad {
     const T* dy;
     Geometry g;
     Epilogue epilogue;
-    bool vectors;
 
-    __device__ A a(int group) const { return {group_maps(dy, g, group)}; }
+    __device__ A a(int group) const {
+        return {{group_of_dy(dy, g, group), g.out_pixels, g.group_filters, g.shape.filters}};
+    }
     __device__ B b(int group) const {
-        const Taps of_group{{x, g, group}};
+        const Taps of_group{{group_of_x(x, g, group), g}};
         if constexpr (RowSums::value)
             return of_group;
         else
@@ -103,7 +118,7 @@ template <class T> GemmSize wgrad_size(const ConvShape& s) {
     const int rows = s.filters / s.groups;
     const int columns = static_cast<int>(s.taps()) + 1;
     const int depth = static_cast<int>(s.out_pixels());
-    if constexpr (ConvWgrad<T>::RowSums::value)
+    if constexpr (ConvWgrad<T, false>::RowSums::value)
         return gemm_size_with_row_sums<T>(s.groups, rows, columns, depth);
     else
         return gemm_size<T>(s.groups, rows, columns, depth);
@@ -117,7 +132,9 @@ template <class T> void wgrad(const T* x, const T* dy, WgradEpilogue<T> epilogue
     epilogue.group_filters = g.group_filters;
     const bool vectors = in_vectors(g.group_channels, shape.channels, x) &&
                          in_vectors(g.group_filters, shape.filters, dy);
-    gemm(ConvWgrad<T>{x, dy, g, epilogue, vectors}, wgrad_size<T>(shape), workspace, stream);
+    with_loads<T>(vectors, [&](auto by) {
+        gemm(ConvWgrad<T, by>{x, dy, g, epilogue}, wgrad_size<T>(shape), workspace, stream);
+    });
 }
 
 } // namespace
@@ -149,16 +166,21 @@ void conv_fprop(const T* x, const T* w, const float* b, Y* y, const ConvShape& s
         epilogue.wide = y;
     const bool vectors =
         in_vectors(g.group_channels, shape.channels, x) && in_vectors(g.taps, g.taps, w);
-    gemm(ConvFprop<T>{x, w, g, epilogue, vectors}, fprop_size<T>(shape), workspace, stream);
+    with_loads<T>(vectors, [&](auto by) {
+        gemm(ConvFprop<T, by>{x, w, g, epilogue}, fprop_size<T>(shape), workspace, stream);
+    });
 }
 
 template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float factor, T* dx,
                                    const ConvShape& shape, void* workspace, Stream stream) {
     const Geometry g(shape);
     const DgradEpilogue<T> epilogue{gate, factor, dx, shape.channels, g.group_channels};
-    const bool vectors = in_vectors(g.group_filters, shape.filters, dy) &&
+    const bool vectors = shape.stride_h == 1 && shape.stride_w == 1 &&
+                         in_vectors(g.group_filters, shape.filters, dy) &&
                          in_vectors(g.group_channels, g.group_channels, w);
-    gemm(ConvDgrad<T>{dy, w, g, epilogue, vectors}, dgrad_size<T>(shape), workspace, stream);
+    with_loads<T>(vectors, [&](auto by) {
+        gemm(ConvDgrad<T, by>{dy, w, g, epilogue}, dgrad_size<T>(shape), workspace, stream);
+    });
 }
 
 template <class T> void conv_wgrad(const T* x, const T* dy, float* dw, float* db,

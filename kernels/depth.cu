@@ -1,5 +1,6 @@
-// Filters of a strided convolution for images in blocks, and their gradient back: so conv1, of
-// three channels, 11 x 11 pixels and stride 4, runs as one of 48 channels, 3 x 3 and stride 1.
+// Images in blocks, filters of a strided convolution to match, and their gradient back: so conv1,
+// of three channels, 11 x 11 pixels and stride 4, runs as one of 48 channels, 3 x 3 and stride 1.
+#include "bf16.cuh"
 #include "ops.h"
 #include "rows.cuh"
 
@@ -14,6 +15,24 @@ struct InBlock {
 __device__ __forceinline__ InBlock in_block(int channel, int block, int channels) {
     const int pixel = channel / channels;
     return {pixel / block, pixel % block, channel % channels};
+}
+
+// A thread rounds one element of y, a block up to 256 of a row of blocks; y's channels move
+// fastest. Bound by bytes: 4 and sizeof(T) an element. A block's rows of x are `block` runs, each
+// read whole.
+template <class T> __global__ void images_to_depth_kernel(const float* __restrict__ x,
+                                                          T* __restrict__ y, BlockShape g) {
+    const int deep = g.block * g.block * g.channels;
+    const RowPlace at = row_place(g.columns, deep);
+    if (at.column == g.columns) return;
+    const std::int64_t image = at.row / g.rows;
+    const InBlock in = in_block(at.channel, g.block, g.channels);
+    const int row = static_cast<int>(at.row % g.rows) * g.block + in.a - g.pad_top;
+    const int column = at.column * g.block + in.b - g.pad_left;
+    const bool inside = 0 <= row && row < g.height && 0 <= column && column < g.width;
+    float value = 0.0f;
+    if (inside) value = x[((image * g.height + row) * g.width + column) * g.channels + in.c];
+    y[(at.row * g.columns + at.column) * deep + at.channel] = narrow<T>(value);
 }
 
 // A thread moves one element of the deep filters, deep channels fastest; a block 256 of one row.
@@ -48,6 +67,12 @@ __global__ void filters_from_depth_kernel(const float* __restrict__ ddeep, float
 
 } // namespace
 
+template <class T> void images_to_depth(const float* x, T* y, BlockShape shape, Stream stream) {
+    const int deep = shape.block * shape.block * shape.channels;
+    simt::launch<images_to_depth_kernel<T>>(
+        row_grid(shape.images * shape.rows, shape.columns, deep, stream), x, y, shape);
+}
+
 template <class T>
 void filters_to_depth(const T* w, T* deep, FilterShape shape, int block, Stream stream) {
     const FilterShape d = shape.deep(block);
@@ -62,6 +87,8 @@ void filters_from_depth(const float* ddeep, float* dw, FilterShape shape, int bl
         shape.deep(block), block);
 }
 
+template void images_to_depth<float>(const float*, float*, BlockShape, Stream);
+template void images_to_depth<bf16>(const float*, bf16*, BlockShape, Stream);
 template void filters_to_depth<float>(const float*, float*, FilterShape, int, Stream);
 template void filters_to_depth<bf16>(const bf16*, bf16*, FilterShape, int, Stream);
 

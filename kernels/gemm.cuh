@@ -323,9 +323,9 @@ template <class T> simt::Grid gemm_grid(const GemmSize& size, Stream stream) {
     return simt::Grid(blocks, T::Threads, stream);
 }
 
-template <class T, bool vectors, class Problem> void
+template <class T, class Problem> void
 launch_tensor_gemm(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
-    simt::launch<tensor_gemm_kernel<Problem, T, vectors>>(
+    simt::launch<tensor_gemm_kernel<Problem, T>>(
         gemm_grid<T>(size, stream).with_shared(kTensorShared<T>), problem, size, partial);
 }
 
@@ -340,12 +340,12 @@ void launch_gemm(const Problem& problem, const GemmSize& size, float* partial, S
             simt::launch<gemm_kernel<Problem, T>>(gemm_grid<T>(size, stream), problem, size,
                                                   partial);
         });
-    else if (problem.vectors)
+    else if constexpr (Problem::Vectors::value)
         with_tile<bf16>(kind, [&](auto tile) {
-            launch_tensor_gemm<decltype(tile), true>(problem, size, partial, stream);
+            launch_tensor_gemm<decltype(tile)>(problem, size, partial, stream);
         });
     else
-        launch_tensor_gemm<Tiles<bf16>::Square, false>(problem, size, partial, stream);
+        launch_tensor_gemm<Tiles<bf16>::Square>(problem, size, partial, stream);
 }
 
 template <class Problem>

@@ -5,10 +5,12 @@
 // of a row side by side in runs. It says where an element is in three steps, so that a thread which
 // stays in a row or in a column does that part once:
 //
-//   Row row(int i), Column column(int j)    what is to be known of either alone
+//   Row row(int i), Column column(int j)    what is to be known of either alone; Row no_row() and
+//                                           Column no_column() of one that does not exist
 //   Found<T> find(Row, Column)              the element's place; outside the map it is 0
 //
-// An operand is a gather and which way the product runs through it: AlongRows or AcrossRows.
+// An operand is a gather and which way the product runs through it: AlongRows or AcrossRows. Of its
+// points, the depth, a loader takes care itself: they are never asked for behind the last.
 #pragma once
 
 #include <climits>
@@ -56,8 +58,9 @@ struct Geometry {
     ConvShape shape;
     int group_channels;
     int group_filters;
-    int taps; // of one filter
-    int in_pixels, out_pixels;
+    int taps;                           // of one filter
+    int in_pixels, out_pixels;          // of all images
+    int image_pixels, out_image_pixels; // of one
     Divisor by_width, by_height, by_out_width, by_out_height;
     Divisor by_filter_w, by_group_channels, by_group_filters;
     Divisor by_stride_h, by_stride_w;
@@ -65,7 +68,8 @@ struct Geometry {
     explicit Geometry(const ConvShape& s)
         : shape(s), group_channels(s.channels / s.groups), group_filters(s.filters / s.groups),
           taps(static_cast<int>(s.taps())), in_pixels(static_cast<int>(s.in_pixels())),
-          out_pixels(static_cast<int>(s.out_pixels())), by_width(s.width), by_height(s.height),
+          out_pixels(static_cast<int>(s.out_pixels())), image_pixels(s.height * s.width),
+          out_image_pixels(s.out_height * s.out_width), by_width(s.width), by_height(s.height),
           by_out_width(s.out_width), by_out_height(s.out_height), by_filter_w(s.filter_w),
           by_group_channels(group_channels), by_group_filters(group_filters),
           by_stride_h(s.stride_h), by_stride_w(s.stride_w) {}
@@ -94,7 +98,7 @@ __device__ __forceinline__ Tap tap_at(int index, const Divisor& filter_w, const 
     return {line.high, line.low, place.low};
 }
 
-// Where an element is; some element where it is outside.
+// Where an element is, if it is inside; otherwise `at` leads nowhere.
 template <class T> struct Found {
     const T* at;
     bool inside;
@@ -104,23 +108,38 @@ __device__ __forceinline__ bool below(int value, int bound) {
     return static_cast<unsigned>(value) < static_cast<unsigned>(bound);
 }
 
+// Sums and products of coordinates that may be nowhere: they wrap.
+__device__ __forceinline__ int added(int a, int b) {
+    return static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b));
+}
+__device__ __forceinline__ int index_of(int first, int row, int width, int column) {
+    return static_cast<int>(static_cast<unsigned>(first) +
+                            static_cast<unsigned>(row) * static_cast<unsigned>(width) +
+                            static_cast<unsigned>(column));
+}
+template <class T>
+__device__ __forceinline__ const T* element_of(const T* map, int pixel, int channels, int channel) {
+    return map + (std::int64_t{pixel} * channels + channel);
+}
+
 // ---------------------------------------------------------------------- gathers
 
 // One that does lie in memory as a matrix: filters as (filters of the group) x (taps), and dy as
 // (output pixels) x (filters of the group).
 template <class T> struct Matrix {
     using Element = T;
-    using Row = const T*; // null behind the last one
-    using Column = int;   // -1 behind the last one
+    using Row = const T*;
+    using Column = int;
     const T* data;
     int rows, columns;
     int pitch; // elements from one row to the next
 
-    __device__ Row row(int i) const { return i < rows ? data + std::int64_t{i} * pitch : nullptr; }
-    __device__ Column column(int j) const { return j < columns ? j : -1; }
+    __device__ Row row(int i) const { return data + std::int64_t{i} * pitch; }
+    __device__ Row no_row() const { return nullptr; }
+    __device__ Column column(int j) const { return j; }
+    __device__ Column no_column() const { return -1; }
     __device__ __forceinline__ Found<T> find(Row row, Column column) const {
-        const bool inside = row != nullptr && column >= 0;
-        return {inside ? row + column : data, inside};
+        return {row + column, row != nullptr && column >= 0};
     }
 };
 
@@ -128,70 +147,72 @@ template <class T> struct Matrix {
 template <class T> struct Patches {
     using Element = T;
     struct Row {
-        std::int64_t image; // offset of the image and group in x
-        int row, column;    // of the patch's first pixel
+        int image;       // its first pixel in x
+        int row, column; // of the patch's first pixel
     };
     using Column = Tap;
-    const T* x;
+    const T* x; // from the group's first channel on
     Geometry g;
-    int group;
+    int rows = g.out_pixels;
+    int columns = g.taps;
 
     __device__ Row row(int pixel) const {
-        if (pixel >= g.out_pixels) return {0, INT_MIN, 0}; // above every image
         const Pixel out = pixel_at(pixel, g.by_out_height, g.by_out_width);
-        const std::int64_t image = std::int64_t{out.image} * g.shape.height * g.shape.width;
-        return {image * g.shape.channels + group * g.group_channels,
-                out.row * g.shape.stride_h - g.shape.pad_top,
+        return {out.image * g.image_pixels, out.row * g.shape.stride_h - g.shape.pad_top,
                 out.column * g.shape.stride_w - g.shape.pad_left};
     }
     __device__ Column column(int tap) const {
-        if (tap >= g.taps) return {0, 0, -1};
         return tap_at(tap, g.by_filter_w, g.by_group_channels);
     }
+    // Above every image, as no sum of a pixel's and a tap's row otherwise is.
+    __device__ Row no_row() const { return {0, INT_MIN, 0}; }
+    __device__ Column no_column() const { return {INT_MIN, 0, 0}; }
+
     __device__ __forceinline__ Found<T> find(const Row& patch, const Tap& tap) const {
-        const int row = patch.row + tap.row;
-        const int column = patch.column + tap.column;
-        if (!below(row, g.shape.height) || !below(column, g.shape.width) || tap.channel < 0)
-            return {x, false};
-        const std::int64_t pixel = row * g.shape.width + column;
-        return {x + (patch.image + pixel * g.shape.channels + tap.channel), true};
+        const int row = added(patch.row, tap.row);
+        const int column = added(patch.column, tap.column);
+        const int pixel = index_of(patch.image, row, g.shape.width, column);
+        return {element_of(x, pixel, g.shape.channels, tap.channel),
+                below(row, g.shape.height) && below(column, g.shape.width)};
     }
 };
 
 // dy as (input pixels) x (filter row, column, filter of the group): which output pixel saw an input
 // pixel through which tap. Between the strides none did.
-template <class T> struct Sightings {
+template <class T, bool unit_stride> struct Sightings {
     using Element = T;
     struct Row {
-        std::int64_t image; // offset of the image and group in dy
-        int row, column;    // padded: where tap (0, 0) of output pixel (0, 0) has 0
+        int image;       // its first pixel in dy
+        int row, column; // padded: where tap (0, 0) of output pixel (0, 0) has 0
     };
     using Column = Tap;
-    const T* dy;
+    const T* dy; // from the group's first filter on
     Geometry g;
-    int group;
+    int rows = g.in_pixels;
 
     __device__ Row row(int pixel) const {
-        if (pixel >= g.in_pixels) return {0, -1, 0}; // above the first tap
         const Pixel in = pixel_at(pixel, g.by_height, g.by_width);
-        const std::int64_t image = std::int64_t{in.image} * g.shape.out_height * g.shape.out_width;
-        return {image * g.shape.filters + group * g.group_filters, in.row + g.shape.pad_top,
+        return {in.image * g.out_image_pixels, in.row + g.shape.pad_top,
                 in.column + g.shape.pad_left};
     }
+    __device__ Row no_row() const { return {0, -1, 0}; } // above the first tap
     __device__ Column column(int tap) const {
         return tap_at(tap, g.by_filter_w, g.by_group_filters);
     }
     __device__ __forceinline__ Found<T> find(const Row& pixel, const Tap& tap) const {
-        const int row = pixel.row - tap.row;
-        const int column = pixel.column - tap.column;
-        if (row < 0 || column < 0) return {dy, false};
-        const Digits down = divide(row, g.by_stride_h);
-        const Digits across = divide(column, g.by_stride_w);
-        if (down.low != 0 || across.low != 0 || down.high >= g.shape.out_height ||
-            across.high >= g.shape.out_width)
-            return {dy, false};
-        const std::int64_t place = down.high * g.shape.out_width + across.high;
-        return {dy + (pixel.image + place * g.shape.filters + tap.channel), true};
+        int row = pixel.row - tap.row;
+        int column = pixel.column - tap.column;
+        bool inside = true;
+        if constexpr (!unit_stride) {
+            const Digits down = divide(row, g.by_stride_h);
+            const Digits across = divide(column, g.by_stride_w);
+            inside = row >= 0 && column >= 0 && down.low == 0 && across.low == 0;
+            row = down.high;
+            column = across.high;
+        }
+        const int place = index_of(pixel.image, row, g.shape.out_width, column);
+        return {element_of(dy, place, g.shape.filters, tap.channel),
+                inside && below(row, g.shape.out_height) && below(column, g.shape.out_width)};
     }
 };
 
@@ -199,23 +220,19 @@ template <class T> struct Sightings {
 template <class T> struct FiltersByTap {
     using Element = T;
     using Row = const T*;
-    using Column = int; // -1 behind the last one
-    const T* w;
+    using Column = int;
+    const T* w; // from the group's first filter on
     Geometry g;
-    int group;
+    int columns = g.group_channels;
 
-    __device__ Row row(int tap_index) const {
-        const Tap tap = tap_at(tap_index, g.by_filter_w, g.by_group_filters);
-        const std::int64_t filter = std::int64_t{group} * g.group_filters + tap.channel;
-        const std::int64_t line = filter * g.shape.filter_h + tap.row;
-        return w + (line * g.shape.filter_w + tap.column) * g.group_channels;
+    __device__ Row row(int index) const {
+        const Digits tap = divide(index, g.by_group_filters); // place in the filter, filter
+        return w + (std::int64_t{tap.low} * g.taps + tap.high * g.group_channels);
     }
-    __device__ Column column(int channel) const {
-        return channel < g.group_channels ? channel : -1;
-    }
+    __device__ Column column(int channel) const { return channel; }
+    __device__ Column no_column() const { return -1; }
     __device__ __forceinline__ Found<T> find(Row taps, Column channel) const {
-        const bool inside = channel >= 0;
-        return {inside ? taps + channel : w, inside};
+        return {taps + channel, channel >= 0};
     }
 };
 
@@ -232,7 +249,7 @@ template <class Gather> struct AlongRows {
     using Point = typename Gather::Column;
     Gather gather;
 
-    __device__ Line line(int i) const { return gather.row(i); }
+    __device__ Line line(int i) const { return i < gather.rows ? gather.row(i) : gather.no_row(); }
     __device__ Point point(int depth) const { return gather.column(depth); }
     __device__ __forceinline__ Found<Element> find(const Line& line, const Point& point) const {
         return gather.find(line, point);
@@ -247,7 +264,9 @@ template <class Gather> struct AcrossRows {
     using Point = typename Gather::Row;
     Gather gather;
 
-    __device__ Line line(int i) const { return gather.column(i); }
+    __device__ Line line(int i) const {
+        return i < gather.columns ? gather.column(i) : gather.no_column();
+    }
     __device__ Point point(int depth) const { return gather.row(depth); }
     __device__ __forceinline__ Found<Element> find(const Line& line, const Point& point) const {
         return gather.find(point, line);

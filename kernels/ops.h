@@ -63,7 +63,19 @@ template <class T> void augment(const std::uint8_t* x, const float* mean,
                                 const float* shifts, T* y, CropShape shape, float scale,
                                 bool mean_at_pixel, Stream stream);
 
-// ---------------------------------------------------------------------- filters (depth.cu)
+// ---------------------------------------------------------------------- blocks (depth.cu)
+// The same of images that are cut out already: x (N, H, W, C); y (N, rows, columns, block block C)
+//   y[n,i,j,(a block + b) C + c] = x[n, block i + a - pad_top, block j + b - pad_left, c] as a T,
+//   0 outside
+struct BlockShape {
+    std::int64_t images;         // N
+    int height, width, channels; // H, W, C
+    int block;                   // pixels on a side
+    int pad_top, pad_left;
+    int rows, columns; // of blocks
+};
+template <class T> void images_to_depth(const float* x, T* y, BlockShape shape, Stream stream);
+
 // Filters w, dw (K, R, S, C) of a convolution whose stride is the block, and the same for images in
 // blocks: deep, ddeep (K, R / block, S / block, block block C), both quotients rounded up.
 struct FilterShape {
@@ -272,6 +284,19 @@ template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream 
 
 // dx = sum over the windows that hold the pixel of dy / (the window's pixels inside the image)
 template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Stream stream);
+
+// ---------------------------------------------------------------------- both (lrn_pool.cu)
+// lrn_fprop with a max-pool behind it, and relu_fprop behind that if `relu`, in one pass over the
+// maps. Nothing between is stored or rounded. x (N, H, W, C); y, where (N, P, Q, C).
+template <class T, class Where>
+void lrn_maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, int groups,
+                       ResponseNorm norm, bool relu, Stream stream);
+
+// Its gradient, in one pass too. y (N, P, Q, C) or null: the ReLU's output, where dy counts only
+// above 0. gated: x is a ReLU's output, and dx is 0 where x is not above 0.
+template <class T, class Where>
+void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy, const Where* where, T* dx,
+                       PoolShape shape, int groups, ResponseNorm norm, bool gated, Stream stream);
 
 // ---------------------------------------------------------------------- dropout (dropout.cu)
 // y = x where a 32-bit draw < keep * 2^32, else 0; fprop and dgrad are this same map. The draw of

@@ -1,28 +1,11 @@
 // Overlapping max and average pooling (paper, section 3.4).
 #include "channels.cuh"
 #include "ops.h"
+#include "pool_windows.cuh"
 #include "rows.cuh"
 
 namespace pyalexnet {
 namespace {
-
-// Pixels [first, end) of one axis.
-struct Span {
-    int first, end;
-
-    __device__ __forceinline__ int length() const { return end - first; }
-};
-
-// The pixels of window p, clipped to the image.
-__device__ __forceinline__ Span window_pixels(int p, int size, int stride, int length) {
-    const int first = p * stride;
-    return {first, first + min(size, length - first)};
-}
-
-// The windows that hold pixel h, of `windows` in all.
-__device__ __forceinline__ Span windows_of_pixel(int h, int size, int stride, int windows) {
-    return {h < size ? 0 : (h - size) / stride + 1, min(h / stride + 1, windows)};
-}
 
 // The element of maps `width` pixels wide where a thread's channels begin, kWidth of them; rows
 // count over all images.

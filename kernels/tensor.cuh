@@ -11,7 +11,8 @@
 // memory, along its depth or along its lines; in the second case ldmatrix transposes it.
 //
 // A thread copies 16 bytes at a time where eight neighbours of the operand always lie side by side
-// from a multiple of 16 bytes on (`vectors`). Otherwise it gathers the eight one by one.
+// from a multiple of 16 bytes on (`vectors`). Otherwise it gathers the eight
+// one by one.
 //
 // The sums go through shared memory to the epilogue, where neighbouring threads have neighbouring
 // fours of a row: whole sectors are read and written, and the code stands there once.
@@ -46,6 +47,8 @@ template <int TileM_, int TileN_, int WarpM_, int WarpN_, int Stages_> struct Te
 
 // ---------------------------------------------------------------------- a slice in shared memory
 
+enum class Operand { a, b };
+
 // Lines x depth of one operand: rows of 16-byte chunks, along the depth or along the lines. In each
 // row the chunks are exchanged so that the eight rows which ldmatrix reads at a time lie in eight
 // different quarters of the banks, as do the chunks that eight threads copy.
@@ -57,20 +60,40 @@ template <class Source, int Lines> struct Slice {
     static_assert(kChunks == 4 || kChunks % 8 == 0);
 
     __device__ __forceinline__ static int at(int row, int chunk) {
-        const int turn = kChunks == 4 ? row / 2 % 4 : row % 8;
-        return (row * kChunks + (chunk ^ turn)) * kChunk;
+        return (row * kChunks + (chunk ^ turn(row))) * kChunk;
     }
 
-    // The 16 lines x 16 depths from (line, depth) on, as A of m16n8k16 takes them. As B, the first
-    // eight lines are r[0] and r[2], the others r[1] and r[3].
-    __device__ __forceinline__ static void fragment(const bf16* slice, int line, int depth,
-                                                    std::uint32_t (&r)[4]) {
+    // at(row + rows, chunk + chunks) for offset = at(row, chunk), where neither sum carries: with
+    // numbers known when this is compiled it costs one operation, or none.
+    __device__ __forceinline__ static int moved(int offset, int rows, int chunks) {
+        return (offset ^ ((chunks ^ turn(rows)) * kChunk)) + rows * kChunks * kChunk;
+    }
+
+    // Where a lane finds its row of the fragment of 16 x 16 at (line, 0), as ldmatrix takes it:
+    // four matrices of 8 x 8, of an A those of eight lines behind one another, of a B those of
+    // eight of the depth.
+    __device__ __forceinline__ static int of_lane(int line, Operand operand) {
         const int lane = static_cast<int>(threadIdx.x) % 32;
+        const bool rows_first = kAlongDepth == (operand == Operand::a);
+        const int row = rows_first ? lane % 16 : lane % 8 + lane / 16 * 8;
+        const int chunk = rows_first ? lane / 16 : lane / 8 % 2;
+        return kAlongDepth ? at(line + row, chunk) : at(row, line / kChunk + chunk);
+    }
+
+    // The fragment that lies `i` of them behind the lane's along the lines, and `k` along the
+    // depth: an A of m16n8k16, or two of its Bs.
+    __device__ __forceinline__ static void fragment(const bf16* slice, int of_lane, int i, int k,
+                                                    std::uint32_t (&r)[4]) {
+        constexpr int chunks = kFragment / kChunk;
         if constexpr (kAlongDepth)
-            simt::ldmatrix_x4(r, slice + at(line + lane % 16, depth / kChunk + lane / 16));
+            simt::ldmatrix_x4(r, slice + moved(of_lane, i * kFragment, k * chunks));
         else
-            simt::ldmatrix_x4_trans(
-                r, slice + at(depth + lane % 8 + lane / 16 * 8, line / kChunk + lane / 8 % 2));
+            simt::ldmatrix_x4_trans(r, slice + moved(of_lane, k * kFragment, i * chunks));
+    }
+
+  private:
+    __device__ __forceinline__ static int turn(int row) {
+        return kChunks == 4 ? row / 2 % 4 : row % 8;
     }
 };
 
@@ -81,13 +104,15 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
     static constexpr int kStep = Threads / Layout::kChunks; // rows between two of a thread's
     static constexpr int kCount = Layout::kRows / kStep;
     static_assert(Threads % Layout::kChunks == 0 && Layout::kRows % kStep == 0);
+    static_assert((kStep & (kStep - 1)) == 0); // no carry where rows are moved by it
 
   public:
     __device__ Loader(const Source& source, int first_line)
-        : source_(source), first_line_(first_line) {
+        : source_(source), first_line_(first_line), first_(Layout::at(row(), chunk())) {
         if constexpr (Layout::kAlongDepth) {
 #pragma unroll
-            for (int i = 0; i < kCount; ++i) lines_[i] = source_.line(first_line + row(i));
+            for (int i = 0; i < kCount; ++i)
+                lines_[i] = source_.line(first_line + row() + i * kStep);
         } else {
             lines_[0] = source_.line(first_line + chunk() * kChunk);
         }
@@ -100,49 +125,50 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
         else if constexpr (Layout::kAlongDepth)
             copy_along_depth(slice, depth + chunk() * kChunk, depth_end);
         else
-            copy_along_lines(slice, depth, depth_end);
+            copy_along_lines(slice, depth + row(), depth_end);
     }
 
   private:
     __device__ static int chunk() { return static_cast<int>(threadIdx.x) % Layout::kChunks; }
-    __device__ static int row(int i) {
-        return static_cast<int>(threadIdx.x) / Layout::kChunks + i * kStep;
+    __device__ static int row() { return static_cast<int>(threadIdx.x) / Layout::kChunks; }
+    __device__ __forceinline__ bf16* place(bf16* slice, int i) const {
+        return slice + Layout::moved(first_, i * kStep, 0);
     }
 
     __device__ __forceinline__ void copy_along_depth(bf16* slice, int depth, int depth_end) const {
         const auto point = source_.point(depth);
 #pragma unroll
-        for (int i = 0; i < kCount; ++i)
-            copy(slice, i, source_.find(lines_[i], point), depth < depth_end);
+        for (int i = 0; i < kCount; ++i) {
+            const Found<bf16> from = source_.find(lines_[i], point);
+            simt::cp_async_16(place(slice, i), from.at, from.inside && depth < depth_end);
+        }
     }
 
     __device__ __forceinline__ void copy_along_lines(bf16* slice, int depth, int depth_end) const {
 #pragma unroll
-        for (int i = 0; i < kCount; ++i)
-            copy(slice, i, source_.find(lines_[0], source_.point(depth + row(i))),
-                 depth + row(i) < depth_end);
-    }
-
-    __device__ __forceinline__ static void copy(bf16* slice, int i, Found<bf16> from, bool inside) {
-        simt::cp_async_16(slice + Layout::at(row(i), chunk()), from.at, inside && from.inside);
+        for (int i = 0; i < kCount; ++i) {
+            const int point = depth + i * kStep;
+            const Found<bf16> from = source_.find(lines_[0], source_.point(point));
+            simt::cp_async_16(place(slice, i), from.at, from.inside && point < depth_end);
+        }
     }
 
     __device__ void gather(bf16* slice, int depth, int depth_end) const {
-        for (int i = 0; i < kCount; ++i) {
-            bf16* to = slice + Layout::at(row(i), chunk());
+        for (int i = 0; i < kCount; ++i)
             for (int j = 0; j < kChunk; ++j) {
+                const int across = row() + i * kStep;
                 const int along = chunk() * kChunk + j;
-                const int line = first_line_ + (Layout::kAlongDepth ? row(i) : along);
-                const int point = depth + (Layout::kAlongDepth ? along : row(i));
+                const int line = first_line_ + (Layout::kAlongDepth ? across : along);
+                const int point = depth + (Layout::kAlongDepth ? along : across);
                 const Found<bf16> from = source_.find(source_.line(line), source_.point(point));
-                to[j] = point < depth_end && from.inside ? *from.at : bf16{0};
+                place(slice, i)[j] = from.inside && point < depth_end ? *from.at : bf16{0};
             }
-        }
     }
 
     Source source_;
     typename Source::Line lines_[Layout::kAlongDepth ? kCount : 1];
     int first_line_;
+    int first_; // offset of the thread's first chunk in a slice
 };
 
 // ---------------------------------------------------------------------- the sums in shared memory
@@ -225,19 +251,15 @@ __device__ __forceinline__ void finish_row_sums(const Epilogue& epilogue, const 
 
 // ---------------------------------------------------------------------- the kernel
 
-// The fragments of a warp for 16 of the depth.
-template <class T> struct Fragments {
-    std::uint32_t a[T::WarpM / kFragment][4];
-    std::uint32_t b[T::WarpN / kFragment][4];
-};
-
-template <class Problem, class T, bool vectors> __global__ void __launch_bounds__(T::Threads, 2)
+template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 2)
     tensor_gemm_kernel(Problem problem, GemmSize size, float* partial) {
     SIMT_DYN_SHARED(float, shared);
     using A = typename Problem::A;
     using B = typename Problem::B;
     using SliceA = Slice<A, T::TileM>;
     using SliceB = Slice<B, T::TileN>;
+    constexpr int kFragmentsA = T::WarpM / kFragment;
+    constexpr int kFragmentsB = T::WarpN / kFragment;
     bf16* const a_stages = reinterpret_cast<bf16*>(shared);
     bf16* const b_stages = a_stages + T::Stages * SliceA::kElements;
 
@@ -245,14 +267,14 @@ template <class Problem, class T, bool vectors> __global__ void __launch_bounds_
     const int depth_begin = tile.part * size.part_depth;
     const int depth_end = min(size.depth, depth_begin + size.part_depth);
     const int slices = (depth_end - depth_begin + kTensorSlice - 1) / kTensorSlice;
+    constexpr bool vectors = Problem::Vectors::value;
     const Loader<A, T::TileM, T::Threads, vectors> a_loader(problem.a(tile.group), tile.row);
     const Loader<B, T::TileN, T::Threads, vectors> b_loader(problem.b(tile.group), tile.column);
+    // Behind the end there are zeros to multiply, so that nothing need be asked.
     const auto fetch = [&](int slice, int stage) {
-        if (slice < slices) {
-            const int depth = depth_begin + slice * kTensorSlice;
-            a_loader.load(a_stages + stage * SliceA::kElements, depth, depth_end);
-            b_loader.load(b_stages + stage * SliceB::kElements, depth, depth_end);
-        }
+        const int depth = depth_begin + slice * kTensorSlice;
+        a_loader.load(a_stages + stage * SliceA::kElements, depth, depth_end);
+        b_loader.load(b_stages + stage * SliceB::kElements, depth, depth_end);
         simt::cp_async_commit();
     };
 
@@ -260,36 +282,42 @@ template <class Problem, class T, bool vectors> __global__ void __launch_bounds_
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const int warp_row = warp / T::WarpsN * T::WarpM;
     const int warp_column = warp % T::WarpsN * T::WarpN;
-    const auto read = [&](Fragments<T>& fragments, int stage, int depth) {
+    using Fragment = std::uint32_t[4];
+    const int a_of_lane = SliceA::of_lane(warp_row, Operand::a);
+    const int b_of_lane = SliceB::of_lane(warp_column, Operand::b);
+    const auto read_a = [&](Fragment& a, int m, int stage, int k) {
+        SliceA::fragment(a_stages + stage * SliceA::kElements, a_of_lane, m, k, a);
+    };
+    const auto read_b = [&](Fragment(&b)[kFragmentsB], int stage, int k) {
 #pragma unroll
-        for (int m = 0; m < T::WarpM / kFragment; ++m)
-            SliceA::fragment(a_stages + stage * SliceA::kElements, warp_row + m * kFragment, depth,
-                             fragments.a[m]);
-#pragma unroll
-        for (int n = 0; n < T::WarpN / kFragment; ++n)
-            SliceB::fragment(b_stages + stage * SliceB::kElements, warp_column + n * kFragment,
-                             depth, fragments.b[n]);
+        for (int n = 0; n < kFragmentsB; ++n)
+            SliceB::fragment(b_stages + stage * SliceB::kElements, b_of_lane, n, k, b[n]);
     };
 
-    float sums[T::WarpM / 16][T::WarpN / 8][4] = {};
-    // Every column of A times ones are the sums of A's rows; one column of warps takes them.
-    float row_sums[T::WarpM / 16][4] = {};
-    const bool takes_row_sums = Problem::RowSums::value && tile.column == 0 && warp_column == 0;
-    const auto multiply = [&](const Fragments<T>& fragments) {
-#pragma unroll
-        for (int m = 0; m < T::WarpM / 16; ++m)
-#pragma unroll
-            for (int n = 0; n < T::WarpN / 8; ++n) {
-                const std::uint32_t b[2] = {fragments.b[n / 2][n % 2],
-                                            fragments.b[n / 2][n % 2 + 2]};
-                simt::mma_m16n8k16(sums[m][n], fragments.a[m], b);
-            }
-        if constexpr (Problem::RowSums::value) {
+    float sums[kFragmentsA][2 * kFragmentsB][4] = {};
+    // Every column of A times ones are the sums of A's rows. One column of blocks takes them.
+    float row_sums[kFragmentsA][4] = {};
+    const bool takes_row_sums = Problem::RowSums::value && tile.column == 0;
+    Fragment a[kFragmentsA];
+    Fragment b[2][kFragmentsB];
+    // Multiplies the fragments at hand and reads those that come next, each of A in the place of
+    // the one that is done with.
+    const auto step = [&](const Fragment(&now)[kFragmentsB], Fragment(&next)[kFragmentsB],
+                          int next_stage, int next_k) {
+        read_b(next, next_stage, next_k);
+        if (takes_row_sums) {
             constexpr std::uint32_t ones[2] = {0x3f803f80u, 0x3f803f80u};
-            if (takes_row_sums)
 #pragma unroll
-                for (int m = 0; m < T::WarpM / 16; ++m)
-                    simt::mma_m16n8k16(row_sums[m], fragments.a[m], ones);
+            for (int m = 0; m < kFragmentsA; ++m) simt::mma_m16n8k16(row_sums[m], a[m], ones);
+        }
+#pragma unroll
+        for (int m = 0; m < kFragmentsA; ++m) {
+#pragma unroll
+            for (int n = 0; n < 2 * kFragmentsB; ++n) {
+                const std::uint32_t eight[2] = {now[n / 2][n % 2 * 2], now[n / 2][n % 2 * 2 + 1]};
+                simt::mma_m16n8k16(sums[m][n], a[m], eight);
+            }
+            read_a(a[m], m, next_stage, next_k);
         }
     };
 
@@ -297,37 +325,39 @@ template <class Problem, class T, bool vectors> __global__ void __launch_bounds_
     for (int slice = 0; slice < T::Stages - 1; ++slice) fetch(slice, slice);
     simt::cp_async_wait<T::Stages - 2>();
     __syncthreads();
-    Fragments<T> fragments[2];
-    read(fragments[0], 0, 0);
+#pragma unroll
+    for (int m = 0; m < kFragmentsA; ++m) read_a(a[m], m, 0, 0);
+    read_b(b[0], 0, 0);
     int stage = 0;                  // of the present slice
     int free_stage = T::Stages - 1; // of the one before it, which nobody needs any more
     for (int slice = 0; slice < slices; ++slice) {
         static_assert(kTensorSlice == 2 * kFragment);
-        read(fragments[1], stage, kFragment);
         fetch(slice + T::Stages - 1, free_stage);
+        step(b[0], b[1], stage, 1);
         free_stage = stage;
         stage = stage + 1 == T::Stages ? 0 : stage + 1;
-        multiply(fragments[0]);
         simt::cp_async_wait<T::Stages - 2>();
         __syncthreads();
-        if (slice + 1 < slices) read(fragments[0], stage, 0);
-        multiply(fragments[1]);
+        step(b[1], b[0], stage, 0);
     }
 
-    // Behind the last barrier nobody reads a stage.
+    // The sums take the place of the stages, into which the last copies may still be under way.
+    simt::cp_async_wait<0>();
+    __syncthreads();
     float* const row_sums_in_tile = shared + SumTile<T>::kFloats;
 #pragma unroll
-    for (int m = 0; m < T::WarpM / 16; ++m)
+    for (int m = 0; m < kFragmentsA; ++m)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int row = warp_row + m * 16 + half * 8 + lane / 4;
+            const int row = warp_row + m * kFragment + half * 8 + lane / 4;
 #pragma unroll
-            for (int n = 0; n < T::WarpN / 8; ++n) {
+            for (int n = 0; n < 2 * kFragmentsB; ++n) {
                 const int column = warp_column + n * 8 + lane % 4 * 2;
                 store_pair(shared + SumTile<T>::at(row, column), sums[m][n][2 * half],
                            sums[m][n][2 * half + 1]);
             }
-            if (takes_row_sums && lane % 4 == 0) row_sums_in_tile[row] = row_sums[m][2 * half];
+            if (takes_row_sums && warp_column == 0 && lane % 4 == 0)
+                row_sums_in_tile[row] = row_sums[m][2 * half];
         }
     __syncthreads();
     const auto finish = [&](const auto& epilogue) {

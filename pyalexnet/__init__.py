@@ -1,14 +1,39 @@
 """AlexNet (Krizhevsky, Sutskever, Hinton, 2012) in hand-written CUDA, with a NumPy CPU backend."""
 
-from importlib import metadata
+from __future__ import annotations
 
-from pyalexnet import errors, nets
-from pyalexnet.backends import backend
-from pyalexnet.net import Net
+from importlib import import_module
 
-__all__ = ["Net", "__version__", "backend", "errors", "nets"]
+TYPE_CHECKING = False  # as in typing, whose import takes longer than all else here
+if TYPE_CHECKING:
+    from typing import Any
 
-try:
-    __version__ = metadata.version("pyalexnet")
-except metadata.PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+    from pyalexnet import errors, nets
+    from pyalexnet.backends import backend
+    from pyalexnet.net import Net
+    from pyalexnet.planned import PlannedNet
+
+    __version__: str
+
+__all__ = ["Net", "PlannedNet", "__version__", "backend", "errors", "nets"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first asked for: the command can answer before NumPy is there."""
+    if name in ("errors", "nets"):
+        return import_module(f"pyalexnet.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        return _version()
+    where = {"Net": "net", "PlannedNet": "planned", "backend": "backends"}[name]
+    return getattr(import_module(f"pyalexnet.{where}"), name)
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("pyalexnet")
+    except metadata.PackageNotFoundError:  # a source tree that was never installed
+        return "0+unknown"

@@ -17,7 +17,6 @@ unreadable to others (mode 0600), and its format has no checksum. Nothing is eve
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -36,6 +35,8 @@ from safetensors import SafetensorError
 
 import pyalexnet
 from pyalexnet.errors import ArgumentError, CheckpointError
+from pyalexnet.sealing import sealed
+from pyalexnet.syncing import sync_folder
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = dict[str, Array]
@@ -101,7 +102,7 @@ def save(folder: Path, state: Checkpoint) -> Path:
         try:
             for name, content in contents.items():
                 _write(temporary / name, content)
-            _sync(temporary)
+            sync_folder(temporary)
             _move(temporary, target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -214,7 +215,7 @@ def _contents(state: Checkpoint) -> dict[str, bytes]:
         },
     }
     try:
-        contents[STATE] = _rendered(document | {"sha256": _canonical_sha256(document)})
+        contents[STATE] = sealed(document)
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"checkpoint: meta cannot be written as JSON ({error}).") from error
     return contents
@@ -229,36 +230,12 @@ def _serialised(arrays: Mapping[str, Array]) -> bytes:
     )
 
 
-def _rendered(document: Mapping[str, Any]) -> bytes:
-    """state.json: one key a line, for people; strict JSON, for programs."""
-    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
-
-
-def _canonical_sha256(document: Mapping[str, Any]) -> str:
-    """SHA-256 of the JSON with sorted keys, no blanks and no entry sha256."""
-    rest = {key: value for key, value in document.items() if key != "sha256"}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
 def _write(path: Path, content: bytes) -> None:
     """Write and sync a new file; its mode is 0666 less the umask."""
     with path.open("xb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make what a folder lists outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system whose folders cannot be synced
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _move(temporary: Path, target: Path) -> None:
@@ -277,7 +254,7 @@ def _move(temporary: Path, target: Path) -> None:
         if aside.exists():
             aside.rename(target)
         raise
-    _sync(target.parent)
+    sync_folder(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -358,7 +335,7 @@ def _read_state(path: Path) -> dict[str, Any]:
             f"{FORMAT}."
         )
     with _refusing_odd_json(path):
-        if document["sha256"] != _canonical_sha256(document) or raw != _rendered(document):
+        if raw != sealed(document):
             raise CheckpointError(f"{path}: its own SHA-256 does not match; it was altered.")
         if sorted(document["files"]) != sorted(TENSOR_FILES):
             raise CheckpointError(

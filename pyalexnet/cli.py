@@ -81,6 +81,8 @@ def main() -> None:
     _fill_standard_streams()
     try:
         _run()
+    except KeyboardInterrupt:  # in what is done before and after a command
+        sys.exit(130)
     except (PyalexnetError, MemoryError, OSError) as error:
         if os.environ.get("PYALEXNET_TRACEBACK"):
             raise

@@ -6,13 +6,27 @@ SIGHUP, SIGUSR2                     save and go on, as Caffe does when a termina
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 SAVING = (signal.SIGHUP, signal.SIGUSR2)
+
+ANSWER = "stopping after this step; Ctrl-C again stops at once"
+"""What a first Ctrl-C is answered: a step of a large network takes its time."""
+
+
+def tell(sentence: str) -> None:
+    """Write a line to standard error, past all that a signal may have caught in the middle."""
+    # Closed, or no file: who cannot be told is stopped all the same.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.write(sys.stderr.fileno(), f"{sentence}\n".encode("ascii"))
 
 
 class Interrupt:
@@ -22,6 +36,7 @@ class Interrupt:
         received: the signal to stop that came first.
         save: whether a signal to save came; for the caller to set back before he saves, so that
             one that comes meanwhile is not lost.
+        tell: called from the handler with what a first Ctrl-C is answered; it must not wait.
 
     Outside the main thread, where Python takes no signal, nothing is changed.
     """
@@ -29,6 +44,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.save = False
+        self.tell: Callable[[str], None] = tell
         self._impatient = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -56,5 +72,7 @@ class Interrupt:
             return
         if number == signal.SIGINT and self._impatient:
             raise KeyboardInterrupt
-        self._impatient = self._impatient or number == signal.SIGINT
         self.received = self.received or signal.Signals(number)
+        if number == signal.SIGINT:
+            self._impatient = True
+            self.tell(ANSWER)

@@ -24,7 +24,7 @@ import numpy as np
 
 from pyalexnet.backends.base import Shape
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
-from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
+from pyalexnet.backends.geometry import BlockGeometry, ConvGeometry, Pad, PoolGeometry
 from pyalexnet.errors import ArgumentError
 from pyalexnet.layers import (
     LRN,
@@ -104,7 +104,9 @@ class Call:
 
     reads: arrays by argument. writes: what goes to `out`, in the order in which it is returned.
     learns: parameters by argument, which it reads and changes, momentum and all. settings: the
-    other arguments; a `Draw` becomes a mask, a `PerImage` gets the batch.
+    other arguments; a `Draw` becomes a mask, a `PerImage` gets the batch. aside: whether it may run
+    beside all the calls that come after it: those neither touch what it writes nor write what it
+    reads.
     """
 
     op: str
@@ -112,6 +114,7 @@ class Call:
     writes: tuple[Operand, ...] = ()
     learns: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    aside: bool = False
 
     def operands(self) -> tuple[Operand, ...]:
         """Every array that it touches, parameters apart."""
@@ -122,13 +125,19 @@ class Call:
 class Plan:
     """Calls in their order, and the arrays that they name.
 
-    logits: the array of the network's output. source: that of its images.
+    source: the array of the images. outputs: what layers, or those that are taken together, give,
+    in their order; the last are the logits.
     """
 
     calls: tuple[Call, ...]
     arrays: Mapping[str, Layout]
-    logits: str
     source: Source
+    outputs: tuple[str, ...]
+
+    @property
+    def logits(self) -> str:
+        """The array of the network's output."""
+        return self.outputs[-1]
 
     def moved(self, call: Call, images: int) -> int:
         """Bytes of the arrays of a call, each read or written once; both where it learns."""
@@ -208,12 +217,12 @@ def make(
 class Converted:
     """How the first products read images: in blocks of `block` x `block` pixels.
 
-    block: pixels on a side that become channels of one; 1 leaves them where they are. pad: zeros
-    (top, left) before that. shape: (H, W, C) of the result.
+    block, pad: as for `Backend.augment`; block 1 leaves pixels where they are. shape: (H, W, C) of
+    the result.
     """
 
     block: int
-    pad: tuple[int, int]
+    pad: Pad
     shape: tuple[int, int, int]
 
 
@@ -224,17 +233,21 @@ def converted(spec: NetSpec, fused: bool = True) -> Converted:
     4 x 4 pixels make, with zeros where the larger filter reaches beyond the smaller: the same sums,
     and rows that a tensor core can read.
     """
-    plain = Converted(1, (0, 0), spec.input_shape)
+    plain = Converted(1, 0, spec.input_shape)
     first = next((each for each in spec.layers if not isinstance(each, Scale)), None)
     if not (fused and isinstance(first, Conv) and first.groups == 1):
         return plain
     g = ConvGeometry.of(first.name, first.stride, first.pad, first.groups)
     if g.stride_h != g.stride_w or g.stride_h == 1:
         return plain
-    block, (h, w, c) = g.stride_h, spec.input_shape
-    p, q = g.out_size(first.name, h, w, first.size, first.size)
-    reach = -(-first.size // block) - 1
-    return Converted(block, (g.pad_top, g.pad_left), (p + reach, q + reach, block * block * c))
+    blocks = BlockGeometry.of(first.name, g.stride_h, first.pad)
+    h, w, c = spec.input_shape
+    rows, columns, channels = blocks.out_shape(h, w, c)
+    reach = -(-first.size // blocks.block) - 1
+    # Where the last filter ends well before the border, there would be an output too many.
+    if (rows - reach, columns - reach) != g.out_size(first.name, h, w, first.size, first.size):
+        return plain
+    return Converted(blocks.block, first.pad, (rows, columns, channels))
 
 
 def runs(layers: tuple[Layer, ...], fused: bool, train: bool) -> list[tuple[Layer, ...]]:
@@ -306,8 +319,8 @@ class _Planner:
 
     def plan(self, source: Source) -> Plan:
         """What was written down."""
-        logits = self._runs[-1].y
-        return Plan(tuple(self._calls), self._arrays, logits, source)
+        outputs = tuple(run.y for run in self._runs)
+        return Plan(tuple(self._calls), self._arrays, source, outputs)
 
     # Writing down
 
@@ -333,8 +346,13 @@ class _Planner:
     def _learn(
         self, op: str, reads: Mapping[str, Operand], learns: Mapping[str, str], **settings: Any
     ) -> None:
-        """Write down a call that changes parameters."""
-        self._calls.append(Call(op, reads, learns=learns, settings=settings))
+        """Write down a call that changes parameters.
+
+        The update of a linear layer is bound by memory, the convolutions that come after it by
+        arithmetic: it may run beside them.
+        """
+        aside = op == "linear_wgrad_sgd"
+        self._calls.append(Call(op, reads, learns=learns, settings=settings, aside=aside))
 
     def _new(
         self, name: str, shape: Shape, dtype: np.dtype[Any] | None = None, batch: bool = True
@@ -374,7 +392,6 @@ class _Planner:
             images,
             block=seen.block,
             pad=seen.pad,
-            size=seen.shape[:2],
             dtype=self._element,
         )
         return images

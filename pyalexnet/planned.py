@@ -15,7 +15,6 @@ from pyalexnet import plan
 from pyalexnet.backends import backend as make_backend
 from pyalexnet.backends.base import Array, Backend
 from pyalexnet.errors import ArgumentError
-from pyalexnet.layers import Memory, Pass
 from pyalexnet.net import Net, NetSpec, Part
 from pyalexnet.plan import Converted, Goal, Precision, Source
 from pyalexnet.program import Numbers, Program, Rule
@@ -87,6 +86,11 @@ class PlannedNet(Net):
         """The type of maps: float32 or bfloat16."""
         return plan.element(self.precision)
 
+    @property
+    def converts(self) -> bool:
+        """Whether images have to be converted at all."""
+        return self.converted.shape != self.spec.input_shape or self.precision != "fp32"
+
     def images_for(self, count: int) -> Array:
         """The array (count, *converted.shape) that a pass over so many images reads in place.
 
@@ -139,12 +143,16 @@ class PlannedNet(Net):
     def activations(
         self, images: Any, *, train: bool = False, step: int = 0
     ) -> Iterator[tuple[str, Array]]:
-        """Each layer's name and output for `images`, in order, layer by layer and in float32."""
-        x = self._images(images)
-        run = Pass(self.backend, self.params, {}, train, self.seed, step, self._masks)
-        for layer in self.spec.layers:
-            x = layer.forward(x, Memory(), run)
-            yield layer.name, x
+        """Each operation's last layer and its output for `images`, in order.
+
+        Outputs are arrays of the network, of its precision, and valid until its next pass.
+        """
+        x, source = self._as_given(images)
+        program = self._program("logits", len(x), train, source)
+        self._numbers.set(step)
+        self._run(program, x)
+        for name in program.plan.outputs:
+            yield name, program.arrays[name]
 
     def gradients(
         self,
@@ -202,9 +210,8 @@ class PlannedNet(Net):
 
     def _as_given(self, images: Any) -> tuple[Array, Source]:
         """Images on the device, and whether they are converted already."""
-        differ = self.converted.shape != self.spec.input_shape or self.precision != "fp32"
         alike = getattr(images, "dtype", None) == self.element
-        if differ and alike and images.shape[1:] == self.converted.shape:
+        if self.converts and alike and images.shape[1:] == self.converted.shape:
             return images, "images"
         return self._images(images), "pixels"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -70,8 +71,8 @@ class Program:
             shape = (images, *layout.shape) if layout.per_image else layout.shape
             # Zeros: labels have to be classes from the first, when the calls are checked.
             self.arrays[name] = backend.zeros(shape, layout.dtype) if known is None else known
-        bound = [self._bound(call) for call in plan.calls]
-        self.run: Callable[[], None] = backend.record(partial(_all, bound), graph=graph)
+        bound = [(self._bound(call), call.aside) for call in plan.calls]
+        self.run: Callable[[], None] = backend.record(partial(_all, backend, bound), graph=graph)
 
     @property
     def logits(self) -> Array:
@@ -140,9 +141,10 @@ class Program:
         )
 
 
-def _all(calls: list[Callable[[], Any]]) -> None:
-    for call in calls:
-        call()
+def _all(backend: Backend, calls: list[tuple[Callable[[], Any], bool]]) -> None:
+    for call, aside in calls:
+        with backend.aside() if aside else nullcontext():
+            call()
 
 
 class Numbers:

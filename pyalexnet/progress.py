@@ -23,7 +23,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from pyalexnet import logline
+from pyalexnet import interrupt, logline
 from pyalexnet.layers import LRN
 from pyalexnet.recipe import Augment, Recipe
 from pyalexnet.run import EpochReport, StepReport
@@ -39,6 +39,7 @@ class Reporter:
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream: IO[str] | None = stream if stream is not None else sys.stdout
+        self._told_loss = False
         self.lost: Exception | None = None
         """What the stream said when it took no more, if it did."""
 
@@ -67,13 +68,19 @@ class Reporter:
         """Write a line about something that went wrong and does not stop the run."""
         self.say(f"warning: {sentence}")
 
+    def answer(self, sentence: str) -> None:
+        """Show at once, from the handler of a signal, what is made of it."""
+        interrupt.tell(sentence)
+
     def step(self, report: StepReport, *, due: bool) -> None:
         """Show where training stands; `due` is true once every print interval."""
         if due:
+            self._told_loss = True
             self.say(_step_line(report))
 
     def epoch(self, report: EpochReport) -> None:
         """Show the line of an epoch that is over and how far each layer moved."""
+        self._told_loss = True
         self.say(_epoch_line(report))
         for line in logline.layer_lines(report.layers):
             self.say(f"  {line}")
@@ -85,6 +92,8 @@ class Reporter:
 
     def closing(self, trainer: Trainer, outcome: Outcome) -> None:
         """Say what came out, on which data, where it lies and how to go on."""
+        if not self._told_loss and trainer.at.epoch_sums.images:
+            self.say(_short_line(trainer))
         for line in _closing(trainer, outcome):
             self.say(line)
 
@@ -130,6 +139,7 @@ class LiveReporter(Reporter):
         )
         self._task = self._bar.add_task("", total=None, left="", visible=False)
         self._numbers = Text()
+        self._answer = ""
         self._live = Live(
             Group(self._numbers, self._bar), console=console, refresh_per_second=4, transient=True
         )
@@ -173,6 +183,10 @@ class LiveReporter(Reporter):
 
         return show
 
+    def answer(self, sentence: str) -> None:
+        self._answer = sentence  # the display, which is redrawn by itself, is in nobody's way
+        self._numbers.plain = sentence
+
     def step(self, report: StepReport, *, due: bool) -> None:
         self._bar.update(
             self._task,
@@ -182,7 +196,7 @@ class LiveReporter(Reporter):
             left=f"ETA {logline.duration(report.seconds_left)}",
             visible=True,
         )
-        self._numbers.plain = "  ".join(_step_numbers(report))
+        self._numbers.plain = self._answer or "  ".join(_step_numbers(report))
 
 
 def reporter(*, plain: bool = False) -> Reporter:
@@ -374,6 +388,15 @@ def _epoch_line(report: EpochReport) -> str:
         f"train loss {report.train.loss:.4f}, top-1 error {percent(report.train.top1_error)}; "
         f"test loss {report.test.loss:.4f}, top-1 error {percent(report.test.top1_error)}"
         f"{' (best)' if report.best else ''}; lr {report.lr:.3g}; {report.seconds:.1f} s"
+    )
+
+
+def _short_line(trainer: Trainer) -> str:
+    """Of a run that ended before its first line was due."""
+    train = trainer.at.epoch_sums.mean()
+    return (
+        f"epoch {trainer.at.epoch + 1} so far: train loss {train.loss:.4f}, top-1 error "
+        f"{percent(train.top1_error)}"
     )
 
 

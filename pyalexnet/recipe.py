@@ -128,7 +128,10 @@ class Recipe:
     def __post_init__(self) -> None:
         positive("recipe", "epochs", self.epochs)
         integer("recipe", "batch_size", self.batch_size, low=1)
-        real("recipe", "momentum", self.momentum, low=0, high=1)
+        if not 0 <= real("recipe", "momentum", self.momentum) < 1:
+            raise ArgumentError(
+                f"recipe: momentum is {self.momentum:g}; at least 0 and less than 1 was expected."
+            )
 
     def lr(self, parameter: str, epoch: float, drops: int = 0) -> float:
         """Learning rate of `parameter` ("conv1.w").

@@ -184,8 +184,9 @@ class Config:
             config = pydantic.TypeAdapter(cls).validate_python(values)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
-            raise ArgumentError(f"{source}: {name}: {first['msg']}.") from error
+            name, own = ".".join(map(str, first["loc"])), first.get("ctx", {}).get("error")
+            said = str(own) if isinstance(own, ArgumentError) else f"{name}: {first['msg']}."
+            raise ArgumentError(f"{source}: {said}") from error
         unknown = flat(values).keys() - flat(dataclasses.asdict(config)).keys()
         if unknown:
             raise ArgumentError(f"{source}: {sorted(unknown)[0]} is not a known setting.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,19 @@ class Pace:
         return self.images / self.seconds if self.seconds > 0 else 0.0
 
 
+def _read_by(net: Net) -> dict[str, Any]:
+    """How a loader is to put images so that the network reads them as they are."""
+    if not (isinstance(net, PlannedNet) and net.converts):
+        return {}
+    seen = net.converted
+    return {
+        "block": seen.block,
+        "pad": seen.pad,
+        "dtype": net.element,
+        "into": net.images_for,
+    }
+
+
 class Trainer:
     """A network in training; `fit` runs it, everything else is where it stands.
 
@@ -170,6 +183,7 @@ class Trainer:
             size=net.spec.input_shape[:2],
             mean_at_pixel=augment is not None and augment.mean == "pixel",
             workers=config.workers,
+            **_read_by(net),
         )
         self._chance = ChanceRule(chance(dataset.train.labels), config.chance_steps)
         self._sits_at_chance = False
@@ -270,10 +284,8 @@ class Trainer:
         if self.config.tensorboard:
             self._open_board()
         try:
-            return self._fit(stop_at)
-        except PyalexnetError as error:
-            self.log("stop", {"step": self.at.step, "reason": str(error)})
-            raise
+            with self._logging_failure():
+                return self._fit(stop_at)
         finally:
             self._on_board(Board.close)
 
@@ -309,7 +321,8 @@ class Trainer:
         Logits that know nothing of the image and have variance s^2 over the classes cost
         ln(classes) + s^2 / 2 on average; that is ln(classes) only where s is small.
         """
-        images, labels = self._some_images(self.batch_size)
+        with self._logging_failure():
+            images, labels = self._some_images(self.batch_size)
         backend = self.net.backend
         logits = self.net.forward(images)
         loss = backend.softmax_cross_entropy(logits, labels)[0]
@@ -657,6 +670,15 @@ class Trainer:
             self.folder.log.write(kind, values)
         except OSError as error:
             self._warn_once(f"{self.folder.path / 'log.jsonl'} misses lines: {error.strerror}.")
+
+    @contextlib.contextmanager
+    def _logging_failure(self) -> Iterator[None]:
+        """Leave a last line in the log of what ends the run."""
+        try:
+            yield
+        except (PyalexnetError, MemoryError, OSError) as error:
+            self.log("stop", {"step": self.at.step, "reason": str(error) or repr(error)})
+            raise
 
     def _open_board(self) -> None:
         try:

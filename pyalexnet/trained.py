@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from pyalexnet.checkpoint import Checkpoint, Meta
 from pyalexnet.data import Dataset, Split
 from pyalexnet.data.dataset import Images, Labels, Progress, shown
 from pyalexnet.data.decode import pillow_warnings, read_image
+from pyalexnet.data.loader import read_in_pieces
+from pyalexnet.data.readers import Readers
 from pyalexnet.data.views import Side, Views, centre, ten
 from pyalexnet.ensemble import average, softmax
 from pyalexnet.errors import ArgumentError, CheckpointError, DataError, RunError
@@ -42,9 +44,6 @@ Bad = Callable[[Path, str], None]
 
 BATCH = 128
 """Images that go through a network at once where nobody says otherwise."""
-
-_PIECE = 16
-"""Images that a thread reads at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,28 +182,25 @@ class Trained:
 
         The next batch is read while the caller works on one, which is valid until then.
         progress: called with (images handed out and done with, images in all).
+
+        Raises:
+            DataError: an image is damaged, or a read hangs; the sentence says which.
         """
         count = len(split)
         buffers = [np.empty((min(batch_size, count), *self.mean.shape), np.uint8) for _ in range(2)]
         bounds = list(pairwise([*range(0, count, batch_size), count]))
-        workers = len(os.sched_getaffinity(0))
+        with Readers(len(os.sched_getaffinity(0))) as readers:
 
-        with ThreadPoolExecutor(workers, "reader") as readers:
-
-            def begin(number: int) -> list[Future[None]]:
+            def begin(number: int) -> Callable[[], None]:
                 start, stop = bounds[number]
-                images = buffers[number % 2]
-                return [
-                    readers.submit(split.read, np.arange(at, end), images[at - start : end - start])
-                    for at, end in pairwise([*range(start, stop, _PIECE), stop])
-                ]
+                images = buffers[number % 2][: stop - start]
+                return read_in_pieces(readers, split, np.arange(start, stop), images)
 
-            reading = begin(0) if bounds else []
+            reading = deque(begin(number) for number in range(min(1, len(bounds))))
             for number, (start, stop) in enumerate(bounds):
-                for piece in reading:
-                    piece.result()
+                reading.popleft()()
                 if number + 1 < len(bounds):
-                    reading = begin(number + 1)
+                    reading.append(begin(number + 1))
                 yield buffers[number % 2][: stop - start], split.labels[start:stop]
                 if progress:
                     progress(stop, count)
@@ -218,11 +214,14 @@ class Trained:
             bad: called with each file that cannot be read, which is then left out.
 
         Raises:
-            DataError: a file cannot be read, and `bad` is None.
+            DataError: a file cannot be read, and `bad` is None; or reading it hangs.
         """
-        cores = len(os.sched_getaffinity(0))
-        with pillow_warnings(), ThreadPoolExecutor(cores, "decoder") as decoders:
-            found = list(decoders.map(self._decoded, paths))
+        with pillow_warnings(), Readers(len(os.sched_getaffinity(0))) as readers:
+            decoding = [readers.begin(self._decoded, path) for path in paths]
+            found = [
+                readers.awaited(future, partial(shown, path))
+                for path, future in zip(paths, decoding, strict=True)
+            ]
         read: list[tuple[Path, Images]] = []
         for path, image in zip(paths, found, strict=True):
             if not isinstance(image, DataError):
@@ -345,6 +344,10 @@ class Fitted(Split):
         for place, image in enumerate(stored):
             out[place] = fitted(image, self._shape)
 
+    def where(self, indices: Labels) -> str:
+        """Where the images `indices` are, for a message."""
+        return self._split.where(indices)
+
 
 def fitted(image: Images, shape: tuple[int, int, int]) -> Images:
     """An image (h, w, 1 or 3) as `shape` (H, W, C): its centre of that aspect, resized (bicubic).
@@ -422,8 +425,10 @@ def _net(path: Path, saved: Checkpoint, backend: Backend) -> Net:
         net = Net(spec, backend)
         net.load(saved.params)
     except Exception as error:  # whatever comes of arguments that nobody has checked
+        # It may quote what the checkpoint says, line ends and all.
+        why = str(error).encode("unicode_escape").decode("ascii")
         raise CheckpointError(
-            f"{shown(path)}: its network {meta.net!r} cannot be built here ({error})."
+            f"{shown(path)}: its network {meta.net!r} cannot be built here ({why})."
         ) from error
     return net
 

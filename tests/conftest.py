@@ -8,8 +8,12 @@ do not.
 
 from __future__ import annotations
 
+import fcntl
+import os
+import stat
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,6 +130,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line("|---|---:|---|---|")
     for fault, test, times, result in rows:
         terminalreporter.write_line(f"| {fault} | {times:,} | {result} | `{test}` |")
+
+
+@pytest.fixture
+def full() -> Iterator[int]:
+    """A file that takes no byte: /dev/full where that is the device, else a sealed one."""
+    if stat.S_ISCHR(Path("/dev/full").stat().st_mode if Path("/dev/full").exists() else 0):
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+    else:
+        descriptor = os.memfd_create("full", os.MFD_ALLOW_SEALING)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW)
+    yield descriptor
+    os.close(descriptor)
 
 
 @pytest.fixture(params=EVERY)

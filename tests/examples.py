@@ -16,7 +16,7 @@ from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.learned import Learned
 from pyalexnet.backends.masks import Mask
 from samples import classes, few_values, generator, normal, pixels
-from shapes import CONVS, LRNS, POOLS, RNORMS
+from shapes import CONVS, LRN_POOLS, LRNS, POOLS, RNORMS
 
 CONV, LRN, RNORM, POOL = CONVS[1], LRNS[1], RNORMS[0], POOLS[1]
 IN_BFLOAT16 = {
@@ -41,20 +41,24 @@ class Example:
         return self.op
 
     def keywords(self, be: Any) -> dict[str, Any]:
-        """The parameters, of which a gate has to lie on the device."""
+        """The parameters, of which outputs of a ReLU have to lie on the device."""
         return {
-            name: be.asarray(value) if name == "gate" else value
+            name: be.asarray(value) if name in ("gate", "y") else value
             for name, value in self.parameters.items()
         }
 
     @property
     def in_bfloat16(self) -> Example:
         """The same call of maps in bfloat16, where there are any."""
-        inputs = {
-            name: value.astype(BFLOAT16) if name in ("x", "y", "dy") else value
-            for name, value in self.inputs.items()
-        }
-        return replace(self, inputs=inputs)
+
+        def rounded(values: dict[str, Any]) -> dict[str, Any]:
+            maps = ("x", "y", "dy", "gate")
+            return {
+                name: value.astype(BFLOAT16) if name in maps else value
+                for name, value in values.items()
+            }
+
+        return Example(self.op, rounded(self.inputs), rounded(self.parameters))
 
 
 def _images() -> list[Example]:
@@ -74,6 +78,7 @@ def _filters() -> list[Example]:
     w, ddeep = normal(4, 5, 3, 2), normal(4, 3, 2, 8)
     back = {"w_shape": w.shape, "block": 2}
     return [
+        Example("images_to_depth", {"x": normal(3, 5, 4, 2)}, {"block": 2, "pad": 1}),
         Example("filters_to_depth", {"w": w}, {"block": 2}),
         Example("filters_from_depth", {"ddeep": ddeep}, back),
     ]
@@ -148,18 +153,13 @@ def _pools() -> list[Example]:
 
 
 def _norms_with_pools() -> list[Example]:
-    x, dy = normal(*POOL.x), normal(*POOL.y)
-    how = {
-        **LRN.constants,
-        "pool_size": POOL.size,
-        "pool_stride": POOL.stride,
-        "ceil": POOL.ceil,
-    }
-    where = oracle.maxpool_fprop(x, **POOL.geometry)[1].astype(np.uint8)
+    case = LRN_POOLS[0]
+    x, dy = normal(*case.x), normal(*case.y, seed=1)
+    where = oracle.lrn_maxpool_fprop(x, **case.constants)[1].astype(case.where_dtype)
     back = {"x": x, "dy": dy, "where": where}
     return [
-        Example("lrn_maxpool_fprop", {"x": x}, {**how, "relu": True}),
-        Example("lrn_maxpool_dgrad", back, {**how, "gated": True}),
+        Example("lrn_maxpool_fprop", {"x": x}, case.constants),
+        Example("lrn_maxpool_dgrad", back, case.constants),
     ]
 
 
@@ -218,9 +218,28 @@ def _fused() -> list[Any]:
     return examples
 
 
+def _through_relus() -> list[Any]:
+    """Pools between ReLUs, of maps of either type."""
+    pool, norm, back = (
+        EXAMPLES[op] for op in ("maxpool_dgrad", "lrn_maxpool_fprop", "lrn_maxpool_dgrad")
+    )
+    y = normal(*LRN_POOLS[0].y, seed=5)
+    calls = [
+        replace(pool, parameters=pool.parameters | {"gate": normal(*POOL.x, seed=5)}),
+        replace(norm, parameters=norm.parameters | {"relu": True}),
+        replace(back, parameters=back.parameters | {"gated": True, "y": y}),
+    ]
+    return [
+        pytest.param(form, id=f"{call}-relus{suffix}")
+        for call in calls
+        for form, suffix in ((call, ""), (call.in_bfloat16, "-bfloat16"))
+    ]
+
+
 # The same calls, and those that take it in bfloat16; and the fused ones.
 OF_EACH_ELEMENT = [
     *_fused(),
+    *_through_relus(),
     *(
         pytest.param(example, id=f"{example}{suffix}")
         for original in RETURNING

@@ -158,6 +158,15 @@ def _augment(draw: st.DrawFn) -> list[Any]:
     ]
 
 
+def _images_to_depth(draw: st.DrawFn) -> list[Any]:
+    n, h, w, c = _sizes(draw, 4)
+    block = draw(_extent(4))
+    top, bottom, left, after = (draw(st.integers(0, 2)) for _ in range(4))
+    rows, columns = -(-(top + h + bottom) // block), -(-(left + w + after) // block)
+    y = _result((n, rows, columns, block**2 * c), draw(ELEMENT))
+    return [_floats((n, h, w, c), draw), y, block, top, left]
+
+
 def _to_depth(draw: st.DrawFn) -> list[Any]:
     w, deep, block = _filters(draw)
     dtype = draw(ELEMENT)
@@ -418,6 +427,7 @@ CALLS: dict[str, Callable[[st.DrawFn], list[Any]]] = {
     "conv_dgrad": _conv_dgrad,
     "conv_wgrad": _conv_wgrad,
     "conv_wgrad_sgd": _conv_wgrad_sgd,
+    "images_to_depth": _images_to_depth,
     "filters_to_depth": _to_depth,
     "filters_from_depth": _from_depth,
     "linear_fprop": _linear_fprop,

@@ -15,14 +15,15 @@ WARP = 32
 
 
 class Action(NamedTuple):
-    """What a thread does next: read or write an element, or wait at a barrier."""
+    """What a thread does next: touch an element, wait at a barrier, or look after its copies."""
 
-    what: str  # "read", "write", "__syncthreads", "__syncwarp"
+    what: str  # "read", "write", "__syncthreads", "__syncwarp", "copy", "commit", "wait"
     element: int = 0
+    left: int = 0  # of "wait": groups of copies that may still be under way
 
 
 class Access(NamedTuple):
-    """A read or write as the checker's reports name it."""
+    """A read or write as the checker's reports name it; a copy is a write."""
 
     what: str
     block: int
@@ -30,7 +31,7 @@ class Access(NamedTuple):
 
 
 class Race(NamedTuple):
-    """Two accesses to one element that no barrier orders."""
+    """Two accesses to one element that nothing orders."""
 
     element: int
     accesses: frozenset[Access]
@@ -58,16 +59,22 @@ class _Event(NamedTuple):
 
     @property
     def race_member(self) -> Access:
-        return Access(self.action.what, self.block, self.thread)
+        what = "write" if self.action.what == "copy" else self.action.what
+        return Access(what, self.block, self.thread)
 
 
 def _races_of(launch: Launch, shared: bool) -> Iterator[Race]:
     after: dict[object, set[object]] = defaultdict(set)  # of None: what nothing comes before
     accesses: list[_Event] = []
+    ends: dict[_Event, _Event] = {}  # of a copy: the wait by which it has arrived, if any
     for number, block in enumerate(launch):
         for thread, actions in block.items():
-            accesses += _chain(number, thread, actions, after)
-    reached = {event: _reachable(event, after) for event in accesses}
+            chain = _chain(number, thread, actions, after)
+            accesses += [event for event in chain if event.action.what in ("read", "write", "copy")]
+            ends |= _arrivals(chain)
+    reached = {
+        event: _reachable(ends[event], after) if event in ends else set() for event in accesses
+    }
     for a, b in combinations(accesses, 2):
         same_place = a.action.element == b.action.element and not (shared and a.block != b.block)
         if not same_place or (a.action.what == b.action.what == "read"):
@@ -79,12 +86,12 @@ def _races_of(launch: Launch, shared: bool) -> Iterator[Race]:
 def _chain(
     block: int, thread: int, actions: list[Action], after: dict[object, set[object]]
 ) -> list[_Event]:
-    """Enter a thread's actions into the graph, in their order, and return its accesses.
+    """Enter a thread's actions into the graph, in their order, and return all but its barriers.
 
     The k-th barrier of a block, or of a warp, is one node that all its threads pass through. A
     thread that has exited counts as having arrived at the barriers that follow.
     """
-    accesses: list[_Event] = []
+    events: list[_Event] = []
     passed = {"__syncthreads": 0, "__syncwarp": 0}
 
     def next_barrier(what: str) -> object:
@@ -96,12 +103,32 @@ def _chain(
             here = next_barrier(action.what)
             passed[action.what] += 1
         else:
-            accesses.append(_Event(action, block, thread, step))
-            here = accesses[-1]
+            events.append(_Event(action, block, thread, step))
+            here = events[-1]
         after[last].add(here)
         last = here
     after[last].update(next_barrier(what) for what in passed)
-    return accesses
+    return events
+
+
+def _arrivals(chain: list[_Event]) -> dict[_Event, _Event]:
+    """The event by which each access of a thread is over: itself, or the wait for a copy."""
+    ends: dict[_Event, _Event] = {}
+    groups: list[list[_Event]] = []
+    open_group: list[_Event] = []
+    for event in chain:
+        what = event.action.what
+        if what == "copy":
+            open_group.append(event)
+        elif what == "commit":
+            groups.append(open_group)
+            open_group = []
+        elif what == "wait":
+            while len(groups) > event.action.left:
+                ends |= dict.fromkeys(groups.pop(0), event)
+        else:
+            ends[event] = event
+    return ends
 
 
 def _reachable(start: object, after: dict[object, set[object]]) -> set[object]:

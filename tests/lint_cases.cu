@@ -76,6 +76,22 @@ __global__ void barrier_kernel(const float* x, float* y) {
     y[blockIdx.x * blockDim.x + thread()] = value; // floats of two blocks
 }
 
+// Rows of matrices: 16 bytes a lane.
+__global__ void tensor_kernel(const float* x, float* y) {
+    SIMT_DYN_SHARED(float, t);
+    for (int i = thread(); i < kFloats / 4; i += kWarp)
+        simt::cp_async_16(t + 4 * i, x + 4 * i, true); // copies
+    simt::cp_async_commit();
+    simt::cp_async_wait<0>();
+    __syncthreads();
+    std::uint32_t side_by_side[4], apart[4];
+    simt::ldmatrix_x4(side_by_side, t + 4 * thread()); // rows side by side
+    simt::ldmatrix_x4(apart, t + 32 * thread());       // rows 128 bytes apart
+    __syncthreads();
+    simt::cp_async_16(t + 4 * thread(), x + 4 * thread(), thread() < 16); // copies of half a warp
+    y[thread()] = static_cast<float>(side_by_side[0] + apart[0]);
+}
+
 float* placed(const simt::Session& session, std::size_t i) {
     return static_cast<float*>(session[i]);
 }
@@ -95,6 +111,7 @@ void run() {
         simt::launch<write_kernel>(simt::Grid(1, kWarp, nullptr), in, out);
         simt::launch<shared_kernel>(simt::Grid(1, kWarp, nullptr), in, out);
         simt::launch<barrier_kernel>(simt::Grid(2, 2 * kWarp, nullptr), in, out);
+        simt::launch<tensor_kernel>(simt::Grid(1, kWarp, nullptr).with_shared(bytes), in, out);
         session.finish();
     }
     simt::release(x);

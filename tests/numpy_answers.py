@@ -122,6 +122,15 @@ def _augment(
     return {5: (result, None)}
 
 
+def _images_to_depth(x: Any, y: Any, block: int, top: int, left: int) -> Answer:
+    _small(block)
+    rows, columns = (side * block for side in y.shape[1:3])
+    pad = (top, rows - top - x.shape[1], left, columns - left - x.shape[2])
+    result = _numpy().images_to_depth(x, block=block, pad=pad, dtype=y.dtype)
+    _of(y.shape, result)
+    return {1: (result, None)}
+
+
 def _to_depth(w: Any, deep: Any, block: int) -> Answer:
     _small(block)
     return {1: (_numpy().filters_to_depth(w, block=block), None)}
@@ -400,6 +409,7 @@ _ANSWERS: dict[str, Callable[..., Answer]] = {
     "conv_dgrad": _conv_dgrad,
     "conv_wgrad": _conv_wgrad,
     "conv_wgrad_sgd": _conv_wgrad_sgd,
+    "images_to_depth": _images_to_depth,
     "filters_to_depth": _to_depth,
     "filters_from_depth": _from_depth,
     "linear_fprop": _linear_fprop,
@@ -429,6 +439,7 @@ _ANSWERS: dict[str, Callable[..., Answer]] = {
 RESULTS: dict[str, tuple[int, ...]] = {
     "augment": (5,),
     "conv_fprop": (3, 4),
+    "images_to_depth": (1,),
     "filters_to_depth": (1,),
     "filters_from_depth": (1,),
     "conv_dgrad": (3, 4),

@@ -483,7 +483,7 @@ def maxpool_fprop(
 
 def maxpool_dgrad(
     dy: Numbers,
-    where: NDArray[np.int64],
+    where: NDArray[np.integer],
     *,
     x_shape: tuple[int, ...],
     size: int,
@@ -523,6 +523,51 @@ def avgpool_dgrad(
         dx[:, rows, columns] += dy[:, p, q][:, None, None] / pixels
         magnitude[:, rows, columns] += abs(dy[:, p, q])[:, None, None] / pixels
     return Exact(dx, magnitude)
+
+
+# ----------------------------------------------------------------------- normalised, then pooled
+
+
+def lrn_maxpool_fprop(
+    x: Numbers,
+    *,
+    pool_size: int,
+    pool_stride: int,
+    ceil: bool = True,
+    relu: bool = False,
+    **norm: Any,
+) -> tuple[Exact, NDArray[np.int64]]:
+    """The largest normalised value of each window, its ReLU if asked, and its place.
+
+    Two values nearer than their rounding may change places: the larger of them is right within its
+    own, so that the maximum's magnitude is that of the value itself.
+    """
+    normalised = lrn_fprop(x, **norm).value
+    y, where = maxpool_fprop(normalised, size=pool_size, stride=pool_stride, ceil=ceil)
+    return Exact(np.maximum(y, 0) if relu else y, abs(y)), where
+
+
+def lrn_maxpool_dgrad(
+    x: Numbers,
+    dy: Numbers,
+    where: NDArray[np.integer],
+    *,
+    pool_size: int,
+    pool_stride: int,
+    ceil: bool = True,
+    y: Numbers | None = None,
+    gated: bool = False,
+    **norm: Any,
+) -> Exact:
+    """Back through the ReLU behind the pool, the pool, the norm, and a ReLU in front of it."""
+    passed = double(dy) if y is None else relu_dgrad(y, dy)
+    pool: dict[str, Any] = {"size": pool_size, "stride": pool_stride, "ceil": ceil}
+    spread = maxpool_dgrad(passed, where, x_shape=x.shape, **pool)
+    value = lrn_dgrad(x, spread.value, **norm).value
+    magnitude = lrn_dgrad(x, spread.magnitude, **norm).magnitude
+    if not gated:
+        return Exact(value, magnitude)
+    return Exact(relu_dgrad(x, value), relu_dgrad(x, magnitude))
 
 
 # ------------------------------------------------------------------------------------------ dropout

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 
 from oracle import Pair, Sides, conv_out_shape, pool_out_shape
@@ -207,6 +208,43 @@ class RNorm:
         return {"size": self.size, "alpha": self.alpha, "beta": self.beta, "k": self.k}
 
 
+@dataclass(frozen=True)
+class LRNPool:
+    """A norm across channels with a max-pool behind it, of maps x (N, H, W, C)."""
+
+    name: str
+    norm: LRN
+    pool: Pool
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def x(self) -> tuple[int, int, int, int]:
+        """(N, H, W, C)."""
+        return self.pool.x
+
+    @property
+    def y(self) -> tuple[int, int, int, int]:
+        """(N, P, Q, C)."""
+        return self.pool.y
+
+    @property
+    def big(self) -> bool:
+        return self.pool.big
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """The keyword arguments of both passes."""
+        pool = {"pool_size": self.pool.size, "pool_stride": self.pool.stride}
+        return self.norm.constants | pool | {"ceil": self.pool.ceil}
+
+    @property
+    def where_dtype(self) -> type:
+        """The narrowest unsigned integer that holds a place in the window."""
+        return np.uint8 if self.pool.size <= 16 else np.uint16
+
+
 RNORMS = (
     RNorm("cifar-18pct's window", (2, 7, 5, 3), 3),
     RNorm("the source's window", (2, 6, 7, 2), 5, k=1.0),
@@ -220,6 +258,31 @@ RNORMS = (
     RNorm("more rows than a band", (1, 19, 3, 2), 5),
     RNorm("many channels", (1, 3, 4, 131), 3),
     RNorm("cifar-18pct's maps", (9, 16, 16, 32), 3, big=True),
+)
+
+
+LRN_POOLS = tuple(
+    LRNPool(name, LRN(name, pool.x, size, groups, **constants), pool)
+    for name, size, groups, constants, pool in (
+        ("channels by eight in groups", 5, 2, {}, Pool("", (2, 7, 9, 16), 3, 2)),
+        ("one group, clipped windows", 5, 1, {}, Pool("", (2, 8, 6, 24), 3, 2)),
+        ("one vector a group", 5, 3, {}, Pool("", (1, 6, 5, 24), 3, 2, ceil=False)),
+        ("windows apart", 5, 1, {}, Pool("", (2, 9, 8, 8), 2, 3)),
+        ("windows side by side", 5, 2, {}, Pool("", (1, 6, 7, 16), 2, 2)),
+        ("windows that overlap by two", 5, 2, {}, Pool("", (1, 9, 8, 16), 4, 2)),
+        ("windows larger than the image", 5, 1, {}, Pool("", (2, 4, 3, 8), 5, 3)),
+        ("codes of two bytes", 5, 2, {}, Pool("", (1, 18, 17, 16), 17, 2)),
+        ("many rows and columns", 5, 2, {"alpha": 0.3}, Pool("", (1, 47, 41, 16), 3, 2)),
+        ("more channels than a block", 5, 1, {}, Pool("", (1, 4, 5, 2056), 3, 2)),
+        ("groups that cut vectors", 5, 2, {}, Pool("", (2, 5, 6, 12), 3, 2)),
+        ("an odd number of channels", 5, 1, {}, Pool("", (1, 7, 5, 11), 3, 2)),
+        ("another window", 4, 2, {"k": 1.0}, Pool("", (2, 5, 6, 16), 3, 2)),
+        ("another power", 5, 1, {"beta": 1.25, "k": 0.5}, Pool("", (1, 5, 6, 8), 3, 2)),
+        ("window wider than the maps", 13, 1, {}, Pool("", (1, 5, 6, 8), 3, 2)),
+        ("many odd channels", 3, 1, {}, Pool("", (1, 3, 4, 1030), 2, 1)),
+        ("conv1's maps", 5, 2, {}, Pool("", (2, 55, 55, 96), 3, 2, big=True)),
+        ("conv2's maps", 5, 2, {}, Pool("", (2, 27, 27, 256), 3, 2, big=True)),
+    )
 )
 
 

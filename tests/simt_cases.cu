@@ -183,6 +183,145 @@ __global__ void too_much_shared_kernel(Arrays a) {
     first[thread()] = second[thread() % 8] = a.x[thread()];
 }
 
+__global__ void too_much_beside_dynamic_kernel(Arrays a) {
+    SIMT_DYN_SHARED(float, t);
+    SIMT_SHARED(float, beside, [kCount]);
+    t[thread()] = beside[thread()] = a.x[thread()];
+}
+
+__global__ void two_dynamic_kernel(Arrays a) {
+    SIMT_DYN_SHARED(float, first);
+    SIMT_DYN_SHARED(float, second);
+    first[thread()] = second[thread()] = a.x[thread()];
+}
+
+__global__ void dynamic_kernel(Arrays a) {
+    SIMT_DYN_SHARED(float, t);
+    if (thread() != 9) t[thread()] = a.x[thread()];
+    __syncthreads();
+    a.y[thread()] = t[thread() == 7 ? a.at : 0]; // dynamic: read
+}
+
+// ---------------------------------------------------------------------- copies (cp.async)
+
+enum class Copied { rightly, not_committed, not_awaited, one_left, without_barrier };
+
+// Every fourth thread copies four floats. AT 0: each thread reads what another has copied; 1: the
+// first of its own four.
+template <Copied how> __global__ void copy_kernel(Arrays a) {
+    SIMT_DYN_SHARED(float, t);
+    if (thread() % 4 == 0) simt::cp_async_16(t + thread(), a.x + thread(), true); // copy: begin
+    if (how != Copied::not_committed) simt::cp_async_commit();
+    if (how == Copied::one_left) simt::cp_async_wait<1>();
+    if (how != Copied::one_left && how != Copied::not_awaited) simt::cp_async_wait<0>();
+    if (how != Copied::without_barrier) __syncthreads();
+    a.y[thread()] = t[a.at ? thread() & ~3 : opposite()]; // copy: read
+}
+
+// Two groups a thread, of which the first is read while the second is under way.
+__global__ void two_groups_kernel(Arrays a) {
+    SIMT_SHARED(float, t, [2][kCount]);
+    for (int half = 0; half < 2; ++half) {
+        if (thread() % 4 == 0) simt::cp_async_16(t[half] + thread(), a.x + thread(), half == 0);
+        simt::cp_async_commit();
+    }
+    simt::cp_async_wait<1>();
+    __syncthreads();
+    const float first = t[0][opposite()];
+    simt::cp_async_wait<0>();
+    __syncthreads();
+    a.y[thread()] = first + t[1][opposite()];
+}
+
+// Threads 32 and up copy to where those below may still read.
+template <bool ordered> __global__ void refill_kernel(Arrays a) {
+    SIMT_DYN_SHARED(float, t);
+    t[thread()] = a.x[thread()];
+    __syncthreads();
+    const float other = t[opposite()]; // refill: read
+    if (ordered) __syncthreads();
+    if (thread() >= 32 && thread() % 4 == 0)
+        simt::cp_async_16(t + thread(), a.x, true); // refill: begin
+    simt::cp_async_commit();
+    simt::cp_async_wait<0>();
+    a.y[thread()] = other;
+}
+
+__global__ void overwrite_kernel(Arrays a) {
+    SIMT_DYN_SHARED(float, t);
+    if (thread() == 0) simt::cp_async_16(t, a.x, true); // overwrite: begin
+    if (thread() == 1) t[2] = a.x[thread()];            // overwrite: write
+    a.y[thread()] = 0.0f;
+}
+
+__global__ void copy_twice_kernel(Arrays a) {
+    SIMT_DYN_SHARED(float, t);
+    for (int i = 0; i < 2; ++i) simt::cp_async_16(t, a.x, true); // copy_twice: begin
+    a.y[thread()] = 0.0f;
+}
+
+enum class Place { to, from, nowhere };
+
+// Thread 7 copies to t or from x, moved by AT; outside it brings zeros and touches nothing.
+template <Place at> __global__ void copy_place_kernel(Arrays a) {
+    SIMT_DYN_SHARED(float, t);
+    t[thread()] = 5.0f;
+    __syncthreads();
+    float* const to = t + (at == Place::to ? a.at : 0);
+    const float* const from = a.x + (at == Place::to ? 0 : a.at);
+    if (thread() == 7) simt::cp_async_16(to, from, at != Place::nowhere); // copy_place: copy
+    simt::cp_async_commit();
+    simt::cp_async_wait<0>();
+    __syncthreads();
+    a.y[thread()] = t[thread()];
+}
+
+__global__ void copy_to_global_kernel(Arrays a) {
+    simt::cp_async_16(a.y, a.x, true); // copy_to_global: copy
+}
+
+__global__ void copy_from_shared_kernel(Arrays a) {
+    SIMT_SHARED(float, t, [8]);
+    if (thread() < 4) t[thread()] = a.x[thread()];
+    __syncthreads();
+    if (thread() == 0) simt::cp_async_16(t + 4, t, true); // copy_from_shared: copy
+}
+
+// ---------------------------------------------------------------------- matrices of a warp
+
+// Matrices of 0, 1, 2, ..., read by both warps, thread 7's row moved by AT. y: of each thread the
+// lower and the upper half of the four words.
+template <bool transposed, bool overwritten> __global__ void ldmatrix_kernel(Arrays a) {
+    SIMT_SHARED(std::uint16_t, t, [4 * kCount]);
+    for (int i = 0; i < 4; ++i)
+        if (a.at != 8 || thread() != kCount - 1)
+            t[4 * thread() + i] = static_cast<std::uint16_t>(4 * thread() + i);
+    __syncthreads();
+    const int row = thread() % 32 * 8 + (thread() == 7 || a.at == 8 ? a.at : 0);
+    std::uint32_t r[4];
+    if (transposed)
+        simt::ldmatrix_x4_trans(r, t + row);
+    else
+        simt::ldmatrix_x4(r, t + row);          // ldmatrix: read
+    if (overwritten && thread() == 0) t[8] = 0; // ldmatrix: write
+    for (int i = 0; i < 4; ++i) {
+        a.y[8 * thread() + 2 * i] = static_cast<float>(r[i] & 0xffffu);
+        a.y[8 * thread() + 2 * i + 1] = static_cast<float>(r[i] >> 16);
+    }
+}
+
+__global__ void ldmatrix_of_global_kernel(Arrays a) {
+    std::uint32_t r[4];
+    simt::ldmatrix_x4(r, a.x); // ldmatrix_of_global: read
+    a.y[thread()] = 0.0f;
+}
+
+__global__ void part_of_a_warp_kernel(Arrays a) {
+    float d[4] = {};
+    simt::mma_m16n8k16(d, {0, 0, 0, 0}, {0, 0}); // part_of_a_warp: mma
+    a.y[thread()] = d[0];
+}
+
 // ---------------------------------------------------------------------- nothing wrong
 
 // Sums x in each block by shuffles and shared memory; every thread writes the sum.
@@ -232,6 +371,7 @@ struct Setting {
     int device_of_x = simt::kHost;
     bool peers = false;
     bool in_place = false;
+    std::size_t dynamic_bytes = sizeof(float) * kCount;
 };
 
 using DeviceMemory = std::unique_ptr<float, decltype(&simt::release)>;
@@ -240,12 +380,17 @@ DeviceMemory device_memory(int device) {
     return {static_cast<float*>(simt::allocate(device, sizeof(float) * kCount)), &simt::release};
 }
 
+// What the emulation copies at once lies at a multiple of as many bytes.
+struct alignas(16) Four {
+    float values[4];
+};
+
 // x and y lie side by side, as arrays of one allocation would.
 template <auto kernel> void run(const Setting& s, int at) {
-    std::vector<float> memory(kCount + s.outputs, 1000.0f);
+    std::vector<Four> memory((kCount + s.outputs) / 4, Four{1000.0f, 1000.0f, 1000.0f, 1000.0f});
     const DeviceMemory scratch = device_memory(0), peer = device_memory(1);
-    float* const x = s.device_of_x == 1 ? peer.get() : memory.data();
-    float* const y = s.in_place ? x : memory.data() + kCount;
+    float* const x = s.device_of_x == 1 ? peer.get() : memory.front().values;
+    float* const y = s.in_place ? x : memory.front().values + kCount;
     for (int i = 0; i < kCount; ++i) x[i] = static_cast<float>(i + 1);
     if (s.peers) simt::enable_peers(0, 1);
 
@@ -256,11 +401,18 @@ template <auto kernel> void run(const Setting& s, int at) {
                               {"y", y, y_bytes, element, Access::write, simt::kHost},
                               {"scratch", scratch.get(), bytes, element, Access::scratch, 0}});
     const auto placed = [&](std::size_t i) { return static_cast<float*>(session[i]); };
-    simt::launch<kernel>(simt::Grid(s.blocks, s.threads, nullptr), // launch
+    const simt::Grid grid(s.blocks, s.threads, nullptr); // launch
+    simt::launch<kernel>(grid.with_shared(s.dynamic_bytes),
                          Arrays{placed(0), placed(1), placed(2), at});
     session.finish();
     for (int i = 0; i < s.outputs; ++i) std::printf("%.9g ", static_cast<double>(y[i]));
     std::printf("\n");
+}
+
+Setting with_dynamic(std::size_t bytes) {
+    Setting setting;
+    setting.dynamic_bytes = bytes;
+    return setting;
 }
 
 struct Case {
@@ -298,6 +450,31 @@ const Case kCases[] = {
     {"unset_scratch", run<unset_scratch_kernel>, {}},
     {"hole", run<hole_kernel>, {}},
     {"too_much_shared", run<too_much_shared_kernel>, {}},
+    {"too_much_dynamic", run<dynamic_kernel>, with_dynamic(227 * 1024 + 1)},
+    {"too_much_beside_dynamic", run<too_much_beside_dynamic_kernel>, with_dynamic(227 * 1024 - 64)},
+    {"two_dynamic", run<two_dynamic_kernel>, {}},
+    {"dynamic", run<dynamic_kernel>, {}},
+    {"much_dynamic", run<dynamic_kernel>, with_dynamic(227 * 1024)},
+    {"copy", run<copy_kernel<Copied::rightly>>, {}},
+    {"copy_not_committed", run<copy_kernel<Copied::not_committed>>, {}},
+    {"copy_not_awaited", run<copy_kernel<Copied::not_awaited>>, {}},
+    {"copy_one_left", run<copy_kernel<Copied::one_left>>, {}},
+    {"copy_without_barrier", run<copy_kernel<Copied::without_barrier>>, {}},
+    {"two_groups", run<two_groups_kernel>, {}},
+    {"refill", run<refill_kernel<false>>, {}},
+    {"refill_ordered", run<refill_kernel<true>>, {}},
+    {"overwrite", run<overwrite_kernel>, {}},
+    {"copy_twice", run<copy_twice_kernel>, {}},
+    {"copy_to", run<copy_place_kernel<Place::to>>, {}},
+    {"copy_from", run<copy_place_kernel<Place::from>>, {}},
+    {"copy_nothing", run<copy_place_kernel<Place::nowhere>>, {}},
+    {"copy_to_global", run<copy_to_global_kernel>, {}},
+    {"copy_from_shared", run<copy_from_shared_kernel>, {}},
+    {"ldmatrix", run<ldmatrix_kernel<false, false>>, {1, kCount, 8 * kCount}},
+    {"ldmatrix_trans", run<ldmatrix_kernel<true, false>>, {1, kCount, 8 * kCount}},
+    {"ldmatrix_overwritten", run<ldmatrix_kernel<false, true>>, {1, kCount, 8 * kCount}},
+    {"ldmatrix_of_global", run<ldmatrix_of_global_kernel>, {}},
+    {"part_of_a_warp", run<part_of_a_warp_kernel>, {1, dim3(48)}},
     {"peer", run<blocks_kernel>, {1, kCount, kCount, 1}},
     {"peer_enabled", run<blocks_kernel>, {1, kCount, kCount, 1, true}},
     {"too_many_threads", run<blocks_kernel>, {1, dim3(1025)}},
@@ -332,22 +509,27 @@ int run_case(const char* name, int at, std::uint64_t first_seed, std::uint64_t l
 // What every thread does, in order, given from outside: for histories that nobody would think of. A
 // script is whole numbers: the schedule's seed, whether the data are shared (1) or global (0),
 // the number of launches, and for each of those the blocks, the threads of a block, and for each
-// thread the number of its actions and these. An action is 4 * element + what:
+// thread the number of its actions and these. An action is 8 * element + what. An element is the
+// first float of 16 bytes, all of which a copy fills.
 
-enum Action { read, write, sync_block, sync_warp };
+enum Action { read, write, sync_block, sync_warp, copy, commit, wait_all, wait_all_but_one };
 
-constexpr int kScriptElements = 4;
+constexpr int kScriptFloats = 16;
 
 __device__ void take(float) {}
 
 __device__ void act(volatile float* data, const int* actions, int begin, int end) {
     for (int i = begin; i < end; ++i) {
-        const int element = actions[i] / 4;
-        const int what = actions[i] % 4;
-        if (what == read) take(data[element]);
-        if (what == write) data[element] = 1.0f;
+        volatile float* const element = data + 4 * (actions[i] / 8);
+        const int what = actions[i] % 8;
+        if (what == read) take(*element);
+        if (what == write) *element = 1.0f;
         if (what == sync_block) __syncthreads();
         if (what == sync_warp) __syncwarp();
+        if (what == copy) simt::cp_async_16(const_cast<float*>(element), nullptr, false);
+        if (what == commit) simt::cp_async_commit();
+        if (what == wait_all) simt::cp_async_wait<0>();
+        if (what == wait_all_but_one) simt::cp_async_wait<1>();
     }
 }
 
@@ -359,7 +541,7 @@ __global__ void script_kernel(float* global, const int* actions, const int* begi
         act(global, actions, begins[i], begins[i + 1]);
         return;
     }
-    SIMT_SHARED(float, data, [kScriptElements]);
+    SIMT_SHARED(float, data, [kScriptFloats]);
     if (threadIdx.x == 0)
         for (float& element : data) element = 0.0f;
     __syncthreads();
@@ -391,9 +573,9 @@ ScriptLaunch read_launch() {
 }
 
 void run_script(const std::vector<ScriptLaunch>& launches, bool shared) {
-    std::vector<float> global(kScriptElements, 0.0f);
+    std::vector<float> global(kScriptFloats, 0.0f);
     using simt::Access;
-    std::vector<simt::Buffer> buffers{{"data", global.data(), sizeof(float) * kScriptElements,
+    std::vector<simt::Buffer> buffers{{"data", global.data(), sizeof(float) * kScriptFloats,
                                        sizeof(float), Access::read_write, simt::kHost}};
     const auto add = [&](const char* name, const std::vector<int>& numbers) {
         buffers.push_back({name, const_cast<int*>(numbers.data()), sizeof(int) * numbers.size(),

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <type_traits>
 #include <vector>
 
 int planted_slip = 0;
@@ -57,42 +58,87 @@ void call(const std::vector<Array>& arrays, const std::function<void(const Place
     session.finish();
 }
 
-Array output(const char* name, std::size_t count) { return {name, count, Access::write}; }
+template <class T = float> Array input(const char* name, std::size_t count) {
+    return {name, count, Access::read, sizeof(T)};
+}
+template <class T = float> Array output(const char* name, std::size_t count) {
+    return {name, count, Access::write, sizeof(T)};
+}
+template <class T = float> Array updated(const char* name, std::size_t count) {
+    return {name, count, Access::read_write, sizeof(T)};
+}
 Array scratch(std::size_t bytes) { return {"workspace", bytes / sizeof(float), Access::scratch}; }
 
-// Crops that would begin before the image (corners of -1) and after it, in two bands of rows.
+// Crops that would begin before the image (corners of -1) and after it, in two bands of rows; as
+// they are, and in blocks that they do not fill.
 void augments() {
-    for (const int fill : {0xff, 0x7f}) {
-        const CropShape s{2, 12, 7, 10, 5, 3};
-        call({{"x", 2 * 12 * 7 * 3, Access::read, 1},
-              {"mean", 12 * 7 * 3},
-              {"corners", 2 * 2, Access::read, sizeof(std::int32_t), fill},
-              {"flips", 2, Access::read, 1},
-              {"shifts", 2 * 3},
-              output("y", 2 * 10 * 5 * 3)},
-             [&](const Placed& p) {
-                 augment(p[0], p[1], p[2], p[3], p[4], p[5], s, 1.0f, true, nullptr);
-             });
-    }
+    for (const int fill : {0xff, 0x7f})
+        for (const CropShape& s : {CropShape{2, 12, 7, 10, 5, 3, 1, 0, 0, 10, 5},
+                                   CropShape{2, 12, 7, 10, 5, 3, 2, 1, 0, 6, 3}})
+            call({{"x", 2 * 12 * 7 * 3, Access::read, 1},
+                  {"mean", 12 * 7 * 3},
+                  {"corners", 2 * 2, Access::read, sizeof(std::int32_t), fill},
+                  {"flips", 2, Access::read, 1},
+                  {"shifts", 2 * 3},
+                  output("y", std::size_t{2} * s.rows * s.columns * s.block * s.block * 3)},
+                 [&](const Placed& p) {
+                     augment<float>(p[0], p[1], p[2], p[3], p[4], p[5], s, 1.0f, true, nullptr);
+                 });
 }
 
-void conv(const ConvShape& s) {
+// Filters that do not fill their blocks.
+void depths() {
+    const FilterShape s{2, 5, 4, 3}, deep = s.deep(3);
+    const std::size_t w = s.rows() * s.width * s.channels;
+    const std::size_t d = deep.rows() * deep.width * deep.channels;
+    call({{"w", w}, output("deep", d)},
+         [&](const Placed& p) { filters_to_depth<float>(p[0], p[1], s, 3, nullptr); });
+    call({{"ddeep", d}, output("dw", w)},
+         [&](const Placed& p) { filters_from_depth(p[0], p[1], s, 3, nullptr); });
+}
+
+template <class T> void conv(const ConvShape& s) {
     const std::size_t x = s.in_pixels() * s.channels, y = s.out_pixels() * s.filters;
     const std::size_t w = s.filters * s.taps(), b = s.filters;
-    call({{"x", x}, {"w", w}, {"b", b}, output("y", y), scratch(conv_fprop_workspace(s))},
+    const std::size_t low = std::is_same_v<T, bf16> ? w : 0;
+    const Dropped dropped{true, {0.5, 1, {nullptr, 2}, 3, 0, 1 << 20}, 2.0f};
+    const Rule rule{{nullptr, 0.5f}, 0.5f, 0.5f};
+    call({input<T>("x", x),
+          input<T>("w", w),
+          {"b", b},
+          output<T>("y", y),
+          scratch(conv_fprop_workspace<T>(s))},
          [&](const Placed& p) {
-             conv_fprop(p[0], p[1], p[2], p[3], s, Activation::relu, p[4], nullptr);
+             conv_fprop<T, T>(p[0], p[1], p[2], p[3], s, Activation::relu, dropped, p[4], nullptr);
          });
-    call({{"dy", y}, {"w", w}, output("dx", x), scratch(conv_dgrad_workspace(s))},
-         [&](const Placed& p) { conv_dgrad(p[0], p[1], p[2], s, p[3], nullptr); });
-    call({{"x", x}, {"dy", y}, output("dw", w), output("db", b), scratch(conv_wgrad_workspace(s))},
-         [&](const Placed& p) { conv_wgrad(p[0], p[1], p[2], p[3], s, p[4], nullptr); });
+    call({input<T>("dy", y), input<T>("w", w), input<T>("gate", x), output<T>("dx", x),
+          scratch(conv_dgrad_workspace<T>(s))},
+         [&](const Placed& p) { conv_dgrad<T>(p[0], p[1], p[2], 2.0f, p[3], s, p[4], nullptr); });
+    call({input<T>("x", x), input<T>("dy", y), output("dw", w), output("db", b),
+          scratch(conv_wgrad_workspace<T>(s))},
+         [&](const Placed& p) { conv_wgrad<T>(p[0], p[1], p[2], p[3], s, p[4], nullptr); });
+    call({input<T>("x", x), input<T>("dy", y), updated<T>("w.w", w),
+          updated<std::uint16_t>("w.low", low), updated("w.v", w), updated("b.w", b),
+          updated("b.v", b), scratch(conv_wgrad_workspace<T>(s))},
+         [&](const Placed& p) {
+             const Learned<T> weights{p[2], p[3], p[4]};
+             const Learned<float> biases{p[5], nullptr, p[6]};
+             conv_wgrad_sgd<T>(p[0], p[1], weights, rule, biases, rule, s, p[7], nullptr);
+         });
 }
 
 // In two groups under padding; and one so deep that it is split.
 void convs() {
-    conv({2, 5, 4, 6, 4, 3, 3, 5, 4, 1, 1, 1, 1, 2});
-    conv({1, 3, 3, 66, 3, 3, 3, 3, 3, 1, 1, 1, 1, 1});
+    conv<float>({2, 5, 4, 6, 4, 3, 3, 5, 4, 1, 1, 1, 1, 2});
+    conv<float>({1, 3, 3, 66, 3, 3, 3, 3, 3, 1, 1, 1, 1, 1});
+}
+
+// The same on the tensor cores, gathered one by one; and in vectors, a strided one among them.
+void tensors() {
+    conv<bf16>({2, 5, 4, 6, 4, 3, 3, 5, 4, 1, 1, 1, 1, 2});
+    conv<bf16>({2, 5, 4, 16, 16, 3, 3, 5, 4, 1, 1, 1, 1, 2});
+    conv<bf16>({1, 3, 3, 72, 8, 3, 3, 3, 3, 1, 1, 1, 1, 1});
+    conv<bf16>({2, 7, 6, 8, 8, 3, 2, 3, 3, 2, 2, 0, 0, 1});
 }
 
 // With a last window that the border clips (P = 3), and with last rows that no window holds (P =
@@ -102,15 +148,15 @@ void pools() {
         const PoolShape s{2, 6, 6, 3, out, out, 3, 2};
         const std::size_t x = 2 * 6 * 6 * 3, y = std::size_t{2} * out * out * 3;
         call({{"x", x}, output("y", y), {"where", y, Access::write, 1}}, [&](const Placed& p) {
-            maxpool_fprop(p[0], p[1], static_cast<std::uint8_t*>(p[2]), s, nullptr);
+            maxpool_fprop<float, std::uint8_t>(p[0], p[1], p[2], s, nullptr);
         });
         call({{"dy", y}, {"where", y, Access::read, 1}, output("dx", x)}, [&](const Placed& p) {
-            maxpool_dgrad(p[0], static_cast<const std::uint8_t*>(p[1]), p[2], s, nullptr);
+            maxpool_dgrad<float, std::uint8_t>(p[0], p[1], nullptr, p[2], s, nullptr);
         });
         call({{"x", x}, output("y", y)},
-             [&](const Placed& p) { avgpool_fprop(p[0], p[1], s, nullptr); });
+             [&](const Placed& p) { avgpool_fprop<float>(p[0], p[1], s, nullptr); });
         call({{"dy", y}, output("dx", x)},
-             [&](const Placed& p) { avgpool_dgrad(p[0], p[1], s, nullptr); });
+             [&](const Placed& p) { avgpool_dgrad<float>(p[0], p[1], s, nullptr); });
     }
 }
 
@@ -120,9 +166,10 @@ void lrns() {
         const ResponseNorm norm{size, 1.0f, 0.75f, 2.0f};
         const std::size_t count = 150 * 12;
         call({{"x", count}, output("y", count)},
-             [&](const Placed& p) { lrn_fprop(p[0], p[1], 150, 12, 2, norm, nullptr); });
-        call({{"x", count}, {"dy", count}, output("dx", count)},
-             [&](const Placed& p) { lrn_dgrad(p[0], p[1], p[2], 150, 12, 2, norm, nullptr); });
+             [&](const Placed& p) { lrn_fprop<float>(p[0], p[1], 150, 12, 2, norm, nullptr); });
+        call({{"x", count}, {"dy", count}, output("dx", count)}, [&](const Placed& p) {
+            lrn_dgrad<float>(p[0], p[1], p[2], 150, 12, 2, norm, nullptr);
+        });
     }
 }
 
@@ -130,12 +177,14 @@ void rnorms() {
     const ResponseNorm norm{3, 1.0f, 0.75f, 2.0f};
     const std::size_t count = 2 * 10 * 4 * 3;
     call({{"x", count}, output("y", count)},
-         [&](const Placed& p) { rnorm_fprop(p[0], p[1], 2, 10, 4, 3, norm, nullptr); });
+         [&](const Placed& p) { rnorm_fprop<float>(p[0], p[1], 2, 10, 4, 3, norm, nullptr); });
     call({{"x", count},
           {"dy", count},
           output("dx", count),
           scratch(rnorm_dgrad_workspace(2, 10, 4, 3))},
-         [&](const Placed& p) { rnorm_dgrad(p[0], p[1], p[2], 2, 10, 4, 3, norm, p[3], nullptr); });
+         [&](const Placed& p) {
+             rnorm_dgrad<float>(p[0], p[1], p[2], 2, 10, 4, 3, norm, p[3], nullptr);
+         });
 }
 
 void softmax() {
@@ -147,21 +196,23 @@ void softmax() {
           output("top5", 1),
           scratch(softmax_cross_entropy_workspace(5))},
          [&](const Placed& p) {
-             softmax_cross_entropy(p[0], p[1], p[2], p[3], p[4], p[5], 5, 40, p[6], nullptr);
+             softmax_cross_entropy<float>(p[0], p[1], p[2], p[3], p[4], p[5], 5, 40, p[6], nullptr);
          });
 }
 
 void elementwise() {
-    call({{"x", 7}, output("y", 7)}, [](const Placed& p) { relu_fprop(p[0], p[1], 7, nullptr); });
+    call({{"x", 7}, output("y", 7)},
+         [](const Placed& p) { relu_fprop<float>(p[0], p[1], 7, nullptr); });
     call({{"y", 7}, {"dy", 7}, output("dx", 7)},
-         [](const Placed& p) { relu_dgrad(p[0], p[1], p[2], 7, nullptr); });
+         [](const Placed& p) { relu_dgrad<float>(p[0], p[1], p[2], 7, nullptr); });
     call({{"w", 7, Access::read_write}, {"v", 7, Access::read_write}, {"dw", 7}},
          [](const Placed& p) {
-             sgd_update(p[0], p[1], p[2], 7, {nullptr, 0.5f}, 0.5f, 0.5f, nullptr);
+             const Learned<float> learned{p[0], nullptr, p[1]};
+             sgd_update(learned, p[2], 7, Rule{{nullptr, 0.5f}, 0.5f, 0.5f}, nullptr);
          });
     const DropoutDraw draw{0.5, 1, {nullptr, 2}, 3, 1, 9};
     call({{"x", 2 * 7}, output("y", 2 * 7)},
-         [&](const Placed& p) { dropout(p[0], p[1], 2, 7, draw, nullptr); });
+         [&](const Placed& p) { dropout<float>(p[0], p[1], 2, 7, draw, nullptr); });
 }
 
 void exchanges() {
@@ -181,14 +232,11 @@ struct Family {
     void (*run)();
 };
 
-constexpr Family kFamilies[] = {{"augment", augments},
-                                {"conv", convs},
-                                {"pool", pools},
-                                {"lrn", lrns},
-                                {"rnorm", rnorms},
-                                {"softmax", softmax},
-                                {"elementwise", elementwise},
-                                {"exchange", exchanges}};
+constexpr Family kFamilies[] = {
+    {"augment", augments},  {"depth", depths},    {"conv", convs},
+    {"tensor", tensors},    {"pool", pools},      {"lrn", lrns},
+    {"rnorm", rnorms},      {"softmax", softmax}, {"elementwise", elementwise},
+    {"exchange", exchanges}};
 
 } // namespace
 

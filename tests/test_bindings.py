@@ -266,3 +266,17 @@ def test_a_backend_refuses_what_its_kernels_cannot_count() -> None:
     be: Any = pyalexnet.backend("sim")
     with pytest.raises(ArgumentError, match="rows"):
         be._scratch("linear_dgrad", MOST, 1, 1)
+
+
+@CHECKED
+def test_parts_that_are_rows_of_one_array(be: Any) -> None:
+    """Each row is an object that nobody else holds."""
+    whole, dpart = be.empty((3, 4, 10)), be.empty((3, 4, 2))
+    rows = be.asarray(np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5))
+    for _ in range(100):  # freed too early, they were found whole most of the time
+        be._ext.exchange_gather(rows, whole, be.device, 0)
+        be._ext.exchange_scatter_add(rows, dpart, 1, be.device, 0)
+    assert np.array_equal(whole, np.concatenate(list(rows), axis=-1))
+    assert np.array_equal(dpart, rows[0, ..., 1:3] + rows[1, ..., 1:3])
+    with pytest.raises(REFUSED):
+        be._ext.exchange_scatter_add(np.zeros((1, 3, 4), np.uint32), dpart, 0, be.device, 0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ import pytest
 
 from emulated import KERNELS, program
 from examples import EXAMPLES
+from pyalexnet.backends.elements import BFLOAT16
+from pyalexnet.backends.learned import Learned
+from pyalexnet.backends.masks import Mask
 from pyalexnet.errors import KernelError
 from samples import classes, normal
+from trial import place
 from variants import SIMCHECK, parameters
 
 CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
@@ -42,20 +46,24 @@ class Call:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.op}{self.inputs if self.op != 'softmax_cross_entropy' else ''}"
+        return f"{self.op}({self.arrays})"
 
     def run(self, be: Any) -> None:
         placed = [self._place(be, one) for one in self.inputs]
-        parameters = {
-            key: be.asarray(value) if isinstance(value, np.generic) else value
-            for key, value in self.parameters.items()
-        }
+        parameters = {key: self._parameter(be, value) for key, value in self.parameters.items()}
         getattr(be, self.op)(*placed, **parameters)
 
     def _place(self, be: Any, one: Any) -> Any:
         if isinstance(one, list):
             return [self._place(be, part) for part in one]
-        return be.asarray(normal(*one) if isinstance(one, tuple) else one)
+        if isinstance(one, Learned):
+            return replace(place(be, one), lr=be.asarray(one.lr))
+        return place(be, normal(*one) if isinstance(one, tuple) else one)
+
+    def _parameter(self, be: Any, value: Any) -> Any:
+        if isinstance(value, Mask):
+            return replace(value, step=be.asarray(value.step))
+        return be.asarray(value) if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 CONV = {"stride": 1, "pad": 1, "groups": 2}
@@ -67,6 +75,33 @@ BYTES, WORDS = np.zeros(POOLED, np.uint8), np.zeros(WIDE_POOLED, np.uint16)
 NORM = {"size": 3, "alpha": 1.0, "beta": 0.75, "k": 2.0}
 RATES = {"lr": np.float32(0.5), "momentum": 0.5, "weight_decay": 0.5}
 DRAW = {"keep": 1.0, "seed": 1, "step": np.uint32(4), "layer": 3}
+MASK = Mask(**DRAW, factor=2.0)
+# Channels and filters of a group in vectors of eight.
+WIDE_X, WIDE_W, WIDE_Y = (2, 4, 5, 16), (16, 3, 3, 8), (2, 4, 5, 16)
+
+
+def half(*shape: int) -> Any:
+    """Numbers in bfloat16."""
+    return normal(*shape).astype(BFLOAT16)
+
+
+def gated(x: Any) -> dict[str, Any]:
+    """The parameters of a gradient through a ReLU that made x."""
+    return {"x_shape": x.shape, "gate": x, "factor": 2.0}
+
+
+def learned(of: Callable[..., Any], shape: tuple[int, ...]) -> tuple[Learned, Learned]:
+    """Weights of a type, and biases, with learning rates on the device."""
+    low = np.zeros(shape, np.uint16) if of is half else None
+    w = Learned(of(*shape), normal(*shape), **RATES, low=low)
+    return w, Learned(normal(shape[0]), normal(shape[0]), **RATES)
+
+
+def names(of: Callable[..., Any]) -> str:
+    """What the bindings call them."""
+    return f"w.w {'w.low ' if of is half else ''}w.v b.w b.v w.lr b.lr"
+
+
 # So deep that the sums of its parts go through the workspace. There a row of them has a multiple of
 # four columns; the calls have as many, so that the last element of the workspace is used.
 DEEP = 530
@@ -87,15 +122,55 @@ CALLS = [
         (STORED, STORED.shape[1:]),
         CROPS | {"size": (5, 5)},
     ),
-    Call("conv_fprop", "x w b y", (X, W, (4,)), CONV),
-    Call("conv_dgrad", "dy w dx", (Y, W), {"x_shape": X, **CONV}),
-    Call("conv_wgrad", "x dy dw db", (X, Y), {"w_shape": W, **CONV}),
-    Call("linear_fprop", "x w b y", ((3, 7), (5, 7), (5,))),
-    Call("linear_dgrad", "dy w dx", ((3, 5), (5, 7))),
-    Call("linear_wgrad", "x dy dw db", ((3, 7), (3, 5))),
-    Call("linear_fprop", "x w b y workspace", ((3, DEEP), (8, DEEP), (8,))),
-    Call("linear_dgrad", "dy w dx workspace", ((3, DEEP), (DEEP, 8))),
-    Call("linear_wgrad", "x dy dw db workspace", ((DEEP, 7), (DEEP, 5))),
+    Call(
+        "augment",
+        "x mean corners flips shifts y",
+        (STORED, STORED.shape[1:]),
+        CROPS | {"size": (5, 5), "block": 3, "pad": (1, 0, 0, 1), "dtype": BFLOAT16},
+    ),
+    Call("filters_to_depth", "w deep", ((2, 4, 6, 3),), {"block": 2}),
+    Call("filters_to_depth", "w deep", (half(2, 4, 6, 3),), {"block": 2}),
+    Call("filters_from_depth", "ddeep dw", ((2, 2, 3, 12),), {"w_shape": (2, 4, 6, 3), "block": 2}),
+    *(
+        call
+        for of, x, w, y in ((normal, X, W, Y), (half, X, W, Y), (half, WIDE_X, WIDE_W, WIDE_Y))
+        for call in (
+            Call("conv_fprop", "x w b y", (of(*x), of(*w), w[:1]), CONV),
+            Call("conv_fprop", "x w b y step", (of(*x), of(*w), w[:1]), CONV | {"dropout": MASK}),
+            Call("conv_dgrad", "dy w dx", (of(*y), of(*w)), {"x_shape": x, **CONV}),
+            Call("conv_dgrad", "dy w gate dx", (of(*y), of(*w)), CONV | gated(of(*x))),
+            Call("conv_wgrad", "x dy dw db", (of(*x), of(*y)), {"w_shape": w, **CONV}),
+            Call("conv_wgrad_sgd", f"x dy {names(of)}", (of(*x), of(*y), *learned(of, w)), CONV),
+        )
+    ),
+    Call("conv_fprop", "x w b y", (half(*X), half(*W), (4,)), CONV | {"dtype": np.float32}),
+    *(
+        call
+        for of, n, i, o in ((normal, 3, 7, 5), (half, 3, 7, 5), (half, 3, 24, 16))
+        for call in (
+            Call("linear_fprop", "x w b y", (of(n, i), of(o, i), (o,))),
+            Call("linear_dgrad", "dy w dx", (of(n, o), of(o, i))),
+            Call("linear_dgrad", "dy w gate dx", (of(n, o), of(o, i)), {"gate": of(n, i)}),
+            Call("linear_wgrad", "x dy dw db", (of(n, i), of(n, o))),
+            Call(
+                "linear_wgrad_sgd", f"x dy {names(of)}", (of(n, i), of(n, o), *learned(of, (o, i)))
+            ),
+        )
+    ),
+    *(
+        call
+        for of in (normal, half)
+        for call in (
+            Call("linear_fprop", "x w b y workspace", (of(3, DEEP), of(8, DEEP), (8,))),
+            Call("linear_dgrad", "dy w dx workspace", (of(3, DEEP), of(DEEP, 8))),
+            Call("linear_wgrad", "x dy dw db workspace", (of(DEEP, 7), of(DEEP, 5))),
+            Call(
+                "linear_wgrad_sgd",
+                f"x dy {names(of)} workspace",
+                (of(DEEP, 7), of(DEEP, 5), *learned(of, (5, 7))),
+            ),
+        )
+    ),
     Call("lrn_fprop", "x y", (MAPS,), NORM),
     Call("lrn_dgrad", "x dy dx", (MAPS, MAPS), NORM),
     Call("rnorm_fprop", "x y", (MAPS,), NORM),
@@ -147,7 +222,7 @@ def test_every_array_has_an_end(be: Any, call: Call, monkeypatch: pytest.MonkeyP
     run = be._run
 
     def counting(op: str, *arguments: Any) -> None:
-        flat = [one for a in arguments for one in (a if isinstance(a, list) else [a])]
+        flat = [one for a in arguments for one in (a if isinstance(a, (list, tuple)) else [a])]
         counts.append(sum(isinstance(one, np.ndarray) for one in flat))
         run(op, *arguments)
 
@@ -180,7 +255,7 @@ class Slip:
     """A wrong bound in a kernel: `old` becomes `new`, where SLIP is 1 if this one is chosen or 0.
 
     Attributes:
-        family: of slip_cases.cu.
+        family: of slip_cases.cu; several of them, where each has to show it.
         file: of the kernel.
         old, new: text, wherever it stands in the file.
         found: what the report has to say.
@@ -196,27 +271,38 @@ class Slip:
         return f"{self.file}: {self.new}"
 
 
+PRODUCTS = "conv tensor"
 SLIPS = [
     Slip("augment", "augment.cu", "max(corner, 0)", "max(corner, 0 - SLIP)"),
     Slip("augment", "augment.cu", ", room); }", ", room + SLIP); }"),
-    Slip(
-        "augment", "augment.cu", "at.column == g.width", "at.column == g.width + SLIP", "data race"
-    ),
-    Slip("augment", "augment.cu", "g.height - first)", "g.height - first + SLIP)", "data race"),
-    Slip("conv", "conv.cu", "row < g.shape.height", "row < g.shape.height + SLIP"),
-    Slip("conv", "conv.cu", "column < g.shape.width", "column < g.shape.width + SLIP"),
-    Slip("conv", "conv.cu", "row >= 0", "row >= 0 - SLIP"),
-    Slip("conv", "conv.cu", "row >= g.shape.out_height", "row >= g.shape.out_height + SLIP"),
-    Slip("conv", "conv.cu", "row < 0 ||", "row < 0 - SLIP ||"),
-    Slip("conv", "conv.cu", "filter >= group_filters", "filter >= group_filters + SLIP"),
-    Slip("conv", "conv.cu", "filter < group_filters", "filter < group_filters + SLIP"),
-    Slip("conv", "conv.cu", "channel < g.group_channels", "channel < g.group_channels + SLIP"),
-    Slip("conv", "conv.cu", "&& depth < depth_end", "&& depth < depth_end + SLIP"),
-    Slip("conv", "conv.cu", "&& pixel < depth_end", "&& pixel < depth_end + SLIP"),
-    Slip("conv", "gemm.cuh", "row >= size.rows", "row >= size.rows + SLIP"),
-    Slip("conv", "gemm.cuh", "column + i >= columns", "column + i >= columns + SLIP", "data race"),
-    Slip("conv", "gemm.cuh", "lines * size.columns) return", "lines * size.columns + SLIP) return"),
-    Slip("conv", "gemm.cuh", "part < size.parts", "part < size.parts + SLIP"),
+    Slip("augment", "augment.cu", "at.column == width", "at.column == width + SLIP"),
+    Slip("augment", "augment.cu", "height - first)", "height - first + SLIP)", "data race"),
+    Slip("augment", "augment.cu", "within(w, g.width)", "within(w, g.width + SLIP)"),
+    Slip("augment", "augment.cu", "within(h + r, g.height)", "within(h + r, g.height + SLIP)"),
+    Slip("depth", "depth.cu", "r < g.height", "r < g.height + SLIP"),
+    Slip("depth", "depth.cu", "s < g.width", "s < g.width + SLIP"),
+    Slip("depth", "depth.cu", "at.column == d.width", "at.column == d.width + SLIP", "data race"),
+    Slip("depth", "depth.cu", "at.column == g.width", "at.column == g.width + SLIP", "data race"),
+    Slip(PRODUCTS, "operands.cuh", "i < gather.rows ?", "i < gather.rows + SLIP ?"),
+    Slip(PRODUCTS, "operands.cuh", "i < gather.columns ?", "i < gather.columns + SLIP ?"),
+    Slip(PRODUCTS, "operands.cuh", "(value) <", "(value + SLIP) < SLIP +"),
+    Slip(PRODUCTS, "operands.cuh", "(row, g.shape.height)", "(row, g.shape.height + SLIP)"),
+    Slip(PRODUCTS, "operands.cuh", "column, g.shape.width)", "column, g.shape.width + SLIP)"),
+    Slip(PRODUCTS, "operands.cuh", "g.shape.out_height)", "g.shape.out_height + SLIP)"),
+    Slip(PRODUCTS, "operands.cuh", "channel >= 0}", "channel >= 0 - SLIP}"),
+    Slip(PRODUCTS, "epilogue.cuh", "at.count <= taps", "at.count <= taps + SLIP"),
+    Slip(PRODUCTS, "four.cuh", "if (i < count) four", "if (i < count + SLIP) four"),
+    Slip(PRODUCTS, "gemm.cuh", "* size.rows) return", "* size.rows + SLIP) return"),
+    Slip(PRODUCTS, "gemm.cuh", "part < size.parts", "part < size.parts + SLIP"),
+    Slip("conv", "gemm.cuh", "? element(source_, lines_", "+ SLIP ? element(source_, lines_"),
+    Slip("conv", "gemm.cuh", "? element(source_, line_,", "+ SLIP ? element(source_, line_,"),
+    Slip("conv", "gemm.cuh", "row >= size.rows)", "row >= size.rows + SLIP)"),
+    Slip("conv", "gemm.cuh", "size.columns - column)", "size.columns - column + SLIP)"),
+    Slip("tensor", "tensor.cuh", "&& depth < depth_end", "&& depth < depth_end + SLIP"),
+    Slip("tensor", "tensor.cuh", "point < depth_end)", "point < depth_end + SLIP)"),
+    Slip("tensor", "tensor.cuh", "point < depth_end ?", "point < depth_end + SLIP ?"),
+    Slip("tensor", "tensor.cuh", "- tile.column - column", "- tile.column - column + SLIP"),
+    Slip("tensor", "tensor.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
     Slip("pool", "pool.cu", "min(size, length - first)", "min(size, length - first + SLIP)"),
     Slip("pool", "pool.cu", "h / stride + 1, windows", "h / stride + 1, windows + SLIP"),
     Slip(
@@ -260,7 +346,14 @@ SLIPS = [
     ),
     Slip("exchange", "exchange.cu", "if (i >= count)", "if (i >= count + SLIP)"),
 ]
-SLIP_NAMES = [str(slip) for slip in SLIPS]
+EACH_SLIP = pytest.mark.parametrize(
+    ("family", "number", "slip"),
+    [
+        pytest.param(family, number, slip, id=f"{family}: {slip}")
+        for number, slip in enumerate(SLIPS, 1)
+        for family in slip.family.split()
+    ],
+)
 SLIP_HEADER = """#pragma once
 extern int planted_slip;
 inline int slip(int number) { return number == planted_slip ? 1 : 0; }
@@ -295,12 +388,12 @@ def said(slipping: Path, family: str, number: int) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("family", sorted({slip.family for slip in SLIPS}))
+@pytest.mark.parametrize("family", sorted({one for slip in SLIPS for one in slip.family.split()}))
 def test_without_a_slip_nothing_is_reported(slipping: Path, family: str) -> None:
     assert said(slipping, family, 0) == "no report\n"
 
 
-@pytest.mark.parametrize(("number", "slip"), list(enumerate(SLIPS, 1)), ids=SLIP_NAMES)
-def test_a_wrong_bound_is_noticed(slipping: Path, number: int, slip: Slip) -> None:
-    report = said(slipping, slip.family, number)
+@EACH_SLIP
+def test_a_wrong_bound_is_noticed(slipping: Path, family: str, number: int, slip: Slip) -> None:
+    report = said(slipping, family, number)
     assert slip.found in report and re.search(r" at \w+\.cuh?:\d+, ", report), report

@@ -20,6 +20,7 @@ import safetensors.numpy
 from pyalexnet import checkpoint
 from pyalexnet.checkpoint import Checkpoint, Meta
 from pyalexnet.errors import ArgumentError, CheckpointError
+from pyalexnet.sealing import sealed
 
 FILES = ("params.safetensors", "momentum.safetensors", "mean.safetensors", "state.json")
 
@@ -203,8 +204,7 @@ def forge(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change state.json as one would who knows how its checksum is made."""
     document = json.loads((path / "state.json").read_text())
     change(document)
-    document["sha256"] = checkpoint._canonical_sha256(document)
-    (path / "state.json").write_bytes(checkpoint._rendered(document))
+    (path / "state.json").write_bytes(sealed(document))
 
 
 def test_a_forged_state_still_has_to_name_the_three_files(saved: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
+import re
 import resource
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -15,13 +18,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import pyalexnet as package
-from pyalexnet import cli
+from pyalexnet import cli, interrupt, start
 from pyalexnet.commands import place
-from pyalexnet.progress import Reporter
-from training import OPTIONS, STEPS_AN_EPOCH, command, environment, last, photographs, pyalexnet
+from pyalexnet.commands.train import naming_options
+from pyalexnet.progress import LiveReporter, Reporter
+from training import (
+    OPTIONS,
+    STEPS_AN_EPOCH,
+    began,
+    command,
+    environment,
+    heed_ctrl_c,
+    last,
+    photographs,
+    pyalexnet,
+)
 
 ALL = ("checkpoints", "config.toml", "curves.png", "env.json", "filters.png", "lock", "log.jsonl")
 
@@ -120,6 +135,38 @@ def test_live_display_on_a_terminal(data: Path, tmp_path: Path) -> None:
     assert b"to go on" in text
 
 
+def test_live_display_answers_ctrl_c() -> None:
+    """In its own lines, which it redraws: a write from a signal's handler would be torn."""
+    screen = io.StringIO()
+    deadline = time.monotonic() + 10
+    with LiveReporter(Console(file=screen, force_terminal=True, width=100)) as reporter:
+        reporter.answer(interrupt.ANSWER)
+        while interrupt.ANSWER not in screen.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--steps=5"], 1),
+        (["--steps=5", "--print-freq=6"], 1),
+        (["--steps=5", "--print-freq=2"], 0),
+        ([], 0),
+    ],
+)
+def test_a_short_run_says_its_loss_at_the_end(
+    options: list[str], said: int, data: Path, tmp_path: Path
+) -> None:
+    """Where neither a line nor the end of an epoch has told it."""
+    done = pyalexnet("train", "--data", data, "-b8", "--epochs=1", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = re.findall(r"epoch 1 so far: train loss (\d\.\d{4}), top-1 error [\d.]+ %", done.stdout)
+    assert len(told) == said
+    sums = last(tmp_path / "runs" / "latest").meta.metrics["epoch_sums"]
+    assert not told or float(told[0]) == pytest.approx(sums["loss"] / sums["images"], abs=5e-5)
+
+
 @pytest.mark.parametrize("extra", [{"TERM": "dumb"}, {"TERM": "xterm", "option": "--plain"}])
 def test_no_control_codes_where_they_are_not_wanted(
     extra: dict[str, str], data: Path, tmp_path: Path
@@ -133,11 +180,14 @@ def test_no_control_codes_where_they_are_not_wanted(
     assert b"1.2... loss" in text
 
 
-@pytest.mark.parametrize("how", ["| head -n 1", ">&-", "> /dev/full"])
-def test_lost_output_does_not_stop_the_training(how: str, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["| head -n 1", ">&-", ">&$0"])
+def test_lost_output_does_not_stop_the_training(
+    how: str, data: Path, tmp_path: Path, full: int
+) -> None:
     line = " ".join(command("train", "--data", data, *OPTIONS))
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {line} {how}"],
+        ["bash", "-c", f"set -o pipefail; {line} {how}", str(full)],
+        pass_fds=(full,),
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
@@ -205,10 +255,17 @@ def test_refuses_choices(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for arguments, named in (
         (("--net", "vgg"), "alexnet-tiny"),
-        (("--lr", "-1"), "lr is -1"),
-        (("--momentum", "2"), "momentum"),
-        (("--epochs", "0"), "epochs"),
-        (("-b", "0"), "batch_size"),
+        (("--lr", "-1"), "--lr is -1; a number above 0 was expected."),
+        (("--momentum", "2"), "--momentum is 2; at least 0 and less than 1 was expected."),
+        (("--momentum", "1"), "--momentum is 1; at least 0 and less than 1 was expected."),
+        (("--epochs", "0"), "--epochs is 0; a number above 0 was expected."),
+        (("-b", "0"), "--batch-size is 0; at least 1 was expected."),
+        (("--wd", "-1"), "--weight-decay is -1; at least 0 was expected."),
+        (("-j-1",), "--workers is -1; at least 0 was expected."),
+        (("--chance-steps=-1",), "--chance-steps is -1"),
+        (("--dropout", "1"), "--dropout is 1; at least 0 and less than 1 was expected."),
+        (("--net=alexnet", "--crop-chunk=0"), "--crop-chunk is 0; at least 1 was expected."),
+        (("--net=alexnet", "--pooling=4/3"), "--pooling is '4/3'; 3/2 or 2/2 was expected."),
         (("--device", "tpu"), "cuda:1"),
         (("--device", "cpu", "--backend", "sim"), "one was expected"),
         (("--net", "alexnet"), "alexnet cannot take the 12x12x1 images of quarters: pool2:"),
@@ -225,6 +282,27 @@ def test_refuses_choices(data: Path, tmp_path: Path) -> None:
         assert named in str(result.exception), arguments
         assert "\n" not in str(result.exception)
     assert not list(tmp_path.glob("runs/*"))
+
+
+def test_refuses_what_no_option_gave_by_its_own_name(data: Path, tmp_path: Path) -> None:
+    begun = began(tmp_path, data)
+    begun.folder.close()
+    good = (begun.folder.path / "config.toml").read_text()
+    config, elsewhere = tmp_path / "config.toml", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for old, new, said in (
+        ("momentum = 0.9", "momentum = 1", "recipe: momentum is 1; at least 0 and less than 1 "),
+        ("seed = 0", "seed = -1", "run: seed is -1; 0 to 18446744073709551615 "),
+    ):
+        assert good.count(old) == 1
+        config.write_text(good.replace(old, new))
+        line = refused("--config", config, "--lr=0.01", cwd=elsewhere)
+        assert line == f"error: {config}: {said}was expected.\n"
+    with (
+        pytest.raises(package.errors.ArgumentError, match=r"^recipe: batch_size is 0;"),
+        naming_options(start.Choices(lr=0.1)),
+    ):
+        began(tmp_path, data, batch_size=0)
 
 
 def test_full_disk_at_a_checkpoint(data: Path, tmp_path: Path) -> None:
@@ -277,6 +355,64 @@ def test_ctrl_c_while_data_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("pyalexnet.data.load", interrupted)
     result = CliRunner().invoke(cli.app, ["train", "--out", str(tmp_path / "runs")])
     assert (result.exit_code, result.output) == (130, "")
+
+
+STRIKE = """
+import os, signal, sys
+
+class Strike:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["STRIKE_AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Strike())
+"""
+"""For `sitecustomize.py`: Ctrl-C when a module is about to be imported."""
+
+
+def struck(at: str, *arguments: str | Path, cwd: Path, **more: Any) -> Any:
+    (cwd / "sitecustomize.py").write_text(STRIKE)
+    path = os.pathsep.join((str(cwd), environment()["PYTHONPATH"]))
+    env = environment(STRIKE_AT=at, PYTHONPATH=path)
+    return pyalexnet(*arguments, cwd=cwd, env=env, **{"preexec_fn": heed_ctrl_c, **more})
+
+
+@pytest.mark.parametrize("at", ["pyalexnet.cli", "typer", "pyalexnet.commands.train"])
+def test_ctrl_c_while_the_command_is_imported(at: str, tmp_path: Path) -> None:
+    done = struck(at, "presets", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "stopped by Ctrl-C before anything was begun\n"
+
+
+@pytest.mark.parametrize("at", ["numpy", "pyalexnet.start"])
+def test_ctrl_c_while_a_command_begins(at: str, tmp_path: Path) -> None:
+    done = struck(at, "train", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    """As in what a script starts in the background."""
+
+    def ignore() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    done = struck("pyalexnet.cli", "--version", cwd=tmp_path, preexec_fn=ignore)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_package_is_there_before_what_takes_long_to_import(tmp_path: Path) -> None:
+    script = (
+        "import sys, pyalexnet.__main__\n"
+        "assert not {'numpy', 'typer', 'rich'} & sys.modules.keys()\n"
+        "for name in pyalexnet.__all__:\n"
+        "    assert getattr(pyalexnet, name), name\n"
+        "assert pyalexnet.Net is pyalexnet.net.Net and pyalexnet.backend('numpy').name == 'numpy'\n"
+        "from pyalexnet import *\n"
+        "assert nets.get('alexnet') and not hasattr(pyalexnet, 'nothing')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment(), check=False)
+    assert done.returncode == 0
 
 
 def test_version() -> None:

@@ -43,6 +43,20 @@ FILTERS = (
 EACH = pytest.mark.parametrize("case", each(FILTERS))
 
 
+PADS: tuple[Sides, ...] = (0, 2, (0, 3, 0, 3), (1, 0, 2, 4))
+
+
+@pytest.mark.parametrize("pad", PADS, ids=str)
+@EACH
+@EACH_ELEMENT
+def test_images_to_depth(be: Any, case: Filters, pad: Sides, dtype: Any) -> None:
+    x = normal(*case.w)
+    (y,) = run(be, "images_to_depth", x, block=case.block, pad=pad, dtype=dtype)
+    top, bottom, left, right = oracle.sides(pad)
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    assert same_bits(y, oracle.in_blocks(padded, case.block).astype(np.float32).astype(dtype))
+
+
 @EACH
 @EACH_ELEMENT
 def test_filters_to_depth(be: Any, case: Filters, dtype: Any) -> None:

@@ -21,9 +21,10 @@ import numpy as np
 import pytest
 
 from image_files import encoded, plain, write_class
-from pyalexnet import cli, data, train
+from networks import files, npz, pictures, written
+from pyalexnet import cli, data, train, trained
 from pyalexnet.backends import backend
-from pyalexnet.data import folder, pack, prepare, views
+from pyalexnet.data import decode, folder, pack, prepare, views
 from pyalexnet.data.dataset import Images, Labels, Split
 from pyalexnet.data.loader import Loader
 from pyalexnet.data.pack import Storage
@@ -31,7 +32,8 @@ from pyalexnet.data.prepare import Options
 from pyalexnet.data.readers import GRACE, Readers
 from pyalexnet.data.views import Views
 from pyalexnet.errors import DataError
-from training import Hook, began, environment, fitted, photographs
+from pyalexnet.trained import Bad, Trained
+from training import Hook, began, environment, fitted, lines, photographs
 
 SIDE, IMAGES, SHARD = 28, 100, 16
 
@@ -168,6 +170,77 @@ def test_a_file_of_a_folder_that_hangs_is_named(
     assert time.monotonic() - begun < NOTICED
 
 
+# A network in use reads by itself, without the loader.
+
+
+def impatient(most: int) -> Readers:
+    return Readers(most, PATIENCE)
+
+
+def test_a_batch_that_hangs_in_use_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: threading.Event
+) -> None:
+    monkeypatch.setattr(trained, "Readers", impatient)
+    monkeypatch.setattr(Odd, "where", lambda _, indices: f"shards: {indices.tolist()}")
+    run = Trained.load(written(tmp_path / "run"), backend="numpy")
+    feed = run.batches(run._fitted(Odd(30, gate.wait)), 8)
+    for _ in range(3):
+        next(feed)
+    begun = time.monotonic()
+    with pytest.raises(DataError, match=r"^shards: \[24, .*\b30\b.*\]: not read after 0.5 sec"):
+        next(feed)
+    assert PATIENCE <= time.monotonic() - begun < PATIENCE + GRACE + 1
+
+
+@pytest.mark.parametrize("bad", [None, lambda *_: None])
+def test_an_image_file_that_hangs_in_use_is_named(
+    bad: Bad | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: threading.Event
+) -> None:
+    """Also where bad files are skipped: of what hangs nobody knows how much more there is."""
+    read_image = decode.read_image
+
+    def hanging(path: Path, size: int) -> Images:
+        if path.name == "002.png":
+            gate.wait()
+        return read_image(path, size)
+
+    monkeypatch.setattr(trained, "read_image", hanging)
+    monkeypatch.setattr(trained, "Readers", impatient)
+    run = Trained.load(written(tmp_path / "run"), backend="numpy")
+    paths = files(tmp_path / "images", pictures(5))
+    with pytest.raises(DataError, match=rf"^{tmp_path}/images/.*002.png: not read after 0.5 s"):
+        run.images(paths, bad)
+
+
+HANGING = """
+import time
+from pyalexnet import cli, trained
+from pyalexnet.data.dataset import Split
+from pyalexnet.data.readers import Readers
+
+trained.Readers = lambda most: Readers(most, 0.5)
+Split.read = lambda *_: time.sleep(600)
+cli.main()
+"""
+
+
+def test_a_command_ends_whose_reads_never_do(tmp_path: Path) -> None:
+    """The interpreter waits at its end for every thread that is no daemon."""
+    run = written(tmp_path / "run", data=str(npz(tmp_path / "set.npz")))
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING, "evaluate", run, "--backend=numpy"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(r"error: images 0, 1, .*: not read after 0.5 sec.*\.\n", done.stderr)
+    assert time.monotonic() - begun < NOTICED + 10
+
+
 def test_patience_outlasts_a_process_that_is_stopped(gate: threading.Event) -> None:
     """Ctrl-Z, then fg: the time in between is nobody's fault.
 
@@ -176,8 +249,8 @@ def test_patience_outlasts_a_process_that_is_stopped(gate: threading.Event) -> N
     script = (
         "import time\n"
         "from pyalexnet.data.readers import Readers\n"
-        "with Readers(1, 2.0) as readers:\n"
-        "    future = readers.begin(slow := lambda: [time.sleep(0.01) for _ in range(100)])\n"
+        "with Readers(1, 1.4) as readers:\n"
+        "    future = readers.begin(slow := lambda: [time.sleep(0.01) for _ in range(60)])\n"
         "    print('begun', flush=True)\n"
         "    readers.awaited(future, str)\n"
         "print('read')\n"
@@ -187,7 +260,7 @@ def test_patience_outlasts_a_process_that_is_stopped(gate: threading.Event) -> N
     )
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGSTOP)
-    time.sleep(2.5)
+    time.sleep(1.7)
     process.send_signal(signal.SIGCONT)
     assert process.communicate(timeout=30)[0] == "read\n"
     assert process.returncode == 0
@@ -264,7 +337,9 @@ def ended(tmp_path: Path, made: Path, fault: str, workers: int) -> tuple[str, fl
     seconds = time.monotonic() - begun
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    return done.stderr.strip(), seconds
+    said = done.stderr.strip()
+    assert f"error: {lines(tmp_path / 'runs' / 'latest', 'stop')[-1]['reason']}" == said
+    return said, seconds
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +24,8 @@ from pyalexnet.data import colour, prepare
 from pyalexnet.data.pack import Storage
 from pyalexnet.data.prepare import Options
 from pyalexnet.evaluate import evaluate
-from pyalexnet.interrupt import SAVING, STOPPING, Interrupt
+from pyalexnet.interrupt import ANSWER, SAVING, STOPPING, Interrupt
+from pyalexnet.net import Net
 from pyalexnet.run import History
 from pyalexnet.towers import Towers
 from pyalexnet.train import Outcome, Trainer
@@ -35,6 +39,7 @@ from training import (
     command,
     environment,
     fitted,
+    heed_ctrl_c,
     last,
     lines,
     photographs,
@@ -417,7 +422,58 @@ def test_handlers_are_given_back() -> None:
     assert before == {number: signal.getsignal(number) for number in before}
 
 
+# What is said at once
+
+
+def test_first_ctrl_c_is_answered_while_the_step_runs(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    gradients = Net.gradients
+
+    def struck(*arguments: Any, **more: Any) -> Any:
+        strike(signal.SIGINT)
+        said.append(capfd.readouterr().err)
+        return gradients(*arguments, **more)
+
+    monkeypatch.setattr(Net, "gradients", struck)
+    trainer = began(tmp_path, data)
+    assert fitted(trainer).interrupt == signal.SIGINT
+    assert said == [f"{ANSWER}\n"]
+    assert last(trainer.folder.path).meta.step == 1
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", [*STOPPING, *SAVING], ids=lambda number: number.name)
+def test_only_ctrl_c_is_answered_and_once(number: signal.Signals) -> None:
+    said: list[str] = []
+    with Interrupt() as interrupt:
+        interrupt.tell = said.append
+        strike(number)
+        assert said == ([ANSWER] if number == signal.SIGINT else [])
+        with pytest.raises(KeyboardInterrupt) if said else contextlib.nullcontext():
+            strike(number)
+    assert len(said) < 2
+
+
+@pytest.mark.parametrize("how", ["closed", "none", "memory", "no reader", "full"])
+def test_who_cannot_be_told_is_stopped_all_the_same(
+    how: str, monkeypatch: pytest.MonkeyPatch, full: int
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    closed, nobody, filled = io.StringIO(), os.fdopen(writing, "w"), os.fdopen(os.dup(full), "w")
+    closed.close()
+    streams = {"closed": closed, "none": None, "memory": io.StringIO(), "no reader": nobody}
+    monkeypatch.setattr(sys, "stderr", (streams | {"full": filled})[how])
+    with nobody, filled, Interrupt() as interrupt:
+        strike(signal.SIGINT)
+        assert interrupt.received == signal.SIGINT
+
+
 # The command
+
+EARLY = "stopped by Ctrl-C before anything was begun\n"
 
 
 def started(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
@@ -428,6 +484,7 @@ def started(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
 
 
@@ -479,7 +536,8 @@ def test_command_stopped_at_random_moments(
         _, errors = process.communicate(timeout=60)
         assert process.returncode in (128 + number, -number), errors
         early += process.returncode == -number
-        assert errors == "" or process.returncode == -number
+        said = ("", f"{ANSWER}\n", EARLY) if number == signal.SIGINT else ("",)
+        assert errors in said or process.returncode == -number
         if any(saves.glob("step-*")):
             steps.append(last(out / "latest").meta.step)
     assert steps == sorted(steps)

@@ -71,6 +71,21 @@ def test_of_files_and_folders(tmp_path: Path) -> None:
     assert json.loads(metadata(out)["names"]) == [str(path) for path in kept]
 
 
+@pytest.mark.parametrize("of", ["files", "a data set"])
+def test_json(of: str, tmp_path: Path) -> None:
+    run, out = written(tmp_path / "run"), tmp_path / "out.safetensors"
+    files(tmp_path / "images", pictures(3))
+    given = [tmp_path / "images"] if of == "files" else ["--data", npz(tmp_path / "set.npz")]
+    said = invoked(features, run, *given, "--layer=fc6", "-o", out, "--json")
+    assert json.loads(said.stdout) == {
+        "file": str(out),
+        "checkpoint": str(Trained.load(run).path),
+        "layer": "fc6",
+        "images": 3 if of == "files" else 20,
+        "numbers": 4,
+    }
+
+
 def test_refusals_leave_no_file(tmp_path: Path) -> None:
     run, out = written(tmp_path / "run"), tmp_path / "out" / "out.safetensors"
     paths = files(tmp_path / "images", pictures(1))

@@ -48,6 +48,17 @@ PATTERNS: dict[str, tuple[Any, ...]] = {
     # Two halves of two warps of two blocks: eight requests, not four of whole warps.
     "a barrier between the halves": ("global", "read", 4, 8, 16, 16),
     "floats of two blocks": ("global", "write", 4, 4, 16, 16),
+    "copies": ("global", "read", 16, 8, 128, 128),
+    "copies of half a warp": ("global", "read", 16, 1, 8, 8),
+    "rows side by side": ("shared", "read", 16, 1, 4, 4),
+    "rows 128 bytes apart": ("shared", "read", 16, 1, 32, 4),
+}
+
+
+# What the same line does to shared memory.
+COPIED: dict[str, tuple[Any, ...]] = {
+    "copies": ("shared", "write", 16, 8, 32, 32),
+    "copies of half a warp": ("shared", "write", 16, 1, 4, 4),
 }
 
 
@@ -66,7 +77,7 @@ def test_known_patterns_cost_what_they_cost(cases: Path, seed: int) -> None:
         line, _, space, access, *numbers = text.split()
         told[line, space, access] = tuple(map(int, numbers))
     comments = [text.partition("// ")[2] for text in SOURCE.read_text().splitlines()]
-    for pattern, (space, access, *expected) in PATTERNS.items():
+    for pattern, (space, access, *expected) in (*PATTERNS.items(), *COPIED.items()):
         (number,) = (i for i, comment in enumerate(comments, 1) if comment == pattern)
         assert told[f"{SOURCE.name}:{number}", space, access] == tuple(expected), pattern
 

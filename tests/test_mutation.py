@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.errors import KernelError
 from samples import classes, normal
 from variants import SIMCHECK, parameters
@@ -25,16 +26,23 @@ KERNELS = Path(__file__).parent.parent / "kernels"
 CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
 
 
+BARRIER = re.compile(r"\b(?:__sync(?:threads|warp)|cp_async_wait<[^;]*>)\(")
+
+
 def barriers_of(file: Path) -> list[str]:
-    """Every barrier of a kernel file as the checker names it, from top to bottom."""
+    """Every barrier of a kernel file as the checker names it, from top to bottom.
+
+    Waiting for copies is one as well.
+    """
     code = (line.partition("//")[0] for line in file.read_text().splitlines())
     return [
         f"kernels/{file.name}:{number}"
         for number, line in enumerate(code, 1)
-        if re.search(r"\b__sync(threads|warp)\(", line)
+        if BARRIER.search(line)
     ]
 
 
+NOTICED = r"data race|uninitialised read|a cp\.async is under way"
 FILES = sorted([*KERNELS.glob("*.cu"), *KERNELS.glob("*.cuh")])
 BARRIERS = {file.name: barriers_of(file) for file in FILES}
 
@@ -52,21 +60,32 @@ class Call:
         return self.name
 
 
-def product(op: str, tile: str, rows: int, columns: int, depth: int) -> Call:
+def product(
+    op: str, tile: str, rows: int, columns: int, depth: int, dtype: Any = np.float32
+) -> Call:
     """A linear layer, the same kernels as a convolution's, as a product of these sizes."""
     problem = {"fprop": "ConvFprop", "dgrad": "ConvDgrad", "wgrad": "ConvWgrad"}[op]
     shapes = {
         "fprop": ((rows, depth), (columns, depth)),
         "dgrad": ((rows, depth), (depth, columns)),
-        "wgrad": ((depth, columns - 1), (depth, rows)),  # a column of the product is the bias's
+        # In float32 a column of the product is the bias's.
+        "wgrad": ((depth, columns - (dtype == np.float32)), (depth, rows)),
     }[op]
     bias = (None,) if op == "fprop" else ()
 
     def run(be: Any) -> Any:
-        return getattr(be, f"linear_{op}")(*(be.asarray(normal(*s)) for s in shapes), *bias)
+        inputs = [be.asarray(normal(*shape).astype(dtype)) for shape in shapes]
+        return getattr(be, f"linear_{op}")(*inputs, *bias)
 
     name = f"linear_{op}, tile {tile}, depth {depth}"
     return Call(name, "gemm.cuh", rf"gemm_kernel<.*{problem}, .*Tile<{tile}", run)
+
+
+def tensor_product(op: str, tile: str, rows: int, columns: int, depth: int) -> Call:
+    """The same in bfloat16, on the tensor cores."""
+    made = product(op, tile, rows, columns, depth, BFLOAT16)
+    tensor = rf"tensor_{made.kernel.replace('Tile<', 'TensorTile<')}"
+    return replace(made, name=f"{made.name}, bfloat16", file="tensor.cuh", kernel=tensor)
 
 
 def lrn(name: str, channels: int, size: int, window: str) -> Call:
@@ -84,7 +103,15 @@ def softmax(be: Any) -> Any:
 
 # Several slices of the depth each; the last three split the depth into parts, too.
 TILES = (("128, 128", 120, 110), ("64, 64", 60, 50), ("128, 32", 120, 20))
+# Of more slices than there are stages; the columns and the depth are multiples of eight.
+TENSOR_TILES = (("128, 128", 120, 112), ("64, 64", 56, 48), ("256, 64", 248, 56))
 CALLS = [
+    *(
+        tensor_product(op, *tile, 200)
+        for op in ("fprop", "dgrad", "wgrad")
+        for tile in TENSOR_TILES
+    ),
+    *(tensor_product(op, "64, 64", 24, 32, 536) for op in ("fprop", "dgrad", "wgrad")),
     *(product(op, *tile, 40) for op in ("fprop", "dgrad", "wgrad") for tile in TILES),
     *(product(op, "64, 64", 20, 30, 530) for op in ("fprop", "dgrad", "wgrad")),
     lrn("a window of five", 8, 5, "Five"),
@@ -117,7 +144,7 @@ def test_a_missing_barrier_is_noticed(be: Any, call: Call) -> None:
             if (call.name, number) in NOT_NEEDED:
                 call.run(be)
                 continue
-            with pytest.raises(KernelError, match=r"data race|uninitialised read") as raised:
+            with pytest.raises(KernelError, match=NOTICED) as raised:
                 call.run(be)
         assert re.search(call.kernel, str(raised.value)), raised.value
     call.run(be)

@@ -180,9 +180,9 @@ BESIDE_IMAGES = (
 PARAMETERS = [
     (("augment",), "size", (None, 5, (5,), (5, 4, 3), (5, 0), (5.0, 4), (8, 4), (5, 7))),
     (("augment",), "scale", NUMBERS),
-    (("augment", "filters_to_depth", "filters_from_depth"), "block", INTEGERS),
-    (("augment",), "pad", (-1, 1.5, "2", (1, 1), (1, 1, 1, -1))),
-    (("augment",), "dtype", (np.float64, np.uint8, "bf16", None)),
+    (("augment", "images_to_depth", "filters_to_depth", "filters_from_depth"), "block", INTEGERS),
+    (("augment", "images_to_depth"), "pad", (-1, 1.5, "2", (1, 1), (1, 1, 1, -1))),
+    (("augment", "images_to_depth"), "dtype", (np.float64, np.uint8, "bf16", None)),
     (("filters_from_depth",), "w_shape", (None, (4, 5, 3), (4, 5, 0, 2), (4, 7, 3, 2))),
     (("augment",), "corners", BESIDE_IMAGES),
     (("augment",), "flips", BESIDE_IMAGES),

@@ -14,7 +14,7 @@ import pytest
 
 from pyalexnet.errors import ArgumentError, DataError, PyalexnetError, RunError
 from pyalexnet.evaluate import evaluate
-from pyalexnet.interrupt import Interrupt
+from pyalexnet.interrupt import ANSWER, Interrupt
 from pyalexnet.progress import Silent
 from pyalexnet.run import Config, History
 from training import (
@@ -132,7 +132,8 @@ def test_command_stopped_from_outside(
             process.send_signal(number)
             break
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (code, "")
+    answer = f"{ANSWER}\n" if number == signal.SIGINT else ""
+    assert (process.returncode, errors) == (code, answer)
     run = (tmp_path / "runs" / "latest").resolve()
     assert last(run).meta.step == STEPS_AN_EPOCH if code == -9 else STEPS_AN_EPOCH + 1
     done = pyalexnet("train", "--resume", "latest", cwd=tmp_path)

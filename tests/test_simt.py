@@ -104,7 +104,7 @@ class Bug:
 def race(case: str, element: str, now: str, before: str, at: int = 0) -> Bug:
     return Bug(
         case,
-        f"{case.removesuffix('_partial').removesuffix('_shuffle')}_kernel",
+        f"{re.sub('_(partial|shuffle|without_barrier|overwritten)$', '', case)}_kernel",
         f"data race on {element}: {now}, {before}, and no barrier orders the two",
         at,
     )
@@ -158,6 +158,78 @@ RACES = [
         "read by block 0 thread 0 at {two_warps: read}",
         "write by block 0 thread 63 at {two_warps: write}",
     ),
+    # A copy that has been waited for is the waiting thread's write, and a barrier short of others.
+    race(
+        "copy_without_barrier",
+        "t[0]",
+        "read by block 0 thread 1 at {copy: read}",
+        "write by block 0 thread 0 at {copy: begin}",
+        at=1,
+    ),
+    # It may arrive as soon as it has begun.
+    race(
+        "refill",
+        "t[32]",
+        "write by block 0 thread 32 at {refill: begin}",
+        "read by block 0 thread 31 at {refill: read}",
+    ),
+    # Each lane has read the row whose address it gave.
+    race(
+        "ldmatrix_overwritten",
+        "t[8]",
+        "write by block 0 thread 0 at {ldmatrix: write}",
+        "read by block 0 thread 1 at {ldmatrix: read}",
+    ),
+]
+
+
+def under_way(case: str, kernel: str, access: str, element: str, begun: str, at: int = 0) -> Bug:
+    return Bug(
+        case,
+        kernel,
+        f"{access} of {element}, to which a cp.async is under way: begun by {begun}, "
+        "and not waited for",
+        at,
+    )
+
+
+UNDER_WAY = [
+    *(
+        under_way(
+            case,
+            "copy_kernel",
+            "read by block 0 thread 0 at {copy: read}",
+            "t[63]",
+            "block 0 thread 60 at {copy: begin}",
+        )
+        for case in ("copy_not_committed", "copy_not_awaited", "copy_one_left")
+    ),
+    # Not even the thread that copies may look.
+    *(
+        under_way(
+            case,
+            "copy_kernel",
+            "read by block 0 thread 0 at {copy: read}",
+            "t[0]",
+            "block 0 thread 0 at {copy: begin}",
+            at=1,
+        )
+        for case in ("copy_not_committed", "copy_not_awaited", "copy_one_left")
+    ),
+    under_way(
+        "overwrite",
+        "overwrite_kernel",
+        "write by block 0 thread 1 at {overwrite: write}",
+        "t[2]",
+        "block 0 thread 0 at {overwrite: begin}",
+    ),
+    under_way(
+        "copy_twice",
+        "copy_twice_kernel",
+        "write by block 0 thread 0 at {copy_twice: begin}",
+        "t[0]",
+        "block 0 thread 0 at {copy_twice: begin}",
+    ),
 ]
 
 
@@ -169,6 +241,17 @@ def outside(case: str, verb: str, at: int, distance: str, marker: str | None = N
         f"block (0,0,0) thread (7,0,0), {distance} (256 bytes)",
         at,
     )
+
+
+def beyond(case: str, access: str, at: int, distance: str) -> Bug:
+    kernel, marker = {
+        "dynamic": ("dynamic", "read"),
+        "copy_to": ("copy_place", "copy"),
+        "copy_from": ("copy_place", "copy"),
+        "ldmatrix": ("ldmatrix", "read"),
+    }[case]
+    place = f"{{{kernel}: {marker}}}, block (0,0,0) thread (7,0,0)"
+    return Bug(case, f"{kernel}_kernel", f"out-of-bounds {access} at {place}, {distance}", at)
 
 
 OUTSIDE = [
@@ -185,6 +268,13 @@ OUTSIDE = [
     outside("write_shared", "write", -1, "4 bytes before the begin of t", "shared"),
     # Nearer to the array that lies before t.
     outside("write_shared", "write", -64, "0 bytes after the end of before", "shared"),
+    beyond("dynamic", "read of 4 bytes", 64, "0 bytes after the end of t (256 bytes)"),
+    beyond("dynamic", "read of 4 bytes", -1, "4 bytes before the begin of t (256 bytes)"),
+    beyond("copy_to", "write of 16 bytes", 64, "0 bytes after the end of t (256 bytes)"),
+    beyond("copy_to", "write of 16 bytes", -4, "16 bytes before the begin of t (256 bytes)"),
+    beyond("copy_from", "read of 16 bytes", 64, "0 bytes after the end of x (256 bytes)"),
+    beyond("copy_from", "read of 16 bytes", -4, "16 bytes before the begin of x (256 bytes)"),
+    beyond("ldmatrix", "read of 16 bytes", 256, "112 bytes after the end of t (512 bytes)"),
 ]
 
 UNSET = "block (0,0,0) thread ({},0,0): nothing has been written there yet"
@@ -222,6 +312,49 @@ OTHERS = [
         "out-of-bounds read of 16 bytes at {float4: read}, block (0,0,0) thread (7,0,0), "
         "0 bytes after the end of x (256 bytes)",
         at=64,
+    ),
+    Bug(
+        "dynamic",
+        "dynamic_kernel",
+        "uninitialised read of t[9] at {dynamic: read}, " + UNSET.format(7),
+        at=9,
+    ),
+    Bug(
+        "copy_without_barrier",
+        "copy_kernel",
+        "uninitialised read of t[63] at {copy: read}, " + UNSET.format(0),
+    ),
+    Bug(
+        "ldmatrix",
+        "ldmatrix_kernel",
+        "uninitialised read of t[252] at {ldmatrix: read}, " + UNSET.format(30),
+        at=8,
+    ),
+    *(
+        Bug(
+            case,
+            kernel,
+            f"misaligned access to {place}, which should be a multiple of 16 bytes, "
+            f"at {{{marker}}}, block (0,0,0) thread (7,0,0)",
+            at=1,
+        )
+        for case, kernel, place, marker in (
+            ("copy_to", "copy_place_kernel", "t + 4 bytes", "copy_place: copy"),
+            ("copy_from", "copy_place_kernel", "x + 4 bytes", "copy_place: copy"),
+            ("ldmatrix", "ldmatrix_kernel", "t + 114 bytes", "ldmatrix: read"),
+        )
+    ),
+    *(
+        Bug(
+            case,
+            f"{case}_kernel",
+            f"{report}, at {{{case}: {verb}}}, block (0,0,0) thread (0,0,0)",
+        )
+        for case, verb, report in (
+            ("copy_to_global", "copy", "y + 0 bytes is not in shared memory, as it should be"),
+            ("copy_from_shared", "copy", "t + 0 bytes is in shared memory, as it should not be"),
+            ("ldmatrix_of_global", "read", "x + 0 bytes is not in shared memory, as it should be"),
+        )
     ),
     Bug(
         "peer",
@@ -263,6 +396,27 @@ REFUSED = [
         "shared memory: second of 32 bytes does not fit beside 49136 bytes in 49152",
     ),
     Bug(
+        "too_much_dynamic",
+        "dynamic_kernel",
+        "a block has at most 232448 bytes of shared memory, not 232449",
+    ),
+    Bug(
+        "too_much_beside_dynamic",
+        "too_much_beside_dynamic_kernel",
+        "shared memory: beside of 256 bytes does not fit beside 0 bytes in 64",
+    ),
+    Bug(
+        "two_dynamic",
+        "two_dynamic_kernel",
+        "dynamic shared memory is one array: it is declared as first and again as second",
+    ),
+    Bug(
+        "part_of_a_warp",
+        "part_of_a_warp_kernel",
+        "ldmatrix and mma need all 32 lanes of a warp, at {part_of_a_warp: mma}, "
+        "block (0,0,0) thread (32,0,0)",
+    ),
+    Bug(
         "too_many_threads",
         "blocks_kernel",
         "a block has 1 to 1,024 threads, at most 64 along z, not 1025 x 1 x 1",
@@ -286,7 +440,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("bug", [*RACES, *OUTSIDE, *OTHERS, *REFUSED], ids=str)
+@pytest.mark.parametrize("bug", [*RACES, *UNDER_WAY, *OUTSIDE, *OTHERS, *REFUSED], ids=str)
 def test_a_bug_is_reported_as_what_it_is(checked: Path, bug: Bug) -> None:
     (line,) = said(checked, bug.case, bug.at)
     assert bug.matches(line), line
@@ -298,11 +452,14 @@ def test_the_fast_emulation_refuses_what_no_gpu_would_run(fast: Path, bug: Bug) 
     assert bug.matches(line), line
 
 
-@pytest.mark.parametrize("bug", [*RACES, *OUTSIDE, *OTHERS], ids=str)
+REPORTED = "data race|under way|out-of-bounds|uninitialised|misaligned|input|peer|shared memory"
+
+
+@pytest.mark.parametrize("bug", [*RACES, *UNDER_WAY, *OUTSIDE, *OTHERS], ids=str)
 def test_a_bug_is_reported_in_every_schedule(checked: Path, bug: Bug) -> None:
     """Which of a race's accesses comes first differs; that one is reported does not."""
     for line in said(checked, bug.case, bug.at, range(1, 6)):
-        assert re.search(r"data race|out-of-bounds|uninitialised|misaligned|input|peer", line), line
+        assert re.search(REPORTED, line), line
 
 
 @pytest.mark.parametrize("at", [10**6, -(10**6), 10**9])
@@ -349,6 +506,13 @@ def _shuffles() -> NDArray[np.float32]:
     return (3 * 10000 + above * 100 + below).astype(np.float32)
 
 
+def _matrices(axes: tuple[int, ...]) -> NDArray[np.float32]:
+    """What ldmatrix_kernel writes: of each thread two elements of each of the four matrices."""
+    matrices = np.arange(4 * COUNT).reshape(4, 8, 8).transpose(axes)
+    of_lanes = matrices.reshape(4, WARP, 2).transpose(1, 0, 2)
+    return np.tile(of_lanes.reshape(-1), COUNT // WARP).astype(np.float32)
+
+
 HALF = THREADS // 2 + 1
 EVEN = (THREADS & ~1) + 1
 RIGHT: dict[str, NDArray[np.generic]] = {
@@ -364,6 +528,16 @@ RIGHT: dict[str, NDArray[np.generic]] = {
     "places": _places(),
     "shuffles": _shuffles(),
     "swap": np.arange(200 * COUNT) ^ 1,
+    "dynamic": np.ones(COUNT),
+    "much_dynamic": np.ones(COUNT),
+    "copy": COUNT - THREADS,
+    "two_groups": COUNT - THREADS,
+    "refill_ordered": COUNT - THREADS,
+    "copy_to": np.where(THREADS < 4, THREADS + 1, 5),
+    "copy_from": np.where(THREADS < 4, THREADS + 1, 5),
+    "copy_nothing": np.where(THREADS < 4, 0, 5),
+    "ldmatrix": _matrices((0, 1, 2)),
+    "ldmatrix_trans": _matrices((0, 2, 1)),
 }
 
 
@@ -400,13 +574,32 @@ def test_natural_order_alone_would_miss_it(
     np.testing.assert_array_equal(outputs(line), right)
 
 
+@pytest.mark.parametrize("seeds", [range(1), SEEDS], ids=["natural", "seeds"])
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("case", ["copy_not_committed", "copy_not_awaited", "copy_one_left"])
+def test_a_copy_arrives_when_it_is_waited_for_and_no_sooner(
+    fast: Path, case: str, at: int, seeds: range
+) -> None:
+    for line in said(fast, case, at, seeds):
+        assert np.isnan(outputs(line)).all()
+
+
+@pytest.mark.parametrize("at", [10**6, -(10**6), 10**9, 1])
+def test_a_copy_of_nothing_may_be_from_anywhere(checked: Path, fast: Path, at: int) -> None:
+    for built in (checked, fast):
+        (line,) = said(built, "copy_nothing", at)
+        np.testing.assert_array_equal(outputs(line), RIGHT["copy_nothing"])
+
+
 # ---------------------------------------------------------------------- every history
 
 BLOCK_THREADS = WARP + 2  # of which LANES do anything
 LANES = (0, 1, 2, WARP, WARP + 1)
 SCRIPTS = 400  # for each seed
-KINDS = ("read", "write", "__syncthreads", "__syncwarp")  # as simt_cases.cu numbers them
+READ, WRITE, COPY, COMMIT = (Action(what) for what in ("read", "write", "copy", "commit"))
 SYNCTHREADS, SYNCWARP = Action("__syncthreads"), Action("__syncwarp")
+WAIT, WAIT_BUT_ONE = Action("wait"), Action("wait", left=1)
+KINDS = (READ, WRITE, SYNCTHREADS, SYNCWARP, COPY, COMMIT, WAIT, WAIT_BUT_ONE)  # as the source's
 Report = Callable[[int, bool, list[Launch]], Race | None]
 
 
@@ -419,20 +612,33 @@ def numbers_of(schedule: int, shared: bool, launches: list[Launch]) -> Iterator[
             for thread in range(BLOCK_THREADS):
                 actions = block.get(thread, [])
                 yield len(actions)
-                yield from (4 * action.element + KINDS.index(action.what) for action in actions)
+                for action in actions:
+                    yield 8 * action.element + KINDS.index(action._replace(element=0))
+
+
+DATA = r"data\[(?P<float>\d+)\]"  # four floats an element
+ACCESS = (
+    r"(?P<what{0}>read|write|begun) by block (?P<block{0}>\d+) thread (?P<thread{0}>\d+)"
+    r" at module offset 0x[0-9a-f]+"
+)
 
 
 def race_in(line: str) -> Race | None:
     """The race that a report names; None where nothing is reported."""
     if line == "no report":
         return None
-    access = r"(read|write) by block (\d+) thread (\d+) at module offset 0x[0-9a-f]+"
-    found = re.search(rf"data race on data\[(\d+)\]: {access}, {access}, and no barrier", line)
-    assert found, line
-    element, *accesses = found.groups()
-    pair = (accesses[:3], accesses[3:])
-    named = frozenset(Access(what, int(block), int(thread)) for what, block, thread in pair)
-    return Race(int(element), named)
+    for pattern in (
+        rf"data race on {DATA}: {ACCESS.format(1)}, {ACCESS.format(2)}, and no barrier",
+        rf"{ACCESS.format(1)} of {DATA}, to which a cp\.async is under way: {ACCESS.format(2)}",
+    ):
+        if found := re.search(pattern, line):
+            accesses = (found.group(f"what{i}", f"block{i}", f"thread{i}") for i in (1, 2))
+            named = frozenset(
+                Access(what.replace("begun", "write"), int(block), int(thread))
+                for what, block, thread in accesses
+            )
+            return Race(int(found["float"]) // 4, named)
+    pytest.fail(line)
 
 
 @pytest.fixture(scope="module")
@@ -461,8 +667,10 @@ def _ask(
     return race_in(back.readline().rstrip())
 
 
-READ, WRITE = Action("read"), Action("write")
 ANY = [Action(what, element) for what in ("read", "read", "write") for element in (0, 1)]
+
+
+COPIES = [Action("copy", element) for element in (0, 1)] + [COMMIT, COMMIT, WAIT, WAIT_BUT_ONE]
 
 
 def random_block(random: Random, accesses: list[Action]) -> Block:
@@ -481,19 +689,24 @@ def random_block(random: Random, accesses: list[Action]) -> Block:
     return block
 
 
-def random_launches(random: Random) -> list[Launch]:
+def random_launches(random: Random, shared: bool) -> list[Launch]:
     """One launch or two, of one block or two: any accesses, or one write among many readers.
 
-    Of the first, most hold many races; of the second, few, one or none.
+    Of the first, most hold many races; of the second, few, one or none. Copies are made to shared
+    memory only: any among any accesses, or one that is waited for among many readers.
     """
+    any_access = ANY + COPIES if shared and random.random() < 0.5 else ANY
     if random.random() < 0.2:
         return [
-            [random_block(random, ANY) for _ in range(random.randint(1, 2))]
+            [random_block(random, any_access) for _ in range(random.randint(1, 2))]
             for _ in range(random.randint(1, 2))
         ]
     launch = [random_block(random, [READ]) for _ in range(random.choice((1, 1, 1, 1, 2)))]
     writer = random.choice(launch)[random.choice(LANES)]
-    writer.insert(random.randint(0, len(writer)), WRITE)
+    write = [COPY, COMMIT, WAIT] if shared and random.random() < 0.5 else [WRITE]
+    places = sorted(random.randint(0, len(writer)) for _ in write)
+    for place, action in reversed(list(zip(places, write, strict=True))):
+        writer.insert(place, action)
     return [launch] * random.randint(1, 2)
 
 
@@ -505,7 +718,7 @@ def test_a_race_is_reported_where_there_is_one_and_nowhere_else(
     racing = 0
     for _ in range(SCRIPTS):
         schedule, shared = random.randint(0, 5), random.random() < 0.5
-        launches = random_launches(random)
+        launches = random_launches(random, shared)
         existing = races(launches, shared=shared)
         found = reported(schedule, shared, launches)
         assert found in existing if existing else found is None, (schedule, shared, launches)
@@ -539,6 +752,52 @@ def test_no_reader_is_forgotten(reported: Report, history: str, shared: bool) ->
     assert existing
     for schedule in range(10):
         assert reported(schedule, shared, launches) in existing
+
+
+COPYING: dict[str, Block] = {
+    "its own copy": {0: [COPY, COMMIT, READ, WAIT]},
+    "a copy of no group": {0: [COPY, WAIT, READ, COMMIT]},
+    "the second of two copies": {
+        0: [Action("copy", 1), COMMIT, COPY, COMMIT, WAIT_BUT_ONE, Action("read", 1), READ]
+    },
+    "a reader before the copy has begun": {0: [READ], 1: [COPY, COMMIT, SYNCTHREADS, WAIT]},
+    "a reader after the barrier, of a copy waited for behind it": {
+        0: [SYNCTHREADS, READ],
+        1: [COPY, COMMIT, SYNCTHREADS, WAIT],
+    },
+}
+
+
+@pytest.mark.parametrize("history", COPYING)
+def test_no_copy_is_forgotten(reported: Report, history: str) -> None:
+    launches: list[Launch] = [[COPYING[history]]]
+    existing = races(launches, shared=True)
+    assert existing
+    for schedule in range(10):
+        assert reported(schedule, True, launches) in existing
+
+
+def test_copies_that_were_waited_for_are_no_race(reported: Report) -> None:
+    second = Action("copy", 1)
+    block = {
+        0: [
+            COPY,
+            COMMIT,
+            second,
+            COMMIT,
+            WAIT_BUT_ONE,
+            READ,
+            SYNCTHREADS,
+            WAIT,
+            WRITE,
+            SYNCTHREADS,
+        ],
+        1: [SYNCTHREADS, SYNCTHREADS, READ, Action("read", 1)],
+        32: [SYNCTHREADS, SYNCTHREADS, READ],
+    }
+    assert not races([[block]], shared=True)
+    for schedule in range(10):
+        assert reported(schedule, True, [[block], [block]]) is None
 
 
 def test_readers_that_a_barrier_orders_are_no_race(reported: Report) -> None:

@@ -50,7 +50,7 @@ IN_PLACE = Mutation(
         ),
         ("        temporary.mkdir()\n", "        temporary.mkdir(exist_ok=True)\n"),
         ('    with path.open("xb") as stream:\n', '    with path.open("wb") as stream:\n'),
-        ("            _move(temporary, target)\n", "            _sync(folder)\n"),
+        ("            _move(temporary, target)\n", "            sync_folder(folder)\n"),
     ),
     "test_checkpoint.py::test_a_failing_write_leaves_what_was_there",
 )
@@ -73,7 +73,7 @@ MUTATIONS = (
     mutation(
         "folder of the checkpoints not synced",
         "checkpoint.py",
-        "    _sync(target.parent)\n",
+        "    sync_folder(target.parent)\n",
         "",
         SYNCED,
     ),

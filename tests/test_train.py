@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pyalexnet import checkpoint, data
-from pyalexnet.errors import CheckpointError, TrainingError
+from pyalexnet.errors import CheckpointError, DataError, TrainingError
 from pyalexnet.evaluate import activations, evaluate
 from pyalexnet.net import Net
 from pyalexnet.progress import Silent
@@ -59,6 +59,30 @@ def test_it_learns(quarters: Path, tmp_path: Path) -> None:
     assert len(errors) == 6
     assert trainer.at.best_error == min(errors)
     assert trainer.at.best_step == STEPS_AN_EPOCH * (errors.index(min(errors)) + 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(DataError("a shard is gone."), "a shard is gone."), (MemoryError(), "MemoryError()")],
+)
+def test_data_that_break_before_the_first_step_are_in_the_log(
+    error: Exception,
+    reason: str,
+    quarters: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loss of the first batch is said before training begins."""
+
+    def broken(*_: Any) -> None:
+        raise error
+
+    trainer = began(tmp_path, quarters)
+    monkeypatch.setattr(data.Split, "read", broken)
+    with trainer.folder, pytest.raises(type(error)):
+        Silent().opening(trainer)
+    (line,) = lines(trainer.folder.path, "stop")
+    assert line == {"kind": "stop", "step": 0, "reason": reason}
 
 
 def test_two_runs_are_bitwise_equal_and_another_seed_is_not(quarters: Path, tmp_path: Path) -> None:

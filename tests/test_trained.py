@@ -177,6 +177,7 @@ def altered(run: Path, **changes: object) -> Path:
         ({"classes": 5}, r"cannot be built here \(fc6.w has shape"),
         ({"net_args": {"dropout": "half"}}, "cannot be built here"),
         ({"net_args": {"dropout": 10**400}}, "cannot be built here"),
+        ({"net_args": {"\n": None}}, r"cannot be built here \([^\n]*\)\.$"),
         ({"config": {"recipe": {"augment": {"stored": -1}}}}, "its augment is"),
         ({"config": {"recipe": {"augment": {"jitter": 10**400}}}}, "beyond every float"),
         ({"config": {"recipe": {"augment": {"zoom": 2}}}}, "its augment is .*zoom"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,11 @@ def environment(**more: str) -> dict[str, str]:
     here = str(Path(start.__file__).parent.parent)
     path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path, **more}
+
+
+def heed_ctrl_c() -> None:
+    """For `preexec_fn`: what a script starts in the background, these tests too, may ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def pyalexnet(*arguments: str | Path, cwd: Path, **options: Any) -> Any:

@@ -26,7 +26,7 @@ std::string where();
 unsigned current_thread();
 // Whether the address lies in the shared memory of the block that runs.
 bool is_shared(const void* address);
-// A stack of the emulation, the kernel's arguments, threadIdx and its like.
+// Its stack, the kernel's arguments, threadIdx and its like.
 bool belongs_to_the_thread(const void* address);
 
 namespace check {

@@ -115,6 +115,7 @@ FiberPool::FiberPool(std::size_t count) : fibers_(count), bytes_(count * kStride
         std::byte* stack = memory_ + i * kStride + kGuardBytes;
         if (mprotect(stack, kStackBytes, PROT_READ | PROT_WRITE) != 0)
             throw std::runtime_error("no memory for the emulation's stacks");
+        fibers_[i].bottom = stack;
         fibers_[i].top = stack + kStackBytes - colour(i);
     }
     take_back_all();
@@ -131,10 +132,6 @@ Fiber* FiberPool::take() {
     Fiber* fiber = free_.back();
     free_.pop_back();
     return fiber;
-}
-
-bool FiberPool::holds(const void* address) const {
-    return address >= memory_ && address < memory_ + bytes_;
 }
 
 } // namespace simt

@@ -13,10 +13,12 @@ extern "C" void simt_switch_fiber(void** saved, void* resumed);
 
 struct Fiber {
     void* stack_pointer = nullptr;
+    std::byte* bottom = nullptr;
     std::byte* top = nullptr;
 
     // Makes the next switch to this fiber begin `entry`, which must never return.
     void prepare(void (*entry)());
+    bool holds(const void* address) const { return address >= bottom && address < top; }
 };
 
 // A worker's fibers: 64 KiB stacks, each under a guard page that an overflow hits.
@@ -30,7 +32,6 @@ class FiberPool {
     void take_back_all();
     Fiber* take();
     void give_back(Fiber* fiber) { free_.push_back(fiber); }
-    bool holds(const void* address) const;
 
   private:
     std::vector<Fiber> fibers_;

@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <atomic>
+#include <mutex>
 
 #define SIMT_SHARED(type, name, ...) __shared__ __align__(16) type name __VA_ARGS__
 
@@ -36,6 +37,9 @@ void allow_shared(const GridType& grid, const char* pretty_function) {
     int device = 0;
     check(cudaGetDevice(&device), pretty_function, grid.site);
     const bool remembered = device < kRememberedDevices;
+    if (remembered && allowed[device] >= grid.shared_bytes) return;
+    static std::mutex turn; // no thread takes back what another has just been granted
+    const std::lock_guard<std::mutex> lock(turn);
     if (remembered && allowed[device] >= grid.shared_bytes) return;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(grid.shared_bytes)),

@@ -1,8 +1,6 @@
 // What feeds the tensor cores, as nvcc sees it: one instruction of the card each (sm_80 and up).
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <cstddef>
 #include <cstdint>
 

@@ -21,6 +21,7 @@ __thread Self self __attribute__((tls_model("initial-exec")));
 namespace {
 
 constexpr unsigned kMaxThreads = 1024;
+constexpr std::uint32_t kWholeWarp = 0xffffffffu;
 constexpr std::size_t kSharedBytes = 48 * 1024; // static shared memory of a block
 constexpr std::size_t kMaxSharedArrays = 16;
 constexpr std::size_t kSharedFence = kChecked ? 256 : 0; // no array's end is the next one's begin
@@ -113,7 +114,7 @@ class Worker : public Scheduler {
         return copies_[current_];
     }
     [[noreturn]] void fail(const std::string& message);
-    bool on_a_stack(const void* address) const { return fibers_.holds(address); }
+    bool on_the_stack(const void* address) const { return fiber_->holds(address); }
     bool in_the_call(const void* address) const;
     bool in_the_arena(const void* address) const;
     std::string where() const;
@@ -138,7 +139,9 @@ class Worker : public Scheduler {
     bool release();
     bool release_block();
     bool release_warp(unsigned warp);
+    void release_lanes(unsigned warp, std::uint32_t lanes, bool all);
     void resume_later(unsigned thread);
+    void arrive_in_whole_warp(unsigned warp);
     std::uint32_t lanes_in(unsigned warp, bool (*wanted)(State)) const;
     [[noreturn]] void report_deadlock();
 
@@ -153,13 +156,13 @@ class Worker : public Scheduler {
     void* main_ = nullptr; // the worker's own stack, left while a block runs
     Fiber* fiber_ = nullptr;
     unsigned ready_count_ = 0;
-    unsigned ready_next_ = 0;
     uint3 position_of_[kMaxThreads];
     State states_[kMaxThreads];
     Waiting waiting_[kMaxThreads];
     Fiber* fiber_of_[kMaxThreads];
     Copies copies_[kMaxThreads];
-    std::uint16_t ready_[kMaxThreads];
+    std::uint16_t ready_[kMaxThreads];      // who was released, the next to run last
+    unsigned whole_warp_[kMaxThreads / 32]; // lanes that wait in an operation of all 32
     std::uint16_t shuffled_[kMaxThreads];
 };
 
@@ -208,8 +211,9 @@ void Worker::run_block(std::uint64_t block) {
     self.block = {static_cast<unsigned>(block % blocks.x),
                   static_cast<unsigned>(block / blocks.x % blocks.y),
                   static_cast<unsigned>(block / blocks.x / blocks.y)};
-    started_ = exited_ = ready_count_ = ready_next_ = 0;
+    started_ = exited_ = ready_count_ = 0;
     std::fill_n(states_, total_, State::running);
+    std::fill(std::begin(whole_warp_), std::end(whole_warp_), 0u);
     order_ = nullptr;
     if (launch_->seed != 0) {
         random_ = Random(launch_->seed * 0x10001u + block);
@@ -238,20 +242,20 @@ void Worker::fiber_main() {
     worker.go_on(&nobody);
 }
 
-// Leaves the present stack for whatever can run: a thread not yet started, one that was released,
+// Leaves the present stack for whatever can run: a thread that was released, one not yet started,
 // or, when the block is done, the worker itself.
 void Worker::go_on(void** saved) {
-    if (started_ < total_) {
+    if (ready_count_ == 0 && started_ < total_) {
         fiber_ = fibers_.take();
         fiber_->prepare(&Worker::fiber_main);
         simt_switch_fiber(saved, fiber_->stack_pointer);
         return;
     }
-    if (ready_next_ == ready_count_ && !release()) {
+    if (ready_count_ == 0 && !release()) {
         simt_switch_fiber(saved, main_);
         return;
     }
-    const unsigned thread = ready_[ready_next_++];
+    const unsigned thread = ready_[--ready_count_];
     become(thread);
     states_[thread] = State::running;
     Fiber* const present = fiber_;
@@ -265,7 +269,16 @@ void Worker::wait(State state, std::uint32_t lanes, void* slot, Exchange exchang
     waiting_[current_] = {site, lanes, slot, exchange};
     states_[current_] = state;
     fiber_of_[current_] = fiber_;
+    if (state == State::at_exchange && lanes == kWholeWarp) arrive_in_whole_warp(current_ / 32);
     go_on(&fiber_->stack_pointer);
+}
+
+// In natural order a warp that is complete goes on at once, before any other thread runs: its 32
+// stacks are still in the processor's cache. Tensor-core kernels spend most of their time here.
+void Worker::arrive_in_whole_warp(unsigned warp) {
+    if (++whole_warp_[warp] < 32 || launch_->seed != 0) return;
+    release_lanes(warp, kWholeWarp, true);
+    std::reverse(ready_ + ready_count_ - 32, ready_ + ready_count_);
 }
 
 // ---------------------------------------------------------------------- releasing who waits
@@ -273,13 +286,13 @@ void Worker::wait(State state, std::uint32_t lanes, void* slot, Exchange exchang
 // Nothing can run: whoever does not wait has exited. False when all have.
 bool Worker::release() {
     if (exited_ == total_) return false;
-    ready_count_ = ready_next_ = 0;
     if (!release_block()) {
         for (unsigned warp = 0; warp * 32 < total_; ++warp)
             while (release_warp(warp)) {}
     }
     if (ready_count_ == 0) report_deadlock();
     if (launch_->seed != 0) random_.shuffle(ready_, ready_count_);
+    std::reverse(ready_, ready_ + ready_count_);
     return true;
 }
 
@@ -315,6 +328,31 @@ std::uint32_t Worker::lanes_in(unsigned warp, bool (*wanted)(State)) const {
     return lanes;
 }
 
+// Lets these lanes go on, all of which wait for one another.
+void Worker::release_lanes(unsigned warp, std::uint32_t lanes, bool all) {
+    const unsigned first = warp * 32;
+    const unsigned leader = first + static_cast<unsigned>(__builtin_ctz(lanes));
+    const Waiting& ours = waiting_[leader];
+    void* slots[32] = {};
+    for (unsigned t = leader; t < first + 32; ++t) {
+        if (!(lanes >> (t - first) & 1u)) continue;
+        const Waiting& theirs = waiting_[t];
+        if (!same(ours.site, theirs.site) || theirs.lanes != ours.lanes)
+            fail("lanes of one warp meet in different operations: thread " +
+                 std::to_string(leader) + " at " + at(ours.site) + ", thread " + std::to_string(t) +
+                 " at " + at(theirs.site));
+        slots[t - first] = theirs.slot;
+    }
+    become(leader); // whom a report names
+    if (states_[leader] == State::at_exchange) ours.exchange(slots, lanes);
+    // A shuffle moves registers; only __syncwarp orders memory, and only for who took part.
+    else if (all)
+        check::warp_barrier(warp);
+    for (unsigned t = leader; t < first + 32; ++t)
+        if (lanes >> (t - first) & 1u) resume_later(t);
+    if (ours.lanes == kWholeWarp) whole_warp_[warp] = 0;
+}
+
 // Releases one group of lanes that have all arrived, or returns false.
 bool Worker::release_warp(unsigned warp) {
     const std::uint32_t live = lanes_in(warp, [](State s) { return s != State::exited; });
@@ -322,27 +360,9 @@ bool Worker::release_warp(unsigned warp) {
         warp, [](State s) { return s == State::at_warp_barrier || s == State::at_exchange; });
     for (unsigned lane = 0; lane < 32; ++lane) {
         if (!(arrived >> lane & 1u)) continue;
-        const unsigned leader = warp * 32 + lane;
-        const std::uint32_t group = waiting_[leader].lanes & live;
+        const std::uint32_t group = waiting_[warp * 32 + lane].lanes & live;
         if ((arrived & group) != group) continue;
-        void* slots[32] = {};
-        for (unsigned other = 0; other < 32; ++other) {
-            if (!(group >> other & 1u)) continue;
-            const unsigned t = warp * 32 + other;
-            const Waiting& theirs = waiting_[t];
-            const Waiting& ours = waiting_[leader];
-            if (!same(ours.site, theirs.site) || theirs.lanes != ours.lanes)
-                fail("lanes of one warp meet in different operations: thread " +
-                     std::to_string(leader) + " at " + at(ours.site) + ", thread " +
-                     std::to_string(t) + " at " + at(theirs.site));
-            slots[other] = theirs.slot;
-        }
-        if (states_[leader] == State::at_exchange) waiting_[leader].exchange(slots, group);
-        // A shuffle moves registers; only __syncwarp orders memory, and only for who took part.
-        else if (group == live)
-            check::warp_barrier(warp);
-        for (unsigned other = 0; other < 32; ++other)
-            if (group >> other & 1u) resume_later(warp * 32 + other);
+        release_lanes(warp, group, group == live);
         return true;
     }
     return false;
@@ -390,7 +410,7 @@ Copies& copies_of_the_thread() { return this_worker().copies(); }
 bool belongs_to_the_thread(const void* address) {
     const auto* p = static_cast<const std::byte*>(address);
     const auto* own = reinterpret_cast<const std::byte*>(&self);
-    return this_worker().on_a_stack(address) || this_worker().in_the_call(address) ||
+    return this_worker().on_the_stack(address) || this_worker().in_the_call(address) ||
            (p >= own && p < own + sizeof self);
 }
 

@@ -33,8 +33,10 @@ void require_global(const void* address, Site site) {
         fail(check::place_of(address) + " is in shared memory, as it should not be" + at(site));
 }
 
-void require_whole_warp(std::uint32_t lanes) {
-    if (lanes != 0xffffffffu) fail("ldmatrix and mma need all 32 lanes of a warp, " + where());
+template <class Slot> void require_whole_warp(void* const slots[32], std::uint32_t lanes) {
+    if (lanes == 0xffffffffu) return;
+    const auto& slot = *static_cast<const Slot*>(slots[__builtin_ctz(lanes)]);
+    fail("ldmatrix and mma need all 32 lanes of a warp" + at(slot.site));
 }
 
 } // namespace
@@ -83,6 +85,7 @@ constexpr unsigned kWarp = 32;
 struct LoadedMatrices {
     std::uint32_t* r;
     const void* row;
+    Site site;
 };
 
 const LoadedMatrices& matrices(void* const slots[kWarp], unsigned lane) {
@@ -90,7 +93,7 @@ const LoadedMatrices& matrices(void* const slots[kWarp], unsigned lane) {
 }
 
 template <bool transposed> void load_matrices(void* const slots[kWarp], std::uint32_t lanes) {
-    require_whole_warp(lanes);
+    require_whole_warp<LoadedMatrices>(slots, lanes);
     for (unsigned m = 0; m < 4; ++m) {
         std::uint16_t matrix[8][8];
         for (unsigned i = 0; i < 8; ++i)
@@ -111,7 +114,7 @@ void ldmatrix(std::uint32_t* r, const void* row, Exchange load, Site site, const
         check::read(row, 16, pc);
         require_shared(row, site);
     }
-    LoadedMatrices slot{r, row};
+    LoadedMatrices slot{r, row, site};
     warp_exchange(0xffffffffu, &slot, load, site);
 }
 
@@ -135,6 +138,7 @@ struct Factors {
     float* d;
     const std::uint32_t* a;
     const std::uint32_t* b;
+    Site site;
 };
 
 float widen(std::uint32_t bits) {
@@ -143,11 +147,11 @@ float widen(std::uint32_t bits) {
     return x;
 }
 
-// Every product of two bf16 is exact in float32; they are added to d one after the other, from the
-// first of the 16 to the last, and each sum is rounded to nearest. (The card's own order and
-// rounding are not documented.)
+// The product of two bf16 is exact in float32 (but beyond its range). They are added to d one after
+// the other, the first of the 16 first, and each sum is rounded to nearest. The card's own order
+// and rounding are not documented.
 void multiply(void* const slots[kWarp], std::uint32_t lanes) {
-    require_whole_warp(lanes);
+    require_whole_warp<Factors>(slots, lanes);
     float a[16][16];
     alignas(16) float b[16][8];
     alignas(16) float d[16][8];
@@ -187,8 +191,8 @@ void multiply(void* const slots[kWarp], std::uint32_t lanes) {
 
 void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
                   const char* file, int line) {
-    Factors slot{d, a, b};
-    warp_exchange(0xffffffffu, &slot, &multiply, {file, line});
+    Factors slot{d, a, b, {file, line}};
+    warp_exchange(0xffffffffu, &slot, &multiply, slot.site);
 }
 
 } // namespace simt

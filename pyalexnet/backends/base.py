@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -111,6 +112,13 @@ class Backend(ABC):
             What runs it, on the stream that is current then.
         """
         return work
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Around operations, inside `record`, that may run beside all those that come after them.
+
+        None of those may touch what the operations inside write, or write what they read.
+        """
+        return nullcontext()
 
     def lane(self, shape: Shape, dtype: Any = np.uint8) -> Lane:
         """A way for arrays of at most `shape` from the host to this device, again and again."""
@@ -216,6 +224,33 @@ class Backend(ABC):
             raise ArgumentError(f"{who}: {name} is {x.dtype}; {np.dtype(dtype)} was expected.")
         if x.shape != shape:
             raise ArgumentError(f"{who}: {name} has shape {x.shape}; {shape} was expected.")
+
+    def images_to_depth(
+        self,
+        x: Array,
+        *,
+        block: int = 1,
+        pad: Pad = 0,
+        dtype: Any = np.float32,
+        out: Array | None = None,
+    ) -> Array:
+        """Images in blocks, as `augment` makes them, of images that are cut out already.
+
+        Args:
+            x: (N, H, W, C).
+            block, pad, dtype: as in `augment`.
+
+        Returns:
+            y: (N, rows, columns, block^2 C), as in `augment`; with block 1, pad 0, x in dtype.
+        """
+        who = "images_to_depth"
+        geometry = BlockGeometry.of(who, block, pad)
+        element = element_of(who, "dtype", dtype)
+        n, h, w, c = self._shape(who, "x", x, "NHWC")
+        shape = (n, *geometry.out_shape(h, w, c))
+        y = self._result(who, "out", out, shape, x, dtype=element)
+        self._images_to_depth(x, y, geometry)
+        return y
 
     def filters_to_depth(self, w: Array, *, block: int, out: Array | None = None) -> Array:
         """Filters for the images in blocks that `augment` makes.
@@ -345,7 +380,7 @@ class Backend(ABC):
             factor: what dx is multiplied by, a finite number: the factor of the dropout.
 
         Returns:
-            dx: (N, H, W, C), of dy's type; zero where no window reads the pixel.
+            dx: (N, H, W, C), of dy's type; zero where no window reads the pixel, if w is finite.
         """
         who = "conv_dgrad"
         geometry = ConvGeometry.of(who, stride, pad, groups)
@@ -1474,6 +1509,9 @@ class Backend(ABC):
         scale: float,
         mean_at_pixel: bool,
     ) -> None: ...
+
+    @abstractmethod
+    def _images_to_depth(self, x: Array, y: Array, g: BlockGeometry) -> None: ...
 
     @abstractmethod
     def _filters_to_depth(self, w: Array, deep: Array, block: int) -> None: ...

@@ -58,8 +58,9 @@ class CudaBackend(KernelBackend):
                 f"{self.name}: device is {device}; this machine shows {count} "
                 f"GPU{'s' if count > 1 else ''}, so 0 to {count - 1} was expected."
             )
-        self._arenas: dict[int, Array] = {}
+        self._arenas: dict[tuple[int, bool], Array] = {}
         self._direct = {self.device: True}
+        self._side: Any = None  # a stream, once there is something to run on it
         self._try_a_kernel()
 
     def _try_a_kernel(self) -> None:
@@ -122,10 +123,10 @@ class CudaBackend(KernelBackend):
         """As the base class has it, but one for each stream: streams do not wait for each other."""
         if nbytes == 0:
             return None
-        stream = self._stream()
-        arena = self._arenas.get(stream)
+        place = (self._stream(), self._aside)
+        arena = self._arenas.get(place)
         if arena is None or arena.size < nbytes:
-            arena = self._arenas[stream] = self.empty((nbytes,), np.uint8)
+            arena = self._arenas[place] = self.empty((nbytes,), np.uint8)
         return arena
 
     def lane(self, shape: Shape, dtype: Any = np.uint8) -> Lane:
@@ -158,6 +159,11 @@ class CudaBackend(KernelBackend):
     def _replay(self, recording: Any) -> None:
         with cupy.cuda.Device(self.device):
             super()._replay(recording)
+
+    def _beside(self) -> int:
+        if self._side is None:
+            self._side = cupy.cuda.Stream(non_blocking=True)
+        return int(self._side.ptr)
 
     # Other GPUs
 

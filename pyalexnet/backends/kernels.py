@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -60,6 +60,23 @@ class KernelBackend(Backend):
             self._recording = None
         return partial(self._replay, recording)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        if self._recording is None:
+            yield
+            return
+        self._aside = True
+        self._recording.set_aside(True)
+        try:
+            yield
+        finally:
+            self._recording.set_aside(False)
+            self._aside = False
+
+    def _beside(self) -> int:
+        """Address of the stream for what was recorded aside; the other's where there is none."""
+        return self._stream()
+
     def _replay(self, recording: Any) -> None:
         """Enqueue all operations of a recording.
 
@@ -67,7 +84,7 @@ class KernelBackend(Backend):
             KernelError: a kernel could not be launched, or broke a rule.
         """
         try:
-            recording.run(self._stream())
+            recording.run(self._stream(), self._beside())
         except self._ext.KernelError as error:
             raise KernelError(str(error)) from error
 
@@ -113,6 +130,9 @@ class KernelBackend(Backend):
         places = (g.block, g.pad_top, g.pad_left)
         arrays = (x, mean, corners, flips, shifts, y)
         self._run("augment", *arrays, *size, *places, scale, mean_at_pixel)
+
+    def _images_to_depth(self, x: Array, y: Array, g: BlockGeometry) -> None:
+        self._run("images_to_depth", x, y, g.block, g.pad_top, g.pad_left)
 
     def _filters_to_depth(self, w: Array, deep: Array, block: int) -> None:
         self._run("filters_to_depth", w, deep, block)

@@ -76,6 +76,9 @@ class NumpyBackend(HostBackend):
 
         self._itemwise(work, y, x, corners, flips, shifts)
 
+    def _images_to_depth(self, x: Floats, y: Floats, g: BlockGeometry) -> None:
+        self._itemwise(lambda y, x: to_blocks(self._cores, x, y, g), y, x)
+
     def _filters_to_depth(self, w: Floats, deep: Floats, block: int) -> None:
         filters_to_blocks(w, deep, block)
 

@@ -29,17 +29,23 @@ def features(
     batch_size: given.BatchSize = 128,
     backend: given.BackendName = None,
     device: given.Device = None,
+    as_json: given.Json = False,
     plain: given.Plain = False,
 ) -> None:
-    """Write a layer's outputs for images, in evaluation: (images, numbers) float32."""
+    """Write a layer's outputs for images, in evaluation, into a safetensors file.
+
+    It holds features (images, numbers) float32 and, of a data set, labels (images,) int64; its
+    metadata say which network, layer and images they are of.
+    """
     from pyalexnet import features as write
+    from pyalexnet.data.dataset import shown
     from pyalexnet.images import named
 
     part = cast(write.Part, given.train_or_test(split))
     if images and data is not None:
         raise ArgumentError("--data and images were both given; one of them was expected.")
     given.check_parent(out)
-    with given.reporting(False, plain) as reporter:
+    with given.reporting(as_json, plain) as reporter:
         (trained,) = given.load([run], which, backend, device, reporter)
         chosen = layer or trained.last_hidden
         numbers = write.width(trained, chosen)
@@ -66,4 +72,15 @@ def features(
                 batch_size=batch_size,
                 progress=done,
             )
-        reporter.say(f"{out}: {chosen} of {count:,} images, {numbers:,} numbers each")
+        if not as_json:
+            reporter.say(f"{out}: {chosen} of {count:,} images, {numbers:,} numbers each")
+    if as_json:
+        given.print_json(
+            {
+                "file": shown(out),
+                "checkpoint": shown(trained.path),
+                "layer": chosen,
+                "images": count,
+                "numbers": numbers,
+            }
+        )

@@ -23,7 +23,12 @@ Run = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option("--data", "--data-path", help="Data set; the run's own if none is named."),
+    typer.Option(
+        "--data",
+        "--data-path",
+        help="Data set; the run's own if none is named. An .npz holds images and labels and, if it "
+        "has them, test_images, test_labels and class_names.",
+    ),
 ]
 Part = Annotated[
     str,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,7 +104,8 @@ def train(
             "--data",
             "--data-path",
             help="Pack (pyalexnet data prepare), folder of images by class, CIFAR-10 folder or "
-            "archive, .npz, or cifar10 once fetched; built-in photographs if none is named.",
+            "archive, cifar10 once fetched, or .npz (images, labels and, if it has them, "
+            "test_images, test_labels, class_names); built-in photographs if none is named.",
             rich_help_panel=_DATA,
         ),
     ] = None,
@@ -172,7 +175,8 @@ def train(
         str | None, typer.Option(help="That of the biases.", rich_help_panel=_LEARNING)
     ] = None,
     momentum: Annotated[
-        float | None, typer.Option(help="Of the updates.", rich_help_panel=_LEARNING)
+        float | None,
+        typer.Option(help="Of the updates: 0 or more, less than 1.", rich_help_panel=_LEARNING),
     ] = None,
     weight_decay: Annotated[
         float | None,
@@ -280,6 +284,8 @@ def train(
         raise ArgumentError(
             f"--precision is {precision!r}; one of {', '.join(PRECISIONS)} was expected."
         )
+    if dropout is not None and not 0 <= dropout < 1:
+        raise ArgumentError(f"--dropout is {dropout:g}; at least 0 and less than 1 was expected.")
     backend, number = place(backend, device)
     choices = start.Choices(
         net=net,
@@ -331,11 +337,13 @@ def _run(
     trainer = None
     try:
         with progress.reporter(plain=plain) as reporter:
-            if resume is None:
-                trainer = start.new(choices, out=out, config=config, reporter=reporter)
-            else:
-                run = find(resume, out)
-                trainer = start.resumed(run, choices, reporter=reporter, steps=steps)
+            with naming_options(choices):
+                if resume is None:
+                    trainer = start.new(choices, out=out, config=config, reporter=reporter)
+                else:
+                    run = find(resume, out)
+                    trainer = start.resumed(run, choices, reporter=reporter, steps=steps)
+            trainer.interrupt.tell = reporter.answer
             with trainer.folder, trainer.interrupt:
                 reporter.opening(trainer)
                 outcome = trainer.fit(steps)
@@ -348,6 +356,23 @@ def _run(
             )
         return signal.SIGINT
     return outcome.interrupt
+
+
+@contextlib.contextmanager
+def naming_options(choices: Any) -> Iterator[None]:
+    """Have a refusal of what was given on the command line name the option."""
+    from pyalexnet import nets
+
+    given = {**vars(choices), **choices.net_args, **choices.recipe, **choices.augment}
+    try:
+        yield
+    except ArgumentError as error:
+        who, _, rest = str(error).partition(": ")
+        name, _, said = rest.partition(" ")
+        if who not in ("recipe", "run", "augment", *nets.names()) or given.get(name) is None:
+            raise
+        option = "crop-chunk" if name == "chunk" else name.replace("_", "-")
+        raise ArgumentError(f"--{option} {said}") from error
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import DataError
+from pyalexnet.syncing import sync_folder
 
 TEMPORARY = ".tmp-"
 """What the name of a file begins with while it is written."""
@@ -30,24 +30,12 @@ def write(path: Path, content: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise DataError(
             f"{shown(path)}: cannot be written ({error.strerror}); {len(content)} bytes are needed "
             f"there."
         ) from error
-
-
-def sync(folder: Path) -> None:
-    """Make what a folder lists outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system whose folders cannot be synced
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def sweep(folder: Path) -> None:

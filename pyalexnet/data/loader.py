@@ -46,6 +46,7 @@ class Loader:
         workers: threads that read; 0: the calling thread does, and nothing is read ahead.
         patience: seconds that a read may take, where threads read.
         block, pad, dtype: of the images that a network reads, see `Backend.augment`.
+        into: from the images of a batch to the array that they go to; None: one of the loader's.
     """
 
     backend: Backend
@@ -57,6 +58,7 @@ class Loader:
     block: int = 1
     pad: Pad = 0
     dtype: npt.DTypeLike = np.float32
+    into: Callable[[int], Array] | None = None
 
     def batches(
         self, split: Split, indices: Labels, batch_size: int, look: Look, *, first: int = 0
@@ -83,7 +85,8 @@ class Loader:
         lanes = [self.backend.lane(shape) for _ in range(min(AHEAD + 1, len(bounds)))]
         geometry = BlockGeometry.of("Loader", self.block, self.pad)
         seen = geometry.out_shape(*self.size, split.image_shape[2])
-        out = self.backend.empty((shape[0], *seen), self.dtype)
+        make = self.into or (lambda count: self.backend.empty((count, *seen), self.dtype))
+        out = make(shape[0])
         with Readers(self.workers, self.patience) as readers:
 
             def begin(number: int) -> Callable[[], None]:
@@ -93,7 +96,7 @@ class Loader:
                 wanted, host = indices[start:stop], lane.host[: stop - start]
                 if not self.workers:
                     return lambda: split.read(wanted, host)
-                return _read_in_pieces(readers, split, wanted, host)
+                return read_in_pieces(readers, split, wanted, host)
 
             reading = deque(begin(number) for number in range(min(AHEAD, len(bounds))))
             for number, (start, stop) in enumerate(bounds):
@@ -124,7 +127,7 @@ class Loader:
         )
 
 
-def _read_in_pieces(
+def read_in_pieces(
     readers: Readers, split: Split, indices: Labels, out: Images
 ) -> Callable[[], None]:
     """Begin to read the images `indices` into `out`; the result waits until they are there."""

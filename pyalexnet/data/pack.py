@@ -43,6 +43,7 @@ from pyalexnet.data.dataset import (
 )
 from pyalexnet.data.shard import Facts, Shard, open_shard
 from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.sealing import sealed
 
 FORMAT = 1
 """The number in pack.json. A change that this version cannot read raises it by one."""
@@ -267,7 +268,7 @@ def write_table(folder: Path, table: Table) -> None:
         },
         "shards": {part: [asdict(facts) for facts in table.shards[part]] for part in PARTS},
     }
-    durable.write(folder / TABLE, _rendered(document | {"sha256": _sha256(document)}))
+    durable.write(folder / TABLE, sealed(document))
 
 
 def read_table(folder: Path) -> Table:
@@ -289,7 +290,7 @@ def read_table(folder: Path) -> Table:
                 f"{document['format']}; this is pyalexnet {pyalexnet.__version__}, which reads "
                 f"format {FORMAT}."
             )
-        if document["sha256"] != _sha256(document) or raw != _rendered(document):
+        if raw != sealed(document):
             raise DataError(f"{shown(path)}: its own SHA-256 does not match; it was altered.")
         return _table(document)
 
@@ -378,18 +379,6 @@ def _facts(values: Mapping[str, Any]) -> Facts:
     if not all(type(count) is int and count >= 0 for count in (facts.images, facts.bytes)):
         raise TypeError(f"a shard has {facts.images!r} images in {facts.bytes!r} bytes")
     return facts
-
-
-def _rendered(document: Mapping[str, Any]) -> bytes:
-    """pack.json: one key a line, for people; strict JSON, for programs."""
-    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
-
-
-def _sha256(document: Mapping[str, Any]) -> str:
-    """SHA-256 of the JSON with sorted keys, no blanks and no entry sha256."""
-    rest = {key: value for key, value in document.items() if key != "sha256"}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 @contextlib.contextmanager

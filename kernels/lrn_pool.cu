@@ -1,0 +1,541 @@
+// LRN and the overlapping max-pool behind it in one kernel, and their gradient with both ReLUs' in
+// another: what lies between is never stored, and never rounded.
+//
+// The networks' form (windows of five channels, beta .75, pixels and groups of whole vectors of
+// eight channels) has kernels of its own; whatever else there is goes to simple ones, which find a
+// pixel's neighbours in L1.
+#include "channels.cuh"
+#include "lrn_rows.cuh"
+#include "ops.h"
+#include "pool_windows.cuh"
+#include "rows.cuh"
+
+namespace pyalexnet {
+namespace {
+
+// ---------------------------------------------------------------------- the networks' form
+
+// Threads of a block at most. Two blocks then share a multiprocessor, at 72 registers a thread: one
+// computes while the other waits for memory or at its barrier.
+constexpr int kThreads = 448;
+constexpr int kBlocks = 2;
+// Channels that a thread holds: 16 bytes of bf16, and a window's reach is a quarter of it.
+constexpr int kChannels = 8;
+constexpr int kReach = 2;
+// Rows of outputs, or of the gradient's pixels, that a block walks down. Its first window's first
+// row is read by the block above too: one row in 2 x 9.
+constexpr int kOutputRows = 9;
+constexpr int kPixelRows = 8;
+
+// How maps are cut into blocks: a strip of rows of a tile of columns of some vectors of channels.
+struct Tiling {
+    int rows, strips;          // of a strip; in all
+    int columns, column_tiles; // of outputs, or of the gradient's pixels, in a tile; tiles
+    int vectors, vector_tiles; // of a pixel in a tile; tiles
+    int threads;
+};
+
+int divide_up(int count, int most) { return (count - 1) / most + 1; }
+
+// `count` shared out as evenly as parts of at most `most` allow: the size of a part.
+int even_part(int count, int most) { return divide_up(count, divide_up(count, most)); }
+
+struct BlockPlace {
+    std::int64_t image;
+    int first_row, first_column, first_vector;
+};
+
+__device__ __forceinline__ BlockPlace block_place(const Tiling& tiling) {
+    unsigned block = blockIdx.x;
+    const int vector_tile = static_cast<int>(block % tiling.vector_tiles);
+    block /= tiling.vector_tiles;
+    const int column_tile = static_cast<int>(block % tiling.column_tiles);
+    block /= tiling.column_tiles;
+    const int strip = static_cast<int>(block % tiling.strips);
+    return {block / tiling.strips, strip * tiling.rows, column_tile * tiling.columns,
+            vector_tile * tiling.vectors};
+}
+
+simt::Grid grid_of(std::int64_t images, const Tiling& tiling, Stream stream) {
+    const std::int64_t blocks = images * tiling.strips * tiling.column_tiles * tiling.vector_tiles;
+    return {static_cast<unsigned>(blocks), static_cast<unsigned>(tiling.threads), stream};
+}
+
+// The channels of one thread, and whether its group goes on before and behind them.
+struct Neighbourhood {
+    bool before, behind;
+};
+
+__device__ __forceinline__ Neighbourhood neighbourhood(int vector, int group_vectors) {
+    const int place = vector % group_vectors;
+    return {place != 0, place != group_vectors - 1};
+}
+
+// The eight channels at `from`, and the sums s of their windows. The two channels on either side
+// come from L1.
+template <class T> __device__ __forceinline__ void load_scales(const T* from, Neighbourhood near,
+                                                               const ResponseNorm& norm,
+                                                               float (&x)[kChannels],
+                                                               float (&s)[kChannels]) {
+    float square[kChannels + 2 * kReach];
+    float left[kReach] = {}, right[kReach] = {};
+    load_channels(from, x);
+    if (near.before) load_pair(from - kReach, left);
+    if (near.behind) load_pair(from + kChannels, right);
+#pragma unroll
+    for (int i = 0; i < kReach; ++i) {
+        square[i] = left[i] * left[i];
+        square[kReach + kChannels + i] = right[i] * right[i];
+    }
+#pragma unroll
+    for (int i = 0; i < kChannels; ++i) square[kReach + i] = x[i] * x[i];
+#pragma unroll
+    for (int i = 0; i < kChannels; ++i) {
+        float sum = square[i];
+#pragma unroll
+        for (int d = 1; d <= 2 * kReach; ++d) sum += square[i + d];
+        s[i] = norm.k + norm.alpha * sum;
+    }
+}
+
+// s^-.75 from root = s^-.5. Two reciprocal roots in all, no square root and no division.
+__device__ __forceinline__ float three_quarters(float root) { return root * rsqrtf(root) * root; }
+
+// Of a column's pixels in one window, the first maximum of each channel and its row; four rows to a
+// word, where one instruction replaces one of them.
+struct ColumnMaxima {
+    float value[kChannels];
+    unsigned rows[2];
+
+    __device__ __forceinline__ void begin(const float (&values)[kChannels]) {
+#pragma unroll
+        for (int i = 0; i < kChannels; ++i) value[i] = values[i];
+        rows[0] = rows[1] = 0;
+    }
+
+    __device__ __forceinline__ void see(const float (&values)[kChannels], int row) {
+        const unsigned four_times = static_cast<unsigned>(row) * 0x01010101u;
+#pragma unroll
+        for (int i = 0; i < kChannels; ++i) {
+            // True also of the first NaN: no comparison with a NaN holds.
+            if (value[i] == value[i] && !(values[i] <= value[i])) {
+                const unsigned own = 0xffu << 8 * (i % 4);
+                value[i] = values[i];
+                rows[i / 4] = (rows[i / 4] & ~own) | (four_times & own);
+            }
+        }
+    }
+};
+
+constexpr int kNoCode = 256; // greater than any that a byte holds
+
+// Whether a column's maximum goes before that of the columns to its left: it is larger, or the only
+// NaN, or equals it and has the lesser code, which is then in a row above.
+__device__ __forceinline__ bool goes_before(float value, int code, float best, int best_code) {
+    const bool same = value == best || (value != value && best != best);
+    return same ? code < best_code : best == best && !(value <= best);
+}
+
+// A thread normalises eight channels of one column of pixels, walking down a strip of rows, and
+// keeps the maxima of each window's rows; at the end of a window the block's columns meet in shared
+// memory, and every thread that has an output there takes the maximum across. Vectors of a pixel
+// move fastest. Every pixel is read and normalised once by a block, but for the row that two strips
+// share and the columns that two tiles share; a row that two windows share stays in registers.
+// Bound by bytes, x once and y and where once; the arithmetic (two roots and some 25 instructions
+// an element) is close behind.
+template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
+    lrn_maxpool_fprop_kernel(const T* __restrict__ x, T* __restrict__ y,
+                             std::uint8_t* __restrict__ where, PoolShape g, Tiling tiling,
+                             int group_vectors, ResponseNorm norm, bool relu) {
+    // By halves of a thread's channels. Two stages: the next window's are written while this one's
+    // are read.
+    SIMT_SHARED(Four<float>, maxima, [2][2][kThreads]);
+    SIMT_SHARED(unsigned, rows_of_maxima, [2][2][kThreads]);
+    const BlockPlace block = block_place(tiling);
+    const int thread = static_cast<int>(threadIdx.x);
+    const int column = thread / tiling.vectors; // of the tile
+    const int vector = block.first_vector + thread % tiling.vectors;
+    const int vectors = g.channels / kChannels;
+    const Neighbourhood near = neighbourhood(vector, group_vectors);
+
+    const int first_pixel = block.first_column * g.stride;
+    const int outputs = min(tiling.columns, g.out_width - block.first_column);
+    const int pixels = min((outputs - 1) * g.stride + g.size, g.width - first_pixel);
+    const bool has_pixel = column < pixels && vector < vectors;
+    const bool has_output = column < outputs && vector < vectors;
+    const std::int64_t row_length = std::int64_t{g.width} * g.channels;
+    x +=
+        (block.image * g.height * g.width + first_pixel + column) * g.channels + kChannels * vector;
+    const int end = min(block.first_row + tiling.rows, g.out_height);
+
+    float values[kChannels];
+    bool first_row_is_here = false; // in `values`
+    for (int p = block.first_row; p < end; ++p) {
+        const Span down = window_pixels(p, g.size, g.stride, g.height);
+        const int stage = p % 2;
+        if (has_pixel) {
+            ColumnMaxima own{};
+            for (int h = down.first; h < down.end; ++h) {
+                if (h > down.first || !first_row_is_here) {
+                    float s[kChannels];
+                    load_scales(x + h * row_length, near, norm, values, s);
+#pragma unroll
+                    for (int i = 0; i < kChannels; ++i) values[i] *= three_quarters(rsqrtf(s[i]));
+                }
+                if (h == down.first)
+                    own.begin(values);
+                else
+                    own.see(values, h - down.first);
+            }
+            first_row_is_here = g.size == g.stride + 1;
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const float* const four = own.value + 4 * half;
+                maxima[stage][half][thread] = {{four[0], four[1], four[2], four[3]}};
+                rows_of_maxima[stage][half][thread] = own.rows[half];
+            }
+        }
+        __syncthreads();
+        if (!has_output) continue;
+        const Span across = window_pixels(column, g.size, g.stride, pixels);
+        float best[kChannels];
+        int best_at[kChannels];
+#pragma unroll
+        for (int i = 0; i < kChannels; ++i) {
+            best[i] = -INFINITY; // behind which anything goes, an infinity too, for its lesser code
+            best_at[i] = kNoCode;
+        }
+        for (int q = across.first; q < across.end; ++q) {
+            const int there = q * tiling.vectors + thread % tiling.vectors;
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const Four<float> column_best = maxima[stage][half][there];
+                const unsigned rows = rows_of_maxima[stage][half][there];
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    const int c = 4 * half + i;
+                    const float value = column_best.of[i];
+                    const int row = static_cast<int>(rows >> 8 * i & 0xffu);
+                    const int code = row * g.size + (q - across.first);
+                    if (goes_before(value, code, best[c], best_at[c])) {
+                        best[c] = value;
+                        best_at[c] = code;
+                    }
+                }
+            }
+        }
+        if (relu) {
+#pragma unroll
+            for (float& value : best) value = value <= 0.0f ? 0.0f : value;
+        }
+        const std::int64_t row = block.image * g.out_height + p;
+        const std::int64_t out =
+            (row * g.out_width + block.first_column + column) * g.channels + kChannels * vector;
+        store_channels(y + out, best);
+        Codes<std::uint8_t, kChannels>::pack(best_at).store(where + out);
+    }
+}
+
+// The gradient that a pixel's eight channels receive from the windows that hold it.
+template <class T> __device__ __forceinline__ void
+gather(const T* __restrict__ dy, const T* __restrict__ y, const std::uint8_t* __restrict__ where,
+       const PoolShape& g, Span down, Span across, int h, int w, float (&sum)[kChannels]) {
+#pragma unroll
+    for (float& value : sum) value = 0.0f;
+    for (int p = down.first; p < down.end; ++p) {
+        for (int q = across.first; q < across.end; ++q) {
+            const std::int64_t out = (std::int64_t{p} * g.out_width + q) * g.channels;
+            const int own = (h - p * g.stride) * g.size + (w - q * g.stride);
+            const auto chosen = Codes<std::uint8_t, kChannels>::load(where + out);
+            float passed[kChannels];
+            load_channels(dy + out, passed);
+            if (y) {
+                float outputs[kChannels];
+                load_channels(y + out, outputs);
+#pragma unroll
+                for (int i = 0; i < kChannels; ++i)
+                    passed[i] = outputs[i] > 0.0f ? passed[i] : 0.0f;
+            }
+#pragma unroll
+            for (int i = 0; i < kChannels; ++i)
+                if (chosen[i] == own) sum[i] += passed[i];
+        }
+    }
+}
+
+// A thread computes eight channels of one column of pixels, walking down a strip of rows; a block
+// has all channels of its columns, and the t = dy x s^-1.75 of a vector's neighbours comes through
+// shared memory. Vectors of a pixel move fastest. Bound by bytes: x is read once and dx written
+// once; dy, where and y are read by every pixel of a window, from L1 but the first time.
+template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
+    lrn_maxpool_dgrad_kernel(const T* __restrict__ x, const T* __restrict__ y,
+                             const T* __restrict__ dy, const std::uint8_t* __restrict__ where,
+                             T* __restrict__ dx, PoolShape g, Tiling tiling, int group_vectors,
+                             ResponseNorm norm, bool gated) {
+    // A vector's first two t and its last two. Two stages: the next row's are written while this
+    // one's are read.
+    SIMT_SHARED(Four<float>, edges, [2][kThreads]);
+    const BlockPlace block = block_place(tiling);
+    const int thread = static_cast<int>(threadIdx.x);
+    const int w = block.first_column + thread / tiling.vectors;
+    const int vector = thread % tiling.vectors;
+    const Neighbourhood near = neighbourhood(vector, group_vectors);
+    const bool has_pixel = thread / tiling.vectors < tiling.columns && w < g.width;
+
+    const std::int64_t in =
+        (block.image * g.height * g.width + w) * g.channels + kChannels * vector;
+    const std::int64_t out =
+        block.image * g.out_height * g.out_width * g.channels + kChannels * vector;
+    dy += out;
+    where += out;
+    if (y) y += out;
+    const Span across = windows_of_pixel(w, g.size, g.stride, g.out_width);
+    Span down = windows_of_pixel(block.first_row, g.size, g.stride, g.out_height);
+    const int end = min(block.first_row + tiling.rows, g.height);
+    const float factor = 1.5f * norm.alpha; // 2 alpha beta
+
+    for (int h = block.first_row; h < end; ++h) {
+        float own[kChannels], gradient[kChannels];
+        float t[kReach + kChannels + kReach] = {};
+        const std::int64_t at = in + std::int64_t{h} * g.width * g.channels;
+        if (has_pixel) {
+            gather(dy, y, where, g, down, across, h, w, gradient);
+            float s[kChannels];
+            load_scales(x + at, near, norm, own, s);
+#pragma unroll
+            for (int i = 0; i < kChannels; ++i) {
+                const float root = rsqrtf(s[i]);
+                gradient[i] *= three_quarters(root);
+                t[kReach + i] = gradient[i] * (own[i] * root * root);
+            }
+            edges[h % 2][thread] = {{t[kReach], t[kReach + 1], t[kChannels], t[kChannels + 1]}};
+        }
+        __syncthreads();
+        if (has_pixel) {
+            if (near.before) {
+                const Four<float> left = edges[h % 2][thread - 1];
+                t[0] = left.of[2];
+                t[1] = left.of[3];
+            }
+            if (near.behind) {
+                const Four<float> right = edges[h % 2][thread + 1];
+                t[kReach + kChannels] = right.of[0];
+                t[kReach + kChannels + 1] = right.of[1];
+            }
+#pragma unroll
+            for (int i = 0; i < kChannels; ++i) {
+                float sum = t[i];
+#pragma unroll
+                for (int d = 1; d <= 2 * kReach; ++d) sum += t[i + d];
+                gradient[i] -= factor * own[i] * sum;
+                if (gated) gradient[i] = own[i] > 0.0f ? gradient[i] : 0.0f;
+            }
+            store_channels(dx + at, gradient);
+        }
+        // The windows of the row below: at most one fewer above, and one more beneath.
+        if (down.first * g.stride + g.size <= h + 1) ++down.first;
+        if (down.end < g.out_height && down.end * g.stride <= h + 1) ++down.end;
+    }
+}
+
+// ---------------------------------------------------------------------- any form
+
+// A thread computes one channel of one output, a block up to 256 of an output row; channels move
+// fastest. Bound by L1: every pixel of the window is normalised afresh.
+template <class T, class Where, class Window>
+__global__ void any_lrn_maxpool_fprop_kernel(const T* __restrict__ x, T* __restrict__ y,
+                                             Where* __restrict__ where, PoolShape g, Window window,
+                                             int length, ResponseNorm norm, bool relu) {
+    const RowPlace at = row_place(g.out_width, g.channels);
+    if (at.column == g.out_width) return;
+    const std::int64_t image = at.row / g.out_height;
+    const int p = static_cast<int>(at.row % g.out_height);
+    const Span rows = window_pixels(p, g.size, g.stride, g.height);
+    const Span columns = window_pixels(at.column, g.size, g.stride, g.width);
+    const int c = at.channel % length;
+
+    float best = 0.0f;
+    int best_at = -1;
+    for (int h = rows.first; h < rows.end; ++h) {
+        for (int w = columns.first; w < columns.end; ++w) {
+            const std::int64_t i = ((image * g.height + h) * g.width + w) * g.channels + at.channel;
+            const float s = window_scale(x, i, c, length, window, norm);
+            const float value = widen(x[i]) * negative_power(s, norm.beta);
+            // True also of the first NaN: no comparison with a NaN holds.
+            if (best_at < 0 || (best == best && !(value <= best))) {
+                best = value;
+                best_at = (h - rows.first) * g.size + (w - columns.first);
+            }
+        }
+    }
+    if (relu) best = best <= 0.0f ? 0.0f : best;
+    const std::int64_t out = (at.row * g.out_width + at.column) * g.channels + at.channel;
+    y[out] = narrow<T>(best);
+    where[out] = static_cast<Where>(best_at);
+}
+
+// A block computes one tile, a thread four elements of it (lrn_dgrad_tile); channels move fastest.
+// Bound by L1: what a pixel receives from its windows is gathered anew wherever it is needed.
+template <class T, class Where, class Window>
+__global__ void any_lrn_maxpool_dgrad_kernel(const T* __restrict__ x, const T* __restrict__ y,
+                                             const T* __restrict__ dy,
+                                             const Where* __restrict__ where, T* __restrict__ dx,
+                                             PoolShape g, Rows rows, int tile, Window window,
+                                             ResponseNorm norm, bool gated) {
+    SIMT_SHARED(float, power, [kLrnTile]);
+    SIMT_SHARED(float, t, [kLrnTile]);
+    const auto gradient = [=](std::int64_t i) {
+        const int channel = static_cast<int>(i % g.channels);
+        std::int64_t pixel = i / g.channels;
+        const int w = static_cast<int>(pixel % g.width);
+        pixel /= g.width;
+        const int h = static_cast<int>(pixel % g.height);
+        const std::int64_t image = pixel / g.height;
+        const Span down = windows_of_pixel(h, g.size, g.stride, g.out_height);
+        const Span across = windows_of_pixel(w, g.size, g.stride, g.out_width);
+        float sum = 0.0f;
+        for (int p = down.first; p < down.end; ++p) {
+            for (int q = across.first; q < across.end; ++q) {
+                const std::int64_t out =
+                    ((image * g.out_height + p) * g.out_width + q) * g.channels + channel;
+                const int own = (h - p * g.stride) * g.size + (w - q * g.stride);
+                const bool passes = where[out] == own && (!y || widen(y[out]) > 0.0f);
+                if (passes) sum += widen(dy[out]);
+            }
+        }
+        return sum;
+    };
+    lrn_dgrad_tile(power, t, x, rows, tile, window, norm, gradient,
+                   [=](std::int64_t i, float own, float value) {
+                       dx[i] = narrow<T>(!gated || own > 0.0f ? value : 0.0f);
+                   });
+}
+
+template <class T, class Where, class Window>
+void launch_any_fprop(const T* x, T* y, Where* where, const PoolShape& g, Window window, int length,
+                      ResponseNorm norm, bool relu, Stream stream) {
+    simt::launch<any_lrn_maxpool_fprop_kernel<T, Where, Window>>(
+        row_grid(g.images * g.out_height, g.out_width, g.channels, stream), x, y, where, g, window,
+        length, norm, relu);
+}
+
+template <class T, class Where, class Window>
+void launch_any_dgrad(const T* x, const T* y, const T* dy, const Where* where, T* dx,
+                      const PoolShape& g, Rows rows, Window window, ResponseNorm norm, bool gated,
+                      Stream stream) {
+    const int tile = lrn_tile(window);
+    simt::launch<any_lrn_maxpool_dgrad_kernel<T, Where, Window>>(
+        simt::Grid(simt::blocks_for(rows.count, tile), kLrnThreads, stream), x, y, dy, where, dx, g,
+        rows, tile, window, norm, gated);
+}
+
+// ---------------------------------------------------------------------- choosing
+
+bool networks_form(const PoolShape& g, int groups, const ResponseNorm& norm) {
+    return norm.size == 2 * kReach + 1 && norm.beta == 0.75f &&
+           g.channels / groups % kChannels == 0;
+}
+
+int whole_warps(int threads) { return (threads + 31) / 32 * 32; }
+
+// Pixels of a row under so many neighbouring windows.
+int span_of(const PoolShape& g, std::int64_t windows) {
+    const std::int64_t pixels = (windows - 1) * g.stride + g.size;
+    return static_cast<int>(pixels < g.width ? pixels : g.width);
+}
+
+// All vectors of a pixel in a block, if that leaves columns for a few windows side by side; as many
+// columns as there are threads for.
+Tiling fprop_tiling(const PoolShape& g) {
+    const int vectors = g.channels / kChannels;
+    const int few = span_of(g, g.out_width < 4 ? g.out_width : 4);
+    Tiling tiling{};
+    tiling.rows = even_part(g.out_height, kOutputRows);
+    tiling.vectors = even_part(vectors, few < kThreads ? kThreads / few : 1);
+    const int room = kThreads / tiling.vectors;
+    const int most = g.width <= room ? g.out_width : (room - g.size) / g.stride + 1;
+    tiling.columns = even_part(g.out_width, most);
+    tiling.strips = divide_up(g.out_height, tiling.rows);
+    tiling.column_tiles = divide_up(g.out_width, tiling.columns);
+    tiling.vector_tiles = divide_up(vectors, tiling.vectors);
+    tiling.threads = whole_warps(span_of(g, tiling.columns) * tiling.vectors);
+    return tiling;
+}
+
+// Of maps whose pixels fit a block.
+Tiling dgrad_tiling(const PoolShape& g) {
+    Tiling tiling{};
+    tiling.rows = even_part(g.height, kPixelRows);
+    tiling.vectors = g.channels / kChannels;
+    tiling.columns = even_part(g.width, kThreads / tiling.vectors);
+    tiling.strips = divide_up(g.height, tiling.rows);
+    tiling.column_tiles = divide_up(g.width, tiling.columns);
+    tiling.vector_tiles = 1;
+    tiling.threads = whole_warps(tiling.columns * tiling.vectors);
+    return tiling;
+}
+
+} // namespace
+
+template <class T, class Where>
+void lrn_maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, int groups,
+                       ResponseNorm norm, bool relu, Stream stream) {
+    const int length = shape.channels / groups;
+    if constexpr (sizeof(Where) == 1) {
+        if (networks_form(shape, groups, norm) && channels_align<T>(shape.channels, x, y, where)) {
+            const Tiling tiling = fprop_tiling(shape);
+            simt::launch<lrn_maxpool_fprop_kernel<T>>(grid_of(shape.images, tiling, stream), x, y,
+                                                      where, shape, tiling, length / kChannels,
+                                                      norm, relu);
+            return;
+        }
+    }
+    if (norm.size == 5) {
+        launch_any_fprop(x, y, where, shape, Five{}, length, norm, relu, stream);
+    } else {
+        launch_any_fprop(x, y, where, shape, reach_of(norm.size, length), length, norm, relu,
+                         stream);
+    }
+}
+
+template <class T, class Where>
+void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy, const Where* where, T* dx,
+                       PoolShape shape, int groups, ResponseNorm norm, bool gated, Stream stream) {
+    const int length = shape.channels / groups;
+    if constexpr (sizeof(Where) == 1) {
+        if (networks_form(shape, groups, norm) && shape.channels <= kThreads * kChannels &&
+            channels_align<T>(shape.channels, x, y, dy, where, dx)) {
+            const Tiling tiling = dgrad_tiling(shape);
+            simt::launch<lrn_maxpool_dgrad_kernel<T>>(grid_of(shape.images, tiling, stream), x, y,
+                                                      dy, where, dx, shape, tiling,
+                                                      length / kChannels, norm, gated);
+            return;
+        }
+    }
+    const Rows rows = rows_of(shape.images * shape.height * shape.width, shape.channels, groups);
+    if (norm.size == 5) {
+        launch_any_dgrad(x, y, dy, where, dx, shape, rows, Five{}, norm, gated, stream);
+    } else {
+        launch_any_dgrad(x, y, dy, where, dx, shape, rows, reach_of(norm.size, length), norm, gated,
+                         stream);
+    }
+}
+
+template void lrn_maxpool_fprop(const float*, float*, std::uint8_t*, PoolShape, int, ResponseNorm,
+                                bool, Stream);
+template void lrn_maxpool_fprop(const float*, float*, std::uint16_t*, PoolShape, int, ResponseNorm,
+                                bool, Stream);
+template void lrn_maxpool_fprop(const bf16*, bf16*, std::uint8_t*, PoolShape, int, ResponseNorm,
+                                bool, Stream);
+template void lrn_maxpool_fprop(const bf16*, bf16*, std::uint16_t*, PoolShape, int, ResponseNorm,
+                                bool, Stream);
+template void lrn_maxpool_dgrad(const float*, const float*, const float*, const std::uint8_t*,
+                                float*, PoolShape, int, ResponseNorm, bool, Stream);
+template void lrn_maxpool_dgrad(const float*, const float*, const float*, const std::uint16_t*,
+                                float*, PoolShape, int, ResponseNorm, bool, Stream);
+template void lrn_maxpool_dgrad(const bf16*, const bf16*, const bf16*, const std::uint8_t*, bf16*,
+                                PoolShape, int, ResponseNorm, bool, Stream);
+template void lrn_maxpool_dgrad(const bf16*, const bf16*, const bf16*, const std::uint16_t*, bf16*,
+                                PoolShape, int, ResponseNorm, bool, Stream);
+
+} // namespace pyalexnet

@@ -1,0 +1,167 @@
+"""LRN, the max-pool behind it and the ReLUs around them, in one kernel forward and one backward."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import oracle
+from oracle import Exact, double
+from samples import EACH_ELEMENT, generator, normal
+from shapes import LRN, LRN_POOLS, LRNPool, Pool, each
+from tolerance import SUM, assert_close, bound, norm_units, same_bits
+from trial import run
+
+CASES = pytest.mark.parametrize("case", each(LRN_POOLS))
+RELUS = pytest.mark.parametrize("relus", [False, True], ids=["plain", "relus"])
+FORMS = [LRN_POOLS[0], LRN_POOLS[7], LRN_POOLS[10], LRN_POOLS[12]]
+EACH_FORM = pytest.mark.parametrize("case", FORMS, ids=str)
+"""A case of each kernel: of the networks' form, of wide windows, and of any channels and norm."""
+
+
+def units(case: LRNPool) -> float:
+    """The norm's, and those of the sum over the windows that hold a pixel."""
+    return norm_units(case.norm.beta) + SUM
+
+
+@cache
+def inputs(case: LRNPool, dtype: Any) -> tuple[Any, Any]:
+    """x, dy."""
+    return normal(*case.x, seed=1).astype(dtype), normal(*case.y, seed=2).astype(dtype)
+
+
+@cache
+def maxima(case: LRNPool, dtype: Any) -> tuple[Exact, Any]:
+    """What the pool has to answer, and from where."""
+    y, where = oracle.lrn_maxpool_fprop(inputs(case, dtype)[0], **case.constants)
+    return y, where.astype(case.where_dtype)
+
+
+@cache
+def outputs(case: LRNPool, dtype: Any) -> Any:
+    """What a ReLU behind the pool might have left, zeros and a NaN among it."""
+    y = np.maximum(normal(*case.y, seed=3), 0).astype(dtype)
+    y[0, 0, 0, 0] = np.nan
+    return y
+
+
+@cache
+def slopes(case: LRNPool, dtype: Any, relus: bool) -> Exact:
+    """dx of a case, with both ReLUs or none."""
+    y = outputs(case, dtype) if relus else None
+    x, dy = inputs(case, dtype)
+    where = maxima(case, dtype)[1]
+    return oracle.lrn_maxpool_dgrad(x, dy, where, **case.constants, y=y, gated=relus)
+
+
+def at(values: Any, where: Any, case: LRNPool) -> Any:
+    """What a pool's codes name, of maps (N, H, W, C)."""
+    n, p, q, c = np.indices(where.shape)
+    r, s = np.divmod(where.astype(int), case.pool.size)
+    return values[n, p * case.pool.stride + r, q * case.pool.stride + s, c]
+
+
+@EACH_ELEMENT
+@RELUS
+@CASES
+def test_fprop(be: Any, case: LRNPool, relus: bool, dtype: Any) -> None:
+    x, _ = inputs(case, dtype)
+    y, where = run(be, "lrn_maxpool_fprop", x, **case.constants, relu=relus)
+    due, _ = maxima(case, dtype)
+    within = Exact(np.maximum(due.value, 0) if relus else due.value, due.magnitude)
+    assert_close(y, within, norm_units(case.norm.beta), dtype=dtype)
+    assert where.dtype == case.where_dtype
+    # Of two that differ by less than they are rounded, either may be named.
+    normalised = oracle.lrn_fprop(x, **case.norm.constants).value
+    assert (at(normalised, where, case) >= due.value - 2 * bound(due, units(case))).all()
+
+
+@EACH_ELEMENT
+@RELUS
+@CASES
+def test_dgrad(be: Any, case: LRNPool, relus: bool, dtype: Any) -> None:
+    x, dy = inputs(case, dtype)
+    y = be.asarray(outputs(case, dtype)) if relus else None
+    where = maxima(case, dtype)[1]
+    (dx,) = run(be, "lrn_maxpool_dgrad", x, dy, where, **case.constants, y=y, gated=relus)
+    assert_close(dx, slopes(case, dtype, relus), units(case), dtype=dtype)
+
+
+@EACH_ELEMENT
+@EACH_FORM
+def test_of_equals_the_first_is_named(be: Any, case: LRNPool, dtype: Any) -> None:
+    """Every pixel is one of three, so that whole windows tie, in value and in the last bit."""
+    kinds = normal(3, case.x[3], seed=4)
+    which = generator(5, *case.x[:3]).integers(0, 3, case.x[:3])
+    x = kinds[which].astype(dtype)
+    y, where = run(be, "lrn_maxpool_fprop", x, **case.constants)
+    due, places = oracle.lrn_maxpool_fprop(x, **case.constants)
+    assert_close(y, due, norm_units(case.norm.beta), dtype=dtype)
+    assert_array_equal(where, places)
+
+
+@EACH_ELEMENT
+@EACH_FORM
+@pytest.mark.parametrize("relu", [False, True])
+def test_the_first_nan_wins(be: Any, case: LRNPool, relu: bool, dtype: Any) -> None:
+    """One makes NaNs of the channels whose windows see it; each is the maximum wherever it is."""
+    x = normal(*case.x).astype(dtype)
+    for place in ((0, 2, 2, 3), (0, 2, 3, 3), (0, 3, 1, 3), (-1, -1, -1, -1)):
+        x[place] = np.nan
+    y, where = run(be, "lrn_maxpool_fprop", x, **case.constants, relu=relu)
+    normalised = np.array(oracle.lrn_fprop(x, **case.norm.constants).value)
+    due, places = oracle.maxpool_fprop(normalised, **case.pool.geometry)
+    assert np.isnan(due).any()
+    assert_array_equal(np.isnan(y.astype(np.float32)), np.isnan(due))
+    assert_array_equal(where[np.isnan(due)], places[np.isnan(due)])
+
+
+@EACH_FORM
+def test_it_is_the_three_one_after_the_other(be: Any, case: LRNPool) -> None:
+    """In float32, both ways, within what either may be off."""
+    x, dy = inputs(case, np.dtype(np.float32))
+    y, where = run(be, "lrn_maxpool_fprop", x, **case.constants, relu=True)
+    normalised = run(be, "lrn_fprop", x, **case.norm.constants)[0]
+    pooled, place = run(be, "maxpool_fprop", normalised, **case.pool.geometry)
+    due = Exact(double(np.maximum(pooled, 0)), maxima(case, x.dtype)[0].magnitude)
+    assert_close(y, due, 2 * norm_units(case.norm.beta))
+    assert (where == place).mean() > 0.99
+
+    (dx,) = run(be, "lrn_maxpool_dgrad", x, dy, where, **case.constants, y=be.asarray(y))
+    (passed,) = run(be, "relu_dgrad", y, dy)
+    (spread,) = run(be, "maxpool_dgrad", passed, where, x_shape=case.x, **case.pool.geometry)
+    (one_by_one,) = run(be, "lrn_dgrad", x, spread, **case.norm.constants)
+    exact = oracle.lrn_maxpool_dgrad(x, dy, where, **case.constants, y=y)
+    assert_close(dx, Exact(double(one_by_one), exact.magnitude), 2 * units(case))
+
+
+@EACH_ELEMENT
+@EACH_FORM
+def test_a_closed_gate_lets_nothing_through(be: Any, case: LRNPool, dtype: Any) -> None:
+    """Not the norm's second term either, which reaches pixels that no window chose."""
+    x, dy = inputs(case, dtype)
+    where = maxima(case, dtype)[1]
+    (dx,) = run(be, "lrn_maxpool_dgrad", -abs(x), dy, where, **case.constants, gated=True)
+    assert (dx == 0).all()
+    nothing = be.asarray(np.zeros(case.y, dtype))
+    (dx,) = run(be, "lrn_maxpool_dgrad", x, dy, where, **case.constants, y=nothing)
+    assert (dx == 0).all()
+
+
+@pytest.mark.parametrize("size", [3, 2])
+def test_a_block_may_begin_anywhere(be: Any, size: int) -> None:
+    """Strips and tiles of every kind of remainder give what the maps in one piece would."""
+    norm = LRN("", (1, 1, 1, 16), 5, groups=2)
+    whole = LRNPool("", norm, Pool("", (1, 41, 64, 16), size, 2))
+    x = normal(*whole.x)
+    y, where = run(be, "lrn_maxpool_fprop", x, **whole.constants)
+    for rows, columns in ((21, 64), (41, 9), (20, 31)):
+        part = np.ascontiguousarray(x[:, :rows, :columns])
+        small, codes = run(be, "lrn_maxpool_fprop", part, **whole.constants | {"ceil": False})
+        p, q = small.shape[1:3]
+        assert same_bits(small, np.ascontiguousarray(y[:, :p, :q]))
+        assert same_bits(codes, np.ascontiguousarray(where[:, :p, :q]))

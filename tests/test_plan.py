@@ -1,0 +1,347 @@
+"""The plan of a step: which calls it has, and that a network that goes by it learns the same."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pyalexnet import nets, plan
+from pyalexnet.errors import ArgumentError
+from pyalexnet.layers import LRN, Conv, Dropout, Linear, MaxPool, Relu
+from pyalexnet.net import Net, NetSpec
+from pyalexnet.planned import PlannedNet
+from pyalexnet.sgd import SGD
+from test_net import EVERY_LAYER, RECIPE, SEED, STEP, assert_near, batch, exact, host
+from tolerance import same_bits
+from variants import NUMPY, ONE_ORDER, SIM, SIM_SEEDED, SIMCHECK, parameters
+
+# Everything that is fused, with both orders of ReLU and pool, both rules of dropout, groups, and
+# sizes that fill no tile: 8 channels to a group, as tensor cores want them, but in conv3's 4.
+FUSIBLE = NetSpec(
+    "fusible",
+    (35, 31, 3),
+    5,
+    (
+        Conv("conv1", 16, 11, stride=4, pad=(1, 3, 1, 3), activation="relu", std=0.05, bias=0.1),
+        LRN("norm1", 5, alpha=0.1, beta=0.75, k=2.0),
+        MaxPool("pool1", 3, 2),
+        Conv("conv2", 16, 3, pad=1, groups=2, std=0.2, bias=0.1),
+        LRN("norm2", 3, alpha=0.2, beta=0.75, k=1.5, groups=2),
+        MaxPool("pool2", 2, 1),
+        Relu("relu2"),
+        Conv("conv3", 8, 2, pad=1, groups=4, activation="relu", std=0.3, bias=0.1),
+        MaxPool("pool3", 2, 2),
+        Linear("fc4", 24, activation="relu", std=0.3, bias=0.1),
+        Dropout("drop4", keep=0.7),
+        Linear("fc5", 13, activation="relu", std=0.3, bias=0.1),
+        Dropout("drop5", keep=0.6, inverted=True),
+        Linear("fc6", 5, std=0.4),
+    ),
+    RECIPE,
+)
+SHAPES = [EVERY_LAYER, FUSIBLE]
+NAMES = [spec.name for spec in SHAPES]
+IMAGES = 4
+
+
+def ops(spec: NetSpec, **how: Any) -> list[str]:
+    """The operations of a plan, in their order."""
+    return [call.op for call in plan.make(spec, **how).calls]
+
+
+# What a plan consists of
+
+
+def test_a_step_of_the_papers_network() -> None:
+    found = ops(nets.alexnet(preset="paper"), goal="update", precision="bf16", source="images")
+    assert found == [
+        "filters_to_depth",
+        "conv_fprop",
+        "lrn_maxpool_fprop",
+        "conv_fprop",
+        "lrn_maxpool_fprop",
+        "conv_fprop",
+        "conv_fprop",
+        "conv_fprop",
+        "maxpool_fprop",
+        *["linear_fprop"] * 3,
+        "softmax_cross_entropy",
+        *["linear_dgrad", "linear_wgrad_sgd"] * 3,
+        "maxpool_dgrad",
+        *["conv_dgrad", "conv_wgrad_sgd"] * 3,
+        "lrn_maxpool_dgrad",
+        *["conv_dgrad", "conv_wgrad_sgd"],
+        "lrn_maxpool_dgrad",
+        "conv_wgrad",
+        "filters_from_depth",
+        *["sgd_update"] * 2,
+    ]
+
+
+def test_layer_by_layer_nothing_is_fused() -> None:
+    for spec in SHAPES:
+        found = ops(spec, goal="update", fused=False)
+        assert not {op for op in found if "lrn_maxpool" in op or "wgrad_sgd" in op or "depth" in op}
+        assert found.count("sgd_update") == len(spec.param_shapes())
+    assert "relu_dgrad" in found and "dropout_dgrad" in found
+
+
+def test_no_call_waits_for_one_that_comes_later() -> None:
+    for spec in (*SHAPES, *(nets.alexnet(preset=p) for p in ("source", "paper", "caffe", "owt"))):
+        for fused in (False, True):
+            made = plan.make(spec, goal="update", precision="bf16", fused=fused)
+            known = {made.source, "labels", *spec.param_shapes()}
+            for call in made.calls:
+                assert {plan.name_of(each) for each in call.reads.values()} <= known, call
+                known |= {plan.name_of(each) for each in call.writes}
+            assert known <= set(made.arrays)
+
+
+def test_weights_change_only_after_all_have_read_them() -> None:
+    made = plan.make(FUSIBLE, goal="update")
+    for name in FUSIBLE.param_shapes():
+        readers = [i for i, call in enumerate(made.calls) if name in call.reads.values()]
+        (changes,) = [i for i, call in enumerate(made.calls) if name in call.learns.values()]
+        assert max(readers) < changes
+
+
+def test_what_runs_aside_meets_nothing_that_comes_later() -> None:
+    made = plan.make(nets.alexnet(preset="paper"), goal="update", precision="bf16")
+    beside = [i for i, call in enumerate(made.calls) if call.aside]
+    assert [list(made.calls[i].learns.values()) for i in beside] == [
+        [f"{name}.w", f"{name}.b"] for name in ("fc8", "fc7", "fc6")
+    ]
+    for i in beside:
+        reads = {plan.name_of(each) for each in made.calls[i].reads.values()}
+        learns = set(made.calls[i].learns.values())
+        for later in made.calls[i + 1 :]:
+            assert not reads & {plan.name_of(each) for each in later.writes}
+            assert not learns & {plan.name_of(each) for each in later.operands()}
+
+
+def test_fusing_moves_fewer_bytes_at_every_precision() -> None:
+    spec = nets.alexnet(preset="paper")
+
+    def moved(**how: Any) -> int:
+        made = plan.make(spec, goal="update", **how)
+        return sum(made.moved(call, 256) for call in made.calls)
+
+    for precision in plan.PRECISIONS:
+        assert 1.5 * moved(precision=precision) < moved(precision=precision, fused=False)
+    assert moved(precision="bf16") < moved(precision="fp32")
+
+
+@pytest.mark.parametrize("preset", ["source", "paper", "caffe", "owt"])
+def test_alexnets_first_layer_reads_blocks_of_4_by_4(preset: str) -> None:
+    seen = plan.converted(nets.alexnet(preset=preset))
+    assert (seen.block, seen.shape) == (4, (57, 57, 48))
+
+
+def test_blocks_that_would_give_too_many_outputs_are_not_made() -> None:
+    layers = (Conv("conv1", 2, 11, stride=4), Linear("fc2", 3))
+
+    def block(height: int) -> int:
+        return plan.converted(NetSpec("small", (height, 39, 1), 3, layers, RECIPE)).block
+
+    # Rows of 10 blocks, three to an output, give 8; of 38 pixels there are only 7. So with 11.
+    assert [block(height) for height in (38, 39, 40, 41, 42, 43)] == [1, 4, 4, 1, 1, 4]
+
+
+def test_what_has_no_plan_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"^plan: precision is 'fp8'; one of fp32, bf16 was"):
+        plan.make(FUSIBLE, goal="logits", precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"^PlannedNet: precision is 'half'; one of fp32"):
+        PlannedNet(FUSIBLE, precision="half")  # type: ignore[arg-type]
+
+
+# What it computes
+
+
+@pytest.mark.parametrize("be", parameters(NUMPY, SIM, SIMCHECK), indirect=True)
+@pytest.mark.parametrize("spec", SHAPES, ids=NAMES)
+def test_layer_by_layer_the_bits_are_those_of_the_layers(be: Any, spec: NetSpec) -> None:
+    layers, planned = Net(spec, be, SEED), PlannedNet(spec, be, SEED, fused=False)
+    x, labels = batch(spec, IMAGES)
+    for train in (False, True):
+        expected = layers.loss_and_grads(x, labels, train=train, step=STEP)
+        loss, grads = planned.loss_and_grads(x, labels, train=train, step=STEP)
+        assert same_bits(be.to_numpy(loss), be.to_numpy(expected[0]))
+        assert list(grads) == list(expected[1])
+        found = host(planned, grads)
+        assert all(same_bits(found[n], g) for n, g in host(layers, expected[1]).items())
+    assert same_bits(host(planned, {"": planned.forward(x)})[""], be.to_numpy(layers.forward(x)))
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
+def test_fused_gradients_are_exact(be: Any, train: bool) -> None:
+    _, loss, exact_grads = exact(train)
+    net = PlannedNet(EVERY_LAYER, be, SEED)
+    actual, grads = net.loss_and_grads(*batch(EVERY_LAYER, IMAGES), train=train, step=STEP)
+    assert_near(be.to_numpy(actual), loss)
+    for name, grad in host(net, grads).items():
+        assert_near(grad, exact_grads[name])
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
+def test_fused_gradients_are_those_of_the_layers(be: Any, train: bool) -> None:
+    x, labels = batch(FUSIBLE, IMAGES)
+    layers, fused = Net(FUSIBLE, "numpy", SEED), PlannedNet(FUSIBLE, be, SEED)
+    expected = layers.loss_and_grads(x, labels, train=train, step=STEP)
+    loss, grads = fused.loss_and_grads(x, labels, train=train, step=STEP)
+    assert_near(be.to_numpy(loss), expected[0])
+    assert_near(be.to_numpy(fused.forward(x)), layers.forward(x))
+    for name, grad in host(fused, grads).items():
+        assert np.linalg.norm(expected[1][name]) > 1e-3, f"{name}: nothing to see"
+        assert_near(grad, expected[1][name])
+
+
+# Backends round the same sums to bfloat16; where two differ in their last float32 bit, one element
+# in some ten thousand lies so near the middle between two bfloat16 that it goes the other way, by
+# 2^-8 of its size, and in a max-pool another pixel may then be the first of equals. Altogether less
+# than one bfloat16 rounding of everything.
+_BF16_FLIPS = 2.0**-9
+# Beside float32: some ten roundings of 2^-9 in a row, each way. Layer by layer the norm's output is
+# rounded before it is pooled, too, which makes equals of neighbours: of a batch this small one
+# gradient in another pixel is four per cent of conv1's. Fused, nothing between the two is rounded.
+_BF16 = {True: 20 * 2.0**-9, False: 32 * 2.0**-9}
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["layers", "fused"])
+@pytest.mark.parametrize("spec", SHAPES, ids=NAMES)
+def test_bf16_gradients(be: Any, spec: NetSpec, fused: bool) -> None:
+    x, labels = batch(spec, IMAGES)
+    net = PlannedNet(spec, be, SEED, precision="bf16", fused=fused)
+    same = PlannedNet(spec, "numpy", SEED, precision="bf16", fused=fused)
+    full = Net(spec, "numpy", SEED)
+    loss, grads = net.loss_and_grads(x, labels, train=True, step=STEP)
+    expected = same.loss_and_grads(x, labels, train=True, step=STEP)
+    in_full = full.loss_and_grads(x, labels, train=True, step=STEP)
+    assert_near(be.to_numpy(loss), expected[0], _BF16_FLIPS)
+    assert_near(be.to_numpy(loss), in_full[0], _BF16[fused])
+    for name, grad in host(net, grads).items():
+        assert grad.dtype == np.float32
+        assert_near(grad, expected[1][name], _BF16_FLIPS)
+        assert_near(grad, in_full[1][name], _BF16[fused])
+
+
+@pytest.mark.parametrize("be", parameters(SIM, *SIM_SEEDED), indirect=True)
+@pytest.mark.parametrize("precision", plan.PRECISIONS)
+def test_no_order_of_threads_changes_a_bit(be: Any, precision: plan.Precision) -> None:
+    x, labels = batch(FUSIBLE, IMAGES)
+    net = PlannedNet(FUSIBLE, be, SEED, precision=precision)
+    grads = host(net, net.loss_and_grads(x, labels, train=True, step=STEP)[1])
+    be.set_schedule(0)
+    again = host(net, net.loss_and_grads(x, labels, train=True, step=STEP)[1])
+    assert all(same_bits(grads[name], again[name]) for name in grads)
+
+
+# Learning
+
+
+def learn(net: PlannedNet, steps: int, at_once: bool) -> tuple[SGD, list[float]]:
+    """Some steps, each on a batch of its own, by gradients and update or by one program."""
+    sgd, losses = SGD(net), []
+    for step in range(steps):
+        x, labels = batch(net.spec, IMAGES, step)
+        if at_once:
+            loss = sgd.fused_step(x, labels, step=step, epoch=0)
+        else:
+            loss, grads = net.loss_and_grads(x, labels, train=True, step=step)
+            sgd.step(grads, 0)
+        losses.append(float(net.backend.to_numpy(loss)))
+    return sgd, losses
+
+
+@pytest.mark.parametrize("be", parameters(NUMPY, SIM, SIMCHECK), indirect=True)
+@pytest.mark.parametrize("precision", plan.PRECISIONS)
+@pytest.mark.parametrize("spec", SHAPES, ids=NAMES)
+def test_the_fused_update_is_that_of_the_gradients(
+    be: Any, spec: NetSpec, precision: plan.Precision
+) -> None:
+    at_once = PlannedNet(spec, be, SEED, precision=precision)
+    apart = PlannedNet(spec, be, SEED, precision=precision)
+    (first, losses), (second, expected) = learn(at_once, 3, True), learn(apart, 3, False)
+    assert losses == expected and len(set(losses)) == 3
+    momentum = [host(sgd.net, sgd.momentum) for sgd in (first, second)]
+    params = [host(net, net.params) for net in (at_once, apart)]
+    for one, other in (params, momentum):
+        assert all(same_bits(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("precision", plan.PRECISIONS)
+def test_parameters_come_out_as_they_went_in(be: Any, precision: plan.Precision) -> None:
+    initial = host(full := Net(FUSIBLE, be, SEED), full.params)
+    net = PlannedNet(FUSIBLE, be, SEED, precision=precision)
+    assert all(same_bits(value, initial[n]) for n, value in host(net, net.params).items())
+    x, labels = batch(FUSIBLE, IMAGES)
+    before = host(net, net.loss_and_grads(x, labels)[1])  # programs hold the arrays by now
+    other = host(full := Net(FUSIBLE, be, SEED + 1), full.params)
+    net.load(other)
+    assert all(same_bits(value, other[n]) for n, value in host(net, net.params).items())
+    net.load(initial)
+    after = host(net, net.loss_and_grads(x, labels)[1])
+    assert all(same_bits(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("be", parameters(NUMPY), indirect=True)
+@pytest.mark.parametrize("precision", plan.PRECISIONS)
+def test_it_learns(be: Any, precision: plan.Precision) -> None:
+    net = PlannedNet(FUSIBLE, be, SEED, precision=precision)
+    sgd = SGD(net)
+    x, labels = batch(FUSIBLE, 8)
+    losses = [float(sgd.fused_step(x, labels, step=0, epoch=0)) for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+def test_converted_images_are_read_in_place(be: Any) -> None:
+    net = PlannedNet(FUSIBLE, be, SEED, precision="bf16")
+    x, labels = batch(FUSIBLE, IMAGES)
+    seen = net.converted
+    images = net.images_for(IMAGES)
+    be.images_to_depth(
+        be.asarray(x),
+        block=seen.block,
+        pad=seen.pad,
+        dtype=net.element,
+        out=images,
+    )
+    expected = host(net, net.loss_and_grads(x, labels)[1])
+    found = host(net, net.loss_and_grads(images, labels)[1])
+    assert all(same_bits(found[name], expected[name]) for name in found)
+    assert same_bits(be.to_numpy(net.forward(images)), be.to_numpy(net.forward(x)))
+
+
+@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+def test_results_survive_the_next_pass(be: Any) -> None:
+    net = PlannedNet(FUSIBLE, be, SEED)
+    seen = []
+    for seed in range(3):
+        x, labels = batch(FUSIBLE, IMAGES, seed)
+        loss, grads = net.loss_and_grads(x, labels)
+        seen.append((loss, *net.last_errors, grads["conv1.w"], net.forward(x)))
+    for one, other in pairwise(seen):
+        losses = float(be.to_numpy(one[0])), float(be.to_numpy(other[0]))
+        assert losses[0] != losses[1]
+        assert not np.array_equal(be.to_numpy(one[3]), be.to_numpy(other[3]))
+        assert not np.array_equal(be.to_numpy(one[4]), be.to_numpy(other[4]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("be", parameters(SIM), indirect=True)
+@pytest.mark.parametrize("precision", plan.PRECISIONS)
+@pytest.mark.parametrize("preset", ["paper", "source"])
+def test_alexnet_at_its_full_size(be: Any, preset: str, precision: plan.Precision) -> None:
+    spec = nets.alexnet(preset=preset)
+    x, labels = batch(spec, 2)
+    net = PlannedNet(spec, be, SEED, precision=precision)
+    same = PlannedNet(spec, "numpy", SEED, precision=precision)
+    loss, grads = net.loss_and_grads(60 * x, labels, train=True, step=STEP)
+    expected = same.loss_and_grads(60 * x, labels, train=True, step=STEP)
+    relative = 1e-4 if precision == "fp32" else _BF16_FLIPS
+    assert_near(be.to_numpy(loss), expected[0], relative)
+    for name, grad in host(net, grads).items():
+        assert_near(grad, expected[1][name], relative)
