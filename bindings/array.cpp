@@ -70,6 +70,8 @@ Call::Call(const char* op, int device, const Target& target)
     const int count = device_count();
     if (device < 0 || device >= count)
         refuse("device is " + std::to_string(device) + "; there are " + std::to_string(count));
+    const auto* recording = std::get_if<std::shared_ptr<Recording>>(&target);
+    expect(!recording || *recording, "stream is None; its address or a Recording was expected");
 }
 
 void Call::refuse(const std::string& message) const {

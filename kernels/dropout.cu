@@ -1,10 +1,7 @@
 // Dropout by the 2012 rule: a mask and no scaling. The mask is a function of where an element
 // stands in the whole layer, so that it is stored nowhere and towers draw what one device would.
-#include <cmath>
-
+#include "draw.cuh"
 #include "four.cuh"
-#include "ops.h"
-#include "philox.cuh"
 
 namespace pyalexnet {
 namespace {
@@ -30,12 +27,7 @@ template <class T> __global__ void dropout_kernel(const T* x, T* y, Groups group
     const std::int64_t group = start / 4 + thread % groups.per_image;
     const std::int64_t first = 4 * group - start; // feature of draw 0; negative before feature 0
 
-    const std::uint32_t step = draw.step.on_device ? *draw.step.on_device : draw.step.value;
-    const uint4 word = philox4x32_10(
-        make_uint4(static_cast<unsigned>(group), step, draw.layer,
-                   static_cast<unsigned>(group >> 32)),
-        make_uint2(static_cast<unsigned>(draw.seed), static_cast<unsigned>(draw.seed >> 32)));
-
+    const uint4 word = draw_group(draw, group);
     x += image * groups.features;
     y += image * groups.features;
     const unsigned words[4] = {word.x, word.y, word.z, word.w};
@@ -72,11 +64,9 @@ template <class T> Groups groups_of(const T* x, const T* y, std::int64_t images,
 template <class T> void dropout(const T* x, T* y, std::int64_t images, std::int64_t features,
                                 DropoutDraw draw, Stream stream) {
     const Groups groups = groups_of(x, y, images, features, draw);
-    // keep = 1 gives 2^32, above every draw: hence the 64-bit comparison.
-    const auto threshold = static_cast<std::uint64_t>(std::ceil(std::ldexp(draw.keep, 32)));
     const unsigned blocks = simt::blocks_for(groups.images * groups.per_image, kThreads);
     simt::launch<dropout_kernel<T>>(simt::Grid(blocks, kThreads, stream), x, y, groups, draw,
-                                    threshold);
+                                    dropout_threshold(draw.keep));
 }
 
 template void dropout(const float*, float*, std::int64_t, std::int64_t, DropoutDraw, Stream);

@@ -267,8 +267,8 @@ template <> struct Tiles<float> {
     static constexpr int kSliceDepth = kSlice;
 };
 
-// Passes over the banks per product of fragments, those of the copies among them: 0.75 for a wide
-// tile, 1.5 for a square and 0.8 for a narrow one; they cost where they are what is waited for.
+// What a multiprocessor's banks are busy while the tensor cores are, copies included: 0.75 of the
+// time with a wide tile, 0.8 with a narrow one, 1.5 times as long with a square one.
 template <> struct Tiles<bf16> {
     using Wide = TensorTile<128, 128, 64, 64, 4>;
     using Square = TensorTile<64, 64, 32, 32, 4>;
@@ -293,8 +293,8 @@ template <class Element, class Use> void with_tile(TileKind kind, Use use) {
     }
 }
 
-// Splits the depth into as many parts as it takes to have a block for each of 264 (two for each of
-// an H100's 132 multiprocessors), none shallower than 256.
+// Splits the depth into parts where there are too few tiles to fill a card, none shallower than
+// 256.
 template <class Element> GemmSize gemm_size(int groups, int rows, int columns, int depth);
 
 // The same of a product whose last column are the sums of A's rows.

@@ -19,6 +19,7 @@ from pyalexnet.backends.learned import Learned
 from pyalexnet.backends.masks import Mask
 from pyalexnet.errors import ArgumentError
 from tolerance import FUNCTION, SOFTMAX, SUM, bound, norm_units, stored
+from trial import place
 
 Answer = dict[int, tuple[Any, Any]]
 """Of results by their place among the arguments: the value, and the error allowed (None: none)."""
@@ -190,9 +191,9 @@ def _conv_wgrad_sgd(x: Any, dy: Any, *arguments: Any) -> Answer:
     _whole(x, dy)
     w, b = _learned(*learned, w_rule, b_rule)
     how = _geometry(x, w.w, dy, (stride_h, stride_w, top, left, groups))
-    due = _as_learned(w, b, *oracle.conv_wgrad(x, dy, w_shape=w.w.shape, **how))
+    before = place(_numpy(), [w, b])
     _numpy().conv_wgrad_sgd(x, dy, w, b, **how)
-    return due
+    return _as_learned(before, [w, b], oracle.conv_wgrad(x, dy, w_shape=w.w.shape, **how))
 
 
 def _learned(
@@ -205,19 +206,21 @@ def _learned(
     return Learned(w, v, *w_rule, low=low), Learned(b, bv, *b_rule)
 
 
-def _as_learned(w: Learned, b: Learned, dw: Exact, db: Exact) -> Answer:
-    """The parameters themselves, before their update, and the errors allowed after it.
+def _as_learned(
+    before: list[Learned], after: list[Learned], gradients: tuple[Exact, Exact]
+) -> Answer:
+    """Weights and biases after their update; the errors allowed are those of exact gradients.
 
-    These are the rule's on gradients that are exact. Of weights in halves the upper ones are
-    compared, each the nearest to a number that may be off by so much.
+    Of weights in halves the upper ones are compared, each the nearest to a number that may be off
+    by so much.
     """
     answer: Answer = {}
-    for learned, gradient, places in ((w, dw, (2, 4)), (b, db, (5, 6))):
-        rule = {name: getattr(learned, name) for name in ("lr", "momentum", "weight_decay")}
-        whole = learned.w if learned.low is None else _numpy().join_weights(learned.w, learned.low)
-        exact = oracle.sgd_update(whole, learned.v, gradient, **rule)
-        for place, value, due in zip(places, (learned.w, learned.v), exact, strict=True):
-            answer[place] = (value, _rounded(due.value, _twice(due), value.dtype))
+    for old, new, gradient, places in zip(before, after, gradients, ((2, 4), (5, 6)), strict=True):
+        rule = {name: getattr(old, name) for name in ("lr", "momentum", "weight_decay")}
+        whole = old.w if old.low is None else _numpy().join_weights(old.w, old.low)
+        exact = oracle.sgd_update(whole, old.v, gradient, **rule)
+        for at, value, due in zip(places, (new.w, new.v), exact, strict=True):
+            answer[at] = (value, _rounded(due.value, _twice(due), value.dtype))
     return answer
 
 
@@ -248,9 +251,9 @@ def _linear_wgrad_sgd(x: Any, dy: Any, *arguments: Any) -> Answer:
     *learned, _, w_rule, b_rule = arguments
     _whole(x, dy)
     w, b = _learned(*learned, w_rule, b_rule)
-    due = _as_learned(w, b, *oracle.linear_wgrad(x, dy))
+    before = place(_numpy(), [w, b])
     _numpy().linear_wgrad_sgd(x, dy, w, b)
-    return due
+    return _as_learned(before, [w, b], oracle.linear_wgrad(x, dy))
 
 
 def _relu_fprop(x: Any, y: Any) -> Answer:

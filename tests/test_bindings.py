@@ -169,14 +169,14 @@ def test_more_than_the_kernels_can_count_is_refused(
     y = np.empty((1, 2, 2, 1), np.float32)
     numbers = (stride, 1, pad, 0, 1, towers)
     with pytest.raises(ValueError, match=rf"there are \d+ {what}"):
-        sim.conv_fprop(x, w, None, y, None, *numbers, None, 0, 0)
+        sim.conv_fprop(x, w, None, y, None, *numbers, None, None, 0, 0)
 
 
 def test_more_outputs_of_all_towers_than_can_be_counted_are_refused() -> None:
     sim = import_module("pyalexnet._sim")
     x, w, y = (np.zeros(shape, np.float32) for shape in ((1, 3), (2, 3), (1, 2)))
     with pytest.raises(ValueError, match=r"there are \d+ outputs of all towers"):
-        sim.linear_fprop(x, w, None, y, None, 2**30, None, 0, 0)
+        sim.linear_fprop(x, w, None, y, None, 2**30, None, None, 0, 0)
 
 
 # ---------------------------------------------------------------------- found by fuzzing
@@ -217,7 +217,7 @@ def test_a_rate_beyond_every_float_is_refused() -> None:
     sim = import_module("pyalexnet._sim")
     w, v, dw = np.zeros((3, 4), np.float32)
     with pytest.raises(ValueError, match="lr is too large"):
-        sim.sgd_update(w, v, dw, 10**400, 0.5, 0.5, 0, 0)
+        sim.sgd_update(w, None, v, dw, 10**400, 0.5, 0.5, 0, 0)
 
 
 @pytest.mark.parametrize("name", ["\udcff", "RELU", b"relu", 1])
@@ -225,7 +225,15 @@ def test_an_unknown_activation_is_refused(name: Any) -> None:
     sim = import_module("pyalexnet._sim")
     x, w, y = np.zeros((3, 1, 1), np.float32)
     with pytest.raises(ValueError, match="activation is"):
-        sim.linear_fprop(x, w, None, y, None, 1, name, 0, 0)
+        sim.linear_fprop(x, w, None, y, None, 1, name, None, 0, 0)
+
+
+def test_a_stream_that_is_none_is_refused() -> None:
+    """It came as a recording that is not there."""
+    sim = import_module("pyalexnet._sim")
+    x, y = np.zeros((2, 3), np.float32)
+    with pytest.raises(ValueError, match="stream is None"):
+        sim.relu_fprop(x, y, 0, None)
 
 
 MOST = 2**31 - 1
@@ -234,15 +242,15 @@ MOST = 2**31 - 1
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
-        *((f"conv_{op}", ((1,) * 4,) * 3 + (2,)) for op in ("dgrad", "wgrad")),
-        *((f"conv_{op}", ((MOST,) * 4,) * 3 + (1,)) for op in ("dgrad", "wgrad")),
-        ("conv_dgrad", ((2**22, 2**21, 2**21, 1), (1,) * 4, (2**22, 1, 1, 1), 1)),
-        ("conv_dgrad", ((1, 1, 1, 1), (1, 2**31, 1, 1), (1, 1, 1, 1), 1)),
-        ("conv_fprop", ((1,) * 4, (1,) * 4, (1,) * 4, 1, 0)),
-        ("conv_fprop", ((1,) * 4, (0, 1, 1, 1), (1,) * 4, 1, 1)),
-        *((f"linear_{op}", (MOST, MOST, MOST)) for op in ("dgrad", "wgrad")),
-        ("linear_fprop", (MOST, MOST, MOST, MOST)),
-        ("linear_fprop", (1, 1, 2**40, 1)),
+        *((f"conv_{op}", ((1,) * 4,) * 3 + (2, False)) for op in ("dgrad", "wgrad")),
+        *((f"conv_{op}", ((MOST,) * 4,) * 3 + (1, True)) for op in ("dgrad", "wgrad")),
+        ("conv_dgrad", ((2**22, 2**21, 2**21, 1), (1,) * 4, (2**22, 1, 1, 1), 1, False)),
+        ("conv_dgrad", ((1, 1, 1, 1), (1, 2**31, 1, 1), (1, 1, 1, 1), 1, True)),
+        ("conv_fprop", ((1,) * 4, (1,) * 4, (1,) * 4, 1, 0, False)),
+        ("conv_fprop", ((1,) * 4, (0, 1, 1, 1), (1,) * 4, 1, 1, True)),
+        *((f"linear_{op}", (MOST, MOST, MOST, False)) for op in ("dgrad", "wgrad")),
+        ("linear_fprop", (MOST, MOST, MOST, MOST, True)),
+        ("linear_fprop", (1, 1, 2**40, 1, False)),
         ("rnorm_dgrad", (MOST,) * 4),
         ("rnorm_dgrad", (1, 1, 0, 1)),
         *(("softmax_cross_entropy", (rows,)) for rows in (-1, 0, 2**62, 2**63 - 1)),
@@ -265,7 +273,7 @@ def test_peers_that_are_no_devices_are_refused(devices: tuple[int, int]) -> None
 def test_a_backend_refuses_what_its_kernels_cannot_count() -> None:
     be: Any = pyalexnet.backend("sim")
     with pytest.raises(ArgumentError, match="rows"):
-        be._scratch("linear_dgrad", MOST, 1, 1)
+        be._scratch("linear_dgrad", MOST, 1, 1, False)
 
 
 @CHECKED

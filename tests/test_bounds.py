@@ -275,7 +275,7 @@ PRODUCTS = "conv tensor"
 SLIPS = [
     Slip("augment", "augment.cu", "max(corner, 0)", "max(corner, 0 - SLIP)"),
     Slip("augment", "augment.cu", ", room); }", ", room + SLIP); }"),
-    Slip("augment", "augment.cu", "at.column == width", "at.column == width + SLIP"),
+    Slip("augment", "augment.cu", "at.column == width", "at.column == width + SLIP", "data race"),
     Slip("augment", "augment.cu", "height - first)", "height - first + SLIP)", "data race"),
     Slip("augment", "augment.cu", "within(w, g.width)", "within(w, g.width + SLIP)"),
     Slip("augment", "augment.cu", "within(h + r, g.height)", "within(h + r, g.height + SLIP)"),
@@ -290,7 +290,7 @@ SLIPS = [
     Slip(PRODUCTS, "operands.cuh", "column, g.shape.width)", "column, g.shape.width + SLIP)"),
     Slip(PRODUCTS, "operands.cuh", "g.shape.out_height)", "g.shape.out_height + SLIP)"),
     Slip(PRODUCTS, "operands.cuh", "channel >= 0}", "channel >= 0 - SLIP}"),
-    Slip(PRODUCTS, "epilogue.cuh", "at.count <= taps", "at.count <= taps + SLIP"),
+    Slip(PRODUCTS, "epilogue.cuh", "at.count <= taps", "at.count <= taps + SLIP", "data race"),
     Slip(PRODUCTS, "four.cuh", "if (i < count) four", "if (i < count + SLIP) four"),
     Slip(PRODUCTS, "gemm.cuh", "* size.rows) return", "* size.rows + SLIP) return"),
     Slip(PRODUCTS, "gemm.cuh", "part < size.parts", "part < size.parts + SLIP"),
@@ -335,7 +335,7 @@ SLIPS = [
     Slip("softmax", "softmax.cu", "c < classes", "c < classes + SLIP", "data race"),
     Slip("softmax", "softmax.cu", "if (row >= rows)", "if (row >= rows + SLIP)"),
     Slip("elementwise", "activation.cu", "i < split.count", "i < split.count + SLIP"),
-    Slip("elementwise", "sgd.cu", "i < split.count", "i < split.count + SLIP"),
+    Slip("elementwise", "sgd.cu", "max(count - first,", "max(count - first + SLIP,"),
     Slip("elementwise", "dropout.cu", "feature < 0", "feature < 0 - SLIP"),
     Slip(
         "elementwise",

@@ -78,13 +78,13 @@ def product(
         return getattr(be, f"linear_{op}")(*inputs, *bias)
 
     name = f"linear_{op}, tile {tile}, depth {depth}"
-    return Call(name, "gemm.cuh", rf"gemm_kernel<.*{problem}, .*Tile<{tile}", run)
+    return Call(name, "gemm.cuh", rf"gemm_kernel<.*{problem}<.*>, Tile<{tile}", run)
 
 
 def tensor_product(op: str, tile: str, rows: int, columns: int, depth: int) -> Call:
     """The same in bfloat16, on the tensor cores."""
     made = product(op, tile, rows, columns, depth, BFLOAT16)
-    tensor = rf"tensor_{made.kernel.replace('Tile<', 'TensorTile<')}"
+    tensor = "tensor_" + made.kernel.replace("Tile<", "TensorTile<")
     return replace(made, name=f"{made.name}, bfloat16", file="tensor.cuh", kernel=tensor)
 
 
