@@ -20,6 +20,20 @@ __global__ void lrn_fprop_kernel(const T* __restrict__ x, T* __restrict__ y, Row
     }
 }
 
+// The formula's steps (lrn_dgrad_tile).
+struct Steps {
+    ResponseNorm norm;
+    float factor; // 2 alpha beta
+
+    __device__ __forceinline__ float power(float s) const { return negative_power(s, norm.beta); }
+    __device__ __forceinline__ float t(float dy, float x, float power, float s) const {
+        return dy * x * power / s;
+    }
+    __device__ __forceinline__ float dx(float dy, float x, float power, float sum) const {
+        return dy * power - factor * x * sum;
+    }
+};
+
 // A block computes one tile, a thread four elements of it (lrn_dgrad_tile); channels move fastest.
 // Bound by bytes: s is recomputed, not stored by fprop and read.
 template <class T, class Window>
@@ -29,7 +43,8 @@ __global__ void lrn_dgrad_kernel(const T* __restrict__ x, const T* __restrict__ 
     SIMT_SHARED(float, power, [kLrnTile]);
     SIMT_SHARED(float, t, [kLrnTile]);
     lrn_dgrad_tile(
-        power, t, x, rows, tile, window, norm, [=](std::int64_t i) { return widen(dy[i]); },
+        power, t, x, rows, tile, window, norm, Steps{norm, 2.0f * norm.alpha * norm.beta},
+        [=](std::int64_t i) { return widen(dy[i]); },
         [=](std::int64_t i, float, float gradient) { dx[i] = narrow<T>(gradient); });
 }
 

@@ -13,6 +13,38 @@
 namespace pyalexnet {
 namespace {
 
+// ---------------------------------------------------------------------- what both forms compute
+// Written so that a call's bits do not depend on which of them it gets: that hangs on where arrays
+// begin.
+
+// s^-.75 from root = s^-.5. Two reciprocal roots in all, no square root and no division.
+__device__ __forceinline__ float three_quarters(float root) { return root * rsqrtf(root) * root; }
+
+// dx from its first term, dy s^-beta, and the sum of t.
+__device__ __forceinline__ float descend(float first_term, float factor, float x, float sum) {
+    return fmaf(-(factor * x), sum, first_term);
+}
+
+// The formula's steps (lrn_dgrad_tile).
+struct Steps {
+    ResponseNorm norm;
+    float factor; // 2 alpha beta
+
+    __device__ explicit Steps(const ResponseNorm& norm_)
+        : norm(norm_), factor(2.0f * norm_.alpha * norm_.beta) {}
+
+    __device__ __forceinline__ float power(float s) const {
+        return norm.beta == 0.75f ? three_quarters(rsqrtf(s)) : powf(s, -norm.beta);
+    }
+    __device__ __forceinline__ float t(float dy, float x, float power, float s) const {
+        const float root = rsqrtf(s);
+        return __fmul_rn(dy * power, x * root * root); // not fused with the sum of t
+    }
+    __device__ __forceinline__ float dx(float dy, float x, float power, float sum) const {
+        return descend(dy * power, factor, x, sum);
+    }
+};
+
 // ---------------------------------------------------------------------- the networks' form
 
 // Threads of a block at most. Two blocks then share a multiprocessor, at 72 registers a thread: one
@@ -77,29 +109,23 @@ template <class T> __device__ __forceinline__ void load_scales(const T* from, Ne
                                                                const ResponseNorm& norm,
                                                                float (&x)[kChannels],
                                                                float (&s)[kChannels]) {
-    float square[kChannels + 2 * kReach];
     float left[kReach] = {}, right[kReach] = {};
     load_channels(from, x);
     if (near.before) load_pair(from - kReach, left);
     if (near.behind) load_pair(from + kChannels, right);
 #pragma unroll
-    for (int i = 0; i < kReach; ++i) {
-        square[i] = left[i] * left[i];
-        square[kReach + kChannels + i] = right[i] * right[i];
-    }
-#pragma unroll
-    for (int i = 0; i < kChannels; ++i) square[kReach + i] = x[i] * x[i];
-#pragma unroll
     for (int i = 0; i < kChannels; ++i) {
-        float sum = square[i];
+        float sum = 0.0f;
 #pragma unroll
-        for (int d = 1; d <= 2 * kReach; ++d) sum += square[i + d];
+        for (int c = i - kReach; c <= i + kReach; ++c) {
+            const float value = c < 0           ? left[c + kReach]
+                                : c < kChannels ? x[c]
+                                                : right[c - kChannels];
+            sum += value * value;
+        }
         s[i] = norm.k + norm.alpha * sum;
     }
 }
-
-// s^-.75 from root = s^-.5. Two reciprocal roots in all, no square root and no division.
-__device__ __forceinline__ float three_quarters(float root) { return root * rsqrtf(root) * root; }
 
 // Of a column's pixels in one window, the first maximum of each channel and its row; four rows to a
 // word, where one instruction replaces one of them.
@@ -292,7 +318,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     const Span across = windows_of_pixel(w, g.size, g.stride, g.out_width);
     Span down = windows_of_pixel(block.first_row, g.size, g.stride, g.out_height);
     const int end = min(block.first_row + tiling.rows, g.height);
-    const float factor = 1.5f * norm.alpha; // 2 alpha beta
+    const float factor = 2.0f * norm.alpha * norm.beta;
 
     for (int h = block.first_row; h < end; ++h) {
         float own[kChannels], gradient[kChannels];
@@ -306,7 +332,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
             for (int i = 0; i < kChannels; ++i) {
                 const float root = rsqrtf(s[i]);
                 gradient[i] *= three_quarters(root);
-                t[kReach + i] = gradient[i] * (own[i] * root * root);
+                t[kReach + i] = __fmul_rn(gradient[i], own[i] * root * root);
             }
             edges[h % 2][thread] = {{t[kReach], t[kReach + 1], t[kChannels], t[kChannels + 1]}};
         }
@@ -327,7 +353,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
                 float sum = t[i];
 #pragma unroll
                 for (int d = 1; d <= 2 * kReach; ++d) sum += t[i + d];
-                gradient[i] -= factor * own[i] * sum;
+                gradient[i] = descend(gradient[i], factor, own[i], sum);
                 if (gated) gradient[i] = own[i] > 0.0f ? gradient[i] : 0.0f;
             }
             store_channels(dx + at, gradient);
@@ -353,6 +379,7 @@ __global__ void any_lrn_maxpool_fprop_kernel(const T* __restrict__ x, T* __restr
     const Span rows = window_pixels(p, g.size, g.stride, g.height);
     const Span columns = window_pixels(at.column, g.size, g.stride, g.width);
     const int c = at.channel % length;
+    const Steps steps(norm);
 
     float best = 0.0f;
     int best_at = -1;
@@ -360,7 +387,7 @@ __global__ void any_lrn_maxpool_fprop_kernel(const T* __restrict__ x, T* __restr
         for (int w = columns.first; w < columns.end; ++w) {
             const std::int64_t i = ((image * g.height + h) * g.width + w) * g.channels + at.channel;
             const float s = window_scale(x, i, c, length, window, norm);
-            const float value = widen(x[i]) * negative_power(s, norm.beta);
+            const float value = widen(x[i]) * steps.power(s);
             // True also of the first NaN: no comparison with a NaN holds.
             if (best_at < 0 || (best == best && !(value <= best))) {
                 best = value;
@@ -405,7 +432,7 @@ __global__ void any_lrn_maxpool_dgrad_kernel(const T* __restrict__ x, const T* _
         }
         return sum;
     };
-    lrn_dgrad_tile(power, t, x, rows, tile, window, norm, gradient,
+    lrn_dgrad_tile(power, t, x, rows, tile, window, norm, Steps(norm), gradient,
                    [=](std::int64_t i, float own, float value) {
                        dx[i] = narrow<T>(!gated || own > 0.0f ? value : 0.0f);
                    });

@@ -44,12 +44,15 @@ __device__ __forceinline__ int advance(int c, int step, int length) {
 }
 
 // The gradient of a tile, whose block's place is blockIdx.x, where gradient(i) is dy at element i.
-// The block stages t = dy x s^(-beta - 1) of the tile and of the reach around it, and the power
-// s^-beta; a thread then sums t for up to four elements, a block's width apart, and passes each to
-// store(i, x, dx). More than one stage only where a window reaches wider than one.
-template <class T, class Window, class Gradient, class Store> __device__ __forceinline__ void
-lrn_dgrad_tile(float (&power)[kLrnTile], float (&t)[kLrnTile], const T* __restrict__ x, Rows rows,
-               int tile, Window window, const ResponseNorm& norm, Gradient gradient, Store store) {
+// The block stages power = s^-beta and t = dy x s^(-beta - 1) of the tile and of the reach around
+// it; a thread then sums t for up to four elements, a block's width apart, and passes each to
+// store(i, x, dx). More than one stage only where a window reaches wider than one. `steps` are the
+// formula's: power(s), t(dy, x, power, s) and dx(dy, x, power, sum of t).
+template <class T, class Window, class Steps, class Gradient, class Store>
+__device__ __forceinline__ void lrn_dgrad_tile(float (&power)[kLrnTile], float (&t)[kLrnTile],
+                                               const T* __restrict__ x, Rows rows, int tile,
+                                               Window window, const ResponseNorm& norm, Steps steps,
+                                               Gradient gradient, Store store) {
     const int thread = static_cast<int>(threadIdx.x);
     const int step = kLrnThreads % rows.length;
     const std::int64_t tile_first = blockIdx.x * std::int64_t{tile};
@@ -65,8 +68,8 @@ lrn_dgrad_tile(float (&power)[kLrnTile], float (&t)[kLrnTile], const T* __restri
         int c = static_cast<int>((first + thread) % rows.length);
         for (int j = thread; j < staged; j += kLrnThreads) {
             const float s = window_scale(x, first + j, c, rows.length, window, norm);
-            power[j] = negative_power(s, norm.beta);
-            t[j] = gradient(first + j) * widen(x[first + j]) * power[j] / s;
+            power[j] = steps.power(s);
+            t[j] = steps.t(gradient(first + j), widen(x[first + j]), power[j], s);
             c = advance(c, step, rows.length);
         }
         __syncthreads();
@@ -87,13 +90,12 @@ lrn_dgrad_tile(float (&power)[kLrnTile], float (&t)[kLrnTile], const T* __restri
         __syncthreads(); // the next stage overwrites this one
     }
 
-    const float factor = 2.0f * norm.alpha * norm.beta;
     std::int64_t i = tile_first + thread;
 #pragma unroll
     for (int n = 0; n < kLrnPerThread; ++n) {
         if (i < tile_end) {
             const float own = widen(x[i]);
-            store(i, own, gradient(i) * own_power[n] - factor * own * sum[n]);
+            store(i, own, steps.dx(gradient(i), own, own_power[n], sum[n]));
         }
         i += kLrnThreads;
     }
