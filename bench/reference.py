@@ -50,8 +50,11 @@ class ReferenceBackend(HostBackend):
             seen = np.ix_(top + rows, left + (columns[::-1] if flips[image] else columns))
             m = mean[seen if mean_at_pixel else np.ix_(down + rows, right + columns)]
             crops[image] = (_double(x[image][seen]) - m + shifts[image]) * scale
+        self._images_to_depth(crops, y, g)
+
+    def _images_to_depth(self, x: Numbers, y: Numbers, g: BlockGeometry) -> None:
         pads = ((0, 0), (g.pad_top, g.pad_bottom), (g.pad_left, g.pad_right), (0, 0))
-        self._filters_to_depth(np.pad(crops, pads), y, g.block)
+        self._filters_to_depth(np.pad(x, pads), y, g.block)
 
     def _filters_to_depth(self, w: Numbers, deep: Numbers, block: int) -> None:
         deep[...] = 0

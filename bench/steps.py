@@ -12,7 +12,7 @@ from pyalexnet.backends import Backend
 from pyalexnet.data import Dataset
 from pyalexnet.data.views import centre
 from pyalexnet.net import Net, NetSpec
-from pyalexnet.plan import Converted, Precision
+from pyalexnet.plan import Precision
 from pyalexnet.planned import PlannedNet
 from pyalexnet.sgd import SGD
 
@@ -102,8 +102,8 @@ def packed(case: StepCase, dataset: Dataset) -> list[Batch]:
 class Step:
     """A net and its optimiser on a backend; `run(i)` trains on batch i of those given.
 
-    The batches lie on the device already, as `given` makes them, unless `feed` asks that each comes
-    from the host.
+    The batches lie on the device already, as `given` leaves them, unless `feed` asks that each
+    comes from the host as it is.
 
     Attributes:
         net: what is trained.
@@ -121,20 +121,14 @@ class Step:
         self._sgd = SGD(self.net)
         self._grads: dict[str, Any] = {}
         self._count = 0
-        self._feed = feed
         self._batches: list[tuple[Any, Any]] = [
-            (self._placed(given(self.net, images)), self._placed(labels))
-            for images, labels in batches
+            batch if feed else (given(self.net, batch[0]), backend.asarray(batch[1]))
+            for batch in batches
         ]
-
-    def _placed(self, array: Any) -> Any:
-        return array if self._feed else self.net.backend.asarray(array)
 
     def run(self, index: int) -> Any:
         """Train on one batch; the loss, a 0-d array of the device."""
         images, labels = self._batches[index % len(self._batches)]
-        if self._feed:
-            images = self.net.backend.asarray(images)
         if isinstance(self.net, PlannedNet):
             loss = self._sgd.fused_step(images, labels, step=self._count, epoch=0.0)
         else:
@@ -164,21 +158,13 @@ class Step:
         return {name: np.array(self.net.backend.to_numpy(one)) for name, one in arrays.items()}
 
 
-def given(net: Net, images: NDArray[np.float32]) -> NDArray[Any]:
-    """Images as the net reads them in place and a loader leaves them: in blocks, in its type."""
+def given(net: Net, images: NDArray[np.float32]) -> Any:
+    """Images on the device as the net reads them in place and a loader leaves them."""
+    pixels = net.backend.asarray(images)
     if not isinstance(net, PlannedNet):
-        return images
-    return _in_blocks(images, net.converted).astype(net.element)
-
-
-def _in_blocks(images: NDArray[np.float32], seen: Converted) -> NDArray[np.float32]:
-    (top, left), block, (rows, columns, _) = seen.pad, seen.block, seen.shape
-    channels = images.shape[3]
-    whole = np.zeros((len(images), rows * block, columns * block, channels), np.float32)
-    inside = images[:, : rows * block - top, : columns * block - left]
-    whole[:, top : top + inside.shape[1], left : left + inside.shape[2]] = inside
-    split = whole.reshape(len(images), rows, block, columns, block, channels)
-    return split.transpose(0, 1, 3, 2, 4, 5).reshape(len(images), *seen.shape)
+        return pixels
+    seen = net.converted
+    return net.backend.images_to_depth(pixels, block=seen.block, pad=seen.pad, dtype=net.element)
 
 
 class Gate:
