@@ -11,8 +11,7 @@
 // memory, along its depth or along its lines; in the second case ldmatrix transposes it.
 //
 // A thread copies 16 bytes at a time where eight neighbours of the operand always lie side by side
-// from a multiple of 16 bytes on (`vectors`). Otherwise it gathers the eight
-// one by one.
+// from a multiple of 16 bytes on (`vectors`). Otherwise it gathers the eight one by one.
 //
 // The sums go through shared memory to the epilogue, where neighbouring threads have neighbouring
 // fours of a row: whole sectors are read and written, and the code stands there once.
@@ -190,8 +189,7 @@ template <class T> constexpr std::size_t kTensorShared = [] {
     return stages > sums ? stages : sums;
 }();
 
-// Where a block's tile stands in C. Along the grid the column tiles of C move fastest, since where
-// there are few of them their blocks share rows of a large A; then row tiles, groups, parts.
+// Where a block's tile stands in C.
 struct TilePlace {
     int row, column, group, part;
 };
@@ -251,6 +249,9 @@ __device__ __forceinline__ void finish_row_sums(const Epilogue& epilogue, const 
 
 // ---------------------------------------------------------------------- the kernel
 
+// A block computes a TileM x TileN tile of C for one group and one part of the depth, each warp a
+// part of that. Along the grid the column tiles of C move fastest, since where there are few of
+// them their blocks share rows of a large A; then row tiles, groups, parts. Bound by operations.
 template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 2)
     tensor_gemm_kernel(Problem problem, GemmSize size, float* partial) {
     SIMT_DYN_SHARED(float, shared);
