@@ -18,6 +18,8 @@ _INSTRUCTION = re.compile(
     r"\s+/\*[0-9a-f]{4,}\*/\s+(?P<predicate>@\S+\s+)?(?P<name>[A-Z]\w*)(?P<rest>[^;]*)"
 )
 _TARGET = re.compile(r"`\((?P<label>\.L\w+)\)")
+# A call of a place in the same kernel need not come back: the compiler leaves loops by it too.
+_JUMPS = ("BRA", "CALL")
 _LAST = ("EXIT", "RET")
 
 
@@ -104,10 +106,11 @@ def _code(kernel: str, lines: list[str]) -> Code:
 
 def _followers(found: list[re.Match[str]], labels: dict[str, int]) -> Iterator[tuple[int, ...]]:
     for number, one in enumerate(found):
-        target = _TARGET.search(one["rest"]) if one["name"] == "BRA" else None
+        target = _TARGET.search(one["rest"]) if one["name"] in _JUMPS else None
         # `BRA P0, ...` and the like go on too where their condition does not hold.
         always = not one["predicate"] and (
-            one["name"] in _LAST or (target is not None and "," not in one["rest"])
+            one["name"] in _LAST
+            or (one["name"] == "BRA" and target is not None and "," not in one["rest"])
         )
         following = [] if always else [number + 1]
         if target:

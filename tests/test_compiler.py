@@ -122,7 +122,8 @@ def test_listing_of_machine_code() -> None:
         /*0060*/                   EXIT ;
 .L_x_2:
         /*0070*/                   LDGSTS.E.128 [R1], [R2.64] ;
-        /*0080*/                   BRA `(.L_x_1) ;
+        /*0078*/              @P2  CALL.REL.NOINC `(.L_x_1) ;
+        /*0080*/                   EXIT ;
 .L_x_3:
         /*0090*/                   STL [R1], R2 ;
         /*00a0*/             @!UP0 BRA `(.L_x_3) ;
@@ -133,6 +134,6 @@ def test_listing_of_machine_code() -> None:
 """
     g, f = sass.parse(listing)
     assert (g.kernel, g.instructions, g.loops("EXIT")) == ("g", ("EXIT",), [])
-    assert f.loops("HMMA") == [("LDSM", "BRA", "HMMA", "BRA", "LDGSTS", "BRA")]
+    assert f.loops("HMMA") == [("LDSM", "BRA", "HMMA", "BRA", "LDGSTS", "CALL")]
     assert f.loops("STL") == [("STL", "BRA")]
     assert not f.loops("LDG") and not f.loops("STG")
