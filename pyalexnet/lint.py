@@ -238,8 +238,16 @@ def _neurons() -> dict[str, Call]:
 
 
 def _norms() -> dict[str, Call]:
-    how = {"alpha": 1e-4, "beta": 0.75, "k": 2.0}
+    how: dict[str, Any] = {"alpha": 1e-4, "beta": 0.75, "k": 2.0}
+    pooled = {"size": 5, **how, "pool_size": 3, "pool_stride": 2}
+
+    def lrn_maxpool_dgrad(be: SimcheckBackend) -> Array:
+        where = be.asarray(np.random.default_rng(0).integers(0, 9, _POOLED, np.uint8))
+        return be.lrn_maxpool_dgrad(_x(be, *_MAPS), _x(be, *_POOLED), where, **pooled)
+
     return {
+        "lrn_maxpool_fprop": lambda be: be.lrn_maxpool_fprop(_x(be, *_MAPS), **pooled),
+        "lrn_maxpool_dgrad": lrn_maxpool_dgrad,
         "lrn_fprop": lambda be: be.lrn_fprop(_x(be, *_MAPS), size=5, **how),
         "lrn_dgrad": lambda be: be.lrn_dgrad(_x(be, *_MAPS), _x(be, *_MAPS), size=5, **how),
         "rnorm_fprop": lambda be: be.rnorm_fprop(_x(be, *_MAPS), size=3, **how),
