@@ -40,6 +40,9 @@ ifeq ($(PYALEXNET_NVCC_WHEEL),1)
   CUPY := $(if $(CUPY),$(CUPY) cuda-wheels) # no toolkit here: CuPy brings its own libraries
 endif
 
+# With a compiler the tests read what it makes of the kernels.
+CUDA_TOOLS := $(if $(CUDA_MAJOR),cuda-tools)
+
 # ---- installing
 
 comma := ,
@@ -80,16 +83,16 @@ $(VENV)/bin/python:
 # The checker takes longer to compile than the rest together: `make train` does without.
 $(VENV)/installed: $(BIN)/python $(SOURCES)
 	@echo "installing pyalexnet into $(VENV) (about a minute the first time)"
-	@if [ -e $(VENV)/test-installed ]; then $(call install,test,ON); else $(call install,,OFF); fi
+	@if [ -e $(VENV)/test-installed ]; then $(call install,test $(CUDA_TOOLS),ON); else $(call install,,OFF); fi
 	@touch $@
 
 $(VENV)/test-installed: $(BIN)/python $(SOURCES)
 	@echo "installing pyalexnet with its checker into $(VENV) (about two minutes the first time)"
-	@$(call install,test,ON)
+	@$(call install,test $(CUDA_TOOLS),ON)
 	@touch $@ $(VENV)/installed
 
 $(VENV)/lint-installed: $(VENV)/test-installed
-	@$(call install,test lint,ON)
+	@$(call install,test lint $(CUDA_TOOLS),ON)
 	@touch $@
 
 # ---- every card

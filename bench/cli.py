@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pyalexnet.errors import PyalexnetError
 
-from . import cards, environment, forms, peers, record, tables
+from . import cards, environment, forms, listing, peers, record, tables
 from .device import Device, Gpu, Host
 from .results import Results
 
@@ -21,6 +21,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run the bench; 0, 1 where an answer was wrong, 2 where the options cannot be met."""
     options = parser().parse_args(arguments)
     try:
+        if choices := _listed(options):
+            print(listing.document(choices, cards.get(options.card)), end="")
+            return 0
         results = bench(options, shlex.join(["python", "-m", "bench", *arguments]))
     except (PyalexnetError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -52,7 +55,27 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--no-kernels", action="store_true", help="leave out what the compiler and emulation say"
     )
+    listed = made.add_argument_group("the launches of one training step, computed")
+    listed.add_argument("--list-step", action="store_true", help="list them; nothing is run")
+    listed.add_argument("--net", help="network (alexnet)")
+    listed.add_argument("--preset", help="of alexnet (caffe)")
+    listed.add_argument("--batch", type=int, help="images (128)")
+    listed.add_argument("--precision", help="fp32 or bf16 (fp32)")
+    listed.add_argument(
+        "--unfused", action="store_true", default=None, help="every layer an operation of its own"
+    )
     return made
+
+
+def _listed(options: argparse.Namespace) -> listing.Choices | None:
+    """What `--list-step` is to list; None without it."""
+    names = ("net", "preset", "batch", "precision", "unfused")
+    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.list_step:
+        return listing.Choices(**chosen)
+    if chosen:
+        raise ValueError(f"--{next(iter(chosen))} is given; --list-step was expected beside it.")
+    return None
 
 
 def bench(options: argparse.Namespace, command: str, tests: str = "") -> Results:

@@ -1,4 +1,4 @@
-"""Registers, spills and shared memory of every kernel, as the CUDA compiler reports them."""
+"""Registers, spills, stack and shared memory of every kernel, as the CUDA compiler reports them."""
 
 from __future__ import annotations
 
@@ -9,29 +9,47 @@ import subprocess
 import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from .results import KernelResources
 
-_TIMEOUT = 300
+# Of one file, whose kernels are templates with many forms.
+_TIMEOUT = 900
 # Real cards differ little in registers: one stands for all.
 _ARCHITECTURE = "sm_90"
 _REPORT = re.compile(
     r"Compiling entry function '(?P<kernel>\S+)'"
-    r".*?(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
+    r".*?(?P<stack>\d+) bytes stack frame"
+    r", (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
     r".*?Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
     re.DOTALL,
 )
 _SHARED = re.compile(r"(\d+) bytes smem")
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """A source file's machine code, and what the compiler said of the kernels in it."""
+
+    source: Path
+    cubin: Path
+    kernels: tuple[KernelResources, ...]
+
+
 def nvcc() -> str | None:
     """Path of the CUDA compiler; None where there is none."""
-    roots = (os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH"))
+    return tool("nvcc")
+
+
+def tool(name: str) -> str | None:
+    """Path of a program of the CUDA toolkit or of NVIDIA's Python wheels; None if it is missing."""
+    roots = (os.environ.get(variable) for variable in ("CUDA_HOME", "CUDA_PATH"))
     places = [str(Path(root, "bin")) for root in roots if root]
     wheels = sorted(Path(sysconfig.get_paths()["purelib"], "nvidia").glob("*/bin"))
     places += [*os.get_exec_path(), "/usr/local/cuda/bin", *map(str, wheels)]
-    return shutil.which("nvcc", path=os.pathsep.join(places))
+    return shutil.which(name, path=os.pathsep.join(places))
 
 
 def resources(kernels: Path) -> list[KernelResources]:
@@ -40,49 +58,65 @@ def resources(kernels: Path) -> list[KernelResources]:
     Raises:
         RuntimeError: there is no compiler, or it refuses a file.
     """
+    with TemporaryDirectory() as folder:
+        files = compiled(kernels, _ARCHITECTURE, Path(folder))
+    return [kernel for file in files for kernel in file.kernels]
+
+
+def compiled(kernels: Path, architecture: str, folder: Path) -> list[Compiled]:
+    """Compile every `*.cu` of a folder for one architecture ("sm_80") into another folder.
+
+    Raises:
+        RuntimeError: there is no compiler, or it refuses a file.
+    """
     compiler = nvcc()
     if compiler is None:
         raise RuntimeError("no nvcc was found")
-    files = sorted(kernels.glob("*.cu"))
-    if not files:
+    sources = sorted(kernels.glob("*.cu"))
+    if not sources:
         raise RuntimeError(f"{kernels} has no .cu files; the sources come with a checkout only")
+
+    def one(source: Path) -> Compiled:
+        cubin = folder / f"{source.stem}.cubin"
+        options = ["-std=c++17", f"-arch={architecture}", "-Xptxas", "-v", f"-I{kernels}"]
+        done = subprocess.run(
+            [compiler, *options, "-cubin", str(source), "-o", str(cubin)],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+        )
+        if done.returncode:
+            raise RuntimeError(
+                f"nvcc refuses {source.name}: {done.stderr.strip().splitlines()[:1]}"
+            )
+        return Compiled(source, cubin, tuple(parse(done.stderr)))
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        reports = list(pool.map(lambda file: _report(compiler, file, kernels), files))
-    return [one for report in reports for one in parse(report)]
+        return list(pool.map(one, sources))
 
 
 def parse(report: str) -> Iterator[KernelResources]:
     """The kernels in the output of `nvcc -Xptxas -v`, under readable names."""
     found = list(_REPORT.finditer(report))
-    names = _readable([match["kernel"] for match in found])
+    names = readable([match["kernel"] for match in found])
     for match, name in zip(found, names, strict=True):
         shared = _SHARED.search(match["rest"])
-        spilled = int(match["stores"]) + int(match["loads"])
         yield KernelResources(
-            name, int(match["registers"]), spilled, int(shared[1]) if shared else 0
+            name,
+            int(match["registers"]),
+            int(match["stores"]) + int(match["loads"]),
+            int(match["stack"]),
+            int(shared[1]) if shared else 0,
         )
 
 
-def _report(compiler: str, file: Path, include: Path) -> str:
-    command = [compiler, "-std=c++17", f"-arch={_ARCHITECTURE}", "-Xptxas", "-v", f"-I{include}"]
-    done = subprocess.run(
-        [*command, "-c", str(file), "-o", os.devnull],
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT,
-    )
-    if done.returncode:
-        raise RuntimeError(f"nvcc refuses {file.name}: {done.stderr.strip().splitlines()[:1]}")
-    return done.stderr
-
-
-def _readable(names: list[str]) -> list[str]:
-    """Demangled, without namespaces and argument lists."""
-    tool = shutil.which("c++filt")
-    if tool is None or not names:
+def readable(names: list[str]) -> list[str]:
+    """Kernels' names demangled, without namespaces and argument lists."""
+    program = shutil.which("c++filt")
+    if program is None or not names:
         return names
     done = subprocess.run(
-        [tool], input="\n".join(names), capture_output=True, text=True, check=True
+        [program], input="\n".join(names), capture_output=True, text=True, check=True
     )
     return [_short(name) for name in done.stdout.splitlines()]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyalexnet import data, nets
+from pyalexnet.plan import PRECISIONS as OURS
+from pyalexnet.plan import Precision
 
 from . import cases, ceilings, compiler, floors, lint, loader, operations, whole
 from .cards import PRECISIONS, Card
@@ -17,25 +19,36 @@ from .device import Device
 from .peers import Peers
 from .peers.torch_steps import COMPILED
 from .results import Results
-from .steps import StepCase
+from .steps import WAYS, Gate, Ours, StepCase, Way
 from .timing import Plan
 
 _MEGABYTE = 2**20
+_PEERS: Mapping[Precision, tuple[str, ...]] = {"fp32": ("fp32", "tf32"), "bf16": ("bf16",)}
+_COMPILED_IN = "bf16"
+_GIVEN = (
+    "The batches of whole steps lie on the device as each side's loader would leave them: ours, "
+    "where the plan is fused, in the blocks of pixels that conv1 reads, PyTorch's channels_last "
+    "with conv1's uneven padding around them; in bf16 all as bfloat16."
+)
 
 
 @dataclass(frozen=True)
 class Form:
     """What a run times.
 
-    operations: networks and batch sizes whose operations are timed. precisions, modes: of the
+    operations: networks and batch sizes whose operations are timed. fused: our precisions in which
+    those are too that take layers together. precisions: ours, with those of
+    the peers beside each. ways: how our side runs a step, the last beside the peers. modes: of the
     peers. compiled: steps, and the precisions, that torch.compile is timed on too. sizes: of the
     products among the ceilings; copied: bytes of the copy.
     """
 
     name: str
     operations: tuple[StepCase, ...]
+    fused: tuple[Precision, ...]
     steps: tuple[StepCase, ...]
-    precisions: tuple[str, ...]
+    precisions: Mapping[Precision, tuple[str, ...]]
+    ways: tuple[Way, ...]
     modes: tuple[str, ...]
     compiled: tuple[tuple[StepCase, str], ...]
     sizes: tuple[int, ...]
@@ -44,12 +57,17 @@ class Form:
     step_plan: Plan
     notes: tuple[str, ...] = ()
 
-    def modes_of(self, case: StepCase) -> dict[str, tuple[str, ...]]:
-        """How PyTorch runs a step, by precision: see `torch_steps.Form.mode`."""
+    def modes_of(self, case: StepCase, ours: Precision) -> dict[str, tuple[str, ...]]:
+        """How PyTorch runs a step beside ours, by precision: see `torch_steps.Form.mode`."""
         return {
             precision: self.modes + (COMPILED if (case, precision) in self.compiled else ())
-            for precision in self.precisions
+            for precision in self.precisions[ours]
         }
+
+    @property
+    def peer_precisions(self) -> tuple[str, ...]:
+        """Those of the peers, whatever stands beside them."""
+        return tuple(itertools.chain.from_iterable(self.precisions.values()))
 
 
 def cpu(seconds: float) -> Form:
@@ -61,8 +79,10 @@ def cpu(seconds: float) -> Form:
     return Form(
         "CPU",
         (paper(2), StepCase(nets.get("cifar-18pct")(), "cifar-18pct", 32)),
+        (),
         steps,
-        ("fp32",),
+        {"fp32": ("fp32",)},
+        WAYS[:1],
         ("eager",),
         (),
         (1024,),
@@ -76,28 +96,30 @@ def cpu(seconds: float) -> Form:
 def gpu(quick: bool) -> Form:
     """The paper's network and torchvision's, at the batch sizes that matter.
 
-    quick: torch.compile on the first step alone, and in our precision.
+    quick: torch.compile on the first step alone and in one precision, fused operations in one.
     """
     batches = (128,) if quick else (128, 256, 1024)
     step_batches = (128, 256) if quick else (32, 64, 128, 256, 512, 1024)
     steps = tuple(net(batch) for batch in step_batches for net in (paper, torchvision))
     compiled = tuple(itertools.product(steps, PRECISIONS))
     compile_note = (
-        f"torch.compile in --quick: {steps[0].label}, batch {steps[0].batch}, {operations.OURS} "
+        f"torch.compile in --quick: {steps[0].label}, batch {steps[0].batch}, {_COMPILED_IN} "
         "only, because max-autotune takes minutes a network."
     )
     return Form(
         "GPU, quick" if quick else "GPU",
         tuple(paper(batch) for batch in batches),
+        ("bf16",) if quick else OURS,
         steps,
-        PRECISIONS,
+        _PEERS,
+        WAYS,
         ("eager", "graph"),
-        ((steps[0], operations.OURS),) if quick else compiled,
+        ((steps[0], _COMPILED_IN),) if quick else compiled,
         (2048, 4096, 8192),
         1024 * _MEGABYTE,
         Plan(0.2 if quick else 0.5, 20, 100, warmups=3),
         Plan(0.5 if quick else 2.0, 20, 100, warmups=3),
-        (compile_note,) if quick else (),
+        (_GIVEN, compile_note) if quick else (_GIVEN,),
     )
 
 
@@ -113,14 +135,17 @@ def dry() -> Form:
     return Form(
         "dry run of the GPU's form, on the CPU: its times mean nothing",
         steps[:1],
+        OURS,
         steps,
-        PRECISIONS,
+        _PEERS,
+        WAYS,
         ("eager",),
         (),
         (32,),
         _MEGABYTE,
         plan,
         plan,
+        (_GIVEN,),
     )
 
 
@@ -153,7 +178,7 @@ def run(
     fed from the host.
     """
     results.notes += [*form.notes, *(f"{name}: {why}." for name, why in peers.missing.items())]
-    for one in ceilings.measured(device, peers, form.sizes, form.copied, form.precisions):
+    for one in ceilings.measured(device, peers, form.sizes, form.copied, form.peer_precisions):
         results.ceilings.append(one)
         done(f"ceiling: {one.name}")
     ceiling = ceilings.as_card(device.name, results.ceilings)
@@ -165,9 +190,10 @@ def run(
     if only is None or only in "loader":
         results.loader += loader.rows(device.backend, form.step_plan, pack)
         done("loader")
+    gate = Gate()
     for case in form.steps:
         if only is None or only in f"step {case.label}":
-            _step(form, device, peers, results, case, ceiling, pack)
+            _steps(form, device, peers, results, case, gate, ceiling, pack)
             done(f"step {case.label}, batch {case.batch}")
 
 
@@ -200,22 +226,28 @@ def inspect(kernels: Path, results: Results) -> None:
 
 def _cases(form: Form) -> Iterator[Case]:
     for net in form.operations:
-        for case in cases.of(net.spec, net.batch):
-            yield dataclasses.replace(case, net=net.label)
+        for precision in form.precisions:
+            made = [*cases.of(net.spec, net.batch, precision)]
+            if precision in form.fused:
+                made += cases.fused(net.spec, net.batch, precision)
+            for case in made:
+                yield dataclasses.replace(case, net=net.label)
 
 
-def _step(
+def _steps(
     form: Form,
     device: Device,
     peers: Peers,
     results: Results,
     case: StepCase,
+    gate: Gate,
     ceiling: Card | None,
     pack: Path | None,
 ) -> None:
-    modes = form.modes_of(case)
-    results.steps.append(whole.row(device, case, peers, modes, form.step_plan, ceiling))
-    if pack is not None:
-        size = case.spec.input_shape[:2]
-        dataset = data.load(pack, image_size=size)
-        results.steps.append(whole.fed(device, case, dataset, form.step_plan))
+    for precision in form.precisions:
+        ways = [Ours(precision, way) for way in form.ways]
+        modes = form.modes_of(case, precision)
+        results.steps += whole.rows(device, case, ways, gate, peers, modes, form.step_plan, ceiling)
+        if pack is not None:
+            dataset = data.load(pack, image_size=case.spec.input_shape[:2])
+            results.steps.append(whole.fed(device, case, ways[-1], dataset, form.step_plan))

@@ -11,13 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet.backends import Backend
+from pyalexnet.backends.elements import BFLOAT16, ELEMENTS
 
 from .cases import Arrays, Case
-from .reference import ReferenceBackend
+from .reference import ReferenceBackend, joined
 
-# Largest relative error (Frobenius norm) by precision; what only chooses numbers has to be exact.
+# Largest relative error (Frobenius norm) of a peer by its precision; what only chooses numbers has
+# to be exact.
 TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2}
-_POISON = 113
+# Ours, whose inputs are what they are: a bfloat16 result has been rounded once, by half a unit of
+# its 8 bits; a float32 one is a sum of exact products in any precision.
+_ROUNDED = 2.0**-8
+_SUMMED = TOLERANCE["fp32"]
+_POISON = 0xFF  # NaN in both types of float
 
 
 class Call:
@@ -29,35 +35,52 @@ class Call:
     def __init__(self, backend: Backend, case: Case, arrays: Arrays) -> None:
         self._backend = backend
         self._case = case
-        self._inputs = [backend.asarray(array.copy()) for array in arrays.values()]
-        self._settings = dict(case.settings)
+        inputs = {name: backend.asarray(array.copy()) for name, array in arrays.items()}
+        self._changed = tuple(inputs[name] for name in changed(case)) if case.in_place else ()
+        self._arguments = case.arguments(inputs)
         first = self.run()
-        if case.op != "sgd_update":
-            self._settings["out"] = first[0] if len(first) == 1 else first
+        if not case.in_place:
+            self._arguments["out"] = first[0] if len(first) == 1 else first
 
     def run(self) -> tuple[Any, ...]:
         """Call the operation once; its outputs, arrays of the device."""
-        got = getattr(self._backend, self._case.op)(*self._inputs, **self._settings)
+        got = getattr(self._backend, self._case.op)(**self._arguments)
         if got is None:
-            return tuple(self._inputs[:2])  # the update's w and v
+            return self._changed
         return got if isinstance(got, tuple) else (got,)
 
     def poison(self) -> None:
         """Spoil the outputs, so that an element that is not written shows."""
         for array in self.held():
-            array.fill(np.nan if array.dtype.kind == "f" else _POISON)
+            array.reshape(-1).view(np.uint8).fill(_POISON)
 
     def held(self) -> tuple[Any, ...]:
         """The arrays that outputs are written to, as the last call left them."""
-        out = self._settings.get("out", ())
+        out = self._arguments.get("out", ())
         return out if isinstance(out, tuple) else (out,)
 
     def outputs(self) -> tuple[NDArray[Any], ...]:
         """Outputs of one call on the host, as copies."""
-        return tuple(np.array(self._backend.to_numpy(one)) for one in self.run())
+        got = [np.array(self._backend.to_numpy(one)) for one in self.run()]
+        return _whole(self._case, got) if self._case.in_place else tuple(got)
 
 
-def check(backend: Backend, case: Case, arrays: Arrays, precision: str = "fp32") -> str | None:
+def changed(case: Case) -> tuple[str, ...]:
+    """The inputs that a case changes: its outputs, and the other halves of weights among them."""
+    return (*case.outputs, *(name for name in case.inputs if name.endswith("low")))
+
+
+def _whole(case: Case, arrays: list[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+    """The outputs out of what changed, with weights in one piece."""
+    found = dict(zip(changed(case), arrays, strict=True))
+    halves = {"low": "w", "w.low": "w"}
+    for low, high in halves.items():
+        if low in found:
+            found[high] = joined(found[high], found[low])
+    return tuple(found[name] for name in case.outputs)
+
+
+def check(backend: Backend, case: Case, arrays: Arrays) -> str | None:
     """What is wrong with a backend's answer to a case; None where nothing is.
 
     At the case's own size: some images against float64 (sums over the batch with the gradient of
@@ -68,16 +91,22 @@ def check(backend: Backend, case: Case, arrays: Arrays, precision: str = "fp32")
         probes = list(range(case.batch))  # the loss is a mean over all
     ours, exact = _probe(backend, case, arrays, probes)
     for name, mine, true in zip(case.outputs, ours, exact, strict=True):
-        if wrong := difference(name, mine, true, TOLERANCE[precision]):
+        tolerance = _ROUNDED if mine.dtype == BFLOAT16 else _SUMMED
+        if wrong := difference(name, widened(mine), true, tolerance):
             return f"{wrong}, in float64"
     return _unstable(backend, case, arrays)
+
+
+def widened(x: NDArray[Any]) -> NDArray[Any]:
+    """bfloat16 as float32, whatever else as it is."""
+    return x.astype(np.float32) if x.dtype in ELEMENTS else x
 
 
 def difference(name: str, mine: NDArray[Any], true: NDArray[Any], tolerance: float) -> str | None:
     """How far an output lies from what is true, in words; None within the tolerance."""
     if mine.shape != true.shape:
         return f"{name} has shape {mine.shape}; {true.shape} was due"
-    if mine.dtype.kind in "iu":
+    if mine.dtype.kind in "iu" and true.dtype.kind in "iu":
         count = int((mine != true).sum())
         return f"{name} has {count} wrong elements of {mine.size}" if count else None
     error, scale = _norm(mine - true), _norm(true)
@@ -91,43 +120,81 @@ def _probe(
     backend: Backend, case: Case, arrays: Arrays, probes: list[int]
 ) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
     """Outputs of the whole case and in float64, both of the probed images alone."""
-    whole, few = dict(arrays), _images(case, arrays, probes)
+    whole = dict(arrays)
     if case.sums_images:
         whole["dy"] = np.zeros_like(arrays["dy"])
         whole["dy"][probes] = arrays["dy"][probes]
-    call = Call(backend, case, whole)
-    call.poison()
-    # An update has no `out`; its first call has happened already.
-    ours = call.outputs() if case.op != "sgd_update" else first_outputs(backend, case, arrays)
+    if case.in_place:
+        ours = first_outputs(backend, case, whole)  # a call has no `out` that could be spoiled
+    else:
+        call = Call(backend, case, whole)
+        call.poison()
+        ours = call.outputs()
     named = _images(case, dict(zip(case.outputs, ours, strict=True)), probes)
-    if case.op == "dropout_fprop":
-        return list(named.values()), [_dropped(case, arrays, probes)]
-    small = case
-    if "x_shape" in case.settings:
-        shape = (len(probes), *case.settings["x_shape"][1:])
-        small = dataclasses.replace(case, settings={**case.settings, "x_shape": shape})
-    return list(named.values()), list(first_outputs(ReferenceBackend(), small, few))
+    few = _images(case, arrays, probes)
+    exact = _exact(case, few, probes)
+    if case.op == "lrn_maxpool_fprop":
+        # Two maxima may lie closer together than float32 tells: what was found has to be one.
+        named["where"], exact["where"] = (
+            _found(case, few["x"], where) for where in (named["where"], exact["where"])
+        )
+    return list(named.values()), list(exact.values())
 
 
 def first_outputs(backend: Backend, case: Case, arrays: Arrays) -> tuple[NDArray[Any], ...]:
     """Outputs of one call on fresh copies of the arrays, on the host."""
-    inputs = [backend.asarray(array.copy()) for array in arrays.values()]
-    got = getattr(backend, case.op)(*inputs, **case.settings)
+    inputs = {name: backend.asarray(array.copy()) for name, array in arrays.items()}
+    got = getattr(backend, case.op)(**case.arguments(inputs))
     if got is None:
-        got = tuple(inputs[:2])  # the update's w and v
+        left = [np.array(backend.to_numpy(inputs[name])) for name in changed(case)]
+        return _whole(case, left)
     each = got if isinstance(got, tuple) else (got,)
     return tuple(np.array(backend.to_numpy(one)) for one in each)
 
 
-def _dropped(case: Case, arrays: Arrays, probes: list[int]) -> NDArray[Any]:
-    """The probed images with their own masks, which depend on their places in the batch."""
-    features = int(np.prod(arrays["x"].shape[1:]))
-    total = case.batch * features
+def _exact(case: Case, few: Arrays, probes: list[int]) -> Arrays:
+    """The outputs for the probed images in float64, of the inputs as they are: none is rounded."""
+    wide = {name: widened(array) for name, array in few.items()}
+    for low in ("low", "w.low"):
+        if low in wide:
+            wide["w"] = joined(few["w"], wide.pop(low))
+    settings = {name: value for name, value in case.settings.items() if name != "dtype"}
+    inputs = {name: shape for name, shape in case.inputs.items() if name in wide}
+    small = dataclasses.replace(case, inputs=inputs, settings=settings, batch=len(probes))
+    if "x_shape" in settings:
+        settings["x_shape"] = (len(probes), *settings["x_shape"][1:])
+    if not case.drops:
+        got = first_outputs(ReferenceBackend(), small, wide)
+        return dict(zip(case.outputs, got, strict=True))
     rows = []
-    for image in probes:
-        settings = {**case.settings, "offset": image * features, "total": total}
-        rows.append(ReferenceBackend().dropout_fprop(arrays["x"][image : image + 1], **settings))
-    return np.concatenate(rows)
+    for row, image in enumerate(probes):  # masks depend on the place in the batch
+        one = dataclasses.replace(small, settings=_at_image(case, image))
+        alone = _images(case, wide, [row])
+        rows.append(first_outputs(ReferenceBackend(), one, alone)[0])
+    return {name: np.concatenate(rows) for name in case.outputs}
+
+
+def _at_image(case: Case, image: int) -> dict[str, Any]:
+    """The settings with which an image of its own gets the mask of one in the batch."""
+    (output,) = case.outputs.values()
+    features = math.prod(output[1:])
+    place = {"offset": image * features, "total": case.batch * features}
+    mask = case.settings.get("dropout")
+    if mask is None:
+        return {**case.settings, **place}
+    return {**case.settings, "dropout": dataclasses.replace(mask, **place)}
+
+
+def _found(case: Case, x: NDArray[Any], where: NDArray[Any]) -> NDArray[Any]:
+    """The values that lie where an operation says that it found its maxima; NaN outside of maps."""
+    names = ("size", "alpha", "beta", "k", "groups")
+    normed = ReferenceBackend().lrn_fprop(widened(x), **{n: case.settings[n] for n in names})
+    size, stride = case.settings["pool_size"], case.settings["pool_stride"]
+    n, p, q, c = np.ix_(*map(range, where.shape))
+    rows, columns = p * stride + where // size, q * stride + where % size
+    inside = (rows < x.shape[1]) & (columns < x.shape[2]) & (where < size * size)
+    at = (n, np.minimum(rows, x.shape[1] - 1), np.minimum(columns, x.shape[2] - 1), c)
+    return np.where(inside, normed[at], np.float32(np.nan))
 
 
 def _images(case: Case, arrays: Mapping[str, NDArray[Any]], probes: list[int]) -> Arrays:
@@ -138,7 +205,7 @@ def _images(case: Case, arrays: Mapping[str, NDArray[Any]], probes: list[int]) -
 
 def _unstable(backend: Backend, case: Case, arrays: Arrays) -> str | None:
     """Whether two calls on equal arguments differ, or give what is not finite."""
-    if case.op == "sgd_update":
+    if case.in_place:
         first, second = (first_outputs(backend, case, arrays) for _ in range(2))
     else:
         call = Call(backend, case, arrays)

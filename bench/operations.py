@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
+
+from pyalexnet.plan import Precision
 
 from . import gate
 from .cards import Card
@@ -15,8 +17,6 @@ from .peers import Candidate, Peers, jax_ops, torch_ops
 from .results import OperationRow, PeerTime
 from .timing import Plan, Run, Timing, interleaved
 
-# The precision in which our operations exist.
-OURS = "fp32"
 _SELF = "ours"
 # Images of a batch whose outputs are compared with the peers'.
 _COMPARED = 16
@@ -28,16 +28,17 @@ def rows(
     device: Device,
     cases: Iterable[Case],
     peers: Peers,
-    precisions: tuple[str, ...],
+    precisions: Mapping[Precision, tuple[str, ...]],
     plan: Plan,
     ceiling: Card | None,
 ) -> Iterator[OperationRow]:
     """Check and time each case; a wrong answer becomes a row that says so.
 
-    precisions: those in which peers are timed, ours first. ceiling: what this device reached.
+    precisions: by ours, those in which peers are timed beside it. ceiling: what this device
+    reached.
     """
     for case in cases:
-        yield _row(device, case, peers, precisions, plan, ceiling)
+        yield _row(device, case, peers, precisions[case.precision], plan, ceiling)
 
 
 def sentence(error: Exception) -> str:
@@ -55,10 +56,10 @@ def _row(
     ceiling: Card | None,
 ) -> OperationRow:
     arrays = case.arrays()
-    about = (case.name, case.net, case.batch, OURS, case.flops, case.nbytes)
-    if wrong := gate.check(device.backend, case, arrays, OURS):
+    about = (case.name, case.net, case.batch, case.precision, case.flops, case.nbytes)
+    if wrong := gate.check(device.backend, case, arrays):
         return OperationRow(*about, None, wrong, ())
-    answer = gate.first_outputs(device.backend, case, arrays)
+    answer = tuple(map(gate.widened, gate.first_outputs(device.backend, case, arrays)))
     call = device.ready(gate.Call(device.backend, case, arrays).run)
     ours: list[Timing] = []
     theirs: list[PeerTime] = []
@@ -114,7 +115,7 @@ def _difference(
     case: Case, answer: Outputs, theirs: tuple[NDArray[Any] | None, ...], precision: str
 ) -> str | None:
     """Where a peer's first answer is not ours, which has been checked: it did other work."""
-    tolerance = 2 * max(gate.TOLERANCE[precision], gate.TOLERANCE[OURS])
+    tolerance = 2 * gate.TOLERANCE[precision]
     every = slice(None, None, max(1, case.batch // _COMPARED))
     for name, mine, peer in zip(case.outputs, answer, theirs, strict=True):
         if peer is None:
@@ -126,5 +127,7 @@ def _difference(
 
 
 def _share(case: Case, ours: Timing, ceiling: Card | None) -> float | None:
-    """Of the speed that the device's own ceilings allow."""
-    return ceiling.seconds(OURS, case.flops, case.nbytes) / ours.median if ceiling else None
+    """Of the speed that the device's own ceilings allow; None where they are not known."""
+    if ceiling is None or case.precision not in ceiling.flops:
+        return None
+    return ceiling.seconds(case.precision, case.flops, case.nbytes) / ours.median

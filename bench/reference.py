@@ -173,16 +173,16 @@ class ReferenceBackend(HostBackend):
     # Activations
 
     def _relu_fprop(self, x: Numbers, y: Numbers) -> None:
-        y[...] = _activated(x, "relu")
+        y[...] = _activated(_double(x), "relu")
 
     def _relu_dgrad(self, y: Numbers, dy: Numbers, dx: Numbers) -> None:
-        dx[...] = np.where(y > 0, dy, 0)
+        dx[...] = np.where(y > 0, _double(dy), 0)
 
     def _tanh_fprop(self, x: Numbers, y: Numbers) -> None:
         y[...] = _activated(_double(x), "tanh")
 
     def _tanh_dgrad(self, y: Numbers, dy: Numbers, dx: Numbers) -> None:
-        dx[...] = dy * (1 - _double(y) ** 2)
+        dx[...] = _double(dy) * (1 - _double(y) ** 2)
 
     def _scale(self, x: Numbers, y: Numbers, factor: float) -> None:
         y[...] = _double(x) * factor
@@ -224,7 +224,7 @@ class ReferenceBackend(HostBackend):
 
     def _maxpool_fprop(self, x: Numbers, y: Numbers, where: Numbers, g: PoolGeometry) -> None:
         for p, q, rows, columns in _windows(x.shape, y.shape, g):
-            seen = x[:, rows, columns]
+            seen = _double(x[:, rows, columns])
             n, _, width, c = seen.shape
             first = seen.reshape(n, -1, c).argmax(axis=1)
             y[:, p, q] = np.take_along_axis(seen.reshape(n, -1, c), first[:, None], 1)[:, 0]
@@ -233,12 +233,7 @@ class ReferenceBackend(HostBackend):
     def _maxpool_dgrad(
         self, dy: Numbers, where: Numbers, gate: Numbers | None, dx: Numbers, g: PoolGeometry
     ) -> None:
-        total = np.zeros(dx.shape)
-        image, channel = np.ix_(range(len(dx)), range(dx.shape[3]))
-        for p, q, rows, columns in _windows(dx.shape, dy.shape, g):
-            down, right = np.divmod(where[:, p, q].astype(np.intp), g.size)
-            total[image, rows.start + down, columns.start + right, channel] += dy[:, p, q]
-        dx[...] = _let_pass(total, gate, 1.0)
+        dx[...] = _let_pass(_unpooled(_double(dy), where, dx.shape, g), gate, 1.0)
 
     def _avgpool_fprop(self, x: Numbers, y: Numbers, g: PoolGeometry) -> None:
         for p, q, rows, columns in _windows(x.shape, y.shape, g):
@@ -251,7 +246,7 @@ class ReferenceBackend(HostBackend):
             total[:, rows, columns] += _double(dy[:, p, q])[:, None, None] / pixels
         dx[...] = total
 
-    # Both: one after the other, in float64 between
+    # A norm and a pool behind it
 
     def _lrn_maxpool_fprop(
         self,
@@ -266,11 +261,10 @@ class ReferenceBackend(HostBackend):
         g: PoolGeometry,
         relu: bool,
     ) -> None:
-        normalised = np.empty(x.shape)
-        self._lrn_fprop(x, normalised, size, alpha, beta, k, groups)
-        pooled = np.empty(y.shape)
-        self._maxpool_fprop(normalised, pooled, where, g)
-        y[...] = np.maximum(pooled, 0) if relu else pooled
+        normed, pooled = np.empty(x.shape), np.empty(y.shape)
+        self._lrn_fprop(x, normed, size, alpha, beta, k, groups)
+        self._maxpool_fprop(normed, pooled, where, g)
+        y[...] = _activated(pooled, "relu" if relu else None)
 
     def _lrn_maxpool_dgrad(
         self,
@@ -287,10 +281,10 @@ class ReferenceBackend(HostBackend):
         g: PoolGeometry,
         gated: bool,
     ) -> None:
-        spread, whole = np.empty(x.shape), np.empty(x.shape)
-        self._maxpool_dgrad(_let_pass(_double(dy), y, 1.0), where, None, spread, g)
-        self._lrn_dgrad(x, spread, whole, size, alpha, beta, k, groups)
-        dx[...] = _let_pass(whole, x if gated else None, 1.0)
+        dnormed = _unpooled(_let_pass(_double(dy), y, 1.0), where, x.shape, g)
+        total = np.empty(x.shape)
+        self._lrn_dgrad(x, dnormed, total, size, alpha, beta, k, groups)
+        dx[...] = _let_pass(total, x if gated else None, 1.0)
 
     # Dropout
 
@@ -336,24 +330,22 @@ class ReferenceBackend(HostBackend):
     ) -> None:
         if float(lr) == 0:
             return
-        whole = w if low is None else np.empty(w.shape, np.float32)
-        if low is not None:
-            self._join_weights(w, low, whole)
+        whole = w if low is None else joined(w, low)
         new = momentum * _double(v) - weight_decay * float(lr) * _double(whole) - float(lr) * dw
-        whole[...] = whole + new
         v[...] = new
-        if low is not None:
-            self._split_weights(whole, w, low)
+        if low is None:
+            w[...] = w + new
+        else:
+            self._split_weights((whole + new).astype(np.float32), w, low)
 
     def _split_weights(self, w: Numbers, high: Numbers, low: Numbers) -> None:
         bits = w.view(np.uint32).astype(np.int64)
-        bits[np.isnan(w)] = 0x7FC00000
-        high.view(np.uint16)[...] = ((bits + 0x8000) >> 16 & 0xFFFF).astype(np.uint16)
-        low[...] = (bits & 0xFFFF).astype(np.uint16)
+        upper = (bits + 2**15) // 2**16
+        high[...] = upper.astype(np.uint16).view(high.dtype)
+        low[...] = (bits - 2**16 * upper).astype(np.int16).view(np.uint16)
 
     def _join_weights(self, high: Numbers, low: Numbers, w: Numbers) -> None:
-        bits = (high.view(np.uint16).astype(np.int64) << 16) + low.view(np.int16)
-        w.view(np.uint32)[...] = (bits & 0xFFFFFFFF).astype(np.uint32)
+        w[...] = joined(high, low)
 
     # Exchange
 
@@ -363,6 +355,12 @@ class ReferenceBackend(HostBackend):
     def _exchange_scatter_add(self, dwholes: Sequence[Numbers], dpart: Numbers, start: int) -> None:
         channels = slice(start, start + dpart.shape[-1])
         dpart[...] = sum(_double(dwhole[..., channels]) for dwhole in dwholes)
+
+
+def joined(high: Numbers, low: Numbers) -> NDArray[np.float32]:
+    """The float32 numbers that two halves are: 2^16 times the first's bits, plus the second's."""
+    bits = 2**16 * high.view(np.uint16).astype(np.int64) + low.view(np.int16)
+    return bits.astype(np.uint32).view(np.float32)
 
 
 def _double(x: Numbers) -> Numbers:
@@ -435,7 +433,7 @@ def _normalise(
     k: float,
 ) -> None:
     d = k + alpha * _window_sums(_double(x) ** 2, axes, size, size // 2)
-    y[...] = x * d**-beta
+    y[...] = _double(x) * d**-beta
 
 
 def _normalise_dgrad(
@@ -448,7 +446,8 @@ def _normalise_dgrad(
     beta: float,
     k: float,
 ) -> None:
-    d = k + alpha * _window_sums(_double(x) ** 2, axes, size, size // 2)
+    x, dy = _double(x), _double(dy)
+    d = k + alpha * _window_sums(x**2, axes, size, size // 2)
     # The windows that hold a unit: the mirrored window.
     reached = _window_sums(dy * x * d ** (-beta - 1), axes, size, size - 1 - size // 2)
     dx[...] = dy * d**-beta - 2 * alpha * beta * x * reached
@@ -462,6 +461,16 @@ def _windows(
         rows = slice(p * g.stride, min(p * g.stride + g.size, x_shape[1]))
         for q in range(y_shape[2]):
             yield p, q, rows, slice(q * g.stride, min(q * g.stride + g.size, x_shape[2]))
+
+
+def _unpooled(dy: Numbers, where: Numbers, shape: tuple[int, ...], g: PoolGeometry) -> Numbers:
+    """Each window's gradient at its maximum's place, those of one pixel summed."""
+    total = np.zeros(shape)
+    image, channel = np.ix_(range(shape[0]), range(shape[3]))
+    for p, q, rows, columns in _windows(shape, dy.shape, g):
+        down, right = np.divmod(where[:, p, q].astype(np.intp), g.size)
+        total[image, rows.start + down, columns.start + right, channel] += dy[:, p, q]
+    return total
 
 
 def _draws(element: Numbers, seed: int, step: int, layer: int) -> Numbers:

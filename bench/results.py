@@ -51,7 +51,9 @@ class OperationRow:
 
 @dataclass(frozen=True)
 class StepRow:
-    """A whole training step. floor: seconds of the fused plan at this run's ceilings."""
+    """A whole training step. floor: seconds of the fused plan at this run's ceilings. form: how it
+    was run: see `steps.Way`.
+    """
 
     net: str
     data: str
@@ -62,6 +64,7 @@ class StepRow:
     peers: tuple[PeerTime, ...]
     floor: float | None = None
     costs: Costs = Costs()
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,16 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class KernelResources:
-    """What the compiler gave a kernel: registers a thread, bytes spilled a thread, bytes shared."""
+    """What the compiler gave a kernel.
+
+    registers: of a thread. spilled, stack: bytes of a thread's local memory. shared: bytes of a
+    block, those that a launch asks for apart.
+    """
 
     kernel: str
     registers: int
     spilled: int
+    stack: int
     shared: int
 
 
@@ -136,8 +144,10 @@ class Results:
 
 def label(row: OperationRow | StepRow) -> str:
     """A row's name with its network and batch size."""
-    name = row.case if isinstance(row, OperationRow) else f"step, {row.data}"
-    return f"{row.net} {name}, batch {row.batch}, {row.precision}"
+    if isinstance(row, OperationRow):
+        return f"{row.net} {row.case}, batch {row.batch}, {row.precision}"
+    form = f", {row.form}" if row.form else ""
+    return f"{row.net} step, {row.data}, batch {row.batch}, {row.precision}{form}"
 
 
 def best(row: OperationRow | StepRow, precision: str | None = None) -> PeerTime | None:

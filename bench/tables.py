@@ -33,6 +33,20 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def padded(header: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> str:
+    """A Markdown table whose columns are as wide as they have to be, for reading as it is.
+
+    sides: "<" or ">" for each column, to which its cells lean.
+    """
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * (w - 1) + ("-" if s == "<" else ":") for s, w in zip(sides, widths, strict=True)]
+    lines = [
+        [f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)]
+        for line in (header, rule, *rows)
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _parts(results: Results) -> Iterator[str]:
     yield f"# Bench, {results.form}"
     yield f"`{results.command}`"
@@ -67,11 +81,22 @@ def _ceilings(results: Results) -> str:
 def _operations(rows: list[OperationRow]) -> str:
     if not rows:
         return ""
-    header = ["operation", "batch", "ours ms", "rate", "ceiling", "best peer", "its ms", "result"]
+    header = [
+        "operation",
+        "batch",
+        "in",
+        "ours ms",
+        "rate",
+        "ceiling",
+        "best peer",
+        "its ms",
+        "result",
+    ]
     lines = [
         [
             f"{row.net} {row.case}",
             str(row.batch),
+            row.precision,
             _milliseconds(row.ours) if row.ours else "failed",
             _rate(row),
             f"{row.share:.0%}" if row.share is not None else "",
@@ -88,7 +113,7 @@ def _operations(rows: list[OperationRow]) -> str:
 def _steps(rows: list[StepRow]) -> str:
     if not rows:
         return ""
-    header = ["step", "batch", "ours ms", "images/s", "of fused floor", *_COSTS]
+    header = ["step", "batch", "ours", "ms", "images/s", "of fused floor", *_COSTS]
     header += ["best peer", "its ms", "result", "any precision"]
     return table(header, [_step(row) for row in rows])
 
@@ -98,6 +123,7 @@ def _step(row: StepRow) -> list[str]:
     return [
         f"{row.net}, {row.data}",
         str(row.batch),
+        ", ".join(part for part in (row.precision, row.form) if part),
         _milliseconds(ours) if ours else "failed",
         f"{row.batch / ours.median:,.0f}" if ours else "",
         f"{row.floor / ours.median:.0%}" if ours and row.floor else "",
@@ -162,10 +188,11 @@ def _floors(results: Results) -> str:
 
 def _resources(results: Results) -> str:
     lines = [
-        [f"`{one.kernel}`", str(one.registers), str(one.spilled), str(one.shared)]
+        [f"`{one.kernel}`", *map(str, (one.registers, one.spilled, one.stack, one.shared))]
         for one in results.resources
     ]
-    return table(["kernel", "registers", "bytes spilled", "bytes shared"], lines) if lines else ""
+    head = ["kernel", "registers", "bytes spilled", "bytes of stack", "bytes shared"]
+    return table(head, lines) if lines else ""
 
 
 def _requests(results: Results) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pyalexnet.data import Dataset
@@ -11,12 +11,12 @@ from pyalexnet.data import Dataset
 from . import floors, steps
 from .cards import Card
 from .device import Device, Gpu
-from .operations import OURS, sentence
+from .operations import sentence
 from .peers import Peers
 from .peers.jax_steps import JaxStep
 from .peers.torch_steps import Form, TorchStep, forms
 from .results import Costs, PeerTime, StepRow
-from .steps import Batch, Step, StepCase
+from .steps import Batch, Gate, Ours, Step, StepCase
 from .timing import Plan, Run, Timing, finish, interleaved
 
 _SELF = "ours"
@@ -26,31 +26,52 @@ _ENQUEUED = 10
 _LOSS = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}
 
 
-def row(
+def rows(
     device: Device,
     case: StepCase,
+    ways: Sequence[Ours],
+    gate: Gate,
     peers: Peers,
     modes: Mapping[str, tuple[str, ...]],
     plan: Plan,
     ceiling: Card | None,
-) -> StepRow:
-    """A step on synthetic batches that lie on the device, beside every form of the peers.
+) -> Iterator[StepRow]:
+    """A step on synthetic batches that lie on the device, in one precision.
 
-    modes: by precision, how PyTorch runs; those after "eager" take the form of the network that
-    was the fastest in it.
+    Each of `ways` is a row of its own. The last stands beside every form of the peers; the others
+    beside it, for what it brings.
+
+    modes: by the peers' precision, how PyTorch runs; those after "eager" take the form of the
+    network that was the fastest in it.
     """
-    about = (case.label, "synthetic", case.batch, OURS)
+    *parts, whole = ways
     batches = steps.synthetic(case)
-    before = device.memory()
-    ours = Step(device.backend, case, batches)
-    initial = {n: device.backend.to_numpy(w).copy() for n, w in ours.net.params.items()}
-    first_loss = ours.loss()
-    if wrong := steps.check(device.backend, case) or steps.check_learning(ours, _LEARNING_STEPS):
-        return StepRow(*about, None, wrong, ())
+    if parts:
+        yield from _parts(device, case, parts, whole, gate, peers, batches, plan, ceiling)
+    yield row(device, case, whole, gate, peers, modes, batches, plan, ceiling)
+
+
+def row(
+    device: Device,
+    case: StepCase,
+    ours: Ours,
+    gate: Gate,
+    peers: Peers,
+    modes: Mapping[str, tuple[str, ...]],
+    batches: list[Batch],
+    plan: Plan,
+    ceiling: Card | None,
+) -> StepRow:
+    """Our side run in one way, and all peers."""
+    about = _about(case, ours)
+    first_loss, initial, wrong = _checked(device, case, ours, gate, batches)
+    if wrong:
+        return StepRow(*about, None, wrong, (), form=ours.way)
+    mine, taken = _made(device, case, ours, batches)
     found: list[PeerTime] = []
     timed: list[Timing] = []
     for group in _groups(device, case, peers, modes, initial, batches, found):
-        runs: dict[str, Run] = {_SELF: _turning(ours.run)}
+        runs: dict[str, Run] = {_SELF: mine}
         memory: dict[str, int | None] = {}
         for name, (precision, make) in group.items():
             try:
@@ -69,24 +90,91 @@ def row(
         for name, timing in timings.items():
             costs = _costs(device, peers.torch, runs[name], memory[name])
             found.append(PeerTime(name, group[name][0], timing, None, costs))
-    run = _turning(ours.run)
-    peak = device.peak_memory(run)
-    taken = None if peak is None or before is None else peak - before
     return StepRow(
         *about,
         min(timed, key=lambda timing: timing.doubt),
         None,
         tuple(found),
-        floors.floor(case.spec, case.batch, OURS, ceiling).fused if ceiling else None,
-        _costs(device, peers.torch, run, taken),
+        _floor(case, ours, ceiling),
+        _costs(device, peers.torch, mine, taken),
+        ours.way,
     )
 
 
-def fed(device: Device, case: StepCase, dataset: Dataset, plan: Plan) -> StepRow:
+def _parts(
+    device: Device,
+    case: StepCase,
+    parts: Sequence[Ours],
+    whole: Ours,
+    gate: Gate,
+    peers: Peers,
+    batches: list[Batch],
+    plan: Plan,
+    ceiling: Card | None,
+) -> Iterator[StepRow]:
+    """Our other ways, each beside the whole."""
+    wrong: dict[Ours, str] = {}
+    runs: dict[str, Run] = {}
+    taken: dict[Ours, int | None] = {}
+    for ours in (*parts, whole):
+        *_, error = _checked(device, case, ours, gate, batches)
+        if error:
+            wrong[ours] = error
+        else:
+            runs[ours.way], taken[ours] = _made(device, case, ours, batches)
+    timings = interleaved(device.step_stopwatch, runs, plan) if runs else {}
+    beside = timings.get(whole.way)
+    others = (PeerTime(f"ours, {whole.way}", whole.precision, beside),) if beside else ()
+    for ours in parts:
+        if ours in wrong:
+            yield StepRow(*_about(case, ours), None, wrong[ours], (), form=ours.way)
+            continue
+        costs = _costs(device, peers.torch, runs[ours.way], taken[ours])
+        floor = _floor(case, ours, ceiling)
+        about = (*_about(case, ours), timings[ours.way], None)
+        yield StepRow(*about, others, floor, costs, ours.way)
+
+
+def _about(case: StepCase, ours: Ours) -> tuple[str, str, int, str]:
+    return case.label, "synthetic", case.batch, ours.precision
+
+
+def _checked(
+    device: Device, case: StepCase, ours: Ours, gate: Gate, batches: list[Batch]
+) -> tuple[float, dict[str, Any], str | None]:
+    """The first loss and the initial parameters, and what is wrong.
+
+    By a step of its own: evaluating needs memory that training does without.
+    """
+    step = Step(device.backend, case, batches[:1], ours)
+    initial, first_loss = step.params(), step.loss()
+    wrong = gate.check(device.backend, case, ours) or steps.check_learning(step, _LEARNING_STEPS)
+    return first_loss, initial, wrong
+
+
+def _made(
+    device: Device, case: StepCase, ours: Ours, batches: list[Batch]
+) -> tuple[Run, int | None]:
+    """What trains on one batch after the other, and the bytes that it takes at the peak."""
+    before = device.memory()
+    run = _turning(Step(device.backend, case, batches, ours).run)
+    peak = device.peak_memory(run)
+    return run, None if peak is None or before is None else peak - before
+
+
+def _floor(case: StepCase, ours: Ours, ceiling: Card | None) -> float | None:
+    """Seconds of the fused plan; None where a rate is not known."""
+    if ceiling is None or ours.precision not in ceiling.flops:
+        return None
+    return floors.floor(case.spec, case.batch, ours.precision, ceiling).fused
+
+
+def fed(device: Device, case: StepCase, ours: Ours, dataset: Dataset, plan: Plan) -> StepRow:
     """A step whose batches come from the host, as a loader hands over those of a data set."""
-    step = Step(device.backend, case, steps.packed(case, dataset), feed=True)
+    step = Step(device.backend, case, steps.packed(case, dataset), ours, feed=True)
     timings = interleaved(device.step_stopwatch, {_SELF: _turning(step.run)}, plan)
-    return StepRow(case.label, "from the host", case.batch, OURS, timings[_SELF], None, ())
+    about = (case.label, "from the host", case.batch, ours.precision)
+    return StepRow(*about, timings[_SELF], None, (), form=ours.way)
 
 
 _Group = dict[str, tuple[str, Callable[[], Any]]]

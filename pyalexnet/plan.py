@@ -140,15 +140,34 @@ class Plan:
         return self.outputs[-1]
 
     def moved(self, call: Call, images: int) -> int:
-        """Bytes of the arrays of a call, each read or written once."""
+        """Bytes of the arrays of a call, each read or written once; both where it learns."""
         own = sum(self.arrays[name_of(each)].nbytes(images) for each in call.operands())
-        learned = sum(
-            layout.nbytes(images) * (1 if name == parameter else 2)
+        changed = sum(
+            2 * self.arrays[name].nbytes(images)
             for parameter in call.learns.values()
-            for name, layout in self.arrays.items()
-            if name in (parameter, f"{parameter}.low", f"{parameter}.v")
+            for name in self.learned(parameter)
         )
-        return own + learned
+        return own + changed
+
+    def flops(self, call: Call, images: int) -> float:
+        """Floating-point operations of a product: two for every weight at each pixel of its output.
+
+        Products with zeros count, around an image and in the filters of blocks; 0 for what is none.
+        """
+        if not call.op.startswith(("conv_", "linear_")):
+            return 0.0
+        y = call.writes[0] if call.op.endswith("_fprop") else call.reads["dy"]
+        w = call.reads.get("w") or call.learns.get("w") or call.writes[0]
+        return 2.0 * images * math.prod(self.shape(y)[:-1]) * math.prod(self.shape(w))
+
+    def shape(self, operand: Operand) -> Shape:
+        """As the call sees the array, without the batch."""
+        return operand.shape if isinstance(operand, View) else self.arrays[operand].shape
+
+    def learned(self, parameter: str) -> tuple[str, ...]:
+        """The arrays that change as a parameter does: itself, what it lacks in bf16, momentum."""
+        names = (parameter, f"{parameter}.low", f"{parameter}.v")
+        return tuple(name for name in names if name in self.arrays)
 
 
 def name_of(operand: Operand) -> str:
@@ -469,10 +488,13 @@ class _Planner:
     def _single_forward(self, layer: Layer, out: Shape, x: str) -> str:
         if isinstance(layer, Dropout):
             return self._dropout_forward(layer, out, x)
-        y = self._new(layer.name, out)
         if isinstance(layer, Scale):
+            # Of x's shape: images may lie in blocks.
+            y = self._new(layer.name, self._arrays[x].shape)
             self._call("scale", {"x": x}, y, factor=layer.factor)
-        elif isinstance(layer, Relu):
+            return y
+        y = self._new(layer.name, out)
+        if isinstance(layer, Relu):
             self._rectified[y] = 1.0
             self._call("relu_fprop", {"x": x}, y)
         elif isinstance(layer, Tanh):

@@ -306,14 +306,15 @@ def _any_shape(draw: st.DrawFn, least: int = 0) -> Shape:
 
 
 def _unary(draw: st.DrawFn) -> list[Any]:
-    shape = _any_shape(draw)
-    return [_floats(shape, draw), draw(st.sampled_from((_result(shape), Same(0))))]
+    shape, dtype = _any_shape(draw), draw(ELEMENT)
+    y = draw(st.sampled_from((_result(shape, dtype), Same(0))))
+    return [_floats(shape, draw, dtype=dtype), y]
 
 
 def _binary(draw: st.DrawFn) -> list[Any]:
-    shape = _any_shape(draw)
-    inputs = [_floats(shape, draw), _floats(shape, draw)]
-    return [*inputs, draw(st.sampled_from((_result(shape), Same(0), Same(1))))]
+    shape, dtype = _any_shape(draw), draw(ELEMENT)
+    inputs = [_floats(shape, draw, dtype=dtype), _floats(shape, draw, dtype=dtype)]
+    return [*inputs, draw(st.sampled_from((_result(shape, dtype), Same(0), Same(1))))]
 
 
 def _scale(draw: st.DrawFn) -> list[Any]:
@@ -326,8 +327,9 @@ def _norm(draw: st.DrawFn) -> list[Any]:
 
 def _lrn_fprop(draw: st.DrawFn) -> list[Any]:
     groups = draw(_extent(3))
-    shape = (*_sizes(draw, 3, 3), groups * draw(_extent()))
-    return [_floats(shape, draw, ("whole",)), _result(shape), *_norm(draw), groups]
+    shape, dtype = (*_sizes(draw, 3, 3), groups * draw(_extent())), draw(ELEMENT)
+    x = _floats(shape, draw, ("whole",), dtype)
+    return [x, _result(shape, dtype), *_norm(draw), groups]
 
 
 def _lrn_dgrad(draw: st.DrawFn) -> list[Any]:
@@ -336,8 +338,8 @@ def _lrn_dgrad(draw: st.DrawFn) -> list[Any]:
 
 
 def _rnorm_fprop(draw: st.DrawFn) -> list[Any]:
-    shape = _sizes(draw, 4)
-    return [_floats(shape, draw, ("whole",)), _result(shape), *_norm(draw)]
+    shape, dtype = _sizes(draw, 4), draw(ELEMENT)
+    return [_floats(shape, draw, ("whole",), dtype), _result(shape, dtype), *_norm(draw)]
 
 
 def _rnorm_dgrad(draw: st.DrawFn) -> list[Any]:
@@ -355,35 +357,65 @@ def _pool(draw: st.DrawFn) -> tuple[Shape, Shape, list[int]]:
 
 
 def _maxpool_fprop(draw: st.DrawFn) -> list[Any]:
-    x, y, numbers = _pool(draw)
-    return [_floats(x, draw), _result(y), _result(y, "uint8"), *numbers]
+    (x, y, numbers), dtype = _pool(draw), draw(ELEMENT)
+    return [_floats(x, draw, dtype=dtype), _result(y, dtype), _result(y, "uint8"), *numbers]
 
 
 def _maxpool_dgrad(draw: st.DrawFn) -> list[Any]:
-    x, y, numbers = _pool(draw)
-    where = Block(y, "uint8", draw(st.sampled_from(("zeros", "wide"))))
-    return [_floats(y, draw), where, _result(x), *numbers]
+    (x, y, numbers), dtype = _pool(draw), draw(ELEMENT)
+    gate = _gate(x, draw, dtype)
+    return [_floats(y, draw, dtype=dtype), _where(y, draw), gate, _result(x, dtype), *numbers]
+
+
+def _where(y: Shape, draw: st.DrawFn) -> Block:
+    return Block(y, "uint8", draw(st.sampled_from(("zeros", "wide"))))
 
 
 def _avgpool_fprop(draw: st.DrawFn) -> list[Any]:
-    x, y, numbers = _pool(draw)
-    return [_floats(x, draw, ("whole",)), _result(y), *numbers]
+    (x, y, numbers), dtype = _pool(draw), draw(ELEMENT)
+    return [_floats(x, draw, ("whole",), dtype), _result(y, dtype), *numbers]
 
 
 def _avgpool_dgrad(draw: st.DrawFn) -> list[Any]:
-    x, y, numbers = _pool(draw)
-    return [_floats(y, draw, ("whole",)), _result(x), *numbers]
+    (x, y, numbers), dtype = _pool(draw), draw(ELEMENT)
+    return [_floats(y, draw, ("whole",), dtype), _result(x, dtype), *numbers]
+
+
+def _lrn_maxpool_fprop(draw: st.DrawFn) -> list[Any]:
+    x, y, dtype, numbers = _norm_and_pool(draw)
+    outputs = [_result(y, dtype), _result(y, "uint8")]
+    return [_floats(x, draw, ("whole",), dtype), *outputs, *numbers, draw(st.booleans())]
+
+
+def _lrn_maxpool_dgrad(draw: st.DrawFn) -> list[Any]:
+    x, y, dtype, numbers = _norm_and_pool(draw)
+    maps = [_floats(x, draw, ("whole",), dtype), _gate(y, draw, dtype)]
+    gradients = [_floats(y, draw, ("whole",), dtype), _where(y, draw), _result(x, dtype)]
+    return [*maps, *gradients, *numbers, draw(st.booleans())]
+
+
+def _norm_and_pool(draw: st.DrawFn) -> tuple[Shape, Shape, str, list[Any]]:
+    """Shapes of x and y, their type; the norm's numbers, groups, size and stride.
+
+    Often of the form that the networks have.
+    """
+    (*x, _), (*y, _), pool = _pool(draw)
+    groups, own = draw(_extent(3)), draw(st.sampled_from((1, 3, 8, 16)))
+    norm = draw(st.sampled_from(([5, 1.0, 0.75, 2.0], _norm(draw))))
+    shapes = ((*x, groups * own), (*y, groups * own))
+    return *shapes, draw(ELEMENT), [*norm, groups, *pool]
 
 
 def _dropout(draw: st.DrawFn) -> list[Any]:
-    shape = _any_shape(draw, 1)
+    shape, dtype = _any_shape(draw, 1), draw(ELEMENT)
     features = prod(shape[1:])
     offset = draw(st.integers(0, 7))
-    y = draw(st.sampled_from((_result(shape), Same(0))))
+    y = draw(st.sampled_from((_result(shape, dtype), Same(0))))
     step = draw(st.sampled_from((0, 2**32 - 1, Block((), "uint32", "wide"))))
     keep, seed = draw(st.sampled_from((0.0, 0.5, 1.0))), draw(st.sampled_from((3, 2**64 - 1)))
     total = offset + features + draw(st.integers(0, 5))
-    return [_floats(shape, draw), y, keep, seed, step, draw(st.integers(0, 9)), offset, total]
+    x = _floats(shape, draw, dtype=dtype)
+    return [x, y, keep, seed, step, draw(st.integers(0, 9)), offset, total]
 
 
 def _softmax(draw: st.DrawFn) -> list[Any]:
@@ -392,13 +424,27 @@ def _softmax(draw: st.DrawFn) -> list[Any]:
     scratch = _scratch(extension().softmax_cross_entropy_workspace(n))
     scalar = _result(())
     logits = _floats((n, classes), draw, ("whole",))
-    return [logits, labels, scalar, _result((n, classes)), scalar, scalar, scratch]
+    dlogits = _result((n, classes), draw(ELEMENT))
+    return [logits, labels, scalar, dlogits, scalar, scalar, scratch]
 
 
 def _sgd(draw: st.DrawFn) -> list[Any]:
-    shape = _any_shape(draw)
+    shape, dtype = _any_shape(draw), draw(ELEMENT)
     lr = draw(st.sampled_from((0.0, 0.25, 1, Block(()))))
-    return [*(_floats(shape, draw, ("whole",)) for _ in range(3)), lr, 0.5, 0.25]
+    low = Block(shape, "uint16", "wide") if dtype == "bfloat16" else None
+    w, v, dw = (_floats(shape, draw, ("whole",), of) for of in (dtype, "float32", "float32"))
+    return [w, low, v, dw, lr, 0.5, 0.25]
+
+
+def _split(draw: st.DrawFn) -> list[Any]:
+    shape = _any_shape(draw)
+    return [_floats(shape, draw), _result(shape, "bfloat16"), _result(shape, "uint16")]
+
+
+def _join(draw: st.DrawFn) -> list[Any]:
+    shape = _any_shape(draw)
+    high = _floats(shape, draw, dtype="bfloat16")
+    return [high, Block(shape, "uint16", "wide"), _result(shape)]
 
 
 def _gather(draw: st.DrawFn) -> list[Any]:
@@ -447,9 +493,13 @@ CALLS: dict[str, Callable[[st.DrawFn], list[Any]]] = {
     "maxpool_dgrad": _maxpool_dgrad,
     "avgpool_fprop": _avgpool_fprop,
     "avgpool_dgrad": _avgpool_dgrad,
+    "lrn_maxpool_fprop": _lrn_maxpool_fprop,
+    "lrn_maxpool_dgrad": _lrn_maxpool_dgrad,
     "dropout": _dropout,
     "softmax_cross_entropy": _softmax,
     "sgd_update": _sgd,
+    "split_weights": _split,
+    "join_weights": _join,
     "exchange_gather": _gather,
     "exchange_scatter_add": _scatter_add,
 }
@@ -635,7 +685,12 @@ def contents(block: Block) -> Any:
 # ---------------------------------------------------------------------- what must come of it
 
 
-TAKEN_AS_THEY_COME = ("augment", "softmax_cross_entropy", "maxpool_dgrad")
+TAKEN_AS_THEY_COME = (
+    "augment",
+    "softmax_cross_entropy",
+    "maxpool_dgrad",
+    "lrn_maxpool_dgrad",
+)
 """Ops with places or labels in arrays, which the kernels do not refuse and NumPy's backend does."""
 
 

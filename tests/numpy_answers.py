@@ -95,6 +95,11 @@ def _after(activation: str | None, y: Any) -> Any:
     return _rounded(value, _twice(Exact(value, abs(value)), FUNCTION), y.dtype)
 
 
+def _near(due: Any, exact: Exact, units: float = SUM) -> Any:
+    """The error allowed of a result that was computed in float32 and stored as `due` is."""
+    return _rounded(exact.value, _twice(exact, units), due.dtype)
+
+
 def _rounded(value: Any, allowed: Any, dtype: Any) -> Any:
     """The difference allowed of two results once both have been stored as `dtype`."""
     return 2 * stored(value, allowed, dtype) - allowed
@@ -298,7 +303,7 @@ def _lrn_fprop(x: Any, y: Any, *numbers: Any) -> Answer:
     _finite(x)
     how = _norm(*numbers[:4]) | {"groups": numbers[4]}
     due = _numpy().lrn_fprop(x, **how)
-    return {1: (due, _twice(oracle.lrn_fprop(x, **how), norm_units(how["beta"])))}
+    return {1: (due, _near(due, oracle.lrn_fprop(x, **how), norm_units(how["beta"])))}
 
 
 def _lrn_dgrad(x: Any, dy: Any, dx: Any, *numbers: Any) -> Answer:
@@ -306,7 +311,7 @@ def _lrn_dgrad(x: Any, dy: Any, dx: Any, *numbers: Any) -> Answer:
     _finite(x, dy)
     how = _norm(*numbers[:4]) | {"groups": numbers[4]}
     due = _numpy().lrn_dgrad(x, dy, **how)
-    return {2: (due, _twice(oracle.lrn_dgrad(x, dy, **how), norm_units(how["beta"])))}
+    return {2: (due, _near(due, oracle.lrn_dgrad(x, dy, **how), norm_units(how["beta"])))}
 
 
 def _rnorm_fprop(x: Any, y: Any, *numbers: Any) -> Answer:
@@ -314,7 +319,7 @@ def _rnorm_fprop(x: Any, y: Any, *numbers: Any) -> Answer:
     _finite(x)
     how = _norm(*numbers)
     due = _numpy().rnorm_fprop(x, **how)
-    return {1: (due, _twice(oracle.rnorm_fprop(x, **how), norm_units(how["beta"])))}
+    return {1: (due, _near(due, oracle.rnorm_fprop(x, **how), norm_units(how["beta"])))}
 
 
 def _rnorm_dgrad(x: Any, dy: Any, dx: Any, _: Any, *numbers: Any) -> Answer:
@@ -322,7 +327,7 @@ def _rnorm_dgrad(x: Any, dy: Any, dx: Any, _: Any, *numbers: Any) -> Answer:
     _finite(x, dy)
     how = _norm(*numbers)
     due = _numpy().rnorm_dgrad(x, dy, **how)
-    return {2: (due, _twice(oracle.rnorm_dgrad(x, dy, **how), norm_units(how["beta"])))}
+    return {2: (due, _near(due, oracle.rnorm_dgrad(x, dy, **how), norm_units(how["beta"])))}
 
 
 def _pool(x: Any, y: Any, size: int, stride: int) -> dict[str, Any]:
@@ -340,27 +345,61 @@ def _maxpool_fprop(x: Any, y: Any, where: Any, size: int, stride: int) -> Answer
     return {1: (due, None), 2: (place, None)}
 
 
-def _maxpool_dgrad(dy: Any, where: Any, dx: Any, size: int, stride: int) -> Answer:
+def _maxpool_dgrad(dy: Any, where: Any, gate: Any, dx: Any, size: int, stride: int) -> Answer:
     _whole(dy)
+    _inside(where, dx, size, stride)
+    how = _pool(dx, dy, size, stride) | {"gate": gate}
+    return {3: (_numpy().maxpool_dgrad(dy, where, x_shape=dx.shape, **how), None)}
+
+
+def _inside(where: Any, dx: Any, size: int, stride: int) -> None:
+    """Only of codes that name pixels is it said what becomes of them."""
     _small(size, stride)
     _expect(where.dtype.kind == "u")
-    rows, columns = np.indices(dy.shape)[1:3] * stride + np.divmod(where.astype(int), max(size, 1))
+    codes = np.divmod(where.astype(int), max(size, 1))
+    rows, columns = np.indices(where.shape)[1:3] * stride + codes
     _expect((where < size * size).all())
     _expect((rows < dx.shape[1]).all() and (columns < dx.shape[2]).all())
-    how = _pool(dx, dy, size, stride)
-    return {2: (_numpy().maxpool_dgrad(dy, where, x_shape=dx.shape, **how), None)}
+
+
+def _lrn_maxpool_fprop(x: Any, y: Any, where: Any, *numbers: Any) -> Answer:
+    """Of two that are nearer than they are rounded either may be named: places are not compared."""
+    _finite(x)
+    how = _norm_and_pool(x, y, *numbers[:-1])
+    due, _ = _numpy().lrn_maxpool_fprop(x, **how, relu=numbers[-1])
+    exact, _ = oracle.lrn_maxpool_fprop(x, **how)
+    return {1: (due, _near(due, exact, norm_units(how["beta"])))}
+
+
+def _lrn_maxpool_dgrad(x: Any, y: Any, dy: Any, where: Any, dx: Any, *numbers: Any) -> Answer:
+    _of(x.shape, dx)
+    _finite(x, dy)
+    _inside(where, dx, *numbers[5:7])
+    how = _norm_and_pool(x, dy, *numbers[:-1]) | {"y": y, "gated": numbers[-1]}
+    due = _numpy().lrn_maxpool_dgrad(x, dy, where, **how)
+    exact = oracle.lrn_maxpool_dgrad(x, dy, where, **how)
+    return {4: (due, _near(due, exact, norm_units(how["beta"]) + SUM))}
+
+
+def _norm_and_pool(x: Any, y: Any, *numbers: Any) -> dict[str, Any]:
+    *norm, groups, size, stride = numbers
+    pool = _pool(x, y, size, stride)
+    names = {"groups": groups, "pool_size": size, "pool_stride": stride, "ceil": pool["ceil"]}
+    return _norm(*norm) | names
 
 
 def _avgpool_fprop(x: Any, y: Any, size: int, stride: int) -> Answer:
     _finite(x)
     how = _pool(x, y, size, stride)
-    return {1: (_numpy().avgpool_fprop(x, **how), _twice(oracle.avgpool_fprop(x, **how)))}
+    due = _numpy().avgpool_fprop(x, **how)
+    return {1: (due, _near(due, oracle.avgpool_fprop(x, **how)))}
 
 
 def _avgpool_dgrad(dy: Any, dx: Any, size: int, stride: int) -> Answer:
     _finite(dy)
     how = _pool(dx, dy, size, stride) | {"x_shape": dx.shape}
-    return {1: (_numpy().avgpool_dgrad(dy, **how), _twice(oracle.avgpool_dgrad(dy, **how)))}
+    due = _numpy().avgpool_dgrad(dy, **how)
+    return {1: (due, _near(due, oracle.avgpool_dgrad(dy, **how)))}
 
 
 def _dropout(
@@ -376,23 +415,38 @@ def _softmax(
     logits: Any, labels: Any, loss: Any, dlogits: Any, top1: Any, top5: Any, _: Any
 ) -> Answer:
     _finite(logits)
-    results = _numpy().softmax_cross_entropy(logits, labels)
+    results = _numpy().softmax_cross_entropy(logits, labels, dtype=dlogits.dtype)
     exact_loss, exact_dlogits = oracle.softmax_cross_entropy(logits, labels)
     one = Exact(np.ones(()), np.ones(()))
     allowed = (
-        *(_twice(exact_loss, SOFTMAX), _twice(exact_dlogits, SOFTMAX)),
+        *(_twice(exact_loss, SOFTMAX), _near(results[1], exact_dlogits, SOFTMAX)),
         *(_twice(one), _twice(one)),
     )
     return dict(zip((2, 3, 4, 5), zip(results, allowed, strict=True), strict=True))
 
 
-def _sgd(w: Any, v: Any, dw: Any, lr: Any, momentum: float, weight_decay: float) -> Answer:
+def _sgd(
+    w: Any, low: Any, v: Any, dw: Any, lr: Any, momentum: float, weight_decay: float
+) -> Answer:
+    """Of weights in halves the upper ones are compared."""
     _finite(w, v, dw, np.asarray(lr))
     _moderate(momentum, weight_decay)
     rates = {"lr": float(lr), "momentum": momentum, "weight_decay": weight_decay}
-    exact_w, exact_v = oracle.sgd_update(w, v, dw, **rates)
-    _numpy().sgd_update(w, v, dw, lr=lr, momentum=momentum, weight_decay=weight_decay)
-    return {0: (w, _twice(exact_w)), 1: (v, _twice(exact_v))}
+    whole = w if low is None else _numpy().join_weights(w, low)
+    exact_w, exact_v = oracle.sgd_update(whole, v, dw, **rates)
+    _numpy().sgd_update(*(w, v, dw), lr=lr, momentum=momentum, weight_decay=weight_decay, low=low)
+    return {0: (w, _near(w, exact_w)), 2: (v, _twice(exact_v))}
+
+
+def _split(w: Any, high: Any, low: Any) -> Answer:
+    _of(w.shape, high, low)
+    due = _numpy().split_weights(w)
+    return {1: (due[0], None), 2: (due[1], None)}
+
+
+def _join(high: Any, low: Any, w: Any) -> Answer:
+    _of(high.shape, low, w)
+    return {2: (_numpy().join_weights(high, low), None)}
 
 
 def _gather(parts: list[Any], whole: Any) -> Answer:
@@ -434,9 +488,13 @@ _ANSWERS: dict[str, Callable[..., Answer]] = {
     "maxpool_dgrad": _maxpool_dgrad,
     "avgpool_fprop": _avgpool_fprop,
     "avgpool_dgrad": _avgpool_dgrad,
+    "lrn_maxpool_fprop": _lrn_maxpool_fprop,
+    "lrn_maxpool_dgrad": _lrn_maxpool_dgrad,
     "dropout": _dropout,
     "softmax_cross_entropy": _softmax,
     "sgd_update": _sgd,
+    "split_weights": _split,
+    "join_weights": _join,
     "exchange_gather": _gather,
     "exchange_scatter_add": _scatter_add,
 }
@@ -464,12 +522,16 @@ RESULTS: dict[str, tuple[int, ...]] = {
     "rnorm_fprop": (1,),
     "rnorm_dgrad": (2, 3),
     "maxpool_fprop": (1, 2),
-    "maxpool_dgrad": (2,),
+    "maxpool_dgrad": (3,),
     "avgpool_fprop": (1,),
     "avgpool_dgrad": (1,),
+    "lrn_maxpool_fprop": (1, 2),
+    "lrn_maxpool_dgrad": (4,),
     "dropout": (1,),
     "softmax_cross_entropy": (2, 3, 4, 5, 6),
-    "sgd_update": (0, 1),
+    "sgd_update": (0, 1, 2),
+    "split_weights": (1, 2),
+    "join_weights": (2,),
     "exchange_gather": (1,),
     "exchange_scatter_add": (1,),
 }

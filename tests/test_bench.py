@@ -1,4 +1,4 @@
-"""The bench's own arithmetic: cases, reference, gate, floors, spreads, reports of the compiler."""
+"""The bench's own arithmetic: cases, reference, gate, floors and spreads."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import pytest
 from numpy.testing import assert_allclose
 
 import pyalexnet
-from bench import cards, cases, compiler, floors, gate, steps
+from bench import cards, cases, floors, gate, steps
 from bench.cases import Case
 from bench.reference import ReferenceBackend
+from bench.steps import WAYS, Gate, Ours
 from bench.timing import HostStopwatch, Plan, Timing, interleaved, summary, verdict
 from examples import EXAMPLES, Example
 from pyalexnet import nets
 from pyalexnet.backends.numpy import NumpyBackend
+from pyalexnet.net import NetSpec
+from pyalexnet.plan import PRECISIONS, Precision
 from trial import arrays_of, as_tuple, place
 
 TINY = nets.alexnet(10, "caffe", width=1 / 32, input_shape=(67, 67, 3))
@@ -72,9 +75,19 @@ def test_reference_agrees_with_numpy(example: Example) -> None:
 # -------------------------------------------------------------------------------------------- gate
 
 
-@pytest.mark.parametrize("name", [case.name for case in cases.of(TINY, 3)])
-def test_right_answers_pass(name: str) -> None:
-    case = case_of(name)
+def every_case(spec: NetSpec) -> list[Case]:
+    """Layer by layer and fused, in both precisions."""
+    return [
+        case
+        for precision in PRECISIONS
+        for case in (*cases.of(spec, 3, precision), *cases.fused(spec, 3, precision))
+    ]
+
+
+@pytest.mark.parametrize(
+    "case", every_case(TINY), ids=lambda case: f"{case.name}, {case.precision}"
+)
+def test_right_answers_pass(case: Case) -> None:
     assert gate.check(pyalexnet.backend("numpy"), case, case.arrays()) is None
 
 
@@ -127,16 +140,76 @@ def test_a_sum_that_forgets_an_image_does_not_pass() -> None:
     assert wrong is not None and "dw is off" in wrong
 
 
-def test_gate_of_a_step() -> None:
+SMALL = steps.StepCase(nets.get("alexnet-tiny")(input_shape=(12, 12, 3)), "tiny", 2)
+EVERY_WAY = [Ours(precision, way) for precision in PRECISIONS for way in WAYS[:2]]
+
+
+@pytest.mark.parametrize("ours", EVERY_WAY, ids=lambda ours: f"{ours.precision}, {ours.way}")
+def test_gate_of_a_step(ours: Ours) -> None:
     class Halves(NumpyBackend):
         def _maxpool_dgrad(self, dy: Any, where: Any, gate: Any, dx: Any, g: Any) -> None:
             super()._maxpool_dgrad(dy, where, gate, dx, g)
-            dx /= 2
+            dx *= dx.dtype.type(0.5)
 
-    case = steps.StepCase(nets.get("alexnet-tiny")(input_shape=(12, 12, 3)), "tiny", 2)
-    assert steps.check(pyalexnet.backend("numpy"), case) is None
-    wrong = steps.check(Halves(), case)
-    assert wrong is not None and "conv" in wrong
+    gate = Gate()
+    assert gate.check(pyalexnet.backend("numpy"), SMALL, ours) is None
+    wrong = gate.check(Halves(), SMALL, ours)
+    assert wrong is not None and "momentum of conv" in wrong
+
+
+@pytest.mark.parametrize("case", [
+    steps.StepCase(TINY, "caffe, tiny", 3),
+    steps.StepCase(nets.alexnet(10, "owt", width=1 / 32, input_shape=(64, 64, 3)), "owt, tiny", 3),
+], ids=lambda case: case.label)  # fmt: skip
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_fused_step_that_reads_blocks(case: steps.StepCase, precision: Precision) -> None:
+    """conv1 of 11 x 11 pixels, padded or not, a norm with its pool, dropout."""
+    assert Gate().check(pyalexnet.backend("numpy"), case, Ours(precision, "fused")) is None
+
+
+def test_a_gradient_that_goes_past_its_relu_is_wrong() -> None:
+    """The fused step leaves ReLU's gradient to the operation behind it."""
+
+    class Past(NumpyBackend):
+        def _linear_dgrad(self, dy: Any, w: Any, gate: Any, factor: float, dx: Any) -> None:
+            super()._linear_dgrad(dy, w, None, factor, dx)
+
+    case = steps.StepCase(TINY, "tiny", 3)
+    for precision in PRECISIONS:
+        assert Gate().check(Past(), case, Ours(precision, "fused")) is not None
+
+
+def test_an_update_in_the_wrong_half_is_wrong() -> None:
+    class High(NumpyBackend):
+        def _linear_wgrad_sgd(self, x: Any, dy: Any, w: Any, b: Any) -> None:
+            low = w.low.copy()
+            super()._linear_wgrad_sgd(x, dy, w, b)
+            w.low[...] = low
+
+    case = next(one for one in cases.fused(TINY, 3, "bf16") if one.name == "fc8 wgrad + update")
+    wrong = gate.check(High(), case, case.arrays())
+    assert wrong is not None and wrong.startswith("w is off")
+
+
+def test_maxima_that_lie_elsewhere_are_wrong() -> None:
+    """But not where two are alike, as float32 may see what float64 can still tell apart."""
+
+    class Elsewhere(NumpyBackend):
+        def __init__(self, off: int) -> None:
+            super().__init__()
+            self._off = off
+
+        def _lrn_maxpool_fprop(self, x: Any, y: Any, where: Any, *settings: Any) -> None:
+            super()._lrn_maxpool_fprop(x, y, where, *settings)
+            where[where == 0] = self._off
+
+    case = next(one for one in cases.fused(TINY, 3, "fp32") if one.name == "norm + pool1 fprop")
+    arrays = case.arrays()
+    arrays["x"][:, :, 1::2] = arrays["x"][:, :, :-1:2]  # columns 0 and 1 of every window
+    assert gate.check(Elsewhere(1), case, arrays) is None
+    for off in (3, 200):  # in the next row; outside of all windows
+        wrong = gate.check(Elsewhere(off), case, arrays)
+        assert wrong is not None and wrong.startswith("where is off")
 
 
 def test_a_step_that_does_not_learn_is_wrong() -> None:
@@ -211,21 +284,3 @@ def test_summary() -> None:
 def test_verdict(ours: float, peer: float, doubt: float, text: str) -> None:
     timing = Timing(ours, ours, ours, ours, 9, doubt)
     assert verdict(timing, dataclasses.replace(timing, median=peer)) == text
-
-
-# ---------------------------------------------------------------------------------------- compiler
-
-
-def test_report_of_the_compiler() -> None:
-    report = """
-ptxas info    : Compiling entry function '_ZN9pyalexnet1fEPf' for 'sm_90'
-ptxas info    : Function properties for _ZN9pyalexnet1fEPf
-    0 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
-ptxas info    : Used 181 registers, used 1 barriers, 33792 bytes smem, 400 bytes cmem[0]
-ptxas info    : Compiling entry function 'g' for 'sm_90'
-    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
-ptxas info    : Used 32 registers, used 0 barriers
-"""
-    first, second = compiler.parse(report)
-    assert (first.registers, first.spilled, first.shared) == (181, 12, 33792)
-    assert (second.kernel, second.registers, second.spilled, second.shared) == ("g", 32, 0, 0)

@@ -31,7 +31,8 @@ from bench import (
 from bench.device import Gpu, Host
 from bench.peers import Peers
 from bench.peers.torch_steps import COMPILED, Form, TorchStep
-from bench.results import Costs, OperationRow, PeerTime, Results, StepRow
+from bench.results import Costs, OperationRow, PeerTime, Results, StepRow, label
+from bench.steps import WAYS, Gate, Ours
 from bench.timing import Plan, Timing
 from pyalexnet import nets
 from pyalexnet.backends.numpy import NumpyBackend
@@ -148,21 +149,25 @@ def test_a_wrong_answer_is_reported_and_not_timed() -> None:
     class Wrong(NumpyBackend):
         def _linear_dgrad(self, dy: Any, w: Any, gate: Any, factor: float, dx: Any) -> None:
             super()._linear_dgrad(dy, w, gate, factor, dx)
-            dx *= np.float32(1.001)
+            dx *= dx.dtype.type(1.02)
 
     device = Host("test")
     device.backend = Wrong()
     made = run_dry(device, "fc8")
-    fprop, dgrad, wgrad = made.operations
-    assert fprop.ours and wgrad.ours and dgrad.ours is None
+    assert len(made.operations) == 10
+    wrong = [one for one in made.operations if "dgrad" in one.case]
+    assert all((one.ours is None) == (one in wrong) for one in made.operations)
     assert made.failures == [
-        f"AlexNet (caffe preset), tiny fc8 dgrad, batch 3, fp32: {dgrad.failed}."
+        f"AlexNet (caffe preset), tiny fc8 {name}, batch 3, {precision}: {one.failed}."
+        for (precision, name), one in zip(
+            itertools.product(("fp32", "bf16"), ("dgrad", "dgrad + relu")), wrong, strict=True
+        )
     ]
 
 
 def test_what_is_missing_is_named() -> None:
     made = run_dry(Host("test"), "pool5")
-    assert [row.peers for row in made.operations] == [(), ()]
+    assert [row.peers for row in made.operations] == [()] * 6  # in two precisions
     assert "jax: not installed." in made.notes
     assert [one.failed is not None for one in made.ceilings if "bf16" in one.name] == [True]
     assert "no peer" in tables.document(made)
@@ -187,7 +192,9 @@ def test_dry_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text = capsys.readouterr().out
     found = json.loads(next(tmp_path.glob("*/bench.json")).read_text())
     unmatched = [one["case"] for one in found["operations"] if not one["peers"]]
-    assert not unmatched and len(found["steps"]) == 2
+    assert not unmatched
+    ways = [(one["precision"], one["form"]) for one in found["steps"]]
+    assert ways == [*itertools.product(("fp32", "bf16"), WAYS)] * 2
     failed = [peer for one in found["operations"] + found["steps"] for peer in one["peers"]]
     reasons = {peer["failed"] for peer in failed if peer["failed"]}
     # The one op that PyTorch does not have in bf16 on a CPU.
@@ -209,7 +216,7 @@ def test_every_op_of_a_norm_within_maps_has_its_peers() -> None:
     form = dataclasses.replace(forms.dry(), operations=(steps.StepCase(spec, "n", 3),), steps=())
     made = Results("dry", "none", {})
     forms.run(form, Host("test"), Peers(torch, None, {}), made, "norm", None, lambda line: None)
-    assert [one.case for one in made.operations] == ["norm fprop", "norm dgrad"]
+    assert [one.case for one in made.operations] == ["norm fprop", "norm dgrad"] * 2
     for one in made.operations:
         assert {peer.failed for peer in one.peers} == {None}
         assert {peer.name for peer in one.peers} == {
@@ -265,23 +272,71 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     case = steps.StepCase(TINY, "tiny", 4)
     modes = {"fp32": ("eager", *COMPILED)}
     found = Peers(torch, None, {})
-    one = whole.row(Host("test"), case, found, modes, Plan(0.0, 2, 2, warmups=0), None)
+    plan = Plan(0.0, 2, 2, warmups=0)
+    (one,) = whole.rows(Host("test"), case, [Ours()], Gate(), found, modes, plan, None)
     eager, compiled = one.peers[:-2], one.peers[-2:]
     assert eager and all(peer.timing and peer.costs == Costs() for peer in eager)
     assert [peer.failed for peer in compiled] == ["RuntimeError: no Triton here"] * 2
 
 
 def test_what_is_compiled() -> None:
-    """In full every step in every precision; quick: one, in ours."""
+    """In full every step in every precision; quick: one, in that of the tensor cores."""
     quick, full = forms.gpu(quick=True), forms.gpu(quick=False)
-    assert all(COMPILED[1] in m for case in full.steps for m in full.modes_of(case).values())
+    ours = tuple(full.precisions)
+    every = [full.modes_of(case, own) for case in full.steps for own in ours]
+    assert all(COMPILED[1] in modes for one in every for modes in one.values())
     compiled = [
         (case.label, case.batch, precision)
         for case in quick.steps
-        for precision, modes in quick.modes_of(case).items()
+        for own in ours
+        for precision, modes in quick.modes_of(case, own).items()
         if modes != ("eager", "graph")
     ]
-    assert compiled == [("AlexNet (caffe preset)", 128, "fp32")]
+    assert compiled == [("AlexNet (caffe preset)", 128, "bf16")]
+
+
+def test_peers_stand_beside_a_precision_of_ours() -> None:
+    """TF32 beside our float32, which has no tensor cores; bfloat16 beside bfloat16."""
+    assert forms.gpu(quick=True).precisions == {"fp32": ("fp32", "tf32"), "bf16": ("bf16",)}
+    assert forms.cpu(1.0).precisions == {"fp32": ("fp32",)}
+
+
+def test_ways_of_a_step() -> None:
+    """Each a row of its own, beside the last of them; that one beside the peers, here nobody."""
+    case, plan = steps.StepCase(TINY, "tiny", 4), Plan(0.0, 2, 2, warmups=0)
+    ways = [Ours("bf16", way) for way in WAYS]
+    modes = {"bf16": ("eager",)}
+    made = list(whole.rows(Host("test"), case, ways, Gate(), NOBODY, modes, plan, None))
+    assert [(one.precision, one.form, one.failed) for one in made] == [
+        ("bf16", way, None) for way in WAYS
+    ]
+    assert all(one.ours and one.ours.samples == 2 for one in made)
+    assert [[peer.name for peer in one.peers] for one in made] == [
+        ["ours, fused, graph"],
+        ["ours, fused, graph"],
+        [],
+    ]
+    text = tables.document(dataclasses.replace(results(), steps=made))
+    assert "| bf16, layer by layer |" in text and "| bf16, fused, graph |" in text
+
+
+def test_a_way_with_a_wrong_answer_is_reported_and_not_timed() -> None:
+    class Wrong(NumpyBackend):
+        def _lrn_maxpool_dgrad(self, x: Any, y: Any, dy: Any, where: Any, dx: Any, *s: Any) -> None:
+            super()._lrn_maxpool_dgrad(x, y, dy, where, dx, *s)
+            dx[0] = 0
+
+    device = Host("test")
+    device.backend = Wrong()
+    case, plan = forms.dry().steps[0], Plan(0.0, 2, 2, warmups=0)
+    ways = [Ours("fp32", way) for way in WAYS]
+    made = list(whole.rows(device, case, ways, Gate(), NOBODY, {"fp32": ()}, plan, None))
+    assert [one.ours is None for one in made] == [False, True, True]
+    assert made[0].peers == ()
+    assert [label(one) for one in made if one.failed] == [
+        f"AlexNet (caffe preset), tiny step, synthetic, batch 3, fp32, {way}" for way in WAYS[1:]
+    ]
+    assert all("momentum of conv" in str(one.failed) for one in made[1:])
 
 
 def test_forms_of_jax() -> None:
@@ -335,8 +390,9 @@ def test_batches_from_the_host() -> None:
     batches = steps.packed(case, dataset)
     assert [label for _, labels in batches[:2] for label in labels] == [0, 1, 2, 3, 4, 0]
     np.testing.assert_allclose(batches[1][0][2], images[0] - images.mean(axis=0), atol=1e-4)
-    made = whole.fed(Host("test"), case, dataset, Plan(0.0, 2, 2, warmups=0))
-    assert made.ours is not None and made.data == "from the host"
+    for ours in (Ours(), Ours("bf16", "fused")):
+        made = whole.fed(Host("test"), case, ours, dataset, Plan(0.0, 2, 2, warmups=0))
+        assert made.ours is not None and made.data == "from the host"
 
 
 # ----------------------------------------------------------------------------- the GPU's checks
@@ -374,20 +430,22 @@ def test_the_gpus_form_on_one_operation() -> None:
     form = dataclasses.replace(forms.gpu(quick=True), sizes=(256,), copied=2**20)
     made, device = Results("GPU", "test", {}), Gpu()
     forms.run(form, device, peers.find(device.torch), made, "fc8 fprop", None, lambda line: None)
-    assert [row.failed for row in made.operations] == [None]
+    assert [row.failed for row in made.operations] == [None] * 2  # in two precisions
     assert all(row.ours and row.ours.samples >= 20 for row in made.operations)
 
 
 @pytest.mark.gpu
 def test_costs_on_a_gpu() -> None:
-    """Ours, and PyTorch's in both modes where it is installed."""
+    """Ours in every way, and PyTorch's in both modes where it is installed."""
     device = Gpu()
     case, modes = steps.StepCase(TINY, "tiny", 4), {"fp32": ("eager", "graph")}
     found = dataclasses.replace(peers.find(device.torch), jax=None)
-    one = whole.row(device, case, found, modes, Plan(0.0, 2, 2), None)
-    told = [one.costs, *(peer.costs for peer in one.peers)]
-    assert [peer.failed for peer in one.peers] == [None, None][: len(one.peers)]
-    assert len(told) == (3 if found.torch else 1)
+    ways = [Ours("fp32", way) for way in WAYS]
+    made = list(whole.rows(device, case, ways, Gate(), found, modes, Plan(0.0, 2, 2), None))
+    peers_of_last = made[-1].peers
+    told = [*(one.costs for one in made), *(peer.costs for peer in peers_of_last)]
+    assert not any([*(one.failed for one in made), *(peer.failed for peer in peers_of_last)])
+    assert len(told) == (5 if found.torch else 3)
     for costs in told:
         assert costs.host and costs.memory and (costs.kernels or not found.torch)
 

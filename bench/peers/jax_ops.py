@@ -79,6 +79,8 @@ def normed(
 def _function(jax: Any, case: Case) -> Callable[..., Any] | None:
     """What the case computes, as a function of its arrays."""
     kind, direction = case.op.split("_", 1)
+    if direction not in ("fprop", "dgrad", "wgrad"):
+        return None
     if kind == "conv":
         return _conv(jax, case, direction)
     if kind in ("lrn", "rnorm"):
@@ -96,9 +98,10 @@ def _conv(jax: Any, case: Case, direction: str) -> Callable[..., Any]:
         active = {None: lambda y: y, "relu": lambda y: jnp.maximum(y, 0), "tanh": jnp.tanh}
         return active[s["activation"]](y)
 
-    def dgrad(dy: Any, w: Any) -> Any:
+    def dgrad(dy: Any, w: Any, gate: Any = None) -> Any:
         x = jax.ShapeDtypeStruct(s["x_shape"], dy.dtype)
-        return jax.linear_transpose(lambda x: convolved(jax, x, w, g), x)(dy)[0]
+        dx = jax.linear_transpose(lambda x: convolved(jax, x, w, g), x)(dy)[0]
+        return dx if gate is None else jnp.where(gate > 0, dx * s.get("factor", 1.0), 0)
 
     def wgrad(x: Any, dy: Any) -> Any:
         w = jax.ShapeDtypeStruct(s["w_shape"], dy.dtype)

@@ -50,7 +50,8 @@ class JaxStep:
         self._params: Params = {n: self._numpy.asarray(v) for n, v in params.items()}
         self._momentum = {n: self._numpy.zeros_like(v) for n, v in self._params.items()}
         to = self._numpy.asarray
-        self._batches = [(to(images), to(labels)) for images, labels in batches]
+        element = self._numpy.bfloat16 if precision == "bf16" else self._numpy.float32
+        self._batches = [(to(images, element), to(labels)) for images, labels in batches]
         self._key = jax.random.key(0)
         self.first_loss = self._first_loss()
         with jax.default_matmul_precision(MATMUL[precision]):
@@ -95,7 +96,6 @@ class JaxStep:
         jnp = self._numpy
         x = images
         if self._precision == "bf16":
-            x = x.astype(jnp.bfloat16)
             params = {name: w.astype(jnp.bfloat16) for name, w in params.items()}
         for index, layer in enumerate(self._spec.layers):
             drawn = None if key is None else self._jax.random.fold_in(key, index)

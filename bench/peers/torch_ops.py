@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeAlias
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 from pyalexnet.backends.geometry import ConvGeometry
 
-from ..cases import Arrays, Case
+from ..cases import RULE, Arrays, Case
+from ..gate import widened
+from ..reference import joined
 from . import Candidate
 
 Maker: TypeAlias = Callable[["Operations"], Iterator[Candidate]]
@@ -23,8 +26,10 @@ def candidates(
     torch: Any, device: str, case: Case, arrays: Arrays, precision: str
 ) -> Iterator[Candidate]:
     """The forms of a case in PyTorch, on tensors of `device`; none for an op it does not have."""
-    kind = case.op.split("_")[0]
     makers: dict[str, Maker] = {
+        "lrn_maxpool": _lrn_maxpool,
+        "conv_wgrad_sgd": _learning,
+        "linear_wgrad_sgd": _learning,
         "conv": _conv,
         "linear": _linear,
         "lrn": _lrn,
@@ -36,15 +41,18 @@ def candidates(
         "softmax": _softmax,
         "sgd": _sgd,
     }
-    if kind in makers:
-        yield from makers[kind](Operations(torch, device, case, arrays, precision))
+    for name, make in makers.items():  # the longer names first
+        if case.op.startswith(name):
+            yield from make(Operations(torch, device, case, arrays, precision))
+            return
 
 
 class Operations:
     """A case's arrays as tensors, and what all forms share."""
 
     def __init__(self, torch: Any, device: str, case: Case, arrays: Arrays, precision: str) -> None:
-        self.torch, self.device, self.case, self.arrays = torch, device, case, arrays
+        self.torch, self.device, self.case = torch, device, case
+        self.arrays = whole(arrays)
         self.precision = precision
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.settings = case.settings
@@ -52,7 +60,11 @@ class Operations:
 
     def flat(self, name: str) -> Any:
         """An array in its own order of axes."""
-        return self.torch.tensor(self.arrays[name], device=self.device).to(self.dtype)
+        return self.master(name).to(self.dtype)
+
+    def master(self, name: str) -> Any:
+        """The same in float32, which parameters and their momenta are in every precision."""
+        return self.torch.tensor(self.arrays[name], device=self.device)
 
     def maps(self, name: str, nchw: bool = False) -> Any:
         """NHWC or KRSC as PyTorch's axes: channels_last in memory, or contiguous."""
@@ -82,6 +94,15 @@ class Operations:
         for layout in ("channels_last", "NCHW"):
             run = _lazily(partial(make, layout == "NCHW"))
             yield self.candidate(f"{form} {layout}".strip(), run, outputs)
+
+
+def whole(arrays: Arrays) -> Arrays:
+    """The arrays with bfloat16 as float32, for the way into PyTorch, and weights in one piece."""
+    found = {name: widened(array) for name, array in arrays.items()}
+    for low in ("low", "w.low"):
+        if low in found:
+            found["w"] = joined(arrays["w"], found.pop(low))
+    return found
 
 
 def _lazily(make: Callable[[], Callable[[], Any]]) -> Callable[[], Any]:
@@ -170,14 +191,27 @@ def _conv_call(
         other = other.contiguous(memory_format=torch.channels_last)
     x, w = (other, tensors["w"]) if is_dgrad else (tensors["x"], other)
     mask = [is_dgrad, not is_dgrad, not is_dgrad]
+    let_pass = _let_pass(ops)
 
     def backward() -> Any:
         dx, dw, db = torch.ops.aten.convolution_backward(
             dy, x, w, [w.shape[0]], stride, pad, [1, 1], False, [0, 0], groups, mask
         )
-        return dx if is_dgrad else (dw, db)
+        return let_pass(dx, tensors.get("gate")) if is_dgrad else (dw, db)
 
     return backward
+
+
+def _let_pass(ops: Operations) -> Callable[[Any, Any], Any]:
+    """What a ReLU's gradient, and a factor, make of a gradient where there is a gate."""
+    passed, factor = ops.torch.ops.aten.threshold_backward, ops.settings.get("factor", 1.0)
+
+    def let_pass(dx: Any, gate: Any) -> Any:
+        if gate is None:
+            return dx
+        return passed(dx, gate, 0) if factor == 1 else passed(dx, gate, 0).mul_(factor)
+
+    return let_pass
 
 
 def _nchw_shape(shape: tuple[int, ...], groups: int, of: int, is_x: bool) -> list[int]:
@@ -222,17 +256,73 @@ def _linear(ops: Operations) -> Iterator[Candidate]:
 
         def fprop() -> Any:
             y = functional.linear(tensors["x"], tensors["w"], tensors["b"])
-            return y.relu_() if active else y
+            y = y.relu_() if active else y
+            return y if mask is None else functional.dropout(y, 1 - mask.keep, True)
 
-        yield ops.candidate("linear", fprop, lambda y: (host(y),))
+        mask = ops.settings.get("dropout")
+        # Dropout draws other numbers: only the time is compared.
+        yield ops.candidate("linear", fprop, lambda y: (None if mask else host(y),))
     elif op == "linear_dgrad":
-        yield ops.candidate("mm", lambda: tensors["dy"] @ tensors["w"], lambda dx: (host(dx),))
+        let_pass = _let_pass(ops)
+
+        def dgrad() -> Any:
+            return let_pass(tensors["dy"] @ tensors["w"], tensors.get("gate"))
+
+        yield ops.candidate("mm", dgrad, lambda dx: (host(dx),))
     else:
 
         def wgrad() -> Any:
             return tensors["dy"].t() @ tensors["x"], tensors["dy"].sum(0)
 
         yield ops.candidate("mm", wgrad, lambda got: (host(got[0]), host(got[1])))
+
+
+def _learning(ops: Operations) -> Iterator[Candidate]:
+    """The gradients of a layer's parameters, and its update by the library's fused kernel.
+
+    As under autocast the gradients of a bfloat16 product become float32 before the update.
+    """
+    case, arrays = ops.case, {name: ops.arrays[name] for name in ("x", "dy")}
+    settings = dict(case.settings)
+    if case.op.startswith("conv_"):
+        settings["w_shape"] = case.inputs["w"]
+    given = {name: case.inputs[name] for name in arrays}
+    results = {"dw": case.inputs["w"], "db": case.inputs["b"]}
+    op = case.op.removesuffix("_sgd")
+    plain = dataclasses.replace(case, op=op, inputs=given, outputs=results, settings=settings)
+    for one in candidates(ops.torch, ops.device, plain, arrays, ops.precision):
+        yield _with_update(ops, one)
+
+
+def _with_update(ops: Operations, gradients: Candidate) -> Candidate:
+    maps = ops.case.op.startswith("conv_")
+
+    def parameter(name: str) -> Any:
+        tensor = ops.master(name)
+        if tensor.ndim < 4:
+            return tensor
+        tensor = tensor.permute(0, 3, 1, 2)
+        return tensor.contiguous() if gradients.name.endswith("NCHW") else tensor
+
+    learned = {name: parameter(name).requires_grad_() for name in ("w", "b")}
+    momentum = {name: parameter(f"{name}.v") for name in learned}
+    optimiser = _optimiser(ops, learned, momentum, fused=True)
+
+    def run() -> None:
+        for one, gradient in zip(learned.values(), gradients.run(), strict=True):
+            one.grad = gradient.float()
+        optimiser.step()
+
+    def outputs(_: Any) -> Outputs:
+        found: list[NDArray[Any]] = []
+        for name, one in learned.items():
+            on_host = nhwc if maps and name == "w" else host
+            found += [on_host(one), _as_ours(on_host(_buffer(optimiser, one)))]
+        return tuple(found)
+
+    return dataclasses.replace(
+        gradients, name=f"{gradients.name}, SGD(fused=True)", run=run, outputs=outputs
+    )
 
 
 # ------------------------------------------------------------------------------------ norms, pools
@@ -317,19 +407,67 @@ def _gradient(ops: Operations, forward: Callable[[Any], Any], nchw: bool) -> Cal
     return lambda: torch.autograd.grad(y, x, dy, retain_graph=True)[0]
 
 
+def _lrn_maxpool(ops: Operations) -> Iterator[Candidate]:
+    """A norm and a pool, one after the other; backward with the maxima that are given."""
+    settings = ops.settings
+    if settings["groups"] != 1:
+        return
+    torch, window, forward = ops.torch, _window(settings), ops.case.op.endswith("_fprop")
+    of_norm = {name: settings[name] for name in ("size", "alpha", "beta", "k")}
+    passed = torch.ops.aten.threshold_backward
+    forms: dict[str, Norm] = {"local_response_norm": library_lrn, "shifted adds": shifted_lrn}
+    for form, norm in forms.items():
+
+        def make(nchw: bool, norm: Norm = norm) -> Callable[[], Any]:
+            x = ops.maps("x", nchw)
+            if forward:
+
+                def pooled() -> Any:
+                    normed = norm(torch, x, **of_norm)
+                    y = torch.ops.aten.max_pool2d_with_indices(normed, *window)[0]
+                    return y.relu_() if settings["relu"] else y
+
+                return pooled
+            dy, where = ops.maps("dy", nchw), _torch_places(ops, nchw)
+            y = ops.maps("y", nchw) if "y" in ops.arrays else None
+            with torch.enable_grad():
+                normed = norm(torch, x.requires_grad_(), **of_norm)
+
+            def backward() -> Any:
+                into = dy if y is None else passed(dy, y, 0)
+                unpool = torch.ops.aten.max_pool2d_with_indices_backward
+                dnormed = unpool(into, normed, *window, where)
+                dx = torch.autograd.grad(normed, x, dnormed, retain_graph=True)[0]
+                return passed(dx, x, 0) if settings["gated"] else dx
+
+            return backward
+
+        def outputs(got: Any) -> Outputs:
+            return (nhwc(got), None) if forward else (nhwc(got),)
+
+        yield from ops.both_layouts(f"{form}, max_pool2d", make, outputs)
+
+
+def _window(settings: dict[str, Any]) -> tuple[Any, ...]:
+    """A pool as PyTorch's operations take it; beside a norm's settings its own have a prefix."""
+    size, stride = (settings.get(f"pool_{name}", settings.get(name)) for name in ("size", "stride"))
+    return [size] * 2, [stride] * 2, [0, 0], [1, 1], settings["ceil"]
+
+
 def _maxpool(ops: Operations) -> Iterator[Candidate]:
-    torch, s = ops.torch, ops.settings
-    window = ([s["size"]] * 2, [s["stride"]] * 2, [0, 0], [1, 1], s["ceil"])
+    torch, window = ops.torch, _window(ops.settings)
 
     def make(nchw: bool) -> Callable[[], Any]:
         if ops.case.op == "maxpool_fprop":
             x = ops.maps("x", nchw)
             return lambda: torch.ops.aten.max_pool2d_with_indices(x, *window)
         dy, where = ops.maps("dy", nchw), _torch_places(ops, nchw)
-        n, h, w, c = s["x_shape"]
+        n, h, w, c = ops.settings["x_shape"]
         x = torch.empty((n, h, w, c), dtype=dy.dtype, device=dy.device).permute(0, 3, 1, 2)
         x = x.contiguous() if nchw else x
-        return lambda: torch.ops.aten.max_pool2d_with_indices_backward(dy, x, *window, where)
+        gate = ops.maps("gate", nchw) if "gate" in ops.arrays else None
+        let_pass, unpool = _let_pass(ops), torch.ops.aten.max_pool2d_with_indices_backward
+        return lambda: let_pass(unpool(dy, x, *window, where), gate)
 
     if ops.case.op == "maxpool_fprop":
         yield from ops.both_layouts("max_pool2d", make, lambda got: (nhwc(got[0]), None))
@@ -339,11 +477,13 @@ def _maxpool(ops: Operations) -> Iterator[Candidate]:
 
 def _torch_places(ops: Operations, nchw: bool) -> Any:
     """Our places in the window as PyTorch's int64 places in the map."""
-    s, where = ops.settings, ops.arrays["where"].astype(np.int64)
-    down, right = where // s["size"], where % s["size"]
-    rows = down + s["stride"] * np.arange(where.shape[1]).reshape(1, -1, 1, 1)
-    columns = right + s["stride"] * np.arange(where.shape[2]).reshape(1, 1, -1, 1)
-    places = ops.torch.tensor(rows * s["x_shape"][2] + columns, device=ops.device)
+    (size, _), (stride, _), *_ = _window(ops.settings)
+    where = ops.arrays["where"].astype(np.int64)
+    down, right = where // size, where % size
+    rows = down + stride * np.arange(where.shape[1]).reshape(1, -1, 1, 1)
+    columns = right + stride * np.arange(where.shape[2]).reshape(1, 1, -1, 1)
+    width = ops.case.outputs["dx"][2]
+    places = ops.torch.tensor(rows * width + columns, device=ops.device)
     places = places.permute(0, 3, 1, 2)
     return places.contiguous() if nchw else places
 
@@ -400,21 +540,33 @@ def _softmax(ops: Operations) -> Iterator[Candidate]:
 
 
 def _sgd(ops: Operations) -> Iterator[Candidate]:
-    """Its rule keeps v without the rate: v = momentum v + (dw + decay w), w = w - lr v.
-
-    The master weights are float32 in every precision, so that one form serves all.
-    """
-    if ops.precision != "fp32":
+    """The master weights are float32 in every precision: TF32 makes no difference."""
+    if ops.precision == "tf32":
         return
-    torch, s = ops.torch, ops.settings
     for form in ("fused", "foreach"):
-        w = ops.flat("w").requires_grad_()
-        w.grad = ops.flat("dw")
-        rates = {"lr": s["lr"], "momentum": s["momentum"], "weight_decay": s["weight_decay"]}
-        optimiser = torch.optim.SGD([w], **rates, **{form: True})
-        optimiser.state[w]["momentum_buffer"] = ops.flat("v") / -s["lr"]
+        w = ops.master("w").requires_grad_()
+        w.grad = ops.master("dw")
+        optimiser = _optimiser(ops, {"w": w}, {"w": ops.master("v")}, **{form: True})
 
         def outputs(_: Any, w: Any = w, optimiser: Any = optimiser) -> Outputs:
-            return host(w), -s["lr"] * host(optimiser.state[w]["momentum_buffer"])
+            return host(w), _as_ours(host(_buffer(optimiser, w)))
 
         yield ops.candidate(f"SGD({form}=True)", optimiser.step, outputs)
+
+
+def _optimiser(
+    ops: Operations, learned: dict[str, Any], momentum: dict[str, Any], **form: bool
+) -> Any:
+    """Its rule keeps v without the rate: v = momentum v + (dw + decay w), w = w - lr v."""
+    optimiser = ops.torch.optim.SGD(list(learned.values()), **RULE, **form)
+    for name, one in learned.items():
+        optimiser.state[one]["momentum_buffer"] = momentum[name] / -RULE["lr"]
+    return optimiser
+
+
+def _buffer(optimiser: Any, learned: Any) -> Any:
+    return optimiser.state[learned]["momentum_buffer"]
+
+
+def _as_ours(buffer: NDArray[Any]) -> NDArray[Any]:
+    return -RULE["lr"] * buffer

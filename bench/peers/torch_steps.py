@@ -1,7 +1,7 @@
 """A whole training step in PyTorch, from the same description of the network.
 
-The peer gets what suits it: channels_last, the first layer's uneven padding done beforehand, its
-own dropout and its own fused SGD.
+The peer gets what suits it: images as channels_last, the first layer's uneven padding done
+beforehand, and as bfloat16 where it computes in that; its own dropout and its own fused SGD.
 """
 
 from __future__ import annotations
@@ -227,6 +227,8 @@ class TorchStep:
         first = self._spec.layers[0]
         if isinstance(first, Conv) and (margins := _uneven(first)):
             tensor = torch.nn.functional.pad(tensor, margins)
+        if self._form.precision == "bf16":
+            tensor = tensor.to(torch.bfloat16)
         tensor = tensor.contiguous(memory_format=torch.channels_last)
         return tensor, torch.tensor(labels, device=self._device)
 

@@ -1,0 +1,210 @@
+"""The launches of one training step, read off the fusion plan: computed, nothing is run.
+
+A line is one operation: a kernel, and a second one where a product's depth is split over blocks and
+the parts have to be added. The least time of each is the longer of its arithmetic and its traffic,
+every array read or written once; what blocks read again, and workspaces, are not counted. A product
+counts every multiplication that it makes, those with zeros too that stand around an image or, where
+conv1 reads blocks of pixels, in its filters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pyalexnet import nets, plan
+from pyalexnet.backends.checks import integer
+from pyalexnet.errors import ArgumentError
+from pyalexnet.net import NetSpec
+from pyalexnet.plan import Call, Operand, Plan, Precision, name_of
+
+from . import floors, tables
+from .cards import Card
+
+_MEGA, _GIGA, _MICRO = 1e6, 1e9, 1e-6
+_DEFAULT_NET, _DEFAULT_PRESET = "alexnet", "caffe"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Whose step; preset: of AlexNet, None for that which the bench times."""
+
+    net: str = _DEFAULT_NET
+    preset: str | None = None
+    batch: int = 128
+    precision: Precision = "fp32"
+    unfused: bool = False
+
+    def spec(self) -> NetSpec:
+        """The network.
+
+        Raises:
+            ArgumentError: there is none of that name.
+        """
+        make = nets.get(self.net)
+        if self.net == _DEFAULT_NET:
+            return make(preset=self.preset or _DEFAULT_PRESET)
+        if self.preset is not None:
+            raise ArgumentError(f"--preset is {self.preset!r}; {self.net} has none, only alexnet.")
+        return make()
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A line of the list.
+
+    operation: its name, and what else it does. reads, writes: arrays with their shapes. flops: of a
+    product; 0 where traffic bounds it. seconds: the least that a card takes.
+    """
+
+    operation: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    nbytes: int
+    flops: float
+    seconds: float
+
+
+def document(choices: Choices, card: Card) -> str:
+    """The list with its sums, beside the same step unfused and the floors of the bench.
+
+    Raises:
+        ArgumentError: a choice is refused.
+    """
+    images = integer("bench", "--batch", choices.batch, low=1)
+    spec = choices.spec()
+    mine, other = (
+        list(launches(made, images, choices.precision, card))
+        for made in (_plan(spec, choices, fused) for fused in _ways(choices))
+    )
+    return (
+        "\n".join(
+            [
+                f"# One training step of {spec.name}, {images} images, {choices.precision}",
+                "",
+                f"Computed for one {card.name} ({card.source}); nothing was run.",
+                "",
+                _table(mine),
+                "",
+                *_sums(choices, spec, card, mine, other),
+            ]
+        )
+        + "\n"
+    )
+
+
+def launches(made: Plan, images: int, precision: Precision, card: Card) -> Iterator[Launch]:
+    """A plan's calls, in their order."""
+    for call in made.calls:
+        work, nbytes = made.flops(call, images), made.moved(call, images)
+        yield Launch(
+            _described(call),
+            tuple(_shown(made, operand, images) for operand in call.reads.values()),
+            (
+                *(_shown(made, operand, images) for operand in call.writes),
+                *(_changed(made, parameter, images) for parameter in call.learns.values()),
+            ),
+            nbytes,
+            work,
+            card.seconds(precision, work, nbytes),
+        )
+
+
+def _described(call: Call) -> str:
+    """The operation, and what else it does on the way: `linear_fprop + relu + dropout`."""
+    settings = call.settings
+    parts = (
+        (str(settings.get("activation")), settings.get("activation") is not None),
+        ("relu", settings.get("relu", False)),
+        ("dropout", "dropout" in settings),
+        ("relu's gradient", "gate" in call.reads or settings.get("gated", False)),
+    )
+    return " + ".join([call.op, *(name for name, there in parts if there)])
+
+
+def _plan(spec: NetSpec, choices: Choices, fused: bool) -> Plan:
+    """With images as the loader's pass leaves them."""
+    return plan.make(spec, goal="update", precision=choices.precision, fused=fused, source="images")
+
+
+def _ways(choices: Choices) -> tuple[bool, bool]:
+    """Fused or not: what is listed, and what it is compared with."""
+    return not choices.unfused, choices.unfused
+
+
+def _shown(made: Plan, operand: Operand, images: int) -> str:
+    """`conv1 128x55x55x96`; of a number just the name."""
+    shape = made.shape(operand)
+    if made.arrays[name_of(operand)].per_image:
+        shape = (images, *shape)
+    return f"{name_of(operand)} {'x'.join(map(str, shape))}".strip()
+
+
+def _changed(made: Plan, parameter: str, images: int) -> str:
+    """A parameter, and what changes with it."""
+    others = (name.removeprefix(f"{parameter}.") for name in made.learned(parameter)[1:])
+    return f"{_shown(made, parameter, images)} (+{', '.join(others)})"
+
+
+def _table(listed: list[Launch]) -> str:
+    header = ["", "operation", "reads", "writes", "MB", "GFLOP", "least us"]
+    rows = [
+        [
+            str(number),
+            one.operation,
+            ", ".join(one.reads),
+            ", ".join(one.writes),
+            f"{one.nbytes / _MEGA:,.1f}",
+            f"{one.flops / _GIGA:,.1f}" if one.flops else "",
+            f"{one.seconds / _MICRO:,.1f}",
+        ]
+        for number, one in enumerate(listed, 1)
+    ]
+    return tables.padded(header, rows, "><<<>>>")
+
+
+def _sums(
+    choices: Choices, spec: NetSpec, card: Card, mine: list[Launch], other: list[Launch]
+) -> Iterator[str]:
+    """What is listed, the other plan, and the floors."""
+    names = ("fused", "unfused")
+    own, beside = reversed(names) if choices.unfused else names
+    floor = floors.floor(spec, choices.batch, choices.precision, card)
+    lines = (
+        (f"this step, {own}", len(mine), _bytes(mine), _flops(mine), _seconds(mine)),
+        (f"the same, {beside}", len(other), _bytes(other), _flops(other), _seconds(other)),
+        ("bench/floors.py, fused", None, floor.fused_bytes, floor.flops, floor.fused),
+        ("bench/floors.py, unfused", None, floor.unfused_bytes, floor.flops, floor.unfused),
+    )
+    least = _seconds(mine)
+    rows = [
+        [
+            name,
+            "" if count is None else str(count),
+            f"{nbytes / _MEGA:,.0f}",
+            f"{work / _GIGA:,.0f}",
+            f"{seconds / _MICRO:,.0f}",
+            f"{seconds / least:.2f}",
+        ]
+        for name, count, nbytes, work, seconds in lines
+    ]
+    header = ["sum", "launches", "MB", "GFLOP", "least us", "times this"]
+    yield tables.padded(header, rows, "<>>>>>")
+    yield ""
+    yield (
+        "(+low, v): changed with it, the bits that its bfloat16 lacks and its momentum. The floors "
+        "follow from the layers' shapes alone; they count useful products only, and in them conv1 "
+        "reads pixels as the bytes that they are."
+    )
+
+
+def _bytes(listed: list[Launch]) -> int:
+    return sum(one.nbytes for one in listed)
+
+
+def _flops(listed: list[Launch]) -> float:
+    return sum(one.flops for one in listed)
+
+
+def _seconds(listed: list[Launch]) -> float:
+    return sum(one.seconds for one in listed)

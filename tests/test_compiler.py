@@ -1,0 +1,139 @@
+"""What the CUDA compiler made of the kernels: no spills, no stack, tensor cores where they are due.
+
+Skipped where there is no nvcc; what reads machine code also where there is no nvdisasm.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import compiler, sass
+from bench.compiler import Compiled
+from bench.sass import Code
+
+KERNELS = Path(__file__).parent.parent / "kernels"
+ARCHITECTURES = ("sm_80", "sm_90")
+
+# Every form of every kernel, for one architecture: minutes.
+compiles = pytest.mark.timeout(1800)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def files(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[Compiled]:
+    """Every kernel file, compiled for an architecture."""
+    if compiler.nvcc() is None:
+        pytest.skip("no nvcc was found")
+    return compiler.compiled(KERNELS, request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def tensor_kernels(files: list[Compiled]) -> list[Code]:
+    """The machine code of the kernels that multiply on the tensor cores."""
+    if compiler.tool("nvdisasm") is None:
+        pytest.skip("no nvdisasm was found; pip install nvidia-cuda-nvdisasm brings it")
+    having = [file for file in files if any(is_tensor(one.kernel) for one in file.kernels)]
+    codes = [code for file in having for code in sass.disassembled(file.cubin)]
+    return [code for code in codes if is_tensor(code.kernel)]
+
+
+def is_tensor(kernel: str) -> bool:
+    return kernel.startswith("tensor")
+
+
+def by_vectors(kernel: str) -> bool:
+    """Whether it is a form that fetches vectors by cp.async, not elements through registers."""
+    return ", true>" in kernel
+
+
+@compiles
+def test_no_kernel_spills_or_has_a_stack(files: list[Compiled]) -> None:
+    kernels = [kernel for file in files for kernel in file.kernels]
+    assert len(kernels) > 30
+    wrong = [
+        f"{one.kernel}: spills {one.spilled} bytes, stack {one.stack}, registers {one.registers}"
+        for one in kernels
+        if one.spilled or one.stack
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@compiles
+def test_tensor_kernels_multiply_on_the_tensor_cores(tensor_kernels: list[Code]) -> None:
+    """In every main loop: matrix products, and fragments by ldmatrix."""
+    assert tensor_kernels
+    for code in tensor_kernels:
+        loops = code.loops("HMMA")
+        assert loops, f"{code.kernel} has no loop with HMMA"
+        assert all("LDSM" in loop for loop in loops), code.kernel
+
+
+@compiles
+def test_tensor_kernels_fetch_while_they_multiply(tensor_kernels: list[Code]) -> None:
+    """cp.async in the main loop itself, which goes past the registers."""
+    fetching = [code for code in tensor_kernels if by_vectors(code.kernel)]
+    assert fetching
+    for code in fetching:
+        assert all("LDGSTS" in loop for loop in code.loops("HMMA")), code.kernel
+
+
+@compiles
+def test_nothing_of_a_tensor_kernel_lies_in_local_memory(tensor_kernels: list[Code]) -> None:
+    for code in tensor_kernels:
+        assert not {"LDL", "STL"} & set(code.instructions), code.kernel
+
+
+# ----------------------------------------------------------------------------------- the readers
+
+
+def test_report_of_the_compiler() -> None:
+    report = """
+ptxas info    : Compiling entry function '_ZN9pyalexnet1fEPf' for 'sm_90'
+ptxas info    : Function properties for _ZN9pyalexnet1fEPf
+    16 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
+ptxas info    : Used 181 registers, used 1 barriers, 33792 bytes smem, 400 bytes cmem[0]
+ptxas info    : Compiling entry function 'g' for 'sm_90'
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 32 registers, used 0 barriers
+"""
+    first, second = compiler.parse(report)
+    assert (first.registers, first.spilled, first.stack, first.shared) == (181, 12, 16, 33792)
+    assert second.kernel == "g"
+    assert (second.registers, second.spilled, second.stack, second.shared) == (32, 0, 0, 0)
+
+
+def test_listing_of_machine_code() -> None:
+    """A loop of products whose copies are laid down behind it, and a loop without products."""
+    listing = """
+.text.g:
+        /*0000*/                   EXIT ;
+.text.f:
+        /*0000*/                   LDG.E R1, [R2.64] ;
+.L_x_0:
+        /*0010*/              @!P0 LDSM.16.M88.4 R4, [R3] ;
+        /*0020*/              @P1  BRA `(.L_x_2) ;
+.L_x_1:
+        /*0030*/                   HMMA.16816.F32.BF16 R4, R4, R8, R4 ;
+        /*0040*/                   BRA P0, `(.L_x_0) ;
+        /*0050*/                   STG.E [R2.64], R1 ;
+        /*0060*/                   EXIT ;
+.L_x_2:
+        /*0070*/                   LDGSTS.E.128 [R1], [R2.64] ;
+        /*0078*/              @P2  CALL.REL.NOINC `(.L_x_1) ;
+        /*0080*/                   EXIT ;
+.L_x_3:
+        /*0090*/                   STL [R1], R2 ;
+        /*00a0*/             @!UP0 BRA `(.L_x_3) ;
+        /*00b0*/                   BRA `(.L_x_4) ;
+.L_x_4:
+        /*00c0*/                   HMMA.16816.F32.BF16 R4, R4, R8, R4 ;
+        /*00d0*/                   EXIT ;
+"""
+    g, f = sass.parse(listing)
+    assert (g.kernel, g.instructions, g.loops("EXIT")) == ("g", ("EXIT",), [])
+    assert f.loops("HMMA") == [("LDSM", "BRA", "HMMA", "BRA", "LDGSTS", "CALL")]
+    assert f.loops("STL") == [("STL", "BRA")]
+    assert not f.loops("LDG") and not f.loops("STG")
