@@ -124,9 +124,7 @@ def examples() -> dict[str, Call]:
             _x(be, 4096), _x(be, 4096), _x(be, 4096), lr=0.1, momentum=0.9, weight_decay=0.1
         ),
         "split_weights": lambda be: be.split_weights(_x(be, 4096)),
-        "join_weights": lambda be: be.join_weights(
-            _x(be, 4096, dtype=BFLOAT16), be.zeros((4096,), np.uint16)
-        ),
+        "join_weights": lambda be: be.join_weights(*be.split_weights(_x(be, 4096))),
         "exchange_gather": lambda be: be.exchange_gather([_x(be, 4, 9, 48), _x(be, 4, 9, 48)]),
         "exchange_scatter_add": lambda be: be.exchange_scatter_add(
             [_x(be, 4, 9, 96), _x(be, 4, 9, 96)], start=48, channels=48
@@ -241,7 +239,7 @@ def _neurons() -> dict[str, Call]:
 
 
 def _norms() -> dict[str, Call]:
-    how = {"alpha": 1e-4, "beta": 0.75, "k": 2.0}
+    how: dict[str, Any] = {"alpha": 1e-4, "beta": 0.75, "k": 2.0}
     return {
         "lrn_fprop": lambda be: be.lrn_fprop(_x(be, *_MAPS), size=5, **how),
         "lrn_dgrad": lambda be: be.lrn_dgrad(_x(be, *_MAPS), _x(be, *_MAPS), size=5, **how),
