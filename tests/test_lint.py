@@ -89,7 +89,6 @@ def test_known_patterns_cost_what_they_cost(cases: Path, seed: int) -> None:
 ODD_ROWS = "rows of 363 taps begin between 16-byte borders"
 BEHIND = "lies behind a row of dw: one lane of 16 has it"
 PASSES = ("read", "write")
-EIGHT_FLOATS = "a lane has eight of them in two accesses, each of half a sector"
 TWO_WAY = "lanes write a column of the slice; its pitch leaves two of them a bank"
 EXCEPTIONS = {
     ("four.cuh", "dw", "write"): (4.35, ODD_ROWS),
@@ -98,10 +97,6 @@ EXCEPTIONS = {
     **{("four.cuh", f"b.{one}", pass_): (2.01, BEHIND) for one in "wv" for pass_ in PASSES},
     ("augment.cu", "y", "write"): (2.3, "24 bytes of a pixel's 96; the next rows fill its sectors"),
     ("depth.cu", "w", "read"): (1.65, "a block has 12 numbers of a row of 33"),
-    ("bf16.cuh", "x", "read"): (2.01, EIGHT_FLOATS),
-    ("bf16.cuh", "dy", "read"): (2.01, EIGHT_FLOATS),
-    **{("bf16.cuh", "y", pass_): (2.01, EIGHT_FLOATS) for pass_ in PASSES},
-    ("bf16.cuh", "dx", "write"): (2.01, EIGHT_FLOATS),
     ("channels.cuh", "x", "read"): (
         4.01,
         "two neighbours of each eight, which others read as well",
