@@ -288,9 +288,9 @@ template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Strea
 // ---------------------------------------------------------------------- both (lrn_pool.cu)
 // lrn_fprop with a max-pool behind it, and relu_fprop behind that if `relu`, in one pass over the
 // maps. Nothing between is stored or rounded. x (N, H, W, C); y, where (N, P, Q, C).
-template <class T, class Where>
-void lrn_maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, int groups,
-                       ResponseNorm norm, bool relu, Stream stream);
+template <class T, class Where> void lrn_maxpool_fprop(const T* x, T* y, Where* where,
+                                                       PoolShape shape, int groups,
+                                                       ResponseNorm norm, bool relu, Stream stream);
 
 // Its gradient, in one pass too. y (N, P, Q, C) or null: the ReLU's output, where dy counts only
 // above 0. gated: x is a ReLU's output, and dx is 0 where x is not above 0.
