@@ -340,6 +340,13 @@ void for_elements(Region& region, const void* address, std::size_t bytes, Each e
     for (std::size_t e = offset / region.element_bytes; e < end; ++e) each(e);
 }
 
+// Whether it lies in this module itself, as a kernel's constants do. (In any module would not do:
+// far from an array there may be a library.)
+bool is_constant(const void* address) {
+    Dl_info info;
+    return dladdr(address, &info) && info.dli_fbase == checker().module_begin;
+}
+
 // A thread's access, kept as `event`, or as the thread's own where there is none.
 void access(const void* address, std::size_t bytes, bool is_write, const void* pc,
             const Event* event = nullptr) {
@@ -347,8 +354,7 @@ void access(const void* address, std::size_t bytes, bool is_write, const void* p
     Region* const found = find(p);
     if (!found) {
         if (belongs_to_the_thread(address)) return;
-        Dl_info info; // a constant of the program
-        if (!is_write && dladdr(address, &info)) return;
+        if (!is_write && is_constant(address)) return;
     }
     begin_access(pc);
     Region& region = hold(found, p, bytes, is_write ? "write" : "read");
@@ -376,9 +382,7 @@ void hooked(const void* address, std::size_t bytes, bool is_write, const void* p
 Clocks& clocks() {
     Checker& c = checker();
     if (c.clocks.running()) return c.clocks;
-    const auto time_of = [&c](unsigned t) {
-        return 1 + c.now.block_epoch + c.warp_epochs[t / 32];
-    };
+    const auto time_of = [&c](unsigned t) { return 1 + c.now.block_epoch + c.warp_epochs[t / 32]; };
     c.clocks.start(c.threads, time_of, [&](unsigned t, unsigned u) {
         return t / 32 == u / 32 ? time_of(u) - 1 : c.times_at_barrier[u / 32];
     });
@@ -536,15 +540,15 @@ void fence() { clocks().fence(current_thread()); }
 // A copy's bytes come with the end of the barrier's phase.
 void tie_copy(const void* address, std::size_t bytes, unsigned barrier, const void* pc) {
     Clocks& c = clocks();
-    replace_write(address, bytes,
-                  event_of(By::tied_cp_async, c.actor_of_mbarrier(barrier),
-                           c.phase_under_way(barrier), pc));
+    replace_write(
+        address, bytes,
+        event_of(By::tied_cp_async, c.actor_of_mbarrier(barrier), c.phase_under_way(barrier), pc));
 }
 
 void load(const void* address, std::size_t bytes, unsigned barrier, const void* pc) {
     Clocks& c = clocks();
-    const Event event = event_of(By::load_tile, c.actor_of_mbarrier(barrier),
-                                 c.phase_under_way(barrier), pc);
+    const Event event =
+        event_of(By::load_tile, c.actor_of_mbarrier(barrier), c.phase_under_way(barrier), pc);
     access(address, bytes, true, pc, &event);
 }
 
@@ -565,7 +569,8 @@ void begin_product(unsigned warpgroup, const void* pc) {
     c.common = c.clocks.of_warpgroup(warpgroup);
 }
 
-void read_operand(const void* address, std::size_t bytes, unsigned warpgroup, std::uint32_t number) {
+void read_operand(const void* address, std::size_t bytes, unsigned warpgroup,
+                  std::uint32_t number) {
     Checker& c = checker();
     const auto* p = static_cast<const std::byte*>(address);
     c.now.thread = static_cast<std::uint16_t>(128 * warpgroup);

@@ -55,8 +55,7 @@ class Clocks {
     void stop() { running_ = false; }
 
     // From now on. `time_of(u)` is where thread u stands, `known(t, u)` how far t knows of u.
-    template <class TimeOf, class Known>
-    void start(unsigned threads, TimeOf time_of, Known known) {
+    template <class TimeOf, class Known> void start(unsigned threads, TimeOf time_of, Known known) {
         running_ = true;
         threads_.resize(threads);
         times_.resize(threads);

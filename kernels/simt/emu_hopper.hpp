@@ -63,9 +63,8 @@ void wait_for_products(std::size_t groups_left, Site site);
 void wgmma_fence(SIMT_SITE);
 void wgmma_commit(SIMT_SITE);
 
-template <int n, Major of_a, Major of_b>
-__attribute__((noinline)) void wgmma(float (&d)[n / 2], Operand<of_a> a, Operand<of_b> b,
-                                     SIMT_SITE) {
+template <int n, Major of_a, Major of_b> __attribute__((noinline)) void
+wgmma(float (&d)[n / 2], Operand<of_a> a, Operand<of_b> b, SIMT_SITE) {
     static_assert(n % 8 == 0 && n >= 8 && n <= 256, "");
     detail::begin_product(d, {a.element, a.next, of_a, 64}, {b.element, b.next, of_b, n},
                           {file, line}, __builtin_return_address(0));

@@ -7,7 +7,8 @@
 #include <cstdint>
 #include <string>
 
-// The instructions exist for sm_90a alone. The host's pass sees them too, but makes nothing of them.
+// The instructions exist for sm_90a alone. The host's pass sees them too, but makes nothing of
+// them.
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define SIMT_HOPPER(...) asm volatile(__VA_ARGS__)
 #else
@@ -29,24 +30,22 @@ struct alignas(8) Mbarrier {
 
 __device__ __forceinline__ void mbarrier_init(Mbarrier& barrier, unsigned arrivals) {
     SIMT_HOPPER("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(detail::shared_address(&barrier)),
-                "r"(arrivals)
-                : "memory");
+                "r"(arrivals) : "memory");
 }
 
 __device__ __forceinline__ void mbarrier_fence_init() {
-    SIMT_HOPPER("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+    SIMT_HOPPER("fence.mbarrier_init.release.cluster;\n" :: : "memory");
 }
 
 __device__ __forceinline__ void mbarrier_arrive(Mbarrier& barrier) {
-    SIMT_HOPPER("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(detail::shared_address(&barrier))
-                : "memory");
+    SIMT_HOPPER("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(
+        detail::shared_address(&barrier)) : "memory");
 }
 
 __device__ __forceinline__ void mbarrier_arrive_expect(Mbarrier& barrier, unsigned bytes) {
     SIMT_HOPPER("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(
                     detail::shared_address(&barrier)),
-                "r"(bytes)
-                : "memory");
+                "r"(bytes) : "memory");
 }
 
 __device__ __forceinline__ bool mbarrier_try_wait(Mbarrier& barrier, unsigned parity) {
@@ -55,10 +54,8 @@ __device__ __forceinline__ bool mbarrier_try_wait(Mbarrier& barrier, unsigned pa
                 ".reg .pred ended;\n"
                 "mbarrier.try_wait.parity.shared::cta.b64 ended, [%1], %2;\n"
                 "selp.u32 %0, 1, 0, ended;\n"
-                "}\n"
-                : "=r"(ended)
-                : "r"(detail::shared_address(&barrier)), "r"(parity)
-                : "memory");
+                "}\n" : "=r"(ended) : "r"(detail::shared_address(&barrier)),
+                "r"(parity) : "memory");
     return ended != 0;
 }
 
@@ -68,12 +65,11 @@ __device__ __forceinline__ void mbarrier_wait(Mbarrier& barrier, unsigned parity
 
 __device__ __forceinline__ void cp_async_mbarrier_arrive(Mbarrier& barrier) {
     SIMT_HOPPER("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(
-                    detail::shared_address(&barrier))
-                : "memory");
+        detail::shared_address(&barrier)) : "memory");
 }
 
 __device__ __forceinline__ void fence_proxy_async() {
-    SIMT_HOPPER("fence.proxy.async.shared::cta;\n" ::: "memory");
+    SIMT_HOPPER("fence.proxy.async.shared::cta;\n" :: : "memory");
 }
 
 // ---------------------------------------------------------------------- tiles
@@ -88,8 +84,8 @@ inline auto tensor_map_encoder() {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
 #if CUDART_VERSION >= 12050
-    const cudaError_t status = cudaGetDriverEntryPointByVersion(
-        "cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+    const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
+                                                                12000, cudaEnableDefault, &found);
 #else
     const cudaError_t status =
         cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found);
@@ -126,8 +122,7 @@ __device__ __forceinline__ void load_tile(void* shared, const TensorMap& map, in
                                           Mbarrier& barrier) {
     SIMT_HOPPER("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
                 "[%0], [%1, {%2, %3}], [%4];\n" ::"r"(detail::shared_address(shared)),
-                "l"(&map), "r"(column), "r"(row), "r"(detail::shared_address(&barrier))
-                : "memory");
+                "l"(&map), "r"(column), "r"(row), "r"(detail::shared_address(&barrier)) : "memory");
 }
 
 // ---------------------------------------------------------------------- products
@@ -161,11 +156,11 @@ __device__ __forceinline__ Operand<Major::mn> mn_major(const void* element, unsi
 }
 
 __device__ __forceinline__ void wgmma_fence() {
-    SIMT_HOPPER("wgmma.fence.sync.aligned;\n" ::: "memory");
+    SIMT_HOPPER("wgmma.fence.sync.aligned;\n" :: : "memory");
 }
 
 __device__ __forceinline__ void wgmma_commit() {
-    SIMT_HOPPER("wgmma.commit_group.sync.aligned;\n" ::: "memory");
+    SIMT_HOPPER("wgmma.commit_group.sync.aligned;\n" :: : "memory");
 }
 
 // The compiler does not know that an instruction writes d until the wait: it is told to have seen
@@ -189,11 +184,9 @@ template <int left, int count> __device__ __forceinline__ void wgmma_wait(float 
 #define SIMT_WGMMA(columns, registers, a_at, b_at, a_way, b_way, ...)                              \
     if constexpr (n == columns) {                                                                  \
         SIMT_HOPPER("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 {" registers   \
-                    "}, %" #a_at ", %" #b_at ", 1, 1, 1, %" #a_way ", %" #b_way ";\n"              \
-                    : __VA_ARGS__                                                                  \
-                    : "l"(a.descriptor), "l"(b.descriptor), "n"(of_a == Major::mn),                \
-                      "n"(of_b == Major::mn)                                                       \
-                    : "memory");                                                                   \
+                    "}, %" #a_at ", %" #b_at ", 1, 1, 1, %" #a_way ", %" #b_way                    \
+                    ";\n" : __VA_ARGS__ : "l"(a.descriptor),                                       \
+                    "l"(b.descriptor), "n"(of_a == Major::mn), "n"(of_b == Major::mn) : "memory"); \
     }
 
 template <int n, Major of_a, Major of_b>
@@ -201,10 +194,9 @@ __device__ __forceinline__ void wgmma(float (&d)[n / 2], Operand<of_a> a, Operan
     static_assert(n == 64 || n == 96 || n == 128 || n == 192 || n == 256,
                   "add the size's two lines below");
     SIMT_WGMMA(64, SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2) "%30, %31", 32, 33, 34, 35, SIMT_D32(0))
-    SIMT_WGMMA(96,
-               SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2)
-                   SIMT_TEN(3) "%40, %41, %42, %43, %44, %45, %46, %47",
-               48, 49, 50, 51, SIMT_D32(0), SIMT_D16(32))
+    SIMT_WGMMA(
+        96, SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2) SIMT_TEN(3) "%40, %41, %42, %43, %44, %45, %46, %47",
+        48, 49, 50, 51, SIMT_D32(0), SIMT_D16(32))
     SIMT_WGMMA(128,
                SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2) SIMT_TEN(3) SIMT_TEN(4)
                    SIMT_TEN(5) "%60, %61, %62, %63",

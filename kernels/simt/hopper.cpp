@@ -215,11 +215,11 @@ void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier
     const Site site{file, line};
     const void* const pc = __builtin_return_address(0);
     const unsigned count = tile_bytes(map.tile_rows);
+    require_shared(shared, site);
     require_multiple(shared, kTileAlignment, site);
     MbarrierState& state = used(barrier, site, pc);
     check::mbarrier_use_by_engine(state.index, &barrier);
     check::load(shared, count, state.index, pc);
-    require_shared(shared, site);
     for_rows(map, row, column, [&](int, const std::byte* from, std::size_t, std::size_t some) {
         if (some > 0) check::load_from(from, some, pc);
     });
@@ -318,8 +318,7 @@ void gather(const detail::AnyOperand& operand, Matrix& to) {
         std::memcpy(eight, from, sizeof eight);
         for (std::size_t i = 0; i < 8; ++i) {
             const std::uint32_t bits = std::uint32_t{eight[i]} << 16;
-            float* const place =
-                operand.major == Major::k ? &to[k + i][line] : &to[k][line + i];
+            float* const place = operand.major == Major::k ? &to[k + i][line] : &to[k][line + i];
             std::memcpy(place, &bits, sizeof bits);
         }
     });
@@ -405,7 +404,7 @@ void begin(void* const slots[kWarp], std::uint32_t lanes) {
     Product& product = group.products[index];
     if (!same(product.a, *first.a) || !same(product.b, *first.b))
         fail("warps of one warpgroup begin different products: one at " + place(product.site) +
-             ", another" + at(first.site));
+             ", another at " + place(first.site) + ", " + where());
     Sums& sums = sums_of(warp, slots);
     sums.last = number;
     product.sums[here.warp] = &sums;
@@ -571,8 +570,8 @@ std::string AsyncWork::lacking(const void* what) const {
     const auto* const state = static_cast<const MbarrierState*>(what);
     if (state < mbarriers_.data() || state >= mbarriers_.data() + mbarrier_count_)
         return "another warp of its warpgroup to begin the same wgmma";
-    return "phase " + std::to_string(state->phase) + " of " + element_at(state->where) + ", which lacks " +
-           std::to_string(state->missing) + " arrivals and " +
+    return "phase " + std::to_string(state->phase) + " of " + element_at(state->where) +
+           ", which lacks " + std::to_string(state->missing) + " arrivals and " +
            bytes(state->expected - state->come);
 }
 

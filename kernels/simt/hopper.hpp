@@ -6,7 +6,8 @@
 // shared memory. It lies there swizzled: the 16 bytes of row r that are the c-th of their row stand
 // as the (c ^ r % 8)-th. Larger operands are several tiles.
 //
-//   SIMT_TILES(type, name);               the launch's dynamic shared memory at such a multiple; what
+//   SIMT_TILES(type, name);               the launch's dynamic shared memory at such a multiple;
+//   what
 //                                         SIMT_SHARED takes beside it counts by whole 1,024 bytes
 //
 // Mbarriers (SIMT_SHARED(simt::Mbarrier, full, [stages])). Each counts phases, the first is 0:
@@ -27,16 +28,19 @@
 // Tiles out of global memory, whose rows begin at multiples of 16 bytes:
 //
 //   TensorMap map = tensor_map(x, rows, columns, row_elements, tile_rows)
-//                                         on the host; a kernel's `const __grid_constant__` argument
+//                                         on the host; a kernel's `const __grid_constant__`
+//                                         argument
 //   load_tile(shared, map, row, column, barrier)
-//                                         by one thread: begins to copy the tile whose first element
-//                                         this is; zeros beyond the matrix. Brings tile_bytes(rows)
-//                                         to the phase of `barrier` that is under way
+//                                         by one thread: begins to copy the tile whose first
+//                                         element this is; zeros beyond the matrix. Brings
+//                                         tile_bytes(rows) to the phase of `barrier` that is under
+//                                         way
 //
 // Products d += a b of the four warps of a warpgroup (threads 128 w and up), all of which make
 // these calls. a is 64 x 16, b 16 x columns (8 to 256 by 8), both in tiles. K-major operands have
-// the 16 along a tile's rows, at any multiple of 16 columns, and one row of theirs in each; MN-major
-// ones the 16 down its columns, at any multiple of 8 rows, and 64 rows of theirs in one tile:
+// the 16 along a tile's rows, at any multiple of 16 columns, and one row of theirs in each;
+// MN-major ones the 16 down its columns, at any multiple of 8 rows, and 64 rows of theirs in one
+// tile:
 //
 //   k_major(element)                      an operand by its first element's address in a tile that
 //                                         were not swizzled

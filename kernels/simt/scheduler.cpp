@@ -26,13 +26,13 @@ constexpr std::uint32_t kWholeWarp = 0xffffffffu;
 constexpr std::size_t kSharedBytes = 48 * 1024; // static shared memory of a block
 constexpr std::size_t kMaxSharedArrays = 16;
 constexpr std::size_t kSharedFence = kChecked ? 256 : 0; // no array's end is the next one's begin
-constexpr std::size_t kArenaAlignment = 1024; // a swizzled tile's
+constexpr std::size_t kArenaAlignment = 1024;            // a swizzled tile's
 constexpr std::size_t kDynamicOffset =
-    (kSharedBytes + (kMaxSharedArrays + 1) * kSharedFence + kArenaAlignment - 1) /
-    kArenaAlignment * kArenaAlignment;
+    (kSharedBytes + (kMaxSharedArrays + 1) * kSharedFence + kArenaAlignment - 1) / kArenaAlignment *
+    kArenaAlignment;
 constexpr std::size_t kMaxSharedBytes = 227 * 1024; // of both kinds together
 constexpr std::size_t kArenaBytes = kDynamicOffset + kMaxSharedBytes + kSharedFence;
-constexpr unsigned kVainPolls = 1000; // after so many in a row nothing will come
+constexpr unsigned kVainPolls = 1000;                // after so many in a row nothing will come
 constexpr std::uint64_t kThreadsWorthWorkers = 4096; // starting a worker costs about 20 us
 // A worker's guarded stacks are 2,048 mappings, of which Linux allows a process 65,530.
 constexpr std::uint64_t kMaxWorkers = 16;
@@ -103,7 +103,9 @@ Runtime& runtime() {
 // Runs blocks, one at a time, on one OS thread.
 class Worker : public Scheduler {
   public:
-    Worker() : fibers_(kMaxThreads), shared_(new (std::align_val_t(kArenaAlignment)) std::byte[kArenaBytes]) {
+    Worker()
+        : fibers_(kMaxThreads),
+          shared_(new (std::align_val_t(kArenaAlignment)) std::byte[kArenaBytes]) {
         state_ = states_;
     }
     ~Worker() { operator delete[](shared_, std::align_val_t(kArenaAlignment)); }
@@ -286,7 +288,8 @@ void Worker::go_on(void** saved) {
 }
 
 void Worker::wait(State state, std::uint32_t lanes, void* slot, Exchange exchange, Site site) {
-    if ((state == State::at_warp_barrier || state == State::at_exchange) && !(lanes >> (current_ & 31u) & 1u))
+    if ((state == State::at_warp_barrier || state == State::at_exchange) &&
+        !(lanes >> (current_ & 31u) & 1u))
         fail("a warp operation at " + at(site) + " leaves out the lane that calls it, " + where());
     waiting_[current_] = {site, lanes, slot, exchange};
     states_[current_] = state;
@@ -461,7 +464,8 @@ std::string Worker::element_at(const void* address) const {
     for (const Placed& placed : placed_)
         if (p >= placed.memory && p < placed.memory + placed.array->bytes)
             return named(*placed.array, placed.memory);
-    if (dynamic_ && p >= shared_ + kDynamicOffset) return named(*dynamic_, shared_ + kDynamicOffset);
+    if (dynamic_ && p >= shared_ + kDynamicOffset)
+        return named(*dynamic_, shared_ + kDynamicOffset);
     return "an address";
 }
 
