@@ -151,7 +151,13 @@ class Order:
             self._access("write", thread, element, begin, None)
 
     def _access(
-        self, what: str, thread: int, element: int, begin: Node, end: Node | None, engine: bool = False
+        self,
+        what: str,
+        thread: int,
+        element: int,
+        begin: Node,
+        end: Node | None,
+        engine: bool = False,
     ) -> None:
         member = Member(what, thread)
         self._accesses.append(_Access(member, element, frozenset({begin}), end, engine))

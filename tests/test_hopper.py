@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -130,12 +130,15 @@ def located(text: str) -> str:
 
 
 UNDER_WAY = "to which a {} is under way: begun by block 0 thread 0 at {{{}}}, and not waited for"
-STILL_READ = "which a wgmma still reads: begun by block 0 thread 128 at {stage: multiply}, and not waited for"
+STILL_READ = (
+    "which a wgmma still reads: begun by block 0 thread 128 at {stage: multiply}, "
+    "and not waited for"
+)
 UNFENCED = "written by block 0 thread {} at {{{}}}, and no fence_proxy_async between the two"
 STUCK = (
-    "no thread of the block can go on: thread 0 waits at {{/stage: empty}} for phase 0 of empty[0], "
-    "which lacks 1 arrivals and 0 bytes; thread 128 waits at {{/stage: full}} for phase 0 of "
-    "full[0], which lacks {}; 127 of 256 have exited"
+    "no thread of the block can go on: thread 0 waits at {{/stage: empty}} for phase 0 of "
+    "empty[0], which lacks 1 arrivals and 0 bytes; thread 128 waits at {{/stage: full}} for "
+    "phase 0 of full[0], which lacks {}; 127 of 256 have exited"
 )
 FIRST = "block (0,0,0) thread (0,0,0)"
 LOADS = "write by block 0 thread 0 at {stage: load} of stage"
@@ -161,7 +164,8 @@ SEEN = {
     f"bytes, at {{copy: load}}, {FIRST}",
     "copy beyond": f"out-of-bounds write of 4096 bytes at {{copy: load}}, {FIRST}, "
     "0 bytes after the end of stage (8192 bytes)",
-    "copy to_global": f"y + 0 bytes is not in shared memory, as it should be, at {{copy: load}}, {FIRST}",
+    "copy to_global": "y + 0 bytes is not in shared memory, as it should be, "
+    f"at {{copy: load}}, {FIRST}",
     "copy second_of_eight": "a K-major operand begins in the first of eight rows, not at "
     "stage + 128 bytes, at {copy: multiply}, block (0,0,0) thread (96,0,0)",
     "copy in_place": "read by block 0 thread 0 at {copy: load} of x[2], "
@@ -170,8 +174,8 @@ SEEN = {
 REFUSED = {
     "stage no_wgmma_fence": "no wgmma_fence since the sums of this wgmma were last waited for, "
     "at {stage: multiply}, block (0,0,0) thread (224,0,0)",
-    "stage too_few_bytes": "full[0] expects 4096 bytes in its phase 0, to which tiles of 8192 bytes "
-    "come, the last begun at {stage: load}",
+    "stage too_few_bytes": "full[0] expects 4096 bytes in its phase 0, to which tiles of 8192 "
+    "bytes come, the last begun at {stage: load}",
     "stage too_many_bytes": STUCK.format("0 arrivals and 8192 bytes"),
     "stage one_arrival_short": STUCK.format("1 arrivals and 0 bytes"),
     "stage one_arrival_more": "full[0] takes 1 arrivals in a phase, and phase 0 gets one more, "
@@ -180,8 +184,8 @@ REFUSED = {
     f"at {{stage: empty}}, {FIRST}",
     "stage left_behind": "the block ends, and nobody has waited for the load_tile begun at "
     "{stage: load}, by full[0]",
-    "copy apart": "warps of one warpgroup begin different products: one at {copy: multiply}, another "
-    "at {copy: multiply}, block (0,0,0) thread (64,0,0)",
+    "copy apart": "warps of one warpgroup begin different products: one at {copy: multiply}, "
+    "another at {copy: multiply}, block (0,0,0) thread (64,0,0)",
     "copy three_warps": "a warpgroup is four whole warps, at {copy: fence}, "
     "block (0,0,0) thread (64,0,0)",
 }
@@ -232,7 +236,9 @@ def test_a_right_kernel_is_right_and_not_reported(built: Path, case: str, schedu
 
 @pytest.mark.parametrize("schedule", range(6))
 @pytest.mark.parametrize("case", ["stage overwritten_fenced", "copy in_place_fenced"])
-def test_what_threads_wrote_behind_a_fence_is_not_reported(checked: Path, case: str, schedule: int) -> None:
+def test_what_threads_wrote_behind_a_fence_is_not_reported(
+    checked: Path, case: str, schedule: int
+) -> None:
     line, y = said(checked, case, schedule)
     assert not line
     assert not np.isnan(y).any()
@@ -252,10 +258,10 @@ def test_what_is_not_waited_for_is_spoilt(fast: Path, case: str, schedule: int) 
 THREADS = 160  # kScriptThreads of the source
 LANES = (0, 1, 33, 128, 129)  # of three warps, of which the first two are of the warpgroup
 BARRIERS = ELEMENTS = 3
-KINDS = (
-    "read write __syncthreads __syncwarp arrive wait load fence multiply commit wait_all "
-    "wait_all_but_one copy arrive_by_copies"
-).split()  # as the source's
+KINDS = (  # as the source's
+    *("read", "write", "__syncthreads", "__syncwarp", "arrive", "wait", "load", "fence"),
+    *("multiply", "commit", "wait_all", "wait_all_but_one", "copy", "arrive_by_copies"),
+)
 SCRIPTS = 60  # for each seed
 
 
@@ -268,6 +274,7 @@ class Writer:
 
     def __init__(self, random: Random) -> None:
         self.random = random
+        self.touches = random.choice((0.1, 0.2, 0.4))  # how many of the steps touch an element
         self.script: Script = {thread: [] for thread in range(THREADS)}
         self.partners = [tuple(random.sample(LANES, 2)) for _ in range(BARRIERS)]
         self.arrived = [dict.fromkeys(partners, 0) for partners in self.partners]
@@ -293,8 +300,11 @@ class Writer:
         random = self.random
         lane, element = random.choice(LANES), random.randrange(ELEMENTS)
         barrier = random.randrange(BARRIERS)
+        touching = random.random() < self.touches
         what = random.choice(
-            ["read", "write", "copy"] + ["barrier"] * 6 + ["fence", "multiply", "waits", "sync"]
+            ("read", "write", "copy", "load", "load", "multiply")
+            if touching
+            else ("fence", "fence", "waits", "sync", "sync", "arrive", "arrive", "both", "both")
         )
         if what in ("read", "write", "copy", "fence"):
             self.by([lane], Step(what, 0 if what == "fence" else element))
@@ -308,26 +318,39 @@ class Writer:
         elif what == "sync":
             first = random.choice((0, 32, 128))
             self.by(range(first, first + 32), Step("__syncwarp"))
+        elif what == "both":
+            self.meet(barrier)
         else:
-            lane = random.choice(self.partners[barrier])
-            if self.awaited[barrier][lane] < min(self.arrived[barrier][lane], self.ended(barrier)):
+            self.arrive_or_wait(random.choice(self.partners[barrier]), barrier, what, element)
+
+    def arrive_or_wait(self, lane: int, barrier: int, what: str, element: int) -> None:
+        if self.awaited[barrier][lane] < min(self.arrived[barrier][lane], self.ended(barrier)):
+            self.wait(lane, barrier)
+        elif self.arrived[barrier][lane] == self.awaited[barrier][lane]:
+            if what == "load":
+                self.arrive(lane, barrier, "load", element)
+            else:
+                self.arrive(lane, barrier, self.random.choice(("arrive", "arrive_by_copies")))
+
+    def meet(self, barrier: int) -> None:
+        """All that is left of a phase, and of the next if there is nothing."""
+        most = max(self.arrived[barrier].values())
+        if self.ended(barrier) == most == min(self.awaited[barrier].values()):
+            most += 1
+        for lane in self.partners[barrier]:
+            while self.arrived[barrier][lane] < most:
+                if self.awaited[barrier][lane] < self.arrived[barrier][lane]:
+                    self.wait(lane, barrier)
+                self.arrive(lane, barrier, "arrive")
+        for lane in self.partners[barrier]:
+            while self.awaited[barrier][lane] < most:
                 self.wait(lane, barrier)
-            elif self.arrived[barrier][lane] == self.awaited[barrier][lane]:
-                kind = random.choice(("arrive", "arrive", "load", "load", "arrive_by_copies"))
-                self.arrive(lane, barrier, kind, element if kind == "load" else 0)
 
     def finish(self) -> Script:
         """So that every tile has been waited for."""
-        for barrier, partners in enumerate(self.partners):
-            most = max(self.arrived[barrier].values())
-            for lane in partners:
-                while self.arrived[barrier][lane] < most:
-                    if self.awaited[barrier][lane] < self.arrived[barrier][lane]:
-                        self.wait(lane, barrier)
-                    self.arrive(lane, barrier, "arrive")
-            for lane in partners:
-                while self.awaited[barrier][lane] < most:
-                    self.wait(lane, barrier)
+        for barrier in range(BARRIERS):
+            if max(self.arrived[barrier].values()) > min(self.awaited[barrier].values()):
+                self.meet(barrier)
         return self.script
 
 
@@ -369,11 +392,15 @@ def fault_in(line: str) -> Fault | None:
     pytest.fail(line)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_a_fault_is_reported_where_there_is_one_and_nowhere_else(checked: Path, seed: int) -> None:
-    """It finds no addr2line, which takes longer than all the rest."""
-    random = Random(seed)
-    faulty = 0
+Ask = Callable[[int, Script], Fault | None]
+
+
+@pytest.fixture(scope="module")
+def reported(checked: Path) -> Iterator[Ask]:
+    """What the checker reports of a script.
+
+    The program finds no addr2line, which takes longer than all the rest, and names machine code.
+    """
     with subprocess.Popen(
         [checked, "scripts"],
         stdin=subprocess.PIPE,
@@ -381,22 +408,154 @@ def test_a_fault_is_reported_where_there_is_one_and_nowhere_else(checked: Path, 
         env={"PATH": ""},
         text=True,
     ) as process:
-        assert process.stdin
-        assert process.stdout
-        for _ in range(SCRIPTS):
-            writer = Writer(random)
-            for _ in range(random.randint(4, 30)):
-                writer.step()
-            script = writer.finish()
-            schedule = random.randint(0, 5)
-            existing = list(Order(script).faults())
-            print(*numbers_of(schedule, script), file=process.stdin, flush=True)
-            found = fault_in(process.stdout.readline().rstrip())
-            shown = {lane: script[lane] for lane in (*LANES, 2)}
-            if found is None:
-                assert not existing, (schedule, existing, shown)
-            else:
-                assert any(fault.is_named(found) for fault in existing), (schedule, found, shown)
-            faulty += bool(existing)
-        process.stdin.close()
-    assert SCRIPTS / 5 < faulty < 4 / 5 * SCRIPTS  # the scripts show both
+        to, back = process.stdin, process.stdout
+        assert to
+        assert back
+
+        def ask(schedule: int, script: Script) -> Fault | None:
+            print(*numbers_of(schedule, script), file=to, flush=True)
+            return fault_in(back.readline().rstrip())
+
+        yield ask
+        to.close()
+
+
+def assert_found(existing: Sequence[Fault], found: Fault | None, shown: object) -> None:
+    if found is None:
+        assert not existing, (existing, shown)
+    else:
+        assert any(fault.is_named(found) for fault in existing), (found, shown)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_fault_is_reported_where_there_is_one_and_nowhere_else(reported: Ask, seed: int) -> None:
+    random = Random(seed)
+    faulty = 0
+    for _ in range(SCRIPTS):
+        writer = Writer(random)
+        for _ in range(random.randint(4, 30)):
+            writer.step()
+        script = writer.finish()
+        schedule = random.randint(0, 5)
+        existing = list(Order(script).faults())
+        shown = schedule, {lane: script[lane] for lane in (*LANES, 2)}
+        assert_found(existing, reported(schedule, script), shown)
+        faulty += bool(existing)
+    assert SCRIPTS / 4 < faulty < 3 / 4 * SCRIPTS  # the scripts show both
+
+
+READ, WRITE, COPY, FENCE, MULTIPLY, COMMIT, WAIT_ALL, SYNC = (
+    Step(what)
+    for what in (
+        "read",
+        "write",
+        "copy",
+        "fence",
+        "multiply",
+        "commit",
+        "wait_all",
+        "__syncthreads",
+    )
+)
+PRODUCT = [MULTIPLY, COMMIT, WAIT_ALL]
+WARPGROUP = range(128)
+
+
+def arrive(barrier: int) -> Step:
+    return Step("arrive", 0, barrier)
+
+
+def wait(barrier: int) -> Step:
+    return Step("wait", 0, barrier)
+
+
+def load(barrier: int) -> Step:
+    return Step("load", 0, barrier)
+
+
+# Of each, what the threads named do, before what all of the warpgroup do.
+FAULTY: dict[str, tuple[dict[int, list[Step]], list[Step]]] = {
+    "a fence before the write": (
+        {
+            0: [FENCE, WRITE, arrive(0), arrive(1), wait(1)],
+            1: [arrive(0), wait(0), load(1), wait(1)],
+        },
+        [],
+    ),
+    "a fence of a thread that does not know of the write": (
+        {thread: [SYNC] for thread in range(THREADS)} | {128: [WRITE, SYNC], 129: [FENCE, SYNC]},
+        PRODUCT,
+    ),
+    "a third reader": (
+        {0: [READ, arrive(0)], 33: [READ, arrive(0)], 128: [READ], 129: [wait(0), WRITE]},
+        [],
+    ),
+    "a reader that reads again behind its arrival": (
+        {0: [READ, arrive(0), READ], 1: [arrive(0), wait(0), WRITE]},
+        [],
+    ),
+    "its own copies, whose end nobody has told it": (
+        {0: [COPY, Step("arrive_by_copies"), READ], 1: [arrive(0)]},
+        [],
+    ),
+    "its own tile": ({0: [load(0), READ, wait(0)], 1: [arrive(0)]}, []),
+    "one thread of the warpgroup has waited": (
+        {0: [arrive(0), wait(0)], 128: [WRITE, FENCE, arrive(0)]},
+        PRODUCT,
+    ),
+    "a product that has not been waited for": (
+        {thread: [MULTIPLY, COMMIT, SYNC] for thread in WARPGROUP}
+        | {thread: [SYNC] for thread in range(128, THREADS)}
+        | {128: [SYNC, WRITE]},
+        [],
+    ),
+}
+FAULTLESS: dict[str, tuple[dict[int, list[Step]], list[Step]]] = {
+    "a fence of the reader": (
+        {
+            0: [WRITE, arrive(0), arrive(1), wait(1)],
+            1: [arrive(0), wait(0), FENCE, load(1), wait(1), READ],
+        },
+        [],
+    ),
+    "a fence of one between the two": (
+        {
+            0: [WRITE, arrive(0), arrive(2), wait(2)],
+            1: [arrive(0), wait(0), FENCE, arrive(1)],
+            33: [arrive(1), wait(1), load(2), wait(2)],
+        },
+        [],
+    ),
+    "three readers": (
+        {
+            0: [READ, arrive(0)],
+            33: [READ, arrive(0), arrive(1)],
+            128: [READ, arrive(1)],
+            129: [wait(0), wait(1), WRITE],
+        },
+        [],
+    ),
+    "what was written before the first barrier": (
+        {thread: [SYNC, FENCE] for thread in range(THREADS)} | {128: [WRITE, SYNC]},
+        PRODUCT,
+    ),
+    "a product that one thread has waited for": (
+        {thread: list(PRODUCT) for thread in WARPGROUP}
+        | {5: [*PRODUCT, arrive(0)], 128: [arrive(0), wait(0), WRITE]},
+        [],
+    ),
+}
+HISTORIES = FAULTY | FAULTLESS
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+def test_what_chance_may_not_think_of(reported: Ask, history: str) -> None:
+    own, of_group = HISTORIES[history]
+    script = {
+        thread: own.get(thread, []) + (of_group if thread in WARPGROUP else [])
+        for thread in range(THREADS)
+    }
+    existing = list(Order(script).faults())
+    assert bool(existing) == (history in FAULTY)
+    for schedule in range(10):
+        assert_found(existing, reported(schedule, script), schedule)

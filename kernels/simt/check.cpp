@@ -313,7 +313,7 @@ void begin_access(const void* pc) {
     checker().now.pc = offset_of(pc);
 }
 
-// The elements of these bytes, of which some array has to hold all. `now` is whoever looks.
+// The array that holds these bytes, all of them.
 Region& hold(Region* region, const std::byte* p, std::size_t bytes, const char* verb) {
     if (!region) report_outside(p, bytes, verb);
     const std::byte* const end = region->begin + region->bytes;
@@ -477,9 +477,9 @@ void begin_copy(const void* address, std::size_t bytes, const void* pc) {
     access(address, bytes, true, pc, &event);
 }
 
+namespace {
 // Nothing touched the memory meanwhile, or there had been a report: all that is left to do is to
 // hold later accesses against this moment, or against the end of a barrier's phase.
-namespace {
 void replace_write(const void* address, std::size_t bytes, const Event& event) {
     Region& region = *find(static_cast<const std::byte*>(address));
     for_elements(region, address, bytes,
