@@ -457,6 +457,7 @@ READ, WRITE, COPY, FENCE, MULTIPLY, COMMIT, WAIT_ALL, SYNC = (
         "__syncthreads",
     )
 )
+SYNCWARP = Step("__syncwarp")
 PRODUCT = [MULTIPLY, COMMIT, WAIT_ALL]
 WARPGROUP = range(128)
 
@@ -524,6 +525,11 @@ FAULTLESS: dict[str, tuple[dict[int, list[Step]], list[Step]]] = {
             1: [arrive(0), wait(0), FENCE, arrive(1)],
             33: [arrive(1), wait(1), load(2), wait(2)],
         },
+        [],
+    ),
+    "what a lane knows of another by __syncwarp": (
+        {thread: [SYNCWARP] for thread in range(32)}
+        | {0: [WRITE, SYNCWARP], 1: [SYNCWARP, arrive(0)], 33: [arrive(0), wait(0), WRITE]},
         [],
     ),
     "three readers": (
