@@ -64,10 +64,19 @@ struct WarpOfGroup {
     std::vector<std::unique_ptr<Sums>> sums;
 };
 
+constexpr std::size_t kProductDepth = 16, kMaxColumns = 256;
+
+// a or b of a product in float32: by depth, then line.
+struct alignas(16) Factor {
+    std::array<std::array<float, kMaxColumns>, kProductDepth> values;
+    std::array<float, kMaxColumns>& operator[](std::size_t k) { return values[k]; }
+};
+
 struct Warpgroup {
     std::array<WarpOfGroup, 4> warps;
     std::vector<Product> products; // those after the first `ended`
     std::uint64_t ended = 0;
+    Factor a, b; // of the product that is being carried out
 };
 
 class AsyncWork {

@@ -238,7 +238,6 @@ void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier
 namespace {
 
 constexpr unsigned kWarp = 32;
-constexpr std::size_t kDepth = 16;
 
 // The warp that runs, as one of four.
 struct Place {
@@ -300,19 +299,17 @@ template <class Each> void for_pieces(const detail::AnyOperand& operand, Each ea
     const auto lines = static_cast<std::size_t>(operand.lines);
     if (operand.major == Major::k)
         for (std::size_t line = 0; line < lines; ++line)
-            for (std::size_t k = 0; k < kDepth; k += 8)
+            for (std::size_t k = 0; k < kProductDepth; k += 8)
                 each(swizzled(begin + line * kRowBytes + k * 2), line, k);
     else
-        for (std::size_t k = 0; k < kDepth; ++k)
+        for (std::size_t k = 0; k < kProductDepth; ++k)
             for (std::size_t line = 0; line < lines; line += 8)
                 each(swizzled(begin + line / kTileColumns * operand.next + k * kRowBytes +
                               line % kTileColumns * 2),
                      line, k);
 }
 
-using Matrix = std::array<std::array<float, 256>, kDepth>; // by depth, then line
-
-void gather(const detail::AnyOperand& operand, Matrix& to) {
+void gather(const detail::AnyOperand& operand, Factor& to) {
     for_pieces(operand, [&](const std::byte* from, std::size_t line, std::size_t k) {
         std::uint16_t eight[8];
         std::memcpy(eight, from, sizeof eight);
@@ -329,9 +326,10 @@ void gather(const detail::AnyOperand& operand, Matrix& to) {
 using Four = float __attribute__((vector_size(16)));
 
 // As mma_m16n8k16's: the products, which are exact, are added one after the other.
-void multiply(const Product& product) {
-    alignas(16) static thread_local Matrix a, b;
-    alignas(16) std::array<float, 256> row;
+void multiply(Warpgroup& group, const Product& product) {
+    Factor& a = group.a;
+    Factor& b = group.b;
+    alignas(16) std::array<float, kMaxColumns> row;
     gather(product.a, a);
     gather(product.b, b);
     const auto columns = static_cast<std::size_t>(product.b.lines);
@@ -344,7 +342,7 @@ void multiply(const Product& product) {
             return sums.values[lane * sums.count + c / 8 * 4 + half + c % 2];
         };
         for (std::size_t c = 0; c < columns; ++c) row[c] = value(c);
-        for (std::size_t k = 0; k < kDepth; ++k)
+        for (std::size_t k = 0; k < kProductDepth; ++k)
             for (std::size_t c = 0; c < columns; c += 4)
                 *reinterpret_cast<Four*>(&row[c]) +=
                     a[k][r] * *reinterpret_cast<const Four*>(&b[k][c]);
@@ -448,7 +446,8 @@ bool begun_by_all(const Warpgroup& group, std::uint64_t last) {
 void carry_out(Warpgroup& group, std::uint64_t last) {
     if (group.ended >= last) return;
     const auto count = static_cast<std::ptrdiff_t>(last - group.ended);
-    std::for_each(group.products.begin(), group.products.begin() + count, multiply);
+    std::for_each(group.products.begin(), group.products.begin() + count,
+                  [&](const Product& product) { multiply(group, product); });
     group.products.erase(group.products.begin(), group.products.begin() + count);
     group.ended = last;
 }
