@@ -53,7 +53,7 @@ def program(
 
 @cache
 def _emulation(folder: Path, checked: bool) -> tuple[Path, ...]:
-    names = ["fiber", "scheduler", "tensor", "memory", "kernel_name"]
+    names = ["fiber", "scheduler", "tensor", "hopper", "memory", "kernel_name"]
     if checked:
         names += ["check", "lint", "source_lines"]
     into = folder / ("checked" if checked else "fast")

@@ -1,10 +1,12 @@
 #include "check.hpp"
 
+#include "clocks.hpp"
 #include "device.hpp"
 #include "lint.hpp"
 #include "memory.hpp"
 #include "source_lines.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -20,37 +22,44 @@ namespace {
 
 // ---------------------------------------------------------------------- who did what, and when
 
-// The block_epoch of a write that is still to come: nothing of its launch is ordered after it.
-constexpr std::uint32_t kUnderWay = 0xffffffffu;
+// What carries an access out. All but a thread do so later than the thread that asks for it.
+enum class By : std::uint8_t {
+    thread,
+    cp_async,      // not waited for yet: nothing of its launch is ordered after it
+    tied_cp_async, // ends with a phase of an mbarrier
+    load_tile,     // likewise
+    wgmma          // ends with a warpgroup's product
+};
 
 // One access, with all that decides whether another one comes after it. `launch` 0: none yet.
 struct Event {
     std::uint32_t launch;
     std::uint32_t block;
-    std::uint32_t block_epoch; // __syncthreads that lie behind it, or kUnderWay
+    std::uint32_t block_epoch; // __syncthreads that lie behind it
     std::uint32_t warp_epoch;  // __syncwarp of its warp, likewise
-    std::uint32_t thread;
-    std::uint32_t pc; // offset in the module, for addr2line
+    Time time;                 // of `actor`, at the access or, if that is no thread, at its end
+    std::uint32_t pc;          // offset in the module, for addr2line
+    std::uint16_t actor;       // whose time it is (clocks.hpp)
+    std::uint16_t thread;      // that did it or asked for it
+    By by;
 };
 
 bool same_warp(const Event& a, const Event& b) {
     return a.block == b.block && a.thread / 32 == b.thread / 32;
 }
 
-// CUDA's order: a later launch, the same thread, a __syncthreads of the block between, or a
-// __syncwarp of the warp between. Nothing orders two blocks of one launch.
-bool ordered(const Event& before, const Event& after) {
-    if (before.launch != after.launch) return true;
-    if (before.block != after.block) return false;
-    if (before.thread == after.thread || before.block_epoch < after.block_epoch) return true;
-    return same_warp(before, after) && before.warp_epoch < after.warp_epoch;
+// Whether it is there for the tensor cores and the copy engine only after a fence.
+bool is_generic(const Event& event) {
+    return event.by == By::thread || event.by == By::tied_cp_async;
 }
 
-// The history of one element. Two readers are enough if they are of different warps wherever
-// readers of two warps are to be had (docs/checker.md has the proof).
+// The history of one element. Without mbarriers two readers are enough if they are of different
+// warps wherever readers of two warps are to be had (docs/checker.md has the proof). With them, all
+// are kept that nothing orders before another.
 struct Cell {
     Event write;
     Event reads[2];
+    std::uint32_t more_reads; // which of the checker's lists has the rest; 0: there are none
 };
 
 // ---------------------------------------------------------------------- what may be touched
@@ -74,8 +83,16 @@ struct Checker {
     std::vector<Region> buffers; // of the session
     std::vector<Region> shared;  // of the launch
     Region* last = nullptr;      // where the last access fell: the next one mostly falls there too
+    std::vector<std::vector<Event>> more_reads{1};
     Event now{};
     std::array<std::uint32_t, 32> warp_epochs{};
+    std::array<Time, 32> times_at_barrier{}; // of each warp's threads, at the last __syncthreads
+    Clocks clocks;                           // from the block's first use of what needs them
+    const Knowledge* view = nullptr;         // of whoever makes the access; none without clocks
+    Knowledge common;                        // of a warpgroup
+    std::array<Event, kMbarriers> inits{};   // of this block's mbarriers
+    std::array<Event, kMbarriers> told{};    // and the fences by which the copy engine knows them
+    unsigned threads = 0;                    // of a block
     int device = 0;
     const char* module_begin = simt::module_begin();
     std::set<std::pair<std::string, int>> barriers;
@@ -101,65 +118,153 @@ std::string describe(const char* verb, const Event& event) {
            std::to_string(event.thread) + " at " + source_line(event.pc);
 }
 
-[[noreturn]] void report_race(const Region& region, std::size_t element, const char* verb_before,
-                              const Event& before, const char* verb_now) {
-    fail("data race on " + region.name + "[" + std::to_string(element) +
-         "]: " + describe(verb_now, checker().now) + ", " + describe(verb_before, before) +
-         ", and no barrier orders the two");
+// CUDA's order between an earlier access and the one that is being made: a later launch, the same
+// thread, a __syncthreads of the block between, a __syncwarp of the warp between, or a path of such
+// and of mbarriers and waits. Nothing orders two blocks of one launch.
+bool ordered(const Event& before) {
+    const Checker& c = checker();
+    if (before.launch != c.now.launch) return true;
+    if (before.block != c.now.block || before.by == By::cp_async) return false;
+    if (before.by == By::thread) {
+        if (before.block_epoch < c.now.block_epoch) return true;
+        const bool one_thread = c.now.by != By::wgmma; // not 128 of them
+        if (one_thread && before.thread == c.now.thread) return true;
+        if (one_thread && same_warp(before, c.now) && before.warp_epoch < c.now.warp_epoch)
+            return true;
+    }
+    return c.view && before.time <= c.view->seen[before.actor];
 }
 
-// Until a copy has been waited for, not even its own thread knows what lies there.
-void refuse_under_way(const Region& region, std::size_t element, const char* verb_now) {
-    const Event& copy = region.cells[element].write;
-    const Event& now = checker().now;
-    if (copy.block_epoch != kUnderWay || copy.launch != now.launch || copy.block != now.block)
-        return;
-    fail(describe(verb_now, now) + " of " + region.name + "[" + std::to_string(element) +
-         "], to which a cp.async is under way: " + describe("begun", copy) +
-         ", and not waited for");
+void look_as(unsigned thread) {
+    Checker& c = checker();
+    c.now.thread = c.now.actor = static_cast<std::uint16_t>(thread);
+    c.now.by = By::thread;
+    c.now.warp_epoch = c.warp_epochs[thread / 32];
+    c.now.time = 1 + c.now.block_epoch + c.now.warp_epoch;
+    c.view = nullptr;
+    if (!c.clocks.running()) return;
+    c.now.time = c.clocks.time(thread);
+    c.view = &c.clocks.of(thread);
+}
+
+// Of a warpgroup, the first thread that is not ordered after that: whom a report names.
+void blame(const Event& before) {
+    Checker& c = checker();
+    if (c.now.by != By::wgmma) return;
+    const unsigned first = c.now.thread;
+    for (unsigned t = first; t < first + 128; ++t) {
+        look_as(t);
+        if (!ordered(before)) return;
+    }
+}
+
+std::string place(const Region& region, std::size_t element) {
+    return region.name + "[" + std::to_string(element) + "]";
+}
+
+// Until an asynchronous access has been waited for, not even its own thread knows how far it is.
+[[noreturn]] void report_race(const Region& region, std::size_t element, const char* verb_before,
+                              const Event& before, const char* verb_now) {
+    blame(before);
+    const std::string now = describe(verb_now, checker().now);
+    const std::string begun = describe("begun", before) + ", and not waited for";
+    const bool same_block =
+        before.launch == checker().now.launch && before.block == checker().now.block;
+    if (before.by == By::thread || !same_block)
+        fail("data race on " + place(region, element) + ": " + now + ", " +
+             describe(verb_before, before) + ", and no barrier orders the two");
+    if (before.by == By::wgmma)
+        fail(now + " of " + place(region, element) + ", which a wgmma still reads: " + begun);
+    fail(now + " of " + place(region, element) + ", to which a " +
+         (before.by == By::load_tile ? "load_tile" : "cp.async") + " is under way: " + begun);
+}
+
+void require_ordered(const Region& region, std::size_t element, const char* verb_before,
+                     const Event& before, const char* verb_now) {
+    if (before.launch != 0 && !ordered(before))
+        report_race(region, element, verb_before, before, verb_now);
+}
+
+// What a thread wrote, the tensor cores and the copy engine may miss even after a barrier.
+void require_fenced(const Region& region, std::size_t element, const char* verb_now) {
+    const Event& before = region.cells[element].write;
+    const Checker& c = checker();
+    if (before.launch != c.now.launch || before.block != c.now.block || !is_generic(before)) return;
+    if (before.time <= c.view->fenced[before.actor]) return;
+    fail(describe(verb_now, c.now) + " of " + place(region, element) + ", " +
+         describe("written", before) + ", and no fence_proxy_async between the two");
 }
 
 // ---------------------------------------------------------------------- one element
 
-void read_element(Region& region, std::size_t element) {
-    refuse_under_way(region, element, "read");
-    Cell& cell = region.cells[element];
+// Two readers without clocks: one entry is enough for a read that comes after it; the other stays
+// if nothing orders it before now. Two readers of one warp vouch for that warp alone.
+void keep_read(Cell& cell) {
     const Event& now = checker().now;
-    const bool own_block = cell.write.launch == now.launch && cell.write.block == now.block;
-    const bool has_value =
-        region.device == kShared ? own_block : region.written || cell.write.launch != 0;
-    if (!has_value)
-        fail("uninitialised read of " + region.name + "[" + std::to_string(element) + "] at " +
-             source_line(now.pc) + ", " + where() + ": nothing has been written there yet");
-    if (cell.write.launch != 0 && !ordered(cell.write, now))
-        report_race(region, element, "write", cell.write, "read");
     for (Event& seen : cell.reads) {
-        if (seen.launch == 0 || ordered(seen, now)) {
+        if (seen.launch == 0 || ordered(seen)) {
             seen = now;
-            // One entry is enough for this read; the other stays if nothing orders it before now.
             Event& other = &seen == &cell.reads[0] ? cell.reads[1] : cell.reads[0];
-            if (other.launch != 0 && ordered(other, now)) other.launch = 0;
+            if (other.launch != 0 && ordered(other)) other.launch = 0;
             return;
         }
     }
-    // Two readers of one warp vouch for that warp alone.
     if (same_warp(cell.reads[0], cell.reads[1]) && !same_warp(cell.reads[0], now))
         cell.reads[1] = now;
 }
 
-void write_element(Region& region, std::size_t element) {
-    refuse_under_way(region, element, "write");
+// With clocks: `event`, and those that nothing orders before it.
+void keep_every_read(Cell& cell, const Event& event) {
+    Checker& c = checker();
+    for (Event& seen : cell.reads)
+        if (seen.launch != 0 && ordered(seen)) seen.launch = 0;
+    if (cell.more_reads != 0) {
+        std::vector<Event>& more = c.more_reads[cell.more_reads];
+        more.erase(std::remove_if(more.begin(), more.end(), ordered), more.end());
+    }
+    for (Event& seen : cell.reads)
+        if (seen.launch == 0) {
+            seen = event;
+            return;
+        }
+    if (cell.more_reads == 0) {
+        cell.more_reads = static_cast<std::uint32_t>(c.more_reads.size());
+        c.more_reads.emplace_back();
+    }
+    c.more_reads[cell.more_reads].push_back(event);
+}
+
+// A read by whoever `now` looks as; kept as `event`, which says when it is over.
+void read_element(Region& region, std::size_t element, const Event& event) {
     Cell& cell = region.cells[element];
-    const Event& now = checker().now;
+    const Checker& c = checker();
+    const bool own_block = cell.write.launch == c.now.launch && cell.write.block == c.now.block;
+    const bool has_value =
+        region.device == kShared ? own_block : region.written || cell.write.launch != 0;
+    if (!has_value)
+        fail("uninitialised read of " + place(region, element) + " at " + source_line(c.now.pc) +
+             ", " + where() + ": nothing has been written there yet");
+    require_ordered(region, element, "write", cell.write, "read");
+    if (event.by == By::wgmma) require_fenced(region, element, "read");
+    if (c.clocks.running())
+        keep_every_read(cell, event);
+    else
+        keep_read(cell);
+}
+
+void write_element(Region& region, std::size_t element, const Event& event) {
+    Cell& cell = region.cells[element];
+    const Checker& c = checker();
     const bool stale = region.device == kShared &&
-                       (cell.write.launch != now.launch || cell.write.block != now.block);
+                       (cell.write.launch != c.now.launch || cell.write.block != c.now.block);
     if (stale) cell = Cell{}; // another block's copy of the array
-    if (cell.write.launch != 0 && !ordered(cell.write, now))
-        report_race(region, element, "write", cell.write, "write");
-    for (const Event& seen : cell.reads)
-        if (seen.launch != 0 && !ordered(seen, now))
-            report_race(region, element, "read", seen, "write");
-    cell = Cell{now, {}};
+    require_ordered(region, element, "write", cell.write, "write");
+    for (const Event& seen : cell.reads) require_ordered(region, element, "read", seen, "write");
+    if (cell.more_reads != 0)
+        for (const Event& seen : c.more_reads[cell.more_reads])
+            require_ordered(region, element, "read", seen, "write");
+    if (event.by == By::load_tile) require_fenced(region, element, "write");
+    cell = Cell{event, {}, 0};
 }
 
 // ---------------------------------------------------------------------- one access
@@ -171,6 +276,11 @@ Region* find(const std::byte* p) {
         for (Region& region : *regions)
             if (region.holds(p)) return c.last = &region;
     return nullptr;
+}
+
+std::size_t element_of(const Region& region, const void* address) {
+    const auto offset = static_cast<const std::byte*>(address) - region.begin;
+    return static_cast<std::size_t>(offset) / region.element_bytes;
 }
 
 // How far `p` lies outside the region, in bytes.
@@ -194,70 +304,121 @@ std::ptrdiff_t distance(const Region& region, const std::byte* p) {
     fail(message);
 }
 
+std::uint32_t offset_of(const void* pc) {
+    return static_cast<std::uint32_t>(static_cast<const char*>(pc) - checker().module_begin);
+}
+
 void begin_access(const void* pc) {
-    Checker& c = checker();
-    c.now.thread = current_thread();
-    c.now.warp_epoch = c.warp_epochs[c.now.thread / 32];
-    c.now.pc = static_cast<std::uint32_t>(static_cast<const char*>(pc) - c.module_begin);
+    look_as(current_thread());
+    checker().now.pc = offset_of(pc);
 }
 
-enum class What { read, write, copy };
-
-void element_access(Region& region, std::size_t element, What what) {
-    if (what == What::read) return read_element(region, element);
-    write_element(region, element);
-    if (what == What::copy) region.cells[element].write.block_epoch = kUnderWay;
+// The array that holds these bytes, all of them.
+Region& hold(Region* region, const std::byte* p, std::size_t bytes, const char* verb) {
+    if (!region) report_outside(p, bytes, verb);
+    const std::byte* const end = region->begin + region->bytes;
+    if (p + bytes > end) report_outside(end, static_cast<std::size_t>(p + bytes - end), verb);
+    return *region;
 }
 
-void access(const void* address, std::size_t bytes, What what, const void* pc) {
+void require_access(const Region& region, bool is_write) {
+    const Checker& c = checker();
+    if (region.device != kShared && region.device != c.device && region.device != kHost &&
+        !peers_enabled(c.device, region.device))
+        fail("a kernel on device " + std::to_string(c.device) + " touches " + region.name +
+             " of device " + std::to_string(region.device) +
+             ", to which no peer access is enabled, at " + source_line(c.now.pc));
+    if (is_write && region.access == Access::read)
+        fail("write to the input " + region.name + " at " + source_line(c.now.pc) + ", " + where());
+}
+
+template <class Each>
+void for_elements(Region& region, const void* address, std::size_t bytes, Each each) {
+    const auto offset =
+        static_cast<std::size_t>(static_cast<const std::byte*>(address) - region.begin);
+    const std::size_t end = (offset + bytes + region.element_bytes - 1) / region.element_bytes;
+    for (std::size_t e = offset / region.element_bytes; e < end; ++e) each(e);
+}
+
+// Whether it lies in this module itself, as a kernel's constants do. (In any module would not do:
+// far from an array there may be a library.)
+bool is_constant(const void* address) {
+    Dl_info info;
+    return dladdr(address, &info) && info.dli_fbase == checker().module_begin;
+}
+
+// A thread's access, kept as `event`, or as the thread's own where there is none.
+void access(const void* address, std::size_t bytes, bool is_write, const void* pc,
+            const Event* event = nullptr) {
     const auto* p = static_cast<const std::byte*>(address);
-    const bool is_write = what != What::read;
-    const char* verb = is_write ? "write" : "read";
-    Region* region = find(p);
-    if (!region) {
+    Region* const found = find(p);
+    if (!found) {
         if (belongs_to_the_thread(address)) return;
-        Dl_info info; // a constant of the program
-        if (!is_write && dladdr(address, &info)) return;
-        begin_access(pc);
-        report_outside(p, bytes, verb);
+        if (!is_write && is_constant(address)) return;
     }
     begin_access(pc);
-    if (p + bytes > region->begin + region->bytes)
-        report_outside(region->begin + region->bytes,
-                       static_cast<std::size_t>(p + bytes - (region->begin + region->bytes)), verb);
+    Region& region = hold(found, p, bytes, is_write ? "write" : "read");
+    require_access(region, is_write);
     Checker& c = checker();
-    if (region->device != kShared && region->device != c.device && region->device != kHost &&
-        !peers_enabled(c.device, region->device))
-        fail("a kernel on device " + std::to_string(c.device) + " touches " + region->name +
-             " of device " + std::to_string(region->device) +
-             ", to which no peer access is enabled, at " + source_line(c.now.pc));
-    if (is_write && region->access == Access::read)
-        fail("write to the input " + region->name + " at " + source_line(c.now.pc) + ", " +
-             where());
-    const auto offset = static_cast<std::size_t>(p - region->begin);
-    const std::size_t end = (offset + bytes + region->element_bytes - 1) / region->element_bytes;
-    for (std::size_t e = offset / region->element_bytes; e < end; ++e)
-        element_access(*region, e, what);
-    if (c.lint)
-        c.lint->access({c.now.pc, region->device == kShared, is_write, bytes}, region->name,
-                       region->begin, c.now.thread, p);
+    const Event& kept = event ? *event : c.now;
+    for_elements(region, address, bytes, [&](std::size_t element) {
+        if (is_write)
+            write_element(region, element, kept);
+        else
+            read_element(region, element, kept);
+    });
+    if (c.lint && (!event || event->by == By::cp_async))
+        c.lint->access({c.now.pc, region.device == kShared, is_write, bytes}, region.name,
+                       region.begin, c.now.thread, p);
 }
 
 // What the compiler's hooks call.
 void hooked(const void* address, std::size_t bytes, bool is_write, const void* pc) {
     const detail::OutsideKernel outside;
-    access(address, bytes, is_write ? What::write : What::read, pc);
+    access(address, bytes, is_write, pc);
+}
+
+// What mbarriers and asynchronous copies order, only clocks can tell: from the first of them on.
+Clocks& clocks() {
+    Checker& c = checker();
+    if (c.clocks.running()) return c.clocks;
+    const auto time_of = [&c](unsigned t) { return 1 + c.now.block_epoch + c.warp_epochs[t / 32]; };
+    c.clocks.start(c.threads, time_of, [&](unsigned t, unsigned u) {
+        return t / 32 == u / 32 ? time_of(u) - 1 : c.times_at_barrier[u / 32];
+    });
+    return c.clocks;
+}
+
+// The event of the thread that runs, carried out by another and over at that actor's time.
+Event event_of(By by, unsigned actor, Time time, const void* pc) {
+    begin_access(pc);
+    Event event = checker().now;
+    event.by = by;
+    event.actor = static_cast<std::uint16_t>(actor);
+    event.time = time;
+    return event;
 }
 
 } // namespace
 
 // ---------------------------------------------------------------------- what the scheduler tells
 
-void begin_launch() {
+namespace {
+void forget_more_reads() {
     Checker& c = checker();
+    c.more_reads.resize(1);
+    for (Region& region : c.buffers)
+        for (Cell& cell : region.cells) cell.more_reads = 0;
+}
+} // namespace
+
+void begin_launch(unsigned threads) {
+    Checker& c = checker();
+    c.threads = threads;
     if (c.lint) c.lint->end_launch();
     c.shared.clear();
     c.last = nullptr;
+    if (c.more_reads.size() > 1) forget_more_reads();
     ++c.now.launch;
     c.device = current_device();
 }
@@ -268,15 +429,25 @@ void begin_block(std::uint32_t block) {
     c.now.block = block;
     c.now.block_epoch = 0;
     c.warp_epochs.fill(0);
+    c.times_at_barrier.fill(0);
+    c.clocks.stop();
+    c.told.fill(Event{});
 }
 
 void block_barrier() {
     Checker& c = checker();
     if (c.lint) c.lint->end_epoch();
+    for (unsigned warp = 0; warp < 32; ++warp)
+        c.times_at_barrier[warp] = 1 + c.now.block_epoch + c.warp_epochs[warp];
     ++c.now.block_epoch;
+    if (c.clocks.running()) c.clocks.meet_all();
 }
 
-void warp_barrier(unsigned warp) { ++checker().warp_epochs[warp]; }
+void warp_barrier(unsigned warp) {
+    Checker& c = checker();
+    ++c.warp_epochs[warp];
+    if (c.clocks.running()) c.clocks.meet(32 * warp, 32 * (warp + 1));
+}
 
 void declare_shared(const SharedArray& array, const void* memory, std::size_t bytes) {
     Checker& c = checker();
@@ -297,23 +468,123 @@ std::string place_of(const void* address) {
 }
 
 void read(const void* address, std::size_t bytes, const void* pc) {
-    access(address, bytes, What::read, pc);
+    access(address, bytes, false, pc);
 }
 
 void begin_copy(const void* address, std::size_t bytes, const void* pc) {
-    access(address, bytes, What::copy, pc);
+    begin_access(pc);
+    const Event event = event_of(By::cp_async, checker().now.thread, checker().now.time, pc);
+    access(address, bytes, true, pc, &event);
 }
 
+namespace {
 // Nothing touched the memory meanwhile, or there had been a report: all that is left to do is to
-// hold later accesses against this moment.
+// hold later accesses against this moment, or against the end of a barrier's phase.
+void replace_write(const void* address, std::size_t bytes, const Event& event) {
+    Region& region = *find(static_cast<const std::byte*>(address));
+    for_elements(region, address, bytes,
+                 [&](std::size_t element) { region.cells[element] = Cell{event, {}, 0}; });
+}
+} // namespace
+
 void end_copy(const void* address, std::size_t bytes, const void* pc) {
     begin_access(pc);
+    replace_write(address, bytes, checker().now);
+}
+
+// ---------------------------------------------------------------------- what Hopper adds
+
+void mbarrier_init(unsigned barrier, const void* address, const void* pc) {
+    clocks();
+    access(address, sizeof(std::uint64_t), true, pc);
+    checker().inits[barrier] = checker().now;
+    checker().told[barrier] = Event{};
+}
+
+void mbarrier_fence_init() {
+    clocks();
+    begin_access(nullptr);
+    Checker& c = checker();
+    for (unsigned barrier = 0; barrier < kMbarriers; ++barrier)
+        if (c.inits[barrier].launch == c.now.launch && c.inits[barrier].block == c.now.block &&
+            c.inits[barrier].thread == c.now.thread)
+            c.told[barrier] = c.now;
+}
+
+void mbarrier_use(unsigned barrier, const void* address, const void* pc) {
+    clocks();
+    begin_access(pc);
+    const Event& init = checker().inits[barrier];
+    if (ordered(init)) return;
+    const Region& region = *find(static_cast<const std::byte*>(address));
+    report_race(region, element_of(region, address), "initialised", init, "used");
+}
+
+// The copy engine sees the barrier only behind a fence.
+void mbarrier_use_by_engine(unsigned barrier, const void* address) {
+    Checker& c = checker();
+    const Event& init = c.inits[barrier];
+    const Event& told = c.told[barrier];
+    if ((told.launch != 0 && ordered(told)) || init.time <= c.view->fenced[init.actor]) return;
+    const Region& region = *find(static_cast<const std::byte*>(address));
+    fail(describe("used", c.now) + " of " + place(region, element_of(region, address)) +
+         " for a load_tile, " + describe("initialised", init) +
+         ", and no mbarrier_fence_init between the two");
+}
+
+void mbarrier_arrive(unsigned barrier) { clocks().arrive(barrier, current_thread()); }
+void mbarrier_phase_ends(unsigned barrier) { clocks().end_phase(barrier); }
+void mbarrier_acquire(unsigned barrier) { clocks().acquire(barrier, current_thread()); }
+void fence() { clocks().fence(current_thread()); }
+
+// A copy's bytes come with the end of the barrier's phase.
+void tie_copy(const void* address, std::size_t bytes, unsigned barrier, const void* pc) {
+    Clocks& c = clocks();
+    replace_write(
+        address, bytes,
+        event_of(By::tied_cp_async, c.actor_of_mbarrier(barrier), c.phase_under_way(barrier), pc));
+}
+
+void load(const void* address, std::size_t bytes, unsigned barrier, const void* pc) {
+    Clocks& c = clocks();
+    const Event event =
+        event_of(By::load_tile, c.actor_of_mbarrier(barrier), c.phase_under_way(barrier), pc);
+    access(address, bytes, true, pc, &event);
+}
+
+void load_from(const void* address, std::size_t bytes, const void* pc) {
+    clocks();
+    begin_access(pc);
+    const Event event = checker().now;
+    access(address, bytes, false, pc, &event);
+    Region& region = *find(static_cast<const std::byte*>(address));
+    for_elements(region, address, bytes,
+                 [&](std::size_t element) { require_fenced(region, element, "read"); });
+}
+
+void begin_product(unsigned warpgroup, const void* pc) {
+    clocks();
+    begin_access(pc);
+    Checker& c = checker();
+    c.common = c.clocks.of_warpgroup(warpgroup);
+}
+
+void read_operand(const void* address, std::size_t bytes, unsigned warpgroup,
+                  std::uint32_t number) {
+    Checker& c = checker();
     const auto* p = static_cast<const std::byte*>(address);
-    Region& region = *find(p);
-    const auto offset = static_cast<std::size_t>(p - region.begin);
-    const std::size_t last = (offset + bytes - 1) / region.element_bytes;
-    for (std::size_t e = offset / region.element_bytes; e <= last; ++e)
-        region.cells[e] = Cell{checker().now, {}};
+    c.now.thread = static_cast<std::uint16_t>(128 * warpgroup);
+    c.now.actor = static_cast<std::uint16_t>(c.clocks.actor_of_warpgroup(warpgroup));
+    c.now.by = By::wgmma;
+    c.now.time = number;
+    c.view = &c.common;
+    Region& region = hold(find(p), p, bytes, "read");
+    for_elements(region, address, bytes,
+                 [&](std::size_t element) { read_element(region, element, c.now); });
+}
+
+void products_ended(unsigned warpgroup, std::uint32_t last) {
+    clocks().products_ended(warpgroup, last, current_thread());
 }
 
 bool meet_barrier(Site site) {

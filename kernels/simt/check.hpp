@@ -32,7 +32,7 @@ bool belongs_to_the_thread(const void* address);
 namespace check {
 
 #if defined(SIMT_CHECK)
-void begin_launch();
+void begin_launch(unsigned threads);
 void begin_block(std::uint32_t block);
 void block_barrier();
 void warp_barrier(unsigned warp);
@@ -46,8 +46,26 @@ void begin_copy(const void* address, std::size_t bytes, const void* pc);
 void end_copy(const void* address, std::size_t bytes, const void* pc);
 // "x + 4 bytes", or a bare address where no array holds it.
 std::string place_of(const void* address);
+
+// What Hopper adds (hopper.hpp), each by the thread that runs. `barrier` is one of the block's.
+void mbarrier_init(unsigned barrier, const void* address, const void* pc);
+void mbarrier_fence_init();
+void mbarrier_use(unsigned barrier, const void* address, const void* pc);
+void mbarrier_use_by_engine(unsigned barrier, const void* address); // after mbarrier_use
+void mbarrier_arrive(unsigned barrier);
+void mbarrier_phase_ends(unsigned barrier);
+void mbarrier_acquire(unsigned barrier); // its last phase that ended
+void fence();                            // of memory, for the copy engine and the tensor cores
+// A cp.async ends with the barrier's phase; a load_tile writes, and reads, until then.
+void tie_copy(const void* address, std::size_t bytes, unsigned barrier, const void* pc);
+void load(const void* address, std::size_t bytes, unsigned barrier, const void* pc);
+void load_from(const void* address, std::size_t bytes, const void* pc);
+// A warpgroup's `number`-th product reads, from when all its threads have begun it.
+void begin_product(unsigned warpgroup, const void* pc);
+void read_operand(const void* address, std::size_t bytes, unsigned warpgroup, std::uint32_t number);
+void products_ended(unsigned warpgroup, std::uint32_t last);
 #else
-inline void begin_launch() {}
+inline void begin_launch(unsigned) {}
 inline void begin_block(std::uint32_t) {}
 inline void block_barrier() {}
 inline void warp_barrier(unsigned) {}
@@ -57,6 +75,20 @@ inline void read(const void*, std::size_t, const void*) {}
 inline void begin_copy(const void*, std::size_t, const void*) {}
 inline void end_copy(const void*, std::size_t, const void*) {}
 inline std::string place_of(const void*) { return "an address"; }
+inline void mbarrier_init(unsigned, const void*, const void*) {}
+inline void mbarrier_fence_init() {}
+inline void mbarrier_use(unsigned, const void*, const void*) {}
+inline void mbarrier_use_by_engine(unsigned, const void*) {}
+inline void mbarrier_arrive(unsigned) {}
+inline void mbarrier_phase_ends(unsigned) {}
+inline void mbarrier_acquire(unsigned) {}
+inline void fence() {}
+inline void tie_copy(const void*, std::size_t, unsigned, const void*) {}
+inline void load(const void*, std::size_t, unsigned, const void*) {}
+inline void load_from(const void*, std::size_t, const void*) {}
+inline void begin_product(unsigned, const void*) {}
+inline void read_operand(const void*, std::size_t, unsigned, std::uint32_t) {}
+inline void products_ended(unsigned, std::uint32_t) {}
 #endif
 
 } // namespace check

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 namespace simt {
@@ -34,6 +35,13 @@ class Copies {
         groups_.erase(groups_.begin(), groups_.begin() + static_cast<std::ptrdiff_t>(ended));
         copies_.erase(copies_.begin(), copies_.begin() + static_cast<std::ptrdiff_t>(count));
         committed_ -= count;
+    }
+
+    // All that are under way, of groups or not: something else waits for them.
+    std::vector<Copy> take() {
+        groups_.clear();
+        committed_ = 0;
+        return std::exchange(copies_, {});
     }
 
     void forget() {

@@ -217,6 +217,8 @@ class Scheduler {
         at_block_barrier,
         at_warp_barrier,
         at_exchange,
+        parked,  // until something comes
+        polling, // likewise, or until nobody else can go on
         exited
     };
 

@@ -1,6 +1,7 @@
 // Blocks, threads, barriers and shared memory of the emulation.
 #include "simt.hpp"
 
+#include "async.hpp"
 #include "check.hpp"
 #include "copies.hpp"
 #include "device.hpp"
@@ -25,9 +26,13 @@ constexpr std::uint32_t kWholeWarp = 0xffffffffu;
 constexpr std::size_t kSharedBytes = 48 * 1024; // static shared memory of a block
 constexpr std::size_t kMaxSharedArrays = 16;
 constexpr std::size_t kSharedFence = kChecked ? 256 : 0; // no array's end is the next one's begin
-constexpr std::size_t kDynamicOffset = kSharedBytes + (kMaxSharedArrays + 1) * kSharedFence;
+constexpr std::size_t kArenaAlignment = 1024;            // a swizzled tile's
+constexpr std::size_t kDynamicOffset =
+    (kSharedBytes + (kMaxSharedArrays + 1) * kSharedFence + kArenaAlignment - 1) / kArenaAlignment *
+    kArenaAlignment;
 constexpr std::size_t kMaxSharedBytes = 227 * 1024; // of both kinds together
 constexpr std::size_t kArenaBytes = kDynamicOffset + kMaxSharedBytes + kSharedFence;
+constexpr unsigned kVainPolls = 1000;                // after so many in a row nothing will come
 constexpr std::uint64_t kThreadsWorthWorkers = 4096; // starting a worker costs about 20 us
 // A worker's guarded stacks are 2,048 mappings, of which Linux allows a process 65,530.
 constexpr std::uint64_t kMaxWorkers = 16;
@@ -98,10 +103,12 @@ Runtime& runtime() {
 // Runs blocks, one at a time, on one OS thread.
 class Worker : public Scheduler {
   public:
-    Worker() : fibers_(kMaxThreads), shared_(new (std::align_val_t(128)) std::byte[kArenaBytes]) {
+    Worker()
+        : fibers_(kMaxThreads),
+          shared_(new (std::align_val_t(kArenaAlignment)) std::byte[kArenaBytes]) {
         state_ = states_;
     }
-    ~Worker() { operator delete[](shared_, std::align_val_t(128)); }
+    ~Worker() { operator delete[](shared_, std::align_val_t(kArenaAlignment)); }
     Worker(const Worker&) = delete;
     Worker& operator=(const Worker&) = delete;
 
@@ -113,6 +120,10 @@ class Worker : public Scheduler {
         copied_ = true;
         return copies_[current_];
     }
+    AsyncWork& async() { return async_; }
+    void wake(const void* what);
+    unsigned threads() const { return total_; }
+    std::string element_at(const void* address) const;
     [[noreturn]] void fail(const std::string& message);
     bool on_the_stack(const void* address) const { return fiber_->holds(address); }
     bool in_the_call(const void* address) const;
@@ -135,10 +146,12 @@ class Worker : public Scheduler {
     static void fiber_main();
     void begin_launch(Launch& launch);
     void run_block(std::uint64_t block);
+    void refuse_unfinished();
     void go_on(void** saved);
     bool release();
     bool release_block();
     bool release_warp(unsigned warp);
+    bool release_pollers();
     void release_lanes(unsigned warp, std::uint32_t lanes, bool all);
     void resume_later(unsigned thread);
     void arrive_in_whole_warp(unsigned warp);
@@ -151,6 +164,8 @@ class Worker : public Scheduler {
     std::size_t shared_used_ = 0;
     const SharedArray* dynamic_ = nullptr; // the launch's dynamic shared memory, once declared
     bool copied_ = false;                  // a thread of this block has used its copies
+    AsyncWork async_;
+    unsigned vain_polls_ = 0; // times that all who poll were let go on, with no news for any
     Launch* launch_ = nullptr;
     Random random_{0};
     void* main_ = nullptr; // the worker's own stack, left while a block runs
@@ -227,9 +242,18 @@ void Worker::run_block(std::uint64_t block) {
     if (copied_)
         for (unsigned thread = 0; thread < total_; ++thread) copies_[thread].forget();
     copied_ = false;
+    async_.forget();
+    vain_polls_ = 0;
     check::begin_block(static_cast<std::uint32_t>(block));
     go_on(&main_);
+    if (!launch_->failed) refuse_unfinished();
     if (launch_->failed) fibers_.take_back_all(); // abandoned where they stood
+}
+
+// What still comes would come into the next block's shared memory.
+void Worker::refuse_unfinished() {
+    const std::string left = async_.left_behind();
+    if (!left.empty()) launch_->fail(left);
 }
 
 // The bottom of every fiber: starts threads until none is left to start, then hands over for good.
@@ -264,7 +288,8 @@ void Worker::go_on(void** saved) {
 }
 
 void Worker::wait(State state, std::uint32_t lanes, void* slot, Exchange exchange, Site site) {
-    if (state != State::at_block_barrier && !(lanes >> (current_ & 31u) & 1u))
+    if ((state == State::at_warp_barrier || state == State::at_exchange) &&
+        !(lanes >> (current_ & 31u) & 1u))
         fail("a warp operation at " + at(site) + " leaves out the lane that calls it, " + where());
     waiting_[current_] = {site, lanes, slot, exchange};
     states_[current_] = state;
@@ -283,17 +308,42 @@ void Worker::arrive_in_whole_warp(unsigned warp) {
 
 // ---------------------------------------------------------------------- releasing who waits
 
-// Nothing can run: whoever does not wait has exited. False when all have.
+// Nothing can run: whoever does not wait has exited. False when all have. Only when threads alone
+// bring nobody further does something arrive that they began: it comes as late as it may.
 bool Worker::release() {
     if (exited_ == total_) return false;
     if (!release_block()) {
         for (unsigned warp = 0; warp * 32 < total_; ++warp)
             while (release_warp(warp)) {}
     }
-    if (ready_count_ == 0) report_deadlock();
+    while (ready_count_ == 0 && async_.pending() > 0)
+        async_.deliver(launch_->seed == 0 ? 0 : random_() % async_.pending());
+    if (ready_count_ > 0)
+        vain_polls_ = 0;
+    else if (!release_pollers())
+        report_deadlock();
     if (launch_->seed != 0) random_.shuffle(ready_, ready_count_);
     std::reverse(ready_, ready_ + ready_count_);
     return true;
+}
+
+// Those who look whether a phase has ended, and would do something else if not.
+bool Worker::release_pollers() {
+    if (++vain_polls_ > kVainPolls) return false;
+    for (unsigned t = 0; t < total_; ++t)
+        if (states_[t] == State::polling) resume_later(t);
+    return ready_count_ > 0;
+}
+
+// What those wait for who wait for `what` may have come.
+void Worker::wake(const void* what) {
+    const unsigned before = ready_count_;
+    for (unsigned t = total_; t-- > 0;)
+        if ((states_[t] == State::parked || states_[t] == State::polling) &&
+            waiting_[t].slot == what)
+            resume_later(t);
+    vain_polls_ = 0;
+    if (launch_->seed != 0 && ready_count_ > before) random_.shuffle(ready_, ready_count_);
 }
 
 void Worker::resume_later(unsigned thread) {
@@ -376,7 +426,10 @@ void Worker::report_deadlock() {
         const Site site = waiting_[t].site;
         if (last.file && same(site, last)) continue;
         last = site;
-        message += " thread " + std::to_string(t) + " waits at " + at(site) + ";";
+        message += " thread " + std::to_string(t) + " waits at " + at(site);
+        if (states_[t] == State::parked || states_[t] == State::polling)
+            message += " for " + async_.lacking(waiting_[t].slot);
+        message += ";";
     }
     message += " " + std::to_string(exited_) + " of " + std::to_string(total_) + " have exited";
     fail(message);
@@ -401,11 +454,37 @@ void Worker::fail(const std::string& message) {
     __builtin_unreachable();
 }
 
+// "full[1]", as the source has it.
+std::string Worker::element_at(const void* address) const {
+    const auto* p = static_cast<const std::byte*>(address);
+    const auto named = [p](const SharedArray& array, const std::byte* memory) {
+        const auto offset = static_cast<std::size_t>(p - memory);
+        return std::string(array.name) + "[" + std::to_string(offset / array.element_bytes) + "]";
+    };
+    for (const Placed& placed : placed_)
+        if (p >= placed.memory && p < placed.memory + placed.array->bytes)
+            return named(*placed.array, placed.memory);
+    if (dynamic_ && p >= shared_ + kDynamicOffset)
+        return named(*dynamic_, shared_ + kDynamicOffset);
+    return "an address";
+}
+
 void fail(const std::string& message) { this_worker().fail(message); }
 std::string where() { return this_worker().where(); }
 unsigned current_thread() { return this_worker().current(); }
 bool is_shared(const void* address) { return this_worker().in_the_arena(address); }
 Copies& copies_of_the_thread() { return this_worker().copies(); }
+AsyncWork& async_work() { return this_worker().async(); }
+std::string element_at(const void* address) { return this_worker().element_at(address); }
+unsigned threads_of_the_block() { return this_worker().threads(); }
+void wake(const void* what) { this_worker().wake(what); }
+
+void park(const void* what, Site site) {
+    this_worker().wait(Scheduler::State::parked, 0, const_cast<void*>(what), nullptr, site);
+}
+void poll(const void* what, Site site) {
+    this_worker().wait(Scheduler::State::polling, 0, const_cast<void*>(what), nullptr, site);
+}
 
 bool belongs_to_the_thread(const void* address) {
     const auto* p = static_cast<const std::byte*>(address);
@@ -541,7 +620,7 @@ void run(const Grid& grid, const char* pretty_function, const Call& call) {
     Launch launch(grid, call, kernel_name(pretty_function), state.seed);
     refuse_impossible(launch);
     launch.block_order = block_order(launch.blocks, launch.seed);
-    check::begin_launch();
+    check::begin_launch(launch.threads);
     run_on_workers(launch);
     ++state.launches;
     if (launch.failed)

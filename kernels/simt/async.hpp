@@ -1,0 +1,114 @@
+// What a block has under way beside its threads: mbarriers, tiles being copied, products.
+#pragma once
+
+#include "copies.hpp"
+#include "hopper.hpp"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace simt {
+
+constexpr unsigned kMaxMbarriers = 64;
+
+struct MbarrierState {
+    const Mbarrier* where;
+    unsigned index;
+    unsigned arrivals;    // of a phase
+    unsigned phase;       // those that have ended
+    unsigned missing;     // arrivals of the one under way
+    std::size_t expected; // its bytes, of which so many have been begun and have come
+    std::size_t begun;
+    std::size_t come;
+    const char* unawaited; // where a tile was begun in a phase for which nobody has waited yet
+    int unawaited_line;
+    bool ended_unawaited; // whether that phase has ended
+};
+
+// A tile on its way, or all copies of a thread, which together count as an arrival.
+struct Coming {
+    MbarrierState* barrier;
+    std::byte* to; // of a tile, or null
+    TensorMap map;
+    int row, column;
+    std::vector<Copy> copies;
+};
+
+// d of the lanes of a warp, from its first product until it has been waited for.
+struct Sums {
+    std::array<float*, 32> d;
+    std::size_t count;         // of each lane
+    std::vector<float> values; // lane by lane
+    std::uint64_t last;        // product
+    std::uint32_t delivered;   // lanes
+};
+
+// One product of a warpgroup, which each of its warps begins for itself.
+struct Product {
+    detail::AnyOperand a, b;
+    Site site;
+    unsigned warps; // bits of those that have begun it
+    std::array<Sums*, 4> sums;
+};
+
+struct WarpOfGroup {
+    std::uint64_t begun = 0;           // products
+    std::vector<std::uint64_t> groups; // the last product of each that has not been waited for
+    std::uint64_t awaited = 0;         // all products up to this one
+    bool fenced = false;               // since the last wait
+    std::vector<std::unique_ptr<Sums>> sums;
+};
+
+constexpr std::size_t kProductDepth = 16, kMaxColumns = 256;
+
+// a or b of a product in float32: by depth, then line.
+struct alignas(16) Factor {
+    std::array<std::array<float, kMaxColumns>, kProductDepth> values;
+    std::array<float, kMaxColumns>& operator[](std::size_t k) { return values[k]; }
+};
+
+struct Warpgroup {
+    std::array<WarpOfGroup, 4> warps;
+    std::vector<Product> products; // those after the first `ended`
+    std::uint64_t ended = 0;
+    Factor a, b; // of the product that is being carried out
+};
+
+class AsyncWork {
+  public:
+    void forget(); // at a block's begin
+
+    MbarrierState* init(Mbarrier& barrier, unsigned arrivals); // null: there are too many
+    MbarrierState* find(const Mbarrier& barrier);              // null: it is none
+    void begin(Coming coming) { coming_.push_back(std::move(coming)); }
+    std::size_t pending() const { return coming_.size(); }
+    void deliver(std::size_t index);
+    Warpgroup& warpgroup(unsigned index);
+
+    // What a block that ends has not waited for, in a sentence; empty if nothing.
+    std::string left_behind() const;
+    // What is missing of that which a thread waits for.
+    std::string lacking(const void* what) const;
+
+  private:
+    std::array<MbarrierState, kMaxMbarriers> mbarriers_{};
+    unsigned mbarrier_count_ = 0;
+    std::vector<Coming> coming_;
+    std::vector<std::unique_ptr<Warpgroup>> warpgroups_;
+};
+
+// Of the block that runs (scheduler.cpp).
+AsyncWork& async_work();
+std::string element_at(const void* address); // "full[1]", as the source has it
+unsigned threads_of_the_block();
+// The thread that runs goes on after a wake() of `what`; a polling one, or when nobody else can.
+void park(const void* what, Site site);
+void poll(const void* what, Site site);
+void wake(const void* what);
+
+} // namespace simt

@@ -1,0 +1,185 @@
+"""Order between accesses where mbarriers, tiles and products are about, by brute force.
+
+As happens_before.py: a graph of all that happens in a block, and paths through it. Here what a
+thread begins may be over elsewhere: a tile and copies with a phase of a barrier, a product with a
+wait of any thread of its warpgroup.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import permutations
+from typing import NamedTuple
+
+WARP, WARPGROUP = 32, 128
+
+
+class Step(NamedTuple):
+    """What a thread does next.
+
+    The threads of a warp, of warpgroup 0 or of the block make the steps that name these, and
+    nobody but they.
+    """
+
+    what: str
+    element: int = 0
+    barrier: int = 0
+    phase: int = 0  # of "wait"; of "arrive", "load" and "arrive_by_copies" the one they count in
+
+
+Script = dict[int, list[Step]]  # by thread
+WARPGROUP_STEPS = ("multiply", "commit", "wait_all", "wait_all_but_one")
+
+
+class Member(NamedTuple):
+    """An access as a report names it; of a product, any thread of the warpgroup may be named."""
+
+    what: str  # "read", "write"
+    thread: int
+    product: bool = False
+
+    def is_named(self, other: Member) -> bool:
+        anyone = self.product and other.thread < WARPGROUP
+        return self.what == other.what and (anyone or self.thread == other.thread)
+
+
+class Fault(NamedTuple):
+    """Two accesses to one element that nothing orders, or that a fence is missing between."""
+
+    element: int
+    members: tuple[Member, Member]
+    unfenced: bool = False
+
+    def is_named(self, other: Fault) -> bool:
+        return (self.element, self.unfenced) == (other.element, other.unfenced) and any(
+            all(mine.is_named(its) for mine, its in zip(self.members, order, strict=True))
+            for order in permutations(other.members)
+        )
+
+
+Node = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class _Access:
+    member: Member
+    element: int
+    begins: frozenset[Node]  # what comes before has to come before all of these
+    end: Node | None  # never, if nothing waits for it
+    engine: bool  # whether by the copy engine or the tensor cores
+
+
+class Order:
+    """All that happens in one block that makes these steps."""
+
+    def __init__(self, script: Script) -> None:
+        self._after: dict[Node, set[Node]] = defaultdict(set)
+        self._fences: set[Node] = set()
+        self._accesses: list[_Access] = []
+        self._products: dict[int, tuple[int, set[Node]]] = {}  # number: element, begins
+        for thread, steps in script.items():
+            self._enter(thread, steps)
+        for number, (element, begins) in self._products.items():
+            member = Member("read", 0, product=True)
+            over = ("product over", number)
+            self._accesses.append(_Access(member, element, frozenset(begins), over, engine=True))
+        self._reached = {node: self._reachable(node) for node in self._ends()}
+
+    def faults(self) -> Iterator[Fault]:
+        """Each fault, if any, that a report may name."""
+        for a, b in permutations(self._accesses, 2):
+            if a.element != b.element or a.member.what == b.member.what == "read":
+                continue
+            members = (a.member, b.member)
+            if not self._before(a, b) and not self._before(b, a):
+                yield Fault(a.element, members)
+            written = a.member.what == "write" and not a.engine
+            if written and b.engine and self._before(a, b) and not self._fenced(a, b):
+                yield Fault(a.element, members, unfenced=True)
+
+    def _enter(self, thread: int, steps: Iterable[Step]) -> None:
+        counts: dict[str, int] = defaultdict(int)
+        last: Node = ("begin",)
+        groups: list[int] = []
+        copies: list[tuple[int, Node]] = []
+        for number, step in enumerate(steps):
+            here: Node = (thread, number)
+            what, phase = step.what, ("phase", step.barrier, step.phase)
+            bytes_in = ("bytes", step.barrier, step.phase)
+            if what in ("__syncthreads", "__syncwarp"):
+                here = (what, thread // WARP if what == "__syncwarp" else None, counts[what])
+                counts[what] += 1
+            self._after[last].add(here)
+            if what == "arrive":
+                self._after[here].add(phase)
+            elif what == "wait":
+                self._after[phase].add(here)
+                self._after[bytes_in].add(here)
+            elif what == "load":
+                self._after[here].add(phase)
+                begun: Node = (thread, number, "load")
+                self._after[here].add(begun)
+                here = begun
+                self._access("write", thread, step.element, begun, bytes_in, engine=True)
+            elif what == "copy":
+                copies.append((step.element, here))
+            elif what == "arrive_by_copies":
+                for element, begin in copies:
+                    self._access("write", thread, element, begin, bytes_in)
+                copies = []
+            elif what in ("read", "write"):
+                self._access(what, thread, step.element, here, here)
+            elif what == "fence":
+                self._fences.add(here)
+            elif what == "multiply":
+                counts[what] += 1
+                begins = self._products.setdefault(counts[what], (step.element, set()))[1]
+                begins.add(here)
+            elif what == "commit":
+                groups.append(counts["multiply"])
+            elif what in ("wait_all", "wait_all_but_one"):
+                done = len(groups) - (what == "wait_all_but_one")
+                for product in range(1, groups[done - 1] + 1) if done > 0 else ():
+                    self._after["product over", product].add(here)
+                del groups[: max(0, done - 1)]  # the last one done vouches for those before
+            if step.what in ("arrive", "load", "arrive_by_copies"):
+                self._after[bytes_in].add(("bytes", step.barrier, step.phase + 1))
+            last = here
+        for element, begin in copies:
+            self._access("write", thread, element, begin, None)
+
+    def _access(
+        self,
+        what: str,
+        thread: int,
+        element: int,
+        begin: Node,
+        end: Node | None,
+        engine: bool = False,
+    ) -> None:
+        member = Member(what, thread)
+        self._accesses.append(_Access(member, element, frozenset({begin}), end, engine))
+
+    def _before(self, a: _Access, b: _Access) -> bool:
+        return a.end is not None and b.begins <= self._reached[a.end]
+
+    def _fenced(self, a: _Access, b: _Access) -> bool:
+        assert a.end is not None
+        fences = self._fences & self._reached[a.end]
+        return all(any(begin in self._reached[f] for f in fences) for begin in b.begins)
+
+    def _ends(self) -> set[Node]:
+        return {access.end for access in self._accesses if access.end} | self._fences
+
+    def _reachable(self, start: Node) -> set[Node]:
+        """What comes after a node, and itself."""
+        seen = {start}
+        left = [start]
+        while left:
+            for node in self._after.get(left.pop(), ()):
+                if node not in seen:
+                    seen.add(node)
+                    left.append(node)
+        return seen

@@ -1,0 +1,567 @@
+"""Hopper's barriers, tiles and products on the emulation: their numbers, and what the checker sees.
+
+The kernels are in hopper_cases.cu.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from random import Random
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from async_order import Fault, Member, Order, Script, Step
+from emulated import program
+from samples import normal
+
+SOURCE = Path(__file__).with_name("hopper_cases.cu")
+Floats = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _built(tmp_path_factory, checked=False)
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _built(tmp_path_factory, checked=True)
+
+
+@pytest.fixture(params=["fast", "checked"])
+def built(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.getfixturevalue(request.param)
+    return path
+
+
+def _built(tmp_path_factory: pytest.TempPathFactory, *, checked: bool) -> Path:
+    base = tmp_path_factory.getbasetemp()
+    folder = base / f"hopper_cases_{'checked' if checked else 'fast'}"
+    return program(folder, [SOURCE], base / "emulation", checked=checked)
+
+
+def computed(program: Path, *arguments: object, given: bytes) -> Floats:
+    done = subprocess.run(
+        [program, *map(str, arguments)], input=given, capture_output=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return np.frombuffer(done.stdout, np.float32)
+
+
+def rounded(*shape: int, seed: int) -> Floats:
+    """Normal numbers that are bfloat16 already."""
+    return normal(*shape, seed=seed).astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def bits(x: Floats) -> bytes:
+    return x.astype(ml_dtypes.bfloat16).tobytes()
+
+
+def assert_product(y: Floats, a: Floats, b: Floats) -> None:
+    """That y is a b^T, but for the rounding of sums in float32."""
+    exact = a.astype(np.float64) @ b.T
+    magnitude = np.abs(a).astype(np.float64) @ np.abs(b).T
+    assert (np.abs(y.reshape(exact.shape) - exact) <= 8 * 2.0**-24 * magnitude).all()
+
+
+MAJORS = [(a, b) for a in ("k", "mn") for b in ("k", "mn")]
+
+
+@pytest.mark.parametrize("majors", MAJORS, ids="-".join)
+@pytest.mark.parametrize("columns", [64, 96, 128, 192, 256])
+def test_one_product_of_every_size_and_way(
+    built: Path, columns: int, majors: tuple[str, str]
+) -> None:
+    a, b = rounded(64, 64, seed=1), rounded((columns + 63) // 64 * 64, 64, seed=2)
+    tiles = [tile.T if majors[1] == "mn" else tile for tile in b.reshape(-1, 64, 64)]
+    given = bits(a.T if majors[0] == "mn" else a) + bits(np.concatenate(tiles))
+    y = computed(built, "multiply", columns, *majors, given=given)
+    assert_product(y, a, b[:columns])
+
+
+def factor(lines: Floats, major: str) -> bytes:
+    """A factor as it lies in memory: rows of a multiple of 8 elements, NaN behind their end."""
+    matrix = lines if major == "k" else lines.T
+    rest = np.full((len(matrix), -matrix.shape[1] % 8), np.nan, np.float32)
+    return bits(np.concatenate([matrix, rest], axis=1))
+
+
+@pytest.mark.parametrize("schedule", range(4))
+@pytest.mark.parametrize("majors", MAJORS, ids="-".join)
+def test_a_warp_specialised_product_in_every_schedule(
+    built: Path, majors: tuple[str, str], schedule: int
+) -> None:
+    """Two blocks by two, none full; five stages, of which the last is short."""
+    rows, columns, depth = 141, 203, 263
+    a, b = rounded(rows, depth, seed=3), rounded(columns, depth, seed=4)
+    given = factor(a, majors[0]) + factor(b, majors[1])
+    y = computed(built, "product", schedule, *majors, rows, columns, depth, given=given)
+    assert_product(y, a, b)
+
+
+# ---------------------------------------------------------------------- what is reported
+
+
+def said(program: Path, case: str, schedule: int = 0) -> tuple[str, Floats]:
+    """A small kernel's report, "" where there is none, and what it wrote."""
+    done = subprocess.run(
+        [program, case, str(schedule)], capture_output=True, check=False, timeout=60
+    )
+    return done.stderr.decode().rstrip(), np.frombuffer(done.stdout, np.float32)
+
+
+def line_of(marker: str) -> int:
+    """The line of the source that ends with this comment."""
+    lines = SOURCE.read_text().splitlines()
+    (line,) = (i for i, text in enumerate(lines, 1) if text.endswith(f"// {marker}"))
+    return line
+
+
+def located(text: str) -> str:
+    """The text with "{marker}" as a report names that line, "{/marker}" with the file's path."""
+    text = re.sub(r"\{/(.+?)\}", lambda m: f"{SOURCE}:{line_of(m[1])}", text)
+    return re.sub(r"\{(.+?)\}", lambda m: f"{SOURCE.name}:{line_of(m[1])}", text)
+
+
+UNDER_WAY = "to which a {} is under way: begun by block 0 thread 0 at {{{}}}, and not waited for"
+STILL_READ = (
+    "which a wgmma still reads: begun by block 0 thread 128 at {stage: multiply}, "
+    "and not waited for"
+)
+UNFENCED = "written by block 0 thread {} at {{{}}}, and no fence_proxy_async between the two"
+STUCK = (
+    "no thread of the block can go on: thread 0 waits at {{/stage: empty}} for phase 0 of "
+    "empty[0], which lacks 1 arrivals and 0 bytes; thread 128 waits at {{/stage: full}} for "
+    "phase 0 of full[0], which lacks {}; 127 of 256 have exited"
+)
+FIRST = "block (0,0,0) thread (0,0,0)"
+LOADS = "write by block 0 thread 0 at {stage: load} of stage"
+
+# Only the checker sees these; the others in REFUSED the fast emulation reports as well.
+SEEN = {
+    "stage not_awaited": "read by block 0 thread 128 at {stage: multiply} of stage[0], "
+    + UNDER_WAY.format("load_tile", "stage: load"),
+    "stage read_unawaited": "read by block 0 thread 128 at {stage: read} of stage[128], "
+    + UNDER_WAY.format("load_tile", "stage: load"),
+    "stage handed_early": f"{LOADS}[0], {STILL_READ}",
+    "stage not_committed": f"{LOADS}[0], {STILL_READ}",
+    "stage overwritten": f"{LOADS}[128], " + UNFENCED.format(128, "stage: write"),
+    "stage init_unordered": "data race on full[0]: used by block 0 thread 128 at {stage: full}, "
+    "initialised by block 0 thread 0 at {stage: init}, and no barrier orders the two",
+    "stage init_unfenced": "used by block 0 thread 0 at {stage: load} of full[0] for a load_tile, "
+    "initialised by block 0 thread 0 at {stage: init}, and no mbarrier_fence_init between the two",
+    "copy tied_unfenced": "read by block 0 thread 0 at {copy: multiply} of stage[0], "
+    + UNFENCED.format(0, "copy: begin"),
+    "copy tied_unawaited": "read by block 0 thread 0 at {copy: multiply} of stage[0], "
+    + UNDER_WAY.format("cp.async", "copy: begin"),
+    "copy misaligned": "misaligned access to stage + 128 bytes, which should be a multiple of 1024 "
+    f"bytes, at {{copy: load}}, {FIRST}",
+    "copy beyond": f"out-of-bounds write of 4096 bytes at {{copy: load}}, {FIRST}, "
+    "0 bytes after the end of stage (8192 bytes)",
+    "copy to_global": "y + 0 bytes is not in shared memory, as it should be, "
+    f"at {{copy: load}}, {FIRST}",
+    "copy second_of_eight": "a K-major operand begins in the first of eight rows, not at "
+    "stage + 128 bytes, at {copy: multiply}, block (0,0,0) thread (96,0,0)",
+    "copy in_place": "read by block 0 thread 0 at {copy: load} of x[2], "
+    + UNFENCED.format(0, "copy: write"),
+}
+REFUSED = {
+    "stage no_wgmma_fence": "no wgmma_fence since the sums of this wgmma were last waited for, "
+    "at {stage: multiply}, block (0,0,0) thread (224,0,0)",
+    "stage too_few_bytes": "full[0] expects 4096 bytes in its phase 0, to which tiles of 8192 "
+    "bytes come, the last begun at {stage: load}",
+    "stage too_many_bytes": STUCK.format("0 arrivals and 8192 bytes"),
+    "stage one_arrival_short": STUCK.format("1 arrivals and 0 bytes"),
+    "stage one_arrival_more": "full[0] takes 1 arrivals in a phase, and phase 0 gets one more, "
+    f"by {FIRST}",
+    "stage never_initialised": "empty[0] is no mbarrier: mbarrier_init has not been called, "
+    f"at {{stage: empty}}, {FIRST}",
+    "stage left_behind": "the block ends, and nobody has waited for the load_tile begun at "
+    "{stage: load}, by full[0]",
+    "copy apart": "warps of one warpgroup begin different products: one at {copy: multiply}, "
+    "another at {copy: multiply}, block (0,0,0) thread (64,0,0)",
+    "copy three_warps": "a warpgroup is four whole warps, at {copy: fence}, "
+    "block (0,0,0) thread (64,0,0)",
+}
+
+
+def assert_reported(case: str, line: str, report: str) -> None:
+    kernel, _, rest = line.partition(" launched at ")
+    name = case.partition(" ")[0]
+    assert kernel.partition("<")[0] == f"{name}_kernel"
+    assert rest == f"{SOURCE}:{line_of(f'{name}: launch')}: {located(report)}"
+
+
+@pytest.mark.parametrize("case", [*SEEN, *REFUSED])
+def test_a_bug_is_reported_as_what_it_is(checked: Path, case: str) -> None:
+    line, y = said(checked, case)
+    assert_reported(case, line, (SEEN | REFUSED)[case])
+    assert not y.size
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_the_fast_emulation_refuses_what_could_not_go_on(fast: Path, case: str) -> None:
+    assert_reported(case, said(fast, case)[0], REFUSED[case])
+
+
+@pytest.mark.parametrize("schedule", range(1, 6))
+@pytest.mark.parametrize("case", [*SEEN, *REFUSED])
+def test_a_bug_is_reported_in_every_schedule(checked: Path, case: str, schedule: int) -> None:
+    line, _ = said(checked, case, schedule)
+    assert " launched at " in line
+
+
+X = np.fromfunction(lambda i, j: (i + 2 * j) % 7 - 3, (64, 128))  # as run_small() makes it
+RIGHT = {
+    "stage rightly": X @ X.T,
+    "stage polled": X @ X.T,
+    "copy rightly": X[:, :16] @ X[:, :16].T,
+    "copy tied": X[:, :16] @ X[:, :16].T,
+}
+
+
+@pytest.mark.parametrize("schedule", range(6))
+@pytest.mark.parametrize("case", RIGHT)
+def test_a_right_kernel_is_right_and_not_reported(built: Path, case: str, schedule: int) -> None:
+    line, y = said(built, case, schedule)
+    assert not line
+    np.testing.assert_array_equal(y.reshape(64, 64), RIGHT[case])
+
+
+@pytest.mark.parametrize("schedule", range(6))
+@pytest.mark.parametrize("case", ["stage overwritten_fenced", "copy in_place_fenced"])
+def test_what_threads_wrote_behind_a_fence_is_not_reported(
+    checked: Path, case: str, schedule: int
+) -> None:
+    line, y = said(checked, case, schedule)
+    assert not line
+    assert not np.isnan(y).any()
+
+
+@pytest.mark.parametrize("schedule", range(6))
+@pytest.mark.parametrize("case", ["stage one_left", "stage not_committed", "stage handed_early"])
+def test_what_is_not_waited_for_is_spoilt(fast: Path, case: str, schedule: int) -> None:
+    """Products are carried out, and tiles arrive, as late as they may."""
+    line, y = said(fast, case, schedule)
+    assert not line
+    assert np.isnan(y).any()
+
+
+# ---------------------------------------------------------------------- every history
+
+THREADS = 160  # kScriptThreads of the source
+LANES = (0, 1, 33, 128, 129)  # of three warps, of which the first two are of the warpgroup
+BARRIERS = ELEMENTS = 3
+KINDS = (  # as the source's
+    *("read", "write", "__syncthreads", "__syncwarp", "arrive", "wait", "load", "fence"),
+    *("multiply", "commit", "wait_all", "wait_all_but_one", "copy", "arrive_by_copies"),
+)
+SCRIPTS = 60  # for each seed
+
+
+class Writer:
+    """Writes a script that nothing can keep from its end, by going through one of its runs.
+
+    Of each barrier two lanes arrive, and each of them waits for a phase before it arrives in the
+    next one: so that which arrival is of which phase is the same in every schedule.
+    """
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.touches = random.choice((0.1, 0.2, 0.4))  # how many of the steps touch an element
+        self.script: Script = {thread: [] for thread in range(THREADS)}
+        self.partners = [tuple(random.sample(LANES, 2)) for _ in range(BARRIERS)]
+        self.arrived = [dict.fromkeys(partners, 0) for partners in self.partners]
+        self.awaited = [dict.fromkeys(partners, 0) for partners in self.partners]
+
+    def ended(self, barrier: int) -> int:
+        return min(self.arrived[barrier].values())
+
+    def by(self, threads: Iterable[int], step: Step) -> None:
+        for thread in threads:
+            self.script[thread].append(step)
+
+    def arrive(self, lane: int, barrier: int, what: str, element: int = 0) -> None:
+        phase = self.arrived[barrier][lane]
+        self.by([lane], Step(what, element, barrier, phase))
+        self.arrived[barrier][lane] += 1
+
+    def wait(self, lane: int, barrier: int) -> None:
+        self.by([lane], Step("wait", 0, barrier, self.awaited[barrier][lane]))
+        self.awaited[barrier][lane] += 1
+
+    def step(self) -> None:
+        random = self.random
+        lane, element = random.choice(LANES), random.randrange(ELEMENTS)
+        barrier = random.randrange(BARRIERS)
+        touching = random.random() < self.touches
+        what = random.choice(
+            ("read", "write", "copy", "load", "load", "multiply")
+            if touching
+            else ("fence", "fence", "waits", "sync", "sync", "arrive", "arrive", "both", "both")
+        )
+        if what in ("read", "write", "copy", "fence"):
+            self.by([lane], Step(what, 0 if what == "fence" else element))
+        elif what == "multiply":
+            self.by(range(128), Step("multiply", element))
+            self.by(range(128), Step("commit"))
+        elif what == "waits":
+            self.by(range(128), Step(random.choice(("wait_all", "wait_all_but_one"))))
+        elif what == "sync" and random.random() < 0.3:
+            self.by(range(THREADS), Step("__syncthreads"))
+        elif what == "sync":
+            first = random.choice((0, 32, 128))
+            self.by(range(first, first + 32), Step("__syncwarp"))
+        elif what == "both":
+            self.meet(barrier)
+        else:
+            self.arrive_or_wait(random.choice(self.partners[barrier]), barrier, what, element)
+
+    def arrive_or_wait(self, lane: int, barrier: int, what: str, element: int) -> None:
+        if self.awaited[barrier][lane] < min(self.arrived[barrier][lane], self.ended(barrier)):
+            self.wait(lane, barrier)
+        elif self.arrived[barrier][lane] == self.awaited[barrier][lane]:
+            if what == "load":
+                self.arrive(lane, barrier, "load", element)
+            else:
+                self.arrive(lane, barrier, self.random.choice(("arrive", "arrive_by_copies")))
+
+    def meet(self, barrier: int) -> None:
+        """All that is left of a phase, and of the next if there is nothing."""
+        most = max(self.arrived[barrier].values())
+        if self.ended(barrier) == most == min(self.awaited[barrier].values()):
+            most += 1
+        for lane in self.partners[barrier]:
+            while self.arrived[barrier][lane] < most:
+                if self.awaited[barrier][lane] < self.arrived[barrier][lane]:
+                    self.wait(lane, barrier)
+                self.arrive(lane, barrier, "arrive")
+        for lane in self.partners[barrier]:
+            while self.awaited[barrier][lane] < most:
+                self.wait(lane, barrier)
+
+    def finish(self) -> Script:
+        """So that every tile has been waited for."""
+        for barrier in range(BARRIERS):
+            if max(self.arrived[barrier].values()) > min(self.awaited[barrier].values()):
+                self.meet(barrier)
+        return self.script
+
+
+def numbers_of(schedule: int, script: Script) -> Iterator[int]:
+    """A script as hopper_cases.cu reads it."""
+    yield schedule
+    yield from (2 for _ in range(BARRIERS))
+    for thread in range(THREADS):
+        yield len(script[thread])
+        for step in script[thread]:
+            which = step.phase % 2 if step.what == "wait" else step.element
+            yield 16 * (4 * step.barrier + which) + KINDS.index(step.what)
+
+
+ACCESS = r"(?:(read|write|begun|written) by block 0 thread (\d+) at module offset 0x[0-9a-f]+)"
+REPORTS = (
+    rf"data race on data\[(?P<at>\d+)\]: {ACCESS}, {ACCESS}, and no barrier",
+    rf"{ACCESS} of data\[(?P<at>\d+)\], to which a (?:load_tile|cp\.async) is under way: {ACCESS}",
+    rf"{ACCESS} of data\[(?P<at>\d+)\], which a wgmma still (?P<reads>reads): {ACCESS}",
+    rf"{ACCESS} of data\[(?P<at>\d+)\], {ACCESS}, and no fence_(?P<unfenced>proxy)_async",
+)
+
+
+def fault_in(line: str) -> Fault | None:
+    """What a report names; None where nothing is reported."""
+    if line == "no report":
+        return None
+    for pattern in REPORTS:
+        if found := re.search(pattern, line):
+            groups = found.groupdict()
+            before = "read" if groups.get("reads") else "write"
+            named = re.findall(ACCESS, found[0])
+            members = [
+                Member(what if what in ("read", "write") else before, int(thread))
+                for what, thread in named
+            ]
+            element = int(found["at"]) // (16 * 64)
+            return Fault(element, (members[0], members[1]), bool(groups.get("unfenced")))
+    pytest.fail(line)
+
+
+Ask = Callable[[int, Script], Fault | None]
+
+
+@pytest.fixture(scope="module")
+def reported(checked: Path) -> Iterator[Ask]:
+    """What the checker reports of a script.
+
+    The program finds no addr2line, which takes longer than all the rest, and names machine code.
+    """
+    with subprocess.Popen(
+        [checked, "scripts"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"PATH": ""},
+        text=True,
+    ) as process:
+        to, back = process.stdin, process.stdout
+        assert to
+        assert back
+
+        def ask(schedule: int, script: Script) -> Fault | None:
+            print(*numbers_of(schedule, script), file=to, flush=True)
+            return fault_in(back.readline().rstrip())
+
+        yield ask
+        to.close()
+
+
+def assert_found(existing: Sequence[Fault], found: Fault | None, shown: object) -> None:
+    if found is None:
+        assert not existing, (existing, shown)
+    else:
+        assert any(fault.is_named(found) for fault in existing), (found, shown)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_fault_is_reported_where_there_is_one_and_nowhere_else(reported: Ask, seed: int) -> None:
+    random = Random(seed)
+    faulty = 0
+    for _ in range(SCRIPTS):
+        writer = Writer(random)
+        for _ in range(random.randint(4, 30)):
+            writer.step()
+        script = writer.finish()
+        schedule = random.randint(0, 5)
+        existing = list(Order(script).faults())
+        shown = schedule, {lane: script[lane] for lane in (*LANES, 2)}
+        assert_found(existing, reported(schedule, script), shown)
+        faulty += bool(existing)
+    assert SCRIPTS / 4 < faulty < 3 / 4 * SCRIPTS  # the scripts show both
+
+
+READ, WRITE, COPY, FENCE, MULTIPLY, COMMIT, WAIT_ALL, SYNC = (
+    Step(what)
+    for what in (
+        "read",
+        "write",
+        "copy",
+        "fence",
+        "multiply",
+        "commit",
+        "wait_all",
+        "__syncthreads",
+    )
+)
+SYNCWARP = Step("__syncwarp")
+PRODUCT = [MULTIPLY, COMMIT, WAIT_ALL]
+WARPGROUP = range(128)
+
+
+def arrive(barrier: int) -> Step:
+    return Step("arrive", 0, barrier)
+
+
+def wait(barrier: int) -> Step:
+    return Step("wait", 0, barrier)
+
+
+def load(barrier: int) -> Step:
+    return Step("load", 0, barrier)
+
+
+# Of each, what the threads named do, before what all of the warpgroup do.
+FAULTY: dict[str, tuple[dict[int, list[Step]], list[Step]]] = {
+    "a fence before the write": (
+        {
+            0: [FENCE, WRITE, arrive(0), arrive(1), wait(1)],
+            1: [arrive(0), wait(0), load(1), wait(1)],
+        },
+        [],
+    ),
+    "a fence of a thread that does not know of the write": (
+        {thread: [SYNC] for thread in range(THREADS)} | {128: [WRITE, SYNC], 129: [FENCE, SYNC]},
+        PRODUCT,
+    ),
+    "a third reader": (
+        {0: [READ, arrive(0)], 33: [READ, arrive(0)], 128: [READ], 129: [wait(0), WRITE]},
+        [],
+    ),
+    "a reader that reads again behind its arrival": (
+        {0: [READ, arrive(0), READ], 1: [arrive(0), wait(0), WRITE]},
+        [],
+    ),
+    "its own copies, whose end nobody has told it": (
+        {0: [COPY, Step("arrive_by_copies"), READ], 1: [arrive(0)]},
+        [],
+    ),
+    "its own tile": ({0: [load(0), READ, wait(0)], 1: [arrive(0)]}, []),
+    "one thread of the warpgroup has waited": (
+        {0: [arrive(0), wait(0)], 128: [WRITE, FENCE, arrive(0)]},
+        PRODUCT,
+    ),
+    "a product that has not been waited for": (
+        {thread: [MULTIPLY, COMMIT, SYNC] for thread in WARPGROUP}
+        | {thread: [SYNC] for thread in range(128, THREADS)}
+        | {128: [SYNC, WRITE]},
+        [],
+    ),
+}
+FAULTLESS: dict[str, tuple[dict[int, list[Step]], list[Step]]] = {
+    "a fence of the reader": (
+        {
+            0: [WRITE, arrive(0), arrive(1), wait(1)],
+            1: [arrive(0), wait(0), FENCE, load(1), wait(1), READ],
+        },
+        [],
+    ),
+    "a fence of one between the two": (
+        {
+            0: [WRITE, arrive(0), arrive(2), wait(2)],
+            1: [arrive(0), wait(0), FENCE, arrive(1)],
+            33: [arrive(1), wait(1), load(2), wait(2)],
+        },
+        [],
+    ),
+    "what a lane knows of another by __syncwarp": (
+        {thread: [SYNCWARP] for thread in range(32)}
+        | {0: [WRITE, SYNCWARP], 1: [SYNCWARP, arrive(0)], 33: [arrive(0), wait(0), WRITE]},
+        [],
+    ),
+    "three readers": (
+        {
+            0: [READ, arrive(0)],
+            33: [READ, arrive(0), arrive(1)],
+            128: [READ, arrive(1)],
+            129: [wait(0), wait(1), WRITE],
+        },
+        [],
+    ),
+    "what was written before the first barrier": (
+        {thread: [SYNC, FENCE] for thread in range(THREADS)} | {128: [WRITE, SYNC]},
+        PRODUCT,
+    ),
+    "a product that one thread has waited for": (
+        {thread: list(PRODUCT) for thread in WARPGROUP}
+        | {5: [*PRODUCT, arrive(0)], 128: [arrive(0), wait(0), WRITE]},
+        [],
+    ),
+}
+HISTORIES = FAULTY | FAULTLESS
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+def test_what_chance_may_not_think_of(reported: Ask, history: str) -> None:
+    own, of_group = HISTORIES[history]
+    script = {
+        thread: own.get(thread, []) + (of_group if thread in WARPGROUP else [])
+        for thread in range(THREADS)
+    }
+    existing = list(Order(script).faults())
+    assert bool(existing) == (history in FAULTY)
+    for schedule in range(10):
+        assert_found(existing, reported(schedule, script), schedule)
