@@ -596,7 +596,7 @@ def _near(block: Block) -> SearchStrategy[Block]:
     """Blocks of a shape that differs in one axis, or has one more or fewer."""
     shapes = [(1, *block.shape), (*block.shape, 1), block.shape[1:], block.shape[::-1]]
     for axis, length in enumerate(block.shape):
-        for other in (0, length - 1, length + 1, 2 * length):
+        for other in (0, max(length - 1, 0), length + 1, 2 * length):
             shapes.append((*block.shape[:axis], other, *block.shape[axis + 1 :]))
     return st.sampled_from(shapes).map(lambda shape: replace(block, shape=shape))
 
