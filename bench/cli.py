@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     listed.add_argument("--net", help="network (alexnet)")
     listed.add_argument("--preset", help="of alexnet (caffe)")
     listed.add_argument("--batch", type=int, help="images (128)")
-    listed.add_argument("--precision", help="fp32 or bf16 (fp32)")
+    listed.add_argument("--precision", help="fp32, fp32x3 or bf16 (fp32)")
     listed.add_argument(
         "--unfused", action="store_true", default=None, help="every layer an operation of its own"
     )
