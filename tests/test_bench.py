@@ -132,8 +132,8 @@ def test_a_norm_with_a_wrong_window_does_not_pass(name: str) -> None:
 
 def test_a_sum_that_forgets_an_image_does_not_pass() -> None:
     class Forgets(NumpyBackend):
-        def _conv_wgrad(self, x: Any, dy: Any, dw: Any, db: Any, g: Any) -> None:
-            super()._conv_wgrad(x[:-1], dy[:-1], dw, db, g)
+        def _conv_wgrad(self, x: Any, dy: Any, dw: Any, db: Any, *how: Any) -> None:
+            super()._conv_wgrad(x[:-1], dy[:-1], dw, db, *how)
 
     case = case_of("conv3 wgrad")
     wrong = gate.check(Forgets(), case, case.arrays())
@@ -171,8 +171,8 @@ def test_a_gradient_that_goes_past_its_relu_is_wrong() -> None:
     """The fused step leaves ReLU's gradient to the operation behind it."""
 
     class Past(NumpyBackend):
-        def _linear_dgrad(self, dy: Any, w: Any, gate: Any, factor: float, dx: Any) -> None:
-            super()._linear_dgrad(dy, w, None, factor, dx)
+        def _linear_dgrad(self, dy: Any, w: Any, gate: Any, *more: Any) -> None:
+            super()._linear_dgrad(dy, w, None, *more)
 
     case = steps.StepCase(TINY, "tiny", 3)
     for precision in PRECISIONS:
@@ -181,9 +181,9 @@ def test_a_gradient_that_goes_past_its_relu_is_wrong() -> None:
 
 def test_an_update_in_the_wrong_half_is_wrong() -> None:
     class High(NumpyBackend):
-        def _linear_wgrad_sgd(self, x: Any, dy: Any, w: Any, b: Any) -> None:
+        def _linear_wgrad_sgd(self, x: Any, dy: Any, w: Any, *more: Any) -> None:
             low = w.low.copy()
-            super()._linear_wgrad_sgd(x, dy, w, b)
+            super()._linear_wgrad_sgd(x, dy, w, *more)
             w.low[...] = low
 
     case = next(one for one in cases.fused(TINY, 3, "bf16") if one.name == "fc8 wgrad + update")
