@@ -24,20 +24,20 @@ bool in_vectors(int extent, int whole_extent, const void* data) {
 }
 
 // How the operands are multiplied and loaded.
-template <Units units_, bool vectors_> struct Way {
-    static constexpr Units units = units_;
+template <class Tiles_, bool vectors_> struct Way {
+    using Tiles = Tiles_;
+    using Element = typename Tiles::Element;
     static constexpr bool vectors = vectors_;
-    using Element = typename Tiles<units>::Element;
 };
 
 // Calls `use` with the way of operands of type T: the loop of the float32 units takes no vectors.
 template <class T, class Use> void with_way(bool tensor, bool vectors, Use use) {
     if constexpr (std::is_same_v<T, bf16>)
-        return vectors ? use(Way<Units::bf16, true>{}) : use(Way<Units::bf16, false>{});
+        return vectors ? use(Way<Bf16Tiles, true>{}) : use(Way<Bf16Tiles, false>{});
     else if (!tensor)
-        return use(Way<Units::fp32, false>{});
+        return use(Way<FloatTiles, false>{});
     else
-        return vectors ? use(Way<Units::split, true>{}) : use(Way<Units::split, false>{});
+        return vectors ? use(Way<SplitTiles, true>{}) : use(Way<SplitTiles, false>{});
 }
 
 // Where a group's part begins: of x and dx its first channel, of y and dy its first filter's, and
@@ -87,7 +87,7 @@ template <class Way> struct ConvDgrad : Way {
 
 template <class Way> struct ConvWgrad : Way {
     using T = typename Way::Element;
-    using RowSums = std::bool_constant<Way::units != Units::fp32>;
+    using RowSums = std::negation<std::is_same<typename Way::Tiles, FloatTiles>>;
     using Taps = AcrossRows<Patches<T>>;
     using A = AcrossRows<Matrix<T>>;
     using B = std::conditional_t<RowSums::value, Taps, AndOnes<Taps>>;
@@ -111,25 +111,25 @@ template <class Way> struct ConvWgrad : Way {
 
 // ---------------------------------------------------------------------- sizes
 
-template <Units units> GemmSize fprop_size(const ConvShape& s) {
-    return gemm_size_as_whole<units>(s.groups, static_cast<int>(s.out_pixels()),
+template <class Tiles> GemmSize fprop_size(const ConvShape& s) {
+    return gemm_size_as_whole<Tiles>(s.groups, static_cast<int>(s.out_pixels()),
                                      s.filters / s.groups, static_cast<int>(s.taps()),
                                      s.filters * s.towers);
 }
 
-template <Units units> GemmSize dgrad_size(const ConvShape& s) {
-    return gemm_size<units>(s.groups, static_cast<int>(s.in_pixels()), s.channels / s.groups,
+template <class Tiles> GemmSize dgrad_size(const ConvShape& s) {
+    return gemm_size<Tiles>(s.groups, static_cast<int>(s.in_pixels()), s.channels / s.groups,
                             s.filter_h * s.filter_w * (s.filters / s.groups));
 }
 
-template <Units units> GemmSize wgrad_size(const ConvShape& s) {
+template <class Tiles> GemmSize wgrad_size(const ConvShape& s) {
     const int rows = s.filters / s.groups;
     const int columns = static_cast<int>(s.taps()) + 1;
     const int depth = static_cast<int>(s.out_pixels());
-    if constexpr (ConvWgrad<Way<units, false>>::RowSums::value)
-        return gemm_size_with_row_sums<units>(s.groups, rows, columns, depth);
+    if constexpr (ConvWgrad<Way<Tiles, false>>::RowSums::value)
+        return gemm_size_with_row_sums<Tiles>(s.groups, rows, columns, depth);
     else
-        return gemm_size<units>(s.groups, rows, columns, depth);
+        return gemm_size<Tiles>(s.groups, rows, columns, depth);
 }
 
 // What a product needs whose size depends on its way, but not on how operands are loaded.
@@ -148,21 +148,24 @@ template <class T> void wgrad(const T* x, const T* dy, WgradEpilogue<T> epilogue
     const bool vectors = in_vectors(g.group_channels, shape.channels, x) &&
                          in_vectors(g.group_filters, shape.filters, dy);
     with_way<T>(shape.tensor, vectors, [&](auto way) {
-        gemm(ConvWgrad<decltype(way)>{{}, x, dy, g, epilogue}, wgrad_size<way.units>(shape),
-             workspace, stream);
+        gemm(ConvWgrad<decltype(way)>{{}, x, dy, g, epilogue},
+             wgrad_size<typename decltype(way)::Tiles>(shape), workspace, stream);
     });
 }
 
 } // namespace
 
 template <class T> std::size_t conv_fprop_workspace(const ConvShape& shape) {
-    return workspace_of<T>(shape, [&](auto way) { return fprop_size<way.units>(shape); });
+    return workspace_of<T>(
+        shape, [&](auto way) { return fprop_size<typename decltype(way)::Tiles>(shape); });
 }
 template <class T> std::size_t conv_dgrad_workspace(const ConvShape& shape) {
-    return workspace_of<T>(shape, [&](auto way) { return dgrad_size<way.units>(shape); });
+    return workspace_of<T>(
+        shape, [&](auto way) { return dgrad_size<typename decltype(way)::Tiles>(shape); });
 }
 template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape) {
-    return workspace_of<T>(shape, [&](auto way) { return wgrad_size<way.units>(shape); });
+    return workspace_of<T>(
+        shape, [&](auto way) { return wgrad_size<typename decltype(way)::Tiles>(shape); });
 }
 
 template <class T, class Y>
@@ -183,8 +186,8 @@ void conv_fprop(const T* x, const T* w, const float* b, Y* y, const ConvShape& s
     const bool vectors =
         in_vectors(g.group_channels, shape.channels, x) && in_vectors(g.taps, g.taps, w);
     with_way<T>(shape.tensor, vectors, [&](auto way) {
-        gemm(ConvFprop<decltype(way)>{{}, x, w, g, epilogue}, fprop_size<way.units>(shape),
-             workspace, stream);
+        gemm(ConvFprop<decltype(way)>{{}, x, w, g, epilogue},
+             fprop_size<typename decltype(way)::Tiles>(shape), workspace, stream);
     });
 }
 
@@ -196,8 +199,8 @@ template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float
                          in_vectors(g.group_filters, shape.filters, dy) &&
                          in_vectors(g.group_channels, g.group_channels, w);
     with_way<T>(shape.tensor, vectors, [&](auto way) {
-        gemm(ConvDgrad<decltype(way)>{{}, dy, w, g, epilogue}, dgrad_size<way.units>(shape),
-             workspace, stream);
+        gemm(ConvDgrad<decltype(way)>{{}, dy, w, g, epilogue},
+             dgrad_size<typename decltype(way)::Tiles>(shape), workspace, stream);
     });
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import oracle
+import pyalexnet
 from oracle import Exact, double
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.masks import Mask
@@ -249,6 +250,40 @@ def test_nan_stays_in_its_row(be: Any, dtype: Any, tensor: bool) -> None:
     (y,) = run(be, "linear_fprop", x, w, b, tensor=tensor)
     np.testing.assert_array_equal(np.isnan(y).all(axis=1), [False, True, False])
     assert not np.isnan(y[[0, 2]]).any()
+
+
+@EACH_PRODUCT
+def test_infinity_stays_in_its_row(be: Any, dtype: Any, tensor: bool) -> None:
+    """Infinite or NaN, but not finite; so what is too large for a bfloat16, in three of them."""
+    for number in (np.inf, -np.inf, np.finfo(np.float32).max if tensor else np.inf):
+        x, w, b, _ = arrays(VECTORS, dtype)
+        x[1, 2] = number
+        (y,) = run(be, "linear_fprop", x, w, b, tensor=tensor)
+        if np.isinf(number):
+            assert not np.isfinite(y[1]).any()
+        assert np.isfinite(np.delete(y, 1, axis=0)).all()
+
+
+@pytest.mark.parametrize("tensor", [False, True], ids=["float32", "float32x3"])
+@pytest.mark.parametrize("exponent", [-52, 0, 60])
+def test_numbers_of_many_sizes(be: Any, exponent: int, tensor: bool) -> None:
+    """From 2^-110 on a number is the sum of its three; a product's size is that of its larger."""
+    x, w, b, _ = arrays(DEEP)
+    for i, one in enumerate((x, w)):
+        one *= np.exp2(exponent + 48 * np.sin(normal(*one.shape, seed=8 + i))).astype(np.float32)
+    b *= np.float32(2.0 ** (2 * exponent))
+    (y,) = run(be, "linear_fprop", x, w, b, tensor=tensor)
+    assert_close(y, oracle.linear_fprop(x, w, b))
+
+
+def test_tensor_cores_give_other_bits() -> None:
+    """Else the argument might get lost on its way, and every test pass."""
+    be = pyalexnet.backend("sim")
+    x, w, b, dy = map(be.asarray, arrays(DEEP))
+    for op, inputs in (("fprop", (x, w, b)), ("dgrad", (dy, w)), ("wgrad", (x, dy))):
+        both = [getattr(be, f"linear_{op}")(*inputs, tensor=tensor) for tensor in (False, True)]
+        first, second = (each[0] if isinstance(each, tuple) else each for each in both)
+        assert not np.array_equal(first, second), op
 
 
 @pytest.mark.big
