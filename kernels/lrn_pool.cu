@@ -1,8 +1,8 @@
 // LRN and the overlapping max-pool behind it in one kernel, and their gradient with both ReLUs' in
 // another: what lies between is never stored, and never rounded.
 //
-// The networks' form (windows of five channels, beta .75, pixels and groups of whole vectors of
-// eight channels) has kernels of its own; whatever else there is goes to simple ones, which find a
+// The networks' form (windows of five channels, beta .75, pixels and groups of whole vectors of 16
+// bytes) has kernels of its own; whatever else there is goes to simple ones, which find a
 // pixel's neighbours in L1.
 #include "channels.cuh"
 #include "lrn_rows.cuh"
@@ -51,9 +51,7 @@ struct Steps {
 // computes while the other waits for memory or at its barrier.
 constexpr int kThreads = 448;
 constexpr int kBlocks = 2;
-// Channels that a thread holds: 16 bytes of bf16, and a window's reach is a quarter of it.
-constexpr int kChannels = 8;
-constexpr int kReach = 2;
+constexpr int kReach = 2; // of a window, to either side
 // Rows of outputs, or of the gradient's pixels, that a block walks down. Its first window's first
 // row is read by the block above too: one row in 2 x 9.
 constexpr int kOutputRows = 9;
@@ -103,24 +101,25 @@ __device__ __forceinline__ Neighbourhood neighbourhood(int vector, int group_vec
     return {place != 0, place != group_vectors - 1};
 }
 
-// The eight channels at `from`, and the sums s of their windows. The two channels on either side
-// come from L1.
+// The vector of channels at `from`, and the sums s of their windows. The two channels on either
+// side come from L1, where other lanes have just brought them.
 template <class T> __device__ __forceinline__ void load_scales(const T* from, Neighbourhood near,
                                                                const ResponseNorm& norm,
-                                                               float (&x)[kChannels],
-                                                               float (&s)[kChannels]) {
+                                                               float (&x)[kVector<T>],
+                                                               float (&s)[kVector<T>]) {
+    constexpr int channels = kVector<T>;
     float left[kReach] = {}, right[kReach] = {};
     load_channels(from, x);
     if (near.before) load_pair(from - kReach, left);
-    if (near.behind) load_pair(from + kChannels, right);
+    if (near.behind) load_pair(from + channels, right);
 #pragma unroll
-    for (int i = 0; i < kChannels; ++i) {
+    for (int i = 0; i < channels; ++i) {
         float sum = 0.0f;
 #pragma unroll
         for (int c = i - kReach; c <= i + kReach; ++c) {
-            const float value = c < 0           ? left[c + kReach]
-                                : c < kChannels ? x[c]
-                                                : right[c - kChannels];
+            const float value = c < 0          ? left[c + kReach]
+                                : c < channels ? x[c]
+                                               : right[c - channels];
             sum += value * value;
         }
         s[i] = norm.k + norm.alpha * sum;
@@ -129,20 +128,21 @@ template <class T> __device__ __forceinline__ void load_scales(const T* from, Ne
 
 // Of a column's pixels in one window, the first maximum of each channel and its row; four rows to a
 // word, where one instruction replaces one of them.
-struct ColumnMaxima {
-    float value[kChannels];
-    unsigned rows[2];
+template <int channels> struct ColumnMaxima {
+    float value[channels];
+    unsigned rows[channels / 4];
 
-    __device__ __forceinline__ void begin(const float (&values)[kChannels]) {
+    __device__ __forceinline__ void begin(const float (&values)[channels]) {
 #pragma unroll
-        for (int i = 0; i < kChannels; ++i) value[i] = values[i];
-        rows[0] = rows[1] = 0;
+        for (int i = 0; i < channels; ++i) value[i] = values[i];
+#pragma unroll
+        for (unsigned& four : rows) four = 0;
     }
 
-    __device__ __forceinline__ void see(const float (&values)[kChannels], int row) {
+    __device__ __forceinline__ void see(const float (&values)[channels], int row) {
         const unsigned four_times = static_cast<unsigned>(row) * 0x01010101u;
 #pragma unroll
-        for (int i = 0; i < kChannels; ++i) {
+        for (int i = 0; i < channels; ++i) {
             // True also of the first NaN: no comparison with a NaN holds.
             if (value[i] == value[i] && !(values[i] <= value[i])) {
                 const unsigned own = 0xffu << 8 * (i % 4);
@@ -162,26 +162,27 @@ __device__ __forceinline__ bool goes_before(float value, int code, float best, i
     return same ? code < best_code : best == best && !(value <= best);
 }
 
-// A thread normalises eight channels of one column of pixels, walking down a strip of rows, and
-// keeps the maxima of each window's rows; at the end of a window the block's columns meet in shared
-// memory, and every thread that has an output there takes the maximum across. Vectors of a pixel
-// move fastest. Every pixel is read and normalised once by a block, but for the row that two strips
-// share and the columns that two tiles share; a row that two windows share stays in registers.
-// Bound by bytes, x once and y and where once; the arithmetic (two roots and some 25 instructions
-// an element) is close behind.
+// A thread normalises one vector of channels of one column of pixels, walking down a strip of rows,
+// and keeps the maxima of each window's rows; at the end of a window the block's columns meet in
+// shared memory, and every thread that has an output there takes the maximum across. Vectors of a
+// pixel move fastest. Every pixel is read and normalised once by a block, but for the row that two
+// strips share and the columns that two tiles share; a row that two windows share stays in
+// registers. Bound by bytes, x once and y and where once; the arithmetic (two roots and some 25
+// instructions an element) is close behind.
 template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     lrn_maxpool_fprop_kernel(const T* __restrict__ x, T* __restrict__ y,
                              std::uint8_t* __restrict__ where, PoolShape g, Tiling tiling,
                              int group_vectors, ResponseNorm norm, bool relu) {
-    // By halves of a thread's channels. Two stages: the next window's are written while this one's
+    constexpr int channels = kVector<T>;
+    // By fours of a thread's channels. Two stages: the next window's are written while this one's
     // are read.
-    SIMT_SHARED(Four<float>, maxima, [2][2][kThreads]);
-    SIMT_SHARED(unsigned, rows_of_maxima, [2][2][kThreads]);
+    SIMT_SHARED(Four<float>, maxima, [2][channels / 4][kThreads]);
+    SIMT_SHARED(unsigned, rows_of_maxima, [2][channels / 4][kThreads]);
     const BlockPlace block = block_place(tiling);
     const int thread = static_cast<int>(threadIdx.x);
     const int column = thread / tiling.vectors; // of the tile
     const int vector = block.first_vector + thread % tiling.vectors;
-    const int vectors = g.channels / kChannels;
+    const int vectors = g.channels / channels;
     const Neighbourhood near = neighbourhood(vector, group_vectors);
 
     const int first_pixel = block.first_column * g.stride;
@@ -190,23 +191,22 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     const bool has_pixel = column < pixels && vector < vectors;
     const bool has_output = column < outputs && vector < vectors;
     const std::int64_t row_length = std::int64_t{g.width} * g.channels;
-    x +=
-        (block.image * g.height * g.width + first_pixel + column) * g.channels + kChannels * vector;
+    x += (block.image * g.height * g.width + first_pixel + column) * g.channels + channels * vector;
     const int end = min(block.first_row + tiling.rows, g.out_height);
 
-    float values[kChannels];
+    float values[channels];
     bool first_row_is_here = false; // in `values`
     for (int p = block.first_row; p < end; ++p) {
         const Span down = window_pixels(p, g.size, g.stride, g.height);
         const int stage = p % 2;
         if (has_pixel) {
-            ColumnMaxima own{};
+            ColumnMaxima<channels> own{};
             for (int h = down.first; h < down.end; ++h) {
                 if (h > down.first || !first_row_is_here) {
-                    float s[kChannels];
+                    float s[channels];
                     load_scales(x + h * row_length, near, norm, values, s);
 #pragma unroll
-                    for (int i = 0; i < kChannels; ++i) values[i] *= three_quarters(rsqrtf(s[i]));
+                    for (int i = 0; i < channels; ++i) values[i] *= three_quarters(rsqrtf(s[i]));
                 }
                 if (h == down.first)
                     own.begin(values);
@@ -215,31 +215,31 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
             }
             first_row_is_here = g.size == g.stride + 1;
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const float* const four = own.value + 4 * half;
-                maxima[stage][half][thread] = {{four[0], four[1], four[2], four[3]}};
-                rows_of_maxima[stage][half][thread] = own.rows[half];
+            for (int four = 0; four < channels / 4; ++four) {
+                const float* const of = own.value + 4 * four;
+                maxima[stage][four][thread] = {{of[0], of[1], of[2], of[3]}};
+                rows_of_maxima[stage][four][thread] = own.rows[four];
             }
         }
         __syncthreads();
         if (!has_output) continue;
         const Span across = window_pixels(column, g.size, g.stride, pixels);
-        float best[kChannels];
-        int best_at[kChannels];
+        float best[channels];
+        int best_at[channels];
 #pragma unroll
-        for (int i = 0; i < kChannels; ++i) {
+        for (int i = 0; i < channels; ++i) {
             best[i] = -INFINITY; // behind which anything goes, an infinity too, for its lesser code
             best_at[i] = kNoCode;
         }
         for (int q = across.first; q < across.end; ++q) {
             const int there = q * tiling.vectors + thread % tiling.vectors;
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const Four<float> column_best = maxima[stage][half][there];
-                const unsigned rows = rows_of_maxima[stage][half][there];
+            for (int four = 0; four < channels / 4; ++four) {
+                const Four<float> column_best = maxima[stage][four][there];
+                const unsigned rows = rows_of_maxima[stage][four][there];
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
-                    const int c = 4 * half + i;
+                    const int c = 4 * four + i;
                     const float value = column_best.of[i];
                     const int row = static_cast<int>(rows >> 8 * i & 0xffu);
                     const int code = row * g.size + (q - across.first);
@@ -256,48 +256,49 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
         }
         const std::int64_t row = block.image * g.out_height + p;
         const std::int64_t out =
-            (row * g.out_width + block.first_column + column) * g.channels + kChannels * vector;
+            (row * g.out_width + block.first_column + column) * g.channels + channels * vector;
         store_channels(y + out, best);
-        Codes<std::uint8_t, kChannels>::pack(best_at).store(where + out);
+        Codes<std::uint8_t, channels>::pack(best_at).store(where + out);
     }
 }
 
-// The gradient that a pixel's eight channels receive from the windows that hold it.
+// The gradient that one vector of a pixel's channels receives from the windows that hold it.
 template <class T> __device__ __forceinline__ void
 gather(const T* __restrict__ dy, const T* __restrict__ y, const std::uint8_t* __restrict__ where,
-       const PoolShape& g, Span down, Span across, int h, int w, float (&sum)[kChannels]) {
+       const PoolShape& g, Span down, Span across, int h, int w, float (&sum)[kVector<T>]) {
+    constexpr int channels = kVector<T>;
 #pragma unroll
     for (float& value : sum) value = 0.0f;
     for (int p = down.first; p < down.end; ++p) {
         for (int q = across.first; q < across.end; ++q) {
             const std::int64_t out = (std::int64_t{p} * g.out_width + q) * g.channels;
             const int own = (h - p * g.stride) * g.size + (w - q * g.stride);
-            const auto chosen = Codes<std::uint8_t, kChannels>::load(where + out);
-            float passed[kChannels];
+            const auto chosen = Codes<std::uint8_t, channels>::load(where + out);
+            float passed[channels];
             load_channels(dy + out, passed);
             if (y) {
-                float outputs[kChannels];
+                float outputs[channels];
                 load_channels(y + out, outputs);
 #pragma unroll
-                for (int i = 0; i < kChannels; ++i)
-                    passed[i] = outputs[i] > 0.0f ? passed[i] : 0.0f;
+                for (int i = 0; i < channels; ++i) passed[i] = outputs[i] > 0.0f ? passed[i] : 0.0f;
             }
 #pragma unroll
-            for (int i = 0; i < kChannels; ++i)
+            for (int i = 0; i < channels; ++i)
                 if (chosen[i] == own) sum[i] += passed[i];
         }
     }
 }
 
-// A thread computes eight channels of one column of pixels, walking down a strip of rows; a block
-// has all channels of its columns, and the t = dy x s^-1.75 of a vector's neighbours comes through
-// shared memory. Vectors of a pixel move fastest. Bound by bytes: x is read once and dx written
-// once; dy, where and y are read by every pixel of a window, from L1 but the first time.
+// A thread computes one vector of channels of one column of pixels, walking down a strip of rows; a
+// block has all channels of its columns, and the t = dy x s^-1.75 of a vector's neighbours comes
+// through shared memory. Vectors of a pixel move fastest. Bound by bytes: x is read once and dx
+// written once; dy, where and y are read by every pixel of a window, from L1 but the first time.
 template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     lrn_maxpool_dgrad_kernel(const T* __restrict__ x, const T* __restrict__ y,
                              const T* __restrict__ dy, const std::uint8_t* __restrict__ where,
                              T* __restrict__ dx, PoolShape g, Tiling tiling, int group_vectors,
                              ResponseNorm norm, bool gated) {
+    constexpr int channels = kVector<T>;
     // A vector's first two t and its last two. Two stages: the next row's are written while this
     // one's are read.
     SIMT_SHARED(Four<float>, edges, [2][kThreads]);
@@ -308,10 +309,9 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     const Neighbourhood near = neighbourhood(vector, group_vectors);
     const bool has_pixel = thread / tiling.vectors < tiling.columns && w < g.width;
 
-    const std::int64_t in =
-        (block.image * g.height * g.width + w) * g.channels + kChannels * vector;
+    const std::int64_t in = (block.image * g.height * g.width + w) * g.channels + channels * vector;
     const std::int64_t out =
-        block.image * g.out_height * g.out_width * g.channels + kChannels * vector;
+        block.image * g.out_height * g.out_width * g.channels + channels * vector;
     dy += out;
     where += out;
     if (y) y += out;
@@ -321,20 +321,20 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     const float factor = 2.0f * norm.alpha * norm.beta;
 
     for (int h = block.first_row; h < end; ++h) {
-        float own[kChannels], gradient[kChannels];
-        float t[kReach + kChannels + kReach] = {};
+        float own[channels], gradient[channels];
+        float t[kReach + channels + kReach] = {};
         const std::int64_t at = in + std::int64_t{h} * g.width * g.channels;
         if (has_pixel) {
             gather(dy, y, where, g, down, across, h, w, gradient);
-            float s[kChannels];
+            float s[channels];
             load_scales(x + at, near, norm, own, s);
 #pragma unroll
-            for (int i = 0; i < kChannels; ++i) {
+            for (int i = 0; i < channels; ++i) {
                 const float root = rsqrtf(s[i]);
                 gradient[i] *= three_quarters(root);
                 t[kReach + i] = __fmul_rn(gradient[i], own[i] * root * root);
             }
-            edges[h % 2][thread] = {{t[kReach], t[kReach + 1], t[kChannels], t[kChannels + 1]}};
+            edges[h % 2][thread] = {{t[kReach], t[kReach + 1], t[channels], t[channels + 1]}};
         }
         __syncthreads();
         if (has_pixel) {
@@ -345,11 +345,11 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
             }
             if (near.behind) {
                 const Four<float> right = edges[h % 2][thread + 1];
-                t[kReach + kChannels] = right.of[0];
-                t[kReach + kChannels + 1] = right.of[1];
+                t[kReach + channels] = right.of[0];
+                t[kReach + channels + 1] = right.of[1];
             }
 #pragma unroll
-            for (int i = 0; i < kChannels; ++i) {
+            for (int i = 0; i < channels; ++i) {
                 float sum = t[i];
 #pragma unroll
                 for (int d = 1; d <= 2 * kReach; ++d) sum += t[i + d];
@@ -458,9 +458,9 @@ void launch_any_dgrad(const T* x, const T* y, const T* dy, const Where* where, T
 
 // ---------------------------------------------------------------------- choosing
 
-bool networks_form(const PoolShape& g, int groups, const ResponseNorm& norm) {
+template <class T> bool networks_form(const PoolShape& g, int groups, const ResponseNorm& norm) {
     return norm.size == 2 * kReach + 1 && norm.beta == 0.75f &&
-           g.channels / groups % kChannels == 0;
+           g.channels / groups % kVector<T> == 0;
 }
 
 int whole_warps(int threads) { return (threads + 31) / 32 * 32; }
@@ -473,8 +473,8 @@ int span_of(const PoolShape& g, std::int64_t windows) {
 
 // All vectors of a pixel in a block, if that leaves columns for a few windows side by side; as many
 // columns as there are threads for.
-Tiling fprop_tiling(const PoolShape& g) {
-    const int vectors = g.channels / kChannels;
+template <class T> Tiling fprop_tiling(const PoolShape& g) {
+    const int vectors = g.channels / kVector<T>;
     const int few = span_of(g, g.out_width < 4 ? g.out_width : 4);
     Tiling tiling{};
     tiling.rows = even_part(g.out_height, kOutputRows);
@@ -490,10 +490,10 @@ Tiling fprop_tiling(const PoolShape& g) {
 }
 
 // Of maps whose pixels fit a block.
-Tiling dgrad_tiling(const PoolShape& g) {
+template <class T> Tiling dgrad_tiling(const PoolShape& g) {
     Tiling tiling{};
     tiling.rows = even_part(g.height, kPixelRows);
-    tiling.vectors = g.channels / kChannels;
+    tiling.vectors = g.channels / kVector<T>;
     tiling.columns = even_part(g.width, kThreads / tiling.vectors);
     tiling.strips = divide_up(g.height, tiling.rows);
     tiling.column_tiles = divide_up(g.width, tiling.columns);
@@ -509,10 +509,11 @@ void lrn_maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, int grou
                        ResponseNorm norm, bool relu, Stream stream) {
     const int length = shape.channels / groups;
     if constexpr (sizeof(Where) == 1) {
-        if (networks_form(shape, groups, norm) && channels_align<T>(shape.channels, x, y, where)) {
-            const Tiling tiling = fprop_tiling(shape);
+        if (networks_form<T>(shape, groups, norm) &&
+            channels_align<T>(shape.channels, x, y, where)) {
+            const Tiling tiling = fprop_tiling<T>(shape);
             simt::launch<lrn_maxpool_fprop_kernel<T>>(grid_of(shape.images, tiling, stream), x, y,
-                                                      where, shape, tiling, length / kChannels,
+                                                      where, shape, tiling, length / kVector<T>,
                                                       norm, relu);
             return;
         }
@@ -530,12 +531,12 @@ void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy, const Where* where, 
                        PoolShape shape, int groups, ResponseNorm norm, bool gated, Stream stream) {
     const int length = shape.channels / groups;
     if constexpr (sizeof(Where) == 1) {
-        if (networks_form(shape, groups, norm) && shape.channels <= kThreads * kChannels &&
+        if (networks_form<T>(shape, groups, norm) && shape.channels <= kThreads * kVector<T> &&
             channels_align<T>(shape.channels, x, y, dy, where, dx)) {
-            const Tiling tiling = dgrad_tiling(shape);
+            const Tiling tiling = dgrad_tiling<T>(shape);
             simt::launch<lrn_maxpool_dgrad_kernel<T>>(grid_of(shape.images, tiling, stream), x, y,
                                                       dy, where, dx, shape, tiling,
-                                                      length / kChannels, norm, gated);
+                                                      length / kVector<T>, norm, gated);
             return;
         }
     }

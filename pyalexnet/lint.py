@@ -117,6 +117,8 @@ def examples() -> dict[str, Call]:
         **_neurons(),
         **_norms(),
         **_pools(),
+        **_norms_with_pools("", FLOAT32),
+        **_norms_with_pools(" bfloat16", BFLOAT16),
         "dropout_fprop": lambda be: be.dropout_fprop(_x(be, 8, 256), keep=0.5, **_DRAW),
         "dropout_dgrad": lambda be: be.dropout_dgrad(_x(be, 8, 256), keep=0.5, **_DRAW),
         "softmax_cross_entropy": lambda be: be.softmax_cross_entropy(
@@ -126,9 +128,7 @@ def examples() -> dict[str, Call]:
             _x(be, 4096), _x(be, 4096), _x(be, 4096), lr=0.1, momentum=0.9, weight_decay=0.1
         ),
         "split_weights": lambda be: be.split_weights(_x(be, 4096)),
-        "join_weights": lambda be: be.join_weights(
-            _x(be, 4096, dtype=BFLOAT16), be.zeros((4096,), np.uint16)
-        ),
+        "join_weights": lambda be: be.join_weights(*be.split_weights(_x(be, 4096))),
         "exchange_gather": lambda be: be.exchange_gather([_x(be, 4, 9, 48), _x(be, 4, 9, 48)]),
         "exchange_scatter_add": lambda be: be.exchange_scatter_add(
             [_x(be, 4, 9, 96), _x(be, 4, 9, 96)], start=48, channels=48
@@ -138,6 +138,7 @@ def examples() -> dict[str, Call]:
 
 _MAPS = (2, 9, 9, 96)
 _POOLED = (2, 4, 4, 96)
+_ANY = (7, 2225)  # some of whose elements make no vector
 _DRAW = {"seed": 1, "step": 2, "layer": 3}
 
 
@@ -235,16 +236,16 @@ def _linear(suffix: str, dtype: np.dtype[Any], tensor: bool = False) -> dict[str
 
 def _neurons() -> dict[str, Call]:
     return {
-        "relu_fprop": lambda be: be.relu_fprop(_x(be, *_MAPS)),
-        "relu_dgrad": lambda be: be.relu_dgrad(_x(be, *_MAPS), _x(be, *_MAPS)),
-        "tanh_fprop": lambda be: be.tanh_fprop(_x(be, *_MAPS)),
-        "tanh_dgrad": lambda be: be.tanh_dgrad(_x(be, *_MAPS), _x(be, *_MAPS)),
-        "scale": lambda be: be.scale(_x(be, *_MAPS), factor=0.5),
+        "relu_fprop": lambda be: be.relu_fprop(_x(be, *_ANY)),
+        "relu_dgrad": lambda be: be.relu_dgrad(_x(be, *_ANY), _x(be, *_ANY)),
+        "tanh_fprop": lambda be: be.tanh_fprop(_x(be, *_ANY)),
+        "tanh_dgrad": lambda be: be.tanh_dgrad(_x(be, *_ANY), _x(be, *_ANY)),
+        "scale": lambda be: be.scale(_x(be, *_ANY), factor=0.5),
     }
 
 
 def _norms() -> dict[str, Call]:
-    how = {"alpha": 1e-4, "beta": 0.75, "k": 2.0}
+    how: dict[str, Any] = {"alpha": 1e-4, "beta": 0.75, "k": 2.0}
     return {
         "lrn_fprop": lambda be: be.lrn_fprop(_x(be, *_MAPS), size=5, **how),
         "lrn_dgrad": lambda be: be.lrn_dgrad(_x(be, *_MAPS), _x(be, *_MAPS), size=5, **how),
@@ -266,6 +267,27 @@ def _pools() -> dict[str, Call]:
         "avgpool_dgrad": lambda be: be.avgpool_dgrad(
             _x(be, *_POOLED), x_shape=_MAPS, size=3, stride=2
         ),
+    }
+
+
+def _norms_with_pools(suffix: str, dtype: np.dtype[Any]) -> dict[str, Call]:
+    """Between ReLUs, of maps of a type."""
+    how: dict[str, Any] = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0, "groups": 2}
+    how |= {"pool_size": 3, "pool_stride": 2}
+
+    def maps(be: SimcheckBackend, *shape: int) -> Array:
+        return _x(be, *shape, dtype=dtype)
+
+    def dgrad(be: SimcheckBackend) -> Array:
+        where = be.asarray(np.random.default_rng(0).integers(0, 9, _POOLED, np.uint8))
+        x, y, dy = maps(be, *_MAPS), maps(be, *_POOLED), maps(be, *_POOLED)
+        return be.lrn_maxpool_dgrad(x, dy, where, **how, y=y, gated=True)
+
+    return {
+        f"lrn_maxpool_fprop{suffix}": lambda be: be.lrn_maxpool_fprop(
+            maps(be, *_MAPS), **how, relu=True
+        ),
+        f"lrn_maxpool_dgrad{suffix}": dgrad,
     }
 
 

@@ -185,8 +185,8 @@ void lrns() {
 // channels. The last windows of a row are clipped.
 void lrn_pools() {
     const ResponseNorm norm{5, 1.0f, 0.75f, 2.0f};
-    const PoolShape shapes[] = {{1, 23, 8, 48, 11, 4, 3, 2},  // strips of 6 and 5 rows of windows
-                                {1, 2, 29, 256, 1, 14, 3, 2}, // tiles of 10, 10 and 9 columns
+    const PoolShape shapes[] = {{1, 23, 8, 40, 11, 4, 3, 2},  // strips of 6 and 5 rows of windows
+                                {1, 2, 29, 256, 1, 14, 3, 2}, // tiles of 6 columns, and one of 5
                                 {2, 6, 6, 6, 3, 3, 3, 2}};
     for (const PoolShape& s : shapes) {
         const std::size_t x = s.images * s.height * s.width * s.channels;

@@ -147,6 +147,8 @@ CALLS = [
         (STORED, STORED.shape[1:]),
         CROPS | {"size": (5, 5), "block": 3, "pad": (1, 0, 0, 1), "dtype": BFLOAT16},
     ),
+    Call("images_to_depth", "x y", ((2, 4, 6, 3),), {"block": 2}),
+    Call("images_to_depth", "x y", ((2, 5, 6, 3),), {"pad": (0, 0, 2, 0), "dtype": BFLOAT16}),
     Call("filters_to_depth", "w deep", ((2, 4, 6, 3),), {"block": 2}),
     Call("filters_to_depth", "w deep", (half(2, 4, 6, 3),), {"block": 2}),
     Call("filters_from_depth", "ddeep dw", ((2, 2, 3, 12),), {"w_shape": (2, 4, 6, 3), "block": 2}),

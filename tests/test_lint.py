@@ -97,8 +97,13 @@ EXCEPTIONS = {
     **{("four.cuh", f"b.{one}", pass_): (2.01, BEHIND) for one in "wv" for pass_ in PASSES},
     ("augment.cu", "y", "write"): (2.3, "24 bytes of a pixel's 96; the next rows fill its sectors"),
     ("depth.cu", "w", "read"): (1.65, "a block has 12 numbers of a row of 33"),
+    ("channels.cuh", "x", "read"): (
+        4.01,
+        "two neighbours of each eight, which others read as well",
+    ),
     ("gemm.cuh", "a_slices", "write"): (2.01, TWO_WAY),
     ("gemm.cuh", "b_slices", "write"): (2.01, TWO_WAY),
+    ("lrn_pool.cu", "rows_of_maxima", "read"): (2.01, "a window begins at every other column"),
     ("augment.cu", "x", "read"): (2.01, "a crop's 32 bytes lie across a border of sectors"),
 }
 
@@ -132,11 +137,13 @@ def test_every_exception_is_needed(be: Any) -> None:
 
 
 @CHECKED
-def test_every_operation_and_every_kernel_file_is_looked_at(be: Any) -> None:
-    launchers = re.findall(r"^void (\w+)\(", (KERNELS / "ops.h").read_text(), re.MULTILINE)
+def test_every_launcher_and_every_kernel_file_is_looked_at(be: Any) -> None:
+    launchers = re.findall(r"\bvoid (\w+)\(", (KERNELS / "ops.h").read_text())
     called = {name.partition(" ")[0] for name in examples()}
+    assert len(launchers) > 30
     assert {op for op in launchers if not {op, f"{op}_fprop"} & called} == set()
     files = {file.name for file in KERNELS.glob("*.cu*") if "_kernel(" in file.read_text()}
+    files -= {"pool.cu", "sgd.cu"}  # which touch memory only by channels.cuh and four.cuh
     assert {place(row)[0] for some in rows().values() for row in some} >= files
 
 
@@ -200,4 +207,4 @@ def test_the_command_marks_what_is_over_the_bound(
     for line, ratio in zip(table, ratios, strict=False):
         assert line.startswith("!" if ratio > BOUND else " ")
     main(["--all"])
-    assert "activation.cu" in capsys.readouterr().out
+    assert "bf16.cuh" in capsys.readouterr().out
