@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import pyalexnet
-from bench import cards, cases, floors, gate, steps
+from bench import cards, cases, errors, floors, gate, steps
 from bench.cases import Case
 from bench.reference import ReferenceBackend
 from bench.steps import WAYS, Gate, Ours
@@ -20,6 +20,7 @@ from pyalexnet import nets
 from pyalexnet.backends.numpy import NumpyBackend
 from pyalexnet.net import NetSpec
 from pyalexnet.plan import PRECISIONS, Precision
+from tolerance import SUM
 from trial import arrays_of, as_tuple, place
 
 TINY = nets.alexnet(10, "caffe", width=1 / 32, input_shape=(67, 67, 3))
@@ -165,6 +166,16 @@ def test_gate_of_a_step(ours: Ours) -> None:
 def test_a_fused_step_that_reads_blocks(case: steps.StepCase, precision: Precision) -> None:
     """conv1 of 11 x 11 pixels, padded or not, a norm with its pool, dropout."""
     assert Gate().check(pyalexnet.backend("numpy"), case, Ours(precision, "fused")) is None
+
+
+def test_errors_beside_float64() -> None:
+    """Of every product; no further off than plain float32's bound, and nearer where sums are long."""
+    found = list(errors.rows(pyalexnet.backend("sim"), TINY))
+    assert [row.name for row in found[:3]] == ["conv1 fprop", "conv1 wgrad", "conv2 fprop"]
+    for row in found:
+        assert all(0 < one.worst <= SUM for one in row.errors.values())
+        if row.terms > 250:
+            assert row.errors["fp32x3"].norm < row.errors["fp32"].norm
 
 
 def test_a_gradient_that_goes_past_its_relu_is_wrong() -> None:
