@@ -3,7 +3,7 @@
 //
 //   C[g][m][n] = sum over d of A[g][m][d] * B[g][d][n],     m < rows, n < columns, d < depth
 //
-// A block computes one tile of C, each of its four warps a quarter of that. Slices of A and B, 32
+// A block computes one tile of C, each of its warps an equal part of that. Slices of A and B, 32
 // deep, arrive in a ring of stages in shared memory: while the warps multiply one, copies of the
 // next ones are under way, and the one multiplied before is overwritten. So one barrier a slice is
 // enough. Out of shared memory a warp takes fragments of 16 x 16 elements by ldmatrix, the next 16
@@ -14,15 +14,15 @@
 // from a multiple of 16 bytes on (`vectors`). Otherwise it gathers its elements one by one.
 //
 // Of float32 operands a slice has three planes, of bf16 one: a float is exactly the sum of the bf16
-// nearest to it (high), of the one nearest to what that lacks (middle), and of the rest (low). Its
-// 24 bits are more than a register pair of bf16 can be copied with, so they pass through registers,
-// where they are split, while the present slice is multiplied. Six of the nine products of planes
-// are taken: middle low, low middle and low low, at most 2^-24 of a product in all, are not (the
-// middle is at most 2^-8 of a number, its low 2^-17). They are summed 16 of the depth at a time
-// from zero on, smallest first, so that the small ones are rounded at their own size; and a sum of
-// 16 is added to the others in float32 proper, once. So it loses less than a chain of float32
-// multiply-adds, and tensor cores, which cut a sum off rather than round it, do so in sums of 16
-// alone (Ootomo and Yokota: Recovering single precision accuracy from tensor cores; 2022).
+// nearest to it (high), of the one nearest to what that lacks (middle), and of the rest (low). No
+// copy splits it, so it passes through registers: it is read before the present slice is multiplied
+// and split after that. Six of the nine products of planes are taken: middle low, low middle and
+// low low, at most 2^-24 of a product in all, and 2^-34, are not (the middle is at most 2^-8 of a
+// number, its low 2^-17). They are summed 16 of the depth at a time from zero on, smallest first,
+// so that the small ones are rounded at their own size; and a sum of 16 is added to the others in
+// float32 proper, once. So it loses less than a chain of float32 multiply-adds, and tensor cores,
+// which cut a sum off rather than round it, do so in sums of 16 alone (Ootomo and Yokota:
+// Recovering single precision accuracy from tensor cores; 2022).
 //
 // The sums go through shared memory to the epilogue, where neighbouring threads have neighbouring
 // fours of a row: whole sectors are read and written, and the code stands there once.

@@ -169,7 +169,7 @@ def test_a_fused_step_that_reads_blocks(case: steps.StepCase, precision: Precisi
 
 
 def test_errors_beside_float64() -> None:
-    """Of every product; no further off than plain float32's bound, and nearer where sums are long."""
+    """Of every product: within the bound of any, and nearer than plain where sums are long."""
     found = list(errors.rows(pyalexnet.backend("sim"), TINY))
     assert [row.name for row in found[:3]] == ["conv1 fprop", "conv1 wgrad", "conv2 fprop"]
     for row in found:
