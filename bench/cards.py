@@ -44,10 +44,10 @@ def get(name: str) -> Card:
 
 
 def _known() -> tuple[Card, ...]:
-    hopper = {"fp32": 60e12, "tf32": 400e12, "bf16": 790e12}
+    hopper = {"fp32": 60e12, "fp32x3": 790e12 / 6, "tf32": 400e12, "bf16": 790e12}
     assumed = "assumed: what libraries reach in large products and copies, not measured here"
     sheet = "data sheet of the SXM card with 80 GB"
-    ampere = {"fp32": 19.5e12, "tf32": 156e12, "bf16": 312e12}
+    ampere = {"fp32": 19.5e12, "fp32x3": 312e12 / 6, "tf32": 156e12, "bf16": 312e12}
     return (
         Card("H100", hopper, 3.0e12, assumed),
         Card("H200", hopper, 4.3e12, assumed),

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyalexnet
+from pyalexnet import nets
 from pyalexnet.errors import PyalexnetError
 
-from . import cards, environment, forms, listing, peers, record, tables
+from . import cards, environment, errors, forms, listing, peers, record, tables
 from .device import Device, Gpu, Host
 from .results import Results
 
@@ -23,6 +25,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if choices := _listed(options):
             print(listing.document(choices, cards.get(options.card)), end="")
+            return 0
+        if options.errors:
+            kernels = pyalexnet.backend("cuda" if isinstance(_device(options), Gpu) else "sim")
+            print(errors.document(kernels, nets.alexnet(preset="paper")), end="")
             return 0
         results = bench(options, shlex.join(["python", "-m", "bench", *arguments]))
     except (PyalexnetError, ValueError) as error:
@@ -55,12 +61,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--no-kernels", action="store_true", help="leave out what the compiler and emulation say"
     )
+    made.add_argument(
+        "--errors",
+        action="store_true",
+        help="how far the products of AlexNet's layers lie from float64; nothing is timed",
+    )
     listed = made.add_argument_group("the launches of one training step, computed")
     listed.add_argument("--list-step", action="store_true", help="list them; nothing is run")
     listed.add_argument("--net", help="network (alexnet)")
     listed.add_argument("--preset", help="of alexnet (caffe)")
     listed.add_argument("--batch", type=int, help="images (128)")
-    listed.add_argument("--precision", help="fp32 or bf16 (fp32)")
+    listed.add_argument("--precision", help="fp32, fp32x3 or bf16 (fp32)")
     listed.add_argument(
         "--unfused", action="store_true", default=None, help="every layer an operation of its own"
     )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyalexnet import data, nets
-from pyalexnet.plan import PRECISIONS as OURS
 from pyalexnet.plan import Precision
 
 from . import cases, ceilings, compiler, floors, lint, loader, operations, whole
@@ -24,6 +23,7 @@ from .timing import Plan
 
 _MEGABYTE = 2**20
 _PEERS: Mapping[Precision, tuple[str, ...]] = {"fp32": ("fp32", "tf32"), "bf16": ("bf16",)}
+_OURS = tuple(_PEERS)
 _COMPILED_IN = "bf16"
 _GIVEN = (
     "The batches of whole steps lie on the device as each side's loader would leave them: ours, "
@@ -109,7 +109,7 @@ def gpu(quick: bool) -> Form:
     return Form(
         "GPU, quick" if quick else "GPU",
         tuple(paper(batch) for batch in batches),
-        ("bf16",) if quick else OURS,
+        ("bf16",) if quick else _OURS,
         steps,
         _PEERS,
         WAYS,
@@ -135,7 +135,7 @@ def dry() -> Form:
     return Form(
         "dry run of the GPU's form, on the CPU: its times mean nothing",
         steps[:1],
-        OURS,
+        _OURS,
         steps,
         _PEERS,
         WAYS,

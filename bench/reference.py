@@ -79,6 +79,7 @@ class ReferenceBackend(HostBackend):
         activation: Activation,
         towers: int,
         mask: Mask | None,
+        tensor: bool,
     ) -> None:
         padded, total = _padded(x, g), np.zeros(y.shape)
         for r, s, at in _taps(w.shape, y.shape, g):
@@ -95,6 +96,7 @@ class ReferenceBackend(HostBackend):
         factor: float,
         dx: Numbers,
         g: ConvGeometry,
+        tensor: bool,
     ) -> None:
         n, h, width, c = dx.shape
         rows, columns = g.pad_top + h + g.pad_bottom, g.pad_left + width + g.pad_right
@@ -106,7 +108,7 @@ class ReferenceBackend(HostBackend):
         dx[...] = _let_pass(inside, gate, factor)
 
     def _conv_wgrad(
-        self, x: Numbers, dy: Numbers, dw: Numbers, db: Numbers, g: ConvGeometry
+        self, x: Numbers, dy: Numbers, dw: Numbers, db: Numbers, g: ConvGeometry, tensor: bool
     ) -> None:
         padded, dy = _padded(x, g), _double(dy)
         for r, s, at in _taps(dw.shape, dy.shape, g):
@@ -116,10 +118,10 @@ class ReferenceBackend(HostBackend):
         db[...] = dy.sum(axis=(0, 1, 2))
 
     def _conv_wgrad_sgd(
-        self, x: Numbers, dy: Numbers, w: Learned, b: Learned, g: ConvGeometry
+        self, x: Numbers, dy: Numbers, w: Learned, b: Learned, g: ConvGeometry, tensor: bool
     ) -> None:
         dw, db = np.empty(w.w.shape), np.empty(b.w.shape)
-        self._conv_wgrad(x, dy, dw, db, g)
+        self._conv_wgrad(x, dy, dw, db, g, tensor)
         self._learn(w, dw)
         self._learn(b, db)
 
@@ -134,21 +136,32 @@ class ReferenceBackend(HostBackend):
         activation: Activation,
         towers: int,
         mask: Mask | None,
+        tensor: bool,
     ) -> None:
         self._finish(_double(x) @ _double(w).T, b, y, activation, mask)
 
     def _linear_dgrad(
-        self, dy: Numbers, w: Numbers, gate: Numbers | None, factor: float, dx: Numbers
+        self,
+        dy: Numbers,
+        w: Numbers,
+        gate: Numbers | None,
+        factor: float,
+        dx: Numbers,
+        tensor: bool,
     ) -> None:
         dx[...] = _let_pass(_double(dy) @ _double(w), gate, factor)
 
-    def _linear_wgrad(self, x: Numbers, dy: Numbers, dw: Numbers, db: Numbers) -> None:
+    def _linear_wgrad(
+        self, x: Numbers, dy: Numbers, dw: Numbers, db: Numbers, tensor: bool
+    ) -> None:
         dw[...] = _double(dy).T @ _double(x)
         db[...] = _double(dy).sum(axis=0)
 
-    def _linear_wgrad_sgd(self, x: Numbers, dy: Numbers, w: Learned, b: Learned) -> None:
+    def _linear_wgrad_sgd(
+        self, x: Numbers, dy: Numbers, w: Learned, b: Learned, tensor: bool
+    ) -> None:
         dw, db = np.empty(w.w.shape), np.empty(b.w.shape)
-        self._linear_wgrad(x, dy, dw, db)
+        self._linear_wgrad(x, dy, dw, db, tensor)
         self._learn(w, dw)
         self._learn(b, db)
 

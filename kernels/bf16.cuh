@@ -28,6 +28,26 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high) {
     return simt::to_bf16_pair(low, high);
 }
 
+// ---------------------------------------------------------------------- float32 in three
+
+// Two floats in planes of bf16, high, middle and low: each is exactly the sum of its three, if they
+// are at least 2^-110 in size; of smaller ones what is below 2^-133 is lost. One that is infinite,
+// not a number, or so large that it rounds to infinity (from 2^128 - 2^119 on), has NaN among them.
+struct Planes {
+    std::uint32_t of[3];
+};
+
+__device__ __forceinline__ Planes split(float first, float second) {
+    Planes planes;
+#pragma unroll
+    for (std::uint32_t& plane : planes.of) {
+        plane = pack(first, second);
+        first -= widen_low(plane);
+        second -= widen_high(plane);
+    }
+    return planes;
+}
+
 // ---------------------------------------------------------------------- 16 bytes at a time
 
 // Elements of one 16-byte access: 4 floats or 8 bf16.

@@ -9,8 +9,8 @@
 //             the group    for the bias
 //
 // A bias is the weight of a tap that always sees 1, so db is one more column of wgrad: the sums of
-// dy's rows. In float32 x has a line of ones for it; the tensor cores' loop takes the sums aside,
-// so that the taps of most layers fill their tiles.
+// dy's rows. For the float32 units x has a line of ones; the tensor cores' loop takes the sums
+// aside, so that the taps of most layers fill their tiles.
 #include "gemm.cuh"
 
 namespace pyalexnet {
@@ -23,11 +23,21 @@ bool in_vectors(int extent, int whole_extent, const void* data) {
            reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
 }
 
-// Calls `use` with whether the loop does so: that of float32 does not.
-template <class T, class Use> void with_loads(bool vectors, Use use) {
+// How the operands are multiplied and loaded.
+template <class Tiles_, bool vectors_> struct Way {
+    using Tiles = Tiles_;
+    using Element = typename Tiles::Element;
+    static constexpr bool vectors = vectors_;
+};
+
+// Calls `use` with the way of operands of type T: the loop of the float32 units takes no vectors.
+template <class T, class Use> void with_way(bool tensor, bool vectors, Use use) {
     if constexpr (std::is_same_v<T, bf16>)
-        if (vectors) return use(std::true_type{});
-    use(std::false_type{});
+        return vectors ? use(Way<Bf16Tiles, true>{}) : use(Way<Bf16Tiles, false>{});
+    else if (!tensor)
+        return use(Way<FloatTiles, false>{});
+    else
+        return vectors ? use(Way<SplitTiles, true>{}) : use(Way<SplitTiles, false>{});
 }
 
 // Where a group's part begins: of x and dx its first channel, of y and dy its first filter's, and
@@ -42,9 +52,8 @@ template <class T> __device__ const T* group_of_w(const T* w, const Geometry& g,
     return w + std::int64_t{group} * g.group_filters * g.taps;
 }
 
-template <class T, bool vectors> struct ConvFprop {
-    using Element = T;
-    using Vectors = std::bool_constant<vectors>;
+template <class Way> struct ConvFprop : Way {
+    using T = typename Way::Element;
     using A = AlongRows<Patches<T>>;
     using B = AlongRows<Matrix<T>>;
     using Epilogue = FpropEpilogue<T>;
@@ -61,10 +70,9 @@ template <class T, bool vectors> struct ConvFprop {
 };
 
 // Strided, it is gathered one by one: between the strides there are no vectors.
-template <class T, bool vectors> struct ConvDgrad {
-    using Element = T;
-    using Vectors = std::bool_constant<vectors>;
-    using A = AlongRows<Sightings<T, vectors>>;
+template <class Way> struct ConvDgrad : Way {
+    using T = typename Way::Element;
+    using A = AlongRows<Sightings<T, Way::vectors>>;
     using B = AcrossRows<FiltersByTap<T>>;
     using Epilogue = DgradEpilogue<T>;
     using RowSums = std::false_type;
@@ -77,10 +85,9 @@ template <class T, bool vectors> struct ConvDgrad {
     __device__ B b(int group) const { return {{group_of_w(w, g, group), g}}; }
 };
 
-template <class T, bool vectors> struct ConvWgrad {
-    using Element = T;
-    using Vectors = std::bool_constant<vectors>;
-    using RowSums = std::is_same<T, bf16>;
+template <class Way> struct ConvWgrad : Way {
+    using T = typename Way::Element;
+    using RowSums = std::negation<std::is_same<typename Way::Tiles, FloatTiles>>;
     using Taps = AcrossRows<Patches<T>>;
     using A = AcrossRows<Matrix<T>>;
     using B = std::conditional_t<RowSums::value, Taps, AndOnes<Taps>>;
@@ -104,24 +111,32 @@ template <class T, bool vectors> struct ConvWgrad {
 
 // ---------------------------------------------------------------------- sizes
 
-template <class T> GemmSize fprop_size(const ConvShape& s) {
-    return gemm_size_as_whole<T>(s.groups, static_cast<int>(s.out_pixels()), s.filters / s.groups,
-                                 static_cast<int>(s.taps()), s.filters * s.towers);
+template <class Tiles> GemmSize fprop_size(const ConvShape& s) {
+    return gemm_size_as_whole<Tiles>(s.groups, static_cast<int>(s.out_pixels()),
+                                     s.filters / s.groups, static_cast<int>(s.taps()),
+                                     s.filters * s.towers);
 }
 
-template <class T> GemmSize dgrad_size(const ConvShape& s) {
-    return gemm_size<T>(s.groups, static_cast<int>(s.in_pixels()), s.channels / s.groups,
-                        s.filter_h * s.filter_w * (s.filters / s.groups));
+template <class Tiles> GemmSize dgrad_size(const ConvShape& s) {
+    return gemm_size<Tiles>(s.groups, static_cast<int>(s.in_pixels()), s.channels / s.groups,
+                            s.filter_h * s.filter_w * (s.filters / s.groups));
 }
 
-template <class T> GemmSize wgrad_size(const ConvShape& s) {
+template <class Tiles> GemmSize wgrad_size(const ConvShape& s) {
     const int rows = s.filters / s.groups;
     const int columns = static_cast<int>(s.taps()) + 1;
     const int depth = static_cast<int>(s.out_pixels());
-    if constexpr (ConvWgrad<T, false>::RowSums::value)
-        return gemm_size_with_row_sums<T>(s.groups, rows, columns, depth);
+    if constexpr (ConvWgrad<Way<Tiles, false>>::RowSums::value)
+        return gemm_size_with_row_sums<Tiles>(s.groups, rows, columns, depth);
     else
-        return gemm_size<T>(s.groups, rows, columns, depth);
+        return gemm_size<Tiles>(s.groups, rows, columns, depth);
+}
+
+// What a product needs whose size depends on its way, but not on how operands are loaded.
+template <class T, class SizeOf> std::size_t workspace_of(const ConvShape& shape, SizeOf size_of) {
+    std::size_t bytes = 0;
+    with_way<T>(shape.tensor, false, [&](auto way) { bytes = gemm_workspace(size_of(way)); });
+    return bytes;
 }
 
 // The gradients are stored, or learned from: what else the epilogue says.
@@ -132,21 +147,25 @@ template <class T> void wgrad(const T* x, const T* dy, WgradEpilogue<T> epilogue
     epilogue.group_filters = g.group_filters;
     const bool vectors = in_vectors(g.group_channels, shape.channels, x) &&
                          in_vectors(g.group_filters, shape.filters, dy);
-    with_loads<T>(vectors, [&](auto by) {
-        gemm(ConvWgrad<T, by>{x, dy, g, epilogue}, wgrad_size<T>(shape), workspace, stream);
+    with_way<T>(shape.tensor, vectors, [&](auto way) {
+        gemm(ConvWgrad<decltype(way)>{{}, x, dy, g, epilogue},
+             wgrad_size<typename decltype(way)::Tiles>(shape), workspace, stream);
     });
 }
 
 } // namespace
 
 template <class T> std::size_t conv_fprop_workspace(const ConvShape& shape) {
-    return gemm_workspace(fprop_size<T>(shape));
+    return workspace_of<T>(
+        shape, [&](auto way) { return fprop_size<typename decltype(way)::Tiles>(shape); });
 }
 template <class T> std::size_t conv_dgrad_workspace(const ConvShape& shape) {
-    return gemm_workspace(dgrad_size<T>(shape));
+    return workspace_of<T>(
+        shape, [&](auto way) { return dgrad_size<typename decltype(way)::Tiles>(shape); });
 }
 template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape) {
-    return gemm_workspace(wgrad_size<T>(shape));
+    return workspace_of<T>(
+        shape, [&](auto way) { return wgrad_size<typename decltype(way)::Tiles>(shape); });
 }
 
 template <class T, class Y>
@@ -166,8 +185,9 @@ void conv_fprop(const T* x, const T* w, const float* b, Y* y, const ConvShape& s
         epilogue.wide = y;
     const bool vectors =
         in_vectors(g.group_channels, shape.channels, x) && in_vectors(g.taps, g.taps, w);
-    with_loads<T>(vectors, [&](auto by) {
-        gemm(ConvFprop<T, by>{x, w, g, epilogue}, fprop_size<T>(shape), workspace, stream);
+    with_way<T>(shape.tensor, vectors, [&](auto way) {
+        gemm(ConvFprop<decltype(way)>{{}, x, w, g, epilogue},
+             fprop_size<typename decltype(way)::Tiles>(shape), workspace, stream);
     });
 }
 
@@ -178,8 +198,9 @@ template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float
     const bool vectors = shape.stride_h == 1 && shape.stride_w == 1 &&
                          in_vectors(g.group_filters, shape.filters, dy) &&
                          in_vectors(g.group_channels, g.group_channels, w);
-    with_loads<T>(vectors, [&](auto by) {
-        gemm(ConvDgrad<T, by>{dy, w, g, epilogue}, dgrad_size<T>(shape), workspace, stream);
+    with_way<T>(shape.tensor, vectors, [&](auto way) {
+        gemm(ConvDgrad<decltype(way)>{{}, dy, w, g, epilogue},
+             dgrad_size<typename decltype(way)::Tiles>(shape), workspace, stream);
     });
 }
 

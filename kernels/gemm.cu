@@ -6,39 +6,46 @@
 namespace pyalexnet {
 namespace {
 
-constexpr int kBlocksToFill = 264; // two for each of an H100's 132 multiprocessors
+constexpr int kMultiprocessors = 132; // an H100's
 constexpr int kLeastPartDepth = 256;
 // What storing and adding a part's sums costs in terms of its depth: 128 KiB for a tile of 128 x
-// 128, the time of some 256 to 384 of the depth at 5 TB/s and 500 TFLOP/s. Computed, not measured.
-constexpr double kPartCost = 256.0;
+// 128, the time of some 256 to 384 of the depth of bf16 at 5 TB/s and 500 TFLOP/s, and of a sixth
+// of that of float32 in planes. Computed, not measured.
+template <class Tiles> constexpr double kPartCost =
+    std::is_same_v<Tiles, Bf16Tiles> ? 256.0 : 256.0 / 6;
 
 std::int64_t rounded_up(std::int64_t value, std::int64_t unit) {
     return (value + unit - 1) / unit * unit;
 }
 
-// Tiles of a product of these extents.
-template <class Element> std::int64_t blocks_of(int rows, int columns) {
-    std::int64_t blocks = 0;
-    with_tile<Element>(tile_for<Element>(rows, columns),
-                       [&](auto tile) { blocks = tiles<decltype(tile)>(rows, columns); });
+// Blocks of a product, and how many of them a card runs at once.
+struct Blocks {
+    std::int64_t count;
+    int at_once;
+};
+
+template <class Tiles> Blocks blocks_of(int groups, int rows, int columns) {
+    Blocks blocks{};
+    with_tile<Tiles>(tile_for<Tiles>(rows, columns), [&](auto tile) {
+        using T = decltype(tile);
+        blocks = {std::int64_t{groups} * tiles<T>(rows, columns), T::Blocks * kMultiprocessors};
+    });
     return blocks;
 }
 
-// As many parts as it takes to have a block for each that a card runs at once.
-int parts_for(float, std::int64_t blocks, int) {
-    return static_cast<int>((kBlocksToFill + blocks - 1) / blocks);
-}
-
-// Of bf16, whose blocks all take the same time, the parts that are done soonest: so many rounds of
-// blocks, each as long as a part is deep, and what it costs to store and add the parts' sums. A few
-// blocks too many for a round would be a whole round more.
-int parts_for(bf16, std::int64_t blocks, int depth) {
-    if (blocks >= kBlocksToFill) return 1;
+// Of the float32 units, as many parts as it takes to have a block for each that a card runs at
+// once. Of the tensor cores, whose blocks all take the same time, the parts that are done soonest:
+// so many rounds of blocks, each as long as a part is deep, and what it costs to store and add the
+// parts' sums. A few blocks too many for a round would be a whole round more.
+template <class Tiles> int parts_for(const Blocks& blocks, int depth) {
+    if (std::is_same_v<Tiles, FloatTiles>)
+        return static_cast<int>((blocks.at_once + blocks.count - 1) / blocks.count);
+    if (blocks.count >= blocks.at_once) return 1;
     int best = 1;
     double least = depth;
-    for (int parts = 2; parts <= min(depth / kLeastPartDepth, kBlocksToFill); ++parts) {
-        const double rounds = static_cast<double>(blocks * parts) / kBlocksToFill;
-        const double cost = std::ceil(rounds) * depth / parts + rounds * kPartCost;
+    for (int parts = 2; parts <= min(depth / kLeastPartDepth, blocks.at_once); ++parts) {
+        const double rounds = static_cast<double>(blocks.count * parts) / blocks.at_once;
+        const double cost = std::ceil(rounds) * depth / parts + rounds * kPartCost<Tiles>;
         if (cost >= least) continue;
         least = cost;
         best = parts;
@@ -47,11 +54,10 @@ int parts_for(bf16, std::int64_t blocks, int depth) {
 }
 
 // Splits the depth as suits a product of so many tiles.
-template <class Element> GemmSize split_for(std::int64_t blocks, GemmSize size) {
-    const std::int64_t wanted = parts_for(Element{}, blocks, size.depth);
-    const std::int64_t part_depth =
-        rounded_up(max((size.depth + wanted - 1) / wanted, std::int64_t{kLeastPartDepth}),
-                   Tiles<Element>::kSliceDepth);
+template <class Tiles> GemmSize split_for(const Blocks& blocks, GemmSize size) {
+    const std::int64_t wanted = parts_for<Tiles>(blocks, size.depth);
+    const std::int64_t part_depth = rounded_up(
+        max((size.depth + wanted - 1) / wanted, std::int64_t{kLeastPartDepth}), Tiles::kSliceDepth);
     if (part_depth >= size.depth) return size;
     size.part_depth = static_cast<int>(part_depth);
     size.parts = static_cast<int>((size.depth + part_depth - 1) / part_depth);
@@ -70,38 +76,41 @@ template <class T> double cost(int rows, int columns, double per_operation) {
 
 } // namespace
 
-template <class Element> TileKind tile_for(int rows, int columns) {
-    using Of = Tiles<Element>;
-    const double wide = cost<typename Of::Wide>(rows, columns, 1.0);
-    const double square = cost<typename Of::Square>(rows, columns, Of::kSquareCost);
-    const double narrow = cost<typename Of::Narrow>(rows, columns, Of::kNarrowCost);
+template <class Tiles> TileKind tile_for(int rows, int columns) {
+    const double wide = cost<typename Tiles::Wide>(rows, columns, 1.0);
+    const double square = cost<typename Tiles::Square>(rows, columns, Tiles::kSquareCost);
+    const double narrow = cost<typename Tiles::Narrow>(rows, columns, Tiles::kNarrowCost);
     if (wide <= square && wide <= narrow) return TileKind::wide;
     return square <= narrow ? TileKind::square : TileKind::narrow;
 }
 
-template <class Element> GemmSize gemm_size(int groups, int rows, int columns, int depth) {
-    return split_for<Element>(groups * blocks_of<Element>(rows, columns),
-                              undivided(groups, rows, columns, depth));
+template <class Tiles> GemmSize gemm_size(int groups, int rows, int columns, int depth) {
+    return split_for<Tiles>(blocks_of<Tiles>(groups, rows, columns),
+                            undivided(groups, rows, columns, depth));
 }
 
-template <class Element>
+template <class Tiles>
 GemmSize gemm_size_with_row_sums(int groups, int rows, int columns, int depth) {
-    return split_for<Element>(groups * blocks_of<Element>(rows, columns - 1),
-                              undivided(groups, rows, columns, depth, true));
+    return split_for<Tiles>(blocks_of<Tiles>(groups, rows, columns - 1),
+                            undivided(groups, rows, columns, depth, true));
 }
 
-template <class Element>
+template <class Tiles>
 GemmSize gemm_size_as_whole(int groups, int rows, int columns, int depth, int all_columns) {
-    return split_for<Element>(blocks_of<Element>(rows, all_columns),
-                              undivided(groups, rows, columns, depth));
+    return split_for<Tiles>(blocks_of<Tiles>(1, rows, all_columns),
+                            undivided(groups, rows, columns, depth));
 }
 
-template TileKind tile_for<float>(int, int);
-template TileKind tile_for<bf16>(int, int);
-template GemmSize gemm_size<float>(int, int, int, int);
-template GemmSize gemm_size<bf16>(int, int, int, int);
-template GemmSize gemm_size_with_row_sums<bf16>(int, int, int, int);
-template GemmSize gemm_size_as_whole<float>(int, int, int, int, int);
-template GemmSize gemm_size_as_whole<bf16>(int, int, int, int, int);
+template TileKind tile_for<FloatTiles>(int, int);
+template TileKind tile_for<Bf16Tiles>(int, int);
+template TileKind tile_for<SplitTiles>(int, int);
+template GemmSize gemm_size<FloatTiles>(int, int, int, int);
+template GemmSize gemm_size<Bf16Tiles>(int, int, int, int);
+template GemmSize gemm_size<SplitTiles>(int, int, int, int);
+template GemmSize gemm_size_with_row_sums<Bf16Tiles>(int, int, int, int);
+template GemmSize gemm_size_with_row_sums<SplitTiles>(int, int, int, int);
+template GemmSize gemm_size_as_whole<FloatTiles>(int, int, int, int, int);
+template GemmSize gemm_size_as_whole<Bf16Tiles>(int, int, int, int, int);
+template GemmSize gemm_size_as_whole<SplitTiles>(int, int, int, int, int);
 
 } // namespace pyalexnet

@@ -5,12 +5,13 @@
 //
 // A Problem says what A and B are (operands.cuh) and what becomes of C (epilogue.cuh). For a
 // convolution A and B are gathered from maps and filters while they are loaded (implicit GEMM), so
-// no unrolled copy of x exists. There are two main loops: that of bf16 is in tensor.cuh, that of
-// float32 here.
+// no unrolled copy of x exists. There are two main loops: that of the tensor cores is in
+// tensor.cuh, that of the float32 units here.
 //
-// A block computes one tile of C. Its threads fetch the next slice of A and B from global memory
-// into registers while they multiply the present one out of shared memory: two slices take turns
-// there, so one barrier a slice is enough. Each thread holds TileM/ThreadsM x TileN/ThreadsN sums.
+// A block of it computes one tile of C. Its threads fetch the next slice of A and B from global
+// memory into registers while they multiply the present one out of shared memory: two slices take
+// turns there, so one barrier a slice is enough. Each thread holds TileM/ThreadsM x TileN/ThreadsN
+// sums.
 //
 // Where C has too few tiles to fill a card, the depth is split: each part writes its own sums to
 // the workspace, and a second kernel adds them in the order of the parts. How many parts there are
@@ -25,13 +26,15 @@
 
 namespace pyalexnet {
 
-// A tile of the product: TileM x TileN of C by one block of ThreadsM x ThreadsN threads.
+// A tile of the product: TileM x TileN of C by one block of ThreadsM x ThreadsN threads, and how
+// many blocks of it a multiprocessor runs at once.
 template <int TileM_, int TileN_, int ThreadsM_, int ThreadsN_> struct Tile {
     static constexpr int TileM = TileM_;
     static constexpr int TileN = TileN_;
     static constexpr int ThreadsM = ThreadsM_;
     static constexpr int ThreadsN = ThreadsN_;
     static constexpr int Threads = ThreadsM * ThreadsN;
+    static constexpr int Blocks = 2;
     static constexpr int PerThreadM = TileM / ThreadsM; // multiples of 4: see Lines
     static constexpr int PerThreadN = TileN / ThreadsN;
 };
@@ -252,13 +255,14 @@ __global__ void gemm_add_parts_kernel(Epilogue epilogue, GemmSize size, float* p
 
 enum class TileKind { wide, square, narrow };
 
-// The tiles of either main loop, and what a multiply-add costs with each of them: a larger tile
-// reads less shared memory per operation.
-template <class Element> struct Tiles;
+// What may multiply: the float32 units; the tensor cores bf16; or they float32, in three planes.
+// The tiles of each, and what a multiply-add costs with them: a larger tile reads less shared
+// memory per operation.
 
 // Floats read from shared memory per multiply-add: 16 for 64, 12 for 32. Taken with the loads and
 // barriers that a smaller tile shares out among fewer operations.
-template <> struct Tiles<float> {
+struct FloatTiles {
+    using Element = float;
     using Wide = Tile<128, 128, 16, 16>; // 8 x 8 sums a thread
     using Square = Tile<64, 64, 16, 8>;  // 4 x 8
     using Narrow = Tile<128, 32, 16, 8>; // 8 x 4: few filters
@@ -269,41 +273,55 @@ template <> struct Tiles<float> {
 
 // What a multiprocessor's banks are busy while the tensor cores are, copies included: 0.75 of the
 // time with a wide tile, 0.8 with a narrow one, 1.5 times as long with a square one.
-template <> struct Tiles<bf16> {
-    using Wide = TensorTile<128, 128, 64, 64, 4>;
-    using Square = TensorTile<64, 64, 32, 32, 4>;
-    using Narrow = TensorTile<256, 64, 64, 64, 3>; // few filters; three stages: two blocks fit
+struct Bf16Tiles {
+    using Element = bf16;
+    using Wide = TensorTile<128, 128, 64, 64, 4, 1, 2>;
+    using Square = TensorTile<64, 64, 32, 32, 4, 1, 2>;
+    using Narrow = TensorTile<256, 64, 64, 64, 3, 1, 2>; // few filters; three stages: two fit
     static constexpr double kSquareCost = 1.5;
     static constexpr double kNarrowCost = 1.1;
     static constexpr int kSliceDepth = kTensorSlice;
 };
 
+// Three planes of 32 x 32 for each warp: more do not fit the registers beside the floats that are
+// under way. The banks are busy for 0.7 of the time that an A100's tensor cores are with a wide
+// tile, 0.75 with a square one; a wide one reads less of the other caches.
+struct SplitTiles {
+    using Element = float;
+    using Wide = TensorTile<128, 64, 32, 32, 2, 3, 1>;
+    using Square = TensorTile<64, 64, 32, 32, 2, 3, 2>;
+    using Narrow = Wide;
+    static constexpr double kSquareCost = 1.1;
+    static constexpr double kNarrowCost = 1.0;
+    static constexpr int kSliceDepth = kTensorSlice;
+};
+
 // The one that computes least outside C, counted by what a useful multiply-add costs with each.
-template <class Element> TileKind tile_for(int rows, int columns);
+template <class Tiles> TileKind tile_for(int rows, int columns);
 
 // Calls `use` with a value of the tile's type.
-template <class Element, class Use> void with_tile(TileKind kind, Use use) {
+template <class Tiles, class Use> void with_tile(TileKind kind, Use use) {
     switch (kind) {
     case TileKind::wide:
-        return use(typename Tiles<Element>::Wide{});
+        return use(typename Tiles::Wide{});
     case TileKind::square:
-        return use(typename Tiles<Element>::Square{});
+        return use(typename Tiles::Square{});
     case TileKind::narrow:
-        return use(typename Tiles<Element>::Narrow{});
+        return use(typename Tiles::Narrow{});
     }
 }
 
 // Splits the depth into parts where there are too few tiles to fill a card, none shallower than
 // 256.
-template <class Element> GemmSize gemm_size(int groups, int rows, int columns, int depth);
+template <class Tiles> GemmSize gemm_size(int groups, int rows, int columns, int depth);
 
 // The same of a product whose last column are the sums of A's rows.
-template <class Element>
+template <class Tiles>
 GemmSize gemm_size_with_row_sums(int groups, int rows, int columns, int depth);
 
 // The same, split as a product of one group and `all_columns` columns would be: so each element is
 // summed in one order however its layer's columns are divided into groups and among devices.
-template <class Element>
+template <class Tiles>
 GemmSize gemm_size_as_whole(int groups, int rows, int columns, int depth, int all_columns);
 
 inline std::size_t gemm_workspace(const GemmSize& size) {
@@ -332,20 +350,20 @@ launch_tensor_gemm(const Problem& problem, const GemmSize& size, float* partial,
 // Where operands have to be gathered one by one, that takes the time: one tile is enough.
 template <class Problem>
 void launch_gemm(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
-    using Element = typename Problem::Element;
-    const TileKind kind = tile_for<Element>(size.rows, size.tiled_columns());
-    if constexpr (std::is_same_v<Element, float>)
-        with_tile<float>(kind, [&](auto tile) {
+    using Tiles = typename Problem::Tiles;
+    const TileKind kind = tile_for<Tiles>(size.rows, size.tiled_columns());
+    if constexpr (std::is_same_v<Tiles, FloatTiles>)
+        with_tile<Tiles>(kind, [&](auto tile) {
             using T = decltype(tile);
             simt::launch<gemm_kernel<Problem, T>>(gemm_grid<T>(size, stream), problem, size,
                                                   partial);
         });
-    else if constexpr (Problem::Vectors::value)
-        with_tile<bf16>(kind, [&](auto tile) {
+    else if constexpr (Problem::vectors)
+        with_tile<Tiles>(kind, [&](auto tile) {
             launch_tensor_gemm<decltype(tile)>(problem, size, partial, stream);
         });
     else
-        launch_tensor_gemm<Tiles<bf16>::Square>(problem, size, partial, stream);
+        launch_tensor_gemm<typename Tiles::Square>(problem, size, partial, stream);
 }
 
 template <class Problem>

@@ -1,9 +1,9 @@
-// The main loop of every bf16 matrix product, on the tensor cores: mma.sync m16n8k16 fed by
-// cp.async and ldmatrix (sm_80 and up).
+// The main loop of every matrix product on the tensor cores, of bf16 and of float32 in parts:
+// mma.sync m16n8k16 fed by ldmatrix, and by cp.async where the operands are bf16 (sm_80 and up).
 //
 //   C[g][m][n] = sum over d of A[g][m][d] * B[g][d][n],     m < rows, n < columns, d < depth
 //
-// A block computes one tile of C, each of its four warps a quarter of that. Slices of A and B, 32
+// A block computes one tile of C, each of its warps an equal part of that. Slices of A and B, 32
 // deep, arrive in a ring of stages in shared memory: while the warps multiply one, copies of the
 // next ones are under way, and the one multiplied before is overwritten. So one barrier a slice is
 // enough. Out of shared memory a warp takes fragments of 16 x 16 elements by ldmatrix, the next 16
@@ -11,7 +11,18 @@
 // memory, along its depth or along its lines; in the second case ldmatrix transposes it.
 //
 // A thread copies 16 bytes at a time where eight neighbours of the operand always lie side by side
-// from a multiple of 16 bytes on (`vectors`). Otherwise it gathers the eight one by one.
+// from a multiple of 16 bytes on (`vectors`). Otherwise it gathers its elements one by one.
+//
+// Of float32 operands a slice has three planes, of bf16 one: a float is exactly the sum of the bf16
+// nearest to it (high), of the one nearest to what that lacks (middle), and of the rest (low). No
+// copy splits it, so it passes through registers: it is read before the present slice is multiplied
+// and split after that. Six of the nine products of planes are taken: middle low, low middle and
+// low low, at most 2^-24 of a product in all, and 2^-34, are not (the middle is at most 2^-8 of a
+// number, its low 2^-17). They are summed 16 of the depth at a time from zero on, smallest first,
+// so that the small ones are rounded at their own size; and a sum of 16 is added to the others in
+// float32 proper, once. So it loses less than a chain of float32 multiply-adds, and tensor cores,
+// which cut a sum off rather than round it, do so in sums of 16 alone (Ootomo and Yokota:
+// Recovering single precision accuracy from tensor cores; 2022).
 //
 // The sums go through shared memory to the epilogue, where neighbouring threads have neighbouring
 // fours of a row: whole sectors are read and written, and the code stands there once.
@@ -19,10 +30,10 @@
 // An element is summed 16 products of the depth at a time, in their order: it depends on the split
 // of the depth alone, not on the tile, nor on how the operands were loaded.
 //
-// Bound by the tensor cores' rate. A warp that holds 64 x 64 sums reads 4 KiB of shared memory for
-// 32 products, half of what the banks give meanwhile; the copies of a 128 x 128 tile take another
-// quarter, those of 256 x 64 a third. Two blocks share a multiprocessor, so that one multiplies
-// while the other begins or ends.
+// Bound by the tensor cores' rate. A warp of bf16 that holds 64 x 64 sums reads 4 KiB of shared
+// memory for 32 products, half of what the banks give meanwhile; the copies of a 128 x 128 tile
+// take another quarter, those of 256 x 64 a third. Two blocks share a multiprocessor, so that one
+// multiplies while the other begins or ends.
 #pragma once
 
 #include "epilogue.cuh"
@@ -31,15 +42,19 @@ namespace pyalexnet {
 
 constexpr int kTensorSlice = 32; // depth of a slice: 64 bytes of a row are two sectors
 constexpr int kFragment = 16;    // lines and depth of a fragment
-constexpr int kChunk = 8;        // elements of 16 bytes
+constexpr int kChunk = 8;        // bf16 of 16 bytes
 
-// A tile of the product, and a warp's share of it.
-template <int TileM_, int TileN_, int WarpM_, int WarpN_, int Stages_> struct TensorTile {
+// A tile of the product, a warp's share of it, the planes of its operands, and how many blocks of
+// it a multiprocessor has registers and shared memory for.
+template <int TileM_, int TileN_, int WarpM_, int WarpN_, int Stages_, int Planes_, int Blocks_>
+struct TensorTile {
     static constexpr int TileM = TileM_;
     static constexpr int TileN = TileN_;
     static constexpr int WarpM = WarpM_;
     static constexpr int WarpN = WarpN_;
     static constexpr int Stages = Stages_;
+    static constexpr int Planes = Planes_;
+    static constexpr int Blocks = Blocks_;
     static constexpr int WarpsN = TileN / WarpN;
     static constexpr int Threads = 32 * (TileM / WarpM) * WarpsN;
 };
@@ -96,78 +111,122 @@ template <class Source, int Lines> struct Slice {
     }
 };
 
-// Brings slices of one operand into shared memory. A thread has one chunk of several rows: what its
-// rows, or its chunk, have to do with lines of the operand it finds out once.
+// Brings slices of one operand into shared memory, 16 bytes of global memory at a time: a piece. A
+// thread has one piece of several rows: what its rows, or its piece, have to do with lines of the
+// operand it finds out once.
 template <class Source, int Lines, int Threads, bool vectors> class Loader {
     using Layout = Slice<Source, Lines>;
-    static constexpr int kStep = Threads / Layout::kChunks; // rows between two of a thread's
+    using Element = typename Source::Element;
+    static constexpr bool kSplit = std::is_same_v<Element, float>;
+    static constexpr int kPiece = kVector<Element>;
+    static constexpr int kPieces = Layout::kChunks * kChunk / kPiece; // of a row
+    static constexpr int kStep = Threads / kPieces; // rows between two of a thread's
     static constexpr int kCount = Layout::kRows / kStep;
-    static_assert(Threads % Layout::kChunks == 0 && Layout::kRows % kStep == 0);
+    static_assert(Threads % kPieces == 0 && Layout::kRows % kStep == 0);
     static_assert((kStep & (kStep - 1)) == 0); // no carry where rows are moved by it
 
   public:
     __device__ Loader(const Source& source, int first_line)
-        : source_(source), first_line_(first_line), first_(Layout::at(row(), chunk())) {
+        : source_(source), first_line_(first_line),
+          first_(Layout::at(row(), along() / kChunk) + along() % kChunk) {
         if constexpr (Layout::kAlongDepth) {
 #pragma unroll
             for (int i = 0; i < kCount; ++i)
                 lines_[i] = source_.line(first_line + row() + i * kStep);
         } else {
-            lines_[0] = source_.line(first_line + chunk() * kChunk);
+            lines_[0] = source_.line(first_line + along());
         }
     }
 
-    // The slice from `depth` on; zeros from `depth_end` on.
-    __device__ __forceinline__ void load(bf16* slice, int depth, int depth_end) const {
-        if constexpr (!vectors)
+    // Begins to bring the slice from `depth` on, zeros from `depth_end` on.
+    __device__ __forceinline__ void begin(bf16* slice, int depth, int depth_end) {
+        if constexpr (vectors)
+            for_each_piece(depth, depth_end, [&](int i, Found<Element> from) {
+                if constexpr (kSplit)
+                    load(from, floats_[i]);
+                else
+                    simt::cp_async_16(place(slice, i), from.at, from.inside);
+            });
+        else if constexpr (!kSplit)
             gather(slice, depth, depth_end);
-        else if constexpr (Layout::kAlongDepth)
-            copy_along_depth(slice, depth + chunk() * kChunk, depth_end);
-        else
-            copy_along_lines(slice, depth + row(), depth_end);
+    }
+
+    // The same slice once more: what went into registers moves on.
+    __device__ __forceinline__ void finish(bf16* slice, int depth, int depth_end) {
+        if constexpr (!kSplit) return;
+        if constexpr (vectors) {
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) store(place(slice, i), floats_[i]);
+        } else {
+            gather(slice, depth, depth_end);
+        }
     }
 
   private:
-    __device__ static int chunk() { return static_cast<int>(threadIdx.x) % Layout::kChunks; }
-    __device__ static int row() { return static_cast<int>(threadIdx.x) / Layout::kChunks; }
+    // Where a thread's pieces begin in their rows.
+    __device__ static int along() { return static_cast<int>(threadIdx.x) % kPieces * kPiece; }
+    __device__ static int row() { return static_cast<int>(threadIdx.x) / kPieces; }
     __device__ __forceinline__ bf16* place(bf16* slice, int i) const {
         return slice + Layout::moved(first_, i * kStep, 0);
     }
 
-    __device__ __forceinline__ void copy_along_depth(bf16* slice, int depth, int depth_end) const {
-        const auto point = source_.point(depth);
+    template <class Use>
+    __device__ __forceinline__ void for_each_piece(int depth, int depth_end, Use use) const {
+        if constexpr (Layout::kAlongDepth) {
+            depth += along();
+            const auto point = source_.point(depth);
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) {
-            const Found<bf16> from = source_.find(lines_[i], point);
-            simt::cp_async_16(place(slice, i), from.at, from.inside && depth < depth_end);
-        }
-    }
-
-    __device__ __forceinline__ void copy_along_lines(bf16* slice, int depth, int depth_end) const {
+            for (int i = 0; i < kCount; ++i) {
+                const Found<Element> from = source_.find(lines_[i], point);
+                use(i, Found<Element>{from.at, from.inside && depth < depth_end});
+            }
+        } else {
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) {
-            const int point = depth + i * kStep;
-            const Found<bf16> from = source_.find(lines_[0], source_.point(point));
-            simt::cp_async_16(place(slice, i), from.at, from.inside && point < depth_end);
+            for (int i = 0; i < kCount; ++i) {
+                const int point = depth + row() + i * kStep;
+                const Found<Element> from = source_.find(lines_[0], source_.point(point));
+                use(i, Found<Element>{from.at, from.inside && point < depth_end});
+            }
         }
     }
 
     __device__ void gather(bf16* slice, int depth, int depth_end) const {
-        for (int i = 0; i < kCount; ++i)
-            for (int j = 0; j < kChunk; ++j) {
+        for (int i = 0; i < kCount; ++i) {
+            const auto element = [&](int j) {
                 const int across = row() + i * kStep;
-                const int along = chunk() * kChunk + j;
-                const int line = first_line_ + (Layout::kAlongDepth ? across : along);
-                const int point = depth + (Layout::kAlongDepth ? along : across);
-                const Found<bf16> from = source_.find(source_.line(line), source_.point(point));
-                place(slice, i)[j] = from.inside && point < depth_end ? *from.at : bf16{0};
-            }
+                const int line = first_line_ + (Layout::kAlongDepth ? across : along() + j);
+                const int point = depth + (Layout::kAlongDepth ? along() + j : across);
+                const Found<Element> from = source_.find(source_.line(line), source_.point(point));
+                return from.inside && point < depth_end ? *from.at : Element{};
+            };
+            if constexpr (kSplit)
+                store(place(slice, i), {element(0), element(1), element(2), element(3)});
+            else
+                for (int j = 0; j < kPiece; ++j) place(slice, i)[j] = element(j);
+        }
+    }
+
+    __device__ __forceinline__ static void load(Found<float> from, float (&piece)[4]) {
+        if (from.inside)
+            load_vector(from.at, piece);
+        else
+            piece[0] = piece[1] = piece[2] = piece[3] = 0.0f;
+    }
+
+    // A plane lies behind the other.
+    __device__ __forceinline__ static void store(bf16* to, const float (&piece)[4]) {
+        const Planes left = split(piece[0], piece[1]), right = split(piece[2], piece[3]);
+#pragma unroll
+        for (int plane = 0; plane < 3; ++plane)
+            *reinterpret_cast<uint2*>(to + plane * Layout::kElements) =
+                make_uint2(left.of[plane], right.of[plane]);
     }
 
     Source source_;
     typename Source::Line lines_[Layout::kAlongDepth ? kCount : 1];
     int first_line_;
-    int first_; // offset of the thread's first chunk in a slice
+    int first_; // offset of the thread's first piece in a slice
+    float floats_[kSplit && vectors ? kCount : 1][4]; // under way
 };
 
 // ---------------------------------------------------------------------- the sums in shared memory
@@ -184,7 +243,8 @@ template <class T> struct SumTile {
 
 // What stands in shared memory: first the stages, then the sums and the sums of A's rows.
 template <class T> constexpr std::size_t kTensorShared = [] {
-    const std::size_t stages = sizeof(bf16) * T::Stages * (T::TileM + T::TileN) * kTensorSlice;
+    const std::size_t stages =
+        sizeof(bf16) * T::Stages * T::Planes * (T::TileM + T::TileN) * kTensorSlice;
     const std::size_t sums = sizeof(float) * (SumTile<T>::kFloats + T::TileM);
     return stages > sums ? stages : sums;
 }();
@@ -247,12 +307,39 @@ __device__ __forceinline__ void finish_row_sums(const Epilogue& epilogue, const 
     }
 }
 
+// ---------------------------------------------------------------------- products of fragments
+
+// Fragments of 16 x 16 of every plane.
+template <int planes> using Fragment = std::uint32_t[planes][4];
+
+// Adds what a row of fragments gives: `product(a's plane, b's plane, n, sums)` multiplies.
+template <int planes, int count, class Product>
+__device__ __forceinline__ void add_products(float (&sums)[count][4], const Product& product) {
+    if constexpr (planes == 1) {
+#pragma unroll
+        for (int n = 0; n < count; ++n) product(0, 0, n, sums[n]);
+    } else {
+        // Of high, middle and low planes those that count, smallest first.
+        constexpr int a[] = {2, 0, 1, 1, 0, 0};
+        constexpr int b[] = {0, 2, 1, 0, 1, 0};
+        float sixteen[count][4] = {};
+#pragma unroll
+        for (int i = 0; i < 6; ++i)
+#pragma unroll
+            for (int n = 0; n < count; ++n) product(a[i], b[i], n, sixteen[n]);
+#pragma unroll
+        for (int n = 0; n < count; ++n)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sums[n][i] += sixteen[n][i];
+    }
+}
+
 // ---------------------------------------------------------------------- the kernel
 
 // A block computes a TileM x TileN tile of C for one group and one part of the depth, each warp a
 // part of that. Along the grid the column tiles of C move fastest, since where there are few of
 // them their blocks share rows of a large A; then row tiles, groups, parts. Bound by operations.
-template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 2)
+template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, T::Blocks)
     tensor_gemm_kernel(Problem problem, GemmSize size, float* partial) {
     SIMT_DYN_SHARED(float, shared);
     using A = typename Problem::A;
@@ -261,69 +348,88 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     using SliceB = Slice<B, T::TileN>;
     constexpr int kFragmentsA = T::WarpM / kFragment;
     constexpr int kFragmentsB = T::WarpN / kFragment;
+    constexpr int kPlanes = T::Planes;
     bf16* const a_stages = reinterpret_cast<bf16*>(shared);
-    bf16* const b_stages = a_stages + T::Stages * SliceA::kElements;
+    bf16* const b_stages = a_stages + T::Stages * kPlanes * SliceA::kElements;
 
     const TilePlace tile = tile_place<T>(size);
     const int depth_begin = tile.part * size.part_depth;
     const int depth_end = min(size.depth, depth_begin + size.part_depth);
     const int slices = (depth_end - depth_begin + kTensorSlice - 1) / kTensorSlice;
-    constexpr bool vectors = Problem::Vectors::value;
-    const Loader<A, T::TileM, T::Threads, vectors> a_loader(problem.a(tile.group), tile.row);
-    const Loader<B, T::TileN, T::Threads, vectors> b_loader(problem.b(tile.group), tile.column);
+    constexpr bool vectors = Problem::vectors;
+    Loader<A, T::TileM, T::Threads, vectors> a_loader(problem.a(tile.group), tile.row);
+    Loader<B, T::TileN, T::Threads, vectors> b_loader(problem.b(tile.group), tile.column);
+    const auto a_slice = [&](int stage) { return a_stages + stage * kPlanes * SliceA::kElements; };
+    const auto b_slice = [&](int stage) { return b_stages + stage * kPlanes * SliceB::kElements; };
     // Behind the end there are zeros to multiply, so that nothing need be asked.
-    const auto fetch = [&](int slice, int stage) {
+    const auto begin_fetch = [&](int slice, int stage) {
         const int depth = depth_begin + slice * kTensorSlice;
-        a_loader.load(a_stages + stage * SliceA::kElements, depth, depth_end);
-        b_loader.load(b_stages + stage * SliceB::kElements, depth, depth_end);
+        a_loader.begin(a_slice(stage), depth, depth_end);
+        b_loader.begin(b_slice(stage), depth, depth_end);
         simt::cp_async_commit();
+    };
+    const auto finish_fetch = [&](int slice, int stage) {
+        const int depth = depth_begin + slice * kTensorSlice;
+        a_loader.finish(a_slice(stage), depth, depth_end);
+        b_loader.finish(b_slice(stage), depth, depth_end);
     };
 
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const int warp_row = warp / T::WarpsN * T::WarpM;
     const int warp_column = warp % T::WarpsN * T::WarpN;
-    using Fragment = std::uint32_t[4];
+    using Fragments = Fragment<kPlanes>;
     const int a_of_lane = SliceA::of_lane(warp_row, Operand::a);
     const int b_of_lane = SliceB::of_lane(warp_column, Operand::b);
-    const auto read_a = [&](Fragment& a, int m, int stage, int k) {
-        SliceA::fragment(a_stages + stage * SliceA::kElements, a_of_lane, m, k, a);
-    };
-    const auto read_b = [&](Fragment(&b)[kFragmentsB], int stage, int k) {
+    const auto read_a = [&](Fragments& a, int m, int stage, int k) {
 #pragma unroll
-        for (int n = 0; n < kFragmentsB; ++n)
-            SliceB::fragment(b_stages + stage * SliceB::kElements, b_of_lane, n, k, b[n]);
+        for (int plane = 0; plane < kPlanes; ++plane)
+            SliceA::fragment(a_slice(stage) + plane * SliceA::kElements, a_of_lane, m, k, a[plane]);
+    };
+    const auto read_b = [&](Fragments(&b)[kFragmentsB], int stage, int k) {
+#pragma unroll
+        for (int plane = 0; plane < kPlanes; ++plane)
+#pragma unroll
+            for (int n = 0; n < kFragmentsB; ++n)
+                SliceB::fragment(b_slice(stage) + plane * SliceB::kElements, b_of_lane, n, k,
+                                 b[n][plane]);
     };
 
     float sums[kFragmentsA][2 * kFragmentsB][4] = {};
     // Every column of A times ones are the sums of A's rows. One column of blocks takes them.
-    float row_sums[kFragmentsA][4] = {};
+    float row_sums[kFragmentsA][1][4] = {};
     const bool takes_row_sums = Problem::RowSums::value && tile.column == 0;
-    Fragment a[kFragmentsA];
-    Fragment b[2][kFragmentsB];
+    Fragments a[kFragmentsA];
+    Fragments b[2][kFragmentsB];
     // Multiplies the fragments at hand and reads those that come next, each of A in the place of
     // the one that is done with.
-    const auto step = [&](const Fragment(&now)[kFragmentsB], Fragment(&next)[kFragmentsB],
+    const auto step = [&](const Fragments(&now)[kFragmentsB], Fragments(&next)[kFragmentsB],
                           int next_stage, int next_k) {
         read_b(next, next_stage, next_k);
         if (takes_row_sums) {
             constexpr std::uint32_t ones[2] = {0x3f803f80u, 0x3f803f80u};
 #pragma unroll
-            for (int m = 0; m < kFragmentsA; ++m) simt::mma_m16n8k16(row_sums[m], a[m], ones);
+            for (int m = 0; m < kFragmentsA; ++m)
+                add_products<kPlanes>(row_sums[m], [&](int plane, int other, int, float (&to)[4]) {
+                    if (other == 0) simt::mma_m16n8k16(to, a[m][plane], ones);
+                });
         }
 #pragma unroll
         for (int m = 0; m < kFragmentsA; ++m) {
-#pragma unroll
-            for (int n = 0; n < 2 * kFragmentsB; ++n) {
-                const std::uint32_t eight[2] = {now[n / 2][n % 2 * 2], now[n / 2][n % 2 * 2 + 1]};
-                simt::mma_m16n8k16(sums[m][n], a[m], eight);
-            }
+            add_products<kPlanes>(sums[m], [&](int of_a, int of_b, int n, float (&to)[4]) {
+                const std::uint32_t (&two)[4] = now[n / 2][of_b];
+                const std::uint32_t eight[2] = {two[n % 2 * 2], two[n % 2 * 2 + 1]};
+                simt::mma_m16n8k16(to, a[m][of_a], eight);
+            });
             read_a(a[m], m, next_stage, next_k);
         }
     };
 
 #pragma unroll
-    for (int slice = 0; slice < T::Stages - 1; ++slice) fetch(slice, slice);
+    for (int slice = 0; slice < T::Stages - 1; ++slice) {
+        begin_fetch(slice, slice);
+        finish_fetch(slice, slice);
+    }
     simt::cp_async_wait<T::Stages - 2>();
     __syncthreads();
 #pragma unroll
@@ -333,8 +439,9 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     int free_stage = T::Stages - 1; // of the one before it, which nobody needs any more
     for (int slice = 0; slice < slices; ++slice) {
         static_assert(kTensorSlice == 2 * kFragment);
-        fetch(slice + T::Stages - 1, free_stage);
+        begin_fetch(slice + T::Stages - 1, free_stage);
         step(b[0], b[1], stage, 1);
+        finish_fetch(slice + T::Stages - 1, free_stage);
         free_stage = stage;
         stage = stage + 1 == T::Stages ? 0 : stage + 1;
         simt::cp_async_wait<T::Stages - 2>();
@@ -358,7 +465,7 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
                            sums[m][n][2 * half + 1]);
             }
             if (takes_row_sums && warp_column == 0 && lane % 4 == 0)
-                row_sums_in_tile[row] = row_sums[m][2 * half];
+                row_sums_in_tile[row] = row_sums[m][0][2 * half];
         }
     __syncthreads();
     const auto finish = [&](const auto& epilogue) {

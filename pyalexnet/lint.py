@@ -108,8 +108,12 @@ def examples() -> dict[str, Call]:
         **_conv("conv1 bf16", (1, 12, 12, 48), (96, 3, 3), (10, 10), dtype=BFLOAT16),
         **_conv("conv2 bf16", (1, 9, 9, 96), (256, 5, 5), (9, 9), pad=2, groups=2, dtype=BFLOAT16),
         **_conv("conv3 bf16", (2, 9, 9, 128), (192, 3, 3), (9, 9), pad=1, dtype=BFLOAT16),
+        **_conv("conv1 fp32x3", (1, 12, 12, 48), (96, 3, 3), (10, 10), tensor=True),
+        **_conv("conv2 fp32x3", (1, 9, 9, 96), (256, 5, 5), (9, 9), pad=2, groups=2, tensor=True),
+        **_conv("conv3 fp32x3", (2, 9, 9, 128), (192, 3, 3), (9, 9), pad=1, tensor=True),
         **_linear("", FLOAT32),
         **_linear(" bf16", BFLOAT16),
+        **_linear(" fp32x3", FLOAT32, tensor=True),
         **_neurons(),
         **_norms(),
         **_pools(),
@@ -174,11 +178,12 @@ def _conv(
     pad: int = 0,
     groups: int = 1,
     dtype: np.dtype[Any] = FLOAT32,
+    tensor: bool = False,
 ) -> dict[str, Call]:
     """The passes of a convolution; the first layer's input needs no gradient."""
     w = (*filters, x[3] // groups)
     y = (x[0], *out, filters[0])
-    how: dict[str, Any] = {"stride": stride, "pad": pad, "groups": groups}
+    how: dict[str, Any] = {"stride": stride, "pad": pad, "groups": groups, "tensor": tensor}
 
     def numbers(be: SimcheckBackend, shape: tuple[int, ...]) -> Array:
         return _x(be, *shape, dtype=dtype)
@@ -204,7 +209,7 @@ def _conv(
     return passes
 
 
-def _linear(suffix: str, dtype: np.dtype[Any]) -> dict[str, Call]:
+def _linear(suffix: str, dtype: np.dtype[Any], tensor: bool = False) -> dict[str, Call]:
     """The passes of a linear layer, with dropout behind it."""
 
     def numbers(be: SimcheckBackend, *shape: int) -> Array:
@@ -213,17 +218,18 @@ def _linear(suffix: str, dtype: np.dtype[Any]) -> dict[str, Call]:
     mask = Mask(keep=0.5, **_DRAW)
     return {
         f"linear_fprop{suffix}": lambda be: be.linear_fprop(
-            numbers(be, 64, 256), numbers(be, 128, 256), _x(be, 128), dropout=mask
+            numbers(be, 64, 256), numbers(be, 128, 256), _x(be, 128), dropout=mask, tensor=tensor
         ),
         f"linear_dgrad{suffix}": lambda be: be.linear_dgrad(
-            numbers(be, 64, 128), numbers(be, 128, 256), gate=numbers(be, 64, 256)
+            numbers(be, 64, 128), numbers(be, 128, 256), gate=numbers(be, 64, 256), tensor=tensor
         ),
         f"linear_wgrad{suffix}": lambda be: be.linear_wgrad(
-            numbers(be, 64, 256), numbers(be, 64, 128)
+            numbers(be, 64, 256), numbers(be, 64, 128), tensor=tensor
         ),
         f"linear_wgrad_sgd{suffix}": lambda be: be.linear_wgrad_sgd(
             *(numbers(be, 64, 256), numbers(be, 64, 128)),
             *(_learned(be, 128, 256, dtype=dtype), _learned(be, 128)),
+            tensor=tensor,
         ),
     }
 

@@ -41,8 +41,10 @@ from pyalexnet.layers import (
 )
 from pyalexnet.net import NetSpec
 
-Precision: TypeAlias = Literal["fp32", "bf16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+Precision: TypeAlias = Literal["fp32", "fp32x3", "bf16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp32x3", "bf16")
+"""float32 throughout; the same with its products on tensor cores, where a number is the sum of
+three bfloat16; and maps and products in bfloat16."""
 
 Goal: TypeAlias = Literal["logits", "gradients", "update"]
 """How far a plan goes: forward; and backward; and on to the changed parameters."""
@@ -154,7 +156,7 @@ class Plan:
 
         Products with zeros count, around an image and in the filters of blocks; 0 for what is none.
         """
-        if not call.op.startswith(("conv_", "linear_")):
+        if not is_product(call.op):
             return 0.0
         y = call.writes[0] if call.op.endswith("_fprop") else call.reads["dy"]
         w = call.reads.get("w") or call.learns.get("w") or call.writes[0]
@@ -168,6 +170,11 @@ class Plan:
         """The arrays that change as a parameter does: itself, what it lacks in bf16, momentum."""
         names = (parameter, f"{parameter}.low", f"{parameter}.v")
         return tuple(name for name in names if name in self.arrays)
+
+
+def is_product(op: str) -> bool:
+    """Whether an operation is that of a convolution or a linear layer."""
+    return op.startswith(("conv_", "linear_"))
 
 
 def name_of(operand: Operand) -> str:
@@ -304,6 +311,7 @@ class _Planner:
     ) -> None:
         self._spec, self._goal, self._fused, self._train = spec, goal, fused, train
         self._element = element(precision)
+        self._products = {"tensor": True} if precision == "fp32x3" else {}
         self._calls: list[Call] = []
         self._arrays: dict[str, Layout] = {}
         self._runs: list[_Run] = []
@@ -341,6 +349,7 @@ class _Planner:
         **settings: Any,
     ) -> None:
         outputs = writes if isinstance(writes, tuple) else (writes,)
+        settings |= self._products if is_product(op) else {}
         self._calls.append(Call(op, reads, outputs, settings=settings))
 
     def _learn(
@@ -352,6 +361,7 @@ class _Planner:
         arithmetic: it may run beside them.
         """
         aside = op == "linear_wgrad_sgd"
+        settings |= self._products if is_product(op) else {}
         self._calls.append(Call(op, reads, learns=learns, settings=settings, aside=aside))
 
     def _new(

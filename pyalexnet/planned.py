@@ -26,12 +26,15 @@ _PROGRAMS = 6
 class PlannedNet(Net):
     """A network on one device whose passes follow a plan.
 
+    In fp32x3 all is as in fp32, but convolutions and linear layers multiply on a GPU's tensor
+    cores, each number as the sum of three bfloat16.
+
     In bf16, maps and the operands of products are bfloat16; sums, biases, gradients of parameters
     and momentum are float32. A weight is kept exactly, as the bfloat16 nearest to it, which
     products read, and the 16 bits that it lacks; `params` and checkpoints are float32.
 
     Attributes:
-        precision: "fp32" or "bf16".
+        precision: "fp32", "fp32x3" or "bf16".
         fused: whether operations take layers together; False is the layers' own way, one by one.
     """
 
@@ -89,7 +92,7 @@ class PlannedNet(Net):
     @property
     def converts(self) -> bool:
         """Whether images have to be converted at all."""
-        return self.converted.shape != self.spec.input_shape or self.precision != "fp32"
+        return self.converted.shape != self.spec.input_shape or self.element != np.float32
 
     def images_for(self, count: int) -> Array:
         """The array (count, *converted.shape) that a pass over so many images reads in place.

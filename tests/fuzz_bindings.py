@@ -199,10 +199,17 @@ def _conv(draw: st.DrawFn) -> tuple[Shape, Shape, Shape, list[int]]:
 
 def _conv_fprop(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
-    towers, dtype = draw(_extent(3)), draw(ELEMENT)
-    nbytes = extension().conv_fprop_workspace(x, w, y, numbers[-1], towers, dtype == "bfloat16")
+    towers, dtype, tensor = draw(_extent(3)), draw(ELEMENT), draw(st.booleans())
+    nbytes = extension().conv_fprop_workspace(
+        x, w, y, numbers[-1], towers, dtype == "bfloat16", tensor
+    )
     b = _floats((w[0],), draw) if draw(st.booleans()) else None
-    ends = [_result(y, draw(st.sampled_from((dtype, "float32")))), _scratch(nbytes), *numbers]
+    ends = [
+        _result(y, draw(st.sampled_from((dtype, "float32")))),
+        _scratch(nbytes),
+        *numbers,
+        tensor,
+    ]
     inputs = [_floats(x, draw, dtype=dtype), _floats(w, draw, dtype=dtype)]
     return [*inputs, b, *ends, towers, *_finish(draw, prod(y[1:]))]
 
@@ -242,63 +249,63 @@ def _rules(draw: st.DrawFn) -> list[Any]:
 
 def _conv_dgrad(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
-    dtype = draw(ELEMENT)
-    nbytes = extension().conv_dgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16")
+    dtype, tensor = draw(ELEMENT), draw(st.booleans())
+    nbytes = extension().conv_dgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16", tensor)
     inputs = [_floats(y, draw, dtype=dtype), _floats(w, draw, ("whole",), dtype)]
-    ends = [_result(x, dtype), _scratch(nbytes), *numbers, _factor(draw)]
+    ends = [_result(x, dtype), _scratch(nbytes), *numbers, tensor, _factor(draw)]
     return [*inputs, _gate(x, draw, dtype), *ends]
 
 
 def _conv_wgrad(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
-    dtype = draw(ELEMENT)
-    nbytes = extension().conv_wgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16")
+    dtype, tensor = draw(ELEMENT), draw(st.booleans())
+    nbytes = extension().conv_wgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16", tensor)
     inputs = [_floats(x, draw, dtype=dtype), _floats(y, draw, dtype=dtype)]
-    return [*inputs, _result(w), _result(w[:1]), _scratch(nbytes), *numbers]
+    return [*inputs, _result(w), _result(w[:1]), _scratch(nbytes), *numbers, tensor]
 
 
 def _conv_wgrad_sgd(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
-    dtype = draw(ELEMENT)
-    nbytes = extension().conv_wgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16")
+    dtype, tensor = draw(ELEMENT), draw(st.booleans())
+    nbytes = extension().conv_wgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16", tensor)
     inputs = [_floats(shape, draw, ("whole",), dtype) for shape in (x, y)]
-    ends = [_scratch(nbytes), *numbers, *_rules(draw)]
+    ends = [_scratch(nbytes), *numbers, tensor, *_rules(draw)]
     return [*inputs, *_learned(w, draw, dtype), *ends]
 
 
 def _linear_fprop(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
-    towers, dtype = draw(_extent(3)), draw(ELEMENT)
-    nbytes = extension().linear_fprop_workspace(n, i, o, towers, dtype == "bfloat16")
+    towers, dtype, tensor = draw(_extent(3)), draw(ELEMENT), draw(st.booleans())
+    nbytes = extension().linear_fprop_workspace(n, i, o, towers, dtype == "bfloat16", tensor)
     b = _floats((o,), draw) if draw(st.booleans()) else None
     y = _result((n, o), draw(st.sampled_from((dtype, "float32"))))
     inputs = [_floats((n, i), draw, dtype=dtype), _floats((o, i), draw, dtype=dtype)]
-    return [*inputs, b, y, _scratch(nbytes), towers, *_finish(draw, o)]
+    return [*inputs, b, y, _scratch(nbytes), tensor, towers, *_finish(draw, o)]
 
 
 def _linear_dgrad(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
-    dtype = draw(ELEMENT)
-    scratch = _scratch(extension().linear_dgrad_workspace(n, i, o, dtype == "bfloat16"))
+    dtype, tensor = draw(ELEMENT), draw(st.booleans())
+    scratch = _scratch(extension().linear_dgrad_workspace(n, i, o, dtype == "bfloat16", tensor))
     inputs = [_floats((n, o), draw, dtype=dtype), _floats((o, i), draw, dtype=dtype)]
-    ends = [_result((n, i), dtype), scratch, _factor(draw)]
+    ends = [_result((n, i), dtype), scratch, tensor, _factor(draw)]
     return [*inputs, _gate((n, i), draw, dtype), *ends]
 
 
 def _linear_wgrad(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
-    dtype = draw(ELEMENT)
-    scratch = _scratch(extension().linear_wgrad_workspace(n, i, o, dtype == "bfloat16"))
+    dtype, tensor = draw(ELEMENT), draw(st.booleans())
+    scratch = _scratch(extension().linear_wgrad_workspace(n, i, o, dtype == "bfloat16", tensor))
     x, dy = _floats((n, i), draw, dtype=dtype), _floats((n, o), draw, dtype=dtype)
-    return [x, dy, _result((o, i)), _result((o,)), scratch]
+    return [x, dy, _result((o, i)), _result((o,)), scratch, tensor]
 
 
 def _linear_wgrad_sgd(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
-    dtype = draw(ELEMENT)
-    scratch = _scratch(extension().linear_wgrad_workspace(n, i, o, dtype == "bfloat16"))
+    dtype, tensor = draw(ELEMENT), draw(st.booleans())
+    scratch = _scratch(extension().linear_wgrad_workspace(n, i, o, dtype == "bfloat16", tensor))
     inputs = [_floats(shape, draw, ("whole",), dtype) for shape in ((n, i), (n, o))]
-    return [*inputs, *_learned((o, i), draw, dtype), scratch, *_rules(draw)]
+    return [*inputs, *_learned((o, i), draw, dtype), scratch, tensor, *_rules(draw)]
 
 
 def _any_shape(draw: st.DrawFn, least: int = 0) -> Shape:

@@ -158,7 +158,7 @@ def _geometry(x: Any, w: Any, y: Any, numbers: tuple[int, ...]) -> dict[str, Any
 
 
 def _conv_fprop(x: Any, w: Any, b: Any, y: Any, _: Any, *numbers: Any) -> Answer:
-    *plain, towers, activation, dropout = numbers
+    *plain, _, towers, activation, dropout = numbers
     _whole(x, w, b)
     how = _geometry(x, w, y, tuple(plain)) | _finish(towers, activation, dropout, y)
     result = _numpy().conv_fprop(x, w, b, **how)
@@ -176,7 +176,7 @@ def _finish(towers: int, activation: str | None, dropout: Any, y: Any) -> dict[s
 
 
 def _conv_dgrad(dy: Any, w: Any, gate: Any, dx: Any, _: Any, *numbers: Any) -> Answer:
-    *plain, factor = numbers
+    *plain, _, factor = numbers
     _whole(dy, w, np.asarray(factor))
     _finite(w)  # where no window reads a pixel, the kernels add zeros times w, and NumPy nothing
     how = _geometry(dx, w, dy, tuple(plain)) | {"gate": gate, "factor": factor}
@@ -185,14 +185,14 @@ def _conv_dgrad(dy: Any, w: Any, gate: Any, dx: Any, _: Any, *numbers: Any) -> A
 
 def _conv_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any, *numbers: int) -> Answer:
     _whole(x, dy)
-    how = _geometry(x, dw, dy, numbers)
+    how = _geometry(x, dw, dy, numbers[:-1])
     dw_due, db_due = _numpy().conv_wgrad(x, dy, w_shape=dw.shape, **how)
     _of(db.shape, db_due)
     return {2: (dw_due, None), 3: (db_due, None)}
 
 
 def _conv_wgrad_sgd(x: Any, dy: Any, *arguments: Any) -> Answer:
-    *learned, _, stride_h, stride_w, top, left, groups, w_rule, b_rule = arguments
+    *learned, _, stride_h, stride_w, top, left, groups, _, w_rule, b_rule = arguments
     _whole(x, dy)
     w, b = _learned(learned, w_rule, b_rule)
     how = _geometry(x, w.w, dy, (stride_h, stride_w, top, left, groups))
@@ -231,23 +231,24 @@ def _as_learned(
     return answer
 
 
-def _linear_fprop(
-    x: Any, w: Any, b: Any, y: Any, _: Any, towers: int, activation: str | None, dropout: Any
-) -> Answer:
+def _linear_fprop(x: Any, w: Any, b: Any, y: Any, _: Any, tensor: bool, *numbers: Any) -> Answer:
+    towers, activation, dropout = numbers
     _whole(x, w, b)
     result = _numpy().linear_fprop(x, w, b, **_finish(towers, activation, dropout, y))
     _of(y.shape, result)
     return {3: (result, _after(activation, result))}
 
 
-def _linear_dgrad(dy: Any, w: Any, gate: Any, dx: Any, _: Any, factor: float) -> Answer:
+def _linear_dgrad(
+    dy: Any, w: Any, gate: Any, dx: Any, _: Any, tensor: bool, factor: float
+) -> Answer:
     _whole(dy, w, np.asarray(factor))
     result = _numpy().linear_dgrad(dy, w, gate=gate, factor=factor)
     _of(dx.shape, result)
     return {3: (result, None)}
 
 
-def _linear_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any) -> Answer:
+def _linear_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any, tensor: bool) -> Answer:
     _whole(x, dy)
     dw_due, db_due = _numpy().linear_wgrad(x, dy)
     _of(dw.shape, dw_due)
@@ -255,7 +256,7 @@ def _linear_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any) -> Answer:
 
 
 def _linear_wgrad_sgd(x: Any, dy: Any, *arguments: Any) -> Answer:
-    *learned, _, w_rule, b_rule = arguments
+    *learned, _, _, w_rule, b_rule = arguments
     _whole(x, dy)
     w, b = _learned(learned, w_rule, b_rule)
     before = place(_numpy(), [w, b])

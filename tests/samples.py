@@ -8,13 +8,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pyalexnet.backends.elements import ELEMENTS
+from pyalexnet.backends.elements import BFLOAT16, ELEMENTS, FLOAT32
 
 Floats32 = NDArray[np.float32]
 
 
 EACH_ELEMENT = pytest.mark.parametrize("dtype", ELEMENTS, ids=str)
 """For tests of what takes float32 and bfloat16."""
+
+EACH_PRODUCT = pytest.mark.parametrize(
+    ("dtype", "tensor"),
+    [
+        pytest.param(FLOAT32, False, id="float32"),
+        pytest.param(FLOAT32, True, id="float32x3"),
+        pytest.param(BFLOAT16, False, id="bfloat16"),
+    ],
+)
+"""For tests of what multiplies them: float32 on tensor cores, too."""
 
 
 def generator(*key: int) -> np.random.Generator:

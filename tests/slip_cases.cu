@@ -141,6 +141,14 @@ void tensors() {
     conv<bf16>({2, 7, 6, 8, 8, 3, 2, 3, 3, 2, 2, 0, 0, 1});
 }
 
+// The same of float32 in three planes.
+void splits() {
+    conv<float>({2, 5, 4, 6, 4, 3, 3, 5, 4, 1, 1, 1, 1, 2, 1, true});
+    conv<float>({2, 5, 4, 16, 16, 3, 3, 5, 4, 1, 1, 1, 1, 2, 1, true});
+    conv<float>({1, 3, 3, 72, 8, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, true});
+    conv<float>({2, 7, 6, 8, 8, 3, 2, 3, 3, 2, 2, 0, 0, 1, 1, true});
+}
+
 // With a last window that the border clips (P = 3), and with last rows that no window holds (P =
 // 2).
 void pools() {
@@ -253,11 +261,18 @@ struct Family {
     void (*run)();
 };
 
-constexpr Family kFamilies[] = {
-    {"augment", augments},        {"depth", depths},      {"conv", convs},
-    {"tensor", tensors},          {"pool", pools},        {"lrn", lrns},
-    {"lrn_pool", lrn_pools},      {"rnorm", rnorms},      {"softmax", softmax},
-    {"elementwise", elementwise}, {"exchange", exchanges}};
+constexpr Family kFamilies[] = {{"augment", augments},
+                                {"depth", depths},
+                                {"conv", convs},
+                                {"tensor", tensors},
+                                {"split", splits},
+                                {"pool", pools},
+                                {"lrn", lrns},
+                                {"lrn_pool", lrn_pools},
+                                {"rnorm", rnorms},
+                                {"softmax", softmax},
+                                {"elementwise", elementwise},
+                                {"exchange", exchanges}};
 
 } // namespace
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import pyalexnet
-from bench import cards, cases, floors, gate, steps
+from bench import cards, cases, errors, floors, gate, steps
 from bench.cases import Case
 from bench.reference import ReferenceBackend
 from bench.steps import WAYS, Gate, Ours
@@ -20,6 +20,7 @@ from pyalexnet import nets
 from pyalexnet.backends.numpy import NumpyBackend
 from pyalexnet.net import NetSpec
 from pyalexnet.plan import PRECISIONS, Precision
+from tolerance import SUM
 from trial import arrays_of, as_tuple, place
 
 TINY = nets.alexnet(10, "caffe", width=1 / 32, input_shape=(67, 67, 3))
@@ -132,8 +133,8 @@ def test_a_norm_with_a_wrong_window_does_not_pass(name: str) -> None:
 
 def test_a_sum_that_forgets_an_image_does_not_pass() -> None:
     class Forgets(NumpyBackend):
-        def _conv_wgrad(self, x: Any, dy: Any, dw: Any, db: Any, g: Any) -> None:
-            super()._conv_wgrad(x[:-1], dy[:-1], dw, db, g)
+        def _conv_wgrad(self, x: Any, dy: Any, dw: Any, db: Any, *how: Any) -> None:
+            super()._conv_wgrad(x[:-1], dy[:-1], dw, db, *how)
 
     case = case_of("conv3 wgrad")
     wrong = gate.check(Forgets(), case, case.arrays())
@@ -167,12 +168,22 @@ def test_a_fused_step_that_reads_blocks(case: steps.StepCase, precision: Precisi
     assert Gate().check(pyalexnet.backend("numpy"), case, Ours(precision, "fused")) is None
 
 
+def test_errors_beside_float64() -> None:
+    """Of every product: within the bound of any, and nearer than plain where sums are long."""
+    found = list(errors.rows(pyalexnet.backend("sim"), TINY))
+    assert [row.name for row in found[:3]] == ["conv1 fprop", "conv1 wgrad", "conv2 fprop"]
+    for row in found:
+        assert all(0 < one.worst <= SUM for one in row.errors.values())
+        if row.terms > 250:
+            assert row.errors["fp32x3"].norm < row.errors["fp32"].norm
+
+
 def test_a_gradient_that_goes_past_its_relu_is_wrong() -> None:
     """The fused step leaves ReLU's gradient to the operation behind it."""
 
     class Past(NumpyBackend):
-        def _linear_dgrad(self, dy: Any, w: Any, gate: Any, factor: float, dx: Any) -> None:
-            super()._linear_dgrad(dy, w, None, factor, dx)
+        def _linear_dgrad(self, dy: Any, w: Any, gate: Any, *more: Any) -> None:
+            super()._linear_dgrad(dy, w, None, *more)
 
     case = steps.StepCase(TINY, "tiny", 3)
     for precision in PRECISIONS:
@@ -181,9 +192,9 @@ def test_a_gradient_that_goes_past_its_relu_is_wrong() -> None:
 
 def test_an_update_in_the_wrong_half_is_wrong() -> None:
     class High(NumpyBackend):
-        def _linear_wgrad_sgd(self, x: Any, dy: Any, w: Any, b: Any) -> None:
+        def _linear_wgrad_sgd(self, x: Any, dy: Any, w: Any, *more: Any) -> None:
             low = w.low.copy()
-            super()._linear_wgrad_sgd(x, dy, w, b)
+            super()._linear_wgrad_sgd(x, dy, w, *more)
             w.low[...] = low
 
     case = next(one for one in cases.fused(TINY, 3, "bf16") if one.name == "fc8 wgrad + update")

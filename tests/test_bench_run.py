@@ -147,8 +147,10 @@ def run_dry(device: Host, only: str) -> Results:
 
 def test_a_wrong_answer_is_reported_and_not_timed() -> None:
     class Wrong(NumpyBackend):
-        def _linear_dgrad(self, dy: Any, w: Any, gate: Any, factor: float, dx: Any) -> None:
-            super()._linear_dgrad(dy, w, gate, factor, dx)
+        def _linear_dgrad(
+            self, dy: Any, w: Any, gate: Any, factor: float, dx: Any, tensor: bool
+        ) -> None:
+            super()._linear_dgrad(dy, w, gate, factor, dx, tensor)
             dx *= dx.dtype.type(1.02)
 
     device = Host("test")

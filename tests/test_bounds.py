@@ -305,7 +305,8 @@ class Slip:
         return f"{self.file}: {self.new}"
 
 
-PRODUCTS = "conv tensor"
+PRODUCTS = "conv tensor split"
+ON_TENSOR_CORES = "tensor split"
 LRN_POOL, LRN_ROWS, WINDOWS = "lrn_pool.cu", "lrn_rows.cuh", "pool_windows.cuh"
 SLIPS = [
     Slip("augment", "augment.cu", "max(corner, 0)", "max(corner, 0 - SLIP)"),
@@ -333,11 +334,11 @@ SLIPS = [
     Slip("conv", "gemm.cuh", "? element(source_, line_,", "+ SLIP ? element(source_, line_,"),
     Slip("conv", "gemm.cuh", "row >= size.rows)", "row >= size.rows + SLIP)"),
     Slip("conv", "gemm.cuh", "size.columns - column)", "size.columns - column + SLIP)"),
-    Slip("tensor", "tensor.cuh", "&& depth < depth_end", "&& depth < depth_end + SLIP"),
-    Slip("tensor", "tensor.cuh", "point < depth_end)", "point < depth_end + SLIP)"),
-    Slip("tensor", "tensor.cuh", "point < depth_end ?", "point < depth_end + SLIP ?"),
-    Slip("tensor", "tensor.cuh", "- tile.column - column", "- tile.column - column + SLIP"),
-    Slip("tensor", "tensor.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
+    Slip(ON_TENSOR_CORES, "tensor.cuh", "&& depth < depth_end", "&& depth < depth_end + SLIP"),
+    Slip(ON_TENSOR_CORES, "tensor.cuh", "point < depth_end}", "point < depth_end + SLIP}"),
+    Slip(ON_TENSOR_CORES, "tensor.cuh", "point < depth_end ?", "point < depth_end + SLIP ?"),
+    Slip(ON_TENSOR_CORES, "tensor.cuh", "- tile.column - column", "- tile.column - column + SLIP"),
+    Slip(ON_TENSOR_CORES, "tensor.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
     Slip("pool", WINDOWS, "min(size, length - first)", "min(size, length - first + SLIP)"),
     Slip("pool", WINDOWS, "h / stride + 1, windows", "h / stride + 1, windows + SLIP"),
     Slip(

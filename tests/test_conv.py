@@ -10,9 +10,9 @@ import pytest
 
 import oracle
 from oracle import Exact, double
-from pyalexnet.backends.elements import BFLOAT16, ELEMENTS, FLOAT32
+from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.masks import Mask
-from samples import EACH_ELEMENT, normal
+from samples import EACH_PRODUCT, normal
 from shapes import ALEXNET, CONVS, Conv, each, in_vectors
 from tolerance import FUNCTION, SUM, UNIT, assert_close, inner, same_bits
 from trial import run
@@ -46,27 +46,27 @@ def exact(case: Conv, dtype: Any = FLOAT32) -> tuple[Exact, Exact, Exact, Exact]
 
 
 @CASES
-@EACH_ELEMENT
-def test_fprop(be: Any, case: Conv, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_fprop(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
     x, w, b, _ = arrays(case, dtype)
-    (y,) = run(be, "conv_fprop", x, w, b, **case.geometry)
+    (y,) = run(be, "conv_fprop", x, w, b, **case.geometry, tensor=tensor)
     assert_close(y, exact(case, dtype)[0], dtype=dtype)
 
 
 @CASES
-@EACH_ELEMENT
-def test_dgrad(be: Any, case: Conv, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_dgrad(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
     _, w, _, dy = arrays(case, dtype)
-    (dx,) = run(be, "conv_dgrad", dy, w, x_shape=case.x, **case.geometry)
+    (dx,) = run(be, "conv_dgrad", dy, w, x_shape=case.x, **case.geometry, tensor=tensor)
     assert_close(dx, exact(case, dtype)[1], dtype=dtype)
 
 
 @CASES
-@EACH_ELEMENT
-def test_wgrad(be: Any, case: Conv, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_wgrad(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
     """Gradients of weights are float32, whatever they are the gradients of."""
     x, _, _, dy = arrays(case, dtype)
-    dw, db = run(be, "conv_wgrad", x, dy, w_shape=case.w, **case.geometry)
+    dw, db = run(be, "conv_wgrad", x, dy, w_shape=case.w, **case.geometry, tensor=tensor)
     assert_close(dw, exact(case, dtype)[2])
     assert_close(db, exact(case, dtype)[3])
 
@@ -78,11 +78,13 @@ FINISHED = pytest.mark.parametrize("case", each((GROUPED, CONVS[20], *in_vectors
 @FINISHED
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
-@EACH_ELEMENT
-def test_epilogue(be: Any, case: Conv, activation: str | None, with_bias: bool, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_epilogue(
+    be: Any, case: Conv, activation: str | None, with_bias: bool, dtype: Any, tensor: bool
+) -> None:
     x, w, b, _ = arrays(case, dtype)
     bias = b if with_bias else None
-    (y,) = run(be, "conv_fprop", x, w, bias, activation=activation, **case.geometry)
+    (y,) = run(be, "conv_fprop", x, w, bias, activation=activation, **case.geometry, tensor=tensor)
     assert_close(y, finished(case, bias, activation, dtype), dtype=dtype)
 
 
@@ -124,10 +126,12 @@ def test_sums_of_bfloat16_in_float32(be: Any, case: Conv) -> None:
     ],
     ids=str,
 )
-@EACH_ELEMENT
-def test_dropout(be: Any, case: Conv, mask: Mask, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_dropout(be: Any, case: Conv, mask: Mask, dtype: Any, tensor: bool) -> None:
     x, w, b, _ = arrays(case, dtype)
-    (y,) = run(be, "conv_fprop", x, w, b, activation="relu", dropout=mask, **case.geometry)
+    (y,) = run(
+        be, "conv_fprop", x, w, b, activation="relu", dropout=mask, **case.geometry, tensor=tensor
+    )
     draw = {name: value for name, value in vars(mask).items() if name != "factor"}
     due = oracle.dropped(finished(case, b, "relu", dtype), **draw, factor=mask.factor)
     assert_close(y, due, dtype=dtype)
@@ -135,13 +139,17 @@ def test_dropout(be: Any, case: Conv, mask: Mask, dtype: Any) -> None:
 
 
 @FINISHED
-@EACH_ELEMENT
-def test_fused_dropout_gives_the_bits_of_the_two_ops(be: Any, case: Conv, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_fused_dropout_gives_the_bits_of_the_two_ops(
+    be: Any, case: Conv, dtype: Any, tensor: bool
+) -> None:
     x, w, b, _ = arrays(case, dtype)
     step = be.asarray(np.array(DRAW["step"], np.uint32))
     mask = Mask(**{**DRAW, "step": step})
-    (plain,) = run(be, "conv_fprop", x, w, b, activation="tanh", **case.geometry)
-    (fused,) = run(be, "conv_fprop", x, w, b, activation="tanh", dropout=mask, **case.geometry)
+    (plain,) = run(be, "conv_fprop", x, w, b, activation="tanh", **case.geometry, tensor=tensor)
+    (fused,) = run(
+        be, "conv_fprop", x, w, b, activation="tanh", dropout=mask, **case.geometry, tensor=tensor
+    )
     (dropped,) = run(be, "dropout_fprop", plain, **DRAW)
     np.testing.assert_array_equal(fused.astype(np.float32), dropped.astype(np.float32))
 
@@ -159,12 +167,14 @@ def test_dropped_means_zero(be: Any) -> None:
 @FINISHED
 @pytest.mark.parametrize("factor", [1.0, -1.75])
 @pytest.mark.parametrize("with_gate", [True, False], ids=["gate", "no gate"])
-@EACH_ELEMENT
-def test_gate(be: Any, case: Conv, factor: float, with_gate: bool, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_gate(
+    be: Any, case: Conv, factor: float, with_gate: bool, dtype: Any, tensor: bool
+) -> None:
     _, w, _, dy = arrays(case, dtype)
     gate = gate_of(case, dtype) if with_gate else None
     how = {"x_shape": case.x, **case.geometry, "factor": factor}
-    (dx,) = run(be, "conv_dgrad", dy, w, gate=placed(be, gate), **how)
+    (dx,) = run(be, "conv_dgrad", dy, w, gate=placed(be, gate), **how, tensor=tensor)
     assert_close(dx, oracle.let_pass(exact(case, dtype)[1], gate, factor), dtype=dtype)
 
 
@@ -181,13 +191,15 @@ def placed(be: Any, one: Any) -> Any:
 
 
 @FINISHED
-@EACH_ELEMENT
-def test_fused_gate_gives_the_bits_of_the_two_ops(be: Any, case: Conv, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_fused_gate_gives_the_bits_of_the_two_ops(
+    be: Any, case: Conv, dtype: Any, tensor: bool
+) -> None:
     _, w, _, dy = arrays(case, dtype)
     gate = gate_of(case, dtype)
     how = {"x_shape": case.x, **case.geometry}
-    (plain,) = run(be, "conv_dgrad", dy, w, **how)
-    (fused,) = run(be, "conv_dgrad", dy, w, gate=be.asarray(gate), **how)
+    (plain,) = run(be, "conv_dgrad", dy, w, **how, tensor=tensor)
+    (fused,) = run(be, "conv_dgrad", dy, w, gate=be.asarray(gate), **how, tensor=tensor)
     (apart,) = run(be, "relu_dgrad", gate, plain)
     np.testing.assert_array_equal(fused.astype(np.float32), apart.astype(np.float32))
 
@@ -198,18 +210,22 @@ LEARNING = (GROUPED, CONVS[19], CONVS[20], *in_vectors(CONVS))
 
 @pytest.mark.parametrize("case", each(LEARNING))
 @pytest.mark.parametrize("lr", LR, ids=str)
-@EACH_ELEMENT
-def test_update(be: Any, case: Conv, lr: float, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_update(be: Any, case: Conv, lr: float, dtype: Any, tensor: bool) -> None:
     """wgrad_sgd against the exact rule on the exact gradients."""
     x, _, _, dy = arrays(case, dtype)
-    check_update(be, "conv", (x, dy), exact(case, dtype)[2:], dtype, lr, **case.geometry)
+    check_update(
+        be, "conv", (x, dy), exact(case, dtype)[2:], dtype, lr, **case.geometry, tensor=tensor
+    )
 
 
 @pytest.mark.parametrize("case", each(LEARNING))
-@EACH_ELEMENT
-def test_update_has_the_bits_of_the_two_ops(be: Any, case: Conv, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_update_has_the_bits_of_the_two_ops(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
     x, _, _, dy = arrays(case, dtype)
-    check_same_update(be, "conv", (x, dy), (case.w, case.w[:1]), dtype, **case.geometry)
+    check_same_update(
+        be, "conv", (x, dy), (case.w, case.w[:1]), dtype, **case.geometry, tensor=tensor
+    )
 
 
 # In one group each tower sees all channels, in two its own half of them.
@@ -221,11 +237,11 @@ SPLIT = (
 )
 
 
-def check_towers(be: Any, case: Conv, dtype: Any) -> None:
+def check_towers(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
     """Two towers' maps: bit for bit those of the whole layer, but for BLAS's order of sums."""
     x, w, b, _ = arrays(case, dtype)
-    (whole,) = run(be, "conv_fprop", x, w, b, **case.geometry)
-    alone = {**case.geometry, "groups": 1, "towers": 2}
+    (whole,) = run(be, "conv_fprop", x, w, b, **case.geometry, tensor=tensor)
+    alone = {**case.geometry, "groups": 1, "towers": 2, "tensor": tensor}
     halves: list[Any] = []
     for tower in range(2):
         filters = np.split(np.arange(len(w)), 2)[tower]
@@ -241,23 +257,27 @@ def check_towers(be: Any, case: Conv, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("case", each(IN_TOWERS))
-@EACH_ELEMENT
-def test_towers_are_halves_of_the_whole_layer(be: Any, case: Conv, dtype: Any) -> None:
-    check_towers(be, case, dtype)
+@EACH_PRODUCT
+def test_towers_are_halves_of_the_whole_layer(
+    be: Any, case: Conv, dtype: Any, tensor: bool
+) -> None:
+    check_towers(be, case, dtype, tensor)
 
 
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @pytest.mark.parametrize("case", each(SPLIT))
-@EACH_ELEMENT
-def test_towers_split_the_depth_as_the_whole_layer_does(be: Any, case: Conv, dtype: Any) -> None:
-    check_towers(be, case, dtype)
+@EACH_PRODUCT
+def test_towers_split_the_depth_as_the_whole_layer_does(
+    be: Any, case: Conv, dtype: Any, tensor: bool
+) -> None:
+    check_towers(be, case, dtype, tensor)
 
 
-@EACH_ELEMENT
-def test_nan_reaches_exactly_the_windows_that_see_it(be: Any, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_nan_reaches_exactly_the_windows_that_see_it(be: Any, dtype: Any, tensor: bool) -> None:
     x, w, b, _ = arrays(DIFFERENT, dtype)
     x[1, 2, 3, 4] = np.nan
-    (y,) = run(be, "conv_fprop", x, w, b, **DIFFERENT.geometry)
+    (y,) = run(be, "conv_fprop", x, w, b, **DIFFERENT.geometry, tensor=tensor)
     expected = np.isnan(oracle.conv_fprop(x, w, b, **DIFFERENT.geometry).value)
     assert 0 < expected.sum() < expected.size
     np.testing.assert_array_equal(np.isnan(y), expected)
@@ -265,15 +285,17 @@ def test_nan_reaches_exactly_the_windows_that_see_it(be: Any, dtype: Any) -> Non
 
 # The gradient of conv1's images, which no network asks for, takes the emulation a minute.
 AT_FULL_SIZE = pytest.mark.parametrize(
-    ("layer", "dtype"),
+    ("layer", "dtype", "tensor"),
     [
         pytest.param(
-            *(layer, dtype),
-            id=f"{layer}-{dtype}",
-            marks=[pytest.mark.slow] if (layer.name, dtype) == ("conv1", BFLOAT16) else [],
+            *(layer, dtype, tensor),
+            id=f"{layer}-{dtype}{'x3' if tensor else ''}",
+            marks=[pytest.mark.slow]
+            if layer.name == "conv1" and (tensor or dtype != FLOAT32)
+            else [],
         )
         for layer in ALEXNET
-        for dtype in ELEMENTS
+        for dtype, tensor in ((FLOAT32, False), (FLOAT32, True), (BFLOAT16, False))
     ],
 )
 
@@ -281,7 +303,7 @@ AT_FULL_SIZE = pytest.mark.parametrize(
 @pytest.mark.big
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @AT_FULL_SIZE
-def test_adjoint_identities_at_full_size(be: Any, layer: Conv, dtype: Any) -> None:
+def test_adjoint_identities_at_full_size(be: Any, layer: Conv, dtype: Any, tensor: bool) -> None:
     """<conv(x, w), dy> = <x, dgrad> = <w, wgrad>: three sums of the same products.
 
     Each op's error is at most SUM units of its magnitude, whose inner product with the other factor
@@ -289,16 +311,16 @@ def test_adjoint_identities_at_full_size(be: Any, layer: Conv, dtype: Any) -> No
     """
     x, w, _, dy = arrays(layer, dtype)
     on_x, on_w, on_dy = be.asarray(x), be.asarray(w), be.asarray(dy)
-    y = be.conv_fprop(on_x, on_w, None, **layer.geometry, dtype=FLOAT32)
-    dx = be.conv_dgrad(on_dy, on_w, x_shape=layer.x, **layer.geometry)
-    dw, _ = be.conv_wgrad(on_x, on_dy, w_shape=layer.w, **layer.geometry)
+    how: dict[str, Any] = {**layer.geometry, "tensor": tensor}
+    y = be.conv_fprop(on_x, on_w, None, **how, dtype=FLOAT32)
+    dx = be.conv_dgrad(on_dy, on_w, x_shape=layer.x, **how)
+    dw, _ = be.conv_wgrad(on_x, on_dy, w_shape=layer.w, **how)
     sums = (
         inner(be.to_numpy(y), dy),
         inner(be.to_numpy(dx), x),
         inner(be.to_numpy(dw), w),
     )
-    how = {**layer.geometry, "dtype": FLOAT32}
-    sizes = be.conv_fprop(be.asarray(abs(x)), be.asarray(abs(w)), None, **how)
+    sizes = be.conv_fprop(be.asarray(abs(x)), be.asarray(abs(w)), None, **how, dtype=FLOAT32)
     allowed = 2 * SUM * UNIT * inner(be.to_numpy(sizes), abs(dy))
     if dtype == BFLOAT16:
         allowed += 2.0**-8 * inner(abs(be.to_numpy(dx)), abs(x))
@@ -308,11 +330,12 @@ def test_adjoint_identities_at_full_size(be: Any, layer: Conv, dtype: Any) -> No
 @pytest.mark.big
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @pytest.mark.parametrize("layer", ALEXNET, ids=str)
-@EACH_ELEMENT
-def test_values_at_full_size(be: Any, layer: Conv, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_values_at_full_size(be: Any, layer: Conv, dtype: Any, tensor: bool) -> None:
     """Some output pixels of the paper's layers, corners among them, by the oracle's window."""
     x, w, b, _ = arrays(layer, dtype)
-    y = be.to_numpy(be.conv_fprop(be.asarray(x), be.asarray(w), be.asarray(b), **layer.geometry))
+    on_device = map(be.asarray, (x, w, b))
+    y = be.to_numpy(be.conv_fprop(*on_device, **layer.geometry, tensor=tensor))
     _, P, Q, _ = layer.y
     image = oracle.padded(double(x), layer.pad)
     down, across = oracle.pair(layer.stride)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import oracle
+import pyalexnet
 from oracle import Exact, double
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.masks import Mask
-from samples import EACH_ELEMENT, normal
+from samples import EACH_PRODUCT, normal
 from tolerance import FUNCTION, SUM, UNIT, assert_close, inner, same_bits
 from trial import run
 from updates import LR, check_same_update, check_update
@@ -68,27 +69,27 @@ def exact(size: tuple[int, int, int], dtype: Any = FLOAT32) -> tuple[Exact, Exac
 
 
 @EACH_SIZE
-@EACH_ELEMENT
-def test_fprop(be: Any, size: tuple[int, int, int], dtype: Any) -> None:
+@EACH_PRODUCT
+def test_fprop(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) -> None:
     x, w, b, _ = arrays(size, dtype)
-    (y,) = run(be, "linear_fprop", x, w, b)
+    (y,) = run(be, "linear_fprop", x, w, b, tensor=tensor)
     assert_close(y, exact(size, dtype)[0], dtype=dtype)
 
 
 @EACH_SIZE
-@EACH_ELEMENT
-def test_dgrad(be: Any, size: tuple[int, int, int], dtype: Any) -> None:
+@EACH_PRODUCT
+def test_dgrad(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) -> None:
     _, w, _, dy = arrays(size, dtype)
-    (dx,) = run(be, "linear_dgrad", dy, w)
+    (dx,) = run(be, "linear_dgrad", dy, w, tensor=tensor)
     assert_close(dx, exact(size, dtype)[1], dtype=dtype)
 
 
 @EACH_SIZE
-@EACH_ELEMENT
-def test_wgrad(be: Any, size: tuple[int, int, int], dtype: Any) -> None:
+@EACH_PRODUCT
+def test_wgrad(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) -> None:
     """Gradients of weights are float32, whatever they are the gradients of."""
     x, _, _, dy = arrays(size, dtype)
-    dw, db = run(be, "linear_wgrad", x, dy)
+    dw, db = run(be, "linear_wgrad", x, dy, tensor=tensor)
     assert_close(dw, exact(size, dtype)[2])
     assert_close(db, exact(size, dtype)[3])
 
@@ -96,13 +97,18 @@ def test_wgrad(be: Any, size: tuple[int, int, int], dtype: Any) -> None:
 @FINISHED
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
-@EACH_ELEMENT
+@EACH_PRODUCT
 def test_epilogue(
-    be: Any, size: tuple[int, int, int], activation: str | None, with_bias: bool, dtype: Any
+    be: Any,
+    size: tuple[int, int, int],
+    activation: str | None,
+    with_bias: bool,
+    dtype: Any,
+    tensor: bool,
 ) -> None:
     x, w, b, _ = arrays(size, dtype)
     bias = b if with_bias else None
-    (y,) = run(be, "linear_fprop", x, w, bias, activation=activation)
+    (y,) = run(be, "linear_fprop", x, w, bias, activation=activation, tensor=tensor)
     assert_close(y, finished(size, bias, activation, dtype), dtype=dtype)
 
 
@@ -134,10 +140,10 @@ def test_sums_of_bfloat16_in_float32(be: Any, size: tuple[int, int, int]) -> Non
     ],
     ids=str,
 )
-@EACH_ELEMENT
-def test_dropout(be: Any, size: tuple[int, int, int], mask: Mask, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_dropout(be: Any, size: tuple[int, int, int], mask: Mask, dtype: Any, tensor: bool) -> None:
     x, w, b, _ = arrays(size, dtype)
-    (y,) = run(be, "linear_fprop", x, w, b, activation="relu", dropout=mask)
+    (y,) = run(be, "linear_fprop", x, w, b, activation="relu", dropout=mask, tensor=tensor)
     draw = {name: value for name, value in vars(mask).items() if name != "factor"}
     due = oracle.dropped(finished(size, b, "relu", dtype), **draw, factor=mask.factor)
     assert_close(y, due, dtype=dtype)
@@ -145,15 +151,15 @@ def test_dropout(be: Any, size: tuple[int, int, int], mask: Mask, dtype: Any) ->
 
 
 @FINISHED
-@EACH_ELEMENT
+@EACH_PRODUCT
 def test_fused_dropout_gives_the_bits_of_the_two_ops(
-    be: Any, size: tuple[int, int, int], dtype: Any
+    be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool
 ) -> None:
     x, w, b, _ = arrays(size, dtype)
     step = be.asarray(np.array(DRAW["step"], np.uint32))
-    (plain,) = run(be, "linear_fprop", x, w, b, activation="relu")
+    (plain,) = run(be, "linear_fprop", x, w, b, activation="relu", tensor=tensor)
     mask = Mask(**{**DRAW, "step": step})
-    (fused,) = run(be, "linear_fprop", x, w, b, activation="relu", dropout=mask)
+    (fused,) = run(be, "linear_fprop", x, w, b, activation="relu", dropout=mask, tensor=tensor)
     (dropped,) = run(be, "dropout_fprop", plain, **DRAW)
     np.testing.assert_array_equal(fused.astype(np.float32), dropped.astype(np.float32))
 
@@ -161,25 +167,25 @@ def test_fused_dropout_gives_the_bits_of_the_two_ops(
 @FINISHED
 @pytest.mark.parametrize("factor", [1.0, -1.75])
 @pytest.mark.parametrize("with_gate", [True, False], ids=["gate", "no gate"])
-@EACH_ELEMENT
+@EACH_PRODUCT
 def test_gate(
-    be: Any, size: tuple[int, int, int], factor: float, with_gate: bool, dtype: Any
+    be: Any, size: tuple[int, int, int], factor: float, with_gate: bool, dtype: Any, tensor: bool
 ) -> None:
     x, w, _, dy = arrays(size, dtype)
     gate = np.maximum(x, 0) if with_gate else None
     on_device = None if gate is None else be.asarray(gate)
-    (dx,) = run(be, "linear_dgrad", dy, w, gate=on_device, factor=factor)
+    (dx,) = run(be, "linear_dgrad", dy, w, gate=on_device, factor=factor, tensor=tensor)
     assert_close(dx, oracle.let_pass(exact(size, dtype)[1], gate, factor), dtype=dtype)
 
 
 @FINISHED
-@EACH_ELEMENT
+@EACH_PRODUCT
 def test_fused_gate_gives_the_bits_of_the_two_ops(
-    be: Any, size: tuple[int, int, int], dtype: Any
+    be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool
 ) -> None:
     x, w, _, dy = arrays(size, dtype)
-    (plain,) = run(be, "linear_dgrad", dy, w)
-    (fused,) = run(be, "linear_dgrad", dy, w, gate=be.asarray(x))
+    (plain,) = run(be, "linear_dgrad", dy, w, tensor=tensor)
+    (fused,) = run(be, "linear_dgrad", dy, w, gate=be.asarray(x), tensor=tensor)
     (apart,) = run(be, "relu_dgrad", x, plain)
     np.testing.assert_array_equal(fused.astype(np.float32), apart.astype(np.float32))
 
@@ -190,28 +196,28 @@ LEARNING = pytest.mark.parametrize("size", [SMALL, VECTORS, (1064, 7, 16)], ids=
 
 @LEARNING
 @pytest.mark.parametrize("lr", LR, ids=str)
-@EACH_ELEMENT
-def test_update(be: Any, size: tuple[int, int, int], lr: float, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_update(be: Any, size: tuple[int, int, int], lr: float, dtype: Any, tensor: bool) -> None:
     """wgrad_sgd against the exact rule on the exact gradients."""
     x, _, _, dy = arrays(size, dtype)
-    check_update(be, "linear", (x, dy), exact(size, dtype)[2:], dtype, lr)
+    check_update(be, "linear", (x, dy), exact(size, dtype)[2:], dtype, lr, tensor=tensor)
 
 
 @LEARNING
-@EACH_ELEMENT
+@EACH_PRODUCT
 def test_update_has_the_bits_of_the_two_ops(
-    be: Any, size: tuple[int, int, int], dtype: Any
+    be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool
 ) -> None:
     x, w, b, dy = arrays(size, dtype)
-    check_same_update(be, "linear", (x, dy), (w.shape, b.shape), dtype)
+    check_same_update(be, "linear", (x, dy), (w.shape, b.shape), dtype, tensor=tensor)
 
 
-def check_towers(be: Any, size: tuple[int, int, int], dtype: Any) -> None:
+def check_towers(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) -> None:
     """Two towers' outputs: bit for bit those of the whole layer, but for BLAS's order of sums."""
     x, w, b, _ = arrays(size, dtype)
-    (whole,) = run(be, "linear_fprop", x, w, b)
+    (whole,) = run(be, "linear_fprop", x, w, b, tensor=tensor)
     halves = [
-        run(be, "linear_fprop", x, w[outputs], b[outputs], towers=2)[0]
+        run(be, "linear_fprop", x, w[outputs], b[outputs], towers=2, tensor=tensor)[0]
         for outputs in np.split(np.arange(len(w)), 2)
     ]
     towers = np.concatenate(halves, axis=-1)
@@ -223,27 +229,60 @@ def check_towers(be: Any, size: tuple[int, int, int], dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [(2, 70, 130), (3, 7, 6), (2, 72, 144)], ids=str)
-@EACH_ELEMENT
+@EACH_PRODUCT
 def test_towers_are_halves_of_the_whole_layer(
-    be: Any, size: tuple[int, int, int], dtype: Any
+    be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool
 ) -> None:
-    check_towers(be, size, dtype)
+    check_towers(be, size, dtype, tensor)
 
 
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
-@EACH_ELEMENT
-def test_towers_split_the_depth_as_the_whole_layer_does(be: Any, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_towers_split_the_depth_as_the_whole_layer_does(be: Any, dtype: Any, tensor: bool) -> None:
     """At 304 of 600, as suits 8,448 outputs; half of them alone would be split at 256."""
-    check_towers(be, (64, 600, 8448), dtype)
+    check_towers(be, (64, 600, 8448), dtype, tensor)
 
 
-@EACH_ELEMENT
-def test_nan_stays_in_its_row(be: Any, dtype: Any) -> None:
+@EACH_PRODUCT
+def test_nan_stays_in_its_row(be: Any, dtype: Any, tensor: bool) -> None:
     x, w, b, _ = arrays(SMALL, dtype)
     x[1, 2] = np.nan
-    (y,) = run(be, "linear_fprop", x, w, b)
+    (y,) = run(be, "linear_fprop", x, w, b, tensor=tensor)
     np.testing.assert_array_equal(np.isnan(y).all(axis=1), [False, True, False])
     assert not np.isnan(y[[0, 2]]).any()
+
+
+@EACH_PRODUCT
+def test_infinity_stays_in_its_row(be: Any, dtype: Any, tensor: bool) -> None:
+    """Infinite or NaN, but not finite; so what is too large for a bfloat16, in three of them."""
+    for number in (np.inf, -np.inf, np.finfo(np.float32).max if tensor else np.inf):
+        x, w, b, _ = arrays(VECTORS, dtype)
+        x[1, 2] = number
+        (y,) = run(be, "linear_fprop", x, w, b, tensor=tensor)
+        if np.isinf(number):
+            assert not np.isfinite(y[1]).any()
+        assert np.isfinite(np.delete(y, 1, axis=0)).all()
+
+
+@pytest.mark.parametrize("tensor", [False, True], ids=["float32", "float32x3"])
+@pytest.mark.parametrize("exponent", [-72, 0, 72])
+def test_numbers_of_many_sizes(be: Any, exponent: int, tensor: bool) -> None:
+    """From 2^-110 on a number is exactly the sum of its three."""
+    x, w, b, _ = arrays(DEEP)
+    for one, middle, seed in ((x, exponent, 8), (w, -exponent, 9)):
+        one *= np.exp2(middle + 24 * np.sin(normal(*one.shape, seed=seed)))
+    (y,) = run(be, "linear_fprop", x, w, b, tensor=tensor)
+    assert_close(y, oracle.linear_fprop(x, w, b))
+
+
+def test_tensor_cores_give_other_bits() -> None:
+    """Else the argument might get lost on its way, and every test pass."""
+    be = pyalexnet.backend("sim")
+    x, w, b, dy = map(be.asarray, arrays(DEEP))
+    for op, inputs in (("fprop", (x, w, b)), ("dgrad", (dy, w)), ("wgrad", (x, dy))):
+        both = [getattr(be, f"linear_{op}")(*inputs, tensor=tensor) for tensor in (False, True)]
+        first, second = (each[0] if isinstance(each, tuple) else each for each in both)
+        assert not np.array_equal(first, second), op
 
 
 @pytest.mark.big
@@ -251,14 +290,16 @@ def test_nan_stays_in_its_row(be: Any, dtype: Any) -> None:
 @pytest.mark.parametrize(
     "size", [(2, 9216, 4096), (2, 4096, 4096), (2, 4096, 1000)], ids=["fc6", "fc7", "fc8"]
 )
-@EACH_ELEMENT
-def test_adjoint_identities_at_full_size(be: Any, size: tuple[int, int, int], dtype: Any) -> None:
+@EACH_PRODUCT
+def test_adjoint_identities_at_full_size(
+    be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool
+) -> None:
     """<x w^T, dy> = <x, dgrad> = <w, wgrad>, as for convolution."""
     x, w, _, dy = arrays(size, dtype)
     on_x, on_w, on_dy = be.asarray(x), be.asarray(w), be.asarray(dy)
-    y = be.linear_fprop(on_x, on_w, None, dtype=FLOAT32)
-    dx = be.linear_dgrad(on_dy, on_w)
-    dw, db = be.linear_wgrad(on_x, on_dy)
+    y = be.linear_fprop(on_x, on_w, None, dtype=FLOAT32, tensor=tensor)
+    dx = be.linear_dgrad(on_dy, on_w, tensor=tensor)
+    dw, db = be.linear_wgrad(on_x, on_dy, tensor=tensor)
     sums = (
         inner(be.to_numpy(y), dy),
         inner(be.to_numpy(dx), x),

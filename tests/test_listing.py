@@ -110,7 +110,10 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
             "--preset is 'paper'; cifar-18pct has none, only alexnet.",
         ),
         (["--list-step", "--batch", "0"], "bench: --batch is 0; at least 1 was expected."),
-        (["--list-step", "--precision", "fp8"], "plan: precision is 'fp8'; one of fp32, bf16"),
+        (
+            ["--list-step", "--precision", "fp8"],
+            "plan: precision is 'fp8'; one of fp32, fp32x3, bf16",
+        ),
         (["--list-step", "--card", "GTX580"], "card is 'GTX580'; one of H100"),
         (["--batch", "4"], "--batch is given; --list-step was expected beside it."),
     ],

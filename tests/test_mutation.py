@@ -61,31 +61,40 @@ class Call:
 
 
 def product(
-    op: str, tile: str, rows: int, columns: int, depth: int, dtype: Any = np.float32
+    op: str,
+    tile: str,
+    rows: int,
+    columns: int,
+    depth: int,
+    dtype: Any = np.float32,
+    tensor: bool = False,
 ) -> Call:
     """A linear layer, the same kernels as a convolution's, as a product of these sizes."""
     problem = {"fprop": "ConvFprop", "dgrad": "ConvDgrad", "wgrad": "ConvWgrad"}[op]
     shapes = {
         "fprop": ((rows, depth), (columns, depth)),
         "dgrad": ((rows, depth), (depth, columns)),
-        # In float32 a column of the product is the bias's.
-        "wgrad": ((depth, columns - (dtype == np.float32)), (depth, rows)),
+        # On the float32 units a column of the product is the bias's.
+        "wgrad": ((depth, columns - (dtype == np.float32 and not tensor)), (depth, rows)),
     }[op]
     bias = (None,) if op == "fprop" else ()
 
     def run(be: Any) -> Any:
         inputs = [be.asarray(normal(*shape).astype(dtype)) for shape in shapes]
-        return getattr(be, f"linear_{op}")(*inputs, *bias)
+        return getattr(be, f"linear_{op}")(*inputs, *bias, tensor=tensor)
 
     name = f"linear_{op}, tile {tile}, depth {depth}"
     return Call(name, "gemm.cuh", rf"gemm_kernel<.*{problem}<.*>, Tile<{tile}", run)
 
 
-def tensor_product(op: str, tile: str, rows: int, columns: int, depth: int) -> Call:
-    """The same in bfloat16, on the tensor cores."""
-    made = product(op, tile, rows, columns, depth, BFLOAT16)
-    tensor = "tensor_" + made.kernel.replace("Tile<", "TensorTile<")
-    return replace(made, name=f"{made.name}, bfloat16", file="tensor.cuh", kernel=tensor)
+def tensor_product(
+    op: str, tile: str, rows: int, columns: int, depth: int, dtype: Any = BFLOAT16
+) -> Call:
+    """The same on the tensor cores, in bfloat16 or in float32 in three planes."""
+    made = product(op, tile, rows, columns, depth, dtype, tensor=True)
+    kernel = "tensor_" + made.kernel.replace("Tile<", "TensorTile<")
+    name = f"{made.name}, {np.dtype(dtype)} on tensor cores"
+    return replace(made, name=name, file="tensor.cuh", kernel=kernel)
 
 
 def lrn(name: str, channels: int, size: int, window: str) -> Call:
@@ -114,6 +123,16 @@ def softmax(be: Any) -> Any:
 TILES = (("128, 128", 120, 110), ("64, 64", 60, 50), ("128, 32", 120, 20))
 # Of more slices than there are stages; the columns and the depth are multiples of eight.
 TENSOR_TILES = (("128, 128", 120, 112), ("64, 64", 56, 48), ("256, 64", 248, 56))
+SPLIT_TILES = (("128, 64", 120, 56), ("64, 64", 56, 48))
+SPLIT = [
+    *(
+        tensor_product(op, *tile, 200, np.float32)
+        for op in ("fprop", "dgrad", "wgrad")
+        for tile in SPLIT_TILES
+    ),
+    tensor_product("wgrad", "64, 64", 24, 32, 536, np.float32),
+    tensor_product("wgrad", "64, 64", 23, 31, 101, np.float32),
+]
 CALLS = [
     *(
         tensor_product(op, *tile, 200)
@@ -121,6 +140,7 @@ CALLS = [
         for tile in TENSOR_TILES
     ),
     *(tensor_product(op, "64, 64", 24, 32, 536) for op in ("fprop", "dgrad", "wgrad")),
+    *SPLIT,
     *(product(op, *tile, 40) for op in ("fprop", "dgrad", "wgrad") for tile in TILES),
     *(product(op, "64, 64", 20, 30, 530) for op in ("fprop", "dgrad", "wgrad")),
     lrn("a window of five", 8, 5, "Five"),
@@ -131,7 +151,12 @@ CALLS = [
 
 # Barriers that a call meets without needing them: (call, number of the barrier in its file), why.
 NOT_NEEDED = {
-    ("lrn_dgrad, a window of five", 1): "five channels fit one stage, and no other overwrites it"
+    ("lrn_dgrad, a window of five", 1): "five channels fit one stage, and no other overwrites it",
+    **{
+        (call.name, number): "waits for copies, and float32 goes through registers"
+        for call in SPLIT
+        for number in (0, 2, 4)
+    },
 }
 
 

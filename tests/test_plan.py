@@ -155,7 +155,7 @@ def test_blocks_that_would_give_too_many_outputs_are_not_made() -> None:
 
 
 def test_what_has_no_plan_is_refused() -> None:
-    with pytest.raises(ArgumentError, match=r"^plan: precision is 'fp8'; one of fp32, bf16 was"):
+    with pytest.raises(ArgumentError, match=r"^plan: precision is 'fp8'; one of fp32, fp32x3,"):
         plan.make(FUSIBLE, goal="logits", precision="fp8")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"^PlannedNet: precision is 'half'; one of fp32"):
         PlannedNet(FUSIBLE, precision="half")  # type: ignore[arg-type]

@@ -26,12 +26,12 @@ def check_update(
     gradients: tuple[Exact, ...],
     dtype: Any,
     lr: float,
-    **geometry: Any,
+    **how: Any,
 ) -> None:
     """After `<layer>_wgrad_sgd`, w, b and their momenta are what the exact gradients make them."""
     shapes = [gradient.value.shape for gradient in gradients]
     before = [(normal(*shape, seed=6), normal(*shape, seed=7)) for shape in shapes]
-    after = updated(be, layer, inputs, before, dtype, lr, **geometry)
+    after = updated(be, layer, inputs, before, dtype, lr, **how)
     for (w, v), (new_w, new_v), gradient, rule in zip(
         before, after, gradients, (W_RULE, B_RULE), strict=True
     ):
@@ -47,15 +47,15 @@ def check_same_update(
     inputs: tuple[Any, Any],
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
     dtype: Any,
-    **geometry: Any,
+    **how: Any,
 ) -> None:
     """`<layer>_wgrad_sgd` is `<layer>_wgrad` and then `sgd_update`, to the bit."""
     before = [(normal(*shape, seed=6), normal(*shape, seed=7)) for shape in shapes]
     for lr in LR:
-        fused = updated(be, layer, inputs, before, dtype, lr, **geometry)
-        how = {**geometry, "w_shape": shapes[0]} if layer == "conv" else geometry
+        fused = updated(be, layer, inputs, before, dtype, lr, **how)
+        shape = {"w_shape": shapes[0]} if layer == "conv" else {}
         on_device = [place(be, one) for one in inputs]
-        gradients = getattr(be, f"{layer}_wgrad")(*on_device, **how)
+        gradients = getattr(be, f"{layer}_wgrad")(*on_device, **how, **shape)
         kinds = ((dtype, W_RULE), (np.float32, B_RULE))
         for (w, v), pair, dw, (kind, rule) in zip(before, fused, gradients, kinds, strict=True):
             learned = parameters(be, w, v, kind, lr, rule)
@@ -70,7 +70,7 @@ def updated(
     before: list[tuple[Any, Any]],
     dtype: Any,
     lr: float,
-    **geometry: Any,
+    **how: Any,
 ) -> list[tuple[Any, Any]]:
     """(w, v) and (b, v) after an update, run twice from copies, once with lr on the device.
 
@@ -83,7 +83,7 @@ def updated(
         weights = parameters(be, w, wv, dtype, rate, W_RULE)
         biases = parameters(be, b, bv, np.float32, rate, B_RULE)
         op = getattr(be, f"{layer}_wgrad_sgd")
-        assert op(*on_device, weights, biases, **geometry) is None
+        assert op(*on_device, weights, biases, **how) is None
         for one, where in zip(inputs, on_device, strict=True):
             assert_unchanged(be, op.__name__, one, where)
         results.append([values(be, weights), values(be, biases)])

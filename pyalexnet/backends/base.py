@@ -311,6 +311,7 @@ class Backend(ABC):
         activation: Activation = None,
         dropout: Mask | None = None,
         dtype: Any = None,
+        tensor: bool = False,
         out: Array | None = None,
     ) -> Array:
         """y[n,p,q,k] = f(b[k] + sum over r,s,c of x[n, stride p + r - top, stride q + s - left, c]
@@ -332,6 +333,10 @@ class Backend(ABC):
             dropout: what f gives is then multiplied by the mask's factor where it is kept, and 0
                 elsewhere; a feature is an index into y[image].ravel().
             dtype: of y: x's where None, or float32. Nothing is rounded to it but y itself.
+            tensor: whether a GPU's tensor cores multiply float32, too, each number as the sum of
+                three bfloat16: no less accurate, but other bits. What is infinite, NaN, or at least
+                2^128 - 2^119 in size then makes NaN of every sum that it goes into, and of what is
+                smaller than 2^-110 the part below 2^-133 is lost. numpy pays no heed to it.
 
         Returns:
             y: (N, P, Q, K) with P = (H + top + bottom - R) // stride + 1, Q likewise.
@@ -349,7 +354,7 @@ class Backend(ABC):
         mask = self._mask(who, dropout, y_shape)
         element = _widened(who, dtype, element)
         y = self._result(who, "out", out, y_shape, x, w, b, dtype=element)
-        self._conv_fprop(x, w, b, y, geometry, activation, towers, mask)
+        self._conv_fprop(x, w, b, y, geometry, activation, towers, mask, bool(tensor))
         return y
 
     def conv_dgrad(
@@ -363,6 +368,7 @@ class Backend(ABC):
         groups: int = 1,
         gate: Array | None = None,
         factor: float = 1.0,
+        tensor: bool = False,
         out: Array | None = None,
     ) -> Array:
         """Gradient of `conv_fprop` (without activation and dropout) with respect to x.
@@ -378,6 +384,7 @@ class Backend(ABC):
             gate: x, of x_shape and dy's type; dx is 0 where it is not above 0. None: everywhere it
                 counts as above 0.
             factor: what dx is multiplied by, a finite number: the factor of the dropout.
+            tensor: as in `conv_fprop`.
 
         Returns:
             dx: (N, H, W, C), of dy's type; zero where no window reads the pixel, if w is finite.
@@ -392,7 +399,7 @@ class Backend(ABC):
             self._like(who, "gate", gate, x_shape, element)
         factor = real(who, "factor", factor)
         dx = self._result(who, "out", out, x_shape, dy, w, gate, dtype=element)
-        self._conv_dgrad(dy, w, gate, factor, dx, geometry)
+        self._conv_dgrad(dy, w, gate, factor, dx, geometry, bool(tensor))
         return dx
 
     def conv_wgrad(
@@ -404,6 +411,7 @@ class Backend(ABC):
         stride: Stride,
         pad: Pad,
         groups: int = 1,
+        tensor: bool = False,
         out: tuple[Array, Array] | None = None,
     ) -> tuple[Array, Array]:
         """Gradient of `conv_fprop` (without activation) with respect to w and b.
@@ -414,7 +422,7 @@ class Backend(ABC):
             x: (N, H, W, C), float32 or bfloat16.
             dy: (N, P, Q, K), of x's type, the gradient with respect to y.
             w_shape: (K, R, S, C / groups).
-            stride, pad, groups: as in `conv_fprop`.
+            stride, pad, groups, tensor: as in `conv_fprop`.
 
         Returns:
             dw: (K, R, S, C / groups) float32; db: (K,) float32.
@@ -428,7 +436,7 @@ class Backend(ABC):
         dw_out, db_out = _split_out(who, out, "(dw, db)")
         dw = self._result(who, "out[0] (dw)", dw_out, w_shape, x, dy)
         db = self._result(who, "out[1] (db)", db_out, (w_shape[0],), x, dy, dw_out)
-        self._conv_wgrad(x, dy, dw, db, geometry)
+        self._conv_wgrad(x, dy, dw, db, geometry, bool(tensor))
         return dw, db
 
     def conv_wgrad_sgd(
@@ -441,6 +449,7 @@ class Backend(ABC):
         stride: Stride,
         pad: Pad,
         groups: int = 1,
+        tensor: bool = False,
     ) -> None:
         """In place: `conv_wgrad`, and `sgd_update` of w and b by what it gives.
 
@@ -452,7 +461,7 @@ class Backend(ABC):
             dy: (N, P, Q, K), of x's type, the gradient with respect to y.
             w: filters (K, R, S, C / groups) of x's type; with `low` where that is bfloat16.
             b: biases (K,) float32.
-            stride, pad, groups: as in `conv_fprop`.
+            stride, pad, groups, tensor: as in `conv_fprop`.
         """
         who = "conv_wgrad_sgd"
         geometry = ConvGeometry.of(who, stride, pad, groups)
@@ -462,7 +471,7 @@ class Backend(ABC):
         self._like(who, "dy", dy, _conv_shape(who, geometry, x_shape, w.w.shape), element)
         b = self._learned_biases(who, b, w)
         self._check_updated(who, w, b, x, dy)
-        self._conv_wgrad_sgd(x, dy, w, b, geometry)
+        self._conv_wgrad_sgd(x, dy, w, b, geometry, bool(tensor))
 
     # Linear layers
 
@@ -476,6 +485,7 @@ class Backend(ABC):
         activation: Activation = None,
         dropout: Mask | None = None,
         dtype: Any = None,
+        tensor: bool = False,
         out: Array | None = None,
     ) -> Array:
         """y = f(x w^T + b).
@@ -487,7 +497,7 @@ class Backend(ABC):
             towers: devices that share the layer, each with so many of its outputs; as in
                 `conv_fprop`.
             activation: f: None (identity), "relu" or "tanh".
-            dropout, dtype: as in `conv_fprop`.
+            dropout, dtype, tensor: as in `conv_fprop`.
 
         Returns:
             y: (N, out).
@@ -508,7 +518,7 @@ class Backend(ABC):
         mask = self._mask(who, dropout, shape)
         element = _widened(who, dtype, element)
         y = self._result(who, "out", out, shape, x, w, b, dtype=element)
-        self._linear_fprop(x, w, b, y, activation, towers, mask)
+        self._linear_fprop(x, w, b, y, activation, towers, mask, bool(tensor))
         return y
 
     def linear_dgrad(
@@ -518,6 +528,7 @@ class Backend(ABC):
         *,
         gate: Array | None = None,
         factor: float = 1.0,
+        tensor: bool = False,
         out: Array | None = None,
     ) -> Array:
         """Gradient of `linear_fprop` (without activation) with respect to x: dy w.
@@ -526,7 +537,7 @@ class Backend(ABC):
             dy: (N, out), float32 or bfloat16, the gradient with respect to y.
             w: (out, in), of dy's type.
             gate: x, (N, in) of dy's type, or None; as in `conv_dgrad`.
-            factor: as in `conv_dgrad`.
+            factor, tensor: as in `conv_dgrad`.
 
         Returns:
             dx: (N, in), of dy's type.
@@ -543,17 +554,23 @@ class Backend(ABC):
             self._like(who, "gate", gate, (images, inputs), element)
         factor = real(who, "factor", factor)
         dx = self._result(who, "out", out, (images, inputs), dy, w, gate, dtype=element)
-        self._linear_dgrad(dy, w, gate, factor, dx)
+        self._linear_dgrad(dy, w, gate, factor, dx, bool(tensor))
         return dx
 
     def linear_wgrad(
-        self, x: Array, dy: Array, *, out: tuple[Array, Array] | None = None
+        self,
+        x: Array,
+        dy: Array,
+        *,
+        tensor: bool = False,
+        out: tuple[Array, Array] | None = None,
     ) -> tuple[Array, Array]:
         """Gradient of `linear_fprop` (without activation) with respect to w and b.
 
         Args:
             x: (N, in), float32 or bfloat16.
             dy: (N, out), of x's type, the gradient with respect to y.
+            tensor: as in `conv_fprop`.
 
         Returns:
             dw: (out, in) float32, dy^T x; db: (out,) float32, the sum of dy over the images.
@@ -563,10 +580,12 @@ class Backend(ABC):
         dw_out, db_out = _split_out(who, out, "(dw, db)")
         dw = self._result(who, "out[0] (dw)", dw_out, (outputs, inputs), x, dy)
         db = self._result(who, "out[1] (db)", db_out, (outputs,), x, dy, dw_out)
-        self._linear_wgrad(x, dy, dw, db)
+        self._linear_wgrad(x, dy, dw, db, bool(tensor))
         return dw, db
 
-    def linear_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned) -> None:
+    def linear_wgrad_sgd(
+        self, x: Array, dy: Array, w: Learned, b: Learned, *, tensor: bool = False
+    ) -> None:
         """In place: `linear_wgrad`, and `sgd_update` of w and b by what it gives.
 
         As `conv_wgrad_sgd`: the gradients are written nowhere.
@@ -576,6 +595,7 @@ class Backend(ABC):
             dy: (N, out), of x's type, the gradient with respect to y.
             w: weights (out, in) of x's type; with `low` where that is bfloat16.
             b: biases (out,) float32.
+            tensor: as in `conv_fprop`.
         """
         who = "linear_wgrad_sgd"
         inputs, outputs = self._linear_wgrad_shape(who, x, dy)
@@ -586,7 +606,7 @@ class Backend(ABC):
             )
         b = self._learned_biases(who, b, w)
         self._check_updated(who, w, b, x, dy)
-        self._linear_wgrad_sgd(x, dy, w, b)
+        self._linear_wgrad_sgd(x, dy, w, b, bool(tensor))
 
     def _linear_wgrad_shape(self, who: str, x: Array, dy: Array) -> tuple[int, int]:
         """Inputs and outputs of the layer whose input and gradient these are."""
@@ -1530,6 +1550,7 @@ class Backend(ABC):
         activation: Activation,
         towers: int,
         mask: Mask | None,
+        tensor: bool,
     ) -> None: ...
 
     @abstractmethod
@@ -1541,14 +1562,17 @@ class Backend(ABC):
         factor: float,
         dx: Array,
         g: ConvGeometry,
+        tensor: bool,
     ) -> None: ...
 
     @abstractmethod
-    def _conv_wgrad(self, x: Array, dy: Array, dw: Array, db: Array, g: ConvGeometry) -> None: ...
+    def _conv_wgrad(
+        self, x: Array, dy: Array, dw: Array, db: Array, g: ConvGeometry, tensor: bool
+    ) -> None: ...
 
     @abstractmethod
     def _conv_wgrad_sgd(
-        self, x: Array, dy: Array, w: Learned, b: Learned, g: ConvGeometry
+        self, x: Array, dy: Array, w: Learned, b: Learned, g: ConvGeometry, tensor: bool
     ) -> None: ...
 
     @abstractmethod
@@ -1561,18 +1585,21 @@ class Backend(ABC):
         activation: Activation,
         towers: int,
         mask: Mask | None,
+        tensor: bool,
     ) -> None: ...
 
     @abstractmethod
     def _linear_dgrad(
-        self, dy: Array, w: Array, gate: Array | None, factor: float, dx: Array
+        self, dy: Array, w: Array, gate: Array | None, factor: float, dx: Array, tensor: bool
     ) -> None: ...
 
     @abstractmethod
-    def _linear_wgrad(self, x: Array, dy: Array, dw: Array, db: Array) -> None: ...
+    def _linear_wgrad(self, x: Array, dy: Array, dw: Array, db: Array, tensor: bool) -> None: ...
 
     @abstractmethod
-    def _linear_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned) -> None: ...
+    def _linear_wgrad_sgd(
+        self, x: Array, dy: Array, w: Learned, b: Learned, tensor: bool
+    ) -> None: ...
 
     @abstractmethod
     def _relu_fprop(self, x: Array, y: Array) -> None: ...

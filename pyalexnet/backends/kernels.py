@@ -150,11 +150,12 @@ class KernelBackend(Backend):
         activation: Activation,
         towers: int,
         mask: Mask | None,
+        tensor: bool,
     ) -> None:
-        sizes = (x.shape, w.shape, y.shape, g.groups, towers, _is_bfloat16(x))
+        sizes = (x.shape, w.shape, y.shape, g.groups, towers, _is_bfloat16(x), tensor)
         scratch = self._scratch("conv_fprop", *sizes)
         after = (activation, _drawn(mask))
-        self._run("conv_fprop", x, w, b, y, scratch, *_corner(g), towers, *after)
+        self._run("conv_fprop", x, w, b, y, scratch, *_corner(g), tensor, towers, *after)
 
     def _conv_dgrad(
         self,
@@ -164,21 +165,28 @@ class KernelBackend(Backend):
         factor: float,
         dx: Array,
         g: ConvGeometry,
+        tensor: bool,
     ) -> None:
-        scratch = self._conv_scratch("conv_dgrad", dx, w, dy, g)
-        self._run("conv_dgrad", dy, w, gate, dx, scratch, *_corner(g), factor)
+        scratch = self._conv_scratch("conv_dgrad", dx, w, dy, g, tensor)
+        self._run("conv_dgrad", dy, w, gate, dx, scratch, *_corner(g), tensor, factor)
 
-    def _conv_wgrad(self, x: Array, dy: Array, dw: Array, db: Array, g: ConvGeometry) -> None:
-        scratch = self._conv_scratch("conv_wgrad", x, dw, dy, g)
-        self._run("conv_wgrad", x, dy, dw, db, scratch, *_corner(g))
+    def _conv_wgrad(
+        self, x: Array, dy: Array, dw: Array, db: Array, g: ConvGeometry, tensor: bool
+    ) -> None:
+        scratch = self._conv_scratch("conv_wgrad", x, dw, dy, g, tensor)
+        self._run("conv_wgrad", x, dy, dw, db, scratch, *_corner(g), tensor)
 
-    def _conv_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned, g: ConvGeometry) -> None:
-        scratch = self._conv_scratch("conv_wgrad", x, w.w, dy, g)
+    def _conv_wgrad_sgd(
+        self, x: Array, dy: Array, w: Learned, b: Learned, g: ConvGeometry, tensor: bool
+    ) -> None:
+        scratch = self._conv_scratch("conv_wgrad", x, w.w, dy, g, tensor)
         arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
-        self._run("conv_wgrad_sgd", *arrays, *_corner(g), _rule(w), _rule(b))
+        self._run("conv_wgrad_sgd", *arrays, *_corner(g), tensor, _rule(w), _rule(b))
 
-    def _conv_scratch(self, op: str, x: Array, w: Array, y: Array, g: ConvGeometry) -> Array | None:
-        return self._scratch(op, x.shape, w.shape, y.shape, g.groups, _is_bfloat16(x))
+    def _conv_scratch(
+        self, op: str, x: Array, w: Array, y: Array, g: ConvGeometry, tensor: bool
+    ) -> Array | None:
+        return self._scratch(op, x.shape, w.shape, y.shape, g.groups, _is_bfloat16(x), tensor)
 
     def _linear_fprop(
         self,
@@ -189,27 +197,29 @@ class KernelBackend(Backend):
         activation: Activation,
         towers: int,
         mask: Mask | None,
+        tensor: bool,
     ) -> None:
-        scratch = self._scratch("linear_fprop", *x.shape, y.shape[1], towers, _is_bfloat16(x))
-        self._run("linear_fprop", x, w, b, y, scratch, towers, activation, _drawn(mask))
+        sizes = (*x.shape, y.shape[1], towers, _is_bfloat16(x), tensor)
+        scratch = self._scratch("linear_fprop", *sizes)
+        self._run("linear_fprop", x, w, b, y, scratch, tensor, towers, activation, _drawn(mask))
 
     def _linear_dgrad(
-        self, dy: Array, w: Array, gate: Array | None, factor: float, dx: Array
+        self, dy: Array, w: Array, gate: Array | None, factor: float, dx: Array, tensor: bool
     ) -> None:
-        scratch = self._linear_scratch("linear_dgrad", dx, dy)
-        self._run("linear_dgrad", dy, w, gate, dx, scratch, factor)
+        scratch = self._linear_scratch("linear_dgrad", dx, dy, tensor)
+        self._run("linear_dgrad", dy, w, gate, dx, scratch, tensor, factor)
 
-    def _linear_wgrad(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
-        scratch = self._linear_scratch("linear_wgrad", x, dy)
-        self._run("linear_wgrad", x, dy, dw, db, scratch)
+    def _linear_wgrad(self, x: Array, dy: Array, dw: Array, db: Array, tensor: bool) -> None:
+        scratch = self._linear_scratch("linear_wgrad", x, dy, tensor)
+        self._run("linear_wgrad", x, dy, dw, db, scratch, tensor)
 
-    def _linear_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned) -> None:
-        scratch = self._linear_scratch("linear_wgrad", x, dy)
+    def _linear_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned, tensor: bool) -> None:
+        scratch = self._linear_scratch("linear_wgrad", x, dy, tensor)
         arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
-        self._run("linear_wgrad_sgd", *arrays, _rule(w), _rule(b))
+        self._run("linear_wgrad_sgd", *arrays, tensor, _rule(w), _rule(b))
 
-    def _linear_scratch(self, op: str, x: Array, y: Array) -> Array | None:
-        return self._scratch(op, *x.shape, y.shape[1], _is_bfloat16(x))
+    def _linear_scratch(self, op: str, x: Array, y: Array, tensor: bool) -> Array | None:
+        return self._scratch(op, *x.shape, y.shape[1], _is_bfloat16(x), tensor)
 
     def _relu_fprop(self, x: Array, y: Array) -> None:
         self._run("relu_fprop", x, y)

@@ -98,6 +98,7 @@ class NumpyBackend(HostBackend):
         activation: Activation,
         towers: int,
         mask: Mask | None,
+        tensor: bool,
     ) -> None:
         window = Window(w.shape[1], w.shape[2], g.stride_h, g.stride_w, g.pad_top, g.pad_left)
         with self._cores.one_blas_thread_each():
@@ -117,6 +118,7 @@ class NumpyBackend(HostBackend):
         factor: float,
         dx: Floats,
         g: ConvGeometry,
+        tensor: bool,
     ) -> None:
         with self._cores.one_blas_thread_each():
             for phase in phases(dx, w, g):
@@ -131,7 +133,9 @@ class NumpyBackend(HostBackend):
         self._let_pass(dx, gate, factor)
 
     @rounds()
-    def _conv_wgrad(self, x: Floats, dy: Floats, dw: Floats, db: Floats, g: ConvGeometry) -> None:
+    def _conv_wgrad(
+        self, x: Floats, dy: Floats, dw: Floats, db: Floats, g: ConvGeometry, tensor: bool
+    ) -> None:
         k, r, s, c = dw.shape
         window = Window(r, s, g.stride_h, g.stride_w, g.pad_top, g.pad_left)
         rows = dw.reshape(k, r, s * c)
@@ -141,10 +145,10 @@ class NumpyBackend(HostBackend):
                 convolve_wgrad(self._cores, images, maps, rows[filters], db[filters], window)
 
     def _conv_wgrad_sgd(
-        self, x: Floats, dy: Floats, w: Learned, b: Learned, g: ConvGeometry
+        self, x: Floats, dy: Floats, w: Learned, b: Learned, g: ConvGeometry, tensor: bool
     ) -> None:
         dw, db = self.empty(w.w.shape), self.empty(b.w.shape)
-        self._conv_wgrad(x, dy, dw, db, g)
+        self._conv_wgrad(x, dy, dw, db, g, tensor)
         self._learn(w, dw)
         self._learn(b, db)
 
@@ -160,6 +164,7 @@ class NumpyBackend(HostBackend):
         activation: Activation,
         towers: int,
         mask: Mask | None,
+        tensor: bool,
     ) -> None:
         def work(outputs: slice) -> None:
             rows = y[:, outputs]
@@ -171,7 +176,7 @@ class NumpyBackend(HostBackend):
 
     @rounds("dx")
     def _linear_dgrad(
-        self, dy: Floats, w: Floats, gate: Floats | None, factor: float, dx: Floats
+        self, dy: Floats, w: Floats, gate: Floats | None, factor: float, dx: Floats, tensor: bool
     ) -> None:
         def work(inputs: slice) -> None:
             np.matmul(dy, w[:, inputs], out=dx[:, inputs])
@@ -180,16 +185,18 @@ class NumpyBackend(HostBackend):
         self._let_pass(dx, gate, factor)
 
     @rounds()
-    def _linear_wgrad(self, x: Floats, dy: Floats, dw: Floats, db: Floats) -> None:
+    def _linear_wgrad(self, x: Floats, dy: Floats, dw: Floats, db: Floats, tensor: bool) -> None:
         def work(outputs: slice) -> None:
             np.matmul(dy[:, outputs].T, x, out=dw[outputs])
             np.copyto(db[outputs], sum_rows(self._cores, dy[:, outputs]))
 
         self._product(len(dw), x.size, work)
 
-    def _linear_wgrad_sgd(self, x: Floats, dy: Floats, w: Learned, b: Learned) -> None:
+    def _linear_wgrad_sgd(
+        self, x: Floats, dy: Floats, w: Learned, b: Learned, tensor: bool
+    ) -> None:
         dw, db = self.empty(w.w.shape), self.empty(b.w.shape)
-        self._linear_wgrad(x, dy, dw, db)
+        self._linear_wgrad(x, dy, dw, db, tensor)
         self._learn(w, dw)
         self._learn(b, db)
 
