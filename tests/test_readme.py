@@ -36,7 +36,7 @@ def run(command: list[str], folder: Path) -> str:
 
 
 def test_there_is_something_to_run() -> None:
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 3
     assert len(SHELL) == 1
     assert {language for language, _ in BLOCKS} == {"sh", "python", "text"}
 
