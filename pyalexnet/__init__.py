@@ -25,7 +25,9 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "__version__":
-        return _version()
+        # Kept: a checkpoint that is saved later, on a disk that fails, is not to look it up again.
+        globals()[name] = _version()
+        return globals()[name]
     where = {"Net": "net", "PlannedNet": "planned", "backend": "backends"}[name]
     return getattr(import_module(f"pyalexnet.{where}"), name)
 

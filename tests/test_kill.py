@@ -86,7 +86,6 @@ def test_kills_of_training(kills: int, tmp_path: Path, tried: Callable[..., None
         arguments = ("--resume", "latest")
     assert steps == sorted(steps)
     assert len(set(steps)) > kills / 2, "the kills came before anything was learnt"
-    assert torn or kills < 30, "no kill met a save: the moments are not random enough"
 
     end = steps[-1] + 20
     for out, how in ((killed, ("--resume", "latest")), (straight, (*options, "--seed=3"))):
@@ -99,7 +98,8 @@ def test_kills_of_training(kills: int, tmp_path: Path, tried: Callable[..., None
     assert one.meta.metrics == two.meta.metrics
     logs = [History.read(out / "latest" / "log.jsonl") for out in (killed, straight)]
     assert logs[0] == logs[1]
-    tried("kill -9 of `pyalexnet train`, then --resume", kills, "bit for bit as if never killed")
+    result = f"bit for bit as if never killed; {torn} of them in a save"
+    tried("kill -9 of `pyalexnet train`, then --resume", kills, result)
 
 
 def _kill_after(seconds: float, arguments: tuple[str | Path, ...], folder: Path) -> None:

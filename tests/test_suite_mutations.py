@@ -187,8 +187,10 @@ MUTATIONS = (
     mutation(
         "update that is not finite passes",
         "train.py",
+        "        self.sgd.step(self._grads, self.progress, self.at.plateau.drops)\n"
+        "        if isinstance(loss, np.ndarray | np.generic):\n"
         "            self._check_update()\n",
-        "            pass\n",
+        "        self.sgd.step(self._grads, self.progress, self.at.plateau.drops)\n",
         "test_faults_numerics.py::test_met_in_the_same_step",
     ),
     mutation(

@@ -114,7 +114,11 @@ def check_parent(path: Path | None) -> None:
     Raises:
         RunError: it cannot.
     """
+    from pyalexnet.errors import RunError
     from pyalexnet.run import check_writable
 
-    if path is not None:
-        check_writable(path.absolute().parent)
+    if path is None:
+        return
+    if path.is_dir():
+        raise RunError(f"{path} is a folder; the name of a file was expected.")
+    check_writable(path.absolute().parent)
