@@ -121,6 +121,7 @@ def test_checked_passes_what_is_right() -> None:
         ("broken", "No such file or directory"),
         ("loop", "Too many levels of symbolic links"),
         ("pipe.npz", "neither a folder nor a file"),
+        ("null\0", "holds a null character; a path was expected"),
     ],
 )
 def test_load_refuses_what_is_no_data_set(tmp_path: Path, name: str, text: str) -> None:

@@ -41,6 +41,8 @@ def load(
     """
     if path is None:
         return builtin.load()
+    if "\0" in str(path):
+        raise DataError(f"{str(path)!r}: holds a null character; a path was expected.")
     try:
         where = _fetched() if path == CACHED and not Path(path).exists() else Path(path)
         return _at(where, image_size, seed, bad_files, progress)
