@@ -20,14 +20,18 @@ __all__ = ["Net", "PlannedNet", "__version__", "backend", "errors", "nets"]
 
 def __getattr__(name: str) -> Any:
     """Import a name when it is first asked for: the command can answer before NumPy is there."""
-    if name in ("errors", "nets"):
-        return import_module(f"pyalexnet.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Kept. Of the version a save depends on it: on a disk that fails it cannot be looked up again.
+    globals()[name] = found = _found(name)
+    return found
+
+
+def _found(name: str) -> Any:
+    if name in ("errors", "nets"):
+        return import_module(f"pyalexnet.{name}")
     if name == "__version__":
-        # Kept: a checkpoint that is saved later, on a disk that fails, is not to look it up again.
-        globals()[name] = _version()
-        return globals()[name]
+        return _version()
     where = {"Net": "net", "PlannedNet": "planned", "backend": "backends"}[name]
     return getattr(import_module(f"pyalexnet.{where}"), name)
 

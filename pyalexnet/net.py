@@ -120,6 +120,12 @@ class NetSpec:
         return convolutions[1].groups if len(convolutions) > 1 else 1
 
     @property
+    def masks(self) -> dict[str, int]:
+        """Numbers of the dropout layers by name, on which their masks depend."""
+        dropouts = [layer.name for layer in self.layers if isinstance(layer, Dropout)]
+        return {name: number for number, name in enumerate(dropouts)}
+
+    @property
     def num_parameters(self) -> int:
         """Weights and biases."""
         return sum(row.parameters for row in self.shapes())
@@ -207,8 +213,7 @@ class Net:
         unknown = backend.asarray(np.array(np.nan, np.float32))
         self.last_errors = (unknown, unknown)
         self.exchanged = Exchanged()
-        dropouts = [layer.name for layer in spec.layers if isinstance(layer, Dropout)]
-        self._masks = {name: number for number, name in enumerate(dropouts)}
+        self._masks = spec.masks
         self._first_weights = next(
             (i for i, (layer, shape, _) in enumerate(spec.walk()) if layer.param_shapes(shape)), 0
         )

@@ -182,6 +182,14 @@ def name_of(operand: Operand) -> str:
     return operand.name if isinstance(operand, View) else operand
 
 
+def check_precision(who: str, precision: str) -> None:
+    """Refuse what is no precision; `who` opens the sentence."""
+    if precision not in PRECISIONS:
+        raise ArgumentError(
+            f"{who}: precision is {precision!r}; one of {', '.join(PRECISIONS)} was expected."
+        )
+
+
 def element(precision: Precision) -> np.dtype[Any]:
     """The type of maps and of the weights that products read."""
     return BFLOAT16 if precision == "bf16" else FLOAT32
@@ -209,10 +217,7 @@ def make(
     Raises:
         ArgumentError: the network has no plan in this precision.
     """
-    if precision not in PRECISIONS:
-        raise ArgumentError(
-            f"plan: precision is {precision!r}; one of {', '.join(PRECISIONS)} was expected."
-        )
+    check_precision("plan", precision)
     planner = _Planner(spec, goal, precision, fused, train)
     planner.forward(source)
     if goal != "logits":
@@ -311,6 +316,7 @@ class _Planner:
     ) -> None:
         self._spec, self._goal, self._fused, self._train = spec, goal, fused, train
         self._element = element(precision)
+        self._seen = converted(spec, fused)
         self._products = {"tensor": True} if precision == "fp32x3" else {}
         self._calls: list[Call] = []
         self._arrays: dict[str, Layout] = {}
@@ -320,8 +326,7 @@ class _Planner:
         self._grads: dict[str, str] = {}
         self._rectified: dict[str, float] = {}
         self._gated: set[str] = set()
-        dropouts = [layer.name for layer in spec.layers if isinstance(layer, Dropout)]
-        self._masks = {name: number for number, name in enumerate(dropouts)}
+        self._masks = spec.masks
         for name, shape in spec.param_shapes().items():
             self._parameter(name, shape)
 
@@ -389,7 +394,7 @@ class _Planner:
             x, shape = y, out
 
     def _images(self, source: Source) -> str:
-        seen = converted(self._spec, self._fused)
+        seen = self._seen
         if source == "images":
             return self._new("images", seen.shape)
         pixels = self._new("pixels", self._spec.input_shape, FLOAT32)
@@ -457,13 +462,13 @@ class _Planner:
     def _deep(self, layer: Conv | Linear) -> bool:
         """Whether it is the convolution that reads pixels in blocks."""
         first = next(each for each in self._spec.layers if not isinstance(each, Scale))
-        return layer is first and converted(self._spec, self._fused).block > 1
+        return layer is first and self._seen.block > 1
 
     def _deep_filters(self, layer: Conv) -> tuple[int, Shape]:
         """The block, and the shape of the filters that suit it."""
-        seen = converted(self._spec, self._fused)
-        size = -(-layer.size // seen.block)
-        return seen.block, (layer.filters, size, size, seen.shape[2])
+        block = self._seen.block
+        size = -(-layer.size // block)
+        return block, (layer.filters, size, size, self._seen.shape[2])
 
     def _filters(self, layer: Conv | Linear, filters: Operand) -> Operand:
         """The filters that the product reads."""

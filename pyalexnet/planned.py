@@ -14,7 +14,6 @@ import numpy as np
 from pyalexnet import plan
 from pyalexnet.backends import backend as make_backend
 from pyalexnet.backends.base import Array, Backend
-from pyalexnet.errors import ArgumentError
 from pyalexnet.net import Net, NetSpec, Part
 from pyalexnet.plan import Converted, Goal, Precision, Source
 from pyalexnet.program import Numbers, Program, Rule
@@ -36,10 +35,14 @@ class PlannedNet(Net):
     Attributes:
         precision: "fp32", "fp32x3" or "bf16".
         fused: whether operations take layers together; False is the layers' own way, one by one.
+        converted: how images lie that passes take as they are.
+        element: the type of maps, float32 or bfloat16.
     """
 
     precision: Precision
     fused: bool
+    converted: Converted
+    element: np.dtype[Any]
 
     def __init__(
         self,
@@ -66,28 +69,15 @@ class PlannedNet(Net):
         Raises:
             ArgumentError: there is no such precision.
         """
-        if precision not in plan.PRECISIONS:
-            raise ArgumentError(
-                f"PlannedNet: precision is {precision!r}; one of {', '.join(plan.PRECISIONS)} was "
-                "expected."
-            )
+        plan.check_precision("PlannedNet", precision)
         self.precision, self.fused, self._graph = precision, fused, graph
+        self.converted, self.element = plan.converted(spec, fused), plan.element(precision)
         own = backend if isinstance(backend, Backend) else make_backend(backend, device)
         self._begin(spec, own, seed)
         self._programs: dict[tuple[Any, ...], Program] = {}
         self._filled: dict[int, Array] = {}
         self._numbers = Numbers(own, tuple(spec.param_shapes()))
         self.load(self._initial())
-
-    @property
-    def converted(self) -> Converted:
-        """How images have to lie for `images` to take them without a pass over them."""
-        return plan.converted(self.spec, self.fused)
-
-    @property
-    def element(self) -> np.dtype[Any]:
-        """The type of maps: float32 or bfloat16."""
-        return plan.element(self.precision)
 
     @property
     def converts(self) -> bool:
