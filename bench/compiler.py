@@ -18,7 +18,7 @@ from .results import KernelResources
 # Of one file, whose kernels are templates with many forms.
 _TIMEOUT = 900
 # Real cards differ little in registers: one stands for all.
-_ARCHITECTURE = "sm_90"
+_ARCHITECTURE = "sm_90a"
 _REPORT = re.compile(
     r"Compiling entry function '(?P<kernel>\S+)'"
     r".*?(?P<stack>\d+) bytes stack frame"
@@ -31,11 +31,16 @@ _SHARED = re.compile(r"(\d+) bytes smem")
 
 @dataclass(frozen=True)
 class Compiled:
-    """A source file's machine code, and what the compiler said of the kernels in it."""
+    """A source file's machine code, and what the compiler said of the kernels in it.
+
+    report: all that it said.
+    """
 
     source: Path
+    architecture: str
     cubin: Path
     kernels: tuple[KernelResources, ...]
+    report: str
 
 
 def nvcc() -> str | None:
@@ -78,7 +83,9 @@ def compiled(kernels: Path, architecture: str, folder: Path) -> list[Compiled]:
 
     def one(source: Path) -> Compiled:
         cubin = folder / f"{source.stem}.cubin"
-        options = ["-std=c++17", f"-arch={architecture}", "-Xptxas", "-v", f"-I{kernels}"]
+        virtual = architecture.replace("sm_", "compute_")
+        target = f"-gencode=arch={virtual},code={architecture}"
+        options = ["-std=c++17", target, "-Xptxas", "-v", f"-I{kernels}"]
         done = subprocess.run(
             [compiler, *options, "-cubin", str(source), "-o", str(cubin)],
             capture_output=True,
@@ -89,7 +96,7 @@ def compiled(kernels: Path, architecture: str, folder: Path) -> list[Compiled]:
             raise RuntimeError(
                 f"nvcc refuses {source.name}: {done.stderr.strip().splitlines()[:1]}"
             )
-        return Compiled(source, cubin, tuple(parse(done.stderr)))
+        return Compiled(source, architecture, cubin, tuple(parse(done.stderr)), done.stderr)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(one, sources))

@@ -1,5 +1,5 @@
-#include "activation_name.hpp"
 #include "epilogue.hpp"
+#include "names.hpp"
 #include "register.hpp"
 #include "same_shape.hpp"
 
@@ -11,7 +11,7 @@ namespace {
 // The plain numbers of a convolution, in the order in which Python passes them.
 struct Settings {
     std::int64_t stride_h, stride_w, pad_top, pad_left, groups;
-    bool tensor;
+    Unit unit;
     std::int64_t towers = 1;
 };
 
@@ -35,7 +35,7 @@ ConvShape conv_shape(const Call& call, const X& x, const W& w, const Y& y, const
     shape.pad_left = call.extent("pad_left", s.pad_left, 0);
     shape.groups = call.extent("groups", s.groups);
     shape.towers = call.extent("towers", s.towers);
-    shape.tensor = s.tensor;
+    shape.unit = s.unit;
     call.expect(shape.channels % shape.groups == 0 && shape.filters % shape.groups == 0,
                 std::to_string(shape.groups) + " groups divide neither or only one of " +
                     std::to_string(shape.channels) + " channels and " +
@@ -83,24 +83,25 @@ using WorkspaceOf = std::size_t (*)(const ConvShape&);
 // Bytes of scratch for one pass, which shapes and element type alone decide.
 template <WorkspaceOf of_float, WorkspaceOf of_bf16>
 std::size_t workspace(Sizes x, Sizes w, Sizes y, std::int64_t groups, std::int64_t towers,
-                      bool bfloat16, bool tensor) {
+                      bool bfloat16, const std::string& unit) {
     const Call call("conv_workspace", 0, Target{});
-    const ConvShape shape =
-        conv_shape(call, Extents{x}, Extents{w}, Extents{y}, {1, 1, 0, 0, groups, tensor, towers});
+    const ConvShape shape = conv_shape(call, Extents{x}, Extents{w}, Extents{y},
+                                       {1, 1, 0, 0, groups, unit_of(call, unit), towers});
     return bfloat16 ? of_bf16(shape) : of_float(shape);
 }
 
 // The same for a pass that does the same in every tower.
-template <WorkspaceOf of_float, WorkspaceOf of_bf16> std::size_t
-workspace_of_one(Sizes x, Sizes w, Sizes y, std::int64_t groups, bool bfloat16, bool tensor) {
-    return workspace<of_float, of_bf16>(x, w, y, groups, 1, bfloat16, tensor);
+template <WorkspaceOf of_float, WorkspaceOf of_bf16>
+std::size_t workspace_of_one(Sizes x, Sizes w, Sizes y, std::int64_t groups, bool bfloat16,
+                             const std::string& unit) {
+    return workspace<of_float, of_bf16>(x, w, y, groups, 1, bfloat16, unit);
 }
 
 void fprop(const py::object& x_, const py::object& w_, const py::object& b_, const py::object& y_,
            const py::object& workspace_, std::int64_t stride_h, std::int64_t stride_w,
-           std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups, bool tensor,
-           std::int64_t towers, const py::object& activation_, const DropoutGiven& dropout_,
-           int device, const Target& target) {
+           std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups,
+           const std::string& unit, std::int64_t towers, const py::object& activation_,
+           const DropoutGiven& dropout_, int device, const Target& target) {
     with_elements(x_, y_, [&](auto of_x, auto of_y) {
         using T = decltype(of_x);
         using Y = decltype(of_y);
@@ -110,7 +111,8 @@ void fprop(const py::object& x_, const py::object& w_, const py::object& b_, con
         const auto b = call.optional_input<const float>("b", b_, 1);
         const auto y = call.output<Y>("y", y_, 4);
         const ConvShape shape = conv_shape(
-            call, x, w, y, {stride_h, stride_w, pad_top, pad_left, groups, tensor, towers});
+            call, x, w, y,
+            {stride_h, stride_w, pad_top, pad_left, groups, unit_of(call, unit), towers});
         call.expect(!b || b.dim(0) == shape.filters,
                     "b has " + std::to_string(b.size()) + " elements; w has " +
                         std::to_string(shape.filters) + " filters");
@@ -127,7 +129,7 @@ void fprop(const py::object& x_, const py::object& w_, const py::object& b_, con
 void dgrad(const py::object& dy_, const py::object& w_, const py::object& gate_,
            const py::object& dx_, const py::object& workspace_, std::int64_t stride_h,
            std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups,
-           bool tensor, float factor, int device, const Target& target) {
+           const std::string& unit, float factor, int device, const Target& target) {
     with_element(dy_, [&](auto element) {
         using T = decltype(element);
         Call call("conv_dgrad", device, target);
@@ -135,8 +137,8 @@ void dgrad(const py::object& dy_, const py::object& w_, const py::object& gate_,
         const auto w = call.input<const T>("w", w_, 4);
         const auto gate = call.optional_input<const T>("gate", gate_, 4);
         const auto dx = call.output<T>("dx", dx_, 4);
-        const ConvShape shape =
-            conv_shape(call, dx, w, dy, {stride_h, stride_w, pad_top, pad_left, groups, tensor});
+        const ConvShape shape = conv_shape(
+            call, dx, w, dy, {stride_h, stride_w, pad_top, pad_left, groups, unit_of(call, unit)});
         if (gate) expect_same_shape(call, "gate", gate, "dx", dx);
         const auto scratch = call.scratch("workspace", workspace_, conv_dgrad_workspace<T>(shape));
         call.launch([=](Stream s) {
@@ -149,7 +151,7 @@ void dgrad(const py::object& dy_, const py::object& w_, const py::object& gate_,
 void wgrad(const py::object& x_, const py::object& dy_, const py::object& dw_,
            const py::object& db_, const py::object& workspace_, std::int64_t stride_h,
            std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups,
-           bool tensor, int device, const Target& target) {
+           const std::string& unit, int device, const Target& target) {
     with_element(x_, [&](auto element) {
         using T = decltype(element);
         Call call("conv_wgrad", device, target);
@@ -157,8 +159,8 @@ void wgrad(const py::object& x_, const py::object& dy_, const py::object& dw_,
         const auto dy = call.input<const T>("dy", dy_, 4);
         const auto dw = call.output<float>("dw", dw_, 4);
         const auto db = call.output<float>("db", db_, 1);
-        const ConvShape shape =
-            conv_shape(call, x, dw, dy, {stride_h, stride_w, pad_top, pad_left, groups, tensor});
+        const ConvShape shape = conv_shape(
+            call, x, dw, dy, {stride_h, stride_w, pad_top, pad_left, groups, unit_of(call, unit)});
         call.expect(db.dim(0) == shape.filters, "db has " + std::to_string(db.size()) +
                                                     " elements; dw has " +
                                                     std::to_string(shape.filters) + " filters");
@@ -173,8 +175,8 @@ void wgrad_sgd(const py::object& x_, const py::object& dy_, const py::object& w_
                const py::object& low_, const py::object& v_, const py::object& b_,
                const py::object& bv_, const py::object& workspace_, std::int64_t stride_h,
                std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left,
-               std::int64_t groups, bool tensor, const RuleGiven& w_rule_, const RuleGiven& b_rule_,
-               int device, const Target& target) {
+               std::int64_t groups, const std::string& unit, const RuleGiven& w_rule_,
+               const RuleGiven& b_rule_, int device, const Target& target) {
     with_element(x_, [&](auto element) {
         using T = decltype(element);
         Call call("conv_wgrad_sgd", device, target);
@@ -182,8 +184,9 @@ void wgrad_sgd(const py::object& x_, const py::object& dy_, const py::object& w_
         const auto dy = call.input<const T>("dy", dy_, 4);
         const LearnedArgument<T> w(call, kWeights, w_, low_, v_, 4);
         const LearnedArgument<float> b(call, kBiases, b_, py::none(), bv_, 1);
-        const ConvShape shape = conv_shape(call, x, w.array(), dy,
-                                           {stride_h, stride_w, pad_top, pad_left, groups, tensor});
+        const ConvShape shape =
+            conv_shape(call, x, w.array(), dy,
+                       {stride_h, stride_w, pad_top, pad_left, groups, unit_of(call, unit)});
         call.expect(b.array().dim(0) == shape.filters,
                     "b.w has " + std::to_string(b.array().size()) + " elements; w.w has " +
                         std::to_string(shape.filters) + " filters");
@@ -204,7 +207,7 @@ void register_conv(py::module_& m) {
     m.def("conv_wgrad", &wgrad);
     m.def("conv_wgrad_sgd", &wgrad_sgd);
     // Of the shapes of x, w and y (images, filters, maps), the groups, for fprop the towers,
-    // whether x is bfloat16, and whether a float32 one is for the tensor cores.
+    // whether x is bfloat16, and what multiplies.
     m.def("conv_fprop_workspace",
           &workspace<&conv_fprop_workspace<float>, &conv_fprop_workspace<bf16>>);
     m.def("conv_dgrad_workspace",

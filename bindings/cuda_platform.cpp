@@ -95,7 +95,23 @@ int device_count() {
     return count;
 }
 
+namespace {
+
+// Whether there is code for this device that uses what Hopper alone has (sm_90a).
+bool has_hopper(int device) {
+    int major = 0, minor = 0;
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+          "cudaDeviceGetAttribute");
+    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
+          "cudaDeviceGetAttribute");
+    return PYALEXNET_HOPPER && major == 9 && minor == 0;
+}
+
+} // namespace
+
 void register_platform(py::module_& module) {
+    module.def("has_hopper", &has_hopper, py::arg("device"),
+               "Whether the module has code for this device that uses what Hopper alone has.");
     module.def("device_count", &device_count, "CUDA devices; KernelError says why there are none.");
     module.def("peer_access_possible", &peer_access_possible, py::arg("device"), py::arg("peer"),
                "Whether kernels on `device` could touch the memory of `peer`.");

@@ -76,6 +76,8 @@ void enable_peers(int device, int peer) {
     simt::enable_peers(device, peer);
 }
 
+bool has_hopper(int) { return true; }
+
 int device_of(const py::array& array) { return simt::device_of(array.data()); }
 
 } // namespace
@@ -94,6 +96,8 @@ void order(int, Stream, Stream) {} // a launch has ended when it returns
 int device_count() { return simt::kDevices; }
 
 void register_platform(py::module_& module) {
+    module.def("has_hopper", &has_hopper, py::arg("device"),
+               "Whether this device can do what Hopper alone has: an emulated one can.");
     module.def("empty", &empty, py::arg("shape"), py::arg("dtype"), py::arg("device"),
                "Uninitialised memory of an emulated device, as a NumPy array.");
     module.def("device_of", &device_of, py::arg("array"),

@@ -13,6 +13,8 @@
 // aside, so that the taps of most layers fill their tiles.
 #include "gemm.cuh"
 
+#include <algorithm>
+
 namespace pyalexnet {
 namespace {
 
@@ -30,14 +32,23 @@ template <class Tiles_, bool vectors_> struct Way {
     static constexpr bool vectors = vectors_;
 };
 
+// How operands lie: both in whole vectors; and the one that Hopper's loop takes for a matrix (B, if
+// TiledB) such that a slice of it is a part of one.
+struct Lies {
+    bool in_vectors;
+    bool in_tiles;
+};
+
 // Calls `use` with the way of operands of type T: the loop of the float32 units takes no vectors.
-template <class T, class Use> void with_way(bool tensor, bool vectors, Use use) {
-    if constexpr (std::is_same_v<T, bf16>)
-        return vectors ? use(Way<Bf16Tiles, true>{}) : use(Way<Bf16Tiles, false>{});
-    else if (!tensor)
-        return use(Way<FloatTiles, false>{});
-    else
-        return vectors ? use(Way<SplitTiles, true>{}) : use(Way<SplitTiles, false>{});
+template <class T, class Use> void with_way(Unit unit, Lies lies, Use use) {
+    if constexpr (std::is_same_v<T, bf16>) {
+        if (!lies.in_vectors) return use(Way<Bf16Tiles, false>{});
+        if (unit == Unit::wgmma && lies.in_tiles) return use(Way<HopperTiles, true>{});
+        return use(Way<Bf16Tiles, true>{});
+    } else {
+        if (unit == Unit::fma) return use(Way<FloatTiles, false>{});
+        return lies.in_vectors ? use(Way<SplitTiles, true>{}) : use(Way<SplitTiles, false>{});
+    }
 }
 
 // Where a group's part begins: of x and dx its first channel, of y and dy its first filter's, and
@@ -58,6 +69,7 @@ template <class Way> struct ConvFprop : Way {
     using B = AlongRows<Matrix<T>>;
     using Epilogue = FpropEpilogue<T>;
     using RowSums = std::false_type;
+    using TiledB = std::true_type;
     const T* x;
     const T* w;
     Geometry g;
@@ -66,6 +78,11 @@ template <class Way> struct ConvFprop : Way {
     __device__ A a(int group) const { return {{group_of_x(x, g, group), g}}; }
     __device__ B b(int group) const {
         return {{group_of_w(w, g, group), g.group_filters, g.taps, g.taps}};
+    }
+    // What a tile holds beyond the group is of columns that nobody wants.
+    Tiled tiled() const { return {w, g.shape.filters, g.taps, g.taps}; }
+    __device__ TiledPlace tiled_place(int group, int filter, int tap) const {
+        return {group * g.group_filters + filter, tap};
     }
 };
 
@@ -76,6 +93,7 @@ template <class Way> struct ConvDgrad : Way {
     using B = AcrossRows<FiltersByTap<T>>;
     using Epilogue = DgradEpilogue<T>;
     using RowSums = std::false_type;
+    using TiledB = std::true_type;
     const T* dy;
     const T* w;
     Geometry g;
@@ -83,15 +101,25 @@ template <class Way> struct ConvDgrad : Way {
 
     __device__ A a(int group) const { return {{group_of_dy(dy, g, group), g}}; }
     __device__ B b(int group) const { return {{group_of_w(w, g, group), g}}; }
+    // Of the filters of a group a whole number of slices sees an input pixel through each tap.
+    Tiled tiled() const { return {w, g.shape.filters, g.taps, g.taps}; }
+    __device__ TiledPlace tiled_place(int group, int channel, int depth) const {
+        const Digits tap = divide(depth, g.by_group_filters);
+        return {group * g.group_filters + tap.low, tap.high * g.group_channels + channel};
+    }
 };
+
+// Whether a loop takes the sums of A's rows aside.
+template <class Tiles> using TakesRowSums = std::negation<std::is_same<Tiles, FloatTiles>>;
 
 template <class Way> struct ConvWgrad : Way {
     using T = typename Way::Element;
-    using RowSums = std::negation<std::is_same<typename Way::Tiles, FloatTiles>>;
+    using RowSums = TakesRowSums<typename Way::Tiles>;
     using Taps = AcrossRows<Patches<T>>;
     using A = AcrossRows<Matrix<T>>;
     using B = std::conditional_t<RowSums::value, Taps, AndOnes<Taps>>;
     using Epilogue = WgradEpilogue<T>;
+    using TiledB = std::false_type;
     const T* x;
     const T* dy;
     Geometry g;
@@ -106,6 +134,10 @@ template <class Way> struct ConvWgrad : Way {
             return of_group;
         else
             return {of_group, g.taps};
+    }
+    Tiled tiled() const { return {dy, g.out_pixels, g.shape.filters, g.shape.filters}; }
+    __device__ TiledPlace tiled_place(int group, int filter, int pixel) const {
+        return {pixel, group * g.group_filters + filter};
     }
 };
 
@@ -126,16 +158,18 @@ template <class Tiles> GemmSize wgrad_size(const ConvShape& s) {
     const int rows = s.filters / s.groups;
     const int columns = static_cast<int>(s.taps()) + 1;
     const int depth = static_cast<int>(s.out_pixels());
-    if constexpr (ConvWgrad<Way<Tiles, false>>::RowSums::value)
+    if constexpr (TakesRowSums<Tiles>::value)
         return gemm_size_with_row_sums<Tiles>(s.groups, rows, columns, depth);
     else
         return gemm_size<Tiles>(s.groups, rows, columns, depth);
 }
 
-// What a product needs whose size depends on its way, but not on how operands are loaded.
+// What a product needs, however its operands lie: that depends on addresses, too.
 template <class T, class SizeOf> std::size_t workspace_of(const ConvShape& shape, SizeOf size_of) {
     std::size_t bytes = 0;
-    with_way<T>(shape.tensor, false, [&](auto way) { bytes = gemm_workspace(size_of(way)); });
+    for (const bool whole : {false, true})
+        with_way<T>(shape.unit, {whole, whole},
+                    [&](auto way) { bytes = std::max(bytes, gemm_workspace(size_of(way))); });
     return bytes;
 }
 
@@ -147,7 +181,7 @@ template <class T> void wgrad(const T* x, const T* dy, WgradEpilogue<T> epilogue
     epilogue.group_filters = g.group_filters;
     const bool vectors = in_vectors(g.group_channels, shape.channels, x) &&
                          in_vectors(g.group_filters, shape.filters, dy);
-    with_way<T>(shape.tensor, vectors, [&](auto way) {
+    with_way<T>(shape.unit, {vectors, vectors}, [&](auto way) {
         gemm(ConvWgrad<decltype(way)>{{}, x, dy, g, epilogue},
              wgrad_size<typename decltype(way)::Tiles>(shape), workspace, stream);
     });
@@ -185,7 +219,7 @@ void conv_fprop(const T* x, const T* w, const float* b, Y* y, const ConvShape& s
         epilogue.wide = y;
     const bool vectors =
         in_vectors(g.group_channels, shape.channels, x) && in_vectors(g.taps, g.taps, w);
-    with_way<T>(shape.tensor, vectors, [&](auto way) {
+    with_way<T>(shape.unit, {vectors, vectors}, [&](auto way) {
         gemm(ConvFprop<decltype(way)>{{}, x, w, g, epilogue},
              fprop_size<typename decltype(way)::Tiles>(shape), workspace, stream);
     });
@@ -198,7 +232,10 @@ template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float
     const bool vectors = shape.stride_h == 1 && shape.stride_w == 1 &&
                          in_vectors(g.group_filters, shape.filters, dy) &&
                          in_vectors(g.group_channels, g.group_channels, w);
-    with_way<T>(shape.tensor, vectors, [&](auto way) {
+    // A slice has to end with a tap, or the operand with it.
+    const bool tiles = g.group_filters % kHopperSlice == 0 ||
+                       (shape.groups == 1 && shape.filter_h == 1 && shape.filter_w == 1);
+    with_way<T>(shape.unit, {vectors, tiles}, [&](auto way) {
         gemm(ConvDgrad<decltype(way)>{{}, dy, w, g, epilogue},
              dgrad_size<typename decltype(way)::Tiles>(shape), workspace, stream);
     });

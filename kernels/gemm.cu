@@ -10,9 +10,11 @@ constexpr int kMultiprocessors = 132; // an H100's
 constexpr int kLeastPartDepth = 256;
 // What storing and adding a part's sums costs in terms of its depth: 128 KiB for a tile of 128 x
 // 128, the time of some 256 to 384 of the depth of bf16 at 5 TB/s and 500 TFLOP/s, and of a sixth
-// of that of float32 in planes. Computed, not measured.
-template <class Tiles> constexpr double kPartCost =
-    std::is_same_v<Tiles, Bf16Tiles> ? 256.0 : 256.0 / 6;
+// of that of float32 in planes; on Hopper, whose tiles are larger and rate is higher, of 512.
+// Computed, not measured.
+template <class Tiles> constexpr double kPartCost = 256.0;
+template <> constexpr double kPartCost<SplitTiles> = 256.0 / 6;
+template <> constexpr double kPartCost<HopperTiles> = 512.0;
 
 std::int64_t rounded_up(std::int64_t value, std::int64_t unit) {
     return (value + unit - 1) / unit * unit;
@@ -26,7 +28,7 @@ struct Blocks {
 
 template <class Tiles> Blocks blocks_of(int groups, int rows, int columns) {
     Blocks blocks{};
-    with_tile<Tiles>(tile_for<Tiles>(rows, columns), [&](auto tile) {
+    with_tile<Tiles>(tile_for<Tiles>(groups, rows, columns), [&](auto tile) {
         using T = decltype(tile);
         blocks = {std::int64_t{groups} * tiles<T>(rows, columns), T::Blocks * kMultiprocessors};
     });
@@ -69,19 +71,28 @@ GemmSize undivided(int groups, int rows, int columns, int depth, bool row_sums =
     return {groups, rows, columns, depth, pitch, 1, depth, row_sums};
 }
 
-template <class T> double cost(int rows, int columns, double per_operation) {
-    return per_operation * static_cast<double>(rounded_up(rows, T::TileM)) *
-           static_cast<double>(rounded_up(columns, T::TileN));
+// What a product costs in blocks of T, beside that with other tiles of the same loop.
+template <class Tiles, class T> double cost(int groups, int rows, int columns) {
+    const auto blocks = static_cast<double>(groups) * tiles<T>(rows, columns);
+    const double at_once = T::Blocks * kMultiprocessors;
+    const bool whole_rounds = Tiles::kWholeRounds && blocks > at_once; // fewer are split in depth
+    const double rounds = blocks / at_once;
+    return (whole_rounds ? std::ceil(rounds) : rounds) * at_once * T::TileM * T::TileN;
 }
 
 } // namespace
 
-template <class Tiles> TileKind tile_for(int rows, int columns) {
-    const double wide = cost<typename Tiles::Wide>(rows, columns, 1.0);
-    const double square = cost<typename Tiles::Square>(rows, columns, Tiles::kSquareCost);
-    const double narrow = cost<typename Tiles::Narrow>(rows, columns, Tiles::kNarrowCost);
-    if (wide <= square && wide <= narrow) return TileKind::wide;
-    return square <= narrow ? TileKind::square : TileKind::narrow;
+template <class Tiles> int tile_for(int groups, int rows, int columns) {
+    int best = 0;
+    double least = 0.0;
+    for_each_choice(typename Tiles::All{}, [&](auto choice, int number) {
+        using Each = decltype(choice);
+        const double of_this = Each::kCost * cost<Tiles, typename Each::T>(groups, rows, columns);
+        if (number > 0 && of_this >= least) return;
+        least = of_this;
+        best = number;
+    });
+    return best;
 }
 
 template <class Tiles> GemmSize gemm_size(int groups, int rows, int columns, int depth) {
@@ -101,16 +112,20 @@ GemmSize gemm_size_as_whole(int groups, int rows, int columns, int depth, int al
                             undivided(groups, rows, columns, depth));
 }
 
-template TileKind tile_for<FloatTiles>(int, int);
-template TileKind tile_for<Bf16Tiles>(int, int);
-template TileKind tile_for<SplitTiles>(int, int);
+template int tile_for<FloatTiles>(int, int, int);
+template int tile_for<Bf16Tiles>(int, int, int);
+template int tile_for<SplitTiles>(int, int, int);
+template int tile_for<HopperTiles>(int, int, int);
 template GemmSize gemm_size<FloatTiles>(int, int, int, int);
 template GemmSize gemm_size<Bf16Tiles>(int, int, int, int);
 template GemmSize gemm_size<SplitTiles>(int, int, int, int);
+template GemmSize gemm_size<HopperTiles>(int, int, int, int);
 template GemmSize gemm_size_with_row_sums<Bf16Tiles>(int, int, int, int);
 template GemmSize gemm_size_with_row_sums<SplitTiles>(int, int, int, int);
+template GemmSize gemm_size_with_row_sums<HopperTiles>(int, int, int, int);
 template GemmSize gemm_size_as_whole<FloatTiles>(int, int, int, int, int);
 template GemmSize gemm_size_as_whole<Bf16Tiles>(int, int, int, int, int);
 template GemmSize gemm_size_as_whole<SplitTiles>(int, int, int, int, int);
+template GemmSize gemm_size_as_whole<HopperTiles>(int, int, int, int, int);
 
 } // namespace pyalexnet

@@ -22,6 +22,7 @@
 #include <type_traits>
 
 #include "epilogue.cuh"
+#include "hopper.cuh"
 #include "tensor.cuh"
 
 namespace pyalexnet {
@@ -253,21 +254,26 @@ __global__ void gemm_add_parts_kernel(Epilogue epilogue, GemmSize size, float* p
 
 // ---------------------------------------------------------------------- choosing a tile
 
-enum class TileKind { wide, square, narrow };
+// A tile, and what a multiply-add costs with it beside the others of its loop, in percent: a larger
+// tile reads less memory, shared and other, for each.
+template <class T_, int percent> struct Choice {
+    using T = T_;
+    static constexpr double kCost = percent / 100.0;
+};
+template <class... Each> struct Choices {};
 
-// What may multiply: the float32 units; the tensor cores bf16; or they float32, in three planes.
-// The tiles of each, and what a multiply-add costs with them: a larger tile reads less shared
-// memory per operation.
+// What may multiply: the float32 units; the tensor cores bf16, by warps or by warpgroups; or they
+// float32, in three planes. The tiles of each, and whether blocks that are too few for a last round
+// of the card count as a whole one: they do where a multiprocessor has a single large one.
 
 // Floats read from shared memory per multiply-add: 16 for 64, 12 for 32. Taken with the loads and
 // barriers that a smaller tile shares out among fewer operations.
 struct FloatTiles {
     using Element = float;
-    using Wide = Tile<128, 128, 16, 16>; // 8 x 8 sums a thread
-    using Square = Tile<64, 64, 16, 8>;  // 4 x 8
-    using Narrow = Tile<128, 32, 16, 8>; // 8 x 4: few filters
-    static constexpr double kSquareCost = 1.25;
-    static constexpr double kNarrowCost = 1.25;
+    using All = Choices<Choice<Tile<128, 128, 16, 16>, 100>, // 8 x 8 sums a thread
+                        Choice<Tile<64, 64, 16, 8>, 125>,    // 4 x 8
+                        Choice<Tile<128, 32, 16, 8>, 125>>;  // 8 x 4: few filters
+    static constexpr bool kWholeRounds = false;
     static constexpr int kSliceDepth = kSlice;
 };
 
@@ -275,11 +281,11 @@ struct FloatTiles {
 // time with a wide tile, 0.8 with a narrow one, 1.5 times as long with a square one.
 struct Bf16Tiles {
     using Element = bf16;
-    using Wide = TensorTile<128, 128, 64, 64, 4, 1, 2>;
     using Square = TensorTile<64, 64, 32, 32, 4, 1, 2>;
-    using Narrow = TensorTile<256, 64, 64, 64, 3, 1, 2>; // few filters; three stages: two fit
-    static constexpr double kSquareCost = 1.5;
-    static constexpr double kNarrowCost = 1.1;
+    using All = Choices<Choice<TensorTile<128, 128, 64, 64, 4, 1, 2>, 100>, Choice<Square, 150>,
+                        // Few filters; of three stages two blocks fit.
+                        Choice<TensorTile<256, 64, 64, 64, 3, 1, 2>, 110>>;
+    static constexpr bool kWholeRounds = false;
     static constexpr int kSliceDepth = kTensorSlice;
 };
 
@@ -288,27 +294,38 @@ struct Bf16Tiles {
 // tile, 0.75 with a square one; a wide one reads less of the other caches.
 struct SplitTiles {
     using Element = float;
-    using Wide = TensorTile<128, 64, 32, 32, 2, 3, 1>;
     using Square = TensorTile<64, 64, 32, 32, 2, 3, 2>;
-    using Narrow = Wide;
-    static constexpr double kSquareCost = 1.1;
-    static constexpr double kNarrowCost = 1.0;
+    using All = Choices<Choice<TensorTile<128, 64, 32, 32, 2, 3, 1>, 100>, Choice<Square, 110>>;
+    static constexpr bool kWholeRounds = false;
     static constexpr int kSliceDepth = kTensorSlice;
 };
 
-// The one that computes least outside C, counted by what a useful multiply-add costs with each.
-template <class Tiles> TileKind tile_for(int rows, int columns);
+// What a slice takes of the other caches, in bytes for each of the tensor cores' clocks: 44 with
+// the first tile and 48 with the next two, 59 of 96 filters, 80 of 64.
+struct HopperTiles {
+    using Element = bf16;
+    using All = Choices<Choice<HopperTile<256, 192, 3>, 100>, Choice<HopperTile<256, 128, 4>, 100>,
+                        Choice<HopperTile<128, 256, 4>, 105>, Choice<HopperTile<256, 96, 4>, 115>,
+                        Choice<HopperTile<256, 64, 4>, 140>>;
+    static constexpr bool kWholeRounds = true;
+    static constexpr int kSliceDepth = kHopperSlice;
+};
+
+// The number, in Tiles::All, of the tile that computes least outside C, counted by what a useful
+// multiply-add costs with each.
+template <class Tiles> int tile_for(int groups, int rows, int columns);
+
+// Calls `use` with each of the choices, and its number.
+template <class Use, class... Each> void for_each_choice(Choices<Each...>, Use use) {
+    int number = 0;
+    (use(Each{}, number++), ...);
+}
 
 // Calls `use` with a value of the tile's type.
-template <class Tiles, class Use> void with_tile(TileKind kind, Use use) {
-    switch (kind) {
-    case TileKind::wide:
-        return use(typename Tiles::Wide{});
-    case TileKind::square:
-        return use(typename Tiles::Square{});
-    case TileKind::narrow:
-        return use(typename Tiles::Narrow{});
-    }
+template <class Tiles, class Use> void with_tile(int number, Use use) {
+    for_each_choice(typename Tiles::All{}, [&](auto choice, int i) {
+        if (i == number) use(typename decltype(choice)::T{});
+    });
 }
 
 // Splits the depth into parts where there are too few tiles to fill a card, none shallower than
@@ -347,21 +364,36 @@ launch_tensor_gemm(const Problem& problem, const GemmSize& size, float* partial,
         gemm_grid<T>(size, stream).with_shared(kTensorShared<T>), problem, size, partial);
 }
 
+template <class T, class Problem> void
+launch_hopper_gemm(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
+    using Shared = HopperShared<Problem, T>;
+    const Tiled tiled = problem.tiled();
+    simt::launch<hopper_gemm_kernel<Problem, T>>(
+        gemm_grid<T>(size, stream).with_shared(Shared::kBytes), problem,
+        simt::tensor_map(tiled.data, tiled.rows, tiled.columns, tiled.pitch,
+                         Shared::Copied::kTileRows),
+        size, partial);
+}
+
 // Where operands have to be gathered one by one, that takes the time: one tile is enough.
 template <class Problem>
 void launch_gemm(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
     using Tiles = typename Problem::Tiles;
-    const TileKind kind = tile_for<Tiles>(size.rows, size.tiled_columns());
+    const auto with_best = [&](auto use) {
+        with_tile<Tiles>(tile_for<Tiles>(size.groups, size.rows, size.tiled_columns()), use);
+    };
     if constexpr (std::is_same_v<Tiles, FloatTiles>)
-        with_tile<Tiles>(kind, [&](auto tile) {
+        with_best([&](auto tile) {
             using T = decltype(tile);
             simt::launch<gemm_kernel<Problem, T>>(gemm_grid<T>(size, stream), problem, size,
                                                   partial);
         });
+    else if constexpr (std::is_same_v<Tiles, HopperTiles>)
+        with_best(
+            [&](auto tile) { launch_hopper_gemm<decltype(tile)>(problem, size, partial, stream); });
     else if constexpr (Problem::vectors)
-        with_tile<Tiles>(kind, [&](auto tile) {
-            launch_tensor_gemm<decltype(tile)>(problem, size, partial, stream);
-        });
+        with_best(
+            [&](auto tile) { launch_tensor_gemm<decltype(tile)>(problem, size, partial, stream); });
     else
         launch_tensor_gemm<typename Tiles::Square>(problem, size, partial, stream);
 }

@@ -13,7 +13,7 @@ ConvShape as_convolution(LinearShape shape) {
     conv.height = conv.width = conv.filter_h = conv.filter_w = conv.out_height = conv.out_width = 1;
     conv.stride_h = conv.stride_w = conv.groups = 1;
     conv.towers = shape.towers;
-    conv.tensor = shape.tensor;
+    conv.unit = shape.unit;
     return conv;
 }
 

@@ -109,10 +109,13 @@ struct DropoutDraw {
     std::int64_t offset, total; // features; offset + features <= total, images * total < 2^63
 };
 
-// Products of bf16 run on the tensor cores. Those of float run on the float32 units or, where a
-// shape says `tensor`, on the tensor cores too, each number in three bf16: as accurate, but other
-// bits. Infinity, NaN, and what is as large as 2^128 - 2^119 then make NaN of every sum that they
-// go into; numbers below 2^-110 are cut off at 2^-133.
+// What multiplies: the float32 units, the tensor cores as a warp sees them (mma.sync), or as four
+// warps do on Hopper (wgmma), of which cards the launch has to be one. Products of bf16 run on the
+// tensor cores always: by wgmma where the shape says so and what they read comes in whole vectors.
+// Those of float take the tensor cores for anything but `fma`, by mma, each number in three bf16:
+// as accurate, but other bits. Infinity, NaN, and what is as large as 2^128 - 2^119 then make NaN
+// of every sum that they go into; numbers below 2^-110 are cut off at 2^-133.
+enum class Unit { fma, mma, wgmma };
 
 // Dropout behind a layer: y = act(..) factor where `draw` (dropout.cu) kept the output, else 0. An
 // output's features are those of its image.
@@ -154,8 +157,8 @@ struct ConvShape {
     int stride_h, stride_w;
     int pad_top, pad_left;
     int groups;
-    int towers = 1;      // devices that share the layer, each with K of its filters
-    bool tensor = false; // see above
+    int towers = 1;        // devices that share the layer, each with K of its filters
+    Unit unit = Unit::fma; // see above
 
     std::int64_t in_pixels() const { return std::int64_t{images} * height * width; }
     std::int64_t out_pixels() const { return std::int64_t{images} * out_height * out_width; }
@@ -195,7 +198,7 @@ template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Ru
 struct LinearShape {
     int rows, inputs, outputs;
     int towers = 1; // devices that share the layer: as in ConvShape
-    bool tensor = false;
+    Unit unit = Unit::fma;
 };
 
 template <class T> std::size_t linear_fprop_workspace(LinearShape shape);

@@ -57,6 +57,7 @@ struct TensorTile {
     static constexpr int Blocks = Blocks_;
     static constexpr int WarpsN = TileN / WarpN;
     static constexpr int Threads = 32 * (TileM / WarpM) * WarpsN;
+    static constexpr int Finishers = Threads; // who hand the sums to the epilogue
 };
 
 // ---------------------------------------------------------------------- a slice in shared memory
@@ -271,26 +272,30 @@ template <class T, class Epilogue>
 __device__ __forceinline__ void finish_tile(const Epilogue& epilogue, const GemmSize& size,
                                             const TilePlace& tile, const float* sums) {
     constexpr int fours = T::TileN / 4; // of a row
-    constexpr int step = T::Threads / fours;
     constexpr int at_a_time = 4;
-    static_assert(T::TileM % (step * at_a_time) == 0);
-    const int column = static_cast<int>(threadIdx.x) % fours * 4;
-    const int count = min(4, size.tiled_columns() - tile.column - column);
-    if (count <= 0) return;
-    const int rows = min(T::TileM, size.rows - tile.row);
-    for (int row = static_cast<int>(threadIdx.x) / fours; row < rows; row += at_a_time * step) {
+    static_assert(T::TileM * fours % (at_a_time * T::Finishers) == 0);
+    const int columns = size.tiled_columns() - tile.column;
+    const int end = min(T::TileM, size.rows - tile.row) * fours;
+    for (int first = static_cast<int>(threadIdx.x); first < end;
+         first += at_a_time * T::Finishers) {
+        const auto row = [&](int i) { return (first + i * T::Finishers) / fours; };
+        const auto column = [&](int i) { return (first + i * T::Finishers) % fours * 4; };
+        const auto inside = [&](int i) {
+            return first + i * T::Finishers < end && column(i) < columns;
+        };
         const auto place = [&](int i) {
-            return Place{tile.group, tile.row + row + i * step, tile.column + column, count};
+            return Place{tile.group, tile.row + row(i), tile.column + column(i),
+                         min(4, columns - column(i))};
         };
         typename Epilogue::Read read[at_a_time];
 #pragma unroll
         for (int i = 0; i < at_a_time; ++i)
-            if (row + i * step < rows) read[i] = epilogue.read(place(i));
+            if (inside(i)) read[i] = epilogue.read(place(i));
 #pragma unroll
         for (int i = 0; i < at_a_time; ++i) {
-            if (row + i * step >= rows) break;
-            const Four<float> four = *reinterpret_cast<const Four<float>*>(
-                sums + SumTile<T>::at(row + i * step, column));
+            if (!inside(i)) continue;
+            const Four<float> four =
+                *reinterpret_cast<const Four<float>*>(sums + SumTile<T>::at(row(i), column(i)));
             epilogue.put(place(i), read[i], four.of);
         }
     }
@@ -301,7 +306,7 @@ template <class T, class Epilogue>
 __device__ __forceinline__ void finish_row_sums(const Epilogue& epilogue, const GemmSize& size,
                                                 const TilePlace& tile, const float* row_sums) {
     for (int row = static_cast<int>(threadIdx.x); row < min(T::TileM, size.rows - tile.row);
-         row += T::Threads) {
+         row += T::Finishers) {
         const Place place{tile.group, tile.row + row, size.columns - 1, 1};
         epilogue.put(place, epilogue.read(place), {row_sums[row], 0.0f, 0.0f, 0.0f});
     }

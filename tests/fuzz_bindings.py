@@ -115,12 +115,22 @@ def _extent(most: int = 5) -> SearchStrategy[int]:
 
 
 ELEMENT = st.sampled_from(("float32", "bfloat16"))
+UNIT = st.sampled_from(("fma", "mma", "wgmma"))
+
+
+WHOLE = ("whole",)
+WITH_HOLES = ("whole", "holes")
+
+
+def _fills(dtype: str, unit: str) -> tuple[str, ...]:
+    """Of the operands of a product: float32 in planes makes NaN of infinities."""
+    return WHOLE if dtype == "float32" and unit != "fma" else WITH_HOLES
 
 
 def _floats(
     shape: Shape,
     draw: st.DrawFn,
-    fills: tuple[str, ...] = ("whole", "holes"),
+    fills: tuple[str, ...] = WITH_HOLES,
     dtype: str = "float32",
 ) -> Block:
     return Block(shape, dtype, draw(st.sampled_from(fills)), draw(st.integers(0, 99)))
@@ -199,18 +209,18 @@ def _conv(draw: st.DrawFn) -> tuple[Shape, Shape, Shape, list[int]]:
 
 def _conv_fprop(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
-    towers, dtype, tensor = draw(_extent(3)), draw(ELEMENT), draw(st.booleans())
+    towers, dtype, unit = draw(_extent(3)), draw(ELEMENT), draw(UNIT)
     nbytes = extension().conv_fprop_workspace(
-        x, w, y, numbers[-1], towers, dtype == "bfloat16", tensor
+        x, w, y, numbers[-1], towers, dtype == "bfloat16", unit
     )
     b = _floats((w[0],), draw) if draw(st.booleans()) else None
     ends = [
         _result(y, draw(st.sampled_from((dtype, "float32")))),
         _scratch(nbytes),
         *numbers,
-        tensor,
+        unit,
     ]
-    inputs = [_floats(x, draw, dtype=dtype), _floats(w, draw, dtype=dtype)]
+    inputs = [_floats(shape, draw, _fills(dtype, unit), dtype) for shape in (x, w)]
     return [*inputs, b, *ends, towers, *_finish(draw, prod(y[1:]))]
 
 
@@ -238,8 +248,8 @@ def _factor(draw: st.DrawFn) -> Any:
 def _learned(w: Shape, draw: st.DrawFn, dtype: str) -> list[Any]:
     """Weights, the halves that bfloat16 lacks, their momentum; and biases with theirs."""
     low = Block(w, "uint16", "wide") if dtype == "bfloat16" else None
-    weights = [_floats(w, draw, ("whole",), dtype), low, _floats(w, draw, ("whole",))]
-    return [*weights, *(_floats(w[:1], draw, ("whole",)) for _ in range(2))]
+    weights = [_floats(w, draw, WHOLE, dtype), low, _floats(w, draw, WHOLE)]
+    return [*weights, *(_floats(w[:1], draw, WHOLE) for _ in range(2))]
 
 
 def _rules(draw: st.DrawFn) -> list[Any]:
@@ -249,63 +259,63 @@ def _rules(draw: st.DrawFn) -> list[Any]:
 
 def _conv_dgrad(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
-    dtype, tensor = draw(ELEMENT), draw(st.booleans())
-    nbytes = extension().conv_dgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16", tensor)
-    inputs = [_floats(y, draw, dtype=dtype), _floats(w, draw, ("whole",), dtype)]
-    ends = [_result(x, dtype), _scratch(nbytes), *numbers, tensor, _factor(draw)]
+    dtype, unit = draw(ELEMENT), draw(UNIT)
+    nbytes = extension().conv_dgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16", unit)
+    inputs = [_floats(y, draw, _fills(dtype, unit), dtype), _floats(w, draw, WHOLE, dtype)]
+    ends = [_result(x, dtype), _scratch(nbytes), *numbers, unit, _factor(draw)]
     return [*inputs, _gate(x, draw, dtype), *ends]
 
 
 def _conv_wgrad(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
-    dtype, tensor = draw(ELEMENT), draw(st.booleans())
-    nbytes = extension().conv_wgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16", tensor)
-    inputs = [_floats(x, draw, dtype=dtype), _floats(y, draw, dtype=dtype)]
-    return [*inputs, _result(w), _result(w[:1]), _scratch(nbytes), *numbers, tensor]
+    dtype, unit = draw(ELEMENT), draw(UNIT)
+    nbytes = extension().conv_wgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16", unit)
+    inputs = [_floats(shape, draw, _fills(dtype, unit), dtype) for shape in (x, y)]
+    return [*inputs, _result(w), _result(w[:1]), _scratch(nbytes), *numbers, unit]
 
 
 def _conv_wgrad_sgd(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
-    dtype, tensor = draw(ELEMENT), draw(st.booleans())
-    nbytes = extension().conv_wgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16", tensor)
-    inputs = [_floats(shape, draw, ("whole",), dtype) for shape in (x, y)]
-    ends = [_scratch(nbytes), *numbers, tensor, *_rules(draw)]
+    dtype, unit = draw(ELEMENT), draw(UNIT)
+    nbytes = extension().conv_wgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16", unit)
+    inputs = [_floats(shape, draw, WHOLE, dtype) for shape in (x, y)]
+    ends = [_scratch(nbytes), *numbers, unit, *_rules(draw)]
     return [*inputs, *_learned(w, draw, dtype), *ends]
 
 
 def _linear_fprop(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
-    towers, dtype, tensor = draw(_extent(3)), draw(ELEMENT), draw(st.booleans())
-    nbytes = extension().linear_fprop_workspace(n, i, o, towers, dtype == "bfloat16", tensor)
+    towers, dtype, unit = draw(_extent(3)), draw(ELEMENT), draw(UNIT)
+    nbytes = extension().linear_fprop_workspace(n, i, o, towers, dtype == "bfloat16", unit)
     b = _floats((o,), draw) if draw(st.booleans()) else None
     y = _result((n, o), draw(st.sampled_from((dtype, "float32"))))
-    inputs = [_floats((n, i), draw, dtype=dtype), _floats((o, i), draw, dtype=dtype)]
-    return [*inputs, b, y, _scratch(nbytes), tensor, towers, *_finish(draw, o)]
+    inputs = [_floats(shape, draw, _fills(dtype, unit), dtype) for shape in ((n, i), (o, i))]
+    return [*inputs, b, y, _scratch(nbytes), unit, towers, *_finish(draw, o)]
 
 
 def _linear_dgrad(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
-    dtype, tensor = draw(ELEMENT), draw(st.booleans())
-    scratch = _scratch(extension().linear_dgrad_workspace(n, i, o, dtype == "bfloat16", tensor))
-    inputs = [_floats((n, o), draw, dtype=dtype), _floats((o, i), draw, dtype=dtype)]
-    ends = [_result((n, i), dtype), scratch, tensor, _factor(draw)]
+    dtype, unit = draw(ELEMENT), draw(UNIT)
+    scratch = _scratch(extension().linear_dgrad_workspace(n, i, o, dtype == "bfloat16", unit))
+    inputs = [_floats(shape, draw, _fills(dtype, unit), dtype) for shape in ((n, o), (o, i))]
+    ends = [_result((n, i), dtype), scratch, unit, _factor(draw)]
     return [*inputs, _gate((n, i), draw, dtype), *ends]
 
 
 def _linear_wgrad(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
-    dtype, tensor = draw(ELEMENT), draw(st.booleans())
-    scratch = _scratch(extension().linear_wgrad_workspace(n, i, o, dtype == "bfloat16", tensor))
-    x, dy = _floats((n, i), draw, dtype=dtype), _floats((n, o), draw, dtype=dtype)
-    return [x, dy, _result((o, i)), _result((o,)), scratch, tensor]
+    dtype, unit = draw(ELEMENT), draw(UNIT)
+    scratch = _scratch(extension().linear_wgrad_workspace(n, i, o, dtype == "bfloat16", unit))
+    inputs = [_floats(shape, draw, _fills(dtype, unit), dtype) for shape in ((n, i), (n, o))]
+    return [*inputs, _result((o, i)), _result((o,)), scratch, unit]
 
 
 def _linear_wgrad_sgd(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
-    dtype, tensor = draw(ELEMENT), draw(st.booleans())
-    scratch = _scratch(extension().linear_wgrad_workspace(n, i, o, dtype == "bfloat16", tensor))
-    inputs = [_floats(shape, draw, ("whole",), dtype) for shape in ((n, i), (n, o))]
-    return [*inputs, *_learned((o, i), draw, dtype), scratch, tensor, *_rules(draw)]
+    dtype, unit = draw(ELEMENT), draw(UNIT)
+    scratch = _scratch(extension().linear_wgrad_workspace(n, i, o, dtype == "bfloat16", unit))
+    inputs = [_floats(shape, draw, WHOLE, dtype) for shape in ((n, i), (n, o))]
+    return [*inputs, *_learned((o, i), draw, dtype), scratch, unit, *_rules(draw)]
 
 
 def _any_shape(draw: st.DrawFn, least: int = 0) -> Shape:
@@ -335,7 +345,7 @@ def _norm(draw: st.DrawFn) -> list[Any]:
 def _lrn_fprop(draw: st.DrawFn) -> list[Any]:
     groups = draw(_extent(3))
     shape, dtype = (*_sizes(draw, 3, 3), groups * draw(_extent())), draw(ELEMENT)
-    x = _floats(shape, draw, ("whole",), dtype)
+    x = _floats(shape, draw, WHOLE, dtype)
     return [x, _result(shape, dtype), *_norm(draw), groups]
 
 
@@ -346,7 +356,7 @@ def _lrn_dgrad(draw: st.DrawFn) -> list[Any]:
 
 def _rnorm_fprop(draw: st.DrawFn) -> list[Any]:
     shape, dtype = _sizes(draw, 4), draw(ELEMENT)
-    return [_floats(shape, draw, ("whole",), dtype), _result(shape, dtype), *_norm(draw)]
+    return [_floats(shape, draw, WHOLE, dtype), _result(shape, dtype), *_norm(draw)]
 
 
 def _rnorm_dgrad(draw: st.DrawFn) -> list[Any]:
@@ -380,24 +390,24 @@ def _where(y: Shape, draw: st.DrawFn) -> Block:
 
 def _avgpool_fprop(draw: st.DrawFn) -> list[Any]:
     (x, y, numbers), dtype = _pool(draw), draw(ELEMENT)
-    return [_floats(x, draw, ("whole",), dtype), _result(y, dtype), *numbers]
+    return [_floats(x, draw, WHOLE, dtype), _result(y, dtype), *numbers]
 
 
 def _avgpool_dgrad(draw: st.DrawFn) -> list[Any]:
     (x, y, numbers), dtype = _pool(draw), draw(ELEMENT)
-    return [_floats(y, draw, ("whole",), dtype), _result(x, dtype), *numbers]
+    return [_floats(y, draw, WHOLE, dtype), _result(x, dtype), *numbers]
 
 
 def _lrn_maxpool_fprop(draw: st.DrawFn) -> list[Any]:
     x, y, dtype, numbers = _norm_and_pool(draw)
     outputs = [_result(y, dtype), _result(y, "uint8")]
-    return [_floats(x, draw, ("whole",), dtype), *outputs, *numbers, draw(st.booleans())]
+    return [_floats(x, draw, WHOLE, dtype), *outputs, *numbers, draw(st.booleans())]
 
 
 def _lrn_maxpool_dgrad(draw: st.DrawFn) -> list[Any]:
     x, y, dtype, numbers = _norm_and_pool(draw)
-    maps = [_floats(x, draw, ("whole",), dtype), _gate(y, draw, dtype)]
-    gradients = [_floats(y, draw, ("whole",), dtype), _where(y, draw), _result(x, dtype)]
+    maps = [_floats(x, draw, WHOLE, dtype), _gate(y, draw, dtype)]
+    gradients = [_floats(y, draw, WHOLE, dtype), _where(y, draw), _result(x, dtype)]
     return [*maps, *gradients, *numbers, draw(st.booleans())]
 
 
@@ -430,7 +440,7 @@ def _softmax(draw: st.DrawFn) -> list[Any]:
     labels = Block((n,), "int64", draw(st.sampled_from(("zeros", "whole"))))
     scratch = _scratch(extension().softmax_cross_entropy_workspace(n))
     scalar = _result(())
-    logits = _floats((n, classes), draw, ("whole",))
+    logits = _floats((n, classes), draw, WHOLE)
     dlogits = _result((n, classes), draw(ELEMENT))
     return [logits, labels, scalar, dlogits, scalar, scalar, scratch]
 

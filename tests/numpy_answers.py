@@ -69,6 +69,13 @@ def _whole(*arrays: Any) -> None:
             _expect((abs(ordinary) <= LARGEST).all() and (ordinary == np.round(ordinary)).all())
 
 
+def _factors(unit: str, *arrays: Any) -> None:
+    """What a product multiplies, and what is added: exactly summed, and as NumPy sums it."""
+    _whole(*arrays)
+    if unit != "fma" and arrays[0].dtype == np.float32:  # in planes, infinities make NaN
+        _finite(*(array for array in arrays if array is not None))
+
+
 def _finite(*arrays: Any) -> None:
     for array in arrays:
         _expect(np.isfinite(array).all() and (abs(array) <= LARGEST).all())
@@ -158,8 +165,8 @@ def _geometry(x: Any, w: Any, y: Any, numbers: tuple[int, ...]) -> dict[str, Any
 
 
 def _conv_fprop(x: Any, w: Any, b: Any, y: Any, _: Any, *numbers: Any) -> Answer:
-    *plain, _, towers, activation, dropout = numbers
-    _whole(x, w, b)
+    *plain, unit, towers, activation, dropout = numbers
+    _factors(unit, x, w, b)
     how = _geometry(x, w, y, tuple(plain)) | _finish(towers, activation, dropout, y)
     result = _numpy().conv_fprop(x, w, b, **how)
     _of(y.shape, result)
@@ -176,24 +183,26 @@ def _finish(towers: int, activation: str | None, dropout: Any, y: Any) -> dict[s
 
 
 def _conv_dgrad(dy: Any, w: Any, gate: Any, dx: Any, _: Any, *numbers: Any) -> Answer:
-    *plain, _, factor = numbers
-    _whole(dy, w, np.asarray(factor))
+    *plain, unit, factor = numbers
+    _factors(unit, dy, w)
+    _whole(np.asarray(factor))
     _finite(w)  # where no window reads a pixel, the kernels add zeros times w, and NumPy nothing
     how = _geometry(dx, w, dy, tuple(plain)) | {"gate": gate, "factor": factor}
     return {3: (_numpy().conv_dgrad(dy, w, x_shape=dx.shape, **how), None)}
 
 
-def _conv_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any, *numbers: int) -> Answer:
-    _whole(x, dy)
-    how = _geometry(x, dw, dy, numbers[:-1])
+def _conv_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any, *numbers: Any) -> Answer:
+    *plain, unit = numbers
+    _factors(unit, x, dy)
+    how = _geometry(x, dw, dy, tuple(plain))
     dw_due, db_due = _numpy().conv_wgrad(x, dy, w_shape=dw.shape, **how)
     _of(db.shape, db_due)
     return {2: (dw_due, None), 3: (db_due, None)}
 
 
 def _conv_wgrad_sgd(x: Any, dy: Any, *arguments: Any) -> Answer:
-    *learned, _, stride_h, stride_w, top, left, groups, _, w_rule, b_rule = arguments
-    _whole(x, dy)
+    *learned, _, stride_h, stride_w, top, left, groups, unit, w_rule, b_rule = arguments
+    _factors(unit, x, dy)
     w, b = _learned(learned, w_rule, b_rule)
     how = _geometry(x, w.w, dy, (stride_h, stride_w, top, left, groups))
     before = place(_numpy(), [w, b])
@@ -231,33 +240,32 @@ def _as_learned(
     return answer
 
 
-def _linear_fprop(x: Any, w: Any, b: Any, y: Any, _: Any, tensor: bool, *numbers: Any) -> Answer:
+def _linear_fprop(x: Any, w: Any, b: Any, y: Any, _: Any, unit: str, *numbers: Any) -> Answer:
     towers, activation, dropout = numbers
-    _whole(x, w, b)
+    _factors(unit, x, w, b)
     result = _numpy().linear_fprop(x, w, b, **_finish(towers, activation, dropout, y))
     _of(y.shape, result)
     return {3: (result, _after(activation, result))}
 
 
-def _linear_dgrad(
-    dy: Any, w: Any, gate: Any, dx: Any, _: Any, tensor: bool, factor: float
-) -> Answer:
-    _whole(dy, w, np.asarray(factor))
+def _linear_dgrad(dy: Any, w: Any, gate: Any, dx: Any, _: Any, unit: str, factor: float) -> Answer:
+    _factors(unit, dy, w)
+    _whole(np.asarray(factor))
     result = _numpy().linear_dgrad(dy, w, gate=gate, factor=factor)
     _of(dx.shape, result)
     return {3: (result, None)}
 
 
-def _linear_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any, tensor: bool) -> Answer:
-    _whole(x, dy)
+def _linear_wgrad(x: Any, dy: Any, dw: Any, db: Any, _: Any, unit: str) -> Answer:
+    _factors(unit, x, dy)
     dw_due, db_due = _numpy().linear_wgrad(x, dy)
     _of(dw.shape, dw_due)
     return {2: (dw_due, None), 3: (db_due, None)}
 
 
 def _linear_wgrad_sgd(x: Any, dy: Any, *arguments: Any) -> Answer:
-    *learned, _, _, w_rule, b_rule = arguments
-    _whole(x, dy)
+    *learned, _, unit, w_rule, b_rule = arguments
+    _factors(unit, x, dy)
     w, b = _learned(learned, w_rule, b_rule)
     before = place(_numpy(), [w, b])
     _numpy().linear_wgrad_sgd(x, dy, w, b)

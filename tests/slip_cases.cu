@@ -141,12 +141,20 @@ void tensors() {
     conv<bf16>({2, 7, 6, 8, 8, 3, 2, 3, 3, 2, 2, 0, 0, 1});
 }
 
+// The same by Hopper's loop: filters that are no vector, that are no slice, and that are one.
+void hoppers() {
+    conv<bf16>({1, 5, 4, 8, 5, 3, 3, 5, 4, 1, 1, 1, 1, 1, 1, Unit::wgmma});
+    conv<bf16>({2, 5, 4, 16, 16, 3, 3, 5, 4, 1, 1, 1, 1, 2, 1, Unit::wgmma});
+    conv<bf16>({1, 5, 4, 8, 64, 3, 3, 5, 4, 1, 1, 1, 1, 1, 1, Unit::wgmma});
+    conv<bf16>({2, 7, 6, 72, 8, 3, 2, 3, 3, 2, 2, 0, 0, 1, 1, Unit::wgmma});
+}
+
 // The same of float32 in three planes.
 void splits() {
-    conv<float>({2, 5, 4, 6, 4, 3, 3, 5, 4, 1, 1, 1, 1, 2, 1, true});
-    conv<float>({2, 5, 4, 16, 16, 3, 3, 5, 4, 1, 1, 1, 1, 2, 1, true});
-    conv<float>({1, 3, 3, 72, 8, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, true});
-    conv<float>({2, 7, 6, 8, 8, 3, 2, 3, 3, 2, 2, 0, 0, 1, 1, true});
+    conv<float>({2, 5, 4, 6, 4, 3, 3, 5, 4, 1, 1, 1, 1, 2, 1, Unit::mma});
+    conv<float>({2, 5, 4, 16, 16, 3, 3, 5, 4, 1, 1, 1, 1, 2, 1, Unit::mma});
+    conv<float>({1, 3, 3, 72, 8, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, Unit::mma});
+    conv<float>({2, 7, 6, 8, 8, 3, 2, 3, 3, 2, 2, 0, 0, 1, 1, Unit::mma});
 }
 
 // With a last window that the border clips (P = 3), and with last rows that no window holds (P =
@@ -261,18 +269,11 @@ struct Family {
     void (*run)();
 };
 
-constexpr Family kFamilies[] = {{"augment", augments},
-                                {"depth", depths},
-                                {"conv", convs},
-                                {"tensor", tensors},
-                                {"split", splits},
-                                {"pool", pools},
-                                {"lrn", lrns},
-                                {"lrn_pool", lrn_pools},
-                                {"rnorm", rnorms},
-                                {"softmax", softmax},
-                                {"elementwise", elementwise},
-                                {"exchange", exchanges}};
+constexpr Family kFamilies[] = {
+    {"augment", augments},   {"depth", depths}, {"conv", convs},      {"tensor", tensors},
+    {"hopper", hoppers},     {"split", splits}, {"pool", pools},      {"lrn", lrns},
+    {"lrn_pool", lrn_pools}, {"rnorm", rnorms}, {"softmax", softmax}, {"elementwise", elementwise},
+    {"exchange", exchanges}};
 
 } // namespace
 

@@ -167,7 +167,7 @@ def test_more_than_the_kernels_can_count_is_refused(
     sim = import_module("pyalexnet._sim")
     x, w = np.zeros((1, 3, 3, 1), np.float32), np.zeros((1, 2, 2, 1), np.float32)
     y = np.empty((1, 2, 2, 1), np.float32)
-    numbers = (stride, 1, pad, 0, 1, False, towers)
+    numbers = (stride, 1, pad, 0, 1, "fma", towers)
     with pytest.raises(ValueError, match=rf"there are \d+ {what}"):
         sim.conv_fprop(x, w, None, y, None, *numbers, None, None, 0, 0)
 
@@ -176,7 +176,7 @@ def test_more_outputs_of_all_towers_than_can_be_counted_are_refused() -> None:
     sim = import_module("pyalexnet._sim")
     x, w, y = (np.zeros(shape, np.float32) for shape in ((1, 3), (2, 3), (1, 2)))
     with pytest.raises(ValueError, match=r"there are \d+ outputs of all towers"):
-        sim.linear_fprop(x, w, None, y, None, False, 2**30, None, None, 0, 0)
+        sim.linear_fprop(x, w, None, y, None, "fma", 2**30, None, None, 0, 0)
 
 
 # ---------------------------------------------------------------------- found by fuzzing
@@ -225,7 +225,15 @@ def test_an_unknown_activation_is_refused(name: Any) -> None:
     sim = import_module("pyalexnet._sim")
     x, w, y = np.zeros((3, 1, 1), np.float32)
     with pytest.raises(ValueError, match="activation is"):
-        sim.linear_fprop(x, w, None, y, None, False, 1, name, None, 0, 0)
+        sim.linear_fprop(x, w, None, y, None, "fma", 1, name, None, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["WGMMA", "", "tensor"])
+def test_an_unknown_unit_is_refused(name: str) -> None:
+    sim = import_module("pyalexnet._sim")
+    x, w, y = np.zeros((3, 1, 1), np.float32)
+    with pytest.raises(ValueError, match=f"unit is '{name}'; 'fma', 'mma' or 'wgmma'"):
+        sim.linear_fprop(x, w, None, y, None, name, 1, None, None, 0, 0)
 
 
 def test_a_stream_that_is_none_is_refused() -> None:
@@ -242,15 +250,15 @@ MOST = 2**31 - 1
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
-        *((f"conv_{op}", ((1,) * 4,) * 3 + (2, False, False)) for op in ("dgrad", "wgrad")),
-        *((f"conv_{op}", ((MOST,) * 4,) * 3 + (1, True, False)) for op in ("dgrad", "wgrad")),
-        ("conv_dgrad", ((2**22, 2**21, 2**21, 1), (1,) * 4, (2**22, 1, 1, 1), 1, False, True)),
-        ("conv_dgrad", ((1, 1, 1, 1), (1, 2**31, 1, 1), (1, 1, 1, 1), 1, True, False)),
-        ("conv_fprop", ((1,) * 4, (1,) * 4, (1,) * 4, 1, 0, False, True)),
-        ("conv_fprop", ((1,) * 4, (0, 1, 1, 1), (1,) * 4, 1, 1, True, False)),
-        *((f"linear_{op}", (MOST, MOST, MOST, False, True)) for op in ("dgrad", "wgrad")),
-        ("linear_fprop", (MOST, MOST, MOST, MOST, True, False)),
-        ("linear_fprop", (1, 1, 2**40, 1, False, False)),
+        *((f"conv_{op}", ((1,) * 4,) * 3 + (2, False, "fma")) for op in ("dgrad", "wgrad")),
+        *((f"conv_{op}", ((MOST,) * 4,) * 3 + (1, True, "fma")) for op in ("dgrad", "wgrad")),
+        ("conv_dgrad", ((2**22, 2**21, 2**21, 1), (1,) * 4, (2**22, 1, 1, 1), 1, False, "mma")),
+        ("conv_dgrad", ((1, 1, 1, 1), (1, 2**31, 1, 1), (1, 1, 1, 1), 1, True, "fma")),
+        ("conv_fprop", ((1,) * 4, (1,) * 4, (1,) * 4, 1, 0, False, "mma")),
+        ("conv_fprop", ((1,) * 4, (0, 1, 1, 1), (1,) * 4, 1, 1, True, "fma")),
+        *((f"linear_{op}", (MOST, MOST, MOST, False, "mma")) for op in ("dgrad", "wgrad")),
+        ("linear_fprop", (MOST, MOST, MOST, MOST, True, "fma")),
+        ("linear_fprop", (1, 1, 2**40, 1, False, "fma")),
         ("rnorm_dgrad", (MOST,) * 4),
         ("rnorm_dgrad", (1, 1, 0, 1)),
         *(("softmax_cross_entropy", (rows,)) for rows in (-1, 0, 2**62, 2**63 - 1)),
@@ -273,7 +281,7 @@ def test_peers_that_are_no_devices_are_refused(devices: tuple[int, int]) -> None
 def test_a_backend_refuses_what_its_kernels_cannot_count() -> None:
     be: Any = pyalexnet.backend("sim")
     with pytest.raises(ArgumentError, match="rows"):
-        be._scratch("linear_dgrad", MOST, 1, 1, False, False)
+        be._scratch("linear_dgrad", MOST, 1, 1, False, "fma")
 
 
 @CHECKED

@@ -307,6 +307,7 @@ class Slip:
 
 PRODUCTS = "conv tensor split"
 ON_TENSOR_CORES = "tensor split"
+ALL_TENSOR_CORES = "tensor split hopper"
 LRN_POOL, LRN_ROWS, WINDOWS = "lrn_pool.cu", "lrn_rows.cuh", "pool_windows.cuh"
 SLIPS = [
     Slip("augment", "augment.cu", "max(corner, 0)", "max(corner, 0 - SLIP)"),
@@ -337,8 +338,10 @@ SLIPS = [
     Slip(ON_TENSOR_CORES, "tensor.cuh", "&& depth < depth_end", "&& depth < depth_end + SLIP"),
     Slip(ON_TENSOR_CORES, "tensor.cuh", "point < depth_end}", "point < depth_end + SLIP}"),
     Slip(ON_TENSOR_CORES, "tensor.cuh", "point < depth_end ?", "point < depth_end + SLIP ?"),
-    Slip(ON_TENSOR_CORES, "tensor.cuh", "- tile.column - column", "- tile.column - column + SLIP"),
-    Slip(ON_TENSOR_CORES, "tensor.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
+    Slip(ALL_TENSOR_CORES, "tensor.cuh", "() - tile.column;", "() - tile.column + SLIP;"),
+    Slip(ALL_TENSOR_CORES, "tensor.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
+    Slip("hopper", "hopper.cuh", "of_row < depth_end)", "of_row < depth_end + SLIP)"),
+    Slip("hopper", "hopper.cuh", "chunk >= kKnown)", "chunk >= kKnown + SLIP)"),
     Slip("pool", WINDOWS, "min(size, length - first)", "min(size, length - first + SLIP)"),
     Slip("pool", WINDOWS, "h / stride + 1, windows", "h / stride + 1, windows + SLIP"),
     Slip(

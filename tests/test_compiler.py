@@ -14,7 +14,8 @@ from bench.compiler import Compiled
 from bench.sass import Code
 
 KERNELS = Path(__file__).parent.parent / "kernels"
-ARCHITECTURES = ("sm_80", "sm_90")
+HOPPER = "sm_90a"
+ARCHITECTURES = ("sm_80", HOPPER)
 
 # Every form of every kernel, for one architecture: minutes.
 compiles = pytest.mark.timeout(1800)
@@ -31,13 +32,24 @@ def files(
 
 
 @pytest.fixture(scope="module")
-def tensor_kernels(files: list[Compiled]) -> list[Code]:
+def codes(files: list[Compiled]) -> list[Code]:
     """The machine code of the kernels that multiply on the tensor cores."""
     if compiler.tool("nvdisasm") is None:
         pytest.skip("no nvdisasm was found; pip install nvidia-cuda-nvdisasm brings it")
     having = [file for file in files if any(is_tensor(one.kernel) for one in file.kernels)]
-    codes = [code for file in having for code in sass.disassembled(file.cubin)]
+    return [code for file in having for code in sass.disassembled(file.cubin)]
+
+
+@pytest.fixture(scope="module")
+def tensor_kernels(codes: list[Code]) -> list[Code]:
+    """Those for any card."""
     return [code for code in codes if is_tensor(code.kernel)]
+
+
+@pytest.fixture(scope="module")
+def hopper_kernels(codes: list[Code]) -> list[Code]:
+    """Those for Hopper alone."""
+    return [code for code in codes if code.kernel.startswith("hopper")]
 
 
 def is_tensor(kernel: str) -> bool:
@@ -79,6 +91,30 @@ def test_tensor_kernels_fetch_while_they_multiply(tensor_kernels: list[Code]) ->
     assert fetching
     for code in fetching:
         assert all("LDGSTS" in loop for loop in code.loops("HMMA")), code.kernel
+
+
+@compiles
+def test_hopper_kernels_multiply_by_warpgroups(
+    files: list[Compiled], hopper_kernels: list[Code]
+) -> None:
+    """On Hopper: products out of shared memory in one loop, the copies of slices in another. On
+    other cards, which never launch them, they have no product."""
+    assert len({code.kernel for code in hopper_kernels}) == 3 * 5  # passes, tiles
+    hopper = files[0].architecture == HOPPER
+    for code in hopper_kernels:
+        multiplying, bringing = code.loops("HGMMA"), code.loops("UTMALDG")
+        assert bool(multiplying) == bool(bringing) == hopper, code.kernel
+        for loop in multiplying:  # whole sums stay where they are
+            assert not {"LDG", "STG", "STS", "LDSM", "FFMA"} & set(loop), code.kernel
+        assert all("LDGSTS" in loop for loop in bringing), code.kernel
+        assert not {"LDL", "STL"} & set(code.instructions), code.kernel
+
+
+@compiles
+def test_products_of_warpgroups_are_not_held_up(files: list[Compiled]) -> None:
+    """The compiler says so where it waits for each: for want of registers, or of their order."""
+    for file in files:
+        assert "wgmma" not in file.report, file.report
 
 
 @compiles

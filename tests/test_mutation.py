@@ -26,13 +26,16 @@ KERNELS = Path(__file__).parent.parent / "kernels"
 CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
 
 
-BARRIER = re.compile(r"\b(?:__sync(?:threads|warp)|cp_async_wait<[^;]*>)\(")
+BARRIER = re.compile(
+    r"\b(?:__sync(?:threads|warp)|(?:cp_async|wgmma)_wait<[^;]*>|mbarrier_wait"
+    r"|wgmma_fence|fence_proxy_async|mbarrier_fence_init)\("
+)
 
 
 def barriers_of(file: Path) -> list[str]:
     """Every barrier of a kernel file as the checker names it, from top to bottom.
 
-    Waiting for copies is one as well.
+    Waiting for copies and products is one as well, and so are the fences between them.
     """
     code = (line.partition("//")[0] for line in file.read_text().splitlines())
     return [
@@ -42,7 +45,10 @@ def barriers_of(file: Path) -> list[str]:
     ]
 
 
-NOTICED = r"data race|uninitialised read|a cp\.async is under way"
+NOTICED = (
+    r"data race|uninitialised read|a (?:cp\.async|load_tile) is under way|a wgmma still reads"
+    r"|no (?:wgmma_fence|fence_proxy_async|mbarrier_fence_init)"
+)
 FILES = sorted([*KERNELS.glob("*.cu"), *KERNELS.glob("*.cuh")])
 BARRIERS = {file.name: barriers_of(file) for file in FILES}
 
@@ -97,6 +103,21 @@ def tensor_product(
     return replace(made, name=name, file="tensor.cuh", kernel=kernel)
 
 
+def hopper_product(op: str, tile: str, rows: int, columns: int, depth: int) -> Call:
+    """The same by Hopper's own loop."""
+    made = product(op, tile, rows, columns, depth, BFLOAT16)
+
+    def run(be: Any) -> Any:
+        be.hopper = True
+        try:
+            return made.run(be)
+        finally:
+            be.hopper = False
+
+    kernel = "hopper_" + made.kernel.replace("Tile<", "HopperTile<")
+    return replace(made, name=f"{made.name}, wgmma", file="hopper.cuh", kernel=kernel, run=run)
+
+
 def lrn(name: str, channels: int, size: int, window: str) -> Call:
     def run(be: Any) -> Any:
         x, dy = (be.asarray(normal(1, 1, 3, channels, seed=seed)) for seed in (1, 2))
@@ -124,6 +145,14 @@ TILES = (("128, 128", 120, 110), ("64, 64", 60, 50), ("128, 32", 120, 20))
 # Of more slices than there are stages; the columns and the depth are multiples of eight.
 TENSOR_TILES = (("128, 128", 120, 112), ("64, 64", 56, 48), ("256, 64", 248, 56))
 SPLIT_TILES = (("128, 64", 120, 56), ("64, 64", 56, 48))
+# More slices than stages, and the last of them where sums will stand.
+HOPPER_TILES = (
+    ("256, 192", 248, 184),
+    ("256, 128", 120, 112),
+    ("128, 256", 120, 200),
+    ("256, 96", 120, 88),
+    ("256, 64", 56, 48),
+)
 SPLIT = [
     *(
         tensor_product(op, *tile, 200, np.float32)
@@ -133,6 +162,14 @@ SPLIT = [
     tensor_product("wgrad", "64, 64", 24, 32, 536, np.float32),
     tensor_product("wgrad", "64, 64", 23, 31, 101, np.float32),
 ]
+HOPPER = [
+    *(
+        hopper_product(op, *tile, 312)
+        for op in ("fprop", "dgrad", "wgrad")
+        for tile in HOPPER_TILES
+    ),
+    *(hopper_product(op, "256, 64", 24, 32, 1080) for op in ("fprop", "dgrad", "wgrad")),
+]
 CALLS = [
     *(
         tensor_product(op, *tile, 200)
@@ -140,6 +177,7 @@ CALLS = [
         for tile in TENSOR_TILES
     ),
     *(tensor_product(op, "64, 64", 24, 32, 536) for op in ("fprop", "dgrad", "wgrad")),
+    *HOPPER,
     *SPLIT,
     *(product(op, *tile, 40) for op in ("fprop", "dgrad", "wgrad") for tile in TILES),
     *(product(op, "64, 64", 20, 30, 530) for op in ("fprop", "dgrad", "wgrad")),
@@ -156,6 +194,11 @@ NOT_NEEDED = {
         (call.name, number): "waits for copies, and float32 goes through registers"
         for call in SPLIT
         for number in (0, 2, 4)
+    },
+    **{
+        (call.name, number): "two waits for the same products, of which one is enough"
+        for call in HOPPER
+        for number in ((5, 6) if "wgrad" in call.name else (6,))
     },
 }
 

@@ -61,6 +61,7 @@ class CudaBackend(KernelBackend):
         self._arenas: dict[tuple[int, bool], Array] = {}
         self._direct = {self.device: True}
         self._side: Any = None  # a stream, once there is something to run on it
+        self.hopper = self._ext.has_hopper(self.device)
         self._try_a_kernel()
 
     def _try_a_kernel(self) -> None:

@@ -36,9 +36,29 @@ class KernelBackend(Backend):
 
     def __init__(self, ext: Any) -> None:
         self._ext = ext
+        self._hopper = False
         self._recording: Any = (
             None  # where operations go in place of the stream, while there is one
         )
+
+    @property
+    def hopper(self) -> bool:
+        """Whether products of bfloat16 take Hopper's own main loop, wgmma, where operands allow it.
+
+        False from the first where the device is none, or the kernels were built without it; then
+        it cannot be set. Where it is False, the loop of any card's tensor cores multiplies, mma.
+        What has been recorded stays as it is.
+        """
+        return self._hopper
+
+    @hopper.setter
+    def hopper(self, on: bool) -> None:
+        if on and not self._ext.has_hopper(self.device):
+            raise ArgumentError(
+                f"{self.name}: hopper is True; device {self.device} is no Hopper, or the kernels "
+                "were built without sm_90a, so False was expected."
+            )
+        self._hopper = on
 
     @abstractmethod
     def _stream(self) -> int:
@@ -152,10 +172,11 @@ class KernelBackend(Backend):
         mask: Mask | None,
         tensor: bool,
     ) -> None:
-        sizes = (x.shape, w.shape, y.shape, g.groups, towers, _is_bfloat16(x), tensor)
+        unit = self._unit(x, tensor)
+        sizes = (x.shape, w.shape, y.shape, g.groups, towers, _is_bfloat16(x), unit)
         scratch = self._scratch("conv_fprop", *sizes)
         after = (activation, _drawn(mask))
-        self._run("conv_fprop", x, w, b, y, scratch, *_corner(g), tensor, towers, *after)
+        self._run("conv_fprop", x, w, b, y, scratch, *_corner(g), unit, towers, *after)
 
     def _conv_dgrad(
         self,
@@ -168,25 +189,29 @@ class KernelBackend(Backend):
         tensor: bool,
     ) -> None:
         scratch = self._conv_scratch("conv_dgrad", dx, w, dy, g, tensor)
-        self._run("conv_dgrad", dy, w, gate, dx, scratch, *_corner(g), tensor, factor)
+        self._run(
+            "conv_dgrad", dy, w, gate, dx, scratch, *_corner(g), self._unit(dy, tensor), factor
+        )
 
     def _conv_wgrad(
         self, x: Array, dy: Array, dw: Array, db: Array, g: ConvGeometry, tensor: bool
     ) -> None:
         scratch = self._conv_scratch("conv_wgrad", x, dw, dy, g, tensor)
-        self._run("conv_wgrad", x, dy, dw, db, scratch, *_corner(g), tensor)
+        self._run("conv_wgrad", x, dy, dw, db, scratch, *_corner(g), self._unit(x, tensor))
 
     def _conv_wgrad_sgd(
         self, x: Array, dy: Array, w: Learned, b: Learned, g: ConvGeometry, tensor: bool
     ) -> None:
         scratch = self._conv_scratch("conv_wgrad", x, w.w, dy, g, tensor)
         arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
-        self._run("conv_wgrad_sgd", *arrays, *_corner(g), tensor, _rule(w), _rule(b))
+        unit = self._unit(x, tensor)
+        self._run("conv_wgrad_sgd", *arrays, *_corner(g), unit, _rule(w), _rule(b))
 
     def _conv_scratch(
         self, op: str, x: Array, w: Array, y: Array, g: ConvGeometry, tensor: bool
     ) -> Array | None:
-        return self._scratch(op, x.shape, w.shape, y.shape, g.groups, _is_bfloat16(x), tensor)
+        unit = self._unit(x, tensor)
+        return self._scratch(op, x.shape, w.shape, y.shape, g.groups, _is_bfloat16(x), unit)
 
     def _linear_fprop(
         self,
@@ -199,27 +224,35 @@ class KernelBackend(Backend):
         mask: Mask | None,
         tensor: bool,
     ) -> None:
-        sizes = (*x.shape, y.shape[1], towers, _is_bfloat16(x), tensor)
+        unit = self._unit(x, tensor)
+        sizes = (*x.shape, y.shape[1], towers, _is_bfloat16(x), unit)
         scratch = self._scratch("linear_fprop", *sizes)
-        self._run("linear_fprop", x, w, b, y, scratch, tensor, towers, activation, _drawn(mask))
+        self._run("linear_fprop", x, w, b, y, scratch, unit, towers, activation, _drawn(mask))
 
     def _linear_dgrad(
         self, dy: Array, w: Array, gate: Array | None, factor: float, dx: Array, tensor: bool
     ) -> None:
         scratch = self._linear_scratch("linear_dgrad", dx, dy, tensor)
-        self._run("linear_dgrad", dy, w, gate, dx, scratch, tensor, factor)
+        self._run("linear_dgrad", dy, w, gate, dx, scratch, self._unit(dy, tensor), factor)
 
     def _linear_wgrad(self, x: Array, dy: Array, dw: Array, db: Array, tensor: bool) -> None:
         scratch = self._linear_scratch("linear_wgrad", x, dy, tensor)
-        self._run("linear_wgrad", x, dy, dw, db, scratch, tensor)
+        self._run("linear_wgrad", x, dy, dw, db, scratch, self._unit(x, tensor))
 
     def _linear_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned, tensor: bool) -> None:
         scratch = self._linear_scratch("linear_wgrad", x, dy, tensor)
         arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
-        self._run("linear_wgrad_sgd", *arrays, tensor, _rule(w), _rule(b))
+        self._run("linear_wgrad_sgd", *arrays, self._unit(x, tensor), _rule(w), _rule(b))
 
     def _linear_scratch(self, op: str, x: Array, y: Array, tensor: bool) -> Array | None:
-        return self._scratch(op, *x.shape, y.shape[1], _is_bfloat16(x), tensor)
+        unit = self._unit(x, tensor)
+        return self._scratch(op, *x.shape, y.shape[1], _is_bfloat16(x), unit)
+
+    def _unit(self, x: Array, tensor: bool) -> str:
+        """What multiplies, as `kernels/ops.h` names it, where `x` is an operand."""
+        if _is_bfloat16(x):
+            return "wgmma" if self._hopper else "mma"
+        return "mma" if tensor else "fma"
 
     def _relu_fprop(self, x: Array, y: Array) -> None:
         self._run("relu_fprop", x, y)

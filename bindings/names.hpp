@@ -13,4 +13,12 @@ inline Activation activation_of(const Call& call, const py::object& name) {
                 "; None, 'relu' or 'tanh' was expected");
 }
 
+// What multiplies, by its name in Python.
+inline Unit unit_of(const Call& call, const std::string& name) {
+    if (name == "fma") return Unit::fma;
+    if (name == "mma") return Unit::mma;
+    if (name == "wgmma") return Unit::wgmma;
+    call.refuse("unit is '" + name + "'; 'fma', 'mma' or 'wgmma' was expected");
+}
+
 } // namespace pyalexnet

@@ -1,0 +1,379 @@
+// The main loop of matrix products of bf16 on Hopper (sm_90a): wgmma, which multiplies for four
+// warps at a time straight out of shared memory. tensor.cuh's serves the other cards, at some two
+// thirds of this one's rate on a Hopper.
+//
+//   C[g][m][n] = sum over d of A[g][m][d] * B[g][d][n],     m < rows, n < columns, d < depth
+//
+// A block computes one tile of C with three warpgroups. Two multiply, each half of the tile's rows.
+// The third brings slices of A and B, 64 deep, into a ring of stages; it has few registers and
+// leaves its own to the others. Of the operands one lies in memory as a matrix: a single thread has
+// the copy engine (TMA) bring whole tiles of it. The other is gathered from a map, 16 bytes at a
+// time, by cp.async. Nobody waits for all: a stage is `full` when its bytes have come, which those
+// who multiply wait for, and `empty` when every warp of theirs is done with it.
+//
+// What is gathered, and the ones for the row sums, are written as threads write, but read by wgmma,
+// which goes past what keeps their writes in order: hence the fence before a slice is multiplied.
+//
+// A stage keeps an operand as it lies in global memory, along its depth or along its lines; wgmma
+// takes both. The sums go through shared memory to the epilogue, where the stages were.
+//
+// An element is summed 16 products of the depth at a time, in their order: it depends on the split
+// of the depth alone, not on the tile.
+//
+// Bound by the tensor cores' rate. A slice of a 256 x 128 tile takes them 1,024 clocks; meanwhile
+// 48 KiB of it are written to shared memory and 96 KiB read, more than the banks' 128 KiB: so some
+// 0.9 of the rate is the most that is left, and 0.97 with 256 x 192 or 128 x 256.
+#pragma once
+
+#include "simt/hopper.hpp"
+
+#include "tensor.cuh"
+
+namespace pyalexnet {
+
+constexpr int kHopperSlice = 64; // depth of a slice: 128 bytes, the width of a tile in memory
+constexpr int kWarpgroup = 128;
+constexpr int kWgmmaRows = 64; // of a product
+constexpr int kWgmmaDepth = 16;
+// Of a thread that gathers, and of one that multiplies: three warpgroups' 65,536, in eights.
+constexpr int kFewRegisters = 40;
+constexpr int kManyRegisters = 232;
+
+// A tile of the product, and how many stages fit beside its sums.
+template <int TileM_, int TileN_, int Stages_> struct HopperTile {
+    static constexpr int TileM = TileM_;
+    static constexpr int TileN = TileN_;
+    static constexpr int Stages = Stages_;
+    static constexpr int Blocks = 1;
+    static constexpr int Finishers = 2 * kWarpgroup;
+    static constexpr int Threads = Finishers + kWarpgroup;
+    static constexpr int Rows = TileM / 2; // of a warpgroup that multiplies
+    static constexpr int Products = Rows / kWgmmaRows;
+};
+
+// An operand that lies in memory as a matrix.
+struct Tiled {
+    const bf16* data;
+    std::int64_t rows, columns, pitch; // elements from one row to the next
+};
+
+// Where in it a slice begins.
+struct TiledPlace {
+    int row, column;
+};
+
+// ---------------------------------------------------------------------- a slice in shared memory
+
+// Lines x depth of one operand: a tile of a row for each line, or tiles of 64 lines with a row for
+// each of the depth.
+template <Contiguous contiguous, int Lines> struct Factor {
+    static constexpr bool kAlongDepth = contiguous == Contiguous::depth;
+    static constexpr int kTileRows = kAlongDepth ? Lines : kHopperSlice;
+    static constexpr int kTiles = kAlongDepth ? 1 : (Lines + simt::kTileColumns - 1) / 64;
+    static constexpr unsigned kTileBytes = simt::tile_bytes(kTileRows);
+    static constexpr unsigned kBytes = kTiles * kTileBytes;
+
+    // For wgmma, from this line and depth on.
+    __device__ __forceinline__ static auto operand(const unsigned char* slice, int line,
+                                                   int depth) {
+        if constexpr (kAlongDepth)
+            return simt::k_major(slice + simt::tile_bytes(line) + depth * sizeof(bf16));
+        else
+            return simt::mn_major(slice + line / simt::kTileColumns * kTileBytes +
+                                      simt::tile_bytes(depth),
+                                  kTileBytes);
+    }
+};
+
+// Brings slices of an operand that lies as a matrix: one thread.
+template <class Factor> __device__ __forceinline__ void
+copy_slice(unsigned char* slice, const simt::TensorMap& map, TiledPlace at, simt::Mbarrier& full) {
+#pragma unroll
+    for (int tile = 0; tile < Factor::kTiles; ++tile)
+        simt::load_tile(slice + tile * Factor::kTileBytes, map, at.row,
+                        at.column + tile * simt::kTileColumns, full);
+}
+
+// Gathers slices of the other one: a warpgroup. A thread has one chunk of 16 bytes in every
+// sixteenth row of each tile. What the lines of the operand are is found out once a block.
+template <class Source, int Lines> class Gatherer {
+    using Layout = Factor<Source::kContiguous, Lines>;
+    static constexpr int kChunks = simt::kTileColumns / kChunk; // of a row
+    static constexpr int kStep = kWarpgroup / kChunks;          // rows between two of a thread's
+    static constexpr int kCount = Layout::kTileRows / kStep;
+    static_assert(Layout::kTileRows % kStep == 0 && Lines % kChunk == 0);
+
+  public:
+    using Line = typename Source::Line;
+    // Lines that a thread looks up: each, or the first of a chunk.
+    static constexpr int kKnown = Layout::kAlongDepth ? Lines : Lines / kChunk;
+
+    // Writes down what is to be known of the lines: the whole block.
+    template <int threads>
+    __device__ static void know(Line (&known)[kKnown], const Source& source, int first_line) {
+        constexpr int step = Layout::kAlongDepth ? 1 : kChunk;
+        for (int i = static_cast<int>(threadIdx.x); i < kKnown; i += threads)
+            known[i] = source.line(first_line + i * step);
+    }
+
+    __device__ Gatherer(const Source& source, const Line (&known)[kKnown])
+        : source_(source), known_(known), row_(thread() / kChunks), chunk_(thread() % kChunks),
+          first_(simt::tile_bytes(row_) + (chunk_ ^ row_ % 8) * kChunk * sizeof(bf16)) {}
+
+    // Begins to bring the slice from `depth` on, zeros from `depth_end` on.
+    __device__ __forceinline__ void begin(unsigned char* slice, int depth, int depth_end) const {
+        if constexpr (Layout::kAlongDepth) {
+            depth += chunk_ * kChunk;
+            const auto point = source_.point(depth);
+#pragma unroll
+            for (int i = 0; i < kCount; ++i)
+                copy(slice, 0, i, source_.find(known_[row_ + i * kStep], point), depth < depth_end);
+        } else {
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) {
+                const int of_row = depth + row_ + i * kStep;
+                const auto point = source_.point(of_row);
+#pragma unroll
+                for (int tile = 0; tile < Layout::kTiles; ++tile) {
+                    const int chunk = tile * kChunks + chunk_;
+                    if (chunk >= kKnown) break; // of the last tile, half may be no lines
+                    copy(slice, tile, i, source_.find(known_[chunk], point), of_row < depth_end);
+                }
+            }
+        }
+    }
+
+  private:
+    __device__ static int thread() { return static_cast<int>(threadIdx.x) % kWarpgroup; }
+
+    __device__ __forceinline__ void copy(unsigned char* slice, int tile, int i,
+                                         const Found<bf16>& from, bool inside) const {
+        unsigned char* const to =
+            slice + first_ + tile * Layout::kTileBytes + simt::tile_bytes(i * kStep);
+        simt::cp_async_16(to, from.at, from.inside && inside);
+    }
+
+    Source source_;
+    const Line (&known_)[kKnown];
+    int row_, chunk_;
+    unsigned first_; // where the thread's first chunk goes
+};
+
+// ---------------------------------------------------------------------- shared memory
+
+// Of a problem with this tile: the two operands, and what stands where.
+template <class Problem, class T> struct HopperShared {
+    static constexpr bool kTiledB = Problem::TiledB::value;
+    using A = Factor<Problem::A::kContiguous, T::TileM>;
+    using B = Factor<Problem::B::kContiguous, T::TileN>;
+    using Copied = std::conditional_t<kTiledB, B, A>;
+    using Source = std::conditional_t<kTiledB, typename Problem::A, typename Problem::B>;
+    using Gathers = Gatherer<Source, kTiledB ? T::TileM : T::TileN>;
+
+    static constexpr unsigned kStage = A::kBytes + B::kBytes;
+    static constexpr unsigned kOnes = T::Stages * kStage; // a tile of eight rows, behind the stages
+    static constexpr unsigned kStages = kOnes + (Problem::RowSums::value ? simt::tile_bytes(8) : 0);
+    // The sums and the sums of A's rows take their place.
+    static constexpr unsigned kSums = sizeof(float) * (SumTile<T>::kFloats + T::TileM);
+    static constexpr unsigned kBytes = kStages > kSums ? kStages : kSums;
+};
+
+// The stages of a block, and who may do what with them. In their turns: lap 0, 1, ...
+template <class Problem, class T> struct Stages {
+    using Shared = HopperShared<Problem, T>;
+    unsigned char* first;
+    simt::Mbarrier* full;  // its bytes have come
+    simt::Mbarrier* empty; // all warps that multiply are done with it
+
+    __device__ __forceinline__ unsigned char* a(int stage) const {
+        return first + stage * Shared::kStage;
+    }
+    __device__ __forceinline__ unsigned char* b(int stage) const {
+        return a(stage) + Shared::A::kBytes;
+    }
+
+    // By one thread.
+    __device__ void init() const {
+        for (int stage = 0; stage < T::Stages; ++stage) {
+            simt::mbarrier_init(full[stage], kWarpgroup + 1); // those who gather, and the engine
+            simt::mbarrier_init(empty[stage], T::Finishers / 32);
+        }
+    }
+};
+
+template <int stages> struct Turn {
+    int stage = 0;
+    unsigned lap = 0;
+
+    __device__ __forceinline__ void next() {
+        if (++stage < stages) return;
+        stage = 0;
+        ++lap;
+    }
+};
+
+// ---------------------------------------------------------------------- the two roles
+
+// A part of the depth, in slices.
+struct Depth {
+    int begin, end;
+    __device__ int slices() const { return (end - begin + kHopperSlice - 1) / kHopperSlice; }
+};
+
+template <class Problem, class T, class Gathers>
+__device__ __forceinline__ void bring_slices(const Problem& problem, const Gathers& gatherer,
+                                             const simt::TensorMap& map, const TilePlace& tile,
+                                             const Depth& depth, const Stages<Problem, T>& stages) {
+    using Shared = HopperShared<Problem, T>;
+    using Copied = typename Shared::Copied;
+    constexpr bool tiled_b = Shared::kTiledB;
+    Turn<T::Stages> turn;
+    for (int from = depth.begin; from < depth.end; from += kHopperSlice, turn.next()) {
+        simt::Mbarrier& full = stages.full[turn.stage];
+        unsigned char* const a = stages.a(turn.stage);
+        unsigned char* const b = stages.b(turn.stage);
+        simt::mbarrier_wait(stages.empty[turn.stage], ~turn.lap & 1u);
+        if (threadIdx.x == T::Finishers) {
+            simt::mbarrier_arrive_expect(full, Copied::kBytes);
+            const int line = tiled_b ? tile.column : tile.row;
+            copy_slice<Copied>(tiled_b ? b : a, map, problem.tiled_place(tile.group, line, from),
+                               full);
+        }
+        gatherer.begin(tiled_b ? a : b, from, depth.end);
+        simt::cp_async_mbarrier_arrive(full);
+    }
+}
+
+// The sums of a thread.
+template <class T> struct Sums {
+    float of[T::Products][T::TileN / 2] = {};
+    float rows[T::Products][4] = {};
+};
+
+// Multiplies slice after slice. While the products of one go on, those of the one before are waited
+// for and its stage is handed back. With row sums, every column of A times ones are those, too.
+template <bool row_sums, class Problem, class T> __device__ __forceinline__ void
+multiply_slices(Sums<T>& sums, int first_row, int slices, const Stages<Problem, T>& stages) {
+    using Shared = HopperShared<Problem, T>;
+    const bool speaks = threadIdx.x % 32 == 0;
+    Turn<T::Stages> turn;
+    int before = 0;
+    for (int slice = 0; slice < slices; ++slice, turn.next()) {
+        const unsigned char* const a = stages.a(turn.stage);
+        const unsigned char* const b = stages.b(turn.stage);
+        simt::mbarrier_wait(stages.full[turn.stage], turn.lap & 1u);
+        simt::fence_proxy_async();
+        simt::wgmma_fence();
+#pragma unroll
+        for (int depth = 0; depth < kHopperSlice; depth += kWgmmaDepth)
+#pragma unroll
+            for (int m = 0; m < T::Products; ++m) {
+                const auto of_a = Shared::A::operand(a, first_row + m * kWgmmaRows, depth);
+                simt::wgmma<T::TileN>(sums.of[m], of_a, Shared::B::operand(b, 0, depth));
+                if constexpr (row_sums)
+                    simt::wgmma<8>(sums.rows[m], of_a, simt::k_major(stages.first + Shared::kOnes));
+            }
+        simt::wgmma_commit();
+#pragma unroll
+        for (int m = 0; m < T::Products; ++m) simt::wgmma_wait<1>(sums.of[m]);
+        if (slice > 0 && speaks) simt::mbarrier_arrive(stages.empty[before]);
+        before = turn.stage;
+    }
+#pragma unroll
+    for (int m = 0; m < T::Products; ++m) {
+        simt::wgmma_wait<0>(sums.of[m]);
+        if constexpr (row_sums) simt::wgmma_wait<0>(sums.rows[m]);
+    }
+}
+
+template <class T> __device__ __forceinline__ void
+put_sums(const Sums<T>& sums, int first_row, bool row_sums, float* tile, float* tile_row_sums) {
+    const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+    const int pair = thread % 4;
+#pragma unroll
+    for (int m = 0; m < T::Products; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int of_warp = thread / 32 * 16 + half * 8 + thread % 32 / 4;
+            const int row = first_row + m * kWgmmaRows + of_warp;
+#pragma unroll
+            for (int n = 0; n < T::TileN / 8; ++n)
+                store_pair(tile + SumTile<T>::at(row, n * 8 + pair * 2),
+                           sums.of[m][4 * n + 2 * half], sums.of[m][4 * n + 2 * half + 1]);
+            if (row_sums && pair == 0) tile_row_sums[row] = sums.rows[m][2 * half];
+        }
+}
+
+// ---------------------------------------------------------------------- the kernel
+
+// A block computes a TileM x TileN tile of C for one group and one part of the depth. Along the
+// grid the column tiles of C move fastest, then row tiles, groups, parts. Bound by operations.
+template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 1)
+    hopper_gemm_kernel(Problem problem, const __grid_constant__ simt::TensorMap map, GemmSize size,
+                       float* partial) {
+    using Shared = HopperShared<Problem, T>;
+    using Gathers = typename Shared::Gathers;
+    SIMT_TILES(unsigned char, shared);
+    SIMT_SHARED(typename Gathers::Line, known, [Gathers::kKnown]);
+    SIMT_SHARED(simt::Mbarrier, full, [T::Stages]);
+    SIMT_SHARED(simt::Mbarrier, empty, [T::Stages]);
+    SIMT_SHARED(simt::Mbarrier, ended, [2]); // the products; the stores of the sums
+
+    const TilePlace tile = tile_place<T>(size);
+    const int begin = tile.part * size.part_depth;
+    const Depth depth{begin, min(size.depth, begin + size.part_depth)};
+    const Stages<Problem, T> stages{shared, full, empty};
+    const auto source = [&] {
+        if constexpr (Shared::kTiledB)
+            return problem.a(tile.group);
+        else
+            return problem.b(tile.group);
+    }();
+
+    const int thread = static_cast<int>(threadIdx.x);
+    if (thread == 0) {
+        stages.init();
+        for (int i = 0; i < 2; ++i) simt::mbarrier_init(ended[i], T::Finishers);
+        simt::mbarrier_fence_init();
+    }
+    Gathers::template know<T::Threads>(known, source, Shared::kTiledB ? tile.row : tile.column);
+    if constexpr (Problem::RowSums::value) {
+        constexpr std::uint16_t one = 0x3f80;
+        for (int i = thread; i < 8 * simt::kTileColumns; i += T::Threads)
+            reinterpret_cast<std::uint16_t*>(shared + Shared::kOnes)[i] = one;
+    }
+    __syncthreads();
+
+    if (thread >= T::Finishers) {
+        simt::lower_registers<kFewRegisters>();
+        bring_slices(problem, Gathers(source, known), map, tile, depth, stages);
+    } else {
+        simt::raise_registers<kManyRegisters>();
+        const int first_row = thread / kWarpgroup * T::Rows;
+        const bool takes_row_sums = Problem::RowSums::value && tile.column == 0;
+        Sums<T> sums;
+        if (takes_row_sums)
+            multiply_slices<Problem::RowSums::value>(sums, first_row, depth.slices(), stages);
+        else
+            multiply_slices<false>(sums, first_row, depth.slices(), stages);
+        const auto meet = [&](simt::Mbarrier& barrier) {
+            simt::mbarrier_arrive(barrier);
+            simt::mbarrier_wait(barrier, 0);
+        };
+        meet(ended[0]);
+        float* const tile_sums = reinterpret_cast<float*>(shared);
+        float* const tile_row_sums = tile_sums + SumTile<T>::kFloats;
+        put_sums(sums, first_row, takes_row_sums, tile_sums, tile_row_sums);
+        meet(ended[1]);
+        const auto finish = [&](const auto& epilogue) {
+            finish_tile<T>(epilogue, size, tile, tile_sums);
+            if (takes_row_sums) finish_row_sums<T>(epilogue, size, tile, tile_row_sums);
+        };
+        if (size.parts == 1)
+            finish(problem.epilogue);
+        else
+            finish(Parts{partial, size, tile.part});
+    }
+}
+
+} // namespace pyalexnet

@@ -1,0 +1,213 @@
+"""Products of bfloat16 by Hopper's own main loop (kernels/hopper.cuh), emulated and on a card.
+
+What any main loop has to give, test_conv.py and test_linear.py say; here the same is asked of this
+one, of every tile and with every way in which operands lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import oracle
+from pyalexnet.backends.elements import BFLOAT16, FLOAT32
+from pyalexnet.backends.masks import Mask
+from pyalexnet.errors import ArgumentError
+from samples import normal
+from shapes import ALEXNET, CONVS, Conv, each, in_vectors
+from test_linear import exact as exact_linear
+from tolerance import assert_close, same_bits
+from trial import run
+from updates import check_update
+from variants import CUDA, SIM, SIM_SEEDED, SIMCHECK, parameters
+
+EVERY_LOOP = pytest.mark.parametrize(
+    "be", parameters(SIM, *SIM_SEEDED, SIMCHECK, CUDA), indirect=True
+)
+CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
+
+# Of the filters of each group, as many as fill one tile or another; more than one slice of the
+# depth, a last one that is not full, and more slices than stages.
+OF_EACH_TILE = (
+    Conv("40 filters, strided", (2, 9, 8, 24), (40, 3, 3), stride=2, pad=1),
+    Conv("72 filters", (2, 7, 6, 16), (72, 3, 2), pad=(1, 0, 1, 2)),
+    Conv("128 filters", (3, 9, 8, 40), (128, 2, 3), pad=(0, 1, 1, 0)),
+    Conv("184 filters, many pixels", (3, 11, 10, 24), (184, 1, 2)),
+    Conv("200 filters, few pixels", (1, 9, 8, 32), (200, 3, 3), pad=1),
+    Conv("two groups of 64 filters", (2, 7, 5, 32), (128, 3, 2), pad=1, groups=2),
+    Conv("three groups of 128 filters", (1, 6, 5, 48), (384, 2, 2), pad=(1, 0, 0, 1), groups=3),
+    Conv("filters of one pixel", (2, 6, 5, 72), (88, 1, 1)),
+    Conv("pixels enough for parts of the depth", (3, 16, 15, 16), (64, 3, 3), pad=1),
+)
+CONVOLUTIONS = pytest.mark.parametrize("case", each((*OF_EACH_TILE, *in_vectors(CONVS))))
+SIZES = pytest.mark.parametrize(
+    "size",
+    [(5, 72, 24), (16, 1064, 40), (130, 136, 64), (300, 200, 96), (7, 64, 264)],
+    ids=lambda size: "x".join(map(str, size)),
+)
+
+
+@pytest.fixture(autouse=True)
+def loop(be: Any) -> Iterator[None]:
+    """The loop is in use, where there is one."""
+    if be.name == "cuda" and not be._ext.has_hopper(be.device):
+        pytest.skip("the GPU is no Hopper, or _cuda was built without sm_90a")
+    be.hopper = True
+    yield
+    be.hopper = False
+
+
+def arrays(case: Conv) -> tuple[Any, Any, Any, Any]:
+    """x, w, b and dy of a case; all but b bfloat16."""
+    shapes = (case.x, case.w, case.y)
+    x, w, dy = (normal(*shape, seed=i).astype(BFLOAT16) for i, shape in enumerate(shapes))
+    return x, w, normal(case.w[0], seed=3), dy
+
+
+@EVERY_LOOP
+@CONVOLUTIONS
+def test_fprop(be: Any, case: Conv) -> None:
+    x, w, b, _ = arrays(case)
+    (y,) = run(be, "conv_fprop", x, w, b, **case.geometry)
+    assert_close(y, oracle.conv_fprop(x, w, b, **case.geometry), dtype=BFLOAT16)
+
+
+@EVERY_LOOP
+@CONVOLUTIONS
+def test_dgrad(be: Any, case: Conv) -> None:
+    _, w, _, dy = arrays(case)
+    (dx,) = run(be, "conv_dgrad", dy, w, x_shape=case.x, **case.geometry)
+    exact = oracle.conv_dgrad(dy, w, x_shape=case.x, **case.geometry)
+    assert_close(dx, exact, dtype=BFLOAT16)
+
+
+@EVERY_LOOP
+@CONVOLUTIONS
+def test_wgrad(be: Any, case: Conv) -> None:
+    x, _, _, dy = arrays(case)
+    found = run(be, "conv_wgrad", x, dy, w_shape=case.w, **case.geometry)
+    exact = oracle.conv_wgrad(x, dy, w_shape=case.w, **case.geometry)
+    for one, other in zip(found, exact, strict=True):
+        assert_close(one, other)
+
+
+@EVERY_LOOP
+@SIZES
+def test_linear(be: Any, size: tuple[int, int, int]) -> None:
+    images, inputs, outputs = size
+    x, w, b, dy = (
+        normal(images, inputs, seed=1).astype(BFLOAT16),
+        normal(outputs, inputs, seed=2).astype(BFLOAT16),
+        normal(outputs, seed=3),
+        normal(images, outputs, seed=4).astype(BFLOAT16),
+    )
+    y, dx, dw, db = exact_linear(size, BFLOAT16)
+    assert_close(run(be, "linear_fprop", x, w, b)[0], y, dtype=BFLOAT16)
+    assert_close(run(be, "linear_dgrad", dy, w)[0], dx, dtype=BFLOAT16)
+    for found, exact in zip(run(be, "linear_wgrad", x, dy), (dw, db), strict=True):
+        assert_close(found, exact)
+
+
+# ---------------------------------------------------------------------- what becomes of the sums
+
+FINISHED = pytest.mark.parametrize("case", each((OF_EACH_TILE[1], OF_EACH_TILE[5])))
+DRAW: dict[str, Any] = {"keep": 0.6, "seed": 11, "step": 7, "layer": 2}
+
+
+@EVERY_LOOP
+@FINISHED
+def test_epilogues_are_those_of_the_other_loop(be: Any, case: Conv) -> None:
+    """ReLU and dropout, a gate, logits in float32: what is applied to the same sums."""
+    x, w, b, dy = arrays(case)
+    mask = Mask(**DRAW, factor=1.0)
+    (plain,) = run(be, "conv_fprop", x, w, b, dtype=FLOAT32, **case.geometry)
+    how = case.geometry | {"activation": "relu", "dropout": mask}
+    (finished,) = run(be, "conv_fprop", x, w, b, **how)
+    kept = be.to_numpy(be.dropout_fprop(be.asarray(np.ones(case.y, np.float32)), **DRAW)) > 0
+    expected = np.where(kept & (plain > 0), plain, 0).astype(BFLOAT16)
+    assert same_bits(finished, expected)
+
+    how = case.geometry | {"x_shape": case.x}
+    (dx,) = run(be, "conv_dgrad", dy, w, **how)
+    (gated,) = run(be, "conv_dgrad", dy, w, gate=be.asarray(x), factor=1.0, **how)
+    open_ = x.astype(np.float32) > 0
+    assert same_bits(gated, np.where(open_, dx, np.zeros_like(dx)))
+
+
+@EVERY_LOOP
+@FINISHED
+def test_update(be: Any, case: Conv) -> None:
+    """What learns at once is what learns from the gradients."""
+    x, _, _, dy = arrays(case)
+    exact = oracle.conv_wgrad(x, dy, w_shape=case.w, **case.geometry)
+    check_update(be, "conv", (x, dy), exact, BFLOAT16, 0.01, **case.geometry)
+
+
+# ---------------------------------------------------------------------- where it is taken
+
+
+def files(be: Any, op: str, *inputs: Any, **how: Any) -> set[str]:
+    """Kernel files whose lines touch shared memory when an op runs."""
+    with be.lint() as rows:
+        getattr(be, op)(*map(be.asarray, inputs), **how)
+    return {row[0].partition(":")[0].rpartition("/")[2] for row in rows if row[2] == "shared"}
+
+
+@CHECKED
+@pytest.mark.parametrize(
+    ("case", "fprop", "dgrad", "wgrad"),
+    [
+        pytest.param(OF_EACH_TILE[1], True, False, True, id="72 filters end within a slice"),
+        pytest.param(OF_EACH_TILE[5], True, True, True, id="64 filters are a slice"),
+        pytest.param(OF_EACH_TILE[7], True, True, True, id="one tap"),
+        pytest.param(in_vectors(CONVS)[2], True, False, False, id="5 filters"),
+        pytest.param(in_vectors(CONVS)[3], False, False, False, id="3 channels"),
+    ],
+)
+def test_where_operands_allow_it(
+    be: Any, case: Conv, fprop: bool, dgrad: bool, wgrad: bool
+) -> None:
+    x, w, b, dy = arrays(case)
+    how = case.geometry
+    taken = {
+        "fprop": files(be, "conv_fprop", x, w, b, **how),
+        "dgrad": files(be, "conv_dgrad", dy, w, x_shape=case.x, **how),
+        "wgrad": files(be, "conv_wgrad", x, dy, w_shape=case.w, **how),
+    }
+    found = {name: "hopper.cuh" in of for name, of in taken.items()}
+    assert found == {"fprop": fprop, "dgrad": dgrad, "wgrad": wgrad}
+    be.hopper = False
+    assert "hopper.cuh" not in files(be, "conv_fprop", x, w, b, **how)
+
+
+@pytest.mark.parametrize("be", parameters(SIM), indirect=True)
+def test_a_card_that_is_none_is_refused(be: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    be.hopper = False
+    monkeypatch.setattr(be, "_ext", NoHopper)
+    with pytest.raises(ArgumentError, match="sim: hopper is True; device 0 is no Hopper"):
+        be.hopper = True
+    be.hopper = False
+
+
+class NoHopper:
+    """An extension module of an older card."""
+
+    @staticmethod
+    def has_hopper(device: int) -> bool:
+        return False
+
+
+# ---------------------------------------------------------------------- AlexNet
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("be", parameters(SIM, SIMCHECK, CUDA), indirect=True)
+@pytest.mark.parametrize("case", each(ALEXNET[1:]))
+def test_the_layers_of_alexnet(be: Any, case: Conv) -> None:
+    test_fprop(be, case)
+    test_dgrad(be, case)
+    test_wgrad(be, case)
