@@ -12,6 +12,7 @@
 // dy's rows. For the float32 units x has a line of ones; the tensor cores' loop takes the sums
 // aside, so that the taps of most layers fill their tiles.
 #include "gemm.cuh"
+#include "patch_dgrad.cuh"
 
 #include <algorithm>
 
@@ -232,6 +233,9 @@ template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float
     const bool vectors = shape.stride_h == 1 && shape.stride_w == 1 &&
                          in_vectors(g.group_filters, shape.filters, dy) &&
                          in_vectors(g.group_channels, g.group_channels, w);
+    if constexpr (std::is_same_v<T, bf16>)
+        if (vectors && suits_patches(shape, dgrad_size<Bf16Tiles>(shape)))
+            return patch_dgrad(dy, w, epilogue, g, stream);
     // A slice has to end with a tap, or the operand with it.
     const bool tiles = g.group_filters % kHopperSlice == 0 ||
                        (shape.groups == 1 && shape.filter_h == 1 && shape.filter_w == 1);

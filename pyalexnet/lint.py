@@ -107,6 +107,16 @@ def examples() -> dict[str, Call]:
         **_conv("conv3", (2, 9, 9, 128), (192, 3, 3), (9, 9), pad=1),
         **_conv("conv1 bf16", (1, 12, 12, 48), (96, 3, 3), (10, 10), dtype=BFLOAT16),
         **_conv("conv2 bf16", (1, 9, 9, 96), (256, 5, 5), (9, 9), pad=2, groups=2, dtype=BFLOAT16),
+        # Rows as long as conv2's and fewer filters: what its dgrad does on a full batch.
+        "conv_dgrad in patches": lambda be: be.conv_dgrad(
+            _x(be, 1, 9, 27, 32, dtype=BFLOAT16),
+            _x(be, 32, 5, 5, 48, dtype=BFLOAT16),
+            x_shape=(1, 9, 27, 96),
+            stride=1,
+            pad=2,
+            groups=2,
+            gate=_x(be, 1, 9, 27, 96, dtype=BFLOAT16),
+        ),
         **_conv("conv3 bf16", (2, 9, 9, 128), (192, 3, 3), (9, 9), pad=1, dtype=BFLOAT16),
         **_conv("conv1 fp32x3", (1, 12, 12, 48), (96, 3, 3), (10, 10), tensor=True),
         **_conv("conv2 fp32x3", (1, 9, 9, 96), (256, 5, 5), (9, 9), pad=2, groups=2, tensor=True),
@@ -294,7 +304,7 @@ def _norms_with_pools(suffix: str, dtype: np.dtype[Any]) -> dict[str, Call]:
 # ---------------------------------------------------------------------- the table
 
 _HEADER = (
-    f"  {'operation':<22}{'line':<18}{'array':<12}{'access':<18}"
+    f"  {'operation':<22}{'line':<20}{'array':<12}{'access':<18}"
     f"{'requests':>9}{'each':>7}{'ideal':>7}{'ratio':>7}"
 )
 
@@ -302,7 +312,7 @@ _HEADER = (
 def _text(name: str, row: Row) -> str:
     access = f"{row.space} {row.access} {row.bytes}"
     return (
-        f"{'!' if row.ratio > BOUND else ' '} {name:<22}{row.line:<18}{row.array:<12}{access:<18}"
+        f"{'!' if row.ratio > BOUND else ' '} {name:<22}{row.line:<20}{row.array:<12}{access:<18}"
         f"{row.requests:>9}{row.each:>7.2f}{row.ideal / row.requests:>7.2f}{row.ratio:>7.2f}"
     )
 

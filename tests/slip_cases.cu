@@ -149,6 +149,13 @@ void hoppers() {
     conv<bf16>({2, 7, 6, 72, 8, 3, 2, 3, 3, 2, 2, 0, 0, 1, 1, Unit::wgmma});
 }
 
+// dgrad in patches, the last of fewer filters: a last tile of fewer rows, and channels that do not
+// fill it; a tile for 48 channels, and a patch that comes with the last tap that can bring it.
+void patches() {
+    conv<bf16>({2, 13, 21, 48, 80, 3, 3, 13, 21, 1, 1, 1, 1, 2});
+    conv<bf16>({1, 8, 21, 40, 40, 3, 3, 8, 21, 1, 1, 1, 1, 1});
+}
+
 // The same of float32 in three planes.
 void splits() {
     conv<float>({2, 5, 4, 6, 4, 3, 3, 5, 4, 1, 1, 1, 1, 2, 1, Unit::mma});
@@ -270,10 +277,11 @@ struct Family {
 };
 
 constexpr Family kFamilies[] = {
-    {"augment", augments},   {"depth", depths}, {"conv", convs},      {"tensor", tensors},
-    {"hopper", hoppers},     {"split", splits}, {"pool", pools},      {"lrn", lrns},
-    {"lrn_pool", lrn_pools}, {"rnorm", rnorms}, {"softmax", softmax}, {"elementwise", elementwise},
-    {"exchange", exchanges}};
+    {"augment", augments},        {"depth", depths},      {"conv", convs},
+    {"tensor", tensors},          {"hopper", hoppers},    {"split", splits},
+    {"patch", patches},           {"pool", pools},        {"lrn", lrns},
+    {"lrn_pool", lrn_pools},      {"rnorm", rnorms},      {"softmax", softmax},
+    {"elementwise", elementwise}, {"exchange", exchanges}};
 
 } // namespace
 

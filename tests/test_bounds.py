@@ -165,6 +165,12 @@ CALLS = [
         )
     ),
     Call("conv_fprop", "x w b y", (half(*X), half(*W), (4,)), CONV | {"dtype": np.float32}),
+    Call(
+        "conv_dgrad",
+        "dy w gate dx",
+        (half(1, 8, 32, 32), half(32, 3, 3, 16)),
+        {"stride": 1, "pad": 1, **gated(half(1, 8, 32, 16))},
+    ),
     *(
         call
         for of, n, i, o in ((normal, 3, 7, 5), (half, 3, 7, 5), (half, 3, 24, 16))
@@ -308,6 +314,7 @@ class Slip:
 PRODUCTS = "conv tensor split"
 ON_TENSOR_CORES = "tensor split"
 ALL_TENSOR_CORES = "tensor split hopper"
+PATCH = "patch_dgrad.cuh"
 LRN_POOL, LRN_ROWS, WINDOWS = "lrn_pool.cu", "lrn_rows.cuh", "pool_windows.cuh"
 SLIPS = [
     Slip("augment", "augment.cu", "max(corner, 0)", "max(corner, 0 - SLIP)"),
@@ -342,6 +349,20 @@ SLIPS = [
     Slip(ALL_TENSOR_CORES, "tensor.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
     Slip("hopper", "hopper.cuh", "of_row < depth_end)", "of_row < depth_end + SLIP)"),
     Slip("hopper", "hopper.cuh", "chunk >= kKnown)", "chunk >= kKnown + SLIP)"),
+    Slip(
+        "patch", PATCH, "pixel >= p_.patch.pixels", "pixel >= p_.patch.pixels + SLIP", "under way"
+    ),
+    Slip("patch", PATCH, "s.out_height) &&", "s.out_height + SLIP) &&"),
+    Slip("patch", PATCH, "s.out_width) &&", "s.out_width + SLIP) &&"),
+    Slip("patch", PATCH, "filter < p_.g.group_filters)", "filter < p_.g.group_filters + SLIP)"),
+    Slip("patch", PATCH, "+ i < p_.g.group_filters", "+ i < p_.g.group_filters + SLIP"),
+    Slip("patch", PATCH, "< p_.g.group_channels)", "< p_.g.group_channels + SLIP)"),
+    Slip("patch", PATCH, "first() < kFilters", "first() < kFilters + SLIP", "data race"),
+    Slip("patch", PATCH, "rows * s.width) pixel", "rows * s.width + SLIP) pixel", "under way"),
+    Slip(
+        "patch", PATCH, "taps - (kPatchStages - 2)", "taps - (kPatchStages - 2) + SLIP", "data race"
+    ),
+    Slip("patch", PATCH, "s.height - first_row)", "s.height - first_row + SLIP)", "data race"),
     Slip("pool", WINDOWS, "min(size, length - first)", "min(size, length - first + SLIP)"),
     Slip("pool", WINDOWS, "h / stride + 1, windows", "h / stride + 1, windows + SLIP"),
     Slip(

@@ -59,7 +59,7 @@ def is_tensor(kernel: str) -> bool:
 def by_vectors(kernel: str) -> bool:
     """Whether it is a form that fetches vectors by cp.async: not elements, nor float32 in planes,
     which pass through registers."""
-    return "Bf16Tiles, true>" in kernel
+    return "Bf16Tiles, true>" in kernel or "PatchTile<" in kernel
 
 
 @compiles

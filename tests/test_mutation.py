@@ -135,6 +135,18 @@ def lrn_maxpool(be: Any) -> Any:
     return be.lrn_maxpool_dgrad(x, dy, where, **how)
 
 
+def patch_dgrad(channels: int) -> Call:
+    """Two patches of so many channels, of a filter of nine taps."""
+
+    def run(be: Any) -> Any:
+        dy = be.asarray(normal(1, 5, 27, 40, seed=1).astype(BFLOAT16))
+        w = be.asarray(normal(40, 3, 3, channels, seed=2).astype(BFLOAT16))
+        return be.conv_dgrad(dy, w, x_shape=(1, 5, 27, channels), stride=1, pad=1)
+
+    kernel = rf"tensor_patch_dgrad_kernel<.*PatchTile<{channels}"
+    return Call(f"conv_dgrad in patches, {channels} channels", "patch_dgrad.cuh", kernel, run)
+
+
 def softmax(be: Any) -> Any:
     logits, labels = normal(7, 5), classes(7, 5)
     return be.softmax_cross_entropy(be.asarray(logits), be.asarray(labels))
@@ -181,6 +193,7 @@ CALLS = [
     *SPLIT,
     *(product(op, *tile, 40) for op in ("fprop", "dgrad", "wgrad") for tile in TILES),
     *(product(op, "64, 64", 20, 30, 530) for op in ("fprop", "dgrad", "wgrad")),
+    *(patch_dgrad(channels) for channels in (32, 48, 64)),
     lrn("a window of five", 8, 5, "Five"),
     lrn("a window wider than a stage", 560, 1100, "Reach"),
     Call("lrn_maxpool", "lrn_pool.cu", r"lrn_maxpool_(fprop|dgrad)_kernel", lrn_maxpool),

@@ -1,0 +1,451 @@
+// dgrad of a convolution of stride 1 with few channels in a group, on the tensor cores: each pixel
+// of dy is fetched once for all taps.
+//
+// The main loop of tensor.cuh fetches its A, dy, once for every tap, and where a group has few
+// channels it does little with it: with 48 channels in a tile of 256 x 64 a byte from the L2 cache
+// serves 20 useful products, while the tensor cores do 50 in the time that it takes. Here a block
+// has whole rows of an image of dx. It keeps those pixels of dy that they are made from, a patch
+// with a margin as wide as the filter, in shared memory, and multiplies them by one tap after
+// another.
+//
+//   dx[pixel][c] = sum over f, tap of dy[pixel - tap][f] * w[f][tap][c]
+//
+// Of a patch there are 32 filters at a time, which the taps' slices of w follow in a ring of
+// stages; while they are multiplied the patch of the next 32 filters arrives, a share with each
+// slice. So all copies are behind products, but those a block begins with, and one barrier a slice
+// is enough.
+//
+// An element is summed by 32 filters, in these by taps, in these by 16 filters, in their order. The
+// depth is never split: the sum depends on the shape of the filter alone.
+#pragma once
+
+#include "gemm.cuh"
+
+#include <algorithm>
+
+namespace pyalexnet {
+
+constexpr int kPatchPixels = 256; // of dx that a block has sums for
+constexpr int kPatchStages = 4;   // of w
+constexpr int kPatchWarp = 64;    // pixels of a warp
+
+// The tiles by channels of a group, and how their sums lie for the epilogue, whose rows are powers
+// of two.
+template <int Channels_> struct PatchTile {
+    static constexpr int Channels = Channels_;
+    using Sums = TensorTile<kPatchPixels, Channels == 48 ? 64 : Channels, kPatchWarp,
+                            Channels == 48 ? 64 : Channels, kPatchStages, 1, 2>;
+    static constexpr int Threads = Sums::Threads;
+};
+
+// ---------------------------------------------------------------------- the patch
+
+// What a block computes and keeps, for one convolution.
+struct PatchShape {
+    int rows;      // of dx, in a block
+    int row_tiles; // of an image
+    int pitch;     // pixels from one row of a patch to the next
+    int pixels;    // of a patch
+
+    explicit PatchShape(const ConvShape& s) {
+        const int most = max(1, kPatchPixels / s.width);
+        row_tiles = (s.height + most - 1) / most;
+        rows = (s.height + row_tiles - 1) / row_tiles;
+        // As odd or even as the width is: see Patch.
+        pitch = s.width + s.filter_w / 2 * 2;
+        pixels = (rows + s.filter_h - 1) * pitch;
+    }
+
+    std::int64_t blocks(const ConvShape& s) const {
+        return std::int64_t{s.images} * s.groups * row_tiles;
+    }
+};
+
+// Pixels x 32 filters: of each pixel four 16-byte chunks. They are exchanged by the pixel's number,
+// counted as if a row had no margin. So the numbers of eight neighbours among the pixels of a tile
+// are neighbours too, whatever the tap and though a row may end between them, and ldmatrix finds
+// them in eight different quarters of the banks.
+struct Patch {
+    static constexpr int kChunks = kTensorSlice / kChunk;
+
+    __device__ __forceinline__ static int chunk_at(int number, int chunk) {
+        return (chunk ^ (number >> 1) % kChunks) * kChunk;
+    }
+    // The offset two chunks, a fragment of the depth, behind one.
+    __device__ __forceinline__ static int moved(int offset, int k) {
+        return offset ^ k * kFragment;
+    }
+};
+
+// 32 filters x channels of one tap. Chunks are exchanged so that eight filters' lie in different
+// quarters of the banks.
+template <int Channels> struct TapSlice {
+    static constexpr int kChunks = Channels / kChunk;
+    static constexpr int kCycle = kChunks % 8 == 0 ? 1 : kChunks % 4 == 0 ? 2 : 4;
+    static constexpr int kElements = kTensorSlice * Channels;
+    static_assert(kChunks % 2 == 0 && kChunks <= 8);
+
+    __device__ __forceinline__ static int at(int filter, int chunk) {
+        return filter * Channels + (chunk ^ filter / kCycle % (8 / kCycle)) * kChunk;
+    }
+};
+
+// ---------------------------------------------------------------------- copies
+
+struct PatchDgrad {
+    const bf16* dy;
+    const bf16* w;
+    Geometry g;
+    DgradEpilogue<bf16> epilogue;
+    PatchShape patch;
+    Divisor by_pitch;
+    Divisor by_row_tiles;
+};
+
+// Brings a block's patches into shared memory, 16 bytes of a thread at a time.
+template <class T> class PatchLoader {
+    static constexpr int kPixels = T::Threads / Patch::kChunks; // a round
+
+  public:
+    __device__ PatchLoader(const PatchDgrad& p, int image, int first_row, int group)
+        : p_(p), dy_(p.dy + group * p.g.group_filters), image_(image * p.g.out_image_pixels),
+          row_(first_row + p.g.shape.pad_top - (p.g.shape.filter_h - 1)),
+          column_(p.g.shape.pad_left - (p.g.shape.filter_w - 1)) {}
+
+    __device__ int rounds() const { return (p_.patch.pixels + kPixels - 1) / kPixels; }
+
+    // Begins to bring some of the pixels, 32 of their filters from `filter` on.
+    __device__ __forceinline__ void begin(bf16* patch, int filter, int round) const {
+        const int pixel = round * kPixels + static_cast<int>(threadIdx.x) / Patch::kChunks;
+        if (pixel >= p_.patch.pixels) return;
+        const int chunk = static_cast<int>(threadIdx.x) % Patch::kChunks;
+        const Digits at = divide(pixel, p_.by_pitch);
+        const int row = row_ + at.high, column = column_ + at.low;
+        const ConvShape& s = p_.g.shape;
+        const int place = index_of(image_, row, s.out_width, column);
+        bf16* const to =
+            patch + pixel * kTensorSlice + Patch::chunk_at(at.high * s.width + at.low, chunk);
+        filter += chunk * kChunk;
+        simt::cp_async_16(to, element_of(dy_, place, s.filters, filter),
+                          below(row, s.out_height) && below(column, s.out_width) &&
+                              filter < p_.g.group_filters);
+    }
+
+  private:
+    const PatchDgrad& p_;
+    const bf16* dy_;   // from the group's first filter on
+    int image_;        // its first pixel in dy
+    int row_, column_; // of dy, the patch's first pixel
+};
+
+// Brings slices of w, one after another: tap by tap of 32 filters, then of the next.
+template <class T> class TapLoader {
+    using Slice = TapSlice<T::Channels>;
+    // Filters at a time: all threads', but of 48 channels those of three quarters of them.
+    static constexpr int kFilters = Slice::kChunks == 4 ? 32 : 16;
+    static_assert(kFilters * Slice::kChunks <= T::Threads);
+
+  public:
+    __device__ TapLoader(const PatchDgrad& p, int group)
+        : p_(p), at_(p.w + (std::int64_t{group} * p.g.group_filters + filter_) * p.g.taps +
+                     chunk() * kChunk) {}
+
+    // Begins to bring the next one, zeros behind the last.
+    __device__ __forceinline__ void begin(bf16* slice) {
+        if (kFilters * Slice::kChunks == T::Threads || first() < kFilters) {
+#pragma unroll
+            for (int i = 0; i < kTensorSlice; i += kFilters)
+                simt::cp_async_16(slice + Slice::at(first(), chunk()) + i * T::Channels,
+                                  at_ + std::int64_t{i} * p_.g.taps,
+                                  filter_ + i < p_.g.group_filters &&
+                                      chunk() * kChunk < p_.g.group_channels);
+        }
+        at_ += p_.g.group_channels;
+        if (++tap_ < p_.g.shape.filter_h * p_.g.shape.filter_w) return;
+        // Behind its last tap the next filter begins.
+        tap_ = 0;
+        filter_ += kTensorSlice;
+        at_ += std::int64_t{kTensorSlice - 1} * p_.g.taps;
+    }
+
+  private:
+    __device__ static int first() { return static_cast<int>(threadIdx.x) / Slice::kChunks; }
+    __device__ static int chunk() { return static_cast<int>(threadIdx.x) % Slice::kChunks; }
+
+    const PatchDgrad& p_;
+    int filter_ = first(); // the thread's first one of the slice
+    int tap_ = 0;
+    const bf16* at_;
+};
+
+// ---------------------------------------------------------------------- the kernel
+
+// Where in the patch a tap finds the tile's first pixel: the taps from first to last go through the
+// patch's margin from its last place to its first.
+class TapPlace {
+  public:
+    __device__ TapPlace(const ConvShape& s, int pitch)
+        : s_(s), pitch_(pitch), row_(s.filter_h - 1), column_(s.filter_w - 1) {}
+
+    __device__ int pixel() const { return row_ * pitch_ + column_; }
+    __device__ int number() const { return row_ * s_.width + column_; }
+
+    // Whether there was a next tap; else it begins with the first.
+    __device__ __forceinline__ bool next() {
+        if (--column_ >= 0) return true;
+        column_ = s_.filter_w - 1;
+        if (--row_ >= 0) return true;
+        row_ = s_.filter_h - 1;
+        return false;
+    }
+
+  private:
+    const ConvShape& s_;
+    int pitch_;
+    int row_, column_;
+};
+
+// A block computes dx of some rows of an image for one group, each warp 64 pixels of it. Along the
+// grid the rows of an image move fastest, which share margins of dy, then groups, then images.
+//
+// Bound by operations. A byte from the L2 cache serves 91 useful products of AlexNet's conv2 (a
+// patch of 13 x 31 pixels and 25 taps of 48 channels, for 243 x 48 x 25 products a filter), 80 of
+// a convolution of 3 x 3 taps and 64 channels on maps 32 wide. A warp reads 3.5 KiB of shared
+// memory for 24 products of fragments; with the copies, the banks are busy for two thirds of the
+// time that an A100's tensor cores are. Two blocks share a multiprocessor.
+template <class T> __global__ void __launch_bounds__(T::Threads, 2)
+    tensor_patch_dgrad_kernel(PatchDgrad p) {
+    SIMT_DYN_SHARED(float, shared);
+    using Sums = typename T::Sums;
+    using Slice = TapSlice<T::Channels>;
+    constexpr int kFragmentsA = kPatchWarp / kFragment;
+    constexpr int kFragmentsB = T::Channels / kFragment;
+    const int patch_elements = p.patch.pixels * kTensorSlice;
+    bf16* const patches = reinterpret_cast<bf16*>(shared);
+    bf16* const stages = patches + 2 * patch_elements;
+
+    const ConvShape& s = p.g.shape;
+    const Digits tile = divide(static_cast<int>(blockIdx.x), p.by_row_tiles);
+    const int first_row = tile.low * p.patch.rows;
+    const int group = tile.high % s.groups, image = tile.high / s.groups;
+    const PatchLoader<T> patch_loader(p, image, first_row, group);
+    TapLoader<T> tap_loader(p, group);
+    const auto begin_tap = [&](int stage) {
+        tap_loader.begin(stages + stage * Slice::kElements);
+        simt::cp_async_commit();
+    };
+    const int taps = s.filter_h * s.filter_w;
+    const int rounds = patch_loader.rounds();
+    // A patch comes with all taps of the one before it but the last kPatchStages - 2, whose copies
+    // nobody waits for until it is needed.
+    const int with_taps = taps - (kPatchStages - 2);
+    const int rounds_with_tap = (rounds + with_taps - 1) / with_taps;
+    const int slices = (p.g.group_filters + kTensorSlice - 1) / kTensorSlice * taps;
+
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int warp_row = static_cast<int>(threadIdx.x) / 32 * kPatchWarp;
+    // Where a lane finds its pixels in a patch's first corner. Those that the tile has too many are
+    // others of it, as many banks away.
+    int a_of_lane[kFragmentsA];
+#pragma unroll
+    for (int m = 0; m < kFragmentsA; ++m) {
+        int pixel = warp_row + m * kFragment + lane % 16;
+        if (pixel >= p.patch.rows * s.width) pixel = lane % 16;
+        const Digits at = divide(pixel, p.g.by_width);
+        a_of_lane[m] = (at.high * p.patch.pitch + at.low) * kTensorSlice;
+    }
+    int b_of_lane[kFragmentsB];
+#pragma unroll
+    for (int n = 0; n < kFragmentsB; ++n) b_of_lane[n] = Slice::at(lane % 16, lane / 16 + 2 * n);
+
+    // The slice whose fragments are read: the first of its filters, its patch, and its tap's place.
+    int filter = 0;
+    int patch = 0, other_patch = patch_elements;
+    TapPlace place(s, p.patch.pitch);
+    int a_of_tap = 0;
+    const auto find_tap = [&] {
+        a_of_tap = patch + place.pixel() * kTensorSlice +
+                   Patch::chunk_at(lane % 16 + place.number(), lane / 16);
+    };
+    const auto read_a = [&](std::uint32_t (&a)[4], int m, int k) {
+        simt::ldmatrix_x4(a, patches + a_of_lane[m] + Patch::moved(a_of_tap, k));
+    };
+    const auto read_b = [&](std::uint32_t (&b)[kFragmentsB][4], int stage, int k) {
+#pragma unroll
+        for (int n = 0; n < kFragmentsB; ++n)
+            simt::ldmatrix_x4_trans(b[n], stages + stage * Slice::kElements + b_of_lane[n] +
+                                              k * kFragment * T::Channels);
+    };
+
+    float sums[kFragmentsA][2 * kFragmentsB][4] = {};
+    std::uint32_t a[kFragmentsA][4];
+    std::uint32_t b[2][kFragmentsB][4];
+    // Multiplies the fragments at hand and reads those that come next, each of A in the place of
+    // the one that is done with.
+    const auto step = [&](const std::uint32_t (&now)[kFragmentsB][4],
+                          std::uint32_t (&next)[kFragmentsB][4], int next_stage, int next_k) {
+        read_b(next, next_stage, next_k);
+#pragma unroll
+        for (int m = 0; m < kFragmentsA; ++m) {
+#pragma unroll
+            for (int n = 0; n < 2 * kFragmentsB; ++n) {
+                const std::uint32_t (&two)[4] = now[n / 2];
+                const std::uint32_t eight[2] = {two[n % 2 * 2], two[n % 2 * 2 + 1]};
+                simt::mma_m16n8k16(sums[m][n], a[m], eight);
+            }
+            read_a(a[m], m, next_k);
+        }
+    };
+
+    for (int round = 0; round < rounds; ++round) patch_loader.begin(patches, 0, round);
+#pragma unroll
+    for (int stage = 0; stage < kPatchStages - 1; ++stage) begin_tap(stage);
+    simt::cp_async_wait<kPatchStages - 2>();
+    __syncthreads();
+    find_tap();
+#pragma unroll
+    for (int m = 0; m < kFragmentsA; ++m) read_a(a[m], m, 0);
+    read_b(b[0], 0, 0);
+    int stage = 0;                     // of the present slice
+    int free_stage = kPatchStages - 1; // of the one before it, which nobody needs any more
+    int round = 0;                     // of the next patch
+    for (int slice = 0; slice < slices; ++slice) {
+        static_assert(kTensorSlice == 2 * kFragment);
+        const bool more = filter + kTensorSlice < p.g.group_filters;
+        if (more) {
+            const int end = min(rounds, round + rounds_with_tap);
+#pragma unroll 1
+            for (; round < end; ++round)
+                patch_loader.begin(patches + other_patch, filter + kTensorSlice, round);
+        }
+        begin_tap(free_stage);
+        step(b[0], b[1], stage, 1);
+        free_stage = stage;
+        stage = stage + 1 == kPatchStages ? 0 : stage + 1;
+        simt::cp_async_wait<kPatchStages - 2>();
+        __syncthreads();
+        if (!place.next() && more) {
+            filter += kTensorSlice;
+            round = 0;
+            const int before = patch;
+            patch = other_patch;
+            other_patch = before;
+        }
+        find_tap();
+        step(b[1], b[0], stage, 0);
+    }
+
+    // The sums take the place of the stages, into which the last copies may still be under way.
+    simt::cp_async_wait<0>();
+    __syncthreads();
+#pragma unroll
+    for (int m = 0; m < kFragmentsA; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int row = warp_row + m * kFragment + half * 8 + lane / 4;
+#pragma unroll
+            for (int n = 0; n < 2 * kFragmentsB; ++n)
+                store_pair(shared + SumTile<Sums>::at(row, n * 8 + lane % 4 * 2),
+                           sums[m][n][2 * half], sums[m][n][2 * half + 1]);
+        }
+    __syncthreads();
+    // Whole rows lie one behind the other, in dx as in the tile.
+    const int first_pixel = (image * s.height + first_row) * s.width;
+    const int rows = min(p.patch.rows, s.height - first_row);
+    GemmSize size{};
+    size.rows = first_pixel + rows * s.width;
+    size.columns = p.g.group_channels;
+    finish_tile<Sums>(p.epilogue, size, {first_pixel, 0, group, 0}, shared);
+}
+
+// ---------------------------------------------------------------------- where it is used
+
+template <class T> std::size_t patch_shared(const PatchShape& patch) {
+    const std::size_t copies = sizeof(bf16) * (2 * std::size_t(patch.pixels) * kTensorSlice +
+                                               kPatchStages * TapSlice<T::Channels>::kElements);
+    const std::size_t sums = sizeof(float) * SumTile<typename T::Sums>::kFloats;
+    return copies > sums ? copies : sums;
+}
+
+// Calls `use` with the tile for so many channels.
+template <class Use> void with_patch_tile(int channels, Use use) {
+    if (channels <= 32) return use(PatchTile<32>{});
+    if (channels <= 48) return use(PatchTile<48>{});
+    return use(PatchTile<64>{});
+}
+
+// What blocks cost on a full card, in products: those they multiply, useful or not, or what they
+// fetch from the L2 cache, whichever is more. At 5 TB/s and 500 TFLOP/s a byte takes as long as 50
+// products. Computed, not measured.
+inline double block_cost(std::int64_t blocks, double products, double bytes) {
+    constexpr double products_of_a_byte = 50;
+    return static_cast<double>(blocks) * std::max(products, bytes * products_of_a_byte);
+}
+
+// The main loop: each pixel and channel is fetched all along the depth.
+inline double gemm_cost(const GemmSize& size) {
+    double cost = 0;
+    const int number = tile_for<Bf16Tiles>(size.groups, size.rows, size.columns);
+    with_tile<Bf16Tiles>(number, [&](auto tile) {
+        using T = decltype(tile);
+        const double depth = size.depth;
+        cost = block_cost(std::int64_t{tiles<T>(size.rows, size.columns)} * size.groups,
+                          depth * T::TileM * T::TileN,
+                          sizeof(bf16) * depth * (T::TileM + min(T::TileN, size.columns)));
+    });
+    return cost;
+}
+
+// Patches: of each filter the patch's pixels are fetched once, and all of w.
+inline double patch_cost(const ConvShape& s) {
+    const PatchShape patch(s);
+    const int taps = s.filter_h * s.filter_w, channels = s.channels / s.groups;
+    const double filters = simt::blocks_for(s.filters / s.groups, kTensorSlice) * kTensorSlice;
+    double cost = 0;
+    with_patch_tile(channels, [&](auto tile) {
+        cost = block_cost(patch.blocks(s), filters * taps * kPatchPixels * decltype(tile)::Channels,
+                          sizeof(bf16) * filters * (patch.pixels + taps * channels));
+    });
+    return cost;
+}
+
+// Whether a convolution, which the main loop would multiply as `gemm`, is computed in patches: its
+// shape alone decides. Patches can hold it: stride 1, at most 64 channels of a group and 256 pixels
+// of a row, taps enough to bring the next patch meanwhile, and room for two blocks in an A100's 164
+// KiB. It costs less so: fewer bytes, but the pixels of a tile that are no whole row and channels
+// that are too few for it are multiplied in vain. And there are blocks for nearly all
+// multiprocessors of a card; fewer only where the main loop would not split the depth either.
+//
+// AlexNet's conv2 at batch 256, in 1e9 products:
+//
+//               multiplied   of them useful   bytes from L2   in products
+//   main loop         76.4            75.0%          2.84e9         141.8
+//   patches           60.4            94.9%          0.63e9          31.5
+inline bool suits_patches(const ConvShape& s, const GemmSize& gemm) {
+    constexpr std::size_t room = 81 * 1024;
+    constexpr int enough_blocks = 128;
+    const int channels = s.channels / s.groups;
+    if (s.stride_h != 1 || s.stride_w != 1 || channels > 64 || s.width > kPatchPixels ||
+        s.filter_h * s.filter_w < kPatchStages - 1)
+        return false;
+    const PatchShape patch(s);
+    std::size_t shared = 0;
+    with_patch_tile(channels, [&](auto tile) { shared = patch_shared<decltype(tile)>(patch); });
+    return shared <= room && patch.rows * s.width >= kFragment &&
+           (gemm.parts == 1 || patch.blocks(s) >= enough_blocks) && patch_cost(s) < gemm_cost(gemm);
+}
+
+inline void patch_dgrad(const bf16* dy, const bf16* w, const DgradEpilogue<bf16>& epilogue,
+                        const Geometry& g, Stream stream) {
+    const PatchShape patch(g.shape);
+    const PatchDgrad problem{
+        dy, w, g, epilogue, patch, Divisor(patch.pitch), Divisor(patch.row_tiles)};
+    with_patch_tile(g.group_channels, [&](auto tile) {
+        using T = decltype(tile);
+        const auto blocks = static_cast<unsigned>(patch.blocks(g.shape));
+        simt::launch<tensor_patch_dgrad_kernel<T>>(
+            simt::Grid(blocks, T::Threads, stream).with_shared(patch_shared<T>(patch)), problem);
+    });
+}
+
+} // namespace pyalexnet

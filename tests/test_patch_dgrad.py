@@ -1,0 +1,189 @@
+"""dgrad in patches (patch_dgrad.cuh): which convolutions take it, and its values."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import oracle
+from emulated import KERNELS, program
+from oracle import Exact
+from pyalexnet.backends.elements import BFLOAT16
+from pyalexnet.lint import lint
+from samples import normal
+from shapes import Conv, each
+from tolerance import assert_close, same_bits
+from trial import run
+from variants import CUDA, ONE_ORDER, SIM, SIM_SEEDED, SIMCHECK, parameters
+
+KERNELS_ALONE = parameters(SIM, *SIM_SEEDED, CUDA)  # BLAS sums as it likes
+CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
+
+# As small as can be: so shallow that the main loop would not split the depth.
+PATCHES = (
+    Conv("conv2 cut small", (1, 9, 27, 96), (32, 5, 5), pad=2, groups=2),
+    Conv("tiles of five rows", (1, 10, 27, 64), (40, 3, 3), pad=1),
+    Conv("a last tile of fewer rows", (2, 13, 21, 48), (80, 3, 3), pad=1, groups=2),
+    Conv("wide filter, other padding", (1, 20, 25, 24), (16, 3, 5), pad=(0, 1, 3, 2)),
+    Conv("high filter, no padding", (1, 17, 24, 32), (32, 5, 3)),
+    Conv("filter of even sides", (1, 16, 15, 32), (24, 4, 4), pad=(1, 2, 2, 1)),
+    Conv("as few taps as can be", (1, 8, 32, 64), (72, 1, 3), pad=(0, 0, 1, 1)),
+    Conv("a column of taps", (1, 11, 23, 40), (64, 5, 1), pad=(2, 2, 0, 0)),
+    Conv("height 1", (3, 1, 200, 32), (32, 2, 3), pad=(1, 0, 1, 1)),
+    Conv("rows of a whole tile", (1, 2, 256, 48), (48, 2, 2), pad=(1, 0, 0, 1)),
+    Conv("three groups", (3, 12, 20, 120), (72, 3, 3), pad=1, groups=3),
+    Conv("padding beyond the filter", (1, 15, 17, 48), (32, 3, 3), pad=(4, 3, 3, 5)),
+)
+# As conv2: the main loop would split so deep a sum of fewer images.
+DEEP = Conv("deep, in many groups", (16, 9, 27, 256), (320, 5, 5), pad=2, groups=8, big=True)
+# Each but one step from a shape above, or from what a patch can hold.
+NEIGHBOURS = (
+    Conv("stride", (1, 20, 27, 96), (32, 5, 5), stride=(2, 1), pad=2, groups=2),
+    Conv("too many channels", (1, 10, 27, 72), (40, 3, 3), pad=1),
+    Conv("channels not by eight", (1, 10, 27, 60), (40, 3, 3), pad=1),
+    Conv("filters not by eight", (1, 10, 27, 64), (36, 3, 3), pad=1),
+    Conv("too few taps", (1, 8, 32, 64), (72, 1, 2), pad=(0, 0, 1, 0)),
+    Conv("rows too wide", (1, 2, 257, 48), (48, 2, 2), pad=(1, 0, 0, 1)),
+    Conv("too large a patch", (1, 3, 150, 64), (16, 5, 5), pad=2),
+    Conv("rows that fill no tile", (1, 7, 7, 64), (40, 3, 3), pad=1),
+    Conv("too few images for its depth", (1, 9, 27, 96), (64, 5, 5), pad=2, groups=2),
+)
+GEOMETRY = pytest.mark.parametrize("case", each(PATCHES))
+ALL = pytest.mark.parametrize("case", each((*PATCHES, *NEIGHBOURS)))
+
+
+def arrays(case: Conv) -> tuple[Any, Any, Any]:
+    """dy, w and a gate, which has both zeros and a NaN."""
+    gate = np.maximum(normal(*case.x, seed=5), 0)
+    gate.flat[0], gate.flat[-1] = -0.0, np.nan
+    dy, w = normal(*case.y, seed=4), normal(*case.w, seed=2)
+    return dy.astype(BFLOAT16), w.astype(BFLOAT16), gate.astype(BFLOAT16)
+
+
+def exact(case: Conv) -> Exact:
+    dy, w, _ = arrays(case)
+    return oracle.conv_dgrad(dy, w, x_shape=case.x, **case.geometry)
+
+
+# ---------------------------------------------------------------------- the choice
+
+
+@CHECKED
+@pytest.mark.parametrize("case", each((*PATCHES, *NEIGHBOURS)))
+def test_who_takes_patches(be: Any, case: Conv) -> None:
+    """By the file whose lines read dy."""
+    dy, w, _ = arrays(case)
+    how: dict[str, Any] = {"x_shape": case.x, **case.geometry}
+    rows = lint([lambda be: be.conv_dgrad(be.asarray(dy), be.asarray(w), **how)])
+    files = {row.line.partition(":")[0] for row in rows if row.array == "dy"}
+    assert files == {"patch_dgrad.cuh" if case in PATCHES else "tensor.cuh"}
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    base = tmp_path_factory.getbasetemp()
+    sources = [Path(__file__).with_name("patch_cases.cu"), KERNELS / "gemm.cu"]
+    built = program(base / "patch_cases", sources, base / "emulation", checked=False)
+
+    def ask(*shapes: tuple[int, ...]) -> list[bool]:
+        given = "\n".join(" ".join(map(str, shape)) for shape in shapes)
+        done = subprocess.run([built], input=given, capture_output=True, text=True, check=True)
+        return [answer == "1" for answer in done.stdout.split()]
+
+    return ask
+
+
+def test_layers_of_known_networks(chosen: Any) -> None:
+    """Images, height, width, channels, filters, filter's sides, stride, padding, groups."""
+    taking = {
+        "AlexNet's conv2": (256, 27, 27, 96, 256, 5, 5, 1, 2, 2),
+        "at half the batch": (128, 27, 27, 96, 256, 5, 5, 1, 2, 2),
+        "one tower of it": (128, 27, 27, 48, 128, 5, 5, 1, 2, 1),
+        "as few images as fill a card": (22, 27, 27, 96, 256, 5, 5, 1, 2, 2),
+        "conv2 in one group, of 2014": (128, 27, 27, 64, 192, 5, 5, 1, 2, 1),
+        "VGG's conv1_2 at a quarter": (64, 56, 56, 64, 64, 3, 3, 1, 1, 1),
+        "conv2 of CIFAR's nets": (128, 16, 16, 32, 32, 5, 5, 1, 2, 1),
+        "the deep one below": (16, 9, 27, 256, 320, 5, 5, 1, 2, 8),
+    }
+    leaving = {
+        "conv3": (256, 13, 13, 256, 384, 3, 3, 1, 1, 1),
+        "conv4": (256, 13, 13, 384, 384, 3, 3, 1, 1, 2),
+        "conv5": (256, 13, 13, 384, 256, 3, 3, 1, 1, 2),
+        "conv1 in blocks of 4 x 4": (256, 57, 57, 48, 96, 3, 3, 2, 0, 1),
+        "conv2 of few images": (21, 27, 27, 96, 256, 5, 5, 1, 2, 2),
+        "conv2 of maps that leave tiles empty": (256, 8, 8, 96, 256, 5, 5, 1, 2, 2),
+        "VGG's conv1_2, whose patch is too large": (64, 224, 224, 64, 64, 3, 3, 1, 1, 1),
+        "one tap": (256, 27, 27, 48, 128, 1, 1, 1, 0, 1),
+    }
+    answers = chosen(*taking.values(), *leaving.values())
+    wrong = [
+        name
+        for name, answer in zip((*taking, *leaving), answers, strict=True)
+        if answer != (name in taking)
+    ]
+    assert not wrong
+
+
+# ---------------------------------------------------------------------- values
+
+
+@ALL
+def test_dgrad(be: Any, case: Conv) -> None:
+    dy, w, _ = arrays(case)
+    (dx,) = run(be, "conv_dgrad", dy, w, x_shape=case.x, **case.geometry)
+    assert_close(dx, exact(case), dtype=BFLOAT16)
+
+
+@pytest.mark.big
+@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+def test_dgrad_of_a_deep_sum(be: Any) -> None:
+    test_dgrad(be, DEEP)
+
+
+@GEOMETRY
+def test_gate(be: Any, case: Conv) -> None:
+    """As two ops to the bit, and within their tolerance with a factor."""
+    dy, w, gate = arrays(case)
+    how: dict[str, Any] = {"x_shape": case.x, **case.geometry, "gate": be.asarray(gate)}
+    (plain,) = run(be, "conv_dgrad", dy, w, x_shape=case.x, **case.geometry)
+    (fused,) = run(be, "conv_dgrad", dy, w, **how)
+    (apart,) = run(be, "relu_dgrad", gate, plain)
+    np.testing.assert_array_equal(fused.astype(np.float32), apart.astype(np.float32))
+    (scaled,) = run(be, "conv_dgrad", dy, w, **how, factor=-1.75)
+    assert_close(scaled, oracle.let_pass(exact(case), gate, -1.75), dtype=BFLOAT16)
+
+
+@pytest.mark.parametrize("be", KERNELS_ALONE, indirect=True)
+@pytest.mark.parametrize("case", each((PATCHES[2], PATCHES[10])))
+def test_images_and_groups_are_summed_alone(be: Any, case: Conv) -> None:
+    """Each one's dx has the bits that it has in the batch."""
+    dy, w, _ = arrays(case)
+    (whole,) = run(be, "conv_dgrad", dy, w, x_shape=case.x, **case.geometry)
+    own = case.x[3] // case.groups
+    of_filters = np.split(np.arange(len(w)), case.groups)
+    for image in range(case.x[0]):
+        for group, filters in enumerate(of_filters):
+            (dx,) = run(
+                *(be, "conv_dgrad"),
+                *(dy[image : image + 1, ..., filters], w[filters]),
+                x_shape=(1, *case.x[1:3], own),
+                **{**case.geometry, "groups": 1},
+            )
+            part = whole[image : image + 1, ..., group * own : (group + 1) * own]
+            assert same_bits(dx, np.ascontiguousarray(part))
+
+
+@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+def test_nan_reaches_exactly_the_pixels_that_saw_it(be: Any) -> None:
+    """Nothing that a tile has too much, or that stands beside a patch, gets into a sum."""
+    case = PATCHES[2]
+    dy, w, _ = arrays(case)
+    dy[1, 6, 20, 45] = np.nan
+    (dx,) = run(be, "conv_dgrad", dy, w, x_shape=case.x, **case.geometry)
+    expected = np.isnan(oracle.conv_dgrad(dy, w, x_shape=case.x, **case.geometry).value)
+    assert 0 < expected.sum() < expected.size
+    np.testing.assert_array_equal(np.isnan(dx.astype(np.float32)), expected)
