@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,13 @@ def examples() -> dict[str, Call]:
             gate=_x(be, 1, 9, 27, 96, dtype=BFLOAT16),
         ),
         **_conv("conv3 bf16", (2, 9, 9, 128), (192, 3, 3), (9, 9), pad=1, dtype=BFLOAT16),
+        **_on_hopper(
+            {
+                **_conv("conv1 wgmma", (1, 12, 12, 48), (96, 3, 3), (10, 10), dtype=BFLOAT16),
+                **_conv("conv3 wgmma", (2, 9, 9, 128), (192, 3, 3), (9, 9), pad=1, dtype=BFLOAT16),
+                **_linear(" wgmma", BFLOAT16),
+            }
+        ),
         **_conv("conv1 fp32x3", (1, 12, 12, 48), (96, 3, 3), (10, 10), tensor=True),
         **_conv("conv2 fp32x3", (1, 9, 9, 96), (256, 5, 5), (9, 9), pad=2, groups=2, tensor=True),
         **_conv("conv3 fp32x3", (2, 9, 9, 128), (192, 3, 3), (9, 9), pad=1, tensor=True),
@@ -176,6 +184,19 @@ def _augment(be: SimcheckBackend, **into: Any) -> Array:
         size=(32, 224),
         **into,
     )
+
+
+def _on_hopper(calls: dict[str, Call]) -> dict[str, Call]:
+    """The same, by Hopper's own main loop."""
+
+    def by_its_loop(call: Call, be: SimcheckBackend) -> object:
+        be.hopper = True
+        try:
+            return call(be)
+        finally:
+            be.hopper = False
+
+    return {name: partial(by_its_loop, call) for name, call in calls.items()}
 
 
 def _conv(
