@@ -39,6 +39,18 @@ __global__ void write_kernel(const float* x, float* y) {
     reinterpret_cast<float4*>(y)[kWarp + thread()] = make_float4(0, 1, 2, 3); // fours written
 }
 
+struct Three {
+    float of[3];
+};
+
+// Ten lanes' threes at a time are what the banks hold out.
+__global__ void threes_kernel(const float* x, float* y) {
+    SIMT_SHARED(Three, threes, [kWarp]);
+    if (thread() < 24) threes[thread()] = reinterpret_cast<const Three*>(x)[thread()]; // threes
+    __syncthreads();
+    y[thread()] = threes[0].of[2];
+}
+
 template <class T> __device__ T* zeros(T* array, int count) {
     for (int i = thread(); i < count; i += kWarp) array[i] = 0;
     __syncthreads();
@@ -110,6 +122,7 @@ void run() {
         simt::launch<read_kernel>(simt::Grid(1, kWarp, nullptr), in, out, 3);
         simt::launch<write_kernel>(simt::Grid(1, kWarp, nullptr), in, out);
         simt::launch<shared_kernel>(simt::Grid(1, kWarp, nullptr), in, out);
+        simt::launch<threes_kernel>(simt::Grid(1, kWarp, nullptr), in, out);
         simt::launch<barrier_kernel>(simt::Grid(2, 2 * kWarp, nullptr), in, out);
         simt::launch<tensor_kernel>(simt::Grid(1, kWarp, nullptr).with_shared(bytes), in, out);
         session.finish();

@@ -50,6 +50,7 @@ PATTERNS: dict[str, tuple[Any, ...]] = {
     "floats of two blocks": ("global", "write", 4, 4, 16, 16),
     "copies": ("global", "read", 16, 8, 128, 128),
     "copies of half a warp": ("global", "read", 16, 1, 8, 8),
+    "threes": ("global", "read", 12, 1, 9, 9),
     "rows side by side": ("shared", "read", 16, 1, 4, 4),
     "rows 128 bytes apart": ("shared", "read", 16, 1, 32, 4),
 }
@@ -59,6 +60,7 @@ PATTERNS: dict[str, tuple[Any, ...]] = {
 COPIED: dict[str, tuple[Any, ...]] = {
     "copies": ("shared", "write", 16, 8, 32, 32),
     "copies of half a warp": ("shared", "write", 16, 1, 4, 4),
+    "threes": ("shared", "write", 12, 1, 3, 3),
 }
 
 
@@ -103,7 +105,6 @@ EXCEPTIONS = {
     ),
     ("gemm.cuh", "a_slices", "write"): (2.01, TWO_WAY),
     ("gemm.cuh", "b_slices", "write"): (2.01, TWO_WAY),
-    ("hopper.cuh", "known", "write"): (2.3, "twelve bytes of a few threads, once a block"),
     ("lrn_pool.cu", "rows_of_maxima", "read"): (2.01, "a window begins at every other column"),
     ("augment.cu", "x", "read"): (2.01, "a crop's 32 bytes lie across a border of sectors"),
 }

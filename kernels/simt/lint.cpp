@@ -70,7 +70,7 @@ Lint::Counts Lint::counts_of(const Request& request, const Instruction& instruct
     }
     const unsigned together = lanes_together(instruction.bytes);
     for (unsigned first = 0; first < kWarp; first += together) {
-        const Addresses addresses = addresses_of(first, first + together);
+        const Addresses addresses = addresses_of(first, std::min(first + together, kWarp));
         if (addresses.empty()) continue;
         counts.transfers += passes(addresses, instruction.bytes);
         ++counts.ideal;
