@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -273,6 +274,57 @@ def test_the_fused_update_is_that_of_the_gradients(
     params = [host(net, net.params) for net in (at_once, apart)]
     for one, other in (params, momentum):
         assert all(same_bits(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+def test_what_is_replaced_counts_in_the_very_next_step(be: Any) -> None:
+    """A recipe's rates, momentum or decay, and the buffers; in the middle of a fused run."""
+    changes: tuple[Callable[[SGD], None], ...] = (
+        lambda sgd: None,
+        lambda sgd: setattr(sgd, "recipe", sgd.recipe.override(lr=0.003)),
+        lambda sgd: setattr(sgd, "recipe", sgd.recipe.override(momentum=0.3)),
+        lambda sgd: setattr(sgd, "recipe", sgd.recipe.override(weight_decay=0.2)),
+        lambda sgd: sgd.load({name: 3 * v for name, v in host(sgd.net, sgd.momentum).items()}),
+        lambda sgd: setattr(sgd, "recipe", sgd.recipe.override(layer_lr={"conv1": 0})),
+    )
+    first, second = (SGD(PlannedNet(FUSIBLE, be, SEED)) for _ in range(2))
+    x, labels = batch(FUSIBLE, IMAGES)
+    for step, change in enumerate(changes):
+        change(first), change(second)
+        before = host(first.net, first.net.params)
+        first.fused_step(x, labels, step=step, epoch=step)
+        _, grads = second.net.gradients(x, labels, train=True, step=step)
+        second.step(grads, step)
+        for one, other in (
+            (first.net.params, second.net.params),
+            (first.momentum, second.momentum),
+        ):
+            expected = host(second.net, other)
+            assert all(same_bits(v, expected[name]) for name, v in host(first.net, one).items())
+        frozen = same_bits(before["conv1.w"], host(first.net, first.net.params)["conv1.w"])
+        assert frozen == (step == len(changes) - 1)
+
+
+@pytest.mark.parametrize("be", parameters(NUMPY), indirect=True)
+def test_other_rates_need_no_other_program(be: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU one is memory, and a graph to capture: a recipe may come anew with every step."""
+    made: list[Any] = []
+    usual = be.record
+
+    def record(work: Any, **how: Any) -> Any:
+        made.append(work)
+        return usual(work, **how)
+
+    monkeypatch.setattr(be, "record", record)
+    sgd = SGD(PlannedNet(FUSIBLE, be, SEED))
+    x, labels = batch(FUSIBLE, IMAGES)
+    for step in range(3):
+        sgd.recipe = sgd.recipe.override(lr=0.01 / (step + 1))
+        sgd.fused_step(x, labels, step=step, epoch=step)
+    assert len(made) == 1
+    sgd.recipe = sgd.recipe.override(momentum=0.1)
+    sgd.fused_step(x, labels, step=3, epoch=3)
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
