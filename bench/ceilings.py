@@ -19,7 +19,7 @@ _GIGA = 1e9
 _TERA = 1e12
 _LAUNCHES = 1000
 _WARMUPS = 3
-# Of bfloat16, in one of two numbers that are each the sum of three of them.
+# Products of bfloat16 in one of numbers that are each the sum of three.
 _PRODUCTS_OF_THREE = 6
 
 
