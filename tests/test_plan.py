@@ -423,6 +423,15 @@ def programs(spec: NetSpec, be: Any, precision: plan.Precision) -> tuple[Program
     return found[0], found[1]
 
 
+def kind(made: plan.Plan, call: plan.Call) -> tuple[Any, ...]:
+    """All of a call but the numbers in its arrays: the operation, their layouts, the settings."""
+    arrays = [*call.reads.items(), *enumerate(call.writes), *call.learns.items()]
+    layouts = [
+        (place, made.shape(one), made.arrays[plan.name_of(one)].dtype) for place, one in arrays
+    ]
+    return call.op, tuple(layouts), repr(call.settings)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("be", parameters(SIM), indirect=True)
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
@@ -430,8 +439,16 @@ def programs(spec: NetSpec, be: Any, precision: plan.Precision) -> tuple[Program
 def test_each_call_of_alexnet_at_its_full_size(
     be: Any, preset: str, precision: plan.Precision
 ) -> None:
+    """Of the source's network, whose products are the paper's, those that the paper's has not."""
     own, numpy = programs(nets.alexnet(preset=preset), be, precision)
+    papers = plan.make(nets.alexnet(preset="paper"), goal="update", precision=precision)
+    known = {kind(papers, call) for call in papers.calls} if preset == "source" else set()
+    left = [call for call in own.plan.calls if kind(own.plan, call) not in known]
+    assert len(left) >= 4
     for (call, run), (_, same) in zip(own.calls, numpy.calls, strict=True):
+        if call not in left:
+            same()
+            continue
         touched = {plan.name_of(each) for each in call.operands()}
         for parameter in call.learns.values():
             touched |= {parameter, f"{parameter}.low", f"{parameter}.v"} & set(own.arrays)
