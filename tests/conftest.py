@@ -36,6 +36,9 @@ TRIED = "tried"
 def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
+    if config.getoption("numprocesses", 0):  # what one of several refuses ends in its traceback
+        for name in (name for name in REQUIRED if name in selected()):
+            refuse_to_lack(name)
 
 
 def pytest_report_header() -> str:
@@ -66,11 +69,8 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
     backend = variant.backend if variant else None
     if backend and backend not in selected():
         return False
-    if backend in REQUIRED and (reason := missing(backend)):
-        raise pytest.UsageError(
-            f"The tests need the backend {backend}: {reason} "
-            f"(To go on without it, name the others in {SELECTION}.)"
-        )
+    if backend in REQUIRED:
+        refuse_to_lack(backend)
     if variant and not variant.takes_big and item.get_closest_marker("big"):
         return False
     for costly in ("slow", "faults"):
@@ -83,6 +83,15 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
     if item.get_closest_marker("gpu") and "gpu" not in named_markers:
         return missing("cuda") is None
     return True
+
+
+def refuse_to_lack(backend: str) -> None:
+    """End the run where a backend is missing that it needs."""
+    if reason := missing(backend):
+        raise pytest.UsageError(
+            f"The tests need the backend {backend}: {reason} "
+            f"(To go on without it, name the others in {SELECTION}.)"
+        )
 
 
 def variant_of(item: pytest.Item) -> Variant | None:
