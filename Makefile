@@ -60,7 +60,7 @@ train: $(VENV)/installed
 	$(BIN)/pyalexnet train
 
 test: $(VENV)/test-installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-faults: $(VENV)/test-installed
 	$(BIN)/python -m pytest -m faults

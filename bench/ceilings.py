@@ -19,6 +19,8 @@ _GIGA = 1e9
 _TERA = 1e12
 _LAUNCHES = 1000
 _WARMUPS = 3
+# Products of bfloat16 in one of numbers that are each the sum of three.
+_PRODUCTS_OF_THREE = 6
 
 
 def measured(
@@ -42,6 +44,8 @@ def as_card(name: str, ceilings: list[Ceiling]) -> Card | None:
     }
     if "copy" not in reached or "fp32" not in flops:
         return None
+    if "bf16" in flops:
+        flops["fp32x3"] = flops["bf16"] / _PRODUCTS_OF_THREE
     return Card(name, flops, reached["copy"] * _GIGA, "measured in this run")
 
 

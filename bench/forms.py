@@ -23,6 +23,7 @@ from .timing import Plan
 
 _MEGABYTE = 2**20
 _PEERS: Mapping[Precision, tuple[str, ...]] = {"fp32": ("fp32", "tf32"), "bf16": ("bf16",)}
+_STRICT = ("fp32",)
 _OURS = tuple(_PEERS)
 _COMPILED_IN = "bf16"
 _GIVEN = (
@@ -39,8 +40,9 @@ class Form:
     operations: networks and batch sizes whose operations are timed. fused: our precisions in which
     those are too that take layers together. precisions: ours, with those of
     the peers beside each. ways: how our side runs a step, the last beside the peers. modes: of the
-    peers. compiled: steps, and the precisions, that torch.compile is timed on too. sizes: of the
-    products among the ceilings; copied: bytes of the copy.
+    peers. compiled: steps, and the precisions, that torch.compile is timed on too. in_fp32x3: steps
+    that are timed in fp32x3 too, fused, beside the peers' strict float32. sizes: of the products
+    among the ceilings; copied: bytes of the copy.
     """
 
     name: str
@@ -51,17 +53,25 @@ class Form:
     ways: tuple[Way, ...]
     modes: tuple[str, ...]
     compiled: tuple[tuple[StepCase, str], ...]
+    in_fp32x3: tuple[StepCase, ...]
     sizes: tuple[int, ...]
     copied: int
     plan: Plan
     step_plan: Plan
     notes: tuple[str, ...] = ()
 
+    def ours(self, case: StepCase) -> Iterator[list[Ours]]:
+        """Every way in which our side runs a step, one precision after the other."""
+        for precision in self.precisions:
+            yield [Ours(precision, way) for way in self.ways]
+        if case in self.in_fp32x3:
+            yield [Ours("fp32x3", way) for way in self.ways if way != "layer by layer"]
+
     def modes_of(self, case: StepCase, ours: Precision) -> dict[str, tuple[str, ...]]:
         """How PyTorch runs a step beside ours, by precision: see `torch_steps.Form.mode`."""
         return {
             precision: self.modes + (COMPILED if (case, precision) in self.compiled else ())
-            for precision in self.precisions[ours]
+            for precision in self.precisions.get(ours, _STRICT)
         }
 
     @property
@@ -85,6 +95,7 @@ def cpu(seconds: float) -> Form:
         WAYS[:1],
         ("eager",),
         (),
+        (),
         (1024,),
         64 * _MEGABYTE,
         Plan(seconds, 4, 20, warmups=1),
@@ -96,7 +107,8 @@ def cpu(seconds: float) -> Form:
 def gpu(quick: bool) -> Form:
     """The paper's network and torchvision's, at the batch sizes that matter.
 
-    quick: torch.compile on the first step alone and in one precision, fused operations in one.
+    quick: torch.compile on the first step alone and in one precision, fused operations in one,
+    fp32x3 on the paper's network.
     """
     batches = (128,) if quick else (128, 256, 1024)
     step_batches = (128, 256) if quick else (32, 64, 128, 256, 512, 1024)
@@ -115,6 +127,7 @@ def gpu(quick: bool) -> Form:
         WAYS,
         ("eager", "graph"),
         ((steps[0], _COMPILED_IN),) if quick else compiled,
+        tuple(step for step in steps if step.label == _label("caffe")) if quick else steps,
         (2048, 4096, 8192),
         1024 * _MEGABYTE,
         Plan(0.2 if quick else 0.5, 20, 100, warmups=3),
@@ -141,6 +154,7 @@ def dry() -> Form:
         WAYS,
         ("eager",),
         (),
+        steps[:1],
         (32,),
         _MEGABYTE,
         plan,
@@ -244,9 +258,8 @@ def _steps(
     ceiling: Card | None,
     pack: Path | None,
 ) -> None:
-    for precision in form.precisions:
-        ways = [Ours(precision, way) for way in form.ways]
-        modes = form.modes_of(case, precision)
+    for ways in form.ours(case):
+        modes = form.modes_of(case, ways[-1].precision)
         results.steps += whole.rows(device, case, ways, gate, peers, modes, form.step_plan, ceiling)
         if pack is not None:
             dataset = data.load(pack, image_size=case.spec.input_shape[:2])

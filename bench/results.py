@@ -152,12 +152,16 @@ def label(row: OperationRow | StepRow) -> str:
 
 def best(row: OperationRow | StepRow, precision: str | None = None) -> PeerTime | None:
     """The fastest form of any peer, of one precision or of any."""
-    timed = [peer for peer in row.peers if peer.timing and precision in (None, peer.precision)]
+    # Three bfloat16 to a number: the peers that are as accurate are those in strict float32.
+    alike = (precision, "fp32") if precision == "fp32x3" else (precision,)
+    timed = [
+        peer for peer in row.peers if peer.timing and (not precision or peer.precision in alike)
+    ]
     return min(timed, key=_median, default=None)
 
 
 def compared(row: OperationRow | StepRow) -> str:
-    """Who is faster, against the best peer in our own precision."""
+    """Who is faster, against the best peer that is as accurate."""
     if row.failed or row.ours is None:
         return "FAILED"
     peer = best(row, row.precision)

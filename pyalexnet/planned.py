@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyalexnet import plan
 from pyalexnet.backends import backend as make_backend
 from pyalexnet.backends.base import Array, Backend
 from pyalexnet.net import Net, NetSpec, Part
 from pyalexnet.plan import Converted, Goal, Precision, Source
-from pyalexnet.program import Numbers, Program, Rule
+from pyalexnet.program import Numbers, Program, Update
 
 # Programs that are kept: for training and evaluation, and for the last, smaller batch of each.
 _PROGRAMS = 6
@@ -178,9 +179,8 @@ class PlannedNet(Net):
         labels: Any,
         *,
         step: int,
-        rates: Mapping[str, float],
-        rules: Mapping[str, Rule],
-        momentum: Mapping[str, Array],
+        rates: NDArray[np.float64],
+        update: Update,
     ) -> Array:
         """Forward, backward and update; where the plan is fused, no gradient of a weight is kept.
 
@@ -188,15 +188,15 @@ class PlannedNet(Net):
             images: as for `gradients`.
             labels: (N,) integers.
             step: number of the step.
-            rates: learning rates by parameter.
-            rules: momentum and weight decay by parameter.
-            momentum: buffers by parameter, which it changes.
+            rates: learning rates in the order of `spec.param_shapes`.
+            update: the rest of the rule, and the buffers of momentum. A program is made for each
+                such object, so that steps alike have to come with the same one.
 
         Returns:
             The mean loss, 0-d.
         """
         x, source = self._as_given(images)
-        program = self._program("update", len(x), True, source, rules, momentum)
+        program = self._program("update", len(x), True, source, update)
         self._numbers.set(step, rates)
         self._run(program, x, labels)
         return self._scored(program)
@@ -211,9 +211,8 @@ class PlannedNet(Net):
     def _scored(self, program: Program) -> Array:
         """The loss, and `last_errors`, as arrays that the next pass leaves alone."""
         scores = self.backend.copy(program.scores)
-        loss, *errors = (scores[i : i + 1].reshape(()) for i in range(len(scores)))
-        self.last_errors = (errors[0], errors[1])
-        return loss
+        self.last_errors = (scores[1, ...], scores[2, ...])
+        return scores[0, ...]
 
     def _run(self, program: Program, images: Array, labels: Any = None) -> None:
         source = program.arrays[program.plan.source]
@@ -231,16 +230,14 @@ class PlannedNet(Net):
         images: int,
         train: bool,
         source: Source,
-        rules: Mapping[str, Rule] | None = None,
-        momentum: Mapping[str, Array] | None = None,
+        update: Update | None = None,
     ) -> Program:
         """The program of a pass; the oldest make room."""
-        buffers = tuple(map(id, (momentum or {}).values()))
-        key = (goal, images, train, source, tuple((rules or {}).items()), buffers)
+        key = (goal, images, train, source, update)
         if key not in self._programs:
             if len(self._programs) == _PROGRAMS:
                 del self._programs[next(iter(self._programs))]
-            self._programs[key] = self._new_program(goal, images, train, source, rules, momentum)
+            self._programs[key] = self._new_program(*key)
         return self._programs[key]
 
     def _new_program(
@@ -249,8 +246,7 @@ class PlannedNet(Net):
         images: int,
         train: bool,
         source: Source,
-        rules: Mapping[str, Rule] | None,
-        momentum: Mapping[str, Array] | None,
+        update: Update | None,
     ) -> Program:
         made = plan.make(
             self.spec,
@@ -264,7 +260,7 @@ class PlannedNet(Net):
         given = {
             **part.params,
             **{f"{name}.low": low for name, low in part.low.items()},
-            **{f"{name}.v": v for name, v in (momentum or {}).items()},
+            **{f"{name}.v": v for name, v in (update.momentum if update else {}).items()},
             **self._numbers.rates,
         }
         if source == "images":
@@ -276,6 +272,6 @@ class PlannedNet(Net):
             given=given,
             step=self._numbers.step,
             seed=self.seed,
-            rules=rules,
+            rules=update.rules if update else None,
             graph=self._graph,
         )

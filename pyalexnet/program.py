@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyalexnet.backends.base import Array, Backend
 from pyalexnet.backends.learned import Learned
@@ -24,6 +25,18 @@ class Rule:
 
     momentum: float
     weight_decay: float
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """How a program changes parameters, by their names.
+
+    Not compared by what it holds, but as an object: that is what a step finds its program by.
+    rules: all but the learning rates. momentum: buffers of the device, which it changes too.
+    """
+
+    rules: Mapping[str, Rule]
+    momentum: Mapping[str, Array]
 
 
 class Program:
@@ -156,6 +169,7 @@ class Numbers:
     def __init__(self, backend: Backend, parameters: tuple[str, ...]) -> None:
         self._backend = backend
         self._host = np.zeros(1 + len(parameters), np.uint32)
+        self._host_rates = self._host[1:].view(np.float32)
         self._array = backend.zeros(self._host.shape, np.uint32)
         self.step: Array = self._array[:1].reshape(())
         rates = self._array[1:].view(np.float32)
@@ -163,13 +177,11 @@ class Numbers:
             f"{name}.lr": rates[i : i + 1].reshape(()) for i, name in enumerate(parameters)
         }
 
-    def set(self, step: int, rates: Mapping[str, float] | None = None) -> None:
-        """Bring over the step, and the rates where they are given, by parameter."""
+    def set(self, step: int, rates: NDArray[np.float64] | None = None) -> None:
+        """Bring over the step, and the rates where they are given, in the parameters' order."""
         self._host[0] = step
         if rates is not None:
-            self._host[1:].view(np.float32)[:] = [
-                rates[name.removesuffix(".lr")] for name in self.rates
-            ]
+            self._host_rates[:] = rates
         self._backend.assign(self._array, self._host)
 
     def set_from(self, step: Array) -> None:

@@ -8,9 +8,12 @@ the exceptions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pyalexnet.backends.checks import integer, positive, real
 from pyalexnet.errors import ArgumentError
@@ -138,10 +141,14 @@ class Recipe:
 
         epoch: counted from 0, with fractions. drops: of `PlateauState`, for a `Plateau`.
         """
+        base, schedule = self.course(parameter)
+        return base * schedule.factor(epoch, drops)
+
+    def course(self, parameter: str) -> tuple[float, Schedule]:
+        """Learning rate of `parameter` before its schedule, and that."""
         rate, is_bias = self._of(parameter)
         own = rate.schedule_b if is_bias else rate.schedule_w
-        schedule = self.schedule if own is None else own
-        return (rate.lr_b if is_bias else rate.lr_w) * schedule.factor(epoch, drops)
+        return rate.lr_b if is_bias else rate.lr_w, self.schedule if own is None else own
 
     def decay(self, parameter: str) -> float:
         """Weight decay of `parameter` ("conv1.w")."""
@@ -236,3 +243,26 @@ class Recipe:
     def _each_rate(self, change: Callable[[Rate], Rate]) -> Recipe:
         rates = {layer: change(rate) for layer, rate in self.rates.items()}
         return dataclasses.replace(self, rate=change(self.rate), rates=rates)
+
+
+class Rates:
+    """The learning rates of some parameters under a recipe, for every step of a run.
+
+    Most share a schedule, which is asked once for all of them.
+    """
+
+    def __init__(self, recipe: Recipe, parameters: Iterable[str]) -> None:
+        courses = [recipe.course(name) for name in parameters]
+        self._base = np.array([base for base, _ in courses])
+        self._schedules: list[Schedule] = []
+        for _, schedule in courses:
+            if schedule not in self._schedules:
+                self._schedules.append(schedule)
+        of = [self._schedules.index(schedule) for _, schedule in courses]
+        self._of = np.array(of, np.intp)
+
+    def at(self, epoch: float, drops: int = 0) -> NDArray[np.float64]:
+        """What `Recipe.lr` gives for each parameter, in their order."""
+        factors = np.array([schedule.factor(epoch, drops) for schedule in self._schedules])
+        rates: NDArray[np.float64] = self._base * factors[self._of]
+        return rates

@@ -14,8 +14,8 @@ from pyalexnet.backends.base import Array
 from pyalexnet.errors import ArgumentError
 from pyalexnet.net import Net
 from pyalexnet.planned import PlannedNet
-from pyalexnet.program import Rule
-from pyalexnet.recipe import Recipe
+from pyalexnet.program import Rule, Update
+from pyalexnet.recipe import Rates, Recipe
 
 
 class SGD:
@@ -23,20 +23,33 @@ class SGD:
 
     Attributes:
         net: whose parameters it updates, in place.
-        recipe: learning rates, decays and momentum; may be replaced between two steps.
     """
 
     net: Net
-    recipe: Recipe
 
     def __init__(self, net: Net, recipe: Recipe | None = None) -> None:
         """Begin with buffers of zeros; without a recipe, with the net's own."""
         self.net = net
-        self.recipe = net.spec.recipe if recipe is None else recipe
         self._buffers = tuple(
             {name: part.backend.zeros(w.shape) for name, w in part.params.items()}
             for part in net.parts
         )
+        self._update = Update({}, self._buffers[0])
+        self.recipe = net.spec.recipe if recipe is None else recipe
+
+    @property
+    def recipe(self) -> Recipe:
+        """Learning rates, decays and momentum; may be replaced between two steps."""
+        return self._recipe
+
+    @recipe.setter
+    def recipe(self, recipe: Recipe) -> None:
+        # Here and in `load`, so that a step does not look for what has changed.
+        names = self.net.spec.param_shapes()
+        self._recipe, self._rates = recipe, Rates(recipe, names)
+        rules = {name: Rule(recipe.momentum, recipe.decay(name)) for name in names}
+        if rules != self._update.rules:  # other rates alone need no other program
+            self._update = Update(rules, self._buffers[0])
 
     @property
     def momentum(self) -> dict[str, Array]:
@@ -94,17 +107,10 @@ class SGD:
             raise ArgumentError(
                 f"SGD: net is a {type(self.net).__name__}; a PlannedNet was expected."
             )
-        names = self.net.spec.param_shapes()
-        momentum = self.recipe.momentum
-        return self.net.train_step(
-            images,
-            labels,
-            step=step,
-            rates={name: self.recipe.lr(name, epoch, drops) for name in names},
-            rules={name: Rule(momentum, self.recipe.decay(name)) for name in names},
-            momentum=self._buffers[0],
-        )
+        rates = self._rates.at(epoch, drops)
+        return self.net.train_step(images, labels, step=step, rates=rates, update=self._update)
 
     def load(self, momentum: Mapping[str, Any]) -> None:
         """Take copies of `momentum`, which has every buffer by name, of the host or any device."""
         self._buffers = self.net.divided(momentum)
+        self._update = Update(self._update.rules, self._buffers[0])

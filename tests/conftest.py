@@ -25,18 +25,20 @@ MARKERS = {
     "two_gpus": "needs two NVIDIA GPUs; left out where there are fewer, unless -m names it",
     "slow": "takes more than a few seconds; left out unless -m names it",
     "faults": "breaks something many times (make test-faults); left out unless -m names it",
-    "big": "too large for simcheck, which leaves it out",
+    "big": "too large for simcheck, which leaves it out, and for sim in more than two orders",
     "peer": "compares with PyTorch or onnxruntime; left out where they are missing, unless named",
 }
 
-TRIED = pytest.StashKey[list[tuple[str, str, int, str]]]()
-"""What `tried` was told: fault, test, times, result."""
+TRIED = "tried"
+"""The property of a test's report that holds what `tried` was told: fault, times, result."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[TRIED] = []
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
+    if config.getoption("numprocesses", 0):  # what one of several refuses ends in its traceback
+        for name in (name for name in REQUIRED if name in selected()):
+            refuse_to_lack(name)
 
 
 def pytest_report_header() -> str:
@@ -63,15 +65,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def runs_here(item: pytest.Item, named_markers: str) -> bool:
     """Whether this run is meant to hold, and can hold, this test."""
-    backend = backend_of(item)
+    variant = variant_of(item)
+    backend = variant.backend if variant else None
     if backend and backend not in selected():
         return False
-    if backend in REQUIRED and (reason := missing(backend)):
-        raise pytest.UsageError(
-            f"The tests need the backend {backend}: {reason} "
-            f"(To go on without it, name the others in {SELECTION}.)"
-        )
-    if backend == "simcheck" and item.get_closest_marker("big"):
+    if backend in REQUIRED:
+        refuse_to_lack(backend)
+    if variant and not variant.takes_big and item.get_closest_marker("big"):
         return False
     for costly in ("slow", "faults"):
         if item.get_closest_marker(costly) and costly not in named_markers:
@@ -85,11 +85,20 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
     return True
 
 
-def backend_of(item: pytest.Item) -> str | None:
-    """Name of the backend that the test's fixture `be` will be."""
+def refuse_to_lack(backend: str) -> None:
+    """End the run where a backend is missing that it needs."""
+    if reason := missing(backend):
+        raise pytest.UsageError(
+            f"The tests need the backend {backend}: {reason} "
+            f"(To go on without it, name the others in {SELECTION}.)"
+        )
+
+
+def variant_of(item: pytest.Item) -> Variant | None:
+    """The backend that the test's fixture `be` will be."""
     call = getattr(item, "callspec", None)
     variant = call.params.get("be") if call else None
-    return variant.backend if isinstance(variant, Variant) else None
+    return variant if isinstance(variant, Variant) else None
 
 
 def peers() -> bool:
@@ -116,13 +125,18 @@ def tried(request: pytest.FixtureRequest) -> Callable[..., None]:
 
     def tell(fault: str, times: int, result: str = "nothing lost") -> None:
         if request.node.get_closest_marker("faults"):  # a sample is no record
-            request.config.stash[TRIED].append((fault, request.node.nodeid, times, result))
+            request.node.user_properties.append((TRIED, (fault, times, result)))
 
     return tell
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    rows = terminalreporter.config.stash[TRIED]
+    rows = [
+        (fault, report.nodeid, times, result)
+        for report in terminalreporter.getreports("passed")
+        for name, (fault, times, result) in report.user_properties
+        if name == TRIED
+    ]
     if not rows:
         return
     terminalreporter.section("faults tried")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,8 @@ def test_every_launcher_is_bound() -> None:
 # ---------------------------------------------------------------------- Python
 
 
-def imports(file: Path) -> set[str]:
+@cache
+def imports(file: Path) -> frozenset[str]:
     """Modules that a file imports anywhere, by statement or by name."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
@@ -158,7 +160,7 @@ def imports(file: Path) -> set[str]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             argument = node.args[0]
             found |= {str(argument.value)} if isinstance(argument, ast.Constant) else set()
-    return found
+    return frozenset(found)
 
 
 def imported_packages(file: Path) -> set[str]:

@@ -16,6 +16,7 @@ import pytest
 import pyalexnet
 from bench import (
     cases,
+    ceilings,
     cli,
     environment,
     forms,
@@ -31,7 +32,7 @@ from bench import (
 from bench.device import Gpu, Host
 from bench.peers import Peers
 from bench.peers.torch_steps import COMPILED, Form, TorchStep
-from bench.results import Costs, OperationRow, PeerTime, Results, StepRow, label
+from bench.results import Ceiling, Costs, OperationRow, PeerTime, Results, StepRow, compared, label
 from bench.steps import WAYS, Gate, Ours
 from bench.timing import Plan, Timing
 from pyalexnet import nets
@@ -196,7 +197,8 @@ def test_dry_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     unmatched = [one["case"] for one in found["operations"] if not one["peers"]]
     assert not unmatched
     ways = [(one["precision"], one["form"]) for one in found["steps"]]
-    assert ways == [*itertools.product(("fp32", "bf16"), WAYS)] * 2
+    both = [*itertools.product(("fp32", "bf16"), WAYS)]
+    assert ways == [*both, *itertools.product(("fp32x3",), WAYS[1:]), *both]
     failed = [peer for one in found["operations"] + found["steps"] for peer in one["peers"]]
     reasons = {peer["failed"] for peer in failed if peer["failed"]}
     # The one op that PyTorch does not have in bf16 on a CPU.
@@ -301,6 +303,31 @@ def test_peers_stand_beside_a_precision_of_ours() -> None:
     """TF32 beside our float32, which has no tensor cores; bfloat16 beside bfloat16."""
     assert forms.gpu(quick=True).precisions == {"fp32": ("fp32", "tf32"), "bf16": ("bf16",)}
     assert forms.cpu(1.0).precisions == {"fp32": ("fp32",)}
+
+
+def test_fp32x3_stands_beside_strict_float32() -> None:
+    """A whole step, fused: quick of the paper's network, in full of all; on a CPU of none."""
+    quick, full, cpu = forms.gpu(quick=True), forms.gpu(quick=False), forms.cpu(1.0)
+    for form, count in ((quick, 2), (full, len(full.steps)), (forms.dry(), 1), (cpu, 0)):
+        found = [ways for case in form.steps for ways in form.ours(case)]
+        tripled = [ways for ways in found if ways[0].precision == "fp32x3"]
+        assert tripled == [[Ours("fp32x3", "fused"), Ours("fp32x3", "fused, graph")]] * count
+    assert {case.label for case in quick.in_fp32x3} == {"AlexNet (caffe preset)"}
+    assert [*full.modes_of(full.steps[0], "fp32x3")] == ["fp32"]
+    strict, faster = (PeerTime(p, p, timing(t), None) for p, t in (("fp32", 4e-3), ("tf32", 1e-3)))
+    step = StepRow("n", "s", 128, "fp32x3", timing(2e-3), None, (strict, faster))
+    assert compared(step).startswith("ours 2.00x")
+    assert compared(dataclasses.replace(step, peers=(faster,))) == "no peer"
+
+
+def test_fp32x3_is_held_against_a_sixth_of_bfloat16() -> None:
+    names = ("copy", "fp32 product, 32", "bf16 product, 32", "bf16 product, 64")
+    reached = [
+        Ceiling(name, value, "") for name, value in zip(names, (1, 2, 600, 540), strict=True)
+    ]
+    card = ceilings.as_card("a card", reached)
+    assert card is not None and card.flops["fp32x3"] == 100e12
+    assert (plain := ceilings.as_card("a card", reached[:2])) and "fp32x3" not in plain.flops
 
 
 def test_ways_of_a_step() -> None:

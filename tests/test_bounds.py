@@ -430,6 +430,8 @@ EACH_SLIP = pytest.mark.parametrize(
         for family in slip.family.split()
     ],
 )
+# The first to ask for them waits for every kernel, instrumented: minutes where cores are busy.
+compiles = pytest.mark.timeout(1200)
 SLIP_HEADER = """#pragma once
 extern int planted_slip;
 inline int slip(int number) { return number == planted_slip ? 1 : 0; }
@@ -464,11 +466,13 @@ def said(slipping: Path, family: str, number: int) -> str:
     return done.stdout
 
 
+@compiles
 @pytest.mark.parametrize("family", sorted({one for slip in SLIPS for one in slip.family.split()}))
 def test_without_a_slip_nothing_is_reported(slipping: Path, family: str) -> None:
     assert said(slipping, family, 0) == "no report\n"
 
 
+@compiles
 @EACH_SLIP
 def test_a_wrong_bound_is_noticed(slipping: Path, family: str, number: int, slip: Slip) -> None:
     report = said(slipping, family, number)

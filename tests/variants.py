@@ -27,6 +27,11 @@ class Variant:
     def __str__(self) -> str:
         return f"{self.backend}-seed{self.schedule}" if self.schedule else self.backend
 
+    @property
+    def takes_big(self) -> bool:
+        """Whether tests marked big run on it: of sim's seeded orders in the first alone."""
+        return self.backend != "simcheck" and self.schedule < 2
+
     def open(self) -> Any:
         """The backend, in this schedule."""
         backend: Any = pyalexnet.backend(self.backend)
