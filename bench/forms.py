@@ -11,14 +11,14 @@ from pathlib import Path
 from pyalexnet import data, nets
 from pyalexnet.plan import Precision
 
-from . import cases, ceilings, compiler, floors, lint, loader, operations, whole
+from . import cases, ceilings, compiler, floors, lint, loader, loops, operations, whole
 from .cards import PRECISIONS, Card
 from .cases import Case
 from .device import Device
 from .peers import Peers
 from .peers.torch_steps import COMPILED
 from .results import Results
-from .steps import WAYS, Gate, Ours, StepCase, Way
+from .steps import OTHER_LOOP, WAYS, Gate, Ours, StepCase, Way
 from .timing import Plan
 
 _MEGABYTE = 2**20
@@ -60,10 +60,15 @@ class Form:
     step_plan: Plan
     notes: tuple[str, ...] = ()
 
-    def ours(self, case: StepCase) -> Iterator[list[Ours]]:
-        """Every way in which our side runs a step, one precision after the other."""
+    def ours(self, case: StepCase, hopper: bool = False) -> Iterator[list[Ours]]:
+        """Every way in which our side runs a step, one precision after the other.
+
+        hopper: whether Hopper's main loop is in use, which is then compared with the other.
+        """
         for precision in self.precisions:
-            yield [Ours(precision, way) for way in self.ways]
+            *parts, whole = (Ours(precision, way) for way in self.ways)
+            both = hopper and precision == "bf16"
+            yield [*parts, *([Ours(precision, OTHER_LOOP)] if both else []), whole]
         if case in self.in_fp32x3:
             yield [Ours("fp32x3", way) for way in self.ways if way != "layer by layer"]
 
@@ -201,6 +206,9 @@ def run(
     for row in timed:
         results.operations.append(row)
         done(f"{row.net} {row.case}, batch {row.batch}")
+    for product in loops.rows(device, wanted, form.plan):
+        results.loops.append(product)
+        done(f"{product.net} {product.case}, batch {product.batch}, both loops")
     if only is None or only in "loader":
         results.loader += loader.rows(device.backend, form.step_plan, pack)
         done("loader")
@@ -258,7 +266,7 @@ def _steps(
     ceiling: Card | None,
     pack: Path | None,
 ) -> None:
-    for ways in form.ours(case):
+    for ways in form.ours(case, loops.is_hopper(device.backend)):
         modes = form.modes_of(case, ways[-1].precision)
         results.steps += whole.rows(device, case, ways, gate, peers, modes, form.step_plan, ceiling)
         if pack is not None:

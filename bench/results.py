@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from .floors import Floor
 from .timing import Timing, verdict
@@ -50,6 +51,19 @@ class OperationRow:
 
 
 @dataclass(frozen=True)
+class LoopRow:
+    """A product of bfloat16 by either main loop of the tensor cores: any card's, and Hopper's."""
+
+    case: str
+    net: str
+    batch: int
+    flops: float
+    mma: Timing | None
+    wgmma: Timing | None
+    failed: str | None
+
+
+@dataclass(frozen=True)
 class StepRow:
     """A whole training step. floor: seconds of the fused plan at this run's ceilings. form: how it
     was run: see `steps.Way`.
@@ -65,6 +79,9 @@ class StepRow:
     floor: float | None = None
     costs: Costs = Costs()
     form: str = ""
+
+
+Row: TypeAlias = OperationRow | LoopRow | StepRow
 
 
 @dataclass(frozen=True)
@@ -128,6 +145,7 @@ class Results:
     environment: dict[str, str]
     ceilings: list[Ceiling] = field(default_factory=list)
     operations: list[OperationRow] = field(default_factory=list)
+    loops: list[LoopRow] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
     loader: list[LoaderRow] = field(default_factory=list)
     floors: list[Floor] = field(default_factory=list)
@@ -138,12 +156,14 @@ class Results:
     @property
     def failures(self) -> list[str]:
         """Wrong answers of ours, each in a sentence."""
-        rows: list[OperationRow | StepRow] = [*self.operations, *self.steps]
+        rows: list[Row] = [*self.operations, *self.loops, *self.steps]
         return [f"{label(row)}: {row.failed}." for row in rows if row.failed]
 
 
-def label(row: OperationRow | StepRow) -> str:
+def label(row: Row) -> str:
     """A row's name with its network and batch size."""
+    if isinstance(row, LoopRow):
+        return f"{row.net} {row.case}, batch {row.batch}, both loops"
     if isinstance(row, OperationRow):
         return f"{row.net} {row.case}, batch {row.batch}, {row.precision}"
     form = f", {row.form}" if row.form else ""

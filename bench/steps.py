@@ -8,7 +8,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+import pyalexnet
 from pyalexnet.backends import Backend
+from pyalexnet.backends.kernels import KernelBackend
 from pyalexnet.data import Dataset
 from pyalexnet.data.views import centre
 from pyalexnet.net import Net, NetSpec
@@ -22,10 +24,12 @@ from .reference import ReferenceBackend
 
 Batch: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 
-Way: TypeAlias = Literal["layer by layer", "fused", "fused, graph"]
+Way: TypeAlias = Literal["layer by layer", "fused", "fused, graph", "fused, graph, mma"]
 """How our side runs a step: every layer an operation of its own; by the fusion plan; that as one
-CUDA graph, which a CPU has not: there it is the same as the second."""
+CUDA graph, which a CPU has not: there it is the same as the second; on a Hopper GPU that with the
+main loop of any card."""
 WAYS: tuple[Way, ...] = ("layer by layer", "fused", "fused, graph")
+OTHER_LOOP: Way = "fused, graph, mma"
 
 # Batches that take turns, so that no step finds its input in a cache.
 BATCHES = 8
@@ -51,7 +55,9 @@ class Ours:
         """The network; layer by layer in float32 the one that goes by no plan."""
         if self == Ours():
             return Net(spec, backend=backend)
-        fused, graph = self.way != "layer by layer", self.way == "fused, graph"
+        fused, graph = self.way != "layer by layer", "graph" in self.way
+        if self.way == OTHER_LOOP:
+            backend = _of_any_card(backend)
         return PlannedNet(spec, backend=backend, precision=self.precision, fused=fused, graph=graph)
 
     def reference(self) -> Ours:
@@ -59,6 +65,14 @@ class Ours:
         if self.precision != "bf16":
             return Ours()
         return Ours(self.precision, "fused" if self.way != "layer by layer" else self.way)
+
+
+def _of_any_card(backend: Backend) -> Backend:
+    """Another backend for the same device, whose products take the main loop of any card."""
+    other = pyalexnet.backend(backend.name, backend.device)
+    if isinstance(other, KernelBackend):
+        other.hopper = False
+    return other
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from .results import (
     Costs,
+    LoopRow,
     OperationRow,
     PeerTime,
     Results,
@@ -17,7 +18,7 @@ from .results import (
 )
 from .timing import Timing
 
-_GIGA = 1e9
+_GIGA, _TERA = 1e9, 1e12
 # Of whole steps; "-" where it is not told, as on a CPU, which has no host but itself.
 _COSTS = ("kernels ms (of wall)", "host ms", "peak MB")
 
@@ -56,6 +57,7 @@ def _parts(results: Results) -> Iterator[str]:
         yield "## Wrong answers, not timed\n\n" + "\n".join(f"- {one}" for one in results.failures)
     yield from _section("Ceilings", _ceilings(results))
     yield from _section("Operations", _operations(results.operations))
+    yield from _section("Main loops of the tensor cores", _loops(results.loops))
     yield from _section("Whole training steps", _steps(results.steps))
     yield from _section("The loader", _loader(results))
     yield from _section("Every form of the peers", _forms(results))
@@ -108,6 +110,25 @@ def _operations(rows: list[OperationRow]) -> str:
     mean = geometric_mean(rows)
     text = f"Geometric mean of peer / ours: {mean:.2f}." if mean else ""
     return f"{table(header, lines)}\n\n{text}".strip()
+
+
+def _loops(rows: list[LoopRow]) -> str:
+    if not rows:
+        return ""
+    header = ["product", "batch", "mma ms", "rate", "wgmma ms", "rate", "mma / wgmma"]
+    return table(header, [_loop(row) for row in rows])
+
+
+def _loop(row: LoopRow) -> list[str]:
+    name = f"{row.net} {row.case}"
+    if row.mma is None or row.wgmma is None:
+        return [name, str(row.batch), *["failed"] * 4, "FAILED"]
+    times = [
+        cell
+        for timing in (row.mma, row.wgmma)
+        for cell in (_milliseconds(timing), f"{row.flops / timing.median / _TERA:.3g} TFLOP/s")
+    ]
+    return [name, str(row.batch), *times, f"{row.mma.median / row.wgmma.median:.2f}"]
 
 
 def _steps(rows: list[StepRow]) -> str:

@@ -117,6 +117,18 @@ def gpus() -> int:
 
 
 @pytest.fixture
+def any_cards_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Products of bfloat16 on a GPU take the main loop of any card, on Hopper too."""
+    be: Any = request.getfixturevalue("be") if "be" in request.fixturenames else None
+    if be is None or be.name != "cuda" or not be.hopper:
+        yield
+        return
+    be.hopper = False
+    yield
+    be.hopper = True
+
+
+@pytest.fixture
 def tried(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Called by a test as its last line: what was tried, and how often; counts with marker faults.
 

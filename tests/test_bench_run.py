@@ -22,6 +22,7 @@ from bench import (
     forms,
     gate,
     gpu,
+    loops,
     peers,
     record,
     sanitizer,
@@ -33,10 +34,11 @@ from bench.device import Gpu, Host
 from bench.peers import Peers
 from bench.peers.torch_steps import COMPILED, Form, TorchStep
 from bench.results import Ceiling, Costs, OperationRow, PeerTime, Results, StepRow, compared, label
-from bench.steps import WAYS, Gate, Ours
+from bench.steps import OTHER_LOOP, WAYS, Gate, Ours
 from bench.timing import Plan, Timing
 from pyalexnet import nets
 from pyalexnet.backends.numpy import NumpyBackend
+from pyalexnet.backends.sim import SimBackend
 from pyalexnet.data import Dataset, Split
 from pyalexnet.errors import BackendUnavailable
 from pyalexnet.layers import Conv, Linear, RNorm
@@ -328,6 +330,49 @@ def test_fp32x3_is_held_against_a_sixth_of_bfloat16() -> None:
     card = ceilings.as_card("a card", reached)
     assert card is not None and card.flops["fp32x3"] == 100e12
     assert (plain := ceilings.as_card("a card", reached[:2])) and "fp32x3" not in plain.flops
+
+
+def on_a_hopper() -> tuple[Host, Any]:
+    """The emulation in the place of such a card; and its backend."""
+    device, backend = Host("emulated"), SimBackend()
+    device.backend = backend
+    backend.hopper = True
+    return device, backend
+
+
+def test_both_loops_beside_each_other() -> None:
+    """Every product in bfloat16; and the other loop among the ways of a step."""
+    (device, backend), plan = on_a_hopper(), Plan(0.0, 2, 2, warmups=0)
+    of_each = [*cases.of(TINY, 2), *cases.of(TINY, 2, "bf16")]
+    found = [*loops.rows(device, of_each, plan)]
+    products = [case.name for case in of_each if case.flops and case.precision == "bf16"]
+    assert [row.case for row in found] == products
+    assert all(row.mma and row.wgmma and not row.failed for row in found)
+    assert backend.hopper
+    assert not [*loops.rows(Host("a CPU"), of_each, plan)]
+    results = Results("form", "command", {}, loops=found)
+    assert tables.document(results).count("TFLOP/s") == 2 * len(found)
+    ways = [[one.way for one in some] for some in forms.dry().ours(forms.dry().steps[1], True)]
+    assert ways == [[*WAYS], [*WAYS[:2], OTHER_LOOP, WAYS[2]]]
+
+
+def test_a_wrong_loop_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, _ = on_a_hopper()
+    wrong = {False: None, True: "y is off"}
+    monkeypatch.setattr("bench.gate.check", lambda backend, case, arrays: wrong[backend.hopper])
+    case = next(case for case in cases.of(TINY, 2, "bf16") if case.flops)
+    (row,) = loops.rows(device, [case], Plan(0.0, 2, 2, warmups=0))
+    assert row.failed == "wgmma: y is off"
+    results = Results("form", "command", {}, loops=[row])
+    assert "both loops: wgmma: y is off." in results.failures[0]
+    assert "FAILED" in tables.document(results)
+
+
+def test_a_step_with_the_loop_of_any_card() -> None:
+    _, backend = on_a_hopper()
+    other: Any = Ours("bf16", OTHER_LOOP).net(TINY, backend).backend
+    own: Any = Ours("bf16", WAYS[2]).net(TINY, backend).backend
+    assert own.hopper and not other.hopper
 
 
 def test_ways_of_a_step() -> None:

@@ -20,6 +20,9 @@ from trial import run
 from updates import LR, check_same_update, check_update
 from variants import ONE_ORDER
 
+# Hopper's own loop has its tests in test_hopper_loop.py.
+pytestmark = pytest.mark.usefixtures("any_cards_loop")
+
 CASES = pytest.mark.parametrize("case", each(CONVS))
 DIFFERENT, GROUPED, IN_GROUPS = CONVS[0], CONVS[1], CONVS[22]
 DRAW: dict[str, Any] = {"keep": 0.6, "seed": 11, "step": 7, "layer": 2}

@@ -20,6 +20,9 @@ from updates import LR, check_same_update, check_update
 from variants import ONE_ORDER
 
 # (N, in, out)
+# Hopper's own loop has its tests in test_hopper_loop.py.
+pytestmark = pytest.mark.usefixtures("any_cards_loop")
+
 SMALL, VECTORS, DEEP = (3, 7, 5), (5, 72, 24), (16, 1064, 40)
 SIZES = [
     SMALL,

@@ -1,0 +1,56 @@
+"""The two main loops of the tensor cores beside each other, product by product, on a Hopper GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from pyalexnet.backends import Backend
+from pyalexnet.backends.kernels import KernelBackend
+
+from . import gate
+from .cases import Case
+from .device import Device
+from .results import LoopRow
+from .timing import Plan, Run, interleaved
+
+_LOOPS = {"mma": False, "wgmma": True}
+"""What the backend's `hopper` is in each."""
+
+
+def rows(device: Device, cases: Iterable[Case], plan: Plan) -> Iterator[LoopRow]:
+    """Check and time those cases that multiply bfloat16; none where there is no second loop."""
+    backend = device.backend
+    if not is_hopper(backend):
+        return
+    for case in cases:
+        if case.flops and case.precision == "bf16":
+            yield _row(device, backend, case, plan)
+
+
+def is_hopper(backend: Backend) -> bool:
+    """Whether products of bfloat16 take Hopper's own loop here."""
+    return isinstance(backend, KernelBackend) and backend.hopper
+
+
+def _row(device: Device, backend: Any, case: Case, plan: Plan) -> LoopRow:
+    about = (case.name, case.net, case.batch, case.flops)
+    arrays = case.arrays()
+    runs: dict[str, Run] = {}
+    for name, hopper in _LOOPS.items():
+        if wrong := _in(backend, hopper, partial(gate.check, backend, case, arrays)):
+            return LoopRow(*about, None, None, f"{name}: {wrong}")
+        call = gate.Call(backend, case, arrays)
+        runs[name] = device.ready(partial(_in, backend, hopper, call.run))
+    timings = interleaved(device.stopwatch, runs, plan)
+    return LoopRow(*about, timings["mma"], timings["wgmma"], None)
+
+
+def _in(backend: Any, hopper: bool, call: Callable[[], Any]) -> Any:
+    """Make a call with one of the loops; afterwards Hopper's is in use again."""
+    backend.hopper = hopper
+    try:
+        return call()
+    finally:
+        backend.hopper = True
