@@ -304,7 +304,7 @@ AT_FULL_SIZE = pytest.mark.parametrize(
         pytest.param(
             *(layer, dtype, tensor),
             id=f"{layer}-{dtype}{'x3' if tensor else ''}",
-            marks=[pytest.mark.slow]
+            marks=[pytest.mark.slow, pytest.mark.timeout(1200)]
             if layer.name == "conv1" and (tensor or dtype != FLOAT32)
             else [],
         )

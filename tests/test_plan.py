@@ -433,6 +433,7 @@ def kind(made: plan.Plan, call: plan.Call) -> tuple[Any, ...]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("be", parameters(SIM), indirect=True)
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
 @pytest.mark.parametrize("preset", ["paper", "source"])
