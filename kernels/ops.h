@@ -191,32 +191,22 @@ template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Ru
                                        Learned<float> b, Rule b_rule, const ConvShape& shape,
                                        void* workspace, Stream stream);
 
-// ---------------------------------------------------------------------- linear (linear.cu)
+// ---------------------------------------------------------------------- linear layers
 // x, dx (rows, inputs); w, dw (outputs, inputs); b, db (outputs,); y, dy (rows, outputs):
 //   fprop  y = act(x w^T + b)     dgrad  dx = dy w     wgrad  dw = dy^T x, db = sum of dy's rows
-// The rest as for a convolution. A row is an image, an output a feature.
-struct LinearShape {
-    int rows, inputs, outputs;
-    int towers = 1; // devices that share the layer: as in ConvShape
-    Unit unit = Unit::fma;
-};
-
-template <class T> std::size_t linear_fprop_workspace(LinearShape shape);
-template <class T, class Y>
-void linear_fprop(const T* x, const T* w, const float* b, Y* y, LinearShape shape,
-                  Activation activation, const Dropped& dropped, void* workspace, Stream stream);
-
-template <class T> std::size_t linear_dgrad_workspace(LinearShape shape);
-template <class T> void linear_dgrad(const T* dy, const T* w, const T* gate, float factor, T* dx,
-                                     LinearShape shape, void* workspace, Stream stream);
-
-template <class T> std::size_t linear_wgrad_workspace(LinearShape shape);
-template <class T> void linear_wgrad(const T* x, const T* dy, float* dw, float* db,
-                                     LinearShape shape, void* workspace, Stream stream);
-
-template <class T> void linear_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Rule w_rule,
-                                         Learned<float> b, Rule b_rule, LinearShape shape,
-                                         void* workspace, Stream stream);
+// They are the same launchers: a linear layer is a convolution of images of one pixel, x (rows, 1,
+// 1, inputs) and w (outputs, 1, 1, inputs).
+inline ConvShape linear_shape(int rows, int inputs, int outputs, int towers, Unit unit) {
+    ConvShape shape{};
+    shape.images = rows;
+    shape.channels = inputs;
+    shape.filters = outputs;
+    shape.height = shape.width = shape.filter_h = shape.filter_w = 1;
+    shape.out_height = shape.out_width = shape.stride_h = shape.stride_w = shape.groups = 1;
+    shape.towers = towers;
+    shape.unit = unit;
+    return shape;
+}
 
 // ---------------------------------------------------------------------- neurons (activation.cu)
 // All arrays of `count` elements, any shape. NaN passes through. The output may be an input's very

@@ -28,7 +28,7 @@ INSTRUMENTED = (
     # gcc keeps a float4 whole; clang, which knows no such option, is not to stop at it.
     *("-fno-tree-sra", "-Wno-ignored-optimization-argument"),
 )
-FAST = ("-O2",)
+FAST = ("-O2", "-fno-code-hoisting", "-Wno-ignored-optimization-argument")  # as _sim is
 
 
 def program(

@@ -142,7 +142,7 @@ def test_every_exception_is_needed(be: Any) -> None:
 def test_every_launcher_and_every_kernel_file_is_looked_at(be: Any) -> None:
     launchers = re.findall(r"\bvoid (\w+)\(", (KERNELS / "ops.h").read_text())
     called = {name.partition(" ")[0] for name in examples()}
-    assert len(launchers) > 30
+    assert len(launchers) > 25
     assert {op for op in launchers if not {op, f"{op}_fprop"} & called} == set()
     files = {file.name for file in KERNELS.glob("*.cu*") if "_kernel(" in file.read_text()}
     files -= {"pool.cu", "sgd.cu"}  # which touch memory only by channels.cuh and four.cuh
