@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 
 import oracle
+from pyalexnet import nets
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.masks import Mask
 from pyalexnet.errors import ArgumentError
-from samples import normal
-from shapes import ALEXNET, CONVS, Conv, each, in_vectors
+from pyalexnet.planned import PlannedNet
+from pyalexnet.sgd import SGD
+from samples import classes, normal
+from shapes import CONVS, Conv, each, in_vectors
 from test_linear import exact as exact_linear
+from test_plan import hold_alike, programs
 from tolerance import assert_close, same_bits
 from trial import run
 from updates import check_update
@@ -200,14 +204,43 @@ class NoHopper:
         return False
 
 
-# ---------------------------------------------------------------------- AlexNet
+# ---------------------------------------------------------------------- whole networks
+
+
+@pytest.mark.parametrize("be", parameters(SIM, CUDA), indirect=True)
+def test_a_step_is_that_of_the_other_loop(be: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is learned in two steps of a net whose products may take the loop."""
+    asked: dict[str, set[str]] = {}
+    run = be._run
+
+    def watching(op: str, *arguments: Any) -> None:
+        units = {one for one in arguments if isinstance(one, str) and one.endswith("mma")}
+        asked.setdefault(op.partition("_")[0], set()).update(units)
+        run(op, *arguments)
+
+    monkeypatch.setattr(be, "_run", watching)
+    spec = nets.get("alexnet-tiny")()
+    x, labels = normal(4, *spec.input_shape), classes(4, spec.classes)
+    learned = []
+    for hopper in (True, False):
+        be.hopper = hopper
+        optimiser = SGD(PlannedNet(spec, be, precision="bf16"))
+        for step in range(2):
+            optimiser.fused_step(x, labels, step=step, epoch=0)
+        momentum = {name: be.to_numpy(v) for name, v in optimiser.momentum.items()}
+        learned.append(momentum)
+    be.hopper = True
+    assert asked["conv"] == asked["linear"] == {"mma", "wgmma"}
+    for name, one in learned[0].items():
+        off = np.linalg.norm(one - learned[1][name]) / np.linalg.norm(one)
+        assert off < 2.0**-5, (name, off)  # numbers that two sums round apart, and what follows
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("be", parameters(SIM, SIMCHECK, CUDA), indirect=True)
-@pytest.mark.parametrize("case", each(ALEXNET[1:]))
-def test_the_layers_of_alexnet(be: Any, case: Conv) -> None:
-    test_fprop(be, case)
-    test_dgrad(be, case)
-    test_wgrad(be, case)
+@pytest.mark.parametrize("be", parameters(SIM, CUDA), indirect=True)
+def test_each_product_of_alexnet_at_its_full_size(be: Any) -> None:
+    own, numpy = programs(nets.alexnet(preset="paper"), be, "bf16")
+    products = [call for call in own.plan.calls if own.plan.flops(call, 1)]
+    assert len(products) == 23  # eight layers' three, but conv1's dgrad
+    hold_alike(be, own, numpy, products)
