@@ -91,8 +91,13 @@ $(VENV)/test-installed: $(BIN)/python $(SOURCES)
 	@$(call install,test $(CUDA_TOOLS),ON)
 	@touch $@ $(VENV)/installed
 
+# The tools alone: to install the package once more would be to compile it once more.
+LINT_TOOLS := import tomllib; \
+  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["lint"])
+
 $(VENV)/lint-installed: $(VENV)/test-installed
-	@$(call install,test lint $(CUDA_TOOLS),ON)
+	@$(if $(filter off,$(ISOLATION)),,$(BIN)/python -m pip install --quiet \
+	  --disable-pip-version-check $$($(BIN)/python -c '$(LINT_TOOLS)'))
 	@touch $@
 
 # ---- every card

@@ -95,9 +95,6 @@ int device_count() {
     return count;
 }
 
-namespace {
-
-// Whether there is code for this device that uses what Hopper alone has (sm_90a).
 bool has_hopper(int device) {
     int major = 0, minor = 0;
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
@@ -106,8 +103,6 @@ bool has_hopper(int device) {
           "cudaDeviceGetAttribute");
     return PYALEXNET_HOPPER && major == 9 && minor == 0;
 }
-
-} // namespace
 
 void register_platform(py::module_& module) {
     module.def("has_hopper", &has_hopper, py::arg("device"),

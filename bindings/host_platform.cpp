@@ -76,8 +76,6 @@ void enable_peers(int device, int peer) {
     simt::enable_peers(device, peer);
 }
 
-bool has_hopper(int) { return true; }
-
 int device_of(const py::array& array) { return simt::device_of(array.data()); }
 
 } // namespace
@@ -94,6 +92,8 @@ void run(int device, Stream stream, std::deque<Given>& given, const Launchers& l
 void order(int, Stream, Stream) {} // a launch has ended when it returns
 
 int device_count() { return simt::kDevices; }
+
+bool has_hopper(int) { return true; }
 
 void register_platform(py::module_& module) {
     module.def("has_hopper", &has_hopper, py::arg("device"),

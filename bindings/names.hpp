@@ -21,4 +21,13 @@ inline Unit unit_of(const Call& call, const std::string& name) {
     call.refuse("unit is '" + name + "'; 'fma', 'mma' or 'wgmma' was expected");
 }
 
+// The same where the device has to have it, which the kernels would find out too late.
+inline Unit unit_of(const Call& call, const std::string& name, int device) {
+    const Unit unit = unit_of(call, name);
+    call.expect(unit != Unit::wgmma || has_hopper(device),
+                "unit is 'wgmma'; device " + std::to_string(device) +
+                    " is no Hopper, or the module was built without sm_90a");
+    return unit;
+}
+
 } // namespace pyalexnet

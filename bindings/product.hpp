@@ -32,7 +32,7 @@ template <class Family, class... Sizes> struct Product {
             const auto b = call.optional_input<const float>("b", b_, 1);
             const auto y = call.output<Y>("y", y_, Family::kRank);
             const ConvShape shape =
-                Family::shape(call, x, w, y, unit_of(call, unit), towers, sizes...);
+                Family::shape(call, x, w, y, unit_of(call, unit, device), towers, sizes...);
             if (b) expect_one_each(call, "b", b, "w", shape);
             const auto scratch =
                 call.scratch("workspace", workspace_, conv_fprop_workspace<T>(shape));
@@ -56,7 +56,7 @@ template <class Family, class... Sizes> struct Product {
             const auto gate = call.optional_input<const T>("gate", gate_, Family::kRank);
             const auto dx = call.output<T>("dx", dx_, Family::kRank);
             const ConvShape shape =
-                Family::shape(call, dx, w, dy, unit_of(call, unit), 1, sizes...);
+                Family::shape(call, dx, w, dy, unit_of(call, unit, device), 1, sizes...);
             if (gate) expect_same_shape(call, "gate", gate, "dx", dx);
             const auto scratch =
                 call.scratch("workspace", workspace_, conv_dgrad_workspace<T>(shape));
@@ -78,7 +78,7 @@ template <class Family, class... Sizes> struct Product {
             const auto dw = call.output<float>("dw", dw_, Family::kRank);
             const auto db = call.output<float>("db", db_, 1);
             const ConvShape shape =
-                Family::shape(call, x, dw, dy, unit_of(call, unit), 1, sizes...);
+                Family::shape(call, x, dw, dy, unit_of(call, unit, device), 1, sizes...);
             expect_one_each(call, "db", db, "dw", shape);
             const auto scratch =
                 call.scratch("workspace", workspace_, conv_wgrad_workspace<T>(shape));
@@ -101,7 +101,7 @@ template <class Family, class... Sizes> struct Product {
             const LearnedArgument<T> w(call, kWeights, w_, low_, v_, Family::kRank);
             const LearnedArgument<float> b(call, kBiases, b_, py::none(), bv_, 1);
             const ConvShape shape =
-                Family::shape(call, x, w.array(), dy, unit_of(call, unit), 1, sizes...);
+                Family::shape(call, x, w.array(), dy, unit_of(call, unit, device), 1, sizes...);
             expect_one_each(call, "b.w", b.array(), "w.w", shape);
             const RuleArgument w_rule(call, "w.lr", w_rule_), b_rule(call, "b.lr", b_rule_);
             const auto scratch =

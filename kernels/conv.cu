@@ -233,6 +233,8 @@ template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float
     const bool vectors = shape.stride_h == 1 && shape.stride_w == 1 &&
                          in_vectors(g.group_filters, shape.filters, dy) &&
                          in_vectors(g.group_channels, g.group_channels, w);
+    // Of few channels also faster than wgmma, by the same arithmetic: of conv2 the cache allows 568
+    // us by either main loop, 242 us in patches.
     if constexpr (std::is_same_v<T, bf16>)
         if (vectors && suits_patches(shape, dgrad_size<Bf16Tiles>(shape)))
             return patch_dgrad(dy, w, epilogue, g, stream);

@@ -1,4 +1,5 @@
-// Which tile a product gets and how its depth is split; the kernels are in gemm.cuh and tensor.cuh.
+// Which tile a product gets and how its depth is split; the kernels are in gemm.cuh, tensor.cuh and
+// hopper.cuh.
 #include "gemm.cuh"
 
 #include <cmath>
@@ -10,8 +11,8 @@ constexpr int kMultiprocessors = 132; // an H100's
 constexpr int kLeastPartDepth = 256;
 // What storing and adding a part's sums costs in terms of its depth: 128 KiB for a tile of 128 x
 // 128, the time of some 256 to 384 of the depth of bf16 at 5 TB/s and 500 TFLOP/s, and of a sixth
-// of that of float32 in planes; on Hopper, whose tiles are larger and rate is higher, of 512.
-// Computed, not measured.
+// of that of float32 in planes; by wgmma, faster beside the same memory, of 512. Computed, not
+// measured.
 template <class Tiles> constexpr double kPartCost = 256.0;
 template <> constexpr double kPartCost<SplitTiles> = 256.0 / 6;
 template <> constexpr double kPartCost<HopperTiles> = 512.0;

@@ -5,8 +5,8 @@
 //
 // A Problem says what A and B are (operands.cuh) and what becomes of C (epilogue.cuh). For a
 // convolution A and B are gathered from maps and filters while they are loaded (implicit GEMM), so
-// no unrolled copy of x exists. There are two main loops: that of the tensor cores is in
-// tensor.cuh, that of the float32 units here.
+// no unrolled copy of x exists. There are three main loops: those of the tensor cores are
+// in tensor.cuh and, for Hopper, hopper.cuh, that of the float32 units here.
 //
 // A block of it computes one tile of C. Its threads fetch the next slice of A and B from global
 // memory into registers while they multiply the present one out of shared memory: two slices take
@@ -301,7 +301,8 @@ struct SplitTiles {
 };
 
 // What the banks are busy, copies included, in each clock of the tensor cores: 0.96 with the first
-// tile, 1.0 with the second; more with the others, which they hold up by so much.
+// tile, 1.0 with the second; more with the others, which they hold up by so much (in fprop; where B
+// lies along its lines, a tile of 96 copies 128 of them: 1.33).
 struct HopperTiles {
     using Element = bf16;
     using All = Choices<Choice<HopperTile<256, 192, 3>, 100>, Choice<HopperTile<128, 256, 4>, 100>,
@@ -311,8 +312,8 @@ struct HopperTiles {
     static constexpr int kSliceDepth = kHopperSlice;
 };
 
-// The number, in Tiles::All, of the tile that computes least outside C, counted by what a useful
-// multiply-add costs with each.
+// The number, in Tiles::All, of the tile with which a product costs least: by what it computes
+// outside C and what a multiply-add costs, and by whole rounds where those count.
 template <class Tiles> int tile_for(int groups, int rows, int columns);
 
 // Calls `use` with each of the choices, and its number.
@@ -369,7 +370,7 @@ launch_hopper_gemm(const Problem& problem, const GemmSize& size, float* partial,
     using Shared = HopperShared<Problem, T>;
     const Tiled tiled = problem.tiled();
     simt::launch<hopper_gemm_kernel<Problem, T>>(
-        gemm_grid<T>(size, stream).with_shared(Shared::kBytes), problem,
+        gemm_grid<T>(size, stream).with_shared(Shared::kBytes + simt::kTileSlack), problem,
         simt::tensor_map(tiled.data, tiled.rows, tiled.columns, tiled.pitch,
                          Shared::Copied::kTileRows),
         size, partial);

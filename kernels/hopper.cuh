@@ -22,7 +22,7 @@
 //
 // Bound by the tensor cores' rate, and by the banks of shared memory: a slice of 256 x 192 takes
 // the former 1,536 clocks, in which 56 KiB are written and 128 KiB read of the 192 KiB that the
-// banks give. gemm.cuh has the other tiles'.
+// banks give. gemm.cuh has the other tiles'. Row sums read A once more.
 #pragma once
 
 #include "simt/hopper.hpp"
@@ -39,7 +39,7 @@ constexpr int kWgmmaDepth = 16;
 constexpr int kFewRegisters = 40;
 constexpr int kManyRegisters = 232;
 
-// A tile of the product, and how many stages fit beside its sums.
+// A tile of the product, and how many stages there are.
 template <int TileM_, int TileN_, int Stages_> struct HopperTile {
     static constexpr int TileM = TileM_;
     static constexpr int TileN = TileN_;
@@ -69,7 +69,8 @@ struct TiledPlace {
 template <Contiguous contiguous, int Lines> struct Factor {
     static constexpr bool kAlongDepth = contiguous == Contiguous::depth;
     static constexpr int kTileRows = kAlongDepth ? Lines : kHopperSlice;
-    static constexpr int kTiles = kAlongDepth ? 1 : (Lines + simt::kTileColumns - 1) / 64;
+    static constexpr int kTiles =
+        kAlongDepth ? 1 : (Lines + simt::kTileColumns - 1) / simt::kTileColumns;
     static constexpr unsigned kTileBytes = simt::tile_bytes(kTileRows);
     static constexpr unsigned kBytes = kTiles * kTileBytes;
 
@@ -232,7 +233,7 @@ __device__ __forceinline__ void bring_slices(const Problem& problem, const Gathe
         simt::Mbarrier& full = stages.full[turn.stage];
         unsigned char* const a = stages.a(turn.stage);
         unsigned char* const b = stages.b(turn.stage);
-        simt::mbarrier_wait(stages.empty[turn.stage], ~turn.lap & 1u);
+        simt::mbarrier_wait(stages.empty[turn.stage], ~turn.lap & 1u); // not in the first lap
         if (threadIdx.x == T::Finishers) {
             simt::mbarrier_arrive_expect(full, Copied::kBytes);
             const int line = tiled_b ? tile.column : tile.row;
@@ -349,9 +350,11 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
         bring_slices(problem, Gathers(source, known), map, tile, depth, stages);
     } else {
         simt::raise_registers<kManyRegisters>();
-        const int first_row = thread / kWarpgroup * T::Rows;
+        // A warp's lanes agree on it, which the compiler cannot see.
+        const int first_row = __shfl_sync(~0u, thread / kWarpgroup, 0) * T::Rows;
         const bool takes_row_sums = Problem::RowSums::value && tile.column == 0;
         Sums<T> sums;
+        // Two loops: the compiler would make every product wait for a branch beside it.
         if (takes_row_sums)
             multiply_slices<Problem::RowSums::value>(sums, first_row, depth.slices(), stages);
         else

@@ -1,5 +1,5 @@
-// What the matrix products of gemm.cuh and tensor.cuh multiply: maps and filters, gathered while
-// they are loaded, so that no unrolled copy of them exists.
+// What the matrix products of gemm.cuh, tensor.cuh and hopper.cuh multiply: maps and filters,
+// gathered while they are loaded, so that no unrolled copy of them exists.
 //
 // A gather is a matrix that need not lie in memory as one. Its rows may lie anywhere, the elements
 // of a row side by side in runs. It says where an element is in three steps, so that a thread which

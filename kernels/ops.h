@@ -111,7 +111,7 @@ struct DropoutDraw {
 
 // What multiplies: the float32 units, the tensor cores as a warp sees them (mma.sync), or as four
 // warps do on Hopper (wgmma), of which cards the launch has to be one. Products of bf16 run on the
-// tensor cores always: by wgmma where the shape says so and what they read comes in whole vectors.
+// tensor cores always: by wgmma where the shape says so and operands lie so that it can (conv.cu).
 // Those of float take the tensor cores for anything but `fma`, by mma, each number in three bf16:
 // as accurate, but other bits. Infinity, NaN, and what is as large as 2^128 - 2^119 then make NaN
 // of every sum that they go into; numbers below 2^-110 are cut off at 2^-133.

@@ -1,4 +1,4 @@
-// The main loop of every matrix product on the tensor cores, of bf16 and of float32 in parts:
+// The main loop of matrix products on any card's tensor cores, of bf16 and of float32 in parts:
 // mma.sync m16n8k16 fed by ldmatrix, and by cp.async where the operands are bf16 (sm_80 and up).
 //
 //   C[g][m][n] = sum over d of A[g][m][d] * B[g][d][n],     m < rows, n < columns, d < depth
@@ -273,7 +273,6 @@ __device__ __forceinline__ void finish_tile(const Epilogue& epilogue, const Gemm
                                             const TilePlace& tile, const float* sums) {
     constexpr int fours = T::TileN / 4; // of a row
     constexpr int at_a_time = 4;
-    static_assert(T::TileM * fours % (at_a_time * T::Finishers) == 0);
     const int columns = size.tiled_columns() - tile.column;
     const int end = min(T::TileM, size.rows - tile.row) * fours;
     for (int first = static_cast<int>(threadIdx.x); first < end;

@@ -415,7 +415,7 @@ void product(Major of_a, Major of_b, int rows, int columns, int depth) {
                               buffer("y", y, count * 4, 4, Access::write)});
     const dim3 blocks(simt::blocks_for(columns, kTile), simt::blocks_for(rows, kTile));
     const simt::Grid grid =
-        simt::Grid(blocks, kThreads, nullptr).with_shared(kStages * kStageBytes);
+        simt::Grid(blocks, kThreads, nullptr).with_shared(kStages * kStageBytes + simt::kTileSlack);
     const auto launch = [&](auto kernel) {
         kernel(grid, a.map(session[0]), b.map(session[1]), static_cast<float*>(session[2]), rows,
                columns, depth);
@@ -440,10 +440,10 @@ template <int n, Major of_a, Major of_b> void multiply() {
                               buffer("b", b, b_bytes, 2, Access::read),
                               buffer("y", y, 64 * n * 4, 4, Access::write)});
     const simt::Grid grid(1, 128, nullptr);
-    simt::launch<multiply_kernel<n, of_a, of_b>>(grid.with_shared(simt::tile_bytes(64) + b_bytes),
-                                                 static_cast<const std::uint16_t*>(session[0]),
-                                                 static_cast<const std::uint16_t*>(session[1]),
-                                                 static_cast<float*>(session[2]));
+    simt::launch<multiply_kernel<n, of_a, of_b>>(
+        grid.with_shared(simt::tile_bytes(64) + b_bytes + simt::kTileSlack),
+        static_cast<const std::uint16_t*>(session[0]),
+        static_cast<const std::uint16_t*>(session[1]), static_cast<float*>(session[2]));
     session.finish();
     std::fwrite(y.data(), 16, y.size(), stdout);
 }
@@ -493,14 +493,14 @@ template <class Launch> void run_small(Launch launch) {
 template <How how> void run() {
     run_small([](TensorMap map, std::uint16_t*, float* y) {
         const simt::Grid grid(1, 256, nullptr); // stage: launch
-        simt::launch<stage_kernel<how>>(grid.with_shared(kHalfBytes), map, y);
+        simt::launch<stage_kernel<how>>(grid.with_shared(kHalfBytes + simt::kTileSlack), map, y);
     });
 }
 
 template <Copied how> void run() {
     run_small([](TensorMap map, std::uint16_t* x, float* y) {
         const simt::Grid grid(1, how == Copied::three_warps ? 96 : 128, nullptr); // copy: launch
-        simt::launch<copy_kernel<how>>(grid.with_shared(kHalfBytes), map, x, y);
+        simt::launch<copy_kernel<how>>(grid.with_shared(kHalfBytes + simt::kTileSlack), map, x, y);
     });
 }
 
@@ -529,9 +529,9 @@ void run_script() {
                               whole("begins", begins)});
     const auto placed = [&](std::size_t i) { return static_cast<const int*>(session[i]); };
     const simt::Grid grid(1, kScriptThreads, nullptr);
-    simt::launch<script_kernel>(grid.with_shared(kScriptElements * simt::tile_bytes(16)),
-                                simt::tensor_map(session[0], 16, 64, 64, 16), placed(1), placed(2),
-                                placed(3));
+    simt::launch<script_kernel>(
+        grid.with_shared(kScriptElements * simt::tile_bytes(16) + simt::kTileSlack),
+        simt::tensor_map(session[0], 16, 64, 64, 16), placed(1), placed(2), placed(3));
 }
 
 [[noreturn]] void run_scripts() {

@@ -5,6 +5,7 @@ Skipped where there is no nvcc; what reads machine code also where there is no n
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,18 @@ def test_hopper_kernels_multiply_by_warpgroups(
             assert not {"LDG", "STG", "STS", "LDSM", "FFMA"} & set(loop), code.kernel
         assert all("LDGSTS" in loop for loop in bringing), code.kernel
         assert not {"LDL", "STL"} & set(code.instructions), code.kernel
+        assert code.instructions.count("USETMAXREG") == 2 * hopper, code.kernel
+
+
+@compiles
+def test_registers_suffice_for_the_roles_of_warpgroups(files: list[Compiled]) -> None:
+    """Those who multiply wait for what the others give back: for ever, where that is too little."""
+    text = (KERNELS / "hopper.cuh").read_text()
+    few, many = (int(number) for number in re.findall(r"k(?:Few|Many)Registers = (\d+)", text))
+    for file in files:
+        for one in file.kernels:
+            if one.kernel.startswith("hopper") and file.architecture == HOPPER:
+                assert few + 2 * many <= 3 * one.registers, one.kernel
 
 
 @compiles

@@ -22,6 +22,7 @@ from pyalexnet.sgd import SGD
 from samples import classes, normal
 from shapes import CONVS, Conv, each, in_vectors
 from test_linear import exact as exact_linear
+from test_mutation import HOPPER_TILES
 from test_plan import hold_alike, programs
 from tolerance import assert_close, same_bits
 from trial import run
@@ -34,7 +35,7 @@ EVERY_LOOP = pytest.mark.parametrize(
 CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
 
 # Of the filters of each group, as many as fill one tile or another; more than one slice of the
-# depth, a last one that is not full, and more slices than stages.
+# depth, and a last one that is not full.
 OF_EACH_TILE = (
     Conv("40 filters, strided", (2, 9, 8, 24), (40, 3, 3), stride=2, pad=1),
     Conv("72 filters", (2, 7, 6, 16), (72, 3, 2), pad=(1, 0, 1, 2)),
@@ -113,6 +114,57 @@ def test_linear(be: Any, size: tuple[int, int, int]) -> None:
     assert_close(run(be, "linear_dgrad", dy, w)[0], dx, dtype=BFLOAT16)
     for found, exact in zip(run(be, "linear_wgrad", x, dy), (dw, db), strict=True):
         assert_close(found, exact)
+
+
+@EVERY_LOOP
+@pytest.mark.parametrize("op", ["fprop", "dgrad", "wgrad"])
+@pytest.mark.parametrize(("tile", "rows", "columns"), HOPPER_TILES)
+def test_tiles(be: Any, tile: str, rows: int, columns: int, op: str) -> None:
+    """Each, in every pass, with eight slices: the ring of stages goes round, and the last is cut.
+
+    That products of these sizes take these tiles, test_mutation.py sees.
+    """
+    depth = 456
+    shapes = {
+        "fprop": ((rows, depth), (columns, depth)),
+        "dgrad": ((rows, depth), (depth, columns)),
+        "wgrad": ((depth, columns), (depth, rows)),
+    }[op]
+    first, second = (normal(*shape, seed=i).astype(BFLOAT16) for i, shape in enumerate(shapes))
+    found = run(be, f"linear_{op}", first, second, *([None] if op == "fprop" else []))
+    if op == "fprop":
+        assert_close(
+            found[0], oracle.linear_fprop(first, second, np.zeros(columns)), dtype=BFLOAT16
+        )
+    elif op == "dgrad":
+        assert_close(found[0], oracle.linear_dgrad(first, second), dtype=BFLOAT16)
+    else:
+        for one, exact in zip(found, oracle.linear_wgrad(first, second), strict=True):
+            assert_close(one, exact)
+
+
+@EVERY_LOOP
+def test_what_is_not_finite_stays_in_its_group(be: Any) -> None:
+    """Tiles reach into the next group's filters and channels; nothing of them comes back."""
+    case = OF_EACH_TILE[5]
+    x, w, b, dy = arrays(case)
+    spoilt_x, spoilt_w, spoilt_dy = x.copy(), w.copy(), dy.copy()
+    spoilt_x[..., 16:], spoilt_w[64:], spoilt_dy[..., 64:] = np.inf, np.nan, np.nan
+    how = case.geometry
+    for op, good, spoilt, own in (
+        ("conv_fprop", (x, w, b), (spoilt_x, spoilt_w, b), np.s_[..., :64]),
+        ("conv_dgrad", (dy, w), (spoilt_dy, spoilt_w), np.s_[..., :16]),
+        ("conv_wgrad", (x, dy), (spoilt_x, spoilt_dy), np.s_[:64]),
+    ):
+        of = {
+            "conv_fprop": {},
+            "conv_dgrad": {"x_shape": case.x},
+            "conv_wgrad": {"w_shape": case.w},
+        }
+        expected, found = (run(be, op, *given, **how, **of[op]) for given in (good, spoilt))
+        for one, other in zip(found, expected, strict=True):
+            assert same_bits(np.ascontiguousarray(one[own]), np.ascontiguousarray(other[own]))
+            assert not np.isfinite(one.astype(np.float32)).all()
 
 
 # ---------------------------------------------------------------------- what becomes of the sums

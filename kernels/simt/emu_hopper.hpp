@@ -12,6 +12,8 @@
 
 namespace simt {
 
+constexpr unsigned kTileSlack = 0; // shared memory begins at such a multiple
+
 struct alignas(8) Mbarrier {
     std::uint64_t state; // which of the block's barriers it is
 };

@@ -15,12 +15,23 @@
 #define SIMT_HOPPER(...) __trap()
 #endif
 
-// As SIMT_DYN_SHARED, but for where it begins: after the kernel's other shared memory.
+// The launch's dynamic shared memory from a multiple of 1,024 bytes on: not every nvcc heeds an
+// alignment of more than 16 bytes there, so a launch asks for kTileSlack more.
 #define SIMT_TILES(type, name)                                                                     \
-    extern __shared__ __align__(1024) unsigned char simt_tiles[];                                  \
-    type* const name = reinterpret_cast<type*>(simt_tiles)
+    extern __shared__ __align__(16) unsigned char simt_tiles[];                                    \
+    type* const name = reinterpret_cast<type*>(simt::detail::first_tile(simt_tiles))
 
 namespace simt {
+
+constexpr unsigned kTileSlack = kTileAlignment - 16;
+
+namespace detail {
+
+__device__ __forceinline__ unsigned char* first_tile(unsigned char* shared) {
+    return shared + (0u - shared_address(shared)) % kTileAlignment;
+}
+
+} // namespace detail
 
 struct alignas(8) Mbarrier {
     std::uint64_t state;

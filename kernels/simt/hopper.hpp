@@ -6,8 +6,8 @@
 // shared memory. It lies there swizzled: the 16 bytes of row r that are the c-th of their row stand
 // as the (c ^ r % 8)-th. Larger operands are several tiles.
 //
-//   SIMT_TILES(type, name);            the launch's dynamic shared memory, at such a multiple; what
-//                                      SIMT_SHARED takes beside it counts by whole 1,024 bytes
+//   SIMT_TILES(type, name);            the launch's dynamic shared memory, at such a multiple: of a
+//                                      grid with_shared(bytes + kTileSlack)
 //
 // Mbarriers, SIMT_SHARED(simt::Mbarrier, full, [stages]), count phases, the first of which is 0:
 //
@@ -54,7 +54,9 @@
 //                                      then d and the operands are left alone
 //
 //   fence_proxy_async()                between what a thread wrote to memory and a load_tile or a
-//                                      wgmma there: by the writer, before it tells the others
+//                                      wgmma there: by the writer before it tells the others, or by
+//                                      them once they have been told, as of copies, whose end the
+//                                      writer does not wait for
 //   lower_registers<n>(), raise_registers<n>()
 //                                      by a warpgroup: how many each of its threads has
 #pragma once

@@ -75,6 +75,7 @@ class CudaBackend(KernelBackend):
             self.synchronize()
         except KernelError as error:
             capability = cupy.cuda.Device(self.device).compute_capability
+            capability += "a" if capability == "90" else ""  # what only a Hopper has as well
             raise BackendUnavailable(
                 f"GPU {self.device} cannot run the kernels of pyalexnet._cuda ({error}); {_BUILD} "
                 f"-C cmake.define.PYALEXNET_CUDA_ARCHITECTURES={capability}."

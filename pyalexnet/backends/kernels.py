@@ -45,9 +45,9 @@ class KernelBackend(Backend):
     def hopper(self) -> bool:
         """Whether products of bfloat16 take Hopper's own main loop, wgmma, where operands allow it.
 
-        False from the first where the device is none, or the kernels were built without it; then
-        it cannot be set. Where it is False, the loop of any card's tensor cores multiplies, mma.
-        What has been recorded stays as it is.
+        False from the first where the device is no Hopper, or the kernels were built without it;
+        then it cannot be set. Where it is False, the loop of any card's tensor cores multiplies,
+        mma. What has been recorded stays as it is.
         """
         return self._hopper
 
