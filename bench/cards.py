@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PRECISIONS = ("fp32", "tf32", "bf16")
+# Of bfloat16, in one of float32 in three planes (fp32x3).
+PRODUCTS_OF_THREE = 6
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ def get(name: str) -> Card:
 
 
 def _known() -> tuple[Card, ...]:
-    hopper = {"fp32": 60e12, "fp32x3": 790e12 / 6, "tf32": 400e12, "bf16": 790e12}
+    hopper = {"fp32": 60e12, "fp32x3": 790e12 / PRODUCTS_OF_THREE, "tf32": 400e12, "bf16": 790e12}
     assumed = "assumed: what libraries reach in large products and copies, not measured here"
     sheet = "data sheet of the SXM card with 80 GB"
-    ampere = {"fp32": 19.5e12, "fp32x3": 312e12 / 6, "tf32": 156e12, "bf16": 312e12}
+    ampere = {"fp32": 19.5e12, "fp32x3": 312e12 / PRODUCTS_OF_THREE, "tf32": 156e12, "bf16": 312e12}
     return (
         Card("H100", hopper, 3.0e12, assumed),
         Card("H200", hopper, 4.3e12, assumed),

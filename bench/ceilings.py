@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .cards import PRECISIONS, Card
+from .cards import PRECISIONS, PRODUCTS_OF_THREE, Card
 from .device import Device
 from .peers import Peers
 from .peers.torch_ops import set_precision
@@ -19,8 +19,6 @@ _GIGA = 1e9
 _TERA = 1e12
 _LAUNCHES = 1000
 _WARMUPS = 3
-# Products of bfloat16 in one of numbers that are each the sum of three.
-_PRODUCTS_OF_THREE = 6
 
 
 def measured(
@@ -45,7 +43,7 @@ def as_card(name: str, ceilings: list[Ceiling]) -> Card | None:
     if "copy" not in reached or "fp32" not in flops:
         return None
     if "bf16" in flops:
-        flops["fp32x3"] = flops["bf16"] / _PRODUCTS_OF_THREE
+        flops["fp32x3"] = flops["bf16"] / PRODUCTS_OF_THREE
     return Card(name, flops, reached["copy"] * _GIGA, "measured in this run")
 
 

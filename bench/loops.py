@@ -48,9 +48,6 @@ def _row(device: Device, backend: Any, case: Case, plan: Plan) -> LoopRow:
 
 
 def _in(backend: Any, hopper: bool, call: Callable[[], Any]) -> Any:
-    """Make a call with one of the loops; afterwards Hopper's is in use again."""
-    backend.hopper = hopper
-    try:
+    """Make a call with one of the loops."""
+    with backend.with_hopper(hopper):
         return call()
-    finally:
-        backend.hopper = True

@@ -289,20 +289,14 @@ multiply_slices(Sums<T>& sums, int first_row, int slices, const Stages<Problem, 
 
 template <class T> __device__ __forceinline__ void
 put_sums(const Sums<T>& sums, int first_row, bool row_sums, float* tile, float* tile_row_sums) {
-    const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
-    const int pair = thread % 4;
+    const int of_warp = first_row + static_cast<int>(threadIdx.x) % kWarpgroup / 32 * 16;
 #pragma unroll
-    for (int m = 0; m < T::Products; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int of_warp = thread / 32 * 16 + half * 8 + thread % 32 / 4;
-            const int row = first_row + m * kWgmmaRows + of_warp;
-#pragma unroll
-            for (int n = 0; n < T::TileN / 8; ++n)
-                store_pair(tile + SumTile<T>::at(row, n * 8 + pair * 2),
-                           sums.of[m][4 * n + 2 * half], sums.of[m][4 * n + 2 * half + 1]);
-            if (row_sums && pair == 0) tile_row_sums[row] = sums.rows[m][2 * half];
-        }
+    for (int m = 0; m < T::Products; ++m) {
+        const int row = of_warp + m * kWgmmaRows;
+        put_sixteen<T, T::TileN / 8>(tile, row, 0,
+                                     [&](int n, int i) { return sums.of[m][4 * n + i]; });
+        if (row_sums) put_row_sums(tile_row_sums, row, sums.rows[m]);
+    }
 }
 
 // ---------------------------------------------------------------------- the kernel

@@ -340,14 +340,8 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
     __syncthreads();
 #pragma unroll
     for (int m = 0; m < kFragmentsA; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int row = warp_row + m * kFragment + half * 8 + lane / 4;
-#pragma unroll
-            for (int n = 0; n < 2 * kFragmentsB; ++n)
-                store_pair(shared + SumTile<Sums>::at(row, n * 8 + lane % 4 * 2),
-                           sums[m][n][2 * half], sums[m][n][2 * half + 1]);
-        }
+        put_sixteen<Sums, 2 * kFragmentsB>(shared, warp_row + m * kFragment, 0,
+                                           [&](int n, int i) { return sums[m][n][i]; });
     __syncthreads();
     // Whole rows lie one behind the other, in dx as in the tile.
     const int first_pixel = (image * s.height + first_row) * s.width;

@@ -242,6 +242,28 @@ template <class T> struct SumTile {
     }
 };
 
+// Puts there what products leave a warp of 16 rows, from (row, column) on: `sum(n, i)` is the
+// lane's i-th of eight columns, the n-th of so many eights.
+template <class T, int eights, class Sum>
+__device__ __forceinline__ void put_sixteen(float* tile, int row, int column, const Sum& sum) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int n = 0; n < eights; ++n)
+            store_pair(tile +
+                           SumTile<T>::at(row + half * 8 + lane / 4, column + n * 8 + lane % 4 * 2),
+                       sum(n, 2 * half), sum(n, 2 * half + 1));
+}
+
+// The same of the sums of 16 rows of A, which all columns of `sums` are.
+__device__ __forceinline__ void put_row_sums(float* row_sums, int row, const float (&sums)[4]) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (lane % 4 != 0) return;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) row_sums[row + half * 8 + lane / 4] = sums[2 * half];
+}
+
 // What stands in shared memory: first the stages, then the sums and the sums of A's rows.
 template <class T> constexpr std::size_t kTensorShared = [] {
     const std::size_t stages =
@@ -378,7 +400,6 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
         b_loader.finish(b_slice(stage), depth, depth_end);
     };
 
-    const int lane = static_cast<int>(threadIdx.x) % 32;
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const int warp_row = warp / T::WarpsN * T::WarpM;
     const int warp_column = warp % T::WarpsN * T::WarpN;
@@ -458,19 +479,12 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     __syncthreads();
     float* const row_sums_in_tile = shared + SumTile<T>::kFloats;
 #pragma unroll
-    for (int m = 0; m < kFragmentsA; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int row = warp_row + m * kFragment + half * 8 + lane / 4;
-#pragma unroll
-            for (int n = 0; n < 2 * kFragmentsB; ++n) {
-                const int column = warp_column + n * 8 + lane % 4 * 2;
-                store_pair(shared + SumTile<T>::at(row, column), sums[m][n][2 * half],
-                           sums[m][n][2 * half + 1]);
-            }
-            if (takes_row_sums && warp_column == 0 && lane % 4 == 0)
-                row_sums_in_tile[row] = row_sums[m][0][2 * half];
-        }
+    for (int m = 0; m < kFragmentsA; ++m) {
+        const int row = warp_row + m * kFragment;
+        put_sixteen<T, 2 * kFragmentsB>(shared, row, warp_column,
+                                        [&](int n, int i) { return sums[m][n][i]; });
+        if (takes_row_sums && warp_column == 0) put_row_sums(row_sums_in_tile, row, row_sums[m][0]);
+    }
     __syncthreads();
     const auto finish = [&](const auto& epilogue) {
         finish_tile<T>(epilogue, size, tile, shared);

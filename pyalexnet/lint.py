@@ -190,11 +190,8 @@ def _on_hopper(calls: dict[str, Call]) -> dict[str, Call]:
     """The same, by Hopper's own main loop."""
 
     def by_its_loop(call: Call, be: SimcheckBackend) -> object:
-        be.hopper = True
-        try:
+        with be.with_hopper(True):
             return call(be)
-        finally:
-            be.hopper = False
 
     return {name: partial(by_its_loop, call) for name, call in calls.items()}
 

@@ -120,12 +120,11 @@ def gpus() -> int:
 def any_cards_loop(request: pytest.FixtureRequest) -> Iterator[None]:
     """Products of bfloat16 on a GPU take the main loop of any card, on Hopper too."""
     be: Any = request.getfixturevalue("be") if "be" in request.fixturenames else None
-    if be is None or be.name != "cuda" or not be.hopper:
+    if be is None or be.name != "cuda":
         yield
         return
-    be.hopper = False
-    yield
-    be.hopper = True
+    with be.with_hopper(False):
+        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ fast as _sim, or checked as _simcheck.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -74,3 +75,16 @@ def _compile(folder: Path, sources: Sequence[Path], options: Sequence[str]) -> t
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+
+
+def line_of(source: Path, marker: str) -> int:
+    """The line of a source that ends with this comment."""
+    lines = source.read_text().splitlines()
+    (line,) = (i for i, text in enumerate(lines, 1) if text.endswith(f"// {marker}"))
+    return line
+
+
+def located(source: Path, text: str) -> str:
+    """The text with "{marker}" as a report names that line, "{/marker}" with the file's path."""
+    text = re.sub(r"\{/(.+?)\}", lambda m: f"{source}:{line_of(source, m[1])}", text)
+    return re.sub(r"\{(.+?)\}", lambda m: f"{source.name}:{line_of(source, m[1])}", text)

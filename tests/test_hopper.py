@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -16,11 +17,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import emulated
 from async_order import Fault, Member, Order, Script, Step
 from emulated import program
 from samples import normal
 
 SOURCE = Path(__file__).with_name("hopper_cases.cu")
+line_of, located = partial(emulated.line_of, SOURCE), partial(emulated.located, SOURCE)
 Floats = NDArray[np.float32]
 
 
@@ -114,19 +117,6 @@ def said(program: Path, case: str, schedule: int = 0) -> tuple[str, Floats]:
         [program, case, str(schedule)], capture_output=True, check=False, timeout=60
     )
     return done.stderr.decode().rstrip(), np.frombuffer(done.stdout, np.float32)
-
-
-def line_of(marker: str) -> int:
-    """The line of the source that ends with this comment."""
-    lines = SOURCE.read_text().splitlines()
-    (line,) = (i for i, text in enumerate(lines, 1) if text.endswith(f"// {marker}"))
-    return line
-
-
-def located(text: str) -> str:
-    """The text with "{marker}" as a report names that line, "{/marker}" with the file's path."""
-    text = re.sub(r"\{/(.+?)\}", lambda m: f"{SOURCE}:{line_of(m[1])}", text)
-    return re.sub(r"\{(.+?)\}", lambda m: f"{SOURCE.name}:{line_of(m[1])}", text)
 
 
 UNDER_WAY = "to which a {} is under way: begun by block 0 thread 0 at {{{}}}, and not waited for"

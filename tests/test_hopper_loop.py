@@ -60,9 +60,8 @@ def loop(be: Any) -> Iterator[None]:
     """The loop is in use, where there is one."""
     if be.name == "cuda" and not be._ext.has_hopper(be.device):
         pytest.skip("the GPU is no Hopper, or _cuda was built without sm_90a")
-    be.hopper = True
-    yield
-    be.hopper = False
+    with be.with_hopper(True):
+        yield
 
 
 def arrays(case: Conv) -> tuple[Any, Any, Any, Any]:

@@ -108,11 +108,8 @@ def hopper_product(op: str, tile: str, rows: int, columns: int, depth: int) -> C
     made = product(op, tile, rows, columns, depth, BFLOAT16)
 
     def run(be: Any) -> Any:
-        be.hopper = True
-        try:
+        with be.with_hopper(True):
             return made.run(be)
-        finally:
-            be.hopper = False
 
     kernel = "hopper_" + made.kernel.replace("Tile<", "HopperTile<")
     return replace(made, name=f"{made.name}, wgmma", file="hopper.cuh", kernel=kernel, run=run)

@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import emulated
 from emulated import program
 from happens_before import WARP, Access, Action, Block, Launch, Race, races
 
 SOURCE = Path(__file__).with_name("simt_cases.cu")
+line_of, located = partial(emulated.line_of, SOURCE), partial(emulated.located, SOURCE)
 COUNT = 64  # kCount of the source
 THREADS = np.arange(COUNT)
 SEEDS = range(1, 51)
@@ -64,19 +66,6 @@ def said(program: Path, case: str, at: int = 0, seeds: range = range(1)) -> list
 def outputs(line: str) -> NDArray[np.float32]:
     """A case's outputs; fails where it is a report."""
     return np.array([np.float32(number) for number in line.split()])
-
-
-def line_of(marker: str) -> int:
-    """The line of the source that ends with this comment."""
-    lines = SOURCE.read_text().splitlines()
-    (line,) = (i for i, text in enumerate(lines, 1) if text.endswith(f"// {marker}"))
-    return line
-
-
-def located(text: str) -> str:
-    """The text with "{marker}" as a report names that line, "{/marker}" with the file's path."""
-    text = re.sub(r"\{/(.+?)\}", lambda m: f"{SOURCE}:{line_of(m[1])}", text)
-    return re.sub(r"\{(.+?)\}", lambda m: f"{SOURCE.name}:{line_of(m[1])}", text)
 
 
 # ---------------------------------------------------------------------- what is reported

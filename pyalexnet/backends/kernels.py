@@ -60,6 +60,15 @@ class KernelBackend(Backend):
             )
         self._hopper = on
 
+    @contextmanager
+    def with_hopper(self, on: bool) -> Iterator[None]:
+        """Set `hopper`, and afterwards what it was."""
+        before, self.hopper = self.hopper, on
+        try:
+            yield
+        finally:
+            self.hopper = before
+
     @abstractmethod
     def _stream(self) -> int:
         """Address of the CUDA stream that operations are put on; 0 is the default one."""
@@ -188,29 +197,28 @@ class KernelBackend(Backend):
         g: ConvGeometry,
         tensor: bool,
     ) -> None:
-        scratch = self._conv_scratch("conv_dgrad", dx, w, dy, g, tensor)
-        self._run(
-            "conv_dgrad", dy, w, gate, dx, scratch, *_corner(g), self._unit(dy, tensor), factor
-        )
+        unit = self._unit(dy, tensor)
+        scratch = self._conv_scratch("conv_dgrad", dx, w, dy, g, unit)
+        self._run("conv_dgrad", dy, w, gate, dx, scratch, *_corner(g), unit, factor)
 
     def _conv_wgrad(
         self, x: Array, dy: Array, dw: Array, db: Array, g: ConvGeometry, tensor: bool
     ) -> None:
-        scratch = self._conv_scratch("conv_wgrad", x, dw, dy, g, tensor)
-        self._run("conv_wgrad", x, dy, dw, db, scratch, *_corner(g), self._unit(x, tensor))
+        unit = self._unit(x, tensor)
+        scratch = self._conv_scratch("conv_wgrad", x, dw, dy, g, unit)
+        self._run("conv_wgrad", x, dy, dw, db, scratch, *_corner(g), unit)
 
     def _conv_wgrad_sgd(
         self, x: Array, dy: Array, w: Learned, b: Learned, g: ConvGeometry, tensor: bool
     ) -> None:
-        scratch = self._conv_scratch("conv_wgrad", x, w.w, dy, g, tensor)
-        arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
         unit = self._unit(x, tensor)
+        scratch = self._conv_scratch("conv_wgrad", x, w.w, dy, g, unit)
+        arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
         self._run("conv_wgrad_sgd", *arrays, *_corner(g), unit, _rule(w), _rule(b))
 
     def _conv_scratch(
-        self, op: str, x: Array, w: Array, y: Array, g: ConvGeometry, tensor: bool
+        self, op: str, x: Array, w: Array, y: Array, g: ConvGeometry, unit: str
     ) -> Array | None:
-        unit = self._unit(x, tensor)
         return self._scratch(op, x.shape, w.shape, y.shape, g.groups, _is_bfloat16(x), unit)
 
     def _linear_fprop(
@@ -232,20 +240,22 @@ class KernelBackend(Backend):
     def _linear_dgrad(
         self, dy: Array, w: Array, gate: Array | None, factor: float, dx: Array, tensor: bool
     ) -> None:
-        scratch = self._linear_scratch("linear_dgrad", dx, dy, tensor)
-        self._run("linear_dgrad", dy, w, gate, dx, scratch, self._unit(dy, tensor), factor)
+        unit = self._unit(dy, tensor)
+        scratch = self._linear_scratch("linear_dgrad", dx, dy, unit)
+        self._run("linear_dgrad", dy, w, gate, dx, scratch, unit, factor)
 
     def _linear_wgrad(self, x: Array, dy: Array, dw: Array, db: Array, tensor: bool) -> None:
-        scratch = self._linear_scratch("linear_wgrad", x, dy, tensor)
-        self._run("linear_wgrad", x, dy, dw, db, scratch, self._unit(x, tensor))
+        unit = self._unit(x, tensor)
+        scratch = self._linear_scratch("linear_wgrad", x, dy, unit)
+        self._run("linear_wgrad", x, dy, dw, db, scratch, unit)
 
     def _linear_wgrad_sgd(self, x: Array, dy: Array, w: Learned, b: Learned, tensor: bool) -> None:
-        scratch = self._linear_scratch("linear_wgrad", x, dy, tensor)
-        arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
-        self._run("linear_wgrad_sgd", *arrays, self._unit(x, tensor), _rule(w), _rule(b))
-
-    def _linear_scratch(self, op: str, x: Array, y: Array, tensor: bool) -> Array | None:
         unit = self._unit(x, tensor)
+        scratch = self._linear_scratch("linear_wgrad", x, dy, unit)
+        arrays = (x, dy, w.w, w.low, w.v, b.w, b.v, scratch)
+        self._run("linear_wgrad_sgd", *arrays, unit, _rule(w), _rule(b))
+
+    def _linear_scratch(self, op: str, x: Array, y: Array, unit: str) -> Array | None:
         return self._scratch(op, *x.shape, y.shape[1], _is_bfloat16(x), unit)
 
     def _unit(self, x: Array, tensor: bool) -> str:
