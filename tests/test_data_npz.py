@@ -89,7 +89,7 @@ NAMES = np.array([f"class {number}" for number in range(10)])
         ({"labels": TEN, "class_names": NAMES}, "label 10; 0 to 9 were expected"),
         ({"labels": TEN - 1}, "label -1; 0 to 9 were expected"),
         (
-            {"labels": np.where(TEN == 1, 2**63 + 5, 0).astype(np.uint64)},
+            {"labels": np.where(TEN == 1, np.uint64(2**63 + 5), np.uint64(0))},
             "label 9223372036854775813",
         ),
         ({"labels": TEN + 10**12}, "label 1000000000010 and 40 images; 0 to classes - 1"),

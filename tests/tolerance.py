@@ -73,16 +73,32 @@ def assert_close(
     """
     assert actual.dtype == dtype, f"dtype {actual.dtype}, expected {np.dtype(dtype)}"
     assert actual.shape == exact.value.shape, f"shape {actual.shape}, expected {exact.value.shape}"
-    error = abs(actual.astype(np.float64) - exact.value)
     allowed = stored(exact.value, bound(exact, units), dtype)
-    bad = ~(error <= allowed)  # a NaN is bad
+    _refuse_beyond(allowed, actual, exact.value)
+
+
+def assert_agree(one: Array, other: Array, magnitude: Any, *, dtype: Any = np.float32) -> None:
+    """Two arrays of `dtype` that sum the same products in orders of their own.
+
+    Each may lie a sum's tolerance from the exact value, and each has been rounded to `dtype`.
+    magnitude: the same sums of absolute values.
+    """
+    assert one.dtype == other.dtype == dtype and one.shape == other.shape
+    there = other.astype(np.float64)
+    _refuse_beyond(2 * stored(there, bound(Exact(there, magnitude)), dtype), one, there)
+
+
+def _refuse_beyond(allowed: Any, actual: Array, due: NDArray[np.float64]) -> None:
+    """Fail where an element is further than `allowed` from what was due; a NaN is too far."""
+    error = abs(actual.astype(np.float64) - due)
+    bad = ~(error <= allowed)
     if not bad.any():
         return
     worst = np.unravel_index(np.argmax(np.where(bad, error / allowed, 0)), error.shape)
     place = tuple(int(i) for i in worst)
     raise AssertionError(
         f"{int(bad.sum())} of {error.size} elements are off; worst {place}: {actual[place]!r}; "
-        f"{exact.value[place]!r} was due, {error[place] / allowed[place]:.3g} tolerances away"
+        f"{due[place]!r} was due, {error[place] / allowed[place]:.3g} tolerances away"
     )
 
 
