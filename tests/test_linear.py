@@ -175,7 +175,7 @@ def test_gate(
     be: Any, size: tuple[int, int, int], factor: float, with_gate: bool, dtype: Any, tensor: bool
 ) -> None:
     x, w, _, dy = arrays(size, dtype)
-    gate = np.maximum(x, 0) if with_gate else None
+    gate = np.maximum(x, 0).astype(dtype) if with_gate else None
     on_device = None if gate is None else be.asarray(gate)
     (dx,) = run(be, "linear_dgrad", dy, w, gate=on_device, factor=factor, tensor=tensor)
     assert_close(dx, oracle.let_pass(exact(size, dtype)[1], gate, factor), dtype=dtype)
