@@ -6,45 +6,30 @@ namespace {
 
 // A thread computes four elements a block's width apart, a block one tile; channels move fastest.
 // Bound by bytes: a window's other channels come from L1.
-template <class T, class Window>
-__global__ void lrn_fprop_kernel(const T* __restrict__ x, T* __restrict__ y, Rows rows,
-                                 Window window, ResponseNorm norm) {
+template <class T, class Window> __global__ void lrn_fprop_kernel(const T* __restrict__ x,
+                                                                  T* __restrict__ y, Rows rows,
+                                                                  Window window, Steps steps) {
     std::int64_t i = blockIdx.x * std::int64_t{kLrnTile} + threadIdx.x;
     int c = static_cast<int>(i % rows.length);
     const int step = kLrnThreads % rows.length;
     for (int n = 0; n < kLrnPerThread && i < rows.count; ++n) {
-        const float s = window_scale(x, i, c, rows.length, window, norm);
-        y[i] = narrow<T>(widen(x[i]) * negative_power(s, norm.beta));
+        const float s = window_scale(x, i, c, rows.length, window, steps.norm);
+        y[i] = narrow<T>(widen(x[i]) * steps.power(s));
         i += kLrnThreads;
         c = advance(c, step, rows.length);
     }
 }
-
-// The formula's steps (lrn_dgrad_tile).
-struct Steps {
-    ResponseNorm norm;
-    float factor; // 2 alpha beta
-
-    __device__ __forceinline__ float power(float s) const { return negative_power(s, norm.beta); }
-    __device__ __forceinline__ float t(float dy, float x, float power, float s) const {
-        return dy * x * power / s;
-    }
-    __device__ __forceinline__ float dx(float dy, float x, float power, float sum) const {
-        return dy * power - factor * x * sum;
-    }
-};
 
 // A block computes one tile, a thread four elements of it (lrn_dgrad_tile); channels move fastest.
 // Bound by bytes: s is recomputed, not stored by fprop and read.
 template <class T, class Window>
 __global__ void lrn_dgrad_kernel(const T* __restrict__ x, const T* __restrict__ dy,
                                  T* __restrict__ dx, Rows rows, int tile, Window window,
-                                 ResponseNorm norm) {
+                                 Steps steps) {
     SIMT_SHARED(float, power, [kLrnTile]);
-    SIMT_SHARED(float, t, [kLrnTile]);
+    SIMT_SHARED(float, passed, [kLrnTile]);
     lrn_dgrad_tile(
-        power, t, x, rows, tile, window, norm, Steps{norm, 2.0f * norm.alpha * norm.beta},
-        [=](std::int64_t i) { return widen(dy[i]); },
+        power, passed, x, rows, tile, window, steps, [=](std::int64_t i) { return widen(dy[i]); },
         [=](std::int64_t i, float, float gradient) { dx[i] = narrow<T>(gradient); });
 }
 
@@ -52,7 +37,7 @@ template <class T, class Window>
 void launch_fprop(const T* x, T* y, Rows rows, Window window, ResponseNorm norm, Stream stream) {
     simt::launch<lrn_fprop_kernel<T, Window>>(
         simt::Grid(simt::blocks_for(rows.count, kLrnTile), kLrnThreads, stream), x, y, rows, window,
-        norm);
+        Steps(norm));
 }
 
 template <class T, class Window> void launch_dgrad(const T* x, const T* dy, T* dx, Rows rows,
@@ -61,7 +46,7 @@ template <class T, class Window> void launch_dgrad(const T* x, const T* dy, T* d
     const int tile = lrn_tile(window);
     simt::launch<lrn_dgrad_kernel<T, Window>>(
         simt::Grid(simt::blocks_for(rows.count, tile), kLrnThreads, stream), x, dy, dx, rows, tile,
-        window, norm);
+        window, Steps(norm));
 }
 
 } // namespace

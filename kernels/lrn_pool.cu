@@ -13,38 +13,6 @@
 namespace pyalexnet {
 namespace {
 
-// ---------------------------------------------------------------------- what both forms compute
-// Written so that a call's bits do not depend on which of them it gets: that hangs on where arrays
-// begin.
-
-// s^-.75 from root = s^-.5. Two reciprocal roots in all, no square root and no division.
-__device__ __forceinline__ float three_quarters(float root) { return root * rsqrtf(root) * root; }
-
-// dx from its first term, dy s^-beta, and the sum of t.
-__device__ __forceinline__ float descend(float first_term, float factor, float x, float sum) {
-    return fmaf(-(factor * x), sum, first_term);
-}
-
-// The formula's steps (lrn_dgrad_tile).
-struct Steps {
-    ResponseNorm norm;
-    float factor; // 2 alpha beta
-
-    __device__ explicit Steps(const ResponseNorm& norm_)
-        : norm(norm_), factor(2.0f * norm_.alpha * norm_.beta) {}
-
-    __device__ __forceinline__ float power(float s) const {
-        return norm.beta == 0.75f ? three_quarters(rsqrtf(s)) : powf(s, -norm.beta);
-    }
-    __device__ __forceinline__ float t(float dy, float x, float power, float s) const {
-        const float root = rsqrtf(s);
-        return __fmul_rn(dy * power, x * root * root); // not fused with the sum of t
-    }
-    __device__ __forceinline__ float dx(float dy, float x, float power, float sum) const {
-        return descend(dy * power, factor, x, sum);
-    }
-};
-
 // ---------------------------------------------------------------------- the networks' form
 
 // Threads of a block at most. Two blocks then share a multiprocessor, at 72 registers a thread: one
@@ -206,7 +174,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
                     float s[channels];
                     load_scales(x + h * row_length, near, norm, values, s);
 #pragma unroll
-                    for (int i = 0; i < channels; ++i) values[i] *= three_quarters(rsqrtf(s[i]));
+                    for (int i = 0; i < channels; ++i) values[i] *= three_quarters(s[i]);
                 }
                 if (h == down.first)
                     own.begin(values);
@@ -290,17 +258,17 @@ gather(const T* __restrict__ dy, const T* __restrict__ y, const std::uint8_t* __
 }
 
 // A thread computes one vector of channels of one column of pixels, walking down a strip of rows; a
-// block has all channels of its columns, and the t = dy x s^-1.75 of a vector's neighbours comes
-// through shared memory. Vectors of a pixel move fastest. Bound by bytes: x is read once and dx
-// written once; dy, where and y are read by every pixel of a window, from L1 but the first time.
+// block has all channels of its columns, and what a vector's neighbours pass on comes through
+// shared memory. Vectors of a pixel move fastest. Bound by bytes: x is read once and dx written
+// once; dy, where and y are read by every pixel of a window, from L1 but the first time.
 template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     lrn_maxpool_dgrad_kernel(const T* __restrict__ x, const T* __restrict__ y,
                              const T* __restrict__ dy, const std::uint8_t* __restrict__ where,
                              T* __restrict__ dx, PoolShape g, Tiling tiling, int group_vectors,
-                             ResponseNorm norm, bool gated) {
+                             Steps steps, bool gated) {
     constexpr int channels = kVector<T>;
-    // A vector's first two t and its last two. Two stages: the next row's are written while this
-    // one's are read.
+    // What a vector's first two channels pass on and its last two. Two stages: the next row's are
+    // written while this one's are read.
     SIMT_SHARED(Four<float>, edges, [2][kThreads]);
     const BlockPlace block = block_place(tiling);
     const int thread = static_cast<int>(threadIdx.x);
@@ -318,42 +286,41 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     const Span across = windows_of_pixel(w, g.size, g.stride, g.out_width);
     Span down = windows_of_pixel(block.first_row, g.size, g.stride, g.out_height);
     const int end = min(block.first_row + tiling.rows, g.height);
-    const float factor = 2.0f * norm.alpha * norm.beta;
 
     for (int h = block.first_row; h < end; ++h) {
         float own[channels], gradient[channels];
-        float t[kReach + channels + kReach] = {};
+        float passed[kReach + channels + kReach] = {};
         const std::int64_t at = in + std::int64_t{h} * g.width * g.channels;
         if (has_pixel) {
             gather(dy, y, where, g, down, across, h, w, gradient);
             float s[channels];
-            load_scales(x + at, near, norm, own, s);
+            load_scales(x + at, near, steps.norm, own, s);
 #pragma unroll
             for (int i = 0; i < channels; ++i) {
-                const float root = rsqrtf(s[i]);
-                gradient[i] *= three_quarters(root);
-                t[kReach + i] = __fmul_rn(gradient[i], own[i] * root * root);
+                gradient[i] *= three_quarters(s[i]);
+                passed[kReach + i] = steps.passed(gradient[i], own[i], s[i]);
             }
-            edges[h % 2][thread] = {{t[kReach], t[kReach + 1], t[channels], t[channels + 1]}};
+            edges[h % 2][thread] = {
+                {passed[kReach], passed[kReach + 1], passed[channels], passed[channels + 1]}};
         }
         __syncthreads();
         if (has_pixel) {
             if (near.before) {
                 const Four<float> left = edges[h % 2][thread - 1];
-                t[0] = left.of[2];
-                t[1] = left.of[3];
+                passed[0] = left.of[2];
+                passed[1] = left.of[3];
             }
             if (near.behind) {
                 const Four<float> right = edges[h % 2][thread + 1];
-                t[kReach + channels] = right.of[0];
-                t[kReach + channels + 1] = right.of[1];
+                passed[kReach + channels] = right.of[0];
+                passed[kReach + channels + 1] = right.of[1];
             }
 #pragma unroll
             for (int i = 0; i < channels; ++i) {
-                float sum = t[i];
+                float sum = passed[i];
 #pragma unroll
-                for (int d = 1; d <= 2 * kReach; ++d) sum += t[i + d];
-                gradient[i] = descend(gradient[i], factor, own[i], sum);
+                for (int d = 1; d <= 2 * kReach; ++d) sum += passed[i + d];
+                gradient[i] = descend(gradient[i], own[i], sum);
                 if (gated) gradient[i] = own[i] > 0.0f ? gradient[i] : 0.0f;
             }
             store_channels(dx + at, gradient);
@@ -371,7 +338,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
 template <class T, class Where, class Window>
 __global__ void any_lrn_maxpool_fprop_kernel(const T* __restrict__ x, T* __restrict__ y,
                                              Where* __restrict__ where, PoolShape g, Window window,
-                                             int length, ResponseNorm norm, bool relu) {
+                                             int length, Steps steps, bool relu) {
     const RowPlace at = row_place(g.out_width, g.channels);
     if (at.column == g.out_width) return;
     const std::int64_t image = at.row / g.out_height;
@@ -379,14 +346,13 @@ __global__ void any_lrn_maxpool_fprop_kernel(const T* __restrict__ x, T* __restr
     const Span rows = window_pixels(p, g.size, g.stride, g.height);
     const Span columns = window_pixels(at.column, g.size, g.stride, g.width);
     const int c = at.channel % length;
-    const Steps steps(norm);
 
     float best = 0.0f;
     int best_at = -1;
     for (int h = rows.first; h < rows.end; ++h) {
         for (int w = columns.first; w < columns.end; ++w) {
             const std::int64_t i = ((image * g.height + h) * g.width + w) * g.channels + at.channel;
-            const float s = window_scale(x, i, c, length, window, norm);
+            const float s = window_scale(x, i, c, length, window, steps.norm);
             const float value = widen(x[i]) * steps.power(s);
             // True also of the first NaN: no comparison with a NaN holds.
             if (best_at < 0 || (best == best && !(value <= best))) {
@@ -408,9 +374,9 @@ __global__ void any_lrn_maxpool_dgrad_kernel(const T* __restrict__ x, const T* _
                                              const T* __restrict__ dy,
                                              const Where* __restrict__ where, T* __restrict__ dx,
                                              PoolShape g, Rows rows, int tile, Window window,
-                                             ResponseNorm norm, bool gated) {
+                                             Steps steps, bool gated) {
     SIMT_SHARED(float, power, [kLrnTile]);
-    SIMT_SHARED(float, t, [kLrnTile]);
+    SIMT_SHARED(float, passed, [kLrnTile]);
     const auto gradient = [=](std::int64_t i) {
         const int channel = static_cast<int>(i % g.channels);
         std::int64_t pixel = i / g.channels;
@@ -432,7 +398,7 @@ __global__ void any_lrn_maxpool_dgrad_kernel(const T* __restrict__ x, const T* _
         }
         return sum;
     };
-    lrn_dgrad_tile(power, t, x, rows, tile, window, norm, Steps(norm), gradient,
+    lrn_dgrad_tile(power, passed, x, rows, tile, window, steps, gradient,
                    [=](std::int64_t i, float own, float value) {
                        dx[i] = narrow<T>(!gated || own > 0.0f ? value : 0.0f);
                    });
@@ -443,7 +409,7 @@ void launch_any_fprop(const T* x, T* y, Where* where, const PoolShape& g, Window
                       ResponseNorm norm, bool relu, Stream stream) {
     simt::launch<any_lrn_maxpool_fprop_kernel<T, Where, Window>>(
         row_grid(g.images * g.out_height, g.out_width, g.channels, stream), x, y, where, g, window,
-        length, norm, relu);
+        length, Steps(norm), relu);
 }
 
 template <class T, class Where, class Window>
@@ -453,7 +419,7 @@ void launch_any_dgrad(const T* x, const T* y, const T* dy, const Where* where, T
     const int tile = lrn_tile(window);
     simt::launch<any_lrn_maxpool_dgrad_kernel<T, Where, Window>>(
         simt::Grid(simt::blocks_for(rows.count, tile), kLrnThreads, stream), x, y, dy, where, dx, g,
-        rows, tile, window, norm, gated);
+        rows, tile, window, Steps(norm), gated);
 }
 
 // ---------------------------------------------------------------------- choosing
@@ -536,7 +502,7 @@ void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy, const Where* where, 
             const Tiling tiling = dgrad_tiling<T>(shape);
             simt::launch<lrn_maxpool_dgrad_kernel<T>>(grid_of(shape.images, tiling, stream), x, y,
                                                       dy, where, dx, shape, tiling,
-                                                      length / kVector<T>, norm, gated);
+                                                      length / kVector<T>, Steps(norm), gated);
             return;
         }
     }

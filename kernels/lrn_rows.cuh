@@ -44,15 +44,14 @@ __device__ __forceinline__ int advance(int c, int step, int length) {
 }
 
 // The gradient of a tile, whose block's place is blockIdx.x, where gradient(i) is dy at element i.
-// The block stages power = s^-beta and t = dy x s^(-beta - 1) of the tile and of the reach around
-// it; a thread then sums t for up to four elements, a block's width apart, and passes each to
-// store(i, x, dx). More than one stage only where a window reaches wider than one. `steps` are the
-// formula's: power(s), t(dy, x, power, s) and dx(dy, x, power, sum of t).
-template <class T, class Window, class Steps, class Gradient, class Store>
-__device__ __forceinline__ void lrn_dgrad_tile(float (&power)[kLrnTile], float (&t)[kLrnTile],
+// The block stages power = s^-beta, and what is passed on, of the tile and of the reach around it;
+// a thread then sums that for up to four elements, a block's width apart, and hands each to
+// store(i, x, dx). More than one stage only where a window reaches wider than one.
+template <class T, class Window, class Gradient, class Store>
+__device__ __forceinline__ void lrn_dgrad_tile(float (&power)[kLrnTile], float (&passed)[kLrnTile],
                                                const T* __restrict__ x, Rows rows, int tile,
-                                               Window window, const ResponseNorm& norm, Steps steps,
-                                               Gradient gradient, Store store) {
+                                               Window window, const Steps& steps, Gradient gradient,
+                                               Store store) {
     const int thread = static_cast<int>(threadIdx.x);
     const int step = kLrnThreads % rows.length;
     const std::int64_t tile_first = blockIdx.x * std::int64_t{tile};
@@ -67,9 +66,10 @@ __device__ __forceinline__ void lrn_dgrad_tile(float (&power)[kLrnTile], float (
         const int staged = static_cast<int>(min(staged_end - first, std::int64_t{kLrnTile}));
         int c = static_cast<int>((first + thread) % rows.length);
         for (int j = thread; j < staged; j += kLrnThreads) {
-            const float s = window_scale(x, first + j, c, rows.length, window, norm);
+            const float s = window_scale(x, first + j, c, rows.length, window, steps.norm);
             power[j] = steps.power(s);
-            t[j] = steps.t(gradient(first + j), widen(x[first + j]), power[j], s);
+            const float first_term = gradient(first + j) * power[j];
+            passed[j] = steps.passed(first_term, widen(x[first + j]), s);
             c = advance(c, step, rows.length);
         }
         __syncthreads();
@@ -82,7 +82,7 @@ __device__ __forceinline__ void lrn_dgrad_tile(float (&power)[kLrnTile], float (
             for (int d = -window.after; d <= window.before; ++d) {
                 const bool in_row = 0 <= c + d && c + d < rows.length;
                 const bool in_stage = 0 <= i + d && i + d < staged;
-                if (in_row && in_stage) sum[n] += t[i + d];
+                if (in_row && in_stage) sum[n] += passed[i + d];
             }
             i += kLrnThreads;
             c = advance(c, step, rows.length);
@@ -95,7 +95,7 @@ __device__ __forceinline__ void lrn_dgrad_tile(float (&power)[kLrnTile], float (
     for (int n = 0; n < kLrnPerThread; ++n) {
         if (i < tile_end) {
             const float own = widen(x[i]);
-            store(i, own, steps.dx(gradient(i), own, own_power[n], sum[n]));
+            store(i, own, descend(gradient(i) * own_power[n], own, sum[n]));
         }
         i += kLrnThreads;
     }

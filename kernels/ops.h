@@ -99,6 +99,12 @@ void filters_from_depth(const float* ddeep, float* dw, FilterShape shape, int bl
 // Every sum is float32. Where a launcher is a template, T is float or bf16, the type of maps, of
 // their gradients and of the filters that multiply them; what a kernel computes is rounded to it
 // once, when it is stored. Biases, gradients of weights and biases, and momentum are float32.
+//
+// At the ends of the range: a result beyond the largest number is infinite (as bf16 from 2^128 -
+// 2^119 on), one below the least normal number is denormal, not 0. A sum is infinite or NaN where a
+// term or a partial sum is beyond the range. What is infinite or NaN goes where the formula takes
+// it and nowhere else. What only chooses (ReLU and gates, pools and their gradients, dropout)
+// passes a number on as it is, or leaves 0 of it; no NaN is above 0.
 
 // Whether dropout keeps an element: what it takes to draw that (dropout.cu says how).
 struct DropoutDraw {
@@ -114,7 +120,8 @@ struct DropoutDraw {
 // tensor cores always: by wgmma where the shape says so and operands lie so that it can (conv.cu).
 // Those of float take the tensor cores for anything but `fma`, by mma, each number in three bf16:
 // as accurate, but other bits. Infinity, NaN, and what is as large as 2^128 - 2^119 then make NaN
-// of every sum that they go into; numbers below 2^-110 are cut off at 2^-133.
+// of every sum that they go into; numbers below 2^-110 are cut off at 2^-133; a sum may be infinite
+// from 2^-7 below the end on.
 enum class Unit { fma, mma, wgmma };
 
 // Dropout behind a layer: y = act(..) factor where `draw` (dropout.cu) kept the output, else 0. An
@@ -147,6 +154,8 @@ struct Rule {
 //   fprop  y[n,p,q,k]  = act(b[k] + sum over r,s,c of x[n, p stride_h - pad_top + r,
 //                                                       q stride_w - pad_left + s, c] w[k,r,s,c])
 //   dgrad  dx, and wgrad  dw, db: the adjoints of the sum in x, in w and in b
+// Zeros are multiplied, too, those outside and, in dgrad, those for outputs that there are not:
+// with an infinite weight or dy they make NaN.
 struct ConvShape {
     int images;                // N
     int height, width;         // H, W
@@ -225,16 +234,18 @@ template <class T> void scale(const T* x, T* y, std::int64_t count, float factor
 // y = tanh(x)
 template <class T> void tanh_fprop(const T* x, T* y, std::int64_t count, Stream stream);
 
-// dx = dy (1 - y^2)
+// dx = dy (1 - y^2), for y from -1 to 1
 template <class T>
 void tanh_dgrad(const T* y, const T* dy, T* dx, std::int64_t count, Stream stream);
 
 // ---------------------------------------------------------------------- response norms
 // With W(i) the window of unit i and s_i = k + alpha * sum over j in W(i) of x_j^2:
 //   fprop  y_i  = x_i s_i^-beta
-//   dgrad  dx_i = dy_i s_i^-beta - 2 alpha beta x_i * sum over j with i in W(j) of
-//                 dy_j x_j s_j^(-beta - 1)
-// alpha multiplies the plain sum (the 2012 source divides its own by the window's units first).
+//   dgrad  dx_i = dy_i s_i^-beta - x_i * sum over j with i in W(j) of
+//                 2 alpha beta dy_j x_j s_j^(-beta - 1)
+// alpha multiplies the plain sum (the 2012 source divides its own by the window's units first),
+// which is infinite from one x_j of 2^64 on: s^-beta is 0 then, and so are y and dx, but NaN where
+// an x is infinite. A dy_i s_i^-beta beyond the range makes dx_i infinite or NaN.
 struct ResponseNorm {
     int size; // units of a window along each of its axes
     float alpha;
@@ -279,7 +290,7 @@ void maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, Stream strea
 template <class T, class Where> void maxpool_dgrad(const T* dy, const Where* where, const T* gate,
                                                    T* dx, PoolShape shape, Stream stream);
 
-// y = mean over the window's pixels inside the image
+// y = mean over the window's pixels inside the image: their sum first, infinite beyond the range
 template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream stream);
 
 // dx = sum over the windows that hold the pixel of dy / (the window's pixels inside the image)
@@ -313,6 +324,9 @@ template <class T> void dropout(const T* x, T* y, std::int64_t images, std::int6
 //   dlogits = (softmax(logits) - onehot(label)) / rows
 //   topk    = 1 - mean over rows of clamp((k - g) / t, 0, 1), where g logits are greater than the
 //             label's and t equal to it (itself included)
+// A logit of -inf is a class of probability 0, as is one that lies below the highest by more than
+// the range; the loss is infinite if it is the label's. A NaN, an infinite logit or a row of -inf
+// makes the loss and its row of dlogits NaN.
 // A label outside [0, classes) makes the loss and its row of dlogits NaN and counts as wrong, as
 // does a label whose logit is NaN.
 std::size_t softmax_cross_entropy_workspace(std::int64_t rows);
@@ -322,8 +336,9 @@ template <class T> void softmax_cross_entropy(const float* logits, const std::in
                                               Stream stream);
 
 // ---------------------------------------------------------------------- update (sgd.cu)
-// The paper's rule (section 5), in place; all arrays of `count` elements:
-//   v = momentum v - weight_decay lr w - lr dw
+// The paper's rule (section 5), in place; all arrays of `count` elements; from left to right, each
+// step rounded:
+//   v = momentum v - (weight_decay lr) w - lr dw
 //   w = w + v
 // lr = 0 freezes: neither w nor v changes.
 template <class T>

@@ -1,5 +1,7 @@
-// What the two response norms share: a window's reach and the power of its sum.
+// What the response norms share, alone or before a pool: a window's reach, and the formula's steps.
 #pragma once
+
+#include <cfloat>
 
 #include "bf16.cuh"
 #include "ops.h"
@@ -19,13 +21,39 @@ inline Reach reach_of(int size, int length) {
     return {before < length ? before : length - 1, after < length ? after : length - 1};
 }
 
-// s^-beta; the networks' .75 without a general power.
-__device__ __forceinline__ float negative_power(float s, float beta) {
-    if (beta == 0.75f) {
-        const float root = rsqrtf(s);
-        return root * sqrtf(root);
+// The networks' s^-.75 by two reciprocal roots, without a general power, a square root or a
+// division. An infinite s has root 0, whose own reciprocal root would be infinite, and their
+// product NaN: beside any other root the least normal number counts for nothing.
+__device__ __forceinline__ float three_quarters(float s) {
+    const float root = rsqrtf(s);
+    return root * rsqrtf(root + FLT_MIN) * root;
+}
+
+// The formula (ops.h) in steps, for every kernel that takes them: a call's bits do not depend on
+// which it gets. In this order nothing overflows that the result does not: factor x / s is at most
+// beta (alpha / k)^.5, and x is made small by the roots before the factor can make it large.
+struct Steps {
+    ResponseNorm norm;
+    float factor; // 2 alpha beta
+
+    __device__ __host__ explicit Steps(const ResponseNorm& norm_)
+        : norm(norm_), factor(2.0f * norm_.alpha * norm_.beta) {}
+
+    // s^-beta
+    __device__ __forceinline__ float power(float s) const {
+        return norm.beta == 0.75f ? three_quarters(s) : powf(s, -norm.beta);
     }
-    return powf(s, -beta);
+    // What a unit passes on to those of its window, but for their x: of `first`, dy s^-beta, the
+    // first term of dx. Not fused with a sum of it.
+    __device__ __forceinline__ float passed(float first, float x, float s) const {
+        const float root = rsqrtf(s);
+        return __fmul_rn(first, x * root * root * factor);
+    }
+};
+
+// dx of a unit, from its first term and the sum of what is passed to it.
+__device__ __forceinline__ float descend(float first, float x, float sum) {
+    return fmaf(-x, sum, first);
 }
 
 } // namespace pyalexnet

@@ -70,44 +70,45 @@ __device__ __forceinline__ float window_sum(const T* __restrict__ values, const 
 // A thread normalises one channel of one column down a band of rows, a block up to 256 neighbouring
 // floats of them; channels move fastest. Bound by L1: size^2 reads an element.
 template <class T> __global__ void rnorm_fprop_kernel(const T* __restrict__ x, T* __restrict__ y,
-                                                      Maps maps, Reach reach, ResponseNorm norm) {
+                                                      Maps maps, Reach reach, Steps steps) {
     const BandPlace at = band_place(maps);
     if (at.column == maps.width) return;
     for (int row = at.first_row; row < at.end_row; ++row) {
         const std::int64_t i = index_of(at, row, maps);
         const float squares = window_sum<Square>(x, at, row, maps, reach.before, reach.after);
-        y[i] = narrow<T>(widen(x[i]) * negative_power(norm.k + norm.alpha * squares, norm.beta));
+        const float s = steps.norm.k + steps.norm.alpha * squares;
+        y[i] = narrow<T>(widen(x[i]) * steps.power(s));
     }
 }
 
-// As rnorm_fprop_kernel. Writes dx's first term, dy s^-beta, and t = dy x s^(-beta - 1).
+// As rnorm_fprop_kernel. Writes dx's first term, dy s^-beta, and what is passed on.
 template <class T>
 __global__ void rnorm_weigh_kernel(const T* __restrict__ x, const T* __restrict__ dy,
-                                   float* __restrict__ first, float* __restrict__ t, Maps maps,
-                                   Reach reach, ResponseNorm norm) {
+                                   float* __restrict__ first, float* __restrict__ passed, Maps maps,
+                                   Reach reach, Steps steps) {
     const BandPlace at = band_place(maps);
     if (at.column == maps.width) return;
     for (int row = at.first_row; row < at.end_row; ++row) {
         const std::int64_t i = index_of(at, row, maps);
         const float squares = window_sum<Square>(x, at, row, maps, reach.before, reach.after);
-        const float s = norm.k + norm.alpha * squares;
-        const float first_term = widen(dy[i]) * negative_power(s, norm.beta);
+        const float s = steps.norm.k + steps.norm.alpha * squares;
+        const float first_term = widen(dy[i]) * steps.power(s);
         first[i] = first_term;
-        t[i] = first_term * widen(x[i]) / s;
+        passed[i] = steps.passed(first_term, widen(x[i]), s);
     }
 }
 
-// As rnorm_fprop_kernel. Subtracts the second term: the sum of t over the mirrored window.
-template <class T>
-__global__ void rnorm_spread_kernel(const T* __restrict__ x, const float* __restrict__ first,
-                                    const float* __restrict__ t, T* __restrict__ dx, Maps maps,
-                                    Reach reach, float factor) {
+// As rnorm_fprop_kernel. Subtracts the second term: of what is passed on in the mirrored window.
+template <class T> __global__ void rnorm_spread_kernel(const T* __restrict__ x,
+                                                       const float* __restrict__ first,
+                                                       const float* __restrict__ passed,
+                                                       T* __restrict__ dx, Maps maps, Reach reach) {
     const BandPlace at = band_place(maps);
     if (at.column == maps.width) return;
     for (int row = at.first_row; row < at.end_row; ++row) {
         const std::int64_t i = index_of(at, row, maps);
-        const float sum = window_sum<Identity>(t, at, row, maps, reach.after, reach.before);
-        dx[i] = narrow<T>(first[i] - factor * widen(x[i]) * sum);
+        const float sum = window_sum<Identity>(passed, at, row, maps, reach.after, reach.before);
+        dx[i] = narrow<T>(descend(first[i], widen(x[i]), sum));
     }
 }
 
@@ -121,7 +122,7 @@ template <class T> void rnorm_fprop(const T* x, T* y, std::int64_t images, int h
                                     int channels, ResponseNorm norm, Stream stream) {
     const Maps maps{images, height, width, channels};
     simt::launch<rnorm_fprop_kernel<T>>(band_grid(maps, stream), x, y, maps,
-                                        reach_in(maps, norm.size), norm);
+                                        reach_in(maps, norm.size), Steps(norm));
 }
 
 std::size_t rnorm_dgrad_workspace(std::int64_t images, int height, int width, int channels) {
@@ -135,11 +136,11 @@ template <class T> void rnorm_dgrad(const T* x, const T* dy, T* dx, std::int64_t
     const Maps maps{images, height, width, channels};
     const Reach reach = reach_in(maps, norm.size);
     float* const first = static_cast<float*>(workspace);
-    float* const t = first + images * height * width * channels;
-    simt::launch<rnorm_weigh_kernel<T>>(band_grid(maps, stream), x, dy, first, t, maps, reach,
-                                        norm);
-    simt::launch<rnorm_spread_kernel<T>>(band_grid(maps, stream), x, first, t, dx, maps, reach,
-                                         2.0f * norm.alpha * norm.beta);
+    float* const passed = first + images * height * width * channels;
+    simt::launch<rnorm_weigh_kernel<T>>(band_grid(maps, stream), x, dy, first, passed, maps, reach,
+                                        Steps(norm));
+    simt::launch<rnorm_spread_kernel<T>>(band_grid(maps, stream), x, first, passed, dx, maps,
+                                         reach);
 }
 
 template void rnorm_fprop(const float*, float*, std::int64_t, int, int, int, ResponseNorm, Stream);

@@ -29,22 +29,23 @@ __device__ __forceinline__ Halves split_halves(float x) {
 
 // A Rule whose learning rate has been read. One of 0 freezes: nothing is to be touched.
 struct Momentum {
-    float lr, momentum, weight_decay;
+    float lr, momentum, decay; // decay: weight_decay lr
 
     __device__ bool freezes() const { return lr == 0.0f; }
 
-    // v = momentum v - lr (weight_decay w + dw), w = w + v. Every step is rounded by itself, never
-    // fused with the next: the same bits in whichever kernel this is compiled into.
+    // v = momentum v - decay w - lr dw, w = w + v. Every step is rounded by itself, never fused
+    // with the next: the same bits in whichever kernel this is compiled into. The rates come first:
+    // what is added is then as small as they make it.
     __device__ __forceinline__ void step(float& w, float& v, float dw) const {
-        const float pull = __fadd_rn(__fmul_rn(weight_decay, w), dw);
-        v = __fsub_rn(__fmul_rn(momentum, v), __fmul_rn(lr, pull));
+        const float slowed = __fsub_rn(__fmul_rn(momentum, v), __fmul_rn(decay, w));
+        v = __fsub_rn(slowed, __fmul_rn(lr, dw));
         w = __fadd_rn(w, v);
     }
 };
 
 __device__ __forceinline__ Momentum read_rule(const Rule& rule) {
-    return {rule.lr.on_device ? *rule.lr.on_device : rule.lr.value, rule.momentum,
-            rule.weight_decay};
+    const float lr = rule.lr.on_device ? *rule.lr.on_device : rule.lr.value;
+    return {lr, rule.momentum, __fmul_rn(rule.weight_decay, lr)};
 }
 
 // Four neighbouring weights and what belongs to them.

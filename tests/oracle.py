@@ -6,6 +6,13 @@ inputs replaced by its absolute value. The magnitude is what a float32 result ma
 proportion to (tolerance.py). Ops that only choose among their inputs (ReLU, max-pool, dropout, the
 gather) return plain arrays, to be met exactly.
 
+At the ends of the range the ops are float32's, not float64's, for all that float32 has to hold: a
+sum of squares, a mean's sum, a logit less the highest is infinite from where it rounds to infinity
+(`single`), and what is rounded below the least normal number is uncertain by an absolute amount
+(`rounded`). Whatever else an op computes on the way it may order as it likes, and has no limits of
+its own here: it is for the op to find an order that keeps within the range. A result beyond the
+range is an infinity (tolerance.py).
+
 Layouts: images and maps NHWC, filters KRSC (C per group), linear weights (out, in).
 """
 
@@ -46,6 +53,20 @@ def sides(pad: Sides) -> tuple[int, int, int, int]:
 def double(x: Numbers) -> Floats:
     """The same numbers in float64."""
     return np.asarray(x, dtype=np.float64)
+
+
+LEAST = 2.0**-126
+"""The least normal number of float32 and of bfloat16."""
+
+
+def single(x: Floats) -> Floats:
+    """What float32 makes of the sizes of x: from 2^128 - 2^103 on they round to infinity."""
+    return np.where(abs(x) >= 2.0**128 - 2.0**103, np.copysign(np.inf, x), x)
+
+
+def rounded(x: Floats) -> Floats:
+    """The size in proportion to which x is rounded: places below the least normal end together."""
+    return np.maximum(abs(x), LEAST)
 
 
 # ------------------------------------------------------------------------------------------- images
@@ -199,14 +220,13 @@ def conv_fprop(
 ) -> Exact:
     """y[n,p,q,k] = f(b[k] + sum over r,s,c of w[k,r,s,c] x[n, p down + r, q right + s, c]).
 
-    x counts from the padded image's corner. The magnitude is the sum's, before f: neither ReLU nor
-    tanh enlarges an error.
+    x counts from the padded image's corner.
     """
     x, w = double(x), double(w)
     bias = np.zeros(w.shape[0]) if b is None else double(b)
     total = _conv(x, w, stride, pad, groups) + bias
     magnitude = _conv(abs(x), abs(w), stride, pad, groups) + abs(bias)
-    return Exact(activate(total, activation), magnitude)
+    return activated(Exact(total, magnitude), activation)
 
 
 def _conv_dgrad(
@@ -278,7 +298,7 @@ def linear_fprop(
     """y[n,o] = f(b[o] + sum over i of x[n,i] w[o,i])."""
     x, w = double(x), double(w)
     bias = np.zeros(w.shape[0]) if b is None else double(b)
-    return Exact(activate(x @ w.T + bias, activation), abs(x) @ abs(w).T + abs(bias))
+    return activated(Exact(x @ w.T + bias, abs(x) @ abs(w).T + abs(bias)), activation)
 
 
 def linear_dgrad(dy: Numbers, w: Numbers) -> Exact:
@@ -320,11 +340,16 @@ def tanh_dgrad(y: Numbers, dy: Numbers) -> Exact:
     return Exact(dy * (1 - y * y), abs(dy) * (1 + y * y))
 
 
-def activate(x: Floats, activation: str | None) -> Floats:
-    """The activation that conv and linear may apply to their sums."""
-    if activation == "relu":
-        return relu(x)
-    return double(np.tanh(x)) if activation == "tanh" else x
+def activated(sums: Exact, activation: str | None) -> Exact:
+    """The activation that conv and linear may apply to their sums.
+
+    The magnitude stays the sum's: neither ReLU nor tanh enlarges an error. Of an infinite sum, 0
+    and 1 are exact.
+    """
+    if activation is None:
+        return sums
+    value = relu(sums.value) if activation == "relu" else double(np.tanh(sums.value))
+    return Exact(value, np.where(np.isinf(single(sums.value)), abs(value), sums.magnitude))
 
 
 # --------------------------------------------------------------------------- response normalisation
@@ -371,27 +396,33 @@ class Norm(NamedTuple):
     k: float
 
     def denominator(self, x: Floats) -> Floats:
-        """D_i = k + alpha times the sum of x_j^2 over i's window."""
+        """D_i = k + alpha times the sum of x_j^2 over i's window.
+
+        The sum is taken before alpha makes it smaller: squares beyond the range make D infinite,
+        and D^-beta 0.
+        """
         D = np.zeros_like(x)
         for centre, window in self.windows:
-            D[centre] = self.k + self.alpha * (x[window] ** 2).sum(axis=self.axes, keepdims=True)
+            squares = single((x[window] ** 2).sum(axis=self.axes, keepdims=True))
+            D[centre] = single(self.k + self.alpha * squares)
         return D
 
     def fprop(self, x: Floats) -> Exact:
         """y_i = x_i D_i^-beta."""
-        y = x * self.denominator(x) ** -self.beta
-        return Exact(y, abs(y))
+        power = self.denominator(x) ** -self.beta
+        return Exact(x * power, abs(x) * rounded(power))
 
     def dgrad(self, x: Floats, dy: Floats) -> Exact:
         """Each output y_i = x_i D_i^-beta sends its gradient to x_i and to all x_j in its D_i."""
         D = self.denominator(x)
-        dx = dy * D**-self.beta
-        magnitude = abs(dx)
+        power = D**-self.beta
+        dx = dy * power
+        magnitude = abs(dy) * rounded(power)
         # dL/dD_i, times dD_i/dx_j = 2 alpha x_j for every j of i's window.
-        dD = -self.beta * dy * x * D ** (-self.beta - 1)
+        dD_2alpha = -2 * self.alpha * self.beta * dy * x * D ** (-self.beta - 1)
         for centre, window in self.windows:
-            dx[window] += dD[centre] * 2 * self.alpha * x[window]
-            magnitude[window] += abs(dD[centre] * 2 * self.alpha * x[window])
+            dx[window] += dD_2alpha[centre] * x[window]
+            magnitude[window] += rounded(dD_2alpha[centre]) * abs(x[window])
         return Exact(dx, magnitude)
 
 
@@ -481,6 +512,14 @@ def maxpool_fprop(
     return y, where
 
 
+def chosen(x: Floats, where: NDArray[np.integer], *, size: int, stride: int) -> Floats:
+    """What a pool's places name, of maps (N, H, W, C)."""
+    n, p, q, c = np.indices(where.shape)
+    r, s = np.divmod(where.astype(int), size)
+    named: Floats = x[n, p * stride + r, q * stride + s, c]
+    return named
+
+
 def maxpool_dgrad(
     dy: Numbers,
     where: NDArray[np.integer],
@@ -502,13 +541,18 @@ def maxpool_dgrad(
 
 
 def avgpool_fprop(x: Numbers, *, size: int, stride: int, ceil: bool = True) -> Exact:
-    """The mean of the pixels of each window that lie inside the image (cuda-convnet's rule)."""
+    """The mean of the pixels of each window that lie inside the image (cuda-convnet's rule).
+
+    Their sum comes first, and is infinite where it leaves the range.
+    """
     x = double(x)
     shape = pool_out_shape(x.shape, size, stride, ceil)
     y, magnitude = np.zeros(shape), np.zeros(shape)
     for p, q, rows, columns in pool_windows(x.shape, size, stride, ceil):
-        y[:, p, q] = x[:, rows, columns].mean(axis=(1, 2))
-        magnitude[:, p, q] = abs(x[:, rows, columns]).mean(axis=(1, 2))
+        seen = x[:, rows, columns]
+        pixels = seen.shape[1] * seen.shape[2]
+        y[:, p, q] = single(seen.sum(axis=(1, 2))) / pixels
+        magnitude[:, p, q] = abs(seen).sum(axis=(1, 2)) / pixels
     return Exact(y, magnitude)
 
 
@@ -542,9 +586,10 @@ def lrn_maxpool_fprop(
     Two values nearer than their rounding may change places: the larger of them is right within its
     own, so that the maximum's magnitude is that of the value itself.
     """
-    normalised = lrn_fprop(x, **norm).value
-    y, where = maxpool_fprop(normalised, size=pool_size, stride=pool_stride, ceil=ceil)
-    return Exact(np.maximum(y, 0) if relu else y, abs(y)), where
+    normalised = lrn_fprop(x, **norm)
+    y, where = maxpool_fprop(normalised.value, size=pool_size, stride=pool_stride, ceil=ceil)
+    magnitude = chosen(normalised.magnitude, where, size=pool_size, stride=pool_stride)
+    return Exact(np.maximum(y, 0) if relu else y, magnitude), where
 
 
 def lrn_maxpool_dgrad(
@@ -632,14 +677,14 @@ def dropout(
 
 def dropped(y: Exact, *, factor: float = 1.0, **draw: Any) -> Exact:
     """An output times the factor where it is kept, else 0; `draw` is dropout's."""
-    kept = dropout(np.ones(y.value.shape), **draw)
-    return Exact(y.value * factor * kept, y.magnitude * abs(factor) * kept)
+    kept = dropout(np.ones(y.value.shape), **draw) == 1
+    return Exact(np.where(kept, y.value * factor, 0), np.where(kept, y.magnitude * abs(factor), 0))
 
 
 def let_pass(dx: Exact, gate: Numbers | None, factor: float = 1.0) -> Exact:
     """A gradient times the factor where the gate is above 0, else 0."""
-    on = np.ones(dx.value.shape) if gate is None else double(gate) > 0
-    return Exact(dx.value * factor * on, dx.magnitude * abs(factor) * on)
+    on = np.ones(dx.value.shape, bool) if gate is None else double(gate) > 0
+    return Exact(np.where(on, dx.value * factor, 0), np.where(on, dx.magnitude * abs(factor), 0))
 
 
 # ------------------------------------------------------------------------------ softmax, top-k, sgd
@@ -650,21 +695,23 @@ def softmax_cross_entropy(logits: Numbers, labels: Numbers) -> tuple[Exact, Exac
 
     Magnitudes, with t = z - max z, p = softmax, S = sum of exp t: exp, log and the division each
     add a constant number of units (tolerance.py counts 24), and rounding t once by a relative u
-    changes exp t by u |t|, so that S and p are as uncertain as 1 + the sum of p |t| / 8.
+    changes exp t by u |t|, so that S and p are as uncertain as 1 + the sum of p |t| / 8. A t below
+    the range is -inf, whose exp is 0; the losses' sum is infinite beyond it, as its mean then is.
     """
     z = double(logits)
     rows = np.arange(len(z))
-    t = z - z.max(axis=1, keepdims=True)
+    t = single(z - z.max(axis=1, keepdims=True))
     S = np.exp(t).sum(axis=1, keepdims=True)
     p = np.exp(t) / S
-    unsure = 1 + (p * abs(t)).sum(axis=1, keepdims=True) / 8
+    slips = np.where(p > 0, p * abs(t), 0) / 8
+    unsure = 1 + slips.sum(axis=1, keepdims=True)
     onehot = np.zeros_like(z)
     onehot[rows, labels] = 1
     loss = Exact(
-        np.asarray((np.log(S[:, 0]) - t[rows, labels]).mean()),
+        single((np.log(S[:, 0]) - t[rows, labels]).sum()) / len(z),
         np.asarray((unsure[:, 0] + np.log(S[:, 0]) + abs(t[rows, labels]) / 8).mean()),
     )
-    return loss, Exact((p - onehot) / len(z), (p * (unsure + abs(t) / 8) + onehot) / len(z))
+    return loss, Exact((p - onehot) / len(z), (p * unsure + slips + onehot) / len(z))
 
 
 def topk_error(logits: Numbers, labels: Numbers, k: int) -> float:

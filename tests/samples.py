@@ -65,6 +65,33 @@ def pixels(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
     return generator(seed, *shape).integers(0, 256, shape, np.uint8)
 
 
+# By rows: nothing, and what is denormal; the least normal number, one whose square is denormal, one
+# whose square is just within the range, and two beyond; near the end, bfloat16's and float32's.
+ENDS = np.array(
+    [
+        *(0.0, -0.0, 1e-45, -1e-40),
+        *(2.0**-126, -1e-20, 1.8e19, -2e19, 1e30),
+        *(-1e38, 3e38, 3.3967e38, -(2.0**128 - 2.0**104)),
+        *(np.inf, -np.inf, np.nan),
+    ],
+    np.float32,
+)
+"""Sixteen numbers from the ends of float32's range, on which every op is tried."""
+
+
+def planted(x: NDArray[Any], axis: int, *, everywhere: bool = False) -> NDArray[Any]:
+    """x with ENDS along an axis of as many: in the middle of the others, or all over, times x's
+    signs; what x has else, and its type, stay."""
+    ends = ENDS.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
+    middle = [slice(n // 2, n // 2 + 1) for n in x.shape]
+    middle[axis] = slice(None)
+    place = ... if everywhere else tuple(middle)
+    planted = x.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        planted[place] = np.copysign(ends, ends * planted)[place] if everywhere else ends
+        return planted.astype(x.dtype)
+
+
 def classes(rows: int, count: int, seed: int = 0) -> NDArray[np.int64]:
     """A label for each row."""
     return generator(seed, rows, count).integers(0, count, rows)

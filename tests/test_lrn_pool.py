@@ -58,13 +58,6 @@ def slopes(case: LRNPool, dtype: Any, relus: bool) -> Exact:
     return oracle.lrn_maxpool_dgrad(x, dy, where, **case.constants, y=y, gated=relus)
 
 
-def at(values: Any, where: Any, case: LRNPool) -> Any:
-    """What a pool's codes name, of maps (N, H, W, C)."""
-    n, p, q, c = np.indices(where.shape)
-    r, s = np.divmod(where.astype(int), case.pool.size)
-    return values[n, p * case.pool.stride + r, q * case.pool.stride + s, c]
-
-
 @EACH_ELEMENT
 @RELUS
 @CASES
@@ -77,7 +70,8 @@ def test_fprop(be: Any, case: LRNPool, relus: bool, dtype: Any) -> None:
     assert where.dtype == case.where_dtype
     # Of two that differ by less than they are rounded, either may be named.
     normalised = oracle.lrn_fprop(x, **case.norm.constants).value
-    assert (at(normalised, where, case) >= due.value - 2 * bound(due, units(case))).all()
+    named = oracle.chosen(normalised, where, size=case.pool.size, stride=case.pool.stride)
+    assert (named >= due.value - 2 * bound(due, units(case))).all()
 
 
 @EACH_ELEMENT

@@ -59,7 +59,7 @@ def stored(value: Any, allowed: Any, dtype: Any) -> Any:
     if dtype == np.float32:
         return allowed
     assert dtype == BFLOAT16
-    _, exponent = np.frexp(abs(value) + allowed)
+    _, exponent = np.frexp(np.minimum(abs(value) + allowed, largest(dtype)))
     half_a_place = np.ldexp(1.0, np.maximum(exponent, -125) - 9)  # of 8 bits, below 2^exponent
     return allowed + half_a_place
 
@@ -69,12 +69,12 @@ def assert_close(
 ) -> None:
     """An array of the exact one's shape and of `dtype`, float32 or bfloat16, close everywhere.
 
-    Within `units` of the magnitude, that is, before it was rounded to bfloat16.
+    Within `units` of the magnitude, that is, before it was rounded to bfloat16. Where the exact one
+    is beyond the range of `dtype`, that infinity is due, and NaN where it is NaN.
     """
     assert actual.dtype == dtype, f"dtype {actual.dtype}, expected {np.dtype(dtype)}"
     assert actual.shape == exact.value.shape, f"shape {actual.shape}, expected {exact.value.shape}"
-    allowed = stored(exact.value, bound(exact, units), dtype)
-    _refuse_beyond(allowed, actual, exact.value)
+    _refuse_beyond(stored(exact.value, bound(exact, units), dtype), actual, exact.value)
 
 
 def assert_agree(one: Array, other: Array, magnitude: Any, *, dtype: Any = np.float32) -> None:
@@ -89,17 +89,34 @@ def assert_agree(one: Array, other: Array, magnitude: Any, *, dtype: Any = np.fl
 
 
 def _refuse_beyond(allowed: Any, actual: Array, due: NDArray[np.float64]) -> None:
-    """Fail where an element is further than `allowed` from what was due; a NaN is too far."""
-    error = abs(actual.astype(np.float64) - due)
-    bad = ~(error <= allowed)
+    """Fail where an element is further than `allowed` from what was due.
+
+    NaN is due where NaN was computed, and an infinity also where the range ends in between.
+    """
+    got = actual.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        error = abs(got - due)
+        near = np.isfinite(got) & (error <= allowed)
+        over = abs(due) + allowed > largest(actual.dtype)
+        beyond = np.isinf(got) & (got * np.sign(due) > 0) & over
+    bad = ~np.where(
+        np.isnan(due), np.isnan(got), np.where(np.isinf(due), got == due, near | beyond)
+    )
     if not bad.any():
         return
-    worst = np.unravel_index(np.argmax(np.where(bad, error / allowed, 0)), error.shape)
+    with np.errstate(invalid="ignore"):
+        tolerances = np.where(bad, error / allowed, 0)
+    worst = np.unravel_index(np.argmax(tolerances), error.shape)  # the first NaN, if there is one
     place = tuple(int(i) for i in worst)
     raise AssertionError(
         f"{int(bad.sum())} of {error.size} elements are off; worst {place}: {actual[place]!r}; "
-        f"{due[place]!r} was due, {error[place] / allowed[place]:.3g} tolerances away"
+        f"{due[place]!r} was due, {tolerances[place]:.3g} tolerances away"
     )
+
+
+def largest(dtype: Any) -> float:
+    """The largest finite number of float32 or bfloat16."""
+    return 2.0**128 - (2.0**104 if dtype == np.float32 else 2.0**120)
 
 
 def assert_same(

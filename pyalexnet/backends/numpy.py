@@ -469,8 +469,7 @@ class NumpyBackend(HostBackend):
         def work(w: Floats, v: Floats, dw: Floats) -> None:
             change = self._cores.scratch("change", w.shape)
             v *= momentum
-            if weight_decay:
-                v -= np.multiply(w, weight_decay * rate, out=change)
+            v -= np.multiply(w, weight_decay * rate, out=change)
             v -= np.multiply(dw, rate, out=change)
             w += v
 

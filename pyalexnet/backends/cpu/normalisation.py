@@ -28,21 +28,22 @@ class Settings(NamedTuple):
 
 def normalise(cores: Cores, x: Floats, y: Floats, settings: Settings) -> None:
     """Write y; all of x at once."""
-    np.divide(x, _power(cores, _base(cores, x, settings), settings.beta), out=y)
+    _scale(cores, x, _base(cores, x, settings), settings.beta, y)
 
 
 def normalise_dgrad(cores: Cores, x: Floats, dy: Floats, dx: Floats, settings: Settings) -> None:
-    """Write dx = dy d^-beta - 2 alpha beta x sum over j of dy_j x_j d_j^(-beta - 1)."""
+    """Write dx = dy d^-beta - x sum over j of 2 alpha beta dy_j x_j d_j^(-beta - 1)."""
     size, alpha, beta, _ = settings
     base = _base(cores, x, settings)
-    np.divide(dy, _power(cores, base, beta), out=dx)
-    # What each place passes on to those in its window.
+    _scale(cores, dy, base, beta, dx)
+    # What each place passes on to those in its window. In this order nothing overflows that the
+    # result does not: 2 alpha beta x / d is at most beta (alpha / k)^.5.
     passed = np.divide(x, base, out=base)
+    passed *= 2 * alpha * beta
     passed *= dx
     # The places whose window holds this one form a window themselves, mirrored.
     sums = _window_sums(cores, passed, None, size, size - 1 - size // 2)
     np.multiply(sums, x, out=passed)
-    passed *= 2 * alpha * beta
     dx -= passed
 
 
@@ -54,15 +55,19 @@ def _base(cores: Cores, x: Floats, settings: Settings) -> Floats:
     return base
 
 
-def _power(cores: Cores, base: Floats, beta: float) -> Floats:
-    """base^beta; where square roots do, they are twice as fast."""
+def _scale(cores: Cores, x: Floats, base: Floats, beta: float, y: Floats) -> None:
+    """Write y = x base^-beta; where square roots do, they are twice as fast.
+
+    base^.75 is within the range wherever base is; base^beta need not be.
+    """
     power: Floats = cores.scratch("power", base.shape)
     if beta != 0.75:
-        return np.power(base, beta, out=power)
+        np.multiply(x, np.power(base, -beta, out=power), out=y)
+        return
     root = np.sqrt(base, out=cores.scratch("root", base.shape))
     np.sqrt(root, out=power)
     power *= root
-    return power
+    np.divide(x, power, out=y)
 
 
 def _window_sums(cores: Cores, x: Floats, factor: Floats | None, size: int, before: int) -> Floats:
