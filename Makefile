@@ -3,14 +3,15 @@
 # make test-faults  kills, full disks, damaged files, bad input: many times each, half an hour
 # make lint     formatting, style and types
 # make bench    times operations and steps beside PyTorch, if it is installed, on CPU or GPU
-# make gpu      on a machine with an NVIDIA GPU and nvcc: tests, compute-sanitizer, bench, record;
-#               QUICK=1 in under eight minutes
+# make gpu      on a machine with an NVIDIA GPU and nvcc: tests, compute-sanitizer, and the bench
+#               beside PyTorch and JAX, kept as a record; MINUTES=9: what teaches most, in nine
 # make cuda-all compiles every kernel for every supported card; needs nvcc, no GPU
 #
 # Each makes .venv and installs the package into it first; a second call starts in seconds.
-# ISOLATION=off builds with what is installed already, without a network.
-# PYTHON=python3.12 picks another interpreter, PYALEXNET_CUDA=AUTO|ON|OFF whether the GPU's module is
-# built (AUTO: where there are nvcc and a GPU), PYALEXNET_NVCC_WHEEL=1 takes nvcc from its wheels.
+# ISOLATION=off builds and runs with what is installed already, without a network.
+# PYTHON=python3.12 picks another interpreter, VENV=elsewhere another folder than .venv,
+# PYALEXNET_CUDA=AUTO|ON|OFF whether the GPU's module is built (AUTO: where there are a card and nvcc,
+# see bindings/cuda/find_nvcc.cmake); PYALEXNET_NVCC_WHEEL=1 takes nvcc from its wheels.
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,12 +31,7 @@ else ifneq ($(NVCC),)
   CUDA_MAJOR := $(shell $(NVCC) --version | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
 endif
 PYALEXNET_CUDA ?= AUTO
-ifeq ($(PYALEXNET_CUDA),AUTO)
-  CUDA := $(if $(and $(GPU),$(CUDA_MAJOR)),ON,OFF)
-else
-  CUDA := $(PYALEXNET_CUDA)
-endif
-CUPY := $(if $(and $(GPU),$(CUDA_MAJOR),$(filter ON,$(CUDA))),cuda$(CUDA_MAJOR))
+CUPY := $(if $(and $(GPU),$(CUDA_MAJOR),$(filter-out OFF,$(PYALEXNET_CUDA))),cuda$(CUDA_MAJOR))
 ifeq ($(PYALEXNET_NVCC_WHEEL),1)
   CUPY := $(if $(CUPY),$(CUPY) cuda-wheels) # no toolkit here: CuPy brings its own libraries
 endif
@@ -48,19 +44,31 @@ CUDA_TOOLS := $(if $(CUDA_MAJOR),cuda-tools)
 comma := ,
 space := $() $()
 extras = $(subst $(space),$(comma),$(strip $(1) $(CUPY)))
-# $(1): extras of pyproject.toml, $(2): whether the checker is built
+offline := $(filter off,$(ISOLATION))
+# $(1): extras of pyproject.toml, $(2): whether the checker is built. What is compiled lies in the
+# environment: two of them in one tree, or a `pip install .` beside it, share nothing.
 install = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-            -C cmake.define.PYALEXNET_SIMCHECK=$(2) -C cmake.define.PYALEXNET_CUDA=$(CUDA) \
-            $(if $(filter off,$(ISOLATION)),--no-build-isolation --no-deps) \
-            --editable '.$(if $(call extras,$(1)),[$(call extras,$(1))])'
+            -C build-dir=$(abspath $(VENV))/build \
+            -C cmake.define.PYALEXNET_SIMCHECK=$(2) \
+            -C cmake.define.PYALEXNET_CUDA=$(PYALEXNET_CUDA) \
+            $(if $(offline),--no-build-isolation --no-deps) \
+            --editable '.$(if $(call extras,$(1)),[$(call extras,$(1))])' \
+            $(if $(offline),&& $(BIN)/python -m pyalexnet.install $(filter test,$(1)))
 
-.PHONY: train test test-faults lint bench gpu cuda-all clean
+# The packages of an extra alone: to install the package once more would be to compile it once more.
+EXTRA := import sys, tomllib; \
+  extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+  print(*extras[sys.argv[1]])
+add = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+        $$($(BIN)/python -c '$(EXTRA)' $(1))
+
+.PHONY: train test test-faults lint bench gpu gpu-peers cuda-all clean
 
 train: $(VENV)/installed
 	$(BIN)/pyalexnet train
 
 test: $(VENV)/test-installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --timeout-method thread
 
 test-faults: $(VENV)/test-installed
 	$(BIN)/python -m pytest -m faults
@@ -68,8 +76,11 @@ test-faults: $(VENV)/test-installed
 bench: $(VENV)/installed
 	$(BIN)/python -m bench
 
-gpu: $(VENV)/test-installed
-	$(BIN)/python -m bench.gpu $(if $(QUICK),--quick)
+gpu: $(VENV)/test-installed gpu-peers
+	$(BIN)/python -m bench.gpu $(if $(MINUTES),--minutes $(MINUTES))
+
+gpu-peers: $(VENV)/test-installed
+	@$(if $(offline),:,$(call add,gpu-peers)) || echo "PyTorch and JAX could not be installed" >&2
 
 lint: $(VENV)/lint-installed
 	$(BIN)/ruff check .
@@ -77,8 +88,17 @@ lint: $(VENV)/lint-installed
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	$(BIN)/mypy
 
+# Where $(PYTHON) is an environment's itself, --system-site-packages means those of the interpreter
+# that it was made of. Those of the environment come by a path file, the first that is read.
+OUTER := import pathlib, sys, sysconfig; from sysconfig import get_path; \
+  new = get_path("purelib", vars=dict.fromkeys(("base", "platbase"), sys.argv[1])); \
+  outer = sorted({get_path(name) for name in ("purelib", "platlib")}); \
+  text = "".join(f"import site; site.addsitedir({path!r})\n" for path in outer); \
+  sys.prefix == sys.base_prefix or pathlib.Path(new, "0-outer.pth").write_text(text)
+
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(if $(filter off,$(ISOLATION)),--system-site-packages) $(VENV)
+	$(PYTHON) -m venv $(if $(offline),--system-site-packages) $(VENV)
+	@$(if $(offline),$(PYTHON) -c '$(OUTER)' $(VENV))
 
 # The checker takes longer to compile than the rest together: `make train` does without.
 $(VENV)/installed: $(BIN)/python $(SOURCES)
@@ -91,13 +111,8 @@ $(VENV)/test-installed: $(BIN)/python $(SOURCES)
 	@$(call install,test $(CUDA_TOOLS),ON)
 	@touch $@ $(VENV)/installed
 
-# The tools alone: to install the package once more would be to compile it once more.
-LINT_TOOLS := import tomllib; \
-  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["lint"])
-
 $(VENV)/lint-installed: $(VENV)/test-installed
-	@$(if $(filter off,$(ISOLATION)),,$(BIN)/python -m pip install --quiet \
-	  --disable-pip-version-check $$($(BIN)/python -c '$(LINT_TOOLS)'))
+	@$(if $(offline),,$(call add,lint))
 	@touch $@
 
 # ---- every card

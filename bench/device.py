@@ -14,7 +14,7 @@ from typing import Any
 import pyalexnet
 from pyalexnet.backends import Backend
 
-from .timing import HostStopwatch, Run, Stopwatch, finish
+from .timing import Elsewhere, HostStopwatch, Run, Stopwatch, finish
 
 # Four times the largest second-level cache of a card (60 MB on an H200).
 _FLUSH_BYTES = 256 * 2**20
@@ -142,8 +142,10 @@ class _Events(Stopwatch):
 
     def seconds(self, run: Run) -> float:
         with self._device:
-            # Also keeps the GPU busy while the host asks for what follows.
+            # Also keeps the GPU busy while the host asks for what follows on the same stream.
             self._flushed.fill(1)
+            if isinstance(run, Elsewhere):
+                self._device.synchronize()
             self._start.record()
             run()
             self._end.record()

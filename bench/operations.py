@@ -15,7 +15,7 @@ from .cases import Arrays, Case
 from .device import Device, Gpu, graph_of_torch
 from .peers import Candidate, Peers, jax_ops, torch_ops
 from .results import OperationRow, PeerTime
-from .timing import Plan, Run, Timing, interleaved
+from .timing import Elsewhere, Plan, Run, Timing, interleaved
 
 _SELF = "ours"
 # Images of a batch whose outputs are compared with the peers'.
@@ -96,10 +96,13 @@ def _ready(device: Device, peers: Peers, candidate: Candidate) -> tuple[str, Any
 
     JAX's are not, which their names say.
     """
-    if not isinstance(device, Gpu) or candidate.library == "jax":
+    if candidate.library == "jax":
+        return candidate.name, candidate.run(), Elsewhere(candidate.run)
+    if not isinstance(device, Gpu):
         return candidate.name, candidate.run(), candidate.run
     torch = peers.torch
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())  # which made the inputs
     with torch.cuda.stream(stream):
         got = candidate.run()
     torch.cuda.synchronize()

@@ -51,14 +51,18 @@ class Ours:
     precision: Precision = "fp32"
     way: Way = "layer by layer"
 
-    def net(self, spec: NetSpec, backend: Backend) -> Net:
-        """The network; layer by layer in float32 the one that goes by no plan."""
+    def net(self, spec: NetSpec, backend: Backend, params: Arrays | None = None) -> Net:
+        """The network; layer by layer in float32 the one that goes by no plan.
+
+        params: its initial parameters, where they have been drawn.
+        """
         if self == Ours():
-            return Net(spec, backend=backend)
+            return Net(spec, backend=backend, params=params)
         fused, graph = self.way != "layer by layer", "graph" in self.way
         if self.way == OTHER_LOOP:
             backend = _of_any_card(backend)
-        return PlannedNet(spec, backend=backend, precision=self.precision, fused=fused, graph=graph)
+        how: Any = {"precision": self.precision, "fused": fused, "graph": graph}
+        return PlannedNet(spec, backend=backend, params=params, **how)
 
     def reference(self) -> Ours:
         """What it is compared with, in float64: unless in bf16 a step that goes by no plan."""
@@ -130,8 +134,9 @@ class Step:
         batches: list[Batch],
         ours: Ours | None = None,
         feed: bool = False,
+        params: Arrays | None = None,
     ) -> None:
-        self.net = (ours or Ours()).net(case.spec, backend)
+        self.net = (ours or Ours()).net(case.spec, backend, params)
         self._sgd = SGD(self.net)
         self._grads: dict[str, Any] = {}
         self._count = 0
@@ -158,15 +163,11 @@ class Step:
         loss, _ = self.net.loss_and_grads(*self._batches[0])
         return float(self.net.backend.to_numpy(loss))
 
-    def params(self) -> Arrays:
-        """The parameters in float32, on the host."""
-        return self._copied(self.net.params)
-
     def learned(self) -> Arrays:
         """The loss of one more step on the first batch, and what every parameter learned of it."""
         loss = float(self.net.backend.to_numpy(self.run(0)))
         momentum = {f"momentum of {name}": v for name, v in self._sgd.momentum.items()}
-        return {"loss": np.array(loss), **self._copied(momentum), **self.params()}
+        return {"loss": np.array(loss), **self._copied(momentum), **self._copied(self.net.params)}
 
     def _copied(self, arrays: Any) -> Arrays:
         return {name: np.array(self.net.backend.to_numpy(one)) for name, one in arrays.items()}
@@ -182,10 +183,19 @@ def given(net: Net, images: NDArray[np.float32]) -> Any:
 
 
 class Gate:
-    """Compares a step on a small batch with float64; each network's reference runs once."""
+    """Compares a step on a small batch with float64; each network's reference runs once, and its
+    initial parameters are drawn once.
+    """
 
     def __init__(self) -> None:
         self._exact: dict[tuple[str, Ours], Arrays] = {}
+        self._initial: dict[str, Arrays] = {}
+
+    def initial(self, case: StepCase) -> Arrays:
+        """The parameters that every step of the network begins with, on the host."""
+        if case.label not in self._initial:
+            self._initial[case.label] = dict(case.spec.initial(seed=0))
+        return self._initial[case.label]
 
     def check(self, backend: Backend, case: StepCase, ours: Ours | None = None) -> str | None:
         """What is wrong with what a backend learns in a step; None if nothing is.
@@ -194,12 +204,12 @@ class Gate:
         """
         ours = ours or Ours()
         small = StepCase(case.spec, case.label, _GATE_IMAGES)
-        batches = synthetic(small)[:1]
+        batches, params = synthetic(small)[:1], self.initial(case)
         key = (case.label, ours.reference())
         if key not in self._exact:
-            reference = Step(ReferenceBackend(), small, batches, ours.reference())
+            reference = Step(ReferenceBackend(), small, batches, ours.reference(), params=params)
             self._exact[key] = reference.learned()
-        for name, value in Step(backend, small, batches, ours).learned().items():
+        for name, value in Step(backend, small, batches, ours, params=params).learned().items():
             true, error = self._exact[key][name], _ERROR[ours.precision]
             if wrong := gate.difference(name, value, true, error):
                 return wrong

@@ -41,6 +41,19 @@ class Timing:
     doubt: float
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """A call whose work goes to streams of its own library's, which wait for nobody's.
+
+    What has been asked for before it has to be done before its time begins.
+    """
+
+    run: Run
+
+    def __call__(self) -> object:
+        return self.run()
+
+
 class Stopwatch(ABC):
     """Takes the time of one call, on the device where it runs."""
 

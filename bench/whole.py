@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from pyalexnet.data import Dataset
 
 from . import floors, steps
 from .cards import Card
+from .cases import Arrays
 from .device import Device, Gpu
 from .operations import sentence
-from .peers import Peers
+from .peers import Peers, jax_steps, torch_steps
 from .peers.jax_steps import JaxStep
-from .peers.torch_steps import Form, TorchStep, forms
+from .peers.torch_steps import TorchStep
 from .results import Costs, PeerTime, StepRow
 from .steps import Batch, Gate, Ours, Step, StepCase
 from .timing import Plan, Run, Timing, finish, interleaved
@@ -24,6 +27,10 @@ _LEARNING_STEPS = 5
 _ENQUEUED = 10
 # How far a peer's first loss may lie from ours, by precision: the net and its weights are the same.
 _LOSS = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}
+
+
+_Checked: TypeAlias = tuple[float, str | None]
+"""Of one of our ways: its first loss, and what is wrong with it."""
 
 
 def rows(
@@ -44,30 +51,32 @@ def rows(
     modes: by the peers' precision, how PyTorch runs; those after "eager" take the form of the
     network that was the fastest in it.
     """
+    batches, initial = steps.synthetic(case), gate.initial(case)
+    checked = {ours: _checked(device, case, ours, gate, batches) for ours in ways}
     *parts, whole = ways
-    batches = steps.synthetic(case)
     if parts:
-        yield from _parts(device, case, parts, whole, gate, peers, batches, plan, ceiling)
-    yield row(device, case, whole, gate, peers, modes, batches, plan, ceiling)
+        yield from _parts(device, case, ways, checked, peers, batches, initial, plan, ceiling)
+    yield _row(device, case, whole, checked[whole], peers, modes, batches, initial, plan, ceiling)
 
 
-def row(
+def _row(
     device: Device,
     case: StepCase,
     ours: Ours,
-    gate: Gate,
+    checked: _Checked,
     peers: Peers,
     modes: Mapping[str, tuple[str, ...]],
     batches: list[Batch],
+    initial: Arrays,
     plan: Plan,
     ceiling: Card | None,
 ) -> StepRow:
     """Our side run in one way, and all peers."""
     about = _about(case, ours)
-    first_loss, initial, wrong = _checked(device, case, ours, gate, batches)
+    first_loss, wrong = checked
     if wrong:
         return StepRow(*about, None, wrong, (), form=ours.way)
-    mine, taken = _made(device, case, ours, batches)
+    mine, taken = _made(device, case, ours, batches, initial)
     found: list[PeerTime] = []
     timed: list[Timing] = []
     for group in _groups(device, case, peers, modes, initial, batches, found):
@@ -104,24 +113,22 @@ def row(
 def _parts(
     device: Device,
     case: StepCase,
-    parts: Sequence[Ours],
-    whole: Ours,
-    gate: Gate,
+    ways: Sequence[Ours],
+    checked: Mapping[Ours, _Checked],
     peers: Peers,
     batches: list[Batch],
+    initial: Arrays,
     plan: Plan,
     ceiling: Card | None,
 ) -> Iterator[StepRow]:
-    """Our other ways, each beside the whole."""
-    wrong: dict[Ours, str] = {}
+    """Our other ways, each beside the last, which is the whole."""
+    *parts, whole = ways
+    wrong = {ours: error for ours, (_, error) in checked.items() if error}
     runs: dict[str, Run] = {}
     taken: dict[Ours, int | None] = {}
-    for ours in (*parts, whole):
-        *_, error = _checked(device, case, ours, gate, batches)
-        if error:
-            wrong[ours] = error
-        else:
-            runs[ours.way], taken[ours] = _made(device, case, ours, batches)
+    for ours in ways:
+        if ours not in wrong:
+            runs[ours.way], taken[ours] = _made(device, case, ours, batches, initial)
     timings = interleaved(device.step_stopwatch, runs, plan) if runs else {}
     beside = timings.get(whole.way)
     others = (PeerTime(f"ours, {whole.way}", whole.precision, beside),) if beside else ()
@@ -141,23 +148,23 @@ def _about(case: StepCase, ours: Ours) -> tuple[str, str, int, str]:
 
 def _checked(
     device: Device, case: StepCase, ours: Ours, gate: Gate, batches: list[Batch]
-) -> tuple[float, dict[str, Any], str | None]:
-    """The first loss and the initial parameters, and what is wrong.
+) -> _Checked:
+    """The first loss, and what is wrong.
 
     By a step of its own: evaluating needs memory that training does without.
     """
-    step = Step(device.backend, case, batches[:1], ours)
-    initial, first_loss = step.params(), step.loss()
+    step = Step(device.backend, case, batches[:1], ours, params=gate.initial(case))
+    first_loss = step.loss()
     wrong = gate.check(device.backend, case, ours) or steps.check_learning(step, _LEARNING_STEPS)
-    return first_loss, initial, wrong
+    return first_loss, wrong
 
 
 def _made(
-    device: Device, case: StepCase, ours: Ours, batches: list[Batch]
+    device: Device, case: StepCase, ours: Ours, batches: list[Batch], initial: Arrays
 ) -> tuple[Run, int | None]:
     """What trains on one batch after the other, and the bytes that it takes at the peak."""
     before = device.memory()
-    run = _turning(Step(device.backend, case, batches, ours).run)
+    run = _turning(Step(device.backend, case, batches, ours, params=initial).run)
     peak = device.peak_memory(run)
     return run, None if peak is None or before is None else peak - before
 
@@ -185,7 +192,7 @@ def _groups(
     case: StepCase,
     peers: Peers,
     modes: Mapping[str, tuple[str, ...]],
-    initial: dict[str, Any],
+    initial: Arrays,
     batches: list[Batch],
     found: list[PeerTime],
 ) -> Iterator[_Group]:
@@ -195,19 +202,15 @@ def _groups(
     """
     for precision, (_, *later_modes) in modes.items():
         group: _Group = {}
-        written = {f"PyTorch {form}": form for form in forms(case.spec, precision)}
+        given = (case.spec, initial, batches)
+        written = {f"PyTorch {form}": form for form in torch_steps.forms(case.spec, precision)}
+        torch_step = partial(TorchStep, peers.torch, device.torch, *given)
         if peers.torch:
-
-            def torch_step(form: Form) -> Callable[[], Any]:
-                place = (peers.torch, device.torch, case.spec, initial, batches)
-                return lambda: TorchStep(*place, form)
-
-            group |= {name: (precision, torch_step(form)) for name, form in written.items()}
+            group |= {n: (precision, partial(torch_step, form)) for n, form in written.items()}
         if peers.jax:
-            group[f"JAX jit, {precision}"] = (
-                precision,
-                _jax_step(peers, case, initial, batches, precision),
-            )
+            for form in jax_steps.forms(case.spec, precision):
+                make = partial(JaxStep, peers.jax, *given, form)
+                group[f"JAX {form}"] = (precision, make)
         yield group
         eager = [peer for peer in found if peer.name in written and peer.timing]
         if not eager:
@@ -215,15 +218,9 @@ def _groups(
         fastest = written[
             min(eager, key=lambda peer: peer.timing.median if peer.timing else 0).name
         ]
-        later = [Form(precision, fastest.split, fastest.shifted, mode) for mode in later_modes]
-        for form in later:
-            yield {f"PyTorch {form}": (precision, torch_step(form))}
-
-
-def _jax_step(
-    peers: Peers, case: StepCase, initial: dict[str, Any], batches: list[Batch], precision: str
-) -> Callable[[], Any]:
-    return lambda: JaxStep(peers.jax, case.spec, initial, batches, precision)
+        for mode in later_modes:
+            later = dataclasses.replace(fastest, mode=mode)
+            yield {f"PyTorch {later}": (precision, partial(torch_step, later))}
 
 
 def _turning(run: Callable[[int], Any]) -> Run:

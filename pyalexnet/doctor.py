@@ -25,7 +25,7 @@ import numpy as np
 from pyalexnet import backends, data
 from pyalexnet.data import download
 from pyalexnet.errors import ArgumentError, PyalexnetError
-from pyalexnet.install import pip_install
+from pyalexnet.install import CUDA_MODULE, pip_install
 
 if TYPE_CHECKING:
     from pyalexnet.data.dataset import Progress
@@ -55,6 +55,7 @@ def examine(out: Path) -> Iterator[Finding]:
     yield _nvcc()
     yield _driver()
     yield _cupy()
+    yield _module()
     for name in backends.names():
         yield _backend(name)
     yield _built_in_data()
@@ -205,6 +206,14 @@ def _cupy() -> Finding:
             continue
     remedy = pip_install('"pyalexnet[cuda13]"   (or [cuda12], like your nvcc)')
     return Finding("CuPy", False, "not installed; the backend cuda needs it", remedy)
+
+
+def _module() -> Finding:
+    """Of the kernels compiled for a GPU; whether it works there is the backend's own finding."""
+    found = importlib.util.find_spec("pyalexnet._cuda") is not None
+    detail = "built" if found else "not built: it is where there were a GPU and nvcc, or on request"
+    remedy = f"{pip_install(CUDA_MODULE)}   (in a checkout, with nvcc)"
+    return Finding("module _cuda", found, detail, remedy)
 
 
 def _backend(name: str) -> Finding:

@@ -1,12 +1,24 @@
-"""The command that installs what is missing into the environment that is running."""
+"""What the environment that is running lacks, and the command that installs it.
+
+`python -m pyalexnet.install [EXTRA...]` ends with a sentence where something is missing.
+"""
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+
+CUDA_MODULE = ". -C cmake.define.PYALEXNET_CUDA=ON"
+"""For `pip_install`, in a checkout: the package with the GPU's module, card or not."""
+
+# Everything works without, slower.
+_SPARED = ("simplejpeg",)
 
 
 def pip_install(what: str) -> str:
@@ -14,3 +26,50 @@ def pip_install(what: str) -> str:
     pip = shutil.which("pip")
     own = pip is not None and Path(pip).parent == Path(sysconfig.get_path("scripts"))
     return f"{'pip' if own else f'{shlex.quote(sys.executable)} -m pip'} install {what}"
+
+
+def why_incomplete(*extras: str) -> str | None:
+    """A sentence where packages are missing, or too old, that pyalexnet needs; None where not.
+
+    extras: of pyproject.toml, whose packages are needed too.
+    """
+    if lacking := list(_lacking(extras)):
+        packages = " ".join(f"'{requirement}'" for requirement, _ in lacking)
+        reasons = ", ".join(f"{requirement} ({state})" for requirement, state in lacking)
+        return f"pyalexnet needs {reasons}; {pip_install(packages)}."
+    return None
+
+
+def _lacking(extras: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Requirements that are not met, each with what is there."""
+    for line in metadata.requires("pyalexnet") or ():
+        requirement, _, marker = (part.strip() for part in line.partition(";"))
+        extra = re.search(r"""extra\s*==\s*["']([\w-]+)""", marker)
+        if extra and extra[1] not in extras:
+            continue
+        name, _, least = requirement.partition(">=")
+        if name in _SPARED:
+            continue
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield requirement, "not installed"
+        else:
+            if _numbers(found) < _numbers(least):
+                yield requirement, f"{found} is installed"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition(",")[0])[:3])
+
+
+def main(extras: list[str]) -> int:
+    """0 where all is there, else 1 and a sentence."""
+    if sentence := why_incomplete(*extras):
+        print(f"error: {sentence}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

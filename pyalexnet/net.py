@@ -138,6 +138,14 @@ class NetSpec:
         """Outputs of the convolutions and linear layers for one image (paper, section 3.5)."""
         return sum(row.neurons for row in self.shapes())
 
+    def initial(self, seed: int) -> dict[str, NDArray[np.float32]]:
+        """The parameters before all learning, on the host, by name in the order of the layers."""
+        return {
+            name: value
+            for layer, in_shape, _ in self.walk()
+            for name, value in layer.initial(in_shape, seed).items()
+        }
+
 
 @dataclass(frozen=True)
 class Part:
@@ -191,19 +199,26 @@ class Net:
     exchanged: Exchanged
 
     def __init__(
-        self, spec: NetSpec, backend: str | Backend = "numpy", seed: int = 0, device: int = 0
+        self,
+        spec: NetSpec,
+        backend: str | Backend = "numpy",
+        seed: int = 0,
+        device: int = 0,
+        *,
+        params: Mapping[str, Any] | None = None,
     ) -> None:
-        """Draw the initial parameters and bring them to the device.
+        """Bring the initial parameters to the device.
 
         Args:
             spec: the network.
             backend: a name for `pyalexnet.backend`, or what it returned.
             seed: 0 to 2^64 - 1.
             device: number of the device, where `backend` is a name.
+            params: the initial parameters, as `load` takes them; `spec.initial(seed)` if None.
         """
         own = backend if isinstance(backend, Backend) else make_backend(backend, device)
         self._begin(spec, own, seed)
-        self.load(self._initial())
+        self.load(spec.initial(self.seed) if params is None else params)
 
     def _begin(self, spec: NetSpec, backend: Backend, seed: int) -> None:
         """Set what does not depend on where the parameters lie."""
@@ -218,14 +233,6 @@ class Net:
             (i for i, (layer, shape, _) in enumerate(spec.walk()) if layer.param_shapes(shape)), 0
         )
         self._memories: dict[int, Any] = {}
-
-    def _initial(self) -> dict[str, NDArray[np.float32]]:
-        """The initial parameters, on the host."""
-        return {
-            name: value
-            for layer, in_shape, _ in self.spec.walk()
-            for name, value in layer.initial(in_shape, self.seed).items()
-        }
 
     @property
     def params(self) -> dict[str, Array]:

@@ -55,8 +55,9 @@ class PlannedNet(Net):
         precision: Precision = "fp32",
         fused: bool = True,
         graph: bool = True,
+        params: Mapping[str, Any] | None = None,
     ) -> None:
-        """Draw the initial parameters and bring them to the device.
+        """Bring the initial parameters to the device.
 
         Args:
             spec: the network.
@@ -66,6 +67,7 @@ class PlannedNet(Net):
             precision: of maps and products.
             fused: whether operations take layers together.
             graph: whether a GPU runs a pass as one CUDA graph.
+            params: the initial parameters, as `load` takes them; `spec.initial(seed)` if None.
 
         Raises:
             ArgumentError: there is no such precision.
@@ -78,7 +80,7 @@ class PlannedNet(Net):
         self._programs: dict[tuple[Any, ...], Program] = {}
         self._filled: dict[int, Array] = {}
         self._numbers = Numbers(own, tuple(spec.param_shapes()))
-        self.load(self._initial())
+        self.load(spec.initial(self.seed) if params is None else params)
 
     @property
     def converts(self) -> bool:

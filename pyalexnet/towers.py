@@ -173,7 +173,7 @@ class Towers(Net):
         self._rows = _rows(spec)
         self._devices = _devices(backend, devices)
         self._begin(spec, self._devices[0], seed)
-        self.load(self._initial())
+        self.load(spec.initial(self.seed))
 
     @property
     def params(self) -> dict[str, Array]:

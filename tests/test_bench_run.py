@@ -15,6 +15,7 @@ import pytest
 
 import pyalexnet
 from bench import (
+    cards,
     cases,
     ceilings,
     cli,
@@ -238,16 +239,18 @@ def test_every_op_of_a_norm_within_maps_has_its_peers() -> None:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("mode", COMPILED)
 def test_a_compiled_step_learns_as_the_eager_one(mode: str, monkeypatch: Any) -> None:
-    """Through the tracer, which may break; without the code generator, which takes long."""
+    """As one graph, by the tracer; without the code generator, which takes long."""
     import torch
+    from torch._dynamo.utils import counters
 
     asked: list[str] = []
 
-    def traced(function: Any, *, mode: str, dynamic: bool, compiler: Any = torch.compile) -> Any:
+    def traced(function: Any, *, mode: str, compiler: Any = torch.compile, **rules: Any) -> Any:
         asked.append(mode)
-        return compiler(function, backend="aot_eager", dynamic=dynamic)
+        return compiler(function, backend="aot_eager", **rules)
 
     monkeypatch.setattr(torch, "compile", traced)
+    counters.clear()
     case = steps.StepCase(TINY, "tiny", 4)
     batches = steps.synthetic(case)
     params = pyalexnet.Net(TINY, backend="numpy").params
@@ -257,6 +260,7 @@ def test_a_compiled_step_learns_as_the_eager_one(mode: str, monkeypatch: Any) ->
         for step in (TorchStep(*place, Form("fp32", False, True, one)) for one in ("eager", mode))
     ]
     assert asked == ["max-autotune"]
+    assert not counters["graph_break"] and counters["stats"]["unique_graphs"] == 1
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     assert losses[0][0] != losses[0][1]
 
@@ -424,8 +428,14 @@ def test_forms_of_jax() -> None:
         for one in made.operations
         for peer in one.peers
     }
-    passes = ("conv2 fprop", "conv2 dgrad", "conv2 wgrad", "norm2 fprop", "norm2 dgrad")
-    each = itertools.product(passes, ("JAX jit",), ("fp32", "tf32", "bf16"))
+    convs, norms = (
+        [f"{layer} {one}" for one in passes]
+        for layer, passes in (("conv2", ("fprop", "dgrad", "wgrad")), ("norm2", ("fprop", "dgrad")))
+    )
+    each = [
+        *itertools.product(convs, ("JAX jit groups=2", "JAX jit 2 convs"), cards.PRECISIONS),
+        *itertools.product(norms, ("JAX jit",), cards.PRECISIONS),
+    ]
     assert states == (dict.fromkeys(each) if found.jax else {})
     assert bool(found.jax) != ("jax" in found.missing)
 

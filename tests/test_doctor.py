@@ -23,6 +23,7 @@ from pyalexnet.trained import Trained
 
 SUBJECTS = (
     *("Python", "Python headers", "C++ compiler", "make", "CUDA toolkit", "NVIDIA driver", "CuPy"),
+    "module _cuda",
     *(f"backend {name}" for name in backends.names()),
     *("built-in data", "CIFAR-10", "matplotlib", "disk"),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,20 +27,20 @@ def candidates(
     jax: Any, device: str, case: Case, arrays: Arrays, precision: str
 ) -> Iterator[Candidate]:
     """The case in JAX's default device; none for an op that is no convolution and no norm."""
-    made = _function(jax, case)
-    if made is None:
-        return
     jnp = importlib.import_module("jax.numpy")
     dtype = jnp.bfloat16 if precision == "bf16" else jnp.float32
-    inputs = [jnp.asarray(array, dtype) for array in arrays.values()]
-    jitted = jax.jit(made)
-
-    def run() -> Any:
-        with jax.default_matmul_precision(MATMUL[precision]):
-            return jax.block_until_ready(jitted(*inputs))
-
     waited = "" if device == "cpu" else ", with the host's part"
-    yield Candidate(f"JAX jit{waited}", precision, run, _on_host, "jax")
+    inputs = None
+    for form, made in _functions(jax, case):
+        if inputs is None:
+            inputs = [jnp.asarray(array, dtype) for array in arrays.values()]
+        run = partial(_run, jax, jax.jit(made), inputs, precision)
+        yield Candidate(f"JAX jit{form}{waited}", precision, run, _on_host, "jax")
+
+
+def _run(jax: Any, jitted: Callable[..., Any], inputs: list[Any], precision: str) -> Any:
+    with jax.default_matmul_precision(MATMUL[precision]):
+        return jax.block_until_ready(jitted(*inputs))
 
 
 def convolved(jax: Any, x: Any, w: Any, g: ConvGeometry) -> Any:
@@ -52,6 +53,14 @@ def convolved(jax: Any, x: Any, w: Any, g: ConvGeometry) -> Any:
         dimension_numbers=("NHWC", "OHWI", "NHWC"),
         feature_group_count=g.groups,
     )
+
+
+def convolved_apart(jax: Any, x: Any, w: Any, g: ConvGeometry) -> Any:
+    """The same as a convolution for each group, and their results side by side."""
+    jnp = importlib.import_module("jax.numpy")
+    one = g._replace(groups=1)
+    parts = zip(jnp.split(x, g.groups, 3), jnp.split(w, g.groups), strict=True)
+    return jnp.concatenate([convolved(jax, *part, one) for part in parts], 3)
 
 
 def normed(
@@ -76,19 +85,23 @@ def normed(
     return x * (k + alpha * total.reshape(x.shape)) ** -beta
 
 
-def _function(jax: Any, case: Case) -> Callable[..., Any] | None:
-    """What the case computes, as a function of its arrays."""
+def _functions(jax: Any, case: Case) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """What the case computes, as functions of its arrays: every form with its name."""
     kind, direction = case.op.split("_", 1)
     if direction not in ("fprop", "dgrad", "wgrad"):
-        return None
+        return
     if kind == "conv":
-        return _conv(jax, case, direction)
-    if kind in ("lrn", "rnorm"):
-        return _norm(jax, case, (3,) if kind == "lrn" else (1, 2), direction)
-    return None
+        groups = case.settings["groups"]
+        yield f" groups={groups}" * (groups > 1), _conv(jax, case, direction, convolved)
+        if groups > 1:
+            yield f" {groups} convs", _conv(jax, case, direction, convolved_apart)
+    elif kind in ("lrn", "rnorm"):
+        yield "", _norm(jax, case, (3,) if kind == "lrn" else (1, 2), direction)
 
 
-def _conv(jax: Any, case: Case, direction: str) -> Callable[..., Any]:
+def _conv(
+    jax: Any, case: Case, direction: str, convolved: Callable[..., Any]
+) -> Callable[..., Any]:
     s = case.settings
     g = ConvGeometry.of("bench", s["stride"], s["pad"], s["groups"])
     jnp = importlib.import_module("jax.numpy")

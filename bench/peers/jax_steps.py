@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,9 +27,27 @@ from pyalexnet.layers import (
 )
 from pyalexnet.net import NetSpec
 
-from .jax_ops import MATMUL, convolved, normed
+from .jax_ops import MATMUL, convolved, convolved_apart, normed
 
 Params: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the peer is written. split: two convolutions for `groups=2`."""
+
+    precision: str
+    split: bool
+
+    def __str__(self) -> str:
+        return f"jit, {self.precision}, {'split convs' if self.split else 'groups'}"
+
+
+def forms(spec: NetSpec, precision: str) -> Iterator[Form]:
+    """Every way to write the network; those that make no difference to it only once."""
+    grouped = any(isinstance(layer, Conv) and layer.groups > 1 for layer in spec.layers)
+    for split in (False, True) if grouped else (False,):
+        yield Form(precision, split)
 
 
 class JaxStep:
@@ -43,29 +63,29 @@ class JaxStep:
         spec: NetSpec,
         params: Mapping[str, NDArray[np.float32]],
         batches: list[tuple[NDArray[np.float32], NDArray[np.int64]]],
-        precision: str,
+        form: Form,
     ) -> None:
-        self._jax, self._spec, self._precision = jax, spec, precision
+        self._jax, self._spec, self._form = jax, spec, form
         self._numpy = importlib.import_module("jax.numpy")
         self._params: Params = {n: self._numpy.asarray(v) for n, v in params.items()}
         self._momentum = {n: self._numpy.zeros_like(v) for n, v in self._params.items()}
         to = self._numpy.asarray
-        element = self._numpy.bfloat16 if precision == "bf16" else self._numpy.float32
+        element = self._numpy.bfloat16 if form.precision == "bf16" else self._numpy.float32
         self._batches = [(to(images, element), to(labels)) for images, labels in batches]
         self._key = jax.random.key(0)
-        self.first_loss = self._first_loss()
-        with jax.default_matmul_precision(MATMUL[precision]):
-            jitted = jax.jit(self._step, donate_argnums=(0, 1))
-            state = (self._params, self._momentum)
-            self._train = jitted.lower(*state, *self._batches[0], self._key).compile()
+        with jax.default_matmul_precision(MATMUL[form.precision]):
+            loss = jax.jit(partial(self._loss, key=None))
+            self.first_loss = float(loss(self._params, *self._batches[0]))
+            jitted = jax.jit(self._step, donate_argnums=(0, 1, 2))
+            state = (self._params, self._momentum, self._key)
+            self._train = jitted.lower(*state, *self._batches[0]).compile()
         self.memory = self._peak()
 
     def run(self, index: int) -> Any:
         """Train on one batch; the loss, which may still be on its way."""
         images, labels = self._batches[index % len(self._batches)]
-        key = self._jax.random.fold_in(self._key, index)
-        loss, self._params, self._momentum = self._train(
-            self._params, self._momentum, images, labels, key
+        loss, self._params, self._momentum, self._key = self._train(
+            self._params, self._momentum, self._key, images, labels
         )
         return loss
 
@@ -78,24 +98,21 @@ class JaxStep:
         # Parameters and momentum are written where they were read.
         return int(step - told.alias_size_in_bytes + waiting)
 
-    def _first_loss(self) -> float:
-        with self._jax.default_matmul_precision(MATMUL[self._precision]):
-            return float(self._loss(self._params, *self._batches[0], None))
-
-    def _step(self, params: Params, momentum: Params, images: Any, labels: Any, key: Any) -> Any:
+    def _step(self, params: Params, momentum: Params, key: Any, images: Any, labels: Any) -> Any:
         recipe = self._spec.recipe
+        key, following = self._jax.random.split(key)
         loss, grads = self._jax.value_and_grad(self._loss)(params, images, labels, key)
         new_params, new_momentum = {}, {}
         for name, w in params.items():
             decay = recipe.decay(name) * w
             v = recipe.momentum * momentum[name] - recipe.lr(name, 0) * (decay + grads[name])
             new_params[name], new_momentum[name] = w + v, v
-        return loss, new_params, new_momentum
+        return loss, new_params, new_momentum, following
 
     def _loss(self, params: Params, images: Any, labels: Any, key: Any) -> Any:
         jnp = self._numpy
         x = images
-        if self._precision == "bf16":
+        if self._form.precision == "bf16":
             params = {name: w.astype(jnp.bfloat16) for name, w in params.items()}
         for index, layer in enumerate(self._spec.layers):
             drawn = None if key is None else self._jax.random.fold_in(key, index)
@@ -138,7 +155,8 @@ class JaxStep:
 
     def _conv(self, layer: Conv, x: Any, params: Params) -> Any:
         g = ConvGeometry.of(layer.name, layer.stride, layer.pad, layer.groups)
-        return convolved(self._jax, x, params[layer.w], g) + params[layer.b]
+        convolve = convolved_apart if self._form.split else convolved
+        return convolve(self._jax, x, params[layer.w], g) + params[layer.b]
 
     def _window(self, x: Any, layer: MaxPool | AvgPool, start: float, add: Any) -> Any:
         """A reduction over the pool's windows, which the border may clip."""

@@ -120,9 +120,10 @@ def _lazily(make: Callable[[], Callable[[], Any]]) -> Callable[[], Any]:
 def set_precision(torch: Any, precision: str) -> None:
     """Whether float32 products may use TF32, for all that PyTorch runs from now on."""
     allowed = precision != "fp32"
-    if torch.backends.cuda.matmul.allow_tf32 != allowed:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
-        torch.backends.cudnn.allow_tf32 = allowed
+    # Each by its own value: at first convolutions may, and matrix products may not.
+    for products in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        if products.allow_tf32 != allowed:
+            products.allow_tf32 = allowed
 
 
 def host(tensor: Any) -> NDArray[Any]:

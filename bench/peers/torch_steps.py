@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -41,7 +42,7 @@ _FIRST_RUNS = 2
 _Learn: TypeAlias = Callable[[Any, Any], Any]
 
 # torch.compile(mode="max-autotune") of the loss, which takes its gradient along, with the update by
-# the library's fused kernel; and of the whole step, the update in it.
+# the library's fused kernel; and of the whole step, the update in it. Each is one graph, or fails.
 COMPILED = ("compile", "compile the whole step")
 
 
@@ -97,14 +98,12 @@ class TorchStep:
         before = self._reserved()
         self._params = {name: self._parameter(name, value) for name, value in params.items()}
         rate = spec.recipe.rate
-        self._optimiser = torch.optim.SGD(
-            list(self._params.values()),
-            lr=rate.lr_w,
-            momentum=spec.recipe.momentum,
-            weight_decay=rate.decay_w,
-            # In a compiled step the compiler makes the kernel of the update.
-            **{"foreach" if form.mode == COMPILED[1] else "fused": True},
-        )
+        self._rule = {
+            "lr": rate.lr_w,
+            "momentum": spec.recipe.momentum,
+            "weight_decay": rate.decay_w,
+        }
+        self._optimiser = torch.optim.SGD(list(self._params.values()), **self._rule, fused=True)
         self._batches = [self._on_device(*batch) for batch in batches]
         # A CUDA graph reads from where it was captured.
         self._images, self._labels = (tensor.clone() for tensor in self._batches[0])
@@ -156,14 +155,17 @@ class TorchStep:
     def _compiled(self) -> _Learn:
         """The step, compiled when it is first called."""
         compiler = self._torch.compiler
-        for tensor in (*self._params.values(), self._images, self._labels):
+        compiled = partial(self._torch.compile, mode="max-autotune", dynamic=False, fullgraph=True)
+        fixed = [*self._params.values(), self._images, self._labels]
+        if self._form.mode == COMPILED[1]:
+            momentum = [self._torch.zeros_like(w) for w in self._params.values()]
+            fixed += momentum
+            learn = compiled(self._whole(momentum))
+        else:
+            learn = self._learning(compiled(self._loss))
+        for tensor in fixed:
             # Else the compiled graph copies every parameter to a place of its own in each step.
             self._torch._dynamo.mark_static_address(tensor)
-        whole = self._form.mode == COMPILED[1]
-        compiled = partial(self._torch.compile, mode="max-autotune", dynamic=False)
-        learn = (
-            compiled(self._learning(self._loss)) if whole else self._learning(compiled(self._loss))
-        )
 
         def step(images: Any, labels: Any) -> Any:
             compiler.cudagraph_mark_step_begin()
@@ -190,8 +192,8 @@ class TorchStep:
     def _step(self, learn: _Learn, images: Any, labels: Any) -> Any:
         """What no compiler has to see, and then what `_learning` makes."""
         torch_ops.set_precision(self._torch, self._form.precision)
-        # A graph needs gradients that stay where they are.
-        self._optimiser.zero_grad(set_to_none=self._form.mode != "graph")
+        # In a graph too: it then makes them in its own pool, where they stay, and adds to nothing.
+        self._optimiser.zero_grad(set_to_none=True)
         return learn(images, labels).detach()
 
     def _learning(self, loss_of: _Learn) -> _Learn:
@@ -203,6 +205,24 @@ class TorchStep:
             loss.backward()
             self._optimiser.step()
             return loss
+
+        return learn
+
+    def _whole(self, momentum: list[Any]) -> _Learn:
+        """The same in words that the compiler takes as one graph: it breaks at `backward` and in an
+        optimiser's `step`. The update is the optimiser's own function.
+        """
+        torch, learned = self._torch, list(self._params.values())
+        torch._dynamo.config.trace_autograd_ops = True  # an older PyTorch refuses the name
+        update = partial(import_module("torch.optim.sgd").sgd, foreach=True, **self._rule)
+
+        def learn(images: Any, labels: Any) -> Any:
+            with self._autocast():
+                loss = self._loss(images, labels)
+            grads = list(torch.autograd.grad(loss, learned))
+            with torch.no_grad():
+                update(learned, grads, momentum, dampening=0.0, nesterov=False, maximize=False)
+            return loss.detach()
 
         return learn
 

@@ -1,8 +1,19 @@
-# Sets PYALEXNET_NVCC to the CUDA compiler, or leaves it unset.
-# Looked for in $CUDACXX, $CUDA_HOME, /usr/local/cuda, on PATH, and in NVIDIA's Python wheels; there
-# first where PYALEXNET_NVCC_WHEEL asks for them.
+# Sets PYALEXNET_BUILDS_CUDA: whether _cuda is built. Where it is, PYALEXNET_NVCC is the compiler.
+# AUTO asks for a card: for all of them it would compile many minutes, and nobody could run it here.
+# nvcc is looked for in $CUDACXX, $CUDA_HOME, /usr/local/cuda, on PATH, and in NVIDIA's Python wheels;
+# there first where PYALEXNET_NVCC_WHEEL asks for them.
+set(PYALEXNET_BUILDS_CUDA OFF) # not PYALEXNET_NVCC, which the cache keeps
 if(PYALEXNET_CUDA STREQUAL "OFF")
   return()
+elseif(PYALEXNET_CUDA STREQUAL "AUTO")
+  execute_process(COMMAND nvidia-smi -L OUTPUT_VARIABLE cards ERROR_QUIET RESULT_VARIABLE no_card)
+  if(NOT no_card STREQUAL "0" OR NOT cards MATCHES "GPU [0-9]+:")
+    message(STATUS "no NVIDIA GPU in this machine; _cuda will not be built (with nvcc, "
+                   "-C cmake.define.PYALEXNET_CUDA=ON builds it all the same)")
+    return()
+  endif()
+elseif(NOT PYALEXNET_CUDA STREQUAL "ON")
+  message(FATAL_ERROR "PYALEXNET_CUDA is ${PYALEXNET_CUDA}; AUTO, ON or OFF was expected.")
 endif()
 
 # The wheels unpack to site-packages/nvidia/cu<major>/bin; `nvidia` is a namespace package.
@@ -20,6 +31,7 @@ endif()
 find_program(PYALEXNET_NVCC nvcc HINTS ${nvcc_places} PATHS ${nvcc_wheels} PATH_SUFFIXES bin)
 
 if(PYALEXNET_NVCC)
+  set(PYALEXNET_BUILDS_CUDA ON)
   message(STATUS "nvcc: ${PYALEXNET_NVCC}; _cuda will be built")
 elseif(PYALEXNET_CUDA STREQUAL "ON")
   message(FATAL_ERROR "PYALEXNET_CUDA=ON, but there is no nvcc: install a CUDA toolkit, or set "
