@@ -21,7 +21,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 COMMANDS = {f"commands/{path.name}" for path in (PACKAGE / "commands").glob("*.py")}
 IMPORTERS = {
     "cupy": {"backends/cuda.py"},
-    "google": {"foreign/caffe.py"},  # protobuf
+    "google": {"foreign/caffe_messages.py"},  # protobuf
     "matplotlib": {"show/page.py"},
     "ml_dtypes": {"backends/elements.py"},
     "onnx": {"export_onnx.py"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import pickle
 import sys
@@ -20,18 +19,14 @@ import safetensors.numpy
 import typer
 from typer.testing import CliRunner
 
+from foreign_files import CLASSES, SMALL, assert_no_run, assert_same_logits, in_torch_order
 from pyalexnet import checkpoint, nets
 from pyalexnet.commands import import_
 from pyalexnet.errors import ArgumentError, CheckpointError, PyalexnetError, RunError
-from pyalexnet.export_onnx import pixels
-from pyalexnet.foreign import caffe, torchvision, weights
+from pyalexnet.foreign import torchvision, weights
 from pyalexnet.import_weights import import_run
-from pyalexnet.rounding import rounding
 from pyalexnet.trained import Trained
-from samples import normal
 from trained_nets import lively, named
-
-CLASSES = 11
 
 # Where torchvision keeps each layer, written down anew.
 TORCHVISION = {
@@ -46,25 +41,9 @@ TORCHVISION = {
 }
 
 
-# The full networks take half a minute to draw, write and read.
-SMALL = 0.125
-
-
 def at_width(monkeypatch: pytest.MonkeyPatch, width: float) -> None:
-    """Expect of files networks of that width instead of the full ones."""
-    for module, preset in ((torchvision, "owt"), (caffe, "caffe")):
-        monkeypatch.setattr(module, "NET_ARGS", {"preset": preset, "width": width})
-
-
-def in_torch_order(preset: str, width: float) -> dict[str, Any]:
-    """Random parameters by our names, in the shapes of other programs; signals keep their size."""
-    spec = nets.alexnet(classes=CLASSES, preset=preset, width=width)
-    found = {}
-    for name, shape in weights.foreign_shapes(spec).items():
-        draws = normal(*shape)
-        gain = math.sqrt(2 / math.prod(shape[1:])) if name.endswith(".w") else 0.1
-        found[name] = draws * np.float32(gain)
-    return found
+    """Expect of torchvision's files networks of that width instead of the full one."""
+    monkeypatch.setattr(torchvision, "NET_ARGS", {"preset": "owt", "width": width})
 
 
 def torchvision_names(params: dict[str, Any]) -> dict[str, Any]:
@@ -73,11 +52,6 @@ def torchvision_names(params: dict[str, Any]) -> dict[str, Any]:
     return {
         f"{TORCHVISION[layer]}.{kinds[kind]}": params[name] for name, (layer, kind) in parts.items()
     }
-
-
-def assert_no_run(folder: Path, files: int) -> None:
-    """Nothing was made beside the `files` that were there."""
-    assert len(list(folder.iterdir())) == files
 
 
 # ---------------------------------------------------------------------- orders of axes
@@ -151,16 +125,6 @@ def torchvision_alexnet(torch: Any, params: dict[str, Any]) -> Callable[[Any], A
             return model["classifier"](maps.flatten(1)).numpy()
 
     return logits
-
-
-def assert_same_logits(run: Path, theirs: Callable[[Any], Any]) -> Trained:
-    """The run and the other program's model see the same photographs alike."""
-    net = Trained.load(str(run), backend="numpy")
-    stored = pixels(4, (256, 256, 3), seed=3)
-    ours, expected = net.logits(stored), theirs(stored)
-    tolerance = rounding(net.net, net.net.backend.to_numpy(net.look(stored)))
-    assert np.max(np.abs(ours - expected)) <= tolerance < 1e-3 * np.max(np.abs(expected))
-    return net
 
 
 @pytest.mark.peer
@@ -421,233 +385,6 @@ def test_a_pth_needs_a_safe_pytorch(
     monkeypatch.setitem(sys.modules, "torch", module)
     with pytest.raises(ArgumentError, match=r"PyTorch 2\.10 or newer .* convert the file .*python"):
         import_run(tmp_path / "a.pth", tmp_path / "run")
-
-
-# ---------------------------------------------------------------------- Caffe
-
-CAFFE_ORDER = (
-    ("data", "Data"),
-    ("conv1", "Convolution"),
-    ("relu1", "ReLU"),
-    ("norm1", "LRN"),
-    ("pool1", "Pooling"),
-    *((name, "Convolution") for name in ("conv2", "conv3", "conv4", "conv5")),
-    *((name, "InnerProduct") for name in ("fc6", "fc7", "fc8")),
-)
-V1_TYPES = {"Data": 5, "Convolution": 4, "ReLU": 18, "LRN": 15, "Pooling": 17, "InnerProduct": 14}
-
-
-def caffe_net(blobs: dict[str, Any], order: Any = CAFFE_ORDER, *, v1: bool = False) -> Any:
-    """A NetParameter of these blobs (BlobProto by our names) and layers (name, type)."""
-    net = caffe.message_classes()["NetParameter"](name="AlexNet")
-    for name, kind in order:
-        layer = (net.layers if v1 else net.layer).add(
-            name=name, type=V1_TYPES[kind] if v1 else kind
-        )
-        for key in (f"{name}.w", f"{name}.b"):
-            if key in blobs:
-                layer.blobs.add().ParseFromString(blobs[key].SerializeToString())
-    return net
-
-
-def blob(value: Any, *, v1: bool = False) -> Any:
-    """An array as a BlobProto; before 2015 all had four axes, ones in front."""
-    message = caffe.message_classes()["BlobProto"]()
-    message.data.extend(value.ravel())
-    if not v1:
-        message.shape.dim.extend(value.shape)
-        return message
-    four = (1,) * (4 - value.ndim) + value.shape
-    message.num, message.channels, message.height, message.width = four
-    return message
-
-
-def caffe_alexnet(torch: Any, params: dict[str, Any], mean: Any) -> Callable[[Any], Any]:
-    """`models/bvlc_alexnet/deploy.prototxt` in float64; mean (3, 256, 256) BGR."""
-    f = torch.nn.functional
-    p = {name: torch.tensor(value).double() for name, value in params.items()}
-
-    def norm(x: Any) -> Any:
-        return f.local_response_norm(x, size=5, alpha=1e-4, beta=0.75, k=1.0)
-
-    def pool(x: Any) -> Any:
-        return f.max_pool2d(x, 3, 2, ceil_mode=True)
-
-    def conv(x: Any, name: str, **geometry: Any) -> Any:
-        return f.relu(f.conv2d(x, p[f"{name}.w"], p[f"{name}.b"], **geometry))
-
-    def logits(stored: Any) -> Any:
-        bgr = torch.tensor(stored[..., ::-1].transpose(0, 3, 1, 2).copy()).double()
-        x = (bgr - torch.tensor(mean).double())[:, :, 14:241, 14:241]
-        x = pool(norm(conv(x, "conv1", stride=4)))
-        x = pool(norm(conv(x, "conv2", padding=2, groups=2)))
-        x = conv(x, "conv3", padding=1)
-        x = conv(x, "conv4", padding=1, groups=2)
-        x = pool(conv(x, "conv5", padding=1, groups=2)).flatten(1)
-        for name in ("fc6", "fc7"):
-            x = f.relu(f.linear(x, p[f"{name}.w"], p[f"{name}.b"]))
-        return f.linear(x, p["fc8.w"], p["fc8.b"]).numpy()
-
-    return logits
-
-
-def bvlc(width: float) -> dict[str, Any]:
-    """Parameters for Caffe; pixels shrink on their way in, as its trained filters make them."""
-    params = in_torch_order("caffe", width)
-    params["conv1.w"] *= np.float32(0.5)
-    return params
-
-
-@pytest.mark.peer
-@pytest.mark.parametrize(
-    ("v1", "width"),
-    [(True, SMALL), (False, SMALL), pytest.param(False, 1.0, marks=pytest.mark.slow)],
-)
-def test_caffe(
-    torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, v1: bool, width: float
-) -> None:
-    at_width(monkeypatch, width)
-    params = bvlc(width)
-    file, run, mean_file = (tmp_path / name for name in ("a.caffemodel", "run", "m.binaryproto"))
-    net = caffe_net({name: blob(value, v1=v1) for name, value in params.items()}, v1=v1)
-    file.write_bytes(net.SerializeToString())
-    mean = (110 + 20 * normal(3, 256, 256) + np.arange(3)[:, None, None]).astype(np.float32)
-    if v1:
-        mean_file.write_bytes(blob(mean, v1=True).SerializeToString())
-        found = import_run(file, run, mean=mean_file)
-        assert found.notes == ()
-    else:
-        found = import_run(file, run)
-        assert len(found.notes) == 1 and "Without --mean" in found.notes[0]
-        mean = np.array([104, 117, 123], np.float32)[:, None, None]
-    seen = assert_same_logits(run, caffe_alexnet(torch, params, mean))
-    np.testing.assert_array_equal(
-        seen.mean, np.broadcast_to(mean, (3, 256, 256))[::-1].transpose(1, 2, 0)
-    )
-
-
-@pytest.mark.peer
-def test_field_numbers() -> None:
-    """Bytes put together by hand from caffe.proto: wire type and number of every field."""
-    messages = caffe.message_classes()
-    two = b"\x2a\x08" + np.array([1, 2], "<f4").tobytes()  # data = 5, packed
-    one = messages["BlobProto"].FromString(two + b"\x3a\x03\x0a\x01\x02")  # shape = 7, dim = 1
-    assert list(one.data) == [1, 2] and list(one.shape.dim) == [2]
-    old = messages["BlobProto"].FromString(b"\x08\x01\x10\x02\x18\x03\x20\x04")
-    assert (old.num, old.channels, old.height, old.width) == (1, 2, 3, 4)
-    layer = b"\x0a\x02c1\x12\x03LRN\x3a\x0a" + two  # name = 1, type = 2, blobs = 7
-    v1 = b"\x22\x02c2\x28\x0f\x32\x0a" + two  # name = 4, type = 5, blobs = 6
-    net = messages["NetParameter"].FromString(
-        b"\x0a\x01n\x12" + bytes([len(v1)]) + v1 + b"\xa2\x06" + bytes([len(layer)]) + layer
-    )  # name = 1, layers = 2, layer = 100
-    assert net.name == "n"
-    assert (net.layer[0].name, net.layer[0].type) == ("c1", "LRN")
-    assert (net.layers[0].name, net.layers[0].type) == ("c2", 15)
-    assert [list(x.blobs[0].data) for x in (net.layer[0], net.layers[0])] == [[1, 2], [1, 2]]
-
-
-def begun(**changed: Any) -> dict[str, Any]:
-    """Blobs of the first and last layer, some changed or, where None, missing."""
-    arrays = {
-        "conv1.w": np.zeros((96, 3, 11, 11), np.float32),
-        "conv1.b": np.zeros(96, np.float32),
-        "fc8.b": np.zeros(CLASSES, np.float32),
-        "fc8.w": np.zeros((1, 1), np.float32),
-    }
-    blobs = {name: blob(value) for name, value in arrays.items()}
-    blobs |= {name.replace("_", "."): value for name, value in changed.items()}
-    return {name: value for name, value in blobs.items() if value is not None}
-
-
-def claims(shape: tuple[int, ...], numbers: int) -> Any:
-    message = blob(np.zeros(numbers, np.float32))
-    message.shape.dim[:] = shape
-    return message
-
-
-CAFFENET = tuple(CAFFE_ORDER[i] for i in (0, 1, 2, 4, 3, *range(5, len(CAFFE_ORDER))))
-
-
-@pytest.mark.peer
-@pytest.mark.parametrize(
-    ("make", "sentence"),
-    [
-        (lambda: caffe_net(begun(), CAFFENET), "pools before it normalises"),
-        (lambda: caffe_net(begun(), CAFFENET, v1=True), "pools before it normalises"),
-        (lambda: caffe_net(begun()), "conv2.w is missing"),
-        (lambda: caffe_net({}), "no biases of a layer fc8"),
-        (lambda: caffe_net(begun(fc8_b=None)), "no biases of a layer fc8"),
-        (lambda: caffe_net(begun(fc8_b=claims((-3,), 3))), "no biases of a layer fc8"),
-        (lambda: caffe_net(begun(fc8_b=claims((2**40,), 3))), "conv2.w is missing"),
-        (
-            lambda: caffe_net(begun(conv1_b=claims((97,), 97))),
-            r"conv1.b has shape \(97,\); \(96,\)",
-        ),
-        (
-            lambda: caffe_net(begun(), (*CAFFE_ORDER, ("conv1", "Convolution"))),
-            "two layers 'conv1'",
-        ),
-    ],
-)
-def test_another_caffemodel_is_refused(
-    tmp_path: Path, make: Callable[[], Any], sentence: str
-) -> None:
-    file = tmp_path / "a.caffemodel"
-    file.write_bytes(make().SerializeToString())
-    with pytest.raises(CheckpointError, match=sentence):
-        import_run(file, tmp_path / "run")
-    assert_no_run(tmp_path, 1)
-
-
-@pytest.mark.peer
-def test_damaged_caffemodels(tmp_path: Path) -> None:
-    file = tmp_path / "a.caffemodel"
-    good = caffe_net(begun()).SerializeToString()
-    two_gb = b"\xa2\x06\x80\x80\x80\x80\x08"  # a layer of 2^31 bytes, of which none follows
-    for content in (good[:-1], good[: len(good) // 2], two_gb, b"\xff" * 100, b"\x0b" * 200):
-        file.write_bytes(content)
-        with pytest.raises(CheckpointError, match="is no sound protobuf"):
-            import_run(file, tmp_path / "run")
-    file.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no biases of a layer fc8"):
-        import_run(file, tmp_path / "run")
-    assert_no_run(tmp_path, 1)
-
-
-@pytest.mark.peer
-def test_a_caffemodel_of_all_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Faults that only a file with all layers gets as far as; then one without any."""
-    at_width(monkeypatch, SMALL)
-    file, mean = tmp_path / "a.caffemodel", tmp_path / "m.binaryproto"
-    blobs = {name: blob(value) for name, value in bvlc(SMALL).items()}
-    order = tuple(one for one in CAFFE_ORDER if one[1] not in ("LRN", "Pooling"))
-
-    def refused(sentence: str, **choices: Any) -> None:
-        file.write_bytes(caffe_net(blobs, order).SerializeToString())
-        with pytest.raises(CheckpointError, match=sentence):
-            import_run(file, tmp_path / "run", **choices)
-
-    good = blobs["conv3.b"]
-    blobs["conv3.b"] = claims((48,), 47)
-    refused("conv3.b has 47 numbers; 48 were expected")
-    blobs["conv3.b"] = blob(np.full(48, np.nan, np.float32))
-    refused("conv3.b is not finite")
-    blobs["conv3.b"] = good
-    for bad, sentence in (
-        (blob(np.zeros((3, 255, 256), np.float32), v1=True), "the mean has shape"),
-        (claims((3, 256, 256), 5), "the mean has 5 numbers"),
-        (blob(np.full((3, 256, 256), np.inf, np.float32)), "the mean is not finite"),
-    ):
-        mean.write_bytes(bad.SerializeToString())
-        refused(sentence, mean=mean)
-    found = import_run(file, tmp_path / "run")
-    assert "does not tell the order of its layers" in found.notes[0]
-
-
-def test_a_caffemodel_needs_protobuf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "google.protobuf", None)
-    with pytest.raises(PyalexnetError, match=r"pip install 'pyalexnet\[caffe\]'"):
-        import_run(tmp_path / "a.caffemodel", tmp_path / "run")
 
 
 # ---------------------------------------------------------------------- the run

@@ -36,7 +36,8 @@ def import_weights(
     found = import_run(file, run, form=form, class_names=class_names, mean=mean)
     for note in found.notes:
         print(f"note: {note}")
+    preset = f", preset {found.net_args['preset']}" if "preset" in found.net_args else ""
     print(
-        f"{run}: alexnet, preset {found.net_args['preset']}, {found.spec.num_parameters:,} "
-        f"parameters, {found.spec.classes} classes"
+        f"{run}: {found.spec.name}{preset}, {found.spec.num_parameters:,} parameters, "
+        f"{found.spec.classes} classes"
     )
