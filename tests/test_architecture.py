@@ -31,7 +31,7 @@ IMPORTERS = {
     "safetensors": {"checkpoint.py", "tensors.py", "data/shard.py", "foreign/torchvision.py"},
     "tensorboardX": {"tensorboard.py"},
     "threadpoolctl": {"backends/cpu/cores.py"},
-    "torch": {"foreign/torchvision.py"},  # only to read a .pth
+    "torch": {"foreign/pth.py"},  # only to read a .pth
     "typer": {"cli.py", *COMMANDS},
 }
 
