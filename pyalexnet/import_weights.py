@@ -16,16 +16,11 @@ from pyalexnet import checkpoint
 from pyalexnet.checkpoint import Checkpoint, Meta
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, CheckpointError, RunError
-from pyalexnet.foreign import caffe, torchvision
+from pyalexnet.foreign import caffe, formats, torchvision, weights
 from pyalexnet.foreign.weights import Found
 from pyalexnet.run import Config, RunFolder, environment
 
-_FORMATS = {
-    ".safetensors": "torchvision",
-    ".pth": "torchvision",
-    ".pt": "torchvision",
-    ".caffemodel": "caffe",
-}
+_FORMATS = ("torchvision", "caffe")
 
 _LARGEST_NAMES = 16 * 2**20
 """Bytes of a file of class names that are still read."""
@@ -38,29 +33,39 @@ def import_run(
     form: str = "auto",
     class_names: Path | None = None,
     mean: Path | None = None,
+    state_dict: str | None = None,
 ) -> Found:
     """Make the run folder `run` of the network in `file`; returns what was found.
 
     Args:
-        file: torchvision's state dict (.safetensors, .pth) or a .caffemodel.
+        file: torchvision's state dict or a checkpoint with one (.safetensors or PyTorch's own
+            format, whatever the ending), or a .caffemodel.
         run: not there yet, or empty.
-        form: "torchvision", "caffe", or "auto" for what the file's name says.
+        form: "torchvision", "caffe", or "auto" for what the file begins as.
         class_names: a file with one name a line; None: "0", "1", ...
         mean: Caffe's mean image, a .binaryproto.
+        state_dict: which of a checkpoint's state dicts; None: the only one, or that which is no
+            average.
 
     Raises:
         PyalexnetError: a file is refused, or the folder cannot be written; there is then none.
     """
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise RunError(f"{shown(run)} exists; a folder that does not was expected.")
+    _refuse_own(file)
     form = _form(file, form)
     if form == "torchvision":
         if mean is not None:
             raise ArgumentError(
                 f"import: mean is {shown(mean)}; none was expected, as torchvision's is known."
             )
-        found = torchvision.read(file)
+        found = torchvision.read(file, state_dict)
     else:
+        if state_dict is not None:
+            raise ArgumentError(
+                f"import: state_dict is {state_dict!r}; none was expected, as a .caffemodel has no "
+                "second one."
+            )
         found = caffe.read(file, mean)
     write_run(run, found, _class_names(class_names, found.spec.classes))
     return found
@@ -108,15 +113,19 @@ def write_run(run: Path, found: Found, class_names: tuple[str, ...]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _refuse_own(file: Path) -> None:
+    if any((file / name).is_file() for name in ("config.toml", checkpoint.STATE)):
+        raise ArgumentError(
+            f"import: {shown(file)} is a run or checkpoint of pyalexnet, which every command takes "
+            "as it is; another program's file was expected."
+        )
+
+
 def _form(file: Path, form: str) -> str:
     if form == "auto":
-        if file.suffix not in _FORMATS:
-            ending = f"the ending {file.suffix} is not known" if file.suffix else "has no ending"
-            raise ArgumentError(
-                f"{shown(file)}: {ending}; one of {', '.join(_FORMATS)} was expected."
-            )
-        form = _FORMATS[file.suffix]
-    if form not in _FORMATS.values():
+        found = formats.of(file, weights.read(file, formats.HEAD))
+        return "caffe" if found == "caffe" else "torchvision"
+    if form not in _FORMATS:
         raise ArgumentError(
             f"import: format is {form!r} for {shown(file)}; torchvision (.safetensors, .pth) or "
             "caffe (.caffemodel) was expected."

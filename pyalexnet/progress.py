@@ -14,7 +14,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -313,7 +313,9 @@ def _chosen(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list | tuple):
-        return ",".join(map(str, value)) or "none"
+        return ",".join(map(_chosen, value)) or "none"
+    if isinstance(value, Mapping):  # a layer that is written out
+        return str(value["name"])
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -580,6 +580,9 @@ def _toml_key(name: str) -> str:
 
 
 def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):  # of a list
+        pairs = (f"{_toml_key(name)} = {_toml_value(each)}" for name, each in value.items())
+        return "{ " + ", ".join(pairs) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(each) for each in value) + "]"
     if isinstance(value, str):  # JSON's escapes are TOML's, but for the delete character

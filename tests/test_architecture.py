@@ -21,7 +21,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 COMMANDS = {f"commands/{path.name}" for path in (PACKAGE / "commands").glob("*.py")}
 IMPORTERS = {
     "cupy": {"backends/cuda.py"},
-    "google": {"foreign/caffe.py"},  # protobuf
+    "google": {"foreign/caffe_messages.py"},  # protobuf
     "matplotlib": {"show/page.py"},
     "ml_dtypes": {"backends/elements.py"},
     "onnx": {"export_onnx.py"},
@@ -31,7 +31,7 @@ IMPORTERS = {
     "safetensors": {"checkpoint.py", "tensors.py", "data/shard.py", "foreign/torchvision.py"},
     "tensorboardX": {"tensorboard.py"},
     "threadpoolctl": {"backends/cpu/cores.py"},
-    "torch": {"foreign/torchvision.py"},  # only to read a .pth
+    "torch": {"foreign/pth.py"},  # only to read a .pth
     "typer": {"cli.py", *COMMANDS},
 }
 

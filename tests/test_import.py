@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import bz2
+import collections
+import gzip
+import io
 import json
-import math
+import lzma
 import os
 import pickle
 import sys
@@ -11,7 +16,7 @@ import tomllib
 import types
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -20,18 +25,15 @@ import safetensors.numpy
 import typer
 from typer.testing import CliRunner
 
-from pyalexnet import checkpoint, nets
+from foreign_files import CLASSES, SMALL, assert_no_run, assert_same_logits, in_torch_order
+from pyalexnet import checkpoint, import_weights, nets
+from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.commands import import_
 from pyalexnet.errors import ArgumentError, CheckpointError, PyalexnetError, RunError
-from pyalexnet.export_onnx import pixels
-from pyalexnet.foreign import caffe, torchvision, weights
+from pyalexnet.foreign import torchvision, weights
 from pyalexnet.import_weights import import_run
-from pyalexnet.rounding import rounding
 from pyalexnet.trained import Trained
-from samples import normal
 from trained_nets import lively, named
-
-CLASSES = 11
 
 # Where torchvision keeps each layer, written down anew.
 TORCHVISION = {
@@ -46,25 +48,12 @@ TORCHVISION = {
 }
 
 
-# The full networks take half a minute to draw, write and read.
-SMALL = 0.125
+TINY = 1 / 32
 
 
 def at_width(monkeypatch: pytest.MonkeyPatch, width: float) -> None:
-    """Expect of files networks of that width instead of the full ones."""
-    for module, preset in ((torchvision, "owt"), (caffe, "caffe")):
-        monkeypatch.setattr(module, "NET_ARGS", {"preset": preset, "width": width})
-
-
-def in_torch_order(preset: str, width: float) -> dict[str, Any]:
-    """Random parameters by our names, in the shapes of other programs; signals keep their size."""
-    spec = nets.alexnet(classes=CLASSES, preset=preset, width=width)
-    found = {}
-    for name, shape in weights.foreign_shapes(spec).items():
-        draws = normal(*shape)
-        gain = math.sqrt(2 / math.prod(shape[1:])) if name.endswith(".w") else 0.1
-        found[name] = draws * np.float32(gain)
-    return found
+    """Expect of torchvision's files networks of that width instead of the full one."""
+    monkeypatch.setattr(torchvision, "NET_ARGS", {"preset": "owt", "width": width})
 
 
 def torchvision_names(params: dict[str, Any]) -> dict[str, Any]:
@@ -73,11 +62,6 @@ def torchvision_names(params: dict[str, Any]) -> dict[str, Any]:
     return {
         f"{TORCHVISION[layer]}.{kinds[kind]}": params[name] for name, (layer, kind) in parts.items()
     }
-
-
-def assert_no_run(folder: Path, files: int) -> None:
-    """Nothing was made beside the `files` that were there."""
-    assert len(list(folder.iterdir())) == files
 
 
 # ---------------------------------------------------------------------- orders of axes
@@ -153,16 +137,6 @@ def torchvision_alexnet(torch: Any, params: dict[str, Any]) -> Callable[[Any], A
     return logits
 
 
-def assert_same_logits(run: Path, theirs: Callable[[Any], Any]) -> Trained:
-    """The run and the other program's model see the same photographs alike."""
-    net = Trained.load(str(run), backend="numpy")
-    stored = pixels(4, (256, 256, 3), seed=3)
-    ours, expected = net.logits(stored), theirs(stored)
-    tolerance = rounding(net.net, net.net.backend.to_numpy(net.look(stored)))
-    assert np.max(np.abs(ours - expected)) <= tolerance < 1e-3 * np.max(np.abs(expected))
-    return net
-
-
 @pytest.mark.peer
 @pytest.mark.parametrize(
     ("suffix", "width"), [(".safetensors", 1.0), (".pth", SMALL), (".old.pth", SMALL)]
@@ -192,36 +166,281 @@ def test_torchvision_there_and_back(
         np.testing.assert_allclose(returned[name], value, rtol=error, atol=0, strict=True)
 
 
+def options(**changed: Any) -> Any:
+    """What scripts keep of their command line, with all sorts of values in it."""
+    return argparse.Namespace(
+        data_path=Path("/data"),
+        other_path=PureWindowsPath("C:/data"),
+        lr=np.float64(0.01),
+        means=np.arange(3.0),
+        dtype=np.dtype("f4"),
+        steps=collections.defaultdict(list, {1: 2}),
+        tables=collections.OrderedDict(a=1),
+        **changed,
+    )
+
+
+def behind(prefix: str) -> Callable[[str], str]:
+    return lambda name: prefix + name
+
+
+def of_the_example(name: str) -> str:
+    """PyTorch's ImageNet example wraps AlexNet's convolutions alone."""
+    return name.replace("features.", "features.module.")
+
+
+Wrap = Callable[[dict[str, Any], Any], Any]
+
+# How the names are written, and what lies around a state dict, with a tensor that is none of it.
+SCRIPTS: dict[str, tuple[Callable[[str], str], Wrap]] = {
+    "PyTorch's ImageNet example": (
+        of_the_example,
+        lambda state, x: {"epoch": 3, "arch": "alexnet", "state_dict": state, "best_acc1": x},
+    ),
+    "torchvision's references": (
+        behind(""),
+        lambda state, x: {
+            "model": state,
+            "optimizer": {"state": {0: {"momentum_buffer": x}}, "param_groups": [{"lr": 0.1}]},
+            "lr_scheduler": {"milestones": collections.Counter([30])},
+            "epoch": 3,
+            "args": options(model="alexnet", val_crop_size=224),
+        },
+    ),
+    "NVIDIA's": (
+        behind("module."),
+        lambda state, x: {"arch": "alexnet", "state_dict": state, "best_prec1": x},
+    ),
+    "timm": (
+        behind("_orig_mod."),
+        lambda state, x: {"arch": "alexnet", "state_dict": state, "args": options(), "metric": x},
+    ),
+    "timm, distributed": (behind("module._orig_mod."), lambda state, x: {"state_dict": state}),
+    "compiled in DataParallel": (behind("_orig_mod.module."), lambda state, x: state),
+    "Lightning": (
+        behind("model."),
+        lambda state, x: {
+            "state_dict": state,
+            "hyper_parameters": {"arch": "AlexNet", "model": "mine", "options": options()},
+            "callbacks": {"ModelCheckpoint": {"best_model_score": x}},
+        },
+    ),
+    "Lightning, compiled": (behind("net._orig_mod."), lambda state, x: {"state_dict": state}),
+    "OpenMMLab's": (behind("backbone."), lambda state, x: {"meta": {"t": x}, "state_dict": state}),
+    "DeepSpeed": (behind(""), lambda state, x: {"module": state, "global_steps": 3}),
+    "names of their own": (behind(""), lambda state, x: {"model_state_dict": state, "loss": x}),
+    "nested": (behind(""), lambda state, x: {"checkpoint": {"net": {"weights": state}}, "l": [x]}),
+    "beside plain values": (behind(""), lambda state, x: state | {"epoch": 3, "note": "best"}),
+    "averaged, alone": (behind("module."), lambda state, x: state | {"n_averaged": x[0].long()}),
+    "the state dict alone": (behind("module."), lambda state, x: state),
+}
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_checkpoints_as_training_scripts_write_them(
+    torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, new: bool
+) -> None:
+    """In PyTorch's present format and in that of before 2020."""
+    at_width(monkeypatch, TINY)
+    named, wrap = SCRIPTS[script]
+    params = torchvision_names(in_torch_order("owt", TINY))
+    state = {named(name): torch.tensor(value) for name, value in params.items()}
+    file = tmp_path / "model_best.pth.tar"
+    torch.save(wrap(state, torch.ones(2)), file, _use_new_zipfile_serialization=new)
+    found = import_run(file, tmp_path / "run")
+    assert found.notes == ()
+    np.testing.assert_array_equal(found.params["fc7.w"], params["classifier.4.weight"])
+    np.testing.assert_array_equal(found.params["conv5.b"], params["features.10.bias"])
+
+
 @pytest.mark.peer
 @pytest.mark.parametrize(
-    ("name", "wrap"),
+    ("first", "second", "prefix"),
+    [("model", "model_ema", "module."), ("state_dict", "state_dict_ema", ""), ("ema", "net", "")],
+)
+def test_averaged_weights_beside_the_others(
+    torch: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: str,
+    second: str,
+    prefix: str,
+) -> None:
+    """The last ones are taken, which is said; the average by its name."""
+    at_width(monkeypatch, TINY)
+    params = torchvision_names(in_torch_order("owt", TINY))
+    state = {name: torch.tensor(value) for name, value in params.items()}
+    other = {prefix + name: value + 1 for name, value in state.items()}
+    saved = {first: state, second: other | {"n_averaged": torch.tensor(7)}}
+    torch.save(saved, tmp_path / "a.pth")
+    plain, average = (second, first) if first == "ema" else (first, second)
+    found = import_run(tmp_path / "a.pth", tmp_path / "run")
+    said = f"has the state dicts {plain} and {average}; {plain} is taken, and --state-dict takes"
+    assert len(found.notes) == 1 and said in found.notes[0]
+    np.testing.assert_array_equal(found.params["fc7.b"], saved[plain]["classifier.4.bias"])
+    found = import_run(tmp_path / "a.pth", tmp_path / "other", state_dict=second)
+    assert found.notes == ()
+    np.testing.assert_array_equal(found.params["fc7.b"], other[f"{prefix}classifier.4.bias"])
+    with pytest.raises(
+        ArgumentError, match=f"state_dict is 'x'; one that .* has .*{first}, {second}"
+    ):
+        import_run(tmp_path / "a.pth", tmp_path / "third", state_dict="x")
+
+
+def test_averaged_weights_in_one_state_dict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a Lightning module that has both."""
+    at_width(monkeypatch, TINY)
+    params = torchvision_names(in_torch_order("owt", TINY))
+    both = {f"ema_model.{name}": value + 1 for name, value in params.items()}
+    both |= {f"model.{name}": value for name, value in params.items()}
+    safetensors.numpy.save_file(both, tmp_path / "a.safetensors")
+    for which, added in ((None, 0), ("ema_model", 1)):
+        found = import_run(tmp_path / "a.safetensors", tmp_path / str(which), state_dict=which)
+        np.testing.assert_array_equal(found.params["fc8.b"], params["classifier.6.bias"] + added)
+    both["head.weight"] = np.ones(3, np.float32)
+    safetensors.numpy.save_file(both, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"head\.weight is no parameter"):
+        import_run(tmp_path / "a.safetensors", tmp_path / "run")
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("told", "sentence"),
     [
-        ("module.{}", lambda state: {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}}),
-        ("{}", lambda state: {"model": state, "epoch": 3}),
-        ("module.{}", lambda state: state),
+        ({"arch": "vgg16"}, "it says that its arch is 'vgg16'; alexnet was expected"),
+        ({"args": options(model="vgg16")}, "args says that its model is 'vgg16'"),
+        ({"args": options(arch="resnet50")}, "args says that its arch is 'resnet50'"),
+        ({"args": {"model": "resnet50"}}, "args says that its model is 'resnet50'"),
+        ({"hyper_parameters": {"arch": "vgg11"}}, "hyper_parameters says that its arch is 'vgg11'"),
     ],
 )
-def test_state_dicts_as_training_scripts_write_them(
-    torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, wrap: Any
+def test_another_architecture_is_refused_by_name(
+    torch: Any, tmp_path: Path, told: dict[str, Any], sentence: str
 ) -> None:
-    at_width(monkeypatch, SMALL)
-    params = torchvision_names(in_torch_order("owt", SMALL))
-    state = {name.format(key): torch.tensor(value) for key, value in params.items()}
-    torch.save(wrap(state), tmp_path / "a.pth")
+    state = {"features.0.weight": torch.zeros(64, 3, 3, 3)}
+    torch.save({"state_dict": state} | told, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=sentence):
+        import_run(tmp_path / "a.pth", tmp_path / "run")
+
+
+def test_what_a_safetensors_file_says_of_itself(tmp_path: Path) -> None:
+    weights = small("features.0.bias", 64)
+    safetensors.numpy.save_file(weights, tmp_path / "a", {"format": "pt", "architecture": "vgg16"})
+    with pytest.raises(CheckpointError, match="its architecture is 'vgg16'; alexnet was expected"):
+        import_run(tmp_path / "a", tmp_path / "run")
+
+
+@pytest.mark.peer
+def test_another_size_in_testing_is_said(
+    torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_width(monkeypatch, TINY)
+    params = torchvision_names(in_torch_order("owt", TINY))
+    state = {name: torch.tensor(value) for name, value in params.items()}
+    args = argparse.Namespace(model="alexnet", val_crop_size=192, val_resize_size=256)
+    torch.save({"model": state, "args": args}, tmp_path / "a.pth")
     found = import_run(tmp_path / "a.pth", tmp_path / "run")
-    np.testing.assert_array_equal(found.params["fc7.w"], params["classifier.4.weight"])
+    assert len(found.notes) == 1 and "evaluated with val_crop_size 192, and" in found.notes[0]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float64])
+def test_safetensors_of_other_floats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any
+) -> None:
+    at_width(monkeypatch, TINY)
+    params = torchvision_names(in_torch_order("owt", TINY))
+    other = {name: value.astype(dtype) for name, value in params.items()}
+    safetensors.numpy.save_file(other, tmp_path / "a.safetensors")
+    found = import_run(tmp_path / "a.safetensors", tmp_path / "run")
+    for ours, theirs in (("fc7.w", "classifier.4.weight"), ("conv2.b", "features.3.bias")):
+        expected = other[theirs].astype(np.float32)
+        np.testing.assert_array_equal(found.params[ours], expected, strict=True)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_a_pth_of_other_floats(
+    torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    at_width(monkeypatch, TINY)
+    params = torchvision_names(in_torch_order("owt", TINY))
+    other = {name: torch.tensor(value).to(getattr(torch, dtype)) for name, value in params.items()}
+    torch.save(other, tmp_path / "a.pth")
+    found = import_run(tmp_path / "a.pth", tmp_path / "run")
+    expected = other["classifier.4.weight"].float().numpy()
+    np.testing.assert_array_equal(found.params["fc7.w"], expected, strict=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.safetensors", "model_best.pth.tar", "a.pt", "a.bin", "a.ckpt", "a.caffemodel", "a"]
+)
+def test_a_name_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    at_width(monkeypatch, TINY)
+    params = torchvision_names(in_torch_order("owt", TINY))
+    safetensors.numpy.save_file(params, tmp_path / name)
+    found = import_run(tmp_path / name, tmp_path / "run")
+    np.testing.assert_array_equal(found.params["fc8.b"], params["classifier.6.bias"])
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(9), "is HDF5, as Keras and some Caffe write"),
+        (gzip.compress(b"weights"), "is compressed by gzip"),
+        (bz2.compress(b"weights"), "is compressed by bzip2"),
+        (lzma.compress(b"weights"), "is compressed by xz"),
+        (bytes(257) + b"ustar\x0000", "is a tar archive; the file in it was expected"),
+        (b"\x93NUMPY\x01\x00", "is a NumPy array"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html>\n<html>", r"is a web page that begins '<!DOCTYPE html> <html>'"),
+        (b"name: 'AlexNet'\nlayer {", "is a text that begins \"name: 'AlexNet' layer"),
+        ("größer".encode()[:-1] + b"\xc3", "is a text"),
+        (b"\x08\x08\x12\x07pytorch", "begins as an ONNX model, or as a mean image"),
+        (b"\x3a\x04\x0a\x02\x01\x02", "begins as an ONNX model, or as a mean image"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "begins with the bytes ff d8 ff e0 00 10 4a 46, as no"),
+    ],
+)
+def test_files_of_something_else(tmp_path: Path, content: bytes, sentence: str) -> None:
+    """Each is said to be what it is, under whichever name and format."""
+    for name, form in (("a.pth", "auto"), ("a.bin", "auto"), ("a", "torchvision")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=sentence):
+            import_run(tmp_path / name, tmp_path / "run", form=form)
+
+
+@pytest.mark.usefixtures("imports_a_small_net")
+def test_what_is_pyalexnets_own(tmp_path: Path) -> None:
+    import_run(tmp_path / "a.safetensors", tmp_path / "run")
+    saved = checkpoint.newest(tmp_path / "run")
+    for path in (tmp_path / "run", saved):
+        with pytest.raises(ArgumentError, match="is a run or checkpoint of pyalexnet, which every"):
+            import_run(path, tmp_path / "other")
+
+
+def test_a_file_of_pyalexnets_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint_folder = tmp_path / "step-00000000"
+    checkpoint_folder.mkdir()
+    params = lively(nets.alexnet(classes=3, width=0.0625))
+    safetensors.numpy.save_file(params, checkpoint_folder / checkpoint.PARAMS)
+    with pytest.raises(CheckpointError, match="of pyalexnet's own, whose folder is taken as it is"):
+        import_run(checkpoint_folder / checkpoint.PARAMS, tmp_path / "other")
 
 
 def test_names_that_data_parallel_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Around the whole model, or the convolutions alone, as PyTorch's ImageNet example does."""
-    at_width(monkeypatch, SMALL)
-    params = torchvision_names(in_torch_order("owt", SMALL))
+    at_width(monkeypatch, TINY)
+    params = torchvision_names(in_torch_order("owt", TINY))
     inner = {name.replace("features.", "features.module."): v for name, v in params.items()}
     safetensors.numpy.save_file(inner, tmp_path / "a.safetensors")
     import_run(tmp_path / "a.safetensors", tmp_path / "run")
     twice = params | {"module.features.0.bias": params["features.0.bias"]}
     safetensors.numpy.save_file(twice, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match=r"module\.features\.0\.bias is no parameter"):
+    with pytest.raises(CheckpointError, match=r"features\.0\.bias is there twice, as "):
         import_run(tmp_path / "a.safetensors", tmp_path / "other")
 
 
@@ -261,8 +480,8 @@ def small(name: str, *shape: int, dtype: Any = np.float32) -> dict[str, Any]:
         (small("features.1.weight", 2), "features.1.weight is no parameter"),
         (small("classifier.6.bias", 2, 2), "classifier.6.bias is missing or no vector"),
         (small("classifier.6.bias", 0), "classifier.6.bias is missing or no vector"),
-        (small("features.0.bias", 64, dtype=np.int32), "is int32; floats"),
-        ({"model": np.zeros(3, np.float32)}, "classifier.6.bias is missing"),
+        (small("features.0.bias", 64, dtype=np.int32), "is I32; a dense tensor of floats"),
+        ({"model": np.zeros(3, np.float32)}, "model is no parameter of torchvision's AlexNet"),
     ],
 )
 def test_another_network_is_refused(tmp_path: Path, params: dict[str, Any], sentence: str) -> None:
@@ -284,8 +503,6 @@ TWO_GB = '{"classifier.6.bias":{"dtype":"F32","shape":[536870912],"data_offsets"
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"\x80\x04\x95",
         header("{}", 2**63 - 1),
         header('{"a":'),
         header(TWO_GB),
@@ -308,8 +525,10 @@ def test_a_file_of_two_gigabytes_is_not_read(tmp_path: Path, suffix: str) -> Non
     file = tmp_path / f"a{suffix}"
     with file.open("wb") as stream:
         stream.truncate(2 * 2**30)  # takes no space on the disk
-    with pytest.raises(CheckpointError, match="has 2147483648 bytes; at most 1073741824"):
-        import_run(file, tmp_path / "run")
+    form = "caffe" if suffix == ".caffemodel" else "torchvision"
+    for how in (form, "auto"):
+        with pytest.raises(CheckpointError, match="has 2147483648 bytes; at most 1073741824"):
+            import_run(file, tmp_path / "run", form=how)
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
@@ -344,6 +563,30 @@ class Code:
         return os.mkdir, (str(self.path),)
 
 
+class Opens(Code):
+    """The same by a function that PyTorch does not know, and so blocks only by default."""
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.path), "w")
+
+
+class Touches:
+    """An object whose class does something as it is made, and once it has its attributes."""
+
+    def __init__(self, path: Path) -> None:
+        self.model, self.path = "alexnet", path
+
+    def __getnewargs__(self) -> Any:
+        return (self.path,)
+
+    def __new__(cls, path: Path) -> Touches:
+        (path / "made").touch()
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        (state["path"] / "told").touch()
+
+
 @pytest.mark.peer
 @pytest.mark.parametrize("new", [True, False])
 def test_a_pickle_with_code_is_not_carried_out(torch: Any, tmp_path: Path, new: bool) -> None:
@@ -355,6 +598,106 @@ def test_a_pickle_with_code_is_not_carried_out(torch: Any, tmp_path: Path, new: 
     assert_no_run(tmp_path, 1)
     torch.load(file, weights_only=False)
     assert trace.is_dir()  # so it would have run
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("new", [True, False])
+def test_neither_the_file_nor_its_classes_run(
+    torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: bool
+) -> None:
+    """Beside sound tensors, which are taken."""
+    at_width(monkeypatch, TINY)
+    params = torchvision_names(in_torch_order("owt", TINY))
+    (traces := tmp_path / "traces").mkdir()
+    saved = {
+        "model": {name: torch.tensor(value) for name, value in params.items()},
+        "args": Touches(traces),
+        "code": Opens(traces / "opened"),
+    }
+    (traces / "made").unlink()
+    torch.save(saved, tmp_path / "a.pth", _use_new_zipfile_serialization=new)
+    allowed = set(torch.serialization.get_safe_globals())
+    import_run(tmp_path / "a.pth", tmp_path / "run")
+    assert not list(traces.iterdir())
+    assert set(torch.serialization.get_safe_globals()) == allowed
+    torch.load(tmp_path / "a.pth", weights_only=False)["code"].close()
+    assert {entry.name for entry in traces.iterdir()} == {"made", "told", "opened"}  # would have
+
+
+def renamed(content: bytes, old: str, new: str) -> bytes:
+    """A zip of PyTorch's with a class in it called otherwise."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(whole, "w") as after:
+        for member in before.namelist():
+            after.writestr(member, before.read(member).replace(old.encode(), new.encode()))
+    return whole.getvalue()
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pathlib._local\nPosixPath",  # Python 3.13's
+        "pathlib\nWindowsPath",
+        "mmengine.logging.history_buffer\nHistoryBuffer",
+        "no such\nthing",
+        "\x01\nx",
+    ],
+)
+def test_classes_that_are_not_here(
+    torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    at_width(monkeypatch, TINY)
+    params = torchvision_names(in_torch_order("owt", TINY))
+    state = {name: torch.tensor(value) for name, value in params.items()}
+    content = io.BytesIO()
+    torch.save({"state_dict": state, "path": Path("/a")}, content)
+    changed = renamed(content.getvalue(), "pathlib\nPosixPath", name)
+    (tmp_path / "a.pth").write_bytes(changed)
+    import_run(tmp_path / "a.pth", tmp_path / "run")
+
+
+@pytest.mark.peer
+def test_pytorchs_reason_is_told(torch: Any, tmp_path: Path) -> None:
+    """Which type it was, and what to do, without PyTorch's advice to be less safe."""
+    file, bias = tmp_path / "a.pth", torch.zeros(CLASSES)
+    program = io.BytesIO()
+    with zipfile.ZipFile(program, "w") as archive:
+        archive.writestr("a/code/__torch__/net.py", "")
+    buffers = {
+        "code": ({"classifier.6.bias": Code(tmp_path)}, "unsupported GLOBAL posix.mkdir whose mod"),
+        "protocol": ({"classifier.6.bias": bias}, r"Unsupported operand 149 \(UnpicklingError\)"),
+    }
+    for name, (state, sentence) in buffers.items():
+        torch.save(state, file, pickle_protocol=4 if name == "protocol" else 2)
+        with pytest.raises(CheckpointError, match=sentence) as caught:
+            import_run(file, tmp_path / "run")
+        assert "add_safe_globals" not in str(caught.value) and "\n" not in str(caught.value)
+    for content, sentence in (
+        (program.getvalue(), r"is a program of TorchScript, .*torch\.jit\.load"),
+        (zipped("conv1.npy"), r"a zip archive of 1 files, the first of which is 'conv1.npy'; one"),
+        (b"\x80\x02}q\x00.", "PyTorch refused it: Invalid magic number"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match=sentence):
+            import_run(file, tmp_path / "run")
+
+
+def zipped(name: str) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(name, b"")
+    return content.getvalue()
+
+
+@pytest.mark.peer
+def test_tables_in_tables_without_end(torch: Any, tmp_path: Path) -> None:
+    """A table that holds itself, often, is looked into once."""
+    endless: dict[str, Any] = {"features.0.bias": torch.zeros(64)}
+    endless |= {str(number): endless for number in range(100)}
+    torch.save(endless, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"classifier\.6\.bias is missing or no vector"):
+        import_run(tmp_path / "a.pth", tmp_path / "run")
 
 
 @pytest.mark.peer
@@ -372,12 +715,18 @@ def test_odd_tensors_in_a_pth(torch: Any, tmp_path: Path) -> None:
     file, bias = tmp_path / "a.pth", torch.zeros(CLASSES)
     weight = torch.zeros(64, 3, 11, 11)
     for state, sentence in (
-        ({"classifier.6.bias": bias.to_sparse()}, "dense tensors of floats"),
-        ({"classifier.6.bias": bias.int()}, "dense tensors of floats"),
-        ({"classifier.6.bias": bias.to("meta")}, "dense tensors of floats"),
-        ({"weights": {"classifier.6.bias": bias}}, "'weights' is a dict"),
-        ({3: bias}, "3 is a Tensor"),
-        ([bias], "holds a list"),
+        ({"classifier.6.bias": bias.to_sparse()}, "a dense tensor of floats"),
+        ({"classifier.6.bias": bias.int()}, "a dense tensor of floats"),
+        ({"classifier.6.bias": bias.to("meta")}, "a dense tensor of floats"),
+        ({"classifier.6.bias": Path("/a")}, "has no tensors, but 'classifier.6.bias' a pathlib"),
+        (
+            {"features.0.bias": bias, "classifier.6.bias": Path("/a")},
+            "classifier.6.bias is a pathlib.PosixPath; a dense tensor of floats",
+        ),
+        ({3: bias}, "has no tensors, but nothing; a state dict was expected"),
+        ({"epoch": 3}, "has no tensors, but 'epoch' a int; a state dict was expected"),
+        ([bias], "holds a list; a state dict was expected"),
+        (torch.nn.Linear(2, 2), r"holds a torch.nn.modules.linear.Linear; .* torch.save\(model"),
         ({"features.0.weight": weight, "classifier.6.bias": bias}, "features.0.bias is missing"),
         ({"classifier.6.bias": torch.zeros(1).expand(2**40)}, "features.0.weight is missing"),
     ):
@@ -419,235 +768,9 @@ def test_a_pth_needs_a_safe_pytorch(
     if module is not None:
         module.__version__ = version  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch", module)
+    (tmp_path / "a.pth").write_bytes(pickle.dumps({}))
     with pytest.raises(ArgumentError, match=r"PyTorch 2\.10 or newer .* convert the file .*python"):
         import_run(tmp_path / "a.pth", tmp_path / "run")
-
-
-# ---------------------------------------------------------------------- Caffe
-
-CAFFE_ORDER = (
-    ("data", "Data"),
-    ("conv1", "Convolution"),
-    ("relu1", "ReLU"),
-    ("norm1", "LRN"),
-    ("pool1", "Pooling"),
-    *((name, "Convolution") for name in ("conv2", "conv3", "conv4", "conv5")),
-    *((name, "InnerProduct") for name in ("fc6", "fc7", "fc8")),
-)
-V1_TYPES = {"Data": 5, "Convolution": 4, "ReLU": 18, "LRN": 15, "Pooling": 17, "InnerProduct": 14}
-
-
-def caffe_net(blobs: dict[str, Any], order: Any = CAFFE_ORDER, *, v1: bool = False) -> Any:
-    """A NetParameter of these blobs (BlobProto by our names) and layers (name, type)."""
-    net = caffe.message_classes()["NetParameter"](name="AlexNet")
-    for name, kind in order:
-        layer = (net.layers if v1 else net.layer).add(
-            name=name, type=V1_TYPES[kind] if v1 else kind
-        )
-        for key in (f"{name}.w", f"{name}.b"):
-            if key in blobs:
-                layer.blobs.add().ParseFromString(blobs[key].SerializeToString())
-    return net
-
-
-def blob(value: Any, *, v1: bool = False) -> Any:
-    """An array as a BlobProto; before 2015 all had four axes, ones in front."""
-    message = caffe.message_classes()["BlobProto"]()
-    message.data.extend(value.ravel())
-    if not v1:
-        message.shape.dim.extend(value.shape)
-        return message
-    four = (1,) * (4 - value.ndim) + value.shape
-    message.num, message.channels, message.height, message.width = four
-    return message
-
-
-def caffe_alexnet(torch: Any, params: dict[str, Any], mean: Any) -> Callable[[Any], Any]:
-    """`models/bvlc_alexnet/deploy.prototxt` in float64; mean (3, 256, 256) BGR."""
-    f = torch.nn.functional
-    p = {name: torch.tensor(value).double() for name, value in params.items()}
-
-    def norm(x: Any) -> Any:
-        return f.local_response_norm(x, size=5, alpha=1e-4, beta=0.75, k=1.0)
-
-    def pool(x: Any) -> Any:
-        return f.max_pool2d(x, 3, 2, ceil_mode=True)
-
-    def conv(x: Any, name: str, **geometry: Any) -> Any:
-        return f.relu(f.conv2d(x, p[f"{name}.w"], p[f"{name}.b"], **geometry))
-
-    def logits(stored: Any) -> Any:
-        bgr = torch.tensor(stored[..., ::-1].transpose(0, 3, 1, 2).copy()).double()
-        x = (bgr - torch.tensor(mean).double())[:, :, 14:241, 14:241]
-        x = pool(norm(conv(x, "conv1", stride=4)))
-        x = pool(norm(conv(x, "conv2", padding=2, groups=2)))
-        x = conv(x, "conv3", padding=1)
-        x = conv(x, "conv4", padding=1, groups=2)
-        x = pool(conv(x, "conv5", padding=1, groups=2)).flatten(1)
-        for name in ("fc6", "fc7"):
-            x = f.relu(f.linear(x, p[f"{name}.w"], p[f"{name}.b"]))
-        return f.linear(x, p["fc8.w"], p["fc8.b"]).numpy()
-
-    return logits
-
-
-def bvlc(width: float) -> dict[str, Any]:
-    """Parameters for Caffe; pixels shrink on their way in, as its trained filters make them."""
-    params = in_torch_order("caffe", width)
-    params["conv1.w"] *= np.float32(0.5)
-    return params
-
-
-@pytest.mark.peer
-@pytest.mark.parametrize(
-    ("v1", "width"),
-    [(True, SMALL), (False, SMALL), pytest.param(False, 1.0, marks=pytest.mark.slow)],
-)
-def test_caffe(
-    torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, v1: bool, width: float
-) -> None:
-    at_width(monkeypatch, width)
-    params = bvlc(width)
-    file, run, mean_file = (tmp_path / name for name in ("a.caffemodel", "run", "m.binaryproto"))
-    net = caffe_net({name: blob(value, v1=v1) for name, value in params.items()}, v1=v1)
-    file.write_bytes(net.SerializeToString())
-    mean = (110 + 20 * normal(3, 256, 256) + np.arange(3)[:, None, None]).astype(np.float32)
-    if v1:
-        mean_file.write_bytes(blob(mean, v1=True).SerializeToString())
-        found = import_run(file, run, mean=mean_file)
-        assert found.notes == ()
-    else:
-        found = import_run(file, run)
-        assert len(found.notes) == 1 and "Without --mean" in found.notes[0]
-        mean = np.array([104, 117, 123], np.float32)[:, None, None]
-    seen = assert_same_logits(run, caffe_alexnet(torch, params, mean))
-    np.testing.assert_array_equal(
-        seen.mean, np.broadcast_to(mean, (3, 256, 256))[::-1].transpose(1, 2, 0)
-    )
-
-
-@pytest.mark.peer
-def test_field_numbers() -> None:
-    """Bytes put together by hand from caffe.proto: wire type and number of every field."""
-    messages = caffe.message_classes()
-    two = b"\x2a\x08" + np.array([1, 2], "<f4").tobytes()  # data = 5, packed
-    one = messages["BlobProto"].FromString(two + b"\x3a\x03\x0a\x01\x02")  # shape = 7, dim = 1
-    assert list(one.data) == [1, 2] and list(one.shape.dim) == [2]
-    old = messages["BlobProto"].FromString(b"\x08\x01\x10\x02\x18\x03\x20\x04")
-    assert (old.num, old.channels, old.height, old.width) == (1, 2, 3, 4)
-    layer = b"\x0a\x02c1\x12\x03LRN\x3a\x0a" + two  # name = 1, type = 2, blobs = 7
-    v1 = b"\x22\x02c2\x28\x0f\x32\x0a" + two  # name = 4, type = 5, blobs = 6
-    net = messages["NetParameter"].FromString(
-        b"\x0a\x01n\x12" + bytes([len(v1)]) + v1 + b"\xa2\x06" + bytes([len(layer)]) + layer
-    )  # name = 1, layers = 2, layer = 100
-    assert net.name == "n"
-    assert (net.layer[0].name, net.layer[0].type) == ("c1", "LRN")
-    assert (net.layers[0].name, net.layers[0].type) == ("c2", 15)
-    assert [list(x.blobs[0].data) for x in (net.layer[0], net.layers[0])] == [[1, 2], [1, 2]]
-
-
-def begun(**changed: Any) -> dict[str, Any]:
-    """Blobs of the first and last layer, some changed or, where None, missing."""
-    arrays = {
-        "conv1.w": np.zeros((96, 3, 11, 11), np.float32),
-        "conv1.b": np.zeros(96, np.float32),
-        "fc8.b": np.zeros(CLASSES, np.float32),
-        "fc8.w": np.zeros((1, 1), np.float32),
-    }
-    blobs = {name: blob(value) for name, value in arrays.items()}
-    blobs |= {name.replace("_", "."): value for name, value in changed.items()}
-    return {name: value for name, value in blobs.items() if value is not None}
-
-
-def claims(shape: tuple[int, ...], numbers: int) -> Any:
-    message = blob(np.zeros(numbers, np.float32))
-    message.shape.dim[:] = shape
-    return message
-
-
-CAFFENET = tuple(CAFFE_ORDER[i] for i in (0, 1, 2, 4, 3, *range(5, len(CAFFE_ORDER))))
-
-
-@pytest.mark.peer
-@pytest.mark.parametrize(
-    ("make", "sentence"),
-    [
-        (lambda: caffe_net(begun(), CAFFENET), "pools before it normalises"),
-        (lambda: caffe_net(begun(), CAFFENET, v1=True), "pools before it normalises"),
-        (lambda: caffe_net(begun()), "conv2.w is missing"),
-        (lambda: caffe_net({}), "no biases of a layer fc8"),
-        (lambda: caffe_net(begun(fc8_b=None)), "no biases of a layer fc8"),
-        (lambda: caffe_net(begun(fc8_b=claims((-3,), 3))), "no biases of a layer fc8"),
-        (lambda: caffe_net(begun(fc8_b=claims((2**40,), 3))), "conv2.w is missing"),
-        (
-            lambda: caffe_net(begun(conv1_b=claims((97,), 97))),
-            r"conv1.b has shape \(97,\); \(96,\)",
-        ),
-        (
-            lambda: caffe_net(begun(), (*CAFFE_ORDER, ("conv1", "Convolution"))),
-            "two layers 'conv1'",
-        ),
-    ],
-)
-def test_another_caffemodel_is_refused(
-    tmp_path: Path, make: Callable[[], Any], sentence: str
-) -> None:
-    file = tmp_path / "a.caffemodel"
-    file.write_bytes(make().SerializeToString())
-    with pytest.raises(CheckpointError, match=sentence):
-        import_run(file, tmp_path / "run")
-    assert_no_run(tmp_path, 1)
-
-
-@pytest.mark.peer
-def test_damaged_caffemodels(tmp_path: Path) -> None:
-    file = tmp_path / "a.caffemodel"
-    good = caffe_net(begun()).SerializeToString()
-    two_gb = b"\xa2\x06\x80\x80\x80\x80\x08"  # a layer of 2^31 bytes, of which none follows
-    for content in (good[:-1], good[: len(good) // 2], two_gb, b"\xff" * 100, b"\x0b" * 200):
-        file.write_bytes(content)
-        with pytest.raises(CheckpointError, match="is no sound protobuf"):
-            import_run(file, tmp_path / "run")
-    file.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no biases of a layer fc8"):
-        import_run(file, tmp_path / "run")
-    assert_no_run(tmp_path, 1)
-
-
-@pytest.mark.peer
-def test_a_caffemodel_of_all_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Faults that only a file with all layers gets as far as; then one without any."""
-    at_width(monkeypatch, SMALL)
-    file, mean = tmp_path / "a.caffemodel", tmp_path / "m.binaryproto"
-    blobs = {name: blob(value) for name, value in bvlc(SMALL).items()}
-    order = tuple(one for one in CAFFE_ORDER if one[1] not in ("LRN", "Pooling"))
-
-    def refused(sentence: str, **choices: Any) -> None:
-        file.write_bytes(caffe_net(blobs, order).SerializeToString())
-        with pytest.raises(CheckpointError, match=sentence):
-            import_run(file, tmp_path / "run", **choices)
-
-    good = blobs["conv3.b"]
-    blobs["conv3.b"] = claims((48,), 47)
-    refused("conv3.b has 47 numbers; 48 were expected")
-    blobs["conv3.b"] = blob(np.full(48, np.nan, np.float32))
-    refused("conv3.b is not finite")
-    blobs["conv3.b"] = good
-    for bad, sentence in (
-        (blob(np.zeros((3, 255, 256), np.float32), v1=True), "the mean has shape"),
-        (claims((3, 256, 256), 5), "the mean has 5 numbers"),
-        (blob(np.full((3, 256, 256), np.inf, np.float32)), "the mean is not finite"),
-    ):
-        mean.write_bytes(bad.SerializeToString())
-        refused(sentence, mean=mean)
-    found = import_run(file, tmp_path / "run")
-    assert "does not tell the order of its layers" in found.notes[0]
-
-
-def test_a_caffemodel_needs_protobuf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "google.protobuf", None)
-    with pytest.raises(PyalexnetError, match=r"pip install 'pyalexnet\[caffe\]'"):
-        import_run(tmp_path / "a.caffemodel", tmp_path / "run")
 
 
 # ---------------------------------------------------------------------- the run
@@ -662,7 +785,8 @@ def found(classes: int = 3) -> weights.Found:
 
 @pytest.fixture
 def imports_a_small_net(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torchvision, "read", lambda _: found())
+    monkeypatch.setattr(torchvision, "read", lambda *_: found())
+    monkeypatch.setattr(import_weights, "_form", lambda *_: "torchvision")
 
 
 @pytest.mark.usefixtures("imports_a_small_net")
@@ -729,16 +853,19 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_formats(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"a\.h5: the ending \.h5 is not known; one of \.saf"):
-        import_run(tmp_path / "a.h5", tmp_path / "run")
-    with pytest.raises(ArgumentError, match=r"weights: has no ending; one of \.safetensors, \.pth"):
-        import_run(tmp_path / "weights", tmp_path / "run")
+    for name in ("a.pth", "a.h5"):
+        (tmp_path / name).write_bytes(header("{}"))
     with pytest.raises(ArgumentError, match=r"format is 'h5' for .*a\.pth; torchvision"):
         import_run(tmp_path / "a.pth", tmp_path / "run", form="h5")
-    with pytest.raises(ArgumentError, match="format is 'keras'"):
-        import_run(tmp_path / "a.pth", tmp_path / "run", form="keras")
     with pytest.raises(ArgumentError, match="torchvision's is known"):
         import_run(tmp_path / "a.pth", tmp_path / "run", mean=tmp_path / "m.binaryproto")
+    (tmp_path / "a.pth").write_bytes(b"\x0a\x01\x00")
+    with pytest.raises(
+        ArgumentError, match=r"state_dict is 'ema'; none was expected, as a \.caffe"
+    ):
+        import_run(tmp_path / "a.pth", tmp_path / "run", state_dict="ema")
+    with pytest.raises(CheckpointError, match=r"begins as a \.caffemodel does; a \.safetensors"):
+        import_run(tmp_path / "a.pth", tmp_path / "run", form="torchvision")
 
 
 @pytest.mark.usefixtures("imports_a_small_net")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pyalexnet import nets
+from pyalexnet import nets, run
 from pyalexnet.errors import ArgumentError
 from pyalexnet.layers import LRN, AvgPool, Conv, Dropout, Linear, MaxPool, Relu, RNorm
 from pyalexnet.net import Net, NetSpec
 from pyalexnet.nets import alexnet, presets
+from pyalexnet.nets.imported import tables
 from pyalexnet.recipe import Augment
 from pyalexnet.schedule import Plateau
 from samples import normal
@@ -419,3 +422,48 @@ def test_each_net_fits_a_screen() -> None:
     folder = Path(nets.__file__).parent
     for name in nets.names():
         assert len((folder / f"{name.replace('-', '_')}.py").read_text().splitlines()) <= 70
+
+
+# Networks of other programs
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_imported_network_is_its_layers(preset: str) -> None:
+    """Through JSON and TOML, with the classes of whoever trains on."""
+    spec = alexnet(preset=preset)
+    layers = tables(spec.layers)
+    through_json = json.loads(json.dumps(layers))
+    toml = run._toml({"net_args": {"layers": layers}})
+    assert through_json == tomllib.loads(toml)["net_args"]["layers"] == layers
+    shape = spec.input_shape
+    assert nets.get("imported")(input_shape=shape, layers=through_json).layers == spec.layers
+    fewer = nets.imported(7, shape, layers=through_json)
+    assert fewer.layers == alexnet(preset=preset, classes=7).layers
+
+
+def test_an_imported_network_of_another_input() -> None:
+    layers = tables((Conv("conv1", 4, 5, stride=(4, 2), pad=(0, 1, 2, 3)), Linear("fc2", 1000)))
+    for crop, stored in ((64, 256), (300, 300)):
+        spec = nets.imported(crop=crop, layers=layers)
+        assert spec.input_shape == (crop, crop, 3)
+        assert isinstance(spec.layers[0], Conv) and spec.layers[0].pad == (0, 1, 2, 3)
+        assert spec.recipe.augment is not None and spec.recipe.augment.stored == stored
+
+
+@pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        ({}, "there are no layers"),
+        ({"layers": [{"name": "a"}]}, r"layers has .*; a table with a kind out of AvgPool, "),
+        ({"layers": [{"kind": "Layer", "name": "a"}]}, "a table with a kind"),
+        ({"layers": [{"kind": "Relu", "name": "a", "size": 3}]}, "a table with a kind"),
+        ({"layers": ["Relu"]}, "a table with a kind"),
+        ({"layers": [{"kind": "Relu", "name": 3}]}, "the name 3; a text was expected"),
+        ({"layers": [{"kind": "Conv", "name": "a", "filters": "b", "size": 1}]}, "filters is 'b'"),
+        ({"layers": [{"kind": "Relu", "name": "a"}]}, "the output of a has shape"),
+        ({"crop": 0}, "crop is 0; at least 1"),
+    ],
+)
+def test_imported_layers_that_are_none(choices: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ArgumentError, match=sentence):
+        nets.imported(**choices)

@@ -12,13 +12,15 @@ def import_weights(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="torchvision's state dict (.safetensors, .pth), or a .caffemodel."
+            metavar="FILE",
+            help="torchvision's state dict or a training script's checkpoint (.safetensors, .pth, "
+            ".pth.tar, ...), or a .caffemodel.",
         ),
     ],
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder to be made.")],
     form: Annotated[
         str,
-        typer.Option("--format", help="torchvision, caffe, or auto, which the file's name tells."),
+        typer.Option("--format", help="torchvision, caffe, or auto, which the file tells."),
     ] = "auto",
     class_names: Annotated[
         Path | None, typer.Option(help="Text file with one class name a line.")
@@ -26,17 +28,24 @@ def import_weights(
     mean: Annotated[
         Path | None, typer.Option(help="Caffe's mean image, imagenet_mean.binaryproto.")
     ] = None,
+    state_dict: Annotated[
+        str | None,
+        typer.Option(help="Which of a checkpoint's state dicts, such as model_ema."),
+    ] = None,
 ) -> None:
-    """Make a run of an AlexNet that was trained elsewhere: torchvision's, or Caffe's bvlc_alexnet.
+    """Make a run of an AlexNet that was trained elsewhere: torchvision's, or one of Caffe's.
 
     The run can be evaluated, asked for predictions, exported, and trained from with --init-from.
     """
     from pyalexnet.import_weights import import_run
 
-    found = import_run(file, run, form=form, class_names=class_names, mean=mean)
+    found = import_run(
+        file, run, form=form, class_names=class_names, mean=mean, state_dict=state_dict
+    )
     for note in found.notes:
         print(f"note: {note}")
+    preset = f", preset {found.net_args['preset']}" if "preset" in found.net_args else ""
     print(
-        f"{run}: alexnet, preset {found.net_args['preset']}, {found.spec.num_parameters:,} "
-        f"parameters, {found.spec.classes} classes"
+        f"{run}: {found.spec.name}{preset}, {found.spec.num_parameters:,} parameters, "
+        f"{found.spec.classes} classes"
     )

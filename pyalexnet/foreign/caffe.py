@@ -1,228 +1,399 @@
-"""BVLC's reference AlexNet: `bvlc_alexnet.caffemodel` and `imagenet_mean.binaryproto`.
+"""Caffe's AlexNets: a .caffemodel such as `bvlc_alexnet.caffemodel`, and its .binaryproto mean.
 
-Caffe's networks read BGR pixels from 0 to 255, less a mean. The messages are those fields of
-`src/caffe/proto/caffe.proto` that hold the parameters, in its present form (`layer`) and in that of
-before 2015 (`layers`).
-
-Of all modules only this one imports protobuf.
+Caffe's networks read BGR pixels from 0 to 255, less a mean, times a scale.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pyalexnet import nets
 from pyalexnet.backends.base import Shape
 from pyalexnet.data.dataset import shown
-from pyalexnet.errors import CheckpointError, PyalexnetError
-from pyalexnet.foreign import weights
+from pyalexnet.errors import ArgumentError, CheckpointError
+from pyalexnet.foreign import caffe_layers, weights
+from pyalexnet.foreign.caffe_layers import Told, decimal
+from pyalexnet.foreign.caffe_messages import message_classes, parsed
 from pyalexnet.foreign.weights import Floats, Found
-from pyalexnet.install import pip_install
+from pyalexnet.layers import Conv, Layer, Linear, Scale
 from pyalexnet.net import NetSpec
+from pyalexnet.nets.imported import tables
 
-NET_ARGS: dict[str, Any] = {"preset": "caffe"}
-"""What `nets.alexnet` makes the network of, beside the number of classes."""
+_PRESET: dict[str, Any] = {"preset": "caffe"}
 
-# (name, number, type, repeated) of each field; a type in capitals is a message.
-_MESSAGES = {
-    "BlobShape": (("dim", 1, "int64", True),),
-    "BlobProto": (
-        ("num", 1, "int64", False),
-        ("channels", 2, "int64", False),
-        ("height", 3, "int64", False),
-        ("width", 4, "int64", False),
-        ("data", 5, "float", True),
-        ("shape", 7, "BlobShape", False),
-    ),
-    "LayerParameter": (
-        ("name", 1, "string", False),
-        ("type", 2, "string", False),
-        ("blobs", 7, "BlobProto", True),
-    ),
-    "V1LayerParameter": (
-        ("name", 4, "string", False),
-        ("type", 5, "int64", False),
-        ("blobs", 6, "BlobProto", True),
-    ),
-    "NetParameter": (
-        ("name", 1, "string", False),
-        ("layers", 2, "V1LayerParameter", True),
-        ("layer", 100, "LayerParameter", True),
-    ),
+_CHANNEL_MEANS = (104.0, 117.0, 123.0)
+"""Of ILSVRC 2012, BGR, as Caffe's models are used without the mean image."""
+
+_STORED = 256
+"""Side of the images that Caffe's ImageNet scripts cut inputs out of."""
+
+_RAW_TYPES: dict[int, np.dtype[Any]] = {
+    0: np.dtype("<f8"),
+    1: np.dtype("<f4"),
+    2: np.dtype("<f2"),
 }
+"""NVIDIA's Type: DOUBLE, FLOAT, FLOAT16."""
 
-# V1LayerParameter.LayerType's LRN and POOLING, and LayerParameter's types.
-_NORMS, _POOLS = (15, "LRN"), (17, "Pooling")
 
-_CHANNEL_MEANS = (123.0, 117.0, 104.0)
-"""Of ILSVRC 2012, RGB, as Caffe's models are used without the mean image."""
+@dataclasses.dataclass(frozen=True)
+class _Pixels:
+    """What a file says of its pixels; None of what it does not say.
 
-_ORDER_UNKNOWN = (
-    "The file does not tell the order of its layers, and bvlc_alexnet's is assumed; CaffeNet, "
-    "whose parameters have the same shapes, would give wrong results."
-)
+    shape: (C, H, W) of the input. crop: side of what is cut out of an image. scale: what pixels are
+    multiplied by. mean: numbers that are subtracted, BGR. mean_file: where the mean image was.
+    bare: whether there is a layer of data that subtracts nothing.
+    """
+
+    shape: tuple[int, int, int] | None = None
+    crop: int | None = None
+    scale: float = 1.0
+    mean: tuple[float, ...] = ()
+    mean_file: str = ""
+    bare: bool = False
 
 
 def read(path: Path, mean: Path | None) -> Found:
-    """The network in a .caffemodel.
+    """The network in a .caffemodel, as its layers say, be it bvlc_alexnet or not.
 
     Args:
         path: of the file.
-        mean: a .binaryproto of the mean image; None: a number for each channel.
+        mean: a .binaryproto of the mean image; None: what the file says, or a number a channel.
 
     Raises:
-        CheckpointError: a file is damaged, or holds something else; CaffeNet, for one.
+        CheckpointError: a file is damaged, holds something else, or a network with layers or
+            options that have no counterpart here; the sentence names the layer.
+        ArgumentError: `mean` contradicts what the file says.
         PyalexnetError: protobuf is missing.
     """
     messages = message_classes()
-    net = _parsed(path, messages["NetParameter"])
-    layers = list(net.layer) or list(net.layers)
-    notes = [] if _norms_come_first(path, layers) else [_ORDER_UNKNOWN]
-    blobs = _blobs(path, layers)
-    spec = _spec(_classes(path, blobs))
-    names = {name: name for name in weights.foreign_shapes(spec)}
-    shapes = {
-        name: _as_expected(_shape(blobs[name]), shape)
-        for name, shape in weights.foreign_shapes(spec).items()
-        if name in blobs
-    }
-    weights.check(path, shapes, spec, names)
-    params = {name: _array(path, name, blobs[name], shapes[name]) for name in names}
-    params["conv1.w"] = params["conv1.w"][:, ::-1]  # BGR
-    if mean is None:
-        notes.append("Without --mean the mean is one number a channel: 123, 117, 104.")
-    return Found(
-        spec,
-        dict(NET_ARGS),
-        weights.ours(path, spec, params),
-        _mean(mean, spec, messages["BlobProto"]),
-        tuple(notes),
+    net = parsed(path, messages["NetParameter"])
+    told = _told(path, net)
+    pixels = _pixels(path, net, told)
+    if mean is not None and pixels.mean:
+        raise ArgumentError(
+            f"import: mean is {shown(mean)}; none was expected, as {shown(path)} says "
+            f"mean_value {', '.join(f'{value:g}' for value in pixels.mean)}."
+        )
+    image = None if mean is None else _mean_image(mean, messages["BlobProto"])
+    shape = _input_shape(path, told, pixels)
+    spec, net_args = _network(path, told, pixels, shape)
+    spec, notes = _stored(spec, pixels, image)
+    params = weights.ours(path, spec, _params(path, spec, told))
+    told_mean, more = _mean(path, spec, pixels, image)
+    differs = _differences(spec)
+    return Found(spec, net_args, params, told_mean, (*differs, *notes, *more))
+
+
+def _told(path: Path, net: Any) -> Told:
+    if any(layer.HasField("layer") for layer in net.layers):
+        raise CheckpointError(
+            f"{shown(path)}: is of the format of before 2014; a newer one was expected, as Caffe's "
+            "upgrade_net_proto_binary makes it."
+        )
+    told = caffe_layers.told(path, net)
+    if not told.weights:
+        raise CheckpointError(
+            f"{shown(path)}: has no layers with weights; a trained .caffemodel was expected."
+        )
+    return told
+
+
+# ---------------------------------------------------------------------- the network
+
+
+def _network(
+    path: Path, told: Told, pixels: _Pixels, shape: tuple[int, int, int]
+) -> tuple[NetSpec, dict[str, Any]]:
+    """bvlc_alexnet by its preset, where it is that; any other with its layers written out."""
+    last = told.layers[-1]
+    if not isinstance(last, Linear) or last.activation is not None:
+        raise CheckpointError(
+            f"{shown(path)}: ends in {last.name}; an InnerProduct layer that gives a logit for "
+            "each class was expected."
+        )
+    first = [] if pixels.scale == 1 else [Scale("scale", pixels.scale)]
+    layers = (*first, *told.layers)
+    args: dict[str, Any] = {"crop": shape[0], "layers": tables(layers)}
+    try:
+        usual = nets.alexnet(classes=last.outputs, **_PRESET)
+        if layers == _undrawn(usual) and shape == usual.input_shape:
+            return usual, dict(_PRESET)
+        return nets.imported(last.outputs, shape, **args), args
+    except ArgumentError as error:
+        raise CheckpointError(
+            f"{shown(path)}: its layers do not fit its input {shape} or each other ({error})"
+        ) from error
+
+
+def _undrawn(spec: NetSpec) -> tuple[Layer, ...]:
+    """The layers as a file tells them: without how their weights were drawn."""
+    return tuple(
+        dataclasses.replace(layer, std=0.01, bias=0.0)
+        if isinstance(layer, Conv | Linear)
+        else layer
+        for layer in spec.layers
     )
 
 
-def message_classes() -> dict[str, Any]:
-    """Classes of the messages above, by name.
+def _differences(spec: NetSpec) -> tuple[str, ...]:
+    """A note on what tells a network from bvlc_alexnet, layer by layer."""
+    usual = nets.alexnet(classes=spec.classes, **_PRESET)
+    ours, theirs = tables(_undrawn(spec)), tables(_undrawn(usual))
+    if ours == theirs and spec.input_shape == usual.input_shape:
+        return ()
+    says = []
+    if spec.input_shape != usual.input_shape:
+        says.append(f"input {spec.input_shape}, not {usual.input_shape}")
+    expected = {layer["name"]: layer for layer in theirs}
+    for layer in ours:
+        other = expected.pop(layer["name"], None)
+        if other is None:
+            says.append(f"{layer['name']} more")
+            continue
+        for name in sorted(layer.keys() | other.keys()):
+            if layer.get(name) != other.get(name):
+                says.append(
+                    f"{layer['name']} {name} {_said(layer, name)}, not {_said(other, name)}"
+                )
+    says += [f"no {name}" for name in expected]
+    says = says or [f"the order {', '.join(layer['name'] for layer in ours)}"]
+    return (f"The network is not bvlc_alexnet, and is imported as it is: {'; '.join(says)}.",)
 
-    Raises:
-        PyalexnetError: protobuf is not installed.
-    """
-    try:
-        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-    except ImportError as error:
-        raise PyalexnetError(
-            f"A .caffemodel needs protobuf ({error}): " + pip_install("'pyalexnet[caffe]'")
-        ) from error
-    file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
-    field_class = descriptor_pb2.FieldDescriptorProto
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field_name, number, kind, repeated in fields:
-            field = message.field.add(
-                name=field_name,
-                number=number,
-                label=field_class.LABEL_REPEATED if repeated else field_class.LABEL_OPTIONAL,
+
+def _said(layer: Mapping[str, Any], name: str) -> str:
+    value = layer.get(name, "as usual")
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# ---------------------------------------------------------------------- parameters
+
+
+def _params(path: Path, spec: NetSpec, told: Told) -> dict[str, npt.NDArray[Any]]:
+    """Parameters by our names in Caffe's order of axes, but for BGR, which becomes RGB."""
+    expected = weights.foreign_shapes(spec)
+    names: dict[str, str] = {}
+    shapes: dict[str, Shape] = {}
+    for one in told.weights:
+        w, b = one.ours.w, one.ours.b
+        names |= {w: f"{one.name}.w", b: f"{one.name}.b"}
+        if len(one.blobs) > 1 + one.biased:
+            raise CheckpointError(
+                f"{shown(path)}: layer {one.name!r} has {len(one.blobs)} blobs; "
+                f"{1 + one.biased} were expected."
             )
-            if kind in _MESSAGES:
-                field.type, field.type_name = field_class.TYPE_MESSAGE, f".caffe.{kind}"
-                continue
-            field.type = getattr(field_class, f"TYPE_{kind.upper()}")
-            field.options.packed = repeated
-    pool = descriptor_pool.DescriptorPool()  # its own: a program may have Caffe's messages, too
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}"))
-        for name in _MESSAGES
-    }
+        for name, blob in zip((w, b), one.blobs, strict=False):
+            shape = _as_expected(_shape(blob), len(expected[name]))
+            shapes[names[name]] = shape[::-1] if one.transposed and name == w else shape
+        if not one.biased:
+            shapes[names[b]] = expected[b]
+    weights.check(path, shapes, spec, names)
+    params = dict(_arrays(path, told, expected))
+    first = told.weights[0].ours
+    if spec.input_shape[2] == 3:  # BGR
+        params[first.w] = params[first.w][:, ::-1]
+    return params
 
 
-def _spec(classes: int) -> NetSpec:
-    return nets.alexnet(classes=classes, **NET_ARGS)
-
-
-def _parsed(path: Path, message: Any) -> Any:
-    from google.protobuf.message import DecodeError
-
-    raw = weights.read(path)
-    try:
-        return message.FromString(raw)
-    except DecodeError as error:
-        raise CheckpointError(f"{shown(path)}: is no sound protobuf ({error}).") from error
-
-
-def _norms_come_first(path: Path, layers: list[Any]) -> bool:
-    """Whether the first norm is known to stand before the first pool; refused if behind."""
-    kinds = [layer.type for layer in layers]
-    norms = [place for place, kind in enumerate(kinds) if kind in _NORMS]
-    pools = [place for place, kind in enumerate(kinds) if kind in _POOLS]
-    if not norms or not pools:
-        return False
-    if norms[0] > pools[0]:
-        raise CheckpointError(
-            f"{shown(path)}: pools before it normalises, as CaffeNet does; bvlc_alexnet was "
-            "expected, which normalises first."
-        )
-    return True
-
-
-def _blobs(path: Path, layers: list[Any]) -> dict[str, Any]:
-    """The blobs by our names of parameters."""
-    found: dict[str, Any] = {}
-    for layer in layers:
-        for kind, blob in zip("wb", layer.blobs, strict=False):
-            if f"{layer.name}.{kind}" in found:
-                raise CheckpointError(f"{shown(path)}: has two layers {layer.name!r}.")
-            found[f"{layer.name}.{kind}"] = blob
-    return found
-
-
-def _classes(path: Path, blobs: dict[str, Any]) -> int:
-    shape = _shape(blobs["fc8.b"]) if "fc8.b" in blobs else ()
-    if not shape or shape[-1] < 1 or math.prod(shape) != shape[-1]:
-        raise CheckpointError(
-            f"{shown(path)}: has no biases of a layer fc8; bvlc_alexnet was expected."
-        )
-    return shape[-1]
+def _arrays(
+    path: Path, told: Told, expected: Mapping[str, Shape]
+) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    for one in told.weights:
+        name = one.ours.w
+        shape = expected[name][::-1] if one.transposed else expected[name]
+        array = _array(path, f"{one.name}.w", one.blobs[0], shape)
+        yield name, array.T if one.transposed else array
+        name = one.ours.b
+        if one.biased:
+            yield name, _array(path, f"{one.name}.b", one.blobs[1], expected[name])
+        else:
+            yield name, np.zeros(expected[name], np.float32)
 
 
 def _shape(blob: Any) -> Shape:
-    if blob.HasField("shape"):
-        return tuple(blob.shape.dim)
-    return (blob.num, blob.channels, blob.height, blob.width)
+    # Caffe's rule: a blob with any of the four old numbers has those.
+    if any(blob.HasField(name) for name in ("num", "channels", "height", "width")):
+        return (blob.num, blob.channels, blob.height, blob.width)
+    return tuple(blob.shape.dim)
 
 
-def _as_expected(shape: Shape, expected: Shape) -> Shape:
+def _as_expected(shape: Shape, axes: int) -> Shape:
     """Without the leading ones that a blob of four axes has before 2015."""
-    surplus = len(shape) - len(expected)
+    surplus = len(shape) - axes
     return shape[surplus:] if surplus > 0 and set(shape[:surplus]) == {1} else shape
 
 
-def _array(path: Path, name: str, blob: Any, shape: Shape) -> Floats:
-    if len(blob.data) != math.prod(shape):
+def _array(path: Path, name: str, blob: Any, shape: Shape) -> npt.NDArray[Any]:
+    """A blob's numbers, of whichever of its four fields holds them."""
+    fields = {
+        "data": len(blob.data),
+        "double_data": len(blob.double_data),
+        "raw_data": len(blob.raw_data),
+    }
+    held = [field for field, count in fields.items() if count]
+    if len(held) > 1:
         raise CheckpointError(
-            f"{shown(path)}: {name} has {len(blob.data)} numbers; {math.prod(shape)} were expected "
+            f"{shown(path)}: {name} has numbers in {' and in '.join(held)}; one of them was "
+            "expected."
+        )
+    if held == ["raw_data"]:
+        numbers = _raw(path, name, blob)
+    else:
+        source = blob.double_data if held == ["double_data"] else blob.data
+        kind = np.float64 if held == ["double_data"] else np.float32
+        numbers = np.fromiter(source, kind, len(source))
+    if len(numbers) != math.prod(shape):
+        raise CheckpointError(
+            f"{shown(path)}: {name} has {len(numbers)} numbers; {math.prod(shape)} were expected "
             f"of its shape {shape}."
         )
-    return np.fromiter(blob.data, np.float32, len(blob.data)).reshape(shape)
+    return numbers.reshape(shape)
 
 
-def _mean(path: Path | None, spec: NetSpec, message: Any) -> Floats:
-    """The mean image (Hs, Ws, 3), RGB."""
+def _raw(path: Path, name: str, blob: Any) -> npt.NDArray[Any]:
+    dtype = _RAW_TYPES.get(blob.raw_data_type)
+    if dtype is None or len(blob.raw_data) % dtype.itemsize:
+        raise CheckpointError(
+            f"{shown(path)}: {name} has {len(blob.raw_data)} bytes of raw_data_type "
+            f"{blob.raw_data_type}; 0 (double), 1 (float) or 2 (half) was expected."
+        )
+    numbers: npt.NDArray[Any] = np.frombuffer(blob.raw_data, dtype)
+    return numbers
+
+
+# ---------------------------------------------------------------------- pixels
+
+
+def _pixels(path: Path, net: Any, told: Told) -> _Pixels:
+    """What the layers of data, or the net's inputs, say; layers of several phases have to agree."""
+    found = _Pixels()
+    shapes = [tuple(shape.dim) for shape in net.input_shape]
+    shapes += [tuple(net.input_dim[:4])] if net.input_dim else []
+    for layer in told.sources:
+        one = _of_source(path, layer)
+        if found != _Pixels() and one != found:
+            caffe_layers.refuse(
+                path, layer, "prepares images in another way", "that of the data layer before it"
+            )
+        found = one
+        given = getattr(layer, "input_param", None)  # there was none before 2015
+        shapes += [tuple(shape.dim) for shape in given.shape[:1]] if given else []
+        memory = layer.memory_data_param
+        shapes += [(1, memory.channels, memory.height, memory.width)] if memory.height else []
+    for shape in shapes[:1]:
+        if len(shape) != 4 or min(shape[1:]) < 1:
+            raise CheckpointError(
+                f"{shown(path)}: its input has shape {shape}; (N, C, H, W) was expected."
+            )
+        found = dataclasses.replace(found, shape=(shape[1], shape[2], shape[3]))
+    return found
+
+
+def _of_source(path: Path, layer: Any) -> _Pixels:
+    new = layer.transform_param
+    caffe_layers.refuse_unknown(path, layer, new, "transform_param")
+    kind = caffe_layers.type_of(layer)
+    old = {"ImageData": layer.image_data_param, "WindowData": layer.window_data_param}.get(
+        kind, layer.data_param
+    )
+    scale = decimal(new.scale) if new.scale != 1 else decimal(old.scale)
+    mean, mean_file = tuple(map(decimal, new.mean_value)), new.mean_file or old.mean_file
+    if mean and mean_file:
+        caffe_layers.refuse(path, layer, "has mean_file and mean_value", "one of the two")
+    bare = not mean and not mean_file and kind in ("Data", "ImageData", "WindowData")
+    return _Pixels(None, new.crop_size or old.crop_size or None, scale, mean, mean_file, bare)
+
+
+def _input_shape(path: Path, told: Told, pixels: _Pixels) -> tuple[int, int, int]:
+    """(H, W, C) of the input; where nothing is said of its size, bvlc_alexnet's."""
+    first = told.weights[0]
+    if not isinstance(first.ours, Conv) or (first.ours.groups != 1):
+        raise CheckpointError(
+            f"{shown(path)}: {first.name} reads the pixels; a Convolution of one group was "
+            "expected."
+        )
+    blob = _as_expected(_shape(first.blobs[0]), 4) if first.blobs else (0, 3)
+    channels = blob[1] if len(blob) == 4 else 3
+    side = pixels.crop or nets.alexnet(**_PRESET).input_shape[0]
+    shape = pixels.shape or (channels, side, side)
+    if shape[1] != shape[2] or shape[0] not in (1, 3):
+        raise CheckpointError(
+            f"{shown(path)}: its input (C, H, W) is {shape}; square images of 1 or 3 channels were "
+            "expected."
+        )
+    return shape[1], shape[2], shape[0]
+
+
+def _stored(
+    spec: NetSpec, pixels: _Pixels, image: Floats | None
+) -> tuple[NetSpec, tuple[str, ...]]:
+    """The network with the size of the images that its input is cut out of."""
     augment = spec.recipe.augment
     assert augment is not None
-    side = augment.stored
-    if path is None:
-        return np.tile(np.array(_CHANNEL_MEANS, np.float32), (side, side, 1))
-    blob = _parsed(path, message)
-    shape = _as_expected(_shape(blob), (3, side, side))
-    if shape != (3, side, side):
+    side = spec.input_shape[0]
+    notes: tuple[str, ...] = ()
+    if image is not None:
+        stored = image.shape[1]
+    elif pixels.crop or 224 <= side <= _STORED:
+        stored = max(side, _STORED)
+        if side not in range(224, 228):
+            notes = (
+                f"Images of {stored} x {stored} are assumed, of which it sees {side} x {side}.",
+            )
+    else:
+        stored = side
+    recipe = dataclasses.replace(spec.recipe, augment=dataclasses.replace(augment, stored=stored))
+    return dataclasses.replace(spec, recipe=recipe), notes
+
+
+def _mean_image(path: Path, message: Any) -> Floats:
+    """(C, side, side), BGR."""
+    blob = parsed(path, message)
+    shape = _as_expected(_shape(blob), 3)
+    if len(shape) != 3 or shape[0] not in (1, 3) or not shape[1] == shape[2] > 0:
         raise CheckpointError(
-            f"{shown(path)}: the mean has shape {shape}; (3, {side}, {side}) was expected."
+            f"{shown(path)}: the mean has shape {shape}; (3, side, side) was expected."
         )
-    mean = _array(path, "the mean", blob, shape)
+    mean = _array(path, "the mean", blob, shape).astype(np.float32)
     if not np.isfinite(mean).all():
         raise CheckpointError(f"{shown(path)}: the mean is not finite everywhere.")
-    return np.ascontiguousarray(mean[::-1].transpose(1, 2, 0))
+    return mean
+
+
+def _mean(
+    path: Path, spec: NetSpec, pixels: _Pixels, image: Floats | None
+) -> tuple[Floats, tuple[str, ...]]:
+    """The mean image (Hs, Ws, C), RGB, and notes on where it is from."""
+    augment = spec.recipe.augment
+    assert augment is not None
+    side, channels = augment.stored, spec.input_shape[2]
+    notes: tuple[str, ...] = ()
+    if image is not None:
+        if image.shape[0] != channels or side < spec.input_shape[0]:
+            raise CheckpointError(
+                f"{shown(path)}: the mean has shape {image.shape}; {channels} channels of at least "
+                f"{spec.input_shape[0]} x {spec.input_shape[0]} were expected."
+            )
+        return np.ascontiguousarray(image[::-1].transpose(1, 2, 0)), ()
+    numbers: tuple[float, ...] = pixels.mean or (0.0,) * channels
+    if not pixels.mean and pixels.bare:
+        notes = ("Its data layer subtracts no mean, and none is subtracted here.",)
+    elif not pixels.mean and channels == 3:
+        numbers = _CHANNEL_MEANS
+        there = f"; it was trained with {pixels.mean_file}" if pixels.mean_file else ""
+        notes = (f"Without --mean the mean is one number a channel: 123, 117, 104{there}.",)
+    elif not pixels.mean:
+        notes = ("Without --mean none is subtracted.",)
+    if len(numbers) not in (1, channels):
+        raise CheckpointError(
+            f"{shown(path)}: has {len(numbers)} numbers in mean_value; 1 or {channels} were "
+            "expected."
+        )
+    colours = np.broadcast_to(np.array(numbers[::-1], np.float32), (channels,))
+    return np.tile(colours, (side, side, 1)), notes

@@ -3,15 +3,12 @@
 torchvision feeds its network (pixel / 255 - mean) / std, with a mean and a deviation for each
 channel. Preset `owt` feeds (pixel - 255 mean) * factor, with one factor, so what is left of the
 deviations goes into the filters of conv1.
-
-Of all modules only this one imports torch, and only to read a .pth.
 """
 
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalexnet import nets, tensors
+from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, CheckpointError
-from pyalexnet.foreign import weights
-from pyalexnet.foreign.weights import Floats, Found
+from pyalexnet.foreign import formats, pth, state_dicts, weights
+from pyalexnet.foreign.pth import Opaque
+from pyalexnet.foreign.weights import Floats, Found, Tensor
 from pyalexnet.layers import Dropout, Layer, Scale
 from pyalexnet.net import NetSpec
 from pyalexnet.trained import Trained
@@ -47,42 +46,50 @@ _NAMES = {f"{ours}.w": f"{theirs}.weight" for ours, theirs in _LAYERS.items()} |
 _MEAN = np.array([0.485, 0.456, 0.406])
 _STD = np.array([0.229, 0.224, 0.225])
 
-_WRAPPED = ("state_dict", "model")
-"""What training scripts call the state dict beside the optimizer's and the epoch."""
+_TYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": BFLOAT16,
+}
+"""Floats of safetensors."""
 
-_TORCH = (2, 10)
-"""Before it, weights_only did not keep a hostile file from the heap (CVE-2026-24747)."""
+_ARCHITECTURES = ("arch", "architecture", "model_name", "model")
+"""Names under which scripts say which network they trained."""
 
-_TO_CONVERT = (
-    'python -c "import sys, torch, safetensors.torch as s; s.save_file(torch.load(sys.argv[1], '
-    'weights_only=True), sys.argv[2])" FILE.pth FILE.safetensors'
-)
+_OPTIONS = ("args", "hyper_parameters", "hparams", "opt", "cfg", "config")
+"""Names under which they keep their options."""
 
-_Tensors = Mapping[str, Any]
-"""Arrays or torch tensors by name; both have `shape`."""
+_SIZES = {"val_resize_size": 256, "val_crop_size": 224}
+"""Of torchvision's references: the shorter side of an image, and that of what is cut out of it."""
 
 
-def read(path: Path) -> Found:
-    """The network in a state dict, .safetensors or .pth.
+def read(path: Path, state_dict: str | None = None) -> Found:
+    """The network in a state dict, .safetensors or .pth, or in a training script's checkpoint.
+
+    Args:
+        path: of the file.
+        state_dict: which of its state dicts, if it has several, as of averaged weights.
 
     Raises:
         CheckpointError: the file is damaged, or holds something else.
-        ArgumentError: it is a .pth, and there is no PyTorch that reads one safely.
+        ArgumentError: it is a .pth, and there is no PyTorch that reads one safely; or it has no
+            such state dict.
     """
-    found, array = _opened(path)
-    spec = _spec(_classes(path, found))
-    if unknown := sorted(found.keys() - set(_NAMES.values())):
-        raise CheckpointError(
-            f"{shown(path)}: {unknown[0]} is no parameter of torchvision's AlexNet."
-        )
-    shapes = {name: tuple(value.shape) for name, value in found.items()}
-    weights.check(path, shapes, spec, _NAMES)
-    params = {ours: array(theirs) for ours, theirs in _NAMES.items()}
+    found = _opened(path)
+    notes = tuple(_told(path, found))
+    tensors, more = state_dicts.chosen(path, found, _NAMES.values(), state_dict)
+    spec = _spec(_classes(path, tensors))
+    weights.check(path, {name: one.shape for name, one in tensors.items()}, spec, _NAMES)
+    params: dict[str, npt.NDArray[Any]] = {
+        ours: _floats(tensors[theirs]) for ours, theirs in _NAMES.items()
+    }
     params["conv1.w"] = params["conv1.w"] / _factors(spec)
     augment = spec.recipe.augment
     assert augment is not None
     mean = np.broadcast_to((255 * _MEAN).astype(np.float32), (augment.stored, augment.stored, 3))
-    return Found(spec, dict(NET_ARGS), weights.ours(path, spec, params), mean.copy())
+    new = weights.ours(path, spec, params)
+    return Found(spec, dict(NET_ARGS), new, mean.copy(), (*more, *notes))
 
 
 def write(trained: Trained, path: Path) -> None:
@@ -128,110 +135,93 @@ def _factors(spec: NetSpec) -> npt.NDArray[np.float64]:
     return (255 * _STD * ours)[:, None, None]
 
 
-def _classes(path: Path, found: _Tensors) -> int:
+def _classes(path: Path, found: Mapping[str, Tensor]) -> int:
     name = _NAMES["fc8.b"]
     if name not in found or len(found[name].shape) != 1 or found[name].shape[0] < 1:
         raise CheckpointError(
             f"{shown(path)}: {name} is missing or no vector; torchvision's AlexNet was expected."
         )
-    return int(found[name].shape[0])
+    return found[name].shape[0]
 
 
-def _opened(path: Path) -> tuple[_Tensors, Callable[[str], npt.NDArray[Any]]]:
-    """What is in the file, by name, and what makes a float32 array of one of them."""
-    if path.suffix == ".safetensors":
-        arrays = _plain_names(_safetensors(path))
-        return arrays, lambda name: arrays[name]
-    found = _plain_names(_pth(path))
-    return found, lambda name: np.asarray(found[name].detach().float().numpy(), np.float32)
+def _floats(tensor: Tensor) -> Floats:
+    assert tensor.floats is not None
+    return tensor.floats()
 
 
-def _plain_names(found: Mapping[str, Any]) -> dict[str, Any]:
-    """By name, without the `module` that DataParallel puts before what it wraps."""
-    names = {name: ".".join(filter("module".__ne__, name.split("."))) for name in found}
-    if len(set(names.values())) < len(names):  # what is there twice is refused by its own name
-        return dict(found)
-    return {names[name]: value for name, value in found.items()}
+# ---------------------------------------------------------------------- files
 
 
-def _safetensors(path: Path) -> dict[str, npt.NDArray[Any]]:
-    import safetensors.numpy
-
+def _opened(path: Path) -> Any:
+    """Tables by name, `Tensor`, and whatever else is in the file."""
     raw = weights.read(path)
-    try:
-        arrays = safetensors.numpy.load(raw)
-    except Exception as error:  # SafetensorError, and what NumPy makes of types it lacks
-        raise CheckpointError(f"{shown(path)}: is no sound safetensors file ({error}).") from error
-    for name, array in arrays.items():
-        if array.dtype.kind != "f":
-            raise CheckpointError(f"{shown(path)}: {name} is {array.dtype}; floats were expected.")
-    return arrays
-
-
-def _pth(path: Path) -> _Tensors:
-    """The tensors of a .pth; nothing else that is in it is carried out."""
-    torch = _torch(path)
-    raw = io.BytesIO(weights.read(path))
-    _refuse_compressed(path, raw)
-    try:
-        found = torch.load(raw, map_location="cpu", weights_only=True)
-    except Exception as error:  # its readers raise whatever the bytes lead to
+    form = formats.of(path, raw[: formats.HEAD])
+    if form == "caffe":
         raise CheckpointError(
-            f"{shown(path)}: PyTorch refused it ({type(error).__name__}); a state dict of tensors "
-            "and nothing else was expected."
-        ) from error
-    for wrapped in _WRAPPED:
-        if isinstance(found, dict) and isinstance(found.get(wrapped), dict):
-            found = found[wrapped]
-    if not isinstance(found, dict):
-        raise CheckpointError(
-            f"{shown(path)}: holds a {type(found).__name__}; a state dict was expected."
+            f"{shown(path)}: begins as a .caffemodel does; a .safetensors or .pth was expected."
         )
-    for name, value in found.items():
-        if not isinstance(name, str) or not _is_plain(torch, value):
-            raise CheckpointError(
-                f"{shown(path)}: {name!r} is a {type(value).__name__}; dense tensors of floats "
-                "were expected."
-            )
-    return found
+    return _safetensors(path, raw) if form == "safetensors" else pth.read(path, raw)
 
 
-def _torch(path: Path) -> Any:
+def _safetensors(path: Path, raw: bytes) -> dict[str, Any]:
+    """The tensors, and as `args` what the file says of itself."""
+    import safetensors
+
+    deserialize: Any = safetensors.deserialize
     try:
-        import torch
-    except ImportError:
-        installed = "none is installed"
-    else:
-        version = torch.__version__.split(".")
-        if (int(version[0]), int(version[1])) >= _TORCH:
-            return torch
-        installed = f"this is {torch.__version__}"
-    raise ArgumentError(
-        f"{shown(path)} is a pickle, which only PyTorch 2.10 or newer reads without running code "
-        f"out of it, and {installed}; install it, or convert the file where it is: {_TO_CONVERT}"
-    )
+        found = dict(deserialize(raw))
+    except Exception as error:  # SafetensorError, and whatever else comes of the bytes
+        raise CheckpointError(f"{shown(path)}: is no sound safetensors file ({error}).") from error
+    if _NAMES.keys() <= found.keys():
+        raise CheckpointError(
+            f"{shown(path)}: is of a checkpoint of pyalexnet's own, whose folder is taken as it "
+            f"is: pyalexnet evaluate {shown(path.parent)}; torchvision's names were expected."
+        )
+    length = int.from_bytes(raw[:8], "little")
+    about = json.loads(raw[8 : 8 + length]).get("__metadata__", {})
+    return {"args": about} | {name: _tensor(value) for name, value in found.items()}
 
 
-def _refuse_compressed(path: Path, raw: io.BytesIO) -> None:
-    """A .pth is a zip of plain members; one that unfolds into more memory is none."""
-    try:
-        with zipfile.ZipFile(raw) as archive:
-            members = archive.infolist()
-    except (ValueError, NotImplementedError, zipfile.BadZipFile):
-        members = []  # the format of before 2020, or damaged, which torch says
-    raw.seek(0)
-    for member in members:
-        if member.compress_type != zipfile.ZIP_STORED or member.file_size > weights.LARGEST:
-            raise CheckpointError(
-                f"{shown(path)}: {member.filename!r} in it is compressed; plain members were "
-                "expected, as PyTorch writes them."
-            )
+def _tensor(value: Mapping[str, Any]) -> Tensor:
+    kind, shape = value["dtype"], tuple(value["shape"])
+    dtype = _TYPES.get(kind)
+    if dtype is None:
+        return Tensor(shape, kind, None)
+
+    def floats() -> Floats:
+        numbers: npt.NDArray[Any] = np.frombuffer(value["data"], dtype)
+        return numbers.astype(np.float32).reshape(shape)
+
+    return Tensor(shape, kind, floats)
 
 
-def _is_plain(torch: Any, value: Any) -> bool:
-    return (
-        type(value) in (torch.Tensor, torch.nn.Parameter)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and value.is_floating_point()
-    )
+# ---------------------------------------------------------------------- what scripts say
+
+
+def _told(path: Path, found: Any) -> Iterator[str]:
+    """Notes on what a training script's options say; another network is refused by its name."""
+    if not isinstance(found, Mapping):
+        return
+    options = [_table(found.get(name)) for name in _OPTIONS]
+    for where, table in [("it", found), *zip(_OPTIONS, options, strict=True)]:
+        # Elsewhere than in these two, a model may be called as its author likes.
+        for name in _ARCHITECTURES if where in ("it", "args") else _ARCHITECTURES[:2]:
+            said = table.get(name)
+            if isinstance(said, str) and "alexnet" not in said.lower():
+                raise CheckpointError(
+                    f"{shown(path)}: {where} says that its {name} is {said[:80]!r}; alexnet was "
+                    "expected."
+                )
+    for table in options:
+        for name, usual in _SIZES.items():
+            if table.get(name, usual) != usual:
+                yield (
+                    f"It was evaluated with {name} {table[name]}, and sees images here with "
+                    f"{usual}, as torchvision's weights do."
+                )
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    """What an option's holder has by name, be it a table or an object."""
+    told = value.told if isinstance(value, Opaque) else value
+    return told if isinstance(told, Mapping) else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,23 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def read(path: Path) -> bytes:
-    """A file's bytes.
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """An array in a file of another program.
+
+    Attributes:
+        shape: its axes.
+        kind: its type as that program calls it, for messages.
+        floats: makes a float32 array of it; None: it has no floats.
+    """
+
+    shape: Shape
+    kind: str
+    floats: Callable[[], Floats] | None
+
+
+def read(path: Path, most: int | None = None) -> bytes:
+    """A file's bytes, `most` of its first.
 
     Raises:
         CheckpointError: it is no regular file, cannot be read, or is larger than `LARGEST`.
@@ -66,7 +81,7 @@ def read(path: Path) -> bytes:
                     f"{shown(path)}: has {status.st_size} bytes; at most {LARGEST} were expected "
                     "of an AlexNet."
                 )
-            return file.read(LARGEST)
+            return file.read(LARGEST if most is None else most)
     except OSError as error:
         raise CheckpointError(f"{shown(path)}: cannot be read ({error.strerror}).") from error
 

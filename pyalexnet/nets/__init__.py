@@ -11,6 +11,7 @@ from pyalexnet.nets.alexnet_tiny import alexnet_tiny
 from pyalexnet.nets.cifar_18pct import cifar_18pct
 from pyalexnet.nets.cifar_19pct import cifar_19pct
 from pyalexnet.nets.cifar_80sec import cifar_80sec
+from pyalexnet.nets.imported import imported
 
 __all__ = [
     "alexnet",
@@ -19,6 +20,7 @@ __all__ = [
     "cifar_19pct",
     "cifar_80sec",
     "get",
+    "imported",
     "names",
 ]
 
@@ -37,7 +39,12 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Callable[..., NetSpec]:
-    """The function that makes the network `name`; all of them take `classes` and `input_shape`."""
+    """The function that makes the network `name`; all of them take `classes` and `input_shape`.
+
+    `imported`, which nobody chooses, is what a network of another program is kept as.
+    """
+    if name == "imported":
+        return imported
     if name not in _NETS:
         raise ArgumentError(f"net is {name!r}; one of {', '.join(_NETS)} was expected.")
     return _NETS[name]

@@ -1,0 +1,383 @@
+"""What a .caffemodel says of its network, layer by layer, as layers of ours or a refusal.
+
+A snapshot holds the layers of the net that was trained, with every option that its author wrote;
+where none is written, `caffe.proto`'s default counts. Data, loss and accuracy do not change what
+the network computes; everything else either has its counterpart here or is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from pyalexnet.data.dataset import shown
+from pyalexnet.errors import CheckpointError
+from pyalexnet.foreign import caffe_messages
+from pyalexnet.layers import (
+    LRN,
+    AvgPool,
+    Conv,
+    Dropout,
+    Layer,
+    Linear,
+    MaxPool,
+    Relu,
+    RNorm,
+    Scale,
+    Tanh,
+)
+
+_V1_TYPES = {
+    0: "None",
+    1: "Accuracy",
+    2: "BNLL",
+    3: "Concat",
+    4: "Convolution",
+    5: "Data",
+    6: "Dropout",
+    7: "EuclideanLoss",
+    8: "Flatten",
+    9: "HDF5Data",
+    10: "HDF5Output",
+    11: "Im2col",
+    12: "ImageData",
+    13: "InfogainLoss",
+    14: "InnerProduct",
+    15: "LRN",
+    16: "MultinomialLogisticLoss",
+    17: "Pooling",
+    18: "ReLU",
+    19: "Sigmoid",
+    20: "Softmax",
+    21: "SoftmaxWithLoss",
+    22: "Split",
+    23: "TanH",
+    24: "WindowData",
+    25: "Eltwise",
+    26: "Power",
+    27: "SigmoidCrossEntropyLoss",
+    28: "HingeLoss",
+    29: "MemoryData",
+    30: "ArgMax",
+    31: "Threshold",
+    32: "DummyData",
+    33: "Slice",
+    34: "MVN",
+    35: "AbsVal",
+    36: "Silence",
+    37: "ContrastiveLoss",
+    38: "Exp",
+    39: "Deconvolution",
+}
+"""V1LayerParameter.LayerType, by the names of the present types."""
+
+_SOURCES = ("Data", "ImageData", "WindowData", "HDF5Data", "MemoryData", "DummyData", "Input")
+
+_ENDS = ("Softmax", "SoftmaxWithLoss", "MultinomialLogisticLoss", "Accuracy", "ArgMax", "Silence")
+"""What reads the logits, and changes none."""
+
+_TOLD = {
+    "Convolution": "convolution_param",
+    "InnerProduct": "inner_product_param",
+    "LRN": "lrn_param",
+    "Pooling": "pooling_param",
+    "Dropout": "dropout_param",
+    "ReLU": "relu_param",
+    "TanH": "tanh_param",
+    "Power": "power_param",
+    "Flatten": "flatten_param",
+}
+"""The layers that have their counterpart here, and where each has its options."""
+
+_PARAMETERS_FROM = 100
+"""Of LayerParameter: numbers from here on are parameters of layers."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A layer of the file with weights.
+
+    name: the file's. ours: the layer that it becomes. biased: whether the file has biases.
+    transposed: whether its weights are (in, out). blobs: BlobProto.
+    """
+
+    name: str
+    ours: Conv | Linear
+    biased: bool
+    transposed: bool
+    blobs: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a file tells of its network.
+
+    layers: ours, from the pixels to the logits. weights: where their parameters are. sources: the
+    layers of the file that bring images.
+    """
+
+    layers: tuple[Layer, ...]
+    weights: tuple[Weights, ...]
+    sources: tuple[Any, ...]
+
+
+def type_of(layer: Any) -> str:
+    """A layer's type by its present name."""
+    if isinstance(layer.type, str):
+        return layer.type
+    return _V1_TYPES.get(layer.type, f"number {layer.type}")
+
+
+def told(path: Path, net: Any) -> Told:
+    """The network of a NetParameter.
+
+    Raises:
+        CheckpointError: a layer, an option or the order has no counterpart here.
+    """
+    if len(net.layer) and len(net.layers):
+        raise CheckpointError(
+            f"{shown(path)}: has {len(net.layer)} layers of the present format and "
+            f"{len(net.layers)} of the one before; one format was expected."
+        )
+    every = list(net.layer) or list(net.layers)
+    chain = list(_chain(path, list(net.input), every))
+    reader = _Reader(path)
+    for layer in chain:
+        reader.take(layer)
+    names = [weights.name for weights in reader.weights]
+    for name in names:
+        if names.count(name) > 1:
+            raise CheckpointError(f"{shown(path)}: has two layers {name!r}; one was expected.")
+    sources = [
+        layer
+        for layer in every
+        if _is_source(layer) and not (chain and layer.top and chain[0].bottom[0] not in layer.top)
+    ]
+    return Told(tuple(reader.layers), tuple(reader.weights), tuple(sources))
+
+
+def decimal(value: float) -> float:
+    """A float32 as people wrote it: 1e-4, not 9.99999974738e-05."""
+    return float(str(np.float32(value)))
+
+
+def refuse(path: Path, layer: Any, what: str, expected: str) -> NoReturn:
+    """Say which layer of which type is not as expected."""
+    raise CheckpointError(
+        f"{shown(path)}: layer {layer.name!r} ({type_of(layer)}) {what}; {expected} was expected."
+    )
+
+
+def refuse_unknown(path: Path, layer: Any, options: Any, what: str, low: int = 0) -> None:
+    """Refuse options of a message that caffe.proto does not have; nobody knows what they change."""
+    for number in caffe_messages.unknown(options):
+        if number >= low:
+            refuse(path, layer, f"has a field {number} in {what}", "none but BVLC's")
+
+
+# ---------------------------------------------------------------------- order
+
+
+def _is_source(layer: Any) -> bool:
+    kind = type_of(layer)
+    return kind in _SOURCES or (bool(layer.top) and not layer.bottom and kind not in _TOLD)
+
+
+def _chain(path: Path, inputs: list[str], layers: list[Any]) -> Iterator[Any]:
+    """The layers between images and logits, each of which has to read what the one before wrote.
+
+    Files without the names of blobs have their layers in order.
+    """
+    graph = any(layer.bottom or layer.top for layer in layers)
+    here, ended, begun = set(inputs[:1]), set[str](), False
+    for layer in layers:
+        kind = type_of(layer)
+        if _is_source(layer):
+            here |= set() if begun else set(layer.top[:1])
+        elif kind == "Split":
+            here |= set(layer.top) if layer.bottom[0] in here else set()
+        elif kind in _ENDS:
+            read = set(layer.bottom[:1])
+            if graph and not read & (here | ended):
+                refuse(path, layer, f"reads {_listed(read)}", f"the logits {_listed(here)}")
+            ended |= set(layer.top) or {layer.name}
+        else:
+            if kind not in _TOLD:
+                refuse(path, layer, "has no counterpart here", f"one of {', '.join(_TOLD)}")
+            if ended:
+                refuse(path, layer, "stands behind the loss", "no layer there")
+            if graph:
+                _check_place(path, layer, here)
+            here, begun = set(layer.top), True
+            yield layer
+
+
+def _check_place(path: Path, layer: Any, here: set[str]) -> None:
+    if len(layer.bottom) != 1 or len(layer.top) != 1:
+        refuse(
+            path,
+            layer,
+            f"reads {len(layer.bottom)} blobs and writes {len(layer.top)}",
+            "one of each, as networks here are chains of layers,",
+        )
+    if here and layer.bottom[0] not in here:
+        refuse(
+            path,
+            layer,
+            f"reads {layer.bottom[0]!r}",
+            f"{_listed(here)} of the layer before, as networks here are chains of layers,",
+        )
+
+
+def _listed(names: set[str]) -> str:
+    return " or ".join(map(repr, sorted(names))) or "nothing"
+
+
+# ---------------------------------------------------------------------- options
+
+
+class _Reader:
+    """Layers of ours out of layers of Caffe, in order.
+
+    Ours are called by what they do and the number of the last layer with weights, as AlexNet's
+    are: conv1, norm1, pool1, conv2, ..., fc6, drop6.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.layers: list[Layer] = []
+        self.weights: list[Weights] = []
+        self._path = path
+        self._names: set[str] = set()
+
+    def take(self, layer: Any) -> None:
+        """Append what a layer becomes; nothing, where it changes no number."""
+        kind = type_of(layer)
+        options = getattr(layer, _TOLD[kind], None)  # Flatten had none before 2015
+        if options is not None:
+            refuse_unknown(self._path, layer, options, _TOLD[kind])
+        refuse_unknown(self._path, layer, layer, "the layer", _PARAMETERS_FROM)
+        taken = getattr(self, f"_{kind.lower()}")(layer, options)
+        if taken is None:
+            return
+        if not isinstance(taken, Conv | Linear) and len(layer.blobs):
+            refuse(self._path, layer, f"has {len(layer.blobs)} blobs", "none")
+        self.layers.append(taken)
+
+    def _name(self, what: str, *, weights: bool = False) -> str:
+        stage = len(self.weights) + weights
+        name, count = f"{what}{stage}", 1
+        while name in self._names:
+            count += 1
+            name = f"{what}{stage}_{count}"
+        self._names.add(name)
+        return name
+
+    def _expect(self, layer: Any, option: str, came: Any, expected: Any) -> None:
+        if came != expected:
+            refuse(self._path, layer, f"has {option} {came}", f"{expected}")
+
+    def _pair(
+        self, layer: Any, options: Any, name: str, prefix: str, usual: int
+    ) -> tuple[int, ...]:
+        """An option of both directions, (vertical, horizontal), in any of its three spellings."""
+        given = getattr(options, name)
+        both = tuple(given) if not isinstance(given, int) else (given,)
+        if options.HasField(f"{prefix}_h") or options.HasField(f"{prefix}_w"):
+            if options.HasField(name) if isinstance(given, int) else both:
+                refuse(
+                    self._path, layer, f"has {name} and {prefix}_h, {prefix}_w", "one of the two"
+                )
+            return getattr(options, f"{prefix}_h"), getattr(options, f"{prefix}_w")
+        both = both or (usual,)
+        if len(both) > 2:
+            refuse(self._path, layer, f"has {len(both)} numbers in {name}", "1 or 2")
+        return both[0], both[-1]
+
+    def _square(self, layer: Any, options: Any, name: str, prefix: str, usual: int) -> int:
+        vertical, horizontal = self._pair(layer, options, name, prefix, usual)
+        if vertical != horizontal:
+            refuse(
+                self._path, layer, f"has {name} {vertical} x {horizontal}", "the same in both ways"
+            )
+        return vertical
+
+    def _with_weights(self, layer: Any, ours: Conv | Linear, options: Any, turned: bool) -> Layer:
+        self._expect(layer, "axis", options.axis, 1)
+        self.weights.append(Weights(layer.name, ours, options.bias_term, turned, layer.blobs))
+        return ours
+
+    def _convolution(self, layer: Any, options: Any) -> Layer:
+        self._expect(layer, "dilation", [one for one in options.dilation if one != 1], [])
+        stride = self._pair(layer, options, "stride", "stride", 1)
+        top, left = self._pair(layer, options, "pad", "pad", 0)
+        conv = Conv(
+            self._name("conv", weights=True),
+            options.num_output,
+            self._square(layer, options, "kernel_size", "kernel", 0),
+            stride=stride[0] if stride[0] == stride[1] else (stride[0], stride[1]),
+            pad=top if top == left else (top, top, left, left),
+            groups=options.group,
+        )
+        return self._with_weights(layer, conv, options, False)
+
+    def _innerproduct(self, layer: Any, options: Any) -> Layer:
+        linear = Linear(self._name("fc", weights=True), options.num_output)
+        return self._with_weights(layer, linear, options, options.transpose)
+
+    def _lrn(self, layer: Any, options: Any) -> Layer:
+        size, beta = options.local_size, decimal(options.beta)
+        if size % 2 == 0:
+            refuse(self._path, layer, f"has local_size {size}", "an odd one, as Caffe's are,")
+        alpha = decimal(options.alpha)
+        if options.norm_region == 0:
+            return LRN(self._name("norm"), size, alpha / size, beta, decimal(options.k))
+        self._expect(layer, "norm_region", options.norm_region, 1)
+        return RNorm(self._name("rnorm"), size, alpha / size**2, beta, 1.0)  # there k counts not
+
+    def _pooling(self, layer: Any, options: Any) -> Layer:
+        if options.pool not in (0, 1):
+            refuse(self._path, layer, f"has pool {options.pool}", "0 (MAX) or 1 (AVE)")
+        self._expect(layer, "global_pooling", options.global_pooling, False)
+        self._expect(layer, "pad", self._square(layer, options, "pad", "pad", 0), 0)
+        size = self._square(layer, options, "kernel_size", "kernel", 0)
+        stride = self._square(layer, options, "stride", "stride", 1)
+        if stride > size:
+            refuse(self._path, layer, f"has stride {stride}", f"at most its kernel_size {size}")
+        kind = MaxPool if options.pool == 0 else AvgPool
+        return kind(self._name("pool"), size, stride, ceil=options.round_mode == 0)
+
+    def _dropout(self, layer: Any, options: Any) -> Layer | None:
+        ratio = decimal(options.dropout_ratio)
+        return Dropout(self._name("drop"), 1 - ratio, inverted=True) if ratio else None
+
+    def _relu(self, layer: Any, options: Any) -> Layer | None:
+        self._expect(layer, "negative_slope", decimal(options.negative_slope), 0.0)
+        return self._neuron("relu", Relu)
+
+    def _tanh(self, layer: Any, options: Any) -> Layer | None:
+        return self._neuron("tanh", Tanh)
+
+    def _neuron(self, activation: Any, kind: Any) -> Layer | None:
+        """Within the layer with weights that it directly follows, or a layer of its own."""
+        before = self.layers[-1] if self.layers else None
+        if not isinstance(before, Conv | Linear) or before.activation is not None:
+            return kind(self._name(activation))  # type: ignore[no-any-return]
+        with_it = dataclasses.replace(before, activation=activation)
+        self.layers[-1] = with_it
+        self.weights[-1] = dataclasses.replace(self.weights[-1], ours=with_it)
+        return None
+
+    def _power(self, layer: Any, options: Any) -> Layer:
+        self._expect(layer, "power", decimal(options.power), 1.0)
+        self._expect(layer, "shift", decimal(options.shift), 0.0)
+        return Scale(self._name("scale"), decimal(options.scale))
+
+    def _flatten(self, layer: Any, options: Any) -> None:
+        if options is not None:
+            self._expect(layer, "axis", options.axis, 1)
+            self._expect(layer, "end_axis", options.end_axis, -1)

@@ -1,0 +1,93 @@
+"""A network of another program that is none of ours: its layers, written out in the run.
+
+A layer is a table of plain values, as JSON and TOML have them: its `kind`, the name of its class,
+and those of its options that are not as usual, such as {"kind": "LRN", "name": "norm1", "size": 3,
+"alpha": 1e-5, "beta": 0.5, "k": 2.0}.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pyalexnet.backends.checks import integer
+from pyalexnet.errors import ArgumentError
+from pyalexnet.layers import (
+    LRN,
+    AvgPool,
+    Conv,
+    Dropout,
+    Layer,
+    Linear,
+    MaxPool,
+    Relu,
+    RNorm,
+    Scale,
+    Tanh,
+)
+from pyalexnet.net import NetSpec
+from pyalexnet.nets import presets
+
+_KINDS: Mapping[str, Any] = {
+    kind.__name__: kind
+    for kind in (AvgPool, Conv, Dropout, LRN, Linear, MaxPool, RNorm, Relu, Scale, Tanh)
+}
+
+
+def imported(
+    classes: int = 1000,
+    input_shape: tuple[int, int, int] | None = None,
+    *,
+    crop: int = 227,
+    layers: Sequence[Mapping[str, Any]] = (),
+) -> NetSpec:
+    """The network of these layers; a last linear one has `classes` outputs.
+
+    It trains as BVLC's reference model did. crop: height and width of the input where input_shape
+    (H, W, C) does not say.
+
+    Raises:
+        ArgumentError: a table is none of a layer, or they do not fit each other.
+    """
+    found = [_layer(table) for table in layers]
+    if found and isinstance(found[-1], Linear):
+        found[-1] = dataclasses.replace(found[-1], outputs=classes)
+    recipe = presets.get("caffe").recipe
+    assert recipe.augment is not None
+    stored = max(recipe.augment.stored, integer("imported", "crop", crop, low=1))
+    recipe = dataclasses.replace(recipe, augment=dataclasses.replace(recipe.augment, stored=stored))
+    return NetSpec("imported", input_shape or (crop, crop, 3), classes, tuple(found), recipe)
+
+
+def tables(layers: Iterable[Layer]) -> list[dict[str, Any]]:
+    """What `imported` makes the layers of."""
+    return [_table(layer) for layer in layers]
+
+
+def _table(layer: Any) -> dict[str, Any]:
+    values = {each.name: getattr(layer, each.name) for each in dataclasses.fields(layer)}
+    usual = {each.name: each.default for each in dataclasses.fields(layer)}
+    return {"kind": type(layer).__name__} | {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if value != usual[name]
+    }
+
+
+def _layer(table: Mapping[str, Any]) -> Layer:
+    try:
+        options = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in table.items()
+            if name != "kind"
+        }
+        layer: Layer = _KINDS[table["kind"]](**options)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArgumentError(
+            f"imported: layers has {table!r}; a table with a kind out of {', '.join(_KINDS)} and "
+            "its options was expected."
+        ) from error
+    if not isinstance(layer.name, str):
+        raise ArgumentError(f"imported: layers has the name {layer.name!r}; a text was expected.")
+    return layer

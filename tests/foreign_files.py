@@ -1,0 +1,49 @@
+"""What the tests of imports share: random networks of other programs, and what becomes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyalexnet import nets
+from pyalexnet.export_onnx import pixels
+from pyalexnet.foreign import weights
+from pyalexnet.rounding import rounding
+from pyalexnet.trained import Trained
+from samples import normal
+
+CLASSES = 11
+
+# The full networks take half a minute to draw, write and read.
+SMALL = 0.125
+
+
+def drawn(name: str, shape: tuple[int, ...]) -> Any:
+    """A random parameter; signals keep their size."""
+    gain = math.sqrt(2 / math.prod(shape[1:])) if name.endswith(".w") else 0.1
+    return normal(*shape) * np.float32(gain)
+
+
+def in_torch_order(preset: str, width: float) -> dict[str, Any]:
+    """Random parameters by our names, in the shapes of other programs."""
+    spec = nets.alexnet(classes=CLASSES, preset=preset, width=width)
+    return {name: drawn(name, shape) for name, shape in weights.foreign_shapes(spec).items()}
+
+
+def assert_no_run(folder: Path, files: int) -> None:
+    """Nothing was made beside the `files` that were there."""
+    assert len(list(folder.iterdir())) == files
+
+
+def assert_same_logits(run: Path, theirs: Callable[[Any], Any]) -> Trained:
+    """The run and the other program's model see the same photographs alike."""
+    net = Trained.load(str(run), backend="numpy")
+    stored = pixels(4, net.mean.shape, seed=3)
+    ours, expected = net.logits(stored), theirs(stored)
+    tolerance = rounding(net.net, net.net.backend.to_numpy(net.look(stored)))
+    assert np.max(np.abs(ours - expected)) <= tolerance < 1e-3 * np.max(np.abs(expected))
+    return net
