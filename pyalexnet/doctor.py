@@ -24,7 +24,7 @@ import numpy as np
 
 from pyalexnet import backends, data
 from pyalexnet.data import download
-from pyalexnet.errors import ArgumentError, PyalexnetError
+from pyalexnet.errors import ArgumentError, PyalexnetError, reason
 from pyalexnet.install import pip_install
 
 if TYPE_CHECKING:
@@ -186,8 +186,8 @@ def _driver() -> Finding:
     remedy = "with an NVIDIA GPU in this machine: sudo apt install nvidia-driver"
     try:
         driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return Finding("NVIDIA driver", False, "libcuda.so.1 is not installed", remedy)
+    except OSError as error:
+        return Finding("NVIDIA driver", False, reason(error), remedy)
     version, devices = ctypes.c_int(), ctypes.c_int()
     status = driver.cuInit(0)
     if status or driver.cuDriverGetVersion(ctypes.byref(version)):

@@ -82,13 +82,13 @@ def reporting(as_json: bool, plain: bool) -> Iterator[Reporter]:
         RunError: not all that was to be said could be written; a reader that left missed nothing.
     """
     from pyalexnet import progress
-    from pyalexnet.errors import RunError
+    from pyalexnet.errors import RunError, reason
 
     with progress.Reporter(sys.stderr) if as_json else progress.reporter(plain=plain) as reporter:
         yield reporter
     if isinstance(reporter.lost, OSError) and not isinstance(reporter.lost, BrokenPipeError):
         where = "standard error" if as_json else "standard output"
-        raise RunError(f"{where} cannot be written: {reporter.lost.strerror}.")
+        raise RunError(f"{where} cannot be written: {reason(reporter.lost)}.")
 
 
 def print_json(document: Any) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pyalexnet.commands import network as given
-from pyalexnet.errors import ArgumentError, CheckpointError, DataError, RunError
+from pyalexnet.errors import ArgumentError, CheckpointError, DataError, RunError, reason
 
 if TYPE_CHECKING:
     from pyalexnet.data import Dataset
@@ -293,7 +293,7 @@ def _drawing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}.") from error
+        raise RunError(f"{path} cannot be written: {reason(error)}.") from error
     print(path)
 
 
