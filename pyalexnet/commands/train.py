@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyalexnet.commands.place import place
+from pyalexnet.commands.place import is_number, place
 from pyalexnet.errors import ArgumentError
 
 _NETWORK, _DATA, _LEARNING, _RUN = "Network", "Data", "Learning", "Run"
@@ -393,7 +393,7 @@ def _towers(towers: int | None, devices: str | None) -> tuple[int, ...] | None:
     if devices is None:
         return None if towers is None else (0, 1) if towers == 2 else ()
     numbers = devices.split(",")
-    if towers != 2 or len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+    if towers != 2 or len(numbers) != 2 or not all(map(is_number, numbers)):
         raise ArgumentError(
             f"--devices is {devices!r} and --towers {towers}; two numbers, for instance 0,1, and "
             "--towers 2 were expected."
