@@ -83,7 +83,9 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
     """
     check_writable(out)
     base = None if config is None else Config.load(config)
-    parent = Trained.load(choices.init_from, backend="numpy") if choices.init_from else None
+    parent = (
+        Trained.load(choices.init_from, runs=out, backend="numpy") if choices.init_from else None
+    )
     where = _first(choices.data and _stored(choices.data), base and base.data, "")
     name = choices.net or (base and base.net) or _default_net(where, parent)
     repeated = base if base and base.net == name else None
