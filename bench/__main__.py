@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .cli import main
+from pyalexnet.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(f"{__package__}.cli", lambda cli: sys.exit(cli.main(sys.argv[1:])))

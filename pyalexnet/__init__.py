@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all else here
 if TYPE_CHECKING:
     from typing import Any
@@ -28,6 +26,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _found(name: str) -> Any:
+    from importlib import import_module
+
     if name in ("errors", "nets"):
         return import_module(f"pyalexnet.{name}")
     if name == "__version__":

@@ -2,34 +2,61 @@
 
 Its own module is `cli.py`. Importing that and all behind it takes a part of a second, in which
 Ctrl-C is to be answered in a line like later on; so this one imports nothing before it is ready.
+What comes before it, while Python itself starts, is Python's to answer.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from types import FrameType
+
+TYPE_CHECKING = False  # as in typing, whose import takes longer than all else here
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType, ModuleType
 
 
 def main() -> None:
-    """Run the command; Ctrl-C while it is being imported ends it with exit code 130."""
+    """Run the command."""
+    run("pyalexnet.cli", lambda cli: cli.main())
+
+
+def run(name: str, command: Callable[[ModuleType], None]) -> None:
+    """Import the module `name` and call `command` with it.
+
+    Ctrl-C during the import ends the process at once, as an exception in the middle of an import
+    comes out as any other; a KeyboardInterrupt of the command ends it, too. Both in a line and with
+    exit code 130. At the interpreter's end it ends that without a word.
+    """
     # And not ignored, as in the background of a script.
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heeded:
         signal.signal(signal.SIGINT, _leave)
-    from pyalexnet import cli
+    from importlib import import_module
 
-    if heeded:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    cli.main()
+    module = import_module(name)
+    try:
+        if heeded:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        command(module)
+    except KeyboardInterrupt:
+        _say(b"stopped by Ctrl-C")
+        raise SystemExit(128 + signal.SIGINT) from None
+    finally:
+        if heeded:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    """End at once: an exception in the middle of an import comes out as any other."""
+    _say(b"stopped by Ctrl-C before anything was begun")
+    os._exit(128 + number)
+
+
+def _say(line: bytes) -> None:
     try:
-        os.write(2, b"stopped by Ctrl-C before anything was begun\n")
-    finally:
-        os._exit(128 + number)
+        os.write(2, line + b"\n")
+    except OSError:
+        return  # closed, or a full disk: it ends all the same
 
 
 if __name__ == "__main__":

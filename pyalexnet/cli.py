@@ -20,6 +20,7 @@ from pyalexnet.commands.doctor import doctor
 from pyalexnet.commands.evaluate import evaluate
 from pyalexnet.commands.export import export
 from pyalexnet.commands.features import features
+from pyalexnet.commands.group import Commands
 from pyalexnet.commands.import_ import import_weights
 from pyalexnet.commands.predict import predict
 from pyalexnet.commands.presets import presets
@@ -27,11 +28,12 @@ from pyalexnet.commands.probe import probe
 from pyalexnet.commands.show import show_app
 from pyalexnet.commands.similar import similar
 from pyalexnet.commands.train import train
-from pyalexnet.errors import PyalexnetError, TrainingError
+from pyalexnet.errors import PyalexnetError, TrainingError, reason
 
 app = typer.Typer(
     name="pyalexnet",
     help="AlexNet (2012) in hand-written CUDA, on NVIDIA GPUs and on any CPU.",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -81,9 +83,7 @@ def main() -> None:
     _fill_standard_streams()
     try:
         _run()
-    except KeyboardInterrupt:  # in what is done before and after a command
-        sys.exit(130)
-    except (PyalexnetError, MemoryError, OSError) as error:
+    except (PyalexnetError, OSError) as error:
         if os.environ.get("PYALEXNET_TRACEBACK"):
             raise
         _settle(sys.stdout)
@@ -112,8 +112,8 @@ def _run() -> None:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, PyalexnetError):
         what = os.fsdecode(error.filename) if error.filename else "reading or writing failed"
-        return f"{what}: {error.strerror or error}."
-    return str(error) or "there is not enough memory; try a smaller --batch-size."
+        return f"{what}: {reason(error)}."
+    return str(error)
 
 
 def _complain(sentence: str) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 
 from pyalexnet import backends, data
 from pyalexnet.data import download
-from pyalexnet.errors import ArgumentError, PyalexnetError
+from pyalexnet.errors import ArgumentError, PyalexnetError, reason
 from pyalexnet.install import CUDA_MODULE, pip_install
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class Finding:
     essential: bool = False
 
 
-def examine(out: Path) -> Iterator[Finding]:
-    """Look at everything in turn; `out` is where runs would go."""
+def examine(runs: Path) -> Iterator[Finding]:
+    """Look at everything in turn; `runs` is where runs would go."""
     yield _python()
     yield _headers()
     yield _compiler()
@@ -61,7 +61,7 @@ def examine(out: Path) -> Iterator[Finding]:
     yield _built_in_data()
     yield _cifar10()
     yield _matplotlib()
-    yield _disk(out)
+    yield _disk(runs)
 
 
 def line(finding: Finding) -> str:
@@ -93,20 +93,20 @@ def diagnose(
     path: str | Path | None = None,
     backend: str = "auto",
     device: int = 0,
-    out: Path = Path("runs"),
+    runs: Path = Path("runs"),
     say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> Diagnosis:
     """Where the signal of a run's training images dies in its network.
 
     Args:
-        run: its folder, "latest" for the newest one in `out`, or a checkpoint's folder.
+        run: its folder, "latest" for the newest one in `runs`, or a checkpoint's folder.
         at: "start", the initial parameters, drawn anew from the run's seed; "last", those of the
             last checkpoint.
         path: another data set, whose images are looked at instead.
         backend: a name for `pyalexnet.backend`.
         device: its number.
-        out: folder of the run folders.
+        runs: folder of the run folders.
         say: called with a sentence for each damaged checkpoint that was passed over.
         progress: called with (images read, images) while the data are read.
 
@@ -121,7 +121,7 @@ def diagnose(
 
     if at not in ("start", "last"):
         raise ArgumentError(f"at is {at!r}; start or last was expected.")
-    trained = Trained.load(run, backend=backend, device=device, which="last", out=out, say=say)
+    trained = Trained.load(run, backend=backend, device=device, which="last", runs=runs, say=say)
     net = trained.net
     if at == "start":
         net = Net(net.spec, net.backend, seed=trained.meta.config.get("seed", 0))
@@ -187,8 +187,8 @@ def _driver() -> Finding:
     remedy = "with an NVIDIA GPU in this machine: sudo apt install nvidia-driver"
     try:
         driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return Finding("NVIDIA driver", False, "libcuda.so.1 is not installed", remedy)
+    except OSError as error:
+        return Finding("NVIDIA driver", False, reason(error), remedy)
     version, devices = ctypes.c_int(), ctypes.c_int()
     status = driver.cuInit(0)
     if status or driver.cuDriverGetVersion(ctypes.byref(version)):
@@ -266,8 +266,8 @@ def _matplotlib() -> Finding:
     return Finding("matplotlib", True, importlib.metadata.version("matplotlib"))
 
 
-def _disk(out: Path) -> Finding:
-    place = out.absolute()
+def _disk(runs: Path) -> Finding:
+    place = runs.absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
@@ -275,7 +275,7 @@ def _disk(out: Path) -> Finding:
     if not os.access(place, os.W_OK):
         detail = f"{place} cannot be written"
     good = free > _GIGABYTE and os.access(place, os.W_OK)
-    return Finding("disk", good, detail, "pyalexnet train --out FOLDER_ELSEWHERE")
+    return Finding("disk", good, detail, "pyalexnet train --runs FOLDER_ELSEWHERE")
 
 
 def _setting(name: str) -> str | None:

@@ -31,3 +31,12 @@ class RunError(PyalexnetError):
 
 class TrainingError(PyalexnetError):
     """Training cannot go on, for instance because the loss is no longer finite."""
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in the words of what failed: one line without a full stop.
+
+    The system's where it was a call of the system, else the exception's own, else its type.
+    """
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split()).rstrip(".") or type(error).__name__

@@ -425,9 +425,13 @@ class Net:
                 f"{self.spec.name}: images are {x.dtype}; float32 was expected, 0 to 255 minus the "
                 "mean."
             )
-        if x.ndim != 4 or x.shape[1:] != self.spec.input_shape or len(x) == 0:
+        if x.ndim != 4 or x.shape[1:] != self.spec.input_shape:
             h, w, c = self.spec.input_shape
             raise ArgumentError(
                 f"{self.spec.name}: images has shape {x.shape}; (N, {h}, {w}, {c}) was expected."
+            )
+        if len(x) == 0:
+            raise ArgumentError(
+                f"{self.spec.name}: images has shape {x.shape}, no image; at least 1 was expected."
             )
         return x

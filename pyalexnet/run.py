@@ -400,15 +400,19 @@ def check_writable(folder: Path) -> None:
         raise RunError(f"{folder} cannot be written: {error.strerror}.") from error
 
 
-def find(run: str, out: Path) -> Path:
-    """The folder that `--resume run` means: a path, or "latest" for the newest run in `out`.
+def find(run: str, runs: Path) -> Path:
+    """The folder that `run` means: a path, or "latest" for the run in `runs` that was begun last.
 
     Raises:
         RunError: there is none.
     """
-    path = out / "latest" if run == "latest" else Path(run)
+    path = runs / "latest" if run == "latest" else Path(run)
     if not (path / "config.toml").is_file():
-        raise RunError(f"{path} is no run folder; one with a config.toml, or latest, was expected.")
+        target = f", which leads to {path.readlink()}," if path.is_symlink() else ""
+        expected = "one with a config.toml, or latest,"
+        if run == "latest":
+            expected = "the folder in which train begins runs (--runs)"
+        raise RunError(f"{path}{target} is no run folder; {expected} was expected.")
     return path.resolve()
 
 

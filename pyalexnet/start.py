@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalexnet import backends, checkpoint, data, nets, tensorboard
+from pyalexnet.backends import Backend
 from pyalexnet.backends.checks import positive
 from pyalexnet.checkpoint import Checkpoint
 from pyalexnet.data import Dataset
@@ -82,7 +83,9 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
     """
     check_writable(out)
     base = None if config is None else Config.load(config)
-    parent = Trained.load(choices.init_from, backend="numpy") if choices.init_from else None
+    parent = (
+        Trained.load(choices.init_from, runs=out, backend="numpy") if choices.init_from else None
+    )
     where = _first(choices.data and _stored(choices.data), base and base.data, "")
     name = choices.net or (base and base.net) or _default_net(where, parent)
     repeated = base if base and base.net == name else None
@@ -92,13 +95,13 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
     draft = _draft(name, net_args)
     recipe = repeated.recipe if repeated else draft.recipe
     recipe = _override(recipe, choices, draft, epochs=choices.epochs)
+    backend = _backend(
+        _first(choices.backend, base and base.backend, "auto"),
+        devices or (_first(choices.device, base and base.device, 0),),
+    )
     bad_files = out / "bad_files.jsonl"
     bad_files.unlink(missing_ok=True)
     dataset = _load(where, draft, recipe, seed, bad_files, reporter)
-    backend = backends.backend(
-        _first(choices.backend, base and base.backend, "auto"),
-        _first(devices[0] if devices else None, choices.device, base and base.device, 0),
-    )
     settings = Config(
         net=name,
         data=where,
@@ -166,11 +169,11 @@ def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int
     draft = _draft(settings.net, settings.net_args | dict(choices.net_args))
     settings = _changed(settings, choices, draft)
     _check_same_network(settings, trained, run)
+    backend = _backend(settings.backend, settings.devices or (settings.device,))
     dataset = _load(
         settings.data, draft, settings.recipe, settings.seed, run / "bad_files.jsonl", reporter
     )
     _check_same_data(dataset, settings.recipe, saved, run)
-    backend = backends.backend(settings.backend, (*settings.devices, settings.device)[0])
     settings = dataclasses.replace(
         settings,
         backend=backend.name,
@@ -202,6 +205,12 @@ def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int
         reporter.say(f"schedule  stays as it is, lr is {trainer.lr:.3g} now; --schedule changes it")
     _record(trainer)
     return trainer
+
+
+def _backend(name: str, devices: Sequence[int]) -> Backend:
+    """That of the first device; looked at, with all others, before anything that takes time."""
+    first, *_ = [backends.backend(name, device) for device in devices]
+    return first
 
 
 def _default_net(where: str, parent: Trained | None) -> str:

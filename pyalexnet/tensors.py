@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalexnet.data.dataset import shown
-from pyalexnet.errors import ArgumentError, DataError, RunError
+from pyalexnet.errors import ArgumentError, DataError, RunError, reason
 from pyalexnet.run import replacing
 
 Array = npt.NDArray[Any]
@@ -143,9 +143,7 @@ class Writer:
         try:
             yield
         except OSError as error:
-            raise RunError(
-                f"{shown(self._path)} cannot be written: {error.strerror or error}."
-            ) from error
+            raise RunError(f"{shown(self._path)} cannot be written: {reason(error)}.") from error
 
 
 @contextlib.contextmanager
@@ -160,6 +158,8 @@ def reading(path: Path) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
-        except (OSError, safetensors.SafetensorError) as error:
+        except OSError as error:
+            raise DataError(f"{shown(path)}: cannot be read ({reason(error)}).") from error
+        except safetensors.SafetensorError as error:
             raise DataError(f"{shown(path)}: is no safetensors file ({error}).") from error
         yield file

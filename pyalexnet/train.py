@@ -26,7 +26,13 @@ from pyalexnet.data import Dataset, order, views
 from pyalexnet.data.dataset import Labels
 from pyalexnet.data.loader import Loader, Pixels
 from pyalexnet.data.views import Views
-from pyalexnet.errors import ArgumentError, CheckpointError, PyalexnetError, TrainingError
+from pyalexnet.errors import (
+    ArgumentError,
+    CheckpointError,
+    PyalexnetError,
+    TrainingError,
+    reason,
+)
 from pyalexnet.evaluate import Sums, activations, evaluate
 from pyalexnet.interrupt import Interrupt
 from pyalexnet.net import Net
@@ -35,6 +41,7 @@ from pyalexnet.progress import Reporter
 from pyalexnet.run import Config, EpochReport, History, Motion, RunFolder, Scores, StepReport
 from pyalexnet.schedule import Plateau, PlateauState
 from pyalexnet.sgd import SGD
+from pyalexnet.show.page import MatplotlibMissing, check_matplotlib
 from pyalexnet.tensorboard import Board
 
 _SECONDS_BETWEEN_PICTURES = 30.0
@@ -88,10 +95,9 @@ class Position:
             if min(at.step, at.epoch, at.seen) < 0:
                 raise ValueError("one of its counts is negative")
         except (KeyError, TypeError, ValueError) as error:
-            reason = str(error).partition("\n")[0]  # pydantic's go on over several lines
+            first = str(error).partition("\n")[0]  # pydantic's go on over several lines
             raise CheckpointError(
-                f"the checkpoint does not say where its run stood ({reason}); it has "
-                f"{list(values)}."
+                f"the checkpoint does not say where its run stood ({first}); it has {list(values)}."
             ) from error
         return at
 
@@ -309,9 +315,9 @@ class Trainer:
             test=None if received else self._test,
             seconds=time.perf_counter() - started,
         )
-        reason = received.name if received else "finished" if self.finished else "steps"
+        ended = received.name if received else "finished" if self.finished else "steps"
         test = outcome.test and asdict(outcome.test)
-        self.log("stop", {"step": self.at.step, "reason": reason, "test": test})
+        self.log("stop", {"step": self.at.step, "reason": ended, "test": test})
         self.draw()
         return outcome
 
@@ -699,17 +705,18 @@ class Trainer:
         if board:
             with contextlib.suppress(OSError):
                 board.close()
-        self._warn_once(f"TensorBoard gets no more numbers of this run: {error.strerror}.")
+        self._warn_once(f"TensorBoard gets no more numbers of this run: {reason(error)}.")
 
     def draw(self) -> None:
         """Draw curves.png and filters.png anew; training goes on without them."""
         try:
+            check_matplotlib()
             self._draw_curves()
             self._draw_filters()
-        except ImportError:
-            self._warn_once("there are no pictures without matplotlib: pip install matplotlib")
+        except MatplotlibMissing as error:
+            self._warn_once(str(error))
         except OSError as error:
-            self._warn_once(f"{self.folder.path} lacks a picture: {error.strerror}.")
+            self._warn_once(f"{self.folder.path} lacks a picture: {reason(error)}.")
         self._drawn = time.perf_counter()
 
     def _draw_curves(self) -> None:

@@ -74,19 +74,19 @@ class Trained:
         backend: str | Backend = "auto",
         device: int = 0,
         which: str = "best",
-        out: Path = Path("runs"),
+        runs: Path = Path("runs"),
         say: Callable[[str], None] | None = None,
     ) -> Trained:
         """The network of a run, or of one checkpoint.
 
         Args:
-            run: a run's folder, "latest" for the newest run in `out`, or a checkpoint's folder,
+            run: a run's folder, "latest" for the newest run in `runs`, or a checkpoint's folder,
                 for which `which` does not count.
             backend: a name for `pyalexnet.backend`, or what it returned.
             device: number of the device, where `backend` is a name.
             which: checkpoint of the run: "best" (lowest test error; the last one where no epoch
                 has ended), "last", or "step-N".
-            out: folder of the run folders.
+            runs: folder of the run folders.
             say: called with a sentence for each damaged checkpoint that was passed over; None
                 warns.
 
@@ -96,7 +96,7 @@ class Trained:
             CheckpointError: the checkpoint is missing or damaged, or describes no known network.
         """
         place = backend if isinstance(backend, Backend) else make_backend(backend, device)
-        folder, path, saved = _found(str(run), which, out, say)
+        folder, path, saved = _found(str(run), which, runs, say)
         net = _net(path, saved, place)
         augment = _augment(path, saved)
         return cls(folder, path, net, saved.meta, _mean(path, saved, augment), augment)
@@ -367,7 +367,7 @@ def fitted(image: Images, shape: tuple[int, int, int]) -> Images:
 
 
 def _found(
-    run: str, which: str, out: Path, say: Callable[[str], None] | None
+    run: str, which: str, runs: Path, say: Callable[[str], None] | None
 ) -> tuple[Path | None, Path, Checkpoint]:
     """The run's folder, the checkpoint's, and what is in it."""
     path = Path(run)
@@ -375,11 +375,13 @@ def _found(
         folder = path.resolve().parent.parent
         return folder if (folder / "config.toml").is_file() else None, path, checkpoint.load(path)
     try:
-        folder = find(run, out)
+        folder = find(run, runs)
     except RunError as error:
+        if run == "latest":
+            raise
         raise RunError(
-            f"{shown(out / run if run == 'latest' else path)} is neither a run folder nor a "
-            "checkpoint; a folder with a config.toml or a state.json, or latest, was expected."
+            f"{shown(path)} is neither a run folder nor a checkpoint; a folder with a config.toml "
+            "or a state.json, or latest, was expected."
         ) from error
     return folder, *_chosen(folder, which, say)
 

@@ -26,6 +26,7 @@ from pyalexnet import cli, interrupt, start
 from pyalexnet.commands import place
 from pyalexnet.commands.train import naming_options
 from pyalexnet.progress import LiveReporter, Reporter
+from samples import generator
 from training import (
     OPTIONS,
     STEPS_AN_EPOCH,
@@ -269,7 +270,7 @@ def test_refuses_choices(data: Path, tmp_path: Path) -> None:
         (("--device", "tpu"), "cuda:1"),
         (("--device", "cpu", "--backend", "sim"), "one was expected"),
         (("--net", "alexnet"), "alexnet cannot take the 12x12x1 images of quarters: pool2:"),
-        (("--out", "file"), "file cannot be written"),
+        (("--runs", "file"), "file cannot be written"),
         (("--resume", "latest"), "no run folder"),
         (("--resume", "latest", "--config", "x"), "--config"),
         (("--config", "none.toml"), "none.toml"),
@@ -353,8 +354,8 @@ def test_ctrl_c_while_data_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pyalexnet.data.load", interrupted)
-    result = CliRunner().invoke(cli.app, ["train", "--out", str(tmp_path / "runs")])
-    assert (result.exit_code, result.output) == (130, "")
+    result = CliRunner().invoke(cli.app, ["train", "--runs", str(tmp_path / "runs")])
+    assert (result.exit_code, result.output) == (130, "stopped by Ctrl-C\n")
 
 
 STRIKE = """
@@ -384,11 +385,72 @@ def test_ctrl_c_while_the_command_is_imported(at: str, tmp_path: Path) -> None:
     assert done.stderr == "stopped by Ctrl-C before anything was begun\n"
 
 
-@pytest.mark.parametrize("at", ["numpy", "pyalexnet.start"])
+@pytest.mark.parametrize("at", ["numpy", "numpy.linalg", "pyalexnet.start", "PIL.Image"])
 def test_ctrl_c_while_a_command_begins(at: str, tmp_path: Path) -> None:
     done = struck(at, "train", cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by Ctrl-C\n")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("at", ["argparse", "numpy", "bench.cli", "bench.forms"])
+def test_ctrl_c_while_the_bench_is_imported(at: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(STRIKE)
+    path = os.pathsep.join((str(tmp_path), str(Path(__file__).parent.parent)))
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--help"],
+        cwd=tmp_path,
+        env=environment(STRIKE_AT=at, PYTHONPATH=path),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=heed_ctrl_c,
+    )
+    said = "stopped by Ctrl-C before anything was begun\n"
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", said)
+
+
+STARTS = {
+    "pyalexnet": [str(Path(sys.executable).with_name("pyalexnet")), "presets"],
+    "python -m pyalexnet": [sys.executable, "-m", "pyalexnet", "presets"],
+    "python -m bench": [sys.executable, "-m", "bench", "--help"],
+}
+
+
+@pytest.mark.parametrize("how", STARTS)
+def test_ctrl_c_at_any_moment_of_the_start(how: str) -> None:
+    """Before our first line Python answers, in its own way; from there on we do, in one line."""
+    if how == "pyalexnet" and not Path(STARTS[how][0]).exists():
+        pytest.skip("the package is not installed")
+
+    def begun() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            STARTS[how],
+            cwd=Path(__file__).parent.parent,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=heed_ctrl_c,
+        )
+
+    before = time.monotonic()
+    first = begun()
+    first.communicate()
+    whole = time.monotonic() - before
+    assert first.returncode == 0
+    answers: list[int] = []
+    for moment in generator(len(how)).uniform(0, whole, 8).tolist():
+        process = begun()
+        time.sleep(moment)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+        if process.returncode == 130:
+            assert re.fullmatch("stopped by Ctrl-C( before anything was begun)?\n", said)
+        elif process.returncode != 0:  # else it was done before
+            inside = re.findall(r'File ".*/(?:pyalexnet|bench)/(\w+)\.py"', said)
+            assert set(inside) <= {"__init__", "__main__"}, said
+        answers.append(process.returncode)
+    assert 130 in answers, answers
 
 
 def test_ctrl_c_that_is_ignored_stays_so(tmp_path: Path) -> None:

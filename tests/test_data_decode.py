@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -107,6 +108,88 @@ def test_the_same_damage_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (fast is None) == (slow is None), bit
         if fast is not None and slow is not None:
             assert np.array_equal(fast, slow), bit
+
+
+FILL = b"\xff\xff\xff"
+
+
+def filled(raw: bytes, *markers: bytes) -> bytes:
+    """A JPEG with fill bytes before the first of each of these markers (ITU-T T.81, B.1.1.2)."""
+    for marker in markers:
+        raw = raw.replace(b"\xff" + marker, FILL + b"\xff" + marker, 1)
+    return raw
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("tail", [b"", bytes(1), bytes(5000), b"\0motion\0", b"\xff\xd8\xff\0"])
+def test_a_whole_jpeg_with_fill_bytes_and_a_tail(kind: str, tail: bytes) -> None:
+    """Both are allowed, as is anything behind the end marker: cameras put films there."""
+    mode, options = JPEGS[kind]
+    raw = encoded(photograph(61, 47, mode), "JPEG", **options)
+    expected = decode.decode(raw, (32, 32))
+    # tables, frame, scan, end
+    for markers in ((b"\xdb",), (b"\xc4",), (b"\xda",), (b"\xd9",), (b"\xdb", b"\xc4", b"\xda")):
+        whole = filled(raw, *markers) + tail
+        assert len(whole) == len(raw) + len(tail) + len(FILL) * len(markers)
+        assert np.array_equal(decode.decode(whole, (32, 32)), expected), markers
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_without_its_end_marker_is_truncated(kind: str) -> None:
+    mode, options = JPEGS[kind]
+    raw = encoded(photograph(61, 47, mode), "JPEG", **options)
+    thumbnail = b"\xff\xe1\0\x0aExif\xff\xd9ab"  # its own end is not that of the image
+    for whole in (raw, raw[:2] + thumbnail + raw[2:], filled(raw, b"\xda")):
+        scan = whole.rindex(b"\xff\xda") + 20
+        for stop in (len(whole) - 1, len(whole) - 2, len(whole) - 7, scan):
+            with pytest.raises(ValueError, match=r"^truncated: it has no end marker$"):
+                decode.decode(whole[:stop].rstrip(b"\0"), (32, 32))
+            with pytest.raises(
+                ValueError, match="no end marker, and the rest of the file is zeros"
+            ):
+                decode.decode(whole[:stop] + bytes(3000), (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"text", r"^not an image \(JPEG, PNG, WEBP, GIF, BMP\)$"),
+        (encoded(plain(), "TIFF"), r"\), but TIFF$"),
+        (b"\0\0\0\x1cftypheic\0\0\0\0", r"\), but HEIC$"),
+        (b"\n <!doctype html><title>404</title>", r"\), but HTML or XML$"),
+        (b"\x1f\x8b\x08\0", r"\), but gzip$"),
+        (b"\xff\xd8\xff\xdb\0\x43", "a JPEG that Pillow refuses|Truncated File Read"),
+        (
+            b"\xff\xd8\xff\xc0\0\x08\x0c\0\x08\0\x08\x03",
+            r"^a JPEG that Pillow refuses \(.*12-bit.*\)$",
+        ),
+        (encoded(plain(), "GIF")[:5] + b"b", r"^not an image"),
+        (encoded(plain(), "BMP")[:20], "^a BMP that Pillow refuses|Truncated File Read"),
+        (encoded(plain(), "PNG")[:12], r"PNG|[Tt]runcated"),
+    ],
+)
+def test_why_a_file_is_no_image(content: bytes, why: str) -> None:
+    """The decoder's own reason, or what the file is instead."""
+    with pytest.raises((OSError, ValueError, SyntaxError)) as caught:
+        decode.decode(content, (8, 8))
+    assert re.search(why, decode.fault(caught.value)), decode.fault(caught.value)
+
+
+def test_a_lack_of_memory_is_not_the_images_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is neither listed as a bad file, nor counted as one."""
+
+    def exhausted(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(encoded(photograph(90, 60), "JPEG"))
+    monkeypatch.setattr(Image.Image, "resize", exhausted)
+    with pytest.raises(MemoryError):
+        decode.read_image(path, 24)
 
 
 @pytest.mark.usefixtures("either")

@@ -45,7 +45,7 @@ def test_looks_at_everything(tmp_path: Path) -> None:
 
 
 def test_command_prints_every_finding(tmp_path: Path) -> None:
-    result = CliRunner().invoke(cli.app, ["doctor", "--out", str(tmp_path)])
+    result = CliRunner().invoke(cli.app, ["doctor", "--runs", str(tmp_path)])
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     heads = [line for line in lines if not line.lstrip().startswith("fix: ")]
@@ -91,7 +91,7 @@ def test_wrong_numbers_are_essential(tmp_path: Path, monkeypatch: pytest.MonkeyP
     finding = found(tmp_path)["backend numpy"]
     assert not finding.found
     assert "[14.0, 18.0, 26.0, 30.0]" in finding.detail
-    result = CliRunner().invoke(cli.app, ["doctor", "--out", str(tmp_path)])
+    result = CliRunner().invoke(cli.app, ["doctor", "--runs", str(tmp_path)])
     assert result.exit_code == 1
     assert "NO   backend numpy" in result.output
 
@@ -125,7 +125,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = found(tmp_path / "not" / "there")["disk"]
     assert not finding.found
     assert finding.detail == f"0.0 GB free at {tmp_path}"
-    assert "--out" in finding.remedy
+    assert "--runs" in finding.remedy
 
 
 # Of a run
@@ -203,7 +203,7 @@ def test_data_of_a_run_that_has_none(tmp_path: Path) -> None:
 
 
 def test_command_prints_json(run: Path) -> None:
-    arguments = ["doctor", "--init", "latest", "--out", str(run.parent), "--at", "last", "--json"]
+    arguments = ["doctor", "--init", "latest", "--runs", str(run.parent), "--at", "last", "--json"]
     result = CliRunner().invoke(cli.app, [*arguments, "--backend", "numpy"])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
@@ -235,5 +235,5 @@ def test_refuses_another_place(run: Path) -> None:
 
 
 def test_json_of_this_machine(tmp_path: Path) -> None:
-    result = CliRunner().invoke(cli.app, ["doctor", "--json", "--out", str(tmp_path)])
+    result = CliRunner().invoke(cli.app, ["doctor", "--json", "--runs", str(tmp_path)])
     assert [finding["subject"] for finding in json.loads(result.stdout)] == list(SUBJECTS)

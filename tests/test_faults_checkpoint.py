@@ -733,7 +733,7 @@ def test_a_folder_that_cannot_be_written_stops_the_command_before_it_reads_data(
     closed = {"new": runs, "resumed": run, "checkpoints": run / "checkpoints"}[how]
     closed.chmod(0o555)
     options = ("--data", pipe, *OPTIONS) if how == "new" else ("--resume", run)
-    done = pyalexnet("train", *options, "--out", runs, cwd=tmp_path, preexec_fn=_heed_modes)
+    done = pyalexnet("train", *options, "--runs", runs, cwd=tmp_path, preexec_fn=_heed_modes)
     closed.chmod(0o755)
     assert done.returncode == 2, done.stderr
     assert done.stderr == f"error: {closed} cannot be written: Permission denied.\n"

@@ -473,6 +473,7 @@ def test_who_cannot_be_told_is_stopped_all_the_same(
 
 # The command
 
+STOPPED = "stopped by Ctrl-C\n"
 EARLY = "stopped by Ctrl-C before anything was begun\n"
 
 
@@ -530,13 +531,13 @@ def test_command_stopped_at_random_moments(
         saves = out / "latest" / "checkpoints"
         saved = any(saves.glob("step-*"))
         how = ("--resume", "latest") if saved else options
-        process = started("train", *how, "--out", out, cwd=tmp_path)
+        process = started("train", *how, "--runs", out, cwd=tmp_path)
         time.sleep(draws.uniform(0.1, 2.5))
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         assert process.returncode in (128 + number, -number), errors
         early += process.returncode == -number
-        said = ("", f"{ANSWER}\n", EARLY) if number == signal.SIGINT else ("",)
+        said = ("", f"{ANSWER}\n", EARLY, STOPPED) if number == signal.SIGINT else ("",)
         assert errors in said or process.returncode == -number
         if any(saves.glob("step-*")):
             steps.append(last(out / "latest").meta.step)
@@ -545,7 +546,7 @@ def test_command_stopped_at_random_moments(
     end = steps[-1] + 10
     whole = tmp_path / "whole"
     for place, how in ((out, ("--resume", "latest")), (whole, options)):
-        done = pyalexnet("train", *how, f"--steps={end}", "--out", place, cwd=tmp_path)
+        done = pyalexnet("train", *how, f"--steps={end}", "--runs", place, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     one, two = last(out / "latest"), last(whole / "latest")
     assert one.meta.metrics == two.meta.metrics
@@ -577,7 +578,7 @@ def test_command_that_is_told_to_save_at_random_moments(
     step = last(run).meta.step
     for name in ("runs", "whole"):
         how = ("--resume", "latest") if name == "runs" else options
-        done = pyalexnet("train", *how, f"--steps={step + 5}", "--out", name, cwd=tmp_path)
+        done = pyalexnet("train", *how, f"--steps={step + 5}", "--runs", name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     one, two = last(run), last(tmp_path / "whole" / "latest")
     assert one.meta.metrics == two.meta.metrics

@@ -79,7 +79,7 @@ def test_kills_of_training(kills: int, tmp_path: Path, tried: Callable[..., None
     steps, torn = [], 0
     arguments: tuple[str | Path, ...] = (*options, "--seed=3")
     for _ in range(kills):
-        _kill_after(moments.uniform(0.02, 0.9), ("train", *arguments, "--out", killed), tmp_path)
+        _kill_after(moments.uniform(0.02, 0.9), ("train", *arguments, "--runs", killed), tmp_path)
         folder = killed / "latest"
         torn += len(list((folder / "checkpoints").glob(".tmp-*")))
         steps.append(checkpoint.load(checkpoint.newest(folder, say=_refuse)).meta.step)
@@ -89,7 +89,7 @@ def test_kills_of_training(kills: int, tmp_path: Path, tried: Callable[..., None
 
     end = steps[-1] + 20
     for out, how in ((killed, ("--resume", "latest")), (straight, (*options, "--seed=3"))):
-        done = pyalexnet("train", *how, f"--steps={end}", "--out", out, cwd=tmp_path)
+        done = pyalexnet("train", *how, f"--steps={end}", "--runs", out, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     one, two = last(killed / "latest"), last(straight / "latest")
     for name in one.params:

@@ -493,7 +493,9 @@ def test_images_and_labels_are_refused(be: Any) -> None:
     want = "(N, 11, 9, 4) was expected."
     assert refusal(net.forward, x[:, :-1]) == f"every-layer: images has shape (2, 10, 9, 4); {want}"
     assert refusal(net.forward, x[0]) == f"every-layer: images has shape (11, 9, 4); {want}"
-    assert refusal(net.forward, x[:0]) == f"every-layer: images has shape (0, 11, 9, 4); {want}"
+    none = "every-layer: images has shape (0, 11, 9, 4), no image; at least 1 was expected."
+    assert refusal(net.forward, x[:0]) == none
+    assert refusal(net.loss_and_grads, x[:0], np.zeros(0, np.int64)) == none
     assert "images are uint8; float32 was expected" in refusal(net.forward, x.astype(np.uint8))
     assert "labels has 3" in refusal(net.loss_and_grads, x, np.array([0, 3]))
     assert "labels has shape (1,)" in refusal(net.loss_and_grads, x, labels[:1])

@@ -108,7 +108,7 @@ def test_the_decay_is_the_best_on_a_tenth_that_is_held_out() -> None:
 def test_the_command(tmp_path: Path) -> None:
     run, data = written(tmp_path / "run"), npz(tmp_path / "set.npz", per_class=20)
     out = tmp_path / "probe.safetensors"
-    said = invoked(command, run, "--data", data, "--out", out, "--json", "--backend=numpy")
+    said = invoked(command, run, "--data", data, "--output", out, "--json", "--backend=numpy")
     found = json.loads(said.stdout)
     loaded = Trained.load(run, backend="numpy")
     dataset = loaded.dataset(data)

@@ -11,6 +11,8 @@ import pytest
 import pyalexnet
 from examples import DRAW, EXAMPLES, RETURNING, Example
 from pyalexnet.backends.elements import BFLOAT16
+from pyalexnet.backends.host import DEVICES
+from pyalexnet.backends.kernels import extension
 from pyalexnet.backends.masks import Mask
 from pyalexnet.errors import ArgumentError, BackendUnavailable
 from samples import garbage, normal
@@ -596,10 +598,21 @@ def test_no_device(be: Any, device: Any) -> None:
         pyalexnet.backend(be.name, device=device)
 
 
-@pytest.mark.parametrize("be", EMULATIONS, indirect=True)
-def test_no_such_device(be: Any) -> None:
-    with pytest.raises(ArgumentError, match="device is 1000000"):
-        pyalexnet.backend(be.name, device=10**6)
+@pytest.mark.parametrize("be", parameters(NUMPY, SIM, SIMCHECK), indirect=True)
+@pytest.mark.parametrize("device", [2, 10**6, 2**40])
+def test_no_such_device(be: Any, device: int) -> None:
+    """The processor counts as two, so that two towers can be tried on it."""
+    assert [pyalexnet.backend(be.name, device=number).device for number in (0, 1)] == [0, 1]
+    with pytest.raises(ArgumentError, match=f"{be.name}: device is {device}; 0 or 1 was expected"):
+        pyalexnet.backend(be.name, device=device)
+
+
+def test_the_emulation_has_as_many_devices() -> None:
+    sim = extension("_sim", "")
+    for number in range(DEVICES):
+        assert sim.empty((1,), np.dtype(np.uint8), number).size == 1
+    with pytest.raises(ValueError, match=f"there are {DEVICES}"):
+        sim.empty((1,), np.dtype(np.uint8), DEVICES)
 
 
 def test_missing_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -616,3 +629,16 @@ def test_errors_are_value_errors() -> None:
     assert issubclass(ArgumentError, ValueError) and issubclass(
         ArgumentError, pyalexnet.errors.PyalexnetError
     )
+
+
+@pytest.mark.parametrize(("example", "name"), INPUTS, ids=str)
+@ANY_BACKEND
+def test_a_batch_of_no_images_is_refused_by_what_is_zero(
+    be: Any, example: Example, name: str
+) -> None:
+    """The sentence says of which dimension there is nothing, not only a shape that looks right."""
+    value = example.inputs[name]
+    sentence = refusal(be, example, **{name: place(be, value[:0])})
+    if name == next(iter(example.inputs)):
+        assert f"{name} has shape {value[:0].shape}, so " in sentence
+        assert " is 0; at least 1 was expected" in sentence

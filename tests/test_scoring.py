@@ -60,13 +60,13 @@ def test_a_batch_changes_no_score(runs: list[Path]) -> None:
 
 def test_predictions_can_be_written(runs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "predictions.safetensors"
-    invoked(evaluate, *runs[:2], "--out", out, "--backend=numpy")
+    invoked(evaluate, *runs[:2], "--output", out, "--backend=numpy")
     found = safetensors.numpy.load_file(out)
     members = opinions(runs[:2])
     assert np.array_equal(found["labels"], labels())
     assert found["probabilities"].dtype == np.float32
     assert found["probabilities"] == pytest.approx((members[0] + members[1]) / 2, rel=1e-4)
-    invoked(evaluate, runs[0], "--out", out, "--split=train", "--backend=numpy")
+    invoked(evaluate, runs[0], "--output", out, "--split=train", "--backend=numpy")
     run = Trained.load(runs[0], backend="numpy")
     expected = run.probabilities(run.dataset().train.images)
     assert safetensors.numpy.load_file(out)["probabilities"] == pytest.approx(expected, rel=1e-4)
@@ -74,7 +74,9 @@ def test_predictions_can_be_written(runs: list[Path], tmp_path: Path) -> None:
 
 def test_fitted_coefficients_say_what_they_are(runs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "predictions.safetensors"
-    said = invoked(evaluate, *runs, "--search-weights", "--backend=numpy", "--json", "--out", out)
+    said = invoked(
+        evaluate, *runs, "--search-weights", "--backend=numpy", "--json", "--output", out
+    )
     found = json.loads(said.stdout)
     members = opinions(runs)
     expected = ensemble.search(members, labels())
@@ -116,7 +118,7 @@ def test_numbers_for_names_stand_for_as_many_classes(runs: list[Path], tmp_path:
     data, numbers = tmp_path / "set.npz", ("0", "1", "2", "3")
     run = written(tmp_path / "imported", data=None, class_names=numbers)
     out = tmp_path / "predictions.safetensors"
-    said = invoked(evaluate, run, "--data", data, "--out", out).stdout
+    said = invoked(evaluate, run, "--data", data, "--output", out).stdout
     assert "imported knows them by number only, taken for the data's order" in said
     with safetensors.safe_open(out, "np") as file:
         assert json.loads(file.metadata()["class_names"]) == list(CLASS_NAMES)
@@ -176,4 +178,4 @@ def test_options_that_make_no_sense_are_refused(runs: list[Path], tmp_path: Path
         invoked(evaluate, tmp_path / "missing")
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
-        invoked(evaluate, runs[0], "--out", tmp_path / "file" / "p.safetensors")
+        invoked(evaluate, runs[0], "--output", tmp_path / "file" / "p.safetensors")

@@ -100,26 +100,30 @@ def test_of_a_folder_that_cannot_be_written_it_lands_here(
 
 def test_the_newest_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parent.parent)
-    assert show("curves", "latest") == show("filters", "latest", "--out", run / "curves.png")
+    assert show("curves", "latest") == show("filters", "latest", "--output", run / "curves.png")
 
 
 def test_out_is_a_file_or_a_folder(run: Path, cropped: Path, tmp_path: Path) -> None:
-    assert show("filters", run, "--out", tmp_path / "mine.png") == [tmp_path / "mine.png"]
-    assert show("filters", run, "--out", tmp_path) == [tmp_path / "filters.png"]
+    assert show("filters", run, "--output", tmp_path / "mine.png") == [tmp_path / "mine.png"]
+    assert show("filters", run, "--output", tmp_path) == [tmp_path / "filters.png"]
     new = tmp_path / "new" / "folder"
-    written = show("filters", run, cropped, "--out", new)
+    written = show("filters", run, cropped, "--output", new)
     assert written == [new / f"{run.name}-filters.png", new / f"{cropped.name}-filters.png"]
     assert all(is_picture(path) for path in written)
 
 
 def test_out_that_is_neither(run: Path, cropped: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"--out is .*a.png for 2 runs; a folder was expected"):
-        show("filters", run, cropped, "--out", tmp_path / "a.png")
-    with pytest.raises(ArgumentError, match=r"--out is .*a.jpg; a file called \*.png or a folder"):
-        show("filters", run, "--out", tmp_path / "a.jpg")
+    with pytest.raises(
+        ArgumentError, match=r"--output is .*a.png for 2 runs; a folder was expected"
+    ):
+        show("filters", run, cropped, "--output", tmp_path / "a.png")
+    with pytest.raises(
+        ArgumentError, match=r"--output is .*a.jpg; a file called \*.png or a folder"
+    ):
+        show("filters", run, "--output", tmp_path / "a.jpg")
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written: "):
-        show("filters", run, "--out", tmp_path / "file" / "a.png")
+        show("filters", run, "--output", tmp_path / "file" / "a.png")
 
 
 def test_a_full_disk_is_said(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +132,7 @@ def test_a_full_disk_is_said(run: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
     with pytest.raises(RunError, match=r"a.png cannot be written: No space left on device\."):
-        show("curves", run, "--out", tmp_path / "a.png")
+        show("curves", run, "--output", tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -214,7 +218,7 @@ def test_falls_of_the_rate_are_read_off_the_log(tmp_path: Path) -> None:
 
 
 def test_filters_of_a_layer(run: Path, tmp_path: Path) -> None:
-    options = ("--layer", "conv2", "--no-normalize", "--gray", "--out", tmp_path)
+    options = ("--layer", "conv2", "--no-normalize", "--gray", "--output", tmp_path)
     assert is_picture(show("filters", run, *options)[0])
     (run / "filters.png").write_bytes(b"of conv1")
     assert show("filters", run, "--layer", "conv2") == [run / "filters-conv2.png"]
@@ -246,10 +250,10 @@ def test_maps_are_those_of_the_layers(run: Path) -> None:
 
 def test_maps_of_an_image_file(cropped: Path, tmp_path: Path) -> None:
     Image.fromarray(np.full((50, 40, 3), 90, np.uint8)).save(tmp_path / "photo.jpg")
-    options = ("--layer", "pool1", "--no-normalize", "--out", tmp_path / "maps.png")
+    options = ("--layer", "pool1", "--no-normalize", "--output", tmp_path / "maps.png")
     assert is_picture(show("maps", cropped, "--image", tmp_path / "photo.jpg", *options)[0])
-    with pytest.raises(ArgumentError, match="--index is 20; 0 to 19 was expected"):
-        show("maps", cropped, "--index", "20", "--out", tmp_path)
+    with pytest.raises(ArgumentError, match="--number is 20; 0 to 19 was expected"):
+        show("maps", cropped, "--number", "20", "--output", tmp_path)
 
 
 # Predictions and neighbours
@@ -301,7 +305,7 @@ def test_data_of_other_classes(run: Path, cropped: Path, tmp_path: Path) -> None
         labels = {name: arrays[name] % 3 for name in ("labels", "test_labels")}
         np.savez(tmp_path / "fewer.npz", **{**arrays, **labels}, class_names=names[:3])
     # The run's own classes have no names but numbers.
-    show("predictions", run, "--data", tmp_path / "named.npz", "--out", tmp_path)
+    show("predictions", run, "--data", tmp_path / "named.npz", "--output", tmp_path)
     with pytest.raises(DataError, match="has the classes a, b, c; those of the network"):
         show("predictions", run, "--data", tmp_path / "fewer.npz")
     named = began(tmp_path / "runs", tmp_path / "named.npz", epochs=1)

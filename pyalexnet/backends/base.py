@@ -1466,8 +1466,10 @@ class Backend(ABC):
                 "expected."
             )
         if 0 in shape:
+            place = shape.index(0)
+            axis = axes[place] if axes else f"dimension {place}"
             raise ArgumentError(
-                f"{who}: {name} has shape {shape}; at least 1 was expected in every dimension."
+                f"{who}: {name} has shape {shape}, so {axis} is 0; at least 1 was expected."
             )
         if not x.flags.c_contiguous:
             raise ArgumentError(f"{who}: {name} is strided; a C-contiguous array was expected.")
@@ -1766,7 +1768,8 @@ def _sizes(who: str, name: str, shape: Shape, axes: str) -> Shape:
     """Check a shape given as an argument; `axes` names its dimensions."""
     if not isinstance(shape, (tuple, list)) or len(shape) != len(axes):
         raise ArgumentError(f"{who}: {name} is {shape!r}; ({', '.join(axes)}) was expected.")
-    return tuple(integer(who, name, length, low=1) for length in shape)
+    pairs = zip(axes, shape, strict=True)
+    return tuple(integer(who, f"{name}'s {axis}", length, low=1) for axis, length in pairs)
 
 
 def _split_out(who: str, out: Any, form: str, *, count: int = 2) -> tuple[Any, ...]:

@@ -10,14 +10,22 @@ from pyalexnet.backends.base import Array, Backend, Shape
 from pyalexnet.backends.checks import integer
 from pyalexnet.errors import ArgumentError
 
+DEVICES = 2
+"""Devices that a host counts as, for two towers; the emulation has as many (`simt::kDevices`)."""
+
 
 class HostBackend(Backend):
-    """A backend whose arrays are NumPy's; its device numbers only tell its instances apart."""
+    """A backend whose arrays are NumPy's. It has `DEVICES` devices, which share the processor."""
 
     array_type: ClassVar[type[Any]] = np.ndarray
 
     def __init__(self, device: int = 0) -> None:
         self.device = integer(self.name, "device", device)
+        if self.device >= DEVICES:
+            raise ArgumentError(
+                f"{self.name}: device is {self.device}; 0 or 1 was expected, as it has {DEVICES} "
+                "devices on this machine's processor, one for each of two towers."
+            )
         self._arena = np.empty(0, np.uint8)
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:

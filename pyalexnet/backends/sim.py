@@ -11,7 +11,6 @@ import numpy as np
 from pyalexnet.backends.base import Array, Shape
 from pyalexnet.backends.host import HostBackend
 from pyalexnet.backends.kernels import KernelBackend, extension
-from pyalexnet.errors import ArgumentError
 
 
 class SimBackend(KernelBackend, HostBackend):
@@ -30,10 +29,7 @@ class SimBackend(KernelBackend, HostBackend):
     def __init__(self, device: int = 0) -> None:
         KernelBackend.__init__(self, extension(*self._extension))
         HostBackend.__init__(self, device)
-        try:
-            self._arena = self.empty((0,), np.uint8)
-        except ValueError as error:
-            raise ArgumentError(f"{self.name}: {error}.") from error
+        self._arena = self.empty((0,), np.uint8)
 
     def set_schedule(self, seed: int) -> None:
         """Set the order in which blocks and threads run, for every instance of this backend.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 from collections.abc import Iterator
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pyalexnet.commands.group import Commands
+
 if TYPE_CHECKING:
     from pyalexnet.data.pack import Table
 
-data_app = typer.Typer(help="Data sets.", no_args_is_help=True)
+data_app = typer.Typer(cls=Commands, help="Data sets.", no_args_is_help=True)
 
 
 class Form(StrEnum):
@@ -35,7 +38,7 @@ def get(
     from pyalexnet import progress
     from pyalexnet.data import download
 
-    with progress.reporter() as reporter:
+    with _going_on(), progress.reporter() as reporter:
         path = download.get(
             name, folder=to, progress=reporter.progress(f"{name}, bytes"), say=reporter.say
         )
@@ -103,13 +106,17 @@ def prepare(
     options = Options(
         Storage(size, form.value, quality), seed, val_labels, val_numbers, class_names
     )
+    with _going_on(), progress.reporter() as reporter:
+        table = make(source, out, options, workers=workers, progress=reporter.progress("images"))
+        for line in _about(table, out):
+            reporter.say(line)
+
+
+@contextlib.contextmanager
+def _going_on() -> Iterator[None]:
+    """Around what a second call goes on with after Ctrl-C."""
     try:
-        with progress.reporter() as reporter:
-            table = make(
-                source, out, options, workers=workers, progress=reporter.progress("images")
-            )
-            for line in _about(table, out):
-                reporter.say(line)
+        yield
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         raise typer.Exit(128 + signal.SIGINT) from None

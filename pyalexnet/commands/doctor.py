@@ -38,9 +38,7 @@ def doctor(
     ] = None,
     backend: given.BackendName = None,
     device: given.Device = None,
-    out: Annotated[
-        Path, typer.Option("--out", "--output-dir", help="Folder of the run folders.")
-    ] = Path("runs"),
+    where: given.RunsFolder = given.RUNS,
     as_json: given.Json = False,
     plain: given.Plain = False,
 ) -> None:
@@ -50,7 +48,7 @@ def doctor(
 
     with given.reporting(as_json, plain) as reporter:
         if init is None:
-            _machine(reporter, out, as_json)
+            _machine(reporter, where, as_json)
             return
         name, number = place(backend, device)
         found = doctor.diagnose(
@@ -59,7 +57,7 @@ def doctor(
             path=data,
             backend=name or "auto",
             device=number or 0,
-            out=out,
+            runs=where,
             say=reporter.warn,
             progress=reporter.progress("reading images"),
         )
@@ -74,11 +72,11 @@ def doctor(
     print(found.verdict.sentence + ".")
 
 
-def _machine(reporter: Reporter, out: Path, as_json: bool) -> None:
+def _machine(reporter: Reporter, where: Path, as_json: bool) -> None:
     from pyalexnet.doctor import examine, line
 
     findings: list[Finding] = []
-    for finding in examine(out):
+    for finding in examine(where):
         findings.append(finding)
         if not as_json:
             reporter.say(line(finding))

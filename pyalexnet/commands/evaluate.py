@@ -32,11 +32,17 @@ def evaluate(
             "--search-weights", help="Fit a coefficient for each run on these very images."
         ),
     ] = False,
-    out: Annotated[
+    output: Annotated[
         Path | None,
-        typer.Option(help="Write the probabilities and labels into this safetensors file."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the probabilities and labels into this safetensors file.",
+        ),
     ] = None,
     which: given.Which = "best",
+    where: given.RunsFolder = given.RUNS,
     batch_size: given.BatchSize = 128,
     backend: given.BackendName = None,
     device: given.Device = None,
@@ -47,21 +53,21 @@ def evaluate(
     from pyalexnet import scoring
 
     part = given.train_or_test(split)
-    given.check_parent(out)
+    given.check_parent(output)
     with given.reporting(as_json, plain) as reporter:
-        trained = given.load(runs, which, backend, device, reporter)
+        trained = given.load(runs, where, which, backend, device, reporter)
         datasets = scoring.same_images(trained, data, reporter.progress("reading images"))
         judgement = scoring.judge(
             trained,
             [dataset.train if part == "train" else dataset.test for dataset in datasets],
             ten_crop=ten_crop,
             search=search_weights,
-            keep=out is not None,
+            keep=output is not None,
             batch_size=batch_size,
             progress=reporter.progress,
         )
-        if out is not None:
-            scoring.write_predictions(out, judgement, datasets[0].class_names)
+        if output is not None:
+            scoring.write_predictions(output, judgement, datasets[0].class_names)
         if as_json:
             given.print_json(
                 {
@@ -82,8 +88,8 @@ def evaluate(
         reporter.say(f"views     {_views(trained, ten_crop)}")
         for line in _lines(trained, judgement):
             reporter.say(line)
-        if out is not None:
-            reporter.say(f"written   {out}")
+        if output is not None:
+            reporter.say(f"written   {output}")
 
 
 def _document(runs: list[Trained], judgement: Judgement) -> dict[str, Any]:

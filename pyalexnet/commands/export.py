@@ -7,17 +7,16 @@ from typing import Annotated
 
 import typer
 
+from pyalexnet.commands import network as given
 from pyalexnet.errors import ArgumentError
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, latest, or a checkpoint.")],
+    run: given.Run,
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="model.onnx, or weights.safetensors.")
     ],
-    which: Annotated[
-        str, typer.Option(help="Checkpoint of the run: best, last or step-N.")
-    ] = "best",
+    which: given.Which = "best",
     form: Annotated[
         str,
         typer.Option(
@@ -34,9 +33,7 @@ def export(
             "--include-preprocessing", help="The model subtracts the mean: it reads 0 to 255."
         ),
     ] = False,
-    out: Annotated[
-        Path, typer.Option("--out", "--output-dir", help="Folder of the run folders, for latest.")
-    ] = Path("runs"),
+    where: given.RunsFolder = given.RUNS,
 ) -> None:
     """Write a trained network for other programs: ONNX, or torchvision's state dict.
 
@@ -57,7 +54,7 @@ def export(
         )
     if batch != "dynamic" and not batch.isdecimal():
         raise ArgumentError(f"--batch is {batch!r}; dynamic or a number was expected.")
-    trained = Trained.load(run, backend="numpy", which=which, out=out)
+    trained = Trained.load(run, backend="numpy", which=which, runs=where)
     if form == "torchvision":
         from pyalexnet.foreign import torchvision
 

@@ -19,13 +19,14 @@ def features(
             metavar="IMAGE...", help="Image files, or folders of them; else a data set's."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Safetensors file to write.")] = Path(
-        "features.safetensors"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Safetensors file to write.")
+    ] = Path("features.safetensors"),
     layer: given.Layer = None,
     data: given.Data = None,
     split: given.Part = "test",
     which: given.Which = "best",
+    where: given.RunsFolder = given.RUNS,
     batch_size: given.BatchSize = 128,
     backend: given.BackendName = None,
     device: given.Device = None,
@@ -44,15 +45,15 @@ def features(
     part = cast(write.Part, given.train_or_test(split))
     if images and data is not None:
         raise ArgumentError("--data and images were both given; one of them was expected.")
-    given.check_parent(out)
+    given.check_parent(output)
     with given.reporting(as_json, plain) as reporter:
-        (trained,) = given.load([run], which, backend, device, reporter)
+        (trained,) = given.load([run], where, which, backend, device, reporter)
         chosen = layer or trained.last_hidden
         numbers = write.width(trained, chosen)
         done = reporter.progress("images")
         if images:
             count = write.write_files(
-                out,
+                output,
                 trained,
                 named(images),
                 chosen,
@@ -63,7 +64,7 @@ def features(
         else:
             dataset = trained.dataset(data, reporter.progress("reading images"))
             count = write.write_split(
-                out,
+                output,
                 trained,
                 dataset,
                 part,
@@ -73,11 +74,11 @@ def features(
                 progress=done,
             )
         if not as_json:
-            reporter.say(f"{out}: {chosen} of {count:,} images, {numbers:,} numbers each")
+            reporter.say(f"{output}: {chosen} of {count:,} images, {numbers:,} numbers each")
     if as_json:
         given.print_json(
             {
-                "file": shown(out),
+                "file": shown(output),
                 "checkpoint": shown(trained.path),
                 "layer": chosen,
                 "images": count,

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="Run folder, latest, or a checkpoint's folder.")
 ]
+RUNS = Path("runs")
+RunsFolder = Annotated[
+    Path,
+    typer.Option(
+        "--runs",
+        "--output-dir",
+        metavar="FOLDER",
+        help="Where the run folders lie: latest is the one of them that was begun last.",
+    ),
+]
 Data = Annotated[
     str | None,
     typer.Option(
@@ -36,6 +46,9 @@ Part = Annotated[
 ]
 Layer = Annotated[
     str | None, typer.Option(help="Layer; the last hidden linear one if none is named.")
+]
+Neighbours = Annotated[
+    int, typer.Option("--neighbours", "-k", min=1, help="Neighbours of each query.")
 ]
 TenCrop = Annotated[
     bool,
@@ -63,15 +76,23 @@ ON_A_SHEET = 24
 
 
 def load(
-    runs: list[str], which: str, backend: str | None, device: str | None, reporter: Reporter
+    runs: list[str],
+    where: Path,
+    which: str,
+    backend: str | None,
+    device: str | None,
+    reporter: Reporter,
 ) -> list[Trained]:
-    """The networks of runs, on one device."""
+    """The networks of runs, on one device; `where` is the folder of the run folders."""
     from pyalexnet import backends
     from pyalexnet.trained import Trained
 
     name, number = place(backend, device)
     chosen = backends.backend(name or "auto", number or 0)
-    return [Trained.load(run, backend=chosen, which=which, say=reporter.warn) for run in runs]
+    return [
+        Trained.load(run, runs=where, backend=chosen, which=which, say=reporter.warn)
+        for run in runs
+    ]
 
 
 @contextmanager
@@ -82,13 +103,13 @@ def reporting(as_json: bool, plain: bool) -> Iterator[Reporter]:
         RunError: not all that was to be said could be written; a reader that left missed nothing.
     """
     from pyalexnet import progress
-    from pyalexnet.errors import RunError
+    from pyalexnet.errors import RunError, reason
 
     with progress.Reporter(sys.stderr) if as_json else progress.reporter(plain=plain) as reporter:
         yield reporter
     if isinstance(reporter.lost, OSError) and not isinstance(reporter.lost, BrokenPipeError):
         where = "standard error" if as_json else "standard output"
-        raise RunError(f"{where} cannot be written: {reporter.lost.strerror}.")
+        raise RunError(f"{where} cannot be written: {reason(reporter.lost)}.")
 
 
 def print_json(document: Any) -> None:

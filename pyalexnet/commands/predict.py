@@ -30,6 +30,7 @@ def predict(
     ] = False,
     sheet: given.Sheet = None,
     which: given.Which = "best",
+    where: given.RunsFolder = given.RUNS,
     batch_size: given.BatchSize = 128,
     backend: given.BackendName = None,
     device: given.Device = None,
@@ -42,7 +43,7 @@ def predict(
 
     given.check_parent(sheet)
     with given.reporting(as_json, plain) as reporter:
-        (trained,) = given.load([run], which, backend, device, reporter)
+        (trained,) = given.load([run], where, which, backend, device, reporter)
         paths = named(images)
         if labels:
             labels_of(paths, trained.class_names)  # refused before anything is computed

@@ -9,11 +9,13 @@ from typing import Annotated
 
 import typer
 
+from pyalexnet.commands import network as given
+
 
 def presets(
     first: Annotated[str | None, typer.Argument(metavar="A", help="A preset of AlexNet.")] = None,
     second: Annotated[str | None, typer.Argument(metavar="B", help="Another one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: given.Json = False,
 ) -> None:
     """Say in what the presets of AlexNet differ, and where each value stands.
 

@@ -19,10 +19,17 @@ def probe(
         float | None,
         typer.Option(help="Weight decay; chosen on a held-out tenth if none is named."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the classifier into this safetensors file.")
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the classifier into this safetensors file.",
+        ),
     ] = None,
     which: given.Which = "best",
+    where: given.RunsFolder = given.RUNS,
     batch_size: given.BatchSize = 128,
     backend: given.BackendName = None,
     device: given.Device = None,
@@ -32,9 +39,9 @@ def probe(
     """Train a linear classifier on a layer's outputs; the network itself stays as it is."""
     from pyalexnet import probe as fit
 
-    given.check_parent(out)
+    given.check_parent(output)
     with given.reporting(as_json, plain) as reporter:
-        (trained,) = given.load([run], which, backend, device, reporter)
+        (trained,) = given.load([run], where, which, backend, device, reporter)
         chosen = layer or trained.last_hidden
         trained.check_layer(chosen)
         dataset = trained.dataset(data, reporter.progress("reading images"))
@@ -64,8 +71,8 @@ def probe(
             ),
             "chance": fit.chance(dataset),
         }
-        if out is not None:
-            fit.write(out, found, trained, chosen, dataset.class_names)
+        if output is not None:
+            fit.write(output, found, trained, chosen, dataset.class_names)
         if not as_json:
             reporter.say(f"data      {dataset.note}, {classes} classes")
             reporter.say(
@@ -77,8 +84,8 @@ def probe(
             for name, one in scores.items():
                 errors = f"{100 * one.top1_error:>9.2f} %  {100 * one.top5_error:>9.2f} %"
                 reporter.say(f"{name:6}  {one.loss:>8.4f}  {errors}")
-            if out is not None:
-                reporter.say(f"written   {out}")
+            if output is not None:
+                reporter.say(f"written   {output}")
     if as_json:
         given.print_json(
             {

@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pyalexnet.commands import network as given
-from pyalexnet.errors import ArgumentError, CheckpointError, DataError, RunError
+from pyalexnet.commands.group import Commands
+from pyalexnet.errors import ArgumentError, CheckpointError, DataError, RunError, reason
 
 if TYPE_CHECKING:
     from pyalexnet.data import Dataset
     from pyalexnet.data.dataset import Images
     from pyalexnet.trained import Trained
 
-show_app = typer.Typer(help="Pictures of runs, as PNG files.", no_args_is_help=True)
+show_app = typer.Typer(cls=Commands, help="Pictures of runs, as PNG files.", no_args_is_help=True)
 
 Runs = Annotated[
     list[str], typer.Argument(metavar="RUN", help="Run folders, latest, or checkpoints' folders.")
 ]
-Out = Annotated[
+Output = Annotated[
     Path | None,
     typer.Option(
-        help="PNG file or folder; the run's folder, or this one if that cannot be written."
+        "--output",
+        "-o",
+        help="PNG file or folder; the run's folder, or this one if that cannot be written.",
     ),
 ]
 Count = Annotated[int, typer.Option(min=1, help="Images to show.")]
@@ -35,17 +38,14 @@ Normalize = Annotated[
     bool, typer.Option(help="A scale for each tile, or the same for all of a layer.")
 ]
 
-RUNS = Path("runs")
-"""Where `latest` is looked for."""
-
 
 @show_app.command()
-def curves(runs: Runs, out: Out = None) -> None:
+def curves(runs: Runs, output: Output = None, where: given.RunsFolder = given.RUNS) -> None:
     """Loss and errors against epochs; several runs are laid over one another."""
     from pyalexnet import show
     from pyalexnet.run import History, find
 
-    folders = [find(run, RUNS) for run in runs]
+    folders = [find(run, where) for run in runs]
     histories = {folder: History.read(_log(folder)) for folder in folders}
     for folder, history in histories.items():
         if not history.steps and not history.epochs:
@@ -55,13 +55,13 @@ def curves(runs: Runs, out: Out = None) -> None:
     top5 = any(_has_top5(folder) for folder in folders)
     if len(histories) > 1:
         names = distinct([folder.name for folder in histories])
-        path = _path("curves.png", out, None, "curves.png")
+        path = _path("curves.png", output, None, "curves.png")
         named = dict(zip(names, histories.values(), strict=True))
         with _drawing(path):
             show.curves(named, path, title=f"{len(named)} runs", top5=top5)
     else:
         [(folder, history)] = histories.items()
-        path = _path("curves.png", out, folder, "curves.png")
+        path = _path("curves.png", output, folder, "curves.png")
         with _drawing(path):
             show.curves(history, path, title=folder.name, top5=top5, drops=history.rate_drops())
 
@@ -69,13 +69,14 @@ def curves(runs: Runs, out: Out = None) -> None:
 @show_app.command()
 def filters(
     runs: Runs,
-    out: Out = None,
+    output: Output = None,
     layer: Annotated[
         str | None, typer.Option(help="Convolution; the first if none is named.")
     ] = None,
     normalize: Normalize = True,
     gray: Annotated[bool, typer.Option("--gray", "--grey", help="Colours as greys.")] = False,
     which: given.Which = "best",
+    where: given.RunsFolder = given.RUNS,
     backend: given.BackendName = None,
     device: given.Device = None,
 ) -> None:
@@ -84,7 +85,7 @@ def filters(
     from pyalexnet.show import gather
 
     file = "filters.png" if layer is None else f"filters-{layer}.png"
-    for trained, path in _networks(runs, which, backend, device, file, out):
+    for trained, path in _networks(runs, where, which, backend, device, file, output):
         spec = trained.net.spec
         name = gather.convolution(spec, layer)
         weights = trained.net.backend.to_numpy(trained.net.params[f"{name}.w"])
@@ -98,7 +99,7 @@ def filters(
 @show_app.command()
 def predictions(
     runs: Runs,
-    out: Out = None,
+    output: Output = None,
     data: given.Data = None,
     only_errors: Annotated[
         bool, typer.Option("--only-errors", help="Images that the network gets wrong.")
@@ -106,6 +107,7 @@ def predictions(
     count: Count = 8,
     seed: Seed = 0,
     which: given.Which = "best",
+    where: given.RunsFolder = given.RUNS,
     backend: given.BackendName = None,
     device: given.Device = None,
 ) -> None:
@@ -113,7 +115,7 @@ def predictions(
     from pyalexnet import show
     from pyalexnet.show import gather
 
-    for trained, path in _networks(runs, which, backend, device, "predictions.png", out):
+    for trained, path in _networks(runs, where, which, backend, device, "predictions.png", output):
         dataset = _dataset(trained, data)
         images, labels, probabilities = gather.predicted(
             trained, dataset.test, count, seed, only_errors=only_errors
@@ -128,13 +130,14 @@ def predictions(
 @show_app.command()
 def similar(
     runs: Runs,
-    out: Out = None,
+    output: Output = None,
     data: given.Data = None,
     layer: given.Layer = None,
     count: Annotated[int, typer.Option(min=1, help="Test images to find neighbours of.")] = 5,
-    neighbours: Annotated[int, typer.Option("-k", "--neighbours", min=1, help="Of each.")] = 6,
+    neighbours: given.Neighbours = 6,
     seed: Seed = 0,
     which: given.Which = "best",
+    where: given.RunsFolder = given.RUNS,
     backend: given.BackendName = None,
     device: given.Device = None,
 ) -> None:
@@ -143,7 +146,7 @@ def similar(
     from pyalexnet.progress import reporter
     from pyalexnet.show import gather
 
-    for trained, path in _networks(runs, which, backend, device, "similar.png", out):
+    for trained, path in _networks(runs, where, which, backend, device, "similar.png", output):
         name = layer or trained.last_hidden
         trained.check_layer(name)
         dataset = _dataset(trained, data)
@@ -173,11 +176,12 @@ def similar(
 @show_app.command()
 def batch(
     runs: Runs,
-    out: Out = None,
+    output: Output = None,
     data: given.Data = None,
     epoch: Annotated[int, typer.Option(min=1, help="Epoch whose first batch is shown.")] = 1,
     count: Count = 9,
     which: given.Which = "best",
+    where: given.RunsFolder = given.RUNS,
     backend: given.BackendName = None,
     device: given.Device = None,
 ) -> None:
@@ -185,7 +189,7 @@ def batch(
     from pyalexnet import show
     from pyalexnet.show import gather
 
-    for trained, path in _networks(runs, which, backend, device, "batch.png", out):
+    for trained, path in _networks(runs, where, which, backend, device, "batch.png", output):
         dataset = _dataset(trained, data)
         chosen, positions = gather.of_first_batch(trained, dataset, epoch - 1, count)
         views = gather.training_views(trained, dataset, epoch - 1, chosen, positions)
@@ -207,18 +211,19 @@ def batch(
 @show_app.command()
 def maps(
     runs: Runs,
-    out: Out = None,
+    output: Output = None,
     data: given.Data = None,
     image: Annotated[
         Path | None, typer.Option(help="Image file; a test image if none is named.")
     ] = None,
-    index: Annotated[int, typer.Option(min=0, help="Number of the test image.")] = 0,
+    number: Annotated[int, typer.Option(min=0, help="Of the test image.")] = 0,
     layer: Annotated[
         list[str] | None,
         typer.Option(help="Layer; may be given again. All convolutions if none is named."),
     ] = None,
     normalize: Normalize = True,
     which: given.Which = "best",
+    where: given.RunsFolder = given.RUNS,
     backend: given.BackendName = None,
     device: given.Device = None,
 ) -> None:
@@ -226,9 +231,9 @@ def maps(
     from pyalexnet import show
     from pyalexnet.show import gather
 
-    for trained, path in _networks(runs, which, backend, device, "maps.png", out):
+    for trained, path in _networks(runs, where, which, backend, device, "maps.png", output):
         if image is None:
-            stored, what = _test_image(trained, data, index)
+            stored, what = _test_image(trained, data, number)
         else:
             (stored, _), what = trained.images([image]), image.name
         found = gather.maps_of(trained, stored, layer or gather.convolutions(trained.net.spec))
@@ -247,24 +252,25 @@ def maps(
 
 def _networks(
     runs: list[str],
+    where: Path,
     which: str,
     backend: str | None,
     device: str | None,
     name: str,
-    out: Path | None,
+    output: Path | None,
 ) -> Iterator[tuple[Trained, Path]]:
     """Each run's network, and where the picture `name` of it goes."""
     from pyalexnet.progress import Reporter
 
     several = len(runs) > 1
-    if several and out is not None and out.suffix and not out.is_dir():
-        raise ArgumentError(f"--out is {out} for {len(runs)} runs; a folder was expected.")
-    for trained in given.load(runs, which, backend, device, Reporter()):
+    if several and output is not None and output.suffix and not output.is_dir():
+        raise ArgumentError(f"--output is {output} for {len(runs)} runs; a folder was expected.")
+    for trained in given.load(runs, where, which, backend, device, Reporter()):
         elsewhere = f"{trained.name}-{name}" if several else name
-        yield trained, _path(name, out, trained.run, elsewhere)
+        yield trained, _path(name, output, trained.run, elsewhere)
 
 
-def _path(name: str, out: Path | None, run: Path | None, elsewhere: str) -> Path:
+def _path(name: str, output: Path | None, run: Path | None, elsewhere: str) -> Path:
     """Where a picture goes; looked at before anything that takes time.
 
     name: in the run's folder. elsewhere: in another.
@@ -276,13 +282,13 @@ def _path(name: str, out: Path | None, run: Path | None, elsewhere: str) -> Path
     from pyalexnet.show.page import check_matplotlib
 
     check_matplotlib()
-    if out is None and run is not None and os.access(run, os.W_OK):
+    if output is None and run is not None and os.access(run, os.W_OK):
         return run / name
-    path = Path() if out is None else out
+    path = Path() if output is None else output
     if path.is_dir() or not path.suffix:
         path = path / elsewhere
     if path.suffix.lower() != ".png":
-        raise ArgumentError(f"--out is {path}; a file called *.png or a folder was expected.")
+        raise ArgumentError(f"--output is {path}; a file called *.png or a folder was expected.")
     check_writable(path.parent)
     return path
 
@@ -293,7 +299,7 @@ def _drawing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}.") from error
+        raise RunError(f"{path} cannot be written: {reason(error)}.") from error
     print(path)
 
 
@@ -349,20 +355,20 @@ def _dataset(trained: Trained, path: str | None) -> Dataset:
     return dataset
 
 
-def _test_image(trained: Trained, data: str | None, index: int) -> tuple[Images, str]:
-    """Test image number `index` as a batch of one, and what to call it."""
+def _test_image(trained: Trained, data: str | None, number: int) -> tuple[Images, str]:
+    """Test image `number` as a batch of one, and what to call it."""
     import numpy as np
 
     from pyalexnet.show import gather
 
     dataset = _dataset(trained, data)
-    if index >= len(dataset.test):
+    if number >= len(dataset.test):
         raise ArgumentError(
-            f"--index is {index}; 0 to {len(dataset.test) - 1} was expected, as there are "
+            f"--number is {number}; 0 to {len(dataset.test) - 1} was expected, as there are "
             f"{len(dataset.test):,} test images."
         )
-    image = gather.read(dataset.test, np.array([index]))
-    return image, f"test image {index}, {dataset.class_names[dataset.test.labels[index]]}"
+    image = gather.read(dataset.test, np.array([number]))
+    return image, f"test image {number}, {dataset.class_names[dataset.test.labels[number]]}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -29,11 +29,10 @@ def similar(
         ),
     ],
     layer: given.Layer = None,
-    k: Annotated[
-        int, typer.Option("--neighbours", "-k", min=1, help="Neighbours of each query.")
-    ] = 6,
+    k: given.Neighbours = 6,
     sheet: given.Sheet = None,
     which: given.Which = "best",
+    where: given.RunsFolder = given.RUNS,
     backend: given.BackendName = None,
     device: given.Device = None,
     as_json: given.Json = False,
@@ -50,7 +49,7 @@ def similar(
         def bad(_: Path, sentence: str) -> None:
             reporter.warn(f"skipped {sentence}")
 
-        (trained,) = given.load([run], which, backend, device, reporter)
+        (trained,) = given.load([run], where, which, backend, device, reporter)
         chosen = layer or trained.last_hidden
         trained.check_layer(chosen)
         opened = search.open_index(

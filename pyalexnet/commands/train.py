@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pyalexnet.commands.place import place
+from pyalexnet.commands import network as given
+from pyalexnet.commands.place import is_number, place
 from pyalexnet.errors import ArgumentError
 
 _NETWORK, _DATA, _LEARNING, _RUN = "Network", "Data", "Learning", "Run"
@@ -236,12 +237,16 @@ def train(
         Path | None,
         typer.Option(help="Start with the values of a run's config.toml.", rich_help_panel=_RUN),
     ] = None,
-    out: Annotated[
+    where: Annotated[
         Path,
         typer.Option(
-            "--out", "--output-dir", help="Folder of the run folders.", rich_help_panel=_RUN
+            "--runs",
+            "--output-dir",
+            metavar="FOLDER",
+            help="Where the run folders lie: the new one, and latest, which was begun last.",
+            rich_help_panel=_RUN,
         ),
-    ] = Path("runs"),
+    ] = given.RUNS,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -323,13 +328,18 @@ def train(
         fused=fused,
         init_from=init_from,
     )
-    stopped_by = _run(choices, resume, config, out, steps, plain)
+    stopped_by = _run(choices, resume, config, where, steps, plain)
     if stopped_by is not None:
         raise typer.Exit(128 + stopped_by)
 
 
 def _run(
-    choices: Any, resume: str | None, config: Path | None, out: Path, steps: int | None, plain: bool
+    choices: Any,
+    resume: str | None,
+    config: Path | None,
+    where: Path,
+    steps: int | None,
+    plain: bool,
 ) -> int | None:
     """Train; the number of the signal that ended it, if one did."""
     from pyalexnet import progress, start
@@ -340,21 +350,22 @@ def _run(
         with progress.reporter(plain=plain) as reporter:
             with naming_options(choices):
                 if resume is None:
-                    trainer = start.new(choices, out=out, config=config, reporter=reporter)
+                    trainer = start.new(choices, out=where, config=config, reporter=reporter)
                 else:
-                    run = find(resume, out)
+                    run = find(resume, where)
                     trainer = start.resumed(run, choices, reporter=reporter, steps=steps)
             trainer.interrupt.tell = reporter.answer
             with trainer.folder, trainer.interrupt:
                 reporter.opening(trainer)
                 outcome = trainer.fit(steps)
                 reporter.closing(trainer, outcome)
-    except KeyboardInterrupt:  # while data were read, or a second one
-        if trainer is not None:
-            progress.Reporter().say(
-                "stopped at once; what came after the newest checkpoint is lost; to go on: "
-                f"pyalexnet train --resume {shlex.quote(str(trainer.folder.path))}"
-            )
+    except KeyboardInterrupt:
+        if trainer is None:  # while data were read
+            raise
+        progress.Reporter().say(
+            "stopped at once; what came after the newest checkpoint is lost; to go on: "
+            f"pyalexnet train --resume {shlex.quote(str(trainer.folder.path))}"
+        )
         return signal.SIGINT
     return outcome.interrupt
 
@@ -393,7 +404,7 @@ def _towers(towers: int | None, devices: str | None) -> tuple[int, ...] | None:
     if devices is None:
         return None if towers is None else (0, 1) if towers == 2 else ()
     numbers = devices.split(",")
-    if towers != 2 or len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+    if towers != 2 or len(numbers) != 2 or not all(map(is_number, numbers)):
         raise ArgumentError(
             f"--devices is {devices!r} and --towers {towers}; two numbers, for instance 0,1, and "
             "--towers 2 were expected."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pyalexnet.data import builtin, cifar, folder, npz, pack
 from pyalexnet.data.dataset import Dataset, Progress, Split, order, shown
-from pyalexnet.errors import DataError
+from pyalexnet.errors import DataError, reason
 
 __all__ = ["Dataset", "Split", "load", "order"]
 
@@ -47,7 +47,7 @@ def load(
         where = _fetched() if path == CACHED and not Path(path).exists() else Path(path)
         return _at(where, image_size, seed, bad_files, progress)
     except OSError as error:
-        raise DataError(f"{shown(path)}: {error.strerror}; a data set was expected.") from error
+        raise DataError(f"{shown(path)}: {reason(error)}; a data set was expected.") from error
 
 
 def _at(

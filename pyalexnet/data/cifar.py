@@ -22,7 +22,7 @@ import numpy as np
 
 from pyalexnet.data import unpickle
 from pyalexnet.data.dataset import Dataset, Images, Split, checked, shown
-from pyalexnet.errors import DataError
+from pyalexnet.errors import DataError, reason
 
 ARCHIVES = {
     "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce": (
@@ -91,13 +91,14 @@ def load_archive(path: Path) -> Dataset:
     try:
         official = _is_official(path)
         files = _members(path)
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:  # tarfile and the libraries that unpack fail in many ways
         # tarfile goes on with a line for each format
-        reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
+        first = reason(error) if isinstance(error, OSError) else str(error).partition("\n")[0]
         raise DataError(
-            f"{source}: cannot be read ({reason}); a tar archive of CIFAR-10 was expected."
+            f"{source}: cannot be read ({first.rstrip(':') or reason(error)}); a tar archive of "
+            f"CIFAR-10 was expected."
         ) from error
     which = "the official archive, SHA-256 verified" if official else "not the official archive"
     layout = _layout(source, files)
@@ -202,7 +203,9 @@ def _binary_names(source: str, raw: bytes) -> tuple[str, ...]:
     try:
         return tuple(raw.decode("ascii").split())
     except UnicodeDecodeError as error:
-        raise DataError(f"{source}: is not text; a class name a line was expected.") from error
+        raise DataError(
+            f"{source}: is not text ({reason(error)}); a class name a line was expected."
+        ) from error
 
 
 def _pickled_batch(source: str, raw: bytes) -> Split:
@@ -239,9 +242,11 @@ def _unpickled(source: str, raw: bytes) -> dict[str, Any]:
     """A pickled dictionary, its keys as text."""
     try:
         value = unpickle.loads(raw)
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged or hostile pickle can fail in any way
         raise DataError(
-            f"{source}: is refused ({' '.join(str(error).split())}); a pickle of NumPy arrays, "
+            f"{source}: is refused ({reason(error)}); a pickle of NumPy arrays, "
             f"dict, list, bytes, str and int was expected."
         ) from error
     if not isinstance(value, dict) or not all(isinstance(key, str | bytes) for key in value):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pyalexnet.data.dataset import Images, shown
-from pyalexnet.errors import DataError
+from pyalexnet.errors import DataError, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """All that is ever decoded, whatever a file is called; Pillow's rarer decoders stay shut."""
@@ -38,7 +39,23 @@ LARGEST_FILE = 256 * 2**20
 """Bytes of a file that is still read: an uncompressed image of the largest size fits."""
 
 PNG_START = b"\x89PNG"
-JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xda", b"\xff\xd9"
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+
+JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")
+"""A marker that ends what is before it, any number of fill bytes in front (ITU-T T.81, B.1.1.2):
+neither the stuffed FF 00 of a scan, nor a restart, nor one of those that stand alone."""
+
+OTHERS = {
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"8BPS": "Photoshop",
+    b"%PDF": "PDF",
+    b"PK\x03\x04": "zip",
+    b"\x1f\x8b": "gzip",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"<": "HTML or XML",
+}
+"""How files begin that are no images here, and are often called like ones."""
 
 TRANSPOSITIONS: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -77,15 +94,15 @@ def decode(raw: bytes, image_size: tuple[int, int]) -> Images:
     """
     height, width = image_size
     if raw.startswith(PNG_START):
-        with Image.open(BytesIO(raw), formats=("PNG",)) as image:
+        with _opened(raw, ("PNG",)) as image:
             image.verify()  # the checksums, which decoding passes over
-    with Image.open(BytesIO(raw), formats=FORMATS) as image:
+    with _opened(raw, FORMATS) as image:
         if image.width * image.height > LARGEST_IMAGE:
             raise ValueError(
                 f"{image.width} x {image.height} pixels, more than the {LARGEST_IMAGE} allowed"
             )
         if raw.startswith(JPEG_START):
-            _refuse_zero_tail(raw)
+            _refuse_cut(raw)
             # libjpeg can shrink by 2, 4 or 8 while it decodes: cheap, and what is left is still at
             # least twice the size needed on either side, whichever way up the image is.
             image.draft(None, (2 * max(image_size), 2 * max(image_size)))
@@ -112,7 +129,7 @@ def decode_stored(raw: bytes, image: Images) -> None:
         with contextlib.suppress(ValueError):  # Pillow has the last word
             if library.decode_jpeg(raw, buffer=image).shape == image.shape:
                 return
-    with Image.open(BytesIO(raw), formats=("JPEG",)) as stored:
+    with _opened(raw, ("JPEG",)) as stored:
         if (stored.height, stored.width, 3) != image.shape:
             raise ValueError(f"{stored.width} x {stored.height} pixels")
         image[...] = np.asarray(stored.convert("RGB"))
@@ -136,12 +153,14 @@ def contents(path: Path) -> bytes:
 
 
 def fault(error: Exception) -> str:
-    """Why an image could not be read, in a few words without a full stop."""
-    if isinstance(error, UnidentifiedImageError):
-        return f"not an image ({', '.join(FORMATS)})"
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return str(error).rstrip(".") or type(error).__name__
+    """Why an image could not be read, in a few words without a full stop.
+
+    Raises:
+        MemoryError: it was one, and so says nothing of the image.
+    """
+    if isinstance(error, MemoryError):
+        raise error
+    return reason(error)
 
 
 @contextlib.contextmanager
@@ -177,19 +196,46 @@ def _jpeg(raw: bytes, image: Image.Image) -> Image.Image:
     return _rgb(image)
 
 
-def _refuse_zero_tail(raw: bytes) -> None:
-    """Refuse a JPEG whose rest is zeros, as interrupted copies are: libjpeg decodes it, to grey.
+def _opened(raw: bytes, formats: tuple[str, ...]) -> Image.Image:
+    """An image whose header was read; of one that Pillow does not know it says why."""
+    try:
+        return Image.open(BytesIO(raw), formats=formats)
+    except UnidentifiedImageError as error:
+        raise ValueError(_why_unknown(raw, formats)) from error
 
-    A whole file has an end marker after its first scan; in a scan itself it cannot occur. (One in
-    a thumbnail inside the metadata, before the scan, says nothing.)
+
+def _why_unknown(raw: bytes, formats: tuple[str, ...]) -> str:
+    """What Pillow keeps to itself: the decoder's reason, or that it is a file of another kind."""
+    for name in formats:
+        begin, accepts = Image.OPEN[name]
+        if accepts is not None and accepts(raw[:16]) is True:
+            try:
+                begin(BytesIO(raw), "")
+            except Exception as error:  # whatever a decoder makes of a damaged file
+                return f"a {name} that Pillow refuses ({fault(error)})"
+    said = f"not an image ({', '.join(formats)})"
+    if raw[4:8] == b"ftyp":
+        return f"{said}, but {raw[8:12].decode('ascii', 'replace').strip().upper()}"
+    begins = raw[:64].lstrip()
+    other = next((kind for start, kind in OTHERS.items() if begins.startswith(start)), None)
+    return f"{said}, but {other}" if other else said
+
+
+def _refuse_cut(raw: bytes) -> None:
+    """Refuse a JPEG that ends before its end marker: libjpeg decodes what is missing, to grey.
+
+    An interrupted copy may go on in zeros. What follows the end marker is nobody's concern.
     """
-    if not raw.endswith(b"\0"):
+    if raw.endswith(JPEG_END):
         return
     position = len(JPEG_START)
-    while raw[position : position + 1] == b"\xff" and raw[position + 1 : position + 2] != JPEG_SCAN:
-        position += 2 + int.from_bytes(raw[position + 2 : position + 4], "big")
-    if raw.find(JPEG_END, position) < 0:
-        raise ValueError("the rest of the file is zeros")
+    while found := JPEG_MARKER.search(raw, position):
+        if found[0].endswith(JPEG_END):
+            return
+        # A segment, with its length; behind that of a scan's header its data, up to a marker.
+        position = found.end() + max(2, int.from_bytes(raw[found.end() : found.end() + 2], "big"))
+    zeros = ", and the rest of the file is zeros" if raw.endswith(b"\0") else ""
+    raise ValueError(f"truncated: it has no end marker{zeros}")
 
 
 def _refuse_zero_webp(raw: bytes) -> None:

@@ -28,7 +28,7 @@ from platformdirs import user_cache_dir
 
 from pyalexnet.data.dataset import Progress, shown
 from pyalexnet.data.readers import Readers
-from pyalexnet.errors import DataError
+from pyalexnet.errors import DataError, reason
 
 BLOCK = 2**16
 """Bytes that are asked for at a time."""
@@ -363,14 +363,14 @@ def _network_errors() -> Iterator[None]:
         yield
     except urllib.error.HTTPError as error:
         error.close()
-        reason = "redirects without end" if error.code // 100 == 3 else f"HTTP {error.code}"
-        raise MirrorError(reason) from error
+        endless = error.code // 100 == 3
+        raise MirrorError("redirects without end" if endless else f"HTTP {error.code}") from error
     except TimeoutError as error:
         raise MirrorError("it fell silent") from error
     except urllib.error.URLError as error:
         raise MirrorError(f"no connection ({error.reason})") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise MirrorError(f"the connection broke ({type(error).__name__})") from error
+        raise MirrorError(f"the connection broke ({reason(error)})") from error
 
 
 def _source(name: str) -> Source:

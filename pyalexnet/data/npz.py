@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pyalexnet.data.dataset import Dataset, Images, Labels, Split, checked, hold_out, shown
-from pyalexnet.errors import DataError
+from pyalexnet.errors import DataError, reason
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -63,6 +63,11 @@ def _read(path: Path) -> dict[str, Array]:
                     f"{shown(path)}: is a single array; an .npz of several was expected."
                 )
             return {name: archive[name] for name in archive.files}
+    except MemoryError as error:
+        raise DataError(
+            f"{shown(path)}: does not fit into memory ({reason(error)}); smaller arrays were "
+            f"expected, or a pack (pyalexnet data prepare), which is read image by image."
+        ) from error
     except (
         OSError,
         EOFError,
@@ -70,12 +75,11 @@ def _read(path: Path) -> dict[str, Array]:
         KeyError,
         RuntimeError,  # an encrypted member
         NotImplementedError,  # a compression that zipfile does not know
-        MemoryError,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
         raise DataError(
-            f"{shown(path)}: cannot be read ({str(error) or type(error).__name__}); an .npz of "
+            f"{shown(path)}: cannot be read ({reason(error)}); an .npz of "
             f"plain arrays was expected."
         ) from error
 

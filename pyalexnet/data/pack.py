@@ -42,7 +42,7 @@ from pyalexnet.data.dataset import (
     shown,
 )
 from pyalexnet.data.shard import Facts, Shard, open_shard
-from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.errors import ArgumentError, DataError, reason
 from pyalexnet.sealing import sealed
 
 FORMAT = 1
@@ -282,7 +282,7 @@ def read_table(folder: Path) -> Table:
         raw = decode.contents(path)
         document = json.loads(raw)
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{shown(path)}: cannot be read ({decode.fault(error)}).") from error
+        raise DataError(f"{shown(path)}: cannot be read ({reason(error)}).") from error
     with _refusing_odd_json(path):
         if document["format"] != FORMAT:
             raise DataError(
@@ -332,13 +332,13 @@ def _read_mean(folder: Path, table: Table) -> Pixels:
     try:
         raw = decode.contents(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{shown(path)}: cannot be read ({decode.fault(error)}).") from error
+        raise DataError(f"{shown(path)}: cannot be read ({reason(error)}).") from error
     if hashlib.sha256(raw).hexdigest() != table.numbers.mean:
         raise DataError(f"{shown(path)}: its SHA-256 is not the one in {TABLE}.")
     try:
         mean: Pixels = np.load(BytesIO(raw), allow_pickle=False)
     except Exception as error:  # NumPy's reader of headers fails in many ways
-        raise DataError(f"{shown(path)}: is no array ({type(error).__name__}).") from error
+        raise DataError(f"{shown(path)}: is no array ({reason(error)}).") from error
     if mean.shape != table.storage.shape or mean.dtype != np.float32:
         raise DataError(
             f"{shown(path)}: is {mean.dtype} {mean.shape}; float32 {table.storage.shape} was "

@@ -44,7 +44,7 @@ from pyalexnet.data.listing import Listing
 from pyalexnet.data.pack import Numbers, Storage, Table
 from pyalexnet.data.processes import WorkerDied
 from pyalexnet.data.shard import Bad, Facts, Origin
-from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.errors import ArgumentError, DataError, reason
 
 LARGEST_SHARD = 512
 """Images of a shard; a process that is killed loses the seconds that they take."""
@@ -245,7 +245,7 @@ def _check_places(source: Path, out: Path) -> None:
         inner, outer, is_folder = out.resolve(), source.resolve(), source.is_dir()
     except (OSError, RuntimeError) as error:  # the latter of links in a circle
         raise DataError(
-            f"{shown(source)}, {shown(out)}: cannot be followed ({decode.fault(error)}); a folder "
+            f"{shown(source)}, {shown(out)}: cannot be followed ({reason(error)}); a folder "
             f"with images, and another for the pack, were expected."
         ) from error
     if inner == outer or outer in inner.parents:

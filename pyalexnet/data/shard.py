@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 
 from pyalexnet.data import decode, durable
 from pyalexnet.data.dataset import Images, Labels, shown
-from pyalexnet.errors import DataError
+from pyalexnet.errors import DataError, reason
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -188,7 +188,7 @@ def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Fac
         data = stored.get_slice("data")
         length, kind = data.get_shape(), data.get_dtype()
     except OSError as error:
-        raise DataError(f"{shown(path)}: cannot be read ({error.strerror or error}).") from error
+        raise DataError(f"{shown(path)}: cannot be read ({reason(error)}).") from error
     except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(f"{shown(path)}: is no shard of a pack ({error}).") from error
     if _index(index) != facts.index:
