@@ -21,7 +21,12 @@ def import_weights(
         typer.Option("--format", help="torchvision, caffe, or auto, which the file's name tells."),
     ] = "auto",
     class_names: Annotated[
-        Path | None, typer.Option(help="Text file with one class name a line.")
+        Path | None,
+        typer.Option(
+            help="Text file with a line a class, in the order of the outputs: NAME, SYNSET NAME, "
+            "or ID, a tab, NAME; or Keras's imagenet_class_index.json. Without it classes are "
+            "called 0, 1, ..., and so the folders of data have to be."
+        ),
     ] = None,
     mean: Annotated[
         Path | None, typer.Option(help="Caffe's mean image, imagenet_mean.binaryproto.")
@@ -36,6 +41,11 @@ def import_weights(
     found = import_run(file, run, form=form, class_names=class_names, mean=mean)
     for note in found.notes:
         print(f"note: {note}")
+    if found.classes is None and class_names is None:
+        print(
+            "note: The file does not say what its classes are called, so they are numbers from 0, "
+            "and only data whose classes are called so are known to be theirs; --class-names tells."
+        )
     print(
         f"{run}: alexnet, preset {found.net_args['preset']}, {found.spec.num_parameters:,} "
         f"parameters, {found.spec.classes} classes"

@@ -26,7 +26,10 @@ def predict(
     ten_crop: given.TenCrop = False,
     labels: Annotated[
         bool,
-        typer.Option("--labels", help="Each image's class is the name of its folder: say what is."),
+        typer.Option(
+            "--labels",
+            help="Each image's folder is called like its class: say what is right.",
+        ),
     ] = False,
     sheet: given.Sheet = None,
     which: given.Which = "best",
@@ -45,7 +48,7 @@ def predict(
         (trained,) = given.load([run], which, backend, device, reporter)
         paths = named(images)
         if labels:
-            labels_of(paths, trained.class_names)  # refused before anything is computed
+            labels_of(paths, trained.classes)  # refused before anything is computed
         documents: list[dict[str, Any]] = []
         shown: list[Predictions] = []
         feed = predictions(
@@ -58,7 +61,7 @@ def predict(
         )
         count = first = among = 0
         for batch in feed:
-            truths = labels_of(batch.paths, trained.class_names) if labels else None
+            truths = labels_of(batch.paths, trained.classes) if labels else None
             if count < given.ON_A_SHEET:
                 shown.append(batch)
             count += len(batch.paths)
@@ -93,7 +96,12 @@ def _documents(
         truth = {} if truths is None else {"label": run.class_names[truths[number]]}
         yield {"path": shown(path), **truth} | {
             "predictions": [
-                {"class": run.class_names[which], "index": which, "probability": probability}
+                {
+                    "class": run.class_names[which],
+                    "id": run.classes.ids[which],
+                    "index": which,
+                    "probability": probability,
+                }
                 for which, probability in best
             ]
         }
@@ -131,7 +139,7 @@ def _draw(run: Trained, batches: Sequence[Predictions], path: Path, labels: bool
         np.concatenate([batch.probabilities for batch in batches])[room],
         run.class_names,
         path,
-        labels=np.array(labels_of(paths, run.class_names)) if labels else None,
+        labels=np.array(labels_of(paths, run.classes)) if labels else None,
         captions=None if labels else [path.name for path in paths],
         title=f"{run.name}: most probable classes",
     )

@@ -65,7 +65,7 @@ def probe(
             "chance": fit.chance(dataset),
         }
         if out is not None:
-            fit.write(out, found, trained, chosen, dataset.class_names)
+            fit.write(out, found, trained, chosen, dataset.classes)
         if not as_json:
             reporter.say(f"data      {dataset.note}, {classes} classes")
             reporter.say(

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalexnet import nets, tensors
+from pyalexnet.classes import Classes
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, CheckpointError
 from pyalexnet.foreign import weights
@@ -82,7 +83,10 @@ def read(path: Path) -> Found:
     augment = spec.recipe.augment
     assert augment is not None
     mean = np.broadcast_to((255 * _MEAN).astype(np.float32), (augment.stored, augment.stored, 3))
-    return Found(spec, dict(NET_ARGS), weights.ours(path, spec, params), mean.copy())
+    classes = _told(path, spec.classes) if path.suffix == ".safetensors" else None
+    return Found(
+        spec, dict(NET_ARGS), weights.ours(path, spec, params), mean.copy(), classes=classes
+    )
 
 
 def write(trained: Trained, path: Path) -> None:
@@ -111,7 +115,27 @@ def write(trained: Trained, path: Path) -> None:
     }
     found = weights.theirs(spec, params)
     found["conv1.w"] = (found["conv1.w"] * _factors(spec)).astype(np.float32)
-    tensors.write(path, {_NAMES[name]: value for name, value in found.items()}, {"format": "pt"})
+    told = {"format": "pt"} | trained.classes.described()
+    tensors.write(path, {_NAMES[name]: value for name, value in found.items()}, told)
+
+
+def _told(path: Path, count: int) -> Classes | None:
+    """What `write` said that the classes are called; None of a file that another program wrote."""
+    with tensors.reading(path) as file:
+        metadata = file.metadata() or {}
+    if "class_ids" not in metadata:
+        return None
+    try:
+        classes = Classes.read(metadata)
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{shown(path)}: what it calls its classes cannot be read ({error})."
+        ) from error
+    if len(classes) != count:
+        raise CheckpointError(
+            f"{shown(path)}: calls {len(classes)} classes by name; {count} were expected."
+        )
+    return classes
 
 
 def _spec(classes: int) -> NetSpec:
