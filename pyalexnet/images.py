@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pyalexnet.classes import Classes
 from pyalexnet.data.dataset import shown
-from pyalexnet.data.listing import SUFFIXES, files_below
+from pyalexnet.data.listing import SUFFIXES, files_below, not_used
 from pyalexnet.errors import ArgumentError, DataError
 
 
-def named(paths: Iterable[str | Path]) -> list[Path]:
+def named(paths: Iterable[str | Path], say: Callable[[str], None] | None = None) -> list[Path]:
     """The files of that name, and all images in the folders of that name and below, by name.
 
     A file counts whatever it is called; in folders the suffix decides, and what begins with a dot
     is left alone.
+
+    say: called with a sentence on what of a folder is not used.
 
     Raises:
         DataError: there is nothing of a name, or no image in a folder.
@@ -28,10 +30,15 @@ def named(paths: Iterable[str | Path]) -> list[Path]:
                 raise DataError(f"{shown(path)}: is not there; an image or a folder was expected.")
             found.append(path)
             continue
-        inside = [file for file in files_below(path) if file.suffix.lower() in SUFFIXES]
-        if not inside:
-            raise DataError(f"{shown(path)}: holds no image; files *.jpg, *.png were expected.")
-        found += inside
+        inside = files_below(path)
+        images = [file for file in inside if file.suffix.lower() in SUFFIXES]
+        others = not_used(path, (file for file in inside if file.suffix.lower() not in SUFFIXES))
+        if not images:
+            held = f"no image, but {others}" if others else "no image"
+            raise DataError(f"{shown(path)}: holds {held}; files *.jpg, *.png were expected.")
+        if others and say:
+            say(f"not used  of {shown(path)}: {others}")
+        found += images
     return found
 
 

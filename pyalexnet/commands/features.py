@@ -54,7 +54,7 @@ def features(
             count = write.write_files(
                 out,
                 trained,
-                named(images),
+                named(images, reporter.say),
                 chosen,
                 batch_size=batch_size,
                 bad=lambda _, sentence: reporter.warn(f"skipped {sentence}"),
@@ -62,6 +62,7 @@ def features(
             )
         else:
             dataset = trained.dataset(data, reporter.progress("reading images"))
+            reporter.say(f"data      {dataset.note}")
             count = write.write_split(
                 out,
                 trained,

@@ -46,7 +46,7 @@ def predict(
     given.check_parent(sheet)
     with given.reporting(as_json, plain) as reporter:
         (trained,) = given.load([run], which, backend, device, reporter)
-        paths = named(images)
+        paths = named(images, reporter.say)
         if labels:
             labels_of(paths, trained.classes)  # refused before anything is computed
         documents: list[dict[str, Any]] = []

@@ -115,7 +115,7 @@ def _assemble(root: Path, found: Listing, images: Images, seed: int, skipped: in
     kept, held = found.split(seed)
     train = Split(images[kept], found.labels[kept])
     test = Split(images[held], found.labels[held])
-    unused = listing.not_used(root, found)
+    unused = listing.not_used(root, found.rest)
     note = (
         f"{shown(root)} ({len(train)} + {len(test)} images, skipped files: {skipped}; validation "
         f"is {found.validation(root, seed)}{f'; not used: {unused}' if unused else ''})"

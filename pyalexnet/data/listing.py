@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,11 @@ class Listing:
         """The listing of those images alone."""
         paths = tuple(path for path, stays in zip(self.paths, chosen, strict=True) if stays)
         return replace(self, paths=paths, parts=self.parts[chosen], labels=self.labels[chosen])
+
+    @property
+    def rest(self) -> tuple[Path, ...]:
+        """All that was found and is no image of the set."""
+        return (*self.unused, *self.others)
 
     def split(self, seed: int) -> tuple[Labels, Labels]:
         """The places of training images and of `val`, or of a tenth that `seed` draws."""
@@ -134,15 +139,15 @@ def natural(name: str) -> tuple[list[int | bytes], bytes]:
     return [int(piece) if at % 2 else piece for at, piece in enumerate(pieces)], raw
 
 
-def not_used(root: Path, listing: Listing) -> str:
-    """What is in `root` and no image of the set, in a line; "" where there is nothing.
+def not_used(root: Path, paths: Iterable[Path]) -> str:
+    """What of `root` is left aside, in a line; "" where nothing is.
 
     Folders with the images in them, then images that belong to no class, then other files by their
     endings; of each the first is named.
     """
     folders: list[Path] = []
     files: dict[str, list[Path]] = {}
-    for path in (*listing.unused, *listing.others):
+    for path in paths:
         if _is_folder(path):
             folders.append(path)
         else:
@@ -183,12 +188,12 @@ def _layout(root: Path, *, labelled: bool) -> _Layout:
 def _parts_in(top: Path, *, labelled: bool) -> _Layout | None:
     """The parts in a folder; None where there is no `train` with folders in it."""
     folders = class_folders(top)
-    train = _called(top, [folder for folder in folders if class_folders(folder)], TRAIN)
+    train = _called(top, [one for one in _of_names(folders, TRAIN) if class_folders(one)])
     if train is None:
         return None
-    val = _called(top, folders, VAL)
+    val = _called(top, _of_names(folders, VAL))
     if val is None:
-        test = _called(top, folders, TEST)
+        test = _called(top, _of_names(folders, TEST))
         # Often what a contest wants labels for: without any it is no validation.
         val = test if test and (labelled or _has_labels(test)) else None
     unused = _beside(top, train, val)
@@ -201,7 +206,7 @@ def _parts_in(top: Path, *, labelled: bool) -> _Layout | None:
 def _one_part(top: Path) -> _Layout:
     """A folder of class folders; `train` is a class there, unless all are called like parts."""
     folders = class_folders(top)
-    if folders and all(folder.name.lower() in (*TRAIN, *VAL, *TEST) for folder in folders):
+    if folders and folders == _of_names(folders, (*TRAIN, *VAL, *TEST)):
         raise DataError(
             f"{shown(top)}: holds {' and '.join(shown(folder.name) for folder in folders)}, and no "
             f"folder for each class in train; folders train/<class> or <class> were expected."
@@ -209,9 +214,12 @@ def _one_part(top: Path) -> _Layout:
     return _Layout(top, None, ())
 
 
-def _called(top: Path, folders: Sequence[Path], names: Sequence[str]) -> Path | None:
-    """The folder that has one of these names."""
-    found = [folder for folder in folders if folder.name.lower() in names]
+def _of_names(folders: Sequence[Path], names: Sequence[str]) -> list[Path]:
+    return [folder for folder in folders if folder.name.lower() in names]
+
+
+def _called(top: Path, found: Sequence[Path]) -> Path | None:
+    """The one folder that has a name of a part, if there is one."""
     if len(found) > 1:
         raise DataError(
             f"{shown(top)}: holds {' and '.join(shown(folder.name) for folder in found)}; one of "
@@ -226,8 +234,11 @@ def _has_labels(folder: Path) -> bool:
 
 def _only(folder: Path) -> Path:
     """The one folder in a folder that holds no image; else itself."""
-    folders = class_folders(folder)
-    return folders[0] if len(folders) == 1 and not _images(folder)[0] else folder
+    images, others = _images(folder)
+    if images:
+        return folder
+    folders = [one for one in others if _is_folder(one) and one.name != LEFT_BY_ZIP]
+    return folders[0] if len(folders) == 1 else folder
 
 
 def _beside(top: Path, *used: Path | None) -> list[Path]:

@@ -288,7 +288,7 @@ def _tell(plan: Plan, say: Callable[[str], None]) -> None:
         f"found     {len(train):,} training and {len(held_out):,} validation images of "
         f"{len(plan.classes)} classes; validation is {found.validation(root, plan.options.seed)}"
     )
-    if unused := listing.not_used(root, found):
+    if unused := listing.not_used(root, found.rest):
         say(f"not used  {unused}")
 
 
