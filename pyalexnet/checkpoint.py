@@ -34,6 +34,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 import pyalexnet
+from pyalexnet.classes import Classes
 from pyalexnet.errors import ArgumentError, CheckpointError
 from pyalexnet.sealing import sealed
 from pyalexnet.syncing import sync_folder
@@ -41,8 +42,11 @@ from pyalexnet.syncing import sync_folder
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = dict[str, Array]
 
-FORMAT = 1
-"""The number in state.json. A change that this version cannot read raises it by one."""
+FORMAT = 2
+"""The number in state.json. A change that an earlier version cannot read raises it by one."""
+
+WITHOUT_IDS = 1
+"""The format of before classes had ids beside their names."""
 
 PARAMS, MOMENTUM, MEAN = "params.safetensors", "momentum.safetensors", "mean.safetensors"
 TENSOR_FILES = (PARAMS, MOMENTUM, MEAN)
@@ -69,6 +73,15 @@ class Meta:
     net_args: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    class_ids: tuple[str, ...] = ()
+    """() where names alone are known, as in a checkpoint of before there were ids."""
+
+    @property
+    def known_classes(self) -> Classes:
+        """What the classes are called, by number."""
+        if not self.class_ids:
+            return Classes.named(self.class_names)
+        return Classes(self.class_ids, self.class_names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,11 +341,11 @@ def _read_state(path: Path) -> dict[str, Any]:
             f"{path}: is a JSON {type(document).__name__}; an object was expected."
         )
     written = document.get("format")
-    if written != FORMAT:
+    if written not in (WITHOUT_IDS, FORMAT):
         raise CheckpointError(
             f"{path}: written by pyalexnet {_printable(document.get('pyalexnet'))} in format "
-            f"{_printable(written)}; this is pyalexnet {pyalexnet.__version__}, which reads format "
-            f"{FORMAT}."
+            f"{_printable(written)}; this is pyalexnet {pyalexnet.__version__}, which reads "
+            f"formats {WITHOUT_IDS} and {FORMAT}."
         )
     with _refusing_odd_json(path):
         if raw != sealed(document):
@@ -377,6 +390,8 @@ def _read_tensors(path: Path, entry: Mapping[str, Any]) -> Arrays:
 def _meta(path: Path, document: Mapping[str, Any]) -> Meta:
     with _refusing_odd_json(path):
         values = document["meta"]
+        if document["format"] == WITHOUT_IDS:
+            values = {"class_ids": []} | values
         expected = {one.name for one in fields(Meta)}
         if values.keys() != expected:
             raise CheckpointError(
@@ -386,6 +401,7 @@ def _meta(path: Path, document: Mapping[str, Any]) -> Meta:
         meta = Meta(
             **{
                 **values,
+                "class_ids": tuple(values["class_ids"]),
                 "class_names": tuple(values["class_names"]),
                 "input_shape": (height, width, channels),
             }
@@ -393,9 +409,14 @@ def _meta(path: Path, document: Mapping[str, Any]) -> Meta:
         counts = (meta.classes, meta.step, meta.epoch, height, width, channels)
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"{counts} are not counts")
-        names = values["class_names"]
-        if not isinstance(names, list) or not all(isinstance(text, str) for text in names):
-            raise TypeError("class_names is no list of texts")
+        for name in ("class_ids", "class_names"):
+            texts = values[name]
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise TypeError(f"{name} is no list of texts")
+        if len(meta.known_classes) != meta.classes:
+            raise ValueError(
+                f"{len(meta.class_names)} classes have names, {meta.classes} there are"
+            )
         if not isinstance(meta.net, str):
             raise TypeError("net is no text")
         if not all(isinstance(table, dict) for table in (meta.net_args, meta.config, meta.metrics)):

@@ -175,7 +175,7 @@ def _metadata(trained: Trained, preprocessing: bool) -> dict[str, str]:
         "net": trained.meta.net,
         "net_args": json.dumps(trained.meta.net_args),
         "preset": trained.meta.net_args.get("preset", default),
-        "class_names": json.dumps(trained.class_names, ensure_ascii=False),
+        **trained.classes.described(),
         "step": str(trained.meta.step),
         "mean_subtracted": json.dumps(preprocessing),
         "channel_means": json.dumps([float(one) for one in trained.mean.mean(axis=(0, 1))]),

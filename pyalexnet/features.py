@@ -2,7 +2,7 @@
 
 The file holds `features` (n, numbers) float32 and, where they are known, `labels` (n,) int64. Its
 metadata say whose they are (`layer`, `checkpoint`, the SHA-256 of its `parameters`) and of which
-images: `names` (JSON, the files' paths), or `data`, `split` and `class_names` (JSON).
+images: `names` (JSON, the files' paths), or `data`, `split`, `class_ids` and `class_names` (JSON).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def write_split(
     where: path of the data set, "" for the built-in one; goes into the file.
     """
     split = dataset.train if part == "train" else dataset.test
-    names = {"class_names": json.dumps(dataset.class_names), "data": where, "split": part}
+    names = dataset.classes.described() | {"data": where, "split": part}
     with Writer(
         path,
         "features",

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from pyalexnet.classes import Classes
 from pyalexnet.data.dataset import shown
-from pyalexnet.data.listing import SUFFIXES
+from pyalexnet.data.listing import SUFFIXES, files_below, not_used
 from pyalexnet.errors import ArgumentError, DataError
 
 
-def named(paths: Iterable[str | Path]) -> list[Path]:
+def named(paths: Iterable[str | Path], say: Callable[[str], None] | None = None) -> list[Path]:
     """The files of that name, and all images in the folders of that name and below, by name.
 
     A file counts whatever it is called; in folders the suffix decides, and what begins with a dot
     is left alone.
+
+    say: called with a sentence on what of a folder is not used.
 
     Raises:
         DataError: there is nothing of a name, or no image in a folder.
@@ -27,10 +30,15 @@ def named(paths: Iterable[str | Path]) -> list[Path]:
                 raise DataError(f"{shown(path)}: is not there; an image or a folder was expected.")
             found.append(path)
             continue
-        inside = [file for file in _below(path) if file.suffix.lower() in SUFFIXES]
-        if not inside:
-            raise DataError(f"{shown(path)}: holds no image; files *.jpg, *.png were expected.")
-        found += inside
+        inside = files_below(path)
+        images = [file for file in inside if file.suffix.lower() in SUFFIXES]
+        others = not_used(path, (file for file in inside if file.suffix.lower() not in SUFFIXES))
+        if not images:
+            held = f"no image, but {others}" if others else "no image"
+            raise DataError(f"{shown(path)}: holds {held}; files *.jpg, *.png were expected.")
+        if others and say:
+            say(f"not used  of {shown(path)}: {others}")
+        found += images
     return found
 
 
@@ -41,32 +49,20 @@ def none_of(paths: Sequence[Path]) -> str:
     return f"none of the {len(paths)} images can be read; at least one was expected."
 
 
-def labels_of(paths: Sequence[Path], class_names: Sequence[str]) -> list[int]:
-    """Each image's class: the one that is called like its folder.
+def labels_of(paths: Sequence[Path], classes: Classes) -> list[int]:
+    """Each image's class: the one that has its folder's name for an id or, alone, for a name.
 
     Raises:
-        ArgumentError: none is.
+        ArgumentError: none has.
     """
-    numbers = {name: number for number, name in enumerate(class_names)}
+    count = Counter(classes.names)
+    numbers = {name: number for number, name in enumerate(classes.names) if count[name] == 1}
+    numbers |= {one: number for number, one in enumerate(classes.ids)}
     folders = [shown(path.absolute().parent.name) for path in paths]
     for path, folder in zip(paths, folders, strict=True):
         if folder not in numbers:
             raise ArgumentError(
-                f"{shown(path)}: lies in a folder {shown(folder)!r}; the name of one of the "
-                f"{len(class_names)} classes was expected, such as {class_names[0]!r}."
+                f"{shown(path)}: lies in a folder {folder!r}; the name of one of the "
+                f"{len(classes)} classes was expected, such as {classes.ids[0]!r}."
             )
     return [numbers[folder] for folder in folders]
-
-
-def _below(folder: Path) -> list[Path]:
-    """All files in a folder and in those in it, in one order on every file system."""
-
-    def failed(error: OSError) -> None:
-        raise DataError(f"{shown(error.filename)}: cannot be read ({error.strerror}).") from error
-
-    found: list[Path] = []
-    for where, folders, files in os.walk(folder, onerror=failed):
-        folders[:] = sorted((one for one in folders if one[0] != "."), key=os.fsencode)
-        files.sort(key=os.fsencode)
-        found += [Path(where, name) for name in files if name[0] != "."]
-    return found

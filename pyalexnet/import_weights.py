@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import numpy as np
 
 from pyalexnet import checkpoint
 from pyalexnet.checkpoint import Checkpoint, Meta
+from pyalexnet.classes import Classes
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, CheckpointError, RunError
 from pyalexnet.foreign import caffe, formats, torchvision, weights
@@ -24,6 +27,9 @@ _FORMATS = ("torchvision", "caffe")
 
 _LARGEST_NAMES = 16 * 2**20
 """Bytes of a file of class names that are still read."""
+
+_SYNSET = re.compile(r"n\d{8}")
+"""What ImageNet calls a class, and its folder."""
 
 
 def import_run(
@@ -42,7 +48,9 @@ def import_run(
             format, whatever the ending), or a .caffemodel.
         run: not there yet, or empty.
         form: "torchvision", "caffe", or "auto" for what the file begins as.
-        class_names: a file with one name a line; None: "0", "1", ...
+        class_names: a file with a line a class in the order of the outputs: its name, behind its
+            id and a tab or behind its synset and a blank, where these are known; or Keras's
+            imagenet_class_index.json. None: what an export of ours says, else numbers from 0.
         mean: Caffe's mean image, a .binaryproto.
         state_dict: which of a checkpoint's state dicts; None: the only one, or that which is no
             average.
@@ -67,11 +75,11 @@ def import_run(
                 "second one."
             )
         found = caffe.read(file, mean)
-    write_run(run, found, _class_names(class_names, found.spec.classes))
+    write_run(run, found, _classes(class_names, found))
     return found
 
 
-def write_run(run: Path, found: Found, class_names: tuple[str, ...]) -> None:
+def write_run(run: Path, found: Found, classes: Classes) -> None:
     """Write `run` as a run that has trained for no step yet; whole or not at all."""
     temporary = run.with_name(f".tmp-{os.getpid()}-{run.name}")
     config = Config(
@@ -90,7 +98,8 @@ def write_run(run: Path, found: Found, class_names: tuple[str, ...]) -> None:
     meta = Meta(
         net=config.net,
         classes=found.spec.classes,
-        class_names=class_names,
+        class_names=classes.names,
+        class_ids=classes.ids,
         input_shape=found.spec.input_shape,
         step=0,
         epoch=0,
@@ -133,20 +142,51 @@ def _form(file: Path, form: str) -> str:
     return form
 
 
-def _class_names(path: Path | None, classes: int) -> tuple[str, ...]:
+def _classes(path: Path | None, found: Found) -> Classes:
+    """What the file at `path`, or else the network's own, says that its classes are called."""
+    count = found.spec.classes
+    known = found.classes or Classes.numbered(count)
     if path is None:
-        return tuple(str(number) for number in range(classes))
+        return known
     try:
         with path.open("rb") as file:
-            lines = file.read(_LARGEST_NAMES).decode("utf-8").splitlines()
+            text = file.read(_LARGEST_NAMES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{shown(path)} cannot be read ({error}); class names in UTF-8, one a line, were "
             "expected."
         ) from error
-    names = tuple(line.strip() for line in lines if line.strip())
-    if len(names) != classes:
+    ids, names = _index(path, text) if text.lstrip().startswith("{") else _lines(text)
+    if len(names) != count:
         raise CheckpointError(
-            f"{shown(path)}: has {len(names)} names; {classes} were expected, one for each class."
+            f"{shown(path)}: has {len(names)} names; {count} were expected, one for each class."
         )
-    return names
+    try:
+        return Classes(tuple(ids) or known.ids, tuple(names))
+    except ArgumentError as error:
+        raise CheckpointError(f"{shown(path)}: {error}") from error
+
+
+def _lines(text: str) -> tuple[list[str], list[str]]:
+    """Ids, where each line begins with one, and names."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    tabs = all("\t" in line for line in lines)
+    if not tabs and not all(_SYNSET.fullmatch(line.split()[0]) for line in lines):
+        return [], lines
+    pairs = [line.split("\t" if tabs else None, 1) for line in lines]
+    return [pair[0].strip() for pair in pairs], [pair[-1].strip() for pair in pairs]
+
+
+def _index(path: Path, text: str) -> tuple[list[str], list[str]]:
+    """The same out of Keras's imagenet_class_index.json: {"0": ["n01440764", "tench"], ...}."""
+    try:
+        index = json.loads(text)
+        pairs = [index[str(number)] for number in range(len(index))]
+        if not all(len(pair) == 2 and all(isinstance(one, str) for one in pair) for pair in pairs):
+            raise TypeError("two texts for each class were expected")
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f'{shown(path)}: is no index of classes ({error}); {{"0": [ID, NAME], ...}} was '
+            "expected."
+        ) from error
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]

@@ -12,9 +12,8 @@ stated fraction of what it was at the start.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from pyalexnet import ensemble, features, tensors
 from pyalexnet.backends.checks import real
+from pyalexnet.classes import Classes
 from pyalexnet.data import Dataset, Split
 from pyalexnet.data.dataset import Labels, Progress, hold_out
 from pyalexnet.ensemble import Probabilities
@@ -254,11 +254,10 @@ def _add(sums: Sums, probe: Probe, x: npt.NDArray[np.floating[Any]], labels: Lab
     sums.add(len(labels), found.loss, found.top1_error, found.top5_error)
 
 
-def write(path: Path, probe: Probe, run: Trained, layer: str, class_names: Sequence[str]) -> None:
+def write(path: Path, probe: Probe, run: Trained, layer: str, classes: Classes) -> None:
     """Write `w` (classes, numbers) and `b` (classes,), float64, as safetensors."""
     tensors.write(
         path,
         {"b": probe.b, "w": probe.w},
-        features.origin(run, layer)
-        | {"class_names": json.dumps(list(class_names)), "decay": repr(probe.decay)},
+        features.origin(run, layer) | classes.described() | {"decay": repr(probe.decay)},
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pyalexnet import ensemble, tensors
+from pyalexnet.classes import Classes
 from pyalexnet.data import Dataset, Split
 from pyalexnet.data.dataset import Labels, Progress
 from pyalexnet.ensemble import Probabilities, Weighted
@@ -123,22 +123,24 @@ def opinions(
 
 
 def same_images(
-    runs: Sequence[Trained], path: str | None, progress: Progress | None = None
+    runs: Sequence[Trained],
+    path: str | None,
+    progress: Progress | None = None,
+    *,
+    in_order: bool = False,
 ) -> list[Dataset]:
     """The data set at `path`, or the one that all were trained on, as each network stores it.
 
+    Labels are the networks' own. in_order: take classes for one another's in their order, whatever
+    they are called.
+
     Raises:
-        DataError: the classes are not those of every network, or no data are named and the
-            networks were trained on different ones.
+        DataError: the classes are not those of every network, or numbered in another order, or no
+            data are named and the networks were trained on different ones.
     """
     first = runs[0]
     for run in runs[1:]:
-        if not (run.tells(first.class_names) or first.tells(run.class_names)):
-            raise DataError(
-                f"{run.name} and {first.name} tell other classes apart: "
-                f"{_difference(run.class_names, first.class_names)}; runs on the same classes were "
-                "expected."
-            )
+        _check_same_classes(run, first, in_order)
         if path is None and run.meta.config.get("data") != first.meta.config.get("data"):
             raise DataError(
                 f"{run.name} and {first.name} were trained on different data; --data was expected."
@@ -146,30 +148,36 @@ def same_images(
     found: dict[tuple[int, ...], Dataset] = {}
     for run in runs:
         if run.mean.shape not in found:
-            found[run.mean.shape] = run.dataset(path, progress)
-        dataset = found[run.mean.shape]
-        if not run.tells(dataset.class_names):
-            raise DataError(
-                f"{dataset.note}: its classes are not those of {run.name}: "
-                f"{_difference(dataset.class_names, run.class_names)}."
-            )
+            dataset = run.dataset(path, progress)
+            found[run.mean.shape] = run.numbered(dataset, in_order=in_order)
     return [found[run.mean.shape] for run in runs]
 
 
-def write_predictions(path: Path, judgement: Judgement, class_names: Sequence[str]) -> None:
+def write_predictions(path: Path, judgement: Judgement, classes: Classes) -> None:
     """Write `probabilities` (n, classes) float32 and `labels` (n,) int64 as safetensors."""
     assert judgement.probabilities is not None
     tensors.write(
         path,
         {"labels": judgement.labels, "probabilities": judgement.probabilities.astype(np.float32)},
-        {"class_names": json.dumps(list(class_names))},
+        classes.described(),
     )
 
 
-def _difference(some: Sequence[str], others: Sequence[str]) -> str:
-    """Their numbers, or the first place where two lists of class names differ."""
-    if len(some) != len(others):
-        return f"there are {len(some)} and {len(others)}"
-    pairs = enumerate(zip(some, others, strict=True))
-    number, (one, other) = next(entry for entry in pairs if entry[1][0] != entry[1][1])
-    return f"class {number} is {one!r} and {other!r}"
+def _check_same_classes(run: Trained, first: Trained, in_order: bool) -> None:
+    """Refuse a network whose probabilities cannot be added to the first one's, class by class."""
+    places = tuple(range(len(first.classes)))
+    if in_order and len(run.classes) == len(places):
+        return
+    found = first.classes.places(run.classes)
+    if found is None:
+        raise DataError(
+            f"{run.name} and {first.name} tell other classes apart: "
+            f"{run.classes.difference(first.classes)}; runs on the same classes were expected."
+        )
+    if found != places:
+        number = next(number for number in places if found[number] != number)
+        raise DataError(
+            f"{run.name} and {first.name} number the same classes in another order: class {number} "
+            f"is {run.classes.ids[number]!r} and {first.classes.ids[number]!r}; the same order was "
+            "expected of runs that are averaged."
+        )

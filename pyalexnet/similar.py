@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -277,10 +277,12 @@ def open_index(
     *,
     bad: Bad | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Index:
     """The index at `path`: a data set, a folder of images, or a file that `features` wrote.
 
-    A data set is a pack, CIFAR-10, or an .npz file; of other folders all images count alike.
+    A data set is a pack, CIFAR-10, or an .npz file; of other folders all images count alike, and
+    `say` is called with a sentence on what else is in them.
 
     Raises:
         DataError: it is none of these, or of another network or layer.
@@ -288,7 +290,7 @@ def open_index(
     if _is_data_set(path):
         return DataIndex(run, path, layer, progress=progress)
     if path.is_dir():
-        return FileIndex(run, named([path]), layer, bad=bad, progress=progress)
+        return FileIndex(run, named([path], say), layer, bad=bad, progress=progress)
     return StoredIndex(run, path, layer)
 
 

@@ -42,7 +42,8 @@ class Choices:
 
     net_args: arguments of the network's function by name. layer_lr: texts LAYER=LR. recipe: further
     arguments of `Recipe.override` by name. augment: fields of `Augment` by name. init_from: a run
-    or checkpoint whose parameters a new run begins with.
+    or checkpoint whose parameters a new run begins with. classes_in_order: its last layer's, too,
+    if the data have as many classes, taken in their order whatever they are called.
     """
 
     net: str | None = None
@@ -68,6 +69,7 @@ class Choices:
     precision: Precision | None = None
     fused: bool | None = None
     init_from: str | None = None
+    classes_in_order: bool = False
 
 
 def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter) -> Trainer:
@@ -102,6 +104,8 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
     bad_files = out / "bad_files.jsonl"
     bad_files.unlink(missing_ok=True)
     dataset = _load(where, draft, recipe, seed, bad_files, reporter)
+    known = _as_parent(dataset, parent, choices)
+    dataset = known or dataset
     settings = Config(
         net=name,
         data=where,
@@ -122,7 +126,7 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
     if settings.tensorboard:
         tensorboard.require()
     net = _network(settings, dataset)
-    begun = parent and _begin_with(net, parent)
+    begun = parent and _begin_with(net, parent, same_classes=known is not None)
     folder = RunFolder.create(out, net=name, data=dataset.name)
     if bad_files.exists():
         bad_files.replace(folder.path / bad_files.name)
@@ -158,6 +162,11 @@ def resumed(
 
 def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int | None) -> Trainer:
     run = folder.path
+    if choices.classes_in_order:
+        raise ArgumentError(
+            f"run: classes_in_order is given for {run}, which goes on; it was expected with a "
+            "network in init_from."
+        )
     saved = checkpoint.load(checkpoint.newest(run, reporter.warn))
     if "data" not in saved.meta.config:
         raise RunError(
@@ -173,7 +182,7 @@ def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int
     dataset = _load(
         settings.data, draft, settings.recipe, settings.seed, run / "bad_files.jsonl", reporter
     )
-    _check_same_data(dataset, settings.recipe, saved, run)
+    dataset = _same_data(dataset, settings.recipe, saved, run)
     settings = dataclasses.replace(
         settings,
         backend=backend.name,
@@ -381,15 +390,36 @@ def _check_towers(config: Config) -> None:
         raise ArgumentError("towers is 2 and one_tower was chosen too; one of them was expected.")
 
 
-def _begin_with(net: Net, parent: Trained) -> str:
+def _as_parent(dataset: Dataset, parent: Trained | None, choices: Choices) -> Dataset | None:
+    """The set with its classes numbered as a parent's; None where those are others.
+
+    Raises:
+        ArgumentError: they are to be taken in their order, and there is no parent, or one of
+            another number of them.
+    """
+    if choices.classes_in_order:
+        count = None if parent is None else len(parent.classes)
+        if count != len(dataset.classes):
+            found = "none is" if count is None else f"one of {count} is"
+            raise ArgumentError(
+                f"run: classes_in_order is given and {found} in init_from; a network of "
+                f"{len(dataset.classes)} classes was expected there, as the data have."
+            )
+        return dataset
+    return None if parent is None else dataset.numbered_as(parent.classes)
+
+
+def _begin_with(net: Net, parent: Trained, *, same_classes: bool) -> str:
     """Take the parameters of a trained network, but for a last layer of other classes; says so."""
     found, own = parent.net.params, net.params
     *_, last = (layer.name for layer, shape, _ in net.spec.walk() if layer.param_shapes(shape))
     kept = []
     for name, value in own.items():
-        if name in found and found[name].shape == value.shape:
+        in_last = name.startswith(f"{last}.")
+        fits = name in found and found[name].shape == value.shape
+        if fits and (same_classes or not in_last):
             continue
-        if not name.startswith(f"{last}."):
+        if not in_last:
             has = f"has shape {found[name].shape}" if name in found else "is missing"
             raise ArgumentError(
                 f"init_from: {name} {has} in {parent.path}; {value.shape} was expected, as only "
@@ -397,7 +427,12 @@ def _begin_with(net: Net, parent: Trained) -> str:
             )
         kept.append(name)
     net.load({name: value if name in kept else found[name] for name, value in own.items()})
-    return f"with the parameters of {parent.path}" + (f", {last} anew" if kept else "")
+    begun = f"with the parameters of {parent.path}"
+    if not kept:
+        return begun
+    alike = net.spec.classes == len(parent.classes)
+    why = " (--classes-in-order takes them in their order)" if alike else ""
+    return f"{begun}, {last} anew as its classes are others{why}"
 
 
 def _check_same_network(settings: Config, trained: Config, run: Path) -> None:
@@ -415,17 +450,23 @@ def _check_same_network(settings: Config, trained: Config, run: Path) -> None:
             )
 
 
-def _check_same_data(dataset: Dataset, recipe: Recipe, saved: Checkpoint, run: Path) -> None:
-    """Refuse data that the run was not trained on; the mean, which is exact, is their mark."""
+def _same_data(dataset: Dataset, recipe: Recipe, saved: Checkpoint, run: Path) -> Dataset:
+    """The data with the run's numbers of the classes; the mean, which is exact, is their mark.
+
+    Raises:
+        DataError: the run was not trained on them.
+    """
     mean = mean_of(dataset, recipe)
-    if tuple(saved.meta.class_names) != dataset.class_names:
-        what = "the names of their classes differ"
+    classes = saved.meta.known_classes
+    known = dataset.numbered_as(classes)
+    if known is None:
+        what = f"their classes differ: {dataset.classes.difference(classes)}"
     elif saved.mean.shape != mean.shape:
         what = f"images are {mean.shape}, {saved.mean.shape} were expected"
     elif not np.array_equal(saved.mean, mean):
         what = "the mean of the training images differs"
     else:
-        return
+        return known
     raise DataError(f"{dataset.note}: these are not the data that {run} was trained on; {what}.")
 
 

@@ -652,7 +652,8 @@ class Trainer:
         meta = Meta(
             net=spec.name,
             classes=spec.classes,
-            class_names=self.dataset.class_names,
+            class_names=self.dataset.classes.names,
+            class_ids=self.dataset.classes.ids,
             input_shape=spec.input_shape,
             step=self.at.step,
             epoch=self.at.epoch,

@@ -25,6 +25,7 @@ from pyalexnet import checkpoint, data, nets
 from pyalexnet.backends import Array, Backend
 from pyalexnet.backends import backend as make_backend
 from pyalexnet.checkpoint import Checkpoint, Meta
+from pyalexnet.classes import Classes
 from pyalexnet.data import Dataset, Split
 from pyalexnet.data.dataset import Images, Labels, Progress, shown
 from pyalexnet.data.decode import pillow_warnings, read_image
@@ -110,15 +111,10 @@ class Trained:
     def class_names(self) -> tuple[str, ...]:
         return self.meta.class_names
 
-    @property
-    def nameless(self) -> bool:
-        """Whether its classes are called by their numbers, as after an import without names."""
-        return self.class_names == tuple(str(number) for number in range(self.meta.classes))
-
-    def tells(self, class_names: Sequence[str]) -> bool:
-        """Whether these are its classes; numbers stand for as many classes of any name."""
-        alike = self.nameless and len(class_names) == self.meta.classes
-        return alike or tuple(class_names) == self.class_names
+    @cached_property
+    def classes(self) -> Classes:
+        """What tells its classes apart, and what people call them."""
+        return self.meta.known_classes
 
     @property
     def size(self) -> Side:
@@ -157,6 +153,24 @@ class Trained:
         found = data.load(where or None, image_size=self.stored, seed=seed, progress=progress)
         train, test = self._fitted(found.train), self._fitted(found.test)
         return dataclasses.replace(found, train=train, test=test, statistics=None)
+
+    def numbered(self, dataset: Dataset, *, in_order: bool = False) -> Dataset:
+        """The set with its labels as the network numbers its classes, however they are sorted.
+
+        in_order: take its classes for the network's in their order, whatever they are called.
+
+        Raises:
+            DataError: its classes are not those of the network.
+        """
+        as_many = len(dataset.classes) == len(self.classes)
+        found = dataset if in_order and as_many else dataset.numbered_as(self.classes)
+        if found is None:
+            advice = "; --classes-in-order takes them in their order" if as_many else ""
+            raise DataError(
+                f"{dataset.note}: its classes are not those of {self.name}: "
+                f"{dataset.classes.difference(self.classes)}{advice}."
+            )
+        return found
 
     def place_of(self, path: str | Path | None) -> str:
         """Absolute path of the set at `path`, or of the one it was trained on; "": the built-in.

@@ -29,7 +29,7 @@ STATE = "state.json"
 OUTCOMES = {"refused", "read", "used"}
 SAMPLE = 200
 NAMES = (
-    *("net", "classes", "class_names", "input_shape", "step", "epoch", "net_args", "config"),
+    *("net", "classes", "class_ids", "class_names", "input_shape", "step", "epoch", "net_args"),
     *("metrics", "recipe", "augment", "bytes", "sha256", "format", "dtype", "shape", "dropout"),
     *(
         "data_offsets",

@@ -32,7 +32,7 @@ SHARDS = ("train-00000", "val-00000")
 OUTCOMES = {"refused", "opened", "read"}
 SAMPLE = 150
 NAMES = (
-    *("storage", "size", "form", "quality", "jpeg", "uint8", "class_names", "skipped", "plan"),
+    *("storage", "size", "form", "quality", "jpeg", "uint8", "class_ids", "class_names", "plan"),
     *("statistics", "vectors", "sigmas", "mean_sha256", "shards", "train", "val", "images"),
     *("bytes", "index", "data", "offsets", "labels", "checks", "data_offsets", "U32", "I64"),
 )

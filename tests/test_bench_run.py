@@ -40,6 +40,7 @@ from bench.timing import Plan, Timing
 from pyalexnet import nets
 from pyalexnet.backends.numpy import NumpyBackend
 from pyalexnet.backends.sim import SimBackend
+from pyalexnet.classes import Classes
 from pyalexnet.data import Dataset, Split
 from pyalexnet.errors import BackendUnavailable
 from pyalexnet.layers import Conv, Linear, RNorm
@@ -470,7 +471,7 @@ def test_batches_from_the_host() -> None:
     case = steps.StepCase(nets.get("alexnet-tiny")(input_shape=(12, 12, 3)), "tiny", 3)
     images = np.arange(5 * 12 * 12 * 3, dtype=np.int64).reshape(5, 12, 12, 3) % 251
     split = Split(images.astype(np.uint8), np.arange(5, dtype=np.int64))
-    dataset = Dataset("five", split, split, tuple("abcde"), "made up")
+    dataset = Dataset("five", split, split, Classes.named("abcde"), "made up")
     batches = steps.packed(case, dataset)
     assert [label for _, labels in batches[:2] for label in labels] == [0, 1, 2, 3, 4, 0]
     np.testing.assert_allclose(batches[1][0][2], images[0] - images.mean(axis=0), atol=1e-4)

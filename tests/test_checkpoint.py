@@ -44,6 +44,7 @@ def make(step: int, *, seed: int = 0) -> Checkpoint:
             net="alexnet-tiny",
             classes=2,
             class_names=("cat", "Katzenbär"),
+            class_ids=("n1", "n2"),
             input_shape=(6, 5, 3),
             step=step,
             epoch=step // 10,
@@ -235,6 +236,11 @@ def test_a_forged_state_still_has_to_name_the_three_files(saved: Path) -> None:
         lambda document: document["meta"].update(surprise=1),
         lambda document: document["meta"].update(input_shape=[1]),
         lambda document: document["meta"].update(class_names=None),
+        lambda document: document["meta"].update(class_names=["cat"]),
+        lambda document: document["meta"].update(class_ids=["cat"]),
+        lambda document: document["meta"].update(class_ids=["n1", "n1"]),
+        lambda document: document["meta"].update(class_ids=None),
+        lambda document: document["meta"].pop("class_ids"),
     ],
 )
 def test_a_forged_state_of_another_form_is_refused(
@@ -278,7 +284,7 @@ def test_a_later_format_names_the_version_that_wrote_it(saved: Path) -> None:
     document = json.loads((saved / "state.json").read_text())
     document.update(format=checkpoint.FORMAT + 1, pyalexnet="7.8.9", sha256="of another kind")
     (saved / "state.json").write_text(json.dumps(document))
-    assert "written by pyalexnet 7.8.9 in format 2" in refusal(saved)
+    assert "written by pyalexnet 7.8.9 in format 3" in refusal(saved)
 
 
 def test_newest_falls_back_and_says_so(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pyalexnet import data
+from pyalexnet.classes import Classes
 from pyalexnet.data.dataset import Split, checked, hold_out, order
 from pyalexnet.errors import DataError
 
@@ -99,17 +100,18 @@ def split_of(labels: list[int], side: int = 2) -> Split:
 )
 def test_checked_refuses(train: Split, test: Split, names: list[str], text: str) -> None:
     with pytest.raises(DataError, match=text) as caught:
-        checked("set.npz", train, test, names, name="set", note="")
+        checked("set.npz", train, test, Classes.named(names), name="set", note="")
     assert str(caught.value).startswith("set.npz: ")
     assert str(caught.value).endswith(".")
 
 
 def test_checked_passes_what_is_right() -> None:
-    dataset = checked("x", split_of([0, 1]), split_of([1]), ["a", "b"], name="n", note="m")
+    named = Classes.named(("a", "b"))
+    dataset = checked("x", split_of([0, 1]), split_of([1]), named, name="n", note="m")
     note = "m; 1 of 2 classes have no test image, first a"
     assert (dataset.name, dataset.note, dataset.class_names) == ("n", note, ("a", "b"))
     assert (len(dataset.train), len(dataset.test)) == (2, 1)
-    whole = checked("x", split_of([0, 1]), split_of([1, 0]), ["a", "b"], name="n", note="m")
+    whole = checked("x", split_of([0, 1]), split_of([1, 0]), named, name="n", note="m")
     assert whole.note == "m"
 
 

@@ -251,8 +251,8 @@ def test_without_val_a_seeded_tenth_is_held_out(tmp_path: Path, below: str) -> N
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     write_class(tmp_path, "train", 4)
-    write_class(tmp_path, "val", 4)
-    assert load(tmp_path).class_names == ("train", "val")
+    write_class(tmp_path, "bus", 4)
+    assert load(tmp_path).class_names == ("bus", "train")
 
 
 def test_the_order_is_that_of_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pyalexnet import data
+from pyalexnet.classes import Classes
 from pyalexnet.errors import DataError
 
 N = 40
@@ -62,7 +63,7 @@ def test_test_images_class_names_and_strange_layouts_are_read(tmp_path: Path) ->
         class_names=np.array(["cat", "dög"]),
     )
     dataset = data.load(str(path))
-    assert dataset.class_names == ("cat", "dög")
+    assert dataset.class_names == dataset.classes.ids == ("cat", "dög")
     assert np.array_equal(dataset.train.images, images)
     assert np.array_equal(dataset.test.images, images[:3, :, ::-1])
     assert dataset.test.labels.tolist() == [1, 0, 1]
@@ -113,6 +114,9 @@ NAMES = np.array([f"class {number}" for number in range(10)])
         ),
         ({"class_names": np.array([1, 2])}, "class_names is int64 of shape"),
         ({"class_names": np.array("ab")}, r"shape \(\); strings of shape"),
+        ({"class_ids": np.array([1, 2])}, "class_ids is int64 of shape"),
+        ({"class_ids": np.array(["a", "a"])}, "class_ids is a, a; each id once"),
+        ({"class_ids": NAMES, "class_names": np.array(["a"])}, "and as many as class_names, were"),
     ],
 )
 def test_a_wrong_array_is_one_sentence(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
@@ -129,6 +133,20 @@ class Payload:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self.path,)
+
+
+def test_ids_and_names(tmp_path: Path) -> None:
+    ids, names = np.array(["n1", "n2"]), np.array(["crane", "crane"])
+    both = data.load(write(tmp_path, class_ids=ids, class_names=names))
+    assert both.classes == Classes(("n1", "n2"), ("crane", "crane"))
+    assert data.load(write(tmp_path, class_ids=ids)).classes == Classes.named(("n1", "n2"))
+    assert data.load(write(tmp_path, class_names=names)).classes.ids == ("0", "1")
+
+
+def test_arrays_that_are_not_used_are_named(tmp_path: Path) -> None:
+    assert "not used" not in data.load(write(tmp_path)).note
+    note = data.load(write(tmp_path, val_images=np.zeros(3), val_labels=np.zeros(3))).note
+    assert note.endswith("is held out; not used: val_images, val_labels)")
 
 
 def refusal(path: Path) -> str:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from image_files import encoded
 from pyalexnet import data
+from pyalexnet.classes import Classes
 from pyalexnet.data import colour, decode, pack, prepare
 from pyalexnet.data.colour import Moments
 from pyalexnet.data.dataset import Dataset, Split
@@ -239,7 +240,7 @@ def memory_set(images: int, channels: int = 3) -> Dataset:
     pixels = draws.integers(0, 256, (images, 4, 4, channels), dtype=np.uint8)
     pixels[..., 0] //= 2
     split = Split(pixels, np.arange(images) % 2)
-    return Dataset("set", split, split, ("a", "b"), "")
+    return Dataset("set", split, split, Classes.named(("a", "b")), "")
 
 
 def test_colours_of_a_set_in_memory() -> None:
@@ -388,8 +389,16 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda table: table["statistics"].update(sigmas=[10**400] * 3), "not the table of a pack"),
         (lambda table: table["shards"]["train"][0].update(images=None), "not the table of a pack"),
         (lambda table: table["shards"]["train"][0].update(bytes="9"), "not the table of a pack"),
-        (lambda table: table["class_names"].pop(), "labels 0 to 1; 0 to 0 were expected"),
-        (lambda table: table["class_names"].append("cat"), r"class 2 \(cat\) has no training"),
+        (
+            lambda table: [table[name].pop() for name in ("class_ids", "class_names")],
+            "labels 0 to 1; 0 to 0 were expected",
+        ),
+        (
+            lambda table: [table[name].append("cat") for name in ("class_ids", "class_names")],
+            r"class 2 \(cat\) has no training",
+        ),
+        (lambda table: table["class_names"].pop(), "there are 2 ids and 1 names"),
+        (lambda table: table.update(class_ids=["ant", "ant"]), "id 'ant' is there twice"),
         (lambda table: table["statistics"].update(sigmas=[1, 2]), "not the table of a pack"),
         (lambda table: table["statistics"].update(mean_sha256="0"), "mean.npy: its SHA-256"),
         (lambda table: table["shards"]["train"][0].update(images=6), "does not fit its data"),

@@ -126,6 +126,7 @@ def test_others_find_what_they_expect() -> None:
     np.testing.assert_array_equal(values["mean"], net.mean.transpose(2, 0, 1))
     told = {one.key: one.value for one in model.metadata_props}
     assert json.loads(told["class_names"]) == [f"class {number}" for number in range(5)]
+    assert json.loads(told["class_ids"]) == [f"class {number}" for number in range(5)]
     assert told["net"] == "odd" and told["step"] == "7" and told["preset"] == ""
     assert model.producer_name == "pyalexnet"
     assert [one.name for one in (*model.graph.input, *model.graph.output)] == ["images", "logits"]

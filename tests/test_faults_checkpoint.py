@@ -199,7 +199,7 @@ MEGABYTES = """
 mount -t tmpfs -o size=$1 none disk || exit 99
 shift
 code=0
-"$@" --out disk || code=$?
+"$@" --runs disk || code=$?
 cp -a disk/. rescued
 exit $code
 """

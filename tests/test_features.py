@@ -42,6 +42,7 @@ def test_of_a_data_set(tmp_path: Path, layer: str) -> None:
     about = metadata(out)
     assert (about["layer"], about["data"], about["split"]) == (layer, str(data), "test")
     assert json.loads(about["class_names"]) == list(CLASS_NAMES)
+    assert json.loads(about["class_ids"]) == list(CLASS_NAMES)
     assert f"{layer} of 20 images, {expected.shape[1]:,} numbers each" in said.stdout
 
 

@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 from foreign_files import CLASSES, SMALL, assert_no_run, assert_same_logits, in_torch_order
 from pyalexnet import checkpoint, import_weights, nets
 from pyalexnet.backends.elements import BFLOAT16
+from pyalexnet.classes import Classes
 from pyalexnet.commands import import_
 from pyalexnet.errors import ArgumentError, CheckpointError, PyalexnetError, RunError
 from pyalexnet.foreign import torchvision, weights
@@ -811,12 +812,48 @@ def test_the_run_is_as_one_of_training(tmp_path: Path) -> None:
         net.dataset()
 
 
+INDEX = {"0": ["n01440764", "tench"], "2": ["n03", "dog"], "1": ["n01443537", "goldfish"]}
+
+
+@pytest.mark.usefixtures("imports_a_small_net")
+@pytest.mark.parametrize(
+    ("text", "ids", "names"),
+    [
+        (None, "0 1 2", "0 1 2"),
+        ("black bear\nbear\ncat\n", "0 1 2", "black bear,bear,cat"),
+        (
+            "n01440764 tench, Tinca\nn01443537 goldfish\nn01484850 great white shark\n",
+            "n01440764 n01443537 n01484850",
+            "tench, Tinca|goldfish|great white shark",
+        ),
+        (
+            "n01440764\nn01443537\nn01484850\n",
+            "n01440764 n01443537 n01484850",
+            "n01440764,n01443537,n01484850",
+        ),
+        ("10\tblack bear\n2\tcat\n30\tdog\n", "10 2 30", "black bear,cat,dog"),
+        (json.dumps(INDEX), "n01440764 n01443537 n03", "tench,goldfish,dog"),
+        ("\ufeffcat\r\ndog\r\ncat\r\n", "0 1 2", "cat,dog,cat"),
+    ],
+)
+def test_what_classes_are_called(tmp_path: Path, text: str | None, ids: str, names: str) -> None:
+    (file := tmp_path / "names.txt").write_text(text or "", encoding="utf-8")
+    import_run(tmp_path / "a.pth", tmp_path / "run", class_names=file if text else None)
+    net = Trained.load(tmp_path / "run", backend="numpy")
+    expected = names.split("|" if "|" in names else "," if "," in names else " ")
+    assert net.classes == Classes(tuple(ids.split()), tuple(expected))
+
+
 @pytest.mark.usefixtures("imports_a_small_net")
 def test_class_names_have_to_fit(tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     for content, sentence in (
         (b"cat\ndog\n", "has 2 names; 3 were expected"),
         (b"\xff\xfe\n", "cannot be read"),
+        (b"n1\tcat\nn2\tdog\nn1\tcow\n", "the id 'n1' is there twice"),
+        (b'{"0": ["a", "b"], "1": ["c", "d"], "3": ["e", "f"]}', "no index of classes .'2'"),
+        (b'{"0": "a", "1": "b", "2": "c"}', "two texts for each class"),
+        (b'{"0": ', "no index of classes"),
     ):
         names.write_bytes(content)
         with pytest.raises(CheckpointError, match=sentence):

@@ -129,15 +129,23 @@ def test_folders_stand_for_the_images_in_them(tmp_path: Path) -> None:
         (root / name).touch()
     for name in ("notes.txt", "a/list.json"):
         (root / name).touch()
-    found = [str(path.relative_to(root)) for path in named([root])]
+    said: list[str] = []
+    found = [str(path.relative_to(root)) for path in named([root], said.append)]
     assert found == ["z.webp", "a/c/1.png", "b/10.JPG", "b/2.jpg"]
+    assert said == [
+        f"not used  of {root}: 1 .txt file, first notes.txt, 1 .json file, first a/list.json"
+    ]
     # A file counts, whatever it is called; and as often as it is named.
     assert named([root / "notes.txt", root / "notes.txt"]) == [root / "notes.txt"] * 2
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no image"):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "1.tif").touch()
+    with pytest.raises(DataError, match=r"holds no image, but 1 \.tif file, first 1\.tif; files"):
+        named([tmp_path / "scans"])
+    with pytest.raises(DataError, match="holds no image;"):
         named([tmp_path / "empty"])
     with pytest.raises(DataError, match="is not there"):
         named([tmp_path / "missing.png"])

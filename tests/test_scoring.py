@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from networks import CLASS_NAMES, STORED, invoked, npz, written
-from pyalexnet import ensemble, scoring
+from pyalexnet import checkpoint, ensemble, scoring
 from pyalexnet.commands.evaluate import evaluate
 from pyalexnet.errors import ArgumentError, DataError, RunError
 from pyalexnet.trained import Trained
@@ -113,23 +114,55 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(runs: list[Path], tmp_pa
     assert "\nrun0/step-00000001 " in said
 
 
-def test_numbers_for_names_stand_for_as_many_classes(runs: list[Path], tmp_path: Path) -> None:
+def test_numbers_are_no_classes_of_other_names_unless_it_is_said(
+    runs: list[Path], tmp_path: Path
+) -> None:
     """As after an import without names."""
     data, numbers = tmp_path / "set.npz", ("0", "1", "2", "3")
     run = written(tmp_path / "imported", data=None, class_names=numbers)
     out = tmp_path / "predictions.safetensors"
-    said = invoked(evaluate, run, "--data", data, "--output", out).stdout
-    assert "imported knows them by number only, taken for the data's order" in said
+    with pytest.raises(
+        DataError, match=r"not those of imported: 'ant' is .*; --classes-in-order takes them"
+    ):
+        invoked(evaluate, run, "--data", data)
+    in_order = ("--data", data, "--classes-in-order")
+    said = invoked(evaluate, run, *in_order, "--output", out).stdout
+    assert "classes   the data's are taken for the networks' in their order" in said
     with safetensors.safe_open(out, "np") as file:
         assert json.loads(file.metadata()["class_names"]) == list(CLASS_NAMES)
-    known = invoked(evaluate, runs[0], run, "--data", data).stdout
-    assert known.count("by number only") == 1
+        assert json.loads(file.metadata()["class_ids"]) == list(CLASS_NAMES)
+    with pytest.raises(DataError, match="imported and run0 tell other classes apart"):
+        invoked(evaluate, runs[0], run, "--data", data)
+    invoked(evaluate, runs[0], run, *in_order)
     fewer = written(tmp_path / "fewer", data=None, class_names=numbers[:3])
-    with pytest.raises(DataError, match="not those of fewer: there are 4 and 3"):
-        invoked(evaluate, fewer, "--data", data)
-    swapped = written(tmp_path / "swapped", data=None, class_names=("1", "0", "2", "3"))
-    with pytest.raises(DataError, match="not those of swapped: class 0 is 'ant' and '1'"):
-        invoked(evaluate, swapped, "--data", data)
+    with pytest.raises(DataError, match=r"not those of fewer: there are 4 and 3\.$"):
+        invoked(evaluate, fewer, *in_order)
+
+
+def test_classes_in_another_order_are_the_same_classes(runs: list[Path], tmp_path: Path) -> None:
+    """The network's outputs in another order, and its classes with them: the same scores."""
+    data, other = tmp_path / "set.npz", (2, 0, 3, 1)
+    net = checkpoint.load(checkpoint.newest(runs[0]))
+    for name in ("fc6.w", "fc6.b"):
+        net.params[name][:] = net.params[name][list(other)]
+    names = tuple(CLASS_NAMES[number] for number in other)
+    turned = tmp_path / "turned"
+    meta = dataclasses.replace(net.meta, class_names=names)
+    checkpoint.save(turned / "checkpoints", dataclasses.replace(net, meta=meta))
+    (turned / "config.toml").write_text("")
+    asked = ("--data", data, "--json", "--backend=numpy")
+    (found,), (expected,) = (
+        json.loads(invoked(evaluate, run, *asked).stdout)["runs"] for run in (turned, runs[0])
+    )
+    assert found["top1_error"] == expected["top1_error"] < 0.9
+    # Of a matrix with its rows in another order BLAS may add in another order: 8 roundings of what
+    # the terms come to move a logit, and a loss moves by twice that at most.
+    loaded = Trained.load(runs[0], backend="numpy")
+    hidden = np.abs(loaded.activations(loaded.dataset().test.images, "drop5"))
+    magnitude = (hidden @ np.abs(net.params["fc6.w"]).T).max()
+    assert found["loss"] == pytest.approx(expected["loss"], abs=float(2 * 8 * 2**-24 * magnitude))
+    with pytest.raises(DataError, match="turned and run0 number the same classes in another order"):
+        invoked(evaluate, runs[0], turned, "--data", data)
 
 
 def test_the_checkpoint_that_was_asked_for(runs: list[Path], tmp_path: Path) -> None:
@@ -155,12 +188,12 @@ def test_networks_of_different_input_share_images_not_sizes(tmp_path: Path) -> N
 
 def test_what_cannot_be_compared_is_refused(runs: list[Path], tmp_path: Path) -> None:
     other = written(tmp_path / "other", class_names=("ant", "bee", "cow", "dog"))
-    with pytest.raises(DataError, match="class 2 is 'cow' and 'cat'"):
+    with pytest.raises(DataError, match="'cow' is a class of the one, 'cat' of the other"):
         invoked(evaluate, runs[0], other)
     fewer = written(tmp_path / "fewer", class_names=("ant", "bee", "cat"))
     with pytest.raises(DataError, match="there are 3 and 4"):
         invoked(evaluate, runs[0], fewer)
-    with pytest.raises(DataError, match=r"its classes are not those of other: class 2 is 'cat'"):
+    with pytest.raises(DataError, match=r"its classes are not those of other: 'cat' is a class"):
         invoked(evaluate, other, "--data", tmp_path / "set.npz")
     elsewhere = written(tmp_path / "elsewhere", data="")
     with pytest.raises(DataError, match="trained on different data; --data was expected"):

@@ -305,12 +305,16 @@ def test_data_of_other_classes(run: Path, cropped: Path, tmp_path: Path) -> None
         labels = {name: arrays[name] % 3 for name in ("labels", "test_labels")}
         np.savez(tmp_path / "fewer.npz", **{**arrays, **labels}, class_names=names[:3])
     # The run's own classes have no names but numbers.
-    show("predictions", run, "--data", tmp_path / "named.npz", "--output", tmp_path)
-    with pytest.raises(DataError, match="has the classes a, b, c; those of the network"):
-        show("predictions", run, "--data", tmp_path / "fewer.npz")
+    for command in ("predictions", "similar", "batch", "maps"):
+        with pytest.raises(DataError, match=r"'a' is a class of the one, '0' of the other; --cla"):
+            show(command, run, "--data", tmp_path / "named.npz", "--output", tmp_path)
+    in_order = ("--classes-in-order", "--output", tmp_path)
+    show("predictions", run, "--data", tmp_path / "named.npz", *in_order)
+    with pytest.raises(DataError, match="there are 3 and 4"):
+        show("predictions", run, "--data", tmp_path / "fewer.npz", *in_order)
     named = began(tmp_path / "runs", tmp_path / "named.npz", epochs=1)
     fitted(named)
-    with pytest.raises(DataError, match="has the classes 0, 1, 2 and 1 more; those of the network"):
+    with pytest.raises(DataError, match="'0' is a class of the one, 'a' of the other"):
         show("predictions", named.folder.path, "--data", path)
 
 

@@ -177,7 +177,10 @@ def altered(run: Path, **changes: object) -> Path:
         ({"net": "lenet"}, "'lenet' cannot be built here"),
         ({"net_args": {"depth": 3}}, "cannot be built here .*depth"),
         ({"net_args": {"dropout": 2.0}}, "cannot be built here .*keep"),
-        ({"classes": 5}, r"cannot be built here \(fc6.w has shape"),
+        (
+            {"classes": 5, "class_names": tuple("abcde")},
+            r"cannot be built here \(fc6.w has shape",
+        ),
         ({"net_args": {"dropout": "half"}}, "cannot be built here"),
         ({"net_args": {"dropout": 10**400}}, "cannot be built here"),
         ({"net_args": {"\n": None}}, r"cannot be built here \([^\n]*\)\.$"),

@@ -53,8 +53,9 @@ def prepare(
         Path,
         typer.Argument(
             metavar="SRC",
-            help="Folder of images, one folder a class, or train/ and val/ of such; val/ may be "
-            "flat, as ImageNet's is, with --val-labels.",
+            help="Folder of images, one folder a class, or train/ and val/ of such (also training, "
+            "valid, validation; test where there is no val); val/ may be flat, as ImageNet's is, "
+            "with --val-labels.",
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the pack.")],
@@ -107,7 +108,14 @@ def prepare(
         Storage(size, form.value, quality), seed, val_labels, val_numbers, class_names
     )
     with _going_on(), progress.reporter() as reporter:
-        table = make(source, out, options, workers=workers, progress=reporter.progress("images"))
+        table = make(
+            source,
+            out,
+            options,
+            workers=workers,
+            progress=reporter.progress("images"),
+            say=reporter.say,
+        )
         for line in _about(table, out):
             reporter.say(line)
 
@@ -132,7 +140,7 @@ def _about(table: Table, out: Path) -> Iterator[str]:
     yield (
         f"pack      {shown(out)}: {table.images('train'):,} training and {table.images('val'):,} "
         f"validation images, {storage.size}x{storage.size} {storage.form}, "
-        f"{len(table.class_names)} classes, {table.bytes / 1e6:,.0f} MB"
+        f"{len(table.classes)} classes, {table.bytes / 1e6:,.0f} MB"
     )
     if table.skipped:
         yield f"skipped   {table.skipped} files, listed in {shown(out / BAD_FILES)}"

@@ -24,6 +24,7 @@ def evaluate(
         typer.Argument(metavar="RUN...", help="Run folders, latest, or checkpoints' folders."),
     ],
     data: given.Data = None,
+    classes_in_order: given.InOrder = False,
     split: given.Part = "test",
     ten_crop: given.TenCrop = False,
     search_weights: Annotated[
@@ -56,7 +57,9 @@ def evaluate(
     given.check_parent(output)
     with given.reporting(as_json, plain) as reporter:
         trained = given.load(runs, where, which, backend, device, reporter)
-        datasets = scoring.same_images(trained, data, reporter.progress("reading images"))
+        datasets = scoring.same_images(
+            trained, data, reporter.progress("reading images"), in_order=classes_in_order
+        )
         judgement = scoring.judge(
             trained,
             [dataset.train if part == "train" else dataset.test for dataset in datasets],
@@ -67,7 +70,7 @@ def evaluate(
             progress=reporter.progress,
         )
         if output is not None:
-            scoring.write_predictions(output, judgement, datasets[0].class_names)
+            scoring.write_predictions(output, judgement, datasets[0].classes)
         if as_json:
             given.print_json(
                 {
@@ -80,11 +83,8 @@ def evaluate(
             )
             return
         reporter.say(f"data      {datasets[0].note}, {part} images: {len(judgement.labels):,}")
-        for run in trained:
-            if run.class_names != datasets[0].class_names:
-                reporter.say(
-                    f"classes   {run.name} knows them by number only, taken for the data's order"
-                )
+        if classes_in_order:
+            reporter.say("classes   the data's are taken for the networks' in their order")
         reporter.say(f"views     {_views(trained, ten_crop)}")
         for line in _lines(trained, judgement):
             reporter.say(line)

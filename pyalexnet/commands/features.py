@@ -55,7 +55,7 @@ def features(
             count = write.write_files(
                 output,
                 trained,
-                named(images),
+                named(images, reporter.say),
                 chosen,
                 batch_size=batch_size,
                 bad=lambda _, sentence: reporter.warn(f"skipped {sentence}"),
@@ -63,6 +63,7 @@ def features(
             )
         else:
             dataset = trained.dataset(data, reporter.progress("reading images"))
+            reporter.say(f"data      {dataset.note}")
             count = write.write_split(
                 output,
                 trained,

@@ -23,7 +23,12 @@ def import_weights(
         typer.Option("--format", help="torchvision, caffe, or auto, which the file tells."),
     ] = "auto",
     class_names: Annotated[
-        Path | None, typer.Option(help="Text file with one class name a line.")
+        Path | None,
+        typer.Option(
+            help="Text file with a line a class, in the order of the outputs: NAME, SYNSET NAME, "
+            "or ID, a tab, NAME; or Keras's imagenet_class_index.json. Without it classes are "
+            "called 0, 1, ..., and so the folders of data have to be."
+        ),
     ] = None,
     mean: Annotated[
         Path | None, typer.Option(help="Caffe's mean image, imagenet_mean.binaryproto.")
@@ -44,6 +49,11 @@ def import_weights(
     )
     for note in found.notes:
         print(f"note: {note}")
+    if found.classes is None and class_names is None:
+        print(
+            "note: The file does not say what its classes are called, so they are numbers from 0, "
+            "and only data whose classes are called so are known to be theirs; --class-names tells."
+        )
     preset = f", preset {found.net_args['preset']}" if "preset" in found.net_args else ""
     print(
         f"{run}: {found.spec.name}{preset}, {found.spec.num_parameters:,} parameters, "

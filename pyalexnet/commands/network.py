@@ -37,7 +37,14 @@ Data = Annotated[
         "--data",
         "--data-path",
         help="Data set; the run's own if none is named. An .npz holds images and labels and, if it "
-        "has them, test_images, test_labels and class_names.",
+        "has them, test_images, test_labels, class_ids and class_names.",
+    ),
+]
+InOrder = Annotated[
+    bool,
+    typer.Option(
+        "--classes-in-order",
+        help="Take the data's classes for the network's in their order, whatever they are called.",
     ),
 ]
 Part = Annotated[

@@ -26,7 +26,10 @@ def predict(
     ten_crop: given.TenCrop = False,
     labels: Annotated[
         bool,
-        typer.Option("--labels", help="Each image's class is the name of its folder: say what is."),
+        typer.Option(
+            "--labels",
+            help="Each image's folder is called like its class: say what is right.",
+        ),
     ] = False,
     sheet: given.Sheet = None,
     which: given.Which = "best",
@@ -44,9 +47,9 @@ def predict(
     given.check_parent(sheet)
     with given.reporting(as_json, plain) as reporter:
         (trained,) = given.load([run], where, which, backend, device, reporter)
-        paths = named(images)
+        paths = named(images, reporter.say)
         if labels:
-            labels_of(paths, trained.class_names)  # refused before anything is computed
+            labels_of(paths, trained.classes)  # refused before anything is computed
         documents: list[dict[str, Any]] = []
         shown: list[Predictions] = []
         feed = predictions(
@@ -59,7 +62,7 @@ def predict(
         )
         count = first = among = 0
         for batch in feed:
-            truths = labels_of(batch.paths, trained.class_names) if labels else None
+            truths = labels_of(batch.paths, trained.classes) if labels else None
             if count < given.ON_A_SHEET:
                 shown.append(batch)
             count += len(batch.paths)
@@ -94,7 +97,12 @@ def _documents(
         truth = {} if truths is None else {"label": run.class_names[truths[number]]}
         yield {"path": shown(path), **truth} | {
             "predictions": [
-                {"class": run.class_names[which], "index": which, "probability": probability}
+                {
+                    "class": run.class_names[which],
+                    "id": run.classes.ids[which],
+                    "index": which,
+                    "probability": probability,
+                }
                 for which, probability in best
             ]
         }
@@ -132,7 +140,7 @@ def _draw(run: Trained, batches: Sequence[Predictions], path: Path, labels: bool
         np.concatenate([batch.probabilities for batch in batches])[room],
         run.class_names,
         path,
-        labels=np.array(labels_of(paths, run.class_names)) if labels else None,
+        labels=np.array(labels_of(paths, run.classes)) if labels else None,
         captions=None if labels else [path.name for path in paths],
         title=f"{run.name}: most probable classes",
     )

@@ -72,7 +72,7 @@ def probe(
             "chance": fit.chance(dataset),
         }
         if output is not None:
-            fit.write(output, found, trained, chosen, dataset.class_names)
+            fit.write(output, found, trained, chosen, dataset.classes)
         if not as_json:
             reporter.say(f"data      {dataset.note}, {classes} classes")
             reporter.say(

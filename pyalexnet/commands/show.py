@@ -12,7 +12,7 @@ import typer
 
 from pyalexnet.commands import network as given
 from pyalexnet.commands.group import Commands
-from pyalexnet.errors import ArgumentError, CheckpointError, DataError, RunError, reason
+from pyalexnet.errors import ArgumentError, CheckpointError, RunError, reason
 
 if TYPE_CHECKING:
     from pyalexnet.data import Dataset
@@ -101,6 +101,7 @@ def predictions(
     runs: Runs,
     output: Output = None,
     data: given.Data = None,
+    classes_in_order: given.InOrder = False,
     only_errors: Annotated[
         bool, typer.Option("--only-errors", help="Images that the network gets wrong.")
     ] = False,
@@ -116,7 +117,7 @@ def predictions(
     from pyalexnet.show import gather
 
     for trained, path in _networks(runs, where, which, backend, device, "predictions.png", output):
-        dataset = _dataset(trained, data)
+        dataset = _dataset(trained, data, classes_in_order)
         images, labels, probabilities = gather.predicted(
             trained, dataset.test, count, seed, only_errors=only_errors
         )
@@ -132,6 +133,7 @@ def similar(
     runs: Runs,
     output: Output = None,
     data: given.Data = None,
+    classes_in_order: given.InOrder = False,
     layer: given.Layer = None,
     count: Annotated[int, typer.Option(min=1, help="Test images to find neighbours of.")] = 5,
     neighbours: given.Neighbours = 6,
@@ -149,7 +151,7 @@ def similar(
     for trained, path in _networks(runs, where, which, backend, device, "similar.png", output):
         name = layer or trained.last_hidden
         trained.check_layer(name)
-        dataset = _dataset(trained, data)
+        dataset = _dataset(trained, data, classes_in_order)
         train, test = dataset.train, dataset.test
         chosen = gather.drawn(test, count, seed)
         queries = gather.read(test, chosen)
@@ -178,6 +180,7 @@ def batch(
     runs: Runs,
     output: Output = None,
     data: given.Data = None,
+    classes_in_order: given.InOrder = False,
     epoch: Annotated[int, typer.Option(min=1, help="Epoch whose first batch is shown.")] = 1,
     count: Count = 9,
     which: given.Which = "best",
@@ -190,7 +193,7 @@ def batch(
     from pyalexnet.show import gather
 
     for trained, path in _networks(runs, where, which, backend, device, "batch.png", output):
-        dataset = _dataset(trained, data)
+        dataset = _dataset(trained, data, classes_in_order)
         chosen, positions = gather.of_first_batch(trained, dataset, epoch - 1, count)
         views = gather.training_views(trained, dataset, epoch - 1, chosen, positions)
         stored = gather.read(dataset.train, chosen)
@@ -213,6 +216,7 @@ def maps(
     runs: Runs,
     output: Output = None,
     data: given.Data = None,
+    classes_in_order: given.InOrder = False,
     image: Annotated[
         Path | None, typer.Option(help="Image file; a test image if none is named.")
     ] = None,
@@ -233,7 +237,7 @@ def maps(
 
     for trained, path in _networks(runs, where, which, backend, device, "maps.png", output):
         if image is None:
-            stored, what = _test_image(trained, data, number)
+            stored, what = _test_image(trained, data, classes_in_order, number)
         else:
             (stored, _), what = trained.images([image]), image.name
         found = gather.maps_of(trained, stored, layer or gather.convolutions(trained.net.spec))
@@ -341,27 +345,24 @@ def _log(folder: Path) -> Path:
 # What they show
 
 
-def _dataset(trained: Trained, path: str | None) -> Dataset:
-    """The data set, if it is of the network's classes."""
+def _dataset(trained: Trained, path: str | None, in_order: bool) -> Dataset:
+    """The data set, if it is of the network's classes, with the network's labels."""
     from pyalexnet.progress import reporter
 
     with reporter() as watched:
         dataset = trained.dataset(path, watched.progress("reading images"))
-    if not trained.tells(dataset.class_names):
-        raise DataError(
-            f"{dataset.name} has the classes {_listed(dataset.class_names)}; those of the network "
-            f"were expected: {_listed(trained.class_names)}."
-        )
-    return dataset
+    return trained.numbered(dataset, in_order=in_order)
 
 
-def _test_image(trained: Trained, data: str | None, number: int) -> tuple[Images, str]:
+def _test_image(
+    trained: Trained, data: str | None, in_order: bool, number: int
+) -> tuple[Images, str]:
     """Test image `number` as a batch of one, and what to call it."""
     import numpy as np
 
     from pyalexnet.show import gather
 
-    dataset = _dataset(trained, data)
+    dataset = _dataset(trained, data, in_order)
     if number >= len(dataset.test):
         raise ArgumentError(
             f"--number is {number}; 0 to {len(dataset.test) - 1} was expected, as there are "
@@ -369,11 +370,6 @@ def _test_image(trained: Trained, data: str | None, number: int) -> tuple[Images
         )
     image = gather.read(dataset.test, np.array([number]))
     return image, f"test image {number}, {dataset.class_names[dataset.test.labels[number]]}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _about(trained: Trained, dataset: Dataset) -> str:

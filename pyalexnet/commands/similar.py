@@ -53,9 +53,15 @@ def similar(
         chosen = layer or trained.last_hidden
         trained.check_layer(chosen)
         opened = search.open_index(
-            trained, index, chosen, bad=bad, progress=reporter.progress("images of the index")
+            trained,
+            index,
+            chosen,
+            bad=bad,
+            progress=reporter.progress("images of the index"),
+            say=reporter.say,
         )
-        matches = search.similar(trained, named(queries), opened, chosen, k=k, bad=bad)
+        queried = named(queries, reporter.say)
+        matches = search.similar(trained, queried, opened, chosen, k=k, bad=bad)
         metric = f"Euclidean distance of {chosen} features"
         fewest = min(len(match.indices) for match in matches)
         if fewest < k:

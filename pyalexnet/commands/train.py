@@ -99,6 +99,15 @@ def train(
             rich_help_panel=_NETWORK,
         ),
     ] = None,
+    classes_in_order: Annotated[
+        bool,
+        typer.Option(
+            "--classes-in-order",
+            help="With --init-from: keep the last layer, too, and take the data's classes for its "
+            "own in their order, whatever they are called.",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = False,
     data: Annotated[
         str | None,
         typer.Option(
@@ -106,7 +115,8 @@ def train(
             "--data-path",
             help="Pack (pyalexnet data prepare), folder of images by class, CIFAR-10 folder or "
             "archive, cifar10 once fetched, or .npz (images, labels and, if it has them, "
-            "test_images, test_labels, class_names); built-in photographs if none is named.",
+            "test_images, test_labels, class_ids, class_names); built-in photographs if none is "
+            "named.",
             rich_help_panel=_DATA,
         ),
     ] = None,
@@ -327,6 +337,7 @@ def train(
         precision=precision,
         fused=fused,
         init_from=init_from,
+        classes_in_order=classes_in_order,
     )
     stopped_by = _run(choices, resume, config, where, steps, plain)
     if stopped_by is not None:

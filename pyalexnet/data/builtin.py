@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pyalexnet.classes import Classes
 from pyalexnet.data.dataset import Dataset, Images, Labels, Split, checked, shown
 from pyalexnet.errors import DataError
 
@@ -84,7 +85,7 @@ def load() -> Dataset:
         "the built-in set",
         _read(TRAIN),
         _read(TEST),
-        CLASS_NAMES,
+        Classes.named(CLASS_NAMES),
         name="fashion-mnist",
         note="the built-in Fashion-MNIST subset (10,000 + 2,000 photographs, Zalando, MIT)",
     )

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from pyalexnet.classes import Classes
 from pyalexnet.data import unpickle
 from pyalexnet.data.dataset import Dataset, Images, Split, checked, shown
 from pyalexnet.errors import DataError, reason
@@ -186,7 +187,7 @@ def _load(source: str, files: Mapping[str, bytes], note: str) -> Dataset:
         np.concatenate([batch.images for batch in train]),
         np.concatenate([batch.labels for batch in train]),
     )
-    return checked(source, whole, test, names, name="cifar10", note=note)
+    return checked(source, whole, test, Classes.named(names), name="cifar10", note=note)
 
 
 def _binary_batch(source: str, raw: bytes) -> Split:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from pyalexnet.classes import Classes
 from pyalexnet.data import colour
 from pyalexnet.data.colour import Colour
 from pyalexnet.errors import DataError
@@ -46,6 +50,12 @@ class Split:
         """The images `indices` (n,) into `out` (n, H, W, C). Safe in threads."""
         np.take(self.images, indices, axis=0, out=out)
 
+    def renumbered(self, places: Sequence[int]) -> Self:
+        """The same images in the same order; what was class c is class `places[c]`."""
+        new = copy.copy(self)
+        object.__setattr__(new, "labels", np.array(places, np.int64)[self.labels])
+        return new
+
     def where(self, indices: Labels) -> str:
         """Where the images `indices` are, for a message."""
         return f"images {', '.join(map(str, indices))} of a set in memory"
@@ -75,9 +85,30 @@ class Dataset:
     name: str
     train: Split
     test: Split
-    class_names: tuple[str, ...]
+    classes: Classes
     note: str
     statistics: Statistics | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What people call the classes, by label."""
+        return self.classes.names
+
+    def numbered_as(self, classes: Classes) -> Dataset | None:
+        """The set with each class's number as in `classes`; None where those are others."""
+        places = classes.places(self.classes)
+        if places is None or places == tuple(range(len(places))):
+            return None if places is None else self
+        order = np.argsort(places)
+        ids, names = (
+            tuple(own[number] for number in order) for own in (self.classes.ids, self.class_names)
+        )
+        return dataclasses.replace(
+            self,
+            train=self.train.renumbered(places),
+            test=self.test.renumbered(places),
+            classes=Classes(ids, names),
+        )
 
     def mean(self) -> Pixels:
         """Mean of each pixel over the training images, (H, W, C)."""
@@ -99,7 +130,7 @@ def checked(
     source: str,
     train: Split,
     test: Split,
-    class_names: Sequence[str],
+    classes: Classes,
     *,
     name: str,
     note: str,
@@ -113,39 +144,39 @@ def checked(
         DataError: a split is empty, the splits' images differ in shape, there is one class only, a
             label is not one of the classes, or a class has no training image. `source` opens it.
     """
-    classes = len(class_names)
-    if classes < 2:
+    count = len(classes)
+    if count < 2:
         raise DataError(
-            f"{source}: there is 1 class ({class_names[0]}); at least 2 are needed to learn "
+            f"{source}: there is 1 class ({classes.names[0]}); at least 2 are needed to learn "
             f"anything."
-            if class_names
+            if count
             else f"{source}: there are no classes; at least 2 are needed."
         )
     for which, split in (("training", train), ("test", test)):
         if not len(split):
             raise DataError(f"{source}: there are 0 {which} images; at least 1 was expected.")
-        outside = np.flatnonzero((split.labels < 0) | (split.labels >= classes))
+        outside = np.flatnonzero((split.labels < 0) | (split.labels >= count))
         if outside.size:
             raise DataError(
                 f"{source}: {which} image {outside[0]} has label {split.labels[outside[0]]}; "
-                f"0 to {classes - 1} were expected, as there are {classes} classes."
+                f"0 to {count - 1} were expected, as there are {count} classes."
             )
     if train.image_shape != test.image_shape:
         raise DataError(
             f"{source}: test images are {shape_of(test)}; {shape_of(train)} was expected, as the "
             f"training images are."
         )
-    absent = np.flatnonzero(np.bincount(train.labels, minlength=classes) == 0)
+    absent = np.flatnonzero(np.bincount(train.labels, minlength=count) == 0)
     if absent.size:
         raise DataError(
-            f"{source}: class {absent[0]} ({class_names[absent[0]]}) has no training image; each "
-            f"of the {classes} classes needs one."
+            f"{source}: class {absent[0]} ({classes.names[absent[0]]}) has no training image; each "
+            f"of the {count} classes needs one."
         )
-    untested = np.flatnonzero(np.bincount(test.labels, minlength=classes) == 0)
+    untested = np.flatnonzero(np.bincount(test.labels, minlength=count) == 0)
     if untested.size:
-        first = class_names[untested[0]]
-        note += f"; {untested.size} of {classes} classes have no test image, first {first}"
-    return Dataset(name, train, test, tuple(class_names), note, statistics)
+        first = classes.names[untested[0]]
+        note += f"; {untested.size} of {count} classes have no test image, first {first}"
+    return Dataset(name, train, test, classes, note, statistics)
 
 
 def order(n: int, seed: int, epoch: int) -> Labels:

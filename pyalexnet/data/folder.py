@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pyalexnet.classes import Classes
 from pyalexnet.data import bad_files, decode, listing
 from pyalexnet.data.bad_files import Skipped
-from pyalexnet.data.dataset import Dataset, Images, Progress, Split, checked, hold_out, shown
+from pyalexnet.data.dataset import Dataset, Images, Progress, Split, checked, shown
 from pyalexnet.data.listing import Listing
 from pyalexnet.data.readers import Readers
 from pyalexnet.errors import DataError
@@ -111,14 +112,13 @@ def _decode_into(path: Path, image: Images) -> str:
 
 
 def _assemble(root: Path, found: Listing, images: Images, seed: int, skipped: int) -> Dataset:
-    if len(found.part_names) == 1:
-        kept, held = hold_out(found.labels, seed)
-        how = f"; validation is a tenth drawn with seed {seed}"
-    else:
-        kept, held = np.flatnonzero(found.parts == 0), np.flatnonzero(found.parts == 1)
-        how = ""
+    kept, held = found.split(seed)
     train = Split(images[kept], found.labels[kept])
     test = Split(images[held], found.labels[held])
-    note = f"{shown(root)} ({len(train)} + {len(test)} images, skipped files: {skipped}{how})"
-    names = [shown(name) for name in found.class_names]
-    return checked(shown(root), train, test, names, name=root.name, note=note)
+    unused = listing.not_used(root, found.rest)
+    note = (
+        f"{shown(root)} ({len(train)} + {len(test)} images, skipped files: {skipped}; validation "
+        f"is {found.validation(root, seed)}{f'; not used: {unused}' if unused else ''})"
+    )
+    classes = Classes.named([shown(name) for name in found.class_ids])
+    return checked(shown(root), train, test, classes, name=root.name, note=note)

@@ -38,7 +38,7 @@ def val_labels(
         path: the file of labels.
         numbers: the file that says which class each number is; None: there is none.
         files: names of the images.
-        folders: names of the class folders, sorted.
+        folders: names of the class folders, in the order of the classes.
 
     Raises:
         DataError: a file cannot be read, names a class or an image that is not there, does not
@@ -58,8 +58,27 @@ def val_labels(
     return _in_order(path, [file for file, _ in pairs], labels, files)
 
 
+def box_labels(path: Path, files: Sequence[str], folders: Sequence[str]) -> Labels:
+    """The labels (N,) of `files` by Tiny ImageNet's `val_annotations.txt`.
+
+    One image a line, columns parted by tabs: the file, its class's folder, four numbers of a box.
+
+    Raises:
+        DataError: as `val_labels`.
+    """
+    columns = [line.split("\t") for line in _lines(path)]
+    for number, line in enumerate(columns, 1):
+        if len(line) < 2:
+            raise DataError(
+                f"{shown(path)}: line {number} is {shown(line[0])!r}; FILE, a tab and the name of "
+                f"a class folder were expected."
+            )
+    labels = _classes(path, None, [line[1] for line in columns], folders, from_zero=True)
+    return _in_order(path, [line[0] for line in columns], labels, files)
+
+
 def class_names(path: Path, folders: Sequence[str]) -> tuple[str, ...]:
-    """Names for the classes of `folders`, which are sorted.
+    """Names for the classes of `folders`, in their order.
 
     One class a line: `n01440764 tench, Tinca tinca`, in any order, or only the name, in the order
     of the folders.
@@ -73,6 +92,12 @@ def class_names(path: Path, folders: Sequence[str]) -> tuple[str, ...]:
     if len(lines) != len(folders):
         raise DataError(
             f"{shown(path)}: has {len(lines)} lines; {len(folders)} were expected, one a class."
+        )
+    if not named and _order_is_open(folders):
+        raise DataError(
+            f"{shown(path)}: names classes without their folders, and which folder is the second "
+            f"depends on whether numbers in their names are sorted as numbers; lines FOLDER NAME "
+            f"were expected."
         )
     if not named:
         return tuple(lines)
@@ -109,6 +134,12 @@ def _classes(
         raise DataError(
             f"{shown(path)}: labels images by numbers, and folders are called by numbers, too; a "
             f"file that says which class each number is was expected beside it (--val-numbers)."
+        )
+    elif from_zero and _order_is_open(folders):
+        raise DataError(
+            f"{shown(path)}: labels images by numbers, and which folder is the second depends on "
+            f"whether numbers in their names are sorted as numbers; a file that says which class "
+            f"each number is was expected beside it (--val-numbers)."
         )
     elif from_zero:
         known = {str(number): number for number in range(len(folders))}
@@ -187,6 +218,13 @@ def _pair(path: Path, number: int, line: str) -> tuple[str, str]:
             f"FILE LABEL was expected, the same in all lines."
         )
     return file.strip(), label
+
+
+def _order_is_open(folders: Sequence[str]) -> bool:
+    """Whether others may sort these names, which are not all numbers, in another order."""
+    return not all(folder.isdecimal() for folder in folders) and list(folders) != sorted(
+        folders, key=os.fsencode
+    )
 
 
 def _first_and_last(known: Mapping[str, int]) -> str:

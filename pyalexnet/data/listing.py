@@ -4,23 +4,49 @@
     root/train/<class>/*  and  root/val/*              with a file of labels (`label_files.py`), or
     root/train/<class>/*  or  root/<class>/*           a seeded tenth of each class is validation
 
-Names are sorted by their bytes. Those that begin with a dot are left alone.
+`train` and `val` have other names, too: `TRAIN`, `VAL` and, where there is no `val`, `TEST`. A
+folder that holds one folder and no image stands for that: what a zip was unpacked into, and Tiny
+ImageNet's `train/<class>/images`, whose `val/val_annotations.txt` is a file of labels.
+
+Images come in the order of their folders' and their own names, by bytes. Classes are numbered in
+that order, too, but numbers in their names count as numbers: class 10 comes after class 9. What
+begins with a dot is left alone; what else is found and not used is told (`not_used`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pyalexnet.data.dataset import Labels, shown
+from pyalexnet.data import label_files
+from pyalexnet.data.dataset import Labels, hold_out, shown
 from pyalexnet.errors import DataError
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"))
+
+TRAIN = ("train", "training")
+VAL = ("val", "valid", "validation", "dev")
+TEST = ("test", "testing", "eval", "evaluation")
+"""What folders of the parts are called, in letters of either case."""
+
+ANNOTATIONS = "val_annotations.txt"
+"""Tiny ImageNet's file of labels, in `val`."""
+
+LEFT_BY_ZIP = "__MACOSX"
+"""A folder that a Mac puts into archives, which holds no images."""
+
+_IMAGE = "image"
+"""What stands for all of `SUFFIXES` where files are counted by their endings."""
+
+_NAMED = 3
+"""Folders that are not used and are told by their names; of more the number has to do."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +54,39 @@ class Listing:
     """The images of a set: part by part, in it class by class, in it by name.
 
     `parts` and `labels` (N,) say where each of `paths` belongs; part 0 is training, 1 is val.
-    `others` are the entries that are not called like images.
+    `folders` are those of the parts, `class_ids` the names of the classes' folders in them.
+    `others` are the entries of class folders that are not called like images, `unused` is all else
+    that was found.
     """
 
-    part_names: tuple[str, ...]
-    class_names: tuple[str, ...]
+    folders: tuple[Path, ...]
+    class_ids: tuple[str, ...]
     paths: tuple[Path, ...]
     parts: Labels
     labels: Labels
     others: tuple[Path, ...]
+    unused: tuple[Path, ...]
 
     def select(self, chosen: npt.NDArray[np.bool_]) -> Listing:
         """The listing of those images alone."""
         paths = tuple(path for path, stays in zip(self.paths, chosen, strict=True) if stays)
         return replace(self, paths=paths, parts=self.parts[chosen], labels=self.labels[chosen])
+
+    @property
+    def rest(self) -> tuple[Path, ...]:
+        """All that was found and is no image of the set."""
+        return (*self.unused, *self.others)
+
+    def split(self, seed: int) -> tuple[Labels, Labels]:
+        """The places of training images and of `val`, or of a tenth that `seed` draws."""
+        if len(self.folders) == 1:
+            return hold_out(self.labels, seed)
+        return np.flatnonzero(self.parts == 0), np.flatnonzero(self.parts == 1)
+
+    def validation(self, root: Path, seed: int) -> str:
+        """Where the images of `val` come from."""
+        own = len(self.folders) > 1
+        return _below(root, self.folders[1]) if own else f"a tenth drawn with seed {seed}"
 
 
 LabelFile = Callable[[Sequence[str], Sequence[str]], Labels]
@@ -57,63 +102,222 @@ def of_folders(root: Path, label_val: LabelFile | None = None) -> Listing:
 
     Raises:
         DataError: a folder cannot be read, there are under two classes, `val` has a class that
-            `train` lacks, or labels although it has class folders, or none although it has not.
+            `train` lacks, or labels although it has class folders, or none although it has not;
+            or two folders have a name of the same part.
     """
-    folders = part_folders(root)
-    class_names = tuple(folder.name for folder in class_folders(folders[0]))
-    if len(class_names) < 2:
-        found = f"1 folder ({shown(class_names[0])})" if class_names else "no folders"
+    layout = _layout(root, labelled=label_val is not None)
+    class_ids = tuple(sorted((folder.name for folder in class_folders(layout.train)), key=natural))
+    if len(class_ids) < 2:
+        found = f"1 folder ({shown(class_ids[0])})" if class_ids else "no folders"
         raise DataError(
-            f"{shown(folders[0])}: holds {found}; at least 2 were expected, one for each class of "
-            f"images."
+            f"{shown(layout.train)}: holds {found}; at least 2 were expected, one for each class "
+            f"of images."
         )
-    _check_val(root, folders, labelled=label_val is not None)
-    found_in: list[_Found] = []
-    for part, folder in enumerate(folders):
-        if part == 1 and label_val is not None:
-            found_in.append(_labelled(folder, class_names, label_val))
-        else:
-            found_in.append(_by_class(folder, class_names, folders[0]))
+    parts = [_by_class(layout.train, class_ids, layout.train)]
+    if layout.val is not None:
+        parts.append(_held_out(layout.val, class_ids, layout.train, label_val))
+    elif label_val is not None:
+        raise DataError(
+            f"{shown(root)}: there are labels for val; folders train, with classes, and val were "
+            f"expected."
+        )
     return Listing(
-        tuple(folder.name for folder in folders),
-        class_names,
-        tuple(path for found in found_in for path in found.paths),
-        np.repeat(np.arange(len(folders)), [len(found.paths) for found in found_in]),
-        np.concatenate([found.labels for found in found_in]),
-        tuple(path for found in found_in for path in found.others),
+        tuple(found.folder for found in parts),
+        class_ids,
+        tuple(path for found in parts for path in found.paths),
+        np.repeat(np.arange(len(parts)), [len(found.paths) for found in parts]),
+        np.concatenate([found.labels for found in parts]),
+        tuple(path for found in parts for path in found.others),
+        (*layout.unused, *(path for found in parts for path in found.unused)),
     )
+
+
+def natural(name: str) -> tuple[list[int | bytes], bytes]:
+    """A key that sorts names by their bytes, and numbers in them as numbers."""
+    raw = os.fsencode(name)
+    pieces = re.split(rb"(\d+)", raw)
+    return [int(piece) if at % 2 else piece for at, piece in enumerate(pieces)], raw
+
+
+def not_used(root: Path, paths: Iterable[Path]) -> str:
+    """What of `root` is left aside, in a line; "" where nothing is.
+
+    Folders with the images in them, then images that belong to no class, then other files by their
+    endings; of each the first is named.
+    """
+    folders: list[Path] = []
+    files: dict[str, list[Path]] = {}
+    for path in paths:
+        if _is_folder(path):
+            folders.append(path)
+        else:
+            suffix = path.suffix.lower()
+            files.setdefault(_IMAGE if suffix in SUFFIXES else suffix, []).append(path)
+    told = [f"{_below(root, path)}/ ({_images_in(path)})" for path in folders]
+    if told[_NAMED:]:
+        told[_NAMED:] = [f"{len(told) - _NAMED} more folders"]
+    for kind, found in files.items():
+        told.append(f"{_kind(kind, len(found))}, first {_below(root, found[0])}")
+    return ", ".join(told)
+
+
+# ------------------------------------------------------------------ which folder is what
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The folders of training and validation, and what was found beside them."""
+
+    train: Path
+    val: Path | None
+    unused: tuple[Path, ...]
+
+
+def _layout(root: Path, *, labelled: bool) -> _Layout:
+    """Find the parts in `root` or, where it holds but one folder, in that; else it has no parts."""
+    found = _parts_in(root, labelled=labelled)
+    if found is not None:
+        return found
+    top = _only(root)
+    if top == root or not class_folders(top):
+        return _one_part(root)
+    inside = _parts_in(top, labelled=labelled) or _one_part(top)
+    return replace(inside, unused=(*_beside(root, top), *inside.unused))
+
+
+def _parts_in(top: Path, *, labelled: bool) -> _Layout | None:
+    """The parts in a folder; None where there is no `train` with folders in it."""
+    folders = class_folders(top)
+    train = _called(top, [one for one in _of_names(folders, TRAIN) if class_folders(one)])
+    if train is None:
+        return None
+    val = _called(top, _of_names(folders, VAL))
+    if val is None:
+        test = _called(top, _of_names(folders, TEST))
+        # Often what a contest wants labels for: without any it is no validation.
+        val = test if test and (labelled or _has_labels(test)) else None
+    unused = _beside(top, train, val)
+    inner = _only(train)
+    if class_folders(inner):
+        return _Layout(inner, val, (*unused, *(_beside(train, inner) if inner != train else ())))
+    return _Layout(train, val, tuple(unused))
+
+
+def _one_part(top: Path) -> _Layout:
+    """A folder of class folders; `train` is a class there, unless all are called like parts."""
+    folders = class_folders(top)
+    if folders and folders == _of_names(folders, (*TRAIN, *VAL, *TEST)):
+        raise DataError(
+            f"{shown(top)}: holds {' and '.join(shown(folder.name) for folder in folders)}, and no "
+            f"folder for each class in train; folders train/<class> or <class> were expected."
+        )
+    return _Layout(top, None, ())
+
+
+def _of_names(folders: Sequence[Path], names: Sequence[str]) -> list[Path]:
+    return [folder for folder in folders if folder.name.lower() in names]
+
+
+def _called(top: Path, found: Sequence[Path]) -> Path | None:
+    """The one folder that has a name of a part, if there is one."""
+    if len(found) > 1:
+        raise DataError(
+            f"{shown(top)}: holds {' and '.join(shown(folder.name) for folder in found)}; one of "
+            f"them was expected, as they are names of the same part."
+        )
+    return found[0] if found else None
+
+
+def _has_labels(folder: Path) -> bool:
+    return bool(class_folders(_only(folder))) or (folder / ANNOTATIONS).is_file()
+
+
+def _only(folder: Path) -> Path:
+    """The one folder in a folder that holds no image; else itself."""
+    images, others = _images(folder)
+    if images:
+        return folder
+    folders = [one for one in others if _is_folder(one) and one.name != LEFT_BY_ZIP]
+    return folders[0] if len(folders) == 1 else folder
+
+
+def _beside(top: Path, *used: Path | None) -> list[Path]:
+    return [entry for entry in entries(top) if entry not in used]
+
+
+# ------------------------------------------------------------------ what is in it
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What one part's folder holds: images and their labels, and entries of other names."""
+    """What one part's folder holds: images, their labels, and what is neither."""
 
+    folder: Path
     paths: list[Path]
     labels: Labels
     others: list[Path]
+    unused: list[Path]
 
 
-def _by_class(folder: Path, class_names: Sequence[str], train: Path) -> _Found:
-    numbers = {name: label for label, name in enumerate(class_names)}
+def _by_class(folder: Path, class_ids: Sequence[str], train: Path) -> _Found:
+    numbers = {name: label for label, name in enumerate(class_ids)}
     paths: list[Path] = []
     labels: list[int] = []
     others: list[Path] = []
-    for class_folder in class_folders(folder):
+    folders = class_folders(folder)
+    for class_folder in folders:
         if class_folder.name not in numbers:
             raise DataError(
                 f"{shown(class_folder)}: is a class that {shown(train)} does not have; the same "
                 f"classes were expected in both."
             )
-        images, rest = _images(class_folder)
+        images, rest = _of_class(class_folder)
         paths += images
         labels += [numbers[class_folder.name]] * len(images)
         others += rest
-    return _Found(paths, np.array(labels, dtype=np.int64), others)
+    unused = _beside(folder, *folders)
+    return _Found(folder, paths, np.array(labels, dtype=np.int64), others, unused)
 
 
-def _labelled(folder: Path, class_names: Sequence[str], label_val: LabelFile) -> _Found:
-    paths, others = _images(folder)
-    return _Found(paths, label_val([path.name for path in paths], class_names), others)
+def _of_class(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Images of a class folder, or of the one folder in it, and the entries that are none."""
+    images, others = _images(folder)
+    inner = _only(folder)
+    if inner == folder:
+        return images, others
+    images, rest = _images(inner)
+    return images, [*(path for path in others if path != inner), *rest]
+
+
+def _held_out(
+    val: Path, class_ids: Sequence[str], train: Path, label_val: LabelFile | None
+) -> _Found:
+    """The images of `val`, by its class folders or by a file of labels."""
+    folder = _only(val)
+    if folder.name in class_ids:
+        folder = val
+    beside = _beside(val, folder) if folder != val else []
+    annotations = val / ANNOTATIONS
+    if label_val is None and annotations.is_file():
+        label_val = partial(label_files.box_labels, annotations)
+        beside = [path for path in beside if path != annotations]
+    if label_val is None:
+        if not class_folders(folder) and _images(folder)[0]:
+            raise DataError(
+                f"{shown(folder)}: holds images and no folders; a folder for each class was "
+                f"expected, or a file of labels (pyalexnet data prepare --val-labels)."
+            )
+        found = _by_class(folder, class_ids, train)
+        return replace(found, unused=[*beside, *found.unused])
+    if class_folders(folder):
+        raise DataError(
+            f"{shown(folder)}: has folders and there is a file of labels, too; one of them was "
+            f"expected."
+        )
+    images, others = _images(folder)
+    others = [path for path in others if path != annotations]
+    labels = label_val([path.name for path in images], class_ids)
+    return _Found(folder, images, labels, others, beside)
 
 
 def _images(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -125,38 +329,9 @@ def _images(folder: Path) -> tuple[list[Path], list[Path]]:
     return images, others
 
 
-def _check_val(root: Path, folders: Sequence[Path], *, labelled: bool) -> None:
-    if len(folders) < 2:
-        if labelled:
-            raise DataError(
-                f"{shown(root)}: there are labels for val; folders train, with classes, and val "
-                f"were expected."
-            )
-        return
-    folder = folders[1]
-    if labelled and class_folders(folder):
-        raise DataError(
-            f"{shown(folder)}: has folders and there is a file of labels, too; one of them was "
-            f"expected."
-        )
-    if not labelled and not class_folders(folder) and _images(folder)[0]:
-        raise DataError(
-            f"{shown(folder)}: holds images and no folders; a folder for each class was expected, "
-            f"or a file of labels (pyalexnet data prepare --val-labels)."
-        )
-
-
-def part_folders(root: Path) -> list[Path]:
-    """[train, val], [train] or [root]; a `train` without folders in it is a class."""
-    train, val = root / "train", root / "val"
-    if not _is_folder(train) or not class_folders(train):
-        return [root]
-    return [train, val] if _is_folder(val) else [train]
-
-
 def class_folders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted."""
-    return [entry for entry in entries(folder) if _is_folder(entry)]
+    return [entry for entry in entries(folder) if _is_folder(entry) and entry.name != LEFT_BY_ZIP]
 
 
 def entries(folder: Path) -> list[Path]:
@@ -168,6 +343,20 @@ def entries(folder: Path) -> list[Path]:
     return [entry for entry in found if not entry.name.startswith(".")]
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and in those in it, in one order on every file system."""
+
+    def failed(error: OSError) -> None:
+        raise DataError(f"{shown(error.filename)}: cannot be read ({error.strerror}).") from error
+
+    found: list[Path] = []
+    for where, folders, files in os.walk(folder, onerror=failed):
+        folders[:] = sorted((one for one in folders if one[0] != "."), key=os.fsencode)
+        files.sort(key=os.fsencode)
+        found += [Path(where, name) for name in files if name[0] != "."]
+    return found
+
+
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
@@ -175,18 +364,67 @@ def _is_folder(path: Path) -> bool:
         raise DataError(f"{shown(path)}: cannot be read ({error.strerror}).") from error
 
 
+# ------------------------------------------------------------------ what is told of it
+
+
 def check_counts(root: Path, listing: Listing, what: str) -> None:
     """Every class needs an image in every part, and two where one will be held out."""
-    parts = len(listing.part_names)
+    parts = len(listing.folders)
     needed, why = (2, ", as a tenth is held out") if parts == 1 else (1, "")
-    for part in range(parts):
+    for part, folder in enumerate(listing.folders):
         counts = np.bincount(
-            listing.labels[listing.parts == part], minlength=len(listing.class_names)
+            listing.labels[listing.parts == part], minlength=len(listing.class_ids)
         )
         few = np.flatnonzero(counts < needed)
         if few.size:
-            where = "" if parts == 1 else f" in {listing.part_names[part]}"
+            name = listing.class_ids[few[0]]
+            where = "" if parts == 1 else f" in {_below(root, folder)}"
             raise DataError(
-                f"{shown(root)}: class {shown(listing.class_names[few[0]])} has {counts[few[0]]} "
-                f"{what}{where}; {needed} or more were expected{why}."
+                f"{shown(root)}: class {shown(name)} has {counts[few[0]]} {what}{where}; {needed} "
+                f"or more were expected{why}.{_holding(folder / name)}"
             )
+
+
+def _holding(folder: Path) -> str:
+    """What a class's folder holds, as a sentence more; "" where there is none."""
+    if not _is_folder(folder):
+        return ""
+    found = entries(folder)
+    if not found:
+        return " Its folder is empty."
+    kinds: dict[str, list[Path]] = {}
+    for path in found:
+        kind = "folder" if _is_folder(path) else "file"
+        kinds.setdefault(kind, []).append(path)
+    told = (
+        f"{_counted(len(paths), kind)} ({', '.join(shown(path.name) for path in paths[:_NAMED])}"
+        f"{', ...' if paths[_NAMED:] else ''})"
+        for kind, paths in kinds.items()
+    )
+    return f" Its folder holds {' and '.join(told)}."
+
+
+def _images_in(folder: Path) -> str:
+    """How many files in a folder and below are called like images."""
+    try:
+        files = files_below(folder)
+    except DataError:  # no reason to refuse a set that does without it
+        return "cannot be read"
+    return _counted(sum(file.suffix.lower() in SUFFIXES for file in files), "image")
+
+
+def _kind(suffix: str, count: int) -> str:
+    """So many files of an ending, in words."""
+    if suffix == _IMAGE:
+        return f"{_counted(count, suffix)} of no class"
+    if suffix:
+        return _counted(count, f"{shown(suffix)} file")
+    return f"{_counted(count, 'file')} without an ending"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _below(root: Path, path: Path) -> str:
+    return shown(path.relative_to(root))

@@ -4,7 +4,10 @@ images        (N, H, W, C) uint8
 labels        (N,) any integer type, 0 to classes - 1
 test_images   likewise; without them a seeded tenth of each class is held out
 test_labels
-class_names   (classes,) strings; without them the classes are called 0, 1, 2, ...
+class_ids     (classes,) strings, each once: what tells the classes apart, as a folder's name does
+class_names   (classes,) strings: what people read; without ids they tell the classes apart, too
+
+Without both the classes are called 0, 1, 2, ... Arrays of other names are not used, and named.
 """
 
 from __future__ import annotations
@@ -16,10 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from pyalexnet.classes import Classes
 from pyalexnet.data.dataset import Dataset, Images, Labels, Split, checked, hold_out, shown
 from pyalexnet.errors import DataError, reason
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+ARRAYS = ("images", "labels", "test_images", "test_labels", "class_ids", "class_names")
 
 
 def load(path: Path, *, seed: int = 0) -> Dataset:
@@ -42,7 +48,7 @@ def load(path: Path, *, seed: int = 0) -> Dataset:
             f"{source}: holds one of test_images and test_labels; both or neither were expected."
         )
     whole = _split(source, arrays, "")
-    names = _class_names(source, arrays, whole)
+    classes = _classes(source, arrays, whole)
     if "test_images" in arrays:
         train, test, how = whole, _split(source, arrays, "test_"), ""
     else:
@@ -50,8 +56,10 @@ def load(path: Path, *, seed: int = 0) -> Dataset:
         train = Split(whole.images[kept], whole.labels[kept])
         test = Split(whole.images[held], whole.labels[held])
         how = f", of which a tenth drawn with seed {seed} is held out"
-    note = f"{source} ({len(train)} + {len(test)} images{how})"
-    return checked(source, train, test, names, name=path.stem, note=note)
+    others = ", ".join(sorted(arrays.keys() - set(ARRAYS)))
+    unused = f"; not used: {others}" if others else ""
+    note = f"{source} ({len(train)} + {len(test)} images{how}{unused})"
+    return checked(source, train, test, classes, name=path.stem, note=note)
 
 
 def _read(path: Path) -> dict[str, Array]:
@@ -123,19 +131,33 @@ def _nan_pixels(images: Array) -> str:
     return f" and {count} of its values are NaN" if count else ""
 
 
-def _class_names(source: str, arrays: dict[str, Array], split: Split) -> tuple[str, ...]:
-    if "class_names" not in arrays:
-        classes = int(split.labels.max()) + 1
-        if classes > len(split):
+def _classes(source: str, arrays: dict[str, Array], split: Split) -> Classes:
+    ids, names = (_strings(source, arrays, name) for name in ("class_ids", "class_names"))
+    if ids is not None:
+        if len(set(ids)) < len(ids) or (names is not None and len(names) != len(ids)):
             raise DataError(
-                f"{source}: has the label {classes - 1} and {len(split)} images; 0 to classes - 1, "
-                f"each at least once, were expected."
+                f"{source}: class_ids is {', '.join(ids[:5])}{', ...' if ids[5:] else ''}; each id "
+                f"once, and as many as class_names, were expected."
             )
-        return tuple(str(label) for label in range(classes))
-    names = arrays["class_names"]
-    if names.ndim != 1 or names.dtype.kind != "U":
+        return Classes(ids, names or ids)
+    if names is not None:
+        return Classes.named(names)
+    classes = int(split.labels.max()) + 1
+    if classes > len(split):
         raise DataError(
-            f"{source}: class_names is {names.dtype} of shape {names.shape}; strings of shape "
+            f"{source}: has the label {classes - 1} and {len(split)} images; 0 to classes - 1, "
+            f"each at least once, were expected."
+        )
+    return Classes.numbered(classes)
+
+
+def _strings(source: str, arrays: dict[str, Array], name: str) -> tuple[str, ...] | None:
+    if name not in arrays:
+        return None
+    strings = arrays[name]
+    if strings.ndim != 1 or strings.dtype.kind != "U":
+        raise DataError(
+            f"{source}: {name} is {strings.dtype} of shape {strings.shape}; strings of shape "
             f"(classes,) were expected."
         )
-    return tuple(str(name) for name in names)
+    return tuple(str(one) for one in strings)

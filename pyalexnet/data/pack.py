@@ -1,8 +1,8 @@
 """A pack: a set of photographs made ready once, by `data prepare`, and read from disk for ever.
 
-    pack.json                        the table: how the images are stored, class names, counts,
-                                     shards with their lengths and SHA-256, colour statistics, and
-                                     the SHA-256 of all this itself
+    pack.json                        the table: how the images are stored, ids and names of the
+                                     classes, counts, shards with their lengths and SHA-256, colour
+                                     statistics, and the SHA-256 of all this itself
     mean.npy                         mean of each pixel of the training images, (S, S, 3) float32
     bad_files.jsonl                  what was skipped, and why; absent if nothing was
     shards/train-00000.safetensors   the images: `shard.py`
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 import pyalexnet
+from pyalexnet.classes import Classes
 from pyalexnet.data import decode, durable
 from pyalexnet.data.colour import Colour
 from pyalexnet.data.dataset import (
@@ -97,7 +98,7 @@ class Table:
         source: the folder that the images came from.
         plan: SHA-256 of what was asked for: images, labels and options.
         storage: how images are stored.
-        class_names: by label.
+        classes: by label; of a pack of before there were ids, the names alone are known.
         validation: where the images of `val` came from.
         skipped: bad files and such as were not called like images.
         numbers: statistics.
@@ -107,7 +108,7 @@ class Table:
     source: str
     plan: str
     storage: Storage
-    class_names: tuple[str, ...]
+    classes: Classes
     validation: str
     skipped: int
     numbers: Numbers
@@ -215,7 +216,7 @@ def load(folder: Path) -> Dataset:
         shown(folder),
         train,
         test,
-        table.class_names,
+        table.classes,
         name=folder.resolve().name,
         note=note,
         statistics=Statistics(_read_mean(folder, table), table.numbers.colour),
@@ -255,7 +256,8 @@ def write_table(folder: Path, table: Table) -> None:
         "source": table.source,
         "plan": table.plan,
         "storage": asdict(table.storage),
-        "class_names": list(table.class_names),
+        "class_ids": list(table.classes.ids),
+        "class_names": list(table.classes.names),
         "validation": table.validation,
         "skipped": table.skipped,
         "counts": {part: table.images(part) for part in PARTS},
@@ -320,7 +322,7 @@ def _open(folder: Path, table: Table, part: str) -> list[Shard]:
             shard_path(folder, part, number),
             table.storage.form,
             math.prod(table.storage.shape),
-            len(table.class_names),
+            len(table.classes),
             facts,
         )
         for number, facts in enumerate(table.shards[part])
@@ -361,7 +363,7 @@ def _table(document: Mapping[str, Any]) -> Table:
         str(document["source"]),
         str(document["plan"]),
         storage,
-        tuple(str(name) for name in document["class_names"]),
+        _classes(document),
         str(document["validation"]),
         int(document["skipped"]),
         Numbers(
@@ -372,6 +374,13 @@ def _table(document: Mapping[str, Any]) -> Table:
         ),
         {part: tuple(map(_facts, document["shards"][part])) for part in PARTS},
     )
+
+
+def _classes(document: Mapping[str, Any]) -> Classes:
+    names = tuple(str(name) for name in document["class_names"])
+    if "class_ids" not in document:
+        return Classes.named(names)
+    return Classes(tuple(str(one) for one in document["class_ids"]), names)
 
 
 def _facts(values: Mapping[str, Any]) -> Facts:

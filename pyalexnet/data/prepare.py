@@ -16,8 +16,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pyalexnet.classes import Classes
 from pyalexnet.data import (
     bad_files,
     colour,
@@ -39,7 +40,7 @@ from pyalexnet.data import (
 )
 from pyalexnet.data.bad_files import Skipped
 from pyalexnet.data.colour import Moments
-from pyalexnet.data.dataset import Images, Labels, Progress, hold_out, shown
+from pyalexnet.data.dataset import Images, Labels, Progress, shown
 from pyalexnet.data.listing import Listing
 from pyalexnet.data.pack import Numbers, Storage, Table
 from pyalexnet.data.processes import WorkerDied
@@ -142,7 +143,7 @@ class Plan:
         out: folder of the pack.
         options: as asked for.
         found: the images.
-        class_names: by label.
+        classes: by label.
         jobs: the shards, training images first.
         digest: SHA-256 of the images' names, their labels and all options that a pack depends on.
     """
@@ -151,15 +152,9 @@ class Plan:
     out: Path
     options: Options
     found: Listing
-    class_names: tuple[str, ...]
+    classes: Classes
     jobs: tuple[Job, ...]
     digest: str
-
-    @property
-    def validation(self) -> str:
-        """Where the images of `val` come from."""
-        own = len(self.found.part_names) > 1
-        return "val" if own else f"a tenth drawn with seed {self.options.seed}"
 
 
 def prepare(
@@ -169,6 +164,7 @@ def prepare(
     *,
     workers: int | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Table:
     """Make a pack in `out` of the images in `source`; returns its table.
 
@@ -182,6 +178,8 @@ def prepare(
         options: defaults if None.
         workers: processes; None: one for each core.
         progress: called with (images done, images in all).
+        say: called, before anything takes time, with a sentence on what of `source` is taken, and
+            one on what is not.
 
     Raises:
         ArgumentError: an option is out of range.
@@ -193,6 +191,8 @@ def prepare(
         raise ArgumentError(f"prepare: workers is {workers}; 1 or more was expected.")
     _check_places(source, out)
     plan = _plan(source, out, options or Options())
+    if say:
+        _tell(plan, say)
     with _locked(out):
         return _finished(plan) or _made(plan, workers, progress)
 
@@ -226,8 +226,8 @@ def _made(plan: Plan, workers: int, progress: Progress | None) -> Table:
         source=shown(plan.source.resolve()),
         plan=plan.digest,
         storage=plan.options.storage,
-        class_names=plan.class_names,
-        validation=plan.validation,
+        classes=plan.classes,
+        validation=plan.found.validation(plan.source, plan.options.seed),
         skipped=skipped,
         numbers=_statistics(plan.out, images, sums, moments),
         shards=shards,
@@ -269,16 +269,27 @@ def _check_places(source: Path, out: Path) -> None:
 
 def _plan(source: Path, out: Path, options: Options) -> Plan:
     found = _list(source, options)
-    class_names = _class_names(found, options)
+    classes = _classes(found, options)
     return Plan(
         source,
         out,
         options,
         found,
-        class_names,
+        classes,
         tuple(_jobs(source, out, options, found)),
-        _digest(source, found, class_names, options),
+        _digest(source, found, classes.names, options),
     )
+
+
+def _tell(plan: Plan, say: Callable[[str], None]) -> None:
+    found, root = plan.found, plan.source
+    train, held_out = found.split(plan.options.seed)
+    say(
+        f"found     {len(train):,} training and {len(held_out):,} validation images of "
+        f"{len(plan.classes)} classes; validation is {found.validation(root, plan.options.seed)}"
+    )
+    if unused := listing.not_used(root, found.rest):
+        say(f"not used  {unused}")
 
 
 def _list(source: Path, options: Options) -> Listing:
@@ -290,10 +301,11 @@ def _list(source: Path, options: Options) -> Listing:
     return found
 
 
-def _class_names(found: Listing, options: Options) -> tuple[str, ...]:
+def _classes(found: Listing, options: Options) -> Classes:
+    ids = tuple(shown(name) for name in found.class_ids)
     if options.class_names is None:
-        return tuple(shown(name) for name in found.class_names)
-    return label_files.class_names(options.class_names, found.class_names)
+        return Classes.named(ids)
+    return Classes(ids, label_files.class_names(options.class_names, found.class_ids))
 
 
 def _digest(source: Path, found: Listing, class_names: Sequence[str], options: Options) -> str:
@@ -307,7 +319,7 @@ def _digest(source: Path, found: Listing, class_names: Sequence[str], options: O
 
 def _jobs(source: Path, out: Path, options: Options, found: Listing) -> Iterator[Job]:
     images = max(1, min(LARGEST_SHARD, LARGEST_PIXELS // options.storage.size**2))
-    for part, members in zip(pack.PARTS, _parts(found, options.seed), strict=True):
+    for part, members in zip(pack.PARTS, found.split(options.seed), strict=True):
         for number, start in enumerate(range(0, len(members), images)):
             places = members[start : start + images]
             yield Job(
@@ -319,13 +331,6 @@ def _jobs(source: Path, out: Path, options: Options, found: Listing) -> Iterator
                 found.labels[places],
                 options.storage,
             )
-
-
-def _parts(found: Listing, seed: int) -> tuple[Labels, Labels]:
-    """The places in the listing of training images and of `val`."""
-    if len(found.part_names) == 1:
-        return hold_out(found.labels, seed)
-    return np.flatnonzero(found.parts == 0), np.flatnonzero(found.parts == 1)
 
 
 # ------------------------------------------------------------------ the folder
@@ -366,8 +371,17 @@ def _finished(plan: Plan) -> Table | None:
     with contextlib.suppress(DataError):
         pack.load(plan.out)
         if not list(pack.damaged_shards(plan.out, table)):
-            return table
+            return _with_ids(plan, table)
     return None
+
+
+def _with_ids(plan: Plan, table: Table) -> Table:
+    """The table of a whole pack; one of before classes had ids is given them."""
+    if table.classes == plan.classes:
+        return table
+    table = replace(table, classes=plan.classes)
+    pack.write_table(plan.out, table)
+    return table
 
 
 def _remove_others(plan: Plan) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pyalexnet import nets, tensors
 from pyalexnet.backends.elements import BFLOAT16
+from pyalexnet.classes import Classes
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, CheckpointError
 from pyalexnet.foreign import formats, pth, state_dicts, weights
@@ -89,7 +90,8 @@ def read(path: Path, state_dict: str | None = None) -> Found:
     assert augment is not None
     mean = np.broadcast_to((255 * _MEAN).astype(np.float32), (augment.stored, augment.stored, 3))
     new = weights.ours(path, spec, params)
-    return Found(spec, dict(NET_ARGS), new, mean.copy(), (*more, *notes))
+    classes = _class_ids(path, found, spec.classes)
+    return Found(spec, dict(NET_ARGS), new, mean.copy(), (*more, *notes), classes=classes)
 
 
 def write(trained: Trained, path: Path) -> None:
@@ -118,7 +120,26 @@ def write(trained: Trained, path: Path) -> None:
     }
     found = weights.theirs(spec, params)
     found["conv1.w"] = (found["conv1.w"] * _factors(spec)).astype(np.float32)
-    tensors.write(path, {_NAMES[name]: value for name, value in found.items()}, {"format": "pt"})
+    told = {"format": "pt"} | trained.classes.described()
+    tensors.write(path, {_NAMES[name]: value for name, value in found.items()}, told)
+
+
+def _class_ids(path: Path, found: Any, count: int) -> Classes | None:
+    """What `write` said that the classes are called; None of a file that another program wrote."""
+    about = _table(found.get("args")) if isinstance(found, Mapping) else {}
+    if "class_ids" not in about:
+        return None
+    try:
+        classes = Classes.read(about)
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{shown(path)}: what it calls its classes cannot be read ({error})."
+        ) from error
+    if len(classes) != count:
+        raise CheckpointError(
+            f"{shown(path)}: calls {len(classes)} classes by name; {count} were expected."
+        )
+    return classes
 
 
 def _spec(classes: int) -> NetSpec:

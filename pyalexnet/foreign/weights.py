@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalexnet.backends.base import Shape
+from pyalexnet.classes import Classes
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import CheckpointError
 from pyalexnet.layers import Linear
@@ -40,6 +41,7 @@ class Found:
         params: by our names, of our shapes.
         mean: (Hs, Ws, 3) float32, RGB, grey levels: what that program subtracts.
         notes: sentences on what the file left open.
+        classes: what the file says that its classes are called; None: it says nothing.
     """
 
     spec: NetSpec
@@ -47,6 +49,7 @@ class Found:
     params: Arrays
     mean: Floats
     notes: tuple[str, ...] = ()
+    classes: Classes | None = None
 
 
 @dataclass(frozen=True, eq=False)

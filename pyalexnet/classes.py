@@ -1,0 +1,110 @@
+"""What classes are called: what tells them apart, and what people read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pyalexnet.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a network or of a data set, in the order of their numbers.
+
+    Attributes:
+        ids: what tells them apart wherever they come up, each once: names of folders, synsets, or,
+            where nothing else is known, their numbers: "0", "1", ...
+        names: what people read; not always different.
+    """
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.names):
+            raise ArgumentError(
+                f"classes: there are {len(self.ids)} ids and {len(self.names)} names; one each was "
+                "expected."
+            )
+        if len(set(self.ids)) < len(self.ids):
+            twice = next(one for one in self.ids if self.ids.count(one) > 1)
+            raise ArgumentError(f"classes: the id {twice!r} is there twice; once was expected.")
+
+    @classmethod
+    def named(cls, names: Sequence[str]) -> Classes:
+        """Classes of which only names are known; where two share one, numbers tell them apart."""
+        own = tuple(names)
+        return cls(own if len(set(own)) == len(own) else _numbers(len(own)), own)
+
+    @classmethod
+    def numbered(cls, count: int) -> Classes:
+        """Classes of which nothing but their number is known."""
+        return cls.named(_numbers(count))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def places(self, others: Classes) -> tuple[int, ...] | None:
+        """The number here of each class of `others`; None where they are not the same classes.
+
+        They are if their ids are the same, in any order, or their names. A number for an id says
+        less than a name: where both have names, too, those have to agree.
+        """
+        if set(self.ids) == set(others.ids):
+            by_id = _places(self.ids, others.ids)
+            return None if self._contradicts(others, by_id) else by_id
+        if self.names == others.names:
+            return tuple(range(len(self)))
+        if set(self.names) == set(others.names) and len(set(self.names)) == len(self):
+            return _places(self.names, others.names)
+        return None
+
+    def described(self) -> dict[str, str]:
+        """What files for other programs say of them: JSON lists of strings, by label."""
+        return {"class_ids": json.dumps(self.ids), "class_names": json.dumps(self.names)}
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, str]) -> Classes:
+        """What `described` made.
+
+        Raises:
+            LookupError, TypeError, ValueError, RecursionError: it is something else.
+        """
+        ids, names = (json.loads(metadata[name]) for name in ("class_ids", "class_names"))
+        for texts in (ids, names):
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise TypeError("a list of texts was expected")
+        return cls(tuple(ids), tuple(names))
+
+    def difference(self, others: Classes) -> str:
+        """Where these and `others`, which are not the same, differ first."""
+        if len(self) != len(others):
+            return f"there are {len(self)} and {len(others)}"
+        if set(self.ids) == set(others.ids):
+            by_id = _places(self.ids, others.ids)
+            pairs = ((self.names[here], others.names[there]) for there, here in enumerate(by_id))
+            which, (one, other) = next(
+                pair for pair in zip(others.ids, pairs, strict=True) if pair[1][0] != pair[1][1]
+            )
+            return f"class {which} is {one!r} and {other!r}"
+        one = next(name for name in self.ids if name not in set(others.ids))
+        other = next(name for name in others.ids if name not in set(self.ids))
+        return f"{one!r} is a class of the one, {other!r} of the other"
+
+    def _contradicts(self, others: Classes, by_id: Sequence[int]) -> bool:
+        if not all(one.isdecimal() for one in self.ids):
+            return False
+        if self.names == self.ids or others.names == others.ids:
+            return False
+        return any(self.names[here] != others.names[there] for there, here in enumerate(by_id))
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(str(number) for number in range(count))
+
+
+def _places(known: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
+    numbers = {one: number for number, one in enumerate(known)}
+    return tuple(numbers[one] for one in wanted)
