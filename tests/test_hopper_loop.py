@@ -24,6 +24,7 @@ from shapes import CONVS, Conv, each, in_vectors
 from test_linear import exact as exact_linear
 from test_mutation import HOPPER_TILES
 from test_plan import hold_alike, programs
+from test_range import EACH_LAYER, EACH_OPERAND, check_products
 from tolerance import assert_close, same_bits
 from trial import run
 from updates import check_update
@@ -96,6 +97,13 @@ def test_wgrad(be: Any, case: Conv) -> None:
     exact = oracle.conv_wgrad(x, dy, w_shape=case.w, **case.geometry)
     for one, other in zip(found, exact, strict=True):
         assert_close(one, other)
+
+
+@pytest.mark.parametrize("be", parameters(SIM, CUDA), indirect=True)
+@EACH_OPERAND
+@EACH_LAYER
+def test_ends_of_the_range(be: Any, layer: str, op: str, which: str, axis: int) -> None:
+    check_products(be, layer, op, which, axis, BFLOAT16, tensor=False)
 
 
 @EVERY_LOOP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from emulated import KERNELS, program
 from oracle import Exact
 from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.lint import lint
-from samples import normal
+from samples import ENDS, normal, planted
 from shapes import Conv, each
 from tolerance import assert_close, same_bits
 from trial import run
@@ -155,6 +156,21 @@ def test_gate(be: Any, case: Conv) -> None:
     np.testing.assert_array_equal(fused.astype(np.float32), apart.astype(np.float32))
     (scaled,) = run(be, "conv_dgrad", dy, w, **how, factor=-1.75)
     assert_close(scaled, oracle.let_pass(exact(case), gate, -1.75), dtype=BFLOAT16)
+
+
+@pytest.mark.parametrize("be", parameters(SIM, CUDA), indirect=True)
+@pytest.mark.parametrize("which", ["dy", "gate"])
+def test_ends_of_the_range(be: Any, which: str) -> None:
+    """An image has one of them."""
+    case = replace(PATCHES[6], x=(len(ENDS), *PATCHES[6].x[1:]))
+    dy, w, gate = arrays(case)
+    dy = planted(dy, 0) if which == "dy" else dy
+    gate = planted(gate, 0) if which == "gate" else gate
+    how: dict[str, Any] = {"x_shape": case.x, **case.geometry}
+    (dx,) = run(be, "conv_dgrad", dy, w, **how, gate=be.asarray(gate), factor=-1.75)
+    with np.errstate(all="ignore"):
+        due = oracle.let_pass(oracle.conv_dgrad(dy, w, **how), gate, -1.75)
+    assert_close(dx, due, dtype=BFLOAT16)
 
 
 @pytest.mark.parametrize("be", KERNELS_ALONE, indirect=True)

@@ -27,7 +27,8 @@ from pyalexnet.backends.elements import BFLOAT16
 UNIT = 2.0**-24
 SUM = 8.0
 # pow, exp, log and tanh in float32: 4 ulp covers CUDA's (powf 4, expf, logf and tanhf less),
-# NumPy's vector versions (below 4) and libm's (1).
+# NumPy's vector versions (below 4) and libm's (1). A power -.75 out of two reciprocal roots, each
+# right to 2^-22.9, and two products is right to 7.4 units.
 FUNCTION = 8.0
 # Below the least normal number roundings are absolute, and a device may flush to zero.
 UNDERFLOW = 2.0**-126

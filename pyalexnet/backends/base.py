@@ -765,8 +765,8 @@ class Backend(ABC):
         """Local response normalisation across channels: y = x (k + alpha sum x^2)^-beta.
 
         The sum for channel i of a pixel runs over the `size` channels from i - size // 2, clipped
-        at the edges of its group. Source: paper, section 3.3; `cmrnorm` of cuda-convnet, whose
-        `scale` is alpha times size.
+        at the edges of its group, and is a float32: infinite from one |x| of 2^64 on, where y is 0.
+        Source: paper, section 3.3; `cmrnorm` of cuda-convnet, whose `scale` is alpha times size.
 
         Args:
             x: (N, H, W, C).
@@ -836,8 +836,8 @@ class Backend(ABC):
         """Response normalisation within a map: y = x (k + alpha sum x^2)^-beta.
 
         The sum runs over the size x size pixels of the same channel from (h - size // 2,
-        w - size // 2), clipped at the border. Source: `rnorm` of cuda-convnet, whose `scale` is
-        alpha times size^2.
+        w - size // 2), clipped at the border; where it overflows, y is 0, as `lrn_fprop`'s. Source:
+        `rnorm` of cuda-convnet, whose `scale` is alpha times size^2.
 
         Args:
             x: (N, H, W, C).
