@@ -131,10 +131,19 @@ def scores(run: Path, where: Path, *more: str) -> tuple[float, float]:
     return found["top1_error"], found["top5_error"]
 
 
-def test_numbers_in_any_order_give_the_same_scores(tmp_path: Path) -> None:
-    """Folder 10 is class 10, for an imported network too, which knows its classes by number."""
+def test_numbers_in_any_order_give_the_same_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folder 10 is class 10, for an imported network too, which knows its classes by number.
+
+    So it is in a pack of before they were sorted by number.
+    """
     source = photographs(tmp_path / "set", NUMBERED)
-    places = [source, packed(source, tmp_path / "pack")]
+    with monkeypatch.context() as then:
+        then.setattr(listing, "natural", lambda name: name)
+        old = without_ids(packed(source, tmp_path / "old"))
+    assert data.load(old).classes.ids == tuple(sorted(NUMBERED))
+    places = [source, packed(source, tmp_path / "pack"), old]
     orders = {"imported": range(12), "by_bytes": [NUMBERED.index(one) for one in sorted(NUMBERED)]}
     runs = {
         name: network(tmp_path / name, Classes.numbered(12), order)
