@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,14 +35,17 @@ class Classes:
 
     @classmethod
     def named(cls, names: Sequence[str]) -> Classes:
-        """Classes of which only names are known; where two share one, numbers tell them apart."""
-        own = tuple(names)
-        return cls(own if len(set(own)) == len(own) else _numbers(len(own)), own)
+        """Classes of which only names are known; those that share one are told apart by number."""
+        count = Counter(names)
+        ids = (
+            name if count[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)
+        )
+        return cls(tuple(ids), tuple(names))
 
     @classmethod
     def numbered(cls, count: int) -> Classes:
         """Classes of which nothing but their number is known."""
-        return cls.named(_numbers(count))
+        return cls.named([str(number) for number in range(count)])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -99,10 +103,6 @@ class Classes:
         if self.names == self.ids or others.names == others.ids:
             return False
         return any(self.names[here] != others.names[there] for there, here in enumerate(by_id))
-
-
-def _numbers(count: int) -> tuple[str, ...]:
-    return tuple(str(number) for number in range(count))
 
 
 def _places(known: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:

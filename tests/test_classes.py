@@ -59,6 +59,8 @@ SAME: dict[str, tuple[Classes, Classes, tuple[int, ...] | None]] = {
     "numbers, and names on one side": (classes("0 1", "a b"), Classes.numbered(2), (0, 1)),
     "a name twice": (Classes.named(("x", "x", "y")), classes("n1 n2 n3", "x x y"), (0, 1, 2)),
     "a name twice, turned": (Classes.named(("x", "x", "y")), classes("a b c", "x y x"), None),
+    "a name twice, turned, no ids": (Classes.named("xxy"), Classes.named("xyx"), None),
+    "a name twice, and numbers": (Classes.named("xxy"), Classes.numbered(3), None),
 }
 SAME["by number"] = (*SAME["by number"][:2], (0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9))
 
@@ -80,7 +82,7 @@ def test_ids_are_there_once_and_have_names() -> None:
         classes("a b a")
     with pytest.raises(ArgumentError, match="there are 2 ids and 1 names"):
         classes("a b", "c")
-    assert Classes.named(("x", "x")).ids == ("0", "1")
+    assert Classes.named(("x", "y", "x")).ids == ("x (0)", "y", "x (2)")
 
 
 def test_what_a_file_says_of_them_is_read_back() -> None:
@@ -131,10 +133,19 @@ def scores(run: Path, where: Path, *more: str) -> tuple[float, float]:
     return found["top1_error"], found["top5_error"]
 
 
-def test_numbers_in_any_order_give_the_same_scores(tmp_path: Path) -> None:
-    """Folder 10 is class 10, for an imported network too, which knows its classes by number."""
+def test_numbers_in_any_order_give_the_same_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folder 10 is class 10, for an imported network too, which knows its classes by number.
+
+    So it is in a pack of before they were sorted by number.
+    """
     source = photographs(tmp_path / "set", NUMBERED)
-    places = [source, packed(source, tmp_path / "pack")]
+    with monkeypatch.context() as then:
+        then.setattr(listing, "natural", lambda name: name)
+        old = without_ids(packed(source, tmp_path / "old"))
+    assert data.load(old).classes.ids == tuple(sorted(NUMBERED))
+    places = [source, packed(source, tmp_path / "pack"), old]
     orders = {"imported": range(12), "by_bytes": [NUMBERED.index(one) for one in sorted(NUMBERED)]}
     runs = {
         name: network(tmp_path / name, Classes.numbered(12), order)
@@ -234,7 +245,7 @@ def test_a_pack_of_before_there_were_ids(tmp_path: Path) -> None:
     whole = (pack / "pack.json").read_bytes()
     old = data.load(without_ids(pack))
     assert old.class_names == ("crane", "ant", "crane", "bee")
-    assert old.classes.ids == ("0", "1", "2", "3")
+    assert old.classes.ids == ("crane (0)", "ant", "crane (2)", "bee")
     plain = without_ids(packed(source, tmp_path / "plain"))
     assert data.load(plain).classes == classes("n01 n02 n03 n04")
     # The same call again tells it its ids, and runs that were trained on it know it still.

@@ -175,6 +175,17 @@ def test_annotations_that_do_not_fit(tmp_path: Path, text: str, told: str) -> No
     assert told in refusal(tmp_path)
 
 
+def test_tiny_imagenet_with_its_val_sorted_into_folders(tmp_path: Path) -> None:
+    tiny_imagenet(tmp_path)
+    for line in (tmp_path / "val" / "val_annotations.txt").read_text().splitlines():
+        name, label, *_ = line.split("\t")
+        (tmp_path / "val" / label / "images").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "val" / "images" / name).rename(tmp_path / "val" / label / "images" / name)
+    (tmp_path / "val" / "images").rmdir()
+    assert counts(tmp_path) == (40, 3)
+    assert "5 .txt files, first wnids.txt" in load(tmp_path).note
+
+
 def test_labels_of_ones_own_go_before_annotations(tmp_path: Path) -> None:
     tiny_imagenet(tmp_path / "set")
     (labels := tmp_path / "labels.txt").write_text("n01443537\nn01629819\nn01629819\n")

@@ -140,7 +140,7 @@ def test_ids_and_names(tmp_path: Path) -> None:
     both = data.load(write(tmp_path, class_ids=ids, class_names=names))
     assert both.classes == Classes(("n1", "n2"), ("crane", "crane"))
     assert data.load(write(tmp_path, class_ids=ids)).classes == Classes.named(("n1", "n2"))
-    assert data.load(write(tmp_path, class_names=names)).classes.ids == ("0", "1")
+    assert data.load(write(tmp_path, class_names=names)).classes.ids == ("crane (0)", "crane (1)")
 
 
 def test_arrays_that_are_not_used_are_named(tmp_path: Path) -> None:

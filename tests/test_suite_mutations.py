@@ -224,7 +224,7 @@ MUTATIONS = (
     mutation(
         "labels of a data set not checked",
         "data/dataset.py",
-        "np.flatnonzero((split.labels < 0) | (split.labels >= classes))",
+        "np.flatnonzero((split.labels < 0) | (split.labels >= count))",
         "np.flatnonzero(split.labels < 0)",
         "test_data_dataset.py::test_checked_refuses",
     ),
@@ -241,6 +241,34 @@ MUTATIONS = (
         "    if len(bad) <= SHARE * images:\n",
         "    if True:\n",
         "test_data_folder.py::test_over_one_per_cent_stops",
+    ),
+    mutation(
+        "folder 10 before folder 2",
+        "data/listing.py",
+        "class_folders(layout.train)), key=natural)",
+        "class_folders(layout.train)))",
+        "test_data_layouts.py::test_folder_10_is_class_10",
+    ),
+    mutation(
+        "classes taken by their places",
+        "data/dataset.py",
+        "        places = classes.places(self.classes)\n",
+        "        places = tuple(range(len(classes)))\n",
+        "test_classes.py::test_numbers_in_any_order_give_the_same_scores",
+    ),
+    mutation(
+        "last layer kept for other classes",
+        "start.py",
+        "same_classes=known is not None",
+        "same_classes=True",
+        "test_classes.py::test_a_child_keeps_the_last_layer_for_the_same_classes_only",
+    ),
+    mutation(
+        "what is not used not told",
+        "data/folder.py",
+        "    unused = listing.not_used(root, found.rest)\n",
+        '    unused = ""\n',
+        "test_data_layouts.py::test_of_val_and_test_val_is_used_and_the_other_named",
     ),
     mutation(
         "pickles in an .npz are read",

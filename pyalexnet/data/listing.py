@@ -298,7 +298,7 @@ def _held_out(
         folder = val
     beside = _beside(val, folder) if folder != val else []
     annotations = val / ANNOTATIONS
-    if label_val is None and annotations.is_file():
+    if label_val is None and annotations.is_file() and not class_folders(folder):
         label_val = partial(label_files.box_labels, annotations)
         beside = [path for path in beside if path != annotations]
     if label_val is None:
