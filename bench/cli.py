@@ -34,7 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     except (PyalexnetError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(tables.document(results), end="")
+    if options.into is None:
+        print(tables.document(results), end="")
     for failure in results.failures:
         print(f"wrong: {failure}", file=sys.stderr)
     return 1 if results.failures else 0
@@ -52,12 +53,18 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--dry-run", action="store_true", help="go through the GPU's form on the CPU, tiny"
     )
-    made.add_argument("--quick", action="store_true", help="fewer batch sizes and forms")
+    made.add_argument(
+        "--part", choices=[*forms.gpu()], help="of the GPU's form; all of them if none is named"
+    )
     made.add_argument("--only", metavar="TEXT", help="only cases whose names hold TEXT")
     made.add_argument("--seconds", type=float, default=0.15, help="for each case on a CPU (0.15)")
     made.add_argument("--card", default=cards.names()[0], help="card of the computed floors (H100)")
     made.add_argument("--data", type=Path, help="data set whose images are fed from the host too")
-    made.add_argument("--record", type=Path, metavar="ROOT", help="keep a record in this folder")
+    kept = made.add_mutually_exclusive_group()
+    kept.add_argument("--record", type=Path, metavar="ROOT", help="keep a record in this folder")
+    kept.add_argument(
+        "--into", type=Path, metavar="RECORD", help="add to a record, as make gpu does"
+    )
     made.add_argument(
         "--no-kernels", action="store_true", help="leave out what the compiler and emulation say"
     )
@@ -89,21 +96,27 @@ def _listed(options: argparse.Namespace) -> listing.Choices | None:
     return None
 
 
-def bench(options: argparse.Namespace, command: str, tests: str = "") -> Results:
-    """What the options ask for; `tests` goes into the record."""
+def bench(options: argparse.Namespace, command: str) -> Results:
+    """What the options ask for."""
     card = cards.get(options.card)
     device = _device(options)
-    form = _form(options, device)
-    found = peers.find(device.torch)
-    about = {**environment.describe(found.versions()), "device": device.name}
-    about |= environment.clocks("before")
-    results = Results(form.name, command, about)
-    save = _saver(options, results, device, tests)
-    forms.compute(card, results)
-    if not options.no_kernels:
-        forms.inspect(_CHECKOUT / "kernels", results)
+    parts = _parts(options, device)
+    found = peers.find(device.torch, tuple({one for part in parts for one in part.libraries}))
+    if options.into is not None:
+        results = record.read(options.into)
+        results.environment |= found.versions()
+    else:
+        versions = device.versions | found.versions()
+        about = {**environment.describe(versions), "device": device.name}
+        about |= environment.clocks("before")
+        results = Results(parts[0].name, command, about)
+        forms.compute(card, results)
+    save = _saver(options, results, device)
     save("floors")
-    forms.run(form, device, found, results, options.only, options.data, save)
+    for part in parts:
+        forms.run(part, device, found, results, options.only, options.data, save)
+        if part.inspects and not options.no_kernels:
+            forms.inspect(_CHECKOUT / "kernels", results)
     results.environment |= environment.clocks("after")
     save("all")
     return results
@@ -121,21 +134,27 @@ def _device(options: argparse.Namespace) -> Device:
         return Host(environment.cpu())
 
 
-def _form(options: argparse.Namespace, device: Device) -> forms.Form:
+def _parts(options: argparse.Namespace, device: Device) -> list[forms.Form]:
     if options.dry_run:
-        return forms.dry()
-    return forms.gpu(options.quick) if isinstance(device, Gpu) else forms.cpu(options.seconds)
+        parts = {"dry": forms.dry()}
+    else:
+        parts = forms.gpu() if isinstance(device, Gpu) else {"cpu": forms.cpu(options.seconds)}
+    if options.part is None:
+        return [*parts.values()]
+    if options.part not in parts:
+        raise ValueError(f"--part is {options.part!r}; it is of the GPU's form, which is not run.")
+    return [parts[options.part]]
 
 
-def _saver(
-    options: argparse.Namespace, results: Results, device: Device, tests: str
-) -> Callable[[str], None]:
+def _saver(options: argparse.Namespace, results: Results, device: Device) -> Callable[[str], None]:
     """Says what is done, and keeps the record up to date."""
+    where: Path | None = options.into
+    if options.record is not None:
+        where = record.folder(options.record, results.environment["date"], device.name)
 
     def save(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
-        if options.record is not None:
-            where = record.folder(options.record, results.environment["date"], device.name)
-            record.write(where, results, tests)
+        if where is not None:
+            record.write(where, results)
 
     return save

@@ -86,12 +86,11 @@ def compiled(kernels: Path, architecture: str, folder: Path) -> list[Compiled]:
         virtual = architecture.replace("sm_", "compute_")
         target = f"-gencode=arch={virtual},code={architecture}"
         options = ["-std=c++17", target, "-Xptxas", "-v", f"-I{kernels}"]
-        done = subprocess.run(
-            [compiler, *options, "-cubin", str(source), "-o", str(cubin)],
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-        )
+        command = [compiler, *options, "-cubin", str(source), "-o", str(cubin)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"nvcc takes longer than {_TIMEOUT} s for {source.name}") from None
         if done.returncode:
             raise RuntimeError(
                 f"nvcc refuses {source.name}: {done.stderr.strip().splitlines()[:1]}"

@@ -28,6 +28,7 @@ class Device(ABC):
     Attributes:
         name: of the machine's part, for the record.
         torch: what PyTorch calls it.
+        versions: of the libraries that our side runs by.
         backend: our side.
         stopwatch: takes the time of an operation.
         step_stopwatch: takes the time of a training step.
@@ -35,6 +36,7 @@ class Device(ABC):
 
     name: str
     torch: str
+    versions: dict[str, str]
     backend: Backend
     stopwatch: Stopwatch
     step_stopwatch: Stopwatch
@@ -71,7 +73,7 @@ class Host(Device):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.torch = "cpu"
+        self.torch, self.versions = "cpu", {}
         self.backend = pyalexnet.backend("numpy")
         self.stopwatch = self.step_stopwatch = HostStopwatch()
 
@@ -100,7 +102,7 @@ class Gpu(Device):
         self._cupy = importlib.import_module("cupy")
         properties = self._cupy.cuda.runtime.getDeviceProperties(number)
         self.name = properties["name"].decode()
-        self.torch = f"cuda:{number}"
+        self.torch, self.versions = f"cuda:{number}", {"cupy": str(self._cupy.__version__)}
         self.stopwatch = _Events(self._cupy, number)
         self.step_stopwatch = _Wall(self._cupy, number)
 

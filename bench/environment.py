@@ -84,5 +84,8 @@ def _queried(fields: str) -> str:
 def _output(*command: str) -> str:
     if shutil.which(command[0]) is None:
         return ""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
+    except (OSError, subprocess.SubprocessError):  # a driver that hangs has nothing to say
+        return ""
     return done.stdout.strip() if done.returncode == 0 else ""

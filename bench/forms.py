@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pyalexnet import data, nets
 from pyalexnet.plan import Precision
 
-from . import cases, ceilings, compiler, floors, lint, loader, loops, operations, whole
+from . import cases, ceilings, compiler, floors, kernels, lint, loader, loops, operations, whole
 from .cards import PRECISIONS, Card
 from .cases import Case
 from .device import Device
 from .peers import Peers
 from .peers.torch_steps import COMPILED
-from .results import Results
+from .results import Results, label
 from .steps import OTHER_LOOP, WAYS, Gate, Ours, StepCase, Way
 from .timing import Plan
 
@@ -25,7 +25,7 @@ _MEGABYTE = 2**20
 _PEERS: Mapping[Precision, tuple[str, ...]] = {"fp32": ("fp32", "tf32"), "bf16": ("bf16",)}
 _STRICT = ("fp32",)
 _OURS = tuple(_PEERS)
-_COMPILED_IN = "bf16"
+_COPIED = 1024 * _MEGABYTE
 _GIVEN = (
     "The batches of whole steps lie on the device as each side's loader would leave them: ours, "
     "where the plan is fused, in the blocks of pixels that conv1 reads, PyTorch's channels_last "
@@ -35,29 +35,37 @@ _GIVEN = (
 
 @dataclass(frozen=True)
 class Form:
-    """What a run times.
+    """What a run times, and how long it looks.
 
     operations: networks and batch sizes whose operations are timed. fused: our precisions in which
-    those are too that take layers together. precisions: ours, with those of
-    the peers beside each. ways: how our side runs a step, the last beside the peers. modes: of the
-    peers. compiled: steps, and the precisions, that torch.compile is timed on too. in_fp32x3: steps
-    that are timed in fp32x3 too, fused, beside the peers' strict float32. sizes: of the products
-    among the ceilings; copied: bytes of the copy.
+    those are too that take layers together. loops: whose products are timed by both main loops.
+    precisions: ours, with those of the peers beside each. steps: whole ones that are timed;
+    by_kernels: those that are taken apart. ways: how our side runs a step, the last beside the
+    peers. modes: of the peers. compiled: steps, and the precisions, that torch.compile is timed on
+    too. in_fp32x3: steps that are timed in fp32x3 too, fused, beside the peers' strict float32.
+    sizes: of the products among the ceilings; copied: bytes of the copy, 0 for no ceilings.
+    libraries: the peers. loader: whether that is timed. inspects: whether the compiler and the
+    emulation are asked about the kernels.
     """
 
     name: str
-    operations: tuple[StepCase, ...]
-    fused: tuple[Precision, ...]
-    steps: tuple[StepCase, ...]
-    precisions: Mapping[Precision, tuple[str, ...]]
-    ways: tuple[Way, ...]
-    modes: tuple[str, ...]
-    compiled: tuple[tuple[StepCase, str], ...]
-    in_fp32x3: tuple[StepCase, ...]
-    sizes: tuple[int, ...]
-    copied: int
     plan: Plan
     step_plan: Plan
+    operations: tuple[StepCase, ...] = ()
+    fused: tuple[Precision, ...] = ()
+    loops: tuple[StepCase, ...] = ()
+    precisions: Mapping[Precision, tuple[str, ...]] = field(default_factory=dict)
+    steps: tuple[StepCase, ...] = ()
+    by_kernels: tuple[StepCase, ...] = ()
+    ways: tuple[Way, ...] = WAYS[-1:]
+    modes: tuple[str, ...] = ("eager",)
+    compiled: tuple[tuple[StepCase, str], ...] = ()
+    in_fp32x3: tuple[StepCase, ...] = ()
+    sizes: tuple[int, ...] = ()
+    copied: int = 0
+    libraries: tuple[str, ...] = ("torch", "jax")
+    loader: bool = False
+    inspects: bool = False
     notes: tuple[str, ...] = ()
 
     def ours(self, case: StepCase, hopper: bool = False) -> Iterator[list[Ours]]:
@@ -87,58 +95,63 @@ class Form:
 
 def cpu(seconds: float) -> Form:
     """Small batches, for any machine; `seconds` for each case and all its forms together."""
-    steps = (
-        StepCase(nets.get("cifar-18pct")(), "cifar-18pct", 128),
-        StepCase(nets.get("alexnet-tiny")(), "alexnet-tiny", 64),
-    )
     return Form(
         "CPU",
-        (paper(2), StepCase(nets.get("cifar-18pct")(), "cifar-18pct", 32)),
-        (),
-        steps,
-        {"fp32": ("fp32",)},
-        WAYS[:1],
-        ("eager",),
-        (),
-        (),
-        (1024,),
-        64 * _MEGABYTE,
         Plan(seconds, 4, 20, warmups=1),
         Plan(4 * seconds, 4, 20, warmups=1),
-        ("torch.compile is left to the GPU's form: it compiles for longer than this may take.",),
+        operations=(paper(2), StepCase(nets.get("cifar-18pct")(), "cifar-18pct", 32)),
+        precisions={"fp32": ("fp32",)},
+        steps=(
+            StepCase(nets.get("cifar-18pct")(), "cifar-18pct", 128),
+            StepCase(nets.get("alexnet-tiny")(), "alexnet-tiny", 64),
+        ),
+        ways=WAYS[:1],
+        sizes=(1024,),
+        copied=64 * _MEGABYTE,
+        loader=True,
+        inspects=True,
+        notes=(
+            "torch.compile is left to the GPU's form: it compiles for longer than this may take.",
+        ),
     )
 
 
-def gpu(quick: bool) -> Form:
-    """The paper's network and torchvision's, at the batch sizes that matter.
+def gpu() -> dict[str, Form]:
+    """The parts of the GPU's form by name, in the order of what they teach.
 
-    quick: torch.compile on the first step alone and in one precision, fused operations in one,
-    fp32x3 on the paper's network.
+    First the paper's network at one batch size: a step kernel by kernel, then beside the peers,
+    PyTorch's bfloat16 before all. Then single operations, other batch sizes and torchvision's.
     """
-    batches = (128,) if quick else (128, 256, 1024)
-    step_batches = (128, 256) if quick else (32, 64, 128, 256, 512, 1024)
-    steps = tuple(net(batch) for batch in step_batches for net in (paper, torchvision))
-    compiled = tuple(itertools.product(steps, PRECISIONS))
-    compile_note = (
-        f"torch.compile in --quick: {steps[0].label}, batch {steps[0].batch}, {_COMPILED_IN} "
-        "only, because max-autotune takes minutes a network."
-    )
-    return Form(
-        "GPU, quick" if quick else "GPU",
-        tuple(paper(batch) for batch in batches),
-        ("bf16",) if quick else _OURS,
-        steps,
-        _PEERS,
-        WAYS,
-        ("eager", "graph"),
-        ((steps[0], _COMPILED_IN),) if quick else compiled,
-        tuple(step for step in steps if step.label == _label("caffe")) if quick else steps,
-        (2048, 4096, 8192),
-        1024 * _MEGABYTE,
-        Plan(0.2 if quick else 0.5, 20, 100, warmups=3),
-        Plan(0.5 if quick else 2.0, 20, 100, warmups=3),
-        (_GIVEN, compile_note) if quick else (_GIVEN,),
-    )
+    case, batches = paper(128), (32, 64, 128, 256, 512, 1024)
+    steps = tuple(net(batch) for batch in batches for net in (paper, torchvision))
+    # Of one step, and of single operations: soon done. Of all of them.
+    short, long = Plan(0.2, 20, 100, warmups=3), Plan(2.0, 20, 100, warmups=3)
+    first = Form("GPU", short, Plan(0.5, 20, 60, warmups=3), notes=(_GIVEN,))
+    all_steps = Form("GPU", short, long, steps=steps, notes=(_GIVEN,))
+    bf16, fp32 = ({one: _PEERS[one]} for one in ("bf16", "fp32"))
+    torch, jax = ("torch",), ("jax",)
+    part, both = replace, ("eager", "graph")
+    return {
+        "kernels": part(first, by_kernels=(case,), in_fp32x3=(case,), precisions={"bf16": ("bf16",),
+                        "fp32": ("fp32",)}, sizes=(8192,), copied=_COPIED, libraries=torch),
+        "bf16": part(first, steps=(case,), precisions=bf16, modes=both, libraries=torch),
+        "fp32": part(first, steps=(case,), precisions=fp32, modes=both, libraries=torch,
+                     in_fp32x3=(case,)),
+        "compile": part(first, steps=(case,), precisions=bf16, compiled=((case, "bf16"),),
+                        libraries=torch),
+        "jax": part(first, steps=(case,), precisions=bf16, libraries=jax),
+        "operations": part(first, operations=(case,), fused=_OURS, loops=(case,),
+                           precisions=_PEERS),
+        "steps": part(all_steps, precisions=_PEERS, ways=WAYS, modes=both, in_fp32x3=steps),
+        "ceilings": part(first, precisions=_PEERS, sizes=(2048, 4096, 8192), copied=_COPIED,
+                         libraries=torch),
+        "loader": part(first, loader=True, libraries=()),
+        "large operations": part(first, operations=(paper(256), paper(1024)), fused=_OURS,
+                                 loops=(paper(256), paper(1024)), precisions=_PEERS),
+        "compiled steps": part(all_steps, precisions=_PEERS, libraries=torch,
+                               compiled=tuple(itertools.product(steps, PRECISIONS))),
+        "compiler": part(first, libraries=(), inspects=True),
+    }  # fmt: skip
 
 
 def dry() -> Form:
@@ -152,19 +165,21 @@ def dry() -> Form:
     plan = Plan(0.0, 2, 2, warmups=0)
     return Form(
         "dry run of the GPU's form, on the CPU: its times mean nothing",
-        steps[:1],
-        _OURS,
-        steps,
-        _PEERS,
-        WAYS,
-        ("eager",),
-        (),
-        steps[:1],
-        (32,),
-        _MEGABYTE,
         plan,
         plan,
-        (_GIVEN,),
+        operations=steps[:1],
+        fused=_OURS,
+        loops=steps[:1],
+        precisions=_PEERS,
+        steps=steps,
+        by_kernels=steps[:1],
+        ways=WAYS,
+        in_fp32x3=steps[:1],
+        sizes=(32,),
+        copied=_MEGABYTE,
+        loader=True,
+        inspects=True,
+        notes=(_GIVEN,),
     )
 
 
@@ -196,27 +211,46 @@ def run(
     only: part of the names of the operations and steps to time. pack: a data set whose images are
     fed from the host.
     """
-    results.notes += [*form.notes, *(f"{name}: {why}." for name, why in peers.missing.items())]
-    for one in ceilings.measured(device, peers, form.sizes, form.copied, form.peer_precisions):
-        results.ceilings.append(one)
-        done(f"ceiling: {one.name}")
-    ceiling = ceilings.as_card(device.name, results.ceilings)
-    wanted = [case for case in _cases(form) if only is None or only in case.name]
+    peers = peers.only(form.libraries)
+    results.missing |= peers.missing
+    results.notes += [note for note in form.notes if note not in results.notes]
+    _ceilings(form, device, peers, results, done)
+    ceiling, gate = ceilings.as_card(device.name, results.ceilings), Gate()
+    for case in form.by_kernels:
+        if only is None or only in f"step {case.label}":
+            ways = [
+                one for some in form.ours(case, loops.is_hopper(device.backend)) for one in some
+            ]
+            for by_kernel in kernels.rows(device, case, ways, gate, peers.torch):
+                results.kernels.append(by_kernel)
+                done(label(by_kernel))
+    for case in form.steps:
+        if only is None or only in f"step {case.label}":
+            _steps(form, device, peers, results, case, gate, ceiling, pack, done)
+    wanted = [case for case in _cases(form, form.operations) if only is None or only in case.name]
     timed = operations.rows(device, wanted, peers, form.precisions, form.plan, ceiling)
     for row in timed:
         results.operations.append(row)
-        done(f"{row.net} {row.case}, batch {row.batch}")
+        done(label(row))
+    wanted = [case for case in _cases(form, form.loops) if only is None or only in case.name]
     for product in loops.rows(device, wanted, form.plan):
         results.loops.append(product)
-        done(f"{product.net} {product.case}, batch {product.batch}, both loops")
-    if only is None or only in "loader":
+        done(label(product))
+    if form.loader and (only is None or only in "loader"):
         results.loader += loader.rows(device.backend, form.step_plan, pack)
         done("loader")
-    gate = Gate()
-    for case in form.steps:
-        if only is None or only in f"step {case.label}":
-            _steps(form, device, peers, results, case, gate, ceiling, pack)
-            done(f"step {case.label}, batch {case.batch}")
+
+
+def _ceilings(
+    form: Form, device: Device, peers: Peers, results: Results, done: Callable[[str], None]
+) -> None:
+    """Measure those of the form; they take the place of earlier ones."""
+    if not form.copied:
+        return
+    for one in ceilings.measured(device, peers, form.sizes, form.copied, form.peer_precisions):
+        others = [other for other in results.ceilings if other.name != one.name]
+        results.ceilings = [*others, one]
+        done(f"ceiling: {one.name}")
 
 
 def compute(card: Card, results: Results) -> None:
@@ -234,10 +268,10 @@ def compute(card: Card, results: Results) -> None:
     )
 
 
-def inspect(kernels: Path, results: Results) -> None:
+def inspect(sources: Path, results: Results) -> None:
     """What the compiler and the emulation say of the kernels, or why they do not."""
     try:
-        results.resources += compiler.resources(kernels)
+        results.resources += compiler.resources(sources)
     except RuntimeError as error:
         results.notes.append(f"Registers, spills and shared memory are not listed: {error}.")
     try:
@@ -246,8 +280,8 @@ def inspect(kernels: Path, results: Results) -> None:
         results.notes.append(f"Sectors a request and bank conflicts are not listed: {error}.")
 
 
-def _cases(form: Form) -> Iterator[Case]:
-    for net in form.operations:
+def _cases(form: Form, nets: tuple[StepCase, ...]) -> Iterator[Case]:
+    for net in nets:
         for precision in form.precisions:
             made = [*cases.of(net.spec, net.batch, precision)]
             if precision in form.fused:
@@ -265,10 +299,14 @@ def _steps(
     gate: Gate,
     ceiling: Card | None,
     pack: Path | None,
+    done: Callable[[str], None],
 ) -> None:
     for ways in form.ours(case, loops.is_hopper(device.backend)):
         modes = form.modes_of(case, ways[-1].precision)
-        results.steps += whole.rows(device, case, ways, gate, peers, modes, form.step_plan, ceiling)
+        for row in whole.rows(device, case, ways, gate, peers, modes, form.step_plan, ceiling):
+            results.steps.append(row)
+            done(label(row))
         if pack is not None:
             dataset = data.load(pack, image_size=case.spec.input_shape[:2])
             results.steps.append(whole.fed(device, case, ways[-1], dataset, form.step_plan))
+            done(label(results.steps[-1]))

@@ -21,8 +21,8 @@ from .reference import ReferenceBackend, joined
 TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2}
 # Ours, whose inputs are what they are: a bfloat16 result has been rounded once, by half a unit of
 # its 8 bits; a float32 one is a sum of exact products in any precision.
-_ROUNDED = 2.0**-8
-_SUMMED = TOLERANCE["fp32"]
+ROUNDED = 2.0**-8
+SUMMED = TOLERANCE["fp32"]
 _POISON = 0xFF  # NaN in both types of float
 
 
@@ -91,7 +91,7 @@ def check(backend: Backend, case: Case, arrays: Arrays) -> str | None:
         probes = list(range(case.batch))  # the loss is a mean over all
     ours, exact = _probe(backend, case, arrays, probes)
     for name, mine, true in zip(case.outputs, ours, exact, strict=True):
-        tolerance = _ROUNDED if mine.dtype == BFLOAT16 else _SUMMED
+        tolerance = ROUNDED if mine.dtype == BFLOAT16 else SUMMED
         if wrong := difference(name, widened(mine), true, tolerance):
             return f"{wrong}, in float64"
     return _unstable(backend, case, arrays)

@@ -1,100 +1,146 @@
-"""`python -m bench.gpu`: tests, sanitizer and bench on a GPU, kept as one record.
+"""`python -m bench.gpu`: kernels, tests, sanitizer and bench on a GPU, kept as one record.
 
-Exit codes: 0 all well, 1 a test failed, the sanitizer found something or an answer was wrong, 2 no
-GPU can be used here (nothing is recorded then).
+Stage by stage in the order of what they teach (bench/stages.py), within --minutes in all. The
+record is written as they go, whatever ends them; what was left out stands in it, and is said last.
+
+Exit codes: 0 all well, though perhaps not all done; 1 a test failed, the sanitizer found something,
+an answer was wrong or a program hung or crashed; 2 no GPU can be used here, or packages are missing
+(nothing is recorded then); 130 it was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
-import subprocess
+import math
+import signal
 import sys
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from pyalexnet.backends import why_unavailable
+from pyalexnet.install import pip_install, why_incomplete
 
-from . import cli, sanitizer
+from . import cards, environment, forms, process, record, stages
+from .results import Results, StageRow
 
 _ROOT = Path(__file__).resolve().parent.parent
-_TESTS_TIMEOUT = 1800
-# Seconds of each of the sanitizer's four tools.
-_QUICK, _LONG = 40.0, 600.0
-
-
-@dataclass(frozen=True)
-class Tests:
-    """What pytest and the sanitizer said; `wrong` are sentences."""
-
-    text: str
-    wrong: tuple[str, ...]
+_MINUTES = 120.0
+# Of the time that is left to stages, for the end.
+_CLOSING = 3.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check the GPU's module, then time it; the record is written whatever the checks say."""
+    """Check the GPU's module and time it; the record is written whatever the checks say."""
     options = parser().parse_args(arguments)
-    if reason := why_unavailable("cuda"):
-        print(f"error: {reason}", file=sys.stderr)
-        return 2
-    tests = checked(_ROOT / "tests", _QUICK if options.quick else _LONG)
-    for sentence in tests.wrong:
-        print(f"wrong: {sentence}", file=sys.stderr)
-    passed_on = ["--gpu", "--record", str(options.record), *(["--quick"] if options.quick else [])]
-    command = "make gpu QUICK=1" if options.quick else "make gpu"
-    results = cli.bench(cli.parser().parse_args(passed_on), command, tests.text)
-    for failure in results.failures:
-        print(f"wrong: {failure}", file=sys.stderr)
-    return 1 if tests.wrong or results.failures else 0
+    begun = process.now()
+    if reason := why_incomplete("test"):
+        return _refused(reason)
+    place = None
+    try:
+        with TemporaryDirectory() as build, _interruptible():
+            card = stages.card(Path(build))
+            if isinstance(card, str):
+                return _refused(card)
+            place = _begun(options, card, Path(build))
+            _run(place, 60 * options.minutes, begun)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        if place is not None:
+            _closed(place)
+        return 130
+    return 1 if _closed(place) else 0
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
     made = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
-    made.add_argument("--quick", action="store_true", help="all within eight minutes")
+    made.add_argument(
+        "--minutes", type=_minutes, default=_MINUTES, help=f"for all of it ({_MINUTES:g})"
+    )
     made.add_argument("--record", type=Path, default=_ROOT / "bench" / "records")
     return made
 
 
-def checked(tests: Path, seconds: float) -> Tests:
-    """Run the tests marked gpu, and the sanitizer for at most `seconds` a tool."""
-    code, text = gpu_tests(tests)
-    parts, wrong = [f"$ pytest -m gpu\n{text}"], []
-    if reason := why_tests_failed(code, text):
-        wrong.append(reason)
-    with tempfile.TemporaryDirectory() as build:
-        for finding in sanitizer.findings(tests, seconds, Path(build)):
-            parts.append(
-                f"$ compute-sanitizer --tool {finding.tool}: {finding.state}\n{finding.text}"
-            )
-            print(f"compute-sanitizer {finding.tool}: {finding.state}", file=sys.stderr)
-            if finding.wrong:
-                wrong.append(f"compute-sanitizer {finding.tool}: {finding.state}.")
-    return Tests("\n\n".join(parts) + "\n", tuple(wrong))
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} came; a number above 0 was expected.")
+    return minutes
 
 
-def gpu_tests(tests: Path) -> tuple[int, str]:
-    """Exit code and output of the tests marked gpu."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--durations=10", str(tests)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_TESTS_TIMEOUT,
-        cwd=tests.parent,
-    )
-    return done.returncode, done.stdout
+def _begun(options: argparse.Namespace, card: stages.Found, build: Path) -> stages.Place:
+    """Begin a record: nothing has been done."""
+    about = {**environment.describe(card.versions), "device": card.name}
+    about |= {"Hopper's main loop": "in use" if card.hopper else "this card has none"}
+    about |= environment.clocks("before")
+    results = Results("GPU", f"make gpu MINUTES={options.minutes:g}", about)
+    forms.compute(cards.get(cards.names()[0]), results)
+    results.missing = dict.fromkeys(stages.missing(), "not installed")
+    results.stages = [
+        StageRow(one.name, "left out", left_out=(f"{one.name}: the run ended before it.",))
+        for one in stages.STAGES
+    ]
+    if results.missing:
+        for sentence in results.left_out[: len(results.missing)]:
+            _say(f"{sentence} {pip_install('.[gpu-peers]')}")
+    where = record.fresh(options.record, about["date"], card.name)
+    record.write(where, results)
+    _say(f"{card.name}: at most {options.minutes:g} minutes; the record is {where}")
+    return stages.Place(where, build, card.hopper)
 
 
-def why_tests_failed(code: int, text: str) -> str | None:
-    """A sentence where the tests failed, or where none ran; None where all is well."""
-    if code:
-        return f"pytest -m gpu failed (exit {code})."
-    if not re.search(r"\b[1-9]\d* passed", text):
-        return "pytest -m gpu ran no test."
-    return None
+def _run(place: stages.Place, total: float, begun: float) -> None:
+    for stage in stages.STAGES:
+        left = total - _CLOSING - (process.now() - begun)
+        row, told = stages.done(stage, place, total, left)
+        stages.keep(place, row)
+        for sentence in (*told, *(f"wrong: {one}" for one in row.wrong)):
+            _say(f"  {sentence}")
+        if row.state != "left out":
+            rest = max(0.0, total - (process.now() - begun))
+            _say(f"{row.name}: {row.state} in {row.seconds:.0f} s; {rest:.0f} s are left")
+
+
+def _closed(place: stages.Place) -> list[str]:
+    """End the record; what is wrong. What was left out is said last."""
+    with record.edited(place.where) as results:
+        results.environment |= environment.clocks("after")
+    for failure in results.failures:
+        _say(f"wrong: {failure}")
+    for sentence in results.left_out:
+        _say(f"left out: {sentence}")
+    _say(f"the record is {place.where}")
+    return results.failures
+
+
+def _refused(reason: str) -> int:
+    print(f"error: {reason}", file=sys.stderr)
+    return 2
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the run as Ctrl-C does."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(one, interrupt) for one in signals]
+    try:
+        yield
+    finally:
+        for one, handler in zip(signals, before, strict=True):
+            signal.signal(one, handler)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,53 @@ class PeerTime:
 
 
 @dataclass(frozen=True)
+class Check:
+    """A case of a family of kernels, once against float64; wrong: what is, in words."""
+
+    family: str
+    case: str
+    wrong: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A stage of `make gpu`.
+
+    state: "done"; "stopped" at its limit or with the run; "left out". seconds: that it took, of at
+    most `limit`. wrong: what it found, in sentences. left_out: what it did not come to, and why.
+    """
+
+    name: str
+    state: str
+    seconds: float = 0.0
+    limit: float = 0.0
+    wrong: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """What a kernel takes in one training step: seconds of so many launches."""
+
+    kernel: str
+    launches: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """A training step kernel by kernel, in one of our ways; the longest first."""
+
+    net: str
+    batch: int
+    precision: str
+    form: str
+    kernels: tuple[KernelTime, ...]
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
 class OperationRow:
     """One operation at one batch size. share: of what the ceilings of the same run allow."""
 
@@ -81,7 +128,7 @@ class StepRow:
     form: str = ""
 
 
-Row: TypeAlias = OperationRow | LoopRow | StepRow
+Row: TypeAlias = OperationRow | LoopRow | StepRow | KernelRow
 
 
 @dataclass(frozen=True)
@@ -138,11 +185,14 @@ class MemoryRequests:
 
 @dataclass
 class Results:
-    """Everything of one run."""
+    """Everything of one run. missing: libraries that nothing is timed beside, and why not."""
 
     form: str
     command: str
     environment: dict[str, str]
+    stages: list[StageRow] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    kernels: list[KernelRow] = field(default_factory=list)
     ceilings: list[Ceiling] = field(default_factory=list)
     operations: list[OperationRow] = field(default_factory=list)
     loops: list[LoopRow] = field(default_factory=list)
@@ -151,17 +201,33 @@ class Results:
     floors: list[Floor] = field(default_factory=list)
     resources: list[KernelResources] = field(default_factory=list)
     requests: list[MemoryRequests] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
     def failures(self) -> list[str]:
-        """Wrong answers of ours, each in a sentence."""
-        rows: list[Row] = [*self.operations, *self.loops, *self.steps]
-        return [f"{label(row)}: {row.failed}." for row in rows if row.failed]
+        """Wrong answers of ours, and what the stages found, each in a sentence."""
+        rows: list[Row] = [*self.operations, *self.loops, *self.steps, *self.kernels]
+        return [
+            *(sentence for stage in self.stages for sentence in stage.wrong),
+            *(f"{one.family}, {one.case}: {one.wrong}." for one in self.checks if one.wrong),
+            *(f"{label(row)}: {row.failed}." for row in rows if row.failed),
+        ]
+
+    @property
+    def left_out(self) -> list[str]:
+        """What was not done, and why, each in a sentence."""
+        names = {"torch": "PyTorch", "jax": "JAX"}
+        peers = (
+            f"Nothing is timed beside {names[one]}: {why}." for one, why in self.missing.items()
+        )
+        return [*peers, *(text for stage in self.stages for text in stage.left_out)]
 
 
 def label(row: Row) -> str:
     """A row's name with its network and batch size."""
+    if isinstance(row, KernelRow):
+        return f"{row.net} step by kernels, batch {row.batch}, {row.precision}, {row.form}"
     if isinstance(row, LoopRow):
         return f"{row.net} {row.case}, batch {row.batch}, both loops"
     if isinstance(row, OperationRow):

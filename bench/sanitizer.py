@@ -1,50 +1,70 @@
-"""compute-sanitizer over the kernels' tests, once a planted mistake has shown that it looks."""
+"""compute-sanitizer over the kernels, once a planted mistake has shown that it looks.
+
+What it runs is a subject: a family of kernels (bench/families.py), or a file of the tests, whose
+sizes are odd. Every run is one of its own with a limit, and is ended with all that it started.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import compiler
+from . import compiler, process
+from .process import Ended, Job
 
-TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 
 _ROOT = Path(__file__).resolve().parent.parent
 # What compute-sanitizer exits with where it found something; nothing else here does.
 _FOUND = 86
-_PLANTED_TIMEOUT = 60
-_COMPILE_TIMEOUT = 120
+_PLANTED_TIMEOUT = 60.0
 _LINES = 40
-# Tests of single kernels at odd sizes; whole networks and large maps would take minutes each.
+_AT_ONCE = 3
+# Tests of single kernels at odd sizes, the newest first; whole networks and large maps would take
+# minutes each.
 _TESTS = (
-    "activation",
-    "augment",
-    "conv",
-    "depth",
-    "dropout",
+    "hopper_loop",
+    "patch_dgrad",
+    "lrn_pool",
+    "exchange",
+    "plan",
     "linear",
-    "lrn",
+    "conv",
     "pool",
+    "lrn",
     "rnorm",
-    "sgd_rule",
     "softmax",
+    "sgd_rule",
+    "depth",
+    "augment",
+    "activation",
+    "dropout",
 )
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What came of one tool, in a word.
+class Subject:
+    """What a tool looks at: its name, and the command that runs it."""
 
-    clean, found: it saw all tests through. failed: a test failed, or none ran. blind: it did not
-    find the mistake planted for it. late: it took longer than it was given. missing: not here.
+    name: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one tool on one subject, in a word.
+
+    clean, found: it saw all through. failed: the subject's own checks failed, or none ran. blind:
+    it did not find the mistake planted for it. late: it took longer than it was given. left out: no
+    time was left. missing: it is not here.
     """
 
     tool: str
+    subject: str
     state: str
     text: str
 
@@ -53,92 +73,97 @@ class Finding:
         """Whether the kernels, or the tool, have a fault; too little time is none of either."""
         return self.state in ("found", "failed", "blind")
 
+    def __str__(self) -> str:
+        return f"compute-sanitizer {self.tool}, {self.subject}: {self.state}"
 
-def findings(tests: Path, seconds: float, build: Path) -> Iterator[Finding]:
-    """Run every tool over the kernels' tests on the GPU, each for at most `seconds`.
 
-    tests: folder of the tests. build: folder for the planted program.
+def families(names: Sequence[str]) -> list[Subject]:
+    """Families of kernels, every array in memory of its own."""
+    own = (sys.executable, "-m", "bench.families", "--unpooled")
+    return [Subject(name, (*own, name)) for name in names]
+
+
+def files(tests: Path) -> list[Subject]:
+    """Files of the kernels' tests, on the GPU alone."""
+    chosen = ("-m", "gpu and not big and not slow", "-q", "-x", "--timeout", "0")
+    plugins = ("-p", "no:cacheprovider", "-p", "bench.unpooled")
+    pytest = (sys.executable, "-m", "pytest", *plugins, *chosen)
+    return [Subject(f"test_{name}", (*pytest, str(tests / f"test_{name}.py"))) for name in _TESTS]
+
+
+def findings(
+    runs: Sequence[tuple[str, Subject]], seconds: float, logs: Path, build: Path
+) -> Iterator[Finding]:
+    """Let tools look at subjects, in this order and several at a time, all within `seconds`.
+
+    runs: tools with their subjects. logs: folder for what they say. build: for the planted program.
     """
+    end = process.now() + seconds
     program = shutil.which("compute-sanitizer", path=_places())
-    planted = planted_program(build)
-    for tool in TOOLS:
-        if program is None:
-            yield Finding(tool, "missing", "compute-sanitizer is not installed")
-        elif isinstance(planted, str):
-            yield Finding(tool, "missing", planted)
-        else:
-            yield _finding(program, tool, planted, tests, seconds)
+    planted = planted_program(build, seconds)
+    if program is None or isinstance(planted, str):
+        why = planted if isinstance(planted, str) else "compute-sanitizer is not installed"
+        yield from (Finding(tool, subject.name, "missing", why) for tool, subject in runs)
+        return
+    tools = dict.fromkeys(tool for tool, _ in runs)
+    mistakes = [
+        Job(tool, command(program, tool, (str(planted), tool)), _PLANTED_TIMEOUT, build / tool)
+        for tool in tools
+    ]
+    blind = []
+    for ended in process.run(mistakes, _ROOT, end - process.now(), len(mistakes)):
+        if ended.code != _FOUND:
+            blind.append(ended.job.name)
+            text = f"it did not find it (exit {ended.code})\n{ended.said()}"
+            yield Finding(ended.job.name, "its planted mistake", "blind", text)
+    seeing = [(tool, subject) for tool, subject in runs if tool not in blind]
+    left = end - process.now()
+    jobs = [
+        Job(
+            f"{tool} {subject.name}",
+            command(program, tool, subject.command),
+            left / 2,  # the longest may not take the place of all others
+            logs / f"sanitizer-{tool}-{subject.name}.txt",
+        )
+        for tool, subject in seeing
+    ]
+    subjects = dict(zip((job.name for job in jobs), seeing, strict=True))
+    for ended in process.run(jobs, _ROOT, left, _AT_ONCE):
+        tool, subject = subjects[ended.job.name]
+        yield judged(tool, subject.name, ended)
 
 
-def planted_program(build: Path) -> Path | str:
+def planted_program(build: Path, seconds: float) -> Path | str:
     """Compile the planted mistakes into a folder; a sentence where that is not possible."""
     nvcc = compiler.nvcc()
     if nvcc is None:
         return "the planted mistakes cannot be compiled: no nvcc was found"
-    build.mkdir(parents=True, exist_ok=True)
-    program = build / "planted"
-    source = Path(__file__).with_name("planted.cu")
-    done = subprocess.run(
-        [nvcc, "-lineinfo", "-o", str(program), str(source)],
-        capture_output=True,
-        text=True,
-        timeout=_COMPILE_TIMEOUT,
-    )
-    if done.returncode:
-        lines = (done.stderr + done.stdout).strip().splitlines()
+    program, source = build / "planted", Path(__file__).with_name("planted.cu")
+    compiled = (nvcc, "-lineinfo", "-o", str(program), str(source))
+    job = Job("nvcc", compiled, seconds, build / "nvcc.txt")
+    (ended,) = process.run([job], _ROOT, seconds)
+    if ended.code != 0:
+        lines = ended.said().strip().splitlines()
         return f"the planted mistakes cannot be compiled: {lines[0] if lines else nvcc}"
     return program
 
 
-def judged(tool: str, code: int | None, text: str) -> Finding:
-    """A run's exit code as a finding; None where it was stopped."""
-    tail = "\n".join(text.strip().splitlines()[-_LINES:])
-    if code is None:
-        return Finding(tool, "late", tail)
-    if code == 0:
-        return Finding(tool, "clean", tail)
-    return Finding(tool, "found" if code == _FOUND else "failed", tail)
+def judged(tool: str, subject: str, ended: Ended) -> Finding:
+    """A run's end as a finding."""
+    if not ended.begun:
+        return Finding(tool, subject, "left out", "")
+    tail = "\n".join(ended.said().strip().splitlines()[-_LINES:])
+    if ended.code is None:
+        return Finding(tool, subject, "late", tail)
+    if ended.code == 0:
+        return Finding(tool, subject, "clean", tail)
+    return Finding(tool, subject, "found" if ended.code == _FOUND else "failed", tail)
 
 
-def _finding(program: str, tool: str, planted: Path, tests: Path, seconds: float) -> Finding:
-    code, text = _run(command(program, tool, [str(planted), tool]), _PLANTED_TIMEOUT)
-    if code != _FOUND:
-        return Finding(tool, "blind", f"it did not find its planted mistake (exit {code})\n{text}")
-    return judged(tool, *_run(command(program, tool, kernel_tests(tests)), seconds))
-
-
-def command(program: str, tool: str, inner: Sequence[str]) -> list[str]:
+def command(program: str, tool: str, inner: Sequence[str]) -> tuple[str, ...]:
     """compute-sanitizer's command line around another."""
-    rules = ["--error-exitcode", str(_FOUND), "--target-processes", "all", "--print-limit", "20"]
-    return [program, "--tool", tool, *rules, *inner]
-
-
-def kernel_tests(tests: Path) -> list[str]:
-    """The command that runs the kernels' tests on the GPU alone."""
-    files = [str(tests / f"test_{name}.py") for name in _TESTS]
-    chosen = ["-m", "gpu and not big and not slow", "-q", "-x", "--timeout", "0"]
-    plugins = ["-p", "no:cacheprovider", "-p", "bench.unpooled"]
-    return [sys.executable, "-m", "pytest", *plugins, *chosen, *files]
-
-
-def _run(arguments: list[str], seconds: float) -> tuple[int | None, str]:
-    """Exit code and output; no code where the time ran out."""
-    try:
-        done = subprocess.run(
-            arguments,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=seconds,
-            cwd=_ROOT,
-        )
-    except subprocess.TimeoutExpired as error:
-        return None, _text(error.stdout)
-    return done.returncode, done.stdout
-
-
-def _text(output: str | bytes | None) -> str:
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+    rules = ("--error-exitcode", str(_FOUND), "--target-processes", "all", "--print-limit", "20")
+    return (program, "--tool", tool, *rules, *inner)
 
 
 def _places() -> str:

@@ -54,12 +54,17 @@ def _parts(results: Results) -> Iterator[str]:
     yield "\n".join(f"- {name}: {value}" for name, value in results.environment.items())
     yield "\n".join(f"- {note}" for note in results.notes)
     if results.failures:
-        yield "## Wrong answers, not timed\n\n" + "\n".join(f"- {one}" for one in results.failures)
+        yield "## Wrong\n\n" + "\n".join(f"- {one}" for one in results.failures)
+    if results.left_out:
+        yield "## Left out\n\n" + "\n".join(f"- {one}" for one in results.left_out)
+    yield from _section("Stages", _stages(results))
+    yield from _section("Kernels once against float64, by family", _checks(results))
     yield from _section("Ceilings", _ceilings(results))
     yield from _section("Operations", _operations(results.operations))
     yield from _section("Main loops of the tensor cores", _loops(results.loops))
     yield from _section("Whole training steps", _steps(results.steps))
     yield from _section("The loader", _loader(results))
+    yield from _section("A step kernel by kernel", _kernels(results))
     yield from _section("Every form of the peers", _forms(results))
     yield from _section("Floors, computed", _floors(results))
     yield from _section("Kernels, by the compiler", _resources(results))
@@ -70,6 +75,40 @@ def _section(title: str, text: str) -> Iterator[str]:
     if text:
         yield f"## {title}"
         yield text
+
+
+def _stages(results: Results) -> str:
+    rows = [
+        [one.name, one.state, f"{one.seconds:.0f}", f"{one.limit:.0f}", str(len(one.wrong))]
+        for one in results.stages
+    ]
+    return table(["stage", "state", "seconds", "at most", "wrong"], rows) if rows else ""
+
+
+def _checks(results: Results) -> str:
+    families = dict.fromkeys(one.family for one in results.checks)
+    rows = [
+        [name, str(len(checks)), str(sum(one.wrong is not None for one in checks)), f"{took:.1f}"]
+        for name in families
+        for checks in [[one for one in results.checks if one.family == name]]
+        for took in [sum(one.seconds for one in checks)]
+    ]
+    return table(["family", "cases", "wrong", "seconds"], rows) if rows else ""
+
+
+def _kernels(results: Results) -> str:
+    rows = [
+        [
+            f"{row.net}, batch {row.batch}, {row.precision}, {row.form}",
+            f"`{one.kernel}`",
+            str(one.launches),
+            f"{one.seconds * 1e6:,.1f}",
+            f"{one.seconds / sum(other.seconds for other in row.kernels):.1%}",
+        ]
+        for row in results.kernels
+        for one in row.kernels
+    ]
+    return table(["step", "kernel", "launches", "us", "of all"], rows) if rows else ""
 
 
 def _ceilings(results: Results) -> str:

@@ -18,7 +18,7 @@ from .operations import sentence
 from .peers import Peers, jax_steps, torch_steps
 from .peers.jax_steps import JaxStep
 from .peers.torch_steps import TorchStep
-from .results import Costs, PeerTime, StepRow
+from .results import Costs, KernelTime, PeerTime, StepRow
 from .steps import Batch, Gate, Ours, Step, StepCase
 from .timing import Plan, Run, Timing, finish, interleaved
 
@@ -241,13 +241,18 @@ def _costs(device: Device, torch: Any, run: Run, memory: int | None) -> Costs:
         return Costs(memory=memory)
     # One at a time: the queue to the GPU holds about a thousand kernels, and then the host waits.
     host = statistics.median(device.enqueue_seconds(run, 1) for _ in range(_ENQUEUED))
-    return Costs(host, _kernel_seconds(torch, run) if torch else None, memory)
+    kernels = sum(one.seconds for one in kernel_times(torch, run)) if torch else None
+    return Costs(host, kernels, memory)
 
 
-def _kernel_seconds(torch: Any, run: Run) -> float:
-    """Seconds that kernels ran in one step, by PyTorch's profiler, which sees all of a process."""
+def kernel_times(torch: Any, run: Run) -> list[KernelTime]:
+    """The kernels of one call, by PyTorch's profiler, which sees all of a process."""
     profiler = torch.profiler
     with profiler.profile(activities=[profiler.ProfilerActivity.CUDA]) as profile:
         finish(run())
         torch.cuda.synchronize()
-    return float(sum(event.self_device_time_total for event in profile.key_averages())) / 1e6
+    return [
+        KernelTime(event.key, int(event.count), float(event.self_device_time_total) / 1e6)
+        for event in profile.key_averages()
+        if event.self_device_time_total
+    ]

@@ -91,7 +91,7 @@ def examples() -> dict[str, Call]:
     """A call of every operation by its name, and of convolutions three, as AlexNet's but smaller.
 
     Images are few and small; channels, filters and strides, on which an access pattern depends,
-    are those of the paper, or half as many.
+    are those of the paper, or half as many. Each gives what the operation made.
     """
     return {
         "augment": _augment,
@@ -142,9 +142,7 @@ def examples() -> dict[str, Call]:
         "softmax_cross_entropy": lambda be: be.softmax_cross_entropy(
             _x(be, 32, 1000), be.asarray(np.arange(32))
         ),
-        "sgd_update": lambda be: be.sgd_update(
-            _x(be, 4096), _x(be, 4096), _x(be, 4096), lr=0.1, momentum=0.9, weight_decay=0.1
-        ),
+        "sgd_update": _sgd_update,
         "split_weights": lambda be: be.split_weights(_x(be, 4096)),
         "join_weights": lambda be: be.join_weights(*be.split_weights(_x(be, 4096))),
         "exchange_gather": lambda be: be.exchange_gather([_x(be, 4, 9, 48), _x(be, 4, 9, 48)]),
@@ -170,6 +168,26 @@ def _learned(be: SimcheckBackend, *shape: int, dtype: np.dtype[Any] = FLOAT32) -
     """Parameters to be updated."""
     low = None if dtype == FLOAT32 else be.zeros(shape, np.uint16)
     return Learned(_x(be, *shape, dtype=dtype), be.zeros(shape), 0.1, 0.9, 0.1, low)
+
+
+def _after(
+    be: SimcheckBackend,
+    update: Callable[..., None],
+    x: Array,
+    dy: Array,
+    *learned: Learned,
+    **how: Any,
+) -> tuple[Array, ...]:
+    """What an update leaves: of each parameter the weights, in one piece, and the momentum."""
+    update(x, dy, *learned, **how)
+    weights = (p.w if p.low is None else be.join_weights(p.w, p.low) for p in learned)
+    return (*weights, *(p.v for p in learned))
+
+
+def _sgd_update(be: SimcheckBackend) -> tuple[Array, ...]:
+    w, v, dw = (_x(be, 4096) for _ in range(3))
+    be.sgd_update(w, v, dw, lr=0.1, momentum=0.9, weight_decay=0.1)
+    return w, v
 
 
 def _augment(be: SimcheckBackend, **into: Any) -> Array:
@@ -226,8 +244,8 @@ def _conv(
         f"conv_wgrad {name}": lambda be: be.conv_wgrad(
             numbers(be, x), numbers(be, y), w_shape=w, **how
         ),
-        f"conv_wgrad_sgd {name}": lambda be: be.conv_wgrad_sgd(
-            *(numbers(be, x), numbers(be, y)),
+        f"conv_wgrad_sgd {name}": lambda be: _after(
+            *(be, be.conv_wgrad_sgd, numbers(be, x), numbers(be, y)),
             *(_learned(be, *w, dtype=dtype), _learned(be, w[0])),
             **how,
         ),
@@ -254,8 +272,8 @@ def _linear(suffix: str, dtype: np.dtype[Any], tensor: bool = False) -> dict[str
         f"linear_wgrad{suffix}": lambda be: be.linear_wgrad(
             numbers(be, 64, 256), numbers(be, 64, 128), tensor=tensor
         ),
-        f"linear_wgrad_sgd{suffix}": lambda be: be.linear_wgrad_sgd(
-            *(numbers(be, 64, 256), numbers(be, 64, 128)),
+        f"linear_wgrad_sgd{suffix}": lambda be: _after(
+            *(be, be.linear_wgrad_sgd, numbers(be, 64, 256), numbers(be, 64, 128)),
             *(_learned(be, 128, 256, dtype=dtype), _learned(be, 128)),
             tensor=tensor,
         ),

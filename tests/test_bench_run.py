@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,10 @@ from bench import (
     environment,
     forms,
     gate,
-    gpu,
+    kernels,
     loops,
     peers,
     record,
-    sanitizer,
     steps,
     tables,
     whole,
@@ -34,7 +34,17 @@ from bench import (
 from bench.device import Gpu, Host
 from bench.peers import Peers
 from bench.peers.torch_steps import COMPILED, Form, TorchStep
-from bench.results import Ceiling, Costs, OperationRow, PeerTime, Results, StepRow, compared, label
+from bench.results import (
+    Ceiling,
+    Costs,
+    OperationRow,
+    PeerTime,
+    Results,
+    StageRow,
+    StepRow,
+    compared,
+    label,
+)
 from bench.steps import OTHER_LOOP, WAYS, Gate, Ours
 from bench.timing import Plan, Timing
 from pyalexnet import nets
@@ -42,8 +52,8 @@ from pyalexnet.backends.numpy import NumpyBackend
 from pyalexnet.backends.sim import SimBackend
 from pyalexnet.classes import Classes
 from pyalexnet.data import Dataset, Split
-from pyalexnet.errors import BackendUnavailable
 from pyalexnet.layers import Conv, Linear, RNorm
+from pyalexnet.plan import PRECISIONS
 
 NOBODY = Peers(None, None, {"torch": "not installed", "jax": "not installed"})
 TINY = nets.get("alexnet-tiny")(input_shape=(12, 12, 3), dropout=0)
@@ -89,19 +99,19 @@ def test_record(tmp_path: Path) -> None:
     where = record.folder(tmp_path, ABOUT["date"], ABOUT["device"])
     assert where.name == "2012-12-03-gpu-of-a-test-tm-580"
     for _ in range(2):  # it is rewritten after every row
-        record.write(where, results(), "3 passed\n")
+        record.write(where, results())
     assert {path.name for path in where.iterdir()} == {
         "README.md",
         "bench.json",
         "env.json",
-        "tests.txt",
     }
     bench = json.loads((where / "bench.json").read_text())
     assert bench["operations"][0]["ours"]["median"] == 0.002
     assert bench["failures"] == results().failures and len(bench["failures"]) == 1
     assert json.loads((where / "env.json").read_text()) == ABOUT
-    assert (where / "tests.txt").read_text() == "3 passed\n"
     assert "`make gpu`" in (where / "README.md").read_text()
+    assert record.read(where) == results()
+    assert record.fresh(tmp_path, ABOUT["date"], ABOUT["device"]).name == f"{where.name}-2"
 
 
 def test_costs_stand_beside_every_form() -> None:
@@ -175,7 +185,8 @@ def test_a_wrong_answer_is_reported_and_not_timed() -> None:
 def test_what_is_missing_is_named() -> None:
     made = run_dry(Host("test"), "pool5")
     assert [row.peers for row in made.operations] == [()] * 6  # in two precisions
-    assert "jax: not installed." in made.notes
+    assert "Nothing is timed beside JAX: not installed." in made.left_out
+    assert "## Left out\n\n- Nothing is timed beside PyTorch" in tables.document(made)
     assert [one.failed is not None for one in made.ceilings if "bf16" in one.name] == [True]
     assert "no peer" in tables.document(made)
 
@@ -291,36 +302,57 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_what_is_compiled() -> None:
-    """In full every step in every precision; quick: one, in that of the tensor cores."""
-    quick, full = forms.gpu(quick=True), forms.gpu(quick=False)
-    ours = tuple(full.precisions)
-    every = [full.modes_of(case, own) for case in full.steps for own in ours]
-    assert all(COMPILED[1] in modes for one in every for modes in one.values())
-    compiled = [
-        (case.label, case.batch, precision)
-        for case in quick.steps
-        for own in ours
-        for precision, modes in quick.modes_of(case, own).items()
-        if modes != ("eager", "graph")
-    ]
-    assert compiled == [("AlexNet (caffe preset)", 128, "bf16")]
+    """First one step, in the precision of the tensor cores; in the end all of them in all."""
+    parts = forms.gpu()
+    compiled = {
+        name: [
+            (case.label, case.batch, precision)
+            for case in part.steps
+            for own in part.precisions
+            for precision, modes in part.modes_of(case, own).items()
+            if set(COMPILED) <= set(modes)
+        ]
+        for name, part in parts.items()
+    }
+    assert compiled.pop("compile") == [("AlexNet (caffe preset)", 128, "bf16")]
+    every = compiled.pop("compiled steps")
+    assert len(every) == len(set(every)) == 3 * len(parts["steps"].steps)
+    assert not any(compiled.values())
+
+
+def test_the_parts_of_a_gpus_form() -> None:
+    """A step kernel by kernel and beside PyTorch before all else; each part times something."""
+    parts = forms.gpu()
+    assert [*parts][:5] == ["kernels", "bf16", "fp32", "compile", "jax"]
+    assert all(
+        part.steps or part.by_kernels or part.operations or part.copied or part.loader
+        for name, part in parts.items()
+        if name != "compiler"
+    )
+    assert parts["bf16"].modes_of(parts["bf16"].steps[0], "bf16") == {"bf16": ("eager", "graph")}
+    assert parts["jax"].libraries == ("jax",) and parts["bf16"].libraries == ("torch",)
+    beside = [one.way for (*_, one) in parts["bf16"].ours(parts["bf16"].steps[0], hopper=True)]
+    assert beside == ["fused, graph"]
+    assert parts["compiler"].inspects and not any(part.inspects for part in [*parts.values()][:-1])
 
 
 def test_peers_stand_beside_a_precision_of_ours() -> None:
     """TF32 beside our float32, which has no tensor cores; bfloat16 beside bfloat16."""
-    assert forms.gpu(quick=True).precisions == {"fp32": ("fp32", "tf32"), "bf16": ("bf16",)}
+    assert forms.gpu()["steps"].precisions == {"fp32": ("fp32", "tf32"), "bf16": ("bf16",)}
     assert forms.cpu(1.0).precisions == {"fp32": ("fp32",)}
 
 
 def test_fp32x3_stands_beside_strict_float32() -> None:
-    """A whole step, fused: quick of the paper's network, in full of all; on a CPU of none."""
-    quick, full, cpu = forms.gpu(quick=True), forms.gpu(quick=False), forms.cpu(1.0)
-    for form, count in ((quick, 2), (full, len(full.steps)), (forms.dry(), 1), (cpu, 0)):
+    """A whole step, fused; on a CPU of none."""
+    parts, cpu = forms.gpu(), forms.cpu(1.0)
+    graph, fused = [Ours("fp32x3", WAYS[2])], [Ours("fp32x3", way) for way in WAYS[1:]]
+    for form, ways in ((parts["fp32"], graph), (parts["steps"], fused), (forms.dry(), fused)):
         found = [ways for case in form.steps for ways in form.ours(case)]
         tripled = [ways for ways in found if ways[0].precision == "fp32x3"]
-        assert tripled == [[Ours("fp32x3", "fused"), Ours("fp32x3", "fused, graph")]] * count
-    assert {case.label for case in quick.in_fp32x3} == {"AlexNet (caffe preset)"}
-    assert [*full.modes_of(full.steps[0], "fp32x3")] == ["fp32"]
+        assert tripled == [ways] * len(form.in_fp32x3)
+        assert form.in_fp32x3
+    assert not cpu.in_fp32x3
+    assert [*parts["steps"].modes_of(parts["steps"].steps[0], "fp32x3")] == ["fp32"]
     strict, faster = (PeerTime(p, p, timing(t), None) for p, t in (("fp32", 4e-3), ("tf32", 1e-3)))
     step = StepRow("n", "s", 128, "fp32x3", timing(2e-3), None, (strict, faster))
     assert compared(step).startswith("ours 2.00x")
@@ -464,6 +496,66 @@ def test_a_peer_that_does_other_work_is_not_timed(monkeypatch: pytest.MonkeyPatc
 def test_refusals(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--card", "GTX580", "--dry-run"]) == 2
     assert capsys.readouterr().err.startswith("error: card is 'GTX580'; one of H100")
+    assert cli.main(["--dry-run", "--part", "bf16"]) == 2
+    refused = "error: --part is 'bf16'; it is of the GPU's form, which is not run.\n"
+    assert capsys.readouterr().err == refused
+
+
+def test_a_part_is_added_to_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every row as it comes; what others wrote there stays, and nothing is printed twice."""
+    before = results()
+    before.stages = [StageRow("bf16", "stopped", left_out=("bf16: the run was stopped in it.",))]
+    record.write(tmp_path, before)
+    arguments = ["--dry-run", "--no-kernels", "--only", "fc8 fprop", "--into", str(tmp_path)]
+    assert cli.main(arguments) == 1  # by the failure that is in there
+    after = record.read(tmp_path)
+    assert after.operations[:3] == before.operations and len(after.operations) > 3
+    assert (after.steps, after.stages, after.command) == (before.steps, before.stages, "make gpu")
+    assert "## Whole training steps" not in capsys.readouterr().out
+
+
+def test_a_step_kernel_by_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By PyTorch's profiler, on a GPU; in each of our ways, unless that is wrong."""
+    ran: list[str] = []
+
+    class Profile:
+        def __init__(self, **_: Any) -> None: ...
+
+        def __enter__(self) -> Any:
+            ran.append("profiled")
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def key_averages(self) -> list[Any]:
+            kernels = (("short", 3, 30.0), ("the host's", 1, 0.0), ("long", 2, 90.0))
+            keys = ("key", "count", "self_device_time_total")
+            return [SimpleNamespace(**dict(zip(keys, one, strict=True))) for one in kernels]
+
+    activity = SimpleNamespace(CUDA="cuda")
+    torch = SimpleNamespace(
+        profiler=SimpleNamespace(profile=Profile, ProfilerActivity=activity),
+        cuda=SimpleNamespace(synchronize=lambda: ran.append("waited")),
+    )
+    device = object.__new__(Gpu)
+    device.backend = NumpyBackend()
+    wrong = {"fp32": "y is off", "bf16": None}
+    monkeypatch.setattr(Gate, "check", lambda self, backend, case, ours: wrong[ours.precision])
+    case, ways = steps.StepCase(TINY, "tiny", 4), [Ours(one, "fused, graph") for one in PRECISIONS]
+    ways = [one for one in ways if one.precision in wrong]
+    assert not [*kernels.rows(Host("a CPU"), case, ways, Gate(), torch)]
+    assert not [*kernels.rows(device, case, ways, Gate(), None)]
+    one, other = kernels.rows(device, case, ways, Gate(), torch)
+    assert (one.failed, one.kernels) == ("y is off", ())
+    assert [(k.kernel, k.launches, round(k.seconds * 1e6)) for k in other.kernels] == [
+        ("long", 2, 90),
+        ("short", 3, 30),
+    ]
+    assert ran == ["profiled", "waited"]
+    made = Results("GPU", "c", {}, kernels=[one, other])
+    assert made.failures == ["tiny step by kernels, batch 4, fp32, fused, graph: y is off."]
+    text = tables.document(made)
+    assert "| tiny, batch 4, bf16, fused, graph | `long` | 2 | 90.0 | 75.0% |" in text
 
 
 def test_batches_from_the_host() -> None:
@@ -483,20 +575,6 @@ def test_batches_from_the_host() -> None:
 # ----------------------------------------------------------------------------- the GPU's checks
 
 
-def test_without_a_gpu_nothing_is_recorded(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def none(number: int = 0) -> None:
-        raise BackendUnavailable("there is no GPU; buy one.")
-
-    monkeypatch.setattr(gpu, "why_unavailable", lambda name: "there is no GPU; buy one.")
-    monkeypatch.setattr(cli, "Gpu", none)
-    assert gpu.main(["--record", str(tmp_path)]) == 2
-    assert cli.main(["--gpu", "--record", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "error: there is no GPU; buy one.\n" * 2
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.gpu
 def test_a_captured_call_is_the_call() -> None:
     device = Gpu()
@@ -512,7 +590,7 @@ def test_a_captured_call_is_the_call() -> None:
 
 @pytest.mark.gpu
 def test_the_gpus_form_on_one_operation() -> None:
-    form = dataclasses.replace(forms.gpu(quick=True), sizes=(256,), copied=2**20)
+    form = dataclasses.replace(forms.gpu()["operations"], loops=(), sizes=(256,), copied=2**20)
     made, device = Results("GPU", "test", {}), Gpu()
     forms.run(form, device, peers.find(device.torch), made, "fc8 fprop", None, lambda line: None)
     assert [row.failed for row in made.operations] == [None] * 2  # in two precisions
@@ -533,63 +611,3 @@ def test_costs_on_a_gpu() -> None:
     assert len(told) == (5 if found.torch else 3)
     for costs in told:
         assert costs.host and costs.memory and (costs.kernels or not found.torch)
-
-
-@pytest.mark.parametrize(
-    ("code", "text", "reason"),
-    [
-        (0, "12 passed, 3 deselected in 4.0s", None),
-        (0, "15 deselected in 4.0s", "pytest -m gpu ran no test."),
-        (1, "1 failed, 12 passed", "pytest -m gpu failed (exit 1)."),
-    ],
-)
-def test_a_run_without_tests_is_no_success(code: int, text: str, reason: str | None) -> None:
-    assert gpu.why_tests_failed(code, text) == reason
-
-
-@pytest.mark.parametrize(
-    ("code", "state", "wrong"),
-    [(0, "clean", False), (86, "found", True), (1, "failed", True), (None, "late", False)],
-)
-def test_findings_of_the_sanitizer(code: int | None, state: str, wrong: bool) -> None:
-    finding = sanitizer.judged("memcheck", code, "========= ERROR SUMMARY")
-    assert (finding.state, finding.wrong) == (state, wrong)
-
-
-def fake_sanitizer(folder: Path, exits: str) -> None:
-    """A program of the sanitizer's name that exits as told, by what it is to run."""
-    program = folder / "compute-sanitizer"
-    program.write_text(f'#!/bin/sh\ncase "$*" in {exits} esac\n')
-    program.chmod(0o755)
-
-
-@pytest.mark.parametrize(
-    ("exits", "state"),
-    [
-        ("*planted*) exit 86 ;; *pytest*) exit 0 ;;", "clean"),
-        ("*planted*) exit 0 ;; *pytest*) exit 0 ;;", "blind"),
-        ("*planted*) exit 86 ;; *pytest*) exit 86 ;;", "found"),
-    ],
-)
-def test_a_tool_has_to_find_its_planted_mistake(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exits: str, state: str
-) -> None:
-    fake_sanitizer(tmp_path, exits)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(sanitizer, "planted_program", lambda build: build / "planted")
-    found = list(sanitizer.findings(tmp_path, 10.0, tmp_path))
-    assert [one.tool for one in found] == list(sanitizer.TOOLS)
-    assert {one.state for one in found} == {state}
-
-
-def test_planted_mistakes_compile_where_there_is_a_compiler(tmp_path: Path) -> None:
-    program = sanitizer.planted_program(tmp_path)
-    if isinstance(program, str):
-        assert program == "the planted mistakes cannot be compiled: no nvcc was found"
-    else:
-        assert program.is_file()
-
-
-def test_the_sanitizer_is_given_tests_that_exist() -> None:
-    files = [part for part in sanitizer.kernel_tests(Path(__file__).parent) if ".py" in part]
-    assert len(files) > 5 and all(Path(file).is_file() for file in files)

@@ -35,18 +35,29 @@ class Peers:
     jax: Any
     missing: dict[str, str]
 
+    def only(self, libraries: tuple[str, ...]) -> Peers:
+        """The same with no others than these."""
+        missing = {name: why for name, why in self.missing.items() if name in libraries}
+        torch, jax = (
+            module if name in libraries else None
+            for name, module in (("torch", self.torch), ("jax", self.jax))
+        )
+        return Peers(torch, jax, missing)
+
     def versions(self) -> dict[str, str]:
         """Of the libraries found."""
         found = {"torch": self.torch, "jax": self.jax}
         return {name: str(module.__version__) for name, module in found.items() if module}
 
 
-def find(device: str) -> Peers:
-    """Import the peers that are installed and can use `device` ("cpu", "cuda:0"), tuned."""
+def find(device: str, libraries: tuple[str, ...] = ("torch", "jax")) -> Peers:
+    """Import those libraries that are installed and can use `device` ("cpu", "cuda:0"), tuned."""
     missing: dict[str, str] = {}
     # Else JAX takes most of the GPU's memory for itself when it is first used.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    torch, jax = _imported("torch", missing), _imported("jax", missing)
+    torch, jax = (
+        _imported(name, missing) if name in libraries else None for name in ("torch", "jax")
+    )
     if torch and device != "cpu" and not torch.cuda.is_available():
         missing["torch"], torch = f"PyTorch {torch.__version__} sees no GPU", None
     if jax and device != "cpu" and jax.default_backend() != "gpu":

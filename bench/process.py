@@ -1,0 +1,160 @@
+"""Other programs, each in a process group of its own with a limit: nothing outlives its turn."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+# Before the limit a program is asked to end, so that it says where it is: at most so many seconds,
+# and so much of its time.
+_GRACE, _SHARE = 5.0, 0.25
+_POLL = 0.02
+# What is killed and still there (a driver may hold it) is given up after so many seconds.
+_PATIENCE = 10.0
+
+
+def now() -> float:
+    """Seconds, from some time in the past on."""
+    return time.monotonic()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A program: its name here, its command line, its seconds, and where all that it says goes."""
+
+    name: str
+    command: tuple[str, ...]
+    limit: float
+    output: Path
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job went. code: None where it was stopped at its limit, or not begun at all."""
+
+    job: Job
+    code: int | None
+    seconds: float
+
+    @property
+    def begun(self) -> bool:
+        """Whether there was time for it at all."""
+        return self.seconds > 0
+
+    @property
+    def overran(self) -> bool:
+        """Whether its own limit stopped it, and not the end of all."""
+        limit = self.job.limit
+        return self.code is None and self.seconds >= limit - _grace(limit)
+
+    def said(self) -> str:
+        """What it has written so far, standard error among it."""
+        try:
+            return self.job.output.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+
+def run(
+    jobs: Iterable[Job],
+    folder: Path,
+    seconds: float,
+    at_once: int = 1,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Ended]:
+    """Run jobs in `folder`, so many at once, all within `seconds`; each as it ends.
+
+    environment: what of it is theirs beside this program's own.
+
+    A job that has ended, or been stopped, has left no process of its group behind. So has the
+    iteration, whatever ends it.
+    """
+    end = now() + seconds
+    waiting, running = iter(jobs), list[_Running]()
+    try:
+        while True:
+            while len(running) < at_once and (job := next(waiting, None)) is not None:
+                left = end - now()
+                if left <= _grace(seconds):  # those that run are being asked to end
+                    yield Ended(job, None, 0.0)
+                else:
+                    given = os.environ | dict(environment or {})
+                    running.append(_Running(job, folder, min(job.limit, left), given))
+            if not running:
+                return
+            for one in list(running):
+                if (ended := one.ended()) is not None:
+                    running.remove(one)
+                    yield ended
+            time.sleep(_POLL)
+    finally:
+        for one in running:
+            one.kill()
+
+
+def _grace(seconds: float) -> float:
+    return min(_GRACE, _SHARE * seconds)
+
+
+class _Running:
+    """A job that has begun."""
+
+    def __init__(
+        self, job: Job, folder: Path, seconds: float, environment: Mapping[str, str]
+    ) -> None:
+        self._job, self._begun = job, now()
+        self._stop = self._begun + seconds
+        self._ask = self._stop - _grace(seconds)
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        with job.output.open("wb") as output:
+            self._process = subprocess.Popen(
+                job.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def ended(self) -> Ended | None:
+        """How it went, as soon as it is over; asks it to end, or ends it, when it is time."""
+        pid, at = self._process.pid, now()
+        # Not reaped yet: its number, and so its group's, is nobody else's.
+        over = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        if not over and at < self._stop:
+            if at >= self._ask:
+                self._ask = self._stop
+                os.kill(pid, signal.SIGINT)
+            return None
+        stopped = not over or self._ask == self._stop
+        self.kill()
+        code = None if stopped else self._process.returncode
+        return Ended(self._job, code, at - self._begun)
+
+    def kill(self) -> None:
+        """End its whole group, and wait until that is gone."""
+        group, until = self._process.pid, now() + _PATIENCE
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE)
+        while now() < until and _lives(group):
+            time.sleep(_POLL)
+
+
+def _lives(group: int) -> bool:
+    """Whether a process of the group is left that is more than an entry in its parent's table."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # pid (name) state parent group: a name may hold anything.
+            state, _, of = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(of) == group and state not in "ZX":
+                return True
+    return False

@@ -1,0 +1,328 @@
+"""The stages of `make gpu` as data, in the order of what they teach, and how each is judged.
+
+Each is a program, or several, in process groups of their own with a limit: what hangs or overruns
+ends its own stage. What they say goes into the record's folder `logs` as they say it, and what they
+find into the record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import json
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import families, process, record, sanitizer
+from .environment import cores
+from .process import Ended, Job
+from .results import Check, StageRow, StepRow, compared, label
+
+_ROOT = Path(__file__).resolve().parent.parent
+_LEAST = 8.0
+_CARD_SECONDS = 60.0
+_FAMILIES_AT_ONCE = 4
+_TEST_PROCESSES = 6
+# Of a single test: a share of its stage's time, within bounds.
+_TEST_SHARE, _TEST_LEAST, _TEST_MOST = 0.3, 20.0, 300.0
+_MISSING = {"torch": "PyTorch", "jax": "JAX"}
+# Programs of every stage: they say at once what they say, and where they were when they died; JAX
+# leaves memory to others.
+_ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONFAULTHANDLER": "1",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "PYALEXNET_TEST_BACKENDS": "cuda",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where stages work: the record's folder, one for what is compiled, and the sort of card."""
+
+    where: Path
+    build: Path
+    hopper: bool
+
+    def log(self, name: str) -> Path:
+        """Where what a program says is kept."""
+        return self.where / "logs" / f"{name.replace(' ', '-')}.txt"
+
+
+@dataclass
+class Verdict:
+    """What a stage came to, in sentences: what is wrong, left out, and to be told."""
+
+    wrong: list[str] = dataclasses.field(default_factory=list)
+    left_out: list[str] = dataclasses.field(default_factory=list)
+    told: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Stage(ABC):
+    """share: of the whole time, at most. needs: libraries without which it teaches nothing."""
+
+    name: str
+    share: float
+    needs: tuple[str, ...] = ()
+
+    @abstractmethod
+    def run(self, place: Place, seconds: float) -> Verdict:
+        """Do it within `seconds`."""
+
+    def limit(self, total: float, left: float) -> float:
+        """Its seconds: its share of all there are, where so many are left; 0 for too few."""
+        seconds = min(max(self.share * total, _LEAST), left)
+        return seconds if seconds >= _LEAST else 0.0
+
+    def lacks(self) -> str | None:
+        """Why it cannot be done here, in a sentence."""
+        for name in self.needs:
+            if not installed(name):
+                return f"{self.name}: {_MISSING[name]} is not installed."
+        return None
+
+
+class Families(Stage):
+    """Every family of kernels once against float64."""
+
+    def run(self, place: Place, seconds: float) -> Verdict:
+        found = Verdict()
+        chosen = [one.name for one in families.families() if one.runs_on(place.hopper)]
+        own = (sys.executable, "-m", "bench.families")
+        jobs = [Job(one, (*own, one), seconds / 2, place.log(f"family {one}")) for one in chosen]
+        at_once = min(_FAMILIES_AT_ONCE, cores())
+        for ended in process.run(jobs, _ROOT, seconds, at_once, environment=_ENVIRONMENT):
+            with record.edited(place.where) as results:
+                results.checks += _checks(ended)
+            name = f"family {ended.job.name}"
+            if not ended.begun:
+                found.left_out.append(f"{name}: no time was left.")
+            elif ended.overran:
+                found.wrong.append(f"{name} did not end in {ended.seconds:.0f} s{_last(ended)}.")
+            elif ended.code is None:
+                found.left_out.append(f"{name}: stopped after {ended.seconds:.0f} s{_last(ended)}.")
+            elif ended.code not in (0, 1):
+                found.wrong.append(f"{name} ended with exit code {ended.code}{_last(ended)}.")
+        return found
+
+
+class Part(Stage):
+    """A part of the bench's form for the GPU, which has the stage's name."""
+
+    def run(self, place: Place, seconds: float) -> Verdict:
+        found, before = Verdict(), len(record.read(place.where).steps)
+        own = ("-m", "bench", "--gpu", "--part", self.name, "--into", str(place.where))
+        job = Job(self.name, (sys.executable, *own), seconds, place.log(self.name))
+        (ended,) = process.run([job], _ROOT, seconds, environment=_ENVIRONMENT)
+        if ended.code is None:
+            found.left_out.append(
+                f"{self.name}: stopped after {ended.seconds:.0f} s{_last(ended)}."
+            )
+        elif ended.code not in (0, 1):  # wrong answers stand in the record's rows
+            found.wrong.append(f"{self.name} ended with exit code {ended.code}{_last(ended)}.")
+        found.told = [_told(row) for row in record.read(place.where).steps[before:]]
+        return found
+
+
+@dataclass(frozen=True)
+class Tests(Stage):
+    """Tests marked gpu: of some files, or of all but those. A test that hangs ends its worker."""
+
+    files: tuple[str, ...] = ()
+    others: bool = False
+    marked: str = "gpu and not slow"
+
+    def run(self, place: Place, seconds: float) -> Verdict:
+        found = Verdict()
+        job = Job(self.name, self.command(_ROOT / "tests", seconds), seconds, place.log(self.name))
+        threads = str(max(1, cores() // _TEST_PROCESSES))
+        each = {**_ENVIRONMENT, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+        (ended,) = process.run([job], _ROOT, seconds, environment=each)
+        text = ended.said()
+        if ended.code is None:
+            found.left_out.append(
+                f"{self.name}: stopped after {ended.seconds:.0f} s{_last(ended)}."
+            )
+            if re.search(r"^(FAILED|ERROR) ", text, re.MULTILINE):
+                found.wrong.append(f"{self.name}: tests failed before they were stopped.")
+        elif reason := why_tests_failed(self.name, ended.code, text):
+            found.wrong.append(reason)
+        found.told = text.strip().splitlines()[-1:]
+        return found
+
+    def command(self, tests: Path, seconds: float) -> tuple[str, ...]:
+        """pytest's command line."""
+        paths = [str(tests / f"test_{name}.py") for name in self.files]
+        chosen = [str(tests), *(f"--ignore={path}" for path in paths)] if self.others else paths
+        limit = min(max(_TEST_SHARE * seconds, _TEST_LEAST), _TEST_MOST)
+        rules = ("--timeout", f"{limit:.0f}", "--timeout-method", "thread", "-n")
+        quiet = ("-q", "--no-header", "--durations", "10", "-p", "no:cacheprovider")
+        processes = str(min(_TEST_PROCESSES, cores()))
+        return (
+            *(sys.executable, "-m", "pytest", "-m", self.marked, *quiet),
+            *(*rules, processes, *chosen),
+        )
+
+
+@dataclass(frozen=True)
+class Sanitized(Stage):
+    """compute-sanitizer on the families of kernels, or on the tests' files."""
+
+    on_files: bool = False
+
+    def run(self, place: Place, seconds: float) -> Verdict:
+        found = Verdict()
+        logs = place.where / "logs"
+        late: dict[str, list[str]] = {}
+        for one in sanitizer.findings(self.runs(place.hopper), seconds, logs, place.build):
+            if one.wrong:
+                last = one.text.strip().splitlines()[-1:] or [""]
+                found.wrong.append(f"{one} ({last[0].strip()}).")
+            elif one.state == "clean":
+                found.told.append(str(one))
+            else:
+                why = one.text if one.state == "missing" else one.state
+                late.setdefault(f"{one.tool}, {why}", []).append(one.subject)
+        found.left_out = [f"{self.name}, {why}: {', '.join(names)}." for why, names in late.items()]
+        return found
+
+    def runs(self, hopper: bool) -> list[tuple[str, sanitizer.Subject]]:
+        """Tools with their subjects: what reaches out of its memory before all, then races."""
+        if self.on_files:
+            return [*itertools.product(sanitizer.TOOLS, sanitizer.files(_ROOT / "tests"))]
+        chosen = [one.name for one in families.families() if one.runs_on(hopper)]
+        every = [*itertools.product(sanitizer.TOOLS, sanitizer.families(chosen))]
+        return sorted(every, key=lambda run: (run[0], run[1].name) not in _FIRST)
+
+
+# What of the sanitizer comes first: a family of each sort of memory, by the tools that know it.
+_FIRST = (
+    *itertools.product(("memcheck",), ("mma", "wgmma-fprop", "plain")),
+    *itertools.product(("racecheck",), ("mma", "plain")),
+    ("synccheck", "wgmma-fprop"),
+)
+
+_LOOPS = ("hopper_loop", "plan", "patch_dgrad", "sgd")
+_PRODUCTS = ("conv", "linear", "grouped_linear")
+
+STAGES: tuple[Stage, ...] = (
+    Families("families", 0.18),
+    Part("kernels", 0.13, ("torch",)),
+    Part("bf16", 0.19),
+    Tests("tests of loops", 0.09, files=_LOOPS),
+    Tests("tests of products", 0.12, files=_PRODUCTS),
+    Tests("other tests", 0.12, files=(*_LOOPS, *_PRODUCTS), others=True),
+    Sanitized("sanitizer", 0.14),
+    Part("fp32", 0.2),
+    Part("compile", 0.37, ("torch",)),
+    Part("jax", 0.2, ("jax",)),
+    Part("operations", 0.3),
+    Part("steps", 0.5),
+    Sanitized("sanitizer on tests", 0.3, on_files=True),
+    Tests("slow tests", 0.2, others=True, marked="gpu and slow"),
+    Part("ceilings", 0.1),
+    Part("loader", 0.1),
+    Part("large operations", 0.3),
+    Part("compiled steps", 1.0, ("torch",)),
+    Part("compiler", 0.2),
+)
+"""All of them. The shares are limits, not a plan: in nine minutes those up to fp32 or so have their
+turn, in two hours all but the last."""
+
+
+def done(stage: Stage, place: Place, total: float, left: float) -> tuple[StageRow, list[str]]:
+    """Do a stage, or leave it out; what came of it, and what there is to tell.
+
+    The record says from the stage's beginning on that it was stopped in it, until it ends.
+    """
+    limit = stage.limit(total, left)
+    why = stage.lacks() or (None if limit else f"{stage.name}: no time was left.")
+    if why:
+        return StageRow(stage.name, "left out", left_out=(why,)), []
+    stopped = (f"{stage.name}: the run was stopped in it.",)
+    keep(place, StageRow(stage.name, "stopped", 0.0, limit, left_out=stopped))
+    begun = process.now()
+    try:
+        found = stage.run(place, limit)
+    except Exception as error:  # of this program, not of what it runs: the others have their turn
+        found = Verdict(wrong=[f"{stage.name} cannot be judged: {type(error).__name__}: {error}."])
+    state = "stopped" if any(": stopped after" in text for text in found.left_out) else "done"
+    row = StageRow(
+        *(stage.name, state, process.now() - begun, limit),
+        *(tuple(found.wrong), tuple(found.left_out)),
+    )
+    return row, found.told
+
+
+def keep(place: Place, row: StageRow) -> None:
+    """Put a stage's row into the record."""
+    with record.edited(place.where) as results:
+        results.stages = [row if one.name == row.name else one for one in results.stages]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What card there is, and what the cuda backend runs by."""
+
+    name: str
+    hopper: bool
+    versions: dict[str, str]
+
+
+def card(build: Path) -> Found | str:
+    """What `bench.families` finds; else why the cuda backend cannot run, as the end of a line."""
+    job = Job("import", (sys.executable, "-m", "bench.families"), _CARD_SECONDS, build / "card.txt")
+    (ended,) = process.run([job], _ROOT, _CARD_SECONDS, environment=_ENVIRONMENT)
+    text = ended.said().strip()
+    if ended.code == 0:
+        return Found(**json.loads(text.splitlines()[-1]))
+    if ended.code is None:
+        return f"the cuda backend did not answer in {ended.seconds:.0f} s{_last(ended)}."
+    return (text.splitlines() or ["the cuda backend says nothing."])[-1].removeprefix("error: ")
+
+
+def missing() -> Iterator[str]:
+    """The libraries to be timed beside ours that are not installed."""
+    return (name for name in _MISSING if not installed(name))
+
+
+def installed(name: str) -> bool:
+    """Whether a library can be imported, without doing so."""
+    return importlib.util.find_spec(name) is not None
+
+
+def why_tests_failed(name: str, code: int, text: str) -> str | None:
+    """A sentence where the tests failed, or where none ran; None where all is well."""
+    if code not in (0, 5):
+        return f"{name} failed (pytest's exit code is {code})."
+    if not re.search(r"\b[1-9]\d* passed", text):
+        return f"{name}: none ran."
+    return None
+
+
+def _checks(ended: Ended) -> list[Check]:
+    lines = [line for line in ended.said().splitlines() if line.startswith("{")]
+    found = []
+    for line in lines:
+        try:
+            found.append(Check(**json.loads(line)))
+        except (ValueError, TypeError):  # its process was ended in the middle of a line
+            continue
+    return found
+
+
+def _last(ended: Ended) -> str:
+    """The last that it said, as the end of a sentence."""
+    lines = [line.strip() for line in ended.said().splitlines() if line.strip()]
+    return f"; its last words: {lines[-1][:200].rstrip('.')}" if lines else ""
+
+
+def _told(row: StepRow) -> str:
+    time = f"{row.ours.median * 1e3:.3f} ms, {compared(row)}" if row.ours else "FAILED"
+    return f"{label(row)}: {time}"
