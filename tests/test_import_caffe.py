@@ -738,6 +738,7 @@ def test_files_of_something_else(tmp_path: Path) -> None:
         (field(1, "a net"), "has no layers with weights"),
         (both, "24 layers of the present format and 1 of the one before"),
         (field(1, "a net") + field(2, field(1, b"")), "is of the format of before 2014"),
+        (field(100, field(1, b"\xff\x1b") + field(2, b"\xfe\n")), r"layer '\ufffd\?' \(\ufffd\?\)"),
     ):
         file.write_bytes(content)
         with pytest.raises(CheckpointError, match=sentence):
