@@ -234,6 +234,14 @@ SCRIPTS: dict[str, tuple[Callable[[str], str], Wrap]] = {
     "DeepSpeed": (behind(""), lambda state, x: {"module": state, "global_steps": 3}),
     "names of their own": (behind(""), lambda state, x: {"model_state_dict": state, "loss": x}),
     "nested": (behind(""), lambda state, x: {"checkpoint": {"net": {"weights": state}}, "l": [x]}),
+    "an optimizer's tensors, by the same names": (
+        behind(""),
+        lambda state, x: {
+            "optimizer": {"state": {"momentum_buffer": dict.fromkeys(state, x)}},
+            "opt": dict(state),
+            "model": state,
+        },
+    ),
     "beside plain values": (behind(""), lambda state, x: state | {"epoch": 3, "note": "best"}),
     "averaged, alone": (behind("module."), lambda state, x: state | {"n_averaged": x[0].long()}),
     "the state dict alone": (behind("module."), lambda state, x: state),

@@ -201,7 +201,7 @@ def _chain(path: Path, inputs: list[str], layers: list[Any]) -> Iterator[Any]:
         if _is_source(layer):
             here |= set() if begun else set(layer.top[:1])
         elif kind == "Split":
-            here |= set(layer.top) if layer.bottom[0] in here else set()
+            here |= set(layer.top) if here & set(layer.bottom) else set()
         elif kind in _ENDS:
             read = set(layer.bottom[:1])
             if graph and not read & (here | ended):
@@ -236,7 +236,7 @@ def _check_place(path: Path, layer: Any, here: set[str]) -> None:
 
 
 def _listed(names: set[str]) -> str:
-    return " or ".join(repr(name[:100]) for name in sorted(names)[:4]) or "nothing"
+    return " or ".join(sorted(repr(name[:100]) for name in names)[:4]) or "nothing"
 
 
 # ---------------------------------------------------------------------- options
@@ -263,11 +263,10 @@ class _Reader:
             refuse_unknown(self._path, layer, options, _TOLD[kind])
         refuse_unknown(self._path, layer, layer, "the layer", _PARAMETERS_FROM)
         taken = getattr(self, f"_{kind.lower()}")(layer, options)
-        if taken is None:
-            return
         if not isinstance(taken, Conv | Linear) and len(layer.blobs):
             refuse(self._path, layer, f"has {len(layer.blobs)} blobs", "none")
-        self.layers.append(taken)
+        if taken is not None:
+            self.layers.append(taken)
 
     def _name(self, what: str, *, weights: bool = False) -> str:
         stage = len(self.weights) + weights
@@ -314,7 +313,8 @@ class _Reader:
         return ours
 
     def _convolution(self, layer: Any, options: Any) -> Layer:
-        self._expect(layer, "dilation", [one for one in options.dilation if one != 1], [])
+        for one in options.dilation:
+            self._expect(layer, "dilation", one, 1)
         stride = self._pair(layer, options, "stride", "stride", 1)
         top, left = self._pair(layer, options, "pad", "pad", 0)
         conv = Conv(

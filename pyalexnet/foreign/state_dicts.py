@@ -27,6 +27,9 @@ _COUNTERS = ("n_averaged",)
 
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|shadow|teacher)([._]|$)")
 
+_OPTIMIZERS = re.compile(r"optim|^opt$|momentum|exp_avg|^grad", re.IGNORECASE)
+"""Tables whose tensors have the parameters' names, and are none."""
+
 _ITSELF = "the file itself"
 
 
@@ -75,7 +78,8 @@ def _tables(found: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if any(isinstance(value, Tensor) for value in found.values()):
         yield where, found
     for name, value in found.items():
-        yield from _tables(value, f"{where}.{name}" if where else name)
+        if not _OPTIMIZERS.search(name):
+            yield from _tables(value, f"{where}.{name}" if where else name)
 
 
 def _candidates(
