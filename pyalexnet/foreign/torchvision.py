@@ -79,7 +79,7 @@ def read(path: Path, state_dict: str | None = None) -> Found:
             such state dict.
     """
     found = _opened(path)
-    notes = tuple(_told(path, found))
+    notes = tuple(_notes(path, found))
     tensors, more = state_dicts.chosen(path, found, _NAMES.values(), state_dict)
     spec = _spec(_classes(path, tensors))
     weights.check(path, {name: one.shape for name, one in tensors.items()}, spec, _NAMES)
@@ -203,7 +203,7 @@ def _tensor(value: Mapping[str, Any]) -> Tensor:
 # ---------------------------------------------------------------------- what scripts say
 
 
-def _told(path: Path, found: Any) -> Iterator[str]:
+def _notes(path: Path, found: Any) -> Iterator[str]:
     """Notes on what a training script's options say; another network is refused by its name."""
     if not isinstance(found, Mapping):
         return
