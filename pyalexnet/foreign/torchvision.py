@@ -80,11 +80,11 @@ def read(path: Path, state_dict: str | None = None) -> Found:
     """
     found = _opened(path)
     notes = tuple(_notes(path, found))
-    tensors, more = state_dicts.chosen(path, found, _NAMES.values(), state_dict)
-    spec = _spec(_classes(path, tensors))
-    weights.check(path, {name: one.shape for name, one in tensors.items()}, spec, _NAMES)
+    parameters, more = state_dicts.chosen(path, found, _NAMES.values(), state_dict)
+    spec = _spec(_classes(path, parameters))
+    weights.check(path, {name: one.shape for name, one in parameters.items()}, spec, _NAMES)
     params: dict[str, npt.NDArray[Any]] = {
-        ours: _floats(tensors[theirs]) for ours, theirs in _NAMES.items()
+        ours: _floats(parameters[theirs]) for ours, theirs in _NAMES.items()
     }
     colours, std = _statistics(path, found)
     params["conv1.w"] = params["conv1.w"] / _factors(spec, std)
