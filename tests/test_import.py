@@ -89,7 +89,12 @@ def test_orders_of_axes() -> None:
 # ---------------------------------------------------------------------- torchvision
 
 
-def torchvision_alexnet(torch: Any, params: dict[str, Any]) -> Callable[[Any], Any]:
+def torchvision_alexnet(
+    torch: Any,
+    params: dict[str, Any],
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406),
+    std: tuple[float, ...] = (0.229, 0.224, 0.225),
+) -> Callable[[Any], Any]:
     """torchvision's model and transforms in float64: logits of (n, 256, 256, 3) pixels."""
     nn = torch.nn
     k1, k2, k3, k4, k5 = (
@@ -124,15 +129,14 @@ def torchvision_alexnet(torch: Any, params: dict[str, Any]) -> Callable[[Any], A
     model = nn.ModuleDict({"features": features, "classifier": classifier})
     model.load_state_dict({name: torch.tensor(value) for name, value in params.items()})
     model.double().eval()
-    mean, std = (
-        torch.tensor(numbers, dtype=torch.float64)[:, None, None]
-        for numbers in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    colours, spread = (
+        torch.tensor(numbers, dtype=torch.float64)[:, None, None] for numbers in (mean, std)
     )
 
     def logits(stored: Any) -> Any:
         crop = torch.tensor(stored[:, 16:240, 16:240].transpose(0, 3, 1, 2)).double() / 255
         with torch.no_grad():
-            maps = model["features"]((crop - mean) / std)
+            maps = model["features"]((crop - colours) / spread)
             return model["classifier"](maps.flatten(1)).numpy()
 
     return logits
@@ -231,6 +235,14 @@ SCRIPTS: dict[str, tuple[Callable[[str], str], Wrap]] = {
     "DeepSpeed": (behind(""), lambda state, x: {"module": state, "global_steps": 3}),
     "names of their own": (behind(""), lambda state, x: {"model_state_dict": state, "loss": x}),
     "nested": (behind(""), lambda state, x: {"checkpoint": {"net": {"weights": state}}, "l": [x]}),
+    "an optimizer's tensors, by the same names": (
+        behind(""),
+        lambda state, x: {
+            "optimizer": {"state": {"momentum_buffer": dict.fromkeys(state, x)}},
+            "opt": dict(state),
+            "model": state,
+        },
+    ),
     "beside plain values": (behind(""), lambda state, x: state | {"epoch": 3, "note": "best"}),
     "averaged, alone": (behind("module."), lambda state, x: state | {"n_averaged": x[0].long()}),
     "the state dict alone": (behind("module."), lambda state, x: state),
@@ -346,6 +358,24 @@ def test_another_size_in_testing_is_said(
     torch.save({"model": state, "args": args}, tmp_path / "a.pth")
     found = import_run(tmp_path / "a.pth", tmp_path / "run")
     assert len(found.notes) == 1 and "evaluated with val_crop_size 192, and" in found.notes[0]
+
+
+@pytest.mark.peer
+def test_other_pixels(torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As timm's options --mean and --std have them; otherwise they are torchvision's."""
+    at_width(monkeypatch, SMALL)
+    params = torchvision_names(in_torch_order("owt", SMALL))
+    state = {name: torch.tensor(value) for name, value in params.items()}
+    mean, std = (0.5, 0.25, 0.125), (0.5, 0.3, 0.7)
+    args = argparse.Namespace(model="alexnet", mean=mean, std=list(std))
+    torch.save({"state_dict": state, "args": args}, tmp_path / "a.pth")
+    import_run(tmp_path / "a.pth", tmp_path / "run")
+    assert_same_logits(tmp_path / "run", torchvision_alexnet(torch, params, mean, std))
+    for bad in ((0.5, 0.5), "0.5", (0.5, 0.5, 0.0), (0.5, 0.5, float("nan"))):
+        args.std = bad
+        torch.save({"state_dict": state, "args": args}, tmp_path / "a.pth")
+        with pytest.raises(CheckpointError, match=r"args says that its std is .*; three numbers"):
+            import_run(tmp_path / "a.pth", tmp_path / "other")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float64])
@@ -682,6 +712,27 @@ def test_pytorchs_reason_is_told(torch: Any, tmp_path: Path) -> None:
         file.write_bytes(content)
         with pytest.raises(CheckpointError, match=sentence):
             import_run(file, tmp_path / "run")
+
+
+@pytest.mark.peer
+def test_damage_that_python_sees_first(torch: Any, tmp_path: Path) -> None:
+    """Members that are said to be encrypted, or to begin behind the end."""
+    content = io.BytesIO()
+    torch.save({"classifier.6.bias": torch.zeros(CLASSES)}, content)
+    file, good = tmp_path / "a.pth", content.getvalue()
+    for place, value in ((8, 1), (42, 0xFF), (45, 0xFF)):
+        bad = bytearray(good)
+        bad[good.index(b"PK\x01\x02") + place] = value
+        file.write_bytes(bad)
+        with pytest.raises(CheckpointError):
+            import_run(file, tmp_path / "run")
+
+
+def test_names_are_shown_without_control_codes(tmp_path: Path) -> None:
+    names = {"\x1b[31mred\n": np.zeros(3, np.float32)}
+    safetensors.numpy.save_file(names, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"\?\[31mred\? is no parameter"):
+        import_run(tmp_path / "a.safetensors", tmp_path / "run")
 
 
 def zipped(name: str) -> bytes:

@@ -601,7 +601,7 @@ def field_of(of: str, **values: Any) -> Change:
 
 
 REFUSED: dict[str, tuple[Change, str]] = {
-    "dilation": (option("conv3", dilation=[2]), r"'conv3' \(Convolution\) has dilation \[2\]"),
+    "dilation": (option("conv3", dilation=[2]), r"'conv3' \(Convolution\) has dilation 2; 1"),
     "axis": (option("conv3", axis=2), "'conv3' .* has axis 2; 1 was expected"),
     "kernel": (option("conv3", kernel_size=[3, 5]), "kernel_size 3 x 5; the same in both ways"),
     "three kernels": (option("conv3", kernel_size=[3, 3, 3]), "has 3 numbers in kernel_size"),
@@ -634,6 +634,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "another loss": (field_of("loss", type="SigmoidCrossEntropyLoss"), "has no counterpart here"),
     "blobs": (field_of("norm1", blobs=[blob(np.zeros(1, np.float32))]), "'norm1' .* 1 blobs; none"),
+    "blobs of a neuron": (
+        field_of("relu1", blobs=[blob(np.zeros(1, np.float32))]), "'relu1' .* 1 blobs; none"
+    ),
     "a branch": (
         field_of("conv3", bottom=["pool1"]), "'conv3' .* reads 'pool1'; 'pool2' of the layer be"
     ),
@@ -738,6 +741,7 @@ def test_files_of_something_else(tmp_path: Path) -> None:
         (field(1, "a net"), "has no layers with weights"),
         (both, "24 layers of the present format and 1 of the one before"),
         (field(1, "a net") + field(2, field(1, b"")), "is of the format of before 2014"),
+        (field(100, field(1, b"\xff\x1b") + field(2, b"\xfe\n")), r"layer '\ufffd\?' \(\ufffd\?\)"),
     ):
         file.write_bytes(content)
         with pytest.raises(CheckpointError, match=sentence):

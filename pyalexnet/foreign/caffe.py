@@ -386,7 +386,11 @@ def _mean(
         notes = ("Its data layer subtracts no mean, and none is subtracted here.",)
     elif not pixels.mean and channels == 3:
         numbers = _CHANNEL_MEANS
-        there = f"; it was trained with {pixels.mean_file}" if pixels.mean_file else ""
+        there = (
+            f"; it was trained with {weights.printable(pixels.mean_file)}"
+            if pixels.mean_file
+            else ""
+        )
         notes = (f"Without --mean the mean is one number a channel: 123, 117, 104{there}.",)
     elif not pixels.mean:
         notes = ("Without --mean none is subtracted.",)

@@ -17,7 +17,7 @@ import numpy as np
 
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import CheckpointError
-from pyalexnet.foreign import caffe_messages
+from pyalexnet.foreign import caffe_messages, weights
 from pyalexnet.layers import (
     LRN,
     AvgPool,
@@ -128,9 +128,9 @@ class Told:
 
 def type_of(layer: Any) -> str:
     """A layer's type by its present name."""
-    if isinstance(layer.type, str):
-        return layer.type
-    return _V1_TYPES.get(layer.type, f"number {layer.type}")
+    if isinstance(layer.type, int):
+        return _V1_TYPES.get(layer.type, f"number {layer.type}")
+    return weights.printable(layer.type)
 
 
 def told(path: Path, net: Any) -> Told:
@@ -149,7 +149,7 @@ def told(path: Path, net: Any) -> Told:
     reader = _Reader(path)
     for layer in chain:
         reader.take(layer)
-    names = [weights.name for weights in reader.weights]
+    names = [one.name for one in reader.weights]
     for name in names:
         if names.count(name) > 1:
             raise CheckpointError(f"{shown(path)}: has two layers {name!r}; one was expected.")
@@ -168,8 +168,9 @@ def decimal(value: float) -> float:
 
 def refuse(path: Path, layer: Any, what: str, expected: str) -> NoReturn:
     """Say which layer of which type is not as expected."""
+    name = weights.printable(layer.name)  # which protobuf leaves as bytes if it is no UTF-8
     raise CheckpointError(
-        f"{shown(path)}: layer {layer.name!r} ({type_of(layer)}) {what}; {expected} was expected."
+        f"{shown(path)}: layer {name!r} ({type_of(layer)}) {what}; {expected} was expected."
     )
 
 
@@ -200,7 +201,7 @@ def _chain(path: Path, inputs: list[str], layers: list[Any]) -> Iterator[Any]:
         if _is_source(layer):
             here |= set() if begun else set(layer.top[:1])
         elif kind == "Split":
-            here |= set(layer.top) if layer.bottom[0] in here else set()
+            here |= set(layer.top) if here & set(layer.bottom) else set()
         elif kind in _ENDS:
             read = set(layer.bottom[:1])
             if graph and not read & (here | ended):
@@ -229,13 +230,13 @@ def _check_place(path: Path, layer: Any, here: set[str]) -> None:
         refuse(
             path,
             layer,
-            f"reads {layer.bottom[0]!r}",
+            f"reads {layer.bottom[0][:100]!r}",
             f"{_listed(here)} of the layer before, as networks here are chains of layers,",
         )
 
 
 def _listed(names: set[str]) -> str:
-    return " or ".join(map(repr, sorted(names))) or "nothing"
+    return " or ".join(sorted(repr(name[:100]) for name in names)[:4]) or "nothing"
 
 
 # ---------------------------------------------------------------------- options
@@ -262,11 +263,10 @@ class _Reader:
             refuse_unknown(self._path, layer, options, _TOLD[kind])
         refuse_unknown(self._path, layer, layer, "the layer", _PARAMETERS_FROM)
         taken = getattr(self, f"_{kind.lower()}")(layer, options)
-        if taken is None:
-            return
         if not isinstance(taken, Conv | Linear) and len(layer.blobs):
             refuse(self._path, layer, f"has {len(layer.blobs)} blobs", "none")
-        self.layers.append(taken)
+        if taken is not None:
+            self.layers.append(taken)
 
     def _name(self, what: str, *, weights: bool = False) -> str:
         stage = len(self.weights) + weights
@@ -308,11 +308,13 @@ class _Reader:
 
     def _with_weights(self, layer: Any, ours: Conv | Linear, options: Any, turned: bool) -> Layer:
         self._expect(layer, "axis", options.axis, 1)
-        self.weights.append(Weights(layer.name, ours, options.bias_term, turned, layer.blobs))
+        name = weights.printable(layer.name)
+        self.weights.append(Weights(name, ours, options.bias_term, turned, layer.blobs))
         return ours
 
     def _convolution(self, layer: Any, options: Any) -> Layer:
-        self._expect(layer, "dilation", [one for one in options.dilation if one != 1], [])
+        for one in options.dilation:
+            self._expect(layer, "dilation", one, 1)
         stride = self._pair(layer, options, "stride", "stride", 1)
         top, left = self._pair(layer, options, "pad", "pad", 0)
         conv = Conv(

@@ -97,7 +97,8 @@ def _reason(error: Exception) -> str:
     paragraphs = [" ".join(one.split()) for one in said.split("\n\n")]
     told = next((one for one in paragraphs if one and not one.startswith(advice)), "")
     told = told.partition(" Please use ")[0]
-    return f"{told[:300] or 'it gives no reason'} ({type(error).__name__})."
+    told = "".join(letter if letter.isprintable() else "?" for letter in told[:300])
+    return f"{told or 'it gives no reason'} ({type(error).__name__})."
 
 
 def _torch(path: Path) -> Any:
@@ -134,17 +135,21 @@ def _pickles(path: Path, raw: bytes) -> list[io.BytesIO]:
     """The pickles of a file, or one that has several behind each other as often as it has."""
     stream = io.BytesIO(raw)
     try:
-        with zipfile.ZipFile(stream) as archive:
-            members = archive.infolist()
-            _check_members(path, members)
-            return [
-                io.BytesIO(archive.read(member))
-                for member in members
-                if member.filename.endswith("/data.pkl")
-            ]
-    except (ValueError, NotImplementedError, OSError, zipfile.BadZipFile):
+        archive = zipfile.ZipFile(stream)
+    except Exception:  # the format of before 2020, or damaged, which PyTorch says
         stream.seek(0)
-        return [stream] * _PICKLES  # the format of before 2020, or damaged, which PyTorch says
+        return [stream] * _PICKLES
+    with archive:
+        members = archive.infolist()
+        _check_members(path, members)
+        try:
+            return [io.BytesIO(archive.read(one)) for one in members if _is_pickle(one)]
+        except Exception:  # damaged, which PyTorch is to say
+            return []
+
+
+def _is_pickle(member: zipfile.ZipInfo) -> bool:
+    return member.filename.endswith("/data.pkl")
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
@@ -160,7 +165,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
                 f"{shown(path)}: {member.filename!r} in it is compressed; plain members were "
                 "expected, as PyTorch writes them."
             )
-    if not any(member.filename.endswith("/data.pkl") for member in members):
+    if not any(map(_is_pickle, members)):
         first = f", the first of which is {members[0].filename!r}" if members else ""
         raise CheckpointError(
             f"{shown(path)}: is a zip archive of {len(members)} files{first}; one with a data.pkl "
@@ -172,8 +177,8 @@ def _stand_in(name: str) -> Any:
     """A class that does nothing, for the one of that name."""
     if _TABLES.search(name.rpartition(".")[2]):
         return _Table
-    said = "".join(letter if letter.isprintable() else "?" for letter in name[:80])
-    return type(said, (Opaque,), {"__module__": "builtins"})  # so that it is called just that
+    # Of that module a class is called by nothing but its name.
+    return type(weights.printable(name), (Opaque,), {"__module__": "builtins"})
 
 
 def _plain(torch: Any, value: Any, deepest: int, seen: set[int]) -> Any:
@@ -188,7 +193,7 @@ def _plain(torch: Any, value: Any, deepest: int, seen: set[int]) -> Any:
         return {}
     seen.add(id(value))
     return {
-        name: _plain(torch, inner, deepest - 1, seen)
+        weights.printable(name): _plain(torch, inner, deepest - 1, seen)
         for name, inner in value.items()
         if isinstance(name, str)
     }

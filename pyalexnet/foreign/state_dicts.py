@@ -27,6 +27,9 @@ _COUNTERS = ("n_averaged",)
 
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|shadow|teacher)([._]|$)")
 
+_OPTIMIZERS = re.compile(r"optim|^opt$|momentum|exp_avg|^grad", re.IGNORECASE)
+"""Tables whose tensors have the parameters' names, and are none."""
+
 _ITSELF = "the file itself"
 
 
@@ -62,7 +65,7 @@ def chosen(
     if not candidates:
         raise CheckpointError(f"{shown(path)}: {_without(found, wanted)}")
     name = _choice(path, list(candidates), which)
-    others = ", ".join(other or _ITSELF for other in candidates if other != name)
+    others = ", ".join(other or _ITSELF for other in [*candidates][:10] if other != name)
     note = f"The file has the state dicts {name or _ITSELF} and {others}; {name or _ITSELF} is "
     note += "taken, and --state-dict takes another."
     return _parameters(path, candidates[name]), (note,) if others and which is None else ()
@@ -75,7 +78,8 @@ def _tables(found: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if any(isinstance(value, Tensor) for value in found.values()):
         yield where, found
     for name, value in found.items():
-        yield from _tables(value, f"{where}.{name}" if where else name)
+        if not _OPTIMIZERS.search(name):
+            yield from _tables(value, f"{where}.{name}" if where else name)
 
 
 def _candidates(
@@ -108,7 +112,7 @@ def _choice(path: Path, names: list[str], which: str | None) -> str:
     if which is None:
         return next((name for name in names if not _AVERAGED.search(name)), names[0])
     if which not in names:
-        known = ", ".join(name or _ITSELF for name in names)
+        known = ", ".join(name or _ITSELF for name in names[:10])
         raise ArgumentError(
             f"import: state_dict is {which!r}; one that {shown(path)} has was expected: {known}."
         )

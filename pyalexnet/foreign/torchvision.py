@@ -44,6 +44,8 @@ _NAMES = {f"{ours}.w": f"{theirs}.weight" for ours, theirs in _LAYERS.items()} |
     f"{ours}.b": f"{theirs}.bias" for ours, theirs in _LAYERS.items()
 }
 
+_Colours = npt.NDArray[np.float64]
+
 _MEAN = np.array([0.485, 0.456, 0.406])
 _STD = np.array([0.229, 0.224, 0.225])
 
@@ -78,17 +80,18 @@ def read(path: Path, state_dict: str | None = None) -> Found:
             such state dict.
     """
     found = _opened(path)
-    notes = tuple(_told(path, found))
-    tensors, more = state_dicts.chosen(path, found, _NAMES.values(), state_dict)
-    spec = _spec(_classes(path, tensors))
-    weights.check(path, {name: one.shape for name, one in tensors.items()}, spec, _NAMES)
+    notes = tuple(_notes(path, found))
+    parameters, more = state_dicts.chosen(path, found, _NAMES.values(), state_dict)
+    spec = _spec(_classes(path, parameters))
+    weights.check(path, {name: one.shape for name, one in parameters.items()}, spec, _NAMES)
     params: dict[str, npt.NDArray[Any]] = {
-        ours: _floats(tensors[theirs]) for ours, theirs in _NAMES.items()
+        ours: _floats(parameters[theirs]) for ours, theirs in _NAMES.items()
     }
-    params["conv1.w"] = params["conv1.w"] / _factors(spec)
+    colours, std = _statistics(path, found)
+    params["conv1.w"] = params["conv1.w"] / _factors(spec, std)
     augment = spec.recipe.augment
     assert augment is not None
-    mean = np.broadcast_to((255 * _MEAN).astype(np.float32), (augment.stored, augment.stored, 3))
+    mean = np.broadcast_to((255 * colours).astype(np.float32), (augment.stored, augment.stored, 3))
     new = weights.ours(path, spec, params)
     classes = _class_ids(path, found, spec.classes)
     return Found(spec, dict(NET_ARGS), new, mean.copy(), (*more, *notes), classes=classes)
@@ -119,7 +122,7 @@ def write(trained: Trained, path: Path) -> None:
         for name, value in trained.net.params.items()
     }
     found = weights.theirs(spec, params)
-    found["conv1.w"] = (found["conv1.w"] * _factors(spec)).astype(np.float32)
+    found["conv1.w"] = (found["conv1.w"] * _factors(spec, _STD)).astype(np.float32)
     told = {"format": "pt"} | trained.classes.described()
     tensors.write(path, {_NAMES[name]: value for name, value in found.items()}, told)
 
@@ -150,10 +153,10 @@ def _without_dropout(spec: NetSpec) -> list[Layer]:
     return [layer for layer in spec.layers if not isinstance(layer, Dropout)]
 
 
-def _factors(spec: NetSpec) -> npt.NDArray[np.float64]:
-    """torchvision's filters of conv1 divided by ours, (1, C, 1, 1)."""
+def _factors(spec: NetSpec, std: _Colours) -> _Colours:
+    """torchvision's filters of conv1 divided by ours, (C, 1, 1)."""
     ours = next(layer.factor for layer in spec.layers if isinstance(layer, Scale))
-    return (255 * _STD * ours)[:, None, None]
+    return (255 * std * ours)[:, None, None]
 
 
 def _classes(path: Path, found: Mapping[str, Tensor]) -> int:
@@ -200,7 +203,9 @@ def _safetensors(path: Path, raw: bytes) -> dict[str, Any]:
         )
     length = int.from_bytes(raw[:8], "little")
     about = json.loads(raw[8 : 8 + length]).get("__metadata__", {})
-    return {"args": about} | {name: _tensor(value) for name, value in found.items()}
+    return {"args": about} | {
+        weights.printable(name): _tensor(value) for name, value in found.items()
+    }
 
 
 def _tensor(value: Mapping[str, Any]) -> Tensor:
@@ -219,7 +224,7 @@ def _tensor(value: Mapping[str, Any]) -> Tensor:
 # ---------------------------------------------------------------------- what scripts say
 
 
-def _told(path: Path, found: Any) -> Iterator[str]:
+def _notes(path: Path, found: Any) -> Iterator[str]:
     """Notes on what a training script's options say; another network is refused by its name."""
     if not isinstance(found, Mapping):
         return
@@ -236,10 +241,31 @@ def _told(path: Path, found: Any) -> Iterator[str]:
     for table in options:
         for name, usual in _SIZES.items():
             if table.get(name, usual) != usual:
+                said = weights.printable(str(table[name]))
                 yield (
-                    f"It was evaluated with {name} {table[name]}, and sees images here with "
-                    f"{usual}, as torchvision's weights do."
+                    f"It was evaluated with {name} {said}, and sees images here with {usual}, as "
+                    "torchvision's weights do."
                 )
+
+
+def _statistics(path: Path, found: Any) -> tuple[_Colours, _Colours]:
+    """Mean and deviation of each channel, of pixels from 0 to 1: as timm's options have them."""
+    table = _table(found.get("args")) if isinstance(found, Mapping) else {}
+    values = []
+    for name, usual in (("mean", _MEAN), ("std", _STD)):
+        said = table.get(name)
+        if said is None:
+            values.append(usual)
+            continue
+        numbers = isinstance(said, list | tuple) and all(type(one) in (int, float) for one in said)
+        low = 0 if name == "mean" else 1e-6
+        if not numbers or len(said) != 3 or not all(low <= one <= 255 for one in said):
+            raise CheckpointError(
+                f"{shown(path)}: args says that its {name} is "
+                f"{weights.printable(str(said))}; three numbers were expected."
+            )
+        values.append(np.array(said, np.float64))
+    return values[0], values[1]
 
 
 def _table(value: Any) -> Mapping[str, Any]:

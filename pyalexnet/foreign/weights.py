@@ -89,6 +89,12 @@ def read(path: Path, most: int | None = None) -> bytes:
         raise CheckpointError(f"{shown(path)}: cannot be read ({error.strerror}).") from error
 
 
+def printable(said: str | bytes) -> str:
+    """What a file says, for a terminal: short, and without control codes."""
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:100])
+
+
 def foreign_shapes(spec: NetSpec) -> dict[str, Shape]:
     """The shapes that other programs give the parameters of `spec`, by our names."""
     shapes: dict[str, Shape] = {}
