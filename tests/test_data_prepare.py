@@ -645,6 +645,18 @@ def test_class_names(tmp_path: Path, text: str, expected: str | tuple[str, ...])
         assert data.load(tmp_path / "pack").class_names == expected
 
 
+def test_val_labels_that_call_classes_by_their_names(tmp_path: Path) -> None:
+    source = imagenet(tmp_path / "set")
+    labels, names = tmp_path / "solution.csv", tmp_path / "names.txt"
+    names.write_text("n01 ant\nn02 bumble bee\nn03 cat\n")
+    called = ("ant", "bumble bee", "cat")
+    rows = (f"{val_file(n)},{called[label]}\n" for n, label in enumerate(LABELS, 1))
+    labels.write_text("file,class\n" + "".join(rows))
+    pack(source, tmp_path / "pack", val_labels=labels, class_names=names)
+    assert data.load(tmp_path / "pack").test.labels.tolist() == LABELS
+    assert "has the label 'cat'" in refusal(source, tmp_path / "other", val_labels=labels)
+
+
 # ------------------------------------------------------------------ refusals
 
 
