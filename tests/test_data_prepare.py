@@ -26,6 +26,7 @@ from pyalexnet.data import colour, prepare
 from pyalexnet.data.pack import Storage, Table
 from pyalexnet.data.prepare import Options
 from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.sealing import sealed
 from samples import generator
 
 IMAGENET_MEANS = np.array([127.30, 119.72, 104.91], np.float32)
@@ -693,6 +694,18 @@ def test_a_pack_of_other_images_or_options_is_not_replaced(tmp_path: Path) -> No
     assert "of other images or options" in refusal(source, out, storage=Storage(17, "uint8"))
     (source / "val" / "ant" / "000.JPEG").rename(source / "val" / "ant" / "x.JPEG")
     assert "of other images or options" in refusal(source, out)
+    assert contents(out) == before
+
+
+def test_a_pack_of_a_later_version_is_not_replaced(tmp_path: Path) -> None:
+    """It is as whole as one of this version, which cannot tell."""
+    source, out = photographs(tmp_path / "set"), tmp_path / "pack"
+    pack(source, out)
+    document = json.loads((out / "pack.json").read_bytes())
+    later = sealed(document | {"format": 9, "pyalexnet": "9.0"})
+    (out / "pack.json").write_bytes(later)
+    before = contents(out)
+    assert "written by pyalexnet 9.0 in format 9" in refusal(source, out)
     assert contents(out) == before
 
 

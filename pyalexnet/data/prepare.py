@@ -364,6 +364,8 @@ def _finished(plan: Plan) -> Table | None:
         return None
     try:
         table = pack.read_table(plan.out)
+    except pack.LaterVersion:
+        raise
     except DataError:
         return None  # it is written anew
     if table.plan != plan.digest:
