@@ -25,6 +25,7 @@ import pyalexnet
 from pyalexnet import lint, nets
 from pyalexnet.backends import Backend
 from pyalexnet.backends.elements import BFLOAT16
+from pyalexnet.classes import Classes
 from pyalexnet.data import Dataset, Split, views
 from pyalexnet.data.loader import Loader
 from pyalexnet.errors import BackendUnavailable
@@ -181,7 +182,7 @@ def _lanes(backend: Backend) -> Iterator[Trial]:
     """The way of images to the device: two loaders, and nothing that waits between their epochs."""
     images = np.random.default_rng(0).integers(0, 256, (96, 64, 64, 3), np.uint8)
     split = Split(images, np.arange(96, dtype=np.int64))
-    dataset = Dataset("96 images", split, split, tuple(map(str, range(96))), "drawn")
+    dataset = Dataset("96 images", split, split, Classes.numbered(96), "drawn")
     yield "batches by way of page-locked memory", partial(_batches, backend, dataset)
 
 

@@ -37,7 +37,7 @@ import numpy as np
 import pydantic
 
 from pyalexnet.backends.checks import integer
-from pyalexnet.errors import ArgumentError, RunError
+from pyalexnet.errors import ArgumentError, RunError, reason
 from pyalexnet.plan import Precision
 from pyalexnet.recipe import Recipe
 
@@ -202,7 +202,7 @@ class Config:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise ArgumentError(f"{path} cannot be read: {error}.") from error
+            raise ArgumentError(f"{path} cannot be read: {reason(error)}.") from error
         return cls.from_mapping(values, str(path))
 
     def changes(self, other: Config) -> dict[str, tuple[Any, Any]]:

@@ -503,6 +503,7 @@ def test_python_m(tmp_path: Path) -> None:
         (None, "cpu", ("numpy", 0)),
         ("auto", "cuda", ("cuda", 0)),
         ("cuda", "cuda:3", ("cuda", 3)),
+        (None, "gpu:1", ("cuda", 1)),
     ],
 )
 def test_device_as_in_pytorch(backend: str | None, device: str | None, expected: object) -> None:

@@ -13,6 +13,7 @@ import pytest
 from pyalexnet import data
 from pyalexnet.classes import Classes
 from pyalexnet.errors import DataError
+from samples import generator
 
 N = 40
 
@@ -125,6 +126,34 @@ def test_a_wrong_array_is_one_sentence(tmp_path: Path, changes: dict[str, Any], 
         data.load(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x_train", "y_train", "x_test", "y_test"),
+        ("X_train", "Y_train", "X_test", "Y_test"),
+        ("train_images", "train_labels", "test_images", "test_labels"),
+    ],
+)
+@pytest.mark.parametrize("grey", [True, False])
+def test_arrays_of_keras_and_of_medmnist(
+    tmp_path: Path, names: tuple[str, str, str, str], grey: bool
+) -> None:
+    """Grey images without channels, labels in a column."""
+    images = generator(5).integers(0, 256, (N, 6, 5, 1 if grey else 3), np.uint8)
+    labels = np.arange(N) % 4
+    parts = (images[..., 0] if grey else images, labels[:, None])
+    path = tmp_path / "set.npz"
+    arrays = (*parts, *(part[:8] for part in parts))
+    named: dict[str, Any] = dict(zip(names, arrays, strict=True))
+    np.savez(path, **named)
+    found = data.load(path)
+    assert np.array_equal(found.train.images, images) and found.train.labels.tolist() == [*labels]
+    assert np.array_equal(found.test.images, images[:8])
+    np.savez(path, images=images, labels=labels, **named)
+    with pytest.raises(DataError, match=f"holds {names[0]} and images; one of the two"):
+        data.load(path)
 
 
 class Payload:

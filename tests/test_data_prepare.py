@@ -26,6 +26,7 @@ from pyalexnet.data import colour, prepare
 from pyalexnet.data.pack import Storage, Table
 from pyalexnet.data.prepare import Options
 from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.sealing import sealed
 from samples import generator
 
 IMAGENET_MEANS = np.array([127.30, 119.72, 104.91], np.float32)
@@ -645,6 +646,18 @@ def test_class_names(tmp_path: Path, text: str, expected: str | tuple[str, ...])
         assert data.load(tmp_path / "pack").class_names == expected
 
 
+def test_val_labels_that_call_classes_by_their_names(tmp_path: Path) -> None:
+    source = imagenet(tmp_path / "set")
+    labels, names = tmp_path / "solution.csv", tmp_path / "names.txt"
+    names.write_text("n01 ant\nn02 bumble bee\nn03 cat\n")
+    called = ("ant", "bumble bee", "cat")
+    rows = (f"{val_file(n)},{called[label]}\n" for n, label in enumerate(LABELS, 1))
+    labels.write_text("file,class\n" + "".join(rows))
+    pack(source, tmp_path / "pack", val_labels=labels, class_names=names)
+    assert data.load(tmp_path / "pack").test.labels.tolist() == LABELS
+    assert "has the label 'cat'" in refusal(source, tmp_path / "other", val_labels=labels)
+
+
 # ------------------------------------------------------------------ refusals
 
 
@@ -681,6 +694,18 @@ def test_a_pack_of_other_images_or_options_is_not_replaced(tmp_path: Path) -> No
     assert "of other images or options" in refusal(source, out, storage=Storage(17, "uint8"))
     (source / "val" / "ant" / "000.JPEG").rename(source / "val" / "ant" / "x.JPEG")
     assert "of other images or options" in refusal(source, out)
+    assert contents(out) == before
+
+
+def test_a_pack_of_a_later_version_is_not_replaced(tmp_path: Path) -> None:
+    """It is as whole as one of this version, which cannot tell."""
+    source, out = photographs(tmp_path / "set"), tmp_path / "pack"
+    pack(source, out)
+    document = json.loads((out / "pack.json").read_bytes())
+    later = sealed(document | {"format": 9, "pyalexnet": "9.0"})
+    (out / "pack.json").write_bytes(later)
+    before = contents(out)
+    assert "written by pyalexnet 9.0 in format 9" in refusal(source, out)
     assert contents(out) == before
 
 

@@ -77,21 +77,23 @@ def prepare(
     val_labels: Annotated[
         Path | None,
         typer.Option(
-            help="Labels of a flat val/, one image a line: its class folder or number, images by "
-            "sorted name, or FILE CLASS, as in Caffe's val.txt (numbers from 0)."
+            help="Labels of a flat val/: a class folder or number for each image in the order of "
+            "names, or a table of images and classes (folders, names, or numbers from 0), such as "
+            "Caffe's val.txt, Kaggle's LOC_val_solution.csv, val_annotations.txt, CSV or JSON."
         ),
     ] = None,
     val_numbers: Annotated[
         Path | None,
         typer.Option(
             help="What the numbers of ILSVRC2012_validation_ground_truth.txt mean, which are not "
-            "in the order of the folders: lines NUMBER FOLDER."
+            "in the order of the folders: NUMBER FOLDER, such as map_clsloc.txt."
         ),
     ] = None,
     class_names: Annotated[
         Path | None,
         typer.Option(
-            help="Names of the classes: lines FOLDER NAME, or NAME in the order of the folders."
+            help="Names of the classes: FOLDER NAME, such as LOC_synset_mapping.txt, or NAME in "
+            "the order of the folders; imagenet_class_index.json."
         ),
     ] = None,
 ) -> None:

@@ -8,11 +8,11 @@ from pyalexnet.errors import ArgumentError
 
 
 def place(backend: str | None, device: str | None) -> tuple[str | None, int | None]:
-    """Backend and device number; --device also takes PyTorch's cpu, cuda and cuda:1."""
+    """Backend and device number; --device also takes PyTorch's cpu, cuda and cuda:1, and gpu."""
     if device is None or is_number(device):
         return backend, None if device is None else int(device)
     name, _, number = device.partition(":")
-    named = {"cpu": "numpy", "cuda": "cuda"}.get(name)
+    named = {"cpu": "numpy", "cuda": "cuda", "gpu": "cuda"}.get(name)
     if named is None or not is_number(number or "0"):
         raise ArgumentError(f"--device is {device!r}; a number, cpu, cuda or cuda:1 was expected.")
     if backend not in (None, "auto", named):

@@ -299,7 +299,7 @@ def _held_out(
     beside = _beside(val, folder) if folder != val else []
     annotations = val / ANNOTATIONS
     if label_val is None and annotations.is_file() and not class_folders(folder):
-        label_val = partial(label_files.box_labels, annotations)
+        label_val = partial(label_files.val_labels, annotations, None)
         beside = [path for path in beside if path != annotations]
     if label_val is None:
         if not class_folders(folder) and _images(folder)[0]:

@@ -8,6 +8,7 @@ class_ids     (classes,) strings, each once: what tells the classes apart, as a 
 class_names   (classes,) strings: what people read; without ids they tell the classes apart, too
 
 Without both the classes are called 0, 1, 2, ... Arrays of other names are not used, and named.
+Keras's names (x_train, y_train, x_test, y_test) and MedMNIST's (train_images, ...) are taken, too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,16 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 ARRAYS = ("images", "labels", "test_images", "test_labels", "class_ids", "class_names")
 
+FOREIGN = {
+    "x_train": "images",
+    "y_train": "labels",
+    "x_test": "test_images",
+    "y_test": "test_labels",
+    "train_images": "images",
+    "train_labels": "labels",
+}
+"""How Keras's sets and MedMNIST call these arrays; grey images of theirs are (N, H, W)."""
+
 
 def load(path: Path, *, seed: int = 0) -> Dataset:
     """Read the arrays above; nothing in the file is ever unpickled.
@@ -36,7 +47,7 @@ def load(path: Path, *, seed: int = 0) -> Dataset:
             holds a label that is not a class.
     """
     source = shown(path)
-    arrays = _read(path)
+    arrays = _usual(source, _read(path))
     for name in ("images", "labels"):
         if name not in arrays:
             raise DataError(
@@ -90,6 +101,22 @@ def _read(path: Path) -> dict[str, Array]:
             f"{shown(path)}: cannot be read ({reason(error)}); an .npz of "
             f"plain arrays was expected."
         ) from error
+
+
+def _usual(source: str, arrays: dict[str, Array]) -> dict[str, Array]:
+    """The arrays by the names above, and in these shapes where others are usual."""
+    foreign = any(name.lower() in FOREIGN for name in arrays)
+    found: dict[str, Array] = {}
+    for name, array in arrays.items():
+        ours = FOREIGN.get(name.lower(), name)
+        if ours in found or (ours != name and ours in arrays):
+            raise DataError(f"{source}: holds {name} and {ours}; one of the two was expected.")
+        if foreign and ours.endswith("images") and array.ndim == 3:
+            array = array[..., None]
+        elif foreign and ours.endswith("labels") and array.shape[1:] == (1,):
+            array = array[:, 0]
+        found[ours] = array
+    return found
 
 
 def _split(source: str, arrays: dict[str, Array], prefix: str) -> Split:

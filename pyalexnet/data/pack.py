@@ -59,6 +59,10 @@ PARTS = ("train", "val")
 FORMS = ("jpeg", "uint8")
 
 
+class LaterVersion(DataError):
+    """A pack is of a format that this version does not know, and is no damaged one."""
+
+
 @dataclass(frozen=True)
 class Storage:
     """How images are stored: `size` x `size` RGB, as JPEG (4:4:4) or as plain bytes, "uint8"."""
@@ -287,7 +291,7 @@ def read_table(folder: Path) -> Table:
         raise DataError(f"{shown(path)}: cannot be read ({reason(error)}).") from error
     with _refusing_odd_json(path):
         if document["format"] != FORMAT:
-            raise DataError(
+            raise LaterVersion(
                 f"{shown(path)}: written by pyalexnet {document['pyalexnet']} in format "
                 f"{document['format']}; this is pyalexnet {pyalexnet.__version__}, which reads "
                 f"format {FORMAT}."

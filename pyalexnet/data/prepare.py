@@ -295,10 +295,18 @@ def _tell(plan: Plan, say: Callable[[str], None]) -> None:
 def _list(source: Path, options: Options) -> Listing:
     label_val = None
     if options.val_labels is not None:
-        label_val = partial(label_files.val_labels, options.val_labels, options.val_numbers)
+        label_val = partial(_val_labels, options.val_labels, options)
     found = listing.of_folders(source, label_val)
     listing.check_counts(source, found, "images")
     return found
+
+
+def _val_labels(
+    path: Path, options: Options, files: Sequence[str], folders: Sequence[str]
+) -> Labels:
+    """The labels of `val`'s images, which may call classes by the names they are given."""
+    names = options.class_names and label_files.class_names(options.class_names, folders)
+    return label_files.val_labels(path, options.val_numbers, files, folders, names or ())
 
 
 def _classes(found: Listing, options: Options) -> Classes:
@@ -361,6 +369,8 @@ def _finished(plan: Plan) -> Table | None:
         return None
     try:
         table = pack.read_table(plan.out)
+    except pack.LaterVersion:
+        raise
     except DataError:
         return None  # it is written anew
     if table.plan != plan.digest:

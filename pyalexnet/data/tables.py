@@ -1,0 +1,130 @@
+"""Text files of rows and columns, whatever parts them: what people and programs write for tables.
+
+Columns parted by tabs, semicolons, commas or blanks, cells in quotes or not, and JSON: an object of
+cells or of lists of them by key, a list of rows, an object a row or a line. UTF-8 with or without a
+byte order mark, lines that end in any way; names that are not UTF-8 come as file names do.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyalexnet.data import decode
+from pyalexnet.data.dataset import shown
+from pyalexnet.errors import DataError, reason
+
+PARTING = (("\t", " "), (";", "; "), (",", ", "), (" ", " "))
+"""What parts columns, and joins them in a text; what is rarest inside a cell comes first."""
+
+
+class Row(NamedTuple):
+    """A row's cells, and what a message calls it by: "line 3"."""
+
+    where: str
+    cells: tuple[str, ...]
+
+    def cell(self, number: int) -> str:
+        """A cell; "" where there is none."""
+        return self.cells[number] if number < len(self.cells) else ""
+
+    def __str__(self) -> str:
+        return repr(shown(" ".join(self.cells)))
+
+
+class Table(NamedTuple):
+    """Rows, and what joins cells to one text again."""
+
+    rows: tuple[Row, ...]
+    joint: str
+
+    @property
+    def width(self) -> int:
+        """Cells of the longest row."""
+        return max(len(row.cells) for row in self.rows)
+
+    def column(self, number: int) -> list[str]:
+        """The cells of a column; "" where a row has none."""
+        return [row.cell(number) for row in self.rows]
+
+
+def read(path: Path) -> tuple[Table, ...]:
+    """The ways to read a file, each a table of as many rows, the likelier first.
+
+    The last of a text has whole lines for cells, and the one before what is before a line's last
+    blank and behind it. Of JSON there is one way.
+
+    Raises:
+        DataError: it cannot be read, or is JSON of another shape.
+    """
+    try:
+        raw = decode.contents(path).removeprefix(b"\xef\xbb\xbf").rstrip()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{shown(path)}: {reason(error)}; a file of lines was expected.") from error
+    if raw.lstrip()[:1] in (b"{", b"["):
+        return (_of_json(path, raw),)
+    lines = [line.strip() for line in os.fsdecode(raw).replace("\r\n", "\n").split("\n")]
+    ways = [_table("line", [_cut(line, by) for line in lines], joint) for by, joint in PARTING]
+    halves = [[part.strip() for part in line.rpartition(" ")[::2] if part] for line in lines]
+    return *ways, _table("line", halves, " "), _table("line", [[line] for line in lines], " ")
+
+
+def _table(what: str, rows: Iterable[Sequence[str]], joint: str) -> Table:
+    numbered = enumerate(rows, 1)
+    return Table(tuple(Row(f"{what} {number}", tuple(cells)) for number, cells in numbered), joint)
+
+
+def _cut(line: str, by: str) -> tuple[str, ...]:
+    line = line.replace("\t", " ") if by == " " else line
+    try:
+        cells = next(csv.reader([line], delimiter=by, skipinitialspace=True, strict=True), [])
+    except csv.Error:  # a quotation mark that is one
+        cells = line.split(by)
+    return tuple(cell.strip() for cell in cells)
+
+
+def _of_json(path: Path, raw: bytes) -> Table:
+    try:
+        try:
+            value = json.loads(raw, object_pairs_hook=_once)
+        except json.JSONDecodeError:
+            value = [json.loads(line, object_pairs_hook=_once) for line in raw.splitlines()]
+        rows = _rows(value)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{shown(path)}: is JSON that cannot be used ({reason(error)}); an object or a list of "
+            f"texts, numbers or rows of them was expected."
+        ) from error
+    return _table("entry", rows, ", ")
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"it has the key {twice!r} twice")
+    return found
+
+
+def _rows(value: Any) -> list[tuple[str, ...]]:
+    if isinstance(value, dict):
+        return [(key, *_cells(item)) for key, item in value.items()]
+    if value and all(isinstance(item, dict) for item in value):
+        keys = list(value[0])  # of each entry in the same order, below a row of their own
+        return [tuple(keys), *(tuple(_cell(item.get(key, "")) for key in keys) for item in value)]
+    return [tuple(_cells(item)) for item in value]
+
+
+def _cells(value: Any) -> list[str]:
+    return [_cell(item) for item in value] if isinstance(value, list) else [_cell(value)]
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, str | int | float):
+        raise TypeError(f"it has {'null' if value is None else f'a {type(value).__name__}'} in it")
+    return str(value).strip()
