@@ -421,7 +421,7 @@ OTHERS: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "usual norms": (usual_norms, ("norm1 alpha 0.2, not 2e-05",)),
     "norms within maps": (norms_within_maps, ("rnorm2 more", "no norm2")),
-    "CaffeNet": (caffenet, ()),
+    "CaffeNet": (caffenet, ("the order conv1, pool1, norm1, conv2, pool2, norm2, conv3",)),
     "no groups": (no_groups, ("conv4 groups as usual, not 2",)),
     "other pools": (other_pools, ("pool1 size 2, not 3", "pool2 kind AvgPool, not MaxPool")),
     "another crop": (other_crop, ("input (195, 195, 3), not (227, 227, 3)",)),

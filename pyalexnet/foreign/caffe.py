@@ -152,6 +152,9 @@ def _differences(spec: NetSpec) -> tuple[str, ...]:
     if spec.input_shape != usual.input_shape:
         says.append(f"input {spec.input_shape}, not {usual.input_shape}")
     expected = {layer["name"]: layer for layer in theirs}
+    order = [layer["name"] for layer in ours if layer["name"] in expected]
+    if order != [name for name in expected if name in order]:
+        says.append(f"the order {', '.join(order)}")
     for layer in ours:
         other = expected.pop(layer["name"], None)
         if other is None:
@@ -163,7 +166,6 @@ def _differences(spec: NetSpec) -> tuple[str, ...]:
                     f"{layer['name']} {name} {_said(layer, name)}, not {_said(other, name)}"
                 )
     says += [f"no {name}" for name in expected]
-    says = says or [f"the order {', '.join(layer['name'] for layer in ours)}"]
     return (f"The network is not bvlc_alexnet, and is imported as it is: {'; '.join(says)}.",)
 
 
