@@ -184,6 +184,10 @@ REFUSED: dict[str, tuple[str, str]] = {
         lines(FILES, [*IDS[:5], "n0144"], LABELS, by=","),
         "line 6 has the label 'n0144'; one of the 3 classes",
     ),
+    "words beside a box": (
+        lines(FILES, ["n9", *IDS[1:3], "x", "y", "z"], *[[0, 32, 44, 62, 5, 1]] * 4, by="\t"),
+        "line 1 has the label 'n9'; one of the 3 classes was expected, n01440764 to n02979186",
+    ),
     "boxes of two classes": (
         lines(STEMS, [*BOXES[:5], "n01440764 1 2 3 4 n01443537 1 2 3 4"], by=","),
         "line 6 has the label 'n01440764 1 2 3 4 n01443537 1 2 3 4'",

@@ -245,7 +245,9 @@ def _labels(
         if title in titles and titles.index(title) in (found or columns):
             return columns[titles.index(title)]
     if len(found) > 1 and found is numbers:
-        found = {column: cells for column, cells in found.items() if not _counts(cells)}
+        words = {column: cells for column, cells in columns.items() if column not in numbers}
+        counted = {column: cells for column, cells in found.items() if not _counts(cells)}
+        found = words if len(words) == 1 < len(counted) else counted
     if len(found) == 1:
         return next(iter(found.values()))
     called = f" of {', '.join(map(shown, header.cells))}" if header else ""
@@ -314,11 +316,12 @@ def _classes(
             f"{shown(path)}: labels images by numbers from an order of classes of its own; a file "
             f"of lines NUMBER FOLDER was expected beside it (--val-numbers)."
         )
+    called = list(folders if meaning is known else meaning)
     for row, label in zip(rows, labels, strict=True):
         if label not in meaning:
             raise DataError(
                 f"{shown(path)}: {row.where} has the label {shown(label)!r}; one of the "
-                f"{len(folders)} classes was expected, {_first_and_last(meaning)}."
+                f"{len(folders)} classes was expected, {shown(called[0])} to {shown(called[-1])}."
             )
     return np.array([meaning[label] for label in labels], dtype=np.int64)
 
@@ -445,8 +448,3 @@ def _order_is_open(folders: Sequence[str]) -> bool:
     return not all(folder.isdecimal() for folder in folders) and list(folders) != sorted(
         folders, key=os.fsencode
     )
-
-
-def _first_and_last(known: Mapping[str, int]) -> str:
-    names = list(known)
-    return f"{shown(names[0])} to {shown(names[-1])}"
