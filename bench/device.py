@@ -9,6 +9,7 @@ import gc
 import importlib
 import time
 from abc import ABC, abstractmethod
+from importlib import metadata
 from typing import Any
 
 import pyalexnet
@@ -102,7 +103,10 @@ class Gpu(Device):
         self._cupy = importlib.import_module("cupy")
         properties = self._cupy.cuda.runtime.getDeviceProperties(number)
         self.name = properties["name"].decode()
-        self.torch, self.versions = f"cuda:{number}", {"cupy": str(self._cupy.__version__)}
+        self.torch = f"cuda:{number}"
+        # Of several names, by the CUDA that each is for.
+        names = metadata.packages_distributions().get("cupy", [])
+        self.versions = {name: metadata.version(name) for name in names}
         self.stopwatch = _Events(self._cupy, number)
         self.step_stopwatch = _Wall(self._cupy, number)
 

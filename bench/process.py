@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +67,13 @@ def run(
     seconds: float,
     at_once: int = 1,
     environment: Mapping[str, str] | None = None,
-) -> Iterator[Ended]:
+) -> Generator[Ended, None, None]:
     """Run jobs in `folder`, so many at once, all within `seconds`; each as it ends.
 
     environment: what of it is theirs beside this program's own.
 
-    A job that has ended, or been stopped, has left no process of its group behind. So has the
-    iteration, whatever ends it.
+    A job that has ended, or been stopped, has left no process of its group behind. Nor does the
+    iteration, once it is at its end or closed.
     """
     end = now() + seconds
     waiting, running = iter(jobs), list[_Running]()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def files(tests: Path) -> list[Subject]:
 
 def findings(
     runs: Sequence[tuple[str, Subject]], seconds: float, logs: Path, build: Path
-) -> Iterator[Finding]:
+) -> Generator[Finding, None, None]:
     """Let tools look at subjects, in this order and several at a time, all within `seconds`.
 
     runs: tools with their subjects. logs: folder for what they say. build: for the planted program.
@@ -110,13 +111,15 @@ def findings(
         Job(tool, command(program, tool, (str(planted), tool)), _PLANTED_TIMEOUT, build / tool)
         for tool in tools
     ]
-    blind = []
-    for ended in process.run(mistakes, _ROOT, end - process.now(), len(mistakes)):
-        if ended.code != _FOUND:
-            blind.append(ended.job.name)
-            text = f"it did not find it (exit {ended.code})\n{ended.said()}"
-            yield Finding(ended.job.name, "its planted mistake", "blind", text)
-    seeing = [(tool, subject) for tool, subject in runs if tool not in blind]
+    unproven = []
+    with closing(process.run(mistakes, _ROOT, end - process.now(), len(mistakes))) as running:
+        for ended in running:
+            if ended.code != _FOUND:
+                unproven.append(ended.job.name)
+                text = f"{ended.said()}\nit did not find it (exit {ended.code})"
+                state = "late" if ended.code is None else "blind"
+                yield Finding(ended.job.name, "its planted mistake", state, text)
+    seeing = [(tool, subject) for tool, subject in runs if tool not in unproven]
     left = end - process.now()
     jobs = [
         Job(
@@ -128,9 +131,10 @@ def findings(
         for tool, subject in seeing
     ]
     subjects = dict(zip((job.name for job in jobs), seeing, strict=True))
-    for ended in process.run(jobs, _ROOT, left, _AT_ONCE):
-        tool, subject = subjects[ended.job.name]
-        yield judged(tool, subject.name, ended)
+    with closing(process.run(jobs, _ROOT, left, _AT_ONCE)) as running:
+        for ended in running:
+            tool, subject = subjects[ended.job.name]
+            yield judged(tool, subject.name, ended)
 
 
 def planted_program(build: Path, seconds: float) -> Path | str:

@@ -15,6 +15,7 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,18 +98,11 @@ class Families(Stage):
         own = (sys.executable, "-m", "bench.families")
         jobs = [Job(one, (*own, one), seconds / 2, place.log(f"family {one}")) for one in chosen]
         at_once = min(_FAMILIES_AT_ONCE, cores())
-        for ended in process.run(jobs, _ROOT, seconds, at_once, environment=_ENVIRONMENT):
-            with record.edited(place.where) as results:
-                results.checks += _checks(ended)
-            name = f"family {ended.job.name}"
-            if not ended.begun:
-                found.left_out.append(f"{name}: no time was left.")
-            elif ended.overran:
-                found.wrong.append(f"{name} did not end in {ended.seconds:.0f} s{_last(ended)}.")
-            elif ended.code is None:
-                found.left_out.append(f"{name}: stopped after {ended.seconds:.0f} s{_last(ended)}.")
-            elif ended.code not in (0, 1):
-                found.wrong.append(f"{name} ended with exit code {ended.code}{_last(ended)}.")
+        with closing(process.run(jobs, _ROOT, seconds, at_once, _ENVIRONMENT)) as running:
+            for ended in running:
+                with record.edited(place.where) as results:
+                    results.checks += _checks(ended)
+                _judge(f"family {ended.job.name}", ended, found)
         return found
 
 
@@ -180,15 +174,17 @@ class Sanitized(Stage):
         found = Verdict()
         logs = place.where / "logs"
         late: dict[str, list[str]] = {}
-        for one in sanitizer.findings(self.runs(place.hopper), seconds, logs, place.build):
-            if one.wrong:
-                last = one.text.strip().splitlines()[-1:] or [""]
-                found.wrong.append(f"{one} ({last[0].strip()}).")
-            elif one.state == "clean":
-                found.told.append(str(one))
-            else:
-                why = one.text if one.state == "missing" else one.state
-                late.setdefault(f"{one.tool}, {why}", []).append(one.subject)
+        looking = sanitizer.findings(self.runs(place.hopper), seconds, logs, place.build)
+        with closing(looking):
+            for one in looking:
+                if one.wrong:
+                    last = one.text.strip().splitlines()[-1:] or [""]
+                    found.wrong.append(f"{one} ({last[0].strip()}).")
+                elif one.state == "clean":
+                    found.told.append(str(one))
+                else:
+                    why = one.text if one.state == "missing" else one.state
+                    late.setdefault(f"{one.tool}, {why}", []).append(one.subject)
         found.left_out = [f"{self.name}, {why}: {', '.join(names)}." for why, names in late.items()]
         return found
 
@@ -304,6 +300,18 @@ def why_tests_failed(name: str, code: int, text: str) -> str | None:
     if not re.search(r"\b[1-9]\d* passed", text):
         return f"{name}: none ran."
     return None
+
+
+def _judge(name: str, ended: Ended, found: Verdict) -> None:
+    """What a family's end says, beside its checks: exit code 1 is that of a wrong one of them."""
+    if not ended.begun:
+        found.left_out.append(f"{name}: no time was left.")
+    elif ended.overran:
+        found.wrong.append(f"{name} did not end in {ended.seconds:.0f} s{_last(ended)}.")
+    elif ended.code is None:
+        found.left_out.append(f"{name}: stopped after {ended.seconds:.0f} s{_last(ended)}.")
+    elif ended.code not in (0, 1):
+        found.wrong.append(f"{name} ended with exit code {ended.code}{_last(ended)}.")
 
 
 def _checks(ended: Ended) -> list[Check]:

@@ -127,7 +127,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
     assert next(running).job.name == "short"
     while not children(tmp_path):
         time.sleep(0.01)
-    running.close()  # type: ignore[attr-defined]  # a generator, as an exception would end it
+    running.close()
     assert gone(children(tmp_path))
 
 
@@ -507,6 +507,22 @@ def test_a_tool_has_to_find_its_planted_mistake(
     found = looked(tmp_path, sanitizer.families(["plain"]))
     assert {one.tool for one in found} == set(sanitizer.TOOLS)
     assert {one.state for one in found} == {state}
+
+
+def test_a_sanitizer_that_hangs_is_late_and_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On its planted mistake already: then nothing is known of it, and it looks at nothing else."""
+    script(tmp_path, "compute-sanitizer", "exec sleep 60\n")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(sanitizer, "planted_program", lambda build, _: build / "planted")
+    (plain,) = sanitizer.families(["plain"])
+    runs = [(tool, plain) for tool in sanitizer.TOOLS[:2]]
+    begun = time.monotonic()
+    found = list(sanitizer.findings(runs, 1.5, tmp_path / "logs", tmp_path))
+    assert time.monotonic() - begun < 10
+    assert [(one.subject, one.state) for one in found] == [("its planted mistake", "late")] * 2
+    assert not any(one.wrong for one in found)
 
 
 def test_a_sanitizer_that_is_not_there_is_left_out(

@@ -79,6 +79,8 @@ def test_finds_a_compiler_and_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     findings = found(tmp_path)
     assert findings["C++ compiler"].detail == "g++ (Debian) 12.2.0"
     assert findings["CUDA toolkit"].detail == f"13.5 at {tmp_path}/bin/nvcc"
+    module = findings["module _cuda"]  # which a card, or a request, has to be there for
+    assert module.found or "install . -C cmake.define.PYALEXNET_CUDA=ON" in module.remedy
 
 
 def test_wrong_numbers_are_essential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
