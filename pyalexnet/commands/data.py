@@ -88,7 +88,8 @@ def prepare(
     class_names: Annotated[
         Path | None,
         typer.Option(
-            help="Names of the classes: lines FOLDER NAME, or NAME in the order of the folders."
+            help="Names of the classes: lines FOLDER NAME, or NAME in the order of the folders, "
+            "10 after 9."
         ),
     ] = None,
 ) -> None:
