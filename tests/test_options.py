@@ -44,6 +44,7 @@ SEVERAL_MEANINGS = {
     "--runs": "a new run's place too",
     "--output-dir": "the same as --runs",
     "--layer": "of what",
+    "--classes-in-order": "of a net that is used, or begun with",
     "--batch-size": "of an update, or at once",
     "--data": "where none is named",
     "--data-path": "the same as --data",

@@ -93,7 +93,7 @@ def prepare(
         Path | None,
         typer.Option(
             help="Names of the classes: FOLDER NAME, such as LOC_synset_mapping.txt, or NAME in "
-            "the order of the folders; imagenet_class_index.json."
+            "the order of the folders, 10 after 9; imagenet_class_index.json."
         ),
     ] = None,
 ) -> None:

@@ -198,8 +198,8 @@ def _parts_in(top: Path, *, labelled: bool) -> _Layout | None:
         val = test if test and (labelled or _has_labels(test)) else None
     unused = _beside(top, train, val)
     inner = _only(train)
-    if class_folders(inner):
-        return _Layout(inner, val, (*unused, *(_beside(train, inner) if inner != train else ())))
+    if inner != train and class_folders(inner):
+        return _Layout(inner, val, (*unused, *_beside(train, inner)))
     return _Layout(train, val, tuple(unused))
 
 
@@ -235,10 +235,13 @@ def _has_labels(folder: Path) -> bool:
 def _only(folder: Path) -> Path:
     """The one folder in a folder that holds no image; else itself."""
     images, others = _images(folder)
-    if images:
-        return folder
-    folders = [one for one in others if _is_folder(one) and one.name != LEFT_BY_ZIP]
-    return folders[0] if len(folders) == 1 else folder
+    return folder if images else _one_of(others) or folder
+
+
+def _one_of(found: Sequence[Path]) -> Path | None:
+    """The folder among entries of a folder, where there is but one."""
+    folders = [one for one in found if _is_folder(one) and one.name != LEFT_BY_ZIP]
+    return folders[0] if len(folders) == 1 else None
 
 
 def _beside(top: Path, *used: Path | None) -> list[Path]:
@@ -282,8 +285,8 @@ def _by_class(folder: Path, class_ids: Sequence[str], train: Path) -> _Found:
 def _of_class(folder: Path) -> tuple[list[Path], list[Path]]:
     """Images of a class folder, or of the one folder in it, and the entries that are none."""
     images, others = _images(folder)
-    inner = _only(folder)
-    if inner == folder:
+    inner = None if images else _one_of(others)
+    if inner is None:
         return images, others
     images, rest = _images(inner)
     return images, [*(path for path in others if path != inner), *rest]
@@ -293,10 +296,9 @@ def _held_out(
     val: Path, class_ids: Sequence[str], train: Path, label_val: LabelFile | None
 ) -> _Found:
     """The images of `val`, by its class folders or by a file of labels."""
-    folder = _only(val)
-    if folder.name in class_ids:
-        folder = val
-    beside = _beside(val, folder) if folder != val else []
+    inner = _only(val)
+    folder = val if inner.name in class_ids else inner
+    beside = [] if folder == val else _beside(val, folder)
     annotations = val / ANNOTATIONS
     if label_val is None and annotations.is_file() and not class_folders(folder):
         label_val = partial(label_files.val_labels, annotations, None)
