@@ -18,7 +18,6 @@ class HostBackend(Backend):
 
     def __init__(self, device: int = 0) -> None:
         self.device = integer(self.name, "device", device)
-        self._arena = np.empty(0, np.uint8)
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         if not isinstance(x, np.ndarray) and hasattr(x, "__dlpack__"):
@@ -53,13 +52,6 @@ class HostBackend(Backend):
 
     def synchronize(self) -> None:
         """Nothing to wait for: an operation has ended when it returns."""
-
-    def workspace(self, nbytes: int) -> Array | None:
-        if nbytes == 0:
-            return None
-        if nbytes > self._arena.size:
-            self._arena = np.empty(nbytes, np.uint8)
-        return self._arena
 
     def _address(self, x: Array) -> int:
         return int(x.__array_interface__["data"][0])
