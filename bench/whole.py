@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -250,7 +251,10 @@ def _costs(device: Device, torch: Any, run: Run, memory: int | None) -> Costs:
 def _kernel_seconds(torch: Any, run: Run) -> float:
     """Seconds that kernels ran in one step, by PyTorch's profiler, which sees all of a process."""
     profiler = torch.profiler
-    with profiler.profile(activities=[profiler.ProfilerActivity.CUDA]) as profile:
+    known = inspect.signature(profiler.profile).parameters
+    # 2.11 warns of what it will forget at its first cycle's end, unless it is told to keep it.
+    kept = {"acc_events": True} if "acc_events" in known else {}
+    with profiler.profile(activities=[profiler.ProfilerActivity.CUDA], **kept) as profile:
         finish(run())
         torch.cuda.synchronize()
     return float(sum(event.self_device_time_total for event in profile.key_averages())) / 1e6

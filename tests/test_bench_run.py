@@ -42,8 +42,10 @@ from pyalexnet.backends.sim import SimBackend
 from pyalexnet.data import Dataset, Split
 from pyalexnet.errors import BackendUnavailable
 from pyalexnet.layers import Conv, Linear, RNorm
+from variants import CUDA, parameters
 
 NOBODY = Peers(None, None, {"torch": "not installed", "jax": "not installed"})
+ON_GPU = pytest.mark.parametrize("be", parameters(CUDA), indirect=True)
 TINY = nets.get("alexnet-tiny")(input_shape=(12, 12, 3), dropout=0)
 ABOUT = {"date": "2012-12-03T10:00:00+00:00", "commit": "abc", "device": "GPU of a Test (TM) 580"}
 
@@ -486,8 +488,8 @@ def test_without_a_gpu_nothing_is_recorded(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.gpu
-def test_a_captured_call_is_the_call() -> None:
+@ON_GPU
+def test_a_captured_call_is_the_call(be: Any) -> None:
     device = Gpu()
     case = next(case for case in cases.of(nets.get("alexnet-tiny")(), 5) if "fc5 f" in case.name)
     call = gate.Call(device.backend, case, case.arrays())
@@ -499,17 +501,19 @@ def test_a_captured_call_is_the_call() -> None:
     assert held.tobytes() == right[0].tobytes()
 
 
-@pytest.mark.gpu
-def test_the_gpus_form_on_one_operation() -> None:
-    form = dataclasses.replace(forms.gpu(quick=True), sizes=(256,), copied=2**20)
+@ON_GPU
+def test_the_gpus_form_on_one_operation(be: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.device._FLUSH_BYTES", 2**20)
+    small = (steps.StepCase(TINY, "tiny", 8),)
+    form = dataclasses.replace(forms.gpu(quick=True), operations=small, sizes=(256,), copied=2**20)
     made, device = Results("GPU", "test", {}), Gpu()
-    forms.run(form, device, peers.find(device.torch), made, "fc8 fprop", None, lambda line: None)
+    forms.run(form, device, peers.find(device.torch), made, "fc5 fprop", None, lambda line: None)
     assert [row.failed for row in made.operations] == [None] * 2  # in two precisions
     assert all(row.ours and row.ours.samples >= 20 for row in made.operations)
 
 
-@pytest.mark.gpu
-def test_costs_on_a_gpu() -> None:
+@ON_GPU
+def test_costs_on_a_gpu(be: Any) -> None:
     """Ours in every way, and PyTorch's in both modes where it is installed."""
     device = Gpu()
     case, modes = steps.StepCase(TINY, "tiny", 4), {"fp32": ("eager", "graph")}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -68,15 +68,16 @@ class CudaBackend(KernelBackend):
     def _try_a_kernel(self) -> None:
         """Refuse a GPU that cannot be used, or that the extension module was not built for."""
         try:
+            with _current(self.device) as device:
+                capability = device.compute_capability
             x = self.zeros((1,))
         except (KernelError, MemoryError) as error:
             raise BackendUnavailable(f"The backend cuda cannot be used: {error}") from error
         try:
-            self.hopper = self._ask("has_hopper", self.device)
+            self._hopper = self._ask("has_hopper", self.device)
             self._relu_fprop(x, x)
             self.synchronize()
         except KernelError as error:
-            capability = cupy.cuda.Device(self.device).compute_capability
             capability += "a" if capability == "90" else ""  # what only a Hopper has as well
             raise BackendUnavailable(
                 f"GPU {self.device} cannot run the kernels of pyalexnet._cuda ({error}); {_BUILD} "
@@ -248,9 +249,11 @@ class _Captured:
             stream.begin_capture()
             try:
                 self._replay()
-            finally:
-                graph = stream.end_capture()
-        return graph
+            except BaseException:
+                with suppress(cupy.cuda.runtime.CUDARuntimeError):  # it tells nothing but that
+                    stream.end_capture()
+                raise
+            return stream.end_capture()
 
 
 class PinnedLane(Lane):
@@ -274,7 +277,8 @@ class PinnedLane(Lane):
     def __del__(self) -> None:
         # Page-locked memory goes back to its pool at once, whatever copies are still to read it.
         if hasattr(self, "host") and not sys.is_finalizing():
-            self.wait()
+            with suppress(KernelError), _current(self._device):
+                self._stream.synchronize()
 
     def wait(self) -> None:
         with _current(self._device):
