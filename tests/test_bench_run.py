@@ -7,7 +7,9 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -526,6 +528,43 @@ def test_costs_on_a_gpu(be: Any) -> None:
     assert len(told) == (5 if found.torch else 3)
     for costs in told:
         assert costs.host and costs.memory and (costs.kernels or not found.torch)
+
+
+class Profiler:
+    """torch.profiler, of a version that warns unless it is told to keep the events, or knows no
+    such thing.
+    """
+
+    class ProfilerActivity:
+        CUDA = "CUDA"
+
+    def __init__(self, keeps: bool) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.profile = self.keeping if keeps else self.plain
+
+    def keeping(self, *, activities: list[str], acc_events: bool = False) -> Any:
+        return self.begun(activities=activities, acc_events=acc_events)
+
+    def plain(self, *, activities: list[str]) -> Any:
+        return self.begun(activities=activities)
+
+    def begun(self, **told: Any) -> Any:
+        self.told.append(told)
+        return nullcontext(self)
+
+    def key_averages(self) -> list[Any]:
+        return [SimpleNamespace(self_device_time_total=micro) for micro in (1500.0, 250.0)]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_profiler_is_told_to_keep_its_events_where_it_can(keeps: bool) -> None:
+    profiler, done = Profiler(keeps), []
+    cuda = SimpleNamespace(synchronize=lambda: done.append("synchronize"))
+    torch = SimpleNamespace(profiler=profiler, cuda=cuda)
+    seconds = whole._kernel_seconds(torch, lambda: done.append("run"))
+    assert seconds == pytest.approx(1.75e-3)
+    assert done == ["run", "synchronize"]
+    assert profiler.told == [{"activities": ["CUDA"], **({"acc_events": True} if keeps else {})}]
 
 
 @pytest.mark.parametrize(
