@@ -38,8 +38,8 @@ MARKERS = {
     "orders": "can depend on the order of streams: in each of the stand-in's, on one GPU and two",
     "slow": "takes more than a few seconds; left out unless -m names it",
     "faults": "breaks something many times (make test-faults); left out unless -m names it",
-    "big": "too large for simcheck, which leaves it out, and for sim in more than two orders; slow "
-    "on the stand-in, where the host does for small arrays what it does for large ones",
+    "big": "too large for simcheck, which leaves it out, for sim in more than two orders, and for "
+    "the stand-in unless -m names it: the host does for small arrays what it does for large ones",
     "peer": "compares with PyTorch or onnxruntime; left out where they are missing, unless named",
 }
 
@@ -77,12 +77,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=deselected)
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    variant = variant_of(item)
-    if variant and variant.backend == STAND_IN and item.get_closest_marker("big"):
-        item.add_marker("slow")
-
-
 def runs_here(item: pytest.Item, named_markers: str) -> bool:
     """Whether this run is meant to hold, and can hold, this test."""
     variant = variant_of(item)
@@ -92,6 +86,8 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
     if backend in REQUIRED:
         refuse_to_lack(backend)
     if variant and not variant.takes_big and item.get_closest_marker("big"):
+        return False
+    if backend == STAND_IN and not on_stand_in(item, named_markers):
         return False
     for costly in ("slow", "faults"):
         if item.get_closest_marker(costly) and costly not in named_markers:
@@ -103,6 +99,13 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
     if item.get_closest_marker("gpu") and "gpu" not in named_markers:
         return missing("cuda") is None
     return True
+
+
+def on_stand_in(item: pytest.Item, named_markers: str) -> bool:
+    """Whether the stand-in for a GPU has something to tell: its kernels are those of sim."""
+    if item.get_closest_marker("slow") or item.get_closest_marker("peer"):
+        return False
+    return not item.get_closest_marker("big") or "big" in named_markers
 
 
 def refuse_to_lack(backend: str) -> None:

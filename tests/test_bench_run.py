@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import pyalexnet
+import stand_in
 from bench import (
     cases,
     ceilings,
@@ -30,6 +31,7 @@ from bench import (
     sanitizer,
     steps,
     tables,
+    unpooled,
     whole,
 )
 from bench.device import Gpu, Host
@@ -528,6 +530,18 @@ def test_costs_on_a_gpu(be: Any) -> None:
     assert len(told) == (5 if found.torch else 3)
     for costs in told:
         assert costs.host and costs.memory and (costs.kernels or not found.torch)
+
+
+def test_without_a_pool_every_array_has_memory_of_its_own() -> None:
+    """What the sanitizer's runs load; then the driver has back what nobody uses any more."""
+    with stand_in.installed(stand_in.Machine("lazy", 1)):
+        unpooled.pytest_configure()
+        device = Gpu()
+        before = device.memory()
+        kept = device.backend.empty((1000,))
+        assert before is not None and device.memory() == before + 4096
+        del kept
+        assert device.memory() == before
 
 
 class Profiler:

@@ -41,12 +41,14 @@ def side_of(cupy: Any) -> Any:
 
 
 def test_nothing_is_left_of_it() -> None:
-    before = {name: sys.modules.get(name) for name in ("cupy", "pyalexnet._cuda")}
-    module = sys.modules.get("pyalexnet.backends.cuda")
+    sys.modules.pop("bench.unpooled", None)
+    names = ("cupy", "cupy.cuda", "pyalexnet._cuda", "pyalexnet.backends.cuda")
+    before = {name: sys.modules.get(name) for name in names}
     with stand_in.installed(Machine("eager", 1)):
         assert pyalexnet.backend("cuda").name == "cuda"
+        other = importlib.import_module("bench.unpooled")
     assert {name: sys.modules.get(name) for name in before} == before
-    assert sys.modules.get("pyalexnet.backends.cuda") is module
+    assert sys.modules["bench.unpooled"] is other
     if before["cupy"] is None:
         with pytest.raises(BackendUnavailable):
             pyalexnet.backend("cuda")

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import pyalexnet
 from pyalexnet import backends
@@ -46,26 +45,31 @@ def installed(machine: Machine) -> Iterator[Machine]:
     extension = Extension(machine, cupy.library, cupy.cuda.Event)
     modules: dict[str, Any] = {**names, "pyalexnet._cuda": extension}
     with (
-        patch.dict(sys.modules, modules),
-        patch.object(pyalexnet, "_cuda", extension, create=True),
-        _attribute(backends, "cuda"),
+        _replaced(vars(pyalexnet), {"_cuda": extension}),
+        _replaced(vars(backends), {"cuda": None}),
+        _replaced(sys.modules, {**modules, _BACKEND: None}),
     ):
-        sys.modules.pop(_BACKEND, None)
         yield machine
         machine.end()
     assert not machine.faults, "; ".join(machine.faults)
 
 
 @contextmanager
-def _attribute(module: ModuleType, name: str) -> Iterator[None]:
-    """Leave an attribute as it was, or as missing as it was."""
-    had = vars(module).get(name)
+def _replaced(names: dict[str, Any], others: dict[str, Any]) -> Iterator[None]:
+    """Put others in the place of some names, or nothing (None); then they are as they were."""
+    before = {name: names.get(name) for name in others}
+
+    def put(values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            names.pop(name, None)
+            if value is not None:
+                names[name] = value
+
+    put(others)
     try:
         yield
     finally:
-        vars(module).pop(name, None)
-        if had is not None:
-            setattr(module, name, had)
+        put(before)
 
 
 def _cupy(machine: Machine) -> Any:
