@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -248,7 +249,10 @@ def _costs(device: Device, torch: Any, run: Run, memory: int | None) -> Costs:
 def kernel_times(torch: Any, run: Run) -> list[KernelTime]:
     """The kernels of one call, by PyTorch's profiler, which sees all of a process."""
     profiler = torch.profiler
-    with profiler.profile(activities=[profiler.ProfilerActivity.CUDA]) as profile:
+    known = inspect.signature(profiler.profile).parameters
+    # 2.11 warns of what it will forget at its first cycle's end, unless it is told to keep it.
+    kept = {"acc_events": True} if "acc_events" in known else {}
+    with profiler.profile(activities=[profiler.ProfilerActivity.CUDA], **kept) as profile:
         finish(run())
         torch.cuda.synchronize()
     return [

@@ -1,9 +1,10 @@
 """Which backends the tests run on, and what each marker leaves out.
 
 Every test that takes the fixture `be` runs on numpy, on sim in natural order and in three seeded
-orders, on simcheck and on cuda. What a run leaves out is deselected when it is collected, so that
-no skip hides among the passes, and the report's header says which backends run and why the others
-do not.
+orders, on simcheck, on cuda, and on cuda with a stand-in for the GPU; where the order of streams
+can matter (marker orders), in each of twelve orders of it. What a run leaves out is deselected when
+it is collected, so that no skip hides among the passes, and the report's header says which backends
+run and why the others do not.
 """
 
 from __future__ import annotations
@@ -18,14 +19,27 @@ from typing import Any
 
 import pytest
 
-from variants import EVERY, REQUIRED, SELECTION, Variant, missing, selected
+from variants import (
+    EVERY,
+    EVERY_IN_EVERY_ORDER,
+    KNOWN,
+    REQUIRED,
+    SELECTION,
+    STAND_IN,
+    Variant,
+    missing,
+    selected,
+)
 
 MARKERS = {
     "gpu": "needs an NVIDIA GPU; left out where there is none, unless -m names it",
     "two_gpus": "needs two NVIDIA GPUs; left out where there are fewer, unless -m names it",
+    "stand_in": "runs the backend cuda on made-up GPUs (tests/stand_in)",
+    "orders": "can depend on the order of streams: in each of the stand-in's, on one GPU and two",
     "slow": "takes more than a few seconds; left out unless -m names it",
     "faults": "breaks something many times (make test-faults); left out unless -m names it",
-    "big": "too large for simcheck, which leaves it out, and for sim in more than two orders",
+    "big": "too large for simcheck, which leaves it out, for sim in more than two orders, and for "
+    "the stand-in unless -m names it: the host does for small arrays what it does for large ones",
     "peer": "compares with PyTorch or onnxruntime; left out where they are missing, unless named",
 }
 
@@ -43,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> str:
     runs, left_out = [], []
-    for name in (*REQUIRED, "cuda"):
+    for name in KNOWN:
         if name not in selected():
             left_out.append(f"{name}: not in {SELECTION}")
         elif reason := missing(name):
@@ -73,6 +87,8 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
         refuse_to_lack(backend)
     if variant and not variant.takes_big and item.get_closest_marker("big"):
         return False
+    if backend == STAND_IN and not on_stand_in(item, named_markers):
+        return False
     for costly in ("slow", "faults"):
         if item.get_closest_marker(costly) and costly not in named_markers:
             return False
@@ -83,6 +99,13 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
     if item.get_closest_marker("gpu") and "gpu" not in named_markers:
         return missing("cuda") is None
     return True
+
+
+def on_stand_in(item: pytest.Item, named_markers: str) -> bool:
+    """Whether the stand-in for a GPU has something to tell: its kernels are those of sim."""
+    if item.get_closest_marker("slow") or item.get_closest_marker("peer"):
+        return False
+    return not item.get_closest_marker("big") or "big" in named_markers
 
 
 def refuse_to_lack(backend: str) -> None:
@@ -169,13 +192,20 @@ def full() -> Iterator[int]:
     os.close(descriptor)
 
 
-@pytest.fixture(params=EVERY)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What `be` is where a test does not say so itself."""
+    said = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "be" in metafunc.fixturenames and "be" not in said:
+        orders = metafunc.definition.get_closest_marker("orders")
+        metafunc.parametrize("be", EVERY_IN_EVERY_ORDER if orders else EVERY, indirect=True)
+
+
+@pytest.fixture
 def be(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The backend under test."""
     variant: Variant = request.param
-    backend = variant.open()
-    yield backend
-    variant.close(backend)
+    with variant.opened() as backend:
+        yield backend
 
 
 @pytest.fixture(scope="session")

@@ -186,3 +186,71 @@ def test_no_name_says_nothing() -> None:
     folders = [KERNELS, BINDINGS, PACKAGE, ROOT / "tests", ROOT / "bench"]
     paths = [path for folder in folders for path in folder.rglob("*")]
     assert not {path for path in paths if path.stem in empty}
+
+
+# ---------------------------------------------------------------------- state
+
+
+@cache
+def classes() -> dict[str, ast.ClassDef]:
+    """The package's classes by name."""
+    trees = [ast.parse(file.read_text()) for file in MODULES]
+    return {
+        node.name: node
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def attributes_set(code: ast.AST) -> set[str]:
+    """Attributes of `self` that a method gives a value."""
+    return {
+        node.attr
+        for node in ast.walk(code)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value) == "self"
+    }
+
+
+def line_of(name: str) -> list[ast.ClassDef]:
+    """A class of the package, and those of the package that it derives from."""
+    if name not in classes():
+        return []
+    bases = [ast.unparse(base).partition("[")[0] for base in classes()[name].bases]
+    return [classes()[name], *(one for base in bases for one in line_of(base))]
+
+
+def from_the_first(name: str) -> set[str]:
+    """Attributes that an object has once it is made: by `__init__`, what that calls, the class."""
+    methods: dict[str, list[ast.FunctionDef]] = {}
+    found: set[str] = set()
+    for part in line_of(name):
+        for node in part.body:
+            if isinstance(node, ast.FunctionDef):
+                methods.setdefault(node.name, []).append(node)
+                found.add(node.name)
+            elif isinstance(node, ast.AnnAssign):
+                found.add(ast.unparse(node.target))
+    left, seen = ["__init__", "__enter__"], set()
+    while left:
+        name = left.pop()
+        if name not in seen:
+            seen.add(name)
+            for method in methods.get(name, []):
+                found |= attributes_set(method)
+                left += re.findall(r"self\.(\w+)", ast.unparse(method))
+    return found
+
+
+def test_an_object_has_all_its_state_from_the_first() -> None:
+    """None that a method makes and another reads, which may come first."""
+    late = {
+        f"{name}.{attribute}, set by {method.name}"
+        for name, node in classes().items()
+        for method in node.body
+        if isinstance(method, ast.FunctionDef)
+        for attribute in attributes_set(method) - from_the_first(name)
+    }
+    assert not late

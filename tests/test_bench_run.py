@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import pyalexnet
+import stand_in
 from bench import (
     cards,
     cases,
@@ -29,6 +31,7 @@ from bench import (
     record,
     steps,
     tables,
+    unpooled,
     whole,
 )
 from bench.device import Gpu, Host
@@ -37,6 +40,7 @@ from bench.peers.torch_steps import COMPILED, Form, TorchStep
 from bench.results import (
     Ceiling,
     Costs,
+    KernelTime,
     OperationRow,
     PeerTime,
     Results,
@@ -54,8 +58,10 @@ from pyalexnet.classes import Classes
 from pyalexnet.data import Dataset, Split
 from pyalexnet.layers import Conv, Linear, RNorm
 from pyalexnet.plan import PRECISIONS
+from variants import CUDA, parameters
 
 NOBODY = Peers(None, None, {"torch": "not installed", "jax": "not installed"})
+ON_GPU = pytest.mark.parametrize("be", parameters(CUDA), indirect=True)
 TINY = nets.get("alexnet-tiny")(input_shape=(12, 12, 3), dropout=0)
 ABOUT = {"date": "2012-12-03T10:00:00+00:00", "commit": "abc", "device": "GPU of a Test (TM) 580"}
 
@@ -575,8 +581,8 @@ def test_batches_from_the_host() -> None:
 # ----------------------------------------------------------------------------- the GPU's checks
 
 
-@pytest.mark.gpu
-def test_a_captured_call_is_the_call() -> None:
+@ON_GPU
+def test_a_captured_call_is_the_call(be: Any) -> None:
     device = Gpu()
     case = next(case for case in cases.of(nets.get("alexnet-tiny")(), 5) if "fc5 f" in case.name)
     call = gate.Call(device.backend, case, case.arrays())
@@ -588,17 +594,20 @@ def test_a_captured_call_is_the_call() -> None:
     assert held.tobytes() == right[0].tobytes()
 
 
-@pytest.mark.gpu
-def test_the_gpus_form_on_one_operation() -> None:
-    form = dataclasses.replace(forms.gpu()["operations"], loops=(), sizes=(256,), copied=2**20)
+@ON_GPU
+def test_the_gpus_form_on_one_operation(be: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.device._FLUSH_BYTES", 2**20)
+    small = (steps.StepCase(TINY, "tiny", 8),)
+    operations = forms.gpu()["operations"]
+    form = dataclasses.replace(operations, operations=small, loops=(), sizes=(256,), copied=2**20)
     made, device = Results("GPU", "test", {}), Gpu()
-    forms.run(form, device, peers.find(device.torch), made, "fc8 fprop", None, lambda line: None)
+    forms.run(form, device, peers.find(device.torch), made, "fc5 fprop", None, lambda line: None)
     assert [row.failed for row in made.operations] == [None] * 2  # in two precisions
     assert all(row.ours and row.ours.samples >= 20 for row in made.operations)
 
 
-@pytest.mark.gpu
-def test_costs_on_a_gpu() -> None:
+@ON_GPU
+def test_costs_on_a_gpu(be: Any) -> None:
     """Ours in every way, and PyTorch's in both modes where it is installed."""
     device = Gpu()
     case, modes = steps.StepCase(TINY, "tiny", 4), {"fp32": ("eager", "graph")}
@@ -611,3 +620,56 @@ def test_costs_on_a_gpu() -> None:
     assert len(told) == (5 if found.torch else 3)
     for costs in told:
         assert costs.host and costs.memory and (costs.kernels or not found.torch)
+
+
+def test_without_a_pool_every_array_has_memory_of_its_own() -> None:
+    """What the sanitizer's runs load; then the driver has back what nobody uses any more."""
+    with stand_in.installed(stand_in.Machine("lazy", 1)):
+        unpooled.pytest_configure()
+        device = Gpu()
+        before = device.memory()
+        kept = device.backend.empty((1000,))
+        assert before is not None and device.memory() == before + 4096
+        del kept
+        assert device.memory() == before
+
+
+class Profiler:
+    """torch.profiler, of a version that warns unless it is told to keep the events, or knows no
+    such thing.
+    """
+
+    class ProfilerActivity:
+        CUDA = "CUDA"
+
+    def __init__(self, keeps: bool) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.profile = self.keeping if keeps else self.plain
+
+    def keeping(self, *, activities: list[str], acc_events: bool = False) -> Any:
+        return self.begun(activities=activities, acc_events=acc_events)
+
+    def plain(self, *, activities: list[str]) -> Any:
+        return self.begun(activities=activities)
+
+    def begun(self, **told: Any) -> Any:
+        self.told.append(told)
+        return nullcontext(self)
+
+    def key_averages(self) -> list[Any]:
+        times = {"conv": 1500.0, "pool": 250.0, "copy": 0.0}
+        return [
+            SimpleNamespace(key=key, count=2, self_device_time_total=micro)
+            for key, micro in times.items()
+        ]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_profiler_is_told_to_keep_its_events_where_it_can(keeps: bool) -> None:
+    profiler, done = Profiler(keeps), []
+    cuda = SimpleNamespace(synchronize=lambda: done.append("synchronize"))
+    torch = SimpleNamespace(profiler=profiler, cuda=cuda)
+    found = whole.kernel_times(torch, lambda: done.append("run"))
+    assert found == [KernelTime("conv", 2, 1.5e-3), KernelTime("pool", 2, 2.5e-4)]
+    assert done == ["run", "synchronize"]
+    assert profiler.told == [{"activities": ["CUDA"], **({"acc_events": True} if keeps else {})}]

@@ -13,7 +13,7 @@ from oracle import double
 from samples import normal
 from tolerance import assert_close, assert_same, same_bits
 from trial import run
-from variants import NUMPY, SIM, SIMCHECK, parameters
+from variants import NUMPY, SIM, SIMCHECK, on_two_gpus, parameters
 
 LEADS = [(2, 3, 5), (4,), (), (1, 1, 1)]
 WIDTHS = [(6,), (3, 5), (4, 1, 7), (1, 1), (130, 70), (4, 8)]
@@ -69,10 +69,9 @@ def test_between_two_devices(be: Any) -> None:
     between(be, pyalexnet.backend(be.name, device=1))
 
 
-@pytest.mark.gpu
-@pytest.mark.two_gpus
-def test_between_two_gpus() -> None:
-    between(pyalexnet.backend("cuda"), pyalexnet.backend("cuda", device=1))
+@pytest.mark.parametrize("be", on_two_gpus(), indirect=True)
+def test_between_two_gpus(be: Any) -> None:
+    between(be, pyalexnet.backend(be.name, device=1))
 
 
 def between(first: Any, second: Any) -> None:

@@ -10,11 +10,13 @@ import pytest
 from pyalexnet.errors import ArgumentError
 from samples import normal
 from tolerance import same_bits
-from variants import CUDA, NUMPY, ONE_ORDER, parameters
+from variants import CUDA, NUMPY, ONE_ORDER, in_every_order, parameters
 
 ON_HOST = pytest.mark.parametrize("be", ONE_ORDER[:2], indirect=True)
 ON_NUMPY = pytest.mark.parametrize("be", parameters(NUMPY), indirect=True)
-ON_GPU = pytest.mark.parametrize("be", parameters(CUDA), indirect=True)
+ON_GPU = pytest.mark.parametrize("be", in_every_order(CUDA), indirect=True)
+
+pytestmark = pytest.mark.orders
 
 
 class ByDLPack:
@@ -161,7 +163,8 @@ def test_torch_shares_the_memory(be: Any, torch: Any) -> None:
 
 
 @pytest.mark.peer
-@ON_GPU
+@pytest.mark.gpu
+@pytest.mark.parametrize("be", parameters(CUDA)[:1], indirect=True)
 def test_torch_on_the_gpu(be: Any, torch: Any) -> None:
     x = normal(3, 4)
     assert_usable(be, be.asarray(torch.from_numpy(x).cuda()), x)

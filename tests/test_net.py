@@ -30,7 +30,10 @@ from pyalexnet.recipe import Rate, Recipe
 from pyalexnet.sgd import SGD
 from samples import classes, normal
 from tolerance import same_bits
-from variants import NUMPY, ONE_ORDER, SIM, parameters
+from variants import CUDA, NUMPY, ONE_ORDER, SIM, in_every_order, parameters
+
+pytestmark = pytest.mark.orders
+ANYWHERE = in_every_order(NUMPY, SIM, CUDA)
 
 RECIPE = Recipe(epochs=1, batch_size=4, momentum=0.9, rate=Rate(0.01, 0.02, 5e-4))
 SEED = 2012
@@ -195,7 +198,7 @@ def test_twenty_steps_equal_those_on_numpy(be: Any) -> None:
     np.testing.assert_allclose(losses(Net(spec, be), 20, 8, size=60), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+@pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_two_runs_are_bitwise_equal(be: Any) -> None:
     first, second = Net(EVERY_LAYER, be, 3), Net(EVERY_LAYER, be, 3)
     assert losses(first, 5, 4) == losses(second, 5, 4)
@@ -245,7 +248,7 @@ def test_a_batch_is_the_mean_of_its_images(be: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+@pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_results_are_the_callers(be: Any) -> None:
     """Logits, loss and gradients stay when the net goes on; `out` is written on request only."""
     net = Net(EVERY_LAYER, be, SEED)
@@ -296,7 +299,7 @@ def test_nobody_computes_the_gradient_of_the_images(monkeypatch: pytest.MonkeyPa
     assert list(grads) == ["conv.w", "conv.b", "fc.w", "fc.b"]
 
 
-@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+@pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_one_device_has_one_part(be: Any) -> None:
     """What is written part by part for any number of devices works on this one, without copies."""
     net = Net(EVERY_LAYER, be, SEED)

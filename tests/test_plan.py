@@ -21,7 +21,10 @@ from pyalexnet.sgd import SGD
 from samples import normal
 from test_net import EVERY_LAYER, RECIPE, SEED, STEP, assert_near, batch, exact, host
 from tolerance import same_bits
-from variants import NUMPY, ONE_ORDER, SIM, SIM_SEEDED, SIMCHECK, parameters
+from variants import CUDA, NUMPY, SIM, SIM_SEEDED, SIMCHECK, in_every_order, parameters
+
+pytestmark = pytest.mark.orders
+ANYWHERE = in_every_order(NUMPY, SIM, CUDA)
 
 # Everything that is fused, with both orders of ReLU and pool, both rules of dropout, groups, and
 # sizes that fill no tile: 8 channels to a group, as tensor cores want them, but in conv3's 4.
@@ -276,7 +279,7 @@ def test_the_fused_update_is_that_of_the_gradients(
         assert all(same_bits(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+@pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_what_is_replaced_counts_in_the_very_next_step(be: Any) -> None:
     """A recipe's rates, momentum or decay, and the buffers; in the middle of a fused run."""
     changes: tuple[Callable[[SGD], None], ...] = (
@@ -352,7 +355,7 @@ def test_it_learns(be: Any, precision: plan.Precision) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+@pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_converted_images_are_read_in_place(be: Any) -> None:
     net = PlannedNet(FUSIBLE, be, SEED, precision="bf16")
     x, labels = batch(FUSIBLE, IMAGES)
@@ -371,7 +374,7 @@ def test_converted_images_are_read_in_place(be: Any) -> None:
     assert same_bits(be.to_numpy(net.forward(images)), be.to_numpy(net.forward(x)))
 
 
-@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+@pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_results_survive_the_next_pass(be: Any) -> None:
     net = PlannedNet(FUSIBLE, be, SEED)
     seen = []

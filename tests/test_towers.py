@@ -31,11 +31,12 @@ from pyalexnet.sgd import SGD
 from pyalexnet.towers import Towers
 from samples import classes, normal
 from tolerance import SUM, UNIT, same_bits
-from variants import NUMPY, ONE_ORDER, SIM, SIMCHECK, parameters
+from variants import CUDA, NUMPY, ONE_ORDER, SIM, SIMCHECK, in_every_order, on_two_gpus, parameters
 
 RECIPE = Recipe(epochs=1, batch_size=4, momentum=0.9, rate=Rate(0.01, 0.02, 5e-4))
 SEED, STEP = 2012, 7
 HOSTS = parameters(NUMPY, SIM, SIMCHECK)
+ANYWHERE = in_every_order(NUMPY, SIM, CUDA)
 DEVICES = pytest.mark.parametrize("devices", [(0, 0), (0, 1)], ids=["one device", "two devices"])
 
 
@@ -204,25 +205,37 @@ def test_sums_that_are_split_otherwise_for_half_a_layer(be: Any, groups: int) ->
     check_against_one_device(*both(be, spec_of("split", (1, 2, 2), *layers)), images=3)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("spec", [*SMALL, *ALEXNETS], ids=named)
-def test_both_towers_on_one_gpu(spec: NetSpec) -> None:
-    check_against_one_device(*both(pyalexnet.backend("cuda"), spec), images=3)
+@pytest.mark.parametrize("be", in_every_order(CUDA), indirect=True)
+@pytest.mark.parametrize("spec", SMALL, ids=named)
+def test_both_towers_on_one_gpu(be: Any, spec: NetSpec) -> None:
+    check_against_one_device(*both(be, spec), images=3)
 
 
-@pytest.mark.gpu
-@pytest.mark.two_gpus
-@pytest.mark.parametrize("spec", [*SMALL, *ALEXNETS], ids=named)
-def test_two_gpus(spec: NetSpec) -> None:
-    check_against_one_device(*both(pyalexnet.backend("cuda"), spec, (0, 1)), images=3)
+@pytest.mark.parametrize("be", on_two_gpus(), indirect=True)
+@pytest.mark.parametrize("spec", SMALL, ids=named)
+def test_two_gpus(be: Any, spec: NetSpec) -> None:
+    check_against_one_device(*both(be, spec, (0, 1)), images=3)
 
 
-@pytest.mark.gpu
-@pytest.mark.two_gpus
-def test_towers_begin_on_the_second_gpu() -> None:
+@pytest.mark.big
+@pytest.mark.parametrize("be", parameters(CUDA), indirect=True)
+@pytest.mark.parametrize("spec", ALEXNETS, ids=named)
+def test_alexnets_on_one_gpu(be: Any, spec: NetSpec) -> None:
+    check_against_one_device(*both(be, spec), images=3)
+
+
+@pytest.mark.big
+@pytest.mark.parametrize("be", on_two_gpus("side"), indirect=True)
+@pytest.mark.parametrize("spec", ALEXNETS, ids=named)
+def test_alexnets_on_two_gpus(be: Any, spec: NetSpec) -> None:
+    check_against_one_device(*both(be, spec, (0, 1)), images=3)
+
+
+@pytest.mark.parametrize("be", on_two_gpus(), indirect=True)
+def test_towers_begin_on_the_second_gpu(be: Any) -> None:
     """Logits and losses lie on tower 0's device, which need not be the current one."""
     spec = divisible(EVERY_LAYER)
-    one, two = Net(spec, "cuda", SEED), Towers(spec, "cuda", SEED, devices=(1, 0))
+    one, two = Net(spec, be, SEED), Towers(spec, be.name, SEED, devices=(1, 0))
     x, labels = batch(spec, 3)
     assert same_bits(two.backend.to_numpy(two.forward(x)), one.backend.to_numpy(one.forward(x)))
     assert two.forward(x).device.id == 1
@@ -260,7 +273,7 @@ def test_learning_equals_that_on_one_device(be: Any, devices: tuple[int, int]) -
         assert_near(actual - before[name], w - before[name], steps * 40)
 
 
-@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+@pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_two_runs_are_bitwise_equal(be: Any) -> None:
     first, second = (Towers(divisible(EVERY_LAYER), (be, be), SEED) for _ in range(2))
     assert train(first, 3) == train(second, 3)

@@ -26,10 +26,14 @@ def run(be: Any, op: str, *inputs: Any, **parameters: Any) -> tuple[Array, ...]:
         be: the backend.
         op: the op's name.
         inputs: NumPy arrays, lists of them, or None, in the op's order.
-        parameters: its keyword arguments.
+        parameters: its keyword arguments; NumPy arrays go to the device as the inputs do.
     """
     method = getattr(be, op)
     placed = [place(be, one) for one in inputs]
+    parameters = {
+        name: place(be, one) if isinstance(one, np.ndarray) else one
+        for name, one in parameters.items()
+    }
     first = [be.to_numpy(y) for y in as_tuple(method(*placed, **parameters))]
 
     buffers = tuple(be.asarray(garbage(y)) for y in first)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,21 +12,33 @@ from typing import Any
 import pytest
 
 import pyalexnet
+import stand_in
 from pyalexnet.backends import why_unavailable
 
 # Without these a run would prove little, so that losing one is an error and not a shorter report.
 REQUIRED = ("numpy", "sim", "simcheck")
+STAND_IN = "stand-in"
+KNOWN = (*REQUIRED, STAND_IN, "cuda")
 SELECTION = "PYALEXNET_TEST_BACKENDS"
+EVERY_ORDER = "PYALEXNET_TEST_EVERY_ORDER"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A backend, and on sim the seed of the order in which its threads run (0: natural)."""
+    """A backend, or what stands in for a GPU below the backend cuda.
+
+    schedule: on sim, the seed of the order in which its threads run (0: natural).
+    order, gpus: of the stand-in, how unordered work runs, and how many GPUs there are.
+    """
 
     backend: str
     schedule: int = 0
+    order: str = ""
+    gpus: int = 0
 
     def __str__(self) -> str:
+        if self.backend == STAND_IN:
+            return f"{STAND_IN}-{self.order}" + (f"-{self.gpus}" if self.gpus > 1 else "")
         return f"{self.backend}-seed{self.schedule}" if self.schedule else self.backend
 
     @property
@@ -32,15 +46,17 @@ class Variant:
         """Whether tests marked big run on it: of sim's seeded orders in the first alone."""
         return self.backend != "simcheck" and self.schedule < 2
 
-    def open(self) -> Any:
-        """The backend, in this schedule."""
+    @contextmanager
+    def opened(self) -> Iterator[Any]:
+        """The backend, in this schedule or order; afterwards all is as it was."""
+        if self.backend == STAND_IN:
+            with stand_in.installed(stand_in.Machine(self.order, self.gpus)):
+                yield pyalexnet.backend("cuda")
+            return
         backend: Any = pyalexnet.backend(self.backend)
         if self.backend == "sim":
             backend.set_schedule(self.schedule)
-        return backend
-
-    def close(self, backend: Any) -> None:
-        """Leave the emulation in natural order for whoever comes next."""
+        yield backend
         if self.backend == "sim":
             backend.set_schedule(0)
 
@@ -50,33 +66,60 @@ SIM = Variant("sim")
 SIM_SEEDED = tuple(Variant("sim", seed) for seed in (1, 2, 3))
 SIMCHECK = Variant("simcheck")
 CUDA = Variant("cuda")
+# Where the order of streams can matter, all of these run: the tests marked orders.
+ORDERS = (
+    *(Variant(STAND_IN, 0, order, gpus=1) for order in stand_in.ORDERS),
+    *(Variant(STAND_IN, 0, order, gpus=2) for order in stand_in.ORDERS_OF_TWO),
+)
+SIDE = Variant(STAND_IN, 0, "side", 1)  # elsewhere: every kernel as late as it can be
 
 
 def parameters(*variants: Variant) -> list[Any]:
-    """The variants as parameters of the fixture `be`, those on a GPU under its marker."""
-    return [
-        pytest.param(v, id=str(v), marks=[pytest.mark.gpu] if v.backend == "cuda" else [])
-        for v in variants
-    ]
+    """The variants as parameters of the fixture `be`; with a GPU, what stands in for it."""
+    made = []
+    for variant in variants:
+        made += [_parameter(variant)]
+        if variant == CUDA:
+            made += [_parameter(one) for one in (ORDERS if os.environ.get(EVERY_ORDER) else [SIDE])]
+    return made
+
+
+def _parameter(variant: Variant, *more: pytest.MarkDecorator) -> Any:
+    markers = {"cuda": [pytest.mark.gpu], STAND_IN: [pytest.mark.stand_in]}
+    return pytest.param(variant, id=str(variant), marks=[*markers.get(variant.backend, []), *more])
+
+
+def in_every_order(*variants: Variant) -> list[Any]:
+    """The same, with a GPU in each of the stand-in's orders."""
+    kept = [one for one in parameters(*variants) if one.values[0].backend != STAND_IN]
+    return [*kept, *map(_parameter, ORDERS)]
+
+
+def on_two_gpus(*orders: str) -> list[Any]:
+    """Two GPUs, or made-up ones in these orders; in all, where none is named."""
+    wanted = orders or stand_in.ORDERS_OF_TWO
+    chosen = [one for one in ORDERS if one.gpus == 2 and one.order in wanted]
+    return [_parameter(CUDA, pytest.mark.two_gpus), *map(_parameter, chosen)]
 
 
 EVERY = parameters(NUMPY, SIM, *SIM_SEEDED, SIMCHECK, CUDA)
+EVERY_IN_EVERY_ORDER = in_every_order(NUMPY, SIM, *SIM_SEEDED, SIMCHECK, CUDA)
 # For what takes seconds in each order of the emulation, or is about arguments and not kernels.
 ONE_ORDER = parameters(NUMPY, SIM, CUDA)
 EMULATED = parameters(SIM)
 
 
 def selected() -> tuple[str, ...]:
-    """Names in PYALEXNET_TEST_BACKENDS (separated by commas), else every required one and cuda."""
+    """Names in PYALEXNET_TEST_BACKENDS (separated by commas), else all that tests run on."""
     named = os.environ.get(SELECTION, "")
     names = tuple(name.strip() for name in named.split(",") if name.strip())
-    unknown = set(names) - {*REQUIRED, "cuda"}
+    unknown = set(names) - {*KNOWN}
     if unknown:
         raise pytest.UsageError(f"{SELECTION} names {sorted(unknown)}, which no test runs on.")
-    return names or (*REQUIRED, "cuda")
+    return names or KNOWN
 
 
 @cache
 def missing(name: str) -> str | None:
     """Why tests on this backend cannot run here, or None."""
-    return why_unavailable(name)
+    return why_unavailable("sim" if name == STAND_IN else name)

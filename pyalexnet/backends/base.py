@@ -84,16 +84,13 @@ class Backend(ABC):
     def synchronize(self) -> None:
         """Wait until everything asked of the device so far is done."""
 
-    @abstractmethod
-    def workspace(self, nbytes: int) -> Array | None:
-        """Scratch of at least `nbytes` bytes (1-D uint8), the same for every caller; None for 0."""
-
     def assign(self, x: Array, values: Any) -> None:
         """Write `values`, of the host or any device, into `x`, an array of this device.
 
-        They have its shape; their type is converted.
+        They have its shape; their type is converted. Values of the host have been read when it
+        returns, and may be changed.
         """
-        x[...] = self.asarray(values)
+        x[...] = self.asarray(values, x.dtype)
 
     def same_memory(self, x: Array, other: Array) -> bool:
         """Whether two C-contiguous arrays of this device are one: type, shape and place."""

@@ -6,8 +6,9 @@ Operations go to CuPy's current stream of the device, in the calling thread, and
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,9 +42,11 @@ class CudaBackend(KernelBackend):
     """A GPU. Its arrays are cupy.ndarray.
 
     Between two GPUs, kernels read the other's memory directly where the machine allows it (NVLink,
-    or PCIe with peer access), else a copy that the driver may lead through the host. Either way the
-    order is kept by events: what the other GPU's current stream has been given before is done
-    before the data are read, and what it is given afterwards comes after.
+    or PCIe with peer access) and cudaMalloc gave the memory, as it does to CuPy's default pool;
+    peer access opens neither stream-ordered pools (`cupy.cuda.MemoryAsyncPool`) nor mapped memory.
+    Else they read a copy that the driver may lead through the host. Either way the order is kept
+    by events: what the other GPU's current stream has been given before is done before the data
+    are read, and what it is given afterwards comes after.
     """
 
     name = "cuda"
@@ -58,23 +61,23 @@ class CudaBackend(KernelBackend):
                 f"{self.name}: device is {device}; this machine shows {count} "
                 f"GPU{'s' if count > 1 else ''}, so 0 to {count - 1} was expected."
             )
-        self._arenas: dict[tuple[int, bool], Array] = {}
-        self._direct = {self.device: True}
+        self._direct: dict[int, bool] = {}
         self._side: Any = None  # a stream, once there is something to run on it
-        self.hopper = self._ext.has_hopper(self.device)
         self._try_a_kernel()
 
     def _try_a_kernel(self) -> None:
         """Refuse a GPU that cannot be used, or that the extension module was not built for."""
         try:
+            with _current(self.device) as device:
+                capability = device.compute_capability
             x = self.zeros((1,))
-        except KernelError as error:
+        except (KernelError, MemoryError) as error:
             raise BackendUnavailable(f"The backend cuda cannot be used: {error}") from error
         try:
+            self._hopper = self._ask("has_hopper", self.device)
             self._relu_fprop(x, x)
             self.synchronize()
         except KernelError as error:
-            capability = cupy.cuda.Device(self.device).compute_capability
             capability += "a" if capability == "90" else ""  # what only a Hopper has as well
             raise BackendUnavailable(
                 f"GPU {self.device} cannot run the kernels of pyalexnet._cuda ({error}); {_BUILD} "
@@ -89,8 +92,7 @@ class CudaBackend(KernelBackend):
             if not isinstance(x, cupy.ndarray):
                 return cupy.asarray(np.asarray(x, dtype=dtype, order="C"))
             if not self._lies_here(x):
-                with self._after_and_before({x.device.id}):
-                    x = self._copied(x)
+                x = self._copied(x)
             return cupy.asarray(x, dtype=dtype, order="C")
 
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
@@ -112,24 +114,11 @@ class CudaBackend(KernelBackend):
 
     def assign(self, x: Array, values: Any) -> None:
         with _current(self.device):
-            if isinstance(values, np.ndarray):
-                x.set(np.ascontiguousarray(values, x.dtype))
-            else:
-                x[...] = self.asarray(values)
+            super().assign(x, values)
 
     def synchronize(self) -> None:
         with _current(self.device) as device:
             device.synchronize()
-
-    def workspace(self, nbytes: int) -> Array | None:
-        """As the base class has it, but one for each stream: streams do not wait for each other."""
-        if nbytes == 0:
-            return None
-        place = (self._stream(), self._aside)
-        arena = self._arenas.get(place)
-        if arena is None or arena.size < nbytes:
-            arena = self._arenas[place] = self.empty((nbytes,), np.uint8)
-        return arena
 
     def lane(self, shape: Shape, dtype: Any = np.uint8) -> Lane:
         return PinnedLane(self, shape, dtype)
@@ -151,7 +140,7 @@ class CudaBackend(KernelBackend):
     def _run(self, op: str, *arguments: Any) -> None:
         # The extension module has a CUDA runtime of its own, which may change the thread's current
         # device under CuPy's; leaving the context puts that right.
-        with cupy.cuda.Device(self.device):
+        with _current(self.device):
             super()._run(op, *arguments)
 
     def record(self, work: Callable[[], None], *, graph: bool = True) -> Callable[[], None]:
@@ -159,7 +148,7 @@ class CudaBackend(KernelBackend):
         return _Captured(self.device, replay) if graph else replay
 
     def _replay(self, recording: Any) -> None:
-        with cupy.cuda.Device(self.device):
+        with _current(self.device):
             super()._replay(recording)
 
     def _beside(self) -> int:
@@ -171,34 +160,42 @@ class CudaBackend(KernelBackend):
 
     @contextmanager
     def _readable(self, arrays: Sequence[Array]) -> Iterator[list[Array]]:
-        peers = {array.device.id for array in arrays} - {self.device}
-        with _current(self.device), self._after_and_before(peers):
-            yield [x if self._reads(x.device.id) else self._copied(x) for x in arrays]
+        with _current(self.device):
+            near = [x if self._reads(x) else self._copied(x) for x in arrays]
+            peers = {x.device.id for x in near} - {self.device}
+            with self._after_and_before(peers):
+                yield near
 
-    def _reads(self, device: int) -> bool:
-        """Whether kernels of this GPU can read memory of `device`; the first call lets them."""
+    def _reads(self, x: Array) -> bool:
+        """Whether kernels of this GPU can read `x`; the first call for its GPU lets them."""
+        device = x.device.id
+        if device == self.device:
+            return True
+        if not _from_malloc(x):
+            return False
         if device not in self._direct:
-            self._direct[device] = self._ext.peer_access_possible(self.device, device)
+            self._direct[device] = self._ask("peer_access_possible", self.device, device)
             if self._direct[device]:
-                self._ext.enable_peers(self.device, device)
+                self._ask("enable_peers", self.device, device)
         return self._direct[device]
 
     def _copied(self, x: Array) -> Array:
-        """A copy on this GPU of an array of another, in the order of this GPU's stream.
+        """A copy on this GPU of an array of another, in the order of both GPUs' streams.
 
-        To be called where this device is current, inside `_after_and_before`.
+        To be called where this device is current.
         """
         with cupy.cuda.Device(x.device.id):
-            source = cupy.ascontiguousarray(x)
-        own = self.empty(source.shape, source.dtype)
-        cupy.cuda.runtime.memcpyPeerAsync(
-            self._address(own),
-            self.device,
-            self._address(source),
-            source.device.id,
-            source.nbytes,
-            self._stream(),
-        )
+            packed = cupy.ascontiguousarray(x)  # on the other's stream, which may use it again
+        own = self.empty(x.shape, x.dtype)
+        with self._after_and_before({x.device.id}):
+            cupy.cuda.runtime.memcpyPeerAsync(
+                self._address(own),
+                self.device,
+                self._address(packed),
+                x.device.id,
+                packed.nbytes,
+                self._stream(),
+            )
         return own
 
     @contextmanager
@@ -252,16 +249,18 @@ class _Captured:
             stream.begin_capture()
             try:
                 self._replay()
-            finally:
-                graph = stream.end_capture()
-        return graph
+            except BaseException:
+                with suppress(cupy.cuda.runtime.CUDARuntimeError):  # it tells nothing but that
+                    stream.end_capture()
+                raise
+            return stream.end_capture()
 
 
 class PinnedLane(Lane):
     """A lane through page-locked memory, copied on a stream of its own beside the kernels.
 
     The copy waits only for what read the lane's array in its turn before, not for the step that the
-    device is working on.
+    device is working on; the first, for what the memory was used for before it was the lane's.
     """
 
     def __init__(self, backend: CudaBackend, shape: Shape, dtype: Any) -> None:
@@ -269,10 +268,17 @@ class PinnedLane(Lane):
         count = math.prod(shape)
         with _current(self._device):
             pinned = cupy.cuda.alloc_pinned_memory(count * np.dtype(dtype).itemsize)
+            self._array = backend.empty(shape, dtype)
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._copied, self._read = _event(), _event()
+            self._read.record(cupy.cuda.get_current_stream(self._device))
         self.host = np.frombuffer(pinned, dtype, count).reshape(shape)
-        self._array = backend.empty(shape, dtype)
+
+    def __del__(self) -> None:
+        # Page-locked memory goes back to its pool at once, whatever copies are still to read it.
+        if hasattr(self, "host") and not sys.is_finalizing():
+            with suppress(KernelError), _current(self._device):
+                self._stream.synchronize()
 
     def wait(self) -> None:
         with _current(self._device):
@@ -290,6 +296,12 @@ class PinnedLane(Lane):
     def sent(self) -> None:
         with _current(self._device):
             self._read.record(cupy.cuda.get_current_stream(self._device))
+
+
+def _from_malloc(x: Array) -> bool:
+    """Whether cudaMalloc gave the memory of `x`, directly or to a pool of CuPy's."""
+    memory = x.data.mem
+    return getattr(memory, "identity", type(memory).__name__) in ("Memory", "ManagedMemory")
 
 
 @contextmanager

@@ -26,7 +26,6 @@ class HostBackend(Backend):
                 f"{self.name}: device is {self.device}; 0 or 1 was expected, as it has {DEVICES} "
                 "devices on this machine's processor, one for each of two towers."
             )
-        self._arena = np.empty(0, np.uint8)
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         if not isinstance(x, np.ndarray) and hasattr(x, "__dlpack__"):
@@ -61,13 +60,6 @@ class HostBackend(Backend):
 
     def synchronize(self) -> None:
         """Nothing to wait for: an operation has ended when it returns."""
-
-    def workspace(self, nbytes: int) -> Array | None:
-        if nbytes == 0:
-            return None
-        if nbytes > self._arena.size:
-            self._arena = np.empty(nbytes, np.uint8)
-        return self._arena
 
     def _address(self, x: Array) -> int:
         return int(x.__array_interface__["data"][0])

@@ -9,6 +9,8 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from pyalexnet.backends.base import Activation, Array, Backend
 from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.backends.geometry import BlockGeometry, ConvGeometry, PoolGeometry
@@ -37,9 +39,9 @@ class KernelBackend(Backend):
     def __init__(self, ext: Any) -> None:
         self._ext = ext
         self._hopper = False
-        self._recording: Any = (
-            None  # where operations go in place of the stream, while there is one
-        )
+        self._recording: Any = None  # where operations go while there is one, not to the stream
+        self._aside = False  # whether what is recorded is set aside
+        self._arenas: dict[tuple[int, bool], Array] = {}
 
     @property
     def hopper(self) -> bool:
@@ -53,7 +55,7 @@ class KernelBackend(Backend):
 
     @hopper.setter
     def hopper(self, on: bool) -> None:
-        if on and not self._ext.has_hopper(self.device):
+        if on and not self._ask("has_hopper", self.device):
             raise ArgumentError(
                 f"{self.name}: hopper is True; device {self.device} is no Hopper, or the kernels "
                 "were built without sm_90a, so False was expected."
@@ -68,6 +70,19 @@ class KernelBackend(Backend):
             yield
         finally:
             self.hopper = before
+
+    def workspace(self, nbytes: int) -> Array | None:
+        """Scratch of at least `nbytes` bytes (1-D uint8), the same for every caller; None for 0.
+
+        One for each stream, and one more for what is set aside there: neither waits for the other.
+        """
+        if nbytes == 0:
+            return None
+        place = (self._stream(), self._aside)
+        arena = self._arenas.get(place)
+        if arena is None or arena.size < nbytes:
+            arena = self._arenas[place] = self.empty((nbytes,), np.uint8)
+        return arena
 
     @abstractmethod
     def _stream(self) -> int:
@@ -124,13 +139,8 @@ class KernelBackend(Backend):
             ArgumentError: the kernels have a limit that other backends do not have.
             KernelError: a kernel could not be launched, or broke a rule.
         """
-        try:
-            target = self._stream() if self._recording is None else self._recording
-            getattr(self._ext, op)(*arguments, self.device, target)
-        except ValueError as error:
-            raise ArgumentError(f"{error}.") from error
-        except self._ext.KernelError as error:
-            raise KernelError(f"{op}: {error}") from error
+        target = self._stream() if self._recording is None else self._recording
+        self._ask(op, *arguments, self.device, target)
 
     def _scratch(self, op: str, *sizes: Any) -> Array | None:
         """The workspace that an operation needs for arrays of these sizes.
@@ -138,10 +148,21 @@ class KernelBackend(Backend):
         Raises:
             ArgumentError: the kernels have a limit that other backends do not have.
         """
+        return self.workspace(self._ask(f"{op}_workspace", *sizes))
+
+    def _ask(self, function: str, *arguments: Any) -> Any:
+        """Call a function of the extension module; what it raises becomes an error of ours.
+
+        Raises:
+            ArgumentError: the kernels have a limit that other backends do not have.
+            KernelError: what the device was asked for did not work, or broke a rule.
+        """
         try:
-            return self.workspace(getattr(self._ext, f"{op}_workspace")(*sizes))
+            return getattr(self._ext, function)(*arguments)
         except ValueError as error:
             raise ArgumentError(f"{error}.") from error
+        except self._ext.KernelError as error:
+            raise KernelError(f"{function}: {error}") from error
 
     def _augment(
         self,

@@ -29,7 +29,6 @@ class SimBackend(KernelBackend, HostBackend):
     def __init__(self, device: int = 0) -> None:
         KernelBackend.__init__(self, extension(*self._extension))
         HostBackend.__init__(self, device)
-        self._arena = self.empty((0,), np.uint8)
 
     def set_schedule(self, seed: int) -> None:
         """Set the order in which blocks and threads run, for every instance of this backend.
@@ -55,13 +54,6 @@ class SimBackend(KernelBackend, HostBackend):
         x[...] = 0
         return x
 
-    def workspace(self, nbytes: int) -> Array | None:
-        if nbytes == 0:
-            return None
-        if nbytes > self._arena.size:
-            self._arena = self.empty((nbytes,), np.uint8)
-        return self._arena
-
     def _lies_here(self, x: Array) -> bool:
         return self._ext.device_of(x) in (self.device, _HOST)
 
@@ -71,7 +63,7 @@ class SimBackend(KernelBackend, HostBackend):
     @contextmanager
     def _readable(self, arrays: Sequence[Array]) -> Iterator[list[Array]]:
         for peer in {self._ext.device_of(array) for array in arrays} - {self.device, _HOST}:
-            self._ext.enable_peers(self.device, peer)
+            self._ask("enable_peers", self.device, peer)
         yield list(arrays)
 
 
