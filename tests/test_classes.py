@@ -20,7 +20,7 @@ from pyalexnet import checkpoint, data, nets
 from pyalexnet.classes import Classes
 from pyalexnet.commands.evaluate import evaluate
 from pyalexnet.commands.predict import predict
-from pyalexnet.data import colour, listing, prepare
+from pyalexnet.data import listing, prepare
 from pyalexnet.data.pack import Storage
 from pyalexnet.data.prepare import Options
 from pyalexnet.errors import ArgumentError, CheckpointError, DataError
@@ -370,7 +370,6 @@ def test_one_network_by_folder_and_pack_exported_and_imported_again(
     """The same scores each time, or a refusal; under other names they would be others."""
     narrow: dict[str, Any] = {"preset": "owt", "width": 0.0625}
     monkeypatch.setattr(torchvision, "NET_ARGS", narrow)
-    monkeypatch.setattr(colour, "imagenet_means", lambda: (123.675, 116.28, 103.53))
     source = photographs(tmp_path / "set", NUMBERED)
     names = [chr(ord("l") - number) for number in range(12)]
     (told := tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in names))
@@ -385,9 +384,12 @@ def test_one_network_by_folder_and_pack_exported_and_imported_again(
     trainer = began(tmp_path / "runs", pack, init_from=str(begin), lr=1e-5)
     fitted(trainer, 2)
     run, file, back = trainer.folder.path, tmp_path / "weights.safetensors", tmp_path / "back"
-    torchvision.write(Trained.load(run, backend="numpy"), file)
+    trained = Trained.load(run, backend="numpy")
+    torchvision.write(trained, file)
     import_run(file, back)
-    assert Trained.load(back, backend="numpy").classes == Classes(NUMBERED, tuple(names))
+    again = Trained.load(back, backend="numpy")
+    assert again.classes == Classes(NUMBERED, tuple(names))
+    assert np.array_equal(again.mean[0, 0], trained.mean[0, 0])  # that of its own data
 
     by_name, by_letter = (
         Path(shutil.copytree(source, tmp_path / name)) for name in ("by_name", "by_letter")

@@ -483,7 +483,10 @@ def test_torchvision_takes_no_other_network(
         (named("alexnet", preset="caffe", classes=3, width=0.0625), "no network of preset owt"),
         (named("alexnet", preset="owt", classes=3, width=0.0625), "at full width"),
         (named("alexnet", preset="owt", classes=3, width=SMALL, activation="tanh"), "owt at full"),
-        (named("alexnet", preset="owt", classes=3, width=SMALL), r"the mean .* of its own data"),
+        (
+            named("alexnet", preset="owt", classes=3, width=SMALL),
+            "subtracts a mean image",
+        ),
     ):
         with pytest.raises(ArgumentError, match=sentence):
             torchvision.write(net, tmp_path / "a.safetensors")

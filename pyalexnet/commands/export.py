@@ -58,8 +58,11 @@ def export(
     if form == "torchvision":
         from pyalexnet.foreign import torchvision
 
-        torchvision.write(trained, file)
-        print(f"{file}: torchvision's state dict of {trained.name}, step {trained.meta.step}")
+        transform = torchvision.write(trained, file)
+        print(
+            f"{file}: torchvision's state dict of {trained.name}, step {trained.meta.step}\n"
+            f"for images through transforms.{transform}"
+        )
         return
     from pyalexnet import export_onnx
 

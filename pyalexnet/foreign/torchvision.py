@@ -7,6 +7,7 @@ deviations goes into the filters of conv1.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -97,8 +98,11 @@ def read(path: Path, state_dict: str | None = None) -> Found:
     return Found(spec, dict(NET_ARGS), new, mean.copy(), (*more, *notes), classes=classes)
 
 
-def write(trained: Trained, path: Path) -> None:
+def write(trained: Trained, path: Path) -> str:
     """Write a network of preset `owt` as torchvision's state dict, a .safetensors.
+
+    Returns:
+        The transform that its pixels, 0 to 1, need; its numbers are in the file's metadata too.
 
     Raises:
         ArgumentError: torchvision's AlexNet cannot do what the network does, or sees other pixels.
@@ -112,19 +116,22 @@ def write(trained: Trained, path: Path) -> None:
             "as torchvision's AlexNet is one."
         )
     mean = trained.mean.reshape(-1, 3)
-    if not np.allclose(mean, 255 * _MEAN, rtol=0, atol=1e-4):
+    if (mean != mean[0]).any():
         raise ArgumentError(
-            f"export: {trained.name} subtracts the mean {mean.mean(axis=0).round(3).tolist()} of "
-            f"its own data; torchvision's {(255 * _MEAN).round(3).tolist()} was expected."
+            f"export: {trained.name} subtracts a mean image; one number a channel was expected, as "
+            "torchvision's transforms subtract."
         )
+    colours = [float(value) / 255 for value in mean[0]]
     params: dict[str, Floats] = {
         name: np.asarray(trained.net.backend.to_numpy(value), np.float32)
         for name, value in trained.net.params.items()
     }
     found = weights.theirs(spec, params)
     found["conv1.w"] = (found["conv1.w"] * _factors(spec, _STD)).astype(np.float32)
-    told = {"format": "pt"} | trained.classes.described()
+    pixels = {"mean": json.dumps(colours), "std": json.dumps(_STD.tolist())}
+    told = {"format": "pt"} | pixels | trained.classes.described()
     tensors.write(path, {_NAMES[name]: value for name, value in found.items()}, told)
+    return f"Normalize(mean={[round(one, 4) for one in colours]}, std={_STD.tolist()})"
 
 
 def _class_ids(path: Path, found: Any, count: int) -> Classes | None:
@@ -253,10 +260,13 @@ def _statistics(path: Path, found: Any) -> tuple[_Colours, _Colours]:
     table = _table(found.get("args")) if isinstance(found, Mapping) else {}
     values = []
     for name, usual in (("mean", _MEAN), ("std", _STD)):
-        said = table.get(name)
+        said: Any = table.get(name)
         if said is None:
             values.append(usual)
             continue
+        if isinstance(said, str):  # as the metadata of a .safetensors are
+            with contextlib.suppress(ValueError):
+                said = json.loads(said)
         numbers = isinstance(said, list | tuple) and all(type(one) in (int, float) for one in said)
         low = 0 if name == "mean" else 1e-6
         if not numbers or len(said) != 3 or not all(low <= one <= 255 for one in said):
