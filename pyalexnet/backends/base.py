@@ -106,7 +106,8 @@ class Backend(ABC):
             graph: whether a GPU may run them all as one CUDA graph.
 
         Returns:
-            What runs it, on the stream that is current then.
+            What runs it, on the stream that is current then; all that a backend has recorded share
+            scratch, so that they may not run on two streams at a time.
         """
         return work
 
