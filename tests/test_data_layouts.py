@@ -163,10 +163,13 @@ def test_tiny_imagenet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("val_0.JPEG n01443537\n", "line 1 is 'val_0.JPEG n01443537'; FILE, a tab and the name"),
+        ("val_0.JPEG\n", "line 1 is 'val_0.JPEG'; a class folder's name, a number or FILE LABEL"),
         ("val_0.JPEG\tn9\t0\t0\t9\t9\n", "line 1 has the label 'n9'; one of the 2 classes"),
         ("val_0.JPEG\tn01443537\t0\t0\t9\t9\n", "lacks 2 of 3 images, first val_1.JPEG"),
-        ("val_9.JPEG\tn01443537\t0\t0\t9\t9\n", "an image that is not in val, val_9.JPEG"),
+        (
+            "val_0.JPEG\tn01443537\t0\t0\t9\t9\nval_9.JPEG\tn01443537\t0\t0\t9\t9\n",
+            "an image that is not in val, val_9.JPEG",
+        ),
     ],
 )
 def test_annotations_that_do_not_fit(tmp_path: Path, text: str, told: str) -> None:
