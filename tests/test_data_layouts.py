@@ -163,7 +163,7 @@ def test_tiny_imagenet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("val_0.JPEG\n", "line 1 is 'val_0.JPEG'; a class folder's name, a number or FILE LABEL"),
+        ("val_0.JPEG\n", "has 1 lines; 3 were expected, one for each image of val"),
         ("val_0.JPEG\tn9\t0\t0\t9\t9\n", "line 1 has the label 'n9'; one of the 2 classes"),
         ("val_0.JPEG\tn01443537\t0\t0\t9\t9\n", "lacks 2 of 3 images, first val_1.JPEG"),
         (
