@@ -15,6 +15,7 @@ import pytest
 from pyalexnet import install
 
 ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CMAKE = shutil.which("cmake")
 # What `make test` hands on to whoever it runs, and what chooses here.
 CHOSEN = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "VENV", "PYTHON", "ISOLATION", "MINUTES")
@@ -161,10 +162,11 @@ def test_what_is_missing_is_said_in_one_sentence(
 
     monkeypatch.setattr(metadata, "version", version)
     monkeypatch.setattr(install, "pip_install", lambda what: f"pip install {what}")
+    (pydantic,) = (one for one in PROJECT["dependencies"] if one.startswith("pydantic"))
     assert install.main([]) == 1
     assert capsys.readouterr().err == (
-        "error: pyalexnet needs platformdirs>=4 (not installed), pydantic>=2.5 (2.4.9 is "
-        "installed); pip install 'platformdirs>=4' 'pydantic>=2.5'.\n"
+        f"error: pyalexnet needs platformdirs>=4 (not installed), {pydantic} (2.4.9 is "
+        f"installed); pip install 'platformdirs>=4' '{pydantic}'.\n"
     )
     assert "hypothesis>=6.100 (not installed)" in str(install.why_incomplete("test"))
 
@@ -177,8 +179,7 @@ def test_make_says_it_before_anything_starts(tmp_path: Path) -> None:
 
 
 def test_the_peers_of_a_gpu_are_installed_where_there_is_a_network(tmp_path: Path) -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (torch, jax) = extras["optional-dependencies"]["gpu-peers"]
+    (torch, jax) = PROJECT["optional-dependencies"]["gpu-peers"]
     assert torch.startswith("torch>=") and jax.startswith("jax[cuda13]>=")
     for isolation, there in (("on", True), ("off", False)):
         place = (f"VENV={tmp_path}/v", f"ISOLATION={isolation}")
