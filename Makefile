@@ -4,7 +4,8 @@
 # make lint     formatting, style and types
 # make bench    times operations and steps beside PyTorch, if it is installed, on CPU or GPU
 # make gpu      on a machine with an NVIDIA GPU and nvcc: tests, compute-sanitizer, and the bench
-#               beside PyTorch and JAX, kept as a record; MINUTES=9: what teaches most, in nine
+#               beside PyTorch and JAX, kept as a record; MINUTES=9: what teaches most, in nine, those
+#               for installing and compiling among them; RECORD=folder: where the record goes
 # make cuda-all compiles every kernel for every supported card; needs nvcc, no GPU
 #
 # Each makes .venv and installs the package into it first; a second call starts in seconds.
@@ -13,6 +14,7 @@
 # PYALEXNET_CUDA=AUTO|ON|OFF whether the GPU's module is built (AUTO: where there are a card and nvcc,
 # see bindings/cuda/find_nvcc.cmake); PYALEXNET_NVCC_WHEEL=1 takes nvcc from its wheels.
 
+BEGUN := $(shell date +%s) # before anything is installed
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -77,7 +79,8 @@ bench: $(VENV)/installed
 	$(BIN)/python -m bench
 
 gpu: $(VENV)/test-installed gpu-peers
-	$(BIN)/python -m bench.gpu $(if $(MINUTES),--minutes $(MINUTES))
+	$(BIN)/python -m bench.gpu --begun $(BEGUN) $(if $(MINUTES),--minutes $(MINUTES)) \
+	  $(if $(RECORD),--record $(RECORD))
 
 gpu-peers: $(VENV)/test-installed
 	@$(if $(offline),:,$(call add,gpu-peers)) || echo "PyTorch and JAX could not be installed" >&2

@@ -1,7 +1,8 @@
 """`python -m bench.gpu`: kernels, tests, sanitizer and bench on a GPU, kept as one record.
 
-Stage by stage in the order of what they teach (bench/stages.py), within --minutes in all. The
-record is written as they go, whatever ends them; what was left out stands in it, and is said last.
+Stage by stage in the order of what they teach (bench/stages.py), within --minutes in all, counted
+from when `make` began. The record is written as they go, whatever ends them; what was left out
+stands in it, and is said last.
 
 Exit codes: 0 all well, though perhaps not all done; 1 a test failed, the sanitizer found something,
 an answer was wrong or a program hung or crashed; 2 no GPU can be used here, or packages are missing
@@ -14,6 +15,7 @@ import argparse
 import math
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +36,7 @@ _CLOSING = 3.0
 def main(arguments: Sequence[str]) -> int:
     """Check the GPU's module and time it; the record is written whatever the checks say."""
     options = parser().parse_args(arguments)
-    begun = process.now()
+    begun = process.now() - max(0.0, time.time() - options.begun)
     if reason := why_incomplete("test"):
         return _refused(reason)
     place = None
@@ -58,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     made.add_argument(
         "--minutes", type=_minutes, default=_MINUTES, help=f"for all of it ({_MINUTES:g})"
+    )
+    made.add_argument(
+        "--begun", type=float, default=math.inf, help="when, in seconds since 1970 (now)"
     )
     made.add_argument("--record", type=Path, default=_ROOT / "bench" / "records")
     return made

@@ -281,6 +281,15 @@ def test_too_little_time_leaves_out_and_says_so(
     assert len([*(tmp_path / "records").iterdir()]) == 2  # the first one is still there
 
 
+def test_what_came_before_counts(fakes: Path, tmp_path: Path) -> None:
+    """Installing and compiling, of which `make` says when they began."""
+    begun = str(time.time() - 118.5)
+    kept = str(tmp_path / "records")
+    assert gpu.main(["--minutes", "2", "--begun", begun, "--record", kept]) == 0
+    found = record.read(next((tmp_path / "records").iterdir()))
+    assert {one.state for one in found.stages} == {"left out"}
+
+
 def driver(tmp_path: Path, prepare: str = "") -> subprocess.Popen[str]:
     """The driver in a process of its own, with the fake interpreter for its stages."""
     code = (

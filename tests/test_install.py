@@ -6,19 +6,30 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from bench import gpu
 from pyalexnet import install
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CMAKE = shutil.which("cmake")
 # What `make test` hands on to whoever it runs, and what chooses here.
-CHOSEN = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "VENV", "PYTHON", "ISOLATION", "MINUTES")
+CHOSEN = (
+    "MAKEFLAGS",
+    "MFLAGS",
+    "MAKEOVERRIDES",
+    "VENV",
+    "PYTHON",
+    "ISOLATION",
+    "MINUTES",
+    "RECORD",
+)
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -176,6 +187,16 @@ def test_make_says_it_before_anything_starts(tmp_path: Path) -> None:
     asked = recipe.index(f"{tmp_path}/v/bin/python -m pyalexnet.install test\n")
     assert recipe.index("--no-build-isolation --no-deps") < asked
     assert asked < recipe.index("-m pytest") < recipe.index("-m bench.gpu")
+
+
+def test_the_minutes_of_a_gpu_count_from_makes_beginning(tmp_path: Path) -> None:
+    """Installing and compiling are among them; and its record goes where it is wanted."""
+    asked = ("MINUTES=9", f"RECORD={tmp_path}/kept", f"VENV={tmp_path}/v")
+    before = int(time.time())
+    recipe = run("make", "-n", *asked, "gpu").stdout.replace("\\\n", "").split("-m bench.gpu")[1]
+    options = gpu.parser().parse_args(recipe.split())
+    assert before <= options.begun <= time.time()
+    assert (options.minutes, options.record) == (9.0, tmp_path / "kept")
 
 
 def test_the_peers_of_a_gpu_are_installed_where_there_is_a_network(tmp_path: Path) -> None:
