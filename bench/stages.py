@@ -156,11 +156,12 @@ class Tests(Stage):
         chosen = [str(tests), *(f"--ignore={path}" for path in paths)] if self.others else paths
         limit = min(max(_TEST_SHARE * seconds, _TEST_LEAST), _TEST_MOST)
         rules = ("--timeout", f"{limit:.0f}", "--timeout-method", "thread", "-n")
-        quiet = ("-q", "--no-header", "--durations", "10", "-p", "no:cacheprovider")
+        quiet = ("-q", "--no-header", "--tb", "short", "--durations", "10")
+        plugins = ("-p", "no:cacheprovider", "-p", "bench.failures")
         processes = str(min(_TEST_PROCESSES, cores()))
         return (
-            *(sys.executable, "-m", "pytest", "-m", self.marked, *quiet),
-            *(*rules, processes, *chosen),
+            *(sys.executable, "-m", "pytest", "-m", self.marked, *quiet, *plugins),
+            *(*rules, processes, "--dist", "worksteal", *chosen),  # whatever files they lie in
         )
 
 

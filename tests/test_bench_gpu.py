@@ -458,6 +458,27 @@ def test_a_test_that_hangs_ends_its_worker_only(tmp_path: Path) -> None:
     assert "test_hangs" in done.stdout and done.returncode == 1
 
 
+def test_what_failed_is_told_at_once_and_a_files_tests_are_shared_out(tmp_path: Path) -> None:
+    """Beside a test that never ends, and before the run is killed."""
+    (tmp_path / "test_a.py").write_text(
+        f"def test_hangs():\n    {HANGS}\n\ndef test_fails():\n    assert not 'a reason'\n"
+    )
+    command = [*stages.Tests("t", 1.0, others=True, marked="").command(tmp_path, 600.0)]
+    command[command.index("-n") + 1] = "2"
+    said = tmp_path / "said.txt"
+    with said.open("wb") as output:
+        run = subprocess.Popen(command, cwd=tmp_path, stdout=output, start_new_session=True)
+    until = time.monotonic() + 60
+    while "assert not 'a reason'" not in said.read_text() and time.monotonic() < until:
+        time.sleep(0.05)
+    still = run.poll() is None
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert still and re.search(
+        r"^FAILED test_a\.py::test_fails \(call\)$", said.read_text(), re.MULTILINE
+    )
+
+
 @pytest.mark.parametrize(
     ("code", "text", "reason"),
     [
