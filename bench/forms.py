@@ -302,9 +302,10 @@ def _steps(
     done: Callable[[str], None],
 ) -> None:
     for ways in form.ours(case, loops.is_hopper(device.backend)):
-        modes = form.modes_of(case, ways[-1].precision)
+        modes, before = form.modes_of(case, ways[-1].precision), len(results.steps)
         for row in whole.rows(device, case, ways, gate, peers, modes, form.step_plan, ceiling):
-            results.steps.append(row)
+            others = [one for one in results.steps[before:] if one.form != row.form]
+            results.steps[before:] = [*others, row]
             done(label(row))
         if pack is not None:
             dataset = data.load(pack, image_size=case.spec.input_shape[:2])

@@ -49,6 +49,9 @@ def rows(
     Each of `ways` is a row of its own. The last stands beside every form of the peers; the others
     beside it, for what it brings.
 
+    The last comes again with every group of the peers' forms, and takes the place of what it was
+    before: what has been timed is told though the next should never end.
+
     modes: by the peers' precision, how PyTorch runs; those after "eager" take the form of the
     network that was the fastest in it.
     """
@@ -57,10 +60,12 @@ def rows(
     *parts, whole = ways
     if parts:
         yield from _parts(device, case, ways, checked, peers, batches, initial, plan, ceiling)
-    yield _row(device, case, whole, checked[whole], peers, modes, batches, initial, plan, ceiling)
+    yield from _whole(
+        device, case, whole, checked[whole], peers, modes, batches, initial, plan, ceiling
+    )
 
 
-def _row(
+def _whole(
     device: Device,
     case: StepCase,
     ours: Ours,
@@ -71,15 +76,17 @@ def _row(
     initial: Arrays,
     plan: Plan,
     ceiling: Card | None,
-) -> StepRow:
-    """Our side run in one way, and all peers."""
+) -> Iterator[StepRow]:
+    """Our side run in one way, and one group of the peers after the other."""
     about = _about(case, ours)
     first_loss, wrong = checked
     if wrong:
-        return StepRow(*about, None, wrong, (), form=ours.way)
+        yield StepRow(*about, None, wrong, (), form=ours.way)
+        return
     mine, taken = _made(device, case, ours, batches, initial)
     found: list[PeerTime] = []
     timed: list[Timing] = []
+    costs: Costs | None = None
     for group in _groups(device, case, peers, modes, initial, batches, found):
         runs: dict[str, Run] = {_SELF: mine}
         memory: dict[str, int | None] = {}
@@ -98,17 +105,12 @@ def _row(
         timings = interleaved(device.step_stopwatch, runs, plan)
         timed.append(timings.pop(_SELF))
         for name, timing in timings.items():
-            costs = _costs(device, peers.torch, runs[name], memory[name])
-            found.append(PeerTime(name, group[name][0], timing, None, costs))
-    return StepRow(
-        *about,
-        min(timed, key=lambda timing: timing.doubt),
-        None,
-        tuple(found),
-        _floor(case, ours, ceiling),
-        _costs(device, peers.torch, mine, taken),
-        ours.way,
-    )
+            theirs = _costs(device, peers.torch, runs[name], memory[name])
+            found.append(PeerTime(name, group[name][0], timing, None, theirs))
+        costs = costs or _costs(device, peers.torch, mine, taken)
+        least_doubted = min(timed, key=lambda timing: timing.doubt)
+        floor = _floor(case, ours, ceiling)
+        yield StepRow(*about, least_doubted, None, tuple(found), floor, costs, ours.way)
 
 
 def _parts(

@@ -301,10 +301,36 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     modes = {"fp32": ("eager", *COMPILED)}
     found = Peers(torch, None, {})
     plan = Plan(0.0, 2, 2, warmups=0)
-    (one,) = whole.rows(Host("test"), case, [Ours()], Gate(), found, modes, plan, None)
+    *sooner, one = whole.rows(Host("test"), case, [Ours()], Gate(), found, modes, plan, None)
+    assert [one.peers[: len(row.peers)] for row in sooner] == [row.peers for row in sooner]
+    assert [len(one.peers) - len(row.peers) for row in sooner] == [2, 1]
     eager, compiled = one.peers[:-2], one.peers[-2:]
     assert eager and all(peer.timing and peer.costs == Costs() for peer in eager)
     assert [peer.failed for peer in compiled] == ["RuntimeError: no Triton here"] * 2
+
+
+@pytest.mark.peer
+@pytest.mark.usefixtures("one_thread")
+def test_what_was_timed_is_kept_though_the_next_form_never_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    def compile_for_ever(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt  # as a stage's limit does
+
+    monkeypatch.setattr(torch, "compile", compile_for_ever)
+    form = dataclasses.replace(forms.dry(), ways=WAYS[:1], operations=(), loops=(), sizes=())
+    case = form.steps[0]
+    form = dataclasses.replace(
+        form, steps=(case,), by_kernels=(), copied=0, compiled=((case, "fp32"),)
+    )
+    kept = results()
+    kept.steps = []
+    with pytest.raises(KeyboardInterrupt):
+        forms.run(form, Host("test"), Peers(torch, None, {}), kept, None, None, lambda _: None)
+    (row,) = kept.steps
+    assert row.ours and row.peers and all(peer.timing for peer in row.peers)
 
 
 def test_what_is_compiled() -> None:
@@ -613,7 +639,8 @@ def test_costs_on_a_gpu(be: Any) -> None:
     case, modes = steps.StepCase(TINY, "tiny", 4), {"fp32": ("eager", "graph")}
     found = dataclasses.replace(peers.find(device.torch), jax=None)
     ways = [Ours("fp32", way) for way in WAYS]
-    made = list(whole.rows(device, case, ways, Gate(), found, modes, Plan(0.0, 2, 2), None))
+    each = whole.rows(device, case, ways, Gate(), found, modes, Plan(0.0, 2, 2), None)
+    made = [*{one.form: one for one in each}.values()]
     peers_of_last = made[-1].peers
     told = [*(one.costs for one in made), *(peer.costs for peer in peers_of_last)]
     assert not any([*(one.failed for one in made), *(peer.failed for peer in peers_of_last)])
