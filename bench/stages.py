@@ -100,9 +100,11 @@ class Families(Stage):
         at_once = min(_FAMILIES_AT_ONCE, cores())
         with closing(process.run(jobs, _ROOT, seconds, at_once, _ENVIRONMENT)) as running:
             for ended in running:
+                checks = _checks(ended)
                 with record.edited(place.where) as results:
-                    results.checks += _checks(ended)
-                _judge(f"family {ended.job.name}", ended, found)
+                    results.checks += checks
+                explained = any(check.wrong for check in checks)
+                _judge(f"family {ended.job.name}", ended, explained, found)
         return found
 
 
@@ -110,7 +112,7 @@ class Part(Stage):
     """A part of the bench's form for the GPU, which has the stage's name."""
 
     def run(self, place: Place, seconds: float) -> Verdict:
-        found, before = Verdict(), len(record.read(place.where).steps)
+        found, before = Verdict(), record.read(place.where)
         own = ("-m", "bench", "--gpu", "--part", self.name, "--into", str(place.where))
         job = Job(self.name, (sys.executable, *own), seconds, place.log(self.name))
         (ended,) = process.run([job], _ROOT, seconds, environment=_ENVIRONMENT)
@@ -118,9 +120,12 @@ class Part(Stage):
             found.left_out.append(
                 f"{self.name}: stopped after {ended.seconds:.0f} s{_last(ended)}."
             )
-        elif ended.code not in (0, 1):  # wrong answers stand in the record's rows
+        after = record.read(place.where)
+        if ended.code == 0 or (ended.code == 1 and len(after.failures) > len(before.failures)):
+            pass  # what is wrong stands in the record's rows
+        elif ended.code is not None:
             found.wrong.append(f"{self.name} ended with exit code {ended.code}{_last(ended)}.")
-        found.told = [_told(row) for row in record.read(place.where).steps[before:]]
+        found.told = [_told(row) for row in after.steps[len(before.steps) :]]
         return found
 
 
@@ -303,15 +308,17 @@ def why_tests_failed(name: str, code: int, text: str) -> str | None:
     return None
 
 
-def _judge(name: str, ended: Ended, found: Verdict) -> None:
-    """What a family's end says, beside its checks: exit code 1 is that of a wrong one of them."""
+def _judge(name: str, ended: Ended, explained: bool, found: Verdict) -> None:
+    """What a family's end says, beside its checks: a wrong one explains exit code 1, which is that
+    of any program that broke down, too.
+    """
     if not ended.begun:
         found.left_out.append(f"{name}: no time was left.")
     elif ended.overran:
         found.wrong.append(f"{name} did not end in {ended.seconds:.0f} s{_last(ended)}.")
     elif ended.code is None:
         found.left_out.append(f"{name}: stopped after {ended.seconds:.0f} s{_last(ended)}.")
-    elif ended.code not in (0, 1):
+    elif ended.code != 0 and not (ended.code == 1 and explained):
         found.wrong.append(f"{name} ended with exit code {ended.code}{_last(ended)}.")
 
 

@@ -159,6 +159,9 @@ elif module == "bench.families":
         sys.exit(1)
     if family == "fp32":
         leave_a_child(family)
+    if family == "exchange":
+        print("ImportError: no library is called so")
+        sys.exit(1)
     if family == "wgmma-fprop":
         print("an illegal instruction was met")
         os.abort()
@@ -172,6 +175,9 @@ elif module == "bench":
             time_ = Timing(0.002, 0.002, 0.002, 0.002, 20, 0.01)
             row = StepRow("net", "synthetic", 128, "bf16", time_, None, ())
             results.steps.append(row)
+    if part == "loader":
+        print("RuntimeError: no module is called so")
+        sys.exit(1)
     if part == "compile":
         print("no Triton here")
         sys.exit(3)
@@ -241,6 +247,8 @@ def test_every_stage_is_judged_and_the_record_has_all(
     for sentence in (
         r"family mma did not end in \d+ s",
         r"family wgmma-fprop ended with exit code -6; its last words",
+        r"family exchange ended with exit code 1; its last words: ImportError: no library",
+        r"loader ended with exit code 1; its last words: RuntimeError: no module",
         r"plain, a case: y is off by 1.0e-01 of its norm\.",
         r"tests of products failed \(pytest's exit code is 1\)",
         r"compute-sanitizer memcheck, plain: found",
