@@ -49,13 +49,13 @@ extras = $(subst $(space),$(comma),$(strip $(1) $(CUPY)))
 offline := $(filter off,$(ISOLATION))
 # $(1): extras of pyproject.toml, $(2): whether the checker is built. What is compiled lies in the
 # environment: two of them in one tree, or a `pip install .` beside it, share nothing.
-install = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+install = $(if $(offline),$(BIN)/python -P pyalexnet/install.py $(filter test,$(1)) &&) \
+          $(BIN)/python -m pip install --quiet --disable-pip-version-check \
             -C build-dir=$(abspath $(VENV))/build \
             -C cmake.define.PYALEXNET_SIMCHECK=$(2) \
             -C cmake.define.PYALEXNET_CUDA=$(PYALEXNET_CUDA) \
             $(if $(offline),--no-build-isolation --no-deps) \
-            --editable '.$(if $(call extras,$(1)),[$(call extras,$(1))])' \
-            $(if $(offline),&& $(BIN)/python -m pyalexnet.install $(filter test,$(1)))
+            --editable '.$(if $(call extras,$(1)),[$(call extras,$(1))])'
 
 # The packages of an extra alone: to install the package once more would be to compile it once more.
 EXTRA := import sys, tomllib; \

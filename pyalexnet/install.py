@@ -1,6 +1,7 @@
 """What the environment that is running lacks, and the command that installs it.
 
-`python -m pyalexnet.install [EXTRA...]` ends with a sentence where something is missing.
+`python pyalexnet/install.py [EXTRA...]` ends with a sentence where something is missing; it needs
+nothing but Python, so that a checkout can be asked before anything is compiled.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import shlex
 import shutil
 import sys
 import sysconfig
+import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -42,7 +45,7 @@ def why_incomplete(*extras: str) -> str | None:
 
 def _lacking(extras: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """Requirements that are not met, each with what is there."""
-    for line in metadata.requires("pyalexnet") or ():
+    for line in _requirements():
         requirement, _, marker = (part.strip() for part in line.partition(";"))
         extra = re.search(r"""extra\s*==\s*["']([\w-]+)""", marker)
         if extra and extra[1] not in extras:
@@ -57,6 +60,17 @@ def _lacking(extras: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         else:
             if _numbers(found) < _numbers(least):
                 yield requirement, f"{found} is installed"
+
+
+def _requirements() -> list[str]:
+    """Lines of the installed package, else of the checkout that this file lies in."""
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.requires("pyalexnet") or []
+    described = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    project = tomllib.loads(described.read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].items()
+    optional = (f"{line}; extra == '{extra}'" for extra, lines in extras for line in lines)
+    return [*project["dependencies"], *optional]
 
 
 def _numbers(version: str) -> tuple[int, ...]:

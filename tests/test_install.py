@@ -182,11 +182,22 @@ def test_what_is_missing_is_said_in_one_sentence(
     assert "hypothesis>=6.100 (not installed)" in str(install.why_incomplete("test"))
 
 
-def test_make_says_it_before_anything_starts(tmp_path: Path) -> None:
+def test_make_says_it_before_anything_is_compiled(tmp_path: Path) -> None:
     recipe = run("make", "-n", "ISOLATION=off", f"VENV={tmp_path}/v", "test", "gpu").stdout
-    asked = recipe.index(f"{tmp_path}/v/bin/python -m pyalexnet.install test\n")
-    assert recipe.index("--no-build-isolation --no-deps") < asked
-    assert asked < recipe.index("-m pytest") < recipe.index("-m bench.gpu")
+    asked = recipe.index(f"{tmp_path}/v/bin/python -P pyalexnet/install.py test &&")
+    assert asked < recipe.index("--no-build-isolation --no-deps")
+    assert recipe.index("-m pytest") < recipe.index("-m bench.gpu")
+
+
+def test_a_checkout_can_be_asked_before_it_is_installed(tmp_path: Path) -> None:
+    bare = environment(sys.executable, tmp_path / "bare")
+    asked = run(bare, "-P", ROOT / "pyalexnet" / "install.py", "test")
+    assert asked.returncode == 1 and not asked.stdout
+    pytest_ = next(one for one in PROJECT["optional-dependencies"]["test"] if "pytest>" in one)
+    for requirement in (*PROJECT["dependencies"], pytest_):
+        said = f"{requirement} (not installed)" in asked.stderr
+        assert said != requirement.startswith("simplejpeg")
+    assert "torch" not in asked.stderr and "Traceback" not in asked.stderr
 
 
 def test_the_minutes_of_a_gpu_count_from_makes_beginning(tmp_path: Path) -> None:
