@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,11 +93,16 @@ def files(tests: Path) -> list[Subject]:
 
 
 def findings(
-    runs: Sequence[tuple[str, Subject]], seconds: float, logs: Path, build: Path
+    runs: Sequence[tuple[str, Subject]],
+    seconds: float,
+    logs: Path,
+    build: Path,
+    environment: Mapping[str, str] | None = None,
 ) -> Generator[Finding, None, None]:
     """Let tools look at subjects, in this order and several at a time, all within `seconds`.
 
     runs: tools with their subjects. logs: folder for what they say. build: for the planted program.
+    environment: as for `process.run`, the subjects'.
     """
     end = process.now() + seconds
     program = shutil.which("compute-sanitizer", path=_places())
@@ -131,7 +136,7 @@ def findings(
         for tool, subject in seeing
     ]
     subjects = dict(zip((job.name for job in jobs), seeing, strict=True))
-    with closing(process.run(jobs, _ROOT, left, _AT_ONCE)) as running:
+    with closing(process.run(jobs, _ROOT, left, _AT_ONCE, environment)) as running:
         for ended in running:
             tool, subject = subjects[ended.job.name]
             yield judged(tool, subject.name, ended)

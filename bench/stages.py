@@ -180,7 +180,8 @@ class Sanitized(Stage):
         found = Verdict()
         logs = place.where / "logs"
         late: dict[str, list[str]] = {}
-        looking = sanitizer.findings(self.runs(place.hopper), seconds, logs, place.build)
+        runs = self.runs(place.hopper)
+        looking = sanitizer.findings(runs, seconds, logs, place.build, _ENVIRONMENT)
         with closing(looking):
             for one in looking:
                 if one.wrong:

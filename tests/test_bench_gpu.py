@@ -194,6 +194,9 @@ elif module == "pytest":
 SANITIZER = """
 case "$*" in
   *planted*) exit 86 ;;
+esac
+echo "unbuffered: $PYTHONUNBUFFERED, backends: $PYALEXNET_TEST_BACKENDS"
+case "$*" in
   *memcheck*plain*) exit 86 ;;
   *memcheck*mma*) sleep 60 & echo $! > {told}/sanitizer.pid; wait ;;
 esac
@@ -271,6 +274,8 @@ def test_every_stage_is_judged_and_the_record_has_all(
         assert sentence in document and sentence in said
     assert said.rstrip().endswith(f"the record is {where}")
     assert "compiling" in (where / "logs" / "jax.txt").read_text()
+    looked_at = (where / "logs" / "sanitizer-memcheck-plain.txt").read_text()
+    assert looked_at == "unbuffered: 1, backends: cuda\n"
     ran = (fakes / "commands").read_text()
     assert ran.index("bench.families plan") < ran.index("--part bf16") < ran.index("pytest")
 
