@@ -13,6 +13,7 @@
 # PYTHON=python3.12 picks another interpreter, VENV=elsewhere another folder than .venv,
 # PYALEXNET_CUDA=AUTO|ON|OFF whether the GPU's module is built (AUTO: where there are a card and nvcc,
 # see bindings/cuda/find_nvcc.cmake); PYALEXNET_NVCC_WHEEL=1 takes nvcc from its wheels.
+# WERROR=1 makes errors of the compilers' warnings.
 
 BEGUN := $(shell date +%s) # before anything is installed
 PYTHON ?= python3
@@ -54,6 +55,7 @@ install = $(if $(offline),$(BIN)/python -P pyalexnet/install.py $(filter test,$(
             -C build-dir=$(abspath $(VENV))/build \
             -C cmake.define.PYALEXNET_SIMCHECK=$(2) \
             -C cmake.define.PYALEXNET_CUDA=$(PYALEXNET_CUDA) \
+            -C cmake.define.PYALEXNET_WARNINGS_ARE_ERRORS=$(if $(WERROR),ON,OFF) \
             $(if $(offline),--no-build-isolation --no-deps) \
             --editable '.$(if $(call extras,$(1)),[$(call extras,$(1))])'
 
@@ -124,7 +126,7 @@ CARDS := 80-real;86-real;89-real;90-real;90a-real;100-real;120
 
 cuda-all: $(VENV)/build-tools
 	$(BIN)/cmake -S . -B build/cuda-all -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-	  -DPYALEXNET_CUDA=ON '-DPYALEXNET_CUDA_ARCHITECTURES=$(CARDS)' \
+	  -DPYALEXNET_CUDA=ON '-DPYALEXNET_CUDA_ARCHITECTURES=$(CARDS)' -DPYALEXNET_WARNINGS_ARE_ERRORS=ON \
 	  -DPYALEXNET_DEV_OUTPUT=$(abspath build/cuda-all/module) -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
 	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 	$(BIN)/cmake --build build/cuda-all --target _cuda

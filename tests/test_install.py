@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ CHOSEN = (
     "PYTHON",
     "ISOLATION",
     "MINUTES",
+    "WERROR",
     "RECORD",
 )
 
@@ -115,6 +117,23 @@ def test_make_leaves_the_choice_to_cmake(tmp_path: Path) -> None:
     program(tools, "nvidia-smi", "exit 9")
     recipe = run("make", "-n", place, "test", PATH=path).stdout
     assert "'.[test,cuda-tools]'" in recipe
+
+
+def test_warnings_are_errors_where_they_are_asked_to_be(tmp_path: Path) -> None:
+    """In CI: elsewhere a newer compiler, which warns of more, has to build it all the same."""
+    for choice, wanted in (([], "OFF"), (["WERROR=1"], "ON")):
+        recipe = run("make", "-n", f"VENV={tmp_path}/v", *choice, "test").stdout
+        assert f"-C cmake.define.PYALEXNET_WARNINGS_ARE_ERRORS={wanted} " in recipe
+    assert "-DPYALEXNET_WARNINGS_ARE_ERRORS=ON" in run("make", "-n", "cuda-all").stdout
+    assert "make WERROR=1 test" in (ROOT / ".ci" / "run").read_text()
+    for name in ("CMakeLists.txt", "bindings/cuda/CMakeLists.txt"):
+        always = re.sub(
+            r"if\(PYALEXNET_WARNINGS_ARE_ERRORS\).*?endif\(\)",
+            "",
+            (ROOT / name).read_text(),
+            flags=re.S,
+        )
+        assert "Werror" not in always
 
 
 # Where it lies
