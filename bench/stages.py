@@ -73,8 +73,8 @@ class Stage(ABC):
     needs: tuple[str, ...] = ()
 
     @abstractmethod
-    def run(self, place: Place, seconds: float) -> Verdict:
-        """Do it within `seconds`."""
+    def run(self, place: Place, seconds: float, found: Verdict) -> None:
+        """Do it within `seconds`; what it came to goes into `found`, as it comes."""
 
     def limit(self, total: float, left: float) -> float:
         """Its seconds: its share of all there are, where so many are left; 0 for too few."""
@@ -92,8 +92,7 @@ class Stage(ABC):
 class Families(Stage):
     """Every family of kernels once against float64."""
 
-    def run(self, place: Place, seconds: float) -> Verdict:
-        found = Verdict()
+    def run(self, place: Place, seconds: float, found: Verdict) -> None:
         chosen = [one.name for one in families.families() if one.runs_on(place.hopper)]
         own = (sys.executable, "-m", "bench.families")
         jobs = [Job(one, (*own, one), seconds / 2, place.log(f"family {one}")) for one in chosen]
@@ -105,14 +104,13 @@ class Families(Stage):
                     results.checks += checks
                 explained = any(check.wrong for check in checks)
                 _judge(f"family {ended.job.name}", ended, explained, found)
-        return found
 
 
 class Part(Stage):
     """A part of the bench's form for the GPU, which has the stage's name."""
 
-    def run(self, place: Place, seconds: float) -> Verdict:
-        found, before = Verdict(), record.read(place.where)
+    def run(self, place: Place, seconds: float, found: Verdict) -> None:
+        before = record.read(place.where)
         own = ("-m", "bench", "--gpu", "--part", self.name, "--into", str(place.where))
         job = Job(self.name, (sys.executable, *own), seconds, place.log(self.name))
         (ended,) = process.run([job], _ROOT, seconds, environment=_ENVIRONMENT)
@@ -126,7 +124,6 @@ class Part(Stage):
         elif ended.code is not None:
             found.wrong.append(f"{self.name} ended with exit code {ended.code}{_last(ended)}.")
         found.told = [_told(row) for row in after.steps[len(before.steps) :]]
-        return found
 
 
 @dataclass(frozen=True)
@@ -137,8 +134,7 @@ class Tests(Stage):
     others: bool = False
     marked: str = "gpu and not slow"
 
-    def run(self, place: Place, seconds: float) -> Verdict:
-        found = Verdict()
+    def run(self, place: Place, seconds: float, found: Verdict) -> None:
         job = Job(self.name, self.command(_ROOT / "tests", seconds), seconds, place.log(self.name))
         threads = str(max(1, cores() // _TEST_PROCESSES))
         each = {**_ENVIRONMENT, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
@@ -153,7 +149,6 @@ class Tests(Stage):
         elif reason := why_tests_failed(self.name, ended.code, text):
             found.wrong.append(reason)
         found.told = text.strip().splitlines()[-1:]
-        return found
 
     def command(self, tests: Path, seconds: float) -> tuple[str, ...]:
         """pytest's command line."""
@@ -176,8 +171,7 @@ class Sanitized(Stage):
 
     on_files: bool = False
 
-    def run(self, place: Place, seconds: float) -> Verdict:
-        found = Verdict()
+    def run(self, place: Place, seconds: float, found: Verdict) -> None:
         logs = place.where / "logs"
         late: dict[str, list[str]] = {}
         runs = self.runs(place.hopper)
@@ -193,7 +187,6 @@ class Sanitized(Stage):
                     why = one.text if one.state == "missing" else one.state
                     late.setdefault(f"{one.tool}, {why}", []).append(one.subject)
         found.left_out = [f"{self.name}, {why}: {', '.join(names)}." for why, names in late.items()]
-        return found
 
     def runs(self, hopper: bool) -> list[tuple[str, sanitizer.Subject]]:
         """Tools with their subjects: what reaches out of its memory before all, then races."""
@@ -251,10 +244,16 @@ def done(stage: Stage, place: Place, total: float, left: float) -> tuple[StageRo
     stopped = (f"{stage.name}: the run was stopped in it.",)
     keep(place, StageRow(stage.name, "stopped", 0.0, limit, left_out=stopped))
     begun = process.now()
+    found = Verdict()
     try:
-        found = stage.run(place, limit)
+        stage.run(place, limit, found)
     except Exception as error:  # of this program, not of what it runs: the others have their turn
-        found = Verdict(wrong=[f"{stage.name} cannot be judged: {type(error).__name__}: {error}."])
+        found.wrong.append(f"{stage.name} cannot be judged: {type(error).__name__}: {error}.")
+    except KeyboardInterrupt:
+        seconds, left_out = process.now() - begun, (*stopped, *found.left_out)
+        row = StageRow(stage.name, "stopped", seconds, limit, tuple(found.wrong), left_out)
+        keep(place, row)
+        raise
     state = "stopped" if any(": stopped after" in text for text in found.left_out) else "done"
     row = StageRow(
         *(stage.name, state, process.now() - begun, limit),

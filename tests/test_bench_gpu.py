@@ -355,7 +355,7 @@ def test_a_stage_that_cannot_be_judged_ends_alone(
     fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken(stages.Stage):
-        def run(self, place: Any, seconds: float) -> Any:
+        def run(self, place: Any, seconds: float, found: stages.Verdict) -> None:
             raise subprocess.TimeoutExpired("nvidia-smi", seconds)
 
     monkeypatch.setattr(stages, "STAGES", (Broken("broken", 0.5), stages.Part("bf16", 0.5)))
@@ -363,6 +363,22 @@ def test_a_stage_that_cannot_be_judged_ends_alone(
     found = record.read(next((tmp_path / "records").iterdir()))
     assert "broken cannot be judged: TimeoutExpired" in found.failures[0]
     assert [one.state for one in found.stages] == ["done", "done"]
+
+
+def test_what_a_stage_found_before_it_was_interrupted_is_kept(
+    fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(stages.Stage):
+        def run(self, place: Any, seconds: float, found: stages.Verdict) -> None:
+            found.wrong.append("memcheck: found.")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "STAGES", (Interrupted("sanitizer", 0.5),))
+    assert gpu.main(["--minutes", "0.2", "--record", str(tmp_path / "records")]) == 130
+    found = record.read(next((tmp_path / "records").iterdir()))
+    assert found.failures == ["memcheck: found."]
+    assert found.stages[0].state == "stopped"
+    assert found.stages[0].left_out == ("sanitizer: the run was stopped in it.",)
 
 
 # What ends it before it begins
@@ -572,7 +588,8 @@ def test_a_sanitizer_that_is_not_there_is_left_out(
     monkeypatch.setattr(sanitizer, "_places", lambda: str(tmp_path))
     monkeypatch.setattr(sanitizer, "planted_program", lambda build, _: build / "planted")
     stage = stages.Sanitized("sanitizer", 0.5)
-    found = stage.run(stages.Place(tmp_path, tmp_path, False), 9.0)
+    found = stages.Verdict()
+    stage.run(stages.Place(tmp_path, tmp_path, False), 9.0, found)
     assert not found.wrong
     assert "memcheck, compute-sanitizer is not installed: plain, mma, " in found.left_out[0]
 
