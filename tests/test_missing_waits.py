@@ -103,7 +103,8 @@ class Wait:
             owner = getattr(owner, part)
         usual = vars(owner)[name]
         source = textwrap.dedent(inspect.getsource(usual))
-        assert source.count(f" {self.line}\n") == 1, "the line is no longer there"
+        if source.count(f" {self.line}\n") != 1:  # no AssertionError: that is what is looked for
+            raise LookupError(f"{self.function} has no line {self.line!r}, or several")
         made: dict[str, Any] = {}
         code = source.replace(f" {self.line}\n", " pass\n")
         exec("from __future__ import annotations\n" + code, inspect.unwrap(usual).__globals__, made)
@@ -161,6 +162,12 @@ def notices(order: str, holds: Callable[[Machine], bool], wait: Wait | None = No
 )
 def test_nothing_is_wrong_with_all_waits(order: str, holds: Callable[[Machine], bool]) -> None:
     assert not notices(order, holds)
+
+
+def test_a_wait_that_is_not_there_cannot_be_left_out() -> None:
+    gone = Wait(CUDA, "PinnedLane.wait", "self._copied.wait_for_it()", lanes)
+    with pytest.raises(LookupError, match=r"PinnedLane\.wait has no line"):
+        notices("eager", lanes, gone)
 
 
 @pytest.mark.parametrize("wait", WAITS, ids=str)
