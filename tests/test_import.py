@@ -243,6 +243,15 @@ SCRIPTS: dict[str, tuple[Callable[[str], str], Wrap]] = {
             "model": state,
         },
     ),
+    "beside what counts and keeps": (
+        behind(""),
+        lambda state, x: {
+            "state_dict": state,
+            "counts": collections.defaultdict(int, seen=3),  # protocol 2 calls it long
+            "epochs": range(3),  # and this xrange
+            "losses": collections.deque([1.0, 2.0], maxlen=20),
+        },
+    ),
     "beside plain values": (behind(""), lambda state, x: state | {"epoch": 3, "note": "best"}),
     "averaged, alone": (behind("module."), lambda state, x: state | {"n_averaged": x[0].long()}),
     "the state dict alone": (behind("module."), lambda state, x: state),
