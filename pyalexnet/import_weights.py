@@ -50,7 +50,7 @@ def import_run(
         form: "torchvision", "caffe", or "auto" for what the file begins as.
         class_names: a file with a line a class in the order of the outputs: its name, behind its
             id and a tab or behind its synset and a blank, where these are known; or Keras's
-            imagenet_class_index.json. None: what an export of ours says, else numbers from 0.
+            imagenet_class_index.json. None: what the file itself says, else numbers from 0.
         mean: Caffe's mean image, a .binaryproto.
         state_dict: which of a checkpoint's state dicts; None: the only one, or that which is no
             average.

@@ -277,6 +277,50 @@ def test_checkpoints_as_training_scripts_write_them(
     np.testing.assert_array_equal(found.params["conv5.b"], params["features.10.bias"])
 
 
+NAMED = [f"class {number}" for number in range(CLASSES)]
+NUMBERS = {name: number for number, name in reversed(list(enumerate(NAMED)))}
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("told", "not_used"),
+    [
+        ({"class_to_idx": NUMBERS}, None),
+        ({"args": options(class_to_idx=NUMBERS, classes=CLASSES)}, None),
+        ({"hyper_parameters": {"class_names": NAMED}}, None),
+        ({"classes": NAMED[1:], "meta": {"CLASSES": tuple(NAMED)}}, None),
+        ({"class_to_idx": {**NUMBERS, "class 3": 5}}, ["class_to_idx"]),
+        (
+            {"class_to_idx": {**NUMBERS, "class 3": 99}, "classes": NAMED[1:]},
+            ["class_to_idx", "classes"],
+        ),
+        ({"class_to_idx": [3], "classes": CLASSES, "class_names": [1], "CLASSES": ()}, []),
+    ],
+)
+def test_what_a_training_script_calls_its_classes(
+    torch: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    told: dict[str, Any],
+    not_used: list[str] | None,
+) -> None:
+    """It is taken where it fits, and where it does not that is said."""
+    at_width(monkeypatch, TINY)
+    params = torchvision_names(in_torch_order("owt", TINY))
+    state = {name: torch.tensor(value) for name, value in params.items()}
+    torch.save({"state_dict": state} | told, tmp_path / "a.pth")
+    found = import_run(tmp_path / "a.pth", tmp_path / "run")
+    fits = not_used is None
+    assert found.classes == (Classes.named(NAMED) if fits else None)
+    assert Trained.load(tmp_path / "run", backend="numpy").classes == (
+        Classes.named(NAMED) if fits else Classes.numbered(CLASSES)
+    )
+    assert found.notes == tuple(
+        f"Its {name} does not name {CLASSES} classes, one for each output, and is not used."
+        for name in not_used or ()
+    )
+
+
 @pytest.mark.peer
 @pytest.mark.parametrize(
     ("first", "second", "prefix"),
