@@ -941,6 +941,15 @@ INDEX = {"0": ["n01440764", "tench"], "2": ["n03", "dog"], "1": ["n01443537", "g
         ("10\tblack bear\n2\tcat\n30\tdog\n", "10 2 30", "black bear,cat,dog"),
         (json.dumps(INDEX), "n01440764 n01443537 n03", "tench,goldfish,dog"),
         ("\ufeffcat\r\ndog\r\ncat\r\n", "0 1 2", "cat,dog,cat"),
+        (json.dumps({"0": "black bear", "2": "dog", "1": "cat"}), "0 1 2", "black bear,cat,dog"),
+        (json.dumps({"10": 2, "2": 1, "0": 0}), "0 2 10", "0 2 10"),
+        (json.dumps(["black bear", "cat", "dog"]), "0 1 2", "black bear,cat,dog"),
+        (
+            json.dumps([["n1", "black bear"], ["n2", "cat"], ["n3", "dog"]]),
+            "n1 n2 n3",
+            "black bear,cat,dog",
+        ),
+        ("{0: 'black bear',\n 1: \"cat\",\n 2: 'dog'}\n", "0 1 2", "black bear,cat,dog"),
     ],
 )
 def test_what_classes_are_called(tmp_path: Path, text: str | None, ids: str, names: str) -> None:
@@ -959,8 +968,16 @@ def test_class_names_have_to_fit(tmp_path: Path) -> None:
         (b"\xff\xfe\n", "cannot be read"),
         (b"n1\tcat\nn2\tdog\nn1\tcow\n", "the id 'n1' is there twice"),
         (b'{"0": ["a", "b"], "1": ["c", "d"], "3": ["e", "f"]}', "no index of classes .'2'"),
-        (b'{"0": "a", "1": "b", "2": "c"}', "two texts for each class"),
+        (b'{"0": "a", "1": ["b", "c"], "2": ["d", "e"]}', "no index of classes"),
+        (b'["ab", ["c", "d"], ["e", "f"]]', "a name, or an id and a name, was expected"),
+        (b'[["a", "b", "c"], ["d", "e", "f"], ["g", "h", "i"]]', "no index of classes"),
+        (b"[1, 2, 3]", "no index of classes"),
+        (b'[["a", 1], ["b", 2], ["c", 3]]', "a name, or an id and a name, was expected"),
+        (b'{"a": 0, "b": 1, "c": 1}', "no index of classes"),
+        (b"{}", "has 0 names; 3 were expected"),
         (b'{"0": ', "no index of classes"),
+        (b"[" * 10**5, "no index of classes"),
+        (b"", "cannot be read .an empty file"),
     ):
         names.write_bytes(content)
         with pytest.raises(CheckpointError, match=sentence):
