@@ -37,9 +37,12 @@ class Classes:
     def named(cls, names: Sequence[str]) -> Classes:
         """Classes of which only names are known; those that share one are told apart by number."""
         count = Counter(names)
-        ids = (
-            name if count[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)
-        )
+        ids: list[str] = []
+        for number, name in enumerate(names):
+            one = name if count[name] == 1 else f"{name} ({number})"
+            while one != name and (one in count or one in ids):  # that is what another is called
+                one = f"{one} ({number})"
+            ids.append(one)
         return cls(tuple(ids), tuple(names))
 
     @classmethod

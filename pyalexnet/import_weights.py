@@ -5,28 +5,28 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pyalexnet import checkpoint
 from pyalexnet.checkpoint import Checkpoint, Meta
 from pyalexnet.classes import Classes
+from pyalexnet.data import decode, tables
 from pyalexnet.data.dataset import shown
-from pyalexnet.errors import ArgumentError, CheckpointError, RunError
+from pyalexnet.errors import ArgumentError, CheckpointError, RunError, reason
 from pyalexnet.foreign import caffe, formats, torchvision, weights
 from pyalexnet.foreign.weights import Found
 from pyalexnet.run import Config, RunFolder, environment
 
 _FORMATS = ("torchvision", "caffe")
-
-_LARGEST_NAMES = 16 * 2**20
-"""Bytes of a file of class names that are still read."""
 
 _SYNSET = re.compile(r"n\d{8}")
 """What ImageNet calls a class, and its folder."""
@@ -49,8 +49,9 @@ def import_run(
         run: not there yet, or empty.
         form: "torchvision", "caffe", or "auto" for what the file begins as.
         class_names: a file with a line a class in the order of the outputs: its name, behind its
-            id and a tab or behind its synset and a blank, where these are known; or Keras's
-            imagenet_class_index.json. None: what an export of ours says, else numbers from 0.
+            id and a tab or behind its synset and a blank, where these are known; or an index in
+            JSON, such as Keras's imagenet_class_index.json or a class_to_idx. None: what the file
+            of weights says, else numbers from 0.
         mean: Caffe's mean image, a .binaryproto.
         state_dict: which of a checkpoint's state dicts; None: the only one, or that which is no
             average.
@@ -149,14 +150,13 @@ def _classes(path: Path | None, found: Found) -> Classes:
     if path is None:
         return known
     try:
-        with path.open("rb") as file:
-            text = file.read(_LARGEST_NAMES).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = tables.utf_8(decode.contents(path)).decode("utf-8")
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{shown(path)} cannot be read ({error}); class names in UTF-8, one a line, were "
-            "expected."
+            f"{shown(path)} cannot be read ({reason(error)}); class names in UTF-8, one a line, "
+            "were expected."
         ) from error
-    ids, names = _index(path, text) if text.lstrip().startswith("{") else _lines(text)
+    ids, names = _index(path, text) if text.lstrip()[:1] in ("{", "[") else _lines(text)
     if len(names) != count:
         raise CheckpointError(
             f"{shown(path)}: has {len(names)} names; {count} were expected, one for each class."
@@ -178,15 +178,36 @@ def _lines(text: str) -> tuple[list[str], list[str]]:
 
 
 def _index(path: Path, text: str) -> tuple[list[str], list[str]]:
-    """The same out of Keras's imagenet_class_index.json: {"0": ["n01440764", "tench"], ...}."""
+    """The same out of JSON, or a dict or list of Python's; [] for ids where there are names alone.
+
+    Keras's imagenet_class_index.json is {"0": ["n01440764", "tench"], ...}; others have a name for
+    the pair, a number for each name (PyTorch's class_to_idx), or a list.
+    """
     try:
-        index = json.loads(text)
-        pairs = [index[str(number)] for number in range(len(index))]
-        if not all(len(pair) == 2 and all(isinstance(one, str) for one in pair) for pair in pairs):
-            raise TypeError("two texts for each class were expected")
-    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        try:
+            index = json.loads(text)
+        except json.JSONDecodeError:
+            index = ast.literal_eval(text)
+        entries = _by_number(index) if isinstance(index, dict) else list(index)
+        if all(isinstance(entry, str) for entry in entries):
+            return [], entries
+        pairs = [tuple(entry) for entry in entries if isinstance(entry, list | tuple)]
+        texts = all(isinstance(one, str) for pair in pairs for one in pair)
+        if len(pairs) < len(entries) or not texts:
+            raise TypeError("a name, or an id and a name, was expected for each class")
+        ids, names = zip(*pairs, strict=True)
+    except (LookupError, TypeError, ValueError, SyntaxError, MemoryError, RecursionError) as error:
         raise CheckpointError(
-            f'{shown(path)}: is no index of classes ({error}); {{"0": [ID, NAME], ...}} was '
-            "expected."
+            f'{shown(path)}: is no index of classes ({reason(error)}); {{"0": [ID, NAME], ...}} '
+            "was expected."
         ) from error
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    return list(ids), list(names)
+
+
+def _by_number(index: dict[Any, Any]) -> list[Any]:
+    """Values in the order of their keys, which are numbers; or keys, as ids, in that of values."""
+    if all(type(value) is int for value in index.values()):
+        found: dict[str, Any] = {str(number): (key, key) for key, number in index.items()}
+    else:
+        found = {str(number): entry for number, entry in index.items()}
+    return [found[str(number)] for number in range(len(index))]

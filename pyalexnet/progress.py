@@ -240,6 +240,7 @@ def _opening(trainer: Trainer) -> Iterator[str]:
         f"data      {trainer.dataset.name}: {len(train):,} training and {len(test):,} test images, "
         f"{size}, {net.spec.classes} classes"
     )
+    yield f"          {trainer.dataset.note}"
     if recipe.augment is not None:
         yield f"views     {_views(recipe.augment)}"
     if config.devices:

@@ -83,6 +83,9 @@ def test_ids_are_there_once_and_have_names() -> None:
     with pytest.raises(ArgumentError, match="there are 2 ids and 1 names"):
         classes("a b", "c")
     assert Classes.named(("x", "y", "x")).ids == ("x (0)", "y", "x (2)")
+    assert Classes.named(("x", "x", "x (0)")).ids == ("x (0) (0)", "x (1)", "x (0)")
+    again = ("x", "x", "x (0)", "x (0)")
+    assert Classes.named(again).ids == ("x (0) (0)", "x (1)", "x (0) (2)", "x (0) (3)")
 
 
 def test_what_a_file_says_of_them_is_read_back() -> None:

@@ -65,7 +65,7 @@ def test_run_folder_is_complete(trained: tuple[Path, Any]) -> None:
 
 
 def test_first_lines_say_what_is_trained(trained: tuple[Path, Any]) -> None:
-    head = trained[1].stdout.splitlines()[:7]
+    head = trained[1].stdout.splitlines()[:8]
     parameters = sum(values.size for values in last(trained[0]).params.values())
     for line, part in zip(
         head,
@@ -73,6 +73,7 @@ def test_first_lines_say_what_is_trained(trained: tuple[Path, Any]) -> None:
             f"alexnet-tiny: {parameters:,} parameters",
             "epochs 6 -> 3, schedules stretched; lr 0.03 -> 0.01, all rates with it",
             "quarters: 50 training and 20 test images, 12x12x1, 4 classes",
+            "quarters.npz (50 + 20 images)",
             "numpy, device 0",
             "3 epochs of 6 steps, batch 8, lr 0.01, momentum 0.9",
             str(trained[0].resolve()),

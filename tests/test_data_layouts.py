@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from image_files import BLUE, RED, encoded, plain, write_class
-from pyalexnet import data
+from pyalexnet import data, start
 from pyalexnet.commands.data import data_app
 from pyalexnet.data import listing, prepare
 from pyalexnet.data.pack import Storage
 from pyalexnet.data.prepare import Options
 from pyalexnet.errors import DataError
+from pyalexnet.progress import Reporter
 
 SIZE = (8, 8)
 
@@ -247,6 +249,22 @@ def test_the_command_tells_it_first(tmp_path: Path) -> None:
         "not used  test/ (10 images)",
     ]
     assert "validation is valid" in data.load(tmp_path / "pack").note
+
+
+def test_training_tells_it_before_the_first_step(tmp_path: Path) -> None:
+    part(tmp_path / "set", "train", 12)
+    part(tmp_path / "set", "kept", 3)
+    stream = io.StringIO()
+    reporter = Reporter(stream)
+    trainer = start.new(
+        start.Choices(data=str(tmp_path / "set"), backend="numpy", batch_size=8),
+        out=tmp_path / "runs",
+        config=None,
+        reporter=reporter,
+    )
+    with trainer.folder:
+        reporter.opening(trainer)
+    assert "not used: kept/ (6 images)" in stream.getvalue()
 
 
 @pytest.mark.parametrize(

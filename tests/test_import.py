@@ -243,6 +243,15 @@ SCRIPTS: dict[str, tuple[Callable[[str], str], Wrap]] = {
             "model": state,
         },
     ),
+    "beside what counts and keeps": (
+        behind(""),
+        lambda state, x: {
+            "state_dict": state,
+            "counts": collections.defaultdict(int, seen=3),  # protocol 2 calls it long
+            "epochs": range(3),  # and this xrange
+            "losses": collections.deque([1.0, 2.0], maxlen=20),
+        },
+    ),
     "beside plain values": (behind(""), lambda state, x: state | {"epoch": 3, "note": "best"}),
     "averaged, alone": (behind("module."), lambda state, x: state | {"n_averaged": x[0].long()}),
     "the state dict alone": (behind("module."), lambda state, x: state),
@@ -266,6 +275,50 @@ def test_checkpoints_as_training_scripts_write_them(
     assert found.notes == ()
     np.testing.assert_array_equal(found.params["fc7.w"], params["classifier.4.weight"])
     np.testing.assert_array_equal(found.params["conv5.b"], params["features.10.bias"])
+
+
+NAMED = [f"class {number}" for number in range(CLASSES)]
+NUMBERS = {name: number for number, name in reversed(list(enumerate(NAMED)))}
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("told", "not_used"),
+    [
+        ({"class_to_idx": NUMBERS}, None),
+        ({"args": options(class_to_idx=NUMBERS, classes=CLASSES)}, None),
+        ({"hyper_parameters": {"class_names": NAMED}}, None),
+        ({"classes": NAMED[1:], "meta": {"CLASSES": tuple(NAMED)}}, None),
+        ({"class_to_idx": {**NUMBERS, "class 3": 5}}, ["class_to_idx"]),
+        (
+            {"class_to_idx": {**NUMBERS, "class 3": 99}, "classes": NAMED[1:]},
+            ["class_to_idx", "classes"],
+        ),
+        ({"class_to_idx": [3], "classes": CLASSES, "class_names": [1], "CLASSES": ()}, []),
+    ],
+)
+def test_what_a_training_script_calls_its_classes(
+    torch: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    told: dict[str, Any],
+    not_used: list[str] | None,
+) -> None:
+    """It is taken where it fits, and where it does not that is said."""
+    at_width(monkeypatch, TINY)
+    params = torchvision_names(in_torch_order("owt", TINY))
+    state = {name: torch.tensor(value) for name, value in params.items()}
+    torch.save({"state_dict": state} | told, tmp_path / "a.pth")
+    found = import_run(tmp_path / "a.pth", tmp_path / "run")
+    fits = not_used is None
+    assert found.classes == (Classes.named(NAMED) if fits else None)
+    assert Trained.load(tmp_path / "run", backend="numpy").classes == (
+        Classes.named(NAMED) if fits else Classes.numbered(CLASSES)
+    )
+    assert found.notes == tuple(
+        f"Its {name} does not name {CLASSES} classes, one for each output, and is not used."
+        for name in not_used or ()
+    )
 
 
 @pytest.mark.peer
@@ -888,6 +941,15 @@ INDEX = {"0": ["n01440764", "tench"], "2": ["n03", "dog"], "1": ["n01443537", "g
         ("10\tblack bear\n2\tcat\n30\tdog\n", "10 2 30", "black bear,cat,dog"),
         (json.dumps(INDEX), "n01440764 n01443537 n03", "tench,goldfish,dog"),
         ("\ufeffcat\r\ndog\r\ncat\r\n", "0 1 2", "cat,dog,cat"),
+        (json.dumps({"0": "black bear", "2": "dog", "1": "cat"}), "0 1 2", "black bear,cat,dog"),
+        (json.dumps({"10": 2, "2": 1, "0": 0}), "0 2 10", "0 2 10"),
+        (json.dumps(["black bear", "cat", "dog"]), "0 1 2", "black bear,cat,dog"),
+        (
+            json.dumps([["n1", "black bear"], ["n2", "cat"], ["n3", "dog"]]),
+            "n1 n2 n3",
+            "black bear,cat,dog",
+        ),
+        ("{0: 'black bear',\n 1: \"cat\",\n 2: 'dog'}\n", "0 1 2", "black bear,cat,dog"),
     ],
 )
 def test_what_classes_are_called(tmp_path: Path, text: str | None, ids: str, names: str) -> None:
@@ -906,8 +968,16 @@ def test_class_names_have_to_fit(tmp_path: Path) -> None:
         (b"\xff\xfe\n", "cannot be read"),
         (b"n1\tcat\nn2\tdog\nn1\tcow\n", "the id 'n1' is there twice"),
         (b'{"0": ["a", "b"], "1": ["c", "d"], "3": ["e", "f"]}', "no index of classes .'2'"),
-        (b'{"0": "a", "1": "b", "2": "c"}', "two texts for each class"),
+        (b'{"0": "a", "1": ["b", "c"], "2": ["d", "e"]}', "no index of classes"),
+        (b'["ab", ["c", "d"], ["e", "f"]]', "a name, or an id and a name, was expected"),
+        (b'[["a", "b", "c"], ["d", "e", "f"], ["g", "h", "i"]]', "no index of classes"),
+        (b"[1, 2, 3]", "no index of classes"),
+        (b'[["a", 1], ["b", 2], ["c", 3]]', "a name, or an id and a name, was expected"),
+        (b'{"a": 0, "b": 1, "c": 1}', "no index of classes"),
+        (b"{}", "has 0 names; 3 were expected"),
         (b'{"0": ', "no index of classes"),
+        (b"[" * 10**5, "no index of classes"),
+        (b"", "cannot be read .an empty file"),
     ):
         names.write_bytes(content)
         with pytest.raises(CheckpointError, match=sentence):

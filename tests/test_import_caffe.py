@@ -657,6 +657,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda layers: at(layers, "data")["transform_param"].update(mean_value=[1.0]),
         "has mean_file and mean_value; one of the two",
     ),
+    "a mean of no number": (
+        lambda layers: at(layers, "data").update(transform_param={"mean_value": [1.0, math.nan]}),
+        r"'data' \(Data\) has mean_value nan; a finite number was expected",
+    ),
     "two preparations": (
         lambda layers: layers.insert(
             1,

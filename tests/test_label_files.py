@@ -208,6 +208,8 @@ REFUSED: dict[str, tuple[str, str]] = {
     "damaged JSON": ('{"a": 0,', "is JSON that cannot be used ("),
     "JSON in JSON": ('{"images": {"a": 0}}', "(it has a dict in it)"),
     "JSON of nothing": ("[null]", "(it has null in it)"),
+    "a list without entries": ("[]", "is JSON that cannot be used (it is empty)"),
+    "an object without entries": ("{}\n", "is JSON that cannot be used (it is empty)"),
 }
 
 
@@ -219,6 +221,18 @@ def test_labels_that_are_refused(tmp_path: Path, case: str) -> None:
     with pytest.raises(DataError) as caught:
         label_files.val_labels(path, None, FILES, FOLDERS, NAMES)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-8-sig"])
+def test_byte_order_marks(tmp_path: Path, encoding: str) -> None:
+    """Excel's and PowerShell's text files are UTF-16."""
+    path, mark = tmp_path / "labels", "\ufeff" if encoding == "utf-16-be" else ""
+    path.write_text(mark + lines(FILES, IDS, by="\t", end="\r\n"), encoding=encoding)
+    assert label_files.val_labels(path, None, FILES, FOLDERS).tolist() == LABELS
+    path.write_bytes(path.read_bytes()[:101])
+    if encoding != "utf-8-sig":
+        with pytest.raises(DataError, match=r"'utf-16-.e' codec can't decode .*; a file of lines"):
+            label_files.val_labels(path, None, FILES, FOLDERS)
 
 
 def test_labels_of_no_images_are_refused(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ def import_weights(
         Path | None,
         typer.Option(
             help="Text file with a line a class, in the order of the outputs: NAME, SYNSET NAME, "
-            "or ID, a tab, NAME; or Keras's imagenet_class_index.json. Without it classes are "
-            "called 0, 1, ..., and so the folders of data have to be."
+            "or ID, a tab, NAME; or JSON, such as Keras's imagenet_class_index.json or a "
+            "class_to_idx. Where neither it nor FILE tells, classes are called 0, 1, ..., and so "
+            "the folders of data have to be."
         ),
     ] = None,
     mean: Annotated[

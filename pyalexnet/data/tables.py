@@ -7,6 +7,7 @@ byte order mark, lines that end in any way; names that are not UTF-8 come as fil
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import os
@@ -62,7 +63,7 @@ def read(path: Path) -> tuple[Table, ...]:
         DataError: it cannot be read, or is JSON of another shape.
     """
     try:
-        raw = decode.contents(path).removeprefix(b"\xef\xbb\xbf").rstrip()
+        raw = utf_8(decode.contents(path)).rstrip()
     except (OSError, ValueError) as error:
         raise DataError(f"{shown(path)}: {reason(error)}; a file of lines was expected.") from error
     if raw.lstrip()[:1] in (b"{", b"["):
@@ -71,6 +72,17 @@ def read(path: Path) -> tuple[Table, ...]:
     ways = [_table("line", [_cut(line, by) for line in lines], joint) for by, joint in PARTING]
     halves = [[part.strip() for part in line.rpartition(" ")[::2] if part] for line in lines]
     return *ways, _table("line", halves, " "), _table("line", [[line] for line in lines], " ")
+
+
+def utf_8(raw: bytes) -> bytes:
+    """A text without its byte order mark, in UTF-8 where that says UTF-16, as Excel's files are.
+
+    Raises:
+        ValueError: it is no UTF-16, although it says so.
+    """
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-16").encode("utf-8")
+    return raw.removeprefix(codecs.BOM_UTF8)
 
 
 def _table(what: str, rows: Iterable[Sequence[str]], joint: str) -> Table:
@@ -94,6 +106,8 @@ def _of_json(path: Path, raw: bytes) -> Table:
         except json.JSONDecodeError:
             value = [json.loads(line, object_pairs_hook=_once) for line in raw.splitlines()]
         rows = _rows(value)
+        if not rows:
+            raise ValueError("it is empty")
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(
             f"{shown(path)}: is JSON that cannot be used ({reason(error)}); an object or a list of "

@@ -308,6 +308,9 @@ def _of_source(path: Path, layer: Any) -> _Pixels:
     mean, mean_file = tuple(map(decimal, new.mean_value)), new.mean_file or old.mean_file
     if mean and mean_file:
         caffe_layers.refuse(path, layer, "has mean_file and mean_value", "one of the two")
+    for value in mean:
+        if not math.isfinite(value):
+            caffe_layers.refuse(path, layer, f"has mean_value {value}", "a finite number")
     bare = not mean and not mean_file and kind in ("Data", "ImageData", "WindowData")
     return _Pixels(None, new.crop_size or old.crop_size or None, scale, mean, mean_file, bare)
 

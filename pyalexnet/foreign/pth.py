@@ -15,6 +15,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,11 +39,11 @@ _TO_CONVERT = (
 _PICKLES = 4
 """Of the format of before 2020, those that come before the tensors."""
 
-_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-"""Names of modules that protocol 2 writes as Python 2 called them."""
-
 _TABLES = re.compile("dict|cfgnode|munch|box", re.IGNORECASE)
 """Names of classes that are dicts: defaultdict, AttributeDict, yacs' CfgNode ..."""
+
+_LISTS = ("collections.deque",)
+"""Classes of which a pickle appends to what they make, as PyTorch does to plain lists alone."""
 
 _DEEPEST = 8
 """Tables in tables that are looked into."""
@@ -70,6 +71,13 @@ class _Table:
 
     def __new__(cls, *_: object, **__: object) -> Any:
         return OrderedDict()
+
+
+class _List:
+    """Stands for a class of list: calling it makes a plain one."""
+
+    def __new__(cls, *_: object, **__: object) -> Any:
+        return []
 
 
 def read(path: Path, raw: bytes) -> Any:
@@ -125,10 +133,17 @@ def _names(path: Path, raw: bytes) -> set[str]:
             for opcode, argument, _ in pickletools.genops(pickle):
                 if opcode.name == "GLOBAL":
                     module, _, name = str(argument).rpartition(" ")
-                    names.add(f"{_PYTHON_2.get(module, module)}.{name}")
+                    names.add(".".join(_in_python_3(module, name)))
         except Exception:  # damaged, which PyTorch is to say
             break
     return names
+
+
+def _in_python_3(module: str, name: str) -> tuple[str, str]:
+    """What protocol 2 writes as Python 2 called it: `__builtin__.long` is `builtins.int`."""
+    if (module, name) in NAME_MAPPING:
+        return NAME_MAPPING[module, name]
+    return IMPORT_MAPPING.get(module, module), name
 
 
 def _pickles(path: Path, raw: bytes) -> list[io.BytesIO]:
@@ -175,6 +190,8 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
 
 def _stand_in(name: str) -> Any:
     """A class that does nothing, for the one of that name."""
+    if name in _LISTS:
+        return _List
     if _TABLES.search(name.rpartition(".")[2]):
         return _Table
     # Of that module a class is called by nothing but its name.

@@ -64,6 +64,9 @@ _ARCHITECTURES = ("arch", "architecture", "model_name", "model")
 _OPTIONS = ("args", "hyper_parameters", "hparams", "opt", "cfg", "config")
 """Names under which they keep their options."""
 
+_CLASSES = ("class_names", "classes", "CLASSES")
+"""Names under which they list the classes in the order of the outputs; class_to_idx has numbers."""
+
 _SIZES = {"val_resize_size": 256, "val_crop_size": 224}
 """Of torchvision's references: the shorter side of an image, and that of what is cut out of it."""
 
@@ -95,6 +98,9 @@ def read(path: Path, state_dict: str | None = None) -> Found:
     mean = np.broadcast_to((255 * colours).astype(np.float32), (augment.stored, augment.stored, 3))
     new = weights.ours(path, spec, params)
     classes = _class_ids(path, found, spec.classes)
+    if classes is None:
+        classes, left = _named_classes(found, spec.classes)
+        more = (*more, *left)
     return Found(spec, dict(NET_ARGS), new, mean.copy(), (*more, *notes), classes=classes)
 
 
@@ -150,6 +156,35 @@ def _class_ids(path: Path, found: Any, count: int) -> Classes | None:
             f"{shown(path)}: calls {len(classes)} classes by name; {count} were expected."
         )
     return classes
+
+
+def _named_classes(found: Any, count: int) -> tuple[Classes | None, tuple[str, ...]]:
+    """What a training script said that the classes are called, and a note where that cannot be."""
+    holders = (*_OPTIONS, "meta", "dataset_meta")
+    tables = [_table(found), *(_table(_table(found).get(name)) for name in holders)]
+    left: dict[str, None] = {}
+    for table in tables:
+        for where, names in _lists_of_classes(table):
+            if len(names) == count:
+                return Classes.named([weights.printable(name) for name in names]), ()
+            left[where] = None
+    return None, tuple(
+        f"Its {where} does not name {count} classes, one for each output, and is not used."
+        for where in left
+    )
+
+
+def _lists_of_classes(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Names in the order of the outputs, and where they are; none where their numbers have gaps."""
+    numbers = table.get("class_to_idx")
+    if isinstance(numbers, Mapping) and numbers:
+        by_number = {number: name for name, number in numbers.items() if type(number) is int}
+        whole = sorted(by_number) == [*range(len(numbers))]
+        yield "class_to_idx", [by_number[number] for number in sorted(by_number)] if whole else []
+    for where in _CLASSES:
+        said = table.get(where)
+        if isinstance(said, list | tuple) and said and all(isinstance(one, str) for one in said):
+            yield where, list(said)
 
 
 def _spec(classes: int) -> NetSpec:
