@@ -289,6 +289,7 @@ NUMBERS = {name: number for number, name in reversed(list(enumerate(NAMED)))}
         ({"args": options(class_to_idx=NUMBERS, classes=CLASSES)}, None),
         ({"hyper_parameters": {"class_names": NAMED}}, None),
         ({"classes": NAMED[1:], "meta": {"CLASSES": tuple(NAMED)}}, None),
+        ({"args": options(class_ids=[3, 5])}, []),
         ({"class_to_idx": {**NUMBERS, "class 3": 5}}, ["class_to_idx"]),
         (
             {"class_to_idx": {**NUMBERS, "class 3": 99}, "classes": NAMED[1:]},

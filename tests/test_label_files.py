@@ -235,6 +235,19 @@ def test_byte_order_marks(tmp_path: Path, encoding: str) -> None:
             label_files.val_labels(path, None, FILES, FOLDERS)
 
 
+@pytest.mark.parametrize("count", [3, 10, 11])
+def test_folders_that_are_called_by_their_places(tmp_path: Path, count: int) -> None:
+    """As MNIST's; from 11 on, some programs have 10 for the third, and label it 2."""
+    path, folders = tmp_path / "labels", [str(number) for number in range(count)]
+    for text in (lines(FILES, LABELS), lines(LABELS)):
+        path.write_text(text)
+        if count <= 10:
+            assert label_files.val_labels(path, None, FILES, folders).tolist() == LABELS
+        else:
+            with pytest.raises(DataError, match="folders are called by numbers, too"):
+                label_files.val_labels(path, None, FILES, folders)
+
+
 def test_labels_of_no_images_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels"
     path.write_text("a.png 1\n")

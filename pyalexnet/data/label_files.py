@@ -298,6 +298,8 @@ def _classes(
             )
     elif numbers is not None:
         meaning = _numbered(numbers, folders, labels)
+    elif list(folders) == [str(number) for number in range(min(len(folders), 10))]:
+        pass  # each number is a folder's name and its place, however folders are sorted
     elif any(folder.isdecimal() for folder in folders):
         raise DataError(
             f"{shown(path)}: labels images by numbers, and folders are called by numbers, too; a "

@@ -143,7 +143,7 @@ def write(trained: Trained, path: Path) -> str:
 def _class_ids(path: Path, found: Any, count: int) -> Classes | None:
     """What `write` said that the classes are called; None of a file that another program wrote."""
     about = _table(found.get("args")) if isinstance(found, Mapping) else {}
-    if "class_ids" not in about:
+    if not isinstance(about.get("class_ids"), str):  # or an option of a script that is called so
         return None
     try:
         classes = Classes.read(about)
