@@ -376,7 +376,9 @@ SLIPS = [
     Slip("lrn", LRN_ROWS, "c + d < 0", "c + d < 0 - SLIP"),
     Slip("lrn", LRN_ROWS, "c + d >= length", "c + d >= length + SLIP"),
     Slip("lrn", "lrn.cu", "&& i < rows.count", "&& i < rows.count + SLIP"),
-    Slip("lrn", LRN_ROWS, "i + d < staged", "i + d < staged + SLIP", "uninitialised read of t"),
+    Slip(
+        "lrn", LRN_ROWS, "i + d < staged", "i + d < staged + SLIP", "uninitialised read of passed"
+    ),
     Slip("lrn", LRN_ROWS, "window.before, rows.count", "window.before, rows.count + SLIP"),
     Slip("lrn", LRN_ROWS, "if (i < tile_end)", "if (i < tile_end + SLIP)", "data race"),
     Slip("lrn_pool", LRN_POOL, "column < pixels &&", "column < pixels + SLIP &&"),

@@ -25,6 +25,7 @@ CHOSEN = (
     "MAKEFLAGS",
     "MFLAGS",
     "MAKEOVERRIDES",
+    "MAKELEVEL",
     "VENV",
     "PYTHON",
     "ISOLATION",
