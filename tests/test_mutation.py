@@ -239,6 +239,22 @@ def test_a_missing_barrier_is_noticed(be: Any, call: Call) -> None:
 
 
 @CHECKED
+def test_the_documents_show_what_the_checker_says(be: Any) -> None:
+    """README.md the race behind LRN's backward loop, docs/checker.md both of its barriers."""
+    call = next(call for call in CALLS if "wider than a stage" in call.name)
+    said = []
+    for barrier in BARRIERS[call.file]:
+        with without(be, barrier), pytest.raises(KernelError) as raised:
+            call.run(be)
+        said.append(str(raised.value))
+    readme, checker = (
+        " ".join((KERNELS.parent / name).read_text().split())
+        for name in ("README.md", "docs/checker.md")
+    )
+    assert said[-1] in readme and all(report in checker for report in said)
+
+
+@CHECKED
 def test_every_barrier_is_met_and_has_its_call(be: Any) -> None:
     files = {call.file for call in CALLS}
     assert files == {name for name, barriers in BARRIERS.items() if barriers}
