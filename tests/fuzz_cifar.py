@@ -160,7 +160,11 @@ def archive(contents: dict[str, bytes], suffix: str, members: list[tuple[int, Me
                 header.type, header.linkname = odd.kind, odd.target.replace("{}", name)
                 header.size = len(content) if odd.size is None else odd.size
                 header.pax_headers = odd.pax
-                tar.addfile(header)  # without its contents: what follows is taken for them
+                # Without its contents, which addfile refuses: what follows is taken for them.
+                head = header.tobuf(tar.format, tar.encoding, tar.errors)
+                assert tar.fileobj is not None
+                tar.fileobj.write(head)
+                tar.offset += len(head)
             header = tarfile.TarInfo(f"cifar-10-batches/{name}")
             header.size = len(content)
             tar.addfile(header, io.BytesIO(content))
