@@ -57,11 +57,20 @@ class Place:
 
 @dataclass
 class Verdict:
-    """What a stage came to, in sentences: what is wrong, left out, and to be told."""
+    """What a stage came to, in sentences: what is wrong, left out, and to be told.
+
+    stopped: whether the end of its time cut off a program of it.
+    """
 
     wrong: list[str] = dataclasses.field(default_factory=list)
     left_out: list[str] = dataclasses.field(default_factory=list)
     told: list[str] = dataclasses.field(default_factory=list)
+    stopped: bool = False
+
+    def stop(self, name: str, ended: Ended) -> None:
+        """Tell that a program was cut off by the end of its time."""
+        self.stopped = True
+        self.left_out.append(f"{name}: stopped after {ended.seconds:.0f} s{_last(ended)}.")
 
 
 @dataclass(frozen=True)
@@ -115,9 +124,7 @@ class Part(Stage):
         job = Job(self.name, (sys.executable, *own), seconds, place.log(self.name))
         (ended,) = process.run([job], _ROOT, seconds, environment=_ENVIRONMENT)
         if ended.code is None:
-            found.left_out.append(
-                f"{self.name}: stopped after {ended.seconds:.0f} s{_last(ended)}."
-            )
+            found.stop(self.name, ended)
         after = record.read(place.where)
         if ended.code == 0 or (ended.code == 1 and len(after.failures) > len(before.failures)):
             pass  # what is wrong stands in the record's rows
@@ -141,9 +148,7 @@ class Tests(Stage):
         (ended,) = process.run([job], _ROOT, seconds, environment=each)
         text = ended.said()
         if ended.code is None:
-            found.left_out.append(
-                f"{self.name}: stopped after {ended.seconds:.0f} s{_last(ended)}."
-            )
+            found.stop(self.name, ended)
             if re.search(r"^(FAILED|ERROR) ", text, re.MULTILINE):
                 found.wrong.append(f"{self.name}: tests failed before they were stopped.")
         elif reason := why_tests_failed(self.name, ended.code, text):
@@ -254,7 +259,7 @@ def done(stage: Stage, place: Place, total: float, left: float) -> tuple[StageRo
         row = StageRow(stage.name, "stopped", seconds, limit, tuple(found.wrong), left_out)
         keep(place, row)
         raise
-    state = "stopped" if any(": stopped after" in text for text in found.left_out) else "done"
+    state = "stopped" if found.stopped else "done"
     row = StageRow(
         *(stage.name, state, process.now() - begun, limit),
         *(tuple(found.wrong), tuple(found.left_out)),
@@ -317,7 +322,7 @@ def _judge(name: str, ended: Ended, explained: bool, found: Verdict) -> None:
     elif ended.overran:
         found.wrong.append(f"{name} did not end in {ended.seconds:.0f} s{_last(ended)}.")
     elif ended.code is None:
-        found.left_out.append(f"{name}: stopped after {ended.seconds:.0f} s{_last(ended)}.")
+        found.stop(name, ended)
     elif ended.code != 0 and not (ended.code == 1 and explained):
         found.wrong.append(f"{name} ended with exit code {ended.code}{_last(ended)}.")
 

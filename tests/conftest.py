@@ -181,6 +181,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw none: pictures have their own tests, and take longer than the training."""
+    monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+
+
+@pytest.fixture
 def full() -> Iterator[int]:
     """A file that takes no byte: /dev/full where that is the device, else a sealed one."""
     if stat.S_ISCHR(Path("/dev/full").stat().st_mode if Path("/dev/full").exists() else 0):

@@ -13,10 +13,7 @@ from variants import CUDA, in_every_order, on_two_gpus
 CHOICES: dict[str, Any] = {"epochs": 1, "fused": True, "workers": 2}
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They have their own tests, and take longer than the training."""
-    monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")

@@ -54,9 +54,7 @@ STEPS = 3 * STEPS_AN_EPOCH
 Tried = Callable[..., None]
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")

@@ -33,11 +33,7 @@ from training import (
     resumed,
 )
 
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They have their own tests, and take longer than the training."""
-    monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")

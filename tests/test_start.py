@@ -23,9 +23,7 @@ from training import assert_same, began, fitted, last, lines, photographs, resum
 NARROW: dict[str, Any] = {"width": 1 / 16}
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")
