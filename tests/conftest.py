@@ -55,6 +55,12 @@ def pytest_configure(config: pytest.Config) -> None:
             refuse_to_lack(name)
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes are named by their length: a compressed file holds the time at which it was made, and
+    the workers, which collect apart, have to call a test the same."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
 def pytest_report_header() -> str:
     runs, left_out = [], []
     for name in KNOWN:
