@@ -1,6 +1,8 @@
 # make train    trains the default network on the photographs that come along
 # make test     runs every test, the kernels emulated and checked
 # make test-faults  kills, full disks, damaged files, bad input: many times each, half an hour
+# make sanitize the CPU's own kernels under AddressSanitizer and UBSan: tests of every operation, and
+#               two minutes of odd calls (FUZZ_SECONDS); their threads under ThreadSanitizer
 # make lint     formatting, style and types
 # make bench    times operations and steps beside PyTorch, if it is installed, on CPU or GPU
 # make gpu      on a machine with an NVIDIA GPU and nvcc: tests, compute-sanitizer, and the bench
@@ -48,12 +50,14 @@ comma := ,
 space := $() $()
 extras = $(subst $(space),$(comma),$(strip $(1) $(CUPY)))
 offline := $(filter off,$(ISOLATION))
-# $(1): extras of pyproject.toml, $(2): whether the checker is built. What is compiled lies in the
-# environment: two of them in one tree, or a `pip install .` beside it, share nothing.
+# $(1): extras of pyproject.toml, $(2): whether the checker is built, $(3): the instruction sets of
+# the CPU's own module. What is compiled lies in the environment: two of them in one tree, or a
+# `pip install .` beside it, share nothing.
 install = $(if $(offline),$(BIN)/python -P pyalexnet/install.py $(filter test,$(1)) &&) \
           $(BIN)/python -m pip install --quiet --disable-pip-version-check \
             -C build-dir=$(abspath $(VENV))/build \
             -C cmake.define.PYALEXNET_SIMCHECK=$(2) \
+            -C cmake.define.PYALEXNET_CPU_SETS=$(3) \
             -C cmake.define.PYALEXNET_CUDA=$(PYALEXNET_CUDA) \
             -C cmake.define.PYALEXNET_WARNINGS_ARE_ERRORS=$(if $(WERROR),ON,OFF) \
             $(if $(offline),--no-build-isolation --no-deps) \
@@ -66,7 +70,7 @@ EXTRA := import sys, tomllib; \
 add = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
         $$($(BIN)/python -c '$(EXTRA)' $(1))
 
-.PHONY: train test test-faults lint bench gpu gpu-peers cuda-all clean
+.PHONY: train test test-faults sanitize lint bench gpu gpu-peers cuda-all clean
 
 train: $(VENV)/installed
 	$(BIN)/pyalexnet train
@@ -87,6 +91,31 @@ gpu: $(VENV)/test-installed gpu-peers
 gpu-peers: $(VENV)/test-installed
 	@$(if $(offline),:,$(call add,gpu-peers)) || echo "PyTorch and JAX could not be installed" >&2
 
+# The module of the best instruction set, in place of the one that is installed. NumPy's and Python's
+# own leaks are none of ours.
+SANITIZED := $(abspath build/sanitized)
+# What the sanitizer wraps has to be there when it begins: libstdc++'s exceptions.
+RUNTIME = $(foreach library,libasan.so libstdc++.so.6,$(shell $${CXX:-c++} -print-file-name=$(library)))
+sanitized = PYALEXNET_SANITIZED=$(SANITIZED)/module PYTHONPATH=tests/sanitized:tests LD_PRELOAD='$(RUNTIME)' \
+  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+  PYALEXNET_TEST_BACKENDS=cpu $(BIN)/python
+OPERATIONS := $(wildcard $(patsubst bindings/%.cpp,tests/test_%.py,$(wildcard bindings/*.cpp)))
+FUZZ_SECONDS ?= 120
+
+sanitize: $(VENV)/test-installed $(VENV)/build-tools
+	@mkdir -p $(SANITIZED)
+	$${CXX:-c++} -std=c++17 -O1 -g -fsanitize=thread -Ikernels -pthread \
+	  tests/sanitized/threads.cpp kernels/simt/threads.cpp -o $(SANITIZED)/threads
+	TSAN_OPTIONS=die_after_fork=0:halt_on_error=1 $(SANITIZED)/threads
+	$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	  -DPYALEXNET_CUDA=OFF -DPYALEXNET_CPU_SETS=native -DPYALEXNET_SANITIZE=address,undefined \
+	  -DPYALEXNET_DEV_OUTPUT=$(SANITIZED)/module -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(BIN)/cmake --build $(SANITIZED) --target \
+	  $$($(BIN)/python -c 'from pyalexnet.backends.cpu import *; print(instruction_sets()[chosen_set()])')
+	$(sanitized) -m pytest -n 2 $(OPERATIONS)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(sanitized) -m fuzz_bindings
+
 lint: $(VENV)/lint-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -105,15 +134,16 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(if $(offline),--system-site-packages) $(VENV)
 	@$(if $(offline),$(PYTHON) -c '$(OUTER)' $(VENV))
 
-# The checker takes longer to compile than the rest together: `make train` does without.
+# The checker takes longer to compile than the rest together: `make train` does without, and without
+# instruction sets that this machine would not take.
 $(VENV)/installed: $(BIN)/python $(SOURCES)
 	@echo "installing pyalexnet into $(VENV) (about a minute the first time)"
-	@if [ -e $(VENV)/test-installed ]; then $(call install,test $(CUDA_TOOLS),ON); else $(call install,,OFF); fi
+	@if [ -e $(VENV)/test-installed ]; then $(call install,test $(CUDA_TOOLS),ON,all); else $(call install,,OFF,native); fi
 	@touch $@
 
 $(VENV)/test-installed: $(BIN)/python $(SOURCES)
 	@echo "installing pyalexnet with its checker into $(VENV) (about two minutes the first time)"
-	@$(call install,test $(CUDA_TOOLS),ON)
+	@$(call install,test $(CUDA_TOOLS),ON,all)
 	@touch $@ $(VENV)/installed
 
 $(VENV)/lint-installed: $(VENV)/test-installed

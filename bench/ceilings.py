@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -48,16 +49,26 @@ def as_card(name: str, ceilings: list[Ceiling]) -> Card | None:
 
 
 def _copy(device: Device, peers: Peers, nbytes: int) -> Ceiling:
-    """Bytes read and written a second, by the faster of the array library and PyTorch."""
+    """Bytes read and written a second, by the faster of the array library and PyTorch. All threads
+    share them.
+    """
     source = device.backend.zeros((nbytes // 4,))
     target = device.backend.zeros((nbytes // 4,))
-    runs: dict[str, Run] = {"arrays": lambda: target.__setitem__(slice(None), source)}
+    runs: dict[str, Run] = {"arrays": _array_copy(source, target, device.threads or 1)}
     if peers.torch:
         tensor = peers.torch.zeros(nbytes // 4, device=device.torch)
         other = peers.torch.zeros_like(tensor)
         runs["PyTorch"] = lambda: other.copy_(tensor)
     seconds = _least(device, runs)
     return Ceiling("copy", 2 * nbytes / seconds / _GIGA, "GB/s")
+
+
+def _array_copy(source: Any, target: Any, threads: int) -> Run:
+    if threads == 1:
+        return lambda: target.__setitem__(slice(None), source)
+    pool = ThreadPoolExecutor(threads)
+    shares = [np.array_split(array, threads) for array in (target, source)]
+    return lambda: [*pool.map(np.copyto, *shares)]
 
 
 def _product(device: Device, peers: Peers, size: int, precision: str) -> Ceiling:

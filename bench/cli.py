@@ -27,8 +27,7 @@ def main(arguments: Sequence[str]) -> int:
             print(listing.document(choices, cards.get(options.card)), end="")
             return 0
         if options.errors:
-            kernels = pyalexnet.backend("cuda" if isinstance(_device(options), Gpu) else "sim")
-            print(errors.document(kernels, nets.alexnet(preset="paper")), end="")
+            print(_errors(options), end="")
             return 0
         results = bench(options, shlex.join(["python", "-m", "bench", *arguments]))
     except (PyalexnetError, ValueError) as error:
@@ -53,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--dry-run", action="store_true", help="go through the GPU's form on the CPU, tiny"
     )
+    made.add_argument("--full", action="store_true", help="the CPU's longer form: an hour or two")
     made.add_argument(
         "--part", choices=[*forms.gpu()], help="of the GPU's form; all of them if none is named"
     )
@@ -71,7 +71,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--errors",
         action="store_true",
-        help="how far the products of AlexNet's layers lie from float64; nothing is timed",
+        help="how far the products of a network's layers lie from float64 on the device, of the "
+        "GPU's kernels by --dry-run; nothing is timed",
     )
     listed = made.add_argument_group("the launches of one training step, computed")
     listed.add_argument("--list-step", action="store_true", help="list them; nothing is run")
@@ -122,6 +123,17 @@ def bench(options: argparse.Namespace, command: str) -> Results:
     return results
 
 
+def _errors(options: argparse.Namespace) -> str:
+    """The tables of errors: of AlexNet, and on a CPU of a net whose filters are all 5 x 5."""
+    device = _device(options)
+    paper = nets.alexnet(preset="paper")
+    if isinstance(device, Gpu) or options.dry_run:
+        kernels = device.backend if isinstance(device, Gpu) else pyalexnet.backend("sim")
+        return errors.document(errors.of_kernels(kernels), paper)
+    ways = errors.of_cpu(device.backend)
+    return "\n".join(errors.document(ways, spec) for spec in (paper, nets.get("cifar-18pct")()))
+
+
 def _device(options: argparse.Namespace) -> Device:
     """The GPU where it works, unless the options say otherwise."""
     if options.cpu or options.dry_run:
@@ -135,10 +147,14 @@ def _device(options: argparse.Namespace) -> Device:
 
 
 def _parts(options: argparse.Namespace, device: Device) -> list[forms.Form]:
+    if options.full and not options.cpu:
+        raise ValueError("--full is given; --cpu was expected beside it.")
     if options.dry_run:
         parts = {"dry": forms.dry()}
+    elif isinstance(device, Gpu):
+        parts = forms.gpu()
     else:
-        parts = forms.gpu() if isinstance(device, Gpu) else {"cpu": forms.cpu(options.seconds)}
+        parts = {"cpu": (forms.cpu_full if options.full else forms.cpu)(options.seconds)}
     if options.part is None:
         return [*parts.values()]
     if options.part not in parts:

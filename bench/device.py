@@ -15,6 +15,7 @@ from typing import Any
 import pyalexnet
 from pyalexnet.backends import Backend
 
+from . import environment
 from .timing import Elsewhere, HostStopwatch, Run, Stopwatch, finish
 
 # Four times the largest second-level cache of a card (60 MB on an H200).
@@ -33,6 +34,8 @@ class Device(ABC):
         backend: our side.
         stopwatch: takes the time of an operation.
         step_stopwatch: takes the time of a training step.
+        threads: that both sides may use; None on a GPU.
+        layouts: of PyTorch's maps, in which its steps are tried.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Device(ABC):
     backend: Backend
     stopwatch: Stopwatch
     step_stopwatch: Stopwatch
+    threads: int | None = None
+    layouts: tuple[str, ...] = ("channels_last",)
 
     @abstractmethod
     def ready(self, run: Run) -> Run:
@@ -70,12 +75,18 @@ class Device(ABC):
 
 
 class Host(Device):
-    """The CPU, by the numpy backend; also what a dry run of the GPU's form takes in its place."""
+    """The CPU, by the backend cpu; also what a dry run of the GPU's form takes in its place.
+
+    Each side takes as many threads as the process may use cores: `taskset -c 0` makes it one.
+    """
+
+    layouts = ("channels_last", "NCHW")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.torch, self.versions = "cpu", {}
-        self.backend = pyalexnet.backend("numpy")
+        self.threads = environment.cores()
+        self.backend = pyalexnet.backend("cpu")
         self.stopwatch = self.step_stopwatch = HostStopwatch()
 
     def ready(self, run: Run) -> Run:

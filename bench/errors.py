@@ -1,18 +1,21 @@
-"""How far products lie from float64: every layer and pass, at each precision that is float32.
+"""How far products lie from float64: every layer and pass, in each way that is float32.
 
 At the network's full size, on standard normal numbers, few images. An error is counted in units of
-2^-24 (half a place of a float32), once of the sum of the absolute products, the worst element, and
-once of the result itself, in the Frobenius norm.
+2^-24 (half a place of a float32), of the worst element and in the mean of the sum of the absolute
+products, and of the result itself, in the Frobenius norm.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
+import pyalexnet
 from pyalexnet.backends import Backend
 from pyalexnet.backends.geometry import ConvGeometry
 from pyalexnet.net import NetSpec
@@ -23,46 +26,60 @@ from .gate import first_outputs
 from .reference import ReferenceBackend
 
 IMAGES = 2
-WAYS = {"fp32": False, "fp32x3": True}
-"""By precision, what the operations' `tensor` is."""
+Ways: TypeAlias = Mapping[str, tuple[Backend, bool]]
+"""By name, whose operations they are, and what their `tensor` is."""
 
 _UNIT = 2.0**-24
 
 
 @dataclass(frozen=True)
 class Error:
-    """Of one operation in one precision, in units: the worst element's, and the norm's."""
+    """Of one operation in one way, in units: the worst element's, their mean, and the norm's."""
 
     worst: float
+    mean: float
     norm: float
 
 
 @dataclass(frozen=True)
 class Row:
-    """A layer's pass. terms: of a sum. errors: by precision."""
+    """A layer's pass. terms: of a sum. errors: by way."""
 
     name: str
     terms: int
     errors: dict[str, Error]
 
 
-def rows(backend: Backend, spec: NetSpec) -> Iterator[Row]:
-    """Every convolution and linear layer of a network, pass by pass."""
-    for case in cases.of(spec, IMAGES):
+def of_kernels(backend: Backend) -> Ways:
+    """By either unit of a GPU."""
+    return {"fp32": (backend, False), "fp32x3": (backend, True)}
+
+
+def of_cpu(backend: Backend) -> Ways:
+    """As the formula says, and with Winograd's convolutions, where the backend takes them."""
+    exact = pyalexnet.backend(backend.name, backend.device, exact=True)
+    return {"exact": (exact, False), "Winograd": (backend, False)}
+
+
+def rows(ways: Ways, spec: NetSpec) -> Iterator[Row]:
+    """Every convolution and linear layer of a network, pass by pass; then what reads blocks."""
+    blocks = (one for one in cases.fused(spec, IMAGES, "fp32") if one.name.endswith("in blocks"))
+    for case in (*cases.of(spec, IMAGES), *blocks):
         if case.op.startswith(("conv_", "linear_")):
-            yield _row(backend, case)
+            yield _row(ways, case)
 
 
-def _row(backend: Backend, case: Case) -> Row:
+def _row(ways: Ways, case: Case) -> Row:
     arrays = case.arrays()
     exact = _exact(case, arrays)
     sizes = _exact(case, {name: abs(array) for name, array in arrays.items()})
     errors = {}
-    for precision, tensor in WAYS.items():
+    for name, (backend, tensor) in ways.items():
         (found, *_) = first_outputs(backend, _plain(case, tensor), arrays)
         off = abs(found - exact)
-        errors[precision] = Error(
+        errors[name] = Error(
             float(np.max(off / sizes)) / _UNIT,
+            float(np.mean(off / sizes)) / _UNIT,
             float(np.linalg.norm(off) / np.linalg.norm(exact)) / _UNIT,
         )
     return Row(case.name, round(case.flops / 2 / exact.size), errors)
@@ -93,21 +110,22 @@ def _exact(case: Case, arrays: Arrays) -> np.ndarray[tuple[int, ...], np.dtype[n
     return y
 
 
-def document(backend: Backend, spec: NetSpec) -> str:
+def document(ways: Ways, spec: NetSpec) -> str:
     """The table."""
-    names = [f"{name}: {what}" for what in ("worst", "norm") for name in WAYS]
+    kinds = [field.name for field in dataclasses.fields(Error)]
+    names = [f"{name}: {kind}" for kind in kinds for name in ways]
+    on = ", ".join(dict.fromkeys(backend.name for backend, _ in ways.values()))
     lines = [
-        f"# Errors of {spec.name}'s products, {IMAGES} images, on {backend.name}",
+        f"# Errors of {spec.name}'s products, {IMAGES} images, on {on}",
         "",
-        "In units of 2^-24: of the worst element, of the sum of its absolute products; of all, of",
-        "the result, in the Frobenius norm.",
+        "In units of 2^-24: of the worst element and in the mean, of the sum of its absolute",
+        "products; of all, of the result, in the Frobenius norm.",
         "",
         f"| layer | terms | {' | '.join(names)} |",
         f"| --- | ---: |{' ---: |' * len(names)}",
     ]
-    for row in rows(backend, spec):
-        errors = [row.errors[name] for name in WAYS]
-        numbers = [*(one.worst for one in errors), *(one.norm for one in errors)]
+    for row in rows(ways, spec):
+        numbers = [getattr(row.errors[name], kind) for kind in kinds for name in ways]
         if not all(map(math.isfinite, numbers)):
             raise ValueError(f"{row.name} gives what is not finite.")
         shown = " | ".join(f"{number:.2f}" for number in numbers)

@@ -187,7 +187,7 @@ def _lanes(backend: Backend) -> Iterator[Trial]:
 
 
 def _batches(backend: Backend, dataset: Dataset) -> Wrong:
-    ours, right = (_loaded(be, dataset) for be in (backend, pyalexnet.backend("numpy")))
+    ours, right = (_loaded(be, dataset) for be in (backend, pyalexnet.backend("cpu")))
     wrong = [
         n for n, (a, b) in enumerate(zip(ours, right, strict=True)) if a.tobytes() != b.tobytes()
     ]

@@ -11,12 +11,24 @@ from pathlib import Path
 from pyalexnet import data, nets
 from pyalexnet.plan import Precision
 
-from . import cases, ceilings, compiler, floors, kernels, lint, loader, loops, operations, whole
+from . import (
+    cases,
+    ceilings,
+    compiler,
+    floors,
+    kernels,
+    lint,
+    loader,
+    loops,
+    memory,
+    operations,
+    whole,
+)
 from .cards import PRECISIONS, Card
 from .cases import Case
 from .device import Device
 from .peers import Peers
-from .peers.torch_steps import COMPILED
+from .peers.torch_steps import COMPILED, UNTUNED
 from .results import Results, label
 from .steps import OTHER_LOOP, WAYS, Gate, Ours, StepCase, Way
 from .timing import Plan
@@ -41,11 +53,12 @@ class Form:
     those are too that take layers together. loops: whose products are timed by both main loops.
     precisions: ours, with those of the peers beside each. steps: whole ones that are timed;
     by_kernels: those that are taken apart. ways: how our side runs a step, the last beside the
-    peers. modes: of the peers. compiled: steps, and the precisions, that torch.compile is timed on
-    too. in_fp32x3: steps that are timed in fp32x3 too, fused, beside the peers' strict float32.
-    sizes: of the products among the ceilings; copied: bytes of the copy, 0 for no ceilings.
-    libraries: the peers. loader: whether that is timed. inspects: whether the compiler and the
-    emulation are asked about the kernels.
+    peers. others: of our side, beside them too. memory: steps whose memory is measured. modes: of
+    the peers. compiled: steps, and the precisions, that torch.compile is timed on too. in_fp32x3:
+    steps that are timed in fp32x3 too, fused, beside the peers' strict float32. sizes: of the
+    products among the ceilings; copied: bytes of the copy, 0 for no ceilings. libraries: the peers.
+    loader: whether that is timed. inspects: whether the compiler and the emulation are asked about
+    the kernels.
     """
 
     name: str
@@ -58,6 +71,8 @@ class Form:
     steps: tuple[StepCase, ...] = ()
     by_kernels: tuple[StepCase, ...] = ()
     ways: tuple[Way, ...] = WAYS[-1:]
+    others: tuple[Ours, ...] = ()
+    memory: tuple[StepCase, ...] = ()
     modes: tuple[str, ...] = ("eager",)
     compiled: tuple[tuple[StepCase, str], ...] = ()
     in_fp32x3: tuple[StepCase, ...] = ()
@@ -76,7 +91,8 @@ class Form:
         for precision in self.precisions:
             *parts, whole = (Ours(precision, way) for way in self.ways)
             both = hopper and precision == "bf16"
-            yield [*parts, *([Ours(precision, OTHER_LOOP)] if both else []), whole]
+            other_loop = [Ours(precision, OTHER_LOOP)] if both else []
+            yield [*parts, *other_loop, *self.others, whole]
         if case in self.in_fp32x3:
             yield [Ours("fp32x3", way) for way in self.ways if way != "layer by layer"]
 
@@ -95,25 +111,49 @@ class Form:
 
 def cpu(seconds: float) -> Form:
     """Small batches, for any machine; `seconds` for each case and all its forms together."""
+    fused = WAYS[1]
     return Form(
         "CPU",
         Plan(seconds, 4, 20, warmups=1),
         Plan(4 * seconds, 4, 20, warmups=1),
-        operations=(paper(2), StepCase(nets.get("cifar-18pct")(), "cifar-18pct", 32)),
+        operations=(paper(2), _named("cifar-18pct", 32)),
         precisions={"fp32": ("fp32",)},
-        steps=(
-            StepCase(nets.get("cifar-18pct")(), "cifar-18pct", 128),
-            StepCase(nets.get("alexnet-tiny")(), "alexnet-tiny", 64),
-        ),
-        ways=WAYS[:1],
-        sizes=(1024,),
+        steps=(_named("cifar-18pct", 128), _named("alexnet-tiny", 64)),
+        ways=(fused,),
+        others=(Ours("bf16", fused), Ours("fp32", fused, exact=True)),
+        sizes=(2048,),
         copied=64 * _MEGABYTE,
         loader=True,
         inspects=True,
         notes=(
-            "torch.compile is left to the GPU's form: it compiles for longer than this may take.",
+            "What takes minutes is left to --full: AlexNet at batch 32, torch.compile, memory.",
         ),
     )
+
+
+def cpu_full(seconds: float) -> Form:
+    """The batches that a CPU trains on, beside the peers' compilers too; an hour or two."""
+    small = tuple(_named(name, 128) for name in ("cifar-18pct", "cifar-19pct", "cifar-80sec"))
+    tiny, source = _named("alexnet-tiny", 64), nets.alexnet(preset="source")
+    return replace(
+        cpu(seconds),
+        name="CPU, full",
+        plan=Plan(4 * seconds, 8, 40, warmups=1),
+        step_plan=Plan(20 * seconds, 6, 40, warmups=1),
+        operations=(paper(32), *small, tiny),
+        fused=("fp32",),
+        steps=(small[0], tiny, paper(32), StepCase(source, _label("source"), 32)),
+        modes=("eager", UNTUNED, COMPILED[0]),
+        memory=(paper(32),),
+        sizes=(1024, 2048, 4096),
+        copied=256 * _MEGABYTE,
+        inspects=False,
+        notes=(),
+    )
+
+
+def _named(name: str, batch: int) -> StepCase:
+    return StepCase(nets.get(name)(), name, batch)
 
 
 def gpu() -> dict[str, Form]:
@@ -211,11 +251,12 @@ def run(
     only: part of the names of the operations and steps to time. pack: a data set whose images are
     fed from the host.
     """
-    peers = peers.only(form.libraries)
+    peers, threads = peers.only(form.libraries), device.threads
     results.missing |= peers.missing
     results.notes += [note for note in form.notes if note not in results.notes]
     _ceilings(form, device, peers, results, done)
-    ceiling, gate = ceilings.as_card(device.name, results.ceilings), Gate()
+    reached = [one for one in results.ceilings if one.threads == threads]
+    ceiling, gate = ceilings.as_card(device.name, reached), Gate()
     for case in form.by_kernels:
         if only is None or only in f"step {case.label}":
             ways = [
@@ -230,12 +271,18 @@ def run(
     wanted = [case for case in _cases(form, form.operations) if only is None or only in case.name]
     timed = operations.rows(device, wanted, peers, form.precisions, form.plan, ceiling)
     for row in timed:
-        results.operations.append(row)
+        results.operations.append(replace(row, threads=threads))
         done(label(row))
     wanted = [case for case in _cases(form, form.loops) if only is None or only in case.name]
     for product in loops.rows(device, wanted, form.plan):
         results.loops.append(product)
         done(label(product))
+    for case in form.memory:
+        if only is None or only in f"memory of {case.label}":
+            fused = [ours for (*others, whole) in form.ours(case) for ours in (whole, *others)]
+            for taken in memory.rows(case, fused, peers):
+                results.memory.append(taken)
+                done(f"memory: {taken.side}")
     if form.loader and (only is None or only in "loader"):
         results.loader += loader.rows(device.backend, form.step_plan, pack)
         done("loader")
@@ -248,8 +295,11 @@ def _ceilings(
     if not form.copied:
         return
     for one in ceilings.measured(device, peers, form.sizes, form.copied, form.peer_precisions):
-        others = [other for other in results.ceilings if other.name != one.name]
-        results.ceilings = [*others, one]
+        new = replace(one, threads=device.threads)
+        others = [
+            old for old in results.ceilings if (old.name, old.threads) != (new.name, new.threads)
+        ]
+        results.ceilings = [*others, new]
         done(f"ceiling: {one.name}")
 
 
@@ -304,8 +354,9 @@ def _steps(
     for ways in form.ours(case, loops.is_hopper(device.backend)):
         modes, before = form.modes_of(case, ways[-1].precision), len(results.steps)
         for row in whole.rows(device, case, ways, gate, peers, modes, form.step_plan, ceiling):
-            others = [one for one in results.steps[before:] if one.form != row.form]
-            results.steps[before:] = [*others, row]
+            kind = (row.precision, row.form)
+            others = [one for one in results.steps[before:] if (one.precision, one.form) != kind]
+            results.steps[before:] = [*others, replace(row, threads=device.threads)]
             done(label(row))
         if pack is not None:
             dataset = data.load(pack, image_size=case.spec.input_shape[:2])

@@ -78,7 +78,9 @@ def _row(
                 runs[name] = run
         timings = interleaved(device.stopwatch, runs, plan)
         ours.append(timings.pop(_SELF))
-        theirs += [PeerTime(name, precision, timing) for name, timing in timings.items()]
+        theirs += [
+            PeerTime(name, precision, timing, beside=ours[-1]) for name, timing in timings.items()
+        ]
     return OperationRow(*about, ours[0], None, tuple(theirs), _share(case, ours[0], ceiling))
 
 

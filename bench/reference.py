@@ -303,10 +303,10 @@ class ReferenceBackend(HostBackend):
 
     def _dropout(self, x: Numbers, y: Numbers, mask: Mask) -> None:
         features = np.arange(x.size // len(x), dtype=np.uint64)
-        for image, (source, target) in enumerate(zip(x, y, strict=True)):
+        for image, source in enumerate(x):
             element = np.uint64(image * (mask.total or len(features)) + mask.offset) + features
-            draws = _draws(element, mask.seed, int(mask.step), mask.layer).reshape(source.shape)
-            target[...] = np.where(draws < math.ceil(mask.keep * 2**32), source, 0)
+            draws = _draws(element, mask.seed, int(mask.step), mask.layer).reshape(x.shape[1:])
+            y[image] = np.where(draws < math.ceil(mask.keep * 2**32), source, 0)
 
     # Loss and learning
 
@@ -352,7 +352,8 @@ class ReferenceBackend(HostBackend):
             self._split_weights((whole + new).astype(np.float32), w, low)
 
     def _split_weights(self, w: Numbers, high: Numbers, low: Numbers) -> None:
-        bits = w.view(np.uint32).astype(np.int64)
+        # A NaN becomes the plain one: rounding would make a number of some.
+        bits = np.where(np.isnan(w), 0x7FC00000, w.view(np.uint32).astype(np.int64))
         upper = (bits + 2**15) // 2**16
         high[...] = upper.astype(np.uint16).view(high.dtype)
         low[...] = (bits - 2**16 * upper).astype(np.int16).view(np.uint16)

@@ -25,13 +25,17 @@ class Costs:
 
 @dataclass(frozen=True)
 class PeerTime:
-    """One form of a peer: its time, or why there is none; of a whole step its costs too."""
+    """One form of a peer: its time, or why there is none; of a whole step its costs too.
+
+    beside: our time in the same turns; None where it is the row's.
+    """
 
     name: str
     precision: str
     timing: Timing | None
     failed: str | None = None
     costs: Costs = Costs()
+    beside: Timing | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,9 @@ class KernelRow:
 
 @dataclass(frozen=True)
 class OperationRow:
-    """One operation at one batch size. share: of what the ceilings of the same run allow."""
+    """One operation at one batch size. share: of what the ceilings of the same run allow.
+    threads: that it and the peers may use, on a CPU.
+    """
 
     case: str
     net: str
@@ -95,6 +101,7 @@ class OperationRow:
     failed: str | None
     peers: tuple[PeerTime, ...]
     share: float | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class LoopRow:
 @dataclass(frozen=True)
 class StepRow:
     """A whole training step. floor: seconds of the fused plan at this run's ceilings. form: how it
-    was run: see `steps.Way`.
+    was run: see `steps.Ours.form`. threads: that it and the peers may use, on a CPU.
     """
 
     net: str
@@ -126,6 +133,24 @@ class StepRow:
     floor: float | None = None
     costs: Costs = Costs()
     form: str = ""
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class MemoryRow:
+    """Bytes that training steps take of a process of their own on a CPU.
+
+    peak: at once, batches and parameters included. fresh: of pages that a step takes from the
+    system, after the first steps. arrays: that a step takes anew at once, Python's objects and
+    NumPy's arrays; None for a peer, whose are neither.
+    """
+
+    net: str
+    batch: int
+    side: str
+    peak: int
+    fresh: int
+    arrays: int | None
 
 
 Row: TypeAlias = OperationRow | LoopRow | StepRow | KernelRow
@@ -143,12 +168,15 @@ class LoaderRow:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What the device reached: `value` in `unit`, or why that was not measured."""
+    """What the device reached: `value` in `unit`, or why that was not measured. threads: of a CPU,
+    that shared the work.
+    """
 
     name: str
     value: float | None
     unit: str
     failed: str | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +225,7 @@ class Results:
     operations: list[OperationRow] = field(default_factory=list)
     loops: list[LoopRow] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
+    memory: list[MemoryRow] = field(default_factory=list)
     loader: list[LoaderRow] = field(default_factory=list)
     floors: list[Floor] = field(default_factory=list)
     resources: list[KernelResources] = field(default_factory=list)
@@ -231,9 +260,15 @@ def label(row: Row) -> str:
     if isinstance(row, LoopRow):
         return f"{row.net} {row.case}, batch {row.batch}, both loops"
     if isinstance(row, OperationRow):
-        return f"{row.net} {row.case}, batch {row.batch}, {row.precision}"
-    form = f", {row.form}" if row.form else ""
-    return f"{row.net} step, {row.data}, batch {row.batch}, {row.precision}{form}"
+        about = [f"{row.net} {row.case}", f"batch {row.batch}", row.precision]
+    else:
+        about = [f"{row.net} step", row.data, f"batch {row.batch}", row.precision, row.form]
+    return ", ".join(part for part in (*about, on(row.threads)) if part)
+
+
+def on(threads: int | None) -> str:
+    """So many threads in words; empty on a GPU."""
+    return f"{threads} thread{'s' * (threads != 1)}" if threads else ""
 
 
 def best(row: OperationRow | StepRow, precision: str | None = None) -> PeerTime | None:
@@ -251,16 +286,21 @@ def compared(row: OperationRow | StepRow) -> str:
     if row.failed or row.ours is None:
         return "FAILED"
     peer = best(row, row.precision)
-    return verdict(row.ours, peer.timing) if peer and peer.timing else "no peer"
+    return verdict(peer.beside or row.ours, peer.timing) if peer and peer.timing else "no peer"
+
+
+def ratios(row: OperationRow | StepRow) -> tuple[float, float] | None:
+    """The best peer / ours, both in the same turns: of the medians, and of the minima."""
+    peer = best(row, row.precision)
+    if row.ours is None or peer is None or peer.timing is None:
+        return None
+    ours = peer.beside or row.ours
+    return peer.timing.median / ours.median, peer.timing.least / ours.least
 
 
 def geometric_mean(rows: list[OperationRow]) -> float | None:
-    """Of the ratios peer / ours over the rows that have both."""
-    logs = []
-    for row in rows:
-        peer = best(row, row.precision)
-        if row.ours and peer and peer.timing:
-            logs.append(math.log(peer.timing.median / row.ours.median))
+    """Of the ratios peer / ours of the medians, over the rows that have both."""
+    logs = [math.log(both[0]) for both in map(ratios, rows) if both]
     return math.exp(sum(logs) / len(logs)) if logs else None
 
 

@@ -144,7 +144,8 @@ class Tests(Stage):
     def run(self, place: Place, seconds: float, found: Verdict) -> None:
         job = Job(self.name, self.command(_ROOT / "tests", seconds), seconds, place.log(self.name))
         threads = str(max(1, cores() // _TEST_PROCESSES))
-        each = {**_ENVIRONMENT, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+        limits = ("PYALEXNET_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+        each = {**_ENVIRONMENT, **dict.fromkeys(limits, threads)}
         (ended,) = process.run([job], _ROOT, seconds, environment=each)
         text = ended.said()
         if ended.code is None:

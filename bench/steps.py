@@ -46,17 +46,25 @@ _ERROR = {"fp32": 1e-4, "fp32x3": 1e-4, "bf16": 2e-1}
 
 @dataclass(frozen=True)
 class Ours:
-    """Our side of a step."""
+    """Our side of a step. exact: whether a CPU's convolutions are never Winograd's."""
 
     precision: Precision = "fp32"
     way: Way = "layer by layer"
+    exact: bool = False
+
+    @property
+    def form(self) -> str:
+        """How it is run, in words."""
+        return f"{self.way}, exact" if self.exact else self.way
 
     def net(self, spec: NetSpec, backend: Backend, params: Arrays | None = None) -> Net:
         """The network; layer by layer in float32 the one that goes by no plan.
 
         params: its initial parameters, where they have been drawn.
         """
-        if self == Ours():
+        if self.exact:
+            backend = pyalexnet.backend(backend.name, backend.device, exact=True)
+        if (self.precision, self.way) == ("fp32", "layer by layer"):
             return Net(spec, backend=backend, params=params)
         fused, graph = self.way != "layer by layer", "graph" in self.way
         if self.way == OTHER_LOOP:

@@ -15,6 +15,8 @@ from .results import (
     compared,
     geometric_mean,
     label,
+    on,
+    ratios,
 )
 from .timing import Timing
 
@@ -63,6 +65,7 @@ def _parts(results: Results) -> Iterator[str]:
     yield from _section("Operations", _operations(results.operations))
     yield from _section("Main loops of the tensor cores", _loops(results.loops))
     yield from _section("Whole training steps", _steps(results.steps))
+    yield from _section("Memory of a training step", _memory(results))
     yield from _section("The loader", _loader(results))
     yield from _section("A step kernel by kernel", _kernels(results))
     yield from _section("Every form of the peers", _forms(results))
@@ -113,7 +116,10 @@ def _kernels(results: Results) -> str:
 
 def _ceilings(results: Results) -> str:
     rows = [
-        [one.name, f"{one.value:.4g} {one.unit}" if one.value is not None else str(one.failed)]
+        [
+            _listed(one.name, on(one.threads)),
+            f"{one.value:.4g} {one.unit}" if one.value is not None else str(one.failed),
+        ]
         for one in results.ceilings
     ]
     return table(["ceiling", "reached"], rows) if rows else ""
@@ -132,23 +138,46 @@ def _operations(rows: list[OperationRow]) -> str:
         "best peer",
         "its ms",
         "result",
+        "by minima",
     ]
     lines = [
         [
             f"{row.net} {row.case}",
             str(row.batch),
-            row.precision,
+            _listed(row.precision, on(row.threads)),
             _milliseconds(row.ours) if row.ours else "failed",
             _rate(row),
             f"{row.share:.0%}" if row.share is not None else "",
             *_peer(best(row, row.precision)),
             compared(row),
+            _by_minima(row),
         ]
         for row in rows
     ]
-    mean = geometric_mean(rows)
-    text = f"Geometric mean of peer / ours: {mean:.2f}." if mean else ""
-    return f"{table(header, lines)}\n\n{text}".strip()
+    means = (
+        _mean([row for row in rows if row.threads == threads])
+        for threads in dict.fromkeys(row.threads for row in rows)
+    )
+    return "\n\n".join(part for part in (table(header, lines), *means) if part)
+
+
+def _mean(rows: list[OperationRow]) -> str:
+    """How all of them stand, and the one that stands worst."""
+    found = {label(row): both[0] for row in rows if (both := ratios(row))}
+    if not found:
+        return ""
+    slowest, mean = min(found, key=found.__getitem__), geometric_mean(rows)
+    of_all = _listed("Geometric mean of peer / ours", on(rows[0].threads))
+    return f"{of_all}: {mean:.2f}; the least: {found[slowest]:.2f}, {slowest}."
+
+
+def _by_minima(row: OperationRow | StepRow) -> str:
+    both = ratios(row)
+    return f"{both[1]:.2f}" if both else ""
+
+
+def _listed(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
 
 
 def _loops(rows: list[LoopRow]) -> str:
@@ -174,7 +203,7 @@ def _steps(rows: list[StepRow]) -> str:
     if not rows:
         return ""
     header = ["step", "batch", "ours", "ms", "images/s", "of fused floor", *_COSTS]
-    header += ["best peer", "its ms", "result", "any precision"]
+    header += ["best peer", "its ms", "result", "by minima", "any precision"]
     return table(header, [_step(row) for row in rows])
 
 
@@ -183,15 +212,32 @@ def _step(row: StepRow) -> list[str]:
     return [
         f"{row.net}, {row.data}",
         str(row.batch),
-        ", ".join(part for part in (row.precision, row.form) if part),
+        _listed(row.precision, row.form, on(row.threads)),
         _milliseconds(ours) if ours else "failed",
         f"{row.batch / ours.median:,.0f}" if ours else "",
         f"{row.floor / ours.median:.0%}" if ours and row.floor else "",
         *_costs(row.costs, ours),
         *_peer(best(row, row.precision)),
         compared(row),
+        _by_minima(row),
         f"{anyone.name}: {_milliseconds(anyone.timing)} ms" if anyone and anyone.timing else "",
     ]
+
+
+def _memory(results: Results) -> str:
+    """Each side in a process of its own, above what its libraries take."""
+    lines = [
+        [
+            f"{row.net}, batch {row.batch}",
+            row.side,
+            f"{row.peak / 1e6:,.0f}",
+            f"{row.fresh / 1e6:,.3f}",
+            f"{row.arrays / 1e6:,.3f}" if row.arrays is not None else "-",
+        ]
+        for row in results.memory
+    ]
+    head = ["step", "side", "peak MB", "fresh pages a step, MB", "arrays anew in a step, MB"]
+    return table(head, lines) if lines else ""
 
 
 def _loader(results: Results) -> str:

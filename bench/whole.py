@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -46,30 +47,31 @@ def rows(
 ) -> Iterator[StepRow]:
     """A step on synthetic batches that lie on the device, in one precision.
 
-    Each of `ways` is a row of its own. The last stands beside every form of the peers; the others
-    beside it, for what it brings.
+    Each of `ways` is a row of its own. The last stands beside every form of the peers, and so do
+    those run in the same way by other arithmetic; the others beside it, for what it brings.
 
-    The last comes again with every group of the peers' forms, and takes the place of what it was
-    before: what has been timed is told though the next should never end.
+    Those beside the peers come again with every group of their forms, and take the place of what
+    they were before: what has been timed is told though the next should never end.
 
     modes: by the peers' precision, how PyTorch runs; those after "eager" take the form of the
     network that was the fastest in it.
     """
     batches, initial = steps.synthetic(case), gate.initial(case)
     checked = {ours: _checked(device, case, ours, gate, batches) for ours in ways}
-    *parts, whole = ways
+    wholes = [ours for ours in reversed(ways) if ours.way == ways[-1].way]
+    parts = [ours for ours in ways if ours not in wholes]
     if parts:
-        yield from _parts(device, case, ways, checked, peers, batches, initial, plan, ceiling)
-    yield from _whole(
-        device, case, whole, checked[whole], peers, modes, batches, initial, plan, ceiling
-    )
+        yield from _parts(
+            device, case, [*parts, wholes[0]], checked, peers, batches, initial, plan, ceiling
+        )
+    yield from _whole(device, case, wholes, checked, peers, modes, batches, initial, plan, ceiling)
 
 
 def _whole(
     device: Device,
     case: StepCase,
-    ours: Ours,
-    checked: _Checked,
+    wholes: Sequence[Ours],
+    checked: Mapping[Ours, _Checked],
     peers: Peers,
     modes: Mapping[str, tuple[str, ...]],
     batches: list[Batch],
@@ -77,18 +79,24 @@ def _whole(
     plan: Plan,
     ceiling: Card | None,
 ) -> Iterator[StepRow]:
-    """Our side run in one way, and one group of the peers after the other."""
-    about = _about(case, ours)
-    first_loss, wrong = checked
-    if wrong:
-        yield StepRow(*about, None, wrong, (), form=ours.way)
+    """Our side run in one way, by one arithmetic or several, and one group of the peers after the
+    other.
+    """
+    right = [ours for ours in wholes if not checked[ours][1]]
+    for ours in wholes:
+        if ours not in right:
+            yield StepRow(*_about(case, ours), None, checked[ours][1], (), form=ours.form)
+    if not right:
         return
-    mine, taken = _made(device, case, ours, batches, initial)
+    first_loss, _ = checked[right[0]]
+    mine = {ours: _made(device, case, ours, batches, initial) for ours in right}
     found: list[PeerTime] = []
-    timed: list[Timing] = []
-    costs: Costs | None = None
+    others: dict[Ours, list[PeerTime]] = {ours: [] for ours in right}
+    timed: dict[Ours, list[Timing]] = {ours: [] for ours in right}
+    costs: dict[Ours, Costs] = {}
     for group in _groups(device, case, peers, modes, initial, batches, found):
-        runs: dict[str, Run] = {_SELF: mine}
+        runs: dict[str, Run] = {str(ours): run for ours, (run, _) in mine.items()}
+        before = len(found)
         memory: dict[str, int | None] = {}
         for name, (precision, make) in group.items():
             try:
@@ -103,14 +111,18 @@ def _whole(
                 continue
             runs[name], memory[name] = _turning(step.run), step.memory
         timings = interleaved(device.step_stopwatch, runs, plan)
-        timed.append(timings.pop(_SELF))
+        beside = {ours: timings.pop(str(ours)) for ours in right}
         for name, timing in timings.items():
             theirs = _costs(device, peers.torch, runs[name], memory[name])
             found.append(PeerTime(name, group[name][0], timing, None, theirs))
-        costs = costs or _costs(device, peers.torch, mine, taken)
-        least_doubted = min(timed, key=lambda timing: timing.doubt)
-        floor = _floor(case, ours, ceiling)
-        yield StepRow(*about, least_doubted, None, tuple(found), floor, costs, ours.way)
+        for ours, (run, taken) in mine.items():
+            timed[ours].append(beside[ours])
+            others[ours] += [dataclasses.replace(p, beside=beside[ours]) for p in found[before:]]
+            if ours not in costs:
+                costs[ours] = _costs(device, peers.torch, run, taken)
+            least_doubted = min(timed[ours], key=lambda timing: timing.doubt)
+            about = (*_about(case, ours), least_doubted, None, tuple(others[ours]))
+            yield StepRow(*about, _floor(case, ours, ceiling), costs[ours], ours.form)
 
 
 def _parts(
@@ -131,18 +143,18 @@ def _parts(
     taken: dict[Ours, int | None] = {}
     for ours in ways:
         if ours not in wrong:
-            runs[ours.way], taken[ours] = _made(device, case, ours, batches, initial)
+            runs[ours.form], taken[ours] = _made(device, case, ours, batches, initial)
     timings = interleaved(device.step_stopwatch, runs, plan) if runs else {}
-    beside = timings.get(whole.way)
-    others = (PeerTime(f"ours, {whole.way}", whole.precision, beside),) if beside else ()
+    beside = timings.get(whole.form)
+    others = (PeerTime(f"ours, {whole.form}", whole.precision, beside),) if beside else ()
     for ours in parts:
         if ours in wrong:
-            yield StepRow(*_about(case, ours), None, wrong[ours], (), form=ours.way)
+            yield StepRow(*_about(case, ours), None, wrong[ours], (), form=ours.form)
             continue
-        costs = _costs(device, peers.torch, runs[ours.way], taken[ours])
+        costs = _costs(device, peers.torch, runs[ours.form], taken[ours])
         floor = _floor(case, ours, ceiling)
-        about = (*_about(case, ours), timings[ours.way], None)
-        yield StepRow(*about, others, floor, costs, ours.way)
+        about = (*_about(case, ours), timings[ours.form], None)
+        yield StepRow(*about, others, floor, costs, ours.form)
 
 
 def _about(case: StepCase, ours: Ours) -> tuple[str, str, int, str]:
@@ -184,7 +196,7 @@ def fed(device: Device, case: StepCase, ours: Ours, dataset: Dataset, plan: Plan
     step = Step(device.backend, case, steps.packed(case, dataset), ours, feed=True)
     timings = interleaved(device.step_stopwatch, {_SELF: _turning(step.run)}, plan)
     about = (case.label, "from the host", case.batch, ours.precision)
-    return StepRow(*about, timings[_SELF], None, (), form=ours.way)
+    return StepRow(*about, timings[_SELF], None, (), form=ours.form)
 
 
 _Group = dict[str, tuple[str, Callable[[], Any]]]
@@ -206,7 +218,8 @@ def _groups(
     for precision, (_, *later_modes) in modes.items():
         group: _Group = {}
         given = (case.spec, initial, batches)
-        written = {f"PyTorch {form}": form for form in torch_steps.forms(case.spec, precision)}
+        forms = torch_steps.forms(case.spec, precision, device.layouts)
+        written = {f"PyTorch {form}": form for form in forms}
         torch_step = partial(TorchStep, peers.torch, device.torch, *given)
         if peers.torch:
             group |= {n: (precision, partial(torch_step, form)) for n, form in written.items()}
@@ -215,15 +228,13 @@ def _groups(
                 make = partial(JaxStep, peers.jax, *given, form)
                 group[f"JAX {form}"] = (precision, make)
         yield group
-        eager = [peer for peer in found if peer.name in written and peer.timing]
-        if not eager:
-            continue
-        fastest = written[
-            min(eager, key=lambda peer: peer.timing.median if peer.timing else 0).name
-        ]
-        for mode in later_modes:
-            later = dataclasses.replace(fastest, mode=mode)
-            yield {f"PyTorch {later}": (precision, partial(torch_step, later))}
+        eager = {peer.name: peer.timing.median for peer in found if peer.timing}
+        for mode, layout in itertools.product(later_modes, device.layouts):
+            alike = [name for name in eager if name in written and written[name].layout == layout]
+            if alike:
+                fastest = written[min(alike, key=eager.__getitem__)]
+                later = dataclasses.replace(fastest, mode=mode)
+                yield {f"PyTorch {later}": (precision, partial(torch_step, later))}
 
 
 def _turning(run: Callable[[int], Any]) -> Run:

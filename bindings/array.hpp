@@ -205,8 +205,8 @@ void order(int device, Stream first, Stream second);
 
 int device_count();
 
-// Whether the module has code for this device that uses what Hopper alone has.
-bool has_hopper(int device);
+// Whether the module has code by which this device multiplies so.
+bool multiplies(int device, Unit unit);
 
 // What the module offers beside the ops.
 void register_platform(py::module_& module);

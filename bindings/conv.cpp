@@ -85,20 +85,24 @@ struct Conv {
 
 using Sizes = const std::array<std::int64_t, 4>&;
 
-// Bytes of scratch for one pass: no stride or padding changes them.
-template <auto bytes> std::size_t workspace_in(Sizes x, Sizes w, Sizes y, std::int64_t groups,
-                                               std::int64_t towers, bool bfloat16,
-                                               const std::string& unit) {
+// Bytes of scratch for one pass.
+template <auto bytes>
+std::size_t workspace_in(Sizes x, Sizes w, Sizes y, std::int64_t stride_h, std::int64_t stride_w,
+                         std::int64_t pad_top, std::int64_t pad_left, std::int64_t groups,
+                         std::int64_t towers, bool bfloat16, const std::string& unit) {
     const Call call("conv_workspace", 0, Target{});
     return bytes(conv_shape(call, Extents{x}, Extents{w}, Extents{y}, unit_of(call, unit), towers,
-                            1, 1, 0, 0, groups),
+                            stride_h, stride_w, pad_top, pad_left, groups),
                  bfloat16);
 }
 
 // The same for a pass that does the same in every tower.
-template <auto bytes> std::size_t workspace_of_one(Sizes x, Sizes w, Sizes y, std::int64_t groups,
+template <auto bytes> std::size_t workspace_of_one(Sizes x, Sizes w, Sizes y, std::int64_t stride_h,
+                                                   std::int64_t stride_w, std::int64_t pad_top,
+                                                   std::int64_t pad_left, std::int64_t groups,
                                                    bool bfloat16, const std::string& unit) {
-    return workspace_in<bytes>(x, w, y, groups, 1, bfloat16, unit);
+    return workspace_in<bytes>(x, w, y, stride_h, stride_w, pad_top, pad_left, groups, 1, bfloat16,
+                               unit);
 }
 
 } // namespace
@@ -111,7 +115,7 @@ void register_conv(py::module_& m) {
     m.def("conv_dgrad", &Passes::dgrad);
     m.def("conv_wgrad", &Passes::wgrad);
     m.def("conv_wgrad_sgd", &Passes::wgrad_sgd);
-    // Of the shapes of x, w and y (images, filters, maps), the groups, for fprop the towers,
+    // Of the shapes of x, w and y (images, filters, maps), the sizes above, for fprop the towers,
     // whether x is bfloat16, and what multiplies.
     m.def("conv_fprop_workspace", &workspace_in<fprop_workspace>);
     m.def("conv_dgrad_workspace", &workspace_of_one<dgrad_workspace>);

@@ -104,6 +104,10 @@ bool has_hopper(int device) {
     return PYALEXNET_HOPPER && major == 9 && minor == 0;
 }
 
+bool multiplies(int device, Unit unit) {
+    return unit == Unit::wgmma ? has_hopper(device) : unit != Unit::winograd;
+}
+
 void register_platform(py::module_& module) {
     module.def("has_hopper", &has_hopper, py::arg("device"),
                "Whether the module has code for this device that uses what Hopper alone has.");

@@ -1,27 +1,12 @@
 // The emulated devices: arrays are NumPy's, in memory of the emulation or of the host.
-#include "array.hpp"
+#include "numpy_array.hpp"
 
 #include "simt/device.hpp"
-
-#include <pybind11/numpy.h>
-
-#include <stdexcept>
 
 namespace pyalexnet {
 
 Given describe(py::handle object) {
-    if (!py::isinstance<py::array>(object))
-        throw std::invalid_argument("is " + std::string(py::str(py::type::of(object))) +
-                                    "; a NumPy array was expected");
-    const auto array = py::reinterpret_borrow<py::array>(object);
-    const py::dtype type = array.dtype();
-    Given given;
-    given.pointer = const_cast<void*>(array.data());
-    given.kind = type.byteorder() == '>' ? '>' : is_bfloat16(object) ? 'b' : type.kind();
-    given.element_bytes = static_cast<std::size_t>(type.itemsize());
-    given.shape.assign(array.shape(), array.shape() + array.ndim());
-    given.contiguous = (array.flags() & py::array::c_style) != 0;
-    given.writable = array.writeable();
+    Given given = describe_numpy(object);
     given.device = simt::device_of(given.pointer);
     return given;
 }
@@ -93,11 +78,12 @@ void order(int, Stream, Stream) {} // a launch has ended when it returns
 
 int device_count() { return simt::kDevices; }
 
-bool has_hopper(int) { return true; }
+bool multiplies(int, Unit unit) { return unit != Unit::winograd; }
 
 void register_platform(py::module_& module) {
-    module.def("has_hopper", &has_hopper, py::arg("device"),
-               "Whether this device can do what Hopper alone has: an emulated one can.");
+    module.def(
+        "has_hopper", [](int device) { return multiplies(device, Unit::wgmma); }, py::arg("device"),
+        "Whether this device can do what Hopper alone has: an emulated one can.");
     module.def("empty", &empty, py::arg("shape"), py::arg("dtype"), py::arg("device"),
                "Uninitialised memory of an emulated device, as a NumPy array.");
     module.def("device_of", &device_of, py::arg("array"),

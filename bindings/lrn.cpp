@@ -19,8 +19,8 @@ template <class X> Maps maps_of(const Call& call, const X& x, std::int64_t group
     return maps;
 }
 
-void fprop(const py::object& x_, const py::object& y_, std::int64_t size, float alpha, float beta,
-           float k, std::int64_t groups, int device, const Target& target) {
+void lrn_fprop_op(const py::object& x_, const py::object& y_, std::int64_t size, float alpha,
+                  float beta, float k, std::int64_t groups, int device, const Target& target) {
     Call call("lrn_fprop", device, target);
     with_element(x_, [&](auto element) {
         using T = decltype(element);
@@ -35,9 +35,9 @@ void fprop(const py::object& x_, const py::object& y_, std::int64_t size, float 
     });
 }
 
-void dgrad(const py::object& x_, const py::object& dy_, const py::object& dx_, std::int64_t size,
-           float alpha, float beta, float k, std::int64_t groups, int device,
-           const Target& target) {
+void lrn_dgrad_op(const py::object& x_, const py::object& dy_, const py::object& dx_,
+                  std::int64_t size, float alpha, float beta, float k, std::int64_t groups,
+                  int device, const Target& target) {
     Call call("lrn_dgrad", device, target);
     with_element(x_, [&](auto element) {
         using T = decltype(element);
@@ -58,8 +58,8 @@ void dgrad(const py::object& x_, const py::object& dy_, const py::object& dx_, s
 } // namespace
 
 void register_lrn(py::module_& m) {
-    m.def("lrn_fprop", &fprop);
-    m.def("lrn_dgrad", &dgrad);
+    m.def("lrn_fprop", &lrn_fprop_op);
+    m.def("lrn_dgrad", &lrn_dgrad_op);
 }
 
 } // namespace pyalexnet

@@ -13,9 +13,10 @@ int groups_of(const Call& call, std::int64_t groups_, int channels) {
     return groups;
 }
 
-void fprop(const py::object& x_, const py::object& y_, const py::object& where_, std::int64_t size,
-           float alpha, float beta, float k, std::int64_t groups_, std::int64_t pool_size,
-           std::int64_t pool_stride, bool relu, int device, const Target& target) {
+void lrn_maxpool_fprop_op(const py::object& x_, const py::object& y_, const py::object& where_,
+                          std::int64_t size, float alpha, float beta, float k, std::int64_t groups_,
+                          std::int64_t pool_size, std::int64_t pool_stride, bool relu, int device,
+                          const Target& target) {
     Call call("lrn_maxpool_fprop", device, target);
     with_types(call, x_, pool_size, [&](auto element, auto code) {
         using T = decltype(element);
@@ -33,10 +34,11 @@ void fprop(const py::object& x_, const py::object& y_, const py::object& where_,
     });
 }
 
-void dgrad(const py::object& x_, const py::object& y_, const py::object& dy_,
-           const py::object& where_, const py::object& dx_, std::int64_t size, float alpha,
-           float beta, float k, std::int64_t groups_, std::int64_t pool_size,
-           std::int64_t pool_stride, bool gated, int device, const Target& target) {
+void lrn_maxpool_dgrad_op(const py::object& x_, const py::object& y_, const py::object& dy_,
+                          const py::object& where_, const py::object& dx_, std::int64_t size,
+                          float alpha, float beta, float k, std::int64_t groups_,
+                          std::int64_t pool_size, std::int64_t pool_stride, bool gated, int device,
+                          const Target& target) {
     Call call("lrn_maxpool_dgrad", device, target);
     with_types(call, x_, pool_size, [&](auto element, auto code) {
         using T = decltype(element);
@@ -62,8 +64,8 @@ void dgrad(const py::object& x_, const py::object& y_, const py::object& dy_,
 } // namespace
 
 void register_lrn_pool(py::module_& m) {
-    m.def("lrn_maxpool_fprop", &fprop);
-    m.def("lrn_maxpool_dgrad", &dgrad);
+    m.def("lrn_maxpool_fprop", &lrn_maxpool_fprop_op);
+    m.def("lrn_maxpool_dgrad", &lrn_maxpool_dgrad_op);
 }
 
 } // namespace pyalexnet

@@ -1,11 +1,14 @@
-// The extension module: _sim, _simcheck or _cuda, by what it is compiled with.
+// The extension modules, which differ in what is linked to them: each has the entries of all, since
+// to compile an entry takes as long as to compile any file that knows pybind11.
 #include "array.hpp"
 #include "register.hpp"
 
 #include "simt/error.hpp"
 
-PYBIND11_MODULE(PYALEXNET_MODULE, m) {
-    using namespace pyalexnet;
+namespace pyalexnet {
+namespace {
+
+void register_all(py::module_& m) {
     pybind11::register_local_exception<simt::Error>(m, "KernelError", PyExc_RuntimeError);
     register_platform(m);
     register_recording(m);
@@ -23,3 +26,13 @@ PYBIND11_MODULE(PYALEXNET_MODULE, m) {
     register_sgd(m);
     register_exchange(m);
 }
+
+} // namespace
+} // namespace pyalexnet
+
+PYBIND11_MODULE(_cpu, m) { pyalexnet::register_all(m); }
+PYBIND11_MODULE(_cpu_v3, m) { pyalexnet::register_all(m); }
+PYBIND11_MODULE(_cpu_v4, m) { pyalexnet::register_all(m); }
+PYBIND11_MODULE(_sim, m) { pyalexnet::register_all(m); }
+PYBIND11_MODULE(_simcheck, m) { pyalexnet::register_all(m); }
+PYBIND11_MODULE(_cuda, m) { pyalexnet::register_all(m); }

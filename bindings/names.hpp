@@ -18,15 +18,16 @@ inline Unit unit_of(const Call& call, const std::string& name) {
     if (name == "fma") return Unit::fma;
     if (name == "mma") return Unit::mma;
     if (name == "wgmma") return Unit::wgmma;
-    call.refuse("unit is '" + name + "'; 'fma', 'mma' or 'wgmma' was expected");
+    if (name == "winograd") return Unit::winograd;
+    call.refuse("unit is '" + name + "'; 'fma', 'mma', 'wgmma' or 'winograd' was expected");
 }
 
 // The same where the device has to have it, which the kernels would find out too late.
 inline Unit unit_of(const Call& call, const std::string& name, int device) {
     const Unit unit = unit_of(call, name);
-    call.expect(unit != Unit::wgmma || has_hopper(device),
-                "unit is 'wgmma'; device " + std::to_string(device) +
-                    " is no Hopper, or the module was built without sm_90a");
+    call.expect(multiplies(device, unit), "unit is '" + name + "'; device " +
+                                              std::to_string(device) +
+                                              " has none, or the module was built without it");
     return unit;
 }
 

@@ -24,15 +24,15 @@ template <class X> Maps maps_of(const Call& call, const X& x) {
     return countable(call, x.dim(0), x.dim(1), x.dim(2), x.dim(3));
 }
 
-std::size_t dgrad_workspace(std::int64_t images, std::int64_t height, std::int64_t width,
-                            std::int64_t channels) {
+std::size_t rnorm_dgrad_workspace_op(std::int64_t images, std::int64_t height, std::int64_t width,
+                                     std::int64_t channels) {
     const Call call("rnorm_dgrad_workspace", 0, Target{});
     const Maps maps = countable(call, images, height, width, channels);
     return rnorm_dgrad_workspace(maps.images, maps.height, maps.width, maps.channels);
 }
 
-void fprop(const py::object& x_, const py::object& y_, std::int64_t size, float alpha, float beta,
-           float k, int device, const Target& target) {
+void rnorm_fprop_op(const py::object& x_, const py::object& y_, std::int64_t size, float alpha,
+                    float beta, float k, int device, const Target& target) {
     Call call("rnorm_fprop", device, target);
     with_element(x_, [&](auto element) {
         using T = decltype(element);
@@ -48,9 +48,9 @@ void fprop(const py::object& x_, const py::object& y_, std::int64_t size, float 
     });
 }
 
-void dgrad(const py::object& x_, const py::object& dy_, const py::object& dx_,
-           const py::object& workspace_, std::int64_t size, float alpha, float beta, float k,
-           int device, const Target& target) {
+void rnorm_dgrad_op(const py::object& x_, const py::object& dy_, const py::object& dx_,
+                    const py::object& workspace_, std::int64_t size, float alpha, float beta,
+                    float k, int device, const Target& target) {
     Call call("rnorm_dgrad", device, target);
     with_element(x_, [&](auto element) {
         using T = decltype(element);
@@ -74,10 +74,10 @@ void dgrad(const py::object& x_, const py::object& dy_, const py::object& dx_,
 } // namespace
 
 void register_rnorm(py::module_& m) {
-    m.def("rnorm_fprop", &fprop);
-    m.def("rnorm_dgrad", &dgrad);
+    m.def("rnorm_fprop", &rnorm_fprop_op);
+    m.def("rnorm_dgrad", &rnorm_dgrad_op);
     // Of images, height, width, channels.
-    m.def("rnorm_dgrad_workspace", &dgrad_workspace);
+    m.def("rnorm_dgrad_workspace", &rnorm_dgrad_workspace_op);
 }
 
 } // namespace pyalexnet

@@ -18,12 +18,6 @@ struct Rows {
     int length;         // channels of a row
 };
 
-// The Reach of the networks' five channels, known to the compiler.
-struct Five {
-    static constexpr int before = 2;
-    static constexpr int after = 2;
-};
-
 // k + alpha * sum of squares over the window of element i, which is channel c of its row.
 template <class T, class Window>
 __device__ __forceinline__ float window_scale(const T* __restrict__ x, std::int64_t i, int c,

@@ -122,7 +122,12 @@ struct DropoutDraw {
 // as accurate, but other bits. Infinity, NaN, and what is as large as 2^128 - 2^119 then make NaN
 // of every sum that they go into; numbers below 2^-110 are cut off at 2^-133; a sum may be infinite
 // from 2^-7 below the end on.
-enum class Unit { fma, mma, wgmma };
+//
+// The CPU's own kernels (kernels/cpu) have the float32 units alone, for bf16, too: `fma` multiplies
+// and adds as the formula says, `winograd` takes Winograd's algorithm for convolutions where that
+// is faster (cpu/conv.cpp): within a bound of its own, and an infinity or a NaN goes to the whole
+// tile of outputs that it has a part in.
+enum class Unit { fma, mma, wgmma, winograd };
 
 // Dropout behind a layer: y = act(..) factor where `draw` (dropout.cu) kept the output, else 0. An
 // output's features are those of its image.

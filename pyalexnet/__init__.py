@@ -1,4 +1,4 @@
-"""AlexNet (Krizhevsky, Sutskever, Hinton, 2012) in hand-written CUDA, with a NumPy CPU backend."""
+"""AlexNet (Krizhevsky, Sutskever, Hinton, 2012) in hand-written CUDA, and in kernels for CPUs."""
 
 from __future__ import annotations
 

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyalexnet import backends, data
+from pyalexnet.backends import cpu
+from pyalexnet.backends.cores import usable_cores
 from pyalexnet.data import download
 from pyalexnet.errors import ArgumentError, PyalexnetError, reason
 from pyalexnet.install import CUDA_MODULE, pip_install
@@ -56,6 +58,8 @@ def examine(runs: Path) -> Iterator[Finding]:
     yield _driver()
     yield _cupy()
     yield _module()
+    yield _instruction_set()
+    yield _threads()
     for name in backends.names():
         yield _backend(name)
     yield _built_in_data()
@@ -93,6 +97,7 @@ def diagnose(
     path: str | Path | None = None,
     backend: str = "auto",
     device: int = 0,
+    exact: bool = False,
     runs: Path = Path("runs"),
     say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
@@ -106,6 +111,7 @@ def diagnose(
         path: another data set, whose images are looked at instead.
         backend: a name for `pyalexnet.backend`.
         device: its number.
+        exact: whether its convolutions take their formula, whatever is faster.
         runs: folder of the run folders.
         say: called with a sentence for each damaged checkpoint that was passed over.
         progress: called with (images read, images) while the data are read.
@@ -121,7 +127,8 @@ def diagnose(
 
     if at not in ("start", "last"):
         raise ArgumentError(f"at is {at!r}; start or last was expected.")
-    trained = Trained.load(run, backend=backend, device=device, which="last", runs=runs, say=say)
+    place = backends.backend(backend, device, exact=exact)
+    trained = Trained.load(run, backend=place, which="last", runs=runs, say=say)
     net = trained.net
     if at == "start":
         net = Net(net.spec, net.backend, seed=trained.meta.config.get("seed", 0))
@@ -216,14 +223,39 @@ def _module() -> Finding:
     return Finding("module _cuda", found, detail, remedy)
 
 
+def _instruction_set() -> Finding:
+    """Of the backend cpu; which others it could be told to take."""
+    try:
+        taken, there = cpu.chosen_set(), cpu.instruction_sets()
+    except PyalexnetError as error:
+        return _refused("instruction set", error)
+    others = ", ".join(isa for isa in there if isa != taken)
+    instead = f"; {cpu.ISA} can name {others} instead" if others else ""
+    return Finding("instruction set", True, taken + instead)
+
+
+def _threads() -> Finding:
+    """Of the backend cpu."""
+    try:
+        cores = usable_cores()
+    except PyalexnetError as error:
+        return _refused("threads", error)
+    return Finding("threads", True, f"{cores.count}: {cores.why}")
+
+
+def _refused(subject: str, error: PyalexnetError, *, essential: bool = False) -> Finding:
+    """A sentence in two halves: what is missing, and what to do."""
+    reason, _, remedy = str(error).rstrip(".").rpartition("; ")
+    return Finding(subject, False, reason or str(error), remedy, essential)
+
+
 def _backend(name: str) -> Finding:
     subject = f"backend {name}"
-    essential = name == "numpy"
+    essential = name == "cpu"
     try:
         wrong = _self_test(name)
     except PyalexnetError as error:
-        reason, _, remedy = str(error).rstrip(".").rpartition("; ")
-        return Finding(subject, False, reason or str(error), remedy, essential)
+        return _refused(subject, error, essential=essential)
     if wrong:
         remedy = pip_install("--force-reinstall --no-cache-dir pyalexnet")
         return Finding(subject, False, wrong, remedy, essential)

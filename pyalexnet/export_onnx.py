@@ -82,7 +82,7 @@ def export(
     """Write `trained` to the ONNX file `path`, once onnxruntime has agreed with it.
 
     Args:
-        trained: on the backend numpy, which is compared with.
+        trained: on the backend cpu, exact, which is compared with.
         batch: images of every call of the model; None: any number.
         opset: version of ONNX's operators, `OLDEST_OPSET` or above.
         preprocessing: whether the model subtracts the mean itself; it then reads pixels from 0 to

@@ -86,7 +86,7 @@ def write_run(run: Path, found: Found, classes: Classes) -> None:
     config = Config(
         net=found.spec.name,
         data="",
-        backend="numpy",
+        backend="cpu",
         device=0,
         seed=0,
         print_freq=20,

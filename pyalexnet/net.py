@@ -201,7 +201,7 @@ class Net:
     def __init__(
         self,
         spec: NetSpec,
-        backend: str | Backend = "numpy",
+        backend: str | Backend = "cpu",
         seed: int = 0,
         device: int = 0,
         *,

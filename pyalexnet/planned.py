@@ -48,7 +48,7 @@ class PlannedNet(Net):
     def __init__(
         self,
         spec: NetSpec,
-        backend: str | Backend = "numpy",
+        backend: str | Backend = "cpu",
         seed: int = 0,
         device: int = 0,
         *,

@@ -243,15 +243,16 @@ def _opening(trainer: Trainer) -> Iterator[str]:
     yield f"          {trainer.dataset.note}"
     if recipe.augment is not None:
         yield f"views     {_views(recipe.augment)}"
+    place = config.backend + (", exact" if config.exact else "")
     if config.devices:
         first, second = config.devices
         norms = any(isinstance(layer, LRN) for layer in net.spec.layers)
         edges = "; norms across maps end at a tower's edge" if norms else ""
-        yield f"backend   {config.backend}, a tower each on devices {first} and {second}{edges}"
+        yield f"backend   {place}, a tower each on devices {first} and {second}{edges}"
     else:
         way = ", fused" if config.fused else ""
         way += f", {config.precision}" if config.precision != "fp32" else ""
-        yield f"backend   {config.backend}, device {config.device}{way}"
+        yield f"backend   {place}, device {config.device}{way}"
     yield (
         f"recipe    {recipe.epochs:g} epochs of {trainer.steps_an_epoch} steps, batch "
         f"{trainer.batch_size}, lr {recipe.rate.lr_w:g}, momentum {recipe.momentum:g}, weight "

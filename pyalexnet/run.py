@@ -33,7 +33,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pydantic
 
 from pyalexnet.backends.checks import integer
@@ -147,6 +146,8 @@ class Config:
     """Of maps and of what products read; parameters are float32 in any."""
     fused: bool = False
     """Whether operations take layers together (`plan.py`), or go one by one."""
+    exact: bool = False
+    """Whether every convolution on cpu takes its formula, whatever is faster."""
 
     def __post_init__(self) -> None:
         integer("run", "seed", self.seed, high=2**64 - 1)
@@ -425,14 +426,11 @@ def environment(backend: str) -> dict[str, Any]:
         "commit": _commit(),
         "backend": backend,
         "versions": {"python": platform.python_version()} | _versions(),
-        "blas": _blas(),
         "host": socket.gethostname(),
         "system": platform.platform(),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "threads": {
-            name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")
-        },
+        "threads": {name: value for name, value in os.environ.items() if name.endswith("_THREADS")},
     }
 
 
@@ -520,11 +518,6 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-
-def _blas() -> str:
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{blas.get('name')} {blas.get('version')}"
 
 
 def _processor() -> str:

@@ -52,6 +52,7 @@ class Choices:
     backend: str | None = None
     device: int | None = None
     devices: tuple[int, ...] | None = None
+    exact: bool | None = None
     seed: int | None = None
     epochs: float | None = None
     batch_size: int | None = None
@@ -84,10 +85,8 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
         PyalexnetError: a choice, the data or `out` is refused; no run folder is left behind.
     """
     check_writable(out)
-    base = None if config is None else Config.load(config)
-    parent = (
-        Trained.load(choices.init_from, runs=out, backend="numpy") if choices.init_from else None
-    )
+    base = None if config is None else _config(config)
+    parent = Trained.load(choices.init_from, runs=out, backend="cpu") if choices.init_from else None
     where = _first(choices.data and _stored(choices.data), base and base.data, "")
     name = choices.net or (base and base.net) or _default_net(where, parent)
     repeated = base if base and base.net == name else None
@@ -97,10 +96,13 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
     draft = _draft(name, net_args)
     recipe = repeated.recipe if repeated else draft.recipe
     recipe = _override(recipe, choices, draft, epochs=choices.epochs)
-    backend = _backend(
+    exact = _first(choices.exact, base and base.exact, False)
+    places = _backends(
         _first(choices.backend, base and base.backend, "auto"),
         devices or (_first(choices.device, base and base.device, 0),),
+        exact,
     )
+    backend = places[0]
     bad_files = out / "bad_files.jsonl"
     bad_files.unlink(missing_ok=True)
     dataset = _load(where, draft, recipe, seed, bad_files, reporter)
@@ -121,11 +123,12 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
         chance_steps=_first(choices.chance_steps, base and base.chance_steps, 500),
         tensorboard=_first(choices.tensorboard, base and base.tensorboard, False),
         precision=_first(choices.precision, base and base.precision, "fp32"),
-        fused=_first(choices.fused, base and base.fused, backend.name == "cuda" and not devices),
+        fused=_first(choices.fused, base and base.fused, _fuses(backend) and not devices),
+        exact=exact,
     )
     if settings.tensorboard:
         tensorboard.require()
-    net = _network(settings, dataset)
+    net = _network(settings, dataset, places)
     begun = parent and _begin_with(net, parent, same_classes=known is not None)
     folder = RunFolder.create(out, net=name, data=dataset.name)
     if bad_files.exists():
@@ -174,24 +177,24 @@ def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int
             f"with it: pyalexnet train --init-from {run} --data DATA."
         )
     trained = Config.from_mapping(saved.meta.config, f"a checkpoint of {run}")
-    settings = Config.load(run / "config.toml")
+    settings = _config(run / "config.toml")
     draft = _draft(settings.net, settings.net_args | dict(choices.net_args))
     settings = _changed(settings, choices, draft)
     _check_same_network(settings, trained, run)
-    backend = _backend(settings.backend, settings.devices or (settings.device,))
+    places = _backends(settings.backend, settings.devices or (settings.device,), settings.exact)
     dataset = _load(
         settings.data, draft, settings.recipe, settings.seed, run / "bad_files.jsonl", reporter
     )
     dataset = _same_data(dataset, settings.recipe, saved, run)
     settings = dataclasses.replace(
         settings,
-        backend=backend.name,
-        device=backend.device,
+        backend=places[0].name,
+        device=places[0].device,
         recipe=_fitting(settings.recipe, draft, dataset),
     )
     if settings.tensorboard:
         tensorboard.require()
-    net = _network(settings, dataset)
+    net = _network(settings, dataset, places)
     net.load(saved.params)
     trainer = Trainer(settings, dataset, net, saved.mean, folder, reporter)
     trainer.restore(Position.from_mapping(saved.meta.metrics), saved.momentum)
@@ -216,10 +219,18 @@ def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int
     return trainer
 
 
-def _backend(name: str, devices: Sequence[int]) -> Backend:
-    """That of the first device; looked at, with all others, before anything that takes time."""
-    first, *_ = [backends.backend(name, device) for device in devices]
-    return first
+def _backends(name: str, devices: Sequence[int], exact: bool) -> tuple[Backend, ...]:
+    """One for each device, looked at before anything that takes time; one alike for one alike."""
+    there = {device: backends.backend(name, device, exact=exact) for device in devices}
+    return tuple(there[device] for device in devices)
+
+
+def _config(path: Path) -> Config:
+    """That of a run; one of before there was the backend cpu goes on there."""
+    config = Config.load(path)
+    if config.backend != backends.PREDECESSOR:
+        return config
+    return dataclasses.replace(config, backend="cpu")
 
 
 def _default_net(where: str, parent: Trained | None) -> str:
@@ -271,6 +282,7 @@ def _changed(config: Config, choices: Choices, draft: NetSpec) -> Config:
         data=config.data if choices.data is None else _stored(choices.data),
         backend=_first(choices.backend, config.backend),
         device=_first(choices.device, config.device),
+        exact=_first(choices.exact, config.exact),
         devices=_first(choices.devices, config.devices),
         seed=_first(choices.seed, config.seed),
         workers=_first(choices.workers, config.workers),
@@ -356,7 +368,7 @@ def _fitting(recipe: Recipe, draft: NetSpec, dataset: Dataset) -> Recipe:
     return dataclasses.replace(recipe, augment=augment)
 
 
-def _network(config: Config, dataset: Dataset) -> Net:
+def _network(config: Config, dataset: Dataset, places: Sequence[Backend]) -> Net:
     """The network for the data's classes and image size, on its device or devices."""
     _check_towers(config)
     height, width, channels = dataset.train.image_shape
@@ -372,8 +384,8 @@ def _network(config: Config, dataset: Dataset) -> Net:
             f"{error}"
         ) from error
     if config.devices:
-        return Towers(spec, config.backend, config.seed, devices=config.devices)
-    where = (spec, config.backend, config.seed, config.device)
+        return Towers(spec, places, config.seed)
+    where = (spec, places[0], config.seed)
     if config.precision == "fp32" and not config.fused:
         return Net(*where)
     return PlannedNet(*where, precision=config.precision, fused=config.fused)
@@ -468,6 +480,11 @@ def _same_data(dataset: Dataset, recipe: Recipe, saved: Checkpoint, run: Path) -
     else:
         return known
     raise DataError(f"{dataset.note}: these are not the data that {run} was trained on; {what}.")
+
+
+def _fuses(backend: Backend) -> bool:
+    """Whether a run goes by a fused plan where nobody says so: emulated, it would take longer."""
+    return backend.name in ("cuda", "cpu")
 
 
 def _first(*values: Any) -> Any:

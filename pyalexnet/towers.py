@@ -153,7 +153,7 @@ class Towers(Net):
     def __init__(
         self,
         spec: NetSpec,
-        backend: str | Sequence[Backend] = "numpy",
+        backend: str | Sequence[Backend] = "cpu",
         seed: int = 0,
         devices: tuple[int, ...] = (0, 1),
     ) -> None:

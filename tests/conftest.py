@@ -1,10 +1,10 @@
 """Which backends the tests run on, and what each marker leaves out.
 
-Every test that takes the fixture `be` runs on numpy, on sim in natural order and in three seeded
-orders, on simcheck, on cuda, and on cuda with a stand-in for the GPU; where the order of streams
-can matter (marker orders), in each of twelve orders of it. What a run leaves out is deselected when
-it is collected, so that no skip hides among the passes, and the report's header says which backends
-run and why the others do not.
+Every test that takes the fixture `be` runs on cpu, there with `exact` too, on sim in natural order
+and in three seeded orders, on simcheck, on cuda, and on cuda with a stand-in for the GPU; where the
+order of streams can matter (marker orders), in each of twelve orders of it. What a run leaves out
+is deselected when it is collected, so that no skip hides among the passes, and the report's header
+says which backends run and why the others do not.
 """
 
 from __future__ import annotations

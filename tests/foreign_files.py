@@ -41,7 +41,7 @@ def assert_no_run(folder: Path, files: int) -> None:
 
 def assert_same_logits(run: Path, theirs: Callable[[Any], Any]) -> Trained:
     """The run and the other program's model see the same photographs alike."""
-    net = Trained.load(str(run), backend="numpy")
+    net = Trained.load(str(run), backend="cpu")
     stored = pixels(4, net.mean.shape, seed=3)
     ours, expected = net.logits(stored), theirs(stored)
     tolerance = rounding(net.net, net.net.backend.to_numpy(net.look(stored)))

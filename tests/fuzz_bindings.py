@@ -1,9 +1,9 @@
-"""Calls of the bindings with odd arguments: a refusal, or what NumPy's backend says; on simcheck.
+"""Calls of the bindings with odd arguments: a refusal, or what float64 says; on simcheck and cpu.
 
 A case begins as a call that makes sense, of a random op and random sizes; then some of its
 arguments are replaced. A refusal must leave every array as it was. What is accepted must pass the
-checker, leave the inputs as they were, and equal what the NumPy backend makes of the same
-arguments, where it accepts them.
+checker, leave the inputs as they were, and equal what the reference in float64 makes of the same
+arguments, where it accepts them. Either module gets the call, with memory of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from numpy_answers import RESULTS, numpy_answer
+from answers import RESULTS, answer
+from fuzzing import campaign
+from pyalexnet.backends.cpu import chosen_set, instruction_sets
 from pyalexnet.backends.elements import BFLOAT16
 from samples import generator
 from tolerance import same_bits
@@ -140,6 +142,19 @@ def _result(shape: Shape, dtype: str = "float32") -> Block:
     return Block(shape, dtype, "garbage")
 
 
+def _workspace(op: str, *sizes: Any) -> int:
+    """Bytes of scratch that are enough for either module."""
+    name = f"{op}_workspace"
+    there: int = getattr(cpu(), name)(*(on_cpu(size) for size in sizes))
+    return max(there, int(getattr(extension(), name)(*sizes)))
+
+
+def on_cpu(argument: Any) -> Any:
+    """What multiplies there, for what multiplies on a GPU."""
+    tensor_cores = isinstance(argument, str) and argument in ("mma", "wgmma")
+    return "winograd" if tensor_cores else argument
+
+
 def _scratch(nbytes: int) -> Block | None:
     return Block((nbytes,), "uint8", "garbage") if nbytes else None
 
@@ -210,9 +225,7 @@ def _conv(draw: st.DrawFn) -> tuple[Shape, Shape, Shape, list[int]]:
 def _conv_fprop(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
     towers, dtype, unit = draw(_extent(3)), draw(ELEMENT), draw(UNIT)
-    nbytes = extension().conv_fprop_workspace(
-        x, w, y, numbers[-1], towers, dtype == "bfloat16", unit
-    )
+    nbytes = _workspace("conv_fprop", x, w, y, *numbers, towers, dtype == "bfloat16", unit)
     b = _floats((w[0],), draw) if draw(st.booleans()) else None
     ends = [
         _result(y, draw(st.sampled_from((dtype, "float32")))),
@@ -260,7 +273,7 @@ def _rules(draw: st.DrawFn) -> list[Any]:
 def _conv_dgrad(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
     dtype, unit = draw(ELEMENT), draw(UNIT)
-    nbytes = extension().conv_dgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16", unit)
+    nbytes = _workspace("conv_dgrad", x, w, y, *numbers, dtype == "bfloat16", unit)
     inputs = [_floats(y, draw, _fills(dtype, unit), dtype), _floats(w, draw, WHOLE, dtype)]
     ends = [_result(x, dtype), _scratch(nbytes), *numbers, unit, _factor(draw)]
     return [*inputs, _gate(x, draw, dtype), *ends]
@@ -269,7 +282,7 @@ def _conv_dgrad(draw: st.DrawFn) -> list[Any]:
 def _conv_wgrad(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
     dtype, unit = draw(ELEMENT), draw(UNIT)
-    nbytes = extension().conv_wgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16", unit)
+    nbytes = _workspace("conv_wgrad", x, w, y, *numbers, dtype == "bfloat16", unit)
     inputs = [_floats(shape, draw, _fills(dtype, unit), dtype) for shape in (x, y)]
     return [*inputs, _result(w), _result(w[:1]), _scratch(nbytes), *numbers, unit]
 
@@ -277,7 +290,7 @@ def _conv_wgrad(draw: st.DrawFn) -> list[Any]:
 def _conv_wgrad_sgd(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
     dtype, unit = draw(ELEMENT), draw(UNIT)
-    nbytes = extension().conv_wgrad_workspace(x, w, y, numbers[-1], dtype == "bfloat16", unit)
+    nbytes = _workspace("conv_wgrad", x, w, y, *numbers, dtype == "bfloat16", unit)
     inputs = [_floats(shape, draw, WHOLE, dtype) for shape in (x, y)]
     ends = [_scratch(nbytes), *numbers, unit, *_rules(draw)]
     return [*inputs, *_learned(w, draw, dtype), *ends]
@@ -286,7 +299,7 @@ def _conv_wgrad_sgd(draw: st.DrawFn) -> list[Any]:
 def _linear_fprop(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
     towers, dtype, unit = draw(_extent(3)), draw(ELEMENT), draw(UNIT)
-    nbytes = extension().linear_fprop_workspace(n, i, o, towers, dtype == "bfloat16", unit)
+    nbytes = _workspace("linear_fprop", n, i, o, towers, dtype == "bfloat16", unit)
     b = _floats((o,), draw) if draw(st.booleans()) else None
     y = _result((n, o), draw(st.sampled_from((dtype, "float32"))))
     inputs = [_floats(shape, draw, _fills(dtype, unit), dtype) for shape in ((n, i), (o, i))]
@@ -296,7 +309,7 @@ def _linear_fprop(draw: st.DrawFn) -> list[Any]:
 def _linear_dgrad(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
     dtype, unit = draw(ELEMENT), draw(UNIT)
-    scratch = _scratch(extension().linear_dgrad_workspace(n, i, o, dtype == "bfloat16", unit))
+    scratch = _scratch(_workspace("linear_dgrad", n, i, o, dtype == "bfloat16", unit))
     inputs = [_floats(shape, draw, _fills(dtype, unit), dtype) for shape in ((n, o), (o, i))]
     ends = [_result((n, i), dtype), scratch, unit, _factor(draw)]
     return [*inputs, _gate((n, i), draw, dtype), *ends]
@@ -305,7 +318,7 @@ def _linear_dgrad(draw: st.DrawFn) -> list[Any]:
 def _linear_wgrad(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
     dtype, unit = draw(ELEMENT), draw(UNIT)
-    scratch = _scratch(extension().linear_wgrad_workspace(n, i, o, dtype == "bfloat16", unit))
+    scratch = _scratch(_workspace("linear_wgrad", n, i, o, dtype == "bfloat16", unit))
     inputs = [_floats(shape, draw, _fills(dtype, unit), dtype) for shape in ((n, i), (n, o))]
     return [*inputs, _result((o, i)), _result((o,)), scratch, unit]
 
@@ -313,7 +326,7 @@ def _linear_wgrad(draw: st.DrawFn) -> list[Any]:
 def _linear_wgrad_sgd(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
     dtype, unit = draw(ELEMENT), draw(UNIT)
-    scratch = _scratch(extension().linear_wgrad_workspace(n, i, o, dtype == "bfloat16", unit))
+    scratch = _scratch(_workspace("linear_wgrad", n, i, o, dtype == "bfloat16", unit))
     inputs = [_floats(shape, draw, WHOLE, dtype) for shape in ((n, i), (n, o))]
     return [*inputs, *_learned((o, i), draw, dtype), scratch, unit, *_rules(draw)]
 
@@ -361,7 +374,7 @@ def _rnorm_fprop(draw: st.DrawFn) -> list[Any]:
 
 def _rnorm_dgrad(draw: st.DrawFn) -> list[Any]:
     x, y, *numbers = _rnorm_fprop(draw)
-    scratch = _scratch(extension().rnorm_dgrad_workspace(*x.shape))
+    scratch = _scratch(_workspace("rnorm_dgrad", *x.shape))
     return [x, replace(x, seed=x.seed + 1), y, scratch, *numbers]
 
 
@@ -438,7 +451,7 @@ def _dropout(draw: st.DrawFn) -> list[Any]:
 def _softmax(draw: st.DrawFn) -> list[Any]:
     n, classes = _sizes(draw, 2, 12)
     labels = Block((n,), "int64", draw(st.sampled_from(("zeros", "whole"))))
-    scratch = _scratch(extension().softmax_cross_entropy_workspace(n))
+    scratch = _scratch(_workspace("softmax_cross_entropy", n))
     scalar = _result(())
     logits = _floats((n, classes), draw, WHOLE)
     dlogits = _result((n, classes), draw(ELEMENT))
@@ -708,19 +721,21 @@ TAKEN_AS_THEY_COME = (
     "maxpool_dgrad",
     "lrn_maxpool_dgrad",
 )
-"""Ops with places or labels in arrays, which the kernels do not refuse and NumPy's backend does."""
+"""Ops with places or labels in arrays, which kernels do not refuse and backends do."""
 
 
 def check(case: Case) -> str:
     with np.errstate(all="ignore"):
-        return _check(case)
+        happened = _check(case, extension(), build(case))
+        if hasattr(cpu(), case.op):
+            _check(case, cpu(), [on_cpu(argument) for argument in build(case)])
+    return happened
 
 
-def _check(case: Case) -> str:
-    arguments = build(case)
+def _check(case: Case, module: Any, arguments: list[Any]) -> str:
     before = [array.copy() for array in arrays(arguments)]
-    expected = numpy_answer(case.op, arguments[:-2])  # the last ones are device and stream
-    refusal = refused(case, arguments)
+    expected = answer(case.op, arguments[:-2])  # the last ones are device and stream
+    refusal = refused(module, case, arguments)
     if isinstance(refusal, MemoryError):
         return "refused"
     if refusal is not None:
@@ -733,17 +748,17 @@ def _check(case: Case) -> str:
     for array, old in zip(arrays(arguments), before, strict=True):
         assert id(array) in written or same_contents(array, old), "changed an input"
     if expected is None:
-        assert not case.sensible or case.op in TAKEN_AS_THEY_COME, "NumPy's backend refuses it"
+        assert not case.sensible or case.op in TAKEN_AS_THEY_COME, "the reference refuses it"
         return "accepted"
     for at, (value, allowed) in expected.items():
         hold_equal(arguments[at], value, allowed)
     return "right"
 
 
-def refused(case: Case, arguments: list[Any]) -> Exception | None:
-    """Call the extension module's op; the refusal, if that is what came of it."""
+def refused(module: Any, case: Case, arguments: list[Any]) -> Exception | None:
+    """Call the module's op; the refusal, if that is what came of it."""
     try:
-        getattr(extension(), case.op)(*arguments)
+        getattr(module, case.op)(*arguments)
     except (ValueError, TypeError) as error:
         return error
     except MemoryError as error:
@@ -787,3 +802,13 @@ def extension() -> Any:
     module.enable_peers(0, 1)
     module.enable_peers(1, 0)
     return module
+
+
+@functools.cache
+def cpu() -> Any:
+    """The module for the processor that this is."""
+    return import_module(f"pyalexnet.{instruction_sets()[chosen_set()]}")
+
+
+if __name__ == "__main__":  # in this process: where memory has no limit, as sanitizers need it
+    campaign(check, cases())

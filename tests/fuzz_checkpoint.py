@@ -185,4 +185,4 @@ def original() -> Path:
 
 @functools.cache
 def place() -> Any:
-    return backend("numpy")
+    return backend("cpu")

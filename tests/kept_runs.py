@@ -62,7 +62,7 @@ def make(folder: Path) -> None:
 
 
 def _ran(out: Path, data: Path, steps: int) -> Path:
-    choices = start.Choices(net="kept", data=str(data), backend="numpy", print_freq=1)
+    choices = start.Choices(net="kept", data=str(data), backend="cpu", print_freq=1)
     trainer: Trainer = start.new(choices, out=out, config=None, reporter=Silent())
     trainer.draw = lambda: None  # type: ignore[method-assign]
     with trainer.folder, trainer.interrupt:

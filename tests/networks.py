@@ -36,7 +36,7 @@ def written(
 ) -> Path:
     """Write a run folder with a checkpoint of a net with random weights; returns the folder."""
     spec = nets.get("alexnet-tiny")(classes=len(class_names), input_shape=(SIDE, SIDE, channels))
-    net = Net(spec, "numpy", seed)
+    net = Net(spec, "cpu", seed)
     draws = generator(seed, 17)
     # The last layer's own small weights would leave the classes nearly equally probable.
     params = {name: np.array(value) for name, value in net.params.items()}

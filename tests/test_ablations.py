@@ -15,7 +15,7 @@ from pyalexnet.layers import LRN, Conv, Dropout, Linear, Relu, RNorm, Tanh
 from pyalexnet.net import Net, NetSpec
 from pyalexnet.nets import alexnet
 from samples import normal
-from variants import NUMPY, parameters
+from variants import CPU, parameters
 
 PRESETS = ("source", "paper", "caffe", "owt")
 WEIGHTED = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -246,7 +246,7 @@ def test_no_exchange(exchange: Any) -> None:
 def test_where_towers_meet(exchange: Any, meet: bool) -> None:
     """What the second tower's filters hold does not reach the first half of fc7's units."""
     spec = alexnet(4, width=1 / 64, input_shape=(67, 67, 3), exchange=exchange, dropout=0)
-    net = Net(spec, "numpy")
+    net = Net(spec, "cpu")
     net.params["fc8.w"][:, named(spec)["fc7"].outputs // 2 :] = 0
     x, outputs = 50 * normal(2, *spec.input_shape), []
     for _ in range(2):
@@ -290,7 +290,7 @@ KNOBS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("knobs", KNOBS.values(), ids=list(KNOBS))
-@pytest.mark.parametrize("be", parameters(NUMPY), indirect=True)
+@pytest.mark.parametrize("be", parameters(CPU), indirect=True)
 def test_each_of_them_runs(be: Any, knobs: dict[str, Any]) -> None:
     """Every parameter gets a gradient, dropout on."""
     spec = alexnet(3, width=1 / 32, input_shape=(67, 67, 3), **knobs)

@@ -12,8 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 KERNELS, BINDINGS, PACKAGE = ROOT / "kernels", ROOT / "bindings", ROOT / "pyalexnet"
-SIMT = KERNELS / "simt"
+SIMT, CPU = KERNELS / "simt", KERNELS / "cpu"
 KERNEL_FILES = sorted([*KERNELS.glob("*.cu"), *KERNELS.glob("*.cuh")])
+CPU_FILES = sorted(CPU.iterdir())
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each of these is imported by, within the package: one module, which others ask. Where there
@@ -30,7 +31,6 @@ IMPORTERS = {
     "rich": {"progress.py", "commands/doctor.py", "commands/presets.py"},
     "safetensors": {"checkpoint.py", "tensors.py", "data/shard.py", "foreign/torchvision.py"},
     "tensorboardX": {"tensorboard.py"},
-    "threadpoolctl": {"backends/cpu/cores.py"},
     "torch": {"foreign/pth.py"},  # only to read a .pth
     "typer": {"cli.py", *COMMANDS},
 }
@@ -75,6 +75,16 @@ def test_kernels_know_only_simt_and_one_another(file: Path) -> None:
     assert not {header for header in foreign if is_library(header)}
 
 
+@pytest.mark.parametrize("file", CPU_FILES, ids=named)
+def test_kernels_for_cpus_know_threads_shared_formulas_and_one_another(file: Path) -> None:
+    own, foreign = includes(file)
+    assert all((KERNELS / header).is_file() for header in own)
+    others = {header for header in own if not header.startswith("cpu/")}
+    formulas = {header for header in others if header.endswith(".cuh")}
+    assert others - formulas <= {"ops.h", "simt/threads.hpp"}
+    assert not {header for header in foreign if is_library(header)}
+
+
 @pytest.mark.parametrize("file", sorted(BINDINGS.glob("*.?pp")), ids=named)
 def test_bindings_know_pybind11_and_the_kernels(file: Path) -> None:
     own, foreign = includes(file)
@@ -93,12 +103,16 @@ def is_library(header: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("file", KERNEL_FILES, ids=named)
+# A compiler has a vector's instructions for some processors only: one header asks which.
+SAME = [file for file in (*KERNEL_FILES, *CPU_FILES) if file.name != "vector.hpp"]
+
+
+@pytest.mark.parametrize("file", SAME, ids=named)
 def test_a_kernel_file_is_the_same_on_every_platform(file: Path) -> None:
     assert not re.search(r"^\s*#\s*(if|ifdef|ifndef|elif)\b", file.read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("file", KERNEL_FILES, ids=named)
+@pytest.mark.parametrize("file", [*KERNEL_FILES, *CPU_FILES], ids=named)
 def test_nothing_is_added_up_in_an_order_left_to_chance(file: Path) -> None:
     assert "atomic" not in code_of(file).lower()
 

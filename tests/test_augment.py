@@ -15,9 +15,9 @@ from samples import EACH_ELEMENT, generator, normal, pixels
 from shapes import each
 from tolerance import assert_close, same_bits
 from trial import run
-from variants import CUDA, SIM, SIMCHECK, parameters
+from variants import CPU, CUDA, SIM, SIMCHECK, parameters
 
-ON_KERNELS = pytest.mark.parametrize("be", parameters(SIM, SIMCHECK, CUDA), indirect=True)
+ON_KERNELS = pytest.mark.parametrize("be", parameters(CPU, SIM, SIMCHECK, CUDA), indirect=True)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ from bench.results import (
 from bench.steps import OTHER_LOOP, WAYS, Gate, Ours
 from bench.timing import Plan, Timing
 from pyalexnet import nets
-from pyalexnet.backends.numpy import NumpyBackend
+from pyalexnet.backends.cpu import CpuBackend
 from pyalexnet.backends.sim import SimBackend
 from pyalexnet.classes import Classes
 from pyalexnet.data import Dataset, Split
@@ -167,7 +167,7 @@ def run_dry(device: Host, only: str) -> Results:
 
 
 def test_a_wrong_answer_is_reported_and_not_timed() -> None:
-    class Wrong(NumpyBackend):
+    class Wrong(CpuBackend):
         def _linear_dgrad(
             self, dy: Any, w: Any, gate: Any, factor: float, dx: Any, tensor: bool
         ) -> None:
@@ -175,13 +175,13 @@ def test_a_wrong_answer_is_reported_and_not_timed() -> None:
             dx *= dx.dtype.type(1.02)
 
     device = Host("test")
-    device.backend = Wrong()
+    device.backend, device.threads = Wrong(), 3
     made = run_dry(device, "fc8")
     assert len(made.operations) == 10
     wrong = [one for one in made.operations if "dgrad" in one.case]
     assert all((one.ours is None) == (one in wrong) for one in made.operations)
     assert made.failures == [
-        f"AlexNet (caffe preset), tiny fc8 {name}, batch 3, {precision}: {one.failed}."
+        f"AlexNet (caffe preset), tiny fc8 {name}, batch 3, {precision}, 3 threads: {one.failed}."
         for (precision, name), one in zip(
             itertools.product(("fp32", "bf16"), ("dgrad", "dgrad + relu")), wrong, strict=True
         )
@@ -271,7 +271,7 @@ def test_a_compiled_step_learns_as_the_eager_one(mode: str, monkeypatch: Any) ->
     counters.clear()
     case = steps.StepCase(TINY, "tiny", 4)
     batches = steps.synthetic(case)
-    params = pyalexnet.Net(TINY, backend="numpy").params
+    params = pyalexnet.Net(TINY, backend="cpu").params
     place = (torch, "cpu", TINY, params, batches)
     losses = [
         [float(step.run(index)) for index in range(5)]
@@ -303,10 +303,11 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     plan = Plan(0.0, 2, 2, warmups=0)
     *sooner, one = whole.rows(Host("test"), case, [Ours()], Gate(), found, modes, plan, None)
     assert [one.peers[: len(row.peers)] for row in sooner] == [row.peers for row in sooner]
-    assert [len(one.peers) - len(row.peers) for row in sooner] == [2, 1]
-    eager, compiled = one.peers[:-2], one.peers[-2:]
+    assert [len(one.peers) - len(row.peers) for row in sooner] == [4, 3, 2, 1]
+    eager, compiled = one.peers[:-4], one.peers[-4:]
+    assert [peer.name.rpartition(", ")[2] for peer in compiled] == ["channels_last", "NCHW"] * 2
     assert eager and all(peer.timing and peer.costs == Costs() for peer in eager)
-    assert [peer.failed for peer in compiled] == ["RuntimeError: no Triton here"] * 2
+    assert [peer.failed for peer in compiled] == ["RuntimeError: no Triton here"] * 4
 
 
 @pytest.mark.peer
@@ -464,10 +465,10 @@ def test_ways_of_a_step() -> None:
 
 
 def test_a_way_with_a_wrong_answer_is_reported_and_not_timed() -> None:
-    class Wrong(NumpyBackend):
+    class Wrong(CpuBackend):
         def _lrn_maxpool_dgrad(self, x: Any, y: Any, dy: Any, where: Any, dx: Any, *s: Any) -> None:
             super()._lrn_maxpool_dgrad(x, y, dy, where, dx, *s)
-            dx[0] = 0
+            self._scale(dx, dx, 0.0)  # an operation, as it is recorded
 
     device = Host("test")
     device.backend = Wrong()
@@ -570,7 +571,7 @@ def test_a_step_kernel_by_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         cuda=SimpleNamespace(synchronize=lambda: ran.append("waited")),
     )
     device = object.__new__(Gpu)
-    device.backend = NumpyBackend()
+    device.backend = CpuBackend()
     wrong = {"fp32": "y is off", "bf16": None}
     monkeypatch.setattr(Gate, "check", lambda self, backend, case, ours: wrong[ours.precision])
     case, ways = steps.StepCase(TINY, "tiny", 4), [Ours(one, "fused, graph") for one in PRECISIONS]

@@ -152,6 +152,13 @@ def test_a_forged_where_stays_within_the_image(be: Any, size: int) -> None:
         assert be.to_numpy(dx).sum() <= y.size
 
 
+@pytest.fixture(params=["sim", "cpu"])
+def module(request: pytest.FixtureRequest) -> Any:
+    """The bindings alone."""
+    backend: Any = pyalexnet.backend(request.param)
+    return backend._ext
+
+
 @pytest.mark.parametrize(
     ("stride", "pad", "towers", "what"),
     [
@@ -161,22 +168,20 @@ def test_a_forged_where_stays_within_the_image(be: Any, size: int) -> None:
     ],
 )
 def test_more_than_the_kernels_can_count_is_refused(
-    stride: int, pad: int, towers: int, what: str
+    module: Any, stride: int, pad: int, towers: int, what: str
 ) -> None:
     """They count in int; one more would wrap around and read anywhere."""
-    sim = import_module("pyalexnet._sim")
     x, w = np.zeros((1, 3, 3, 1), np.float32), np.zeros((1, 2, 2, 1), np.float32)
     y = np.empty((1, 2, 2, 1), np.float32)
     numbers = (stride, 1, pad, 0, 1, "fma", towers)
     with pytest.raises(ValueError, match=rf"there are \d+ {what}"):
-        sim.conv_fprop(x, w, None, y, None, *numbers, None, None, 0, 0)
+        module.conv_fprop(x, w, None, y, None, *numbers, None, None, 0, 0)
 
 
-def test_more_outputs_of_all_towers_than_can_be_counted_are_refused() -> None:
-    sim = import_module("pyalexnet._sim")
+def test_more_outputs_of_all_towers_than_can_be_counted_are_refused(module: Any) -> None:
     x, w, y = (np.zeros(shape, np.float32) for shape in ((1, 3), (2, 3), (1, 2)))
     with pytest.raises(ValueError, match=r"there are \d+ outputs of all towers"):
-        sim.linear_fprop(x, w, None, y, None, "fma", 2**30, None, None, 0, 0)
+        module.linear_fprop(x, w, None, y, None, "fma", 2**30, None, None, 0, 0)
 
 
 # ---------------------------------------------------------------------- found by fuzzing
@@ -197,65 +202,69 @@ def test_misaligned_arrays_are_refused(
 
 
 @pytest.mark.parametrize("total", [-(2**63), -(2**63) + 3, 0, 3])
-def test_fewer_features_in_all_than_in_an_image_are_refused(total: int) -> None:
+def test_fewer_features_in_all_than_in_an_image_are_refused(module: Any, total: int) -> None:
     """From the least number of 64 bits none can be taken away."""
-    sim = import_module("pyalexnet._sim")
     x, y = np.zeros((2, 2, 4), np.float32)
     with pytest.raises(ValueError, match=r"offset is 0; the 4 features"):
-        sim.dropout(x, y, 0.5, 1, 2, 3, 0, total, 0, 0)
+        module.dropout(x, y, 0.5, 1, 2, 3, 0, total, 0, 0)
 
 
 @pytest.mark.parametrize("step", [2**32, 2**63, 2**64, 10**400, -1, -(2**63) - 1])
-def test_a_step_beyond_32_bits_is_refused(step: int) -> None:
-    sim = import_module("pyalexnet._sim")
+def test_a_step_beyond_32_bits_is_refused(module: Any, step: int) -> None:
     x, y = np.zeros((2, 2, 4), np.float32)
     with pytest.raises(ValueError, match=f"step is {step}; 0 to 4,294,967,295"):
-        sim.dropout(x, y, 0.5, 1, step, 3, 0, 4, 0, 0)
+        module.dropout(x, y, 0.5, 1, step, 3, 0, 4, 0, 0)
 
 
-def test_a_rate_beyond_every_float_is_refused() -> None:
-    sim = import_module("pyalexnet._sim")
+def test_a_rate_beyond_every_float_is_refused(module: Any) -> None:
     w, v, dw = np.zeros((3, 4), np.float32)
     with pytest.raises(ValueError, match="lr is too large"):
-        sim.sgd_update(w, None, v, dw, 10**400, 0.5, 0.5, 0, 0)
+        module.sgd_update(w, None, v, dw, 10**400, 0.5, 0.5, 0, 0)
 
 
 @pytest.mark.parametrize("name", ["\udcff", "RELU", b"relu", 1])
-def test_an_unknown_activation_is_refused(name: Any) -> None:
-    sim = import_module("pyalexnet._sim")
+def test_an_unknown_activation_is_refused(module: Any, name: Any) -> None:
     x, w, y = np.zeros((3, 1, 1), np.float32)
+    scratch = np.zeros(module.linear_fprop_workspace(1, 1, 1, 1, False, "fma"), np.uint8)
     with pytest.raises(ValueError, match="activation is"):
-        sim.linear_fprop(x, w, None, y, None, "fma", 1, name, None, 0, 0)
+        module.linear_fprop(x, w, None, y, scratch, "fma", 1, name, None, 0, 0)
 
 
 @pytest.mark.parametrize("name", ["WGMMA", "", "tensor"])
-def test_an_unknown_unit_is_refused(name: str) -> None:
-    sim = import_module("pyalexnet._sim")
+def test_an_unknown_unit_is_refused(module: Any, name: str) -> None:
     x, w, y = np.zeros((3, 1, 1), np.float32)
-    with pytest.raises(ValueError, match=f"unit is '{name}'; 'fma', 'mma' or 'wgmma'"):
-        sim.linear_fprop(x, w, None, y, None, name, 1, None, None, 0, 0)
+    with pytest.raises(ValueError, match=f"unit is '{name}'; 'fma', 'mma', 'wgmma' or 'winograd'"):
+        module.linear_fprop(x, w, None, y, None, name, 1, None, None, 0, 0)
 
 
-def test_a_stream_that_is_none_is_refused() -> None:
+def test_a_stream_that_is_none_is_refused(module: Any) -> None:
     """It came as a recording that is not there."""
-    sim = import_module("pyalexnet._sim")
     x, y = np.zeros((2, 3), np.float32)
     with pytest.raises(ValueError, match="stream is None"):
-        sim.relu_fprop(x, y, 0, None)
+        module.relu_fprop(x, y, 0, None)
 
 
 MOST = 2**31 - 1
+PLAIN = (1, 1, 0, 0)
+"""Strides and padding of a convolution."""
+ONES, MANY = (1, 1, 1, 1), (MOST, MOST, MOST, MOST)
 
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
-        *((f"conv_{op}", ((1,) * 4,) * 3 + (2, False, "fma")) for op in ("dgrad", "wgrad")),
-        *((f"conv_{op}", ((MOST,) * 4,) * 3 + (1, True, "fma")) for op in ("dgrad", "wgrad")),
-        ("conv_dgrad", ((2**22, 2**21, 2**21, 1), (1,) * 4, (2**22, 1, 1, 1), 1, False, "mma")),
-        ("conv_dgrad", ((1, 1, 1, 1), (1, 2**31, 1, 1), (1, 1, 1, 1), 1, True, "fma")),
-        ("conv_fprop", ((1,) * 4, (1,) * 4, (1,) * 4, 1, 0, False, "mma")),
-        ("conv_fprop", ((1,) * 4, (0, 1, 1, 1), (1,) * 4, 1, 1, True, "fma")),
+        *((f"conv_{op}", (ONES,) * 3 + (*PLAIN, 2, False, "fma")) for op in ("dgrad", "wgrad")),
+        *(
+            (f"conv_{op}", ((MOST,) * 4,) * 3 + (*PLAIN, 1, True, "fma"))
+            for op in ("dgrad", "wgrad")
+        ),
+        (
+            "conv_dgrad",
+            ((2**22, 2**21, 2**21, 1), ONES, (2**22, 1, 1, 1), *PLAIN, 1, False, "mma"),
+        ),
+        ("conv_dgrad", (ONES, (1, 2**31, 1, 1), ONES, *PLAIN, 1, True, "fma")),
+        ("conv_fprop", (ONES, ONES, ONES, *PLAIN, 1, 0, False, "mma")),
+        ("conv_fprop", (ONES, (0, 1, 1, 1), ONES, *PLAIN, 1, 1, True, "fma")),
         *((f"linear_{op}", (MOST, MOST, MOST, False, "mma")) for op in ("dgrad", "wgrad")),
         ("linear_fprop", (MOST, MOST, MOST, MOST, True, "fma")),
         ("linear_fprop", (1, 1, 2**40, 1, False, "fma")),
@@ -264,11 +273,10 @@ MOST = 2**31 - 1
         *(("softmax_cross_entropy", (rows,)) for rows in (-1, 0, 2**62, 2**63 - 1)),
     ],
 )
-def test_scratch_for_sizes_that_cannot_be(name: str, sizes: tuple[Any, ...]) -> None:
+def test_scratch_for_sizes_that_cannot_be(module: Any, name: str, sizes: tuple[Any, ...]) -> None:
     """Some of them ended the process: a product that had wrapped around was divided by."""
-    sim = import_module("pyalexnet._sim")
     with pytest.raises(ValueError, match=r"^\w+_workspace: "):
-        getattr(sim, f"{name}_workspace")(*sizes)
+        getattr(module, f"{name}_workspace")(*sizes)
 
 
 @pytest.mark.parametrize("devices", [(-1, 0), (0, -1), (2, 0), (0, MOST), (10**6, 10**6)])

@@ -505,7 +505,7 @@ def run(program: str, *arguments: object) -> subprocess.Popen[str]:
         env={
             **os.environ,
             "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
-            "OPENBLAS_NUM_THREADS": "1",
+            "PYALEXNET_THREADS": "1",
         },
         stdout=subprocess.PIPE,
         text=True,

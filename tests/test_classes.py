@@ -131,7 +131,7 @@ def network(folder: Path, own: Classes, order: Sequence[int]) -> Path:
 
 
 def scores(run: Path, where: Path, *more: str) -> tuple[float, float]:
-    asked = (run, "--data", where, "--json", "--backend=numpy", *more)
+    asked = (run, "--data", where, "--json", "--backend=cpu", *more)
     (found,) = json.loads(invoked(evaluate, *asked).stdout)["runs"]
     return found["top1_error"], found["top5_error"]
 
@@ -162,7 +162,7 @@ def test_numbers_in_any_order_give_the_same_scores(
         for path in sorted((source / "val" / str(number)).iterdir()):
             images.append(np.asarray(Image.open(path)))
             labels.append(number)
-    net = Trained.load(runs["imported"], backend="numpy")
+    net = Trained.load(runs["imported"], backend="cpu")
     assert top1 == np.mean(net.logits(np.array(images)).argmax(axis=1) != np.array(labels))
 
 
@@ -210,7 +210,7 @@ def test_labels_by_id_or_name(tmp_path: Path) -> None:
     run = network(tmp_path / "run", own, range(4))
     for folder, label in (("n03", "crane"), ("n02", "ant"), ("ant", "ant")):
         (path,) = files(tmp_path / folder, pictures(1))
-        said = invoked(predict, run, path, "--labels", "--json", "--backend=numpy").stdout
+        said = invoked(predict, run, path, "--labels", "--json", "--backend=cpu").stdout
         (document,) = json.loads(said)
         assert document["label"] == label
         by_index = {one["index"]: one["id"] for one in document["predictions"]}
@@ -223,10 +223,10 @@ def test_labels_by_id_or_name(tmp_path: Path) -> None:
 def test_a_number_is_the_number_of_the_class(tmp_path: Path) -> None:
     run = network(tmp_path / "run", Classes.numbered(12), range(12))
     x = pictures(1)
-    best = int(Trained.load(run, backend="numpy").logits(x).argmax())
+    best = int(Trained.load(run, backend="cpu").logits(x).argmax())
     for number in range(12):
         (path,) = files(tmp_path / str(number), x)
-        said = invoked(predict, run, path, "--labels", "--top=1", "--backend=numpy").stdout
+        said = invoked(predict, run, path, "--labels", "--top=1", "--backend=cpu").stdout
         assert said.splitlines()[-1] == f"right: {int(number == best)} of 1"
 
 
@@ -288,10 +288,10 @@ def test_a_run_of_before_classes_were_sorted_by_number_goes_on_bit_for_bit(
     assert_same(straight, stopped)
     assert last(stopped).meta.class_ids == tuple(sorted(NUMBERED))
     # What it is evaluated on is numbered as it is.
-    asked = ("--json", "--backend=numpy")
+    asked = ("--json", "--backend=cpu")
     (found,) = json.loads(invoked(evaluate, stopped, *asked).stdout)["runs"]
     last_epoch = lines(stopped, "epoch")[-1]
-    if last_epoch["step"] == Trained.load(stopped, backend="numpy").meta.step:
+    if last_epoch["step"] == Trained.load(stopped, backend="cpu").meta.step:
         assert found["top1_error"] == pytest.approx(last_epoch["test"]["top1_error"], abs=1e-6)
 
 
@@ -387,10 +387,10 @@ def test_one_network_by_folder_and_pack_exported_and_imported_again(
     trainer = began(tmp_path / "runs", pack, init_from=str(begin), lr=1e-5)
     fitted(trainer, 2)
     run, file, back = trainer.folder.path, tmp_path / "weights.safetensors", tmp_path / "back"
-    trained = Trained.load(run, backend="numpy")
+    trained = Trained.load(run, backend="cpu")
     torchvision.write(trained, file)
     import_run(file, back)
-    again = Trained.load(back, backend="numpy")
+    again = Trained.load(back, backend="cpu")
     assert again.classes == Classes(NUMBERED, tuple(names))
     assert np.array_equal(again.mean[0, 0], trained.mean[0, 0])  # that of its own data
 

@@ -71,10 +71,10 @@ def test_first_lines_say_what_is_trained(trained: tuple[Path, Any]) -> None:
         head,
         (
             f"alexnet-tiny: {parameters:,} parameters",
-            "epochs 6 -> 3, schedules stretched; lr 0.03 -> 0.01, all rates with it",
+            "epochs 9 -> 3, schedules stretched; lr 0.03 -> 0.01, all rates with it",
             "quarters: 50 training and 20 test images, 12x12x1, 4 classes",
             "quarters.npz (50 + 20 images)",
-            "numpy, device 0",
+            "cpu, device 0",
             "3 epochs of 6 steps, batch 8, lr 0.01, momentum 0.9",
             str(trained[0].resolve()),
             "was expected of a fresh network (ln 4 + ",
@@ -470,7 +470,7 @@ def test_the_package_is_there_before_what_takes_long_to_import(tmp_path: Path) -
         "assert not {'numpy', 'typer', 'rich'} & sys.modules.keys()\n"
         "for name in pyalexnet.__all__:\n"
         "    assert getattr(pyalexnet, name), name\n"
-        "assert pyalexnet.Net is pyalexnet.net.Net and pyalexnet.backend('numpy').name == 'numpy'\n"
+        "assert pyalexnet.Net is pyalexnet.net.Net and pyalexnet.backend('cpu').name == 'cpu'\n"
         "from pyalexnet import *\n"
         "assert nets.get('alexnet') and not hasattr(pyalexnet, 'nothing')\n"
     )
@@ -501,7 +501,7 @@ def test_python_m(tmp_path: Path) -> None:
     [
         (None, None, (None, None)),
         ("sim", "1", ("sim", 1)),
-        (None, "cpu", ("numpy", 0)),
+        (None, "cpu", ("cpu", 0)),
         ("auto", "cuda", ("cuda", 0)),
         ("cuda", "cuda:3", ("cuda", 3)),
         (None, "gpu:1", ("cuda", 1)),

@@ -257,7 +257,7 @@ def test_training_tells_it_before_the_first_step(tmp_path: Path) -> None:
     stream = io.StringIO()
     reporter = Reporter(stream)
     trainer = start.new(
-        start.Choices(data=str(tmp_path / "set"), backend="numpy", batch_size=8),
+        start.Choices(data=str(tmp_path / "set"), backend="cpu", batch_size=8),
         out=tmp_path / "runs",
         config=None,
         reporter=reporter,

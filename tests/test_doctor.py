@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from networks import npz, written
 from pyalexnet import backends, cli, data, doctor, nets, start
-from pyalexnet.backends.numpy import NumpyBackend
+from pyalexnet.backends.cpu import CpuBackend
 from pyalexnet.data.dataset import Split
 from pyalexnet.errors import ArgumentError, DataError
 from pyalexnet.install import pip_install
@@ -23,7 +23,7 @@ from pyalexnet.trained import Trained
 
 SUBJECTS = (
     *("Python", "Python headers", "C++ compiler", "make", "CUDA toolkit", "NVIDIA driver", "CuPy"),
-    "module _cuda",
+    *("module _cuda", "instruction set", "threads"),
     *(f"backend {name}" for name in backends.names()),
     *("built-in data", "CIFAR-10", "matplotlib", "disk"),
 )
@@ -39,7 +39,7 @@ def test_looks_at_everything(tmp_path: Path) -> None:
     for finding in findings.values():
         assert finding.detail
         assert finding.found or finding.remedy
-    for subject in ("Python", "backend numpy", "built-in data"):
+    for subject in ("Python", "backend cpu", "built-in data"):
         assert findings[subject].found
         assert findings[subject].essential
 
@@ -84,18 +84,18 @@ def test_finds_a_compiler_and_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_wrong_numbers_are_essential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = NumpyBackend.conv_fprop
+    right = CpuBackend.conv_fprop
 
     def wrong(*arguments: Any, **more: Any) -> Any:
         return right(*arguments, **more) + 1
 
-    monkeypatch.setattr(NumpyBackend, "conv_fprop", wrong)
-    finding = found(tmp_path)["backend numpy"]
+    monkeypatch.setattr(CpuBackend, "conv_fprop", wrong)
+    finding = found(tmp_path)["backend cpu"]
     assert not finding.found
     assert "[14.0, 18.0, 26.0, 30.0]" in finding.detail
     result = CliRunner().invoke(cli.app, ["doctor", "--runs", str(tmp_path)])
     assert result.exit_code == 1
-    assert "NO   backend numpy" in result.output
+    assert "NO   backend cpu" in result.output
 
 
 def test_lost_data_are_essential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a small AlexNet on built-in photographs, two steps long."""
     out = tmp_path_factory.mktemp("runs")
-    choices = start.Choices(net="alexnet-tiny", backend="numpy", seed=3)
+    choices = start.Choices(net="alexnet-tiny", backend="cpu", seed=3)
     trainer = start.new(choices, out=out, config=None, reporter=Silent())
     with trainer.folder, trainer.interrupt:
         trainer.fit(2)
@@ -145,8 +145,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_initial_weights_are_drawn_anew(run: Path) -> None:
-    at_start = doctor.diagnose(str(run), backend="numpy")
-    last = doctor.diagnose(str(run), "last", backend="numpy")
+    at_start = doctor.diagnose(str(run), backend="cpu")
+    last = doctor.diagnose(str(run), "last", backend="cpu")
     assert (at_start.run, at_start.net, at_start.at, at_start.step) == (
         *(run.name, "alexnet-tiny", "start", 0),
     )
@@ -168,14 +168,14 @@ def test_images_come_from_every_class(run: Path, monkeypatch: pytest.MonkeyPatch
         right(self, indices, out)
 
     monkeypatch.setattr(Split, "read", read)
-    doctor.diagnose(str(run), backend="numpy")
+    doctor.diagnose(str(run), backend="cpu")
     assert len(asked) == 32
     assert (asked[0], asked[-1]) == (0, 9_999)
     assert 300 <= min(np.diff(asked)) <= max(np.diff(asked)) <= 340
 
 
 def test_command_prints_a_table_and_the_verdict(run: Path) -> None:
-    result = CliRunner().invoke(cli.app, ["doctor", "--init", str(run), "--backend", "numpy"])
+    result = CliRunner().invoke(cli.app, ["doctor", "--init", str(run), "--backend", "cpu"])
     assert result.exit_code == 0, result.output
     head, columns, *rows, signal, noise, active, verdict = result.output.splitlines()
     assert head.startswith(f"{run.name}: alexnet-tiny at the start")
@@ -192,21 +192,21 @@ def test_command_prints_a_table_and_the_verdict(run: Path) -> None:
 def test_data_of_a_run_that_has_none(tmp_path: Path) -> None:
     """As of one that was imported."""
     imported = written(tmp_path / "imported", data=None)
-    arguments = ["doctor", "--init", str(imported), "--backend", "numpy"]
+    arguments = ["doctor", "--init", str(imported), "--backend", "cpu"]
     refused = CliRunner().invoke(cli.app, arguments).exception
     assert isinstance(refused, DataError) and "--data was expected" in str(refused)
     data_set = npz(tmp_path / "set.npz")
     result = CliRunner().invoke(cli.app, [*arguments, "--data", str(data_set), "--json"])
     assert result.exit_code == 0, result.output
     first = json.loads(result.stdout)["layers"][0]
-    trained = Trained.load(imported, backend="numpy")
+    trained = Trained.load(imported, backend="cpu")
     seen = np.asarray(trained.look(trained.dataset(data_set).train.images))
     assert math.isclose(first["rms"], np.sqrt((seen.astype(float) ** 2).mean()), rel_tol=1e-5)
 
 
 def test_command_prints_json(run: Path) -> None:
     arguments = ["doctor", "--init", "latest", "--runs", str(run.parent), "--at", "last", "--json"]
-    result = CliRunner().invoke(cli.app, [*arguments, "--backend", "numpy"])
+    result = CliRunner().invoke(cli.app, [*arguments, "--backend", "cpu"])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert (document["at"], document["step"], document["net"]) == ("last", 2, "alexnet-tiny")
@@ -225,7 +225,7 @@ def test_json_of_a_run_that_is_not_finite(run: Path, monkeypatch: pytest.MonkeyP
         return ((name, output * np.float32(np.nan)) for name, output in right(self, images, **more))
 
     monkeypatch.setattr(Net, "activations", broken)
-    arguments = ["doctor", "--init", str(run), "--json", "--backend", "numpy"]
+    arguments = ["doctor", "--init", str(run), "--json", "--backend", "cpu"]
     document = json.loads(CliRunner().invoke(cli.app, arguments).stdout)
     assert document["verdict"]["layer"] == "conv1"
     assert document["layers"][1]["rms"] is None
@@ -233,7 +233,7 @@ def test_json_of_a_run_that_is_not_finite(run: Path, monkeypatch: pytest.MonkeyP
 
 def test_refuses_another_place(run: Path) -> None:
     with pytest.raises(ArgumentError, match="at is 'end'; start or last was expected"):
-        doctor.diagnose(str(run), "end", backend="numpy")
+        doctor.diagnose(str(run), "end", backend="cpu")
 
 
 def test_json_of_this_machine(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_mistakes_share_the_last_places_among_ties() -> None:
 
 def test_scores_are_those_of_the_training_op() -> None:
     logits, labels = 3 * normal(40, 9), classes(40, 9)
-    cpu = backend("numpy")
+    cpu = backend("cpu")
     loss, _, top1, top5 = cpu.softmax_cross_entropy(logits, labels)
     scores = ensemble.scores(ensemble.softmax(logits), labels)
     assert scores.top1_error == pytest.approx(float(top1), rel=1e-6)

@@ -13,11 +13,11 @@ from oracle import double
 from samples import normal
 from tolerance import assert_close, assert_same, same_bits
 from trial import run
-from variants import NUMPY, SIM, SIMCHECK, on_two_gpus, parameters
+from variants import CPU, SIM, SIMCHECK, on_two_gpus, parameters
 
 LEADS = [(2, 3, 5), (4,), (), (1, 1, 1)]
 WIDTHS = [(6,), (3, 5), (4, 1, 7), (1, 1), (130, 70), (4, 8)]
-HOSTS = parameters(NUMPY, SIM, SIMCHECK)
+HOSTS = parameters(CPU, SIM, SIMCHECK)
 
 
 @pytest.mark.parametrize("lead", LEADS, ids=str)

@@ -136,7 +136,7 @@ def assert_listed(path: Path, reasons: dict[str, str]) -> None:
 TRAIN = (
     "train",
     "--net=alexnet-tiny",
-    "--backend=numpy",
+    "--backend=cpu",
     "--batch-size=16",
     "--steps=4",
     "--print-freq=1",

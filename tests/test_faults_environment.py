@@ -316,7 +316,7 @@ def test_home_that_cannot_be_used(home: str, network: Path, tmp_path: Path) -> N
             env[name] = value.replace("UNWRITABLE", str(barred))
     work = tmp_path / "work"
     work.mkdir()
-    done = started("train", "--backend=numpy", "--steps=2", cwd=work, env=env)
+    done = started("train", "--backend=cpu", "--steps=2", cwd=work, env=env)
     assert done.returncode == 0, done.stderr
     assert (work / "runs" / "latest" / "filters.png").is_file()
     assert started("doctor", cwd=work, env=env).returncode == 0

@@ -64,7 +64,7 @@ def look(images: Labels, positions: Labels) -> Views:
 
 
 def batches(split: Split, size: int, workers: int, **more: Any) -> Iterator[Any]:
-    loader = Loader(backend("numpy"), np.zeros((12, 12, 3), np.float32), (12, 12), False, workers)
+    loader = Loader(backend("cpu"), np.zeros((12, 12, 3), np.float32), (12, 12), False, workers)
     loader = Loader(**{**vars(loader), **more})
     return loader.batches(split, np.arange(len(split)), size, look)
 
@@ -182,7 +182,7 @@ def test_a_batch_that_hangs_in_use_is_named(
 ) -> None:
     monkeypatch.setattr(trained, "Readers", impatient)
     monkeypatch.setattr(Odd, "where", lambda _, indices: f"shards: {indices.tolist()}")
-    run = Trained.load(written(tmp_path / "run"), backend="numpy")
+    run = Trained.load(written(tmp_path / "run"), backend="cpu")
     feed = run.batches(run._fitted(Odd(30, gate.wait)), 8)
     for _ in range(3):
         next(feed)
@@ -206,7 +206,7 @@ def test_an_image_file_that_hangs_in_use_is_named(
 
     monkeypatch.setattr(trained, "read_image", hanging)
     monkeypatch.setattr(trained, "Readers", impatient)
-    run = Trained.load(written(tmp_path / "run"), backend="numpy")
+    run = Trained.load(written(tmp_path / "run"), backend="cpu")
     paths = files(tmp_path / "images", pictures(5))
     with pytest.raises(DataError, match=rf"^{tmp_path}/images/.*002.png: not read after 0.5 s"):
         run.images(paths, bad)
@@ -229,7 +229,7 @@ def test_a_command_ends_whose_reads_never_do(tmp_path: Path) -> None:
     run = written(tmp_path / "run", data=str(npz(tmp_path / "set.npz")))
     begun = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", HANGING, "evaluate", run, "--backend=numpy"],
+        [sys.executable, "-c", HANGING, "evaluate", run, "--backend=cpu"],
         env=environment(),
         capture_output=True,
         text=True,
@@ -315,7 +315,7 @@ cli.main()
 """
 
 
-TRAIN = ("--net=alexnet-tiny", "--backend=numpy", "-b8")
+TRAIN = ("--net=alexnet-tiny", "--backend=cpu", "-b8")
 
 
 def ended(tmp_path: Path, made: Path, fault: str, workers: int) -> tuple[str, float]:
@@ -411,7 +411,7 @@ def grown(split: Split, workers: int, count: int, warm: int) -> float:
         return views.centre(len(images), (height, width), (height, width), channels)
 
     mean = np.zeros(split.image_shape, np.float32)
-    loader = Loader(backend("numpy"), mean, (height, width), False, workers)
+    loader = Loader(backend("cpu"), mean, (height, width), False, workers)
     before = after = 0
     with contextlib.closing(loader.batches(split, indices, 1, whole)) as feed:
         for number, _ in enumerate(feed):

@@ -28,9 +28,9 @@ def test_of_a_data_set(tmp_path: Path, layer: str) -> None:
     run = written(tmp_path / "run")
     data, out = npz(tmp_path / "set.npz"), tmp_path / "out.safetensors"
     said = invoked(
-        features, run, "--data", data, "--layer", layer, "-o", out, "-b7", "--backend=numpy"
+        features, run, "--data", data, "--layer", layer, "-o", out, "-b7", "--backend=cpu"
     )
-    loaded = Trained.load(run, backend="numpy")
+    loaded = Trained.load(run, backend="cpu")
     split = loaded.dataset(data).test
     # In the same batches, so that every sum has the same order.
     batches = [split.images[start : start + 7] for start in (0, 7, 14)]

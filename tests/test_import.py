@@ -313,7 +313,7 @@ def test_what_a_training_script_calls_its_classes(
     found = import_run(tmp_path / "a.pth", tmp_path / "run")
     fits = not_used is None
     assert found.classes == (Classes.named(NAMED) if fits else None)
-    assert Trained.load(tmp_path / "run", backend="numpy").classes == (
+    assert Trained.load(tmp_path / "run", backend="cpu").classes == (
         Classes.named(NAMED) if fits else Classes.numbered(CLASSES)
     )
     assert found.notes == tuple(
@@ -911,7 +911,7 @@ def test_the_run_is_as_one_of_training(tmp_path: Path) -> None:
 
     saved = checkpoint.load(checkpoint.newest(run))
     assert saved.meta.step == 0 and not any(value.any() for value in saved.momentum.values())
-    net = Trained.load(str(run), backend="numpy")
+    net = Trained.load(str(run), backend="cpu")
     assert net.class_names == ("cat", "dog", "né Hund")
     assert net.stored == (256, 256) and net.size == (224, 224)
     for name, value in lively(net.net.spec).items():
@@ -956,7 +956,7 @@ INDEX = {"0": ["n01440764", "tench"], "2": ["n03", "dog"], "1": ["n01443537", "g
 def test_what_classes_are_called(tmp_path: Path, text: str | None, ids: str, names: str) -> None:
     (file := tmp_path / "names.txt").write_text(text or "", encoding="utf-8")
     import_run(tmp_path / "a.pth", tmp_path / "run", class_names=file if text else None)
-    net = Trained.load(tmp_path / "run", backend="numpy")
+    net = Trained.load(tmp_path / "run", backend="cpu")
     expected = names.split("|" if "|" in names else "," if "," in names else " ")
     assert net.classes == Classes(tuple(ids.split()), tuple(expected))
 

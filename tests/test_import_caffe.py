@@ -234,7 +234,7 @@ def assert_as_caffe(
     torch: Any, run: Path, layers: Layers, params: dict[str, Any], crop: int
 ) -> Trained:
     """The run sees the centre of an image as Caffe's layers do, less the run's own mean."""
-    mean = Trained.load(str(run), backend="numpy").mean
+    mean = Trained.load(str(run), backend="cpu").mean
 
     def theirs(stored: Any) -> Any:
         corner = (stored.shape[1] - crop) // 2
@@ -528,12 +528,12 @@ def test_it_is_used_as_any_other_run(tmp_path: Path) -> None:
     file, run, data = (str(tmp_path / name) for name in ("a.caffemodel", "run", "d.npz"))
     text = said("import", file, run)
     assert "note: The network is not bvlc_alexnet" in text and ": imported, " in text
-    trained = ("--runs", runs, "--data", data, "--backend", "numpy", "-b", "4", "--plain")
+    trained = ("--runs", runs, "--data", data, "--backend", "cpu", "-b", "4", "--plain")
     text = said("train", "--init-from", run, *trained, "--steps", "1")
     assert "with the parameters of" in text and "fc8 anew" in text
     assert "layers conv1,pool1,norm1,conv2" in text
     settings = tomllib.loads(next(Path(runs).glob("*imported*/config.toml")).read_text())
-    begun = Trained.load("latest", backend="numpy", runs=Path(runs))
+    begun = Trained.load("latest", backend="cpu", runs=Path(runs))
     assert settings["net"] == "imported" and len(settings["net_args"]["layers"]) == 15
     assert [one.name for one in begun.net.spec.layers][:3] == ["conv1", "pool1", "norm1"]
     said("train", "--resume", "latest", "--runs", runs, "--steps", "2", "--plain")

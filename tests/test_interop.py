@@ -10,10 +10,10 @@ import pytest
 from pyalexnet.errors import ArgumentError
 from samples import normal
 from tolerance import same_bits
-from variants import CUDA, NUMPY, ONE_ORDER, in_every_order, parameters
+from variants import CPU, CUDA, ONE_ORDER, in_every_order, parameters
 
 ON_HOST = pytest.mark.parametrize("be", ONE_ORDER[:2], indirect=True)
-ON_NUMPY = pytest.mark.parametrize("be", parameters(NUMPY), indirect=True)
+ON_CPU = pytest.mark.parametrize("be", parameters(CPU), indirect=True)
 ON_GPU = pytest.mark.parametrize("be", in_every_order(CUDA), indirect=True)
 
 pytestmark = pytest.mark.orders
@@ -84,7 +84,7 @@ def test_conversion(be: Any, dtype: Any) -> None:
     assert_usable(be, be.asarray(x, np.float32), x.astype(np.float32))
 
 
-@ON_NUMPY
+@ON_CPU
 def test_numpy_is_not_copied(be: Any) -> None:
     x = normal(3, 4)
     assert np.shares_memory(be.asarray(x), x)
@@ -155,7 +155,7 @@ def test_torch_in_and_out(be: Any, torch: Any) -> None:
 
 
 @pytest.mark.peer
-@ON_NUMPY
+@ON_CPU
 def test_torch_shares_the_memory(be: Any, torch: Any) -> None:
     tensor = torch.zeros(3)
     be.asarray(tensor)[1] = 5

@@ -14,7 +14,7 @@ from oracle import Exact, double
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.masks import Mask
 from samples import EACH_PRODUCT, normal
-from tolerance import FUNCTION, SUM, UNIT, assert_agree, assert_close, inner, same_bits
+from tolerance import FUNCTION, SUM, UNIT, assert_close, inner, same_bits
 from trial import run
 from updates import LR, check_same_update, check_update
 from variants import ONE_ORDER
@@ -216,19 +216,14 @@ def test_update_has_the_bits_of_the_two_ops(
 
 
 def check_towers(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) -> None:
-    """Two towers' outputs: bit for bit those of the whole layer, but for BLAS's order of sums."""
+    """Two towers' outputs: bit for bit those of the whole layer."""
     x, w, b, _ = arrays(size, dtype)
     (whole,) = run(be, "linear_fprop", x, w, b, tensor=tensor)
     halves = [
         run(be, "linear_fprop", x, w[outputs], b[outputs], towers=2, tensor=tensor)[0]
         for outputs in np.split(np.arange(len(w)), 2)
     ]
-    towers = np.concatenate(halves, axis=-1)
-    if be.name == "numpy":
-        sizes = be.linear_fprop(abs(x), abs(w), abs(b), dtype=FLOAT32)
-        assert_agree(whole, towers, double(sizes), dtype=dtype)
-    else:
-        assert same_bits(whole, towers)
+    assert same_bits(whole, np.concatenate(halves, axis=-1))
 
 
 @pytest.mark.parametrize("size", [(2, 70, 130), (3, 7, 6), (2, 72, 144)], ids=str)
@@ -270,12 +265,13 @@ def test_infinity_stays_in_its_row(be: Any, dtype: Any, tensor: bool) -> None:
 @pytest.mark.parametrize("tensor", [False, True], ids=["float32", "float32x3"])
 @pytest.mark.parametrize("exponent", [-72, 0, 72])
 def test_numbers_of_many_sizes(be: Any, exponent: int, tensor: bool) -> None:
-    """From 2^-110 on a number is exactly the sum of its three."""
+    """From 2^-110 on a number is exactly the sum of its three. A processor without fused
+    multiply-adds rounds each product, too: by a unit of its magnitude."""
     x, w, b, _ = arrays(DEEP)
     for one, middle, seed in ((x, exponent, 8), (w, -exponent, 9)):
         one *= np.exp2(middle + 24 * np.sin(normal(*one.shape, seed=seed)))
     (y,) = run(be, "linear_fprop", x, w, b, tensor=tensor)
-    assert_close(y, oracle.linear_fprop(x, w, b))
+    assert_close(y, oracle.linear_fprop(x, w, b), SUM + 1)
 
 
 def test_tensor_cores_give_other_bits() -> None:
@@ -321,7 +317,7 @@ def test_adjoint_identities_at_full_size(
         inner(be.to_numpy(dw), w),
     )
     # For the tolerance alone, so by the fastest.
-    sizes = pyalexnet.backend("numpy").linear_fprop(abs(x), abs(w), None, dtype=FLOAT32)
+    sizes = pyalexnet.backend("cpu").linear_fprop(abs(x), abs(w), None, dtype=FLOAT32)
     allowed = 2 * SUM * UNIT * inner(sizes, abs(dy))
     if dtype == BFLOAT16:
         allowed += 2.0**-8 * inner(abs(be.to_numpy(dx)), abs(x))

@@ -50,7 +50,7 @@ def all_batches(
     return [(np.array(device.to_numpy(images)), labels) for images, labels in feed]
 
 
-@pytest.fixture(scope="module", params=["numpy", "sim"])
+@pytest.fixture(scope="module", params=["cpu", "sim"])
 def device(request: pytest.FixtureRequest) -> Backend:
     return backend(request.param)
 
@@ -61,8 +61,8 @@ def test_batches_are_those_of_one_pass_by_hand(device: Backend, workers: int) ->
     made = all_batches(device, workers, indices)
     assert [len(labels) for _, labels in made] == [8] * 5 + [3]
     by_hand = look(indices, np.arange(43))
-    numpy = backend("numpy")
-    expected = numpy.augment(
+    cpu = backend("cpu")
+    expected = cpu.augment(
         SPLIT.images[indices],
         MEAN,
         corners=by_hand.corners,
@@ -134,8 +134,8 @@ class Watched(Split):
 
 
 def test_reading_goes_ahead_but_not_further_than_it_should() -> None:
-    split, numpy = Watched(), backend("numpy")
-    feed = Loader(numpy, MEAN, SIZE, False, 1).batches(split, np.arange(48), 8, look)
+    split, cpu = Watched(), backend("cpu")
+    feed = Loader(cpu, MEAN, SIZE, False, 1).batches(split, np.arange(48), 8, look)
     next(feed)
     feed.close()
     assert set(split.seen) >= set(range(8))
@@ -144,8 +144,8 @@ def test_reading_goes_ahead_but_not_further_than_it_should() -> None:
 
 @pytest.mark.parametrize("workers", [0, 3])
 def test_what_a_worker_raises_reaches_the_caller_and_ends_the_workers(workers: int) -> None:
-    split, numpy = Watched(fails_at=20), backend("numpy")
-    feed = Loader(numpy, MEAN, SIZE, False, workers).batches(split, np.arange(48), 8, look)
+    split, cpu = Watched(fails_at=20), backend("cpu")
+    feed = Loader(cpu, MEAN, SIZE, False, workers).batches(split, np.arange(48), 8, look)
     assert len(next(feed)[1]) == 8
     assert len(next(feed)[1]) == 8
     with pytest.raises(DataError, match="image 20 is damaged"):
@@ -154,7 +154,7 @@ def test_what_a_worker_raises_reaches_the_caller_and_ends_the_workers(workers: i
 
 
 def test_leaving_a_pass_leaves_no_thread() -> None:
-    feed = Loader(backend("numpy"), MEAN, SIZE, False, 3).batches(SPLIT, np.arange(48), 8, look)
+    feed = Loader(backend("cpu"), MEAN, SIZE, False, 3).batches(SPLIT, np.arange(48), 8, look)
     next(feed)
     feed.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]

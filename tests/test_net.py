@@ -11,6 +11,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import oracle
+import pyalexnet
 from pyalexnet import nets
 from pyalexnet.errors import ArgumentError
 from pyalexnet.layers import (
@@ -30,10 +31,10 @@ from pyalexnet.recipe import Rate, Recipe
 from pyalexnet.sgd import SGD
 from samples import classes, normal
 from tolerance import same_bits
-from variants import CUDA, NUMPY, ONE_ORDER, SIM, in_every_order, parameters
+from variants import CPU, CUDA, ONE_ORDER, SIM, in_every_order, parameters
 
 pytestmark = pytest.mark.orders
-ANYWHERE = in_every_order(NUMPY, SIM, CUDA)
+ANYWHERE = in_every_order(CPU, SIM, CUDA)
 
 RECIPE = Recipe(epochs=1, batch_size=4, momentum=0.9, rate=Rate(0.01, 0.02, 5e-4))
 SEED = 2012
@@ -127,7 +128,7 @@ def exact_logits(spec: NetSpec, params: dict[str, Any], x: Any, train: bool) -> 
 @cache
 def exact(train: bool) -> tuple[Any, float, dict[str, Any]]:
     """Logits, loss and gradients of `EVERY_LAYER`, the last by central differences."""
-    params = host(net := Net(EVERY_LAYER, "numpy", SEED), net.params)
+    params = host(net := Net(EVERY_LAYER, "cpu", SEED), net.params)
     params = {name: param.astype(np.float64) for name, param in params.items()}
     x, labels = batch(EVERY_LAYER, 4)
 
@@ -191,9 +192,9 @@ def losses(net: Net, steps: int, images: int, size: float = 1) -> list[float]:
 
 
 @pytest.mark.parametrize("be", parameters(SIM), indirect=True)
-def test_twenty_steps_equal_those_on_numpy(be: Any) -> None:
+def test_twenty_steps_equal_those_on_cpu(be: Any) -> None:
     spec = nets.alexnet_tiny(input_shape=(28, 28, 1))
-    expected = losses(Net(spec, "numpy"), 20, 8, size=60)
+    expected = losses(Net(spec, pyalexnet.backend("cpu", exact=True)), 20, 8, size=60)
     assert len(set(expected)) == 20
     np.testing.assert_allclose(losses(Net(spec, be), 20, 8, size=60), expected, rtol=1e-4)
 
@@ -206,7 +207,7 @@ def test_two_runs_are_bitwise_equal(be: Any) -> None:
         assert same_bits(param, be.to_numpy(second.params[name])), name
 
 
-@pytest.mark.parametrize("be", parameters(NUMPY, SIM), indirect=True)
+@pytest.mark.parametrize("be", parameters(CPU, SIM), indirect=True)
 def test_overfits_eight_images(be: Any) -> None:
     spec = nets.alexnet_tiny(input_shape=(8, 8, 1), dropout=0)
     net, labels = Net(spec, be), np.arange(8) % 4
@@ -269,7 +270,7 @@ def test_results_are_the_callers(be: Any) -> None:
 
 def test_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second batch on only the loss, its gradient and the two errors are new."""
-    net = Net(EVERY_LAYER, "numpy", SEED)
+    net = Net(EVERY_LAYER, "cpu", SEED)
     x, labels = batch(EVERY_LAYER, 4)
     _, grads = net.loss_and_grads(x, labels, train=True)
     made: list[Any] = []
@@ -292,7 +293,7 @@ def test_nobody_computes_the_gradient_of_the_images(monkeypatch: pytest.MonkeyPa
         (LRN("norm", 3, 0.1, 0.75, 1), Conv("conv", 2, 3), Linear("fc", 2)),
         RECIPE,
     )
-    net = Net(spec, "numpy")
+    net = Net(spec, "cpu")
     for op in ("conv_dgrad", "lrn_dgrad"):
         monkeypatch.setattr(net.backend, op, None)  # a call would be an error
     _, grads = net.loss_and_grads(*batch(spec, 2))
@@ -363,7 +364,7 @@ def test_step_may_lie_on_the_device(be: Any) -> None:
 
 
 def test_without_dropout_training_is_evaluation() -> None:
-    net = Net(nets.alexnet_tiny(input_shape=(12, 12, 1), dropout=0), "numpy")
+    net = Net(nets.alexnet_tiny(input_shape=(12, 12, 1), dropout=0), "cpu")
     x, labels = batch(net.spec, 2)
     (loss, grads), (evaluated, others) = (
         net.loss_and_grads(x, labels, train=train, step=3) for train in (True, False)
@@ -378,12 +379,12 @@ def test_without_dropout_training_is_evaluation() -> None:
 def test_initial_values_depend_on_seed_and_name_alone(be: Any) -> None:
     small = NetSpec("small", (3, 3, 2), 3, (Conv("conv2", 5, 2), Linear("fc6", 3)), RECIPE)
     two = NetSpec("two", (3, 3, 2), 3, (Linear("conv2", 4), Linear("fc6", 3)), RECIPE)
-    net, on_numpy = Net(small, be, 9), Net(small, "numpy", 9)
+    net, on_cpu = Net(small, be, 9), Net(small, "cpu", 9)
     for name, param in host(net, net.params).items():
-        assert same_bits(param, on_numpy.params[name])
-    assert not same_bits(on_numpy.params["conv2.w"], Net(small, "numpy", 8).params["conv2.w"])
-    in_other_net = Net(two, "numpy", 9).params["conv2.w"]
-    assert same_bits(in_other_net.ravel()[:40], on_numpy.params["conv2.w"].ravel())
+        assert same_bits(param, on_cpu.params[name])
+    assert not same_bits(on_cpu.params["conv2.w"], Net(small, "cpu", 8).params["conv2.w"])
+    in_other_net = Net(two, "cpu", 9).params["conv2.w"]
+    assert same_bits(in_other_net.ravel()[:40], on_cpu.params["conv2.w"].ravel())
 
 
 def test_every_bit_of_the_seed_counts() -> None:
@@ -394,7 +395,7 @@ def test_every_bit_of_the_seed_counts() -> None:
 
 def test_normal_and_constant_start() -> None:
     spec = NetSpec("start", (1, 1, 300), 200, (Linear("fc", 200, std=0.03, bias=0.7),), RECIPE)
-    params = Net(spec, "numpy").params
+    params = Net(spec, "cpu").params
     assert_array_equal(params["fc.b"], np.full(200, 0.7, np.float32))
     # 60,000 draws: three standard errors of the mean and of the standard deviation.
     assert abs(params["fc.w"].mean()) < 3 * 0.03 / 245
@@ -414,7 +415,7 @@ def test_fan_in_start() -> None:
 @pytest.mark.parametrize("name", ["alexnet-tiny", "cifar-80sec", "cifar-19pct", "cifar-18pct"])
 def test_first_loss(name: str) -> None:
     """Logits that know nothing, of variance s^2 over the classes, cost ln(classes) + s^2 / 2."""
-    net = Net(nets.get(name)(input_shape=(28, 28, 1)), "numpy")
+    net = Net(nets.get(name)(input_shape=(28, 28, 1)), "cpu")
     x, labels = batch(net.spec, 32)
     loss, _ = net.loss_and_grads(60 * x, labels)
     spread = float(net.forward(60 * x).var(axis=1).mean())
@@ -506,7 +507,7 @@ def test_images_and_labels_are_refused(be: Any) -> None:
 
 
 def test_seeds_are_refused() -> None:
-    assert refusal(Net, EVERY_LAYER, "numpy", -1).startswith("Net: seed is -1")
+    assert refusal(Net, EVERY_LAYER, "cpu", -1).startswith("Net: seed is -1")
 
 
 def test_labels_of_any_integer_type(be: Any) -> None:
@@ -534,7 +535,7 @@ def test_load_copies(be: Any) -> None:
 
 
 def test_load_refuses_what_does_not_fit() -> None:
-    net = Net(EVERY_LAYER, "numpy")
+    net = Net(EVERY_LAYER, "cpu")
     params = host(net, net.params)
     assert refusal(net.load, {**params, "fc6.b": np.zeros(4)}) == (
         "fc6.b has shape (4,); (3,) was expected."

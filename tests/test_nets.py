@@ -96,7 +96,7 @@ def test_table_of_the_source() -> None:
 
 def test_parameters_are_named_and_shaped() -> None:
     spec = alexnet(width=0.25, classes=10)
-    assert {name: param.shape for name, param in Net(spec, "numpy").params.items()} == {
+    assert {name: param.shape for name, param in Net(spec, "cpu").params.items()} == {
         "conv1.w": (24, 11, 11, 3),
         "conv1.b": (24,),
         "conv2.w": (64, 5, 5, 12),
@@ -182,7 +182,7 @@ def test_pixels_of_owt_are_torchvisions() -> None:
 def test_zeros_on_the_right_and_below_are_227_pixels() -> None:
     """The source's 224 pixels equal Caffe's 227 whose last three rows and columns are zeros."""
     small, large = (
-        Net(NetSpec("conv1", shape, 1, (conv, Linear("fc", 1)), alexnet().recipe), "numpy")
+        Net(NetSpec("conv1", shape, 1, (conv, Linear("fc", 1)), alexnet().recipe), "cpu")
         for shape, conv in (
             ((24, 24, 3), Conv("conv1", 4, 11, stride=4, pad=(0, 3, 0, 3))),
             ((27, 27, 3), Conv("conv1", 4, 11, stride=4)),
@@ -228,7 +228,7 @@ def test_first_training_loss(preset: str, expected: float, within: float) -> Non
     move it by .02. The mean over all labels is read off the gradient of fc8's biases: p - 1[label].
     """
     spec = alexnet(preset=preset)
-    _, grads = Net(spec, "numpy").loss_and_grads(photograph(spec.input_shape[0]), [7], train=True)
+    _, grads = Net(spec, "cpu").loss_and_grads(photograph(spec.input_shape[0]), [7], train=True)
     p = grads["fc8.b"].astype(np.float64)
     p[7] += 1
     assert abs(-np.log(p).mean() - expected) < within

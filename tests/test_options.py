@@ -61,7 +61,7 @@ def shared() -> dict[str, list[tuple[str, str]]]:
         for each in command.params:
             for name in each.opts:
                 if name.startswith("--") and each.name in hints:
-                    kind = str(typing.get_args(hints[each.name].annotation)[0])
+                    kind = inspect.formatannotation(typing.get_args(hints[each.name].annotation)[0])
                     found[name].append((kind.removesuffix(" | None"), each.help))
     return {name: options for name, options in found.items() if len(options) > 1}
 

@@ -12,6 +12,7 @@ import pytest
 
 import pyalexnet
 from pyalexnet import nets, plan
+from pyalexnet.backends import Backend
 from pyalexnet.errors import ArgumentError
 from pyalexnet.layers import LRN, Conv, Dropout, Linear, MaxPool, Relu
 from pyalexnet.net import Net, NetSpec
@@ -21,10 +22,10 @@ from pyalexnet.sgd import SGD
 from samples import normal
 from test_net import EVERY_LAYER, RECIPE, SEED, STEP, assert_near, batch, exact, host
 from tolerance import same_bits
-from variants import CUDA, NUMPY, SIM, SIM_SEEDED, SIMCHECK, in_every_order, parameters
+from variants import CPU, CUDA, SIM, SIM_SEEDED, SIMCHECK, in_every_order, parameters
 
 pytestmark = pytest.mark.orders
-ANYWHERE = in_every_order(NUMPY, SIM, CUDA)
+ANYWHERE = in_every_order(CPU, SIM, CUDA)
 
 # Everything that is fused, with both orders of ReLU and pool, both rules of dropout, groups, and
 # sizes that fill no tile: 8 channels to a group, as tensor cores want them, but in conv3's 4.
@@ -53,6 +54,11 @@ FUSIBLE = NetSpec(
 SHAPES = [EVERY_LAYER, FUSIBLE]
 NAMES = [spec.name for spec in SHAPES]
 IMAGES = 4
+
+
+def right() -> Backend:
+    """What others are compared with."""
+    return pyalexnet.backend("cpu", exact=True)
 
 
 def ops(spec: NetSpec, **how: Any) -> list[str]:
@@ -168,7 +174,7 @@ def test_what_has_no_plan_is_refused() -> None:
 # What it computes
 
 
-@pytest.mark.parametrize("be", parameters(NUMPY, SIM, SIMCHECK), indirect=True)
+@pytest.mark.parametrize("be", parameters(CPU, SIM, SIMCHECK), indirect=True)
 @pytest.mark.parametrize("spec", SHAPES, ids=NAMES)
 def test_layer_by_layer_the_bits_are_those_of_the_layers(be: Any, spec: NetSpec) -> None:
     layers, planned = Net(spec, be, SEED), PlannedNet(spec, be, SEED, fused=False)
@@ -196,7 +202,7 @@ def test_fused_gradients_are_exact(be: Any, train: bool) -> None:
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
 def test_fused_gradients_are_those_of_the_layers(be: Any, train: bool) -> None:
     x, labels = batch(FUSIBLE, IMAGES)
-    layers, fused = Net(FUSIBLE, "numpy", SEED), PlannedNet(FUSIBLE, be, SEED)
+    layers, fused = Net(FUSIBLE, right(), SEED), PlannedNet(FUSIBLE, be, SEED)
     expected = layers.loss_and_grads(x, labels, train=train, step=STEP)
     loss, grads = fused.loss_and_grads(x, labels, train=train, step=STEP)
     assert_near(be.to_numpy(loss), expected[0])
@@ -222,8 +228,8 @@ _BF16 = {True: 20 * 2.0**-9, False: 32 * 2.0**-9}
 def test_bf16_gradients(be: Any, spec: NetSpec, fused: bool) -> None:
     x, labels = batch(spec, IMAGES)
     net = PlannedNet(spec, be, SEED, precision="bf16", fused=fused)
-    same = PlannedNet(spec, "numpy", SEED, precision="bf16", fused=fused)
-    full = Net(spec, "numpy", SEED)
+    same = PlannedNet(spec, right(), SEED, precision="bf16", fused=fused)
+    full = Net(spec, right(), SEED)
     loss, grads = net.loss_and_grads(x, labels, train=True, step=STEP)
     expected = same.loss_and_grads(x, labels, train=True, step=STEP)
     in_full = full.loss_and_grads(x, labels, train=True, step=STEP)
@@ -263,7 +269,7 @@ def learn(net: PlannedNet, steps: int, at_once: bool) -> tuple[SGD, list[float]]
     return sgd, losses
 
 
-@pytest.mark.parametrize("be", parameters(NUMPY, SIM, SIMCHECK), indirect=True)
+@pytest.mark.parametrize("be", parameters(CPU, SIM, SIMCHECK), indirect=True)
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
 @pytest.mark.parametrize("spec", SHAPES, ids=NAMES)
 def test_the_fused_update_is_that_of_the_gradients(
@@ -308,7 +314,7 @@ def test_what_is_replaced_counts_in_the_very_next_step(be: Any) -> None:
         assert frozen == (step == len(changes) - 1)
 
 
-@pytest.mark.parametrize("be", parameters(NUMPY), indirect=True)
+@pytest.mark.parametrize("be", parameters(CPU), indirect=True)
 def test_other_rates_need_no_other_program(be: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU one is memory, and a graph to capture: a recipe may come anew with every step."""
     made: list[Any] = []
@@ -345,7 +351,7 @@ def test_parameters_come_out_as_they_went_in(be: Any, precision: plan.Precision)
     assert all(same_bits(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("be", parameters(NUMPY), indirect=True)
+@pytest.mark.parametrize("be", parameters(CPU), indirect=True)
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
 def test_it_learns(be: Any, precision: plan.Precision) -> None:
     net = PlannedNet(FUSIBLE, be, SEED, precision=precision)
@@ -407,11 +413,11 @@ def alive(spec: NetSpec) -> dict[str, Any]:
 
 
 def programs(spec: NetSpec, be: Any, precision: plan.Precision) -> tuple[Program, Program]:
-    """A step on a backend, and the same on numpy."""
+    """A step on a backend, and the same on the exact cpu."""
     made = plan.make(spec, goal="update", precision=precision)
     x, labels = batch(spec, 2)
     found = []
-    for backend in (be, pyalexnet.backend("numpy")):
+    for backend in (be, right()):
         net = PlannedNet(spec, backend, SEED, precision=precision)
         net.load(alive(spec))
         (part,) = net.parts

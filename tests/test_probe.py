@@ -108,9 +108,9 @@ def test_the_decay_is_the_best_on_a_tenth_that_is_held_out() -> None:
 def test_the_command(tmp_path: Path) -> None:
     run, data = written(tmp_path / "run"), npz(tmp_path / "set.npz", per_class=20)
     out = tmp_path / "probe.safetensors"
-    said = invoked(command, run, "--data", data, "--output", out, "--json", "--backend=numpy")
+    said = invoked(command, run, "--data", data, "--output", out, "--json", "--backend=cpu")
     found = json.loads(said.stdout)
-    loaded = Trained.load(run, backend="numpy")
+    loaded = Trained.load(run, backend="cpu")
     dataset = loaded.dataset(data)
     stored = safetensors.numpy.load_file(out)
     for part in ("train", "test"):

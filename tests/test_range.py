@@ -186,7 +186,7 @@ def operands(layer: str, dtype: Any) -> dict[str, Any]:
 
 def as_multiplied(be: Any, array: Any, tensor: bool) -> Any:
     """What three bfloat16 cannot hold is NaN where a product is taken of them (ops.h)."""
-    if not tensor or be.name == "numpy":
+    if not tensor or be.name == "cpu":
         return array
     return np.where(abs(array) < 2.0**128 - 2.0**119, array, np.float32(np.nan))
 

@@ -18,10 +18,10 @@ from pyalexnet.errors import ArgumentError, BackendUnavailable
 from samples import garbage, normal
 from tolerance import same_bits
 from trial import as_tuple, place
-from variants import NUMPY, ONE_ORDER, SIM, SIMCHECK, parameters
+from variants import CPU, ONE_ORDER, SIM, SIMCHECK, parameters
 
 ANY_BACKEND = pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
-HOSTS, EMULATIONS = parameters(NUMPY, SIM), parameters(SIM, SIMCHECK)
+HOSTS, EMULATIONS = parameters(CPU, SIM), parameters(SIM, SIMCHECK)
 # Every input that is one array: lists of them (exchange) and parameters (updates) have tests of
 # their own.
 INPUTS = [
@@ -587,18 +587,18 @@ def test_out_that_is_read_only(be: Any) -> None:
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(ArgumentError, match=r"'opencl'.*numpy.*sim.*cuda"):
+    with pytest.raises(ArgumentError, match=r"'opencl'.*cpu.*sim.*cuda"):
         pyalexnet.backend("opencl")
 
 
-@pytest.mark.parametrize("be", parameters(NUMPY, SIM, SIMCHECK), indirect=True)
+@pytest.mark.parametrize("be", parameters(CPU, SIM, SIMCHECK), indirect=True)
 @pytest.mark.parametrize("device", [-1, 1.5, None])
 def test_no_device(be: Any, device: Any) -> None:
     with pytest.raises(ArgumentError, match="device"):
         pyalexnet.backend(be.name, device=device)
 
 
-@pytest.mark.parametrize("be", parameters(NUMPY, SIM, SIMCHECK), indirect=True)
+@pytest.mark.parametrize("be", parameters(CPU, SIM, SIMCHECK), indirect=True)
 @pytest.mark.parametrize("device", [2, 10**6, 2**40])
 def test_no_such_device(be: Any, device: int) -> None:
     """The processor counts as two, so that two towers can be tried on it."""
@@ -616,12 +616,12 @@ def test_the_emulation_has_as_many_devices() -> None:
 
 
 def test_missing_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without CuPy there is no cuda, auto becomes numpy, and the reason comes with its cure."""
+    """Without CuPy there is no cuda, auto becomes cpu, and the reason comes with its cure."""
     monkeypatch.setitem(__import__("sys").modules, "cupy", None)
     with pytest.raises(BackendUnavailable, match=r"(?i)cupy.*pip install"):
         pyalexnet.backend("cuda")
     assert "pip install" in (pyalexnet.backends.why_unavailable("cuda") or "")
-    assert pyalexnet.backend().name == "numpy"
+    assert pyalexnet.backend().name == "cpu"
 
 
 def test_errors_are_value_errors() -> None:

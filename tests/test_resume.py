@@ -21,6 +21,7 @@ from training import (
     OPTIONS,
     STEPS_AN_EPOCH,
     Hook,
+    Lines,
     assert_same,
     began,
     command,
@@ -162,18 +163,13 @@ def test_values_changed_at_resume_count_and_are_logged(
     trainer = began(tmp_path, data)
     fitted(trainer, 3)
     run = trainer.folder.path
-    said: list[str] = []
-
-    class Listener(Silent):
-        def say(self, line: str = "") -> None:
-            said.append(line)
-
+    reporter = Lines()
     if how == "option":
-        trainer = resumed(run, Listener(), momentum=0.25)
+        trainer = resumed(run, reporter, momentum=0.25)
     else:
         config = run / "config.toml"
         config.write_text(config.read_text().replace("momentum = 0.9", "momentum = 0.25"))
-        trainer = resumed(run, Listener())
+        trainer = resumed(run, reporter)
     used = []
     update = trainer.net.backend.sgd_update
 
@@ -184,7 +180,7 @@ def test_values_changed_at_resume_count_and_are_logged(
     monkeypatch.setattr(trainer.net.backend, "sgd_update", watched)
     fitted(trainer, 4)
     assert used == [0.25] * len(trainer.net.params)
-    assert any("recipe.momentum: 0.9 -> 0.25" in line for line in said)
+    assert any("recipe.momentum: 0.9 -> 0.25" in line for line in reporter.said)
     assert lines(run, "resume")[-1]["changes"] == {"recipe.momentum": [0.9, 0.25]}
     assert Config.load(run / "config.toml").recipe.momentum == 0.25
 

@@ -39,7 +39,7 @@ RECIPE = Recipe(
 CONFIG = Config(
     net="alexnet-tiny",
     data='/some "where"/ünï\\code\x7f\n.npz',
-    backend="numpy",
+    backend="cpu",
     device=0,
     seed=2**64 - 1,
     print_freq=20,
@@ -193,7 +193,7 @@ def test_env_json_has_every_start(tmp_path: Path) -> None:
     path = trainer.folder.path / "env.json"
     (first,) = json.loads(path.read_text())["starts"]
     assert first["versions"]["numpy"]
-    assert first["backend"] == "numpy"
+    assert first["backend"] == "cpu"
     assert first["command"] == sys.argv
     assert datetime.datetime.fromisoformat(first["time"]).tzinfo
     with RunFolder(trainer.folder.path) as folder:

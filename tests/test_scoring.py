@@ -26,7 +26,7 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def opinions(runs: list[Path], *, ten_crop: bool = False) -> list[np.ndarray]:
-    loaded = [Trained.load(run, backend="numpy") for run in runs]
+    loaded = [Trained.load(run, backend="cpu") for run in runs]
     return [run.probabilities(run.dataset().test.images, ten_crop=ten_crop) for run in loaded]
 
 
@@ -38,7 +38,7 @@ def labels() -> np.ndarray:
 def test_scores_alone_and_together(runs: list[Path], ten_crop: bool) -> None:
     members = opinions(runs, ten_crop=ten_crop)
     options = ["--ten-crop"] if ten_crop else []
-    said = invoked(evaluate, *runs, *options, "--json", "--batch-size=7", "--backend=numpy")
+    said = invoked(evaluate, *runs, *options, "--json", "--batch-size=7", "--backend=cpu")
     found = json.loads(said.stdout)
     assert (found["images"], found["split"], found["searched"]) == (20, "test", None)
     everybody = [*members, (members[0] + members[1] + members[2]) / 3]
@@ -52,7 +52,7 @@ def test_scores_alone_and_together(runs: list[Path], ten_crop: bool) -> None:
 
 
 def test_a_batch_changes_no_score(runs: list[Path]) -> None:
-    run = Trained.load(runs[0], backend="numpy")
+    run = Trained.load(runs[0], backend="cpu")
     split = run.dataset().test
     whole, parts = (scoring.judge([run], [split], batch_size=size).alone[0] for size in (20, 3))
     assert parts.top1_error == pytest.approx(whole.top1_error, abs=1e-12)
@@ -61,23 +61,21 @@ def test_a_batch_changes_no_score(runs: list[Path]) -> None:
 
 def test_predictions_can_be_written(runs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "predictions.safetensors"
-    invoked(evaluate, *runs[:2], "--output", out, "--backend=numpy")
+    invoked(evaluate, *runs[:2], "--output", out, "--backend=cpu")
     found = safetensors.numpy.load_file(out)
     members = opinions(runs[:2])
     assert np.array_equal(found["labels"], labels())
     assert found["probabilities"].dtype == np.float32
     assert found["probabilities"] == pytest.approx((members[0] + members[1]) / 2, rel=1e-4)
-    invoked(evaluate, runs[0], "--output", out, "--split=train", "--backend=numpy")
-    run = Trained.load(runs[0], backend="numpy")
+    invoked(evaluate, runs[0], "--output", out, "--split=train", "--backend=cpu")
+    run = Trained.load(runs[0], backend="cpu")
     expected = run.probabilities(run.dataset().train.images)
     assert safetensors.numpy.load_file(out)["probabilities"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_fitted_coefficients_say_what_they_are(runs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "predictions.safetensors"
-    said = invoked(
-        evaluate, *runs, "--search-weights", "--backend=numpy", "--json", "--output", out
-    )
+    said = invoked(evaluate, *runs, "--search-weights", "--backend=cpu", "--json", "--output", out)
     found = json.loads(said.stdout)
     members = opinions(runs)
     expected = ensemble.search(members, labels())
@@ -86,14 +84,14 @@ def test_fitted_coefficients_say_what_they_are(runs: list[Path], tmp_path: Path)
     weighted = ensemble.average(members, expected.coefficients)
     written_ = safetensors.numpy.load_file(out)["probabilities"]
     assert written_ == pytest.approx(weighted, rel=1e-4)
-    said = invoked(evaluate, *runs, "--search-weights", "--backend=numpy")
+    said = invoked(evaluate, *runs, "--search-weights", "--backend=cpu")
     assert "The weights were fitted on these same images; expect worse on others." in said.stdout
     told = "coefficients, relative to each other, in the order of the runs: "
     assert f"{told}{expected.coefficients[0]:.2f}" in said.stdout
 
 
 def test_one_run_as_people_read_it(runs: list[Path]) -> None:
-    said = invoked(evaluate, runs[0], "--backend=numpy").stdout
+    said = invoked(evaluate, runs[0], "--backend=cpu").stdout
     expected = ensemble.scores(opinions(runs[:1])[0], labels())
     assert "run0/step-00000001" in said and "the centre of each image" in said
     assert f"{100 * expected.top1_error:.2f} %" in said and f"{expected.loss:.4f}" in said
@@ -150,14 +148,14 @@ def test_classes_in_another_order_are_the_same_classes(runs: list[Path], tmp_pat
     meta = dataclasses.replace(net.meta, class_names=names)
     checkpoint.save(turned / "checkpoints", dataclasses.replace(net, meta=meta))
     (turned / "config.toml").write_text("")
-    asked = ("--data", data, "--json", "--backend=numpy")
+    asked = ("--data", data, "--json", "--backend=cpu")
     (found,), (expected,) = (
         json.loads(invoked(evaluate, run, *asked).stdout)["runs"] for run in (turned, runs[0])
     )
     assert found["top1_error"] == expected["top1_error"] < 0.9
-    # Of a matrix with its rows in another order BLAS may add in another order: 8 roundings of what
-    # the terms come to move a logit, and a loss moves by twice that at most.
-    loaded = Trained.load(runs[0], backend="numpy")
+    # Another row of a matrix may be added in another order: 8 roundings of what the terms come to
+    # move a logit, and a loss moves by twice that at most.
+    loaded = Trained.load(runs[0], backend="cpu")
     hidden = np.abs(loaded.activations(loaded.dataset().test.images, "drop5"))
     magnitude = (hidden @ np.abs(net.params["fc6.w"]).T).max()
     assert found["loss"] == pytest.approx(expected["loss"], abs=float(2 * 8 * 2**-24 * magnitude))
@@ -169,7 +167,7 @@ def test_the_checkpoint_that_was_asked_for(runs: list[Path], tmp_path: Path) -> 
     data = str(tmp_path / "set.npz")
     written(runs[0], seed=5, step=2, data=data, best_step=1)
     for which, step in (("best", 1), ("last", 2), ("step-2", 2)):
-        said = invoked(evaluate, runs[0], "--which", which, "--json", "--backend=numpy")
+        said = invoked(evaluate, runs[0], "--which", which, "--json", "--backend=cpu")
         ((entry),) = json.loads(said.stdout)["runs"]
         assert entry["checkpoint"].endswith(f"step-0000000{step}")
 
@@ -178,11 +176,11 @@ def test_networks_of_different_input_share_images_not_sizes(tmp_path: Path) -> N
     data = str(npz(tmp_path / "set.npz"))
     large = written(tmp_path / "large", data=data)
     small = written(tmp_path / "small", data=data, augment=None)
-    loaded = [Trained.load(run, backend="numpy") for run in (large, small)]
+    loaded = [Trained.load(run, backend="cpu") for run in (large, small)]
     first, second = scoring.same_images(loaded, None)
     assert first.test.image_shape == (STORED, STORED, 3) != second.test.image_shape
     assert np.array_equal(first.test.labels, second.test.labels)
-    found = json.loads(invoked(evaluate, large, small, "--json", "--backend=numpy").stdout)
+    found = json.loads(invoked(evaluate, large, small, "--json", "--backend=cpu").stdout)
     assert len(found["runs"]) == 2
 
 

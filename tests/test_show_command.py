@@ -42,7 +42,7 @@ def cropped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = photographs(folder / "quarters.npz", side=32, channels=3)
     dataset = data.load(path)
     spec = nets.get("cifar-80sec")(classes=4, input_shape=(24, 24, 3))
-    params = {name: np.asarray(value) for name, value in Net(spec, "numpy", seed=1).params.items()}
+    params = {name: np.asarray(value) for name, value in Net(spec, "cpu", seed=1).params.items()}
     augment = {"stored": 32, "chunk": 2, "jitter": 0.5, "jitter_shrinks": True, "jitter_until": 2}
     meta = Meta(
         net="cifar-80sec",
@@ -236,7 +236,7 @@ def test_towers_are_what_the_second_convolution_has(net: str, expected: int) -> 
 
 
 def test_maps_are_those_of_the_layers(run: Path) -> None:
-    trained = Trained.load(run, backend="numpy")
+    trained = Trained.load(run, backend="cpu")
     image = gather.read(trained.dataset().test, np.array([3]))
     found = gather.maps_of(trained, image, ["conv2", "conv1"])
     assert list(found) == ["conv1", "conv2"]
@@ -260,7 +260,7 @@ def test_maps_of_an_image_file(cropped: Path, tmp_path: Path) -> None:
 
 
 def test_errors_are_errors_and_the_seed_draws(run: Path) -> None:
-    trained = Trained.load(run, backend="numpy", which="step-00000006")
+    trained = Trained.load(run, backend="cpu", which="step-00000006")
     split = trained.dataset().test
     images, labels, chances = gather.predicted(trained, split, 8, 0, only_errors=False)
     chosen = gather.drawn(split, 8, 0)
@@ -276,7 +276,7 @@ def test_errors_are_errors_and_the_seed_draws(run: Path) -> None:
 
 
 def test_no_errors_to_show(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = Trained.load(run, backend="numpy")
+    trained = Trained.load(run, backend="cpu")
     split = trained.dataset().test
     order = gather.drawn(split, len(split), 0)
     right = np.eye(trained.meta.classes)[split.labels[order]]
@@ -286,7 +286,7 @@ def test_no_errors_to_show(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_image_is_its_own_nearest(cropped: Path) -> None:
-    trained = Trained.load(cropped, backend="numpy")
+    trained = Trained.load(cropped, backend="cpu")
     split = trained.dataset().train
     indices = np.array([31, 4])
     found, distances = gather.nearest(trained, split, gather.read(split, indices), "fc64", 3)
@@ -323,7 +323,7 @@ def test_data_of_other_classes(run: Path, cropped: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("epoch", [0, 1, 2])
 def test_what_is_seen_is_the_crop_in_other_colours(cropped: Path, epoch: int) -> None:
-    trained = Trained.load(cropped, backend="numpy")
+    trained = Trained.load(cropped, backend="cpu")
     dataset = trained.dataset()
     indices, positions = gather.of_first_batch(trained, dataset, epoch, 5)
     assert positions.tolist() == [0, 1, 3, 4, 6]
@@ -355,7 +355,7 @@ def test_what_is_seen_is_the_crop_in_other_colours(cropped: Path, epoch: int) ->
 
 
 def test_a_network_without_crops_sees_its_images(run: Path) -> None:
-    trained = Trained.load(run, backend="numpy")
+    trained = Trained.load(run, backend="cpu")
     dataset = trained.dataset()
     indices, positions = gather.of_first_batch(trained, dataset, 0, 99)
     assert len(indices) == 8  # the batch

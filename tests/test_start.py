@@ -12,12 +12,11 @@ import pytest
 from pyalexnet import start
 from pyalexnet.errors import ArgumentError, RunError, TrainingError
 from pyalexnet.layers import LRN, Dropout
-from pyalexnet.progress import Reporter
 from pyalexnet.run import Config
 from pyalexnet.schedule import Dexp, Plateau
 from pyalexnet.towers import Towers
 from pyalexnet.trained import Trained
-from training import assert_same, began, fitted, last, lines, photographs, resumed
+from training import Lines, assert_same, began, fitted, last, lines, photographs, resumed
 
 # Eight filters in conv1: what takes time in these tests is the network's height and width.
 NARROW: dict[str, Any] = {"width": 1 / 16}
@@ -46,17 +45,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = np.arange(12) % 4
     np.savez(path, images=images, labels=labels, test_images=images[:4], test_labels=labels[:4])
     return path
-
-
-class Lines(Reporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: list[str] = []
-
-    def say(self, line: str = "") -> None:
-        self.said.append(line)
 
 
 def alexnet(out: Path, data: Path, **choices: Any) -> Any:
@@ -121,10 +109,54 @@ def test_a_run_cannot_change_its_network_but_its_dropout(coloured: Path, tmp_pat
     assert keeps == [0.7, 0.7]
 
 
+# Where it computes
+
+
+def test_exact_is_kept_and_can_be_changed(quarters: Path, tmp_path: Path) -> None:
+    trainer = began(tmp_path, quarters, exact=True)
+    backend: Any = trainer.net.backend
+    assert backend.exact
+    fitted(trainer, 1)
+    run = trainer.folder.path
+    assert Config.load(run / "config.toml").exact
+    for exact, changes in ((None, {}), (False, {"exact": [True, False]})):
+        again = resumed(run, exact=exact)
+        again.folder.close()
+        backend = again.net.backend
+        assert backend.exact is (exact is None)
+        assert lines(run, "resume")[-1]["changes"] == changes
+
+
+@pytest.mark.parametrize(
+    "choices", [{"precision": "bf16"}, {"fused": True}, {"devices": (0, 1)}], ids=str
+)
+def test_every_kind_of_network_is_exact(
+    choices: dict[str, Any], coloured: Path, tmp_path: Path
+) -> None:
+    trainer = alexnet(tmp_path, coloured, exact=True, **choices)
+    trainer.folder.close()
+    found: list[Any] = [part.backend for part in trainer.net.parts]
+    assert [(one.device, one.exact) for one in found] == [(0, True), (1, True)][: len(found)]
+    assert len(found) == (2 if "devices" in choices else 1)
+
+
+def test_the_configuration_of_a_run_on_numpy_is_repeated_on_cpu(
+    quarters: Path, tmp_path: Path
+) -> None:
+    trainer = began(tmp_path, quarters)
+    trainer.folder.close()
+    config = trainer.folder.path / "config.toml"
+    config.write_text(config.read_text().replace('backend = "cpu"', 'backend = "numpy"'))
+    repeated = start.new(start.Choices(), out=tmp_path, config=config, reporter=Lines())
+    repeated.folder.close()
+    assert Config.load(config).backend == "numpy"
+    assert (repeated.config.backend, repeated.net.backend.name) == ("cpu", "cpu")
+
+
 # Two towers
 
 
-@pytest.mark.parametrize("backend", ["numpy", "sim"])
+@pytest.mark.parametrize("backend", ["cpu", "sim"])
 def test_two_towers_train_and_stop_and_go_on(backend: str, coloured: Path, tmp_path: Path) -> None:
     """The loss of every step is that of the network on one device, within the tests' tolerance."""
     runs = {}
@@ -159,7 +191,7 @@ def test_two_towers_train_and_stop_and_go_on(backend: str, coloured: Path, tmp_p
 def test_a_run_of_two_towers_is_used_like_any_other(coloured: Path, tmp_path: Path) -> None:
     trainer = alexnet(tmp_path, coloured, devices=(0, 0), net_args={"preset": "paper"})
     fitted(trainer, 1)
-    trained = Trained.load(trainer.folder.path, backend="numpy")
+    trained = Trained.load(trainer.folder.path, backend="cpu")
     assert [layer.groups for layer in trained.net.spec.layers if isinstance(layer, LRN)] == [2, 2]
     assert set(trained.net.params) == set(trainer.net.params)
 

@@ -333,7 +333,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(HERE, root / "tests", ignore=unneeded)
     shutil.copy(HERE.parent / "pyproject.toml", root)
     (root / "sitecustomize.py").write_text(OWN_FINDER_ONLY)
-    for module in ("_sim", "_simcheck", "_cuda"):
+    for module in ("_cpu", "_cpu_v3", "_cpu_v4", "_sim", "_simcheck", "_cuda"):
         built = find_spec(f"pyalexnet.{module}")
         if built is not None and built.origin is not None:
             shutil.copy(built.origin, root / "pyalexnet")
@@ -343,7 +343,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_on(root: Path, tests: Sequence[str]) -> tuple[int, str]:
     """Run tests on the copy: pytest's exit code and what it printed."""
     path = os.pathsep.join(map(str, (root, root / "tests")))
-    settings = {"PYTHONPATH": path, "PYALEXNET_TEST_BACKENDS": "numpy"}
+    settings = {"PYTHONPATH": path, "PYALEXNET_TEST_BACKENDS": "cpu"}
     arguments = (
         "-q",
         "-x",

@@ -31,12 +31,12 @@ from pyalexnet.sgd import SGD
 from pyalexnet.towers import Towers
 from samples import classes, normal
 from tolerance import SUM, UNIT, same_bits
-from variants import CUDA, NUMPY, ONE_ORDER, SIM, SIMCHECK, in_every_order, on_two_gpus, parameters
+from variants import CPU, CUDA, ONE_ORDER, SIM, SIMCHECK, in_every_order, on_two_gpus, parameters
 
 RECIPE = Recipe(epochs=1, batch_size=4, momentum=0.9, rate=Rate(0.01, 0.02, 5e-4))
 SEED, STEP = 2012, 7
-HOSTS = parameters(NUMPY, SIM, SIMCHECK)
-ANYWHERE = in_every_order(NUMPY, SIM, CUDA)
+HOSTS = parameters(CPU, SIM, SIMCHECK)
+ANYWHERE = in_every_order(CPU, SIM, CUDA)
 DEVICES = pytest.mark.parametrize("devices", [(0, 0), (0, 1)], ids=["one device", "two devices"])
 
 
@@ -115,7 +115,10 @@ def divisible(spec: NetSpec) -> NetSpec:
 
 def pair(be: Any, devices: tuple[int, int]) -> tuple[Backend, Backend]:
     """The backend under test and, for the second tower, itself or that of another device."""
-    return be, be if devices[1] == 0 else pyalexnet.backend(be.name, device=devices[1])
+    if devices[1] == 0:
+        return be, be
+    exact = getattr(be, "exact", False)
+    return be, pyalexnet.backend(be.name, devices[1], exact=exact)
 
 
 def both(be: Any, spec: NetSpec, devices: tuple[int, int] = (0, 0)) -> tuple[Net, Towers]:
@@ -140,12 +143,9 @@ def assert_near(actual: Any, expected: Any, layers: int) -> None:
 
 
 def assert_equal_outputs(net: Net, actual: Any, expected: Any) -> None:
-    """Bit for bit where kernels compute; BLAS takes half a matrix's sums in an order of its own."""
+    """Bit for bit."""
     actual, expected = (net.backend.to_numpy(one) for one in (actual, expected))
-    if net.backend.name == "numpy":
-        assert_near(actual, expected, len(net.spec.layers))
-    else:
-        assert same_bits(actual, expected)
+    assert same_bits(actual, expected)
 
 
 # Against one device
@@ -258,7 +258,7 @@ def train(net: Net, steps: int) -> list[float]:
 
 
 @DEVICES
-@pytest.mark.parametrize("be", parameters(NUMPY, SIM), indirect=True)
+@pytest.mark.parametrize("be", parameters(CPU, SIM), indirect=True)
 def test_learning_equals_that_on_one_device(be: Any, devices: tuple[int, int]) -> None:
     one, two = both(be, nets.alexnet_tiny(classes=5, input_shape=(12, 12, 1)), devices)
     before = {name: be.to_numpy(w).copy() for name, w in one.params.items()}
@@ -290,7 +290,7 @@ def test_step_may_lie_on_a_device() -> None:
         assert same_bits(grad, by_number[1][name])
 
 
-@pytest.mark.parametrize("be", parameters(NUMPY, SIM), indirect=True)
+@pytest.mark.parametrize("be", parameters(CPU, SIM), indirect=True)
 def test_nothing_waits(be: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, two = both(be, EVERY_LAYER, (0, 1))
     sgd, (x, labels) = SGD(two), batch(two.spec, 3)
@@ -318,7 +318,7 @@ def test_batch_sizes_do_not_disturb_each_other(be: Any) -> None:
 
 def test_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second batch on only the loss, its gradient and the two errors are new."""
-    _, two = both(pyalexnet.backend("numpy"), EVERY_LAYER, (0, 1))
+    _, two = both(pyalexnet.backend("cpu"), EVERY_LAYER, (0, 1))
     x, labels = batch(two.spec, 4)
     _, grads = two.gradients(x, labels, train=True)
     made: list[Any] = []
@@ -338,7 +338,7 @@ def test_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nobody_computes_the_gradient_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = (LRN("norm", 3, 0.1, 0.75, 1), Conv("conv", 4, 3), Linear("fc", 5))
-    two = Towers(spec_of("norm-first", (5, 5, 2), *layers), "numpy")
+    two = Towers(spec_of("norm-first", (5, 5, 2), *layers), "cpu")
     for part in two.parts:
         for op in ("conv_dgrad", "lrn_dgrad"):
             monkeypatch.setattr(part.backend, op, None)  # a call would be an error
@@ -346,7 +346,7 @@ def test_nobody_computes_the_gradient_of_the_images(monkeypatch: pytest.MonkeyPa
 
 
 def test_gradients_into_arrays_of_the_host() -> None:
-    _, two = both(pyalexnet.backend("numpy"), EVERY_LAYER)
+    _, two = both(pyalexnet.backend("cpu"), EVERY_LAYER)
     x, labels = batch(two.spec, 3)
     _, first = two.loss_and_grads(*batch(two.spec, 3, seed=1))
     _, expected = two.loss_and_grads(x, labels)
@@ -376,13 +376,13 @@ def test_each_tower_has_its_half(be: Any) -> None:
         half = len(w) // 2
         assert same_bits(be.to_numpy(first.params[name]), w[:half].copy())
         assert same_bits(be.to_numpy(second.params[name]), w[half:].copy())
-    if be.name != "numpy":
+    if be.name != "cpu":
         for device, part in enumerate(two.parts):
             assert {be._ext.device_of(w) for w in part.params.values()} == {device}
 
 
 def test_towers_on_one_device_share_its_backend() -> None:
-    two = Towers(divisible(EVERY_LAYER), "numpy", devices=(0, 0))
+    two = Towers(divisible(EVERY_LAYER), "cpu", devices=(0, 0))
     assert two.parts[0].backend is two.parts[1].backend is two.backend
 
 
@@ -409,7 +409,7 @@ def test_parameters_and_momentum_make_the_round_trip(be: Any) -> None:
 
 
 def test_what_is_loaded_is_copied() -> None:
-    _, two = both(pyalexnet.backend("numpy"), EVERY_LAYER)
+    _, two = both(pyalexnet.backend("cpu"), EVERY_LAYER)
     given = two.params
     two.load(given)
     given["fc4.w"][:] = np.nan
@@ -419,7 +419,7 @@ def test_what_is_loaded_is_copied() -> None:
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "half"])
 def test_parameters_that_do_not_fit(change: str) -> None:
-    _, two = both(pyalexnet.backend("numpy"), EVERY_LAYER)
+    _, two = both(pyalexnet.backend("cpu"), EVERY_LAYER)
     values = two.params
     if change == "missing":
         del values["conv2.w"]
@@ -432,7 +432,7 @@ def test_parameters_that_do_not_fit(change: str) -> None:
 
 
 def test_gradients_of_one_part_are_refused() -> None:
-    _, two = both(pyalexnet.backend("numpy"), EVERY_LAYER)
+    _, two = both(pyalexnet.backend("cpu"), EVERY_LAYER)
     _, grads = two.loss_and_grads(*batch(two.spec, 3))
     with pytest.raises(ArgumentError, match=r"grads has 1 parts; 2 were expected"):
         SGD(two).step(grads, 1)
@@ -450,7 +450,7 @@ def floats(exchanged: dict[str, tuple[int, int]], images: int) -> dict[str, tupl
 @DEVICES
 def test_what_alexnet_exchanges(devices: tuple[int, int]) -> None:
     """28,288 floats an image each way (pool2, pool5, fc6), and fc7 to tower 0; all come back."""
-    two = Towers(nets.alexnet(), "numpy", devices=devices)
+    two = Towers(nets.alexnet(), "cpu", devices=devices)
     two.gradients(*batch(two.spec, 1), train=True)
     pool2, pool5, fc6, fc7 = 13 * 13 * 128, 6 * 6 * 128, 2048, 2048
     each_way = {"conv3": (pool2, pool2), "fc6": (pool5, pool5), "fc7": (fc6, fc6)}
@@ -461,7 +461,7 @@ def test_what_alexnet_exchanges(devices: tuple[int, int]) -> None:
 
 
 def test_what_crosses_grows_with_the_batch_and_is_of_the_last_pass() -> None:
-    two = Towers(sixteenth("source"), "numpy")
+    two = Towers(sixteenth("source"), "cpu")
     assert two.exchanged.total == 0
     for images in (3, 2):
         two.gradients(*batch(two.spec, images))
@@ -479,13 +479,13 @@ def test_what_crosses_grows_with_the_batch_and_is_of_the_last_pass() -> None:
 
 
 def test_only_the_last_layer_exchanges_where_no_other_may() -> None:
-    two = Towers(sixteenth("no-exchange", exchange=()), "numpy")
+    two = Towers(sixteenth("no-exchange", exchange=()), "cpu")
     two.gradients(*batch(two.spec, 1))
     assert set(two.exchanged.forward) == set(two.exchanged.backward) == {"fc8"}
 
 
 def test_one_device_exchanges_nothing() -> None:
-    one = Net(EVERY_LAYER, "numpy")
+    one = Net(EVERY_LAYER, "cpu")
     one.loss_and_grads(*batch(one.spec, 1))
     assert one.exchanged.total == 0
 
@@ -516,30 +516,30 @@ def test_one_device_exchanges_nothing() -> None:
 )
 def test_networks_that_cannot_be_divided(layers: tuple[Layer, ...], sentence: str) -> None:
     spec = spec_of("undivided", (6, 6, 6), *layers)
-    Net(spec, "numpy")
+    Net(spec, "cpu")
     with pytest.raises(ArgumentError) as raised:
-        Towers(spec, "numpy")
+        Towers(spec, "cpu")
     assert str(raised.value).startswith(sentence)
 
 
 def test_the_preset_whose_norms_see_all_maps() -> None:
     with pytest.raises(ArgumentError, match=r"^norm1: a window sees"):
-        Towers(sixteenth("paper", preset="paper"), "numpy")
+        Towers(sixteenth("paper", preset="paper"), "cpu")
 
 
 @pytest.mark.parametrize("devices", [(0,), (0, 1, 2)])
 def test_other_numbers_of_devices(devices: tuple[int, ...]) -> None:
     with pytest.raises(ArgumentError, match=r"devices is .*; 2 numbers were expected"):
-        Towers(divisible(EVERY_LAYER), "numpy", devices=devices)
+        Towers(divisible(EVERY_LAYER), "cpu", devices=devices)
 
 
 def test_backends_of_two_kinds() -> None:
-    mixed = (pyalexnet.backend("numpy"), pyalexnet.backend("sim"))
-    with pytest.raises(ArgumentError, match=r"backend is \(numpy, sim\); 2 of one kind"):
+    mixed = (pyalexnet.backend("cpu"), pyalexnet.backend("sim"))
+    with pytest.raises(ArgumentError, match=r"backend is \(cpu, sim\); 2 of one kind"):
         Towers(divisible(EVERY_LAYER), mixed)
 
 
 def test_images_of_another_size() -> None:
-    _, two = both(pyalexnet.backend("numpy"), EVERY_LAYER)
+    _, two = both(pyalexnet.backend("cpu"), EVERY_LAYER)
     with pytest.raises(ArgumentError, match=r"images has shape"):
         two.forward(normal(2, 5, 5, 4))

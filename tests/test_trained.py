@@ -23,7 +23,7 @@ from training import fitted as train
 
 
 def load(run: Path, which: str = "best") -> Trained:
-    return Trained.load(run, backend="numpy", which=which)
+    return Trained.load(run, backend="cpu", which=which)
 
 
 def oracle(x: Any, mean: Any, top: int, left: int, flip: bool, at: str) -> Any:
@@ -130,7 +130,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said(tmp_path: Path) -> 
         run = written(tmp_path / "run", step=step)
     (run / "checkpoints" / "step-00000002" / "mean.safetensors").write_bytes(b"")
     said: list[str] = []
-    found = Trained.load(run, backend="numpy", which="last", say=said.append)
+    found = Trained.load(run, backend="cpu", which="last", say=said.append)
     assert found.meta.step == 1 and "step-00000002" in said[0]
 
 

@@ -16,6 +16,7 @@ A bfloat16 result is that float32 result rounded once: half a unit of its last p
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,68 @@ Array = NDArray[np.generic]
 def bound(exact: Exact, units: float = SUM) -> NDArray[np.float64]:
     """The error allowed in each element."""
     return np.asarray(units * UNIT * exact.magnitude + UNDERFLOW)
+
+
+def convolved(be: Any, exact: Exact, w_shape: tuple[int, ...], stride: Any) -> Exact:
+    """What a pass of a convolution is due on a backend, within SUM units of the magnitude.
+
+    Args:
+        be: the backend.
+        exact: y, dx or dw.
+        w_shape: (K, R, S, C / groups) of the filters.
+        stride: of the convolution.
+    """
+    units = convolution_units(be, w_shape, stride)
+    return exact if units == SUM else Exact(exact.value, exact.magnitude * units / SUM)
+
+
+def convolution_units(be: Any, w_shape: tuple[int, ...], stride: Any) -> float:
+    """How far a convolution may be off on a backend: the one place that says so.
+
+    Further than sums may be those that cpu may take by Winograd's algorithm (kernels/cpu/conv.cpp),
+    unless it is to be exact.
+    """
+    _, r, s, channels = w_shape
+    square = r == s and r in POINTS and stride in (1, (1, 1))
+    may_take = be.name == "cpu" and not be.exact and square and channels >= 16
+    return SUM * amplification(r) if may_take else SUM
+
+
+POINTS = {3: (0.0, 1.0, -1.0, 0.5, -2.0), 5: (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)}
+"""By the size of filters, where Winograd's F(4, r) interpolates; infinity is one more."""
+
+
+@cache
+def amplification(r: int) -> float:
+    """How much larger than the sum's own the roundings of F(4 x 4, r x r) are.
+
+    At [(G g) * (Bt d)] adds up products of sums that are larger than what is left of them. With
+    roundings as a random walk, as for SUM, what counts along an axis is the root of the sum of
+    squares of its weights, beside that of the r products which an output is the sum of; in wgrad,
+    Gt [(A dy) * (Bt d)], of the 4 that a tap is. The larger of the two, at the worst output, twice:
+    a tile has two axes.
+    """
+    at, g, bt = _transforms(POINTS[r], 4, r)
+    squares = [np.square(matrix).sum(axis=1) for matrix in (g, at.T, bt)]
+    forward = np.square(at) @ (squares[0] * squares[2]) / r
+    backward = np.square(g.T) @ (squares[1] * squares[2]) / 4
+    return float(max(forward.max(), backward.max()))
+
+
+def _transforms(points: tuple[float, ...], m: int, r: int) -> tuple[NDArray[np.float64], ...]:
+    """At, G and Bt of F(m, r) by Toom and Cook: products of polynomials by their values."""
+    powers = np.vander(points, max(m, r), increasing=True)
+    at = np.vstack([powers[:, :m], np.eye(m)[-1:]]).T
+    others = [[p for p in points if p != point] for point in points]
+    distances = [
+        np.prod([point - p for p in beside]) for point, beside in zip(points, others, strict=True)
+    ]
+    g = np.vstack([powers[:, :r] / np.array(distances)[:, None], np.eye(r)[-1:]])
+    bt = np.zeros((m + r - 1, m + r - 1))
+    for row, zeros in zip(bt, [*others, points], strict=True):
+        polynomial = np.poly(zeros)[::-1]
+        row[: polynomial.size] = polynomial
+    return at, g, bt
 
 
 def norm_units(beta: float) -> float:
@@ -76,17 +139,6 @@ def assert_close(
     assert actual.dtype == dtype, f"dtype {actual.dtype}, expected {np.dtype(dtype)}"
     assert actual.shape == exact.value.shape, f"shape {actual.shape}, expected {exact.value.shape}"
     _refuse_beyond(stored(exact.value, bound(exact, units), dtype), actual, exact.value)
-
-
-def assert_agree(one: Array, other: Array, magnitude: Any, *, dtype: Any = np.float32) -> None:
-    """Two arrays of `dtype` that sum the same products in orders of their own.
-
-    Each may lie a sum's tolerance from the exact value, and each has been rounded to `dtype`.
-    magnitude: the same sums of absolute values.
-    """
-    assert one.dtype == other.dtype == dtype and one.shape == other.shape
-    there = other.astype(np.float64)
-    _refuse_beyond(2 * stored(there, bound(Exact(there, magnitude)), dtype), one, there)
 
 
 def _refuse_beyond(allowed: Any, actual: Array, due: NDArray[np.float64]) -> None:

@@ -31,7 +31,7 @@ def lively(spec: NetSpec, seed: int = 0) -> dict[str, Any]:
 
 def trained(spec: NetSpec, params: dict[str, Any] | None = None, **net_args: Any) -> Trained:
     """The network with `params`, or lively ones, and a mean image that is nowhere the same."""
-    net = Net(spec, "numpy")
+    net = Net(spec, "cpu")
     net.load(lively(spec) if params is None else params)
     augment = spec.recipe.augment
     height, width, channels = spec.input_shape

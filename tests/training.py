@@ -25,8 +25,10 @@ from pyalexnet.train import Outcome, Trainer
 # 50 training images in batches of 8 are 6 steps an epoch; 20 test images are 2.5 batches.
 CLASSES, TRAIN, TEST, BATCH, STEPS_AN_EPOCH = 4, 50, 20, 8, 6
 
-CHOICES = start.Choices(backend="numpy", epochs=3, batch_size=BATCH, lr=0.01, print_freq=2)
-OPTIONS = ("--backend=numpy", "--epochs=3", "-b8", "--lr=0.01", "--print-freq=2")
+CHOICES = start.Choices(
+    backend="cpu", fused=False, epochs=3, batch_size=BATCH, lr=0.01, print_freq=2
+)
+OPTIONS = ("--backend=cpu", "--unfused", "--epochs=3", "-b8", "--lr=0.01", "--print-freq=2")
 
 
 def small_net(classes: int = CLASSES, input_shape: tuple[int, int, int] = (12, 12, 1)) -> NetSpec:
@@ -123,6 +125,17 @@ class Hook(Silent):
 
     def step(self, report: StepReport, *, due: bool) -> None:
         self.function(report.step)
+
+
+class Lines(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def say(self, line: str = "") -> None:
+        self.said.append(line)
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -16,7 +16,7 @@ import stand_in
 from pyalexnet.backends import why_unavailable
 
 # Without these a run would prove little, so that losing one is an error and not a shorter report.
-REQUIRED = ("numpy", "sim", "simcheck")
+REQUIRED = ("cpu", "sim", "simcheck")
 STAND_IN = "stand-in"
 KNOWN = (*REQUIRED, STAND_IN, "cuda")
 SELECTION = "PYALEXNET_TEST_BACKENDS"
@@ -29,16 +29,20 @@ class Variant:
 
     schedule: on sim, the seed of the order in which its threads run (0: natural).
     order, gpus: of the stand-in, how unordered work runs, and how many GPUs there are.
+    exact: on cpu, whether no convolution takes Winograd's algorithm.
     """
 
     backend: str
     schedule: int = 0
     order: str = ""
     gpus: int = 0
+    exact: bool = False
 
     def __str__(self) -> str:
         if self.backend == STAND_IN:
             return f"{STAND_IN}-{self.order}" + (f"-{self.gpus}" if self.gpus > 1 else "")
+        if self.exact:
+            return f"{self.backend}-exact"
         return f"{self.backend}-seed{self.schedule}" if self.schedule else self.backend
 
     @property
@@ -53,7 +57,7 @@ class Variant:
             with stand_in.installed(stand_in.Machine(self.order, self.gpus)):
                 yield pyalexnet.backend("cuda")
             return
-        backend: Any = pyalexnet.backend(self.backend)
+        backend: Any = pyalexnet.backend(self.backend, exact=self.exact)
         if self.backend == "sim":
             backend.set_schedule(self.schedule)
         yield backend
@@ -61,7 +65,8 @@ class Variant:
             backend.set_schedule(0)
 
 
-NUMPY = Variant("numpy")
+CPU = Variant("cpu")
+CPU_EXACT = Variant("cpu", exact=True)
 SIM = Variant("sim")
 SIM_SEEDED = tuple(Variant("sim", seed) for seed in (1, 2, 3))
 SIMCHECK = Variant("simcheck")
@@ -102,10 +107,10 @@ def on_two_gpus(*orders: str) -> list[Any]:
     return [_parameter(CUDA, pytest.mark.two_gpus), *map(_parameter, chosen)]
 
 
-EVERY = parameters(NUMPY, SIM, *SIM_SEEDED, SIMCHECK, CUDA)
-EVERY_IN_EVERY_ORDER = in_every_order(NUMPY, SIM, *SIM_SEEDED, SIMCHECK, CUDA)
+EVERY = parameters(CPU, CPU_EXACT, SIM, *SIM_SEEDED, SIMCHECK, CUDA)
+EVERY_IN_EVERY_ORDER = in_every_order(CPU, CPU_EXACT, SIM, *SIM_SEEDED, SIMCHECK, CUDA)
 # For what takes seconds in each order of the emulation, or is about arguments and not kernels.
-ONE_ORDER = parameters(NUMPY, SIM, CUDA)
+ONE_ORDER = parameters(CPU, SIM, CUDA)
 EMULATED = parameters(SIM)
 
 

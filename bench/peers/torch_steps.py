@@ -1,13 +1,14 @@
 """A whole training step in PyTorch, from the same description of the network.
 
-The peer gets what suits it: images as channels_last, the first layer's uneven padding done
-beforehand, and as bfloat16 where it computes in that; its own dropout and its own fused SGD.
+The peer gets what suits it: images as channels_last (on a CPU as NCHW too), the first layer's
+uneven padding done beforehand, and as bfloat16 where it computes in that; its own dropout and its
+own fused SGD.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +45,8 @@ _Learn: TypeAlias = Callable[[Any, Any], Any]
 # torch.compile(mode="max-autotune") of the loss, which takes its gradient along, with the update by
 # the library's fused kernel; and of the whole step, the update in it. Each is one graph, or fails.
 COMPILED = ("compile", "compile the whole step")
+# The first of them as the compiler does it unasked: without trying other code for each product.
+UNTUNED = "compile, default mode"
 
 
 @dataclass(frozen=True)
@@ -51,26 +54,31 @@ class Form:
     """How the peer is written and run.
 
     split: two convolutions for `groups=2`. shifted: norms by shifted adds. mode: "eager", "graph"
-    (a CUDA graph of the whole step), or one of `COMPILED`.
+    (a CUDA graph of the whole step), `UNTUNED` or one of `COMPILED`. layout: of maps and filters.
     """
 
     precision: str
     split: bool
     shifted: bool
     mode: str = "eager"
+    layout: str = "channels_last"
 
     def __str__(self) -> str:
         parts = [self.mode, self.precision, "split convs" if self.split else "groups"]
-        return ", ".join([*parts, "norms by shifted adds" if self.shifted else "library's norms"])
+        parts.append("norms by shifted adds" if self.shifted else "library's norms")
+        return ", ".join([*parts, self.layout])
 
 
-def forms(spec: NetSpec, precision: str, mode: str = "eager") -> Iterator[Form]:
+def forms(
+    spec: NetSpec, precision: str, layouts: Sequence[str] = ("channels_last",)
+) -> Iterator[Form]:
     """Every way to write the network; those that make no difference to it only once."""
     grouped = any(isinstance(layer, Conv) and layer.groups > 1 for layer in spec.layers)
     normed = any(isinstance(layer, LRN | RNorm) for layer in spec.layers)
     for split in (False, True) if grouped else (False,):
         for shifted in (False, True) if normed else (True,):
-            yield Form(precision, split, shifted, mode)
+            for layout in layouts:
+                yield Form(precision, split, shifted, layout=layout)
 
 
 class TorchStep:
@@ -92,7 +100,8 @@ class TorchStep:
         form: Form,
     ) -> None:
         self._torch, self._spec, self._form, self._device = torch, spec, form, device
-        if form.mode in COMPILED:
+        self._is_compiled = form.mode == UNTUNED or form.mode in COMPILED
+        if self._is_compiled:
             # The compiler would leave the ninth network as it is, unasked: it counts by function.
             torch.compiler.reset()
         before = self._reserved()
@@ -146,7 +155,7 @@ class TorchStep:
 
     def _made(self) -> _Learn:
         torch_ops.set_precision(self._torch, self._form.precision)
-        if self._form.mode in COMPILED:
+        if self._is_compiled:
             return self._compiled()
         if self._form.mode == "graph":
             return self._graphed()
@@ -155,7 +164,8 @@ class TorchStep:
     def _compiled(self) -> _Learn:
         """The step, compiled when it is first called."""
         compiler = self._torch.compiler
-        compiled = partial(self._torch.compile, mode="max-autotune", dynamic=False, fullgraph=True)
+        mode = "default" if self._form.mode == UNTUNED else "max-autotune"
+        compiled = partial(self._torch.compile, mode=mode, dynamic=False, fullgraph=True)
         fixed = [*self._params.values(), self._images, self._labels]
         if self._form.mode == COMPILED[1]:
             momentum = [self._torch.zeros_like(w) for w in self._params.values()]
@@ -238,8 +248,13 @@ class TorchStep:
     def _parameter(self, name: str, value: NDArray[np.float32]) -> Any:
         tensor = self._torch.tensor(value, device=self._device)
         if value.ndim == 4:
-            tensor = tensor.permute(0, 3, 1, 2)
+            tensor = self._laid_out(tensor.permute(0, 3, 1, 2))
         return tensor.requires_grad_()
+
+    def _laid_out(self, maps: Any) -> Any:
+        torch = self._torch
+        formats = {"channels_last": torch.channels_last, "NCHW": torch.contiguous_format}
+        return maps.contiguous(memory_format=formats[self._form.layout])
 
     def _on_device(self, images: Any, labels: Any) -> tuple[Any, Any]:
         torch = self._torch
@@ -249,8 +264,7 @@ class TorchStep:
             tensor = torch.nn.functional.pad(tensor, margins)
         if self._form.precision == "bf16":
             tensor = tensor.to(torch.bfloat16)
-        tensor = tensor.contiguous(memory_format=torch.channels_last)
-        return tensor, torch.tensor(labels, device=self._device)
+        return self._laid_out(tensor), torch.tensor(labels, device=self._device)
 
     def _loss(self, images: Any, labels: Any, training: bool = True) -> Any:
         x = images

@@ -29,16 +29,4 @@ void cp_async_wait(const char* file = __builtin_FILE(), int line = __builtin_LIN
     detail::wait_for_copies(left, {file, line});
 }
 
-// Any NaN becomes the one that the card's instruction gives.
-inline std::uint16_t to_bf16(float x) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
-    return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
-inline std::uint32_t to_bf16_pair(float low, float high) {
-    return std::uint32_t{to_bf16(high)} << 16 | to_bf16(low);
-}
-
 } // namespace simt

@@ -1,7 +1,8 @@
 // The only way to start a kernel, on the GPU and on the CPU.
 //
 // A kernel file includes this header and nothing of CUDA. nvcc compiles it for the card; any C++17
-// compiler compiles the same file for the emulation (emu.hpp). What differs is spelled here once:
+// compiler compiles the same file for the emulation (emu.hpp), or as a plain loop (loop.hpp). What
+// differs is spelled here once:
 //
 //   SIMT_SHARED(float, tile, [16][64]);   a __shared__ array
 //   SIMT_DYN_SHARED(float, stages);       the launch's dynamic shared memory, as a pointer
@@ -54,6 +55,8 @@ std::string kernel_name(const char* pretty_function);
 
 #if defined(__CUDACC__)
 #include "gpu.hpp"
+#elif defined(SIMT_LOOP)
+#include "loop.hpp"
 #else
 #include "emu.hpp"
 #endif

@@ -1,7 +1,8 @@
 """The backends by name: one set of operations, several implementations.
 
-`numpy` computes with BLAS on the CPU; `cuda` runs the kernels on an NVIDIA GPU; `sim` runs the same
-kernels emulated on the CPU, and `simcheck` does so under the race and memory checker.
+`cpu` computes on the processor, by kernels written for it; `cuda` runs the CUDA kernels on a GPU of
+NVIDIA's; `sim` runs these emulated on the CPU, and `simcheck` does so under the race and memory
+checker.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from pyalexnet.errors import ArgumentError, BackendUnavailable
 
 __all__ = ["Array", "Backend", "backend", "names", "why_unavailable"]
 
+PREDECESSOR = "numpy"
+"""What runs and checkpoints of before name where there now is cpu."""
+
 _CLASSES = {
-    "numpy": ("pyalexnet.backends.numpy", "NumpyBackend"),
+    "cpu": ("pyalexnet.backends.cpu", "CpuBackend"),
     "sim": ("pyalexnet.backends.sim", "SimBackend"),
     "simcheck": ("pyalexnet.backends.sim", "SimcheckBackend"),
     "cuda": ("pyalexnet.backends.cuda", "CudaBackend"),
 }
 
 _REMEDIES = {
-    "numpy": "install NumPy and threadpoolctl: pip install pyalexnet",
+    "cpu": "install pyalexnet with its extension modules: pip install pyalexnet",
     "sim": "install pyalexnet with its extension modules: pip install pyalexnet",
     "simcheck": "build pyalexnet from source with -DPYALEXNET_SIMCHECK=ON",
     "cuda": 'install CuPy for your CUDA version, pip install "pyalexnet[cuda12]" or '
@@ -35,17 +39,25 @@ def names() -> tuple[str, ...]:
     return tuple(_CLASSES)
 
 
-def backend(name: str = "auto", device: int = 0) -> Backend:
+def backend(name: str = "auto", device: int = 0, *, exact: bool = False) -> Backend:
     """Make the backend `name` on device number `device`.
 
-    "auto" is cuda where it works, else numpy; it is never one of the emulated ones.
+    Args:
+        name: "auto" is cuda where it works, else cpu; it is never one of the emulated ones.
+        exact: whether every convolution multiplies and adds as the formula says. The others always
+            do; cpu takes Winograd's algorithm where that is faster, unless it is told so.
 
     Raises:
         ArgumentError: there is no such backend, or no such device.
         BackendUnavailable: the backend cannot run here; the text says why and what to install.
     """
     if name == "auto":
-        return backend("numpy" if why_unavailable("cuda", device) else "cuda", device)
+        return backend("cpu" if why_unavailable("cuda", device) else "cuda", device, exact=exact)
+    if name == PREDECESSOR:
+        raise ArgumentError(
+            f"backend: name is {name!r}, which there is no more; cpu was expected, which took its "
+            "place."
+        )
     if name not in _CLASSES:
         known = ", ".join(["auto", *_CLASSES])
         raise ArgumentError(f"backend: name is {name!r}; one of {known} was expected.")
@@ -56,7 +68,7 @@ def backend(name: str = "auto", device: int = 0) -> Backend:
         raise BackendUnavailable(
             f"The backend {name} cannot be loaded ({error}); {_REMEDIES[name]}."
         ) from error
-    return cast(Backend, make(device))
+    return cast(Backend, make(device, exact=exact) if name == "cpu" else make(device))
 
 
 def why_unavailable(name: str, device: int = 0) -> str | None:

@@ -203,7 +203,7 @@ class KernelBackend(Backend):
         tensor: bool,
     ) -> None:
         unit = self._unit(x, tensor)
-        sizes = (x.shape, w.shape, y.shape, g.groups, towers, _is_bfloat16(x), unit)
+        sizes = (x.shape, w.shape, y.shape, *_corner(g), towers, _is_bfloat16(x), unit)
         scratch = self._scratch("conv_fprop", *sizes)
         after = (activation, _drawn(mask))
         self._run("conv_fprop", x, w, b, y, scratch, *_corner(g), unit, towers, *after)
@@ -240,7 +240,8 @@ class KernelBackend(Backend):
     def _conv_scratch(
         self, op: str, x: Array, w: Array, y: Array, g: ConvGeometry, unit: str
     ) -> Array | None:
-        return self._scratch(op, x.shape, w.shape, y.shape, g.groups, _is_bfloat16(x), unit)
+        sizes = (x.shape, w.shape, y.shape, *_corner(g), _is_bfloat16(x), unit)
+        return self._scratch(op, *sizes)
 
     def _linear_fprop(
         self,

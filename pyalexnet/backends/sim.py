@@ -49,11 +49,6 @@ class SimBackend(KernelBackend, HostBackend):
     def empty(self, shape: Shape, dtype: Any = np.float32) -> Array:
         return self._ext.empty(shape, np.dtype(dtype), self.device)
 
-    def zeros(self, shape: Shape, dtype: Any = np.float32) -> Array:
-        x = self.empty(shape, dtype)
-        x[...] = 0
-        return x
-
     def _lies_here(self, x: Array) -> bool:
         return self._ext.device_of(x) in (self.device, _HOST)
 

@@ -47,6 +47,7 @@ def evaluate(
     batch_size: given.BatchSize = 128,
     backend: given.BackendName = None,
     device: given.Device = None,
+    exact: given.Exact = False,
     as_json: given.Json = False,
     plain: given.Plain = False,
 ) -> None:
@@ -56,7 +57,7 @@ def evaluate(
     part = given.train_or_test(split)
     given.check_parent(output)
     with given.reporting(as_json, plain) as reporter:
-        trained = given.load(runs, where, which, backend, device, reporter)
+        trained = given.load(runs, where, which, backend, device, exact, reporter)
         datasets = scoring.same_images(
             trained, data, reporter.progress("reading images"), in_order=classes_in_order
         )

@@ -39,6 +39,7 @@ def export(
 
     onnxruntime runs the ONNX model on random images, and its logits have to be ours.
     """
+    from pyalexnet import backends
     from pyalexnet.trained import Trained
 
     forms = {".onnx": "onnx", ".safetensors": "torchvision"}
@@ -54,7 +55,9 @@ def export(
         )
     if batch != "dynamic" and not batch.isdecimal():
         raise ArgumentError(f"--batch is {batch!r}; dynamic or a number was expected.")
-    trained = Trained.load(run, backend="numpy", which=which, runs=where)
+    trained = Trained.load(
+        run, backend=backends.backend("cpu", exact=True), which=which, runs=where
+    )
     if form == "torchvision":
         from pyalexnet.foreign import torchvision
 

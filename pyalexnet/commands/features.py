@@ -30,6 +30,7 @@ def features(
     batch_size: given.BatchSize = 128,
     backend: given.BackendName = None,
     device: given.Device = None,
+    exact: given.Exact = False,
     as_json: given.Json = False,
     plain: given.Plain = False,
 ) -> None:
@@ -47,7 +48,7 @@ def features(
         raise ArgumentError("--data and images were both given; one of them was expected.")
     given.check_parent(output)
     with given.reporting(as_json, plain) as reporter:
-        (trained,) = given.load([run], where, which, backend, device, reporter)
+        (trained,) = given.load([run], where, which, backend, device, exact, reporter)
         chosen = layer or trained.last_hidden
         numbers = write.width(trained, chosen)
         done = reporter.progress("images")

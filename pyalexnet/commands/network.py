@@ -71,9 +71,15 @@ BatchSize = Annotated[
     int, typer.Option("--batch-size", "-b", min=1, help="Images in the network at once.")
 ]
 BackendName = Annotated[
-    str | None, typer.Option(help="auto (cuda where it works, else numpy), numpy, sim, cuda.")
+    str | None, typer.Option(help="auto (cuda where it works, else cpu), cpu, sim, cuda.")
 ]
 Device = Annotated[str | None, typer.Option(help="Number of the device; also cpu, cuda, cuda:1.")]
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact", help="On cpu: every convolution by its formula, none by Winograd's algorithm."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Plain lines, also on a terminal.")]
 Sheet = Annotated[Path | None, typer.Option(help="Draw a sheet into this PNG file.")]
@@ -88,6 +94,7 @@ def load(
     which: str,
     backend: str | None,
     device: str | None,
+    exact: bool,
     reporter: Reporter,
 ) -> list[Trained]:
     """The networks of runs, on one device; `where` is the folder of the run folders."""
@@ -95,7 +102,7 @@ def load(
     from pyalexnet.trained import Trained
 
     name, number = place(backend, device)
-    chosen = backends.backend(name or "auto", number or 0)
+    chosen = backends.backend(name or "auto", number or 0, exact=exact)
     return [
         Trained.load(run, runs=where, backend=chosen, which=which, say=reporter.warn)
         for run in runs

@@ -12,7 +12,7 @@ def place(backend: str | None, device: str | None) -> tuple[str | None, int | No
     if device is None or is_number(device):
         return backend, None if device is None else int(device)
     name, _, number = device.partition(":")
-    named = {"cpu": "numpy", "cuda": "cuda", "gpu": "cuda"}.get(name)
+    named = {"cpu": "cpu", "cuda": "cuda", "gpu": "cuda"}.get(name)
     if named is None or not is_number(number or "0"):
         raise ArgumentError(f"--device is {device!r}; a number, cpu, cuda or cuda:1 was expected.")
     if backend not in (None, "auto", named):

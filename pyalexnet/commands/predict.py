@@ -37,6 +37,7 @@ def predict(
     batch_size: given.BatchSize = 128,
     backend: given.BackendName = None,
     device: given.Device = None,
+    exact: given.Exact = False,
     as_json: given.Json = False,
     plain: given.Plain = False,
 ) -> None:
@@ -46,7 +47,7 @@ def predict(
 
     given.check_parent(sheet)
     with given.reporting(as_json, plain) as reporter:
-        (trained,) = given.load([run], where, which, backend, device, reporter)
+        (trained,) = given.load([run], where, which, backend, device, exact, reporter)
         paths = named(images, reporter.say)
         if labels:
             labels_of(paths, trained.classes)  # refused before anything is computed

@@ -33,6 +33,7 @@ def probe(
     batch_size: given.BatchSize = 128,
     backend: given.BackendName = None,
     device: given.Device = None,
+    exact: given.Exact = False,
     as_json: given.Json = False,
     plain: given.Plain = False,
 ) -> None:
@@ -41,7 +42,7 @@ def probe(
 
     given.check_parent(output)
     with given.reporting(as_json, plain) as reporter:
-        (trained,) = given.load([run], where, which, backend, device, reporter)
+        (trained,) = given.load([run], where, which, backend, device, exact, reporter)
         chosen = layer or trained.last_hidden
         trained.check_layer(chosen)
         dataset = trained.dataset(data, reporter.progress("reading images"))

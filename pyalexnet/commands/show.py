@@ -79,13 +79,14 @@ def filters(
     where: given.RunsFolder = given.RUNS,
     backend: given.BackendName = None,
     device: given.Device = None,
+    exact: given.Exact = False,
 ) -> None:
     """The filters of a convolution, two towers apart, as in the paper's figure 3."""
     from pyalexnet import show
     from pyalexnet.show import gather
 
     file = "filters.png" if layer is None else f"filters-{layer}.png"
-    for trained, path in _networks(runs, where, which, backend, device, file, output):
+    for trained, path in _networks(runs, where, which, backend, device, exact, file, output):
         spec = trained.net.spec
         name = gather.convolution(spec, layer)
         weights = trained.net.backend.to_numpy(trained.net.params[f"{name}.w"])
@@ -111,12 +112,15 @@ def predictions(
     where: given.RunsFolder = given.RUNS,
     backend: given.BackendName = None,
     device: given.Device = None,
+    exact: given.Exact = False,
 ) -> None:
     """Test images with their five most probable classes, as in the paper's figure 4, left."""
     from pyalexnet import show
     from pyalexnet.show import gather
 
-    for trained, path in _networks(runs, where, which, backend, device, "predictions.png", output):
+    for trained, path in _networks(
+        runs, where, which, backend, device, exact, "predictions.png", output
+    ):
         dataset = _dataset(trained, data, classes_in_order)
         images, labels, probabilities = gather.predicted(
             trained, dataset.test, count, seed, only_errors=only_errors
@@ -142,13 +146,16 @@ def similar(
     where: given.RunsFolder = given.RUNS,
     backend: given.BackendName = None,
     device: given.Device = None,
+    exact: given.Exact = False,
 ) -> None:
     """Test images and the training images most like them, as in the paper's figure 4, right."""
     from pyalexnet import show
     from pyalexnet.progress import reporter
     from pyalexnet.show import gather
 
-    for trained, path in _networks(runs, where, which, backend, device, "similar.png", output):
+    for trained, path in _networks(
+        runs, where, which, backend, device, exact, "similar.png", output
+    ):
         name = layer or trained.last_hidden
         trained.check_layer(name)
         dataset = _dataset(trained, data, classes_in_order)
@@ -187,12 +194,13 @@ def batch(
     where: given.RunsFolder = given.RUNS,
     backend: given.BackendName = None,
     device: given.Device = None,
+    exact: given.Exact = False,
 ) -> None:
     """What the network really sees of a training batch, beside the stored images."""
     from pyalexnet import show
     from pyalexnet.show import gather
 
-    for trained, path in _networks(runs, where, which, backend, device, "batch.png", output):
+    for trained, path in _networks(runs, where, which, backend, device, exact, "batch.png", output):
         dataset = _dataset(trained, data, classes_in_order)
         chosen, positions = gather.of_first_batch(trained, dataset, epoch - 1, count)
         views = gather.training_views(trained, dataset, epoch - 1, chosen, positions)
@@ -230,12 +238,13 @@ def maps(
     where: given.RunsFolder = given.RUNS,
     backend: given.BackendName = None,
     device: given.Device = None,
+    exact: given.Exact = False,
 ) -> None:
     """The maps that each convolution makes of one image."""
     from pyalexnet import show
     from pyalexnet.show import gather
 
-    for trained, path in _networks(runs, where, which, backend, device, "maps.png", output):
+    for trained, path in _networks(runs, where, which, backend, device, exact, "maps.png", output):
         if image is None:
             stored, what = _test_image(trained, data, classes_in_order, number)
         else:
@@ -260,6 +269,7 @@ def _networks(
     which: str,
     backend: str | None,
     device: str | None,
+    exact: bool,
     name: str,
     output: Path | None,
 ) -> Iterator[tuple[Trained, Path]]:
@@ -269,7 +279,7 @@ def _networks(
     several = len(runs) > 1
     if several and output is not None and output.suffix and not output.is_dir():
         raise ArgumentError(f"--output is {output} for {len(runs)} runs; a folder was expected.")
-    for trained in given.load(runs, where, which, backend, device, Reporter()):
+    for trained in given.load(runs, where, which, backend, device, exact, Reporter()):
         elsewhere = f"{trained.name}-{name}" if several else name
         yield trained, _path(name, output, trained.run, elsewhere)
 

@@ -35,6 +35,7 @@ def similar(
     where: given.RunsFolder = given.RUNS,
     backend: given.BackendName = None,
     device: given.Device = None,
+    exact: given.Exact = False,
     as_json: given.Json = False,
     plain: given.Plain = False,
 ) -> None:
@@ -49,7 +50,7 @@ def similar(
         def bad(_: Path, sentence: str) -> None:
             reporter.warn(f"skipped {sentence}")
 
-        (trained,) = given.load([run], where, which, backend, device, reporter)
+        (trained,) = given.load([run], where, which, backend, device, exact, reporter)
         chosen = layer or trained.last_hidden
         trained.check_layer(chosen)
         opened = search.open_index(

@@ -211,12 +211,20 @@ def train(
     backend: Annotated[
         str | None,
         typer.Option(
-            help="auto (cuda where it works, else numpy), numpy, sim, cuda.", rich_help_panel=_RUN
+            help="auto (cuda where it works, else cpu), cpu, sim, cuda.", rich_help_panel=_RUN
         ),
     ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="Number of the device; also cpu, cuda, cuda:1.", rich_help_panel=_RUN),
+    ] = None,
+    exact: Annotated[
+        bool | None,
+        typer.Option(
+            "--exact/--no-exact",
+            help="On cpu: every convolution by its formula, none by Winograd's algorithm.",
+            rich_help_panel=_RUN,
+        ),
     ] = None,
     precision: Annotated[
         str | None,
@@ -231,7 +239,8 @@ def train(
         bool | None,
         typer.Option(
             "--fused/--unfused",
-            help="Kernels that take layers together, or one layer after the other; fused on cuda.",
+            help="Kernels that take layers together, or one layer after the other; fused on cuda "
+            "and cpu.",
             rich_help_panel=_RUN,
         ),
     ] = None,
@@ -319,6 +328,7 @@ def train(
         data=data,
         backend=backend,
         device=number,
+        exact=exact,
         devices=_towers(towers, devices),
         seed=seed,
         epochs=epochs,

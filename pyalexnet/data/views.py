@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pyalexnet.backends.cpu import philox
+from pyalexnet.data import philox
 from pyalexnet.data.colour import Colour
 from pyalexnet.data.dataset import Labels
 from pyalexnet.errors import ArgumentError

@@ -34,13 +34,13 @@ def alexnet_tiny(
         Linear("fc6", classes),
     )
     recipe = Recipe(
-        epochs=6,
+        epochs=9,
         batch_size=64,
         momentum=0.9,
         rate=Rate(lr_w=0.03, lr_b=0.03, decay_w=5e-4),
         # Pixels are a hundred times larger than what the other layers read, and a step's effect
         # grows with their square.
         rates={"conv1": Rate(lr_w=1e-5, lr_b=0.03, decay_w=5e-4)},
-        schedule=Steps(((0, 0.2), (0.4, 1), (2.5, 0.5), (4, 0.2), (5.2, 0.05))),
+        schedule=Steps(((0, 0.2), (0.6, 1), (3.75, 0.5), (6, 0.2), (7.8, 0.05))),
     )
     return NetSpec("alexnet-tiny", input_shape, classes, layers, recipe)

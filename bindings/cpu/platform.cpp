@@ -1,0 +1,50 @@
+// The processor itself: arrays are NumPy's, where they lie, and a launch has ended when it returns.
+#include "cpu/levels.hpp"
+#include "numpy_array.hpp"
+
+#include "simt/threads.hpp"
+
+namespace pyalexnet {
+namespace {
+
+bool set_workers(int count) {
+    if (count < 1) throw py::value_error("set_workers: count is " + std::to_string(count));
+    return simt::set_workers(count);
+}
+
+void use_workers(int count) {
+    if (count < 1 || count > simt::workers())
+        throw py::value_error("use_workers: count is " + std::to_string(count) + "; there are " +
+                              std::to_string(simt::workers()));
+    simt::use_workers(count);
+}
+
+} // namespace
+
+Given describe(py::handle object) { return describe_numpy(object); }
+
+void run(int, Stream stream, std::deque<Given>& given, const Launchers& launchers) {
+    for (Given& each : given) each.placed = each.pointer;
+    launchers(stream);
+}
+
+void order(int, Stream, Stream) {}
+
+int device_count() { return 2; } // for two towers
+
+bool multiplies(int, Unit unit) { return unit == Unit::fma || unit == Unit::winograd; }
+
+void register_platform(py::module_& module) {
+    module.def("levels", &levels,
+               "(suffix of the module's name, instruction set) of each that this processor has.");
+    module.def(
+        "has_hopper", [](int device) { return multiplies(device, Unit::wgmma); }, py::arg("device"),
+        "Whether this device can do what Hopper alone has: it cannot.");
+    module.def("workers", &simt::workers, "Cores that operations are shared out to, at most.");
+    module.def("set_workers", &set_workers, py::arg("count"),
+               "Says how many, before the first operation; whether there are as many now.");
+    module.def("use_workers", &use_workers, py::arg("count"),
+               "Shares the next operations out to fewer of them.");
+}
+
+} // namespace pyalexnet

@@ -1,0 +1,164 @@
+// Convolution and linear layers: which algorithm multiplies, and the launchers (ops.h).
+#include "cpu/direct.hpp"
+#include "cpu/epilogue.hpp"
+#include "cpu/linear.hpp"
+#include "cpu/winograd.hpp"
+
+namespace pyalexnet {
+namespace cpu {
+namespace {
+
+constexpr int kLeastDepth = 16; // channels
+
+// Calls use(F) with Winograd's algorithm for a pass, or `otherwise`. It has to be asked for and to
+// exist, and the channels that are summed over to be worth its transforms, which cost as much
+// however many come out. Nothing else is asked: in a tower and in the whole layer, of one image and
+// of many, the choice is the same, and so are the bits of fprop.
+template <class Use, class Otherwise>
+auto with_algorithm(const ConvShape& s, int depth, Use use, Otherwise otherwise) {
+    const bool suits = s.unit == Unit::winograd && s.stride_h == 1 && s.stride_w == 1 &&
+                       s.filter_h == s.filter_w && depth >= kLeastDepth;
+    if (suits && s.filter_h == 3) return use(Winograd<4, 3>{});
+    if (suits && s.filter_h == 5) return use(Winograd<4, 5>{});
+    return otherwise();
+}
+
+template <class T, class Epilogue>
+void correlate(const T* map, const ConvShape& shape, const Correlation& correlation,
+               const Filters<T>& filters, const Epilogue& epilogue, Scratch scratch) {
+    with_algorithm(
+        shape, correlation.depth,
+        [&](auto f) {
+            correlate_by_winograd<decltype(f)>(map, correlation, filters, epilogue, scratch);
+        },
+        [&] { correlate_directly(map, correlation, filters, epilogue, scratch); });
+}
+
+template <class T, class Epilogue> void fprop(const T* x, const T* w, const ConvShape& shape,
+                                              const Epilogue& epilogue, Scratch scratch) {
+    if (LinearSize::is_linear(shape)) return LinearFprop(scratch, shape).run(x, w, epilogue);
+    correlate(x, shape, fprop_correlation(shape), fprop_filters(w, shape), epilogue, scratch);
+}
+
+template <class T, class Epilogue> void dgrad(const T* dy, const T* w, const ConvShape& shape,
+                                              const Epilogue& epilogue, Scratch scratch) {
+    if (LinearSize::is_linear(shape))
+        return LinearDgrad(scratch, shape, std::is_same_v<T, bf16>).run(dy, w, epilogue);
+    for_each_phase(shape, [&](int row, int column) {
+        correlate(dy, shape, dgrad_correlation(shape, row, column),
+                  dgrad_filters(w, shape, row, column), epilogue, scratch);
+    });
+}
+
+template <class T, class Epilogue> void wgrad(const T* x, const T* dy, const ConvShape& shape,
+                                              const Epilogue& epilogue, Scratch scratch) {
+    if (LinearSize::is_linear(shape)) return LinearWgrad(scratch, shape).run(x, dy, epilogue);
+    with_algorithm(
+        shape, shape.channels / shape.groups,
+        [&](auto f) { wgrad_by_winograd<decltype(f)>(x, dy, shape, epilogue, scratch); },
+        [&] { wgrad_directly(x, dy, shape, epilogue, scratch); });
+}
+
+// Bytes that a plan's room takes.
+template <class Room, class... Given> std::size_t bytes_of(const Given&... given) {
+    Scratch counted(nullptr);
+    const Room room(counted, given...);
+    return counted.bytes();
+}
+
+std::size_t correlation_bytes(const ConvShape& shape, const Correlation& correlation) {
+    return with_algorithm(
+        shape, correlation.depth,
+        [&](auto f) {
+            return bytes_of<WinogradScratch<decltype(f)>>(WinogradPlan<decltype(f)>(correlation));
+        },
+        [&] { return bytes_of<DirectScratch>(correlation, bands_of(correlation)); });
+}
+
+} // namespace
+} // namespace cpu
+
+template <class T> std::size_t conv_fprop_workspace(const ConvShape& shape) {
+    using namespace cpu;
+    if (LinearSize::is_linear(shape)) return bytes_of<LinearFprop>(shape);
+    return correlation_bytes(shape, fprop_correlation(shape));
+}
+
+template <class T> std::size_t conv_dgrad_workspace(const ConvShape& shape) {
+    using namespace cpu;
+    if (LinearSize::is_linear(shape)) return bytes_of<LinearDgrad>(shape, std::is_same_v<T, bf16>);
+    std::size_t bytes = 0;
+    for_each_phase(shape, [&](int row, int column) {
+        bytes = std::max(bytes, correlation_bytes(shape, dgrad_correlation(shape, row, column)));
+    });
+    return bytes;
+}
+
+template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape) {
+    using namespace cpu;
+    if (LinearSize::is_linear(shape)) return bytes_of<LinearWgrad>(shape);
+    return with_algorithm(
+        shape, shape.channels / shape.groups,
+        [&](auto f) {
+            return bytes_of<WinogradWgradScratch<decltype(f)>>(
+                WinogradWgradPlan<decltype(f)>(shape));
+        },
+        [&] { return bytes_of<WgradScratch>(WgradPlan(shape)); });
+}
+
+template <class T, class Y> void conv_fprop(const T* x, const T* w, const float* b, Y* y,
+                                            const ConvShape& shape, Activation activation,
+                                            const Dropped& dropped, void* workspace, Stream) {
+    const cpu::FpropEpilogue<Y> epilogue{
+        b, y, shape.filters, std::int64_t{shape.out_height} * shape.out_width, activation, dropped};
+    cpu::fprop(x, w, shape, epilogue, cpu::Scratch(workspace));
+}
+
+template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float factor, T* dx,
+                                   const ConvShape& shape, void* workspace, Stream) {
+    const cpu::DgradEpilogue<T> epilogue{gate, factor, dx, shape.channels};
+    cpu::dgrad(dy, w, shape, epilogue, cpu::Scratch(workspace));
+}
+
+template <class T> void conv_wgrad(const T* x, const T* dy, float* dw, float* db,
+                                   const ConvShape& shape, void* workspace, Stream) {
+    cpu::WgradEpilogue<T> epilogue{};
+    epilogue.dw = dw;
+    epilogue.db = db;
+    cpu::wgrad(x, dy, shape, epilogue, cpu::Scratch(workspace));
+}
+
+template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Rule w_rule,
+                                       Learned<float> b, Rule b_rule, const ConvShape& shape,
+                                       void* workspace, Stream) {
+    const cpu::WgradEpilogue<T> epilogue{nullptr, nullptr,           w,
+                                         b,       read_rule(w_rule), read_rule(b_rule)};
+    cpu::wgrad(x, dy, shape, epilogue, cpu::Scratch(workspace));
+}
+
+template std::size_t conv_fprop_workspace<float>(const ConvShape&);
+template std::size_t conv_dgrad_workspace<float>(const ConvShape&);
+template std::size_t conv_wgrad_workspace<float>(const ConvShape&);
+template void conv_fprop(const float*, const float*, const float*, float*, const ConvShape&,
+                         Activation, const Dropped&, void*, Stream);
+template void conv_dgrad(const float*, const float*, const float*, float, float*, const ConvShape&,
+                         void*, Stream);
+template void conv_wgrad(const float*, const float*, float*, float*, const ConvShape&, void*,
+                         Stream);
+template void conv_wgrad_sgd(const float*, const float*, Learned<float>, Rule, Learned<float>, Rule,
+                             const ConvShape&, void*, Stream);
+
+template std::size_t conv_fprop_workspace<bf16>(const ConvShape&);
+template std::size_t conv_dgrad_workspace<bf16>(const ConvShape&);
+template std::size_t conv_wgrad_workspace<bf16>(const ConvShape&);
+template void conv_fprop(const bf16*, const bf16*, const float*, bf16*, const ConvShape&,
+                         Activation, const Dropped&, void*, Stream);
+template void conv_fprop(const bf16*, const bf16*, const float*, float*, const ConvShape&,
+                         Activation, const Dropped&, void*, Stream);
+template void conv_dgrad(const bf16*, const bf16*, const bf16*, float, bf16*, const ConvShape&,
+                         void*, Stream);
+template void conv_wgrad(const bf16*, const bf16*, float*, float*, const ConvShape&, void*, Stream);
+template void conv_wgrad_sgd(const bf16*, const bf16*, Learned<bf16>, Rule, Learned<float>, Rule,
+                             const ConvShape&, void*, Stream);
+
+} // namespace pyalexnet

@@ -1,0 +1,276 @@
+// Linear layers: convolutions of images of one pixel, whose weights are too many to be copied in
+// another order first. What is packed is the smaller operand, or a block of weights at a time that
+// stays in the cache until it has been used.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/correlation.hpp"
+#include "cpu/frame.hpp"
+#include "cpu/scratch.hpp"
+#include "simt/threads.hpp"
+
+namespace pyalexnet::cpu {
+
+// x (rows, inputs), y (rows, outputs), w (outputs, inputs).
+struct LinearSize {
+    int rows, inputs, outputs;
+    explicit LinearSize(const ConvShape& s)
+        : rows(s.images), inputs(s.channels), outputs(s.filters) {}
+    static bool is_linear(const ConvShape& s) {
+        return s.height == 1 && s.width == 1 && s.filter_h == 1 && s.filter_w == 1 &&
+               s.groups == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 &&
+               s.pad_left == 0 && s.out_height == 1 && s.out_width == 1;
+    }
+    int row_panels() const { return static_cast<int>(quotient_up(rows, kPanel)); }
+};
+
+// A matrix (rows, columns), turned and in panels of kPanel of its rows: (panels, columns, kPanel).
+template <class T> void turn_into_panels(const T* from, int rows, int columns, float* to) {
+    constexpr int kColumns = 16 * kLanes;
+    const std::int64_t blocks = quotient_up(columns, kColumns);
+    simt::parallel(quotient_up(rows, kPanel) * blocks, [&](std::int64_t piece, int) {
+        const int panel = static_cast<int>(piece / blocks) * kPanel;
+        const int begin = static_cast<int>(piece % blocks) * kColumns;
+        const Filters<T> turned{from, 0, 0, 0, 1, columns};
+        for (int column = begin; column < std::min(begin + kColumns, columns); column += kLanes)
+            for (int half = 0; half < kPanel; half += kLanes) {
+                V block[kLanes];
+                const int deep = std::min(kLanes, columns - column);
+                turned.load_block(turned.at(0, 0, 0, column, panel + half), deep,
+                                  std::clamp(rows - panel - half, 0, kLanes), block);
+                float* at = to + (std::int64_t{panel} * columns + std::int64_t{column} * kPanel);
+                for (int i = 0; i < deep; ++i) store(at + i * kPanel + half, block[i]);
+            }
+    });
+}
+
+// Rows of a matrix as float32, where they are: or widened into `room`.
+inline const float* as_floats(const float* from, std::int64_t, float*) { return from; }
+inline const float* as_floats(const bf16* from, std::int64_t count, float* room) {
+    widen(from, room, count);
+    return room;
+}
+
+// ---------------------------------------------------------------------- fprop
+
+// y^T = w x^T: rows are outputs, columns the rows of x.
+struct LinearFprop {
+    static constexpr int kTiles = 4; // of outputs in a piece
+    static constexpr int kOutputs = kTiles * kRows;
+    LinearSize size;
+    float* x; // panels
+    float* workers;
+    std::int64_t tile_floats, worker_floats;
+
+    LinearFprop(Scratch& scratch, const ConvShape& shape)
+        : size(shape),
+          x(scratch.take<float>(std::int64_t{size.row_panels()} * kPanel * size.inputs)),
+          tile_floats(std::int64_t{kRows} * kPanel * kTiles * size.row_panels()),
+          worker_floats(tile_floats + kRows * kTermsAtOnce) {
+        workers = scratch.take<float>(simt::workers() * worker_floats);
+    }
+
+    template <class T, class Epilogue>
+    void run(const T* x_, const T* w, const Epilogue& epilogue) const {
+        turn_into_panels(x_, size.rows, size.inputs, x);
+        simt::parallel(quotient_up(size.outputs, kOutputs), [&](std::int64_t piece, int worker) {
+            float* room = workers + worker * worker_floats;
+            const int first = static_cast<int>(piece) * kOutputs;
+            sum(w, first, reinterpret_cast<Tile*>(room), room + tile_floats);
+            finish(reinterpret_cast<const Tile*>(room), first, epilogue);
+        });
+    }
+
+  private:
+    // Bound by reading w once, below some 30 rows of x; by the multipliers above.
+    template <class T> void sum(const T* w, int first, Tile* tiles, float* widened) const {
+        for_each_terms(1, 0, size.inputs, [&](const Terms& terms) {
+            for (int i = 0; i < kTiles && first + i * kRows < size.outputs; ++i) {
+                const int begin = first + i * kRows;
+                const int count = std::min(kRows, size.outputs - begin);
+                const float* a[kRows];
+                for (int row = 0; row < kRows; ++row) {
+                    const T* from = w + std::int64_t{begin + row} * size.inputs + terms.place;
+                    a[row] = row < count
+                                 ? as_floats(from, terms.runs.length, widened + row * kTermsAtOnce)
+                                 : a[count - 1];
+                }
+                for (int panel = 0; panel < size.row_panels(); ++panel)
+                    multiply(count, std::min(kPanel, size.rows - panel * kPanel), a, terms.runs,
+                             Adjacent{},
+                             x + (std::int64_t{panel} * size.inputs + terms.first) * kPanel,
+                             tiles[panel * kTiles + i], terms.first == 0);
+            }
+        });
+    }
+
+    template <class Epilogue>
+    void finish(const Tile* tiles, int first, const Epilogue& epilogue) const {
+        const int outputs = std::min(kOutputs, size.outputs - first);
+        for (int n = 0; n < size.rows; ++n) {
+            float row[kOutputs + kLanes];
+            for (int i = 0; i < outputs; ++i)
+                row[i] = tiles[n / kPanel * kTiles + i / kRows].of[i % kRows][n % kPanel];
+            for (int i = 0; i < outputs; i += kLanes) {
+                const int count = std::min(kLanes, outputs - i);
+                epilogue.put(n, first + i, count, load_up_to(row + i, count));
+            }
+        }
+    }
+};
+
+// ---------------------------------------------------------------------- dgrad
+
+// dx = dy w: rows are those of dy, columns inputs. Some panels of w are packed, kDepth outputs at a
+// time.
+struct LinearDgrad {
+    static constexpr int kPanels = 768 / kPanel; // of inputs in a piece
+    static constexpr int kDepth = 64;
+    static constexpr int kAhead = 4; // rows of w that are asked for before they are packed
+    LinearSize size;
+    float* dy;
+    float* workers;
+    int tiles; // of rows
+    std::int64_t tile_floats, worker_floats;
+
+    LinearDgrad(Scratch& scratch, const ConvShape& shape, bool widens)
+        : size(shape), dy(scratch.take<float>(widens ? std::int64_t{size.rows} * size.outputs
+                                                     : std::int64_t{0})),
+          tiles(static_cast<int>(quotient_up(size.rows, kRows))),
+          tile_floats(std::int64_t{kRows} * kPanel * kPanels * tiles),
+          worker_floats(tile_floats + kPanels * kDepth * kPanel) {
+        workers = scratch.take<float>(simt::workers() * worker_floats);
+    }
+
+    template <class T, class Epilogue>
+    void run(const T* dy_, const T* w, const Epilogue& epilogue) const {
+        const float* given = as_floats(dy_, std::int64_t{size.rows} * size.outputs, dy);
+        simt::parallel(
+            quotient_up(size.inputs, kPanels * kPanel), [&](std::int64_t piece, int worker) {
+                float* room = workers + worker * worker_floats;
+                Tile* sums = reinterpret_cast<Tile*>(room);
+                const int first = static_cast<int>(piece) * kPanels * kPanel;
+                const int columns = std::min(kPanels * kPanel, size.inputs - first);
+                for (int depth = 0; depth < size.outputs; depth += kDepth) {
+                    const int deep = std::min(kDepth, size.outputs - depth);
+                    pack(w, depth, deep, first, columns, room + tile_floats);
+                    add(given + depth, deep, columns, room + tile_floats, sums, depth == 0);
+                }
+                finish(sums, first, columns, epilogue);
+            });
+    }
+
+  private:
+    template <class T>
+    void pack(const T* w, int depth, int deep, int first, int columns, float* to) const {
+        for (int d = 0; d < deep; ++d) {
+            const T* from = w + std::int64_t{depth + d} * size.inputs + first;
+            const bool asks = depth + d + kAhead < size.outputs;
+            for (int j = 0; j < columns; j += kLanes) {
+                // The rows lie far apart: no prefetcher of the processor's follows.
+                if (asks) __builtin_prefetch(from + std::int64_t{kAhead} * size.inputs + j);
+                store(to + (std::int64_t{j / kPanel} * kDepth + d) * kPanel + j % kPanel,
+                      load_up_to(from + j, std::min(kLanes, columns - j)));
+            }
+        }
+    }
+
+    // Bound by reading w once, below some 30 rows of dy; by the multipliers above.
+    void add(const float* dys, int deep, int columns, const float* panels, Tile* sums,
+             bool from_zero) const {
+        for (int j = 0; j < columns; j += kPanel)
+            for (int tile = 0; tile < tiles; ++tile) {
+                const int count = std::min(kRows, size.rows - tile * kRows);
+                const float* a[kRows];
+                for (int row = 0; row < kRows; ++row)
+                    a[row] =
+                        dys + std::int64_t{tile * kRows + std::min(row, count - 1)} * size.outputs;
+                multiply(count, std::min(kPanel, columns - j), a, Runs{1, 0, deep}, Adjacent{},
+                         panels + std::int64_t{j / kPanel} * kDepth * kPanel,
+                         sums[tile * kPanels + j / kPanel], from_zero);
+            }
+    }
+
+    template <class Epilogue>
+    void finish(const Tile* sums, int first, int columns, const Epilogue& epilogue) const {
+        for (int n = 0; n < size.rows; ++n)
+            for (int j = 0; j < columns; j += kLanes)
+                epilogue.put(
+                    n, first + j, std::min(kLanes, columns - j),
+                    load(sums[n / kRows * kPanels + j / kPanel].of[n % kRows] + j % kPanel));
+    }
+};
+
+// ---------------------------------------------------------------------- wgrad
+
+// dw = dy^T x: rows are outputs, columns inputs, the depth the rows of both.
+struct LinearWgrad {
+    LinearSize size;
+    float* dy; // turned: (outputs, rows)
+    float* x;  // (panels, rows, kPanel)
+    int panels;
+
+    LinearWgrad(Scratch& scratch, const ConvShape& shape)
+        : size(shape), dy(scratch.take<float>(std::int64_t{size.outputs} * size.rows)),
+          panels(static_cast<int>(quotient_up(size.inputs, kPanel))) {
+        x = scratch.take<float>(std::int64_t{panels} * size.rows * kPanel);
+    }
+
+    template <class T, class Epilogue>
+    void run(const T* x_, const T* dy_, const Epilogue& epilogue) const {
+        simt::parallel(panels, [&](std::int64_t panel, int) { pack(x_, static_cast<int>(panel)); });
+        simt::parallel(quotient_up(size.outputs, kRows), [&](std::int64_t piece, int) {
+            const int first = static_cast<int>(piece) * kRows;
+            const int count = std::min(kRows, size.outputs - first);
+            turn(dy_, first, count);
+            multiply_rows(first, count, epilogue);
+            for (int i = 0; i < count; ++i) {
+                float sum = 0.0f;
+                for (int n = 0; n < size.rows; ++n)
+                    sum += dy[std::int64_t{first + i} * size.rows + n];
+                epilogue.put_bias(first + i, 1, splat(sum));
+            }
+        });
+    }
+
+  private:
+    template <class T> void pack(const T* from, int panel) const {
+        for (int n = 0; n < size.rows; ++n)
+            for (int half = 0; half < kPanel; half += kLanes) {
+                const int column = panel * kPanel + half;
+                const int count = std::clamp(size.inputs - column, 0, kLanes);
+                store(x + (std::int64_t{panel} * size.rows + n) * kPanel + half,
+                      load_up_to(from + std::int64_t{n} * size.inputs + column, count));
+            }
+    }
+    template <class T> void turn(const T* from, int first, int count) const {
+        for (int n = 0; n < size.rows; ++n)
+            for (int i = 0; i < count; ++i)
+                dy[std::int64_t{first + i} * size.rows + n] =
+                    widen_one(from[std::int64_t{n} * size.outputs + first + i]);
+    }
+    // Bound by what the epilogue reads and writes: 16 bytes a weight that learns.
+    template <class Epilogue>
+    void multiply_rows(int first, int count, const Epilogue& epilogue) const {
+        const float* a[kRows];
+        for (int i = 0; i < kRows; ++i)
+            a[i] = dy + std::int64_t{first + std::min(i, count - 1)} * size.rows;
+        for (int panel = 0; panel < panels; ++panel) {
+            Tile tile;
+            multiply(count, std::min(kPanel, size.inputs - panel * kPanel), a,
+                     Runs{1, 0, size.rows}, Adjacent{},
+                     x + std::int64_t{panel} * size.rows * kPanel, tile, true);
+            for (int i = 0; i < count; ++i)
+                for (int half = 0; half < kPanel; half += kLanes) {
+                    const int column = panel * kPanel + half;
+                    const int columns = std::min(kLanes, size.inputs - column);
+                    if (columns > 0)
+                        epilogue.put(std::int64_t{first + i} * size.inputs + column, columns,
+                                     load(tile.of[i] + half));
+                }
+        }
+    }
+};
+
+} // namespace pyalexnet::cpu

@@ -1,0 +1,142 @@
+// Softmax, cross-entropy, its gradient and the top-k errors in one pass over the rows, and the
+// rows' means, always added in the same order. A piece is some rows.
+#include <limits>
+#include <type_traits>
+
+#include "cpu/lanes.hpp"
+
+namespace pyalexnet {
+namespace cpu {
+namespace {
+
+constexpr float kNothing = -110.0f; // whose exponential is less than half the least number
+
+// e^x of x up to 0, to two units of the last place: 2^n e^r, where r is at most half of ln 2 and
+// its polynomial the one of Cephes' expf. Less than the least normal number is denormal.
+PYALEXNET_INLINE V exponential(V x) {
+    x = select(x < splat(kNothing), splat(kNothing), x); // a NaN stays one
+    constexpr float to_integer = 12582912.0f;            // 1.5 2^23: what is added to it is rounded
+    const V shifted = x * 1.44269504f + to_integer;
+    const V n = shifted - to_integer;
+    const V r = x - n * 0.693359375f - n * -2.12194440e-4f; // n ln 2 in two parts, the first exact
+    V p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    // 2^n in two factors, so that what becomes denormal is rounded once.
+    const Ints whole = as<Ints>(shifted) - as<Ints>(splat(to_integer));
+    const Ints half = whole >> 1;
+    return p * as<V>((half + 127) << 23) * as<V>((whole - half + 127) << 23);
+}
+
+template <class Number, class Vector> PYALEXNET_INLINE Number sum_of_lanes(Vector x) {
+    Number sum = 0;
+    for (int lane = 0; lane < kLanes; ++lane) sum += x[lane];
+    return sum;
+}
+
+// The lanes' own numbers.
+PYALEXNET_INLINE Ints places() {
+    Ints place;
+    for (int lane = 0; lane < kLanes; ++lane) place[lane] = lane;
+    return place;
+}
+
+// 1 - credit of a label that `greater` logits surpass and `equal` tie with, itself included: its
+// share of the tied places that lie within the first k. A NaN logit equals not even itself.
+float topk_error(int k, int greater, int equal) {
+    if (equal == 0) return 1.0f;
+    const float credit = static_cast<float>(k - greater) / static_cast<float>(equal);
+    return 1.0f - std::min(std::max(credit, 0.0f), 1.0f);
+}
+
+struct Result {
+    float loss, top1, top5;
+};
+
+// Bound by the exponentials: one for each class, which waits in dlogits, or two where that would
+// round it.
+template <class T> Result softmax_row(const float* logits, std::int64_t label, T* dlogits,
+                                      std::int64_t rows, int classes) {
+    if (label < 0 || label >= classes) {
+        std::fill_n(dlogits, classes, narrow_one<T>(std::numeric_limits<float>::quiet_NaN()));
+        return {std::numeric_limits<float>::quiet_NaN(), 1.0f, 1.0f};
+    }
+    V highest_of_lanes = splat(-std::numeric_limits<float>::infinity());
+    by_vectors(classes, [&](int c, auto lanes) {
+        const V logit = lanes.load(logits + c);
+        const Ints higher = (logit > highest_of_lanes) & (places() < splat(classes - c));
+        highest_of_lanes = select(higher, logit, highest_of_lanes);
+    });
+    float highest = highest_of_lanes[0];
+    for (int lane = 1; lane < kLanes; ++lane) highest = std::max(highest, highest_of_lanes[lane]);
+
+    constexpr bool keeps = std::is_same_v<T, float>;
+    const float own = logits[label];
+    V sums{};
+    Ints greater{}, equal{};
+    by_vectors(classes, [&](int c, auto lanes) {
+        const V logit = lanes.load(logits + c);
+        const Ints counts = places() < splat(classes - c);
+        const V e = exponential(logit - highest);
+        if (keeps) lanes.store(dlogits + c, e);
+        sums += select(counts, e, V{});
+        greater -= (logit > splat(own)) & counts;
+        equal -= (logit == splat(own)) & counts;
+    });
+    const auto sum = sum_of_lanes<float>(sums);
+    const float scale = 1.0f / static_cast<float>(rows), over_sum = 1.0f / sum;
+    by_vectors(classes, [&](int c, auto lanes) {
+        const V e = keeps ? lanes.load(dlogits + c) : exponential(lanes.load(logits + c) - highest);
+        const V probability = e * over_sum;
+        const Ints own_class = places() == splat(static_cast<std::int32_t>(label) - c);
+        lanes.store(dlogits + c, select(own_class, probability - 1.0f, probability) * scale);
+    });
+    const auto above = sum_of_lanes<int>(greater), ties = sum_of_lanes<int>(equal);
+    return {std::log(sum) - (own - highest), topk_error(1, above, ties),
+            topk_error(5, above, ties)};
+}
+
+float mean(const float* results, std::int64_t rows) {
+    V sums{};
+    std::int64_t row = 0;
+    for (; row + kLanes <= rows; row += kLanes) sums += load(results + row);
+    sums += load_some(results + row, static_cast<int>(rows - row));
+    return sum_of_lanes<float>(sums) / static_cast<float>(rows);
+}
+
+} // namespace
+} // namespace cpu
+
+std::size_t softmax_cross_entropy_workspace(std::int64_t rows) {
+    return 3 * static_cast<std::size_t>(rows) * sizeof(float);
+}
+
+template <class T> void softmax_cross_entropy(const float* logits, const std::int64_t* labels,
+                                              float* loss, T* dlogits, float* top1, float* top5,
+                                              std::int64_t rows, int classes, void* workspace,
+                                              Stream) {
+    float* const results = static_cast<float*>(workspace); // (3, rows)
+    cpu::parallel_rows(rows, classes, [&](std::int64_t first, std::int64_t end) {
+        for (std::int64_t row = first; row < end; ++row) {
+            const std::int64_t at = row * classes;
+            const cpu::Result result =
+                cpu::softmax_row(logits + at, labels[row], dlogits + at, rows, classes);
+            results[row] = result.loss;
+            results[rows + row] = result.top1;
+            results[2 * rows + row] = result.top5;
+        }
+    });
+    *loss = cpu::mean(results, rows);
+    *top1 = cpu::mean(results + rows, rows);
+    *top5 = cpu::mean(results + 2 * rows, rows);
+}
+
+template void softmax_cross_entropy(const float*, const std::int64_t*, float*, float*, float*,
+                                    float*, std::int64_t, int, void*, Stream);
+template void softmax_cross_entropy(const float*, const std::int64_t*, float*, bf16*, float*,
+                                    float*, std::int64_t, int, void*, Stream);
+
+} // namespace pyalexnet

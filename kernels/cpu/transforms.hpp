@@ -1,0 +1,211 @@
+// Winograd's transforms F(m x m, r x r), made by the compiler from their points (Lavin and Gray:
+// Fast algorithms for convolutional neural networks, CVPR 2016; by Toom and Cook's interpolation).
+//
+// With n = m + r - 1 points, the last of them infinity, m outputs of r taps along one axis are
+//   y = At [(G g) * (Bt d)]
+// for n inputs d and filter g, * by element. The adjoints give the gradients: that in g of the same
+// products is G^t [(A dy) * (Bt d)].
+#pragma once
+
+#include <array>
+
+#include "cpu/vector.hpp"
+
+namespace pyalexnet::cpu {
+
+template <int rows, int columns> struct Matrix {
+    double of[rows][columns] = {};
+    static constexpr int kRowCount = rows, kColumnCount = columns;
+
+    constexpr Matrix<columns, rows> transposed() const {
+        Matrix<columns, rows> turned;
+        for (int i = 0; i < rows; ++i)
+            for (int j = 0; j < columns; ++j) turned.of[j][i] = of[i][j];
+        return turned;
+    }
+};
+
+template <int m_, int r_> struct Winograd;
+
+// Points for accuracy: of those tried, these lose least for F(4, 3), and no fewer additions are
+// known for others.
+template <> struct Winograd<4, 3> {
+    static constexpr int m = 4, r = 3, n = 6;
+    static constexpr std::array<double, 5> points{0.0, 1.0, -1.0, 0.5, -2.0};
+};
+template <> struct Winograd<4, 5> {
+    static constexpr int m = 4, r = 5, n = 8;
+    static constexpr std::array<double, 7> points{0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5};
+};
+
+// Which point is 1: there At's column and G's row are sums, without weights.
+constexpr int kPointOne = 1;
+
+// A polynomial that is 0 at every point but `without`; at all, where that is none of them.
+template <class F> constexpr std::array<double, F::n> zero_at_others(int without) {
+    std::array<double, F::n> product{1.0};
+    int degree = 0;
+    for (int i = 0; i < F::n - 1; ++i) {
+        if (i == without) continue;
+        ++degree;
+        for (int j = degree; j > 0; --j) product[j] = product[j - 1] - F::points[i] * product[j];
+        product[0] *= -F::points[i];
+    }
+    return product;
+}
+
+constexpr double power(double x, int exponent) {
+    double product = 1.0;
+    for (int i = 0; i < exponent; ++i) product *= x;
+    return product;
+}
+
+template <class F> constexpr Matrix<F::m, F::n> make_at() {
+    Matrix<F::m, F::n> at;
+    for (int j = 0; j < F::m; ++j) {
+        for (int i = 0; i < F::n - 1; ++i) at.of[j][i] = power(F::points[i], j);
+        at.of[j][F::n - 1] = j == F::m - 1;
+    }
+    return at;
+}
+
+template <class F> constexpr Matrix<F::n, F::r> make_g() {
+    Matrix<F::n, F::r> g;
+    for (int i = 0; i < F::n - 1; ++i) {
+        double distance = 1.0;
+        for (int l = 0; l < F::n - 1; ++l)
+            if (l != i) distance *= F::points[i] - F::points[l];
+        for (int j = 0; j < F::r; ++j) g.of[i][j] = power(F::points[i], j) / distance;
+    }
+    g.of[F::n - 1][F::r - 1] = 1.0;
+    return g;
+}
+
+template <class F> constexpr Matrix<F::n, F::n> make_bt() {
+    Matrix<F::n, F::n> bt;
+    for (int i = 0; i < F::n; ++i) {
+        const auto row = zero_at_others<F>(i);
+        for (int j = 0; j < F::n; ++j) bt.of[i][j] = row[j];
+    }
+    return bt;
+}
+
+// What is applied, on either side of a tile.
+template <class F> struct At {
+    static constexpr auto matrix = make_at<F>();
+};
+template <class F> struct A {
+    static constexpr auto matrix = make_at<F>().transposed();
+};
+template <class F> struct G {
+    static constexpr auto matrix = make_g<F>();
+};
+template <class F> struct Gt {
+    static constexpr auto matrix = make_g<F>().transposed();
+};
+template <class F> struct Bt {
+    static constexpr auto matrix = make_bt<F>();
+};
+
+namespace detail {
+
+// sum += value x, where the value is known to the compiler. Starts with `empty`.
+template <class Value> PYALEXNET_INLINE void add(V& sum, bool& empty, V x, Value) {
+    if constexpr (Value::of != 0.0) {
+        constexpr auto factor = static_cast<float>(Value::of);
+        const V term = factor == 1.0f || factor == -1.0f ? x : factor * x;
+        if (empty)
+            sum = factor == -1.0f ? -x : term;
+        else if (factor == -1.0f)
+            sum -= x;
+        else
+            sum += term;
+        empty = false;
+    }
+}
+
+// Which of a row's terms are added: all, or those in which it and the next row are equal, or those
+// in which they are opposite.
+enum class Which { all, equal, opposite };
+
+template <class M, int i, int j, Which which> struct Term {
+    static constexpr double pick() {
+        const double own = M::matrix.of[i][j];
+        if constexpr (which == Which::all)
+            return own;
+        else
+            return (M::matrix.of[i + 1][j] == own) == (which == Which::equal) ? own : 0.0;
+    }
+    static constexpr double of = pick();
+};
+
+template <class M, int i, Which which, int... j>
+PYALEXNET_INLINE V sum_of(const V* in, int pitch, std::integer_sequence<int, j...>) {
+    V sum{};
+    bool empty = true;
+    (add(sum, empty, in[j * pitch], Term<M, i, j, which>{}), ...);
+    return sum;
+}
+
+// Whether rows i and i + 1, of points a and -a, differ in signs alone, and so share their sums.
+template <class M> constexpr bool are_paired(int i) {
+    if (i + 1 >= M::matrix.kRowCount) return false;
+    bool any_opposite = false;
+    for (int j = 0; j < M::matrix.kColumnCount; ++j) {
+        const double one = M::matrix.of[i][j], other = M::matrix.of[i + 1][j];
+        if (one != other && one != -other) return false;
+        any_opposite = any_opposite || one != other;
+    }
+    return any_opposite;
+}
+
+template <class M, int i> PYALEXNET_INLINE void rows_from(const V* in, int pitch, V* out) {
+    constexpr auto columns = std::make_integer_sequence<int, M::matrix.kColumnCount>{};
+    if constexpr (i < M::matrix.kRowCount) {
+        if constexpr (are_paired<M>(i)) {
+            const V equal = sum_of<M, i, Which::equal>(in, pitch, columns);
+            const V opposite = sum_of<M, i, Which::opposite>(in, pitch, columns);
+            out[i] = equal + opposite;
+            out[i + 1] = equal - opposite;
+            rows_from<M, i + 2>(in, pitch, out);
+        } else {
+            out[i] = sum_of<M, i, Which::all>(in, pitch, columns);
+            rows_from<M, i + 1>(in, pitch, out);
+        }
+    }
+}
+
+} // namespace detail
+
+namespace detail {
+
+template <class M, int... i, class Source>
+PYALEXNET_INLINE void column(int j, Source source, V* out, std::integer_sequence<int, i...>) {
+    const V in[] = {source(i, j)...};
+    rows_from<M, 0>(in, 1, out);
+}
+
+template <class M, int... k, class Sink>
+PYALEXNET_INLINE void line(int i, const V* in, Sink sink, std::integer_sequence<int, k...>) {
+    V out[M::matrix.kRowCount];
+    rows_from<M, 0>(in, M::matrix.kRowCount, out);
+    (sink(i, k, out[k]), ...);
+}
+
+} // namespace detail
+
+// tile (columns of M)^2 -> M tile M^t (rows of M)^2, a vector in every place: source(i, j) gives
+// those of the tile, sink(i, k, vector) takes what they become.
+template <class M, class Source, class Sink>
+PYALEXNET_INLINE void transform(Source source, Sink sink) {
+    constexpr int columns = M::matrix.kColumnCount, rows = M::matrix.kRowCount;
+    V turned[columns][rows]; // by column of the tile
+#pragma GCC unroll 8
+    for (int j = 0; j < columns; ++j)
+        detail::column<M>(j, source, turned[j], std::make_integer_sequence<int, columns>{});
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i)
+        detail::line<M>(i, &turned[0][i], sink, std::make_integer_sequence<int, rows>{});
+}
+
+} // namespace pyalexnet::cpu

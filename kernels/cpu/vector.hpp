@@ -1,0 +1,199 @@
+// Vectors of float32 as wide as the processor's, in the compilers' own vector types: one source for
+// every instruction set. PYALEXNET_LANES, floats in a vector, comes from CMake, which compiles this
+// folder once for each set.
+//
+// Arithmetic is the operators': +, -, *, / by lane, comparisons that give all ones or all zeros.
+// The compiler may fuse a product and a sum (these files are compiled so, for the products of
+// matrices); `rounded` keeps a product apart where the formula says that each step is rounded.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "ops.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace pyalexnet::cpu {
+
+constexpr int kLanes = PYALEXNET_LANES;
+
+using V = float __attribute__((vector_size(4 * PYALEXNET_LANES)));
+using Ints = std::int32_t __attribute__((vector_size(4 * PYALEXNET_LANES)));
+using Words = std::uint32_t __attribute__((vector_size(4 * PYALEXNET_LANES)));
+using Halves16 = std::uint16_t __attribute__((vector_size(2 * PYALEXNET_LANES)));
+using Bytes8 = std::uint8_t __attribute__((vector_size(PYALEXNET_LANES)));
+
+constexpr std::int64_t quotient_up(std::int64_t value, std::int64_t unit) {
+    return (value + unit - 1) / unit;
+}
+constexpr std::int64_t rounded_up(std::int64_t value, std::int64_t unit) {
+    return quotient_up(value, unit) * unit;
+}
+
+#define PYALEXNET_INLINE __attribute__((always_inline)) inline
+#define PYALEXNET_LAMBDA __attribute__((always_inline))
+
+// The same bits as another type of the same size.
+template <class To, class From> PYALEXNET_INLINE To as(From from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+namespace detail {
+// Not by adding it to zeros, which would lose the sign of -0.
+template <int... lane> PYALEXNET_INLINE V repeat(float x, std::integer_sequence<int, lane...>) {
+    return V{(static_cast<void>(lane), x)...};
+}
+} // namespace detail
+
+PYALEXNET_INLINE V splat(float x) {
+    return detail::repeat(x, std::make_integer_sequence<int, kLanes>{});
+}
+PYALEXNET_INLINE Ints splat(std::int32_t x) { return Ints{} + x; }
+
+// A value that the compiler fuses with nothing: a product that is rounded before it is added.
+PYALEXNET_INLINE V rounded(V x) {
+    asm("" : "+" PYALEXNET_VECTOR_REGISTER(x));
+    return x;
+}
+
+PYALEXNET_INLINE V select(Ints mask, V yes, V no) { return mask ? yes : no; }
+PYALEXNET_INLINE Ints select(Ints mask, Ints yes, Ints no) { return mask ? yes : no; }
+
+PYALEXNET_INLINE V root(V x) {
+    float lanes[kLanes];
+    std::memcpy(lanes, &x, sizeof x);
+    for (float& lane : lanes) lane = std::sqrt(lane);
+    std::memcpy(&x, lanes, sizeof x);
+    return x;
+}
+
+// ---------------------------------------------------------------------- widths of integers
+
+// By instructions of their own, where there are some: gcc 12 takes such conversions apart.
+#if defined(__AVX512BW__)
+// Masked with all ones: of the plain ones gcc 12 says that they use what was never set.
+PYALEXNET_INLINE Ints widen(Bytes8 x) {
+    return as<Ints>(_mm512_maskz_cvtepu8_epi32(0xffff, as<__m128i>(x)));
+}
+PYALEXNET_INLINE Ints widen(Halves16 x) {
+    return as<Ints>(_mm512_maskz_cvtepu16_epi32(0xffff, as<__m256i>(x)));
+}
+PYALEXNET_INLINE Bytes8 narrow_to_bytes(Ints x) { return __builtin_convertvector(x, Bytes8); }
+#elif defined(__AVX2__)
+PYALEXNET_INLINE Ints widen(Bytes8 x) {
+    return as<Ints>(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(as<long long>(x))));
+}
+PYALEXNET_INLINE Ints widen(Halves16 x) { return as<Ints>(_mm256_cvtepu16_epi32(as<__m128i>(x))); }
+PYALEXNET_INLINE Bytes8 narrow_to_bytes(Ints x) {
+    return __builtin_convertvector(__builtin_convertvector(x, Halves16), Bytes8);
+}
+#else
+PYALEXNET_INLINE Ints widen(Bytes8 x) {
+    return __builtin_convertvector(__builtin_convertvector(x, Halves16), Ints);
+}
+PYALEXNET_INLINE Ints widen(Halves16 x) { return __builtin_convertvector(x, Ints); }
+PYALEXNET_INLINE Bytes8 narrow_to_bytes(Ints x) {
+    return __builtin_convertvector(__builtin_convertvector(x, Halves16), Bytes8);
+}
+#endif
+
+// ---------------------------------------------------------------------- loads and stores
+
+// Anywhere in memory, floats or bf16, which are widened.
+PYALEXNET_INLINE V load(const float* from) {
+    V x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+}
+PYALEXNET_INLINE V load(const bf16* from) {
+    Halves16 x;
+    std::memcpy(&x, from, sizeof x);
+    return as<V>(widen(x) << 16);
+}
+
+PYALEXNET_INLINE void store(float* to, V x) { std::memcpy(to, &x, sizeof x); }
+
+// To the nearest bf16, ties to even; any NaN becomes 0x7fff, as on the card.
+PYALEXNET_INLINE void store(bf16* to, V x) {
+    const Words bits = as<Words>(x);
+    const Words nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const Words is_nan = as<Words>(x != x);
+    const Halves16 halves =
+        __builtin_convertvector((nearest & ~is_nan) | (is_nan & 0x7fffu), Halves16);
+    std::memcpy(to, &halves, sizeof halves);
+}
+
+// The first `count` of a vector's elements; zeros behind them. Rare, and kept out of the loops.
+template <class T> [[gnu::noinline]] V load_some(const T* from, int count) {
+    T some[kLanes] = {};
+    std::memcpy(some, from, static_cast<std::size_t>(count) * sizeof(T));
+    return load(some);
+}
+template <class T> [[gnu::noinline]] void store_some(T* to, V x, int count) {
+    T some[kLanes];
+    store(some, x);
+    std::memcpy(to, some, static_cast<std::size_t>(count) * sizeof(T));
+}
+
+// Loads and stores of `count` neighbours, which are a whole vector nearly always.
+template <class T> PYALEXNET_INLINE V load_up_to(const T* from, int count) {
+    return count == kLanes ? load(from) : load_some(from, count);
+}
+template <class T> PYALEXNET_INLINE void store_up_to(T* to, V x, int count) {
+    count == kLanes ? store(to, x) : store_some(to, x, count);
+}
+
+// ---------------------------------------------------------------------- transposition
+
+namespace detail {
+
+// Lanes of two vectors that swap what lies off the diagonal of blocks of 2 x `step`.
+template <int step, int... lane>
+PYALEXNET_INLINE V upper(V a, V b, std::integer_sequence<int, lane...>) {
+    return __builtin_shufflevector(a, b, (lane & step ? kLanes + lane - step : lane)...);
+}
+template <int step, int... lane>
+PYALEXNET_INLINE V lower(V a, V b, std::integer_sequence<int, lane...>) {
+    return __builtin_shufflevector(a, b, (lane & step ? kLanes + lane : lane + step)...);
+}
+
+template <int step> PYALEXNET_INLINE void transpose_blocks(V (&rows)[kLanes]) {
+    if constexpr (step < kLanes) {
+        constexpr auto lanes = std::make_integer_sequence<int, kLanes>{};
+#pragma GCC unroll 16
+        for (int row = 0; row < kLanes; ++row) {
+            if (row & step) continue;
+            const V a = rows[row], b = rows[row + step];
+            rows[row] = upper<step>(a, b, lanes);
+            rows[row + step] = lower<step>(a, b, lanes);
+        }
+        transpose_blocks<2 * step>(rows);
+    }
+}
+
+} // namespace detail
+
+PYALEXNET_INLINE void transpose(V (&rows)[kLanes]) { detail::transpose_blocks<1>(rows); }
+
+// ---------------------------------------------------------------------- one float
+
+PYALEXNET_INLINE float widen_one(float x) { return x; }
+PYALEXNET_INLINE float widen_one(bf16 x) { return as<float>(std::uint32_t{x.bits} << 16); }
+
+template <class T> PYALEXNET_INLINE T narrow_one(float x);
+template <> PYALEXNET_INLINE float narrow_one<float>(float x) { return x; }
+template <> PYALEXNET_INLINE bf16 narrow_one<bf16>(float x) {
+    const auto bits = as<std::uint32_t>(x);
+    if (x != x) return {0x7fff};
+    return {static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+}
+
+} // namespace pyalexnet::cpu

@@ -1,0 +1,7 @@
+#include "loop.hpp"
+
+namespace simt {
+
+__thread Self self;
+
+} // namespace simt

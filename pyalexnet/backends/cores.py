@@ -1,0 +1,96 @@
+"""How many of the processor's cores this process may keep busy, and what says so."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyalexnet.errors import ArgumentError
+
+THREADS = "PYALEXNET_THREADS"
+"""The variable of the environment that says how many instead."""
+
+_MOST = 1024
+_GROUPS = Path("/proc/self/cgroup")
+_MOUNTED = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Cores:
+    """How many, and why: a few words."""
+
+    count: int
+    why: str
+
+
+def usable_cores(groups: Path = _GROUPS, mounted: Path = _MOUNTED) -> Cores:
+    """What PYALEXNET_THREADS says, else the cores that process may use.
+
+    Those are the ones that it may run on, or fewer where a control group of the kernel (a
+    container's, say) limits its time on them.
+
+    Args:
+        groups: the file that names the process's control groups.
+        mounted: the folder in which they lie.
+
+    Raises:
+        ArgumentError: the variable is no number of threads.
+    """
+    if named := os.environ.get(THREADS):
+        return Cores(_number(named), THREADS)
+    allowed = _may_run_on()
+    quota = min(_quotas(groups, mounted), default=math.inf)
+    # Time for 2.5 cores is used up by three: with two, a fifth of it would be left.
+    if quota < allowed:
+        return Cores(max(1, math.ceil(quota)), f"the quota of its control group, {quota:g} cores")
+    return Cores(allowed, "the cores that this process may run on")
+
+
+def _number(text: str) -> int:
+    if re.fullmatch("[0-9]{1,4}", text) and 1 <= int(text) <= _MOST:
+        return int(text)
+    raise ArgumentError(f"{THREADS} is {text!r}; a whole number from 1 to {_MOST} was expected.")
+
+
+def _may_run_on() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quotas(groups: Path, mounted: Path) -> Iterator[float]:
+    """Cores' worth of time that each control group allows which the process is in.
+
+    A line is `0::/path` for version 2, `4:cpu,cpuacct:/path` for a hierarchy of version 1. In a
+    container the path may be that of the machine, and the container's own group the root.
+    """
+    try:
+        lines = groups.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        _, _, named = line.partition(":")
+        controllers, _, path = named.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = mounted / controllers
+        inner = root / path.lstrip("/")
+        for folder in (inner, *inner.parents):
+            if folder.is_relative_to(root):
+                yield from _quota(folder)
+
+
+def _quota(folder: Path) -> Iterator[float]:
+    """That of one control group, if it has any."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            text = " ".join((folder / name).read_text(encoding="ascii") for name in names)
+            quota, period = map(int, text.split())
+        except (OSError, ValueError):  # there is none: no such file, "max"
+            continue
+        if quota > 0 and period > 0:  # -1: none
+            yield quota / period

@@ -1,0 +1,90 @@
+"""The processor by kernels of its own: vectors as wide as it has them, Winograd's convolutions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from pyalexnet.backends.base import Array, Shape
+from pyalexnet.backends.cores import usable_cores
+from pyalexnet.backends.host import HostBackend
+from pyalexnet.backends.kernels import KernelBackend, extension
+from pyalexnet.errors import ArgumentError
+
+ISA = "PYALEXNET_ISA"
+"""The variable of the environment that names the instruction set to take."""
+
+_REMEDY = "install pyalexnet with its extension modules: pip install pyalexnet"
+_CACHE_LINE = 64
+
+
+class CpuBackend(KernelBackend, HostBackend):
+    """The CPU device. Operations have ended when they return.
+
+    Args:
+        exact: whether convolutions multiply and add as the formula says, always. Else those for
+            which it is faster take Winograd's algorithm (Lavin and Gray 2016), within a bound of
+            its own.
+
+    Attributes:
+        isa: the instruction set that its kernels were compiled for.
+    """
+
+    name = "cpu"
+
+    def __init__(self, device: int = 0, *, exact: bool = False) -> None:
+        self.isa = chosen_set()
+        KernelBackend.__init__(self, extension(instruction_sets()[self.isa], _REMEDY))
+        HostBackend.__init__(self, device)
+        self.exact = exact
+        self._ext.set_workers(usable_cores().count)
+
+    def empty(self, shape: Shape, dtype: Any = np.float32) -> Array:
+        kind = np.dtype(dtype)
+        nbytes = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        memory = np.empty(nbytes + _CACHE_LINE, np.uint8)
+        skip = -memory.ctypes.data % _CACHE_LINE
+        return memory[skip : skip + nbytes].view(kind).reshape(shape)
+
+    def _stream(self) -> int:
+        return 0
+
+    @contextmanager
+    def _readable(self, arrays: Sequence[Array]) -> Iterator[list[Array]]:
+        yield list(arrays)
+
+    def _unit(self, x: Array, tensor: bool) -> str:
+        return "fma" if self.exact else "winograd"
+
+
+def instruction_sets() -> dict[str, str]:
+    """Those that this processor has and modules were compiled for, from the least to the most.
+
+    Returns:
+        The module of each.
+
+    Raises:
+        BackendUnavailable: there is not even the module that runs on all processors of the kind.
+    """
+    modules = {isa: f"_cpu{suffix}" for suffix, isa in extension("_cpu", _REMEDY).levels()}
+    return {isa: name for isa, name in modules.items() if find_spec(f"pyalexnet.{name}")}
+
+
+def chosen_set() -> str:
+    """The most that there is, or what PYALEXNET_ISA names.
+
+    Raises:
+        ArgumentError: it names none of those.
+    """
+    there = instruction_sets()
+    named = os.environ.get(ISA) or list(there)[-1]
+    if named not in there:
+        raise ArgumentError(
+            f"{ISA} is {named!r}; one of {', '.join(there)} was expected, which this processor has."
+        )
+    return named

@@ -1,0 +1,120 @@
+"""The backend cpu: its instructions, its threads, and what exact is to it and to others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pyalexnet
+from pyalexnet import backends
+from pyalexnet.backends.cpu import ISA, instruction_sets
+from pyalexnet.errors import ArgumentError
+from pyalexnet.net import Net
+from samples import normal
+from test_net import EVERY_LAYER, SEED, STEP, batch
+from tolerance import same_bits
+from variants import CPU, CPU_EXACT, ONE_ORDER, SELECTION, parameters
+
+ON_CPU = pytest.mark.parametrize("be", parameters(CPU, CPU_EXACT), indirect=True)
+
+
+def test_what_numpy_was_is_cpu() -> None:
+    with pytest.raises(ArgumentError) as refused:
+        pyalexnet.backend("numpy")
+    assert str(refused.value) == (
+        "backend: name is 'numpy', which there is no more; cpu was expected, which took its place."
+    )
+    assert "numpy" not in backends.names()
+
+
+@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+def test_exact_means_something_to_cpu_alone(be: Any) -> None:
+    """The others are."""
+    assert pyalexnet.backend(be.name, exact=True).name == be.name
+
+
+def test_exact_goes_with_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "why_unavailable", lambda *_: "There is no GPU.")
+    for exact in (False, True):
+        found: Any = pyalexnet.backend("auto", 1, exact=exact)
+        assert (found.name, found.device, found.exact) == ("cpu", 1, exact)
+
+
+def test_the_instruction_set_is_the_most_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ISA, raising=False)
+    be: Any = pyalexnet.backend("cpu")
+    assert be.isa == list(instruction_sets())[-1]
+
+
+def test_an_instruction_set_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ISA, "x87")
+    with pytest.raises(ArgumentError) as refused:
+        pyalexnet.backend("cpu")
+    assert str(refused.value) == (
+        f"PYALEXNET_ISA is 'x87'; one of {', '.join(instruction_sets())} was expected, which this "
+        "processor has."
+    )
+
+
+@ON_CPU
+@pytest.mark.parametrize("isa", instruction_sets())
+def test_each_instruction_set_computes_the_same(
+    be: Any, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the order of sums: fused multiply-adds and longer vectors round elsewhere."""
+    monkeypatch.setenv(ISA, isa)
+    other: Any = pyalexnet.backend("cpu", exact=be.exact)
+    assert other.isa == isa
+    x, labels = batch(EVERY_LAYER, 3)
+    (loss, grads), (expected, due) = (
+        Net(EVERY_LAYER, one, SEED).loss_and_grads(x, labels, train=True, step=STEP)
+        for one in (other, be)
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for name, grad in grads.items():
+        error = np.linalg.norm(grad - due[name])
+        assert error <= 1e-5 * np.linalg.norm(due[name]), name
+    if isa == be.isa:
+        assert same_bits(loss, expected)
+
+
+OPERATIONS = [
+    str(test)
+    for bindings in Path(__file__).parents[1].glob("bindings/*.cpp")
+    if (test := Path(__file__).parent / f"test_{bindings.stem}.py").exists()
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("isa", list(instruction_sets())[:-1])
+def test_each_instruction_set_is_right(isa: str) -> None:
+    """The tests of every operation with the sets that they do not take by themselves."""
+    assert len(OPERATIONS) == 13
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *OPERATIONS],
+        cwd=Path(__file__).parents[1],
+        env={**environment(), ISA: isa, SELECTION: "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def environment() -> dict[str, str]:
+    """With this folder and the package importable."""
+    here = Path(__file__).parent
+    return {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
+
+
+@ON_CPU
+def test_memory_begins_at_a_cache_line(be: Any) -> None:
+    for shape in ((1,), (3, 5), (1000, 7)):
+        for array in (be.empty(shape), be.zeros(shape, np.uint8), be.copy(normal(*shape))):
+            assert array.ctypes.data % 64 == 0 and array.flags.c_contiguous
