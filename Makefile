@@ -80,6 +80,7 @@ test: $(VENV)/test-installed
 
 test-faults: $(VENV)/test-installed
 	$(BIN)/python -m pytest -m faults
+	$(MAKE) sanitize
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench
