@@ -1,6 +1,6 @@
-// Convolution by Winograd's algorithm: maps are cut into tiles of n x n pixels that overlap, tiles
-// and filters transformed, and for each of the n x n points a matrix product is left that has r r
-// terms fewer for n n / (m m) as many products: 4 times fewer of 3 x 3 filters, 6.25 of 5 x 5.
+// Convolution by Winograd's algorithm: maps are cut into tiles of n x n pixels that overlap, and
+// tiles and filters are transformed. What is left is a matrix product for each of the n x n points,
+// over channels alone: 4 times fewer products of 3 x 3 filters, 6.25 times of 5 x 5.
 //
 // A tile of outputs depends on its own tile of inputs alone and its sums run over channels in their
 // order, so that the bits depend on neither the workers nor how many filters or images there are.
@@ -127,8 +127,8 @@ template <class F> struct WinogradPlan {
 template <class F> struct WinogradScratch {
     float* filters; // (groups, points, panels, depth, kPanel)
     float* zeros;   // for what lies outside
-    float*
-        workers; // transformed inputs (points, tiles, depth) and products (points, panels, Tiles)
+    // Of each: transformed inputs (points, tiles, depth), products (points, panels, Tiles).
+    float* workers;
     std::int64_t in_floats, worker_floats;
 
     WinogradScratch(Scratch& scratch, const WinogradPlan<F>& p)
