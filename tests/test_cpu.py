@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import pyalexnet
 from pyalexnet import backends
 from pyalexnet.backends.cpu import ISA, instruction_sets
-from pyalexnet.errors import ArgumentError
+from pyalexnet.errors import ArgumentError, BackendUnavailable
 from pyalexnet.net import Net
 from samples import normal
 from test_net import EVERY_LAYER, SEED, STEP, batch
@@ -60,6 +61,35 @@ def test_an_instruction_set_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -
         f"PYALEXNET_ISA is 'x87'; one of {', '.join(instruction_sets())} was expected, which this "
         "processor has."
     )
+
+
+def test_a_module_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make train` compiles for its own machine alone; its folder may be seen from another."""
+
+    def levels() -> list[tuple[str, str]]:
+        raise RuntimeError("it was compiled for x86-64-v9, which this processor has not")
+
+    monkeypatch.setattr(backends.cpu, "extension", lambda *_: SimpleNamespace(levels=levels))
+    with pytest.raises(BackendUnavailable) as refused:
+        pyalexnet.backend("cpu")
+    assert str(refused.value) == (
+        "The extension module pyalexnet._cpu cannot be used here: it was compiled for x86-64-v9, "
+        "which this processor has not; install pyalexnet anew on this machine."
+    )
+
+
+@pytest.mark.parametrize("be", parameters(CPU), indirect=True)
+@pytest.mark.parametrize(
+    ("filters", "side", "tile"), [(3, 8, 4), (3, 13, 5), (3, 10, 5), (5, 8, 4), (5, 10, 4)]
+)
+def test_a_nan_fills_its_tiles_of_outputs(be: Any, filters: int, side: int, tile: int) -> None:
+    """And so shows their size: that which covers the map with fewer products (docs/cpu.md)."""
+    x, w = normal(1, side, side, 16), normal(4, filters, filters, 16)
+    x[0, 0, 0, 0] = np.nan
+    y = be.conv_fprop(be.asarray(x), be.asarray(w), None, stride=1, pad=filters // 2)
+    expected = np.zeros((side, side), bool)
+    expected[:tile, :tile] = True
+    np.testing.assert_array_equal(np.isnan(be.to_numpy(y)).all(axis=-1)[0], expected)
 
 
 @ON_CPU

@@ -139,7 +139,7 @@ def test_layers_of_known_networks(chosen: Any) -> None:
 def test_dgrad(be: Any, case: Conv) -> None:
     dy, w, _ = arrays(case)
     (dx,) = run(be, "conv_dgrad", dy, w, x_shape=case.x, **case.geometry)
-    assert_close(dx, convolved(be, exact(case), case.w, case.stride), dtype=BFLOAT16)
+    assert_close(dx, convolved(be, exact(case), case.w, case.stride, case.x), dtype=BFLOAT16)
 
 
 @pytest.mark.big
@@ -159,7 +159,7 @@ def test_gate(be: Any, case: Conv) -> None:
     np.testing.assert_array_equal(fused.astype(np.float32), apart.astype(np.float32))
     (scaled,) = run(be, "conv_dgrad", dy, w, **how, factor=-1.75)
     due = oracle.let_pass(exact(case), gate, -1.75)
-    assert_close(scaled, convolved(be, due, case.w, case.stride), dtype=BFLOAT16)
+    assert_close(scaled, convolved(be, due, case.w, case.stride, case.x), dtype=BFLOAT16)
 
 
 @pytest.mark.parametrize("be", parameters(SIM, CUDA), indirect=True)

@@ -59,19 +59,19 @@ def test_conv(be: Any, torch: Any, case: Conv) -> None:
     )
     y_peer.backward(maps(torch, dy))
 
-    def due(exact: Exact) -> Exact:
-        return convolved(be, exact, case.w, case.stride)
+    def due(exact: Exact, tiled: tuple[int, ...]) -> Exact:
+        return convolved(be, exact, case.w, case.stride, tiled)
 
     on_x, on_w, on_b, on_dy = (place(be, one) for one in (x, w, b, dy))
     y = be.conv_fprop(on_x, on_w, on_b, **case.geometry)
-    agree(be, y, due(oracle.conv_fprop(x, w, b, **case.geometry)), back(y_peer))
+    agree(be, y, due(oracle.conv_fprop(x, w, b, **case.geometry), case.y), back(y_peer))
     shape = {"x_shape": case.x, **case.geometry}
     dx = be.conv_dgrad(on_dy, on_w, **shape)
-    agree(be, dx, due(oracle.conv_dgrad(dy, w, **shape)), back(x_peer.grad))
+    agree(be, dx, due(oracle.conv_dgrad(dy, w, **shape), case.x), back(x_peer.grad))
     shape = {"w_shape": case.w, **case.geometry}
     dw, db = be.conv_wgrad(on_x, on_dy, **shape)
     exact_dw, exact_db = oracle.conv_wgrad(x, dy, **shape)
-    agree(be, dw, due(exact_dw), back(w_peer.grad))
+    agree(be, dw, due(exact_dw, case.y), back(w_peer.grad))
     agree(be, db, exact_db, b_peer.grad.numpy())
 
 

@@ -191,15 +191,16 @@ def rounding(be: Any, spec: NetSpec) -> float:
     SUM roundings, or what a convolution may, and as one layer's know nothing of another's, their
     squares add up.
     """
-    squares = [units(be, layer, shape) ** 2 for layer, shape, _ in spec.walk()]
+    squares = [units(be, *step) ** 2 for step in spec.walk()]
     return UNIT * math.sqrt(2 * sum(squares) + SUM**2)
 
 
-def units(be: Any, layer: Layer, shape: Any) -> float:
-    """The roundings of a layer's sums."""
+def units(be: Any, layer: Layer, x: Any, y: Any) -> float:
+    """The roundings of a layer's sums, forward or backward; x, y: shapes of an image's maps."""
     if not isinstance(layer, Conv):
         return SUM
-    return convolution_units(be, layer.param_shapes(shape)[f"{layer.name}.w"], layer.stride)
+    filters = layer.param_shapes(x)[f"{layer.name}.w"]
+    return max(convolution_units(be, filters, layer.stride, (1, *tiled)) for tiled in (x, y))
 
 
 def distance(actual: Any, exact: Any) -> float:

@@ -42,7 +42,9 @@ def bound(exact: Exact, units: float = SUM) -> NDArray[np.float64]:
     return np.asarray(units * UNIT * exact.magnitude + UNDERFLOW)
 
 
-def convolved(be: Any, exact: Exact, w_shape: tuple[int, ...], stride: Any) -> Exact:
+def convolved(
+    be: Any, exact: Exact, w_shape: tuple[int, ...], stride: Any, tiled: tuple[int, ...]
+) -> Exact:
     """What a pass of a convolution is due on a backend, within SUM units of the magnitude.
 
     Args:
@@ -50,41 +52,54 @@ def convolved(be: Any, exact: Exact, w_shape: tuple[int, ...], stride: Any) -> E
         exact: y, dx or dw.
         w_shape: (K, R, S, C / groups) of the filters.
         stride: of the convolution.
+        tiled: (N, height, width, channels) of the map that Winograd's algorithm would cut into
+            tiles: that of y in fprop, dx in dgrad, dy in wgrad.
     """
-    units = convolution_units(be, w_shape, stride)
+    units = convolution_units(be, w_shape, stride, tiled)
     return exact if units == SUM else Exact(exact.value, exact.magnitude * units / SUM)
 
 
-def convolution_units(be: Any, w_shape: tuple[int, ...], stride: Any) -> float:
+def convolution_units(
+    be: Any, w_shape: tuple[int, ...], stride: Any, tiled: tuple[int, ...]
+) -> float:
     """How far a convolution may be off on a backend: the one place that says so.
 
     Further than sums may be those that cpu may take by Winograd's algorithm (kernels/cpu/conv.cpp),
-    unless it is to be exact.
+    unless it is to be exact. Tiles are of the size that has the fewest products.
     """
     _, r, s, channels = w_shape
-    square = r == s and r in POINTS and stride in (1, (1, 1))
-    may_take = be.name == "cpu" and not be.exact and square and channels >= 16
-    return SUM * amplification(r) if may_take else SUM
+    _, rows, columns, _ = tiled
+    products = {
+        -(-rows // m) * -(-columns // m) * (m + r - 1) ** 2: m for m, size in POINTS if size == r
+    }
+    may_take = be.name == "cpu" and not be.exact and r == s and stride in (1, (1, 1))
+    if not (may_take and products and channels >= 16):
+        return SUM
+    return SUM * amplification(products[min(products)], r)
 
 
-POINTS = {3: (0.0, 1.0, -1.0, 0.5, -2.0), 5: (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)}
-"""By the size of filters, where Winograd's F(4, r) interpolates; infinity is one more."""
+POINTS = {
+    (5, 3): (0.0, 1.0, -1.0, 0.5, -0.5, 3.0),
+    (4, 3): (0.0, 1.0, -1.0, 0.5, -2.0),
+    (4, 5): (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5),
+}
+"""Where Winograd's F(m, r) interpolates; infinity is one more. Of equals, the last is taken."""
 
 
 @cache
-def amplification(r: int) -> float:
-    """How much larger than the sum's own the roundings of F(4 x 4, r x r) are.
+def amplification(m: int, r: int) -> float:
+    """How much larger than the sum's own the roundings of F(m x m, r x r) are.
 
     At [(G g) * (Bt d)] adds up products of sums that are larger than what is left of them. With
     roundings as a random walk, as for SUM, what counts along an axis is the root of the sum of
     squares of its weights, beside that of the r products which an output is the sum of; in wgrad,
-    Gt [(A dy) * (Bt d)], of the 4 that a tap is. The larger of the two, at the worst output, twice:
+    Gt [(A dy) * (Bt d)], of the m that a tap is. The larger of the two, at the worst output, twice:
     a tile has two axes.
     """
-    at, g, bt = _transforms(POINTS[r], 4, r)
+    at, g, bt = _transforms(POINTS[m, r], m, r)
     squares = [np.square(matrix).sum(axis=1) for matrix in (g, at.T, bt)]
     forward = np.square(at) @ (squares[0] * squares[2]) / r
-    backward = np.square(g.T) @ (squares[1] * squares[2]) / 4
+    backward = np.square(g.T) @ (squares[1] * squares[2]) / m
     return float(max(forward.max(), backward.max()))
 
 

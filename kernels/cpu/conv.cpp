@@ -10,15 +10,26 @@ namespace {
 
 constexpr int kLeastDepth = 16; // channels
 
-// Calls use(F) with Winograd's algorithm for a pass, or `otherwise`. It has to be asked for and to
-// exist, and the channels that are summed over to be worth its transforms, which cost as much
-// however many come out. Nothing else is asked: in a tower and in the whole layer, of one image and
-// of many, the choice is the same, and so are the bits of fprop.
-template <class Use, class Otherwise>
-auto with_algorithm(const ConvShape& s, int depth, Use use, Otherwise otherwise) {
+// Products that Winograd's algorithm F has of a map of outputs, for each pair of channels.
+template <class F> std::int64_t products(int rows, int columns) {
+    return quotient_up(rows, F::m) * quotient_up(columns, F::m) * F::n * F::n;
+}
+
+// Calls use(F) with Winograd's algorithm for a pass with so many outputs (in wgrad, gradients) in a
+// map, or `otherwise`. It has to be asked for and to exist, and the channels that are summed over
+// to be worth its transforms, which cost as much however many come out. Of the two for 3 x 3
+// filters the one with fewer products is taken: tiles of 4 outputs cover 13 of them as 16, tiles
+// of 5 as 15. Nothing else is asked: in a tower and in the whole layer, of one image and of many,
+// the choice is the same, and so are the bits of fprop.
+template <class Use, class Otherwise> auto
+with_algorithm(const ConvShape& s, int depth, int rows, int columns, Use use, Otherwise otherwise) {
     const bool suits = s.unit == Unit::winograd && s.stride_h == 1 && s.stride_w == 1 &&
                        s.filter_h == s.filter_w && depth >= kLeastDepth;
-    if (suits && s.filter_h == 3) return use(Winograd<4, 3>{});
+    using Small = Winograd<4, 3>;
+    using Large = Winograd<5, 3>;
+    if (suits && s.filter_h == 3)
+        return products<Large>(rows, columns) < products<Small>(rows, columns) ? use(Large{})
+                                                                               : use(Small{});
     if (suits && s.filter_h == 5) return use(Winograd<4, 5>{});
     return otherwise();
 }
@@ -27,7 +38,7 @@ template <class T, class Epilogue>
 void correlate(const T* map, const ConvShape& shape, const Correlation& correlation,
                const Filters<T>& filters, const Epilogue& epilogue, Scratch scratch) {
     with_algorithm(
-        shape, correlation.depth,
+        shape, correlation.depth, correlation.rows, correlation.columns,
         [&](auto f) {
             correlate_by_winograd<decltype(f)>(map, correlation, filters, epilogue, scratch);
         },
@@ -54,7 +65,7 @@ template <class T, class Epilogue> void wgrad(const T* x, const T* dy, const Con
                                               const Epilogue& epilogue, Scratch scratch) {
     if (LinearSize::is_linear(shape)) return LinearWgrad(scratch, shape).run(x, dy, epilogue);
     with_algorithm(
-        shape, shape.channels / shape.groups,
+        shape, shape.channels / shape.groups, shape.out_height, shape.out_width,
         [&](auto f) { wgrad_by_winograd<decltype(f)>(x, dy, shape, epilogue, scratch); },
         [&] { wgrad_directly(x, dy, shape, epilogue, scratch); });
 }
@@ -68,7 +79,7 @@ template <class Room, class... Given> std::size_t bytes_of(const Given&... given
 
 std::size_t correlation_bytes(const ConvShape& shape, const Correlation& correlation) {
     return with_algorithm(
-        shape, correlation.depth,
+        shape, correlation.depth, correlation.rows, correlation.columns,
         [&](auto f) {
             return bytes_of<WinogradScratch<decltype(f)>>(WinogradPlan<decltype(f)>(correlation));
         },
@@ -98,7 +109,7 @@ template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape) {
     using namespace cpu;
     if (LinearSize::is_linear(shape)) return bytes_of<LinearWgrad>(shape);
     return with_algorithm(
-        shape, shape.channels / shape.groups,
+        shape, shape.channels / shape.groups, shape.out_height, shape.out_width,
         [&](auto f) {
             return bytes_of<WinogradWgradScratch<decltype(f)>>(
                 WinogradWgradPlan<decltype(f)>(shape));

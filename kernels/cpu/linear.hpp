@@ -122,12 +122,18 @@ struct LinearFprop {
 
 // ---------------------------------------------------------------------- dgrad
 
+// Asks for what will be read soon: of rows that lie far apart the processor prefetches nothing by
+// itself.
+template <class T> PYALEXNET_INLINE void ask_for(const T* from, std::int64_t count) {
+    constexpr int kStep = kCacheLine / sizeof(T);
+    for (std::int64_t i = 0; i < count; i += kStep) __builtin_prefetch(from + i, 0, 2);
+}
+
 // dx = dy w: rows are those of dy, columns inputs. Some panels of w are packed, kDepth outputs at a
 // time.
 struct LinearDgrad {
     static constexpr int kPanels = 768 / kPanel; // of inputs in a piece
     static constexpr int kDepth = 64;
-    static constexpr int kAhead = 4; // rows of w that are asked for before they are packed
     LinearSize size;
     float* dy;
     float* workers;
@@ -155,7 +161,9 @@ struct LinearDgrad {
                 for (int depth = 0; depth < size.outputs; depth += kDepth) {
                     const int deep = std::min(kDepth, size.outputs - depth);
                     pack(w, depth, deep, first, columns, room + tile_floats);
-                    add(given + depth, deep, columns, room + tile_floats, sums, depth == 0);
+                    const T* next = w + (std::int64_t{depth} + deep) * size.inputs + first;
+                    add(given + depth, deep, columns, room + tile_floats, sums, depth == 0, next,
+                        std::min(kDepth, size.outputs - depth - deep));
                 }
                 finish(sums, first, columns, epilogue);
             });
@@ -166,21 +174,21 @@ struct LinearDgrad {
     void pack(const T* w, int depth, int deep, int first, int columns, float* to) const {
         for (int d = 0; d < deep; ++d) {
             const T* from = w + std::int64_t{depth + d} * size.inputs + first;
-            const bool asks = depth + d + kAhead < size.outputs;
-            for (int j = 0; j < columns; j += kLanes) {
-                // The rows lie far apart: no prefetcher of the processor's follows.
-                if (asks) __builtin_prefetch(from + std::int64_t{kAhead} * size.inputs + j);
+            for (int j = 0; j < columns; j += kLanes)
                 store(to + (std::int64_t{j / kPanel} * kDepth + d) * kPanel + j % kPanel,
                       load_up_to(from + j, std::min(kLanes, columns - j)));
-            }
         }
     }
 
-    // Bound by reading w once, below some 30 rows of dy; by the multipliers above.
-    void add(const float* dys, int deep, int columns, const float* panels, Tile* sums,
-             bool from_zero) const {
+    // Bound by reading w once, below some 30 rows of dy; by the multipliers above. Meanwhile asks
+    // for the `coming` rows of w that are packed next.
+    template <class T> void add(const float* dys, int deep, int columns, const float* panels,
+                                Tile* sums, bool from_zero, const T* next, int coming) const {
         for (int j = 0; j < columns; j += kPanel)
             for (int tile = 0; tile < tiles; ++tile) {
+                for (int d = tile; d < coming; d += tiles)
+                    ask_for(next + d * std::int64_t{size.inputs} + j,
+                            std::min(kPanel, columns - j));
                 const int count = std::min(kRows, size.rows - tile * kRows);
                 const float* a[kRows];
                 for (int row = 0; row < kRows; ++row)

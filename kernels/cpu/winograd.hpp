@@ -15,9 +15,11 @@
 
 namespace pyalexnet::cpu {
 
-// Between the planes of two points: were it a power of two, their elements would share the sets of
-// a cache.
+// The points of a transform lie a plane apart each. Were that a power of two, or near a multiple of
+// one, all would share a few sets of a cache: floats have a gap between the planes, and of tiles a
+// plane holds an odd number.
 constexpr int kPlaneGap = 16;
+constexpr std::int64_t plane_of_tiles(std::int64_t tiles) { return tiles | 1; }
 
 // Tiles of a map of outputs, counted through all images.
 struct Tiles {
@@ -95,8 +97,8 @@ template <class T, int n> struct Pixels {
 // size, for inputs that are transformed again for every block of panels. Bits do not depend on it.
 template <class F> struct WinogradPlan {
     static constexpr int kPoints = F::n * F::n;
-    static constexpr int kMostDepth = 64, kMostChannels = 96; // of blocks
-    static constexpr std::int64_t kBytes = 3 << 19;           // of inputs and products
+    static constexpr int kMostDepth = 128, kMostChannels = 128; // of blocks
+    static constexpr std::int64_t kBytes = 3 << 19;             // of inputs and products
     static constexpr int kMostTiles = 8 * kRows;
     Correlation c;
     Tiles tiles;
@@ -117,7 +119,7 @@ template <class F> struct WinogradPlan {
             std::min(fit, rounded_up(tiles.count, kRows)), kRows, kMostTiles));
         row_in = static_cast<int>(rounded_up(depth_at_once, kLanes));
         plane_in = std::int64_t{tiles_at_once} * row_in + kPlaneGap;
-        plane_out = std::int64_t{panels_at_once} * (tiles_at_once / kRows);
+        plane_out = plane_of_tiles(std::int64_t{panels_at_once} * (tiles_at_once / kRows));
         plane_filters = std::int64_t{c.panels()} * c.depth * kPanel;
     }
     std::int64_t chunks() const { return quotient_up(tiles.count, tiles_at_once); }
@@ -269,28 +271,32 @@ void correlate_by_winograd(const T* map, const Correlation& c, const Filters<T>&
 template <class F> struct WinogradWgradPlan {
     static constexpr int kPoints = F::n * F::n;
     static constexpr int kMostPieces = 32;
-    static constexpr int kLeastTiles = 64; // of a part: else its sums come and go in vain
-    static constexpr int kMostFilters = 96, kMostChannels = kPoints > 36 ? 32 : 64; // of blocks
-    static constexpr std::int64_t kChunkBytes = 1 << 20;
+    static constexpr int kLeastTiles = 64;   // of a part: else its sums come and go in vain
+    static constexpr int kMostChannels = 64; // of a block
+    static constexpr std::int64_t kSumBytes = 7 << 17, kBytes = 7 << 18; // and with a chunk
     ConvShape shape;
     Tiles tiles;
-    int depth, filters; // of a group
-    int filters_at_once, channels_at_once, tiles_at_once, parts;
-    int panels, row_tiles;          // of a block
+    int depth, filters;             // of a group
+    int channels_at_once, panels;   // of a block
+    int filters_at_once, row_tiles; // of a block
+    int tiles_at_once, parts;
+    std::int64_t plane;             // of sums: Tiles
     int row_dy;                     // floats from one tile of dy to the next
     std::int64_t plane_x, plane_dy; // floats from one point to the next
 
     explicit WinogradWgradPlan(const ConvShape& s)
         : shape(s), tiles(s.images, s.out_height, s.out_width, F::m), depth(s.channels / s.groups),
-          filters(s.filters / s.groups), filters_at_once(std::min(filters, kMostFilters)),
-          channels_at_once(std::min(depth, kMostChannels)),
+          filters(s.filters / s.groups), channels_at_once(shared_out(depth, kMostChannels, kPanel)),
           panels(static_cast<int>(quotient_up(channels_at_once, kPanel))),
-          row_tiles(static_cast<int>(quotient_up(filters_at_once, kRows))) {
+          filters_at_once(shared_out(filters, kSumBytes / (kPoints * panels * kPanel * 4), kRows)),
+          row_tiles(static_cast<int>(quotient_up(filters_at_once, kRows))),
+          plane(plane_of_tiles(std::int64_t{panels} * row_tiles)) {
         parts = static_cast<int>(std::clamp<std::int64_t>(
             std::min(kMostPieces / blocks(), tiles.count / kLeastTiles), 1, tiles.count));
         const std::int64_t tile_bytes = kPoints * (panels * kPanel + filters_at_once) * 4;
-        tiles_at_once = static_cast<int>(std::clamp<std::int64_t>(
-            kChunkBytes / tile_bytes, kRows, std::max<std::int64_t>(tiles.count, kRows)));
+        tiles_at_once = static_cast<int>(
+            std::clamp<std::int64_t>((kBytes - sums() * std::int64_t{sizeof(Tile)}) / tile_bytes,
+                                     kRows, std::max<std::int64_t>(tiles.count, kRows)));
         plane_x = std::int64_t{tiles_at_once} * panels * kPanel + kPlaneGap;
         row_dy = static_cast<int>(rounded_up(filters_at_once, kLanes));
         plane_dy = std::int64_t{tiles_at_once} * row_dy + kPlaneGap;
@@ -298,8 +304,16 @@ template <class F> struct WinogradWgradPlan {
     std::int64_t filter_blocks() const { return quotient_up(filters, filters_at_once); }
     std::int64_t channel_blocks() const { return quotient_up(depth, channels_at_once); }
     std::int64_t blocks() const { return shape.groups * filter_blocks() * channel_blocks(); }
-    std::int64_t sums() const { return std::int64_t{kPoints} * panels * row_tiles; } // of a block
+    std::int64_t sums() const { return kPoints * plane; } // of a block
     std::int64_t part_begins(std::int64_t part) const { return tiles.count * part / parts; }
+
+  private:
+    // How many of `count` make a block, when blocks of at most `most` are as equal as their being
+    // multiples of `unit` allows.
+    static int shared_out(int count, std::int64_t most, int unit) {
+        const std::int64_t equal = quotient_up(count, quotient_up(count, most));
+        return static_cast<int>(std::min<std::int64_t>(count, rounded_up(equal, unit)));
+    }
 };
 
 // Filters and channels of a block.
@@ -389,7 +403,6 @@ template <class F> void add_biases(const WinogradWgradPlan<F>& p, const Winograd
 template <class F, class Epilogue>
 void finish_panel(const WinogradWgradPlan<F>& p, const WinogradBlock& block, const Tile* sums,
                   int panel, int row_tile, const Epilogue& epilogue) {
-    const std::int64_t plane = std::int64_t{p.panels} * p.row_tiles;
     sums += std::int64_t{panel} * p.row_tiles + row_tile;
     for (int row = 0; row < std::min(kRows, block.filters - row_tile * kRows); ++row)
         for (int half = 0; half < kPanel; half += kLanes) {
@@ -400,7 +413,7 @@ void finish_panel(const WinogradWgradPlan<F>& p, const WinogradBlock& block, con
                 std::int64_t{block.group} * p.filters + block.filter + row_tile * kRows + row;
             V points[F::n][F::n], taps[F::r][F::r];
             for (int point = 0; point < p.kPoints; ++point) {
-                const Tile* at = sums + point * plane;
+                const Tile* at = sums + point * p.plane;
                 V sum = load(at->of[row] + half);
                 for (int part = 1; part < p.parts; ++part)
                     sum += load(at[part * p.sums()].of[row] + half);
@@ -450,8 +463,7 @@ void wgrad_by_winograd(const T* x, const T* dy, const ConvShape& shape, const Ep
                                chunk_x, chunk_dy);
             for (int point = 0; point < p.kPoints; ++point)
                 add_point(p, block, chunk_x + point * p.plane_x, chunk_dy + point * p.plane_dy,
-                          count, first == begin,
-                          sums + std::int64_t{point} * p.panels * p.row_tiles);
+                          count, first == begin, sums + point * p.plane);
             if (block.channel == 0)
                 add_biases(p, block, chunk_dy, count, first == begin,
                            room.biases + piece * room.bias_floats);
