@@ -7,6 +7,7 @@
 #include <new>
 #include <pthread.h>
 #include <thread>
+#include <vector>
 
 namespace simt {
 namespace {
@@ -40,11 +41,16 @@ class Patience {
     bool lasts_ = true;
 };
 
-// A piece belongs to whoever moves the counter of the same run on by one. A helper that comes late
-// finds none, and nobody waits for it: the caller counts pieces that are done, not helpers.
+// Each worker has a share of the pieces, neighbours, and then helps with the others': in one
+// operation after the other it meets the same part of the maps, which its cache may still hold.
+//
+// A piece belongs to whoever moves its share's counter of the same run on by one. A helper that
+// comes late finds none, and nobody waits for it: the caller counts pieces that are done, not
+// helpers.
 class Pool {
   public:
-    explicit Pool(int workers) : workers_(workers), used_(workers) {
+    explicit Pool(int workers)
+        : workers_(workers), used_(workers), shares_(static_cast<std::size_t>(workers)) {
         for (int worker = 1; worker < workers; ++worker)
             std::thread([this, worker] { help(worker); }).detach();
     }
@@ -54,71 +60,89 @@ class Pool {
     int used() const { return used_.load(std::memory_order_relaxed); }
 
     void run(std::int64_t pieces, detail::Piece piece, void* work) {
-        const auto count = static_cast<std::uint32_t>(pieces);
+        const int used = this->used();
         // First nobody may take a piece: a helper that is late has perhaps looked at the last run's
-        // counter, and would compare it with this run's count.
-        next_.exchange(std::uint64_t{runs_} << 32 | kNone);
+        // counter, and would compare it with this run's share.
+        for (Share& share : shares_) share.next.exchange(std::uint64_t{runs_} << 32 | kNone);
         piece_.store(piece, std::memory_order_relaxed);
         work_.store(work, std::memory_order_relaxed);
-        count_.store(count, std::memory_order_relaxed);
         done_.store(0, std::memory_order_relaxed);
         const std::uint32_t run = ++runs_;
-        next_.store(std::uint64_t{run} << 32); // seq_cst, as `asleep_`: one of us sees the other
+        for (int i = 0; i < used; ++i) {
+            Share& share = shares_[static_cast<std::size_t>(i)];
+            share.end.store(static_cast<std::uint32_t>(pieces * (i + 1) / used),
+                            std::memory_order_relaxed);
+            share.next.store(std::uint64_t{run} << 32 |
+                             static_cast<std::uint32_t>(pieces * i / used));
+        }
+        run_.store(run); // seq_cst, as `asleep_`: one of us sees the other
         if (asleep_.load() > 0) {
             const std::lock_guard<std::mutex> lock(mutex_);
             wake_.notify_all();
         }
-        take(run, 0);
-        for (Patience patience; done_.load(std::memory_order_acquire) < count;)
+        take(run, 0, used);
+        for (Patience patience; done_.load(std::memory_order_acquire) < pieces;)
             patience.lasts() ? pause() : std::this_thread::yield();
     }
 
   private:
-    void take(std::uint32_t run, int worker) {
-        std::uint64_t next = next_.load(std::memory_order_acquire);
+    static constexpr std::uint32_t kNone = ~std::uint32_t{0}; // no piece
+    struct alignas(64) Share {                                // a cache line
+        std::atomic<std::uint64_t> next{0}; // the run's number above, its next piece below
+        std::atomic<std::uint32_t> end{0};
+    };
+
+    void take(std::uint32_t run, int worker, int used) {
+        for (int i = 0; i < used; ++i)
+            while (take_one(shares_[static_cast<std::size_t>((worker + i) % used)], run, worker)) {}
+    }
+
+    // Whether there was a piece of this run.
+    bool take_one(Share& share, std::uint32_t run, int worker) {
+        std::uint64_t next = share.next.load(std::memory_order_acquire);
         for (;;) {
             const detail::Piece piece = piece_.load(std::memory_order_relaxed);
             void* const work = work_.load(std::memory_order_relaxed);
-            const std::uint32_t count = count_.load(std::memory_order_relaxed);
+            const std::uint32_t end = share.end.load(std::memory_order_relaxed);
             const auto mine = static_cast<std::uint32_t>(next);
-            if (next >> 32 != run || mine >= count) return;
+            if (next >> 32 != run || mine >= end) return false;
             // Where it succeeds, what was read above is this run's: before it changes, the counter
             // does.
-            if (!next_.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel)) continue;
+            if (!share.next.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel))
+                continue;
             piece(work, mine, worker);
             done_.fetch_add(1, std::memory_order_release);
-            next = next_.load(std::memory_order_acquire);
+            return true;
         }
     }
-
-    std::uint32_t current() const { return static_cast<std::uint32_t>(next_.load() >> 32); }
 
     void help(int worker) {
         std::uint32_t seen = 0;
         for (;;) {
             Patience patience;
-            while (current() == seen) {
+            while (run_.load() == seen) {
                 if (patience.lasts()) {
                     pause();
                     continue;
                 }
                 std::unique_lock<std::mutex> lock(mutex_);
                 asleep_.fetch_add(1);
-                wake_.wait(lock, [&] { return current() != seen; });
+                wake_.wait(lock, [&] { return run_.load() != seen; });
                 asleep_.fetch_sub(1);
             }
-            seen = current();
-            if (worker < used()) take(seen, worker);
+            seen = run_.load();
+            const int used = this->used();
+            if (worker < used) take(seen, worker, used);
         }
     }
 
     const int workers_;
     std::atomic<int> used_;
+    std::vector<Share> shares_;
     std::atomic<detail::Piece> piece_{nullptr};
     std::atomic<void*> work_{nullptr};
-    std::atomic<std::uint32_t> count_{0}, done_{0};
-    static constexpr std::uint32_t kNone = ~std::uint32_t{0}; // no piece
-    std::atomic<std::uint64_t> next_{0}; // the run's number above, its next piece below
+    std::atomic<std::int64_t> done_{0};
+    std::atomic<std::uint32_t> run_{0};
     std::atomic<int> asleep_{0};
     std::uint32_t runs_ = 0;
     std::mutex mutex_;
