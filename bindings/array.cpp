@@ -43,8 +43,11 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 }
 
 bool is_bfloat16(py::handle object) {
-    if (!py::hasattr(object, "dtype")) return false;
-    const py::object name = py::getattr(object.attr("dtype"), "name", py::none());
+    const py::object type = py::getattr(object, "dtype", py::none());
+    // Of NumPy's own types every name is put together anew, by Python; none of them is void.
+    const py::object kind = py::getattr(type, "kind", py::none());
+    if (py::isinstance<py::str>(kind) && kind.cast<std::string>() != "V") return false;
+    const py::object name = py::getattr(type, "name", py::none());
     return py::isinstance<py::str>(name) && name.cast<std::string>() == "bfloat16";
 }
 
@@ -102,23 +105,27 @@ const Given& Call::take(const char* name, py::handle object, char kind, std::siz
     given.name = name;
     given.access = access;
     given.alias = alias;
-    const std::string subject = std::string(name) + " ";
-    expect(given.kind == kind && given.element_bytes == element_bytes,
-           subject + "is " + type_text(given.kind, given.element_bytes) + "; " +
-               type_text(kind, element_bytes) + " was expected");
-    expect(rank == kAnyRank || static_cast<int>(given.shape.size()) == rank,
-           subject + "has shape " + shape_text(given.shape) + "; " + std::to_string(rank) +
-               " axes were expected");
-    expect(given.contiguous, subject + "is not C-contiguous");
-    expect(reinterpret_cast<std::uintptr_t>(given.pointer) % element_bytes == 0,
-           subject + "does not begin at a multiple of " + std::to_string(element_bytes) + " bytes");
-    expect(access == Access::read || given.writable,
-           subject + "is read-only; the result goes there");
-    expect(given.device < 0 || device == kAnyDevice || given.device == device,
-           subject + "is on " + place_text(given.device) + "; the op runs on " +
-               place_text(device));
+    const auto require = [&](bool holds, auto rest) { // the sentence only where it is said
+        if (!holds) refuse(std::string(name) + " " + rest());
+    };
+    const auto shape = [&] { return "has shape " + shape_text(given.shape); };
+    require(given.kind == kind && given.element_bytes == element_bytes, [&] {
+        return "is " + type_text(given.kind, given.element_bytes) + "; " +
+               type_text(kind, element_bytes) + " was expected";
+    });
+    require(rank == kAnyRank || static_cast<int>(given.shape.size()) == rank,
+            [&] { return shape() + "; " + std::to_string(rank) + " axes were expected"; });
+    require(given.contiguous, [] { return "is not C-contiguous"; });
+    require(reinterpret_cast<std::uintptr_t>(given.pointer) % element_bytes == 0, [&] {
+        return "does not begin at a multiple of " + std::to_string(element_bytes) + " bytes";
+    });
+    require(access == Access::read || given.writable,
+            [] { return "is read-only; the result goes there"; });
+    require(given.device < 0 || device == kAnyDevice || given.device == device, [&] {
+        return "is on " + place_text(given.device) + "; the op runs on " + place_text(device);
+    });
     for (const std::int64_t extent : given.shape)
-        expect(extent > 0, subject + "has shape " + shape_text(given.shape) + ", which is empty");
+        require(extent > 0, [&] { return shape() + ", which is empty"; });
     given.owner = py::reinterpret_borrow<py::object>(object);
     given_->push_back(std::move(given));
     return given_->back();
