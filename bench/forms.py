@@ -34,6 +34,7 @@ from .steps import OTHER_LOOP, WAYS, Gate, Ours, StepCase, Way
 from .timing import Plan
 
 _MEGABYTE = 2**20
+_REST = 0.05  # seconds
 _PEERS: Mapping[Precision, tuple[str, ...]] = {"fp32": ("fp32", "tf32"), "bf16": ("bf16",)}
 _STRICT = ("fp32",)
 _OURS = tuple(_PEERS)
@@ -114,8 +115,8 @@ def cpu(seconds: float) -> Form:
     fused = WAYS[1]
     return Form(
         "CPU",
-        Plan(seconds, 4, 20, warmups=1),
-        Plan(4 * seconds, 4, 20, warmups=1),
+        Plan(seconds, 4, 20, warmups=1, rest=_REST),
+        Plan(4 * seconds, 4, 20, warmups=1, rest=_REST),
         operations=(paper(2), _named("cifar-18pct", 32)),
         precisions={"fp32": ("fp32",)},
         steps=(_named("cifar-18pct", 128), _named("alexnet-tiny", 64)),
@@ -138,8 +139,8 @@ def cpu_full(seconds: float) -> Form:
     return replace(
         cpu(seconds),
         name="CPU, full",
-        plan=Plan(4 * seconds, 8, 40, warmups=1),
-        step_plan=Plan(20 * seconds, 6, 40, warmups=1),
+        plan=Plan(4 * seconds, 8, 40, warmups=1, rest=_REST),
+        step_plan=Plan(20 * seconds, 6, 40, warmups=1, rest=_REST),
         operations=(paper(32), *small, tiny),
         fused=("fp32",),
         steps=(small[0], tiny, paper(32), StepCase(source, _label("source"), 32)),

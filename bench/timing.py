@@ -11,17 +11,22 @@ from typing import TypeAlias
 
 Run: TypeAlias = Callable[[], object]
 
+_LONG_ENOUGH = 2e-3  # seconds
+
 
 @dataclass(frozen=True)
 class Plan:
     """How long to look: `warmups` turns, then at least `least` and at most `most` samples of each
-    candidate, and between the two until `seconds` have gone by.
+    candidate, and between the two until `seconds` have gone by. Before each sample everything rests
+    for `rest` seconds, and the candidate runs once unseen: the threads of another library look for
+    work for some 20 ms after its last call, on the cores that this one needs.
     """
 
     seconds: float
     least: int
     most: int
     warmups: int = 2
+    rest: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,18 @@ class Stopwatch(ABC):
 
 
 class HostStopwatch(Stopwatch):
-    """For what has ended when it returns, or says by its result when it has."""
+    """For what has ended when it returns, or says by its result when it has.
+
+    What is over too soon runs several times in a row.
+    """
 
     def seconds(self, run: Run) -> float:
         start = time.perf_counter()
-        finish(run())
-        return time.perf_counter() - start
+        count, elapsed = 0, 0.0
+        while elapsed < _LONG_ENOUGH:
+            finish(run())
+            count, elapsed = count + 1, time.perf_counter() - start
+        return elapsed / count
 
 
 def finish(result: object) -> None:
@@ -87,6 +98,9 @@ def interleaved(watch: Stopwatch, runs: Mapping[str, Run], plan: Plan) -> dict[s
     start, turns = time.perf_counter(), 0
     while turns < plan.least or (turns < plan.most and time.perf_counter() - start < plan.seconds):
         for name, run in runs.items():
+            if plan.rest:
+                time.sleep(plan.rest)
+                finish(run())
             samples[name].append(watch.seconds(run))
         turns += 1
     return {name: summary(times) for name, times in samples.items()}

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import time
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +14,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import pyalexnet
-from bench import cards, cases, errors, floors, gate, steps
+from bench import cards, cases, errors, floors, gate, steps, timing
 from bench.cases import Case
 from bench.reference import ReferenceBackend
 from bench.steps import WAYS, Gate, Ours
@@ -270,10 +274,34 @@ def test_unknown_card() -> None:
 
 def test_candidates_take_turns() -> None:
     turns: list[str] = []
-    runs = {name: lambda name=name: turns.append(name) for name in "AB"}
+    runs = {name: partial(slowly, turns, name) for name in "AB"}
     timings = interleaved(HostStopwatch(), runs, Plan(seconds=0, least=3, most=9, warmups=1))
     assert "".join(turns) == "AB" * 4
     assert {timing.samples for timing in timings.values()} == {3}
+
+
+def slowly(turns: list[str], name: str) -> None:
+    """Long enough for one sample."""
+    time.sleep(3e-3)
+    turns.append(name)
+
+
+def test_after_a_rest_the_first_run_does_not_count() -> None:
+    turns: list[str] = []
+    plan = Plan(seconds=0, least=3, most=9, warmups=1, rest=1e-6)
+    timings = interleaved(
+        HostStopwatch(), {name: partial(slowly, turns, name) for name in "AB"}, plan
+    )
+    assert "".join(turns) == "AB" + "AABB" * 3
+    assert {timing.samples for timing in timings.values()} == {3}
+
+
+def test_what_is_soon_over_runs_several_times_for_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0.0, 0.75e-3)  # seconds from one look to the next
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=clock.__next__))
+    runs: list[None] = []
+    assert HostStopwatch().seconds(lambda: runs.append(None)) == pytest.approx(0.75e-3)
+    assert len(runs) == 3  # 2.25 ms of them
 
 
 def test_summary() -> None:
