@@ -50,12 +50,13 @@ comma := ,
 space := $() $()
 extras = $(subst $(space),$(comma),$(strip $(1) $(CUPY)))
 offline := $(filter off,$(ISOLATION))
-# $(1): extras of pyproject.toml, $(2): whether the checker is built, $(3): the instruction sets of
-# the CPU's own module. What is compiled lies in the environment: two of them in one tree, or a
+# $(1): extras of pyproject.toml, $(2): whether the emulation and its checker are built, $(3): the
+# instruction sets of the CPU's own module. What is compiled lies in the environment: two of them in one tree, or a
 # `pip install .` beside it, share nothing.
 install = $(if $(offline),$(BIN)/python -P pyalexnet/install.py $(filter test,$(1)) &&) \
           $(BIN)/python -m pip install --quiet --disable-pip-version-check \
             -C build-dir=$(abspath $(VENV))/build \
+            -C cmake.define.PYALEXNET_SIM=$(2) \
             -C cmake.define.PYALEXNET_SIMCHECK=$(2) \
             -C cmake.define.PYALEXNET_CPU_SETS=$(3) \
             -C cmake.define.PYALEXNET_CUDA=$(PYALEXNET_CUDA) \
@@ -109,7 +110,7 @@ sanitize: $(VENV)/test-installed $(VENV)/build-tools
 	  tests/sanitized/threads.cpp kernels/simt/threads.cpp -o $(SANITIZED)/threads
 	TSAN_OPTIONS=die_after_fork=0:halt_on_error=1 $(SANITIZED)/threads
 	$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-	  -DPYALEXNET_CUDA=OFF -DPYALEXNET_CPU_SETS=native -DPYALEXNET_SANITIZE=address,undefined \
+	  -DPYALEXNET_CUDA=OFF -DPYALEXNET_SANITIZE=address,undefined \
 	  -DPYALEXNET_DEV_OUTPUT=$(SANITIZED)/module -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
 	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 	$(BIN)/cmake --build $(SANITIZED) --target \
@@ -135,8 +136,8 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(if $(offline),--system-site-packages) $(VENV)
 	@$(if $(offline),$(PYTHON) -c '$(OUTER)' $(VENV))
 
-# The checker takes longer to compile than the rest together: `make train` does without, and without
-# instruction sets that this machine would not take.
+# The emulation and its checker take longer to compile than the rest together: `make train` does
+# without, and without instruction sets that this machine would not take.
 $(VENV)/installed: $(BIN)/python $(SOURCES)
 	@echo "installing pyalexnet into $(VENV) (about a minute the first time)"
 	@if [ -e $(VENV)/test-installed ]; then $(call install,test $(CUDA_TOOLS),ON,all); else $(call install,,OFF,native); fi

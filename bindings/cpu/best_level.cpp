@@ -1,6 +1,6 @@
-// Run by CMake: the suffix of the best module for this machine.
+// Run by CMake: the best instruction set of this machine.
 #include <cstdio>
 
 #include "cpu/levels.hpp"
 
-int main() { std::fputs(pyalexnet::levels().back().first.c_str(), stdout); }
+int main() { std::fputs(pyalexnet::levels().back().second.c_str(), stdout); }

@@ -4,6 +4,9 @@
 
 #include "simt/threads.hpp"
 
+#include <algorithm>
+#include <stdexcept>
+
 namespace pyalexnet {
 namespace {
 
@@ -17,6 +20,20 @@ void use_workers(int count) {
         throw py::value_error("use_workers: count is " + std::to_string(count) + "; there are " +
                               std::to_string(simt::workers()));
     simt::use_workers(count);
+}
+
+// Modules for this processor, from the least to the most: (what comes behind _cpu in its name, its
+// instruction set).
+auto modules() {
+    auto found = levels();
+#if defined(PYALEXNET_ONLY_SET) // compiled on one machine for itself
+    if (std::none_of(found.begin(), found.end(),
+                     [](const auto& level) { return level.second == PYALEXNET_ONLY_SET; }))
+        throw std::runtime_error("it was compiled for " PYALEXNET_ONLY_SET
+                                 ", which this processor has not");
+    found = {{"", PYALEXNET_ONLY_SET}};
+#endif
+    return found;
 }
 
 } // namespace
@@ -35,7 +52,7 @@ int device_count() { return 2; } // for two towers
 bool multiplies(int, Unit unit) { return unit == Unit::fma || unit == Unit::winograd; }
 
 void register_platform(py::module_& module) {
-    module.def("levels", &levels,
+    module.def("levels", &modules,
                "(suffix of the module's name, instruction set) of each that this processor has.");
     module.def(
         "has_hopper", [](int device) { return multiplies(device, Unit::wgmma); }, py::arg("device"),

@@ -27,7 +27,7 @@ _CLASSES = {
 
 _REMEDIES = {
     "cpu": "install pyalexnet with its extension modules: pip install pyalexnet",
-    "sim": "install pyalexnet with its extension modules: pip install pyalexnet",
+    "sim": "`make test` builds it, and so does pip install pyalexnet",
     "simcheck": "build pyalexnet from source with -DPYALEXNET_SIMCHECK=ON",
     "cuda": 'install CuPy for your CUDA version, pip install "pyalexnet[cuda12]" or '
     '"pyalexnet[cuda13]", and build pyalexnet where nvcc is found',

@@ -14,7 +14,7 @@ from pyalexnet.backends.base import Array, Shape
 from pyalexnet.backends.cores import usable_cores
 from pyalexnet.backends.host import HostBackend
 from pyalexnet.backends.kernels import KernelBackend, extension
-from pyalexnet.errors import ArgumentError
+from pyalexnet.errors import ArgumentError, BackendUnavailable
 
 ISA = "PYALEXNET_ISA"
 """The variable of the environment that names the instruction set to take."""
@@ -69,9 +69,16 @@ def instruction_sets() -> dict[str, str]:
         The module of each.
 
     Raises:
-        BackendUnavailable: there is not even the module that runs on all processors of the kind.
+        BackendUnavailable: there is no module that this processor can take.
     """
-    modules = {isa: f"_cpu{suffix}" for suffix, isa in extension("_cpu", _REMEDY).levels()}
+    first = extension("_cpu", _REMEDY)
+    try:
+        modules = {isa: f"_cpu{suffix}" for suffix, isa in first.levels()}
+    except RuntimeError as error:
+        raise BackendUnavailable(
+            f"The extension module pyalexnet._cpu cannot be used here: {error}; install pyalexnet "
+            "anew on this machine."
+        ) from error
     return {isa: name for isa, name in modules.items() if find_spec(f"pyalexnet.{name}")}
 
 

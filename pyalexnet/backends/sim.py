@@ -23,7 +23,7 @@ class SimBackend(KernelBackend, HostBackend):
     name = "sim"
     _extension: ClassVar[tuple[str, str]] = (
         "_sim",
-        "install pyalexnet with its extension modules: pip install pyalexnet",
+        "`make test` builds it, and so does pip install pyalexnet",
     )
 
     def __init__(self, device: int = 0) -> None:
