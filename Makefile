@@ -50,15 +50,15 @@ comma := ,
 space := $() $()
 extras = $(subst $(space),$(comma),$(strip $(1) $(CUPY)))
 offline := $(filter off,$(ISOLATION))
-# $(1): extras of pyproject.toml, $(2): whether the emulation and its checker are built, $(3): the
+# $(1): extras of pyproject.toml, $(2), $(3): whether the emulation and its checker are built, $(4): the
 # instruction sets of the CPU's own module. What is compiled lies in the environment: two of them in one tree, or a
 # `pip install .` beside it, share nothing.
 install = $(if $(offline),$(BIN)/python -P pyalexnet/install.py $(filter test,$(1)) &&) \
           $(BIN)/python -m pip install --quiet --disable-pip-version-check \
             -C build-dir=$(abspath $(VENV))/build \
             -C cmake.define.PYALEXNET_SIM=$(2) \
-            -C cmake.define.PYALEXNET_SIMCHECK=$(2) \
-            -C cmake.define.PYALEXNET_CPU_SETS=$(3) \
+            -C cmake.define.PYALEXNET_SIMCHECK=$(3) \
+            -C cmake.define.PYALEXNET_CPU_SETS=$(4) \
             -C cmake.define.PYALEXNET_CUDA=$(PYALEXNET_CUDA) \
             -C cmake.define.PYALEXNET_WARNINGS_ARE_ERRORS=$(if $(WERROR),ON,OFF) \
             $(if $(offline),--no-build-isolation --no-deps) \
@@ -138,14 +138,16 @@ $(VENV)/bin/python:
 
 # The emulation and its checker take longer to compile than the rest together: `make train` does
 # without, and without instruction sets that this machine would not take.
+SIM ?= OFF
 $(VENV)/installed: $(BIN)/python $(SOURCES)
 	@echo "installing pyalexnet into $(VENV) (about a minute the first time)"
-	@if [ -e $(VENV)/test-installed ]; then $(call install,test $(CUDA_TOOLS),ON,all); else $(call install,,OFF,native); fi
+	@if [ -e $(VENV)/test-installed ]; then $(call install,test $(CUDA_TOOLS),ON,ON,all); \
+	  else $(call install,,$(SIM),OFF,native); fi
 	@touch $@
 
 $(VENV)/test-installed: $(BIN)/python $(SOURCES)
 	@echo "installing pyalexnet with its checker into $(VENV) (about two minutes the first time)"
-	@$(call install,test $(CUDA_TOOLS),ON,all)
+	@$(call install,test $(CUDA_TOOLS),ON,ON,all)
 	@touch $@ $(VENV)/installed
 
 $(VENV)/lint-installed: $(VENV)/test-installed
