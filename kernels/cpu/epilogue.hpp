@@ -80,24 +80,33 @@ PYALEXNET_INLINE void learn(const Momentum& rule, const Learned<float>& learned,
     store_up_to(learned.v + place, v, count);
 }
 
-// The same where the weights are halves (sgd.cuh: join_halves, split_halves).
-PYALEXNET_INLINE void learn(const Momentum& rule, const Learned<bf16>& learned, std::int64_t place,
-                            int count, V dw) {
+// Up to a vector of weights that are kept in halves (sgd.cuh: join_halves, split_halves).
+PYALEXNET_INLINE V joined(const bf16* highs, const std::uint16_t* lows, int count) {
     const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(std::uint16_t);
     Halves16 high{}, low{};
-    std::memcpy(&high, learned.w + place, bytes);
-    std::memcpy(&low, learned.low + place, bytes);
+    std::memcpy(&high, highs, bytes);
+    std::memcpy(&low, lows, bytes);
     using Signed16 = std::int16_t __attribute__((vector_size(2 * PYALEXNET_LANES)));
     const Ints missing = __builtin_convertvector(as<Signed16>(low), Ints);
-    V w = as<V>((__builtin_convertvector(high, Words) << 16) + as<Words>(missing));
-    V v = load_up_to(learned.v + place, count);
-    learn(rule, w, v, dw);
+    return as<V>((__builtin_convertvector(high, Words) << 16) + as<Words>(missing));
+}
+
+PYALEXNET_INLINE void split(V w, bf16* highs, std::uint16_t* lows, int count) {
+    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(std::uint16_t);
     const Ints number = w == w;
     const Words bits = as<Words>(select(number, as<Ints>(w), splat(std::int32_t{0x7fc00000})));
-    high = __builtin_convertvector((bits + 0x8000u) >> 16, Halves16);
-    low = __builtin_convertvector(bits & 0xffffu, Halves16);
-    std::memcpy(learned.w + place, &high, bytes);
-    std::memcpy(learned.low + place, &low, bytes);
+    const Halves16 high = __builtin_convertvector((bits + 0x8000u) >> 16, Halves16);
+    const Halves16 low = __builtin_convertvector(bits & 0xffffu, Halves16);
+    std::memcpy(highs, &high, bytes);
+    std::memcpy(lows, &low, bytes);
+}
+
+PYALEXNET_INLINE void learn(const Momentum& rule, const Learned<bf16>& learned, std::int64_t place,
+                            int count, V dw) {
+    V w = joined(learned.w + place, learned.low + place, count);
+    V v = load_up_to(learned.v + place, count);
+    learn(rule, w, v, dw);
+    split(w, learned.w + place, learned.low + place, count);
     store_up_to(learned.v + place, v, count);
 }
 
