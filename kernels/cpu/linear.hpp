@@ -45,6 +45,13 @@ template <class T> void turn_into_panels(const T* from, int rows, int columns, f
     });
 }
 
+// How many of `units` make a piece: at most `most`, and fewer where there would be too few pieces
+// for the cores of a large machine.
+inline int share_out(std::int64_t units, int most) {
+    constexpr int kPieces = 16;
+    return static_cast<int>(std::clamp<std::int64_t>(units / kPieces, 1, most));
+}
+
 // Rows of a matrix as float32, where they are: or widened into `room`.
 inline const float* as_floats(const float* from, std::int64_t, float*) { return from; }
 inline const float* as_floats(const bf16* from, std::int64_t count, float* room) {
@@ -56,17 +63,17 @@ inline const float* as_floats(const bf16* from, std::int64_t count, float* room)
 
 // y^T = w x^T: rows are outputs, columns the rows of x.
 struct LinearFprop {
-    static constexpr int kTiles = 4; // of outputs in a piece
-    static constexpr int kOutputs = kTiles * kRows;
+    static constexpr int kMostTiles = 4;
     LinearSize size;
-    float* x; // panels
+    int tiles_at_once; // of outputs in a piece
+    float* x;          // panels
     float* workers;
     std::int64_t tile_floats, worker_floats;
 
     LinearFprop(Scratch& scratch, const ConvShape& shape)
-        : size(shape),
+        : size(shape), tiles_at_once(share_out(quotient_up(size.outputs, kRows), kMostTiles)),
           x(scratch.take<float>(std::int64_t{size.row_panels()} * kPanel * size.inputs)),
-          tile_floats(std::int64_t{kRows} * kPanel * kTiles * size.row_panels()),
+          tile_floats(std::int64_t{kRows} * kPanel * tiles_at_once * size.row_panels()),
           worker_floats(tile_floats + kRows * kTermsAtOnce) {
         workers = scratch.take<float>(simt::workers() * worker_floats);
     }
@@ -74,9 +81,10 @@ struct LinearFprop {
     template <class T, class Epilogue>
     void run(const T* x_, const T* w, const Epilogue& epilogue) const {
         turn_into_panels(x_, size.rows, size.inputs, x);
-        simt::parallel(quotient_up(size.outputs, kOutputs), [&](std::int64_t piece, int worker) {
+        const int outputs = tiles_at_once * kRows;
+        simt::parallel(quotient_up(size.outputs, outputs), [&](std::int64_t piece, int worker) {
             float* room = workers + worker * worker_floats;
-            const int first = static_cast<int>(piece) * kOutputs;
+            const int first = static_cast<int>(piece) * outputs;
             sum(w, first, reinterpret_cast<Tile*>(room), room + tile_floats);
             finish(reinterpret_cast<const Tile*>(room), first, epilogue);
         });
@@ -86,7 +94,7 @@ struct LinearFprop {
     // Bound by reading w once, below some 30 rows of x; by the multipliers above.
     template <class T> void sum(const T* w, int first, Tile* tiles, float* widened) const {
         for_each_terms(1, 0, size.inputs, [&](const Terms& terms) {
-            for (int i = 0; i < kTiles && first + i * kRows < size.outputs; ++i) {
+            for (int i = 0; i < tiles_at_once && first + i * kRows < size.outputs; ++i) {
                 const int begin = first + i * kRows;
                 const int count = std::min(kRows, size.outputs - begin);
                 const float* a[kRows];
@@ -100,18 +108,18 @@ struct LinearFprop {
                     multiply(count, std::min(kPanel, size.rows - panel * kPanel), a, terms.runs,
                              Adjacent{},
                              x + (std::int64_t{panel} * size.inputs + terms.first) * kPanel,
-                             tiles[panel * kTiles + i], terms.first == 0);
+                             tiles[panel * tiles_at_once + i], terms.first == 0);
             }
         });
     }
 
     template <class Epilogue>
     void finish(const Tile* tiles, int first, const Epilogue& epilogue) const {
-        const int outputs = std::min(kOutputs, size.outputs - first);
+        const int outputs = std::min(tiles_at_once * kRows, size.outputs - first);
         for (int n = 0; n < size.rows; ++n) {
-            float row[kOutputs + kLanes];
-            for (int i = 0; i < outputs; ++i)
-                row[i] = tiles[n / kPanel * kTiles + i / kRows].of[i % kRows][n % kPanel];
+            const Tile* const own = tiles + n / kPanel * tiles_at_once;
+            float row[kMostTiles * kRows + kLanes];
+            for (int i = 0; i < outputs; ++i) row[i] = own[i / kRows].of[i % kRows][n % kPanel];
             for (int i = 0; i < outputs; i += kLanes) {
                 const int count = std::min(kLanes, outputs - i);
                 epilogue.put(n, first + i, count, load_up_to(row + i, count));
@@ -132,41 +140,43 @@ template <class T> PYALEXNET_INLINE void ask_for(const T* from, std::int64_t cou
 // dx = dy w: rows are those of dy, columns inputs. Some panels of w are packed, kDepth outputs at a
 // time.
 struct LinearDgrad {
-    static constexpr int kPanels = 768 / kPanel; // of inputs in a piece
+    static constexpr int kMostPanels = 768 / kPanel;
     static constexpr int kDepth = 64;
     LinearSize size;
+    int panels_at_once; // of inputs in a piece
     float* dy;
     float* workers;
     int tiles; // of rows
     std::int64_t tile_floats, worker_floats;
 
     LinearDgrad(Scratch& scratch, const ConvShape& shape, bool widens)
-        : size(shape), dy(scratch.take<float>(widens ? std::int64_t{size.rows} * size.outputs
-                                                     : std::int64_t{0})),
+        : size(shape), panels_at_once(share_out(quotient_up(size.inputs, kPanel), kMostPanels)),
+          dy(scratch.take<float>(widens ? std::int64_t{size.rows} * size.outputs
+                                        : std::int64_t{0})),
           tiles(static_cast<int>(quotient_up(size.rows, kRows))),
-          tile_floats(std::int64_t{kRows} * kPanel * kPanels * tiles),
-          worker_floats(tile_floats + kPanels * kDepth * kPanel) {
+          tile_floats(std::int64_t{kRows} * kPanel * panels_at_once * tiles),
+          worker_floats(tile_floats + panels_at_once * kDepth * kPanel) {
         workers = scratch.take<float>(simt::workers() * worker_floats);
     }
 
     template <class T, class Epilogue>
     void run(const T* dy_, const T* w, const Epilogue& epilogue) const {
         const float* given = as_floats(dy_, std::int64_t{size.rows} * size.outputs, dy);
-        simt::parallel(
-            quotient_up(size.inputs, kPanels * kPanel), [&](std::int64_t piece, int worker) {
-                float* room = workers + worker * worker_floats;
-                Tile* sums = reinterpret_cast<Tile*>(room);
-                const int first = static_cast<int>(piece) * kPanels * kPanel;
-                const int columns = std::min(kPanels * kPanel, size.inputs - first);
-                for (int depth = 0; depth < size.outputs; depth += kDepth) {
-                    const int deep = std::min(kDepth, size.outputs - depth);
-                    pack(w, depth, deep, first, columns, room + tile_floats);
-                    const T* next = w + (std::int64_t{depth} + deep) * size.inputs + first;
-                    add(given + depth, deep, columns, room + tile_floats, sums, depth == 0, next,
-                        std::min(kDepth, size.outputs - depth - deep));
-                }
-                finish(sums, first, columns, epilogue);
-            });
+        const int inputs = panels_at_once * kPanel;
+        simt::parallel(quotient_up(size.inputs, inputs), [&](std::int64_t piece, int worker) {
+            float* room = workers + worker * worker_floats;
+            Tile* sums = reinterpret_cast<Tile*>(room);
+            const int first = static_cast<int>(piece) * inputs;
+            const int columns = std::min(inputs, size.inputs - first);
+            for (int depth = 0; depth < size.outputs; depth += kDepth) {
+                const int deep = std::min(kDepth, size.outputs - depth);
+                pack(w, depth, deep, first, columns, room + tile_floats);
+                const T* next = w + (std::int64_t{depth} + deep) * size.inputs + first;
+                add(given + depth, deep, columns, room + tile_floats, sums, depth == 0, next,
+                    std::min(kDepth, size.outputs - depth - deep));
+            }
+            finish(sums, first, columns, epilogue);
+        });
     }
 
   private:
@@ -196,7 +206,7 @@ struct LinearDgrad {
                         dys + std::int64_t{tile * kRows + std::min(row, count - 1)} * size.outputs;
                 multiply(count, std::min(kPanel, columns - j), a, Runs{1, 0, deep}, Adjacent{},
                          panels + std::int64_t{j / kPanel} * kDepth * kPanel,
-                         sums[tile * kPanels + j / kPanel], from_zero);
+                         sums[tile * panels_at_once + j / kPanel], from_zero);
             }
     }
 
@@ -206,7 +216,7 @@ struct LinearDgrad {
             for (int j = 0; j < columns; j += kLanes)
                 epilogue.put(
                     n, first + j, std::min(kLanes, columns - j),
-                    load(sums[n / kRows * kPanels + j / kPanel].of[n % kRows] + j % kPanel));
+                    load(sums[n / kRows * panels_at_once + j / kPanel].of[n % kRows] + j % kPanel));
     }
 };
 
@@ -228,11 +238,19 @@ struct LinearWgrad {
     template <class T, class Epilogue>
     void run(const T* x_, const T* dy_, const Epilogue& epilogue) const {
         simt::parallel(panels, [&](std::int64_t panel, int) { pack(x_, static_cast<int>(panel)); });
-        simt::parallel(quotient_up(size.outputs, kRows), [&](std::int64_t piece, int) {
-            const int first = static_cast<int>(piece) * kRows;
+        const std::int64_t tiles = quotient_up(size.outputs, kRows);
+        simt::parallel(tiles, [&](std::int64_t tile, int) {
+            const int first = static_cast<int>(tile) * kRows;
+            turn(dy_, first, std::min(kRows, size.outputs - first));
+        });
+        const int panels_at_once = share_out(tiles * panels, panels);
+        const std::int64_t blocks = quotient_up(panels, panels_at_once);
+        simt::parallel(tiles * blocks, [&](std::int64_t piece, int) {
+            const int first = static_cast<int>(piece / blocks) * kRows;
             const int count = std::min(kRows, size.outputs - first);
-            turn(dy_, first, count);
-            multiply_rows(first, count, epilogue);
+            const int panel = static_cast<int>(piece % blocks) * panels_at_once;
+            multiply_rows(first, count, panel, std::min(panel + panels_at_once, panels), epilogue);
+            if (panel > 0) return;
             for (int i = 0; i < count; ++i) {
                 float sum = 0.0f;
                 for (int n = 0; n < size.rows; ++n)
@@ -260,11 +278,11 @@ struct LinearWgrad {
     }
     // Bound by what the epilogue reads and writes: 16 bytes a weight that learns.
     template <class Epilogue>
-    void multiply_rows(int first, int count, const Epilogue& epilogue) const {
+    void multiply_rows(int first, int count, int begin, int end, const Epilogue& epilogue) const {
         const float* a[kRows];
         for (int i = 0; i < kRows; ++i)
             a[i] = dy + std::int64_t{first + std::min(i, count - 1)} * size.rows;
-        for (int panel = 0; panel < panels; ++panel) {
+        for (int panel = begin; panel < end; ++panel) {
             Tile tile;
             multiply(count, std::min(kPanel, size.inputs - panel * kPanel), a,
                      Runs{1, 0, size.rows}, Adjacent{},
