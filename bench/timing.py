@@ -11,8 +11,6 @@ from typing import TypeAlias
 
 Run: TypeAlias = Callable[[], object]
 
-_LONG_ENOUGH = 2e-3  # seconds
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -70,13 +68,16 @@ class Stopwatch(ABC):
 class HostStopwatch(Stopwatch):
     """For what has ended when it returns, or says by its result when it has.
 
-    What is over too soon runs several times in a row.
+    least: seconds of a sample; what is over sooner runs several times in a row.
     """
+
+    def __init__(self, least: float = 2e-3) -> None:
+        self._least = least
 
     def seconds(self, run: Run) -> float:
         start = time.perf_counter()
         count, elapsed = 0, 0.0
-        while elapsed < _LONG_ENOUGH:
+        while elapsed < self._least:
             finish(run())
             count, elapsed = count + 1, time.perf_counter() - start
         return elapsed / count
