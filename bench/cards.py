@@ -1,17 +1,17 @@
-"""Cards by name, for floors that are computed where there is none: assumptions, not results."""
+"""Cards by name, for floors computed without one: assumptions, not results."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 PRECISIONS = ("fp32", "tf32", "bf16")
-# Of bfloat16, in one of float32 in three planes (fp32x3).
+# bfloat16 products in one float32 product in three planes (fp32x3).
 PRODUCTS_OF_THREE = 6
 
 
 @dataclass(frozen=True)
 class Card:
-    """Rates that an operation is held against.
+    """Rates that an operation is compared with.
 
     flops: by precision, floating-point operations a second that matrix products reach.
     bandwidth: bytes a second, read and written together.

@@ -1,6 +1,6 @@
 """What is timed, as data: every operation of a network's training step, with its sizes.
 
-`of` has the operations layer by layer, `fused` those of the fusion plan that take layers together.
+`of` has the operations layer by layer, `fused` those of the fusion plan that fuse layers.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 Shape: TypeAlias = tuple[int, ...]
 
 # Random images before they repeat. A prime: a kernel that confuses one image with a neighbour, or
-# with one that lies a power of two away, meets other numbers.
+# with one a power of two away, then reads different numbers.
 _DIFFERENT_IMAGES = 31
 
 
 RULE = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
-"""Of every update: the paper's."""
+"""The paper's, for every update."""
 
 _DRAW = {"seed": 1, "step": 2, "layer": 3}
-# What no precision changes; all else has the type of the maps.
+# Types that no precision changes; all other arrays have the type of the maps.
 _DTYPES: dict[str, np.dtype[Any]] = {
     **dict.fromkeys(("b", "db", "dw", "v", "w.v", "b.v", "logits", "loss"), FLOAT32),
     **dict.fromkeys(("top1", "top5"), FLOAT32),
@@ -52,9 +52,9 @@ _SHARED = ("w", "b", "v", "low", "dw", "db", "loss", "top1", "top5")
 class Case:
     """One call of a backend's operation.
 
-    op: the method's name. inputs: shapes of its arrays, by argument; "w.v" and "w.low" are of the
-    `Learned` w. settings: its other arguments. outputs: shapes of what it gives, in order; inputs
-    among them are changed in place. flops: of its products; 0 where traffic bounds it.
+    op: the method's name. inputs: shapes of its arrays, by argument; "w.v" and "w.low" belong to
+    the `Learned` w. settings: its other arguments. outputs: shapes of its results, in order; inputs
+    among them are changed in place. flops: of its products; 0 if it is bound by memory traffic.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Case:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of each input and output, once; where it changes them, both."""
+        """Bytes of each input and output, once; an array changed in place counts as both."""
         arrays = [*self.inputs.items(), *self.outputs.items()]
         halves = [(n, s) for n, s in self.inputs.items() if self.in_place and n.endswith("low")]
         return sum(
@@ -136,7 +136,7 @@ class Case:
         return np.resize((few * np.float32(self._scale(name))).astype(dtype), shape)
 
     def _pooled(self, drawn: Arrays) -> Arrays:
-        """What the forward pass left, of which the gradient depends: maxima, and where they lay."""
+        """What the gradient needs from the forward pass: maxima, and their places."""
         few = min(self.batch, _DIFFERENT_IMAGES)
         forward = {n: v for n, v in self.settings.items() if n != "gated"}
         x = drawn["x"][:few].astype(np.float32)
@@ -148,9 +148,9 @@ class Case:
         }
 
     def _scale(self, name: str) -> float:
-        """Deviation of an input: in a norm, such that the squares weigh as much as the constant.
+        """Standard deviation of an input: for norms, such that the squares count as much as `k`.
 
-        At 1 the paper's alpha would make it nearly the identity, and any window would do.
+        At 1 the paper's alpha would make a norm nearly the identity, and any window would pass.
         """
         if name != "x" or "alpha" not in self.settings:
             return 1.0
@@ -164,7 +164,7 @@ def of(spec: NetSpec, batch: int, precision: Precision = "fp32") -> Iterator[Cas
     for layer, in_shape, out_shape in spec.walk():
         x, y = (batch, *in_shape), (batch, *out_shape)
         for case in _layer(layer, x, y, spec.name):
-            # Below the first layer with weights nobody asks for a gradient.
+            # Below the first layer with weights no gradient is needed.
             if weights_seen or not case.op.endswith("_dgrad"):
                 yield dataclasses.replace(case, precision=precision)
         weights_seen = weights_seen or bool(layer.param_shapes(in_shape))
@@ -173,7 +173,7 @@ def of(spec: NetSpec, batch: int, precision: Precision = "fp32") -> Iterator[Cas
 
 
 def fused(spec: NetSpec, batch: int, precision: Precision) -> Iterator[Case]:
-    """The operations of the fused step that `of` has not, as the fusion plan calls them."""
+    """The operations of the fused step that `of` lacks, as the fusion plan calls them."""
     made = plan.make(spec, goal="update", precision=precision, source="images")
     for call in made.calls:
         if name := _fused_name(call):
@@ -181,7 +181,7 @@ def fused(spec: NetSpec, batch: int, precision: Precision) -> Iterator[Case]:
 
 
 def _fused_name(call: Call) -> str | None:
-    """The layer, and what is taken together; None for what is a layer's own operation."""
+    """The layer, and what is fused with it; None for an operation of a single layer."""
     pass_of = call.op.split("_")[-1]
     if call.op.startswith("lrn_maxpool_"):
         pool = next(n for n in map(name_of, call.operands()) if n.endswith(".where"))
@@ -309,7 +309,7 @@ def _softmax(spec: NetSpec, batch: int, precision: Precision) -> Case:
 
 
 def _update(spec: NetSpec, batch: int, precision: Precision) -> Case:
-    """The update of the largest parameter, by far most of the update's time."""
+    """The update of the largest parameter, which takes most of the update's time by far."""
     shapes = [s for layer, i, _ in spec.walk() for s in layer.param_shapes(i).items()]
     name, shape = max(shapes, key=lambda one: math.prod(one[1]))
     given, out = {"w": shape, "v": shape, "dw": shape}, {"w": shape, "v": shape}

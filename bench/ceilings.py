@@ -25,7 +25,7 @@ _WARMUPS = 3
 def measured(
     device: Device, peers: Peers, sizes: tuple[int, ...], copied: int, precisions: tuple[str, ...]
 ) -> Iterator[Ceiling]:
-    """Copy of `copied` bytes, square products of `sizes` in each precision, launches."""
+    """A copy of `copied` bytes, square products of `sizes` in each precision, launches."""
     yield _copy(device, peers, copied)
     for precision in precisions:
         for size in sizes:
@@ -107,7 +107,7 @@ def _array_product(device: Device, size: int) -> Run:
 
 
 def _launches(device: Device, peers: Peers) -> Iterator[Ceiling]:
-    """The smallest call there is: one after the other on the device, and what it costs the host."""
+    """The smallest possible call: one after another on the device, and its cost to the host."""
     x = device.backend.zeros((1,))
 
     def ours() -> None:
@@ -130,7 +130,7 @@ def _repeat(call: Callable[[], Any]) -> None:
 
 
 def _least(device: Device, runs: dict[str, Run]) -> float:
-    """Median seconds of the fastest of several ways to the same end."""
+    """Median seconds of the fastest of several ways to do the same."""
     plan = Plan(seconds=0.5, least=5, most=20, warmups=_WARMUPS)
     timings = interleaved(device.stopwatch, runs, plan)
     return min(timing.median for timing in timings.values())

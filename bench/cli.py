@@ -98,7 +98,7 @@ def _listed(options: argparse.Namespace) -> listing.Choices | None:
 
 
 def bench(options: argparse.Namespace, command: str) -> Results:
-    """What the options ask for."""
+    """Run the bench that the options describe."""
     card = cards.get(options.card)
     device = _device(options)
     parts = _parts(options, device)
@@ -124,7 +124,7 @@ def bench(options: argparse.Namespace, command: str) -> Results:
 
 
 def _errors(options: argparse.Namespace) -> str:
-    """The tables of errors: of AlexNet, and on a CPU of a net whose filters are all 5 x 5."""
+    """The tables of errors: for AlexNet, and on a CPU for a net of 5 x 5 filters only."""
     device = _device(options)
     paper = nets.alexnet(preset="paper")
     if isinstance(device, Gpu) or options.dry_run:
@@ -135,7 +135,7 @@ def _errors(options: argparse.Namespace) -> str:
 
 
 def _device(options: argparse.Namespace) -> Device:
-    """The GPU where it works, unless the options say otherwise."""
+    """The GPU if it works, unless the options say otherwise."""
     if options.cpu or options.dry_run:
         return Host(environment.cpu())
     try:

@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 
 from .results import KernelResources
 
-# Of one file, whose kernels are templates with many forms.
+# For one file, whose kernels are templates with many instances.
 _TIMEOUT = 900
-# Real cards differ little in registers: one stands for all.
+# Register counts differ little between cards: one stands for all.
 _ARCHITECTURE = "sm_90a"
 _REPORT = re.compile(
     r"Compiling entry function '(?P<kernel>\S+)'"
@@ -31,7 +31,7 @@ _SHARED = re.compile(r"(\d+) bytes smem")
 
 @dataclass(frozen=True)
 class Compiled:
-    """A source file's machine code, and what the compiler said of the kernels in it.
+    """A source file's machine code, and what the compiler said about its kernels.
 
     report: all that it said.
     """
@@ -49,7 +49,7 @@ def nvcc() -> str | None:
 
 
 def tool(name: str) -> str | None:
-    """Path of a program of the CUDA toolkit or of NVIDIA's Python wheels; None if it is missing."""
+    """Path of a program in the CUDA toolkit or NVIDIA's Python wheels; None if it is missing."""
     roots = (os.environ.get(variable) for variable in ("CUDA_HOME", "CUDA_PATH"))
     places = [str(Path(root, "bin")) for root in roots if root]
     wheels = sorted(Path(sysconfig.get_paths()["purelib"], "nvidia").glob("*/bin"))
@@ -58,7 +58,7 @@ def tool(name: str) -> str | None:
 
 
 def resources(kernels: Path) -> list[KernelResources]:
-    """Compile every `*.cu` of a folder, and read what the compiler says of each kernel.
+    """Compile every `*.cu` of a folder, and read what the compiler reports on each kernel.
 
     Raises:
         RuntimeError: there is no compiler, or it refuses a file.

@@ -18,7 +18,7 @@ from pyalexnet.backends import Backend
 from . import environment
 from .timing import Elsewhere, HostStopwatch, Run, Stopwatch, finish
 
-# Four times the largest second-level cache of a card (60 MB on an H200).
+# Four times the largest L2 cache of any card (60 MB on an H200).
 _FLUSH_BYTES = 256 * 2**20
 _CAPTURE_WARMUPS = 3
 _STEPS_A_SAMPLE = 4
@@ -50,20 +50,18 @@ class Device(ABC):
 
     @abstractmethod
     def ready(self, run: Run) -> Run:
-        """`run` as it is timed: without the host's part, where the device can do without."""
+        """`run` as it is timed: without the host's part, if the device allows it."""
 
     @abstractmethod
     def memory(self) -> int | None:
-        """Bytes in the pool of our arrays, which gives back first what lies unused; None where
-        there is no pool.
-        """
+        """Bytes in our arrays' pool, less unused blocks, which it releases; None without one."""
 
     @abstractmethod
     def peak_memory(self, run: Run) -> int | None:
-        """The same after a `run`, of which nothing is given back; None where there is no pool."""
+        """The same after a `run`, with nothing released; None where there is no pool."""
 
     def enqueue_seconds(self, run: Run, calls: int) -> float:
-        """The host's time to ask for one of `calls` calls, without waiting for them."""
+        """The host's time to enqueue one of `calls` calls, without waiting for them."""
         finish(run())
         self.backend.synchronize()
         start = time.perf_counter()
@@ -76,9 +74,9 @@ class Device(ABC):
 
 
 class Host(Device):
-    """The CPU, by the backend cpu; also what a dry run of the GPU's form takes in its place.
+    """The CPU, by the backend cpu; also used in place of a GPU by a dry run of the GPU's form.
 
-    Each side takes as many threads as the process may use cores: `taskset -c 0` makes it one.
+    Each side uses as many threads as the process may use cores: `taskset -c 0` makes it one.
     """
 
     layouts = ("channels_last", "NCHW")
@@ -106,8 +104,8 @@ class Host(Device):
 
 
 class Gpu(Device):
-    """An NVIDIA GPU. Operations are timed between CUDA events, the caches flushed before; steps,
-    which find nothing of the last batch in a cache, by the clock on the wall.
+    """An NVIDIA GPU. Operations are timed between CUDA events, after flushing the caches; steps,
+    which find nothing of the last batch in a cache, by wall-clock time.
     """
 
     def __init__(self, number: int = 0) -> None:
@@ -121,14 +119,14 @@ class Gpu(Device):
         properties = self._cupy.cuda.runtime.getDeviceProperties(number)
         self.name = properties["name"].decode()
         self.torch = f"cuda:{number}"
-        # Of several names, by the CUDA that each is for.
+        # CuPy has several package names, one for each CUDA version.
         names = metadata.packages_distributions().get("cupy", [])
         self.versions = {name: metadata.version(name) for name in names}
         self.stopwatch = _Events(self._cupy, number)
         self.step_stopwatch = _Wall(self._cupy, number)
 
     def ready(self, run: Run) -> Run:
-        """A CUDA graph of the call: then the host's time cannot be taken for the kernels'."""
+        """A CUDA graph of the call: then the host's time cannot be mistaken for the kernels'."""
         self.backend.synchronize()
         stream = self._cupy.cuda.Stream(non_blocking=True)
         with stream:
@@ -154,7 +152,7 @@ class Gpu(Device):
 
 
 class _Events(Stopwatch):
-    """Writes over the caches, then takes the time between two events around the call."""
+    """Overwrites the caches, then takes the time between two events around the call."""
 
     def __init__(self, cupy: Any, number: int) -> None:
         self._cupy = cupy
@@ -165,7 +163,7 @@ class _Events(Stopwatch):
 
     def seconds(self, run: Run) -> float:
         with self._device:
-            # Also keeps the GPU busy while the host asks for what follows on the same stream.
+            # Also keeps the GPU busy while the host enqueues what follows on the same stream.
             self._flushed.fill(1)
             if isinstance(run, Elsewhere):
                 self._device.synchronize()
@@ -177,7 +175,7 @@ class _Events(Stopwatch):
 
 
 class _Wall(Stopwatch):
-    """Several steps in a row, as in training, where the host runs ahead; whoever's streams."""
+    """Several steps in a row, as in training, where the host runs ahead; on any streams."""
 
     def __init__(self, cupy: Any, number: int) -> None:
         self._device = cupy.cuda.Device(number)
@@ -195,8 +193,8 @@ class _Wall(Stopwatch):
 class _Replay:
     """A captured call.
 
-    Keeps what its graph reads and writes: the arrays that the call holds, and the stream, whose
-    scratch memory in the backend would be another's once the stream's address was.
+    Keeps alive what its graph reads and writes: the arrays that the call holds, and the stream,
+    because the backend would give its scratch memory to a new stream at the same address.
     """
 
     def __init__(self, graph: Any, run: Run, stream: Any) -> None:
@@ -209,8 +207,8 @@ class _Replay:
 def graph_of_torch(torch: Any, run: Run, stream: Any = None) -> Run:
     """A CUDA graph of a call of PyTorch's, warmed up first as its manual asks.
 
-    stream: where the call has run before, if it has; a backward pass goes to the stream of its
-    forward pass, and can be captured there alone.
+    stream: where the call has run before, if it has; a backward pass runs on the stream of its
+    forward pass, and can only be captured there.
     """
     side = torch.cuda.Stream() if stream is None else stream
     side.wait_stream(torch.cuda.current_stream())

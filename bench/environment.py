@@ -1,4 +1,4 @@
-"""What a number stands with: commit, machine, versions, date."""
+"""What comes with every number: commit, machine, versions, date."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def describe(versions: dict[str, str]) -> dict[str, str]:
 
 
 def clocks(when: str) -> dict[str, str]:
-    """The GPUs' clocks, temperature and power as an entry "gpu, `when` the run"; empty without."""
+    """The GPUs' clocks, temperature and power, as "gpu, `when` the run"; empty without a GPU."""
     found = _queried(_CLOCK_FIELDS)
     return {f"gpu, {when} the run": found} if found else {}
 
 
 def commit() -> str:
-    """The commit of the checkout that this file lies in, with "+changes" where there are any."""
+    """The commit of the checkout that this file is in, with "+changes" if there are any."""
     here = str(Path(__file__).parent)
     name = _output("git", "-C", here, "rev-parse", "--short=12", "HEAD")
     if not name:
@@ -71,7 +71,7 @@ def cores() -> int:
 
 
 def _queried(fields: str) -> str:
-    """What nvidia-smi says, each field with its name before it."""
+    """The answer of nvidia-smi, each field after its name."""
     text = _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
     each = [line.split(", ") for line in text.splitlines()]
     names = fields.split(",")
@@ -86,6 +86,6 @@ def _output(*command: str) -> str:
         return ""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
-    except (OSError, subprocess.SubprocessError):  # a driver that hangs has nothing to say
+    except (OSError, subprocess.SubprocessError):  # a driver that hangs counts as no answer
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,8 +1,8 @@
-"""How far products lie from float64: every layer and pass, in each way that is float32.
+"""How far products are from float64: every layer and pass, in each float32 arithmetic.
 
-At the network's full size, on standard normal numbers, few images. An error is counted in units of
-2^-24 (half a place of a float32), of the worst element and in the mean of the sum of the absolute
-products, and of the result itself, in the Frobenius norm.
+At the network's full size, on standard normal numbers, few images. Errors are in units of 2^-24
+(half a place of a float32): relative to the sum of the absolute products, the worst element's and
+the mean; and relative to the result, in the Frobenius norm.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from .reference import ReferenceBackend
 
 IMAGES = 2
 Ways: TypeAlias = Mapping[str, tuple[Backend, bool]]
-"""By name, whose operations they are, and what their `tensor` is."""
+"""By name: the backend, and the `tensor` argument of its operations."""
 
 _UNIT = 2.0**-24
 
 
 @dataclass(frozen=True)
 class Error:
-    """Of one operation in one way, in units: the worst element's, their mean, and the norm's."""
+    """Of an operation in one way, in units: the worst element's, the mean, and the norm's."""
 
     worst: float
     mean: float
@@ -51,18 +51,18 @@ class Row:
 
 
 def of_kernels(backend: Backend) -> Ways:
-    """By either unit of a GPU."""
+    """With each of a GPU's two arithmetic units."""
     return {"fp32": (backend, False), "fp32x3": (backend, True)}
 
 
 def of_cpu(backend: Backend) -> Ways:
-    """As the formula says, and with Winograd's convolutions, where the backend takes them."""
+    """As the formula says, and with Winograd's algorithm where the backend uses it."""
     exact = pyalexnet.backend(backend.name, backend.device, exact=True)
     return {"exact": (exact, False), "Winograd": (backend, False)}
 
 
 def rows(ways: Ways, spec: NetSpec) -> Iterator[Row]:
-    """Every convolution and linear layer of a network, pass by pass; then what reads blocks."""
+    """Every convolution and linear layer of a network by pass; then those that read blocks."""
     blocks = (one for one in cases.fused(spec, IMAGES, "fp32") if one.name.endswith("in blocks"))
     for case in (*cases.of(spec, IMAGES), *blocks):
         if case.op.startswith(("conv_", "linear_")):
@@ -86,7 +86,7 @@ def _row(ways: Ways, case: Case) -> Row:
 
 
 def _plain(case: Case, tensor: bool) -> Case:
-    """The product alone: an activation would hide the errors of what it makes 0."""
+    """The product alone: an activation would hide the errors of elements that it makes 0."""
     settings = {name: value for name, value in case.settings.items() if name != "activation"}
     outputs, flops = case.outputs, case.flops
     about = (case.name, case.net, case.batch, case.op, case.inputs)
@@ -94,7 +94,7 @@ def _plain(case: Case, tensor: bool) -> Case:
 
 
 def _exact(case: Case, arrays: Arrays) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """The first output in float64, which nothing rounds."""
+    """The first output in float64, never rounded."""
     shape, *others = case.outputs.values()
     y, reference = np.zeros(shape), ReferenceBackend()
     kind, _, pass_ = case.op.partition("_")

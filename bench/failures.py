@@ -1,4 +1,4 @@
-"""A plugin of pytest that says at once what failed: a run may be stopped before its end."""
+"""A pytest plugin that reports failures at once: a run may be stopped before its end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: Any) -> None:
-    """Where reports are told, which of several processes is one."""
+    """In the process that prints reports, one of several."""
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None:
         config.pluginmanager.register(_Failures(terminal))

@@ -53,9 +53,9 @@ _MAPS = ("relu", "dropout", "maxpool", "lrn", "softmax", "sgd")
 class Family:
     """Kernels that stand or fall together.
 
-    calls: of the operations' examples, those whose whole names match. precision, ops: of a small
-    AlexNet's operations. hopper: which main loop products of bfloat16 take; None: the card's own.
-    more: other trials.
+    calls: pattern for the full names of the operations' examples. precision, ops: of a small
+    AlexNet's operations. hopper: which main loop bfloat16 products use; None: the card's own. more:
+    other trials.
     """
 
     name: str
@@ -87,12 +87,12 @@ def trials(backend: Backend, family: Family) -> Iterator[Trial]:
 def checked(backend: Backend, family: Family) -> Iterator[Check]:
     """Try everything; an exception is what is wrong with its case."""
     for name, trial in trials(backend, family):
-        print(f"{family.name}: {name}", file=sys.stderr, flush=True)  # the last one is what hangs
+        print(f"{family.name}: {name}", file=sys.stderr, flush=True)  # the last one hangs
         begun = time.perf_counter()
         try:
             wrong = trial()
             backend.synchronize()
-        except Exception as error:  # of whatever kind: it is said, and the next case is tried
+        except Exception as error:  # any kind: it is reported, and the next case is tried
             wrong = f"{type(error).__name__}: {error}"
         yield Check(family.name, name, wrong, round(time.perf_counter() - begun, 2))
 
@@ -103,7 +103,7 @@ def spec() -> NetSpec:
 
 
 class _Exact(ReferenceBackend):
-    """Float64, which has one loop for all."""
+    """Float64, which has a single loop."""
 
     def with_hopper(self, _: bool) -> AbstractContextManager[None]:
         return nullcontext()
@@ -126,7 +126,7 @@ def _gated(backend: Backend, case: cases.Case) -> Wrong:
 
 
 def _compared(backend: Any, call: Callable[[Any], Any]) -> Wrong:
-    """An example's results beside those in float64, of the same inputs."""
+    """An example's results compared with float64 on the same inputs."""
     found, exact = (_arrays(be, call(be)) for be in (backend, _Exact()))
     for index, (mine, true) in enumerate(zip(found, exact, strict=True)):
         tolerance = gate.ROUNDED if mine.dtype == BFLOAT16 else gate.SUMMED
@@ -153,7 +153,7 @@ def _cases(family: Family) -> Iterator[cases.Case]:
 
 
 def _plans(backend: Backend) -> Iterator[Trial]:
-    """Whole steps: against float64, and as a graph the same bits as without."""
+    """Whole steps: against float64, and with a graph the same bits as without."""
     case, known = StepCase(spec(), "small", _BATCH), Gate()
     for precision in ("fp32", "fp32x3", "bf16"):
         ours = Ours(precision, "fused, graph")
@@ -179,7 +179,7 @@ def _graph(backend: Backend, precision: Precision) -> Wrong:
 
 
 def _lanes(backend: Backend) -> Iterator[Trial]:
-    """The way of images to the device: two loaders, and nothing that waits between their epochs."""
+    """How images get to the device: two loaders, and no wait between their epochs."""
     images = np.random.default_rng(0).integers(0, 256, (96, 64, 64, 3), np.uint8)
     split = Split(images, np.arange(96, dtype=np.int64))
     dataset = Dataset("96 images", split, split, Classes.numbered(96), "drawn")
@@ -214,7 +214,7 @@ def _loaded(backend: Backend, dataset: Dataset) -> list[Any]:
 
 
 def families() -> tuple[Family, ...]:
-    """All of them, in the order in which they are tried: Hopper's loop early, it is the newest."""
+    """All of them, in the order in which they are tried: Hopper's loop early, as the newest."""
     products, rest = "(conv|linear)_[a-z_]+", "(relu|tanh|dropout|avgpool|maxpool|lrn|rnorm)_[a-z]+"
     plain = f"{rest}|scale|softmax_cross_entropy|sgd_update|split_weights|join_weights"
     wgmma = {
@@ -240,7 +240,7 @@ def families() -> tuple[Family, ...]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check a family, or say what card there is."""
+    """Check a family, or say which card there is."""
     options = parser().parse_args(arguments)
     try:
         backend = pyalexnet.backend("cuda")

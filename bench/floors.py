@@ -9,8 +9,8 @@ dropped element; in bf16 a pass that casts the weights; 20 bytes a parameter for
 
 fused: bias, activation and dropout in the product's epilogue; norm and pool in one kernel each way,
 which recomputes the denominators; the gradient of ReLU in the pool's kernel, or one read in the
-epilogue of the next layer's dgrad; pixels read as the bytes that they are; the update in the
-epilogue of wgrad, 16 bytes a parameter.
+epilogue of the next layer's dgrad; pixels read as bytes; the update in the epilogue of wgrad, 16
+bytes a parameter.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from .cards import Card
 
 @dataclass(frozen=True)
 class Work:
-    """One operation of a step: its arithmetic, and its bytes in either plan."""
+    """One operation of a step: its arithmetic, and its bytes in each plan."""
 
     name: str
     flops: float
@@ -51,7 +51,7 @@ class Work:
 class Floor:
     """A step's least time on a card, in seconds.
 
-    overlapped: with all arithmetic of the fused plan beside all its traffic.
+    overlapped: if all arithmetic of the fused plan overlapped all its traffic.
     """
 
     net: str
@@ -91,7 +91,7 @@ def named(one: Floor, name: str) -> Floor:
 
 
 def step(spec: NetSpec, batch: int, width: int) -> Iterator[Work]:
-    """The operations of a training step; `width` is the bytes of an element of a map."""
+    """The operations of a training step; `width`: bytes of a map's element."""
     rows = list(spec.walk())
     pixels = batch * math.prod(spec.input_shape)
     yield Work("input", 0, pixels * (1 + width), 0)
@@ -120,7 +120,7 @@ def _weighted(
     read: int,
     needs_dx: bool,
 ) -> Iterator[Work]:
-    """The products of a layer and its update; `read` is the bytes of x where pixels are bytes."""
+    """The products of a layer and its update; `read`: bytes of x in the fused plan."""
     flops = 2.0 * batch * layer.macs(in_shape)
     parameters = sum(math.prod(shape) for shape in layer.param_shapes(in_shape).values())
     w = math.prod(layer.param_shapes(in_shape)[layer.w])
@@ -134,7 +134,7 @@ def _weighted(
 
 
 def _neurons(layer: Conv | Linear, y: int, width: int, pooled: bool) -> Iterator[Work]:
-    """Bias and activation behind the products, forward and backward."""
+    """Bias and activation after the products, forward and backward."""
     active = layer.activation is not None
     yield Work(f"{layer.name} bias", 0, (4 if active else 2) * y * width, 0)
     yield Work(f"{layer.name} bias gradient", 0, y * width, 0)
@@ -145,13 +145,13 @@ def _neurons(layer: Conv | Linear, y: int, width: int, pooled: bool) -> Iterator
 
 
 def _pooled(following: list[Layer]) -> bool:
-    """Whether a pool comes next, perhaps behind norms: its kernel takes the ReLU's gradient."""
+    """Whether a pool comes next, perhaps after norms: its kernel computes the ReLU's gradient."""
     others = (layer for layer in following if not isinstance(layer, LRN | RNorm))
     return isinstance(next(others, None), MaxPool | AvgPool)
 
 
 def _weightless(layer: Layer, x: int, y: int, width: int, behind_norm: bool) -> Iterator[Work]:
-    """A layer without weights; a pool behind a norm finds its input in the norm's kernel."""
+    """A layer without weights; a pool after a norm has its input in the norm's kernel."""
     fprop, dgrad = f"{layer.name} fprop", f"{layer.name} dgrad"
     if isinstance(layer, LRN | RNorm):
         yield Work(fprop, 0, 3 * x * width, x * width)

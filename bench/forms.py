@@ -1,4 +1,4 @@
-"""The forms of a run: what is timed on a CPU, on a GPU, and in a dry run of the latter."""
+"""The forms of a run: what is timed on a CPU, on a GPU, and in a dry run of the GPU's form."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ class Form:
     """What a run times, and how long it looks.
 
     operations: networks and batch sizes whose operations are timed. fused: our precisions in which
-    those are too that take layers together. loops: whose products are timed by both main loops.
-    precisions: ours, with those of the peers beside each. steps: whole ones that are timed;
-    by_kernels: those that are taken apart. ways: how our side runs a step, the last beside the
-    peers. others: of our side, beside them too. memory: steps whose memory is measured. modes: of
-    the peers. compiled: steps, and the precisions, that torch.compile is timed on too. in_fp32x3:
-    steps that are timed in fp32x3 too, fused, beside the peers' strict float32. sizes: of the
-    products among the ceilings; copied: bytes of the copy, 0 for no ceilings. libraries: the peers.
-    loader: whether that is timed. inspects: whether the compiler and the emulation are asked about
-    the kernels.
+    fused operations are timed too. loops: those whose products are timed with both main loops.
+    precisions: ours, each with the peers' that it is compared with. steps: whole steps to time;
+    by_kernels: those to break down by kernel. ways: how our side runs a step, the last compared
+    with the peers. others: more forms of our side to compare with them. memory: steps whose memory
+    is measured. modes: of the peers. compiled: steps and precisions that torch.compile is timed on
+    too. in_fp32x3: steps that are also timed in fp32x3, fused, against the peers' strict float32.
+    sizes: of the products among the ceilings; copied: bytes of the copy, 0 for no ceilings.
+    libraries: the peers. loader: whether it is timed. inspects: whether the compiler and the
+    emulation report on the kernels.
     """
 
     name: str
@@ -85,9 +85,9 @@ class Form:
     notes: tuple[str, ...] = ()
 
     def ours(self, case: StepCase, hopper: bool = False) -> Iterator[list[Ours]]:
-        """Every way in which our side runs a step, one precision after the other.
+        """Every way in which our side runs a step, one precision after another.
 
-        hopper: whether Hopper's main loop is in use, which is then compared with the other.
+        hopper: whether Hopper's main loop is in use; it is then compared with the other.
         """
         for precision in self.precisions:
             *parts, whole = (Ours(precision, way) for way in self.ways)
@@ -106,7 +106,7 @@ class Form:
 
     @property
     def peer_precisions(self) -> tuple[str, ...]:
-        """Those of the peers, whatever stands beside them."""
+        """The peers' precisions, whatever they are compared with."""
         return tuple(itertools.chain.from_iterable(self.precisions.values()))
 
 
@@ -158,14 +158,14 @@ def _named(name: str, batch: int) -> StepCase:
 
 
 def gpu() -> dict[str, Form]:
-    """The parts of the GPU's form by name, in the order of what they teach.
+    """The parts of the GPU's form by name, the most informative first.
 
     First the paper's network at one batch size: a step kernel by kernel, then beside the peers,
     PyTorch's bfloat16 before all. Then single operations, other batch sizes and torchvision's.
     """
     case, batches = paper(128), (32, 64, 128, 256, 512, 1024)
     steps = tuple(net(batch) for batch in batches for net in (paper, torchvision))
-    # Of one step, and of single operations: soon done. Of all of them.
+    # For one step, and for single operations: soon done. For all steps.
     short, long = Plan(0.2, 20, 100, warmups=3), Plan(2.0, 20, 100, warmups=3)
     first = Form("GPU", short, Plan(0.5, 20, 60, warmups=3), notes=(_GIVEN,))
     all_steps = Form("GPU", short, long, steps=steps, notes=(_GIVEN,))
@@ -196,7 +196,7 @@ def gpu() -> dict[str, Form]:
 
 
 def dry() -> Form:
-    """Everything that the GPU's form goes through, on the CPU and as small as it can be."""
+    """Everything that the GPU's form runs, on the CPU and as small as possible."""
     small = nets.alexnet(10, "caffe", width=1 / 32, input_shape=(67, 67, 3))
     other = nets.alexnet(10, "owt", width=1 / 32, input_shape=(64, 64, 3))
     steps = (
@@ -230,7 +230,7 @@ def paper(batch: int) -> StepCase:
 
 
 def torchvision(batch: int) -> StepCase:
-    """One tower without norms: torchvision's."""
+    """torchvision's AlexNet: one tower without norms."""
     return StepCase(nets.alexnet(preset="owt"), _label("owt"), batch)
 
 
@@ -292,7 +292,7 @@ def run(
 def _ceilings(
     form: Form, device: Device, peers: Peers, results: Results, done: Callable[[str], None]
 ) -> None:
-    """Measure those of the form; they take the place of earlier ones."""
+    """Measure the form's ceilings; they replace earlier ones."""
     if not form.copied:
         return
     for one in ceilings.measured(device, peers, form.sizes, form.copied, form.peer_precisions):
@@ -305,7 +305,7 @@ def _ceilings(
 
 
 def compute(card: Card, results: Results) -> None:
-    """The floors of the paper's and torchvision's network on a named card."""
+    """The floors of the paper's and torchvision's networks on a card."""
     for net in (paper, torchvision):
         for precision in PRECISIONS:
             for batch in (128, 256, 1024):
@@ -320,7 +320,7 @@ def compute(card: Card, results: Results) -> None:
 
 
 def inspect(sources: Path, results: Results) -> None:
-    """What the compiler and the emulation say of the kernels, or why they do not."""
+    """What the compiler and the emulation say about the kernels, or why they cannot."""
     try:
         results.resources += compiler.resources(sources)
     except RuntimeError as error:

@@ -16,11 +16,11 @@ from pyalexnet.backends.elements import BFLOAT16, ELEMENTS
 from .cases import Arrays, Case
 from .reference import ReferenceBackend, joined
 
-# Largest relative error (Frobenius norm) of a peer by its precision; what only chooses numbers has
-# to be exact.
+# Largest relative error (Frobenius norm) of a peer by its precision; operations that only select
+# numbers have to be exact.
 TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2}
-# Ours, whose inputs are what they are: a bfloat16 result has been rounded once, by half a unit of
-# its 8 bits; a float32 one is a sum of exact products in any precision.
+# Ours, whose inputs count as exact: a bfloat16 result has been rounded once, by half a unit of its
+# 8 bits; a float32 one is a sum of exact products in any precision.
 ROUNDED = 2.0**-8
 SUMMED = TOLERANCE["fp32"]
 _POISON = 0xFF  # NaN in both types of float
@@ -29,7 +29,7 @@ _POISON = 0xFF  # NaN in both types of float
 class Call:
     """A case on a backend: its arrays on the device, its outputs allocated once.
 
-    `run` calls the operation; an update goes on from where the last one ended.
+    `run` calls the operation; an update continues from where the last one ended.
     """
 
     def __init__(self, backend: Backend, case: Case, arrays: Arrays) -> None:
@@ -50,7 +50,7 @@ class Call:
         return got if isinstance(got, tuple) else (got,)
 
     def poison(self) -> None:
-        """Spoil the outputs, so that an element that is not written shows."""
+        """Overwrite the outputs, so that an element that is not written shows."""
         for array in self.held():
             array.reshape(-1).view(np.uint8).fill(_POISON)
 
@@ -66,12 +66,12 @@ class Call:
 
 
 def changed(case: Case) -> tuple[str, ...]:
-    """The inputs that a case changes: its outputs, and the other halves of weights among them."""
+    """The inputs that a case changes: its outputs, and the lower halves of weights among them."""
     return (*case.outputs, *(name for name in case.inputs if name.endswith("low")))
 
 
 def _whole(case: Case, arrays: list[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
-    """The outputs out of what changed, with weights in one piece."""
+    """The outputs from the changed arrays, with the halves of weights joined."""
     found = dict(zip(changed(case), arrays, strict=True))
     halves = {"low": "w", "w.low": "w"}
     for low, high in halves.items():
@@ -81,7 +81,7 @@ def _whole(case: Case, arrays: list[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
 
 
 def check(backend: Backend, case: Case, arrays: Arrays) -> str | None:
-    """What is wrong with a backend's answer to a case; None where nothing is.
+    """What is wrong with a backend's answer to a case; None if nothing is.
 
     At the case's own size: some images against float64 (sums over the batch with the gradient of
     all other images 0), no element left unwritten, none that is not finite, the same bits twice.
@@ -98,12 +98,12 @@ def check(backend: Backend, case: Case, arrays: Arrays) -> str | None:
 
 
 def widened(x: NDArray[Any]) -> NDArray[Any]:
-    """bfloat16 as float32, whatever else as it is."""
+    """bfloat16 as float32, any other type unchanged."""
     return x.astype(np.float32) if x.dtype in ELEMENTS else x
 
 
 def difference(name: str, mine: NDArray[Any], true: NDArray[Any], tolerance: float) -> str | None:
-    """How far an output lies from what is true, in words; None within the tolerance."""
+    """How far an output is from the true one, in words; None within the tolerance."""
     if mine.shape != true.shape:
         return f"{name} has shape {mine.shape}; {true.shape} was due"
     if mine.dtype.kind in "iu" and true.dtype.kind in "iu":
@@ -119,13 +119,13 @@ def difference(name: str, mine: NDArray[Any], true: NDArray[Any], tolerance: flo
 def _probe(
     backend: Backend, case: Case, arrays: Arrays, probes: list[int]
 ) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
-    """Outputs of the whole case and in float64, both of the probed images alone."""
+    """Outputs for the probed images only: of a call on the whole case, and in float64."""
     whole = dict(arrays)
     if case.sums_images:
         whole["dy"] = np.zeros_like(arrays["dy"])
         whole["dy"][probes] = arrays["dy"][probes]
     if case.in_place:
-        ours = first_outputs(backend, case, whole)  # a call has no `out` that could be spoiled
+        ours = first_outputs(backend, case, whole)  # such a call has no `out` to overwrite
     else:
         call = Call(backend, case, whole)
         call.poison()
@@ -134,7 +134,7 @@ def _probe(
     few = _images(case, arrays, probes)
     exact = _exact(case, few, probes)
     if case.op == "lrn_maxpool_fprop":
-        # Two maxima may lie closer together than float32 tells: what was found has to be one.
+        # Two maxima may be closer than float32 can tell: either place is right if it holds one.
         named["where"], exact["where"] = (
             _found(case, few["x"], where) for where in (named["where"], exact["where"])
         )
@@ -153,7 +153,7 @@ def first_outputs(backend: Backend, case: Case, arrays: Arrays) -> tuple[NDArray
 
 
 def _exact(case: Case, few: Arrays, probes: list[int]) -> Arrays:
-    """The outputs for the probed images in float64, of the inputs as they are: none is rounded."""
+    """The outputs for the probed images in float64, from the inputs as they are, unrounded."""
     wide = {name: widened(array) for name, array in few.items()}
     for low in ("low", "w.low"):
         if low in wide:
@@ -175,7 +175,7 @@ def _exact(case: Case, few: Arrays, probes: list[int]) -> Arrays:
 
 
 def _at_image(case: Case, image: int) -> dict[str, Any]:
-    """The settings with which an image of its own gets the mask of one in the batch."""
+    """The settings that give a single image the mask it has within the batch."""
     (output,) = case.outputs.values()
     features = math.prod(output[1:])
     place = {"offset": image * features, "total": case.batch * features}
@@ -186,7 +186,7 @@ def _at_image(case: Case, image: int) -> dict[str, Any]:
 
 
 def _found(case: Case, x: NDArray[Any], where: NDArray[Any]) -> NDArray[Any]:
-    """The values that lie where an operation says that it found its maxima; NaN outside of maps."""
+    """The values at the places where an operation reports its maxima; NaN outside of the map."""
     names = ("size", "alpha", "beta", "k", "groups")
     normed = ReferenceBackend().lrn_fprop(widened(x), **{n: case.settings[n] for n in names})
     size, stride = case.settings["pool_size"], case.settings["pool_stride"]
@@ -204,7 +204,7 @@ def _images(case: Case, arrays: Mapping[str, NDArray[Any]], probes: list[int]) -
 
 
 def _unstable(backend: Backend, case: Case, arrays: Arrays) -> str | None:
-    """Whether two calls on equal arguments differ, or give what is not finite."""
+    """Whether two calls on equal arguments differ, or give results that are not finite."""
     if case.in_place:
         first, second = (first_outputs(backend, case, arrays) for _ in range(2))
     else:

@@ -29,7 +29,7 @@ from .results import Results, StageRow
 
 _ROOT = Path(__file__).resolve().parent.parent
 _MINUTES = 120.0
-# Of the time that is left to stages, for the end.
+# Of the time left to stages, the part kept for the end.
 _CLOSING = 3.0
 
 
@@ -79,7 +79,7 @@ def _minutes(text: str) -> float:
 
 
 def _begun(options: argparse.Namespace, card: stages.Found, build: Path) -> stages.Place:
-    """Begin a record: nothing has been done."""
+    """Begin a record in which nothing has been done."""
     about = {**environment.describe(card.versions), "device": card.name}
     about |= {"Hopper's main loop": "in use" if card.hopper else "this card has none"}
     about |= environment.clocks("before")
@@ -112,7 +112,7 @@ def _run(place: stages.Place, total: float, begun: float) -> None:
 
 
 def _closed(place: stages.Place) -> list[str]:
-    """End the record; what is wrong. What was left out is said last."""
+    """End the record, and return what is wrong. What was left out is printed last."""
     with record.edited(place.where) as results:
         results.environment |= environment.clocks("after")
     for failure in results.failures:

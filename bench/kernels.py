@@ -17,7 +17,7 @@ _WARMUPS = 4
 def rows(
     device: Device, case: StepCase, ways: Sequence[Ours], gate: Gate, torch: Any
 ) -> Iterator[KernelRow]:
-    """One step of each of our ways; none without a GPU and PyTorch, whose profiler sees all kernels
+    """One step in each of our ways; none without a GPU and PyTorch, whose profiler sees all kernels
     of a process.
     """
     if not isinstance(device, Gpu) or torch is None:

@@ -1,10 +1,10 @@
 """The launches of one training step, read off the fusion plan: computed, nothing is run.
 
-A line is one operation: a kernel, and a second one where a product's depth is split over blocks and
+A line is one operation: a kernel, and a second one if a product's depth is split over blocks and
 the parts have to be added. The least time of each is the longer of its arithmetic and its traffic,
-every array read or written once; what blocks read again, and workspaces, are not counted. A product
-counts every multiplication that it makes, those with zeros too that stand around an image or, where
-conv1 reads blocks of pixels, in its filters.
+with every array read or written once; repeated reads by blocks and workspaces are not counted. A
+product counts all its multiplications, including those with zeros around an image or, where conv1
+reads blocks of pixels, in its filters.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DEFAULT_NET, _DEFAULT_PRESET = "alexnet", "caffe"
 
 @dataclass(frozen=True)
 class Choices:
-    """Whose step; preset: of AlexNet, None for that which the bench times."""
+    """The step to list; preset: of AlexNet, None for the one that the bench times."""
 
     net: str = _DEFAULT_NET
     preset: str | None = None
@@ -54,7 +54,7 @@ class Launch:
     """A line of the list.
 
     operation: its name, and what else it does. reads, writes: arrays with their shapes. flops: of a
-    product; 0 where traffic bounds it. seconds: the least that a card takes.
+    product; 0 if bound by traffic. seconds: the least that a card takes.
     """
 
     operation: str
@@ -66,7 +66,7 @@ class Launch:
 
 
 def document(choices: Choices, card: Card) -> str:
-    """The list with its sums, beside the same step unfused and the floors of the bench.
+    """The list with its sums, with the same step unfused and the floors of the bench.
 
     Raises:
         ArgumentError: a choice is refused.
@@ -123,7 +123,7 @@ def _described(call: Call) -> str:
 
 
 def _plan(spec: NetSpec, choices: Choices, fused: bool) -> Plan:
-    """With images as the loader's pass leaves them."""
+    """For images as the loader leaves them."""
     return plan.make(spec, goal="update", precision=choices.precision, fused=fused, source="images")
 
 
@@ -133,7 +133,7 @@ def _ways(choices: Choices) -> tuple[bool, bool]:
 
 
 def _shown(made: Plan, operand: Operand, images: int) -> str:
-    """`conv1 128x55x55x96`; of a number just the name."""
+    """`conv1 128x55x55x96`; for a number just the name."""
     shape = made.shape(operand)
     if made.arrays[name_of(operand)].per_image:
         shape = (images, *shape)
@@ -141,7 +141,7 @@ def _shown(made: Plan, operand: Operand, images: int) -> str:
 
 
 def _changed(made: Plan, parameter: str, images: int) -> str:
-    """A parameter, and what changes with it."""
+    """A parameter, and the arrays that change with it."""
     others = (name.removeprefix(f"{parameter}.") for name in made.learned(parameter)[1:])
     return f"{_shown(made, parameter, images)} (+{', '.join(others)})"
 
@@ -166,7 +166,7 @@ def _table(listed: list[Launch]) -> str:
 def _sums(
     choices: Choices, spec: NetSpec, card: Card, mine: list[Launch], other: list[Launch]
 ) -> Iterator[str]:
-    """What is listed, the other plan, and the floors."""
+    """Sums of the listed plan, the other plan, and the floors."""
     names = ("fused", "unfused")
     own, beside = reversed(names) if choices.unfused else names
     floor = floors.floor(spec, choices.batch, choices.precision, card)

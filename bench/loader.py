@@ -1,4 +1,4 @@
-"""How fast batches come: images/s of the loader by workers, beside what one core decodes."""
+"""How fast batches come: images/s of the loader by workers, and of one core decoding."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _STORED, _SIZE = 256, (224, 224)
 def rows(backend: Backend, plan: Plan, pack: Path | None) -> list[LoaderRow]:
     """A row for each number of workers, up to the cores; all take turns.
 
-    A turn is 512 images: what one core decodes in the calling thread, and what the loader makes of
-    them for `backend`, cropped, mirrored and jittered as in preset source.
+    A turn is 512 images: decoded by one core in the calling thread, and loaded for `backend`,
+    cropped, mirrored and jittered as in preset source.
 
-    pack: whose images; generated ones where it is None, or not made by `data prepare`.
+    pack: source of the images; they are generated if it is None, or not made by `data prepare`.
     """
     with _photographs(pack) as dataset:
         indices = np.arange(_IMAGES) % len(dataset.train)
@@ -90,7 +90,7 @@ def _loading(backend: Backend, dataset: Dataset, indices: Labels, workers: int) 
 
 @contextmanager
 def _photographs(pack: Path | None) -> Iterator[Dataset]:
-    """The pack's images; without one, generated ones whose detail is that of photographs."""
+    """The pack's images; without one, generated ones with the detail of photographs."""
     if pack is not None and is_pack(pack):
         yield data.load(pack)
         return

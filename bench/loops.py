@@ -1,4 +1,4 @@
-"""The two main loops of the tensor cores beside each other, product by product, on a Hopper GPU."""
+"""The two main loops of the tensor cores side by side, product by product, on a Hopper GPU."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .results import LoopRow
 from .timing import Plan, Run, interleaved
 
 _LOOPS = {"mma": False, "wgmma": True}
-"""What the backend's `hopper` is in each."""
+"""The backend's `hopper` for each."""
 
 
 def rows(device: Device, cases: Iterable[Case], plan: Plan) -> Iterator[LoopRow]:
-    """Check and time those cases that multiply bfloat16; none where there is no second loop."""
+    """Check and time the cases that multiply bfloat16; none if there is no second loop."""
     backend = device.backend
     if not is_hopper(backend):
         return
@@ -30,7 +30,7 @@ def rows(device: Device, cases: Iterable[Case], plan: Plan) -> Iterator[LoopRow]
 
 
 def is_hopper(backend: Backend) -> bool:
-    """Whether products of bfloat16 take Hopper's own loop here."""
+    """Whether bfloat16 products use Hopper's own loop here."""
     return isinstance(backend, KernelBackend) and backend.hopper
 
 

@@ -1,4 +1,4 @@
-"""What training steps take of the host's memory: each side in a process of its own, on Linux."""
+"""How much host memory training steps take: each side in a process of its own, on Linux."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .steps import Ours, Step, StepCase
 
 Side: TypeAlias = Ours | torch_steps.Form
 
-# Before pages are counted: the heap finds its size. Of the steps that are, a mean.
+# Steps before pages are counted, until the heap has its size; then those to average over.
 _FIRST_STEPS = 3
 _STEPS = 4
-_PR_SET_THP_DISABLE = 41  # of prctl(2): else a page may have 4 KB, or 2 MB
+_PR_SET_THP_DISABLE = 41  # of prctl(2): else a page may be 4 KB or 2 MB
 
 
 def rows(case: StepCase, ways: list[Ours], found: Peers) -> Iterator[MemoryRow]:
@@ -53,8 +53,8 @@ def _of(case: StepCase, side: Side) -> tuple[int, int, int | None]:
 
 
 def taken(made: Callable[[], Callable[[int], Any]]) -> tuple[int, int, int]:
-    """What `MemoryRow` tells of a step that is made, and then run time and again."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    """The numbers of a `MemoryRow`, for a step that is made and then run repeatedly."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     run = made()
     for index in range(_FIRST_STEPS):
@@ -81,7 +81,7 @@ def _arrays(run: Callable[[int], Any]) -> int:
 
 
 def _faults() -> int:
-    """Pages that came without a disk: those touched for the first time."""
+    """Page faults that needed no disk: pages touched for the first time."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 

@@ -1,4 +1,4 @@
-"""Single operations: gate, then ours and the peers' in turn."""
+"""Single operations: first the gate, then ours and the peers' in turn."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rows(
 ) -> Iterator[OperationRow]:
     """Check and time each case; a wrong answer becomes a row that says so.
 
-    precisions: by ours, those in which peers are timed beside it. ceiling: what this device
+    precisions: for each of ours, the peers' that are timed with it. ceiling: what this device
     reached.
     """
     for case in cases:
@@ -63,14 +63,14 @@ def _row(
     call = device.ready(gate.Call(device.backend, case, arrays).run)
     ours: list[Timing] = []
     theirs: list[PeerTime] = []
-    # One precision after the other: all forms together would not fit a card.
+    # One precision after another: all forms together would not fit on a card.
     for precision in precisions:
         runs: dict[str, Run] = {_SELF: call}
         for candidate in _candidates(device, case, arrays, peers, precision):
             try:
                 name, got, run = _ready(device, peers, candidate)
                 wrong = _difference(case, answer, candidate.outputs(got), precision)
-            except Exception as error:  # whatever its library raises is the reason in the table
+            except Exception as error:  # any exception of its library is the reason in the table
                 wrong = sentence(error)
             if wrong:
                 theirs.append(PeerTime(candidate.name, precision, None, wrong))
@@ -96,7 +96,7 @@ def _candidates(
 def _ready(device: Device, peers: Peers, candidate: Candidate) -> tuple[str, Any, Run]:
     """A form's name, what its first call gave, and how it is timed: in a CUDA graph, like ours.
 
-    JAX's are not, which their names say.
+    JAX's calls are not, and their names say so.
     """
     if candidate.library == "jax":
         return candidate.name, candidate.run(), Elsewhere(candidate.run)
@@ -112,14 +112,14 @@ def _ready(device: Device, peers: Peers, candidate: Candidate) -> tuple[str, Any
         return candidate.name, got, graph_of_torch(torch, candidate.run, stream)
     except (
         RuntimeError
-    ) as error:  # what cannot be captured is timed with the host's part, and says so
+    ) as error:  # if it cannot be captured, the host's part is timed too, and the name says so
         return f"{candidate.name}, no graph ({sentence(error)})", got, candidate.run
 
 
 def _difference(
     case: Case, answer: Outputs, theirs: tuple[NDArray[Any] | None, ...], precision: str
 ) -> str | None:
-    """Where a peer's first answer is not ours, which has been checked: it did other work."""
+    """How a peer's first answer differs from ours, which has been checked: it did other work."""
     tolerance = 2 * gate.TOLERANCE[precision]
     every = slice(None, None, max(1, case.batch // _COMPARED))
     for name, mine, peer in zip(case.outputs, answer, theirs, strict=True):

@@ -11,22 +11,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-# Before the limit a program is asked to end, so that it says where it is: at most so many seconds,
-# and so much of its time.
+# A program is asked to end before its limit, so that it says where it is: by at most so many
+# seconds, and this share of its time.
 _GRACE, _SHARE = 5.0, 0.25
 _POLL = 0.02
-# What is killed and still there (a driver may hold it) is given up after so many seconds.
+# A killed program that is still there (a driver may hold it) is given up after so many seconds.
 _PATIENCE = 10.0
 
 
 def now() -> float:
-    """Seconds, from some time in the past on."""
+    """Seconds since some time in the past."""
     return time.monotonic()
 
 
 @dataclass(frozen=True)
 class Job:
-    """A program: its name here, its command line, its seconds, and where all that it says goes."""
+    """A program: its name here, its command line, its seconds, and the file for its output."""
 
     name: str
     command: tuple[str, ...]
@@ -36,7 +36,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job went. code: None where it was stopped at its limit, or not begun at all."""
+    """How a job went. code: None if it was stopped at its limit, or never begun."""
 
     job: Job
     code: int | None
@@ -44,17 +44,17 @@ class Ended:
 
     @property
     def begun(self) -> bool:
-        """Whether there was time for it at all."""
+        """Whether there was time to begin it."""
         return self.seconds > 0
 
     @property
     def overran(self) -> bool:
-        """Whether its own limit stopped it, and not the end of all."""
+        """Whether it was stopped by its own limit, not by the end of the whole run."""
         limit = self.job.limit
         return self.code is None and self.seconds >= limit - _grace(limit)
 
     def said(self) -> str:
-        """What it has written so far, standard error among it."""
+        """Its output so far, standard error included."""
         try:
             return self.job.output.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -68,12 +68,12 @@ def run(
     at_once: int = 1,
     environment: Mapping[str, str] | None = None,
 ) -> Generator[Ended, None, None]:
-    """Run jobs in `folder`, so many at once, all within `seconds`; each as it ends.
+    """Run jobs in `folder`, `at_once` at a time, all within `seconds`; yields each as it ends.
 
-    environment: what of it is theirs beside this program's own.
+    environment: variables for the jobs, in addition to this program's own.
 
-    A job that has ended, or been stopped, has left no process of its group behind. Nor does the
-    iteration, once it is at its end or closed.
+    A job that has ended or been stopped leaves no process of its group behind, nor does the
+    iteration once it is exhausted or closed.
     """
     end = now() + seconds
     waiting, running = iter(jobs), list[_Running]()
@@ -81,7 +81,7 @@ def run(
         while True:
             while len(running) < at_once and (job := next(waiting, None)) is not None:
                 left = end - now()
-                if left <= _grace(seconds):  # those that run are being asked to end
+                if left <= _grace(seconds):  # running jobs are being asked to end
                     yield Ended(job, None, 0.0)
                 else:
                     given = os.environ | dict(environment or {})
@@ -124,9 +124,9 @@ class _Running:
             )
 
     def ended(self) -> Ended | None:
-        """How it went, as soon as it is over; asks it to end, or ends it, when it is time."""
+        """How it went, once it is over; asks it to end, or ends it, when it is time."""
         pid, at = self._process.pid, now()
-        # Not reaped yet: its number, and so its group's, is nobody else's.
+        # Not reaped yet, so no other process or group can have its number.
         over = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         if not over and at < self._stop:
             if at >= self._ask:
@@ -139,7 +139,7 @@ class _Running:
         return Ended(self._job, code, at - self._begun)
 
     def kill(self) -> None:
-        """End its whole group, and wait until that is gone."""
+        """End its whole group, and wait until the group is gone."""
         group, until = self._process.pid, now() + _PATIENCE
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
@@ -150,10 +150,10 @@ class _Running:
 
 
 def _lives(group: int) -> bool:
-    """Whether a process of the group is left that is more than an entry in its parent's table."""
+    """Whether a process of the group is left, zombies not counted."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            # pid (name) state parent group: a name may hold anything.
+            # pid (name) state parent group: a name may contain anything.
             state, _, of = stat.read_text().rpartition(")")[2].split()[:3]
             if int(of) == group and state not in "ZX":
                 return True

@@ -1,4 +1,4 @@
-"""A run kept: `<root>/<date>-<device>/` with README.md, bench.json and env.json."""
+"""The record of a run: `<root>/<date>-<device>/` with README.md, bench.json and env.json."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folder(root: Path, date: str, device: str) -> Path:
 
 
 def fresh(root: Path, date: str, device: str) -> Path:
-    """The same where there is none yet: a second one of a day has a number."""
+    """A folder that does not exist yet: a day's second record has a number."""
     first = folder(root, date, device)
     others = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
     return next(one for one in itertools.chain([first], others) if not one.exists())
@@ -56,7 +56,7 @@ def read(where: Path) -> Results:
 
 @contextmanager
 def edited(where: Path) -> Iterator[Results]:
-    """A record's results, to be changed; they are written at the end."""
+    """A record's results, to be changed; written back at the end."""
     results = read(where)
     yield results
     write(where, results)

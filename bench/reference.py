@@ -1,7 +1,7 @@
 """Every operation in float64, to check answers against before they are timed.
 
 A backend like the others, so that whole networks run on it too; results are rounded to float32 once
-at the end of an operation. It shares nothing with the backends that it checks but their interface.
+at the end of an operation. It shares only the interface of the backends that it checks.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class ReferenceBackend(HostBackend):
     def _scale(self, x: Numbers, y: Numbers, factor: float) -> None:
         y[...] = _double(x) * factor
 
-    # Norms: a sum over windows of a square, and over the windows that hold a unit
+    # Norms: a sum of squares over windows, and one over the windows that contain a unit
 
     def _lrn_fprop(
         self, x: Numbers, y: Numbers, size: int, alpha: float, beta: float, k: float, groups: int
@@ -259,7 +259,7 @@ class ReferenceBackend(HostBackend):
             total[:, rows, columns] += _double(dy[:, p, q])[:, None, None] / pixels
         dx[...] = total
 
-    # A norm and a pool behind it
+    # A norm and the pool after it
 
     def _lrn_maxpool_fprop(
         self,
@@ -352,7 +352,7 @@ class ReferenceBackend(HostBackend):
             self._split_weights((whole + new).astype(np.float32), w, low)
 
     def _split_weights(self, w: Numbers, high: Numbers, low: Numbers) -> None:
-        # A NaN becomes the plain one: rounding would make a number of some.
+        # A NaN becomes the canonical one: rounding would turn some into numbers.
         bits = np.where(np.isnan(w), 0x7FC00000, w.view(np.uint32).astype(np.int64))
         upper = (bits + 2**15) // 2**16
         high[...] = upper.astype(np.uint16).view(high.dtype)
@@ -372,7 +372,7 @@ class ReferenceBackend(HostBackend):
 
 
 def joined(high: Numbers, low: Numbers) -> NDArray[np.float32]:
-    """The float32 numbers that two halves are: 2^16 times the first's bits, plus the second's."""
+    """The float32 numbers made of two halves: 2^16 times the first's bits, plus the second's."""
     bits = 2**16 * high.view(np.uint16).astype(np.int64) + low.view(np.int16)
     return bits.astype(np.uint32).view(np.float32)
 
@@ -394,7 +394,7 @@ def _let_pass(dx: Numbers, gate: Numbers | None, factor: float) -> Numbers:
 def _block_pixels(
     shape: tuple[int, ...], block: int
 ) -> Iterator[tuple[slice, tuple[slice, slice, slice]]]:
-    """Each pixel of a block: its channels among the block's, and where the image has it."""
+    """Each pixel of a block: its channels among the block's, and its place in the image."""
     for a in range(block):
         for b in range(block):
             first = (a * block + b) * shape[3]
@@ -409,7 +409,7 @@ def _padded(x: Numbers, g: ConvGeometry) -> Numbers:
 def _taps(
     w_shape: tuple[int, ...], y_shape: tuple[int, ...], g: ConvGeometry
 ) -> Iterator[tuple[int, int, tuple[slice, slice, slice]]]:
-    """Each tap (r, s), and the pixels of the padded image that it meets over all windows."""
+    """Each tap (r, s), and the pixels of the padded image that it covers over all windows."""
     _, height, width, _ = y_shape
     for r in range(w_shape[1]):
         rows = slice(r, r + g.stride_h * (height - 1) + 1, g.stride_h)
@@ -462,7 +462,7 @@ def _normalise_dgrad(
 ) -> None:
     x, dy = _double(x), _double(dy)
     d = k + alpha * _window_sums(x**2, axes, size, size // 2)
-    # The windows that hold a unit: the mirrored window.
+    # The windows that contain a unit: the mirrored window.
     reached = _window_sums(dy * x * d ** (-beta - 1), axes, size, size - 1 - size // 2)
     dx[...] = dy * d**-beta - 2 * alpha * beta * x * reached
 
@@ -478,7 +478,7 @@ def _windows(
 
 
 def _unpooled(dy: Numbers, where: Numbers, shape: tuple[int, ...], g: PoolGeometry) -> Numbers:
-    """Each window's gradient at its maximum's place, those of one pixel summed."""
+    """Each window's gradient at its maximum's place; those at one pixel are added."""
     total = np.zeros(shape)
     image, channel = np.ix_(range(shape[0]), range(shape[3]))
     for p, q, rows, columns in _windows(shape, dy.shape, g):

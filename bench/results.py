@@ -1,4 +1,4 @@
-"""What a run of the bench found: plain data, as it goes into bench.json."""
+"""The results of a bench run: plain data, as stored in bench.json."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .timing import Timing, verdict
 
 @dataclass(frozen=True)
 class Costs:
-    """What a training step takes besides time; None where the device or the library does not tell.
+    """What a training step takes besides time; None where the device or library cannot tell.
 
-    host: seconds that the host needs to ask for a step; kernels: seconds that kernels ran in one;
+    host: seconds that the host needs to enqueue a step; kernels: seconds in which its kernels ran;
     memory: bytes at the peak, batches and parameters included.
     """
 
@@ -25,9 +25,9 @@ class Costs:
 
 @dataclass(frozen=True)
 class PeerTime:
-    """One form of a peer: its time, or why there is none; of a whole step its costs too.
+    """One form of a peer: its time, or why there is none; for a whole step its costs too.
 
-    beside: our time in the same turns; None where it is the row's.
+    beside: our time in the same turns; None if it is the row's own.
     """
 
     name: str
@@ -40,7 +40,7 @@ class PeerTime:
 
 @dataclass(frozen=True)
 class Check:
-    """A case of a family of kernels, once against float64; wrong: what is, in words."""
+    """A case of a family of kernels, once against float64; wrong: what is wrong, in words."""
 
     family: str
     case: str
@@ -52,8 +52,8 @@ class Check:
 class StageRow:
     """A stage of `make gpu`.
 
-    state: "done"; "stopped" at its limit or with the run; "left out". seconds: that it took, of at
-    most `limit`. wrong: what it found, in sentences. left_out: what it did not come to, and why.
+    state: "done"; "stopped" at its limit or with the run; "left out". seconds: that it took, at
+    most `limit`. wrong: what it found, in sentences. left_out: what it did not get to, and why.
     """
 
     name: str
@@ -66,7 +66,7 @@ class StageRow:
 
 @dataclass(frozen=True)
 class KernelTime:
-    """What a kernel takes in one training step: seconds of so many launches."""
+    """What a kernel takes in one training step: seconds, of all its launches together."""
 
     kernel: str
     launches: int
@@ -87,8 +87,8 @@ class KernelRow:
 
 @dataclass(frozen=True)
 class OperationRow:
-    """One operation at one batch size. share: of what the ceilings of the same run allow.
-    threads: that it and the peers may use, on a CPU.
+    """One operation at one batch size. share: of what the ceilings of the same run allow. threads:
+    how many it and the peers may use, on a CPU.
     """
 
     case: str
@@ -106,7 +106,7 @@ class OperationRow:
 
 @dataclass(frozen=True)
 class LoopRow:
-    """A product of bfloat16 by either main loop of the tensor cores: any card's, and Hopper's."""
+    """A bfloat16 product by both main loops of the tensor cores: any card's, and Hopper's."""
 
     case: str
     net: str
@@ -120,7 +120,7 @@ class LoopRow:
 @dataclass(frozen=True)
 class StepRow:
     """A whole training step. floor: seconds of the fused plan at this run's ceilings. form: how it
-    was run: see `steps.Ours.form`. threads: that it and the peers may use, on a CPU.
+    was run: see `steps.Ours.form`. threads: how many it and the peers may use, on a CPU.
     """
 
     net: str
@@ -138,11 +138,11 @@ class StepRow:
 
 @dataclass(frozen=True)
 class MemoryRow:
-    """Bytes that training steps take of a process of their own on a CPU.
+    """Bytes that training steps take in a process of their own on a CPU.
 
-    peak: at once, batches and parameters included. fresh: of pages that a step takes from the
-    system, after the first steps. arrays: that a step takes anew at once, Python's objects and
-    NumPy's arrays; None for a peer, whose are neither.
+    peak: at once, batches and parameters included. fresh: in pages that a step takes from the
+    system, after the first steps. arrays: the most that a step newly allocates at once, as Python
+    objects and NumPy arrays; None for a peer, which uses neither.
     """
 
     net: str
@@ -158,7 +158,7 @@ Row: TypeAlias = OperationRow | LoopRow | StepRow | KernelRow
 
 @dataclass(frozen=True)
 class LoaderRow:
-    """The loader with so many workers: seconds for `images`; core: one core decoding them alone."""
+    """The loader with `workers`: seconds for `images`; core: one core only decoding them."""
 
     workers: int
     images: int
@@ -168,8 +168,8 @@ class LoaderRow:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What the device reached: `value` in `unit`, or why that was not measured. threads: of a CPU,
-    that shared the work.
+    """What the device reached: `value` in `unit`, or why it was not measured. threads: of a CPU,
+    how many shared the work.
     """
 
     name: str
@@ -184,7 +184,7 @@ class KernelResources:
     """What the compiler gave a kernel.
 
     registers: of a thread. spilled, stack: bytes of a thread's local memory. shared: bytes of a
-    block, those that a launch asks for apart.
+    block, without those that a launch requests.
     """
 
     kernel: str
@@ -199,7 +199,7 @@ class MemoryRequests:
     """Accesses to one array by one source line, by warps, as the emulation counted them.
 
     space: "global" or "shared". each: 32-byte sectors a request, or passes over the banks. ratio:
-    how many times the fewest that would have done.
+    that as a multiple of the fewest possible.
     """
 
     line: str
@@ -213,7 +213,7 @@ class MemoryRequests:
 
 @dataclass
 class Results:
-    """Everything of one run. missing: libraries that nothing is timed beside, and why not."""
+    """Everything of one run. missing: libraries not compared with, and why not."""
 
     form: str
     command: str
@@ -235,7 +235,7 @@ class Results:
 
     @property
     def failures(self) -> list[str]:
-        """Wrong answers of ours, and what the stages found, each in a sentence."""
+        """Our wrong answers, and what the stages found, each in a sentence."""
         rows: list[Row] = [*self.operations, *self.loops, *self.steps, *self.kernels]
         return [
             *(sentence for stage in self.stages for sentence in stage.wrong),
@@ -267,13 +267,13 @@ def label(row: Row) -> str:
 
 
 def on(threads: int | None) -> str:
-    """So many threads in words; empty on a GPU."""
+    """The number of threads in words; empty on a GPU."""
     return f"{threads} thread{'s' * (threads != 1)}" if threads else ""
 
 
 def best(row: OperationRow | StepRow, precision: str | None = None) -> PeerTime | None:
     """The fastest form of any peer, of one precision or of any."""
-    # Three bfloat16 to a number: the peers that are as accurate are those in strict float32.
+    # With three bfloat16 to a number, the equally accurate peers are those in strict float32.
     alike = (precision, "fp32") if precision == "fp32x3" else (precision,)
     timed = [
         peer for peer in row.peers if peer.timing and (not precision or peer.precision in alike)
@@ -282,7 +282,7 @@ def best(row: OperationRow | StepRow, precision: str | None = None) -> PeerTime 
 
 
 def compared(row: OperationRow | StepRow) -> str:
-    """Who is faster, against the best peer that is as accurate."""
+    """Which is faster, ours or the best peer of the same accuracy."""
     if row.failed or row.ours is None:
         return "FAILED"
     peer = best(row, row.precision)
@@ -290,7 +290,7 @@ def compared(row: OperationRow | StepRow) -> str:
 
 
 def ratios(row: OperationRow | StepRow) -> tuple[float, float] | None:
-    """The best peer / ours, both in the same turns: of the medians, and of the minima."""
+    """Best peer / ours, both in the same turns: the ratio of medians, and that of minima."""
     peer = best(row, row.precision)
     if row.ours is None or peer is None or peer.timing is None:
         return None
@@ -299,7 +299,7 @@ def ratios(row: OperationRow | StepRow) -> tuple[float, float] | None:
 
 
 def geometric_mean(rows: list[OperationRow]) -> float | None:
-    """Of the ratios peer / ours of the medians, over the rows that have both."""
+    """Of the ratios peer / ours of medians, over the rows that have both."""
     logs = [math.log(both[0]) for both in map(ratios, rows) if both]
     return math.exp(sum(logs) / len(logs)) if logs else None
 

@@ -1,7 +1,7 @@
-"""compute-sanitizer over the kernels, once a planted mistake has shown that it looks.
+"""compute-sanitizer over the kernels, once a planted mistake has shown that it works.
 
-What it runs is a subject: a family of kernels (bench/families.py), or a file of the tests, whose
-sizes are odd. Every run is one of its own with a limit, and is ended with all that it started.
+A subject is what it runs: a family of kernels (bench/families.py), or a test file with odd sizes.
+Every run is separate, with a limit, and is ended together with everything that it started.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .process import Ended, Job
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 
 _ROOT = Path(__file__).resolve().parent.parent
-# What compute-sanitizer exits with where it found something; nothing else here does.
+# compute-sanitizer's exit code when it found something; nothing else here uses it.
 _FOUND = 86
 _PLANTED_TIMEOUT = 60.0
 _LINES = 40
@@ -57,11 +57,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one tool on one subject, in a word.
+    """The result of one tool on one subject, in a word.
 
-    clean, found: it saw all through. failed: the subject's own checks failed, or none ran. blind:
-    it did not find the mistake planted for it. late: it took longer than it was given. left out: no
-    time was left. missing: it is not here.
+    clean, found: it ran to the end. failed: the subject's own checks failed, or none ran. blind: it
+    did not find the mistake planted for it. late: it overran its time. left out: no time was left.
+    missing: it is not installed.
     """
 
     tool: str
@@ -71,7 +71,7 @@ class Finding:
 
     @property
     def wrong(self) -> bool:
-        """Whether the kernels, or the tool, have a fault; too little time is none of either."""
+        """Whether the kernels, or the tool, are at fault; lack of time is no fault."""
         return self.state in ("found", "failed", "blind")
 
     def __str__(self) -> str:
@@ -99,10 +99,10 @@ def findings(
     build: Path,
     environment: Mapping[str, str] | None = None,
 ) -> Generator[Finding, None, None]:
-    """Let tools look at subjects, in this order and several at a time, all within `seconds`.
+    """Run tools on subjects, in this order and several at a time, all within `seconds`.
 
-    runs: tools with their subjects. logs: folder for what they say. build: for the planted program.
-    environment: as for `process.run`, the subjects'.
+    runs: tools with their subjects. logs: folder for their output. build: for the planted program.
+    environment: the subjects', as for `process.run`.
     """
     end = process.now() + seconds
     program = shutil.which("compute-sanitizer", path=_places())
@@ -130,7 +130,7 @@ def findings(
         Job(
             f"{tool} {subject.name}",
             command(program, tool, subject.command),
-            left / 2,  # the longest may not take the place of all others
+            left / 2,  # so that the longest leaves time for the others
             logs / f"sanitizer-{tool}-{subject.name}.txt",
         )
         for tool, subject in seeing
@@ -143,7 +143,7 @@ def findings(
 
 
 def planted_program(build: Path, seconds: float) -> Path | str:
-    """Compile the planted mistakes into a folder; a sentence where that is not possible."""
+    """Compile the planted mistakes into a folder; a sentence if that is not possible."""
     nvcc = compiler.nvcc()
     if nvcc is None:
         return "the planted mistakes cannot be compiled: no nvcc was found"
@@ -158,7 +158,7 @@ def planted_program(build: Path, seconds: float) -> Path | str:
 
 
 def judged(tool: str, subject: str, ended: Ended) -> Finding:
-    """A run's end as a finding."""
+    """The finding for a run that ended."""
     if not ended.begun:
         return Finding(tool, subject, "left out", "")
     tail = "\n".join(ended.said().strip().splitlines()[-_LINES:])
@@ -170,13 +170,13 @@ def judged(tool: str, subject: str, ended: Ended) -> Finding:
 
 
 def command(program: str, tool: str, inner: Sequence[str]) -> tuple[str, ...]:
-    """compute-sanitizer's command line around another."""
+    """compute-sanitizer's command line for another."""
     rules = ("--error-exitcode", str(_FOUND), "--target-processes", "all", "--print-limit", "20")
     return (program, "--tool", tool, *rules, *inner)
 
 
 def _places() -> str:
-    """Folders that compute-sanitizer may lie in: PATH, and the toolkit beside nvcc."""
+    """Folders that compute-sanitizer may be in: PATH, and the toolkit that nvcc is in."""
     nvcc = compiler.nvcc()
     beside = [str(Path(nvcc).resolve().parent)] if nvcc else []
     return os.pathsep.join([*os.get_exec_path(), *beside, "/usr/local/cuda/bin"])

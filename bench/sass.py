@@ -13,12 +13,12 @@ from . import compiler
 _TIMEOUT = 300
 _SECTION = re.compile(r"\.text\.(?P<kernel>[\w$]+):")
 _LABEL = re.compile(r"(?P<label>\.L\w+):")
-# An address, perhaps a predicate, and what is done: /*0130*/ @!P0 BRA `(.L_x_1) ;
+# An address, perhaps a predicate, and the instruction: /*0130*/ @!P0 BRA `(.L_x_1) ;
 _INSTRUCTION = re.compile(
     r"\s+/\*[0-9a-f]{4,}\*/\s+(?P<predicate>@\S+\s+)?(?P<name>[A-Z]\w*)(?P<rest>[^;]*)"
 )
 _TARGET = re.compile(r"`\((?P<label>\.L\w+)\)")
-# A call of a place in the same kernel need not come back: the compiler leaves loops by it too.
+# A call within the same kernel need not return: the compiler also leaves loops that way.
 _JUMPS = ("BRA", "CALL")
 _LAST = ("EXIT", "RET")
 
@@ -27,8 +27,8 @@ _LAST = ("EXIT", "RET")
 class Code:
     """A kernel's machine code.
 
-    instructions: names in their order, without what follows the first point ("HMMA", "LDSM").
-    followers: of each instruction those that may run next, by number.
+    instructions: names in order, cut at the first dot ("HMMA", "LDSM"). followers: for each
+    instruction, the numbers of those that may run next.
     """
 
     kernel: str
@@ -36,10 +36,10 @@ class Code:
     followers: tuple[tuple[int, ...], ...]
 
     def loops(self, name: str) -> list[tuple[str, ...]]:
-        """The loops that have an instruction `name`, loops within them included.
+        """The loops that contain an instruction `name`, inner loops included.
 
-        The compiler may lay a part of a loop down anywhere: what belongs to it is what leads to the
-        instruction and what it leads to.
+        The compiler may place a part of a loop anywhere: an instruction belongs to the loop if it
+        leads to the named one and can be reached from it.
         """
         before: list[list[int]] = [[] for _ in self.instructions]
         for number, following in enumerate(self.followers):
@@ -54,7 +54,7 @@ class Code:
 
 
 def _reached(edges: Sequence[Sequence[int]], start: int) -> set[int]:
-    """What edges lead to; the start itself only where they lead back to it."""
+    """What can be reached along edges; the start itself only if they lead back to it."""
     reached: set[int] = set()
     waiting = [start]
     while waiting:
@@ -107,7 +107,7 @@ def _code(kernel: str, lines: list[str]) -> Code:
 def _followers(found: list[re.Match[str]], labels: dict[str, int]) -> Iterator[tuple[int, ...]]:
     for number, one in enumerate(found):
         target = _TARGET.search(one["rest"]) if one["name"] in _JUMPS else None
-        # `BRA P0, ...` and the like go on too where their condition does not hold.
+        # `BRA P0, ...` and the like fall through if their condition does not hold.
         always = not one["predicate"] and (
             one["name"] in _LAST
             or (one["name"] == "BRA" and target is not None and "," not in one["rest"])

@@ -1,8 +1,8 @@
-"""The stages of `make gpu` as data, in the order of what they teach, and how each is judged.
+"""The stages of `make gpu` as data, the most informative first, and how each is judged.
 
-Each is a program, or several, in process groups of their own with a limit: what hangs or overruns
-ends its own stage. What they say goes into the record's folder `logs` as they say it, and what they
-find into the record.
+Each is a program, or several, in process groups of their own with a limit: a program that hangs or
+overruns ends only its own stage. Their output goes into the record's folder `logs` as it comes, and
+their findings into the record.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _LEAST = 8.0
 _CARD_SECONDS = 60.0
 _FAMILIES_AT_ONCE = 4
 _TEST_PROCESSES = 6
-# Of a single test: a share of its stage's time, within bounds.
+# Time limit of a single test: a share of its stage's time, within bounds.
 _TEST_SHARE, _TEST_LEAST, _TEST_MOST = 0.3, 20.0, 300.0
 _MISSING = {"torch": "PyTorch", "jax": "JAX"}
-# Programs of every stage: they say at once what they say, and where they were when they died; JAX
-# leaves memory to others.
+# For the programs of every stage: unbuffered output, a traceback where they died, and JAX leaves
+# memory to others.
 _ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONFAULTHANDLER": "1",
@@ -44,22 +44,22 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where stages work: the record's folder, one for what is compiled, and the sort of card."""
+    """Where stages work: the record's folder, one for compiled files, and the kind of card."""
 
     where: Path
     build: Path
     hopper: bool
 
     def log(self, name: str) -> Path:
-        """Where what a program says is kept."""
+        """The file for a program's output."""
         return self.where / "logs" / f"{name.replace(' ', '-')}.txt"
 
 
 @dataclass
 class Verdict:
-    """What a stage came to, in sentences: what is wrong, left out, and to be told.
+    """The outcome of a stage, in sentences: what is wrong, left out, and to be reported.
 
-    stopped: whether the end of its time cut off a program of it.
+    stopped: whether one of its programs ran out of time.
     """
 
     wrong: list[str] = dataclasses.field(default_factory=list)
@@ -68,14 +68,14 @@ class Verdict:
     stopped: bool = False
 
     def stop(self, name: str, ended: Ended) -> None:
-        """Tell that a program was cut off by the end of its time."""
+        """Note that a program ran out of time."""
         self.stopped = True
         self.left_out.append(f"{name}: stopped after {ended.seconds:.0f} s{_last(ended)}.")
 
 
 @dataclass(frozen=True)
 class Stage(ABC):
-    """share: of the whole time, at most. needs: libraries without which it teaches nothing."""
+    """share: of the whole time, at most. needs: libraries without which it is pointless."""
 
     name: str
     share: float
@@ -83,10 +83,10 @@ class Stage(ABC):
 
     @abstractmethod
     def run(self, place: Place, seconds: float, found: Verdict) -> None:
-        """Do it within `seconds`; what it came to goes into `found`, as it comes."""
+        """Do it within `seconds`; findings go into `found` as they come."""
 
     def limit(self, total: float, left: float) -> float:
-        """Its seconds: its share of all there are, where so many are left; 0 for too few."""
+        """Its seconds: its share of the total, or what is left if less; 0 if that is too little."""
         seconds = min(max(self.share * total, _LEAST), left)
         return seconds if seconds >= _LEAST else 0.0
 
@@ -116,7 +116,7 @@ class Families(Stage):
 
 
 class Part(Stage):
-    """A part of the bench's form for the GPU, which has the stage's name."""
+    """The part of the GPU's form of the bench that has the stage's name."""
 
     def run(self, place: Place, seconds: float, found: Verdict) -> None:
         before = record.read(place.where)
@@ -127,7 +127,7 @@ class Part(Stage):
             found.stop(self.name, ended)
         after = record.read(place.where)
         if ended.code == 0 or (ended.code == 1 and len(after.failures) > len(before.failures)):
-            pass  # what is wrong stands in the record's rows
+            pass  # what is wrong is in the record's rows
         elif ended.code is not None:
             found.wrong.append(f"{self.name} ended with exit code {ended.code}{_last(ended)}.")
         found.told = [_told(row) for row in after.steps[len(before.steps) :]]
@@ -135,7 +135,7 @@ class Part(Stage):
 
 @dataclass(frozen=True)
 class Tests(Stage):
-    """Tests marked gpu: of some files, or of all but those. A test that hangs ends its worker."""
+    """Tests marked gpu: in some files, or in all others. A test that hangs ends its worker."""
 
     files: tuple[str, ...] = ()
     others: bool = False
@@ -167,7 +167,7 @@ class Tests(Stage):
         processes = str(min(_TEST_PROCESSES, cores()))
         return (
             *(sys.executable, "-m", "pytest", "-m", self.marked, *quiet, *plugins),
-            *(*rules, processes, "--dist", "worksteal", *chosen),  # whatever files they lie in
+            *(*rules, processes, "--dist", "worksteal", *chosen),  # across files
         )
 
 
@@ -195,7 +195,7 @@ class Sanitized(Stage):
         found.left_out = [f"{self.name}, {why}: {', '.join(names)}." for why, names in late.items()]
 
     def runs(self, hopper: bool) -> list[tuple[str, sanitizer.Subject]]:
-        """Tools with their subjects: what reaches out of its memory before all, then races."""
+        """Tools with their subjects: first accesses out of bounds, then races."""
         if self.on_files:
             return [*itertools.product(sanitizer.TOOLS, sanitizer.files(_ROOT / "tests"))]
         chosen = [one.name for one in families.families() if one.runs_on(hopper)]
@@ -203,7 +203,7 @@ class Sanitized(Stage):
         return sorted(every, key=lambda run: (run[0], run[1].name) not in _FIRST)
 
 
-# What of the sanitizer comes first: a family of each sort of memory, by the tools that know it.
+# Sanitizer runs that come first: a family for each kind of memory, by the tools for it.
 _FIRST = (
     *itertools.product(("memcheck",), ("mma", "wgmma-fprop", "plain")),
     *itertools.product(("racecheck",), ("mma", "plain")),
@@ -234,14 +234,14 @@ STAGES: tuple[Stage, ...] = (
     Part("compiled steps", 1.0, ("torch",)),
     Part("compiler", 0.2),
 )
-"""All of them. The shares are limits, not a plan: in nine minutes those up to fp32 or so have their
-turn, in two hours all but the last."""
+"""All of them. The shares are limits, not a plan: nine minutes are enough for those up to fp32 or
+so, two hours for all but the last."""
 
 
 def done(stage: Stage, place: Place, total: float, left: float) -> tuple[StageRow, list[str]]:
-    """Do a stage, or leave it out; what came of it, and what there is to tell.
+    """Do a stage, or leave it out; its row, and what there is to report.
 
-    The record says from the stage's beginning on that it was stopped in it, until it ends.
+    From the start of the stage until its end, the record says that the run was stopped in it.
     """
     limit = stage.limit(total, left)
     why = stage.lacks() or (None if limit else f"{stage.name}: no time was left.")
@@ -253,7 +253,7 @@ def done(stage: Stage, place: Place, total: float, left: float) -> tuple[StageRo
     found = Verdict()
     try:
         stage.run(place, limit, found)
-    except Exception as error:  # of this program, not of what it runs: the others have their turn
+    except Exception as error:  # in this program, not in what it runs: others have a turn
         found.wrong.append(f"{stage.name} cannot be judged: {type(error).__name__}: {error}.")
     except KeyboardInterrupt:
         seconds, left_out = process.now() - begun, (*stopped, *found.left_out)
@@ -276,7 +276,7 @@ def keep(place: Place, row: StageRow) -> None:
 
 @dataclass(frozen=True)
 class Found:
-    """What card there is, and what the cuda backend runs by."""
+    """Which card there is, and what the cuda backend runs on."""
 
     name: str
     hopper: bool
@@ -296,17 +296,17 @@ def card(build: Path) -> Found | str:
 
 
 def missing() -> Iterator[str]:
-    """The libraries to be timed beside ours that are not installed."""
+    """The libraries to be compared with that are not installed."""
     return (name for name in _MISSING if not installed(name))
 
 
 def installed(name: str) -> bool:
-    """Whether a library can be imported, without doing so."""
+    """Whether a library can be imported, without importing it."""
     return importlib.util.find_spec(name) is not None
 
 
 def why_tests_failed(name: str, code: int, text: str) -> str | None:
-    """A sentence where the tests failed, or where none ran; None where all is well."""
+    """A sentence if tests failed, or none ran; None if all is well."""
     if code not in (0, 5):
         return f"{name} failed (pytest's exit code is {code})."
     if not re.search(r"\b[1-9]\d* passed", text):
@@ -315,8 +315,8 @@ def why_tests_failed(name: str, code: int, text: str) -> str | None:
 
 
 def _judge(name: str, ended: Ended, explained: bool, found: Verdict) -> None:
-    """What a family's end says, beside its checks: a wrong one explains exit code 1, which is that
-    of any program that broke down, too.
+    """What a family's exit says besides its checks: a wrong one explains exit code 1, which any
+    program that broke down has too.
     """
     if not ended.begun:
         found.left_out.append(f"{name}: no time was left.")
@@ -340,7 +340,7 @@ def _checks(ended: Ended) -> list[Check]:
 
 
 def _last(ended: Ended) -> str:
-    """The last that it said, as the end of a sentence."""
+    """The last line of its output, as the end of a sentence."""
     lines = [line.strip() for line in ended.said().splitlines() if line.strip()]
     return f"; its last words: {lines[-1][:200].rstrip('.')}" if lines else ""
 

@@ -1,4 +1,4 @@
-"""Our side of a whole training step, and the gate that it has to pass."""
+"""Our side of a whole training step, and the gate it has to pass."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from .reference import ReferenceBackend
 Batch: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 Way: TypeAlias = Literal["layer by layer", "fused", "fused, graph", "fused, graph, mma"]
-"""How our side runs a step: every layer an operation of its own; by the fusion plan; that as one
-CUDA graph, which a CPU has not: there it is the same as the second; on a Hopper GPU that with the
+"""How our side runs a step: every layer an operation of its own; by the fusion plan; the same as
+one CUDA graph (on a CPU, which has none, the same as the second); on a Hopper GPU that with the
 main loop of any card."""
 WAYS: tuple[Way, ...] = ("layer by layer", "fused", "fused, graph")
 OTHER_LOOP: Way = "fused, graph, mma"
@@ -39,12 +39,12 @@ BATCHES = 8
 # on every batch.
 _GATE_IMAGES = 3
 _GATE_BATCHES = 3
-# Relative errors (Frobenius norm) of what comes through every layer and back. In bfloat16 the
-# reference rounds where we do. Still, float32 and float64 round a sum apart that lies in the middle
-# of two numbers, by 2^-8 of it: a ReLU or maximum behind it then chooses otherwise, and a gradient
-# takes another way. NumPy's are off by up to 6e-2 (conv1 of AlexNet), and by 2.5e-1 from those that
-# nobody rounds. One that is missing, counted twice or led past its ReLU is off by far more; what is
-# less shows in the gate of the operations.
+# Relative errors (Frobenius norm) after all layers, forward and back. In bfloat16 the reference
+# rounds where ours does. Still, a sum midway between two bfloat16 numbers may round differently
+# from float32 and from float64, by 2^-8 of it: a ReLU or maximum after it then chooses differently,
+# and the gradient takes another path. NumPy's gradients are off by up to 6e-2 (conv1 of AlexNet),
+# and by 2.5e-1 from unrounded ones. A gradient that is missing, counted twice or led past its ReLU
+# is off by far more; smaller faults show in the gate of the operations.
 _ERROR = {"fp32": 1e-4, "fp32x3": 1e-4, "bf16": 2e-1}
 # Winograd's convolutions round some ten times as far: on every batch, one or two of the 210,000
 # windows of AlexNet's pool1 choose another pixel than in float64, and each moves the gradient of
@@ -55,7 +55,7 @@ _ERROR_OF_WINOGRAD = 2e-2
 
 @dataclass(frozen=True)
 class Ours:
-    """Our side of a step. exact: whether a CPU's convolutions are never Winograd's."""
+    """Our side of a step. exact: whether convolutions on a CPU never use Winograd's algorithm."""
 
     precision: Precision = "fp32"
     way: Way = "layer by layer"
@@ -67,9 +67,9 @@ class Ours:
         return f"{self.way}, exact" if self.exact else self.way
 
     def net(self, spec: NetSpec, backend: Backend, params: Arrays | None = None) -> Net:
-        """The network; layer by layer in float32 the one that goes by no plan.
+        """The network; layer by layer in float32 the one without a plan.
 
-        params: its initial parameters, where they have been drawn.
+        params: its initial parameters, if they have been drawn.
         """
         if self.exact:
             backend = pyalexnet.backend(backend.name, backend.device, exact=True)
@@ -82,14 +82,14 @@ class Ours:
         return PlannedNet(spec, backend=backend, params=params, **how)
 
     def reference(self) -> Ours:
-        """What it is compared with, in float64: unless in bf16 a step that goes by no plan."""
+        """What it is compared with, in float64: a step without a plan, except in bf16."""
         if self.precision != "bf16":
             return Ours()
         return Ours(self.precision, "fused" if self.way != "layer by layer" else self.way)
 
 
 def _of_any_card(backend: Backend) -> Backend:
-    """Another backend for the same device, whose products take the main loop of any card."""
+    """Another backend for the same device, whose products use the main loop of any card."""
     other = pyalexnet.backend(backend.name, backend.device)
     if isinstance(other, KernelBackend):
         other.hopper = False
@@ -137,7 +137,7 @@ def packed(case: StepCase, dataset: Dataset) -> list[Batch]:
 class Step:
     """A net and its optimiser on a backend; `run(i)` trains on batch i of those given.
 
-    The batches lie on the device already, as `given` leaves them, unless `feed` asks that each
+    The batches are on the device already, as `given` leaves them, unless `feed` is true: then each
     comes from the host as it is.
 
     Attributes:
@@ -163,7 +163,7 @@ class Step:
         ]
 
     def run(self, index: int) -> Any:
-        """Train on one batch; the loss, a 0-d array of the device."""
+        """Train on one batch; the loss, a 0-d array on the device."""
         images, labels = self._batches[index % len(self._batches)]
         if isinstance(self.net, PlannedNet):
             loss = self._sgd.fused_step(images, labels, step=self._count, epoch=0.0)
@@ -181,7 +181,7 @@ class Step:
         return float(self.net.backend.to_numpy(loss))
 
     def learned(self) -> Arrays:
-        """The loss of one more step on the first batch, and what every parameter learned of it."""
+        """The loss of one more step on the first batch, and what every parameter learned."""
         loss = float(self.net.backend.to_numpy(self.run(0)))
         momentum = {f"momentum of {name}": v for name, v in self._sgd.momentum.items()}
         return {"loss": np.array(loss), **self._copied(momentum), **self._copied(self.net.params)}
@@ -191,7 +191,7 @@ class Step:
 
 
 def given(net: Net, images: NDArray[np.float32]) -> Any:
-    """Images on the device as the net reads them in place and a loader leaves them."""
+    """Images on the device as a loader leaves them and the net reads them in place."""
     pixels = net.backend.asarray(images)
     if not isinstance(net, PlannedNet):
         return pixels
@@ -209,7 +209,7 @@ class Gate:
         self._initial: dict[str, Arrays] = {}
 
     def initial(self, case: StepCase) -> Arrays:
-        """The parameters that every step of the network begins with, on the host."""
+        """The parameters that every step of the network starts from, on the host."""
         if case.label not in self._initial:
             self._initial[case.label] = dict(case.spec.initial(seed=0))
         return self._initial[case.label]
@@ -217,7 +217,7 @@ class Gate:
     def check(self, backend: Backend, case: StepCase, ours: Ours | None = None) -> str | None:
         """What is wrong with what a backend learns in a step; None if nothing is.
 
-        Pixels are those of the case, so that the magnitudes in every layer are.
+        The pixels are the case's, so the magnitudes in every layer are too.
         """
         ours = ours or Ours()
         wrong: str | None = None

@@ -21,7 +21,7 @@ from .results import (
 from .timing import Timing
 
 _GIGA, _TERA = 1e9, 1e12
-# Of whole steps; "-" where it is not told, as on a CPU, which has no host but itself.
+# For whole steps; "-" where unknown, as on a CPU, which has no separate host.
 _COSTS = ("kernels ms (of wall)", "host ms", "peak MB")
 
 
@@ -37,9 +37,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def padded(header: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> str:
-    """A Markdown table whose columns are as wide as they have to be, for reading as it is.
+    """A Markdown table with padded columns, readable as plain text.
 
-    sides: "<" or ">" for each column, to which its cells lean.
+    sides: "<" or ">" for each column, the alignment of its cells.
     """
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * (w - 1) + ("-" if s == "<" else ":") for s, w in zip(sides, widths, strict=True)]
@@ -162,7 +162,7 @@ def _operations(rows: list[OperationRow]) -> str:
 
 
 def _mean(rows: list[OperationRow]) -> str:
-    """How all of them stand, and the one that stands worst."""
+    """How all of them compare, and the one that compares worst."""
     found = {label(row): both[0] for row in rows if (both := ratios(row))}
     if not found:
         return ""
@@ -241,7 +241,7 @@ def _memory(results: Results) -> str:
 
 
 def _loader(results: Results) -> str:
-    """Images a second, by workers, and how many times one core's decoding that is."""
+    """Images a second by workers, also as a multiple of one core's decoding."""
     lines = [
         [
             str(row.workers) if row.workers else "0 (nothing is read ahead)",

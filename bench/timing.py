@@ -16,8 +16,8 @@ Run: TypeAlias = Callable[[], object]
 class Plan:
     """How long to look: `warmups` turns, then at least `least` and at most `most` samples of each
     candidate, and between the two until `seconds` have gone by. Before each sample everything rests
-    for `rest` seconds, and the candidate runs once unseen: the threads of another library look for
-    work for some 20 ms after its last call, on the cores that this one needs.
+    for `rest` seconds, and the candidate runs once untimed: another library's threads spin for some
+    20 ms after its last call, on the cores that this one needs.
     """
 
     seconds: float
@@ -46,9 +46,9 @@ class Timing:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A call whose work goes to streams of its own library's, which wait for nobody's.
+    """A call whose work goes to its own library's streams, which wait for no others.
 
-    What has been asked for before it has to be done before its time begins.
+    Earlier work has to be finished before its timing begins.
     """
 
     run: Run
@@ -66,9 +66,9 @@ class Stopwatch(ABC):
 
 
 class HostStopwatch(Stopwatch):
-    """For what has ended when it returns, or says by its result when it has.
+    """For calls that have ended when they return, or whose result can be waited for.
 
-    least: seconds of a sample; what is over sooner runs several times in a row.
+    least: seconds of a sample; a shorter call runs several times in a row.
     """
 
     def __init__(self, least: float = 2e-3) -> None:
@@ -84,14 +84,14 @@ class HostStopwatch(Stopwatch):
 
 
 def finish(result: object) -> None:
-    """Wait for a result of JAX's, which is a promise; others are there."""
+    """Wait for a result of JAX's, which is a promise; others are ready."""
     wait = getattr(result, "block_until_ready", None)
     if wait is not None:
         wait()
 
 
 def interleaved(watch: Stopwatch, runs: Mapping[str, Run], plan: Plan) -> dict[str, Timing]:
-    """Time candidates in turn, so that a slow spell of the machine meets all of them."""
+    """Time candidates in turn, so that a slow spell of the machine affects all of them."""
     for _ in range(plan.warmups):
         for run in runs.values():
             run()
@@ -118,7 +118,7 @@ def summary(times: list[float]) -> Timing:
 
 
 def verdict(ours: Timing, peer: Timing) -> str:
-    """Who is faster and by how much; a tie where the difference is within their doubt."""
+    """Which is faster and by how much; a tie if the difference is within their doubt."""
     ratio = peer.median / ours.median
     if abs(ratio - 1) <= ours.doubt + peer.doubt:
         return "tie"

@@ -1,6 +1,6 @@
-"""A plugin of pytest for runs under compute-sanitizer: every array gets memory of its own.
+"""A pytest plugin for runs under compute-sanitizer: every array gets memory of its own.
 
-Within a pool's block, an access behind the end of an array lands in the next one, unseen.
+Within a pool's block, an access past the end of an array lands in the next one, unnoticed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whole training steps: gate, then ours and the peers' in turn."""
+"""Whole training steps: first the gate, then ours and the peers' in turn."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from .timing import Plan, Run, Timing, finish, interleaved
 _SELF = "ours"
 _LEARNING_STEPS = 5
 _ENQUEUED = 10
-# How far a peer's first loss may lie from ours, by precision: the net and its weights are the same.
+# How far a peer's first loss may be from ours, by precision: net and weights are the same.
 _LOSS = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}
 
 
 _Checked: TypeAlias = tuple[float, str | None]
-"""Of one of our ways: its first loss, and what is wrong with it."""
+"""For one of our ways: its first loss, and what is wrong with it."""
 
 
 def rows(
@@ -45,16 +45,17 @@ def rows(
     plan: Plan,
     ceiling: Card | None,
 ) -> Iterator[StepRow]:
-    """A step on synthetic batches that lie on the device, in one precision.
+    """A step on synthetic batches that are on the device, in one precision.
 
-    Each of `ways` is a row of its own. The last stands beside every form of the peers, and so do
-    those run in the same way by other arithmetic; the others beside it, for what it brings.
+    Each of `ways` is a row of its own. The last is compared with every form of the peers, and so
+    are those run in the same way with other arithmetic; the others are compared with it, to show
+    its gain.
 
-    Those beside the peers come again with every group of their forms, and take the place of what
-    they were before: what has been timed is told though the next should never end.
+    Rows compared with the peers are yielded again after every group of their forms, and replace the
+    earlier version: what has been timed is reported even if the next group never ends.
 
-    modes: by the peers' precision, how PyTorch runs; those after "eager" take the form of the
-    network that was the fastest in it.
+    modes: by the peers' precision, how PyTorch runs; those after "eager" use the form of the
+    network that was the fastest in eager mode.
     """
     batches, initial = steps.synthetic(case), gate.initial(case)
     checked = {ours: _checked(device, case, ours, gate, batches) for ours in ways}
@@ -79,9 +80,7 @@ def _whole(
     plan: Plan,
     ceiling: Card | None,
 ) -> Iterator[StepRow]:
-    """Our side run in one way, by one arithmetic or several, and one group of the peers after the
-    other.
-    """
+    """Our side in one way, by one arithmetic or several, with one group of peers after another."""
     right = [ours for ours in wholes if not checked[ours][1]]
     for ours in wholes:
         if ours not in right:
@@ -136,7 +135,7 @@ def _parts(
     plan: Plan,
     ceiling: Card | None,
 ) -> Iterator[StepRow]:
-    """Our other ways, each beside the last, which is the whole."""
+    """Our other ways, each compared with the last, which is the whole."""
     *parts, whole = ways
     wrong = {ours: error for ours, (_, error) in checked.items() if error}
     runs: dict[str, Run] = {}
@@ -166,7 +165,7 @@ def _checked(
 ) -> _Checked:
     """The first loss, and what is wrong.
 
-    By a step of its own: evaluating needs memory that training does without.
+    By a step of its own: evaluation needs memory that training does not.
     """
     step = Step(device.backend, case, batches[:1], ours, params=gate.initial(case))
     first_loss = step.loss()
@@ -177,7 +176,7 @@ def _checked(
 def _made(
     device: Device, case: StepCase, ours: Ours, batches: list[Batch], initial: Arrays
 ) -> tuple[Run, int | None]:
-    """What trains on one batch after the other, and the bytes that it takes at the peak."""
+    """A call that trains on one batch after another, and the bytes that it takes at the peak."""
     before = device.memory()
     run = _turning(Step(device.backend, case, batches, ours, params=initial).run)
     peak = device.peak_memory(run)
@@ -192,7 +191,7 @@ def _floor(case: StepCase, ours: Ours, ceiling: Card | None) -> float | None:
 
 
 def fed(device: Device, case: StepCase, ours: Ours, dataset: Dataset, plan: Plan) -> StepRow:
-    """A step whose batches come from the host, as a loader hands over those of a data set."""
+    """A step whose batches come from the host, as a loader delivers those of a dataset."""
     step = Step(device.backend, case, steps.packed(case, dataset), ours, feed=True)
     timings = interleaved(device.step_stopwatch, {_SELF: _turning(step.run)}, plan)
     about = (case.label, "from the host", case.batch, ours.precision)
@@ -211,9 +210,9 @@ def _groups(
     batches: list[Batch],
     found: list[PeerTime],
 ) -> Iterator[_Group]:
-    """Peers to be timed together with ours, by name, with what makes them.
+    """Peers to be timed together with ours: precision and factory, by name.
 
-    Eager forms first; `found` then says which of them the other modes take up.
+    Eager forms first; `found` then tells which of them the other modes use.
     """
     for precision, (_, *later_modes) in modes.items():
         group: _Group = {}
@@ -238,7 +237,7 @@ def _groups(
 
 
 def _turning(run: Callable[[int], Any]) -> Run:
-    """`run` on one batch after the other."""
+    """`run` on one batch after another."""
     count = 0
 
     def turn() -> Any:
@@ -250,7 +249,7 @@ def _turning(run: Callable[[int], Any]) -> Run:
 
 
 def _costs(device: Device, torch: Any, run: Run, memory: int | None) -> Costs:
-    """Of a step that has been timed. On a CPU the host does all the work: nothing tells apart."""
+    """Of a step that has been timed. On a CPU the host does all the work: nothing to separate."""
     if not isinstance(device, Gpu):
         return Costs(memory=memory)
     # One at a time: the queue to the GPU holds about a thousand kernels, and then the host waits.
@@ -260,10 +259,10 @@ def _costs(device: Device, torch: Any, run: Run, memory: int | None) -> Costs:
 
 
 def kernel_times(torch: Any, run: Run) -> list[KernelTime]:
-    """The kernels of one call, by PyTorch's profiler, which sees all of a process."""
+    """The kernels of one call, by PyTorch's profiler, which sees all kernels of a process."""
     profiler = torch.profiler
     known = inspect.signature(profiler.profile).parameters
-    # 2.11 warns of what it will forget at its first cycle's end, unless it is told to keep it.
+    # 2.11 warns that it drops events at the end of its first cycle, unless told to keep them.
     kept = {"acc_events": True} if "acc_events" in known else {}
     with profiler.profile(activities=[profiler.ProfilerActivity.CUDA], **kept) as profile:
         finish(run())

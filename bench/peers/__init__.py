@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 class Candidate:
     """One form of one peer.
 
-    precision: "fp32" (strict), "tf32" or "bf16". run: what is timed; what it returns is given to
-    `outputs`, which gives the case's outputs as NumPy arrays in our layouts, None for those that
-    the peer does not compute or draws other random numbers for. library: "torch" or "jax".
+    precision: "fp32" (strict), "tf32" or "bf16". run: what is timed; its result goes to `outputs`,
+    which returns the case's outputs as NumPy arrays in our layouts, None for those that the peer
+    does not compute or draws other random numbers for. library: "torch" or "jax".
     """
 
     name: str
@@ -29,14 +29,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Peers:
-    """The libraries found; `missing` says of each other one why it is not compared with."""
+    """The libraries found; `missing` says why each of the others is not compared with."""
 
     torch: Any
     jax: Any
     missing: dict[str, str]
 
     def only(self, libraries: tuple[str, ...]) -> Peers:
-        """The same with no others than these."""
+        """The same, restricted to these."""
         missing = {name: why for name, why in self.missing.items() if name in libraries}
         torch, jax = (
             module if name in libraries else None
@@ -51,9 +51,9 @@ class Peers:
 
 
 def find(device: str, libraries: tuple[str, ...] = ("torch", "jax")) -> Peers:
-    """Import those libraries that are installed and can use `device` ("cpu", "cuda:0"), tuned."""
+    """Import the libraries that are installed and can use `device` ("cpu", "cuda:0"), tuned."""
     missing: dict[str, str] = {}
-    # Else JAX takes most of the GPU's memory for itself when it is first used.
+    # Otherwise JAX reserves most of the GPU's memory when it is first used.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     torch, jax = (
         _imported(name, missing) if name in libraries else None for name in ("torch", "jax")

@@ -1,7 +1,7 @@
 """Single operations in JAX, jitted: convolutions and response norms.
 
-XLA's work cannot be captured in a CUDA graph nor timed by another library's events: each call is
-waited for, and on a GPU its time holds the host's part, as its name there says.
+XLA's work can neither be captured in a CUDA graph nor timed by another library's events: each call
+is waited for, and on a GPU its time includes the host's part, as its name there says.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pyalexnet.backends.geometry import ConvGeometry
 from ..cases import Arrays, Case
 from . import Candidate
 
-# What XLA may do with float32 products.
+# The precision that XLA may use for float32 products.
 MATMUL = {"fp32": "highest", "tf32": "default", "bf16": "default"}
 
 
 def candidates(
     jax: Any, device: str, case: Case, arrays: Arrays, precision: str
 ) -> Iterator[Candidate]:
-    """The case in JAX's default device; none for an op that is no convolution and no norm."""
+    """The case on JAX's default device; none for an op that is neither convolution nor norm."""
     jnp = importlib.import_module("jax.numpy")
     dtype = jnp.bfloat16 if precision == "bf16" else jnp.float32
     waited = "" if device == "cpu" else ", with the host's part"
@@ -56,7 +56,7 @@ def convolved(jax: Any, x: Any, w: Any, g: ConvGeometry) -> Any:
 
 
 def convolved_apart(jax: Any, x: Any, w: Any, g: ConvGeometry) -> Any:
-    """The same as a convolution for each group, and their results side by side."""
+    """The same with one convolution per group, their results concatenated."""
     jnp = importlib.import_module("jax.numpy")
     one = g._replace(groups=1)
     parts = zip(jnp.split(x, g.groups, 3), jnp.split(w, g.groups), strict=True)
@@ -75,7 +75,7 @@ def normed(
 ) -> Any:
     """The norm of maps (N, H, W, C) over `size` neighbours along `axes`, in groups of channels."""
     shape = (*x.shape[:3], groups, x.shape[3] // groups)
-    # The groups' axis lies before the channels.
+    # The groups' axis comes before the channels.
     along = tuple(4 if axis == 3 else axis for axis in axes)
     window = tuple(size if axis in along else 1 for axis in range(5))
     before = size // 2
@@ -86,7 +86,7 @@ def normed(
 
 
 def _functions(jax: Any, case: Case) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """What the case computes, as functions of its arrays: every form with its name."""
+    """The case's computation as functions of its arrays: every form with its name."""
     kind, direction = case.op.split("_", 1)
     if direction not in ("fprop", "dgrad", "wgrad"):
         return

@@ -44,7 +44,7 @@ class Form:
 
 
 def forms(spec: NetSpec, precision: str) -> Iterator[Form]:
-    """Every way to write the network; those that make no difference to it only once."""
+    """Every way to write the network that makes a difference to it."""
     grouped = any(isinstance(layer, Conv) and layer.groups > 1 for layer in spec.layers)
     for split in (False, True) if grouped else (False,):
         yield Form(precision, split)
@@ -53,8 +53,8 @@ def forms(spec: NetSpec, precision: str) -> Iterator[Form]:
 class JaxStep:
     """A network's training step in JAX; `run(i)` trains on batch i of those given.
 
-    first_loss: of the first batch, without dropout and before all learning. memory: bytes of the
-    batches and of all that the compiled step takes, as its compiler says.
+    first_loss: of the first batch, without dropout and before any learning. memory: bytes of the
+    batches and of everything that the compiled step takes, as the compiler reports.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class JaxStep:
         self.memory = self._peak()
 
     def run(self, index: int) -> Any:
-        """Train on one batch; the loss, which may still be on its way."""
+        """Train on one batch; the loss, which may not be ready yet."""
         images, labels = self._batches[index % len(self._batches)]
         loss, self._params, self._momentum, self._key = self._train(
             self._params, self._momentum, self._key, images, labels
@@ -95,7 +95,7 @@ class JaxStep:
             return None
         step = told.argument_size_in_bytes + told.output_size_in_bytes + told.temp_size_in_bytes
         waiting = sum(one.nbytes for batch in self._batches[1:] for one in batch)
-        # Parameters and momentum are written where they were read.
+        # Parameters and momentum are updated in place.
         return int(step - told.alias_size_in_bytes + waiting)
 
     def _step(self, params: Params, momentum: Params, key: Any, images: Any, labels: Any) -> Any:
@@ -159,7 +159,7 @@ class JaxStep:
         return convolve(self._jax, x, params[layer.w], g) + params[layer.b]
 
     def _window(self, x: Any, layer: MaxPool | AvgPool, start: float, add: Any) -> Any:
-        """A reduction over the pool's windows, which the border may clip."""
+        """A reduction over the pool's windows, clipped at the border."""
         g = PoolGeometry.of(layer.name, layer.size, layer.stride, layer.ceil)
         counts = g.out_size(layer.name, x.shape[1], x.shape[2])
         margins = [

@@ -25,7 +25,7 @@ Norm: TypeAlias = Callable[..., Any]
 def candidates(
     torch: Any, device: str, case: Case, arrays: Arrays, precision: str
 ) -> Iterator[Candidate]:
-    """The forms of a case in PyTorch, on tensors of `device`; none for an op it does not have."""
+    """The forms of a case in PyTorch, on tensors on `device`; none for an op that it lacks."""
     makers: dict[str, Maker] = {
         "lrn_maxpool": _lrn_maxpool,
         "conv_wgrad_sgd": _learning,
@@ -59,11 +59,11 @@ class Operations:
         self.functional = torch.nn.functional
 
     def flat(self, name: str) -> Any:
-        """An array in its own order of axes."""
+        """An array with its axes in their own order."""
         return self.master(name).to(self.dtype)
 
     def master(self, name: str) -> Any:
-        """The same in float32, which parameters and their momenta are in every precision."""
+        """The same in float32, the type of parameters and momenta in every precision."""
         return self.torch.tensor(self.arrays[name], device=self.device)
 
     def maps(self, name: str, nchw: bool = False) -> Any:
@@ -97,7 +97,7 @@ class Operations:
 
 
 def whole(arrays: Arrays) -> Arrays:
-    """The arrays with bfloat16 as float32, for the way into PyTorch, and weights in one piece."""
+    """The arrays with bfloat16 as float32, to be passed to PyTorch, and weights in one piece."""
     found = {name: widened(array) for name, array in arrays.items()}
     for low in ("low", "w.low"):
         if low in found:
@@ -106,7 +106,7 @@ def whole(arrays: Arrays) -> Arrays:
 
 
 def _lazily(make: Callable[[], Callable[[], Any]]) -> Callable[[], Any]:
-    """What `make` makes, on its first call: what PyTorch refuses then fails that form alone."""
+    """The result of `make`, made on the first call, so that a refusal fails that form alone."""
     made: list[Callable[[], Any]] = []
 
     def run() -> Any:
@@ -118,16 +118,16 @@ def _lazily(make: Callable[[], Callable[[], Any]]) -> Callable[[], Any]:
 
 
 def set_precision(torch: Any, precision: str) -> None:
-    """Whether float32 products may use TF32, for all that PyTorch runs from now on."""
+    """Set whether float32 products may use TF32, for everything that PyTorch runs from now on."""
     allowed = precision != "fp32"
-    # Each by its own value: at first convolutions may, and matrix products may not.
+    # Both are set: by default convolutions may, and matrix products may not.
     for products in (torch.backends.cuda.matmul, torch.backends.cudnn):
         if products.allow_tf32 != allowed:
             products.allow_tf32 = allowed
 
 
 def host(tensor: Any) -> NDArray[Any]:
-    """A tensor as a float32 array of the host."""
+    """A tensor as a float32 array on the host."""
     return np.asarray(tensor.detach().float().cpu().numpy())
 
 
@@ -170,7 +170,7 @@ def _tensor(ops: Operations, name: str, nchw: bool) -> Any:
 def _conv_call(
     ops: Operations, g: ConvGeometry, tensors: dict[str, Any], groups: int
 ) -> Callable[[], Any]:
-    """One convolution of PyTorch's, in the direction that the case asks for."""
+    """One of PyTorch's convolutions, in the case's direction."""
     torch, functional, op = ops.torch, ops.functional, ops.case.op
     stride, pad = [g.stride_h, g.stride_w], [g.pad_top, g.pad_left]
     if op == "conv_fprop":
@@ -204,7 +204,7 @@ def _conv_call(
 
 
 def _let_pass(ops: Operations) -> Callable[[Any, Any], Any]:
-    """What a ReLU's gradient, and a factor, make of a gradient where there is a gate."""
+    """A gradient through a ReLU, times a factor, if there is a gate."""
     passed, factor = ops.torch.ops.aten.threshold_backward, ops.settings.get("factor", 1.0)
 
     def let_pass(dx: Any, gate: Any) -> Any:
@@ -216,14 +216,14 @@ def _let_pass(ops: Operations) -> Callable[[Any, Any], Any]:
 
 
 def _nchw_shape(shape: tuple[int, ...], groups: int, of: int, is_x: bool) -> list[int]:
-    """NHWC or KRSC as NCHW or KCRS, for one group of `of` where `groups` is 1."""
+    """NHWC or KRSC as NCHW or KCRS, for one group of `of` if `groups` is 1."""
     n, h, w, c = shape
     part = 1 if groups == of else of
     return [n, c // part, h, w] if is_x else [n // part, c, h, w]
 
 
 def _several_convs(ops: Operations, g: ConvGeometry) -> Callable[[bool], Callable[[], Any]]:
-    """A convolution for each group, and their results side by side."""
+    """One convolution per group, their results concatenated."""
     torch = ops.torch
     axis = 0 if ops.case.op == "conv_wgrad" else 1
 
@@ -281,7 +281,7 @@ def _linear(ops: Operations) -> Iterator[Candidate]:
 def _learning(ops: Operations) -> Iterator[Candidate]:
     """The gradients of a layer's parameters, and its update by the library's fused kernel.
 
-    As under autocast the gradients of a bfloat16 product become float32 before the update.
+    As under autocast, the gradients of a bfloat16 product become float32 before the update.
     """
     case, arrays = ops.case, {name: ops.arrays[name] for name in ("x", "dy")}
     settings = dict(case.settings)
@@ -369,7 +369,7 @@ def shifted_lrn(torch: Any, x: Any, size: int, alpha: float, beta: float, k: flo
 def pooled_rnorm(torch: Any, x: Any, size: int, alpha: float, beta: float, k: float) -> Any:
     """The norm over size x size pixels of a map, by PyTorch's average pool of the squares.
 
-    Zeros around the map make the mean times the window's pixels the sum of the clipped window.
+    With zeros around the map, the mean times the window's pixels is the sum of the clipped window.
     """
     before, after = size // 2, size - 1 - size // 2
     squares = torch.nn.functional.pad(x * x, (before, after, before, after))
@@ -400,7 +400,7 @@ def _divided(torch: Any, x: Any, d: Any, beta: float) -> Any:
 
 
 def _gradient(ops: Operations, forward: Callable[[Any], Any], nchw: bool) -> Callable[[], Any]:
-    """The backward pass alone: its forward pass has been recorded."""
+    """The backward pass alone: the forward pass has been recorded."""
     torch = ops.torch
     x, dy = ops.maps("x", nchw).requires_grad_(), ops.maps("dy", nchw)
     with torch.enable_grad():
@@ -409,7 +409,7 @@ def _gradient(ops: Operations, forward: Callable[[Any], Any], nchw: bool) -> Cal
 
 
 def _lrn_maxpool(ops: Operations) -> Iterator[Candidate]:
-    """A norm and a pool, one after the other; backward with the maxima that are given."""
+    """A norm and a pool, one after the other; backward from the given maxima."""
     settings = ops.settings
     if settings["groups"] != 1:
         return
@@ -450,7 +450,7 @@ def _lrn_maxpool(ops: Operations) -> Iterator[Candidate]:
 
 
 def _window(settings: dict[str, Any]) -> tuple[Any, ...]:
-    """A pool as PyTorch's operations take it; beside a norm's settings its own have a prefix."""
+    """A pool's arguments for PyTorch; among a norm's settings they have a prefix."""
     size, stride = (settings.get(f"pool_{name}", settings.get(name)) for name in ("size", "stride"))
     return [size] * 2, [stride] * 2, [0, 0], [1, 1], settings["ceil"]
 
@@ -522,12 +522,12 @@ def _relu(ops: Operations) -> Iterator[Candidate]:
 def _dropout(ops: Operations) -> Iterator[Candidate]:
     x, drop = ops.flat("x"), 1 - ops.settings["keep"]
     functional = ops.functional
-    # It draws other numbers and rescales: only the time is compared.
+    # PyTorch draws other numbers and rescales: only the time is compared.
     yield ops.candidate("dropout", lambda: functional.dropout(x, drop, True), lambda _: (None,))
 
 
 def _softmax(ops: Operations) -> Iterator[Candidate]:
-    """Loss and gradient; without the two errors, which ours computes too."""
+    """Loss and gradient, without the two errors that ours computes too."""
     torch = ops.torch
     logits = ops.flat("logits").requires_grad_()
     labels = torch.tensor(ops.arrays["labels"], device=ops.device)

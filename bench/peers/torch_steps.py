@@ -1,8 +1,8 @@
 """A whole training step in PyTorch, from the same description of the network.
 
-The peer gets what suits it: images as channels_last (on a CPU as NCHW too), the first layer's
-uneven padding done beforehand, and as bfloat16 where it computes in that; its own dropout and its
-own fused SGD.
+The peer gets what suits it: images as channels_last (on a CPU as NCHW too), with the first layer's
+uneven padding already done, as bfloat16 if it computes in that; its own dropout and its own fused
+SGD.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _FIRST_RUNS = 2
 # Images and labels of a batch to its loss.
 _Learn: TypeAlias = Callable[[Any, Any], Any]
 
-# torch.compile(mode="max-autotune") of the loss, which takes its gradient along, with the update by
-# the library's fused kernel; and of the whole step, the update in it. Each is one graph, or fails.
+# torch.compile(mode="max-autotune") of the loss, and so of its gradient, with the update by the
+# library's fused kernel; and of the whole step, update included. Each is one graph, or fails.
 COMPILED = ("compile", "compile the whole step")
-# The first of them as the compiler does it unasked: without trying other code for each product.
+# The first of them in the compiler's default mode: without autotuning each product.
 UNTUNED = "compile, default mode"
 
 
@@ -72,7 +72,7 @@ class Form:
 def forms(
     spec: NetSpec, precision: str, layouts: Sequence[str] = ("channels_last",)
 ) -> Iterator[Form]:
-    """Every way to write the network; those that make no difference to it only once."""
+    """Every way to write the network that makes a difference to it."""
     grouped = any(isinstance(layer, Conv) and layer.groups > 1 for layer in spec.layers)
     normed = any(isinstance(layer, LRN | RNorm) for layer in spec.layers)
     for split in (False, True) if grouped else (False,):
@@ -84,9 +84,9 @@ def forms(
 class TorchStep:
     """A network's training step in PyTorch; `run(i)` trains on batch i of those given.
 
-    It has run when it is made, which compiles what has to be.
+    The constructor runs it, which compiles whatever has to be.
 
-    first_loss: of the first batch, without dropout and before all learning. memory: bytes that
+    first_loss: of the first batch, without dropout and before any learning. memory: bytes that
     PyTorch's pool took for this step, batches and parameters included; None on a CPU.
     """
 
@@ -102,7 +102,7 @@ class TorchStep:
         self._torch, self._spec, self._form, self._device = torch, spec, form, device
         self._is_compiled = form.mode == UNTUNED or form.mode in COMPILED
         if self._is_compiled:
-            # The compiler would leave the ninth network as it is, unasked: it counts by function.
+            # Otherwise the ninth network would silently stay uncompiled: the limit is per function.
             torch.compiler.reset()
         before = self._reserved()
         self._params = {name: self._parameter(name, value) for name, value in params.items()}
@@ -114,7 +114,7 @@ class TorchStep:
         }
         self._optimiser = torch.optim.SGD(list(self._params.values()), **self._rule, fused=True)
         self._batches = [self._on_device(*batch) for batch in batches]
-        # A CUDA graph reads from where it was captured.
+        # A CUDA graph reads from the addresses at its capture.
         self._images, self._labels = (tensor.clone() for tensor in self._batches[0])
         self.first_loss = self._first_loss()
         self._train = self._made()
@@ -132,7 +132,7 @@ class TorchStep:
         return self._train(self._images, self._labels)
 
     def _reserved(self) -> int | None:
-        """Bytes in PyTorch's pool, which gives back first what lies unused."""
+        """Bytes in PyTorch's pool, after it has released unused blocks."""
         if self._device == "cpu":
             return None
         gc.collect()
@@ -140,8 +140,8 @@ class TorchStep:
         return int(self._torch.cuda.memory_reserved(self._device))
 
     def _peak(self) -> int:
-        """The same after one more step, of which nothing is given back."""
-        self._reserved()  # not what timing of algorithms took
+        """The same after one more step, with nothing released."""
+        self._reserved()  # without what timing the algorithms took
         self.run(0)
         self._torch.cuda.synchronize(self._device)
         return int(self._torch.cuda.memory_reserved(self._device))
@@ -174,7 +174,7 @@ class TorchStep:
         else:
             learn = self._learning(compiled(self._loss))
         for tensor in fixed:
-            # Else the compiled graph copies every parameter to a place of its own in each step.
+            # Otherwise the compiled graph copies every parameter to its own memory in each step.
             self._torch._dynamo.mark_static_address(tensor)
 
         def step(images: Any, labels: Any) -> Any:
@@ -200,9 +200,9 @@ class TorchStep:
         return step
 
     def _step(self, learn: _Learn, images: Any, labels: Any) -> Any:
-        """What no compiler has to see, and then what `_learning` makes."""
+        """What need not be compiled, and then `learn`, as `_learning` or a compiler made it."""
         torch_ops.set_precision(self._torch, self._form.precision)
-        # In a graph too: it then makes them in its own pool, where they stay, and adds to nothing.
+        # In a graph too: gradients are then created in its own pool, where they stay, not added to.
         self._optimiser.zero_grad(set_to_none=True)
         return learn(images, labels).detach()
 
@@ -219,8 +219,8 @@ class TorchStep:
         return learn
 
     def _whole(self, momentum: list[Any]) -> _Learn:
-        """The same in words that the compiler takes as one graph: it breaks at `backward` and in an
-        optimiser's `step`. The update is the optimiser's own function.
+        """The same in a form that compiles to one graph: `backward` and an optimiser's `step` would
+        break it. The update is the optimiser's own function.
         """
         torch, learned = self._torch, list(self._params.values())
         torch._dynamo.config.trace_autograd_ops = True  # an older PyTorch refuses the name
@@ -277,7 +277,7 @@ class TorchStep:
         if isinstance(layer, Conv):
             return self._activated(self._conv(layer, x, first), layer.activation)
         if isinstance(layer, Linear):
-            # Our order of features is H, W, C: for channels_last memory this copies nothing.
+            # Our order of features is H, W, C: from channels_last memory this copies nothing.
             rows = x.permute(0, 2, 3, 1).flatten(1) if x.ndim == 4 else x
             y = functional.linear(rows, self._params[layer.w], self._params[layer.b])
             return self._activated(y, layer.activation)
@@ -293,7 +293,7 @@ class TorchStep:
                 x, layer.size, layer.stride, ceil_mode=layer.ceil, count_include_pad=False
             )
         if isinstance(layer, Dropout):
-            # It rescales in training, the 2012 rule in evaluation: the same work.
+            # PyTorch rescales in training, the 2012 rule in evaluation: the same work.
             if training:
                 return functional.dropout(x, 1 - layer.keep)
             return x if layer.inverted else x * layer.keep
