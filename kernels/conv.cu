@@ -102,7 +102,7 @@ template <class Way> struct ConvDgrad : Way {
 
     __device__ A a(int group) const { return {{group_of_dy(dy, g, group), g}}; }
     __device__ B b(int group) const { return {{group_of_w(w, g, group), g}}; }
-    // Each tap takes a whole number of slices, so a slice lies within one tap.
+    // A slice lies within one tap: conv_dgrad sees to it.
     Tiled tiled() const { return {w, g.shape.filters, g.taps, g.taps}; }
     __device__ TiledPlace tiled_place(int group, int channel, int depth) const {
         const Digits tap = divide(depth, g.by_group_filters);

@@ -51,7 +51,7 @@ struct PatchShape {
         const int most = max(1, kPatchPixels / s.width);
         row_tiles = (s.height + most - 1) / most;
         rows = (s.height + row_tiles - 1) / row_tiles;
-        // As odd or even as the width is: see Patch.
+        // Odd or even as the width is: see Patch.
         pitch = s.width + s.filter_w / 2 * 2;
         pixels = (rows + s.filter_h - 1) * pitch;
     }

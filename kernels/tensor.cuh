@@ -64,9 +64,9 @@ struct TensorTile {
 
 enum class Operand { a, b };
 
-// Lines x depth of one operand: rows of 16-byte chunks, along the depth or along the lines. In each
-// row they are swizzled so that the eight rows that ldmatrix reads at a time lie in eight different
-// groups of four banks, as do the chunks that eight threads copy.
+// Lines x depth of one operand: rows of 16-byte chunks, along the depth or along the lines. Each
+// row's chunks are swizzled so that the eight rows that ldmatrix reads at a time lie in eight
+// different groups of four banks, as do the chunks that eight threads copy.
 template <class Source, int Lines> struct Slice {
     static constexpr bool kAlongDepth = Source::kContiguous == Contiguous::depth;
     static constexpr int kRows = kAlongDepth ? Lines : kTensorSlice;
