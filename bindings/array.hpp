@@ -1,8 +1,8 @@
 // From Python objects to pointers and shapes, or a refusal in a sentence.
 //
 // A binding opens a Call, takes its arrays from it, checks how their shapes relate to one another,
-// and launches. Whatever Python passes, a kernel gets memory of the right type, size and
-// device; so none of them can read out of bounds.
+// and launches. Whatever Python passes, a kernel gets memory of the right type, size and device; so
+// none of them can read out of bounds.
 #pragma once
 
 #include "ops.h"
@@ -92,8 +92,8 @@ class Recording {
     // touches what they write, or writes what they read.
     void set_aside(bool aside) { aside_ = aside; }
     void add(int device, std::shared_ptr<std::deque<Given>> given, Launchers launchers);
-    // Launches all on `stream`, in their order; what is set aside on `beside`, after all that comes
-    // before it, where that is another stream. What `stream` is given afterwards waits for both.
+    // Launches all on `stream`, in order; calls set aside go on `beside`, if that is another
+    // stream, after all that comes before them. What `stream` is given afterwards waits for both.
     void run(std::uintptr_t stream, std::uintptr_t beside) const;
     std::size_t size() const { return calls_.size(); }
 
@@ -185,8 +185,8 @@ template <class T> const Given& Call::take(const char* name, py::handle object, 
     return take(name, object, kind, sizeof(Element), rank, access, device, alias);
 }
 
-// Calls `use` with a value of the type of the array's elements, where kernels exist for two:
-// bf16 where it is bfloat16, else float, so that any other type is refused as not float32.
+// Calls `use` with a value of the type of the array's elements, where kernels exist for two: bf16
+// where it is bfloat16, else float, so that any other type is refused as not float32.
 template <class Use> void with_element(py::handle array, Use use) {
     is_bfloat16(array) ? use(bf16{}) : use(float{});
 }

@@ -1,4 +1,4 @@
-// NVIDIA's devices: arrays are whatever has __cuda_array_interface__ (CuPy, PyTorch, Numba, JAX).
+// NVIDIA's devices: arrays are any with a __cuda_array_interface__ (CuPy, PyTorch, Numba, JAX).
 #include "array.hpp"
 
 #include "simt/error.hpp"

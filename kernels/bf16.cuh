@@ -80,7 +80,7 @@ __device__ __forceinline__ void store_vector(bf16* to, const float (&values)[8])
                    pack(values[4], values[5]), pack(values[6], values[7]));
 }
 
-// Two neighbours at `to`, which is aligned to both together.
+// Two neighbours at `to`, which is aligned to their total size.
 __device__ __forceinline__ void store_pair(float* to, float first, float second) {
     *reinterpret_cast<float2*>(to) = make_float2(first, second);
 }

@@ -29,7 +29,7 @@ __device__ __forceinline__ void load_channels(const T* from, float (&values)[cou
     }
 }
 
-// Two neighbours, aligned to both together.
+// Two neighbours, aligned to their total size.
 __device__ __forceinline__ void load_pair(const float* from, float (&values)[2]) {
     const float2 pair = *reinterpret_cast<const float2*>(from);
     values[0] = pair.x;
@@ -60,7 +60,7 @@ __device__ __forceinline__ void store_channels(T* to, const float (&values)[coun
 // The codes of `count` neighbouring channels, packed in words: a pool's `where`.
 template <class Code, int count> class Codes {
   public:
-    // `from` is aligned to all the codes together.
+    // `from` is aligned to the codes' total size.
     __device__ __forceinline__ static Codes load(const Code* from) {
         Codes codes;
         if constexpr (count == 1) {

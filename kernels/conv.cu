@@ -19,8 +19,8 @@
 namespace pyalexnet {
 namespace {
 
-// True if a loader may read rows eight elements at a time: each eight are contiguous and aligned to
-// 16 bytes.
+// True if a loader may read rows eight elements at a time: these are always contiguous and aligned
+// to 16 bytes.
 bool in_vectors(int extent, int whole_extent, const void* data) {
     return extent % kChunk == 0 && whole_extent % kChunk == 0 &&
            reinterpret_cast<std::uintptr_t>(data) % 16 == 0;

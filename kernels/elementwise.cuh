@@ -8,7 +8,7 @@ namespace pyalexnet {
 
 constexpr int kElementwiseThreads = 256;
 
-// Threads [0, vectors) take kVector<T> elements each, each later thread one of the rest.
+// Threads [0, vectors) take kVector<T> elements each, every later thread one of the rest.
 template <class T> struct Split {
     std::int64_t vectors;
     std::int64_t count; // elements in all

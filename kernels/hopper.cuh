@@ -8,8 +8,8 @@
 // The third brings slices of A and B, 64 deep, into a ring of stages; it needs few registers and
 // leaves the rest to the others. One operand lies in memory as a matrix: a single thread has the
 // copy engine (TMA) load whole tiles of it. The other is gathered from a map, 16 bytes at a time,
-// by cp.async. No barrier spans the block: a stage is `full` when its bytes have arrived, which the
-// multiplying warps wait for, and `empty` when all of those are done with it.
+// by cp.async. No step waits for the whole block: a stage is `full` when its bytes have arrived,
+// which the multiplying warps wait for, and `empty` when all of those are done with it.
 //
 // Gathered elements and the ones for the row sums are written by threads but read by wgmma, which
 // is not ordered after their writes: hence the fence before a slice is multiplied.
@@ -172,7 +172,7 @@ template <class Problem, class T> struct HopperShared {
     using Gathers = Gatherer<Source, kTiledB ? T::TileM : T::TileN>;
 
     static constexpr unsigned kStage = A::kBytes + B::kBytes;
-    static constexpr unsigned kOnes = T::Stages * kStage; // a tile of eight rows, behind the stages
+    static constexpr unsigned kOnes = T::Stages * kStage; // a tile of eight rows, after the stages
     static constexpr unsigned kStages = kOnes + (Problem::RowSums::value ? simt::tile_bytes(8) : 0);
     // The sums and the sums of A's rows replace them.
     static constexpr unsigned kSums = sizeof(float) * (SumTile<T>::kFloats + T::TileM);

@@ -134,9 +134,9 @@ __device__ __forceinline__ bool goes_before(float value, int code, float best, i
 // and keeps the maxima of each window's rows; at the end of a window the block's columns meet in
 // shared memory, and every thread that has an output there takes the maximum across. Vectors of a
 // pixel move fastest. Every pixel is read and normalised once, except the row that two strips share
-// and the columns that two tiles share; a row that two windows share stays in
-// registers. Bound by bytes, x once and y and where once; the arithmetic (two roots and some 25
-// instructions an element) is close behind.
+// and the columns that two tiles share; a row that two windows share stays in registers. Bound by
+// bytes, x once and y and where once; the arithmetic (two roots and some 25 instructions an
+// element) is close behind.
 template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     lrn_maxpool_fprop_kernel(const T* __restrict__ x, T* __restrict__ y,
                              std::uint8_t* __restrict__ where, PoolShape g, Tiling tiling,

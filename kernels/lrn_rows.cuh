@@ -1,8 +1,8 @@
 // Normalisation across channels, for any number of channels and groups and any window. In NHWC a
 // group's channels are contiguous: C channels in G groups are G times as many pixels of C / G
 // channels. The code here knows only such rows and cuts the array into tiles regardless of where a
-// row ends, so that no thread idles whatever the number of channels. A window's sum is taken
-// afresh for each channel: sliding it would subtract what was added and lose digits.
+// row ends, so that no thread idles whatever the number of channels. A window's sum is taken afresh
+// for each channel: sliding it would subtract what was added and lose digits.
 #pragma once
 
 #include "response.cuh"

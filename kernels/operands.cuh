@@ -19,8 +19,8 @@
 
 namespace pyalexnet {
 
-// Division of numbers below 2^31 by an invariant number: one product and a shift
-// (Granlund and Montgomery: Division by invariant integers using multiplication; PLDI 1994).
+// Division of numbers below 2^31 by an invariant number: one product and a shift (Granlund and
+// Montgomery: Division by invariant integers using multiplication; PLDI 1994).
 class Divisor {
   public:
     explicit Divisor(int divisor) : divisor_(divisor) {

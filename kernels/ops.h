@@ -223,8 +223,8 @@ inline ConvShape linear_shape(int rows, int inputs, int outputs, int towers, Uni
 }
 
 // ---------------------------------------------------------------------- neurons (activation.cu)
-// All arrays of `count` elements, any shape. NaN passes through. The output may alias an
-// input.
+// All arrays of `count` elements, any shape. NaN passes through. The output may alias an input, in
+// whole.
 
 // y = max(x, 0)
 template <class T> void relu_fprop(const T* x, T* y, std::int64_t count, Stream stream);

@@ -3,16 +3,16 @@
 //
 // The main loop of tensor.cuh fetches its A, dy, once for every tap, and where a group has few
 // channels it does little with it: with 48 channels in a tile of 256 x 64 a byte from the L2
-// cache serves 20 useful products, while the tensor cores do 50 in that time. Here a block
-// computes whole rows of an image of dx. It keeps the pixels of dy that contribute to them, a
+// cache serves 20 useful products, while the tensor cores do 50 in the time that it takes. Here a
+// block computes whole rows of an image of dx. It keeps the pixels of dy that contribute to them, a
 // patch with a margin as wide as the filter, in shared memory, and multiplies them by one tap
 // after another.
 //
 //   dx[pixel][c] = sum over f, tap of dy[pixel - tap][f] * w[f][tap][c]
 //
-// A patch holds 32 filters at a time; the slices of w for its taps pass through a ring of
-// stages. While they are multiplied the patch of the next 32 filters arrives, a share with each
-// slice. So all copies but a block's first hide behind products, and one barrier a slice is
+// A patch holds 32 filters at a time; the slices of w for its taps pass through a ring of stages.
+// While they are multiplied, the patch of the next 32 filters arrives, a share with each slice. So
+// all copies but those that a block begins with hide behind products, and one barrier a slice is
 // enough.
 //
 // An element is summed over blocks of 32 filters, within these over taps, within these 16 filters

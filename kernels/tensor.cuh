@@ -21,8 +21,8 @@
 // of a number, low 2^-17). They are summed from zero, 16 of the depth at a time, smallest first, so
 // that the small ones are rounded at their own size; each sum of 16 is then added once, in true
 // float32. So less is lost than in a chain of float32 multiply-adds, and tensor cores, which
-// truncate sums rather than round them, do so only in sums of 16 (Ootomo and Yokota:
-// Recovering single precision accuracy from tensor cores; 2022).
+// truncate sums rather than round them, do so only in sums of 16 (Ootomo and Yokota: Recovering
+// single precision accuracy from tensor cores; 2022).
 //
 // The sums go through shared memory to the epilogue, where neighbouring threads have neighbouring
 // fours of a row: whole sectors are read and written, and its code is not repeated.
@@ -85,8 +85,8 @@ template <class Source, int Lines> struct Slice {
     }
 
     // Where a lane finds its row of the fragment of 16 x 16 at (line, 0), as ldmatrix takes it:
-    // four matrices of 8 x 8, of which the second follows the first along the lines in an A, along
-    // the depth in a B.
+    // four matrices of 8 x 8; the second follows the first along the lines in an A, along the depth
+    // in a B.
     __device__ __forceinline__ static int of_lane(int line, Operand operand) {
         const int lane = static_cast<int>(threadIdx.x) % 32;
         const bool rows_first = kAlongDepth == (operand == Operand::a);
@@ -152,7 +152,7 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
             gather(slice, depth, depth_end);
     }
 
-    // The same slice once more: stores what begin() left in registers.
+    // The same slice once more: stores what begin() left in registers, or gathers floats now.
     __device__ __forceinline__ void finish(bf16* slice, int depth, int depth_end) {
         if constexpr (!kSplit) return;
         if constexpr (vectors) {

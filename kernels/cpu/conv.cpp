@@ -19,8 +19,8 @@ template <class F> std::int64_t products(int rows, int columns) {
 // map, or `otherwise`. It has to be requested and to exist, and enough channels must be summed over
 // to be worth its transforms, which cost as much however many come out. Of the two for 3 x 3
 // filters the one with fewer products is taken: tiles of 4 outputs cover 13 of them as 16, tiles of
-// 5 as 15. Nothing else matters: in a tower and in the whole layer, for one image and for many,
-// the choice is the same, and so are the bits of fprop.
+// 5 as 15. Nothing else matters: in a tower and in the whole layer, for one image and for many, the
+// choice is the same, and so are the bits of fprop.
 template <class Use, class Otherwise> auto
 with_algorithm(const ConvShape& s, int depth, int rows, int columns, Use use, Otherwise otherwise) {
     const bool suits = s.unit == Unit::winograd && s.stride_h == 1 && s.stride_w == 1 &&

@@ -1,6 +1,6 @@
 // Convolution as its formula says: a matrix product with the patches of a map as one operand, which
-// are never unrolled. The order of a sum is that of the taps (filter row, column,
-// channel) or, in wgrad, of the pixels.
+// are never unrolled. The order of a sum is that of the taps (filter row, column, channel) or, in
+// wgrad, of the pixels.
 #pragma once
 
 #include "cpu/correlation.hpp"
@@ -16,8 +16,8 @@ constexpr std::int64_t kFrameBytes = 1 << 18;
 // The sums of an output without taps, in a dgrad whose stride is larger than its filters.
 inline constexpr float kNoSums[kPanel] = {};
 
-// Images are cut into bands of rows: so that frames take at most kFrameBytes, where one row allows
-// it, and every core has work.
+// Images are cut into bands of rows so that frames take at most kFrameBytes, where one row allows
+// it, and so that every core has work.
 struct Bands {
     int rows;  // of outputs in a band
     int count; // of an image

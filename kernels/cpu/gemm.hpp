@@ -2,8 +2,8 @@
 // along the depth.
 //
 // B comes in panels, kPanel columns by the depth, one row of the panel after the other. A is not
-// packed: each of its kRows rows begins at its own pointer and continues in runs, so the rows may
-// be patches of a map (a run is a row of the patch) or its taps (a run is a row of
+// packed: each of its kRows rows begins at a pointer of its own and continues in runs, so that the
+// rows may be patches of a map (a run is a row of the patch) or its taps (a run is a row of
 // pixels).
 #pragma once
 
@@ -112,8 +112,8 @@ PYALEXNET_INLINE void multiply_vectors(int rows, const float* const (&a)[kRows],
 // tile = A B, added to its contents unless `from_zero`: a part of the depth is summed by itself
 // first, which loses less than one long chain. Only the first `rows` rows of A and `columns`
 // columns of B count, but more may be computed: all of A's pointers are valid. A sum's bits do not
-// depend on how many there are. Bound by the multipliers: two products a cycle,
-// and a row of B from the nearest caches for every kRows.
+// depend on how many there are. Bound by the multipliers: two products a cycle, and a row of B from
+// the nearest caches for every kRows.
 template <class Step> inline void multiply(int rows, int columns, const float* const (&a)[kRows],
                                            const Runs& runs, Step step, const float* b, Tile& tile,
                                            bool from_zero) {

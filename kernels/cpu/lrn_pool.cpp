@@ -116,8 +116,8 @@ void pool_band(const T* x, T* y, Where* where, const PoolShape& g, Span rows, Sp
 }
 
 // What pixels [first, end) of a row receive from the windows that chose them, `width` channels
-// each. y, dy and where begin at the first of these channels. Compiled once, whatever the
-// norm.
+// each. y, dy and where begin at the first of these channels. Compiled once, whatever norm the
+// gradient then passes through.
 template <class T, class Where>
 [[gnu::noinline]] void receive(const T* y, const T* dy, const Where* where, float* gradient,
                                const PoolShape& shape, int h, int first, int end, int width) {

@@ -117,7 +117,7 @@ template <class Window, class Power> class Descent {
     // Rows that are best taken at once.
     int rows() const { return passed_.rows(); }
 
-    // The channels around them whose gradient counts, too.
+    // Those channels and the ones around them whose gradient counts.
     Span staged() const { return staged_; }
 
     // Channel 0 of the first row is at x and dx, the rows are `pitch` elements apart; channel

@@ -17,8 +17,8 @@ struct Powers {
 
 // For the networks' beta, .75, and s that is not denormal: by s^-1/4, without a root or a division.
 struct ThreeQuarters {
-    // A quarter of the exponent, negated, makes a guess that is right to 3.2 %. Each
-    // step leaves about 8 times the cube of the error: the second, 1.6 units of the last place.
+    // A quarter of the exponent, negated, makes a guess that is right to 3.2 %. Each step leaves
+    // about 8 times the cube of the error: the second, 1.6 units of the last place.
     PYALEXNET_INLINE static V inverse_fourth_root(V s) {
         V z = as<V>(splat(0x4f588000) - (as<Ints>(s) >> 2));
         for (int step = 0; step < 2; ++step) {

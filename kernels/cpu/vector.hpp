@@ -2,8 +2,8 @@
 // every instruction set. PYALEXNET_LANES, floats in a vector, comes from CMake, which compiles this
 // folder once for each set.
 //
-// Arithmetic uses operators: +, -, *, / by lane, comparisons that give all ones or all zeros.
-// The compiler may fuse a product and a sum (these files are compiled so, for the products of
+// Arithmetic uses operators: +, -, *, / by lane, comparisons that give all ones or all zeros. The
+// compiler may fuse a product and a sum (these files are compiled so, for the products of
 // matrices); `rounded` keeps a product apart where the formula says that each step is rounded.
 #pragma once
 

@@ -63,7 +63,7 @@ PYALEXNET_INLINE void by_pixels(int first, int end, const PoolShape& g, Body bod
     Span across = windows_of_pixel(first, g.size, g.stride, g.out_width);
     for (int w = first; w < end; ++w) {
         body(w, across);
-        // The windows of the next pixel: at most one fewer in front, and one more behind.
+        // The windows of the next pixel: at most one fewer before, and one more after.
         if (across.first * std::int64_t{g.stride} + g.size <= w + 1) ++across.first;
         if (across.end < g.out_width && across.end * std::int64_t{g.stride} <= w + 1) ++across.end;
     }

@@ -1,4 +1,4 @@
-// The emulated devices as host code sees them: their memory, and how much of it a launch may touch.
+// The emulated devices as host code sees them: their memory, and the part that a launch may touch.
 #pragma once
 
 #include <cstddef>

@@ -325,7 +325,7 @@ void gather(const detail::AnyOperand& operand, Factor& to) {
 
 using Four = float __attribute__((vector_size(16)));
 
-// As mma_m16n8k16's: the products, which are exact, are added one after the other.
+// As in mma_m16n8k16: the products, which are exact, are added one after another.
 void multiply(Warpgroup& group, const Product& product) {
     Factor& a = group.a;
     Factor& b = group.b;
@@ -504,7 +504,7 @@ void wgmma_commit(const char* file, int line) {
     warp_exchange(0xffffffffu, &slot, &commit, slot.site);
 }
 
-// ---------------------------------------------------------------------- what is under way
+// ---------------------------------------------------------------------- what is in flight
 
 void AsyncWork::forget() {
     mbarrier_count_ = 0;

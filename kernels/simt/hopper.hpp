@@ -3,8 +3,8 @@
 // that uses them includes this header as well; for any other card it compiles to kernels that trap.
 //
 // A tile is 64 columns of bf16 (128 bytes) by up to 256 rows, at a multiple of 1,024 bytes of
-// shared memory. It lies there swizzled: the c-th 16 bytes of row r are stored as its (c ^ r %
-// 8)-th. Larger operands are several tiles.
+// shared memory. It lies there swizzled: row r keeps its c-th 16 bytes in place c ^ r % 8. Larger
+// operands are several tiles.
 //
 //   SIMT_TILES(type, name);            the launch's dynamic shared memory, at such a multiple: of a
 //                                      grid with_shared(bytes + kTileSlack)
@@ -35,9 +35,9 @@
 //                                      tile_bytes(tile_rows) in the barrier's present phase
 //
 // Products d += a b are made by a warpgroup: four whole warps whose first thread's number is a
-// multiple of 128. All of them make the same calls. a is 64 x 16 and b 16 x n, bf16 in tiles;
-// a line is a row of a or a column of b. An operand is given by where its first element would lie
-// in a tile that is not swizzled:
+// multiple of 128. All of them make the same calls. a is 64 x 16 and b 16 x n, bf16 in tiles; a
+// line is a row of a or a column of b. An operand is given by where its first element would lie in
+// a tile that is not swizzled:
 //
 //   k_major(element)                   a line lies along a row of a tile, at a multiple of 16
 //                                      columns, and the next one in the next row; the first in a

@@ -148,8 +148,8 @@ float widen(std::uint32_t bits) {
 }
 
 // The product of two bf16 is exact in float32 (within its range). Products are added to d one after
-// another, the first of the 16 first, and each sum is rounded to nearest. The card's own order
-// and rounding are not documented.
+// another, the first of the 16 first, and each sum is rounded to nearest. The card's own order and
+// rounding are not documented.
 void multiply(void* const slots[kWarp], std::uint32_t lanes) {
     require_whole_warp<Factors>(slots, lanes);
     float a[16][16];
