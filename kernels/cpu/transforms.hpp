@@ -3,8 +3,8 @@
 //
 // With n = m + r - 1 points, the last of them infinity, m outputs of r taps along one axis are
 //   y = At [(G g) * (Bt d)]
-// for n inputs d and filter g, * by element. The adjoints give the gradients: the one in g is G^t
-// [(A dy) * (Bt d)].
+// for n inputs d and filter g, * by element. The adjoints give the gradients: the one in g, of the
+// same products, is G^t [(A dy) * (Bt d)].
 #pragma once
 
 #include <array>
