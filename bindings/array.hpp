@@ -208,7 +208,7 @@ int device_count();
 // Whether the module has code with which this device can multiply so.
 bool multiplies(int device, Unit unit);
 
-// What the module offers beside the ops.
+// What the module offers besides the ops.
 void register_platform(py::module_& module);
 
 } // namespace pyalexnet

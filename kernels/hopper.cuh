@@ -344,11 +344,11 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
         bring_slices(problem, Gathers(source, known), map, tile, depth, stages);
     } else {
         simt::raise_registers<kManyRegisters>();
-        // A warp's lanes agree on it, which the compiler cannot see.
+        // The same for all lanes of a warp, which the compiler cannot see.
         const int first_row = __shfl_sync(~0u, thread / kWarpgroup, 0) * T::Rows;
         const bool takes_row_sums = Problem::RowSums::value && tile.column == 0;
         Sums<T> sums;
-        // Two loops: the compiler would make every product wait for a branch beside it.
+        // Two loops: with a branch in a single one the compiler makes every product wait.
         if (takes_row_sums)
             multiply_slices<Problem::RowSums::value>(sums, first_row, depth.slices(), stages);
         else

@@ -95,7 +95,7 @@ void filters_to_depth(const T* w, T* deep, FilterShape shape, int block, Stream 
 // The adjoint: dw[k, block i + a, block j + b, c] = ddeep[k,i,j,(a block + b) C + c]
 void filters_from_depth(const float* ddeep, float* dw, FilterShape shape, int block, Stream stream);
 
-// ---------------------------------------------------------------------- what others share
+// ---------------------------------------------------------------------- common
 // Every sum is float32. Where a launcher is a template, T is float or bf16, the type of maps, their
 // gradients and the filters that multiply them; results are rounded to T once, when they are
 // stored. Biases, gradients of weights and biases, and momentum are float32.
@@ -301,7 +301,7 @@ template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream 
 // dx = sum over the windows that hold the pixel of dy / (the window's pixels inside the image)
 template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Stream stream);
 
-// ---------------------------------------------------------------------- both (lrn_pool.cu)
+// ---------------------------------------------------------------------- LRN and pooling (lrn_pool.cu)
 // lrn_fprop, then a max-pool, then relu_fprop if `relu`, in one pass over the maps. What lies
 // between is neither stored nor rounded. x (N, H, W, C); y, where (N, P, Q, C).
 template <class T, class Where> void lrn_maxpool_fprop(const T* x, T* y, Where* where,
@@ -349,8 +349,8 @@ template <class T> void softmax_cross_entropy(const float* logits, const std::in
 template <class T>
 void sgd_update(Learned<T> w, const float* dw, std::int64_t count, Rule rule, Stream stream);
 
-// Weights in halves (Learned), and back. high = w to the nearest bf16, ties away from zero. Every
-// number is kept to the last bit; a NaN becomes the canonical one, in high too.
+// Splits weights into halves (Learned), or joins them. high = w to the nearest bf16, ties away from
+// zero. Every number is kept to the last bit; a NaN becomes the canonical one, in high too.
 void split_weights(const float* w, bf16* high, std::uint16_t* low, std::int64_t count,
                    Stream stream);
 void join_weights(const bf16* high, const std::uint16_t* low, float* w, std::int64_t count,

@@ -45,7 +45,7 @@ class Maxima {
 
     // For row h, `pixels` of which lie at `row`. Compiled once, whatever has normalised them.
     [[gnu::noinline]] void across(int h, const float* row, int pixels) {
-        const int width = width_; // what is stored cannot change a local copy
+        const int width = width_; // a local copy, which no store can change
         for (int q = 0; q < columns_; ++q) {
             const Span window = window_pixels(q, size_, stride_, pixels);
             float* const values = values_ + place(h, q);
@@ -121,7 +121,7 @@ void pool_band(const T* x, T* y, Where* where, const PoolShape& g, Span rows, Sp
 template <class T, class Where>
 [[gnu::noinline]] void receive(const T* y, const T* dy, const Where* where, float* gradient,
                                const PoolShape& shape, int h, int first, int end, int width) {
-    const PoolShape g = shape; // what is stored cannot change a local copy
+    const PoolShape g = shape; // a local copy, which no store can change
     const Span down = windows_of_pixel(h, g.size, g.stride, g.out_height);
     by_pixels(first, end, g, [&](int w, Span across) {
         float* const to = gradient + (w - first) * width;

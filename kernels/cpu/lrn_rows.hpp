@@ -81,7 +81,7 @@ template <class Window, class Power> class Normaliser {
             for (int i = 0; i < count; ++i)
                 fill_squares(squares_.row(i), x + (done + i) * pitch, channels_,
                              {window_.before, window_.after}, length_);
-            const Window window = window_; // what is stored cannot change a local copy
+            const Window window = window_; // a local copy, which no store can change
             const Response<Power> response = response_;
             for (int i = 0; i < count; ++i) {
                 const T* const from = x + (done + i) * pitch + channels_.first;
@@ -143,7 +143,7 @@ template <class Window, class Power> class Descent {
         const float* const squares = squares_.row(row);
         float* const first = first_.row(row);
         float* const passed = passed_.row(row);
-        const Window window = window_; // what is stored cannot change a local copy
+        const Window window = window_; // a local copy, which no store can change
         const Response<Power> response = response_;
         by_vectors(staged_.length(), [&](int c, auto lanes) {
             const V s = response.scale(window_sum(squares + c, window.before, window.after));

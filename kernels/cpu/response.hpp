@@ -26,7 +26,7 @@ struct ThreeQuarters {
             const V rest = 1.0f - s * z2 * z2;
             z += z * rest * (0.25f + 0.15625f * rest);
         }
-        return select(s > splat(FLT_MAX), V{}, z); // of an infinite s; a NaN stays one
+        return select(s > splat(FLT_MAX), V{}, z); // for an infinite s; a NaN stays NaN
     }
 
     PYALEXNET_INLINE Powers operator()(V s) const {

@@ -11,19 +11,19 @@
 //
 // Mbarriers, SIMT_SHARED(simt::Mbarrier, full, [stages]), count phases, the first of which is 0:
 //
-//   mbarrier_init(barrier, arrivals)   by one thread: a phase ends with so many arrivals, when all
-//                                      bytes have come that were expected in it
+//   mbarrier_init(barrier, arrivals)   by one thread: a phase ends after so many arrivals, once
+//                                      all bytes that were expected in it have come
 //   mbarrier_fence_init()              by the same thread after it, for load_tile; for the other
 //                                      threads a __syncthreads() has to follow
-//   mbarrier_arrive(barrier)           what this thread did comes before what a thread does that
-//                                      has waited for this phase
+//   mbarrier_arrive(barrier)           what this thread did comes before what any thread does
+//                                      after a wait for this phase
 //   mbarrier_arrive_expect(barrier, bytes)
 //                                      the same, and the phase brings so many bytes more
-//   mbarrier_wait(barrier, parity)     until the phase that ended last is of this parity, 0 or 1.
+//   mbarrier_wait(barrier, parity)     waits until the last ended phase has this parity, 0 or 1.
 //                                      Before the first has ended, that is 1
-//   mbarrier_try_wait(barrier, parity) waits a while, and tells whether it is
-//   cp_async_mbarrier_arrive(barrier)  arrives as soon as all is there that this thread has begun
-//                                      to copy by cp_async_16, and does not wait for it
+//   mbarrier_try_wait(barrier, parity) waits a while, and tells whether it has
+//   cp_async_mbarrier_arrive(barrier)  arrives as soon as all copies have come that this thread
+//                                      has begun by cp_async_16, and does not wait for them
 //
 // Tiles come from matrices whose rows begin at multiples of 16 bytes. The host makes a map, which
 // is a kernel's argument `const __grid_constant__ simt::TensorMap`:
@@ -55,7 +55,7 @@
 //
 //   fence_proxy_async()                between what a thread wrote to memory and a load_tile or a
 //                                      wgmma there: by the writer before it tells the others, or by
-//                                      them once they have been told, as of copies, whose end the
+//                                      them once they have been told, as for copies, whose end the
 //                                      writer does not wait for
 //   lower_registers<n>(), raise_registers<n>()
 //                                      by a warpgroup: how many each of its threads has
