@@ -301,7 +301,7 @@ template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream 
 // dx = sum over the windows that hold the pixel of dy / (the window's pixels inside the image)
 template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Stream stream);
 
-// ---------------------------------------------------------------------- LRN and pooling (lrn_pool.cu)
+// ---------------------------------------------------------------------- LRN + pool (lrn_pool.cu)
 // lrn_fprop, then a max-pool, then relu_fprop if `relu`, in one pass over the maps. What lies
 // between is neither stored nor rounded. x (N, H, W, C); y, where (N, P, Q, C).
 template <class T, class Where> void lrn_maxpool_fprop(const T* x, T* y, Where* where,

@@ -83,8 +83,8 @@ template <class T> Filters<T> fprop_filters(const T* w, const ConvShape& s) {
     return {w, s.filters / s.groups * s.taps(), s.filter_w * channels, channels, 1, s.taps()};
 }
 
-// Along one axis: which pixels a phase of dgrad computes, and which taps see them. With the pixel
-// at first + p stride, padded pixel number first + pad has the taps lowest, lowest + stride, ..
+// Along one axis: the pixels that a phase of dgrad computes, first + p stride, and the taps that
+// see them: lowest, lowest + stride, .., where lowest is (first + pad) % stride.
 struct Phase {
     int pixels; // 0 in some phases of short axes
     int lowest, taps;
