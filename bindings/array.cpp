@@ -44,7 +44,7 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 
 bool is_bfloat16(py::handle object) {
     const py::object type = py::getattr(object, "dtype", py::none());
-    // Of NumPy's own types every name is put together anew, by Python; none of them is void.
+    // NumPy builds the names of its own types anew each time, in Python; none of these is void.
     const py::object kind = py::getattr(type, "kind", py::none());
     if (py::isinstance<py::str>(kind) && kind.cast<std::string>() != "V") return false;
     const py::object name = py::getattr(type, "name", py::none());
@@ -105,7 +105,7 @@ const Given& Call::take(const char* name, py::handle object, char kind, std::siz
     given.name = name;
     given.access = access;
     given.alias = alias;
-    const auto require = [&](bool holds, auto rest) { // the sentence only where it is said
+    const auto require = [&](bool holds, auto rest) { // builds the sentence only if it is needed
         if (!holds) refuse(std::string(name) + " " + rest());
     };
     const auto shape = [&] { return "has shape " + shape_text(given.shape); };
@@ -151,7 +151,7 @@ Array<float> Call::scratch(const char* name, py::handle object, std::size_t byte
 NumberArgument<float, Scalar> Call::scalar(const char* name, py::handle object) {
     if (py::isinstance<py::float_>(object) || py::isinstance<py::int_>(object)) {
         const double value = PyFloat_AsDouble(object.ptr());
-        if (PyErr_Occurred()) { // an int beyond every double
+        if (PyErr_Occurred()) { // an int beyond the range of double
             PyErr_Clear();
             refuse(std::string(name) + " is too large for a float");
         }
@@ -162,7 +162,7 @@ NumberArgument<float, Scalar> Call::scalar(const char* name, py::handle object) 
 
 NumberArgument<std::uint32_t, Counter> Call::counter(const char* name, py::handle object) {
     if (py::isinstance<py::int_>(object)) {
-        int beyond = 0; // -1 or 1 where it fits no 64 bits
+        int beyond = 0; // -1 or 1 if it does not fit 64 bits
         const long long value = PyLong_AsLongLongAndOverflow(object.ptr(), &beyond);
         expect(!beyond && value >= 0 && value <= std::numeric_limits<std::uint32_t>::max(),
                std::string(name) + " is " + std::string(py::str(object)) +
@@ -172,7 +172,7 @@ NumberArgument<std::uint32_t, Counter> Call::counter(const char* name, py::handl
     return {input<const std::uint32_t>(name, object, 0), 0u};
 }
 
-// In place is one thing (the very same elements, where the op allows it); half over each other is
+// Working in place is fine (the very same elements, where the op allows it); a partial overlap is
 // never meant.
 void Call::refuse_overlaps() const {
     const std::deque<Given>& given = *given_;

@@ -1,8 +1,8 @@
 // From Python objects to pointers and shapes, or a refusal in a sentence.
 //
-// A binding opens a Call, takes its arrays from it, checks what their shapes have to do with one
-// another, and launches. Whatever Python passes, a kernel gets memory of the right type, size and
-// device; so none of them can read out of bounds.
+// A binding opens a Call, takes its arrays from it, checks how their shapes relate to one another,
+// and launches. Whatever Python passes, a kernel gets memory of the right type, size and device; so
+// none of them can read out of bounds.
 #pragma once
 
 #include "ops.h"
@@ -71,7 +71,7 @@ template <class T> class Array {
     const Given* given_;
 };
 
-// A number that is an argument or lies on the device, where a captured CUDA graph can change it.
+// A number, given as an argument or on the device, where a captured CUDA graph can change it.
 template <class Number, class Argument> class NumberArgument {
   public:
     NumberArgument(Array<const Number> on_device, Number value)
@@ -88,12 +88,12 @@ using Launchers = std::function<void(Stream)>;
 // Calls that were checked once and are launched many times, always with the same arrays.
 class Recording {
   public:
-    // Whether the calls that follow may run beside those after them: nothing that comes later in
-    // the recording touches what they write, or writes what they read.
+    // Whether the calls that follow may run beside later ones: nothing later in the recording
+    // touches what they write, or writes what they read.
     void set_aside(bool aside) { aside_ = aside; }
     void add(int device, std::shared_ptr<std::deque<Given>> given, Launchers launchers);
-    // Launches all on `stream`, in their order; what is set aside on `beside`, after all that comes
-    // before it, where that is another stream. What `stream` is given afterwards waits for both.
+    // Launches all on `stream`, in order; calls set aside go on `beside`, if that is another
+    // stream, after all that comes before them. What `stream` is given afterwards waits for both.
     void run(std::uintptr_t stream, std::uintptr_t beside) const;
     std::size_t size() const { return calls_.size(); }
 
@@ -138,7 +138,7 @@ class Call {
     template <class T> Array<T> inout(const char* name, py::handle object, int rank = kAnyRank) {
         return Array<T>(&take<T>(name, object, rank, Access::read_write, device_, Alias::refused));
     }
-    // Room that a launcher asked for by its <op>_workspace(); None where it needs none.
+    // Room of the size that <op>_workspace() gives; None where the launcher needs none.
     Array<float> scratch(const char* name, py::handle object, std::size_t bytes);
 
     NumberArgument<float, Scalar> scalar(const char* name, py::handle object);
@@ -149,7 +149,7 @@ class Call {
     }
     [[noreturn]] void refuse(const std::string& message) const;
 
-    // A size that has to fit the int in which kernels count it.
+    // A size that has to fit in an int, in which kernels count it.
     int extent(const char* what, std::int64_t value, std::int64_t least = 1) const;
 
     // Refuses more of something than a matrix product can count: it counts in int, and up to a tile
@@ -157,7 +157,7 @@ class Call {
     void expect_countable(const char* what, std::int64_t count) const;
 
     // Runs the launchers with the arrays in place, or records them. They may be run after the
-    // binding has returned: they capture by value. The interpreter is free while they run.
+    // binding has returned: they capture by value. The GIL is released while they run.
     void launch(Launchers launchers);
 
   private:
@@ -185,30 +185,30 @@ template <class T> const Given& Call::take(const char* name, py::handle object, 
     return take(name, object, kind, sizeof(Element), rank, access, device, alias);
 }
 
-// Calls `use` with a value of the type of the array's elements, where kernels exist for two:
-// bf16 where it is bfloat16, else float, so that any other type is refused as no float32.
+// Calls `use` with a value of the type of the array's elements, where kernels exist for two: bf16
+// where it is bfloat16, else float, so that any other type is refused as not float32.
 template <class Use> void with_element(py::handle array, Use use) {
     is_bfloat16(array) ? use(bf16{}) : use(float{});
 }
 
 // ---------------------------------------------------------------------- per platform
 
-// What the object says of itself (host_platform.cpp: NumPy; cuda_platform.cpp: the array interface
-// of CuPy, PyTorch and others). Throws std::invalid_argument where it is no array at all.
+// What the object says about itself (host_platform.cpp: NumPy; cuda_platform.cpp: the array
+// interface of CuPy, PyTorch and others). Throws std::invalid_argument if it is not an array.
 Given describe(py::handle object);
 
 // Puts the arrays in place and runs the launchers on the device.
 void run(int device, Stream stream, std::deque<Given>& given, const Launchers& launchers);
 
-// Lets `second` go on only when it has reached what `first` has been given so far.
+// Makes `second` wait for all that `first` has been given so far.
 void order(int device, Stream first, Stream second);
 
 int device_count();
 
-// Whether the module has code by which this device multiplies so.
+// Whether the module has code with which this device can multiply so.
 bool multiplies(int device, Unit unit);
 
-// What the module offers beside the ops.
+// What the module offers besides the ops.
 void register_platform(py::module_& module);
 
 } // namespace pyalexnet

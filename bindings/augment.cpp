@@ -5,7 +5,7 @@
 namespace pyalexnet {
 namespace {
 
-// How crops of H x W pixels are put into blocks, in the order in which Python passes it.
+// How crops of H x W pixels are put into blocks, in the order of Python's arguments.
 struct Places {
     std::int64_t height, width, block, pad_top, pad_left;
 };

@@ -40,7 +40,7 @@ ConvShape conv_shape(const Call& call, const X& x, const W& w, const Y& y, Unit 
     call.expect(y.dim(0) == x.dim(0) && y.dim(3) == w.dim(0),
                 "maps of shape " + y.shape_text() + " do not come from images of shape " +
                     x.shape_text() + " and filters of shape " + w.shape_text());
-    // Nothing is out of bounds whatever the sizes: kernels read zeros outside. But they count
+    // No access is out of bounds, whatever the sizes: kernels read zeros outside. But they count
     // pixels, taps and coordinates in int.
     const std::int64_t filter_pixels = std::int64_t{shape.filter_h} * shape.filter_w;
     call.expect_countable("input rows", std::int64_t{shape.images} * shape.height);
@@ -96,7 +96,7 @@ std::size_t workspace_in(Sizes x, Sizes w, Sizes y, std::int64_t stride_h, std::
                  bfloat16);
 }
 
-// The same for a pass that does the same in every tower.
+// The same for a pass that is alike in every tower.
 template <auto bytes> std::size_t workspace_of_one(Sizes x, Sizes w, Sizes y, std::int64_t stride_h,
                                                    std::int64_t stride_w, std::int64_t pad_top,
                                                    std::int64_t pad_left, std::int64_t groups,
@@ -115,7 +115,7 @@ void register_conv(py::module_& m) {
     m.def("conv_dgrad", &Passes::dgrad);
     m.def("conv_wgrad", &Passes::wgrad);
     m.def("conv_wgrad_sgd", &Passes::wgrad_sgd);
-    // Of the shapes of x, w and y (images, filters, maps), the sizes above, for fprop the towers,
+    // From the shapes of x, w and y (images, filters, maps), the sizes above, for fprop the towers,
     // whether x is bfloat16, and what multiplies.
     m.def("conv_fprop_workspace", &workspace_in<fprop_workspace>);
     m.def("conv_dgrad_workspace", &workspace_of_one<dgrad_workspace>);

@@ -1,4 +1,4 @@
-// NVIDIA's devices: arrays are whatever has __cuda_array_interface__ (CuPy, PyTorch, Numba, JAX).
+// NVIDIA's devices: arrays are any with a __cuda_array_interface__ (CuPy, PyTorch, Numba, JAX).
 #include "array.hpp"
 
 #include "simt/error.hpp"
@@ -16,7 +16,7 @@ void check(cudaError_t status, const char* what) {
     throw simt::Error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
-// The interface leaves strides out (None) where the array is C-contiguous, but need not.
+// The interface may leave strides out (None) where the array is C-contiguous.
 bool is_contiguous(const py::dict& interface, const Given& given) {
     if (!interface.contains("strides") || interface["strides"].is_none()) return true;
     const auto strides = interface["strides"].cast<std::vector<std::int64_t>>();
@@ -73,7 +73,7 @@ Given describe(py::handle object) {
 }
 
 void run(int device, Stream stream, std::deque<Given>& given, const Launchers& launchers) {
-    check(cudaSetDevice(device), "cudaSetDevice"); // our runtime's own idea of the current device
+    check(cudaSetDevice(device), "cudaSetDevice"); // the current device of this runtime
     for (Given& each : given) each.placed = each.pointer;
     launchers(stream);
 }

@@ -5,7 +5,7 @@
 namespace pyalexnet {
 namespace {
 
-// Shapes of filters w (K, R, S, C) and of the same for images in blocks.
+// Shapes of filters w (K, R, S, C) and of those for images in blocks.
 template <class W, class Deep>
 FilterShape filter_shape(const Call& call, const W& w, const Deep& deep, std::int64_t block_) {
     const int block = call.extent("block", block_);
@@ -27,7 +27,7 @@ FilterShape filter_shape(const Call& call, const W& w, const Deep& deep, std::in
     return shape;
 }
 
-// How images are put into blocks, in the order in which Python passes it.
+// How images are put into blocks, in the order of Python's arguments.
 struct Places {
     std::int64_t block, pad_top, pad_left;
 };

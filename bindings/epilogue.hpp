@@ -16,7 +16,7 @@ using DropoutGiven = std::optional<std::tuple<double, std::uint64_t, py::object,
 
 class DroppedArgument {
   public:
-    // Of maps (images, features).
+    // For maps (images, features).
     DroppedArgument(Call& call, const DropoutGiven& given, std::int64_t images,
                     std::int64_t features) {
         if (!given) return;
@@ -48,14 +48,14 @@ class RuleArgument {
     float momentum_, weight_decay_;
 };
 
-// What the arrays of one kind of parameters are called.
+// The names of the arrays of one kind of parameters.
 struct LearnedNames {
     const char *w, *low, *v;
 };
 constexpr LearnedNames kWeights{"w.w", "w.low", "w.v"};
 constexpr LearnedNames kBiases{"b.w", "b.low", "b.v"};
 
-// Parameters, and what their update changes beside them.
+// Parameters, and what their update changes besides them.
 template <class T> class LearnedArgument {
   public:
     LearnedArgument(Call& call, const LearnedNames& names, const py::object& w,

@@ -14,7 +14,7 @@ Peers peers_of(Call& call, const char* name, const py::sequence& objects) {
                 std::string(name) + " has " + std::to_string(objects.size()) + " arrays; 1 to " +
                     std::to_string(kMaxPeers) + " were expected");
     Peers peers;
-    for (const py::object object : objects) { // held: of an array, each row is made anew
+    for (const py::object object : objects) { // held: an array makes each row anew
         const std::string own = std::string(name) + "[" + std::to_string(peers.size()) + "]";
         peers.push_back(call.peer_input<const float>(own.c_str(), object));
         call.expect(peers.back().rank() >= 1, own + " has no axes; (..., channels) was expected");

@@ -29,7 +29,7 @@ py::array empty(const std::vector<py::ssize_t>& shape, const py::dtype& type, in
     if (device < 0 || device >= simt::kDevices)
         throw py::value_error("empty: device is " + std::to_string(device) + "; there are " +
                               std::to_string(simt::kDevices));
-    if (type.attr("hasobject").cast<bool>()) // NumPy would follow pointers that nobody set
+    if (type.attr("hasobject").cast<bool>()) // NumPy would follow uninitialised pointers
         throw py::value_error("empty: the dtype holds Python objects; numbers were expected");
     py::ssize_t bytes = type.itemsize();
     for (const py::ssize_t extent : shape) {

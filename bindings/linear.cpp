@@ -23,7 +23,7 @@ struct Linear {
     static constexpr int kRank = 2;
     static constexpr const char* kOutputs = "outputs";
 
-    // Of x (rows, inputs), w (outputs, inputs) and y (rows, outputs).
+    // For x (rows, inputs), w (outputs, inputs) and y (rows, outputs).
     template <class X, class W, class Y> static ConvShape
     shape(const Call& call, const X& x, const W& w, const Y& y, Unit unit, std::int64_t towers) {
         call.expect(w.dim(1) == x.dim(1) && y.dim(0) == x.dim(0) && y.dim(1) == w.dim(0),
@@ -41,7 +41,7 @@ template <auto bytes> std::size_t workspace_in(std::int64_t rows, std::int64_t i
     return bytes(countable(call, rows, inputs, outputs, unit_of(call, unit), towers), bfloat16);
 }
 
-// The same for a pass that does the same in every tower.
+// The same for a pass that is alike in every tower.
 template <auto bytes> std::size_t workspace_of_one(std::int64_t rows, std::int64_t inputs,
                                                    std::int64_t outputs, bool bfloat16,
                                                    const std::string& unit) {
@@ -55,7 +55,7 @@ void register_linear(py::module_& m) {
     m.def("linear_dgrad", &Product<Linear>::dgrad);
     m.def("linear_wgrad", &Product<Linear>::wgrad);
     m.def("linear_wgrad_sgd", &Product<Linear>::wgrad_sgd);
-    // Of rows, inputs, outputs, for fprop the towers, whether x is bfloat16, and what multiplies.
+    // From rows, inputs, outputs, for fprop the towers, whether x is bfloat16, and what multiplies.
     m.def("linear_fprop_workspace", &workspace_in<fprop_workspace>);
     m.def("linear_dgrad_workspace", &workspace_of_one<dgrad_workspace>);
     m.def("linear_wgrad_workspace", &workspace_of_one<wgrad_workspace>);

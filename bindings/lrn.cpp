@@ -4,7 +4,7 @@
 namespace pyalexnet {
 namespace {
 
-// What a launcher takes of maps whose last axis is the channels.
+// A launcher's arguments for maps whose last axis is the channels.
 struct Maps {
     std::int64_t pixels;
     int channels, groups;

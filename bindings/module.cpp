@@ -1,5 +1,5 @@
 // The extension modules, which differ in what is linked to them: each has the entries of all, since
-// to compile an entry takes as long as to compile any file that knows pybind11.
+// compiling an entry takes as long as compiling any file that includes pybind11.
 #include "array.hpp"
 #include "register.hpp"
 

@@ -22,7 +22,7 @@ inline Unit unit_of(const Call& call, const std::string& name) {
     call.refuse("unit is '" + name + "'; 'fma', 'mma', 'wgmma' or 'winograd' was expected");
 }
 
-// The same where the device has to have it, which the kernels would find out too late.
+// The same, checked against the device, which the kernels would do too late.
 inline Unit unit_of(const Call& call, const std::string& name, int device) {
     const Unit unit = unit_of(call, name);
     call.expect(multiplies(device, unit), "unit is '" + name + "'; device " +

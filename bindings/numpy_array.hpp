@@ -1,4 +1,4 @@
-// What an array of NumPy says of itself, for the platforms whose arrays are NumPy's.
+// What a NumPy array says about itself, for the platforms whose arrays are NumPy's.
 #pragma once
 
 #include "array.hpp"

@@ -1,12 +1,12 @@
-// What the pools of every kind ask of their arguments.
+// What pools of every kind require of their arguments.
 #pragma once
 
 #include "array.hpp"
 
 namespace pyalexnet {
 
-// Shapes of maps x (N, H, W, C) and y (N, P, Q, C), whichever arrays they came from. Whether every
-// window that fits is there is not asked: none may start outside the image.
+// Shapes of maps x (N, H, W, C) and y (N, P, Q, C), whichever arrays they came from. No window may
+// start outside the image; y need not hold every window that fits.
 template <class X, class Y> PoolShape pool_shape(const Call& call, const X& x, const Y& y,
                                                  std::int64_t size, std::int64_t stride) {
     PoolShape shape{};

@@ -1,7 +1,7 @@
 // Convolutions and linear layers, from Python's arguments: the same passes, by the same launchers,
 // over arrays of other shapes.
 //
-// A Family says what is its own:
+// A Family provides what is specific to it:
 //
 //   kFprop, kDgrad, kWgrad, kWgradSgd  their names, for what is refused
 //   kRank, kOutputs                    dimensions of x, w and y; what rows of w are called
@@ -124,7 +124,7 @@ template <class Family, class... Sizes> struct Product {
     }
 };
 
-// Bytes of scratch of a launcher for operands of either type.
+// A launcher's bytes of scratch for operands of either type.
 using WorkspaceOf = std::size_t (*)(const ConvShape&);
 template <WorkspaceOf of_float, WorkspaceOf of_bf16>
 std::size_t workspace(const ConvShape& shape, bool bfloat16) {

@@ -1,4 +1,4 @@
-// One function a family of ops adds its own to the module.
+// For each family of ops, the function that adds it to the module.
 #pragma once
 
 #include <pybind11/pybind11.h>

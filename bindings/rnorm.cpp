@@ -4,7 +4,7 @@
 namespace pyalexnet {
 namespace {
 
-// What a launcher takes of maps (images, height, width, channels).
+// A launcher's arguments for maps (images, height, width, channels).
 struct Maps {
     std::int64_t images;
     int height, width, channels;
@@ -76,7 +76,7 @@ void rnorm_dgrad_op(const py::object& x_, const py::object& dy_, const py::objec
 void register_rnorm(py::module_& m) {
     m.def("rnorm_fprop", &rnorm_fprop_op);
     m.def("rnorm_dgrad", &rnorm_dgrad_op);
-    // Of images, height, width, channels.
+    // From images, height, width, channels.
     m.def("rnorm_dgrad_workspace", &rnorm_dgrad_workspace_op);
 }
 

@@ -40,7 +40,7 @@ void softmax_cross_entropy_op(const py::object& logits_, const py::object& label
 
 void register_softmax(py::module_& m) {
     m.def("softmax_cross_entropy", &softmax_cross_entropy_op);
-    // Of rows.
+    // From rows.
     m.def("softmax_cross_entropy_workspace", &workspace_of);
 }
 

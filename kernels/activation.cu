@@ -5,7 +5,7 @@
 namespace pyalexnet {
 namespace {
 
-// Written so that a NaN, for which every comparison is false, comes out again.
+// Written so that a NaN, for which every comparison is false, passes through.
 struct ReluFprop {
     __device__ __forceinline__ float operator()(float x) const { return x <= 0.0f ? 0.0f : x; }
 };
@@ -50,7 +50,7 @@ __global__ void unary_kernel(const T* x, T* y, Map map, Split<T> split) {
     if (i < split.count) y[i] = narrow<T>(map(widen(x[i])));
 }
 
-// The same of two inputs, bound by bytes too; dx may be either.
+// The same for two inputs, bound by bytes too; dx may alias either.
 template <class T, class Map>
 __global__ void binary_kernel(const T* y, const T* dy, T* dx, Split<T> split) {
     const std::int64_t thread = elementwise_thread();

@@ -1,6 +1,6 @@
 // Network inputs from stored images of bytes: crop, mirror, mean and colour in one pass, so that
-// the pixels cross the bus, and the card's memory, as the bytes that they are; and the squares that
-// make a strided convolution one of stride 1, whose channels then fill vectors.
+// the pixels cross the bus and the card's memory as bytes; and their grouping into squares, which
+// turns a strided convolution into one of stride 1 whose channels fill vectors.
 #include "bf16.cuh"
 #include "ops.h"
 #include "rows.cuh"
@@ -8,14 +8,14 @@
 namespace pyalexnet {
 namespace {
 
-// Rows that a thread walks down: enough bytes are then under way to keep the memory busy, and what
-// depends on the column alone (where it comes from, the shift) is found once.
+// Rows that a thread walks down: enough bytes are then in flight to keep the memory busy, and what
+// depends on the column alone (its source, the shift) is computed once.
 constexpr int kBand = 8;
 
 __device__ __host__ __forceinline__ int bands_of(int height) { return (height - 1) / kBand + 1; }
 
-// A corner moved to where the crop lies inside the image: nobody has checked those that were made
-// on the device.
+// A corner, clamped so that the crop lies inside the image: corners made on the device have not
+// been checked.
 __device__ __forceinline__ int inside(int corner, int room) { return min(max(corner, 0), room); }
 
 // Whether 0 <= i < length, by one comparison.
@@ -24,9 +24,9 @@ __device__ __forceinline__ bool within(int i, int length) {
 }
 
 // A thread computes one channel of one column in eight rows of a padded crop, a block up to 256
-// neighbours in each; channels move fastest, backwards by whole pixels in the bytes of a mirrored
-// image. A row of a square is a run of its elements in y, and the thread's next rows follow behind
-// it. Bound by bytes: one of x and those of a T an element; the mean is read again from L2.
+// neighbours in each; channels move fastest; a mirrored image is read backwards, pixel by pixel. A
+// row of a square is contiguous in y, and the thread's next row follows it. Bound by bytes: one of
+// x and those of a T per element; the mean is read again from L2.
 template <class T>
 __global__ void augment_kernel(const std::uint8_t* __restrict__ x, const float* __restrict__ mean,
                                const std::int32_t* __restrict__ corners,
@@ -53,8 +53,8 @@ __global__ void augment_kernel(const std::uint8_t* __restrict__ x, const float* 
     const std::int64_t stored = std::int64_t{g.stored_width} * g.channels; // elements of a row
     x += (image * g.stored_height + row) * stored + std::int64_t{column} * g.channels + at.channel;
     mean += mean_row * stored + std::int64_t{mean_column} * g.channels + at.channel;
-    // Apart from the stores, so that all loads are under way before the first of them; by steps, so
-    // that a row costs an addition an array and no branch.
+    // Separate from the stores, so that all loads are in flight before the first store; in steps,
+    // so that a row costs one addition per array and no branch.
     float centred[kBand];
 #pragma unroll
     for (int r = 0; r < kBand; ++r, x += stored, mean += stored)

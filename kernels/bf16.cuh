@@ -30,9 +30,9 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high) {
 
 // ---------------------------------------------------------------------- float32 in three
 
-// Two floats in planes of bf16, high, middle and low: each is exactly the sum of its three, if they
-// are at least 2^-110 in size; of smaller ones what is below 2^-133 is lost. One that is infinite,
-// not a number, or so large that it rounds to infinity (from 2^128 - 2^119 on), has NaN among them.
+// Two floats in planes of bf16, high, middle and low: each float is exactly the sum of its three if
+// it is at least 2^-110 in size; smaller ones lose what is below 2^-133. An infinity, a NaN, or a
+// number so large that it rounds to infinity (from 2^128 - 2^119 on) gives NaN among its three.
 struct Planes {
     std::uint32_t of[3];
 };
@@ -53,7 +53,7 @@ __device__ __forceinline__ Planes split(float first, float second) {
 // Elements of one 16-byte access: 4 floats or 8 bf16.
 template <class T> constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
-// The kVector<T> elements at `from`, a multiple of 16 bytes.
+// The kVector<T> elements at `from`, which is 16-byte aligned.
 __device__ __forceinline__ void load_vector(const float* from, float (&values)[4]) {
     const float4 four = *reinterpret_cast<const float4*>(from);
     values[0] = four.x;
@@ -80,7 +80,7 @@ __device__ __forceinline__ void store_vector(bf16* to, const float (&values)[8])
                    pack(values[4], values[5]), pack(values[6], values[7]));
 }
 
-// Two neighbours at `to`, a multiple of their bytes.
+// Two neighbours at `to`, which is aligned to their total size.
 __device__ __forceinline__ void store_pair(float* to, float first, float second) {
     *reinterpret_cast<float2*>(to) = make_float2(first, second);
 }

@@ -1,4 +1,4 @@
-// Neighbouring channels of a pixel, as many as a thread works on at once: in accesses of 16 bytes
+// The neighbouring channels of a pixel that a thread works on at once: in accesses of 16 bytes
 // where all arrays and the number of channels allow that, else one by one.
 #pragma once
 
@@ -12,7 +12,7 @@ template <class T, class... Arrays> bool channels_align(int channels, const Arra
            ((reinterpret_cast<std::uintptr_t>(arrays) % 16 == 0) && ...);
 }
 
-// One channel, or a multiple of kVector<T> at a multiple of 16 bytes.
+// One channel, or a multiple of kVector<T>, 16-byte aligned.
 template <class T, int count>
 __device__ __forceinline__ void load_channels(const T* from, float (&values)[count]) {
     if constexpr (count == 1) {
@@ -29,7 +29,7 @@ __device__ __forceinline__ void load_channels(const T* from, float (&values)[cou
     }
 }
 
-// Two neighbours, at a multiple of their bytes.
+// Two neighbours, aligned to their total size.
 __device__ __forceinline__ void load_pair(const float* from, float (&values)[2]) {
     const float2 pair = *reinterpret_cast<const float2*>(from);
     values[0] = pair.x;
@@ -57,10 +57,10 @@ __device__ __forceinline__ void store_channels(T* to, const float (&values)[coun
     }
 }
 
-// The codes of so many neighbouring channels, packed in words: a pool's `where`.
+// The codes of `count` neighbouring channels, packed in words: a pool's `where`.
 template <class Code, int count> class Codes {
   public:
-    // From a multiple of the codes' bytes.
+    // `from` is aligned to the codes' total size.
     __device__ __forceinline__ static Codes load(const Code* from) {
         Codes codes;
         if constexpr (count == 1) {

@@ -9,8 +9,8 @@
 //             the group    for the bias
 //
 // A bias is the weight of a tap that always sees 1, so db is one more column of wgrad: the sums of
-// dy's rows. For the float32 units x has a line of ones; the tensor cores' loop takes the sums
-// aside, so that the taps of most layers fill their tiles.
+// dy's rows. For the float32 units x has a line of ones; the tensor cores' loop sums separately, so
+// that the taps of most layers fill their tiles.
 #include "gemm.cuh"
 #include "patch_dgrad.cuh"
 
@@ -19,8 +19,8 @@
 namespace pyalexnet {
 namespace {
 
-// Whether a loader may take eight neighbours of a row at once: they always lie side by side, from a
-// multiple of 16 bytes on.
+// True if a loader may read rows eight elements at a time: these are always contiguous and aligned
+// to 16 bytes.
 bool in_vectors(int extent, int whole_extent, const void* data) {
     return extent % kChunk == 0 && whole_extent % kChunk == 0 &&
            reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
@@ -33,14 +33,14 @@ template <class Tiles_, bool vectors_> struct Way {
     static constexpr bool vectors = vectors_;
 };
 
-// How operands lie: both in whole vectors; and the one that Hopper's loop takes for a matrix (B, if
-// TiledB) such that a slice of it is a part of one.
+// How operands are laid out: both in whole vectors; and the one that Hopper's loop loads by TMA (B,
+// if TiledB) so that each slice is a rectangle of a matrix.
 struct Lies {
     bool in_vectors;
     bool in_tiles;
 };
 
-// Calls `use` with the way of operands of type T: the loop of the float32 units takes no vectors.
+// Calls `use` with the Way for operands of type T: the float32 units' loop uses no vectors.
 template <class T, class Use> void with_way(Unit unit, Lies lies, Use use) {
     if constexpr (std::is_same_v<T, bf16>) {
         if (!lies.in_vectors) return use(Way<Bf16Tiles, false>{});
@@ -52,8 +52,8 @@ template <class T, class Use> void with_way(Unit unit, Lies lies, Use use) {
     }
 }
 
-// Where a group's part begins: of x and dx its first channel, of y and dy its first filter's, and
-// of w its first filter.
+// Where a group's part begins: in x and dx at its first channel, in y and dy at that of its first
+// filter, in w at its first filter.
 template <class T> __device__ const T* group_of_x(const T* x, const Geometry& g, int group) {
     return x + group * g.group_channels;
 }
@@ -80,14 +80,14 @@ template <class Way> struct ConvFprop : Way {
     __device__ B b(int group) const {
         return {{group_of_w(w, g, group), g.group_filters, g.taps, g.taps}};
     }
-    // What a tile holds beyond the group is of columns that nobody wants.
+    // Columns past the group are computed and dropped.
     Tiled tiled() const { return {w, g.shape.filters, g.taps, g.taps}; }
     __device__ TiledPlace tiled_place(int group, int filter, int tap) const {
         return {group * g.group_filters + filter, tap};
     }
 };
 
-// Strided, it is gathered one by one: between the strides there are no vectors.
+// With a stride, the elements of dy are gathered singly.
 template <class Way> struct ConvDgrad : Way {
     using T = typename Way::Element;
     using A = AlongRows<Sightings<T, Way::vectors>>;
@@ -102,7 +102,7 @@ template <class Way> struct ConvDgrad : Way {
 
     __device__ A a(int group) const { return {{group_of_dy(dy, g, group), g}}; }
     __device__ B b(int group) const { return {{group_of_w(w, g, group), g}}; }
-    // Of the filters of a group a whole number of slices sees an input pixel through each tap.
+    // A slice lies within one tap: conv_dgrad sees to it.
     Tiled tiled() const { return {w, g.shape.filters, g.taps, g.taps}; }
     __device__ TiledPlace tiled_place(int group, int channel, int depth) const {
         const Digits tap = divide(depth, g.by_group_filters);
@@ -110,7 +110,7 @@ template <class Way> struct ConvDgrad : Way {
     }
 };
 
-// Whether a loop takes the sums of A's rows aside.
+// Whether a loop computes the sums of A's rows separately.
 template <class Tiles> using TakesRowSums = std::negation<std::is_same<Tiles, FloatTiles>>;
 
 template <class Way> struct ConvWgrad : Way {
@@ -165,7 +165,7 @@ template <class Tiles> GemmSize wgrad_size(const ConvShape& s) {
         return gemm_size<Tiles>(s.groups, rows, columns, depth);
 }
 
-// What a product needs, however its operands lie: that depends on addresses, too.
+// What a product needs for any layout of its operands, which depends on addresses too.
 template <class T, class SizeOf> std::size_t workspace_of(const ConvShape& shape, SizeOf size_of) {
     std::size_t bytes = 0;
     for (const bool whole : {false, true})
@@ -174,7 +174,7 @@ template <class T, class SizeOf> std::size_t workspace_of(const ConvShape& shape
     return bytes;
 }
 
-// The gradients are stored, or learned from: what else the epilogue says.
+// The gradients are stored or learned from, as the epilogue says.
 template <class T> void wgrad(const T* x, const T* dy, WgradEpilogue<T> epilogue,
                               const ConvShape& shape, void* workspace, Stream stream) {
     const Geometry g(shape);
@@ -233,12 +233,12 @@ template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float
     const bool vectors = shape.stride_h == 1 && shape.stride_w == 1 &&
                          in_vectors(g.group_filters, shape.filters, dy) &&
                          in_vectors(g.group_channels, g.group_channels, w);
-    // Of few channels also faster than wgmma, by the same arithmetic: of conv2 the cache allows 568
-    // us by either main loop, 242 us in patches.
+    // With few channels this beats wgmma too, by the same arithmetic: for conv2 the cache allows
+    // 568 us with either main loop, 242 us in patches.
     if constexpr (std::is_same_v<T, bf16>)
         if (vectors && suits_patches(shape, dgrad_size<Bf16Tiles>(shape)))
             return patch_dgrad(dy, w, epilogue, g, stream);
-    // A slice has to end with a tap, or the operand with it.
+    // A slice must not cross from one tap into the next.
     const bool tiles = g.group_filters % kHopperSlice == 0 ||
                        (shape.groups == 1 && shape.filter_h == 1 && shape.filter_w == 1);
     with_way<T>(shape.unit, {vectors, tiles}, [&](auto way) {

@@ -1,5 +1,5 @@
 // Images in blocks, filters of a strided convolution to match, and their gradient back: so conv1,
-// of three channels, 11 x 11 pixels and stride 4, runs as one of 48 channels, 3 x 3 and stride 1.
+// with three channels, 11 x 11 taps and stride 4, runs with 48 channels, 3 x 3 and stride 1.
 #include "bf16.cuh"
 #include "ops.h"
 #include "rows.cuh"
@@ -7,7 +7,7 @@
 namespace pyalexnet {
 namespace {
 
-// Where the elements of a block lie: in row a, column b, at channel c.
+// Where an element of a block lies: in row a, column b, at channel c.
 struct InBlock {
     int a, b, c;
 };

@@ -1,4 +1,4 @@
-// Which elements dropout keeps: a pure function of where they stand (ops.h: dropout).
+// Which elements dropout keeps: a pure function of their position (ops.h: dropout).
 #pragma once
 
 #include <cmath>
@@ -23,8 +23,8 @@ __device__ __forceinline__ uint4 draw_group(const DropoutDraw& draw, std::int64_
         make_uint2(static_cast<unsigned>(draw.seed), static_cast<unsigned>(draw.seed >> 32)));
 }
 
-// Which of four neighbouring elements are kept, from `element` on: one call of Philox where they
-// form a group, two where they do not.
+// Which of the four elements from `element` on are kept: one call of Philox if they form a group,
+// else two.
 __device__ __forceinline__ void draw_four(const DropoutDraw& draw, std::uint64_t threshold,
                                           std::int64_t element, bool (&kept)[4]) {
     const std::int64_t group = element / 4;

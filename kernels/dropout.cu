@@ -1,5 +1,5 @@
-// Dropout by the 2012 rule: a mask and no scaling. The mask is a function of where an element
-// stands in the whole layer, so that it is stored nowhere and towers draw what one device would.
+// Dropout by the 2012 rule: a mask and no scaling. The mask is a function of an element's position
+// in the whole layer, so it is never stored and towers draw what one device would.
 #include "draw.cuh"
 #include "four.cuh"
 
@@ -16,7 +16,7 @@ struct Groups {
 };
 
 // A thread draws four words and masks the elements of one image that they belong to: up to four
-// neighbours, features fastest. Bound by bytes; ten Philox rounds an element quartet hide behind
+// neighbours, features fastest. Bound by bytes; the ten Philox rounds for four elements hide behind
 // them. No __restrict__: y may be x.
 template <class T> __global__ void dropout_kernel(const T* x, T* y, Groups groups, DropoutDraw draw,
                                                   std::uint64_t threshold) {

@@ -2,8 +2,8 @@
 // the update of the weights, applied where the sums are, before anything is stored.
 //
 // An epilogue takes four neighbouring columns of a row at a time, as the main loops and the kernel
-// that adds parts of the depth all give them. First it reads what it needs, then it puts them, so
-// that a thread can ask for several fours before it waits for the first:
+// that adds parts of the depth all provide them. It reads its inputs in one step and stores in
+// another, so that a thread can load for several fours before it waits for the first:
 //
 //   Read read(const Place&)                          loads, and nothing else
 //   void put(const Place&, const Read&, sums)        the rest
@@ -15,7 +15,7 @@
 
 namespace pyalexnet {
 
-// Where four sums belong in C[group]: from `column` on, of which `count` exist.
+// Where four sums belong in C[group]: from `column` on; only `count` of them exist.
 struct Place {
     int group, row, column, count;
 };
@@ -31,7 +31,7 @@ struct GemmSize {
     int pitch;      // floats from one row of a part's sums to the next: 16-byte aligned
     int parts;      // of the depth
     int part_depth; // of each but the last, a multiple of a slice
-    bool row_sums;  // the last column are the sums of A's rows, which B does not hold
+    bool row_sums;  // the last column holds the sums of A's rows and is not in B
 
     __host__ __device__ int tiled_columns() const { return columns - row_sums; }
 };
@@ -62,14 +62,14 @@ __device__ __forceinline__ float activate(float x, Activation activation) {
     return x;
 }
 
-// Dropped, as the kernels take it: y (images, pixels, filters) of a layer's output.
+// Dropped in the kernels' form, for a layer's output y (images, pixels, filters).
 class Dropout {
   public:
     Dropout(const Dropped& dropped, int pixels, int filters)
         : dropped_(dropped), threshold_(dropout_threshold(dropped.draw.keep)), by_pixels_(pixels),
           filters_(filters) {}
 
-    // Of up to four neighbouring filters at a pixel of the batch.
+    // For up to four neighbouring filters at a pixel of the batch.
     __device__ __forceinline__ void apply(int pixel, int filter, float (&y)[4]) const {
         if (!dropped_.on) return;
         const Digits image = divide(pixel, by_pixels_);
@@ -88,7 +88,7 @@ class Dropout {
     int filters_;
 };
 
-// y = act(sums + bias), dropped; of type T, or float32 into `wide`: one of them is null.
+// y = act(sums + bias), with dropout; as T into `y` or float32 into `wide`: one of them is null.
 template <class T> struct FpropEpilogue {
     struct Read {
         Four<float> bias;
@@ -190,7 +190,7 @@ template <class T> struct WgradEpilogue {
     __device__ std::int64_t first(const Place& at) const {
         return std::int64_t{filter(at)} * taps + at.column;
     }
-    // How many of the four are weights. The bias stands behind the last of them.
+    // How many of the four are weights. The bias follows the last of them.
     __device__ int weights(const Place& at) const {
         return at.column + at.count <= taps ? at.count : at.count - 1;
     }

@@ -10,8 +10,8 @@ template <class T> struct alignas(4 * sizeof(T)) Four {
     T of[4];
 };
 
-// The first `count` of four elements from `from` on, zeros behind them: one access where there are
-// four, at a multiple of their bytes.
+// The first `count` of the four elements at `from`, followed by zeros: one access if there are four
+// and they are aligned.
 template <class T> __device__ __forceinline__ Four<T> read_four(const T* from, int count) {
     if (count == 4 && reinterpret_cast<std::uintptr_t>(from) % sizeof(Four<T>) == 0)
         return *reinterpret_cast<const Four<T>*>(from);
@@ -22,7 +22,7 @@ template <class T> __device__ __forceinline__ Four<T> read_four(const T* from, i
     return four;
 }
 
-// Puts them there, likewise.
+// Writes them, likewise.
 template <class T>
 __device__ __forceinline__ void write_four(T* to, int count, const Four<T>& four) {
     if (count == 4 && reinterpret_cast<std::uintptr_t>(to) % sizeof(Four<T>) == 0) {
@@ -34,7 +34,7 @@ __device__ __forceinline__ void write_four(T* to, int count, const Four<T>& four
         if (i < count) to[i] = four.of[i];
 }
 
-// As elements of T, each rounded to it.
+// Four values, each rounded to T.
 template <class T> __device__ __forceinline__ Four<T> narrow_four(const float (&values)[4]);
 template <> __device__ __forceinline__ Four<float> narrow_four<float>(const float (&values)[4]) {
     return {{values[0], values[1], values[2], values[3]}};

@@ -9,9 +9,9 @@ namespace {
 
 constexpr int kMultiprocessors = 132; // an H100's
 constexpr int kLeastPartDepth = 256;
-// What storing and adding a part's sums costs in terms of its depth: 128 KiB for a tile of 128 x
-// 128, the time of some 256 to 384 of the depth of bf16 at 5 TB/s and 500 TFLOP/s, and of a sixth
-// of that of float32 in planes; by wgmma, faster beside the same memory, of 512. Computed, not
+// The cost of storing and adding a part's sums, as depth: for a 128 x 128 tile, 128 KiB take as
+// long as a depth of some 256 to 384 in bf16 at 5 TB/s and 500 TFLOP/s, of a sixth of that in
+// float32 planes, and of 512 with wgmma, which is faster on the same memory. Computed, not
 // measured.
 template <class Tiles> constexpr double kPartCost = 256.0;
 template <> constexpr double kPartCost<SplitTiles> = 256.0 / 6;
@@ -36,10 +36,10 @@ template <class Tiles> Blocks blocks_of(int groups, int rows, int columns) {
     return blocks;
 }
 
-// Of the float32 units, as many parts as it takes to have a block for each that a card runs at
-// once. Of the tensor cores, whose blocks all take the same time, the parts that are done soonest:
-// so many rounds of blocks, each as long as a part is deep, and what it costs to store and add the
-// parts' sums. A few blocks too many for a round would be a whole round more.
+// For the float32 units, enough parts to have as many blocks as a card runs at once. For the tensor
+// cores, whose blocks all take the same time, the number of parts that finishes soonest: the rounds
+// of blocks, each as long as a part is deep, plus the cost of storing and adding the parts' sums. A
+// few blocks too many for a round would cost a whole round more.
 template <class Tiles> int parts_for(const Blocks& blocks, int depth) {
     if (std::is_same_v<Tiles, FloatTiles>)
         return static_cast<int>((blocks.at_once + blocks.count - 1) / blocks.count);
@@ -56,7 +56,7 @@ template <class Tiles> int parts_for(const Blocks& blocks, int depth) {
     return best;
 }
 
-// Splits the depth as suits a product of so many tiles.
+// Splits the depth to suit a product of so many blocks.
 template <class Tiles> GemmSize split_for(const Blocks& blocks, GemmSize size) {
     const std::int64_t wanted = parts_for<Tiles>(blocks, size.depth);
     const std::int64_t part_depth = rounded_up(
@@ -72,7 +72,7 @@ GemmSize undivided(int groups, int rows, int columns, int depth, bool row_sums =
     return {groups, rows, columns, depth, pitch, 1, depth, row_sums};
 }
 
-// What a product costs in blocks of T, beside that with other tiles of the same loop.
+// The cost of a product with tiles T, relative to other tiles of the same loop.
 template <class Tiles, class T> double cost(int groups, int rows, int columns) {
     const auto blocks = static_cast<double>(groups) * tiles<T>(rows, columns);
     const double at_once = T::Blocks * kMultiprocessors;

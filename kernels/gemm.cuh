@@ -8,7 +8,7 @@
 // no unrolled copy of x exists. There are three main loops: those of the tensor cores are
 // in tensor.cuh and, for Hopper, hopper.cuh, that of the float32 units here.
 //
-// A block of it computes one tile of C. Its threads fetch the next slice of A and B from global
+// Here a block computes one tile of C. Its threads fetch the next slice of A and B from global
 // memory into registers while they multiply the present one out of shared memory: two slices take
 // turns there, so one barrier a slice is enough. Each thread holds TileM/ThreadsM x TileN/ThreadsN
 // sums.
@@ -43,9 +43,9 @@ template <int TileM_, int TileN_, int ThreadsM_, int ThreadsN_> struct Tile {
 constexpr int kSlice = 16; // depth of a slice: 16 floats of a row are two 32-byte sectors
 constexpr int kPad = 4;    // floats between a slice's lines: fewer bank conflicts, 16-byte aligned
 
-// Loads one operand, slice by slice. Of line and point one is fixed for a thread, the other runs:
-// which one follows from how the operand lies in memory, so that neighbouring threads read
-// neighbouring floats.
+// Loads one operand, slice by slice. A thread keeps either its line or its point fixed while the
+// other runs: which one depends on the operand's layout in memory, so that neighbouring threads
+// read neighbouring floats.
 template <class Source, int Lines, int Threads, Contiguous contiguous> class Fetch;
 
 // Neighbouring threads read neighbouring depths: a thread has one depth and several lines.
@@ -200,7 +200,7 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
                 for (int j = 0; j < T::PerThreadN; ++j) sums[i][j] += a[i] * b[j];
         }
         if (more) {
-            // The other slices were read before the last barrier: nobody needs them any more.
+            // The other slices were read before the last barrier and are no longer needed.
             a_fetch.put(a_slices[1 - turn]);
             b_fetch.put(b_slices[1 - turn]);
             __syncthreads();
@@ -254,20 +254,20 @@ __global__ void gemm_add_parts_kernel(Epilogue epilogue, GemmSize size, float* p
 
 // ---------------------------------------------------------------------- choosing a tile
 
-// A tile, and what a multiply-add costs with it beside the others of its loop, in percent: a larger
-// tile reads less memory, shared and other, for each.
+// A tile, and the relative cost of a multiply-add with it among those of its loop, in percent: a
+// larger tile reads less memory, shared and other, for each.
 template <class T_, int percent> struct Choice {
     using T = T_;
     static constexpr double kCost = percent / 100.0;
 };
 template <class... Each> struct Choices {};
 
-// What may multiply: the float32 units; the tensor cores bf16, by warps or by warpgroups; or they
-// float32, in three planes. The tiles of each, and whether blocks that are too few for a last round
-// of the card count as a whole one: they do where a multiprocessor has a single large one.
+// Four ways to multiply: the float32 units; the tensor cores in bf16, by warps or by warpgroups; or
+// in float32, in three planes. Each has its tiles, and says whether a partial last round of blocks
+// counts as a whole one: it does where a multiprocessor has a single large block.
 
-// Floats read from shared memory per multiply-add: 16 for 64, 12 for 32. Taken with the loads and
-// barriers that a smaller tile shares out among fewer operations.
+// Floats read from shared memory: 16 for 64 multiply-adds, or 12 for 32. The costs include the
+// loads and barriers that a smaller tile spreads over fewer operations.
 struct FloatTiles {
     using Element = float;
     using All = Choices<Choice<Tile<128, 128, 16, 16>, 100>, // 8 x 8 sums a thread
@@ -277,21 +277,21 @@ struct FloatTiles {
     static constexpr int kSliceDepth = kSlice;
 };
 
-// What a multiprocessor's banks are busy while the tensor cores are, copies included: 0.75 of the
-// time with a wide tile, 0.8 with a narrow one, 1.5 times as long with a square one.
+// How long a multiprocessor's banks are busy, copies included, relative to its tensor cores: 0.75
+// of the time with a wide tile, 0.8 with a narrow one, 1.5 times as long with a square one.
 struct Bf16Tiles {
     using Element = bf16;
     using Square = TensorTile<64, 64, 32, 32, 4, 1, 2>;
     using All = Choices<Choice<TensorTile<128, 128, 64, 64, 4, 1, 2>, 100>, Choice<Square, 150>,
-                        // Few filters; of three stages two blocks fit.
+                        // For few filters; with three stages two blocks fit.
                         Choice<TensorTile<256, 64, 64, 64, 3, 1, 2>, 110>>;
     static constexpr bool kWholeRounds = false;
     static constexpr int kSliceDepth = kTensorSlice;
 };
 
-// Three planes of 32 x 32 for each warp: more do not fit the registers beside the floats that are
-// under way. The banks are busy for 0.7 of the time that an A100's tensor cores are with a wide
-// tile, 0.75 with a square one; a wide one reads less of the other caches.
+// Three planes of 32 x 32 for each warp: more do not fit in registers beside the floats in flight.
+// The banks are busy for 0.7 of the time that an A100's tensor cores are with a wide tile, 0.75
+// with a square one; a wide one reads less from the other caches.
 struct SplitTiles {
     using Element = float;
     using Square = TensorTile<64, 64, 32, 32, 2, 3, 2>;
@@ -300,8 +300,8 @@ struct SplitTiles {
     static constexpr int kSliceDepth = kTensorSlice;
 };
 
-// What the banks are busy, copies included, in each clock of the tensor cores: 0.96 with the first
-// tile, 1.0 with the second; more with the others, which they hold up by so much (in fprop; where B
+// How long the banks are busy, copies included, per clock of the tensor cores: 0.96 with the first
+// tile, 1.0 with the second; more with the others, which are that much slower (in fprop; where B
 // lies along its lines, a tile of 96 copies 128 of them: 1.33).
 struct HopperTiles {
     using Element = bf16;
@@ -312,8 +312,8 @@ struct HopperTiles {
     static constexpr int kSliceDepth = kHopperSlice;
 };
 
-// The number, in Tiles::All, of the tile with which a product costs least: by what it computes
-// outside C and what a multiply-add costs, and by whole rounds where those count.
+// The index, in Tiles::All, of the cheapest tile for a product: counting what it computes outside
+// C, the cost of a multiply-add, and whole rounds where those count.
 template <class Tiles> int tile_for(int groups, int rows, int columns);
 
 // Calls `use` with each of the choices, and its number.
@@ -333,12 +333,12 @@ template <class Tiles, class Use> void with_tile(int number, Use use) {
 // 256.
 template <class Tiles> GemmSize gemm_size(int groups, int rows, int columns, int depth);
 
-// The same of a product whose last column are the sums of A's rows.
+// The same for a product whose last column holds the sums of A's rows.
 template <class Tiles>
 GemmSize gemm_size_with_row_sums(int groups, int rows, int columns, int depth);
 
-// The same, split as a product of one group and `all_columns` columns would be: so each element is
-// summed in one order however its layer's columns are divided into groups and among devices.
+// The same, split as a product of one group and `all_columns` columns would be: so an element is
+// summed in the same order however its layer's columns are divided into groups and among devices.
 template <class Tiles>
 GemmSize gemm_size_as_whole(int groups, int rows, int columns, int depth, int all_columns);
 
@@ -376,7 +376,7 @@ launch_hopper_gemm(const Problem& problem, const GemmSize& size, float* partial,
         size, partial);
 }
 
-// Where operands have to be gathered one by one, that takes the time: one tile is enough.
+// Where elements have to be gathered singly, that dominates the time: one tile is enough.
 template <class Problem>
 void launch_gemm(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
     using Tiles = typename Problem::Tiles;

@@ -1,28 +1,28 @@
 // The main loop of matrix products of bf16 on Hopper (sm_90a): wgmma, which multiplies for four
-// warps at a time straight out of shared memory. tensor.cuh's serves the other cards, at some two
-// thirds of this one's rate on a Hopper.
+// warps at a time straight out of shared memory. tensor.cuh's loop serves the other cards; on a
+// Hopper it runs at some two thirds of this one's rate.
 //
 //   C[g][m][n] = sum over d of A[g][m][d] * B[g][d][n],     m < rows, n < columns, d < depth
 //
 // A block computes one tile of C with three warpgroups. Two multiply, each half of the tile's rows.
-// The third brings slices of A and B, 64 deep, into a ring of stages; it has few registers and
-// leaves its own to the others. Of the operands one lies in memory as a matrix: a single thread has
-// the copy engine (TMA) bring whole tiles of it. The other is gathered from a map, 16 bytes at a
-// time, by cp.async. Nobody waits for all: a stage is `full` when its bytes have come, which those
-// who multiply wait for, and `empty` when every warp of theirs is done with it.
+// The third brings slices of A and B, 64 deep, into a ring of stages; it needs few registers and
+// leaves the rest to the others. One operand lies in memory as a matrix: a single thread has the
+// copy engine (TMA) load whole tiles of it. The other is gathered from a map, 16 bytes at a time,
+// by cp.async. No step waits for the whole block: a stage is `full` when its bytes have arrived,
+// which the multiplying warps wait for, and `empty` when all of those are done with it.
 //
-// What is gathered, and the ones for the row sums, are written as threads write, but read by wgmma,
-// which goes past what keeps their writes in order: hence the fence before a slice is multiplied.
+// Gathered elements and the ones for the row sums are written by threads but read by wgmma, which
+// is not ordered after their writes: hence the fence before a slice is multiplied.
 //
 // A stage keeps an operand as it lies in global memory, along its depth or along its lines; wgmma
-// takes both. The sums go through shared memory to the epilogue, where the stages were.
+// accepts both. The sums go to the epilogue through shared memory, in place of the stages.
 //
 // An element is summed 16 products of the depth at a time, in their order: it depends on the split
 // of the depth alone, not on the tile.
 //
 // Bound by the tensor cores' rate, and by the banks of shared memory: a slice of 256 x 192 takes
 // the former 1,536 clocks, in which 56 KiB are written and 128 KiB read of the 192 KiB that the
-// banks give. gemm.cuh has the other tiles'. Row sums read A once more.
+// banks can move. gemm.cuh has the other tiles' figures. Row sums read A once more.
 #pragma once
 
 #include "simt/hopper.hpp"
@@ -35,7 +35,7 @@ constexpr int kHopperSlice = 64; // depth of a slice: 128 bytes, the width of a 
 constexpr int kWarpgroup = 128;
 constexpr int kWgmmaRows = 64; // of a product
 constexpr int kWgmmaDepth = 16;
-// Of a thread that gathers, and of one that multiplies: three warpgroups' 65,536, in eights.
+// For a thread that gathers, and one that multiplies: 65,536 for three warpgroups, in eights.
 constexpr int kFewRegisters = 40;
 constexpr int kManyRegisters = 232;
 
@@ -64,8 +64,8 @@ struct TiledPlace {
 
 // ---------------------------------------------------------------------- a slice in shared memory
 
-// Lines x depth of one operand: a tile of a row for each line, or tiles of 64 lines with a row for
-// each of the depth.
+// Lines x depth of one operand: one tile with a row for each line, or tiles of 64 lines with a row
+// for each step of the depth.
 template <Contiguous contiguous, int Lines> struct Factor {
     static constexpr bool kAlongDepth = contiguous == Contiguous::depth;
     static constexpr int kTileRows = kAlongDepth ? Lines : kHopperSlice;
@@ -86,7 +86,7 @@ template <Contiguous contiguous, int Lines> struct Factor {
     }
 };
 
-// Brings slices of an operand that lies as a matrix: one thread.
+// Loads slices of the operand that is a matrix. Called by one thread.
 template <class Factor> __device__ __forceinline__ void
 copy_slice(unsigned char* slice, const simt::TensorMap& map, TiledPlace at, simt::Mbarrier& full) {
 #pragma unroll
@@ -95,8 +95,8 @@ copy_slice(unsigned char* slice, const simt::TensorMap& map, TiledPlace at, simt
                         at.column + tile * simt::kTileColumns, full);
 }
 
-// Gathers slices of the other one: a warpgroup. A thread has one chunk of 16 bytes in every
-// sixteenth row of each tile. What the lines of the operand are is found out once a block.
+// Gathers slices of the other operand. Called by a warpgroup. A thread has one chunk of 16 bytes in
+// every sixteenth row of each tile. The operand's lines are looked up once a block.
 template <class Source, int Lines> class Gatherer {
     using Layout = Factor<Source::kContiguous, Lines>;
     static constexpr int kChunks = simt::kTileColumns / kChunk; // of a row
@@ -109,7 +109,7 @@ template <class Source, int Lines> class Gatherer {
     // Lines that a thread looks up: each, or the first of a chunk.
     static constexpr int kKnown = Layout::kAlongDepth ? Lines : Lines / kChunk;
 
-    // Writes down what is to be known of the lines: the whole block.
+    // Looks the lines up. Called by the whole block.
     template <int threads>
     __device__ static void know(Line (&known)[kKnown], const Source& source, int first_line) {
         constexpr int step = Layout::kAlongDepth ? 1 : kChunk;
@@ -121,7 +121,7 @@ template <class Source, int Lines> class Gatherer {
         : source_(source), known_(known), row_(thread() / kChunks), chunk_(thread() % kChunks),
           first_(simt::tile_bytes(row_) + (chunk_ ^ row_ % 8) * kChunk * sizeof(bf16)) {}
 
-    // Begins to bring the slice from `depth` on, zeros from `depth_end` on.
+    // Begins to load the slice from `depth` on, zeros from `depth_end` on.
     __device__ __forceinline__ void begin(unsigned char* slice, int depth, int depth_end) const {
         if constexpr (Layout::kAlongDepth) {
             depth += chunk_ * kChunk;
@@ -137,7 +137,7 @@ template <class Source, int Lines> class Gatherer {
 #pragma unroll
                 for (int tile = 0; tile < Layout::kTiles; ++tile) {
                     const int chunk = tile * kChunks + chunk_;
-                    if (chunk >= kKnown) break; // of the last tile, half may be no lines
+                    if (chunk >= kKnown) break; // half of the last tile may be past the lines
                     copy(slice, tile, i, source_.find(known_[chunk], point), of_row < depth_end);
                 }
             }
@@ -162,7 +162,7 @@ template <class Source, int Lines> class Gatherer {
 
 // ---------------------------------------------------------------------- shared memory
 
-// Of a problem with this tile: the two operands, and what stands where.
+// The layout for a problem with this tile: the two operands, and what lies where.
 template <class Problem, class T> struct HopperShared {
     static constexpr bool kTiledB = Problem::TiledB::value;
     using A = Factor<Problem::A::kContiguous, T::TileM>;
@@ -172,14 +172,14 @@ template <class Problem, class T> struct HopperShared {
     using Gathers = Gatherer<Source, kTiledB ? T::TileM : T::TileN>;
 
     static constexpr unsigned kStage = A::kBytes + B::kBytes;
-    static constexpr unsigned kOnes = T::Stages * kStage; // a tile of eight rows, behind the stages
+    static constexpr unsigned kOnes = T::Stages * kStage; // a tile of eight rows, after the stages
     static constexpr unsigned kStages = kOnes + (Problem::RowSums::value ? simt::tile_bytes(8) : 0);
-    // The sums and the sums of A's rows take their place.
+    // The sums and the sums of A's rows replace them.
     static constexpr unsigned kSums = sizeof(float) * (SumTile<T>::kFloats + T::TileM);
     static constexpr unsigned kBytes = kStages > kSums ? kStages : kSums;
 };
 
-// The stages of a block, and who may do what with them. In their turns: lap 0, 1, ...
+// The stages of a block, and the barriers that guard them. They are used in turn: lap 0, 1, ...
 template <class Problem, class T> struct Stages {
     using Shared = HopperShared<Problem, T>;
     unsigned char* first;
@@ -193,10 +193,10 @@ template <class Problem, class T> struct Stages {
         return a(stage) + Shared::A::kBytes;
     }
 
-    // By one thread.
+    // Called by one thread.
     __device__ void init() const {
         for (int stage = 0; stage < T::Stages; ++stage) {
-            simt::mbarrier_init(full[stage], kWarpgroup + 1); // those who gather, and the engine
+            simt::mbarrier_init(full[stage], kWarpgroup + 1); // the gatherers and the engine
             simt::mbarrier_init(empty[stage], T::Finishers / 32);
         }
     }
@@ -251,8 +251,8 @@ template <class T> struct Sums {
     float rows[T::Products][4] = {};
 };
 
-// Multiplies slice after slice. While the products of one go on, those of the one before are waited
-// for and its stage is handed back. With row sums, every column of A times ones are those, too.
+// Multiplies slice after slice. While one slice's products run, it waits for the previous one's and
+// hands its stage back. With row sums, A times ones is computed too: every column holds them.
 template <bool row_sums, class Problem, class T> __device__ __forceinline__ void
 multiply_slices(Sums<T>& sums, int first_row, int slices, const Stages<Problem, T>& stages) {
     using Shared = HopperShared<Problem, T>;
@@ -344,11 +344,11 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
         bring_slices(problem, Gathers(source, known), map, tile, depth, stages);
     } else {
         simt::raise_registers<kManyRegisters>();
-        // A warp's lanes agree on it, which the compiler cannot see.
+        // The same for all lanes of a warp, which the compiler cannot see.
         const int first_row = __shfl_sync(~0u, thread / kWarpgroup, 0) * T::Rows;
         const bool takes_row_sums = Problem::RowSums::value && tile.column == 0;
         Sums<T> sums;
-        // Two loops: the compiler would make every product wait for a branch beside it.
+        // Two loops: with a branch in a single one the compiler makes every product wait.
         if (takes_row_sums)
             multiply_slices<Problem::RowSums::value>(sums, first_row, depth.slices(), stages);
         else

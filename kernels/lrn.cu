@@ -21,7 +21,7 @@ template <class T, class Window> __global__ void lrn_fprop_kernel(const T* __res
 }
 
 // A block computes one tile, a thread four elements of it (lrn_dgrad_tile); channels move fastest.
-// Bound by bytes: s is recomputed, not stored by fprop and read.
+// Bound by bytes: s is recomputed rather than stored by fprop.
 template <class T, class Window>
 __global__ void lrn_dgrad_kernel(const T* __restrict__ x, const T* __restrict__ dy,
                                  T* __restrict__ dx, Rows rows, int tile, Window window,

@@ -1,9 +1,9 @@
-// LRN and the overlapping max-pool behind it in one kernel, and their gradient with both ReLUs' in
-// another: what lies between is never stored, and never rounded.
+// LRN and the overlapping max-pool after it in one kernel, and their gradient with both ReLUs' in
+// another: what lies between is neither stored nor rounded.
 //
 // The networks' form (windows of five channels, beta .75, pixels and groups of whole vectors of 16
-// bytes) has kernels of its own; whatever else there is goes to simple ones, which find a
-// pixel's neighbours in L1.
+// bytes) has kernels of its own; everything else goes to simple ones, which find a pixel's
+// neighbours in L1.
 #include "channels.cuh"
 #include "lrn_rows.cuh"
 #include "ops.h"
@@ -15,8 +15,8 @@ namespace {
 
 // ---------------------------------------------------------------------- the networks' form
 
-// Threads of a block at most. Two blocks then share a multiprocessor, at 72 registers a thread: one
-// computes while the other waits for memory or at its barrier.
+// The most threads of a block. Two blocks then share a multiprocessor, at 72 registers a thread:
+// one computes while the other waits for memory or at its barrier.
 constexpr int kThreads = 448;
 constexpr int kBlocks = 2;
 constexpr int kReach = 2; // of a window, to either side
@@ -25,7 +25,7 @@ constexpr int kReach = 2; // of a window, to either side
 constexpr int kOutputRows = 9;
 constexpr int kPixelRows = 8;
 
-// How maps are cut into blocks: a strip of rows of a tile of columns of some vectors of channels.
+// How maps are cut into blocks: each a strip of rows, a tile of columns, some channel vectors.
 struct Tiling {
     int rows, strips;          // of a strip; in all
     int columns, column_tiles; // of outputs, or of the gradient's pixels, in a tile; tiles
@@ -35,7 +35,7 @@ struct Tiling {
 
 int divide_up(int count, int most) { return (count - 1) / most + 1; }
 
-// `count` shared out as evenly as parts of at most `most` allow: the size of a part.
+// The size of a part when `count` is split as evenly as possible into parts of at most `most`.
 int even_part(int count, int most) { return divide_up(count, divide_up(count, most)); }
 
 struct BlockPlace {
@@ -59,7 +59,7 @@ simt::Grid grid_of(std::int64_t images, const Tiling& tiling, Stream stream) {
     return {static_cast<unsigned>(blocks), static_cast<unsigned>(tiling.threads), stream};
 }
 
-// The channels of one thread, and whether its group goes on before and behind them.
+// Whether the group of a thread's channels continues before and after them.
 struct Neighbourhood {
     bool before, behind;
 };
@@ -94,8 +94,8 @@ template <class T> __device__ __forceinline__ void load_scales(const T* from, Ne
     }
 }
 
-// Of a column's pixels in one window, the first maximum of each channel and its row; four rows to a
-// word, where one instruction replaces one of them.
+// The first maximum of each channel, and its row, among a column's pixels in one window; rows are
+// packed four to a word, and one instruction replaces one of them.
 template <int channels> struct ColumnMaxima {
     float value[channels];
     unsigned rows[channels / 4];
@@ -123,8 +123,8 @@ template <int channels> struct ColumnMaxima {
 
 constexpr int kNoCode = 256; // greater than any that a byte holds
 
-// Whether a column's maximum goes before that of the columns to its left: it is larger, or the only
-// NaN, or equals it and has the lesser code, which is then in a row above.
+// Whether a column's maximum replaces that of the columns to its left: it is larger, or the only
+// NaN, or equal with the lower code, which is then in a row above.
 __device__ __forceinline__ bool goes_before(float value, int code, float best, int best_code) {
     const bool same = value == best || (value != value && best != best);
     return same ? code < best_code : best == best && !(value <= best);
@@ -133,16 +133,16 @@ __device__ __forceinline__ bool goes_before(float value, int code, float best, i
 // A thread normalises one vector of channels of one column of pixels, walking down a strip of rows,
 // and keeps the maxima of each window's rows; at the end of a window the block's columns meet in
 // shared memory, and every thread that has an output there takes the maximum across. Vectors of a
-// pixel move fastest. Every pixel is read and normalised once by a block, but for the row that two
-// strips share and the columns that two tiles share; a row that two windows share stays in
-// registers. Bound by bytes, x once and y and where once; the arithmetic (two roots and some 25
-// instructions an element) is close behind.
+// pixel move fastest. Every pixel is read and normalised once, except the row that two strips share
+// and the columns that two tiles share; a row that two windows share stays in registers. Bound by
+// bytes, x once and y and where once; the arithmetic (two roots and some 25 instructions an
+// element) is close behind.
 template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     lrn_maxpool_fprop_kernel(const T* __restrict__ x, T* __restrict__ y,
                              std::uint8_t* __restrict__ where, PoolShape g, Tiling tiling,
                              int group_vectors, ResponseNorm norm, bool relu) {
     constexpr int channels = kVector<T>;
-    // By fours of a thread's channels. Two stages: the next window's are written while this one's
+    // In fours of a thread's channels. Two stages: the next window's are written while this one's
     // are read.
     SIMT_SHARED(Four<float>, maxima, [2][channels / 4][kThreads]);
     SIMT_SHARED(unsigned, rows_of_maxima, [2][channels / 4][kThreads]);
@@ -196,7 +196,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
         int best_at[channels];
 #pragma unroll
         for (int i = 0; i < channels; ++i) {
-            best[i] = -INFINITY; // behind which anything goes, an infinity too, for its lesser code
+            best[i] = -INFINITY; // anything replaces it, even -INFINITY: its code is lower
             best_at[i] = kNoCode;
         }
         for (int q = across.first; q < across.end; ++q) {
@@ -260,7 +260,7 @@ gather(const T* __restrict__ dy, const T* __restrict__ y, const std::uint8_t* __
 // A thread computes one vector of channels of one column of pixels, walking down a strip of rows; a
 // block has all channels of its columns, and what a vector's neighbours pass on comes through
 // shared memory. Vectors of a pixel move fastest. Bound by bytes: x is read once and dx written
-// once; dy, where and y are read by every pixel of a window, from L1 but the first time.
+// once; dy, where and y are read by every pixel of a window, from L1 after the first.
 template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     lrn_maxpool_dgrad_kernel(const T* __restrict__ x, const T* __restrict__ y,
                              const T* __restrict__ dy, const std::uint8_t* __restrict__ where,
@@ -431,7 +431,7 @@ template <class T> bool networks_form(const PoolShape& g, int groups, const Resp
 
 int whole_warps(int threads) { return (threads + 31) / 32 * 32; }
 
-// Pixels of a row under so many neighbouring windows.
+// Pixels of a row under `windows` neighbouring windows.
 int span_of(const PoolShape& g, std::int64_t windows) {
     const std::int64_t pixels = (windows - 1) * g.stride + g.size;
     return static_cast<int>(pixels < g.width ? pixels : g.width);
@@ -455,7 +455,7 @@ template <class T> Tiling fprop_tiling(const PoolShape& g) {
     return tiling;
 }
 
-// Of maps whose pixels fit a block.
+// For maps whose pixels each fit a block.
 template <class T> Tiling dgrad_tiling(const PoolShape& g) {
     Tiling tiling{};
     tiling.rows = even_part(g.height, kPixelRows);

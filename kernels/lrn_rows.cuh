@@ -1,8 +1,8 @@
-// Normalisation across channels, for channels, groups and windows of any number. In NHWC a group's
-// channels are contiguous: C channels in G groups are G times as many pixels of C / G channels.
-// What stands here knows only such rows and cuts the array into tiles regardless of where a row
-// ends, so that no thread idles whatever the number of channels. A window's sum is taken afresh for
-// each channel: sliding it would subtract what was added and lose digits.
+// Normalisation across channels, for any number of channels and groups and any window. In NHWC a
+// group's channels are contiguous: C channels in G groups are G times as many pixels of C / G
+// channels. The code here knows only such rows and cuts the array into tiles regardless of where a
+// row ends, so that no thread idles whatever the number of channels. A window's sum is taken afresh
+// for each channel: sliding it would subtract what was added and lose digits.
 #pragma once
 
 #include "response.cuh"
@@ -37,10 +37,10 @@ __device__ __forceinline__ int advance(int c, int step, int length) {
     return c < length - step ? c + step : c - (length - step);
 }
 
-// The gradient of a tile, whose block's place is blockIdx.x, where gradient(i) is dy at element i.
-// The block stages power = s^-beta, and what is passed on, of the tile and of the reach around it;
-// a thread then sums that for up to four elements, a block's width apart, and hands each to
-// store(i, x, dx). More than one stage only where a window reaches wider than one.
+// The gradient of tile blockIdx.x, where gradient(i) is dy at element i. The block stages power =
+// s^-beta, and what is passed on, for the tile and the reach around it; a thread then sums the
+// latter for up to four elements, a block's width apart, and hands each to store(i, x, dx). There
+// is more than one stage only where a window's reach exceeds one.
 template <class T, class Window, class Gradient, class Store>
 __device__ __forceinline__ void lrn_dgrad_tile(float (&power)[kLrnTile], float (&passed)[kLrnTile],
                                                const T* __restrict__ x, Rows rows, int tile,
@@ -95,7 +95,7 @@ __device__ __forceinline__ void lrn_dgrad_tile(float (&power)[kLrnTile], float (
     }
 }
 
-// Elements of a tile: as many as fit one stage with the reach around them, if they do.
+// Elements of a tile: as many as fit one stage with the reach, if that is at most half of it.
 template <class Window> int lrn_tile(Window window) {
     const int reach = window.before + window.after;
     return reach <= kLrnTile / 2 ? kLrnTile - reach : kLrnTile;

@@ -9,8 +9,8 @@
 //                                           Column no_column() of one that does not exist
 //   Found<T> find(Row, Column)              the element's place; outside the map it is 0
 //
-// An operand is a gather and which way the product runs through it: AlongRows or AcrossRows. Of its
-// points, the depth, a loader takes care itself: they are never asked for behind the last.
+// An operand is a gather and the direction in which the product runs through it: AlongRows or
+// AcrossRows. Loaders check the depth themselves: elements past its end are never read.
 #pragma once
 
 #include <climits>
@@ -19,8 +19,8 @@
 
 namespace pyalexnet {
 
-// Division of numbers below 2^31 by a number that is the same for all: one product and a shift
-// (Granlund and Montgomery: Division by invariant integers using multiplication; PLDI 1994).
+// Division of numbers below 2^31 by an invariant number: one product and a shift (Granlund and
+// Montgomery: Division by invariant integers using multiplication; PLDI 1994).
 class Divisor {
   public:
     explicit Divisor(int divisor) : divisor_(divisor) {
@@ -43,7 +43,7 @@ class Divisor {
     unsigned shift_ = 0;
 };
 
-// Two digits of a number: of pixels, those of a row; of taps, those of a filter's row.
+// Two digits of an index, such as the row and the column of a pixel or of a tap.
 struct Digits {
     int high, low;
 };
@@ -98,7 +98,7 @@ __device__ __forceinline__ Tap tap_at(int index, const Divisor& filter_w, const 
     return {line.high, line.low, place.low};
 }
 
-// Where an element is, if it is inside; otherwise `at` leads nowhere.
+// Where an element is, if it is inside; otherwise `at` is not valid.
 template <class T> struct Found {
     const T* at;
     bool inside;
@@ -108,7 +108,7 @@ __device__ __forceinline__ bool below(int value, int bound) {
     return static_cast<unsigned>(value) < static_cast<unsigned>(bound);
 }
 
-// Sums and products of coordinates that may be nowhere: they wrap.
+// Sums and products of coordinates that may lie outside: they wrap.
 __device__ __forceinline__ int added(int a, int b) {
     return static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b));
 }
@@ -124,8 +124,8 @@ __device__ __forceinline__ const T* element_of(const T* map, int pixel, int chan
 
 // ---------------------------------------------------------------------- gathers
 
-// One that does lie in memory as a matrix: filters as (filters of the group) x (taps), and dy as
-// (output pixels) x (filters of the group).
+// A gather that does lie in memory as a matrix: filters as (filters of the group) x (taps), and dy
+// as (output pixels) x (filters of the group).
 template <class T> struct Matrix {
     using Element = T;
     using Row = const T*;
@@ -164,7 +164,7 @@ template <class T> struct Patches {
     __device__ Column column(int tap) const {
         return tap_at(tap, g.by_filter_w, g.by_group_channels);
     }
-    // Above every image, as no sum of a pixel's and a tap's row otherwise is.
+    // Above every image, whatever row of a tap or of a pixel is added.
     __device__ Row no_row() const { return {0, INT_MIN, 0}; }
     __device__ Column no_column() const { return {INT_MIN, 0, 0}; }
 
@@ -178,7 +178,7 @@ template <class T> struct Patches {
 };
 
 // dy as (input pixels) x (filter row, column, filter of the group): which output pixel saw an input
-// pixel through which tap. Between the strides none did.
+// pixel through which tap. With a stride there may be none.
 template <class T, bool unit_stride> struct Sightings {
     using Element = T;
     struct Row {
@@ -273,7 +273,7 @@ template <class Gather> struct AcrossRows {
     }
 };
 
-// Another operand and one line more, of ones: the product's last column are the row sums of A.
+// Another operand plus a line of ones: the product's last column then holds the row sums of A.
 template <class Operand> struct AndOnes {
     static constexpr Contiguous kContiguous = Operand::kContiguous;
     using Element = typename Operand::Element;

@@ -24,14 +24,14 @@ struct bf16 {
 
 enum class Activation { none, relu, tanh };
 
-// A parameter given by value or, so that a captured graph can be replayed with another, as one
-// float on the device. `value` counts where `on_device` is null.
+// A parameter given by value or, so that a captured graph can be replayed with a new one, as a
+// float on the device. `value` is used if `on_device` is null.
 struct Scalar {
     const float* on_device;
     float value;
 };
 
-// Likewise a step number.
+// Likewise for a step number.
 struct Counter {
     const std::uint32_t* on_device;
     std::uint32_t value;
@@ -39,15 +39,15 @@ struct Counter {
 
 // ---------------------------------------------------------------------- images (augment.cu)
 // Crops of stored images, minus the mean, in blocks. x (N, stored height, stored width, C) uint8;
-// mean (stored height, stored width, C); corners (N, 2), each crop's top and left pixel, clamped to
-// where it lies inside the image; flips (N,), not 0 where it is mirrored; shifts (N, C); y (N,
+// mean (stored height, stored width, C); corners (N, 2), each crop's top and left pixel, clamped so
+// that it lies inside the image; flips (N,), nonzero where it is mirrored; shifts (N, C); y (N,
 // rows, columns, block block C). With r = top + h, and q = left + w or, mirrored, left + W - 1 - w,
 // the crop's pixels are
 //   v[n,h,w,c] = ((x[n,r,q,c] - m) + shifts[n,c]) scale, each step rounded to float32
 //   m = mean[r,q,c] if mean_at_pixel; else mean[(stored height - H) / 2 + h,
 //                                               (stored width - W) / 2 + w, c]
-// and 0 outside. A pixel of y is a square of them, so that a convolution whose stride is the block
-// is one of stride 1 over y (with filters_to_depth); block 1 without padding leaves v as it is:
+// and 0 outside. A pixel of y is a square of those, so a convolution whose stride is the block is
+// one of stride 1 over y (with filters_to_depth); block 1 without padding leaves v as it is:
 //   y[n,i,j,(a block + b) C + c] = v[n, block i + a - pad_top, block j + b - pad_left, c] as a T
 struct CropShape {
     std::int64_t images;             // N
@@ -64,7 +64,7 @@ template <class T> void augment(const std::uint8_t* x, const float* mean,
                                 bool mean_at_pixel, Stream stream);
 
 // ---------------------------------------------------------------------- blocks (depth.cu)
-// The same of images that are cut out already: x (N, H, W, C); y (N, rows, columns, block block C)
+// The same for images that are already cropped: x (N, H, W, C); y (N, rows, columns, block block C)
 //   y[n,i,j,(a block + b) C + c] = x[n, block i + a - pad_top, block j + b - pad_left, c] as a T,
 //   0 outside
 struct BlockShape {
@@ -76,7 +76,7 @@ struct BlockShape {
 };
 template <class T> void images_to_depth(const float* x, T* y, BlockShape shape, Stream stream);
 
-// Filters w, dw (K, R, S, C) of a convolution whose stride is the block, and the same for images in
+// Filters w, dw (K, R, S, C) of a convolution whose stride is the block, and those for images in
 // blocks: deep, ddeep (K, R / block, S / block, block block C), both quotients rounded up.
 struct FilterShape {
     int filters, height, width, channels; // K, R, S, C
@@ -95,18 +95,18 @@ void filters_to_depth(const T* w, T* deep, FilterShape shape, int block, Stream 
 // The adjoint: dw[k, block i + a, block j + b, c] = ddeep[k,i,j,(a block + b) C + c]
 void filters_from_depth(const float* ddeep, float* dw, FilterShape shape, int block, Stream stream);
 
-// ---------------------------------------------------------------------- what others share
-// Every sum is float32. Where a launcher is a template, T is float or bf16, the type of maps, of
-// their gradients and of the filters that multiply them; what a kernel computes is rounded to it
-// once, when it is stored. Biases, gradients of weights and biases, and momentum are float32.
+// ---------------------------------------------------------------------- common
+// Every sum is float32. Where a launcher is a template, T is float or bf16, the type of maps, their
+// gradients and the filters that multiply them; results are rounded to T once, when they are
+// stored. Biases, gradients of weights and biases, and momentum are float32.
 //
-// At the ends of the range: a result beyond the largest number is infinite (as bf16 from 2^128 -
+// At the ends of the range: a result beyond the largest number is infinite (in bf16 from 2^128 -
 // 2^119 on), one below the least normal number is denormal, not 0. A sum is infinite or NaN where a
-// term or a partial sum is beyond the range. What is infinite or NaN goes where the formula takes
-// it and nowhere else. What only chooses (ReLU and gates, pools and their gradients, dropout)
-// passes a number on as it is, or leaves 0 of it; no NaN is above 0.
+// term or a partial sum is beyond the range. Infinities and NaNs spread where the formula takes
+// them and nowhere else. Operations that only select (ReLU and gates, pools and their gradients,
+// dropout) pass a number on unchanged or give 0; no NaN is above 0.
 
-// Whether dropout keeps an element: what it takes to draw that (dropout.cu says how).
+// What decides whether dropout keeps an element ("dropout" below says how).
 struct DropoutDraw {
     double keep; // probability, [0, 1]
     std::uint64_t seed;
@@ -115,31 +115,31 @@ struct DropoutDraw {
     std::int64_t offset, total; // features; offset + features <= total, images * total < 2^63
 };
 
-// What multiplies: the float32 units, the tensor cores as a warp sees them (mma.sync), or as four
-// warps do on Hopper (wgmma), of which cards the launch has to be one. Products of bf16 run on the
-// tensor cores always: by wgmma where the shape says so and operands lie so that it can (conv.cu).
-// Those of float take the tensor cores for anything but `fma`, by mma, each number in three bf16:
-// as accurate, but other bits. Infinity, NaN, and what is as large as 2^128 - 2^119 then make NaN
-// of every sum that they go into; numbers below 2^-110 are cut off at 2^-133; a sum may be infinite
-// from 2^-7 below the end on.
+// What multiplies: the float32 units, the tensor cores through mma.sync (one warp), or through
+// wgmma (four warps), which needs a Hopper card. Products of bf16 always run on the tensor cores:
+// by wgmma where the shape says so and the operands' layout allows it (conv.cu). Products of float
+// use the tensor cores, by mma, for anything but `fma`, with each number split into three bf16: as
+// accurate, but different bits. Infinities, NaNs and numbers of 2^128 - 2^119 or more then turn
+// every sum they enter into NaN; numbers below 2^-110 are cut off at 2^-133; a sum may be infinite
+// from 2^-7 below the end of the range on.
 //
-// The CPU's own kernels (kernels/cpu) have the float32 units alone, for bf16, too: `fma` multiplies
-// and adds as the formula says, `winograd` takes Winograd's algorithm for convolutions where that
-// is faster (cpu/conv.cpp): within a bound of its own, and an infinity or a NaN goes to the whole
-// tile of outputs that it has a part in.
+// The CPU's own kernels (kernels/cpu) use only the float32 units, for bf16 too: `fma` multiplies
+// and adds as the formula says, `winograd` uses Winograd's algorithm for convolutions where that is
+// faster (cpu/conv.cpp): it has its own error bound, and an infinity or a NaN spreads to the whole
+// tile of outputs that it contributes to.
 enum class Unit { fma, mma, wgmma, winograd };
 
-// Dropout behind a layer: y = act(..) factor where `draw` (dropout.cu) kept the output, else 0. An
-// output's features are those of its image.
+// Dropout after a layer: y = act(..) factor where `draw` (dropout.cu) kept the output, else 0. The
+// draw's features are the outputs of one image.
 struct Dropped {
     bool on;
     DropoutDraw draw;
     float factor;
 };
 
-// Weights that a kernel updates in place, and their momentum. Of T = bf16 the weights are float32
-// too, in halves: `w`, the nearest bf16, and `low`, what that lacks. A weight's bits are those of
-// `w` as its upper half plus `low`, a signed 16-bit number. `low` is null where T is float.
+// Weights that a kernel updates in place, and their momentum. With T = bf16 the weights are float32
+// too, in halves: `w`, the nearest bf16, and `low`, the remainder. A weight's bits are those of `w`
+// as its upper half plus `low`, a signed 16-bit number. `low` is null if T is float.
 template <class T> struct Learned {
     T* w;
     std::uint16_t* low;
@@ -159,8 +159,8 @@ struct Rule {
 //   fprop  y[n,p,q,k]  = act(b[k] + sum over r,s,c of x[n, p stride_h - pad_top + r,
 //                                                       q stride_w - pad_left + s, c] w[k,r,s,c])
 //   dgrad  dx, and wgrad  dw, db: the adjoints of the sum in x, in w and in b
-// Zeros are multiplied, too, those outside and, in dgrad, those for outputs that there are not:
-// with an infinite weight or dy they make NaN.
+// Zeros are multiplied too, those outside and, in dgrad, those that stand for missing outputs: with
+// an infinite weight or dy they give NaN.
 struct ConvShape {
     int images;                // N
     int height, width;         // H, W
@@ -190,7 +190,7 @@ template <class T, class Y> void conv_fprop(const T* x, const T* w, const float*
                                             const Dropped& dropped, void* workspace, Stream stream);
 
 // dx = factor times the adjoint where gate > 0, else 0: the gradient through a ReLU (and a dropout)
-// whose output was `gate` (N, H, W, C). Everywhere, if `gate` is null.
+// whose output was `gate` (N, H, W, C). If `gate` is null, everywhere.
 template <class T> std::size_t conv_dgrad_workspace(const ConvShape& shape);
 template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float factor, T* dx,
                                    const ConvShape& shape, void* workspace, Stream stream);
@@ -199,8 +199,8 @@ template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape);
 template <class T> void conv_wgrad(const T* x, const T* dy, float* dw, float* db,
                                    const ConvShape& shape, void* workspace, Stream stream);
 
-// conv_wgrad and then sgd_update of w and of b, to the bit, but dw and db are never stored. It
-// needs conv_wgrad's workspace.
+// conv_wgrad and then sgd_update of w and of b, bit for bit, without storing dw and db. It needs
+// conv_wgrad's workspace.
 template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Rule w_rule,
                                        Learned<float> b, Rule b_rule, const ConvShape& shape,
                                        void* workspace, Stream stream);
@@ -208,8 +208,8 @@ template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Ru
 // ---------------------------------------------------------------------- linear layers
 // x, dx (rows, inputs); w, dw (outputs, inputs); b, db (outputs,); y, dy (rows, outputs):
 //   fprop  y = act(x w^T + b)     dgrad  dx = dy w     wgrad  dw = dy^T x, db = sum of dy's rows
-// They are the same launchers: a linear layer is a convolution of images of one pixel, x (rows, 1,
-// 1, inputs) and w (outputs, 1, 1, inputs).
+// The same launchers compute them: a linear layer is a convolution of images of one pixel, x (rows,
+// 1, 1, inputs) and w (outputs, 1, 1, inputs).
 inline ConvShape linear_shape(int rows, int inputs, int outputs, int towers, Unit unit) {
     ConvShape shape{};
     shape.images = rows;
@@ -223,8 +223,8 @@ inline ConvShape linear_shape(int rows, int inputs, int outputs, int towers, Uni
 }
 
 // ---------------------------------------------------------------------- neurons (activation.cu)
-// All arrays of `count` elements, any shape. NaN passes through. The output may be an input's very
-// memory.
+// All arrays of `count` elements, any shape. NaN passes through. The output may alias an input, in
+// whole.
 
 // y = max(x, 0)
 template <class T> void relu_fprop(const T* x, T* y, std::int64_t count, Stream stream);
@@ -248,9 +248,9 @@ void tanh_dgrad(const T* y, const T* dy, T* dx, std::int64_t count, Stream strea
 //   fprop  y_i  = x_i s_i^-beta
 //   dgrad  dx_i = dy_i s_i^-beta - x_i * sum over j with i in W(j) of
 //                 2 alpha beta dy_j x_j s_j^(-beta - 1)
-// alpha multiplies the plain sum (the 2012 source divides its own by the window's units first),
-// which is infinite from one x_j of 2^64 on: s^-beta is 0 then, and so are y and dx, but NaN where
-// an x is infinite. A dy_i s_i^-beta beyond the range makes dx_i infinite or NaN.
+// alpha multiplies the plain sum (the 2012 source first divides its alpha by the window's units).
+// One x_j of 2^64 or more makes the sum infinite: s^-beta, y and dx are then 0, or NaN where an x
+// is infinite. A dy_i s_i^-beta beyond the range makes dx_i infinite or NaN.
 struct ResponseNorm {
     int size; // units of a window along each of its axes
     float alpha;
@@ -295,21 +295,21 @@ void maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, Stream strea
 template <class T, class Where> void maxpool_dgrad(const T* dy, const Where* where, const T* gate,
                                                    T* dx, PoolShape shape, Stream stream);
 
-// y = mean over the window's pixels inside the image: their sum first, infinite beyond the range
+// y = mean over the window's pixels inside the image: the sum is taken first and may overflow
 template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream stream);
 
 // dx = sum over the windows that hold the pixel of dy / (the window's pixels inside the image)
 template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Stream stream);
 
-// ---------------------------------------------------------------------- both (lrn_pool.cu)
-// lrn_fprop with a max-pool behind it, and relu_fprop behind that if `relu`, in one pass over the
-// maps. Nothing between is stored or rounded. x (N, H, W, C); y, where (N, P, Q, C).
+// ---------------------------------------------------------------------- LRN + pool (lrn_pool.cu)
+// lrn_fprop, then a max-pool, then relu_fprop if `relu`, in one pass over the maps. What lies
+// between is neither stored nor rounded. x (N, H, W, C); y, where (N, P, Q, C).
 template <class T, class Where> void lrn_maxpool_fprop(const T* x, T* y, Where* where,
                                                        PoolShape shape, int groups,
                                                        ResponseNorm norm, bool relu, Stream stream);
 
-// Its gradient, in one pass too. y (N, P, Q, C) or null: the ReLU's output, where dy counts only
-// above 0. gated: x is a ReLU's output, and dx is 0 where x is not above 0.
+// Its gradient, in one pass too. y (N, P, Q, C) or null: the ReLU's output; dy counts only where it
+// is above 0. gated: x is a ReLU's output, and dx is 0 where x is not above 0.
 template <class T, class Where>
 void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy, const Where* where, T* dx,
                        PoolShape shape, int groups, ResponseNorm norm, bool gated, Stream stream);
@@ -319,7 +319,7 @@ void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy, const Where* where, 
 // feature f of image n is word e % 4 of Philox4x32-10 at counter (low word of e / 4, step, layer,
 // high word of e / 4) under key `seed`, where e = n * total + offset + f: the part of a layer that
 // starts at feature `offset` of the layer's `total` is masked as the whole layer would be.
-// x, y (images, features). y may be x's very memory.
+// x, y (images, features). y may alias x.
 template <class T> void dropout(const T* x, T* y, std::int64_t images, std::int64_t features,
                                 DropoutDraw draw, Stream stream);
 
@@ -349,8 +349,8 @@ template <class T> void softmax_cross_entropy(const float* logits, const std::in
 template <class T>
 void sgd_update(Learned<T> w, const float* dw, std::int64_t count, Rule rule, Stream stream);
 
-// Weights in halves (Learned), and back. high = w to the nearest bf16, ties away from zero. Every
-// number is kept to the last bit; a NaN becomes the plain one, in high too.
+// Splits weights into halves (Learned), or joins them. high = w to the nearest bf16, ties away from
+// zero. Every number is kept to the last bit; a NaN becomes the canonical one, in high too.
 void split_weights(const float* w, bf16* high, std::uint16_t* low, std::int64_t count,
                    Stream stream);
 void join_weights(const bf16* high, const std::uint16_t* low, float* w, std::int64_t count,

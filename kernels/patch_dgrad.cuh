@@ -2,21 +2,21 @@
 // of dy is fetched once for all taps.
 //
 // The main loop of tensor.cuh fetches its A, dy, once for every tap, and where a group has few
-// channels it does little with it: with 48 channels in a tile of 256 x 64 a byte from the L2 cache
-// serves 20 useful products, while the tensor cores do 50 in the time that it takes. Here a block
-// has whole rows of an image of dx. It keeps those pixels of dy that they are made from, a patch
-// with a margin as wide as the filter, in shared memory, and multiplies them by one tap after
-// another.
+// channels it does little with it: with 48 channels in a tile of 256 x 64 a byte from the L2
+// cache serves 20 useful products, while the tensor cores do 50 in the time that it takes. Here a
+// block computes whole rows of an image of dx. It keeps the pixels of dy that contribute to them, a
+// patch with a margin as wide as the filter, in shared memory, and multiplies them by one tap
+// after another.
 //
 //   dx[pixel][c] = sum over f, tap of dy[pixel - tap][f] * w[f][tap][c]
 //
-// Of a patch there are 32 filters at a time, which the taps' slices of w follow in a ring of
-// stages; while they are multiplied the patch of the next 32 filters arrives, a share with each
-// slice. So all copies are behind products, but those a block begins with, and one barrier a slice
-// is enough.
+// A patch holds 32 filters at a time; the slices of w for its taps pass through a ring of stages.
+// While they are multiplied, the patch of the next 32 filters arrives, a share with each slice. So
+// all copies but those that a block begins with hide behind products, and one barrier a slice is
+// enough.
 //
-// An element is summed by 32 filters, in these by taps, in these by 16 filters, in their order. The
-// depth is never split: the sum depends on the shape of the filter alone.
+// An element is summed over blocks of 32 filters, within these over taps, within these 16 filters
+// at a time, in order. The depth is never split: the sum depends on the filter's shape alone.
 #pragma once
 
 #include "gemm.cuh"
@@ -29,8 +29,8 @@ constexpr int kPatchPixels = 256; // of dx that a block has sums for
 constexpr int kPatchStages = 4;   // of w
 constexpr int kPatchWarp = 64;    // pixels of a warp
 
-// The tiles by channels of a group, and how their sums lie for the epilogue, whose rows are powers
-// of two.
+// The tiles by channels of a group, and the layout of their sums for the epilogue, in rows whose
+// length is a power of two.
 template <int Channels_> struct PatchTile {
     static constexpr int Channels = Channels_;
     using Sums = TensorTile<kPatchPixels, Channels == 48 ? 64 : Channels, kPatchWarp,
@@ -51,7 +51,7 @@ struct PatchShape {
         const int most = max(1, kPatchPixels / s.width);
         row_tiles = (s.height + most - 1) / most;
         rows = (s.height + row_tiles - 1) / row_tiles;
-        // As odd or even as the width is: see Patch.
+        // Odd or even as the width is: see Patch.
         pitch = s.width + s.filter_w / 2 * 2;
         pixels = (rows + s.filter_h - 1) * pitch;
     }
@@ -61,24 +61,24 @@ struct PatchShape {
     }
 };
 
-// Pixels x 32 filters: of each pixel four 16-byte chunks. They are exchanged by the pixel's number,
-// counted as if a row had no margin. So the numbers of eight neighbours among the pixels of a tile
-// are neighbours too, whatever the tap and though a row may end between them, and ldmatrix finds
-// them in eight different quarters of the banks.
+// Pixels x 32 filters: each pixel has four 16-byte chunks. They are swizzled by the pixel's number,
+// counted as if rows had no margin. So the numbers of eight neighbouring pixels of a tile are
+// consecutive, whatever the tap and even where a row ends between them, and ldmatrix finds them in
+// eight different groups of four banks.
 struct Patch {
     static constexpr int kChunks = kTensorSlice / kChunk;
 
     __device__ __forceinline__ static int chunk_at(int number, int chunk) {
         return (chunk ^ (number >> 1) % kChunks) * kChunk;
     }
-    // The offset two chunks, a fragment of the depth, behind one.
+    // The offset `k` fragments of the depth, two chunks each, after one.
     __device__ __forceinline__ static int moved(int offset, int k) {
         return offset ^ k * kFragment;
     }
 };
 
-// 32 filters x channels of one tap. Chunks are exchanged so that eight filters' lie in different
-// quarters of the banks.
+// 32 filters x channels of one tap. Chunks are swizzled so that those of eight filters lie in
+// different groups of four banks.
 template <int Channels> struct TapSlice {
     static constexpr int kChunks = Channels / kChunk;
     static constexpr int kCycle = kChunks % 8 == 0 ? 1 : kChunks % 4 == 0 ? 2 : 4;
@@ -102,7 +102,7 @@ struct PatchDgrad {
     Divisor by_row_tiles;
 };
 
-// Brings a block's patches into shared memory, 16 bytes of a thread at a time.
+// Loads a block's patches into shared memory, 16 bytes per thread at a time.
 template <class T> class PatchLoader {
     static constexpr int kPixels = T::Threads / Patch::kChunks; // a round
 
@@ -114,7 +114,7 @@ template <class T> class PatchLoader {
 
     __device__ int rounds() const { return (p_.patch.pixels + kPixels - 1) / kPixels; }
 
-    // Begins to bring some of the pixels, 32 of their filters from `filter` on.
+    // Begins to load one round of the pixels, 32 of their filters from `filter` on.
     __device__ __forceinline__ void begin(bf16* patch, int filter, int round) const {
         const int pixel = round * kPixels + static_cast<int>(threadIdx.x) / Patch::kChunks;
         if (pixel >= p_.patch.pixels) return;
@@ -138,10 +138,10 @@ template <class T> class PatchLoader {
     int row_, column_; // of dy, the patch's first pixel
 };
 
-// Brings slices of w, one after another: tap by tap of 32 filters, then of the next.
+// Loads slices of w, one after another: tap by tap for 32 filters, then for the next 32.
 template <class T> class TapLoader {
     using Slice = TapSlice<T::Channels>;
-    // Filters at a time: all threads', but of 48 channels those of three quarters of them.
+    // Filters at a time: by all threads, but by three quarters of them for 48 channels.
     static constexpr int kFilters = Slice::kChunks == 4 ? 32 : 16;
     static_assert(kFilters * Slice::kChunks <= T::Threads);
 
@@ -150,7 +150,7 @@ template <class T> class TapLoader {
         : p_(p), at_(p.w + (std::int64_t{group} * p.g.group_filters + filter_) * p.g.taps +
                      chunk() * kChunk) {}
 
-    // Begins to bring the next one, zeros behind the last.
+    // Begins to load the next one, zeros after the last.
     __device__ __forceinline__ void begin(bf16* slice) {
         if (kFilters * Slice::kChunks == T::Threads || first() < kFilters) {
 #pragma unroll
@@ -162,7 +162,7 @@ template <class T> class TapLoader {
         }
         at_ += p_.g.group_channels;
         if (++tap_ < p_.g.shape.filter_h * p_.g.shape.filter_w) return;
-        // Behind its last tap the next filter begins.
+        // After the last tap come the next filters.
         tap_ = 0;
         filter_ += kTensorSlice;
         at_ += std::int64_t{kTensorSlice - 1} * p_.g.taps;
@@ -180,8 +180,8 @@ template <class T> class TapLoader {
 
 // ---------------------------------------------------------------------- the kernel
 
-// Where in the patch a tap finds the tile's first pixel: the taps from first to last go through the
-// patch's margin from its last place to its first.
+// Where in the patch a tap finds the tile's first pixel: as taps run from first to last, it runs
+// through the patch's margin from last to first.
 class TapPlace {
   public:
     __device__ TapPlace(const ConvShape& s, int pitch)
@@ -190,7 +190,7 @@ class TapPlace {
     __device__ int pixel() const { return row_ * pitch_ + column_; }
     __device__ int number() const { return row_ * s_.width + column_; }
 
-    // Whether there was a next tap; else it begins with the first.
+    // Whether there was a next tap; if not, it restarts at the first.
     __device__ __forceinline__ bool next() {
         if (--column_ >= 0) return true;
         column_ = s_.filter_w - 1;
@@ -236,16 +236,16 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
     };
     const int taps = s.filter_h * s.filter_w;
     const int rounds = patch_loader.rounds();
-    // A patch comes with all taps of the one before it but the last kPatchStages - 2, whose copies
-    // nobody waits for until it is needed.
+    // A patch comes with the taps of the one before it, except the last kPatchStages - 2, whose
+    // copies may still be in flight when it is needed.
     const int with_taps = taps - (kPatchStages - 2);
     const int rounds_with_tap = (rounds + with_taps - 1) / with_taps;
     const int slices = (p.g.group_filters + kTensorSlice - 1) / kTensorSlice * taps;
 
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int warp_row = static_cast<int>(threadIdx.x) / 32 * kPatchWarp;
-    // Where a lane finds its pixels in a patch's first corner. Those that the tile has too many are
-    // others of it, as many banks away.
+    // Where a lane finds its pixels in a patch's first corner. Surplus pixels of the tile stand for
+    // others of it that cause no bank conflicts.
     int a_of_lane[kFragmentsA];
 #pragma unroll
     for (int m = 0; m < kFragmentsA; ++m) {
@@ -280,8 +280,8 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
     float sums[kFragmentsA][2 * kFragmentsB][4] = {};
     std::uint32_t a[kFragmentsA][4];
     std::uint32_t b[2][kFragmentsB][4];
-    // Multiplies the fragments at hand and reads those that come next, each of A in the place of
-    // the one that is done with.
+    // Multiplies the present fragments and reads the next ones, each of A into the registers of the
+    // one just used.
     const auto step = [&](const std::uint32_t (&now)[kFragmentsB][4],
                           std::uint32_t (&next)[kFragmentsB][4], int next_stage, int next_k) {
         read_b(next, next_stage, next_k);
@@ -307,7 +307,7 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
     for (int m = 0; m < kFragmentsA; ++m) read_a(a[m], m, 0);
     read_b(b[0], 0, 0);
     int stage = 0;                     // of the present slice
-    int free_stage = kPatchStages - 1; // of the one before it, which nobody needs any more
+    int free_stage = kPatchStages - 1; // of the one before it, no longer needed
     int round = 0;                     // of the next patch
     for (int slice = 0; slice < slices; ++slice) {
         static_assert(kTensorSlice == 2 * kFragment);
@@ -335,7 +335,7 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
         step(b[1], b[0], stage, 0);
     }
 
-    // The sums take the place of the stages, into which the last copies may still be under way.
+    // The sums replace the stages, into which the last copies may still be in flight.
     simt::cp_async_wait<0>();
     __syncthreads();
 #pragma unroll
@@ -343,7 +343,7 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
         put_sixteen<Sums, 2 * kFragmentsB>(shared, warp_row + m * kFragment, 0,
                                            [&](int n, int i) { return sums[m][n][i]; });
     __syncthreads();
-    // Whole rows lie one behind the other, in dx as in the tile.
+    // Whole rows are contiguous, in dx as in the tile.
     const int first_pixel = (image * s.height + first_row) * s.width;
     const int rows = min(p.patch.rows, s.height - first_row);
     GemmSize size{};
@@ -376,7 +376,7 @@ inline double block_cost(std::int64_t blocks, double products, double bytes) {
     return static_cast<double>(blocks) * std::max(products, bytes * products_of_a_byte);
 }
 
-// The main loop: each pixel and channel is fetched all along the depth.
+// The main loop: pixels and channels are fetched along the whole depth.
 inline double gemm_cost(const GemmSize& size) {
     double cost = 0;
     const int number = tile_for<Bf16Tiles>(size.groups, size.rows, size.columns);
@@ -390,7 +390,7 @@ inline double gemm_cost(const GemmSize& size) {
     return cost;
 }
 
-// Patches: of each filter the patch's pixels are fetched once, and all of w.
+// Patches: for each filter the patch's pixels are fetched once, and all of w.
 inline double patch_cost(const ConvShape& s) {
     const PatchShape patch(s);
     const int taps = s.filter_h * s.filter_w, channels = s.channels / s.groups;
@@ -404,11 +404,11 @@ inline double patch_cost(const ConvShape& s) {
 }
 
 // Whether a convolution, which the main loop would multiply as `gemm`, is computed in patches: its
-// shape alone decides. Patches can hold it: stride 1, at most 64 channels of a group and 256 pixels
-// of a row, taps enough to bring the next patch meanwhile, and room for two blocks in an A100's 164
-// KiB. It costs less so: fewer bytes, but the pixels of a tile that are no whole row and channels
-// that are too few for it are multiplied in vain. And there are blocks for nearly all
-// multiprocessors of a card; fewer only where the main loop would not split the depth either.
+// shape alone decides. First, patches can hold it: stride 1, at most 64 channels a group and 256
+// pixels a row, enough taps to load the next patch meanwhile, and room for two blocks in an A100's
+// 164 KiB. Second, it costs less: fewer bytes, though a tile's pixels beyond whole rows and its
+// surplus channels are multiplied in vain. Third, there are blocks for nearly all multiprocessors
+// of a card, or fewer where the main loop would not split the depth either.
 //
 // AlexNet's conv2 at batch 256, in 1e9 products:
 //

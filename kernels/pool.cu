@@ -7,8 +7,8 @@
 namespace pyalexnet {
 namespace {
 
-// The element of maps `width` pixels wide where a thread's channels begin, kWidth of them; rows
-// count over all images.
+// The element where a thread's kWidth channels begin, in maps `width` pixels wide; rows count over
+// all images.
 template <int kWidth> __device__ __forceinline__ std::int64_t
 index_of(std::int64_t row, int column, int vector, int width, int channels) {
     return (row * width + column) * channels + std::int64_t{kWidth} * vector;
@@ -54,8 +54,8 @@ __global__ void maxpool_fprop_kernel(const T* __restrict__ x, T* __restrict__ y,
 }
 
 // A thread gathers kWidth channels of one pixel from the windows that hold it, a block up to 256
-// neighbours of an image row; channels move fastest. Bound by bytes. Every dx is written: nothing
-// to zero first.
+// neighbours of an image row; channels move fastest. Bound by bytes. Every dx is written, so none
+// is zeroed first.
 template <class T, class Where, int kWidth>
 __global__ void maxpool_dgrad_kernel(const T* __restrict__ dy, const Where* __restrict__ where,
                                      const T* __restrict__ gate, T* __restrict__ dx, PoolShape g) {
@@ -146,7 +146,7 @@ __global__ void avgpool_dgrad_kernel(const T* __restrict__ dy, T* __restrict__ d
     store_channels(dx + index_of<kWidth>(at.row, at.column, at.channel, g.width, g.channels), sum);
 }
 
-// A thread for every kWidth channels of an output, and of an input.
+// One thread per kWidth channels of an output, or of an input.
 template <int kWidth> simt::Grid output_grid(const PoolShape& g, Stream stream) {
     return row_grid(g.images * g.out_height, g.out_width, g.channels / kWidth, stream);
 }

@@ -20,7 +20,7 @@ struct Five {
     static constexpr int after = 2;
 };
 
-// Windows are clipped to an axis of `length` units: beyond it they need not reach.
+// Windows are clipped to an axis of `length` units: they need not reach beyond it.
 inline Reach reach_of(int size, int length) {
     const int before = size / 2;
     const int after = size - 1 - before;
@@ -29,14 +29,14 @@ inline Reach reach_of(int size, int length) {
 
 // The networks' s^-.75 by two reciprocal roots, without a general power, a square root or a
 // division. An infinite s has root 0, whose own reciprocal root would be infinite, and their
-// product NaN: beside any other root the least normal number counts for nothing.
+// product NaN: hence the least normal number, which changes no other root.
 __device__ __forceinline__ float three_quarters(float s) {
     const float root = rsqrtf(s);
     return root * rsqrtf(root + FLT_MIN) * root;
 }
 
-// The formula (ops.h) in steps, for every kernel that takes them: a call's bits do not depend on
-// which it gets. In this order nothing overflows that the result does not: factor x / s is at most
+// The formula (ops.h) in steps, shared by every kernel: a call's bits do not depend on which one it
+// gets. In this order nothing overflows unless the result does: factor x / s is at most
 // beta (alpha / k)^.5, and x is made small by the roots before the factor can make it large.
 struct Steps {
     ResponseNorm norm;
@@ -49,8 +49,8 @@ struct Steps {
     __device__ __forceinline__ float power(float s) const {
         return norm.beta == 0.75f ? three_quarters(s) : powf(s, -norm.beta);
     }
-    // What a unit passes on to those of its window, but for their x: of `first`, dy s^-beta, the
-    // first term of dx. Not fused with a sum of it.
+    // What a unit passes on to those of its window, before the factor x of theirs; `first` is dy
+    // s^-beta, the first term of dx. Not fused with the sum that follows.
     __device__ __forceinline__ float passed(float first, float x, float s) const {
         const float root = rsqrtf(s);
         return __fmul_rn(first, x * root * root * factor);

@@ -98,7 +98,7 @@ __global__ void rnorm_weigh_kernel(const T* __restrict__ x, const T* __restrict_
     }
 }
 
-// As rnorm_fprop_kernel. Subtracts the second term: of what is passed on in the mirrored window.
+// As rnorm_fprop_kernel. Subtracts the second term, from what is passed on in the mirrored window.
 template <class T> __global__ void rnorm_spread_kernel(const T* __restrict__ x,
                                                        const float* __restrict__ first,
                                                        const float* __restrict__ passed,

@@ -1,4 +1,4 @@
-// Momentum SGD with the paper's update (sgd.cuh), and weights in halves made and put together.
+// Momentum SGD with the paper's update (sgd.cuh), and weights split into halves and joined.
 #include "ops.h"
 #include "sgd.cuh"
 
@@ -23,7 +23,7 @@ simt::Grid grid_of(std::int64_t count, Stream stream) {
     return {simt::blocks_for(count, 4 * kThreads), kThreads, stream};
 }
 
-// A thread updates four neighbouring weights, a block 1,024. Bound by bytes: 20 a weight, for a
+// A thread updates four neighbouring weights, a block 1,024. Bound by bytes: 20 a weight, as a
 // float32 (or its halves) and its momentum are read and written and its gradient is read.
 template <class T> __global__ void
 sgd_update_kernel(Learned<T> learned, const float* __restrict__ dw, std::int64_t count, Rule rule) {

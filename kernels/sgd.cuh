@@ -19,23 +19,23 @@ struct Halves {
     std::uint16_t low;
 };
 
-// To nearest, ties away from zero: what is missing is then what the lower half holds, read as a
-// signed number. A NaN becomes the plain one, since rounding would make a number of some: the card
-// answers with 0x7fffffff.
+// To nearest, ties away from zero: the remainder is then the lower half, read as a signed number. A
+// NaN becomes the canonical one, since rounding would turn some into numbers: the card's own NaN is
+// 0x7fffffff.
 __device__ __forceinline__ Halves split_halves(float x) {
     const unsigned bits = x == x ? __float_as_uint(x) : 0x7fc00000u;
     return {{static_cast<std::uint16_t>((bits + 0x8000u) >> 16)}, static_cast<std::uint16_t>(bits)};
 }
 
-// A Rule whose learning rate has been read. One of 0 freezes: nothing is to be touched.
+// A Rule whose learning rate has been read. A rate of 0 freezes: nothing is touched.
 struct Momentum {
     float lr, momentum, decay; // decay: weight_decay lr
 
     __device__ bool freezes() const { return lr == 0.0f; }
 
     // v = momentum v - decay w - lr dw, w = w + v. Every step is rounded by itself, never fused
-    // with the next: the same bits in whichever kernel this is compiled into. The rates come first:
-    // what is added is then as small as they make it.
+    // with the next: the same bits in whichever kernel this is compiled into. The rates multiply
+    // first, so that what is added is already scaled down.
     __device__ __forceinline__ void step(float& w, float& v, float dw) const {
         const float slowed = __fsub_rn(__fmul_rn(momentum, v), __fmul_rn(decay, w));
         v = __fsub_rn(slowed, __fmul_rn(lr, dw));

@@ -6,34 +6,34 @@
 // A block computes one tile of C, each of its warps an equal part of that. Slices of A and B, 32
 // deep, arrive in a ring of stages in shared memory: while the warps multiply one, copies of the
 // next ones are under way, and the one multiplied before is overwritten. So one barrier a slice is
-// enough. Out of shared memory a warp takes fragments of 16 x 16 elements by ldmatrix, the next 16
-// of the depth before it multiplies the present 16. A stage keeps an operand as it lies in global
+// enough. A warp reads fragments of 16 x 16 elements from shared memory by ldmatrix, the next 16 of
+// the depth before it multiplies the present 16. A stage keeps an operand as it lies in global
 // memory, along its depth or along its lines; in the second case ldmatrix transposes it.
 //
-// A thread copies 16 bytes at a time where eight neighbours of the operand always lie side by side
-// from a multiple of 16 bytes on (`vectors`). Otherwise it gathers its elements one by one.
+// A thread copies 16 bytes at a time where the operand always has eight contiguous elements,
+// aligned to 16 bytes (`vectors`). Otherwise it gathers its elements one by one.
 //
-// Of float32 operands a slice has three planes, of bf16 one: a float is exactly the sum of the bf16
-// nearest to it (high), of the one nearest to what that lacks (middle), and of the rest (low). No
-// copy splits it, so it passes through registers: it is read before the present slice is multiplied
-// and split after that. Six of the nine products of planes are taken: middle low, low middle and
-// low low, at most 2^-24 of a product in all, and 2^-34, are not (the middle is at most 2^-8 of a
-// number, its low 2^-17). They are summed 16 of the depth at a time from zero on, smallest first,
-// so that the small ones are rounded at their own size; and a sum of 16 is added to the others in
-// float32 proper, once. So it loses less than a chain of float32 multiply-adds, and tensor cores,
-// which cut a sum off rather than round it, do so in sums of 16 alone (Ootomo and Yokota:
-// Recovering single precision accuracy from tensor cores; 2022).
+// A slice has three planes for float32 operands, one for bf16: a float is exactly the sum of the
+// bf16 nearest to it (high), the bf16 nearest to the remainder (middle), and the rest (low). Copies
+// cannot split it, so it passes through registers: it is read before the present slice is
+// multiplied and split afterwards. Six of the nine products of planes are taken; middle low and low
+// middle, at most 2^-24 of a product together, and low low, 2^-34, are not (middle is at most 2^-8
+// of a number, low 2^-17). They are summed from zero, 16 of the depth at a time, smallest first, so
+// that the small ones are rounded at their own size; each sum of 16 is then added once, in true
+// float32. So less is lost than in a chain of float32 multiply-adds, and tensor cores, which
+// truncate sums rather than round them, do so only in sums of 16 (Ootomo and Yokota: Recovering
+// single precision accuracy from tensor cores; 2022).
 //
 // The sums go through shared memory to the epilogue, where neighbouring threads have neighbouring
-// fours of a row: whole sectors are read and written, and the code stands there once.
+// fours of a row: whole sectors are read and written, and its code is not repeated.
 //
 // An element is summed 16 products of the depth at a time, in their order: it depends on the split
 // of the depth alone, not on the tile, nor on how the operands were loaded.
 //
 // Bound by the tensor cores' rate. A warp of bf16 that holds 64 x 64 sums reads 4 KiB of shared
-// memory for 32 products, half of what the banks give meanwhile; the copies of a 128 x 128 tile
-// take another quarter, those of 256 x 64 a third. Two blocks share a multiprocessor, so that one
-// multiplies while the other begins or ends.
+// memory for 32 products, half of what the banks can deliver meanwhile; the copies of a 128 x 128
+// tile take another quarter, those of 256 x 64 a third. Two blocks share a multiprocessor, so that
+// one multiplies while the other begins or ends.
 #pragma once
 
 #include "epilogue.cuh"
@@ -57,16 +57,16 @@ struct TensorTile {
     static constexpr int Blocks = Blocks_;
     static constexpr int WarpsN = TileN / WarpN;
     static constexpr int Threads = 32 * (TileM / WarpM) * WarpsN;
-    static constexpr int Finishers = Threads; // who hand the sums to the epilogue
+    static constexpr int Finishers = Threads; // threads that hand the sums to the epilogue
 };
 
 // ---------------------------------------------------------------------- a slice in shared memory
 
 enum class Operand { a, b };
 
-// Lines x depth of one operand: rows of 16-byte chunks, along the depth or along the lines. In each
-// row the chunks are exchanged so that the eight rows which ldmatrix reads at a time lie in eight
-// different quarters of the banks, as do the chunks that eight threads copy.
+// Lines x depth of one operand: rows of 16-byte chunks, along the depth or along the lines. Each
+// row's chunks are swizzled so that the eight rows that ldmatrix reads at a time lie in eight
+// different groups of four banks, as do the chunks that eight threads copy.
 template <class Source, int Lines> struct Slice {
     static constexpr bool kAlongDepth = Source::kContiguous == Contiguous::depth;
     static constexpr int kRows = kAlongDepth ? Lines : kTensorSlice;
@@ -79,14 +79,14 @@ template <class Source, int Lines> struct Slice {
     }
 
     // at(row + rows, chunk + chunks) for offset = at(row, chunk), where neither sum carries: with
-    // numbers known when this is compiled it costs one operation, or none.
+    // compile-time numbers it costs one operation, or none.
     __device__ __forceinline__ static int moved(int offset, int rows, int chunks) {
         return (offset ^ ((chunks ^ turn(rows)) * kChunk)) + rows * kChunks * kChunk;
     }
 
     // Where a lane finds its row of the fragment of 16 x 16 at (line, 0), as ldmatrix takes it:
-    // four matrices of 8 x 8, of an A those of eight lines behind one another, of a B those of
-    // eight of the depth.
+    // four matrices of 8 x 8; the second follows the first along the lines in an A, along the depth
+    // in a B.
     __device__ __forceinline__ static int of_lane(int line, Operand operand) {
         const int lane = static_cast<int>(threadIdx.x) % 32;
         const bool rows_first = kAlongDepth == (operand == Operand::a);
@@ -95,7 +95,7 @@ template <class Source, int Lines> struct Slice {
         return kAlongDepth ? at(line + row, chunk) : at(row, line / kChunk + chunk);
     }
 
-    // The fragment that lies `i` of them behind the lane's along the lines, and `k` along the
+    // The fragment that lies `i` fragments after the lane's along the lines, and `k` along the
     // depth: an A of m16n8k16, or two of its Bs.
     __device__ __forceinline__ static void fragment(const bf16* slice, int of_lane, int i, int k,
                                                     std::uint32_t (&r)[4]) {
@@ -112,9 +112,9 @@ template <class Source, int Lines> struct Slice {
     }
 };
 
-// Brings slices of one operand into shared memory, 16 bytes of global memory at a time: a piece. A
-// thread has one piece of several rows: what its rows, or its piece, have to do with lines of the
-// operand it finds out once.
+// Loads slices of one operand into shared memory, 16 bytes of global memory at a time: a piece. A
+// thread has one piece in each of several rows; it looks up once which lines of the operand its
+// rows, or its piece, belong to.
 template <class Source, int Lines, int Threads, bool vectors> class Loader {
     using Layout = Slice<Source, Lines>;
     using Element = typename Source::Element;
@@ -139,7 +139,7 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
         }
     }
 
-    // Begins to bring the slice from `depth` on, zeros from `depth_end` on.
+    // Begins to load the slice from `depth` on, zeros from `depth_end` on.
     __device__ __forceinline__ void begin(bf16* slice, int depth, int depth_end) {
         if constexpr (vectors)
             for_each_piece(depth, depth_end, [&](int i, Found<Element> from) {
@@ -152,7 +152,7 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
             gather(slice, depth, depth_end);
     }
 
-    // The same slice once more: what went into registers moves on.
+    // The same slice once more: stores what begin() left in registers, or gathers floats now.
     __device__ __forceinline__ void finish(bf16* slice, int depth, int depth_end) {
         if constexpr (!kSplit) return;
         if constexpr (vectors) {
@@ -214,7 +214,7 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
             piece[0] = piece[1] = piece[2] = piece[3] = 0.0f;
     }
 
-    // A plane lies behind the other.
+    // The planes follow one another.
     __device__ __forceinline__ static void store(bf16* to, const float (&piece)[4]) {
         const Planes left = split(piece[0], piece[1]), right = split(piece[2], piece[3]);
 #pragma unroll
@@ -227,13 +227,13 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
     typename Source::Line lines_[Layout::kAlongDepth ? kCount : 1];
     int first_line_;
     int first_; // offset of the thread's first piece in a slice
-    float floats_[kSplit && vectors ? kCount : 1][4]; // under way
+    float floats_[kSplit && vectors ? kCount : 1][4]; // in flight
 };
 
 // ---------------------------------------------------------------------- the sums in shared memory
 
-// A tile of sums for the epilogue. A row's groups of eight are exchanged so that neither the pairs
-// that a warp writes nor the fours that it reads meet in a bank.
+// A tile of sums for the epilogue. A row's groups of eight are swizzled so that neither the pairs
+// that a warp writes nor the fours that it reads conflict in a bank.
 template <class T> struct SumTile {
     static constexpr int kFloats = T::TileM * T::TileN;
 
@@ -242,8 +242,8 @@ template <class T> struct SumTile {
     }
 };
 
-// Puts there what products leave a warp of 16 rows, from (row, column) on: `sum(n, i)` is the
-// lane's i-th of eight columns, the n-th of so many eights.
+// Stores a warp's sums of 16 rows there, from (row, column) on: `sum(n, i)` is the lane's i-th sum
+// in the n-th group of eight columns.
 template <class T, int eights, class Sum>
 __device__ __forceinline__ void put_sixteen(float* tile, int row, int column, const Sum& sum) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -256,7 +256,7 @@ __device__ __forceinline__ void put_sixteen(float* tile, int row, int column, co
                        sum(n, 2 * half), sum(n, 2 * half + 1));
 }
 
-// The same of the sums of 16 rows of A, which all columns of `sums` are.
+// The same for the sums of 16 rows of A, which every column of `sums` holds.
 __device__ __forceinline__ void put_row_sums(float* row_sums, int row, const float (&sums)[4]) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (lane % 4 != 0) return;
@@ -264,7 +264,7 @@ __device__ __forceinline__ void put_row_sums(float* row_sums, int row, const flo
     for (int half = 0; half < 2; ++half) row_sums[row + half * 8 + lane / 4] = sums[2 * half];
 }
 
-// What stands in shared memory: first the stages, then the sums and the sums of A's rows.
+// Bytes of shared memory: first for the stages, then for the sums and the sums of A's rows.
 template <class T> constexpr std::size_t kTensorShared = [] {
     const std::size_t stages =
         sizeof(bf16) * T::Stages * T::Planes * (T::TileM + T::TileN) * kTensorSlice;
@@ -272,7 +272,7 @@ template <class T> constexpr std::size_t kTensorShared = [] {
     return stages > sums ? stages : sums;
 }();
 
-// Where a block's tile stands in C.
+// Where a block's tile lies in C.
 struct TilePlace {
     int row, column, group, part;
 };
@@ -338,14 +338,14 @@ __device__ __forceinline__ void finish_row_sums(const Epilogue& epilogue, const 
 // Fragments of 16 x 16 of every plane.
 template <int planes> using Fragment = std::uint32_t[planes][4];
 
-// Adds what a row of fragments gives: `product(a's plane, b's plane, n, sums)` multiplies.
+// Adds the products of a row of fragments: `product(a's plane, b's plane, n, sums)` multiplies.
 template <int planes, int count, class Product>
 __device__ __forceinline__ void add_products(float (&sums)[count][4], const Product& product) {
     if constexpr (planes == 1) {
 #pragma unroll
         for (int n = 0; n < count; ++n) product(0, 0, n, sums[n]);
     } else {
-        // Of high, middle and low planes those that count, smallest first.
+        // The products of high, middle and low planes that count, smallest first.
         constexpr int a[] = {2, 0, 1, 1, 0, 0};
         constexpr int b[] = {0, 2, 1, 0, 1, 0};
         float sixteen[count][4] = {};
@@ -387,7 +387,7 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     Loader<B, T::TileN, T::Threads, vectors> b_loader(problem.b(tile.group), tile.column);
     const auto a_slice = [&](int stage) { return a_stages + stage * kPlanes * SliceA::kElements; };
     const auto b_slice = [&](int stage) { return b_stages + stage * kPlanes * SliceB::kElements; };
-    // Behind the end there are zeros to multiply, so that nothing need be asked.
+    // Past the end zeros are multiplied, so no check is needed.
     const auto begin_fetch = [&](int slice, int stage) {
         const int depth = depth_begin + slice * kTensorSlice;
         a_loader.begin(a_slice(stage), depth, depth_end);
@@ -421,13 +421,13 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     };
 
     float sums[kFragmentsA][2 * kFragmentsB][4] = {};
-    // Every column of A times ones are the sums of A's rows. One column of blocks takes them.
+    // Every column of A times ones holds the sums of A's rows. One column of blocks takes them.
     float row_sums[kFragmentsA][1][4] = {};
     const bool takes_row_sums = Problem::RowSums::value && tile.column == 0;
     Fragments a[kFragmentsA];
     Fragments b[2][kFragmentsB];
-    // Multiplies the fragments at hand and reads those that come next, each of A in the place of
-    // the one that is done with.
+    // Multiplies the present fragments and reads the next ones, each of A into the registers of the
+    // one just used.
     const auto step = [&](const Fragments(&now)[kFragmentsB], Fragments(&next)[kFragmentsB],
                           int next_stage, int next_k) {
         read_b(next, next_stage, next_k);
@@ -461,7 +461,7 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     for (int m = 0; m < kFragmentsA; ++m) read_a(a[m], m, 0, 0);
     read_b(b[0], 0, 0);
     int stage = 0;                  // of the present slice
-    int free_stage = T::Stages - 1; // of the one before it, which nobody needs any more
+    int free_stage = T::Stages - 1; // of the one before it, no longer needed
     for (int slice = 0; slice < slices; ++slice) {
         static_assert(kTensorSlice == 2 * kFragment);
         begin_fetch(slice + T::Stages - 1, free_stage);
@@ -474,7 +474,7 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
         step(b[1], b[0], stage, 0);
     }
 
-    // The sums take the place of the stages, into which the last copies may still be under way.
+    // The sums replace the stages, into which the last copies may still be in flight.
     simt::cp_async_wait<0>();
     __syncthreads();
     float* const row_sums_in_tile = shared + SumTile<T>::kFloats;

@@ -1,4 +1,4 @@
-// What a processor can take of the modules _cpu.
+// Which of the _cpu modules a processor can run.
 #pragma once
 
 #include <string>
@@ -7,8 +7,8 @@
 
 namespace pyalexnet {
 
-// What comes behind _cpu in the names of the modules that this processor can take, from the least
-// to the most, and what each is compiled for.
+// The suffixes after _cpu of the modules that this processor can run, from the least to the most,
+// and what each is compiled for.
 inline std::vector<std::pair<std::string, std::string>> levels() {
 #if defined(__x86_64__)
     std::vector<std::pair<std::string, std::string>> found{{"", "x86-64"}};

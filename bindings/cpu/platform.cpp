@@ -1,4 +1,4 @@
-// The processor itself: arrays are NumPy's, where they lie, and a launch has ended when it returns.
+// The processor itself: arrays are NumPy's, used in place, and a launch has ended when it returns.
 #include "cpu/levels.hpp"
 #include "numpy_array.hpp"
 
@@ -22,7 +22,7 @@ void use_workers(int count) {
     simt::use_workers(count);
 }
 
-// Modules for this processor, from the least to the most: (what comes behind _cpu in its name, its
+// Modules for this processor, from the least to the most: (the suffix after _cpu in its name, its
 // instruction set).
 auto modules() {
     auto found = levels();

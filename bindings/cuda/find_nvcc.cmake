@@ -1,7 +1,7 @@
-# Sets PYALEXNET_BUILDS_CUDA: whether _cuda is built. Where it is, PYALEXNET_NVCC is the compiler.
-# AUTO asks for a card: for all of them it would compile many minutes, and nobody could run it here.
-# nvcc is looked for in $CUDACXX, $CUDA_HOME, /usr/local/cuda, on PATH, and in NVIDIA's Python wheels;
-# there first where PYALEXNET_NVCC_WHEEL asks for them.
+# Sets PYALEXNET_BUILDS_CUDA: whether _cuda is built. If so, PYALEXNET_NVCC is the compiler. AUTO
+# requires a card: otherwise it would compile for all of them, many minutes, and nothing here could
+# run it. nvcc is looked for in $CUDACXX, $CUDA_HOME, /usr/local/cuda, on PATH, and in NVIDIA's
+# Python wheels; in the wheels first if PYALEXNET_NVCC_WHEEL is set.
 set(PYALEXNET_BUILDS_CUDA OFF) # not PYALEXNET_NVCC, which the cache keeps
 if(PYALEXNET_CUDA STREQUAL "OFF")
   return()

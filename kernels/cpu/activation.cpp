@@ -1,5 +1,5 @@
 // ReLU and tanh with their gradients, and the product with a number, as activation.cu has them:
-// bound by bytes, but for tanh, which is computed lane by lane.
+// bound by bytes, except tanh, which is computed lane by lane.
 #include "cpu/epilogue.hpp"
 #include "cpu/lanes.hpp"
 
@@ -7,7 +7,7 @@ namespace pyalexnet {
 namespace cpu {
 namespace {
 
-// Elements of a piece of work: more than what handing it out costs.
+// Elements of a piece of work: they outweigh the cost of handing it out.
 constexpr int kElements = 1 << 14;
 
 // Calls body(i, lanes) for the vectors of `count` elements, on any core.

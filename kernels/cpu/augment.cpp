@@ -27,7 +27,7 @@ PYALEXNET_INLINE V numbers(const std::uint8_t* from) {
     return __builtin_convertvector(widen(bytes), V);
 }
 
-// `count` pixels from `from` on, `step` elements apart: where they are, or put side by side.
+// `count` pixels from `from` on, `step` elements apart: in place, or copied side by side.
 template <int kChannels, class Number>
 PYALEXNET_INLINE const Number* side_by_side(const Number* from, std::int64_t step, int count,
                                             Number (&room)[kPixels * kChannels]) {
@@ -101,7 +101,7 @@ template <class T> void augment(const std::uint8_t* x, const float* mean,
         const int h = padded_row - g.pad_top;
         if (h < 0 || h >= g.height) return cpu::by_squares(0, width, a, g, to, zero);
 
-        // Corners are moved to where the crop lies inside the image: nobody else checks them.
+        // Corners are clamped so that the crop lies inside the image: nothing else checks them.
         const bool mirrored = flips[image] != 0;
         const int row = std::clamp(corners[2 * image], 0, down) + h;
         const int column =

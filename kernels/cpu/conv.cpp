@@ -10,17 +10,17 @@ namespace {
 
 constexpr int kLeastDepth = 16; // channels
 
-// Products that Winograd's algorithm F has of a map of outputs, for each pair of channels.
+// Products that Winograd's algorithm F takes for a map of outputs, for each pair of channels.
 template <class F> std::int64_t products(int rows, int columns) {
     return quotient_up(rows, F::m) * quotient_up(columns, F::m) * F::n * F::n;
 }
 
 // Calls use(F) with Winograd's algorithm for a pass with so many outputs (in wgrad, gradients) in a
-// map, or `otherwise`. It has to be asked for and to exist, and the channels that are summed over
+// map, or `otherwise`. It has to be requested and to exist, and enough channels must be summed over
 // to be worth its transforms, which cost as much however many come out. Of the two for 3 x 3
-// filters the one with fewer products is taken: tiles of 4 outputs cover 13 of them as 16, tiles
-// of 5 as 15. Nothing else is asked: in a tower and in the whole layer, of one image and of many,
-// the choice is the same, and so are the bits of fprop.
+// filters the one with fewer products is taken: tiles of 4 outputs cover 13 of them as 16, tiles of
+// 5 as 15. Nothing else matters: in a tower and in the whole layer, for one image and for many, the
+// choice is the same, and so are the bits of fprop.
 template <class Use, class Otherwise> auto
 with_algorithm(const ConvShape& s, int depth, int rows, int columns, Use use, Otherwise otherwise) {
     const bool suits = s.unit == Unit::winograd && s.stride_h == 1 && s.stride_w == 1 &&

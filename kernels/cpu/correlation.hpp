@@ -1,6 +1,6 @@
-// What fprop and dgrad have in common: a map is correlated with filters. fprop is that of x with w;
-// dgrad that of dy with w turned by half a turn or, where it strides, one such for each place of a
-// pixel between the strides, with those taps that see it.
+// What fprop and dgrad have in common: a map is correlated with filters. fprop correlates x with w;
+// dgrad correlates dy with w turned by half a turn or, with a stride, does so once for each
+// position of a pixel within the stride, with the taps that see it.
 #pragma once
 
 #include "cpu/gemm.hpp"
@@ -41,8 +41,8 @@ template <class T> struct Filters {
     const T* at(int g, int r, int s, int d, int j) const {
         return first + g * group + r * row + s * column + d * depth + j * width;
     }
-    // kLanes channels in by kLanes out, zeros where there are fewer: a vector of those out for each
-    // channel in.
+    // kLanes channels in by kLanes out, zeros where there are fewer: a vector of channels out for
+    // each channel in.
     PYALEXNET_INLINE void load_block(const T* from, int deep, int wide, V (&block)[kLanes]) const {
         const int vectors = width == 1 ? deep : wide;
         const int lanes = width == 1 ? wide : deep;
@@ -83,12 +83,12 @@ template <class T> Filters<T> fprop_filters(const T* w, const ConvShape& s) {
     return {w, s.filters / s.groups * s.taps(), s.filter_w * channels, channels, 1, s.taps()};
 }
 
-// Along one axis: which pixels a phase of dgrad is about, and which taps see them. With the pixel
-// at first + p stride, padded pixel number first + pad has the taps lowest, lowest + stride, ..
+// Along one axis: the pixels that a phase of dgrad computes, first + p stride, and the taps that
+// see them: lowest, lowest + stride, .., where lowest is (first + pad) % stride.
 struct Phase {
-    int pixels; // there are none of some phases of short axes
+    int pixels; // 0 in some phases of short axes
     int lowest, taps;
-    int top; // of the correlation: of dy, which the turned taps see
+    int top; // of the correlation: of dy, as the turned taps see it
 };
 
 inline Phase phase_of(int first, int length, int stride, int pad, int filter) {

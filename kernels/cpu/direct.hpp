@@ -1,6 +1,6 @@
-// Convolution as its formula says: a product of matrices whose one operand are the patches of a
-// map, which are never unrolled. The order of a sum is that of the taps (filter row, column,
-// channel) or, in wgrad, of the pixels.
+// Convolution as its formula says: a matrix product with the patches of a map as one operand, which
+// are never unrolled. The order of a sum is that of the taps (filter row, column, channel) or, in
+// wgrad, of the pixels.
 #pragma once
 
 #include "cpu/correlation.hpp"
@@ -10,20 +10,20 @@
 
 namespace pyalexnet::cpu {
 
-// Of a frame: what leaves room in a core's second cache for the panel that it is multiplied by.
+// Of a frame: leaves room in a core's L2 cache for the panel that it is multiplied by.
 constexpr std::int64_t kFrameBytes = 1 << 18;
 
-// What no taps make of an output: of a dgrad that strides further than its filters reach.
+// The sums of an output without taps, in a dgrad whose stride is larger than its filters.
 inline constexpr float kNoSums[kPanel] = {};
 
-// Images are cut into bands of rows: frames of at most kFrameBytes, where one row allows it, and
-// work for every core.
+// Images are cut into bands of rows so that frames take at most kFrameBytes, where one row allows
+// it, and so that every core has work.
 struct Bands {
     int rows;  // of outputs in a band
     int count; // of an image
     int frame_columns;
 
-    // share: bands of an image that are wanted at least.
+    // share: the least number of bands in an image.
     Bands(int outputs_down, int outputs_across, int taps_h, int taps_w, int step_h, int step_w,
           int depth, std::int64_t share)
         : frame_columns((outputs_across - 1) * step_w + taps_w) {
@@ -61,7 +61,7 @@ inline Bands bands_of(const Correlation& c) {
     return {c.rows, c.columns, c.taps_h, c.taps_w, c.step_h, c.step_w, c.depth, share};
 }
 
-// A panel of filters: for every term kPanel channels out.
+// A panel of filters: kPanel channels out for every term.
 template <class T>
 void pack_panel(const Correlation& c, const Filters<T>& filters, int group, int panel, float* to) {
     for (int r = 0; r < c.taps_h; ++r)
@@ -144,12 +144,12 @@ void correlate_directly(const T* map, const Correlation& c, const Filters<T>& fi
 
 // ---------------------------------------------------------------------- wgrad
 
-// Rows are the taps of a filter, columns the group's filters, the depth pixels. Images are dealt
-// into parts, each with sums of its own, which are added in order: as many parts as make work for
-// the cores of a large machine, however many there are, so that the bits do not depend on them.
+// Rows are the taps of a filter, columns the group's filters, the depth pixels. Images are split
+// into parts, each with sums of its own, which are added in order: as many parts as give the cores
+// of a large machine work, whatever the present one has, so that the bits do not depend on it.
 struct WgradPlan {
     static constexpr int kPieces = 32;
-    static constexpr int kTilesAtOnce = 16; // that are turned together
+    static constexpr int kTilesAtOnce = 16; // transposed together
     ConvShape shape;
     int taps, depth, filters; // of a group
     int panels, tiles, parts;
@@ -238,7 +238,7 @@ template <class T> void sum_part(const T* x, const T* dy, const WgradPlan& plan,
     store(bias + kLanes, high);
 }
 
-// Parts are added, turned so that a filter's taps are neighbours, and given to the epilogue.
+// Parts are added, transposed so that a filter's taps are neighbours, and given to the epilogue.
 template <class Epilogue> void finish_filters(const WgradPlan& p, const WgradScratch& room,
                                               int group, int panel, int first_tile, int tiles,
                                               const Epilogue& epilogue) {

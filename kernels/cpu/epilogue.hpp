@@ -17,7 +17,7 @@ PYALEXNET_INLINE V activate(V x, Activation activation) {
     return x;
 }
 
-// y = act(sums + bias), dropped.
+// y = act(sums + bias), with dropout.
 template <class Y> struct FpropEpilogue {
     const float* bias;
     Y* y;
@@ -65,7 +65,7 @@ template <class T> struct DgradEpilogue {
 
 // ---------------------------------------------------------------------- learning
 
-// Momentum::step (sgd.cuh) of a vector: each step rounded by itself.
+// Momentum::step (sgd.cuh) for a vector: each step rounded by itself.
 PYALEXNET_INLINE void learn(const Momentum& rule, V& w, V& v, V dw) {
     const V slowed = rounded(rule.momentum * v) - rounded(rule.decay * w);
     v = slowed - rounded(rule.lr * dw);

@@ -1,6 +1,6 @@
-// A part of a map with the zeros around it, as float32: then a patch is a few runs of neighbours,
-// and no loop asks whether a pixel is inside. The copy is small beside the products it is made for,
-// and stays in a core's cache.
+// A part of a map with the zeros around it, as float32: a patch is then a few contiguous runs, and
+// no loop checks whether a pixel is inside. The copy is small beside the products that use it, and
+// stays in a core's cache.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@ template <class T> PYALEXNET_INLINE void widen(const T* from, float* to, std::in
     for (; i < count; ++i) to[i] = widen_one(from[i]);
 }
 
-// `depth` channels of a map of `channels`, from the first one of `map` on.
+// `depth` of a map's `channels`, from the first one at `map` on.
 template <class T> struct Maps {
     const T* map;
     int height, width, channels, depth;

@@ -1,8 +1,8 @@
-// The loop that all products of matrices end in: a tile of sums stays in registers while the depth
-// goes by.
+// The inner loop of all matrix products: a tile of sums stays in registers while the loop runs
+// along the depth.
 //
 // B comes in panels, kPanel columns by the depth, one row of the panel after the other. A is not
-// packed: each of its kRows rows begins at a pointer of its own and goes on in runs, so that the
+// packed: each of its kRows rows begins at a pointer of its own and continues in runs, so that the
 // rows may be patches of a map (a run is a row of the patch) or its taps (a run is a row of
 // pixels).
 #pragma once
@@ -15,7 +15,7 @@
 namespace pyalexnet::cpu {
 
 constexpr int kPanel = 2 * kLanes;
-// As many as leave registers for a row of B: of 32 of them 24 hold sums, of 16, 12.
+// As many as leave registers for a row of B: 24 of 32 hold sums, or 12 of 16.
 constexpr int kRows = kLanes == 16 ? 12 : 6;
 constexpr int kCacheLine = 64; // bytes
 
@@ -24,12 +24,12 @@ struct alignas(kCacheLine) Tile {
     float of[kRows][kPanel];
 };
 
-// Element d of a row of A stands at a[row] + (d / length) pitch + (d % length) step.
+// Element d of a row of A is at a[row] + (d / length) pitch + (d % length) step.
 struct Runs {
     std::int64_t count, pitch, length;
 };
 
-// Of a sum, between two visits of its tile: of a panel they take two thirds of the first cache.
+// Of a sum, between two visits of its tile: a panel's take two thirds of the L1 cache.
 constexpr std::int64_t kTermsAtOnce = 256;
 
 // A part of the terms of a sum: some rows of a patch, or a piece of one.
@@ -39,8 +39,8 @@ struct Terms {
     Runs runs;
 };
 
-// Calls use(terms) for one part after the other: so many that their part of a panel stays in a
-// core's first cache while all tiles of a band go by.
+// Calls use(terms) for one part after another, each small enough that its part of a panel stays in
+// a core's L1 cache while all tiles of a band are computed.
 template <class Use>
 void for_each_terms(std::int64_t rows, std::int64_t pitch, std::int64_t length, Use use) {
     if (rows == 0 || length == 0) return;
@@ -65,7 +65,7 @@ template <int vectors, std::size_t... row, class Step>
 PYALEXNET_INLINE void multiply_rows(std::index_sequence<row...>, const float* const* a,
                                     const Runs& runs, Step step, const float* b, Tile& tile,
                                     bool from_zero) {
-    constexpr int high = kLanes * (vectors - 1); // of one vector both are the same one
+    constexpr int high = kLanes * (vectors - 1); // with one vector both are the same
     const float* const at[] = {a[row]...};
     V lows[] = {(static_cast<void>(row), V{})...};
     V highs[] = {(static_cast<void>(row), V{})...};
@@ -78,7 +78,7 @@ PYALEXNET_INLINE void multiply_rows(std::index_sequence<row...>, const float* co
 #pragma GCC unroll 2
         for (std::int64_t i = 0; i < runs.length; ++i) {
             const V b_low = load(b), b_high = load(b + high);
-            // Spread once, for both vectors: there are fewer loads in a cycle than products.
+            // Broadcast once, for both vectors: a cycle has fewer loads than products.
             (add(rounded(splat(at[row][place])), b_low, b_high, lows[row], highs[row]), ...);
             b += kPanel;
             place += step;
@@ -109,11 +109,11 @@ PYALEXNET_INLINE void multiply_vectors(int rows, const float* const (&a)[kRows],
 
 } // namespace detail
 
-// tile = A B, added to what is there unless `from_zero`: a part of the depth is summed by itself
-// first, which loses less than one long chain. Of A the first `rows` rows count and of B the first
-// `columns` columns, and perhaps some more are computed: all of A's pointers lead somewhere. A
-// sum's bits do not depend on how many there are. Bound by the multipliers: two products a cycle,
-// and a row of B from the nearest caches for every kRows.
+// tile = A B, added to its contents unless `from_zero`: a part of the depth is summed by itself
+// first, which loses less than one long chain. Only the first `rows` rows of A and `columns`
+// columns of B count, but more may be computed: all of A's pointers are valid. A sum's bits do not
+// depend on how many there are. Bound by the multipliers: two products a cycle, and a row of B from
+// the nearest caches for every kRows.
 template <class Step> inline void multiply(int rows, int columns, const float* const (&a)[kRows],
                                            const Runs& runs, Step step, const float* b, Tile& tile,
                                            bool from_zero) {
@@ -121,7 +121,7 @@ template <class Step> inline void multiply(int rows, int columns, const float* c
                      : detail::multiply_vectors<1>(rows, a, runs, step, b, tile, from_zero);
 }
 
-// Between the elements of a run that lie side by side.
+// The step between the elements of a contiguous run.
 using Adjacent = std::integral_constant<std::int64_t, 1>;
 
 } // namespace pyalexnet::cpu

@@ -1,4 +1,4 @@
-// Neighbouring elements, vector by vector, whatever their number; and rows shared out to the cores.
+// Neighbouring elements, vector by vector, whatever their number; and rows shared among the cores.
 #pragma once
 
 #include <algorithm>
@@ -28,7 +28,7 @@ PYALEXNET_INLINE void store_codes(std::uint16_t* to, Ints x) {
     std::memcpy(to, &codes, sizeof codes);
 }
 
-// All lanes of a vector, or only the first: behind the last element there may be no memory.
+// All lanes of a vector, or only the first: past the last element there may be no memory.
 struct Whole {
     template <class T> PYALEXNET_INLINE V load(const T* from) const { return cpu::load(from); }
     template <class T> PYALEXNET_INLINE void store(T* to, V x) const { cpu::store(to, x); }
@@ -40,7 +40,7 @@ struct Whole {
     }
 };
 struct First {
-    int count; // the lanes behind load as 0
+    int count; // the other lanes load as 0
 
     template <class T> PYALEXNET_INLINE V load(const T* from) const {
         return load_some(from, count);
@@ -65,8 +65,8 @@ template <class Body> PYALEXNET_INLINE void by_vectors(int count, Body body) {
     if (i < count) body(i, First{count - i});
 }
 
-// Calls work(first, end) for runs of rows, on any core: enough elements a run that handing it out
-// costs nothing beside them.
+// Calls work(first, end) for runs of rows, on any core: enough elements a run that the cost of
+// handing it out is negligible.
 template <class Work>
 void parallel_rows(std::int64_t rows, std::int64_t row_elements, const Work& work) {
     constexpr std::int64_t run_elements = 1 << 15;

@@ -1,6 +1,6 @@
-// Linear layers: convolutions of images of one pixel, whose weights are too many to be copied in
-// another order first. What is packed is the smaller operand, or a block of weights at a time that
-// stays in the cache until it has been used.
+// Linear layers: convolutions of images of one pixel, whose weights are too many to be reordered
+// first. Only the smaller operand is packed, or a block of weights at a time that stays in the
+// cache until it has been used.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +25,7 @@ struct LinearSize {
     int row_panels() const { return static_cast<int>(quotient_up(rows, kPanel)); }
 };
 
-// A matrix (rows, columns), turned and in panels of kPanel of its rows: (panels, columns, kPanel).
+// A matrix (rows, columns), transposed, in panels of kPanel of its rows: (panels, columns, kPanel).
 template <class T> void turn_into_panels(const T* from, int rows, int columns, float* to) {
     constexpr int kColumns = 16 * kLanes;
     const std::int64_t blocks = quotient_up(columns, kColumns);
@@ -52,7 +52,7 @@ inline int share_out(std::int64_t units, int most) {
     return static_cast<int>(std::clamp<std::int64_t>(units / kPieces, 1, most));
 }
 
-// Rows of a matrix as float32, where they are: or widened into `room`.
+// Rows of a matrix as float32: in place, or widened into `room`.
 inline const float* as_floats(const float* from, std::int64_t, float*) { return from; }
 inline const float* as_floats(const bf16* from, std::int64_t count, float* room) {
     widen(from, room, count);
@@ -130,8 +130,8 @@ struct LinearFprop {
 
 // ---------------------------------------------------------------------- dgrad
 
-// Asks for what will be read soon: of rows that lie far apart the processor prefetches nothing by
-// itself.
+// Prefetches what will be read soon: the processor by itself prefetches nothing from rows that lie
+// far apart.
 template <class T> PYALEXNET_INLINE void ask_for(const T* from, std::int64_t count) {
     constexpr int kStep = kCacheLine / sizeof(T);
     for (std::int64_t i = 0; i < count; i += kStep) __builtin_prefetch(from + i, 0, 2);
@@ -190,8 +190,8 @@ struct LinearDgrad {
         }
     }
 
-    // Bound by reading w once, below some 30 rows of dy; by the multipliers above. Meanwhile asks
-    // for the `coming` rows of w that are packed next.
+    // Bound by reading w once, below some 30 rows of dy; by the multipliers above. Meanwhile
+    // prefetches the `coming` rows of w, which are packed next.
     template <class T> void add(const float* dys, int deep, int columns, const float* panels,
                                 Tile* sums, bool from_zero, const T* next, int coming) const {
         for (int j = 0; j < columns; j += kPanel)
@@ -225,7 +225,7 @@ struct LinearDgrad {
 // dw = dy^T x: rows are outputs, columns inputs, the depth the rows of both.
 struct LinearWgrad {
     LinearSize size;
-    float* dy; // turned: (outputs, rows)
+    float* dy; // transposed: (outputs, rows)
     float* x;  // (panels, rows, kPanel)
     int panels;
 

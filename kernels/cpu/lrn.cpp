@@ -1,5 +1,5 @@
 // Local response normalisation across channels (paper, section 3.3). A piece is some rows. Bound by
-// bytes: s is computed again by dgrad, not stored by fprop and read.
+// bytes: dgrad recomputes s; fprop does not store it.
 #include "cpu/lrn_rows.hpp"
 
 namespace pyalexnet {

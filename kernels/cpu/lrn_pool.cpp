@@ -1,4 +1,4 @@
-// LRN and the overlapping max-pool behind it in one pass, and their gradient with both ReLUs' in
+// LRN and the overlapping max-pool after it in one pass, and their gradient with both ReLUs' in
 // another: what lies between stays in a worker's cache, and is never rounded.
 #include "cpu/lrn_rows.hpp"
 #include "cpu/windows.hpp"
@@ -14,7 +14,7 @@ constexpr int kMaxima = 16384;
 // the outputs above, too, one row in 2 x 16.
 constexpr int kBand = 16;
 
-// Channels of a pixel that are taken at once: all of them, or a part of a group.
+// Channels of a pixel that are processed at once: all of them, or a part of a group.
 struct Part {
     int group_first; // channel of the pixel at which the group begins
     Span channels;   // of a group
@@ -35,17 +35,17 @@ template <class Use> void by_parts(int channels, int groups, int most, Use use) 
     }
 }
 
-// The maxima across, of each row under a window, for some outputs side by side; a row's are found
-// once, for all windows that it lies in. The first maximum of these, from above, is the window's
-// first in row-major order.
+// The maxima across each row under a window, for some neighbouring outputs; a row's are found once,
+// for all windows that it lies in. The topmost of equal maxima is the window's first in row-major
+// order.
 class Maxima {
   public:
     Maxima(const PoolShape& shape, int columns, int width)
         : size_(shape.size), stride_(shape.stride), columns_(columns), width_(width) {}
 
-    // Of row h, `pixels` of which lie at `row`. Compiled once, whatever has normalised them.
+    // For row h, `pixels` of which lie at `row`. Compiled once, whatever has normalised them.
     [[gnu::noinline]] void across(int h, const float* row, int pixels) {
-        const int width = width_; // what is stored cannot change a local copy
+        const int width = width_; // a local copy, which no store can change
         for (int q = 0; q < columns_; ++q) {
             const Span window = window_pixels(q, size_, stride_, pixels);
             float* const values = values_ + place(h, q);
@@ -61,8 +61,8 @@ class Maxima {
         }
     }
 
-    // Of a row of outputs, whose windows have these rows: to y and where, `pitch` elements from one
-    // output to the next.
+    // For a row of outputs, whose windows have these rows: stores y and where, `pitch` elements
+    // from one output to the next.
     template <class T, class Where>
     [[gnu::noinline]] void down(Span rows, T* y, Where* where, int pitch, bool relu) const {
         const int width = width_;
@@ -99,7 +99,7 @@ void pool_band(const T* x, T* y, Where* where, const PoolShape& g, Span rows, Sp
     alignas(64) float normalised[kRow];
     const int first_pixel = columns.first * g.stride;
     const int pixels = std::min((columns.length() - 1) * g.stride + g.size, g.width - first_pixel);
-    int next = 0; // the first row of pixels whose maxima are not there yet
+    int next = 0; // the first row of pixels whose maxima are yet to be found
     for (int p = rows.first; p < rows.end; ++p) {
         const Span down = window_pixels(p, g.size, g.stride, g.height);
         for (int h = std::max(next, down.first); h < down.end; ++h) {
@@ -116,12 +116,12 @@ void pool_band(const T* x, T* y, Where* where, const PoolShape& g, Span rows, Sp
 }
 
 // What pixels [first, end) of a row receive from the windows that chose them, `width` channels
-// each. y, dy and where begin at the first of these channels. Compiled once, whatever norm it goes
-// through.
+// each. y, dy and where begin at the first of these channels. Compiled once, whatever norm the
+// gradient then passes through.
 template <class T, class Where>
 [[gnu::noinline]] void receive(const T* y, const T* dy, const Where* where, float* gradient,
                                const PoolShape& shape, int h, int first, int end, int width) {
-    const PoolShape g = shape; // what is stored cannot change a local copy
+    const PoolShape g = shape; // a local copy, which no store can change
     const Span down = windows_of_pixel(h, g.size, g.stride, g.out_height);
     by_pixels(first, end, g, [&](int w, Span across) {
         float* const to = gradient + (w - first) * width;
@@ -232,7 +232,7 @@ template <class T, class Where> void lrn_maxpool_fprop(const T* x, T* y, Where* 
     const std::int64_t in = std::int64_t{g.height} * g.width * g.channels;
     const std::int64_t out = std::int64_t{g.out_height} * g.out_width * g.channels;
     const int bands = (g.out_height - 1) / cpu::kBand + 1;
-    // So that the pixels of one window fit a row, and their maxima all rows under a window.
+    // So that one window's pixels fit a row, and the maxima of all its rows fit too.
     const int most = std::min(cpu::kRow / g.size / cpu::kLanes * cpu::kLanes, cpu::kMostChannels);
     cpu::with_forms(norm, length, [&](auto window, auto response) {
         simt::parallel(g.images * bands, [&](std::int64_t piece, int) {

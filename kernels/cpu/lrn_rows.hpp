@@ -1,7 +1,7 @@
 // Normalisation across channels. In NHWC a group's channels are contiguous: C channels in G groups
 // are G times as many pixels of C / G channels, here called rows. A window's squares are added up
-// from a row of them in L1 that has zeros before and behind it, so that no sum looks at where a row
-// ends; afresh for each channel, since sliding it would subtract what was added and lose digits.
+// from a row of them in L1 that has zeros before and after it, so that no sum checks where a row
+// ends; afresh for each channel, since a sliding sum would subtract what was added and lose digits.
 #pragma once
 
 #include <type_traits>
@@ -11,11 +11,11 @@
 
 namespace pyalexnet::cpu {
 
-// Floats of such a buffer, and those that are meant to be in use: they share L1 with the maps.
+// Floats of such a buffer, and how many should be in use: they share L1 with the maps.
 constexpr int kStage = 8192;
 constexpr int kStageInUse = 2048;
-// Channels of a row that are taken at once, and how far windows may reach beyond them to one side:
-// what is passed on to them, and the squares that this depends on, then fit a buffer.
+// Channels of a row that are processed at once, and how far windows may reach past them on one
+// side: what is passed on to them, and the squares that this depends on, then fit a buffer.
 constexpr int kMostChannels = 2048;
 constexpr int kMostReach = 1024;
 
@@ -24,8 +24,8 @@ constexpr int whole_vectors(int count) { return (count + kLanes - 1) / kLanes * 
 // Rows of floats, each with zeros around it.
 class Padded {
   public:
-    // For `channels` of a row of `length`, and windows that reach so far around them. Where that is
-    // not all of them, others stand around them, and there is one row.
+    // For `channels` of a row of `length`, and windows that reach so far around them. If they are
+    // not the whole row, others surround them, and there is one row.
     Padded(Reach reach, int channels, int length)
         : margin_(whole_vectors(std::max(reach.before, reach.after))),
           pitch_(margin_ + whole_vectors(channels)),
@@ -48,7 +48,7 @@ PYALEXNET_INLINE V window_sum(const float* numbers, int before, int after) {
     return sum;
 }
 
-// Channels [first, end) of a row, where they are not all, and those around them that count.
+// A part of a row's channels, and those around it that its windows reach.
 inline Span around(Span channels, int before, int after, int length) {
     return {std::max(channels.first - before, 0), std::min(channels.end + after, length)};
 }
@@ -71,8 +71,8 @@ template <class Window, class Power> class Normaliser {
         : window_(window), response_(response), channels_(channels), length_(length),
           squares_({window.before, window.after}, channels.length(), length) {}
 
-    // Channel 0 of the rows lies at x and `pitch` elements further each time, channel `first` of
-    // the results at y and `out_pitch` further.
+    // Channel 0 of the first row is at x and the rows are `pitch` elements apart; channel `first`
+    // of the results is at y, and these are `out_pitch` apart.
     template <class T, class Y>
     void run(const T* x, std::int64_t pitch, std::int64_t rows, Y* y, std::int64_t out_pitch) {
         for (std::int64_t done = 0; done < rows; done += squares_.rows()) {
@@ -81,7 +81,7 @@ template <class Window, class Power> class Normaliser {
             for (int i = 0; i < count; ++i)
                 fill_squares(squares_.row(i), x + (done + i) * pitch, channels_,
                              {window_.before, window_.after}, length_);
-            const Window window = window_; // what is stored cannot change a local copy
+            const Window window = window_; // a local copy, which no store can change
             const Response<Power> response = response_;
             for (int i = 0; i < count; ++i) {
                 const T* const from = x + (done + i) * pitch + channels_.first;
@@ -117,12 +117,12 @@ template <class Window, class Power> class Descent {
     // Rows that are best taken at once.
     int rows() const { return passed_.rows(); }
 
-    // The channels around them whose gradient counts, too.
+    // Those channels and the ones around them whose gradient counts.
     Span staged() const { return staged_; }
 
-    // Channel 0 of the rows lies at x, dx and `pitch` elements further each time; channel
-    // staged().first of their gradients at dy and `dy_pitch` further. gated: dx is 0 where x is not
-    // above 0.
+    // Channel 0 of the first row is at x and dx, the rows are `pitch` elements apart; channel
+    // staged().first of its gradient is at dy, and these are `dy_pitch` apart. gated: dx is 0 where
+    // x is not above 0.
     template <class T, class Dy> void run(const T* x, const Dy* dy, std::int64_t dy_pitch, T* dx,
                                           std::int64_t pitch, std::int64_t rows, bool gated) {
         const int most = passed_.rows();
@@ -143,7 +143,7 @@ template <class Window, class Power> class Descent {
         const float* const squares = squares_.row(row);
         float* const first = first_.row(row);
         float* const passed = passed_.row(row);
-        const Window window = window_; // what is stored cannot change a local copy
+        const Window window = window_; // a local copy, which no store can change
         const Response<Power> response = response_;
         by_vectors(staged_.length(), [&](int c, auto lanes) {
             const V s = response.scale(window_sum(squares + c, window.before, window.after));
@@ -177,8 +177,8 @@ template <class Window, class Power> class Descent {
     Padded squares_, first_, passed_;
 };
 
-// Calls use(window, response) with the forms that the constants allow. Any power takes so long that
-// a window of a constant size would gain nothing beside it.
+// Calls use(window, response) with the forms that the constants allow. A general power takes so
+// long that a constant window size would gain nothing.
 template <class Use> void with_forms(const ResponseNorm& norm, int length, Use use) {
     with_response(norm, [&](auto response) {
         if constexpr (std::is_same_v<decltype(response), Response<ThreeQuarters>>) {
@@ -189,7 +189,7 @@ template <class Use> void with_forms(const ResponseNorm& norm, int length, Use u
 }
 
 // Windows that reach further than kMostReach: no network has them, and here each sum is taken anew
-// for each channel that asks for it.
+// for each channel that needs it.
 struct FarReaching {
     Reach reach;
     int length;

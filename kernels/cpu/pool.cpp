@@ -5,8 +5,8 @@ namespace pyalexnet {
 namespace cpu {
 namespace {
 
-// Shapes are passed by value throughout: what is stored might else change them, for all that the
-// compiler knows, and it would read them again for each vector.
+// Shapes are passed by value throughout: otherwise the compiler has to assume that a store may
+// change them, and reads them again for each vector.
 
 // Calls body(corner, out, counts) for every window of output row `row`, which counts over all
 // images: the elements where its first pixel and its output lie, and the counts of its pixels.
@@ -43,7 +43,7 @@ void maxima(const T* x, T* y, Where* where, std::int64_t row, PoolShape g) {
     });
 }
 
-// What a pixel's part in a mean is.
+// A pixel's share in a mean.
 PYALEXNET_INLINE float share_of(int rows, int columns) {
     return 1.0f / (static_cast<float>(rows) * static_cast<float>(columns));
 }
@@ -127,7 +127,7 @@ template <class T> void spread_means(const T* dy, T* dx, PixelRow row, PoolShape
 }
 
 template <class Work> void by_rows_of_outputs(const PoolShape& g, const Work& work) {
-    const std::int64_t pixels = std::int64_t{g.stride} * g.width; // of which an output row is made
+    const std::int64_t pixels = std::int64_t{g.stride} * g.width; // that make an output row
     parallel_rows(g.images * g.out_height, pixels * g.channels,
                   [&](std::int64_t first, std::int64_t end) {
                       for (std::int64_t row = first; row < end; ++row) work(row);

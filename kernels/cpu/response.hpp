@@ -1,5 +1,5 @@
-// The response norms' formula (ops.h) for a vector of units: every kernel that needs it takes it
-// from here, in the order of response.cuh, in which nothing overflows that the result does not.
+// The response norms' formula (ops.h) for a vector of units: shared by every kernel that needs it,
+// in the order of response.cuh, in which nothing overflows unless the result does.
 #pragma once
 
 #include <cfloat>
@@ -15,10 +15,10 @@ struct Powers {
     V power, root;
 };
 
-// Of the networks' beta, .75, and s that are no denormals: by s^-1/4, without a root or a division.
+// For the networks' beta, .75, and s that is not denormal: by s^-1/4, without a root or a division.
 struct ThreeQuarters {
-    // An exponent of a quarter, with the sign turned round, is a guess that is right to 3.2 %. Each
-    // step leaves about 8 times the cube of the error: the second, 1.6 units of the last place.
+    // A quarter of the exponent, negated, makes a guess that is right to 3.2 %. Each step leaves
+    // about 8 times the cube of the error: the second, 1.6 units of the last place.
     PYALEXNET_INLINE static V inverse_fourth_root(V s) {
         V z = as<V>(splat(0x4f588000) - (as<Ints>(s) >> 2));
         for (int step = 0; step < 2; ++step) {
@@ -26,7 +26,7 @@ struct ThreeQuarters {
             const V rest = 1.0f - s * z2 * z2;
             z += z * rest * (0.25f + 0.15625f * rest);
         }
-        return select(s > splat(FLT_MAX), V{}, z); // of an infinite s; a NaN stays one
+        return select(s > splat(FLT_MAX), V{}, z); // for an infinite s; a NaN stays NaN
     }
 
     PYALEXNET_INLINE Powers operator()(V s) const {
@@ -36,7 +36,7 @@ struct ThreeQuarters {
     }
 };
 
-// Of any beta, lane by lane.
+// For any beta, lane by lane.
 struct AnyPower {
     float beta;
 
@@ -56,8 +56,8 @@ template <class Power> struct Response {
 
     PYALEXNET_INLINE V scale(V squares) const { return k + alpha * squares; }
 
-    // What a unit passes on to those of its window, but for their x: of `first`, dy s^-beta, the
-    // first term of dx.
+    // What a unit passes on to those of its window, before the factor x of theirs; `first` is dy
+    // s^-beta, the first term of dx.
     PYALEXNET_INLINE V passed(V first, V x, V root) const {
         return first * (x * root * root * factor);
     }

@@ -54,8 +54,8 @@ by_scales(const T* image, int h, Maps maps, Reach reach, Response<Power> respons
     }
 }
 
-// dx of an image. `first`: the first term of dx, dy s^-beta, and `passed`: what is passed on, of
-// its elements.
+// dx of an image. `first` holds the first term of dx, dy s^-beta, of its elements, `passed` what
+// they pass on.
 template <class T, class Power> void descend(const T* x, const T* dy, T* dx, float* first,
                                              float* passed, Maps maps, Reach reach,
                                              Response<Power> response) {
@@ -105,7 +105,7 @@ template <class T> void rnorm_fprop(const T* x, T* y, std::int64_t images, int h
     });
 }
 
-// Of an image of each worker: it stays in the worker's cache.
+// For one image per worker: it stays in the worker's cache.
 std::size_t rnorm_dgrad_workspace(std::int64_t images, int height, int width, int channels) {
     const cpu::Maps maps{images, height, width, channels};
     const std::int64_t at_once = images == 1 ? 1 : simt::workers();

@@ -8,8 +8,8 @@
 
 namespace pyalexnet::cpu {
 
-// Counts what it deals out. Of no memory it only counts: what asks for the bytes of a workspace
-// and what uses them are then the same code.
+// Counts what it deals out. Without memory it only counts: the same code then sizes a workspace and
+// uses it.
 class Scratch {
   public:
     explicit Scratch(void* memory) : start_(reinterpret_cast<std::uintptr_t>(memory)) {

@@ -1,4 +1,4 @@
-// Momentum SGD with the paper's update, and weights in halves made and put together (ops.h).
+// Momentum SGD with the paper's update, and weights split into halves and joined (ops.h).
 #include "cpu/epilogue.hpp"
 #include "simt/threads.hpp"
 

@@ -12,10 +12,10 @@ namespace {
 constexpr float kNothing = -110.0f; // whose exponential is less than half the least number
 
 // e^x of x up to 0, to two units of the last place: 2^n e^r, where r is at most half of ln 2 and
-// its polynomial the one of Cephes' expf. Less than the least normal number is denormal.
+// its polynomial the one of Cephes' expf. A result below the least normal number is denormal.
 PYALEXNET_INLINE V exponential(V x) {
-    x = select(x < splat(kNothing), splat(kNothing), x); // a NaN stays one
-    constexpr float to_integer = 12582912.0f;            // 1.5 2^23: what is added to it is rounded
+    x = select(x < splat(kNothing), splat(kNothing), x); // a NaN stays NaN
+    constexpr float to_integer = 12582912.0f;            // 1.5 2^23: rounds what is added to it
     const V shifted = x * 1.44269504f + to_integer;
     const V n = shifted - to_integer;
     const V r = x - n * 0.693359375f - n * -2.12194440e-4f; // n ln 2 in two parts, the first exact
@@ -56,8 +56,8 @@ struct Result {
     float loss, top1, top5;
 };
 
-// Bound by the exponentials: one for each class, which waits in dlogits, or two where that would
-// round it.
+// Bound by the exponentials: one for each class, kept in dlogits, or two where dlogits would round
+// it.
 template <class T> Result softmax_row(const float* logits, std::int64_t label, T* dlogits,
                                       std::int64_t rows, int classes) {
     if (label < 0 || label >= classes) {

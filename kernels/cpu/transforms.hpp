@@ -3,8 +3,8 @@
 //
 // With n = m + r - 1 points, the last of them infinity, m outputs of r taps along one axis are
 //   y = At [(G g) * (Bt d)]
-// for n inputs d and filter g, * by element. The adjoints give the gradients: that in g of the same
-// products is G^t [(A dy) * (Bt d)].
+// for n inputs d and filter g, * by element. The adjoints give the gradients: the one in g, of the
+// same products, is G^t [(A dy) * (Bt d)].
 #pragma once
 
 #include <array>
@@ -27,8 +27,8 @@ template <int rows, int columns> struct Matrix {
 
 template <int m_, int r_> struct Winograd;
 
-// Points for accuracy: of those tried, these lose least, or hardly more than others with more
-// additions.
+// Points chosen for accuracy: of those tried, these lose least, or hardly more than others that
+// need more additions.
 template <> struct Winograd<4, 3> {
     static constexpr int m = 4, r = 3, n = 6;
     static constexpr std::array<double, 5> points{0.0, 1.0, -1.0, 0.5, -2.0};
@@ -45,7 +45,7 @@ template <> struct Winograd<4, 5> {
 // Which point is 1: there At's column and G's row are sums, without weights.
 constexpr int kPointOne = 1;
 
-// A polynomial that is 0 at every point but `without`; at all, where that is none of them.
+// A polynomial that is 0 at every point but `without`, or at all points if that is none of them.
 template <class F> constexpr std::array<double, F::n> zero_at_others(int without) {
     std::array<double, F::n> product{1.0};
     int degree = 0;
@@ -94,7 +94,7 @@ template <class F> constexpr Matrix<F::n, F::n> make_bt() {
     return bt;
 }
 
-// What is applied, on either side of a tile.
+// The matrices that are applied, on either side of a tile.
 template <class F> struct At {
     static constexpr auto matrix = make_at<F>();
 };
@@ -199,7 +199,7 @@ PYALEXNET_INLINE void line(int i, const V* in, Sink sink, std::integer_sequence<
 } // namespace detail
 
 // tile (columns of M)^2 -> M tile M^t (rows of M)^2, a vector in every place: source(i, j) gives
-// those of the tile, sink(i, k, vector) takes what they become.
+// those of the tile, sink(i, k, vector) takes the results.
 template <class M, class Source, class Sink>
 PYALEXNET_INLINE void transform(Source source, Sink sink) {
     constexpr int columns = M::matrix.kColumnCount, rows = M::matrix.kRowCount;

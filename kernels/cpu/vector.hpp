@@ -2,8 +2,8 @@
 // every instruction set. PYALEXNET_LANES, floats in a vector, comes from CMake, which compiles this
 // folder once for each set.
 //
-// Arithmetic is the operators': +, -, *, / by lane, comparisons that give all ones or all zeros.
-// The compiler may fuse a product and a sum (these files are compiled so, for the products of
+// Arithmetic uses operators: +, -, *, / by lane, comparisons that give all ones or all zeros. The
+// compiler may fuse a product and a sum (these files are compiled so, for the products of
 // matrices); `rounded` keeps a product apart where the formula says that each step is rounded.
 #pragma once
 
@@ -77,9 +77,9 @@ PYALEXNET_INLINE V root(V x) {
 
 // ---------------------------------------------------------------------- widths of integers
 
-// By instructions of their own, where there are some: gcc 12 takes such conversions apart.
+// By dedicated instructions, where they exist: gcc 12 splits such conversions up.
 #if defined(__AVX512BW__)
-// Masked with all ones: of the plain ones gcc 12 says that they use what was never set.
+// Masked with all ones: gcc 12 warns that the plain ones use an uninitialised value.
 PYALEXNET_INLINE Ints widen(Bytes8 x) {
     return as<Ints>(_mm512_maskz_cvtepu8_epi32(0xffff, as<__m128i>(x)));
 }
@@ -131,7 +131,7 @@ PYALEXNET_INLINE void store(bf16* to, V x) {
     std::memcpy(to, &halves, sizeof halves);
 }
 
-// The first `count` of a vector's elements; zeros behind them. Rare, and kept out of the loops.
+// The first `count` of a vector's elements; zeros after them. Rare, and kept out of the loops.
 template <class T> [[gnu::noinline]] V load_some(const T* from, int count) {
     T some[kLanes] = {};
     std::memcpy(some, from, static_cast<std::size_t>(count) * sizeof(T));
@@ -143,7 +143,7 @@ template <class T> [[gnu::noinline]] void store_some(T* to, V x, int count) {
     std::memcpy(to, some, static_cast<std::size_t>(count) * sizeof(T));
 }
 
-// Loads and stores of `count` neighbours, which are a whole vector nearly always.
+// Loads and stores of `count` neighbours, nearly always a whole vector.
 template <class T> PYALEXNET_INLINE V load_up_to(const T* from, int count) {
     return count == kLanes ? load(from) : load_some(from, count);
 }

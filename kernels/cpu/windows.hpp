@@ -20,8 +20,8 @@ struct Maximum {
     }
 };
 
-// So many things down and across, and of how many pixels a side a window would be: constants to the
-// compiler where they are not 0.
+// How many things there are down and across, and how many pixels a side a window has: compile-time
+// constants where they are not 0.
 template <int kDown, int kAcross, int kSize> struct Counts {
     static constexpr int known = kDown * kAcross; // how many in all, or 0
 
@@ -45,13 +45,13 @@ PYALEXNET_INLINE void with_counts(int down, int across, int size, Body body) {
     body(Counts<0, 0, 0>{down, across, size});
 }
 
-// Of a window's pixels: the networks' 3 x 3, of which the image may clip one at a side.
+// Counts of a window's pixels: the networks' 3 x 3, of which the image may clip one at a side.
 template <class Body>
 PYALEXNET_INLINE void with_pixels(Span down, Span across, int size, Body body) {
     with_counts<2, 3>(down.length(), across.length(), size, body);
 }
 
-// Of the windows that hold a pixel: one or two a side where these overlap by one pixel.
+// Counts of the windows that hold a pixel: one or two a side where these overlap by one pixel.
 template <class Body>
 PYALEXNET_INLINE void with_windows(Span down, Span across, int size, Body body) {
     with_counts<1, 0>(down.length(), across.length(), size, body);
@@ -63,7 +63,7 @@ PYALEXNET_INLINE void by_pixels(int first, int end, const PoolShape& g, Body bod
     Span across = windows_of_pixel(first, g.size, g.stride, g.out_width);
     for (int w = first; w < end; ++w) {
         body(w, across);
-        // The windows of the next pixel: at most one fewer in front, and one more behind.
+        // The windows of the next pixel: at most one fewer before, and one more after.
         if (across.first * std::int64_t{g.stride} + g.size <= w + 1) ++across.first;
         if (across.end < g.out_width && across.end * std::int64_t{g.stride} <= w + 1) ++across.end;
     }
@@ -71,7 +71,7 @@ PYALEXNET_INLINE void by_pixels(int first, int end, const PoolShape& g, Body bod
 
 // The gradient that a vector of channels of pixel (h, w) receives from the windows that chose it,
 // so many from (p, q) on; `where` and passed(place) are those of window (0, 0) and of the window
-// `place` elements behind it.
+// `place` elements after it.
 template <class Where, class Counts, class Lanes, class Passed>
 PYALEXNET_INLINE V received(const Where* where, int p, int q, Counts counts, int h, int w,
                             const PoolShape& g, Lanes lanes, Passed passed) {

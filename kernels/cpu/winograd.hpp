@@ -1,6 +1,6 @@
 // Convolution by Winograd's algorithm: maps are cut into tiles of n x n pixels that overlap, and
 // tiles and filters are transformed. What is left is a matrix product for each of the n x n points,
-// over channels alone: 4 times fewer products of 3 x 3 filters, 6.25 times of 5 x 5.
+// over channels alone: 4 times fewer products for 3 x 3 filters, 6.25 times for 5 x 5.
 //
 // A tile of outputs depends on its own tile of inputs alone and its sums run over channels in their
 // order, so that the bits depend on neither the workers nor how many filters or images there are.
@@ -15,9 +15,9 @@
 
 namespace pyalexnet::cpu {
 
-// The points of a transform lie a plane apart each. Were that a power of two, or near a multiple of
-// one, all would share a few sets of a cache: floats have a gap between the planes, and of tiles a
-// plane holds an odd number.
+// The points of a transform lie a plane apart. Were that a power of two, or near a multiple of one,
+// all would share a few sets of a cache: so planes of floats have a gap between them, and planes of
+// tiles hold an odd number.
 constexpr int kPlaneGap = 16;
 constexpr std::int64_t plane_of_tiles(std::int64_t tiles) { return tiles | 1; }
 
@@ -41,8 +41,8 @@ struct Tiles {
     }
 };
 
-// Where the pixels of a tile of a map are, the channels of each side by side; zeros are those
-// outside.
+// Where the pixels of a tile of a map are, the channels of each side by side; those outside are
+// zeros.
 template <class T, int n> struct Pixels {
     const T* at[n][n];
 
@@ -58,7 +58,7 @@ template <class T, int n> struct Pixels {
             }
     }
 
-    // Transforms a vector of channels, to `to` and one plane after the other.
+    // Transforms a vector of channels; its points go to `to`, one plane apart.
     template <class M>
     [[gnu::noinline]] void transform_vector(int channel, float* to, std::int64_t plane) const {
         constexpr int points = M::matrix.kRowCount;
@@ -67,7 +67,7 @@ template <class T, int n> struct Pixels {
                          PYALEXNET_LAMBDA { store(to + (i * points + k) * plane, point); });
     }
 
-    // The same of fewer channels than a vector has: zeros behind the last.
+    // The same for fewer channels than a vector has: zeros after the last.
     template <class M>
     void transform_some(int channel, int count, float* to, std::int64_t plane) const {
         T copies[n][n][kLanes] = {};
@@ -93,8 +93,8 @@ template <class T, int n> struct Pixels {
 // ---------------------------------------------------------------------- fprop and dgrad
 
 // A piece of work is a chunk of tiles and a block of panels, and takes the channels a block at a
-// time: transformed inputs and products then stay in a core's second cache, whatever the layer's
-// size, for inputs that are transformed again for every block of panels. Bits do not depend on it.
+// time: transformed inputs and products then stay in a core's L2 cache, whatever the layer's size;
+// in return inputs are transformed again for every block of panels. Bits do not depend on it.
 template <class F> struct WinogradPlan {
     static constexpr int kPoints = F::n * F::n;
     static constexpr int kMostDepth = 128, kMostChannels = 128; // of blocks
@@ -129,7 +129,7 @@ template <class F> struct WinogradPlan {
 template <class F> struct WinogradScratch {
     float* filters; // (groups, points, panels, depth, kPanel)
     float* zeros;   // for what lies outside
-    // Of each: transformed inputs (points, tiles, depth), products (points, panels, Tiles).
+    // For each: transformed inputs (points, tiles, depth), products (points, panels, Tiles).
     float* workers;
     std::int64_t in_floats, worker_floats;
 
@@ -193,7 +193,7 @@ template <class F> void multiply_point(const WinogradPlan<F>& p, const float* in
         }
 }
 
-// One tile of outputs out of its products.
+// One tile of outputs from its products.
 template <class F, class Epilogue>
 void finish_outputs(const WinogradPlan<F>& p, const Tile* products, int group, int panel,
                     std::int64_t tile, int row, const Epilogue& epilogue) {
@@ -265,13 +265,13 @@ void correlate_by_winograd(const T* map, const Correlation& c, const Filters<T>&
 // transformed x; rows are filters, columns channels, the depth tiles.
 //
 // A piece of work is a block of filters, a block of channels and a part of the tiles, which it
-// takes a chunk at a time: its sums and a chunk stay in a core's second cache, whatever the layer's
-// size. Parts have sums of their own, which are added in order. There are as many as make work for
-// the cores of a large machine, however many there are: the bits depend on nothing else.
+// takes a chunk at a time: its sums and a chunk stay in a core's L2 cache, whatever the layer's
+// size. Parts have sums of their own, which are added in order. There are as many as give the cores
+// of a large machine work, whatever the present one has: the bits depend on nothing else.
 template <class F> struct WinogradWgradPlan {
     static constexpr int kPoints = F::n * F::n;
     static constexpr int kMostPieces = 32;
-    static constexpr int kLeastTiles = 64;   // of a part: else its sums come and go in vain
+    static constexpr int kLeastTiles = 64;   // of a part: with fewer, moving its sums dominates
     static constexpr int kMostChannels = 64; // of a block
     static constexpr std::int64_t kSumBytes = 7 << 17, kBytes = 7 << 18; // and with a chunk
     ConvShape shape;
@@ -308,8 +308,8 @@ template <class F> struct WinogradWgradPlan {
     std::int64_t part_begins(std::int64_t part) const { return tiles.count * part / parts; }
 
   private:
-    // How many of `count` make a block, when blocks of at most `most` are as equal as their being
-    // multiples of `unit` allows.
+    // How many of `count` make a block, with blocks of at most `most` as equal as multiples of
+    // `unit` allow.
     static int shared_out(int count, std::int64_t most, int unit) {
         const std::int64_t equal = quotient_up(count, quotient_up(count, most));
         return static_cast<int>(std::min<std::int64_t>(count, rounded_up(equal, unit)));
@@ -372,7 +372,7 @@ template <class F, class T> void transform_pair(const WinogradWgradPlan<F>& p,
 }
 
 // One point's products over the tiles of a chunk, added to those of the chunks before. Bound by the
-// multipliers and, where a chunk is not deep, by the sums' way to the cache and back.
+// multipliers and, where a chunk is not deep, by moving the sums to the cache and back.
 template <class F> void add_point(const WinogradWgradPlan<F>& p, const WinogradBlock& block,
                                   const float* x, const float* dy, int count, bool from_zero,
                                   Tile* sums) {

@@ -1,4 +1,4 @@
-// What a block has under way beside its threads: mbarriers, tiles being copied, products.
+// What a block has in flight besides its threads: mbarriers, tiles being copied, products.
 #pragma once
 
 #include "copies.hpp"
@@ -21,11 +21,11 @@ struct MbarrierState {
     unsigned index;
     unsigned arrivals;    // of a phase
     unsigned phase;       // those that have ended
-    unsigned missing;     // arrivals of the one under way
-    std::size_t expected; // its bytes, of which so many have been begun and have come
+    unsigned missing;     // arrivals of the present one
+    std::size_t expected; // its bytes; then those begun, and those that have come
     std::size_t begun;
     std::size_t come;
-    const char* unawaited; // where a tile was begun in a phase for which nobody has waited yet
+    const char* unawaited; // where a tile was begun in a phase not waited for yet
     int unawaited_line;
     bool ended_unawaited; // whether that phase has ended
 };
@@ -84,15 +84,15 @@ class AsyncWork {
     void forget(); // at a block's begin
 
     MbarrierState* init(Mbarrier& barrier, unsigned arrivals); // null: there are too many
-    MbarrierState* find(const Mbarrier& barrier);              // null: it is none
+    MbarrierState* find(const Mbarrier& barrier);              // null: not one
     void begin(Coming coming) { coming_.push_back(std::move(coming)); }
     std::size_t pending() const { return coming_.size(); }
     void deliver(std::size_t index);
     Warpgroup& warpgroup(unsigned index);
 
-    // What a block that ends has not waited for, in a sentence; empty if nothing.
+    // What an ending block has not waited for, in a sentence; empty if nothing.
     std::string left_behind() const;
-    // What is missing of that which a thread waits for.
+    // What is still missing for a waiting thread.
     std::string lacking(const void* what) const;
 
   private:
@@ -102,11 +102,11 @@ class AsyncWork {
     std::vector<std::unique_ptr<Warpgroup>> warpgroups_;
 };
 
-// Of the block that runs (scheduler.cpp).
+// Of the running block (scheduler.cpp).
 AsyncWork& async_work();
 std::string element_at(const void* address); // "full[1]", as the source has it
 unsigned threads_of_the_block();
-// The thread that runs goes on after a wake() of `what`; a polling one, or when nobody else can.
+// The running thread resumes after a wake() of `what`; a polling one also when no other can run.
 void park(const void* what, Site site);
 void poll(const void* what, Site site);
 void wake(const void* what);

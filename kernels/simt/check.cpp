@@ -22,7 +22,7 @@ namespace {
 
 // ---------------------------------------------------------------------- who did what, and when
 
-// What carries an access out. All but a thread do so later than the thread that asks for it.
+// What carries an access out. All but a thread do so later than the thread that requests it.
 enum class By : std::uint8_t {
     thread,
     cp_async,      // not waited for yet: nothing of its launch is ordered after it
@@ -35,12 +35,12 @@ enum class By : std::uint8_t {
 struct Event {
     std::uint32_t launch;
     std::uint32_t block;
-    std::uint32_t block_epoch; // __syncthreads that lie behind it
+    std::uint32_t block_epoch; // __syncthreads that came before
     std::uint32_t warp_epoch;  // __syncwarp of its warp, likewise
     Time time;                 // of `actor`, at the access or, if that is no thread, at its end
     std::uint32_t pc;          // offset in the module, for addr2line
     std::uint16_t actor;       // whose time it is (clocks.hpp)
-    std::uint16_t thread;      // that did it or asked for it
+    std::uint16_t thread;      // that did or requested it
     By by;
 };
 
@@ -48,14 +48,14 @@ bool same_warp(const Event& a, const Event& b) {
     return a.block == b.block && a.thread / 32 == b.thread / 32;
 }
 
-// Whether it is there for the tensor cores and the copy engine only after a fence.
+// Whether the tensor cores and the copy engine see it only after a fence.
 bool is_generic(const Event& event) {
     return event.by == By::thread || event.by == By::tied_cp_async;
 }
 
-// The history of one element. Without mbarriers two readers are enough if they are of different
-// warps wherever readers of two warps are to be had (docs/checker.md has the proof). With them, all
-// are kept that nothing orders before another.
+// The history of one element. Without mbarriers two readers are enough, of different warps whenever
+// readers of two warps exist (docs/checker.md has the proof). With them, all are kept that are not
+// ordered before another.
 struct Cell {
     Event write;
     Event reads[2];
@@ -82,13 +82,13 @@ constexpr int kShared = -2;
 struct Checker {
     std::vector<Region> buffers; // of the session
     std::vector<Region> shared;  // of the launch
-    Region* last = nullptr;      // where the last access fell: the next one mostly falls there too
+    Region* last = nullptr;      // where the last access fell: the next one usually does too
     std::vector<std::vector<Event>> more_reads{1};
     Event now{};
     std::array<std::uint32_t, 32> warp_epochs{};
     std::array<Time, 32> times_at_barrier{}; // of each warp's threads, at the last __syncthreads
-    Clocks clocks;                           // from the block's first use of what needs them
-    const Knowledge* view = nullptr;         // of whoever makes the access; none without clocks
+    Clocks clocks;                           // from the block's first use of them
+    const Knowledge* view = nullptr;         // of the accessing actor; null without clocks
     Knowledge common;                        // of a warpgroup
     std::array<Event, kMbarriers> inits{};   // of this block's mbarriers
     std::array<Event, kMbarriers> told{};    // and the fences by which the copy engine knows them
@@ -106,7 +106,7 @@ Checker& checker() {
     return instance;
 }
 
-// Set while kernel code runs; everything else in an instrumented file is none of our business.
+// Set while kernel code runs; everything else in an instrumented file is ignored.
 __thread bool active __attribute__((tls_model("initial-exec"))) = false;
 
 std::string file_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
@@ -119,7 +119,7 @@ std::string describe(const char* verb, const Event& event) {
 }
 
 // CUDA's order between an earlier access and the one that is being made: a later launch, the same
-// thread, a __syncthreads of the block between, a __syncwarp of the warp between, or a path of such
+// thread, a __syncthreads of the block or a __syncwarp of the warp in between, or a path of these
 // and of mbarriers and waits. Nothing orders two blocks of one launch.
 bool ordered(const Event& before) {
     const Checker& c = checker();
@@ -147,7 +147,7 @@ void look_as(unsigned thread) {
     c.view = &c.clocks.of(thread);
 }
 
-// Of a warpgroup, the first thread that is not ordered after that: whom a report names.
+// The first thread of a warpgroup that is not ordered after `before`: the one a report names.
 void blame(const Event& before) {
     Checker& c = checker();
     if (c.now.by != By::wgmma) return;
@@ -185,7 +185,7 @@ void require_ordered(const Region& region, std::size_t element, const char* verb
         report_race(region, element, verb_before, before, verb_now);
 }
 
-// What a thread wrote, the tensor cores and the copy engine may miss even after a barrier.
+// The tensor cores and the copy engine may miss what a thread wrote, even after a barrier.
 void require_fenced(const Region& region, std::size_t element, const char* verb_now) {
     const Event& before = region.cells[element].write;
     const Checker& c = checker();
@@ -197,8 +197,8 @@ void require_fenced(const Region& region, std::size_t element, const char* verb_
 
 // ---------------------------------------------------------------------- one element
 
-// Two readers without clocks: one entry is enough for a read that comes after it; the other stays
-// if nothing orders it before now. Two readers of one warp vouch for that warp alone.
+// Two readers without clocks: a read takes the place of one that is ordered before it; the other
+// stays unless it is, too. Two readers of one warp stand for that warp alone.
 void keep_read(Cell& cell) {
     const Event& now = checker().now;
     for (Event& seen : cell.reads) {
@@ -213,7 +213,7 @@ void keep_read(Cell& cell) {
         cell.reads[1] = now;
 }
 
-// With clocks: `event`, and those that nothing orders before it.
+// With clocks: `event`, and those that are not ordered before it.
 void keep_every_read(Cell& cell, const Event& event) {
     Checker& c = checker();
     for (Event& seen : cell.reads)
@@ -234,7 +234,7 @@ void keep_every_read(Cell& cell, const Event& event) {
     c.more_reads[cell.more_reads].push_back(event);
 }
 
-// A read by whoever `now` looks as; kept as `event`, which says when it is over.
+// A read by the actor of `now`; kept as `event`, which says when it is over.
 void read_element(Region& region, std::size_t element, const Event& event) {
     Cell& cell = region.cells[element];
     const Checker& c = checker();
@@ -340,8 +340,8 @@ void for_elements(Region& region, const void* address, std::size_t bytes, Each e
     for (std::size_t e = offset / region.element_bytes; e < end; ++e) each(e);
 }
 
-// Whether it lies in this module itself, as a kernel's constants do. (In any module would not do:
-// far from an array there may be a library.)
+// Whether it lies in this module itself, as a kernel's constants do. (Allowing any module would not
+// do: far from an array there may be a library.)
 bool is_constant(const void* address) {
     Dl_info info;
     return dladdr(address, &info) && info.dli_fbase == checker().module_begin;
@@ -378,7 +378,7 @@ void hooked(const void* address, std::size_t bytes, bool is_write, const void* p
     access(address, bytes, is_write, pc);
 }
 
-// What mbarriers and asynchronous copies order, only clocks can tell: from the first of them on.
+// Only clocks can tell what mbarriers and asynchronous copies order: started at the first one.
 Clocks& clocks() {
     Checker& c = checker();
     if (c.clocks.running()) return c.clocks;
@@ -389,7 +389,7 @@ Clocks& clocks() {
     return c.clocks;
 }
 
-// The event of the thread that runs, carried out by another and over at that actor's time.
+// An event of the running thread, carried out by another actor and over at that actor's time.
 Event event_of(By by, unsigned actor, Time time, const void* pc) {
     begin_access(pc);
     Event event = checker().now;
@@ -479,7 +479,7 @@ void begin_copy(const void* address, std::size_t bytes, const void* pc) {
 
 namespace {
 // Nothing touched the memory meanwhile, or there had been a report: all that is left to do is to
-// hold later accesses against this moment, or against the end of a barrier's phase.
+// check later accesses against this moment, or against the end of a barrier's phase.
 void replace_write(const void* address, std::size_t bytes, const Event& event) {
     Region& region = *find(static_cast<const std::byte*>(address));
     for_elements(region, address, bytes,
@@ -520,7 +520,7 @@ void mbarrier_use(unsigned barrier, const void* address, const void* pc) {
     report_race(region, element_of(region, address), "initialised", init, "used");
 }
 
-// The copy engine sees the barrier only behind a fence.
+// The copy engine sees the barrier only after a fence.
 void mbarrier_use_by_engine(unsigned barrier, const void* address) {
     Checker& c = checker();
     const Event& init = c.inits[barrier];
@@ -597,7 +597,7 @@ bool meet_barrier(Site site) {
 void declare(const Buffer& buffer, const void* placed) {
     for (Region& region : checker().buffers) {
         if (region.begin != placed) continue;
-        region.name += "/" + buffer.name; // an output in the place of an input
+        region.name += "/" + buffer.name; // an output in place of an input
         if (buffer.access != Access::read) region.access = buffer.access;
         return;
     }

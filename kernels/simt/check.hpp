@@ -1,8 +1,8 @@
-// The exact checker: what every memory access of a kernel is held against.
+// The exact checker: the rules that every memory access of a kernel is checked against.
 //
 // The kernel files of the checker build are compiled with -fsanitize=thread, but libtsan is not
-// linked: the hooks that the compiler then calls before each access are ours (check.cpp). They know
-// which thread of which block runs, how many barriers lie behind it, and which buffers the launch
+// linked: the hooks that the compiler then calls before each access are in check.cpp. They know
+// which thread of which block runs, how many barriers it has passed, and which buffers the launch
 // was given, so that a race is decided by CUDA's rules and not by what happened to run first.
 #pragma once
 
@@ -20,13 +20,13 @@ constexpr bool kChecked = false;
 
 // Ends the launch with this message (scheduler.cpp).
 [[noreturn]] void fail(const std::string& message);
-// "block (x,y,z) thread (x,y,z)" of the thread that runs.
+// "block (x,y,z) thread (x,y,z)" of the running thread.
 std::string where();
-// Linear number of the thread that runs, within its block.
+// Linear number of the running thread, within its block.
 unsigned current_thread();
-// Whether the address lies in the shared memory of the block that runs.
+// Whether the address lies in the shared memory of the running block.
 bool is_shared(const void* address);
-// Its stack, the kernel's arguments, threadIdx and its like.
+// Its stack, the kernel's arguments, threadIdx and the like.
 bool belongs_to_the_thread(const void* address);
 
 namespace check {
@@ -41,13 +41,13 @@ bool meet_barrier(Site site); // false: this one is left out
 
 // An access that the emulation makes for the kernel, at the line that `pc` returns to.
 void read(const void* address, std::size_t bytes, const void* pc);
-// A cp.async writes this memory at some time between the two, both called for its thread.
+// A cp.async writes this memory at some time between these two, both called for its thread.
 void begin_copy(const void* address, std::size_t bytes, const void* pc);
 void end_copy(const void* address, std::size_t bytes, const void* pc);
 // "x + 4 bytes", or a bare address where no array holds it.
 std::string place_of(const void* address);
 
-// What Hopper adds (hopper.hpp), each by the thread that runs. `barrier` is one of the block's.
+// What Hopper adds (hopper.hpp), each by the running thread. `barrier` is one of the block's.
 void mbarrier_init(unsigned barrier, const void* address, const void* pc);
 void mbarrier_fence_init();
 void mbarrier_use(unsigned barrier, const void* address, const void* pc);
@@ -60,7 +60,7 @@ void fence();                            // of memory, for the copy engine and t
 void tie_copy(const void* address, std::size_t bytes, unsigned barrier, const void* pc);
 void load(const void* address, std::size_t bytes, unsigned barrier, const void* pc);
 void load_from(const void* address, std::size_t bytes, const void* pc);
-// A warpgroup's `number`-th product reads, from when all its threads have begun it.
+// A warpgroup's `number`-th product reads, once all its threads have begun it.
 void begin_product(unsigned warpgroup, const void* pc);
 void read_operand(const void* address, std::size_t bytes, unsigned warpgroup, std::uint32_t number);
 void products_ended(unsigned warpgroup, std::uint32_t last);
@@ -100,9 +100,9 @@ inline void enter_kernel() {}
 inline void leave_kernel() {}
 #endif
 
-// Stands wherever a kernel calls the emulation: what that does is none of the kernel's accesses,
-// but may run an instrumented kernel file's copy of a library template. A report never comes back,
-// and leaves the hooks off.
+// Stands wherever a kernel calls the emulation: that makes none of the kernel's own accesses, but
+// may run an instrumented kernel file's copy of a library template. A report never returns, and
+// leaves the hooks off.
 struct OutsideKernel {
     OutsideKernel() { leave_kernel(); }
     ~OutsideKernel() { enter_kernel(); }

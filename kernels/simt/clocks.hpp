@@ -1,8 +1,8 @@
 // What each thread of a block knows of the others: vector clocks.
 //
-// Barriers of a block or a warp order all that lies on their two sides, for which counting them is
-// enough. An mbarrier orders what came before the arrivals of a phase with what comes after a wait
-// for it, and nothing else: who has waited knows how far each of the others had come.
+// Barriers of a block or a warp order all that lies on their two sides: counting them is enough. An
+// mbarrier orders what came before the arrivals of a phase with what comes after a wait for it, and
+// nothing else: a thread that waited knows how far each other one had come.
 #pragma once
 
 #include <algorithm>
@@ -14,13 +14,13 @@ namespace simt::check {
 
 using Time = std::uint32_t; // of an actor: rises whenever it tells another one what it knows
 
-// What works beside the threads: an actor for all that ends with an mbarrier's phase (its time is
-// the phases that have ended), and one for a warpgroup's products (as many as have ended).
+// What works besides the threads: an actor for all that ends with an mbarrier's phase (its time
+// counts the phases that have ended), and one for a warpgroup's products (likewise).
 constexpr unsigned kMbarriers = 64;
 constexpr unsigned kWarpgroups = 8;
 
-// How far each actor had come by all that one knows of, at once and up to the last proxy fence
-// between there and here.
+// How far each actor is known to have come: `seen` by any order, `fenced` only where a proxy fence
+// lies in between.
 struct Knowledge {
     std::vector<Time> seen;
     std::vector<Time> fenced;
@@ -35,7 +35,7 @@ struct Knowledge {
     }
     void fence() { join(fenced, seen); }
 
-    // Both at most what `other` knows.
+    // Keeps of both at most what `other` knows.
     void meet(const Knowledge& other) {
         for (std::size_t i = 0; i < seen.size(); ++i) {
             seen[i] = std::min(seen[i], other.seen[i]);
@@ -54,7 +54,7 @@ class Clocks {
     bool running() const { return running_; }
     void stop() { running_ = false; }
 
-    // From now on. `time_of(u)` is where thread u stands, `known(t, u)` how far t knows of u.
+    // Starts now. `time_of(u)` is where thread u stands, `known(t, u)` how far t knows of u.
     template <class TimeOf, class Known> void start(unsigned threads, TimeOf time_of, Known known) {
         running_ = true;
         threads_.resize(threads);

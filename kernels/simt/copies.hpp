@@ -1,4 +1,4 @@
-// The copies that one CUDA thread has under way (cp.async), oldest first.
+// The copies that one CUDA thread has in flight (cp.async), oldest first.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +37,7 @@ class Copies {
         committed_ -= count;
     }
 
-    // All that are under way, of groups or not: something else waits for them.
+    // All in flight, in groups or not: something else waits for them.
     std::vector<Copy> take() {
         groups_.clear();
         committed_ = 0;
@@ -56,7 +56,7 @@ class Copies {
     std::size_t committed_ = 0;       // copies that belong to a group
 };
 
-// Those of the thread that runs (scheduler.cpp).
+// Those of the running thread (scheduler.cpp).
 Copies& copies_of_the_thread();
 
 } // namespace simt

@@ -1,4 +1,4 @@
-// The emulated devices as host code sees them: their memory, and what a launch may touch of it.
+// The emulated devices as host code sees them: their memory, and the part that a launch may touch.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@ namespace simt {
 constexpr int kDevices = 2; // logical devices, as many as the paper had
 constexpr int kHost = -1;   // the "device" of memory that no device allocated
 
-// Memory of one device, filled with NaNs (as the card's holds anything at all).
+// Memory of one device, filled with NaNs (on a card it may hold anything).
 void* allocate(int device, std::size_t bytes);
 void release(void* pointer);
 int device_of(const void* pointer);
@@ -21,7 +21,7 @@ int device_of(const void* pointer);
 void enable_peers(int device, int peer);
 
 // Order in which blocks and threads run: 0 is the natural one; any other seed permutes the blocks,
-// the threads of a block, and who goes first after each barrier.
+// the threads of a block, and which thread goes first after each barrier.
 void set_schedule(std::uint64_t seed);
 
 enum class Access { read, write, read_write, scratch };
@@ -69,7 +69,7 @@ void leave_out_barrier(const std::string& file_and_line);
 // (of none when empty).
 void shorten_buffer(const std::string& name);
 
-// What the requests of warps to one array by one line of the source cost, over all executions.
+// What the warps' requests to one array from one source line cost, over all executions.
 struct LintRow {
     std::string line;  // "file.cu:12"
     std::string array; // as the checker's reports name it
@@ -82,11 +82,11 @@ struct LintRow {
 };
 
 // For the performance lint: counts from the first of these to the second, which is to be called
-// while no kernel runs. Without the first there is nothing to tell.
+// while no kernel runs. Without the first there is nothing to report.
 void begin_lint();
 std::vector<LintRow> end_lint();
 
-// The launches of this process so far; a test sees by it that a kernel really ran.
+// The launches of this process so far, which tell a test that a kernel really ran.
 std::uint64_t launch_count();
 
 } // namespace simt

@@ -151,7 +151,7 @@ class Scheduler {
         at_warp_barrier,
         at_exchange,
         parked,  // until something comes
-        polling, // likewise, or until nobody else can go on
+        polling, // likewise, or until no other can go on
         exited
     };
 

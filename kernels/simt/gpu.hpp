@@ -30,7 +30,7 @@ inline void check(cudaError_t status, const char* pretty_function, Site site) {
 
 constexpr int kRememberedDevices = 64;
 
-// A device grants a kernel 48 KiB, and more only when asked before: once, until more is wanted.
+// A kernel gets 48 KiB, and more only on request: made once, until still more is wanted.
 template <auto kernel, class GridType>
 void allow_shared(const GridType& grid, const char* pretty_function) {
     static std::atomic<std::size_t> allowed[kRememberedDevices];

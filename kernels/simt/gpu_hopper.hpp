@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <string>
 
-// The instructions exist for sm_90a alone. The host's pass sees them too, but makes nothing of
+// The instructions exist for sm_90a alone. The host's pass sees them too, but generates no code for
 // them.
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define SIMT_HOPPER(...) asm volatile(__VA_ARGS__)
@@ -15,7 +15,7 @@
 #define SIMT_HOPPER(...) __trap()
 #endif
 
-// The launch's dynamic shared memory from a multiple of 1,024 bytes on: not every nvcc heeds an
+// The launch's dynamic shared memory from a multiple of 1,024 bytes on: not every nvcc honours an
 // alignment of more than 16 bytes there, so a launch asks for kTileSlack more.
 #define SIMT_TILES(type, name)                                                                     \
     extern __shared__ __align__(16) unsigned char simt_tiles[];                                    \
@@ -89,8 +89,8 @@ using TensorMap = CUtensorMap;
 
 namespace detail {
 
-// The driver's function, asked of the runtime: nothing links to libcuda, so that a module loads
-// where there is no driver.
+// The driver's function, obtained from the runtime: nothing links to libcuda, so a module loads
+// even where there is no driver.
 inline auto tensor_map_encoder() {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
@@ -108,7 +108,7 @@ inline auto tensor_map_encoder() {
 
 } // namespace detail
 
-// Of `rows` x `columns` bf16 at `matrix`, each row `row_elements` after the one before it.
+// For `rows` x `columns` bf16 at `matrix`, each row `row_elements` after the one before it.
 inline TensorMap tensor_map(const void* matrix, std::int64_t rows, std::int64_t columns,
                             std::int64_t row_elements, int tile_rows) {
     static const auto encode = detail::tensor_map_encoder();
@@ -138,9 +138,9 @@ __device__ __forceinline__ void load_tile(void* shared, const TensorMap& map, in
 
 // ---------------------------------------------------------------------- products
 
-// A matrix descriptor: addresses and distances in units of 16 bytes. Distances are, of a K-major
-// operand, from eight rows to the next eight (the other one is not used); of an MN-major one, from
-// eight k to the next eight, and, the leading one, from one tile to the next.
+// A matrix descriptor: addresses and distances in units of 16 bytes. For a K-major operand the
+// distance is from eight rows to the next eight (the leading one is not used); for an MN-major one,
+// from eight k to the next eight, and the leading one from one tile to the next.
 template <Major> struct Operand {
     std::uint64_t descriptor;
 };
@@ -174,8 +174,8 @@ __device__ __forceinline__ void wgmma_commit() {
     SIMT_HOPPER("wgmma.commit_group.sync.aligned;\n" :: : "memory");
 }
 
-// The compiler does not know that an instruction writes d until the wait: it is told to have seen
-// each of them only then.
+// The compiler does not know that d is written until the wait: each register is marked as changed
+// only then.
 template <int left, int count> __device__ __forceinline__ void wgmma_wait(float (&d)[count]) {
     SIMT_HOPPER("wgmma.wait_group.sync.aligned %0;\n" ::"n"(left) : "memory");
 #pragma unroll
@@ -191,7 +191,7 @@ template <int left, int count> __device__ __forceinline__ void wgmma_wait(float 
 #define SIMT_D16(i) SIMT_D4(i), SIMT_D4((i) + 4), SIMT_D4((i) + 8), SIMT_D4((i) + 12)
 #define SIMT_D32(i) SIMT_D16(i), SIMT_D16((i) + 16)
 #define SIMT_D64(i) SIMT_D32(i), SIMT_D32((i) + 32)
-// The four operands behind the registers: two descriptors, and which way each of them lies.
+// The four operands after the registers: two descriptors, and the direction of each.
 #define SIMT_WGMMA(columns, registers, a_at, b_at, a_way, b_way, ...)                              \
     if constexpr (n == columns) {                                                                  \
         SIMT_HOPPER("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 {" registers   \

@@ -1,5 +1,5 @@
 // Hopper's machinery in the emulation: barriers on which threads are parked, tiles that arrive when
-// nobody can go on without them, products that are carried out when they are waited for.
+// no thread can go on without them, products that are carried out when they are waited for.
 #include "hopper.hpp"
 
 #include "async.hpp"
@@ -23,7 +23,7 @@ std::string place(Site site) {
 }
 std::string at(Site site) { return ", at " + place(site) + ", " + where(); }
 
-// The 16 bytes at this place of a tile that were not swizzled.
+// Where the 16 bytes lie that would be here in a tile without swizzling.
 std::byte* swizzled(const void* plain) {
     const auto p = reinterpret_cast<std::uintptr_t>(plain);
     return reinterpret_cast<std::byte*>(p ^ (p >> 7 & 7u) << 4);
@@ -182,7 +182,7 @@ TensorMap tensor_map(const void* matrix, std::int64_t rows, std::int64_t columns
 
 namespace {
 
-// Hands each row of a tile, what of it lies in the matrix and how many bytes that are, to `each`.
+// Hands each row of a tile to `each`, with the part of it in the matrix and how many bytes that is.
 template <class Each> void for_rows(const TensorMap& map, int row, int column, Each each) {
     for (int r = 0; r < map.tile_rows; ++r) {
         const std::int64_t i = std::int64_t{row} + r;
@@ -208,7 +208,7 @@ void deliver_tile(const Coming& tile) {
 
 } // namespace
 
-// What lies in the tile until it has come is NaN.
+// Until it has come, the tile holds NaN.
 void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
                const char* file, int line) {
     const detail::OutsideKernel outside;
@@ -239,7 +239,7 @@ namespace {
 
 constexpr unsigned kWarp = 32;
 
-// The warp that runs, as one of four.
+// The running warp, as one of four.
 struct Place {
     unsigned group;
     unsigned warp;
@@ -325,7 +325,7 @@ void gather(const detail::AnyOperand& operand, Factor& to) {
 
 using Four = float __attribute__((vector_size(16)));
 
-// As mma_m16n8k16's: the products, which are exact, are added one after the other.
+// As in mma_m16n8k16: the products, which are exact, are added one after another.
 void multiply(Warpgroup& group, const Product& product) {
     Factor& a = group.a;
     Factor& b = group.b;
@@ -504,7 +504,7 @@ void wgmma_commit(const char* file, int line) {
     warp_exchange(0xffffffffu, &slot, &commit, slot.site);
 }
 
-// ---------------------------------------------------------------------- what is under way
+// ---------------------------------------------------------------------- what is in flight
 
 void AsyncWork::forget() {
     mbarrier_count_ = 0;

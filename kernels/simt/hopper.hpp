@@ -1,61 +1,61 @@
 // What Hopper alone has (sm_90a): copies of whole tiles and products of whole warpgroups, both
-// asynchronous, and the barriers in shared memory by which they are waited for. A kernel file that
-// uses them includes this header as well; for any other card it compiles to kernels that trap.
+// asynchronous, and the barriers in shared memory on which threads wait for them. A kernel file
+// that uses them includes this header as well; for any other card it compiles to kernels that trap.
 //
 // A tile is 64 columns of bf16 (128 bytes) by up to 256 rows, at a multiple of 1,024 bytes of
-// shared memory. It lies there swizzled: the 16 bytes of row r that are the c-th of their row stand
-// as the (c ^ r % 8)-th. Larger operands are several tiles.
+// shared memory. It lies there swizzled: row r keeps its c-th 16 bytes in place c ^ r % 8. Larger
+// operands are several tiles.
 //
 //   SIMT_TILES(type, name);            the launch's dynamic shared memory, at such a multiple: of a
 //                                      grid with_shared(bytes + kTileSlack)
 //
 // Mbarriers, SIMT_SHARED(simt::Mbarrier, full, [stages]), count phases, the first of which is 0:
 //
-//   mbarrier_init(barrier, arrivals)   by one thread: a phase ends with so many arrivals, when all
-//                                      bytes have come that were expected in it
-//   mbarrier_fence_init()              by the same thread behind it, for load_tile; for the other
+//   mbarrier_init(barrier, arrivals)   by one thread: a phase ends after so many arrivals, once
+//                                      all bytes that were expected in it have come
+//   mbarrier_fence_init()              by the same thread after it, for load_tile; for the other
 //                                      threads a __syncthreads() has to follow
-//   mbarrier_arrive(barrier)           what this thread did comes before what a thread does that
-//                                      has waited for this phase
+//   mbarrier_arrive(barrier)           what this thread did comes before what any thread does
+//                                      after a wait for this phase
 //   mbarrier_arrive_expect(barrier, bytes)
 //                                      the same, and the phase brings so many bytes more
-//   mbarrier_wait(barrier, parity)     until the phase that ended last is of this parity, 0 or 1.
+//   mbarrier_wait(barrier, parity)     waits until the last ended phase has this parity, 0 or 1.
 //                                      Before the first has ended, that is 1
-//   mbarrier_try_wait(barrier, parity) waits a while, and tells whether it is
-//   cp_async_mbarrier_arrive(barrier)  arrives as soon as all is there that this thread has begun
-//                                      to copy by cp_async_16, and does not wait for it
+//   mbarrier_try_wait(barrier, parity) waits a while, and tells whether it has
+//   cp_async_mbarrier_arrive(barrier)  arrives as soon as all copies have come that this thread
+//                                      has begun by cp_async_16, and does not wait for them
 //
-// Tiles come out of matrices whose rows begin at multiples of 16 bytes. The host makes a map, which
+// Tiles come from matrices whose rows begin at multiples of 16 bytes. The host makes a map, which
 // is a kernel's argument `const __grid_constant__ simt::TensorMap`:
 //
 //   tensor_map(matrix, rows, columns, row_elements, tile_rows)
 //   load_tile(shared, map, row, column, barrier)
-//                                      by one thread: begins to copy the tile of which this is the
-//                                      first element, zeros where it lies beyond the matrix. Brings
+//                                      by one thread: begins to copy the tile that begins with this
+//                                      element, zeros where it lies beyond the matrix. Brings
 //                                      tile_bytes(tile_rows) in the barrier's present phase
 //
-// Products d += a b are made by a warpgroup: four whole warps, of which the first thread's number
-// is a multiple of 128. All of them make the same calls. a is 64 x 16 and b 16 x n, bf16 in tiles;
-// a line is a row of a or a column of b. An operand is given by where its first element would lie
-// in a tile that is not swizzled:
+// Products d += a b are made by a warpgroup: four whole warps whose first thread's number is a
+// multiple of 128. All of them make the same calls. a is 64 x 16 and b 16 x n, bf16 in tiles; a
+// line is a row of a or a column of b. An operand is given by where its first element would lie in
+// a tile that is not swizzled:
 //
 //   k_major(element)                   a line lies along a row of a tile, at a multiple of 16
 //                                      columns, and the next one in the next row; the first in a
 //                                      row that is a multiple of 8
 //   mn_major(element, next)            a line lies down a column of a tile, from a row on that is a
 //                                      multiple of 8. 64 lines are in a tile; the next 64 lie
-//                                      `next` bytes behind
+//                                      `next` bytes further
 //   wgmma_fence()                      before the first product, and again after a wait
 //   wgmma<n>(d, a, b)                  begins. Of thread 32 w + l of the group, with g = l / 4 and
 //                                      t = 2 (l % 4), d[4 j + 2 h + i] is element
 //                                      (16 w + g + 8 h, 8 j + t + i)
 //   wgmma_commit()                     makes those begun since the last commit a group
-//   wgmma_wait<left>(d)                waits for this warp's groups but the `left` newest. Until
+//   wgmma_wait<left>(d)                waits for all but this warp's `left` newest groups. Until
 //                                      then d and the operands are left alone
 //
 //   fence_proxy_async()                between what a thread wrote to memory and a load_tile or a
 //                                      wgmma there: by the writer before it tells the others, or by
-//                                      them once they have been told, as of copies, whose end the
+//                                      them once they have been told, as for copies, whose end the
 //                                      writer does not wait for
 //   lower_registers<n>(), raise_registers<n>()
 //                                      by a warpgroup: how many each of its threads has
@@ -73,7 +73,7 @@ __host__ __device__ constexpr unsigned tile_bytes(int rows) {
     return static_cast<unsigned>(rows) * kTileColumns * 2;
 }
 
-// In which direction an operand's neighbours in shared memory lie.
+// In which direction an operand is contiguous in shared memory.
 enum class Major { k, mn };
 
 } // namespace simt

@@ -29,7 +29,7 @@ Addresses touched(const Addresses& addresses, std::size_t bytes, std::size_t uni
     return units;
 }
 
-// How often the banks have to deliver: the most different words that one of them holds.
+// How often the banks have to deliver: the most different words in any one of them.
 std::uint64_t passes(const Addresses& addresses, std::size_t bytes) {
     std::array<std::uint64_t, kBanks> words_of{};
     for (const std::uintptr_t word : touched(addresses, bytes, kWordBytes))
@@ -37,7 +37,7 @@ std::uint64_t passes(const Addresses& addresses, std::size_t bytes) {
     return *std::max_element(words_of.begin(), words_of.end());
 }
 
-// Lanes that the banks serve together: 32 words are all they hold out at once.
+// Lanes that the banks serve together: they deliver 32 words at once.
 unsigned lanes_together(std::size_t bytes) {
     const std::size_t words = (bytes + kWordBytes - 1) / kWordBytes;
     return std::max(1u, kWarp / static_cast<unsigned>(words));
@@ -114,7 +114,7 @@ void Lint::end_launch() {
 
 // ---------------------------------------------------------------------- the result
 
-// Several instructions of a line, of a template's instances for one, are one row.
+// Several instructions of one line, such as those of a template's instances, form one row.
 std::vector<LintRow> Lint::rows() {
     end_launch();
     std::vector<std::uint32_t> offsets;

@@ -1,7 +1,7 @@
-// The performance lint: what a card's memory would make of the accesses that the checker sees.
+// The performance lint: what the accesses that the checker sees would cost in a card's memory.
 //
 // A warp's accesses by one instruction are one request. In global memory it moves whole sectors of
-// 32 bytes; in shared memory it takes as many passes as a bank has to deliver different words.
+// 32 bytes; in shared memory it takes a pass for each different word of the busiest bank.
 #pragma once
 
 #include "device.hpp"
@@ -33,7 +33,7 @@ class Lint {
 
     // A barrier of the block, or its end: the next execution is the first one again.
     void end_epoch();
-    // From now on an array's begin may be another array's.
+    // From now on an array may begin where another one did.
     void end_launch();
 
     // What was counted since the start.

@@ -1,6 +1,6 @@
-// simt.hpp where a C++ compiler makes plain loops of kernels: over the blocks, shared out to the
+// simt.hpp where a C++ compiler turns kernels into plain loops: over the blocks, shared among the
 // cores, and over the threads of each. For kernels whose threads never wait for one another: there
-// are no barriers, shuffles or shared memory here, and what needs them does not compile.
+// are no barriers, shuffles or shared memory here, and code that needs them does not compile.
 #pragma once
 
 #include "host.hpp"
@@ -8,7 +8,7 @@
 
 namespace simt {
 
-// Where a CUDA thread stands. In initial-exec TLS: an access is one instruction.
+// The place of a CUDA thread. In initial-exec TLS: an access is one instruction.
 struct Self {
     uint3 thread, block, threads, blocks;
 };

@@ -19,7 +19,7 @@ struct Allocation {
     int device;
 };
 
-// Which memory is whose.
+// Which device owns which memory.
 struct Memory {
     std::mutex mutex;
     std::map<const std::byte*, Allocation> allocations; // by address
@@ -125,7 +125,7 @@ Session::Session(int device, std::vector<Buffer> buffers)
     }
 }
 
-// The first buffer in the very same memory, where an op works in place; else the buffer itself.
+// The first buffer at the same memory, where an op works in place; else the buffer itself.
 std::size_t Session::first_in_place(std::size_t index) const {
     for (std::size_t i = 0; i < index; ++i)
         if (buffers_[i].pointer == buffers_[index].pointer &&

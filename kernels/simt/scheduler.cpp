@@ -25,7 +25,7 @@ constexpr unsigned kMaxThreads = 1024;
 constexpr std::uint32_t kWholeWarp = 0xffffffffu;
 constexpr std::size_t kSharedBytes = 48 * 1024; // static shared memory of a block
 constexpr std::size_t kMaxSharedArrays = 16;
-constexpr std::size_t kSharedFence = kChecked ? 256 : 0; // no array's end is the next one's begin
+constexpr std::size_t kSharedFence = kChecked ? 256 : 0; // no array ends where the next begins
 constexpr std::size_t kArenaAlignment = 1024;            // a swizzled tile's
 constexpr std::size_t kDynamicOffset =
     (kSharedBytes + (kMaxSharedArrays + 1) * kSharedFence + kArenaAlignment - 1) / kArenaAlignment *
@@ -165,7 +165,7 @@ class Worker : public Scheduler {
     const SharedArray* dynamic_ = nullptr; // the launch's dynamic shared memory, once declared
     bool copied_ = false;                  // a thread of this block has used its copies
     AsyncWork async_;
-    unsigned vain_polls_ = 0; // times that all who poll were let go on, with no news for any
+    unsigned vain_polls_ = 0; // times that all pollers were resumed, with no news for any
     Launch* launch_ = nullptr;
     Random random_{0};
     void* main_ = nullptr; // the worker's own stack, left while a block runs
@@ -176,7 +176,7 @@ class Worker : public Scheduler {
     Waiting waiting_[kMaxThreads];
     Fiber* fiber_of_[kMaxThreads];
     Copies copies_[kMaxThreads];
-    std::uint16_t ready_[kMaxThreads];      // who was released, the next to run last
+    std::uint16_t ready_[kMaxThreads];      // those released, the next to run last
     unsigned whole_warp_[kMaxThreads / 32]; // lanes that wait in an operation of all 32
     std::uint16_t shuffled_[kMaxThreads];
 };
@@ -236,7 +236,7 @@ void Worker::run_block(std::uint64_t block) {
         random_.shuffle(shuffled_, total_);
         order_ = shuffled_;
     }
-    // A block finds whatever the one before it left. NaNs make a read before the write show.
+    // A block finds whatever the one before it left. NaNs expose a read before the write.
     if (kChecked || launch_->seed != 0)
         std::memset(shared_, 0xff, kDynamicOffset + launch_->grid.shared_bytes);
     if (copied_)
@@ -250,7 +250,7 @@ void Worker::run_block(std::uint64_t block) {
     if (launch_->failed) fibers_.take_back_all(); // abandoned where they stood
 }
 
-// What still comes would come into the next block's shared memory.
+// What is yet to arrive would land in the next block's shared memory.
 void Worker::refuse_unfinished() {
     const std::string left = async_.left_behind();
     if (!left.empty()) launch_->fail(left);
@@ -306,10 +306,10 @@ void Worker::arrive_in_whole_warp(unsigned warp) {
     std::reverse(ready_ + ready_count_ - 32, ready_ + ready_count_);
 }
 
-// ---------------------------------------------------------------------- releasing who waits
+// ---------------------------------------------------------------------- releasing waiting threads
 
-// Nothing can run: whoever does not wait has exited. False when all have. Only when threads alone
-// bring nobody further does something arrive that they began: it comes as late as it may.
+// Nothing can run: every thread waits or has exited. False when all have exited. Asynchronous work
+// arrives only when the threads alone make no progress: as late as it may.
 bool Worker::release() {
     if (exited_ == total_) return false;
     if (!release_block()) {
@@ -327,7 +327,7 @@ bool Worker::release() {
     return true;
 }
 
-// Those who look whether a phase has ended, and would do something else if not.
+// Those that test whether a phase has ended, and would do something else if not.
 bool Worker::release_pollers() {
     if (++vain_polls_ > kVainPolls) return false;
     for (unsigned t = 0; t < total_; ++t)
@@ -335,7 +335,7 @@ bool Worker::release_pollers() {
     return ready_count_ > 0;
 }
 
-// What those wait for who wait for `what` may have come.
+// Wakes the threads that wait for `what`.
 void Worker::wake(const void* what) {
     const unsigned before = ready_count_;
     for (unsigned t = total_; t-- > 0;)
@@ -378,7 +378,7 @@ std::uint32_t Worker::lanes_in(unsigned warp, bool (*wanted)(State)) const {
     return lanes;
 }
 
-// Lets these lanes go on, all of which wait for one another.
+// Lets these lanes go on, which all wait for one another.
 void Worker::release_lanes(unsigned warp, std::uint32_t lanes, bool all) {
     const unsigned first = warp * 32;
     const unsigned leader = first + static_cast<unsigned>(__builtin_ctz(lanes));
@@ -393,9 +393,9 @@ void Worker::release_lanes(unsigned warp, std::uint32_t lanes, bool all) {
                  " at " + at(theirs.site));
         slots[t - first] = theirs.slot;
     }
-    become(leader); // whom a report names
+    become(leader); // the one a report names
     if (states_[leader] == State::at_exchange) ours.exchange(slots, lanes);
-    // A shuffle moves registers; only __syncwarp orders memory, and only for who took part.
+    // A shuffle moves registers; only __syncwarp orders memory, and only for its participants.
     else if (all)
         check::warp_barrier(warp);
     for (unsigned t = leader; t < first + 32; ++t)

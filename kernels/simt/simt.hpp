@@ -15,13 +15,13 @@
 //   cp_async_16(shared, global, inside)   begins to copy 16 bytes; if not inside, 16 zeros, and
 //                                         `global` is not touched
 //   cp_async_commit()                     makes those begun since the last commit a group
-//   cp_async_wait<left>()                 waits for this thread's groups but the `left` newest. Its
+//   cp_async_wait<left>()                 waits for all but this thread's `left` newest groups. Its
 //                                         copies are then its own writes: the other threads see
 //                                         them after a barrier
 //   ldmatrix_x4(r, row)                   four 8x8 matrices of 16-bit elements: lane 8m + i gives
 //                                         the address of row i of matrix m; r[m] becomes elements
 //                                         (l / 4, 2 (l % 4)) and, in the upper half, the next one
-//   ldmatrix_x4_trans(r, row)             the same of the transposed matrices
+//   ldmatrix_x4_trans(r, row)             the same for the transposed matrices
 //   mma_m16n8k16(d, a, b)                 d += a b for a 16x16 and b 16x8 of bf16, d float32. Of
 //                                         lane l, with g = l / 4 and t = 2 (l % 4):
 //                                           a: (g, t), (g + 8, t), (g, t + 8), (g + 8, t + 8), each
@@ -30,7 +30,7 @@
 //                                           d: (g, t), (g, t + 1), (g + 8, t), (g + 8, t + 1)
 //   to_bf16(x), to_bf16_pair(low, high)   bits of the nearest bf16, ties to even
 //
-// A launch is checked. What goes wrong throws simt::Error, which names the kernel and the line that
+// Launches are checked. Any failure throws simt::Error, which names the kernel and the line that
 // launched it.
 #pragma once
 
@@ -48,7 +48,7 @@ struct Site {
     int line;
 };
 
-// The kernel's own name out of the compiler's spelling of a function template's signature.
+// The kernel's own name, from the compiler's spelling of a function template's signature.
 std::string kernel_name(const char* pretty_function);
 
 } // namespace simt

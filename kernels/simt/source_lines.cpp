@@ -27,7 +27,7 @@ std::string hexadecimal(std::uint32_t offset) {
     return text;
 }
 
-// "file.cu:12" out of "/a/b/file.cu:12 (discriminator 3)"; "" where the line is not known.
+// "file.cu:12" from "/a/b/file.cu:12 (discriminator 3)"; "" where the line is not known.
 std::string file_and_line(const std::string& told) {
     const std::string place = told.substr(0, told.find_first_of(" \n"));
     if (place.empty() || place[0] == '?') return "";

@@ -1,4 +1,4 @@
-// Where in the source an instruction of this module stands.
+// Where in the source an instruction of this module comes from.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // What feeds the tensor cores, in the emulation: copies that arrive as late as they may, and
-// matrices that the last lane to come moves or multiplies for its whole warp.
+// matrices that the last lane to arrive moves or multiplies for its whole warp.
 #include "simt.hpp"
 
 #include "check.hpp"
@@ -43,8 +43,8 @@ template <class Slot> void require_whole_warp(void* const slots[32], std::uint32
 
 // ---------------------------------------------------------------------- copies
 
-// What lies at `shared` until the copy is waited for is NaN, whether the card would already have
-// brought the new values or still show the old ones.
+// Until the copy is waited for `shared` holds NaN, whether the card would already show the new
+// values or still the old ones.
 void cp_async_16(void* shared, const void* global, bool inside, const char* file, int line) {
     const detail::OutsideKernel outside;
     const Site site{file, line};
@@ -76,7 +76,7 @@ void detail::wait_for_copies(std::size_t groups_left, Site site) {
     });
 }
 
-// ---------------------------------------------------------------------- matrices out of memory
+// ---------------------------------------------------------------------- matrices from memory
 
 namespace {
 
@@ -147,9 +147,9 @@ float widen(std::uint32_t bits) {
     return x;
 }
 
-// The product of two bf16 is exact in float32 (but beyond its range). They are added to d one after
-// the other, the first of the 16 first, and each sum is rounded to nearest. The card's own order
-// and rounding are not documented.
+// The product of two bf16 is exact in float32 (within its range). Products are added to d one after
+// another, the first of the 16 first, and each sum is rounded to nearest. The card's own order and
+// rounding are not documented.
 void multiply(void* const slots[kWarp], std::uint32_t lanes) {
     require_whole_warp<Factors>(slots, lanes);
     float a[16][16];

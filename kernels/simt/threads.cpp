@@ -13,9 +13,9 @@ namespace simt {
 namespace {
 
 // How long a helper looks for work before it sleeps: the calls of a training step follow one
-// another faster, and waking it costs as much. A caller that has no more pieces looks as long, and
-// then gives its core away between two looks: on a loaded machine the helper that it waits for may
-// be waiting for that very core.
+// another faster, and waking it costs as much. A caller that has no more pieces looks for as long,
+// and then yields its core between two looks: on a loaded machine the helper that it waits for may
+// be waiting for that core.
 constexpr std::chrono::microseconds kPatience{50};
 
 void pause() {
@@ -41,11 +41,11 @@ class Patience {
     bool lasts_ = true;
 };
 
-// Each worker has a share of the pieces, neighbours, and then helps with the others': in one
-// operation after the other it meets the same part of the maps, which its cache may still hold.
+// Each worker has a share of neighbouring pieces, and then helps with the others': in one operation
+// after another it works on the same part of the maps, which its cache may still hold.
 //
-// A piece belongs to whoever moves its share's counter of the same run on by one. A helper that
-// comes late finds none, and nobody waits for it: the caller counts pieces that are done, not
+// A piece belongs to the worker that increments its share's counter of the same run. A helper that
+// comes late finds none, and is not waited for: the caller counts pieces that are done, not
 // helpers.
 class Pool {
   public:
@@ -61,8 +61,8 @@ class Pool {
 
     void run(std::int64_t pieces, detail::Piece piece, void* work) {
         const int used = this->used();
-        // First nobody may take a piece: a helper that is late has perhaps looked at the last run's
-        // counter, and would compare it with this run's share.
+        // At first no piece may be taken: a late helper may have read the last run's counter, and
+        // would compare it with this run's share.
         for (Share& share : shares_) share.next.exchange(std::uint64_t{runs_} << 32 | kNone);
         piece_.store(piece, std::memory_order_relaxed);
         work_.store(work, std::memory_order_relaxed);
@@ -75,7 +75,7 @@ class Pool {
             share.next.store(std::uint64_t{run} << 32 |
                              static_cast<std::uint32_t>(pieces * i / used));
         }
-        run_.store(run); // seq_cst, as `asleep_`: one of us sees the other
+        run_.store(run); // seq_cst, as `asleep_`: one side sees the other
         if (asleep_.load() > 0) {
             const std::lock_guard<std::mutex> lock(mutex_);
             wake_.notify_all();
@@ -106,7 +106,7 @@ class Pool {
             const std::uint32_t end = share.end.load(std::memory_order_relaxed);
             const auto mine = static_cast<std::uint32_t>(next);
             if (next >> 32 != run || mine >= end) return false;
-            // Where it succeeds, what was read above is this run's: before it changes, the counter
+            // If it succeeds, what was read above is this run's: the counter changes before that
             // does.
             if (!share.next.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel))
                 continue;
@@ -151,11 +151,11 @@ class Pool {
 
 std::atomic<int> wanted{1};
 std::atomic<bool> settled{false};
-std::mutex busy; // whoever has it has the helpers
+std::mutex busy; // its holder has the helpers
 Pool* pool = nullptr;
 
-// In a forked child there are no helpers, and who knows in what state the lock was: it starts anew.
-// What the parent had stays where it was; destroying it would wait for threads that are gone.
+// A forked child has no helpers, and the lock may have been in any state: it starts anew. What the
+// parent had is left alone; destroying it would wait for threads that are gone.
 void forget() {
     new (&busy) std::mutex;
     pool = nullptr;
@@ -165,7 +165,7 @@ Pool& started() {
     if (pool == nullptr) {
         static const int once = pthread_atfork(nullptr, nullptr, forget);
         static_cast<void>(once);
-        pool = new Pool(workers()); // never destroyed: helpers may sleep in it when we exit
+        pool = new Pool(workers()); // never destroyed: helpers may sleep in it at exit
     }
     return *pool;
 }

@@ -9,13 +9,13 @@
 
 namespace simt {
 
-// How many workers there are, the caller among them: scratch is for as many. Asking settles it.
+// How many workers there are, including the caller: scratch is for as many. Asking settles it.
 int workers();
 
-// Settles it, where nobody has asked yet; whether there now are that many.
+// Settles it, unless it is settled; returns whether there now are that many.
 bool set_workers(int count);
 
-// How many of them the next operations are shared out to, from 1 to `workers()`.
+// How many of them share the next operations, from 1 to `workers()`.
 void use_workers(int count);
 
 namespace detail {
