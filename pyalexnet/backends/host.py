@@ -67,7 +67,7 @@ class HostBackend(Backend):
         return int(x.__array_interface__["data"][0])
 
     def _overlap(self, x: Array, other: Array) -> bool:
-        # Exact for C-contiguous arrays, and ten times as fast as asking for their addresses.
+        # Exact for C-contiguous arrays, and ten times as fast as comparing their addresses.
         return np.may_share_memory(x, other)
 
     def _lies_here(self, x: Array) -> bool:
