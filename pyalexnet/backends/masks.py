@@ -1,4 +1,4 @@
-"""A dropout mask, given by the numbers it is drawn from, for operations that apply it as they store."""
+"""A dropout mask, as the numbers it is drawn from, for operations that apply it as they store."""
 
 from __future__ import annotations
 
