@@ -463,7 +463,7 @@ def _check_same_network(settings: Config, trained: Config, run: Path) -> None:
 
 
 def _same_data(dataset: Dataset, recipe: Recipe, saved: Checkpoint, run: Path) -> Dataset:
-    """The data with the run's numbering of the classes; their mean, which is exact, identifies them.
+    """The data with the run's numbering of the classes; their mean, which is exact, tells them.
 
     Raises:
         DataError: the run was not trained on them.
