@@ -143,7 +143,7 @@ def _members(path: Path) -> dict[str, bytes]:
 
 
 class Header(tarfile.TarInfo):
-    """A member's header; tarfile alone would read one as long as it claims to be, even gigabytes."""
+    """A member's header; tarfile itself would read one of any claimed length, even gigabytes."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:

@@ -403,7 +403,7 @@ def _in_order(
 
 
 def _texts(way: Table, rows: Sequence[Row], column: int) -> list[str]:
-    """The text of each row without its folder and without a column that only numbers all classes."""
+    """Each row's text without its folder, and without a column that only numbers the classes."""
     others = [place for place in range(way.width) if place != column]
     for place in others if len(others) > 1 else ():
         cells = [cell for cell in way.column(place) if cell.isdecimal()]

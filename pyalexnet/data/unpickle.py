@@ -30,7 +30,7 @@ def loads(raw: bytes) -> Any:
         Exception: of any kind, from a damaged pickle.
     """
     for opcode, argument, _ in pickletools.genops(raw):
-        # The memo table is as large as the largest number in it.
+        # The unpickler allocates a memo table as large as its largest key.
         if "PUT" in opcode.name and int(argument or 0) > len(raw):
             raise pickle.UnpicklingError(f"it keeps a value under the number {argument}")
     return ArrayUnpickler(io.BytesIO(raw), encoding="bytes").load()
