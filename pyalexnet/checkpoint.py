@@ -78,7 +78,7 @@ class Meta:
 
     @property
     def known_classes(self) -> Classes:
-        """What the classes are called, by number."""
+        """Ids and names of the classes, by number."""
         if not self.class_ids:
             return Classes.named(self.class_names)
         return Classes(self.class_ids, self.class_names)
@@ -133,7 +133,7 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint, and check all of it.
 
     Raises:
-        CheckpointError: a file is missing or is not what was written; the sentence names the file
+        CheckpointError: a file is missing or is not as written; the sentence names the file
             and the check that failed. Or a later version of pyalexnet wrote it.
     """
     document = _read_state(path / STATE)
@@ -182,10 +182,10 @@ def newest(run: Path, say: Callable[[str], None] | None = None) -> Path:
 
 
 def prune(run: Path, keep: int, best: int | None = None, step: int | None = None) -> None:
-    """Delete all checkpoints of a run but the `keep` newest and the one of step `best`.
+    """Delete all checkpoints of a run except the `keep` newest and the one of step `best`.
 
-    `step`, of a run that has come so far: later ones did not pass their checks when it was resumed
-    from an earlier one. They do not count, and stay until the run gets there.
+    `step`: where the run now stands. Later checkpoints failed their checks when it was resumed from
+    an earlier one; they are neither counted nor deleted until the run gets there.
 
     Raises:
         ArgumentError: `keep` is below 1.
@@ -201,10 +201,10 @@ def prune(run: Path, keep: int, best: int | None = None, step: int | None = None
             continue
         doomed = folder / f".tmp-{path.name}-{os.getpid()}"
         try:
-            path.rename(doomed)  # a kill in the middle leaves no half checkpoint by its own name
+            path.rename(doomed)  # so that a kill leaves no partial checkpoint of that name
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be deleted ({error.strerror}).") from error
-        shutil.rmtree(doomed, ignore_errors=True)  # what is left the next save sweeps away
+        shutil.rmtree(doomed, ignore_errors=True)  # the next save removes any rest
 
 
 def _contents(state: Checkpoint) -> dict[str, bytes]:

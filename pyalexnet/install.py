@@ -25,7 +25,7 @@ _SPARED = ("simplejpeg",)
 
 
 def pip_install(what: str) -> str:
-    """`pip install what`, by this Python's pip where `pip` is another environment's."""
+    """`pip install what`, with this Python's pip if `pip` is another environment's."""
     pip = shutil.which("pip")
     own = pip is not None and Path(pip).parent == Path(sysconfig.get_path("scripts"))
     return f"{'pip' if own else f'{shlex.quote(sys.executable)} -m pip'} install {what}"

@@ -64,7 +64,7 @@ class Row:
 
 
 def lint(calls: Iterable[Call]) -> list[Row]:
-    """Make calls on the emulation with the checker and count what their accesses cost.
+    """Make calls on the emulation with the checker and count the cost of their accesses.
 
     Args:
         calls: functions of the backend, each of which calls operations of it.
@@ -354,7 +354,7 @@ def _text(name: str, row: Row) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print what a call of every operation costs, the worst line first."""
+    """Print the cost of a call of every operation, the worst line first."""
     parser = argparse.ArgumentParser(prog="python -m pyalexnet.lint", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--all", action="store_true", help="also the lines that cost the least")

@@ -188,7 +188,7 @@ class Net:
         parts: the parameters by device; here there is one.
         last_errors: (top-1, top-5) of the last `gradients` or `loss_and_grads`, 0-d arrays of the
             device; NaN before the first.
-        exchanged: what crossed between devices in the last pass; nothing here.
+        exchanged: traffic between devices in the last pass; none here.
     """
 
     spec: NetSpec
@@ -321,7 +321,7 @@ class Net:
         loss, (grads,) = self.gradients(images, labels, train, step, out=parts)
         return loss, grads
 
-    # Parameters and what has their shapes: gradients, momentum
+    # Parameters and arrays of their shapes: gradients, momentum
 
     def load(self, params: Mapping[str, Any]) -> None:
         """Copy `params`, which has every parameter by name, from the host or any device."""
@@ -362,7 +362,7 @@ class Net:
                     f"{name} has shape {np.shape(values[name])}; {shape} was expected."
                 )
 
-    # How passes go
+    # Passes over the parts
 
     def _backends(self) -> tuple[Backend, ...]:
         """The device of each part."""

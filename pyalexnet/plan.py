@@ -172,12 +172,12 @@ class Plan:
 
 
 def is_product(op: str) -> bool:
-    """Whether an operation is that of a convolution or a linear layer."""
+    """Whether an operation belongs to a convolution or a linear layer."""
     return op.startswith(("conv_", "linear_"))
 
 
 def name_of(operand: Operand) -> str:
-    """The array behind an operand."""
+    """The array of an operand."""
     return operand.name if isinstance(operand, View) else operand
 
 
@@ -209,7 +209,7 @@ def make(
         spec: the network.
         goal: how far it goes.
         precision: of maps and products; sums, parameters and momentum are float32 in any.
-        fused: False makes every layer an operation of its own.
+        fused: False makes every layer a separate operation.
         train: whether dropout drops.
         source: whether images have the network's input shape, or are converted: see `converted`.
 

@@ -288,7 +288,7 @@ class RunFolder:
         starts = []
         odd = (OSError, ValueError, LookupError, TypeError, RecursionError)
         with contextlib.suppress(*odd), _opened(self.path / "env.json") as file:
-            # A damaged record of earlier starts is no reason not to start.
+            # A damaged record of earlier starts does not prevent a start.
             starts = list(json.load(file)["starts"])
         self._write("env.json", json.dumps({"starts": [*starts, environment]}, indent=2) + "\n")
 
@@ -475,7 +475,7 @@ def _lock(path: Path) -> int:
         holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
         os.close(lock)
         raise RunError(f"the run folder {path} is in use by {holder}.") from error
-    with contextlib.suppress(OSError):  # a full disk: the lock counts, not what it says
+    with contextlib.suppress(OSError):  # a full disk: the lock matters, not its text
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return lock

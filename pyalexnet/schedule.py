@@ -31,7 +31,7 @@ _EPOCHS, _PATIENCE = 90, 5
 
 
 class _Course(ABC):
-    """What the schedules share."""
+    """Common to the schedules."""
 
     kind: str
 

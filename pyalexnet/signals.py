@@ -35,7 +35,7 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True)
 class Row:
-    """A layer's units over a batch of images, dropout off save for `noise`.
+    """A layer's units over a batch of images, dropout off except for `noise`.
 
     mean: of |y|. rms: of y. signal: rms over the units of the deviation between images. noise: the
     same between dropout's masks, at one image. active: share of units and images above 0. alive:

@@ -629,7 +629,7 @@ class Trainer:
         found = f"{what}; {where}" if where else what
         return TrainingError(f"step {step}, lr {self.lr:g}: {found}; {advice}.")
 
-    # What stays
+    # What is saved
 
     def _save(self) -> None:
         """Write a checkpoint of the run's position, unless the last one has the same.

@@ -43,7 +43,7 @@ class Backend(ABC):
     """One device's arrays and operations.
 
     Attributes:
-        name: what `pyalexnet.backend` calls it.
+        name: its name for `pyalexnet.backend`.
         device: the device's number.
         array_type: class of the arrays it computes on.
     """
@@ -331,8 +331,8 @@ class Backend(ABC):
             dropout: the result of f is then multiplied by the mask's factor where it is kept, and
                 0 elsewhere; a feature is an index into y[image].ravel().
             dtype: of y: x's where None, or float32. Only y itself is rounded to it.
-            tensor: whether a GPU's tensor cores multiply float32, too, each number as the sum of
-                three bfloat16: no less accurate, but other bits. A number that is infinite, NaN, or
+            tensor: whether a GPU's tensor cores multiply float32 too, each number as the sum of
+                three bfloat16: as accurate, but with other bits. A number that is infinite, NaN, or
                 at least 2^128 - 2^119 in size then turns every sum that it enters into NaN, and one
                 smaller than 2^-110 loses the part below 2^-133. Ignored by cpu.
 
@@ -607,7 +607,7 @@ class Backend(ABC):
         self._linear_wgrad_sgd(x, dy, w, b, bool(tensor))
 
     def _linear_wgrad_shape(self, who: str, x: Array, dy: Array) -> tuple[int, int]:
-        """Numbers of inputs and outputs of the layer with this input and output gradient."""
+        """Numbers of a layer's inputs and outputs, from its input and output gradient."""
         element = self._element(who, "x", x)
         images, inputs = self._shape(who, "x", x, ("N", "in"), element)
         rows, outputs = self._shape(who, "dy", dy, ("N", "out"), element)
@@ -617,7 +617,7 @@ class Backend(ABC):
             )
         return inputs, outputs
 
-    # What conv and linear do with their sums
+    # Arguments of conv and linear for what follows their sums
 
     def _mask(self, who: str, dropout: Any, shape: Shape) -> Mask | None:
         """Checked dropout, if any, of an output (N, ...)."""

@@ -38,7 +38,7 @@ def usable_cores(groups: Path = _GROUPS, mounted: Path = _MOUNTED) -> Cores:
         mounted: the folder where they are mounted.
 
     Raises:
-        ArgumentError: the variable is no number of threads.
+        ArgumentError: the variable is not a number of threads.
     """
     if named := os.environ.get(THREADS):
         return Cores(_number(named), THREADS)
@@ -90,7 +90,7 @@ def _quota(folder: Path) -> Iterator[float]:
         try:
             text = " ".join((folder / name).read_text(encoding="ascii") for name in names)
             quota, period = map(int, text.split())
-        except (OSError, ValueError):  # there is none: no such file, "max"
+        except (OSError, ValueError):  # no quota: no such file, or "max"
             continue
         if quota > 0 and period > 0:  # -1: none
             yield quota / period

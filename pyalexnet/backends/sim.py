@@ -70,7 +70,7 @@ class SimcheckBackend(SimBackend):
 
     @contextmanager
     def lint(self) -> Iterator[list[tuple[Any, ...]]]:
-        """Count what the memory accesses of all calls inside would cost on a GPU; twice as slow.
+        """Count the cost on a GPU of the memory accesses of all calls inside; twice as slow.
 
         Yields:
             A list that is filled at the end: the fields of a `pyalexnet.lint.Row` for each line.

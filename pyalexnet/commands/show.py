@@ -317,7 +317,7 @@ def _drawing(path: Path) -> Iterator[None]:
     print(path)
 
 
-# What is in them
+# Names and contents of runs
 
 
 def distinct(names: Sequence[str]) -> list[str]:
@@ -352,7 +352,7 @@ def _log(folder: Path) -> Path:
     return log
 
 
-# What they show
+# Data shown
 
 
 def _dataset(trained: Trained, path: str | None, in_order: bool) -> Dataset:

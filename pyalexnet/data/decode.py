@@ -211,7 +211,7 @@ def _why_unknown(raw: bytes, formats: tuple[str, ...]) -> str:
         if accepts is not None and accepts(raw[:16]) is True:
             try:
                 begin(BytesIO(raw), "")
-            except Exception as error:  # whatever a decoder makes of a damaged file
+            except Exception as error:  # decoders raise anything on damaged files
                 return f"a {name} that Pillow refuses ({fault(error)})"
     said = f"not an image ({', '.join(formats)})"
     if raw[4:8] == b"ftyp":

@@ -248,7 +248,7 @@ def _beside(top: Path, *used: Path | None) -> list[Path]:
     return [entry for entry in entries(top) if entry not in used]
 
 
-# ------------------------------------------------------------------ what is in it
+# ------------------------------------------------------------------ contents of folders
 
 
 @dataclass(frozen=True)
@@ -366,7 +366,7 @@ def _is_folder(path: Path) -> bool:
         raise DataError(f"{shown(path)}: cannot be read ({error.strerror}).") from error
 
 
-# ------------------------------------------------------------------ what is told of it
+# ------------------------------------------------------------------ reports
 
 
 def check_counts(root: Path, listing: Listing, what: str) -> None:

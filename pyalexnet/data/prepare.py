@@ -237,7 +237,7 @@ def _made(plan: Plan, workers: int, progress: Progress | None) -> Table:
     return table
 
 
-# ------------------------------------------------------------------ what is to be done
+# ------------------------------------------------------------------ planning
 
 
 def _check_places(source: Path, out: Path) -> None:

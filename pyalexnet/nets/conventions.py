@@ -26,8 +26,9 @@ _OWT_RECIPE = "torchvision references/classification"
 class Convention:
     """One convention.
 
-    name: in words. fields: those of a `Preset` that it covers, dotted below `recipe`. value: what a
-    preset has. where: for each preset the paper's section or the original's file and line.
+    name: in words. fields: those of a `Preset` that it covers, dotted below `recipe`. value: a
+    preset's value, in words. where: for each preset the paper's section or the original's file and
+    line.
     """
 
     name: str

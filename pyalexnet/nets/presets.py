@@ -38,7 +38,7 @@ class Preset:
     Attributes:
         input_size: height and width of the crop that the network sees.
         pad: zeros around it, for conv1: a number or (top, bottom, left, right).
-        pixel_scale: what pixels, 0 to 255 minus the mean, are multiplied by before conv1.
+        pixel_scale: factor of the pixels, 0 to 255 minus the mean, before conv1.
         maps: filters of the five convolutions, all towers together.
         units: outputs of fc6 and fc7.
         towers: parts of a layer, each on its own device.

@@ -102,7 +102,7 @@ def _place(look: Look, whole: bool) -> str:
 
 
 def _colour(look: Look) -> str:
-    """What was added to each channel."""
+    """The shift of each channel, in words."""
     if not any(look.shift):
         return "colours as stored"
     names = ("red", "green", "blue") if len(look.shift) == 3 else ("grey",) * len(look.shift)
