@@ -78,7 +78,7 @@ class CudaBackend(KernelBackend):
             self._relu_fprop(x, x)
             self.synchronize()
         except KernelError as error:
-            capability += "a" if capability == "90" else ""  # with what only Hopper has
+            capability += "a" if capability == "90" else ""  # sm_90a, with Hopper's own instructions
             raise BackendUnavailable(
                 f"GPU {self.device} cannot run the kernels of pyalexnet._cuda ({error}); {_BUILD} "
                 f"-C cmake.define.PYALEXNET_CUDA_ARCHITECTURES={capability}."
@@ -185,7 +185,7 @@ class CudaBackend(KernelBackend):
         Call it with this device current.
         """
         with cupy.cuda.Device(x.device.id):
-            packed = cupy.ascontiguousarray(x)  # on the other's stream, where it may be reused
+            packed = cupy.ascontiguousarray(x)  # on the other's stream, which may reuse it
         own = self.empty(x.shape, x.dtype)
         with self._after_and_before({x.device.id}):
             cupy.cuda.runtime.memcpyPeerAsync(
@@ -202,8 +202,8 @@ class CudaBackend(KernelBackend):
     def _after_and_before(self, peers: Collection[int]) -> Iterator[None]:
         """Order the work enqueued inside on this GPU's stream with that on the streams of `peers`.
 
-        It starts after all that is on theirs at entry, and what is enqueued there later waits for
-        it. Enter and leave it with this device current.
+        It starts after the work already on theirs, and work enqueued there later waits for it.
+        Enter and leave the context with this device current.
         """
         here = cupy.cuda.get_current_stream(self.device)
         for peer in peers:

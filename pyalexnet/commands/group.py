@@ -65,7 +65,7 @@ def _answering_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _heeding_ctrl_c() -> Iterator[None]:
-    """Have Ctrl-C raise KeyboardInterrupt, even during an import that would turn it into another.
+    """Have Ctrl-C raise KeyboardInterrupt, even during an import that would turn it into an error.
 
     An extension module that is being loaded turns it into an ImportError, and the importing code
     that into a refusal. If SIGINT is ignored, as in the background of a script, it stays ignored.

@@ -331,7 +331,7 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
-    """Names with numbers for folders of the same name, which differ only in their place."""
+    """Names numbered in their order, for folders of the same name in different places."""
     return [f"{name} ({number})" for number, name in enumerate(names, 1)]
 
 

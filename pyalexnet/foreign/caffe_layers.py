@@ -365,7 +365,7 @@ class _Reader:
         return self._neuron("tanh", Tanh)
 
     def _neuron(self, activation: Any, kind: Any) -> Layer | None:
-        """Add a neuron to the weighted layer that it directly follows, else as a layer of its own."""
+        """Add a neuron to the weighted layer directly before it, else as a separate layer."""
         before = self.layers[-1] if self.layers else None
         if not isinstance(before, Conv | Linear) or before.activation is not None:
             return kind(self._name(activation))  # type: ignore[no-any-return]
