@@ -78,7 +78,7 @@ class CudaBackend(KernelBackend):
             self._relu_fprop(x, x)
             self.synchronize()
         except KernelError as error:
-            capability += "a" if capability == "90" else ""  # sm_90a, with Hopper's own instructions
+            capability += "a" if capability == "90" else ""  # sm_90a: Hopper only
             raise BackendUnavailable(
                 f"GPU {self.device} cannot run the kernels of pyalexnet._cuda ({error}); {_BUILD} "
                 f"-C cmake.define.PYALEXNET_CUDA_ARCHITECTURES={capability}."
