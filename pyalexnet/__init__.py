@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as in typing, whose import takes longer than all else here
+TYPE_CHECKING = False  # as in typing, which takes longer to import than everything else here
 if TYPE_CHECKING:
     from typing import Any
 
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
     """Import a name when it is first asked for: the command can answer before NumPy is there."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Kept. Of the version a save depends on it: on a disk that fails it cannot be looked up again.
+    # Kept: a save needs the version, which cannot be looked up again once the disk fails.
     globals()[name] = found = _found(name)
     return found
 

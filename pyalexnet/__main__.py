@@ -1,8 +1,8 @@
 """The command `pyalexnet`, which `python -m pyalexnet` is too.
 
-Its own module is `cli.py`. Importing that and all behind it takes a part of a second, in which
-Ctrl-C is to be answered in a line like later on; so this one imports nothing before it is ready.
-What comes before it, while Python itself starts, is Python's to answer.
+Its own module is `cli.py`. Importing that and its imports takes a fraction of a second, during
+which Ctrl-C should also be answered with a line; so this module imports nothing until it is ready
+for that. A Ctrl-C before that, while Python itself starts, is Python's to answer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 
-TYPE_CHECKING = False  # as in typing, whose import takes longer than all else here
+TYPE_CHECKING = False  # as in typing, which takes longer to import than everything else here
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType, ModuleType
@@ -24,11 +24,11 @@ def main() -> None:
 def run(name: str, command: Callable[[ModuleType], None]) -> None:
     """Import the module `name` and call `command` with it.
 
-    Ctrl-C during the import ends the process at once, as an exception in the middle of an import
-    comes out as any other; a KeyboardInterrupt of the command ends it, too. Both in a line and with
-    exit code 130. At the interpreter's end it ends that without a word.
+    Ctrl-C during the import ends the process at once, since an exception in the middle of an import
+    may come out as any other; a KeyboardInterrupt of the command ends it, too. Both print a line
+    and exit with code 130. While the interpreter shuts down, Ctrl-C ends it silently.
     """
-    # And not ignored, as in the background of a script.
+    # Unless it is ignored, as in the background of a script.
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heeded:
         signal.signal(signal.SIGINT, _leave)
@@ -56,7 +56,7 @@ def _say(line: bytes) -> None:
     try:
         os.write(2, line + b"\n")
     except OSError:
-        return  # closed, or a full disk: it ends all the same
+        return  # closed, or a full disk: the process ends all the same
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Whether a training loss sits at chance: at what guessing by the labels' frequencies costs.
+"""Whether a training loss is stuck at chance: the loss of guessing by the labels' frequencies.
 
-A network through which nothing of the image comes cannot do better than chance, and can do worse:
-noise that dropout puts on the logits lifts the loss above it. One that learns slowly falls, if only
-by less than a batch's loss varies. So losses are compared by their means over blocks of steps, and
-by the standard errors of these.
+A network that lets nothing of the image through cannot do better than chance, and can do worse:
+dropout's noise on the logits raises the loss above it. If a network learns slowly, its loss falls,
+even if by less than it varies between batches. So losses are compared by their means over blocks of
+steps, and by the standard errors of these.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pyalexnet.data.dataset import Labels
 from pyalexnet.errors import CheckpointError
 
 _BLOCKS = 5
-# Logits that are all noise of deviation s cost s^2 / 2 above chance; a loss lifted by more than
-# this (s = 1) has another reason: it diverges.
+# Logits of pure noise with deviation s cost s^2 / 2 above chance; a loss higher than that at s = 1
+# has another cause: it diverges.
 _LIFT = 0.5
-# In standard errors. Few, as the mistakes weigh differently: a run that learns would be lost, one
-# that does not is looked at again a block later.
+# In standard errors. Few, as the two mistakes are not equal: stopping a run that learns loses it;
+# one that does not learn is examined again a block later.
 _SIGNIFICANT = 1.5
 
 
@@ -37,19 +37,19 @@ def chance(labels: Labels) -> float:
 
 @dataclass
 class Losses:
-    """The losses of late, in blocks: all that a resumed run needs for `ChanceRule`; JSON-able."""
+    """Recent losses, in blocks: all that a resumed run needs for `ChanceRule`; JSON-able."""
 
     blocks: list[tuple[float, float]] = field(default_factory=list)
-    """Of each block, the oldest first: mean, and its standard error squared."""
+    """For each block, the oldest first: mean, and its standard error squared."""
     steps: int = 0
-    """Of the block that is not full; so are the others."""
+    """Of the block that is not yet full, as are the fields below."""
     images: int = 0
     loss: float = 0.0
     square: float = 0.0
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Losses:
-        """Build from what `asdict` made of one, JSON in between or not.
+        """Rebuild one from the result of `asdict`, JSON in between or not.
 
         Raises:
             CheckpointError: it is something else.
@@ -70,7 +70,7 @@ class Losses:
         self.square += images * loss * loss
 
     def close(self) -> None:
-        """The block is full: begin a new one, and forget the oldest."""
+        """Close the full block: begin a new one, and drop the oldest."""
         mean = self.loss / self.images
         spread = max(self.square / self.images - mean * mean, 0.0)
         self.blocks = [*self.blocks, (mean, spread / max(self.steps - 1, 1))][-_BLOCKS:]
@@ -81,8 +81,8 @@ class Losses:
 class ChanceRule:
     """Stop a run whose loss has been at chance for `steps` steps; 0 lets it run.
 
-    chance: the loss of guessing, nats, see the function of that name; at 0 there is one class only,
-        and nothing to learn.
+    chance: the loss of guessing, nats, see the function of that name; 0 means a single class, with
+        nothing to learn.
     """
 
     chance: float
@@ -95,7 +95,7 @@ class ChanceRule:
     def stops(self, losses: Losses, images: int, loss: float) -> bool:
         """Count a step's loss in `losses`, in the order of the steps, and say whether to stop.
 
-        A loss that is not finite is left to others.
+        Losses that are not finite are handled elsewhere.
         """
         if self.steps == 0 or not math.isfinite(loss):
             return False
@@ -106,7 +106,7 @@ class ChanceRule:
         return len(losses.blocks) == _BLOCKS and self.chance > 0 and self._sits(losses)
 
     def _sits(self, losses: Losses) -> bool:
-        """Neither below chance, nor far above it, nor falling."""
+        """Whether the loss is neither below chance, nor far above it, nor falling."""
         means, variances = np.array(losses.blocks).T
         above = means.mean() - self.chance
         error = math.sqrt(variances.sum()) / _BLOCKS

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, and every bit checked on reading.
+"""Checkpoints: complete or absent, and every bit checked on reading.
 
 A checkpoint is a folder `step-00001234` of four files:
 
@@ -6,11 +6,11 @@ A checkpoint is a folder `step-00001234` of four files:
     momentum.safetensors   the momenta by the same names, of the same shapes
     mean.safetensors       "mean", the training images' mean
     state.json             `Meta`, the format, the version that wrote it, the size and SHA-256 of
-                           each file above, and the SHA-256 of all this itself
+                           each file above, and the SHA-256 of state.json's own contents
 
-It is written into `.tmp-step-00001234-<pid>` beside, every file and the folder are synced, then it
-is renamed and the parent folder is synced: whoever looks sees a whole checkpoint or none. The
-safetensors library only serialises to bytes here: its own writer does not sync, leaves the file
+It is written into `.tmp-step-00001234-<pid>` beside it; every file and the folder are synced, then
+it is renamed and the parent folder is synced, so that readers see a complete checkpoint or none.
+The safetensors library only serialises to bytes here: its own writer does not sync, leaves the file
 unreadable to others (mode 0600), and its format has no checksum. Nothing is ever unpickled.
 """
 
@@ -43,17 +43,17 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = dict[str, Array]
 
 FORMAT = 2
-"""The number in state.json. A change that an earlier version cannot read raises it by one."""
+"""The number in state.json, raised by one for a change that earlier versions cannot read."""
 
 WITHOUT_IDS = 1
-"""The format of before classes had ids beside their names."""
+"""The format from before classes had ids beside their names."""
 
 PARAMS, MOMENTUM, MEAN = "params.safetensors", "momentum.safetensors", "mean.safetensors"
 TENSOR_FILES = (PARAMS, MOMENTUM, MEAN)
 STATE = "state.json"
 
 LARGEST_STATE = 16 * 2**20
-"""Bytes of a state.json that is still read."""
+"""Largest state.json that is read, in bytes."""
 
 NAME = re.compile(r"step-(\d{8,})")
 TEMPORARY = re.compile(r"\.tmp-step-\d{8,}-(\d+)")
@@ -62,7 +62,7 @@ REPLACED = re.compile(r"\.old-step-(\d{8,})")
 
 @dataclass(frozen=True)
 class Meta:
-    """What a checkpoint says in JSON."""
+    """The JSON part of a checkpoint."""
 
     net: str
     classes: int
@@ -74,11 +74,11 @@ class Meta:
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     class_ids: tuple[str, ...] = ()
-    """() where names alone are known, as in a checkpoint of before there were ids."""
+    """() if only names are known, as in a checkpoint from before ids existed."""
 
     @property
     def known_classes(self) -> Classes:
-        """What the classes are called, by number."""
+        """Ids and names of the classes, by number."""
         if not self.class_ids:
             return Classes.named(self.class_names)
         return Classes(self.class_ids, self.class_names)
@@ -86,7 +86,7 @@ class Meta:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """All that a run needs to go on: arrays on the host, float32, and `Meta`."""
+    """All that a run needs to continue: arrays on the host, float32, and `Meta`."""
 
     params: Arrays
     momentum: Arrays
@@ -97,8 +97,8 @@ class Checkpoint:
 def save(folder: Path, state: Checkpoint) -> Path:
     """Write `folder/step-<meta.step>`, which replaces one of that step; returns its path.
 
-    When it returns, the checkpoint outlives a power cut. When it raises, the checkpoints that were
-    there are as they were.
+    When it returns, the checkpoint will survive a power cut. When it raises, the existing
+    checkpoints are unchanged.
 
     Raises:
         ArgumentError: an array is not float32, momenta and parameters do not match, or `meta`
@@ -133,7 +133,7 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint, and check all of it.
 
     Raises:
-        CheckpointError: a file is missing or is not what was written; the sentence names the file
+        CheckpointError: a file is missing or is not as written; the sentence names the file
             and the check that failed. Or a later version of pyalexnet wrote it.
     """
     document = _read_state(path / STATE)
@@ -160,7 +160,7 @@ def newest(run: Path, say: Callable[[str], None] | None = None) -> Path:
 
     Args:
         run: the run's folder, or its folder `checkpoints`.
-        say: called with a sentence for each newer one that was passed over; None warns.
+        say: called with a sentence for each newer one that was skipped; None warns.
 
     Raises:
         CheckpointError: there is no checkpoint, or none that passes; each one's fault is named.
@@ -182,10 +182,10 @@ def newest(run: Path, say: Callable[[str], None] | None = None) -> Path:
 
 
 def prune(run: Path, keep: int, best: int | None = None, step: int | None = None) -> None:
-    """Delete all checkpoints of a run but the `keep` newest and the one of step `best`.
+    """Delete all checkpoints of a run except the `keep` newest and the one of step `best`.
 
-    `step`, of a run that has come so far: later ones did not pass their checks when it was resumed
-    from an earlier one. They do not count, and stay until the run gets there.
+    `step`: where the run now stands. Later checkpoints failed their checks when it was resumed from
+    an earlier one; they are neither counted nor deleted until the run gets there.
 
     Raises:
         ArgumentError: `keep` is below 1.
@@ -201,10 +201,10 @@ def prune(run: Path, keep: int, best: int | None = None, step: int | None = None
             continue
         doomed = folder / f".tmp-{path.name}-{os.getpid()}"
         try:
-            path.rename(doomed)  # a kill in the middle leaves no half checkpoint by its own name
+            path.rename(doomed)  # so that a kill leaves no partial checkpoint of that name
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be deleted ({error.strerror}).") from error
-        shutil.rmtree(doomed, ignore_errors=True)  # what is left the next save sweeps away
+        shutil.rmtree(doomed, ignore_errors=True)  # the next save removes any rest
 
 
 def _contents(state: Checkpoint) -> dict[str, bytes]:
@@ -254,7 +254,7 @@ def _write(path: Path, content: bytes) -> None:
 def _move(temporary: Path, target: Path) -> None:
     """Give a written checkpoint its name.
 
-    No call replaces one folder by another, so one of the same step first steps aside; a kill
+    No call replaces one folder by another, so an existing one of that step is first renamed; a kill
     between the two renames leaves it under `.old-`, where `newest` finds it.
     """
     aside = target.with_name(f".old-{target.name}")
@@ -272,7 +272,7 @@ def _move(temporary: Path, target: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what killed processes left half written, and what was replaced."""
+    """Delete checkpoints that killed processes left incomplete, and replaced ones."""
     for entry in list(folder.iterdir()):
         temporary, replaced = TEMPORARY.fullmatch(entry.name), REPLACED.fullmatch(entry.name)
         if temporary and not _runs_elsewhere(int(temporary[1])):
@@ -309,7 +309,7 @@ def _steps(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[int, Path]]
 
 
 def _newest_first(folder: Path) -> Iterable[Path]:
-    """Checkpoints by falling step; one that had stepped aside comes after its successor."""
+    """Checkpoints by falling step; one moved to `.old-` comes after its successor."""
     found = [(step, True, path) for step, path in _steps(folder, NAME)]
     found += [(step, False, path) for step, path in _steps(folder, REPLACED)]
     return [path for _, _, path in sorted(found, reverse=True)]
@@ -323,7 +323,7 @@ def _read(path: Path, limit: int) -> bytes:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise CheckpointError(f"{path}: is no regular file; one was expected.")
-            # What is asked for is allocated at once, and `limit` may be a forged number.
+            # read() allocates its argument at once, and `limit` may be a forged number.
             return stream.read(max(min(limit, status.st_size), 0) + 1)
     except (OSError, MemoryError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not enough memory"
@@ -366,7 +366,7 @@ def _refusing_odd_json(path: Path) -> Iterator[None]:
 
 
 def _read_tensors(path: Path, entry: Mapping[str, Any]) -> Arrays:
-    """A file's arrays once its size and SHA-256 are found to be those of `entry`."""
+    """A file's arrays, after checking its size and SHA-256 against `entry`."""
     with _refusing_odd_json(path.with_name(STATE)):
         size, sha256 = int(entry["bytes"]), str(entry["sha256"])
     raw = _read(path, size)
@@ -425,7 +425,7 @@ def _meta(path: Path, document: Mapping[str, Any]) -> Meta:
 
 
 def _printable(value: object) -> str:
-    """What a file says of itself, for a terminal: short, and without control codes."""
+    """A file's own text for a terminal: shortened, and without control codes."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(value)[:40])
 
 

@@ -1,4 +1,4 @@
-"""What classes are called: what tells them apart, and what people read."""
+"""Ids and names of classes: the ids identify them, the names are for people."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Classes:
     """The classes of a network or of a data set, in the order of their numbers.
 
     Attributes:
-        ids: what tells them apart wherever they come up, each once: names of folders, synsets, or,
-            where nothing else is known, their numbers: "0", "1", ...
-        names: what people read; not always different.
+        ids: unique identifiers: names of folders, synsets, or, if nothing else is known, their
+            numbers: "0", "1", ...
+        names: for people; not always distinct.
     """
 
     ids: tuple[str, ...]
@@ -35,29 +35,29 @@ class Classes:
 
     @classmethod
     def named(cls, names: Sequence[str]) -> Classes:
-        """Classes of which only names are known; those that share one are told apart by number."""
+        """Classes known by name only; those that share a name are distinguished by number."""
         count = Counter(names)
         ids: list[str] = []
         for number, name in enumerate(names):
             one = name if count[name] == 1 else f"{name} ({number})"
-            while one != name and (one in count or one in ids):  # that is what another is called
+            while one != name and (one in count or one in ids):  # already another's name
                 one = f"{one} ({number})"
             ids.append(one)
         return cls(tuple(ids), tuple(names))
 
     @classmethod
     def numbered(cls, count: int) -> Classes:
-        """Classes of which nothing but their number is known."""
+        """Classes known by number only."""
         return cls.named([str(number) for number in range(count)])
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def places(self, others: Classes) -> tuple[int, ...] | None:
-        """The number here of each class of `others`; None where they are not the same classes.
+        """The number here of each class of `others`; None if they are not the same classes.
 
-        They are if their ids are the same, in any order, or their names. A number for an id says
-        less than a name: where both have names, too, those have to agree.
+        They are the same if their ids agree, in any order, or their names. Ids that are numbers say
+        less than names: if both have names, too, those must agree.
         """
         if set(self.ids) == set(others.ids):
             by_id = _places(self.ids, others.ids)
@@ -69,12 +69,12 @@ class Classes:
         return None
 
     def described(self) -> dict[str, str]:
-        """What files for other programs say of them: JSON lists of strings, by label."""
+        """Metadata for files for other programs: JSON lists of strings, by label."""
         return {"class_ids": json.dumps(self.ids), "class_names": json.dumps(self.names)}
 
     @classmethod
     def read(cls, metadata: Mapping[str, str]) -> Classes:
-        """What `described` made.
+        """The classes from metadata that `described` made.
 
         Raises:
             LookupError, TypeError, ValueError, RecursionError: it is something else.
@@ -86,7 +86,7 @@ class Classes:
         return cls(tuple(ids), tuple(names))
 
     def difference(self, others: Classes) -> str:
-        """Where these and `others`, which are not the same, differ first."""
+        """The first difference between these and `others`, which are not the same."""
         if len(self) != len(others):
             return f"there are {len(self)} and {len(others)}"
         if set(self.ids) == set(others.ids):

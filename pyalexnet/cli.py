@@ -1,4 +1,4 @@
-"""The command `pyalexnet`: its subcommands, and what becomes of errors.
+"""The command `pyalexnet`: its subcommands, and how errors are reported.
 
 Exit codes: 0 done, 1 doctor found something essential broken, 2 refused, 3 training cannot go on,
 130, 143 and 138 stopped by Ctrl-C, SIGTERM and SIGUSR1 with everything saved.
@@ -55,7 +55,7 @@ app.command("import", rich_help_panel=_USE)(import_weights)
 
 app.command(rich_help_panel=_ABOUT)(presets)
 app.command(rich_help_panel=_ABOUT)(doctor)
-# Its own parser reads its options, --help among them.
+# Its own parser reads its options, including --help.
 app.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
@@ -88,13 +88,13 @@ def main() -> None:
             raise
         _settle(sys.stdout)
         if isinstance(error, BrokenPipeError):
-            sys.exit(1)  # as after `--help | head -1`: who reads no more needs no sentence
+            sys.exit(1)  # as after `--help | head -1`: nobody is left to read a sentence
         _complain(_sentence(error))
         sys.exit(3 if isinstance(error, TrainingError) else 2)
 
 
 def _fill_standard_streams() -> None:
-    """Lead what was closed (`2>&-`) nowhere, so that no file of a run gets the number 1 or 2."""
+    """Point closed streams (`2>&-`) at the null device, so that no file of a run gets 1 or 2."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
@@ -105,7 +105,7 @@ def _run() -> None:
         app()
     except SystemExit:
         if sys.stdout is not None:
-            sys.stdout.flush()  # a full disk can be told here, not at the interpreter's end
+            sys.stdout.flush()  # a full disk can be reported here, but not at interpreter exit
         raise
 
 
@@ -124,7 +124,7 @@ def _complain(sentence: str) -> None:
 
 
 def _settle(stream: IO[str] | None) -> None:
-    """Write what waits; where that fails, the interpreter shall not try again at its end."""
+    """Flush the stream; if that fails, keep the interpreter from trying again at exit."""
     if stream is None:
         return
     try:

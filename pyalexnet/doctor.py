@@ -1,6 +1,6 @@
-"""What this machine has for pyalexnet, and the command that brings what it lacks.
+"""What this machine has for pyalexnet, and the commands that install what it lacks.
 
-And of a run: where the image signal dies in its network.
+Also, for a run: where the image signal dies in its network.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _GIGABYTE = 10**9
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked for: what was found, or what to do where it is missing."""
+    """One thing looked for: what was found, or what to do if it is missing."""
 
     subject: str
     found: bool
@@ -69,7 +69,7 @@ def examine(runs: Path) -> Iterator[Finding]:
 
 
 def line(finding: Finding) -> str:
-    """A finding as text; the command that fixes a "no" stands on a second line."""
+    """A finding as text; the command that fixes a "no" is on a second line."""
     mark = "yes" if finding.found else "NO" if finding.essential else "no"
     text = f"{mark:<4} {finding.subject:<18} {finding.detail}"
     return text if finding.found else f"{text}\n{'':<23} fix: {finding.remedy}"
@@ -77,7 +77,7 @@ def line(finding: Finding) -> str:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How the images of a run's data go through its network.
+    """How the signal of a run's images passes through its network.
 
     at: "start" or "last". step: steps that the parameters were trained for.
     """
@@ -106,21 +106,21 @@ def diagnose(
 
     Args:
         run: its folder, "latest" for the newest one in `runs`, or a checkpoint's folder.
-        at: "start", the initial parameters, drawn anew from the run's seed; "last", those of the
+        at: "start", the initial parameters, drawn again from the run's seed; "last", those of the
             last checkpoint.
-        path: another data set, whose images are looked at instead.
+        path: another data set, whose images are used instead.
         backend: a name for `pyalexnet.backend`.
         device: its number.
-        exact: whether its convolutions take their formula, whatever is faster.
+        exact: whether its convolutions follow the formula, even where another way is faster.
         runs: folder of the run folders.
-        say: called with a sentence for each damaged checkpoint that was passed over.
+        say: called with a sentence for each damaged checkpoint that was skipped.
         progress: called with (images read, images) while the data are read.
 
     Raises:
         ArgumentError: `at` is neither.
         PyalexnetError: the run, a checkpoint of it or its data cannot be read.
     """
-    # Here, so that the doctor also looks at machines that lack what these need.
+    # Imported here, so that the doctor also works on machines that lack their requirements.
     from pyalexnet.net import Net
     from pyalexnet.signals import survey, verdict
     from pyalexnet.trained import Trained
@@ -138,7 +138,7 @@ def diagnose(
 
 
 def _spread_images(trained: Trained, path: str | Path | None, progress: Progress | None) -> object:
-    """Images from all over the training images, which may be sorted by class."""
+    """Images spread over the training set, which may be sorted by class."""
     from pyalexnet.signals import IMAGES
 
     split = trained.dataset(path, progress).train
@@ -216,7 +216,7 @@ def _cupy() -> Finding:
 
 
 def _module() -> Finding:
-    """Of the kernels compiled for a GPU; whether it works there is the backend's own finding."""
+    """On the module of kernels compiled for a GPU; the backend's own finding says if it works."""
     found = importlib.util.find_spec("pyalexnet._cuda") is not None
     detail = "built" if found else "not built: it is where there were a GPU and nvcc, or on request"
     remedy = f"{pip_install(CUDA_MODULE)}   (in a checkout, with nvcc)"
@@ -224,7 +224,7 @@ def _module() -> Finding:
 
 
 def _instruction_set() -> Finding:
-    """Of the backend cpu; which others it could be told to take."""
+    """On the instruction set of the backend cpu, and the others that it could use."""
     try:
         taken, there = cpu.chosen_set(), cpu.instruction_sets()
     except PyalexnetError as error:
@@ -235,7 +235,7 @@ def _instruction_set() -> Finding:
 
 
 def _threads() -> Finding:
-    """Of the backend cpu."""
+    """On the threads of the backend cpu."""
     try:
         cores = usable_cores()
     except PyalexnetError as error:
@@ -244,7 +244,7 @@ def _threads() -> Finding:
 
 
 def _refused(subject: str, error: PyalexnetError, *, essential: bool = False) -> Finding:
-    """A sentence in two halves: what is missing, and what to do."""
+    """A finding from an error's sentence of two halves: what is missing, and what to do."""
     reason, _, remedy = str(error).rstrip(".").rpartition("; ")
     return Finding(subject, False, reason or str(error), remedy, essential)
 

@@ -1,4 +1,4 @@
-"""What several opinions on the same images come to: averages of softmaxes, and how good they are.
+"""Averages of several networks' softmaxes on the same images, and their scores.
 
 Everything is float64 on the host and depends on nothing but its arguments.
 """
@@ -19,15 +19,15 @@ from pyalexnet.run import Scores
 Probabilities = npt.NDArray[np.float64]
 
 STEPS = 20
-"""Coefficients that `search` tries, beside 0: the multiples of 1 / 20 up to 1."""
+"""Coefficients that `search` tries, besides 0: the multiples of 1 / 20 up to 1."""
 
 _BLOCK = 1024
-"""Images that `search` weighs at a time, so that its scratch stays in the cache's reach."""
+"""Images that `search` weighs at a time, so that its scratch stays in the cache."""
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """What `search` has found: a coefficient of each network, and the scores they have."""
+    """The result of `search`: a coefficient for each network, and the scores with them."""
 
     coefficients: tuple[float, ...]
     scores: Scores
@@ -44,9 +44,9 @@ def softmax(logits: npt.NDArray[np.floating[Any]]) -> Probabilities:
 def average(
     members: Sequence[Probabilities], coefficients: Sequence[float] | None = None
 ) -> Probabilities:
-    """The weighted mean of probabilities (n, classes), the members' order being that of the sum.
+    """The weighted mean of probabilities (n, classes), summed in the order of the members.
 
-    coefficients: a weight for each member; only their ratios count. None: all the same.
+    coefficients: a weight for each member; only their ratios matter. None: all equal.
 
     Raises:
         ArgumentError: the members' shapes differ, or no coefficient is above zero.
@@ -79,9 +79,9 @@ def costs(probabilities: Probabilities, labels: Labels) -> npt.NDArray[np.float6
 
 
 def mistakes(probabilities: Probabilities, labels: Labels, k: int) -> npt.NDArray[np.float64]:
-    """Each image's top-k error, 0 to 1: a label that ties for the last places has a part of them.
+    """Each image's top-k error, 0 to 1: a label that ties for the last places gets part credit.
 
-    With g classes strictly above the label and t level with it, itself included, the credit is
+    With g classes strictly above the label and t equal to it, itself included, the credit is
     (k - g) / t, clamped to 0 to 1.
     """
     own = probabilities[np.arange(len(labels)), labels][:, None]
@@ -101,14 +101,14 @@ def scores(probabilities: Probabilities, labels: Labels) -> Scores:
 
 
 def search(members: Sequence[Probabilities], labels: Labels) -> Weighted:
-    """Coefficients of the lowest top-5 error on these very images.
+    """Coefficients with the lowest top-5 error on these very images.
 
-    One coefficient after the other tries every multiple of .05 from 0 to 1 while the others stay,
-    round after round until a round changes none; as the original program's `avg-valid.py` did. The
-    start is 1 for all. What has the same top-5 error is told apart by the top-1 error, then by
-    the loss; of equals the coefficient at hand stays, else the smallest one is taken.
+    Each coefficient in turn tries every multiple of .05 from 0 to 1 while the others stay fixed,
+    round after round until a round changes none, as in the original program's `avg-valid.py`. All
+    start at 1. Ties in the top-5 error are broken by the top-1 error, then by the loss; in a full
+    tie the current coefficient stays, else the smallest is taken.
 
-    Fitted on the images that they are scored on, the scores flatter them.
+    As they are fitted on the images that they are scored on, the scores are optimistic.
     """
     chosen = [STEPS] * len(members)
     best = _judged(members, labels, chosen)

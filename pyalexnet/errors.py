@@ -34,9 +34,9 @@ class TrainingError(PyalexnetError):
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, in the words of what failed: one line without a full stop.
+    """Why something failed, in its own words: one line without a full stop.
 
-    The system's where it was a call of the system, else the exception's own, else its type.
+    The system's message if a system call failed, else the exception's own, else its type.
     """
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(said.split()).rstrip(".") or type(error).__name__

@@ -47,10 +47,10 @@ def evaluate(
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> Scores | None:
-    """Scores of `net` on all of `split`, dropout off; None if `stop` came true on the way.
+    """Scores of `net` on all of `split`, dropout off; None if `stop` became true on the way.
 
-    Of stored images larger than the network's input the centre counts. A smaller last batch counts
-    for its images only.
+    Stored images larger than the network's input are cropped to the centre. A smaller last batch
+    counts for its images only.
     """
     height, width, channels = split.image_shape
 
@@ -66,7 +66,7 @@ def evaluate(
             logits = net.forward(images)
             loss, _, top1, top5 = net.backend.softmax_cross_entropy(logits, labels)
             counts.append(len(labels))
-            results.append((loss, top1, top5))  # on the device: nothing waits for it yet
+            results.append((loss, top1, top5))  # left on the device: no wait yet
     sums = Sums()
     for count, result in zip(counts, results, strict=True):
         sums.add(count, *(float(net.backend.to_numpy(value)) for value in result))
@@ -76,6 +76,6 @@ def evaluate(
 def activations(net: Net, images: Any) -> Iterator[tuple[str, Array]]:
     """Each layer's name and output for `images`, in order, dropout off.
 
-    An output is the layer's own array and valid until the next one is asked for.
+    An output is the layer's own array, valid until the next one is requested.
     """
     return net.activations(images)

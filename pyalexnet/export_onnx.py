@@ -1,10 +1,10 @@
-"""A trained network as an ONNX model, and the proof that onnxruntime computes the same with it.
+"""A trained network as an ONNX model, and a check that onnxruntime computes the same with it.
 
 The model reads N x C x H x W (float32, RGB) and yields N logits vectors, as other programs expect:
-filters are KCRS, and the first linear layer's columns are in the order C, H, W. Only operators are
-used whose meaning no version of ONNX or onnxruntime has changed; see `_pool` and `_norm`.
+filters are KCRS, and the first linear layer's columns are in the order C, H, W. It uses only
+operators whose meaning no version of ONNX or onnxruntime has changed; see `_pool` and `_norm`.
 
-Of all modules only this one imports onnx and onnxruntime.
+This is the only module that imports onnx and onnxruntime.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ from pyalexnet.trained import Trained
 Floats = npt.NDArray[np.float32]
 
 OPSET = 17
-"""Written unless another is asked for: of 2022, and read by whatever still gets updates."""
+"""The default: of 2022, and read by all programs that are still updated."""
 
 OLDEST_OPSET = 13
-"""The first one in which all operators are as this module writes them."""
+"""The first one whose operators are all as this module writes them."""
 
 CHECKED_IMAGES = 4
-"""Images that a model of any batch size is checked with."""
+"""Images with which a model of any batch size is checked."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near onnxruntime came to our own logits.
+    """How close onnxruntime came to our own logits.
 
     difference: the largest, over `images` images and all classes. tolerance: the largest that
-    float32 explains, see `rounding`. largest: the largest logit, for scale.
+    float32 rounding explains, see `rounding`. largest: the largest logit, for scale.
     """
 
     images: int
@@ -82,17 +82,17 @@ def export(
     """Write `trained` to the ONNX file `path`, once onnxruntime has agreed with it.
 
     Args:
-        trained: on the backend cpu, exact, which is compared with.
-        batch: images of every call of the model; None: any number.
+        trained: the network to compare with, on the backend cpu, exact.
+        batch: images per call of the model; None: any number.
         opset: version of ONNX's operators, `OLDEST_OPSET` or above.
         preprocessing: whether the model subtracts the mean itself; it then reads pixels from 0 to
-            255, else those minus the mean.
-        seed: of the images that are compared on.
+            255, else pixels minus the mean.
+        seed: of the images for the comparison.
 
     Raises:
         ArgumentError: an argument, or a layer that ONNX cannot express.
         PyalexnetError: a package is missing, onnxruntime computes something else, or `path` cannot
-            be written; there is then no new file.
+            be written; no new file is then left.
     """
     content = serialised(trained, batch=batch, opset=opset, preprocessing=preprocessing)
     agreement = compare(trained, content, batch=batch, preprocessing=preprocessing, seed=seed)
@@ -106,7 +106,7 @@ def export(
 
 
 def write(path: Path, content: bytes) -> None:
-    """Make `path` a file of `content`, on the disk, or leave what was there.
+    """Make `path` a file of `content`, synced to disk, or leave it unchanged.
 
     Raises:
         PyalexnetError: it cannot be written.
@@ -127,7 +127,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def serialised(trained: Trained, *, batch: int | None, opset: int, preprocessing: bool) -> bytes:
-    """The ONNX file's bytes; its checker, which also infers every shape, has passed them."""
+    """The ONNX file's bytes, passed by ONNX's checker, which also infers every shape."""
     onnx, _ = _libraries()
     if batch is not None:
         integer("export", "batch", batch, low=1)
@@ -146,7 +146,7 @@ def serialised(trained: Trained, *, batch: int | None, opset: int, preprocessing
     model = onnx.helper.make_model(
         onnx.helper.make_graph(graph.nodes, spec.name, [images], [logits], graph.constants),
         opset_imports=operators,
-        # The oldest file format with these operators: more programs read it.
+        # The oldest file format with these operators, for the most readers.
         ir_version=onnx.helper.find_min_ir_version_for(operators),
         producer_name="pyalexnet",
         producer_version=pyalexnet.__version__,
@@ -184,7 +184,7 @@ def _metadata(trained: Trained, preprocessing: bool) -> dict[str, str]:
 
 
 class _Graph:
-    """An ONNX graph as it grows: nodes in order, and constants, which ONNX calls initializers."""
+    """An ONNX graph under construction: nodes in order, and constants (ONNX's initializers)."""
 
     def __init__(self, onnx: Any) -> None:
         self._onnx = onnx
@@ -206,7 +206,7 @@ class _Graph:
         self.nodes[-1].output[0] = "logits"
 
     def node(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
-        """Append a node of one output, which has its name; returns it."""
+        """Append a node with one output of the same name; returns the name."""
         self.nodes.append(
             self._onnx.helper.make_node(kind, list(inputs), [name], name=name, **attributes)
         )
@@ -240,7 +240,7 @@ class _Graph:
             case Scale():
                 return self._times(x, layer.factor, layer.name)
             case Dropout():
-                # In evaluation: the 2012 rule multiplies, the inverted one did so in training.
+                # In evaluation only the 2012 rule multiplies; the inverted one did so in training.
                 return x if layer.inverted else self._times(x, layer.keep, layer.name)
             case LRN() if layer.size % 2:
                 return self._lrn(layer, x, in_shape)
@@ -311,9 +311,9 @@ class _Graph:
         return self.node(kinds[layer.activation], y, name=f"{layer.name}.{layer.activation}")
 
     def _lrn(self, layer: LRN, x: str, in_shape: Shape) -> str:
-        """ONNX's LRN, which divides alpha by the size and whose window is ours where it is odd.
+        """ONNX's LRN, which divides alpha by the size, and whose windows match ours if odd.
 
-        Groups are seen as images of their own, which their window cannot leave.
+        Groups are treated as separate images, which windows cannot cross.
         """
         height, width, channels = in_shape
         if layer.groups > 1:
@@ -335,7 +335,7 @@ class _Graph:
         """x / (k + alpha * (sum of squares in the window))^beta, written out.
 
         The sum is a convolution with ones: ONNX has no norm within maps, onnxruntime no LRN of
-        even size, and both have changed their minds on what an average pool divides by.
+        even size, and both have changed what an average pool divides by.
         """
         name = layer.name
         before, behind = layer.size // 2, layer.size - 1 - layer.size // 2
@@ -369,10 +369,10 @@ class _Graph:
         return self.node("Div", x, power, name=name)
 
     def _pool(self, layer: MaxPool | AvgPool, x: str, in_shape: Shape, out_shape: Shape) -> str:
-        """A pool whose padding below and to the right makes the windows that `ceil` keeps.
+        """A pool padded below and to the right for the windows that `ceil` keeps.
 
-        So `ceil_mode`, whose windows outside the image and whose divisor differ between versions,
-        is not needed. Padding is left out of the maximum and of the mean.
+        So `ceil_mode` is not needed, whose windows outside the image and divisor differ between
+        versions. Padding enters neither the maximum nor the mean.
         """
         g = PoolGeometry.of(layer.name, layer.size, layer.stride, layer.ceil)
         below, right = (
@@ -417,7 +417,7 @@ def _centre(trained: Trained, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return x[..., top : top + height, left : left + width, :]
 
 
-# ---------------------------------------------------------------------- the proof
+# ---------------------------------------------------------------------- the check
 
 
 def compare(
@@ -425,7 +425,7 @@ def compare(
 ) -> Agreement:
     """Logits of onnxruntime, with the model `content`, beside our own, for random images.
 
-    A model for any number of images is given all but one of them, and then that one.
+    A model for any batch size is run on all but one of them, then on that one.
     """
     _, onnxruntime = _libraries()
     count = CHECKED_IMAGES if batch is None else batch
@@ -435,14 +435,14 @@ def compare(
     less_mean = seen - centre_mean(trained)
     images = (seen if preprocessing else less_mean).transpose(0, 3, 1, 2)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised, too
+    options.log_severity_level = 4  # errors are raised anyway
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         parts = [images] if batch is not None else [images[:-1], images[-1:]]
         theirs = np.concatenate(
             [session.run(["logits"], {"images": np.ascontiguousarray(part)})[0] for part in parts]
         )
-    except Exception as error:  # its exceptions have no common class of their own
+    except Exception as error:  # its exceptions have no common base class
         reason = textwrap.shorten(str(error), 200)
         raise PyalexnetError(
             f"export: onnxruntime {onnxruntime.__version__} cannot run the model ({reason})."
@@ -456,7 +456,7 @@ def compare(
 
 
 def pixels(count: int, shape: Shape, seed: int) -> npt.NDArray[np.uint8]:
-    """Random images (count, H, W, C), coarse patches under fine noise: signals as photographs give.
+    """Random images (count, H, W, C): coarse patches with fine noise, for photograph-like signals.
 
     Noise of single pixels alone would average out in the first filters.
     """

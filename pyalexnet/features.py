@@ -1,8 +1,8 @@
 """A layer's outputs as features of images, in a file for other programs.
 
-The file holds `features` (n, numbers) float32 and, where they are known, `labels` (n,) int64. Its
-metadata say whose they are (`layer`, `checkpoint`, the SHA-256 of its `parameters`) and of which
-images: `names` (JSON, the files' paths), or `data`, `split`, `class_ids` and `class_names` (JSON).
+The file holds `features` (n, numbers) float32 and, if known, `labels` (n,) int64. Its metadata give
+their source (`layer`, `checkpoint`, the SHA-256 of its `parameters`) and the images: `names` (JSON,
+the files' paths), or `data`, `split`, `class_ids` and `class_names` (JSON).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def of_files(
 
 
 def width(run: Trained, layer: str) -> int:
-    """Numbers that a layer gives for one image.
+    """Number of a layer's outputs for one image.
 
     Raises:
         ArgumentError: the network has no such layer.
@@ -80,7 +80,7 @@ def write_split(
 ) -> int:
     """Write the features of a split; returns the number of images.
 
-    where: path of the data set, "" for the built-in one; goes into the file.
+    where: path of the data set, "" for the built-in one; recorded in the file.
     """
     split = dataset.train if part == "train" else dataset.test
     names = dataset.classes.described() | {"data": where, "split": part}
@@ -107,7 +107,7 @@ def write_files(
     bad: Bad | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Write the features of image files, those that can be read; returns their number.
+    """Write the features of the readable image files; returns their number.
 
     Raises:
         DataError: none can be read, or one cannot and `bad` is None.
@@ -132,7 +132,7 @@ def write_files(
 
 
 def origin(run: Trained, layer: str) -> dict[str, str]:
-    """What says whose features a file holds; `parameters` is the SHA-256 of the network's."""
+    """Metadata on the source of features; `parameters` is the SHA-256 of the network's."""
     state = json.loads((run.path / checkpoint.STATE).read_bytes())
     return {
         "layer": layer,

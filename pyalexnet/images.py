@@ -13,15 +13,15 @@ from pyalexnet.errors import ArgumentError, DataError
 
 
 def named(paths: Iterable[str | Path], say: Callable[[str], None] | None = None) -> list[Path]:
-    """The files of that name, and all images in the folders of that name and below, by name.
+    """The files named, and all images in and below the folders named, sorted by name.
 
-    A file counts whatever it is called; in folders the suffix decides, and what begins with a dot
-    is left alone.
+    A file is used whatever its name; in folders the suffix decides, and names that begin with a dot
+    are ignored.
 
-    say: called with a sentence on what of a folder is not used.
+    say: called with a sentence on the files of a folder that are not used.
 
     Raises:
-        DataError: there is nothing of a name, or no image in a folder.
+        DataError: a path does not exist, or a folder has no image.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -43,17 +43,17 @@ def named(paths: Iterable[str | Path], say: Callable[[str], None] | None = None)
 
 
 def none_of(paths: Sequence[Path]) -> str:
-    """The sentence of a refusal: not one of these files could be read."""
+    """The sentence that refuses files none of which could be read."""
     if len(paths) == 1:
         return f"{shown(paths[0])}: cannot be read; an image was expected."
     return f"none of the {len(paths)} images can be read; at least one was expected."
 
 
 def labels_of(paths: Sequence[Path], classes: Classes) -> list[int]:
-    """Each image's class: the one that has its folder's name for an id or, alone, for a name.
+    """Each image's class: the one whose id, or unique name, is the name of the image's folder.
 
     Raises:
-        ArgumentError: none has.
+        ArgumentError: there is none.
     """
     count = Counter(classes.names)
     numbers = {name: number for number, name in enumerate(classes.names) if count[name] == 1}

@@ -1,6 +1,6 @@
-"""A run folder out of another program's file: as if the network had been trained here.
+"""A run folder made from another program's file, as if the network had been trained here.
 
-`evaluate`, `predict`, `export` and `train --init-from` then take it as any other run.
+`evaluate`, `predict`, `export` and `train --init-from` then accept it like any other run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pyalexnet.run import Config, RunFolder, environment
 _FORMATS = ("torchvision", "caffe")
 
 _SYNSET = re.compile(r"n\d{8}")
-"""What ImageNet calls a class, and its folder."""
+"""ImageNet's id of a class, and the name of its folder."""
 
 
 def import_run(
@@ -46,18 +46,18 @@ def import_run(
     Args:
         file: torchvision's state dict or a checkpoint with one (.safetensors or PyTorch's own
             format, whatever the ending), or a .caffemodel.
-        run: not there yet, or empty.
-        form: "torchvision", "caffe", or "auto" for what the file begins as.
-        class_names: a file with a line a class in the order of the outputs: its name, behind its
-            id and a tab or behind its synset and a blank, where these are known; or an index in
-            JSON, such as Keras's imagenet_class_index.json or a class_to_idx. None: what the file
-            of weights says, else numbers from 0.
+        run: missing or empty.
+        form: "torchvision", "caffe", or "auto" to decide by the file's first bytes.
+        class_names: a file with a line per class in the order of the outputs: its name, preceded by
+            its id and a tab or its synset and a blank, where these are known; or an index in JSON,
+            such as Keras's imagenet_class_index.json or a class_to_idx. None: as in the file of
+            weights, else numbers from 0.
         mean: Caffe's mean image, a .binaryproto.
-        state_dict: which of a checkpoint's state dicts; None: the only one, or that which is no
-            average.
+        state_dict: which of a checkpoint's state dicts; None: the only one, or the one that is not
+            an average.
 
     Raises:
-        PyalexnetError: a file is refused, or the folder cannot be written; there is then none.
+        PyalexnetError: a file is refused, or the folder cannot be written; no folder is then left.
     """
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise RunError(f"{shown(run)} exists; a folder that does not was expected.")
@@ -81,7 +81,7 @@ def import_run(
 
 
 def write_run(run: Path, found: Found, classes: Classes) -> None:
-    """Write `run` as a run that has trained for no step yet; whole or not at all."""
+    """Write `run` as a run that has not trained a step yet; completely or not at all."""
     temporary = run.with_name(f".tmp-{os.getpid()}-{run.name}")
     config = Config(
         net=found.spec.name,
@@ -95,7 +95,7 @@ def write_run(run: Path, found: Found, classes: Classes) -> None:
         net_args=found.net_args,
     )
     told = dataclasses.asdict(config)
-    del told["data"]  # what it was trained on is not known, and evaluation is to ask
+    del told["data"]  # the training data are unknown, and evaluation must ask for data
     meta = Meta(
         net=config.net,
         classes=found.spec.classes,
@@ -144,7 +144,7 @@ def _form(file: Path, form: str) -> str:
 
 
 def _classes(path: Path | None, found: Found) -> Classes:
-    """What the file at `path`, or else the network's own, says that its classes are called."""
+    """The classes according to the file at `path`, or else the network's own file."""
     count = found.spec.classes
     known = found.classes or Classes.numbered(count)
     if path is None:
@@ -168,7 +168,7 @@ def _classes(path: Path | None, found: Found) -> Classes:
 
 
 def _lines(text: str) -> tuple[list[str], list[str]]:
-    """Ids, where each line begins with one, and names."""
+    """Ids, if each line begins with one, and names."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     tabs = all("\t" in line for line in lines)
     if not tabs and not all(_SYNSET.fullmatch(line.split()[0]) for line in lines):
@@ -178,10 +178,10 @@ def _lines(text: str) -> tuple[list[str], list[str]]:
 
 
 def _index(path: Path, text: str) -> tuple[list[str], list[str]]:
-    """The same out of JSON, or a dict or list of Python's; [] for ids where there are names alone.
+    """The same from JSON, or a Python dict or list; ids are [] if there are only names.
 
-    Keras's imagenet_class_index.json is {"0": ["n01440764", "tench"], ...}; others have a name for
-    the pair, a number for each name (PyTorch's class_to_idx), or a list.
+    Keras's imagenet_class_index.json is {"0": ["n01440764", "tench"], ...}; others have a name
+    instead of the pair, a number for each name (PyTorch's class_to_idx), or a list.
     """
     try:
         try:
@@ -205,7 +205,7 @@ def _index(path: Path, text: str) -> tuple[list[str], list[str]]:
 
 
 def _by_number(index: dict[Any, Any]) -> list[Any]:
-    """Values in the order of their keys, which are numbers; or keys, as ids, in that of values."""
+    """Values in the order of their numeric keys; keys, as ids, if the values are the numbers."""
     if all(type(value) is int for value in index.values()):
         found: dict[str, Any] = {str(number): (key, key) for key, number in index.items()}
     else:

@@ -1,7 +1,7 @@
-"""What the environment that is running lacks, and the command that installs it.
+"""What the current environment lacks, and the command that installs it.
 
-`python pyalexnet/install.py [EXTRA...]` ends with a sentence where something is missing; it needs
-nothing but Python, so that a checkout can be asked before anything is compiled.
+`python pyalexnet/install.py [EXTRA...]` ends with a sentence if something is missing; it needs
+nothing but Python, so that a checkout can be checked before anything is compiled.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from importlib import metadata
 from pathlib import Path
 
 CUDA_MODULE = ". -C cmake.define.PYALEXNET_CUDA=ON"
-"""For `pip_install`, in a checkout: the package with the GPU's module, card or not."""
+"""For `pip_install`, in a checkout: the package with the GPU's module, even without a GPU."""
 
-# Everything works without, slower.
+# Everything works without these, but slower.
 _SPARED = ("simplejpeg",)
 
 
 def pip_install(what: str) -> str:
-    """`pip install what`; where another environment's pip would answer to that, this Python's."""
+    """`pip install what`, with this Python's pip if `pip` is another environment's."""
     pip = shutil.which("pip")
     own = pip is not None and Path(pip).parent == Path(sysconfig.get_path("scripts"))
     return f"{'pip' if own else f'{shlex.quote(sys.executable)} -m pip'} install {what}"
 
 
 def why_incomplete(*extras: str) -> str | None:
-    """A sentence where packages are missing, or too old, that pyalexnet needs; None where not.
+    """A sentence if packages that pyalexnet needs are missing or too old, else None.
 
     extras: of pyproject.toml, whose packages are needed too.
     """
@@ -44,7 +44,7 @@ def why_incomplete(*extras: str) -> str | None:
 
 
 def _lacking(extras: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Requirements that are not met, each with what is there."""
+    """Unmet requirements, each with what is installed instead."""
     for line in _requirements():
         requirement, _, marker = (part.strip() for part in line.partition(";"))
         extra = re.search(r"""extra\s*==\s*["']([\w-]+)""", marker)
@@ -63,7 +63,7 @@ def _lacking(extras: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 
 def _requirements() -> list[str]:
-    """Lines of the installed package, else of the checkout that this file lies in."""
+    """Requirement lines of the installed package, else of the checkout that holds this file."""
     with suppress(metadata.PackageNotFoundError):
         return metadata.requires("pyalexnet") or []
     described = Path(__file__).resolve().parent.parent / "pyproject.toml"
@@ -78,7 +78,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def main(extras: list[str]) -> int:
-    """0 where all is there, else 1 and a sentence."""
+    """0 if nothing is missing, else 1 and a sentence."""
     if sentence := why_incomplete(*extras):
         print(f"error: {sentence}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Signals to a run, kept until the step that is running is done.
+"""Signals to a run, kept until the current step is done.
 
 SIGINT (Ctrl-C), SIGTERM, SIGUSR1   save and stop; a second SIGINT stops at once
 SIGHUP, SIGUSR2                     save and go on, as Caffe does when a terminal is closed
@@ -19,12 +19,12 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 SAVING = (signal.SIGHUP, signal.SIGUSR2)
 
 ANSWER = "stopping after this step; Ctrl-C again stops at once"
-"""What a first Ctrl-C is answered: a step of a large network takes its time."""
+"""The answer to a first Ctrl-C: a step of a large network takes its time."""
 
 
 def tell(sentence: str) -> None:
-    """Write a line to standard error, past all that a signal may have caught in the middle."""
-    # Closed, or no file: who cannot be told is stopped all the same.
+    """Write a line to standard error, bypassing any stream that a signal may have interrupted."""
+    # Standard error may be closed, or not a file: the run is stopped all the same.
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.write(sys.stderr.fileno(), f"{sentence}\n".encode("ascii"))
 
@@ -33,12 +33,12 @@ class Interrupt:
     """While entered, notes the signals above.
 
     Attributes:
-        received: the signal to stop that came first.
-        save: whether a signal to save came; for the caller to set back before he saves, so that
-            one that comes meanwhile is not lost.
-        tell: called from the handler with what a first Ctrl-C is answered; it must not wait.
+        received: the first signal to stop.
+        save: whether a signal to save came; the caller resets it before saving, so that one that
+            comes meanwhile is not lost.
+        tell: called from the handler with the answer to a first Ctrl-C; it must not wait.
 
-    Outside the main thread, where Python takes no signal, nothing is changed.
+    Outside the main thread, where Python handles no signals, it does nothing.
     """
 
     def __init__(self) -> None:

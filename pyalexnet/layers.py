@@ -1,8 +1,8 @@
-"""The layers that networks are written in; here `forward` and `backward` meet a backend's ops.
+"""The layers that networks are built from; their `forward` and `backward` call a backend's ops.
 
-A layer is a frozen description. It computes shapes, refuses those that do not fit, and runs on what
-it is handed: what it keeps from one batch to the next and from forward to backward lies in a
-`Memory`, what all layers of one pass share in a `Pass`.
+A layer is a frozen description. It computes shapes, refuses those that do not fit, and runs on the
+objects it is given. A `Memory` holds what it keeps from one batch to the next and from forward to
+backward; a `Pass` holds what all layers of one pass share.
 
 Shapes leave out the batch: (H, W, C) for maps, (features,) for vectors. Maps are NHWC, filters KRSC
 (C = channels per group), weights of linear layers (out, in).
@@ -35,7 +35,7 @@ Start: TypeAlias = float | Literal["fan_in"]
 class Memory:
     """What one layer keeps for one batch size: its buffers, and forward's input for backward.
 
-    A buffer is None until the first op that fills it has made it, and is reused from then on.
+    A buffer is None until the first op that fills it has allocated it, and is reused from then on.
     """
 
     x: Array = None
@@ -48,10 +48,10 @@ class Memory:
 class Pass:
     """What the layers share while one batch goes through.
 
-    grads: backward writes a parameter's gradient here, into the array it finds or into a new one.
+    grads: backward writes a parameter's gradient here, into an existing array or a new one.
     train: whether dropout drops. seed, step, masks: what its masks depend on; `masks` numbers the
     dropout layers by name. towers: parts that the outputs of layers are divided into, each on a
-    device of its own; tower: which of them this pass computes.
+    device of its own; tower: the part that this pass computes.
     """
 
     backend: Backend
@@ -91,12 +91,12 @@ class Layer(ABC):
         return 0
 
     def neurons(self, in_shape: Shape) -> int:
-        """Outputs for one image, where the paper counts them: behind weights."""
+        """Outputs for one image, counted as in the paper: those of layers with weights."""
         return 0
 
     @property
     def reads_all(self) -> bool:
-        """Whether an output depends on all input channels, those of other towers included."""
+        """Whether an output depends on all input channels, including those of other towers."""
         return False
 
     def share(self, towers: int) -> Layer:
@@ -117,7 +117,7 @@ class Layer(ABC):
 
 
 class _Weighted(Layer):
-    """What layers with weights share: parameters, initial values, the activation behind them."""
+    """Common to layers with weights: parameters, initial values, and the activation after them."""
 
     activation: Activation
     std: Start
@@ -155,7 +155,7 @@ class _Weighted(Layer):
         return self.groups == 1
 
     def _shared(self, towers: int, what: str, outputs: int) -> tuple[int, int]:
-        """Outputs and groups of one of `towers`."""
+        """Outputs and groups of each of `towers`."""
         if outputs % towers:
             raise ArgumentError(
                 f"{self.name}: {outputs} {what} do not divide among {towers} towers; a multiple "
@@ -169,7 +169,7 @@ class _Weighted(Layer):
         return outputs // towers, max(1, self.groups // towers)
 
     def _behind_activation(self, dy: Array, memory: Memory, run: Pass) -> Array:
-        """Take the gradient back through the activation, in place."""
+        """Propagate the gradient back through the activation, in place."""
         if self.activation == "relu":
             return run.backend.relu_dgrad(memory.y, dy, out=dy)
         if self.activation == "tanh":
@@ -177,7 +177,7 @@ class _Weighted(Layer):
         return dy
 
     def _found(self, run: Pass) -> tuple[Array, Array] | None:
-        """Arrays for the gradients that the caller brought along."""
+        """The caller's arrays for the gradients, if any."""
         return (run.grads[self.w], run.grads[self.b]) if self.w in run.grads else None
 
     def _check_start(self) -> None:
@@ -197,8 +197,8 @@ class Conv(_Weighted):
     """Convolution with bias and activation in one op. Parameters (K, R, S, C / groups) and (K,).
 
     size: of the square filters. stride: a number or (vertical, horizontal). pad: a number or
-    (top, bottom, left, right). groups: parts of filters and channels that do not see each other,
-    as on the paper's two devices.
+    (top, bottom, left, right). groups: separate parts of filters and channels, as on the paper's
+    two devices.
     """
 
     name: str
@@ -267,8 +267,8 @@ class Linear(_Weighted):
     """Fully connected layer with bias and activation in one op.
 
     Parameters (out, in / groups) and (out,). Maps are flattened, in the order H, W, C. groups:
-    parts of outputs and channels that do not see each other, as if the paper's two devices did not
-    exchange; a row of weights then flattens (H, W, C / groups), the channels of its own group.
+    separate parts of outputs and channels, as if the paper's two devices did not exchange; a row of
+    weights then flattens (H, W, C / groups), the channels of its own group.
     """
 
     name: str
@@ -318,7 +318,7 @@ class Linear(_Weighted):
         memory.dx = run.backend.linear_dgrad(dz, run.params[self.w], out=memory.dx)
         return memory.dx.reshape(x.shape)
 
-    # In groups it is a convolution whose filters are as large as the maps; a vector is one pixel.
+    # With groups it is a convolution whose filters are as large as the maps; a vector is one pixel.
 
     def _forward_in_groups(self, x: Array, memory: Memory, run: Pass) -> Array:
         memory.x, maps = x, _pixels(x)
@@ -374,7 +374,7 @@ class _SameShape(Layer):
 
 @dataclass(frozen=True)
 class Scale(_SameShape):
-    """factor * x: for networks that were made for pixels of another size."""
+    """factor * x: for networks that were made for pixels of another scale."""
 
     name: str
     factor: float
@@ -458,7 +458,7 @@ class _Norm(_SameShape):
 class LRN(_Norm):
     """Local response normalisation over `size` neighbouring channels (paper, section 3.3).
 
-    groups: parts of the channels that do not see each other, as on the paper's two devices.
+    groups: separate parts of the channels, as on the paper's two devices.
     """
 
     groups: int = 1
@@ -605,8 +605,8 @@ class Dropout(_SameShape):
     def _dropped(self, x: Array, out: Array | None, run: Pass) -> Array:
         """`x` times the mask, which is its own adjoint.
 
-        A tower's channels of a pixel lie side by side in the whole layer, its pixels do not: each
-        pixel is masked as an image of its own.
+        In the whole layer a tower's channels of one pixel are contiguous, but its pixels are not,
+        so each pixel is masked as an image of its own.
         """
         rows, where = x.shape, {}
         if run.towers > 1:

@@ -25,7 +25,7 @@ from pyalexnet.backends.sim import SimcheckBackend
 
 Call = Callable[[SimcheckBackend], object]
 
-BOUND = 1.5  # times the fewest sectors or passes: what costs more is marked
+BOUND = 1.5  # times the fewest sectors or passes: lines that cost more are marked
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Row:
 
     Attributes:
         line: "file.cu:12".
-        array: what the launcher or the kernel calls it.
+        array: its name in the launcher or the kernel.
         space: "global" or "shared".
         access: "read" or "write".
-        bytes: that one lane reads or writes at once.
+        bytes: read or written by one lane at once.
         requests: executions by warps.
-        transfers: 32-byte sectors that they moved in all, or passes over the banks they took.
-        ideal: the fewest that would have held the same bytes.
+        transfers: total 32-byte sectors that they moved, or passes over the banks they took.
+        ideal: the fewest that could have moved the same bytes.
     """
 
     line: str
@@ -54,17 +54,17 @@ class Row:
 
     @property
     def each(self) -> float:
-        """Sectors or passes a request."""
+        """Sectors or passes per request."""
         return self.transfers / self.requests
 
     @property
     def ratio(self) -> float:
-        """How many times the fewest sectors or passes it took; at least 1."""
+        """Sectors or passes as a multiple of the fewest possible; at least 1."""
         return self.transfers / self.ideal
 
 
 def lint(calls: Iterable[Call]) -> list[Row]:
-    """Make calls on the emulation with the checker and count what their accesses cost.
+    """Make calls on the emulation with the checker and count the cost of their accesses.
 
     Args:
         calls: functions of the backend, each of which calls operations of it.
@@ -88,10 +88,10 @@ def lint(calls: Iterable[Call]) -> list[Row]:
 
 
 def examples() -> dict[str, Call]:
-    """A call of every operation by its name, and of convolutions three, as AlexNet's but smaller.
+    """A call of every operation by its name, with three convolutions like AlexNet's, but smaller.
 
     Images are few and small; channels, filters and strides, on which an access pattern depends,
-    are those of the paper, or half as many. Each gives what the operation made.
+    are those of the paper, or half as many. Each returns the operation's results.
     """
     return {
         "augment": _augment,
@@ -108,7 +108,7 @@ def examples() -> dict[str, Call]:
         **_conv("conv3", (2, 9, 9, 128), (192, 3, 3), (9, 9), pad=1),
         **_conv("conv1 bf16", (1, 12, 12, 48), (96, 3, 3), (10, 10), dtype=BFLOAT16),
         **_conv("conv2 bf16", (1, 9, 9, 96), (256, 5, 5), (9, 9), pad=2, groups=2, dtype=BFLOAT16),
-        # Rows as long as conv2's and fewer filters: what its dgrad does on a full batch.
+        # Rows as long as conv2's but fewer filters, so that dgrad takes its path for a full batch.
         "conv_dgrad in patches": lambda be: be.conv_dgrad(
             _x(be, 1, 9, 27, 32, dtype=BFLOAT16),
             _x(be, 32, 5, 5, 48, dtype=BFLOAT16),
@@ -154,7 +154,7 @@ def examples() -> dict[str, Call]:
 
 _MAPS = (2, 9, 9, 96)
 _POOLED = (2, 4, 4, 96)
-_ANY = (7, 2225)  # some of whose elements make no vector
+_ANY = (7, 2225)  # not a whole number of vectors
 _DRAW = {"seed": 1, "step": 2, "layer": 3}
 
 
@@ -178,7 +178,7 @@ def _after(
     *learned: Learned,
     **how: Any,
 ) -> tuple[Array, ...]:
-    """What an update leaves: of each parameter the weights, in one piece, and the momentum."""
+    """The parameters after an update: of each the weights, joined, and the momentum."""
     update(x, dy, *learned, **how)
     weights = (p.w if p.low is None else be.join_weights(p.w, p.low) for p in learned)
     return (*weights, *(p.v for p in learned))
@@ -191,7 +191,7 @@ def _sgd_update(be: SimcheckBackend) -> tuple[Array, ...]:
 
 
 def _augment(be: SimcheckBackend, **into: Any) -> Array:
-    """As AlexNet's images, but fewer rows: cut anywhere, and one of them mirrored."""
+    """Images like AlexNet's, but with fewer rows: cropped anywhere, and one of them mirrored."""
     x = np.random.default_rng(0).integers(0, 256, (2, 40, 256, 3), np.uint8)
     return be.augment(
         be.asarray(x),
@@ -205,7 +205,7 @@ def _augment(be: SimcheckBackend, **into: Any) -> Array:
 
 
 def _on_hopper(calls: dict[str, Call]) -> dict[str, Call]:
-    """The same, by Hopper's own main loop."""
+    """The same calls, by Hopper's own main loop."""
 
     def by_its_loop(call: Call, be: SimcheckBackend) -> object:
         with be.with_hopper(True):
@@ -256,7 +256,7 @@ def _conv(
 
 
 def _linear(suffix: str, dtype: np.dtype[Any], tensor: bool = False) -> dict[str, Call]:
-    """The passes of a linear layer, with dropout behind it."""
+    """The passes of a linear layer, followed by dropout."""
 
     def numbers(be: SimcheckBackend, *shape: int) -> Array:
         return _x(be, *shape, dtype=dtype)
@@ -302,7 +302,7 @@ def _norms() -> dict[str, Call]:
 
 def _pools() -> dict[str, Call]:
     def maxpool_dgrad(be: SimcheckBackend) -> Array:
-        """Alone, where the maximum of each window is drawn."""
+        """Without a forward pass: the maximum of each window is drawn."""
         where = be.asarray(np.random.default_rng(0).integers(0, 9, _POOLED, np.uint8))
         return be.maxpool_dgrad(_x(be, *_POOLED), where, x_shape=_MAPS, size=3, stride=2)
 
@@ -317,7 +317,7 @@ def _pools() -> dict[str, Call]:
 
 
 def _norms_with_pools(suffix: str, dtype: np.dtype[Any]) -> dict[str, Call]:
-    """Between ReLUs, of maps of a type."""
+    """Norm and pool in one, between ReLUs, on maps of a type."""
     how: dict[str, Any] = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0, "groups": 2}
     how |= {"pool_size": 3, "pool_stride": 2}
 
@@ -354,7 +354,7 @@ def _text(name: str, row: Row) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print what a call of every operation costs, the worst line first."""
+    """Print the cost of a call of every operation, the worst line first."""
     parser = argparse.ArgumentParser(prog="python -m pyalexnet.lint", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--all", action="store_true", help="also the lines that cost the least")

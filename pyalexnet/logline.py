@@ -1,4 +1,4 @@
-"""Lines of a log in cuda-convnet's manner: a step on one, how far each layer moved on one each."""
+"""Lines of a log in cuda-convnet's manner: one per step, and one per layer for how far it moved."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def step_line(
 ) -> str:
     """`12.345... loss 1.2345, top-1 error 45.12 %, top-5 error 12.34 %, 3.456 s, ...`.
 
-    epoch: the running one, counted from 1. batch: its steps that are done. scores: since the line
-    before, which is `seconds` ago. eta: seconds that are left.
+    epoch: the current one, counted from 1. batch: its steps done. scores: since the previous line,
+    `seconds` ago. eta: seconds left.
     """
     return (
         f"{epoch}.{batch}... loss {scores.loss:.4f}, top-1 error {100 * scores.top1_error:.2f} %, "
@@ -31,7 +31,7 @@ def step_line(
 def layer_lines(layers: Mapping[str, Motion]) -> Iterator[str]:
     """`conv1  mean |w| 1.2e-02  mean |dw| 3.4e-05  ratio 2.8e-03`, in columns.
 
-    layers: by the name that is to stand there. A ratio of a thousandth or so is healthy.
+    layers: by the name to print. A ratio of about a thousandth is healthy.
     """
     width = max(map(len, layers), default=0)
     for name, motion in layers.items():

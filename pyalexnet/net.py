@@ -111,10 +111,10 @@ class NetSpec:
 
     @property
     def towers(self) -> int:
-        """Parts that have each its own filters from the first convolution on.
+        """Number of parts that each have their own filters from the first convolution on.
 
-        The first reads the image, which all towers see; the second only what its own tower made
-        of it.
+        The first convolution reads the image, which all towers see; the second reads only its own
+        tower's maps.
         """
         convolutions = [layer for layer in self.layers if isinstance(layer, Conv)]
         return convolutions[1].groups if len(convolutions) > 1 else 1
@@ -139,7 +139,7 @@ class NetSpec:
         return sum(row.neurons for row in self.shapes())
 
     def initial(self, seed: int) -> dict[str, NDArray[np.float32]]:
-        """The parameters before all learning, on the host, by name in the order of the layers."""
+        """The initial parameters, on the host, by name in the order of the layers."""
         return {
             name: value
             for layer, in_shape, _ in self.walk()
@@ -149,11 +149,11 @@ class NetSpec:
 
 @dataclass(frozen=True)
 class Part:
-    """What of a network lies on one device: all of it, or a tower.
+    """The part of a network on one device: all of it, or a tower.
 
     backend: the device. params: its arrays by name, in the order of the layers; learning writes
-    into them. low: of weights that are kept as bfloat16 and what that lacks (`split_weights`), the
-    latter.
+    into them. low: the lower halves of weights that are kept in two halves (`split_weights`), by
+    name.
     """
 
     backend: Backend
@@ -165,8 +165,8 @@ class Part:
 class Exchanged:
     """Bytes that tower 0 and tower 1 fetched from each other in one pass, by layer.
 
-    forward: outputs of the other tower, before a layer that reads both. backward: what the other
-    tower found to be the gradient of one's own.
+    forward: outputs of the other tower, before a layer that reads both. backward: gradients of a
+    tower's own outputs that the other tower computed.
     """
 
     forward: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -188,7 +188,7 @@ class Net:
         parts: the parameters by device; here there is one.
         last_errors: (top-1, top-5) of the last `gradients` or `loss_and_grads`, 0-d arrays of the
             device; NaN before the first.
-        exchanged: what crossed between devices in the last pass; nothing here.
+        exchanged: traffic between devices in the last pass; none here.
     """
 
     spec: NetSpec
@@ -221,7 +221,7 @@ class Net:
         self.load(spec.initial(self.seed) if params is None else params)
 
     def _begin(self, spec: NetSpec, backend: Backend, seed: int) -> None:
-        """Set what does not depend on where the parameters lie."""
+        """Set the attributes that do not depend on where the parameters lie."""
         self.spec = spec
         self.backend = backend
         self.seed = integer("Net", "seed", seed, high=2**64 - 1)
@@ -265,7 +265,7 @@ class Net:
     ) -> Iterator[tuple[str, Array]]:
         """Each layer's name and output for `images`, in order; with `train`, dropout drops.
 
-        An output is the layer's own array and valid until the next one is asked for.
+        An output is the layer's own array, valid until the next one is requested.
         """
         x = self._images(images)
         (run,) = self._passes(train, step)
@@ -282,7 +282,7 @@ class Net:
         *,
         out: Sequence[dict[str, Array]] | None = None,
     ) -> tuple[Array, tuple[dict[str, Array], ...]]:
-        """As `loss_and_grads`, with the gradients where the parameters lie: one dict a part.
+        """As `loss_and_grads`, with the gradients beside the parameters: one dict per part.
 
         Args:
             out: gradients of an earlier call, to be overwritten with the new ones.
@@ -305,7 +305,7 @@ class Net:
         *,
         out: dict[str, Array] | None = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """Mean loss over a batch and its gradient by every parameter; nothing waits for the device.
+        """Mean loss over a batch, and its gradient by every parameter; no wait for the device.
 
         Args:
             images: (N, H, W, C) float32, of the host or the device; 0 to 255 minus the mean.
@@ -321,16 +321,16 @@ class Net:
         loss, (grads,) = self.gradients(images, labels, train, step, out=parts)
         return loss, grads
 
-    # Parameters and what has their shapes: gradients, momentum
+    # Parameters and arrays of their shapes: gradients, momentum
 
     def load(self, params: Mapping[str, Any]) -> None:
-        """Take copies of `params`, which has every parameter by name, of the host or any device."""
+        """Copy `params`, which has every parameter by name, from the host or any device."""
         divided = self.divided(params)
         backends = self._backends()
         self.parts = tuple(Part(*part) for part in zip(backends, divided, strict=True))
 
     def joined(self, values: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-        """What lies on the devices part by part, as that of the whole network; here it is the same.
+        """Arrays given part by part, joined for the whole network; here there is one part.
 
         Args:
             values: for each part, arrays by the names of its parameters.
@@ -350,7 +350,7 @@ class Net:
         return ({name: copy(asarray(values[name], np.float32)) for name in names},)
 
     def _check(self, values: Mapping[str, Any]) -> None:
-        """Refuse `values` that are not of exactly the parameters' names and shapes."""
+        """Refuse `values` unless they have exactly the parameters' names and shapes."""
         shapes = self.spec.param_shapes()
         for name in (*values, *shapes):
             if name not in values or name not in shapes:
@@ -362,7 +362,7 @@ class Net:
                     f"{name} has shape {np.shape(values[name])}; {shape} was expected."
                 )
 
-    # How passes go
+    # Passes over the parts
 
     def _backends(self) -> tuple[Backend, ...]:
         """The device of each part."""
@@ -400,13 +400,13 @@ class Net:
         (run,) = runs
         dy = dlogits
         layers = list(zip(self.spec.layers, self._memory(len(dlogits)), strict=True))
-        # Below the first layer with parameters nobody asks for a gradient.
+        # No gradient is needed below the first layer with parameters.
         for index in range(len(layers) - 1, self._first_weights - 1, -1):
             layer, memory = layers[index]
             dy = layer.backward(dy, memory, run, need_dx=index > self._first_weights)
 
     def _memory(self, images: int) -> Any:
-        """The layers' buffers for this batch size; the oldest make room."""
+        """The layers' buffers for this batch size; the oldest are dropped to make room."""
         if images not in self._memories:
             if len(self._memories) == _BATCH_SIZES:
                 del self._memories[next(iter(self._memories))]

@@ -1,16 +1,16 @@
 """The fusion plan: which operations make up a step of a network, as data.
 
 A plan is a list of calls of a backend's operations on named arrays. It follows from the network
-alone: `FUSED` says which runs of layers one operation computes, and `_Planner` what each layer or
-run calls forward and backward. Nothing is computed here; `program.py` runs a plan.
+alone: `FUSED` lists the runs of layers that one operation computes, and `_Planner` writes the calls
+of each layer or run, forward and backward. Nothing is computed here; `program.py` runs a plan.
 
-Arrays are called after what they hold: "conv1" is the output of that layer, "pool1.where" what its
+Arrays are named after what they hold: "conv1" is the output of that layer, "pool1.where" what its
 backward pass needs, "conv1.grad" the gradient of the loss by "conv1", "conv1.w" a parameter.
 Shapes leave out the batch where an array has one.
 
-What fusing saves is reading and writing maps (paper's network, bfloat16, batch 256, computed): bias
-and ReLU behind a product and before its gradient 876 us of an H100's memory, LRN with pooling 570,
-the update behind a linear layer's gradient 156.
+Fusing saves reads and writes of maps. Memory time saved on an H100 (paper's network, bfloat16,
+batch 256, computed): bias and ReLU after a product and before its gradient 876 us, LRN with
+pooling 570, the update after a linear layer's gradient 156.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ from pyalexnet.net import NetSpec
 
 Precision: TypeAlias = Literal["fp32", "fp32x3", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp32x3", "bf16")
-"""float32 throughout; the same with its products on tensor cores, where a number is the sum of
-three bfloat16; and maps and products in bfloat16."""
+"""float32 throughout; the same with products on tensor cores, each number as the sum of three
+bfloat16; and maps and products in bfloat16."""
 
 Goal: TypeAlias = Literal["logits", "gradients", "update"]
-"""How far a plan goes: forward; and backward; and on to the changed parameters."""
+"""How far a plan goes: forward; also backward; also the update of the parameters."""
 
 Source: TypeAlias = Literal["pixels", "images"]
-"""Images as the network is given them, or as `converted` says."""
+"""Images of the network's input shape, or as `converted` describes them."""
 
 FUSED: tuple[tuple[tuple[type[Layer], ...], ...], ...] = (
     ((LRN,), (MaxPool,), (Relu,)),
     ((LRN,), (MaxPool,)),
     ((Conv, Linear), (Dropout,)),
 )
-"""Runs of layers that are one operation, the longest first."""
+"""Runs of layers that one operation computes, the longest first."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class PerImage:
 
 @dataclass(frozen=True)
 class Draw:
-    """A dropout mask: the fields of `backends.masks.Mask` that a network settles."""
+    """A dropout mask: the fields of `backends.masks.Mask` that the network determines."""
 
     keep: float
     layer: int
@@ -104,11 +104,10 @@ Operand: TypeAlias = str | View
 class Call:
     """One operation: the method `op` of a backend.
 
-    reads: arrays by argument. writes: what goes to `out`, in the order in which it is returned.
-    learns: parameters by argument, which it reads and changes, momentum and all. settings: the
+    reads: arrays by argument. writes: arrays for `out`, in the order in which they are returned.
+    learns: parameters by argument, which it reads and changes, momentum included. settings: the
     other arguments; a `Draw` becomes a mask, a `PerImage` gets the batch. aside: whether it may run
-    beside all the calls that come after it: those neither touch what it writes nor write what it
-    reads.
+    concurrently with all later calls: they neither touch what it writes nor write what it reads.
     """
 
     op: str
@@ -119,7 +118,7 @@ class Call:
     aside: bool = False
 
     def operands(self) -> tuple[Operand, ...]:
-        """Every array that it touches, parameters apart."""
+        """Every array that it touches, except parameters."""
         return (*self.reads.values(), *self.writes)
 
 
@@ -127,8 +126,8 @@ class Call:
 class Plan:
     """Calls in their order, and the arrays that they name.
 
-    source: the array of the images. outputs: what layers, or those that are taken together, give,
-    in their order; the last are the logits.
+    source: the array of the images. outputs: of the layers or fused runs, in order; the last are
+    the logits.
     """
 
     calls: tuple[Call, ...]
@@ -142,7 +141,7 @@ class Plan:
         return self.outputs[-1]
 
     def moved(self, call: Call, images: int) -> int:
-        """Bytes of the arrays of a call, each read or written once; both where it learns."""
+        """Bytes of a call's arrays, each read or written once; what it learns counts twice."""
         own = sum(self.arrays[name_of(each)].nbytes(images) for each in call.operands())
         changed = sum(
             2 * self.arrays[name].nbytes(images)
@@ -154,7 +153,7 @@ class Plan:
     def flops(self, call: Call, images: int) -> float:
         """Floating-point operations of a product: two for every weight at each pixel of its output.
 
-        Products with zeros count, around an image and in the filters of blocks; 0 for what is none.
+        Products with zeros count, around an image and in filters in blocks. Other operations: 0.
         """
         if not is_product(call.op):
             return 0.0
@@ -163,27 +162,27 @@ class Plan:
         return 2.0 * images * math.prod(self.shape(y)[:-1]) * math.prod(self.shape(w))
 
     def shape(self, operand: Operand) -> Shape:
-        """As the call sees the array, without the batch."""
+        """Shape of the array as the call sees it, without the batch."""
         return operand.shape if isinstance(operand, View) else self.arrays[operand].shape
 
     def learned(self, parameter: str) -> tuple[str, ...]:
-        """The arrays that change as a parameter does: itself, what it lacks in bf16, momentum."""
+        """The arrays that an update changes: the parameter, its lower half in bf16, momentum."""
         names = (parameter, f"{parameter}.low", f"{parameter}.v")
         return tuple(name for name in names if name in self.arrays)
 
 
 def is_product(op: str) -> bool:
-    """Whether an operation is that of a convolution or a linear layer."""
+    """Whether an operation belongs to a convolution or a linear layer."""
     return op.startswith(("conv_", "linear_"))
 
 
 def name_of(operand: Operand) -> str:
-    """The array behind an operand."""
+    """The array of an operand."""
     return operand.name if isinstance(operand, View) else operand
 
 
 def check_precision(who: str, precision: str) -> None:
-    """Refuse what is no precision; `who` opens the sentence."""
+    """Refuse an unknown precision; `who` opens the sentence."""
     if precision not in PRECISIONS:
         raise ArgumentError(
             f"{who}: precision is {precision!r}; one of {', '.join(PRECISIONS)} was expected."
@@ -210,9 +209,9 @@ def make(
         spec: the network.
         goal: how far it goes.
         precision: of maps and products; sums, parameters and momentum are float32 in any.
-        fused: False makes every layer an operation of its own.
+        fused: False makes every layer a separate operation.
         train: whether dropout drops.
-        source: whether images come as the network is given them, or converted: see `converted`.
+        source: whether images have the network's input shape, or are converted: see `converted`.
 
     Raises:
         ArgumentError: the network has no plan in this precision.
@@ -229,7 +228,7 @@ def make(
 class Converted:
     """How the first products read images: in blocks of `block` x `block` pixels.
 
-    block, pad: as for `Backend.augment`; block 1 leaves pixels where they are. shape: (H, W, C) of
+    block, pad: as for `Backend.augment`; block 1 leaves pixels as they are. shape: (H, W, C) of
     the result.
     """
 
@@ -241,9 +240,9 @@ class Converted:
 def converted(spec: NetSpec, fused: bool = True) -> Converted:
     """How a fused plan reads the images of a network.
 
-    An 11 x 11 convolution of stride 4 over 3 channels is a 3 x 3 one of stride 1 over the 48 that
-    4 x 4 pixels make, with zeros where the larger filter reaches beyond the smaller: the same sums,
-    and rows that a tensor core can read.
+    An 11 x 11 convolution of stride 4 over 3 channels is a 3 x 3 one of stride 1 over the 48
+    channels of 4 x 4 pixels, with zeros where the 12 x 12 pixels exceed the original filter: the
+    same sums, and rows that a tensor core can read.
     """
     plain = Converted(1, 0, spec.input_shape)
     first = next((each for each in spec.layers if not isinstance(each, Scale)), None)
@@ -256,14 +255,14 @@ def converted(spec: NetSpec, fused: bool = True) -> Converted:
     h, w, c = spec.input_shape
     rows, columns, channels = blocks.out_shape(h, w, c)
     reach = -(-first.size // blocks.block) - 1
-    # Where the last filter ends well before the border, there would be an output too many.
+    # If the last filter ends well before the border, blocks would give one output too many.
     if (rows - reach, columns - reach) != g.out_size(first.name, h, w, first.size, first.size):
         return plain
     return Converted(blocks.block, first.pad, (rows, columns, channels))
 
 
 def runs(layers: tuple[Layer, ...], fused: bool, train: bool) -> list[tuple[Layer, ...]]:
-    """Layers in their order, together where one operation computes them."""
+    """Layers in order, grouped where one operation computes them."""
     found: list[tuple[Layer, ...]] = []
     at = 0
     while at < len(layers):
@@ -288,9 +287,8 @@ def _matches(
     if not all(isinstance(each, kinds) for each, kinds in zip(layers, pattern, strict=True)):
         return False
     if isinstance(layers[-1], Dropout):
-        # A ReLU's gradient and the mask's are one test only together, and only in training; the
-        # parts of a grouped linear layer are images of one pixel, whose features do not lie in a
-        # row.
+        # Only a ReLU followed by a mask has a gradient of one test, and only in training. A grouped
+        # linear layer runs as images of one pixel, whose features are not contiguous.
         first = layers[0]
         grouped = isinstance(first, Linear) and first.groups > 1
         return train and getattr(first, "activation", None) == "relu" and not grouped
@@ -299,7 +297,7 @@ def _matches(
 
 @dataclass(frozen=True)
 class _Run:
-    """Layers that one operation computes, with where they stand."""
+    """Layers that one operation computes, with their arrays and shapes."""
 
     layers: tuple[Layer, ...]
     in_shape: Shape
@@ -309,7 +307,7 @@ class _Run:
 
 
 class _Planner:
-    """Writes the calls of a network down, forward and then backward."""
+    """Writes down the calls of a network, forward and then backward."""
 
     def __init__(
         self, spec: NetSpec, goal: Goal, precision: Precision, fused: bool, train: bool
@@ -321,8 +319,8 @@ class _Planner:
         self._calls: list[Call] = []
         self._arrays: dict[str, Layout] = {}
         self._runs: list[_Run] = []
-        # By array: that of its gradient; where a ReLU made it, what its gradient is multiplied by
-        # where it is above 0; whether that has been done.
+        # By array: its gradient's array; for a ReLU's output, the factor of the gradient where the
+        # output is above 0; whether that has been applied.
         self._grads: dict[str, str] = {}
         self._rectified: dict[str, float] = {}
         self._gated: set[str] = set()
@@ -331,7 +329,7 @@ class _Planner:
             self._parameter(name, shape)
 
     def plan(self, source: Source) -> Plan:
-        """What was written down."""
+        """The plan of the calls written down."""
         outputs = tuple(run.y for run in self._runs)
         return Plan(tuple(self._calls), self._arrays, source, outputs)
 
@@ -362,8 +360,8 @@ class _Planner:
     ) -> None:
         """Write down a call that changes parameters.
 
-        The update of a linear layer is bound by memory, the convolutions that come after it by
-        arithmetic: it may run beside them.
+        The update of a linear layer is bound by memory, the convolutions after it by arithmetic, so
+        it may run beside them.
         """
         aside = op == "linear_wgrad_sgd"
         settings |= self._products if is_product(op) else {}
@@ -449,7 +447,7 @@ class _Planner:
     def _as_conv(
         self, layer: Conv | Linear, shape: Shape, x: str
     ) -> tuple[Operand, Operand, dict[str, Any]]:
-        """Maps, filters and geometry; of a grouped linear layer, whose filters cover the maps."""
+        """Maps, filters and geometry; a grouped linear layer has filters that cover the maps."""
         if isinstance(layer, Linear):
             maps = shape if len(shape) == 3 else (1, 1, *shape)
             filters = (layer.outputs, *maps[:2], maps[2] // layer.groups)
@@ -504,7 +502,7 @@ class _Planner:
         if isinstance(layer, Dropout):
             return self._dropout_forward(layer, out, x)
         if isinstance(layer, Scale):
-            # Of x's shape: images may lie in blocks.
+            # Of x's shape, since images may be in blocks.
             y = self._new(layer.name, self._arrays[x].shape)
             self._call("scale", {"x": x}, y, factor=layer.factor)
             return y
@@ -577,14 +575,14 @@ class _Planner:
             self._single_backward(first, run)
 
     def _gate(self, x: str) -> dict[str, Operand]:
-        """The argument that takes the gradient of `x` back through the ReLU that made it."""
+        """The argument that propagates the gradient of `x` back through the ReLU that made it."""
         if not (self._fused and x in self._rectified):
             return {}
         self._gated.add(x)
         return {"gate": x}
 
     def _behind_activation(self, layer: Conv | Linear, run: _Run) -> str:
-        """The gradient of the sums, in the place of that of the output."""
+        """The gradient before the activation, in place of the output's."""
         grad = self._grads[run.y]
         if layer.activation == "relu" and run.y not in self._gated:
             self._call("relu_dgrad", {"y": run.y, "dy": grad}, grad)
@@ -639,7 +637,7 @@ class _Planner:
     def _wgrad(
         self, layer: Conv | Linear, op: str, reads: Mapping[str, Operand], where: dict[str, Any]
     ) -> None:
-        """The gradients of a layer's parameters, or at once the parameters that they lead to."""
+        """The gradients of a layer's parameters, or the update of the parameters in one call."""
         if self._fused and self._goal == "update":
             self._learn(f"{op}_sgd", reads, {"w": layer.w, "b": layer.b}, **where)
             return
@@ -702,7 +700,7 @@ class _Planner:
         )
 
     def _single_backward(self, layer: Layer, run: _Run) -> None:
-        if run.x == run.y:  # a layer that leaves all as it is
+        if run.x == run.y:  # a layer that changes nothing
             return
         dy = self._grads[run.y]
         if isinstance(layer, LRN | RNorm):
@@ -754,5 +752,5 @@ def _pool(layer: MaxPool | AvgPool) -> dict[str, Any]:
 
 
 def _pool_of(layer: MaxPool) -> dict[str, Any]:
-    """The same beside a norm's settings."""
+    """As `_pool`, with the argument names used beside a norm's settings."""
     return {"pool_size": layer.size, "pool_stride": layer.stride, "ceil": layer.ceil}

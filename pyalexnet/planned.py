@@ -1,7 +1,7 @@
 """A network that runs by a plan: fused operations, bfloat16, a whole step at once.
 
-`Net` goes layer by layer and is the one to read. This one asks `plan.make` which operations make
-up a pass, makes a `Program` of them for each batch size, and runs that: on a GPU as a CUDA graph.
+`Net` goes layer by layer and is the one to read. This one gets the operations of a pass from
+`plan.make`, makes a `Program` of them for each batch size, and runs that: on a GPU as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _PROGRAMS = 6
 class PlannedNet(Net):
     """A network on one device whose passes follow a plan.
 
-    In fp32x3 all is as in fp32, but convolutions and linear layers multiply on a GPU's tensor
-    cores, each number as the sum of three bfloat16.
+    fp32x3 is fp32, except that convolutions and linear layers multiply on a GPU's tensor cores,
+    each number as the sum of three bfloat16.
 
     In bf16, maps and the operands of products are bfloat16; sums, biases, gradients of parameters
-    and momentum are float32. A weight is kept exactly, as the bfloat16 nearest to it, which
-    products read, and the 16 bits that it lacks; `params` and checkpoints are float32.
+    and momentum are float32. A weight is kept exactly, as its nearest bfloat16, which products
+    read, and the remaining 16 bits; `params` and checkpoints are float32.
 
     Attributes:
         precision: "fp32", "fp32x3" or "bf16".
-        fused: whether operations take layers together; False is the layers' own way, one by one.
-        converted: how images lie that passes take as they are.
+        fused: whether operations take layers together; if False, layers run one by one.
+        converted: the layout of images that passes take without conversion.
         element: the type of maps, float32 or bfloat16.
     """
 
@@ -84,14 +84,14 @@ class PlannedNet(Net):
 
     @property
     def converts(self) -> bool:
-        """Whether images have to be converted at all."""
+        """Whether images need converting at all."""
         return self.converted.shape != self.spec.input_shape or self.element != np.float32
 
     def images_for(self, count: int) -> Array:
-        """The array (count, *converted.shape) that a pass over so many images reads in place.
+        """The array (count, *converted.shape) that a pass over `count` images reads in place.
 
-        Who fills it, as `Backend.augment` does with the block and padding of `converted`, and then
-        passes it as `images` saves a pass over them.
+        Fill it, as `Backend.augment` does with the block and padding of `converted`, and pass it as
+        `images` to save a copy.
         """
         if count not in self._filled:
             shape = (count, *self.converted.shape)
@@ -102,7 +102,7 @@ class PlannedNet(Net):
 
     @property
     def params(self) -> dict[str, Array]:
-        """Float32 arrays of the device by name; in bf16 copies, which nothing else reads."""
+        """Float32 arrays of the device by name; with bf16 these are copies."""
         (part,) = self.parts
         return {
             name: self.backend.join_weights(w, part.low[name]) if name in part.low else w
@@ -110,7 +110,7 @@ class PlannedNet(Net):
         }
 
     def load(self, params: Mapping[str, Any]) -> None:
-        """Take copies of `params`, which has every parameter by name, of the host or any device."""
+        """Copy `params`, which has every parameter by name, from the host or any device."""
         (values,) = self.divided(params)
         if not hasattr(self, "parts"):
             self.parts = (self._part(values),)
@@ -184,7 +184,7 @@ class PlannedNet(Net):
         rates: NDArray[np.float64],
         update: Update,
     ) -> Array:
-        """Forward, backward and update; where the plan is fused, no gradient of a weight is kept.
+        """Forward, backward and update; a fused plan stores no gradients of weights.
 
         Args:
             images: as for `gradients`.
@@ -192,7 +192,7 @@ class PlannedNet(Net):
             step: number of the step.
             rates: learning rates in the order of `spec.param_shapes`.
             update: the rest of the rule, and the buffers of momentum. A program is made for each
-                such object, so that steps alike have to come with the same one.
+                such object, so pass the same one at every step.
 
         Returns:
             The mean loss, 0-d.
@@ -211,7 +211,7 @@ class PlannedNet(Net):
         return self._images(images), "pixels"
 
     def _scored(self, program: Program) -> Array:
-        """The loss, and `last_errors`, as arrays that the next pass leaves alone."""
+        """The loss, and `last_errors`, as arrays that the next pass does not overwrite."""
         scores = self.backend.copy(program.scores)
         self.last_errors = (scores[1, ...], scores[2, ...])
         return scores[0, ...]
@@ -234,7 +234,7 @@ class PlannedNet(Net):
         source: Source,
         update: Update | None = None,
     ) -> Program:
-        """The program of a pass; the oldest make room."""
+        """The program of a pass; the oldest are dropped to make room."""
         key = (goal, images, train, source, update)
         if key not in self._programs:
             if len(self._programs) == _PROGRAMS:

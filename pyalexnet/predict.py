@@ -1,4 +1,4 @@
-"""What a network takes image files for."""
+"""A network's predictions for image files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyalexnet.trained import BATCH, Bad, Trained
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Of a batch of files: `paths`, `images` (n, Hs, Ws, C) as stored, `probabilities`."""
+    """For a batch of files: `paths`, `images` (n, Hs, Ws, C) as stored, `probabilities`."""
 
     paths: tuple[Path, ...]
     images: Images
@@ -23,7 +23,7 @@ class Predictions:
     """(n, classes)"""
 
     def top(self, count: int) -> list[list[tuple[int, float]]]:
-        """Each image's most probable classes with their probabilities; of equal ones the first."""
+        """Each image's most probable classes with their probabilities; ties by class number."""
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
         return [
             [(int(number), float(row[number])) for number in best]
@@ -42,7 +42,7 @@ def predict(
 ) -> Generator[Predictions]:
     """Predictions for image files, batch by batch.
 
-    bad: called with a file that cannot be read, and why; None: that raises a DataError.
+    bad: called with a file that cannot be read, and why; if None, a DataError is raised instead.
     """
     for images, read in run.image_batches(paths, batch_size, bad=bad, progress=progress):
         yield Predictions(read, images, run.probabilities(images, ten_crop=ten_crop))

@@ -1,13 +1,13 @@
 """How much of a data set's classes a linear classifier can read off a network's features.
 
-The network stays as it is; on a layer's outputs, each with mean 0 and deviation 1 over the training
-images, stands a softmax regression with weight decay:
+The network stays as it is; a softmax regression with weight decay is fitted to a layer's outputs,
+each standardised to mean 0 and deviation 1 over the training images:
 
     minimise over W (classes, numbers) and b (classes,)
     mean over the images of -ln softmax(W x + b)[label]  +  decay / 2 * sum of W^2
 
-It is convex, so there is one answer and no seed. `fit` goes to it until the gradient's norm is a
-stated fraction of what it was at the start.
+It is convex, so there is one answer and no seed. `Problem.solve` approaches it until the gradient's
+norm is a stated fraction of its initial value.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pyalexnet.trained import BATCH, Trained
 Matrix = npt.NDArray[np.float64]
 
 DECAYS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
-"""What `choose_decay` tries, from the simplest classifier to the closest fit."""
+"""Decays that `choose_decay` tries, from the simplest classifier to the closest fit."""
 
 TOLERANCE = 1e-4
 """The gradient's norm at the end over that at the start, where W and b are 0."""
@@ -54,7 +54,7 @@ class Probe:
         w, b: (classes, numbers) and (classes,) float64.
         decay: of the weights of the standardised features.
         gradient: the norm of the objective's gradient here, over that at the start.
-        steps: that it took.
+        steps: taken by the fit.
     """
 
     w: Matrix
@@ -69,13 +69,13 @@ class Probe:
 
 
 class Problem:
-    """The objective on one set of features, in coordinates in which it is quickly solved.
+    """The objective on one set of features, in coordinates that make it quick to solve.
 
     Along the principal axes of the standardised features their covariance is diagonal, and the
     Hessian at every point is below half of it plus the decay (Böhning, 1992). Steps divided by that
-    bound, each along its own axis, never overshoot; Nesterov's momentum, given up whenever it
-    points uphill, makes them quick. An orthogonal change of coordinates changes neither the
-    objective nor the norm of its gradient.
+    bound, each along its own axis, never overshoot; Nesterov's momentum, reset whenever it points
+    uphill, makes them quick. An orthogonal change of coordinates changes neither the objective nor
+    the norm of its gradient.
     """
 
     def __init__(self, x: npt.NDArray[np.floating[Any]], labels: Labels, classes: int) -> None:
@@ -83,7 +83,7 @@ class Problem:
         wide = np.asarray(x, np.float64)
         self._mean = wide.mean(axis=0)
         deviation = wide.std(axis=0)
-        # A unit that is the same for all images says nothing; 1 keeps its column zero.
+        # A unit with the same value for all images carries no information; 1 keeps its column zero.
         self._deviation = np.where(deviation > 0, deviation, 1)
         self._variances, self._axes, self._x = _principal((wide - self._mean) / self._deviation)
         self._labels = labels
@@ -92,9 +92,9 @@ class Problem:
         self._first = self._norm(*self._gradient(self._weights, self._biases, 0.0))
 
     def solve(self, decay: float, progress: Progress | None = None) -> Probe:
-        """The minimum for a decay, begun where the last one ended.
+        """The minimum for a decay, starting from the previous solution.
 
-        progress: called with (percent of the way, 100), the gradient's on a logarithmic scale.
+        progress: called with (percent, 100): the gradient's progress on a logarithmic scale.
 
         Raises:
             DataError: the gradient is still too large after `MOST_STEPS`.
@@ -134,7 +134,7 @@ class Problem:
         return float(np.sqrt((dw**2).sum() + (db**2).sum()))
 
     def _probe(self, decay: float, ratio: float, steps: int) -> Probe:
-        """For features as they come: the axes and the standardisation go into the weights."""
+        """The probe for raw features: its weights include the axes and the standardisation."""
         w = self._weights @ self._axes.T / self._deviation
         return Probe(w, self._biases - w @ self._mean, decay, ratio, steps)
 
@@ -142,8 +142,8 @@ class Problem:
 def _principal(z: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """Variances (r,) along the principal axes (numbers, r) of z (n, numbers), and z (n, r) there.
 
-    With fewer images than numbers only the axes that the images span count: the best weights have
-    no part along the others.
+    With fewer images than numbers only the axes that the images span are kept: the best weights
+    have no component along the others.
     """
     n, numbers = z.shape
     if n >= numbers:
@@ -164,10 +164,10 @@ def choose_decay(
     say: Callable[[str], None],
     progress: Progress | None = None,
 ) -> float:
-    """The decay of `DECAYS` with the lowest top-1 error on a tenth of each class that is held out.
+    """The decay of `DECAYS` with the lowest top-1 error on a held-out tenth of each class.
 
-    Of equals the one of the lower loss. Closer fits take longer; after two in a row that are no
-    better than the best before them, closer ones are not tried.
+    Ties are broken by the loss. Closer fits take longer; after two in a row that are no better than
+    the best before them, closer ones are not tried.
     """
     kept, held = hold_out(labels, seed=0)
     problem = Problem(x[kept], labels[kept], classes)
@@ -196,7 +196,7 @@ def collected(
     """Features (n, numbers) float32 of a whole split.
 
     Raises:
-        DataError: what the fit needs does not fit into this machine's memory.
+        DataError: the fit needs more memory than this machine has.
     """
     numbers = features.width(run, layer)
     needed = _COPIES * 8 * len(split) * numbers
@@ -242,7 +242,7 @@ def judged(
 
 
 def chance(dataset: Dataset) -> Scores:
-    """Scores on the test split of saying for every image how frequent each class is in training."""
+    """Test scores of predicting each class, for every image, by its frequency in training."""
     shares = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
     shares = shares / shares.sum()
     labels = dataset.test.labels

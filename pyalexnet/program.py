@@ -1,4 +1,4 @@
-"""A plan on arrays of a device: ready to be run again and again, always on the same memory."""
+"""A plan bound to arrays of a device, to be run repeatedly on the same memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SCORES = ("loss", "top1_error", "top5_error")
 
 @dataclass(frozen=True)
 class Rule:
-    """What an update knows of a parameter beside its learning rate."""
+    """The constants of a parameter's update, apart from its learning rate."""
 
     momentum: float
     weight_decay: float
@@ -31,7 +31,7 @@ class Rule:
 class Update:
     """How a program changes parameters, by their names.
 
-    Not compared by what it holds, but as an object: that is what a step finds its program by.
+    Compared by identity, not by content: a step looks up its program by this object.
     rules: all but the learning rates. momentum: buffers of the device, which it changes too.
     """
 
@@ -40,13 +40,13 @@ class Update:
 
 
 class Program:
-    """A plan with its arrays; `run` goes through it once.
+    """A plan with its arrays; `run` executes it once.
 
     Attributes:
         plan: what runs.
-        arrays: by the plan's names; whoever runs it fills those of `plan.source` and "labels".
+        arrays: by the plan's names; the caller fills those of `plan.source` and "labels".
         scores: (3,) loss, top-1 and top-5 error, where the plan has them.
-        calls: what `run` goes through: each of the plan's, ready to be called.
+        calls: the plan's calls, each bound to its arguments.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Program:
             plan: the calls.
             backend: of the device.
             images: of a batch.
-            given: arrays that others have too: parameters, momentum, rates.
+            given: arrays shared with others: parameters, momentum, rates.
             step: 0-d uint32, which the masks depend on.
             seed: of the masks.
             rules: by parameter, where the plan updates them.
@@ -83,7 +83,7 @@ class Program:
         for name, layout in plan.arrays.items():
             known = given.get(name, scores.get(name))
             shape = (images, *layout.shape) if layout.per_image else layout.shape
-            # Zeros: labels have to be classes from the first, when the calls are checked.
+            # Zeros: labels must already be valid classes when the calls are checked.
             self.arrays[name] = backend.zeros(shape, layout.dtype) if known is None else known
         self.calls = tuple((call, self._bound(call)) for call in plan.calls)
         self.run: Callable[[], None] = backend.record(self._go_through, graph=graph)
@@ -99,7 +99,7 @@ class Program:
                 ready()
 
     def _bound(self, call: Call) -> Callable[[], Any]:
-        """A call with its arrays and settings in place."""
+        """A call with its arrays and settings bound."""
         arguments = {name: self._array(operand) for name, operand in call.reads.items()}
         outputs = tuple(self._array(operand) for operand in call.writes)
         if outputs:
@@ -163,7 +163,7 @@ class Program:
 class Numbers:
     """The step and the learning rates of the parameters, on a device: a step's only arguments.
 
-    They lie in one array, so that they are brought over in one piece.
+    They lie in one array, so that one copy transfers them.
     """
 
     def __init__(self, backend: Backend, parameters: tuple[str, ...]) -> None:
@@ -178,12 +178,12 @@ class Numbers:
         }
 
     def set(self, step: int, rates: NDArray[np.float64] | None = None) -> None:
-        """Bring over the step, and the rates where they are given, in the parameters' order."""
+        """Copy over the step and, if given, the rates in the parameters' order."""
         self._host[0] = step
         if rates is not None:
             self._host_rates[:] = rates
         self._backend.assign(self._array, self._host)
 
     def set_from(self, step: Array) -> None:
-        """Take the step over from another array of the device."""
+        """Copy the step from another array of the device."""
         self._backend.assign(self.step, step)

@@ -1,8 +1,8 @@
-"""What a training run says while it runs; the only place that formats progress.
+"""The output of a training run while it runs; the only place that formats progress.
 
-On a terminal a live display stands below the lines that stay; anywhere else (a pipe, a file,
-`TERM=dumb`) there is one plain line at a time and no control code. A reader that goes away
-(`| head -1`) silences the display and never stops the training.
+On a terminal there is a live display below the permanent lines; anywhere else (a pipe, a file,
+`TERM=dumb`) there are plain lines without control codes. A reader that goes away (`| head -1`)
+silences the display and never stops the training.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Reporter:
         self._stream: IO[str] | None = stream if stream is not None else sys.stdout
         self._told_loss = False
         self.lost: Exception | None = None
-        """What the stream said when it took no more, if it did."""
+        """The error with which the stream stopped accepting output, if it did."""
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +55,7 @@ class Reporter:
         return None
 
     def say(self, line: str = "") -> None:
-        """Write a line that stays."""
+        """Write a permanent line."""
         if self._stream is None:
             return
         try:
@@ -69,36 +69,36 @@ class Reporter:
         self.say(f"warning: {sentence}")
 
     def answer(self, sentence: str) -> None:
-        """Show at once, from the handler of a signal, what is made of it."""
+        """Show the answer to a signal at once, from its handler."""
         interrupt.tell(sentence)
 
     def step(self, report: StepReport, *, due: bool) -> None:
-        """Show where training stands; `due` is true once every print interval."""
+        """Show the state of training; `due` is true once every print interval."""
         if due:
             self._told_loss = True
             self.say(_step_line(report))
 
     def epoch(self, report: EpochReport) -> None:
-        """Show the line of an epoch that is over and how far each layer moved."""
+        """Show the line of a finished epoch and how far each layer moved."""
         self._told_loss = True
         self.say(_epoch_line(report))
         for line in logline.layer_lines(report.layers):
             self.say(f"  {line}")
 
     def opening(self, trainer: Trainer) -> None:
-        """Say what is about to be trained, on what, where and how."""
+        """Say what will be trained, on what, where and how."""
         for line in _opening(trainer):
             self.say(line)
 
     def closing(self, trainer: Trainer, outcome: Outcome) -> None:
-        """Say what came out, on which data, where it lies and how to go on."""
+        """Say what the results are, on which data, where they lie and how to continue."""
         if not self._told_loss and trainer.at.epoch_sums.images:
             self.say(_short_line(trainer))
         for line in _closing(trainer, outcome):
             self.say(line)
 
     def progress(self, what: str) -> Callable[[int, int], None]:
-        """A function to call with (done, total) while `what` goes on, before the training."""
+        """A function to call with (done, total) during `what`, before the training."""
         begun = time.monotonic()
         next_due = begun + _SECONDS_BETWEEN_LINES
 
@@ -111,7 +111,7 @@ class Reporter:
         return show
 
     def _silence(self, error: Exception) -> None:
-        """The reader is gone, or the disk behind the stream is full: write into nothing."""
+        """The reader is gone, or the disk behind the stream is full: discard further output."""
         stream, self._stream, self.lost = self._stream, None, error
         if stream is not None:
             silence(stream)
@@ -125,7 +125,7 @@ class Silent(Reporter):
 
 
 class LiveReporter(Reporter):
-    """A bar and the current numbers below the lines that stay, redrawn a few times a second."""
+    """A bar and the current numbers below the permanent lines, redrawn a few times a second."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console.file)
@@ -184,7 +184,7 @@ class LiveReporter(Reporter):
         return show
 
     def answer(self, sentence: str) -> None:
-        self._answer = sentence  # the display, which is redrawn by itself, is in nobody's way
+        self._answer = sentence  # the display redraws itself, so nothing waits here
         self._numbers.plain = sentence
 
     def step(self, report: StepReport, *, due: bool) -> None:
@@ -200,11 +200,11 @@ class LiveReporter(Reporter):
 
 
 def reporter(*, plain: bool = False) -> Reporter:
-    """The live display where standard output is a terminal that can show it, else plain lines."""
+    """The live display if standard output is a terminal that can show it, else plain lines."""
     if sys.stdout is None:  # started with it closed (`>&-`)
         return Silent()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name outside the terminal's encoding
+        sys.stdout.reconfigure(errors="replace")  # for names outside the terminal's encoding
     console = Console(file=sys.stdout, highlight=False)
     if plain or not console.is_terminal or console.is_dumb_terminal:
         return Reporter()
@@ -212,7 +212,7 @@ def reporter(*, plain: bool = False) -> Reporter:
 
 
 def silence(stream: IO[str]) -> None:
-    """Lead a stream that takes no more nowhere, also what the interpreter flushes at its end."""
+    """Redirect a broken stream to the null device, also for the interpreter's flush at exit."""
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError, io.UnsupportedOperation):
@@ -273,12 +273,12 @@ def _opening(trainer: Trainer) -> Iterator[str]:
 
 
 def _overrides(trainer: Trainer) -> Iterator[str]:
-    """Which preset runs, and everything that was chosen differently."""
+    """The preset, and every value chosen differently."""
     config, own = trainer.config, trainer.net.spec.recipe
     if config.net == "alexnet":
         yield f"preset    {config.net_args.get('preset', 'source')}"
     if trainer.at.step:
-        return  # what was changed for going on has been said
+        return  # changes at a resume have been reported already
     changes = [
         f"{name} {_chosen(value)}" for name, value in config.net_args.items() if name != "preset"
     ]
@@ -297,7 +297,7 @@ def _overrides(trainer: Trainer) -> Iterator[str]:
 
 
 def _settings(recipe: Recipe) -> dict[str, str]:
-    """A recipe's values by dotted name, as people write them."""
+    """A recipe's values by dotted name, as a user would write them."""
     rates = {"rate": recipe.rate} | {f"rates.{name}": rate for name, rate in recipe.rates.items()}
     parts: dict[str, Any] = {"augment": recipe.augment} | rates
     found = {
@@ -316,7 +316,7 @@ def _chosen(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, list | tuple):
         return ",".join(map(_chosen, value)) or "none"
-    if isinstance(value, Mapping):  # a layer that is written out
+    if isinstance(value, Mapping):  # a layer as a table
         return str(value["name"])
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -396,7 +396,7 @@ def _epoch_line(report: EpochReport) -> str:
 
 
 def _short_line(trainer: Trainer) -> str:
-    """Of a run that ended before its first line was due."""
+    """The line of a run that ended before its first line was due."""
     train = trainer.at.epoch_sums.mean()
     return (
         f"epoch {trainer.at.epoch + 1} so far: train loss {train.loss:.4f}, top-1 error "

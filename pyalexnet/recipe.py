@@ -1,8 +1,8 @@
 """How a network is trained: learning rates, weight decay, momentum, batch size and schedule.
 
-The paper's section 5 gives every layer one rate; the files that made its numbers give the weights
-and the biases of each layer their own. A `Recipe` has one `Rate` for all layers and, by layer name,
-the exceptions.
+The paper's section 5 gives every layer one rate; the configuration files behind its results give
+the weights and the biases of each layer their own. A `Recipe` has one `Rate` for all layers and, by
+layer name, the exceptions.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pyalexnet.schedule import Plateau, Schedule, Steps, parse
 class Rate:
     """Learning rates and weight decays of a layer's weights (`_w`) and biases (`_b`).
 
-    A schedule of None is the recipe's; only there can a `Plateau` be. The decay is applied times
-    the current learning rate (paper, section 5). A learning rate of 0 freezes: neither decay nor
-    momentum acts.
+    A schedule of None is the recipe's; only the recipe's may be a `Plateau`. The decay is
+    multiplied by the current learning rate (paper, section 5). A learning rate of 0 freezes:
+    neither decay nor momentum acts.
     """
 
     lr_w: float
@@ -52,12 +52,12 @@ class Rate:
         return self.lr_w == 0 and self.lr_b == 0
 
     def scaled(self, factor: float) -> Rate:
-        """Both learning rates times `factor`, save that of biases with their own schedule."""
+        """Both learning rates times `factor`, except that of biases with their own schedule."""
         lr_b = self.lr_b * factor if self.schedule_b is None else self.lr_b
         return dataclasses.replace(self, lr_w=self.lr_w * factor, lr_b=lr_b)
 
     def stretched(self, ratio: float) -> Rate:
-        """The same rates, their own schedules over `ratio` times as many epochs."""
+        """The same rates, with their own schedules over `ratio` times as many epochs."""
         return dataclasses.replace(
             self,
             schedule_w=self.schedule_w and self.schedule_w.stretched(ratio),
@@ -69,17 +69,17 @@ class Rate:
 class Augment:
     """How training sees stored images (paper, section 4.1); evaluation sees their centre.
 
-    stored: side of the stored square image in pixels; the network's input is cut out of it.
+    stored: side of the stored square image in pixels; the network's input is cropped from it.
     flip: whether it is mirrored, with probability 1/2.
-    chunk: images, one after the other in a batch, that share a crop and whether they are mirrored;
-        the original program's loader drew for 32 at a time (`convdata_jpeg.py`).
+    chunk: consecutive images of a batch that share a crop and mirroring; the original program's
+        loader drew for 32 at a time (`convdata_jpeg.py`).
     jitter: deviation of the colour jitter along each principal axis of the colours, as a multiple
         of the colours' own deviation along it.
     jitter_shrinks: whether pixels are then divided by 1 + jitter, as that program did.
-    jitter_until: the epoch from which on there is no jitter; None: there always is.
+    jitter_until: the epoch at which jitter ends; None: never.
     mean: what is subtracted: "centre", the centre of the mean image wherever the crop was (that
-        program's rule); "pixel", the mean of the very pixels in the crop (Caffe's); "channel", one
-        number a channel (torchvision's).
+        program's rule); "pixel", the mean of the crop's own pixels (Caffe's); "channel", one number
+        per channel (torchvision's).
     """
 
     stored: int = 256
@@ -114,7 +114,7 @@ class Augment:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a training run needs beside a network and data.
+    """All that a training run needs besides a network and data.
 
     rate: of every layer that `rates` does not name. schedule: of every rate without its own.
     augment: how training sees stored images; None: as they are.
@@ -145,7 +145,7 @@ class Recipe:
         return base * schedule.factor(epoch, drops)
 
     def course(self, parameter: str) -> tuple[float, Schedule]:
-        """Learning rate of `parameter` before its schedule, and that."""
+        """Learning rate of `parameter` before its schedule, and the schedule."""
         rate, is_bias = self._of(parameter)
         own = rate.schedule_b if is_bias else rate.schedule_w
         return rate.lr_b if is_bias else rate.lr_w, self.schedule if own is None else own
@@ -168,10 +168,10 @@ class Recipe:
         layer_lr: Mapping[str, float] | None = None,
         bias_lr: float | None = None,
     ) -> Recipe:
-        """This recipe with the values given; each counts before those behind it.
+        """This recipe with the values given, applied in the order of the arguments.
 
         epochs: the schedules stretch along. lr: becomes the weights' rate; all other rates change
-        in proportion, save those of biases with their own schedule. weight_decay: of the weights
+        in proportion, except those of biases with their own schedule. weight_decay: of the weights
         of every layer. schedule: of every layer's weights, and of the biases without their own.
         bias_schedule: of every layer's biases. Both may be texts, see `schedule.parse`. layer_lr:
         the weights' rate by layer, that of their biases in proportion; 0 freezes the layer.
@@ -203,7 +203,7 @@ class Recipe:
         )
 
     def _scheduled(self, schedule: Schedule | str | None, biases: Schedule | str | None) -> Recipe:
-        """With one schedule for all weights, and one for all biases."""
+        """This recipe with one schedule for all weights, and one for all biases."""
         new = self
         if schedule is not None:
             new = new._each_rate(lambda rate: dataclasses.replace(rate, schedule_w=None))
@@ -217,7 +217,7 @@ class Recipe:
         return parse(schedule, self.epochs) if isinstance(schedule, str) else schedule
 
     def _tuned(self, layer_lr: Mapping[str, float], bias_lr: float | None) -> Recipe:
-        """With the rates of single layers, then those of all biases."""
+        """This recipe with the rates of single layers, then those of all biases."""
         own = {layer: self._layer_rate(layer, lr) for layer, lr in layer_lr.items()}
         new = dataclasses.replace(self, rates={**self.rates, **own})
         if bias_lr is None:
@@ -228,9 +228,9 @@ class Recipe:
         )
 
     def _layer_rate(self, layer: str, lr: float) -> Rate:
-        """The rate of a layer with `lr` for its weights, and its biases in proportion."""
+        """A layer's rate with `lr` for its weights, and its biases' in proportion."""
         rate = self.rates.get(layer, self.rate)
-        # A layer that was frozen does not say in which proportion.
+        # A frozen layer does not give the proportion.
         model = next((one for one in (rate, self.rate) if one.lr_w > 0), None)
         proportion = model.lr_b / model.lr_w if model else 1.0
         lr_w = real("recipe", f"the lr of {layer}", lr, low=0)
@@ -248,7 +248,7 @@ class Recipe:
 class Rates:
     """The learning rates of some parameters under a recipe, for every step of a run.
 
-    Most share a schedule, which is asked once for all of them.
+    Most share a schedule, which is then evaluated once for all of them.
     """
 
     def __init__(self, recipe: Recipe, parameters: Iterable[str]) -> None:
@@ -262,7 +262,7 @@ class Rates:
         self._of = np.array(of, np.intp)
 
     def at(self, epoch: float, drops: int = 0) -> NDArray[np.float64]:
-        """What `Recipe.lr` gives for each parameter, in their order."""
+        """`Recipe.lr` of each parameter, in their order."""
         factors = np.array([schedule.factor(epoch, drops) for schedule in self._schedules])
         rates: NDArray[np.float64] = self._base * factors[self._of]
         return rates

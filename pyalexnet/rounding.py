@@ -1,8 +1,8 @@
-"""How far two float32 programs may come apart on the same network, images and parameters.
+"""How far two float32 programs may differ on the same network, images and parameters.
 
 A bound that added up every rounding's worst case would be astronomic after eight layers. Here the
-roundings are tried out instead, each at its full size and in a direction left to chance, and what
-they do to the logits is measured (Monte Carlo arithmetic, Parker 1997).
+roundings are simulated instead, each at its full size and in a random direction, and their effect
+on the logits is measured (Monte Carlo arithmetic, Parker 1997).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ UNIT = 2.0**-24
 """Relative error of one float32 rounding."""
 
 SUM, FUNCTION = 8.0, 8.0
-"""Errors in units: of a sum of products, added in whatever order, as a part of the sum of absolute
-products; of a power or a tanh, 4 ulp, as a part of its value."""
+"""Errors in units: of a sum of products, in any order of summation, relative to the sum of absolute
+products; of a power or a tanh, 4 ulp, relative to its value."""
 
 
 def rounding(net: Net, images: Floats, seed: int = 0) -> float:
-    """The largest difference of a logit on `images` (n, H, W, C) that roundings explain.
+    """The largest difference of a logit on `images` (n, H, W, C) that rounding explains.
 
-    Every layer's output is moved, each element up or down by chance, as far as the roundings in its
-    own sums may take it, and the layers above pass the movements on as they do rounding errors. The
-    largest change of a logit counts twice: each of two programs rounds.
+    Each element of a layer's output is moved up or down at random, as far as the roundings in its
+    own sums may take it, and the layers above propagate this as they do rounding errors. The
+    largest change of a logit is doubled, since each of two programs rounds.
 
     net: on a backend of the host. seed: of the directions.
     """
@@ -47,12 +47,12 @@ def rounding(net: Net, images: Floats, seed: int = 0) -> float:
 
 
 def _units(layer: Layer) -> float:
-    """Of a norm: its sum, whose error the power multiplies, then the power and the product."""
+    """Errors of a norm: of its sum, multiplied by the power, then of the power and the product."""
     if isinstance(layer, LRN | RNorm):
         return abs(layer.beta) * SUM + FUNCTION + SUM
     return FUNCTION + SUM if isinstance(layer, Tanh) else SUM
 
 
 def _linear_part(layer: Layer) -> Layer:
-    """The layer without its activation, which makes no error larger."""
+    """The layer without its activation, which does not amplify errors."""
     return replace(layer, activation=None) if isinstance(layer, Conv | Linear) else layer

@@ -1,4 +1,4 @@
-"""A run's folder: what it holds, who may write to it, and how a run is repeated from it.
+"""A run's folder: its contents, the lock on it, and how a run is repeated from it.
 
 runs/<date>-<net>-<data>/
     config.toml     every choice of the run; edit it (or give flags) and resume
@@ -59,7 +59,7 @@ class Scores:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Scores:
-        """From what `asdict` made of one, JSON in between."""
+        """Rebuild one from the result of `asdict`, JSON in between."""
         return cls(*(float(values[each.name]) for each in dataclasses.fields(cls)))
 
 
@@ -73,7 +73,7 @@ class Motion:
 
     @classmethod
     def of(cls, weight: float, update: float) -> Motion:
-        """With the ratio that goes with the two; 0 where all weights are."""
+        """With the ratio of the two; 0 if all weights are 0."""
         return cls(weight, update, update / weight if weight > 0 else 0.0)
 
 
@@ -82,10 +82,10 @@ class StepReport:
     """Where training stands; `train` covers the steps since the last such report."""
 
     epoch: int
-    """The epoch that is running, counted from 1."""
+    """The current epoch, counted from 1."""
     epochs: int
     progress: float
-    """Epochs done, with the part of the running one."""
+    """Epochs done, including the fraction of the current one."""
     step: int
     """Steps done since the run began."""
     steps: int
@@ -94,7 +94,7 @@ class StepReport:
     images_per_second: float
     seconds_left: float
     batch: int
-    """Steps done of the running epoch."""
+    """Steps done in the current epoch."""
     seconds: float
     """Since the last such report."""
     exchanged: int
@@ -118,36 +118,36 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class Config:
-    """Every choice of a run; what config.toml holds."""
+    """Every choice of a run; the contents of config.toml."""
 
     net: str
     data: str
     """Absolute path of the data, or "" for the built-in set."""
     backend: str
-    """The backend that was chosen, never "auto": a resumed run takes the same one."""
+    """The backend that was chosen, never "auto": a resumed run uses the same one."""
     device: int
     seed: int
     print_freq: int
     """Steps between two lines of the log."""
     keep: int
-    """Newest checkpoints that stay; the best one always does."""
+    """Number of newest checkpoints kept; the best one is always kept."""
     recipe: Recipe
     net_args: dict[str, Any] = field(default_factory=dict)
-    """What the network was chosen with, by the names of its function's arguments."""
+    """The chosen arguments of the network's function, by name."""
     devices: tuple[int, ...] = ()
-    """Where two towers run, each half of the network; none: the whole runs on `device`."""
+    """The devices of two towers, each half of the network; (): the whole runs on `device`."""
     workers: int = 1
     """Threads that read images ahead."""
     chance_steps: int = 500
-    """Steps at chance after which a run stops; 0: it never does."""
+    """Steps at chance after which a run stops; 0: never."""
     tensorboard: bool = False
     """Whether events for TensorBoard are written."""
     precision: Precision = "fp32"
-    """Of maps and of what products read; parameters are float32 in any."""
+    """Of maps and the operands of products; parameters are always float32."""
     fused: bool = False
-    """Whether operations take layers together (`plan.py`), or go one by one."""
+    """Whether operations take layers together (`plan.py`), rather than one by one."""
     exact: bool = False
-    """Whether every convolution on cpu takes its formula, whatever is faster."""
+    """Whether cpu computes every convolution by its formula, even where another way is faster."""
 
     def __post_init__(self) -> None:
         integer("run", "seed", self.seed, high=2**64 - 1)
@@ -167,7 +167,7 @@ class Config:
 
     @property
     def all_net_args(self) -> dict[str, Any]:
-        """`net_args`, with the norms kept within a tower where towers run."""
+        """`net_args`, with norms kept within a tower if the run has two."""
         return self.net_args | ({"towers_norm": True} if self.devices else {})
 
     def to_toml(self) -> str:
@@ -198,7 +198,7 @@ class Config:
         """Read a config.toml.
 
         Raises:
-            ArgumentError: it cannot be read, is no TOML, lacks a value or has one too many.
+            ArgumentError: it cannot be read, is not TOML, lacks a value or has one too many.
         """
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -217,7 +217,7 @@ class Config:
 
 
 class RunFolder:
-    """A run folder that this process, and no other, may write to; a context manager.
+    """A run folder locked for writing by this process alone; a context manager.
 
     Raises:
         RunError: the folder cannot be written, or another process trains in it.
@@ -257,7 +257,7 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Release the folder."""
         self.log.close()
         os.close(self._lock)
 
@@ -269,7 +269,7 @@ class RunFolder:
         """Make sure that the folder is still the one that was locked.
 
         Raises:
-            RunError: it was deleted, moved or replaced, and what is written would be lost.
+            RunError: it was deleted, moved or replaced, so that writes would be lost.
         """
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(self._lock), (self.path / "lock").stat()):
@@ -288,7 +288,7 @@ class RunFolder:
         starts = []
         odd = (OSError, ValueError, LookupError, TypeError, RecursionError)
         with contextlib.suppress(*odd), _opened(self.path / "env.json") as file:
-            # A damaged record of earlier starts is no reason not to start.
+            # A damaged record of earlier starts does not prevent a start.
             starts = list(json.load(file)["starts"])
         self._write("env.json", json.dumps({"starts": [*starts, environment]}, indent=2) + "\n")
 
@@ -307,8 +307,8 @@ class Log:
 
     step    every print interval: epoch, progress, step, train scores, lr, images_per_second
     epoch   every epoch: train and test scores, lr, seconds, per-layer mean |w|, |dw|, ratio
-    start, resume, test, stop    what the driver did; lines after a resume's step that stand
-                                 before it in the file were overtaken by the resumed run
+    start, resume, test, stop    what the driver did; lines for later steps that precede a resume
+                                 in the file were overtaken by the resumed run
     """
 
     def __init__(self, path: Path) -> None:
@@ -324,7 +324,7 @@ class Log:
         """Append a line.
 
         Raises:
-            OSError: it could not be written; nothing of it stays in the file.
+            OSError: it could not be written; no part of it stays in the file.
         """
         record = {"kind": kind, "time": _now(), **values}
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
@@ -332,7 +332,7 @@ class Log:
         if not now.st_nlink:
             raise FileNotFoundError(errno.ENOENT, "it was deleted")
         try:
-            while line:  # a disk that fills up takes a part; the next call says why
+            while line:  # a disk filling up may take only a part; the next write raises
                 line = line[os.write(self._file, line) :]
         except OSError:
             os.ftruncate(self._file, now.st_size)
@@ -342,7 +342,7 @@ class Log:
         os.close(self._file)
 
     def _drop_torn_line(self) -> None:
-        """Cut off what a machine that went down left of a line."""
+        """Cut off an incomplete line, as a machine going down leaves it."""
         size = os.fstat(self._file).st_size
         tail = os.pread(self._file, min(size, 1 << 20), max(size - (1 << 20), 0))
         os.ftruncate(self._file, size - len(tail) + tail.rfind(b"\n") + 1)
@@ -366,9 +366,9 @@ class History:
 
     @classmethod
     def read(cls, log: Path) -> History:
-        """Read a log.jsonl; what a resumed run has overtaken, and damaged lines, are left out."""
-        steps: dict[int, tuple[float, float, Scores]] = {}  # of a step that was logged twice the
-        epochs: dict[int, tuple[int, Scores, Scores]] = {}  # second time counts
+        """Read a log.jsonl, without lines that a resumed run has overtaken and damaged ones."""
+        steps: dict[int, tuple[float, float, Scores]] = {}  # if a step was logged twice, the
+        epochs: dict[int, tuple[int, Scores, Scores]] = {}  # second line counts
         for record in _records(log):
             with contextlib.suppress(LookupError, TypeError, ValueError, OverflowError):
                 kind, step = record["kind"], int(record["step"])
@@ -402,7 +402,7 @@ def check_writable(folder: Path) -> None:
 
 
 def find(run: str, runs: Path) -> Path:
-    """The folder that `run` means: a path, or "latest" for the run in `runs` that was begun last.
+    """The folder that `run` means: a path, or "latest" for the most recently begun run in `runs`.
 
     Raises:
         RunError: there is none.
@@ -418,7 +418,7 @@ def find(run: str, runs: Path) -> Path:
 
 
 def environment(backend: str) -> dict[str, Any]:
-    """What env.json says of one start: versions, machine, command line, commit."""
+    """The record of one start in env.json: versions, machine, command line, commit."""
     return {
         "time": _now(),
         "command": sys.argv,
@@ -436,7 +436,7 @@ def environment(backend: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which then takes its place; gone if that failed."""
+    """A temporary file beside `path`, which then replaces it; deleted on failure."""
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         yield temporary
@@ -446,7 +446,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _records(log: Path) -> Iterator[Any]:
-    """The lines of a log.jsonl; one that is no JSON is passed over."""
+    """The lines of a log.jsonl; those that are not JSON are skipped."""
     with _opened(log) as file:
         for line in file:
             with contextlib.suppress(ValueError, RecursionError):
@@ -454,7 +454,7 @@ def _records(log: Path) -> Iterator[Any]:
 
 
 def _opened(path: Path) -> IO[str]:
-    """A text to read, damaged or not; a pipe in its place is empty, and nobody waits for it."""
+    """A text to read, damaged or not; a pipe in its place reads as empty, without waiting."""
     return open(  # Path.open takes no opener
         path,
         encoding="utf-8",
@@ -464,7 +464,7 @@ def _opened(path: Path) -> IO[str]:
 
 
 def _lock(path: Path) -> int:
-    """Take the folder's lock; the kernel frees it however the process ends."""
+    """Take the folder's lock; the kernel releases it however the process ends."""
     try:
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
@@ -475,7 +475,7 @@ def _lock(path: Path) -> int:
         holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
         os.close(lock)
         raise RunError(f"the run folder {path} is in use by {holder}.") from error
-    with contextlib.suppress(OSError):  # a full disk: the lock counts, not what it says
+    with contextlib.suppress(OSError):  # a full disk: the lock matters, not its text
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return lock
@@ -496,7 +496,7 @@ def _claim(out: Path, name: str) -> Path:
 
 
 def _link_latest(path: Path) -> None:
-    """Point `latest` beside the run at it; a file of another kind of that name is left alone."""
+    """Point the link `latest` beside the run at it; anything else of that name is left alone."""
     link = path.with_name("latest")
     if link.exists() and not link.is_symlink():
         return
@@ -529,7 +529,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the package's own source tree, "-dirty" where it was changed."""
+    """The commit of the package's own source tree, with "-dirty" if it has changes."""
     here = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
@@ -547,7 +547,7 @@ def _commit() -> str | None:
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one, with dotted names."""
+    """Nested tables flattened into one, with dotted names."""
     one: dict[str, Any] = {}
     for name, value in table.items():
         if isinstance(value, Mapping):
@@ -582,6 +582,6 @@ def _toml_value(value: Any) -> str:
         return "{ " + ", ".join(pairs) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(each) for each in value) + "]"
-    if isinstance(value, str):  # JSON's escapes are TOML's, but for the delete character
+    if isinstance(value, str):  # TOML has JSON's escapes, except for the delete character
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return json.dumps(value)  # int, float, bool

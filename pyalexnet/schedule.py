@@ -1,4 +1,4 @@
-"""The course of a learning rate over a run: by what it is multiplied at each epoch.
+"""The course of a learning rate over a run: the factor applied to it at each epoch.
 
 The paper's rule (section 5) is `Plateau`; `Exp`, `Dexp` and `Linear` are those of cuda-convnet2
 (`lr.cu`; its wiki's page LearningRates). Each also has a text form, for the command line:
@@ -6,7 +6,7 @@ The paper's rule (section 5) is `Plateau`; `Exp`, `Dexp` and `Linear` are those 
     const   steps[25=0.1;51=0.01]   linear[factor=250]   exp[factor=250]
     dexp[factor=250;steps=4]   plateau[factor=10;times=3;patience=5;threshold=0.001]
 
-`factor` there is what the base rate has been divided by in the end (by each drop, for plateau).
+`factor` there is what the base rate is divided by in total (by each drop, for plateau).
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _EXAMPLES = (
     "const, steps[25=0.1;51=0.01], linear[factor=250], exp[factor=250], dexp[factor=250;steps=4] "
     "or plateau[factor=10;times=3;patience=5]"
 )
-# Drops of the run of 2012 lay 14 to 26 epochs apart, of 90; a rate that brings nothing for 5 of
-# them has been outlived, and the 4 plateaus of the paper's rule leave 70 epochs to progress in.
+# In the 2012 run's 90 epochs, drops lay 14 to 26 epochs apart; a rate without improvement for 5
+# epochs is exhausted, and the 4 plateaus of the paper's rule leave 70 epochs for progress.
 _EPOCHS, _PATIENCE = 90, 5
 
 
 class _Course(ABC):
-    """What the schedules share."""
+    """Common to the schedules."""
 
     kind: str
 
     @abstractmethod
     def factor(self, epoch: float, drops: int = 0) -> float:
-        """What the rate is multiplied by.
+        """The factor of the base rate.
 
         epoch: counted from 0, fractions included. drops: of `PlateauState`, read by `Plateau` only.
         """
@@ -47,7 +47,7 @@ class _Course(ABC):
         """The same course over `ratio` times as many epochs."""
 
     def _options(self) -> Mapping[str, float]:
-        """What stands between the brackets of the text form."""
+        """The options between the brackets of the text form."""
         return {}
 
     def __str__(self) -> str:
@@ -99,7 +99,7 @@ class Steps(_Course):
 
 @dataclass(frozen=True)
 class _Fall(_Course):
-    """A fall from the base rate to 1 / `divisor` of it in `epochs`, where it then stays."""
+    """A fall from the base rate to 1 / `divisor` of it over `epochs`, and constant after that."""
 
     kind: str = field(kw_only=True, repr=False)
     divisor: float
@@ -116,7 +116,7 @@ class _Fall(_Course):
         return {"factor": self.divisor}
 
     def _progress(self, epoch: float) -> float:
-        """The part of the fall that is done."""
+        """The fraction of the fall completed."""
         return min(max(epoch / self.epochs, 0.0), 1.0)
 
 
@@ -143,7 +143,7 @@ class Exp(_Fall):
 
 @dataclass(frozen=True)
 class Dexp(_Fall):
-    """`Exp` in `steps` stairs, equally long and equally high: stair i has divisor^(-i/(steps-1)).
+    """`Exp` in `steps` stairs of equal length and equal ratio: stair i has divisor^(-i/(steps-1)).
 
     The first stair is the base rate, the last 1 / `divisor` of it.
     """
@@ -165,15 +165,15 @@ class Dexp(_Fall):
 
 @dataclass(frozen=True)
 class PlateauState:
-    """Where a run with a `Plateau` stands; all that resuming it needs, and JSON-able."""
+    """The state of a run's `Plateau`: all that resuming it needs, and JSON-able."""
 
     best: float = 1.0
     """Lowest test error so far, a fraction."""
     waited: int = 0
-    """Epochs since it, or since the last drop."""
+    """Epochs since that error, or since the last drop."""
     drops: int = 0
     ended: bool = False
-    """The lowest rate brings nothing any more: the run is over."""
+    """The lowest rate no longer helps: the run is over."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Plateau(_Course):
     After `times` drops the next such plateau ends the run.
 
     times: drops. patience: epochs without an improvement that make a plateau; at least one, as
-    there is one test an epoch. threshold: by how much, a fraction of the images, an error has to
+    there is one test per epoch. threshold: how far, as a fraction of the images, an error must
     fall below the best one to count as an improvement.
     """
 
@@ -206,7 +206,7 @@ class Plateau(_Course):
         return dataclasses.replace(self, patience=self.patience * ratio)
 
     def after(self, state: PlateauState, error: float) -> PlateauState:
-        """Where the run stands after an epoch with this test error (a NaN is no improvement)."""
+        """The state after an epoch with this test error (a NaN is no improvement)."""
         if state.ended:
             return state
         if error < state.best - self.threshold:
@@ -228,9 +228,9 @@ class Plateau(_Course):
 
 
 class _ByKind:
-    """Tells pydantic to read a schedule by its `kind`; without one it is `Steps`, as it once was.
+    """Tells pydantic to read a schedule by its `kind`; without one it is `Steps`, as in old files.
 
-    Here, so that whoever only computes with schedules need not import pydantic.
+    Written out, so that computing with schedules does not import pydantic.
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -257,10 +257,10 @@ Schedule: TypeAlias = Annotated[Constant | Steps | Linear | Exp | Dexp | Plateau
 def parse(text: str, epochs: float) -> Schedule:
     """The schedule of a text form, over a run of `epochs`; `str` of it gives the text back.
 
-    A plateau's patience is 5 epochs of 90 where none is given.
+    A plateau's patience defaults to 5 epochs of 90.
 
     Raises:
-        ArgumentError: the text is none of the forms, or a value in it is refused.
+        ArgumentError: the text has none of the forms, or a value in it is refused.
     """
     found = re.fullmatch(r"(\w+)(?:\[(.*)\])?", re.sub(r"\s", "", text))
     if found is None:
@@ -290,7 +290,7 @@ def rates_from(options: Iterable[str], layers: Collection[str]) -> dict[str, flo
     layers: names of those with parameters.
 
     Raises:
-        ArgumentError: a text is something else, or no layer is called so.
+        ArgumentError: a text has another form, or there is no such layer.
     """
     rates: dict[str, float] = {}
     for option in options:
@@ -304,7 +304,7 @@ def rates_from(options: Iterable[str], layers: Collection[str]) -> dict[str, flo
 
 
 def _pairs(text: str, inside: str) -> list[tuple[str, float]]:
-    """What stands between brackets: names or epochs, and numbers."""
+    """The pairs between brackets: names or epochs, and numbers."""
     pairs = []
     for option in filter(None, inside.split(";")):
         name, _, value = option.partition("=")
@@ -324,7 +324,7 @@ def _number(text: str, value: str) -> float:
 def _named(
     text: str, pairs: Iterable[tuple[str, float]], *names: str, all_of_them: bool = True
 ) -> dict[str, Any]:
-    """Arguments of a schedule from the options `names`, of which counts become integers."""
+    """Arguments of a schedule from the options `names`; counts become integers."""
     given = dict(pairs)
     unknown = [name for name in given if name not in names]
     missing = [name for name in names if name not in given] if all_of_them else []
@@ -340,6 +340,6 @@ def _named(
 
 
 def _plain(number: float) -> str:
-    """Without an end of zeros, and exact."""
+    """An exact number without trailing zeros."""
     short = f"{number:g}"
     return short if float(short) == number else repr(number)

@@ -1,4 +1,4 @@
-"""How well trained networks do on a split: each alone, and what they say together."""
+"""How well trained networks do on a split: each alone, and averaged."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from pyalexnet.trained import BATCH, Trained
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What `judge` has found.
+    """The result of `judge`.
 
     Attributes:
         alone: each network's scores, in their order.
-        average: scores of the mean of their softmaxes; None of one network.
-        searched: coefficients fitted on these very images; None unless asked for.
+        average: scores of the mean of their softmaxes; None for one network.
+        searched: coefficients fitted on these very images; None unless requested.
         probabilities: (n, classes) of the one network, of the mean, or of the mean weighted by
-            what was searched; None unless they were to be kept.
+            the fitted coefficients; None unless kept.
         labels: (n,).
     """
 
@@ -50,20 +50,20 @@ def judge(
     batch_size: int = BATCH,
     progress: Callable[[str], Progress] | None = None,
 ) -> Judgement:
-    """Scores of networks on the same images, which each has in `splits` at its own stored size.
+    """Scores of networks on the same images, which `splits` has at each network's stored size.
 
-    One network after the other goes through its split. Of several, (n, classes) float64 sums are
-    held; only the search needs the probabilities of all at once.
+    The networks go through their splits one after the other. For several, one (n, classes) float64
+    sum is held; only the search needs the probabilities of all at once.
 
     Args:
         ten_crop: see `Trained.probabilities`.
         search: fit coefficients of the average, see `ensemble.search`.
         keep: return probabilities.
-        progress: makes the function that is called with (images done, images in all), from what is
-            going on.
+        progress: given a description of the work, makes the function that is called with (images
+            done, images in all).
 
     Raises:
-        ArgumentError: there are coefficients to be searched for and one network only.
+        ArgumentError: a search was requested for one network only.
     """
     if search and len(runs) < 2:
         raise ArgumentError(
@@ -96,7 +96,7 @@ def judge(
 def _scored(
     run: Trained, split: Split, feed: Generator[tuple[Probabilities, Labels]], keep: bool
 ) -> tuple[Scores, Probabilities | None]:
-    """Scores of all that `feed` brings, and that itself if it is to be kept."""
+    """Scores of all probabilities in `feed`, and, if kept, the probabilities."""
     sums, seen = Sums(), 0
     whole = np.empty((len(split), len(run.class_names))) if keep else None
     with contextlib.closing(feed):
@@ -131,12 +131,11 @@ def same_images(
 ) -> list[Dataset]:
     """The data set at `path`, or the one that all were trained on, as each network stores it.
 
-    Labels are the networks' own. in_order: take classes for one another's in their order, whatever
-    they are called.
+    Labels are the networks' own. in_order: match classes by position, whatever they are called.
 
     Raises:
         DataError: the classes are not those of every network, or numbered in another order, or no
-            data are named and the networks were trained on different ones.
+            data are named and the networks were trained on different sets.
     """
     first = runs[0]
     for run in runs[1:]:

@@ -9,10 +9,10 @@ from typing import Any
 
 
 def sealed(document: Mapping[str, Any]) -> bytes:
-    """The document with its seal as entry `sha256`; whatever is there by that name is replaced.
+    """The document with its seal as entry `sha256`, which replaces any entry of that name.
 
-    One key a line, for people; strict JSON, for programs. Bytes that were not altered are those
-    that this makes of what they hold.
+    One key per line, for people; strict JSON, for programs. Unaltered bytes are those that this
+    function makes from their own content.
 
     Raises:
         TypeError, ValueError: it cannot be written as JSON.

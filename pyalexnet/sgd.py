@@ -1,8 +1,8 @@
 """Stochastic gradient descent with momentum and weight decay, as in the paper's section 5.
 
 v = momentum v - weight_decay lr w - lr dw, then w = w + v. The buffer v holds steps, with the
-learning rate in them: when the rate drops, those before the drop still act at their old size, which
-PyTorch's rule does not do.
+learning rate in them: when the rate drops, steps from before still act at their old size, unlike
+in PyTorch's rule.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class SGD:
     """The optimiser of a net's parameters.
 
     Attributes:
-        net: whose parameters it updates, in place.
+        net: the network whose parameters it updates, in place.
     """
 
     net: Net
@@ -44,16 +44,16 @@ class SGD:
 
     @recipe.setter
     def recipe(self, recipe: Recipe) -> None:
-        # Here and in `load`, so that a step does not look for what has changed.
+        # Here and in `load`, so that a step need not check for changes.
         names = self.net.spec.param_shapes()
         self._recipe, self._rates = recipe, Rates(recipe, names)
         rules = {name: Rule(recipe.momentum, recipe.decay(name)) for name in names}
-        if rules != self._update.rules:  # other rates alone need no other program
+        if rules != self._update.rules:  # new rates alone need no new program
             self._update = Update(rules, self._buffers[0])
 
     @property
     def momentum(self) -> dict[str, Array]:
-        """The buffers v by parameter name, where and as `net.params` has the parameters."""
+        """The buffers v by parameter name, laid out as `net.params`."""
         return self.net.joined(self._buffers)
 
     def step(
@@ -64,11 +64,11 @@ class SGD:
     ) -> None:
         """Update every parameter at the rates of `epoch` (from 0, fractions included).
 
-        A parameter whose rate is 0 is frozen: nothing of it changes, its buffer included.
+        A parameter whose rate is 0 is frozen: neither it nor its buffer changes.
 
         Args:
-            grads: gradients part by part, as `net.gradients` gives them; of a net that lies on one
-                device also by name.
+            grads: gradients part by part, as `net.gradients` gives them; for a net on one device
+                also by name.
             epoch: epochs done.
             drops: how often a `Plateau` schedule has divided the rates.
         """
@@ -111,6 +111,6 @@ class SGD:
         return self.net.train_step(images, labels, step=step, rates=rates, update=self._update)
 
     def load(self, momentum: Mapping[str, Any]) -> None:
-        """Take copies of `momentum`, which has every buffer by name, of the host or any device."""
+        """Copy `momentum`, which has every buffer by name, from the host or any device."""
         self._buffers = self.net.divided(momentum)
         self._update = Update(self._update.rules, self._buffers[0])

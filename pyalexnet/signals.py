@@ -1,9 +1,9 @@
 """Where the image signal dies on its way through a network.
 
-At each layer: by how much units differ between images (signal), and by how much at one image
-between dropout's masks (noise), both as the rms over the units of a standard deviation. Biases and
-narrow weights leave units that say nearly the same of every image, and training then starts from
-logits that know nothing: the loss stays at chance.
+At each layer: how much units differ between images (signal), and how much between dropout's masks
+for one image (noise), both as the rms over the units of a standard deviation. Biases and narrow
+weights give units that are nearly the same for every image, and training then starts from logits
+that carry no information: the loss stays at chance.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pyalexnet.errors import ArgumentError
 from pyalexnet.net import Net
 
 IMAGES = 32
-"""As many as `survey` looks at, and twice as many as it needs."""
+"""As many as `survey` uses, and twice as many as it needs."""
 
-_FEWEST = 2  # the deviation of one image says nothing
-# Of what the logits of fresh networks say, this share depended on the image (batches of 128,
-# photographs of 10 classes): 0.0002 in preset paper at a quarter of its width, which stayed at
-# chance; 0.005 in source at that width, which learnt. At full width it is 0.01 and 0.13.
+_FEWEST = 2  # one image has no deviation
+# The share of fresh networks' logits that depends on the image (batches of 128, photographs of 10
+# classes): 0.0002 in preset paper at a quarter of its width, which stayed at chance; 0.005 in
+# source at that width, which learnt. At full width it is 0.01 and 0.13.
 _DEAD, _FAINT = 1e-3, 2e-2
 # The smallest nets of cuda-convnet begin with logits that differ by 1.6e-4, and learn.
 _LEAST = 1e-6
@@ -35,7 +35,7 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True)
 class Row:
-    """A layer's units over a batch of images, dropout off save for `noise`.
+    """A layer's units over a batch of images, dropout off except for `noise`.
 
     mean: of |y|. rms: of y. signal: rms over the units of the deviation between images. noise: the
     same between dropout's masks, at one image. active: share of units and images above 0. alive:
@@ -56,7 +56,7 @@ class Row:
 
     @property
     def share(self) -> float:
-        """Of what the units say, how much depends on the image: signal / rms."""
+        """The share of the output that depends on the image: signal / rms."""
         return self.signal / self.rms if self.rms > 0 else 0.0
 
     @property
@@ -69,7 +69,7 @@ class Row:
 
 
 class Verdict(NamedTuple):
-    """Which layer is at fault, None where none is, and a sentence about it."""
+    """The layer at fault, or None, and a sentence about it."""
 
     layer: str | None
     sentence: str
@@ -79,8 +79,8 @@ class Verdict(NamedTuple):
 def survey(net: Net, images: Any) -> tuple[Row, ...]:
     """A row for the images themselves, then one for each layer.
 
-    images: (N, H, W, C) float32, minus the mean, of the host or the device; the first 32 count, and
-        with fewer than 16 the numbers are rough.
+    images: (N, H, W, C) float32, minus the mean, of the host or the device; the first 32 are used,
+        and with fewer than 16 the numbers are rough.
     """
     if len(images) < _FEWEST:
         raise ArgumentError(f"images has {len(images)}; at least {_FEWEST} were expected.")
@@ -95,7 +95,7 @@ def survey(net: Net, images: Any) -> tuple[Row, ...]:
 
 
 def verdict(rows: Sequence[Row]) -> Verdict:
-    """The layer where the signal dies, or is weakened most where little of it arrives."""
+    """The layer where the signal dies, or, if little of it arrives, is weakened most."""
     broken = next((row for row in rows if not row.finite), None)
     if broken:
         sentence = f"{broken.layer} is the first layer whose outputs are not finite"
@@ -124,7 +124,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
 def chance_sentence(
     net: Net, images: Any, *, step: int, steps: int, loss: float, chance: float, run: Path
 ) -> str:
-    """Why a run stops whose loss has been at chance for `steps` steps, and what to do."""
+    """Why a run stops after `steps` steps of loss at chance, and what to do."""
     found = verdict(survey(net, images))
     why = found.sentence
     if found.layer is None:
@@ -137,7 +137,7 @@ def chance_sentence(
 
 
 def _noises(net: Net, batch: NDArray[np.float32]) -> Iterator[tuple[str, float]]:
-    """The noise of each layer: each copy of an image in a batch has a mask of its own."""
+    """The noise of each layer, from a batch of copies of an image, each with its own mask."""
     copies = np.repeat(batch[:1], len(batch), axis=0)
     for name, outputs in net.activations(copies, train=True):
         yield name, _spread(np.asarray(net.backend.to_numpy(outputs)))
@@ -170,9 +170,9 @@ def _spread(y: NDArray[Any]) -> float:
 
 
 def _weakest(rows: Sequence[Row], *, by_share: bool) -> tuple[Row, Row]:
-    """The layer with weights that lets the least through, after the row before it.
+    """The layer with weights that lets the least through, preceded by the row before it.
 
-    by_share: of the signal's share in what units say; otherwise of its size.
+    by_share: compare the signal's share of the output; otherwise its size.
     """
 
     def through(pair: tuple[Row, Row]) -> float:
@@ -203,7 +203,7 @@ def _advice(row: Row) -> str:
         )
     if row.bias > row.signal:
         parts.append(f"smaller biases than {row.bias:.2g}")
-    # Preset source differs from paper's text in just these: 0.03 instead of 0.01.
+    # In exactly these layers preset source differs from paper: 0.03 instead of 0.01.
     if row.layer in ("conv3", "conv4", "conv5") and row.std < 0.02:
         parts.append("in alexnet --preset source")
     return ", or ".join(parts) or "try another seed"

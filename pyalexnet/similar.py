@@ -1,8 +1,7 @@
-"""The images that a network finds most like others (paper, section 6.1 and figure 4, right).
+"""The images that a network finds most similar to others (paper, section 6.1, figure 4, right).
 
-Two images are alike if their features lie close together, by Euclidean distance; the features are
-those of the last hidden layer, 4096 numbers in AlexNet, as in the original program's
-`findsimilar.py`.
+Two images are similar if their features are close in Euclidean distance; the features are those of
+the last hidden layer, 4096 numbers in AlexNet, as in the original program's `findsimilar.py`.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ class Match:
     image: Images
     """The query as the network stores it, (Hs, Ws, C)."""
     indices: tuple[int, ...]
-    """Of the neighbours, in the index."""
+    """Indices of the neighbours."""
     distances: tuple[float, ...]
 
 
 class Index(ABC):
-    """Features to be searched, and the images that they are of."""
+    """Features to be searched, and their images."""
 
     @abstractmethod
     def blocks(self) -> Iterator[Features]:
@@ -54,7 +53,7 @@ class Index(ABC):
 
     @abstractmethod
     def name(self, number: int) -> str:
-        """What to call an image; a file's path, where it is one."""
+        """An image's name for messages; its path if it is a file."""
 
     @abstractmethod
     def images(self, numbers: Sequence[int]) -> Images:
@@ -62,7 +61,7 @@ class Index(ABC):
 
 
 class FileIndex(Index):
-    """Image files, whose features are computed as they are searched; once, and in memory never."""
+    """Image files, whose features are computed during the search, once, and never all held."""
 
     def __init__(
         self,
@@ -96,10 +95,10 @@ class StoredIndex(Index):
     """A file that `features` wrote."""
 
     def __init__(self, run: Trained, path: Path, layer: str) -> None:
-        """Look into the file.
+        """Open the file.
 
         Raises:
-            DataError: it is none, or is of another network or layer.
+            DataError: it is not such a file, or is of another network or layer.
         """
         self._run, self._path = run, path
         with tensors.reading(path) as file:
@@ -147,7 +146,7 @@ class StoredIndex(Index):
 
 
 class DataIndex(Index):
-    """A data set's test images, then its training images; features are computed as searched."""
+    """A data set's test images, then its training images; features are computed in the search."""
 
     def __init__(
         self, run: Trained, path: Path, layer: str, *, progress: Progress | None = None
@@ -181,9 +180,9 @@ class DataIndex(Index):
 class Search:
     """Finds the nearest rows of an index that comes in blocks.
 
-    The distances are float64 sums of squared differences. A matrix product, which is fast and
-    rounds, only picks the rows worth that: all that could be among the nearest, given the largest
-    error that it can have. Rows at the same distance come by their index.
+    The distances are float64 sums of squared differences. A matrix product, which is fast but less
+    accurate, only selects the rows worth that: all that could be among the nearest, given its
+    largest possible error. Rows at the same distance are ordered by their index.
     """
 
     def __init__(self, queries: Features, k: int) -> None:
@@ -201,8 +200,8 @@ class Search:
         wide = np.asarray(rows, np.float64)
         norms = (wide**2).sum(axis=1)
         rough = self._norms[:, None] + norms - 2 * self._queries @ wide.T
-        # Sums of `numbers` terms, each off by at most as many roundings of what the terms' sizes
-        # come to, which is (|q| + |x|)^2 at most; as is what the exact distance is compared with.
+        # A sum of `numbers` terms is off by at most that many roundings of the sum of their sizes,
+        # which is at most (|q| + |x|)^2; so is the exact distance that it is compared with.
         slack = (rows.shape[1] + 3) * np.finfo(np.float64).eps
         margin = slack * (np.sqrt(self._norms)[:, None] + np.sqrt(norms)) ** 2
         for number, (low, high) in enumerate(zip(rough - margin, rough + margin, strict=True)):
@@ -216,14 +215,14 @@ class Search:
         self._seen += len(rows)
 
     def _bound(self, squares: Distances, high: Distances) -> float:
-        """What the k-th smallest square cannot exceed, known ones and the next rows together."""
+        """An upper bound of the k-th smallest square among the known ones and the next rows."""
         together = np.concatenate((squares, high))
         if len(together) <= self._k:
             return math.inf
         return float(np.partition(together, self._k - 1)[self._k - 1])
 
     def nearest(self) -> list[tuple[Labels, Distances]]:
-        """For each query the indices of its k nearest rows, or of all, and their distances."""
+        """For each query the indices and distances of its k nearest rows, or of all if fewer."""
         return [(indices, np.sqrt(squares)) for squares, indices in self._nearest]
 
 
@@ -236,17 +235,17 @@ def similar(
     k: int = 6,
     bad: Bad | None = None,
 ) -> list[Match]:
-    """The k images of an index, or all it has, most like each query by a layer's features.
+    """The k images of an index, or all if fewer, most like each query by a layer's features.
 
-    A query that is itself in the index, as a file of the same path, is not among its neighbours.
+    A query that is itself in the index, as a file of the same path, is not its own neighbour.
 
     Args:
         queries: image files.
-        bad: called with a query that cannot be read, which is then left out.
+        bad: called with a query that cannot be read, which is then skipped.
 
     Raises:
         ArgumentError: k is below 1.
-        DataError: no query can be read, or the index has no other image than a query.
+        DataError: no query can be read, or the index has no image other than a query.
     """
     integer("similar", "k", k, low=1)
     images, read = run.images(queries, bad)
@@ -281,8 +280,8 @@ def open_index(
 ) -> Index:
     """The index at `path`: a data set, a folder of images, or a file that `features` wrote.
 
-    A data set is a pack, CIFAR-10, or an .npz file; of other folders all images count alike, and
-    `say` is called with a sentence on what else is in them.
+    A data set is a pack, CIFAR-10, or an .npz file; in other folders all images are treated alike,
+    and `say` is called with a sentence on what else is in them.
 
     Raises:
         DataError: it is none of these, or of another network or layer.

@@ -1,4 +1,4 @@
-"""From a user's choices to a `Trainer`: of a new run, or of one that goes on."""
+"""From a user's choices to a `Trainer`, for a new run or a resumed one."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from pyalexnet.train import Position, Trainer
 from pyalexnet.trained import Trained
 
 MOST_WORKERS = 8
-"""Threads that read images unless a user says more: enough for a GPU, and polite."""
+"""Most threads that read images by default: enough for a GPU, and polite."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What a user chose; None, or nothing, where he did not.
+    """The user's choices; None, or empty, where none was made.
 
     net_args: arguments of the network's function by name. layer_lr: texts LAYER=LR. recipe: further
     arguments of `Recipe.override` by name. augment: fields of `Augment` by name. init_from: a run
-    or checkpoint whose parameters a new run begins with. classes_in_order: its last layer's, too,
-    if the data have as many classes, taken in their order whatever they are called.
+    or checkpoint whose parameters a new run begins with. classes_in_order: also those of its last
+    layer, if the data have as many classes, matched by position whatever they are called.
     """
 
     net: str | None = None
@@ -74,11 +74,11 @@ class Choices:
 
 
 def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter) -> Trainer:
-    """A run that begins, in a new folder of `out`.
+    """A new run, in a new folder of `out`.
 
     Args:
-        choices: go before `config`.
-        out: made if it is not there; looked at before anything that takes time.
+        choices: take precedence over `config`.
+        out: created if missing; checked before anything that takes time.
         config: config.toml of a run to be repeated.
 
     Raises:
@@ -145,11 +145,11 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
 def resumed(
     run: Path, choices: Choices, *, reporter: Reporter, steps: int | None = None
 ) -> Trainer:
-    """The run in the folder `run`, where its newest good checkpoint stands.
+    """The run in the folder `run`, at its newest good checkpoint.
 
-    Its config.toml counts, as it is now, and `choices` before it; what differs from the values it
-    was trained with is said and logged. `choices.epochs` moves the end only, not the schedule.
-    `steps` is where it is to stop. What is refused changes nothing in the folder.
+    Its current config.toml applies, overridden by `choices`; differences from the values it was
+    trained with are reported and logged. `choices.epochs` moves the end only, not the schedule.
+    `steps` is where it is to stop. A refusal changes nothing in the folder.
 
     Raises:
         PyalexnetError: the folder is in use, cannot be written or holds no good checkpoint, a
@@ -220,13 +220,13 @@ def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int
 
 
 def _backends(name: str, devices: Sequence[int], exact: bool) -> tuple[Backend, ...]:
-    """One for each device, looked at before anything that takes time; one alike for one alike."""
+    """A backend per device, made before anything that takes time; equal devices share one."""
     there = {device: backends.backend(name, device, exact=exact) for device in devices}
     return tuple(there[device] for device in devices)
 
 
 def _config(path: Path) -> Config:
-    """That of a run; one of before there was the backend cpu goes on there."""
+    """A run's configuration; a run from before the backend cpu existed continues on cpu."""
     config = Config.load(path)
     if config.backend != backends.PREDECESSOR:
         return config
@@ -234,14 +234,14 @@ def _config(path: Path) -> Config:
 
 
 def _default_net(where: str, parent: Trained | None) -> str:
-    """The network where none is named: a parent's own; alexnet for a pack of photographs."""
+    """The network if none is named: a parent's own; alexnet for a pack of photographs."""
     if parent:
         return parent.meta.net
     return "alexnet" if where and is_pack(Path(os.fsdecode(where.encode()))) else nets.names()[0]
 
 
 def _net_args(net: str, repeated: Config | None, parent: Trained | None) -> dict[str, Any]:
-    """What a network is made with where nothing is chosen: as in another run, or nothing."""
+    """A network's arguments if none are chosen: those of another run, or none."""
     if repeated:
         return repeated.net_args
     if parent is None or parent.meta.net != net:
@@ -255,7 +255,7 @@ def default_workers() -> int:
 
 
 def mean_of(dataset: Dataset, recipe: Recipe) -> npt.NDArray[np.float32]:
-    """The mean that is subtracted of a set's stored images, (H, W, C); see `Augment.mean`."""
+    """The mean to subtract from a set's stored images, (H, W, C); see `Augment.mean`."""
     mean = dataset.mean()
     if recipe.augment is None or recipe.augment.mean != "channel":
         return mean
@@ -264,7 +264,7 @@ def mean_of(dataset: Dataset, recipe: Recipe) -> npt.NDArray[np.float32]:
 
 
 def _record(trainer: Trainer) -> None:
-    """Write what the run is made with into its folder."""
+    """Write the run's configuration and environment into its folder."""
     trainer.folder.write_config(trainer.config)
     trainer.folder.add_environment(environment(trainer.config.backend))
 
@@ -300,7 +300,7 @@ def _override(
     recipe: Recipe, choices: Choices, draft: NetSpec, *, epochs: float | None = None
 ) -> Recipe:
     if choices.lr is not None:
-        positive("run", "lr", choices.lr)  # the recipe would complain of what it makes of it
+        positive("run", "lr", choices.lr)  # the recipe's refusal would name a derived value
     weighted = [layer.name for layer, shape, _ in draft.walk() if layer.param_shapes(shape)]
     layer_lr = rates_from(choices.layer_lr, weighted)
     new = recipe.override(
@@ -323,7 +323,7 @@ def _override(
 
 
 def _draft(net: str, net_args: Mapping[str, Any]) -> NetSpec:
-    """The network before its data are known: what it reads, and its recipe."""
+    """The network before its data are known: its input size, and its recipe."""
     make = nets.get(net)
     for name in net_args:
         if name not in inspect.signature(make).parameters:
@@ -334,7 +334,7 @@ def _draft(net: str, net_args: Mapping[str, Any]) -> NetSpec:
 def _load(
     stored: str, draft: NetSpec, recipe: Recipe, seed: int, bad_files: Path, reporter: Reporter
 ) -> Dataset:
-    """The data set; a folder's images are brought to the size that inputs are cut out of."""
+    """The data set; a folder's images are resized to the size that inputs are cropped from."""
     augment = recipe.augment
     size = draft.input_shape[:2] if augment is None else (augment.stored, augment.stored)
     dataset = data.load(
@@ -348,7 +348,7 @@ def _load(
 
 
 def _stored(where: str) -> str:
-    """The data's path as config.toml keeps it: absolute (not so a name like cifar10), in UTF-8."""
+    """The data's path for config.toml: absolute, unless a name like cifar10, and in UTF-8."""
     path = str(Path(where).absolute()) if where and Path(where).exists() else where
     try:
         return os.fsencode(path).decode("utf-8")
@@ -359,7 +359,7 @@ def _stored(where: str) -> str:
 
 
 def _fitting(recipe: Recipe, draft: NetSpec, dataset: Dataset) -> Recipe:
-    """`recipe` for the set's images: those that are no larger than the input are seen whole."""
+    """`recipe` for the set's images: those no larger than the input are seen whole."""
     height, width, _ = dataset.train.image_shape
     if recipe.augment is None:
         return recipe
@@ -403,11 +403,11 @@ def _check_towers(config: Config) -> None:
 
 
 def _as_parent(dataset: Dataset, parent: Trained | None, choices: Choices) -> Dataset | None:
-    """The set with its classes numbered as a parent's; None where those are others.
+    """The set with its classes numbered as a parent's; None if the parent's classes differ.
 
     Raises:
-        ArgumentError: they are to be taken in their order, and there is no parent, or one of
-            another number of them.
+        ArgumentError: they are to be matched by position, and there is no parent, or it has
+            another number of classes.
     """
     if choices.classes_in_order:
         count = None if parent is None else len(parent.classes)
@@ -422,7 +422,7 @@ def _as_parent(dataset: Dataset, parent: Trained | None, choices: Choices) -> Da
 
 
 def _begin_with(net: Net, parent: Trained, *, same_classes: bool) -> str:
-    """Take the parameters of a trained network, but for a last layer of other classes; says so."""
+    """Load a trained network's parameters, except a last layer for other classes; says which."""
     found, own = parent.net.params, net.params
     *_, last = (layer.name for layer, shape, _ in net.spec.walk() if layer.param_shapes(shape))
     kept = []
@@ -448,7 +448,7 @@ def _begin_with(net: Net, parent: Trained, *, same_classes: bool) -> str:
 
 
 def _check_same_network(settings: Config, trained: Config, run: Path) -> None:
-    """Refuse to go on with another network; what it drops out may change."""
+    """Refuse to continue with another network; only its dropout may change."""
     if settings.net != trained.net:
         raise ArgumentError(
             f"net is {settings.net!r}; {run} trains {trained.net!r}, and a run cannot change that."
@@ -463,7 +463,7 @@ def _check_same_network(settings: Config, trained: Config, run: Path) -> None:
 
 
 def _same_data(dataset: Dataset, recipe: Recipe, saved: Checkpoint, run: Path) -> Dataset:
-    """The data with the run's numbers of the classes; the mean, which is exact, is their mark.
+    """The data with the run's numbering of the classes; their mean, which is exact, tells them.
 
     Raises:
         DataError: the run was not trained on them.
@@ -483,7 +483,7 @@ def _same_data(dataset: Dataset, recipe: Recipe, saved: Checkpoint, run: Path) -
 
 
 def _fuses(backend: Backend) -> bool:
-    """Whether a run goes by a fused plan where nobody says so: emulated, it would take longer."""
+    """Whether a run uses a fused plan by default; not where emulated, as it would take longer."""
     return backend.name in ("cuda", "cpu")
 
 

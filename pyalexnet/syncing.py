@@ -1,4 +1,4 @@
-"""What has to outlive a power cut."""
+"""Making files survive a power cut."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def sync_folder(folder: Path) -> None:
-    """Make what a folder lists outlive a power cut, where its file system can.
+    """Make a folder's entries survive a power cut, if its file system supports that.
 
     Raises:
-        OSError: it can, and it failed.
+        OSError: it does, but it failed.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

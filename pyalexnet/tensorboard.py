@@ -32,26 +32,26 @@ def require() -> None:
 class Board:
     """An event file in a folder; TensorBoard shows it, and those beside it: `--logdir runs`.
 
-    Each number stands at the step of the run that it was measured at. A resumed run writes a file
-    of its own, at whose first step TensorBoard forgets what the earlier ones have from there on:
-    that was overtaken.
+    Each number is recorded at the step of the run at which it was measured. A resumed run writes
+    its own file, at whose first step TensorBoard drops the overtaken numbers of earlier files from
+    that step on.
 
-    tensorboardX's SummaryWriter hands events to a thread, which dies where the disk is full, and
-    whoever hands it more then waits for ever: this writes in the caller's thread.
+    tensorboardX's SummaryWriter passes events to a thread, which dies when the disk is full, after
+    which its callers wait forever; this class writes in the caller's thread.
 
     Raises:
         ArgumentError: tensorboardX is not installed.
-        OSError: the file cannot be written; so may `step` and `epoch` raise.
+        OSError: the file cannot be written; `step` and `epoch` may raise it too.
     """
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:
-        """`step`: steps that the run has done."""
+        """`step`: steps done by the run."""
         require()
         from tensorboardX.proto.event_pb2 import SessionLog
         from tensorboardX.record_writer import RecordWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        # Two starts within a second would share a file, but for the step.
+        # Without the step, two starts within a second would share a file.
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.step-{step}"
         self._writer: Any = RecordWriter(str(folder / name))
         self._written = time.monotonic()
@@ -69,7 +69,7 @@ class Board:
         self._write_at_times()
 
     def epoch(self, report: EpochReport) -> None:
-        """Scores of the epoch that is over, and how far each layer moved."""
+        """Scores of the finished epoch, and how far each layer moved."""
         self._scores("epoch_train", report.train, report.step)
         self._scores("epoch_test", report.test, report.step)
         for layer, motion in report.layers.items():
@@ -79,7 +79,7 @@ class Board:
         self._write_at_times()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining events and close the file."""
         self._writer.close()
 
     def _scores(self, which: str, scores: Scores, step: int) -> None:

@@ -1,8 +1,8 @@
-"""Named arrays in `.safetensors` files: written whole or not at all, read in pieces.
+"""Named arrays in `.safetensors` files: written completely or not at all, read in pieces.
 
-The checkpoints have their own files (`checkpoint.py`). These are results for other programs:
-features, predictions, a probe. The safetensors library wants an array whole before it writes; a
-`Writer` takes its rows as they come, so that features of a million images need no memory.
+Checkpoints have their own files (`checkpoint.py`). These are results for other programs: features,
+predictions, a probe. The safetensors library needs a complete array before it writes; a `Writer`
+takes rows as they come, so that features of a million images need not fit in memory.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _TYPES = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64", np.dtype(np.
 
 
 def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    """Write float32, float64 and int64 arrays; a file that is there is replaced in one step.
+    """Write float32, float64 and int64 arrays; an existing file is replaced in one step.
 
     Raises:
-        RunError: it cannot be written; what was there stays.
+        RunError: it cannot be written; an existing file stays.
     """
     *fixed, rows = arrays
     with Writer(
@@ -47,10 +47,10 @@ def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) 
 
 
 class Writer:
-    """One file whose last array grows row by row; a context manager, after which the file is there.
+    """One file whose last array grows row by row; a context manager, at whose end the file appears.
 
-    The header comes first in the file and tells the number of rows, so its place is kept free for
-    the longest it can be; the format lets blanks follow it.
+    The header precedes the data and holds the number of rows, so room is reserved for the longest
+    possible header; the format allows padding with blanks.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Writer:
         """Begin a file.
 
         Args:
-            path: of the file, in a folder that is there.
+            path: of the file, in an existing folder.
             name: of the array that grows.
-            row: its shape but for the first axis.
-            most: rows that may come.
+            row: its shape without the first axis.
+            most: largest number of rows.
             dtype: float32, float64 or int64.
-            fixed: arrays that are known already.
+            fixed: arrays that are already known.
             metadata: texts by name; `close` may replace them by shorter ones.
         """
         self.rows = 0
@@ -121,7 +121,7 @@ class Writer:
             self._file.write(header[8:].ljust(self._room - 8))
 
     def _header(self, rows: int) -> bytes:
-        """The format's header: 8 bytes with the length of the JSON that follows, then that."""
+        """The format's header: the length of the JSON in 8 bytes, then the JSON."""
         entries: dict[str, Any] = {"__metadata__": self.metadata}
         start = 0
         sizes = {name: (array.shape, array.dtype) for name, array in self._fixed.items()}

@@ -2,14 +2,14 @@
 
 A tower has half of every layer's filters or outputs, and so half of the maps. A layer in two groups
 stays within its tower; a layer in one group first fetches the other tower's maps; the last layer
-with weights, fc8 of AlexNet, runs on tower 0 alone and reads both. On the way back a tower fetches
-what the other found to be the gradient of its maps and adds it to its own, tower 0's first.
+with weights, fc8 of AlexNet, runs on tower 0 alone and reads both. In the backward pass a tower
+fetches the other's gradient of its maps and adds it to its own, tower 0's first.
 
 The initial parameters and the dropout masks are those of the network on one device. So are the
 outputs, bit for bit where kernels compute them; gradients differ in the last bits, since sums over
 the filters of a layer are taken in two halves.
 
-One thread feeds both devices, layer by layer, and waits for neither: the exchanges order them
+One thread feeds both devices, layer by layer, and waits for neither: the exchanges keep the order
 (`Backend.exchange_gather`). Both towers may share a device.
 """
 
@@ -30,8 +30,8 @@ from pyalexnet.net import Exchanged, Net, NetSpec
 
 TOWERS = 2
 
-# Where a layer's input comes from: "own", what lies in the tower already; "both", the channels of
-# the two towers side by side; "half", the tower's half of the channels of an image.
+# Where a layer's input comes from: "own", already in the tower; "both", the channels of the two
+# towers side by side; "half", the tower's half of the channels of an image.
 Source: TypeAlias = Literal["own", "both", "half"]
 
 
@@ -43,8 +43,8 @@ def _memories() -> tuple[Memory, ...]:
 class _Buffers:
     """What a stage keeps for one batch size, by tower.
 
-    layers: of the layer itself. inputs: what it reads where that does not lie in the tower already
-    (y), and the gradient of the tower's part of it (dx).
+    layers: of the layer itself. inputs: its input if not already in the tower (y), and the gradient
+    of the tower's part of it (dx).
     """
 
     layers: tuple[Memory, ...] = field(default_factory=_memories)
@@ -55,7 +55,7 @@ class _Buffers:
 class _Stage:
     """A layer as the towers run it.
 
-    layer: what each of them runs. towers: which do; without tower 1 from the last weights on.
+    layer: as each tower runs it. towers: those that run it; only 0 from the last weights on.
     source: of its input. divided: whether each tower has its own part of the output.
     """
 
@@ -67,7 +67,7 @@ class _Stage:
     def forward(
         self, xs: Sequence[Array], buffers: _Buffers, runs: Sequence[Pass], exchanged: Exchanged
     ) -> list[Array]:
-        """Outputs of its towers, from the outputs `xs` of those of the stage before."""
+        """Its towers' outputs, from the previous stage's outputs `xs`."""
         if self.source == "both":
             xs = self._gather(xs, buffers, runs, exchanged)
         elif self.source == "half":
@@ -85,7 +85,7 @@ class _Stage:
         exchanged: Exchanged,
         need_dx: bool,
     ) -> list[Array]:
-        """Gradients of the outputs of the stage before, after `forward`."""
+        """Gradients of the previous stage's outputs, after `forward`."""
         dxs: list[Array] = [
             self.layer.backward(dy, buffers.layers[t], self._pass(runs[t]), need_dx)
             for t, dy in zip(self.towers, dys, strict=True)
@@ -117,7 +117,7 @@ class _Stage:
         runs: Sequence[Pass],
         exchanged: Exchanged,
     ) -> list[Array]:
-        """To each tower the gradient of its part: what every reader found, summed."""
+        """For each tower the gradient of its part, summed over all readers."""
         channels = dwholes[0].shape[-1] // TOWERS
         crossed = [0] * TOWERS
         for t, (memory, run) in enumerate(zip(buffers.inputs, runs, strict=True)):
@@ -131,7 +131,7 @@ class _Stage:
     def _halve(
         self, images: Sequence[Array], buffers: _Buffers, runs: Sequence[Pass]
     ) -> list[Array]:
-        """Each tower's channels of the images, which both have whole."""
+        """Each tower's half of the channels of the images, which both have whole."""
         for t, memory in enumerate(buffers.inputs):
             channels = images[t].shape[-1] // TOWERS
             memory.y = runs[t].backend.exchange_scatter_add(
@@ -147,7 +147,7 @@ class Towers(Net):
         backend: tower 0's device, on which logits, losses and errors lie.
         parts: the two towers' parameters, by the whole network's names; the last layer's are tower
             0's alone.
-        exchanged: what crossed in the last pass; where the towers share a device, what would.
+        exchanged: traffic of the last pass; if the towers share a device, what it would be.
     """
 
     def __init__(
@@ -157,13 +157,13 @@ class Towers(Net):
         seed: int = 0,
         devices: tuple[int, ...] = (0, 1),
     ) -> None:
-        """Draw the initial parameters of the whole network and bring each to its tower.
+        """Draw the initial parameters of the whole network and copy each to its tower.
 
         Args:
             spec: the network; its LRNs and the layers that stay within a tower have two groups.
             backend: a name for `pyalexnet.backend`, or what it returned, for each tower.
             seed: 0 to 2^64 - 1.
-            devices: the towers' device numbers, where `backend` is a name; the same one twice for
+            devices: the towers' device numbers, if `backend` is a name; the same one twice for
                 both on one device.
 
         Raises:
@@ -198,7 +198,7 @@ class Towers(Net):
         *,
         out: dict[str, Array] | None = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """As a network on one device has it, with the gradients on the host; waits for them."""
+        """As for a network on one device, with the gradients on the host; waits for them."""
         loss, parts = self.gradients(images, labels, train, step)
         grads = self.joined(parts)
         if out is None:
@@ -211,7 +211,7 @@ class Towers(Net):
         return loss, {name: out[name] for name in grads}
 
     def joined(self, values: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-        """What lies on the devices part by part, whole on the host; waits for the devices."""
+        """Arrays given part by part, joined on the host; waits for the devices."""
         whole = {}
         for name in self.spec.param_shapes():
             pieces = [
@@ -255,7 +255,7 @@ class Towers(Net):
 
 
 def _devices(backend: str | Sequence[Backend], devices: tuple[int, ...]) -> tuple[Backend, Backend]:
-    """The towers' devices; one object where they share a device."""
+    """The towers' devices; the same object twice if they share one."""
     if isinstance(backend, str):
         if len(devices) != TOWERS:
             raise ArgumentError(
@@ -308,7 +308,7 @@ def _last_weights(spec: NetSpec) -> int:
 
 
 def _rows(spec: NetSpec) -> tuple[dict[str, slice], ...]:
-    """For each tower, which rows (filters, outputs) of each parameter it has."""
+    """For each tower, the rows (filters, outputs) of each parameter that it has."""
     rows: tuple[dict[str, slice], ...] = tuple({} for _ in range(TOWERS))
     last = _last_weights(spec)
     for index, (layer, in_shape, _) in enumerate(spec.walk()):

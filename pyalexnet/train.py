@@ -1,8 +1,8 @@
-"""The training loop: from a network, data and a configuration to what lands in the run folder.
+"""The training loop: from a network, data and a configuration to the contents of the run folder.
 
-Everything random is drawn from counters (seed, epoch, step), so the place where a run stands, its
-parameters and its momentum are all that resuming needs: a run that was stopped at any step and
-resumed ends bit for bit as one that was not.
+Everything random is drawn from counters (seed, epoch, step), so a run's position, parameters and
+momentum are all that resuming needs: a run stopped at any step and resumed ends bit for bit as one
+that was not.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from pyalexnet.tensorboard import Board
 _SECONDS_BETWEEN_PICTURES = 30.0
 
 _DIVERGED = 1e4
-"""Nats. Losses of runs that learn stay below a hundred, spikes included. Of those that were far
-beyond, some come back: to chance, with layers that let nothing through."""
+"""Nats. Losses of runs that learn stay below a hundred, spikes included. Some runs far beyond come
+back, but to chance, with layers that let nothing through."""
 
 _SECONDS_BETWEEN_SAVES = 600.0
-"""What a machine that goes down in the middle of a long epoch may cost."""
+"""The most work lost when a machine goes down in the middle of a long epoch."""
 
 
 @dataclass
@@ -63,23 +63,23 @@ class Position:
     epoch: int = 0
     """Epochs done, their test included."""
     seen: int = 0
-    """Images of the running epoch that were trained on."""
+    """Images of the current epoch trained on so far."""
     epoch_sums: Sums = field(default_factory=Sums)
-    """Over the running epoch."""
+    """Over the current epoch."""
     window_sums: Sums = field(default_factory=Sums)
     """Since the last step line of the log."""
     best_step: int | None = None
     best_error: float = 1.0
     plateau: PlateauState = field(default_factory=PlateauState)
-    """How far a `Plateau` schedule has come."""
+    """Progress of a `Plateau` schedule."""
     losses: Losses = field(default_factory=Losses)
-    """Of late, for the rule that stops a run which sits at chance."""
+    """Recent ones, for the rule that stops a run at chance."""
     closed: bool = False
-    """The running epoch is tested, as far as it is to go: a run may end within one."""
+    """Whether the current epoch has been tested as far as it goes: a run may end within one."""
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Position:
-        """Build from what `asdict` made of one.
+        """Rebuild one from the result of `asdict`.
 
         Raises:
             CheckpointError: it is something else.
@@ -95,7 +95,7 @@ class Position:
             if min(at.step, at.epoch, at.seen) < 0:
                 raise ValueError("one of its counts is negative")
         except (KeyError, TypeError, ValueError) as error:
-            first = str(error).partition("\n")[0]  # pydantic's go on over several lines
+            first = str(error).partition("\n")[0]  # pydantic's messages take several lines
             raise CheckpointError(
                 f"the checkpoint does not say where its run stood ({first}); it has {list(values)}."
             ) from error
@@ -117,14 +117,14 @@ class Outcome:
 
 @dataclass
 class Pace:
-    """How fast training goes; only the time between `start` and the last `count` is counted."""
+    """Training speed; only the time between `start` and the last `count` is counted."""
 
     images: int = 0
     seconds: float = 0.0
     _last: float = 0.0
 
     def start(self) -> None:
-        """Begin or go on after a pause."""
+        """Begin, or continue after a pause."""
         self._last = time.perf_counter()
 
     def count(self, images: int) -> None:
@@ -140,7 +140,7 @@ class Pace:
 
 
 def _read_by(net: Net) -> dict[str, Any]:
-    """How a loader is to put images so that the network reads them as they are."""
+    """The layout in which a loader should write images so that the network reads them in place."""
     if not (isinstance(net, PlannedNet) and net.converts):
         return {}
     seen = net.converted
@@ -153,12 +153,12 @@ def _read_by(net: Net) -> dict[str, Any]:
 
 
 class Trainer:
-    """A network in training; `fit` runs it, everything else is where it stands.
+    """A network in training; `fit` runs it, everything else is its state.
 
-    `interrupt` is for the caller to enter, so that a signal is kept until it can be heeded.
+    The caller enters `interrupt`, so that a signal is kept until it can be handled.
 
     Losses and errors stay on a GPU until a line of the log or a checkpoint needs them. On the CPU
-    nothing is gained by waiting: there each step's loss and gradients are looked at before the
+    nothing is gained by waiting: there each step's loss and gradients are checked before the
     update.
     """
 
@@ -209,7 +209,7 @@ class Trainer:
 
     @property
     def steps_an_epoch(self) -> int:
-        """Updates an epoch makes; images that do not fill a last batch sit this epoch out."""
+        """Updates in an epoch; images that do not fill a last batch are left out of it."""
         return len(self.dataset.train) // self.batch_size
 
     @property
@@ -225,17 +225,17 @@ class Trainer:
 
     @property
     def more_epochs(self) -> float:
-        """Epochs to suggest to who wants more of a finished run."""
+        """Epochs to suggest for continuing a finished run."""
         return 2 * self.config.recipe.epochs
 
     @property
     def outlived(self) -> bool:
-        """Whether a `Plateau` schedule has ended the run: its lowest rate brings nothing more."""
+        """Whether a `Plateau` schedule has ended the run: its lowest rate no longer helps."""
         return isinstance(self.config.recipe.schedule, Plateau) and self.at.plateau.ended
 
     @property
     def progress(self) -> float:
-        """Epochs done, with the part of the running one."""
+        """Epochs done, including the fraction of the current one."""
         return self.at.epoch + self.at.seen / len(self.dataset.train)
 
     @property
@@ -245,7 +245,7 @@ class Trainer:
 
     @property
     def last_lr(self) -> float:
-        """The recipe's learning rate in the last step of the running epoch."""
+        """The recipe's learning rate in the last step of the current epoch."""
         return self._lr(self.at.epoch + (self.at.seen - self.batch_size) / len(self.dataset.train))
 
     def _lr(self, epoch: float) -> float:
@@ -254,13 +254,13 @@ class Trainer:
 
     @property
     def best_checkpoint(self) -> Path | None:
-        """The checkpoint of the lowest test error; there is none before the first epoch's end."""
+        """The checkpoint with the lowest test error; None before the end of the first epoch."""
         if self.at.best_step is None:
             return None
         return self.folder.checkpoints / f"step-{self.at.best_step:08d}"
 
     def restore(self, position: Position, momentum: Mapping[str, Array]) -> None:
-        """Stand where a checkpoint was written; the net has its parameters already."""
+        """Continue from a checkpoint's position; the net already has its parameters."""
         self.at = position
         self.sgd.load(momentum)
         self._saved = asdict(position)
@@ -269,7 +269,7 @@ class Trainer:
         """Refuse to stop at a step that is past.
 
         Raises:
-            ArgumentError: it is.
+            ArgumentError: the step is past.
         """
         if step is not None and step <= self.at.step:
             raise ArgumentError(
@@ -308,7 +308,7 @@ class Trainer:
         if not self.interrupt:
             self._test = self._test or self._evaluate()
         self._save()
-        received = None if self.finished else self.interrupt.received  # else it came too late
+        received = None if self.finished else self.interrupt.received  # None: it came too late
         outcome = Outcome(
             finished=self.finished,
             interrupt=received,
@@ -324,7 +324,7 @@ class Trainer:
     def first_losses(self) -> tuple[float, float]:
         """Expected and measured loss of the next batch, dropout off.
 
-        Logits that know nothing of the image and have variance s^2 over the classes cost
+        Logits that do not depend on the image and have variance s^2 over the classes cost
         ln(classes) + s^2 / 2 on average; that is ln(classes) only where s is small.
         """
         with self._logging_failure():
@@ -336,7 +336,7 @@ class Trainer:
         return math.log(self.net.spec.classes) + spread / 2, float(backend.to_numpy(loss))
 
     def _steps_left(self) -> int:
-        """Updates left in the running epoch; the last one may be a fraction of an epoch."""
+        """Updates left in the current epoch; the last epoch may be a fraction of one."""
         part = min(self.config.recipe.epochs - self.at.epoch, 1)
         target = self._steps_in(part) * self.batch_size
         return max(target - self.at.seen, 0) // self.batch_size
@@ -346,18 +346,18 @@ class Trainer:
         return max(round(epochs * self.steps_an_epoch), 1 if epochs > 0 else 0)
 
     def _epoch_batches(self, first: int, stop: int, size: int) -> Generator[tuple[Array, Labels]]:
-        """The running epoch's images from `first` to `stop` in batches of `size`."""
+        """The current epoch's images from `first` to `stop` in batches of `size`."""
         train = self.dataset.train
         indices = order(len(train), self.config.seed, self.at.epoch)
         return self.loader.batches(train, indices[first:stop], size, self.look, first=first)
 
     def _some_images(self, count: int) -> tuple[Array, Labels]:
-        """The running epoch's first images."""
+        """The current epoch's first images."""
         with contextlib.closing(self._epoch_batches(0, count, count)) as feed:
             return next(feed)
 
     def look(self, images: Labels, positions: Labels) -> Views:
-        """How training sees images of the running epoch: see `views.training`."""
+        """How training sees images of the current epoch: see `views.training`."""
         height, width, channels = self.dataset.train.image_shape
         stored, size = (height, width), self.net.spec.input_shape[:2]
         augment = self.config.recipe.augment
@@ -377,7 +377,7 @@ class Trainer:
         )
 
     def _train_epoch(self, stop_at: int | None) -> None:
-        """Train on what is left of the running epoch."""
+        """Train on the rest of the current epoch."""
         count = self._steps_left()
         if stop_at is not None:
             count = min(count, stop_at - self.at.step)
@@ -393,7 +393,7 @@ class Trainer:
                     self._save()
 
     def _stops(self) -> bool:
-        """Heed the signals that came: save if one asks for it; whether one asks to stop."""
+        """Handle the signals received: save if one asks for it; return whether to stop."""
         if self.interrupt.save:
             self._save()
         return bool(self.interrupt)
@@ -423,7 +423,7 @@ class Trainer:
             self._check_update()
 
     def _fused_update(self, images: Array, labels: Labels) -> None:
-        """Both in one; what is not finite shows afterwards, and nothing of it is saved."""
+        """Both in one; values that are not finite are found afterwards, and never saved."""
         loss = self.sgd.fused_step(
             images,
             labels,
@@ -469,7 +469,7 @@ class Trainer:
     def _seconds_left(self) -> float:
         images = (self.steps - self.at.step) * self.batch_size
         tests = math.ceil(self.config.recipe.epochs) - self.at.epoch
-        pace = self._whole.images_per_second  # 0 where no time has passed yet, by a coarse clock
+        pace = self._whole.images_per_second  # 0 if a coarse clock has not advanced yet
         return images / pace + tests * self._test_seconds if pace else 0.0
 
     def _end_epoch(self) -> None:
@@ -484,7 +484,7 @@ class Trainer:
         self._report_epoch(test, best)
         self._test = test
         if self.config.recipe.epochs - self.at.epoch < 1:
-            self.at.closed = True  # a run that goes on later finds the rest of the epoch unseen
+            self.at.closed = True  # a run continued later trains on the rest of the epoch
         else:
             self._heed_plateau(test)
             self.at.epoch += 1
@@ -496,7 +496,7 @@ class Trainer:
             self.draw()
 
     def _heed_plateau(self, test: Scores) -> None:
-        """Divide the rate, or end the run, where the schedule finds that nothing improves."""
+        """Divide the rate, or end the run, where the schedule sees no improvement."""
         schedule, before = self.config.recipe.schedule, self.at.plateau
         if not isinstance(schedule, Plateau):
             return
@@ -529,7 +529,7 @@ class Trainer:
         def mean_magnitude(array: Array) -> float:
             return float(np.abs(self.net.backend.to_numpy(array)).mean(dtype=np.float64))
 
-        steps = self.sgd.momentum  # of two towers, brought together only once
+        steps = self.sgd.momentum  # two towers' are joined only once
         return {
             name.removesuffix(".w"): Motion.of(mean_magnitude(weights), mean_magnitude(steps[name]))
             for name, weights in self.net.params.items()
@@ -554,16 +554,18 @@ class Trainer:
     # What must be finite
 
     def _read_losses(self, images: Array | None = None) -> None:
-        """Bring the losses and errors over from the device and add them up, in order of the steps.
+        """Copy the losses and errors from the device and add them up, in order of the steps.
+
+        Args:
+            images: the last loss's batch, if at hand and the parameters have not changed since.
 
         Raises:
-            TrainingError: a loss is not finite, or beyond `_DIVERGED`. `images`: the batch of the
-                last one, if it is at hand and the parameters are still those that met it.
+            TrainingError: a loss is not finite, or beyond `_DIVERGED`.
         """
         to_numpy = self.net.backend.to_numpy
         for step, *values in self._unread:
             loss, top1, top5 = (float(to_numpy(value)) for value in values)
-            if not abs(loss) < _DIVERGED:  # nor NaN
+            if not abs(loss) < _DIVERGED:  # also catches NaN
                 raise self._failure(step, f"the loss is {loss}", self._culprit(images))
             for sums in (self.at.epoch_sums, self.at.window_sums):
                 sums.add(self.batch_size, loss, top1, top5)
@@ -571,21 +573,21 @@ class Trainer:
         self._unread.clear()
 
     def _check_gradients(self) -> None:
-        """Refuse, on the CPU, gradients that would spoil the parameters."""
+        """On the CPU, refuse gradients that would spoil the parameters."""
         for grads in self._grads or ():
             for name, gradient in grads.items():
                 if not np.isfinite(gradient).all():
                     raise self._failure(self.at.step + 1, f"the gradient of {name} is not finite")
 
     def _check_update(self) -> None:
-        """Refuse, on the CPU, parameters that an update has spoilt: its rate or its momentum."""
+        """On the CPU, refuse parameters that an update's rate or momentum has spoilt."""
         for part in self.net.parts:
             for name, values in part.params.items():
                 if not np.isfinite(values).all():
                     raise self._failure(self.at.step + 1, f"the update of {name} is not finite")
 
     def _culprit(self, images: Array | None) -> str:
-        """The first layer whose parameters, else whose outputs, are not finite."""
+        """The first parameter, else the first layer's output, that is not finite."""
         to_numpy = self.net.backend.to_numpy
         for name, values in self.net.params.items():
             if not np.isfinite(to_numpy(values)).all():
@@ -601,7 +603,7 @@ class Trainer:
         return f"the largest output is {largest[name]:.1e}, of {name}"
 
     def _at_chance(self) -> TrainingError:
-        """The loss has sat at chance for too long: which layer lets nothing through, what to do."""
+        """The loss has been at chance for too long: which layer is to blame, and what to do."""
         images, _ = self._some_images(signals.IMAGES)
         return TrainingError(
             signals.chance_sentence(
@@ -627,10 +629,10 @@ class Trainer:
         found = f"{what}; {where}" if where else what
         return TrainingError(f"step {step}, lr {self.lr:g}: {found}; {advice}.")
 
-    # What stays
+    # What is saved
 
     def _save(self) -> None:
-        """Write a checkpoint of where the run stands, unless the last one is of there.
+        """Write a checkpoint of the run's position, unless the last one has the same.
 
         Raises:
             TrainingError: a parameter or a momentum is not finite.
@@ -680,7 +682,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _logging_failure(self) -> Iterator[None]:
-        """Leave a last line in the log of what ends the run."""
+        """Write a last line to the log about an error that ends the run."""
         try:
             yield
         except (PyalexnetError, MemoryError, OSError) as error:
@@ -694,7 +696,7 @@ class Trainer:
             self._lose_board(error)
 
     def _on_board(self, write: Callable[[Board], None]) -> None:
-        """Write numbers for TensorBoard; training goes on without where the disk is full."""
+        """Write numbers for TensorBoard; training goes on without them where the disk is full."""
         try:
             if self._board:
                 write(self._board)

@@ -1,8 +1,7 @@
-"""A trained network, ready for use: with what its checkpoint says of how it sees images.
+"""A trained network, ready for use, with its checkpoint's rules for preparing images.
 
-All that uses one (evaluation, prediction, features, retrieval) goes through `Trained`, so that an
-image meets the network everywhere as it did in training: brought to the stored size, its centre cut
-out, less the mean.
+All users (evaluation, prediction, features, retrieval) go through `Trained`, so that images are
+always prepared as in training: resized to the stored size, cropped to the centre, less the mean.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ from pyalexnet.recipe import Augment
 from pyalexnet.run import find
 
 Bad = Callable[[Path, str], None]
-"""Called with an image file that cannot be read, and a sentence that says why."""
+"""Called with an image file that cannot be read, and a sentence saying why."""
 
 BATCH = 128
-"""Images that go through a network at once where nobody says otherwise."""
+"""Images that go through a network at once by default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +51,10 @@ class Trained:
     """A network with the parameters of a checkpoint; `load` makes one.
 
     Attributes:
-        run: the run's folder; None where a checkpoint outside of a run was loaded.
+        run: the run's folder; None if a checkpoint outside of a run was loaded.
         path: the checkpoint's folder.
         net: the network, its parameters on the backend.
-        meta: what the checkpoint says in JSON.
+        meta: the checkpoint's JSON.
         mean: (Hs, Ws, C) float32, subtracted from stored images as `augment` says.
         augment: how training saw stored images; None: whole, less the mean of each pixel.
     """
@@ -82,14 +81,13 @@ class Trained:
 
         Args:
             run: a run's folder, "latest" for the newest run in `runs`, or a checkpoint's folder,
-                for which `which` does not count.
+                for which `which` is ignored.
             backend: a name for `pyalexnet.backend`, or what it returned.
             device: number of the device, where `backend` is a name.
-            which: checkpoint of the run: "best" (lowest test error; the last one where no epoch
-                has ended), "last", or "step-N".
+            which: checkpoint of the run: "best" (lowest test error; the last one if no epoch has
+                ended), "last", or "step-N".
             runs: folder of the run folders.
-            say: called with a sentence for each damaged checkpoint that was passed over; None
-                warns.
+            say: called with a sentence for each damaged checkpoint that was skipped; None warns.
 
         Raises:
             ArgumentError: there is no such backend, or `which` is none of these.
@@ -104,7 +102,7 @@ class Trained:
 
     @property
     def name(self) -> str:
-        """What people call it: the run's folder, or the checkpoint's."""
+        """Its name for people: that of the run's folder, or the checkpoint's."""
         return (self.run or self.path).name
 
     @property
@@ -113,7 +111,7 @@ class Trained:
 
     @cached_property
     def classes(self) -> Classes:
-        """What tells its classes apart, and what people call them."""
+        """Ids and names of its classes."""
         return self.meta.known_classes
 
     @property
@@ -123,14 +121,14 @@ class Trained:
 
     @property
     def stored(self) -> Side:
-        """Height and width of the images that the input is cut out of, pixels."""
+        """Height and width of the images that inputs are cropped from, pixels."""
         return self.mean.shape[0], self.mean.shape[1]
 
     @property
     def last_hidden(self) -> str:
-        """Name of the last linear layer before the logits; of the last layer where there is none.
+        """Name of the last linear layer before the logits; of the last layer if there is none.
 
-        In AlexNet it is fc7, whose 4096 numbers stand for an image in the paper's section 6.1.
+        In AlexNet it is fc7, whose 4096 numbers represent an image in the paper's section 6.1.
         """
         *hidden, last = self.net.spec.layers
         linear = [layer.name for layer in hidden if isinstance(layer, Linear)]
@@ -143,7 +141,7 @@ class Trained:
 
         A path of "" is the built-in set, as in a run's configuration.
 
-        Greyscale and colour become what the network takes; images of another size are resized.
+        Images are converted to the network's channels and resized to its stored size if necessary.
 
         Raises:
             DataError: it cannot be read, or the checkpoint does not say what it was trained on.
@@ -155,9 +153,9 @@ class Trained:
         return dataclasses.replace(found, train=train, test=test, statistics=None)
 
     def numbered(self, dataset: Dataset, *, in_order: bool = False) -> Dataset:
-        """The set with its labels as the network numbers its classes, however they are sorted.
+        """The set with labels in the network's numbering of the classes, whatever their order.
 
-        in_order: take its classes for the network's in their order, whatever they are called.
+        in_order: match its classes to the network's by position, whatever they are called.
 
         Raises:
             DataError: its classes are not those of the network.
@@ -173,28 +171,28 @@ class Trained:
         return found
 
     def place_of(self, path: str | Path | None) -> str:
-        """Absolute path of the set at `path`, or of the one it was trained on; "": the built-in.
+        """Absolute path of the set at `path`, or of the training data; "" for the built-in set.
 
         Raises:
             DataError: the checkpoint does not say what it was trained on.
         """
         if path == "":
             return ""
-        if path is not None:  # a name such as cifar10 is no path
+        if path is not None:  # a name such as cifar10 is not a path
             return str(Path(path).absolute() if Path(path).exists() else path)
         where = self.meta.config.get("data")
         if not isinstance(where, str):
             raise DataError(
                 f"{self.path}: does not say which data it was trained on; --data was expected."
             )
-        return os.fsdecode(where.encode())  # as this locale calls what config.toml has in UTF-8
+        return os.fsdecode(where.encode())  # from config.toml's UTF-8 to this locale's encoding
 
     def batches(
         self, split: Split, batch_size: int = BATCH, progress: Progress | None = None
     ) -> Generator[tuple[Images, Labels]]:
         """Stored images (n, Hs, Ws, C) and labels (n,) of a split, in its order.
 
-        The next batch is read while the caller works on one, which is valid until then.
+        The next batch is read while the caller works on one, which is valid until the next.
         progress: called with (images handed out and done with, images in all).
 
         Raises:
@@ -222,10 +220,10 @@ class Trained:
     def images(
         self, paths: Sequence[Path], bad: Bad | None = None
     ) -> tuple[Images, tuple[Path, ...]]:
-        """Image files at the stored size, (n, Hs, Ws, C), and those of `paths` that they are.
+        """Image files at the stored size, (n, Hs, Ws, C), and their paths.
 
         Args:
-            bad: called with each file that cannot be read, which is then left out.
+            bad: called with each file that cannot be read, which is then skipped.
 
         Raises:
             DataError: a file cannot be read, and `bad` is None; or reading it hangs.
@@ -255,7 +253,7 @@ class Trained:
         bad: Bad | None = None,
         progress: Progress | None = None,
     ) -> Generator[tuple[Images, tuple[Path, ...]]]:
-        """`images` of at most `batch_size` paths at a time; what holds no readable file is skipped.
+        """`images` of at most `batch_size` paths at a time; those with none readable are skipped.
 
         progress: called with (files done with, files in all).
         """
@@ -267,9 +265,9 @@ class Trained:
                 progress(min(start + batch_size, len(paths)), len(paths))
 
     def look(self, x: Images, views: Views | None = None) -> Array:
-        """What the network sees of stored images (n, Hs, Ws, C): (n, H, W, C) of the device.
+        """The network's inputs (n, H, W, C), on the device, from stored images (n, Hs, Ws, C).
 
-        x: of the host or the device. views: parts and colours; None: the centre of each image.
+        x: of the host or the device. views: crops and colours; None: the centre of each image.
         """
         if views is None:
             views = centre(len(x), self.stored, self.size, self.mean.shape[2])
@@ -284,7 +282,7 @@ class Trained:
             mean_at_pixel=self.augment is not None and self.augment.mean == "pixel",
         )
 
-    # What the network makes of them
+    # Outputs of the network
 
     def logits(self, x: Images, views: Views | None = None) -> npt.NDArray[np.float32]:
         """Logits (n, classes) for stored images (n, Hs, Ws, C)."""
@@ -314,7 +312,7 @@ class Trained:
         return np.array(self.net.backend.to_numpy(output), np.float32)
 
     def check_layer(self, layer: str) -> None:
-        """Refuse a layer that the network does not have."""
+        """Refuse the name of a layer that the network does not have."""
         names = [one.name for one in self.net.spec.layers]
         if layer not in names:
             raise ArgumentError(f"layer is {layer!r}; one of {', '.join(names)} was expected.")
@@ -336,10 +334,10 @@ class Trained:
 
 
 class Fitted(Split):
-    """A split whose images are brought to another shape as they are read."""
+    """A split whose images are converted to another shape as they are read."""
 
     def __init__(self, split: Split, shape: tuple[int, int, int]) -> None:
-        set_once = object.__setattr__  # as dataclasses do for frozen classes
+        set_once = object.__setattr__  # as dataclasses do in frozen classes
         set_once(self, "labels", split.labels)
         set_once(self, "_split", split)
         set_once(self, "_shape", shape)
@@ -352,7 +350,7 @@ class Fitted(Split):
         return self._shape
 
     def read(self, indices: Labels, out: Images) -> None:
-        """The images `indices` (n,), brought to that shape, into `out` (n, H, W, C)."""
+        """Read the images `indices` (n,), in that shape, into `out` (n, H, W, C)."""
         stored = np.empty((len(indices), *self._split.image_shape), np.uint8)
         self._split.read(indices, stored)
         for place, image in enumerate(stored):
@@ -366,7 +364,7 @@ class Fitted(Split):
 def fitted(image: Images, shape: tuple[int, int, int]) -> Images:
     """An image (h, w, 1 or 3) as `shape` (H, W, C): its centre of that aspect, resized (bicubic).
 
-    Colour becomes luminance (ITU-R 601) where C is 1, grey is repeated where C is 3.
+    Colour becomes luminance (ITU-R 601) if C is 1; grey is repeated if C is 3.
     """
     height, width, channels = shape
     if image.shape == shape:
@@ -383,7 +381,7 @@ def fitted(image: Images, shape: tuple[int, int, int]) -> Images:
 def _found(
     run: str, which: str, runs: Path, say: Callable[[str], None] | None
 ) -> tuple[Path | None, Path, Checkpoint]:
-    """The run's folder, the checkpoint's, and what is in it."""
+    """The run's folder, the checkpoint's folder, and the checkpoint."""
     path = Path(run)
     if run != "latest" and (path / checkpoint.STATE).is_file():
         folder = path.resolve().parent.parent
@@ -440,8 +438,8 @@ def _net(path: Path, saved: Checkpoint, backend: Backend) -> Net:
         )
         net = Net(spec, backend)
         net.load(saved.params)
-    except Exception as error:  # whatever comes of arguments that nobody has checked
-        # It may quote what the checkpoint says, line ends and all.
+    except Exception as error:  # unchecked arguments can raise anything
+        # The message may quote the checkpoint, line breaks included.
         why = str(error).encode("unicode_escape").decode("ascii")
         raise CheckpointError(
             f"{shown(path)}: its network {meta.net!r} cannot be built here ({why})."
@@ -450,7 +448,7 @@ def _net(path: Path, saved: Checkpoint, backend: Backend) -> Net:
 
 
 def _augment(path: Path, saved: Checkpoint) -> Augment | None:
-    """How training saw images; checkpoints of before there were crops do not say, and had none."""
+    """How training saw images; checkpoints from before crops existed do not say, and had none."""
     recipe = saved.meta.config.get("recipe")
     values = recipe.get("augment") if isinstance(recipe, dict) else None
     if values is None:
@@ -464,7 +462,7 @@ def _augment(path: Path, saved: Checkpoint) -> Augment | None:
 
 
 def _mean(path: Path, saved: Checkpoint, augment: Augment | None) -> npt.NDArray[np.float32]:
-    """The mean image at the stored size, each channel constant where the rule is one number."""
+    """The mean image at the stored size; constant per channel where the rule is one number."""
     height, width, channels = saved.meta.input_shape
     side = None if augment is None else augment.stored
     shape = (height, width, channels) if side is None else (side, side, channels)

@@ -1,8 +1,7 @@
 """The backends by name: one set of operations, several implementations.
 
-`cpu` computes on the processor, by kernels written for it; `cuda` runs the CUDA kernels on a GPU of
-NVIDIA's; `sim` runs these emulated on the CPU, and `simcheck` does so under the race and memory
-checker.
+`cpu` runs kernels written for the CPU; `cuda` runs the CUDA kernels on an NVIDIA GPU; `sim` runs
+these emulated on the CPU, and `simcheck` does so under the race and memory checker.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pyalexnet.errors import ArgumentError, BackendUnavailable
 __all__ = ["Array", "Backend", "backend", "names", "why_unavailable"]
 
 PREDECESSOR = "numpy"
-"""What runs and checkpoints of before name where there now is cpu."""
+"""The backend that older runs and checkpoints name; cpu has replaced it."""
 
 _CLASSES = {
     "cpu": ("pyalexnet.backends.cpu", "CpuBackend"),
@@ -44,8 +43,8 @@ def backend(name: str = "auto", device: int = 0, *, exact: bool = False) -> Back
 
     Args:
         name: "auto" is cuda where it works, else cpu; it is never one of the emulated ones.
-        exact: whether every convolution multiplies and adds as the formula says. The others always
-            do; cpu takes Winograd's algorithm where that is faster, unless it is told so.
+        exact: whether every convolution multiplies and adds as the formula says. All backends but
+            cpu always do; cpu otherwise uses Winograd's algorithm where that is faster.
 
     Raises:
         ArgumentError: there is no such backend, or no such device.

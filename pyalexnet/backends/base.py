@@ -1,17 +1,17 @@
 """The operations of every backend: their contract, the checks of their arguments, and allocation.
 
-A public operation refuses what it cannot use in one sentence, allocates what `out` does not give,
-and calls the raw operation of the same name with a leading underscore, which a subclass implements
-and which may rely on everything checked here.
+A public operation checks its arguments (a refusal is one sentence), allocates outputs that `out`
+does not give, and calls the raw operation of the same name with a leading underscore. Subclasses
+implement the raw operations, which may rely on everything checked here.
 
 Conventions: maps are NHWC and filters KRSC (C = channels per group), weights of linear layers are
 (out, in); all are C-contiguous and lie on the backend's device. Maps, their gradients and operand
-weights are float32 or bfloat16, all of a call the same; what else there is, is float32 unless said
-otherwise. All is computed in float32, and what is stored as bfloat16 is rounded to it once.
+weights are float32 or bfloat16, one type per call; everything else is float32 unless said
+otherwise. All arithmetic is in float32; a result stored as bfloat16 is rounded once.
 N images, C H W input channels, height and width; K filters of R x S; P Q output height and width.
 No operation waits for the device: losses and errors are 0-d arrays. Every public operation raises
-ArgumentError for an argument it refuses. `out` is written and returned where it is given; it may
-not overlap an input, except that relu, tanh and dropout may run in place (out is the input).
+ArgumentError for an argument it refuses. `out`, if given, is written and returned; it may not
+overlap an input, except that relu, tanh and dropout may run in place (out is the input).
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ Array: TypeAlias = Any  # np.ndarray on the host's backends, cupy.ndarray on cud
 Shape: TypeAlias = tuple[int, ...]
 Activation: TypeAlias = Literal["relu", "tanh"] | None
 
-_MOST_TOWERS = 8  # as many as the kernels exchange between
+_MOST_TOWERS = 8  # the most that the exchange kernels support
 
 
 class Backend(ABC):
     """One device's arrays and operations.
 
     Attributes:
-        name: what `pyalexnet.backend` calls it.
+        name: its name for `pyalexnet.backend`.
         device: the device's number.
         array_type: class of the arrays it computes on.
     """
@@ -61,7 +61,7 @@ class Backend(ABC):
         Args:
             x: numbers, an array of the host or of another device (DLPack,
                 __cuda_array_interface__).
-            dtype: type to convert to; as it came where None.
+            dtype: type to convert to; None keeps the type of `x`.
         """
 
     @abstractmethod
@@ -78,22 +78,22 @@ class Backend(ABC):
 
     @abstractmethod
     def copy(self, x: Array) -> Array:
-        """A new C-contiguous array with what `x`, an array of this device, holds."""
+        """A new C-contiguous copy of `x`, an array of this device."""
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait until everything asked of the device so far is done."""
+        """Wait until the device has finished all work enqueued so far."""
 
     def assign(self, x: Array, values: Any) -> None:
         """Write `values`, of the host or any device, into `x`, an array of this device.
 
-        They have its shape; their type is converted. Values of the host have been read when it
+        They have its shape; their type is converted. Values on the host have been read when this
         returns, and may be changed.
         """
         x[...] = self.asarray(values, x.dtype)
 
     def same_memory(self, x: Array, other: Array) -> bool:
-        """Whether two C-contiguous arrays of this device are one: type, shape and place."""
+        """Whether two C-contiguous arrays of this device agree in type, shape and address."""
         alike = x.dtype == other.dtype and x.shape == other.shape
         return alike and self._address(x) == self._address(other)
 
@@ -101,25 +101,25 @@ class Backend(ABC):
         """Make `work`, which calls operations, ready to be run again and again on the same arrays.
 
         Args:
-            work: it is called once here, or at every run: it must do nothing but call operations of
-                this backend, always the same ones.
+            work: called once here, or at every run; it must do nothing but call operations of this
+                backend, always the same ones.
             graph: whether a GPU may run them all as one CUDA graph.
 
         Returns:
-            What runs it, on the stream that is current then; all that a backend has recorded share
-            scratch, so that they may not run on two streams at a time.
+            A function that runs it on the stream current at the call. All recordings of a backend
+            share scratch, so they may not run on two streams at a time.
         """
         return work
 
     def aside(self) -> AbstractContextManager[None]:
-        """Around operations, inside `record`, that may run beside all those that come after them.
+        """A context, inside `record`, for operations that may run beside all later ones.
 
-        None of those may touch what the operations inside write, or write what they read.
+        No later operation may touch what those inside write, or write what they read.
         """
         return nullcontext()
 
     def lane(self, shape: Shape, dtype: Any = np.uint8) -> Lane:
-        """A way for arrays of at most `shape` from the host to this device, again and again."""
+        """A reusable path from the host to this device for arrays of at most `shape`."""
         return Lane(self, shape, dtype)
 
     @abstractmethod
@@ -160,8 +160,8 @@ class Backend(ABC):
         """Network inputs from stored images: y = ((x - mean) + shift) * scale (section 4.1).
 
         Each image is cut at its own corner, mirrored or not, and shifted in colour; each of the
-        three steps is rounded to float32, so that all backends give the same bits. Images seen
-        whole: size as stored; corners, flips and shifts 0.
+        three steps is rounded to float32, so that all backends give the same bits. To see whole
+        images: size as stored; corners, flips and shifts 0.
 
         In blocks, y[n,i,j,(a block + b) C + c] is pixel (block i + a, block j + b) of the padded
         crop: a convolution of the crop whose stride is the block is one of stride 1 over y, with
@@ -169,14 +169,14 @@ class Backend(ABC):
 
         Args:
             x: (N, Hs, Ws, C) uint8, the stored images.
-            mean: (Hs, Ws, C), theirs.
-            corners: (N, 2) int32, top and left pixel of each crop, of the host or the device. One
-                that does not lie inside the image is refused where the host sees it, and moved
-                inside elsewhere.
+            mean: (Hs, Ws, C), their mean.
+            corners: (N, 2) int32, top and left pixel of each crop, of the host or the device. A
+                crop that does not lie inside the image is refused if the corners are on the host,
+                and moved inside if they are on a GPU.
             flips: (N,) uint8, not 0 where the crop is mirrored, of the host or the device.
             shifts: (N, C), grey levels, of the host or the device.
             size: (H, W) of a crop.
-            scale: what all is multiplied by in the end.
+            scale: the final factor.
             mean_at_pixel: subtract the mean of the crop's own pixels; otherwise that of the centre
                 of the images, wherever the crop is, as the paper's program does.
             block: pixels on a side of the squares that become one pixel of y.
@@ -185,7 +185,7 @@ class Backend(ABC):
 
         Returns:
             y: (N, rows, columns, block^2 C) with rows = (H + top + bottom) / block, rounded up, the
-                last ones filled up with zeros; columns likewise. (N, H, W, C) with block 1, pad 0.
+                last ones padded with zeros; columns likewise. (N, H, W, C) with block 1, pad 0.
         """
         who = "augment"
         geometry = BlockGeometry.of(who, block, pad)
@@ -232,7 +232,7 @@ class Backend(ABC):
         dtype: Any = np.float32,
         out: Array | None = None,
     ) -> Array:
-        """Images in blocks, as `augment` makes them, of images that are cut out already.
+        """Images in blocks, as `augment` makes them, from images already cropped.
 
         Args:
             x: (N, H, W, C).
@@ -254,7 +254,7 @@ class Backend(ABC):
         """Filters for the images in blocks that `augment` makes.
 
         A convolution with w whose stride is the block is one of stride 1 with these: the same
-        products, and zeros besides where a filter does not fill its last blocks.
+        products, plus zeros where a filter does not fill its last blocks.
 
         Args:
             w: (K, R, S, C), float32 or bfloat16.
@@ -276,11 +276,11 @@ class Backend(ABC):
     def filters_from_depth(
         self, ddeep: Array, *, w_shape: Shape, block: int, out: Array | None = None
     ) -> Array:
-        """Gradient of `filters_to_depth` with respect to w; what its zeros got is left out.
+        """Gradient of `filters_to_depth` with respect to w; that of its zeros is dropped.
 
         Args:
             ddeep: (K, R / block, S / block, block^2 C), both rounded up.
-            w_shape: (K, R, S, C), which ddeep's shape alone does not settle.
+            w_shape: (K, R, S, C), which ddeep's shape alone does not determine.
             block: as in `filters_to_depth`.
 
         Returns:
@@ -328,13 +328,13 @@ class Backend(ABC):
                 then sum in the order of the whole layer: the towers' maps side by side are, bit for
                 bit, those of one device with all the filters.
             activation: f: None (identity), "relu" or "tanh".
-            dropout: what f gives is then multiplied by the mask's factor where it is kept, and 0
-                elsewhere; a feature is an index into y[image].ravel().
-            dtype: of y: x's where None, or float32. Nothing is rounded to it but y itself.
-            tensor: whether a GPU's tensor cores multiply float32, too, each number as the sum of
-                three bfloat16: no less accurate, but other bits. What is infinite, NaN, or at least
-                2^128 - 2^119 in size then makes NaN of every sum that it goes into, and of what is
-                smaller than 2^-110 the part below 2^-133 is lost. numpy pays no heed to it.
+            dropout: the result of f is then multiplied by the mask's factor where it is kept, and
+                0 elsewhere; a feature is an index into y[image].ravel().
+            dtype: of y: x's where None, or float32. Only y itself is rounded to it.
+            tensor: whether a GPU's tensor cores multiply float32 too, each number as the sum of
+                three bfloat16: as accurate, but with other bits. A number that is infinite, NaN, or
+                at least 2^128 - 2^119 in size then turns every sum that it enters into NaN, and one
+                smaller than 2^-110 loses the part below 2^-133. Ignored by cpu.
 
         Returns:
             y: (N, P, Q, K) with P = (H + top + bottom - R) // stride + 1, Q likewise.
@@ -371,17 +371,17 @@ class Backend(ABC):
     ) -> Array:
         """Gradient of `conv_fprop` (without activation and dropout) with respect to x.
 
-        With a gate, the gradient with respect to what a ReLU, and a dropout behind it, made x of:
-        x is above 0 exactly where both of them let it pass.
+        With a gate, the gradient with respect to the input of the ReLU, and of any dropout after
+        it, that produced x: x is above 0 exactly where both let the value pass.
 
         Args:
             dy: (N, P, Q, K), float32 or bfloat16, the gradient with respect to y.
             w: (K, R, S, C / groups), of dy's type.
-            x_shape: (N, H, W, C), which dy's shape alone does not settle.
+            x_shape: (N, H, W, C), which dy's shape alone does not determine.
             stride, pad, groups: as in `conv_fprop`.
-            gate: x, of x_shape and dy's type; dx is 0 where it is not above 0. None: everywhere it
-                counts as above 0.
-            factor: what dx is multiplied by, a finite number: the factor of the dropout.
+            gate: x, of x_shape and dy's type; dx is 0 where it is not above 0. None counts as above
+                0 everywhere.
+            factor: a finite number that dx is multiplied by: the factor of the dropout.
             tensor: as in `conv_fprop`.
 
         Returns:
@@ -449,10 +449,10 @@ class Backend(ABC):
         groups: int = 1,
         tensor: bool = False,
     ) -> None:
-        """In place: `conv_wgrad`, and `sgd_update` of w and b by what it gives.
+        """In place: `conv_wgrad`, then `sgd_update` of w and b with its gradients.
 
-        The gradients are written nowhere; w, b and their momenta get the bits that the two
-        operations give one after the other.
+        The gradients are not stored; w, b and their momenta get the same bits as from the two
+        operations one after the other.
 
         Args:
             x: (N, H, W, C), float32 or bfloat16.
@@ -492,7 +492,7 @@ class Backend(ABC):
             x: (N, in), float32 or bfloat16.
             w: (out, in), of x's type.
             b: (out,) float32, or None for zeros.
-            towers: devices that share the layer, each with so many of its outputs; as in
+            towers: devices that share the layer, each with `out` of its outputs; as in
                 `conv_fprop`.
             activation: f: None (identity), "relu" or "tanh".
             dropout, dtype, tensor: as in `conv_fprop`.
@@ -584,9 +584,9 @@ class Backend(ABC):
     def linear_wgrad_sgd(
         self, x: Array, dy: Array, w: Learned, b: Learned, *, tensor: bool = False
     ) -> None:
-        """In place: `linear_wgrad`, and `sgd_update` of w and b by what it gives.
+        """In place: `linear_wgrad`, then `sgd_update` of w and b with its gradients.
 
-        As `conv_wgrad_sgd`: the gradients are written nowhere.
+        As in `conv_wgrad_sgd`, the gradients are not stored.
 
         Args:
             x: (N, in), float32 or bfloat16.
@@ -607,7 +607,7 @@ class Backend(ABC):
         self._linear_wgrad_sgd(x, dy, w, b, bool(tensor))
 
     def _linear_wgrad_shape(self, who: str, x: Array, dy: Array) -> tuple[int, int]:
-        """Inputs and outputs of the layer whose input and gradient these are."""
+        """Numbers of a layer's inputs and outputs, from its input and output gradient."""
         element = self._element(who, "x", x)
         images, inputs = self._shape(who, "x", x, ("N", "in"), element)
         rows, outputs = self._shape(who, "dy", dy, ("N", "out"), element)
@@ -617,7 +617,7 @@ class Backend(ABC):
             )
         return inputs, outputs
 
-    # What conv and linear do with their sums
+    # Arguments of conv and linear for what follows their sums
 
     def _mask(self, who: str, dropout: Any, shape: Shape) -> Mask | None:
         """Checked dropout, if any, of an output (N, ...)."""
@@ -653,7 +653,7 @@ class Backend(ABC):
     def _learned(
         self, who: str, name: str, given: Any, axes: Sequence[str], element: np.dtype[Any]
     ) -> Learned:
-        """Checked parameters of a type, their arrays of one shape, the rates finite."""
+        """Checked parameters: of this type, their arrays of one shape, the rates finite."""
         if not isinstance(given, Learned):
             raise ArgumentError(
                 f"{who}: {name} is of type {type(given).__name__}; a Learned was expected."
@@ -680,7 +680,7 @@ class Backend(ABC):
         return biases
 
     def _check_updated(self, who: str, w: Learned, b: Learned, *inputs: Array) -> None:
-        """Refuse to update parameters in memory that something else of the call lies in."""
+        """Refuse to update parameters that overlap another array of the call."""
         updated = {
             f"{name}.{part}": getattr(learned, part)
             for name, learned in (("w", w), ("b", b))
@@ -763,7 +763,7 @@ class Backend(ABC):
         """Local response normalisation across channels: y = x (k + alpha sum x^2)^-beta.
 
         The sum for channel i of a pixel runs over the `size` channels from i - size // 2, clipped
-        at the edges of its group, and is a float32: infinite from one |x| of 2^64 on, where y is 0.
+        at the edges of its group, and is a float32: one |x| of 2^64 makes it infinite, and y 0.
         Source: paper, section 3.3; `cmrnorm` of cuda-convnet, whose `scale` is alpha times size.
 
         Args:
@@ -772,7 +772,7 @@ class Backend(ABC):
             alpha: weight of each square (not divided by size), at least 0.
             beta: exponent.
             k: constant term, above 0.
-            groups: number of equal parts of the channels that do not see each other.
+            groups: number of equal parts of the channels, each normalised on its own.
 
         Returns:
             y: (N, H, W, C).
@@ -801,7 +801,7 @@ class Backend(ABC):
         """Gradient of `lrn_fprop` with respect to x.
 
         With d = k + alpha sum x^2: dx_i = dy_i d_i^-beta
-        - 2 alpha beta x_i sum over j of dy_j x_j d_j^(-beta - 1), over every j whose window has i.
+        - 2 alpha beta x_i sum of dy_j x_j d_j^(-beta - 1) over every j whose window contains i.
 
         Args:
             x: (N, H, W, C), the input of `lrn_fprop`.
@@ -834,8 +834,8 @@ class Backend(ABC):
         """Response normalisation within a map: y = x (k + alpha sum x^2)^-beta.
 
         The sum runs over the size x size pixels of the same channel from (h - size // 2,
-        w - size // 2), clipped at the border; where it overflows, y is 0, as `lrn_fprop`'s. Source:
-        `rnorm` of cuda-convnet, whose `scale` is alpha times size^2.
+        w - size // 2), clipped at the border; where it overflows, y is 0, as in `lrn_fprop`.
+        Source: `rnorm` of cuda-convnet, whose `scale` is alpha times size^2.
 
         Args:
             x: (N, H, W, C).
@@ -951,8 +951,8 @@ class Backend(ABC):
             where: (N, P, Q, C), as `maxpool_fprop` returned it.
             x_shape: (N, H, W, C).
             size, stride, ceil: as in `maxpool_fprop`.
-            gate: (N, H, W, C), the output of a ReLU that is x: dx is 0 where it is not above 0,
-                which makes it the gradient with respect to the ReLU's input.
+            gate: (N, H, W, C), x itself where it is the output of a ReLU: dx is 0 where x is not
+                above 0, which makes it the gradient with respect to the ReLU's input.
 
         Returns:
             dx: (N, H, W, C).
@@ -1039,7 +1039,7 @@ class Backend(ABC):
     ) -> tuple[Array, Array]:
         """`maxpool_fprop` of `lrn_fprop`, and `relu_fprop` of that if asked, in one pass.
 
-        What lies between is neither stored nor rounded.
+        Intermediate results are neither stored nor rounded.
 
         Args:
             x: (N, H, W, C).
@@ -1084,7 +1084,7 @@ class Backend(ABC):
             dy: (N, P, Q, C), the gradient with respect to y.
             where: (N, P, Q, C), as `lrn_maxpool_fprop` returned it.
             size, alpha, beta, k, groups, pool_size, pool_stride, ceil: as given to it.
-            y: (N, P, Q, C), as it returned it with `relu`; None without.
+            y: (N, P, Q, C), its output if `relu` was set; else None.
             gated: whether x is the output of a ReLU: dx is then 0 where x is not above 0, which
                 makes it the gradient with respect to the ReLU's input.
 
@@ -1132,7 +1132,7 @@ class Backend(ABC):
             seed: 0 to 2^64 - 1.
             step: 0 to 2^32 - 1, or a 0-d uint32 array of the device.
             layer: 0 to 2^32 - 1.
-            offset: feature of the whole layer that x's first feature is, for one tower of several.
+            offset: index of x's first feature in the whole layer, for one tower of several.
             total: features of the whole layer; those of x where None.
 
         Returns:
@@ -1202,8 +1202,8 @@ class Backend(ABC):
 
         Args:
             logits: (N, classes).
-            labels: (N,) integers of any type, of the host or the device. One that is no class is
-                refused where the host sees it, and makes loss and gradient NaN elsewhere.
+            labels: (N,) integers of any type, of the host or the device. A label that is no class
+                is refused if on the host; on a GPU it makes loss and gradient NaN.
             dtype: of dlogits, float32 or bfloat16; logits are float32 in either case.
 
         Returns:
@@ -1271,7 +1271,7 @@ class Backend(ABC):
             dw: gradient (mean over the batch), of w's shape.
             lr: learning rate, or a 0-d float32 array of the device.
             low: uint16 of w's shape, the other half, where w is bfloat16: the two are updated as
-                the float32 that they are.
+                the float32 that they form.
         """
         who = "sgd_update"
         element = self._element(who, "w", w)
@@ -1294,10 +1294,10 @@ class Backend(ABC):
     def _check_low(
         self, who: str, prefix: str, low: Array | None, shape: Shape, element: np.dtype[Any]
     ) -> None:
-        """Check the half of weights that goes with bfloat16 ones, and with no others.
+        """Check `low`, which bfloat16 weights need and float32 ones must not have.
 
         Args:
-            prefix: what the names of both begin with.
+            prefix: of the names of both, in the error's text.
         """
         if element != BFLOAT16:
             if low is not None:
@@ -1316,7 +1316,7 @@ class Backend(ABC):
     def split_weights(
         self, w: Array, *, out: tuple[Array, Array] | None = None
     ) -> tuple[Array, Array]:
-        """Float32 weights as two halves, of which the first is what a bfloat16 operation reads.
+        """Float32 weights as two halves; bfloat16 operations read the first.
 
         Every float32 is kept to the last bit; a NaN stays a NaN, in `high` too.
 
@@ -1325,8 +1325,8 @@ class Backend(ABC):
 
         Returns:
             high: w rounded to bfloat16, ties away from zero.
-            low: uint16, what `high` lacks: the bits of w are those of `high` times 2^16, plus
-                `low` read as a signed number.
+            low: uint16, the rest: the bits of w are those of `high` times 2^16, plus `low` read
+                as a signed number.
         """
         who = "split_weights"
         shape = self._shape(who, "w", w)
@@ -1359,7 +1359,7 @@ class Backend(ABC):
         """Towers' channels side by side: conv3 and the linear layers read both (section 3.5).
 
         Args:
-            parts: arrays (..., C_i), each on any device of this kind, otherwise of one shape.
+            parts: arrays (..., C_i) of one shape but for C_i, each on any device of this kind.
 
         Returns:
             whole: (..., sum of C_i), on this device.
@@ -1380,7 +1380,7 @@ class Backend(ABC):
     def exchange_scatter_add(
         self, dwholes: Sequence[Array], *, start: int, channels: int, out: Array | None = None
     ) -> Array:
-        """Gradient of `exchange_gather`: what every reader says about one tower's channels, summed.
+        """Gradient of `exchange_gather`: every reader's, for one tower's channels, summed.
 
         Args:
             dwholes: arrays (..., C) of one shape, each on any device of this kind.
@@ -1435,7 +1435,7 @@ class Backend(ABC):
     def _element(self, who: str, name: str, x: Array) -> np.dtype[Any]:
         """Type of the numbers in `x`, float32 or bfloat16.
 
-        To be passed on as the `dtype` of all arrays of the call that share it.
+        Pass it on as the `dtype` of all arrays of the call that share it.
         """
         self._check_array(who, name, x)
         if x.dtype not in ELEMENTS:
@@ -1478,7 +1478,7 @@ class Backend(ABC):
         return shape
 
     def _like(self, who: str, name: str, x: Array, shape: Shape, dtype: Any = np.float32) -> None:
-        """Check an array whose shape is settled."""
+        """Check an array whose shape is known."""
         if self._shape(who, name, x, dtype=dtype) != shape:
             raise ArgumentError(f"{who}: {name} has shape {x.shape}; {shape} was expected.")
 
@@ -1724,7 +1724,7 @@ class Backend(ABC):
 
 
 def _widened(who: str, dtype: Any, element: np.dtype[Any]) -> np.dtype[Any]:
-    """Check the type of a result: None for the inputs', or float32, in which it was summed."""
+    """Check the type of a result: None for the inputs' type, or float32, the type of the sums."""
     chosen = element if dtype is None else element_of(who, "dtype", dtype)
     if chosen not in (element, FLOAT32):
         raise ArgumentError(f"{who}: dtype is {chosen}; x is {element}, so that was expected.")
@@ -1732,7 +1732,7 @@ def _widened(who: str, dtype: Any, element: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _check_corners(who: str, corners: np.ndarray[Any, Any], down: int, right: int) -> None:
-    """Refuse a crop that does not lie inside its image, with so many pixels of room."""
+    """Refuse a crop outside its image: its corner may be at most `down`, `right`."""
     bad = ((corners < 0) | (corners > (down, right))).any(axis=1)
     if bad.any():
         top, left = corners[bad][0].tolist()

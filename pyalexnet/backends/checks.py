@@ -1,4 +1,4 @@
-"""Checks of plain arguments; each refusal is one sentence that names what came and what was due."""
+"""Checks of plain arguments; a refusal is one sentence: what came, and what was expected."""
 
 from __future__ import annotations
 

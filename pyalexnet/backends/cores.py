@@ -1,4 +1,4 @@
-"""How many of the processor's cores this process may keep busy, and what says so."""
+"""How many of the processor's cores this process may keep busy, and why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from pyalexnet.errors import ArgumentError
 
 THREADS = "PYALEXNET_THREADS"
-"""The variable of the environment that says how many instead."""
+"""The environment variable that overrides the number."""
 
 _MOST = 1024
 _GROUPS = Path("/proc/self/cgroup")
@@ -21,30 +21,30 @@ _MOUNTED = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Cores:
-    """How many, and why: a few words."""
+    """A number of cores, and in a few words the reason for it."""
 
     count: int
     why: str
 
 
 def usable_cores(groups: Path = _GROUPS, mounted: Path = _MOUNTED) -> Cores:
-    """What PYALEXNET_THREADS says, else the cores that process may use.
+    """The number in PYALEXNET_THREADS, else the cores that this process may use.
 
-    Those are the ones that it may run on, or fewer where a control group of the kernel (a
-    container's, say) limits its time on them.
+    Those are the ones it may run on, or fewer where a control group (a container's, say) limits
+    its CPU time.
 
     Args:
         groups: the file that names the process's control groups.
-        mounted: the folder in which they lie.
+        mounted: the folder where they are mounted.
 
     Raises:
-        ArgumentError: the variable is no number of threads.
+        ArgumentError: the variable is not a number of threads.
     """
     if named := os.environ.get(THREADS):
         return Cores(_number(named), THREADS)
     allowed = _may_run_on()
     quota = min(_quotas(groups, mounted), default=math.inf)
-    # Time for 2.5 cores is used up by three: with two, a fifth of it would be left.
+    # Rounded up: a quota of 2.5 cores keeps three busy; two would leave a fifth of it unused.
     if quota < allowed:
         return Cores(max(1, math.ceil(quota)), f"the quota of its control group, {quota:g} cores")
     return Cores(allowed, "the cores that this process may run on")
@@ -63,7 +63,7 @@ def _may_run_on() -> int:
 
 
 def _quotas(groups: Path, mounted: Path) -> Iterator[float]:
-    """Cores' worth of time that each control group allows which the process is in.
+    """CPU time, in cores, that each of the process's control groups allows.
 
     A line is `0::/path` for version 2, `4:cpu,cpuacct:/path` for a hierarchy of version 1. In a
     container the path may be that of the machine, and the container's own group the root.
@@ -85,12 +85,12 @@ def _quotas(groups: Path, mounted: Path) -> Iterator[float]:
 
 
 def _quota(folder: Path) -> Iterator[float]:
-    """That of one control group, if it has any."""
+    """The quota of one control group, if it has one."""
     for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         try:
             text = " ".join((folder / name).read_text(encoding="ascii") for name in names)
             quota, period = map(int, text.split())
-        except (OSError, ValueError):  # there is none: no such file, "max"
+        except (OSError, ValueError):  # no quota: no such file, or "max"
             continue
         if quota > 0 and period > 0:  # -1: none
             yield quota / period

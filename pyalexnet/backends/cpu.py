@@ -1,4 +1,4 @@
-"""The processor by kernels of its own: vectors as wide as it has them, Winograd's convolutions."""
+"""The CPU, by kernels of its own: the widest vectors it has, and Winograd's convolutions."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from pyalexnet.backends.kernels import KernelBackend, extension
 from pyalexnet.errors import ArgumentError, BackendUnavailable
 
 ISA = "PYALEXNET_ISA"
-"""The variable of the environment that names the instruction set to take."""
+"""The environment variable that names the instruction set to use."""
 
 _REMEDY = "install pyalexnet with its extension modules: pip install pyalexnet"
 _CACHE_LINE = 64
 
 
 class CpuBackend(KernelBackend, HostBackend):
-    """The CPU device. Operations have ended when they return.
+    """The CPU device. Operations are complete when they return.
 
     Args:
-        exact: whether convolutions multiply and add as the formula says, always. Else those for
-            which it is faster take Winograd's algorithm (Lavin and Gray 2016), within a bound of
-            its own.
+        exact: whether every convolution multiplies and adds as the formula says. Otherwise those
+            that it makes faster use Winograd's algorithm (Lavin and Gray 2016), within an error
+            bound of its own.
 
     Attributes:
         isa: the instruction set that its kernels were compiled for.
@@ -63,13 +63,13 @@ class CpuBackend(KernelBackend, HostBackend):
 
 
 def instruction_sets() -> dict[str, str]:
-    """Those that this processor has and modules were compiled for, from the least to the most.
+    """Instruction sets that this processor has and modules were compiled for, lowest first.
 
     Returns:
         The module of each.
 
     Raises:
-        BackendUnavailable: there is no module that this processor can take.
+        BackendUnavailable: there is no module that this processor can run.
     """
     first = extension("_cpu", _REMEDY)
     try:
@@ -83,10 +83,10 @@ def instruction_sets() -> dict[str, str]:
 
 
 def chosen_set() -> str:
-    """The most that there is, or what PYALEXNET_ISA names.
+    """The highest available instruction set, or the one that PYALEXNET_ISA names.
 
     Raises:
-        ArgumentError: it names none of those.
+        ArgumentError: it names none of those available.
     """
     there = instruction_sets()
     named = os.environ.get(ISA) or list(there)[-1]

@@ -41,12 +41,12 @@ _DLPACK_CUDA = (2, 13)
 class CudaBackend(KernelBackend):
     """A GPU. Its arrays are cupy.ndarray.
 
-    Between two GPUs, kernels read the other's memory directly where the machine allows it (NVLink,
-    or PCIe with peer access) and cudaMalloc gave the memory, as it does to CuPy's default pool;
-    peer access opens neither stream-ordered pools (`cupy.cuda.MemoryAsyncPool`) nor mapped memory.
-    Else they read a copy that the driver may lead through the host. Either way the order is kept
-    by events: what the other GPU's current stream has been given before is done before the data
-    are read, and what it is given afterwards comes after.
+    Kernels read another GPU's memory directly where the machine allows it (NVLink, or PCIe with
+    peer access) and the memory came from cudaMalloc, as in CuPy's default pool; peer access covers
+    neither stream-ordered pools (`cupy.cuda.MemoryAsyncPool`) nor mapped memory. Otherwise they
+    read a copy, which the driver may route through the host. Either way events keep the order:
+    work already on the other GPU's current stream finishes before the data are read, and later
+    work there waits until they have been.
     """
 
     name = "cuda"
@@ -78,7 +78,7 @@ class CudaBackend(KernelBackend):
             self._relu_fprop(x, x)
             self.synchronize()
         except KernelError as error:
-            capability += "a" if capability == "90" else ""  # what only a Hopper has as well
+            capability += "a" if capability == "90" else ""  # sm_90a: Hopper only
             raise BackendUnavailable(
                 f"GPU {self.device} cannot run the kernels of pyalexnet._cuda ({error}); {_BUILD} "
                 f"-C cmake.define.PYALEXNET_CUDA_ARCHITECTURES={capability}."
@@ -167,7 +167,7 @@ class CudaBackend(KernelBackend):
                 yield near
 
     def _reads(self, x: Array) -> bool:
-        """Whether kernels of this GPU can read `x`; the first call for its GPU lets them."""
+        """Whether kernels of this GPU can read `x`; the first call for its GPU enables it."""
         device = x.device.id
         if device == self.device:
             return True
@@ -182,10 +182,10 @@ class CudaBackend(KernelBackend):
     def _copied(self, x: Array) -> Array:
         """A copy on this GPU of an array of another, in the order of both GPUs' streams.
 
-        To be called where this device is current.
+        Call it with this device current.
         """
         with cupy.cuda.Device(x.device.id):
-            packed = cupy.ascontiguousarray(x)  # on the other's stream, which may use it again
+            packed = cupy.ascontiguousarray(x)  # on the other's stream, which may reuse it
         own = self.empty(x.shape, x.dtype)
         with self._after_and_before({x.device.id}):
             cupy.cuda.runtime.memcpyPeerAsync(
@@ -200,15 +200,15 @@ class CudaBackend(KernelBackend):
 
     @contextmanager
     def _after_and_before(self, peers: Collection[int]) -> Iterator[None]:
-        """Order what this GPU's stream is given inside with what those of `peers` are given.
+        """Order the work enqueued inside on this GPU's stream with that on the streams of `peers`.
 
-        It starts when they have done what they were given before; what they are given afterwards
-        waits for it. To be entered and left where this device is current.
+        It starts after the work already on theirs, and work enqueued there later waits for it.
+        Enter and leave the context with this device current.
         """
         here = cupy.cuda.get_current_stream(self.device)
         for peer in peers:
-            # An event belongs to the device that is current when it is made, as the default
-            # stream does when it is used.
+            # An event belongs to the device current at its creation, the default stream to the one
+            # current at its use.
             with cupy.cuda.Device(peer):
                 written = cupy.cuda.get_current_stream(peer).record(_event())
             here.wait_event(written)
@@ -222,10 +222,10 @@ class CudaBackend(KernelBackend):
 
 
 class _Captured:
-    """Operations as one CUDA graph: what the host does for each of them, it does once.
+    """Operations as one CUDA graph, so that the host's work for each is done only once.
 
     The first run is an ordinary one, since a kernel that has never run may have to be loaded, which
-    a stream that is captured does not allow; the second captures.
+    is not allowed during stream capture; the second run captures.
     """
 
     def __init__(self, device: int, replay: Callable[[], None]) -> None:
@@ -250,7 +250,7 @@ class _Captured:
             try:
                 self._replay()
             except BaseException:
-                with suppress(cupy.cuda.runtime.CUDARuntimeError):  # it tells nothing but that
+                with suppress(cupy.cuda.runtime.CUDARuntimeError):  # adds nothing to the cause
                     stream.end_capture()
                 raise
             return stream.end_capture()
@@ -259,8 +259,8 @@ class _Captured:
 class PinnedLane(Lane):
     """A lane through page-locked memory, copied on a stream of its own beside the kernels.
 
-    The copy waits only for what read the lane's array in its turn before, not for the step that the
-    device is working on; the first, for what the memory was used for before it was the lane's.
+    A copy waits only for the operations that read the lane's array in its previous turn, not for
+    the step the device is working on; the first copy waits for earlier uses of that memory.
     """
 
     def __init__(self, backend: CudaBackend, shape: Shape, dtype: Any) -> None:
@@ -275,7 +275,7 @@ class PinnedLane(Lane):
         self.host = np.frombuffer(pinned, dtype, count).reshape(shape)
 
     def __del__(self) -> None:
-        # Page-locked memory goes back to its pool at once, whatever copies are still to read it.
+        # Page-locked memory returns to its pool at once, even if copies have yet to read it.
         if hasattr(self, "host") and not sys.is_finalizing():
             with suppress(KernelError), _current(self._device):
                 self._stream.synchronize()
@@ -299,14 +299,14 @@ class PinnedLane(Lane):
 
 
 def _from_malloc(x: Array) -> bool:
-    """Whether cudaMalloc gave the memory of `x`, directly or to a pool of CuPy's."""
+    """Whether cudaMalloc allocated the memory of `x`, directly or for a pool of CuPy's."""
     memory = x.data.mem
     return getattr(memory, "identity", type(memory).__name__) in ("Memory", "ManagedMemory")
 
 
 @contextmanager
 def _current(device: int) -> Iterator[Any]:
-    """Make a GPU the current one; what CUDA reports inside becomes a KernelError."""
+    """Make a GPU the current one; CUDA errors inside become a KernelError."""
     try:
         with cupy.cuda.Device(device) as current:
             yield current
@@ -319,7 +319,7 @@ def _event() -> Any:
 
 
 def _imported(x: Any) -> Any:
-    """`x` as a CuPy array, of whatever GPU it lies on, or as a NumPy array."""
+    """`x` as a CuPy array, on whichever GPU it lies, or as a NumPy array."""
     if isinstance(x, (cupy.ndarray, np.ndarray)):
         return x
     try:

@@ -1,4 +1,4 @@
-"""What the numbers of maps and of operand weights may be: float32, or bfloat16."""
+"""The element types of maps and of operand weights: float32 or bfloat16."""
 
 from __future__ import annotations
 

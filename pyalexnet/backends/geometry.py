@@ -32,7 +32,7 @@ class ConvGeometry(NamedTuple):
             who: the operation or layer, for the error's text.
             stride: one number, or (vertical, horizontal).
             pad: one number, or (top, bottom, left, right).
-            groups: number of equal parts that input channels and filters fall into.
+            groups: number of equal parts that input channels and filters are divided into.
         """
         vertical, horizontal = _several(who, "stride", stride, "(vertical, horizontal)", 2, low=1)
         top, bottom, left, right = _several(who, "pad", pad, "(top, bottom, left, right)", 4, low=0)
@@ -63,7 +63,7 @@ class PoolGeometry(NamedTuple):
 
         Args:
             who: the operation or layer, for the error's text.
-            prefix: what the names of size and stride begin with there.
+            prefix: of the names of size and stride in that text.
         """
         # A position within a window has to fit the 16 bits of `where`.
         window = integer(who, f"{prefix}size", size, low=1, high=256)
@@ -113,7 +113,7 @@ class BlockGeometry(NamedTuple):
 
     def out_shape(self, h: int, w: int, c: int) -> tuple[int, int, int]:
         """Height, width and channels of an h x w image of c channels in blocks, the last ones
-        filled up with zeros."""
+        padded with zeros."""
         rows = h + self.pad_top + self.pad_bottom
         columns = w + self.pad_left + self.pad_right
         return -(-rows // self.block), -(-columns // self.block), self.block**2 * c
@@ -122,7 +122,7 @@ class BlockGeometry(NamedTuple):
 def _several(
     who: str, name: str, value: int | tuple[int, ...], form: str, count: int, *, low: int
 ) -> tuple[int, ...]:
-    """Spell one number out to `count` equal ones; check each of a tuple."""
+    """Expand one number to `count` equal ones; check each of a tuple."""
     if not isinstance(value, (tuple, list)):
         return (integer(who, name, value, low=low),) * count
     if len(value) != count:

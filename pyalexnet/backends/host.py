@@ -11,7 +11,7 @@ from pyalexnet.backends.checks import integer
 from pyalexnet.errors import ArgumentError
 
 DEVICES = 2
-"""Devices that a host counts as, for two towers; the emulation has as many (`simt::kDevices`)."""
+"""Number of devices of a host, for two towers; the emulation's is the same (`simt::kDevices`)."""
 
 
 class HostBackend(Backend):
@@ -37,7 +37,7 @@ class HostBackend(Backend):
                     "an array that DLPack can bring there was expected."
                 ) from error
         array = np.asarray(x, dtype=dtype, order="C")
-        if array.dtype.hasobject:  # what NumPy makes of anything that it cannot read
+        if array.dtype.hasobject:  # NumPy's result for anything it cannot read
             raise ArgumentError(
                 f"asarray: x of type {type(x).__name__} holds no numbers that the host can read; "
                 "an array of the host, or one that DLPack can bring there, was expected."
@@ -67,7 +67,7 @@ class HostBackend(Backend):
         return int(x.__array_interface__["data"][0])
 
     def _overlap(self, x: Array, other: Array) -> bool:
-        # Exact for C-contiguous arrays, and ten times as fast as asking for their addresses.
+        # Exact for C-contiguous arrays, and ten times as fast as comparing their addresses.
         return np.may_share_memory(x, other)
 
     def _lies_here(self, x: Array) -> bool:

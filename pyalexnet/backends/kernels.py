@@ -1,4 +1,4 @@
-"""The operations by the CUDA kernels, of an extension module: `_cuda`, or the emulation of it."""
+"""The operations by the kernels of an extension module: CUDA's, their emulation, or the CPU's."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class KernelBackend(Backend):
     def __init__(self, ext: Any) -> None:
         self._ext = ext
         self._hopper = False
-        self._recording: Any = None  # where operations go while there is one, not to the stream
+        self._recording: Any = None  # if set, operations go to it and not to the stream
         self._aside = False  # whether what is recorded is set aside
         self._arenas: dict[tuple[int, bool], Array] = {}
 
     @property
     def hopper(self) -> bool:
-        """Whether products of bfloat16 take Hopper's own main loop, wgmma, where operands allow it.
+        """Whether products of bfloat16 use Hopper's own main loop, wgmma, where operands allow it.
 
-        False from the first where the device is no Hopper, or the kernels were built without it;
-        then it cannot be set. Where it is False, the loop of any card's tensor cores multiplies,
-        mma. What has been recorded stays as it is.
+        Always False if the device is not a Hopper or the kernels were built without it. If False,
+        products use mma, the loop for the tensor cores of any card. Existing recordings stay as
+        they are.
         """
         return self._hopper
 
@@ -64,7 +64,7 @@ class KernelBackend(Backend):
 
     @contextmanager
     def with_hopper(self, on: bool) -> Iterator[None]:
-        """Set `hopper`, and afterwards what it was."""
+        """Set `hopper` inside, and restore it afterwards."""
         before, self.hopper = self.hopper, on
         try:
             yield
@@ -74,7 +74,7 @@ class KernelBackend(Backend):
     def workspace(self, nbytes: int) -> Array | None:
         """Scratch of at least `nbytes` bytes (1-D uint8), the same for every caller; None for 0.
 
-        One for each stream, and one more for what is set aside there: neither waits for the other.
+        One for each stream, and one more for what is set aside there, so that neither waits.
         """
         if nbytes == 0:
             return None
@@ -90,10 +90,9 @@ class KernelBackend(Backend):
 
     @abstractmethod
     def _readable(self, arrays: Sequence[Array]) -> AbstractContextManager[list[Array]]:
-        """`arrays`, on whatever devices, such that kernels of this one may read them.
+        """`arrays` of any devices, or copies, that kernels of this device may read.
 
-        They may be written again by operations that follow on their own devices once the context
-        has been left.
+        Once the context has been left, later operations on their own devices may write them again.
         """
 
     def record(self, work: Callable[[], None], *, graph: bool = True) -> Callable[[], None]:
@@ -118,7 +117,7 @@ class KernelBackend(Backend):
             self._aside = False
 
     def _beside(self) -> int:
-        """Address of the stream for what was recorded aside; the other's where there is none."""
+        """Address of the stream for what was recorded aside; `_stream` unless overridden."""
         return self._stream()
 
     def _replay(self, recording: Any) -> None:
@@ -151,11 +150,11 @@ class KernelBackend(Backend):
         return self.workspace(self._ask(f"{op}_workspace", *sizes))
 
     def _ask(self, function: str, *arguments: Any) -> Any:
-        """Call a function of the extension module; what it raises becomes an error of ours.
+        """Call a function of the extension module, and translate its errors.
 
         Raises:
             ArgumentError: the kernels have a limit that other backends do not have.
-            KernelError: what the device was asked for did not work, or broke a rule.
+            KernelError: the device failed to do it, or it broke a rule.
         """
         try:
             return getattr(self._ext, function)(*arguments)
@@ -281,7 +280,7 @@ class KernelBackend(Backend):
         return self._scratch(op, *x.shape, y.shape[1], _is_bfloat16(x), unit)
 
     def _unit(self, x: Array, tensor: bool) -> str:
-        """What multiplies, as `kernels/ops.h` names it, where `x` is an operand."""
+        """The unit that multiplies where `x` is an operand, as named in `kernels/ops.h`."""
         if _is_bfloat16(x):
             return "wgmma" if self._hopper else "mma"
         return "mma" if tensor else "fma"
@@ -415,12 +414,12 @@ class KernelBackend(Backend):
 
 
 def _corner(g: ConvGeometry) -> tuple[int, int, int, int, int]:
-    """What a kernel is told of a geometry; how far it pads below and right, the shapes tell."""
+    """A geometry as kernels take it; padding below and on the right follows from the shapes."""
     return g.stride_h, g.stride_w, g.pad_top, g.pad_left, g.groups
 
 
 def _draw(mask: Mask) -> tuple[Any, ...]:
-    """What a kernel is told of a mask, but for the factor."""
+    """A mask as kernels take it, without the factor."""
     return mask.keep, mask.seed, mask.step, mask.layer, mask.offset, mask.total
 
 
@@ -435,5 +434,5 @@ def _rule(learned: Learned) -> tuple[Any, ...]:
 
 
 def _is_bfloat16(x: Array) -> bool:
-    """Whether an operation is one of the kernels' forms in bfloat16, whose scratch differs."""
+    """Whether an operation takes its bfloat16 form, whose scratch differs."""
     return bool(x.dtype == BFLOAT16)

@@ -1,4 +1,4 @@
-"""How batches come from the host to a device while it works on the one before."""
+"""How batches get from the host to a device while it works on the previous one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class Lane:
-    """Memory of the host that is filled, sent to the device and filled again.
+    """Host memory that is filled, sent to the device and filled again.
 
-    The turns of a lane: `wait`, fill `host`, `send`, enqueue what reads the device's array, `sent`.
+    A lane's turn: `wait`, fill `host`, `send`, enqueue what reads the device's array, `sent`.
     """
 
     host: np.ndarray[Any, Any]
@@ -30,4 +30,4 @@ class Lane:
         return self._backend.asarray(self.host[:count])
 
     def sent(self) -> None:
-        """What reads the array that `send` returned has been enqueued."""
+        """Call this when all that reads the array from `send` has been enqueued."""

@@ -1,4 +1,4 @@
-"""Parameters and what their update needs, for operations that apply a gradient as they find it."""
+"""Parameters and what their update needs, for operations that apply a gradient once computed."""
 
 from __future__ import annotations
 

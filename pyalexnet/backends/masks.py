@@ -1,4 +1,4 @@
-"""A dropout mask by what it is drawn from, for operations that apply one as they store."""
+"""A dropout mask, as the numbers it is drawn from, for operations that apply it as they store."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class Mask:
     """Which elements of an output are kept; stored nowhere, drawn again wherever it is needed.
 
     Attributes:
-        keep, seed, step, layer, offset, total: as in `Backend.dropout_fprop`, of which total None
-            is the features of the output.
-        factor: what is kept is multiplied by this: 1 by the 2012 rule, 1 / keep to make up for the
-            elements that are dropped.
+        keep, seed, step, layer, offset, total: as in `Backend.dropout_fprop`; total None means the
+            features of the output.
+        factor: kept elements are multiplied by it: 1 by the 2012 rule, 1 / keep to make up for
+            the elements that are dropped.
     """
 
     keep: float

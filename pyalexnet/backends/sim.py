@@ -16,8 +16,8 @@ from pyalexnet.backends.kernels import KernelBackend, extension
 class SimBackend(KernelBackend, HostBackend):
     """An emulated GPU. Its arrays are NumPy arrays in the memory of that device.
 
-    Operations also take NumPy arrays in memory of the host, as no GPU would. They have ended when
-    they return.
+    Unlike on a GPU, operations also take NumPy arrays in host memory, and are complete when they
+    return.
     """
 
     name = "sim"
@@ -34,8 +34,8 @@ class SimBackend(KernelBackend, HostBackend):
         """Set the order in which blocks and threads run, for every instance of this backend.
 
         Args:
-            seed: 0 for the natural order; another for a permutation of the blocks, the threads of
-                each, and who goes first after a barrier. Results must not depend on it.
+            seed: 0 for the natural order; any other permutes the blocks, the threads of each, and
+                which thread goes first after a barrier. Results must not depend on it.
         """
         self._ext.set_schedule(seed)
 
@@ -70,7 +70,7 @@ class SimcheckBackend(SimBackend):
 
     @contextmanager
     def lint(self) -> Iterator[list[tuple[Any, ...]]]:
-        """Count what the accesses of all calls within cost on a card; at twice the time.
+        """Count the cost on a GPU of the memory accesses of all calls inside; twice as slow.
 
         Yields:
             A list that is filled at the end: the fields of a `pyalexnet.lint.Row` for each line.
@@ -83,4 +83,4 @@ class SimcheckBackend(SimBackend):
             rows += self._ext.end_lint()
 
 
-_HOST = -1  # what the extension module calls the device of memory that no device allocated
+_HOST = -1  # the extension module's device number for memory that no device allocated

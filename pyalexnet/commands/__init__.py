@@ -1,1 +1,1 @@
-"""The subcommands of `pyalexnet`, one a file; with `cli.py` the only users of typer."""
+"""The subcommands of `pyalexnet`, one per file; they and `cli.py` are the only users of typer."""

@@ -34,7 +34,7 @@ def get(
         Path | None, typer.Option(help="Folder to keep it in; the user's cache if none is named.")
     ] = None,
 ) -> None:
-    """Fetch a public data set and check its SHA-256; a second call goes on where one stopped."""
+    """Fetch a public data set and check its SHA-256; a second call continues an unfinished one."""
     from pyalexnet import progress
     from pyalexnet.data import download
 
@@ -97,9 +97,9 @@ def prepare(
         ),
     ] = None,
 ) -> None:
-    """Make a pack of photographs, which training reads fast; a second call goes on with a first.
+    """Make a pack of photographs for fast training; a second call continues an unfinished one.
 
-    Files that cannot be read are listed in OUT/bad_files.jsonl; over 1 % of them is refused.
+    Files that cannot be read are listed in OUT/bad_files.jsonl; more than 1 % is refused.
     """
     from pyalexnet import progress
     from pyalexnet.data.pack import Storage
@@ -124,7 +124,7 @@ def prepare(
 
 @contextlib.contextmanager
 def _going_on() -> Iterator[None]:
-    """Around what a second call goes on with after Ctrl-C."""
+    """Around work that a second call continues after Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
@@ -133,7 +133,7 @@ def _going_on() -> Iterator[None]:
 
 
 def _about(table: Table, out: Path) -> Iterator[str]:
-    """What a finished pack is, and what to do with it."""
+    """A description of a finished pack, and what to do with it."""
     from pyalexnet.data.colour import FEWEST
     from pyalexnet.data.dataset import shown
     from pyalexnet.data.pack import BAD_FILES

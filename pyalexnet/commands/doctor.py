@@ -43,7 +43,7 @@ def doctor(
     as_json: given.Json = False,
     plain: given.Plain = False,
 ) -> None:
-    """Say what this machine has, and the command that brings what it lacks."""
+    """Say what this machine has, and the commands that install what it lacks."""
     from pyalexnet import doctor
     from pyalexnet.commands.place import place
 
@@ -108,7 +108,7 @@ _LEGEND = (
 
 
 def _print_table(found: Diagnosis, plain: bool) -> None:
-    """On a terminal with the layer at fault in red."""
+    """Print the table; on a terminal the layer at fault is red."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -143,7 +143,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _document(found: Diagnosis) -> dict[str, Any]:
-    """Numbers that are not finite become null."""
+    """The diagnosis for JSON; numbers that are not finite become null."""
     layers = [
         {
             name: None if isinstance(value, float) and not math.isfinite(value) else value

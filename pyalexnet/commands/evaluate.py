@@ -51,7 +51,7 @@ def evaluate(
     as_json: given.Json = False,
     plain: given.Plain = False,
 ) -> None:
-    """Loss, top-1 and top-5 error of runs on a data set; of several also of their average."""
+    """Loss, top-1 and top-5 error of runs on a data set; for several also of their average."""
     from pyalexnet import scoring
 
     part = given.train_or_test(split)
@@ -115,7 +115,7 @@ def _views(runs: list[Trained], ten_crop: bool) -> str:
 
 
 def _names(runs: list[Trained]) -> list[str]:
-    """Run and checkpoint; of those that share both names the paths."""
+    """Names of runs and checkpoints; paths for those that share both names."""
     names = [f"{run.name}/{run.path.name}" if run.run else run.name for run in runs]
     return [
         name if names.count(name) == 1 else str(run.path)

@@ -37,7 +37,7 @@ def export(
 ) -> None:
     """Write a trained network for other programs: ONNX, or torchvision's state dict.
 
-    onnxruntime runs the ONNX model on random images, and its logits have to be ours.
+    onnxruntime runs the ONNX model on random images, and its logits must match ours.
     """
     from pyalexnet import backends
     from pyalexnet.trained import Trained

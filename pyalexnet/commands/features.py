@@ -36,8 +36,8 @@ def features(
 ) -> None:
     """Write a layer's outputs for images, in evaluation, into a safetensors file.
 
-    It holds features (images, numbers) float32 and, of a data set, labels (images,) int64; its
-    metadata say which network, layer and images they are of.
+    It holds features (images, numbers) float32 and, for a data set, labels (images,) int64; its
+    metadata give the network, layer and images.
     """
     from pyalexnet import features as write
     from pyalexnet.data.dataset import shown

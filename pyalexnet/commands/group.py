@@ -1,4 +1,4 @@
-"""What is the same for all subcommands: options' old names, a lack of memory, Ctrl-C."""
+"""Common to all subcommands: options' old names, lack of memory, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from pyalexnet.errors import PyalexnetError, reason
 
 RENAMED = {"--out": ("--output", "--runs"), "--index": ("--number",)}
-"""Options of earlier versions, and what they are called now: the first of these that there is."""
+"""Options of earlier versions, and their names now: the first that the command has."""
 
 SAVING = {
     "--batch-size": "a smaller --batch-size",
@@ -23,14 +23,14 @@ SAVING = {
     "--size": "a smaller --size",
     "--count": "a smaller --count",
 }
-"""Options with which a command needs less memory; the first that it has is advised."""
+"""Options with which a command needs less memory; the first that it has is suggested."""
 
 
 class Commands(TyperGroup):
     """Subcommands by name."""
 
     def make_context(self, *arguments: Any, **more: Any) -> Any:
-        """Read the arguments; Ctrl-C is answered as in `invoke`."""
+        """Read the arguments; Ctrl-C is handled as in `invoke`."""
         with _answering_ctrl_c():
             return super().make_context(*arguments, **more)
 
@@ -39,10 +39,10 @@ class Commands(TyperGroup):
         return name, command, [_renamed(argument, _options(command)) for argument in rest]
 
     def invoke(self, context: Any) -> Any:
-        """Run one of them.
+        """Run a subcommand.
 
         Raises:
-            PyalexnetError: memory did not suffice; it says with which option it may.
+            PyalexnetError: memory ran out; it says which option may help.
             typer.Exit: Ctrl-C stopped it, and a line has said so.
         """
         with _answering_ctrl_c():
@@ -65,10 +65,10 @@ def _answering_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _heeding_ctrl_c() -> Iterator[None]:
-    """Have Ctrl-C come out as KeyboardInterrupt, also of an import that makes something else of it.
+    """Have Ctrl-C raise KeyboardInterrupt, even during an import that would turn it into an error.
 
-    An extension module that is being loaded turns it into an ImportError, and who imports that
-    into a refusal. Where it is not to be heeded, as in the background of a script, it is not.
+    An extension module that is being loaded turns it into an ImportError, and the importing code
+    that into a refusal. If SIGINT is ignored, as in the background of a script, it stays ignored.
     """
     struck = []
 
@@ -83,7 +83,7 @@ def _heeding_ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, strike)
     try:
         yield
-    except typer.Exit:  # of a command that has said what comes of it
+    except typer.Exit:  # from a command that has reported it already
         raise
     except Exception as error:
         if struck:
@@ -94,18 +94,18 @@ def _heeding_ctrl_c() -> Iterator[None]:
 
 
 def _tell(line: str) -> None:
-    """Write a line to standard error; closed or full, it keeps nobody from anything."""
+    """Write a line to standard error; if that is closed or full, nothing happens."""
     with suppress(OSError):
         typer.echo(line, err=True)
 
 
 def _options(command: Any) -> set[str]:
-    """All options of a command, as they are written; None has none."""
+    """All options of a command, as they are written; empty for None."""
     return {option for each in getattr(command, "params", ()) for option in each.opts}
 
 
 def _renamed(argument: str, options: set[str]) -> str:
-    """An argument with an option's old name replaced, and a line that says so."""
+    """An argument with an option's old name replaced; prints a line that says so."""
     option, equals, value = argument.partition("=")
     new = next((name for name in RENAMED.get(option, ()) if name in options), None)
     if new is None or option in options:

@@ -1,4 +1,4 @@
-"""What the commands that use a trained network share: their options, and how they load one."""
+"""Common to the commands that use a trained network: options, and loading."""
 
 from __future__ import annotations
 
@@ -111,10 +111,10 @@ def load(
 
 @contextmanager
 def reporting(as_json: bool, plain: bool) -> Iterator[Reporter]:
-    """Where a command reports: on stderr, if what it prints on stdout is JSON.
+    """The reporter of a command: on stderr if its stdout is JSON.
 
     Raises:
-        RunError: not all that was to be said could be written; a reader that left missed nothing.
+        RunError: not all of the output could be written, and not because the reader left.
     """
     from pyalexnet import progress
     from pyalexnet.errors import RunError, reason
@@ -127,7 +127,7 @@ def reporting(as_json: bool, plain: bool) -> Iterator[Reporter]:
 
 
 def print_json(document: Any) -> None:
-    """Print strict JSON that any program can read."""
+    """Print strict JSON, readable by any program."""
     print(json.dumps(document, indent=1, allow_nan=False))
 
 
@@ -144,7 +144,7 @@ def train_or_test(part: str) -> str:
 
 
 def check_parent(path: Path | None) -> None:
-    """Make sure, before anything that takes time, that a result can be written there.
+    """Check, before anything that takes time, that a result can be written there.
 
     Raises:
         RunError: it cannot.

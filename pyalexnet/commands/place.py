@@ -21,5 +21,5 @@ def place(backend: str | None, device: str | None) -> tuple[str | None, int | No
 
 
 def is_number(text: str) -> bool:
-    """Whether it may be that of a device; a backend says which there are."""
+    """Whether the text may be a device's number; a backend says which exist."""
     return re.fullmatch("[0-9]{1,9}", text) is not None

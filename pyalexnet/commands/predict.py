@@ -123,7 +123,7 @@ def _lines(
 
 
 def _total(count: int, first: int, among: int, top: int) -> str:
-    """How many images had their class named first, and how many at all."""
+    """How many images had their class named first, and how many among the top."""
     more = f" (top-{top}: {among:,})" if top > 1 else ""
     return f"right: {first:,} of {count:,}{more}"
 

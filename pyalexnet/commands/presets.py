@@ -17,7 +17,7 @@ def presets(
     second: Annotated[str | None, typer.Argument(metavar="B", help="Another one.")] = None,
     as_json: given.Json = False,
 ) -> None:
-    """Say in what the presets of AlexNet differ, and where each value stands.
+    """Say how the presets of AlexNet differ, and where each value is defined.
 
     Without names a table of all presets; with one all its conventions; with two every convention on
     which they differ.
@@ -44,7 +44,7 @@ def presets(
     if not rows:
         print(f"{first} and {second} agree on every convention")
         return
-    # All four leave no room for where each value stands.
+    # All four leave no room for where each value is defined.
     with_sources = len(shown) < len(names())
     head = ["convention", *shown, *(["where"] if with_sources else [])]
     cells = [
@@ -63,12 +63,12 @@ _LIST_WIDTH = 100
 
 
 def _places(places: Sequence[str]) -> str:
-    """Each place once."""
+    """The places, each once."""
     return "; ".join(dict.fromkeys(places))
 
 
 def _show(head: Sequence[str], rows: Sequence[Sequence[str]], *, lists: bool) -> None:
-    """A table with lines on a terminal; elsewhere columns, or with `lists` a line for each cell."""
+    """A table with rules on a terminal; elsewhere columns, or with `lists` a line per cell."""
     from rich.console import Console
     from rich.table import Table
 
@@ -86,7 +86,7 @@ def _show(head: Sequence[str], rows: Sequence[Sequence[str]], *, lists: bool) ->
 
 
 def _listed(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Each row's name, then the other cells below it, each behind its column's name."""
+    """Each row's name, then its other cells below, each after its column's name."""
     labels = [f"  {name}: " for name in head[1:]]
     indent = max(map(len, labels))
     for name, *cells in rows:
@@ -98,7 +98,7 @@ def _listed(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]
 
 
 def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns; what is wider than its share of the line goes on below."""
+    """Columns; cells wider than their share of the line wrap."""
     names, *others = ([len(cell) for cell in column] for column in zip(head, *rows, strict=True))
     share = (_WIDTH - max(names)) // len(others) - 2
     widths = [max(names), *(min(max(column), share) for column in others)]
@@ -110,7 +110,7 @@ def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most `width`, broken at spaces and behind semicolons; a longer word stays."""
+    """Lines of at most `width`, broken at spaces and after semicolons; longer words stay whole."""
     lines = [""]
     for piece in re.findall(r"[^\s;]+;?\s*", text):
         if lines[-1] and len((lines[-1] + piece).rstrip()) > width:

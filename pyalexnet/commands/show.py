@@ -81,7 +81,7 @@ def filters(
     device: given.Device = None,
     exact: given.Exact = False,
 ) -> None:
-    """The filters of a convolution, two towers apart, as in the paper's figure 3."""
+    """The filters of a convolution, its towers separate, as in the paper's figure 3."""
     from pyalexnet import show
     from pyalexnet.show import gather
 
@@ -273,7 +273,7 @@ def _networks(
     name: str,
     output: Path | None,
 ) -> Iterator[tuple[Trained, Path]]:
-    """Each run's network, and where the picture `name` of it goes."""
+    """Each run's network, and the path of its picture `name`."""
     from pyalexnet.progress import Reporter
 
     several = len(runs) > 1
@@ -285,12 +285,12 @@ def _networks(
 
 
 def _path(name: str, output: Path | None, run: Path | None, elsewhere: str) -> Path:
-    """Where a picture goes; looked at before anything that takes time.
+    """A picture's path, checked before anything that takes time.
 
-    name: in the run's folder. elsewhere: in another.
+    name: of the file in the run's folder. elsewhere: of the file in another folder.
 
     Raises:
-        PyalexnetError: files cannot be made there, or there is no matplotlib to draw with.
+        PyalexnetError: files cannot be created there, or matplotlib is missing.
     """
     from pyalexnet.run import check_writable
     from pyalexnet.show.page import check_matplotlib
@@ -309,7 +309,7 @@ def _path(name: str, output: Path | None, run: Path | None, elsewhere: str) -> P
 
 @contextmanager
 def _drawing(path: Path) -> Iterator[None]:
-    """Say where the picture is that is drawn inside, or why there is none."""
+    """Say where the picture drawn inside is, or why there is none."""
     try:
         yield
     except OSError as error:
@@ -317,11 +317,11 @@ def _drawing(path: Path) -> Iterator[None]:
     print(path)
 
 
-# What is in them
+# Names and contents of runs
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """Names of run folders without the words that all begin with; the last word always stays."""
+    """Names of run folders without their common leading words; the last word always stays."""
     words = [name.split("-") for name in names]
     shared = 0
     while all(len(each) > shared + 1 and each[shared] == words[0][shared] for each in words):
@@ -331,18 +331,18 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
-    """Folders of the same name in different places can be told apart by their order only."""
+    """Names numbered in their order, for folders of the same name in different places."""
     return [f"{name} ({number})" for number, name in enumerate(names, 1)]
 
 
 def _has_top5(folder: Path) -> bool:
-    """Whether a run's classes are so many that the top-5 error says something."""
+    """Whether a run has enough classes for the top-5 error to be meaningful."""
     from pyalexnet import checkpoint
 
     try:
         return checkpoint.load(checkpoint.newest(folder)).meta.classes > 10
     except CheckpointError:
-        return False  # before the first one is saved
+        return False  # before the first checkpoint
 
 
 def _log(folder: Path) -> Path:
@@ -352,11 +352,11 @@ def _log(folder: Path) -> Path:
     return log
 
 
-# What they show
+# Data shown
 
 
 def _dataset(trained: Trained, path: str | None, in_order: bool) -> Dataset:
-    """The data set, if it is of the network's classes, with the network's labels."""
+    """The data set with the network's labels; refused if its classes are not the network's."""
     from pyalexnet.progress import reporter
 
     with reporter() as watched:
@@ -367,7 +367,7 @@ def _dataset(trained: Trained, path: str | None, in_order: bool) -> Dataset:
 def _test_image(
     trained: Trained, data: str | None, in_order: bool, number: int
 ) -> tuple[Images, str]:
-    """Test image `number` as a batch of one, and what to call it."""
+    """Test image `number` as a batch of one, and its name."""
     import numpy as np
 
     from pyalexnet.show import gather

@@ -39,7 +39,7 @@ def similar(
     as_json: given.Json = False,
     plain: given.Plain = False,
 ) -> None:
-    """Find the images most like others: of the least Euclidean distance of a layer's features."""
+    """Find the images most like others, by Euclidean distance of a layer's features."""
     from pyalexnet import similar as search
     from pyalexnet.data.dataset import shown
     from pyalexnet.images import named
@@ -100,7 +100,7 @@ def _draw(run: Trained, index: Index, matches: Sequence[Match], path: Path, titl
     from pyalexnet import show
 
     chosen = matches[: given.ON_A_SHEET]
-    # A query that is in the index itself has one neighbour less, where all are shown.
+    # If all are shown, a query that is itself in the index has one neighbour fewer.
     fewest = min(len(match.indices) for match in chosen)
     show.similar(
         np.stack([match.image for match in chosen]),

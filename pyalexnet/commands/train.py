@@ -296,7 +296,7 @@ def train(
 ) -> None:
     """Train a network. Without options: a small AlexNet on built-in photographs.
 
-    Ctrl-C (or SIGTERM, SIGUSR1) finishes the step, saves and stops; --resume latest goes on as if
+    Ctrl-C (or SIGTERM, SIGUSR1) finishes the step, saves and stops; --resume latest continues as if
     nothing had happened. SIGHUP and SIGUSR2 save and go on.
     """
     from pyalexnet import start
@@ -362,7 +362,7 @@ def _run(
     steps: int | None,
     plain: bool,
 ) -> int | None:
-    """Train; the number of the signal that ended it, if one did."""
+    """Train; returns the number of the signal that ended it, if one did."""
     from pyalexnet import progress, start
     from pyalexnet.run import find
 
@@ -381,7 +381,7 @@ def _run(
                 outcome = trainer.fit(steps)
                 reporter.closing(trainer, outcome)
     except KeyboardInterrupt:
-        if trainer is None:  # while data were read
+        if trainer is None:  # while data were being read
             raise
         progress.Reporter().say(
             "stopped at once; what came after the newest checkpoint is lost; to go on: "
@@ -393,7 +393,7 @@ def _run(
 
 @contextlib.contextmanager
 def naming_options(choices: Any) -> Iterator[None]:
-    """Have a refusal of what was given on the command line name the option."""
+    """Make refusals of values from the command line name the option."""
     from pyalexnet import nets
 
     given = {**vars(choices), **choices.net_args, **choices.recipe, **choices.augment}
@@ -409,19 +409,19 @@ def naming_options(choices: Any) -> Iterator[None]:
 
 
 def _given(**values: Any) -> dict[str, Any]:
-    """Those that were."""
+    """The values that were given."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _names(text: str | None) -> list[str] | None:
-    """Names parted by commas; "none" is none of them."""
+    """Names separated by commas; "none" means no names."""
     if text is None:
         return None
     return [] if text == "none" else [name.strip() for name in text.split(",")]
 
 
 def _towers(towers: int | None, devices: str | None) -> tuple[int, ...] | None:
-    """The devices of two towers, () for one; None where nothing was chosen."""
+    """The devices of two towers, () for one; None if nothing was chosen."""
     if devices is None:
         return None if towers is None else (0, 1) if towers == 2 else ()
     numbers = devices.split(",")

@@ -12,7 +12,7 @@ from pyalexnet.errors import DataError, reason
 __all__ = ["Dataset", "Split", "load", "order"]
 
 CACHED = "cifar10"
-"""The path that means the archive which `pyalexnet data get cifar10` fetched."""
+"""The path that stands for the archive fetched by `pyalexnet data get cifar10`."""
 
 
 def load(
@@ -23,21 +23,21 @@ def load(
     bad_files: Path | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
-    """The data set at `path`; what is there decides how it is read.
+    """The data set at `path`, read according to its contents.
 
     Args:
-        path: None for the built-in set; `cifar10` for the fetched archive (unless something of
-            that name is there); a folder or a tar archive of CIFAR-10 (`cifar.py`); a pack
-            (`pack.py`); a folder of images, one folder a class (`folder.py`); an `.npz` file
+        path: None for the built-in set; `cifar10` for the fetched archive (unless a file or folder
+            of that name exists); a folder or a tar archive of CIFAR-10 (`cifar.py`); a pack
+            (`pack.py`); a folder of images, one folder per class (`folder.py`); an `.npz` file
             (`npz.py`).
-        image_size: (height, width) that a folder's images are brought to; other sets come in
-            their own size.
-        seed: draws the tenth that is held out where a set has no test images.
+        image_size: (height, width) that a folder's images are resized to; other sets keep their own
+            size.
+        seed: draws the tenth that is held out if a set has no test images.
         bad_files: where a folder's images that could not be read are listed.
         progress: called with (images done, images in all) while a folder is read.
 
     Raises:
-        DataError: nothing usable is there; one sentence says what was found and expected.
+        DataError: there is nothing usable; one sentence says what was found and expected.
     """
     if path is None:
         return builtin.load()
@@ -82,6 +82,6 @@ def _at(
 
 
 def _fetched() -> Path:
-    from pyalexnet.data.download import fetched  # HTTP and TLS, which reading data does not need
+    from pyalexnet.data.download import fetched  # imports HTTP and TLS, needed only here
 
     return fetched(CACHED)

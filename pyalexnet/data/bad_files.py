@@ -17,19 +17,19 @@ SHARE = 0.01
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file, and why it was passed over."""
+    """A file, and why it was skipped."""
 
     path: Path
     reason: str
 
 
 def not_images(others: Iterable[Path]) -> list[Skipped]:
-    """Files whose names are not those of images: listed, never counted."""
+    """Files without an image's suffix: listed, but never counted as bad."""
     return [Skipped(path, "not called like an image") for path in others]
 
 
 def write(path: Path, skipped: Iterable[Skipped]) -> None:
-    """List them in `path`, one JSON object a line: {"path": ..., "reason": ...}.
+    """List them in `path`, one JSON object per line: {"path": ..., "reason": ...}.
 
     Raises:
         DataError: it cannot be written.
@@ -45,10 +45,10 @@ def write(path: Path, skipped: Iterable[Skipped]) -> None:
 
 
 def refuse_many(root: Path, bad: Sequence[Skipped], images: int, listed: Path | None) -> None:
-    """Refuse a set of that many images where more than `SHARE` of them are bad.
+    """Refuse a set of that many images if more than `SHARE` of them are bad.
 
     Raises:
-        DataError: so it is; the sentence names the first of them, and where all are listed.
+        DataError: too many are bad; the sentence names the first, and where all are listed.
     """
     if len(bad) <= SHARE * images:
         return

@@ -1,12 +1,12 @@
-"""The built-in set: 12,000 photographs of Fashion-MNIST, as contact sheets one can look at.
+"""The built-in set: 12,000 photographs of Fashion-MNIST, as viewable contact sheets.
 
 The first 10,000 training and the first 2,000 test images of Zalando's Fashion-MNIST (28x28 grey,
-white on black) lie in `fashion_mnist/` beside this file. `train.png` shows them in rows of 100,
+white on black) are in `fashion_mnist/` beside this file. `train.png` shows them in rows of 100,
 `test.png` in rows of 50; a text file beside each sheet has one digit, the label, at every image's
 place. Zalando's MIT licence is in `fashion_mnist/LICENSE`.
 
-`python -m pyalexnet.data.builtin SOURCE [FOLDER]` makes the four files again from the four
-`*-ubyte.gz` of the full set, for instance those of Debian's package dataset-fashion-mnist in
+`python -m pyalexnet.data.builtin SOURCE [FOLDER]` remakes the four files from the four `*-ubyte.gz`
+of the full set, for instance those of Debian's package dataset-fashion-mnist in
 `/usr/share/datasets/fashion-mnist`.
 """
 
@@ -44,19 +44,19 @@ SIDE = 28
 """Height and width of an image, pixels."""
 
 IDX_IMAGES, IDX_LABELS = 0x803, 0x801
-"""What an IDX file of bytes in three dimensions, and in one, begins with."""
+"""Magic numbers of IDX files of bytes with three dimensions, and with one."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of the two sheets: what it is cut from, how it is laid out, what it must hold."""
+    """One of the two sheets: its source, its layout, and the expected content."""
 
     name: str
     idx_name: str
     count: int
     columns: int
     sha256: str
-    """Of the images' bytes (count, 28, 28), then the labels' (count,), one byte each."""
+    """Of the images' bytes (count, 28, 28), followed by the labels (count,) as bytes."""
 
 
 TRAIN = Part(
@@ -79,7 +79,7 @@ def load() -> Dataset:
     """The set: images (N, 28, 28, 1), 10 classes. Takes a fraction of a second.
 
     Raises:
-        DataError: the installation lacks one of the files, or one is damaged.
+        DataError: one of the files is missing from the installation, or damaged.
     """
     return checked(
         "the built-in set",
@@ -95,7 +95,7 @@ def build(source: Path, folder: Path = FOLDER) -> None:
     """Cut the subset from the full set's IDX files in `source` and write it into `folder`.
 
     Raises:
-        DataError: a file is missing or damaged, or the subset is not the one that is known.
+        DataError: a file is missing or damaged, or the subset is not the known one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for part in (TRAIN, TEST):

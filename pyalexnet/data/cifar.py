@@ -5,8 +5,8 @@
     Python   cifar-10-batches-py/   data_batch_1 ... data_batch_5, test_batch, batches.meta:
              pickled dictionaries with `data` (N, 3072) uint8, `labels`; `label_names`
 
-In both, an image's pixels lie as (channel, row, column). Archives are read where they lie, nothing
-is extracted. A pickle can run any program when it is loaded, so the Python layout goes through
+In both, an image's pixels are ordered (channel, row, column). Archives are read without extracting
+anything. A pickle can run any program when it is loaded, so the Python layout goes through
 `unpickle.py`, which runs none.
 """
 
@@ -47,19 +47,19 @@ BINARY = (*(f"{name}.bin" for name in TRAIN), "test_batch.bin", "batches.meta.tx
 PICKLED = (*TRAIN, "test_batch", "batches.meta")
 
 LARGEST_FILE = 64 * 2**20
-"""Bytes of a file that is still read; the official ones have 31 million."""
+"""Largest file that is read, in bytes; the official ones have 31 million."""
 
 LARGEST_ARCHIVE = 1024 * 2**20
-"""Bytes that an archive may unpack to; the official ones make 186 million."""
+"""Most bytes that an archive may unpack to; the official ones unpack to 186 million."""
 
 LONG_HEADERS = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
 )
-"""Kinds of members that say something of others; the official archives have none."""
+"""Kinds of members that describe others; the official archives have none."""
 
 LARGEST_HEADER = 2**20
-"""Bytes of one of them that is still read."""
+"""Largest of those members that is read, in bytes."""
 
 
 def is_folder_of(path: Path) -> bool:
@@ -68,10 +68,10 @@ def is_folder_of(path: Path) -> bool:
 
 
 def load_folder(path: Path) -> Dataset:
-    """Read a folder in either layout; the Python one where both are complete.
+    """Read a folder in either layout; the Python one if both are complete.
 
     Raises:
-        DataError: a file is missing, cannot be read or holds something else than it should.
+        DataError: a file is missing, cannot be read or has unexpected content.
     """
     source = shown(path)
     present = [name for name in (*BINARY, *PICKLED) if (path / name).is_file()]
@@ -80,10 +80,10 @@ def load_folder(path: Path) -> Dataset:
 
 
 def load_archive(path: Path) -> Dataset:
-    """Read an archive of either layout, its SHA-256 first.
+    """Read an archive of either layout, checking its SHA-256 first.
 
     An archive as long as an official one but with another SHA-256 is damaged, and refused. Any
-    other is read with the same care, and the data set's note says that it is not the official one.
+    other is read with the same care, and the data set's note says that it is not official.
 
     Raises:
         DataError: as `load_folder`, and for an archive that is damaged or unreasonably large.
@@ -94,8 +94,8 @@ def load_archive(path: Path) -> Dataset:
         files = _members(path)
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # tarfile and the libraries that unpack fail in many ways
-        # tarfile goes on with a line for each format
+    except Exception as error:  # tarfile and the decompressors fail in many ways
+        # tarfile adds a line for each format
         first = reason(error) if isinstance(error, OSError) else str(error).partition("\n")[0]
         raise DataError(
             f"{source}: cannot be read ({first.rstrip(':') or reason(error)}); a tar archive of "
@@ -143,7 +143,7 @@ def _members(path: Path) -> dict[str, bytes]:
 
 
 class Header(tarfile.TarInfo):
-    """A member's header; tarfile reads a long one for as long as it says, gigabytes if need be."""
+    """A member's header; tarfile itself would read one of any claimed length, even gigabytes."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -165,7 +165,7 @@ def _read(path: Path) -> bytes:
 
 
 def _layout(source: str, present: Collection[str]) -> tuple[str, ...]:
-    """The names of the layout that is complete, else a refusal that says what is missing."""
+    """The file names of the complete layout; if there is none, a refusal says what is missing."""
     layout = max((PICKLED, BINARY), key=lambda names: len(set(names) & set(present)))
     missing = [name for name in layout if name not in present]
     if missing:
@@ -176,7 +176,7 @@ def _layout(source: str, present: Collection[str]) -> tuple[str, ...]:
 
 
 def _load(source: str, files: Mapping[str, bytes], note: str) -> Dataset:
-    """The data set of a layout's files, which come in the layout's order."""
+    """The data set of a layout's files, given in the layout's order."""
     read, read_names = (
         (_pickled_batch, _pickled_names) if PICKLED[-1] in files else (_binary_batch, _binary_names)
     )
@@ -256,7 +256,7 @@ def _unpickled(source: str, raw: bytes) -> dict[str, Any]:
 
 
 def _text(name: str | bytes) -> str:
-    """A string of Python 2, which made CIFAR-10, comes as bytes."""
+    """A name as text: strings of Python 2, which made CIFAR-10, come as bytes."""
     return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
 
 
@@ -265,5 +265,5 @@ def _kind(value: object) -> str:
 
 
 def _interleaved(rows: Images) -> Images:
-    """(N, 3072), a plane a channel, to (N, 32, 32, 3)."""
+    """(N, 3072), one plane per channel, to (N, 32, 32, 3)."""
     return np.ascontiguousarray(rows.reshape(-1, *SHAPE).transpose(0, 2, 3, 1))

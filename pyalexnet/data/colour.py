@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 FEWEST = 1000
-"""Training images from which a set has colours of its own.
+"""Training images from which a set's own colours are used.
 
-The pixels of an image go together, so the images count: the variance along an axis is then known
-to about sqrt(2 / 1000) = 4 %, and each pixel of the mean to 70 / sqrt(1000) = 2 grey levels.
+The pixels of an image are correlated, so the number of images counts: the variance along an axis is
+then known to about sqrt(2 / 1000) = 4 %, and each pixel of the mean to 70 / sqrt(1000) = 2 grey
+levels.
 """
 
 PIECE = 2**16
@@ -37,7 +38,7 @@ class Colour:
 
 @dataclass(frozen=True)
 class Moments:
-    """Exact sums over RGB pixels, so that it does not matter who added what when.
+    """Exact sums over RGB pixels, so that the order of addition does not matter.
 
     Attributes:
         pixels: how many.
@@ -54,7 +55,7 @@ class Moments:
         """The sums over `images` (..., 3)."""
         pixels, total = images.reshape(-1, 3), cls()
         for start in range(0, len(pixels), PIECE):
-            # Whole numbers below 2^16 * 255^2 < 2^53: float64, and so BLAS, adds them exactly.
+            # Integers below 2^16 * 255^2 < 2^53: float64, and so BLAS, adds them exactly.
             piece = pixels[start : start + PIECE].astype(np.float64)
             total += cls(
                 len(piece),
@@ -92,7 +93,7 @@ class Moments:
 
 
 def imagenet() -> Colour:
-    """Of ImageNet's training photographs (cuda-convnet2, make-data/input_meta)."""
+    """The axes of ImageNet's training photographs (cuda-convnet2, make-data/input_meta)."""
     return Colour(
         np.array(
             [
@@ -111,5 +112,5 @@ def imagenet_means() -> tuple[float, float, float]:
 
 
 def of_set(moments: Moments, images: int) -> Colour:
-    """The axes of a set of that many training images; ImageNet's where it has under `FEWEST`."""
+    """The axes of a set of that many training images; ImageNet's if fewer than `FEWEST`."""
     return moments.colour() if images >= FEWEST else imagenet()

@@ -1,4 +1,4 @@
-"""What a data set is, and every random order that is drawn from one."""
+"""Data sets, and every random order drawn from one."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
-"""Called with (done, total) while something long goes on; the unit is the caller's."""
+"""Called with (done, total) during long work; the unit is the caller's."""
 
 HELD_OUT_STREAM = 2**64 - 1
-"""The Philox stream of `hold_out`: no epoch is ever so late."""
+"""The Philox stream of `hold_out`: no epoch has this number."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """Labelled images: `images` (N, H, W, C) uint8, C-contiguous; `labels` (N,) int64.
 
-    What a large set needs goes through `read`: those of a pack (`pack.PackSplit`) lie on disk.
+    Large sets are accessed through `read`: the images of a pack (`pack.PackSplit`) are on disk.
     """
 
     images: Images
@@ -42,16 +42,16 @@ class Split:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of an image as it is stored."""
+        """(H, W, C) of a stored image."""
         _, height, width, channels = self.images.shape
         return height, width, channels
 
     def read(self, indices: Labels, out: Images) -> None:
-        """The images `indices` (n,) into `out` (n, H, W, C). Safe in threads."""
+        """Read the images `indices` (n,) into `out` (n, H, W, C). Thread-safe."""
         np.take(self.images, indices, axis=0, out=out)
 
     def renumbered(self, places: Sequence[int]) -> Self:
-        """The same images in the same order; what was class c is class `places[c]`."""
+        """The same images in the same order; class c becomes class `places[c]`."""
         new = copy.copy(self)
         object.__setattr__(new, "labels", np.array(places, np.int64)[self.labels])
         return new
@@ -63,8 +63,8 @@ class Split:
     def mean(self) -> Pixels:
         """Mean of each pixel over the images, (H, W, C).
 
-        The sum is exact (whole numbers below 2^53 in float64), so that it does not depend on the
-        order in which NumPy adds.
+        The sum is exact (integers below 2^53 in float64), so it does not depend on the order in
+        which NumPy adds.
         """
         mean: npt.NDArray[np.float64] = self.images.mean(axis=0, dtype=np.float64)
         return mean.astype(np.float32)
@@ -72,7 +72,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What a pack knows of its training images without reading them: see `Dataset`."""
+    """A pack's stored statistics of its training images: see `Dataset`."""
 
     mean: Pixels
     colour: Colour
@@ -91,11 +91,11 @@ class Dataset:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What people call the classes, by label."""
+        """The classes' names for people, by label."""
         return self.classes.names
 
     def numbered_as(self, classes: Classes) -> Dataset | None:
-        """The set with each class's number as in `classes`; None where those are others."""
+        """The set with its classes numbered as in `classes`; None if the classes differ."""
         places = classes.places(self.classes)
         if places is None or places == tuple(range(len(places))):
             return None if places is None else self
@@ -115,9 +115,9 @@ class Dataset:
         return self.statistics.mean if self.statistics else self.train.mean()
 
     def colour(self) -> Colour | None:
-        """Principal axes of the training images' pixels; None where they are not RGB.
+        """Principal axes of the training images' pixels; None if they are not RGB.
 
-        ImageNet's where there are under `colour.FEWEST` training images.
+        ImageNet's if there are fewer than `colour.FEWEST` training images.
         """
         if self.statistics:
             return self.statistics.colour
@@ -138,11 +138,12 @@ def checked(
 ) -> Dataset:
     """The `Dataset` of two splits whose images are known to be uint8 (N, H, W, C).
 
-    Classes without a test image are told of in its note.
+    Its note mentions classes without a test image.
 
     Raises:
-        DataError: a split is empty, the splits' images differ in shape, there is one class only, a
-            label is not one of the classes, or a class has no training image. `source` opens it.
+        DataError: a split is empty, the splits' images differ in shape, there is only one class, a
+            label is not one of the classes, or a class has no training image. The sentence begins
+            with `source`.
     """
     count = len(classes)
     if count < 2:
@@ -183,8 +184,8 @@ def order(n: int, seed: int, epoch: int) -> Labels:
     """The order in which `epoch` visits `n` images: a permutation of 0 to n - 1.
 
     Each image draws 64 bits of Philox keyed by (seed, epoch), and the draws are sorted. NumPy
-    promises the bits of a bit generator for ever, but not what `Generator.permutation` makes of
-    them, and a resumed run must see the same order under a later NumPy.
+    guarantees the bits of a bit generator, but not how `Generator.permutation` uses them, and a
+    resumed run must see the same order under a later NumPy.
     """
     return np.argsort(_draws(n, seed, epoch), kind="stable")
 
@@ -204,13 +205,13 @@ def hold_out(labels: Labels, seed: int) -> tuple[Labels, Labels]:
 
 
 def shape_of(split: Split) -> str:
-    """An image's height, width and channels as people write them: 28x28x1."""
+    """An image's height, width and channels for messages: 28x28x1."""
     return "x".join(str(side) for side in split.image_shape)
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """A path for a message: names that are not UTF-8 can be printed, too."""
-    # Not os.fsencode: in the locale C it refuses names that are text already, those of classes.
+    """A path for a message; names that are not UTF-8 can be printed, too."""
+    # Not os.fsencode: in the locale C it refuses names that are already text, such as classes'.
     return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

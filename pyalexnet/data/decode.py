@@ -1,10 +1,10 @@
-"""One image file to RGB pixels, whatever is in it.
+"""From one image file, of any content, to RGB pixels.
 
-Each image is turned upright as its EXIF data say, cut to the centre rectangle that has the shape
-asked for, and scaled to it with Pillow's bicubic filter, which averages when it shrinks. For a
+Each image is turned upright by its EXIF orientation, cropped to the centre rectangle of the
+requested aspect, and scaled with Pillow's bicubic filter, which averages when it shrinks. For a
 square this is "shorter side resized, centre crop". Every image becomes 8-bit RGB: greyscale is
-repeated, 16-bit loses its low byte, CMYK is converted without a colour profile, anything
-transparent is laid over white, of an animation the first picture counts.
+repeated, 16-bit loses its low byte, CMYK is converted without a colour profile, transparency is
+composited over white, and of an animation the first picture is used.
 
 Pillow reads every file. The pixels of a JPEG in RGB or grey come from simplejpeg where it is
 installed: the same libjpeg-turbo, the same bits, in half the time for a photograph of usual size.
@@ -30,20 +30,20 @@ from pyalexnet.data.dataset import Images, shown
 from pyalexnet.errors import DataError, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""All that is ever decoded, whatever a file is called; Pillow's rarer decoders stay shut."""
+"""The only formats decoded, whatever a file's name; Pillow's rarer decoders are not used."""
 
 LARGEST_IMAGE = 64 * 2**20
-"""Pixels of an image that is still decoded: a small file can unpack to gigabytes."""
+"""Largest image that is decoded, in pixels: a small file can unpack to gigabytes."""
 
 LARGEST_FILE = 256 * 2**20
-"""Bytes of a file that is still read: an uncompressed image of the largest size fits."""
+"""Largest file that is read, in bytes: an uncompressed image of the largest size fits."""
 
 PNG_START = b"\x89PNG"
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")
-"""A marker that ends what is before it, any number of fill bytes in front (ITU-T T.81, B.1.1.2):
-neither the stuffed FF 00 of a scan, nor a restart, nor one of those that stand alone."""
+"""A marker that ends the preceding data, after any number of fill bytes (ITU-T T.81, B.1.1.2):
+neither the stuffed FF 00 of a scan, nor a restart, nor a marker that stands alone."""
 
 OTHERS = {
     b"II*\0": "TIFF",
@@ -55,7 +55,7 @@ OTHERS = {
     b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"<": "HTML or XML",
 }
-"""How files begin that are no images here, and are often called like ones."""
+"""First bytes of files that are not supported images but often have an image's name."""
 
 TRANSPOSITIONS: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -66,7 +66,7 @@ TRANSPOSITIONS: dict[object, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image upright, by its EXIF orientation."""
+"""The transposition that turns an image upright, by EXIF orientation."""
 
 EXIF_ORIENTATION = 0x0112
 
@@ -74,15 +74,15 @@ EXIF_ORIENTATION = 0x0112
 def read_image(path: str | Path, size: int) -> Images:
     """An image file as (size, size, 3) RGB: shorter side to `size`, centre square.
 
-    Safe in threads; `pillow_warnings` around many calls keeps Pillow's remarks on odd metadata
-    from stderr.
+    Thread-safe; `pillow_warnings` around many calls keeps Pillow's warnings about odd metadata off
+    stderr.
 
     Raises:
         DataError: the file cannot be read; the sentence says why.
     """
     try:
         return decode(contents(Path(path)), (size, size))
-    except Exception as error:  # whatever a decoder makes of a damaged file
+    except Exception as error:  # decoders raise anything on damaged files
         raise DataError(f"{shown(path)}: {fault(error)}; an image was expected.") from error
 
 
@@ -95,7 +95,7 @@ def decode(raw: bytes, image_size: tuple[int, int]) -> Images:
     height, width = image_size
     if raw.startswith(PNG_START):
         with _opened(raw, ("PNG",)) as image:
-            image.verify()  # the checksums, which decoding passes over
+            image.verify()  # the checksums, which decoding skips
     with _opened(raw, FORMATS) as image:
         if image.width * image.height > LARGEST_IMAGE:
             raise ValueError(
@@ -103,8 +103,8 @@ def decode(raw: bytes, image_size: tuple[int, int]) -> Images:
             )
         if raw.startswith(JPEG_START):
             _refuse_cut(raw)
-            # libjpeg can shrink by 2, 4 or 8 while it decodes: cheap, and what is left is still at
-            # least twice the size needed on either side, whichever way up the image is.
+            # libjpeg can shrink by 2, 4 or 8 while it decodes: this is cheap, and leaves at least
+            # twice the size needed on either side, whatever the orientation.
             image.draft(None, (2 * max(image_size), 2 * max(image_size)))
             upright = _jpeg(raw, image)
         else:
@@ -126,7 +126,7 @@ def decode_stored(raw: bytes, image: Images) -> None:
     """
     library = simplejpeg()
     if library is not None:
-        with contextlib.suppress(ValueError):  # Pillow has the last word
+        with contextlib.suppress(ValueError):  # Pillow decides
             if library.decode_jpeg(raw, buffer=image).shape == image.shape:
                 return
     with _opened(raw, ("JPEG",)) as stored:
@@ -136,11 +136,11 @@ def decode_stored(raw: bytes, image: Images) -> None:
 
 
 def contents(path: Path) -> bytes:
-    """A file's bytes; anything that is no file, and might never end, is not opened.
+    """A file's bytes; anything but a regular file, which might never end, is not opened.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no regular file, empty, or larger than any image.
+        ValueError: it is not a regular file, is empty, or is larger than any image.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -156,7 +156,7 @@ def fault(error: Exception) -> str:
     """Why an image could not be read, in a few words without a full stop.
 
     Raises:
-        MemoryError: it was one, and so says nothing of the image.
+        MemoryError: it was one, and so is not the image's fault.
     """
     if isinstance(error, MemoryError):
         raise error
@@ -165,9 +165,9 @@ def fault(error: Exception) -> str:
 
 @contextlib.contextmanager
 def pillow_warnings() -> Iterator[None]:
-    """Pillow warns of suspiciously large images and of odd metadata: refuse those, ignore these.
+    """Turn Pillow's warnings of suspiciously large images into errors; ignore odd metadata.
 
-    For the whole process: to be entered by one thread, around the work of all.
+    This affects the whole process: one thread enters it, around the work of all.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -177,7 +177,7 @@ def pillow_warnings() -> Iterator[None]:
 
 @functools.cache
 def simplejpeg() -> Any:
-    """The library of that name, or None where it is not installed."""
+    """The library of that name, or None if it is not installed."""
     try:
         return importlib.import_module("simplejpeg")
     except ImportError:
@@ -188,7 +188,7 @@ def _jpeg(raw: bytes, image: Image.Image) -> Image.Image:
     """The pixels of an opened JPEG, shrunk as its `draft` says, in RGB."""
     library = simplejpeg()
     if library is not None and image.mode in ("RGB", "L"):  # else CMYK
-        with contextlib.suppress(ValueError):  # damaged, or only odd: Pillow has the last word
+        with contextlib.suppress(ValueError):  # damaged, or only odd: Pillow decides
             pixels = library.decode_jpeg(raw, min_height=image.height, min_width=image.width)
             if pixels.shape == (image.height, image.width, 3):
                 return Image.fromarray(pixels)
@@ -197,7 +197,7 @@ def _jpeg(raw: bytes, image: Image.Image) -> Image.Image:
 
 
 def _opened(raw: bytes, formats: tuple[str, ...]) -> Image.Image:
-    """An image whose header was read; of one that Pillow does not know it says why."""
+    """An image with its header read; the error says why Pillow does not recognise a file."""
     try:
         return Image.open(BytesIO(raw), formats=formats)
     except UnidentifiedImageError as error:
@@ -205,13 +205,13 @@ def _opened(raw: bytes, formats: tuple[str, ...]) -> Image.Image:
 
 
 def _why_unknown(raw: bytes, formats: tuple[str, ...]) -> str:
-    """What Pillow keeps to itself: the decoder's reason, or that it is a file of another kind."""
+    """What Pillow does not report: the decoder's reason, or that the file is of another kind."""
     for name in formats:
         begin, accepts = Image.OPEN[name]
         if accepts is not None and accepts(raw[:16]) is True:
             try:
                 begin(BytesIO(raw), "")
-            except Exception as error:  # whatever a decoder makes of a damaged file
+            except Exception as error:  # decoders raise anything on damaged files
                 return f"a {name} that Pillow refuses ({fault(error)})"
     said = f"not an image ({', '.join(formats)})"
     if raw[4:8] == b"ftyp":
@@ -222,9 +222,9 @@ def _why_unknown(raw: bytes, formats: tuple[str, ...]) -> str:
 
 
 def _refuse_cut(raw: bytes) -> None:
-    """Refuse a JPEG that ends before its end marker: libjpeg decodes what is missing, to grey.
+    """Refuse a JPEG that ends before its end marker: libjpeg would fill in the rest with grey.
 
-    An interrupted copy may go on in zeros. What follows the end marker is nobody's concern.
+    An interrupted copy may continue in zeros. Anything after the end marker is ignored.
     """
     if raw.endswith(JPEG_END):
         return
@@ -232,16 +232,16 @@ def _refuse_cut(raw: bytes) -> None:
     while found := JPEG_MARKER.search(raw, position):
         if found[0].endswith(JPEG_END):
             return
-        # A segment, with its length; behind that of a scan's header its data, up to a marker.
+        # A segment, with its length; a scan's header is followed by its data, up to a marker.
         position = found.end() + max(2, int.from_bytes(raw[found.end() : found.end() + 2], "big"))
     zeros = ", and the rest of the file is zeros" if raw.endswith(b"\0") else ""
     raise ValueError(f"truncated: it has no end marker{zeros}")
 
 
 def _refuse_zero_webp(raw: bytes) -> None:
-    """The same of a lossy WebP, whose arithmetic coder ends in a few zero bytes at most.
+    """The same for a lossy WebP, whose arithmetic coder ends in a few zero bytes at most.
 
-    A lossless one may end in thousands, as a BMP may: of those nothing tells.
+    A lossless one may end in thousands, as may a BMP: truncation cannot be told there.
     """
     if raw[8:16] == b"WEBPVP8 " and raw.endswith(bytes(32)):
         raise ValueError("the rest of the file is zeros")
@@ -259,7 +259,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> object:
-    """EXIF orientation, 1 to 8; damaged metadata are no reason to lose the image."""
+    """EXIF orientation, 1 to 8; damaged metadata do not cause a refusal."""
     try:
         return image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # the parser fails in many ways

@@ -1,7 +1,7 @@
-"""Fetching a public data set: several mirrors, a least rate, resumption, SHA-256.
+"""Fetching a public data set: several mirrors, a minimum rate, resumption, SHA-256.
 
 The bytes go to `<file>.part` beside their final place and stay there when a download breaks off, so
-that the next mirror, or the next call, goes on where it stopped. Only a file with the right SHA-256
+that the next mirror, or the next call, continues from there. Only a file with the right SHA-256
 gets its final name.
 """
 
@@ -31,15 +31,15 @@ from pyalexnet.data.readers import Readers
 from pyalexnet.errors import DataError, reason
 
 BLOCK = 2**16
-"""Bytes that are asked for at a time."""
+"""Bytes read at a time."""
 
 ATTEMPTS = 3
-"""How often a mirror that breaks off is asked in a row."""
+"""How often in a row a mirror that breaks off is tried."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file that several places offer, byte for byte the same."""
+    """A file that several mirrors offer, byte for byte the same."""
 
     name: str
     filename: str
@@ -71,11 +71,11 @@ class Patience:
     silence: float = 5.0
     """Seconds without a connection, or without a byte."""
     answer: float = 10.0
-    """Seconds until the first byte of the file: a name looked up, redirections, headers."""
+    """Seconds until the first byte of the file: name lookup, redirections, headers."""
     least_rate: float = 1e6
-    """Bytes a second, averaged over `window` seconds; the last hope may be slower."""
+    """Bytes per second, averaged over `window` seconds; the last mirror left may be slower."""
     last_rate: float = 1e4
-    """What the last hope may not fall below: CIFAR-10 would take five hours."""
+    """The minimum for the last mirror left: CIFAR-10 would take five hours."""
     window: float = 10.0
 
 
@@ -84,7 +84,7 @@ class MirrorError(Exception):
 
 
 class SlowMirrorError(MirrorError):
-    """A mirror delivers, but less than the least rate."""
+    """A mirror delivers, but below the minimum rate."""
 
     def __init__(self, rate: float) -> None:
         super().__init__(f"{rate / 1e6:.2g} MB/s")
@@ -95,7 +95,7 @@ def cache_folder() -> Path:
     """Where fetched files are kept.
 
     Raises:
-        DataError: the user has no home.
+        DataError: the user has no home folder.
     """
     try:
         return Path(user_cache_dir("pyalexnet")).expanduser()
@@ -107,7 +107,7 @@ def cache_folder() -> Path:
 
 
 def fetched(name: str, folder: Path | None = None) -> Path:
-    """The fetched file of a source; reading it is what verifies it.
+    """The fetched file of a source; it is verified when read.
 
     Raises:
         DataError: it has not been fetched.
@@ -127,12 +127,12 @@ def get(
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """Fetch a source by its name unless it is there already; returns the file.
+    """Fetch a source by its name unless already present; returns the file.
 
     Args:
         name: one of `SOURCES`.
         folder: where to keep it; None for the user's cache.
-        progress: called with (bytes there, bytes in all).
+        progress: called with (bytes present, bytes in all).
         say: called with a sentence for each mirror that is tried or given up.
 
     Raises:
@@ -149,7 +149,7 @@ def fetch(
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """`get` for any `Source`; see there."""
+    """`get` for any `Source`."""
     target = folder / source.filename
     try:
         if _is_whole(target, source):
@@ -187,14 +187,14 @@ class Download:
     progress: Progress | None
 
     def there(self) -> int:
-        """Bytes that have come."""
+        """Bytes received so far."""
         return os.fstat(self.part.fileno()).st_size
 
     def run(self, url: str, least_rate: float) -> None:
-        """Take what is missing from one mirror, then check the whole.
+        """Fetch the missing bytes from one mirror, then check the whole file.
 
-        A mirror that breaks off is asked again as long as it adds something, `ATTEMPTS` times.
-        Where bytes of an earlier run spoil the sum, this mirror is asked once more for all of them.
+        A mirror that breaks off is tried again while it adds bytes, `ATTEMPTS` times at most. If
+        bytes of an earlier run spoil the checksum, this mirror is asked once more for all bytes.
 
         Raises:
             MirrorError: nothing more comes, it comes too slowly, or the bytes are wrong.
@@ -217,7 +217,7 @@ class Download:
             self.run(url, least_rate)
 
     def _receive(self, url: str, start: int, least_rate: float) -> None:
-        """Bytes `start` to the end; none are asked for where all are there."""
+        """Receive bytes `start` to the end; nothing is requested if all are present."""
         if start == self.source.size:
             return
         headers = {"User-Agent": "pyalexnet", "Accept-Encoding": "identity"}
@@ -229,7 +229,7 @@ class Download:
             self._copy(response, least_rate)
 
     def _answer(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        """A mirror's answer; in a thread, as only its single bytes have a time limit."""
+        """A mirror's answer; in a thread, since timeouts apply to single reads only."""
         with _network_errors(), Readers(1, self.patience.answer) as readers:
             opening = readers.begin(
                 partial(urllib.request.urlopen, request, timeout=self.patience.silence)
@@ -244,7 +244,7 @@ class Download:
     def _offset(self, response: http.client.HTTPResponse, start: int) -> int:
         """Where a response's bytes belong: at `start`, or at 0 if the mirror sends everything.
 
-        What is there already is only given up for an answer that can be the file.
+        Bytes already present are given up only for an answer that can be the file.
         """
         if response.status == http.HTTPStatus.PARTIAL_CONTENT:
             expected = f"bytes {start}-{self.source.size - 1}/{self.source.size}"
@@ -283,7 +283,7 @@ class Download:
 
 
 def _close(opening: Future[http.client.HTTPResponse]) -> None:
-    """Close the answer that came too late."""
+    """Close an answer that came too late."""
     with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
         try:
             opening.result().close()
@@ -292,10 +292,10 @@ def _close(opening: Future[http.client.HTTPResponse]) -> None:
 
 
 def _from_any_mirror(download: Download, say: Callable[[str], None] | None) -> None:
-    """One mirror after the other; then those that were only slow, the fastest first.
+    """Try one mirror after the other; then those that were only slow, the fastest first.
 
-    The least rate holds as long as another mirror remains, which may be one that was given up;
-    then the last rate does.
+    The minimum is `least_rate` as long as another mirror remains, even a slow one that was given
+    up; after that it is `last_rate`.
     """
     source, patience = download.source, download.patience
     failures: dict[str, MirrorError] = {}
@@ -333,9 +333,9 @@ def _from_any_mirror(download: Download, say: Callable[[str], None] | None) -> N
 
 @contextlib.contextmanager
 def _locked_part(target: Path) -> Iterator[io.BufferedRandom]:
-    """`<target>.part`, to be written at its end by this process alone.
+    """`<target>.part`, opened for appending by this process alone.
 
-    It stays if it holds anything, unless the disk is full.
+    It is kept if it holds anything, unless the disk is full.
     """
     path = target.with_name(f"{target.name}.part")
     with path.open("a+b") as part:

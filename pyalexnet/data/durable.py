@@ -1,4 +1,4 @@
-"""Files that are whole or absent, also after a power cut."""
+"""Files that are complete or absent, even after a power cut."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pyalexnet.errors import DataError
 from pyalexnet.syncing import sync_folder
 
 TEMPORARY = ".tmp-"
-"""What the name of a file begins with while it is written."""
+"""Prefix of a file's name while it is written."""
 
 
 def write(path: Path, content: bytes) -> None:
-    """Make `path` hold `content`; whoever looks sees all of it or what was there before.
+    """Make `path` hold `content`; readers see all of it or the previous file.
 
     Raises:
         DataError: it cannot be written; the sentence names the path and the bytes needed.
@@ -39,6 +39,6 @@ def write(path: Path, content: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what killed processes left half written in a folder that nobody else writes to."""
+    """Delete files left incomplete by killed processes in a folder that nobody else writes to."""
     for path in folder.glob(f"{TEMPORARY}*"):
         path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Folders of images, one folder a class, decoded into memory.
+"""Folders of images, one folder per class, decoded into memory.
 
-`listing.py` says which layouts there are, `decode.py` what becomes of an image. What cannot be read
-is skipped and listed (`bad_files.py`); over 1 % of that, and the set is refused.
+`listing.py` describes the layouts, `decode.py` the decoding. Unreadable images are skipped and
+listed (`bad_files.py`); if they are more than 1 %, the set is refused.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def load(
     Args:
         root: the folder, as above.
         image_size: (height, width), pixels.
-        seed: draws the tenth that is held out where there is no `val`.
-        listed: where to list what was skipped; written only if there is something to list.
+        seed: draws the tenth that is held out if there is no `val`.
+        listed: where to list skipped files; written only if there are any.
         progress: called with (images done, images in all).
 
     Raises:
@@ -71,7 +71,7 @@ def load(
 def _decode_all(
     root: Path, paths: Sequence[Path], image_size: tuple[int, int], progress: Progress | None
 ) -> tuple[Images, list[str]]:
-    """All images (N, *image_size, 3), and for each "" or why it stayed undefined."""
+    """All images (N, *image_size, 3), and for each "" or why it could not be decoded."""
     shape = (len(paths), *image_size, 3)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if math.prod(shape) > memory:
@@ -92,7 +92,7 @@ def _decode_all(
         unread = (paths[index] for index in range(start, stop) if index not in reasons)
         return shown(next(unread, paths[start]))
 
-    Image.init()  # the decoders are registered once, not by whichever thread comes first
+    Image.init()  # register the decoders once, not in whichever thread comes first
     with decode.pillow_warnings(), Readers(len(os.sched_getaffinity(0))) as readers:
         decoding = [readers.begin(decode_chunk, *chunk) for chunk in chunks]
         for chunk, future in zip(chunks, decoding, strict=True):
@@ -103,10 +103,10 @@ def _decode_all(
 
 
 def _decode_into(path: Path, image: Images) -> str:
-    """Decode one file into `image` (H, W, 3); "" or why it cannot be done."""
+    """Decode one file into `image` (H, W, 3); returns "" or the reason for a failure."""
     try:
         image[...] = decode.decode(decode.contents(path), (image.shape[0], image.shape[1]))
-    except Exception as error:  # whatever a decoder makes of a damaged file
+    except Exception as error:  # decoders raise anything on damaged files
         return decode.fault(error)
     return ""
 

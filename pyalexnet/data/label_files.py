@@ -1,24 +1,24 @@
 """Files that name things for `data prepare`: the labels of a flat `val`, the classes.
 
-All are tables (`tables.py`), and which column is what is told by what is in it. Of the labels of
-`val`, an image a row:
+All are tables (`tables.py`), whose columns are recognised by their content. Labels of `val` have
+one row per image:
 
     n01440764                             a class for each image in the order of sorted names
-    490                                   ILSVRC2012_validation_ground_truth.txt: a number
-                                          likewise; a second file says which class each number is
+    490                                   ILSVRC2012_validation_ground_truth.txt: numbers in the
+                                          same order; a second file says which class each number is
     ILSVRC2012_val_00000001.JPEG 65       Caffe's val.txt, DALI's lists: an image and the place of
                                           its class, from 0
     val_0.JPEG  n03444034  0  32  44  62  Tiny ImageNet's val_annotations.txt: an image, its class
     ILSVRC2012_val_00048981,n03995372 85 1 499 272
                                           Kaggle's LOC_val_solution.csv: with boxes of one class
-    path,noisy_labels_0,...,is_valid      noisy_imagenette.csv: rows of other parts are passed over
+    path,noisy_labels_0,...,is_valid      noisy_imagenette.csv: rows of other parts are skipped
 
-An image is called by its file's name, with or without folders before it and a suffix behind it; a
-class by its folder's name, by the name it is given, or by a number.
+An image is identified by its file's name, with or without leading folders and suffix; a class by
+its folder's name, by the name it is given, or by a number.
 
 The numbers of ILSVRC's development kit are not in the order of the folders' names; its meta.mat has
-them. The second file, a class a row (`490 n01751748`; columns in any order, as map_clsloc.txt and
-imagenet_class_index.json have them), comes from it by
+them. The second file, one row per class (`490 n01751748`; columns in any order, as in
+map_clsloc.txt and imagenet_class_index.json), is made from it by
 
     from scipy.io import loadmat
     for synset in loadmat("meta.mat", squeeze_me=True)["synsets"][:1000]:
@@ -45,13 +45,13 @@ LABELS = (
     *("class_id", "label_id", "category_id", "class_name", "label_name", "category_name"),
     "noisy_labels_0",  # of noisy_imagenette.csv: 0 % of noise
 )
-"""How columns of labels are called; among several that could be, the first of these is."""
+"""Names of columns of labels; if several could be, the first of these is used."""
 
 PARTS = ("is_valid", "split", "set", "subset", "partition")
-"""How a column is called that says to which part of a set an image belongs."""
+"""Names of a column that gives the part of the set an image belongs to."""
 
 OF_VAL = (("true", "1", "val", "valid", "validation", "dev"), ("test", "testing", "eval"))
-"""What it says of images of `val`; the second where there are none of the first."""
+"""Its values for images of `val`; the second group is used if the first does not occur."""
 
 TRAINING = re.compile(r"(.*[/\\])?train(ing)?[/\\]")
 
@@ -70,11 +70,11 @@ def val_labels(
         numbers: the file that says which class each number is; None: there is none.
         files: names of the images.
         folders: names of the class folders, in the order of the classes.
-        names: what the classes are called otherwise, in the same order; a folder goes before.
+        names: other names of the classes, in the same order; folder names take precedence.
 
     Raises:
-        DataError: a file cannot be read, names a class or an image that is not there, does not
-            cover the images, or can be read in two ways.
+        DataError: a file cannot be read, names an unknown class or image, does not cover the
+            images, or is ambiguous.
     """
     if not files:
         raise DataError(
@@ -100,14 +100,13 @@ def val_labels(
 def class_names(path: Path, folders: Sequence[str]) -> tuple[str, ...]:
     """Names for the classes of `folders`, in their order.
 
-    One class a row: `n01440764 tench, Tinca tinca`, in any order and with a number or not, as
-    LOC_synset_mapping.txt, map_clsloc.txt and imagenet_class_index.json have them; or only the
-    name, in the order of the folders; or only the folder, and then that is the name. Rows of other
-    classes are passed over where each of these has one, as in WordNet's words.txt.
+    One class per row: `n01440764 tench, Tinca tinca`, in any order and with or without a number, as
+    in LOC_synset_mapping.txt, map_clsloc.txt and imagenet_class_index.json; or only the name, in
+    the order of the folders; or only the folder, which is then the name. Rows of other classes are
+    skipped if each of these has one, as in WordNet's words.txt.
 
     Raises:
-        DataError: the file cannot be read, does not name each class once, or can be read in two
-            ways.
+        DataError: the file cannot be read, does not name each class once, or is ambiguous.
     """
     known = {folder: folder for folder in folders}
     ways = tables.read(path)
@@ -134,9 +133,9 @@ def class_names(path: Path, folders: Sequence[str]) -> tuple[str, ...]:
 def _best(
     ways: Sequence[Table], place: Callable[[Row, int], object], *, least: int = 1
 ) -> tuple[Table, int, int]:
-    """The way and the column whose cells are the most of what is looked for, and how many.
+    """The reading and the column with the most distinct `place`s among its cells, and how many.
 
-    least: cells that a row of such a table has; only files of one column have fewer.
+    least: fewest cells in a row of such a table; only files of one column have fewer.
     """
     return max(
         (
@@ -150,14 +149,14 @@ def _best(
 
 
 def _called(folders: Sequence[str], names: Sequence[str]) -> dict[str, int]:
-    """The classes by what they are called; a folder goes before a name, one of two is nobody's."""
+    """The classes by folder and by name; folders take precedence, and shared names are left out."""
     times = Counter(names)
     alone = {name: place for place, name in enumerate(names) if times[name] == 1}
     return alone | {folder: place for place, folder in enumerate(folders)}
 
 
 def _places(files: Sequence[str]) -> dict[str, int]:
-    """The images by their names, and by what is before the suffix where that is one's alone."""
+    """The images by name, and by the name without suffix if that is unique."""
     stems = [PurePosixPath(file).stem for file in files]
     times = Counter(stems)
     alone = {stem: place for place, stem in enumerate(stems) if times[stem] == 1}
@@ -172,7 +171,7 @@ def _file(row: Row, column: int) -> str:
 def _headed(
     way: Table, column: int, known: Collection[str], places: Collection[str]
 ) -> tuple[Row | None, list[Row]]:
-    """The row of the columns' names, where there is one, and the others."""
+    """The header row, if there is one, and the other rows."""
     first, *rest = way.rows
     says = _file(first, column) in places or any(
         cell in known or cell.isdecimal() for cell in first.cells
@@ -187,7 +186,7 @@ def _titles(header: Row | None) -> list[str]:
 
 
 def _of_val(header: Row | None, rows: list[Row], column: int) -> list[Row]:
-    """The rows of `val`, where a column or the images' folders tell of which part each is."""
+    """The rows of `val`, if a column or the images' folders give each row's part."""
     part = next((place for place, title in enumerate(_titles(header)) if title in PARTS), None)
     if part is None:
         return [row for row in rows if not TRAINING.match(row.cell(column))] or rows
@@ -199,10 +198,10 @@ def _of_val(header: Row | None, rows: list[Row], column: int) -> list[Row]:
 def _one_column(
     path: Path, rows: Sequence[Row], known: Collection[str], files: Sequence[str]
 ) -> tuple[Sequence[Row], list[str]]:
-    """The rows of a file that has nothing but labels, and these."""
+    """The rows of a file that has only labels, and the labels."""
     first = rows[0].cell(0)
     if len(rows) == len(files) + 1 and first not in known and re.fullmatch("[A-Za-z_]+", first):
-        rows = rows[1:]  # below the column's name
+        rows = rows[1:]  # below the header
     for row in rows:
         if len(row.cells) > 1 or (row.cell(0) not in known and re.search(r"[\s,;]", row.cell(0))):
             raise _no_label(path, row, f"FILE as in {shown(files[0])}")
@@ -224,7 +223,7 @@ def _no_label(path: Path, row: Row, how: str) -> DataError:
 def _labels(
     path: Path, header: Row | None, rows: Sequence[Row], image: int, known: Mapping[str, int]
 ) -> list[str]:
-    """The cells of the column that says each image's class."""
+    """The cells of the column with each image's class."""
     titles = _titles(header)
     columns = {
         column: [_label(row.cell(column)) for row in rows]
@@ -233,9 +232,9 @@ def _labels(
     }
     classes = {column: cells for column, cells in columns.items() if known.keys() >= set(cells)}
     if len({tuple(known[cell] for cell in cells) for cells in classes.values()}) == 1:
-        return next(iter(classes.values()))  # or all say the same, as by id and by name
+        return next(iter(classes.values()))  # also if all agree, as by id and by name
     numbers = {column: cells for column, cells in columns.items() if all(map(str.isdecimal, cells))}
-    mostly = {  # a label of it is misspelt, which makes no other column the labels'
+    mostly = {  # probably the labels, even if one of them is misspelt
         column: cells
         for column, cells in columns.items()
         if column not in numbers and 2 * sum(cell in known for cell in cells) > len(cells)
@@ -258,7 +257,7 @@ def _labels(
 
 
 def _label(cell: str) -> str:
-    """A label by itself: out of boxes of one class, and whole where a program wrote 3.0 for 3."""
+    """A bare label: taken out of boxes of one class, and an integer if written as 3.0."""
     words = cell.split()
     if len(words) >= 5 and len(words) % 5 == 0 and len(set(words[::5])) == 1:
         return words[0]
@@ -286,10 +285,10 @@ def _classes(
     *,
     from_zero: bool,
 ) -> Labels:
-    """Each label's class; numbers count from 0 where that is usual and no file says otherwise."""
+    """Each label's class; numbers count from 0 if that is usual and no file says otherwise."""
     meaning = known
     numbered = [label.isdecimal() for label in labels]
-    # One label that is neither, for instance -1, does not make folders of the others.
+    # A single label that is neither, for instance -1, does not turn the others into folder names.
     if not all(numbered) and not (any(numbered) and known.keys().isdisjoint(labels)):
         if numbers is not None:
             raise DataError(
@@ -299,7 +298,7 @@ def _classes(
     elif numbers is not None:
         meaning = _numbered(numbers, folders, labels)
     elif list(folders) == [str(number) for number in range(min(len(folders), 10))]:
-        pass  # each number is a folder's name and its place, however folders are sorted
+        pass  # each number is both a folder's name and its place, in any sorting
     elif any(folder.isdecimal() for folder in folders):
         raise DataError(
             f"{shown(path)}: labels images by numbers, and folders are called by numbers, too; a "
@@ -329,7 +328,7 @@ def _classes(
 
 
 def _numbered(path: Path, folders: Sequence[str], labels: Collection[str]) -> dict[str, int]:
-    """Of a file of rows NUMBER FOLDER, in any order of columns: number, as written, to class."""
+    """Number, as written, to class, from a file of rows NUMBER FOLDER, columns in any order."""
     known = {folder: place for place, folder in enumerate(folders)}
     way, column, _ = _best(tables.read(path), lambda row, number: known.get(row.cell(number)))
     if way.width == 1:
@@ -340,7 +339,7 @@ def _numbered(path: Path, folders: Sequence[str], labels: Collection[str]) -> di
     for place, row in enumerate(way.rows):
         first, folder = row.cell(number), row.cell(column)
         if place == 0 and folder not in known and re.fullmatch("[A-Za-z_ -]+", first):
-            continue  # the columns' names
+            continue  # the header
         if not first.isdecimal() or folder not in known or first in meaning:
             raise DataError(
                 f"{shown(path)}: {row.where} is {row}; a number, once, and the name of a class "
@@ -353,9 +352,9 @@ def _numbered(path: Path, folders: Sequence[str], labels: Collection[str]) -> di
 def _by_place(
     path: Path, way: Table, known: Mapping[str, int], labels: Collection[str]
 ) -> dict[str, int]:
-    """Of a file of class folders alone, such as Caffe's synsets.txt: place to class.
+    """Place to class, from a file of class folders alone, such as Caffe's synsets.txt.
 
-    The labels tell whether places count from 0 or from 1.
+    The labels show whether places count from 0 or from 1.
     """
     listed = way.column(0)
     if sorted(listed) != sorted(known):
@@ -404,7 +403,7 @@ def _in_order(
 
 
 def _texts(way: Table, rows: Sequence[Row], column: int) -> list[str]:
-    """What each row says beside its folder, but for a column that only numbers all classes."""
+    """Each row's text without its folder, and without a column that only numbers the classes."""
     others = [place for place in range(way.width) if place != column]
     for place in others if len(others) > 1 else ():
         cells = [cell for cell in way.column(place) if cell.isdecimal()]
@@ -446,7 +445,7 @@ def _names_alone(path: Path, ways: Sequence[Table], folders: Sequence[str]) -> t
 
 
 def _order_is_open(folders: Sequence[str]) -> bool:
-    """Whether others may sort these names, which are not all numbers, in another order."""
+    """Whether these names, if not all numbers, could also be sorted in another order."""
     return not all(folder.isdecimal() for folder in folders) and list(folders) != sorted(
         folders, key=os.fsencode
     )

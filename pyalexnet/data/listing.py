@@ -1,16 +1,16 @@
-"""Which image files a folder holds, and to which class each belongs.
+"""The image files of a folder, and the class of each.
 
     root/train/<class>/*  and  root/val/<class>/*      or
     root/train/<class>/*  and  root/val/*              with a file of labels (`label_files.py`), or
     root/train/<class>/*  or  root/<class>/*           a seeded tenth of each class is validation
 
-`train` and `val` have other names, too: `TRAIN`, `VAL` and, where there is no `val`, `TEST`. A
-folder that holds one folder and no image stands for that: what a zip was unpacked into, and Tiny
+`train` and `val` have other names, too: `TRAIN`, `VAL` and, if there is no `val`, `TEST`. A folder
+that holds one folder and no image stands for that folder, as with unpacked zip files, and with Tiny
 ImageNet's `train/<class>/images`, whose `val/val_annotations.txt` is a file of labels.
 
-Images come in the order of their folders' and their own names, by bytes. Classes are numbered in
-that order, too, but numbers in their names count as numbers: class 10 comes after class 9. What
-begins with a dot is left alone; what else is found and not used is told (`not_used`).
+Images are ordered by the bytes of their folders' and their own names. Classes are numbered in that
+order, too, except that numbers in names are compared as numbers: class 10 comes after class 9.
+Names that begin with a dot are ignored; anything else that is not used is reported (`not_used`).
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif",
 TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation", "dev")
 TEST = ("test", "testing", "eval", "evaluation")
-"""What folders of the parts are called, in letters of either case."""
+"""Names of the parts' folders, in either case."""
 
 ANNOTATIONS = "val_annotations.txt"
 """Tiny ImageNet's file of labels, in `val`."""
 
 LEFT_BY_ZIP = "__MACOSX"
-"""A folder that a Mac puts into archives, which holds no images."""
+"""A folder that macOS adds to archives, without images."""
 
 _IMAGE = "image"
-"""What stands for all of `SUFFIXES` where files are counted by their endings."""
+"""Stands for all of `SUFFIXES` where files are counted by their endings."""
 
 _NAMED = 3
-"""Folders that are not used and are told by their names; of more the number has to do."""
+"""Most unused folders that are reported by name; of more only the number is."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a set: part by part, in it class by class, in it by name.
+    """The images of a set, sorted by part, then class, then name.
 
     `parts` and `labels` (N,) say where each of `paths` belongs; part 0 is training, 1 is val.
     `folders` are those of the parts, `class_ids` the names of the classes' folders in them.
-    `others` are the entries of class folders that are not called like images, `unused` is all else
+    `others` are the entries of class folders without an image's suffix, `unused` is everything else
     that was found.
     """
 
@@ -74,11 +74,11 @@ class Listing:
 
     @property
     def rest(self) -> tuple[Path, ...]:
-        """All that was found and is no image of the set."""
+        """Everything found that is not an image of the set."""
         return (*self.unused, *self.others)
 
     def split(self, seed: int) -> tuple[Labels, Labels]:
-        """The places of training images and of `val`, or of a tenth that `seed` draws."""
+        """The places of the training images, and of `val` or a tenth drawn by `seed`."""
         if len(self.folders) == 1:
             return hold_out(self.labels, seed)
         return np.flatnonzero(self.parts == 0), np.flatnonzero(self.parts == 1)
@@ -101,9 +101,9 @@ def of_folders(root: Path, label_val: LabelFile | None = None) -> Listing:
         label_val: labels the images of a `val` without class folders.
 
     Raises:
-        DataError: a folder cannot be read, there are under two classes, `val` has a class that
-            `train` lacks, or labels although it has class folders, or none although it has not;
-            or two folders have a name of the same part.
+        DataError: a folder cannot be read, there are fewer than two classes, `val` has a class that
+            `train` lacks, or has both labels and class folders, or neither; or two folders have
+            a name of the same part.
     """
     layout = _layout(root, labelled=label_val is not None)
     class_ids = tuple(sorted((folder.name for folder in class_folders(layout.train)), key=natural))
@@ -133,17 +133,17 @@ def of_folders(root: Path, label_val: LabelFile | None = None) -> Listing:
 
 
 def natural(name: str) -> tuple[list[int | bytes], bytes]:
-    """A key that sorts names by their bytes, and numbers in them as numbers."""
+    """A key that sorts names by their bytes, but numbers in them as numbers."""
     raw = os.fsencode(name)
     pieces = re.split(rb"(\d+)", raw)
     return [int(piece) if at % 2 else piece for at, piece in enumerate(pieces)], raw
 
 
 def not_used(root: Path, paths: Iterable[Path]) -> str:
-    """What of `root` is left aside, in a line; "" where nothing is.
+    """A line on the files in `root` that are not used; "" if all are.
 
     Folders with the images in them, then images that belong to no class, then other files by their
-    endings; of each the first is named.
+    endings; the first of each kind is named.
     """
     folders: list[Path] = []
     files: dict[str, list[Path]] = {}
@@ -166,7 +166,7 @@ def not_used(root: Path, paths: Iterable[Path]) -> str:
 
 @dataclass(frozen=True)
 class _Layout:
-    """The folders of training and validation, and what was found beside them."""
+    """The folders of training and validation, and what else was found beside them."""
 
     train: Path
     val: Path | None
@@ -174,7 +174,7 @@ class _Layout:
 
 
 def _layout(root: Path, *, labelled: bool) -> _Layout:
-    """Find the parts in `root` or, where it holds but one folder, in that; else it has no parts."""
+    """Find the parts in `root` or, if it holds a single folder, in that; else it has no parts."""
     found = _parts_in(root, labelled=labelled)
     if found is not None:
         return found
@@ -186,7 +186,7 @@ def _layout(root: Path, *, labelled: bool) -> _Layout:
 
 
 def _parts_in(top: Path, *, labelled: bool) -> _Layout | None:
-    """The parts in a folder; None where there is no `train` with folders in it."""
+    """The parts in a folder; None if there is no `train` with folders in it."""
     folders = class_folders(top)
     train = _called(top, [one for one in _of_names(folders, TRAIN) if class_folders(one)])
     if train is None:
@@ -194,7 +194,7 @@ def _parts_in(top: Path, *, labelled: bool) -> _Layout | None:
     val = _called(top, _of_names(folders, VAL))
     if val is None:
         test = _called(top, _of_names(folders, TEST))
-        # Often what a contest wants labels for: without any it is no validation.
+        # Often a contest's unlabelled images: without labels it cannot be validation.
         val = test if test and (labelled or _has_labels(test)) else None
     unused = _beside(top, train, val)
     inner = _only(train)
@@ -204,7 +204,7 @@ def _parts_in(top: Path, *, labelled: bool) -> _Layout | None:
 
 
 def _one_part(top: Path) -> _Layout:
-    """A folder of class folders; `train` is a class there, unless all are called like parts."""
+    """A folder of class folders; `train` is a class there, unless all have names of parts."""
     folders = class_folders(top)
     if folders and folders == _of_names(folders, (*TRAIN, *VAL, *TEST)):
         raise DataError(
@@ -219,7 +219,7 @@ def _of_names(folders: Sequence[Path], names: Sequence[str]) -> list[Path]:
 
 
 def _called(top: Path, found: Sequence[Path]) -> Path | None:
-    """The one folder that has a name of a part, if there is one."""
+    """The one folder that has a name of the part, if there is one."""
     if len(found) > 1:
         raise DataError(
             f"{shown(top)}: holds {' and '.join(shown(folder.name) for folder in found)}; one of "
@@ -233,13 +233,13 @@ def _has_labels(folder: Path) -> bool:
 
 
 def _only(folder: Path) -> Path:
-    """The one folder in a folder that holds no image; else itself."""
+    """The only folder in a folder without images; else the folder itself."""
     images, others = _images(folder)
     return folder if images else _one_of(others) or folder
 
 
 def _one_of(found: Sequence[Path]) -> Path | None:
-    """The folder among entries of a folder, where there is but one."""
+    """The folder among entries of a folder, if there is only one."""
     folders = [one for one in found if _is_folder(one) and one.name != LEFT_BY_ZIP]
     return folders[0] if len(folders) == 1 else None
 
@@ -248,12 +248,12 @@ def _beside(top: Path, *used: Path | None) -> list[Path]:
     return [entry for entry in entries(top) if entry not in used]
 
 
-# ------------------------------------------------------------------ what is in it
+# ------------------------------------------------------------------ contents of folders
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What one part's folder holds: images, their labels, and what is neither."""
+    """The contents of one part's folder: images, their labels, and the rest."""
 
     folder: Path
     paths: list[Path]
@@ -283,7 +283,7 @@ def _by_class(folder: Path, class_ids: Sequence[str], train: Path) -> _Found:
 
 
 def _of_class(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Images of a class folder, or of the one folder in it, and the entries that are none."""
+    """Images of a class folder, or of the one folder in it, and the other entries."""
     images, others = _images(folder)
     inner = None if images else _one_of(others)
     if inner is None:
@@ -323,7 +323,7 @@ def _held_out(
 
 
 def _images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The entries that are called like images, and the others."""
+    """The entries with an image's suffix, and the others."""
     images: list[Path] = []
     others: list[Path] = []
     for path in entries(folder):
@@ -337,7 +337,7 @@ def class_folders(folder: Path) -> list[Path]:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What a folder holds, sorted, without names that begin with a dot."""
+    """A folder's entries, sorted, without names that begin with a dot."""
     try:
         found = sorted(folder.iterdir(), key=lambda entry: os.fsencode(entry.name))
     except OSError as error:
@@ -346,7 +346,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files in a folder and in those in it, in one order on every file system."""
+    """All files in and below a folder, in the same order on every file system."""
 
     def failed(error: OSError) -> None:
         raise DataError(f"{shown(error.filename)}: cannot be read ({error.strerror}).") from error
@@ -362,15 +362,15 @@ def files_below(folder: Path) -> list[Path]:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError as error:  # a folder that may be listed, and not entered
+    except OSError as error:  # a folder that may be listed but not entered
         raise DataError(f"{shown(path)}: cannot be read ({error.strerror}).") from error
 
 
-# ------------------------------------------------------------------ what is told of it
+# ------------------------------------------------------------------ reports
 
 
 def check_counts(root: Path, listing: Listing, what: str) -> None:
-    """Every class needs an image in every part, and two where one will be held out."""
+    """Check that every class has an image in every part, and two if one will be held out."""
     parts = len(listing.folders)
     needed, why = (2, ", as a tenth is held out") if parts == 1 else (1, "")
     for part, folder in enumerate(listing.folders):
@@ -388,7 +388,7 @@ def check_counts(root: Path, listing: Listing, what: str) -> None:
 
 
 def _holding(folder: Path) -> str:
-    """What a class's folder holds, as a sentence more; "" where there is none."""
+    """A further sentence on the contents of a class's folder; "" if there is no such folder."""
     if not _is_folder(folder):
         return ""
     found = entries(folder)
@@ -407,16 +407,16 @@ def _holding(folder: Path) -> str:
 
 
 def _images_in(folder: Path) -> str:
-    """How many files in a folder and below are called like images."""
+    """How many files in and below a folder have an image's suffix."""
     try:
         files = files_below(folder)
-    except DataError:  # no reason to refuse a set that does without it
+    except DataError:  # not a reason to refuse a set that does not need it
         return "cannot be read"
     return _counted(sum(file.suffix.lower() in SUFFIXES for file in files), "image")
 
 
 def _kind(suffix: str, count: int) -> str:
-    """So many files of an ending, in words."""
+    """`count` files with a suffix, in words."""
     if suffix == _IMAGE:
         return f"{_counted(count, suffix)} of no class"
     if suffix:

@@ -1,8 +1,8 @@
-"""From a split's stored images to what a network reads: read ahead, brought over, cut out.
+"""From a split's stored images to a network's inputs: read ahead, copied to the device, cropped.
 
-Worker threads read (and, of a pack, decode) the images of the next batches while the device works;
-the libraries that decode let other threads run. What a batch holds does not depend on how many
-workers there are.
+Worker threads read (and, for a pack, decode) the images of the next batches while the device works;
+the decoding libraries let other threads run. The content of a batch does not depend on the number
+of workers.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Loader:
         mean: (H, W, C) float32, of the stored images.
         size: (height, width) of the network's input.
         mean_at_pixel: see `Backend.augment`.
-        workers: threads that read; 0: the calling thread does, and nothing is read ahead.
-        patience: seconds that a read may take, where threads read.
+        workers: threads that read; 0: the calling thread reads, and nothing is read ahead.
+        patience: seconds that a read in a thread may take.
         block, pad, dtype: of the images that a network reads, see `Backend.augment`.
-        into: from the images of a batch to the array that they go to; None: one of the loader's.
+        into: from the images of a batch to the array to fill; None: one of the loader's.
     """
 
     backend: Backend
@@ -65,14 +65,14 @@ class Loader:
     ) -> Generator[tuple[Array, Labels]]:
         """Images (n, H, W, C) of the device, minus the mean, and labels (n,).
 
-        With a block or padding, in the shape that `Backend.augment` gives them. In the order of
-        `indices`; every batch has `batch_size` images, the last one what is left.
-        A batch is valid until the next one is asked for.
+        With a block or padding, they have the shape given by `Backend.augment`. Images come in the
+        order of `indices`; every batch has `batch_size` of them, the last one the rest.
+        A batch is valid until the next one is requested.
 
         Args:
             split: where the images are stored.
             indices: of the images.
-            batch_size: images a batch.
+            batch_size: images per batch.
             look: how they are seen.
             first: position of the first of them in its epoch.
 
@@ -130,7 +130,7 @@ class Loader:
 def read_in_pieces(
     readers: Readers, split: Split, indices: Labels, out: Images
 ) -> Callable[[], None]:
-    """Begin to read the images `indices` into `out`; the result waits until they are there."""
+    """Begin to read the images `indices` into `out`; returns a function that waits for them."""
     pieces: list[tuple[Labels, Future[None]]] = []
     for start in range(0, len(indices), PIECE):
         chosen = indices[start : start + PIECE]

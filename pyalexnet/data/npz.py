@@ -4,11 +4,11 @@ images        (N, H, W, C) uint8
 labels        (N,) any integer type, 0 to classes - 1
 test_images   likewise; without them a seeded tenth of each class is held out
 test_labels
-class_ids     (classes,) strings, each once: what tells the classes apart, as a folder's name does
-class_names   (classes,) strings: what people read; without ids they tell the classes apart, too
+class_ids     (classes,) unique strings that identify the classes, as folder names do
+class_names   (classes,) strings for people; without ids they also identify the classes
 
-Without both the classes are called 0, 1, 2, ... Arrays of other names are not used, and named.
-Keras's names (x_train, y_train, x_test, y_test) and MedMNIST's (train_images, ...) are taken, too.
+Without either the classes are called 0, 1, 2, ... Arrays of other names are not used, but reported.
+Keras's names (x_train, y_train, x_test, y_test) and MedMNIST's (train_images, ...) work, too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FOREIGN = {
     "train_images": "images",
     "train_labels": "labels",
 }
-"""How Keras's sets and MedMNIST call these arrays; grey images of theirs are (N, H, W)."""
+"""Names of these arrays in Keras's sets and MedMNIST, whose grey images are (N, H, W)."""
 
 
 def load(path: Path, *, seed: int = 0) -> Dataset:
@@ -104,7 +104,7 @@ def _read(path: Path) -> dict[str, Array]:
 
 
 def _usual(source: str, arrays: dict[str, Array]) -> dict[str, Array]:
-    """The arrays by the names above, and in these shapes where others are usual."""
+    """The arrays by the names above, converted to the shapes above if necessary."""
     foreign = any(name.lower() in FOREIGN for name in arrays)
     found: dict[str, Array] = {}
     for name, array in arrays.items():

@@ -1,15 +1,15 @@
-"""A pack: a set of photographs made ready once, by `data prepare`, and read from disk for ever.
+"""A pack: a set of photographs prepared once, by `data prepare`, and then read from disk.
 
     pack.json                        the table: how the images are stored, ids and names of the
                                      classes, counts, shards with their lengths and SHA-256, colour
-                                     statistics, and the SHA-256 of all this itself
+                                     statistics, and the SHA-256 of its own contents
     mean.npy                         mean of each pixel of the training images, (S, S, 3) float32
-    bad_files.jsonl                  what was skipped, and why; absent if nothing was
+    bad_files.jsonl                  skipped files, and why; absent if there are none
     shards/train-00000.safetensors   the images: `shard.py`
     shards/val-00000.safetensors
 
-pack.json is written last, so a folder without it is no pack. Opening one reads the table and each
-shard's index, and decodes nothing; a damaged image is found when it is read.
+pack.json is written last, so a folder without it is not a pack. Opening one reads the table and
+each shard's index, and decodes nothing; a damaged image is found when it is read.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from pyalexnet.errors import ArgumentError, DataError, reason
 from pyalexnet.sealing import sealed
 
 FORMAT = 1
-"""The number in pack.json. A change that this version cannot read raises it by one."""
+"""The number in pack.json, raised by one for a change that this version cannot read."""
 
 TABLE, MEAN, BAD_FILES, SHARDS, LOCK = "pack.json", "mean.npy", "bad_files.jsonl", "shards", "lock"
 NAMES = frozenset((TABLE, MEAN, BAD_FILES, SHARDS, LOCK))
-"""All that a pack's folder ever holds."""
+"""Everything that a pack's folder may hold."""
 
 SHARD = re.compile(r"(train|val)-\d{5,}\.safetensors")
 
@@ -60,7 +60,7 @@ FORMS = ("jpeg", "uint8")
 
 
 class LaterVersion(DataError):
-    """A pack is of a format that this version does not know, and is no damaged one."""
+    """A pack has a format that this version does not know; it is not damaged."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Numbers:
     """Statistics of the training images.
 
     Attributes:
-        of: "train" or, where there were too few images, "imagenet".
+        of: "train" or, if there were too few images, "imagenet".
         channel_means: R, G, B, grey levels.
         colour: principal axes of the pixels.
         mean: SHA-256 of mean.npy.
@@ -96,15 +96,15 @@ class Numbers:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What pack.json says.
+    """The contents of pack.json.
 
     Attributes:
         source: the folder that the images came from.
-        plan: SHA-256 of what was asked for: images, labels and options.
+        plan: SHA-256 of the request: images, labels and options.
         storage: how images are stored.
-        classes: by label; of a pack of before there were ids, the names alone are known.
+        classes: by label; a pack from before ids existed has only names.
         validation: where the images of `val` came from.
-        skipped: bad files and such as were not called like images.
+        skipped: bad files, and files without an image's suffix.
         numbers: statistics.
         shards: by part, in order.
     """
@@ -129,10 +129,10 @@ class Table:
 
 
 class PackSplit(Split):
-    """Images that lie in shards on disk; `images` and `mean` decode all, `read` what is asked."""
+    """Images in shards on disk; `images` and `mean` decode all, `read` only those requested."""
 
     def __init__(self, shards: Sequence[Shard], shape: tuple[int, int, int]) -> None:
-        set_once = object.__setattr__  # as dataclasses do for frozen classes
+        set_once = object.__setattr__  # as dataclasses do in frozen classes
         labels = [np.empty(0, np.int64), *(shard.labels for shard in shards)]
         set_once(self, "labels", np.concatenate(labels))
         set_once(self, "_shards", tuple(shards))
@@ -148,7 +148,7 @@ class PackSplit(Split):
         return self._shape
 
     def read(self, indices: Labels, out: Images) -> None:
-        """The images `indices` (n,) into `out` (n, H, W, C), C-contiguous. Safe in threads.
+        """Read the images `indices` (n,) into `out` (n, H, W, C), C-contiguous. Thread-safe.
 
         Raises:
             ArgumentError: an index is not that of an image.
@@ -178,7 +178,7 @@ class PackSplit(Split):
 
     @property
     def images(self) -> Images:
-        """All of them, (N, H, W, C), decoded anew at every call.
+        """All images, (N, H, W, C), decoded anew at every call.
 
         Raises:
             DataError: they do not fit into memory, or one is damaged.
@@ -202,11 +202,11 @@ def is_pack(folder: Path) -> bool:
 
 
 def load(folder: Path) -> Dataset:
-    """Open a pack. Nothing is decoded: every check is made but those of the images' bytes.
+    """Open a pack. Nothing is decoded: every check is made except those of the images' bytes.
 
     Raises:
-        DataError: a file is missing, or is not what was written; the sentence names the file and
-            the check that failed. Or a later version of pyalexnet wrote it.
+        DataError: a file is missing, or is not as written; the sentence names the file and the
+            check that failed. Or a later version of pyalexnet wrote it.
     """
     table = read_table(folder)
     splits = {part: _open(folder, table, part) for part in PARTS}
@@ -228,10 +228,10 @@ def load(folder: Path) -> Dataset:
 
 
 def strangers(folder: Path) -> list[Path]:
-    """Whatever is in a folder and is no part of a pack, whole or half made; sorted.
+    """Entries of a folder that are not part of a pack, complete or incomplete; sorted.
 
     Raises:
-        OSError: it is there and cannot be read.
+        OSError: the folder exists and cannot be read.
     """
     found = [path for path in _entries(folder) if path.name not in NAMES]
     found += [path for path in _entries(folder / SHARDS) if not SHARD.fullmatch(path.name)]
@@ -239,12 +239,12 @@ def strangers(folder: Path) -> list[Path]:
 
 
 def shard_path(folder: Path, part: str, number: int) -> Path:
-    """Where a shard of "train" or "val" lies."""
+    """Path of a shard of "train" or "val"."""
     return folder / SHARDS / f"{part}-{number:05d}.safetensors"
 
 
 def write_mean(folder: Path, mean: Pixels) -> str:
-    """Write mean.npy; its SHA-256."""
+    """Write mean.npy; returns its SHA-256."""
     stream = BytesIO()
     np.save(stream, mean, allow_pickle=False)
     durable.write(folder / MEAN, stream.getvalue())
@@ -252,7 +252,7 @@ def write_mean(folder: Path, mean: Pixels) -> str:
 
 
 def write_table(folder: Path, table: Table) -> None:
-    """Write pack.json, which makes a pack of the folder."""
+    """Write pack.json, which makes the folder a pack."""
     colour = table.numbers.colour
     document = {
         "format": FORMAT,
@@ -278,7 +278,7 @@ def write_table(folder: Path, table: Table) -> None:
 
 
 def read_table(folder: Path) -> Table:
-    """Read pack.json, and check it.
+    """Read and check pack.json.
 
     Raises:
         DataError: it cannot be read or was altered, or a later version of pyalexnet wrote it.
@@ -302,7 +302,7 @@ def read_table(folder: Path) -> Table:
 
 
 def damaged_shards(folder: Path, table: Table) -> Iterator[Path]:
-    """The shards whose bytes are not those of the table. Reads every one."""
+    """The shards whose bytes do not match the table. Reads all of them."""
     for part in PARTS:
         for number, facts in enumerate(table.shards[part]):
             path = shard_path(folder, part, number)
@@ -343,7 +343,7 @@ def _read_mean(folder: Path, table: Table) -> Pixels:
         raise DataError(f"{shown(path)}: its SHA-256 is not the one in {TABLE}.")
     try:
         mean: Pixels = np.load(BytesIO(raw), allow_pickle=False)
-    except Exception as error:  # NumPy's reader of headers fails in many ways
+    except Exception as error:  # NumPy's header reader fails in many ways
         raise DataError(f"{shown(path)}: is no array ({reason(error)}).") from error
     if mean.shape != table.storage.shape or mean.dtype != np.float32:
         raise DataError(
@@ -400,6 +400,6 @@ def _refusing_odd_json(path: Path) -> Iterator[None]:
         yield
     except (
         *(KeyError, TypeError, ValueError, AttributeError),
-        *(RecursionError, OverflowError),  # lists in lists in lists, a number of 400 digits
+        *(RecursionError, OverflowError),  # deeply nested lists, a number of 400 digits
     ) as error:
         raise DataError(f"{shown(path)}: is not the table of a pack ({error!r}).") from error

@@ -1,4 +1,4 @@
-"""Philox4x32-10, the counter-based generator of dropout's masks, for what is drawn on the host.
+"""Philox4x32-10, the counter-based generator of dropout's masks, for draws on the host.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 """

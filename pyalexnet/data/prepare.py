@@ -1,11 +1,11 @@
-"""Making a pack out of a folder of images: `pyalexnet data prepare`.
+"""Making a pack from a folder of images: `pyalexnet data prepare`.
 
-The images are cut into shards as they are listed, training images first, and every shard is made
-on its own, by whichever process comes to it, out of its own files alone. So a pack's bytes do not
-depend on the number of processes, and a call that was killed is gone on with by the next: it keeps
-each shard that is whole and was made of the same files in the same way, and makes the others.
+The images are divided into shards in their listed order, training images first, and every shard is
+made independently, by any process, from its own files alone. So a pack's bytes do not depend on the
+number of processes, and the next call continues a killed one: it keeps each shard that is complete
+and was made from the same files in the same way, and makes the others.
 
-Sums over the pixels are whole numbers, taken of what is stored: of a JPEG, what its decoding gives.
+Sums over the pixels are integers, taken from the stored images: for a JPEG, from its decoding.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from pyalexnet.data.shard import Bad, Facts, Origin
 from pyalexnet.errors import ArgumentError, DataError, reason
 
 LARGEST_SHARD = 512
-"""Images of a shard; a process that is killed loses the seconds that they take."""
+"""Images of a shard; a killed process loses the seconds that they take."""
 
 LARGEST_PIXELS = LARGEST_SHARD * 256**2
 """Pixels of a shard, for images above 256 x 256: a process holds a shard in memory."""
@@ -59,13 +59,13 @@ PIECE = 32
 
 @dataclass(frozen=True)
 class Options:
-    """What `prepare` is asked for.
+    """The options of `prepare`.
 
     Attributes:
         storage: how images are stored.
-        seed: draws the tenth that is held out where there is no `val`.
+        seed: draws the tenth that is held out if there is no `val`.
         val_labels: a file of labels for a flat `val` (`label_files.py`).
-        val_numbers: a file that says which class each number in it is.
+        val_numbers: a file that says which class each number in `val_labels` is.
         class_names: a file of names for the classes.
     """
 
@@ -96,7 +96,7 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A shard to be made, or to be kept if it is there already.
+    """A shard to be made, or kept if it already exists.
 
     Attributes:
         root: the folder of the images.
@@ -119,13 +119,13 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A shard that is there.
+    """A finished shard.
 
     Attributes:
         facts: for the table.
         bad: its sources that could not be read.
         sums: (S, S, 3), of each pixel over the images; zeros for `val`.
-        moments: of all pixels, likewise.
+        moments: of all pixels; zeros for `val`.
     """
 
     facts: Facts
@@ -136,12 +136,12 @@ class Made:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All that is known before an image is read.
+    """Everything known before an image is read.
 
     Attributes:
         source: folder of the images.
         out: folder of the pack.
-        options: as asked for.
+        options: as given.
         found: the images.
         classes: by label.
         jobs: the shards, training images first.
@@ -166,11 +166,11 @@ def prepare(
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Table:
-    """Make a pack in `out` of the images in `source`; returns its table.
+    """Make a pack in `out` from the images in `source`; returns its table.
 
-    A pack of the same images that is there already is read through and kept, and what an earlier
-    call left unfinished is gone on with. A file that changed while its name and length stayed is
-    noticed by its time alone.
+    An existing pack of the same images is read completely and kept, and an earlier call's
+    unfinished work is continued. A file that changed but kept its name and length is noticed only
+    by its modification time.
 
     Args:
         source: as in `listing.py`.
@@ -178,13 +178,13 @@ def prepare(
         options: defaults if None.
         workers: processes; None: one for each core.
         progress: called with (images done, images in all).
-        say: called, before anything takes time, with a sentence on what of `source` is taken, and
+        say: called, before anything takes time, with a sentence on what is used of `source`, and
             one on what is not.
 
     Raises:
         ArgumentError: an option is out of range.
-        DataError: `source` is no such folder, or too many of its images are bad; `out` is in use,
-            holds something else or cannot be written; a process was killed.
+        DataError: `source` is not such a folder, or too many of its images are bad; `out` is in
+            use, holds something else or cannot be written; a process was killed.
     """
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     if workers < 1:
@@ -198,7 +198,7 @@ def prepare(
 
 
 def _made(plan: Plan, workers: int, progress: Progress | None) -> Table:
-    """Make every shard, and then the rest."""
+    """Make every shard, then the other files."""
     (plan.out / pack.TABLE).unlink(missing_ok=True)
     facts: dict[Path, Facts] = {}
     bad: dict[int, str] = {}
@@ -237,13 +237,13 @@ def _made(plan: Plan, workers: int, progress: Progress | None) -> Table:
     return table
 
 
-# ------------------------------------------------------------------ what is to be done
+# ------------------------------------------------------------------ planning
 
 
 def _check_places(source: Path, out: Path) -> None:
     try:
         inner, outer, is_folder = out.resolve(), source.resolve(), source.is_dir()
-    except (OSError, RuntimeError) as error:  # the latter of links in a circle
+    except (OSError, RuntimeError) as error:  # the latter from circular links
         raise DataError(
             f"{shown(source)}, {shown(out)}: cannot be followed ({reason(error)}); a folder "
             f"with images, and another for the pack, were expected."
@@ -304,7 +304,7 @@ def _list(source: Path, options: Options) -> Listing:
 def _val_labels(
     path: Path, options: Options, files: Sequence[str], folders: Sequence[str]
 ) -> Labels:
-    """The labels of `val`'s images, which may call classes by the names they are given."""
+    """The labels of `val`'s images; the file may use the classes' given names."""
     names = options.class_names and label_files.class_names(options.class_names, folders)
     return label_files.val_labels(path, options.val_numbers, files, folders, names or ())
 
@@ -346,7 +346,7 @@ def _jobs(source: Path, out: Path, options: Options, found: Listing) -> Iterator
 
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Make the folder, keep other calls off it, and sweep up after one that was killed."""
+    """Make the folder, lock it, and clean up after a killed call."""
     try:
         (out / pack.SHARDS).mkdir(parents=True, exist_ok=True)
         lock = os.open(out / pack.LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -364,7 +364,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _finished(plan: Plan) -> Table | None:
-    """The table of a whole pack that is there; None where there is work to do."""
+    """The table of an existing complete pack; None if there is work to do."""
     if not pack.is_pack(plan.out):
         return None
     try:
@@ -372,7 +372,7 @@ def _finished(plan: Plan) -> Table | None:
     except pack.LaterVersion:
         raise
     except DataError:
-        return None  # it is written anew
+        return None  # it will be rewritten
     if table.plan != plan.digest:
         raise DataError(
             f"{shown(plan.out)}: holds a pack of other images or options; a new folder was "
@@ -386,7 +386,7 @@ def _finished(plan: Plan) -> Table | None:
 
 
 def _with_ids(plan: Plan, table: Table) -> Table:
-    """The table of a whole pack; one of before classes had ids is given them."""
+    """The table of a complete pack; one from before classes had ids is given them."""
     if table.classes == plan.classes:
         return table
     table = replace(table, classes=plan.classes)
@@ -403,7 +403,7 @@ def _remove_others(plan: Plan) -> None:
 
 
 def _write_bad(plan: Plan, bad: Mapping[int, str]) -> int:
-    """List what was skipped, in the order of the listing; returns how many files that is."""
+    """List skipped files, in the order of the listing; returns their number."""
     skipped = [*_skipped(plan, bad), *bad_files.not_images(plan.found.others)]
     path = plan.out / pack.BAD_FILES
     if skipped:
@@ -427,7 +427,7 @@ def _refuse_many(plan: Plan, bad: Mapping[int, str]) -> None:
 
 
 def _statistics(out: Path, images: int, sums: npt.NDArray[np.int64], moments: Moments) -> Numbers:
-    """Write the mean image; what the table says of the training images' pixels."""
+    """Write the mean image; returns the table's statistics of the training images' pixels."""
     own = images >= colour.FEWEST
     means = moments.means() if own else colour.imagenet_means()
     mean = sums / images if own else np.broadcast_to(np.array(means), sums.shape)
@@ -443,10 +443,10 @@ def _statistics(out: Path, images: int, sums: npt.NDArray[np.int64], moments: Mo
 
 
 def make(job: Job) -> Made:
-    """Make a shard, or keep the one that is there.
+    """Make a shard, or keep an existing one.
 
     Raises:
-        DataError: it cannot be written, or is not there as it was written.
+        DataError: it cannot be written, or does not read back as written.
     """
     sources, latest = _sources(job)
     for attempt in range(2):
@@ -460,7 +460,7 @@ def make(job: Job) -> Made:
 
 
 def _sources(job: Job) -> tuple[str, int]:
-    """A digest of how the shard is made of which files; when the last of them was written, ns."""
+    """A digest of the shard's files and options; when the last file was written, ns."""
     digest, latest = hashlib.sha256(json.dumps(asdict(job.storage)).encode("ascii")), 0
     for file, label in zip(job.files, job.labels.tolist(), strict=True):
         size = -1
@@ -485,7 +485,7 @@ def _write(job: Job, sources: str) -> None:
         for place, (file, label) in enumerate(zip(job.files, job.labels.tolist(), strict=True)):
             try:
                 image = decode.decode(decode.contents(job.root / file), (side, side))
-            except Exception as error:  # whatever a decoder makes of a damaged file
+            except Exception as error:  # decoders raise anything on damaged files
                 bad.append(Bad(place, decode.fault(error)))
                 continue
             images.append(_stored(image, job.storage))
@@ -494,7 +494,7 @@ def _write(job: Job, sources: str) -> None:
 
 
 def _stored(image: Images, storage: Storage) -> bytes:
-    """An image's bytes in the pack. Colours are not subsampled: each image is compressed twice."""
+    """An image's bytes in the pack. Colours are not subsampled, since it is compressed twice."""
     if storage.form == "uint8":
         return image.tobytes()
     stream = BytesIO()
@@ -503,7 +503,7 @@ def _stored(image: Images, storage: Storage) -> bytes:
 
 
 def _pixel_sums(job: Job, facts: Facts) -> tuple[npt.NDArray[np.int64], Moments]:
-    """Sums over a shard's training images, each pixel's and all pixels'."""
+    """Sums over a shard's training images: of each pixel, and of all pixels."""
     shape = job.storage.shape
     sums, moments = np.zeros(shape, np.int64), Moments()
     if job.part != "train":

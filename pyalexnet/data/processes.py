@@ -1,8 +1,8 @@
 """A function over many items in several processes, any of which may be killed.
 
-Each process has a pipe of its own, whose far end nobody else holds: one that dies, also in the
-middle of a message, is an end of file at once. (`concurrent.futures` shares one pipe among all; a
-process killed while it writes into it leaves the parent waiting for the rest for ever.)
+Each process has its own pipe, whose far end nobody else holds: if it dies, even in the middle of a
+message, the parent sees end of file at once. (`concurrent.futures` shares one pipe among all; a
+process killed while writing into it leaves the parent waiting for the rest for ever.)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class WorkerDied(Exception):
-    """A process ended that had work to do."""
+    """A process ended while it had work to do."""
 
 
 def each(
@@ -30,10 +30,10 @@ def each(
     """Each item's number and result, as they come.
 
     The processes are fresh interpreters. Closing the generator, or an interrupt, ends them at once;
-    if this process is killed, they end after the item that they are at.
+    if this process is killed, they end after their current item.
 
     Args:
-        function: to be found by its name in its module.
+        function: importable by its name from its module.
         items: can be pickled, like the results.
         workers: how many processes, at most.
 
@@ -87,13 +87,13 @@ def _start(function: Callable[[Item], Result]) -> tuple[Connection, SpawnProcess
 
 
 def _work(function: Callable[[Item], Result], connection: Connection) -> None:
-    """What a process does until the other end of `connection` is closed."""
+    """The work of a process until the other end of `connection` is closed."""
     with contextlib.suppress(EOFError, OSError):
         while True:
             item = connection.recv()
             try:
                 outcome: tuple[Result | None, Exception | None] = (function(item), None)
-            except Exception as error:  # the parent's to raise
+            except Exception as error:  # the parent raises it
                 outcome = (None, error)
             connection.send(outcome)
 
@@ -108,8 +108,8 @@ def _noticing_death() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Processes started here never get a Ctrl-C; it is for this one to end them."""
-    resource_tracker.ensure_running()  # else the first start does it, and lets signals in again
+    """Keep Ctrl-C from processes started inside; this process ends them."""
+    resource_tracker.ensure_running()  # else the first start does, and unblocks signals again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     try:
         yield

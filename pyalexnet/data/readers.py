@@ -1,7 +1,7 @@
-"""Threads that read files, any of which may hang: of a network without its server, a failing disk.
+"""Threads that read files, any of which may hang: on a lost network server or a failing disk.
 
-Nothing ends a thread that hangs. So these are daemons, and the process ends without them, where
-`concurrent.futures` would wait for its own for ever.
+Nothing can end a hanging thread. So these are daemons, without which the process can end, while
+`concurrent.futures` would wait for its threads for ever.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from pyalexnet.errors import DataError
 Result = TypeVar("Result")
 
 PATIENCE = 60.0
-"""Seconds after which what is read is taken to hang: longer than a disk takes to wake up."""
+"""Seconds after which a read counts as hanging: longer than a disk takes to wake up."""
 
 PARTS = 10
-"""Of which patience is made: a process that is stopped (Ctrl-Z) in one of them loses that alone."""
+"""Parts of the patience: a process stopped (Ctrl-Z) during one of them loses only that one."""
 
 GRACE = 1.0
-"""Seconds that work which has begun is given to end when nobody waits for it any more."""
+"""Seconds that work already begun gets to end once its result is no longer awaited."""
 
 
 class Readers:
     """At most `most` threads, started as work comes; a context manager.
 
-    On leaving, work that has not begun is dropped, and no thread is left behind but one that hangs.
+    On leaving, work that has not begun is dropped, and only hanging threads are left behind.
     """
 
     def __init__(self, most: int, patience: float = PATIENCE) -> None:
@@ -54,13 +54,13 @@ class Readers:
             thread.join(max(deadline - time.monotonic(), 0))
 
     def begin(self, function: Callable[..., Result], *arguments: object) -> Future[Result]:
-        """Have `function(*arguments)` called by a thread, after all that was begun before."""
+        """Have a thread call `function(*arguments)`, after all work begun before."""
         future: Future[Result] = Future()
 
         def work() -> None:
             try:
                 future.set_result(function(*arguments))
-            except BaseException as error:  # the caller's to raise
+            except BaseException as error:  # the caller raises it
                 future.set_exception(error)
 
         self._waiting.put(work)
@@ -72,10 +72,10 @@ class Readers:
         return future
 
     def awaited(self, future: Future[Result], what: Callable[[], str]) -> Result:
-        """What a function returned or raised; to be asked for in the order of `begin`.
+        """Return or raise a function's result; call this in the order of `begin`.
 
         Raises:
-            DataError: patience is at an end; the sentence says `what` is being read.
+            DataError: patience has run out; the sentence says `what` is being read.
         """
         for _ in range(PARTS):
             if wait((future,), self._patience / PARTS).done:

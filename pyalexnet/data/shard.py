@@ -1,4 +1,4 @@
-"""A shard of a pack: some hundred stored images in one file, whole or absent.
+"""A shard of a pack: some hundred stored images in one file, complete or absent.
 
 A safetensors file of
 
@@ -7,11 +7,11 @@ A safetensors file of
     labels     (n,) int64
     checks     (n,) uint32        CRC-32 of each image's bytes
 
-whose metadata hold one JSON object: which files it was made of and how (`sources`, a SHA-256),
-those of them that were bad, and the SHA-256 of all that and of the tensors. An image is read from
-the file by itself, which is open no longer than that, so a pack may have thousands. Nothing is
-mapped but the index, once: of a mapped file that is cut short, or whose disk fails, the system
-tells by a signal that ends the process, and a thread that waits for it lets no other run.
+whose metadata hold one JSON object: its files and how it was made (`sources`, a SHA-256), the bad
+ones among them, and the SHA-256 of all that and of the tensors. Images are read one at a time, and
+the file is open only meanwhile, so a pack may have thousands. Only the index is mapped, once: if a
+mapped file is cut short, or its disk fails, the system sends a signal that ends the process, and a
+thread that waits for a mapped page lets no other run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ INDEX = {"offsets": np.dtype(np.int64), "labels": np.dtype(np.int64), "checks": 
 """The tensors beside `data`."""
 
 NOTE = "pyalexnet"
-"""The metadata's only key: the library writes several in an order left to chance."""
+"""The metadata's only key: the library writes several in random order."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Bad:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a shard was made of: a digest of its sources, and the bad ones among them."""
+    """The origin of a shard: a digest of its sources, and the bad ones among them."""
 
     sources: str
     bad: tuple[Bad, ...]
@@ -60,13 +60,13 @@ class Origin:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a pack's table says of a shard.
+    """A pack's table entry for a shard.
 
     Attributes:
         images: how many it holds.
         bytes: length of the file.
         sha256: of the file.
-        index: SHA-256 of offsets, labels and checks, which can be tested without reading the rest.
+        index: SHA-256 of offsets, labels and checks, which can be checked without reading the rest.
     """
 
     images: int
@@ -99,10 +99,10 @@ class Shard:
         return len(self.labels)
 
     def read(self, number: int, image: Images) -> None:
-        """Image `number` into `image` (H, W, 3), C-contiguous. Safe in threads.
+        """Read image `number` into `image` (H, W, 3), C-contiguous. Thread-safe.
 
         Raises:
-            DataError: its bytes are not those that were written, or are no image of that size.
+            DataError: its bytes are not as written, or are not an image of that size.
         """
         first, stop = self.offsets[number : number + 2].tolist()
         try:
@@ -115,7 +115,7 @@ class Shard:
                 decode.decode_stored(raw, image)
             else:
                 image[...] = np.frombuffer(raw, np.uint8).reshape(image.shape)
-        except Exception as error:  # whatever a decoder makes of damaged bytes
+        except Exception as error:  # decoders raise anything on damaged bytes
             raise DataError(
                 f"{shown(self.path)}: image {number} is damaged ({decode.fault(error)}); prepare "
                 f"the pack again."
@@ -141,7 +141,7 @@ def write(path: Path, images: Sequence[bytes], labels: Labels, origin: Origin) -
 
 
 def examine(path: Path) -> tuple[Origin, Facts] | None:
-    """What a shard was made of, and its facts; None where there is none or it is damaged.
+    """A shard's origin and facts; None if it is missing or damaged.
 
     Reads all of it.
     """
@@ -165,14 +165,14 @@ def examine(path: Path) -> tuple[Origin, Facts] | None:
 
 
 def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Facts) -> Shard:
-    """Open a shard that its pack's table describes, and check all but the images' bytes.
+    """Open a shard described in its pack's table, and check everything but the images' bytes.
 
     Args:
         path: the file.
         form: "jpeg" or "uint8".
         image_bytes: of a decoded image.
         classes: how many there are.
-        facts: what the pack's table says.
+        facts: from the pack's table.
 
     Raises:
         DataError: the sentence names the file and the check that failed.
@@ -182,7 +182,7 @@ def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Fac
         if size != facts.bytes:
             raise DataError(f"{shown(path)}: has {size} bytes; {facts.bytes} were expected.")
         start = _read_through_index(path, size)
-        # Opened for NumPy, the library maps the file and closes it.
+        # Opened for NumPy, the library maps the file and then closes it.
         stored: Any = safetensors.safe_open(path, framework="numpy")
         index = {name: stored.get_tensor(name) for name in INDEX}
         data = stored.get_slice("data")
@@ -218,9 +218,9 @@ def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Fac
 
 
 def _read_through_index(path: Path, size: int) -> int:
-    """Read all that precedes the images of a file of `size` bytes; returns where they begin.
+    """Read everything before the images of a file of `size` bytes; returns where they begin.
 
-    What cannot be read is an OSError here, before the library maps it.
+    Unreadable bytes raise an OSError here, before the library maps them.
     """
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

@@ -1,8 +1,8 @@
-"""Text files of rows and columns, whatever parts them: what people and programs write for tables.
+"""Text files of rows and columns, with any of the usual separators.
 
-Columns parted by tabs, semicolons, commas or blanks, cells in quotes or not, and JSON: an object of
-cells or of lists of them by key, a list of rows, an object a row or a line. UTF-8 with or without a
-byte order mark, lines that end in any way; names that are not UTF-8 come as file names do.
+Columns separated by tabs, semicolons, commas or blanks, cells quoted or not, and JSON: an object of
+cells or of lists of them by key, a list of rows, an object per row or per line. UTF-8 with or
+without a byte order mark, any line ends; names that are not UTF-8 are decoded as file names are.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pyalexnet.data.dataset import shown
 from pyalexnet.errors import DataError, reason
 
 PARTING = (("\t", " "), (";", "; "), (",", ", "), (" ", " "))
-"""What parts columns, and joins them in a text; what is rarest inside a cell comes first."""
+"""What separates columns, and what joins them in a text; the rarest inside cells comes first."""
 
 
 class Row(NamedTuple):
-    """A row's cells, and what a message calls it by: "line 3"."""
+    """A row's cells, and its name in messages: "line 3"."""
 
     where: str
     cells: tuple[str, ...]
 
     def cell(self, number: int) -> str:
-        """A cell; "" where there is none."""
+        """A cell; "" if there is none."""
         return self.cells[number] if number < len(self.cells) else ""
 
     def __str__(self) -> str:
@@ -38,26 +38,26 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows, and what joins cells to one text again."""
+    """Rows, and the text that joins cells again."""
 
     rows: tuple[Row, ...]
     joint: str
 
     @property
     def width(self) -> int:
-        """Cells of the longest row."""
+        """Number of cells in the longest row."""
         return max(len(row.cells) for row in self.rows)
 
     def column(self, number: int) -> list[str]:
-        """The cells of a column; "" where a row has none."""
+        """The cells of a column; "" if a row has none."""
         return [row.cell(number) for row in self.rows]
 
 
 def read(path: Path) -> tuple[Table, ...]:
-    """The ways to read a file, each a table of as many rows, the likelier first.
+    """The ways to read a file, each a table with the same number of rows, the likelier first.
 
-    The last of a text has whole lines for cells, and the one before what is before a line's last
-    blank and behind it. Of JSON there is one way.
+    For a text, the last way has whole lines as cells, and the one before splits lines at their last
+    blank. For JSON there is one way.
 
     Raises:
         DataError: it cannot be read, or is JSON of another shape.
@@ -75,10 +75,10 @@ def read(path: Path) -> tuple[Table, ...]:
 
 
 def utf_8(raw: bytes) -> bytes:
-    """A text without its byte order mark, in UTF-8 where that says UTF-16, as Excel's files are.
+    """A text without its byte order mark, converted to UTF-8 if that says UTF-16, as Excel writes.
 
     Raises:
-        ValueError: it is no UTF-16, although it says so.
+        ValueError: it is not UTF-16, although its mark says so.
     """
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return raw.decode("utf-16").encode("utf-8")
@@ -94,7 +94,7 @@ def _cut(line: str, by: str) -> tuple[str, ...]:
     line = line.replace("\t", " ") if by == " " else line
     try:
         cells = next(csv.reader([line], delimiter=by, skipinitialspace=True, strict=True), [])
-    except csv.Error:  # a quotation mark that is one
+    except csv.Error:  # a quotation mark that quotes no cell
         cells = line.split(by)
     return tuple(cell.strip() for cell in cells)
 
@@ -129,7 +129,7 @@ def _rows(value: Any) -> list[tuple[str, ...]]:
     if isinstance(value, dict):
         return [(key, *_cells(item)) for key, item in value.items()]
     if value and all(isinstance(item, dict) for item in value):
-        keys = list(value[0])  # of each entry in the same order, below a row of their own
+        keys = list(value[0])  # the header; every entry's cells in the same order
         return [tuple(keys), *(tuple(_cell(item.get(key, "")) for key in keys) for item in value)]
     return [tuple(_cells(item)) for item in value]
 

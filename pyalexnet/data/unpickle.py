@@ -1,9 +1,9 @@
-"""Reading a pickle of plain values and NumPy arrays without running anything that it asks for.
+"""Reading a pickle of plain values and NumPy arrays without running any of its calls.
 
-A pickle names functions and calls them. `ArrayUnpickler` answers to the few names with which
-NumPy's arrays are written and refuses all others; and not even those reach NumPy, whose own
+A pickle names functions and calls them. `ArrayUnpickler` accepts only the few names with which
+NumPy's arrays are written and refuses all others; and even those do not reach NumPy, whose own
 functions trust their arguments (a crafted dtype can make bytes pass for object pointers). They
-reach the stand-ins below, which check what they get and read the bytes of the elements.
+reach the stand-ins below, which check their arguments and read the bytes of the elements.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 DTYPES = ("u1", "i4", "i8")
-"""The element types that are admitted, little-endian."""
+"""The element types accepted, little-endian."""
 
 
 def loads(raw: bytes) -> Any:
@@ -26,18 +26,18 @@ def loads(raw: bytes) -> Any:
     Strings of Python 2 come as bytes.
 
     Raises:
-        pickle.UnpicklingError: the pickle asks for anything but the above.
+        pickle.UnpicklingError: the pickle contains anything but the above.
         Exception: of any kind, from a damaged pickle.
     """
     for opcode, argument, _ in pickletools.genops(raw):
-        # A table is made for as many values as the largest number that one is kept under.
+        # The unpickler allocates a memo table as large as its largest key.
         if "PUT" in opcode.name and int(argument or 0) > len(raw):
             raise pickle.UnpicklingError(f"it keeps a value under the number {argument}")
     return ArrayUnpickler(io.BytesIO(raw), encoding="bytes").load()
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Admits dict, list, tuple, bytes, str, numbers and the names below."""
+    """Accepts dict, list, tuple, bytes, str, numbers and the names below."""
 
     def find_class(self, module: str, name: str) -> Any:
         match module.replace("numpy.core", "numpy._core"), name:
@@ -48,12 +48,12 @@ class ArrayUnpickler(pickle.Unpickler):
             case "numpy", "dtype":
                 return ElementType
             case "numpy", "ndarray":
-                return "numpy.ndarray"  # only ever an argument, of _reconstruct
+                return "numpy.ndarray"  # used only as an argument of _reconstruct
         raise pickle.UnpicklingError(f"it asks for {f'{module}.{name}'!r}")
 
 
 class ElementType:
-    """Stands for a dtype: made from its code, then told the byte order."""
+    """Stands for a dtype: made from its code, then given the byte order."""
 
     __slots__ = ("dtype",)
 
@@ -83,7 +83,7 @@ class StandIn:
 
 
 def from_buffer(data: object, element: object, shape: object, order: object) -> StandIn:
-    """What protocol 5 calls instead."""
+    """The function that protocol 5 calls instead."""
     array = StandIn()
     array.value = _array(data, element, shape, order)
     return array

@@ -1,8 +1,8 @@
 """Which part of a stored image the network sees, mirrored or not, and in which colours.
 
-Everything random is drawn from Philox by counters: the run's seed is the key; the image, the epoch
-and the operation are counted. So neither the number of workers nor the place where a run was
-stopped changes a byte. Draws are made on the host, in float64, and all backends see the same.
+Everything random is drawn from Philox: the run's seed is the key; the image, the epoch and the
+operation form the counter. So neither the number of workers nor the point where a run was stopped
+changes a byte. Draws are made on the host, in float64, and are the same for all backends.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from pyalexnet.recipe import Augment
 Side: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""
 
-# The counter word that tells operations apart; dropout's layers are numbered from 0.
+# The counter word that distinguishes operations; dropout's layers are numbered from 0.
 _CROP, _JITTER = 0x80000000, 0x80000001
 
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """What `Backend.augment` makes network inputs with, for N stored images of C channels.
+    """The arguments with which `Backend.augment` makes inputs from N stored images of C channels.
 
     Attributes:
         corners: (N, 2) int32, top and left pixel of each crop.
         flips: (N,) uint8, 1 where the crop is mirrored.
         shifts: (N, C) float32, grey levels added to every pixel, after the mean is subtracted.
-        scale: what all is multiplied by in the end.
+        scale: the final factor.
     """
 
     corners: npt.NDArray[np.int32]
@@ -81,10 +81,10 @@ def training(
 
     Args:
         augment: the rules.
-        colour: the principal axes for the jitter; None where the images have no three channels.
-        seed, epoch: of the run, which epoch of it, from 0.
+        colour: the principal axes for the jitter; None if the images do not have three channels.
+        seed, epoch: the run's seed, and its epoch, from 0.
         images: (N,) indices in the training set.
-        positions: (N,) places in the epoch's order, which chunks are cut from.
+        positions: (N,) places in the epoch's order, which is divided into chunks.
         stored, size: of the stored images and of the network's input.
         channels: of both.
         progress: epochs done, fractions included.
@@ -111,10 +111,10 @@ def training(
 def _shifts(
     jitter: float, colour: Colour | None, seed: int, epoch: int, images: Labels, channels: int
 ) -> npt.NDArray[np.float32]:
-    """Along each principal axis its standard deviation times jitter times N(0, 1).
+    """Shifts along each principal axis: its standard deviation times jitter times N(0, 1).
 
     The paper multiplies by the eigenvalue instead, the deviation's square, which on pixels of 0 to
-    255 would be over a thousand grey levels; the program that made its numbers has the deviation
+    255 would be over a thousand grey levels; the program behind its results uses the deviation
     (`pca_stdevs` in `convdata_jpeg.py`).
     """
     if jitter == 0:

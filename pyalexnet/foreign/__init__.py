@@ -1,1 +1,1 @@
-"""AlexNets of other programs: their files, and their order of axes."""
+"""AlexNets of other programs: their files, and their axis orders."""

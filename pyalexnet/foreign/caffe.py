@@ -29,10 +29,10 @@ from pyalexnet.nets.imported import tables
 _PRESET: dict[str, Any] = {"preset": "caffe"}
 
 _CHANNEL_MEANS = (104.0, 117.0, 123.0)
-"""Of ILSVRC 2012, BGR, as Caffe's models are used without the mean image."""
+"""Means of ILSVRC 2012, BGR, with which Caffe's models are used without the mean image."""
 
 _STORED = 256
-"""Side of the images that Caffe's ImageNet scripts cut inputs out of."""
+"""Side of the images that Caffe's ImageNet scripts crop inputs from."""
 
 _RAW_TYPES: dict[int, np.dtype[Any]] = {
     0: np.dtype("<f8"),
@@ -44,11 +44,11 @@ _RAW_TYPES: dict[int, np.dtype[Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class _Pixels:
-    """What a file says of its pixels; None of what it does not say.
+    """A file's statements on its pixels; None for those it does not make.
 
-    shape: (C, H, W) of the input. crop: side of what is cut out of an image. scale: what pixels are
-    multiplied by. mean: numbers that are subtracted, BGR. mean_file: where the mean image was.
-    bare: whether there is a layer of data that subtracts nothing.
+    shape: (C, H, W) of the input. crop: side of the crop. scale: the factor of the pixels. mean:
+    numbers that are subtracted, BGR. mean_file: path of the mean image. bare: whether there is a
+    layer of data that subtracts nothing.
     """
 
     shape: tuple[int, int, int] | None = None
@@ -60,16 +60,16 @@ class _Pixels:
 
 
 def read(path: Path, mean: Path | None) -> Found:
-    """The network in a .caffemodel, as its layers say, be it bvlc_alexnet or not.
+    """The network in a .caffemodel, by its layers, whether bvlc_alexnet or another.
 
     Args:
         path: of the file.
-        mean: a .binaryproto of the mean image; None: what the file says, or a number a channel.
+        mean: a .binaryproto of the mean image; None: as in the file, or one number per channel.
 
     Raises:
         CheckpointError: a file is damaged, holds something else, or a network with layers or
             options that have no counterpart here; the sentence names the layer.
-        ArgumentError: `mean` contradicts what the file says.
+        ArgumentError: `mean` contradicts the file.
         PyalexnetError: protobuf is missing.
     """
     messages = message_classes()
@@ -111,7 +111,7 @@ def _told(path: Path, net: Any) -> Told:
 def _network(
     path: Path, told: Told, pixels: _Pixels, shape: tuple[int, int, int]
 ) -> tuple[NetSpec, dict[str, Any]]:
-    """bvlc_alexnet by its preset, where it is that; any other with its layers written out."""
+    """bvlc_alexnet by its preset, if it is that; any other with its layers written out."""
     last = told.layers[-1]
     if not isinstance(last, Linear) or last.activation is not None:
         raise CheckpointError(
@@ -133,7 +133,7 @@ def _network(
 
 
 def _undrawn(spec: NetSpec) -> tuple[Layer, ...]:
-    """The layers as a file tells them: without how their weights were drawn."""
+    """The layers as in a file: without their initialisation."""
     return tuple(
         dataclasses.replace(layer, std=0.01, bias=0.0)
         if isinstance(layer, Conv | Linear)
@@ -143,7 +143,7 @@ def _undrawn(spec: NetSpec) -> tuple[Layer, ...]:
 
 
 def _differences(spec: NetSpec) -> tuple[str, ...]:
-    """A note on what tells a network from bvlc_alexnet, layer by layer."""
+    """Notes on a network's differences from bvlc_alexnet, layer by layer."""
     usual = nets.alexnet(classes=spec.classes, **_PRESET)
     ours, theirs = tables(_undrawn(spec)), tables(_undrawn(usual))
     if ours == theirs and spec.input_shape == usual.input_shape:
@@ -178,7 +178,7 @@ def _said(layer: Mapping[str, Any], name: str) -> str:
 
 
 def _params(path: Path, spec: NetSpec, told: Told) -> dict[str, npt.NDArray[Any]]:
-    """Parameters by our names in Caffe's order of axes, but for BGR, which becomes RGB."""
+    """Parameters by our names in Caffe's axis order, except that BGR becomes RGB."""
     expected = weights.foreign_shapes(spec)
     names: dict[str, str] = {}
     shapes: dict[str, Shape] = {}
@@ -219,20 +219,20 @@ def _arrays(
 
 
 def _shape(blob: Any) -> Shape:
-    # Caffe's rule: a blob with any of the four old numbers has those.
+    # Caffe's rule: a blob with any of the four old numbers uses those.
     if any(blob.HasField(name) for name in ("num", "channels", "height", "width")):
         return (blob.num, blob.channels, blob.height, blob.width)
     return tuple(blob.shape.dim)
 
 
 def _as_expected(shape: Shape, axes: int) -> Shape:
-    """Without the leading ones that a blob of four axes has before 2015."""
+    """The shape without the leading ones of blobs from before 2015, which have four axes."""
     surplus = len(shape) - axes
     return shape[surplus:] if surplus > 0 and set(shape[:surplus]) == {1} else shape
 
 
 def _array(path: Path, name: str, blob: Any, shape: Shape) -> npt.NDArray[Any]:
-    """A blob's numbers, of whichever of its four fields holds them."""
+    """A blob's numbers, from whichever of its four fields holds them."""
     fields = {
         "data": len(blob.data),
         "double_data": len(blob.double_data),
@@ -273,7 +273,7 @@ def _raw(path: Path, name: str, blob: Any) -> npt.NDArray[Any]:
 
 
 def _pixels(path: Path, net: Any, told: Told) -> _Pixels:
-    """What the layers of data, or the net's inputs, say; layers of several phases have to agree."""
+    """Pixels according to the data layers or the net's inputs; layers of all phases must agree."""
     found = _Pixels()
     shapes = [tuple(shape.dim) for shape in net.input_shape]
     shapes += [tuple(net.input_dim[:4])] if net.input_dim else []
@@ -284,7 +284,7 @@ def _pixels(path: Path, net: Any, told: Told) -> _Pixels:
                 path, layer, "prepares images in another way", "that of the data layer before it"
             )
         found = one
-        given = getattr(layer, "input_param", None)  # there was none before 2015
+        given = getattr(layer, "input_param", None)  # absent before 2015
         shapes += [tuple(shape.dim) for shape in given.shape[:1]] if given else []
         memory = layer.memory_data_param
         shapes += [(1, memory.channels, memory.height, memory.width)] if memory.height else []
@@ -316,7 +316,7 @@ def _of_source(path: Path, layer: Any) -> _Pixels:
 
 
 def _input_shape(path: Path, told: Told, pixels: _Pixels) -> tuple[int, int, int]:
-    """(H, W, C) of the input; where nothing is said of its size, bvlc_alexnet's."""
+    """(H, W, C) of the input; bvlc_alexnet's size if the file gives none."""
     first = told.weights[0]
     if not isinstance(first.ours, Conv) or (first.ours.groups != 1):
         raise CheckpointError(
@@ -338,7 +338,7 @@ def _input_shape(path: Path, told: Told, pixels: _Pixels) -> tuple[int, int, int
 def _stored(
     spec: NetSpec, pixels: _Pixels, image: Floats | None
 ) -> tuple[NetSpec, tuple[str, ...]]:
-    """The network with the size of the images that its input is cut out of."""
+    """The network with the size of the images that its input is cropped from."""
     augment = spec.recipe.augment
     assert augment is not None
     side = spec.input_shape[0]
@@ -374,7 +374,7 @@ def _mean_image(path: Path, message: Any) -> Floats:
 def _mean(
     path: Path, spec: NetSpec, pixels: _Pixels, image: Floats | None
 ) -> tuple[Floats, tuple[str, ...]]:
-    """The mean image (Hs, Ws, C), RGB, and notes on where it is from."""
+    """The mean image (Hs, Ws, C), RGB, and notes on its source."""
     augment = spec.recipe.augment
     assert augment is not None
     side, channels = augment.stored, spec.input_shape[2]

@@ -1,8 +1,8 @@
-"""What a .caffemodel says of its network, layer by layer, as layers of ours or a refusal.
+"""From the layers of a .caffemodel to ours, or to a refusal.
 
-A snapshot holds the layers of the net that was trained, with every option that its author wrote;
-where none is written, `caffe.proto`'s default counts. Data, loss and accuracy do not change what
-the network computes; everything else either has its counterpart here or is refused by name.
+A snapshot holds the layers of the net that was trained, with every option that its author set; for
+others `caffe.proto`'s default applies. Data, loss and accuracy layers do not change what the
+network computes; everything else either has a counterpart here or is refused by name.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ _V1_TYPES = {
     38: "Exp",
     39: "Deconvolution",
 }
-"""V1LayerParameter.LayerType, by the names of the present types."""
+"""V1LayerParameter.LayerType, by today's names of the types."""
 
 _SOURCES = ("Data", "ImageData", "WindowData", "HDF5Data", "MemoryData", "DummyData", "Input")
 
 _ENDS = ("Softmax", "SoftmaxWithLoss", "MultinomialLogisticLoss", "Accuracy", "ArgMax", "Silence")
-"""What reads the logits, and changes none."""
+"""Layers that read the logits without changing them."""
 
 _TOLD = {
     "Convolution": "convolution_param",
@@ -92,17 +92,17 @@ _TOLD = {
     "Power": "power_param",
     "Flatten": "flatten_param",
 }
-"""The layers that have their counterpart here, and where each has its options."""
+"""The layers that have a counterpart here, and the field with the options of each."""
 
 _PARAMETERS_FROM = 100
-"""Of LayerParameter: numbers from here on are parameters of layers."""
+"""Field numbers of LayerParameter from here on are parameters of layers."""
 
 
 @dataclass(frozen=True)
 class Weights:
     """A layer of the file with weights.
 
-    name: the file's. ours: the layer that it becomes. biased: whether the file has biases.
+    name: in the file. ours: the layer that it becomes. biased: whether the file has biases.
     transposed: whether its weights are (in, out). blobs: BlobProto.
     """
 
@@ -115,10 +115,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class Told:
-    """What a file tells of its network.
+    """A file's description of its network.
 
     layers: ours, from the pixels to the logits. weights: where their parameters are. sources: the
-    layers of the file that bring images.
+    layers of the file that supply images.
     """
 
     layers: tuple[Layer, ...]
@@ -127,7 +127,7 @@ class Told:
 
 
 def type_of(layer: Any) -> str:
-    """A layer's type by its present name."""
+    """A layer's type by today's name."""
     if isinstance(layer.type, int):
         return _V1_TYPES.get(layer.type, f"number {layer.type}")
     return weights.printable(layer.type)
@@ -162,20 +162,20 @@ def told(path: Path, net: Any) -> Told:
 
 
 def decimal(value: float) -> float:
-    """A float32 as people wrote it: 1e-4, not 9.99999974738e-05."""
+    """A float32 as its author wrote it: 1e-4, not 9.99999974738e-05."""
     return float(str(np.float32(value)))
 
 
 def refuse(path: Path, layer: Any, what: str, expected: str) -> NoReturn:
-    """Say which layer of which type is not as expected."""
-    name = weights.printable(layer.name)  # which protobuf leaves as bytes if it is no UTF-8
+    """Raise an error that names the layer, its type, and what was expected."""
+    name = weights.printable(layer.name)  # protobuf leaves it as bytes if it is not UTF-8
     raise CheckpointError(
         f"{shown(path)}: layer {name!r} ({type_of(layer)}) {what}; {expected} was expected."
     )
 
 
 def refuse_unknown(path: Path, layer: Any, options: Any, what: str, low: int = 0) -> None:
-    """Refuse options of a message that caffe.proto does not have; nobody knows what they change."""
+    """Refuse a message's options that caffe.proto does not have: their effect is unknown."""
     for number in caffe_messages.unknown(options):
         if number >= low:
             refuse(path, layer, f"has a field {number} in {what}", "none but BVLC's")
@@ -190,9 +190,9 @@ def _is_source(layer: Any) -> bool:
 
 
 def _chain(path: Path, inputs: list[str], layers: list[Any]) -> Iterator[Any]:
-    """The layers between images and logits, each of which has to read what the one before wrote.
+    """The layers between images and logits; each must read the output of the one before.
 
-    Files without the names of blobs have their layers in order.
+    In files without names of blobs, layers are taken in order.
     """
     graph = any(layer.bottom or layer.top for layer in layers)
     here, ended, begun = set(inputs[:1]), set[str](), False
@@ -243,10 +243,10 @@ def _listed(names: set[str]) -> str:
 
 
 class _Reader:
-    """Layers of ours out of layers of Caffe, in order.
+    """Converts Caffe's layers to ours, in order.
 
-    Ours are called by what they do and the number of the last layer with weights, as AlexNet's
-    are: conv1, norm1, pool1, conv2, ..., fc6, drop6.
+    Ours are named by what they do and the number of the last layer with weights, as in AlexNet:
+    conv1, norm1, pool1, conv2, ..., fc6, drop6.
     """
 
     def __init__(self, path: Path) -> None:
@@ -256,9 +256,9 @@ class _Reader:
         self._names: set[str] = set()
 
     def take(self, layer: Any) -> None:
-        """Append what a layer becomes; nothing, where it changes no number."""
+        """Append a layer's counterpart; nothing if it changes no number."""
         kind = type_of(layer)
-        options = getattr(layer, _TOLD[kind], None)  # Flatten had none before 2015
+        options = getattr(layer, _TOLD[kind], None)  # Flatten had no options before 2015
         if options is not None:
             refuse_unknown(self._path, layer, options, _TOLD[kind])
         refuse_unknown(self._path, layer, layer, "the layer", _PARAMETERS_FROM)
@@ -284,7 +284,7 @@ class _Reader:
     def _pair(
         self, layer: Any, options: Any, name: str, prefix: str, usual: int
     ) -> tuple[int, ...]:
-        """An option of both directions, (vertical, horizontal), in any of its three spellings."""
+        """An option for both directions, (vertical, horizontal), in any of its three spellings."""
         given = getattr(options, name)
         both = tuple(given) if not isinstance(given, int) else (given,)
         if options.HasField(f"{prefix}_h") or options.HasField(f"{prefix}_w"):
@@ -339,7 +339,7 @@ class _Reader:
         if options.norm_region == 0:
             return LRN(self._name("norm"), size, alpha / size, beta, decimal(options.k))
         self._expect(layer, "norm_region", options.norm_region, 1)
-        return RNorm(self._name("rnorm"), size, alpha / size**2, beta, 1.0)  # there k counts not
+        return RNorm(self._name("rnorm"), size, alpha / size**2, beta, 1.0)  # Caffe ignores k there
 
     def _pooling(self, layer: Any, options: Any) -> Layer:
         if options.pool not in (0, 1):
@@ -365,7 +365,7 @@ class _Reader:
         return self._neuron("tanh", Tanh)
 
     def _neuron(self, activation: Any, kind: Any) -> Layer | None:
-        """Within the layer with weights that it directly follows, or a layer of its own."""
+        """Add a neuron to the weighted layer directly before it, else as a separate layer."""
         before = self.layers[-1] if self.layers else None
         if not isinstance(before, Conv | Linear) or before.activation is not None:
             return kind(self._name(activation))  # type: ignore[no-any-return]

@@ -1,9 +1,9 @@
-"""Those messages of Caffe's `caffe.proto` that a network is kept in, by name, number and default.
+"""The messages of Caffe's `caffe.proto` that describe a network, by name, number and default.
 
-Both forms of a layer: the present one (`layer`), and that of before 2015 (`layers`). `raw_data` is
-of NVIDIA's Caffe, which keeps half floats in it.
+Both forms of a layer: the current one (`layer`), and that from before 2015 (`layers`). `raw_data`
+is from NVIDIA's Caffe, which keeps half floats in it.
 
-Of all modules only this one imports protobuf.
+This is the only module that imports protobuf.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pyalexnet.errors import CheckpointError, PyalexnetError
 from pyalexnet.foreign import weights
 from pyalexnet.install import pip_install
 
-# Of each field: name, number, type, and its default, or None where it has none. A type in capitals
-# is a message; one in brackets is repeated.
+# For each field: name, number, type, and its default or None. A capitalised type is a message; one
+# in brackets is repeated.
 _MESSAGES: dict[str, tuple[tuple[str, int, str, str | None], ...]] = {
     "BlobShape": (("dim", 1, "[int64]", None),),
     "BlobProto": (
@@ -101,7 +101,7 @@ _MESSAGES: dict[str, tuple[tuple[str, int, str, str | None], ...]] = {
     ),
     "FlattenParameter": (("axis", 1, "int32", "1"), ("end_axis", 2, "int32", "-1")),
     "InputParameter": (("shape", 1, "[BlobShape]", None),),
-    # Before 2014 the options of the transformation stood with those of the data, as they do here.
+    # Before 2014 the options of the transformation were among those of the data, as they are here.
     "DataParameter": (
         ("scale", 2, "float", "1"),
         ("mean_file", 3, "string", None),
@@ -136,7 +136,7 @@ _MESSAGES: dict[str, tuple[tuple[str, int, str, str | None], ...]] = {
         ("input_param", 143, "InputParameter", None),
     ),
     "V1LayerParameter": (
-        ("layer", 1, "bytes", None),  # of before 2014
+        ("layer", 1, "bytes", None),  # from before 2014
         ("bottom", 2, "[string]", None),
         ("top", 3, "[string]", None),
         ("name", 4, "string", None),
@@ -200,7 +200,7 @@ def message_classes() -> dict[str, Any]:
             field.options.packed = repeated and kind != "string"
             if default is not None:
                 field.default_value = default
-    pool = descriptor_pool.DescriptorPool()  # its own: a program may have Caffe's messages, too
+    pool = descriptor_pool.DescriptorPool()  # separate: a program may have Caffe's messages, too
     pool.Add(file)
     return {
         name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}"))
@@ -212,7 +212,7 @@ def parsed(path: Path, message: Any) -> Any:
     """The message that a file holds.
 
     Raises:
-        CheckpointError: it cannot be read, or holds no such message.
+        CheckpointError: it cannot be read, or does not hold such a message.
     """
     from google.protobuf.message import DecodeError
 
@@ -224,7 +224,7 @@ def parsed(path: Path, message: Any) -> Any:
 
 
 def unknown(message: Any) -> tuple[int, ...]:
-    """Numbers of the fields in a message that the messages above do not have."""
+    """Numbers of a message's fields that are not defined above."""
     from google.protobuf.unknown_fields import UnknownFieldSet
 
     return tuple(field.field_number for field in UnknownFieldSet(message))

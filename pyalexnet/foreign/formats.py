@@ -1,4 +1,4 @@
-"""What a file of weights is, by its first bytes; its name says little (`model_best.pth.tar`)."""
+"""The format of a file of weights, by its first bytes; names say little (`model_best.pth.tar`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyalexnet.errors import CheckpointError
 Format: TypeAlias = Literal["safetensors", "torch", "caffe"]
 
 HEAD = 512
-"""Bytes that tell."""
+"""First bytes that are examined."""
 
 _OTHERS = (
     (
@@ -29,13 +29,13 @@ _OTHERS = (
     (0, b"\x93NUMPY", "a NumPy array", "all of a network's"),
     (0, b"version https://git-lfs", "a pointer of Git LFS", "the file it points to (git lfs pull)"),
 )
-"""Where which bytes stand in what else is about, and what was expected instead."""
+"""Bytes of other common formats, where they stand, and what was expected instead."""
 
 _ONNX = b"\x08"
-"""Tag of ir_version, with which an ONNX model begins, and of the old num of a mean image."""
+"""First byte of an ONNX model (tag of ir_version), and of a mean image with the old `num`."""
 
 _BLOB = b"\x2a\x3a"
-"""Tags with which a BlobProto begins otherwise: data, shape."""
+"""Other first bytes of a BlobProto: tags of data and shape."""
 
 _NET = b"\x0a\x12\x1a\x20\x22\x28\x32\x38\x42\xa2"
 """Tags of a NetParameter's fields."""
@@ -45,7 +45,7 @@ def of(path: Path, head: bytes) -> Format:
     """The format of a file that begins with `head`.
 
     Raises:
-        CheckpointError: it is none that can be read; the sentence says what it is.
+        CheckpointError: it is not a format that can be read; the sentence says what it is.
     """
     if not head:
         raise CheckpointError(f"{shown(path)}: is empty; a file of weights was expected.")
@@ -75,7 +75,7 @@ def of(path: Path, head: bytes) -> Format:
 
 
 def _is_text(head: bytes) -> bool:
-    text = head.decode("utf-8", "ignore")  # the end may be in the middle of a character
+    text = head.decode("utf-8", "ignore")  # the end may split a character
     whole = len(text.encode()) > len(head) - 4
     return whole and all(letter.isprintable() or letter in "\t\r\n" for letter in text)
 

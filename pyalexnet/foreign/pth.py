@@ -1,11 +1,11 @@
-"""Files of PyTorch: their tensors, and nothing that they would run.
+"""PyTorch's files: their tensors, without running any of their code.
 
-A .pth is a pickle, and what a training script puts beside the tensors, such as the
-argparse.Namespace of its options, is pickled as calls of classes. PyTorch's `weights_only` refuses
-those that it does not know. Here each of them becomes a stand-in that does nothing but keep its
-attributes, so that neither the file's code runs nor that of the class which it names.
+A .pth is a pickle, and objects that a training script puts beside the tensors, such as the
+argparse.Namespace of its options, are pickled as calls of classes. PyTorch's `weights_only` refuses
+classes that it does not know. Here each becomes a stand-in that only keeps its attributes, so that
+neither the file's code runs nor that of the class it names.
 
-Of all modules only this one imports torch.
+This is the only module that imports torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from pyalexnet.foreign import weights
 from pyalexnet.foreign.weights import Floats, Tensor
 
 _TORCH = (2, 10)
-"""Before it, weights_only did not keep a hostile file from the heap (CVE-2026-24747)."""
+"""Before this version, a hostile file could corrupt the heap despite weights_only
+(CVE-2026-24747)."""
 
 _TO_CONVERT = (
     'python -c "import sys, torch, safetensors.torch as s; s.save_file(torch.load(sys.argv[1], '
@@ -37,22 +38,22 @@ _TO_CONVERT = (
 )
 
 _PICKLES = 4
-"""Of the format of before 2020, those that come before the tensors."""
+"""Pickles before the tensors in the format from before 2020."""
 
 _TABLES = re.compile("dict|cfgnode|munch|box", re.IGNORECASE)
-"""Names of classes that are dicts: defaultdict, AttributeDict, yacs' CfgNode ..."""
+"""Matches names of dict classes: defaultdict, AttributeDict, yacs' CfgNode ..."""
 
 _LISTS = ("collections.deque",)
-"""Classes of which a pickle appends to what they make, as PyTorch does to plain lists alone."""
+"""List classes: pickles append to their instances, which PyTorch allows for plain lists only."""
 
 _DEEPEST = 8
-"""Tables in tables that are looked into."""
+"""Deepest nesting of tables that is searched."""
 
 
 class Opaque:
-    """Stands for an object of another program, of which nothing is known but what it was made of.
+    """Stands for an object of another program; it keeps only the attributes.
 
-    told: its attributes, where it has any.
+    told: its attributes, if it has any.
     """
 
     told: Mapping[str, Any]
@@ -81,25 +82,25 @@ class _List:
 
 
 def read(path: Path, raw: bytes) -> Any:
-    """What is in a .pth: tables by name, `Tensor`, `Opaque`, and plain values.
+    """The contents of a .pth: tables by name, `Tensor`, `Opaque`, and plain values.
 
     Raises:
         CheckpointError: the file is damaged, or PyTorch refuses it; the sentence says why.
-        ArgumentError: there is no PyTorch that reads one safely.
+        ArgumentError: no PyTorch is installed that reads one safely.
     """
     torch = _torch(path)
     stand_ins = [(_stand_in(name), name) for name in sorted(_names(path, raw))]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
-            warnings.simplefilter("ignore")  # of protocols other than PyTorch's own
+            warnings.simplefilter("ignore")  # about protocols other than PyTorch's own
             found = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except Exception as error:  # its readers raise whatever the bytes lead to
+    except Exception as error:  # its readers can raise anything
         raise CheckpointError(f"{shown(path)}: PyTorch refused it: {_reason(error)}") from error
     return _plain(torch, found, _DEEPEST, set())
 
 
 def _reason(error: Exception) -> str:
-    """What PyTorch says, without its advice on how to be less safe."""
+    """PyTorch's message, without its advice on how to be less safe."""
     said = str(error).rpartition("WeightsUnpickler error:")[2]
     advice = ("Weights only load failed", "Check the documentation")
     paragraphs = [" ".join(one.split()) for one in said.split("\n\n")]
@@ -126,7 +127,7 @@ def _torch(path: Path) -> Any:
 
 
 def _names(path: Path, raw: bytes) -> set[str]:
-    """The classes and functions that a file's pickles name, as PyTorch calls them."""
+    """The classes and functions named in a file's pickles, by PyTorch's names."""
     names: set[str] = set()
     for pickle in _pickles(path, raw):
         try:
@@ -134,24 +135,24 @@ def _names(path: Path, raw: bytes) -> set[str]:
                 if opcode.name == "GLOBAL":
                     module, _, name = str(argument).rpartition(" ")
                     names.add(".".join(_in_python_3(module, name)))
-        except Exception:  # damaged, which PyTorch is to say
+        except Exception:  # damaged, which PyTorch reports
             break
     return names
 
 
 def _in_python_3(module: str, name: str) -> tuple[str, str]:
-    """What protocol 2 writes as Python 2 called it: `__builtin__.long` is `builtins.int`."""
+    """Python 3's names for those of protocol 2: `__builtin__.long` is `builtins.int`."""
     if (module, name) in NAME_MAPPING:
         return NAME_MAPPING[module, name]
     return IMPORT_MAPPING.get(module, module), name
 
 
 def _pickles(path: Path, raw: bytes) -> list[io.BytesIO]:
-    """The pickles of a file, or one that has several behind each other as often as it has."""
+    """The pickles of a file; a file with several in sequence is returned once for each."""
     stream = io.BytesIO(raw)
     try:
         archive = zipfile.ZipFile(stream)
-    except Exception:  # the format of before 2020, or damaged, which PyTorch says
+    except Exception:  # the format from before 2020, or damaged, which PyTorch reports
         stream.seek(0)
         return [stream] * _PICKLES
     with archive:
@@ -159,7 +160,7 @@ def _pickles(path: Path, raw: bytes) -> list[io.BytesIO]:
         _check_members(path, members)
         try:
             return [io.BytesIO(archive.read(one)) for one in members if _is_pickle(one)]
-        except Exception:  # damaged, which PyTorch is to say
+        except Exception:  # damaged, which PyTorch reports
             return []
 
 
@@ -168,7 +169,7 @@ def _is_pickle(member: zipfile.ZipInfo) -> bool:
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """A .pth is a zip of plain members; one that unfolds into more memory is none."""
+    """Refuse a zip that is not a .pth of plain members; others could unpack to more memory."""
     if any("/code/" in member.filename for member in members):
         raise CheckpointError(
             f"{shown(path)}: is a program of TorchScript, which is not run; a state dict was "
@@ -189,17 +190,17 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
 
 
 def _stand_in(name: str) -> Any:
-    """A class that does nothing, for the one of that name."""
+    """An inert class in place of the one of that name."""
     if name in _LISTS:
         return _List
     if _TABLES.search(name.rpartition(".")[2]):
         return _Table
-    # Of that module a class is called by nothing but its name.
+    # Classes of the module builtins are printed by their bare names.
     return type(weights.printable(name), (Opaque,), {"__module__": "builtins"})
 
 
 def _plain(torch: Any, value: Any, deepest: int, seen: set[int]) -> Any:
-    """Tables by name, each once, and tensors as `Tensor`; what else there is stays."""
+    """Tables by name, each once, and tensors as `Tensor`; other values are unchanged."""
     if isinstance(value, torch.Tensor):
         return _tensor(torch, value)
     if isinstance(value, Opaque):

@@ -1,10 +1,10 @@
-"""The state dict in a training script's checkpoint: under which name, and behind which prefix.
+"""Finding the state dict in a training script's checkpoint: its name, and its prefix.
 
-What the scripts write (PyTorch's ImageNet example, torchvision's references, timm, Lightning,
-NVIDIA's and OpenMMLab's): the state dict alone, or beside an optimizer's in a table, under
-`state_dict`, `model` or a name of their own, and perhaps a second one of averaged weights; and each
-name behind what the module lies in, `module.` of DataParallel, `_orig_mod.` of torch.compile,
-`model.`, `backbone.`. A state dict is known here by the names of its parameters alone.
+The scripts (PyTorch's ImageNet example, torchvision's references, timm, Lightning, NVIDIA's and
+OpenMMLab's) write the state dict alone, or beside an optimizer's in a table, under `state_dict`,
+`model` or their own name, perhaps with a second one of averaged weights; and each name may have the
+prefix of a wrapping module: `module.` of DataParallel, `_orig_mod.` of torch.compile, `model.`,
+`backbone.`. A state dict is recognised here only by the names of its parameters.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from pyalexnet.errors import ArgumentError, CheckpointError
 from pyalexnet.foreign.weights import Tensor
 
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Modules that hold another and do what it does."""
+"""Modules that wrap another and behave like it."""
 
 _COUNTERS = ("n_averaged",)
-"""Tensors that stand beside the parameters, and are none: of torch.optim.swa_utils."""
+"""Tensors beside the parameters that are not parameters: from torch.optim.swa_utils."""
 
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|shadow|teacher)([._]|$)")
 
 _OPTIMIZERS = re.compile(r"optim|^opt$|momentum|exp_avg|^grad", re.IGNORECASE)
-"""Tables whose tensors have the parameters' names, and are none."""
+"""Matches tables whose tensors have parameters' names but are not parameters."""
 
 _ITSELF = "the file itself"
 
 
 @dataclass
 class _Candidate:
-    """A state dict: `table` has it under `names`, the file's names by the parameters'."""
+    """A state dict: `table` holds it, and `names` maps the parameters' names to the file's."""
 
     table: Mapping[str, Any]
     names: dict[str, str] = field(default_factory=dict)
@@ -49,12 +49,12 @@ def chosen(
 
     Args:
         path: of the file, for messages.
-        found: tables of `Tensor` and whatever else, or something else altogether.
-        wanted: names of the parameters of the network that is looked for.
-        which: name of the state dict; None: the only one, or the first that is no average.
+        found: tables of `Tensor` and other values, or anything else.
+        wanted: names of the parameters of the network to find.
+        which: name of the state dict; None: the only one, or the first that is not an average.
 
     Raises:
-        CheckpointError: there is none, or a tensor in it is no parameter or not of floats.
+        CheckpointError: there is none, or a tensor in it is not a parameter or not of floats.
         ArgumentError: there is none of the name `which`.
     """
     candidates = {
@@ -72,7 +72,7 @@ def chosen(
 
 
 def _tables(found: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every table that has tensors, with the dotted name of its place."""
+    """Every table that has tensors, with its dotted name."""
     if not isinstance(found, Mapping):
         return
     if any(isinstance(value, Tensor) for value in found.values()):
@@ -85,7 +85,7 @@ def _tables(found: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _candidates(
     path: Path, where: str, table: Mapping[str, Any], wanted: Collection[str]
 ) -> Iterator[tuple[str, _Candidate]]:
-    """State dicts in a table, which may have several behind prefixes, by their dotted names."""
+    """State dicts in a table, which may have several with prefixes, by their dotted names."""
     own: dict[str, _Candidate] = {}
     rest: list[tuple[str, str]] = []
     for name, value in table.items():
@@ -140,7 +140,7 @@ def _parameters(path: Path, candidate: _Candidate) -> dict[str, Tensor]:
 
 
 def _without(found: Any, wanted: Collection[str]) -> str:
-    """What is in a file that has no state dict of the network."""
+    """The contents of a file that has no state dict of the network, in words."""
     if not isinstance(found, Mapping):
         return (
             f"holds a {type(found).__name__}; a state dict was expected, as "

@@ -1,7 +1,7 @@
-"""torchvision's AlexNet, the single tower of "One weird trick": its state dict, to and fro.
+"""torchvision's AlexNet, the single tower of "One weird trick": reading and writing its state dict.
 
 torchvision feeds its network (pixel / 255 - mean) / std, with a mean and a deviation for each
-channel. Preset `owt` feeds (pixel - 255 mean) * factor, with one factor, so what is left of the
+channel. Preset `owt` feeds (pixel - 255 mean) * factor, with one factor, so the rest of the
 deviations goes into the filters of conv1.
 """
 
@@ -29,7 +29,7 @@ from pyalexnet.net import NetSpec
 from pyalexnet.trained import Trained
 
 NET_ARGS: dict[str, Any] = {"preset": "owt"}
-"""What `nets.alexnet` makes the network of, beside the number of classes."""
+"""Arguments with which `nets.alexnet` makes the network, besides the number of classes."""
 
 _LAYERS = {
     "conv1": "features.0",
@@ -56,7 +56,7 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": BFLOAT16,
 }
-"""Floats of safetensors."""
+"""Float types of safetensors."""
 
 _ARCHITECTURES = ("arch", "architecture", "model_name", "model")
 """Names under which scripts say which network they trained."""
@@ -65,10 +65,10 @@ _OPTIONS = ("args", "hyper_parameters", "hparams", "opt", "cfg", "config")
 """Names under which they keep their options."""
 
 _CLASSES = ("class_names", "classes", "CLASSES")
-"""Names under which they list the classes in the order of the outputs; class_to_idx has numbers."""
+"""Names under which they list the classes in output order; class_to_idx maps names to numbers."""
 
 _SIZES = {"val_resize_size": 256, "val_crop_size": 224}
-"""Of torchvision's references: the shorter side of an image, and that of what is cut out of it."""
+"""Defaults of torchvision's references: the shorter side of an image, and the side of the crop."""
 
 
 def read(path: Path, state_dict: str | None = None) -> Found:
@@ -76,11 +76,11 @@ def read(path: Path, state_dict: str | None = None) -> Found:
 
     Args:
         path: of the file.
-        state_dict: which of its state dicts, if it has several, as of averaged weights.
+        state_dict: which of its state dicts, if it has several, such as averaged weights.
 
     Raises:
         CheckpointError: the file is damaged, or holds something else.
-        ArgumentError: it is a .pth, and there is no PyTorch that reads one safely; or it has no
+        ArgumentError: it is a .pth, and no PyTorch is installed that reads one safely; or it has no
             such state dict.
     """
     found = _opened(path)
@@ -108,10 +108,10 @@ def write(trained: Trained, path: Path) -> str:
     """Write a network of preset `owt` as torchvision's state dict, a .safetensors.
 
     Returns:
-        The transform that its pixels, 0 to 1, need; its numbers are in the file's metadata too.
+        The transform needed for its pixels, 0 to 1; its numbers are in the file's metadata too.
 
     Raises:
-        ArgumentError: torchvision's AlexNet cannot do what the network does, or sees other pixels.
+        ArgumentError: torchvision's AlexNet cannot compute this network, or sees other pixels.
         RunError: the file cannot be written.
     """
     spec = trained.net.spec
@@ -141,9 +141,9 @@ def write(trained: Trained, path: Path) -> str:
 
 
 def _class_ids(path: Path, found: Any, count: int) -> Classes | None:
-    """What `write` said that the classes are called; None of a file that another program wrote."""
+    """The classes recorded by `write`; None for a file written by another program."""
     about = _table(found.get("args")) if isinstance(found, Mapping) else {}
-    if not isinstance(about.get("class_ids"), str):  # or an option of a script that is called so
+    if not isinstance(about.get("class_ids"), str):  # e.g. a script's option of that name
         return None
     try:
         classes = Classes.read(about)
@@ -159,7 +159,7 @@ def _class_ids(path: Path, found: Any, count: int) -> Classes | None:
 
 
 def _named_classes(found: Any, count: int) -> tuple[Classes | None, tuple[str, ...]]:
-    """What a training script said that the classes are called, and a note where that cannot be."""
+    """The classes according to a training script, and a note if they cannot be right."""
     holders = (*_OPTIONS, "meta", "dataset_meta")
     tables = [_table(found), *(_table(_table(found).get(name)) for name in holders)]
     left: dict[str, None] = {}
@@ -175,7 +175,7 @@ def _named_classes(found: Any, count: int) -> tuple[Classes | None, tuple[str, .
 
 
 def _lists_of_classes(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Names in the order of the outputs, and where they are; none where their numbers have gaps."""
+    """Lists of names in output order, and where they are; none if their numbers have gaps."""
     numbers = table.get("class_to_idx")
     if isinstance(numbers, Mapping) and numbers:
         by_number = {number: name for name, number in numbers.items() if type(number) is int}
@@ -219,7 +219,7 @@ def _floats(tensor: Tensor) -> Floats:
 
 
 def _opened(path: Path) -> Any:
-    """Tables by name, `Tensor`, and whatever else is in the file."""
+    """Tables by name, `Tensor`, and other values in the file."""
     raw = weights.read(path)
     form = formats.of(path, raw[: formats.HEAD])
     if form == "caffe":
@@ -230,13 +230,13 @@ def _opened(path: Path) -> Any:
 
 
 def _safetensors(path: Path, raw: bytes) -> dict[str, Any]:
-    """The tensors, and as `args` what the file says of itself."""
+    """The tensors, and the file's metadata as `args`."""
     import safetensors
 
     deserialize: Any = safetensors.deserialize
     try:
         found = dict(deserialize(raw))
-    except Exception as error:  # SafetensorError, and whatever else comes of the bytes
+    except Exception as error:  # SafetensorError, or anything else that bad bytes cause
         raise CheckpointError(f"{shown(path)}: is no sound safetensors file ({error}).") from error
     if _NAMES.keys() <= found.keys():
         raise CheckpointError(
@@ -267,12 +267,12 @@ def _tensor(value: Mapping[str, Any]) -> Tensor:
 
 
 def _notes(path: Path, found: Any) -> Iterator[str]:
-    """Notes on what a training script's options say; another network is refused by its name."""
+    """Notes on a training script's options; another network is refused by its name."""
     if not isinstance(found, Mapping):
         return
     options = [_table(found.get(name)) for name in _OPTIONS]
     for where, table in [("it", found), *zip(_OPTIONS, options, strict=True)]:
-        # Elsewhere than in these two, a model may be called as its author likes.
+        # Elsewhere than in these two, a model's name is up to its author.
         for name in _ARCHITECTURES if where in ("it", "args") else _ARCHITECTURES[:2]:
             said = table.get(name)
             if isinstance(said, str) and "alexnet" not in said.lower():
@@ -291,7 +291,7 @@ def _notes(path: Path, found: Any) -> Iterator[str]:
 
 
 def _statistics(path: Path, found: Any) -> tuple[_Colours, _Colours]:
-    """Mean and deviation of each channel, of pixels from 0 to 1: as timm's options have them."""
+    """Mean and deviation of each channel, for pixels from 0 to 1, as in timm's options."""
     table = _table(found.get("args")) if isinstance(found, Mapping) else {}
     values = []
     for name, usual in (("mean", _MEAN), ("std", _STD)):
@@ -299,7 +299,7 @@ def _statistics(path: Path, found: Any) -> tuple[_Colours, _Colours]:
         if said is None:
             values.append(usual)
             continue
-        if isinstance(said, str):  # as the metadata of a .safetensors are
+        if isinstance(said, str):  # as in the metadata of a .safetensors
             with contextlib.suppress(ValueError):
                 said = json.loads(said)
         numbers = isinstance(said, list | tuple) and all(type(one) in (int, float) for one in said)
@@ -314,6 +314,6 @@ def _statistics(path: Path, found: Any) -> tuple[_Colours, _Colours]:
 
 
 def _table(value: Any) -> Mapping[str, Any]:
-    """What an option's holder has by name, be it a table or an object."""
+    """The options by name, whether held in a table or an object."""
     told = value.told if isinstance(value, Opaque) else value
     return told if isinstance(told, Mapping) else {}

@@ -1,4 +1,4 @@
-"""An AlexNet's parameters as other programs keep them, and the way from there to ours and back.
+"""An AlexNet's parameters in other programs' layout, and conversion to ours and back.
 
 They put the channels first: filters are (K, C / groups, R, S), and the columns of a linear layer
 that reads maps run over (C, H, W). Ours are KRSC and (H, W, C).
@@ -28,20 +28,20 @@ Floats = npt.NDArray[np.float32]
 Arrays = dict[str, Floats]
 
 LARGEST = 2**30
-"""Bytes that are still read: four times the full network. A file that is larger is none of it."""
+"""Largest file that is read, in bytes: four times the full network."""
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a file of another program holds, in our terms.
+    """The contents of another program's file, in our terms.
 
     Attributes:
-        spec: the network that the parameters are of.
-        net_args: arguments of `nets.alexnet`, beside the number of classes, that make it.
-        params: by our names, of our shapes.
+        spec: the network of the parameters.
+        net_args: arguments of `nets.alexnet`, besides the number of classes, that make it.
+        params: by our names, in our shapes.
         mean: (Hs, Ws, 3) float32, RGB, grey levels: what that program subtracts.
         notes: sentences on what the file left open.
-        classes: what the file says that its classes are called; None: it says nothing.
+        classes: according to the file; None: it does not say.
     """
 
     spec: NetSpec
@@ -58,8 +58,8 @@ class Tensor:
 
     Attributes:
         shape: its axes.
-        kind: its type as that program calls it, for messages.
-        floats: makes a float32 array of it; None: it has no floats.
+        kind: that program's name of its type, for messages.
+        floats: makes a float32 array of it; None: it does not hold floats.
     """
 
     shape: Shape
@@ -68,10 +68,10 @@ class Tensor:
 
 
 def read(path: Path, most: int | None = None) -> bytes:
-    """A file's bytes, `most` of its first.
+    """A file's bytes, or only the first `most`.
 
     Raises:
-        CheckpointError: it is no regular file, cannot be read, or is larger than `LARGEST`.
+        CheckpointError: it is not a regular file, cannot be read, or is larger than `LARGEST`.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -90,13 +90,13 @@ def read(path: Path, most: int | None = None) -> bytes:
 
 
 def printable(said: str | bytes) -> str:
-    """What a file says, for a terminal: short, and without control codes."""
+    """A file's text for a terminal: shortened, and without control codes."""
     text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
     return "".join(letter if letter.isprintable() else "?" for letter in text[:100])
 
 
 def foreign_shapes(spec: NetSpec) -> dict[str, Shape]:
-    """The shapes that other programs give the parameters of `spec`, by our names."""
+    """The shapes of the parameters of `spec` in other programs, by our names."""
     shapes: dict[str, Shape] = {}
     for layer, in_shape, _ in spec.walk():
         for name, shape in layer.param_shapes(in_shape).items():
@@ -105,7 +105,7 @@ def foreign_shapes(spec: NetSpec) -> dict[str, Shape]:
 
 
 def check(path: Path, found: Mapping[str, Shape], spec: NetSpec, names: Mapping[str, str]) -> None:
-    """Refuse shapes that are not those of `spec`, before anything is made of them.
+    """Refuse shapes that are not those of `spec`, before anything is allocated for them.
 
     found: by the file's names. names: the file's names by ours.
 
@@ -129,7 +129,7 @@ def check(path: Path, found: Mapping[str, Shape], spec: NetSpec, names: Mapping[
 
 
 def ours(path: Path, spec: NetSpec, params: Mapping[str, npt.NDArray[Any]]) -> Arrays:
-    """Parameters by our names in another program's order of axes, brought to ours, in float32.
+    """Parameters by our names, converted from another program's axis order to ours, in float32.
 
     Raises:
         CheckpointError: a number is not finite.
@@ -150,7 +150,7 @@ def ours(path: Path, spec: NetSpec, params: Mapping[str, npt.NDArray[Any]]) -> A
 
 
 def theirs(spec: NetSpec, params: Mapping[str, Floats]) -> Arrays:
-    """Our parameters in the order of axes of other programs; the inverse of `ours`."""
+    """Our parameters in the axis order of other programs; the inverse of `ours`."""
     new: Arrays = {}
     for layer, in_shape, _ in spec.walk():
         for name in layer.param_shapes(in_shape):

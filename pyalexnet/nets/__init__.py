@@ -1,4 +1,4 @@
-"""The networks by name, one a file, each with the recipe that trains it."""
+"""The networks by name, one per file, each with the recipe that trains it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def names() -> tuple[str, ...]:
 def get(name: str) -> Callable[..., NetSpec]:
     """The function that makes the network `name`; all of them take `classes` and `input_shape`.
 
-    `imported`, which nobody chooses, is what a network of another program is kept as.
+    `imported`, which users do not choose, holds networks of other programs.
     """
     if name == "imported":
         return imported

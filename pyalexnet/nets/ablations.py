@@ -1,7 +1,7 @@
-"""What a user may change in AlexNet beside its preset: the paper's experiments, and the source's.
+"""Changes to AlexNet besides its preset: the experiments of the paper and of the 2012 program.
 
-Each function takes a preset and gives the changed one; a value that fits no experiment is refused.
-#148 and the like are the runs of the 2012 program, by their files `layer-params-148.cfg`.
+Each function takes a preset and returns the changed one; a value that fits no experiment is
+refused. #148 and the like are runs of the 2012 program, by their files `layer-params-148.cfg`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ READERS = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 
 def dropping(preset: Preset, probability: float | None) -> Preset:
-    """Another probability of dropping; 0 takes dropout away."""
+    """Another probability of dropping; 0 removes dropout."""
     if probability is None:
         return preset
     real("alexnet", "dropout", probability, low=0, high=1)
@@ -36,12 +36,12 @@ def of_neuron(preset: Preset, activation: str) -> Preset:
 
 
 def normed(preset: Preset, lrn: bool | str | Sequence[str] | None, per_tower: bool) -> Preset:
-    """Response norms behind conv1 and conv2, behind one of them, or none.
+    """Response norms after conv1 and conv2, after one of them, or none.
 
-    rnorm2 goes with norm2 where the preset has it: the paper's "without response normalisation" was
-    measured without all three (#148 of the source). Named itself, it stands without norm2 too.
+    rnorm2 comes with norm2 if the preset has it: the paper's "without response normalisation" was
+    measured without all three (#148 of the source). Named explicitly, it is kept without norm2 too.
 
-    per_tower: windows end at a tower's edge, as they have to where each tower has its own device.
+    per_tower: windows end at a tower's edge, as they must if each tower has its own device.
     """
     if per_tower:
         preset = dataclasses.replace(preset, lrn_per_tower=True)
@@ -58,10 +58,10 @@ def normed(preset: Preset, lrn: bool | str | Sequence[str] | None, per_tower: bo
 
 
 def pooled(preset: Preset, pooling: str) -> Preset:
-    """Overlapping pools, 3 wide and 2 apart, or those of section 3.4 that do not overlap.
+    """Overlapping pools, 3 wide and 2 apart, or the non-overlapping ones of section 3.4.
 
-    With the latter #147 of the source padded conv2 by 1 and conv5 by 0, so that conv3 and fc6 see
-    maps of the same size as ever.
+    For the latter #147 of the source padded conv2 by 1 and conv5 by 0, so that conv3 and fc6 see
+    maps of unchanged size.
     """
     if pooling == "3/2":
         return preset
@@ -73,7 +73,7 @@ def pooled(preset: Preset, pooling: str) -> Preset:
 def shortened(preset: Preset, without: str | Sequence[str]) -> Preset:
     """Middle layers left out, with their neuron and dropout (paper, section 7).
 
-    What follows reads what came before. rnorm2, the norm that the paper does not mention, can be
+    The layer after reads the layer before. rnorm2, the norm that the paper does not mention, can be
     left out too.
     """
     return dataclasses.replace(preset, without=_names("without", without, (*MIDDLE, "rnorm2")))
@@ -82,8 +82,8 @@ def shortened(preset: Preset, without: str | Sequence[str]) -> Preset:
 def exchanging(preset: Preset, exchange: str | Sequence[str] | None, one_tower: bool) -> Preset:
     """Which layers read both towers; fc8 always does.
 
-    Where it alone does, conv2 has 5/4 of the maps and fc6 twice the units, as #150 of the source
-    had: that makes up for the weights of conv3, fc6 and fc7 that are gone.
+    If only fc8 does, conv2 has 5/4 of the maps and fc6 twice the units, as in #150 of the source,
+    to make up for the missing weights of conv3, fc6 and fc7.
     """
     if exchange is None:
         return preset

@@ -1,4 +1,4 @@
-"""AlexNet: the network of the paper's section 3.5, and what others made of it (`presets`)."""
+"""AlexNet: the network of the paper's section 3.5, and others' versions of it (`presets`)."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def alexnet(
 ) -> NetSpec:
     """Five convolutions and three linear layers, 60,965,224 parameters.
 
-    preset: whose conventions; they hold wherever None is given. width: of all layers but the last,
-    times the original's. dropout: probability of dropping. one_tower: the half-width net of section
-    3.2. input_shape: (H, W, C). The rest are experiments, which `ablations` describes: activation
-    (relu, tanh), lrn (all, none or the names of those that stay), pooling (3/2, 2/2), without
-    (middle layers to leave out), exchange (layers that read both towers), towers_norm (norms end at
-    a tower's edge).
+    preset: whose conventions; they apply to all arguments that are None. width: of all layers but
+    the last, times the original's. dropout: probability of dropping. one_tower: the half-width net
+    of section 3.2. input_shape: (H, W, C). The rest are experiments, described in `ablations`:
+    activation (relu, tanh), lrn (all, none or the names of those to keep), pooling (3/2, 2/2),
+    without (middle layers to leave out), exchange (layers that read both towers), towers_norm
+    (norms end at a tower's edge).
     """
     p = ablations.dropping(presets.get(preset), dropout)
     p = ablations.of_neuron(p, activation)

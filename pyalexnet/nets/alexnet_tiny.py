@@ -1,4 +1,4 @@
-"""A small AlexNet for images of 28 to 32 pixels, with every part of the paper.
+"""A small AlexNet for images of 28 to 32 pixels, with every part of the paper's network.
 
 The default network: it learns on two CPU cores in minutes.
 """
@@ -16,8 +16,9 @@ def alexnet_tiny(
 ) -> NetSpec:
     """Four convolutions and two linear layers, for colour or greyscale images.
 
-    Where the paper's biases of 1 keep ReLUs alive, weights here start with the deviation that
-    keeps the signal's size, sqrt(2 / inputs). alpha is large, so that norms act on values near 1.
+    Instead of the paper's biases of 1, which keep ReLUs alive, weights here start with the
+    deviation that preserves the signal's size, sqrt(2 / inputs). alpha is large, so that norms act
+    on values near 1.
     """
     layers = (
         Conv("conv1", 32, 5, pad=2, activation="relu", std=0.003),
@@ -38,7 +39,7 @@ def alexnet_tiny(
         batch_size=64,
         momentum=0.9,
         rate=Rate(lr_w=0.03, lr_b=0.03, decay_w=5e-4),
-        # Pixels are a hundred times larger than what the other layers read, and a step's effect
+        # Pixels are a hundred times larger than the inputs of other layers, and a step's effect
         # grows with their square.
         rates={"conv1": Rate(lr_w=1e-5, lr_b=0.03, decay_w=5e-4)},
         schedule=Steps(((0, 0.2), (0.6, 1), (3.75, 0.5), (6, 0.2), (7.8, 0.05))),

@@ -13,7 +13,7 @@ from pyalexnet.schedule import Steps
 
 
 def cifar_18pct(classes: int = 10, input_shape: tuple[int, int, int] = (32, 32, 3)) -> NetSpec:
-    """The network with 19 % and a response norm behind pool1 and pool2, 89,578 parameters."""
+    """The network with 19 %, plus a response norm after pool1 and pool2, 89,578 parameters."""
     layers = (
         Conv("conv1", 32, 5, pad=2, std=0.0001),
         MaxPool("pool1", 3, 2),

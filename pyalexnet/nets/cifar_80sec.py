@@ -1,7 +1,7 @@
 """cuda-convnet's 80-second CIFAR-10 network: 26 % error then, on one GTX 580.
 
 Source: `example-layers/layers-80sec.cfg` and `layer-params-80sec.cfg`, whose comment gives the
-division by 10 after 8 epochs. Ten epochs in all are Caffe's number for the net (`cifar10_quick`).
+division by 10 after 8 epochs. The total of ten epochs is Caffe's for this net (`cifar10_quick`).
 """
 
 from __future__ import annotations

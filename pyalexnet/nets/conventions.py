@@ -1,7 +1,7 @@
-"""The conventions in which the presets of AlexNet may differ, in words, and where each one stands.
+"""The conventions in which the presets of AlexNet may differ, in words, and where each is defined.
 
-File names without more are those of the 2012 program that the Computer History Museum released;
-Caffe's and torchvision's are theirs. Sections are the paper's.
+File names are those of the 2012 program that the Computer History Museum released, or of Caffe and
+torchvision for their presets. Sections are the paper's.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ _OWT_RECIPE = "torchvision references/classification"
 
 @dataclass(frozen=True)
 class Convention:
-    """One of them.
+    """One convention.
 
-    name: in words. fields: those of a `Preset` that it covers, dotted below `recipe`. value: what a
-    preset has. where: for each preset the paper's section or the original's file and line.
+    name: in words. fields: those of a `Preset` that it covers, dotted below `recipe`. value: a
+    preset's value, in words. where: for each preset the paper's section or the original's file and
+    line.
     """
 
     name: str
@@ -47,7 +48,7 @@ def differences(first: str, second: str) -> tuple[Convention, ...]:
 
 
 def conventions() -> tuple[Convention, ...]:
-    """All of them, from pixels to loss and then the training."""
+    """All conventions, from pixels to loss, then the training's."""
     return (*_of_pixels(), *_of_layers(), *_of_start(), *_of_training())
 
 
@@ -290,7 +291,7 @@ def _of_training() -> tuple[Convention, ...]:
 
 
 def _where(source: str, paper: str, caffe: str, owt: str) -> dict[str, str]:
-    """Where the presets have it from; for `paper` the section."""
+    """Where each preset's value comes from; for `paper` the section."""
     sections = f"section{'s' if ', ' in paper or ' to ' in paper else ''} {paper}"
     return {"source": source, "paper": sections, "caffe": caffe, "owt": owt}
 
@@ -299,7 +300,7 @@ def _where(source: str, paper: str, caffe: str, owt: str) -> dict[str, str]:
 
 
 def _augment(words: Callable[[Augment], str]) -> Callable[[Preset], str]:
-    """What is said of the augmentation, if there is one."""
+    """`words` of the augmentation, or "none" without one."""
 
     def value(preset: Preset) -> str:
         augment = preset.recipe.augment
@@ -309,7 +310,7 @@ def _augment(words: Callable[[Augment], str]) -> Callable[[Preset], str]:
 
 
 def _lrn(words: Callable[[Preset], str]) -> Callable[[Preset], str]:
-    """What is said of the norms across channels, if there are any."""
+    """`words` of the preset, or "none" without norms across channels."""
 
     def value(preset: Preset) -> str:
         return words(preset) if {"norm1", "norm2"} & set(preset.norms) else "none"

@@ -1,8 +1,8 @@
-"""A network of another program that is none of ours: its layers, written out in the run.
+"""A network of another program that matches none of ours: its layers, written out in the run.
 
-A layer is a table of plain values, as JSON and TOML have them: its `kind`, the name of its class,
-and those of its options that are not as usual, such as {"kind": "LRN", "name": "norm1", "size": 3,
-"alpha": 1e-5, "beta": 0.5, "k": 2.0}.
+A layer is a table of plain values, for JSON and TOML: its `kind`, the name of its class, and its
+options that differ from the defaults, such as {"kind": "LRN", "name": "norm1", "size": 3, "alpha":
+1e-5, "beta": 0.5, "k": 2.0}.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def imported(
     crop: int = 227,
     layers: Sequence[Mapping[str, Any]] = (),
 ) -> NetSpec:
-    """The network of these layers; a last linear one has `classes` outputs.
+    """The network of these layers; if the last is linear, it has `classes` outputs.
 
-    It trains as BVLC's reference model did. crop: height and width of the input where input_shape
-    (H, W, C) does not say.
+    It trains as BVLC's reference model did. crop: height and width of the input if there is no
+    input_shape (H, W, C).
 
     Raises:
-        ArgumentError: a table is none of a layer, or they do not fit each other.
+        ArgumentError: a table does not describe a layer, or layers do not fit each other.
     """
     found = [_layer(table) for table in layers]
     if found and isinstance(found[-1], Linear):
@@ -61,7 +61,7 @@ def imported(
 
 
 def tables(layers: Iterable[Layer]) -> list[dict[str, Any]]:
-    """What `imported` makes the layers of."""
+    """Tables from which `imported` makes these layers."""
     return [_table(layer) for layer in layers]
 
 

@@ -1,11 +1,11 @@
-"""What the published AlexNets disagree on; `alexnet` builds any of them from its `Preset`.
+"""The differences between the published AlexNets; `alexnet` builds any from its `Preset`.
 
 source  the 2012 program with `layers-145.cfg`, which made the paper's numbers
 paper   the paper's text, where it differs from them
 caffe   BVLC's reference model, `models/bvlc_alexnet`
 owt     the single tower of "One weird trick" (arXiv:1404.5997) as torchvision has it
 
-`conventions` says where each value stands, `ablations` what a user may change.
+`conventions` says where each value is defined, `ablations` what a user may change.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ Neuron: TypeAlias = Literal["relu", "tanh"]
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
-# What goes with a layer that is left out, of whichever neuron.
+# Layers that are left out with a layer, for either neuron.
 _COMPANIONS = {"conv5": ("relu5", "tanh5"), "fc6": ("drop6",), "fc7": ("drop7",)}
 
 
 @dataclass(frozen=True)
 class Preset:
-    """The conventions, all of which `_source` has and the others change.
+    """The conventions; `_source` sets all of them, the other presets change some.
 
     Attributes:
         input_size: height and width of the crop that the network sees.
         pad: zeros around it, for conv1: a number or (top, bottom, left, right).
-        pixel_scale: what pixels, 0 to 255 minus the mean, are multiplied by before conv1.
+        pixel_scale: factor of the pixels, 0 to 255 minus the mean, before conv1.
         maps: filters of the five convolutions, all towers together.
         units: outputs of fc6 and fc7.
-        towers: parts of a layer that lie on a device each.
+        towers: parts of a layer, each on its own device.
         exchange: layers that read all towers, conv1 aside; the others have `towers` groups.
         activation: the neuron.
-        activation_after_pool: conv1 and conv5 have it behind the pool, and norm1 so before it.
+        activation_after_pool: conv1 and conv5 have it after the pool, so norm1 comes before it.
         pool: size and stride of the pools.
         pad2, pad5: zeros around the maps that conv2 and conv5 read.
         norms: response norms: norm1 and norm2 across channels, rnorm2 within each map.
         lrn_alpha: weight of each square in norm1 and norm2.
         lrn_k: their constant.
         lrn_per_tower: whether their windows end at a tower's edge.
-        dropout: probability of dropping, by fc6 and fc7.
+        dropout: probability of dropping, for fc6 and fc7.
         dropout_inverted: whether dropout rescales in training instead of evaluation.
         dropout_before: on the inputs of fc6 and fc7 instead of their outputs.
         std, bias: initial weights and biases by layer.
@@ -107,7 +107,7 @@ class Preset:
             towers=towers,
         )
 
-    # What a layer takes from the conventions
+    # A layer's part of the conventions
 
     def of(self, layer: str) -> dict[str, Any]:
         """Arguments of a layer with weights: groups, activation and initial values."""
@@ -124,30 +124,30 @@ class Preset:
         return None if late or layer == "fc8" else self.activation
 
     def scaled_pixels(self) -> list[Layer]:
-        """What stands before conv1."""
+        """The layers before conv1."""
         return [] if self.pixel_scale == 1 else [Scale("scale", self.pixel_scale)]
 
     def late_activation(self, stage: int) -> list[Layer]:
-        """What follows pool1 and pool5."""
+        """The layers after pool1 and pool5."""
         if not self.activation_after_pool:
             return []
         return [Relu(f"relu{stage}") if self.activation == "relu" else Tanh(f"tanh{stage}")]
 
     def norm(self, name: str) -> list[Layer]:
-        """The norm across channels behind conv1 and conv2."""
+        """The norm across channels after conv1 and conv2."""
         groups = self.towers if self.lrn_per_tower else 1
         if name not in self.norms:
             return []
         return [LRN(name, 5, self.lrn_alpha, beta=0.75, k=self.lrn_k, groups=groups)]
 
     def norm_within_maps(self, name: str) -> list[Layer]:
-        """The norm behind norm2 that the paper does not mention (`cnorm2` in the source)."""
+        """The norm after norm2 that the paper does not mention (`cnorm2` in the source)."""
         if name not in self.norms:
             return []
         return [RNorm(name, 5, alpha=0.001 / 25, beta=0.75, k=1.0)]
 
     def drop(self, name: str, *, before: bool) -> list[Layer]:
-        """Dropout, if it has its place `before` (or behind) a linear layer."""
+        """Dropout, if its place is `before` (or else after) a linear layer."""
         if before != self.dropout_before or self.dropout == 0:
             return []
         return [Dropout(name, 1 - self.dropout, self.dropout_inverted)]
@@ -173,7 +173,7 @@ def get(name: str) -> Preset:
 
 
 def _source() -> Preset:
-    # The rates were changed by hand on the run for ILSVRC-2012 (`layer-params-145.cfg`): only the
+    # In the run for ILSVRC-2012 (`layer-params-145.cfg`) the rates were changed by hand: only the
     # weights' fell with the schedule; at epoch 67 conv1's fell early and the colour jitter ended;
     # conv1 was frozen, biases included, at epoch 72.
     conv1_w = Steps(((25, 0.1), (51, 0.01), (67, 0.001), (72, 0)))
@@ -258,13 +258,13 @@ def _caffe() -> Preset:
 
 def _owt() -> Preset:
     # The recipe is that of torchvision's `references/classification`, 8 devices with 32 images
-    # each; its optimiser decays biases too. Its crops of random size and shape are not taken over.
+    # each; its optimiser decays biases too. Its crops of random size and shape are not adopted.
     return dataclasses.replace(
         _caffe(),
         input_size=224,
         pad=2,
         # torchvision divides pixels by 255 and then by each channel's deviation, .226 on average;
-        # its initial weights and rates are meant for what comes out.
+        # its initial weights and rates assume the result.
         pixel_scale=1 / (255 * 0.226),
         maps=(64, 192, 384, 256, 256),
         towers=1,

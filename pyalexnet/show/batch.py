@@ -1,4 +1,4 @@
-"""What a network really sees: stored images, the crops of them, and what became of these."""
+"""What a network really sees: stored images, their crops, and the changes to these."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _OUTLINE = "#f28c28"
 
 
 class Look(NamedTuple):
-    """How one stored image came to be seen: rows and columns cut off above and left of the crop,
-    whether it was mirrored, and what was added to each channel, in grey levels."""
+    """How one stored image is seen: rows and columns cut off above and left of the crop, whether
+    it is mirrored, and what is added to each channel, in grey levels."""
 
     top: int
     left: int
@@ -40,15 +40,14 @@ def batch(
     title: str,
     note: str = "stored images with the crop outlined, and what the network sees of them",
 ) -> None:
-    """Draw stored images with the crop outlined, each beside what is seen, into the PNG `path`.
+    """Draw stored images with the crop outlined, each beside the input, into the PNG `path`.
 
     Args:
         stored: (n, Hs, Ws, C) uint8.
-        seen: (n, H, W, C) in grey levels, the mean added back; what lies outside of 0 to 255 is
-            clipped.
-        looks: n; what is written below each pair.
+        seen: (n, H, W, C) in grey levels, the mean added back; values outside 0 to 255 are clipped.
+        looks: n; described below each pair.
         captions: n names, for instance of classes.
-        note: what is the same for all.
+        note: text common to all.
     """
     count = len(stored)
     across = min(_ACROSS, count)
@@ -78,7 +77,7 @@ def batch(
 
 
 def levels(image: Array) -> Pixels:
-    """Floats as grey levels, rounded and clipped; what is not a number is black."""
+    """Floats as grey levels, rounded and clipped; NaN is black."""
     return np.nan_to_num(image, nan=0, posinf=255, neginf=0).clip(0, 255).round().astype(np.uint8)
 
 
@@ -103,7 +102,7 @@ def _place(look: Look, whole: bool) -> str:
 
 
 def _colour(look: Look) -> str:
-    """What was added to each channel."""
+    """The shift of each channel, in words."""
     if not any(look.shift):
         return "colours as stored"
     names = ("red", "green", "blue") if len(look.shift) == 3 else ("grey",) * len(look.shift)

@@ -1,4 +1,4 @@
-"""Loss and errors against epochs: of one run, or of several over one another."""
+"""Loss and errors against epochs, of one run or several in the same axes."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 TRAIN, TEST = BLUE, ORANGE
 
-# Told apart in every kind of colour blindness (Okabe and Ito's, the yellow darkened for lines on
-# white), and by the shape of their marks where colours are not seen at all.
+# Distinct in every kind of colour blindness (Okabe and Ito's, the yellow darkened for lines on
+# white), and by the shape of their marks without any colour.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5609a", "#8a6d00", "#3a9bd9", "#1f2328")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 _HEIGHT = 720
 _TICKS = 62  # pixels for the numbers left of the axes
-_BELOW = 84  # and for those below them, with what they count
+_BELOW = 84  # and for those below them, with their title
 _HEADING = 56
 _BETWEEN = 30
 _LABEL_GAP = 14
@@ -52,7 +52,7 @@ Points: TypeAlias = Sequence[tuple[float, float]]
 
 
 class _Quantity(NamedTuple):
-    """What a panel shows: its heading, how scores give it, and how its last value is written."""
+    """What a panel shows: its heading, its value from scores, and the format of its last value."""
 
     heading: str
     of: Callable[[Scores], float]
@@ -71,7 +71,7 @@ class _Curve:
 
 
 class _Label(NamedTuple):
-    """What stands at the end of a line: at (epochs, value), in the line's colour."""
+    """The text at the end of a line: at (epochs, value), in the line's colour."""
 
     at: tuple[float, float]
     value: str
@@ -97,8 +97,8 @@ def curves(
     """Draw loss and top-1 error, training and test, against epochs into the PNG `path`.
 
     Args:
-        histories: of one run, or of several by name; then a colour and a mark tell the runs apart,
-            and training is a thin line.
+        histories: of one run, or of several by name; several are distinguished by colour and mark,
+            with training as a thin line.
         top5: draw the top-5 error too.
         drops: (epoch, learning rate) wherever the rate fell.
     """
@@ -114,7 +114,7 @@ def curves(
         else:
             lines = _of_several(histories, quantity)
             named = False
-        named = named or quantity is quantities[-1]  # where room is scarce, names stand once
+        named = named or quantity is quantities[-1]  # if room is scarce, names appear once
         panels.append(_Panel(quantity.heading, lines, _labels(page, quantity, lines, named)))
     _draw_panels(page, panels, drops)
     page.write(path)
@@ -131,7 +131,7 @@ def _quantities() -> list[_Quantity]:
 def _draw_panels(
     page: Page, panels: Sequence[_Panel], drops: Sequence[tuple[float, float]]
 ) -> None:
-    """The panels from left to right; what their labels leave is shared among the axes."""
+    """The panels from left to right; the axes share the room that labels leave."""
     besides = [_TICKS + _LABEL_GAP + _width(page, panel.labels) for panel in panels]
     width = (WIDTH - 2 * MARGIN - sum(besides) - _BETWEEN * (len(panels) - 1)) / len(panels)
     left, top = float(MARGIN), HEADER + _HEADING
@@ -152,7 +152,10 @@ def _of_one(history: History, quantity: _Quantity) -> list[_Curve]:
 
 
 def _of_several(histories: Mapping[str, History], quantity: _Quantity) -> list[_Curve]:
-    """For each run a thin line without a label, and one with both; the latter may be all."""
+    """For each run a thin training line, and a test line with label and mark.
+
+    A run without tests has label and mark on its training line.
+    """
     thin, marked = [], []
     styles = zip(cycle(_COLOURS), cycle(_MARKS), strict=False)
     for (name, history), (colour, mark) in zip(histories.items(), styles, strict=False):
@@ -163,7 +166,7 @@ def _of_several(histories: Mapping[str, History], quantity: _Quantity) -> list[_
 
 
 def _points(history: History, quantity: _Quantity) -> tuple[Points, Points]:
-    """What was measured in training and in tests, as (epochs done, value)."""
+    """The values in training and in tests, as (epochs done, value)."""
     train = [(at, quantity.of(scores)) for at, scores in history.steps]
     test = [(float(at), quantity.of(scores)) for at, _, scores in history.epochs]
     return train, test
@@ -219,7 +222,7 @@ def _draw(axes: Axes, lines: Sequence[_Curve]) -> None:
 
 
 def _write_labels(page: Page, axes: Axes, labels: Sequence[_Label]) -> None:
-    """Each label right of the axes, as near to its line's end as the others let it."""
+    """Each label right of the axes, as near to its line's end as the others allow."""
     _, right, top, bottom = _edges(page, axes)
     ends = [_pixel(page, axes, label.at) for label in labels]
     places = spread([y for _, y in ends], LINE, top, bottom)
@@ -229,7 +232,7 @@ def _write_labels(page: Page, axes: Axes, labels: Sequence[_Label]) -> None:
         page.line([(start, y), (start + 16, y)], label.colour, width=1.8 if label.mark else 1.0)
         if label.mark:
             page.line([(start + 8, y)], label.colour, width=0, mark=label.mark)
-        # Words stand on their baseline: a figure's middle is .36 of its size above that.
+        # Text is placed by its baseline: a digit's middle is .36 of its size above that.
         baseline = y + 0.36 * BODY * DPI / 72
         page.text(_words(label), start + _MARK, baseline, colour=label.colour)
 
@@ -263,11 +266,11 @@ def _edges(page: Page, axes: Axes) -> tuple[float, float, float, float]:
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Places between `low` and `high`, in the order of the given ones, at least `gap` apart.
 
-    The squares of the distances they move add up to the least; where there is not room for all
-    between the bounds, they begin at `low`.
+    The sum of the squared moves is least; if there is not room for all between the bounds, they
+    begin at `low`.
     """
     order = sorted(range(len(places)), key=lambda i: places[i])
-    blocks: list[list[float]] = []  # neighbours that move as one: what each would like best
+    blocks: list[list[float]] = []  # neighbours that move as one: the start each would prefer
     for rank, i in enumerate(order):
         blocks.append([places[i] - rank * gap])
         while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):

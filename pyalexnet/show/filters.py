@@ -30,10 +30,10 @@ def filters(
 
     Args:
         weights: three channels are shown as colours, any other number as the grey of their mean.
-        towers: parts of the filters, one above the other, that lie on a device of their own;
-            figure 3 has two.
-        own_scale: whether each filter has a scale of its own, or all the same. A scale is
-            symmetrical about zero: middle grey is a weight of 0.
+        towers: parts of the filters on separate devices, drawn one above the other; figure 3 has
+            two.
+        own_scale: whether each filter has its own scale, or all the same. A scale is symmetric
+            about zero: middle grey is a weight of 0.
         grey: show colours as greys too.
     """
     count = len(weights)
@@ -65,7 +65,7 @@ def filters(
 def sheets(weights: Array, *, towers: int = 1, own_scale: bool = True) -> list[Pixels]:
     """Filters (K, R, S, C) as a picture for each tower, row by row, all of one size.
 
-    Each pixel of a filter is a square, and each filter stands in a thin frame of middle grey.
+    Each pixel of a filter is a square, and each filter has a thin frame of middle grey.
     """
     count = len(weights) // towers
     columns = _columns(count, weights.shape[1] / weights.shape[2], towers)
@@ -81,9 +81,10 @@ def _note(channels: int, own_scale: bool) -> str:
 
 
 def _columns(count: int, aspect: float, towers: int) -> int:
-    """Tiles in a row of a tower: a divisor of `count` where one makes all look well.
+    """Tiles in a row of a tower: a divisor of `count` if one gives the whole a good shape.
 
-    That is 1 to 3 times as wide as high. count: of a tower. aspect: height of a tile by its width.
+    That is 1 to 3 times as wide as high. count: of a tower. aspect: height of a tile over its
+    width.
     """
     good = [n for n in range(1, count + 1) if 1 <= n * n / (count * towers * aspect) <= 3]
     whole = [n for n in good if count % n == 0]

@@ -1,4 +1,4 @@
-"""What pictures of a trained network show: images, and what the network makes of them."""
+"""The data for pictures of a trained network: images, and the network's outputs for them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def nearest(
 ) -> tuple[Labels, Floats]:
     """Indices (n, k) of the images of a split most like each query, and their distances (n, k).
 
-    layer: whose outputs are compared.
+    layer: the layer whose outputs are compared.
     """
     wanted = trained.activations(queries, layer)
     search = Search(wanted.reshape(len(wanted), -1), count)
@@ -109,7 +109,7 @@ def of_first_batch(
 ) -> tuple[Labels, Labels]:
     """Indices of `count` images of an epoch's first batch, and their places in the epoch's order.
 
-    They are spread evenly over the batch, as neighbours in it may share a crop.
+    They are spread evenly over the batch, since neighbours in it may share a crop.
     """
     config, total = trained.meta.config, len(dataset.train)
     size = min(config.get("recipe", {}).get("batch_size", BATCH), total)
@@ -140,9 +140,9 @@ def training_views(
 
 
 def seen(trained: Trained, stored: Images, how: Views) -> Floats:
-    """What the network sees of stored images, in grey levels: scaled back, the mean added.
+    """The network's inputs from stored images, in grey levels: scaled back, the mean added.
 
-    The mean is what black images lack that are looked at in the same way.
+    The mean is found from the inputs for black images seen in the same way.
     """
     to_numpy = trained.net.backend.to_numpy
     black = dataclasses.replace(how, shifts=np.zeros_like(how.shifts))
@@ -167,10 +167,10 @@ def centre(trained: Trained, stored: Images) -> Images:
 
 
 def maps_of(trained: Trained, stored: Images, layers: Sequence[str]) -> dict[str, Floats]:
-    """The maps (P, Q, K) that layers make of the first of stored images, in the network's order.
+    """The maps (P, Q, K) of layers for the first stored image, in the network's order.
 
     Raises:
-        ArgumentError: the network has no such layer, or what it makes are no maps.
+        ArgumentError: the network has no such layer, or its outputs are not maps.
     """
     for name in layers:
         trained.check_layer(name)

@@ -1,4 +1,4 @@
-"""The maps that a network makes of an image, layer by layer."""
+"""A network's maps for an image, layer by layer."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def maps(
     Args:
         image: (H, W, C) uint8.
         layers: maps (P, Q, K) by the layer's name, in order; a tile for each of the first `most`.
-        own_scale: whether each map has a scale of its own, or all of a layer the same. Black is 0;
-            where a layer has values below 0, middle grey is.
+        own_scale: whether each map has its own scale, or all of a layer the same. Black is 0, or
+            middle grey if a layer has values below 0.
     """
     panels = len(layers) + 1
     across = min(_ACROSS, panels)
@@ -61,7 +61,7 @@ def maps(
 
 
 def tiled(values: Array, side: int, *, own_scale: bool = True) -> Pixels:
-    """Maps (P, Q, K) as tiles in rows, on at most `side` pixels each way."""
+    """Maps (P, Q, K) as tiles in rows, at most `side` pixels each way."""
     numbers = values.transpose(2, 0, 1)[..., None]
     signed = bool((numbers < 0).any())
     shades = (about_zero if signed else from_zero)(numbers, own_scale=own_scale)

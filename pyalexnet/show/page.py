@@ -1,8 +1,8 @@
-"""The sheet of paper that a picture is drawn on: pixels first, then words over them.
+"""The page that a picture is drawn on: pixels first, then text over them.
 
-Everything stands where it is put, in pixels from the top left corner, so that nothing moves, is cut
-off or overlaps because a library thought better of it. Tiles and bars go straight into the array
-`Page.canvas`; matplotlib draws words, lines and axes over it. It is imported here only, when a page
+Everything is placed in pixels from the top left corner, so that nothing moves, is cut off or
+overlaps because of a library's automatic layout. Tiles and bars go straight into the array
+`Page.canvas`; matplotlib draws text, lines and axes over it. It is imported only here, when a page
 is made, so that nothing else needs it, and draws on Agg without pyplot: no display, no global
 state.
 """
@@ -34,17 +34,17 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 DPI = 160
 WIDTH = 1600
-"""Pixels; twice what a README shows, so words of 9 points are still read there."""
+"""Pixels; twice what a README shows, so text of 9 points is still readable there."""
 NARROWEST = 1080
 """Pixels that titles and notes need."""
 MARGIN = 32
 HEADER = 118
 """Pixels from the top edge to the first thing below title and note."""
 LINE = 28
-"""Pixels from one line of small words to the next."""
+"""Pixels from one line of small text to the next."""
 
 TITLE, BODY, SMALL = 12.0, 9.5, 8.5
-"""Sizes of words, points."""
+"""Sizes of text, points."""
 
 MARK = 4.5
 """Size of a mark on a line, points."""
@@ -67,15 +67,15 @@ _MORE_SCRIPTS = (
     "Noto Sans Devanagari",
     "Arial Unicode MS",
 )
-"""Fonts that have the letters DejaVu Sans lacks, taken where they are installed."""
+"""Fonts with letters that DejaVu Sans lacks, used if installed."""
 
 
 class MatplotlibMissing(PyalexnetError, ImportError):
-    """There is nothing to draw with."""
+    """matplotlib, which draws the pictures, is missing."""
 
 
 def check_matplotlib() -> None:
-    """Refuse in a sentence where there is nothing to draw with.
+    """Refuse with a sentence if matplotlib is missing.
 
     Raises:
         MatplotlibMissing: matplotlib cannot be imported.
@@ -89,10 +89,10 @@ def check_matplotlib() -> None:
 
 
 class Page:
-    """A page with a title, and a note under it in softer ink.
+    """A page with a title, and a note under it in a lighter colour.
 
     Attributes:
-        canvas: (height, width, 3) uint8, white at first; drawn under all words.
+        canvas: (height, width, 3) uint8, white at first; drawn under all text.
         figure: matplotlib's, as large as the canvas.
 
     Raises:
@@ -134,7 +134,7 @@ class Page:
         align: Literal["left", "center", "right"] = "left",
         room: float | None = None,
     ) -> None:
-        """Write one line; words that need more than `room` pixels end in an ellipsis."""
+        """Write one line; text wider than `room` pixels ends in an ellipsis."""
         words = self.shortened(words, math.inf if room is None else room, size, bold=bold)
         height, width = self.canvas.shape[:2]
         self.figure.text(
@@ -149,8 +149,8 @@ class Page:
         )
 
     def shortened(self, words: str, room: float, size: float, *, bold: bool = False) -> str:
-        """`words` in one line, or as many letters of it as `room` pixels take, and an ellipsis."""
-        words = " ".join(shown(words).split())  # a name may hold anything, a line break too
+        """`words` in one line, or as many of its letters as fit `room` pixels, and an ellipsis."""
+        words = " ".join(shown(words).split())  # a name may hold anything, even a line break
         if self.extent(words, size, bold=bold) <= room:
             return words
         fits, too_long = 0, len(words)
@@ -163,7 +163,7 @@ class Page:
         return words[:fits].rstrip() + "…"
 
     def extent(self, words: str, size: float, *, bold: bool = False) -> float:
-        """Pixels that a line of `words` is wide."""
+        """Width of a line of `words` in pixels."""
         from matplotlib.textpath import text_to_path
 
         with _any_script():
@@ -207,10 +207,10 @@ class Page:
         )
 
     def write(self, path: Path) -> None:
-        """Write the PNG `path`, whole or not at all.
+        """Write the PNG `path`, completely or not at all.
 
         Raises:
-            OSError: it cannot be written; what was there stays.
+            OSError: it cannot be written; an existing file stays.
         """
         self.figure.figimage(self.canvas, origin="upper", zorder=-1)
         with replacing(path) as temporary, _any_script():
@@ -237,8 +237,8 @@ def _families() -> list[str]:
 
 @contextmanager
 def _any_script() -> Iterator[None]:
-    """Letters that no font has come out as boxes, without a warning for each."""
+    """Draw letters that no font has as boxes, without a warning for each."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        warnings.filterwarnings("ignore", "Matplotlib currently does not support")  # its shapes
+        warnings.filterwarnings("ignore", "Matplotlib currently does not support")  # letter shaping
         yield

@@ -1,4 +1,4 @@
-"""What a network says of images: figure 4 of the paper, left."""
+"""A network's predictions for images: figure 4 of the paper, left."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def predictions(
         class_names: of all classes.
         labels: (n,) the true classes, written below the images; their bars are orange and their
             names bold.
-        captions: what stands below the images instead, for instance names of files.
+        captions: text below the images instead, for instance names of files.
     """
     count = len(images)
     guesses = min(_GUESSES, probabilities.shape[1])
@@ -78,7 +78,7 @@ def predictions(
 
 
 def best(probabilities: Array, count: int) -> list[int]:
-    """The `count` most probable classes, the most probable first; of equal ones the first."""
+    """The `count` most probable classes, the most probable first; ties by class number."""
     return [int(i) for i in np.argsort(-probabilities, kind="stable")[:count]]
 
 

@@ -1,4 +1,4 @@
-"""Images and those that a network finds most like them: figure 4 of the paper, right."""
+"""Images and those that a network finds most similar: figure 4 of the paper, right."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def similar(
 
 
 def _number(distance: float) -> str:
-    """With four figures, or as a whole number."""
+    """A distance with four digits, or as a whole number."""
     return f"{distance:,.0f}" if distance >= 1000 else f"{distance:#.4g}"

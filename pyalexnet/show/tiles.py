@@ -14,11 +14,11 @@ from pyalexnet.show.page import Pixels
 Array: TypeAlias = npt.NDArray[Any]
 
 _SQUARES_FROM = 4
-"""Pixels enlarged so many times and more are drawn as squares, which is what they are."""
+"""Pixels enlarged at least so many times are drawn as squares."""
 
 
 def coloured(images: Array) -> Pixels:
-    """Images (..., H, W, C) uint8 as (..., H, W, 3): any other number of channels as its mean."""
+    """Images (..., H, W, C) uint8 as (..., H, W, 3); if C is not 3, the mean of the channels."""
     if images.shape[-1] == 3:
         return images.astype(np.uint8, copy=False)
     grey = images.mean(axis=-1, keepdims=True).round().astype(np.uint8)
@@ -26,7 +26,7 @@ def coloured(images: Array) -> Pixels:
 
 
 def fitted(image: Array, side: int) -> Pixels:
-    """An image (H, W, C) uint8 as large as a square of `side` pixels takes, its shape kept."""
+    """An image (H, W, C) uint8 as large as fits a square of `side` pixels, its aspect kept."""
     from PIL import Image
 
     colours = coloured(image)
@@ -73,8 +73,8 @@ def grid(tiles: Pixels | Sequence[Pixels], columns: int, gap: int) -> Pixels:
 def about_zero(values: Array, *, own_scale: bool) -> Pixels:
     """Numbers (n, H, W, C) as colours: middle grey is 0, black and white the largest magnitude.
 
-    own_scale: whether the largest is that of each of the n, or of all. Three channels are red,
-    green and blue; any other number is shown as its mean.
+    own_scale: whether the largest is taken per item or over all. Three channels are red, green and
+    blue; any other number is shown as its mean.
     """
     values = _finite(values)
     if values.shape[-1] != 3:
@@ -89,12 +89,12 @@ def from_zero(values: Array, *, own_scale: bool) -> Pixels:
 
 
 def _finite(values: Array) -> npt.NDArray[np.float64]:
-    """In float64, with 0 for what is not a number and can have no colour."""
+    """The values in float64, with 0 for those that are not finite and have no colour."""
     return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _largest(values: npt.NDArray[np.float64], own_scale: bool) -> npt.NDArray[np.float64]:
-    """What to divide by, to broadcast over `values`; 1 where all are 0."""
+    """The largest magnitudes, to divide `values` by (they broadcast); 1 where all are 0."""
     axes = tuple(range(1 if own_scale else 0, values.ndim))
     largest = np.abs(values).max(axis=axes, keepdims=True)
     return np.where(largest > 0, largest, 1.0)
