@@ -160,7 +160,7 @@ def archive(contents: dict[str, bytes], suffix: str, members: list[tuple[int, Me
                 header.type, header.linkname = odd.kind, odd.target.replace("{}", name)
                 header.size = len(content) if odd.size is None else odd.size
                 header.pax_headers = odd.pax
-                # Without its contents, which addfile refuses: the bytes that follow are taken as them.
+                # Without contents, which addfile refuses: the bytes that follow are read as such.
                 head = header.tobuf(tar.format, tar.encoding, tar.errors)
                 assert tar.fileobj is not None
                 tar.fileobj.write(head)

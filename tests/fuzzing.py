@@ -159,7 +159,7 @@ class Edit:
 
 
 def edits(most: int = 3, far: int = 2**14) -> SearchStrategy[list[Edit]]:
-    """Up to `most` changes in the first `far` bytes, or in the last `far` bytes of a longer file."""
+    """Up to `most` changes in the first `far` bytes or the last 64 bytes of a file."""
     numbers = st.builds(
         lambda number, form: struct.pack(form, number % 2 ** (8 * struct.calcsize(form))),
         st.sampled_from(NUMBERS),

@@ -163,7 +163,7 @@ def test_memory_of_each_side() -> None:
 
 
 def test_errors_on_a_cpu() -> None:
-    """Exact ones are within the bound of any sum. Winograd's differ if there are enough channels."""
+    """The exact ones are within any sum's bound. Winograd's differ if there are enough channels."""
     ways = errors.of_cpu(pyalexnet.backend("cpu"))
     found = {row.name: row.errors for row in errors.rows(ways, PLAIN)}
     assert [*found][:2] == ["conv1 fprop", "conv1 wgrad"] and len(found) == 8

@@ -127,7 +127,7 @@ def test_linear(be: Any, size: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize("op", ["fprop", "dgrad", "wgrad"])
 @pytest.mark.parametrize(("tile", "rows", "columns"), HOPPER_TILES)
 def test_tiles(be: Any, tile: str, rows: int, columns: int, op: str) -> None:
-    """Each tile, in every pass, with eight slices: stages are reused, and the last slice is partial.
+    """Each tile, in every pass, with eight slices: stages are reused, and the last one is partial.
 
     test_mutation.py checks that products of these sizes take these tiles.
     """

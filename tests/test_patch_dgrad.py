@@ -21,7 +21,7 @@ from tolerance import assert_close, convolved, same_bits
 from trial import run
 from variants import CPU_EXACT, CUDA, SIM, SIM_SEEDED, SIMCHECK, parameters
 
-# For comparison across backends; cpu is exact, as Winograd's tiles round, and spread NaN, differently.
+# For comparing backends; cpu is exact, as Winograd's tiles round, and spread NaN, differently.
 ELSEWHERE = pytest.mark.parametrize("be", parameters(CPU_EXACT, SIM, CUDA), indirect=True)
 
 KERNELS_ALONE = parameters(SIM, *SIM_SEEDED, CUDA)  # cpu has no such form of dgrad
