@@ -224,8 +224,8 @@ def photograph(side: int) -> Any:
 def test_first_training_loss(preset: str, expected: float, within: float) -> None:
     """ln 1000 = 6.91 plus half the variance of the logits, caused by dropout with biases of 1.
 
-    On 4 photographs and two seeds `source` had 7.15 to 7.21, the others the values given here; masks
-    move it by .02. The mean over all labels is read off the gradient of fc8's biases: p - 1[label].
+    On 4 photographs and two seeds `source` had 7.15 to 7.21, the others the values here; masks move
+    it by .02. The mean over all labels is read off the gradient of fc8's biases: p - 1[label].
     """
     spec = alexnet(preset=preset)
     _, grads = Net(spec, "cpu").loss_and_grads(photograph(spec.input_shape[0]), [7], train=True)
@@ -291,7 +291,7 @@ def test_augmentations() -> None:
 
 
 def test_one_tower() -> None:
-    """Half the maps up to conv4; conv5 and the linear layers are complete, for a fair comparison."""
+    """Half the maps up to conv4; conv5 and the linear layers are full, for a fair comparison."""
     spec = alexnet(one_tower=True)
     layers = named(spec)
     assert [layers[f"conv{i}"].filters for i in range(1, 6)] == [48, 128, 192, 192, 256]

@@ -73,7 +73,7 @@ def test_dexp_has_the_original_stairs() -> None:
 
 @pytest.mark.parametrize("schedule", EACH, ids=str)
 def test_stretched(schedule: Schedule) -> None:
-    """Over 3 times as many epochs, the rate at each epoch is that of a third of it before."""
+    """Stretched to 3 times the epochs, epoch 3 e has the rate that epoch e had."""
     long = schedule.stretched(3)
     for epoch in (0, 11, 22, 27, 52, 88.5, 200):
         assert math.isclose(long.factor(3 * epoch, drops=1), schedule.factor(epoch, drops=1))

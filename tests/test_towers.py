@@ -135,7 +135,7 @@ def batch(spec: NetSpec, images: int, seed: int = 0) -> tuple[Any, Any]:
 
 
 def assert_near(actual: Any, expected: Any, layers: int) -> None:
-    """Check equality up to rounding: each layer, forward and back, may add SUM units of the norm."""
+    """Equality up to rounding: each layer, forward and back, may add SUM units of the norm."""
     actual, expected = (np.asarray(one, np.float64) for one in (actual, expected))
     assert actual.shape == expected.shape
     error, size = np.linalg.norm(actual - expected), np.linalg.norm(expected)
@@ -196,7 +196,7 @@ def test_alexnets(be: Any, spec: NetSpec, devices: tuple[int, int]) -> None:
 @pytest.mark.parametrize("be", parameters(SIM), indirect=True)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_sums_that_are_split_otherwise_for_half_a_layer(be: Any, groups: int) -> None:
-    """fc2's depth, 600, is cut at 304 for all its outputs; for half of them it would be cut at 256."""
+    """fc2's depth, 600, is cut at 304 for all its outputs; for half of them at 256 instead."""
     layers = (
         Linear("fc1", groups * 600, std=0.5),
         Linear("fc2", 8448, groups=groups, std=0.05, activation="tanh"),

@@ -88,7 +88,7 @@ def test_activations_are_those_on_the_way_to_the_logits(tmp_path: Path) -> None:
     x = pictures(3)
     assert np.array_equal(run.activations(x, "fc6"), run.logits(x))
     hidden = run.activations(x, "fc5")
-    # The 2012 rule: in evaluation the layer multiplies by the probability of keeping.
+    # The 2012 rule: in evaluation the dropout layer multiplies by the probability of keeping.
     assert np.array_equal(run.activations(x, "drop5"), hidden * np.float32(0.8))
     assert (hidden > 0).any() and run.activations(x, "pool1").shape == (3, 7, 7, 32)
     with pytest.raises(ArgumentError, match=r"layer is 'fc9'; one of conv1, .*fc6 was expected"):

@@ -124,7 +124,7 @@ class Extension:
         return one
 
     def _refuse_out_of_reach(self, name: str, device: int, array: ndarray) -> None:
-        """Kernels read another GPU's memory only once allowed, and only where peer access applies."""
+        """Kernels read another GPU's memory only if allowed, and only where peer access applies."""
         memory, peer = array.data.mem, array.data.device_id
         if memory is None or peer == device:
             return
