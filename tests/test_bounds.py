@@ -432,8 +432,7 @@ EACH_SLIP = pytest.mark.parametrize(
         for family in slip.family.split()
     ],
 )
-# The first test to use them waits for every kernel to be compiled with instrumentation: minutes if
-# cores are busy.
+# The first test to use them waits for every instrumented kernel to compile: minutes on busy cores.
 compiles = pytest.mark.timeout(1200)
 SLIP_HEADER = """#pragma once
 extern int planted_slip;

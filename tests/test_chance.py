@@ -1,4 +1,4 @@
-"""When a run stuck at chance is stopped, and that no run that learns, however slowly, is stopped."""
+"""When a run stuck at chance is stopped, and that no run that learns, however slowly, is."""
 
 from __future__ import annotations
 

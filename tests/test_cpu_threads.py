@@ -160,7 +160,7 @@ def test_helpers_do_not_keep_a_process_from_its_end(work: Callable[[Any], None])
     end(begin(work, False))
 
 
-# The batch size changes no bit of fprop
+# The amount of work at once changes no bit of fprop
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 8, 40), (3, 9, 8, 6)], ids=["winograd", "direct"])

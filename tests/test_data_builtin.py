@@ -16,7 +16,7 @@ from pyalexnet.data import builtin
 from pyalexnet.errors import DataError
 
 LARGEST_FILE = 6 * 2**20
-"""Bytes: no file in the repository may be larger."""
+"""Bytes: no file of the set may be larger, for the sake of the repository."""
 
 
 def test_it_is_what_was_published() -> None:
