@@ -103,7 +103,7 @@ class Wait:
             owner = getattr(owner, part)
         usual = vars(owner)[name]
         source = textwrap.dedent(inspect.getsource(usual))
-        if source.count(f" {self.line}\n") != 1:  # not an AssertionError, which would count as noticed
+        if source.count(f" {self.line}\n") != 1:  # an AssertionError would count as noticed
             raise LookupError(f"{self.function} has no line {self.line!r}, or several")
         made: dict[str, Any] = {}
         code = source.replace(f" {self.line}\n", " pass\n")
