@@ -124,8 +124,8 @@ lint: $(VENV)/lint-installed
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	$(BIN)/mypy
 
-# If $(PYTHON) itself belongs to an environment, --system-site-packages gives only the packages of its
-# base interpreter. The environment's own are added by a path file, the first that is read.
+# If $(PYTHON) itself belongs to an environment, --system-site-packages gives only the packages of
+# its base interpreter. The environment's own are added by a path file, the first that is read.
 OUTER := import pathlib, sys, sysconfig; from sysconfig import get_path; \
   new = get_path("purelib", vars=dict.fromkeys(("base", "platbase"), sys.argv[1])); \
   outer = sorted({get_path(name) for name in ("purelib", "platlib")}); \
@@ -136,8 +136,8 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(if $(offline),--system-site-packages) $(VENV)
 	@$(if $(offline),$(PYTHON) -c '$(OUTER)' $(VENV))
 
-# The emulation and its checker take longer to compile than everything else: `make train` omits them,
-# and the instruction sets that this machine would not use.
+# The emulation and its checker take longer to compile than everything else: `make train` omits
+# them, and the instruction sets that this machine would not use.
 SIM ?= OFF
 $(VENV)/installed: $(BIN)/python $(SOURCES)
 	@echo "installing pyalexnet into $(VENV) (about a minute the first time)"

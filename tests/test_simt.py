@@ -1,4 +1,4 @@
-"""The emulation and its checker, on planted kernels: each bug is reported as what it is, no other.
+"""The emulation and its checker, on planted kernels: each bug, and nothing else, is reported.
 
 The kernels are in simt_cases.cu, a program without Python that is compiled twice, as _sim and as
 _simcheck are.
@@ -588,7 +588,7 @@ SCRIPTS = 400  # for each seed
 READ, WRITE, COPY, COMMIT = (Action(what) for what in ("read", "write", "copy", "commit"))
 SYNCTHREADS, SYNCWARP = Action("__syncthreads"), Action("__syncwarp")
 WAIT, WAIT_BUT_ONE = Action("wait"), Action("wait", left=1)
-KINDS = (READ, WRITE, SYNCTHREADS, SYNCWARP, COPY, COMMIT, WAIT, WAIT_BUT_ONE)  # in the source's order
+KINDS = (READ, WRITE, SYNCTHREADS, SYNCWARP, COPY, COMMIT, WAIT, WAIT_BUT_ONE)  # as in the source
 Report = Callable[[int, bool, list[Launch]], Race | None]
 
 
@@ -712,7 +712,7 @@ def test_a_race_is_reported_where_there_is_one_and_nowhere_else(
         found = reported(schedule, shared, launches)
         assert found in existing if existing else found is None, (schedule, shared, launches)
         racing += bool(existing)
-    assert SCRIPTS / 4 < racing < 3 / 4 * SCRIPTS  # both kinds of script occur
+    assert SCRIPTS / 4 < racing < 3 / 4 * SCRIPTS  # both kinds occur
 
 
 HISTORIES: dict[str, Block] = {

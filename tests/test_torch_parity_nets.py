@@ -1,7 +1,7 @@
 """Whole AlexNets against PyTorch's autograd: loss, every gradient, ten steps of learning.
 
 PyTorch computes the same network in float32 and in float64, which shows the rounding of both
-float32 results. Dropout is off.
+float32 results, ours and PyTorch's. Dropout is off.
 """
 
 from __future__ import annotations
