@@ -439,7 +439,7 @@ def test_memory_is_flat_where_a_pack_is_read(made: Path, workers: int) -> None:
 
 
 def test_an_open_pack_has_nothing_mapped(made: Path) -> None:
-    """A mapping would grow with what is read, and its loss would mean a signal."""
+    """A mapping would grow as it is read, and its loss would end the process by a signal."""
     split = data.load(made).train
     split.read(np.arange(len(split)), np.zeros((len(split), SIDE, SIDE, 3), np.uint8))
     assert ".safetensors" not in Path("/proc/self/maps").read_text()

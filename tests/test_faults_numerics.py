@@ -171,7 +171,7 @@ def meets(place: str, seed: int, data: Path, out: Path, backend: str = "cpu") ->
     value, step = draws.choice(VALUES), draws.randint(1, STEPS)
     trainer = began(out, data, backend=backend, epochs=EPOCHS)
     try:
-        if place == "mean":  # reads ahead, for the step before, already used it
+        if place == "mean":  # before step 1, as images are read ahead with it
             the_mean(trainer, draws, value)
             step = 1
             sentence = spoilt(trainer, lambda *_: None, 1, draws, value)
