@@ -1,4 +1,4 @@
-# make train    trains the default network on the photographs that come along
+# make train    trains the default network on the photographs that come with the package
 # make test     runs every test, the kernels emulated and checked
 # make test-faults  kills, full disks, damaged files, bad input: many times each, half an hour
 # make sanitize the CPU's own kernels under AddressSanitizer and UBSan: tests of every operation, and
@@ -6,16 +6,16 @@
 # make lint     formatting, style and types
 # make bench    times operations and steps beside PyTorch, if it is installed, on CPU or GPU
 # make gpu      on a machine with an NVIDIA GPU and nvcc: tests, compute-sanitizer, and the bench
-#               beside PyTorch and JAX, kept as a record; MINUTES=9: what teaches most, in nine, those
-#               for installing and compiling among them; RECORD=folder: where the record goes
+#               beside PyTorch and JAX, kept as a record; MINUTES=9: the most informative parts, in
+#               nine minutes including installation; RECORD=folder: where the record goes
 # make cuda-all compiles every kernel for every supported card; needs nvcc, no GPU
 #
 # Each makes .venv and installs the package into it first; a second call starts in seconds.
-# ISOLATION=off builds and runs with what is installed already, without a network.
-# PYTHON=python3.12 picks another interpreter, VENV=elsewhere another folder than .venv,
-# PYALEXNET_CUDA=AUTO|ON|OFF whether the GPU's module is built (AUTO: where there are a card and nvcc,
+# ISOLATION=off builds and runs with the packages already installed, without a network.
+# PYTHON=python3.12 picks another interpreter, VENV=elsewhere a folder other than .venv,
+# PYALEXNET_CUDA=AUTO|ON|OFF whether the GPU's module is built (AUTO: if there are a GPU and nvcc,
 # see bindings/cuda/find_nvcc.cmake); PYALEXNET_NVCC_WHEEL=1 takes nvcc from its wheels.
-# WERROR=1 makes errors of the compilers' warnings.
+# WERROR=1 turns compiler warnings into errors.
 
 BEGUN := $(shell date +%s) # before anything is installed
 PYTHON ?= python3
@@ -26,7 +26,7 @@ SOURCES := CMakeLists.txt pyproject.toml \
 CXX_FILES := $(shell find kernels bindings tests -type f -name '*.cu' -o -type f -name '*.cuh' \
                -o -type f -name '*.h' -o -type f -name '*.hpp' -o -type f -name '*.cpp')
 
-# ---- the GPU, where there is one
+# ---- the GPU, if there is one
 
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 NVCC := $(shell command -v nvcc 2>/dev/null || ls $${CUDA_HOME:-/usr/local/cuda}/bin/nvcc 2>/dev/null)
@@ -41,7 +41,7 @@ ifeq ($(PYALEXNET_NVCC_WHEEL),1)
   CUPY := $(if $(CUPY),$(CUPY) cuda-wheels) # no toolkit here: CuPy brings its own libraries
 endif
 
-# With a compiler the tests read what it makes of the kernels.
+# If there is a compiler, the tests read its machine code for the kernels.
 CUDA_TOOLS := $(if $(CUDA_MAJOR),cuda-tools)
 
 # ---- installing
@@ -51,8 +51,8 @@ space := $() $()
 extras = $(subst $(space),$(comma),$(strip $(1) $(CUPY)))
 offline := $(filter off,$(ISOLATION))
 # $(1): extras of pyproject.toml, $(2), $(3): whether the emulation and its checker are built, $(4): the
-# instruction sets of the CPU's own module. What is compiled lies in the environment: two of them in one tree, or a
-# `pip install .` beside it, share nothing.
+# instruction sets of the CPU's own module. Builds are kept in the environment: two environments in
+# one tree, or a `pip install .` beside them, share nothing.
 install = $(if $(offline),$(BIN)/python -P pyalexnet/install.py $(filter test,$(1)) &&) \
           $(BIN)/python -m pip install --quiet --disable-pip-version-check \
             -C build-dir=$(abspath $(VENV))/build \
@@ -64,7 +64,7 @@ install = $(if $(offline),$(BIN)/python -P pyalexnet/install.py $(filter test,$(
             $(if $(offline),--no-build-isolation --no-deps) \
             --editable '.$(if $(call extras,$(1)),[$(call extras,$(1))])'
 
-# The packages of an extra alone: to install the package once more would be to compile it once more.
+# Only the packages of an extra: installing the package itself again would compile it again.
 EXTRA := import sys, tomllib; \
   extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
   print(*extras[sys.argv[1]])
@@ -93,10 +93,10 @@ gpu: $(VENV)/test-installed gpu-peers
 gpu-peers: $(VENV)/test-installed
 	@$(if $(offline),:,$(call add,gpu-peers)) || echo "PyTorch and JAX could not be installed" >&2
 
-# The module of the best instruction set, in place of the one that is installed. NumPy's and Python's
-# own leaks are none of ours.
+# The module for the best instruction set, in place of the installed one. Leaks are not reported:
+# they would be NumPy's and Python's own.
 SANITIZED := $(abspath build/sanitized)
-# What the sanitizer wraps has to be there when it begins: libstdc++'s exceptions.
+# libstdc++ is preloaded because the sanitizer wraps its exceptions as it starts.
 RUNTIME = $(foreach library,libasan.so libstdc++.so.6,$(shell $${CXX:-c++} -print-file-name=$(library)))
 sanitized = PYALEXNET_SANITIZED=$(SANITIZED)/module PYTHONPATH=tests/sanitized:tests LD_PRELOAD='$(RUNTIME)' \
   ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
@@ -124,8 +124,8 @@ lint: $(VENV)/lint-installed
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	$(BIN)/mypy
 
-# Where $(PYTHON) is an environment's itself, --system-site-packages means those of the interpreter
-# that it was made of. Those of the environment come by a path file, the first that is read.
+# If $(PYTHON) itself belongs to an environment, --system-site-packages gives only the packages of
+# its base interpreter. The environment's own are added by a path file, the first that is read.
 OUTER := import pathlib, sys, sysconfig; from sysconfig import get_path; \
   new = get_path("purelib", vars=dict.fromkeys(("base", "platbase"), sys.argv[1])); \
   outer = sorted({get_path(name) for name in ("purelib", "platlib")}); \
@@ -136,8 +136,8 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(if $(offline),--system-site-packages) $(VENV)
 	@$(if $(offline),$(PYTHON) -c '$(OUTER)' $(VENV))
 
-# The emulation and its checker take longer to compile than the rest together: `make train` does
-# without, and without instruction sets that this machine would not take.
+# The emulation and its checker take longer to compile than everything else: `make train` omits
+# them, and the instruction sets that this machine would not use.
 SIM ?= OFF
 $(VENV)/installed: $(BIN)/python $(SOURCES)
 	@echo "installing pyalexnet into $(VENV) (about a minute the first time)"

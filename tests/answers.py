@@ -1,4 +1,4 @@
-"""What float64 makes of a call of the bindings, and how far the kernels may be off.
+"""The float64 result of a call of the bindings, and how far the kernels may be off.
 
 The reference is rounded once, at the end of an operation; sums of small whole numbers are exact in
 any order.
@@ -22,14 +22,14 @@ from tolerance import FUNCTION, SOFTMAX, SUM, UNIT, bound, norm_units, stored
 from trial import place
 
 Answer = dict[int, tuple[Any, Any]]
-"""Of results by their place among the arguments: the value, and the error allowed (None: none)."""
+"""By place among the arguments: a result's value, and the error allowed (None: no error)."""
 
 LARGEST = 64
-"""Of numbers whose sums are compared, and of sizes for which the reference is asked."""
+"""The largest number in sums that are compared, and the largest size given to the reference."""
 
 
 def answer(op: str, arguments: list[Any]) -> Answer | None:
-    """What the reference answers; None where it refuses, or where nothing can be compared."""
+    """The reference's answer; None if it refuses, or if nothing can be compared."""
     if op not in _ANSWERS:
         return None
     try:
@@ -57,12 +57,12 @@ def _expect(holds: object) -> None:
 
 
 def _small(*sizes: int) -> None:
-    """The reference would spend gigabytes on padding of any size."""
+    """Limit the sizes: with large padding the reference would need gigabytes."""
     _expect(all(abs(size) <= LARGEST for size in sizes))
 
 
 def _whole(*arrays: Any) -> None:
-    """Only sums of small whole numbers are exact; NaN and infinities may be among them."""
+    """Require small whole numbers, whose sums are exact; NaN and infinities are allowed."""
     for array in arrays:
         if array is not None:
             ordinary = array[np.isfinite(array)]
@@ -70,7 +70,7 @@ def _whole(*arrays: Any) -> None:
 
 
 def _factors(unit: str, *arrays: Any) -> None:
-    """What a product multiplies, and what is added: exactly summed, and as float64 sums it."""
+    """Require operands and addends of a product that are summed exactly, as in float64."""
     _whole(*arrays)
     if unit != "fma" and arrays[0].dtype == np.float32:  # in planes, infinities make NaN
         _finite(*(array for array in arrays if array is not None))
@@ -91,12 +91,12 @@ def _of(shape: Any, *results: Any) -> None:
 
 
 def _apart(exact: Exact, units: float = SUM) -> Any:
-    """Of a result and of the reference's, which was rounded once."""
+    """The difference allowed between a result and the reference's, which was rounded once."""
     return bound(exact, units) + UNIT * abs(exact.value)
 
 
 def _after(activation: str | None, y: Any) -> Any:
-    """The error allowed of an exact sum that went through an activation."""
+    """The error allowed in an exact sum after an activation."""
     if activation != "tanh":
         return None
     value = oracle.double(y)
@@ -104,12 +104,12 @@ def _after(activation: str | None, y: Any) -> Any:
 
 
 def _near(due: Any, exact: Exact, units: float = SUM) -> Any:
-    """The error allowed of a result that was computed in float32 and stored as `due` is."""
+    """The error allowed in a result computed in float32 and stored in the type of `due`."""
     return _rounded(exact.value, _apart(exact, units), due.dtype)
 
 
 def _rounded(value: Any, allowed: Any, dtype: Any) -> Any:
-    """The difference allowed of two results once both have been stored as `dtype`."""
+    """The difference allowed between two results once both are stored as `dtype`."""
     return 2 * stored(value, allowed, dtype) - allowed
 
 
@@ -156,7 +156,7 @@ def _from_depth(ddeep: Any, dw: Any, block: int) -> Answer:
 
 
 def _geometry(x: Any, w: Any, y: Any, numbers: tuple[int, ...]) -> dict[str, Any]:
-    """Strides, pads and groups, with as little below and to the right as makes y of its size."""
+    """Strides, pads and groups; the least padding below and to the right that gives y its size."""
     _small(*numbers)
     stride_h, stride_w, top, left, groups = numbers
     bottom = max(0, (y.shape[1] - 1) * stride_h + w.shape[1] - x.shape[1] - top)
@@ -175,7 +175,7 @@ def _conv_fprop(x: Any, w: Any, b: Any, y: Any, _: Any, *numbers: Any) -> Answer
 
 
 def _finish(towers: int, activation: str | None, dropout: Any, y: Any) -> dict[str, Any]:
-    """What fprop is told besides, from the arguments of the bindings."""
+    """The further arguments of fprop, from those of the bindings."""
     mask = None if dropout is None else Mask(*dropout)
     if mask is not None:
         _whole(np.asarray(mask.factor))
@@ -187,7 +187,7 @@ def _conv_dgrad(dy: Any, w: Any, gate: Any, dx: Any, _: Any, *numbers: Any) -> A
     *plain, unit, factor = numbers
     _factors(unit, dy, w)
     _whole(np.asarray(factor))
-    _finite(w)  # where no window reads a pixel, the kernels add zeros times w, and others nothing
+    _finite(w)  # for pixels that no window reads, the kernels add zeros times w, others add nothing
     how = _geometry(dx, w, dy, tuple(plain)) | {"gate": gate, "factor": factor}
     return {3: (_reference().conv_dgrad(dy, w, x_shape=dx.shape, **how), None)}
 
@@ -228,8 +228,8 @@ def _as_learned(
 ) -> Answer:
     """Weights and biases after their update; the errors allowed are those of exact gradients.
 
-    Of weights in halves the upper ones are compared, each the nearest to a number that may be off
-    by so much.
+    For weights in halves the upper halves are compared, each the nearest to a number within that
+    error.
     """
     answer: Answer = {}
     for old, new, gradient, places in zip(before, after, gradients, ((2, 4), (5, 6)), strict=True):
@@ -341,7 +341,7 @@ def _rnorm_dgrad(x: Any, dy: Any, dx: Any, _: Any, *numbers: Any) -> Answer:
 
 
 def _pool(x: Any, y: Any, size: int, stride: int) -> dict[str, Any]:
-    """Size, stride and the rounding under which y comes from x."""
+    """Size, stride and the rounding mode that gives y from x."""
     _small(size, stride)
     _expect(size >= 1 and stride >= 1)
     for ceil in (True, False):
@@ -363,7 +363,7 @@ def _maxpool_dgrad(dy: Any, where: Any, gate: Any, dx: Any, size: int, stride: i
 
 
 def _inside(where: Any, dx: Any, size: int, stride: int) -> None:
-    """Only of codes that name pixels is it said what becomes of them."""
+    """Require codes that name pixels: only these have a defined result."""
     _small(size, stride)
     _expect(where.dtype.kind == "u")
     codes = np.divmod(where.astype(int), max(size, 1))
@@ -373,7 +373,7 @@ def _inside(where: Any, dx: Any, size: int, stride: int) -> None:
 
 
 def _lrn_maxpool_fprop(x: Any, y: Any, where: Any, *numbers: Any) -> Answer:
-    """Of two that are nearer than they are rounded either may be named: places are not compared."""
+    """Places are not compared: if two values are closer than their rounding, either is right."""
     _finite(x)
     how = _norm_and_pool(x, y, *numbers[:-1])
     due, _ = _reference().lrn_maxpool_fprop(x, **how, relu=numbers[-1])
@@ -438,7 +438,7 @@ def _softmax(
 def _sgd(
     w: Any, low: Any, v: Any, dw: Any, lr: Any, momentum: float, weight_decay: float
 ) -> Answer:
-    """Of weights in halves the upper ones are compared."""
+    """For weights in halves the upper halves are compared."""
     _finite(w, v, dw, np.asarray(lr))
     _moderate(momentum, weight_decay)
     rates = {"lr": float(lr), "momentum": momentum, "weight_decay": weight_decay}
@@ -547,4 +547,4 @@ RESULTS: dict[str, tuple[int, ...]] = {
     "exchange_gather": (1,),
     "exchange_scatter_add": (1,),
 }
-"""Which arguments an op may write, scratch among them."""
+"""Which arguments an op may write, including scratch."""

@@ -1,8 +1,8 @@
-"""Order between accesses where mbarriers, tiles and products are about, by brute force.
+"""Order between accesses in the presence of mbarriers, tiles and products, by brute force.
 
-As happens_before.py: a graph of all that happens in a block, and paths through it. Here what a
-thread begins may be over elsewhere: a tile and copies with a phase of a barrier, a product with a
-wait of any thread of its warpgroup.
+Like happens_before.py: a graph of all events in a block, and paths through it. Here an operation
+begun by one thread may be completed elsewhere: a tile and copies by a phase of a barrier, a product
+by a wait of any thread of its warpgroup.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ WARP, WARPGROUP = 32, 128
 
 
 class Step(NamedTuple):
-    """What a thread does next.
+    """A thread's next step.
 
-    The threads of a warp, of warpgroup 0 or of the block make the steps that name these, and
-    nobody but they.
+    Steps that name a warp, warpgroup 0 or the block are made by all of its threads, and by no
+    others.
     """
 
     what: str
     element: int = 0
     barrier: int = 0
-    phase: int = 0  # of "wait"; of "arrive", "load" and "arrive_by_copies" the one they count in
+    phase: int = 0  # for "wait"; for "arrive", "load", "arrive_by_copies": the one they count in
 
 
 Script = dict[int, list[Step]]  # by thread
@@ -34,7 +34,7 @@ WARPGROUP_STEPS = ("multiply", "commit", "wait_all", "wait_all_but_one")
 
 
 class Member(NamedTuple):
-    """An access as a report names it; of a product, any thread of the warpgroup may be named."""
+    """An access as a report names it; for a product, any thread of the warpgroup may be named."""
 
     what: str  # "read", "write"
     thread: int
@@ -46,7 +46,7 @@ class Member(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Two accesses to one element that nothing orders, or that a fence is missing between."""
+    """Two accesses to one element that are unordered, or that lack a fence between them."""
 
     element: int
     members: tuple[Member, Member]
@@ -66,13 +66,13 @@ Node = tuple[object, ...]
 class _Access:
     member: Member
     element: int
-    begins: frozenset[Node]  # what comes before has to come before all of these
+    begins: frozenset[Node]  # whatever precedes it has to precede all of these
     end: Node | None  # never, if nothing waits for it
     engine: bool  # whether by the copy engine or the tensor cores
 
 
 class Order:
-    """All that happens in one block that makes these steps."""
+    """All events in one block that makes these steps."""
 
     def __init__(self, script: Script) -> None:
         self._after: dict[Node, set[Node]] = defaultdict(set)
@@ -143,7 +143,7 @@ class Order:
                 done = len(groups) - (what == "wait_all_but_one")
                 for product in range(1, groups[done - 1] + 1) if done > 0 else ():
                     self._after["product over", product].add(here)
-                del groups[: max(0, done - 1)]  # the last one done vouches for those before
+                del groups[: max(0, done - 1)]  # the last one done implies those before
             if step.what in ("arrive", "load", "arrive_by_copies"):
                 self._after[bytes_in].add(("bytes", step.barrier, step.phase + 1))
             last = here
@@ -174,7 +174,7 @@ class Order:
         return {access.end for access in self._accesses if access.end} | self._fences
 
     def _reachable(self, start: Node) -> set[Node]:
-        """What comes after a node, and itself."""
+        """A node and everything after it."""
         seen = {start}
         left = [start]
         while left:

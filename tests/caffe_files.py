@@ -1,4 +1,4 @@
-"""Caffe's files as bytes put together by hand, with the numbers of `caffe.proto` written anew.
+"""Caffe's files assembled byte by byte, with the numbers of `caffe.proto` written independently.
 
 A layer is a dict of the fields that its text form would have; a list is a repeated field.
 """
@@ -71,7 +71,7 @@ def field(number: int, value: Any) -> bytes:
 
 
 def message(fields: dict[str, Any], numbers: dict[str, int]) -> bytes:
-    """The fields of a dict, those of lists repeated and unpacked."""
+    """The fields of a dict, with those of lists repeated and unpacked."""
     content = b""
     for name, value in fields.items():
         for one in value if isinstance(value, list) else [value]:
@@ -88,7 +88,7 @@ def layer(fields: dict[str, Any], *, v1: bool = False) -> bytes:
 
 
 def blob(value: Any, *, v1: bool = False) -> bytes:
-    """An array; before 2015 all had four axes, ones in front."""
+    """An array; before 2015 all had four axes, padded with ones in front."""
     floats = field(5, np.asarray(value, "<f4").tobytes())
     if v1:
         four = (1,) * (4 - value.ndim) + value.shape
@@ -100,7 +100,7 @@ def blob(value: Any, *, v1: bool = False) -> bytes:
 
 
 def shaped(shape: tuple[int, ...]) -> bytes:
-    """A blob's shape, and no numbers."""
+    """A blob's shape, without numbers."""
     return field(7, field(1, b"".join(map(varint, (one % 2**64 for one in shape)))))
 
 

@@ -1,10 +1,10 @@
 """Which backends the tests run on, and what each marker leaves out.
 
-Every test that takes the fixture `be` runs on cpu, there with `exact` too, on sim in natural order
-and in three seeded orders, on simcheck, on cuda, and on cuda with a stand-in for the GPU; where the
-order of streams can matter (marker orders), in each of twelve orders of it. What a run leaves out
-is deselected when it is collected, so that no skip hides among the passes, and the report's header
-says which backends run and why the others do not.
+Every test that takes the fixture `be` runs on cpu (also with `exact`), on sim in natural order and
+in three seeded orders, on simcheck, on cuda, and on cuda with a stand-in for the GPU; tests that
+can depend on the order of streams (marker orders) run in each of the stand-in's twelve orders.
+Tests that a run leaves out are deselected at collection, so that no skip hides among the passes,
+and the report's header says which backends run and why the others do not.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ MARKERS = {
 }
 
 TRIED = "tried"
-"""The property of a test's report that holds what `tried` was told: fault, times, result."""
+"""The property of a test's report that holds the arguments of `tried`: fault, times, result."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
-    if config.getoption("numprocesses", 0):  # what one of several refuses ends in its traceback
+    if config.getoption("numprocesses", 0):  # an error in a worker would end in a traceback
         for name in (name for name in REQUIRED if name in selected()):
             refuse_to_lack(name)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Bytes are named by their length: a compressed file holds the time at which it was made, and
-    the workers, which collect apart, have to call a test the same."""
+    """Bytes are named by their length: a compressed file contains its creation time, and workers,
+    which collect separately, have to give a test the same name."""
     return f"{len(val)} bytes" if isinstance(val, bytes) else None
 
 
@@ -84,7 +84,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def runs_here(item: pytest.Item, named_markers: str) -> bool:
-    """Whether this run is meant to hold, and can hold, this test."""
+    """Whether this run should, and can, include this test."""
     variant = variant_of(item)
     backend = variant.backend if variant else None
     if backend and backend not in selected():
@@ -108,14 +108,14 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
 
 
 def on_stand_in(item: pytest.Item, named_markers: str) -> bool:
-    """Whether the stand-in for a GPU has something to tell: its kernels are those of sim."""
+    """Whether the stand-in for a GPU can show anything new: its kernels are those of sim."""
     if item.get_closest_marker("slow") or item.get_closest_marker("peer"):
         return False
     return not item.get_closest_marker("big") or "big" in named_markers
 
 
 def refuse_to_lack(backend: str) -> None:
-    """End the run where a backend is missing that it needs."""
+    """End the run if a backend that it needs is missing."""
     if reason := missing(backend):
         raise pytest.UsageError(
             f"The tests need the backend {backend}: {reason} "
@@ -131,13 +131,13 @@ def variant_of(item: pytest.Item) -> Variant | None:
 
 
 def peers() -> bool:
-    """Whether all is installed that the tests marked peer compare with (the extra `peers`)."""
+    """Whether everything that tests marked peer compare with is installed (the extra `peers`)."""
     libraries = ("torch", "onnx", "onnxruntime", "google", "tensorboardX")
     return all(find_spec(name) for name in libraries)
 
 
 def gpus() -> int:
-    """GPUs that CuPy sees; none where the backend cannot run at all."""
+    """The number of GPUs that CuPy sees; 0 if the backend cannot run at all."""
     if missing("cuda"):
         return 0
     import cupy
@@ -147,7 +147,7 @@ def gpus() -> int:
 
 @pytest.fixture
 def any_cards_loop(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Products of bfloat16 on a GPU take the main loop of any card, on Hopper too."""
+    """bfloat16 products on a GPU take the main loop for any card, even on Hopper."""
     be: Any = request.getfixturevalue("be") if "be" in request.fixturenames else None
     if be is None or be.name != "cuda":
         yield
@@ -160,11 +160,11 @@ def any_cards_loop(request: pytest.FixtureRequest) -> Iterator[None]:
 def tried(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Called by a test as its last line: what was tried, and how often; counts with marker faults.
 
-    A table of it all stands at the end of the run; docs/robustness.md keeps one.
+    The run ends with a table of all of them; docs/robustness.md keeps one.
     """
 
     def tell(fault: str, times: int, result: str = "nothing lost") -> None:
-        if request.node.get_closest_marker("faults"):  # a sample is no record
+        if request.node.get_closest_marker("faults"):  # a sample is not recorded
             request.node.user_properties.append((TRIED, (fault, times, result)))
 
     return tell
@@ -188,13 +188,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs draw none: pictures have their own tests, and take longer than the training."""
+    """Runs draw no pictures: these have their own tests, and take longer than the training."""
     monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
 
 
 @pytest.fixture
 def full() -> Iterator[int]:
-    """A file that takes no byte: /dev/full where that is the device, else a sealed one."""
+    """A file that accepts no byte: /dev/full if that is the device, else a sealed one."""
     if stat.S_ISCHR(Path("/dev/full").stat().st_mode if Path("/dev/full").exists() else 0):
         descriptor = os.open("/dev/full", os.O_WRONLY)
     else:
@@ -205,7 +205,7 @@ def full() -> Iterator[int]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What `be` is where a test does not say so itself."""
+    """The variants of `be` for tests that do not name their own."""
     said = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "be" in metafunc.fixturenames and "be" not in said:
         orders = metafunc.definition.get_closest_marker("orders")
@@ -222,7 +222,7 @@ def be(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def torch() -> Any:
-    """PyTorch, imported by none but the tests that compare with it."""
+    """PyTorch, imported only by the tests that compare with it."""
     import torch
 
     return torch

@@ -14,7 +14,7 @@ from tolerance import SUM, assert_close, bound
 
 # Four points leave an error of h^4 f'''''/30. In float64 that is 1e-12 of a smooth f.
 STEP64 = 2.0**-10
-# In float32 the step must stand well above the rounding; samples.on_grid makes it exact.
+# In float32 the step must be well above the rounding; samples.on_grid makes it exact.
 STEP32 = 2.0**-5
 
 
@@ -41,7 +41,7 @@ def stencil(f: Callable[[Any], Any], x: Any, direction: Any, h: float) -> Floats
 
 
 def gradient(f: Callable[[Floats], Floats], x: Any, dy: Any) -> Floats:
-    """d<f(x), dy>/dx, one element of x after the other, in float64."""
+    """d<f(x), dy>/dx, one element of x after another, in float64."""
     x, dx = double(x), np.zeros(x.shape)
     for place in np.ndindex(x.shape):
         direction = np.zeros(x.shape)
@@ -58,16 +58,16 @@ def assert_gradient(
     dy: NDArray[np.float32],
     units: float = SUM,
 ) -> None:
-    """The op's gradient is the oracle's slope at every element, and its own along one direction.
+    """Check an op's gradient against the oracle's slopes, and its own slope along one direction.
 
-    The slope that the op itself shows is only as good as its outputs' rounding (at most `bound`,
-    four times, over the step) and the stencil's error, which the oracle tells.
+    The op's own slope is only as good as its outputs' rounding (at most `bound`, four times, over
+    the step) and the stencil's error, which is measured on the oracle.
 
     Args:
-        op: as tested.
+        op: under test.
         oracle: what it should be.
         slopes: `gradient` of the oracle, which is slow and the same for every backend.
-        x, dy: where, and the gradient with respect to the output.
+        x, dy: the input, and the gradient with respect to the output.
         units: rounding of both passes, in units of their magnitudes.
     """
     dx, exact_dx = op.dgrad(x, dy), oracle.dgrad(x, dy)

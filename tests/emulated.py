@@ -1,4 +1,4 @@
-"""Programs of their own on the emulation of the GPU, with no Python in them.
+"""Stand-alone programs on the emulation of the GPU, without Python.
 
 They are compiled as CMakeLists.txt and bindings/sim/CMakeLists.txt compile the extension modules:
 fast as _sim, or checked as _simcheck.
@@ -26,7 +26,7 @@ COMMON = (
 CHECKED = ("-DSIMT_CHECK", "-g", "-O1")
 INSTRUMENTED = (
     *("-fsanitize=thread", "-fsanitize=alignment"),
-    # gcc keeps a float4 whole; clang, which knows no such option, is not to stop at it.
+    # gcc keeps a float4 whole; clang, which has no such option, must not fail on it.
     *("-fno-tree-sra", "-Wno-ignored-optimization-argument"),
 )
 FAST = ("-O2", "-fno-code-hoisting", "-Wno-ignored-optimization-argument")  # as _sim is
@@ -38,16 +38,16 @@ def program(
     """Compile and link kernel files, one of which has a main(), with the emulation.
 
     Args:
-        folder: where the objects and the program go; made if need be.
+        folder: where the objects and the program go; created if necessary.
         sources: .cu files.
         emulation_folder: where the emulation's own objects go, for all programs of a test run.
-        checked: whether the program holds every access of its kernels against the rules.
+        checked: whether the program checks every access of its kernels against the rules.
     """
     folder.mkdir(parents=True, exist_ok=True)
     emulation = _emulation(emulation_folder, checked)
     objects = _compile(folder, sources, (*CHECKED, *INSTRUMENTED) if checked else FAST)
     built = folder / "program"
-    # Without -fsanitize: the hooks that the instrumented code calls are check.cpp's.
+    # Without -fsanitize: the hooks that the instrumented code calls are in check.cpp.
     _run(COMPILER, *map(str, (*objects, *emulation)), "-pthread", "-ldl", "-o", str(built))
     return built
 
@@ -78,13 +78,13 @@ def _run(*command: str) -> None:
 
 
 def line_of(source: Path, marker: str) -> int:
-    """The line of a source that ends with this comment."""
+    """The number of the source line that ends with this comment."""
     lines = source.read_text().splitlines()
     (line,) = (i for i, text in enumerate(lines, 1) if text.endswith(f"// {marker}"))
     return line
 
 
 def located(source: Path, text: str) -> str:
-    """The text with "{marker}" as a report names that line, "{/marker}" with the file's path."""
+    """The text with "{marker}" replaced by file:line as in reports, "{/marker}" by path:line."""
     text = re.sub(r"\{/(.+?)\}", lambda m: f"{source}:{line_of(source, m[1])}", text)
     return re.sub(r"\{(.+?)\}", lambda m: f"{source.name}:{line_of(source, m[1])}", text)

@@ -1,6 +1,6 @@
-"""One small call of every op: for the tests of what all ops have in common.
+"""One small call of every op, for tests of properties that all ops share.
 
-test_examples.py holds that no op is missing.
+test_examples.py checks that no op is missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IN_BFLOAT16 = {
     for op in ("relu", "tanh", "dropout", "lrn", "rnorm", "maxpool", "avgpool", "lrn_maxpool")
     for which in ("fprop", "dgrad")
 } | {"scale"}
-"""What takes maps of either type."""
+"""The ops that take maps of either type."""
 RATES: dict[str, Any] = {"lr": 0.25, "momentum": 0.5, "weight_decay": 0.5}
 DRAW: dict[str, Any] = {"keep": 0.3, "seed": 11, "step": 7, "layer": 2}
 
@@ -41,7 +41,7 @@ class Example:
         return self.op
 
     def keywords(self, be: Any) -> dict[str, Any]:
-        """The parameters, of which outputs of a ReLU have to lie on the device."""
+        """The parameters, with a ReLU's outputs placed on the device."""
         return {
             name: be.asarray(value) if name in ("gate", "y") else value
             for name, value in self.parameters.items()
@@ -49,7 +49,7 @@ class Example:
 
     @property
     def in_bfloat16(self) -> Example:
-        """The same call of maps in bfloat16, where there are any."""
+        """The same call with its maps, if any, in bfloat16."""
 
         def rounded(values: dict[str, Any]) -> dict[str, Any]:
             maps = ("x", "y", "dy", "gate")
@@ -62,7 +62,7 @@ class Example:
 
 
 def _images() -> list[Example]:
-    """Places of both kinds; arrays beside the images are parameters, which the host may hold."""
+    """Mirrored and not; all arrays but images and mean are parameters and may be on the host."""
     x, mean = pixels(3, 7, 6, 3), normal(7, 6, 3)
     where = {
         "corners": np.array([[0, 2], [1, 0], [2, 1]], np.int32),
@@ -105,7 +105,7 @@ def _linears() -> list[Example]:
 
 
 def _learned(shape: tuple[int, ...]) -> dict[str, Learned]:
-    """Weights of a shape, and a bias for each of the first axis."""
+    """Weights of a shape, and one bias per index of the first axis."""
     return {
         name: Learned(normal(*own, seed=8), normal(*own, seed=9), **RATES)
         for name, own in (("w", shape), ("b", shape[:1]))
@@ -192,12 +192,12 @@ EXAMPLES = {
     )
     for example in group()
 }
-# All but the updates, which return nothing and work in place.
+# All but the updates, which work in place and return nothing.
 RETURNING = [example for op, example in EXAMPLES.items() if not op.endswith(("_sgd", "_update"))]
 
 
 def _fused() -> list[Any]:
-    """What conv and linear do besides, on numbers of either type."""
+    """The operations fused into conv and linear, on either type."""
     examples: list[Any] = []
     for dtype in (FLOAT32, BFLOAT16):
         x, w, dy = (normal(*shape).astype(dtype) for shape in (CONV.x, CONV.w, CONV.y))
@@ -219,7 +219,7 @@ def _fused() -> list[Any]:
 
 
 def _through_relus() -> list[Any]:
-    """Pools between ReLUs, of maps of either type."""
+    """Pools between ReLUs, on maps of either type."""
     pool, norm, back = (
         EXAMPLES[op] for op in ("maxpool_dgrad", "lrn_maxpool_fprop", "lrn_maxpool_dgrad")
     )
@@ -236,7 +236,7 @@ def _through_relus() -> list[Any]:
     ]
 
 
-# The same calls, and those that take it in bfloat16; and the fused ones.
+# The same calls, in bfloat16 too where the op takes it, and the fused ones.
 OF_EACH_ELEMENT = [
     *_fused(),
     *_through_relus(),

@@ -1,4 +1,4 @@
-"""What the tests of imports share: random networks of other programs, and what becomes of them."""
+"""Shared by the tests of imports: random networks of other programs, and checks on the result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = 0.125
 
 
 def drawn(name: str, shape: tuple[int, ...]) -> Any:
-    """A random parameter; signals keep their size."""
+    """A random parameter that preserves the scale of signals."""
     gain = math.sqrt(2 / math.prod(shape[1:])) if name.endswith(".w") else 0.1
     return normal(*shape) * np.float32(gain)
 
@@ -35,12 +35,12 @@ def in_torch_order(preset: str, width: float) -> dict[str, Any]:
 
 
 def assert_no_run(folder: Path, files: int) -> None:
-    """Nothing was made beside the `files` that were there."""
+    """Check that nothing was made besides the `files` already there."""
     assert len(list(folder.iterdir())) == files
 
 
 def assert_same_logits(run: Path, theirs: Callable[[Any], Any]) -> Trained:
-    """The run and the other program's model see the same photographs alike."""
+    """Check that the run and the other program's model agree on the same photographs."""
     net = Trained.load(str(run), backend="cpu")
     stored = pixels(4, net.mean.shape, seed=3)
     ours, expected = net.logits(stored), theirs(stored)

@@ -1,9 +1,9 @@
 """Calls of the bindings with odd arguments: a refusal, or what float64 says; on simcheck and cpu.
 
-A case begins as a call that makes sense, of a random op and random sizes; then some of its
-arguments are replaced. A refusal must leave every array as it was. What is accepted must pass the
-checker, leave the inputs as they were, and equal what the reference in float64 makes of the same
-arguments, where it accepts them. Either module gets the call, with memory of its own.
+A case starts as a valid call of a random op with random sizes; then some of its arguments are
+replaced. A refusal must leave every array unchanged. An accepted call must pass the checker, leave
+the inputs unchanged, and equal the float64 reference on the same arguments, if the reference
+accepts them. Both modules get the call, each with its own memory.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Block:
         fill: "whole" numbers of -4 to 4 (0 to 4 in unsigned types), whose sums are exact in any
             order; "wide": up to a type's largest; "holes": whole ones, some NaN or infinite.
         seed: draws the numbers.
-        layout: how it lies in memory: see `made`.
+        layout: in memory: see `made`.
     """
 
     shape: Shape
@@ -53,7 +53,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Same:
-    """Another argument's very memory, from byte `skip` on."""
+    """Another argument's own memory, from byte `skip` on."""
 
     index: int
     skip: int = 0
@@ -125,7 +125,7 @@ WITH_HOLES = ("whole", "holes")
 
 
 def _fills(dtype: str, unit: str) -> tuple[str, ...]:
-    """Of the operands of a product: float32 in planes makes NaN of infinities."""
+    """Fills for a product's operands: float32 in planes turns infinities into NaN."""
     return WHOLE if dtype == "float32" and unit != "fma" else WITH_HOLES
 
 
@@ -143,14 +143,14 @@ def _result(shape: Shape, dtype: str = "float32") -> Block:
 
 
 def _workspace(op: str, *sizes: Any) -> int:
-    """Bytes of scratch that are enough for either module."""
+    """Bytes of scratch that suffice for either module."""
     name = f"{op}_workspace"
     there: int = getattr(cpu(), name)(*(on_cpu(size) for size in sizes))
     return max(there, int(getattr(extension(), name)(*sizes)))
 
 
 def on_cpu(argument: Any) -> Any:
-    """What multiplies there, for what multiplies on a GPU."""
+    """The unit that multiplies on cpu, in place of one of a GPU."""
     tensor_cores = isinstance(argument, str) and argument in ("mma", "wgmma")
     return "winograd" if tensor_cores else argument
 
@@ -238,7 +238,7 @@ def _conv_fprop(draw: st.DrawFn) -> list[Any]:
 
 
 def _finish(draw: st.DrawFn, features: int) -> list[Any]:
-    """An activation, and a dropout of so many features."""
+    """An activation, and a dropout over this many features."""
     name = draw(st.sampled_from((None, "relu", "tanh")))
     if draw(st.booleans()):
         return [name, None]
@@ -266,7 +266,7 @@ def _learned(w: Shape, draw: st.DrawFn, dtype: str) -> list[Any]:
 
 
 def _rules(draw: st.DrawFn) -> list[Any]:
-    """A learning rate, momentum and weight decay each."""
+    """A learning rate, momentum and weight decay for each."""
     return [(draw(st.sampled_from((0.0, 0.25, 1))), 0.5, 0.25) for _ in range(2)]
 
 
@@ -427,7 +427,7 @@ def _lrn_maxpool_dgrad(draw: st.DrawFn) -> list[Any]:
 def _norm_and_pool(draw: st.DrawFn) -> tuple[Shape, Shape, str, list[Any]]:
     """Shapes of x and y, their type; the norm's numbers, groups, size and stride.
 
-    Often of the form that the networks have.
+    Often in the form that the networks use.
     """
     (*x, _), (*y, _), pool = _pool(draw)
     groups, own = draw(_extent(3)), draw(st.sampled_from((1, 3, 8, 16)))
@@ -533,7 +533,7 @@ CALLS: dict[str, Callable[[st.DrawFn], list[Any]]] = {
     "exchange_gather": _gather,
     "exchange_scatter_add": _scatter_add,
 }
-"""The ops of the extension module, and what draws arguments for them but device and stream."""
+"""The ops of the extension module, and what draws their arguments except device and stream."""
 
 OTHERS = (
     *("conv_fprop_workspace", "conv_dgrad_workspace", "conv_wgrad_workspace"),
@@ -541,7 +541,7 @@ OTHERS = (
     *("rnorm_dgrad_workspace", "softmax_cross_entropy_workspace"),
     *("empty", "device_of", "enable_peers", "set_schedule", "launch_count", "barriers_met"),
 )
-"""Its other functions, but for those that make the checker lie for a test."""
+"""Its other functions, except those that make the checker lie for a test."""
 
 # ---------------------------------------------------------------------- odd arguments
 
@@ -597,7 +597,7 @@ def _anything() -> SearchStrategy[Any]:
 
 
 def _instead(argument: Any, arguments: int) -> SearchStrategy[Any]:
-    """What may stand in an argument's place."""
+    """Possible replacements for an argument."""
     same = st.builds(Same, st.integers(0, arguments - 1), st.sampled_from((0, 0, 1, 4, 8, 16)))
     if isinstance(argument, Block):
         near = [
@@ -658,7 +658,7 @@ def _shared(values: list[Any], same: Same) -> Any:
 
 
 def made(block: Block) -> Any:
-    """An array of the contents and in the layout of a block."""
+    """An array with a block's contents and layout."""
     values = np.array(contents(block))
     module, shape = extension(), values.shape
     match block.layout:
@@ -692,7 +692,7 @@ def made(block: Block) -> Any:
 
 
 def contents(block: Block) -> Any:
-    """A new array of the host."""
+    """A new array on the host."""
     dtype = np.dtype(block.dtype)
     floating = dtype.kind == "f" or dtype == BFLOAT16
     rng = generator(block.seed, *block.shape)
@@ -721,7 +721,7 @@ TAKEN_AS_THEY_COME = (
     "maxpool_dgrad",
     "lrn_maxpool_dgrad",
 )
-"""Ops with places or labels in arrays, which kernels do not refuse and backends do."""
+"""Ops with places or labels in arrays, which backends check but kernels do not."""
 
 
 def check(case: Case) -> str:
@@ -756,7 +756,7 @@ def _check(case: Case, module: Any, arguments: list[Any]) -> str:
 
 
 def refused(module: Any, case: Case, arguments: list[Any]) -> Exception | None:
-    """Call the module's op; the refusal, if that is what came of it."""
+    """Call the module's op and return the refusal, if any."""
     try:
         getattr(module, case.op)(*arguments)
     except (ValueError, TypeError) as error:
@@ -769,8 +769,8 @@ def refused(module: Any, case: Case, arguments: list[Any]) -> Exception | None:
 
 
 def hold_equal(array: Any, value: Any, allowed: Any) -> None:
-    """Hold that a result is the value expected, up to the error allowed in each element."""
-    if BFLOAT16 in (array.dtype, value.dtype):  # of which NumPy does not know the NaN
+    """Check that a result is the value expected, up to the error allowed in each element."""
+    if BFLOAT16 in (array.dtype, value.dtype):  # NumPy does not recognise its NaN
         array, value = array.astype(np.float32), value.astype(np.float32)
     if allowed is None:
         np.testing.assert_array_equal(array, value)
@@ -781,14 +781,14 @@ def hold_equal(array: Any, value: Any, allowed: Any) -> None:
 
 
 def same_contents(array: Any, old: Any) -> bool:
-    """Equal in every bit, however the two lie in memory."""
+    """Equal in every bit, whatever the two memory layouts."""
     return array.dtype.hasobject or same_bits(
         np.ascontiguousarray(array), np.ascontiguousarray(old)
     )
 
 
 def arrays(arguments: list[Any]) -> Iterator[Any]:
-    """Every array among the arguments, those of lists too."""
+    """Every array among the arguments, including those in lists."""
     for argument in arguments:
         for one in argument if isinstance(argument, list) else [argument]:
             if isinstance(one, np.ndarray):
@@ -797,7 +797,7 @@ def arrays(arguments: list[Any]) -> Iterator[Any]:
 
 @functools.cache
 def extension() -> Any:
-    """The module, whose first two devices may read one another's memory."""
+    """The module, with its first two devices able to read each other's memory."""
     module = import_module("pyalexnet._simcheck")
     module.enable_peers(0, 1)
     module.enable_peers(1, 0)
@@ -806,9 +806,9 @@ def extension() -> Any:
 
 @functools.cache
 def cpu() -> Any:
-    """The module for the processor that this is."""
+    """The module for this processor."""
     return import_module(f"pyalexnet.{instruction_sets()[chosen_set()]}")
 
 
-if __name__ == "__main__":  # in this process: where memory has no limit, as sanitizers need it
+if __name__ == "__main__":  # in this process, without a memory limit, as sanitizers need
     campaign(check, cases())

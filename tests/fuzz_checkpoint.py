@@ -47,7 +47,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Damage:
-    """What happens to a file of tensors: its header as JSON, then its bytes."""
+    """Damage to a file of tensors: to its header as JSON, then to its bytes."""
 
     name: str
     header: list[Graft]
@@ -56,7 +56,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Case:
-    """Damaged files; `sealed`: with every size and SHA-256 made right again, as a forger would."""
+    """Damaged files; `sealed`: every size and SHA-256 is corrected, as a forger would."""
 
     damages: list[Damage]
     state: list[Graft]
@@ -112,7 +112,7 @@ def _examine(path: Path, may_be_read: bool, must_be_read: bool) -> str:
 
 
 def hold_types(found: Checkpoint) -> None:
-    """Hold that everything is what its annotation says."""
+    """Check that everything has its annotated type."""
     for array in (*found.params.values(), *found.momentum.values(), found.mean):
         assert isinstance(array, np.ndarray) and array.dtype == np.float32
         assert array.flags.c_contiguous and array.flags.writeable
@@ -157,7 +157,7 @@ def reheaded(raw: bytes, changes: list[Graft]) -> bytes:
     try:
         header = json.dumps(grafted(json.loads(raw[8 : 8 + length]), changes)).encode()
     except ValueError:
-        return raw  # an earlier damage left no JSON
+        return raw  # earlier damage left no JSON
     return len(header).to_bytes(8, "little") + header + raw[8 + length :]
 
 

@@ -40,9 +40,9 @@ OPCODES = (
 
 @dataclass(frozen=True)
 class Member:
-    """Of an archive: its kind, its name ({} stands for that of a file of the layout), its target.
+    """A member of an archive: kind, name ({} stands for the name of a file of the layout), target.
 
-    size: what it says; None: that of the file of the layout. pax: what else it says.
+    size: as declared; None: that of the file of the layout. pax: further headers.
     """
 
     kind: bytes
@@ -54,7 +54,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Case:
-    """A set with damaged files, as a folder (no `suffix`) or an archive, which is damaged too."""
+    """A set with damaged files, as a folder (no `suffix`) or an archive, itself damaged too."""
 
     pickled: bool
     protocol: int
@@ -150,7 +150,7 @@ def check(case: Case) -> str:
 
 
 def archive(contents: dict[str, bytes], suffix: str, members: list[tuple[int, Member]]) -> bytes:
-    """A tar archive; each of `members` stands before the file of its number, or in its place."""
+    """A tar archive; each of `members` precedes the file of its number, or replaces it."""
     stream = io.BytesIO()
     mode: Any = f"w:{suffix[5:]}"
     with tarfile.open(fileobj=stream, mode=mode) as tar:
@@ -160,7 +160,7 @@ def archive(contents: dict[str, bytes], suffix: str, members: list[tuple[int, Me
                 header.type, header.linkname = odd.kind, odd.target.replace("{}", name)
                 header.size = len(content) if odd.size is None else odd.size
                 header.pax_headers = odd.pax
-                # Without its contents, which addfile refuses: what follows is taken for them.
+                # Without contents, which addfile refuses: the bytes that follow are read as such.
                 head = header.tobuf(tar.format, tar.encoding, tar.errors)
                 assert tar.fileobj is not None
                 tar.fileobj.write(head)

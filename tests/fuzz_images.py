@@ -25,10 +25,10 @@ from samples import generator
 OUTCOMES = {"refused", "decoded"}
 SAMPLE = 250
 SIZE = (32, 24)
-"""Height and width of the photographs, which as stored JPEGs have to be just that."""
+"""Height and width of the photographs; stored JPEGs must have exactly this size."""
 
 SECONDS = 20
-"""That the largest image may take on a busy machine: 64 million pixels."""
+"""Allowed for the largest image, 64 million pixels, on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def check(case: Case) -> str:
     stored = tuple(attempt(lambda: in_place(raw), alone) for alone in (False, True))
     assert time.monotonic() - started < SECONDS, time.monotonic() - started
     for one, other in [(fast, slow), *([stored] if as_stored(raw) else [])]:
-        # Pillow has the last word on what simplejpeg refuses; what it does not, they agree on.
+        # Pillow decides on files that simplejpeg refuses; on all others they agree.
         if one is not None and other is not None:
             assert np.array_equal(one, other)
     if fast is None:
@@ -68,7 +68,7 @@ def check(case: Case) -> str:
 
 
 def as_stored(raw: bytes) -> bool:
-    """Whether a file could be an image of a pack: of another number of colours it is none."""
+    """Whether a file could be an image of a pack: it has to have the right number of channels."""
     try:
         with Image.open(BytesIO(raw), formats=("JPEG",)) as image:
             return image.mode in ("RGB", "L")
@@ -77,7 +77,7 @@ def as_stored(raw: bytes) -> bool:
 
 
 def in_place(raw: bytes) -> Any:
-    """By `decode_stored`, between two other images that are to stay as they are."""
+    """Decode by `decode_stored`, between two other images that must not change."""
     batch = np.full((3, *SIZE, 3), 77, np.uint8)
     try:
         decode.decode_stored(raw, batch[1])
@@ -87,11 +87,11 @@ def in_place(raw: bytes) -> Any:
 
 
 def attempt(decoded: Callable[[], Any], alone: bool) -> Any:
-    """The pixels, by simplejpeg where it can or by Pillow alone; None where they are refused."""
+    """The pixels, by simplejpeg if possible or by Pillow alone; None if they are refused."""
     with contextlib.ExitStack() as stack:
         if alone:
             stack.enter_context(patch.object(decode, "simplejpeg", lambda: None))
-        stack.enter_context(pillow_warnings())  # as all who decode do
+        stack.enter_context(pillow_warnings())  # as all decoders do
         stack.enter_context(watch())
         try:
             return decoded()
@@ -105,7 +105,7 @@ def attempt(decoded: Callable[[], Any], alone: bool) -> Any:
 
 @functools.cache
 def files() -> dict[str, bytes]:
-    """Small files of each format, and of each way to write it."""
+    """Small files in each format, and each variant of it."""
     rows, columns = np.indices(SIZE) / 5.0
     waves = np.stack([np.sin(rows), np.cos(columns), np.sin(rows + columns)], axis=-1)
     noise = generator(*SIZE).standard_normal((*SIZE, 3))
@@ -150,7 +150,7 @@ def files() -> dict[str, bytes]:
 
 
 def runs() -> bytes:
-    """A BMP whose rows are written as runs (RLE8), which Pillow reads and does not write."""
+    """A BMP with run-length rows (RLE8), which Pillow reads but does not write."""
     stream = BytesIO()
     few = Image.new("P", SIZE[::-1], 3)
     few.putpalette(range(48))

@@ -40,7 +40,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Pictures:
-    """What happens to the contents of a shard: to images by number, and to labels."""
+    """Damage to the contents of a shard: to images by number, and to labels."""
 
     images: list[tuple[int, list[Edit]]]
     labels: list[tuple[int, int]]
@@ -48,7 +48,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Case:
-    """A damaged pack; `sealed`: with every size, CRC and SHA-256 made right again."""
+    """A damaged pack; `sealed`: every size, CRC and SHA-256 is corrected."""
 
     form: str
     shard: str
@@ -102,14 +102,14 @@ def check(case: Case) -> str:
             return "opened"
         for split, pixels in zip((found.train, found.test), images, strict=True):
             assert pixels.shape == (len(split), *split.image_shape)
-    if same or not case.sealed:  # what is damaged by chance is found
+    if same or not case.sealed:  # accidental damage is found
         for pixels, expected in zip(images, stored(case.form), strict=True):
             assert np.array_equal(pixels, expected)
     return "read"
 
 
 def hold_types(found: data.Dataset) -> None:
-    """Hold what a data set promises."""
+    """Check what a data set promises."""
     for split in (found.train, found.test):
         assert split.labels.dtype == np.int64 and len(split) > 0
         assert 0 <= split.labels.min() <= split.labels.max() < len(found.class_names)
@@ -121,7 +121,7 @@ def hold_types(found: data.Dataset) -> None:
 
 
 def damage(folder: Path, case: Case) -> bool:
-    """Damage a pack; whether any file has changed."""
+    """Damage a pack, and return whether any file has changed."""
     shard, table, mean = (
         folder / "shards" / f"{case.shard}.safetensors",
         *(folder / name for name in ("pack.json", "mean.npy")),
@@ -149,7 +149,7 @@ def damage(folder: Path, case: Case) -> bool:
 
 
 def shard_of(raw: bytes, case: Case) -> tuple[bytes, str | None]:
-    """A shard of a case, and the SHA-256 of its index where it has one."""
+    """A shard of a case, and the SHA-256 of its index if it has one."""
     from safetensors import SafetensorError
     from safetensors.numpy import load, save
 

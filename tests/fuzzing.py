@@ -1,9 +1,9 @@
-"""Fuzzing by hypothesis: a sample for every run of the tests, a campaign as long as one likes.
+"""Fuzzing by hypothesis: a sample for every test run, a campaign of any length.
 
-A case is a value whose `repr` makes it again, and a check takes a case: it returns a word for what
-happened ("refused", "read", ...), and raises where something is wrong. Hypothesis draws the cases
-and, of those that fail, shows the smallest it finds. `Child` runs a check in a process of its own,
-so that a crash, a hang or a memory limit is a failure like any other.
+A case is a value whose `repr` recreates it. A check takes a case, returns a word for what happened
+("refused", "read", ...), and raises if something is wrong. Hypothesis draws the cases and shows
+the smallest failing one it finds. `Child` runs a check in its own process, so that a crash, a hang
+or a memory limit is a failure like any other.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ SECONDS = float(os.environ.get("FUZZ_SECONDS", "120"))
 """How long a campaign lasts."""
 
 SHRINKING = 300
-"""Seconds beyond SECONDS that hypothesis may take to make a failing case small."""
+"""Seconds beyond SECONDS that hypothesis may take to shrink a failing case."""
 
 ROUND = 500
-"""Cases of a campaign that are drawn under one seed."""
+"""The number of a campaign's cases drawn from one seed."""
 
 
 def sample(
     check: Callable[[Case], str], cases: SearchStrategy[Case], examples: int
 ) -> Counter[str]:
-    """What happened to `examples` cases, the same ones in every run."""
+    """The outcomes of `examples` cases, the same ones in every run."""
     return _draw(check, cases, settings(derandomize=True, max_examples=examples))
 
 
 def campaign(check: Callable[[Case], str], cases: SearchStrategy[Case]) -> Counter[str]:
-    """What happened to the cases of SECONDS seconds; FUZZ_SEED repeats one."""
+    """The outcomes of SECONDS seconds of cases; FUZZ_SEED repeats a campaign."""
     first = int(os.environ.get("FUZZ_SEED", random.SystemRandom().randrange(2**32)))
     end = time.monotonic() + SECONDS
     happened: Counter[str] = Counter()
@@ -68,7 +68,7 @@ def campaign(check: Callable[[Case], str], cases: SearchStrategy[Case]) -> Count
         try:
             return check(case)
         except BaseException:
-            failed = True  # from now on hypothesis looks for a smaller case, however late it is
+            failed = True  # from now on hypothesis looks for a smaller case, whatever the time
             raise
 
     number = first
@@ -112,7 +112,7 @@ def _draw(
 
 
 def refused(error: PyalexnetError) -> str:
-    """Hold that a refusal is a sentence of one line."""
+    """Check that a refusal is a one-line sentence."""
     text = str(error)
     assert text.endswith(".") and "\n" not in text, text
     return "refused"
@@ -126,7 +126,7 @@ NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 
 
 @dataclass(frozen=True)
 class Edit:
-    """A change of a file: `kind` at the place `at` (modulo the length), of `length` bytes."""
+    """A change to a file: `kind` at the place `at` (modulo the length), of `length` bytes."""
 
     kind: str
     at: int
@@ -159,7 +159,7 @@ class Edit:
 
 
 def edits(most: int = 3, far: int = 2**14) -> SearchStrategy[list[Edit]]:
-    """Up to `most` changes within the first `far` bytes, or as many at the end of a longer file."""
+    """Up to `most` changes in the first `far` bytes or the last 64 bytes of a file."""
     numbers = st.builds(
         lambda number, form: struct.pack(form, number % 2 ** (8 * struct.calcsize(form))),
         st.sampled_from(NUMBERS),
@@ -178,7 +178,7 @@ def edits(most: int = 3, far: int = 2**14) -> SearchStrategy[list[Edit]]:
 
 
 def edited(raw: bytes, changes: list[Edit]) -> bytes:
-    """`raw` with the changes made, one after the other."""
+    """`raw` with the changes made one after another."""
     for change in changes:
         raw = change.apply(raw)
     return raw
@@ -189,7 +189,7 @@ def edited(raw: bytes, changes: list[Edit]) -> bytes:
 
 @dataclass(frozen=True)
 class Graft:
-    """A change of a JSON document: at the place `at` (modulo their number) of all its values."""
+    """A change to a JSON document: at value number `at` (modulo their number)."""
 
     kind: str
     at: int
@@ -214,7 +214,7 @@ class Graft:
                 parent[self.key] = self.value
             case "add":
                 parent.insert(last, self.value)
-            case "copy":  # what stands elsewhere in the document
+            case "copy":  # a value from elsewhere in the document
                 source: Any = document
                 for step in places[len(self.key) % len(places)]:
                     source = source[step]
@@ -223,7 +223,7 @@ class Graft:
 
 
 def grafts(most: int = 3, keys: tuple[str, ...] = ()) -> SearchStrategy[list[Graft]]:
-    """Up to `most` changes; `keys` are names that mean something where the document is read."""
+    """Up to `most` changes; `keys` are names that have a meaning in the document."""
     texts = st.one_of(
         st.sampled_from(("", "float32", "uint8", "U8", "F32", "../../x", "0" * 64, *keys)),
         st.text(max_size=6),
@@ -254,7 +254,7 @@ def grafts(most: int = 3, keys: tuple[str, ...] = ()) -> SearchStrategy[list[Gra
 
 
 def grafted(document: Any, changes: list[Graft]) -> Any:
-    """A copy of the document with the changes made, one after the other."""
+    """A copy of the document with the changes made one after another."""
     document = json.loads(json.dumps(document))
     for change in changes:
         document = change.apply(document)
@@ -274,11 +274,11 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Any:
 class Child(Generic[Case]):
     """Calls a function of a module in another process; a context manager.
 
-    Files that the function makes go to a folder that is deleted in the end. Warnings are errors.
+    Files that the function makes go to a folder that is deleted at the end. Warnings are errors.
 
     Args:
-        check: a function of a module (no inner one); it raises where something is wrong.
-        seconds: that a case may take.
+        check: a function of a module (not a nested one); it raises if something is wrong.
+        seconds: allowed for a case.
         memory: address space of the process, bytes.
     """
 
@@ -295,10 +295,10 @@ class Child(Generic[Case]):
         self._end()
 
     def __call__(self, case: Case) -> str:
-        """What the function says of the case.
+        """The function's result for the case.
 
         Raises:
-            AssertionError: it raised, the process died, or it took too long; the text tells.
+            AssertionError: it raised, the process died, or it took too long; the text says which.
         """
         if self._process is None:
             self._begin()
@@ -314,7 +314,7 @@ class Child(Generic[Case]):
         return str(text)
 
     def _begin(self) -> None:
-        # Not by a fork: threads of NumPy and of the backends would not come along.
+        # No fork: it would not carry over the threads of NumPy and of the backends.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=in_memory()))
@@ -324,7 +324,7 @@ class Child(Generic[Case]):
         theirs.close()
 
     def _end(self) -> str:
-        """End the process; its exit code and its last words."""
+        """End the process; return its exit code and last output."""
         if self._process is None:
             return ""
         self._connection.close()
@@ -343,7 +343,7 @@ LOG = "log"
 
 
 def in_memory() -> str | None:
-    """A file system without a disk, which is several times as fast; None for the usual place."""
+    """A file system in memory, several times as fast; None for the usual place."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
@@ -377,9 +377,9 @@ def _serve(
 
 
 class Watch:
-    """Notices what a reader has no business to do: start a program, or change or make a file.
+    """Notices what a reader must not do: start a program, or change or create a file.
 
-    A context manager; nothing that is done outside of it counts.
+    A context manager; only what happens inside counts.
     """
 
     FORBIDDEN = (
@@ -391,7 +391,7 @@ class Watch:
     def __init__(self) -> None:
         self._on = False
         self._seen: list[str] = []
-        sys.addaudithook(self._hear)  # for ever: there is one watch in a process
+        sys.addaudithook(self._hear)  # permanent: there is one watch in a process
 
     def __enter__(self) -> Watch:
         self._seen.clear()

@@ -1,7 +1,7 @@
-"""CUDA's order between accesses by brute force: a graph of all that happens, and paths through it.
+"""CUDA's order between accesses by brute force: a graph of all events, and paths through it.
 
-What the checker decides from a few counters is decided here from the definition, as slowly as that
-comes out.
+The checker decides this from a few counters; here it is decided from the definition, however
+slowly.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ WARP = 32
 
 
 class Action(NamedTuple):
-    """What a thread does next: touch an element, wait at a barrier, or look after its copies."""
+    """A thread's next action: touch an element, wait at a barrier, or manage its copies."""
 
     what: str  # "read", "write", "__syncthreads", "__syncwarp", "copy", "commit", "wait"
     element: int = 0
-    left: int = 0  # of "wait": groups of copies that may still be under way
+    left: int = 0  # for "wait": the groups of copies that may still be under way
 
 
 class Access(NamedTuple):
@@ -31,7 +31,7 @@ class Access(NamedTuple):
 
 
 class Race(NamedTuple):
-    """Two accesses to one element that nothing orders."""
+    """Two unordered accesses to one element."""
 
     element: int
     accesses: frozenset[Access]
@@ -45,8 +45,8 @@ def races(launches: Sequence[Launch], *, shared: bool) -> set[Race]:
     """Every race of a run.
 
     Args:
-        launches: one after the other, each ordered after the one before it.
-        shared: whether each block has elements of its own.
+        launches: in sequence, each ordered after the previous one.
+        shared: whether each block has its own elements.
     """
     return {race for launch in launches for race in _races_of(launch, shared)}
 
@@ -64,9 +64,9 @@ class _Event(NamedTuple):
 
 
 def _races_of(launch: Launch, shared: bool) -> Iterator[Race]:
-    after: dict[object, set[object]] = defaultdict(set)  # of None: what nothing comes before
+    after: dict[object, set[object]] = defaultdict(set)  # of None: events without a predecessor
     accesses: list[_Event] = []
-    ends: dict[_Event, _Event] = {}  # of a copy: the wait by which it has arrived, if any
+    ends: dict[_Event, _Event] = {}  # of a copy: the wait that completes it, if any
     for number, block in enumerate(launch):
         for thread, actions in block.items():
             chain = _chain(number, thread, actions, after)
@@ -86,10 +86,10 @@ def _races_of(launch: Launch, shared: bool) -> Iterator[Race]:
 def _chain(
     block: int, thread: int, actions: list[Action], after: dict[object, set[object]]
 ) -> list[_Event]:
-    """Enter a thread's actions into the graph, in their order, and return all but its barriers.
+    """Enter a thread's actions into the graph, in order, and return all but its barriers.
 
     The k-th barrier of a block, or of a warp, is one node that all its threads pass through. A
-    thread that has exited counts as having arrived at the barriers that follow.
+    thread that has exited counts as having arrived at later barriers.
     """
     events: list[_Event] = []
     passed = {"__syncthreads": 0, "__syncwarp": 0}
@@ -112,7 +112,7 @@ def _chain(
 
 
 def _arrivals(chain: list[_Event]) -> dict[_Event, _Event]:
-    """The event by which each access of a thread is over: itself, or the wait for a copy."""
+    """The event that completes each access of a thread: itself, or the wait for a copy."""
     ends: dict[_Event, _Event] = {}
     groups: list[list[_Event]] = []
     open_group: list[_Event] = []

@@ -1,13 +1,13 @@
-// Hopper's machinery on numbers from outside: what test_hopper.py compares with float64, and what
-// it shows to the checker.
+// Hopper's machinery on input from outside: test_hopper.py compares the results with float64, and
+// runs the same kernels under the checker.
 //
-//   hopper_cases product SEED A B M N K    a, b as bf16, each by its way ("k" or "mn") with rows of
-//   a
-//                                          multiple of 8 -> a b (M, N); or the report
-//   hopper_cases multiply COLUMNS A B      a 64 x 64, b 64 x COLUMNS as they lie in their tiles,
-//   not
-//                                          swizzled -> a b (64, COLUMNS)
-//   hopper_cases CASE SEED                 what a small kernel writes, or the report
+//   hopper_cases product SEED A B M N K    a, b as bf16, each by its order ("k" or "mn"),
+//                                          with rows of a multiple of 8
+//                                          -> a b (M, N), or the report
+//   hopper_cases multiply COLUMNS A B      a 64 x 64, b 64 x COLUMNS in tile layout,
+//                                          not swizzled
+//                                          -> a b (64, COLUMNS)
+//   hopper_cases CASE SEED                 a small kernel's output, or the report
 //   hopper_cases scripts                   a line for each script read (see below)
 //
 // Numbers are raw bytes on the standard input and output. A comment "// case: what" marks a line
@@ -55,9 +55,9 @@ template <Major major> __device__ void load_factor(unsigned char* to, const Tens
     }
 }
 
-// y (rows, columns) = a b: a block takes a tile. Of its three warpgroups the last brings stages of
-// 64 of the depth, by one thread; each of the others multiplies 64 rows, a stage behind which the
-// one before it is handed back. It is bound by the tensor cores.
+// y (rows, columns) = a b: a block computes a tile. One thread of the last of its three warpgroups
+// loads stages of 64 of the depth; the other two multiply 64 rows each, and hand back a stage once
+// the next one has been started. It is bound by the tensor cores.
 template <Major of_a, Major of_b> __global__ void __launch_bounds__(kThreads, 1)
     product_kernel(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,
                    float* y, int rows, int columns, int depth) {
@@ -117,8 +117,8 @@ template <Major of_a, Major of_b> __global__ void __launch_bounds__(kThreads, 1)
 
 // ---------------------------------------------------------------------- one warpgroup
 
-// y (64, n) = a b, whose tiles are written by the threads. Both hold 64 of the depth; b of up to
-// 256 columns is several tiles of 64.
+// y (64, n) = a b, with tiles written by the threads. Both hold 64 of the depth; b, of up to
+// 256 columns, is several tiles of 64.
 template <int n, Major of_a, Major of_b>
 __global__ void multiply_kernel(const std::uint16_t* a, const std::uint16_t* b, float* y) {
     SIMT_TILES(unsigned char, tiles);
@@ -150,8 +150,8 @@ __global__ void multiply_kernel(const std::uint16_t* a, const std::uint16_t* b, 
 
 // ---------------------------------------------------------------------- small kernels
 //
-// x (64, 128) bf16 -> x x^T (64, 64), by a thread that brings two halves of x into one stage, and a
-// warpgroup that multiplies each by itself. What is wrong is in one place.
+// x (64, 128) bf16 -> x x^T (64, 64), by a thread that loads two halves of x into one stage, and a
+// warpgroup that multiplies each by itself. Each case has a single fault.
 
 constexpr int kSide = 64;
 constexpr unsigned kHalfBytes = simt::tile_bytes(kSide);
@@ -234,7 +234,7 @@ template <How how> __global__ void stage_kernel(const __grid_constant__ TensorMa
     }
 }
 
-// The first half of x, brought by a tile or by cp.async, and multiplied by itself.
+// The first half of x, loaded as a tile or by cp.async, and multiplied by itself.
 enum class Copied {
     rightly,
     tied,           // by cp.async, whose end is an arrival
@@ -295,11 +295,11 @@ __global__ void copy_kernel(const __grid_constant__ TensorMap map, std::uint16_t
 
 // ---------------------------------------------------------------------- scripts
 //
-// What every thread of a block does, in order, given from outside, as in simt_cases.cu. A script is
-// whole numbers: the schedule's seed, the arrivals of a phase of each barrier, and for each of the
-// threads the number of its actions and these. An action is 16 * (4 * barrier + element) + what,
-// with the parity of a wait in the place of the element. An element is a tile of 16 rows, of which
-// a thread touches the first number and a product reads all.
+// The actions of every thread of a block, in order, read from outside, as in simt_cases.cu. A
+// script is whole numbers: the schedule's seed, the arrivals in a phase of each barrier, and for
+// each thread the number of its actions and these. An action is 16 * (4 * barrier + element) +
+// what; for a wait, its parity replaces the element. An element is a tile of 16 rows: a thread
+// touches its first number, and a product reads all of it.
 
 enum Action {
     read,
@@ -385,7 +385,7 @@ simt::Buffer buffer(const char* name, Bytes& bytes, std::size_t size, std::size_
     return {name, bytes.data(), size, element, access, simt::kHost};
 }
 
-// A factor of `lines` by `depth`, as it lies in memory.
+// A factor of `lines` by `depth`, in its memory layout.
 struct Factor {
     Factor(Major major_, int lines, int depth)
         : major(major_), rows(major == Major::k ? lines : depth),
@@ -465,7 +465,7 @@ void multiply(int columns, Major of_a, Major of_b) {
 
 // ---------------------------------------------------------------------- running a case
 
-// x and y of a small kernel: x[i][j] = (i + 2 j) % 7 - 3, whose products are exact.
+// x and y of a small kernel: x[i][j] = (i + 2 j) % 7 - 3, so that products are exact.
 struct Small {
     Small() : x(kSide * 128 / 8), y(kSide * kSide / 4) {
         auto* const values = reinterpret_cast<std::uint16_t*>(x.data());

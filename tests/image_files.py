@@ -52,7 +52,7 @@ def png16(colour_type: int, samples: list[int], size: tuple[int, int] = (9, 9)) 
 
 
 def damaged_files(path: Path) -> dict[str, str]:
-    """Write a file of each kind that cannot be read; name to a part of the reason."""
+    """Write a file of each unreadable kind; return a map from name to part of the reason."""
     jpeg = encoded(Image.effect_noise((64, 64), 90), "JPEG")
     png = encoded(Image.effect_noise((64, 64), 90))
     contents = {

@@ -1,8 +1,8 @@
-"""Runs kept in tests/data, which every later version must be able to go on with.
+"""Runs kept in tests/data, which every later version must be able to continue.
 
-`python tests/kept_runs.py NEW_FOLDER` makes one more, of the version that is imported: a run that
-was stopped in the middle of an epoch (`checkpoints`, `config.toml`), its data, and the log of the
-same run when nothing stopped it (`straight.jsonl`).
+`python tests/kept_runs.py NEW_FOLDER` makes another with the imported version: a run that was
+stopped in the middle of an epoch (`checkpoints`, `config.toml`), its data, and the log of the same
+run without a stop (`straight.jsonl`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEPT = Path(__file__).parent / "data"
 
 
 def kept_net(classes: int = 4, input_shape: tuple[int, int, int] = (8, 8, 1)) -> NetSpec:
-    """Every kind of layer in 2,736 parameters; as the kept checkpoints need it, for ever."""
+    """Every kind of layer in 2,736 parameters; fixed for good, as the kept checkpoints need it."""
     layers = (
         Conv("conv1", 8, 5, pad=2, activation="relu", std=0.005),
         MaxPool("pool1", 3, 2),

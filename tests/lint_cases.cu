@@ -1,6 +1,6 @@
-// Accesses whose cost on a card is known by heart: what test_lint.py shows the performance lint.
+// Accesses with a well-known cost on a GPU, given by test_lint.py to the performance lint.
 //
-//   lint_cases SEED   runs all in that schedule; a line for each row that the lint tells:
+//   lint_cases SEED   runs all in that schedule; a line for each row that the lint reports:
 //                     file:line array shared write bytes requests transfers ideal
 //
 // A comment "// pattern" marks the line that a row has to name. Blocks are one warp unless said.
@@ -43,7 +43,7 @@ struct Three {
     float of[3];
 };
 
-// Ten lanes' threes at a time are what the banks hold out.
+// The banks serve the threes of ten lanes at a time.
 __global__ void threes_kernel(const float* x, float* y) {
     SIMT_SHARED(Three, threes, [kWarp]);
     if (thread() < 24) threes[thread()] = reinterpret_cast<const Three*>(x)[thread()]; // threes
@@ -78,7 +78,7 @@ __global__ void shared_kernel(const float* x, float* y) {
     y[thread()] = value + pair.x + pair.y + sum(four) + sum(rows) + sum(same);
 }
 
-// Two warps a block. The halves of a warp read by one instruction, a barrier apart.
+// Two warps per block. The halves of a warp read by one instruction, separated by a barrier.
 __global__ void barrier_kernel(const float* x, float* y) {
     float value = 0;
     for (int half = 0; half < 2; ++half) {
@@ -88,7 +88,7 @@ __global__ void barrier_kernel(const float* x, float* y) {
     y[blockIdx.x * blockDim.x + thread()] = value; // floats of two blocks
 }
 
-// Rows of matrices: 16 bytes a lane.
+// Rows of matrices: 16 bytes per lane.
 __global__ void tensor_kernel(const float* x, float* y) {
     SIMT_DYN_SHARED(float, t);
     for (int i = thread(); i < kFloats / 4; i += kWarp)

@@ -1,4 +1,4 @@
-"""Checkpoints of small networks, trained or not, for what uses them."""
+"""Checkpoints of small networks, trained or not, for tests that use them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIDE, STORED = 14, 20
 CLASS_NAMES = ("ant", "bee", "cat", "dog")
 
 CROPPED = {"stored": STORED, "mean": "centre"}
-"""An `augment` table of a checkpoint: the 14 x 14 input is cut out of 20 x 20."""
+"""An `augment` table of a checkpoint: the 14 x 14 input is cropped from 20 x 20."""
 
 
 def written(
@@ -38,7 +38,7 @@ def written(
     spec = nets.get("alexnet-tiny")(classes=len(class_names), input_shape=(SIDE, SIDE, channels))
     net = Net(spec, "cpu", seed)
     draws = generator(seed, 17)
-    # The last layer's own small weights would leave the classes nearly equally probable.
+    # The last layer's usual small weights would leave the classes almost equally probable.
     params = {name: np.array(value) for name, value in net.params.items()}
     params["fc6.w"] = draws.normal(0, 0.5, params["fc6.w"].shape).astype(np.float32)
     side = SIDE if augment is None else augment["stored"]
@@ -68,7 +68,7 @@ def pictures(count: int, *, side: int = STORED, channels: int = 3, seed: int = 0
 
 
 def npz(path: Path, *, per_class: int = 5, channels: int = 3, side: int = STORED) -> Path:
-    """A data set of the classes, whose names are in it."""
+    """A data set of the classes, including their names."""
     count = per_class * len(CLASS_NAMES)
     labels = np.arange(count) % len(CLASS_NAMES)
     images = pictures(2 * count, side=side, channels=channels)
@@ -84,7 +84,7 @@ def npz(path: Path, *, per_class: int = 5, channels: int = 3, side: int = STORED
 
 
 def files(folder: Path, images: Any) -> list[Path]:
-    """Images as PNG files, which keep every bit."""
+    """Images as PNG files, which are lossless."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, image in enumerate(images):
@@ -94,7 +94,7 @@ def files(folder: Path, images: Any) -> list[Path]:
 
 
 def invoked(command: Callable[..., None], *arguments: object) -> Any:
-    """Run a command in this process; what it refuses is raised, as `cli.main` sees it."""
+    """Run a command in this process; refusals are raised, as `cli.main` sees them."""
     app = typer.Typer(pretty_exceptions_enable=False)
     app.command()(command)
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -1,17 +1,17 @@
-"""Every op of pyalexnet in float64 NumPy, written as on a board.
+"""Every op of pyalexnet in float64 NumPy, written as on a blackboard.
 
 Nothing here is shared with the package, and nothing here is fast. Where rounding matters an op
 returns `Exact`: the value, and the magnitude, which is the same expression with every product of
-inputs replaced by its absolute value. The magnitude is what a float32 result may be wrong in
-proportion to (tolerance.py). Ops that only choose among their inputs (ReLU, max-pool, dropout, the
-gather) return plain arrays, to be met exactly.
+inputs replaced by its absolute value. The error allowed in a float32 result is proportional to the
+magnitude (tolerance.py). Ops that only choose among their inputs (ReLU, max-pool, dropout, the
+gather) return plain arrays, which results must equal exactly.
 
-At the ends of the range the ops are float32's, not float64's, for all that float32 has to hold: a
-sum of squares, a mean's sum, a logit less the highest is infinite from where it rounds to infinity
-(`single`), and what is rounded below the least normal number is uncertain by an absolute amount
-(`rounded`). Whatever else an op computes on the way it may order as it likes, and has no limits of
-its own here: it is for the op to find an order that keeps within the range. A result beyond the
-range is an infinity (tolerance.py).
+Values that an op has to hold in float32 have float32's range here: a sum of squares, the sum of a
+mean, or a logit minus the largest one becomes infinite where float32 would round it to infinity
+(`single`), and a value rounded below the smallest normal number is uncertain by an absolute amount
+(`rounded`). Other intermediate values have no limits here, since an op may compute them in any
+order: it is up to the op to find one that stays within the range. A result beyond the range is an
+infinity (tolerance.py).
 
 Layouts: images and maps NHWC, filters KRSC (C per group), linear weights (out, in).
 """
@@ -34,7 +34,7 @@ Sides = int | tuple[int, int, int, int]
 
 
 class Exact(NamedTuple):
-    """What float64 gives for one output of an op, and the scale of its rounding."""
+    """One output of an op in float64, and the scale of its rounding."""
 
     value: Floats
     magnitude: Floats
@@ -56,16 +56,16 @@ def double(x: Numbers) -> Floats:
 
 
 LEAST = 2.0**-126
-"""The least normal number of float32 and of bfloat16."""
+"""The smallest normal number of float32 and of bfloat16."""
 
 
 def single(x: Floats) -> Floats:
-    """What float32 makes of the sizes of x: from 2^128 - 2^103 on they round to infinity."""
+    """x with float32's range: values of 2^128 - 2^103 and above round to infinity."""
     return np.where(abs(x) >= 2.0**128 - 2.0**103, np.copysign(np.inf, x), x)
 
 
 def rounded(x: Floats) -> Floats:
-    """The size in proportion to which x is rounded: places below the least normal end together."""
+    """The size to which rounding errors of x are proportional: at least the smallest normal."""
     return np.maximum(abs(x), LEAST)
 
 
@@ -135,7 +135,7 @@ def in_blocks(x: Numbers, block: int) -> Floats:
 
 
 def out_of_blocks(y: Numbers, x_shape: tuple[int, ...], block: int) -> Floats:
-    """x[n,h,w,c] = where in_blocks put it; the zeros that it added are left out."""
+    """The inverse of in_blocks, without the zeros that it added."""
     _, H, W, C = x_shape
     x = np.zeros(x_shape)
     for h, w in product(range(H), range(W)):
@@ -149,7 +149,7 @@ def out_of_blocks(y: Numbers, x_shape: tuple[int, ...], block: int) -> Floats:
 
 
 class Window(NamedTuple):
-    """One output pixel of one group, and the block of the padded image that it sees."""
+    """One output pixel of one group, and the part of the padded image that it sees."""
 
     p: int
     q: int
@@ -192,7 +192,7 @@ def conv_out_shape(
     stride: Pair,
     pad: Sides,
 ) -> tuple[int, int, int, int]:
-    """(N, P, Q, K): as many whole filters as fit into the padded image."""
+    """(N, P, Q, K): as many whole filter positions as fit into the padded image."""
     (N, H, W, _), (K, R, S, _) = x_shape, w_shape
     top, bottom, left, right = sides(pad)
     down, across = pair(stride)
@@ -251,7 +251,7 @@ def conv_dgrad(
     pad: Sides,
     groups: int = 1,
 ) -> Exact:
-    """Each output pixel gives dy w back to the pixels it saw; what falls on the padding is lost."""
+    """Each output pixel sends dy w back to the pixels it saw; the padding's share is dropped."""
     dy, w = double(dy), double(w)
     return Exact(
         _conv_dgrad(dy, w, x_shape, stride, pad, groups),
@@ -280,7 +280,7 @@ def conv_wgrad(
     pad: Sides,
     groups: int = 1,
 ) -> tuple[Exact, Exact]:
-    """dw: dy times what each output pixel saw, over all images and pixels. db: the sum of dy."""
+    """dw: dy times the pixels each output saw, over all images and pixels. db: the sum of dy."""
     x, dy = double(x), double(dy)
     dw = Exact(
         _conv_wgrad(x, dy, w_shape, stride, pad, groups),
@@ -329,7 +329,7 @@ def relu_dgrad(y: Numbers, dy: Numbers) -> Floats:
 
 
 def tanh(x: Numbers) -> Exact:
-    """tanh x; its own size is its magnitude."""
+    """tanh x; the magnitude is its absolute value."""
     y = np.tanh(double(x))
     return Exact(y, abs(y))
 
@@ -343,8 +343,8 @@ def tanh_dgrad(y: Numbers, dy: Numbers) -> Exact:
 def activated(sums: Exact, activation: str | None) -> Exact:
     """The activation that conv and linear may apply to their sums.
 
-    The magnitude stays the sum's: neither ReLU nor tanh enlarges an error. Of an infinite sum, 0
-    and 1 are exact.
+    The magnitude stays that of the sum: neither ReLU nor tanh enlarges an error. For an infinite
+    sum, 0 and 1 are exact.
     """
     if activation is None:
         return sums
@@ -398,7 +398,7 @@ class Norm(NamedTuple):
     def denominator(self, x: Floats) -> Floats:
         """D_i = k + alpha times the sum of x_j^2 over i's window.
 
-        The sum is taken before alpha makes it smaller: squares beyond the range make D infinite,
+        The sum is taken before alpha makes it smaller: squares beyond the range make D infinite
         and D^-beta 0.
         """
         D = np.zeros_like(x)
@@ -418,7 +418,7 @@ class Norm(NamedTuple):
         power = D**-self.beta
         dx = dy * power
         magnitude = abs(dy) * rounded(power)
-        # dL/dD_i, times dD_i/dx_j = 2 alpha x_j for every j of i's window.
+        # dL/dD_i, times dD_i/dx_j = 2 alpha x_j for every j in i's window.
         dD_2alpha = -2 * self.alpha * self.beta * dy * x * D ** (-self.beta - 1)
         for centre, window in self.windows:
             dx[window] += dD_2alpha[centre] * x[window]
@@ -429,7 +429,7 @@ class Norm(NamedTuple):
 def lrn_fprop(
     x: Numbers, *, size: int, alpha: float, beta: float, k: float, groups: int = 1
 ) -> Exact:
-    """Paper section 3.3: across channels, the window clipped at the group's edge."""
+    """Paper section 3.3: across channels, with the window clipped at the group's edge."""
     x = double(x)
     return Norm(across_channels(x.shape, size, groups), (-1,), alpha, beta, k).fprop(x)
 
@@ -477,7 +477,7 @@ def pool_starts(length: int, size: int, stride: int, ceil: bool) -> list[int]:
 def pool_windows(
     x_shape: tuple[int, ...], size: int, stride: int, ceil: bool
 ) -> Iterator[tuple[int, int, slice, slice]]:
-    """(p, q, rows, columns) of every window; slices end at the image's border by themselves."""
+    """(p, q, rows, columns) of every window; slices end at the image's border."""
     _, H, W, _ = x_shape
     rows, columns = pool_starts(H, size, stride, ceil), pool_starts(W, size, stride, ceil)
     for (p, top), (q, left) in product(enumerate(rows), enumerate(columns)):
@@ -496,7 +496,7 @@ def pool_out_shape(
 def maxpool_fprop(
     x: Numbers, *, size: int, stride: int, ceil: bool = True
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """The largest of each window, and its place r size + s: the first in row-major order of equals.
+    """The largest of each window, and its place r size + s: on ties, the first in row-major order.
 
     A NaN counts as larger than any number, and the first NaN as the largest of all.
     """
@@ -513,7 +513,7 @@ def maxpool_fprop(
 
 
 def chosen(x: Floats, where: NDArray[np.integer], *, size: int, stride: int) -> Floats:
-    """What a pool's places name, of maps (N, H, W, C)."""
+    """The elements of maps (N, H, W, C) at a pool's places."""
     n, p, q, c = np.indices(where.shape)
     r, s = np.divmod(where.astype(int), size)
     named: Floats = x[n, p * stride + r, q * stride + s, c]
@@ -543,7 +543,7 @@ def maxpool_dgrad(
 def avgpool_fprop(x: Numbers, *, size: int, stride: int, ceil: bool = True) -> Exact:
     """The mean of the pixels of each window that lie inside the image (cuda-convnet's rule).
 
-    Their sum comes first, and is infinite where it leaves the range.
+    The sum is taken first, and is infinite if it leaves the range.
     """
     x = double(x)
     shape = pool_out_shape(x.shape, size, stride, ceil)
@@ -581,10 +581,10 @@ def lrn_maxpool_fprop(
     relu: bool = False,
     **norm: Any,
 ) -> tuple[Exact, NDArray[np.int64]]:
-    """The largest normalised value of each window, its ReLU if asked, and its place.
+    """The largest normalised value of each window, with ReLU if requested, and its place.
 
-    Two values nearer than their rounding may change places: the larger of them is right within its
-    own, so that the maximum's magnitude is that of the value itself.
+    Two values closer than their rounding may change places: the larger is accurate within its own
+    tolerance, so the maximum's magnitude is that of the value itself.
     """
     normalised = lrn_fprop(x, **norm)
     y, where = maxpool_fprop(normalised.value, size=pool_size, stride=pool_stride, ceil=ceil)
@@ -604,7 +604,7 @@ def lrn_maxpool_dgrad(
     gated: bool = False,
     **norm: Any,
 ) -> Exact:
-    """Back through the ReLU behind the pool, the pool, the norm, and a ReLU in front of it."""
+    """Back through a ReLU after the pool, the pool, the norm, and a ReLU before the norm."""
     passed = double(dy) if y is None else relu_dgrad(y, dy)
     pool: dict[str, Any] = {"size": pool_size, "stride": pool_stride, "ceil": ceil}
     spread = maxpool_dgrad(passed, where, x_shape=x.shape, **pool)
@@ -676,7 +676,7 @@ def dropout(
 
 
 def dropped(y: Exact, *, factor: float = 1.0, **draw: Any) -> Exact:
-    """An output times the factor where it is kept, else 0; `draw` is dropout's."""
+    """An output times the factor where it is kept, else 0; `draw` are the arguments of dropout."""
     kept = dropout(np.ones(y.value.shape), **draw) == 1
     return Exact(np.where(kept, y.value * factor, 0), np.where(kept, y.magnitude * abs(factor), 0))
 
@@ -695,8 +695,8 @@ def softmax_cross_entropy(logits: Numbers, labels: Numbers) -> tuple[Exact, Exac
 
     Magnitudes, with t = z - max z, p = softmax, S = sum of exp t: exp, log and the division each
     add a constant number of units (tolerance.py counts 24), and rounding t once by a relative u
-    changes exp t by u |t|, so that S and p are as uncertain as 1 + the sum of p |t| / 8. A t below
-    the range is -inf, whose exp is 0; the losses' sum is infinite beyond it, as its mean then is.
+    changes exp t by u |t|, so the uncertainty of S and p grows by 1 + the sum of p |t| / 8. A t
+    below the range is -inf, and its exp 0; if the sum of the losses overflows, so does the mean.
     """
     z = double(logits)
     rows = np.arange(len(z))
@@ -715,7 +715,7 @@ def softmax_cross_entropy(logits: Numbers, labels: Numbers) -> tuple[Exact, Exac
 
 
 def topk_error(logits: Numbers, labels: Numbers, k: int) -> float:
-    """1 - mean credit; credit = clamp((k - g) / t, 0, 1), g logits above the label's, t equal.
+    """1 - mean credit; credit = clamp((k - g) / t, 0, 1): g logits above the label's, t equal.
 
     A label whose logit is NaN equals nothing, itself included, and gets no credit.
     """
@@ -737,7 +737,7 @@ def sgd_update(
 ) -> tuple[Exact, Exact]:
     """Paper section 5: v = momentum v - weight_decay lr w - lr dw; w = w + v. Returns (w, v).
 
-    dw may be a sum of its own, whose magnitude is then dw's size.
+    dw may itself be a sum with a magnitude, which then counts as its size.
     """
     gradient = dw if isinstance(dw, Exact) else Exact(double(dw), abs(double(dw)))
     w, v = double(w), double(v)
@@ -752,11 +752,11 @@ def sgd_update(
 
 
 def exchange_gather(parts: Sequence[Numbers]) -> Floats:
-    """The towers' maps side by side."""
+    """The towers' maps concatenated."""
     return np.concatenate([double(part) for part in parts], axis=-1)
 
 
 def exchange_scatter_add(dwholes: Sequence[Numbers], *, start: int, channels: int) -> Exact:
-    """A tower's share of the gradient of everybody who read its maps."""
+    """A tower's share of the gradients of all towers that read its maps."""
     shares = [double(dwhole)[..., start : start + channels] for dwhole in dwholes]
     return Exact(sum(shares[1:], shares[0]), sum(map(abs, shares[1:]), abs(shares[0])))

@@ -1,6 +1,6 @@
-// Which convolutions compute their dx in patches: what test_patch_dgrad.py compares with what is
-// meant. Reads lines of images, height, width, channels, filters, filter height and width, stride,
-// padding, groups; answers each with 1 or 0.
+// Which convolutions compute their dx in patches; test_patch_dgrad.py compares this with what is
+// intended. Reads lines of images, height, width, channels, filters, filter height and width,
+// stride, padding, groups; answers each with 1 or 0.
 #include "patch_dgrad.cuh"
 
 #include <cstdio>

@@ -1,4 +1,4 @@
-"""Arrays to test on, of zero mean: what is dropped cannot hide behind a large sum."""
+"""Arrays to test on, with zero mean, so that a dropped term cannot hide behind a large sum."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Floats32 = NDArray[np.float32]
 
 
 EACH_ELEMENT = pytest.mark.parametrize("dtype", ELEMENTS, ids=str)
-"""For tests of what takes float32 and bfloat16."""
+"""For tests of ops that take float32 and bfloat16."""
 
 EACH_PRODUCT = pytest.mark.parametrize(
     ("dtype", "tensor"),
@@ -24,16 +24,16 @@ EACH_PRODUCT = pytest.mark.parametrize(
         pytest.param(BFLOAT16, False, id="bfloat16"),
     ],
 )
-"""For tests of what multiplies them: float32 on tensor cores, too."""
+"""For tests of matrix products: float32 on tensor cores, too."""
 
 
 def generator(*key: int) -> np.random.Generator:
-    """A generator that depends on nothing but the key."""
+    """A generator that depends only on the key."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 def normal(*shape: int, seed: int = 0) -> Floats32:
-    """Standard normal numbers; another seed for each array of a test."""
+    """Standard normal numbers; use a different seed for each array of a test."""
     return generator(seed, *shape).standard_normal(shape, dtype=np.float32)
 
 
@@ -65,8 +65,8 @@ def pixels(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
     return generator(seed, *shape).integers(0, 256, shape, np.uint8)
 
 
-# By rows: nothing, and what is denormal; the least normal number, one whose square is denormal, one
-# whose square is just within the range, and two beyond; near the end, bfloat16's and float32's.
+# By rows: zeros and denormals; the smallest normal number, one whose square is denormal, one whose
+# square is just within the range, and two beyond; near the largest bfloat16 and float32.
 ENDS = np.array(
     [
         *(0.0, -0.0, 1e-45, -1e-40),
@@ -76,12 +76,12 @@ ENDS = np.array(
     ],
     np.float32,
 )
-"""Sixteen numbers from the ends of float32's range, on which every op is tried."""
+"""Sixteen numbers from the ends of float32's range, used to test every op."""
 
 
 def planted(x: NDArray[Any], axis: int, *, everywhere: bool = False) -> NDArray[Any]:
-    """x with ENDS along an axis of as many: in the middle of the others, or all over, times x's
-    signs; what x has else, and its type, stay."""
+    """x with ENDS along an axis of the same length: in the middle of the other axes, or everywhere,
+    times x's signs; the rest of x, and its type, stay."""
     ends = ENDS.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
     middle = [slice(n // 2, n // 2 + 1) for n in x.shape]
     middle[axis] = slice(None)
@@ -98,6 +98,6 @@ def classes(rows: int, count: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def garbage(like: NDArray[Any]) -> NDArray[Any]:
-    """What an output buffer may hold before an op writes it: NaN, or the largest integer."""
+    """The possible contents of an output buffer before an op: NaN, or the largest integer."""
     worst = np.nan if like.dtype in ELEMENTS else np.iinfo(like.dtype).max
     return np.full(like.shape, worst, dtype=like.dtype)

@@ -1,6 +1,6 @@
-"""Shapes of convolutions, pools and norms that make slips visible.
+"""Shapes of convolutions, pools and norms that expose mistakes.
 
-All sizes of a case differ wherever they can, so that a swapped axis changes the result; strides
+All sizes of a case differ where possible, so that a swapped axis changes the result; strides
 differ from paddings and both from 1.
 """
 
@@ -83,7 +83,7 @@ CONVS = (
 
 
 def in_vectors(convs: tuple[Conv, ...]) -> tuple[Conv, ...]:
-    """Those whose channels, or filters, lie in memory eight by eight, as tensor cores take them."""
+    """Those with channels or filters in multiples of eight, as tensor cores need them."""
     return tuple(conv for conv in convs if "vectors" in conv.name)
 
 
@@ -212,7 +212,7 @@ class RNorm:
 
 @dataclass(frozen=True)
 class LRNPool:
-    """A norm across channels with a max-pool behind it, of maps x (N, H, W, C)."""
+    """A norm across channels followed by a max-pool, of maps x (N, H, W, C)."""
 
     name: str
     norm: LRN
@@ -283,7 +283,7 @@ _NORMS_AND_POOLS: tuple[tuple[str, int, int, dict[str, Any], Pool], ...] = (
     ("conv1's maps", 5, 2, {}, Pool("", (2, 55, 55, 96), 3, 2, big=True)),
     ("conv2's maps", 5, 2, {}, Pool("", (2, 27, 27, 256), 3, 2, big=True)),
 )
-"""What it is about, the norm's size, groups and other constants, the pool."""
+"""The case's name, the norm's size, groups and other constants, the pool."""
 
 LRN_POOLS = tuple(
     LRNPool(name, LRN(name, pool.x, size, groups, **constants), pool)
@@ -292,7 +292,7 @@ LRN_POOLS = tuple(
 
 
 def each(cases: tuple[Any, ...]) -> list[Any]:
-    """Cases as parameters, the big ones under their marker."""
+    """Cases as parameters, with the big ones marked."""
     return [
         pytest.param(case, id=str(case), marks=[pytest.mark.big] if case.big else [])
         for case in cases

@@ -1,5 +1,5 @@
-// Small kernels that each break one rule of CUDA, or keep them all: what test_simt.py shows the
-// emulation. A program of its own, so that no binding stands between a kernel and the checker.
+// Small kernels that each break one rule of CUDA, or none: test_simt.py runs them on the emulation.
+// It is a program of its own, with no bindings between a kernel and the checker.
 //
 //   simt_cases CASE AT FIRST_SEED LAST_SEED   a line for each seed: the outputs, or the report
 //   simt_cases scripts                        a line for each script read (see below)
@@ -31,8 +31,8 @@ __device__ int neighbour() { return thread() ^ 1; }
 
 // ---------------------------------------------------------------------- barriers of a block
 
-// Without the barrier right by luck in natural order, in which thread i / 2 has run before thread
-// i.
+// Without the barrier it is right only by luck, in natural order, where thread i / 2 has run before
+// thread i.
 template <bool ordered> __global__ void raw_kernel(Arrays a) {
     SIMT_SHARED(float, t, [kCount]);
     t[thread()] = a.x[thread()]; // raw: write
@@ -61,7 +61,7 @@ __global__ void blocks_kernel(Arrays a) {
     a.y[thread()] = a.x[thread()]; // blocks: write
 }
 
-// Reads through x what another thread may have written through y.
+// Reads through x a value that another thread may have written through y.
 __global__ void in_place_kernel(Arrays a) {
     const float value = a.x[a.at ? opposite() : thread()]; // in_place: read
     a.y[thread()] = -value;                                // in_place: write
@@ -135,7 +135,7 @@ __global__ void write_global_kernel(Arrays a) {
     if (thread() == 7) a.y[a.at] = 0.0f; // write_global: write
 }
 
-// Between two others, so that there are neighbours to fall into on either side.
+// Between two other arrays, so that overruns have a neighbour on either side.
 template <bool write> __global__ void shared_kernel(Arrays a) {
     SIMT_SHARED(float, before, [kCount]);
     SIMT_SHARED(float, t, [kCount]);
@@ -206,7 +206,7 @@ __global__ void dynamic_kernel(Arrays a) {
 
 enum class Copied { rightly, not_committed, not_awaited, one_left, without_barrier };
 
-// Every fourth thread copies four floats. AT 0: each thread reads what another has copied; 1: the
+// Every fourth thread copies four floats. AT 0: each thread reads a float copied by another; 1: the
 // first of its own four.
 template <Copied how> __global__ void copy_kernel(Arrays a) {
     SIMT_DYN_SHARED(float, t);
@@ -218,7 +218,7 @@ template <Copied how> __global__ void copy_kernel(Arrays a) {
     a.y[thread()] = t[a.at ? thread() & ~3 : opposite()]; // copy: read
 }
 
-// Two groups a thread, of which the first is read while the second is under way.
+// Two groups per thread; the first is read while the second is under way.
 __global__ void two_groups_kernel(Arrays a) {
     SIMT_SHARED(float, t, [2][kCount]);
     for (int half = 0; half < 2; ++half) {
@@ -233,7 +233,7 @@ __global__ void two_groups_kernel(Arrays a) {
     a.y[thread()] = first + t[1][opposite()];
 }
 
-// Threads 32 and up copy to where those below may still read.
+// Threads 32 and up copy to elements that those below may still read.
 template <bool ordered> __global__ void refill_kernel(Arrays a) {
     SIMT_DYN_SHARED(float, t);
     t[thread()] = a.x[thread()];
@@ -262,7 +262,7 @@ __global__ void copy_twice_kernel(Arrays a) {
 
 enum class Place { to, from, nowhere };
 
-// Thread 7 copies to t or from x, moved by AT; outside it brings zeros and touches nothing.
+// Thread 7 copies to t or from x, moved by AT; with `nowhere` it copies zeros and reads nothing.
 template <Place at> __global__ void copy_place_kernel(Arrays a) {
     SIMT_DYN_SHARED(float, t);
     t[thread()] = 5.0f;
@@ -289,8 +289,8 @@ __global__ void copy_from_shared_kernel(Arrays a) {
 
 // ---------------------------------------------------------------------- matrices of a warp
 
-// Matrices of 0, 1, 2, ..., read by both warps, thread 7's row moved by AT. y: of each thread the
-// lower and the upper half of the four words.
+// Matrices of 0, 1, 2, ..., read by both warps, with thread 7's row moved by AT. y: for each thread
+// the lower and the upper half of the four words.
 template <bool transposed, bool overwritten> __global__ void ldmatrix_kernel(Arrays a) {
     SIMT_SHARED(std::uint16_t, t, [4 * kCount]);
     for (int i = 0; i < 4; ++i)
@@ -334,7 +334,7 @@ __global__ void reduce_kernel(Arrays a) {
     a.y[thread()] = of_warps[0] + of_warps[1];
 }
 
-// y = the thread's place, one decimal an axis: blocks xyz, then threads xyz.
+// y = the thread's place, one decimal digit per axis: blocks xyz, then threads xyz.
 __global__ void places_kernel(Arrays a) {
     const dim3 g(gridDim.x, gridDim.y, gridDim.z), b(blockDim.x, blockDim.y, blockDim.z);
     const unsigned block = blockIdx.x + g.x * (blockIdx.y + g.y * blockIdx.z);
@@ -344,7 +344,7 @@ __global__ void places_kernel(Arrays a) {
     a.y[block * b.x * b.y * b.z + place] = static_cast<float>(name);
 }
 
-// What every kind of shuffle brings to each lane, as digits: from lane 3; from 2 above, 2 below.
+// What each lane gets from every kind of shuffle, as digits: from lane 3; from 2 above, 2 below.
 __global__ void shuffles_kernel(Arrays a) {
     const int lane = thread() % 32;
     const int from = __shfl_sync(0xffffffffu, lane, 3);
@@ -353,7 +353,7 @@ __global__ void shuffles_kernel(Arrays a) {
     a.y[thread()] = static_cast<float>(from * 10000 + above * 100 + below);
 }
 
-// Several blocks a worker: neighbours swap by shared memory, which each block finds as its own.
+// Several blocks per worker: neighbours swap through shared memory, which each block has to itself.
 __global__ void swap_kernel(Arrays a) {
     SIMT_SHARED(float, t, [kCount]);
     const unsigned i = blockIdx.x * kCount + threadIdx.x;
@@ -380,12 +380,12 @@ DeviceMemory device_memory(int device) {
     return {static_cast<float*>(simt::allocate(device, sizeof(float) * kCount)), &simt::release};
 }
 
-// What the emulation copies at once lies at a multiple of as many bytes.
+// Arrays are aligned to the number of bytes that the emulation copies at once.
 struct alignas(16) Four {
     float values[4];
 };
 
-// x and y lie side by side, as arrays of one allocation would.
+// x and y are adjacent, as arrays of one allocation would be.
 template <auto kernel> void run(const Setting& s, int at) {
     std::vector<Four> memory((kCount + s.outputs) / 4, Four{1000.0f, 1000.0f, 1000.0f, 1000.0f});
     const DeviceMemory scratch = device_memory(0), peer = device_memory(1);
@@ -506,11 +506,11 @@ int run_case(const char* name, int at, std::uint64_t first_seed, std::uint64_t l
 
 // ---------------------------------------------------------------------- scripts
 //
-// What every thread does, in order, given from outside: for histories that nobody would think of. A
+// The actions of every thread, in order, read from outside, for randomly generated histories. A
 // script is whole numbers: the schedule's seed, whether the data are shared (1) or global (0),
 // the number of launches, and for each of those the blocks, the threads of a block, and for each
 // thread the number of its actions and these. An action is 8 * element + what. An element is the
-// first float of 16 bytes, all of which a copy fills.
+// first float of 16 bytes; a copy fills all of them.
 
 enum Action { read, write, sync_block, sync_warp, copy, commit, wait_all, wait_all_but_one };
 

@@ -1,5 +1,5 @@
-// Every launcher on small arrays of exactly the size that ops.h asks for, so that test_bounds.py
-// can show what the checker says of kernels with one wrong bound.
+// Every launcher on small arrays of exactly the size that ops.h requires, so that test_bounds.py
+// can check the checker's report on kernels with one wrong bound.
 //
 //   slip_cases FAMILY SLIP   SLIP: number of the planted slip, 0 for none
 #include "ops.h"
@@ -29,7 +29,7 @@ struct Array {
     int fill = 0; // each byte of it
 };
 
-// Pointers to the arrays, of any type that a launcher asks for.
+// Pointers to the arrays, of any type that a launcher takes.
 class Placed {
   public:
     explicit Placed(const simt::Session& session) : session_(session) {}
@@ -43,7 +43,7 @@ class Placed {
     const simt::Session& session_;
 };
 
-// Runs a launcher once, on arrays of zeros where they ask for nothing else.
+// Runs a launcher once, on arrays of zeros unless they specify something else.
 void call(const std::vector<Array>& arrays, const std::function<void(const Placed&)>& launcher) {
     std::vector<std::vector<std::byte>> memory;
     std::vector<simt::Buffer> buffers;
@@ -69,8 +69,8 @@ template <class T = float> Array updated(const char* name, std::size_t count) {
 }
 Array scratch(std::size_t bytes) { return {"workspace", bytes / sizeof(float), Access::scratch}; }
 
-// Crops that would begin before the image (corners of -1) and after it, in two bands of rows; as
-// they are, and in blocks that they do not fill.
+// Crops that would begin before the image (corners of -1) and after it, in two bands of rows;
+// plain, and in blocks that they do not fill.
 void augments() {
     for (const int fill : {0xff, 0x7f})
         for (const CropShape& s : {CropShape{2, 12, 7, 10, 5, 3, 1, 0, 0, 10, 5},
@@ -127,13 +127,13 @@ template <class T> void conv(const ConvShape& s) {
          });
 }
 
-// In two groups under padding; and one so deep that it is split.
+// In two groups with padding; and one so deep that it is split.
 void convs() {
     conv<float>({2, 5, 4, 6, 4, 3, 3, 5, 4, 1, 1, 1, 1, 2});
     conv<float>({1, 3, 3, 66, 3, 3, 3, 3, 3, 1, 1, 1, 1, 1});
 }
 
-// The same on the tensor cores, gathered one by one; and in vectors, a strided one among them.
+// The same on the tensor cores, gathered singly; and in vectors, one of them strided.
 void tensors() {
     conv<bf16>({2, 5, 4, 6, 4, 3, 3, 5, 4, 1, 1, 1, 1, 2});
     conv<bf16>({2, 5, 4, 16, 16, 3, 3, 5, 4, 1, 1, 1, 1, 2});
@@ -141,7 +141,7 @@ void tensors() {
     conv<bf16>({2, 7, 6, 8, 8, 3, 2, 3, 3, 2, 2, 0, 0, 1});
 }
 
-// The same by Hopper's loop: filters that are no vector, that are no slice, and that are one.
+// The same by Hopper's loop: filters that fill no vector, that fill no slice, and that fill one.
 void hoppers() {
     conv<bf16>({1, 5, 4, 8, 5, 3, 3, 5, 4, 1, 1, 1, 1, 1, 1, Unit::wgmma});
     conv<bf16>({2, 5, 4, 16, 16, 3, 3, 5, 4, 1, 1, 1, 1, 2, 1, Unit::wgmma});
@@ -149,14 +149,14 @@ void hoppers() {
     conv<bf16>({2, 7, 6, 72, 8, 3, 2, 3, 3, 2, 2, 0, 0, 1, 1, Unit::wgmma});
 }
 
-// dgrad in patches, the last of fewer filters: a last tile of fewer rows, and channels that do not
-// fill it; a tile for 48 channels, and a patch that comes with the last tap that can bring it.
+// dgrad in patches, the last with fewer filters: a last tile with fewer rows, and channels that do
+// not fill it; a tile for 48 channels, and a patch loaded with the last tap that can load it.
 void patches() {
     conv<bf16>({2, 13, 21, 48, 80, 3, 3, 13, 21, 1, 1, 1, 1, 2});
     conv<bf16>({1, 8, 21, 40, 40, 3, 3, 8, 21, 1, 1, 1, 1, 1});
 }
 
-// The same of float32 in three planes.
+// The same with float32 in three planes.
 void splits() {
     conv<float>({2, 5, 4, 6, 4, 3, 3, 5, 4, 1, 1, 1, 1, 2, 1, Unit::mma});
     conv<float>({2, 5, 4, 16, 16, 3, 3, 5, 4, 1, 1, 1, 1, 2, 1, Unit::mma});
@@ -164,8 +164,8 @@ void splits() {
     conv<float>({2, 7, 6, 8, 8, 3, 2, 3, 3, 2, 2, 0, 0, 1, 1, Unit::mma});
 }
 
-// With a last window that the border clips (P = 3), and with last rows that no window holds (P =
-// 2).
+// With a last window clipped by the border (P = 3), and with last rows outside every window
+// (P = 2).
 void pools() {
     for (const int out : {3, 2}) {
         const PoolShape s{2, 6, 6, 3, out, out, 3, 2};
@@ -183,7 +183,7 @@ void pools() {
     }
 }
 
-// More than one tile, and a window that the compiler knows (5) or does not (3).
+// More than one tile, and a window whose size is known at compile time (5) or not (3).
 void lrns() {
     for (const int size : {5, 3}) {
         const ResponseNorm norm{size, 1.0f, 0.75f, 2.0f};

@@ -1,11 +1,11 @@
-// What feeds the tensor cores, on numbers from outside: what test_tensor.py compares with float64.
+// Operations around the tensor cores, on input from outside; test_tensor.py compares with float64.
 //
 //   tensor_cases roundings             float32 -> the words pack(x, -x) and pack(widened of both)
 //   tensor_cases vectors               float32, eight at a time -> the same through memory as bf16
 //   tensor_cases fragments             a (16, 16), b (16, 8) as bf16, d (16, 8) -> d + a b
 //   tensor_cases product SEED [SITE]   a, b (128, 88) as bf16 -> a b^T (128, 128), or the report;
-//                                      SITE: a barrier that is left out. The checked build names
-//                                      the barriers met on the standard error
+//                                      SITE: a barrier that is left out. The checked build lists
+//                                      the barriers reached on the standard error
 //
 // Numbers are raw bytes on the standard input and output.
 #include "bf16.cuh"
@@ -30,7 +30,7 @@ __global__ void roundings_kernel(const float* x, std::uint32_t* y, std::int64_t 
     y[2 * i + 1] = pack(widen_low(pair), widen(bf16{static_cast<std::uint16_t>(pair >> 16)}));
 }
 
-// Thread i takes eight floats, keeps them as bf16, and writes what it reads of those.
+// Thread i takes eight floats, stores them as bf16, and writes them as read back.
 __global__ void vectors_kernel(const float* x, bf16* kept, float* y) {
     const int i = static_cast<int>(threadIdx.x);
     float eight[8];
@@ -47,7 +47,7 @@ __global__ void vectors_kernel(const float* x, bf16* kept, float* y) {
     store_pair(y + 8 * i + 6, widen(kept[8 * i]), widen(kept[8 * i + 1]));
 }
 
-// One warp takes its fragments from where the instruction's definition has them.
+// One warp loads its fragments from the places that the instruction defines.
 __global__ void fragments_kernel(const bf16* a, const bf16* b, float* d) {
     const int lane = static_cast<int>(threadIdx.x), g = lane / 4, t = lane % 4 * 2;
     std::uint32_t of_a[4], of_b[2];
@@ -72,11 +72,11 @@ constexpr int kTile = 64, kSlice = 32, kStages = 3;
 constexpr int kThreads = 128; // four warps of 32 x 32
 constexpr std::size_t kBytes = kStages * 2 * kTile * kSlice * sizeof(bf16);
 
-// Where eight elements of a row of a slice lie: shifted, so that eight rows lie in all banks.
+// The place of eight elements of a slice's row: shifted, so that eight rows cover all banks.
 __device__ int place(int row, int eight) { return row * kSlice + (eight ^ (row / 2 & 3)) * 8; }
 
-// y (rows, rows) = a b^T: a block takes a tile of y, a slice of the depth at a time, of which two
-// are under way while a third is multiplied.
+// y (rows, rows) = a b^T: a block computes a tile of y, one slice of the depth at a time; two
+// slices are under way while a third is multiplied.
 __global__ void product_kernel(const bf16* a, const bf16* b, float* y) {
     SIMT_DYN_SHARED(bf16, slices);
     const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;

@@ -1,4 +1,4 @@
-"""What can be changed in AlexNet beside its preset: shapes, counts worked out by hand, refusals."""
+"""What can be changed in AlexNet besides its preset: shapes, hand-computed counts, refusals."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def named(spec: NetSpec) -> dict[str, Any]:
 
 
 def sizes(spec: NetSpec) -> dict[str, int]:
-    """Height of the maps behind each convolution and pool."""
+    """Height of the maps after each convolution and pool."""
     return {row.name: row.out_shape[0] for row in spec.shapes() if row.kind in ("Conv", "MaxPool")}
 
 
 def groups(spec: NetSpec) -> dict[str, int]:
-    """Parts that do not see each other, of the layers that have more than one."""
+    """The number of parts that do not see each other, for layers with more than one."""
     layers = ((layer.name, getattr(layer, "groups", 1)) for layer in spec.layers)
     return {name: count for name, count in layers if count > 1}
 
@@ -132,7 +132,7 @@ def test_norms_that_end_at_a_tower() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_pools_that_do_not_overlap(preset: str) -> None:
-    """#147: conv2 padded by 1, conv5 by 0, and conv3 and fc6 see what they always do."""
+    """#147: conv2 padded by 1, conv5 by 0; the inputs of conv3 and fc6 keep their sizes."""
     spec = alexnet(preset=preset, pooling="2/2")
     assert sizes(spec) == {
         "conv1": 55,
@@ -189,7 +189,7 @@ def test_without_a_middle_layer(without: list[str], changed: dict[str, int]) -> 
 
 
 def test_what_goes_with_a_layer() -> None:
-    """A late neuron, dropout; nothing else."""
+    """The neuron that comes later, and dropout; nothing else."""
     order = [layer.name for layer in alexnet().layers]
     gone = {
         "conv3": {"conv3"},
@@ -244,7 +244,7 @@ def test_no_exchange(exchange: Any) -> None:
 
 @pytest.mark.parametrize(("exchange", "meet"), [("none", False), (["fc7"], True)])
 def test_where_towers_meet(exchange: Any, meet: bool) -> None:
-    """What the second tower's filters hold does not reach the first half of fc7's units."""
+    """The second tower's filters do not affect the first half of fc7's units."""
     spec = alexnet(4, width=1 / 64, input_shape=(67, 67, 3), exchange=exchange, dropout=0)
     net = Net(spec, "cpu")
     net.params["fc8.w"][:, named(spec)["fc7"].outputs // 2 :] = 0
@@ -292,7 +292,7 @@ KNOBS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("knobs", KNOBS.values(), ids=list(KNOBS))
 @pytest.mark.parametrize("be", parameters(CPU), indirect=True)
 def test_each_of_them_runs(be: Any, knobs: dict[str, Any]) -> None:
-    """Every parameter gets a gradient, dropout on."""
+    """Every parameter gets a gradient, with dropout on."""
     spec = alexnet(3, width=1 / 32, input_shape=(67, 67, 3), **knobs)
     loss, grads = Net(spec, be).loss_and_grads(50 * normal(2, 67, 67, 3), [2, 0], train=True)
     assert np.isfinite(loss)
@@ -301,7 +301,7 @@ def test_each_of_them_runs(be: Any, knobs: dict[str, Any]) -> None:
 
 
 def test_arguments_go_through_toml() -> None:
-    """What config.toml keeps: texts, numbers, lists; None is what it leaves out."""
+    """config.toml keeps texts, numbers and lists, and leaves out None."""
     text = """
         preset = "paper"
         width = 0.25

@@ -1,4 +1,4 @@
-"""ReLU, tanh and scaling: values, gradients, in place, and numbers that are none."""
+"""ReLU, tanh and scaling: values, gradients, in place, and NaN."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_scale_passes_nan_and_infinity(be: Any) -> None:
 
 @EACH_ELEMENT
 def test_relu_at_the_edges(be: Any, dtype: Any) -> None:
-    """In bfloat16, 1e-45 is nought."""
+    """In bfloat16, 1e-45 is 0."""
     with np.errstate(all="ignore"):
         x = EDGES.astype(dtype)
     (y,) = run(be, "relu_fprop", x)
@@ -73,7 +73,7 @@ def test_relu_at_the_edges(be: Any, dtype: Any) -> None:
 
 
 def test_a_bfloat16_is_rounded_to_the_nearest_once(be: Any) -> None:
-    """Ties to even; what a float32 could tell apart is not rounded before."""
+    """Ties go to even; values that differ only in float32 are not rounded beforehand."""
     tie, up = 1 + 2.0**-8, 1 + 3 * 2.0**-8
     halves = np.array([1.0, 1.0, -1.0, 2.0**127, np.inf, np.nan], BFLOAT16)
     (y,) = run(be, "scale", halves[:2], factor=tie)

@@ -17,8 +17,8 @@ KERNEL_FILES = sorted([*KERNELS.glob("*.cu"), *KERNELS.glob("*.cuh")])
 CPU_FILES = sorted(CPU.iterdir())
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# What each of these is imported by, within the package: one module, which others ask. Where there
-# are more, each reads or prints something of its own.
+# The modules of the package that import each of these: one, which the others use. Where there are
+# more, each reads or prints something of its own.
 COMMANDS = {f"commands/{path.name}" for path in (PACKAGE / "commands").glob("*.py")}
 IMPORTERS = {
     "cupy": {"backends/cuda.py"},
@@ -37,7 +37,7 @@ IMPORTERS = {
 
 
 def named(path: Path) -> str:
-    """How a test's parameter shows a file."""
+    """A file's name in test ids."""
     return str(path.relative_to(ROOT))
 
 
@@ -103,7 +103,7 @@ def is_library(header: str) -> bool:
     )
 
 
-# A compiler has a vector's instructions for some processors only: one header asks which.
+# Compilers have vector instructions for some processors only: one header asks which.
 SAME = [file for file in (*KERNEL_FILES, *CPU_FILES) if file.name != "vector.hpp"]
 
 
@@ -135,7 +135,7 @@ def test_every_kernel_is_launched_by_simt() -> None:
     "file", [file for file in KERNEL_FILES if "__global__" in code_of(file)], ids=named
 )
 def test_a_comment_above_every_kernel_says_what_bounds_it(file: Path) -> None:
-    """In so many words, or by naming another kernel of the file: "As maxpool_fprop_kernel."."""
+    """Explicitly, or by naming another kernel of the file: "As maxpool_fprop_kernel."."""
     bounded: dict[str, bool] = {}
     for name, comment in kernel_comments(file):
         other = re.search(r"\bAs (\w+_kernel)\b", comment)
@@ -218,7 +218,7 @@ def classes() -> dict[str, ast.ClassDef]:
 
 
 def attributes_set(code: ast.AST) -> set[str]:
-    """Attributes of `self` that a method gives a value."""
+    """Attributes of `self` that a method assigns."""
     return {
         node.attr
         for node in ast.walk(code)
@@ -237,7 +237,7 @@ def line_of(name: str) -> list[ast.ClassDef]:
 
 
 def from_the_first(name: str) -> set[str]:
-    """Attributes that an object has once it is made: by `__init__`, what that calls, the class."""
+    """Attributes of a new object: from `__init__`, what that calls, and the class."""
     methods: dict[str, list[ast.FunctionDef]] = {}
     found: set[str] = set()
     for part in line_of(name):
@@ -259,7 +259,7 @@ def from_the_first(name: str) -> set[str]:
 
 
 def test_an_object_has_all_its_state_from_the_first() -> None:
-    """None that a method makes and another reads, which may come first."""
+    """No method creates an attribute for another to read, since the other may be called first."""
     late = {
         f"{name}.{attribute}, set by {method.name}"
         for name, node in classes().items()

@@ -1,4 +1,4 @@
-"""Network inputs from stored images: where they are cut, mirroring, the mean, colour, rounding."""
+"""Network inputs from stored images: cropping, mirroring, the mean, colour, rounding."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ON_KERNELS = pytest.mark.parametrize("be", parameters(CPU, SIM, SIMCHECK, CUDA),
 
 @dataclass(frozen=True)
 class Crops:
-    """Crops of (height, width) out of stored images x (N, Hs, Ws, C), every one at random."""
+    """Crops of (height, width) from stored images x (N, Hs, Ws, C), each at a random place."""
 
     name: str
     x: tuple[int, int, int, int]
     size: tuple[int, int]
-    chunk: int = 1  # images that share a place
+    chunk: int = 1  # the number of images that share a place
     big: bool = False
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ def test_crops(be: Any, case: Crops, mean_at_pixel: bool) -> None:
     assert same_bits(y, in_steps(*case.inputs, **how))
 
 
-# Blocks that the padded crop of 6 x 7 pixels fills, or does not; larger than it; and padding alone.
+# Blocks that the padded crop of 6 x 7 pixels fills or not; larger than the crop; only padding.
 PUT: tuple[dict[str, Any], ...] = (
     {"block": 4, "pad": (0, 2, 0, 1)},
     {"block": 2, "pad": (1, 0, 2, 0)},
@@ -107,7 +107,7 @@ PUT: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("case", each(CASES[:3]))
 @EACH_ELEMENT
 def test_blocks(be: Any, case: Crops, put: dict[str, Any], dtype: Any) -> None:
-    """Squares of pixels, of the same bits as without, or of these rounded to bfloat16."""
+    """Blocks hold the same bits as the plain crop, or these rounded to bfloat16."""
     how = {**case.places, "mean_at_pixel": True}
     (y,) = run(be, "augment", *case.inputs, **how, **put, dtype=dtype)
     crops = oracle.padded(double(in_steps(*case.inputs, **how)), put.get("pad", 0))
@@ -118,7 +118,7 @@ def test_blocks(be: Any, case: Crops, put: dict[str, Any], dtype: Any) -> None:
 
 @pytest.mark.parametrize("left_out", ["shifts", "scale"])
 def test_steps_that_change_nothing(be: Any, left_out: str) -> None:
-    """A shift of 0 and a scale of 1 may be passed over; the others must not be."""
+    """A shift of 0 and a scale of 1 may be skipped; the other steps must not be."""
     case = CASES[0]
     neutral = {"shifts": np.zeros_like(case.places["shifts"]), "scale": 1.0}
     how = {**case.places, left_out: neutral[left_out]}
@@ -127,7 +127,7 @@ def test_steps_that_change_nothing(be: Any, left_out: str) -> None:
 
 
 def test_the_order_of_the_steps_shows() -> None:
-    """The data of these tests tell the stated order from others that float64 cannot tell apart."""
+    """The test data distinguish the stated order from others that are equal in float64."""
     x, mean = CASES[0].inputs
     pixel, less, shift = (
         one.astype(np.float32)
@@ -143,7 +143,7 @@ def test_the_order_of_the_steps_shows() -> None:
 
 
 def whole(shape: tuple[int, ...]) -> dict[str, Any]:
-    """The arguments with which images of a shape (N, H, W, C) are seen as they are."""
+    """The arguments that leave images of a shape (N, H, W, C) unchanged."""
     return {
         "corners": np.zeros((shape[0], 2), np.int32),
         "flips": np.zeros(shape[0], np.uint8),
@@ -160,7 +160,7 @@ def test_images_seen_whole(be: Any, mean_at_pixel: bool) -> None:
 
 
 def test_a_mirrored_image_is_the_image_mirrored(be: Any) -> None:
-    """Whatever the number that says so; the mean is not mirrored with it, unless at the pixel."""
+    """For any nonzero flip; the mean is not mirrored with the image, unless taken at the pixel."""
     x, mean = CASES[0].inputs
     flips = np.array([1, 2, 128, 255, 0], np.uint8)
     how = {**whole(x.shape), "flips": flips}
@@ -183,7 +183,7 @@ def test_the_centre_of_an_odd_margin(be: Any) -> None:
 
 
 def test_arrays_of_the_device(be: Any) -> None:
-    """What goes with the images may lie on the host or the device, and be a part of an array."""
+    """The other arrays may be on the host or the device, and may be slices."""
     case = CASES[0]
     x, mean = (be.asarray(one) for one in case.inputs)
     names = ("corners", "flips", "shifts")
@@ -208,7 +208,7 @@ def test_what_is_not_finite_stays_in_its_place(be: Any) -> None:
 
 @ON_KERNELS
 def test_corners_outside_are_moved_inside(be: Any) -> None:
-    """Corners on a GPU are read by nobody but the kernel, which must stay within the images."""
+    """Corners on a GPU are read only by the kernel, which must stay within the images."""
     x, mean = CASES[0].inputs
     places = CASES[0].places
     least, most = -(2**31), 2**31 - 1

@@ -54,7 +54,7 @@ def test_work_of_a_convolution() -> None:
 
 
 def test_places_lie_in_clipped_windows() -> None:
-    """The last window of pool5 of 5 pixels, stride 2, holds 3; that of 4 pixels holds 2."""
+    """With stride 2, pool5's last window over 5 pixels holds 3; over 4 pixels it holds 2."""
     settings = {"x_shape": (64, 4, 5, 7), "size": 3, "stride": 2, "ceil": True}
     case = Case("p", "n", 64, "maxpool_dgrad", {"where": (64, 2, 2, 7)}, settings, {})
     down, right = np.divmod(case.arrays()["where"], 3)
@@ -71,7 +71,7 @@ def test_reference_agrees_with_cpu(example: Example) -> None:
     for backend in (ReferenceBackend(), pyalexnet.backend("cpu", exact=True)):
         inputs = [place(backend, value) for value in example.inputs.values()]
         got = getattr(backend, example.op)(*inputs, **example.parameters)
-        # An update returns nothing and changes what it was given.
+        # An update returns nothing and changes its arguments.
         results.append(list(arrays_of(inputs)) if got is None else as_tuple(got))
     for true, other in zip(*results, strict=True):
         assert_allclose(true, other, rtol=2e-5, atol=1e-6)
@@ -154,7 +154,7 @@ def test_gate_of_a_step(ours: Ours) -> None:
     class Halves(CpuBackend):
         def _maxpool_dgrad(self, dy: Any, where: Any, gate: Any, dx: Any, g: Any) -> None:
             super()._maxpool_dgrad(dy, where, gate, dx, g)
-            self._scale(dx, dx, 0.5)  # an operation, as it is recorded
+            self._scale(dx, dx, 0.5)  # an operation, since it is recorded
 
     gate = Gate()
     assert gate.check(pyalexnet.backend("cpu"), SMALL, ours) is None
@@ -173,7 +173,7 @@ def test_a_fused_step_that_reads_blocks(case: steps.StepCase, precision: Precisi
 
 
 def test_errors_beside_float64() -> None:
-    """Of every product: within the bound of any, and nearer than plain where sums are long."""
+    """Every product is within the bound, and closer than the plain one for long sums."""
     found = list(errors.rows(errors.of_kernels(pyalexnet.backend("sim")), TINY))
     assert [row.name for row in found[:3]] == ["conv1 fprop", "conv1 wgrad", "conv2 fprop"]
     for row in found:
@@ -183,7 +183,7 @@ def test_errors_beside_float64() -> None:
 
 
 def test_a_gradient_that_goes_past_its_relu_is_wrong() -> None:
-    """The fused step leaves ReLU's gradient to the operation behind it."""
+    """The fused step leaves ReLU's gradient to the operation after it."""
 
     class Past(CpuBackend):
         def _linear_dgrad(self, dy: Any, w: Any, gate: Any, *more: Any) -> None:
@@ -207,7 +207,7 @@ def test_an_update_in_the_wrong_half_is_wrong() -> None:
 
 
 def test_maxima_that_lie_elsewhere_are_wrong() -> None:
-    """But not where two are alike, as float32 may see what float64 can still tell apart."""
+    """But not for ties: values may be equal in float32 and still differ in float64."""
 
     class Elsewhere(CpuBackend):
         def __init__(self, off: int) -> None:
@@ -257,7 +257,7 @@ def test_floors(
 ) -> None:
     """Milliseconds on an H100 as assumed in cards.py, worked out independently by hand.
 
-    (That calculation took torchvision's dropout at the units of fc6 and fc7, hence 1 %.)
+    (That calculation placed dropout at the units of fc6 and fc7, as torchvision does, hence 1 %.)
     """
     floor = floors.floor(nets.alexnet(preset=preset), batch, precision, cards.get("H100"))
     computed = [1e3 * seconds for seconds in (floor.unfused, floor.fused, floor.overlapped)]
@@ -281,7 +281,7 @@ def test_candidates_take_turns() -> None:
 
 
 def slowly(turns: list[str], name: str) -> None:
-    """Long enough for one sample."""
+    """Take long enough for one sample."""
     time.sleep(3e-3)
     turns.append(name)
 
@@ -297,7 +297,7 @@ def test_after_a_rest_the_first_run_does_not_count() -> None:
 
 
 def test_what_is_soon_over_runs_several_times_for_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = itertools.count(0.0, 0.75e-3)  # seconds from one look to the next
+    clock = itertools.count(0.0, 0.75e-3)  # seconds between readings
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=clock.__next__))
     runs: list[None] = []
     assert HostStopwatch().seconds(lambda: runs.append(None)) == pytest.approx(0.75e-3)

@@ -1,4 +1,4 @@
-"""The bench's forms on a CPU: who stands beside whom, threads, memory, errors; never a time."""
+"""The bench's forms on a CPU: comparisons, threads, memory, errors; never a time."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_every_arithmetic_of_ours_stands_beside_every_form() -> None:
 
 
 def test_a_ratio_is_of_the_same_turns() -> None:
-    """Not of our least doubted time, which may be from the turns beside another peer."""
+    """Not of our most certain time, which may come from the turns with another peer."""
     peer = PeerTime("peer", "fp32", timing(6.0), beside=dataclasses.replace(timing(3.0), least=1.0))
     row = StepRow("net", "synthetic", 8, "fp32", timing(1.0), None, (peer,), threads=1)
     assert ratios(row) == (2.0, 3.0) and compared(row) == "ours 2.00x"
@@ -93,13 +93,13 @@ def test_a_ratio_is_of_the_same_turns() -> None:
 
 
 def test_threads_stand_apart() -> None:
-    """Of ceilings those of this run count; each number of threads has its mean."""
+    """Only this run's ceilings count; each number of threads has its own mean."""
     one = [Ceiling("copy", 1.0, "GB/s", threads=1), Ceiling("fp32 product, 8", 2.0, "", threads=1)]
     made, device = Results("t", "none", {}, ceilings=[*one]), Host("t")
     device.threads = 2
     nobody = Peers(None, None, {})
     form = dataclasses.replace(forms.dry(), steps=(), by_kernels=(), loops=(), loader=False)
-    for _ in range(2):  # the second run's take the place of the first's
+    for _ in range(2):  # the second run's rows replace the first's
         forms.run(form, device, nobody, made, "fc8 fprop", None, lambda line: None)
     names = [(ceiling.name, ceiling.threads) for ceiling in made.ceilings]
     assert len(set(names)) == len(names) and made.ceilings[:2] == one
@@ -138,7 +138,7 @@ def test_both_layouts_of_pytorch_learn_alike() -> None:
 
 
 def test_fresh_pages_and_the_peak_are_seen() -> None:
-    """64 MB are more than the heap keeps: an array that goes is mapped anew."""
+    """64 MB is more than the heap keeps: a freed array is mapped anew."""
     count = 64 * MEGABYTE // 8
     kept = np.ones(count)
 
@@ -163,7 +163,7 @@ def test_memory_of_each_side() -> None:
 
 
 def test_errors_on_a_cpu() -> None:
-    """Exactly: within the bound of any sum. Winograd's are others where there are channels."""
+    """The exact ones are within any sum's bound. Winograd's differ if there are enough channels."""
     ways = errors.of_cpu(pyalexnet.backend("cpu"))
     found = {row.name: row.errors for row in errors.rows(ways, PLAIN)}
     assert [*found][:2] == ["conv1 fprop", "conv1 wgrad"] and len(found) == 8

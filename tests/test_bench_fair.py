@@ -1,4 +1,4 @@
-"""What makes the peers' times fair: they wait for what they have to, and carry nothing of ours."""
+"""What makes the peers' times fair: they wait for what they have to, and bear none of our costs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ONCE = Plan(0.0, 2, 2, warmups=0)
 
 
 class Told:
-    """Stands for a library: keeps the names of what is called, in order."""
+    """Replaces a library: keeps the names of the calls, in order."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -42,7 +42,7 @@ class Told:
 
 
 def events(told: Told) -> Any:
-    """The stopwatch of operations, on a CuPy that only notes what it is asked for."""
+    """The stopwatch for operations, on a CuPy that only records its calls."""
 
     @contextmanager
     def chosen() -> Iterator[None]:
@@ -66,7 +66,7 @@ def events(told: Told) -> Any:
 
 
 def test_who_has_streams_of_its_own_starts_behind_the_fill() -> None:
-    """Else its kernels run beside it, and what they did by then is not in its time."""
+    """Otherwise its kernels run alongside the fill, and that work is missing from its time."""
     told = Told()
     watch, run = events(told), told.call("run")
     assert watch.seconds(run) == 1.5
@@ -105,7 +105,7 @@ def test_a_peers_first_call_waits_for_its_inputs(monkeypatch: pytest.MonkeyPatch
 
 
 def test_jax_runs_elsewhere() -> None:
-    """On a GPU it is no graph and no stream of ours; the stopwatch is told."""
+    """On a GPU it uses neither a graph nor our stream; the stopwatch knows this."""
     for place in (object.__new__(Gpu), Host("a CPU")):
         *_, run = operations._ready(place, Peers(None, None, {}), candidate("jax", lambda: 3))
         assert isinstance(run, Elsewhere)
@@ -117,7 +117,7 @@ def test_jax_runs_elsewhere() -> None:
 def test_float32_is_strict_in_products_and_convolutions(
     precision: str, start: tuple[bool, bool]
 ) -> None:
-    """PyTorch's own start: not in products, but in convolutions."""
+    """PyTorch's own defaults: off in products, on in convolutions."""
     matmul, cudnn = (SimpleNamespace(allow_tf32=allowed) for allowed in start)
     backends = SimpleNamespace(cuda=SimpleNamespace(matmul=matmul), cudnn=cudnn)
     torch_ops.set_precision(SimpleNamespace(backends=backends), precision)
@@ -160,7 +160,7 @@ def test_each_way_is_checked_once_and_parameters_are_drawn_once(
 
 @pytest.mark.peer
 def test_a_graph_of_pytorchs_adds_to_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a replay does is what was asked for while it was captured: as much as in eager mode."""
+    """A replay does exactly what was captured: as much as in eager mode."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -184,7 +184,7 @@ def test_a_graph_of_pytorchs_adds_to_no_gradient(monkeypatch: pytest.MonkeyPatch
         names.clear()
         with watching():
             step.run(2)
-        # The graph's batch is copied to where it was captured.
+        # The batch is copied to the address that the graph captured.
         done[mode] = [name for name in names if name != "aten.copy_.default"]
     assert done["graph"] == done["eager"]
     assert not [name for name in done["graph"] if "zero_" in name]
@@ -197,7 +197,7 @@ def jax() -> Any:
 
 @pytest.mark.peer
 def test_jax_in_both_forms() -> None:
-    """Groups or a convolution for each: the same losses, from our first loss on."""
+    """Groups, or a convolution for each: the same losses, starting from ours."""
     precision = "fp32"
     found, case = jax(), steps.StepCase(GROUPED, "t", 4)
     batches, params = steps.synthetic(case), GROUPED.initial(0)
@@ -220,7 +220,7 @@ def test_jax_in_both_forms() -> None:
 
 @pytest.mark.peer
 def test_jax_draws_other_masks_in_every_step() -> None:
-    """Out of a key that its one compiled function hands on; nothing is learned here."""
+    """From a key passed on by its one compiled function; nothing is learned here."""
     found = jax()
     spec = nets.get("alexnet-tiny")(input_shape=(12, 12, 3), dropout=0.5)
     rate = dataclasses.replace(spec.recipe.rate, lr_w=0.0, lr_b=0.0)

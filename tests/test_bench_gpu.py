@@ -39,7 +39,7 @@ from pyalexnet.errors import BackendUnavailable
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = sys.executable
-# Never comes back, whatever signal it gets: as a call that waits for a kernel that does not end.
+# Never returns, whatever signal it gets: like a call that waits for a kernel that does not end.
 HANGS = (
     "import ctypes; c, m = ctypes.CDLL(None), ctypes.create_string_buffer(64); "
     "c.pthread_mutex_lock(m); c.pthread_mutex_lock(m)"
@@ -62,12 +62,12 @@ def lives(pid: int) -> bool:
 
 
 def children(folder: Path) -> list[int]:
-    """The processes whose numbers lie there, one a file."""
+    """The processes whose numbers are in that folder, one per file."""
     return [int(path.read_text()) for path in folder.glob("*.pid")]
 
 
 def gone(pids: list[int]) -> bool:
-    """Whether none is left, at once or as soon as the kernel has cleared it away."""
+    """Whether none is left, at once or as soon as the kernel has reaped it."""
     until = time.monotonic() + 5
     while any(map(lives, pids)) and time.monotonic() < until:
         time.sleep(0.02)
@@ -97,7 +97,7 @@ def test_what_is_asked_to_end_says_where_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("parent", ["pass", HANGS], ids=["ends", "hangs"])
 def test_no_child_outlives_its_parent(parent: str, tmp_path: Path) -> None:
-    """Neither one that has ended, as compute-sanitizer's may, nor one that was stopped."""
+    """Neither a parent that has ended, as compute-sanitizer may, nor one that was stopped."""
     child = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
     at = tmp_path / "child.pid"
     begin = (
@@ -110,7 +110,7 @@ def test_no_child_outlives_its_parent(parent: str, tmp_path: Path) -> None:
 
 
 def test_many_at_once_within_the_time(tmp_path: Path) -> None:
-    """What has no time left is not begun."""
+    """Programs with no time left are not started."""
     jobs = [job(f"job{n}", "import time; time.sleep(60)", tmp_path) for n in range(5)]
     found = list(process.run(jobs, tmp_path, 1.5, at_once=3))
     assert [one.begun for one in found].count(True) == 3
@@ -205,7 +205,7 @@ esac
 
 @pytest.fixture
 def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A card, an interpreter and a sanitizer that play what may happen; their notes' folder."""
+    """A fake GPU, interpreter and sanitizer that act out failures; the folder of their notes."""
     told = tmp_path / "told"
     told.mkdir()
     text = FAKE.format(root=str(ROOT), told=str(told), hangs=HANGS)
@@ -227,7 +227,7 @@ def test_every_stage_is_judged_and_the_record_has_all(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Hangs, crashes and failures end their own stage; nothing outlives one."""
+    """Hangs, crashes and failures end only their own stage, and no process outlives a stage."""
     hang = {
         "families": 0.1,
         "sanitizer": 0.05,
@@ -283,7 +283,7 @@ def test_every_stage_is_judged_and_the_record_has_all(
 def test_too_little_time_leaves_out_and_says_so(
     fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That is no fault: the exit code is 0."""
+    """That is not a failure: the exit code is 0."""
     monkeypatch.setattr(gpu, "_CLOSING", 60.0)
     assert gpu.main(["--minutes", "0.2", "--record", str(tmp_path / "records")]) == 0
     found = record.read(next((tmp_path / "records").iterdir()))
@@ -295,7 +295,7 @@ def test_too_little_time_leaves_out_and_says_so(
 
 
 def test_what_came_before_counts(fakes: Path, tmp_path: Path) -> None:
-    """Installing and compiling, of which `make` says when they began."""
+    """Installing and compiling count, from the starting time given by `make`."""
     begun = str(time.time() - 118.5)
     kept = str(tmp_path / "records")
     assert gpu.main(["--minutes", "2", "--begun", begun, "--record", kept]) == 0
@@ -304,7 +304,7 @@ def test_what_came_before_counts(fakes: Path, tmp_path: Path) -> None:
 
 
 def driver(tmp_path: Path, prepare: str = "") -> subprocess.Popen[str]:
-    """The driver in a process of its own, with the fake interpreter for its stages."""
+    """The driver in its own process, with the fake interpreter for its stages."""
     code = (
         f"import sys; sys.executable = {sys.executable!r}\n"
         "from bench import gpu, stages\n"
@@ -322,7 +322,7 @@ def driver(tmp_path: Path, prepare: str = "") -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_leaves_a_record(sent: int, fakes: Path, tmp_path: Path) -> None:
-    """Of what was done, what it was stopped in, and what it never came to."""
+    """It records what was done, what was interrupted, and what was never reached."""
     few = "stages.STAGES = stages.STAGES[2:3] + stages.STAGES[9:11]"
     with driver(tmp_path, few) as run:
         assert run.stderr is not None
@@ -343,7 +343,7 @@ def test_an_interrupted_run_leaves_a_record(sent: int, fakes: Path, tmp_path: Pa
     sentences = ["jax: the run was stopped in it.", "operations: the run ended before it."]
     assert found.left_out == sentences
     assert all(one in (where / "README.md").read_text() for one in sentences)
-    if sent == signal.SIGKILL:  # nobody was left to end its stage
+    if sent == signal.SIGKILL:  # nothing was left to end its stage
         for line in Path("/proc").glob("[0-9]*/cmdline"):
             if str(tmp_path).encode() in line.read_bytes() and b"--part" in line.read_bytes():
                 os.killpg(int(line.parent.name), signal.SIGKILL)
@@ -454,12 +454,12 @@ def test_a_stage_has_its_share_of_what_is_left() -> None:
     stage = stages.Part("bf16", 0.2)
     assert stage.limit(540, 500) == pytest.approx(108)
     assert stage.limit(540, 50) == 50
-    assert stage.limit(30, 30) == 8  # less would not import it
+    assert stage.limit(30, 30) == 8  # less would not be enough to import it
     assert stage.limit(540, 7) == 0
 
 
 def test_stages_name_what_there_is() -> None:
-    """Parts of the bench's form, files of the tests; each once."""
+    """Parts of the bench's form and test files; each once."""
     names = [one.name for one in stages.STAGES]
     assert len(set(names)) == len(names)
     parts = {one.name for one in stages.STAGES if isinstance(one, stages.Part)}
@@ -474,7 +474,7 @@ def test_stages_name_what_there_is() -> None:
 
 
 def test_a_test_that_hangs_ends_its_worker_only(tmp_path: Path) -> None:
-    """By the rules that the stages give to pytest, of a test that never comes back from C."""
+    """With the stages' pytest options, for a test that never returns from C."""
     (tmp_path / "test_a.py").write_text(f"def test_hangs():\n    {HANGS}\n")
     (tmp_path / "test_b.py").write_text("def test_passes(): ...\n")
     command = [*stages.Tests("t", 1.0, others=True, marked="").command(tmp_path, 60.0)]
@@ -488,7 +488,7 @@ def test_a_test_that_hangs_ends_its_worker_only(tmp_path: Path) -> None:
 
 
 def test_what_failed_is_told_at_once_and_a_files_tests_are_shared_out(tmp_path: Path) -> None:
-    """Beside a test that never ends, and before the run is killed."""
+    """Even next to a test that never ends, and before the run is killed."""
     (tmp_path / "test_a.py").write_text(
         f"def test_hangs():\n    {HANGS}\n\ndef test_fails():\n    assert not 'a reason'\n"
     )
@@ -569,7 +569,7 @@ def test_a_tool_has_to_find_its_planted_mistake(
 def test_a_sanitizer_that_hangs_is_late_and_no_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On its planted mistake already: then nothing is known of it, and it looks at nothing else."""
+    """If it already fails on its planted mistake, it proves nothing and checks nothing else."""
     script(tmp_path, "compute-sanitizer", "exec sleep 60\n")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(sanitizer, "planted_program", lambda build, _: build / "planted")
@@ -603,7 +603,7 @@ def test_planted_mistakes_compile_where_there_is_a_compiler(tmp_path: Path) -> N
 
 
 def test_the_sanitizer_is_given_what_exists() -> None:
-    """Families that a card has, the riskiest first; and files of tests, the newest kernels' too."""
+    """Families that a GPU has, riskiest first; and test files, including the newest kernels'."""
     files = [subject.command[-1] for subject in sanitizer.files(ROOT / "tests")]
     assert all(map(os.path.isfile, files))
     for name in ("lrn_pool", "hopper_loop", "patch_dgrad", "exchange", "plan", "conv"):
@@ -637,7 +637,7 @@ def test_families_are_right_on_the_emulation(name: str) -> None:
 
 
 def test_a_family_of_hoppers_loop_is_right_on_the_emulation() -> None:
-    """The examples alone: its cases take long here."""
+    """Only the examples: its cases take long here."""
     (family,) = (one for one in families.families() if one.name == "wgmma-dgrad")
     assert family.ops == ("conv_dgrad", "linear_dgrad") and family.hopper
     backend: Any = pyalexnet.backend("sim")
@@ -649,7 +649,7 @@ def test_a_family_of_hoppers_loop_is_right_on_the_emulation() -> None:
 
 
 class Broken(SimBackend):
-    """One that is wrong in what is changed in place, and one that raises."""
+    """One op gives a wrong result in place, and one raises."""
 
     def _linear_wgrad_sgd(self, x: Any, dy: Any, w: Any, *more: Any) -> None:
         super()._linear_wgrad_sgd(x, dy, w, *more)
@@ -660,7 +660,7 @@ class Broken(SimBackend):
 
 
 def test_wrong_kernels_are_found_and_the_others_tried() -> None:
-    """The momentum after an update counts; an exception is what is wrong with its case."""
+    """The momentum after an update is checked; an exception is reported for its case."""
     by_name = {one.name: one for one in families.families()}
     trials = dict(families.trials(Broken(), by_name["fp32"]))
     assert "result 2 is off" in str(trials["linear_wgrad_sgd"]())
@@ -691,7 +691,7 @@ def test_a_family_says_its_cases_one_by_one(
 
 
 def test_a_record_says_what_a_stage_left_out(tmp_path: Path) -> None:
-    """A row that is put back takes its place among the others."""
+    """A row that is put back takes its original place."""
     place = stages.Place(tmp_path, tmp_path, False)
     made = Results("GPU", "c", {"date": "2012-12-03", "device": "d"})
     made.stages = [StageRow("a", "left out"), StageRow("b", "left out")]

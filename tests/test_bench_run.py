@@ -134,7 +134,7 @@ def test_costs_stand_beside_every_form() -> None:
 
 
 def test_clocks_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a program of nvidia-smi's name that answers what it is asked for."""
+    """By a program called nvidia-smi that answers every query."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment.clocks("before") == {}
     program = tmp_path / "nvidia-smi"
@@ -199,7 +199,7 @@ def test_what_is_missing_is_named() -> None:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """PyTorch's threads cost tiny operations more than they bring."""
+    """For tiny operations, PyTorch's threads cost more than they save."""
     import torch
 
     threads = torch.get_num_threads()
@@ -211,7 +211,7 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.peer
 @pytest.mark.usefixtures("one_thread")
 def test_dry_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Every op and both networks through every form of the GPU's peers that a CPU has."""
+    """Every op and both networks, in every form of the GPU's peers available on a CPU."""
     assert cli.main(["--dry-run", "--no-kernels", "--record", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     found = json.loads(next(tmp_path.glob("*/bench.json")).read_text())
@@ -231,7 +231,7 @@ def test_dry_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 @pytest.mark.peer
 @pytest.mark.usefixtures("one_thread")
 def test_every_op_of_a_norm_within_maps_has_its_peers() -> None:
-    """Both forms in both directions give our answers: an even size, and clipped windows."""
+    """Both forms in both directions agree with ours: an even size, and clipped windows."""
     import torch
 
     norm = RNorm("norm", size=4, alpha=0.1, beta=0.75, k=2.0)
@@ -253,11 +253,11 @@ def test_every_op_of_a_norm_within_maps_has_its_peers() -> None:
 
 @pytest.mark.peer
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # importing its compiler
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # its tracer looks at every tensor
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # its tracer inspects every tensor
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("mode", COMPILED)
 def test_a_compiled_step_learns_as_the_eager_one(mode: str, monkeypatch: Any) -> None:
-    """As one graph, by the tracer; without the code generator, which takes long."""
+    """As one graph, by the tracer; without the code generator, which is slow."""
     import torch
     from torch._dynamo.utils import counters
 
@@ -287,7 +287,7 @@ def test_a_compiled_step_learns_as_the_eager_one(mode: str, monkeypatch: Any) ->
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # importing its compiler
 @pytest.mark.usefixtures("one_thread")
 def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It fails when the step is first called; the other forms are timed all the same."""
+    """It fails when the step is first called; the other forms are still timed."""
     import torch
 
     def broken(function: Any, **_: Any) -> Any:
@@ -335,7 +335,7 @@ def test_what_was_timed_is_kept_though_the_next_form_never_ends(
 
 
 def test_what_is_compiled() -> None:
-    """First one step, in the precision of the tensor cores; in the end all of them in all."""
+    """First one step, in the tensor cores' precision; finally all steps in all precisions."""
     parts = forms.gpu()
     compiled = {
         name: [
@@ -354,7 +354,7 @@ def test_what_is_compiled() -> None:
 
 
 def test_the_parts_of_a_gpus_form() -> None:
-    """A step kernel by kernel and beside PyTorch before all else; each part times something."""
+    """A step kernel by kernel and against PyTorch comes first; each part times something."""
     parts = forms.gpu()
     assert [*parts][:5] == ["kernels", "bf16", "fp32", "compile", "jax"]
     assert all(
@@ -370,13 +370,13 @@ def test_the_parts_of_a_gpus_form() -> None:
 
 
 def test_peers_stand_beside_a_precision_of_ours() -> None:
-    """TF32 beside our float32, which has no tensor cores; bfloat16 beside bfloat16."""
+    """TF32 against our float32, which uses no tensor cores; bfloat16 against bfloat16."""
     assert forms.gpu()["steps"].precisions == {"fp32": ("fp32", "tf32"), "bf16": ("bf16",)}
     assert forms.cpu(1.0).precisions == {"fp32": ("fp32",)}
 
 
 def test_fp32x3_stands_beside_strict_float32() -> None:
-    """A whole step, fused; on a CPU of none."""
+    """A whole fused step; on a CPU, nothing."""
     parts, cpu = forms.gpu(), forms.cpu(1.0)
     graph, fused = [Ours("fp32x3", WAYS[2])], [Ours("fp32x3", way) for way in WAYS[1:]]
     for form, ways in ((parts["fp32"], graph), (parts["steps"], fused), (forms.dry(), fused)):
@@ -403,7 +403,7 @@ def test_fp32x3_is_held_against_a_sixth_of_bfloat16() -> None:
 
 
 def on_a_hopper() -> tuple[Host, Any]:
-    """The emulation in the place of such a card; and its backend."""
+    """The emulation in place of such a GPU, and its backend."""
     device, backend = Host("emulated"), SimBackend()
     device.backend = backend
     backend.hopper = True
@@ -411,7 +411,7 @@ def on_a_hopper() -> tuple[Host, Any]:
 
 
 def test_both_loops_beside_each_other() -> None:
-    """Every product in bfloat16; and the other loop among the ways of a step."""
+    """Every product in bfloat16; the ways of a step include the other loop."""
     (device, backend), plan = on_a_hopper(), Plan(0.0, 2, 2, warmups=0)
     of_each = [*cases.of(TINY, 2), *cases.of(TINY, 2, "bf16")]
     found = [*loops.rows(device, of_each, plan)]
@@ -446,7 +446,7 @@ def test_a_step_with_the_loop_of_any_card() -> None:
 
 
 def test_ways_of_a_step() -> None:
-    """Each a row of its own, beside the last of them; that one beside the peers, here nobody."""
+    """Each has its own row, compared with the last of them; that one with the peers, here none."""
     case, plan = steps.StepCase(TINY, "tiny", 4), Plan(0.0, 2, 2, warmups=0)
     ways = [Ours("bf16", way) for way in WAYS]
     modes = {"bf16": ("eager",)}
@@ -468,7 +468,7 @@ def test_a_way_with_a_wrong_answer_is_reported_and_not_timed() -> None:
     class Wrong(CpuBackend):
         def _lrn_maxpool_dgrad(self, x: Any, y: Any, dy: Any, where: Any, dx: Any, *s: Any) -> None:
             super()._lrn_maxpool_dgrad(x, y, dy, where, dx, *s)
-            self._scale(dx, dx, 0.0)  # an operation, as it is recorded
+            self._scale(dx, dx, 0.0)  # an operation, since it is recorded
 
     device = Host("test")
     device.backend = Wrong()
@@ -484,7 +484,7 @@ def test_a_way_with_a_wrong_answer_is_reported_and_not_timed() -> None:
 
 
 def test_forms_of_jax() -> None:
-    """Convolutions and norms, groups and both layouts of windows, where JAX is installed."""
+    """Convolutions and norms, groups and both layouts of windows, if JAX is installed."""
     found = Peers(None, *(lambda one: (one.jax, one.missing))(peers.find("cpu")))
     form = dataclasses.replace(forms.dry(), steps=())
     made = Results("dry", "none", {})
@@ -535,12 +535,12 @@ def test_refusals(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_part_is_added_to_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every row as it comes; what others wrote there stays, and nothing is printed twice."""
+    """Every row as it comes; rows written by others stay, and nothing is printed twice."""
     before = results()
     before.stages = [StageRow("bf16", "stopped", left_out=("bf16: the run was stopped in it.",))]
     record.write(tmp_path, before)
     arguments = ["--dry-run", "--no-kernels", "--only", "fc8 fprop", "--into", str(tmp_path)]
-    assert cli.main(arguments) == 1  # by the failure that is in there
+    assert cli.main(arguments) == 1  # because of the failure already in the record
     after = record.read(tmp_path)
     assert after.operations[:3] == before.operations and len(after.operations) > 3
     assert (after.steps, after.stages, after.command) == (before.steps, before.stages, "make gpu")
@@ -548,7 +548,7 @@ def test_a_part_is_added_to_a_record(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_step_kernel_by_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By PyTorch's profiler, on a GPU; in each of our ways, unless that is wrong."""
+    """By PyTorch's profiler, on a GPU; in each of our ways, unless it gives wrong results."""
     ran: list[str] = []
 
     class Profile:
@@ -592,7 +592,7 @@ def test_a_step_kernel_by_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_batches_from_the_host() -> None:
-    """Eight batches of three from five images: mean taken off, every image in its turn."""
+    """Eight batches of three from five images: mean subtracted, every image in turn."""
     case = steps.StepCase(nets.get("alexnet-tiny")(input_shape=(12, 12, 3)), "tiny", 3)
     images = np.arange(5 * 12 * 12 * 3, dtype=np.int64).reshape(5, 12, 12, 3) % 251
     split = Split(images.astype(np.uint8), np.arange(5, dtype=np.int64))
@@ -635,7 +635,7 @@ def test_the_gpus_form_on_one_operation(be: Any, monkeypatch: pytest.MonkeyPatch
 
 @ON_GPU
 def test_costs_on_a_gpu(be: Any) -> None:
-    """Ours in every way, and PyTorch's in both modes where it is installed."""
+    """Ours in every way, and PyTorch's in both modes if it is installed."""
     device = Gpu()
     case, modes = steps.StepCase(TINY, "tiny", 4), {"fp32": ("eager", "graph")}
     found = dataclasses.replace(peers.find(device.torch), jax=None)
@@ -651,7 +651,7 @@ def test_costs_on_a_gpu(be: Any) -> None:
 
 
 def test_without_a_pool_every_array_has_memory_of_its_own() -> None:
-    """What the sanitizer's runs load; then the driver has back what nobody uses any more."""
+    """The sanitizer's runs load this; unused memory then returns to the driver."""
     with stand_in.installed(stand_in.Machine("lazy", 1)):
         unpooled.pytest_configure()
         device = Gpu()
@@ -663,8 +663,8 @@ def test_without_a_pool_every_array_has_memory_of_its_own() -> None:
 
 
 class Profiler:
-    """torch.profiler, of a version that warns unless it is told to keep the events, or knows no
-    such thing.
+    """torch.profiler, in a version that warns unless told to keep the events, or in one without
+    that option.
     """
 
     class ProfilerActivity:

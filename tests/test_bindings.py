@@ -1,7 +1,7 @@
 """The extension module called directly: whatever it accepts stays within its arrays.
 
-The backends check arguments first, so that these refusals are a second line. They have to hold
-alone: a kernel that is given wrong sizes writes over foreign memory. The checker tells.
+The backends check arguments first, so these refusals are a second line of defence. They have to
+hold on their own: a kernel with wrong sizes overwrites other memory, which the checker detects.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from variants import SIMCHECK, parameters
 
 CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
 EACH_OP = pytest.mark.parametrize("example", EXAMPLES.values(), ids=str)
-# What pybind11 and the bindings raise for what they do not take. The checker's findings are
+# What pybind11 and the bindings raise for invalid arguments. The checker's findings are
 # RuntimeErrors.
 REFUSED = (ValueError, TypeError)
 Arguments = list[Any]
 
 
 class Recorder:
-    """Stands before an extension module and keeps the arguments of its last call."""
+    """Wraps an extension module and keeps the arguments of its last call."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -56,12 +56,12 @@ def call_of(be: Any, example: Example, monkeypatch: pytest.MonkeyPatch) -> tuple
 
 
 def replaced(arguments: Arguments, index: int, value: Any) -> Arguments:
-    """The arguments with another value in one place."""
+    """The arguments with one of them replaced."""
     return [*arguments[:index], value, *arguments[index + 1 :]]
 
 
 def arrays(arguments: Arguments) -> Iterator[tuple[np.ndarray[Any, Any], Any]]:
-    """Every array among the arguments, and how to put another in its place."""
+    """Every array among the arguments, and a function that replaces it."""
     for index, argument in enumerate(arguments):
         if isinstance(argument, np.ndarray):
             yield argument, lambda other, i=index: replaced(arguments, i, other)
@@ -111,7 +111,7 @@ def test_arrays_of_other_sizes_are_refused_or_harmless(
             except REFUSED:
                 refused += 1
     assert refused > 0
-    function(*arguments)  # nothing that went before has spoiled the module
+    function(*arguments)  # the module still works after all the refusals
 
 
 @CHECKED
@@ -142,7 +142,7 @@ def test_memory_that_cannot_be(be: Any, shape: tuple[int, ...], dtype: Any) -> N
 
 @pytest.mark.parametrize("size", [3, 17])
 def test_a_forged_where_stays_within_the_image(be: Any, size: int) -> None:
-    """`where` names places beyond the window, and beyond the border of a clipped one."""
+    """`where` holds places outside the window, and outside the image in a clipped window."""
     x = be.zeros((1, size + 2, size + 1, 2))
     y, where = be.maxpool_fprop(x, size=size, stride=size)
     dy = be.asarray(np.ones(y.shape, np.float32))
@@ -170,7 +170,7 @@ def module(request: pytest.FixtureRequest) -> Any:
 def test_more_than_the_kernels_can_count_is_refused(
     module: Any, stride: int, pad: int, towers: int, what: str
 ) -> None:
-    """They count in int; one more would wrap around and read anywhere."""
+    """Counts are ints; one more would wrap around and read out of bounds."""
     x, w = np.zeros((1, 3, 3, 1), np.float32), np.zeros((1, 2, 2, 1), np.float32)
     y = np.empty((1, 2, 2, 1), np.float32)
     numbers = (stride, 1, pad, 0, 1, "fma", towers)
@@ -192,7 +192,7 @@ def test_more_outputs_of_all_towers_than_can_be_counted_are_refused(module: Any)
 def test_misaligned_arrays_are_refused(
     be: Any, example: Example, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NumPy makes them of any bytes, a card stops at them."""
+    """NumPy accepts any address, but a GPU faults on a misaligned one."""
     function, arguments = call_of(be, example, monkeypatch)
     for array, instead in arrays(arguments):
         if array.itemsize > 1:
@@ -203,7 +203,7 @@ def test_misaligned_arrays_are_refused(
 
 @pytest.mark.parametrize("total", [-(2**63), -(2**63) + 3, 0, 3])
 def test_fewer_features_in_all_than_in_an_image_are_refused(module: Any, total: int) -> None:
-    """From the least number of 64 bits none can be taken away."""
+    """Subtracting from the smallest 64-bit integer would overflow."""
     x, y = np.zeros((2, 2, 4), np.float32)
     with pytest.raises(ValueError, match=r"offset is 0; the 4 features"):
         module.dropout(x, y, 0.5, 1, 2, 3, 0, total, 0, 0)
@@ -238,7 +238,7 @@ def test_an_unknown_unit_is_refused(module: Any, name: str) -> None:
 
 
 def test_a_stream_that_is_none_is_refused(module: Any) -> None:
-    """It came as a recording that is not there."""
+    """It used to be taken for a recording that does not exist."""
     x, y = np.zeros((2, 3), np.float32)
     with pytest.raises(ValueError, match="stream is None"):
         module.relu_fprop(x, y, 0, None)
@@ -274,7 +274,7 @@ ONES, MANY = (1, 1, 1, 1), (MOST, MOST, MOST, MOST)
     ],
 )
 def test_scratch_for_sizes_that_cannot_be(module: Any, name: str, sizes: tuple[Any, ...]) -> None:
-    """Some of them ended the process: a product that had wrapped around was divided by."""
+    """Some of them used to crash the process by dividing by a product that had wrapped around."""
     with pytest.raises(ValueError, match=r"^\w+_workspace: "):
         getattr(module, f"{name}_workspace")(*sizes)
 
@@ -294,10 +294,10 @@ def test_a_backend_refuses_what_its_kernels_cannot_count() -> None:
 
 @CHECKED
 def test_parts_that_are_rows_of_one_array(be: Any) -> None:
-    """Each row is an object that nobody else holds."""
+    """Each row is an object with no other reference."""
     whole, dpart = be.empty((3, 4, 10)), be.empty((3, 4, 2))
     rows = be.asarray(np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5))
-    for _ in range(100):  # freed too early, they were found whole most of the time
+    for _ in range(100):  # rows freed too early were still intact most of the time
         be._ext.exchange_gather(rows, whole, be.device, 0)
         be._ext.exchange_scatter_add(rows, dpart, 1, be.device, 0)
     assert np.array_equal(whole, np.concatenate(list(rows), axis=-1))

@@ -1,4 +1,4 @@
-"""No kernel can leave its arrays without a report: whatever the op, whichever the array."""
+"""No kernel can leave its arrays unreported, whatever the op and the array."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Call:
 
     Attributes:
         op: of the backend.
-        arrays: what the bindings call them, those for results and the workspace included.
+        arrays: their names in the bindings, including results and the workspace.
         inputs: shapes, whole arrays, or lists of shapes.
         parameters: by keyword; a NumPy number is passed as an array.
     """
@@ -86,7 +86,7 @@ def half(*shape: int) -> Any:
 
 
 def gated(x: Any) -> dict[str, Any]:
-    """The parameters of a gradient through a ReLU that made x."""
+    """The parameters of a gradient through the ReLU that produced x."""
     return {"x_shape": x.shape, "gate": x, "factor": 2.0}
 
 
@@ -98,12 +98,12 @@ def learned(of: Callable[..., Any], shape: tuple[int, ...]) -> tuple[Learned, Le
 
 
 def names(of: Callable[..., Any]) -> str:
-    """What the bindings call them."""
+    """Their names in the bindings."""
     return f"w.w {'w.low ' if of is half else ''}w.v b.w b.v w.lr b.lr"
 
 
 def maps_of(of: Callable[..., Any], c: int) -> list[Call]:
-    """Calls on maps of so many channels, of numbers of a type."""
+    """Calls on maps with this many channels, for a type of numbers."""
     x, y, codes = of(2, 5, 7, c), of(2, 2, 3, c), np.zeros((2, 2, 3, c), np.uint8)
     both = {**NORM, "size": 5, "pool_size": 3, "pool_stride": 2}
     back = {"x_shape": x.shape, **POOL}
@@ -121,8 +121,8 @@ def maps_of(of: Callable[..., Any], c: int) -> list[Call]:
     ]
 
 
-# So deep that the sums of its parts go through the workspace. There a row of them has a multiple of
-# four columns; the calls have as many, so that the last element of the workspace is used.
+# So deep that partial sums go through the workspace. There a row has a multiple of four columns;
+# the calls have such a multiple too, so that the last element of the workspace is used.
 DEEP = 530
 
 # The last crop ends where its image does.
@@ -211,7 +211,7 @@ CALLS = [
     *(
         call
         for of in (normal, half)
-        for c in (3, 16)  # channels one by one, and in vectors
+        for c in (3, 16)  # channels singly, and in vectors
         for call in maps_of(of, c)
     ),
     Call(
@@ -220,7 +220,7 @@ CALLS = [
         ((5, 9), classes(5, 9)),
     ),
 ]
-for n in (8, 11):  # 16 bytes at a time; and with some left over
+for n in (8, 11):  # 16 bytes at a time, and with a remainder
     for of in (normal, half):
         CALLS += [
             Call("relu_fprop", "x y", (of(n),)),
@@ -238,7 +238,7 @@ for n in (8, 11):  # 16 bytes at a time; and with some left over
         Call("split_weights", "w high low", ((n,),)),
         Call("join_weights", "high low w", (half(n), low)),
     ]
-for c in (4, 3):  # channels four at a time; and one by one
+for c in (4, 3):  # channels four at a time, and singly
     CALLS += [
         Call("exchange_gather", "parts[0] parts[1] whole", ([(3, 4), (3, c)],)),
         Call(
@@ -257,7 +257,7 @@ def test_every_op_has_its_call() -> None:
 @CHECKED
 @pytest.mark.parametrize("call", CALLS, ids=str)
 def test_every_array_has_an_end(be: Any, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its last element taken away from the kernels, each array is named in a report."""
+    """With its last element put out of bounds, each array is named in a report."""
     counts: list[int] = []
     run = be._run
 
@@ -292,13 +292,13 @@ def shortened(be: Any, name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Slip:
-    """A wrong bound in a kernel: `old` becomes `new`, where SLIP is 1 if this one is chosen or 0.
+    """A wrong bound in a kernel: `old` becomes `new`; SLIP is 1 if this slip is chosen, else 0.
 
     Attributes:
-        family: of slip_cases.cu; several of them, where each has to show it.
+        family: in slip_cases.cu; or several, each of which has to show it.
         file: of the kernel.
-        old, new: text, wherever it stands in the file.
-        found: what the report has to say.
+        old, new: text, wherever it occurs in the file.
+        found: text due in the report.
     """
 
     family: str
@@ -432,7 +432,7 @@ EACH_SLIP = pytest.mark.parametrize(
         for family in slip.family.split()
     ],
 )
-# The first to ask for them waits for every kernel, instrumented: minutes where cores are busy.
+# The first test to use them waits for every instrumented kernel to compile: minutes on busy cores.
 compiles = pytest.mark.timeout(1200)
 SLIP_HEADER = """#pragma once
 extern int planted_slip;
@@ -442,7 +442,7 @@ inline int slip(int number) { return number == planted_slip ? 1 : 0; }
 
 @pytest.fixture(scope="module")
 def slipping(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program of the kernels with all the slips, of which a run chooses one."""
+    """A program of the kernels with all the slips; a run chooses one."""
     base = tmp_path_factory.getbasetemp()
     folder = base / "slips"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""When a run that sits at chance is stopped, and that no run is which learns, however slowly."""
+"""When a run stuck at chance is stopped, and that no run that learns, however slowly, is."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pyalexnet.errors import ArgumentError, CheckpointError
 Curve = npt.NDArray[np.float64]
 
 TEN, THOUSAND = math.log(10), math.log(1000)
-# As a batch of 128 varies in training: a deviation of .0078 was seen on 10 classes.
+# As losses of batches of 128 vary in training: a deviation of .0078 was observed on 10 classes.
 NOISE = 0.01
 
 
 def curve(steps: int, course: Callable[[Curve], Curve], noise: float = NOISE) -> Curve:
-    """Losses step by step, and noise."""
+    """Losses step by step, with noise."""
     draws = np.random.Generator(np.random.Philox(key=7)).normal(0, noise, steps)
     return course(np.arange(steps, dtype=np.float64)) + draws
 
@@ -60,7 +60,7 @@ def test_flat_at_chance(expected: float, lift: float) -> None:
 
 
 def test_preset_paper_on_photographs_of_ten_classes() -> None:
-    """Means of 100 steps each as measured at a quarter of its width, then where they had got to."""
+    """Means of 100 steps each, measured at a quarter of its width, then the level they reached."""
     means = np.array([2.3518, 2.328, 2.3104, 2.3078, 2.3052, *[2.3045] * 15])
     stopped = stop(curve(2000, lambda t: means[t.astype(int) // 100]), TEN)
     assert stopped is not None and 500 <= stopped <= 1000
@@ -83,7 +83,7 @@ def test_fewer_steps_stop_sooner() -> None:
 @pytest.mark.parametrize("fall", [0.01, 0.05, 0.5])
 @pytest.mark.parametrize("lift", [0.0, 0.25])
 def test_a_slow_start_on_a_thousand_classes(fall: float, lift: float) -> None:
-    """6.908 falls by as little as .01 in 500 steps; noise that lifts it at first goes away."""
+    """6.908 falls by as little as .01 in 500 steps; noise that lifts it at first fades."""
     course = curve(4000, lambda t: THOUSAND + lift * np.exp(-t / 300) - fall * t / 500, noise=0.035)
     assert stop(course, THOUSAND) is None
 
@@ -125,7 +125,7 @@ def test_one_class_has_nothing_to_learn() -> None:
 
 
 def test_losses_count_by_their_images() -> None:
-    """A block of five steps of 1, 3 and 8 images: mean 2.5, variance 0.375."""
+    """A block of five steps with 1, 3 and 8 images: mean 2.5, variance 0.375."""
     rule, state = ChanceRule(TEN, 25), Losses()
     for images, loss in [(1, 1.0), (3, 3.0), (1, 1.0), (3, 3.0)]:
         assert not rule.stops(state, images, loss)

@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back bit for bit, and anything else is refused."""
+"""Checkpoints: saved state comes back bit for bit, and anything else is refused."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_links_and_pipes_are_not_followed(saved: Path) -> None:
 
 
 def forge(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change state.json as one would who knows how its checksum is made."""
+    """Change state.json with knowledge of how its checksum is made."""
     document = json.loads((path / "state.json").read_text())
     change(document)
     (path / "state.json").write_bytes(sealed(document))
@@ -498,7 +498,7 @@ except CheckpointError as error:
 
 
 def run(program: str, *arguments: object) -> subprocess.Popen[str]:
-    """Run a program in a process of its own, with this folder importable."""
+    """Run a program in its own process, with this folder importable."""
     here = Path(__file__).parent
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],

@@ -1,4 +1,4 @@
-"""A class is what its id says, in whatever order, set or network it comes up; or it is refused."""
+"""A class is identified by its id, in any order, set or network; otherwise it is refused."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_what_a_file_says_of_them_is_read_back() -> None:
 
 
 def photographs(root: Path, names: Sequence[str], count: int = 4) -> Path:
-    """`train` and `val` with a folder a name; images differ, and a class has a colour."""
+    """`train` and `val` with a folder per name; images differ, and each class has a colour."""
     for part, images in (("train", count), ("val", 2)):
         for label, name in enumerate(names):
             folder = root / part / name
@@ -119,7 +119,7 @@ def packed(source: Path, out: Path, **options: Any) -> Path:
 
 
 def network(folder: Path, own: Classes, order: Sequence[int]) -> Path:
-    """A run of a network that calls its outputs so; output i is as number `order[i]` of `own`."""
+    """A run of a network with outputs in this order: output i is class `order[i]` of `own`."""
     run = written(folder, class_names=own.names, data=None)
     saved = checkpoint.load(checkpoint.newest(run))
     for name in ("fc6.w", "fc6.b"):
@@ -139,9 +139,9 @@ def scores(run: Path, where: Path, *more: str) -> tuple[float, float]:
 def test_numbers_in_any_order_give_the_same_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Folder 10 is class 10, for an imported network too, which knows its classes by number.
+    """Folder 10 is class 10, also for an imported network, which knows its classes by number.
 
-    So it is in a pack of before they were sorted by number.
+    The same holds for a pack made before classes were sorted by number.
     """
     source = photographs(tmp_path / "set", NUMBERED)
     with monkeypatch.context() as then:
@@ -234,7 +234,7 @@ def test_a_number_is_the_number_of_the_class(tmp_path: Path) -> None:
 
 
 def without_ids(pack: Path) -> Path:
-    """As before there were ids."""
+    """A pack as made before there were ids."""
     document = json.loads((pack / "pack.json").read_text())
     del document["class_ids"]
     (pack / "pack.json").write_bytes(sealed(document))
@@ -251,7 +251,7 @@ def test_a_pack_of_before_there_were_ids(tmp_path: Path) -> None:
     assert old.classes.ids == ("crane (0)", "ant", "crane (2)", "bee")
     plain = without_ids(packed(source, tmp_path / "plain"))
     assert data.load(plain).classes == classes("n01 n02 n03 n04")
-    # The same call again tells it its ids, and runs that were trained on it know it still.
+    # Repeating the call adds the ids, and runs that were trained on the pack still accept it.
     packed(source, pack, class_names=names)
     assert (pack / "pack.json").read_bytes() == whole
     run = network(tmp_path / "run", old.classes, range(4))
@@ -271,7 +271,7 @@ def numbered_run(tmp_path: Path, source: Path, name: str, steps: int | None = No
 def test_a_run_of_before_classes_were_sorted_by_number_goes_on_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its class 2 is folder 10, and stays so."""
+    """Its class 2 is folder 10, and remains so."""
     source = photographs(tmp_path / "set", NUMBERED)
     with monkeypatch.context() as then:
         then.setattr(listing, "natural", lambda name: name)
@@ -287,7 +287,7 @@ def test_a_run_of_before_classes_were_sorted_by_number_goes_on_bit_for_bit(
     fitted(trainer)
     assert_same(straight, stopped)
     assert last(stopped).meta.class_ids == tuple(sorted(NUMBERED))
-    # What it is evaluated on is numbered as it is.
+    # Data for its evaluation are numbered in the same way.
     asked = ("--json", "--backend=cpu")
     (found,) = json.loads(invoked(evaluate, stopped, *asked).stdout)["runs"]
     last_epoch = lines(stopped, "epoch")[-1]
@@ -348,7 +348,7 @@ def test_a_child_takes_classes_in_order_on_request(parent: Path, tmp_path: Path)
 
 
 def test_a_child_in_its_parents_order(parent: Path, tmp_path: Path) -> None:
-    """A network whose outputs come in another order keeps it: labels go with the outputs."""
+    """A network with outputs in another order keeps that order: labels follow the outputs."""
     saved = last(parent)
     turned = Path(shutil.copytree(parent, tmp_path / "turned"))
     order = [2, 0, 3, 1]
@@ -370,7 +370,7 @@ def test_a_child_in_its_parents_order(parent: Path, tmp_path: Path) -> None:
 def test_one_network_by_folder_and_pack_exported_and_imported_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same scores each time, or a refusal; under other names they would be others."""
+    """The same scores each time, or a refusal; under other names they would differ."""
     narrow: dict[str, Any] = {"preset": "owt", "width": 0.0625}
     monkeypatch.setattr(torchvision, "NET_ARGS", narrow)
     source = photographs(tmp_path / "set", NUMBERED)
@@ -392,7 +392,7 @@ def test_one_network_by_folder_and_pack_exported_and_imported_again(
     import_run(file, back)
     again = Trained.load(back, backend="cpu")
     assert again.classes == Classes(NUMBERED, tuple(names))
-    assert np.array_equal(again.mean[0, 0], trained.mean[0, 0])  # that of its own data
+    assert np.array_equal(again.mean[0, 0], trained.mean[0, 0])  # the mean of its own data
 
     by_name, by_letter = (
         Path(shutil.copytree(source, tmp_path / name)) for name in ("by_name", "by_letter")
@@ -409,7 +409,7 @@ def test_one_network_by_folder_and_pack_exported_and_imported_again(
         assert scores(one, by_name, "--classes-in-order") != scores(one, source)
     assert scores(run, pack) == scores(back, pack)
 
-    # Another program's file says nothing of its classes: they are numbers, as the folders are.
+    # Another program's file does not name its classes: they are numbers, like the folders.
     arrays = safetensors.numpy.load_file(file)
     safetensors.numpy.save_file(arrays, tmp_path / "foreign.safetensors")
     import_run(tmp_path / "foreign.safetensors", tmp_path / "foreign")

@@ -1,4 +1,4 @@
-"""The command: what it prints and leaves behind, and how it refuses."""
+"""The command: its output, the files it leaves, and how it refuses."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_plain_lines_off_a_terminal(trained: tuple[Path, Any]) -> None:
 
 
 def on_a_terminal(arguments: list[str], cwd: Path, **more: str) -> tuple[int, bytes]:
-    """Run with standard output and error on a pseudo-terminal; exit code and what came."""
+    """Run with standard output and error on a pseudo-terminal; return exit code and output."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         arguments, cwd=cwd, env=environment(**more), stdin=theirs, stdout=theirs, stderr=theirs
@@ -138,7 +138,7 @@ def test_live_display_on_a_terminal(data: Path, tmp_path: Path) -> None:
 
 
 def test_live_display_answers_ctrl_c() -> None:
-    """In its own lines, which it redraws: a write from a signal's handler would be torn."""
+    """Within its own lines, which it redraws: a write from a signal handler would be garbled."""
     screen = io.StringIO()
     deadline = time.monotonic() + 10
     with LiveReporter(Console(file=screen, force_terminal=True, width=100)) as reporter:
@@ -160,7 +160,7 @@ def test_live_display_answers_ctrl_c() -> None:
 def test_a_short_run_says_its_loss_at_the_end(
     options: list[str], said: int, data: Path, tmp_path: Path
 ) -> None:
-    """Where neither a line nor the end of an epoch has told it."""
+    """If neither a line nor the end of an epoch has reported it yet."""
     done = pyalexnet("train", "--data", data, "-b8", "--epochs=1", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = re.findall(r"epoch 1 so far: train loss (\d\.\d{4}), top-1 error [\d.]+ %", done.stdout)
@@ -330,7 +330,7 @@ def test_diverging_run_exits_with_3(data: Path, tmp_path: Path) -> None:
     done = pyalexnet("train", "--data", data, *OPTIONS, "--lr=1e9", cwd=tmp_path)
     assert done.returncode == 3, (done.stdout, done.stderr)
     assert done.stderr.startswith("error: step ")
-    assert "lr 2e+08" in done.stderr  # a fifth of it to begin with, as the schedule has it
+    assert "lr 2e+08" in done.stderr  # a fifth of it at the start, by the schedule
     assert "Traceback" not in done.stderr
 
 
@@ -419,7 +419,7 @@ STARTS = {
 
 @pytest.mark.parametrize("how", STARTS)
 def test_ctrl_c_at_any_moment_of_the_start(how: str) -> None:
-    """Before our first line Python answers, in its own way; from there on we do, in one line."""
+    """Before our first line, Python answers in its own way; after that, we do, in one line."""
     if how == "pyalexnet" and not Path(STARTS[how][0]).exists():
         pytest.skip("the package is not installed")
 
@@ -447,7 +447,7 @@ def test_ctrl_c_at_any_moment_of_the_start(how: str) -> None:
         _, said = process.communicate()
         if process.returncode == 130:
             assert re.fullmatch("stopped by Ctrl-C( before anything was begun)?\n", said)
-        elif process.returncode != 0:  # else it was done before
+        elif process.returncode != 0:  # otherwise it finished before the signal
             inside = re.findall(r'File ".*/(?:pyalexnet|bench)/(\w+)\.py"', said)
             assert set(inside) <= {"__init__", "__main__"}, said
         answers.append(process.returncode)
@@ -455,7 +455,7 @@ def test_ctrl_c_at_any_moment_of_the_start(how: str) -> None:
 
 
 def test_ctrl_c_that_is_ignored_stays_so(tmp_path: Path) -> None:
-    """As in what a script starts in the background."""
+    """As in a process that a script starts in the background."""
 
     def ignore() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,6 +1,6 @@
-"""What the CUDA compiler made of the kernels: no spills, no stack, tensor cores where they are due.
+"""The CUDA compiler's output for the kernels: no spills, no stack, tensor cores where due.
 
-Skipped where there is no nvcc; what reads machine code also where there is no nvdisasm.
+Skipped without nvcc; tests that read machine code also without nvdisasm.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def codes(files: list[Compiled]) -> list[Code]:
 
 @pytest.fixture(scope="module")
 def tensor_kernels(codes: list[Code]) -> list[Code]:
-    """Those for any card."""
+    """Those for any GPU."""
     return [code for code in codes if is_tensor(code.kernel)]
 
 
@@ -58,7 +58,7 @@ def is_tensor(kernel: str) -> bool:
 
 
 def by_vectors(kernel: str) -> bool:
-    """Whether it is a form that fetches vectors by cp.async: not elements, nor float32 in planes,
+    """Whether this form fetches vectors by cp.async, unlike single elements and float32 in planes,
     which pass through registers."""
     return "Bf16Tiles, true>" in kernel or "PatchTile<" in kernel
 
@@ -77,7 +77,7 @@ def test_no_kernel_spills_or_has_a_stack(files: list[Compiled]) -> None:
 
 @compiles
 def test_tensor_kernels_multiply_on_the_tensor_cores(tensor_kernels: list[Code]) -> None:
-    """In every main loop: matrix products, and fragments by ldmatrix."""
+    """Every main loop has matrix products, and fragments by ldmatrix."""
     assert tensor_kernels
     for code in tensor_kernels:
         loops = code.loops("HMMA")
@@ -87,7 +87,7 @@ def test_tensor_kernels_multiply_on_the_tensor_cores(tensor_kernels: list[Code])
 
 @compiles
 def test_tensor_kernels_fetch_while_they_multiply(tensor_kernels: list[Code]) -> None:
-    """cp.async in the main loop itself, which goes past the registers."""
+    """cp.async, which bypasses the registers, is in the main loop itself."""
     fetching = [code for code in tensor_kernels if by_vectors(code.kernel)]
     assert fetching
     for code in fetching:
@@ -98,14 +98,14 @@ def test_tensor_kernels_fetch_while_they_multiply(tensor_kernels: list[Code]) ->
 def test_hopper_kernels_multiply_by_warpgroups(
     files: list[Compiled], hopper_kernels: list[Code]
 ) -> None:
-    """On Hopper: products out of shared memory in one loop, the copies of slices in another. On
-    other cards, which never launch them, they have no product."""
+    """On Hopper: products from shared memory in one loop, the copies of slices in another. On
+    other GPUs, which never launch these kernels, there are no products."""
     assert len({code.kernel for code in hopper_kernels}) == 3 * 5  # passes, tiles
     hopper = files[0].architecture == HOPPER
     for code in hopper_kernels:
         multiplying, bringing = code.loops("HGMMA"), code.loops("UTMALDG")
         assert bool(multiplying) == bool(bringing) == hopper, code.kernel
-        for loop in multiplying:  # whole sums stay where they are
+        for loop in multiplying:  # sums stay in registers
             assert not {"LDG", "STG", "STS", "LDSM", "FFMA"} & set(loop), code.kernel
         assert all("LDGSTS" in loop for loop in bringing), code.kernel
         assert not {"LDL", "STL"} & set(code.instructions), code.kernel
@@ -114,7 +114,7 @@ def test_hopper_kernels_multiply_by_warpgroups(
 
 @compiles
 def test_registers_suffice_for_the_roles_of_warpgroups(files: list[Compiled]) -> None:
-    """Those who multiply wait for what the others give back: for ever, where that is too little."""
+    """Multiplying warpgroups wait for registers freed by the others: for ever if too few."""
     text = (KERNELS / "hopper.cuh").read_text()
     few, many = (int(number) for number in re.findall(r"k(?:Few|Many)Registers = (\d+)", text))
     for file in files:
@@ -125,7 +125,7 @@ def test_registers_suffice_for_the_roles_of_warpgroups(files: list[Compiled]) ->
 
 @compiles
 def test_products_of_warpgroups_are_not_held_up(files: list[Compiled]) -> None:
-    """The compiler says so where it waits for each: for want of registers, or of their order."""
+    """The compiler warns if it serialises them, because of too few registers or their order."""
     for file in files:
         assert "wgmma" not in file.report, file.report
 
@@ -156,7 +156,7 @@ ptxas info    : Used 32 registers, used 0 barriers
 
 
 def test_listing_of_machine_code() -> None:
-    """A loop of products whose copies are laid down behind it, and a loop without products."""
+    """A loop of products with its copies placed after it, and a loop without products."""
     listing = """
 .text.g:
         /*0000*/                   EXIT ;

@@ -30,7 +30,7 @@ DRAW: dict[str, Any] = {"keep": 0.6, "seed": 11, "step": 7, "layer": 2}
 
 
 def arrays(case: Conv, dtype: Any = FLOAT32) -> tuple[Any, Any, Any, Any]:
-    """x, w, b, dy; all but b of a type, from which the oracle widens them."""
+    """x, w, b, dy; all but b rounded to `dtype`, from which the oracle widens them."""
     return (
         normal(*case.x, seed=1).astype(dtype),
         normal(*case.w, seed=2).astype(dtype),
@@ -51,7 +51,7 @@ def exact(case: Conv, dtype: Any = FLOAT32) -> tuple[Exact, Exact, Exact, Exact]
 
 
 def due(be: Any, case: Conv, dtype: Any = FLOAT32) -> tuple[Exact, Exact, Exact, Exact]:
-    """The same, with the magnitudes that a backend is measured by."""
+    """The same, with magnitudes scaled to what the backend is allowed."""
     *maps, db = exact(case, dtype)
     y, dx, dw = (
         convolved(be, one, case.w, case.stride, tiled)
@@ -79,14 +79,14 @@ def test_dgrad(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
 @CASES
 @EACH_PRODUCT
 def test_wgrad(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
-    """Gradients of weights are float32, whatever they are the gradients of."""
+    """Gradients of weights are float32, whatever the type of the weights."""
     x, _, _, dy = arrays(case, dtype)
     dw, db = run(be, "conv_wgrad", x, dy, w_shape=case.w, **case.geometry, tensor=tensor)
     assert_close(dw, due(be, case, dtype)[2])
     assert_close(db, due(be, case, dtype)[3])
 
 
-# What the sums of a tile pass through, where tiles are full and where they are not.
+# For the epilogue, on full and partial tiles.
 FINISHED = pytest.mark.parametrize("case", each((GROUPED, CONVS[20], *in_vectors(CONVS))))
 
 
@@ -104,7 +104,7 @@ def test_epilogue(
 
 
 def finished(be: Any, case: Conv, bias: Any, activation: str | None, dtype: Any) -> Exact:
-    """y with an activation, whose own rounding counts as the sum's."""
+    """y with an activation; the activation's rounding is added to the sum's magnitude."""
     x, w, _, _ = arrays(case, dtype)
     y = oracle.conv_fprop(x, w, bias, activation=activation, **case.geometry)
     rounding = FUNCTION * abs(y.value) if activation == "tanh" else 0.0
@@ -121,7 +121,7 @@ def test_fused_relu_gives_the_bits_of_the_two_ops(be: Any) -> None:
 
 @FINISHED
 def test_sums_of_bfloat16_in_float32(be: Any, case: Conv) -> None:
-    """As they were before they were rounded: so logits leave a network, and nothing is lost."""
+    """The sums before rounding: logits leave a network this way, without loss."""
     x, w, b, _ = arrays(case, BFLOAT16)
     (y,) = run(be, "conv_fprop", x, w, b, **case.geometry)
     (wide,) = run(be, "conv_fprop", x, w, b, **case.geometry, dtype=FLOAT32)
@@ -149,7 +149,7 @@ def test_dropout(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
 )
 @EACH_PRODUCT
 def test_masks(be: Any, case: Conv, mask: Mask, dtype: Any, tensor: bool) -> None:
-    """Of each kind; what is drawn depends on an output's place, whatever the product is."""
+    """Masks of each kind; a draw depends only on an output's place, whichever product is used."""
     check_dropout(be, case, mask, dtype, tensor)
 
 
@@ -181,7 +181,7 @@ def test_fused_dropout_gives_the_bits_of_the_two_ops(
 
 
 def test_dropped_means_zero(be: Any) -> None:
-    """The mask selects; it does not multiply, so that NaN and infinity are dropped as well."""
+    """The mask selects rather than multiplies, so NaN and infinity are dropped as well."""
     x, w, b, _ = arrays(DIFFERENT)
     (y,) = run(be, "conv_fprop", x, w, b * np.nan, dropout=Mask(**DRAW), **DIFFERENT.geometry)
     kept = oracle.dropout(np.ones(y.shape), **DRAW) == 1
@@ -205,7 +205,7 @@ def test_gate(
 
 
 def gate_of(case: Conv, dtype: Any) -> Any:
-    """What a ReLU may have made, both zeros included; a NaN is not above 0."""
+    """A possible output of a ReLU, with both zeros, and a NaN, which is not above 0."""
     gate = np.maximum(normal(*case.x, seed=5), 0)
     gate.flat[0], gate.flat[-1] = -0.0, np.nan
     return gate.astype(dtype)
@@ -230,7 +230,7 @@ def test_fused_gate_gives_the_bits_of_the_two_ops(
     np.testing.assert_array_equal(fused.astype(np.float32), apart.astype(np.float32))
 
 
-# Several tiles and a split depth among them.
+# Including several tiles and a split depth.
 LEARNING = (GROUPED, CONVS[19], CONVS[20], *in_vectors(CONVS))
 
 
@@ -254,9 +254,9 @@ def test_update_has_the_bits_of_the_two_ops(be: Any, case: Conv, dtype: Any, ten
     )
 
 
-# In one group each tower sees all channels, in two its own half of them.
+# With one group each tower sees all channels, with two its own half.
 IN_TOWERS = (DIFFERENT, GROUPED, CONVS[17], *in_vectors(CONVS)[:2])
-# The depth, 630, is cut at 320 for all filters and would be at 256 for half of them.
+# The depth, 630, is cut at 320 for all filters, but would be cut at 256 for half of them.
 SPLIT = (
     Conv("one group", (1, 8, 8, 70), (8448, 3, 3), pad=1),
     Conv("two groups", (1, 8, 8, 140), (8448, 3, 3), pad=1, groups=2),
@@ -264,7 +264,7 @@ SPLIT = (
 
 
 def check_towers(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
-    """Two towers' maps: bit for bit those of the whole layer."""
+    """Check that two towers' maps are bit for bit those of the whole layer."""
     x, w, b, _ = arrays(case, dtype)
     (whole,) = run(be, "conv_fprop", x, w, b, **case.geometry, tensor=tensor)
     alone = {**case.geometry, "groups": 1, "towers": 2, "tensor": tensor}
@@ -304,7 +304,7 @@ def test_nan_reaches_exactly_the_windows_that_see_it(be: Any, dtype: Any, tensor
     np.testing.assert_array_equal(np.isnan(y), expected)
 
 
-# The gradient of conv1's images, which no network asks for, takes the emulation a minute.
+# The gradient of conv1's images, which no network needs, takes the emulation a minute.
 AT_FULL_SIZE = pytest.mark.parametrize(
     ("layer", "dtype", "tensor"),
     [
@@ -327,9 +327,9 @@ AT_FULL_SIZE = pytest.mark.parametrize(
 def test_adjoint_identities_at_full_size(be: Any, layer: Conv, dtype: Any, tensor: bool) -> None:
     """<conv(x, w), dy> = <x, dgrad> = <w, wgrad>: three sums of the same products.
 
-    Each op's error is at most SUM units of its magnitude (`convolved` says of which), whose inner
-    product with the other factor is the same for all three: <conv(|x|, |w|), |dy|>. A dx of
-    bfloat16 was rounded once besides.
+    Each op's error is at most SUM units of its magnitude (as scaled by `convolved`), whose inner
+    product with the other factor is the same for all three: <conv(|x|, |w|), |dy|>. A bfloat16 dx
+    has been rounded once more.
     """
     x, w, _, dy = arrays(layer, dtype)
     on_x, on_w, on_dy = be.asarray(x), be.asarray(w), be.asarray(dy)
@@ -342,7 +342,7 @@ def test_adjoint_identities_at_full_size(be: Any, layer: Conv, dtype: Any, tenso
         inner(be.to_numpy(dx), x),
         inner(be.to_numpy(dw), w),
     )
-    # For the tolerance alone, so by the fastest.
+    # Only for the tolerance, so on the fastest backend.
     sizes = pyalexnet.backend("cpu").conv_fprop(abs(x), abs(w), None, **how, dtype=FLOAT32)
     exact = Exact(sizes, sizes)
     due = [convolved(be, exact, layer.w, layer.stride, tiled) for tiled in (layer.x, layer.y)]
@@ -357,7 +357,7 @@ def test_adjoint_identities_at_full_size(be: Any, layer: Conv, dtype: Any, tenso
 @pytest.mark.parametrize("layer", ALEXNET, ids=str)
 @EACH_PRODUCT
 def test_values_at_full_size(be: Any, layer: Conv, dtype: Any, tensor: bool) -> None:
-    """Some output pixels of the paper's layers, corners among them, by the oracle's window."""
+    """Some output pixels of the paper's layers, corners included, against the oracle's window."""
     x, w, b, _ = arrays(layer, dtype)
     on_device = map(be.asarray, (x, w, b))
     y = be.to_numpy(be.conv_fprop(*on_device, **layer.geometry, tensor=tensor))
@@ -373,7 +373,7 @@ def test_values_at_full_size(be: Any, layer: Conv, dtype: Any, tensor: bool) -> 
 
 
 def test_runs_in_a_row_leave_each_other_alone(be: Any) -> None:
-    """Scratch of a large call is reused by a small one, and the other way round."""
+    """A small call reuses the scratch of a large one, and the other way round."""
     results = []
     for case in (GROUPED, CONVS[2], GROUPED):
         x, _, _, dy = arrays(case)

@@ -1,4 +1,4 @@
-"""How many cores the process may keep busy: what it may run on, its control groups, the user."""
+"""How many cores the process may use: by its affinity, its control groups, the user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyalexnet.errors import ArgumentError
 
 @pytest.fixture(autouse=True)
 def _eight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process may run on eight cores, and nobody has said how many to take."""
+    """The process may run on eight cores, and the user has set no number."""
     monkeypatch.delenv(THREADS, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
 
@@ -52,14 +52,14 @@ def test_the_least_of_all_groups_that_the_process_is_in(tmp_path: Path) -> None:
         "cpu.max": "700000 100000\n",
         "a.slice/cpu.max": "300000 100000\n",
         "a.slice/b/cpu.max": "500000 100000\n",
-        "a.slice/c/cpu.max": "100000 100000\n",  # another's
+        "a.slice/c/cpu.max": "100000 100000\n",  # of another group
     }
     found = counted(tmp_path, "0::/a.slice/b\n", files)
     assert found == Cores(3, "the quota of its control group, 3 cores")
 
 
 def test_a_container_sees_its_own_group_as_the_root(tmp_path: Path) -> None:
-    """And yet the machine's path to it, where it has no namespace of its own."""
+    """It still sees the machine's path to the group if it has no namespace of its own."""
     found = counted(tmp_path, "0::/docker/0123\n", {"cpu.max": "200000 100000\n"})
     assert found.count == 2
 
@@ -77,7 +77,7 @@ def test_of_other_controllers_of_version_1_nothing_is_read(tmp_path: Path) -> No
 
 
 def test_the_user_says_how_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than there are, too: to see what that does."""
+    """The number may exceed the cores, to allow experiments."""
     for named in ("1", "12", "1024"):
         monkeypatch.setenv(THREADS, named)
         found = counted(tmp_path, "0::/\n", {"cpu.max": "200000 100000\n"})

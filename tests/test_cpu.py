@@ -1,4 +1,4 @@
-"""The backend cpu: its instructions, its threads, and what exact is to it and to others."""
+"""The backend cpu: its instructions, its threads, and what `exact` means to it and to others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_what_numpy_was_is_cpu() -> None:
 
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 def test_exact_means_something_to_cpu_alone(be: Any) -> None:
-    """The others are."""
+    """The others are always exact."""
     assert pyalexnet.backend(be.name, exact=True).name == be.name
 
 
@@ -64,7 +64,7 @@ def test_an_instruction_set_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_module_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`make train` compiles for its own machine alone; its folder may be seen from another."""
+    """`make train` compiles only for its own machine; its folder may be used from another."""
 
     def levels() -> list[tuple[str, str]]:
         raise RuntimeError("it was compiled for x86-64-v9, which this processor has not")
@@ -83,7 +83,7 @@ def test_a_module_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     ("filters", "side", "tile"), [(3, 8, 4), (3, 13, 5), (3, 10, 5), (5, 8, 4), (5, 10, 4)]
 )
 def test_a_nan_fills_its_tiles_of_outputs(be: Any, filters: int, side: int, tile: int) -> None:
-    """And so shows their size: that which covers the map with fewer products (docs/cpu.md)."""
+    """This shows the tile size: the one that covers the map with fewer products (docs/cpu.md)."""
     x, w = normal(1, side, side, 16), normal(4, filters, filters, 16)
     x[0, 0, 0, 0] = np.nan
     y = be.conv_fprop(be.asarray(x), be.asarray(w), None, stride=1, pad=filters // 2)
@@ -97,7 +97,7 @@ def test_a_nan_fills_its_tiles_of_outputs(be: Any, filters: int, side: int, tile
 def test_each_instruction_set_computes_the_same(
     be: Any, isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for the order of sums: fused multiply-adds and longer vectors round elsewhere."""
+    """Except for the order of sums: fused multiply-adds and longer vectors round differently."""
     monkeypatch.setenv(ISA, isa)
     other: Any = pyalexnet.backend("cpu", exact=be.exact)
     assert other.isa == isa
@@ -125,7 +125,7 @@ OPERATIONS = [
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("isa", list(instruction_sets())[:-1])
 def test_each_instruction_set_is_right(isa: str) -> None:
-    """The tests of every operation with the sets that they do not take by themselves."""
+    """The tests of every operation with the sets that are not chosen by default."""
     assert len(OPERATIONS) == 13
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *OPERATIONS],

@@ -36,11 +36,11 @@ WINOGRADS = nets.cifar_18pct()  # 5 x 5 of 32 channels
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 MOST = 5
 LIMIT = 120
-"""Seconds after which a process hangs."""
+"""Seconds after which a process counts as hung."""
 
 
 def begin(work: Callable[[Any], object], exact: bool, workers: int = MOST) -> subprocess.Popen[str]:
-    """A process that calls `work`, of this module, with a backend of so many workers."""
+    """A process that calls `work`, from this module, with a backend of this many workers."""
     code = (
         f"import pyalexnet, test_cpu_threads as here; "
         f"here.{work.__name__}(pyalexnet.backend('cpu', exact={exact}))"
@@ -55,7 +55,7 @@ def begin(work: Callable[[Any], object], exact: bool, workers: int = MOST) -> su
 
 
 def end(process: subprocess.Popen[str]) -> str:
-    """Hold that it ends, and well; what it said."""
+    """Check that it ends without error, and return its output."""
     try:
         said, _ = process.communicate(timeout=LIMIT)
     finally:
@@ -82,7 +82,7 @@ def calls(be: Any) -> Iterator[Any]:
 
 
 def digest(be: Any) -> str:
-    """Of all of these numbers."""
+    """A digest of all these numbers."""
     found = sha256()
     for array in chain(calls(be), *(steps(be, precision) for precision in PRECISIONS)):
         found.update(np.ascontiguousarray(array).tobytes())
@@ -100,7 +100,7 @@ def on_any_number(be: Any) -> None:
 
 @ON_CPU
 def test_the_number_of_workers_changes_no_bit(be: Any) -> None:
-    """Neither of those there are nor of those in use."""
+    """Neither the number of existing workers nor of those in use."""
     said = {end(begin(on_any_number, be.exact, there)) for there in (1, MOST)}
     assert len(said) == 1 and len(said.pop().split()) == 1
 
@@ -117,12 +117,12 @@ def in_a_child(be: Any) -> None:
 
 @ON_CPU
 def test_a_forked_child_computes_the_same(be: Any) -> None:
-    """It has no helpers until it starts some of its own."""
+    """It has no helpers until it starts its own."""
     end(begin(in_a_child, be.exact))
 
 
 def twice_at_once(be: Any) -> None:
-    backends = [be, pyalexnet.backend("cpu", exact=be.exact)]  # each with scratch of its own
+    backends = [be, pyalexnet.backend("cpu", exact=be.exact)]  # each with its own scratch
     expected = digest(be)
     meet = threading.Barrier(len(backends))
 
@@ -141,7 +141,7 @@ def test_two_python_threads_at_once(be: Any) -> None:
 
 @ON_CPU
 def test_two_processes_side_by_side(be: Any) -> None:
-    """With more workers than there are cores, each."""
+    """Each with more workers than there are cores."""
     for process in [begin(digest, be.exact) for _ in range(2)]:
         end(process)
 
@@ -160,7 +160,7 @@ def test_helpers_do_not_keep_a_process_from_its_end(work: Callable[[Any], None])
     end(begin(work, False))
 
 
-# How much there is at once changes no bit of fprop
+# The amount of work at once changes no bit of fprop
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 8, 40), (3, 9, 8, 6)], ids=["winograd", "direct"])
@@ -200,7 +200,7 @@ def test_one_image_and_many(be: Any, shape: tuple[int, ...]) -> None:
 
 
 ALLOWED = 64 << 10
-"""Bytes a step: Python's own objects come and go. The least array of such a step has more."""
+"""Bytes per step, for Python's own objects. The smallest array of such a step is larger."""
 
 
 def step_again(be: Any) -> None:
@@ -218,5 +218,5 @@ def step_again(be: Any) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="counts pages as Linux does")
 @ON_CPU
 def test_a_step_takes_no_memory_after_the_first(be: Any) -> None:
-    """Of one worker: another's stack and scratch may wait for long for its first piece."""
+    """With one worker: others may allocate stack and scratch long after, with their first piece."""
     end(begin(step_again, be.exact, workers=1))

@@ -1,4 +1,4 @@
-"""The backend cuda itself: streams, lanes, other GPUs, and what it says where there is none."""
+"""The backend cuda itself: streams, lanes, other GPUs, and its messages if there is none."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_scratch_is_one_for_each_stream_and_another_for_what_is_aside(be: Any) -
 
 @IN_EVERY_ORDER
 def test_steps_as_a_graph_are_those_without(be: Any) -> None:
-    """The first step runs as it is, the second is captured, the others are launched."""
+    """The first step runs directly, the second is captured, the others are launched."""
     check_graph(be, "fp32")
 
 
@@ -101,7 +101,7 @@ def test_numbers_of_a_step_may_be_replaced_before_it_runs(be: Any) -> None:
 
 @IN_EVERY_ORDER
 def test_assigning_takes_any_layout(be: Any) -> None:
-    """0-d, strided, of another type; of the host or the device; and the values may then change."""
+    """0-d, strided, of another type; from host or device; the source may change afterwards."""
     whole = be.zeros((4, 6))
     values = normal(4, 3)
     be.assign(whole[:, ::2], values)
@@ -142,7 +142,7 @@ def whole(images: Labels, positions: Labels) -> Views:
 
 
 def batches(be: Any, workers: int = 2) -> list[Any]:
-    """Copies of the batches of two loaders, one after the other; nothing waits for the device."""
+    """Copies of the batches of two loaders in turn, without waiting for the device."""
     found = []
     for seed in range(2):
         loader = Loader(be, be.zeros((8, 9, 3)), (8, 9), False, workers)
@@ -163,7 +163,7 @@ def expected_batches() -> list[Any]:
 @IN_EVERY_ORDER
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_arrive_whole(be: Any, workers: int) -> None:
-    """Two passes in a row: the second takes over the memory of the first, of host and device."""
+    """Two passes in a row: the second reuses the first one's memory on host and device."""
     found = [be.to_numpy(images) for images in batches(be, workers)]
     assert all(map(same_bits, found, expected_batches()))
 
@@ -183,7 +183,7 @@ def test_a_pass_that_is_left_early_leaves_its_memory_in_peace(be: Any) -> None:
 
 @ON_TWO_GPUS
 def test_an_array_of_another_gpu_is_copied_as_it_was(be: Any) -> None:
-    """Packed, if it has to be, behind what wrote it and before what writes it next."""
+    """Packed, if necessary, after the last write to it and before the next."""
     other = pyalexnet.backend("cuda", 1)
     x = normal(40, 30)
     there = other.asarray(x)
@@ -198,7 +198,7 @@ def test_an_array_of_another_gpu_is_copied_as_it_was(be: Any) -> None:
 @pytest.mark.parametrize("order", stand_in.ORDERS_OF_TWO)
 @pytest.mark.parametrize("peers", [True, False], ids=["by peer access", "by copies"])
 def test_parts_are_exchanged_behind_what_wrote_them(order: str, peers: bool) -> None:
-    """Parts of two arrays of the other GPU, packed one after the other, and written again."""
+    """Parts of two arrays on the other GPU, packed one after another, and overwritten."""
     with stand_in.installed(Machine(order, 2, peers=peers)):
         be, other = (pyalexnet.backend("cuda", device) for device in (0, 1))
         parts = [normal(3, 5, 4, seed=seed) for seed in range(4)]
@@ -214,7 +214,7 @@ def test_parts_are_exchanged_behind_what_wrote_them(order: str, peers: bool) -> 
 
 
 def test_kernels_read_only_what_peer_access_opens(machine: Machine) -> None:
-    """Memory of a stream-ordered pool, and of who knows whom, is copied."""
+    """Memory of a stream-ordered pool, or of unknown origin, is copied."""
     import cupy
 
     be: Any = pyalexnet.backend("cuda")
@@ -338,7 +338,7 @@ def test_what_the_module_cannot_do_is_an_error_of_ours(
 def test_what_cuda_reports_is_an_error_of_ours(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever the backend calls CuPy."""
+    """In every place where the backend calls CuPy."""
     import cupy
 
     be = pyalexnet.backend("cuda")

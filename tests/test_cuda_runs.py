@@ -1,4 +1,4 @@
-"""Runs of training on a GPU: the bits do not depend on when its streams do their work."""
+"""Training runs on a GPU: the bits do not depend on when its streams do their work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def emulated(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run by the same kernels, one after the other."""
+    """A run by the same kernels, in sequence."""
     trainer = began(tmp_path_factory.mktemp("emulated"), data, backend="sim", **CHOICES)
     fitted(trainer)
     return trainer.folder.path
@@ -40,7 +40,7 @@ def test_a_run_and_one_that_was_resumed(
     again = resumed(stopped.folder.path)
     fitted(again)
     assert_same(again.folder.path, straight.folder.path)
-    if request.node.get_closest_marker("stand_in"):  # the very kernels
+    if request.node.get_closest_marker("stand_in"):  # the same kernels
         assert_same(straight.folder.path, emulated)
 
 

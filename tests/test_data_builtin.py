@@ -1,4 +1,4 @@
-"""The built-in set: the photographs that Zalando published, and the program that cut them out."""
+"""The built-in set: photographs published by Zalando, and the program that extracted them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pyalexnet.data import builtin
 from pyalexnet.errors import DataError
 
 LARGEST_FILE = 6 * 2**20
-"""Bytes: what the repository is spared."""
+"""Bytes: no file of the set may be larger, for the sake of the repository."""
 
 
 def test_it_is_what_was_published() -> None:
-    """The SHA-256 in the module is of the full set's first images, as Debian ships it."""
+    """The module's SHA-256 is of the first images of the full set, as shipped by Debian."""
     dataset = data.load(None)
     for split, part in ((dataset.train, builtin.TRAIN), (dataset.test, builtin.TEST)):
         assert split.images.shape == (part.count, 28, 28, 1)
@@ -56,7 +56,7 @@ def idx(values: np.ndarray, magic: int) -> bytes:
 
 
 def write_source(folder: Path) -> None:
-    """The four files of the full set, as far as `build` reads them, and one image beyond."""
+    """The four files of the full set: as much as `build` reads, and one more image."""
     for part in (builtin.TRAIN, builtin.TEST):
         split = builtin._read(part)
         images = np.concatenate([split.images[..., 0], split.images[:1, ..., 0]])
@@ -132,7 +132,7 @@ def test_a_damaged_installation_is_a_sentence(
 
 
 def test_the_layout_of_the_sheets() -> None:
-    """Image number row * columns + column lies at that row and column."""
+    """Image number row * columns + column is at that row and column."""
     images = np.arange(6, dtype=np.uint8)[:, None, None] + np.zeros((6, 28, 28), np.uint8)
     sheet = builtin._sheet(images, 3)
     assert sheet.shape == (56, 84)

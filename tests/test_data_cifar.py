@@ -1,4 +1,4 @@
-"""CIFAR-10's two layouts, as folders and archives, and pickles that want more than arrays."""
+"""CIFAR-10's two layouts, as folders and archives, and pickles that contain more than arrays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PER_BATCH = 12
 
 
 def python2(value: object) -> bytes:
-    """A pickle as CIFAR-10 has them, made by Python 2: strings are bytes, NumPy's module is old."""
+    """A pickle like CIFAR-10's, made by Python 2: strings are bytes, NumPy's module is old."""
     return b"\x80\x02" + python2_item(value) + b"."
 
 
@@ -59,7 +59,7 @@ def python2_array(array: np.ndarray) -> bytes:
 
 
 def image(batch: int, index: int) -> np.ndarray:
-    """(32, 32, 3), every pixel from its place, so that no transposition goes unseen."""
+    """(32, 32, 3), every pixel computed from its place, so that transpositions show."""
     rows, columns, channels = np.indices((32, 32, 3))
     values = 7 * rows + 3 * columns + 50 * channels + 11 * index + 29 * batch
     picture: np.ndarray = (values % 251).astype(np.uint8)
@@ -276,7 +276,7 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
 
 
 class Payload:
-    """What a malicious pickle holds: a call, made when it is loaded."""
+    """The payload of a malicious pickle: a call, made when it is loaded."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.call = (function, arguments)
@@ -318,10 +318,10 @@ def global_name(module: str, name: str) -> bytes:
         b"(S'touch x'\nios\nsystem\n.",  # INST
         b"\x80\x02\x82\x01.",  # EXT1
         b"P1\n.",  # PERSID
-        b"\x80\x02Nr\xff\xff\xff\x7f.",  # LONG_BINPUT: a table of 2^31 places for one value
+        b"\x80\x02Nr\xff\xff\xff\x7f.",  # LONG_BINPUT: a table of 2^31 entries for one value
         b"Np2147483647\n.",  # PUT
         b"\x80\x05\x97.",  # NEXT_BUFFER
-        # BUILD on what the admitted names mean: nothing of the process may change
+        # BUILD on the objects behind admitted names: nothing in the process may change
         global_name("numpy.core.multiarray", "_reconstruct") + b"}S'x'\nI1\nsb.",
         global_name("numpy", "dtype") + b"}S'x'\nI1\nsb.",
         global_name("numpy", "ndarray") + b"}S'x'\nI1\nsb.",
@@ -417,7 +417,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
 def test_headers_that_lie(
     tmp_path: Path, pax: dict[str, str], size: int | None, reason: str
 ) -> None:
-    """Found by fuzzing: tarfile reads, and asks memory for, what a header of a header says."""
+    """Found by fuzzing: tarfile reads, and allocates, whatever a header's header declares."""
     odd = tarfile.TarInfo("data_batch_1.bin")
     odd.pax_headers = pax
     if size is not None:
@@ -431,6 +431,6 @@ def test_headers_that_lie(
 
 
 def test_a_refusal_is_one_line(tmp_path: Path) -> None:
-    """Found by fuzzing: what pickle says of an identity from elsewhere has two."""
+    """Found by fuzzing: pickle's message on a persistent id has two lines."""
     folder = write_folder(tmp_path / "set", python_layout() | {"data_batch_1": b"\x80\x02P1\n."})
     assert "\n" not in refusal(folder)

@@ -1,4 +1,4 @@
-"""Orders, held-out tenths, means, and the checks that every data set passes."""
+"""Orders, held-out tenths, means, and the checks that apply to every data set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def philox4x64(counter: list[int], key: list[int]) -> list[int]:
 
 @pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (0, 1), (2**64 - 1, 5)])
 def test_order_sorts_the_words_of_philox(seed: int, epoch: int) -> None:
-    """Written out from the paper: a resumed run must see this order under any NumPy."""
+    """Implemented from the paper: a resumed run must see this order under any NumPy."""
     n = 23
     words = [
         word
@@ -68,7 +68,7 @@ def test_hold_out_draws_apart_from_every_epoch() -> None:
 
 
 def test_mean_is_the_exact_mean() -> None:
-    """Sums beyond 2^24, where float32 would lose the last pixels."""
+    """With sums beyond 2^24, where float32 would lose the last pixels."""
     images = np.full((70_000, 1, 2, 1), 255, np.uint8)
     images[0] = 0
     split = Split(images, np.zeros(70_000, np.int64))

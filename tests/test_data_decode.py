@@ -20,7 +20,7 @@ from samples import generator
 
 @pytest.fixture(params=[True, False], ids=["simplejpeg", "pillow"])
 def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With simplejpeg, where it is installed, and without."""
+    """With simplejpeg, if it is installed, and without."""
     if not request.param:
         monkeypatch.setattr(decode, "simplejpeg", lambda: None)
 
@@ -50,7 +50,7 @@ JPEGS: dict[str, tuple[str, dict[str, Any]]] = {
 def by_each(
     raw: bytes, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> list[np.ndarray | None]:
-    """The image by simplejpeg and by Pillow alone; None where it is refused."""
+    """The image by simplejpeg and by Pillow alone; None if it is refused."""
     found: list[np.ndarray | None] = []
     for alone in (False, True):
         with monkeypatch.context() as patch:
@@ -69,7 +69,7 @@ def by_each(
 def test_the_same_bits_as_pillow(
     kind: str, width: int, height: int, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At full size and, where enough is left, shrunk by the decoder."""
+    """At full size and, if the result is still large enough, shrunk by the decoder."""
     library = pytest.importorskip("simplejpeg")
     mode, options = JPEGS[kind]
     raw = encoded(photograph(width, height, mode), "JPEG", **options)
@@ -124,7 +124,7 @@ def filled(raw: bytes, *markers: bytes) -> bytes:
 @pytest.mark.parametrize("kind", JPEGS)
 @pytest.mark.parametrize("tail", [b"", bytes(1), bytes(5000), b"\0motion\0", b"\xff\xd8\xff\0"])
 def test_a_whole_jpeg_with_fill_bytes_and_a_tail(kind: str, tail: bytes) -> None:
-    """Both are allowed, as is anything behind the end marker: cameras put films there."""
+    """Both are allowed, as is anything after the end marker: cameras put films there."""
     mode, options = JPEGS[kind]
     raw = encoded(photograph(61, 47, mode), "JPEG", **options)
     expected = decode.decode(raw, (32, 32))
@@ -171,7 +171,7 @@ def test_a_jpeg_without_its_end_marker_is_truncated(kind: str) -> None:
     ],
 )
 def test_why_a_file_is_no_image(content: bytes, why: str) -> None:
-    """The decoder's own reason, or what the file is instead."""
+    """The decoder's own reason, or the file's actual format."""
     with pytest.raises((OSError, ValueError, SyntaxError)) as caught:
         decode.decode(content, (8, 8))
     assert re.search(why, decode.fault(caught.value)), decode.fault(caught.value)
@@ -180,7 +180,7 @@ def test_why_a_file_is_no_image(content: bytes, why: str) -> None:
 def test_a_lack_of_memory_is_not_the_images_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is neither listed as a bad file, nor counted as one."""
+    """It is neither listed nor counted as a bad file."""
 
     def exhausted(*_: Any, **__: Any) -> Any:
         raise MemoryError

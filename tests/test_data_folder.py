@@ -1,4 +1,4 @@
-"""Folders of images: what each kind of file becomes, what is skipped, what is refused."""
+"""Folders of images: how each kind of file is read, skipped or refused."""
 
 from __future__ import annotations
 
@@ -133,13 +133,13 @@ def test_16_bit_pngs(colour_type: int, samples: list[int], expected: tuple[int, 
 
 
 UPRIGHT = [[RED, RED], [BLUE, (0, 255, 0)]]
-"""Corners of an image that no turn or reflection leaves as it is."""
+"""Corners of an image that every rotation or reflection changes."""
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
-    """A camera's image is stored so that the transposition it names turns it upright."""
+    """A camera stores an image with the transposition that turns it upright."""
     upright = np.repeat(np.repeat(np.array(UPRIGHT, np.uint8), 16, axis=0), 16, axis=1)
     turned_back: dict[int, Callable[[np.ndarray], np.ndarray]] = {
         1: lambda a: a,
@@ -177,7 +177,7 @@ def test_the_first_picture_of_an_animation_counts() -> None:
 @pytest.mark.parametrize("size", [(8, 8), (6, 10), (10, 6)])
 @pytest.mark.parametrize("image_size", [(40, 40), (40, 90), (90, 40), (3, 50), (8, 9)])
 def test_the_centre_is_cut_out(size: tuple[int, int], image_size: tuple[int, int]) -> None:
-    """An image whose pixels are their own coordinates shows where each pixel of the cut is from."""
+    """The pixels of this image are their own coordinates, and show where each pixel came from."""
     (height, width), (tall, wide) = size, image_size
     rows, columns = np.indices((tall, wide)) * 2.0
     picture = np.stack([rows, columns, 0 * rows], axis=-1).astype(np.uint8)
@@ -191,7 +191,7 @@ def test_the_centre_is_cut_out(size: tuple[int, int], image_size: tuple[int, int
 
 
 def test_shrinking_averages() -> None:
-    """Black and white lines a pixel wide become grey, not black or white."""
+    """Black and white lines one pixel wide become grey, not black or white."""
     lines = np.zeros((64, 64), np.uint8)
     lines[::2] = 255
     assert_plain(decoded(encoded(Image.fromarray(lines))), (127, 127, 127), 8)
@@ -307,7 +307,7 @@ def test_bad_files_are_skipped_and_listed_once(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For root every file can be read, so the refusal is made."""
+    """Root can read every file, so the refusal is simulated."""
     write_class(tmp_path, "ant", 150)
     write_class(tmp_path, "bee", 2)
     read_bytes = Path.read_bytes
@@ -384,7 +384,7 @@ def test_files_over_the_limit_are_bad(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_pillows_own_alarm_is_a_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow only warns of an image between once and twice its limit."""
+    """Pillow only warns about an image between once and twice its limit."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80)
     for name in ("ant", "bee"):
         for path in write_class(tmp_path, name, 60).iterdir():
@@ -402,13 +402,13 @@ def test_zeros_after_a_whole_jpeg_do_no_harm() -> None:
 def test_a_thumbnails_end_marker_does_not_hide_a_zero_tail() -> None:
     """Cameras put a small JPEG, with its own end marker, into the metadata before the scan."""
     exif = Image.Exif()
-    exif[0x010E] = b"\xff\xd9" * 3  # the description; where Pillow lets one put any bytes
+    exif[0x010E] = b"\xff\xd9" * 3  # the description, where Pillow accepts any bytes
     jpeg = encoded(Image.effect_noise((64, 64), 90), "JPEG", exif=exif)
     assert jpeg.count(b"\xff\xd9") == 4
     decoded(jpeg)
     broken = jpeg[: len(jpeg) // 2] + bytes(len(jpeg) // 2)
     with Image.open(BytesIO(broken)) as image:
-        image.load()  # Pillow alone sees nothing
+        image.load()  # Pillow alone notices nothing
     with pytest.raises(ValueError, match="the rest of the file is zeros"):
         decode.decode(broken, SIZE)
 

@@ -1,4 +1,4 @@
-"""Where a folder's images lie, what its parts are called, and what is told of all the rest."""
+"""Where a folder's images are, what its parts are called, and what is reported of the rest."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_of_val_and_test_val_is_used_and_the_other_named(tmp_path: Path) -> None
 
 
 def test_a_test_folder_without_classes_is_no_validation(tmp_path: Path) -> None:
-    """As contests have one, whose labels they want."""
+    """As in contests, which keep the labels secret."""
     part(tmp_path, "train", 20)
     write_class(tmp_path, "test", 7)
     assert counts(tmp_path) == (36, 4)
@@ -100,7 +100,7 @@ def test_two_names_of_one_part_are_refused(tmp_path: Path, one: str, other: str)
 
 
 def test_parts_without_classes_are_no_classes(tmp_path: Path) -> None:
-    """Training and test images side by side would train, on telling the two apart."""
+    """Taken as classes, training and test images would train a net to tell the two apart."""
     write_class(tmp_path, "train", 4)
     write_class(tmp_path, "test", 4)
     assert "holds test and train, and no folder for each class in train" in refusal(tmp_path)
@@ -131,7 +131,7 @@ def test_parts_one_folder_down(tmp_path: Path) -> None:
 
 
 def tiny_imagenet(root: Path) -> Path:
-    """Its layout: two classes, images a folder down, a flat val with a file of labels."""
+    """Its layout: two classes, images one folder down, a flat val with a file of labels."""
     for name, colour in (("n01443537", RED), ("n01629819", BLUE)):
         write_class(root / "train" / name, "images", 20, colour)
         (root / "train" / name / f"{name}_boxes.txt").write_text("0000.png\t0\t0\t9\t9\n")
@@ -324,7 +324,7 @@ def test_folder_10_is_class_10(tmp_path: Path) -> None:
 
 
 def test_images_come_by_the_bytes_of_their_names(tmp_path: Path) -> None:
-    """As ever, so that a run that was trained before classes were sorted by number goes on."""
+    """As always, so that a run trained before classes were sorted by number can continue."""
     train = load(numbered(tmp_path, range(12))).train
     order = list(dict.fromkeys(train.labels.tolist()))
     assert order == [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]

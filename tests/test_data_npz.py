@@ -1,4 +1,4 @@
-"""Data sets in `.npz` files, and each way in which one can be wrong."""
+"""Data sets in `.npz` files, and every way they can be wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ N = 40
 
 
 def arrays(**changes: Any) -> dict[str, Any]:
-    """A good set of 2 classes, with some arrays changed, or left out where None."""
+    """A good set of 2 classes, with some arrays changed, or left out if None."""
     rng = np.random.default_rng(0)
     good: dict[str, Any] = {
         "images": rng.integers(0, 256, (N, 5, 4, 3), dtype=np.uint8),

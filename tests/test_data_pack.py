@@ -1,4 +1,4 @@
-"""Packs: what is read back, what is known without reading, and how damage is found."""
+"""Packs: their contents, what is known without reading them, and how damage is found."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from samples import generator
 
 SIDE = 12
 SHARD = 7
-"""Images of a shard in these tests: neither part is a multiple."""
+"""Images per shard in these tests: the size of neither part is a multiple."""
 
 COUNTS = {"train": {"ant": 11, "bee": 9}, "val": {"ant": 3, "bee": 5}}
 
 
 def write_set(root: Path) -> Path:
-    """Photographs of noise, each class about another colour."""
+    """Photographs of noise, each class around a different colour."""
     for part, classes in COUNTS.items():
         for label, (name, count) in enumerate(classes.items()):
             folder = root / part / name
@@ -67,7 +67,7 @@ def copy(made: Path, tmp_path: Path) -> Path:
 
 
 def stored(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of a part, read with nothing but the formats' own libraries."""
+    """Images and labels of a part, read only with the formats' own libraries."""
     from safetensors.numpy import load_file
 
     form = json.loads((folder / "pack.json").read_text())["storage"]["form"]
@@ -126,7 +126,7 @@ def test_a_split_in_memory_reads_likewise() -> None:
 
 
 def test_images_are_near_their_sources(made: Path) -> None:
-    """An image of class 1 is where the listing says, and of its colours."""
+    """An image of class 1 is where the listing says, and has its colours."""
     train = data.load(made).train
     for label, mean in ((0, 90), (1, 150)):
         own = train.images[train.labels == label].mean(axis=(0, 1, 2))
@@ -226,7 +226,7 @@ def test_sums_in_pieces_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nearly_flat_colours_lose_no_digits() -> None:
-    """Large means beside small deviations: n sum(xy) - sum(x) sum(y) is done in whole numbers."""
+    """Large means with small deviations: n sum(xy) - sum(x) sum(y) is computed in integers."""
     pixels = np.full((2**18, 3), 255, np.uint8)
     pixels[0] = (254, 255, 255)
     found = Moments.of(pixels).colour()
@@ -255,7 +255,7 @@ def test_colours_of_a_set_in_memory() -> None:
 
 
 def test_shipped_axes_are_axes() -> None:
-    """Printed to five digits: orthonormal to 1e-5 times a few; largest component negative."""
+    """Printed to five digits: orthonormal to a few times 1e-5; largest component negative."""
     shipped = colour.imagenet()
     np.testing.assert_allclose(shipped.vectors.T @ shipped.vectors, np.eye(3), atol=3e-5)
     assert (shipped.vectors[np.abs(shipped.vectors).argmax(axis=0), range(3)] < 0).all()
@@ -290,7 +290,7 @@ def test_a_shard_that_is_cut_missing_or_a_folder(copy: Path) -> None:
 
 
 def test_any_flipped_bit_is_found(copy: Path) -> None:
-    """On opening where it is not in an image, else when that image is read."""
+    """On opening, or if it is in an image, when that image is read."""
     path = first_shard(copy)
     raw, images = path.read_bytes(), stored(copy, "train")[0]
     start = 8 + int.from_bytes(raw[:8], "little")
@@ -309,7 +309,7 @@ def test_any_flipped_bit_is_found(copy: Path) -> None:
             read = fault_of(lambda: data.load(copy).train.images)
             assert read is not None and f"{path}: image " in read and "CRC-32" in read
             on_reading += 1
-        else:  # in the note, which is not looked at, or in the blanks behind it
+        else:  # in the note, which is not checked, or in the blanks after it
             assert place < start
             assert np.array_equal(data.load(copy).train.images, images)
         path.write_bytes(raw)
@@ -317,7 +317,7 @@ def test_any_flipped_bit_is_found(copy: Path) -> None:
 
 
 def fault_of(action: Callable[[], object]) -> str | None:
-    """How it is refused; None if it is not."""
+    """The refusal, or None."""
     try:
         action()
     except DataError as error:
@@ -326,7 +326,7 @@ def fault_of(action: Callable[[], object]) -> str | None:
 
 
 def test_an_image_that_is_no_image_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its bytes are as written, but the decoder does not take them."""
+    """Its bytes are as written, but the decoder rejects them."""
     dataset = data.load(copy)
 
     def refusing(raw: bytes, image: np.ndarray) -> None:
@@ -365,7 +365,7 @@ def test_a_table_that_was_altered(copy: Path) -> None:
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the table and make its SHA-256 right, as somebody who means harm could."""
+    """Change the table and correct its SHA-256, as an attacker could."""
     path = folder / "pack.json"
     document = json.loads(path.read_text())
     change(document)
@@ -434,7 +434,7 @@ def test_a_mean_that_is_damaged_or_missing(copy: Path) -> None:
     ids=["never closed", "a terabyte", "nested"],
 )
 def test_a_forged_mean_is_refused(copy: Path, header: bytes) -> None:
-    """Found by fuzzing: NumPy's reader of headers raises what it likes."""
+    """Found by fuzzing: NumPy's header reader can raise any exception."""
     raw = b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header
     (copy / "mean.npy").write_bytes(raw)
     sha256 = hashlib.sha256(raw).hexdigest()

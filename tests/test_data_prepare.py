@@ -32,7 +32,7 @@ from samples import generator
 IMAGENET_MEANS = np.array([127.30, 119.72, 104.91], np.float32)
 
 SMALL = Storage(16, "uint8")
-"""Sixteen pixels a side, stored as they are."""
+"""Sixteen pixels a side, stored uncompressed."""
 
 
 @pytest.fixture(autouse=True)
@@ -292,7 +292,7 @@ if __name__ == "__main__":
 
 
 def started(tmp_path: Path, source: Path, out: Path) -> subprocess.Popen[str]:
-    """The command, in processes of its own, as from a terminal."""
+    """The command, in its own processes, as from a terminal."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     options = ("--size", "64", "--quality", "90", "--workers", "2")
@@ -333,7 +333,7 @@ def members(group: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough photographs that a kill comes in time."""
+    """Enough photographs for a kill to come in time."""
     return photographs(tmp_path_factory.mktemp("many") / "set", 300)
 
 
@@ -363,7 +363,7 @@ def test_kill_9_and_go_on(tmp_path: Path, many: Path, shards: int) -> None:
 
 
 def test_ctrl_c_ends_in_a_line(tmp_path: Path, many: Path) -> None:
-    """As a terminal does, the signal goes to every process of the group."""
+    """The signal goes to every process of the group, as from a terminal."""
     out = tmp_path / "pack"
     process = started(tmp_path, many, out)
     wait_for(lambda: len(shards_in(out)) >= 2)
@@ -427,10 +427,10 @@ def test_what_changed_is_made_again(tmp_path: Path) -> None:
     assert contents(out) == old
     image = source / "train" / "ant" / "009.JPEG"
     raw = image.read_bytes()
-    image.write_bytes(raw + b"\0")  # another length
+    image.write_bytes(raw + b"\0")  # a different length
     assert remade() == ["train-00001.safetensors"]
     image.write_bytes(raw)
-    os.utime(image, ns=(0, 0))  # another length again, and an old file
+    os.utime(image, ns=(0, 0))  # the length changes again, and the file is old
     assert remade() == ["train-00001.safetensors"]
     os.utime(image)  # the same length, and new
     assert remade() == ["train-00001.safetensors"]
@@ -494,7 +494,7 @@ def test_shards_of_an_earlier_larger_call_go(tmp_path: Path) -> None:
 
 
 def imagenet(root: Path, folders: tuple[str, ...] = ("n01", "n02", "n03")) -> Path:
-    """train/<folder>/ and a flat val/ of six images, whose green is their number."""
+    """train/<folder>/ and a flat val/ of six images, with their number as green."""
     for folder in folders:
         write_class(root / "train", folder, 2)
     (root / "val").mkdir()
@@ -698,7 +698,7 @@ def test_a_pack_of_other_images_or_options_is_not_replaced(tmp_path: Path) -> No
 
 
 def test_a_pack_of_a_later_version_is_not_replaced(tmp_path: Path) -> None:
-    """It is as whole as one of this version, which cannot tell."""
+    """It may be complete, which this version cannot tell."""
     source, out = photographs(tmp_path / "set"), tmp_path / "pack"
     pack(source, out)
     document = json.loads((out / "pack.json").read_bytes())

@@ -1,4 +1,4 @@
-"""Work spread over processes, some of which are killed at the worst moment."""
+"""Work spread over processes, some of them killed at the worst moment."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_process_that_ends_by_itself() -> None:
 
 @pytest.mark.parametrize("turn", range(8))
 def test_killed_while_it_sends(turn: int) -> None:
-    """Results of megabytes: most of the time goes into sending them."""
+    """Results are megabytes: most of the time goes into sending them."""
     begun = time.monotonic()
     results = each(bytes, [20_000_000] * 200, 2)
     for _ in range(turn + 1):

@@ -19,7 +19,7 @@ from variants import ONE_ORDER
 
 @dataclass(frozen=True)
 class Filters:
-    """Filters w (K, R, S, C), and the blocks that they are to match."""
+    """Filters w (K, R, S, C), and the blocks that they have to match."""
 
     name: str
     w: tuple[int, int, int, int]
@@ -132,7 +132,7 @@ EACH_CONV = pytest.mark.parametrize("case", each(STRIDED))
 
 
 def in_blocks(be: Any, case: Strided, dtype: Any) -> Any:
-    """The images as `augment` puts them into blocks, whole and as they are, on the device."""
+    """The images on the device, put into blocks by `augment` without cropping or other changes."""
     x = case.arrays[0]
     n, h, w, c = x.shape
     return be.augment(
@@ -150,7 +150,7 @@ def in_blocks(be: Any, case: Strided, dtype: Any) -> Any:
 
 @EACH_CONV
 def test_on_the_board(case: Strided) -> None:
-    """In exact arithmetic the two convolutions are one: the same products, and zeros."""
+    """In exact arithmetic the two convolutions are the same: equal products, and zeros."""
     x, w, b = case.arrays
     due = oracle.conv_fprop(x, w, b, **case.plain).value
     blocks = oracle.in_blocks(oracle.padded(double(x), case.pad), case.stride)
@@ -166,7 +166,7 @@ def test_fprop(be: Any, case: Strided, dtype: Any) -> None:
 
 
 def check_fprop(be: Any, case: Strided, dtype: Any) -> tuple[int, ...]:
-    """Equal to the convolution itself; where its strides leave pixels over, outputs may follow."""
+    """Equal to the convolution itself; if its strides leave pixels over, outputs may follow."""
     x, w, b = case.arrays
     due = oracle.conv_fprop(x, w, b, **case.plain)
     deep = be.filters_to_depth(be.asarray(w.astype(dtype)), block=case.stride)
@@ -183,7 +183,7 @@ def check_fprop(be: Any, case: Strided, dtype: Any) -> tuple[int, ...]:
 def assert_whole(
     be: Any, actual: Any, due: Exact, deep: tuple[int, ...], tiled: tuple[int, ...]
 ) -> None:
-    """Sums of small whole numbers are exact, but by Winograd's algorithm."""
+    """Sums of small whole numbers are exact, except by Winograd's algorithm."""
     allowed = convolved(be, due, deep, 1, tiled)
     if allowed is due:
         np.testing.assert_array_equal(actual, due.value)
@@ -194,14 +194,14 @@ def assert_whole(
 @EACH_CONV
 @EACH_ELEMENT
 def test_wgrad(be: Any, case: Strided, dtype: Any) -> None:
-    """What the zeros of the deep filters get is dropped; the rest is the gradient of w."""
+    """The gradient of the deep filters' zeros is dropped; the rest is the gradient of w."""
     x, w, _ = case.arrays
     blocks = in_blocks(be, case, dtype)
     deep = be.filters_to_depth(be.asarray(w), block=case.stride)
     n, p, q, k = oracle.conv_out_shape(x.shape, w.shape, case.stride, case.pad)
     dy = np.round(2 * normal(n, p, q, k))
     due, db_due = oracle.conv_wgrad(x, dy, w_shape=w.shape, **case.plain)
-    # Outputs beyond those of the convolution itself are nobody's: they have no gradient.
+    # Outputs beyond those of the convolution itself are unused: they have no gradient.
     rows, columns = (blocks.shape[i] - deep.shape[i] + 1 for i in (1, 2))
     beyond = ((0, 0), (0, rows - p), (0, columns - q), (0, 0))
     on_dy = be.asarray(np.pad(dy, beyond).astype(dtype))

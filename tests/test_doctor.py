@@ -1,4 +1,4 @@
-"""The doctor looks at each thing, and every "no" comes with the command that fixes it."""
+"""The doctor checks everything, and every "no" comes with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_finds_a_compiler_and_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     findings = found(tmp_path)
     assert findings["C++ compiler"].detail == "g++ (Debian) 12.2.0"
     assert findings["CUDA toolkit"].detail == f"13.5 at {tmp_path}/bin/nvcc"
-    module = findings["module _cuda"]  # which a card, or a request, has to be there for
+    module = findings["module _cuda"]  # which is only built for a GPU or on request
     assert module.found or "install . -C cmake.define.PYALEXNET_CUDA=ON" in module.remedy
 
 
@@ -190,7 +190,7 @@ def test_command_prints_a_table_and_the_verdict(run: Path) -> None:
 
 
 def test_data_of_a_run_that_has_none(tmp_path: Path) -> None:
-    """As of one that was imported."""
+    """For example, an imported one."""
     imported = written(tmp_path / "imported", data=None)
     arguments = ["doctor", "--init", str(imported), "--backend", "cpu"]
     refused = CliRunner().invoke(cli.app, arguments).exception

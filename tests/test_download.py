@@ -33,7 +33,7 @@ QUICK = Patience(silence=0.3, least_rate=2e6, window=0.1)
 
 
 class Mirror(BaseHTTPRequestHandler):
-    """Serves the server's content as the path says, and keeps a record."""
+    """Serves the content in the way that the path names, and keeps a record."""
 
     protocol_version = "HTTP/1.1"
     server: Server
@@ -167,7 +167,7 @@ class Mirror(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """`requests` are (path, Range) in order; `stopping` ends what a slow answer waits for."""
+    """`requests` are (path, Range) in order; `stopping` ends the wait of a slow answer."""
 
     daemon_threads = True
 
@@ -196,7 +196,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def get(server: Server, tmp_path: Path) -> Callable[..., Path]:
-    """Fetch from mirrors that behave as named; the cache must then hold that file alone."""
+    """Fetch from mirrors that behave as named; the cache must then contain only that file."""
 
     def get(*mirrors: str, patience: Patience = QUICK) -> Path:
         path = fetch(source(server, *mirrors), tmp_path / "cache", patience=patience)
@@ -215,7 +215,7 @@ def source(server: Server, *mirrors: str) -> Source:
 
 
 def refusal(server: Server, folder: Path, *mirrors: str) -> str:
-    """The sentence of a fetch that fails; whatever happened, nothing has the final name."""
+    """The message of a fetch that fails; nothing may have the final name."""
     with pytest.raises(DataError) as caught:
         fetch(source(server, *mirrors), folder, patience=QUICK)
     text = str(caught.value)
@@ -338,7 +338,7 @@ def test_the_last_mirror_may_be_slow(get: Callable[..., Path], server: Server) -
 
 
 def test_of_slow_mirrors_the_fastest_ends_it(get: Callable[..., Path], server: Server) -> None:
-    """Each is left, the last one, too, as others remain; then the fastest is asked for the rest."""
+    """Each is abandoned, even the last, as others remain; then the fastest delivers the rest."""
     get("slow", "missing", "slower")
     assert [path for path, _ in server.requests] == ["/slow", "/missing", "/slower", "/slow"]
 
@@ -351,7 +351,7 @@ def test_a_fast_mirror_is_not_called_slow_for_a_short_pause(
 
 
 def test_dead_mirrors_are_left_in_seconds(server: Server, tmp_path: Path) -> None:
-    """A port that is closed, and a name that does not exist."""
+    """A closed port, and a name that does not exist."""
     with Server() as closed:
         dead = closed.urls("good")
     sources = replace(source(server), mirrors=(*dead, "http://no-such-host.invalid/file"))
@@ -447,7 +447,7 @@ def test_the_file_is_synced_before_it_gets_its_name(
 def test_what_is_fetched_can_be_read(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`get` by name, into the cache, then `load` by name: the whole way of the command line."""
+    """`get` by name, into the cache, then `load` by name: the whole path of the command line."""
     archive = write_archive(tmp_path / "made.tar.gz", python_layout()).read_bytes()
     server.content = archive
     monkeypatch.setattr(download, "cache_folder", lambda: tmp_path / "cache")
@@ -462,7 +462,7 @@ def test_what_is_fetched_can_be_read(
 
 
 def test_the_mirrors_of_cifar10() -> None:
-    """The sum under which the archive is read is the one under which it is fetched."""
+    """The archive is read and fetched with the same checksum."""
     [cifar10] = download.SOURCES
     assert ARCHIVES[cifar10.sha256] == (cifar10.filename, cifar10.size)
     assert len({urlsplit(url).netloc for url in cifar10.mirrors}) == len(cifar10.mirrors) > 1

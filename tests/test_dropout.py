@@ -1,4 +1,4 @@
-"""Dropout: the mask of every element, whatever device, tower or batch it is drawn for."""
+"""Dropout: the mask of every element, regardless of device, tower or batch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_mask(be: Any, op: str, shape: tuple[int, ...], dtype: Any) -> None:
         {"step": 2**32 - 1},
         {"layer": 0},
         {"layer": 2**32 - 1},
-        {"offset": 5, "total": 18},  # a tower; 5 and 18 are no multiples of the block of 4
+        {"offset": 5, "total": 18},  # a tower; neither 5 nor 18 is a multiple of the block of 4
         {"offset": 4, "total": 20},
         {"offset": 3, "total": 2**33 + 1},  # element numbers that need the counter's high word
         {"offset": 2**40 + 1, "total": 2**41},
@@ -61,7 +61,7 @@ def test_every_argument_counts(be: Any, op: str, change: dict[str, Any]) -> None
 
 
 def test_keep_is_compared_in_all_32_bits(be: Any) -> None:
-    """An element is kept from the first probability above its draw on; float32 cannot tell."""
+    """An element is kept if the probability is just above its draw; float32 is too coarse."""
     x = np.ones((1, 64), dtype=np.float32)
     draws = oracle.dropout_draws(x.shape, seed=11, step=7, layer=2)[0]
     for element in (0, 17, 63):
@@ -77,7 +77,7 @@ def test_keep_is_compared_in_all_32_bits(be: Any) -> None:
 @pytest.mark.parametrize("total", [16, 20, 21])
 @EACH_ELEMENT
 def test_whole_blocks_of_four(be: Any, offset: int, total: int, dtype: Any) -> None:
-    """A block's four draws serve four neighbours at once, wherever image and tower begin at one."""
+    """A block's four draws serve four neighbours, if image and tower begin at a block's start."""
     draw = {**DRAW, "offset": offset, "total": total}
     x = normal(3, 8).astype(dtype)
     (y,) = run(be, "dropout_fprop", x, **draw)
@@ -85,7 +85,7 @@ def test_whole_blocks_of_four(be: Any, offset: int, total: int, dtype: Any) -> N
 
 
 def test_step_on_the_device(be: Any) -> None:
-    """A captured graph reads the step number where the last replay left it."""
+    """A captured graph reads the step number left by the last replay."""
     x = normal(3, 13)
     step = be.asarray(np.array(2**32 - 5, dtype=np.uint32))
     (y,) = run(be, "dropout_fprop", x, **{**DRAW, "step": step})
@@ -101,7 +101,7 @@ def test_a_tower_masks_what_the_whole_layer_would(be: Any) -> None:
 
 
 def test_dropped_means_zero(be: Any) -> None:
-    """The mask selects; it does not multiply, so that NaN and infinity are dropped as well."""
+    """The mask selects rather than multiplies, so NaN and infinity are dropped as well."""
     x = np.full((2, 50), np.nan, dtype=np.float32)
     (y,) = run(be, "dropout_fprop", x, **DRAW)
     kept = oracle.dropout(np.ones_like(x), **DRAW) == 1

@@ -82,7 +82,7 @@ def test_a_probability_of_zero_costs_much_and_not_everything() -> None:
 def test_the_search_ends_where_no_single_coefficient_helps() -> None:
     labels = classes(300, 12)
     members = [shares(300, 12, seed=seed) for seed in range(3)]
-    for number, member in enumerate(members):  # each knows a part of the images
+    for number, member in enumerate(members):  # each is right on a part of the images
         mine = np.arange(300) % 3 == number
         member[mine, labels[mine]] += 0.3 * (number + 1)
     found = ensemble.search(members, labels)
@@ -100,7 +100,7 @@ def test_the_search_ends_where_no_single_coefficient_helps() -> None:
 def key(
     members: list[ensemble.Probabilities], labels: Labels, weights: Sequence[float]
 ) -> tuple[float, float, float]:
-    """What the search makes small; it adds up blocks, so that the loss's last bits may differ."""
+    """What the search minimises; it adds up blocks, so the loss's last bits may differ."""
     scores = ensemble.scores(ensemble.average(members, weights), labels)
     return round(scores.top5_error, 9), round(scores.top1_error, 9), round(scores.loss, 9)
 

@@ -1,4 +1,4 @@
-"""What holds for every op alike: none is forgotten, and the order of threads changes no bit."""
+"""Properties of all ops: none is forgotten, and the order of threads changes no bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tolerance import same_bits
 from trial import run
 from variants import EMULATED
 
-# Methods that are no ops: of arrays, and of what is enqueued where.
+# Methods that are not ops: for arrays, and for what is enqueued where.
 ARRAYS = {
     *("asarray", "to_numpy", "empty", "zeros", "copy", "workspace", "lane", "assign"),
     *("same_memory", "checked_labels", "synchronize", "record", "aside"),
@@ -30,7 +30,7 @@ def test_every_op_has_an_example() -> None:
 @pytest.mark.parametrize("example", OF_EACH_ELEMENT)
 @pytest.mark.parametrize("be", EMULATED, indirect=True)
 def test_the_order_of_threads_changes_no_bit(be: Any, example: Example) -> None:
-    """Blocks and threads of a kernel may run in any order; its sums may not."""
+    """A kernel's blocks and threads may run in any order; its sums have a fixed order."""
     results = []
     for seed in range(4):
         be.set_schedule(seed)
@@ -42,14 +42,14 @@ def test_the_order_of_threads_changes_no_bit(be: Any, example: Example) -> None:
 
 @pytest.mark.parametrize("example", OF_EACH_ELEMENT)
 def test_read_only_inputs_will_do(be: Any, example: Example) -> None:
-    """A memory-mapped file, a frozen array: an op that changes no input must take them."""
+    """A memory-mapped file, a frozen array: an op that changes no input must accept them."""
     frozen = [freeze(be, value) for value in example.inputs.values()]
     getattr(be, example.op)(*frozen, **example.keywords(be))
 
 
 @pytest.mark.parametrize("example", OF_EACH_ELEMENT)
 def test_views_that_begin_anywhere(be: Any, example: Example) -> None:
-    """Vectors are loaded only where all arrays allow it: one alone may forbid it."""
+    """Vectors are loaded only if all arrays are aligned: a single one may prevent it."""
     inputs = list(example.inputs.values())
     expected = run(be, example.op, *inputs, **example.keywords(be))
     arrays = sum(len(value) if isinstance(value, list) else 1 for value in inputs) + len(expected)
@@ -70,7 +70,7 @@ def test_views_that_begin_anywhere(be: Any, example: Example) -> None:
 
 
 def view(be: Any, value: Any, offset: int) -> Any:
-    """The array on the device, so many elements past the beginning of its memory."""
+    """The array on the device, this many elements past the beginning of its memory."""
     memory = be.empty((value.size + offset,), value.dtype)
     array = memory[offset:].reshape(value.shape)
     array[...] = be.asarray(value)
@@ -78,7 +78,7 @@ def view(be: Any, value: Any, offset: int) -> Any:
 
 
 def freeze(be: Any, value: Any) -> Any:
-    """An input on the device, read-only where the device's arrays know that."""
+    """An input on the device, read-only if the device's arrays support that."""
     if isinstance(value, list):
         return [freeze(be, one) for one in value]
     array = be.asarray(value.copy())

@@ -1,4 +1,4 @@
-"""Feature maps between towers: gathered side by side, their gradients cut and added."""
+"""Feature maps between towers: concatenated, and their gradients split and added."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_scatter_add(
 
 
 def test_scatter_add_adds_in_the_given_order(be: Any) -> None:
-    """(a + b) + c in float32: 1 is lost beside 2^24 unless it comes last."""
+    """(a + b) + c in float32: 1 is lost next to 2^24 unless it comes last."""
     a, b, c = (np.full((1, 2), value, np.float32) for value in (2.0**24, -(2.0**24), 1.0))
     for order, total in (((a, b, c), 1), ((a, c, b), 0), ((c, a, b), 0)):
         (dpart,) = run(be, "exchange_scatter_add", list(order), start=0, channels=2)
@@ -49,7 +49,7 @@ def test_scatter_add_adds_in_the_given_order(be: Any) -> None:
 
 
 def test_scatter_add_is_the_adjoint_of_gather(be: Any) -> None:
-    """<gather(parts), dwhole> = sum of <part, its share of dwhole>: copies, so without error."""
+    """<gather(parts), dwhole> = sum of <part, its share of dwhole>: copies, so exact."""
     parts = [normal(2, 3, width, seed=width) for width in (4, 1, 7)]
     (whole,) = run(be, "exchange_gather", parts)
     dwhole = normal(2, 3, 12)
@@ -75,7 +75,7 @@ def test_between_two_gpus(be: Any) -> None:
 
 
 def between(first: Any, second: Any) -> None:
-    """Gather and scatter-add on both of two devices, from both."""
+    """Gather and scatter-add on each of two devices, from both."""
     parts = [normal(2, 3, 4, seed=1), normal(2, 3, 6, seed=2)]
     dwholes = [normal(2, 3, 10, seed=3), normal(2, 3, 10, seed=4)]
     placed = [first.asarray(parts[0]), second.asarray(parts[1])]

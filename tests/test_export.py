@@ -1,4 +1,4 @@
-"""ONNX models of every network and every layer, run by onnxruntime beside our own."""
+"""ONNX models of every network and every layer, run by onnxruntime and compared with our own."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ NETS: dict[str, Callable[[], Trained]] = {
 
 
 def odd() -> Trained:
-    """Every kind of layer, in shapes that an exporter trips over."""
+    """Every kind of layer, in shapes that exporters get wrong."""
     assert PoolGeometry.of("pool1", 2, 3, True).out_size("pool1", 12, 13) == (4, 5)
     assert PoolGeometry.of("pool2", 1, 2, True).out_size("pool2", 4, 5) == (2, 3)  # one is dropped
     layers = (
@@ -79,7 +79,7 @@ def odd() -> Trained:
 
 
 def checked(net: Trained, content: bytes, **choices: Any) -> Agreement:
-    """A comparison that found no more than roundings, and whose tolerance could find more."""
+    """A comparison that found only rounding, with a tolerance tight enough to find more."""
     choices = {"batch": None, "preprocessing": False, **choices}
     agreement = compare(net, content, **choices)
     assert agreement.difference <= agreement.tolerance
@@ -224,7 +224,7 @@ def test_the_comparison_finds_a_slip(name: str) -> None:
 
 
 def test_roundings_are_bounded_by_what_float32_does() -> None:
-    """The tolerance lies above the error of float32, which NumPy's two orders of sums show."""
+    """The tolerance is above the error of float32, as two orders of NumPy's sums show."""
     net = odd().net
     images = export_onnx.pixels(6, net.spec.input_shape, seed=1).astype(np.float32) - 128
     tolerance = rounding(net, images)
@@ -286,7 +286,7 @@ def test_a_missing_package_is_one_sentence(
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
-    """The command on the network `odd`, whatever run is named."""
+    """The command on the network `odd`, for any run named."""
     app = typer.Typer()
     app.command()(command.export)
     monkeypatch.setattr(Trained, "load", lambda *_, **__: odd())

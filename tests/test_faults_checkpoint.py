@@ -1,7 +1,7 @@
 """Checkpoints broken in every way: full disks, failing calls, damage, forgeries, old versions.
 
-What is lost is at most what was not yet saved; what is read is what was written, or is refused in a
-sentence. `test_kill.py` has the kills.
+At most the unsaved part is lost; what is read is what was written, or is refused in a sentence.
+`test_kill.py` has the kills.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ CALLS = (
     (os, "open"),
     (os, "fsync"),
 )
-"""All by which a save reaches the disk; `test_checkpoint.py` has the writes."""
+"""All calls of a save that reach the disk; `test_checkpoint.py` has the writes."""
 
 FAULTS = [
     *(OSError(number, os.strerror(number)) for number in (errno.ENOSPC, errno.EIO, errno.EACCES)),
@@ -94,7 +94,7 @@ FAULTS = [
 
 
 class Failing:
-    """Makes the call number `at` (0 is the first) of all `CALLS` together raise `error`."""
+    """Makes call number `at` (from 0), counted over all `CALLS`, raise `error`."""
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int, error: BaseException) -> None:
         self.count, self.at, self.error = 0, at, error
@@ -129,7 +129,7 @@ def test_no_call_that_fails_in_a_save_costs_what_was_there(
                 said = str(failure)
         found = checkpoint.load(checkpoint.newest(folder, say=_refuse))
         is_new = found.params["fc6.w"].tobytes() == new.params["fc6.w"].tobytes()
-        assert is_new or said is not None  # only what tidies up may fail in silence
+        assert is_new or said is not None  # only cleaning up may fail silently
         assert_same(found, new if is_new else old)
         if step == 8:
             assert_same(checkpoint.load(saved), old)
@@ -142,7 +142,7 @@ def test_no_call_that_fails_in_a_save_costs_what_was_there(
 
 
 def _calls(folder: Path, old: checkpoint.Checkpoint, new: checkpoint.Checkpoint) -> int:
-    """How many there are in a save of `new` beside `old`."""
+    """The number of calls in a save of `new` beside `old`."""
     checkpoint.save(folder, old)
     with pytest.MonkeyPatch.context() as patch:
         counter = Failing(patch, -1, AssertionError())
@@ -156,7 +156,7 @@ def _refuse(sentence: str) -> None:
 
 
 def test_what_cannot_be_deleted_stops_nothing(tmp_path: Path) -> None:
-    """A link among the checkpoints, or a file that somebody reads over NFS."""
+    """A link among the checkpoints, or a file being read over NFS."""
     elsewhere = checkpoint.save(tmp_path / "elsewhere", make(1))
     folder = tmp_path / "checkpoints"
     folder.mkdir()
@@ -171,7 +171,7 @@ def test_what_cannot_be_deleted_stops_nothing(tmp_path: Path) -> None:
 def test_a_configuration_outlives_a_power_cut(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is synced before it takes the place of the one before; else that could leave it empty."""
+    """It is synced before it replaces the previous one, which could otherwise end up empty."""
     trainer = began(tmp_path, data)
     events: list[str] = []
     fsync, replace = os.fsync, Path.replace
@@ -202,7 +202,7 @@ code=0
 cp -a disk/. rescued
 exit $code
 """
-"""Runs a command on a disk of that size, which only it sees, and keeps what it wrote."""
+"""Runs a command on a disk of that size, visible only to it, and keeps what it wrote."""
 
 
 def on_a_small_disk(size: str, *arguments: str | Path, cwd: Path) -> Any:
@@ -221,7 +221,7 @@ def on_a_small_disk(size: str, *arguments: str | Path, cwd: Path) -> Any:
 
 
 def small_disks() -> bool:
-    """Whether this process may mount a file system that only its own children see."""
+    """Whether this process may mount a file system visible only to its children."""
     root = [] if os.geteuid() == 0 else ["--map-root-user"]
     mount = ["unshare", "--mount", *root, "mount", "-t", "tmpfs", "none", tempfile.gettempdir()]
     return (
@@ -271,7 +271,7 @@ def assert_equal_ends(run: Path, other: Path) -> None:
 def test_a_run_whose_disk_fails_now_and_then(
     often: int, data: Path, tmp_path: Path, tried: Tried
 ) -> None:
-    """Any sync of a run fails once; resumed each time, it ends as if none had."""
+    """Each sync of a run fails once; resumed each time, it ends as if none had failed."""
     straight = began(tmp_path / "straight", data)
     fitted(straight)
     draws = random.Random(SEED)
@@ -300,7 +300,7 @@ def test_a_run_whose_disk_fails_now_and_then(
 
 
 def _failed(trainer: Trainer) -> str:
-    """Trains; the refusal of a save, if there was one."""
+    """Train, and return the refusal of a save, if any."""
     try:
         fitted(trainer)
     except CheckpointError as error:
@@ -323,7 +323,7 @@ def _failing_at(number: int) -> Callable[[int], None]:
 
 
 def fall_back(folder: Path, name: str, content: bytes) -> None:
-    """With `name` of step 9 so, `newest` gives step 8, and names the file."""
+    """With this content in `name` of step 9, `newest` gives step 8 and names the file."""
     said: list[str] = []
     victim = folder / "step-00000009" / name
     before = victim.read_bytes()
@@ -356,7 +356,7 @@ def test_after_every_truncation_the_previous_one_counts(
 
 @pytest.mark.parametrize("flips", [64, pytest.param(1000, marks=pytest.mark.faults)])
 def test_after_any_flipped_bit_the_previous_one_counts(flips: int, two: Path, tried: Tried) -> None:
-    """The flips are spread over each file evenly."""
+    """The flips are spread evenly over each file."""
     draws = random.Random(SEED)
     print(f"seed {SEED}")
     for name in FILES:
@@ -406,7 +406,7 @@ def test_what_is_no_file_is_passed_over(
 def test_resume_passes_over_a_damaged_one_and_keeps_what_comes_after(
     data: Path, tmp_path: Path
 ) -> None:
-    """What is saved before the damaged step is reached again is never pruned in its favour."""
+    """Checkpoints saved before the damaged step is reached again are never pruned in its favour."""
     trainer = began(tmp_path, data, keep=1)
     fitted(trainer, 9)
     run = trainer.folder.path
@@ -490,7 +490,7 @@ def test_an_epoch_that_was_logged_twice_counts_once(data: Path, tmp_path: Path) 
     assert History.read(log) == history
 
 
-# Forgeries: whoever can write the files can make their hashes, too
+# Forgeries: anyone who can write the files can also compute their hashes
 
 
 def replaced(path: Path, name: str, content: bytes) -> str:
@@ -516,7 +516,7 @@ def entry(*shape: int, kind: str = "F32", begin: int = 0, end: int = 4) -> dict[
 
 
 class Trap:
-    """Creates a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -564,7 +564,7 @@ def test_hostile_tensors_are_refused(content: bytes, tmp_path: Path) -> None:
 
 
 def test_a_header_of_200_mb_is_refused(tmp_path: Path) -> None:
-    """One that is there: blanks are JSON, so only its size is wrong."""
+    """A complete header: blanks are valid JSON, so only its size is wrong."""
     content = struct.pack("<Q", 200_000_000) + b"{}".ljust(200_000_000)
     sentence = replaced(checkpoint.save(tmp_path, make(7)), FILES[0], content)
     assert "no safetensors file" in sentence
@@ -663,7 +663,7 @@ def test_parameters_of_another_network_are_refused(data: Path, tmp_path: Path) -
 
 @pytest.mark.timeout(60)
 def test_a_run_folder_leads_nowhere_else(data: Path, tmp_path: Path) -> None:
-    """Links and pipes in the place of what a run writes are refused or replaced, never followed."""
+    """Links and pipes in place of a run's files are refused or replaced, never followed."""
     trainer = began(tmp_path / "runs", data)
     fitted(trainer, 1)
     run = trainer.folder.path
@@ -721,7 +721,7 @@ def test_all_of_a_run_honours_the_umask(
 def test_a_folder_that_cannot_be_written_stops_the_command_before_it_reads_data(
     how: str, data: Path, tmp_path: Path
 ) -> None:
-    """The data are a pipe that nobody writes to: whoever opened it would wait for ever."""
+    """The data are a pipe without a writer: opening it would block for ever."""
     runs, pipe = tmp_path / "runs", tmp_path / "data.npz"
     trainer = began(runs, data)
     fitted(trainer, 1)
@@ -739,7 +739,7 @@ def test_a_folder_that_cannot_be_written_stops_the_command_before_it_reads_data(
 
 
 def _heed_modes() -> None:
-    """Take root's right to write anywhere from the program that follows."""
+    """Take root's right to write anywhere away from the program."""
     if os.geteuid() == 0:
         drop_from_bounding_set, override = 24, 1  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
         assert ctypes.CDLL(None).prctl(drop_from_bounding_set, override, 0, 0, 0) == 0
@@ -817,9 +817,9 @@ def knows_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("knows_kept")
 @pytest.mark.parametrize("folder", sorted(KEPT.iterdir()), ids=lambda path: path.name)
 def test_runs_of_earlier_versions_go_on(folder: Path, tmp_path: Path) -> None:
-    """They take the steps that they then would have taken: same images, masks, rates, momentum.
+    """They take the same steps as in their own version: same images, masks, rates, momentum.
 
-    Another backend adds in another order, which moves a loss by some 1e-6 here; another seed, by
+    Another backend adds in another order, which moves a loss by about 1e-6 here; another seed, by
     more than 1e-2.
     """
     run = Path(shutil.copytree(folder, tmp_path / "run"))

@@ -39,7 +39,7 @@ from test_data_pack import fault_of
 from test_download import Mirror, Server, source
 
 SEED = int(os.environ.get("PYALEXNET_FAULTS_SEED", "6"))
-"""Of all that is drawn here. A test that fails names what it was about."""
+"""For everything drawn here. A failing test names its case."""
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
@@ -53,17 +53,17 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
 # ---------------------------------------------------------------------- the folder of horrors
 
 CUTS = 16
-"""Places at which a JPEG is cut off."""
+"""The number of places at which a JPEG is cut off."""
 
 
 def photograph(width: int = 64, height: int = 48) -> Image.Image:
-    """Soft colours, so that every byte of a file says something."""
+    """Soft colours, so that every byte of a file matters."""
     coarse = np.random.default_rng(SEED).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def horrors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Write every kind of file that cannot be read; name to a part of the reason."""
+    """Write every kind of unreadable file; return a map from name to part of the reason."""
     reasons = damaged_files(folder)
     jpeg = encoded(photograph(), "JPEG", quality=90)
     for cut in range(CUTS):
@@ -87,7 +87,7 @@ def horrors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def make_unreadable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For root every file can be read, so there the refusal is made."""
+    """Root can read every file, so for root the refusal is simulated."""
     path.chmod(0)
     if not os.access(path, os.R_OK):
         return
@@ -102,7 +102,7 @@ def make_unreadable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def good_ones(folder: Path) -> int:
-    """Write every kind of file that looks wrong and can be read; how many they are."""
+    """Write every kind of file that looks wrong but can be read; return their number."""
     kinds = len(test_data_prepare.odd_images(folder))
     (folder / "flat.png").write_bytes(encoded(plain(RED, (20_000, 1))))
     (folder / os.fsdecode(b"\xff\xfe.png")).write_bytes(encoded(plain()))
@@ -112,7 +112,7 @@ def good_ones(folder: Path) -> int:
 def terrible_set(
     root: Path, monkeypatch: pytest.MonkeyPatch, per_cent: float
 ) -> tuple[int, dict[str, str]]:
-    """A folder with all of that, which is `per_cent` of it; how many can be read, and why not."""
+    """A folder with bad files as `per_cent` of it; how many can be read, and why others cannot."""
     ant, bee = write_class(root, "ant", 10, RED), write_class(root, "bee", 10, BLUE)
     reasons = horrors(ant, monkeypatch)
     good = good_ones(bee) + 20
@@ -124,7 +124,7 @@ def terrible_set(
 
 
 def assert_listed(path: Path, reasons: dict[str, str]) -> None:
-    """Each file once, with its reason."""
+    """Check that each file is listed once, with its reason."""
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     found = {Path(entry["path"]).name: entry["reason"] for entry in entries}
     assert len(entries) == len(found)
@@ -149,7 +149,7 @@ def the_run(out: Path) -> Path:
 
 
 def steps_of(path: Path) -> int:
-    """How many steps a run has made that ended well."""
+    """The number of steps of a run that ended well."""
     last = json.loads((path / "log.jsonl").read_text().splitlines()[-1])
     assert (last["kind"], last["reason"]) == ("stop", "steps")
     return int(last["step"])
@@ -226,7 +226,7 @@ def test_folders_that_cannot_be_entered(
     capsys: pytest.CaptureFixture[str],
     command: str,
 ) -> None:
-    """One that may be listed and not entered, and links in a circle, are each a sentence."""
+    """A folder that can be listed but not entered, and circular links, each give a sentence."""
     write_class(tmp_path / "set", "ant", 3)
     (tmp_path / "circle").symlink_to("circle")
     monkeypatch.chdir(tmp_path)
@@ -265,7 +265,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
 """Mode, format and options of a file of each kind."""
 
 SHOWS_A_ZERO_TAIL = set(KINDS) - {"bmp", "lossless"}
-"""The others may hold zeros at their end when nothing is wrong."""
+"""The others may end in zeros without being damaged."""
 
 KEEPS_CHECKSUMS = {"png", "rgba", "palette"}
 
@@ -276,7 +276,7 @@ def file_of(kind: str) -> bytes:
 
 
 def what_becomes_of(raw: bytes) -> np.ndarray | None:
-    """The image; None if it is refused. Anything but an exception would end these tests."""
+    """The image; None if it is refused. Anything other than an exception would end these tests."""
     try:
         with decode.pillow_warnings():
             return decode.decode(raw, (24, 24))
@@ -289,7 +289,7 @@ def damaged(kind: str, raw: bytes, length: int, how: str) -> bytes:
 
 
 def silently_wrong(kind: str, how: str, lengths: range) -> list[int]:
-    """The lengths at which a file that ends too early becomes another image."""
+    """The lengths at which a truncated file becomes a different image."""
     raw = file_of(kind)
     whole = what_becomes_of(raw)
     assert whole is not None
@@ -307,7 +307,7 @@ def ways(kind: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_ends_too_early_is_never_half_an_image(kind: str) -> None:
-    """Cut, or followed by zeros, at each 64th. A few zero bytes are no tail: a WebP may end so."""
+    """Cut, or zeroed, from each 64th. A few zero bytes are not a tail: a WebP may end that way."""
     size = len(file_of(kind))
     for how in ways(kind):
         assert silently_wrong(kind, how, range(1, size - 40, size // 64)) == [], how
@@ -331,7 +331,7 @@ def flipped(raw: bytes, bit: int) -> bytes:
 
 
 def flip_bits(kind: str, times: int) -> int:
-    """Flip that many bits, one at a time; how often the file was refused."""
+    """Flip that many bits, one at a time; return how often the file was refused."""
     raw, refused = file_of(kind), 0
     whole = what_becomes_of(raw)
     assert whole is not None
@@ -346,7 +346,7 @@ def flip_bits(kind: str, times: int) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flipped_bit_in_a_file_does_no_more_than_it_must(kind: str) -> None:
-    """A PNG has checksums; of others, no more is asked than an image or a refusal."""
+    """A PNG has checksums; for others, either an image or a refusal will do."""
     refused = flip_bits(kind, 60)
     if kind in KEEPS_CHECKSUMS:
         assert refused > 50
@@ -363,7 +363,7 @@ def test_a_thousand_flipped_bits_in_a_file(kind: str, tried: Callable[..., None]
 
 
 def folders(root: Path, **counts: int) -> None:
-    """Class folders: `val_bee=3` is three images in val/bee."""
+    """Make class folders: `val_bee=3` is three images in val/bee."""
     for path, count in counts.items():
         write_class(root / path.split("_")[0], path.split("_")[1], count)
 
@@ -492,7 +492,7 @@ def test_a_label_file_with_a_number_out_of_range(
 def test_a_thousand_and_one_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The network has as many outputs, expects their loss, and takes no other set afterwards."""
+    """The network has that many outputs, expects their loss, and accepts no other set later."""
     classes = 1001
     images = np.random.default_rng(SEED).integers(0, 256, (classes, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(classes)
@@ -535,7 +535,7 @@ def copy(made: Path, tmp_path: Path) -> Path:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """All that a pack is made of; its lock has no bytes."""
+    """All files of a pack, except its empty lock."""
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
 
 
@@ -549,7 +549,7 @@ def truth(folder: Path) -> dict[str, np.ndarray]:
 
 
 def wrong_or_refused(dataset: Dataset, path: Path, right: dict[str, np.ndarray]) -> int:
-    """Read image by image; how many are refused. The others, and all else, must be right."""
+    """Read image by image; return how many are refused. Everything else must be right."""
     refused = 0
     axes = dataset.colour()
     assert axes is not None
@@ -571,7 +571,7 @@ def wrong_or_refused(dataset: Dataset, path: Path, right: dict[str, np.ndarray])
 
 
 def refused_or_right(folder: Path, path: Path, right: dict[str, np.ndarray]) -> bool:
-    """Open a damaged pack, and read all of it; whether anything was refused."""
+    """Open a damaged pack and read all of it; return whether anything was refused."""
     fault = fault_of(lambda: data.load(folder))
     if fault is not None:
         assert str(path) in fault and fault.endswith(".") and "\n" not in fault
@@ -580,7 +580,7 @@ def refused_or_right(folder: Path, path: Path, right: dict[str, np.ndarray]) -> 
 
 
 def test_a_pack_cut_at_any_64th_is_refused(copy: Path) -> None:
-    """Every file, a 64th at a time, before the pack is opened."""
+    """Every file, at each 64th, before the pack is opened."""
     for path in files_of(copy):
         raw = path.read_bytes()
         for part in range(64):
@@ -593,7 +593,7 @@ def test_a_pack_cut_at_any_64th_is_refused(copy: Path) -> None:
 
 
 def test_a_pack_cut_while_it_is_open_names_the_image(copy: Path) -> None:
-    """A mapped file would end the process by SIGBUS."""
+    """With a mapped file the process would die of SIGBUS."""
     right, dataset = truth(copy), data.load(copy)
     path = test_data_pack.first_shard(copy)
     raw, counts = path.read_bytes(), []
@@ -607,7 +607,7 @@ def test_a_pack_cut_while_it_is_open_names_the_image(copy: Path) -> None:
 
 
 def flip_in_pack(folder: Path, times: int, opened: bool) -> int:
-    """Flip bits anywhere, one at a time; how many of those times anything was refused."""
+    """Flip bits anywhere, one at a time; return how often anything was refused."""
     right, dataset = truth(folder), data.load(folder)
     files, draws, refused = files_of(folder), random.Random(SEED), 0
     if opened:
@@ -630,7 +630,7 @@ def flip_in_pack(folder: Path, times: int, opened: bool) -> int:
 
 @pytest.mark.parametrize("opened", [False, True])
 def test_a_flipped_bit_anywhere_in_a_pack(copy: Path, opened: bool) -> None:
-    """Refused by name, or of no consequence: in what says of what a shard was made."""
+    """Refused by name, or harmless: in the record of a shard's sources."""
     assert flip_in_pack(copy, 50, opened) > 20
 
 
@@ -661,7 +661,7 @@ def workers_of(group: int) -> list[int]:
 
 
 def wait_for_all_of(group: int) -> None:
-    """Until no process of the group lives."""
+    """Wait until no process of the group is alive."""
     test_data_prepare.wait_for(lambda: not test_data_prepare.members(group), 10)
 
 
@@ -670,7 +670,7 @@ def wait_for_all_of(group: int) -> None:
 def test_prepare_killed_at_random_moments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Callable[..., None]
 ) -> None:
-    """kill -9 to the command or to one of its processes; the next call ends with the same bytes."""
+    """kill -9 of the command or of one of its processes; the next call ends with the same bytes."""
     monkeypatch.setattr(prepare, "LARGEST_SHARD", 8)
     many = test_data_prepare.photographs(tmp_path / "set", 250)
     storage = Storage(64, "jpeg", 90)
@@ -720,14 +720,14 @@ class Hostile(Mirror):
                 return
 
     def drip_headers(self, asked: str | None) -> None:
-        """Never silent for long, and never done."""
+        """Never silent for long, and never finished."""
         self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Wait: ")
         while not self.server.stopping.wait(0.1):
             self.wfile.write(b".")
             self.wfile.flush()
 
     def long_loop(self, asked: str | None) -> None:
-        """Each redirection to another place, slowly."""
+        """Each redirection leads to another place, slowly."""
         self.server.stopping.wait(0.2)
         hop = len(self.server.requests)
         self.start(302, Location=f"/long-loop?{hop}", Content_Length=0)
@@ -787,7 +787,7 @@ def test_a_mirror_that_never_ends_is_left(
 def test_a_name_server_that_does_not_answer(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Looking up a name has no limit of its own; the system's is half a minute and more."""
+    """Looking up a name has no limit of its own; the system's is half a minute or more."""
     lookup = socket.getaddrinfo
 
     def slow(host: Any, *arguments: Any, **options: Any) -> Any:
@@ -823,7 +823,7 @@ HOPELESS = (
 def test_three_mirrors_that_misbehave_alike_cost_less_than_a_minute(
     server: Server, tmp_path: Path, tried: Callable[..., None]
 ) -> None:
-    """With the patience that users get, all at the same time."""
+    """With the default patience, all at the same time."""
 
     def seconds(kind: str) -> float:
         mirrors = tuple(f"{kind}?{number}" for number in range(3))

@@ -1,7 +1,7 @@
-"""Streams, locales, homes, packages, clocks, disks and hands that are not as a program likes them.
+"""Unfavourable streams, locales, homes, packages, clocks and disks, and files edited by hand.
 
-Training goes on wherever it can; whatever else is asked for ends in one sentence, without a
-traceback, and with an exit code that is not 0.
+Training continues where it can; every other request ends in one sentence, without a traceback, and
+with an exit code other than 0.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder of a network with random weights, its data beside, images in `pictures`."""
+    """A run folder of a network with random weights, with its data, and images in `pictures`."""
     folder = tmp_path_factory.mktemp("network")
     given = npz(folder / "set.npz")
     files(folder / "pictures", pictures(3))
@@ -68,7 +68,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 3 epochs to which nothing happened."""
+    """An undisturbed run of 3 epochs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
         trainer = began(tmp_path_factory.mktemp("straight"), data)
@@ -91,14 +91,14 @@ class Listener(Silent):
 
 
 def started(*arguments: str | Path, cwd: Path, how: str = "", **more: Any) -> Any:
-    """Run the command to its end in a shell, where `how` says what becomes of its streams."""
+    """Run the command to its end in a shell, where `how` redirects its streams."""
     call = " ".join(f"'{part}'" for part in command(*arguments))
     options = {"env": environment(), "capture_output": True, "timeout": 120, **more}
     return subprocess.run(["bash", "-c", f"{call} {how}"], cwd=cwd, check=False, **options)
 
 
 def assert_sentence(errors: str) -> None:
-    """One line that begins with `error: `, or typer's frame around a usage error."""
+    """Check for one line that begins with `error: `, or typer's frame around a usage error."""
     assert "Traceback" not in errors, errors
     if errors.startswith(("Usage", " Usage", "\n Usage")):
         return
@@ -127,7 +127,7 @@ def filled_in(arguments: list[str], network: Path) -> list[str]:
 
 
 def answers_into(how: str, name: str, network: Path, cwd: Path, full: int) -> None:
-    """An answer that cannot be written whole is no success, and nobody sees a traceback."""
+    """An answer that cannot be written completely is a failure, without a traceback."""
     arguments = filled_in(ANSWERS[name], network)
     if how == "full":
         done = started(
@@ -140,7 +140,7 @@ def answers_into(how: str, name: str, network: Path, cwd: Path, full: int) -> No
         assert done.returncode == 2, name
     else:
         done = started(*arguments, cwd=cwd, how=how)
-        # In a pipe this is the code of `head`; what counts there is that nothing is complained of.
+        # In a pipe this is the exit code of `head`; there, no complaint may appear.
         assert done.returncode == 0, (name, done.stderr)
         assert done.stderr == b"", name
 
@@ -184,7 +184,7 @@ def test_refusal_that_nobody_can_read(
     for how in ("2>&-", ">&- 2>&-"):
         done = started("train", *given, cwd=tmp_path, how=how)
         assert (done.returncode, done.stderr) == (code, b"")
-        assert b"error: " not in done.stdout  # it is no part of an answer
+        assert b"error: " not in done.stdout  # it is not part of an answer
     done = started("train", *given, cwd=tmp_path, stdout=full, stderr=full, capture_output=False)
     assert done.returncode == code
 
@@ -225,7 +225,7 @@ NAMES = ("猫", "Ελλάδα", "عربى", "नमस्ते", "🐈", "é\u0
 
 
 def named_photographs(folder: Path) -> Path:
-    """Eight classes of photographs, whose names need every script."""
+    """Eight classes of photographs, with names in every script."""
     images = pictures(12 * len(NAMES), side=16)
     for number, name in enumerate(NAMES):
         files(folder / name, images[12 * number : 12 * (number + 1)])
@@ -233,7 +233,7 @@ def named_photographs(folder: Path) -> Path:
 
 
 def in_the_locale_c(folder: Path, calls: list[list[str | Path]]) -> int:
-    """Run commands where Python takes file names and its streams for ASCII."""
+    """Run commands where Python assumes ASCII for file names and streams."""
     env = environment(
         LANG="C", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING=""
     )
@@ -249,7 +249,7 @@ def test_names_in_the_locale_c(tmp_path: Path) -> None:
     in_the_locale_c(tmp_path, [["train", "--data", photos.name, *OPTIONS, "--steps=2"]])
     run = tmp_path / "runs" / "latest"
     assert set(last(run).meta.class_names) == set(NAMES)
-    # What was begun there goes on anywhere.
+    # A run started there continues anywhere.
     assert fitted(resumed(run.resolve()), 3).interrupt is None
     assert last(run).meta.step == 3
 
@@ -299,12 +299,12 @@ OFTEN = [pytest.param(home, marks=pytest.mark.faults) for home in ("read-only", 
 
 @pytest.mark.parametrize("home", ["missing", "none", *OFTEN])
 def test_home_that_cannot_be_used(home: str, network: Path, tmp_path: Path) -> None:
-    """Built-in data, pictures and doctor do without one; what needs the cache says so."""
+    """Built-in data, pictures and doctor need none; commands that need the cache say so."""
     barred = tmp_path / "barred"
     barred.write_text("a file, so that not even root makes folders in it")
     env = hooked(
         tmp_path / "hooks",
-        # Nor does the system know where this user lives.
+        # The system does not know this user's home either.
         "import pwd\n"
         "def nobody(*_):\n"
         "    raise KeyError('nobody')\n"
@@ -326,7 +326,7 @@ def test_home_that_cannot_be_used(home: str, network: Path, tmp_path: Path) -> N
     assert sorted(path.name for path in work.iterdir()) == ["runs"]  # no folder "~", nor any other
 
 
-# Packages that are not there
+# Missing packages
 
 
 WITHOUT = """\
@@ -396,7 +396,7 @@ def test_training_needs_no_optional_package(data: Path, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def jumping_clock(seed: int) -> Iterator[None]:
-    """The date leaps by years, both ways; the clocks that only go forward stand still or leap."""
+    """The date jumps by years, both ways; monotonic clocks stand still or jump."""
     draws = random.Random(seed)
     now = {"monotonic": 1e6}
 
@@ -450,7 +450,7 @@ def test_clock_that_jumps_often(
     tried("clock jumps years both ways, or stands still", runs, "same bits as without, resumed too")
 
 
-# Disks that are full
+# Full disks
 
 
 def whole_lines(path: Path) -> list[dict[str, Any]]:
@@ -460,7 +460,7 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def logs_on_a_filling_disk(seed: int, data: Path, out: Path) -> None:
-    """The disk takes a part of a line, or nothing, for some lines, and is emptied again."""
+    """For some lines, the disk takes part of the line or nothing; then it has space again."""
     draws = random.Random(seed)
     listener = Listener()
     trainer = began(out, data, listener, print_freq=1, epochs=2)
@@ -468,7 +468,7 @@ def logs_on_a_filling_disk(seed: int, data: Path, out: Path) -> None:
 
     def filling(file: int, content: bytes) -> int:
         if draws.random() < 0.02:
-            left[0] = draws.randrange(1500)  # somebody has made room
+            left[0] = draws.randrange(1500)  # space has been freed
         if not left[0]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         taken = write(file, content[: left[0]])
@@ -506,7 +506,7 @@ def test_log_on_a_filling_disk_often(
 
 
 def test_log_that_reaches_the_limit_of_its_size(data: Path, tmp_path: Path) -> None:
-    """By the kernel's own hand: a file may become no larger, be it the log."""
+    """Enforced by the kernel: no file may grow further, including the log."""
     trainer = began(tmp_path / "runs", data)
     fitted(trainer, STEPS_AN_EPOCH)
     run = trainer.folder.path
@@ -532,7 +532,7 @@ def test_log_that_reaches_the_limit_of_its_size(data: Path, tmp_path: Path) -> N
 def test_picture_on_a_full_disk(
     moment: int, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one that was there stays; none is left half written."""
+    """The existing one stays; none is left half written."""
     path = tmp_path / "curves.png"
     history = History.read(straight / "log.jsonl")
     show.curves(history, path, title="before")
@@ -571,7 +571,7 @@ def test_training_goes_on_without_a_picture(
 def test_tensorboard_on_a_full_disk(
     method: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A writer that has lost its thread would wait for it for ever."""
+    """A writer without its thread would wait for it for ever."""
     from tensorboardX.record_writer import RecordWriter
 
     monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
@@ -593,7 +593,7 @@ def test_tensorboard_on_a_full_disk(
     assert "TensorBoard" in warning and "No space left" in warning
 
 
-# Run folders that other hands have been in
+# Run folders changed by others
 
 
 @pytest.mark.parametrize("step", [1, 8])
@@ -669,7 +669,7 @@ def test_log_deleted_while_training(
 def test_checkpoints_deleted_while_training(
     data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next one is written all the same."""
+    """The next one is still written."""
     monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
 
     def strike(done: int) -> None:
@@ -715,7 +715,7 @@ def with_line(text: str, at: int, new: str | None) -> str:
 
 
 def read_by_hand(folder: Path, text: str | bytes) -> Config | str:
-    """What becomes of a config.toml: its values, or the sentence that refuses it."""
+    """The result of reading a config.toml: its values, or the sentence that refuses it."""
     path = folder / "config.toml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     try:
@@ -728,7 +728,7 @@ def read_by_hand(folder: Path, text: str | bytes) -> Config | str:
 
 
 def test_wrong_values_are_named(straight: Path, tmp_path: Path) -> None:
-    """Each value of another kind, in each place: refused by its name, or one that can be."""
+    """Each value of the wrong kind, in each place: refused by name, or possible."""
     good = (straight / "config.toml").read_text()
     refused = 0
     for at in config_lines(good):
@@ -757,7 +757,7 @@ def test_missing_doubled_and_unknown_values(straight: Path, tmp_path: Path) -> N
 
 
 def resumes_or_refuses(run: Path, text: str | bytes) -> str:
-    """Go on with a run whose config.toml is this: how that ended, never with another exception."""
+    """Resume a run with this config.toml; return how that ended. No other exception may occur."""
     (run / "config.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
     try:
         trainer = resumed(run)
@@ -768,7 +768,7 @@ def resumes_or_refuses(run: Path, text: str | bytes) -> str:
 
 
 def damaged(draws: random.Random, good: str) -> str | bytes:
-    """A config.toml that somebody has spoilt in some way."""
+    """A config.toml spoilt in some way."""
     at = draws.choice(config_lines(good))
     name, _, old = good.splitlines()[at].partition(" = ")
     raw = bytearray(good.encode())
@@ -788,7 +788,7 @@ def damaged(draws: random.Random, good: str) -> str | bytes:
 def resumed_after_damage(
     rounds: int, seed: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> int:
-    """How many of so many damaged files were refused."""
+    """The number of damaged files that were refused."""
     monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
     monkeypatch.setattr("pyalexnet.start.environment", lambda _: {})
     trainer = began(tmp_path, data)
@@ -832,11 +832,11 @@ def test_resume_with_a_damaged_config_often(
 NONSENSE = ("", " ", "-1", "0", "nan", "1e999", "x" * 5000, "\x00", "\udcff", "猫", "/", ".", "..")
 
 COSTLY = {"bench"}
-"""Has a parser and tests of its own."""
+"""Has its own parser and tests."""
 
 
 def subcommands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command that typer knows, by its words."""
+    """Every command known to typer, by its words."""
     for name, inner in getattr(group, "commands", {}).items():
         if hasattr(inner, "commands"):
             yield from subcommands(inner, (*path, name))
@@ -848,7 +848,7 @@ COMMANDS = dict(subcommands(typer.main.get_command(cli.app)))
 
 
 def ended(*arguments: str) -> tuple[int, str]:
-    """Run the command in this process: its exit code and what it said on standard error."""
+    """Run the command in this process; return its exit code and standard error."""
     errors, output = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["pyalexnet", *arguments])
@@ -864,7 +864,7 @@ def ended(*arguments: str) -> tuple[int, str]:
 
 
 def required(path: tuple[str, ...], run: Path, folder: Path) -> list[str]:
-    """Arguments with which the command would be content, if the run were."""
+    """Arguments that satisfy the command, given a valid run."""
     given = {
         "images": [str(folder / "pictures")],
         "runs": [str(run)],
@@ -907,7 +907,7 @@ def test_missing_run_and_unknown_option(
 
 
 def nonsense(path: tuple[str, ...], network: Path, draws: random.Random, rounds: int) -> int:
-    """Give every option of the command nonsense in turn; how often."""
+    """Give each option of the command nonsense in turn; return how often."""
     options = [one for one in COMMANDS[path].params if one.param_type_name == "option"]
     times = 0
     for one in options:
@@ -948,7 +948,7 @@ def test_nonsense_in_every_option(
 
 
 def damage(run: Path, draws: random.Random) -> str:
-    """Spoil a run's folder in one way; says which."""
+    """Spoil a run's folder in one way; return which."""
     newest = checkpoint.newest(run)
     saved = checkpoint.load(newest)
     victims = [path for path in sorted(run.rglob("*")) if path.is_file()]

@@ -1,4 +1,4 @@
-"""What the loader does with reads that fail, hang or go on for ever, and what it leaves behind."""
+"""How the loader handles reads that fail, hang or never end, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from training import Hook, began, environment, fitted, lines, photographs
 SIDE, IMAGES, SHARD = 28, 100, 16
 
 NOTICED = 5.0
-"""Seconds within which whatever fails or hangs must have ended a run."""
+"""Seconds within which a failure or hang must have ended a run."""
 
 PATIENCE = 0.5
 
@@ -70,7 +70,7 @@ def batches(split: Split, size: int, workers: int, **more: Any) -> Iterator[Any]
 
 
 class Odd(Split):
-    """The split above, one image of which does something else than to be read."""
+    """The split above, in which one image misbehaves when read."""
 
     def __init__(self, at: int, instead: Callable[[], object]) -> None:
         super().__init__(PIXELS, IN_MEMORY.labels)
@@ -88,7 +88,7 @@ class Odd(Split):
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """What a read waits for; it comes when the test is over."""
+    """An event that reads wait for; it is set when the test is over."""
     event = threading.Event()
     yield event
     event.set()
@@ -112,7 +112,7 @@ def test_a_read_that_hangs_is_given_up_and_named(
 
 
 def test_what_is_read_slowly_is_waited_for() -> None:
-    """Each read takes most of the patience, and all of them far more."""
+    """Each read takes most of the patience, and together they take far more."""
     split = Odd(-1, list)
     slow = split.read
 
@@ -170,7 +170,7 @@ def test_a_file_of_a_folder_that_hangs_is_named(
     assert time.monotonic() - begun < NOTICED
 
 
-# A network in use reads by itself, without the loader.
+# In use, a network reads images itself, without the loader.
 
 
 def impatient(most: int) -> Readers:
@@ -196,7 +196,7 @@ def test_a_batch_that_hangs_in_use_is_named(
 def test_an_image_file_that_hangs_in_use_is_named(
     bad: Bad | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: threading.Event
 ) -> None:
-    """Also where bad files are skipped: of what hangs nobody knows how much more there is."""
+    """Even if bad files are skipped: a hanging read may be one of any number."""
     read_image = decode.read_image
 
     def hanging(path: Path, size: int) -> Images:
@@ -225,7 +225,7 @@ cli.main()
 
 
 def test_a_command_ends_whose_reads_never_do(tmp_path: Path) -> None:
-    """The interpreter waits at its end for every thread that is no daemon."""
+    """At exit, the interpreter waits for every non-daemon thread."""
     run = written(tmp_path / "run", data=str(npz(tmp_path / "set.npz")))
     begun = time.monotonic()
     done = subprocess.run(
@@ -242,9 +242,9 @@ def test_a_command_ends_whose_reads_never_do(tmp_path: Path) -> None:
 
 
 def test_patience_outlasts_a_process_that_is_stopped(gate: threading.Event) -> None:
-    """Ctrl-Z, then fg: the time in between is nobody's fault.
+    """Ctrl-Z, then fg: the time in between does not count.
 
-    The clock goes on while the process stands; what it waited for comes soon after.
+    The clock continues while the process is stopped; the awaited read completes soon after.
     """
     script = (
         "import time\n"
@@ -319,7 +319,7 @@ TRAIN = ("--net=alexnet-tiny", "--backend=cpu", "-b8")
 
 
 def ended(tmp_path: Path, made: Path, fault: str, workers: int) -> tuple[str, float]:
-    """What a run says whose pack breaks after it was opened, and how long it took."""
+    """The output of a run whose pack breaks after it was opened, and how long it took."""
     copy = shutil.copytree(made, tmp_path / "pack")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
@@ -353,11 +353,11 @@ def ended(tmp_path: Path, made: Path, fault: str, workers: int) -> tuple[str, fl
 def test_a_pack_that_breaks_under_a_run_ends_it(
     tmp_path: Path, made: Path, fault: str, workers: int, part: str
 ) -> None:
-    """Exit code 2 and one sentence; a mapped file would end the process by SIGBUS, or never."""
+    """Exit code 2 and one sentence; with a mapped file it would die of SIGBUS, or never end."""
     reason, seconds = ended(tmp_path, made, fault, workers)
     assert re.search(part, reason)
     assert reason.endswith(".")
-    # Starting Python, importing and drawing nothing takes a part of it.
+    # Starting Python and importing takes part of the time; nothing is drawn.
     assert seconds < NOTICED + 10
 
 
@@ -396,14 +396,14 @@ def test_a_read_that_raises_ends_the_run_at_once(
 
 
 def resident() -> int:
-    """Bytes of this process in memory, after what is garbage has gone."""
+    """Bytes of this process in memory, after garbage collection."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def grown(split: Split, workers: int, count: int, warm: int) -> float:
-    """How much memory has grown between batch `warm` and batch `count` of one image, a share."""
+    """The relative growth of memory between batch `warm` and batch `count`, of one image each."""
     indices = np.arange(count) % len(split)
     height, width, channels = split.image_shape
 
@@ -425,7 +425,7 @@ def grown(split: Split, workers: int, count: int, warm: int) -> float:
 QUICK, LONG, WARM = 5_000, 100_000, 1_000
 
 FLAT = 0.01
-"""By what share memory may have grown."""
+"""The relative growth of memory that is allowed."""
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -439,7 +439,7 @@ def test_memory_is_flat_where_a_pack_is_read(made: Path, workers: int) -> None:
 
 
 def test_an_open_pack_has_nothing_mapped(made: Path) -> None:
-    """What is mapped grows with what is read, and is lost with a signal."""
+    """A mapping would grow as it is read, and its loss would end the process by a signal."""
     split = data.load(made).train
     split.read(np.arange(len(split)), np.zeros((len(split), SIDE, SIDE, 3), np.uint8))
     assert ".safetensors" not in Path("/proc/self/maps").read_text()
@@ -465,7 +465,7 @@ def test_memory_is_flat_over_a_hundred_thousand_batches_of_a_pack(
 
 
 def growth_in_training(tmp_path: Path, steps: int, warm: int) -> float:
-    """How much memory grows between two steps of a run, a share."""
+    """The relative growth of memory between two steps of a run."""
     seen: dict[int, int] = {}
 
     def note(step: int) -> None:

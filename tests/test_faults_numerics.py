@@ -1,4 +1,4 @@
-"""What is not finite stops a run in the step that meets it; what is no class is refused."""
+"""Values that are not finite stop a run in the step that meets them; invalid labels are refused."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ EPOCHS = 2
 STEPS = EPOCHS * STEPS_AN_EPOCH
 
 CPU_ROUNDS, SIM_ROUNDS = 60, 12
-"""Of each place, in the long form."""
+"""Rounds for each place, in the long form."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
 
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They have their own tests, and take longer than the training."""
+    """Pictures have their own tests, and take longer than the training."""
     monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
 
 
@@ -59,7 +59,7 @@ Spoil = Callable[[Trainer, random.Random, float], None]
 
 
 def any_entry(array: Any, draws: random.Random, value: float) -> None:
-    """Overwrite one element, wherever the array lies."""
+    """Overwrite one element, on whatever device the array is."""
     flat = array.reshape(-1)
     flat[draws.randrange(flat.size)] = value
 
@@ -106,7 +106,7 @@ def an_image(trainer: Trainer, draws: random.Random, value: float) -> None:
 
 
 def the_mean(trainer: Trainer, draws: random.Random, value: float) -> None:
-    """At a place that a view of the images takes from the mean: every one, seen whole."""
+    """At a place of the mean that some view uses: any, since images are seen whole."""
     any_entry(trainer.loader.mean, draws, value)
 
 
@@ -130,9 +130,9 @@ def contents(run: Path) -> dict[str, bytes]:
 
 
 def spoilt(trainer: Trainer, spoil: Spoil, step: int, draws: random.Random, value: float) -> str:
-    """Train, with something spoilt right before `step`; what the run says when it stops.
+    """Train, with something spoilt right before `step`; return the run's message when it stops.
 
-    Checkpoints that were there are as they were, and none is new.
+    Existing checkpoints must be unchanged, and there must be no new one.
     """
     run = trainer.folder.path
     before: dict[str, bytes] = {}
@@ -152,7 +152,7 @@ def spoilt(trainer: Trainer, spoil: Spoil, step: int, draws: random.Random, valu
 
 
 def assert_says(trainer: Trainer, sentence: str, step: int) -> None:
-    """Step, learning rate, a layer, and how to go on."""
+    """Check that it names the step, the learning rate, a layer, and how to continue."""
     assert sentence.startswith(f"step {step}, lr "), sentence
     assert f"lr {trainer.lr:g}:" in sentence
     assert any(layer.name in sentence for layer in trainer.net.spec.layers), sentence
@@ -166,12 +166,12 @@ def assert_says(trainer: Trainer, sentence: str, step: int) -> None:
 
 
 def meets(place: str, seed: int, data: Path, out: Path, backend: str = "cpu") -> None:
-    """Spoil this at a random step with a random value: it is met in that very step."""
+    """Spoil this at a random step with a random value: it is noticed in that same step."""
     draws = random.Random(f"{place} {seed}")
     value, step = draws.choice(VALUES), draws.randint(1, STEPS)
     trainer = began(out, data, backend=backend, epochs=EPOCHS)
     try:
-        if place == "mean":  # the image of the step before was read with it, ahead of its turn
+        if place == "mean":  # before step 1, as images are read ahead with it
             the_mean(trainer, draws, value)
             step = 1
             sentence = spoilt(trainer, lambda *_: None, 1, draws, value)
@@ -213,7 +213,7 @@ def test_met_in_the_same_step_often(
 
 
 class OnDevice:
-    """A scalar that cannot be looked at without being asked for, as on a GPU."""
+    """A scalar that has to be fetched before it can be read, as on a GPU."""
 
     def __init__(self, value: Any) -> None:
         self.value = np.array(value)
@@ -223,7 +223,7 @@ class OnDevice:
 
 
 def as_on_a_device(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses come as something that has to be brought over, so that the loop does not wait."""
+    """Losses are scalars that have to be fetched, so that the loop does not wait."""
     gradients, to_numpy = trainer.net.gradients, trainer.net.backend.to_numpy
 
     def on_device(*arguments: Any, **more: Any) -> Any:
@@ -248,7 +248,7 @@ def met_by_the_next_checkpoint(
         try:
             sentence = spoilt(trainer, PLACES[place], step, draws, value)
             named = int(sentence.split(",")[0].removeprefix("step "))
-            # The loss of that step or the next tells, or, where a ReLU hides it, the checkpoint.
+            # The loss of that step or the next shows it or, if a ReLU hides it, the checkpoint.
             assert step <= named <= math.ceil(step / STEPS_AN_EPOCH) * STEPS_AN_EPOCH, sentence
             looks = [at for at in range(1, STEPS + 1) if at % 4 == 0 or at % STEPS_AN_EPOCH == 0]
             assert trainer.at.step <= next(at for at in looks if at >= named)
@@ -291,7 +291,7 @@ def test_met_by_the_next_checkpoint_of_a_device_often(
 def test_image_spoilt_by_the_augmentation(
     value: float, quarters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the bytes of the data and the network, where no integer can be NaN any more."""
+    """Between the bytes of the data, which cannot be NaN, and the network."""
     monkeypatch.setattr("pyalexnet.nets.get", lambda _: small_net)
     trainer = began(tmp_path, quarters, epochs=EPOCHS)
     backend = type(trainer.net.backend)
@@ -311,7 +311,7 @@ def test_image_spoilt_by_the_augmentation(
 
 
 def test_command_exits_with_3_and_the_run_goes_on(quarters: Path, tmp_path: Path) -> None:
-    """The very command, spoilt from inside at step 9; the next one resumes at step 6."""
+    """The actual command, spoilt from inside at step 9; the next one resumes at step 6."""
     hooks = tmp_path / "hooks"
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(
@@ -342,7 +342,7 @@ def test_command_exits_with_3_and_the_run_goes_on(quarters: Path, tmp_path: Path
 def test_test_loss_that_is_not_finite(
     quarters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dropout is off then, and outputs are larger: the test may be the first to overflow."""
+    """Dropout is off in tests, and outputs are larger: the test may be the first to overflow."""
     monkeypatch.setattr("pyalexnet.nets.get", lambda _: small_net)
 
     def spoil(step: int) -> None:
@@ -431,7 +431,7 @@ def test_kernels_meet_labels_that_are_no_class(be: Any) -> None:
 def test_label_spoilt_while_training(
     bad: int, backend: str, quarters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of a data set is refused when it is read; one that memory spoilt later, in its step."""
+    """A data set's is refused when it is read; one corrupted in memory later, in its step."""
     monkeypatch.setattr("pyalexnet.nets.get", lambda _: small_net)
     trainer = began(tmp_path, quarters, backend=backend, epochs=1)
     trainer.dataset.train.labels[:] = bad

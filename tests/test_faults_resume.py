@@ -1,4 +1,4 @@
-"""Runs that are stopped at random: by steps, by signals, in saves and tests, with any workers."""
+"""Runs stopped at random: by steps, by signals, in saves and tests, with any number of workers."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def draws() -> random.Random:
 
 
 def in_pieces(trainer: Trainer, steps: int, draws: random.Random) -> tuple[Path, int]:
-    """Train to `steps` with stops after random ones, and other workers each time; the stops."""
+    """Train to `steps` with stops at random, and other workers each time; return the stops."""
     run = trainer.folder.path
     stops = sorted(draws.sample(range(1, steps), draws.randint(2, 5)))
     fitted(trainer, stops[0])
@@ -105,7 +105,7 @@ def test_stops_after_random_steps(
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pack of a few JPEGs, larger than what alexnet reads, in several shards."""
+    """A pack of a few JPEGs, larger than alexnet's input, in several shards."""
     base = tmp_path_factory.mktemp("pack")
     for part, count in (("train", 6), ("val", 2)):
         for label, name in enumerate(("ant", "bee")):
@@ -126,7 +126,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_stops_with_augmentation(
     runs: int, pack: Path, tmp_path: Path, draws: random.Random, tried: Tried
 ) -> None:
-    """A narrow alexnet on a pack: crops, mirror images and colours are those of one that ran on."""
+    """A narrow alexnet on a pack: crops, mirroring and colours match an uninterrupted run."""
     steps, stops = 8, 0
 
     def begin(name: str, workers: int) -> Trainer:
@@ -192,9 +192,9 @@ def strike(number: int) -> None:
 
 
 def struck_after(trainer: Trainer, seconds: float, number: int) -> tuple[Outcome, int]:
-    """Train; a signal comes after so many seconds of this process's work, if it lasts so long.
+    """Train; a signal comes after this many seconds of the process's work, if it lasts that long.
 
-    The second value is how many came.
+    The second value is the number of signals that came.
     """
     strikes: list[int] = []
 
@@ -225,7 +225,7 @@ def test_signals_at_random_moments(
     draws: random.Random,
     tried: Tried,
 ) -> None:
-    """Every process of a run may get one; what they leave ends as a run that got none."""
+    """Every process of a run may get one; the run they leave ends like one that got none."""
     runs = came = 0
     while came < strikes:
         runs += 1
@@ -244,7 +244,7 @@ def test_signals_at_random_moments(
 
 
 def counted(real: Callable[..., Any], at: int, number: int) -> Callable[..., Any]:
-    """`real`, but for a signal before the call number `at`."""
+    """`real`, with a signal before call number `at`."""
     calls = iter(range(10**6))
 
     def call(*arguments: Any, **more: Any) -> Any:
@@ -265,7 +265,7 @@ def test_signal_inside_a_save(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before one of its syncs, of which a save makes six; the save is completed."""
+    """Before one of a save's six syncs; the save is completed."""
     trainer = began(tmp_path, data)
     run = trainer.folder.path
     monkeypatch.setattr(os, "fsync", counted(os.fsync, at, number))
@@ -287,7 +287,7 @@ def test_signal_inside_a_save(
 def test_signal_to_save_saves_after_the_step_and_training_goes_on(
     step: int, number: signal.Signals, data: Path, straight: Path, tmp_path: Path
 ) -> None:
-    """The next step finds the checkpoint; a process that is then killed has lost nothing."""
+    """By the next step there is a checkpoint; a process killed then has lost nothing."""
     found: list[int] = []
     copy = tmp_path / "copy"
 
@@ -318,7 +318,7 @@ def test_signal_in_the_test_of_an_epoch(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One to save is heeded at the next test batch; a run killed after it tests once more."""
+    """A signal to save acts at the next test batch; a run killed after that tests once more."""
     trainer = began(tmp_path / "runs", data)
     run = trainer.folder.path
     seen: list[tuple[int, int]] = []
@@ -357,7 +357,7 @@ def test_signal_in_the_last_save_finds_nothing_to_stop(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Exit code 143 would have a scheduler resume a run that is finished, which is refused."""
+    """Exit code 143 would make a scheduler resume a finished run, which is refused."""
     trainer = began(tmp_path, data)
     monkeypatch.setattr(os, "fsync", counted(os.fsync, 6 * 3 - 1, number))
     outcome = fitted(trainer)
@@ -521,7 +521,7 @@ def test_command_that_gets_a_signal(
 def test_command_stopped_at_random_moments(
     number: signal.Signals, data: Path, tmp_path: Path, draws: random.Random, tried: Tried
 ) -> None:
-    """From the start of the interpreter on; where nothing trains yet, nothing is there to save."""
+    """From the start of the interpreter; before training starts there is nothing to save."""
     times, steps, early = 8, [0], 0
     options = (*OPTIONS, "--epochs=4000", f"--data={data}", "--chance-steps=0", "--seed=3")
     out = tmp_path / "struck"
@@ -561,7 +561,7 @@ def test_command_stopped_at_random_moments(
 def test_command_that_is_told_to_save_at_random_moments(
     data: Path, straight: Path, tmp_path: Path, draws: random.Random, tried: Tried
 ) -> None:
-    """Many in a row, and then it is killed: what it lost is less than an epoch."""
+    """Many in a row, and then a kill: it lost less than an epoch."""
     times = 60
     options = (*OPTIONS, "--epochs=4000", f"--data={data}", "--chance-steps=0")
     process = started("train", *options, cwd=tmp_path)

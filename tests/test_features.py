@@ -32,7 +32,7 @@ def test_of_a_data_set(tmp_path: Path, layer: str) -> None:
     )
     loaded = Trained.load(run, backend="cpu")
     split = loaded.dataset(data).test
-    # In the same batches, so that every sum has the same order.
+    # The same batches, so that every sum has the same order.
     batches = [split.images[start : start + 7] for start in (0, 7, 14)]
     expected = np.concatenate([loaded.activations(x, layer) for x in batches]).reshape(20, -1)
     found = safetensors.numpy.load_file(out)
@@ -65,7 +65,7 @@ def test_of_files_and_folders(tmp_path: Path) -> None:
     assert f"warning: skipped {paths[3]}" in said.stdout
     found = safetensors.numpy.load_file(out)
     loaded = Trained.load(run)
-    batches = ([4, 0], [1, 2], [4])  # of two files, the broken one among the last two
+    batches = ([4, 0], [1, 2], [4])  # of two files each, the broken one in the last two
     expected = np.concatenate([loaded.activations(x[batch], "fc5") for batch in batches])
     assert found.keys() == {"features"}
     assert same_bits(found["features"], expected)

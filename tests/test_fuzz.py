@@ -1,7 +1,7 @@
-"""Readers and bindings under input that nobody would write; `make test-faults` goes on for longer.
+"""Readers and bindings under hostile input; `make test-faults` runs for longer.
 
-FUZZ_SECONDS says how long a campaign lasts, FUZZ_SEED repeats one. A failure shows the smallest
-case that was found; the module's `check` takes it again.
+FUZZ_SECONDS is the length of a campaign, FUZZ_SEED repeats one. A failure shows the smallest case
+that was found; the module's `check` accepts it again.
 """
 
 from __future__ import annotations

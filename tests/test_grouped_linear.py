@@ -17,7 +17,7 @@ from tolerance import FUNCTION, SUM, assert_close, same_bits
 from trial import place
 from variants import ONE_ORDER
 
-# Inputs of a batch, outputs, groups: maps and vectors, every extent another number.
+# Inputs of a batch, outputs, groups: maps and vectors, all extents different.
 CASES = [
     ((3, 2, 5, 4), 6, 2),
     ((3, 4, 3, 6), 9, 3),
@@ -30,7 +30,7 @@ cases = pytest.mark.parametrize(("shape", "outputs", "groups"), CASES, ids=str)
 
 
 def dense(w: Any, in_shape: tuple[int, ...], groups: int) -> NDArray[np.float64]:
-    """Weights (out, in / groups) as (out, in), with zeros where a group does not look."""
+    """Weights (out, in / groups) as (out, in), with zeros for the inputs of other groups."""
     *area, channels = in_shape
     own, rows = channels // groups, len(w) // groups
     whole = np.zeros((len(w), *area, channels))
@@ -41,7 +41,7 @@ def dense(w: Any, in_shape: tuple[int, ...], groups: int) -> NDArray[np.float64]
 
 
 def packed(whole: Any, in_shape: tuple[int, ...], groups: int) -> Any:
-    """What `dense` was made of."""
+    """The inverse of `dense`."""
     *area, channels = in_shape
     own, rows = channels // groups, len(whole) // groups
     maps = whole.reshape(len(whole), *area, channels)
@@ -85,14 +85,14 @@ def test_forward_and_backward(
     rounding = FUNCTION * abs(exact.value) if activation == "tanh" else 0.0
     assert_close(y, Exact(exact.value, exact.magnitude + rounding / SUM))
 
-    # Its own outputs decide where the gradient goes: they are within rounding of the exact ones.
+    # The op's own outputs decide where the gradient goes; they are within rounding of the exact.
     if activation == "relu":
         dz = Exact(oracle.relu_dgrad(y, dy), abs(oracle.double(dy)))
     elif activation == "tanh":
         dz = oracle.tanh_dgrad(y, dy)
     else:
         dz = Exact(oracle.double(dy), abs(oracle.double(dy)))
-    # 1 - y^2 and its product with dy come rounded three times into the sums.
+    # 1 - y^2 and its product with dy add three roundings before the sums.
     units = SUM + (3 if activation == "tanh" else 0)
     dx = be.to_numpy(layer.backward(place(be, dy), memory, run, need_dx=True))
     exact_dx = oracle.linear_dgrad(dz.value, whole).value
@@ -113,7 +113,7 @@ def test_forward_and_backward(
 def test_the_callers_arrays_are_filled(
     be: Any, shape: tuple[int, ...], outputs: int, groups: int
 ) -> None:
-    """A second pass writes where the first one did, and into the gradients it finds."""
+    """A second pass reuses the first one's buffers, and writes into the existing gradients."""
     layer = Linear("fc", outputs, groups=groups)
     w, b = parameters(layer, shape[1:])
     run, memory = run_of(be, layer, w, b), Memory()

@@ -1,4 +1,4 @@
-"""Hopper's barriers, tiles and products on the emulation: their numbers, and what the checker sees.
+"""Hopper's barriers, tiles and products on the emulation: values, and what the checker reports.
 
 The kernels are in hopper_cases.cu.
 """
@@ -58,7 +58,7 @@ def computed(program: Path, *arguments: object, given: bytes) -> Floats:
 
 
 def rounded(*shape: int, seed: int) -> Floats:
-    """Normal numbers that are bfloat16 already."""
+    """Normally distributed numbers, already rounded to bfloat16."""
     return normal(*shape, seed=seed).astype(ml_dtypes.bfloat16).astype(np.float32)
 
 
@@ -67,7 +67,7 @@ def bits(x: Floats) -> bytes:
 
 
 def assert_product(y: Floats, a: Floats, b: Floats) -> None:
-    """That y is a b^T, but for the rounding of sums in float32."""
+    """Check that y is a b^T, up to the rounding of sums in float32."""
     exact = a.astype(np.float64) @ b.T
     magnitude = np.abs(a).astype(np.float64) @ np.abs(b).T
     assert (np.abs(y.reshape(exact.shape) - exact) <= 8 * 2.0**-24 * magnitude).all()
@@ -89,7 +89,7 @@ def test_one_product_of_every_size_and_way(
 
 
 def factor(lines: Floats, major: str) -> bytes:
-    """A factor as it lies in memory: rows of a multiple of 8 elements, NaN behind their end."""
+    """A factor's memory layout: rows of a multiple of 8 elements, with NaN after their end."""
     matrix = lines if major == "k" else lines.T
     rest = np.full((len(matrix), -matrix.shape[1] % 8), np.nan, np.float32)
     return bits(np.concatenate([matrix, rest], axis=1))
@@ -100,7 +100,7 @@ def factor(lines: Floats, major: str) -> bytes:
 def test_a_warp_specialised_product_in_every_schedule(
     built: Path, majors: tuple[str, str], schedule: int
 ) -> None:
-    """Two blocks by two, none full; five stages, of which the last is short."""
+    """Two blocks by two, none full; five stages, the last of them short."""
     rows, columns, depth = 141, 203, 263
     a, b = rounded(rows, depth, seed=3), rounded(columns, depth, seed=4)
     given = factor(a, majors[0]) + factor(b, majors[1])
@@ -112,7 +112,7 @@ def test_a_warp_specialised_product_in_every_schedule(
 
 
 def said(program: Path, case: str, schedule: int = 0) -> tuple[str, Floats]:
-    """A small kernel's report, "" where there is none, and what it wrote."""
+    """A small kernel's report, or "", and its output."""
     done = subprocess.run(
         [program, case, str(schedule)], capture_output=True, check=False, timeout=60
     )
@@ -133,7 +133,7 @@ STUCK = (
 FIRST = "block (0,0,0) thread (0,0,0)"
 LOADS = "write by block 0 thread 0 at {stage: load} of stage"
 
-# Only the checker sees these; the others in REFUSED the fast emulation reports as well.
+# Only the checker sees these; the fast emulation also reports those in REFUSED.
 SEEN = {
     "stage not_awaited": "read by block 0 thread 128 at {stage: multiply} of stage[0], "
     + UNDER_WAY.format("load_tile", "stage: load"),
@@ -237,7 +237,7 @@ def test_what_threads_wrote_behind_a_fence_is_not_reported(
 @pytest.mark.parametrize("schedule", range(6))
 @pytest.mark.parametrize("case", ["stage one_left", "stage not_committed", "stage handed_early"])
 def test_what_is_not_waited_for_is_spoilt(fast: Path, case: str, schedule: int) -> None:
-    """Products are carried out, and tiles arrive, as late as they may."""
+    """Products are carried out, and tiles arrive, as late as allowed."""
     line, y = said(fast, case, schedule)
     assert not line
     assert np.isnan(y).any()
@@ -246,9 +246,9 @@ def test_what_is_not_waited_for_is_spoilt(fast: Path, case: str, schedule: int) 
 # ---------------------------------------------------------------------- every history
 
 THREADS = 160  # kScriptThreads of the source
-LANES = (0, 1, 33, 128, 129)  # of three warps, of which the first two are of the warpgroup
+LANES = (0, 1, 33, 128, 129)  # in three warps, the first two of them in the warpgroup
 BARRIERS = ELEMENTS = 3
-KINDS = (  # as the source's
+KINDS = (  # in the source's order
     *("read", "write", "__syncthreads", "__syncwarp", "arrive", "wait", "load", "fence"),
     *("multiply", "commit", "wait_all", "wait_all_but_one", "copy", "arrive_by_copies"),
 )
@@ -256,15 +256,15 @@ SCRIPTS = 60  # for each seed
 
 
 class Writer:
-    """Writes a script that nothing can keep from its end, by going through one of its runs.
+    """Writes a script that cannot deadlock, by going through one of its runs.
 
-    Of each barrier two lanes arrive, and each of them waits for a phase before it arrives in the
-    next one: so that which arrival is of which phase is the same in every schedule.
+    Two lanes arrive at each barrier, and each waits for a phase before it arrives in the next, so
+    each arrival belongs to the same phase in every schedule.
     """
 
     def __init__(self, random: Random) -> None:
         self.random = random
-        self.touches = random.choice((0.1, 0.2, 0.4))  # how many of the steps touch an element
+        self.touches = random.choice((0.1, 0.2, 0.4))  # the share of steps that touch an element
         self.script: Script = {thread: [] for thread in range(THREADS)}
         self.partners = [tuple(random.sample(LANES, 2)) for _ in range(BARRIERS)]
         self.arrived = [dict.fromkeys(partners, 0) for partners in self.partners]
@@ -323,7 +323,7 @@ class Writer:
                 self.arrive(lane, barrier, self.random.choice(("arrive", "arrive_by_copies")))
 
     def meet(self, barrier: int) -> None:
-        """All that is left of a phase, and of the next if there is nothing."""
+        """The rest of a phase, or the whole next phase if nothing is left."""
         most = max(self.arrived[barrier].values())
         if self.ended(barrier) == most == min(self.awaited[barrier].values()):
             most += 1
@@ -337,7 +337,7 @@ class Writer:
                 self.wait(lane, barrier)
 
     def finish(self) -> Script:
-        """So that every tile has been waited for."""
+        """End the script with a wait for every tile."""
         for barrier in range(BARRIERS):
             if max(self.arrived[barrier].values()) > min(self.awaited[barrier].values()):
                 self.meet(barrier)
@@ -345,7 +345,7 @@ class Writer:
 
 
 def numbers_of(schedule: int, script: Script) -> Iterator[int]:
-    """A script as hopper_cases.cu reads it."""
+    """A script in the form that hopper_cases.cu reads."""
     yield schedule
     yield from (2 for _ in range(BARRIERS))
     for thread in range(THREADS):
@@ -365,7 +365,7 @@ REPORTS = (
 
 
 def fault_in(line: str) -> Fault | None:
-    """What a report names; None where nothing is reported."""
+    """The fault that a report names; None if nothing is reported."""
     if line == "no report":
         return None
     for pattern in REPORTS:
@@ -387,9 +387,9 @@ Ask = Callable[[int, Script], Fault | None]
 
 @pytest.fixture(scope="module")
 def reported(checked: Path) -> Iterator[Ask]:
-    """What the checker reports of a script.
+    """What the checker reports for a script.
 
-    The program finds no addr2line, which takes longer than all the rest, and names machine code.
+    addr2line, which takes longer than all the rest, is hidden from it, so it names machine code.
     """
     with subprocess.Popen(
         [checked, "scripts"],
@@ -431,7 +431,7 @@ def test_a_fault_is_reported_where_there_is_one_and_nowhere_else(reported: Ask, 
         shown = schedule, {lane: script[lane] for lane in (*LANES, 2)}
         assert_found(existing, reported(schedule, script), shown)
         faulty += bool(existing)
-    assert SCRIPTS / 4 < faulty < 3 / 4 * SCRIPTS  # the scripts show both
+    assert SCRIPTS / 4 < faulty < 3 / 4 * SCRIPTS  # both kinds of script occur
 
 
 READ, WRITE, COPY, FENCE, MULTIPLY, COMMIT, WAIT_ALL, SYNC = (
@@ -464,7 +464,7 @@ def load(barrier: int) -> Step:
     return Step("load", 0, barrier)
 
 
-# Of each, what the threads named do, before what all of the warpgroup do.
+# For each: the steps of the threads named, then those of the whole warpgroup.
 FAULTY: dict[str, tuple[dict[int, list[Step]], list[Step]]] = {
     "a fence before the write": (
         {

@@ -1,7 +1,7 @@
-"""Products of bfloat16 by Hopper's own main loop (kernels/hopper.cuh), emulated and on a card.
+"""Products of bfloat16 by Hopper's own main loop (kernels/hopper.cuh), emulated and on a GPU.
 
-What any main loop has to give, test_conv.py and test_linear.py say; here the same is asked of this
-one, of every tile and with every way in which operands lie.
+test_conv.py and test_linear.py state what any main loop has to give; the same is checked here for
+this loop, for every tile and every layout of the operands.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ EVERY_LOOP = pytest.mark.parametrize(
 )
 CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
 
-# Of the filters of each group, as many as fill one tile or another; more than one slice of the
-# depth, and a last one that is not full.
+# Each group has as many filters as fill one of the tiles; the depth has several slices, the last
+# of them partial.
 OF_EACH_TILE = (
     Conv("40 filters, strided", (2, 9, 8, 24), (40, 3, 3), stride=2, pad=1),
     Conv("72 filters", (2, 7, 6, 16), (72, 3, 2), pad=(1, 0, 1, 2)),
@@ -58,7 +58,7 @@ SIZES = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def loop(be: Any) -> Iterator[None]:
-    """The loop is in use, where there is one."""
+    """Use the loop, if there is one."""
     if be.name == "cuda" and not be._ext.has_hopper(be.device):
         pytest.skip("the GPU is no Hopper, or _cuda was built without sm_90a")
     with be.with_hopper(True):
@@ -127,9 +127,9 @@ def test_linear(be: Any, size: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize("op", ["fprop", "dgrad", "wgrad"])
 @pytest.mark.parametrize(("tile", "rows", "columns"), HOPPER_TILES)
 def test_tiles(be: Any, tile: str, rows: int, columns: int, op: str) -> None:
-    """Each, in every pass, with eight slices: the ring of stages goes round, and the last is cut.
+    """Each tile, in every pass, with eight slices: stages are reused, and the last one is partial.
 
-    That products of these sizes take these tiles, test_mutation.py sees.
+    test_mutation.py checks that products of these sizes take these tiles.
     """
     depth = 456
     shapes = {
@@ -152,7 +152,7 @@ def test_tiles(be: Any, tile: str, rows: int, columns: int, op: str) -> None:
 
 @EVERY_LOOP
 def test_what_is_not_finite_stays_in_its_group(be: Any) -> None:
-    """Tiles reach into the next group's filters and channels; nothing of them comes back."""
+    """Tiles reach into the next group's filters and channels, without effect on the results."""
     case = OF_EACH_TILE[5]
     x, w, b, dy = arrays(case)
     spoilt_x, spoilt_w, spoilt_dy = x.copy(), w.copy(), dy.copy()
@@ -183,7 +183,7 @@ DRAW: dict[str, Any] = {"keep": 0.6, "seed": 11, "step": 7, "layer": 2}
 @EVERY_LOOP
 @FINISHED
 def test_epilogues_are_those_of_the_other_loop(be: Any, case: Conv) -> None:
-    """ReLU and dropout, a gate, logits in float32: what is applied to the same sums."""
+    """ReLU and dropout, a gate, logits in float32: all applied to the same sums."""
     x, w, b, dy = arrays(case)
     mask = Mask(**DRAW, factor=1.0)
     (plain,) = run(be, "conv_fprop", x, w, b, dtype=FLOAT32, **case.geometry)
@@ -203,7 +203,7 @@ def test_epilogues_are_those_of_the_other_loop(be: Any, case: Conv) -> None:
 @EVERY_LOOP
 @FINISHED
 def test_update(be: Any, case: Conv) -> None:
-    """What learns at once is what learns from the gradients."""
+    """The fused update equals the update from the gradients."""
     x, _, _, dy = arrays(case)
     exact = oracle.conv_wgrad(x, dy, w_shape=case.w, **case.geometry)
     check_update(be, "conv", (x, dy), exact, BFLOAT16, 0.01, **case.geometry)
@@ -256,7 +256,7 @@ def test_a_card_that_is_none_is_refused(be: Any, monkeypatch: pytest.MonkeyPatch
 
 
 class NoHopper:
-    """An extension module of an older card."""
+    """An extension module for an older GPU."""
 
     @staticmethod
     def has_hopper(device: int) -> bool:
@@ -268,7 +268,7 @@ class NoHopper:
 
 @pytest.mark.parametrize("be", parameters(SIM, CUDA), indirect=True)
 def test_a_step_is_that_of_the_other_loop(be: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that is learned in two steps of a net whose products may take the loop."""
+    """Everything learned in two steps of a net whose products may take the loop."""
     asked: dict[str, set[str]] = {}
     run = be._run
 
@@ -292,7 +292,7 @@ def test_a_step_is_that_of_the_other_loop(be: Any, monkeypatch: pytest.MonkeyPat
     assert asked["conv"] == asked["linear"] == {"mma", "wgmma"}
     for name, one in learned[0].items():
         off = np.linalg.norm(one - learned[1][name]) / np.linalg.norm(one)
-        assert off < 2.0**-5, (name, off)  # numbers that two sums round apart, and what follows
+        assert off < 2.0**-5, (name, off)  # two sums rounded differently, and the consequences
 
 
 @pytest.mark.slow
@@ -301,5 +301,5 @@ def test_a_step_is_that_of_the_other_loop(be: Any, monkeypatch: pytest.MonkeyPat
 def test_each_product_of_alexnet_at_its_full_size(be: Any) -> None:
     own, numpy = programs(nets.alexnet(preset="paper"), be, "bf16")
     products = [call for call in own.plan.calls if own.plan.flops(call, 1)]
-    assert len(products) == 23  # eight layers' three, but conv1's dgrad
+    assert len(products) == 23  # three for each of eight layers, except conv1's dgrad
     hold_alike(be, own, numpy, products)

@@ -1,4 +1,4 @@
-"""AlexNets of torchvision and Caffe: brought here, compared with PyTorch's own, and sent back."""
+"""AlexNets of torchvision and Caffe: imported, compared with PyTorch's own, and exported again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from pyalexnet.import_weights import import_run
 from pyalexnet.trained import Trained
 from trained_nets import lively, named
 
-# Where torchvision keeps each layer, written down anew.
+# Where torchvision keeps each layer, written independently.
 TORCHVISION = {
     "conv1": "features.0",
     "conv2": "features.3",
@@ -53,7 +53,7 @@ TINY = 1 / 32
 
 
 def at_width(monkeypatch: pytest.MonkeyPatch, width: float) -> None:
-    """Expect of torchvision's files networks of that width instead of the full one."""
+    """Expect networks of that width, not full width, in torchvision's files."""
     monkeypatch.setattr(torchvision, "NET_ARGS", {"preset": "owt", "width": width})
 
 
@@ -166,13 +166,13 @@ def test_torchvision_there_and_back(
     returned = safetensors.numpy.load_file(back)
     assert returned.keys() == params.keys()
     for name, value in params.items():
-        # conv1 is divided and multiplied, and rounded twice.
+        # conv1 is divided and multiplied again, and so rounded twice.
         error = 2 * 2.0**-24 if name == "features.0.weight" else 0.0
         np.testing.assert_allclose(returned[name], value, rtol=error, atol=0, strict=True)
 
 
 def options(**changed: Any) -> Any:
-    """What scripts keep of their command line, with all sorts of values in it."""
+    """The command line as kept by scripts, with all sorts of values in it."""
     return argparse.Namespace(
         data_path=Path("/data"),
         other_path=PureWindowsPath("C:/data"),
@@ -190,13 +190,13 @@ def behind(prefix: str) -> Callable[[str], str]:
 
 
 def of_the_example(name: str) -> str:
-    """PyTorch's ImageNet example wraps AlexNet's convolutions alone."""
+    """PyTorch's ImageNet example wraps only AlexNet's convolutions."""
     return name.replace("features.", "features.module.")
 
 
 Wrap = Callable[[dict[str, Any], Any], Any]
 
-# How the names are written, and what lies around a state dict, with a tensor that is none of it.
+# How names are written, and what surrounds a state dict, with a tensor that is not part of it.
 SCRIPTS: dict[str, tuple[Callable[[str], str], Wrap]] = {
     "PyTorch's ImageNet example": (
         of_the_example,
@@ -264,7 +264,7 @@ SCRIPTS: dict[str, tuple[Callable[[str], str], Wrap]] = {
 def test_checkpoints_as_training_scripts_write_them(
     torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, new: bool
 ) -> None:
-    """In PyTorch's present format and in that of before 2020."""
+    """In PyTorch's present format and in the one from before 2020."""
     at_width(monkeypatch, TINY)
     named, wrap = SCRIPTS[script]
     params = torchvision_names(in_torch_order("owt", TINY))
@@ -305,7 +305,7 @@ def test_what_a_training_script_calls_its_classes(
     told: dict[str, Any],
     not_used: list[str] | None,
 ) -> None:
-    """It is taken where it fits, and where it does not that is said."""
+    """It is used if it fits; if not, that is reported."""
     at_width(monkeypatch, TINY)
     params = torchvision_names(in_torch_order("owt", TINY))
     state = {name: torch.tensor(value) for name, value in params.items()}
@@ -335,7 +335,7 @@ def test_averaged_weights_beside_the_others(
     second: str,
     prefix: str,
 ) -> None:
-    """The last ones are taken, which is said; the average by its name."""
+    """The last ones are used, which is reported; the average can be chosen by name."""
     at_width(monkeypatch, TINY)
     params = torchvision_names(in_torch_order("owt", TINY))
     state = {name: torch.tensor(value) for name, value in params.items()}
@@ -359,7 +359,7 @@ def test_averaged_weights_beside_the_others(
 def test_averaged_weights_in_one_state_dict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a Lightning module that has both."""
+    """As in a Lightning module that has both."""
     at_width(monkeypatch, TINY)
     params = torchvision_names(in_torch_order("owt", TINY))
     both = {f"ema_model.{name}": value + 1 for name, value in params.items()}
@@ -416,7 +416,7 @@ def test_another_size_in_testing_is_said(
 
 @pytest.mark.peer
 def test_other_pixels(torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As timm's options --mean and --std have them; otherwise they are torchvision's."""
+    """As given by timm's options --mean and --std; otherwise they are torchvision's."""
     at_width(monkeypatch, SMALL)
     params = torchvision_names(in_torch_order("owt", SMALL))
     state = {name: torch.tensor(value) for name, value in params.items()}
@@ -491,7 +491,7 @@ def test_a_name_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     ],
 )
 def test_files_of_something_else(tmp_path: Path, content: bytes, sentence: str) -> None:
-    """Each is said to be what it is, under whichever name and format."""
+    """Each is recognised for what it is, under any name and format."""
     for name, form in (("a.pth", "auto"), ("a.bin", "auto"), ("a", "torchvision")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=sentence):
@@ -548,7 +548,7 @@ def test_torchvision_takes_no_other_network(
 
 
 def small(name: str, *shape: int, dtype: Any = np.float32) -> dict[str, Any]:
-    """A state dict of the first layers, `name` with a shape or type of its own."""
+    """A state dict of the first layers, with the given shape or type for `name`."""
     found = {
         "features.0.weight": np.zeros((64, 3, 11, 11), np.float32),
         "features.0.bias": np.zeros(64, np.float32),
@@ -642,7 +642,7 @@ def test_as_many_classes_as_fit_into_memory(tmp_path: Path) -> None:
 
 
 class Code:
-    """What runs when it is unpickled."""
+    """Runs code when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -652,14 +652,14 @@ class Code:
 
 
 class Opens(Code):
-    """The same by a function that PyTorch does not know, and so blocks only by default."""
+    """The same, by a function unknown to PyTorch, and so blocked only by default."""
 
     def __reduce__(self) -> Any:
         return open, (str(self.path), "w")
 
 
 class Touches:
-    """An object whose class does something as it is made, and once it has its attributes."""
+    """An object whose class acts when it is created, and when it gets its attributes."""
 
     def __init__(self, path: Path) -> None:
         self.model, self.path = "alexnet", path
@@ -693,7 +693,7 @@ def test_a_pickle_with_code_is_not_carried_out(torch: Any, tmp_path: Path, new: 
 def test_neither_the_file_nor_its_classes_run(
     torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: bool
 ) -> None:
-    """Beside sound tensors, which are taken."""
+    """Beside sound tensors, which are used."""
     at_width(monkeypatch, TINY)
     params = torchvision_names(in_torch_order("owt", TINY))
     (traces := tmp_path / "traces").mkdir()
@@ -713,7 +713,7 @@ def test_neither_the_file_nor_its_classes_run(
 
 
 def renamed(content: bytes, old: str, new: str) -> bytes:
-    """A zip of PyTorch's with a class in it called otherwise."""
+    """A PyTorch zip with a class in it renamed."""
     whole = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(whole, "w") as after:
         for member in before.namelist():
@@ -747,7 +747,7 @@ def test_classes_that_are_not_here(
 
 @pytest.mark.peer
 def test_pytorchs_reason_is_told(torch: Any, tmp_path: Path) -> None:
-    """Which type it was, and what to do, without PyTorch's advice to be less safe."""
+    """The type, and what to do about it, without PyTorch's advice to be less safe."""
     file, bias = tmp_path / "a.pth", torch.zeros(CLASSES)
     program = io.BytesIO()
     with zipfile.ZipFile(program, "w") as archive:
@@ -773,7 +773,7 @@ def test_pytorchs_reason_is_told(torch: Any, tmp_path: Path) -> None:
 
 @pytest.mark.peer
 def test_damage_that_python_sees_first(torch: Any, tmp_path: Path) -> None:
-    """Members that are said to be encrypted, or to begin behind the end."""
+    """Members declared as encrypted, or as beginning past the end."""
     content = io.BytesIO()
     torch.save({"classifier.6.bias": torch.zeros(CLASSES)}, content)
     file, good = tmp_path / "a.pth", content.getvalue()
@@ -801,7 +801,7 @@ def zipped(name: str) -> bytes:
 
 @pytest.mark.peer
 def test_tables_in_tables_without_end(torch: Any, tmp_path: Path) -> None:
-    """A table that holds itself, often, is looked into once."""
+    """A table that contains itself many times is searched once."""
     endless: dict[str, Any] = {"features.0.bias": torch.zeros(64)}
     endless |= {str(number): endless for number in range(100)}
     torch.save(endless, tmp_path / "a.pth")
@@ -820,7 +820,7 @@ def test_a_bare_pickle_with_code_is_not_carried_out(tmp_path: Path) -> None:
 
 @pytest.mark.peer
 def test_odd_tensors_in_a_pth(torch: Any, tmp_path: Path) -> None:
-    """Not dense, not floats, no tensors, or many numbers out of one."""
+    """Not dense, not floats, not tensors, or many numbers expanded from one."""
     file, bias = tmp_path / "a.pth", torch.zeros(CLASSES)
     weight = torch.zeros(64, 3, 11, 11)
     for state, sentence in (
@@ -886,7 +886,7 @@ def test_a_pth_needs_a_safe_pytorch(
 
 
 def found(classes: int = 3) -> weights.Found:
-    """A small network as if it had come out of a file."""
+    """A small network as if found in a file."""
     spec = nets.alexnet(classes=classes, preset="owt", width=0.0625)
     mean = np.full((256, 256, 3), 120, np.float32)
     return weights.Found(spec, {"preset": "owt", "width": 0.0625}, lively(spec), mean, ("A note.",))

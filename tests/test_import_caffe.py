@@ -1,4 +1,4 @@
-"""Caffe's networks: what their files say is what is imported, compared with PyTorch, or refused."""
+"""Caffe's networks: imported as their files say and compared with PyTorch, or refused."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def pool(name: str, bottom: str) -> dict[str, Any]:
 
 
 def bvlc(width: float = SMALL) -> Layers:
-    """`models/bvlc_alexnet/train_val.prototxt`, as training leaves it, without numbers."""
+    """`models/bvlc_alexnet/train_val.prototxt`, as left by training, without numbers."""
     k1, k2, k3, k4, k5, units = (round(width * k) for k in (96, 256, 384, 384, 256, 4096))
     return [
         {
@@ -120,7 +120,7 @@ def told_of(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def sides(told: dict[str, Any], name: str, usual: int) -> tuple[int, int]:
-    """An option of both directions."""
+    """An option for both directions."""
     short = name.removesuffix("_size")
     if f"{short}_h" in told:
         return told[f"{short}_h"], told[f"{short}_w"]
@@ -130,7 +130,7 @@ def sides(told: dict[str, Any], name: str, usual: int) -> tuple[int, int]:
 
 
 def parameters(layers: Layers, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Random blobs by layer and kind, for an input (C, H, W); the first shrink pixels."""
+    """Random blobs by layer and kind, for an input (C, H, W); the first ones shrink pixels."""
     c, *size = shape
     found: dict[str, Any] = {}
     for one in layers:
@@ -175,7 +175,7 @@ def with_blobs(layers: Layers, params: dict[str, Any], *, v1: bool = False) -> L
 
 
 def as_caffe(torch: Any, layers: Layers, params: dict[str, Any], pixels: Any) -> Any:
-    """What Caffe computes of pixels (N, H, W, C) less the mean, RGB, by its layers' own rules."""
+    """What Caffe computes for pixels (N, H, W, C) minus the mean, RGB, by its layers' own rules."""
     f = torch.nn.functional
     x = torch.tensor(pixels[..., ::-1].transpose(0, 3, 1, 2).copy()).double()
     p = {name: torch.tensor(value).double() for name, value in params.items()}
@@ -198,7 +198,7 @@ def as_caffe(torch: Any, layers: Layers, params: dict[str, Any], pixels: Any) ->
                 x = x * told["scale"]
             case "LRN" if told.get("norm_region"):
                 size = told["local_size"]
-                sums = f.avg_pool2d(x**2, size, 1, size // 2)  # padding counts
+                sums = f.avg_pool2d(x**2, size, 1, size // 2)  # padding is included
                 x = x * (1 + told["alpha"] * sums) ** -told["beta"]
             case "LRN":
                 usual = {"local_size": 5, "alpha": 1.0, "beta": 0.75, "k": 1.0} | told
@@ -233,7 +233,7 @@ def imported(
 def assert_as_caffe(
     torch: Any, run: Path, layers: Layers, params: dict[str, Any], crop: int
 ) -> Trained:
-    """The run sees the centre of an image as Caffe's layers do, less the run's own mean."""
+    """Check that the run agrees with Caffe's layers on an image's centre, minus the run's mean."""
     mean = Trained.load(str(run), backend="cpu").mean
 
     def theirs(stored: Any) -> Any:
@@ -268,7 +268,7 @@ def test_bvlc_alexnet(torch: Any, tmp_path: Path, v1: bool, width: float) -> Non
 
 @pytest.mark.parametrize("v1", [False, True])
 def test_its_layers_are_those_of_the_preset(tmp_path: Path, v1: bool) -> None:
-    """At full width, without numbers: in order, with every option; biases and all the rest."""
+    """At full width, without numbers: in order, with every option, biases and everything else."""
     net = caffe_messages.message_classes()["NetParameter"].FromString(snapshot(bvlc(1), v1=v1))
     told = caffe_layers.told(tmp_path, net)
     usual = nets.alexnet(classes=CLASSES, preset="caffe").layers
@@ -282,7 +282,7 @@ def test_its_layers_are_those_of_the_preset(tmp_path: Path, v1: bool) -> None:
 
 
 def test_the_mean_without_a_file(tmp_path: Path) -> None:
-    """What the data layer says, and what is assumed where it names a file that is not given."""
+    """The data layer's mean, and the one assumed if it names a file that is not given."""
     layers = bvlc()
     params = parameters(layers, (3, 227, 227))
 
@@ -316,7 +316,7 @@ def other_norms(layers: Layers) -> None:
 
 
 def usual_norms(layers: Layers) -> None:
-    """Caffe's defaults, of which the file says nothing."""
+    """Caffe's defaults, not stated in the file."""
     at(layers, "norm1")["lrn_param"] = {}
     del at(layers, "norm2")["lrn_param"]
 
@@ -357,7 +357,7 @@ def other_scale(layers: Layers) -> None:
 
 
 def old_transformation(layers: Layers) -> None:
-    """Before 2014 it stood with the data."""
+    """Before 2014 it was part of the data layer's options."""
     at(layers, "data").pop("transform_param")
     options(layers, "data").update({"scale": 0.5, "crop_size": 195, "mean_file": MEAN})
 
@@ -399,7 +399,7 @@ def more_layers(layers: Layers) -> None:
 
 
 def other_names(layers: Layers) -> None:
-    """As after fine-tuning; blobs of their own instead of in place; accuracy beside the loss."""
+    """As after fine-tuning; separate blobs instead of in place; accuracy beside the loss."""
     at(layers, "relu6")["top"] = ["six"]
     at(layers, "drop6")["bottom"], at(layers, "drop6")["top"] = ["six"], ["six, dropped"]
     at(layers, "fc7")["bottom"] = ["six, dropped"]
@@ -483,7 +483,7 @@ def test_a_net_for_deployment(torch: Any, tmp_path: Path, form: str) -> None:
 
 
 def test_grey_images(torch: Any, tmp_path: Path) -> None:
-    """LeNet, as Caffe's example has it: pixels are scaled, no mean."""
+    """LeNet, as in Caffe's example: pixels are scaled, no mean."""
     layers = [
         {
             "name": "mnist", "type": "Data", "top": ["data", "label"],
@@ -507,7 +507,7 @@ def test_grey_images(torch: Any, tmp_path: Path) -> None:
 
 
 def test_it_is_used_as_any_other_run(tmp_path: Path) -> None:
-    """The command says what it is; a run begins with it, on other classes, and is evaluated."""
+    """The command reports what it is; a run starts from it, on other classes, and is evaluated."""
     layers = bvlc(0.0625)
     caffenet(layers)
     params = parameters(layers, (3, 227, 227))
@@ -556,7 +556,7 @@ def doubles(value: Any) -> bytes:
 
 
 def one_by_one(value: Any) -> bytes:
-    """As programs of before packed fields write them."""
+    """As written by programs from before packed fields."""
     return shaped(value.shape) + b"".join(field(5, float(one)) for one in value.ravel())
 
 
@@ -586,7 +586,7 @@ def option(name: str, **values: Any) -> Change:
 
 
 def insert(before: str, **fields: Any) -> Change:
-    """A layer that works in place on what the layer `before` reads."""
+    """Insert a layer that works in place on the input of the layer `before`."""
 
     def change(layers: Layers) -> None:
         place = layers.index(at(layers, before))
@@ -755,7 +755,7 @@ def test_files_of_something_else(tmp_path: Path) -> None:
 def test_damaged_caffemodels(tmp_path: Path) -> None:
     file = tmp_path / "a.caffemodel"
     good = snapshot(with_blobs(bvlc(), {"conv1.b": claims((12,), 12)}))
-    two_gb = b"\xa2\x06\x80\x80\x80\x80\x08"  # a layer of 2^31 bytes, of which none follows
+    two_gb = b"\xa2\x06\x80\x80\x80\x80\x08"  # a layer of 2^31 bytes, none of which follow
     for content in (good[:-1], good[: len(good) // 2], two_gb, b"\xff" * 100, b"\x0b" * 200):
         file.write_bytes(content)
         with pytest.raises(CheckpointError, match="is no sound protobuf"):

@@ -1,4 +1,4 @@
-"""From a checkout to an environment: what is built, where it lies, what is said to be missing."""
+"""From a checkout to an environment: what is built, where it is put, what is reported missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyalexnet import install
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CMAKE = shutil.which("cmake")
-# What `make test` hands on to whoever it runs, and what chooses here.
+# Variables that `make test` passes on to its commands, and that influence the choice here.
 CHOSEN = (
     "MAKEFLAGS",
     "MFLAGS",
@@ -76,7 +76,7 @@ CARD = "echo 'GPU 0: a card (UUID: GPU-1)'"
 def test_the_gpus_module_is_built_where_it_can_run(
     wanted: str, smi: str | None, nvcc: bool, said: str, tmp_path: Path
 ) -> None:
-    """Even where an earlier build in the same folder found nvcc."""
+    """Even if an earlier build in the same folder found nvcc."""
     assert CMAKE is not None
     tools = tmp_path / "bin"
     program(tools, "nvcc", "exit 0")
@@ -86,7 +86,7 @@ def test_the_gpus_module_is_built_where_it_can_run(
     found = tools / "nvcc" if nvcc else "PYALEXNET_NVCC-NOTFOUND"
     script.write_text(
         f'set(PYALEXNET_NVCC "{found}" CACHE FILEPATH "")\n'
-        # No search beyond what is given: this machine may have one.
+        # Search only what is given: this machine may have one.
         "macro(find_program)\nendmacro()\n"
         f'include("{ROOT}/bindings/cuda/find_nvcc.cmake")\n'
         'message(STATUS "built: ${PYALEXNET_BUILDS_CUDA}")\n'
@@ -101,7 +101,7 @@ def test_the_gpus_module_is_built_where_it_can_run(
 
 
 def test_make_leaves_the_choice_to_cmake(tmp_path: Path) -> None:
-    """And asks for CuPy where there are a card and nvcc, of nvcc's version."""
+    """And requires CuPy, for nvcc's version, if there are a GPU and nvcc."""
     tools = tmp_path / "bin"
     program(tools, "nvidia-smi", CARD)
     program(tools, "nvcc", "echo 'Cuda compilation tools, release 12.9, V12.9.1'")
@@ -121,7 +121,7 @@ def test_make_leaves_the_choice_to_cmake(tmp_path: Path) -> None:
 
 
 def test_warnings_are_errors_where_they_are_asked_to_be(tmp_path: Path) -> None:
-    """In CI: elsewhere a newer compiler, which warns of more, has to build it all the same."""
+    """In CI: elsewhere a newer compiler, with more warnings, still has to build it."""
     for choice, wanted in (([], "OFF"), (["WERROR=1"], "ON")):
         recipe = run("make", "-n", f"VENV={tmp_path}/v", *choice, "test").stdout
         assert f"-C cmake.define.PYALEXNET_WARNINGS_ARE_ERRORS={wanted} " in recipe
@@ -137,11 +137,11 @@ def test_warnings_are_errors_where_they_are_asked_to_be(tmp_path: Path) -> None:
         assert "Werror" not in always
 
 
-# Where it lies
+# Where it is put
 
 
 def test_nothing_that_is_compiled_is_shared(tmp_path: Path) -> None:
-    """Two environments of one tree, and pip beside them, compile each in a folder of its own."""
+    """Two environments of one tree, and pip beside them, each compile in their own folder."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scikit-build"]
     assert "build-dir" not in settings  # then it is a temporary one
     folders = set()
@@ -164,7 +164,7 @@ def environment(python: str | Path, place: Path, *options: str) -> Path:
 
 
 def test_packages_of_an_environment_stay_visible(tmp_path: Path) -> None:
-    """Where python3 is a virtual environment's: its packages, and what its own path files add."""
+    """If python3 is a virtual environment's: its packages, and those its own path files add."""
     outer = environment(sys.executable, tmp_path / "outer")
     (site,) = (tmp_path / "outer").glob("lib/python*/site-packages")
     (site / "kept.py").write_text("where = 'outer'\n")
@@ -221,7 +221,7 @@ def test_a_checkout_can_be_asked_before_it_is_installed(tmp_path: Path) -> None:
 
 
 def test_the_minutes_of_a_gpu_count_from_makes_beginning(tmp_path: Path) -> None:
-    """Installing and compiling are among them; and its record goes where it is wanted."""
+    """They include installing and compiling; and the record goes to the given folder."""
     asked = ("MINUTES=9", f"RECORD={tmp_path}/kept", f"VENV={tmp_path}/v")
     before = int(time.time())
     recipe = run("make", "-n", *asked, "gpu").stdout.replace("\\\n", "").split("-m bench.gpu")[1]

@@ -1,4 +1,4 @@
-"""Arrays come from and go to other libraries: NumPy, DLPack, __cuda_array_interface__, PyTorch."""
+"""Arrays from and to other libraries: NumPy, DLPack, __cuda_array_interface__, PyTorch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.orders
 
 
 class ByDLPack:
-    """An array of some other library, of which nothing is known but that it speaks DLPack."""
+    """An array of an unknown library that supports only DLPack."""
 
     def __init__(self, array: Any) -> None:
         self.array = array
@@ -33,14 +33,14 @@ class ByDLPack:
 
 
 class OnGPU:
-    """An array of some other library that shows its device memory, as CuPy and Numba do."""
+    """An array of another library that exposes its device memory, as CuPy and Numba do."""
 
     def __init__(self, interface: dict[str, Any]) -> None:
         self.__cuda_array_interface__ = interface
 
 
 def assert_usable(be: Any, array: Any, expected: np.ndarray[Any, Any]) -> None:
-    """An op takes the array, and it holds what it should."""
+    """Check that an op takes the array, and that its values are right."""
     assert array.flags.c_contiguous
     assert same_bits(be.to_numpy(array), expected)
     assert same_bits(be.to_numpy(be.relu_fprop(array)), np.maximum(expected, 0))
@@ -68,7 +68,7 @@ def test_numpy_out_is_on_the_host(be: Any) -> None:
     ids=["Fortran order", "every other", "transposed", "broadcast", "backwards"],
 )
 def test_strided_numpy_in(be: Any, x: Any) -> None:
-    """asarray straightens what an op would refuse."""
+    """asarray makes arrays contiguous that an op would refuse."""
     assert_usable(be, be.asarray(x), np.ascontiguousarray(x))
 
 
@@ -105,7 +105,7 @@ def test_strided_dlpack_in(be: Any) -> None:
 
 @ON_HOST
 def test_dlpack_out(be: Any) -> None:
-    """The consumer reads the very memory."""
+    """The consumer reads the same memory."""
     y = be.tanh_fprop(be.asarray(normal(3, 4)))
     assert np.shares_memory(np.from_dlpack(y), y)
 
@@ -145,7 +145,7 @@ def test_dlpack_stays_on_the_gpu(be: Any) -> None:
 
 @pytest.mark.peer
 def test_torch_in_and_out(be: Any, torch: Any) -> None:
-    """A tensor of the host in, an op, a tensor out."""
+    """A host tensor in, an op, a tensor out."""
     x = normal(3, 4)
     tensor = torch.from_numpy(x.copy())
     assert_usable(be, be.asarray(tensor), x)
@@ -173,6 +173,6 @@ def test_torch_on_the_gpu(be: Any, torch: Any) -> None:
 @pytest.mark.peer
 @ON_HOST
 def test_torch_that_needs_a_gradient_is_refused(be: Any, torch: Any) -> None:
-    """PyTorch does not give away what it tracks; its reason comes along."""
+    """PyTorch does not export tensors that it tracks; its reason is passed on."""
     with pytest.raises(ArgumentError, match="asarray: x of type Tensor"):
         be.asarray(torch.zeros(3, requires_grad=True))

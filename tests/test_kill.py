@@ -1,4 +1,4 @@
-"""kill -9 at random moments: what was saved loads, and the run ends as if nothing had happened."""
+"""kill -9 at random moments: saved checkpoints load, and the run ends as if uninterrupted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyalexnet.run import History
 from test_checkpoint import run
 from training import OPTIONS, command, environment, last, photographs, pyalexnet
 
-EPOCHS = 4000  # far more than the kills leave time for: each process runs for a second or two
+EPOCHS = 4000  # far more than there is time for: each process runs for a second or two
 SEED = 0
 
 SAVE_LOOP = """
@@ -52,7 +52,7 @@ for _ in range(kills):
 
 @pytest.mark.parametrize("kills", [20, pytest.param(170, marks=pytest.mark.faults)])
 def test_kills_of_a_loop_of_saves(kills: int, tmp_path: Path, tried: Callable[..., None]) -> None:
-    """Every step is saved twice, so that replacement is interrupted, too; and old ones pruned."""
+    """Every step is saved twice, so that replacements are interrupted too; old ones are pruned."""
     child = run(SAVE_LOOP, tmp_path, kills, SEED)
     output, _ = child.communicate(timeout=240)
     assert child.returncode == 0, f"seed {SEED}"
@@ -67,9 +67,9 @@ def test_kills_of_a_loop_of_saves(kills: int, tmp_path: Path, tried: Callable[..
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.faults)])
 def test_kills_of_training(kills: int, tmp_path: Path, tried: Callable[..., None]) -> None:
-    """A checkpoint an epoch, six steps, is written so often that many a kill meets a save.
+    """A checkpoint per epoch of six steps is written so often that many kills hit a save.
 
-    The run is then stopped where it stands and compared with one that never was killed.
+    The run is then stopped where it is and compared with one that was never killed.
     """
     print(f"seed {SEED}")
     moments = random.Random(SEED)
@@ -103,7 +103,7 @@ def test_kills_of_training(kills: int, tmp_path: Path, tried: Callable[..., None
 
 
 def _kill_after(seconds: float, arguments: tuple[str | Path, ...], folder: Path) -> None:
-    """Start the command, and kill it so long after its first checkpoint of this process."""
+    """Start the command, and kill it this long after the process's first checkpoint."""
     saves = folder / "killed" / "latest" / "checkpoints"
     before = _newest(saves)
     process = subprocess.Popen(

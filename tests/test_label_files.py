@@ -1,4 +1,4 @@
-"""Label files and lists of classes, as the sets and programs of this field write them."""
+"""Label files and lists of classes, as common data sets and programs write them."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_labels_by_numbers_of_their_own(tmp_path: Path, meaning: str, bare: bool
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_folders_alone_are_counted_as_the_labels_are(tmp_path: Path, first: int) -> None:
-    """Caffe's synsets.txt, of an order of its own."""
+    """Caffe's synsets.txt, with its own order."""
     labels, numbers = tmp_path / "labels", tmp_path / "numbers"
     numbers.write_text(lines(FOLDERS[::-1]))
     labels.write_text(lines(FILES, [2 - label + first for label in LABELS]))
@@ -237,7 +237,7 @@ def test_byte_order_marks(tmp_path: Path, encoding: str) -> None:
 
 @pytest.mark.parametrize("count", [3, 10, 11])
 def test_folders_that_are_called_by_their_places(tmp_path: Path, count: int) -> None:
-    """As MNIST's; from 11 on, some programs have 10 for the third, and label it 2."""
+    """Like MNIST's; with 11 or more, some programs sort 10 third, and label it 2."""
     path, folders = tmp_path / "labels", [str(number) for number in range(count)]
     for text in (lines(FILES, LABELS), lines(LABELS)):
         path.write_text(text)
@@ -256,13 +256,13 @@ def test_labels_of_no_images_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_id_goes_before_a_name(tmp_path: Path) -> None:
-    """Where one class is called like another's folder."""
+    """If one class has the name of another's folder."""
     path = tmp_path / "labels"
     path.write_text(lines(["ant", "bee"]))
     files, folders, names = ("a.png", "b.png"), ("ant", "bee"), ("bee", "ant")
     assert label_files.val_labels(path, None, files, folders, names).tolist() == [0, 1]
     path.write_text(lines(["insect", "bee"]))
-    with pytest.raises(DataError, match="'insect'"):  # the name of two is nobody's
+    with pytest.raises(DataError, match="'insect'"):  # a name shared by two identifies neither
         label_files.val_labels(path, None, files, folders, ("insect", "insect"))
 
 
@@ -321,7 +321,7 @@ def test_class_names_that_are_refused(tmp_path: Path, text: str, said: str) -> N
 
 
 def test_numbers_in_names_stay(tmp_path: Path) -> None:
-    """They number the classes through only where that is all that the column does."""
+    """A column counts as class numbers only if it consists of nothing else."""
     path = tmp_path / "names"
     path.write_text(lines(FOLDERS, ["7 up", "8 ball", "9 pin"]))
     assert label_files.class_names(path, FOLDERS) == ("7 up", "8 ball", "9 pin")

@@ -36,7 +36,7 @@ SIZES = [
     (101, 110, 125),
     (300, 5, 6),
     (3, 1030, 7),
-    VECTORS,  # rows that begin at multiples of eight, as tensor cores take them
+    VECTORS,  # rows that begin at multiples of eight, as tensor cores need
     (130, 16, 8),
     (7, 24, 129),
     (8, 5, 16),
@@ -50,7 +50,7 @@ DRAW: dict[str, Any] = {"keep": 0.6, "seed": 11, "step": 7, "layer": 2}
 
 
 def arrays(size: tuple[int, int, int], dtype: Any = FLOAT32) -> tuple[Any, Any, Any, Any]:
-    """x, w, b, dy; all but b of a type, from which the oracle widens them."""
+    """x, w, b, dy; all but b rounded to `dtype`, from which the oracle widens them."""
     N, inputs, outputs = size
     return (
         normal(N, inputs, seed=1).astype(dtype),
@@ -90,7 +90,7 @@ def test_dgrad(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) ->
 @EACH_SIZE
 @EACH_PRODUCT
 def test_wgrad(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) -> None:
-    """Gradients of weights are float32, whatever they are the gradients of."""
+    """Gradients of weights are float32, whatever the type of the weights."""
     x, _, _, dy = arrays(size, dtype)
     dw, db = run(be, "linear_wgrad", x, dy, tensor=tensor)
     assert_close(dw, exact(size, dtype)[2])
@@ -116,7 +116,7 @@ def test_epilogue(
 
 
 def finished(size: tuple[int, int, int], bias: Any, activation: str | None, dtype: Any) -> Exact:
-    """y with an activation, whose own rounding counts as the sum's."""
+    """y with an activation; the activation's rounding is added to the sum's magnitude."""
     x, w, _, _ = arrays(size, dtype)
     due = oracle.linear_fprop(x, w, bias, activation=activation)
     rounding = FUNCTION * abs(due.value) if activation == "tanh" else 0.0
@@ -125,7 +125,7 @@ def finished(size: tuple[int, int, int], bias: Any, activation: str | None, dtyp
 
 @FINISHED
 def test_sums_of_bfloat16_in_float32(be: Any, size: tuple[int, int, int]) -> None:
-    """As they were before they were rounded: so logits leave a network, and nothing is lost."""
+    """The sums before rounding: logits leave a network this way, without loss."""
     x, w, b, _ = arrays(size, BFLOAT16)
     (y,) = run(be, "linear_fprop", x, w, b)
     (wide,) = run(be, "linear_fprop", x, w, b, dtype=FLOAT32)
@@ -216,7 +216,7 @@ def test_update_has_the_bits_of_the_two_ops(
 
 
 def check_towers(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) -> None:
-    """Two towers' outputs: bit for bit those of the whole layer."""
+    """Check that two towers' outputs are bit for bit those of the whole layer."""
     x, w, b, _ = arrays(size, dtype)
     (whole,) = run(be, "linear_fprop", x, w, b, tensor=tensor)
     halves = [
@@ -237,7 +237,7 @@ def test_towers_are_halves_of_the_whole_layer(
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @EACH_PRODUCT
 def test_towers_split_the_depth_as_the_whole_layer_does(be: Any, dtype: Any, tensor: bool) -> None:
-    """At 304 of 600, as suits 8,448 outputs; half of them alone would be split at 256."""
+    """At 304 of 600, as for 8,448 outputs; half of them on their own would be split at 256."""
     check_towers(be, (64, 600, 8448), dtype, tensor)
 
 
@@ -252,7 +252,7 @@ def test_nan_stays_in_its_row(be: Any, dtype: Any, tensor: bool) -> None:
 
 @EACH_PRODUCT
 def test_infinity_stays_in_its_row(be: Any, dtype: Any, tensor: bool) -> None:
-    """Infinite or NaN, but not finite; so what is too large for a bfloat16, in three of them."""
+    """Infinite or NaN, not finite; with three planes, also values too large for a bfloat16."""
     for number in (np.inf, -np.inf, np.finfo(np.float32).max if tensor else np.inf):
         x, w, b, _ = arrays(VECTORS, dtype)
         x[1, 2] = number
@@ -265,8 +265,8 @@ def test_infinity_stays_in_its_row(be: Any, dtype: Any, tensor: bool) -> None:
 @pytest.mark.parametrize("tensor", [False, True], ids=["float32", "float32x3"])
 @pytest.mark.parametrize("exponent", [-72, 0, 72])
 def test_numbers_of_many_sizes(be: Any, exponent: int, tensor: bool) -> None:
-    """From 2^-110 on a number is exactly the sum of its three. A processor without fused
-    multiply-adds rounds each product, too: by a unit of its magnitude."""
+    """From 2^-110 up, a number is exactly the sum of its three planes. A processor without fused
+    multiply-adds also rounds each product, by a unit of its magnitude."""
     x, w, b, _ = arrays(DEEP)
     for one, middle, seed in ((x, exponent, 8), (w, -exponent, 9)):
         one *= np.exp2(middle + 24 * np.sin(normal(*one.shape, seed=seed)))
@@ -275,7 +275,7 @@ def test_numbers_of_many_sizes(be: Any, exponent: int, tensor: bool) -> None:
 
 
 def test_tensor_cores_give_other_bits() -> None:
-    """Else the argument might get lost on its way, and every test pass."""
+    """Otherwise the argument might be lost on the way, and every test would still pass."""
     be = pyalexnet.backend("sim")
     x, w, b, dy = map(be.asarray, arrays(DEEP))
     for op, inputs in (("fprop", (x, w, b)), ("dgrad", (dy, w)), ("wgrad", (x, dy))):
@@ -287,7 +287,7 @@ def test_tensor_cores_give_other_bits() -> None:
 FC6, FC7, FC8 = (2, 9216, 4096), (2, 4096, 4096), (2, 4096, 1000)
 
 
-# The largest in three products each takes the emulation half a minute.
+# The largest takes the emulation half a minute for each of three products.
 @pytest.mark.big
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_adjoint_identities_at_full_size(
         inner(be.to_numpy(dx), x),
         inner(be.to_numpy(dw), w),
     )
-    # For the tolerance alone, so by the fastest.
+    # Only for the tolerance, so on the fastest backend.
     sizes = pyalexnet.backend("cpu").linear_fprop(abs(x), abs(w), None, dtype=FLOAT32)
     allowed = 2 * SUM * UNIT * inner(sizes, abs(dy))
     if dtype == BFLOAT16:

@@ -1,4 +1,4 @@
-"""The performance lint: accesses whose cost is known by heart, and a bound for every kernel."""
+"""The performance lint: accesses with a well-known cost, and a bound for every kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
 
 # ---------------------------------------------------------------------- known patterns
 
-# The line's comment: space, access, bytes a lane, requests, sectors or passes, the fewest.
+# The line's comment: space, access, bytes per lane, requests, sectors or passes, the minimum.
 PATTERNS: dict[str, tuple[Any, ...]] = {
     "floats": ("global", "read", 4, 1, 4, 4),
     "one float": ("global", "read", 4, 1, 1, 1),
@@ -56,7 +56,7 @@ PATTERNS: dict[str, tuple[Any, ...]] = {
 }
 
 
-# What the same line does to shared memory.
+# The same line's accesses to shared memory.
 COPIED: dict[str, tuple[Any, ...]] = {
     "copies": ("shared", "write", 16, 8, 32, 32),
     "copies of half a warp": ("shared", "write", 16, 1, 4, 4),
@@ -86,8 +86,8 @@ def test_known_patterns_cost_what_they_cost(cases: Path, seed: int) -> None:
 
 # ---------------------------------------------------------------------- our own kernels
 
-# What may cost more than BOUND times the fewest sectors or passes: (file, array, access), up to how
-# many times, and why.
+# Accesses that may cost more than BOUND times the minimum of sectors or passes: (file, array,
+# access), the factor allowed, and why.
 ODD_ROWS = "rows of 363 taps begin between 16-byte borders"
 BEHIND = "lies behind a row of dw: one lane of 16 has it"
 PASSES = ("read", "write")
@@ -112,7 +112,7 @@ EXCEPTIONS = {
 
 @cache
 def rows() -> dict[str, list[Row]]:
-    """What a call of every operation costs."""
+    """The costs of a call of every operation."""
     return {name: lint([call]) for name, call in examples().items()}
 
 
@@ -122,7 +122,7 @@ def place(row: Row) -> tuple[str, str, str]:
 
 @CHECKED
 def test_no_line_costs_more_than_its_bound(be: Any) -> None:
-    """A kernel that now reads or writes across the grain shows here."""
+    """A kernel that starts to read or write uncoalesced shows here."""
     too_much = [
         f"{name}: {row}: {row.ratio:.2f}"
         for name, some in rows().items()
@@ -145,13 +145,13 @@ def test_every_launcher_and_every_kernel_file_is_looked_at(be: Any) -> None:
     assert len(launchers) > 25
     assert {op for op in launchers if not {op, f"{op}_fprop"} & called} == set()
     files = {file.name for file in KERNELS.glob("*.cu*") if "_kernel(" in file.read_text()}
-    files -= {"pool.cu", "sgd.cu"}  # which touch memory only by channels.cuh and four.cuh
+    files -= {"pool.cu", "sgd.cu"}  # which access memory only through channels.cuh and four.cuh
     assert {place(row)[0] for some in rows().values() for row in some} >= files
 
 
 @CHECKED
 def test_a_float4_is_one_access(be: Any) -> None:
-    """The compiler that adds the hooks does not take it apart: 4,096 floats are 32 requests."""
+    """The compiler that adds the hooks does not split it: 4,096 floats are 32 requests."""
     for row in rows()["sgd_update"]:
         assert (row.bytes, row.requests, row.transfers, row.ideal) == (16, 32, 512, 512), row
     reads = [

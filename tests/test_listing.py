@@ -47,7 +47,7 @@ def test_a_fused_step_in_bf16() -> None:
     x, y = 2 * 256 * 9216, 2 * 256 * 4096
     assert fprop.nbytes == x + 2 * weights + 4 * outputs + y
     assert fprop.flops == 2 * 256 * weights
-    assert fprop.seconds == fprop.nbytes / 3.0e12  # traffic bounds it
+    assert fprop.seconds == fprop.nbytes / 3.0e12  # bound by traffic
     learning = only(launches, "linear_wgrad_sgd", "fc6.w")
     assert learning.writes == ("fc6.w 4096x9216 (+low, v)", "fc6.b 4096 (+v)")
     # Weight and momentum are 2 + 2 + 4 bytes, a bias and its momentum 8; each read and written.
@@ -61,18 +61,18 @@ def test_products_of_a_convolution() -> None:
     assert [one.operation for one in launches] == ["conv_fprop + relu", "conv_dgrad"]
     learning = only(listed(Choices(batch=2)), "conv_wgrad_sgd", "conv2.w")
     assert {one.flops for one in (*launches, learning)} == {2 * 2 * 223_948_800}
-    assert launches[0].seconds == launches[0].flops / 60e12  # arithmetic bounds it
+    assert launches[0].seconds == launches[0].flops / 60e12  # bound by arithmetic
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("unfused", [True, False])
 @pytest.mark.parametrize("net", nets.names())
 def test_sums(net: str, precision: Precision, unfused: bool) -> None:
-    """The products of the floors, which know nothing of plans; and fewer bytes fused than not."""
+    """The same products as the floors, which ignore plans; and fewer bytes when fused."""
     choices = Choices(net, None, 4, precision, unfused)
     launches = listed(choices)
     due = floors.floor(choices.spec(), 4, precision, H100)
-    if unfused or net != "alexnet":  # whose conv1 then reads zeros too
+    if unfused or net != "alexnet":  # its fused conv1 also reads zeros
         assert sum(one.flops for one in launches) == due.flops
     other = listed(dataclasses.replace(choices, unfused=not unfused))
     fewer, more = (launches, other) if not unfused else (other, launches)

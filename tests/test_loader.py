@@ -1,4 +1,4 @@
-"""Batches for a network: the right images, whatever reads them ahead."""
+"""Batches for a network: the right images, however they are read ahead."""
 
 from __future__ import annotations
 

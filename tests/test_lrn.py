@@ -1,4 +1,4 @@
-"""Local response normalisation across channels. alpha is 1, or a wrong window would hardly show."""
+"""Local response normalisation across channels. alpha is 1, so a wrong window shows clearly."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def arrays(case: LRN, dtype: Any) -> tuple[Any, Any]:
 
 @cache
 def slopes(case: LRN) -> Floats:
-    """The gradient by central differences, around numbers that float32 steps away from exactly."""
+    """The gradient by central differences, around numbers from which float32 steps are exact."""
     x, dy = on_grid(*case.x, seed=1), normal(*case.x, seed=2)
     return gradient(lambda z: oracle.lrn_fprop(z, **case.constants).value, x, dy)
 
@@ -90,7 +90,7 @@ def test_nan_reaches_exactly_the_windows_that_see_it(be: Any) -> None:
 
 
 def test_photograph_sized_numbers(be: Any) -> None:
-    """Maps of the first layer reach hundreds: the sum of squares must not lose the rest."""
+    """The first layer's maps reach hundreds: the sum of squares must not swamp the other terms."""
     x, dy = 200 * normal(1, 3, 2, 16, seed=1), normal(1, 3, 2, 16, seed=2)
     constants: dict[str, Any] = {"size": 5, "alpha": 2e-5, "beta": 0.75, "k": 2.0, "groups": 2}
     (y,) = run(be, "lrn_fprop", x, **constants)

@@ -1,4 +1,4 @@
-"""LRN, the max-pool behind it and the ReLUs around them, in one kernel forward and one backward."""
+"""LRN, the max-pool after it and the ReLUs around them, in one kernel forward and one backward."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CASES = pytest.mark.parametrize("case", each(LRN_POOLS))
 RELUS = pytest.mark.parametrize("relus", [False, True], ids=["plain", "relus"])
 FORMS = [LRN_POOLS[0], LRN_POOLS[7], LRN_POOLS[10], LRN_POOLS[12]]
 EACH_FORM = pytest.mark.parametrize("case", FORMS, ids=str)
-"""A case of each kernel: of the networks' form, of wide windows, and of any channels and norm."""
+"""A case for each kernel: the networks' form, wide windows, and any channels and norm."""
 
 
 def units(case: LRNPool) -> float:
-    """The norm's, and those of the sum over the windows that hold a pixel."""
+    """The norm's units, plus those of the sum over the windows that contain a pixel."""
     return norm_units(case.norm.beta) + SUM
 
 
@@ -36,14 +36,14 @@ def inputs(case: LRNPool, dtype: Any) -> tuple[Any, Any]:
 
 @cache
 def maxima(case: LRNPool, dtype: Any) -> tuple[Exact, Any]:
-    """What the pool has to answer, and from where."""
+    """The maxima due, and their places."""
     y, where = oracle.lrn_maxpool_fprop(inputs(case, dtype)[0], **case.constants)
     return y, where.astype(case.where_dtype)
 
 
 @cache
 def outputs(case: LRNPool, dtype: Any) -> Any:
-    """What a ReLU behind the pool might have left, zeros and a NaN among it."""
+    """A possible output of a ReLU after the pool, with zeros and a NaN."""
     y = np.maximum(normal(*case.y, seed=3), 0).astype(dtype)
     y[0, 0, 0, 0] = np.nan
     return y
@@ -68,7 +68,7 @@ def test_fprop(be: Any, case: LRNPool, relus: bool, dtype: Any) -> None:
     within = Exact(np.maximum(due.value, 0) if relus else due.value, due.magnitude)
     assert_close(y, within, norm_units(case.norm.beta), dtype=dtype)
     assert where.dtype == case.where_dtype
-    # Of two that differ by less than they are rounded, either may be named.
+    # If two values differ by less than their rounding, either place is right.
     normalised = oracle.lrn_fprop(x, **case.norm.constants).value
     named = oracle.chosen(normalised, where, size=case.pool.size, stride=case.pool.stride)
     assert (named >= due.value - 2 * bound(due, units(case))).all()
@@ -88,7 +88,7 @@ def test_dgrad(be: Any, case: LRNPool, relus: bool, dtype: Any) -> None:
 @EACH_ELEMENT
 @EACH_FORM
 def test_of_equals_the_first_is_named(be: Any, case: LRNPool, dtype: Any) -> None:
-    """Every pixel is one of three, so that whole windows tie, in value and in the last bit."""
+    """Every pixel is one of three, so whole windows tie, to the last bit."""
     kinds = normal(3, case.x[3], seed=4)
     which = generator(5, *case.x[:3]).integers(0, 3, case.x[:3])
     x = kinds[which].astype(dtype)
@@ -102,7 +102,7 @@ def test_of_equals_the_first_is_named(be: Any, case: LRNPool, dtype: Any) -> Non
 @EACH_FORM
 @pytest.mark.parametrize("relu", [False, True])
 def test_the_first_nan_wins(be: Any, case: LRNPool, relu: bool, dtype: Any) -> None:
-    """One makes NaNs of the channels whose windows see it; each is the maximum wherever it is."""
+    """One NaN spreads to the channels whose windows see it; each is the maximum wherever it is."""
     x = normal(*case.x).astype(dtype)
     for place in ((0, 2, 2, 3), (0, 2, 3, 3), (0, 3, 1, 3), (-1, -1, -1, -1)):
         x[place] = np.nan
@@ -116,7 +116,7 @@ def test_the_first_nan_wins(be: Any, case: LRNPool, relu: bool, dtype: Any) -> N
 
 @EACH_FORM
 def test_it_is_the_three_one_after_the_other(be: Any, case: LRNPool) -> None:
-    """In float32, both ways, within what either may be off."""
+    """In float32, forward and backward, within the tolerance of both."""
     x, dy = inputs(case, np.dtype(np.float32))
     y, where = run(be, "lrn_maxpool_fprop", x, **case.constants, relu=True)
     normalised = run(be, "lrn_fprop", x, **case.norm.constants)[0]
@@ -136,7 +136,7 @@ def test_it_is_the_three_one_after_the_other(be: Any, case: LRNPool) -> None:
 @EACH_ELEMENT
 @EACH_FORM
 def test_a_closed_gate_lets_nothing_through(be: Any, case: LRNPool, dtype: Any) -> None:
-    """Not the norm's second term either, which reaches pixels that no window chose."""
+    """Nor the norm's second term, which reaches pixels that no window chose."""
     x, dy = inputs(case, dtype)
     where = maxima(case, dtype)[1]
     (dx,) = run(be, "lrn_maxpool_dgrad", -abs(x), dy, where, **case.constants, gated=True)
@@ -148,7 +148,7 @@ def test_a_closed_gate_lets_nothing_through(be: Any, case: LRNPool, dtype: Any) 
 
 @pytest.mark.parametrize("size", [3, 2])
 def test_a_block_may_begin_anywhere(be: Any, size: int) -> None:
-    """Strips and tiles of every kind of remainder give what the maps in one piece would."""
+    """Strips and tiles with every kind of remainder give the same as the maps in one piece."""
     norm = LRN("", (1, 1, 1, 16), 5, groups=2)
     whole = LRNPool("", norm, Pool("", (1, 41, 64, 16), size, 2))
     x = normal(*whole.x)

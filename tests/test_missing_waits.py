@@ -1,7 +1,7 @@
-"""The tests of the backend cuda would notice a wait that is missing: each is left out once.
+"""The tests of the backend cuda would notice a missing wait: each is left out once.
 
-What is left out is a line of the source, found by its text; what notices is an answer that is not
-the right one, or a fault that the stand-in for the GPU reports, in one of its orders.
+A line of the source, found by its text, is left out; it is noticed by a wrong answer, or by a fault
+that the stand-in for the GPU reports, in one of its orders.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from tolerance import same_bits
 
 
 def lanes(_: Machine) -> bool:
-    """Whether two loaders in a row bring over the right batches."""
+    """Whether two loaders in a row deliver the right batches."""
     be = pyalexnet.backend("cuda")
     return all(map(same_bits, map(be.to_numpy, batches(be)), expected_batches()))
 
 
 def copies(_: Machine) -> bool:
-    """Whether what another GPU packs and writes again arrives as it was."""
+    """Whether data that another GPU packs and then overwrites arrive as they were."""
     be, other = (pyalexnet.backend("cuda", device) for device in (0, 1))
     x = normal(6, 8)
     there = other.asarray(x)
@@ -47,7 +47,7 @@ def copies(_: Machine) -> bool:
 
 
 def gathers(_: Machine) -> bool:
-    """Whether kernels read another GPU's memory before it is written again."""
+    """Whether kernels read another GPU's memory before it is overwritten."""
     be, other = (pyalexnet.backend("cuda", device) for device in (0, 1))
     there, found = other.zeros((6, 8)), []
     for turn in range(3):
@@ -57,7 +57,7 @@ def gathers(_: Machine) -> bool:
 
 
 def towers(_: Machine) -> bool:
-    """Whether three steps of towers on two GPUs learn what they learn on one."""
+    """Whether three steps of towers on two GPUs learn the same as on one."""
     learned = []
     for devices in ((0, 0), (0, 1)):
         net = Towers(divisible(EVERY_LAYER), "cuda", SEED, devices=devices)
@@ -70,7 +70,7 @@ def towers(_: Machine) -> bool:
 
 
 def steps(_: Machine) -> bool:
-    """Whether steps of a plan, part of which runs aside, learn what they do in the emulation."""
+    """Whether steps of a plan, with part of it run aside, learn the same as in the emulation."""
     learned = []
     for name in ("sim", "cuda"):
         net = PlannedNet(FUSIBLE, name, SEED)
@@ -84,7 +84,7 @@ def steps(_: Machine) -> bool:
 
 @dataclass(frozen=True)
 class Wait:
-    """A line that waits, or says what others wait for; `holds` is what depends on it."""
+    """A line that waits, or records what others wait for; `holds` is the check that needs it."""
 
     module: str
     function: str
@@ -103,7 +103,7 @@ class Wait:
             owner = getattr(owner, part)
         usual = vars(owner)[name]
         source = textwrap.dedent(inspect.getsource(usual))
-        if source.count(f" {self.line}\n") != 1:  # no AssertionError: that is what is looked for
+        if source.count(f" {self.line}\n") != 1:  # an AssertionError would count as noticed
             raise LookupError(f"{self.function} has no line {self.line!r}, or several")
         made: dict[str, Any] = {}
         code = source.replace(f" {self.line}\n", " pass\n")
@@ -145,7 +145,7 @@ WAITS = (
 
 
 def notices(order: str, holds: Callable[[Machine], bool], wait: Wait | None = None) -> bool:
-    """Whether something is seen to be wrong in this order, without the wait."""
+    """Whether something goes visibly wrong in this order, without the wait."""
     try:
         with stand_in.installed(Machine(order, 2)) as machine:
             if wait is None:

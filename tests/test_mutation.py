@@ -1,8 +1,8 @@
 """Every barrier of the kernels is needed, and the checker notices when one is missing.
 
-The emulation leaves out one barrier at a time, in a call that depends on it: each has to end in a
-report that names the kernel. A barrier that could go unnoticed would be either one too many or
-beyond the checker.
+The emulation leaves out one barrier at a time, in a call that depends on it: each call has to end
+in a report that names the kernel. A barrier whose absence went unnoticed would be either redundant
+or beyond the checker.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BARRIER = re.compile(
 def barriers_of(file: Path) -> list[str]:
     """Every barrier of a kernel file as the checker names it, from top to bottom.
 
-    Waiting for copies and products is one as well, and so are the fences between them.
+    Waits for copies and products count as barriers, and so do the fences between them.
     """
     code = (line.partition("//")[0] for line in file.read_text().splitlines())
     return [
@@ -55,7 +55,7 @@ BARRIERS = {file.name: barriers_of(file) for file in FILES}
 
 @dataclass(frozen=True)
 class Call:
-    """A call whose kernel meets every barrier of a file; the report has to contain `kernel`."""
+    """A call whose kernel reaches every barrier of a file; the report has to contain `kernel`."""
 
     name: str
     file: str
@@ -75,12 +75,12 @@ def product(
     dtype: Any = np.float32,
     tensor: bool = False,
 ) -> Call:
-    """A linear layer, the same kernels as a convolution's, as a product of these sizes."""
+    """A linear layer, with the kernels of a convolution, as a product of these sizes."""
     problem = {"fprop": "ConvFprop", "dgrad": "ConvDgrad", "wgrad": "ConvWgrad"}[op]
     shapes = {
         "fprop": ((rows, depth), (columns, depth)),
         "dgrad": ((rows, depth), (depth, columns)),
-        # On the float32 units a column of the product is the bias's.
+        # On the float32 units one column of the product belongs to the bias.
         "wgrad": ((depth, columns - (dtype == np.float32 and not tensor)), (depth, rows)),
     }[op]
     bias = (None,) if op == "fprop" else ()
@@ -124,7 +124,7 @@ def lrn(name: str, channels: int, size: int, window: str) -> Call:
 
 
 def lrn_maxpool(be: Any) -> Any:
-    """Both passes, in several columns and vectors of channels."""
+    """Both passes, over several columns and vectors of channels."""
     x, dy = (be.asarray(normal(1, 5, 7, 16, seed=1)), be.asarray(normal(1, 2, 3, 16, seed=2)))
     how: dict[str, Any] = {"size": 5, "alpha": 1.0, "beta": 0.75, "k": 2.0}
     how |= {"pool_size": 3, "pool_stride": 2}
@@ -133,7 +133,7 @@ def lrn_maxpool(be: Any) -> Any:
 
 
 def patch_dgrad(channels: int) -> Call:
-    """Two patches of so many channels, of a filter of nine taps."""
+    """Two patches with this many channels, for a filter of nine taps."""
 
     def run(be: Any) -> Any:
         dy = be.asarray(normal(1, 5, 27, 40, seed=1).astype(BFLOAT16))
@@ -149,12 +149,12 @@ def softmax(be: Any) -> Any:
     return be.softmax_cross_entropy(be.asarray(logits), be.asarray(labels))
 
 
-# Several slices of the depth each; the last three split the depth into parts, too.
+# Several slices of the depth each; the last three also split the depth into parts.
 TILES = (("128, 128", 120, 110), ("64, 64", 60, 50), ("128, 32", 120, 20))
-# Of more slices than there are stages; the columns and the depth are multiples of eight.
+# With more slices than stages; the columns and the depth are multiples of eight.
 TENSOR_TILES = (("128, 128", 120, 112), ("64, 64", 56, 48), ("256, 64", 248, 56))
 SPLIT_TILES = (("128, 64", 120, 56), ("64, 64", 56, 48))
-# More slices than stages, and the last of them where sums will stand.
+# More slices than stages, the last of them in the memory that the sums will use.
 HOPPER_TILES = (
     ("256, 192", 248, 184),
     ("128, 256", 120, 200),
@@ -197,7 +197,7 @@ CALLS = [
     Call("softmax_cross_entropy", "softmax.cu", "softmax_means_kernel", softmax),
 ]
 
-# Barriers that a call meets without needing them: (call, number of the barrier in its file), why.
+# Barriers that a call reaches but does not need: (call, number of the barrier in its file), why.
 NOT_NEEDED = {
     ("lrn_dgrad, a window of five", 1): "five channels fit one stage, and no other overwrites it",
     **{
@@ -215,7 +215,7 @@ NOT_NEEDED = {
 
 @contextmanager
 def without(be: Any, barrier: str) -> Iterator[None]:
-    """The emulation passes over a barrier."""
+    """The emulation skips a barrier."""
     be._ext.leave_out_barrier(barrier)
     try:
         yield
@@ -240,7 +240,7 @@ def test_a_missing_barrier_is_noticed(be: Any, call: Call) -> None:
 
 @CHECKED
 def test_the_documents_show_what_the_checker_says(be: Any) -> None:
-    """README.md the race behind LRN's backward loop, docs/checker.md both of its barriers."""
+    """README.md shows the race after LRN's backward loop, docs/checker.md both of its barriers."""
     call = next(call for call in CALLS if "wider than a stage" in call.name)
     said = []
     for barrier in BARRIERS[call.file]:
@@ -265,7 +265,7 @@ def test_every_barrier_is_met_and_has_its_call(be: Any) -> None:
 
 @CHECKED
 def test_a_missing_barrier_leaves_the_output_alone(be: Any) -> None:
-    """What a kernel wrote before it was caught is not let out."""
+    """Values written by a kernel before it was caught do not reach the output."""
     x, w = be.asarray(normal(40, 40)), be.asarray(normal(30, 40))
     y = be.asarray(np.full((40, 30), 7, np.float32))
     with without(be, BARRIERS["gemm.cuh"][0]), pytest.raises(KernelError):

@@ -40,7 +40,7 @@ RECIPE = Recipe(epochs=1, batch_size=4, momentum=0.9, rate=Rate(0.01, 0.02, 5e-4
 SEED = 2012
 STEP = 7
 
-# Every layer, no size equal to another, and settings that keep every path alive.
+# Every kind of layer, no two sizes equal, and settings that keep every path alive.
 EVERY_LAYER = NetSpec(
     "every-layer",
     (11, 9, 4),
@@ -153,7 +153,7 @@ def exact(train: bool) -> tuple[Any, float, dict[str, Any]]:
 
 
 def assert_near(actual: Any, expected: Any, relative: float = 1e-5) -> None:
-    """Norm of the difference within `relative` of the norm: some eighty roundings in a row."""
+    """Check the norm of the difference against `relative` times the norm: some eighty roundings."""
     error = np.linalg.norm(np.asarray(actual, np.float64) - expected)
     assert error <= relative * np.linalg.norm(expected)
 
@@ -181,7 +181,7 @@ def test_forward(be: Any) -> None:
 
 
 def losses(net: Net, steps: int, images: int, size: float = 1) -> list[float]:
-    """Train for some steps, each on a batch of its own with pixels of that `size`."""
+    """The losses of some training steps, each on its own batch with pixels of that `size`."""
     sgd, found = SGD(net), []
     for step in range(steps):
         x, labels = batch(net.spec, images, step)
@@ -251,7 +251,7 @@ def test_a_batch_is_the_mean_of_its_images(be: Any) -> None:
 
 @pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_results_are_the_callers(be: Any) -> None:
-    """Logits, loss and gradients stay when the net goes on; `out` is written on request only."""
+    """Logits, loss and gradients survive later calls; `out` is written only on request."""
     net = Net(EVERY_LAYER, be, SEED)
     (x, labels), (other, _) = batch(EVERY_LAYER, 2, seed=1), batch(EVERY_LAYER, 2, seed=2)
     logits = net.forward(x)
@@ -269,7 +269,7 @@ def test_results_are_the_callers(be: Any) -> None:
 
 
 def test_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the second batch on only the loss, its gradient and the two errors are new."""
+    """After the first batch, only the loss, its gradient and the two errors are new arrays."""
     net = Net(EVERY_LAYER, "cpu", SEED)
     x, labels = batch(EVERY_LAYER, 4)
     _, grads = net.loss_and_grads(x, labels, train=True)
@@ -302,7 +302,7 @@ def test_nobody_computes_the_gradient_of_the_images(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_one_device_has_one_part(be: Any) -> None:
-    """What is written part by part for any number of devices works on this one, without copies."""
+    """Code written part by part for any number of devices works on one, without copies."""
     net = Net(EVERY_LAYER, be, SEED)
     (part,) = net.parts
     assert part.backend is be and part.params is net.params
@@ -332,7 +332,7 @@ def dropout_net(**settings: Any) -> NetSpec:
 
 
 def masked(be: Any, step: int, train: bool, seed: int = 0, **settings: Any) -> Any:
-    """What ones become behind the dropout layer, read off the weights' gradient that follows."""
+    """What ones become after the dropout layer, read off the next layer's weight gradient."""
     net = Net(dropout_net(**settings), be, seed)
     x, labels = batch(net.spec, 1)
     _, grads = net.loss_and_grads(x, labels, train=train, step=step)
@@ -403,7 +403,7 @@ def test_normal_and_constant_start() -> None:
 
 
 def test_fan_in_start() -> None:
-    """Uniform on +-1 / sqrt(R S C), of which the standard deviation is 1 / sqrt(3 R S C)."""
+    """Uniform on +-1 / sqrt(R S C), with a standard deviation of 1 / sqrt(3 R S C)."""
     conv = Conv("conv", 400, 5, groups=2, std="fan_in", bias="fan_in")
     params = conv.initial((9, 9, 8), seed=1)
     for values in params.values():
@@ -414,12 +414,12 @@ def test_fan_in_start() -> None:
 
 @pytest.mark.parametrize("name", ["alexnet-tiny", "cifar-80sec", "cifar-19pct", "cifar-18pct"])
 def test_first_loss(name: str) -> None:
-    """Logits that know nothing, of variance s^2 over the classes, cost ln(classes) + s^2 / 2."""
+    """Untrained logits with variance s^2 over the classes cost ln(classes) + s^2 / 2."""
     net = Net(nets.get(name)(input_shape=(28, 28, 1)), "cpu")
     x, labels = batch(net.spec, 32)
     loss, _ = net.loss_and_grads(60 * x, labels)
     spread = float(net.forward(60 * x).var(axis=1).mean())
-    # Three standard errors of the mean of the labels' logits; exp is not quite its square term.
+    # Three standard errors of the mean of the labels' logits; 0.001 for higher terms of exp.
     assert abs(float(loss) - math.log(10) - spread / 2) < 3 * math.sqrt(spread / 32) + 0.001
     assert spread < 0.1
 

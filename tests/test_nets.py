@@ -1,4 +1,4 @@
-"""The networks: counts and shapes that the originals have, and what tells the presets apart."""
+"""The networks: counts and shapes of the originals, and the differences between the presets."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_order_of_the_paper_and_caffe() -> None:
 
 
 def test_order_of_the_source() -> None:
-    """Norm and pool of the first layer see values that may be negative."""
+    """The first layer's norm and pool see values that may be negative."""
     layers = named(alexnet())
     assert layers["conv1"].activation is layers["conv5"].activation is None
     assert isinstance(layers["relu1"], Relu) and isinstance(layers["relu5"], Relu)
@@ -172,7 +172,7 @@ def test_inputs() -> None:
 
 
 def test_pixels_of_owt_are_torchvisions() -> None:
-    """Of deviation 1 or so where torchvision's are: it divides by 255 and by .229, .224, .225."""
+    """A deviation of about 1, like torchvision's: it divides by 255 and by .229, .224, .225."""
     scale = named(alexnet(preset="owt"))["scale"]
     average = (0.229 + 0.224 + 0.225) / 3
     assert math.isclose(scale.factor, 1 / 255 / average)
@@ -180,7 +180,7 @@ def test_pixels_of_owt_are_torchvisions() -> None:
 
 
 def test_zeros_on_the_right_and_below_are_227_pixels() -> None:
-    """The source's 224 pixels equal Caffe's 227 whose last three rows and columns are zeros."""
+    """The source's 224 pixels equal Caffe's 227 with zeros in the last three rows and columns."""
     small, large = (
         Net(NetSpec("conv1", shape, 1, (conv, Linear("fc", 1)), alexnet().recipe), "cpu")
         for shape, conv in (
@@ -222,10 +222,10 @@ def photograph(side: int) -> Any:
     [("paper", 7.05, 0.02), ("source", 7.18, 0.05), ("caffe", 6.91, 0.02)],
 )
 def test_first_training_loss(preset: str, expected: float, within: float) -> None:
-    """ln 1000 = 6.91 and half the variance of the logits, which dropout makes at biases of 1.
+    """ln 1000 = 6.91 plus half the variance of the logits, caused by dropout with biases of 1.
 
-    On 4 photographs and two seeds `source` had 7.15 to 7.21, the others what stands here; masks
-    move it by .02. The mean over all labels is read off the gradient of fc8's biases: p - 1[label].
+    On 4 photographs and two seeds `source` had 7.15 to 7.21, the others the values here; masks move
+    it by .02. The mean over all labels is read off the gradient of fc8's biases: p - 1[label].
     """
     spec = alexnet(preset=preset)
     _, grads = Net(spec, "cpu").loss_and_grads(photograph(spec.input_shape[0]), [7], train=True)
@@ -291,7 +291,7 @@ def test_augmentations() -> None:
 
 
 def test_one_tower() -> None:
-    """Half the maps up to conv4; conv5 and the linear layers are whole, for a fair comparison."""
+    """Half the maps up to conv4; conv5 and the linear layers are full, for a fair comparison."""
     spec = alexnet(one_tower=True)
     layers = named(spec)
     assert [layers[f"conv{i}"].filters for i in range(1, 6)] == [48, 128, 192, 192, 256]
@@ -336,7 +336,7 @@ def test_cifar_counts(name: str, parameters: int, macs: int) -> None:
 
 
 def test_cifar_order() -> None:
-    """ReLU behind the max pool, but before the average pools."""
+    """ReLU after the max-pool, but before the average pools."""
     assert order(nets.cifar_18pct()) == [
         *("conv1", "pool1", "relu1", "rnorm1", "conv2", "pool2", "rnorm2"),
         *("conv3", "pool3", "fc10"),
@@ -429,7 +429,7 @@ def test_each_net_fits_a_screen() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_an_imported_network_is_its_layers(preset: str) -> None:
-    """Through JSON and TOML, with the classes of whoever trains on."""
+    """Through JSON and TOML, with the classes of later training."""
     spec = alexnet(preset=preset)
     layers = tables(spec.layers)
     through_json = json.loads(json.dumps(layers))

@@ -1,4 +1,4 @@
-"""An option means one thing in all commands; and what is the same for all of them."""
+"""An option means the same in all commands; and behaviour common to all of them."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ SEVERAL_MEANINGS = {
     "--data-path": "the same as --data",
     "--class-names": "of folders, or of a file's outputs",
 }
-"""Options whose help differs, and in what; their kind of value never does."""
+"""Options whose help differs, and how; their kind of value never does."""
 
 
 def shared() -> dict[str, list[tuple[str, str]]]:
-    """Options that several commands have: by name each one's kind of value, and its help."""
+    """Options that several commands have: by name, each one's kind of value and its help."""
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for command in COMMANDS.values():
         hints = inspect.signature(command.callback, eval_str=True).parameters
@@ -75,7 +75,7 @@ def test_an_option_takes_one_kind_of_value(name: str) -> None:
 
 
 def test_no_command_calls_a_file_and_a_folder_alike() -> None:
-    """--runs is where run folders lie, --output what is written; old names are taken for them."""
+    """--runs is the folder of runs, --output what is written; old names are still accepted."""
     for words, command in COMMANDS.items():
         names = group._options(command)
         assert "--out" not in names, words
@@ -102,7 +102,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_latest_is_looked_for_in_runs_by_every_command(
     words: str, elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a command refuses next, if anything, is something else than that there is no run."""
+    """If the command refuses anything after that, it is not that there is no run."""
     monkeypatch.chdir(tmp_path)
     picture = tmp_path / "x.png"
     picture.write_bytes(b"")
@@ -176,7 +176,7 @@ def test_an_option_of_that_name_is_left_alone(tmp_path: Path) -> None:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, words: str, error: BaseException) -> Any:
-    """What comes of a command that fails with an error, called without arguments."""
+    """The result of a command that fails with an error, called without arguments."""
     command = COMMANDS[words]
 
     def fail(self: Any, context: Any) -> Any:
@@ -216,7 +216,7 @@ def test_ctrl_c_is_answered_in_a_line(words: str, monkeypatch: pytest.MonkeyPatc
 def test_ctrl_c_that_an_extension_module_turned_into_another_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As pybind11 does while a module is loaded, and a backend goes on to say that it lacks it."""
+    """As pybind11 does while a module is loaded, after which a backend reports it as missing."""
 
     def struck(self: Any, context: Any) -> Any:
         try:

@@ -16,12 +16,12 @@ from shapes import CONVS, LRN, LRNS, POOLS, RNORMS, Conv, Pool, RNorm
 
 
 def assert_slope(gradient: Floats, slopes: Floats) -> None:
-    """A gradient is what central differences show, which in float64 are good to about 1e-12."""
+    """Check a gradient against central differences, accurate to about 1e-12 in float64."""
     assert_allclose(gradient, slopes, rtol=1e-9, atol=1e-9)
 
 
 def small(cases: tuple[Any, ...], limit: int = 300) -> list[Any]:
-    """The cases whose images are few enough for a difference at every element."""
+    """The cases small enough for a difference at every element."""
     return [pytest.param(case, id=str(case)) for case in cases if np.prod(case.x) <= limit]
 
 
@@ -45,7 +45,7 @@ def test_augment_by_hand() -> None:
 
 
 def test_blocks_by_hand() -> None:
-    """A 3 x 3 ramp in squares of four; what they lack is 0, and is lost on the way back."""
+    """A 3 x 3 ramp in blocks of four, filled up with zeros that are dropped on the way back."""
     x = np.arange(1.0, 10.0).reshape(1, 3, 3, 1)
     y = oracle.in_blocks(x, 2)
     assert_array_equal(y[0, 0], [[1, 2, 4, 5], [3, 0, 6, 0]])
@@ -54,7 +54,7 @@ def test_blocks_by_hand() -> None:
 
 
 def test_conv_of_a_ramp() -> None:
-    """A 3 x 3 ramp padded by one column left, a 2 x 2 filter, by hand."""
+    """A 3 x 3 ramp padded by one column on the left, and a 2 x 2 filter, by hand."""
     x = np.arange(1.0, 10.0).reshape(1, 3, 3, 1)
     w = np.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
     y = oracle.conv_fprop(x, w, np.array([10.0]), stride=1, pad=(0, 0, 1, 0)).value
@@ -63,7 +63,7 @@ def test_conv_of_a_ramp() -> None:
 
 
 def test_conv1_of_the_paper_sees_three_columns_of_zeros() -> None:
-    """224 pixels and three zeros on the right and at the bottom are 227 pixels, and 55 windows."""
+    """224 pixels plus three zeros on the right and at the bottom make 227 pixels and 55 windows."""
     shape = oracle.conv_out_shape((1, 224, 224, 3), (96, 11, 11, 3), 4, (0, 3, 0, 3))
     assert (
         shape == oracle.conv_out_shape((1, 227, 227, 3), (96, 11, 11, 3), 4, 0) == (1, 55, 55, 96)
@@ -145,7 +145,7 @@ def test_avgpool_divides_by_the_pixels_inside() -> None:
     ids=["zeros", "ones", "pi"],
 )
 def test_philox_known_answers(counter: str, key: str, words: str) -> None:
-    """The known answers that the authors of Philox publish with Random123 (kat_vectors)."""
+    """The known answers published with Random123 by the authors of Philox (kat_vectors)."""
     k0, k1 = (int(word, 16) for word in key.split())
     drawn = oracle.philox4x32([int(word, 16) for word in counter.split()], (k0, k1))
     assert " ".join(f"{int(word):08x}" for word in drawn) == words

@@ -21,13 +21,13 @@ from tolerance import assert_close, convolved, same_bits
 from trial import run
 from variants import CPU_EXACT, CUDA, SIM, SIM_SEEDED, SIMCHECK, parameters
 
-# What other backends answer: Winograd's tiles would round, and spread a NaN, in ways of their own.
+# For comparing backends; cpu is exact, as Winograd's tiles round, and spread NaN, differently.
 ELSEWHERE = pytest.mark.parametrize("be", parameters(CPU_EXACT, SIM, CUDA), indirect=True)
 
 KERNELS_ALONE = parameters(SIM, *SIM_SEEDED, CUDA)  # cpu has no such form of dgrad
 CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
 
-# As small as can be: so shallow that the main loop would not split the depth.
+# As small as possible: so shallow that the main loop would not split the depth.
 PATCHES = (
     Conv("conv2 cut small", (1, 9, 27, 96), (32, 5, 5), pad=2, groups=2),
     Conv("tiles of five rows", (1, 10, 27, 64), (40, 3, 3), pad=1),
@@ -42,9 +42,9 @@ PATCHES = (
     Conv("three groups", (3, 12, 20, 120), (72, 3, 3), pad=1, groups=3),
     Conv("padding beyond the filter", (1, 15, 17, 48), (32, 3, 3), pad=(4, 3, 3, 5)),
 )
-# As conv2: the main loop would split so deep a sum of fewer images.
+# Like conv2: with fewer images, the main loop would split a sum as deep as this.
 DEEP = Conv("deep, in many groups", (16, 9, 27, 256), (320, 5, 5), pad=2, groups=8, big=True)
-# Each but one step from a shape above, or from what a patch can hold.
+# Each is only one step from a shape above, or from what a patch can hold.
 NEIGHBOURS = (
     Conv("stride", (1, 20, 27, 96), (32, 5, 5), stride=(2, 1), pad=2, groups=2),
     Conv("too many channels", (1, 10, 27, 72), (40, 3, 3), pad=1),
@@ -61,7 +61,7 @@ ALL = pytest.mark.parametrize("case", each((*PATCHES, *NEIGHBOURS)))
 
 
 def arrays(case: Conv) -> tuple[Any, Any, Any]:
-    """dy, w and a gate, which has both zeros and a NaN."""
+    """dy, w and a gate with both zeros and a NaN."""
     gate = np.maximum(normal(*case.x, seed=5), 0)
     gate.flat[0], gate.flat[-1] = -0.0, np.nan
     dy, w = normal(*case.y, seed=4), normal(*case.w, seed=2)
@@ -79,7 +79,7 @@ def exact(case: Conv) -> Exact:
 @CHECKED
 @pytest.mark.parametrize("case", each((*PATCHES, *NEIGHBOURS)))
 def test_who_takes_patches(be: Any, case: Conv) -> None:
-    """By the file whose lines read dy."""
+    """Judged by the file whose lines read dy."""
     dy, w, _ = arrays(case)
     how: dict[str, Any] = {"x_shape": case.x, **case.geometry}
     rows = lint([lambda be: be.conv_dgrad(be.asarray(dy), be.asarray(w), **how)])
@@ -150,7 +150,7 @@ def test_dgrad_of_a_deep_sum(be: Any) -> None:
 
 @GEOMETRY
 def test_gate(be: Any, case: Conv) -> None:
-    """As two ops to the bit, and within their tolerance with a factor."""
+    """Equal to the bits of two ops, and with a factor within their tolerance."""
     dy, w, gate = arrays(case)
     how: dict[str, Any] = {"x_shape": case.x, **case.geometry, "gate": be.asarray(gate)}
     (plain,) = run(be, "conv_dgrad", dy, w, x_shape=case.x, **case.geometry)
@@ -165,7 +165,7 @@ def test_gate(be: Any, case: Conv) -> None:
 @pytest.mark.parametrize("be", parameters(SIM, CUDA), indirect=True)
 @pytest.mark.parametrize("which", ["dy", "gate"])
 def test_ends_of_the_range(be: Any, which: str) -> None:
-    """An image has one of them."""
+    """Each image has one of them."""
     case = replace(PATCHES[6], x=(len(ENDS), *PATCHES[6].x[1:]))
     dy, w, gate = arrays(case)
     dy = planted(dy, 0) if which == "dy" else dy
@@ -180,7 +180,7 @@ def test_ends_of_the_range(be: Any, which: str) -> None:
 @pytest.mark.parametrize("be", KERNELS_ALONE, indirect=True)
 @pytest.mark.parametrize("case", each((PATCHES[2], PATCHES[10])))
 def test_images_and_groups_are_summed_alone(be: Any, case: Conv) -> None:
-    """Each one's dx has the bits that it has in the batch."""
+    """Computed alone, each one's dx has the same bits as in the batch."""
     dy, w, _ = arrays(case)
     (whole,) = run(be, "conv_dgrad", dy, w, x_shape=case.x, **case.geometry)
     own = case.x[3] // case.groups
@@ -199,7 +199,7 @@ def test_images_and_groups_are_summed_alone(be: Any, case: Conv) -> None:
 
 @ELSEWHERE
 def test_nan_reaches_exactly_the_pixels_that_saw_it(be: Any) -> None:
-    """Nothing that a tile has too much, or that stands beside a patch, gets into a sum."""
+    """Neither a tile's excess elements nor the surroundings of a patch get into a sum."""
     case = PATCHES[2]
     dy, w, _ = arrays(case)
     dy[1, 6, 20, 45] = np.nan

@@ -1,4 +1,4 @@
-"""The plan of a step: which calls it has, and that a network that goes by it learns the same."""
+"""The plan of a step: which calls it has, and that a network that follows it learns the same."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.orders
 ANYWHERE = in_every_order(CPU, SIM, CUDA)
 
 # Everything that is fused, with both orders of ReLU and pool, both rules of dropout, groups, and
-# sizes that fill no tile: 8 channels to a group, as tensor cores want them, but in conv3's 4.
+# sizes that fill no tile: 8 channels per group, as tensor cores need, except conv3's 4.
 FUSIBLE = NetSpec(
     "fusible",
     (35, 31, 3),
@@ -57,12 +57,12 @@ IMAGES = 4
 
 
 def right() -> Backend:
-    """What others are compared with."""
+    """The backend that the others are compared with."""
     return pyalexnet.backend("cpu", exact=True)
 
 
 def ops(spec: NetSpec, **how: Any) -> list[str]:
-    """The operations of a plan, in their order."""
+    """The operations of a plan, in order."""
     return [call.op for call in plan.make(spec, **how).calls]
 
 
@@ -160,7 +160,7 @@ def test_blocks_that_would_give_too_many_outputs_are_not_made() -> None:
     def block(height: int) -> int:
         return plan.converted(NetSpec("small", (height, 39, 1), 3, layers, RECIPE)).block
 
-    # Rows of 10 blocks, three to an output, give 8; of 38 pixels there are only 7. So with 11.
+    # Rows of 10 blocks, three to an output, give 8; 38 pixels give only 7. Likewise with 11.
     assert [block(height) for height in (38, 39, 40, 41, 42, 43)] == [1, 4, 4, 1, 1, 4]
 
 
@@ -212,14 +212,14 @@ def test_fused_gradients_are_those_of_the_layers(be: Any, train: bool) -> None:
         assert_near(grad, expected[1][name])
 
 
-# Backends round the same sums to bfloat16; where two differ in their last float32 bit, one element
-# in some ten thousand lies so near the middle between two bfloat16 that it goes the other way, by
-# 2^-8 of its size, and in a max-pool another pixel may then be the first of equals. Altogether less
-# than one bfloat16 rounding of everything.
+# Backends round the same sums to bfloat16; if two differ in the last float32 bit, about one element
+# in ten thousand lies so near the midpoint of two bfloat16 that it is rounded the other way, by
+# 2^-8 of its size, and a max-pool may then choose another pixel among equals. Altogether less than
+# one bfloat16 rounding of everything.
 _BF16_FLIPS = 2.0**-9
-# Beside float32: some ten roundings of 2^-9 in a row, each way. Layer by layer the norm's output is
-# rounded before it is pooled, too, which makes equals of neighbours: of a batch this small one
-# gradient in another pixel is four per cent of conv1's. Fused, nothing between the two is rounded.
+# Compared with float32: about ten roundings of 2^-9 in a row, each way. Layer by layer, the norm's
+# output is also rounded before it is pooled, which makes neighbours equal: in a batch this small,
+# one gradient in another pixel is four per cent of conv1's. Fused, nothing is rounded in between.
 _BF16 = {True: 20 * 2.0**-9, False: 32 * 2.0**-9}
 
 
@@ -256,7 +256,7 @@ def test_no_order_of_threads_changes_a_bit(be: Any, precision: plan.Precision) -
 
 
 def learn(net: PlannedNet, steps: int, at_once: bool) -> tuple[SGD, list[float]]:
-    """Some steps, each on a batch of its own, by gradients and update or by one program."""
+    """Some steps, each on its own batch, by gradients and update or by one program."""
     sgd, losses = SGD(net), []
     for step in range(steps):
         x, labels = batch(net.spec, IMAGES, step)
@@ -287,7 +287,7 @@ def test_the_fused_update_is_that_of_the_gradients(
 
 @pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_what_is_replaced_counts_in_the_very_next_step(be: Any) -> None:
-    """A recipe's rates, momentum or decay, and the buffers; in the middle of a fused run."""
+    """A recipe's rates, momentum or decay, and the buffers, replaced during a fused run."""
     changes: tuple[Callable[[SGD], None], ...] = (
         lambda sgd: None,
         lambda sgd: setattr(sgd, "recipe", sgd.recipe.override(lr=0.003)),
@@ -316,7 +316,7 @@ def test_what_is_replaced_counts_in_the_very_next_step(be: Any) -> None:
 
 @pytest.mark.parametrize("be", parameters(CPU), indirect=True)
 def test_other_rates_need_no_other_program(be: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU one is memory, and a graph to capture: a recipe may come anew with every step."""
+    """On a GPU a program costs memory and a graph capture, and the recipe may change every step."""
     made: list[Any] = []
     usual = be.record
 
@@ -342,7 +342,7 @@ def test_parameters_come_out_as_they_went_in(be: Any, precision: plan.Precision)
     net = PlannedNet(FUSIBLE, be, SEED, precision=precision)
     assert all(same_bits(value, initial[n]) for n, value in host(net, net.params).items())
     x, labels = batch(FUSIBLE, IMAGES)
-    before = host(net, net.loss_and_grads(x, labels)[1])  # programs hold the arrays by now
+    before = host(net, net.loss_and_grads(x, labels)[1])  # by now, programs hold the arrays
     other = host(full := Net(FUSIBLE, be, SEED + 1), full.params)
     net.load(other)
     assert all(same_bits(value, other[n]) for n, value in host(net, net.params).items())
@@ -395,15 +395,15 @@ def test_results_survive_the_next_pass(be: Any) -> None:
         assert not np.array_equal(be.to_numpy(one[4]), be.to_numpy(other[4]))
 
 
-# Deep networks in bfloat16 cannot be held to the same numbers as a whole: a ReLU's input that two
-# backends round to either side of 0 opens it for one of them, and a max-pool's winner among equals
-# is chance. Each call on the same inputs can. A sum that is rounded the other way is 2^-8 off; one
-# in some thousand is, where sums of 9,216 terms differ in their last float32 digit.
+# Deep networks in bfloat16 cannot be compared as a whole: a ReLU's input that two backends round to
+# either side of 0 opens it on one of them only, and a max-pool's choice among equals is chance.
+# Single calls on the same inputs can be compared. A sum rounded the other way is 2^-8 off; about
+# one in a thousand is, if sums of 9,216 terms differ in the last float32 digit.
 _ONE_CALL = 2.0**-8 * 2.0**-5
 
 
 def alive(spec: NetSpec) -> dict[str, Any]:
-    """Parameters that keep the size of what goes through."""
+    """Parameters that preserve the scale of activations and gradients."""
     return {
         name: normal(*shape, seed=len(name)) * np.float32(math.sqrt(2 / math.prod(shape[1:])))
         if name.endswith(".w")
@@ -433,7 +433,7 @@ def programs(spec: NetSpec, be: Any, precision: plan.Precision) -> tuple[Program
 
 
 def kind(made: plan.Plan, call: plan.Call) -> tuple[Any, ...]:
-    """All of a call but the numbers in its arrays: the operation, their layouts, the settings."""
+    """All of a call but its arrays' values: the operation, the arrays' layouts, the settings."""
     arrays = [*call.reads.items(), *enumerate(call.writes), *call.learns.items()]
     layouts = [
         (place, made.shape(one), made.arrays[plan.name_of(one)].dtype) for place, one in arrays
@@ -449,7 +449,7 @@ def kind(made: plan.Plan, call: plan.Call) -> tuple[Any, ...]:
 def test_each_call_of_alexnet_at_its_full_size(
     be: Any, preset: str, precision: plan.Precision
 ) -> None:
-    """Of the source's network, whose products are the paper's, those that the paper's has not."""
+    """The calls of the source's network, whose products are the paper's, that the paper's lacks."""
     own, numpy = programs(nets.alexnet(preset=preset), be, precision)
     papers = plan.make(nets.alexnet(preset="paper"), goal="update", precision=precision)
     known = {kind(papers, call) for call in papers.calls} if preset == "source" else set()
@@ -459,7 +459,7 @@ def test_each_call_of_alexnet_at_its_full_size(
 
 
 def hold_alike(be: Any, own: Program, numpy: Program, chosen: list[plan.Call]) -> None:
-    """Each of the calls chosen gives what NumPy's gives, of the arrays that NumPy's finds."""
+    """Check that each chosen call gives the same result as NumPy's, from the same arrays."""
     for (call, run), (_, same) in zip(own.calls, numpy.calls, strict=True):
         if call not in chosen:
             same()
@@ -472,6 +472,6 @@ def hold_alike(be: Any, own: Program, numpy: Program, chosen: list[plan.Call]) -
         run()
         same()
         for name in touched:
-            if own.arrays[name].dtype.kind not in "iu":  # halves and places tell by what they make
+            if own.arrays[name].dtype.kind not in "iu":  # halves and places show in later results
                 expected = np.asarray(numpy.arrays[name], np.float32)
                 assert_near(be.to_numpy(own.arrays[name]), expected, _ONE_CALL)

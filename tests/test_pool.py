@@ -39,13 +39,13 @@ def expected_gradients(case: Pool, dtype: Any) -> tuple[Exact, Exact]:
 
 
 def where_dtype(case: Pool) -> type:
-    """The narrowest unsigned integer that holds a place in the window."""
+    """The narrowest unsigned integer that can hold a place in the window."""
     return np.uint8 if case.size <= 16 else np.uint16
 
 
 @cache
 def slopes_of_maxima(case: Pool) -> Floats:
-    """The max-pool's gradient by central differences, where no two pixels are near each other."""
+    """The max-pool's gradient by central differences, with no two pixels of nearly equal value."""
     x, dy = all_different(*case.x), normal(*case.y, seed=1)
     return gradient(lambda z: oracle.maxpool_fprop(z, **case.geometry)[0], x, dy)
 
@@ -60,7 +60,7 @@ def slopes_of_means(case: Pool) -> Floats:
 @EACH_ELEMENT
 @CASES
 def test_maxpool_fprop_with_ties(be: Any, case: Pool, dtype: Any) -> None:
-    """All values below zero, so that an empty or padded window cannot pass for a maximum of 0."""
+    """All values are below zero, so an empty or padded window cannot pass for a maximum of 0."""
     y, where = run(be, "maxpool_fprop", few_values(*case.x).astype(dtype), **case.geometry)
     expected, places = expected_maxima(case)
     assert_same(y, expected, dtype=dtype)
@@ -70,7 +70,7 @@ def test_maxpool_fprop_with_ties(be: Any, case: Pool, dtype: Any) -> None:
 @EACH_ELEMENT
 @CASES
 def test_maxpool_dgrad_with_ties(be: Any, case: Pool, dtype: Any) -> None:
-    """The gradient goes to the first of equals, by the op's own `where`."""
+    """On ties the gradient goes to the first, according to the op's own `where`."""
     dy = normal(*case.y, seed=1).astype(dtype)
     _, where = run(be, "maxpool_fprop", few_values(*case.x).astype(dtype), **case.geometry)
     (dx,) = run(be, "maxpool_dgrad", dy, where, x_shape=case.x, **case.geometry)
@@ -80,7 +80,7 @@ def test_maxpool_dgrad_with_ties(be: Any, case: Pool, dtype: Any) -> None:
 @EACH_ELEMENT
 @CASES
 def test_maxpool_dgrad_through_a_relu(be: Any, case: Pool, dtype: Any) -> None:
-    """Nothing gets where the ReLU gave nothing, be that 0 or not even a number."""
+    """No gradient passes where the ReLU's output was 0, or NaN."""
     dy = normal(*case.y, seed=1).astype(dtype)
     _, places = expected_maxima(case)
     gate = np.maximum(normal(*case.x, seed=2), 0).astype(dtype)
@@ -120,7 +120,7 @@ def test_avgpool_is_its_own_adjoint(be: Any, case: Pool) -> None:
 
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_maxpool_gradient_by_differences(be: Any, case: Pool) -> None:
-    """Neighbours stand .5 apart, a step .06: no window changes its mind."""
+    """Values are .5 apart and a step moves them by .06: no window changes its choice."""
 
     def maxima(x: Any) -> Any:
         return run(be, "maxpool_fprop", x, **case.geometry)
@@ -158,7 +158,7 @@ def test_avgpool_gradient_by_differences(be: Any, case: Pool) -> None:
 
 
 def test_cifar_maps_of_32_pool_to_16(be: Any) -> None:
-    """cuda-convnet's CIFAR nets count on the sixteenth window, which the border clips."""
+    """cuda-convnet's CIFAR nets need the sixteenth window, which is clipped at the border."""
     x = normal(1, 32, 32, 1)
     assert run(be, "maxpool_fprop", x, size=3, stride=2)[0].shape == (1, 16, 16, 1)
     assert run(be, "maxpool_fprop", x, size=3, stride=2, ceil=False)[0].shape == (1, 15, 15, 1)
@@ -183,7 +183,7 @@ def test_nan_wins(be: Any, size: int, channels: int, dtype: Any) -> None:
 
 
 def test_windows_of_minus_infinity(be: Any) -> None:
-    """The first pixel is the maximum also where nothing is larger than the starting value."""
+    """The first pixel is the maximum even if nothing exceeds the initial value."""
     x = np.full((1, 4, 5, 2), -np.inf, dtype=np.float32)
     y, where = run(be, "maxpool_fprop", x, size=3, stride=2)
     assert (y == -np.inf).all() and (where == 0).all()

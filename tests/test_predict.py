@@ -43,7 +43,7 @@ def test_lines_for_people(tmp_path: Path) -> None:
     best = int(probabilities.argmax())
     assert lines[5] == str(paths[1])
     assert lines[6] == f"  {100 * probabilities[best]:6.2f} %  {CLASS_NAMES[best]}"
-    assert len(lines) == 10  # of four classes all are said
+    assert len(lines) == 10  # there are four classes, and all are printed
 
 
 def test_ties_come_in_the_order_of_the_classes() -> None:
@@ -135,7 +135,7 @@ def test_folders_stand_for_the_images_in_them(tmp_path: Path) -> None:
     assert said == [
         f"not used  of {root}: 1 .txt file, first notes.txt, 1 .json file, first a/list.json"
     ]
-    # A file counts, whatever it is called; and as often as it is named.
+    # A file counts, whatever its name, and as often as it is given.
     assert named([root / "notes.txt", root / "notes.txt"]) == [root / "notes.txt"] * 2
 
 

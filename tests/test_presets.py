@@ -1,4 +1,4 @@
-"""`pyalexnet presets`: what it says, and that no convention can differ without a row."""
+"""`pyalexnet presets`: its output, and that no convention can differ without a row."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fields(kind: type, before: str = "") -> set[str]:
 
 
 def test_every_field_has_a_row() -> None:
-    """A field that is added to any of the four needs one here, and none counts twice."""
+    """A field added to any of the four needs a row here, and none appears twice."""
     covered = [field for row in conventions.conventions() for field in row.fields]
     assert len(covered) == len(set(covered))
     assert set(covered) == (
@@ -40,7 +40,7 @@ def test_every_field_has_a_row() -> None:
     )
 
 
-# Another value for each field than the preset `source` has.
+# For each field, a value other than that of the preset `source`.
 OTHERS: dict[str, Any] = {
     "input_size": 128,
     "pad": 2,
@@ -132,7 +132,7 @@ def test_no_augmentation_is_told() -> None:
 
 @pytest.mark.parametrize(("first", "second"), list(permutations(NAMES, 2)))
 def test_differences(first: str, second: str) -> None:
-    """The rows of the fields that differ; a norm that is not there has no other constants."""
+    """The rows of the fields that differ; an absent norm has no differing constants."""
     one, other = presets.get(first), presets.get(second)
     told = {field for row in conventions.differences(first, second) for field in row.fields}
     for row in conventions.conventions():
@@ -166,7 +166,7 @@ def test_unknown_presets_are_refused() -> None:
 
 @pytest.fixture
 def said() -> Callable[..., str]:
-    """What the command prints where it is not on a terminal."""
+    """What the command prints when not on a terminal."""
     app = typer.Typer()
     app.command()(command)
 
@@ -207,7 +207,7 @@ def test_all_presets(said: Callable[..., str]) -> None:
     rows = [line for line in lines if not line.startswith(" ")]
     assert len(rows) == len(conventions.conventions())
     assert "\x1b" not in head + "".join(lines)
-    # Read down its column, a cell is whole again.
+    # Read down its column, a folded cell is complete.
     start, end = (head.index(f" {name}") + 1 for name in ("source", "paper"))
     last = lines[lines.index(rows[-1]) :]
     own = conventions.conventions()[-1].value(presets.get("source"))

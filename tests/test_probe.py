@@ -23,7 +23,7 @@ Matrix = np.ndarray
 
 
 def features(n: int, numbers: int, noise: float = 20) -> tuple[Matrix, Matrix]:
-    """Rectified, correlated features with a dead unit, and labels that they tell something of."""
+    """Rectified, correlated features with a dead unit, and labels that depend on them."""
     draws = generator(n, numbers)
     mixing = draws.normal(size=(numbers, numbers)) * np.exp(-np.arange(numbers) / 5)
     x = np.maximum(draws.normal(size=(n, numbers)) @ mixing.T + 0.5, 0) * 10
@@ -66,7 +66,7 @@ def test_a_warm_start_ends_where_a_cold_one_does() -> None:
     warm = Problem(x, labels, 3)
     warm.solve(1.0)
     one, other = warm.solve(0.01), Problem(x, labels, 3).solve(0.01)
-    # The objective curves by at least the decay, so that both lie within |gradient| / decay.
+    # The objective's curvature is at least the decay, so both are within |gradient| / decay.
     _, start = gradient(x, labels, one, 0.01)
     deviation = x.std(axis=0)
     apart = np.linalg.norm((one.w - other.w) * deviation)
@@ -101,7 +101,7 @@ def test_the_decay_is_the_best_on_a_tenth_that_is_held_out() -> None:
     assert chosen == found[best][2]
     assert 0 < best < len(said) - 1 < len(DECAYS)
     assert said[0].split() == ["decay", "held-out", "top-1", "error", "held-out", "loss", "steps"]
-    assert len(said) == best + 4  # two that are no better end the search
+    assert len(said) == best + 4  # two that are not better end the search
     assert len({len(line) for line in said}) == 1  # columns
 
 

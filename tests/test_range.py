@@ -1,7 +1,7 @@
-"""Every op at the ends of the range: denormal numbers, squares and sums that overflow, what is
-infinite or NaN. What is due is the oracle's, and its like: finite, infinite of that sign, or NaN.
+"""Every op at the ends of the range: denormal numbers, overflowing squares and sums, infinities and
+NaN. Results must match the oracle's in kind: finite, infinite with the same sign, or NaN.
 
-ENDS lie along an axis that no sum of the op runs over, so that each of them is met alone.
+ENDS lie along an axis that the op does not sum over, so that each is tested on its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trial import place, run
 from updates import B_RULE, W_RULE, updated
 from variants import ONE_ORDER
 
-# The order of threads has no say in what a number is.
+# The values do not depend on the order of threads.
 pytestmark = pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 
 EACH_NORM = pytest.mark.parametrize("everywhere", [False, True], ids=["one", "all"])
@@ -31,7 +31,7 @@ COUNT = len(ENDS)
 
 
 def due(op: Callable[..., Any], *inputs: Any, **parameters: Any) -> Any:
-    """The oracle's answer; it overflows as it should."""
+    """The oracle's answer; overflow is expected."""
     with np.errstate(all="ignore"):
         return op(*inputs, **parameters)
 
@@ -83,10 +83,10 @@ WHICH = ("x", "dy", "x, of large dy")
 def spread(
     which: str, x_shape: tuple[int, ...], dy_shape: tuple[int, ...], everywhere: bool, dtype: Any
 ) -> tuple[Any, Any]:
-    """x and dy, of which one has the ends.
+    """x and dy, one of them with the ends.
 
-    Where all of dy has them they are 64 times smaller, and where all of it is large, it is 1e30: so
-    no sum of terms within the range leaves it on its way.
+    If all of dy has them they are 64 times smaller, and if all of it is large it is 1e30, so that
+    no sum whose terms are within the range overflows on the way.
     """
     x, dy = normal(*x_shape, seed=1), normal(*dy_shape, seed=2)
     if which == "dy":
@@ -149,7 +149,7 @@ def test_norm_and_pool_dgrad(
 
 
 def test_one_activation_whose_square_overflows(be: Any) -> None:
-    """By hand: the sum of squares is infinite, its power 0, and 0 what is left of 2e19."""
+    """By hand: the sum of squares is infinite, its power 0, and so 2e19 becomes 0."""
     how: dict[str, Any] = {"size": 5, "alpha": 2e-5, "beta": 0.75, "k": 1.0}
     pool = {"pool_size": 1, "pool_stride": 1}
     for channels in (1, 8):
@@ -166,7 +166,7 @@ def test_one_activation_whose_square_overflows(be: Any) -> None:
 
 CONV = Conv("", (COUNT, 6, 5, COUNT), (COUNT, 3, 2), stride=(2, 1), pad=(1, 0, 1, 1))
 DRAW: dict[str, Any] = {"keep": 0.6, "seed": 11, "step": 7, "layer": 2}
-# An operand of each pass, and the axis along which it meets each of ENDS alone.
+# An operand of each pass, and the axis along which each of ENDS is on its own.
 OPERANDS = [("fprop", "x", 0), ("fprop", "w", 0), ("fprop", "b", 0)]
 OPERANDS += [("dgrad", "dy", 0), ("dgrad", "w", -1), ("wgrad", "x", -1), ("wgrad", "dy", -1)]
 EACH_OPERAND = pytest.mark.parametrize(("op", "which", "axis"), OPERANDS, ids=str)
@@ -185,21 +185,21 @@ def operands(layer: str, dtype: Any) -> dict[str, Any]:
 
 
 def as_multiplied(be: Any, array: Any, tensor: bool) -> Any:
-    """What three bfloat16 cannot hold is NaN where a product is taken of them (ops.h)."""
+    """Values that three bfloat16 cannot represent are NaN in products that split them (ops.h)."""
     if not tensor or be.name == "cpu":
         return array
     return np.where(abs(array) < 2.0**128 - 2.0**119, array, np.float32(np.nan))
 
 
 def before_the_end(actual: Any, exact: Exact, tensor: bool) -> Exact:
-    """Due of three planes: their largest product may overflow 2^-7 before the sum does (ops.h)."""
+    """What three planes owe: their largest product may overflow 2^-7 before the sum (ops.h)."""
     early = np.isinf(actual) & (actual * exact.value > 0) if tensor else False
     early &= abs(exact.value) > (1 - 2.0**-7) * largest(FLOAT32)
     return Exact(np.where(early, actual, exact.value), exact.magnitude)
 
 
 def products(be: Any, layer: str, op: str, arrays: dict[str, Any], **how: Any) -> Any:
-    """A pass of a layer, on the backend or, if that is the oracle, exact."""
+    """A pass of a layer on the backend, or exactly if that is the oracle."""
     names = {"fprop": ("x", "w", "b"), "dgrad": ("dy", "w"), "wgrad": ("x", "dy")}[op]
     if layer == "conv":
         how |= CONV.geometry
@@ -221,7 +221,7 @@ def check_products(
         arrays[which] = as_multiplied(be, arrays[which], tensor)
     for actual, exact in zip(found, products(oracle, layer, op, arrays), strict=True):
         if (op, which) == ("dgrad", "w"):
-            # Zeros that stand for no output meet the weight, too (ops.h).
+            # Zeros of padding, which belong to no output, also meet the weight (ops.h).
             finite = np.isfinite(arrays["w"]).all(axis=tuple(range(arrays["w"].ndim - 1)))
             value = np.where(np.isnan(actual) & ~finite, np.nan, exact.value)
             exact = Exact(value, exact.magnitude)
@@ -278,7 +278,7 @@ def test_gate(be: Any, layer: str, which: str, dtype: Any, tensor: bool) -> None
 @pytest.mark.parametrize("which", ["x", "dy"])
 @EACH_LAYER
 def test_learned_at_once(be: Any, layer: str, which: str, dtype: Any, tensor: bool) -> None:
-    """wgrad_sgd is sgd_update of the gradients, which have been tried alone."""
+    """wgrad_sgd is sgd_update of the gradients, each of which is tested on its own."""
     arrays = operands(layer, dtype)
     arrays[which] = planted(arrays[which], -1)
     how = CONV.geometry if layer == "conv" else {}
@@ -305,7 +305,7 @@ def every_pair(outputs: Any, dtype: Any) -> list[Any]:
 
 @EACH_ELEMENT
 def test_relu(be: Any, dtype: Any) -> None:
-    """It chooses: to the bit, denormal numbers too."""
+    """It only selects: exact to the bit, also for denormal numbers."""
     x = planted(normal(COUNT).astype(dtype), 0)
     (y,) = run(be, "relu_fprop", x)
     assert_same(y, oracle.relu(x), dtype=dtype)
@@ -335,7 +335,7 @@ def test_scale(be: Any, factor: float, dtype: Any) -> None:
 
 @EACH_ELEMENT
 def test_dropout(be: Any, dtype: Any) -> None:
-    """It selects: nothing of what is dropped is left."""
+    """It only selects: dropped elements leave no trace."""
     x = planted(normal(7, COUNT).astype(dtype), -1, everywhere=True)
     for op in ("dropout_fprop", "dropout_dgrad"):
         (y,) = run(be, op, x, **DRAW)
@@ -386,7 +386,7 @@ def test_sgd_update(be: Any, rule: dict[str, float], halves: bool) -> None:
 
 
 def test_weights_in_halves(be: Any) -> None:
-    """The upper half is the nearest bfloat16, infinite from half a place behind the last one."""
+    """The upper half is the nearest bfloat16, infinite from half a place above the largest."""
     high, low = run(be, "split_weights", ENDS)
     with np.errstate(over="ignore"):
         assert_same(high, ENDS, dtype=BFLOAT16)
@@ -402,7 +402,7 @@ def test_weights_in_halves(be: Any) -> None:
 @pytest.mark.parametrize("pool", ["maxpool", "avgpool"])
 @EACH_NORM
 def test_pool_fprop(be: Any, pool: str, everywhere: bool, channels: int, dtype: Any) -> None:
-    x = abs(normal(COUNT, 6, 5, channels)).astype(dtype)  # so that sums have one sign
+    x = abs(normal(COUNT, 6, 5, channels)).astype(dtype)  # so that all sums have the same sign
     x = planted(x, 0, everywhere=everywhere)
     (y, *where) = run(be, f"{pool}_fprop", x, size=3, stride=2)
     exact = due(getattr(oracle, f"{pool}_fprop"), x, size=3, stride=2)

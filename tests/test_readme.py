@@ -1,6 +1,6 @@
-"""The README's code blocks run as they stand: Python in a fresh interpreter, commands in a shell.
+"""The README's code blocks run unchanged: Python in a fresh interpreter, commands in a shell.
 
-All but the two make commands, which install the package that is under test here.
+All except the two make commands, which install the package under test.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The reason of what failed reaches the user, in the words of what failed."""
+"""The reason for a failure reaches the user, in the original words."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_reason(error: BaseException, words: str) -> None:
 
 
 def test_of_an_error_without_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Libraries raise OSError too, and say None where the system says why."""
+    """Libraries raise OSError too, with None where the system gives a reason."""
 
     def broken(*_: Any, **__: Any) -> Any:
         raise OSError("the disk speaks in tongues")
@@ -46,7 +46,7 @@ def test_of_an_error_without_a_number(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_of_an_npz_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is sound: what it lacks is memory."""
+    """The file is sound, but memory is too small."""
     path = tmp_path / "large.npz"
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d, 1, 1, 3), }" % 2**60
     with zipfile.ZipFile(path, "w") as archive:
@@ -93,14 +93,14 @@ def test_of_a_mean_that_is_no_array(tmp_path: Path) -> None:
 
 
 def test_of_a_file_that_may_not_be_read(tmp_path: Path) -> None:
-    """Which says nothing of whether it is a safetensors file."""
+    """That does not show whether it is a safetensors file."""
     missing = tmp_path / "none.safetensors"
     with pytest.raises(DataError, match="cannot be read"), tensors.reading(missing):
         pass
 
 
 def test_of_a_driver_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be installed, and be that of another system."""
+    """It may be installed, but for another system."""
 
     def broken(name: str) -> Any:
         raise OSError(f"{name}: wrong ELF class: ELFCLASS32")

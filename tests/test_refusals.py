@@ -1,4 +1,4 @@
-"""What an op cannot use it refuses, in a sentence that names the argument, and touches nothing."""
+"""An op refuses what it cannot use, in a sentence that names the argument, and changes nothing."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from variants import CPU, ONE_ORDER, SIM, SIMCHECK, parameters
 
 ANY_BACKEND = pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 HOSTS, EMULATIONS = parameters(CPU, SIM), parameters(SIM, SIMCHECK)
-# Every input that is one array: lists of them (exchange) and parameters (updates) have tests of
-# their own.
+# Every input that is a single array: lists of arrays (exchange) and parameters (updates) have their
+# own tests.
 INPUTS = [
     (example, name)
     for example in EXAMPLES.values()
@@ -31,7 +31,7 @@ INPUTS = [
     if isinstance(value, np.ndarray)
 ]
 ARRAYS = [(example, name) for example, name in INPUTS if name != "labels"]
-# These work on arrays of any shape, so that their first array settles what the others must be.
+# These work on arrays of any shape, so the first array determines what the others must be.
 ELEMENTWISE = ("relu", "tanh", "scale", "dropout", "sgd", "split", "join")
 OF_ONE_RANK = [
     (example, name)
@@ -73,7 +73,7 @@ def test_wrong_dtype(be: Any, example: Example, name: str) -> None:
 @pytest.mark.parametrize("be", HOSTS, indirect=True)
 @pytest.mark.parametrize(("example", "name"), ARRAYS, ids=str)
 def test_wrong_byte_order(be: Any, example: Example, name: str) -> None:
-    """Numbers in the other byte order have the right size and would all be wrong."""
+    """Numbers in the other byte order have the right size but wrong values."""
     if example.inputs[name].itemsize > 1:
         swapped = example.inputs[name].astype(example.inputs[name].dtype.newbyteorder())
         assert f"{name} is >" in refusal(be, example, **{name: swapped})
@@ -192,7 +192,7 @@ def test_bfloat16_where_the_others_are_not(be: Any, op: str, name: str, expected
     ("op", "name"), [("maxpool_dgrad", "gate"), ("lrn_maxpool_dgrad", "y")], ids=str
 )
 def test_outputs_of_a_relu(be: Any, op: str, name: str) -> None:
-    """Of the gradient's shape and type."""
+    """They must have the gradient's shape and type."""
     shape = {"gate": (2, 8, 6, 4), "y": (2, 3, 4, 16)}[name]
     for wrong in (normal(*shape).astype(BFLOAT16), normal(*shape[:3], 3), normal(*shape[1:])):
         sentence = refusal(be, EXAMPLES[op], **{name: be.asarray(wrong)})
@@ -201,7 +201,7 @@ def test_outputs_of_a_relu(be: Any, op: str, name: str) -> None:
 
 @ANY_BACKEND
 def test_halves_of_weights(be: Any) -> None:
-    """The lower one goes with bfloat16 and with nothing else."""
+    """The lower one goes only with bfloat16."""
     update = EXAMPLES["sgd_update"]
     high, low = be.split_weights(be.asarray(update.inputs["w"]))
     assert "low is given" in refusal(be, update, low=low)
@@ -215,7 +215,7 @@ def test_halves_of_weights(be: Any) -> None:
 
 INTEGERS = (0, -1, 1.5, "2", None)
 NUMBERS = (np.nan, np.inf, "x", None)
-# For what goes with three images: no arrays; of no shape, and of no type, that is right for any.
+# Beside three images: values that are not arrays, or have a shape or type that is right for none.
 BESIDE_IMAGES = (
     None,
     1,
@@ -308,13 +308,13 @@ def test_masks(be: Any, op: str, name: str, value: Any) -> None:
 @ANY_BACKEND
 @pytest.mark.parametrize("op", ["conv_dgrad", "linear_dgrad"])
 def test_gates_that_do_not_fit(be: Any, op: str) -> None:
-    """Of another shape than dx, or of another type than dy."""
+    """With a shape other than dx's, or a type other than dy's."""
     (dx,) = results(be, EXAMPLES[op])
     for bad in (dx[1:], dx.astype(np.float64), dx.astype(BFLOAT16)):
         assert "gate" in refusal(be, EXAMPLES[op], gate=be.asarray(np.ascontiguousarray(bad)))
 
 
-# Arrays of a shape, and numbers of a type, that is right for none of them.
+# Arrays of a shape, and numbers of a type, that are right for none of them.
 UPDATES = pytest.mark.parametrize("op", ["conv_wgrad_sgd", "linear_wgrad_sgd"])
 WRONG = {"w": np.zeros(6), "v": np.zeros(6, np.float32), "low": np.zeros(6, np.uint16)}
 
@@ -334,7 +334,7 @@ WRONG = {"w": np.zeros(6), "v": np.zeros(6, np.float32), "low": np.zeros(6, np.u
     ids=str,
 )
 def test_parameters_to_learn(be: Any, op: str, name: str, part: str, value: Any) -> None:
-    """Low halves among them, which float32 has none of. What was given whole is left as it was."""
+    """Including low halves, which float32 lacks. Valid arguments are left unchanged."""
     given = place(be, EXAMPLES[op].inputs[name])
     bad = be.asarray(value) if isinstance(value, np.ndarray) else value
     sentence = refusal(be, EXAMPLES[op], **{name: replace(given, **{part: bad})})
@@ -388,7 +388,7 @@ def test_parameters_that_overlap(be: Any, op: str) -> None:
 @ANY_BACKEND
 @pytest.mark.parametrize("op", ["maxpool_fprop", "avgpool_fprop"])
 def test_no_pool_fits(be: Any, op: str) -> None:
-    """Without ceil a window larger than the image has no place."""
+    """Without ceil, a window larger than the image does not fit."""
     assert "8 x 6" in refusal(be, EXAMPLES[op], size=7, ceil=False)
 
 
@@ -408,7 +408,7 @@ def test_lr_of_another_kind(be: Any, dtype: Any, shape: tuple[int, ...]) -> None
 @ANY_BACKEND
 @pytest.mark.parametrize("bad", [(-1, 0), (0, -1), (3, 0), (0, 3), (2**31 - 1, 0), (0, -(2**31))])
 def test_crop_that_leaves_its_image(be: Any, bad: tuple[int, int]) -> None:
-    """Refused wherever the host sees the corners, as it does here on every device."""
+    """Refused whenever the host sees the corners, as it does here for every device."""
     corners = np.array([(2, 2), bad, (0, 0)], np.int32)
     sentence = refusal(be, EXAMPLES["augment"], corners=corners)
     assert f"corners has {bad}" in sentence and "(0, 0) to (2, 2)" in sentence
@@ -417,7 +417,7 @@ def test_crop_that_leaves_its_image(be: Any, bad: tuple[int, int]) -> None:
 @ANY_BACKEND
 @pytest.mark.parametrize("name", ["corners", "flips", "shifts"])
 def test_too_few_beside_the_images(be: Any, name: str) -> None:
-    """Of the right type, and one image short."""
+    """Of the right type, but one image short."""
     given = EXAMPLES["augment"].parameters[name]
     sentence = refusal(be, EXAMPLES["augment"], **{name: be.asarray(given[:-1].copy())})
     assert f"{name} has shape" in sentence and str(given.shape) in sentence
@@ -429,7 +429,7 @@ def test_too_few_beside_the_images(be: Any, name: str) -> None:
 @ANY_BACKEND
 @pytest.mark.parametrize("bad", [9, -1, 2**40])
 def test_label_that_is_no_class(be: Any, bad: int) -> None:
-    """Refused wherever the host sees the labels, as it does here on every device."""
+    """Refused whenever the host sees the labels, as it does here for every device."""
     labels = np.array([0, 8, bad, 1])
     sentence = refusal(be, EXAMPLES["softmax_cross_entropy"], labels=labels)
     assert "labels" in sentence and str(bad) in sentence and "0 to 8" in sentence
@@ -447,7 +447,7 @@ def test_labels_that_do_not_fit(be: Any, labels: Any) -> None:
 
 @ANY_BACKEND
 def test_labels_as_true_and_false(be: Any) -> None:
-    """A mask is no label."""
+    """A mask is not a label."""
     sentence = refusal(be, EXAMPLES["softmax_cross_entropy"], labels=np.array([True] * 4))
     assert "bool" in sentence
 
@@ -601,7 +601,7 @@ def test_no_device(be: Any, device: Any) -> None:
 @pytest.mark.parametrize("be", parameters(CPU, SIM, SIMCHECK), indirect=True)
 @pytest.mark.parametrize("device", [2, 10**6, 2**40])
 def test_no_such_device(be: Any, device: int) -> None:
-    """The processor counts as two, so that two towers can be tried on it."""
+    """The processor counts as two devices, so that two towers can be tried on it."""
     assert [pyalexnet.backend(be.name, device=number).device for number in (0, 1)] == [0, 1]
     with pytest.raises(ArgumentError, match=f"{be.name}: device is {device}; 0 or 1 was expected"):
         pyalexnet.backend(be.name, device=device)
@@ -616,7 +616,7 @@ def test_the_emulation_has_as_many_devices() -> None:
 
 
 def test_missing_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without CuPy there is no cuda, auto becomes cpu, and the reason comes with its cure."""
+    """Without CuPy there is no cuda, auto becomes cpu, and the reason includes the remedy."""
     monkeypatch.setitem(__import__("sys").modules, "cupy", None)
     with pytest.raises(BackendUnavailable, match=r"(?i)cupy.*pip install"):
         pyalexnet.backend("cuda")
@@ -625,7 +625,7 @@ def test_missing_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_errors_are_value_errors() -> None:
-    """Callers who know nothing of this package catch what they would expect."""
+    """Callers unfamiliar with this package can catch what they expect."""
     assert issubclass(ArgumentError, ValueError) and issubclass(
         ArgumentError, pyalexnet.errors.PyalexnetError
     )
@@ -636,7 +636,7 @@ def test_errors_are_value_errors() -> None:
 def test_a_batch_of_no_images_is_refused_by_what_is_zero(
     be: Any, example: Example, name: str
 ) -> None:
-    """The sentence says of which dimension there is nothing, not only a shape that looks right."""
+    """The sentence names the dimension that is empty, not only a shape that looks right."""
     value = example.inputs[name]
     sentence = refusal(be, example, **{name: place(be, value[:0])})
     if name == next(iter(example.inputs)):

@@ -209,7 +209,7 @@ def test_values_that_cannot_be_are_refused(
     with pytest.raises(PyalexnetError, match=reason):
         resumed(trainer.folder.path, **choices)
     assert (trainer.folder.path / "config.toml").read_text() == config
-    fitted(resumed(trainer.folder.path), 2)  # the folder was given free
+    fitted(resumed(trainer.folder.path), 2)  # the folder was released
 
 
 def test_finished_run_says_how_to_go_on(data: Path, straight: Path, tmp_path: Path) -> None:

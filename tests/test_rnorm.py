@@ -37,7 +37,7 @@ def arrays(case: RNorm, dtype: Any) -> tuple[Any, Any]:
 
 @cache
 def slopes(case: RNorm) -> Floats:
-    """The gradient by central differences, around numbers that float32 steps away from exactly."""
+    """The gradient by central differences, around numbers from which float32 steps are exact."""
     x, dy = on_grid(*case.x, seed=1), normal(*case.x, seed=2)
     return gradient(lambda z: oracle.rnorm_fprop(z, **case.constants).value, x, dy)
 
@@ -85,5 +85,5 @@ def test_nan_reaches_exactly_the_windows_that_see_it(be: Any) -> None:
     x[1, 2, 3, 1] = np.nan
     (y,) = run(be, "rnorm_fprop", x, size=4, alpha=1.0, beta=0.75, k=2.0)
     expected = np.zeros(x.shape, dtype=bool)
-    expected[1, 1:5, 2:6, 1] = True  # those whose window h - 2 .. h + 1 holds the pixel
+    expected[1, 1:5, 2:6, 1] = True  # pixels whose window h - 2 .. h + 1 contains this one
     np.testing.assert_array_equal(np.isnan(y), expected)

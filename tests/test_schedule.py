@@ -73,7 +73,7 @@ def test_dexp_has_the_original_stairs() -> None:
 
 @pytest.mark.parametrize("schedule", EACH, ids=str)
 def test_stretched(schedule: Schedule) -> None:
-    """Over 3 times the epochs, each epoch is what a third of it was."""
+    """Stretched to 3 times the epochs, epoch 3 e has the rate that epoch e had."""
     long = schedule.stretched(3)
     for epoch in (0, 11, 22, 27, 52, 88.5, 200):
         assert math.isclose(long.factor(3 * epoch, drops=1), schedule.factor(epoch, drops=1))
@@ -111,7 +111,7 @@ def test_plateau_ends_after_the_last_drop() -> None:
 
 
 def test_plateau_needs_a_real_improvement() -> None:
-    """0.4995 is only half a threshold better; what adds up over two epochs counts."""
+    """0.4995 is only half a threshold better; gains over two epochs add up."""
     plateau = Plateau(patience=3, threshold=0.001)
     assert [state.waited for state in run(plateau, 0.5, 0.4995, 0.4985, 0.4985)] == [0, 1, 0, 1]
     assert run(plateau, 0.5, math.nan)[-1] == PlateauState(best=0.5, waited=1)
@@ -154,7 +154,7 @@ def test_every_text_is_read_back(schedule: Schedule) -> None:
 def test_texts_are_read_kindly() -> None:
     assert parse(" dexp[ factor = 250 ; steps = 4 ] ", 30) == Dexp(250, 30, 4)
     assert parse("plateau[times=2]", 90) == Plateau(times=2)
-    assert parse("plateau", 18) == Plateau(patience=1)  # as long, of 18 epochs, as 5 of 90
+    assert parse("plateau", 18) == Plateau(patience=1)  # in 18 epochs as long as 5 in 90
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_drops_reach_the_rates() -> None:
 
 
 def test_the_rates_of_all_parameters_at_once() -> None:
-    """To the bit those one by one, under a common schedule or their own."""
+    """Equal to the bit to the rates taken singly, under a common schedule or their own."""
     names = ("fc8.b", "conv1.w", "other.b", "conv1.b", "fc8.w")
     for schedule in EACH:
         one_by_one = recipe(schedule=schedule)
@@ -268,7 +268,7 @@ def test_only_the_recipe_waits_for_a_plateau() -> None:
 
 
 def test_override_of_layers() -> None:
-    """Biases keep their proportion, those with their own schedule too; 0 freezes both."""
+    """Biases keep their proportion, even with their own schedule; 0 freezes weights and biases."""
     new = recipe().override(layer_lr={"conv1": 0.1, "fc8": 0, "fc7": 0.2})
     rates = {name: new.lr(name, 0) for name in ("conv1.w", "conv1.b", "fc7.w", "fc7.b", "x.w")}
     expected = {"conv1.w": 0.1, "conv1.b": 0.2, "fc7.w": 0.2, "fc7.b": 0.2, "x.w": 0.05}
@@ -278,7 +278,7 @@ def test_override_of_layers() -> None:
 
 
 def test_a_frozen_layer_can_be_thawed() -> None:
-    """It has forgotten its proportion, and takes that of the others."""
+    """It has lost its own proportion, and takes that of the others."""
     frozen = recipe(rate=Rate(0.05, 0.1, 0)).override(layer_lr={"conv1": 0})
     assert math.isclose(frozen.override(layer_lr={"conv1": 0.01}).lr("conv1.b", 0), 0.02)
     assert frozen.override(bias_lr=0.5).lr("conv1.b", 0) == 0

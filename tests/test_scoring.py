@@ -20,7 +20,7 @@ from pyalexnet.trained import Trained
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Path]:
-    """Three runs that say different things, trained on the same set."""
+    """Three runs with different predictions, trained on the same set."""
     data = str(npz(tmp_path / "set.npz"))
     return [written(tmp_path / f"run{seed}", seed=seed, data=data) for seed in range(3)]
 
@@ -44,7 +44,7 @@ def test_scores_alone_and_together(runs: list[Path], ten_crop: bool) -> None:
     everybody = [*members, (members[0] + members[1] + members[2]) / 3]
     for entry, probabilities in zip([*found["runs"], found["average"]], everybody, strict=True):
         expected = ensemble.scores(probabilities, labels())
-        # Batches of another size may round a logit differently: 8 roundings of float32.
+        # Batches of a different size may round a logit differently: 8 roundings of float32.
         assert entry["loss"] == pytest.approx(expected.loss, abs=1e-4)
         assert entry["top1_error"] == pytest.approx(expected.top1_error, abs=1e-12)
         assert entry["top5_error"] == expected.top5_error == 0
@@ -153,8 +153,8 @@ def test_classes_in_another_order_are_the_same_classes(runs: list[Path], tmp_pat
         json.loads(invoked(evaluate, run, *asked).stdout)["runs"] for run in (turned, runs[0])
     )
     assert found["top1_error"] == expected["top1_error"] < 0.9
-    # Another row of a matrix may be added in another order: 8 roundings of what the terms come to
-    # move a logit, and a loss moves by twice that at most.
+    # Another row of a matrix may be summed in another order: this moves a logit by 8 roundings of
+    # the terms' total size, and a loss by at most twice that.
     loaded = Trained.load(runs[0], backend="cpu")
     hidden = np.abs(loaded.activations(loaded.dataset().test.images, "drop5"))
     magnitude = (hidden @ np.abs(net.params["fc6.w"]).T).max()

@@ -78,7 +78,7 @@ def test_no_lr_freezes(be: Any, on_device: bool) -> None:
 
 @pytest.mark.parametrize("shifts", [(0, 0, 0), (1, 1, 1), (0, 0, 1), (0, 1, 0), (1, 0, 0)], ids=str)
 def test_views_that_begin_anywhere(be: Any, shifts: tuple[int, int, int]) -> None:
-    """Slices of one long array need not begin where four floats can be loaded at once."""
+    """Slices of one long array need not be aligned for loads of four floats."""
     arrays = normal(22, seed=1), normal(22, seed=2), normal(22, seed=3)
     expected = update(be, *arrays, lr=0.25, **HALVES)
     views = []
@@ -122,7 +122,7 @@ def test_halves_keep_every_bit(be: Any, shape: tuple[int, ...]) -> None:
 
 
 def test_the_upper_half_is_the_nearest(be: Any) -> None:
-    """Half a place up goes away from zero; less than that does not."""
+    """Half a place rounds away from zero; less than half does not."""
     w = bits(0x3F808000, 0xBF808000, 0x3F807FFF, 0x3F818000, 0x7F7FFFFF, 0x00008000, 0x80000001)
     high, _ = run(be, "split_weights", w)
     due = (0x3F81, 0xBF81, 0x3F80, 0x3F82, 0x7F80, 0x0001, 0x8000)
@@ -130,7 +130,7 @@ def test_the_upper_half_is_the_nearest(be: Any) -> None:
 
 
 def test_a_nan_stays_one_in_the_upper_half(be: Any) -> None:
-    """The card answers 0x7fffffff, which rounding would make a zero of."""
+    """The GPU returns 0x7fffffff, which rounding would turn into a zero."""
     w = bits(0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000, 0x7F800001, 0xFFFF8000)
     high, low = run(be, "split_weights", w)
     assert np.isnan(high.astype(np.float32)).all()

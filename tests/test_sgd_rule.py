@@ -1,4 +1,4 @@
-"""The optimiser over many steps: drops of the rate, a rate for each parameter, frozen layers."""
+"""The optimiser over many steps: drops in the rate, a rate for each parameter, frozen layers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def net_of(be: Any, recipe: Recipe) -> Net:
 
 
 def gradients(net: Net, step: int) -> dict[str, Any]:
-    """Some gradients, others at every step."""
+    """Some gradients, different at every step."""
     return {
         name: net.backend.asarray(normal(*param.shape, seed=100 * step + number))
         for number, (name, param) in enumerate(net.params.items())
@@ -49,7 +49,7 @@ def host(net: Net, arrays: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
 
 
 def test_across_two_drops(be: Any) -> None:
-    """Ten steps against section 5 in float64, each parameter at its own rate and decay."""
+    """Ten steps against section 5 in float64, each parameter with its own rate and decay."""
     net = net_of(be, DROPS)
     sgd = SGD(net)
     w = {name: param.astype(np.float64) for name, param in host(net, net.params).items()}
@@ -65,7 +65,7 @@ def test_across_two_drops(be: Any) -> None:
             v[name] = 0.7 * v[name] - decay[name] * lr * w[name] - lr * grad.astype(np.float64)
             w[name] += v[name]
     for name, param in host(net, net.params).items():
-        # Ten updates of magnitude 1 or so, a few roundings each.
+        # Ten updates of magnitude about 1, with a few roundings each.
         np.testing.assert_allclose(param, w[name], rtol=0, atol=50 * 2.0**-24 * 4)
         np.testing.assert_allclose(
             be.to_numpy(sgd.momentum[name]), v[name], rtol=0, atol=50 * 2.0**-24
@@ -110,7 +110,7 @@ def test_frozen_parameters_stay(be: Any) -> None:
 
 
 def test_load_copies(be: Any) -> None:
-    """Two optimisers of equal buffers take equal steps, and the arrays loaded are not trained."""
+    """Two optimisers with equal buffers take equal steps, and the loaded arrays do not change."""
     first, second = net_of(be, DROPS), net_of(be, DROPS)
     sgd, other = SGD(first), SGD(second)
     sgd.step(gradients(first, 0), epoch=0)
@@ -136,7 +136,7 @@ def test_steps() -> None:
 
 
 def test_override_of_lr() -> None:
-    """Other rates change in proportion, save those of biases with their own schedule."""
+    """Other rates change in proportion, except those of biases with their own schedule."""
     recipe = DROPS.override(lr=0.01)
     rates = {name: recipe.lr(name, 0) for name in ("fc1.w", "fc1.b", "fc2.w", "fc2.b")}
     expected = {"fc1.w": 0.01, "fc1.b": 0.03, "fc2.w": 0.02, "fc2.b": 0.05}

@@ -1,4 +1,4 @@
-"""The pictures are real pictures of what they claim to show."""
+"""The pictures really show what they claim to show."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def share(image: np.ndarray, colour: str) -> float:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Page]:
-    """The pages that are written in a test."""
+    """The pages written in a test."""
     pages: list[Page] = []
     write = Page.write
 
@@ -56,7 +56,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Page]:
 
 
 def line_of(page: Page, text: Text) -> int:
-    """The row of pixels that a text stands on."""
+    """The row of pixels of a text's baseline."""
     row: float = (1 - text.get_position()[1]) * page.canvas.shape[0]
     return round(row)
 
@@ -69,7 +69,7 @@ def box_of(text: Text) -> Bbox | None:
 
 
 def touch(box: Bbox, other: Bbox) -> bool:
-    """Whether two boxes have more in common than the white around letters."""
+    """Whether two boxes overlap by more than the white space around letters."""
     wide = min(box.x1, other.x1) - max(box.x0, other.x0)
     high = min(box.y1, other.y1) - max(box.y0, other.y0)
     return bool(wide > 0 and high > 0.35 * min(box.height, other.height))

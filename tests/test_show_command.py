@@ -1,4 +1,4 @@
-"""`pyalexnet show`: what it draws of a run, where it puts it, and how it refuses."""
+"""`pyalexnet show`: what it draws for a run, where it puts it, and how it refuses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cropped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a network on colour images of 32 pixels, which sees 24 of them."""
+    """The checkpoint of a network that crops colour images of 32 pixels to 24."""
     folder = tmp_path_factory.mktemp("colour")
     path = photographs(folder / "quarters.npz", side=32, channels=3)
     dataset = data.load(path)
@@ -58,7 +58,7 @@ def cropped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def show(*arguments: str | Path) -> list[Path]:
-    """Run the command; the paths that it prints."""
+    """Run the command; return the paths that it prints."""
     done = CliRunner().invoke(show_app, [str(each) for each in arguments])
     if done.exception:
         raise done.exception
@@ -138,7 +138,7 @@ def test_a_full_disk_is_said(run: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_without_matplotlib(command: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which is said before anything is read or computed."""
+    """This is reported before anything is read or computed."""
     monkeypatch.delattr(Trained, "dataset")
     monkeypatch.delattr(gather, "convolution")
     for name in [name for name in sys.modules if name.startswith("matplotlib")]:
@@ -202,7 +202,7 @@ def test_falls_of_the_rate_are_read_off_the_log(tmp_path: Path) -> None:
         step(2, 0.01),  # a rise
         step(3, 0.008),  # a gentle fall
         step(4, 0.0008),
-        step(5, 0.0001),  # overtaken, as the next
+        step(5, 0.0001),  # overtaken, like the next
         step(9, 0.00001),
         json.dumps({"kind": "resume", "step": 4}),
         "torn",
@@ -292,7 +292,7 @@ def test_an_image_is_its_own_nearest(cropped: Path) -> None:
     found, distances = gather.nearest(trained, split, gather.read(split, indices), "fc64", 3)
     assert found.shape == distances.shape == (2, 3)
     assert np.array_equal(found[:, 0], indices)
-    # Not 0: with another number of images in a batch, a product adds in another order.
+    # Not 0: with a different batch size, a product adds in another order.
     assert (distances[:, 0] < 1e-5 * distances[:, 1]).all()
     assert (np.diff(distances, axis=1) >= 0).all()
 

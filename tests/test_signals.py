@@ -1,4 +1,4 @@
-"""Where the image signal dies: numbers by hand, and the networks of which it is known."""
+"""Where the image signal dies: numbers by hand, and networks for which this is known."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECIPE = Recipe(epochs=1, batch_size=4, momentum=0.9, rate=Rate(0.1, 0.1, 0))
 
 
 def two_units(keep: float = 0.5, *, b: tuple[float, float] = (3.0, -1.0)) -> Net:
-    """One pixel x; units x + b0 and b1 behind a ReLU, dropout, and logits of their own."""
+    """One pixel x; units x + b0 and b1 with a ReLU, dropout, and their own logits."""
     layers = (
         Linear("fc1", 2, activation="relu"),
         Dropout("drop1", keep=keep),
@@ -60,7 +60,7 @@ def by_layer(rows: tuple[Row, ...]) -> dict[str, Row]:
 
 
 def test_numbers_by_hand() -> None:
-    """Pixels 1 and -1: fc1 says (4, 0) and (2, 0); evaluation halves it."""
+    """Pixels 1 and -1: fc1 gives (4, 0) and (2, 0); evaluation halves it."""
     rows = by_layer(survey(two_units(), pixels(1, -1, 1, -1)))
     assert list(rows) == ["images", "fc1", "drop1", "fc2"]
     for layer, factor in (("fc1", 1.0), ("drop1", 0.5), ("fc2", 0.5)):
@@ -82,9 +82,9 @@ def test_alive_is_above_zero_for_some_image() -> None:
 
 
 def test_noise_is_that_of_the_masks_at_one_image() -> None:
-    """A unit at 4 that is kept half of the time deviates by 2, its neighbour at 0 by nothing.
+    """A unit at 4, kept half of the time, deviates by 2, its neighbour at 0 not at all.
 
-    Of 32 masks a share p is kept: sqrt(p (1 - p)) is 1/2 but for a term in (p - 1/2)^2, less than
+    Of 32 masks a share p is kept: sqrt(p (1 - p)) is 1/2 up to a term in (p - 1/2)^2, less than
     a fifth of it for p within 4 deviations of 1/2.
     """
     rows = by_layer(survey(two_units(), pixels(*[1, -1] * 16)))
@@ -111,7 +111,7 @@ def test_only_the_first_images_count() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_paper_at_a_quarter_of_its_width_dies_in_conv4(seed: int) -> None:
-    """Of which it is known that its loss stays at chance."""
+    """Its loss is known to stay at chance."""
     spec = nets.alexnet(classes=10, preset="paper", width=0.25)
     rows = survey(Net(spec, seed=seed), photographs(spec))
     found = verdict(rows)
@@ -122,7 +122,7 @@ def test_paper_at_a_quarter_of_its_width_dies_in_conv4(seed: int) -> None:
 
 
 def test_source_at_a_quarter_of_its_width_is_faint() -> None:
-    """It learns, slowly at first; what holds it back is narrow fc7, and no preset mends that."""
+    """It learns, slowly at first, held back by its narrow fc7, which no preset mends."""
     spec = nets.alexnet(classes=10, width=0.25)
     found = verdict(survey(Net(spec), photographs(spec)))
     assert (found.state, found.layer) == ("faint", "fc7")
@@ -156,7 +156,7 @@ def test_names_the_layer_that_was_spoilt(layer: str) -> None:
 
 @pytest.mark.parametrize("layer", ["conv3", "fc6"])
 def test_names_the_layer_whose_weights_are_too_small(layer: str) -> None:
-    """Without biases nothing drowns the signal; it is just gone."""
+    """Without biases nothing drowns the signal; it just vanishes."""
     spec = nets.get("alexnet-tiny")()
     net = Net(spec)
     net.load({**net.params, f"{layer}.w": net.params[f"{layer}.w"] * np.float32(1e-8)})
@@ -216,7 +216,7 @@ def test_sentence_where_the_signal_is_healthy() -> None:
 
 
 def test_rows_can_be_made_by_hand() -> None:
-    """The verdict needs nothing but rows."""
+    """The verdict needs only rows."""
     image = Row("images", 50, 60, 60, 0, 0.5, 1)
     first = Row("a", 1, 1, 0.5, 0, 0.5, 1, fan_in=8, std=0.5, bias=0.0)
     last = dataclasses.replace(first, layer="b", signal=0.02)

@@ -72,8 +72,8 @@ def test_features_that_are_all_zero_are_alike(block: int) -> None:
 
 
 def test_small_differences_between_large_features_count() -> None:
-    # In float64 the squares of 4096 numbers of 2^16 add up to within 2^-53 * 2^44 or so; what
-    # tells these rows apart are squares from 2^-14 on.
+    # In float64 the squares of 4096 numbers of 2^16 add up to within about 2^-53 * 2^44; these
+    # rows differ by squares of 2^-14 and more.
     draws = generator(5)
     base = draws.normal(2.0**16, 2.0**13, 4096).astype(np.float32)
     rows = np.tile(base, (30, 1))
@@ -122,7 +122,7 @@ def test_a_query_in_the_index_is_not_its_own_neighbour(tmp_path: Path) -> None:
     said = invoked(similar, run, paths[2], "--index", tmp_path / "index", "-k5", "--json")
     ((document),) = json.loads(said.stdout)
     found = [entry["index"] for entry in document["neighbours"]]
-    # Alone in its batch, and so rounded differently, the query is not quite its copy.
+    # Alone in its batch, the query is rounded differently, and not quite equal to its copy.
     first, second, *_ = document["neighbours"]
     assert first["index"] == 5 and first["distance"] < 1e-4 * second["distance"]
     assert sorted(found) == [0, 1, 3, 4, 5]
@@ -157,7 +157,7 @@ def test_another_layer_and_lines_for_people(tmp_path: Path) -> None:
 
 
 def of_cifar(folder: Path) -> Path:
-    """A CIFAR-10 in its binary layout with one image a file, all of them different."""
+    """A CIFAR-10 in its binary layout with one image per file, all different."""
     folder.mkdir()
     for number, name in enumerate((*cifar.TRAIN, "test_batch")):
         pixels = pictures(1, side=32, seed=number).transpose(0, 3, 1, 2)

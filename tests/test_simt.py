@@ -1,4 +1,4 @@
-"""The emulation and its checker, on planted kernels: a bug is reported as what it is, nothing else.
+"""The emulation and its checker, on planted kernels: each bug, and nothing else, is reported.
 
 The kernels are in simt_cases.cu, a program without Python that is compiled twice, as _sim and as
 _simcheck are.
@@ -64,7 +64,7 @@ def said(program: Path, case: str, at: int = 0, seeds: range = range(1)) -> list
 
 
 def outputs(line: str) -> NDArray[np.float32]:
-    """A case's outputs; fails where it is a report."""
+    """A case's outputs; fails if the line is a report."""
     return np.array([np.float32(number) for number in line.split()])
 
 
@@ -73,7 +73,7 @@ def outputs(line: str) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Bug:
-    """A case that breaks a rule, and what the report has to say after kernel and launch."""
+    """A case that breaks a rule, and the text due in the report after kernel and launch."""
 
     case: str
     kernel: str
@@ -131,7 +131,7 @@ RACES = [
         "write by block 0 thread 31 at {in_place: write}",
         at=1,
     ),
-    # A __syncwarp of some lanes, or a shuffle, orders nothing; a __syncwarp no other warp.
+    # A __syncwarp of some lanes, or a shuffle, orders nothing; a __syncwarp orders no other warp.
     *(
         race(
             case,
@@ -147,7 +147,7 @@ RACES = [
         "read by block 0 thread 0 at {two_warps: read}",
         "write by block 0 thread 63 at {two_warps: write}",
     ),
-    # A copy that has been waited for is the waiting thread's write, and a barrier short of others.
+    # After the wait a copy is the waiting thread's write: other threads still need a barrier.
     race(
         "copy_without_barrier",
         "t[0]",
@@ -155,14 +155,14 @@ RACES = [
         "write by block 0 thread 0 at {copy: begin}",
         at=1,
     ),
-    # It may arrive as soon as it has begun.
+    # A copy may arrive as soon as it has been started.
     race(
         "refill",
         "t[32]",
         "write by block 0 thread 32 at {refill: begin}",
         "read by block 0 thread 31 at {refill: read}",
     ),
-    # Each lane has read the row whose address it gave.
+    # Each lane reads the row whose address it supplied.
     race(
         "ldmatrix_overwritten",
         "t[8]",
@@ -193,7 +193,7 @@ UNDER_WAY = [
         )
         for case in ("copy_not_committed", "copy_not_awaited", "copy_one_left")
     ),
-    # Not even the thread that copies may look.
+    # Not even the copying thread may look.
     *(
         under_way(
             case,
@@ -255,7 +255,7 @@ OUTSIDE = [
     outside("read_shared", "read", -1, "4 bytes before the begin of t", "shared"),
     outside("write_shared", "write", 64, "0 bytes after the end of t", "shared"),
     outside("write_shared", "write", -1, "4 bytes before the begin of t", "shared"),
-    # Nearer to the array that lies before t.
+    # Closer to the array in front of t.
     outside("write_shared", "write", -64, "0 bytes after the end of before", "shared"),
     beyond("dynamic", "read of 4 bytes", 64, "0 bytes after the end of t (256 bytes)"),
     beyond("dynamic", "read of 4 bytes", -1, "4 bytes before the begin of t (256 bytes)"),
@@ -353,7 +353,7 @@ OTHERS = [
     ),
 ]
 
-# These the fast emulation reports as well.
+# The fast emulation reports these as well.
 REFUSED = [
     Bug(
         "diverged",
@@ -446,7 +446,7 @@ REPORTED = "data race|under way|out-of-bounds|uninitialised|misaligned|input|pee
 
 @pytest.mark.parametrize("bug", [*RACES, *UNDER_WAY, *OUTSIDE, *OTHERS], ids=str)
 def test_a_bug_is_reported_in_every_schedule(checked: Path, bug: Bug) -> None:
-    """Which of a race's accesses comes first differs; that one is reported does not."""
+    """Schedules differ in which of the two accesses comes first, not in reporting the race."""
     for line in said(checked, bug.case, bug.at, range(1, 6)):
         assert re.search(REPORTED, line), line
 
@@ -462,7 +462,7 @@ def test_a_bug_is_reported_in_every_schedule(checked: Path, bug: Bug) -> None:
     ],
 )
 def test_far_away_is_out_of_bounds(checked: Path, case: str, marker: str, at: int) -> None:
-    """In particular the access itself, which would end the process, is never made."""
+    """In particular, the access itself, which would crash the process, is never made."""
     (line,) = said(checked, case, at)
     assert f"out-of-bounds {marker.split()[1]} of 4 bytes at {located('{' + marker + '}')}" in line
 
@@ -472,7 +472,7 @@ def test_an_output_that_is_not_written_is_reported(checked: Path) -> None:
 
 
 def test_the_fast_emulation_does_not_see_beyond_a_buffer(fast: Path) -> None:
-    """What the checker is for: y lies behind x, and a read past the end of x finds it there."""
+    """Why the checker is needed: y follows x in memory, so a read past the end of x finds y."""
     (line,) = said(fast, "read_global", COUNT)
     assert outputs(line)[7] == 1
 
@@ -496,7 +496,7 @@ def _shuffles() -> NDArray[np.float32]:
 
 
 def _matrices(axes: tuple[int, ...]) -> NDArray[np.float32]:
-    """What ldmatrix_kernel writes: of each thread two elements of each of the four matrices."""
+    """What ldmatrix_kernel writes: for each thread, two elements of each of the four matrices."""
     matrices = np.arange(4 * COUNT).reshape(4, 8, 8).transpose(axes)
     of_lanes = matrices.reshape(4, WARP, 2).transpose(1, 0, 2)
     return np.tile(of_lanes.reshape(-1), COUNT // WARP).astype(np.float32)
@@ -538,7 +538,7 @@ def test_a_right_kernel_is_right_and_not_reported(checked: Path, case: str) -> N
 
 @pytest.mark.parametrize("case", RIGHT)
 def test_a_right_kernel_is_right_in_every_schedule(fast: Path, case: str) -> None:
-    """swap is large enough for several workers."""
+    """The case swap is large enough for several workers."""
     for line in said(fast, case, seeds=range(SEEDS[-1] + 1)):
         np.testing.assert_array_equal(outputs(line), RIGHT[case])
 
@@ -582,18 +582,18 @@ def test_a_copy_of_nothing_may_be_from_anywhere(checked: Path, fast: Path, at: i
 
 # ---------------------------------------------------------------------- every history
 
-BLOCK_THREADS = WARP + 2  # of which LANES do anything
+BLOCK_THREADS = WARP + 2  # only LANES do anything
 LANES = (0, 1, 2, WARP, WARP + 1)
 SCRIPTS = 400  # for each seed
 READ, WRITE, COPY, COMMIT = (Action(what) for what in ("read", "write", "copy", "commit"))
 SYNCTHREADS, SYNCWARP = Action("__syncthreads"), Action("__syncwarp")
 WAIT, WAIT_BUT_ONE = Action("wait"), Action("wait", left=1)
-KINDS = (READ, WRITE, SYNCTHREADS, SYNCWARP, COPY, COMMIT, WAIT, WAIT_BUT_ONE)  # as the source's
+KINDS = (READ, WRITE, SYNCTHREADS, SYNCWARP, COPY, COMMIT, WAIT, WAIT_BUT_ONE)  # as in the source
 Report = Callable[[int, bool, list[Launch]], Race | None]
 
 
 def numbers_of(schedule: int, shared: bool, launches: list[Launch]) -> Iterator[int]:
-    """A script as simt_cases.cu reads it."""
+    """A script in the form that simt_cases.cu reads."""
     yield from (schedule, int(shared), len(launches))
     for launch in launches:
         yield from (len(launch), BLOCK_THREADS)
@@ -613,7 +613,7 @@ ACCESS = (
 
 
 def race_in(line: str) -> Race | None:
-    """The race that a report names; None where nothing is reported."""
+    """The race that a report names; None if nothing is reported."""
     if line == "no report":
         return None
     for pattern in (
@@ -632,9 +632,9 @@ def race_in(line: str) -> Race | None:
 
 @pytest.fixture(scope="module")
 def reported(checked: Path) -> Iterator[Report]:
-    """What the checker reports of a script.
+    """What the checker reports for a script.
 
-    It finds no addr2line, which takes longer than all the rest, and names machine code instead.
+    addr2line, which takes longer than all the rest, is hidden from it, so it names machine code.
     """
     with subprocess.Popen(
         [checked, "scripts"],
@@ -663,7 +663,7 @@ COPIES = [Action("copy", element) for element in (0, 1)] + [COMMIT, COMMIT, WAIT
 
 
 def random_block(random: Random, accesses: list[Action]) -> Block:
-    """What the threads of a block do, barriers where all can meet, and where some exit early."""
+    """Actions of a block's threads: barriers where all can meet, and some threads exit early."""
     block: Block = {lane: [] for lane in LANES}
     density = random.choice((0.03, 0.1, 0.3))
     for phase in range(random.randint(1, 3)):
@@ -681,8 +681,8 @@ def random_block(random: Random, accesses: list[Action]) -> Block:
 def random_launches(random: Random, shared: bool) -> list[Launch]:
     """One launch or two, of one block or two: any accesses, or one write among many readers.
 
-    Of the first, most hold many races; of the second, few, one or none. Copies are made to shared
-    memory only: any among any accesses, or one that is waited for among many readers.
+    Most of the first kind contain many races; the second kind contain few, one or none. Copies go
+    to shared memory only: any number among any accesses, or one awaited copy among many readers.
     """
     any_access = ANY + COPIES if shared and random.random() < 0.5 else ANY
     if random.random() < 0.2:
@@ -712,11 +712,11 @@ def test_a_race_is_reported_where_there_is_one_and_nowhere_else(
         found = reported(schedule, shared, launches)
         assert found in existing if existing else found is None, (schedule, shared, launches)
         racing += bool(existing)
-    assert SCRIPTS / 4 < racing < 3 / 4 * SCRIPTS  # the scripts show both
+    assert SCRIPTS / 4 < racing < 3 / 4 * SCRIPTS  # both kinds occur
 
 
 HISTORIES: dict[str, Block] = {
-    # The checker remembers two readers. Of these three the third alone races with the write.
+    # The checker remembers two readers. Of these three, only the third races with the write.
     "a reader of another warp after two of one": {
         0: [READ, SYNCWARP, WRITE],
         1: [READ, SYNCWARP],

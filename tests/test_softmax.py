@@ -15,7 +15,7 @@ from samples import classes, few_values, normal, on_grid
 from tolerance import SOFTMAX, UNIT, assert_close
 from trial import run
 
-# (N, classes); 1 to 4 classes are fewer than top-5 asks for.
+# (N, classes); 1 to 4 classes are fewer than top-5 needs.
 SIZES = [(3, 7), (1, 10), (6, 1), (4, 3), (33, 31), (2, 32), (5, 33), (2, 1000), (300, 5)]
 
 
@@ -38,7 +38,7 @@ def test_random_logits(be: Any, size: tuple[int, int], scale: float) -> None:
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
 def test_gradient_in_bfloat16(be: Any, size: tuple[int, int]) -> None:
-    """Of logits in float32, of which nothing else is rounded."""
+    """The logits are float32; only their gradient is rounded."""
     check(be, normal(*size), classes(*size), dtype=BFLOAT16)
 
 
@@ -48,7 +48,7 @@ def test_logits_full_of_ties(be: Any, size: tuple[int, int]) -> None:
 
 
 def test_equal_logits(be: Any) -> None:
-    """A net of zeros: loss ln 10, and a place in the top k for k of ten."""
+    """A net of zeros: the loss is ln 10, and the top k hold k of the ten classes."""
     zeros = np.zeros((4, 10), dtype=np.float32)
     check(be, zeros, classes(4, 10))
     _, _, top1, top5 = run(be, "softmax_cross_entropy", zeros, classes(4, 10))
@@ -56,7 +56,7 @@ def test_equal_logits(be: Any) -> None:
 
 
 def test_large_logits(be: Any) -> None:
-    """exp of the logits themselves would overflow, and exp of their negatives vanish."""
+    """exp of the logits themselves would overflow, and exp of their negatives would underflow."""
     logits = np.array(
         [[1e4, -1e4, 0], [-1e4, -1e4, -1e4 + 1], [88.8, 200, -3e38]], dtype=np.float32
     )
@@ -71,7 +71,7 @@ def test_minus_infinity_is_an_impossible_class(be: Any) -> None:
 
 
 def test_nan_shows(be: Any) -> None:
-    """A diverged net must not look right: the loss is NaN, and a label at NaN is an error."""
+    """A diverged net must show: the loss is NaN, and a label whose logit is NaN is an error."""
     logits = np.zeros((2, 6), dtype=np.float32)
     logits[1] = np.nan
     loss, dlogits, top1, top5 = run(be, "softmax_cross_entropy", logits, np.array([0, 3]))

@@ -1,4 +1,4 @@
-"""The stand-in for a GPU refuses what CuPy and the driver do, and notices what they do not."""
+"""The stand-in for a GPU refuses what CuPy and the driver refuse, and notices what they miss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tolerance import same_bits
 
 @pytest.fixture
 def cupy() -> Iterator[Any]:
-    """CuPy for two made-up GPUs whose streams run late; faults are left to the test."""
+    """CuPy for two made-up GPUs with late streams; faults are left to the test."""
     machine = Machine("lazy", 2)
     with stand_in.installed(machine):
         cupy: Any = importlib.import_module("cupy")
@@ -30,7 +30,7 @@ def cupy() -> Iterator[Any]:
 
 
 def fault_of(cupy: Any, do: Callable[[], Any]) -> str:
-    """The one fault that comes of it."""
+    """The single fault that results."""
     do()
     (sentence,) = cupy.machine.faults
     return str(sentence)
@@ -88,7 +88,7 @@ def test_what_runs_at_once(order: str, seen: dict[str, bool]) -> None:
 
 @pytest.mark.parametrize("order", ["lazy", "side", "null", "random"])
 def test_who_does_not_wait_reads_too_early_in_some_order(order: str) -> None:
-    """One stream writes, the other reads; each way round, some time in twenty."""
+    """One stream writes, the other reads; in either direction, some time in twenty."""
     early = 0
     with stand_in.installed(Machine(order, 1)) as machine:
         cupy = importlib.import_module("cupy")

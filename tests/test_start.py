@@ -18,7 +18,7 @@ from pyalexnet.towers import Towers
 from pyalexnet.trained import Trained
 from training import Lines, assert_same, began, fitted, last, lines, photographs, resumed
 
-# Eight filters in conv1: what takes time in these tests is the network's height and width.
+# Eight filters in conv1: the time in these tests goes into the network's height and width.
 NARROW: dict[str, Any] = {"width": 1 / 16}
 
 
@@ -32,13 +32,13 @@ def quarters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images that alexnet takes whole: they are smaller than its 224 pixels."""
+    """Images that alexnet uses uncropped: they are smaller than its 224 pixels."""
     return photographs(tmp_path_factory.mktemp("whole") / "coloured.npz", side=67, channels=3)
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images that alexnet cuts its own out of, a few."""
+    """A few images that alexnet crops."""
     path = tmp_path_factory.mktemp("large") / "large.npz"
     draws = np.random.default_rng(0)
     images = draws.integers(0, 256, (12, 232, 232, 3), dtype=np.uint8)
@@ -48,7 +48,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def alexnet(out: Path, data: Path, **choices: Any) -> Any:
-    """An AlexNet that begins on a few images."""
+    """An AlexNet at the start of training on a few images."""
     args = NARROW | choices.pop("net_args", {})
     return began(out, data, net="alexnet", net_args=args, **choices)
 
@@ -158,7 +158,7 @@ def test_the_configuration_of_a_run_on_numpy_is_repeated_on_cpu(
 
 @pytest.mark.parametrize("backend", ["cpu", "sim"])
 def test_two_towers_train_and_stop_and_go_on(backend: str, coloured: Path, tmp_path: Path) -> None:
-    """The loss of every step is that of the network on one device, within the tests' tolerance."""
+    """The loss of every step matches the network on one device, within the tests' tolerance."""
     runs = {}
     for name, devices in (("one", ()), ("two", (0, 0)), ("stopped", (0, 0))):
         args = {"towers_norm": True} if name == "one" else {}
@@ -236,7 +236,7 @@ def test_what_is_refused_on_resuming_changes_nothing(quarters: Path, tmp_path: P
 def test_a_run_that_ends_within_an_epoch_goes_on_with_the_rest_of_it(
     epochs: float, quarters: Path, tmp_path: Path
 ) -> None:
-    """Whole epochs as one run has them, though its schedule is another: it is constant here."""
+    """Whole epochs as in a single run, although its schedule differs: it is constant here."""
     const: dict[str, Any] = {"recipe": {"schedule": "const"}}
     straight = began(tmp_path / "straight", quarters, epochs=2, **const)
     fitted(straight)
@@ -273,7 +273,7 @@ def test_schedules_are_chosen_by_their_text(quarters: Path, tmp_path: Path) -> N
 
 
 def test_a_plateau_divides_the_rate_then_ends_the_run(quarters: Path, tmp_path: Path) -> None:
-    """With a rate that changes nothing, no epoch after the first improves."""
+    """With a rate too small to change anything, no epoch after the first improves."""
     trainer = began(
         tmp_path,
         quarters,

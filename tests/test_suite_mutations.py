@@ -1,8 +1,8 @@
-"""Whether the tests would see an accident: one change each to a copy of the package.
+"""Whether the tests would notice an accident: one change at a time to a copy of the package.
 
-A slip that no test fails for is one that can be made. Each here is of the kind that happens: a line
-lost in a merge, a shortcut, a state forgotten. A mutation whose text is no longer in the source
-fails, too: it is to be brought up to date with the source.
+A slip that no test notices will be made one day. Those here are of the usual kinds: a line lost in
+a merge, a shortcut, a state forgotten. A mutation whose text is no longer in the source also fails,
+and has to be updated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Mutation:
-    """What goes wrong, where, how, and the test that has to see it."""
+    """What goes wrong, where, how, and the test that has to notice it."""
 
     name: str
     file: str
@@ -316,7 +316,7 @@ MUTATIONS = (
 
 QUICK = (IN_PLACE, next(one for one in MUTATIONS if one.name == "resume forgets the images seen"))
 
-# The build's own finder, of an editable installation, would lead away from the copy.
+# The import finder of an editable installation would lead away from the copy.
 OWN_FINDER_ONLY = """\
 import sys
 sys.meta_path[:] = [one for one in sys.meta_path if "Redirecting" not in type(one).__name__]
@@ -325,7 +325,7 @@ sys.meta_path[:] = [one for one in sys.meta_path if "Redirecting" not in type(on
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package with what was built of it, its tests and their settings, elsewhere."""
+    """A copy of the package with its built modules, its tests and their settings."""
     root = tmp_path_factory.mktemp("mutated")
     source = Path(pyalexnet.__file__).parent
     unneeded = shutil.ignore_patterns("__pycache__")
@@ -341,7 +341,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_on(root: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """Run tests on the copy: pytest's exit code and what it printed."""
+    """Run tests on the copy; return pytest's exit code and output."""
     path = os.pathsep.join(map(str, (root, root / "tests")))
     settings = {"PYTHONPATH": path, "PYALEXNET_TEST_BACKENDS": "cpu"}
     arguments = (
@@ -366,7 +366,7 @@ def run_on(root: Path, tests: Sequence[str]) -> tuple[int, str]:
 
 
 def is_seen(one: Mutation, root: Path) -> None:
-    """With the change the test fails, by a failure of a test and by nothing else."""
+    """Check that the change makes the test fail, and causes no other kind of error."""
     path = root / "pyalexnet" / one.file
     good = path.read_text()
     changed = good
@@ -383,7 +383,7 @@ def is_seen(one: Mutation, root: Path) -> None:
 
 
 def test_the_copy_is_what_is_tested(copy: Path) -> None:
-    """And without a change nothing fails there."""
+    """And without a change nothing in it fails."""
     probe = copy / "tests" / "test_probe_of_the_copy.py"
     probe.write_text(
         "import pyalexnet\n"

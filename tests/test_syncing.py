@@ -1,4 +1,4 @@
-"""Folders that are synced, also where their file system knows no such thing."""
+"""Folders are synced, and file systems that do not support it are tolerated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def descriptors() -> list[str]:
 
 
 def folders_fail_with(number: int, patch: pytest.MonkeyPatch) -> list[int]:
-    """Make the sync of a folder fail, and of no file; the descriptors that it was tried with."""
+    """Make the sync of folders fail, but not of files; return the descriptors tried."""
     fsync, tried = os.fsync, list[int]()
 
     def refuse(descriptor: int) -> None:

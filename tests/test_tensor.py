@@ -1,6 +1,6 @@
 """bfloat16, copies, ldmatrix and mma on the emulation: their numbers against float64 and ml_dtypes.
 
-The kernels are in tensor_cases.cu. What the checker says of such operations is in test_simt.py.
+The kernels are in tensor_cases.cu. The checker's reports on such operations are in test_simt.py.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def computed(program: Path, *arguments: str, given: bytes) -> bytes:
 
 
 def rounded(*shape: int, seed: int) -> Floats:
-    """Normal numbers that are bfloat16 already."""
+    """Normally distributed numbers, already rounded to bfloat16."""
     return normal(*shape, seed=seed).astype(ml_dtypes.bfloat16).astype(np.float32)
 
 
@@ -64,7 +64,7 @@ def test_every_bfloat16_and_what_lies_between_is_rounded_to_nearest_even(built: 
     nan = np.isnan(x)
     np.testing.assert_array_equal(words[~nan, :2], exact[~nan])
     np.testing.assert_array_equal(words[~nan, 2:], exact[~nan])
-    assert (words[nan] == 0x7FFF).all()  # as the card's instruction has it
+    assert (words[nan] == 0x7FFF).all()  # as the GPU's instruction returns it
 
 
 def test_eight_at_a_time(built: Path) -> None:
@@ -96,7 +96,7 @@ FACTORS = bits(A) + bits(B)
 
 @pytest.mark.parametrize("schedule", range(4))
 def test_a_pipelined_product_in_every_schedule(built: Path, schedule: int) -> None:
-    """The last slice of the depth is short: what lies beyond is copied as zeros."""
+    """The last slice of the depth is short: the rest of it is copied as zeros."""
     out = computed(built, "product", str(schedule), given=FACTORS)
     y = np.frombuffer(out, np.float32).reshape(ROWS, ROWS)
     exact = A.astype(np.float64) @ B.T
@@ -104,7 +104,7 @@ def test_a_pipelined_product_in_every_schedule(built: Path, schedule: int) -> No
     assert (np.abs(y - exact) <= 8 * 2.0**-24 * magnitude).all()
 
 
-NOTICED = {  # without the wait; without the barrier behind it
+NOTICED = {  # without the wait; without the barrier after it
     True: "to which a cp.async is under way: begun by",
     False: "uninitialised read of slices|data race on slices|to which a cp.async is under way",
 }

@@ -1,4 +1,4 @@
-"""What TensorBoard would read of a run: its event files, taken apart by tensorboardX's classes."""
+"""What TensorBoard would read of a run: its event files, parsed by tensorboardX's classes."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def events(path: Path) -> Iterator[Any]:
 
 
 def shown(folder: Path) -> dict[str, dict[int, float]]:
-    """Each number by step as TensorBoard shows them: a start forgets what is as late."""
+    """Each number by step as TensorBoard shows it: a start discards that step and later ones."""
     numbers: dict[str, dict[int, float]] = {}
-    # Their names begin alike up to the second they were begun in; then they tell the first step.
+    # Their names are alike up to the second of their creation; then comes the first step.
     for path in sorted(folder.iterdir(), key=lambda one: int(one.name.rpartition("-")[2])):
         for event in events(path):
             if event.HasField("session_log"):
@@ -104,7 +104,7 @@ def test_numbers_stand_at_their_steps(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_replaces_what_it_overtakes(tmp_path: Path) -> None:
-    """The first start got to step 15; its checkpoint was of step 10."""
+    """The first start reached step 15; its checkpoint was at step 10."""
     first = Board(tmp_path)
     for step in (5, 10, 15):
         first.step(step_report(step, 2.0))

@@ -1,4 +1,4 @@
-"""Files that grow row by row are what the safetensors library reads, whole or not there."""
+"""Files that grow row by row: readable by the safetensors library, and complete or absent."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_metadata_that_grow_are_refused(tmp_path: Path) -> None:
 
 
 class Full:
-    """A file on a disk that is full."""
+    """A file on a full disk."""
 
     def write(self, _: bytes) -> int:
         raise OSError(28, "No space left on device")

@@ -1,4 +1,4 @@
-"""The tolerance of sums: right sums pass it, sums that lost a term do not."""
+"""The tolerance of sums: correct sums pass it, sums that lost a term do not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRIALS = 1000
 
 
 def dot_products(terms: int) -> tuple[np.ndarray, Exact]:
-    """The float32 products of TRIALS pairs of vectors, and what their sums should be."""
+    """The float32 products of TRIALS pairs of vectors, and their exact sums."""
     x, w = normal(TRIALS, terms, seed=1), normal(TRIALS, terms, seed=2)
     exact = x.astype(np.float64) * w
     return x * w, Exact(exact.sum(axis=1), abs(exact).sum(axis=1))
@@ -21,7 +21,7 @@ def dot_products(terms: int) -> tuple[np.ndarray, Exact]:
 
 @pytest.mark.parametrize("terms", [25, 363, 1200, 3456, 9216])
 def test_sums_in_order_pass(terms: int) -> None:
-    """One float32 accumulator, term after term, is the least accurate order that a kernel uses."""
+    """One float32 accumulator, term by term, is the least accurate order that a kernel uses."""
     products, exact = dot_products(terms)
     assert_close(np.add.accumulate(products, axis=1)[:, -1], exact)
 

@@ -1,7 +1,7 @@
 """PyTorch on the CPU in float64, against the oracle and against every backend.
 
-The oracle was written by the same hands as the ops, and could share a misreading with them; PyTorch
-could not.
+The oracle was written by the same authors as the ops, and could share a misreading with them;
+PyTorch could not.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def back(tensor: Any) -> Any:
 
 
 def agree(be: Any, ours: Any, exact: Exact, peer: Any, units: float = SUM) -> None:
-    """PyTorch has the oracle's value, and the op that value within its tolerance."""
+    """Check that PyTorch has the oracle's value, and that the op is within its tolerance of it."""
     assert_allclose(exact.value, peer, rtol=1e-11, atol=1e-12)
     assert_close(be.to_numpy(ours), Exact(peer, exact.magnitude), units)
 
@@ -96,7 +96,7 @@ def test_linear(be: Any, torch: Any) -> None:
 
 @pytest.mark.parametrize("case", [c for c in LRNS if c.groups == 1 and not c.big], ids=str)
 def test_lrn(be: Any, torch: Any, case: LRN) -> None:
-    """PyTorch divides its alpha by the size of the window; its even windows lean as ours do."""
+    """PyTorch divides alpha by the window's size; its even windows are off-centre the same way."""
     x, dy = normal(*case.x, seed=1), normal(*case.x, seed=2)
     x_peer = maps(torch, x)
     y_peer = torch.nn.functional.local_response_norm(

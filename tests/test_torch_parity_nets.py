@@ -1,7 +1,7 @@
-"""Whole AlexNets beside PyTorch's autograd: loss, every gradient, ten steps of learning.
+"""Whole AlexNets against PyTorch's autograd: loss, every gradient, ten steps of learning.
 
-PyTorch computes the same network in float64, which tells the rounding of either float32, and in
-float32. Dropout is off.
+PyTorch computes the same network in float32 and in float64, which shows the rounding of both
+float32 results, ours and PyTorch's. Dropout is off.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ KNOBS: dict[str, dict[str, Any]] = {
 }
 
 
-# The networks in PyTorch: NCHW maps, parameters in the order of axes that we have
+# The networks in PyTorch: NCHW maps, parameters in our order of axes
 
 
 @dataclass(frozen=True)
 class Peer:
-    """PyTorch in a precision, with every neuron and pool deciding as if its inputs were others.
+    """PyTorch in a precision, with every neuron and pool deciding on slightly different inputs.
 
-    nudge: how far, as a part of their root mean square. What a ReLU lets through and what a pool
-    takes are still the values themselves; only the choice changes, where it hangs by a hair.
+    nudge: the difference, relative to their root mean square. ReLUs and pools still pass on the
+    values themselves; only close decisions change.
     """
 
     torch: Any
@@ -77,7 +77,7 @@ class Peer:
     def gradients(
         self, spec: NetSpec, params: dict[str, Any], x: Any, labels: Any
     ) -> tuple[float, dict[str, Any]]:
-        """Loss and its gradients by all parameters."""
+        """Loss and its gradients with respect to all parameters."""
         torch, kind = self.torch, getattr(self.torch, self.precision)
         leaves = {name: torch.tensor(param, dtype=kind) for name, param in params.items()}
         for leaf in leaves.values():
@@ -138,7 +138,7 @@ class Peer:
         return self.torch.tanh(y) if activation == "tanh" else y
 
     def nudged(self, x: Any) -> Any:
-        """x, a little off at random."""
+        """x with a small random change."""
         with self.torch.no_grad():
             signs = (
                 2.0 * self.torch.tensor(samples.generator(x.numel()).integers(0, 2, x.shape)) - 1
@@ -157,8 +157,8 @@ def flat(x: Any) -> Any:
 def lively(spec: NetSpec) -> dict[str, Any]:
     """Parameters with which every layer matters.
 
-    Deviations of sqrt(2 / inputs) carry the pixels' size through the layers, where the squares in a
-    norm weigh about as much as its constant; tanh is kept out of its flat ends, logits are small.
+    Deviations of sqrt(2 / inputs) preserve the pixels' scale through the layers, where the squares
+    in a norm are about as large as its constant; tanh does not saturate, and logits are small.
     """
     params = {}
     for seed, (name, shape) in enumerate(Net(spec, "cpu").params.items()):
@@ -187,9 +187,8 @@ def batch(spec: NetSpec, images: int, seed: int = 0) -> tuple[Any, Any]:
 def rounding(be: Any, spec: NetSpec) -> float:
     """Relative error of a gradient, by its norm, in float32.
 
-    It has gone once forward and at most once back through every layer. The sums of each bring up to
-    SUM roundings, or what a convolution may, and as one layer's know nothing of another's, their
-    squares add up.
+    It has passed forward once, and back at most once, through every layer. The sums of each add up
+    to SUM roundings, or a convolution's tolerance; since layers are independent, squares add up.
     """
     squares = [units(be, *step) ** 2 for step in spec.walk()]
     return UNIT * math.sqrt(2 * sum(squares) + SUM**2)
@@ -204,16 +203,16 @@ def units(be: Any, layer: Layer, x: Any, y: Any) -> float:
 
 
 def distance(actual: Any, exact: Any) -> float:
-    """Norm of the difference by the norm of what is exact."""
+    """Norm of the difference divided by the norm of the exact one."""
     error = np.linalg.norm(np.asarray(actual, np.float64) - exact)
     return float(error / np.linalg.norm(exact))
 
 
 def assert_parity(torch: Any, be: Any, spec: NetSpec, images: int) -> None:
-    """Loss and gradients, ours and PyTorch's, in float32 are PyTorch's in float64.
+    """Check loss and gradients in float32, ours and PyTorch's, against PyTorch's in float64.
 
-    Where a ReLU or a pool decides between values that rounding cannot tell apart, a gradient may
-    jump; how far is seen by nudging them both ways. In most networks here none is that close.
+    If a ReLU or a pool decides between values that are equal within rounding, a gradient may jump;
+    nudging them both ways shows how far. In most networks here no decision is that close.
     """
     params, (x, labels) = lively(spec), batch(spec, images)
     limit = rounding(be, spec)
@@ -241,7 +240,7 @@ def assert_parity(torch: Any, be: Any, spec: NetSpec, images: int) -> None:
 @pytest.mark.parametrize("preset", [one for one in PRESETS if one != "owt"])
 @pytest.mark.parametrize("be", parameters(CPU), indirect=True)
 def test_a_quarter_of_the_width_by_winograd(be: Any, torch: Any, preset: str) -> None:
-    """Of owt too much would jump within the bound to tell anything apart."""
+    """Not owt: within the bound too many of its gradients could jump to show anything."""
     assert_parity(torch, be, alexnet(10, preset, width=0.25, dropout=0), images=4)
 
 
@@ -277,11 +276,11 @@ def test_knobs(be: Any, torch: Any, knobs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @pytest.mark.parametrize("name", ["norm1", "norm2"])
 def test_lrn_of_caffe_is_torchs_module(be: Any, torch: Any, name: str) -> None:
-    """Its alpha is divided by the size of the window there, as by Caffe; k is 1."""
+    """Both divide alpha by the window's size; k is 1."""
     spec = alexnet(5, "caffe", width=1 / 8, input_shape=(67, 67, 3))
     norm, shape = next((layer, x) for layer, x, _ in spec.walk() if layer.name == name)
     assert isinstance(norm, LRN)
-    # Squares of this size weigh as much as k.
+    # Squares of this size matter as much as k.
     x, dy = 100 * normal(2, *shape, seed=1), normal(2, *shape, seed=2)
     module = torch.nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
     x_peer = torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.float64, requires_grad=True)
@@ -341,7 +340,7 @@ def learnt(torch: Any, spec: NetSpec, torchs_rule: bool) -> dict[str, Any]:
 
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 def test_ten_steps_across_a_drop(be: Any, torch: Any) -> None:
-    """Of a network that is smooth but for its pools, so that rounding stays small on the way."""
+    """With a network that is smooth except for its pools, so that rounding stays small."""
     small = alexnet(5, width=1 / 16, dropout=0, input_shape=(67, 67, 3), activation="tanh")
     spec = dataclasses.replace(small, recipe=LEARNT)
     net = Net(spec, be)

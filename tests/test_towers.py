@@ -44,8 +44,8 @@ def spec_of(name: str, input_shape: tuple[int, int, int], *layers: Layer) -> Net
     return NetSpec(name, input_shape, 5, layers, RECIPE)
 
 
-# Every layer in every place that it can have: before the first weights, where both towers see the
-# image whole; divided, as maps and as vectors; and behind the last weights, on tower 0. Towers of
+# Every kind of layer in every possible place: before the first weights, where both towers see the
+# whole image; divided, as maps and as vectors; and after the last weights, on tower 0. Towers of
 # 3 and 5 maps, which no float4 divides.
 EVERY_LAYER = spec_of(
     "every-layer",
@@ -71,7 +71,7 @@ EVERY_LAYER = spec_of(
     Linear("fc6", 5, std=0.6),
     Tanh("tanh6", scale_out=2.0, scale_in=0.5),
 )
-# A first layer that reads the image whole, four groups in two towers, a last layer in groups.
+# A first layer that reads the whole image, four groups in two towers, a last layer in groups.
 FOUR_GROUPS = spec_of(
     "four-groups",
     (6, 7, 3),
@@ -103,7 +103,7 @@ def named(spec: NetSpec) -> str:
 
 
 def divisible(spec: NetSpec) -> NetSpec:
-    """The network with the norms of each tower for itself, as two towers have to have them."""
+    """The network with separate norms for each tower, as two towers require."""
     layers = (
         LRN(one.name, one.size, one.alpha, one.beta, one.k, groups=2)
         if isinstance(one, LRN) and one.name != "norm0" and one.groups == 1
@@ -114,7 +114,7 @@ def divisible(spec: NetSpec) -> NetSpec:
 
 
 def pair(be: Any, devices: tuple[int, int]) -> tuple[Backend, Backend]:
-    """The backend under test and, for the second tower, itself or that of another device."""
+    """The backend under test and, for the second tower, itself or that for another device."""
     if devices[1] == 0:
         return be, be
     exact = getattr(be, "exact", False)
@@ -128,14 +128,14 @@ def both(be: Any, spec: NetSpec, devices: tuple[int, int] = (0, 0)) -> tuple[Net
 
 
 def batch(spec: NetSpec, images: int, seed: int = 0) -> tuple[Any, Any]:
-    """Images, as large as what the first layer's weights were made for, and labels."""
+    """Images, of the size that the first layer's weights were made for, and labels."""
     size = 60 if spec.name in ("alexnet-tiny", *map(named, ALEXNETS)) else 1
     x = size * normal(images, *spec.input_shape, seed=seed)
     return x.astype(np.float32), classes(images, spec.classes, seed=seed)
 
 
 def assert_near(actual: Any, expected: Any, layers: int) -> None:
-    """Equal but for roundings: a layer, passed forward and back, may add SUM units of the norm."""
+    """Equality up to rounding: each layer, forward and back, may add SUM units of the norm."""
     actual, expected = (np.asarray(one, np.float64) for one in (actual, expected))
     assert actual.shape == expected.shape
     error, size = np.linalg.norm(actual - expected), np.linalg.norm(expected)
@@ -143,7 +143,7 @@ def assert_near(actual: Any, expected: Any, layers: int) -> None:
 
 
 def assert_equal_outputs(net: Net, actual: Any, expected: Any) -> None:
-    """Bit for bit."""
+    """Check that outputs are equal bit for bit."""
     actual, expected = (net.backend.to_numpy(one) for one in (actual, expected))
     assert same_bits(actual, expected)
 
@@ -167,7 +167,7 @@ def check_against_one_device(one: Net, two: Towers, images: int) -> None:
         for error, expected in zip(two.last_errors, one.last_errors, strict=True):
             assert_equal_outputs(one, error, expected)
         assert list(others) == list(grads)
-        # What the last layer read, masks included, is in its gradient.
+        # The last layer's input, masks included, is in its gradient.
         last = list(grads)[-2:]
         for name, grad in grads.items():
             expected = one.backend.to_numpy(grad)
@@ -196,7 +196,7 @@ def test_alexnets(be: Any, spec: NetSpec, devices: tuple[int, int]) -> None:
 @pytest.mark.parametrize("be", parameters(SIM), indirect=True)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_sums_that_are_split_otherwise_for_half_a_layer(be: Any, groups: int) -> None:
-    """fc2's depth, 600, is cut at 304 for all its outputs; for half of them it would be at 256."""
+    """fc2's depth, 600, is cut at 304 for all its outputs; for half of them at 256 instead."""
     layers = (
         Linear("fc1", groups * 600, std=0.5),
         Linear("fc2", 8448, groups=groups, std=0.05, activation="tanh"),
@@ -233,7 +233,7 @@ def test_alexnets_on_two_gpus(be: Any, spec: NetSpec) -> None:
 
 @pytest.mark.parametrize("be", on_two_gpus(), indirect=True)
 def test_towers_begin_on_the_second_gpu(be: Any) -> None:
-    """Logits and losses lie on tower 0's device, which need not be the current one."""
+    """Logits and losses are on tower 0's device, which need not be the current one."""
     spec = divisible(EVERY_LAYER)
     one, two = Net(spec, be, SEED), Towers(spec, be.name, SEED, devices=(1, 0))
     x, labels = batch(spec, 3)
@@ -247,7 +247,7 @@ def test_towers_begin_on_the_second_gpu(be: Any) -> None:
 
 
 def train(net: Net, steps: int) -> list[float]:
-    """The losses of some steps, each on a batch of its own."""
+    """The losses of some training steps, each on its own batch."""
     sgd, found = SGD(net), []
     grads: Any = None
     for step in range(steps):
@@ -269,7 +269,7 @@ def test_learning_equals_that_on_one_device(be: Any, devices: tuple[int, int]) -
     for name, actual in two.params.items():
         w = be.to_numpy(one.params[name])
         assert not same_bits(w, before[name])
-        # Each step rounds w once more and moves it by a gradient that is as good as above.
+        # Each step rounds w once more and moves it by a gradient as accurate as above.
         assert_near(actual - before[name], w - before[name], steps * 40)
 
 
@@ -317,7 +317,7 @@ def test_batch_sizes_do_not_disturb_each_other(be: Any) -> None:
 
 
 def test_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the second batch on only the loss, its gradient and the two errors are new."""
+    """After the first batch, only the loss, its gradient and the two errors are new arrays."""
     _, two = both(pyalexnet.backend("cpu"), EVERY_LAYER, (0, 1))
     x, labels = batch(two.spec, 4)
     _, grads = two.gradients(x, labels, train=True)
@@ -370,7 +370,7 @@ def test_each_tower_has_its_half(be: Any) -> None:
     assert two.num_parameters == one.num_parameters
     first, second = two.parts
     for name, w in whole.items():
-        if name.startswith("fc6"):  # the last layer is tower 0's alone
+        if name.startswith("fc6"):  # the last layer belongs to tower 0 alone
             assert same_bits(be.to_numpy(first.params[name]), w) and name not in second.params
             continue
         half = len(w) // 2
@@ -388,7 +388,7 @@ def test_towers_on_one_device_share_its_backend() -> None:
 
 @pytest.mark.parametrize("be", HOSTS, indirect=True)
 def test_parameters_and_momentum_make_the_round_trip(be: Any) -> None:
-    """From two towers to one device and back: any number of towers reads the same checkpoint."""
+    """From two towers to one device and back: the same checkpoint suits any number of towers."""
     one, two = both(be, EVERY_LAYER, (0, 1))
     optimiser = SGD(two)
     for step in range(2):
@@ -442,14 +442,14 @@ def test_gradients_of_one_part_are_refused() -> None:
 
 
 def floats(exchanged: dict[str, tuple[int, int]], images: int) -> dict[str, tuple[float, float]]:
-    """Floats an image that tower 0 and tower 1 fetched."""
+    """Floats per image that tower 0 and tower 1 fetched."""
     return {name: (a / 4 / images, b / 4 / images) for name, (a, b) in exchanged.items()}
 
 
 @pytest.mark.big
 @DEVICES
 def test_what_alexnet_exchanges(devices: tuple[int, int]) -> None:
-    """28,288 floats an image each way (pool2, pool5, fc6), and fc7 to tower 0; all come back."""
+    """28,288 floats per image each way (pool2, pool5, fc6), and fc7 to tower 0; all come back."""
     two = Towers(nets.alexnet(), "cpu", devices=devices)
     two.gradients(*batch(two.spec, 1), train=True)
     pool2, pool5, fc6, fc7 = 13 * 13 * 128, 6 * 6 * 128, 2048, 2048

@@ -1,4 +1,4 @@
-"""The loop: what it trains on, what it says and keeps, and what makes it stop."""
+"""The training loop: its inputs, its output, what it keeps, and what makes it stop."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_data_that_break_before_the_first_step_are_in_the_log(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The loss of the first batch is said before training begins."""
+    """The loss of the first batch is reported before training begins."""
 
     def broken(*_: Any) -> None:
         raise error
@@ -290,7 +290,7 @@ def test_spoilt_momentum_is_never_saved(quarters: Path, tmp_path: Path) -> None:
 
 
 class OnDevice:
-    """A scalar that cannot be looked at without being asked for, as on a GPU."""
+    """A scalar that has to be fetched before it can be read, as on a GPU."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -339,7 +339,7 @@ def test_full_disk_at_a_log_line_warns_once(
 
     def full(file: int, content: bytes) -> int:
         if content.startswith(b'{"kind"'):
-            return write(file, content[:10])  # the disk takes ten bytes more, then none
+            return write(file, content[:10])  # the disk takes ten more bytes, then none
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "write", full)

@@ -1,4 +1,4 @@
-"""A network that is loaded for use sees images as in training and says what the net says."""
+"""A network loaded for use sees images as in training and gives the same outputs."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_activations_are_those_on_the_way_to_the_logits(tmp_path: Path) -> None:
     x = pictures(3)
     assert np.array_equal(run.activations(x, "fc6"), run.logits(x))
     hidden = run.activations(x, "fc5")
-    # The 2012 rule: in evaluation the layer behind multiplies by the probability of keeping.
+    # The 2012 rule: in evaluation the dropout layer multiplies by the probability of keeping.
     assert np.array_equal(run.activations(x, "drop5"), hidden * np.float32(0.8))
     assert (hidden > 0).any() and run.activations(x, "pool1").shape == (3, 7, 7, 32)
     with pytest.raises(ArgumentError, match=r"layer is 'fc9'; one of conv1, .*fc6 was expected"):
@@ -201,7 +201,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
 
 @pytest.mark.parametrize("recipe", [None, [], "none"])
 def test_a_recipe_that_is_none_has_no_augment(tmp_path: Path, recipe: object) -> None:
-    """Found by fuzzing; then the mean has to be of the input's size, which it is not."""
+    """Found by fuzzing: without it the mean has to have the input's size, which it has not."""
     run = altered(written(tmp_path / "run"), config={"recipe": recipe})
     with pytest.raises(CheckpointError, match="its mean image is"):
         load(run)
@@ -234,7 +234,7 @@ def test_batches_are_all_images_in_order(tmp_path: Path) -> None:
     done: list[tuple[int, int]] = []
     images, labels = [], []
     for x, own in run.batches(split, 37, lambda *at: done.append(at)):
-        time.sleep(0.03)  # the next batch is being read, and not into this one
+        time.sleep(0.03)  # the next batch is being read, but not into this one
         images.append(x.copy())
         labels.append(own)
     assert np.array_equal(np.concatenate(images), split.images)

@@ -1,4 +1,4 @@
-"""How training and evaluation see a stored image: where it is cut, mirrored, coloured."""
+"""How training and evaluation see a stored image: cropped, mirrored, coloured."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_chunk_shares_crop_and_flip_but_not_colours() -> None:
         assert len(np.unique(drawn.flips[part])) == 1
         assert len(np.unique(drawn.shifts[part], axis=0)) == 32
     assert len(np.unique(drawn.corners[::32], axis=0)) == 3
-    # The same chunk of the epoch, met half way by a resumed run, is cut the same.
+    # The same chunk of the epoch, reached half way by a resumed run, is cropped the same way.
     later = seen(augment, images[16:], positions=np.arange(80, 160))
     assert np.array_equal(later.corners, drawn.corners[16:])
 
@@ -87,7 +87,7 @@ def test_the_jitter_has_a_tenth_of_each_axis_deviation() -> None:
     axes = colour.imagenet()
     drawn = seen(Augment(jitter=0.1, jitter_shrinks=True), np.arange(20_000))
     along = drawn.shifts.astype(np.float64) @ np.linalg.inv(axes.vectors).T
-    # A sample deviation of n draws deviates by sigma / sqrt(2 n); five of those.
+    # The deviation of n draws itself has a deviation of sigma / sqrt(2 n); five of those.
     assert np.allclose(along.std(axis=0), 0.1 * axes.sigmas, rtol=5 / np.sqrt(2 * 20_000))
     assert np.abs(along.mean(axis=0) / (0.1 * axes.sigmas)).max() < 5 / np.sqrt(20_000)
     assert np.abs(np.corrcoef(along.T) - np.eye(3)).max() < 5 / np.sqrt(20_000)

@@ -4,14 +4,14 @@ u = 2^-24 is the relative error of one float32 rounding, one ulp is at most 2 u.
 
 A sum of products in any sensible order (tiles, lanes, a fixed tree) stays within 8 u of the sum of
 the absolute products: with n terms the roundings are a random walk of about sqrt(n) steps over
-partial sums that are themselves far below the magnitude. From 25 to 9,216 terms the bound holds,
-and it notices nearly every single term that is dropped (test_tolerance.py measures both).
+partial sums that are themselves far below the magnitude. The bound holds from 25 to 9,216 terms,
+and it notices nearly every single dropped term (test_tolerance.py measures both).
 
-Products of float32 in three planes leave out at most one u of each (kernels/tensor.cuh), and are
-summed 16 at a time from zero on: fewer roundings of the large sums than one by one. The bound is
-the same, and `python -m bench --errors` shows what is left of it.
+Products of float32 in three planes omit at most one u of each (kernels/tensor.cuh), and are summed
+from zero 16 at a time, so the large sums are rounded less often than with one term at a time. The
+bound is the same, and `python -m bench --errors` shows how much of it is left.
 
-A bfloat16 result is that float32 result rounded once: half a unit of its last place more.
+A bfloat16 result is that float32 result rounded once: another half unit in the last place.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from pyalexnet.backends.elements import BFLOAT16
 UNIT = 2.0**-24
 SUM = 8.0
 # pow, exp, log and tanh in float32: 4 ulp covers CUDA's (powf 4, expf, logf and tanhf less),
-# NumPy's vector versions (below 4) and libm's (1). A power -.75 out of two reciprocal roots, each
-# right to 2^-22.9, and two products is right to 7.4 units.
+# NumPy's vector versions (below 4) and libm's (1). A power of -.75 made of two reciprocal roots,
+# each accurate to 2^-22.9, and two products is accurate to 7.4 units.
 FUNCTION = 8.0
-# Below the least normal number roundings are absolute, and a device may flush to zero.
+# Below the smallest normal number roundings are absolute, and a device may flush to zero.
 UNDERFLOW = 2.0**-126
 
 Array = NDArray[np.generic]
@@ -45,7 +45,7 @@ def bound(exact: Exact, units: float = SUM) -> NDArray[np.float64]:
 def convolved(
     be: Any, exact: Exact, w_shape: tuple[int, ...], stride: Any, tiled: tuple[int, ...]
 ) -> Exact:
-    """What a pass of a convolution is due on a backend, within SUM units of the magnitude.
+    """The exact result of a convolution pass, scaled so that a backend owes SUM units of magnitude.
 
     Args:
         be: the backend.
@@ -53,7 +53,7 @@ def convolved(
         w_shape: (K, R, S, C / groups) of the filters.
         stride: of the convolution.
         tiled: (N, height, width, channels) of the map that Winograd's algorithm would cut into
-            tiles: that of y in fprop, dx in dgrad, dy in wgrad.
+            tiles: y in fprop, dx in dgrad, dy in wgrad.
     """
     units = convolution_units(be, w_shape, stride, tiled)
     return exact if units == SUM else Exact(exact.value, exact.magnitude * units / SUM)
@@ -64,8 +64,8 @@ def convolution_units(
 ) -> float:
     """How far a convolution may be off on a backend: the one place that says so.
 
-    Further than sums may be those that cpu may take by Winograd's algorithm (kernels/cpu/conv.cpp),
-    unless it is to be exact. Tiles are of the size that has the fewest products.
+    Convolutions that cpu may compute by Winograd's algorithm (kernels/cpu/conv.cpp) may be further
+    off than sums, unless cpu is to be exact. The tile size is the one with the fewest products.
     """
     _, r, s, channels = w_shape
     _, rows, columns, _ = tiled
@@ -83,18 +83,18 @@ POINTS = {
     (4, 3): (0.0, 1.0, -1.0, 0.5, -2.0),
     (4, 5): (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5),
 }
-"""Where Winograd's F(m, r) interpolates; infinity is one more. Of equals, the last is taken."""
+"""Where Winograd's F(m, r) interpolates, besides infinity. In a tie, the last one is taken."""
 
 
 @cache
 def amplification(m: int, r: int) -> float:
     """How much larger than the sum's own the roundings of F(m x m, r x r) are.
 
-    At [(G g) * (Bt d)] adds up products of sums that are larger than what is left of them. With
-    roundings as a random walk, as for SUM, what counts along an axis is the root of the sum of
-    squares of its weights, beside that of the r products which an output is the sum of; in wgrad,
-    Gt [(A dy) * (Bt d)], of the m that a tap is. The larger of the two, at the worst output, twice:
-    a tile has two axes.
+    At [(G g) * (Bt d)] adds up products of sums that largely cancel. With roundings as a random
+    walk, as for SUM, the factor along an axis is the root of the sum of its squared weights,
+    relative to that of the r products that make up an output; in wgrad, Gt [(A dy) * (Bt d)], of
+    the m products that make up a tap. It is the larger of the two, at the worst output, squared
+    because a tile has two axes.
     """
     at, g, bt = _transforms(POINTS[m, r], m, r)
     squares = [np.square(matrix).sum(axis=1) for matrix in (g, at.T, bt)]
@@ -120,21 +120,21 @@ def _transforms(points: tuple[float, ...], m: int, r: int) -> tuple[NDArray[np.f
 
 
 def norm_units(beta: float) -> float:
-    """Units for x D^-beta and for its gradient's terms, which carry up to D^(-beta - 1).
+    """Units for x D^-beta and for its gradient's terms, with powers up to D^(-beta - 1).
 
-    D is a sum of positive terms, right to SUM units; a power multiplies that by its exponent;
-    then the power itself, and the sum over the window.
+    D is a sum of positive terms, accurate to SUM units; a power multiplies that by its exponent;
+    the power itself and the sum over the window add their own.
     """
     return (beta + 1) * SUM + FUNCTION + SUM
 
 
-# exp, the log or the division by a sum of exps, and the sums; what grows with the logits is counted
-# in the oracle's magnitude.
+# exp, the log or the division by a sum of exps, and the sums; the part that grows with the logits
+# is in the oracle's magnitude.
 SOFTMAX = 2 * FUNCTION + SUM
 
 
 def stored(value: Any, allowed: Any, dtype: Any) -> Any:
-    """The error allowed of what is stored as `dtype`, where `allowed` is that of its float32."""
+    """The error allowed in a value stored as `dtype`; `allowed` is the error of its float32."""
     if dtype == np.float32:
         return allowed
     assert dtype == BFLOAT16
@@ -146,10 +146,10 @@ def stored(value: Any, allowed: Any, dtype: Any) -> Any:
 def assert_close(
     actual: Array, exact: Exact, units: float = SUM, *, dtype: Any = np.float32
 ) -> None:
-    """An array of the exact one's shape and of `dtype`, float32 or bfloat16, close everywhere.
+    """Check that an array has the exact one's shape and `dtype` (float32 or bfloat16) and is close.
 
-    Within `units` of the magnitude, that is, before it was rounded to bfloat16. Where the exact one
-    is beyond the range of `dtype`, that infinity is due, and NaN where it is NaN.
+    Close means within `units` of the magnitude, before any rounding to bfloat16. Where the exact
+    value is beyond the range of `dtype`, that infinity is due, and NaN where it is NaN.
     """
     assert actual.dtype == dtype, f"dtype {actual.dtype}, expected {np.dtype(dtype)}"
     assert actual.shape == exact.value.shape, f"shape {actual.shape}, expected {exact.value.shape}"
@@ -157,9 +157,9 @@ def assert_close(
 
 
 def _refuse_beyond(allowed: Any, actual: Array, due: NDArray[np.float64]) -> None:
-    """Fail where an element is further than `allowed` from what was due.
+    """Fail if an element is further than `allowed` from the value due.
 
-    NaN is due where NaN was computed, and an infinity also where the range ends in between.
+    NaN has to match NaN; an infinity also passes if the range ends within the tolerance.
     """
     got = actual.astype(np.float64)
     with np.errstate(invalid="ignore"):
@@ -193,7 +193,7 @@ def assert_same(
     *,
     dtype: Any = np.float32,
 ) -> None:
-    """An array of `dtype` equal to the expected one, element by element; NaN equals NaN."""
+    """Check that an array has `dtype` and equals the expected one elementwise; NaN equals NaN."""
     assert actual.dtype == dtype, f"dtype {actual.dtype}, expected {np.dtype(dtype)}"
     due = np.asarray(expected, dtype=np.float32).astype(dtype)  # rounded twice only if inexact
     np.testing.assert_array_equal(actual.astype(np.float32), due.astype(np.float32), strict=True)
@@ -205,5 +205,5 @@ def inner(a: Any, b: Any) -> float:
 
 
 def same_bits(a: Array, b: Array) -> bool:
-    """Equal in dtype, shape and every bit: tells 0 from -0 and one NaN from another."""
+    """Equal in dtype, shape and every bit: distinguishes 0 from -0 and one NaN from another."""
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

@@ -18,8 +18,8 @@ from samples import normal
 def lively(spec: NetSpec, seed: int = 0) -> dict[str, Any]:
     """Parameters under which the signal keeps its size from layer to layer.
 
-    Initial weights of a deviation of .01 or less would hide most of a net's mistakes. The first
-    layer's shrink pixels to the size of 30, where norms act.
+    Initial weights with a deviation of .01 or less would hide most of a net's mistakes. The first
+    layer's weights shrink pixels to about 30, where norms have an effect.
     """
     params: dict[str, Any] = {}
     for name, shape in spec.param_shapes().items():
@@ -30,7 +30,7 @@ def lively(spec: NetSpec, seed: int = 0) -> dict[str, Any]:
 
 
 def trained(spec: NetSpec, params: dict[str, Any] | None = None, **net_args: Any) -> Trained:
-    """The network with `params`, or lively ones, and a mean image that is nowhere the same."""
+    """The network with `params`, or lively ones, and a mean image that differs at every pixel."""
     net = Net(spec, "cpu")
     net.load(lively(spec) if params is None else params)
     augment = spec.recipe.augment

@@ -1,4 +1,4 @@
-"""Small training runs: data that are learnt in seconds, runs in this process and in others."""
+"""Small training runs: data that can be learnt in seconds, runs in this and in other processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pyalexnet.run import StepReport
 from pyalexnet.schedule import Steps
 from pyalexnet.train import Outcome, Trainer
 
-# 50 training images in batches of 8 are 6 steps an epoch; 20 test images are 2.5 batches.
+# 50 training images in batches of 8 make 6 steps per epoch; 20 test images are 2.5 batches.
 CLASSES, TRAIN, TEST, BATCH, STEPS_AN_EPOCH = 4, 50, 20, 8, 6
 
 CHOICES = start.Choices(
@@ -32,7 +32,7 @@ OPTIONS = ("--backend=cpu", "--unfused", "--epochs=3", "-b8", "--lr=0.01", "--pr
 
 
 def small_net(classes: int = CLASSES, input_shape: tuple[int, int, int] = (12, 12, 1)) -> NetSpec:
-    """Every kind of layer, few numbers."""
+    """Every kind of layer, few parameters."""
     layers = (
         Conv("conv1", 8, 5, pad=2, activation="relu", std=0.005),
         MaxPool("pool1", 3, 2),
@@ -56,7 +56,7 @@ def small_net(classes: int = CLASSES, input_shape: tuple[int, int, int] = (12, 1
 
 
 def photographs(path: Path, *, side: int = 12, channels: int = 1, seed: int = 0) -> Path:
-    """An .npz of noisy images; the brightest quarter tells the class."""
+    """An .npz of noisy images; the brightest quarter is the class."""
     draws = np.random.default_rng(seed)
 
     def split(count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -80,13 +80,13 @@ def began(out: Path, data: Path, reporter: Reporter | None = None, **choices: An
 
 
 def fitted(trainer: Trainer, steps: int | None = None) -> Outcome:
-    """Train as the command does, and give the folder free."""
+    """Train as the command does, and release the folder."""
     with trainer.folder, trainer.interrupt:
         return trainer.fit(steps)
 
 
 def resumed(run: Path, reporter: Reporter | None = None, **choices: Any) -> Trainer:
-    """The run, where its newest checkpoint stands."""
+    """The run, resumed from its newest checkpoint."""
     return start.resumed(run, start.Choices(**choices), reporter=reporter or Silent())
 
 
@@ -96,7 +96,7 @@ def last(run: Path) -> Checkpoint:
 
 
 def lines(run: Path, *kinds: str) -> list[dict[str, Any]]:
-    """The lines of those kinds in a run's log, without what a clock has told."""
+    """The lines of those kinds in a run's log, without clock times."""
     clocks = {"time", "seconds", "seconds_left", "images_per_second"}
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [
@@ -107,7 +107,7 @@ def lines(run: Path, *kinds: str) -> list[dict[str, Any]]:
 
 
 def assert_same(run: Path, other: Path) -> None:
-    """Two runs ended bit for bit alike, and said the same on the way."""
+    """Check that two runs ended bit for bit alike, with the same log on the way."""
     one, two = last(run), last(other)
     for name in one.params:
         assert one.params[name].tobytes() == two.params[name].tobytes(), name
@@ -128,7 +128,7 @@ class Hook(Silent):
 
 
 class Lines(Reporter):
-    """Keeps what is said."""
+    """Keeps what is reported."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,18 +143,18 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """For a process that imports this very package."""
+    """The environment of a process that imports this package."""
     here = str(Path(start.__file__).parent.parent)
     path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path, **more}
 
 
 def heed_ctrl_c() -> None:
-    """For `preexec_fn`: what a script starts in the background, these tests too, may ignore it."""
+    """For `preexec_fn`: processes started in the background, even these tests, may ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def pyalexnet(*arguments: str | Path, cwd: Path, **options: Any) -> Any:
-    """Run the command to its end; its output comes as text."""
+    """Run the command to its end, with its output as text."""
     options = {"env": environment(), "capture_output": True, "text": True, **options}
     return subprocess.run(command(*arguments), cwd=cwd, timeout=120, check=False, **options)

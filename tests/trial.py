@@ -1,4 +1,4 @@
-"""One way to run an op: every test of a value also tests how the op treats its arrays."""
+"""The one way to run an op, so that every test of values also tests how it treats its arrays."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Array = NDArray[Any]
 
 
 def run(be: Any, op: str, *inputs: Any, **parameters: Any) -> tuple[Array, ...]:
-    """Results of an op that returns new arrays, as NumPy arrays (a tuple, also of one).
+    """Results of an op that returns new arrays, as a tuple of NumPy arrays, even if there is one.
 
-    It runs twice, first into arrays of its own, then into `out=` filled with garbage. Both must
-    give the same bits, the second must return `out` itself, and no input may change.
+    The op runs twice, first into arrays of its own, then into `out=` filled with garbage. Both runs
+    must give the same bits, the second must return `out` itself, and no input may change.
 
     Args:
         be: the backend.
         op: the op's name.
         inputs: NumPy arrays, lists of them, or None, in the op's order.
-        parameters: its keyword arguments; NumPy arrays go to the device as the inputs do.
+        parameters: its keyword arguments; NumPy arrays are placed on the device like the inputs.
     """
     method = getattr(be, op)
     placed = [place(be, one) for one in inputs]
@@ -49,7 +49,7 @@ def run(be: Any, op: str, *inputs: Any, **parameters: Any) -> tuple[Array, ...]:
 
 
 def place(be: Any, one: Any) -> Any:
-    """A private copy of an input on the backend's device; lists, parameters and None likewise."""
+    """A private copy of an input on the backend's device; also of lists, Learned and None."""
     if one is None:
         return None
     if isinstance(one, list):
@@ -60,7 +60,7 @@ def place(be: Any, one: Any) -> Any:
 
 
 def assert_unchanged(be: Any, op: str, one: Any, where: Any) -> None:
-    """An input on the device still holds what it was made from."""
+    """Check that an input on the device still holds its original values."""
     if isinstance(one, list):
         for part, there in zip(one, where, strict=True):
             assert_unchanged(be, op, part, there)
@@ -80,5 +80,5 @@ def arrays_of(one: Any) -> Iterator[Any]:
 
 
 def as_tuple(result: Any) -> tuple[Any, ...]:
-    """What an op returned, as a tuple."""
+    """An op's result as a tuple."""
     return result if isinstance(result, tuple) else (result,)

@@ -1,4 +1,4 @@
-"""How wgrad_sgd is tested, of convolutions and linear layers alike."""
+"""How wgrad_sgd is tested, for convolutions and linear layers alike."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_update(
     lr: float,
     **how: Any,
 ) -> None:
-    """After `<layer>_wgrad_sgd`, w, b and their momenta are what the exact gradients make them."""
+    """Check w, b and their momenta after `<layer>_wgrad_sgd` against the exact gradients."""
     shapes = [gradient.value.shape for gradient in gradients]
     before = [(normal(*shape, seed=6), normal(*shape, seed=7)) for shape in shapes]
     after = updated(be, layer, inputs, before, dtype, lr, **how)
@@ -36,7 +36,7 @@ def check_update(
         before, after, gradients, (W_RULE, B_RULE), strict=True
     ):
         exact_w, exact_v = oracle.sgd_update(w, v, gradient, lr=lr, **rule)
-        # The gradient is a sum, SUM units off; the rule rounds as often as that again.
+        # The gradient is a sum, SUM units off; the rule's roundings add no more than that again.
         assert_close(new_w, exact_w, 2 * SUM)
         assert_close(new_v, exact_v, 2 * SUM)
 
@@ -49,7 +49,7 @@ def check_same_update(
     dtype: Any,
     **how: Any,
 ) -> None:
-    """`<layer>_wgrad_sgd` is `<layer>_wgrad` and then `sgd_update`, to the bit."""
+    """Check that `<layer>_wgrad_sgd` is `<layer>_wgrad` and then `sgd_update`, to the bit."""
     before = [(normal(*shape, seed=6), normal(*shape, seed=7)) for shape in shapes]
     for lr in LR:
         fused = updated(be, layer, inputs, before, dtype, lr, **how)
@@ -74,7 +74,7 @@ def updated(
 ) -> list[tuple[Any, Any]]:
     """(w, v) and (b, v) after an update, run twice from copies, once with lr on the device.
 
-    The inputs must not change.
+    Check that the inputs do not change.
     """
     results = []
     for rate in (lr, be.asarray(np.array(lr, np.float32))):
@@ -93,7 +93,7 @@ def updated(
 
 
 def parameters(be: Any, w: Any, v: Any, dtype: Any, lr: Any, rule: dict[str, float]) -> Learned:
-    """Copies of parameters on the device, in halves where they are to be bfloat16."""
+    """Copies of parameters on the device, in halves if they should be bfloat16."""
     whole, momentum = place(be, w), place(be, v)
     if dtype == BFLOAT16:
         high, low = be.split_weights(whole)
@@ -102,6 +102,6 @@ def parameters(be: Any, w: Any, v: Any, dtype: Any, lr: Any, rule: dict[str, flo
 
 
 def values(be: Any, learned: Learned) -> tuple[Any, Any]:
-    """Parameters, whole, and their momentum, on the host."""
+    """Parameters, with halves joined, and their momentum, on the host."""
     whole = learned.w if learned.low is None else be.join_weights(learned.w, learned.low)
     return be.to_numpy(whole), be.to_numpy(learned.v)

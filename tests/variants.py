@@ -1,4 +1,4 @@
-"""The backends that tests run on: which are asked for, which are there, and in what schedules."""
+"""The backends that tests run on: which are selected, which are available, in what schedules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyalexnet
 import stand_in
 from pyalexnet.backends import why_unavailable
 
-# Without these a run would prove little, so that losing one is an error and not a shorter report.
+# Without these a run would prove little, so a missing one is an error, not a shorter report.
 REQUIRED = ("cpu", "sim", "simcheck")
 STAND_IN = "stand-in"
 KNOWN = (*REQUIRED, STAND_IN, "cuda")
@@ -25,11 +25,11 @@ EVERY_ORDER = "PYALEXNET_TEST_EVERY_ORDER"
 
 @dataclass(frozen=True)
 class Variant:
-    """A backend, or what stands in for a GPU below the backend cuda.
+    """A backend, or the stand-in for a GPU below the backend cuda.
 
     schedule: on sim, the seed of the order in which its threads run (0: natural).
-    order, gpus: of the stand-in, how unordered work runs, and how many GPUs there are.
-    exact: on cpu, whether no convolution takes Winograd's algorithm.
+    order, gpus: on the stand-in, how unordered work runs, and how many GPUs there are.
+    exact: on cpu, whether Winograd's algorithm is ruled out.
     """
 
     backend: str
@@ -47,12 +47,12 @@ class Variant:
 
     @property
     def takes_big(self) -> bool:
-        """Whether tests marked big run on it: of sim's seeded orders in the first alone."""
+        """Whether tests marked big run on it; of sim's seeded orders, only the first does."""
         return self.backend != "simcheck" and self.schedule < 2
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
-        """The backend, in this schedule or order; afterwards all is as it was."""
+        """The backend, in this schedule or order; everything is restored afterwards."""
         if self.backend == STAND_IN:
             with stand_in.installed(stand_in.Machine(self.order, self.gpus)):
                 yield pyalexnet.backend("cuda")
@@ -71,16 +71,16 @@ SIM = Variant("sim")
 SIM_SEEDED = tuple(Variant("sim", seed) for seed in (1, 2, 3))
 SIMCHECK = Variant("simcheck")
 CUDA = Variant("cuda")
-# Where the order of streams can matter, all of these run: the tests marked orders.
+# Tests in which the order of streams can matter (marker orders) run in all of these.
 ORDERS = (
     *(Variant(STAND_IN, 0, order, gpus=1) for order in stand_in.ORDERS),
     *(Variant(STAND_IN, 0, order, gpus=2) for order in stand_in.ORDERS_OF_TWO),
 )
-SIDE = Variant(STAND_IN, 0, "side", 1)  # elsewhere: every kernel as late as it can be
+SIDE = Variant(STAND_IN, 0, "side", 1)  # other tests: every kernel as late as possible
 
 
 def parameters(*variants: Variant) -> list[Any]:
-    """The variants as parameters of the fixture `be`; with a GPU, what stands in for it."""
+    """The variants as parameters of the fixture `be`; cuda is followed by its stand-in."""
     made = []
     for variant in variants:
         made += [_parameter(variant)]
@@ -95,13 +95,13 @@ def _parameter(variant: Variant, *more: pytest.MarkDecorator) -> Any:
 
 
 def in_every_order(*variants: Variant) -> list[Any]:
-    """The same, with a GPU in each of the stand-in's orders."""
+    """The same, with the stand-in in each of its orders if a GPU is among the variants."""
     kept = [one for one in parameters(*variants) if one.values[0].backend != STAND_IN]
     return [*kept, *map(_parameter, ORDERS)]
 
 
 def on_two_gpus(*orders: str) -> list[Any]:
-    """Two GPUs, or made-up ones in these orders; in all, where none is named."""
+    """Two GPUs, or made-up ones in these orders; in all orders if none is named."""
     wanted = orders or stand_in.ORDERS_OF_TWO
     chosen = [one for one in ORDERS if one.gpus == 2 and one.order in wanted]
     return [_parameter(CUDA, pytest.mark.two_gpus), *map(_parameter, chosen)]
@@ -109,13 +109,13 @@ def on_two_gpus(*orders: str) -> list[Any]:
 
 EVERY = parameters(CPU, CPU_EXACT, SIM, *SIM_SEEDED, SIMCHECK, CUDA)
 EVERY_IN_EVERY_ORDER = in_every_order(CPU, CPU_EXACT, SIM, *SIM_SEEDED, SIMCHECK, CUDA)
-# For what takes seconds in each order of the emulation, or is about arguments and not kernels.
+# For tests that take seconds in each order of the emulation, or are about arguments, not kernels.
 ONE_ORDER = parameters(CPU, SIM, CUDA)
 EMULATED = parameters(SIM)
 
 
 def selected() -> tuple[str, ...]:
-    """Names in PYALEXNET_TEST_BACKENDS (separated by commas), else all that tests run on."""
+    """The names in PYALEXNET_TEST_BACKENDS (separated by commas), else all known backends."""
     named = os.environ.get(SELECTION, "")
     names = tuple(name.strip() for name in named.split(",") if name.strip())
     unknown = set(names) - {*KNOWN}

@@ -1,5 +1,5 @@
-"""Read by Python as it starts, where this folder is on PYTHONPATH: the modules _cpu that lie in the
-folder PYALEXNET_SANITIZED are taken, and not those that are installed (make sanitize)."""
+"""Read by Python as it starts, if this folder is on PYTHONPATH: makes it import the _cpu modules
+from the folder PYALEXNET_SANITIZED instead of the installed ones (make sanitize)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Sanitized:
-    """Knows them."""
+    """Finds them."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:

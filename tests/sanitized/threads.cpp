@@ -1,5 +1,5 @@
-// The pool of kernels/simt/threads.hpp, for ThreadSanitizer: make sanitize. Says what is wrong, or
-// nothing.
+// The pool of kernels/simt/threads.hpp, for ThreadSanitizer: make sanitize. Prints what is wrong,
+// or nothing.
 #include "simt/threads.hpp"
 
 #include <atomic>
@@ -20,8 +20,8 @@ void hold(bool what, const char* otherwise) {
     std::exit(1);
 }
 
-// Every piece is done once, by a worker that there is and that does one piece at a time; what it
-// writes, plain memory, is there when the call returns.
+// Every piece is done once, by an existing worker that does one piece at a time; what it writes to
+// plain memory is visible when the call returns.
 void count_pieces(int pieces) {
     std::vector<int> done(static_cast<std::size_t>(pieces));
     std::vector<int> of_worker(kWorkers);
@@ -35,7 +35,7 @@ void count_pieces(int pieces) {
     hold(sum == pieces, "a worker did two pieces at once");
 }
 
-// One run right after the other, of few pieces and of many, so that a helper who comes late to one
+// One run right after another, with few pieces and with many, so that a helper late for one run
 // finds the next; and after a pause in which the helpers fall asleep.
 void many_runs() {
     for (int run = 0; run < 10000; ++run) {

@@ -1,9 +1,9 @@
-"""Made-up GPUs, and CuPy 14 for them: for the tests of what runs on a GPU, where there is none.
+"""Made-up GPUs, and CuPy 14 for them, for tests of GPU code on machines without a GPU.
 
-Arrays lie in the memory of the emulated devices, `_sim`'s kernels compute, and `machine` runs work
-that no stream and no event orders when it hurts. What CuPy does not have, or would refuse, is an
-error here; so is what no GPU notices: memory given back before its last user is done, a graph
-launched after its arrays are gone, memory of the host that is changed before it was read.
+Arrays are in the memory of the emulated devices, `_sim`'s kernels compute, and `machine` runs work
+that no stream or event orders at the worst possible time. Whatever CuPy lacks or would refuse is an
+error here; so are mistakes that no GPU notices: memory freed before its last user is done, a graph
+launched after its arrays are gone, host memory that is changed before it has been read.
 
 machine: order, streams' work, captures. memory: pools. streams: devices, streams, events, graphs.
 arrays: ndarray and the functions of cupy. kernels: pyalexnet._cuda.
@@ -37,7 +37,7 @@ def installed(machine: Machine) -> Iterator[Machine]:
     """Put CuPy for these GPUs, and their `_cuda`, where the backend cuda imports them from.
 
     Raises:
-        AssertionError: something was done inside that no GPU refuses, but nobody can have meant.
+        AssertionError: something was done inside that no GPU refuses but that is surely a mistake.
     """
     cupy = _cupy(machine)
     runtime = cupy.cuda.runtime
@@ -56,7 +56,7 @@ def installed(machine: Machine) -> Iterator[Machine]:
 
 @contextmanager
 def _replaced(names: dict[str, Any], others: dict[str, Any]) -> Iterator[None]:
-    """Put others in the place of some names, or nothing (None); then they are as they were."""
+    """Replace some names by others, or remove them (None), and restore them afterwards."""
     before = {name: names.get(name) for name in others}
 
     def put(values: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""cupy.ndarray over the memory of `_sim`'s devices: what pyalexnet, bench and tests use of it.
+"""cupy.ndarray over the memory of `_sim`'s devices: the parts that pyalexnet, bench and tests use.
 
-Every method that reads or writes elements gives the current stream work, and returns at once. Work
-keeps no array: its memory goes back to the pool when the last user of it is gone, as on a GPU.
+Every method that reads or writes elements enqueues work on the current stream, and returns at once.
+Work keeps no array alive: the memory returns to the pool when its last user is gone, as on a GPU.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Flags(NamedTuple):
 
 
 class ndarray:  # noqa: N801 (CuPy's name)
-    """As cupy.ndarray.
+    """Like cupy.ndarray.
 
-    `inside` is the same memory as a NumPy array; the emulated kernels get it, users do not.
+    `inside` is the same memory as a NumPy array, for the emulated kernels only.
     """
 
     __slots__ = ("__weakref__", "base", "data", "inside")
@@ -64,7 +64,7 @@ class ndarray:  # noqa: N801 (CuPy's name)
         self.data = self.pools.allocator(nbytes)
         bytes_ = at(self.data.ptr, nbytes)
         block = block_of(self.data.mem)
-        if block is not None:  # keeps the emulated device's memory
+        if block is not None:  # keeps the emulated device's memory alive
             bytes_ = block.bytes[:nbytes]
         self.inside = bytes_.view(element).reshape(extents, order="F" if order == "F" else "C")
 
@@ -181,7 +181,7 @@ class ndarray:  # noqa: N801 (CuPy's name)
         subok: Any = None,
         copy: bool | None = True,
     ) -> ndarray:
-        """A copy, also from another device; the array itself where it may be and is right."""
+        """A copy, also from another device; or the array itself, if allowed and suitable."""
         element = element_of(dtype)
         here = self.data.device_id == self.machine.device
         straight = order != "C" or self.flags.c_contiguous
@@ -196,7 +196,7 @@ class ndarray:  # noqa: N801 (CuPy's name)
         self.kernel("a fill", [self], partial(self.inside.fill, value))
 
     def set(self, arr: NDArray[Any], stream: Stream | None = None) -> None:
-        """Bring over an array of the host, which is read when the stream comes to it."""
+        """Copy an array from the host, which is read when the stream gets to it."""
         if not isinstance(arr, np.ndarray):
             raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
         if self.dtype != arr.dtype:
@@ -254,7 +254,7 @@ def block_of(memory: BaseMemory | None) -> Block | None:
 
 
 def blocks_of(arrays: Sequence[ndarray]) -> list[Block]:
-    """The memory of CuPy's pools that these arrays lie in."""
+    """The memory of CuPy's pools that holds these arrays."""
     return [block for one in arrays if (block := block_of(one.data.mem)) is not None]
 
 
@@ -334,7 +334,7 @@ class Library:
         return shown[...]
 
     def _shown(self, shown: dict[str, Any], owner: object) -> ndarray:
-        """The array that `__cuda_array_interface__` shows."""
+        """The array that `__cuda_array_interface__` describes."""
         element, shape = np.dtype(shown["typestr"]), shown["shape"]
         strides = shown["strides"]
         if strides is None:

@@ -1,4 +1,4 @@
-"""pyalexnet._cuda with `_sim`'s kernels: checked when called, run when their stream's turn is."""
+"""pyalexnet._cuda with `_sim`'s kernels: checked when called, run when their stream gets there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stand_in.machine import Machine, Run
 from stand_in.memory import Block
 from stand_in.streams import Event, wait_for
 
-# What `_sim` has beside the operations, for the tests of the emulation.
+# What `_sim` has besides the operations, for tests of the emulation.
 _EMULATION = {
     *("empty", "device_of", "set_schedule", "launch_count", "barriers_met", "leave_out_barrier"),
     *("shorten_buffer", "begin_lint", "end_lint"),
@@ -21,7 +21,7 @@ _EMULATION = {
 
 
 class Recording:
-    """Calls that were checked once; it keeps their arrays."""
+    """Calls that were checked once; it keeps their arrays alive."""
 
     def __init__(self, extension: Extension) -> None:
         self._extension = extension
@@ -38,7 +38,7 @@ class Recording:
         self._calls.append((device, self._aside, name, run, arrays))
 
     def run(self, stream: int, beside: int) -> None:
-        """As bindings/recording.cpp: what was set aside runs beside what comes after it."""
+        """Like bindings/recording.cpp: calls set aside run concurrently with those after them."""
         parted = False
         for device, aside, name, run, arrays in self._calls:
             if aside and beside != stream:
@@ -99,19 +99,19 @@ class Extension:
         return op
 
     def launch(self, device: int, stream: int, name: str, run: Run, arrays: list[ndarray]) -> None:
-        self._machine.device = device  # the module's runtime leaves it current
+        self._machine.device = device  # the module's runtime leaves this device current
         touches: list[Block] = blocks_of(arrays)
         self._machine.enqueue(self._machine.line(stream, device), name, run, touches)
 
     def order(self, device: int, first: int, second: int) -> None:
-        """What stream `second` is given next waits for what `first` was given so far."""
+        """Later work on stream `second` waits for all work so far on `first`."""
         self._machine.device = device
         event = self._event(disable_timing=True)
         event.record_on(self._machine.line(first, device))
         wait_for(self._machine, self._machine.line(second, device), event)
 
     def _inside(self, name: str, device: int, one: Any, arrays: list[ndarray]) -> Any:
-        """An argument as `_sim` takes it; the arrays in it go to `arrays`."""
+        """An argument in the form that `_sim` takes; its arrays are appended to `arrays`."""
         if isinstance(one, (tuple, list)):
             return type(one)(self._inside(name, device, part, arrays) for part in one)
         if hasattr(one, "__cuda_array_interface__"):
@@ -124,7 +124,7 @@ class Extension:
         return one
 
     def _refuse_out_of_reach(self, name: str, device: int, array: ndarray) -> None:
-        """Kernels read another GPU's memory once they may, and only what peer access opens."""
+        """Kernels read another GPU's memory only if allowed, and only where peer access applies."""
         memory, peer = array.data.mem, array.data.device_id
         if memory is None or peer == device:
             return

@@ -1,17 +1,17 @@
-"""Made-up GPUs as far as order goes: streams whose work runs late, and captures.
+"""The order of work on made-up GPUs: streams whose work runs late, and captures.
 
-Work is a graph: each piece comes after what its stream was given before, and after what the stream
-was told to wait for. What neither orders runs when it hurts, by the machine's order:
+Work is a graph: each piece comes after the earlier work of its stream, and after whatever the
+stream was told to wait for. Work ordered by neither runs when it hurts, by the machine's order:
 
 - eager: at once.
-- lazy: when somebody waits for it, and not before.
-- side: at once on streams of one's own, when waited for on the null stream.
+- lazy: only when something waits for it.
+- side: at once on created streams, when waited for on the null stream.
 - null: the other way round.
 - random: now and then, by a seed.
 - first: at once on GPU 0, when waited for on others; second: the other way round. For two GPUs.
 
-What a GPU would refuse raises `CUDARuntimeError`. What it would do without a word, though nobody
-can have meant it, goes to `Machine.faults`, which `installed` makes an error of.
+What a GPU would refuse raises `CUDARuntimeError`. What it would do silently, although it is surely
+a mistake, is added to `Machine.faults`, which `installed` turns into an error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Run = Callable[[], Any]
 
 
 class CUDARuntimeError(RuntimeError):
-    """As cupy.cuda.runtime has it."""
+    """As in cupy.cuda.runtime."""
 
     def __init__(self, status: int, name: str) -> None:
         super().__init__(f"{name}: status {status}")
@@ -40,7 +40,7 @@ class CUDARuntimeError(RuntimeError):
 
 
 class Work:
-    """A piece of work: what to run, after what, and whose memory it touches."""
+    """A piece of work: what to run, after what, and which memory it touches."""
 
     __slots__ = ("after", "done", "label", "run", "touches")
 
@@ -52,7 +52,7 @@ class Work:
         self.touches = tuple(touches)
 
     def complete(self) -> None:
-        """Run it, and before it all that it comes after."""
+        """Run it, after everything that precedes it."""
         stack = [self]
         while stack:
             one = stack[-1]
@@ -70,7 +70,7 @@ class Work:
 
 
 class Line:
-    """What a stream's address stands for: the last work that it was given, what it waits for."""
+    """What a stream's address refers to: its last work, and what it waits for."""
 
     def __init__(self, device: int, is_null: bool) -> None:
         self.device, self.is_null = device, is_null
@@ -80,7 +80,7 @@ class Line:
         self.capture: Capture | None = None
 
     def tail(self) -> list[Work]:
-        """What the next work comes after, as far as it is not done."""
+        """The unfinished work that the next work comes after."""
         return [one for one in (self.last, *self.waits) if one is not None and not one.done]
 
     def complete(self) -> None:
@@ -90,7 +90,7 @@ class Line:
 
 
 class Capture:
-    """Work that streams are given while one of them captures."""
+    """Work given to streams while one of them captures."""
 
     def __init__(self, origin: Line) -> None:
         self.origin = origin
@@ -99,14 +99,14 @@ class Capture:
 
 
 class Machine:
-    """The GPUs, and what the threads of a process know of them.
+    """The GPUs, and the state that a process's threads have of them.
 
     Attributes:
         order: in which unordered work runs.
-        gpus: how many there are.
+        gpus: their number.
         peers: whether kernels can read the memory of another GPU.
-        hopper: whether they are Hoppers.
-        faults: what was done that no GPU refuses, in sentences.
+        hopper: whether they are Hopper GPUs.
+        faults: mistakes that no GPU refuses, as sentences.
         captures: those under way.
     """
 
@@ -157,13 +157,13 @@ class Machine:
     # Streams
 
     def new_line(self) -> int:
-        """The address of a new stream; as the driver's, addresses of old ones come again."""
+        """The address of a new stream; as with the driver, old addresses are reused."""
         address = self._freed.pop() if self._freed else next(self._addresses)
         self.lines[address] = Line(self.device, is_null=False)
         return address
 
     def end_line(self, address: int) -> None:
-        """Destroy a stream; what it was given is done all the same."""
+        """Destroy a stream; its work is still done."""
         line = self.lines.pop(address)
         if line.capture is not None:
             self.fault("a stream is destroyed while it captures")
@@ -171,7 +171,7 @@ class Machine:
         self._freed.append(address)
 
     def line(self, address: int, device: int | None = None) -> Line:
-        """What stands at an address; 0 is the null stream of a device, else of the current one."""
+        """The stream at an address; 0 is the null stream of `device`, or of the current device."""
         if address in (0, 1):
             return self.null_lines[self.device if device is None else device]
         if address not in self.lines:
@@ -218,7 +218,7 @@ class Machine:
             self._random.choice(chain).complete()
 
     def pick(self, ready: list[int]) -> int:
-        """Which of several pieces of a graph, none before another, is run first."""
+        """Which of several mutually unordered pieces of a graph runs first."""
         if self.order == "random":
             return self._random.choice(ready)
         return ready[-1] if self.order in ("side", "lazy") else ready[0]
@@ -227,7 +227,7 @@ class Machine:
         return [*self.null_lines, *self.lines.values(), *self._abandoned]
 
     def comes_before(self, work: Work, line: Line) -> bool:
-        """Whether `work` is over, for sure, when what the stream is given next begins."""
+        """Whether `work` is certain to be over when the stream's next work begins."""
         seen: set[int] = set()
         left = line.tail()
         while left:
@@ -257,6 +257,6 @@ class Machine:
         self._abandoned = [line for line in self._abandoned if line.tail()]
 
     def end(self) -> None:
-        """Do all that is left."""
+        """Do all remaining work."""
         for line in self._all_lines():
             line.complete()

@@ -1,7 +1,7 @@
-"""Memory of the made-up GPUs: CuPy's pools, which hand out at once what is given back.
+"""Memory of the made-up GPUs: CuPy's pools, which reuse freed memory at once.
 
-A pool belongs to a stream: whatever that stream was given before is done before the next owner's
-work. Work of other streams that is still to touch the memory is a fault.
+A pool belongs to a stream: the stream's earlier work is done before the next owner's work. Pending
+work of other streams on the memory is a fault.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pyalexnet import _sim
 from stand_in.machine import Machine, Work
 
 _UNIT = 512
-_GARBAGE = 0xFF  # of float32 and bfloat16 a NaN
+_GARBAGE = 0xFF  # a NaN in float32 and bfloat16
 
 
 class Block:
     """Bytes that have one owner at a time, and the work that touches them.
 
-    turn: how many owners it has had, by which a graph tells whether they are still its own.
+    turn: how many owners it has had, so that a graph can tell whether it still owns them.
     """
 
     def __init__(self, bytes_: NDArray[np.uint8]) -> None:
@@ -43,7 +43,7 @@ class Block:
 
 
 class BaseMemory:
-    """What an array's `data.mem` is; `identity` is whose, as cupy.cuda.memory.PooledMemory's."""
+    """An array's `data.mem`; `identity` names its owner, as in cupy.cuda.memory.PooledMemory."""
 
     def __init__(self, ptr: int, size: int, device_id: int, identity: str) -> None:
         self.ptr, self.size, self.device_id, self.identity = ptr, size, device_id, identity
@@ -61,7 +61,7 @@ class PooledMemory(BaseMemory):
 
 
 class UnownedMemory(BaseMemory):
-    """Memory of whoever owns it."""
+    """Memory owned by something else."""
 
     def __init__(self, ptr: int, size: int, owner: object, device_id: int) -> None:
         super().__init__(ptr, size, device_id, "UnownedMemory")
@@ -83,8 +83,8 @@ class Pools:
     """The pools of all devices and streams.
 
     Attributes:
-        allocator: what arrays ask for memory; `set_allocator` changes it.
-        total: bytes that the driver has given.
+        allocator: allocates the memory of arrays; `set_allocator` changes it.
+        total: bytes obtained from the driver.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -96,7 +96,7 @@ class Pools:
         self.total = 0
 
     def malloc(self, size: int) -> MemoryPointer:
-        """Memory of CuPy's own pool, which has it from cudaMalloc."""
+        """Memory of CuPy's own pool, which gets it from cudaMalloc."""
         return self.given(size, "Memory")
 
     def given(self, size: int, identity: str) -> MemoryPointer:
@@ -104,12 +104,12 @@ class Pools:
         return MemoryPointer(memory, memory.ptr, memory.device_id)
 
     def set_allocator(self, allocator: Allocator | None = None) -> None:
-        """As cupy.cuda.set_allocator: without one, the driver gives memory and takes it back."""
+        """Like cupy.cuda.set_allocator: without one, the driver allocates and frees memory."""
         self._reuses = allocator is not None
         self.allocator = self.malloc if allocator is None else allocator
 
     def take(self, key: Key, size: int) -> Block:
-        """The smallest block that is free, or a new one; either way it holds garbage."""
+        """The smallest suitable free block, or a new one; either way it holds garbage."""
         machine = self._machine
         device, stream, _ = key
         line = machine.line(stream, device)
@@ -140,26 +140,26 @@ class Pools:
         self._free_block(block)
 
     def free_all(self) -> None:
-        """Give to the driver what nobody owns."""
+        """Return blocks without an owner to the driver."""
         for blocks in self._free.values():
             for block in blocks:
                 self._free_block(block)
             blocks.clear()
 
     def _free_block(self, block: Block) -> None:
-        """The driver waits for what still uses it."""
+        """The driver waits for work that still uses the block."""
         for user in block.users:
             user.complete()
         self._blocks.remove(block)
         self.total -= len(block.bytes)
 
     def block_at(self, ptr: int) -> Block | None:
-        """The block in which an address lies, if it is of a pool."""
+        """The block that contains an address, if it belongs to a pool."""
         return next((one for one in self._blocks if one.holds(ptr)), None)
 
 
 class MemoryPool:
-    """CuPy's default pool, as far as it can be asked."""
+    """The queries of CuPy's default pool."""
 
     pools: ClassVar[Pools]
 
@@ -171,7 +171,7 @@ class MemoryPool:
 
 
 class MemoryAsyncPool:
-    """A stream-ordered pool of the driver's, which peer access does not open."""
+    """A stream-ordered pool of the driver, to which peer access does not apply."""
 
     pools: ClassVar[Pools]
 
@@ -180,7 +180,7 @@ class MemoryAsyncPool:
 
 
 class PinnedPool:
-    """Page-locked memory, which is handed out again at once, whatever is still to read it."""
+    """Page-locked memory, which is reused at once, even if it is still to be read."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -188,12 +188,12 @@ class PinnedPool:
         self._owned: list[Block] = []
 
     def alloc(self, size: int) -> Any:
-        """As cupy.cuda.alloc_pinned_memory: a buffer, its owner's until nobody has it any more."""
+        """Like cupy.cuda.alloc_pinned_memory: a buffer, kept until its last reference is gone."""
         rounded = max(_UNIT, 1 << (size - 1).bit_length())
         free = self._free[rounded]
         block = free.pop() if free else Block(np.empty(rounded, np.uint8))
         self._owned.append(block)
-        # No ndarray: one on the same memory would not keep it.
+        # Not an ndarray: one on the same memory would not keep it alive.
         kind: Any = type("PinnedMemoryPointer", (ctypes.c_uint8 * rounded,), {})
         pinned = kind.from_buffer(block.bytes)
         weakref.finalize(pinned, self._give_back, block).atexit = False
@@ -207,7 +207,7 @@ class PinnedPool:
         self._free[len(block.bytes)].append(block)
 
     def block_of(self, array: NDArray[Any]) -> Block | None:
-        """The block in which an array of the host lies, if it is page-locked."""
+        """The block that contains an array of the host, if it is page-locked."""
         return next((one for one in self._owned if one.holds(address(array))), None)
 
 
@@ -216,5 +216,5 @@ def address(array: NDArray[Any]) -> int:
 
 
 def at(ptr: int, nbytes: int) -> NDArray[np.uint8]:
-    """The bytes at an address; nobody keeps them."""
+    """The bytes at an address, which this does not keep alive."""
     return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(ptr))

@@ -159,7 +159,7 @@ class Stream:
 
 
 def wait_for(machine: Machine, line: Line, event: Event) -> None:
-    """What the stream is given next comes after what the event was recorded after."""
+    """Later work on the stream comes after the work that the event was recorded after."""
     if event.captured is not None:
         _join(machine, line, *event.captured)
     elif event.work is not None:
@@ -182,7 +182,7 @@ def _join(machine: Machine, line: Line, capture: Capture, work: Work | None) -> 
 
 
 def _reached(works: list[Work | None]) -> set[int]:
-    """What has been captured before these, and they."""
+    """These pieces and everything captured before them."""
     reached: set[int] = set()
     left = [work for work in works if work is not None]
     while left:
@@ -194,7 +194,7 @@ def _reached(works: list[Work | None]) -> set[int]:
 
 
 class Graph:
-    """As cupy.cuda.Graph: it keeps none of the arrays that it reads and writes."""
+    """Like cupy.cuda.Graph: it keeps none of the arrays that it uses alive."""
 
     def __init__(self, machine: Machine, capture: Capture) -> None:
         self._machine = machine
