@@ -237,11 +237,14 @@ def assert_parity(torch: Any, be: Any, spec: NetSpec, images: int) -> None:
             assert distance(value, gradient) <= limit + jumps, f"{name}: {who}"
 
 
-@pytest.mark.parametrize("preset", [one for one in PRESETS if one != "owt"])
 @pytest.mark.parametrize("be", parameters(CPU), indirect=True)
-def test_a_quarter_of_the_width_by_winograd(be: Any, torch: Any, preset: str) -> None:
-    """Not owt: within the bound too many of its gradients could jump to show anything."""
-    assert_parity(torch, be, alexnet(10, preset, width=0.25, dropout=0), images=4)
+def test_a_quarter_of_the_width_by_winograd(be: Any, torch: Any) -> None:
+    """Of caffe: within the bound, more gradients of the other presets could jump than shows faults.
+
+    That bound is for the worst case; measured errors are far smaller, and each pass of each layer
+    is held to its own in test_torch_parity.py.
+    """
+    assert_parity(torch, be, alexnet(10, "caffe", width=0.25, dropout=0), images=4)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
