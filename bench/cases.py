@@ -14,13 +14,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pyalexnet import plan
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.learned import Learned
 from pyalexnet.backends.masks import Mask
-from pyalexnet.layers import LRN, AvgPool, Conv, Dropout, Layer, Linear, MaxPool, Relu, RNorm
-from pyalexnet.net import NetSpec
-from pyalexnet.plan import Call, Draw, Operand, PerImage, Plan, Precision, name_of
+from pyalexnet.nets.layers import LRN, AvgPool, Conv, Dropout, Layer, Linear, MaxPool, Relu, RNorm
+from pyalexnet.step import plan
+from pyalexnet.step.net import NetSpec
+from pyalexnet.step.plan import Call, Draw, Operand, PerImage, Plan, Precision, name_of
 
 from .reference import ReferenceBackend
 

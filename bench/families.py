@@ -25,14 +25,14 @@ import pyalexnet
 from pyalexnet import lint, nets
 from pyalexnet.backends import Backend
 from pyalexnet.backends.elements import BFLOAT16
-from pyalexnet.classes import Classes
 from pyalexnet.data import Dataset, Split, views
+from pyalexnet.data.classes import Classes
 from pyalexnet.data.loader import Loader
 from pyalexnet.errors import BackendUnavailable
-from pyalexnet.net import NetSpec
-from pyalexnet.plan import Precision
-from pyalexnet.planned import PlannedNet
-from pyalexnet.sgd import SGD
+from pyalexnet.step.net import NetSpec
+from pyalexnet.step.plan import Precision
+from pyalexnet.step.planned import PlannedNet
+from pyalexnet.step.sgd import SGD
 
 from . import cases, gate, loops, unpooled
 from .device import Gpu

@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pyalexnet.layers import (
+from pyalexnet.nets.layers import (
     LRN,
     AvgPool,
     Conv,
@@ -32,7 +32,7 @@ from pyalexnet.layers import (
     RNorm,
     Tanh,
 )
-from pyalexnet.net import NetSpec
+from pyalexnet.step.net import NetSpec
 
 from .cards import Card
 

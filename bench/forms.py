@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pyalexnet import data, nets
-from pyalexnet.plan import Precision
+from pyalexnet.step.plan import Precision
 
 from . import (
     cases,

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pyalexnet import nets, plan
+from pyalexnet import nets
 from pyalexnet.backends.checks import integer
 from pyalexnet.errors import ArgumentError
-from pyalexnet.net import NetSpec
-from pyalexnet.plan import Call, Operand, Plan, Precision, name_of
+from pyalexnet.step import plan
+from pyalexnet.step.net import NetSpec
+from pyalexnet.step.plan import Call, Operand, Plan, Precision, name_of
 
 from . import floors, tables
 from .cards import Card

@@ -18,7 +18,7 @@ from pyalexnet.data import Dataset, prepare, views
 from pyalexnet.data.dataset import Labels
 from pyalexnet.data.loader import Loader
 from pyalexnet.data.pack import is_pack
-from pyalexnet.recipe import Augment
+from pyalexnet.nets.recipe import Augment
 
 from .results import LoaderRow
 from .timing import HostStopwatch, Plan, Run, interleaved

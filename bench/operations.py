@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-from pyalexnet.plan import Precision
+from pyalexnet.step.plan import Precision
 
 from . import gate
 from .cards import Card

@@ -14,10 +14,10 @@ from pyalexnet.backends.cpu import CpuBackend
 from pyalexnet.backends.kernels import KernelBackend
 from pyalexnet.data import Dataset
 from pyalexnet.data.views import centre
-from pyalexnet.net import Net, NetSpec
-from pyalexnet.plan import Precision
-from pyalexnet.planned import PlannedNet
-from pyalexnet.sgd import SGD
+from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.step.plan import Precision
+from pyalexnet.step.planned import PlannedNet
+from pyalexnet.step.sgd import SGD
 
 from . import gate
 from .cases import Arrays

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
 
     from pyalexnet import errors, nets
     from pyalexnet.backends import backend
-    from pyalexnet.net import Net
-    from pyalexnet.planned import PlannedNet
+    from pyalexnet.step.net import Net
+    from pyalexnet.step.planned import PlannedNet
 
     __version__: str
 
@@ -32,7 +32,7 @@ def _found(name: str) -> Any:
         return import_module(f"pyalexnet.{name}")
     if name == "__version__":
         return _version()
-    where = {"Net": "net", "PlannedNet": "planned", "backend": "backends"}[name]
+    where = {"Net": "step.net", "PlannedNet": "step.planned", "backend": "backends"}[name]
     return getattr(import_module(f"pyalexnet.{where}"), name)
 
 

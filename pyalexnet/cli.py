@@ -130,6 +130,6 @@ def _settle(stream: IO[str] | None) -> None:
     try:
         stream.flush()
     except OSError:
-        from pyalexnet.progress import silence
+        from pyalexnet.training.progress import silence
 
         silence(stream)

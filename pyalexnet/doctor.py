@@ -31,8 +31,8 @@ from pyalexnet.install import CUDA_MODULE, pip_install
 
 if TYPE_CHECKING:
     from pyalexnet.data.dataset import Progress
-    from pyalexnet.signals import Row, Verdict
-    from pyalexnet.trained import Trained
+    from pyalexnet.trained.load import Trained
+    from pyalexnet.trained.signals import Row, Verdict
 
 _GIGABYTE = 10**9
 
@@ -121,9 +121,9 @@ def diagnose(
         PyalexnetError: the run, a checkpoint of it or its data cannot be read.
     """
     # Imported here, so that the doctor also works on machines that lack their requirements.
-    from pyalexnet.net import Net
-    from pyalexnet.signals import survey, verdict
-    from pyalexnet.trained import Trained
+    from pyalexnet.step.net import Net
+    from pyalexnet.trained.load import Trained
+    from pyalexnet.trained.signals import survey, verdict
 
     if at not in ("start", "last"):
         raise ArgumentError(f"at is {at!r}; start or last was expected.")
@@ -139,7 +139,7 @@ def diagnose(
 
 def _spread_images(trained: Trained, path: str | Path | None, progress: Progress | None) -> object:
     """Images spread over the training set, which may be sorted by class."""
-    from pyalexnet.signals import IMAGES
+    from pyalexnet.trained.signals import IMAGES
 
     split = trained.dataset(path, progress).train
     indices = np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(np.int64)

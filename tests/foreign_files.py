@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from pyalexnet import nets
-from pyalexnet.export_onnx import pixels
 from pyalexnet.foreign import weights
-from pyalexnet.rounding import rounding
-from pyalexnet.trained import Trained
+from pyalexnet.step.rounding import rounding
+from pyalexnet.trained.export_onnx import pixels
+from pyalexnet.trained.load import Trained
 from samples import normal
 
 CLASSES = 11

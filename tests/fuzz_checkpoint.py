@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from fuzzing import Edit, Graft, edited, edits, grafted, grafts, refused, watch
-from pyalexnet import checkpoint, nets
+from pyalexnet import nets
 from pyalexnet.backends import backend
-from pyalexnet.checkpoint import Checkpoint, Meta
 from pyalexnet.errors import PyalexnetError
-from pyalexnet.trained import Trained
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.checkpoint import Checkpoint, Meta
+from pyalexnet.trained.load import Trained
 from samples import normal
 
 TENSORS = ("params.safetensors", "momentum.safetensors", "mean.safetensors")

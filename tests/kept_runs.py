@@ -12,13 +12,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pyalexnet import nets, start
-from pyalexnet.layers import LRN, Conv, Dropout, Linear, MaxPool
-from pyalexnet.net import NetSpec
-from pyalexnet.progress import Silent
-from pyalexnet.recipe import Rate, Recipe
-from pyalexnet.schedule import Steps
-from pyalexnet.train import Trainer
+from pyalexnet import nets
+from pyalexnet.nets.layers import LRN, Conv, Dropout, Linear, MaxPool
+from pyalexnet.nets.recipe import Rate, Recipe
+from pyalexnet.nets.schedule import Steps
+from pyalexnet.step.net import NetSpec
+from pyalexnet.training import start
+from pyalexnet.training.progress import Silent
+from pyalexnet.training.train import Trainer
 
 STOPPED, STEPS = 4, 12
 KEPT = Path(__file__).parent / "data"

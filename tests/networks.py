@@ -11,9 +11,10 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from pyalexnet import checkpoint, nets
-from pyalexnet.checkpoint import Checkpoint, Meta
-from pyalexnet.net import Net
+from pyalexnet import nets
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.checkpoint import Checkpoint, Meta
+from pyalexnet.step.net import Net
 from samples import generator
 
 SIDE, STORED = 14, 20

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from pyalexnet.errors import ArgumentError
-from pyalexnet.layers import LRN, Conv, Dropout, Linear, Relu, RNorm, Tanh
-from pyalexnet.net import Net, NetSpec
 from pyalexnet.nets import alexnet
+from pyalexnet.nets.layers import LRN, Conv, Dropout, Linear, Relu, RNorm, Tanh
+from pyalexnet.step.net import Net, NetSpec
 from samples import normal
 from variants import CPU, parameters
 

@@ -25,12 +25,17 @@ IMPORTERS = {
     "google": {"foreign/caffe_messages.py"},  # protobuf
     "matplotlib": {"show/page.py"},
     "ml_dtypes": {"backends/elements.py"},
-    "onnx": {"export_onnx.py"},
-    "onnxruntime": {"export_onnx.py"},
+    "onnx": {"trained/export_onnx.py"},
+    "onnxruntime": {"trained/export_onnx.py"},
     "platformdirs": {"data/download.py"},
-    "rich": {"progress.py", "commands/doctor.py", "commands/presets.py"},
-    "safetensors": {"checkpoint.py", "tensors.py", "data/shard.py", "foreign/torchvision.py"},
-    "tensorboardX": {"tensorboard.py"},
+    "rich": {"training/progress.py", "commands/doctor.py", "commands/presets.py"},
+    "safetensors": {
+        "runs/checkpoint.py",
+        "runs/tensors.py",
+        "data/shard.py",
+        "foreign/torchvision.py",
+    },
+    "tensorboardX": {"training/tensorboard.py"},
     "torch": {"foreign/pth.py"},  # only to read a .pth
     "typer": {"cli.py", *COMMANDS},
 }

@@ -17,7 +17,7 @@ from bench.results import Ceiling, PeerTime, Results, StepRow, compared, label, 
 from bench.steps import WAYS, Gate, Ours
 from bench.timing import Plan, Timing
 from pyalexnet import nets
-from pyalexnet.layers import Conv, Linear
+from pyalexnet.nets.layers import Conv, Linear
 from tolerance import SUM
 
 TINY = nets.get("alexnet-tiny")(input_shape=(12, 12, 3), dropout=0)

@@ -54,10 +54,10 @@ from bench.timing import Plan, Timing
 from pyalexnet import nets
 from pyalexnet.backends.cpu import CpuBackend
 from pyalexnet.backends.sim import SimBackend
-from pyalexnet.classes import Classes
 from pyalexnet.data import Dataset, Split
-from pyalexnet.layers import Conv, Linear, RNorm
-from pyalexnet.plan import PRECISIONS
+from pyalexnet.data.classes import Classes
+from pyalexnet.nets.layers import Conv, Linear, RNorm
+from pyalexnet.step.plan import PRECISIONS
 from variants import CUDA, parameters
 
 NOBODY = Peers(None, None, {"torch": "not installed", "jax": "not installed"})

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pyalexnet.chance import ChanceRule, Losses, chance
 from pyalexnet.errors import ArgumentError, CheckpointError
+from pyalexnet.training.chance import ChanceRule, Losses, chance
 
 Curve = npt.NDArray[np.float64]
 

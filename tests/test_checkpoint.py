@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from pyalexnet import checkpoint
-from pyalexnet.checkpoint import Checkpoint, Meta
 from pyalexnet.errors import ArgumentError, CheckpointError
-from pyalexnet.sealing import sealed
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.checkpoint import Checkpoint, Meta
+from pyalexnet.runs.sealing import sealed
 
 FILES = ("params.safetensors", "momentum.safetensors", "mean.safetensors", "state.json")
 
@@ -485,7 +485,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from test_checkpoint import make
-from pyalexnet import checkpoint
+from pyalexnet.runs import checkpoint
 from pyalexnet.errors import CheckpointError
 folder = Path(sys.argv[1])
 checkpoint.save(folder, make(1))

@@ -16,19 +16,20 @@ from PIL import Image
 
 from image_files import encoded
 from networks import CLASS_NAMES, STORED, files, invoked, pictures, written
-from pyalexnet import checkpoint, data, nets
-from pyalexnet.classes import Classes
+from pyalexnet import data, nets
 from pyalexnet.commands.evaluate import evaluate
 from pyalexnet.commands.predict import predict
 from pyalexnet.data import listing, prepare
+from pyalexnet.data.classes import Classes
 from pyalexnet.data.pack import Storage
 from pyalexnet.data.prepare import Options
 from pyalexnet.errors import ArgumentError, CheckpointError, DataError
 from pyalexnet.foreign import torchvision, weights
+from pyalexnet.foreign.import_weights import import_run, write_run
 from pyalexnet.foreign.weights import Found
-from pyalexnet.import_weights import import_run, write_run
-from pyalexnet.sealing import sealed
-from pyalexnet.trained import Trained
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.sealing import sealed
+from pyalexnet.trained.load import Trained
 from samples import generator
 from trained_nets import lively
 from training import assert_same, began, fitted, last, lines, resumed

@@ -22,10 +22,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import pyalexnet as package
-from pyalexnet import cli, interrupt, start
+from pyalexnet import cli
 from pyalexnet.commands import place
 from pyalexnet.commands.train import naming_options
-from pyalexnet.progress import LiveReporter, Reporter
+from pyalexnet.training import interrupt, start
+from pyalexnet.training.progress import LiveReporter, Reporter
 from samples import generator
 from training import (
     OPTIONS,
@@ -386,7 +387,7 @@ def test_ctrl_c_while_the_command_is_imported(at: str, tmp_path: Path) -> None:
     assert done.stderr == "stopped by Ctrl-C before anything was begun\n"
 
 
-@pytest.mark.parametrize("at", ["numpy", "numpy.linalg", "pyalexnet.start", "PIL.Image"])
+@pytest.mark.parametrize("at", ["numpy", "numpy.linalg", "pyalexnet.training.start", "PIL.Image"])
 def test_ctrl_c_while_a_command_begins(at: str, tmp_path: Path) -> None:
     done = struck(at, "train", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by Ctrl-C\n")
@@ -470,7 +471,8 @@ def test_the_package_is_there_before_what_takes_long_to_import(tmp_path: Path) -
         "assert not {'numpy', 'typer', 'rich'} & sys.modules.keys()\n"
         "for name in pyalexnet.__all__:\n"
         "    assert getattr(pyalexnet, name), name\n"
-        "assert pyalexnet.Net is pyalexnet.net.Net and pyalexnet.backend('cpu').name == 'cpu'\n"
+        "assert pyalexnet.Net is pyalexnet.step.net.Net\n"
+        "assert pyalexnet.backend('cpu').name == 'cpu'\n"
         "from pyalexnet import *\n"
         "assert nets.get('alexnet') and not hasattr(pyalexnet, 'nothing')\n"
     )

@@ -16,7 +16,7 @@ import pyalexnet
 from pyalexnet import backends
 from pyalexnet.backends.cpu import ISA, instruction_sets
 from pyalexnet.errors import ArgumentError, BackendUnavailable
-from pyalexnet.net import Net
+from pyalexnet.step.net import Net
 from samples import normal
 from test_net import EVERY_LAYER, SEED, STEP, batch
 from tolerance import same_bits

@@ -20,9 +20,9 @@ from bench import memory
 from examples import OF_EACH_ELEMENT
 from pyalexnet import nets
 from pyalexnet.backends.cores import THREADS
-from pyalexnet.plan import Precision
-from pyalexnet.planned import PlannedNet
-from pyalexnet.sgd import SGD
+from pyalexnet.step.plan import Precision
+from pyalexnet.step.planned import PlannedNet
+from pyalexnet.step.sgd import SGD
 from samples import normal
 from test_cpu import environment
 from test_net import SEED, batch, host

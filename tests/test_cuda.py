@@ -17,9 +17,9 @@ from pyalexnet.data.dataset import Labels, Split
 from pyalexnet.data.loader import Loader
 from pyalexnet.data.views import Views, centre
 from pyalexnet.errors import ArgumentError, BackendUnavailable, KernelError
-from pyalexnet.planned import PlannedNet
-from pyalexnet.program import Numbers
-from pyalexnet.sgd import SGD
+from pyalexnet.step.planned import PlannedNet
+from pyalexnet.step.program import Numbers
+from pyalexnet.step.sgd import SGD
 from samples import classes, normal, pixels
 from stand_in import CUDARuntimeError, Machine
 from tolerance import same_bits

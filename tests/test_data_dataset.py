@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pyalexnet import data
-from pyalexnet.classes import Classes
+from pyalexnet.data.classes import Classes
 from pyalexnet.data.dataset import Split, checked, hold_out, order
 from pyalexnet.errors import DataError
 

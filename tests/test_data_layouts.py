@@ -11,13 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from image_files import BLUE, RED, encoded, plain, write_class
-from pyalexnet import data, start
+from pyalexnet import data
 from pyalexnet.commands.data import data_app
 from pyalexnet.data import listing, prepare
 from pyalexnet.data.pack import Storage
 from pyalexnet.data.prepare import Options
 from pyalexnet.errors import DataError
-from pyalexnet.progress import Reporter
+from pyalexnet.training import start
+from pyalexnet.training.progress import Reporter
 
 SIZE = (8, 8)
 

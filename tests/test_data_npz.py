@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pyalexnet import data
-from pyalexnet.classes import Classes
+from pyalexnet.data.classes import Classes
 from pyalexnet.errors import DataError
 from samples import generator
 

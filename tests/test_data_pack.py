@@ -18,8 +18,8 @@ from PIL import Image
 
 from image_files import encoded
 from pyalexnet import data
-from pyalexnet.classes import Classes
 from pyalexnet.data import colour, decode, pack, prepare
+from pyalexnet.data.classes import Classes
 from pyalexnet.data.colour import Moments
 from pyalexnet.data.dataset import Dataset, Split
 from pyalexnet.data.pack import PackSplit, Storage

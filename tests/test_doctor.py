@@ -12,14 +12,15 @@ import pytest
 from typer.testing import CliRunner
 
 from networks import npz, written
-from pyalexnet import backends, cli, data, doctor, nets, start
+from pyalexnet import backends, cli, data, doctor, nets
 from pyalexnet.backends.cpu import CpuBackend
 from pyalexnet.data.dataset import Split
 from pyalexnet.errors import ArgumentError, DataError
 from pyalexnet.install import pip_install
-from pyalexnet.net import Net
-from pyalexnet.progress import Silent
-from pyalexnet.trained import Trained
+from pyalexnet.step.net import Net
+from pyalexnet.trained.load import Trained
+from pyalexnet.training import start
+from pyalexnet.training.progress import Silent
 
 SUBJECTS = (
     *("Python", "Python headers", "C++ compiler", "make", "CUDA toolkit", "NVIDIA driver", "CuPy"),

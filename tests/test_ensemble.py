@@ -10,9 +10,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from pyalexnet import backend, ensemble
+from pyalexnet import backend
 from pyalexnet.data.dataset import Labels
 from pyalexnet.errors import ArgumentError
+from pyalexnet.trained import ensemble
 from samples import classes, few_values, generator, normal
 
 

@@ -14,12 +14,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pyalexnet import export_onnx
 from pyalexnet.backends.geometry import PoolGeometry
 from pyalexnet.commands import export as command
 from pyalexnet.errors import ArgumentError, PyalexnetError
-from pyalexnet.export_onnx import Agreement, compare, serialised
-from pyalexnet.layers import (
+from pyalexnet.nets.layers import (
     LRN,
     AvgPool,
     Conv,
@@ -31,10 +29,12 @@ from pyalexnet.layers import (
     Scale,
     Tanh,
 )
-from pyalexnet.net import NetSpec
-from pyalexnet.recipe import Rate, Recipe
-from pyalexnet.rounding import rounding
-from pyalexnet.trained import Trained
+from pyalexnet.nets.recipe import Rate, Recipe
+from pyalexnet.step.net import NetSpec
+from pyalexnet.step.rounding import rounding
+from pyalexnet.trained import export_onnx
+from pyalexnet.trained.export_onnx import Agreement, compare, serialised
+from pyalexnet.trained.load import Trained
 from trained_nets import named, trained
 
 narrow = partial(named, "alexnet", classes=7, width=0.125)

@@ -28,12 +28,13 @@ import numpy as np
 import pytest
 
 from kept_runs import KEPT, STEPS, STOPPED, kept_net
-from pyalexnet import checkpoint, nets
+from pyalexnet import nets
 from pyalexnet.errors import CheckpointError, PyalexnetError
-from pyalexnet.progress import Silent
-from pyalexnet.run import History, RunFolder
-from pyalexnet.train import Position, Trainer
-from pyalexnet.trained import Trained
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.run import History, RunFolder
+from pyalexnet.trained.load import Trained
+from pyalexnet.training.progress import Silent
+from pyalexnet.training.train import Position, Trainer
 from test_checkpoint import FILES, assert_same, forge, make, refusal
 from training import (
     OPTIONS,
@@ -779,7 +780,7 @@ def test_a_race_for_a_run_folder_has_one_winner(data: Path, tmp_path: Path, trie
         import sys
         from pathlib import Path
         from pyalexnet.errors import RunError
-        from pyalexnet.run import RunFolder
+        from pyalexnet.runs.run import RunFolder
         sys.stdin.readline()
         for _ in range(500):
             try:

@@ -28,11 +28,12 @@ import pytest
 import typer
 
 from networks import files, npz, pictures, written
-from pyalexnet import checkpoint, cli, show
-from pyalexnet.checkpoint import Checkpoint
+from pyalexnet import cli, show
 from pyalexnet.errors import ArgumentError, PyalexnetError, RunError
-from pyalexnet.progress import Silent
-from pyalexnet.run import Config, History
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.checkpoint import Checkpoint
+from pyalexnet.runs.run import Config, History
+from pyalexnet.training.progress import Silent
 from training import (
     OPTIONS,
     STEPS_AN_EPOCH,
@@ -70,7 +71,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run of 3 epochs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+        patch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
         trainer = began(tmp_path_factory.mktemp("straight"), data)
         fitted(trainer)
     return trainer.folder.path
@@ -202,7 +203,7 @@ def test_no_file_of_a_run_gets_the_number_of_a_closed_stream(data: Path, tmp_pat
     env = hooked(
         tmp_path / "hooks",
         "import os\n"
-        "from pyalexnet.train import Trainer\n"
+        "from pyalexnet.training.train import Trainer\n"
         "original = Trainer._step\n"
         "def noisy(self, images, labels):\n"
         "    for number in (0, 1, 2):\n"
@@ -413,7 +414,7 @@ def jumping_clock(seed: int) -> Iterator[None]:
         UTC=datetime.UTC,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyalexnet.run.datetime", clock)
+        patch.setattr("pyalexnet.runs.run.datetime", clock)
         patch.setattr(time, "time", lambda: draws.uniform(0, 4e9))
         patch.setattr(time, "perf_counter", onward)
         patch.setattr(time, "monotonic", onward)
@@ -422,7 +423,7 @@ def jumping_clock(seed: int) -> Iterator[None]:
 
 def trained_by_a_jumping_clock(seed: int, data: Path, straight: Path, out: Path) -> None:
     with jumping_clock(seed), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+        patch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
         trainer = began(out, data)
         fitted(trainer, random.Random(seed).randrange(1, STEPS))
         run = trainer.folder.path
@@ -476,7 +477,7 @@ def logs_on_a_filling_disk(seed: int, data: Path, out: Path) -> None:
         return taken
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+        patch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
         patch.setattr(os, "write", filling)
         assert fitted(trainer).finished
     records = whole_lines(trainer.folder.path / "log.jsonl")
@@ -558,7 +559,7 @@ def test_training_goes_on_without_a_picture(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("pyalexnet.show.curves", full)
-    monkeypatch.setattr("pyalexnet.train._SECONDS_BETWEEN_PICTURES", 0.0)
+    monkeypatch.setattr("pyalexnet.training.train._SECONDS_BETWEEN_PICTURES", 0.0)
     listener = Listener()
     trainer = began(tmp_path, data, listener)
     assert fitted(trainer).finished
@@ -574,7 +575,7 @@ def test_tensorboard_on_a_full_disk(
     """A writer without its thread would wait for it for ever."""
     from tensorboardX.record_writer import RecordWriter
 
-    monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -583,7 +584,7 @@ def test_tensorboard_on_a_full_disk(
         if step == 4:
             monkeypatch.setattr(RecordWriter, method, full)
 
-    monkeypatch.setattr("pyalexnet.tensorboard._SECONDS_BETWEEN_WRITES", 0)
+    monkeypatch.setattr("pyalexnet.training.tensorboard._SECONDS_BETWEEN_WRITES", 0)
     if method == "__init__":
         monkeypatch.setattr(RecordWriter, method, full)
     listener = Listener(strike)
@@ -601,7 +602,7 @@ def test_tensorboard_on_a_full_disk(
 def test_run_folder_gone_while_training(
     how: str, step: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
 
     def strike(done: int) -> None:
         run = trainer.folder.path
@@ -635,7 +636,7 @@ def test_command_whose_run_folder_is_deleted(
     env = hooked(
         tmp_path / "hooks",
         "import shutil\n"
-        "from pyalexnet.train import Trainer\n"
+        "from pyalexnet.training.train import Trainer\n"
         "original = Trainer._step\n"
         "def without(self, images, labels):\n"
         "    if self.at.step == 8:\n"
@@ -652,7 +653,7 @@ def test_command_whose_run_folder_is_deleted(
 def test_log_deleted_while_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
 
     def strike(done: int) -> None:
         if done == 8:
@@ -670,7 +671,7 @@ def test_checkpoints_deleted_while_training(
     data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next one is still written."""
-    monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
 
     def strike(done: int) -> None:
         if done == 8:
@@ -789,8 +790,8 @@ def resumed_after_damage(
     rounds: int, seed: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> int:
     """The number of damaged files that were refused."""
-    monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
-    monkeypatch.setattr("pyalexnet.start.environment", lambda _: {})
+    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.start.environment", lambda _: {})
     trainer = began(tmp_path, data)
     fitted(trainer, 2)
     run = trainer.folder.path

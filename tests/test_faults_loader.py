@@ -22,7 +22,7 @@ import pytest
 
 from image_files import encoded, plain, write_class
 from networks import files, npz, pictures, written
-from pyalexnet import cli, data, train, trained
+from pyalexnet import cli, data
 from pyalexnet.backends import backend
 from pyalexnet.data import decode, folder, pack, prepare, views
 from pyalexnet.data.dataset import Images, Labels, Split
@@ -32,7 +32,9 @@ from pyalexnet.data.prepare import Options
 from pyalexnet.data.readers import GRACE, Readers
 from pyalexnet.data.views import Views
 from pyalexnet.errors import DataError
-from pyalexnet.trained import Bad, Trained
+from pyalexnet.trained import load as trained
+from pyalexnet.trained.load import Bad, Trained
+from pyalexnet.training import train
 from training import Hook, began, environment, fitted, lines, photographs
 
 SIDE, IMAGES, SHARD = 28, 100, 16
@@ -214,7 +216,8 @@ def test_an_image_file_that_hangs_in_use_is_named(
 
 HANGING = """
 import time
-from pyalexnet import cli, trained
+from pyalexnet import cli
+from pyalexnet.trained import load as trained
 from pyalexnet.data.dataset import Split
 from pyalexnet.data.readers import Readers
 
@@ -291,7 +294,8 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 SCRIPT = """
 import functools, os, sys
 from pathlib import Path
-from pyalexnet import cli, data, train
+from pyalexnet import cli, data
+from pyalexnet.training import train
 from pyalexnet.data.loader import Loader
 
 patience, folder, fault = float(sys.argv.pop(1)), Path(sys.argv.pop(1)), sys.argv.pop(1)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyalexnet import checkpoint
 from pyalexnet.errors import PyalexnetError, TrainingError
-from pyalexnet.train import Trainer
+from pyalexnet.runs import checkpoint
+from pyalexnet.training.train import Trainer
 from training import (
     CLASSES,
     OPTIONS,
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures have their own tests, and take longer than the training."""
-    monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +315,7 @@ def test_command_exits_with_3_and_the_run_goes_on(quarters: Path, tmp_path: Path
     hooks = tmp_path / "hooks"
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(
-        "from pyalexnet.train import Trainer\n"
+        "from pyalexnet.training.train import Trainer\n"
         "original = Trainer._step\n"
         "def spoilt(self, images, labels):\n"
         "    if self.at.step == 8:\n"

@@ -19,16 +19,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyalexnet import checkpoint
 from pyalexnet.data import colour, prepare
 from pyalexnet.data.pack import Storage
 from pyalexnet.data.prepare import Options
-from pyalexnet.evaluate import evaluate
-from pyalexnet.interrupt import ANSWER, SAVING, STOPPING, Interrupt
-from pyalexnet.net import Net
-from pyalexnet.run import History
-from pyalexnet.towers import Towers
-from pyalexnet.train import Outcome, Trainer
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.run import History
+from pyalexnet.step.net import Net
+from pyalexnet.step.towers import Towers
+from pyalexnet.trained.evaluate import evaluate
+from pyalexnet.training.interrupt import ANSWER, SAVING, STOPPING, Interrupt
+from pyalexnet.training.train import Outcome, Trainer
 from samples import generator
 from training import (
     OPTIONS,
@@ -332,12 +332,12 @@ def test_signal_in_the_test_of_an_epoch(
 
         return evaluate(*arguments, stop=counted(then_look, batch, number))
 
-    monkeypatch.setattr("pyalexnet.train.evaluate", struck)
+    monkeypatch.setattr("pyalexnet.training.train.evaluate", struck)
     if number in STOPPING:
         assert fitted(trainer).interrupt == number
         assert last(run).meta.step == STEPS_AN_EPOCH
         assert lines(run, "epoch") == []
-        monkeypatch.setattr("pyalexnet.train.evaluate", evaluate)
+        monkeypatch.setattr("pyalexnet.training.train.evaluate", evaluate)
         fitted(resumed(run))
     else:
         assert fitted(trainer).finished

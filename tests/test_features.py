@@ -14,7 +14,7 @@ import safetensors.numpy
 from networks import CLASS_NAMES, files, invoked, npz, pictures, written
 from pyalexnet.commands.features import features
 from pyalexnet.errors import ArgumentError, DataError
-from pyalexnet.trained import Trained
+from pyalexnet.trained.load import Trained
 from tolerance import same_bits
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import oracle
 from oracle import Exact
 from pyalexnet.errors import ArgumentError
-from pyalexnet.layers import Linear, Memory, Pass
+from pyalexnet.nets.layers import Linear, Memory, Pass
 from samples import normal
 from tolerance import FUNCTION, SUM, assert_close, same_bits
 from trial import place

@@ -17,8 +17,8 @@ from pyalexnet import nets
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.masks import Mask
 from pyalexnet.errors import ArgumentError
-from pyalexnet.planned import PlannedNet
-from pyalexnet.sgd import SGD
+from pyalexnet.step.planned import PlannedNet
+from pyalexnet.step.sgd import SGD
 from samples import classes, normal
 from shapes import CONVS, Conv, each, in_vectors
 from test_linear import exact as exact_linear

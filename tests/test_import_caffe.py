@@ -20,10 +20,10 @@ from pyalexnet import nets
 from pyalexnet.cli import app
 from pyalexnet.errors import ArgumentError, CheckpointError, PyalexnetError
 from pyalexnet.foreign import caffe, caffe_layers, caffe_messages
+from pyalexnet.foreign.import_weights import import_run
 from pyalexnet.foreign.weights import Found
-from pyalexnet.import_weights import import_run
-from pyalexnet.layers import Conv, Linear
-from pyalexnet.trained import Trained
+from pyalexnet.nets.layers import Conv, Linear
+from pyalexnet.trained.load import Trained
 from samples import normal
 
 pytestmark = pytest.mark.peer  # all but one of them need protobuf

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pyalexnet import checkpoint
 from pyalexnet.errors import CheckpointError
-from pyalexnet.run import History
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.run import History
 from test_checkpoint import run
 from training import OPTIONS, command, environment, last, photographs, pyalexnet
 
@@ -24,7 +24,7 @@ SAVE_LOOP = """
 import os, random, signal, sys, time
 from pathlib import Path
 from test_checkpoint import make
-from pyalexnet import checkpoint
+from pyalexnet.runs import checkpoint
 folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 random.seed(seed)
 began = time.monotonic()

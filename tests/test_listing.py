@@ -8,8 +8,9 @@ import pytest
 
 from bench import cards, cli, floors, listing
 from bench.listing import Choices, Launch
-from pyalexnet import nets, plan
-from pyalexnet.plan import PRECISIONS, Precision
+from pyalexnet import nets
+from pyalexnet.step import plan
+from pyalexnet.step.plan import PRECISIONS, Precision
 
 H100 = cards.get("H100")
 

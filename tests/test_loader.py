@@ -15,7 +15,7 @@ from pyalexnet.data.dataset import Images, Labels, Split
 from pyalexnet.data.loader import AHEAD, Loader
 from pyalexnet.data.views import Views, centre, training
 from pyalexnet.errors import DataError
-from pyalexnet.recipe import Augment
+from pyalexnet.nets.recipe import Augment
 
 STORED, SIZE = (14, 14), (9, 9)
 DRAWS = np.random.default_rng(0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pyalexnet.logline import duration, layer_lines, step_line
-from pyalexnet.run import Motion, Scores
+from pyalexnet.runs.logline import duration, layer_lines, step_line
+from pyalexnet.runs.run import Motion, Scores
 
 
 def test_step_line() -> None:

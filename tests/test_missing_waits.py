@@ -19,9 +19,9 @@ import pytest
 
 import pyalexnet
 import stand_in
-from pyalexnet.planned import PlannedNet
-from pyalexnet.sgd import SGD
-from pyalexnet.towers import Towers
+from pyalexnet.step.planned import PlannedNet
+from pyalexnet.step.sgd import SGD
+from pyalexnet.step.towers import Towers
 from samples import normal
 from stand_in import CUDARuntimeError, Machine
 from test_cuda import batches, expected_batches

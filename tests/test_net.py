@@ -14,7 +14,7 @@ import oracle
 import pyalexnet
 from pyalexnet import nets
 from pyalexnet.errors import ArgumentError
-from pyalexnet.layers import (
+from pyalexnet.nets.layers import (
     LRN,
     AvgPool,
     Conv,
@@ -26,9 +26,9 @@ from pyalexnet.layers import (
     RNorm,
     Tanh,
 )
-from pyalexnet.net import Net, NetSpec
-from pyalexnet.recipe import Rate, Recipe
-from pyalexnet.sgd import SGD
+from pyalexnet.nets.recipe import Rate, Recipe
+from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.step.sgd import SGD
 from samples import classes, normal
 from tolerance import same_bits
 from variants import CPU, CUDA, ONE_ORDER, SIM, in_every_order, parameters

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyalexnet import nets, run
+from pyalexnet import nets
 from pyalexnet.errors import ArgumentError
-from pyalexnet.layers import LRN, AvgPool, Conv, Dropout, Linear, MaxPool, Relu, RNorm
-from pyalexnet.net import Net, NetSpec
 from pyalexnet.nets import alexnet, presets
 from pyalexnet.nets.imported import tables
-from pyalexnet.recipe import Augment
-from pyalexnet.schedule import Plateau
+from pyalexnet.nets.layers import LRN, AvgPool, Conv, Dropout, Linear, MaxPool, Relu, RNorm
+from pyalexnet.nets.recipe import Augment
+from pyalexnet.nets.schedule import Plateau
+from pyalexnet.runs import run
+from pyalexnet.step.net import Net, NetSpec
 from samples import normal
 
 PRESETS = ("source", "paper", "caffe", "owt")

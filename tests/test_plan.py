@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 import pyalexnet
-from pyalexnet import nets, plan
+from pyalexnet import nets
 from pyalexnet.backends import Backend
 from pyalexnet.errors import ArgumentError
-from pyalexnet.layers import LRN, Conv, Dropout, Linear, MaxPool, Relu
-from pyalexnet.net import Net, NetSpec
-from pyalexnet.planned import PlannedNet
-from pyalexnet.program import Program, Rule
-from pyalexnet.sgd import SGD
+from pyalexnet.nets.layers import LRN, Conv, Dropout, Linear, MaxPool, Relu
+from pyalexnet.step import plan
+from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.step.planned import PlannedNet
+from pyalexnet.step.program import Program, Rule
+from pyalexnet.step.sgd import SGD
 from samples import normal
 from test_net import EVERY_LAYER, RECIPE, SEED, STEP, assert_near, batch, exact, host
 from tolerance import same_bits

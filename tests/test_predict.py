@@ -11,10 +11,10 @@ from PIL import Image
 
 from networks import CLASS_NAMES, files, invoked, pictures, written
 from pyalexnet.commands.predict import predict
+from pyalexnet.data.images import named
 from pyalexnet.errors import ArgumentError, DataError
-from pyalexnet.images import named
-from pyalexnet.predict import Predictions
-from pyalexnet.trained import Trained
+from pyalexnet.trained.load import Trained
+from pyalexnet.trained.predict import Predictions
 
 
 @pytest.mark.parametrize("ten_crop", [False, True])

@@ -17,8 +17,8 @@ from pyalexnet.commands.presets import presets as command
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets import conventions, presets
 from pyalexnet.nets.presets import Preset
-from pyalexnet.recipe import Augment, Rate, Recipe
-from pyalexnet.schedule import Constant, Linear, Steps
+from pyalexnet.nets.recipe import Augment, Rate, Recipe
+from pyalexnet.nets.schedule import Constant, Linear, Steps
 
 NAMES = ("source", "paper", "caffe", "owt")
 

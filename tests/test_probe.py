@@ -11,12 +11,12 @@ import pytest
 import safetensors.numpy
 
 from networks import CLASS_NAMES, invoked, npz, written
-from pyalexnet import ensemble, probe
 from pyalexnet.commands.probe import probe as command
 from pyalexnet.data.dataset import hold_out
 from pyalexnet.errors import ArgumentError, DataError
-from pyalexnet.probe import DECAYS, TOLERANCE, Problem
-from pyalexnet.trained import Trained
+from pyalexnet.trained import ensemble, probe
+from pyalexnet.trained.load import Trained
+from pyalexnet.trained.probe import DECAYS, TOLERANCE, Problem
 from samples import classes, generator, normal
 
 Matrix = np.ndarray
@@ -133,7 +133,7 @@ def test_lines_for_people_and_a_decay_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_progress_is_in_percent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyalexnet.progress._SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("pyalexnet.training.progress._SECONDS_BETWEEN_LINES", 0)
     run, data = written(tmp_path / "run"), npz(tmp_path / "set.npz")
     said = invoked(command, run, "--data", data, "--decay=0.5").stdout
     assert re.search(r"^fitting, percent: \d+ of 100, ETA", said, re.MULTILINE)

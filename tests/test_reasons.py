@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from image_files import write_class
-from pyalexnet import data, doctor, tensors
+from pyalexnet import data, doctor
 from pyalexnet.data import cifar, npz, pack, prepare
 from pyalexnet.data.pack import Storage
 from pyalexnet.errors import DataError, reason
+from pyalexnet.runs import tensors
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from pyalexnet.errors import ArgumentError, DataError, PyalexnetError, RunError
-from pyalexnet.evaluate import evaluate
-from pyalexnet.interrupt import ANSWER, Interrupt
-from pyalexnet.progress import Silent
-from pyalexnet.run import Config, History
+from pyalexnet.runs.run import Config, History
+from pyalexnet.trained.evaluate import evaluate
+from pyalexnet.training.interrupt import ANSWER, Interrupt
+from pyalexnet.training.progress import Silent
 from training import (
     OPTIONS,
     STEPS_AN_EPOCH,
@@ -91,7 +91,7 @@ def test_signal_during_the_test_of_an_epoch(
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*arguments, **more)
 
-    monkeypatch.setattr("pyalexnet.train.evaluate", struck)
+    monkeypatch.setattr("pyalexnet.training.train.evaluate", struck)
     assert fitted(trainer).interrupt == signal.SIGTERM
     assert last(trainer.folder.path).meta.step == STEPS_AN_EPOCH
     assert lines(trainer.folder.path, "epoch") == []

@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from pyalexnet import start
 from pyalexnet.errors import ArgumentError, RunError
-from pyalexnet.progress import Silent
-from pyalexnet.recipe import Rate, Recipe
-from pyalexnet.run import Config, History, Log, RunFolder, Scores, find
-from pyalexnet.schedule import Steps
+from pyalexnet.nets.recipe import Rate, Recipe
+from pyalexnet.nets.schedule import Steps
+from pyalexnet.runs.run import Config, History, Log, RunFolder, Scores, find
+from pyalexnet.training import start
+from pyalexnet.training.progress import Silent
 from training import began, environment, fitted, last, photographs
 
 NOBODY = 65534
@@ -79,7 +79,7 @@ def test_config_refuses(old: str, new: str, named: str, tmp_path: Path) -> None:
 
 
 def test_config_of_a_run_repeats_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
     data = photographs(tmp_path / "quarters.npz")
     first = began(tmp_path, data, epochs=1, momentum=0.8, weight_decay=0.001, seed=7)
     fitted(first)
@@ -127,7 +127,7 @@ def test_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> No
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from pyalexnet.run import RunFolder\n"
+        "from pyalexnet.runs.run import RunFolder\n"
         "folder = RunFolder(Path(sys.argv[1]))\n"
         "print('held', flush=True)\n"
         "time.sleep(60)\n"
@@ -162,7 +162,7 @@ def test_folder_that_cannot_be_written_is_refused(make: str, others: Path) -> No
         "import os, sys\n"
         "from pathlib import Path\n"
         "from pyalexnet.errors import RunError\n"
-        "from pyalexnet.run import RunFolder\n"
+        "from pyalexnet.runs.run import RunFolder\n"
         "path = Path(sys.argv[1])\n"
         f"if os.geteuid() == 0: os.setuid({NOBODY})\n"  # root may write anywhere
         f"try: {make}\n"

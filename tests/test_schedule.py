@@ -11,8 +11,8 @@ import pydantic
 import pytest
 
 from pyalexnet.errors import ArgumentError
-from pyalexnet.recipe import Rate, Rates, Recipe
-from pyalexnet.schedule import (
+from pyalexnet.nets.recipe import Rate, Rates, Recipe
+from pyalexnet.nets.schedule import (
     Constant,
     Dexp,
     Exp,

@@ -12,10 +12,11 @@ import safetensors
 import safetensors.numpy
 
 from networks import CLASS_NAMES, STORED, invoked, npz, written
-from pyalexnet import checkpoint, ensemble, scoring
 from pyalexnet.commands.evaluate import evaluate
 from pyalexnet.errors import ArgumentError, DataError, RunError
-from pyalexnet.trained import Trained
+from pyalexnet.runs import checkpoint
+from pyalexnet.trained import ensemble, scoring
+from pyalexnet.trained.load import Trained
 
 
 @pytest.fixture

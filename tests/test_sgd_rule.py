@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from pyalexnet.errors import ArgumentError
-from pyalexnet.layers import Linear
-from pyalexnet.net import Net, NetSpec
-from pyalexnet.recipe import Rate, Recipe
-from pyalexnet.schedule import Steps
-from pyalexnet.sgd import SGD
+from pyalexnet.nets.layers import Linear
+from pyalexnet.nets.recipe import Rate, Recipe
+from pyalexnet.nets.schedule import Steps
+from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.step.sgd import SGD
 from samples import normal
 from tolerance import same_bits
 

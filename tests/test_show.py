@@ -15,7 +15,7 @@ from PIL import Image
 
 from pyalexnet import show
 from pyalexnet.errors import ArgumentError, PyalexnetError
-from pyalexnet.run import History, Scores
+from pyalexnet.runs.run import History, Scores
 from pyalexnet.show.batch import Look, levels, outlined
 from pyalexnet.show.curves import spread
 from pyalexnet.show.filters import sheets
@@ -521,7 +521,7 @@ def test_without_matplotlib_training_goes_on(
 
 
 def test_matplotlib_is_not_imported_before_a_picture_is_drawn() -> None:
-    code = "import sys, pyalexnet.cli, pyalexnet.start; print('matplotlib' in sys.modules)"
+    code = "import sys, pyalexnet.cli, pyalexnet.training.start; print('matplotlib' in sys.modules)"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -12,15 +12,16 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from pyalexnet import checkpoint, data, nets
-from pyalexnet.checkpoint import Checkpoint, Meta
+from pyalexnet import data, nets
 from pyalexnet.commands.show import distinct, show_app
 from pyalexnet.data import views
 from pyalexnet.errors import ArgumentError, DataError, PyalexnetError, RunError
-from pyalexnet.net import Net
-from pyalexnet.run import History
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.checkpoint import Checkpoint, Meta
+from pyalexnet.runs.run import History
 from pyalexnet.show import gather
-from pyalexnet.trained import Trained
+from pyalexnet.step.net import Net
+from pyalexnet.trained.load import Trained
 from training import began, fitted, photographs
 
 COMMANDS = ("curves", "filters", "predictions", "similar", "batch", "maps")

@@ -12,10 +12,10 @@ import pytest
 
 from pyalexnet import data, nets
 from pyalexnet.errors import ArgumentError
-from pyalexnet.layers import Dropout, Linear
-from pyalexnet.net import Net, NetSpec
-from pyalexnet.recipe import Rate, Recipe
-from pyalexnet.signals import IMAGES, Row, chance_sentence, survey, verdict
+from pyalexnet.nets.layers import Dropout, Linear
+from pyalexnet.nets.recipe import Rate, Recipe
+from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.trained.signals import IMAGES, Row, chance_sentence, survey, verdict
 
 RECIPE = Recipe(epochs=1, batch_size=4, momentum=0.9, rate=Rate(0.1, 0.1, 0))
 

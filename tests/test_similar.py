@@ -18,8 +18,8 @@ from pyalexnet.data import cifar
 from pyalexnet.data.pack import Storage
 from pyalexnet.data.prepare import Options, prepare
 from pyalexnet.errors import DataError
-from pyalexnet.similar import DataIndex, FileIndex, Search, open_index
-from pyalexnet.trained import Trained
+from pyalexnet.trained.load import Trained
+from pyalexnet.trained.similar import DataIndex, FileIndex, Search, open_index
 from samples import generator, normal
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyalexnet import start
 from pyalexnet.errors import ArgumentError, RunError, TrainingError
-from pyalexnet.layers import LRN, Dropout
-from pyalexnet.run import Config
-from pyalexnet.schedule import Dexp, Plateau
-from pyalexnet.towers import Towers
-from pyalexnet.trained import Trained
+from pyalexnet.nets.layers import LRN, Dropout
+from pyalexnet.nets.schedule import Dexp, Plateau
+from pyalexnet.runs.run import Config
+from pyalexnet.step.towers import Towers
+from pyalexnet.trained.load import Trained
+from pyalexnet.training import start
 from training import Lines, assert_same, began, fitted, last, lines, photographs, resumed
 
 # Eight filters in conv1: the time in these tests goes into the network's height and width.
@@ -331,7 +331,7 @@ def test_a_loss_at_chance_stops_the_run_and_says_where_to_look(
 def test_a_machine_that_goes_down_costs_minutes_at_most(
     quarters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyalexnet.train._SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("pyalexnet.training.train._SECONDS_BETWEEN_SAVES", 0.0)
     trainer = began(tmp_path, quarters, epochs=1, keep=100)
     fitted(trainer)
     saved = sorted(path.name for path in trainer.folder.checkpoints.iterdir())
@@ -445,7 +445,7 @@ def test_another_network_is_refused_with_the_first_difference(
 def test_tensorboard_writes_into_the_run_or_is_refused_before_it(
     quarters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyalexnet.tensorboard.find_spec", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.tensorboard.find_spec", lambda _: None)
     with pytest.raises(ArgumentError, match=r'pip install "pyalexnet\[tensorboard\]"'):
         began(tmp_path, quarters, tensorboard=True)
     assert list(tmp_path.glob("20*")) == []

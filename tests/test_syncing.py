@@ -11,7 +11,7 @@ import pytest
 
 from pyalexnet.data import durable
 from pyalexnet.errors import DataError
-from pyalexnet.syncing import sync_folder
+from pyalexnet.runs.syncing import sync_folder
 
 
 def descriptors() -> list[str]:

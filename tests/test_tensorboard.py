@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pyalexnet import tensorboard
 from pyalexnet.errors import ArgumentError
-from pyalexnet.run import EpochReport, Motion, Scores, StepReport
-from pyalexnet.tensorboard import Board
+from pyalexnet.runs.run import EpochReport, Motion, Scores, StepReport
+from pyalexnet.training import tensorboard
+from pyalexnet.training.tensorboard import Board
 
 pytestmark = pytest.mark.peer  # tensorboardX comes with the extra
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from pyalexnet import tensors
 from pyalexnet.errors import ArgumentError, DataError, RunError
-from pyalexnet.tensors import Writer
+from pyalexnet.runs import tensors
+from pyalexnet.runs.tensors import Writer
 from samples import normal
 
 

@@ -18,7 +18,8 @@ import oracle
 import samples
 from oracle import Exact
 from pyalexnet.backends.geometry import ConvGeometry
-from pyalexnet.layers import (
+from pyalexnet.nets import alexnet
+from pyalexnet.nets.layers import (
     LRN,
     Conv,
     Layer,
@@ -31,11 +32,10 @@ from pyalexnet.layers import (
     Scale,
     Tanh,
 )
-from pyalexnet.net import Net, NetSpec
-from pyalexnet.nets import alexnet
-from pyalexnet.recipe import Rate, Recipe
-from pyalexnet.schedule import Steps
-from pyalexnet.sgd import SGD
+from pyalexnet.nets.recipe import Rate, Recipe
+from pyalexnet.nets.schedule import Steps
+from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.step.sgd import SGD
 from samples import classes, normal
 from tolerance import SUM, UNIT, assert_close, convolution_units, norm_units
 from trial import place

@@ -11,8 +11,7 @@ import pyalexnet
 from pyalexnet import nets
 from pyalexnet.backends import Backend
 from pyalexnet.errors import ArgumentError
-from pyalexnet.evaluate import activations
-from pyalexnet.layers import (
+from pyalexnet.nets.layers import (
     LRN,
     AvgPool,
     Conv,
@@ -25,10 +24,11 @@ from pyalexnet.layers import (
     Scale,
     Tanh,
 )
-from pyalexnet.net import Net, NetSpec
-from pyalexnet.recipe import Rate, Recipe
-from pyalexnet.sgd import SGD
-from pyalexnet.towers import Towers
+from pyalexnet.nets.recipe import Rate, Recipe
+from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.step.sgd import SGD
+from pyalexnet.step.towers import Towers
+from pyalexnet.trained.evaluate import activations
 from samples import classes, normal
 from tolerance import SUM, UNIT, same_bits
 from variants import CPU, CUDA, ONE_ORDER, SIM, SIMCHECK, in_every_order, on_two_gpus, parameters

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyalexnet import checkpoint, data
+from pyalexnet import data
 from pyalexnet.errors import CheckpointError, DataError, TrainingError
-from pyalexnet.evaluate import activations, evaluate
-from pyalexnet.net import Net
-from pyalexnet.progress import Silent
-from pyalexnet.run import Log
-from pyalexnet.schedule import Steps
-from pyalexnet.train import Position, Trainer
+from pyalexnet.nets.schedule import Steps
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.run import Log
+from pyalexnet.step.net import Net
+from pyalexnet.trained.evaluate import activations, evaluate
+from pyalexnet.training.progress import Silent
+from pyalexnet.training.train import Position, Trainer
 from training import (
     BATCH,
     CLASSES,
@@ -40,7 +41,7 @@ from training import (
 @pytest.fixture(autouse=True)
 def small_and_without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures have their own tests, and take longer than the training."""
-    monkeypatch.setattr("pyalexnet.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
     monkeypatch.setattr("pyalexnet.nets.get", lambda _: small_net)
 
 

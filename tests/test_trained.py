@@ -13,11 +13,12 @@ from PIL import Image
 
 import networks
 from networks import SIDE, STORED, files, npz, pictures, written
-from pyalexnet import checkpoint, scoring
-from pyalexnet.checkpoint import Checkpoint
 from pyalexnet.data.views import Views
 from pyalexnet.errors import ArgumentError, CheckpointError, DataError, RunError
-from pyalexnet.trained import Fitted, Trained, fitted
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.checkpoint import Checkpoint
+from pyalexnet.trained import scoring
+from pyalexnet.trained.load import Fitted, Trained, fitted
 from training import began, photographs
 from training import fitted as train
 

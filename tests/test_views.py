@@ -8,7 +8,7 @@ import pytest
 from pyalexnet.data import colour, views
 from pyalexnet.data.views import Views
 from pyalexnet.errors import ArgumentError
-from pyalexnet.recipe import Augment
+from pyalexnet.nets.recipe import Augment
 
 STORED, SIZE = (256, 256), (224, 224)
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from pyalexnet import nets
-from pyalexnet.checkpoint import Meta
-from pyalexnet.net import Net, NetSpec
-from pyalexnet.trained import Trained
+from pyalexnet.runs.checkpoint import Meta
+from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.trained.load import Trained
 from samples import normal
 
 

@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from pyalexnet import checkpoint, start
-from pyalexnet.checkpoint import Checkpoint
-from pyalexnet.layers import LRN, Conv, Dropout, Linear, MaxPool
-from pyalexnet.net import NetSpec
-from pyalexnet.progress import Reporter, Silent
-from pyalexnet.recipe import Rate, Recipe
-from pyalexnet.run import StepReport
-from pyalexnet.schedule import Steps
-from pyalexnet.train import Outcome, Trainer
+from pyalexnet.nets.layers import LRN, Conv, Dropout, Linear, MaxPool
+from pyalexnet.nets.recipe import Rate, Recipe
+from pyalexnet.nets.schedule import Steps
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.checkpoint import Checkpoint
+from pyalexnet.runs.run import StepReport
+from pyalexnet.step.net import NetSpec
+from pyalexnet.training import start
+from pyalexnet.training.progress import Reporter, Silent
+from pyalexnet.training.train import Outcome, Trainer
 
 # 50 training images in batches of 8 make 6 steps per epoch; 20 test images are 2.5 batches.
 CLASSES, TRAIN, TEST, BATCH, STEPS_AN_EPOCH = 4, 50, 20, 8, 6

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
-from pyalexnet.layers import (
+from pyalexnet.nets.layers import (
     LRN,
     AvgPool,
     Conv,
@@ -25,7 +25,7 @@ from pyalexnet.layers import (
     Scale,
     Tanh,
 )
-from pyalexnet.net import NetSpec
+from pyalexnet.step.net import NetSpec
 
 from .jax_ops import MATMUL, convolved, convolved_apart, normed
 

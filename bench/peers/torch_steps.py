@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet.backends.geometry import ConvGeometry
-from pyalexnet.layers import (
+from pyalexnet.nets.layers import (
     LRN,
     AvgPool,
     Conv,
@@ -32,7 +32,7 @@ from pyalexnet.layers import (
     Scale,
     Tanh,
 )
-from pyalexnet.net import NetSpec
+from pyalexnet.step.net import NetSpec
 
 from . import torch_ops
 

@@ -35,8 +35,8 @@ def get(
     ] = None,
 ) -> None:
     """Fetch a public data set and check its SHA-256; a second call continues an unfinished one."""
-    from pyalexnet import progress
     from pyalexnet.data import download
+    from pyalexnet.training import progress
 
     with _going_on(), progress.reporter() as reporter:
         path = download.get(
@@ -101,10 +101,10 @@ def prepare(
 
     Files that cannot be read are listed in OUT/bad_files.jsonl; more than 1 % is refused.
     """
-    from pyalexnet import progress
     from pyalexnet.data.pack import Storage
     from pyalexnet.data.prepare import Options
     from pyalexnet.data.prepare import prepare as make
+    from pyalexnet.training import progress
 
     options = Options(
         Storage(size, form.value, quality), seed, val_labels, val_numbers, class_names

@@ -13,8 +13,8 @@ from pyalexnet.commands import network as given
 
 if TYPE_CHECKING:
     from pyalexnet.doctor import Diagnosis, Finding
-    from pyalexnet.progress import Reporter
-    from pyalexnet.signals import Row
+    from pyalexnet.trained.signals import Row
+    from pyalexnet.training.progress import Reporter
 
 
 def doctor(

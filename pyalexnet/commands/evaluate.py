@@ -13,9 +13,9 @@ from pyalexnet.commands import network as given
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pyalexnet.run import Scores
-    from pyalexnet.scoring import Judgement
-    from pyalexnet.trained import Trained
+    from pyalexnet.runs.run import Scores
+    from pyalexnet.trained.load import Trained
+    from pyalexnet.trained.scoring import Judgement
 
 
 def evaluate(
@@ -52,7 +52,7 @@ def evaluate(
     plain: given.Plain = False,
 ) -> None:
     """Loss, top-1 and top-5 error of runs on a data set; for several also of their average."""
-    from pyalexnet import scoring
+    from pyalexnet.trained import scoring
 
     part = given.train_or_test(split)
     given.check_parent(output)

@@ -40,7 +40,7 @@ def export(
     onnxruntime runs the ONNX model on random images, and its logits must match ours.
     """
     from pyalexnet import backends
-    from pyalexnet.trained import Trained
+    from pyalexnet.trained.load import Trained
 
     forms = {".onnx": "onnx", ".safetensors": "torchvision"}
     if form == "auto":
@@ -67,7 +67,7 @@ def export(
             f"for images through transforms.{transform}"
         )
         return
-    from pyalexnet import export_onnx
+    from pyalexnet.trained import export_onnx
 
     agreement = export_onnx.export(
         trained,

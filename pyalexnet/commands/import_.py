@@ -43,7 +43,7 @@ def import_weights(
 
     The run can be evaluated, asked for predictions, exported, and trained from with --init-from.
     """
-    from pyalexnet.import_weights import import_run
+    from pyalexnet.foreign.import_weights import import_run
 
     found = import_run(
         file, run, form=form, class_names=class_names, mean=mean, state_dict=state_dict

@@ -15,8 +15,8 @@ from pyalexnet.commands.place import place
 from pyalexnet.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from pyalexnet.progress import Reporter
-    from pyalexnet.trained import Trained
+    from pyalexnet.trained.load import Trained
+    from pyalexnet.training.progress import Reporter
 
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="Run folder, latest, or a checkpoint's folder.")
@@ -99,7 +99,7 @@ def load(
 ) -> list[Trained]:
     """The networks of runs, on one device; `where` is the folder of the run folders."""
     from pyalexnet import backends
-    from pyalexnet.trained import Trained
+    from pyalexnet.trained.load import Trained
 
     name, number = place(backend, device)
     chosen = backends.backend(name or "auto", number or 0, exact=exact)
@@ -116,8 +116,8 @@ def reporting(as_json: bool, plain: bool) -> Iterator[Reporter]:
     Raises:
         RunError: not all of the output could be written, and not because the reader left.
     """
-    from pyalexnet import progress
     from pyalexnet.errors import RunError, reason
+    from pyalexnet.training import progress
 
     with progress.Reporter(sys.stderr) if as_json else progress.reporter(plain=plain) as reporter:
         yield reporter
@@ -150,7 +150,7 @@ def check_parent(path: Path | None) -> None:
         RunError: it cannot.
     """
     from pyalexnet.errors import RunError
-    from pyalexnet.run import check_writable
+    from pyalexnet.runs.run import check_writable
 
     if path is None:
         return

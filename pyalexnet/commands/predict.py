@@ -13,8 +13,8 @@ from pyalexnet.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pyalexnet.predict import Predictions
-    from pyalexnet.trained import Trained
+    from pyalexnet.trained.load import Trained
+    from pyalexnet.trained.predict import Predictions
 
 
 def predict(
@@ -42,8 +42,8 @@ def predict(
     plain: given.Plain = False,
 ) -> None:
     """Say what is in images: their most probable classes. Unreadable files are skipped."""
-    from pyalexnet.images import labels_of, named, none_of
-    from pyalexnet.predict import predict as predictions
+    from pyalexnet.data.images import labels_of, named, none_of
+    from pyalexnet.trained.predict import predict as predictions
 
     given.check_parent(sheet)
     with given.reporting(as_json, plain) as reporter:
@@ -132,7 +132,7 @@ def _draw(run: Trained, batches: Sequence[Predictions], path: Path, labels: bool
     import numpy as np
 
     from pyalexnet import show
-    from pyalexnet.images import labels_of
+    from pyalexnet.data.images import labels_of
 
     room = slice(given.ON_A_SHEET)
     paths = [path for batch in batches for path in batch.paths][room]

@@ -38,7 +38,7 @@ def probe(
     plain: given.Plain = False,
 ) -> None:
     """Train a linear classifier on a layer's outputs; the network itself stays as it is."""
-    from pyalexnet import probe as fit
+    from pyalexnet.trained import probe as fit
 
     given.check_parent(output)
     with given.reporting(as_json, plain) as reporter:

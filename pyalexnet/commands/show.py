@@ -17,7 +17,7 @@ from pyalexnet.errors import ArgumentError, CheckpointError, RunError, reason
 if TYPE_CHECKING:
     from pyalexnet.data import Dataset
     from pyalexnet.data.dataset import Images
-    from pyalexnet.trained import Trained
+    from pyalexnet.trained.load import Trained
 
 show_app = typer.Typer(cls=Commands, help="Pictures of runs, as PNG files.", no_args_is_help=True)
 
@@ -43,7 +43,7 @@ Normalize = Annotated[
 def curves(runs: Runs, output: Output = None, where: given.RunsFolder = given.RUNS) -> None:
     """Loss and errors against epochs; several runs are laid over one another."""
     from pyalexnet import show
-    from pyalexnet.run import History, find
+    from pyalexnet.runs.run import History, find
 
     folders = [find(run, where) for run in runs]
     histories = {folder: History.read(_log(folder)) for folder in folders}
@@ -150,8 +150,8 @@ def similar(
 ) -> None:
     """Test images and the training images most like them, as in the paper's figure 4, right."""
     from pyalexnet import show
-    from pyalexnet.progress import reporter
     from pyalexnet.show import gather
+    from pyalexnet.training.progress import reporter
 
     for trained, path in _networks(
         runs, where, which, backend, device, exact, "similar.png", output
@@ -274,7 +274,7 @@ def _networks(
     output: Path | None,
 ) -> Iterator[tuple[Trained, Path]]:
     """Each run's network, and the path of its picture `name`."""
-    from pyalexnet.progress import Reporter
+    from pyalexnet.training.progress import Reporter
 
     several = len(runs) > 1
     if several and output is not None and output.suffix and not output.is_dir():
@@ -292,7 +292,7 @@ def _path(name: str, output: Path | None, run: Path | None, elsewhere: str) -> P
     Raises:
         PyalexnetError: files cannot be created there, or matplotlib is missing.
     """
-    from pyalexnet.run import check_writable
+    from pyalexnet.runs.run import check_writable
     from pyalexnet.show.page import check_matplotlib
 
     check_matplotlib()
@@ -337,7 +337,7 @@ def _numbered(names: Sequence[str]) -> list[str]:
 
 def _has_top5(folder: Path) -> bool:
     """Whether a run has enough classes for the top-5 error to be meaningful."""
-    from pyalexnet import checkpoint
+    from pyalexnet.runs import checkpoint
 
     try:
         return checkpoint.load(checkpoint.newest(folder)).meta.classes > 10
@@ -357,7 +357,7 @@ def _log(folder: Path) -> Path:
 
 def _dataset(trained: Trained, path: str | None, in_order: bool) -> Dataset:
     """The data set with the network's labels; refused if its classes are not the network's."""
-    from pyalexnet.progress import reporter
+    from pyalexnet.training.progress import reporter
 
     with reporter() as watched:
         dataset = trained.dataset(path, watched.progress("reading images"))

@@ -12,8 +12,8 @@ from pyalexnet.commands import network as given
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyalexnet.similar import Index, Match
-    from pyalexnet.trained import Trained
+    from pyalexnet.trained.load import Trained
+    from pyalexnet.trained.similar import Index, Match
 
 
 def similar(
@@ -40,9 +40,9 @@ def similar(
     plain: given.Plain = False,
 ) -> None:
     """Find the images most like others, by Euclidean distance of a layer's features."""
-    from pyalexnet import similar as search
     from pyalexnet.data.dataset import shown
-    from pyalexnet.images import named
+    from pyalexnet.data.images import named
+    from pyalexnet.trained import similar as search
 
     given.check_parent(sheet)
     with given.reporting(as_json, plain) as reporter:

@@ -299,8 +299,8 @@ def train(
     Ctrl-C (or SIGTERM, SIGUSR1) finishes the step, saves and stops; --resume latest continues as if
     nothing had happened. SIGHUP and SIGUSR2 save and go on.
     """
-    from pyalexnet import start
-    from pyalexnet.plan import PRECISIONS
+    from pyalexnet.step.plan import PRECISIONS
+    from pyalexnet.training import start
 
     if resume is not None and (config is not None or init_from is not None):
         other = "--config" if config is not None else "--init-from"
@@ -363,8 +363,8 @@ def _run(
     plain: bool,
 ) -> int | None:
     """Train; returns the number of the signal that ended it, if one did."""
-    from pyalexnet import progress, start
-    from pyalexnet.run import find
+    from pyalexnet.runs.run import find
+    from pyalexnet.training import progress, start
 
     trainer = None
     try:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pyalexnet.classes import Classes
+from pyalexnet.data.classes import Classes
 from pyalexnet.data.dataset import Dataset, Images, Labels, Split, checked, shown
 from pyalexnet.errors import DataError
 

@@ -20,8 +20,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from pyalexnet.classes import Classes
 from pyalexnet.data import unpickle
+from pyalexnet.data.classes import Classes
 from pyalexnet.data.dataset import Dataset, Images, Split, checked, shown
 from pyalexnet.errors import DataError, reason
 

@@ -12,8 +12,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from pyalexnet.classes import Classes
 from pyalexnet.data import colour
+from pyalexnet.data.classes import Classes
 from pyalexnet.data.colour import Colour
 from pyalexnet.errors import DataError
 

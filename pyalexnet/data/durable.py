@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import DataError
-from pyalexnet.syncing import sync_folder
+from pyalexnet.runs.syncing import sync_folder
 
 TEMPORARY = ".tmp-"
 """Prefix of a file's name while it is written."""

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pyalexnet.classes import Classes
 from pyalexnet.data import bad_files, decode, listing
 from pyalexnet.data.bad_files import Skipped
+from pyalexnet.data.classes import Classes
 from pyalexnet.data.dataset import Dataset, Images, Progress, Split, checked, shown
 from pyalexnet.data.listing import Listing
 from pyalexnet.data.readers import Readers

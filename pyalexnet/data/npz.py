@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pyalexnet.classes import Classes
+from pyalexnet.data.classes import Classes
 from pyalexnet.data.dataset import Dataset, Images, Labels, Split, checked, hold_out, shown
 from pyalexnet.errors import DataError, reason
 

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 import pyalexnet
-from pyalexnet.classes import Classes
 from pyalexnet.data import decode, durable
+from pyalexnet.data.classes import Classes
 from pyalexnet.data.colour import Colour
 from pyalexnet.data.dataset import (
     Dataset,
@@ -44,7 +44,7 @@ from pyalexnet.data.dataset import (
 )
 from pyalexnet.data.shard import Facts, Shard, open_shard
 from pyalexnet.errors import ArgumentError, DataError, reason
-from pyalexnet.sealing import sealed
+from pyalexnet.runs.sealing import sealed
 
 FORMAT = 1
 """The number in pack.json, raised by one for a change that this version cannot read."""

@@ -26,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pyalexnet.classes import Classes
 from pyalexnet.data import (
     bad_files,
     colour,
@@ -39,6 +38,7 @@ from pyalexnet.data import (
     shard,
 )
 from pyalexnet.data.bad_files import Skipped
+from pyalexnet.data.classes import Classes
 from pyalexnet.data.colour import Moments
 from pyalexnet.data.dataset import Images, Labels, Progress, shown
 from pyalexnet.data.listing import Listing

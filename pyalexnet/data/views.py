@@ -17,7 +17,7 @@ from pyalexnet.data import philox
 from pyalexnet.data.colour import Colour
 from pyalexnet.data.dataset import Labels
 from pyalexnet.errors import ArgumentError
-from pyalexnet.recipe import Augment
+from pyalexnet.nets.recipe import Augment
 
 Side: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""

@@ -22,9 +22,9 @@ from pyalexnet.foreign import caffe_layers, weights
 from pyalexnet.foreign.caffe_layers import Told, decimal
 from pyalexnet.foreign.caffe_messages import message_classes, parsed
 from pyalexnet.foreign.weights import Floats, Found
-from pyalexnet.layers import Conv, Layer, Linear, Scale
-from pyalexnet.net import NetSpec
 from pyalexnet.nets.imported import tables
+from pyalexnet.nets.layers import Conv, Layer, Linear, Scale
+from pyalexnet.step.net import NetSpec
 
 _PRESET: dict[str, Any] = {"preset": "caffe"}
 

@@ -18,7 +18,7 @@ import numpy as np
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import CheckpointError
 from pyalexnet.foreign import caffe_messages, weights
-from pyalexnet.layers import (
+from pyalexnet.nets.layers import (
     LRN,
     AvgPool,
     Conv,

@@ -16,17 +16,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyalexnet import nets, tensors
+from pyalexnet import nets
 from pyalexnet.backends.elements import BFLOAT16
-from pyalexnet.classes import Classes
+from pyalexnet.data.classes import Classes
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, CheckpointError
 from pyalexnet.foreign import formats, pth, state_dicts, weights
 from pyalexnet.foreign.pth import Opaque
 from pyalexnet.foreign.weights import Floats, Found, Tensor
-from pyalexnet.layers import Dropout, Layer, Scale
-from pyalexnet.net import NetSpec
-from pyalexnet.trained import Trained
+from pyalexnet.nets.layers import Dropout, Layer, Scale
+from pyalexnet.runs import tensors
+from pyalexnet.step.net import NetSpec
+from pyalexnet.trained.load import Trained
 
 NET_ARGS: dict[str, Any] = {"preset": "owt"}
 """Arguments with which `nets.alexnet` makes the network, besides the number of classes."""

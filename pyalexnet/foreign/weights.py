@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalexnet.backends.base import Shape
-from pyalexnet.classes import Classes
+from pyalexnet.data.classes import Classes
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import CheckpointError
-from pyalexnet.layers import Linear
-from pyalexnet.net import NetSpec
+from pyalexnet.nets.layers import Linear
+from pyalexnet.step.net import NetSpec
 
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, Floats]

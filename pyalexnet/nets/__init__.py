@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyalexnet.errors import ArgumentError
-from pyalexnet.net import NetSpec
 from pyalexnet.nets.alexnet import alexnet
 from pyalexnet.nets.alexnet_tiny import alexnet_tiny
 from pyalexnet.nets.cifar_18pct import cifar_18pct
 from pyalexnet.nets.cifar_19pct import cifar_19pct
 from pyalexnet.nets.cifar_80sec import cifar_80sec
 from pyalexnet.nets.imported import imported
+from pyalexnet.step.net import NetSpec
 
 __all__ = [
     "alexnet",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyalexnet.layers import Conv, Linear, MaxPool
-from pyalexnet.net import NetSpec
 from pyalexnet.nets import ablations, presets
+from pyalexnet.nets.layers import Conv, Linear, MaxPool
+from pyalexnet.step.net import NetSpec
 
 
 def alexnet(

@@ -5,10 +5,10 @@ The default network: it learns on two CPU cores in minutes.
 
 from __future__ import annotations
 
-from pyalexnet.layers import LRN, Conv, Dropout, Linear, MaxPool
-from pyalexnet.net import NetSpec
-from pyalexnet.recipe import Rate, Recipe
-from pyalexnet.schedule import Steps
+from pyalexnet.nets.layers import LRN, Conv, Dropout, Linear, MaxPool
+from pyalexnet.nets.recipe import Rate, Recipe
+from pyalexnet.nets.schedule import Steps
+from pyalexnet.step.net import NetSpec
 
 
 def alexnet_tiny(

@@ -6,10 +6,10 @@ divisions by 10. Its `scale` of a same-map norm is divided by the 3 x 3 pixels o
 
 from __future__ import annotations
 
-from pyalexnet.layers import AvgPool, Conv, Linear, MaxPool, Relu, RNorm
-from pyalexnet.net import NetSpec
-from pyalexnet.recipe import Rate, Recipe
-from pyalexnet.schedule import Steps
+from pyalexnet.nets.layers import AvgPool, Conv, Linear, MaxPool, Relu, RNorm
+from pyalexnet.nets.recipe import Rate, Recipe
+from pyalexnet.nets.schedule import Steps
+from pyalexnet.step.net import NetSpec
 
 
 def cifar_18pct(classes: int = 10, input_shape: tuple[int, int, int] = (32, 32, 3)) -> NetSpec:

@@ -6,10 +6,10 @@ network with 18 %.
 
 from __future__ import annotations
 
-from pyalexnet.layers import AvgPool, Conv, Linear, MaxPool, Relu
-from pyalexnet.net import NetSpec
-from pyalexnet.recipe import Rate, Recipe
-from pyalexnet.schedule import Steps
+from pyalexnet.nets.layers import AvgPool, Conv, Linear, MaxPool, Relu
+from pyalexnet.nets.recipe import Rate, Recipe
+from pyalexnet.nets.schedule import Steps
+from pyalexnet.step.net import NetSpec
 
 
 def cifar_19pct(classes: int = 10, input_shape: tuple[int, int, int] = (32, 32, 3)) -> NetSpec:

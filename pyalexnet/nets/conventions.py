@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pyalexnet.backends.geometry import Pad
-from pyalexnet.layers import Start
 from pyalexnet.nets import presets
+from pyalexnet.nets.layers import Start
 from pyalexnet.nets.presets import Preset
-from pyalexnet.recipe import Augment, Rate
-from pyalexnet.schedule import Schedule
+from pyalexnet.nets.recipe import Augment, Rate
+from pyalexnet.nets.schedule import Schedule
 
 _CAFFE_NET = "bvlc_alexnet/train_val.prototxt"
 _CAFFE_SOLVER = "bvlc_alexnet/solver.prototxt"

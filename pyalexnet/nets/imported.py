@@ -13,7 +13,8 @@ from typing import Any
 
 from pyalexnet.backends.checks import integer
 from pyalexnet.errors import ArgumentError
-from pyalexnet.layers import (
+from pyalexnet.nets import presets
+from pyalexnet.nets.layers import (
     LRN,
     AvgPool,
     Conv,
@@ -26,8 +27,7 @@ from pyalexnet.layers import (
     Scale,
     Tanh,
 )
-from pyalexnet.net import NetSpec
-from pyalexnet.nets import presets
+from pyalexnet.step.net import NetSpec
 
 _KINDS: Mapping[str, Any] = {
     kind.__name__: kind

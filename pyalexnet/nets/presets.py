@@ -19,9 +19,9 @@ from pyalexnet.backends.base import Activation
 from pyalexnet.backends.checks import positive
 from pyalexnet.backends.geometry import Pad
 from pyalexnet.errors import ArgumentError
-from pyalexnet.layers import LRN, Dropout, Layer, Relu, RNorm, Scale, Start, Tanh
-from pyalexnet.recipe import Augment, Rate, Recipe
-from pyalexnet.schedule import Constant, Plateau, Steps
+from pyalexnet.nets.layers import LRN, Dropout, Layer, Relu, RNorm, Scale, Start, Tanh
+from pyalexnet.nets.recipe import Augment, Rate, Recipe
+from pyalexnet.nets.schedule import Constant, Plateau, Steps
 
 Neuron: TypeAlias = Literal["relu", "tanh"]
 

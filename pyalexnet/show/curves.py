@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from pyalexnet.run import History, Scores
+from pyalexnet.runs.run import History, Scores
 from pyalexnet.show.page import (
     BLUE,
     BODY,

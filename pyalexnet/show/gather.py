@@ -13,13 +13,13 @@ from pyalexnet.data import Dataset, Split, order, views
 from pyalexnet.data.dataset import Images, Labels, Progress
 from pyalexnet.data.views import Views
 from pyalexnet.errors import ArgumentError, DataError
-from pyalexnet.evaluate import activations
-from pyalexnet.features import of_split
-from pyalexnet.layers import Conv
-from pyalexnet.net import NetSpec
+from pyalexnet.nets.layers import Conv
 from pyalexnet.show.batch import Look
-from pyalexnet.similar import Search
-from pyalexnet.trained import BATCH, Trained
+from pyalexnet.step.net import NetSpec
+from pyalexnet.trained.evaluate import activations
+from pyalexnet.trained.features import of_split
+from pyalexnet.trained.load import BATCH, Trained
+from pyalexnet.trained.similar import Search
 
 Floats = npt.NDArray[np.floating[Any]]
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import PyalexnetError
 from pyalexnet.install import pip_install
-from pyalexnet.run import replacing
+from pyalexnet.runs.run import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes

@@ -1,0 +1,68 @@
+"""The image files that a user names on a command line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from pyalexnet.data.classes import Classes
+from pyalexnet.data.dataset import shown
+from pyalexnet.data.listing import SUFFIXES, files_below, not_used
+from pyalexnet.errors import ArgumentError, DataError
+
+
+def named(paths: Iterable[str | Path], say: Callable[[str], None] | None = None) -> list[Path]:
+    """The files named, and all images in and below the folders named, sorted by name.
+
+    A file is used whatever its name; in folders the suffix decides, and names that begin with a dot
+    are ignored.
+
+    say: called with a sentence on the files of a folder that are not used.
+
+    Raises:
+        DataError: a path does not exist, or a folder has no image.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            if not path.exists():
+                raise DataError(f"{shown(path)}: is not there; an image or a folder was expected.")
+            found.append(path)
+            continue
+        inside = files_below(path)
+        images = [file for file in inside if file.suffix.lower() in SUFFIXES]
+        others = not_used(path, (file for file in inside if file.suffix.lower() not in SUFFIXES))
+        if not images:
+            held = f"no image, but {others}" if others else "no image"
+            raise DataError(f"{shown(path)}: holds {held}; files *.jpg, *.png were expected.")
+        if others and say:
+            say(f"not used  of {shown(path)}: {others}")
+        found += images
+    return found
+
+
+def none_of(paths: Sequence[Path]) -> str:
+    """The sentence that refuses files none of which could be read."""
+    if len(paths) == 1:
+        return f"{shown(paths[0])}: cannot be read; an image was expected."
+    return f"none of the {len(paths)} images can be read; at least one was expected."
+
+
+def labels_of(paths: Sequence[Path], classes: Classes) -> list[int]:
+    """Each image's class: the one whose id, or unique name, is the name of the image's folder.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    count = Counter(classes.names)
+    numbers = {name: number for number, name in enumerate(classes.names) if count[name] == 1}
+    numbers |= {one: number for number, one in enumerate(classes.ids)}
+    folders = [shown(path.absolute().parent.name) for path in paths]
+    for path, folder in zip(paths, folders, strict=True):
+        if folder not in numbers:
+            raise ArgumentError(
+                f"{shown(path)}: lies in a folder {folder!r}; the name of one of the "
+                f"{len(classes)} classes was expected, such as {classes.ids[0]!r}."
+            )
+    return [numbers[folder] for folder in folders]

@@ -1,0 +1,213 @@
+"""A run folder made from another program's file, as if the network had been trained here.
+
+`evaluate`, `predict`, `export` and `train --init-from` then accept it like any other run.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyalexnet.data import decode, tables
+from pyalexnet.data.classes import Classes
+from pyalexnet.data.dataset import shown
+from pyalexnet.errors import ArgumentError, CheckpointError, RunError, reason
+from pyalexnet.foreign import caffe, formats, torchvision, weights
+from pyalexnet.foreign.weights import Found
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.checkpoint import Checkpoint, Meta
+from pyalexnet.runs.run import Config, RunFolder, environment
+
+_FORMATS = ("torchvision", "caffe")
+
+_SYNSET = re.compile(r"n\d{8}")
+"""ImageNet's id of a class, and the name of its folder."""
+
+
+def import_run(
+    file: Path,
+    run: Path,
+    *,
+    form: str = "auto",
+    class_names: Path | None = None,
+    mean: Path | None = None,
+    state_dict: str | None = None,
+) -> Found:
+    """Make the run folder `run` of the network in `file`; returns what was found.
+
+    Args:
+        file: torchvision's state dict or a checkpoint with one (.safetensors or PyTorch's own
+            format, whatever the ending), or a .caffemodel.
+        run: missing or empty.
+        form: "torchvision", "caffe", or "auto" to decide by the file's first bytes.
+        class_names: a file with a line per class in the order of the outputs: its name, preceded by
+            its id and a tab or its synset and a blank, where these are known; or an index in JSON,
+            such as Keras's imagenet_class_index.json or a class_to_idx. None: as in the file of
+            weights, else numbers from 0.
+        mean: Caffe's mean image, a .binaryproto.
+        state_dict: which of a checkpoint's state dicts; None: the only one, or the one that is not
+            an average.
+
+    Raises:
+        PyalexnetError: a file is refused, or the folder cannot be written; no folder is then left.
+    """
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise RunError(f"{shown(run)} exists; a folder that does not was expected.")
+    _refuse_own(file)
+    form = _form(file, form)
+    if form == "torchvision":
+        if mean is not None:
+            raise ArgumentError(
+                f"import: mean is {shown(mean)}; none was expected, as torchvision's is known."
+            )
+        found = torchvision.read(file, state_dict)
+    else:
+        if state_dict is not None:
+            raise ArgumentError(
+                f"import: state_dict is {state_dict!r}; none was expected, as a .caffemodel has no "
+                "second one."
+            )
+        found = caffe.read(file, mean)
+    write_run(run, found, _classes(class_names, found))
+    return found
+
+
+def write_run(run: Path, found: Found, classes: Classes) -> None:
+    """Write `run` as a run that has not trained a step yet; completely or not at all."""
+    temporary = run.with_name(f".tmp-{os.getpid()}-{run.name}")
+    config = Config(
+        net=found.spec.name,
+        data="",
+        backend="cpu",
+        device=0,
+        seed=0,
+        print_freq=20,
+        keep=3,
+        recipe=found.spec.recipe,
+        net_args=found.net_args,
+    )
+    told = dataclasses.asdict(config)
+    del told["data"]  # the training data are unknown, and evaluation must ask for data
+    meta = Meta(
+        net=config.net,
+        classes=found.spec.classes,
+        class_names=classes.names,
+        class_ids=classes.ids,
+        input_shape=found.spec.input_shape,
+        step=0,
+        epoch=0,
+        net_args=config.net_args,
+        config=told,
+    )
+    momentum = {name: np.zeros_like(value) for name, value in found.params.items()}
+    try:
+        temporary.mkdir(parents=True)
+        with RunFolder(temporary) as folder:
+            folder.write_config(config)
+            folder.add_environment(environment(config.backend))
+            checkpoint.save(
+                folder.checkpoints, Checkpoint(found.params, momentum, found.mean, meta)
+            )
+        temporary.rename(run)  # onto nothing, or an empty folder
+    except OSError as error:
+        raise RunError(f"{shown(run)} cannot be written: {error.strerror}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_own(file: Path) -> None:
+    if any((file / name).is_file() for name in ("config.toml", checkpoint.STATE)):
+        raise ArgumentError(
+            f"import: {shown(file)} is a run or checkpoint of pyalexnet, which every command takes "
+            "as it is; another program's file was expected."
+        )
+
+
+def _form(file: Path, form: str) -> str:
+    if form == "auto":
+        found = formats.of(file, weights.read(file, formats.HEAD))
+        return "caffe" if found == "caffe" else "torchvision"
+    if form not in _FORMATS:
+        raise ArgumentError(
+            f"import: format is {form!r} for {shown(file)}; torchvision (.safetensors, .pth) or "
+            "caffe (.caffemodel) was expected."
+        )
+    return form
+
+
+def _classes(path: Path | None, found: Found) -> Classes:
+    """The classes according to the file at `path`, or else the network's own file."""
+    count = found.spec.classes
+    known = found.classes or Classes.numbered(count)
+    if path is None:
+        return known
+    try:
+        text = tables.utf_8(decode.contents(path)).decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{shown(path)} cannot be read ({reason(error)}); class names in UTF-8, one a line, "
+            "were expected."
+        ) from error
+    ids, names = _index(path, text) if text.lstrip()[:1] in ("{", "[") else _lines(text)
+    if len(names) != count:
+        raise CheckpointError(
+            f"{shown(path)}: has {len(names)} names; {count} were expected, one for each class."
+        )
+    try:
+        return Classes(tuple(ids) or known.ids, tuple(names))
+    except ArgumentError as error:
+        raise CheckpointError(f"{shown(path)}: {error}") from error
+
+
+def _lines(text: str) -> tuple[list[str], list[str]]:
+    """Ids, if each line begins with one, and names."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    tabs = all("\t" in line for line in lines)
+    if not tabs and not all(_SYNSET.fullmatch(line.split()[0]) for line in lines):
+        return [], lines
+    pairs = [line.split("\t" if tabs else None, 1) for line in lines]
+    return [pair[0].strip() for pair in pairs], [pair[-1].strip() for pair in pairs]
+
+
+def _index(path: Path, text: str) -> tuple[list[str], list[str]]:
+    """The same from JSON, or a Python dict or list; ids are [] if there are only names.
+
+    Keras's imagenet_class_index.json is {"0": ["n01440764", "tench"], ...}; others have a name
+    instead of the pair, a number for each name (PyTorch's class_to_idx), or a list.
+    """
+    try:
+        try:
+            index = json.loads(text)
+        except json.JSONDecodeError:
+            index = ast.literal_eval(text)
+        entries = _by_number(index) if isinstance(index, dict) else list(index)
+        if all(isinstance(entry, str) for entry in entries):
+            return [], entries
+        pairs = [tuple(entry) for entry in entries if isinstance(entry, list | tuple)]
+        texts = all(isinstance(one, str) for pair in pairs for one in pair)
+        if len(pairs) < len(entries) or not texts:
+            raise TypeError("a name, or an id and a name, was expected for each class")
+        ids, names = zip(*pairs, strict=True)
+    except (LookupError, TypeError, ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise CheckpointError(
+            f'{shown(path)}: is no index of classes ({reason(error)}); {{"0": [ID, NAME], ...}} '
+            "was expected."
+        ) from error
+    return list(ids), list(names)
+
+
+def _by_number(index: dict[Any, Any]) -> list[Any]:
+    """Values in the order of their numeric keys; keys, as ids, if the values are the numbers."""
+    if all(type(value) is int for value in index.values()):
+        found: dict[str, Any] = {str(number): (key, key) for key, number in index.items()}
+    else:
+        found = {str(number): entry for number, entry in index.items()}
+    return [found[str(number)] for number in range(len(index))]

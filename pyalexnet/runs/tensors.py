@@ -1,0 +1,165 @@
+"""Named arrays in `.safetensors` files: written completely or not at all, read in pieces.
+
+Checkpoints have their own files (`checkpoint.py`). These are results for other programs: features,
+predictions, a probe. The safetensors library needs a complete array before it writes; a `Writer`
+takes rows as they come, so that features of a million images need not fit in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pyalexnet.data.dataset import shown
+from pyalexnet.errors import ArgumentError, DataError, RunError, reason
+from pyalexnet.runs.run import replacing
+
+Array = npt.NDArray[Any]
+
+_TYPES = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64", np.dtype(np.int64): "I64"}
+
+
+def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Write float32, float64 and int64 arrays; an existing file is replaced in one step.
+
+    Raises:
+        RunError: it cannot be written; an existing file stays.
+    """
+    *fixed, rows = arrays
+    with Writer(
+        path,
+        rows,
+        arrays[rows].shape[1:],
+        most=len(arrays[rows]),
+        dtype=arrays[rows].dtype,
+        fixed={name: arrays[name] for name in fixed},
+        metadata=metadata,
+    ) as writer:
+        writer.add(arrays[rows])
+
+
+class Writer:
+    """One file whose last array grows row by row; a context manager, at whose end the file appears.
+
+    The header precedes the data and holds the number of rows, so room is reserved for the longest
+    possible header; the format allows padding with blanks.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        row: tuple[int, ...],
+        *,
+        most: int,
+        dtype: npt.DTypeLike = np.float32,
+        fixed: Mapping[str, Array] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Begin a file.
+
+        Args:
+            path: of the file, in an existing folder.
+            name: of the array that grows.
+            row: its shape without the first axis.
+            most: largest number of rows.
+            dtype: float32, float64 or int64.
+            fixed: arrays that are already known.
+            metadata: texts by name; `close` may replace them by shorter ones.
+        """
+        self.rows = 0
+        self.metadata = dict(metadata or {})
+        self._path, self._name, self._row, self._most = path, name, row, most
+        self._dtype = np.dtype(dtype)
+        self._fixed = {key: np.ascontiguousarray(array) for key, array in (fixed or {}).items()}
+        self._room = len(self._header(most))
+
+    def __enter__(self) -> Self:
+        with self._refusing(), contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(replacing(self._path))
+            self._file: IO[bytes] = stack.enter_context(temporary.open("xb"))
+            self._file.write(bytes(self._room))
+            for array in self._fixed.values():
+                self._file.write(array.tobytes())
+            self._stack = stack.pop_all()
+        return self
+
+    def add(self, rows: Array) -> None:
+        """Write the next rows (n, ...)."""
+        if rows.shape[1:] != self._row or self.rows + len(rows) > self._most:
+            raise ArgumentError(
+                f"{self._name}: rows are {rows.shape}; at most {self._most - self.rows} of "
+                f"{self._row} were expected."
+            )
+        with self._refusing():
+            self._file.write(np.ascontiguousarray(rows, self._dtype).tobytes())
+        self.rows += len(rows)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._refusing(), self._stack:
+            header = self._header(self.rows)
+            if len(header) > self._room:
+                raise ArgumentError(f"{self._name}: the metadata have grown while it was written.")
+            self._file.seek(0)
+            self._file.write((self._room - 8).to_bytes(8, "little"))
+            self._file.write(header[8:].ljust(self._room - 8))
+
+    def _header(self, rows: int) -> bytes:
+        """The format's header: the length of the JSON in 8 bytes, then the JSON."""
+        entries: dict[str, Any] = {"__metadata__": self.metadata}
+        start = 0
+        sizes = {name: (array.shape, array.dtype) for name, array in self._fixed.items()}
+        sizes[self._name] = ((rows, *self._row), self._dtype)
+        for name, (shape, dtype) in sizes.items():
+            end = start + math.prod(shape) * dtype.itemsize
+            entries[name] = {
+                "dtype": _TYPES[dtype],
+                "shape": shape,
+                "data_offsets": [start, end],
+            }
+            start = end
+        text = json.dumps(entries).encode("ascii")
+        padded = text.ljust(-(-len(text) // 8) * 8)  # so that arrays begin where they can be mapped
+        return len(padded).to_bytes(8, "little") + padded
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(f"{shown(self._path)} cannot be written: {reason(error)}.") from error
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[Any]:
+    """The library's handle on a file: `keys`, `metadata`, `get_tensor(name)`, `get_slice(name)`.
+
+    Raises:
+        DataError: it cannot be read, or is no safetensors file.
+    """
+    import safetensors
+
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
+        except OSError as error:
+            raise DataError(f"{shown(path)}: cannot be read ({reason(error)}).") from error
+        except safetensors.SafetensorError as error:
+            raise DataError(f"{shown(path)}: is no safetensors file ({error}).") from error
+        yield file

@@ -1,0 +1,1 @@
+"""One step of training: a network, the plan of its calls, and the update."""

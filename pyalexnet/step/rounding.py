@@ -1,0 +1,58 @@
+"""How far two float32 programs may differ on the same network, images and parameters.
+
+A bound that added up every rounding's worst case would be astronomic after eight layers. Here the
+roundings are simulated instead, each at its full size and in a random direction, and their effect
+on the logits is measured (Monte Carlo arithmetic, Parker 1997).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from pyalexnet.nets.layers import LRN, Conv, Layer, Linear, Memory, Pass, RNorm, Tanh
+from pyalexnet.step.net import Net
+
+Floats = npt.NDArray[np.float32]
+
+UNIT = 2.0**-24
+"""Relative error of one float32 rounding."""
+
+SUM, FUNCTION = 8.0, 8.0
+"""Errors in units: of a sum of products, in any order of summation, relative to the sum of absolute
+products; of a power or a tanh, 4 ulp, relative to its value."""
+
+
+def rounding(net: Net, images: Floats, seed: int = 0) -> float:
+    """The largest difference of a logit on `images` (n, H, W, C) that rounding explains.
+
+    Each element of a layer's output is moved up or down at random, as far as the roundings in its
+    own sums may take it, and the layers above propagate this as they do rounding errors. The
+    largest change of a logit is doubled, since each of two programs rounds.
+
+    net: on a backend of the host. seed: of the directions.
+    """
+    run = Pass(net.backend, net.params, {}, train=False, seed=net.seed, step=0, masks={})
+    absolute = replace(run, params={name: np.abs(value) for name, value in net.params.items()})
+    chance = np.random.Generator(np.random.Philox(seed))
+    exact = moved = np.ascontiguousarray(images, np.float32)
+    for layer in net.spec.layers:
+        magnitude = _linear_part(layer).forward(np.abs(exact), Memory(), absolute)
+        error = chance.choice(np.array([-UNIT, UNIT]), magnitude.shape) * _units(layer) * magnitude
+        moved = (layer.forward(moved, Memory(), run) + error).astype(np.float32)
+        exact = layer.forward(exact, Memory(), run)
+    return 2 * float(np.max(np.abs(moved.astype(np.float64) - exact)))
+
+
+def _units(layer: Layer) -> float:
+    """Errors of a norm: of its sum, multiplied by the power, then of the power and the product."""
+    if isinstance(layer, LRN | RNorm):
+        return abs(layer.beta) * SUM + FUNCTION + SUM
+    return FUNCTION + SUM if isinstance(layer, Tanh) else SUM
+
+
+def _linear_part(layer: Layer) -> Layer:
+    """The layer without its activation, which does not amplify errors."""
+    return replace(layer, activation=None) if isinstance(layer, Conv | Linear) else layer

@@ -1,0 +1,81 @@
+"""How well a network does on images it was not trained on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyalexnet.backends import Array
+from pyalexnet.data import Split, views
+from pyalexnet.data.dataset import Labels
+from pyalexnet.data.loader import Loader
+from pyalexnet.data.views import Views
+from pyalexnet.runs.run import Scores
+from pyalexnet.step.net import Net
+
+
+@dataclass
+class Sums:
+    """Loss and errors added up, each image counted once."""
+
+    images: int = 0
+    loss: float = 0.0
+    top1_error: float = 0.0
+    top5_error: float = 0.0
+
+    def add(self, images: int, loss: float, top1_error: float, top5_error: float) -> None:
+        """Count a batch of `images` with these means."""
+        self.images += images
+        self.loss += images * loss
+        self.top1_error += images * top1_error
+        self.top5_error += images * top5_error
+
+    def mean(self) -> Scores:
+        n = self.images
+        return Scores(self.loss / n, self.top1_error / n, self.top5_error / n)
+
+
+def evaluate(
+    net: Net,
+    split: Split,
+    loader: Loader,
+    batch_size: int,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Scores | None:
+    """Scores of `net` on all of `split`, dropout off; None if `stop` became true on the way.
+
+    Stored images larger than the network's input are cropped to the centre. A smaller last batch
+    counts for its images only.
+    """
+    height, width, channels = split.image_shape
+
+    def look(images: Labels, positions: Labels) -> Views:
+        return views.centre(len(images), (height, width), loader.size, channels)
+
+    counts, results = [], []
+    feed = loader.batches(split, np.arange(len(split)), batch_size, look)
+    with contextlib.closing(feed):
+        for images, labels in feed:
+            if stop():
+                return None
+            logits = net.forward(images)
+            loss, _, top1, top5 = net.backend.softmax_cross_entropy(logits, labels)
+            counts.append(len(labels))
+            results.append((loss, top1, top5))  # left on the device: no wait yet
+    sums = Sums()
+    for count, result in zip(counts, results, strict=True):
+        sums.add(count, *(float(net.backend.to_numpy(value)) for value in result))
+    return sums.mean()
+
+
+def activations(net: Net, images: Any) -> Iterator[tuple[str, Array]]:
+    """Each layer's name and output for `images`, in order, dropout off.
+
+    An output is the layer's own array, valid until the next one is requested.
+    """
+    return net.activations(images)

@@ -1,0 +1,484 @@
+"""A trained network as an ONNX model, and a check that onnxruntime computes the same with it.
+
+The model reads N x C x H x W (float32, RGB) and yields N logits vectors, as other programs expect:
+filters are KCRS, and the first linear layer's columns are in the order C, H, W. It uses only
+operators whose meaning no version of ONNX or onnxruntime has changed; see `_pool` and `_norm`.
+
+This is the only module that imports onnx and onnxruntime.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import pyalexnet
+from pyalexnet.backends.base import Shape
+from pyalexnet.backends.checks import integer
+from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
+from pyalexnet.data.dataset import shown
+from pyalexnet.errors import ArgumentError, PyalexnetError
+from pyalexnet.install import pip_install
+from pyalexnet.nets import presets
+from pyalexnet.nets.layers import (
+    LRN,
+    AvgPool,
+    Conv,
+    Dropout,
+    Layer,
+    Linear,
+    MaxPool,
+    Relu,
+    RNorm,
+    Scale,
+    Tanh,
+)
+from pyalexnet.runs.run import replacing
+from pyalexnet.step.rounding import rounding
+from pyalexnet.trained.load import Trained
+
+Floats = npt.NDArray[np.float32]
+
+OPSET = 17
+"""The default: of 2022, and read by all programs that are still updated."""
+
+OLDEST_OPSET = 13
+"""The first one whose operators are all as this module writes them."""
+
+CHECKED_IMAGES = 4
+"""Images with which a model of any batch size is checked."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How close onnxruntime came to our own logits.
+
+    difference: the largest, over `images` images and all classes. tolerance: the largest that
+    float32 rounding explains, see `rounding`. largest: the largest logit, for scale.
+    """
+
+    images: int
+    difference: float
+    tolerance: float
+    largest: float
+
+
+def export(
+    trained: Trained,
+    path: Path,
+    *,
+    batch: int | None = None,
+    opset: int = OPSET,
+    preprocessing: bool = False,
+    seed: int = 0,
+) -> Agreement:
+    """Write `trained` to the ONNX file `path`, once onnxruntime has agreed with it.
+
+    Args:
+        trained: the network to compare with, on the backend cpu, exact.
+        batch: images per call of the model; None: any number.
+        opset: version of ONNX's operators, `OLDEST_OPSET` or above.
+        preprocessing: whether the model subtracts the mean itself; it then reads pixels from 0 to
+            255, else pixels minus the mean.
+        seed: of the images for the comparison.
+
+    Raises:
+        ArgumentError: an argument, or a layer that ONNX cannot express.
+        PyalexnetError: a package is missing, onnxruntime computes something else, or `path` cannot
+            be written; no new file is then left.
+    """
+    content = serialised(trained, batch=batch, opset=opset, preprocessing=preprocessing)
+    agreement = compare(trained, content, batch=batch, preprocessing=preprocessing, seed=seed)
+    if not agreement.difference <= agreement.tolerance:
+        raise PyalexnetError(
+            f"{shown(path)}: onnxruntime's logits differ from ours by {agreement.difference:.3g}; "
+            f"at most {agreement.tolerance:.3g} was expected of float32, and no file was written."
+        )
+    write(path, content)
+    return agreement
+
+
+def write(path: Path, content: bytes) -> None:
+    """Make `path` a file of `content`, synced to disk, or leave it unchanged.
+
+    Raises:
+        PyalexnetError: it cannot be written.
+    """
+    try:
+        with replacing(path) as temporary, temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise PyalexnetError(
+            f"{shown(path)} cannot be written ({error.strerror}); {len(content)} bytes are needed "
+            "there."
+        ) from error
+
+
+# ---------------------------------------------------------------------- the model
+
+
+def serialised(trained: Trained, *, batch: int | None, opset: int, preprocessing: bool) -> bytes:
+    """The ONNX file's bytes, passed by ONNX's checker, which also infers every shape."""
+    onnx, _ = _libraries()
+    if batch is not None:
+        integer("export", "batch", batch, low=1)
+    newest = onnx.defs.onnx_opset_version()
+    integer("export", "opset", opset, low=OLDEST_OPSET, high=newest)
+    spec = trained.net.spec
+    height, width, channels = spec.input_shape
+    count = "N" if batch is None else batch
+    images, logits = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [count, *shape])
+        for name, shape in (("images", (channels, height, width)), ("logits", (spec.classes,)))
+    )
+    graph = _Graph(onnx)
+    graph.layers(trained, preprocessing)
+    operators = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(graph.nodes, spec.name, [images], [logits], graph.constants),
+        opset_imports=operators,
+        # The oldest file format with these operators, for the most readers.
+        ir_version=onnx.helper.find_min_ir_version_for(operators),
+        producer_name="pyalexnet",
+        producer_version=pyalexnet.__version__,
+        doc_string=_about(trained, preprocessing),
+    )
+    onnx.helper.set_model_props(model, _metadata(trained, preprocessing))
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def _about(trained: Trained, preprocessing: bool) -> str:
+    height, width, channels = trained.net.spec.input_shape
+    colours = "RGB" if channels == 3 else "grey levels"
+    mean = "the mean is subtracted inside" if preprocessing else "less the mean (see metadata)"
+    return (
+        f"{trained.net.spec.name}. images: N x {channels} x {height} x {width}, {colours} from 0 "
+        f"to 255, {mean}. logits: N x {trained.net.spec.classes}, before the softmax."
+    )
+
+
+def _metadata(trained: Trained, preprocessing: bool) -> dict[str, str]:
+    """Text for programs that read the model; lists and numbers are JSON."""
+    stored, crop = trained.stored, trained.size
+    default = presets.names()[0] if trained.meta.net == "alexnet" else ""
+    return {
+        "net": trained.meta.net,
+        "net_args": json.dumps(trained.meta.net_args),
+        "preset": trained.meta.net_args.get("preset", default),
+        **trained.classes.described(),
+        "step": str(trained.meta.step),
+        "mean_subtracted": json.dumps(preprocessing),
+        "channel_means": json.dumps([float(one) for one in trained.mean.mean(axis=(0, 1))]),
+        "resize": json.dumps({"shorter_side": min(stored), "centre_crop": list(crop)}),
+    }
+
+
+class _Graph:
+    """An ONNX graph under construction: nodes in order, and constants (ONNX's initializers)."""
+
+    def __init__(self, onnx: Any) -> None:
+        self._onnx = onnx
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def layers(self, trained: Trained, preprocessing: bool) -> None:
+        """All layers of a network, from `images` to `logits`."""
+        tip = "images"
+        if preprocessing:
+            mean = np.ascontiguousarray(centre_mean(trained).transpose(2, 0, 1))
+            tip = self.node("Sub", tip, self.constant("mean", mean), name="pixels")
+        params = {
+            name: np.asarray(trained.net.backend.to_numpy(value), np.float32)
+            for name, value in trained.net.params.items()
+        }
+        for layer, in_shape, out_shape in trained.net.spec.walk():
+            tip = self._layer(layer, tip, in_shape, out_shape, params)
+        self.nodes[-1].output[0] = "logits"
+
+    def node(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
+        """Append a node with one output of the same name; returns the name."""
+        self.nodes.append(
+            self._onnx.helper.make_node(kind, list(inputs), [name], name=name, **attributes)
+        )
+        return name
+
+    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
+        """Append an initializer; returns its name."""
+        tensor = self._onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self.constants.append(tensor)
+        return name
+
+    def _number(self, name: str, value: float) -> str:
+        return self.constant(name, np.array(value, np.float32))
+
+    def _layer(
+        self, layer: Layer, x: str, in_shape: Shape, out_shape: Shape, params: dict[str, Floats]
+    ) -> str:
+        match layer:
+            case Conv():
+                return self._conv(layer, x, params)
+            case Linear(groups=1):
+                return self._linear(layer, x, in_shape, params)
+            case Linear():
+                return self._linear_in_groups(layer, x, in_shape, params)
+            case Relu():
+                return self.node("Relu", x, name=layer.name)
+            case Tanh():
+                x = self._times(x, layer.scale_in, f"{layer.name}.scale_in")
+                x = self.node("Tanh", x, name=layer.name)
+                return self._times(x, layer.scale_out, f"{layer.name}.scale_out")
+            case Scale():
+                return self._times(x, layer.factor, layer.name)
+            case Dropout():
+                # In evaluation only the 2012 rule multiplies; the inverted one did so in training.
+                return x if layer.inverted else self._times(x, layer.keep, layer.name)
+            case LRN() if layer.size % 2:
+                return self._lrn(layer, x, in_shape)
+            case LRN() | RNorm():
+                return self._norm(layer, x, in_shape)
+            case MaxPool() | AvgPool():
+                return self._pool(layer, x, in_shape, out_shape)
+        raise ArgumentError(
+            f"export: {layer.name} is a {type(layer).__name__}, which has no form in ONNX here."
+        )
+
+    def _conv(self, layer: Conv, x: str, params: dict[str, Floats]) -> str:
+        g = ConvGeometry.of(layer.name, layer.stride, layer.pad, layer.groups)
+        name = layer.name
+        y = self.node(
+            "Conv",
+            x,
+            self.constant(f"{name}.w", params[layer.w].transpose(0, 3, 1, 2)),
+            self.constant(f"{name}.b", params[layer.b]),
+            name=name,
+            kernel_shape=[layer.size, layer.size],
+            strides=[g.stride_h, g.stride_w],
+            pads=[g.pad_top, g.pad_left, g.pad_bottom, g.pad_right],
+            group=g.groups,
+        )
+        return self._activation(layer, y)
+
+    def _linear(self, layer: Linear, x: str, in_shape: Shape, params: dict[str, Floats]) -> str:
+        name, w = layer.name, params[layer.w]
+        if len(in_shape) == 3:
+            x = self.node("Flatten", x, name=f"{name}.flat", axis=1)
+            w = w.reshape(len(w), *in_shape).transpose(0, 3, 1, 2).reshape(w.shape)
+        y = self.node(
+            "Gemm",
+            x,
+            self.constant(f"{name}.w", w),
+            self.constant(f"{name}.b", params[layer.b]),
+            name=name,
+            transB=1,
+        )
+        return self._activation(layer, y)
+
+    def _linear_in_groups(
+        self, layer: Linear, x: str, in_shape: Shape, params: dict[str, Floats]
+    ) -> str:
+        """A convolution with filters as large as the maps; a vector is one pixel."""
+        name = layer.name
+        height, width, channels = in_shape if len(in_shape) == 3 else (1, 1, *in_shape)
+        if len(in_shape) == 1:
+            x = self._reshape(x, f"{name}.pixel", channels, 1, 1)
+        w = params[layer.w].reshape(layer.outputs, height, width, -1)
+        y = self.node(
+            "Conv",
+            x,
+            self.constant(f"{name}.w", w.transpose(0, 3, 1, 2)),
+            self.constant(f"{name}.b", params[layer.b]),
+            name=name,
+            kernel_shape=[height, width],
+            group=layer.groups,
+        )
+        y = self.node("Flatten", y, name=f"{name}.flat", axis=1)
+        return self._activation(layer, y)
+
+    def _activation(self, layer: Conv | Linear, y: str) -> str:
+        kinds = {"relu": "Relu", "tanh": "Tanh"}
+        if layer.activation is None:
+            return y
+        return self.node(kinds[layer.activation], y, name=f"{layer.name}.{layer.activation}")
+
+    def _lrn(self, layer: LRN, x: str, in_shape: Shape) -> str:
+        """ONNX's LRN, which divides alpha by the size, and whose windows match ours if odd.
+
+        Groups are treated as separate images, which windows cannot cross.
+        """
+        height, width, channels = in_shape
+        if layer.groups > 1:
+            part = channels // layer.groups
+            x = self._reshape(x, f"{layer.name}.parts", part, height, width)
+        name = layer.name if layer.groups == 1 else f"{layer.name}.normed"
+        y = self.node(
+            "LRN",
+            x,
+            name=name,
+            size=layer.size,
+            alpha=float(layer.alpha * layer.size),
+            beta=float(layer.beta),
+            bias=float(layer.k),
+        )
+        return y if layer.groups == 1 else self._reshape(y, layer.name, channels, height, width)
+
+    def _norm(self, layer: LRN | RNorm, x: str, in_shape: Shape) -> str:
+        """x / (k + alpha * (sum of squares in the window))^beta, written out.
+
+        The sum is a convolution with ones: ONNX has no norm within maps, onnxruntime no LRN of
+        even size, and both have changed what an average pool divides by.
+        """
+        name = layer.name
+        before, behind = layer.size // 2, layer.size - 1 - layer.size // 2
+        _, _, channels = in_shape
+        squares = self.node("Mul", x, x, name=f"{name}.squares")
+        if isinstance(layer, RNorm):
+            ones = np.ones((channels, 1, layer.size, layer.size), np.float32)
+            pads, groups = [before, before, behind, behind], channels
+        else:
+            part = channels // layer.groups
+            offset = np.arange(part) - np.arange(part)[:, None]  # of channel j, seen from i
+            window = (-before <= offset) & (offset <= behind)
+            ones = np.tile(window.astype(np.float32), (layer.groups, 1))[:, :, None, None]
+            pads, groups = [0, 0, 0, 0], layer.groups
+        sums = self.node(
+            "Conv",
+            squares,
+            self.constant(f"{name}.window", ones),
+            name=f"{name}.sums",
+            kernel_shape=list(ones.shape[2:]),
+            pads=pads,
+            group=groups,
+        )
+        weighed = self.node(
+            "Mul", sums, self._number(f"{name}.alpha", layer.alpha), name=f"{name}.weighed"
+        )
+        base = self.node("Add", weighed, self._number(f"{name}.k", layer.k), name=f"{name}.base")
+        power = self.node(
+            "Pow", base, self._number(f"{name}.beta", layer.beta), name=f"{name}.power"
+        )
+        return self.node("Div", x, power, name=name)
+
+    def _pool(self, layer: MaxPool | AvgPool, x: str, in_shape: Shape, out_shape: Shape) -> str:
+        """A pool padded below and to the right for the windows that `ceil` keeps.
+
+        So `ceil_mode` is not needed, whose windows outside the image and divisor differ between
+        versions. Padding enters neither the maximum nor the mean.
+        """
+        g = PoolGeometry.of(layer.name, layer.size, layer.stride, layer.ceil)
+        below, right = (
+            max(0, (windows - 1) * g.stride + g.size - pixels)
+            for windows, pixels in zip(out_shape[:2], in_shape[:2], strict=True)
+        )
+        kind, more = (
+            ("MaxPool", {})
+            if isinstance(layer, MaxPool)
+            else ("AveragePool", {"count_include_pad": 0})
+        )
+        return self.node(
+            kind,
+            x,
+            name=layer.name,
+            kernel_shape=[g.size, g.size],
+            strides=[g.stride, g.stride],
+            pads=[0, 0, below, right],
+            **more,
+        )
+
+    def _times(self, x: str, factor: float, name: str) -> str:
+        if factor == 1:
+            return x
+        return self.node("Mul", x, self._number(f"{name}.factor", factor), name=name)
+
+    def _reshape(self, x: str, name: str, *shape: int) -> str:
+        """x as (-1, *shape): the number of images, or of their parts, follows."""
+        wanted = self.constant(f"{name}.shape", np.array([-1, *shape], np.int64))
+        return self.node("Reshape", x, wanted, name=name)
+
+
+def centre_mean(trained: Trained) -> Floats:
+    """The mean under the centre of a stored image, (H, W, C): what evaluation subtracts."""
+    return _centre(trained, trained.mean)
+
+
+def _centre(trained: Trained, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The centre (..., H, W, C) of stored images (..., Hs, Ws, C), as `views.centre` places it."""
+    (stored_h, stored_w), (height, width) = trained.stored, trained.size
+    top, left = (stored_h - height) // 2, (stored_w - width) // 2
+    return x[..., top : top + height, left : left + width, :]
+
+
+# ---------------------------------------------------------------------- the check
+
+
+def compare(
+    trained: Trained, content: bytes, *, batch: int | None, preprocessing: bool, seed: int = 0
+) -> Agreement:
+    """Logits of onnxruntime, with the model `content`, beside our own, for random images.
+
+    A model for any batch size is run on all but one of them, then on that one.
+    """
+    _, onnxruntime = _libraries()
+    count = CHECKED_IMAGES if batch is None else batch
+    stored = pixels(count, trained.mean.shape, seed)
+    ours = trained.logits(stored)
+    seen = _centre(trained, stored).astype(np.float32)
+    less_mean = seen - centre_mean(trained)
+    images = (seen if preprocessing else less_mean).transpose(0, 3, 1, 2)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised anyway
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        parts = [images] if batch is not None else [images[:-1], images[-1:]]
+        theirs = np.concatenate(
+            [session.run(["logits"], {"images": np.ascontiguousarray(part)})[0] for part in parts]
+        )
+    except Exception as error:  # its exceptions have no common base class
+        reason = textwrap.shorten(str(error), 200)
+        raise PyalexnetError(
+            f"export: onnxruntime {onnxruntime.__version__} cannot run the model ({reason})."
+        ) from error
+    return Agreement(
+        count,
+        float(np.max(np.abs(theirs.astype(np.float64) - ours))),
+        rounding(trained.net, less_mean, seed),
+        float(np.max(np.abs(ours))),
+    )
+
+
+def pixels(count: int, shape: Shape, seed: int) -> npt.NDArray[np.uint8]:
+    """Random images (count, H, W, C): coarse patches with fine noise, for photograph-like signals.
+
+    Noise of single pixels alone would average out in the first filters.
+    """
+    generator = np.random.Generator(np.random.Philox(seed))
+    height, width, channels = shape
+    patch = max(1, min(height, width) // 8)
+    coarse = generator.integers(
+        0, 192, (count, -(-height // patch), -(-width // patch), channels), np.uint8
+    )
+    patches = coarse.repeat(patch, axis=1).repeat(patch, axis=2)[:, :height, :width]
+    patches += generator.integers(0, 64, patches.shape, np.uint8)
+    return patches
+
+
+def _libraries() -> tuple[Any, Any]:
+    """onnx and onnxruntime."""
+    try:
+        import onnx
+        import onnx.numpy_helper
+        import onnxruntime
+    except ImportError as error:
+        raise PyalexnetError(
+            f"export needs onnx and onnxruntime ({error}): " + pip_install("'pyalexnet[onnx]'")
+        ) from error
+    return onnx, onnxruntime

@@ -1,0 +1,183 @@
+"""How well trained networks do on a split: each alone, and averaged."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pyalexnet.data import Dataset, Split
+from pyalexnet.data.classes import Classes
+from pyalexnet.data.dataset import Labels, Progress
+from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.runs import tensors
+from pyalexnet.runs.run import Scores
+from pyalexnet.trained import ensemble
+from pyalexnet.trained.ensemble import Probabilities, Weighted
+from pyalexnet.trained.evaluate import Sums
+from pyalexnet.trained.load import BATCH, Trained
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """The result of `judge`.
+
+    Attributes:
+        alone: each network's scores, in their order.
+        average: scores of the mean of their softmaxes; None for one network.
+        searched: coefficients fitted on these very images; None unless requested.
+        probabilities: (n, classes) of the one network, of the mean, or of the mean weighted by
+            the fitted coefficients; None unless kept.
+        labels: (n,).
+    """
+
+    alone: tuple[Scores, ...]
+    average: Scores | None
+    searched: Weighted | None
+    probabilities: Probabilities | None
+    labels: Labels
+
+
+def judge(
+    runs: Sequence[Trained],
+    splits: Sequence[Split],
+    *,
+    ten_crop: bool = False,
+    search: bool = False,
+    keep: bool = False,
+    batch_size: int = BATCH,
+    progress: Callable[[str], Progress] | None = None,
+) -> Judgement:
+    """Scores of networks on the same images, which `splits` has at each network's stored size.
+
+    The networks go through their splits one after the other. For several, one (n, classes) float64
+    sum is held; only the search needs the probabilities of all at once.
+
+    Args:
+        ten_crop: see `Trained.probabilities`.
+        search: fit coefficients of the average, see `ensemble.search`.
+        keep: return probabilities.
+        progress: given a description of the work, makes the function that is called with (images
+            done, images in all).
+
+    Raises:
+        ArgumentError: a search was requested for one network only.
+    """
+    if search and len(runs) < 2:
+        raise ArgumentError(
+            f"--search-weights was given with {len(runs)} run; at least 2 were expected."
+        )
+    several = len(runs) > 1
+    alone: list[Scores] = []
+    members: list[Probabilities] = []
+    for run, split in zip(runs, splits, strict=True):
+        feed = opinions(run, split, ten_crop, batch_size, progress and progress(run.name))
+        scores, probabilities = _scored(run, split, feed, keep or several)
+        alone.append(scores)
+        if probabilities is None:
+            continue
+        if search or not members:
+            members.append(probabilities)
+        else:
+            members[0] += probabilities
+    labels = splits[0].labels
+    if not several:
+        return Judgement(tuple(alone), None, None, members[0] if keep else None, labels)
+    mean = ensemble.average(members) if search else members[0] / len(runs)
+    average = ensemble.scores(mean, labels)
+    found = ensemble.search(members, labels) if search else None
+    if found:
+        mean = ensemble.average(members, found.coefficients)
+    return Judgement(tuple(alone), average, found, mean if keep else None, labels)
+
+
+def _scored(
+    run: Trained, split: Split, feed: Generator[tuple[Probabilities, Labels]], keep: bool
+) -> tuple[Scores, Probabilities | None]:
+    """Scores of all probabilities in `feed`, and, if kept, the probabilities."""
+    sums, seen = Sums(), 0
+    whole = np.empty((len(split), len(run.class_names))) if keep else None
+    with contextlib.closing(feed):
+        for probabilities, labels in feed:
+            scores = ensemble.scores(probabilities, labels)
+            sums.add(len(labels), scores.loss, scores.top1_error, scores.top5_error)
+            if whole is not None:
+                whole[seen : seen + len(labels)] = probabilities
+            seen += len(labels)
+    return sums.mean(), whole
+
+
+def opinions(
+    run: Trained,
+    split: Split,
+    ten_crop: bool = False,
+    batch_size: int = BATCH,
+    progress: Progress | None = None,
+) -> Generator[tuple[Probabilities, Labels]]:
+    """Probabilities (n, classes) and labels (n,) of a split's batches, in its order."""
+    with contextlib.closing(run.batches(split, batch_size, progress)) as feed:
+        for images, labels in feed:
+            yield run.probabilities(images, ten_crop=ten_crop), labels
+
+
+def same_images(
+    runs: Sequence[Trained],
+    path: str | None,
+    progress: Progress | None = None,
+    *,
+    in_order: bool = False,
+) -> list[Dataset]:
+    """The data set at `path`, or the one that all were trained on, as each network stores it.
+
+    Labels are the networks' own. in_order: match classes by position, whatever they are called.
+
+    Raises:
+        DataError: the classes are not those of every network, or numbered in another order, or no
+            data are named and the networks were trained on different sets.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        _check_same_classes(run, first, in_order)
+        if path is None and run.meta.config.get("data") != first.meta.config.get("data"):
+            raise DataError(
+                f"{run.name} and {first.name} were trained on different data; --data was expected."
+            )
+    found: dict[tuple[int, ...], Dataset] = {}
+    for run in runs:
+        if run.mean.shape not in found:
+            dataset = run.dataset(path, progress)
+            found[run.mean.shape] = run.numbered(dataset, in_order=in_order)
+    return [found[run.mean.shape] for run in runs]
+
+
+def write_predictions(path: Path, judgement: Judgement, classes: Classes) -> None:
+    """Write `probabilities` (n, classes) float32 and `labels` (n,) int64 as safetensors."""
+    assert judgement.probabilities is not None
+    tensors.write(
+        path,
+        {"labels": judgement.labels, "probabilities": judgement.probabilities.astype(np.float32)},
+        classes.described(),
+    )
+
+
+def _check_same_classes(run: Trained, first: Trained, in_order: bool) -> None:
+    """Refuse a network whose probabilities cannot be added to the first one's, class by class."""
+    places = tuple(range(len(first.classes)))
+    if in_order and len(run.classes) == len(places):
+        return
+    found = first.classes.places(run.classes)
+    if found is None:
+        raise DataError(
+            f"{run.name} and {first.name} tell other classes apart: "
+            f"{run.classes.difference(first.classes)}; runs on the same classes were expected."
+        )
+    if found != places:
+        number = next(number for number in places if found[number] != number)
+        raise DataError(
+            f"{run.name} and {first.name} number the same classes in another order: class {number} "
+            f"is {run.classes.ids[number]!r} and {first.classes.ids[number]!r}; the same order was "
+            "expected of runs that are averaged."
+        )

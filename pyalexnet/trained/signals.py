@@ -1,0 +1,213 @@
+"""Where the image signal dies on its way through a network.
+
+At each layer: how much units differ between images (signal), and how much between dropout's masks
+for one image (noise), both as the rms over the units of a standard deviation. Biases and narrow
+weights give units that are nearly the same for every image, and training then starts from logits
+that carry no information: the loss stays at chance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyalexnet.errors import ArgumentError
+from pyalexnet.step.net import Net
+
+IMAGES = 32
+"""As many as `survey` uses, and twice as many as it needs."""
+
+_FEWEST = 2  # one image has no deviation
+# The share of fresh networks' logits that depends on the image (batches of 128, photographs of 10
+# classes): 0.0002 in preset paper at a quarter of its width, which stayed at chance; 0.005 in
+# source at that width, which learnt. At full width it is 0.01 and 0.13.
+_DEAD, _FAINT = 1e-3, 2e-2
+# The smallest nets of cuda-convnet begin with logits that differ by 1.6e-4, and learn.
+_LEAST = 1e-6
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer's units over a batch of images, dropout off except for `noise`.
+
+    mean: of |y|. rms: of y. signal: rms over the units of the deviation between images. noise: the
+    same between dropout's masks, at one image. active: share of units and images above 0. alive:
+    share of units above 0 for some image. fan_in, std, bias: inputs of a unit, deviation of the
+    weights, mean |bias|; of layers with weights.
+    """
+
+    layer: str
+    mean: float
+    rms: float
+    signal: float
+    noise: float
+    active: float
+    alive: float
+    fan_in: int | None = None
+    std: float = 0.0
+    bias: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """The share of the output that depends on the image: signal / rms."""
+        return self.signal / self.rms if self.rms > 0 else 0.0
+
+    @property
+    def noise_to_signal(self) -> float:
+        return self.noise / self.signal if self.signal > 0 else math.inf if self.noise else 0.0
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.rms)
+
+
+class Verdict(NamedTuple):
+    """The layer at fault, or None, and a sentence about it."""
+
+    layer: str | None
+    sentence: str
+    state: Literal["healthy", "faint", "dead", "not finite"]
+
+
+def survey(net: Net, images: Any) -> tuple[Row, ...]:
+    """A row for the images themselves, then one for each layer.
+
+    images: (N, H, W, C) float32, minus the mean, of the host or the device; the first 32 are used,
+        and with fewer than 16 the numbers are rough.
+    """
+    if len(images) < _FEWEST:
+        raise ArgumentError(f"images has {len(images)}; at least {_FEWEST} were expected.")
+    batch = np.asarray(net.backend.to_numpy(images[:IMAGES]))
+    noises = dict(_noises(net, batch))
+    host = net.backend.to_numpy
+    weights = {name: np.asarray(host(values)) for name, values in net.params.items()}
+    rows = [_row("images", batch, 0.0)]
+    for name, outputs in net.activations(batch):
+        rows.append(_row(name, host(outputs), noises[name], weights))
+    return tuple(rows)
+
+
+def verdict(rows: Sequence[Row]) -> Verdict:
+    """The layer where the signal dies, or, if little of it arrives, is weakened most."""
+    broken = next((row for row in rows if not row.finite), None)
+    if broken:
+        sentence = f"{broken.layer} is the first layer whose outputs are not finite"
+        return Verdict(broken.layer, sentence, "not finite")
+    first, last = rows[0], rows[-1]
+    if first.signal == 0:
+        return Verdict("images", "the images are all alike", "dead")
+    if last.share >= _FAINT and last.signal >= _LEAST:
+        sentence = (
+            f"the image signal is healthy: {_percent(last.share)} of what {last.layer} says "
+            "depends on the image"
+        )
+        return Verdict(None, sentence, "healthy")
+    before, worst = _weakest(rows, by_share=last.share < _FAINT)
+    dead = last.share < _DEAD or last.signal < _LEAST
+    what = "dies" if dead else "is faint, and is weakened most"
+    sentence = (
+        f"the image signal {what} in {worst.layer}: {_percent(worst.share)} of what it says "
+        f"depends on the image, {_percent(before.share)} of what {before.layer} says, "
+        f"{_percent(last.share)} of what {last.layer} says"
+        f"{_under_noise(last)}; {_advice(worst)}"
+    )
+    return Verdict(worst.layer, sentence, "dead" if dead else "faint")
+
+
+def chance_sentence(
+    net: Net, images: Any, *, step: int, steps: int, loss: float, chance: float, run: Path
+) -> str:
+    """Why a run stops after `steps` steps of loss at chance, and what to do."""
+    found = verdict(survey(net, images))
+    why = found.sentence
+    if found.layer is None:
+        why += "; so try another learning rate, and look whether the labels are right"
+    return (
+        f"step {step}: the loss is {loss:.4f} and has been at chance, {chance:.4f}, for {steps} "
+        f"steps; {why}; for every layer: pyalexnet doctor --init {run} (to go on all the same: "
+        "--chance-steps 0)."
+    )
+
+
+def _noises(net: Net, batch: NDArray[np.float32]) -> Iterator[tuple[str, float]]:
+    """The noise of each layer, from a batch of copies of an image, each with its own mask."""
+    copies = np.repeat(batch[:1], len(batch), axis=0)
+    for name, outputs in net.activations(copies, train=True):
+        yield name, _spread(np.asarray(net.backend.to_numpy(outputs)))
+
+
+def _row(
+    layer: str, outputs: Any, noise: float, weights: dict[str, NDArray[Any]] | None = None
+) -> Row:
+    y = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
+    w, b = ((weights or {}).get(f"{layer}.{kind}") for kind in "wb")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return Row(
+            layer=layer,
+            mean=float(np.abs(y).mean()),
+            rms=float(np.sqrt((y * y).mean())),
+            signal=_spread(y),
+            noise=noise,
+            active=float((y > 0).mean()),
+            alive=float((y > 0).any(axis=0).mean()),
+            fan_in=None if w is None else math.prod(w.shape[1:]),
+            std=0.0 if w is None else float(w.std(dtype=np.float64)),
+            bias=0.0 if b is None else float(np.abs(b).mean(dtype=np.float64)),
+        )
+
+
+def _spread(y: NDArray[Any]) -> float:
+    """The rms over the units of the deviation along the batch (N, ...)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.sqrt(y.var(axis=0, dtype=np.float64).mean()))
+
+
+def _weakest(rows: Sequence[Row], *, by_share: bool) -> tuple[Row, Row]:
+    """The layer with weights that lets the least through, preceded by the row before it.
+
+    by_share: compare the signal's share of the output; otherwise its size.
+    """
+
+    def through(pair: tuple[Row, Row]) -> float:
+        inputs, row = pair
+        passed, of = (row.share, inputs.share) if by_share else (row.signal, inputs.signal)
+        return passed / of if of > 0 else 1.0
+
+    return min((pair for pair in pairwise(rows) if pair[1].fan_in), key=through)
+
+
+def _under_noise(last: Row) -> str:
+    if last.noise <= last.signal:
+        return ""
+    return f", under dropout noise {last.noise_to_signal:,.0f} times as large"
+
+
+def _advice(row: Row) -> str:
+    """What to change about a layer that weakens the signal."""
+    assert row.fan_in is not None  # it has weights
+    wide = math.sqrt(2 / row.fan_in)
+    if row.alive == 0:
+        return f"none of its units is above 0: try biases above {-row.bias:.2g}"
+    parts = []
+    if row.std < wide:
+        parts.append(
+            f"try wider initial weights there, {wide:.2g} = sqrt(2 / {row.fan_in}) instead of "
+            f"{row.std:.2g}"
+        )
+    if row.bias > row.signal:
+        parts.append(f"smaller biases than {row.bias:.2g}")
+    # In exactly these layers preset source differs from paper: 0.03 instead of 0.01.
+    if row.layer in ("conv3", "conv4", "conv5") and row.std < 0.02:
+        parts.append("in alexnet --preset source")
+    return ", or ".join(parts) or "try another seed"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
