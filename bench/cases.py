@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
-from pyalexnet.backends.learned import Learned
-from pyalexnet.backends.masks import Mask
 from pyalexnet.nets.layers import LRN, AvgPool, Conv, Dropout, Layer, Linear, MaxPool, Relu, RNorm
+from pyalexnet.ops.records import Learned, Mask
 from pyalexnet.step import plan
 from pyalexnet.step.net import NetSpec
 from pyalexnet.step.plan import Call, Draw, Operand, PerImage, Plan, Precision, name_of

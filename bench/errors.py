@@ -17,7 +17,7 @@ import numpy as np
 
 import pyalexnet
 from pyalexnet.backends import Backend
-from pyalexnet.backends.geometry import ConvGeometry
+from pyalexnet.ops.records import ConvGeometry
 from pyalexnet.step.net import NetSpec
 
 from . import cases
@@ -102,11 +102,11 @@ def _exact(case: Case, arrays: Arrays) -> np.ndarray[tuple[int, ...], np.dtype[n
     g = [ConvGeometry.of(case.op, *where)] if where else []
     run = getattr(reference, f"_{case.op}")
     if pass_ == "fprop":
-        run(arrays["x"], arrays["w"], arrays["b"], y, *g, None, 1, None, False)
+        run(arrays["x"], arrays["w"], arrays["b"], y, *g, "fma", 1, None, None)
     elif pass_ == "dgrad":
-        run(arrays["dy"], arrays["w"], None, 1.0, y, *g, False)
+        run(arrays["dy"], arrays["w"], None, y, *g, "fma", 1.0)
     else:
-        run(arrays["x"], arrays["dy"], y, np.zeros(others[0]), *g, False)
+        run(arrays["x"], arrays["dy"], y, np.zeros(others[0]), *g, "fma")
     return y
 
 

@@ -182,7 +182,7 @@ def _at_image(case: Case, image: int) -> dict[str, Any]:
     mask = case.settings.get("dropout")
     if mask is None:
         return {**case.settings, **place}
-    return {**case.settings, "dropout": dataclasses.replace(mask, **place)}
+    return {**case.settings, "dropout": mask._replace(**place)}
 
 
 def _found(case: Case, x: NDArray[Any], where: NDArray[Any]) -> NDArray[Any]:

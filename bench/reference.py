@@ -15,10 +15,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from pyalexnet.backends.base import Activation
-from pyalexnet.backends.geometry import BlockGeometry, ConvGeometry, PoolGeometry
 from pyalexnet.backends.host import HostBackend
-from pyalexnet.backends.learned import Learned
-from pyalexnet.backends.masks import Mask
+from pyalexnet.ops.records import BlockGeometry, ConvGeometry, Mask, Norm, PoolGeometry
 
 Numbers: TypeAlias = NDArray[Any]
 
@@ -27,6 +25,12 @@ class ReferenceBackend(HostBackend):
     """The operations as their formulas read, on arrays of the host."""
 
     name = "reference"
+
+    def _run(self, op: str, *arguments: Any) -> None:
+        getattr(self, f"_{op}")(*arguments)
+
+    def _unit(self, x: Numbers, tensor: bool) -> str:
+        return "fma"
 
     # Images
 
@@ -76,10 +80,10 @@ class ReferenceBackend(HostBackend):
         b: Numbers | None,
         y: Numbers,
         g: ConvGeometry,
-        activation: Activation,
+        unit: str,
         towers: int,
+        activation: Activation,
         mask: Mask | None,
-        tensor: bool,
     ) -> None:
         padded, total = _padded(x, g), np.zeros(y.shape)
         for r, s, at in _taps(w.shape, y.shape, g):
@@ -93,10 +97,10 @@ class ReferenceBackend(HostBackend):
         dy: Numbers,
         w: Numbers,
         gate: Numbers | None,
-        factor: float,
         dx: Numbers,
         g: ConvGeometry,
-        tensor: bool,
+        unit: str,
+        factor: float,
     ) -> None:
         n, h, width, c = dx.shape
         rows, columns = g.pad_top + h + g.pad_bottom, g.pad_left + width + g.pad_right
@@ -108,7 +112,7 @@ class ReferenceBackend(HostBackend):
         dx[...] = _let_pass(inside, gate, factor)
 
     def _conv_wgrad(
-        self, x: Numbers, dy: Numbers, dw: Numbers, db: Numbers, g: ConvGeometry, tensor: bool
+        self, x: Numbers, dy: Numbers, dw: Numbers, db: Numbers, g: ConvGeometry, unit: str
     ) -> None:
         padded, dy = _padded(x, g), _double(dy)
         for r, s, at in _taps(dw.shape, dy.shape, g):
@@ -117,13 +121,11 @@ class ReferenceBackend(HostBackend):
                 dw[filters, r, s] = np.tensordot(dy[..., filters], pixels, ((0, 1, 2), (0, 1, 2)))
         db[...] = dy.sum(axis=(0, 1, 2))
 
-    def _conv_wgrad_sgd(
-        self, x: Numbers, dy: Numbers, w: Learned, b: Learned, g: ConvGeometry, tensor: bool
-    ) -> None:
-        dw, db = np.empty(w.w.shape), np.empty(b.w.shape)
-        self._conv_wgrad(x, dy, dw, db, g, tensor)
-        self._learn(w, dw)
-        self._learn(b, db)
+    def _conv_wgrad_sgd(self, x: Numbers, dy: Numbers, *arguments: Any) -> None:
+        *learned, g, unit, w_rule, b_rule = arguments
+        dw, db = _gradients(learned)
+        self._conv_wgrad(x, dy, dw, db, g, unit)
+        self._learn(learned, dw, db, w_rule, b_rule)
 
     # Linear layers
 
@@ -133,10 +135,10 @@ class ReferenceBackend(HostBackend):
         w: Numbers,
         b: Numbers | None,
         y: Numbers,
-        activation: Activation,
+        unit: str,
         towers: int,
+        activation: Activation,
         mask: Mask | None,
-        tensor: bool,
     ) -> None:
         self._finish(_double(x) @ _double(w).T, b, y, activation, mask)
 
@@ -145,25 +147,21 @@ class ReferenceBackend(HostBackend):
         dy: Numbers,
         w: Numbers,
         gate: Numbers | None,
-        factor: float,
         dx: Numbers,
-        tensor: bool,
+        unit: str,
+        factor: float,
     ) -> None:
         dx[...] = _let_pass(_double(dy) @ _double(w), gate, factor)
 
-    def _linear_wgrad(
-        self, x: Numbers, dy: Numbers, dw: Numbers, db: Numbers, tensor: bool
-    ) -> None:
+    def _linear_wgrad(self, x: Numbers, dy: Numbers, dw: Numbers, db: Numbers, unit: str) -> None:
         dw[...] = _double(dy).T @ _double(x)
         db[...] = _double(dy).sum(axis=0)
 
-    def _linear_wgrad_sgd(
-        self, x: Numbers, dy: Numbers, w: Learned, b: Learned, tensor: bool
-    ) -> None:
-        dw, db = np.empty(w.w.shape), np.empty(b.w.shape)
-        self._linear_wgrad(x, dy, dw, db, tensor)
-        self._learn(w, dw)
-        self._learn(b, db)
+    def _linear_wgrad_sgd(self, x: Numbers, dy: Numbers, *arguments: Any) -> None:
+        *learned, unit, w_rule, b_rule = arguments
+        dw, db = _gradients(learned)
+        self._linear_wgrad(x, dy, dw, db, unit)
+        self._learn(learned, dw, db, w_rule, b_rule)
 
     def _finish(
         self,
@@ -179,9 +177,12 @@ class ReferenceBackend(HostBackend):
             self._dropout(done, done, mask)
         y[...] = done
 
-    def _learn(self, learned: Learned, dw: Numbers) -> None:
-        rule = (learned.lr, learned.momentum, learned.weight_decay)
-        self._sgd_update(learned.w, learned.low, learned.v, dw, *rule)
+    def _learn(
+        self, learned: list[Any], dw: Numbers, db: Numbers, w_rule: Any, b_rule: Any
+    ) -> None:
+        w, low, v, b, bv = learned
+        self._sgd_update(w, low, v, dw, w_rule)
+        self._sgd_update(b, None, bv, db, b_rule)
 
     # Activations
 
@@ -202,36 +203,26 @@ class ReferenceBackend(HostBackend):
 
     # Norms: a sum of squares over windows, and one over the windows that contain a unit
 
-    def _lrn_fprop(
-        self, x: Numbers, y: Numbers, size: int, alpha: float, beta: float, k: float, groups: int
-    ) -> None:
-        shape = (-1, x.shape[3] // groups)
-        _normalise(x.reshape(shape), y.reshape(shape), (1,), size, alpha, beta, k)
+    def _lrn_fprop(self, x: Numbers, y: Numbers, norm: Norm) -> None:
+        shape = (-1, x.shape[3] // norm.groups)
+        _normalise(x.reshape(shape), y.reshape(shape), (1,), norm)
 
     def _lrn_dgrad(
         self,
         x: Numbers,
         dy: Numbers,
         dx: Numbers,
-        size: int,
-        alpha: float,
-        beta: float,
-        k: float,
-        groups: int,
+        norm: Norm,
     ) -> None:
-        shape = (-1, x.shape[3] // groups)
+        shape = (-1, x.shape[3] // norm.groups)
         arrays = (x.reshape(shape), dy.reshape(shape), dx.reshape(shape))
-        _normalise_dgrad(*arrays, (1,), size, alpha, beta, k)
+        _normalise_dgrad(*arrays, (1,), norm)
 
-    def _rnorm_fprop(
-        self, x: Numbers, y: Numbers, size: int, alpha: float, beta: float, k: float
-    ) -> None:
-        _normalise(x, y, (1, 2), size, alpha, beta, k)
+    def _rnorm_fprop(self, x: Numbers, y: Numbers, norm: Norm) -> None:
+        _normalise(x, y, (1, 2), norm)
 
-    def _rnorm_dgrad(
-        self, x: Numbers, dy: Numbers, dx: Numbers, size: int, alpha: float, beta: float, k: float
-    ) -> None:
-        _normalise_dgrad(x, dy, dx, (1, 2), size, alpha, beta, k)
+    def _rnorm_dgrad(self, x: Numbers, dy: Numbers, dx: Numbers, norm: Norm) -> None:
+        _normalise_dgrad(x, dy, dx, (1, 2), norm)
 
     # Pooling: window by window
 
@@ -266,16 +257,12 @@ class ReferenceBackend(HostBackend):
         x: Numbers,
         y: Numbers,
         where: Numbers,
-        size: int,
-        alpha: float,
-        beta: float,
-        k: float,
-        groups: int,
+        norm: Norm,
         g: PoolGeometry,
         relu: bool,
     ) -> None:
         normed, pooled = np.empty(x.shape), np.empty(y.shape)
-        self._lrn_fprop(x, normed, size, alpha, beta, k, groups)
+        self._lrn_fprop(x, normed, norm)
         self._maxpool_fprop(normed, pooled, where, g)
         y[...] = _activated(pooled, "relu" if relu else None)
 
@@ -286,17 +273,13 @@ class ReferenceBackend(HostBackend):
         dy: Numbers,
         where: Numbers,
         dx: Numbers,
-        size: int,
-        alpha: float,
-        beta: float,
-        k: float,
-        groups: int,
+        norm: Norm,
         g: PoolGeometry,
         gated: bool,
     ) -> None:
         dnormed = _unpooled(_let_pass(_double(dy), y, 1.0), where, x.shape, g)
         total = np.empty(x.shape)
-        self._lrn_dgrad(x, dnormed, total, size, alpha, beta, k, groups)
+        self._lrn_dgrad(x, dnormed, total, norm)
         dx[...] = _let_pass(total, x if gated else None, 1.0)
 
     # Dropout
@@ -337,10 +320,9 @@ class ReferenceBackend(HostBackend):
         low: Numbers | None,
         v: Numbers,
         dw: Numbers,
-        lr: Any,
-        momentum: float,
-        weight_decay: float,
+        rule: tuple[Any, float, float],
     ) -> None:
+        lr, momentum, weight_decay = rule
         if float(lr) == 0:
             return
         whole = w if low is None else joined(w, low)
@@ -369,6 +351,12 @@ class ReferenceBackend(HostBackend):
     def _exchange_scatter_add(self, dwholes: Sequence[Numbers], dpart: Numbers, start: int) -> None:
         channels = slice(start, start + dpart.shape[-1])
         dpart[...] = sum(_double(dwhole[..., channels]) for dwhole in dwholes)
+
+
+def _gradients(learned: list[Any]) -> tuple[Numbers, Numbers]:
+    """Room for the gradients of weights and biases."""
+    w, _, _, b, _ = learned
+    return np.empty(w.shape), np.empty(b.shape)
 
 
 def joined(high: Numbers, low: Numbers) -> NDArray[np.float32]:
@@ -441,11 +429,9 @@ def _normalise(
     x: Numbers,
     y: Numbers,
     axes: tuple[int, ...],
-    size: int,
-    alpha: float,
-    beta: float,
-    k: float,
+    norm: Norm,
 ) -> None:
+    size, alpha, beta, k, _ = norm
     d = k + alpha * _window_sums(_double(x) ** 2, axes, size, size // 2)
     y[...] = _double(x) * d**-beta
 
@@ -455,11 +441,9 @@ def _normalise_dgrad(
     dy: Numbers,
     dx: Numbers,
     axes: tuple[int, ...],
-    size: int,
-    alpha: float,
-    beta: float,
-    k: float,
+    norm: Norm,
 ) -> None:
+    size, alpha, beta, k, _ = norm
     x, dy = _double(x), _double(dy)
     d = k + alpha * _window_sums(x**2, axes, size, size // 2)
     # The windows that contain a unit: the mirrored window.

@@ -1,70 +1,48 @@
+#include "maps.hpp"
 #include "register.hpp"
-#include "same_shape.hpp"
 
 namespace pyalexnet {
 namespace {
 
-template <class Launcher> void fprop(const char* op, Launcher launcher, const py::object& x_,
-                                     const py::object& y_, int device, const Target& target) {
-    Call call(op, device, target);
-    with_element(x_, [&](auto element) {
-        using T = decltype(element);
-        const auto x = call.input<const T>("x", x_);
-        const auto y = call.output<T>("y", y_, Alias::allowed);
-        expect_same_shape(call, "x", x, "y", y);
-        call.launch([=](Stream s) { launcher(x.data(), y.data(), x.size(), s); });
-    });
+template <class Launcher> auto fprop(const char* op, Launcher launcher) {
+    return [=](const py::object& x_, const py::object& y_, const Place& place) {
+        Call call(op, place);
+        with_map(call, x_, y_, Alias::allowed, Call::kAnyRank, [&](auto x, auto y) {
+            call.launch([=](Stream s) { launcher(x.data(), y.data(), x.size(), s); });
+        });
+    };
 }
 
-template <class Launcher> void dgrad(const char* op, Launcher launcher, const py::object& y_,
-                                     const py::object& dy_, const py::object& dx_, int device,
-                                     const Target& target) {
-    Call call(op, device, target);
-    with_element(y_, [&](auto element) {
-        using T = decltype(element);
-        const auto y = call.input<const T>("y", y_);
-        const auto dy = call.input<const T>("dy", dy_);
-        const auto dx = call.output<T>("dx", dx_, Alias::allowed);
-        expect_same_shape(call, "y", y, "dy", dy);
-        expect_same_shape(call, "y", y, "dx", dx);
-        call.launch([=](Stream s) { launcher(y.data(), dy.data(), dx.data(), y.size(), s); });
-    });
+template <class Launcher> auto dgrad(const char* op, Launcher launcher) {
+    return [=](const py::object& y_, const py::object& dy_, const py::object& dx_,
+               const Place& place) {
+        Call call(op, place);
+        const auto use = [&](auto y, auto dy, auto dx) {
+            call.launch([=](Stream s) { launcher(y.data(), dy.data(), dx.data(), y.size(), s); });
+        };
+        with_gradient(call, "y", y_, dy_, dx_, Alias::allowed, Call::kAnyRank, use);
+    };
 }
 
-void relu_fprop_op(const py::object& x, const py::object& y, int device, const Target& target) {
-    fprop("relu_fprop", [](auto... each) { relu_fprop(each...); }, x, y, device, target);
-}
-
-void relu_dgrad_op(const py::object& y, const py::object& dy, const py::object& dx, int device,
-                   const Target& target) {
-    dgrad("relu_dgrad", [](auto... each) { relu_dgrad(each...); }, y, dy, dx, device, target);
-}
-
-void tanh_fprop_op(const py::object& x, const py::object& y, int device, const Target& target) {
-    fprop("tanh_fprop", [](auto... each) { tanh_fprop(each...); }, x, y, device, target);
-}
-
-void tanh_dgrad_op(const py::object& y, const py::object& dy, const py::object& dx, int device,
-                   const Target& target) {
-    dgrad("tanh_dgrad", [](auto... each) { tanh_dgrad(each...); }, y, dy, dx, device, target);
-}
-
-void scale_op(const py::object& x, const py::object& y, float factor, int device,
-              const Target& target) {
+void scale_op(const py::object& x_, const py::object& y_, float factor, const Place& place) {
     const auto launcher = [factor](auto* from, auto* to, std::int64_t count, Stream s) {
         scale(from, to, count, factor, s);
     };
-    fprop("scale", launcher, x, y, device, target);
+    fprop("scale", launcher)(x_, y_, place);
 }
 
 } // namespace
 
 void register_activation(py::module_& m) {
-    m.def("relu_fprop", &relu_fprop_op);
-    m.def("relu_dgrad", &relu_dgrad_op);
-    m.def("scale", &scale_op);
-    m.def("tanh_fprop", &tanh_fprop_op);
-    m.def("tanh_dgrad", &tanh_dgrad_op);
+    const auto relu = fprop("relu_fprop", [](auto... each) { relu_fprop(each...); });
+    const auto drelu = dgrad("relu_dgrad", [](auto... each) { relu_dgrad(each...); });
+    const auto tanh = fprop("tanh_fprop", [](auto... each) { tanh_fprop(each...); });
+    const auto dtanh = dgrad("tanh_dgrad", [](auto... each) { tanh_dgrad(each...); });
+    m.def("relu_fprop", relu, "x"_a, "y"_a, "place"_a);
+    m.def("relu_dgrad", drelu, "y"_a, "dy"_a, "dx"_a, "place"_a);
+    m.def("scale", &scale_op, "x"_a, "y"_a, "factor"_a, "place"_a);
+    m.def("tanh_fprop", tanh, "x"_a, "y"_a, "place"_a);
+    m.def("tanh_dgrad", dtanh, "y"_a, "dy"_a, "dx"_a, "place"_a);
 }
 
 } // namespace pyalexnet

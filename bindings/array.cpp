@@ -68,12 +68,13 @@ void Recording::run(std::uintptr_t stream, std::uintptr_t beside) const {
     if (any_aside) order(calls_.front().device, side, main);
 }
 
-Call::Call(const char* op, int device, const Target& target)
-    : op_(op), device_(device), target_(target), given_(std::make_shared<std::deque<Given>>()) {
+Call::Call(const char* op, const Place& place)
+    : op_(op), device_(std::get<0>(place)), target_(std::get<1>(place)),
+      workspace_(std::get<2>(place)), given_(std::make_shared<std::deque<Given>>()) {
     const int count = device_count();
-    if (device < 0 || device >= count)
-        refuse("device is " + std::to_string(device) + "; there are " + std::to_string(count));
-    const auto* recording = std::get_if<std::shared_ptr<Recording>>(&target);
+    if (device_ < 0 || device_ >= count)
+        refuse("device is " + std::to_string(device_) + "; there are " + std::to_string(count));
+    const auto* recording = std::get_if<std::shared_ptr<Recording>>(&target_);
     expect(!recording || *recording, "stream is None; its address or a Recording was expected");
 }
 
@@ -131,16 +132,15 @@ const Given& Call::take(const char* name, py::handle object, char kind, std::siz
     return given_->back();
 }
 
-Array<float> Call::scratch(const char* name, py::handle object, std::size_t bytes) {
+Array<float> Call::scratch(std::size_t bytes) {
     if (bytes == 0) return Array<float>(nullptr);
-    expect(!object.is_none(), std::string(name) + " is None; " + std::to_string(bytes) +
-                                  " bytes of scratch were expected");
+    const py::object object = workspace_(bytes);
     const Given& given =
-        take<std::uint8_t>(name, object, 1, Access::scratch, device_, Alias::refused);
-    expect(given.bytes() >= bytes, std::string(name) + " has " + std::to_string(given.bytes()) +
-                                       " bytes; " + std::to_string(bytes) + " were expected");
+        take<std::uint8_t>("workspace", object, 1, Access::scratch, device_, Alias::refused);
+    expect(given.bytes() >= bytes, "workspace has " + std::to_string(given.bytes()) + " bytes; " +
+                                       std::to_string(bytes) + " were expected");
     expect(reinterpret_cast<std::uintptr_t>(given.pointer) % 16 == 0,
-           std::string(name) + " does not begin at a multiple of 16 bytes");
+           "workspace does not begin at a multiple of 16 bytes");
     Given& own = given_->back();
     own.kind = 'f'; // launchers keep partial sums there
     own.element_bytes = sizeof(float);

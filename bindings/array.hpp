@@ -15,12 +15,14 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <variant>
 #include <vector>
 
 namespace pyalexnet {
 
 namespace py = pybind11;
+using namespace py::literals;
 
 enum class Access { read, write, read_write, scratch };
 enum class Alias { refused, allowed };
@@ -111,9 +113,15 @@ class Recording {
 // Where a call's launches go: at once onto a stream (its address), or into a recording.
 using Target = std::variant<std::uintptr_t, std::shared_ptr<Recording>>;
 
+// The last argument of every op: the device, the target, and a function that returns scratch, an
+// array of at least so many bytes.
+using Place = std::tuple<int, Target, py::object>;
+
 class Call {
   public:
-    Call(const char* op, int device, const Target& target);
+    Call(const char* op, const Place& place);
+
+    int device() const { return device_; }
 
     static constexpr int kAnyRank = -1;
 
@@ -138,8 +146,8 @@ class Call {
     template <class T> Array<T> inout(const char* name, py::handle object, int rank = kAnyRank) {
         return Array<T>(&take<T>(name, object, rank, Access::read_write, device_, Alias::refused));
     }
-    // Room of the size that <op>_workspace() gives; None where the launcher needs none.
-    Array<float> scratch(const char* name, py::handle object, std::size_t bytes);
+    // Scratch for the launcher, which is asked for only if `bytes` is above 0.
+    Array<float> scratch(std::size_t bytes);
 
     NumberArgument<float, Scalar> scalar(const char* name, py::handle object);
     NumberArgument<std::uint32_t, Counter> counter(const char* name, py::handle object);
@@ -172,6 +180,7 @@ class Call {
     const char* op_;
     int device_;
     Target target_;
+    py::object workspace_;
     std::shared_ptr<std::deque<Given>> given_; // a deque: arrays point into it
 };
 

@@ -1,30 +1,28 @@
-#include "draw.hpp"
+#include "records.hpp"
 #include "register.hpp"
-#include "same_shape.hpp"
 
 namespace pyalexnet {
 namespace {
 
-void dropout_op(const py::object& x_, const py::object& y_, double keep, std::uint64_t seed,
-                const py::object& step_, std::uint32_t layer, std::int64_t offset,
-                std::int64_t total, int device, const Target& target) {
-    Call call("dropout", device, target);
-    with_element(x_, [&](auto element) {
-        using T = decltype(element);
-        const auto x = call.input<const T>("x", x_);
-        const auto y = call.output<T>("y", y_, Alias::allowed);
-        expect_same_shape(call, "x", x, "y", y);
+void dropout_op(const py::object& x_, const py::object& y_, const MaskGiven& mask_,
+                const Place& place) {
+    Call call("dropout", place);
+    with_map(call, x_, y_, Alias::allowed, Call::kAnyRank, [&](auto x, auto y) {
         call.expect(x.rank() >= 1, "x has no axes; (images, ...) was expected");
         const std::int64_t images = x.dim(0);
         const std::int64_t features = x.size() / images;
-        const DrawArgument draw(call, keep, seed, step_, layer, offset, total, images, features);
+        const MaskArgument mask(call, mask_, images, features);
+        call.expect(mask.factor() == 1.0f, "factor is " + std::to_string(mask.factor()) +
+                                               "; 1 was expected: nothing is rescaled");
         call.launch(
-            [=](Stream s) { dropout(x.data(), y.data(), images, features, draw.get(), s); });
+            [=](Stream s) { dropout(x.data(), y.data(), images, features, mask.get(), s); });
     });
 }
 
 } // namespace
 
-void register_dropout(py::module_& m) { m.def("dropout", &dropout_op); }
+void register_dropout(py::module_& m) {
+    m.def("dropout", &dropout_op, "x"_a, "y"_a, "mask"_a, "place"_a);
+}
 
 } // namespace pyalexnet

@@ -28,9 +28,8 @@ template <class A, class B> bool same_pixels(const A& a, const B& b) {
            std::equal(a.shape().begin(), a.shape().end() - 1, b.shape().begin());
 }
 
-void gather(const py::sequence& parts_, const py::object& whole_, int device,
-            const Target& target) {
-    Call call("exchange_gather", device, target);
+void gather(const py::sequence& parts_, const py::object& whole_, const Place& place) {
+    Call call("exchange_gather", place);
     const Peers peers = peers_of(call, "parts", parts_);
     const auto whole = call.output<float>("whole", whole_);
     ExchangeParts parts{};
@@ -53,8 +52,8 @@ void gather(const py::sequence& parts_, const py::object& whole_, int device,
 }
 
 void scatter_add(const py::sequence& dwholes_, const py::object& dpart_, std::int64_t start,
-                 int device, const Target& target) {
-    Call call("exchange_scatter_add", device, target);
+                 const Place& place) {
+    Call call("exchange_scatter_add", place);
     const Peers peers = peers_of(call, "dwholes", dwholes_);
     const auto dpart = call.output<float>("dpart", dpart_);
     const auto& first = peers.front();
@@ -80,8 +79,8 @@ void scatter_add(const py::sequence& dwholes_, const py::object& dpart_, std::in
 } // namespace
 
 void register_exchange(py::module_& m) {
-    m.def("exchange_gather", &gather);
-    m.def("exchange_scatter_add", &scatter_add);
+    m.def("exchange_gather", &gather, "parts"_a, "whole"_a, "place"_a);
+    m.def("exchange_scatter_add", &scatter_add, "dwholes"_a, "dpart"_a, "start"_a, "place"_a);
 }
 
 } // namespace pyalexnet

@@ -3,12 +3,17 @@
 
 #include "array.hpp"
 
+#include <tuple>
+
 namespace pyalexnet {
 
-// Shapes of maps x (N, H, W, C) and y (N, P, Q, C), whichever arrays they came from. No window may
-// start outside the image; y need not hold every window that fits.
-template <class X, class Y> PoolShape pool_shape(const Call& call, const X& x, const Y& y,
-                                                 std::int64_t size, std::int64_t stride) {
+// (size, stride, ceil); whether windows are kept that the border clips follows from y.
+using PoolGiven = std::tuple<std::int64_t, std::int64_t, bool>;
+
+// Shapes of maps x (N, H, W, C) and y (N, P, Q, C), or of their gradients.
+// No window may start outside the image; y need not hold every window that fits.
+template <class X, class Y>
+PoolShape pool_shape(const Call& call, const X& x, const Y& y, const PoolGiven& pool) {
     PoolShape shape{};
     shape.images = x.dim(0);
     shape.height = call.extent("height", x.dim(1));
@@ -16,8 +21,8 @@ template <class X, class Y> PoolShape pool_shape(const Call& call, const X& x, c
     shape.channels = call.extent("channels", x.dim(3));
     shape.out_height = call.extent("output height", y.dim(1));
     shape.out_width = call.extent("output width", y.dim(2));
-    shape.size = call.extent("size", size);
-    shape.stride = call.extent("stride", stride);
+    shape.size = call.extent("size", std::get<0>(pool));
+    shape.stride = call.extent("stride", std::get<1>(pool));
     call.expect(y.dim(0) == x.dim(0) && y.dim(3) == x.dim(3),
                 "pooled maps of shape " + y.shape_text() + " do not come from maps of shape " +
                     x.shape_text());
@@ -35,16 +40,17 @@ template <class X, class Y> PoolShape pool_shape(const Call& call, const X& x, c
 }
 
 // r * size + s fits a byte in windows up to 16 x 16, and 16 bits in those up to 256 x 256.
-inline bool fits_byte(const Call& call, std::int64_t size) {
+inline bool fits_byte(const Call& call, const PoolGiven& pool) {
+    const std::int64_t size = std::get<0>(pool);
     call.expect(size <= 256, "size is " + std::to_string(size) + "; at most 256 was expected");
     return size <= 16;
 }
 
 // Calls `use` with a value of the maps' element type, and one of where's.
 template <class Use>
-void with_types(const Call& call, const py::object& maps, std::int64_t size, Use use) {
+void with_types(const Call& call, const py::object& maps, const PoolGiven& pool, Use use) {
     with_element(maps, [&](auto element) {
-        fits_byte(call, size) ? use(element, std::uint8_t{}) : use(element, std::uint16_t{});
+        fits_byte(call, pool) ? use(element, std::uint8_t{}) : use(element, std::uint16_t{});
     });
 }
 

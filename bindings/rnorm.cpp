@@ -1,72 +1,50 @@
+#include "records.hpp"
 #include "register.hpp"
-#include "same_shape.hpp"
 
 namespace pyalexnet {
 namespace {
 
-// A launcher's arguments for maps (images, height, width, channels).
-struct Maps {
+// A launcher's arguments for maps x (images, height, width, channels), which are not in groups.
+struct NormedMaps {
     std::int64_t images;
     int height, width, channels;
+    ResponseNorm norm;
 };
 
-Maps countable(const Call& call, std::int64_t images, std::int64_t height, std::int64_t width,
-               std::int64_t channels) {
-    const Maps maps{call.extent("images", images), call.extent("height", height),
-                    call.extent("width", width), call.extent("channels", channels)};
+template <class X> NormedMaps maps_of(const Call& call, const X& x, const NormGiven& norm_) {
+    const int channels = call.extent("channels", x.dim(3));
+    const NormArgument norm(call, norm_, channels);
+    call.expect(norm.groups == 1,
+                "groups is " + std::to_string(norm.groups) + "; 1 was expected, within a map");
     // Kernels count rows, and places within one, in 32 bits.
-    call.extent("rows of pixels", images * height);
-    call.extent("elements of a row of pixels", width * channels);
-    return maps;
+    call.extent("rows of pixels", x.dim(0) * x.dim(1));
+    call.extent("elements of a row of pixels", x.dim(2) * x.dim(3));
+    return {x.dim(0), call.extent("height", x.dim(1)), call.extent("width", x.dim(2)), channels,
+            norm.norm};
 }
 
-template <class X> Maps maps_of(const Call& call, const X& x) {
-    return countable(call, x.dim(0), x.dim(1), x.dim(2), x.dim(3));
-}
-
-std::size_t rnorm_dgrad_workspace_op(std::int64_t images, std::int64_t height, std::int64_t width,
-                                     std::int64_t channels) {
-    const Call call("rnorm_dgrad_workspace", 0, Target{});
-    const Maps maps = countable(call, images, height, width, channels);
-    return rnorm_dgrad_workspace(maps.images, maps.height, maps.width, maps.channels);
-}
-
-void rnorm_fprop_op(const py::object& x_, const py::object& y_, std::int64_t size, float alpha,
-                    float beta, float k, int device, const Target& target) {
-    Call call("rnorm_fprop", device, target);
-    with_element(x_, [&](auto element) {
-        using T = decltype(element);
-        const auto x = call.input<const T>("x", x_, 4);
-        const auto y = call.output<T>("y", y_, 4);
-        expect_same_shape(call, "x", x, "y", y);
-        const Maps maps = maps_of(call, x);
-        const ResponseNorm norm{call.extent("size", size), alpha, beta, k};
+void rnorm_fprop_op(const py::object& x_, const py::object& y_, const NormGiven& norm,
+                    const Place& place) {
+    Call call("rnorm_fprop", place);
+    with_map(call, x_, y_, Alias::refused, 4, [&](auto x, auto y) {
+        const NormedMaps of = maps_of(call, x, norm);
         call.launch([=](Stream s) {
-            rnorm_fprop(x.data(), y.data(), maps.images, maps.height, maps.width, maps.channels,
-                        norm, s);
+            rnorm_fprop(x.data(), y.data(), of.images, of.height, of.width, of.channels, of.norm,
+                        s);
         });
     });
 }
 
 void rnorm_dgrad_op(const py::object& x_, const py::object& dy_, const py::object& dx_,
-                    const py::object& workspace_, std::int64_t size, float alpha, float beta,
-                    float k, int device, const Target& target) {
-    Call call("rnorm_dgrad", device, target);
-    with_element(x_, [&](auto element) {
-        using T = decltype(element);
-        const auto x = call.input<const T>("x", x_, 4);
-        const auto dy = call.input<const T>("dy", dy_, 4);
-        const auto dx = call.output<T>("dx", dx_, 4);
-        expect_same_shape(call, "x", x, "dy", dy);
-        expect_same_shape(call, "x", x, "dx", dx);
-        const Maps maps = maps_of(call, x);
-        const ResponseNorm norm{call.extent("size", size), alpha, beta, k};
-        const auto scratch = call.scratch(
-            "workspace", workspace_,
-            rnorm_dgrad_workspace(maps.images, maps.height, maps.width, maps.channels));
+                    const NormGiven& norm, const Place& place) {
+    Call call("rnorm_dgrad", place);
+    with_gradient(call, "x", x_, dy_, dx_, Alias::refused, 4, [&](auto x, auto dy, auto dx) {
+        const NormedMaps of = maps_of(call, x, norm);
+        const auto scratch =
+            call.scratch(rnorm_dgrad_workspace(of.images, of.height, of.width, of.channels));
         call.launch([=](Stream s) {
-            rnorm_dgrad(x.data(), dy.data(), dx.data(), maps.images, maps.height, maps.width,
-                        maps.channels, norm, scratch.data(), s);
+            rnorm_dgrad(x.data(), dy.data(), dx.data(), of.images, of.height, of.width, of.channels,
+                        of.norm, scratch.data(), s);
         });
     });
 }
@@ -74,10 +52,8 @@ void rnorm_dgrad_op(const py::object& x_, const py::object& dy_, const py::objec
 } // namespace
 
 void register_rnorm(py::module_& m) {
-    m.def("rnorm_fprop", &rnorm_fprop_op);
-    m.def("rnorm_dgrad", &rnorm_dgrad_op);
-    // From images, height, width, channels.
-    m.def("rnorm_dgrad_workspace", &rnorm_dgrad_workspace_op);
+    m.def("rnorm_fprop", &rnorm_fprop_op, "x"_a, "y"_a, "norm"_a, "place"_a);
+    m.def("rnorm_dgrad", &rnorm_dgrad_op, "x"_a, "dy"_a, "dx"_a, "norm"_a, "place"_a);
 }
 
 } // namespace pyalexnet

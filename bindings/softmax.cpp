@@ -1,19 +1,14 @@
+#include "maps.hpp"
 #include "register.hpp"
-#include "same_shape.hpp"
 
 namespace pyalexnet {
 namespace {
 
-std::size_t workspace_of(std::int64_t rows) {
-    const Call call("softmax_cross_entropy_workspace", 0, Target{});
-    return softmax_cross_entropy_workspace(call.extent("rows", rows));
-}
-
 void softmax_cross_entropy_op(const py::object& logits_, const py::object& labels_,
                               const py::object& loss_, const py::object& dlogits_,
                               const py::object& top1_, const py::object& top5_,
-                              const py::object& workspace_, int device, const Target& target) {
-    Call call("softmax_cross_entropy", device, target);
+                              const Place& place) {
+    Call call("softmax_cross_entropy", place);
     with_element(dlogits_, [&](auto element) {
         using T = decltype(element);
         const auto logits = call.input<const float>("logits", logits_, 2);
@@ -27,8 +22,7 @@ void softmax_cross_entropy_op(const py::object& logits_, const py::object& label
         const int classes = call.extent("classes", logits.dim(1));
         call.expect(labels.dim(0) == rows, "labels has shape " + labels.shape_text() +
                                                "; logits has " + std::to_string(rows) + " rows");
-        const auto scratch =
-            call.scratch("workspace", workspace_, softmax_cross_entropy_workspace(rows));
+        const auto scratch = call.scratch(softmax_cross_entropy_workspace(rows));
         call.launch([=](Stream s) {
             softmax_cross_entropy(logits.data(), labels.data(), loss.data(), dlogits.data(),
                                   top1.data(), top5.data(), rows, classes, scratch.data(), s);
@@ -39,9 +33,8 @@ void softmax_cross_entropy_op(const py::object& logits_, const py::object& label
 } // namespace
 
 void register_softmax(py::module_& m) {
-    m.def("softmax_cross_entropy", &softmax_cross_entropy_op);
-    // From rows.
-    m.def("softmax_cross_entropy_workspace", &workspace_of);
+    m.def("softmax_cross_entropy", &softmax_cross_entropy_op, "logits"_a, "labels"_a, "loss"_a,
+          "dlogits"_a, "top1"_a, "top5"_a, "place"_a);
 }
 
 } // namespace pyalexnet

@@ -19,9 +19,8 @@ import numpy as np
 
 from pyalexnet.backends.base import Array
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
-from pyalexnet.backends.learned import Learned
-from pyalexnet.backends.masks import Mask
 from pyalexnet.backends.sim import SimcheckBackend
+from pyalexnet.ops.records import Learned, Mask
 
 Call = Callable[[SimcheckBackend], object]
 

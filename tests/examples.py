@@ -13,8 +13,7 @@ import pytest
 
 import oracle
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
-from pyalexnet.backends.learned import Learned
-from pyalexnet.backends.masks import Mask
+from pyalexnet.ops.records import Learned, Mask
 from samples import classes, few_values, generator, normal, pixels
 from shapes import CONVS, LRN_POOLS, LRNS, POOLS, RNORMS
 

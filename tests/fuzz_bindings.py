@@ -78,8 +78,8 @@ def cases() -> SearchStrategy[Case]:
 @st.composite
 def sensible(draw: st.DrawFn) -> Case:
     op = draw(st.sampled_from(sorted(CALLS)))
-    arguments = [*CALLS[op](draw), draw(st.integers(0, 1)), 0]
-    device = arguments[-2]
+    device = draw(st.integers(0, 1))
+    arguments = [*CALLS[op](draw), device, 0, "fits"]
     return Case(op, [_on(device, one) for one in arguments], True)
 
 
@@ -105,8 +105,8 @@ def wild(draw: st.DrawFn) -> Case:
 
 def _on(device: int, argument: Any) -> Any:
     """The argument with its arrays on the op's device."""
-    if isinstance(argument, list):
-        return [_on(device, one) for one in argument]
+    if isinstance(argument, (list, tuple)):
+        return type(argument)(_on(device, one) for one in argument)
     if isinstance(argument, Block) and argument.layout == "device":
         return replace(argument, layout=f"device {device}")
     return argument
@@ -142,21 +142,10 @@ def _result(shape: Shape, dtype: str = "float32") -> Block:
     return Block(shape, dtype, "garbage")
 
 
-def _workspace(op: str, *sizes: Any) -> int:
-    """Bytes of scratch that suffice for either module."""
-    name = f"{op}_workspace"
-    there: int = getattr(cpu(), name)(*(on_cpu(size) for size in sizes))
-    return max(there, int(getattr(extension(), name)(*sizes)))
-
-
 def on_cpu(argument: Any) -> Any:
     """The unit that multiplies on cpu, in place of one of a GPU."""
     tensor_cores = isinstance(argument, str) and argument in ("mma", "wgmma")
     return "winograd" if tensor_cores else argument
-
-
-def _scratch(nbytes: int) -> Block | None:
-    return Block((nbytes,), "uint8", "garbage") if nbytes else None
 
 
 def _sizes(draw: st.DrawFn, count: int, most: int = 5) -> Shape:
@@ -177,7 +166,8 @@ def _augment(draw: st.DrawFn) -> list[Any]:
         Block((n,), "uint8", "whole", draw(st.integers(0, 9))),
         _floats((n, c), draw),
         _result((n, rows, columns, block**2 * c), draw(ELEMENT)),
-        *(h, w, block, top, left),
+        (h, w),
+        (block, top, bottom, left, after),
         draw(st.sampled_from((1.0, 0.5, 0.3))),
         draw(st.booleans()),
     ]
@@ -189,7 +179,7 @@ def _images_to_depth(draw: st.DrawFn) -> list[Any]:
     top, bottom, left, after = (draw(st.integers(0, 2)) for _ in range(4))
     rows, columns = -(-(top + h + bottom) // block), -(-(left + w + after) // block)
     y = _result((n, rows, columns, block**2 * c), draw(ELEMENT))
-    return [_floats((n, h, w, c), draw), y, block, top, left]
+    return [_floats((n, h, w, c), draw), y, (block, top, bottom, left, after)]
 
 
 def _to_depth(draw: st.DrawFn) -> list[Any]:
@@ -210,8 +200,8 @@ def _filters(draw: st.DrawFn) -> tuple[Shape, Shape, int]:
     return w, (k, -(-r // block), -(-s // block), block**2 * c), block
 
 
-def _conv(draw: st.DrawFn) -> tuple[Shape, Shape, Shape, list[int]]:
-    """Shapes of x, w and y; strides, padding above and left, groups."""
+def _conv(draw: st.DrawFn) -> tuple[Shape, Shape, Shape, Shape]:
+    """Shapes of x, w and y; the geometry's numbers."""
     groups = draw(_extent(2))
     n, r, s, sh, sw, per, each = _sizes(draw, 7, 3)
     top, bottom, left, right = (draw(st.integers(0, 2)) for _ in range(4))
@@ -219,20 +209,15 @@ def _conv(draw: st.DrawFn) -> tuple[Shape, Shape, Shape, list[int]]:
     w = draw(st.integers(max(1, s - left - right), 6))
     p, q = (h + top + bottom - r) // sh + 1, (w + left + right - s) // sw + 1
     k = groups * each
-    return (n, h, w, groups * per), (k, r, s, per), (n, p, q, k), [sh, sw, top, left, groups]
+    geometry = (sh, sw, top, bottom, left, right, groups)
+    return (n, h, w, groups * per), (k, r, s, per), (n, p, q, k), geometry
 
 
 def _conv_fprop(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
     towers, dtype, unit = draw(_extent(3)), draw(ELEMENT), draw(UNIT)
-    nbytes = _workspace("conv_fprop", x, w, y, *numbers, towers, dtype == "bfloat16", unit)
     b = _floats((w[0],), draw) if draw(st.booleans()) else None
-    ends = [
-        _result(y, draw(st.sampled_from((dtype, "float32")))),
-        _scratch(nbytes),
-        *numbers,
-        unit,
-    ]
+    ends = [_result(y, draw(st.sampled_from((dtype, "float32")))), numbers, unit]
     inputs = [_floats(shape, draw, _fills(dtype, unit), dtype) for shape in (x, w)]
     return [*inputs, b, *ends, towers, *_finish(draw, prod(y[1:]))]
 
@@ -273,62 +258,55 @@ def _rules(draw: st.DrawFn) -> list[Any]:
 def _conv_dgrad(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
     dtype, unit = draw(ELEMENT), draw(UNIT)
-    nbytes = _workspace("conv_dgrad", x, w, y, *numbers, dtype == "bfloat16", unit)
     inputs = [_floats(y, draw, _fills(dtype, unit), dtype), _floats(w, draw, WHOLE, dtype)]
-    ends = [_result(x, dtype), _scratch(nbytes), *numbers, unit, _factor(draw)]
+    ends = [_result(x, dtype), numbers, unit, _factor(draw)]
     return [*inputs, _gate(x, draw, dtype), *ends]
 
 
 def _conv_wgrad(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
     dtype, unit = draw(ELEMENT), draw(UNIT)
-    nbytes = _workspace("conv_wgrad", x, w, y, *numbers, dtype == "bfloat16", unit)
     inputs = [_floats(shape, draw, _fills(dtype, unit), dtype) for shape in (x, y)]
-    return [*inputs, _result(w), _result(w[:1]), _scratch(nbytes), *numbers, unit]
+    return [*inputs, _result(w), _result(w[:1]), numbers, unit]
 
 
 def _conv_wgrad_sgd(draw: st.DrawFn) -> list[Any]:
     x, w, y, numbers = _conv(draw)
     dtype, unit = draw(ELEMENT), draw(UNIT)
-    nbytes = _workspace("conv_wgrad", x, w, y, *numbers, dtype == "bfloat16", unit)
     inputs = [_floats(shape, draw, WHOLE, dtype) for shape in (x, y)]
-    ends = [_scratch(nbytes), *numbers, unit, *_rules(draw)]
+    ends = [numbers, unit, *_rules(draw)]
     return [*inputs, *_learned(w, draw, dtype), *ends]
 
 
 def _linear_fprop(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
     towers, dtype, unit = draw(_extent(3)), draw(ELEMENT), draw(UNIT)
-    nbytes = _workspace("linear_fprop", n, i, o, towers, dtype == "bfloat16", unit)
     b = _floats((o,), draw) if draw(st.booleans()) else None
     y = _result((n, o), draw(st.sampled_from((dtype, "float32"))))
     inputs = [_floats(shape, draw, _fills(dtype, unit), dtype) for shape in ((n, i), (o, i))]
-    return [*inputs, b, y, _scratch(nbytes), unit, towers, *_finish(draw, o)]
+    return [*inputs, b, y, unit, towers, *_finish(draw, o)]
 
 
 def _linear_dgrad(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
     dtype, unit = draw(ELEMENT), draw(UNIT)
-    scratch = _scratch(_workspace("linear_dgrad", n, i, o, dtype == "bfloat16", unit))
     inputs = [_floats(shape, draw, _fills(dtype, unit), dtype) for shape in ((n, o), (o, i))]
-    ends = [_result((n, i), dtype), scratch, unit, _factor(draw)]
+    ends = [_result((n, i), dtype), unit, _factor(draw)]
     return [*inputs, _gate((n, i), draw, dtype), *ends]
 
 
 def _linear_wgrad(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
     dtype, unit = draw(ELEMENT), draw(UNIT)
-    scratch = _scratch(_workspace("linear_wgrad", n, i, o, dtype == "bfloat16", unit))
     inputs = [_floats(shape, draw, _fills(dtype, unit), dtype) for shape in ((n, i), (n, o))]
-    return [*inputs, _result((o, i)), _result((o,)), scratch, unit]
+    return [*inputs, _result((o, i)), _result((o,)), unit]
 
 
 def _linear_wgrad_sgd(draw: st.DrawFn) -> list[Any]:
     n, i, o = _sizes(draw, 3, 9)
     dtype, unit = draw(ELEMENT), draw(UNIT)
-    scratch = _scratch(_workspace("linear_wgrad", n, i, o, dtype == "bfloat16", unit))
     inputs = [_floats(shape, draw, WHOLE, dtype) for shape in ((n, i), (n, o))]
-    return [*inputs, *_learned((o, i), draw, dtype), scratch, unit, *_rules(draw)]
+    return [*inputs, *_learned((o, i), draw, dtype), unit, *_rules(draw)]
 
 
 def _any_shape(draw: st.DrawFn, least: int = 0) -> Shape:
@@ -351,50 +329,50 @@ def _scale(draw: st.DrawFn) -> list[Any]:
     return [*_unary(draw), draw(st.sampled_from((0.0, 0.3, -2.0)))]
 
 
-def _norm(draw: st.DrawFn) -> list[Any]:
-    return [draw(_extent(6)), *draw(st.sampled_from(((1.0, 0.75, 2.0), (0.3, 1.25, 0.5))))]
+def _norm(draw: st.DrawFn, groups: int = 1) -> tuple[Any, ...]:
+    rest = draw(st.sampled_from(((1.0, 0.75, 2.0), (0.3, 1.25, 0.5))))
+    return (draw(_extent(6)), *rest, groups)
 
 
 def _lrn_fprop(draw: st.DrawFn) -> list[Any]:
     groups = draw(_extent(3))
     shape, dtype = (*_sizes(draw, 3, 3), groups * draw(_extent())), draw(ELEMENT)
     x = _floats(shape, draw, WHOLE, dtype)
-    return [x, _result(shape, dtype), *_norm(draw), groups]
+    return [x, _result(shape, dtype), _norm(draw, groups)]
 
 
 def _lrn_dgrad(draw: st.DrawFn) -> list[Any]:
-    x, y, *numbers = _lrn_fprop(draw)
-    return [x, replace(x, seed=x.seed + 1), y, *numbers]
+    x, y, norm = _lrn_fprop(draw)
+    return [x, replace(x, seed=x.seed + 1), y, norm]
 
 
 def _rnorm_fprop(draw: st.DrawFn) -> list[Any]:
     shape, dtype = _sizes(draw, 4), draw(ELEMENT)
-    return [_floats(shape, draw, WHOLE, dtype), _result(shape, dtype), *_norm(draw)]
+    return [_floats(shape, draw, WHOLE, dtype), _result(shape, dtype), _norm(draw)]
 
 
 def _rnorm_dgrad(draw: st.DrawFn) -> list[Any]:
-    x, y, *numbers = _rnorm_fprop(draw)
-    scratch = _scratch(_workspace("rnorm_dgrad", *x.shape))
-    return [x, replace(x, seed=x.seed + 1), y, scratch, *numbers]
+    x, y, norm = _rnorm_fprop(draw)
+    return [x, replace(x, seed=x.seed + 1), y, norm]
 
 
-def _pool(draw: st.DrawFn) -> tuple[Shape, Shape, list[int]]:
-    """Shapes of x and y; size and stride."""
+def _pool(draw: st.DrawFn) -> tuple[Shape, Shape, tuple[int, int, bool]]:
+    """Shapes of x and y; size, stride and whether clipped windows count."""
     n, c, size, stride = _sizes(draw, 4, 4)
     h, w = (draw(st.integers(size, 8)) for _ in range(2))
     p, q = (min(-(-(side - size) // stride) + 1, -(-side // stride)) for side in (h, w))
-    return (n, h, w, c), (n, p, q, c), [size, stride]
+    return (n, h, w, c), (n, p, q, c), (size, stride, True)
 
 
 def _maxpool_fprop(draw: st.DrawFn) -> list[Any]:
     (x, y, numbers), dtype = _pool(draw), draw(ELEMENT)
-    return [_floats(x, draw, dtype=dtype), _result(y, dtype), _result(y, "uint8"), *numbers]
+    return [_floats(x, draw, dtype=dtype), _result(y, dtype), _result(y, "uint8"), numbers]
 
 
 def _maxpool_dgrad(draw: st.DrawFn) -> list[Any]:
     (x, y, numbers), dtype = _pool(draw), draw(ELEMENT)
     gate = _gate(x, draw, dtype)
-    return [_floats(y, draw, dtype=dtype), _where(y, draw), gate, _result(x, dtype), *numbers]
+    return [_floats(y, draw, dtype=dtype), _where(y, draw), gate, _result(x, dtype), numbers]
 
 
 def _where(y: Shape, draw: st.DrawFn) -> Block:
@@ -403,12 +381,12 @@ def _where(y: Shape, draw: st.DrawFn) -> Block:
 
 def _avgpool_fprop(draw: st.DrawFn) -> list[Any]:
     (x, y, numbers), dtype = _pool(draw), draw(ELEMENT)
-    return [_floats(x, draw, WHOLE, dtype), _result(y, dtype), *numbers]
+    return [_floats(x, draw, WHOLE, dtype), _result(y, dtype), numbers]
 
 
 def _avgpool_dgrad(draw: st.DrawFn) -> list[Any]:
     (x, y, numbers), dtype = _pool(draw), draw(ELEMENT)
-    return [_floats(y, draw, WHOLE, dtype), _result(x, dtype), *numbers]
+    return [_floats(y, draw, WHOLE, dtype), _result(x, dtype), numbers]
 
 
 def _lrn_maxpool_fprop(draw: st.DrawFn) -> list[Any]:
@@ -425,15 +403,15 @@ def _lrn_maxpool_dgrad(draw: st.DrawFn) -> list[Any]:
 
 
 def _norm_and_pool(draw: st.DrawFn) -> tuple[Shape, Shape, str, list[Any]]:
-    """Shapes of x and y, their type; the norm's numbers, groups, size and stride.
+    """Shapes of x and y, their type; the numbers of the norm and of the pool.
 
     Often in the form that the networks use.
     """
     (*x, _), (*y, _), pool = _pool(draw)
     groups, own = draw(_extent(3)), draw(st.sampled_from((1, 3, 8, 16)))
-    norm = draw(st.sampled_from(([5, 1.0, 0.75, 2.0], _norm(draw))))
+    norm = draw(st.sampled_from(((5, 1.0, 0.75, 2.0, groups), _norm(draw, groups))))
     shapes = ((*x, groups * own), (*y, groups * own))
-    return *shapes, draw(ELEMENT), [*norm, groups, *pool]
+    return *shapes, draw(ELEMENT), [norm, pool]
 
 
 def _dropout(draw: st.DrawFn) -> list[Any]:
@@ -445,17 +423,16 @@ def _dropout(draw: st.DrawFn) -> list[Any]:
     keep, seed = draw(st.sampled_from((0.0, 0.5, 1.0))), draw(st.sampled_from((3, 2**64 - 1)))
     total = offset + features + draw(st.integers(0, 5))
     x = _floats(shape, draw, dtype=dtype)
-    return [x, y, keep, seed, step, draw(st.integers(0, 9)), offset, total]
+    return [x, y, (keep, seed, step, draw(st.integers(0, 9)), offset, total, 1.0)]
 
 
 def _softmax(draw: st.DrawFn) -> list[Any]:
     n, classes = _sizes(draw, 2, 12)
     labels = Block((n,), "int64", draw(st.sampled_from(("zeros", "whole"))))
-    scratch = _scratch(_workspace("softmax_cross_entropy", n))
     scalar = _result(())
     logits = _floats((n, classes), draw, WHOLE)
     dlogits = _result((n, classes), draw(ELEMENT))
-    return [logits, labels, scalar, dlogits, scalar, scalar, scratch]
+    return [logits, labels, scalar, dlogits, scalar, scalar]
 
 
 def _sgd(draw: st.DrawFn) -> list[Any]:
@@ -463,7 +440,7 @@ def _sgd(draw: st.DrawFn) -> list[Any]:
     lr = draw(st.sampled_from((0.0, 0.25, 1, Block(()))))
     low = Block(shape, "uint16", "wide") if dtype == "bfloat16" else None
     w, v, dw = (_floats(shape, draw, ("whole",), of) for of in (dtype, "float32", "float32"))
-    return [w, low, v, dw, lr, 0.5, 0.25]
+    return [w, low, v, dw, (lr, 0.5, 0.25)]
 
 
 def _split(draw: st.DrawFn) -> list[Any]:
@@ -533,14 +510,9 @@ CALLS: dict[str, Callable[[st.DrawFn], list[Any]]] = {
     "exchange_gather": _gather,
     "exchange_scatter_add": _scatter_add,
 }
-"""The ops of the extension module, and what draws their arguments except device and stream."""
+"""The ops of the extension module, and what draws their arguments but where it runs."""
 
-OTHERS = (
-    *("conv_fprop_workspace", "conv_dgrad_workspace", "conv_wgrad_workspace"),
-    *("linear_fprop_workspace", "linear_dgrad_workspace", "linear_wgrad_workspace"),
-    *("rnorm_dgrad_workspace", "softmax_cross_entropy_workspace"),
-    *("empty", "device_of", "enable_peers", "set_schedule", "launch_count", "barriers_met"),
-)
+OTHERS = (*("empty", "device_of", "enable_peers", "set_schedule", "launch_count", "barriers_met"),)
 """Its other functions, except those that make the checker lie for a test."""
 
 # ---------------------------------------------------------------------- odd arguments
@@ -554,6 +526,8 @@ LAYOUTS = (
     *("device 0", "device 1", "host", "read-only", "strided", "reversed", "misaligned"),
     *("fortran", "other byte order", "broadcast", "inside"),
 )
+SCRATCH = ("fits", "short", "misaligned", "strided", "read-only", "float32", "None", "an input")
+"""What an op is given when it asks for scratch."""
 DTYPES = (
     *("float32", "float64", "float16", "int8", "uint8", "int32", "uint32", "int64", "uint64"),
     *("bool", "complex64", "object", "S4", "U1", "V4", "datetime64[s]", "uint16", "longdouble"),
@@ -591,7 +565,7 @@ def _anything() -> SearchStrategy[Any]:
         st.none(),
         st.booleans(),
         st.sampled_from(("", "relu", "\udcff", "float32", b"relu", "x" * 100, "object", "V0")),
-        st.lists(_numbers(), max_size=5).map(tuple),
+        st.lists(_numbers() | _floating(), max_size=7).map(tuple),
         st.builds(Same, st.integers(0, 7), st.integers(0, 8)),
     )
 
@@ -615,11 +589,25 @@ def _instead(argument: Any, arguments: int) -> SearchStrategy[Any]:
             _instead(argument[0], arguments).map(lambda one: [one, *argument[1:]]),
             _anything(),
         )
+    if isinstance(argument, tuple) and argument:
+        return st.one_of(_record(argument, arguments), _record(argument, arguments), _anything())
+    if argument in SCRATCH:
+        return st.one_of(st.sampled_from(SCRATCH), _anything())
     if isinstance(argument, int):
         return st.one_of(_numbers(), _numbers(), _anything())
     if isinstance(argument, float):
         return st.one_of(_floating(), _numbers(), _anything())
     return _anything()
+
+
+def _record(record: tuple[Any, ...], arguments: int) -> SearchStrategy[Any]:
+    """Records with another value in one field, or with one field too few."""
+
+    def with_another(at: int) -> SearchStrategy[Any]:
+        others = _instead(record[at], arguments)
+        return others.map(lambda other: (*record[:at], other, *record[at + 1 :]))
+
+    return st.one_of(*map(with_another, range(len(record))), st.just(record[:-1]))
 
 
 def _near(block: Block) -> SearchStrategy[Block]:
@@ -636,18 +624,38 @@ def _near(block: Block) -> SearchStrategy[Block]:
 
 def build(case: Case) -> list[Any]:
     """The arguments of a call."""
-    values: list[Any] = [
-        [made(one) if isinstance(one, Block) else one for one in argument]
-        if isinstance(argument, list)
-        else made(argument)
-        if isinstance(argument, Block)
-        else argument
-        for argument in case.arguments
-    ]
+    values = [_built(argument) for argument in case.arguments]
     for at, argument in enumerate(values):
         if isinstance(argument, Same):
             values[at] = _shared(values, argument)
+        elif isinstance(argument, tuple):
+            values[at] = tuple(
+                _shared(values, one) if isinstance(one, Same) else one for one in argument
+            )
     return values
+
+
+def _built(argument: Any) -> Any:
+    if isinstance(argument, (list, tuple)):
+        return type(argument)(_built(one) for one in argument)
+    return made(argument) if isinstance(argument, Block) else argument
+
+
+def scratch(kind: Any, arguments: list[Any]) -> Any:
+    """What hands out scratch of one of the kinds of SCRATCH."""
+    if not isinstance(kind, str) or kind not in SCRATCH:
+        return kind
+
+    def hand_out(nbytes: int) -> Any:
+        if kind == "None":
+            return None
+        if kind == "an input":
+            found = next((one for one in arrays(arguments) if one.flags.c_contiguous), None)
+            return None if found is None else found.reshape(-1)
+        block = Block((nbytes - (kind == "short"),), "uint8", "garbage", layout=kind)
+        return made(replace(block, dtype=kind) if kind == "float32" else block)
+
+    return hand_out
 
 
 def _shared(values: list[Any], same: Same) -> Any:
@@ -734,7 +742,7 @@ def check(case: Case) -> str:
 
 def _check(case: Case, module: Any, arguments: list[Any]) -> str:
     before = [array.copy() for array in arrays(arguments)]
-    expected = answer(case.op, arguments[:-2])  # the last ones are device and stream
+    expected = answer(case.op, arguments[:-3])  # the last ones say where it runs
     refusal = refused(module, case, arguments)
     if isinstance(refusal, MemoryError):
         return "refused"
@@ -758,6 +766,9 @@ def _check(case: Case, module: Any, arguments: list[Any]) -> str:
 def refused(module: Any, case: Case, arguments: list[Any]) -> Exception | None:
     """Call the module's op and return the refusal, if any."""
     try:
+        if case.op in CALLS:
+            *others, device, stream, kind = arguments
+            arguments = [*others, (device, stream, scratch(kind, others))]
         getattr(module, case.op)(*arguments)
     except (ValueError, TypeError) as error:
         return error
@@ -788,9 +799,9 @@ def same_contents(array: Any, old: Any) -> bool:
 
 
 def arrays(arguments: list[Any]) -> Iterator[Any]:
-    """Every array among the arguments, including those in lists."""
+    """Every array among the arguments, including those in lists and records."""
     for argument in arguments:
-        for one in argument if isinstance(argument, list) else [argument]:
+        for one in argument if isinstance(argument, (list, tuple)) else [argument]:
             if isinstance(one, np.ndarray):
                 yield one
 

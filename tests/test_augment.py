@@ -10,7 +10,7 @@ import pytest
 
 import oracle
 from oracle import double
-from pyalexnet.backends.geometry import BlockGeometry
+from pyalexnet.ops.records import BlockGeometry
 from samples import EACH_ELEMENT, generator, normal, pixels
 from shapes import each
 from tolerance import assert_close, same_bits
@@ -217,6 +217,6 @@ def test_corners_outside_are_moved_inside(be: Any) -> None:
     beside = [be.asarray(places[name]) for name in ("flips", "shifts")]
     y = be.empty((5, 6, 7, 3))
     how = ((6, 7), BlockGeometry(1, 0, 0, 0, 0), 0.5, True)
-    be._augment(be.asarray(x), be.asarray(mean), be.asarray(forged), *beside, y, *how)
+    be._run("augment", be.asarray(x), be.asarray(mean), be.asarray(forged), *beside, y, *how)
     due = {**places, "corners": within, "scale": 0.5, "mean_at_pixel": True}
     assert same_bits(be.to_numpy(y), in_steps(x, mean, **due))

@@ -103,9 +103,10 @@ class Wrong(CpuBackend):
         super().__init__()
         self._fault, self._calls = fault, 0
 
-    def _conv_fprop(self, x: Any, w: Any, b: Any, y: Any, *settings: Any) -> None:
+    def _run(self, op: str, *arguments: Any) -> None:
+        y = arguments[3] if op == "conv_fprop" else np.zeros((1,) * 4, np.float32)
         before = y.copy()
-        super()._conv_fprop(x, w, b, y, *settings)
+        super()._run(op, *arguments)
         self._calls += 1
         if self._fault == "unwritten":
             y[-1, -1, -1, -1] = before[-1, -1, -1, -1]
@@ -125,11 +126,9 @@ def test_wrong_answers_do_not_pass(fault: str) -> None:
 @pytest.mark.parametrize("name", ["norm1 fprop", "norm1 dgrad"])
 def test_a_norm_with_a_wrong_window_does_not_pass(name: str) -> None:
     class Narrow(CpuBackend):
-        def _lrn_fprop(self, x: Any, y: Any, size: int, *rest: Any) -> None:
-            super()._lrn_fprop(x, y, size - 1, *rest)
-
-        def _lrn_dgrad(self, x: Any, dy: Any, dx: Any, size: int, *rest: Any) -> None:
-            super()._lrn_dgrad(x, dy, dx, size - 1, *rest)
+        def _run(self, op: str, *arguments: Any) -> None:
+            *arrays, norm = arguments
+            super()._run(op, *arrays, norm._replace(size=norm.size - 1))
 
     case = case_of(name)
     assert gate.check(Narrow(), case, case.arrays()) is not None
@@ -137,8 +136,8 @@ def test_a_norm_with_a_wrong_window_does_not_pass(name: str) -> None:
 
 def test_a_sum_that_forgets_an_image_does_not_pass() -> None:
     class Forgets(CpuBackend):
-        def _conv_wgrad(self, x: Any, dy: Any, dw: Any, db: Any, *how: Any) -> None:
-            super()._conv_wgrad(x[:-1], dy[:-1], dw, db, *how)
+        def _run(self, op: str, x: Any, dy: Any, *rest: Any) -> None:
+            super()._run(op, x[:-1], dy[:-1], *rest)
 
     case = case_of("conv3 wgrad")
     wrong = gate.check(Forgets(), case, case.arrays())
@@ -152,9 +151,11 @@ EVERY_WAY = [Ours(precision, way) for precision in PRECISIONS for way in WAYS[:2
 @pytest.mark.parametrize("ours", EVERY_WAY, ids=lambda ours: f"{ours.precision}, {ours.way}")
 def test_gate_of_a_step(ours: Ours) -> None:
     class Halves(CpuBackend):
-        def _maxpool_dgrad(self, dy: Any, where: Any, gate: Any, dx: Any, g: Any) -> None:
-            super()._maxpool_dgrad(dy, where, gate, dx, g)
-            self._scale(dx, dx, 0.5)  # an operation, since it is recorded
+        def _run(self, op: str, *arguments: Any) -> None:
+            super()._run(op, *arguments)
+            if op == "maxpool_dgrad":
+                dx = arguments[3]
+                super()._run("scale", dx, dx, 0.5)  # an operation, since it is recorded
 
     gate = Gate()
     assert gate.check(pyalexnet.backend("cpu"), SMALL, ours) is None
@@ -186,8 +187,11 @@ def test_a_gradient_that_goes_past_its_relu_is_wrong() -> None:
     """The fused step leaves ReLU's gradient to the operation after it."""
 
     class Past(CpuBackend):
-        def _linear_dgrad(self, dy: Any, w: Any, gate: Any, *more: Any) -> None:
-            super()._linear_dgrad(dy, w, None, *more)
+        def _run(self, op: str, *arguments: Any) -> None:
+            if op == "linear_dgrad":
+                dy, w, _, *more = arguments
+                arguments = (dy, w, None, *more)
+            super()._run(op, *arguments)
 
     case = steps.StepCase(TINY, "tiny", 3)
     for precision in PRECISIONS:
@@ -196,10 +200,11 @@ def test_a_gradient_that_goes_past_its_relu_is_wrong() -> None:
 
 def test_an_update_in_the_wrong_half_is_wrong() -> None:
     class High(CpuBackend):
-        def _linear_wgrad_sgd(self, x: Any, dy: Any, w: Any, *more: Any) -> None:
-            low = w.low.copy()
-            super()._linear_wgrad_sgd(x, dy, w, *more)
-            w.low[...] = low
+        def _run(self, op: str, *arguments: Any) -> None:
+            low = arguments[3]
+            before = low.copy()
+            super()._run(op, *arguments)
+            low[...] = before
 
     case = next(one for one in cases.fused(TINY, 3, "bf16") if one.name == "fc8 wgrad + update")
     wrong = gate.check(High(), case, case.arrays())
@@ -214,8 +219,8 @@ def test_maxima_that_lie_elsewhere_are_wrong() -> None:
             super().__init__()
             self._off = off
 
-        def _lrn_maxpool_fprop(self, x: Any, y: Any, where: Any, *settings: Any) -> None:
-            super()._lrn_maxpool_fprop(x, y, where, *settings)
+        def _run(self, op: str, x: Any, y: Any, where: Any, *settings: Any) -> None:
+            super()._run(op, x, y, where, *settings)
             where[where == 0] = self._off
 
     case = next(one for one in cases.fused(TINY, 3, "fp32") if one.name == "norm + pool1 fprop")
@@ -229,8 +234,11 @@ def test_maxima_that_lie_elsewhere_are_wrong() -> None:
 
 def test_a_step_that_does_not_learn_is_wrong() -> None:
     class Backwards(CpuBackend):
-        def _sgd_update(self, w: Any, low: Any, v: Any, dw: Any, *rates: Any) -> None:
-            super()._sgd_update(w, low, v, -dw, *rates)
+        def _run(self, op: str, *arguments: Any) -> None:
+            if op == "sgd_update":
+                w, low, v, dw, rule = arguments
+                arguments = (w, low, v, -dw, rule)
+            super()._run(op, *arguments)
 
     case = steps.StepCase(nets.get("alexnet-tiny")(input_shape=(12, 12, 3), dropout=0), "tiny", 4)
     batches = steps.synthetic(case)

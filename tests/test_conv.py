@@ -12,7 +12,7 @@ import oracle
 import pyalexnet
 from oracle import Exact, double
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
-from pyalexnet.backends.masks import Mask
+from pyalexnet.ops.records import Mask
 from samples import EACH_PRODUCT, normal
 from shapes import ALEXNET, CONVS, Conv, each, in_vectors
 from tolerance import FUNCTION, SUM, UNIT, assert_close, convolved, inner, same_bits
@@ -158,7 +158,7 @@ def check_dropout(be: Any, case: Conv, mask: Mask, dtype: Any, tensor: bool) -> 
     (y,) = run(
         be, "conv_fprop", x, w, b, activation="relu", dropout=mask, **case.geometry, tensor=tensor
     )
-    draw = {name: value for name, value in vars(mask).items() if name != "factor"}
+    draw = {name: value for name, value in mask._asdict().items() if name != "factor"}
     kept = oracle.dropped(finished(be, case, b, "relu", dtype), **draw, factor=mask.factor)
     assert_close(y, kept, dtype=dtype)
     assert not np.any(y[kept.magnitude == 0]), "dropped is 0, to the bit"

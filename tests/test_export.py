@@ -14,7 +14,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pyalexnet.backends.geometry import PoolGeometry
 from pyalexnet.commands import export as command
 from pyalexnet.errors import ArgumentError, PyalexnetError
 from pyalexnet.nets.layers import (
@@ -30,6 +29,7 @@ from pyalexnet.nets.layers import (
     Tanh,
 )
 from pyalexnet.nets.recipe import Rate, Recipe
+from pyalexnet.ops.records import PoolGeometry
 from pyalexnet.step.net import NetSpec
 from pyalexnet.step.rounding import rounding
 from pyalexnet.trained import export_onnx

@@ -12,7 +12,7 @@ import oracle
 import pyalexnet
 from oracle import Exact, double
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
-from pyalexnet.backends.masks import Mask
+from pyalexnet.ops.records import Mask
 from samples import EACH_PRODUCT, normal
 from tolerance import FUNCTION, SUM, UNIT, assert_close, inner, same_bits
 from trial import run
@@ -147,7 +147,7 @@ def test_sums_of_bfloat16_in_float32(be: Any, size: tuple[int, int, int]) -> Non
 def test_dropout(be: Any, size: tuple[int, int, int], mask: Mask, dtype: Any, tensor: bool) -> None:
     x, w, b, _ = arrays(size, dtype)
     (y,) = run(be, "linear_fprop", x, w, b, activation="relu", dropout=mask, tensor=tensor)
-    draw = {name: value for name, value in vars(mask).items() if name != "factor"}
+    draw = {name: value for name, value in mask._asdict().items() if name != "factor"}
     due = oracle.dropped(finished(size, b, "relu", dtype), **draw, factor=mask.factor)
     assert_close(y, due, dtype=dtype)
     assert not np.any(y[due.magnitude == 0]), "dropped is 0, to the bit"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ from examples import DRAW, EXAMPLES, RETURNING, Example
 from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.backends.host import DEVICES
 from pyalexnet.backends.kernels import extension
-from pyalexnet.backends.masks import Mask
 from pyalexnet.errors import ArgumentError, BackendUnavailable
+from pyalexnet.ops.records import Mask
 from samples import garbage, normal
 from tolerance import same_bits
 from trial import as_tuple, place
@@ -337,7 +336,7 @@ def test_parameters_to_learn(be: Any, op: str, name: str, part: str, value: Any)
     """Including low halves, which float32 lacks. Valid arguments are left unchanged."""
     given = place(be, EXAMPLES[op].inputs[name])
     bad = be.asarray(value) if isinstance(value, np.ndarray) else value
-    sentence = refusal(be, EXAMPLES[op], **{name: replace(given, **{part: bad})})
+    sentence = refusal(be, EXAMPLES[op], **{name: given._replace(**{part: bad})})
     assert f"{name}.{part}" in sentence, sentence
     for kept in {"w", "v"} - {part}:
         was = getattr(EXAMPLES[op].inputs[name], kept)
@@ -351,14 +350,14 @@ def test_halves_of_weights_that_do_not_fit(be: Any, op: str) -> None:
     example = EXAMPLES[op]
     x, dy = (be.asarray(example.inputs[name].astype(BFLOAT16)) for name in ("x", "dy"))
     w, b = (place(be, example.inputs[name]) for name in ("w", "b"))
-    half = replace(w, w=be.asarray(example.inputs["w"].w.astype(BFLOAT16)))
+    half = w._replace(w=be.asarray(example.inputs["w"].w.astype(BFLOAT16)))
     short = be.zeros((1, *w.w.shape[1:]), np.uint16)
-    for bad in (w, half, replace(half, low=short), replace(half, low=w.v)):
+    for bad in (w, half, half._replace(low=short), half._replace(low=w.v)):
         assert "w." in refusal(be, example, x=x, dy=dy, w=bad)
     low = be.zeros(w.w.shape, np.uint16)
-    narrow = replace(b, w=be.asarray(example.inputs["b"].w.astype(BFLOAT16)))
-    assert "b.w" in refusal(be, example, x=x, dy=dy, w=replace(half, low=low), b=narrow)
-    assert "dy" in refusal(be, example, x=x, w=replace(half, low=low))
+    narrow = b._replace(w=be.asarray(example.inputs["b"].w.astype(BFLOAT16)))
+    assert "b.w" in refusal(be, example, x=x, dy=dy, w=half._replace(low=low), b=narrow)
+    assert "dy" in refusal(be, example, x=x, w=half._replace(low=low))
 
 
 @ANY_BACKEND
@@ -377,10 +376,10 @@ def test_parameters_that_overlap(be: Any, op: str) -> None:
     x, w, b = (place(be, example.inputs[name]) for name in ("x", "w", "b"))
     inside = w.w.reshape(-1)[: b.w.size]
     for changes in (
-        {"w": replace(w, v=w.w)},
-        {"w": w, "b": replace(b, w=inside)},
-        {"w": w, "b": replace(b, v=inside)},
-        {"x": x, "b": replace(b, w=x.reshape(-1)[: b.w.size])},
+        {"w": w._replace(v=w.w)},
+        {"w": w, "b": b._replace(w=inside)},
+        {"w": w, "b": b._replace(v=inside)},
+        {"x": x, "b": b._replace(w=x.reshape(-1)[: b.w.size])},
     ):
         assert "overlap" in refusal(be, example, **changes)
 

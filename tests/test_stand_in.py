@@ -286,14 +286,14 @@ def test_kernels_reach_no_other_gpu_unless_they_may(cupy: Any) -> None:
     with pytest.raises(ValueError, match="another device"):
         cupy.zeros((2, 3), "float32")[...] = there
     with pytest.raises(Exception, match="an illegal memory access") as refused:
-        gather([there], whole, 0, 0)
+        gather([there], whole, (0, 0, be.workspace))
     assert type(refused.value).__name__ == "KernelError"
     assert same_bits(be.to_numpy(be.exchange_gather([there])), x)
-    gather([there], whole, 0, 0)
+    gather([there], whole, (0, 0, be.workspace))
     cupy.cuda.set_allocator(cupy.cuda.MemoryAsyncPool().malloc)
     ordered = other.asarray(x)
     with pytest.raises(KernelError, match="illegal"):
-        be._ask("exchange_gather", [ordered], whole, 0, 0)
+        be._run("exchange_gather", [ordered], whole)
 
 
 @pytest.mark.parametrize(

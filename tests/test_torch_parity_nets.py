@@ -17,7 +17,6 @@ import pytest
 import oracle
 import samples
 from oracle import Exact
-from pyalexnet.backends.geometry import ConvGeometry
 from pyalexnet.nets import alexnet
 from pyalexnet.nets.layers import (
     LRN,
@@ -34,6 +33,7 @@ from pyalexnet.nets.layers import (
 )
 from pyalexnet.nets.recipe import Rate, Recipe
 from pyalexnet.nets.schedule import Steps
+from pyalexnet.ops.records import ConvGeometry
 from pyalexnet.step.net import Net, NetSpec
 from pyalexnet.step.sgd import SGD
 from samples import classes, normal

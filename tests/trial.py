@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyalexnet.backends.learned import Learned
+from pyalexnet.ops.records import Learned
 from samples import garbage
 from tolerance import same_bits
 
@@ -55,7 +54,7 @@ def place(be: Any, one: Any) -> Any:
     if isinstance(one, list):
         return [place(be, part) for part in one]
     if isinstance(one, Learned):
-        return replace(one, w=place(be, one.w), v=place(be, one.v), low=place(be, one.low))
+        return one._replace(w=place(be, one.w), v=place(be, one.v), low=place(be, one.low))
     return be.asarray(np.array(one))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyalexnet.backends.geometry import ConvGeometry
+from pyalexnet.ops.records import ConvGeometry
 
 from ..cases import Arrays, Case
 from . import Candidate

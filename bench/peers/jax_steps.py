@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
 from pyalexnet.nets.layers import (
     LRN,
     AvgPool,
@@ -25,6 +24,7 @@ from pyalexnet.nets.layers import (
     Scale,
     Tanh,
 )
+from pyalexnet.ops.records import ConvGeometry, PoolGeometry
 from pyalexnet.step.net import NetSpec
 
 from .jax_ops import MATMUL, convolved, convolved_apart, normed

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pyalexnet.backends.geometry import ConvGeometry
+from pyalexnet.ops.records import ConvGeometry
 
 from ..cases import RULE, Arrays, Case
 from ..gate import widened

@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pyalexnet.backends.geometry import ConvGeometry
 from pyalexnet.nets.layers import (
     LRN,
     AvgPool,
@@ -32,6 +31,7 @@ from pyalexnet.nets.layers import (
     Scale,
     Tanh,
 )
+from pyalexnet.ops.records import ConvGeometry
 from pyalexnet.step.net import NetSpec
 
 from . import torch_ops

@@ -1,8 +1,7 @@
 """The operations of every backend: their contract, the checks of their arguments, and allocation.
 
-A public operation checks its arguments (a refusal is one sentence), allocates outputs that `out`
-does not give, and calls the raw operation of the same name with a leading underscore. Subclasses
-implement the raw operations, which may rely on everything checked here.
+An operation checks its arguments (a refusal is one sentence), allocates outputs that `out` does not
+give, and passes both on to `_run`, the one method behind which the kernels are.
 
 Conventions: maps are NHWC and filters KRSC (C = channels per group), weights of linear layers are
 (out, in); all are C-contiguous and lie on the backend's device. Maps, their gradients and operand
@@ -24,13 +23,20 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from pyalexnet.backends.checks import integer, positive, real
+from pyalexnet.backends.checks import integer, real
 from pyalexnet.backends.elements import BFLOAT16, ELEMENTS, FLOAT32, element_of
-from pyalexnet.backends.geometry import BlockGeometry, ConvGeometry, Pad, PoolGeometry, Stride
 from pyalexnet.backends.lane import Lane
-from pyalexnet.backends.learned import Learned
-from pyalexnet.backends.masks import Mask
 from pyalexnet.errors import ArgumentError
+from pyalexnet.ops.records import (
+    BlockGeometry,
+    ConvGeometry,
+    Learned,
+    Mask,
+    Norm,
+    Pad,
+    PoolGeometry,
+    Stride,
+)
 
 Array: TypeAlias = Any  # np.ndarray on the host's backends, cupy.ndarray on cuda
 Shape: TypeAlias = tuple[int, ...]
@@ -122,6 +128,28 @@ class Backend(ABC):
         """A reusable path from the host to this device for arrays of at most `shape`."""
         return Lane(self, shape, dtype)
 
+    # The kernels
+
+    @abstractmethod
+    def _run(self, op: str, *arguments: Any) -> None:
+        """Compute `op` from arguments that are checked: arrays, outputs among them, then records.
+
+        Raises:
+            ArgumentError: the kernels have a limit that the operation does not state.
+            KernelError: a kernel could not be launched, or broke a rule.
+        """
+
+    @abstractmethod
+    def _unit(self, x: Array, tensor: bool) -> str:
+        """The unit that multiplies where `x` is an operand, as named in `kernels/ops.h`."""
+
+    @abstractmethod
+    def _readable(self, arrays: Sequence[Array]) -> AbstractContextManager[Sequence[Array]]:
+        """`arrays` of any devices, or copies, that kernels of this device may read.
+
+        Once the context has been left, later operations on their own devices may write them again.
+        """
+
     @abstractmethod
     def _address(self, x: Array) -> int:
         """Address of the first byte of `x`."""
@@ -209,7 +237,7 @@ class Backend(ABC):
         shape = (n, *geometry.out_shape(height, width, c))
         inputs = (x, mean, corners, flips, shifts)
         y = self._result(who, "out", out, shape, *inputs, dtype=element)
-        self._augment(*inputs, y, (height, width), geometry, scale, bool(mean_at_pixel))
+        self._run(who, *inputs, y, (height, width), geometry, scale, bool(mean_at_pixel))
         return y
 
     def _check_beside(self, who: str, name: str, x: Any, shape: Shape, dtype: Any) -> None:
@@ -247,7 +275,7 @@ class Backend(ABC):
         n, h, w, c = self._shape(who, "x", x, "NHWC")
         shape = (n, *geometry.out_shape(h, w, c))
         y = self._result(who, "out", out, shape, x, dtype=element)
-        self._images_to_depth(x, y, geometry)
+        self._run(who, x, y, geometry)
         return y
 
     def filters_to_depth(self, w: Array, *, block: int, out: Array | None = None) -> Array:
@@ -270,7 +298,7 @@ class Backend(ABC):
         geometry = BlockGeometry.of(who, block, 0)
         shape = (k, *geometry.out_shape(r, s, c))
         deep = self._result(who, "out", out, shape, w, dtype=element)
-        self._filters_to_depth(w, deep, geometry.block)
+        self._run(who, w, deep, geometry.block)
         return deep
 
     def filters_from_depth(
@@ -291,7 +319,7 @@ class Backend(ABC):
         geometry = BlockGeometry.of(who, block, 0)
         self._like(who, "ddeep", ddeep, (k, *geometry.out_shape(r, s, c)))
         dw = self._result(who, "out", out, w_shape, ddeep)
-        self._filters_from_depth(ddeep, dw, geometry.block)
+        self._run(who, ddeep, dw, geometry.block)
         return dw
 
     # Convolution
@@ -352,7 +380,8 @@ class Backend(ABC):
         mask = self._mask(who, dropout, y_shape)
         element = _widened(who, dtype, element)
         y = self._result(who, "out", out, y_shape, x, w, b, dtype=element)
-        self._conv_fprop(x, w, b, y, geometry, activation, towers, mask, bool(tensor))
+        unit = self._unit(x, tensor)
+        self._run(who, x, w, b, y, geometry, unit, towers, activation, mask)
         return y
 
     def conv_dgrad(
@@ -397,7 +426,7 @@ class Backend(ABC):
             self._like(who, "gate", gate, x_shape, element)
         factor = real(who, "factor", factor)
         dx = self._result(who, "out", out, x_shape, dy, w, gate, dtype=element)
-        self._conv_dgrad(dy, w, gate, factor, dx, geometry, bool(tensor))
+        self._run(who, dy, w, gate, dx, geometry, self._unit(dy, tensor), factor)
         return dx
 
     def conv_wgrad(
@@ -434,7 +463,7 @@ class Backend(ABC):
         dw_out, db_out = _split_out(who, out, "(dw, db)")
         dw = self._result(who, "out[0] (dw)", dw_out, w_shape, x, dy)
         db = self._result(who, "out[1] (db)", db_out, (w_shape[0],), x, dy, dw_out)
-        self._conv_wgrad(x, dy, dw, db, geometry, bool(tensor))
+        self._run(who, x, dy, dw, db, geometry, self._unit(x, tensor))
         return dw, db
 
     def conv_wgrad_sgd(
@@ -469,7 +498,8 @@ class Backend(ABC):
         self._like(who, "dy", dy, _conv_shape(who, geometry, x_shape, w.w.shape), element)
         b = self._learned_biases(who, b, w)
         self._check_updated(who, w, b, x, dy)
-        self._conv_wgrad_sgd(x, dy, w, b, geometry, bool(tensor))
+        arrays = (x, dy, w.w, w.low, w.v, b.w, b.v)
+        self._run(who, *arrays, geometry, self._unit(x, tensor), w.rule, b.rule)
 
     # Linear layers
 
@@ -516,7 +546,7 @@ class Backend(ABC):
         mask = self._mask(who, dropout, shape)
         element = _widened(who, dtype, element)
         y = self._result(who, "out", out, shape, x, w, b, dtype=element)
-        self._linear_fprop(x, w, b, y, activation, towers, mask, bool(tensor))
+        self._run(who, x, w, b, y, self._unit(x, tensor), towers, activation, mask)
         return y
 
     def linear_dgrad(
@@ -552,7 +582,7 @@ class Backend(ABC):
             self._like(who, "gate", gate, (images, inputs), element)
         factor = real(who, "factor", factor)
         dx = self._result(who, "out", out, (images, inputs), dy, w, gate, dtype=element)
-        self._linear_dgrad(dy, w, gate, factor, dx, bool(tensor))
+        self._run(who, dy, w, gate, dx, self._unit(dy, tensor), factor)
         return dx
 
     def linear_wgrad(
@@ -578,7 +608,7 @@ class Backend(ABC):
         dw_out, db_out = _split_out(who, out, "(dw, db)")
         dw = self._result(who, "out[0] (dw)", dw_out, (outputs, inputs), x, dy)
         db = self._result(who, "out[1] (db)", db_out, (outputs,), x, dy, dw_out)
-        self._linear_wgrad(x, dy, dw, db, bool(tensor))
+        self._run(who, x, dy, dw, db, self._unit(x, tensor))
         return dw, db
 
     def linear_wgrad_sgd(
@@ -604,7 +634,8 @@ class Backend(ABC):
             )
         b = self._learned_biases(who, b, w)
         self._check_updated(who, w, b, x, dy)
-        self._linear_wgrad_sgd(x, dy, w, b, bool(tensor))
+        arrays = (x, dy, w.w, w.low, w.v, b.w, b.v)
+        self._run(who, *arrays, self._unit(x, tensor), w.rule, b.rule)
 
     def _linear_wgrad_shape(self, who: str, x: Array, dy: Array) -> tuple[int, int]:
         """Numbers of a layer's inputs and outputs, from its input and output gradient."""
@@ -700,7 +731,7 @@ class Backend(ABC):
         element = self._element(who, "x", x)
         shape = self._shape(who, "x", x, dtype=element)
         y = self._result(who, "out", out, shape, x, dtype=element, in_place=True)
-        self._relu_fprop(x, y)
+        self._run(who, x, y)
         return y
 
     def relu_dgrad(self, y: Array, dy: Array, *, out: Array | None = None) -> Array:
@@ -710,7 +741,7 @@ class Backend(ABC):
         shape = self._shape(who, "y", y, dtype=element)
         self._like(who, "dy", dy, shape, element)
         dx = self._result(who, "out", out, shape, y, dy, dtype=element, in_place=True)
-        self._relu_dgrad(y, dy, dx)
+        self._run(who, y, dy, dx)
         return dx
 
     def tanh_fprop(self, x: Array, *, out: Array | None = None) -> Array:
@@ -719,7 +750,7 @@ class Backend(ABC):
         element = self._element(who, "x", x)
         shape = self._shape(who, "x", x, dtype=element)
         y = self._result(who, "out", out, shape, x, dtype=element, in_place=True)
-        self._tanh_fprop(x, y)
+        self._run(who, x, y)
         return y
 
     def tanh_dgrad(self, y: Array, dy: Array, *, out: Array | None = None) -> Array:
@@ -729,7 +760,7 @@ class Backend(ABC):
         shape = self._shape(who, "y", y, dtype=element)
         self._like(who, "dy", dy, shape, element)
         dx = self._result(who, "out", out, shape, y, dy, dtype=element, in_place=True)
-        self._tanh_dgrad(y, dy, dx)
+        self._run(who, y, dy, dx)
         return dx
 
     def scale(self, x: Array, *, factor: float, out: Array | None = None) -> Array:
@@ -742,9 +773,9 @@ class Backend(ABC):
         who = "scale"
         element = self._element(who, "x", x)
         shape = self._shape(who, "x", x, dtype=element)
-        real(who, "factor", factor)
+        factor = real(who, "factor", factor)
         y = self._result(who, "out", out, shape, x, dtype=element, in_place=True)
-        self._scale(x, y, factor)
+        self._run(who, x, y, factor)
         return y
 
     # Normalisation
@@ -780,10 +811,9 @@ class Backend(ABC):
         who = "lrn_fprop"
         element = self._element(who, "x", x)
         shape = self._shape(who, "x", x, "NHWC", element)
-        settings = _lrn_settings(who, size, alpha, beta, k)
-        groups = _check_groups(who, groups, shape[3])
+        norm = Norm.of(who, shape[3], size, alpha, beta, k, groups)
         y = self._result(who, "out", out, shape, x, dtype=element)
-        self._lrn_fprop(x, y, *settings, groups)
+        self._run(who, x, y, norm)
         return y
 
     def lrn_dgrad(
@@ -815,10 +845,9 @@ class Backend(ABC):
         element = self._element(who, "x", x)
         shape = self._shape(who, "x", x, "NHWC", element)
         self._like(who, "dy", dy, shape, element)
-        settings = _lrn_settings(who, size, alpha, beta, k)
-        groups = _check_groups(who, groups, shape[3])
+        norm = Norm.of(who, shape[3], size, alpha, beta, k, groups)
         dx = self._result(who, "out", out, shape, x, dy, dtype=element)
-        self._lrn_dgrad(x, dy, dx, *settings, groups)
+        self._run(who, x, dy, dx, norm)
         return dx
 
     def rnorm_fprop(
@@ -850,9 +879,9 @@ class Backend(ABC):
         who = "rnorm_fprop"
         element = self._element(who, "x", x)
         shape = self._shape(who, "x", x, "NHWC", element)
-        settings = _lrn_settings(who, size, alpha, beta, k)
+        norm = Norm.of(who, shape[3], size, alpha, beta, k, 1)
         y = self._result(who, "out", out, shape, x, dtype=element)
-        self._rnorm_fprop(x, y, *settings)
+        self._run(who, x, y, norm)
         return y
 
     def rnorm_dgrad(
@@ -880,9 +909,9 @@ class Backend(ABC):
         element = self._element(who, "x", x)
         shape = self._shape(who, "x", x, "NHWC", element)
         self._like(who, "dy", dy, shape, element)
-        settings = _lrn_settings(who, size, alpha, beta, k)
+        norm = Norm.of(who, shape[3], size, alpha, beta, k, 1)
         dx = self._result(who, "out", out, shape, x, dy, dtype=element)
-        self._rnorm_dgrad(x, dy, dx, *settings)
+        self._run(who, x, dy, dx, norm)
         return dx
 
     # Pooling
@@ -915,7 +944,7 @@ class Backend(ABC):
         who = "maxpool_fprop"
         geometry = PoolGeometry.of(who, size, stride, ceil)
         y, where = self._pooled(who, x, geometry, out)
-        self._maxpool_fprop(x, y, where, geometry)
+        self._run(who, x, y, where, geometry)
         return y, where
 
     def _pooled(
@@ -967,7 +996,7 @@ class Backend(ABC):
         if gate is not None:
             self._like(who, "gate", gate, x_shape, element)
         dx = self._result(who, "out", out, x_shape, dy, where, gate, dtype=element)
-        self._maxpool_dgrad(dy, where, gate, dx, geometry)
+        self._run(who, dy, where, gate, dx, geometry)
         return dx
 
     def avgpool_fprop(
@@ -988,7 +1017,7 @@ class Backend(ABC):
         n, h, w, c = self._shape(who, "x", x, "NHWC", element)
         shape = (n, *geometry.out_size(who, h, w), c)
         y = self._result(who, "out", out, shape, x, dtype=element)
-        self._avgpool_fprop(x, y, geometry)
+        self._run(who, x, y, geometry)
         return y
 
     def avgpool_dgrad(
@@ -1017,7 +1046,7 @@ class Backend(ABC):
         element = self._element(who, "dy", dy)
         self._like(who, "dy", dy, (n, *geometry.out_size(who, h, w), c), element)
         dx = self._result(who, "out", out, x_shape, dy, dtype=element)
-        self._avgpool_dgrad(dy, dx, geometry)
+        self._run(who, dy, dx, geometry)
         return dx
 
     # Normalisation and max-pooling at once
@@ -1053,10 +1082,9 @@ class Backend(ABC):
         """
         who = "lrn_maxpool_fprop"
         geometry = PoolGeometry.of(who, pool_size, pool_stride, ceil, prefix="pool_")
-        settings = _lrn_settings(who, size, alpha, beta, k)
         y, where = self._pooled(who, x, geometry, out)
-        groups = _check_groups(who, groups, x.shape[3])
-        self._lrn_maxpool_fprop(x, y, where, *settings, groups, geometry, bool(relu))
+        norm = Norm.of(who, x.shape[3], size, alpha, beta, k, groups)
+        self._run(who, x, y, where, norm, geometry, bool(relu))
         return y, where
 
     def lrn_maxpool_dgrad(
@@ -1093,17 +1121,16 @@ class Backend(ABC):
         """
         who = "lrn_maxpool_dgrad"
         geometry = PoolGeometry.of(who, pool_size, pool_stride, ceil, prefix="pool_")
-        settings = _lrn_settings(who, size, alpha, beta, k)
         element = self._element(who, "x", x)
         n, h, w, c = x_shape = self._shape(who, "x", x, "NHWC", element)
-        groups = _check_groups(who, groups, c)
+        norm = Norm.of(who, c, size, alpha, beta, k, groups)
         shape = (n, *geometry.out_size(who, h, w), c)
         self._like(who, "dy", dy, shape, element)
         self._like(who, "where", where, shape, geometry.where_dtype)
         if y is not None:
             self._like(who, "y", y, shape, element)
         dx = self._result(who, "out", out, x_shape, x, dy, where, y, dtype=element)
-        self._lrn_maxpool_dgrad(x, y, dy, where, dx, *settings, groups, geometry, bool(gated))
+        self._run(who, x, y, dy, where, dx, norm, geometry, bool(gated))
         return dx
 
     # Dropout
@@ -1182,7 +1209,7 @@ class Backend(ABC):
             raise ArgumentError(f"{who}: {name} has no dimensions; (N, ...) was expected.")
         mask = self._checked_mask(who, Mask(keep, seed, step, layer, offset, total), shape)
         y = self._result(who, "out", out, shape, x, dtype=element, in_place=True)
-        self._dropout(x, y, mask)
+        self._run("dropout", x, y, mask)
         return y
 
     # Loss
@@ -1224,7 +1251,7 @@ class Backend(ABC):
             self._result(who, "out[2] (top1_error)", top1, (), logits, loss, dlogits),
             self._result(who, "out[3] (top5_error)", top5, (), logits, loss, dlogits, top1),
         )
-        self._softmax_cross_entropy(logits, labels, *results)
+        self._run(who, logits, labels, *results)
         return results
 
     def checked_labels(self, labels: Any, rows: int, classes: int) -> Array:
@@ -1289,7 +1316,7 @@ class Backend(ABC):
         self._check_written(who, "v", v, dw, low)
         if low is not None:
             self._check_written(who, "low", low, dw)
-        self._sgd_update(w, low, v, dw, lr, momentum, weight_decay)
+        self._run(who, w, low, v, dw, (lr, momentum, weight_decay))
 
     def _check_low(
         self, who: str, prefix: str, low: Array | None, shape: Shape, element: np.dtype[Any]
@@ -1333,7 +1360,7 @@ class Backend(ABC):
         high_out, low_out = _split_out(who, out, "(high, low)")
         high = self._result(who, "out[0] (high)", high_out, shape, w, dtype=BFLOAT16)
         low = self._result(who, "out[1] (low)", low_out, shape, w, high_out, dtype=np.uint16)
-        self._split_weights(w, high, low)
+        self._run(who, w, high, low)
         return high, low
 
     def join_weights(self, high: Array, low: Array, *, out: Array | None = None) -> Array:
@@ -1350,7 +1377,7 @@ class Backend(ABC):
         shape = self._shape(who, "high", high, dtype=BFLOAT16)
         self._like(who, "low", low, shape, np.uint16)
         w = self._result(who, "out", out, shape, high, low)
-        self._join_weights(high, low, w)
+        self._run(who, high, low, w)
         return w
 
     # Exchange between devices
@@ -1374,7 +1401,8 @@ class Backend(ABC):
                 )
         shape = (*lead[:-1], sum(part.shape[-1] for part in parts))
         whole = self._result(who, "out", out, shape, *parts)
-        self._exchange_gather(parts, whole)
+        with self._readable(parts) as near:
+            self._run(who, near, whole)
         return whole
 
     def exchange_scatter_add(
@@ -1407,7 +1435,8 @@ class Backend(ABC):
                 f"{lead[-1]} channels of dwholes were expected."
             )
         dpart = self._result(who, "out", out, (*lead[:-1], channels), *dwholes)
-        self._exchange_scatter_add(dwholes, dpart, start)
+        with self._readable(dwholes) as near:
+            self._run(who, near, dpart, start)
         return dpart
 
     def _exchanged(self, who: str, name: str, arrays: Sequence[Array]) -> Shape:
@@ -1513,215 +1542,6 @@ class Backend(ABC):
                     f"{who}: {name} overlaps another argument; memory of its own was expected."
                 )
 
-    # The raw operations: arguments are checked, outputs allocated
-
-    @abstractmethod
-    def _augment(
-        self,
-        x: Array,
-        mean: Array,
-        corners: Array,
-        flips: Array,
-        shifts: Array,
-        y: Array,
-        size: tuple[int, int],
-        g: BlockGeometry,
-        scale: float,
-        mean_at_pixel: bool,
-    ) -> None: ...
-
-    @abstractmethod
-    def _images_to_depth(self, x: Array, y: Array, g: BlockGeometry) -> None: ...
-
-    @abstractmethod
-    def _filters_to_depth(self, w: Array, deep: Array, block: int) -> None: ...
-
-    @abstractmethod
-    def _filters_from_depth(self, ddeep: Array, dw: Array, block: int) -> None: ...
-
-    @abstractmethod
-    def _conv_fprop(
-        self,
-        x: Array,
-        w: Array,
-        b: Array | None,
-        y: Array,
-        g: ConvGeometry,
-        activation: Activation,
-        towers: int,
-        mask: Mask | None,
-        tensor: bool,
-    ) -> None: ...
-
-    @abstractmethod
-    def _conv_dgrad(
-        self,
-        dy: Array,
-        w: Array,
-        gate: Array | None,
-        factor: float,
-        dx: Array,
-        g: ConvGeometry,
-        tensor: bool,
-    ) -> None: ...
-
-    @abstractmethod
-    def _conv_wgrad(
-        self, x: Array, dy: Array, dw: Array, db: Array, g: ConvGeometry, tensor: bool
-    ) -> None: ...
-
-    @abstractmethod
-    def _conv_wgrad_sgd(
-        self, x: Array, dy: Array, w: Learned, b: Learned, g: ConvGeometry, tensor: bool
-    ) -> None: ...
-
-    @abstractmethod
-    def _linear_fprop(
-        self,
-        x: Array,
-        w: Array,
-        b: Array | None,
-        y: Array,
-        activation: Activation,
-        towers: int,
-        mask: Mask | None,
-        tensor: bool,
-    ) -> None: ...
-
-    @abstractmethod
-    def _linear_dgrad(
-        self, dy: Array, w: Array, gate: Array | None, factor: float, dx: Array, tensor: bool
-    ) -> None: ...
-
-    @abstractmethod
-    def _linear_wgrad(self, x: Array, dy: Array, dw: Array, db: Array, tensor: bool) -> None: ...
-
-    @abstractmethod
-    def _linear_wgrad_sgd(
-        self, x: Array, dy: Array, w: Learned, b: Learned, tensor: bool
-    ) -> None: ...
-
-    @abstractmethod
-    def _relu_fprop(self, x: Array, y: Array) -> None: ...
-
-    @abstractmethod
-    def _relu_dgrad(self, y: Array, dy: Array, dx: Array) -> None: ...
-
-    @abstractmethod
-    def _tanh_fprop(self, x: Array, y: Array) -> None: ...
-
-    @abstractmethod
-    def _tanh_dgrad(self, y: Array, dy: Array, dx: Array) -> None: ...
-
-    @abstractmethod
-    def _scale(self, x: Array, y: Array, factor: float) -> None: ...
-
-    @abstractmethod
-    def _lrn_fprop(
-        self, x: Array, y: Array, size: int, alpha: float, beta: float, k: float, groups: int
-    ) -> None: ...
-
-    @abstractmethod
-    def _lrn_dgrad(
-        self,
-        x: Array,
-        dy: Array,
-        dx: Array,
-        size: int,
-        alpha: float,
-        beta: float,
-        k: float,
-        groups: int,
-    ) -> None: ...
-
-    @abstractmethod
-    def _rnorm_fprop(
-        self, x: Array, y: Array, size: int, alpha: float, beta: float, k: float
-    ) -> None: ...
-
-    @abstractmethod
-    def _rnorm_dgrad(
-        self, x: Array, dy: Array, dx: Array, size: int, alpha: float, beta: float, k: float
-    ) -> None: ...
-
-    @abstractmethod
-    def _maxpool_fprop(self, x: Array, y: Array, where: Array, g: PoolGeometry) -> None: ...
-
-    @abstractmethod
-    def _maxpool_dgrad(
-        self, dy: Array, where: Array, gate: Array | None, dx: Array, g: PoolGeometry
-    ) -> None: ...
-
-    @abstractmethod
-    def _avgpool_fprop(self, x: Array, y: Array, g: PoolGeometry) -> None: ...
-
-    @abstractmethod
-    def _avgpool_dgrad(self, dy: Array, dx: Array, g: PoolGeometry) -> None: ...
-
-    @abstractmethod
-    def _lrn_maxpool_fprop(
-        self,
-        x: Array,
-        y: Array,
-        where: Array,
-        size: int,
-        alpha: float,
-        beta: float,
-        k: float,
-        groups: int,
-        g: PoolGeometry,
-        relu: bool,
-    ) -> None: ...
-
-    @abstractmethod
-    def _lrn_maxpool_dgrad(
-        self,
-        x: Array,
-        y: Array | None,
-        dy: Array,
-        where: Array,
-        dx: Array,
-        size: int,
-        alpha: float,
-        beta: float,
-        k: float,
-        groups: int,
-        g: PoolGeometry,
-        gated: bool,
-    ) -> None: ...
-
-    @abstractmethod
-    def _dropout(self, x: Array, y: Array, mask: Mask) -> None: ...
-
-    @abstractmethod
-    def _softmax_cross_entropy(
-        self, logits: Array, labels: Array, loss: Array, dlogits: Array, top1: Array, top5: Array
-    ) -> None: ...
-
-    @abstractmethod
-    def _sgd_update(
-        self,
-        w: Array,
-        low: Array | None,
-        v: Array,
-        dw: Array,
-        lr: float | Array,
-        momentum: float,
-        weight_decay: float,
-    ) -> None: ...
-
-    @abstractmethod
-    def _split_weights(self, w: Array, high: Array, low: Array) -> None: ...
-
-    @abstractmethod
-    def _join_weights(self, high: Array, low: Array, w: Array) -> None: ...
-
-    @abstractmethod
-    def _exchange_gather(self, parts: Sequence[Array], whole: Array) -> None: ...
-
-    @abstractmethod
-    def _exchange_scatter_add(self, dwholes: Sequence[Array], dpart: Array, start: int) -> None: ...
-
 
 def _widened(who: str, dtype: Any, element: np.dtype[Any]) -> np.dtype[Any]:
     """Check the type of a result: None for the inputs' type, or float32, the type of the sums."""
@@ -1784,24 +1604,3 @@ def _check_activation(who: str, activation: Activation) -> None:
         raise ArgumentError(
             f"{who}: activation is {activation!r}; None, 'relu' or 'tanh' was expected."
         )
-
-
-def _check_groups(who: str, groups: int, channels: int) -> int:
-    groups = integer(who, "groups", groups, low=1)
-    if channels % groups:
-        raise ArgumentError(
-            f"{who}: groups is {groups}; a divisor of x's {channels} channels was expected."
-        )
-    return groups
-
-
-def _lrn_settings(
-    who: str, size: int, alpha: float, beta: float, k: float
-) -> tuple[int, float, float, float]:
-    """Checked settings of a normalisation, whose base k + alpha sum x^2 has to be above 0."""
-    return (
-        integer(who, "size", size, low=1),
-        real(who, "alpha", alpha, low=0.0),
-        real(who, "beta", beta),
-        positive(who, "k", k),
-    )

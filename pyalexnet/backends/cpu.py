@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -53,10 +51,6 @@ class CpuBackend(KernelBackend, HostBackend):
 
     def _stream(self) -> int:
         return 0
-
-    @contextmanager
-    def _readable(self, arrays: Sequence[Array]) -> Iterator[list[Array]]:
-        yield list(arrays)
 
     def _unit(self, x: Array, tensor: bool) -> str:
         return "fma" if self.exact else "winograd"

@@ -75,7 +75,7 @@ class CudaBackend(KernelBackend):
             raise BackendUnavailable(f"The backend cuda cannot be used: {error}") from error
         try:
             self._hopper = self._ask("has_hopper", self.device)
-            self._relu_fprop(x, x)
+            self._run("relu_fprop", x, x)
             self.synchronize()
         except KernelError as error:
             capability += "a" if capability == "90" else ""  # sm_90a: Hopper only

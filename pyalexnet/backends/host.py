@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -62,6 +64,9 @@ class HostBackend(Backend):
 
     def synchronize(self) -> None:
         """Nothing to wait for: an operation has ended when it returns."""
+
+    def _readable(self, arrays: Sequence[Array]) -> AbstractContextManager[Sequence[Array]]:
+        return nullcontext(arrays)
 
     def _address(self, x: Array) -> int:
         return int(x.__array_interface__["data"][0])

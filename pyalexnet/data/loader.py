@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalexnet.backends import Array, Backend
-from pyalexnet.backends.geometry import BlockGeometry, Pad
 from pyalexnet.data.dataset import Images, Labels, Split
 from pyalexnet.data.readers import PATIENCE, Readers
 from pyalexnet.data.views import Side, Views
+from pyalexnet.ops.records import BlockGeometry, Pad
 
 Pixels = npt.NDArray[np.float32]
 Look = Callable[[Labels, Labels], Views]

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pyalexnet.backends.geometry import Pad
 from pyalexnet.nets import presets
 from pyalexnet.nets.layers import Start
 from pyalexnet.nets.presets import Preset
 from pyalexnet.nets.recipe import Augment, Rate
 from pyalexnet.nets.schedule import Schedule
+from pyalexnet.ops.records import Pad
 
 _CAFFE_NET = "bvlc_alexnet/train_val.prototxt"
 _CAFFE_SOLVER = "bvlc_alexnet/solver.prototxt"

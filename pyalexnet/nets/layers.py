@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from pyalexnet.backends.base import Activation, Array, Backend, Shape
 from pyalexnet.backends.checks import integer, positive, real
-from pyalexnet.backends.geometry import ConvGeometry, Pad, PoolGeometry, Stride
 from pyalexnet.errors import ArgumentError
+from pyalexnet.ops.records import ConvGeometry, Pad, PoolGeometry, Stride
 
 # Initial weights: the standard deviation of a normal distribution; initial biases: their value.
 # "fan_in" draws either uniformly from +-1 / sqrt(inputs of a unit), PyTorch's default.

@@ -24,7 +24,6 @@ import numpy as np
 
 from pyalexnet.backends.base import Shape
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
-from pyalexnet.backends.geometry import BlockGeometry, ConvGeometry, Pad, PoolGeometry
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.layers import (
     LRN,
@@ -39,6 +38,7 @@ from pyalexnet.nets.layers import (
     Scale,
     Tanh,
 )
+from pyalexnet.ops.records import BlockGeometry, ConvGeometry, Pad, PoolGeometry
 from pyalexnet.step.net import NetSpec
 
 Precision: TypeAlias = Literal["fp32", "fp32x3", "bf16"]
@@ -90,7 +90,7 @@ class PerImage:
 
 @dataclass(frozen=True)
 class Draw:
-    """A dropout mask: the fields of `backends.masks.Mask` that the network determines."""
+    """A dropout mask: the fields of `ops.records.Mask` that the network determines."""
 
     keep: float
     layer: int

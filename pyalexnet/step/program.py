@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet.backends.base import Array, Backend
-from pyalexnet.backends.learned import Learned
-from pyalexnet.backends.masks import Mask
+from pyalexnet.ops.records import Learned, Mask
 from pyalexnet.step.plan import Call, Draw, Operand, PerImage, Plan, View, name_of
 
 _SCORES = ("loss", "top1_error", "top5_error")

@@ -22,7 +22,6 @@ import numpy.typing as npt
 import pyalexnet
 from pyalexnet.backends.base import Shape
 from pyalexnet.backends.checks import integer
-from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, PyalexnetError
 from pyalexnet.install import pip_install
@@ -40,6 +39,7 @@ from pyalexnet.nets.layers import (
     Scale,
     Tanh,
 )
+from pyalexnet.ops.records import ConvGeometry, PoolGeometry
 from pyalexnet.runs.run import replacing
 from pyalexnet.step.rounding import rounding
 from pyalexnet.trained.load import Trained

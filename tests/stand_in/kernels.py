@@ -62,7 +62,7 @@ class Extension:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in _EMULATION or not hasattr(_sim, name):
             raise AttributeError(f"module 'pyalexnet._cuda' has no attribute {name!r}")
-        return getattr(_sim, name) if name.endswith("_workspace") else self._op(name)
+        return self._op(name)
 
     def Recording(self) -> Recording:  # noqa: N802 (a class of the module's)
         return Recording(self)
@@ -83,11 +83,15 @@ class Extension:
 
     def _op(self, name: str) -> Callable[..., None]:
         def op(*arguments: Any) -> None:
-            *operands, device, target = arguments
+            *operands, (device, target, workspace) = arguments
             arrays: list[ndarray] = []
+
+            def scratch(nbytes: int) -> Any:
+                return self._inside(name, device, workspace(nbytes), arrays)
+
             inside = [self._inside(name, device, one, arrays) for one in operands]
             checked = _sim.Recording()
-            getattr(_sim, name)(*inside, device, checked)
+            getattr(_sim, name)(*inside, (device, checked, scratch))
             run = lambda: checked.run(0, 0)  # noqa: E731
             if isinstance(target, Recording):
                 target.add(device, name, run, arrays)
@@ -113,7 +117,8 @@ class Extension:
     def _inside(self, name: str, device: int, one: Any, arrays: list[ndarray]) -> Any:
         """An argument in the form that `_sim` takes; its arrays are appended to `arrays`."""
         if isinstance(one, (tuple, list)):
-            return type(one)(self._inside(name, device, part, arrays) for part in one)
+            inside = [self._inside(name, device, part, arrays) for part in one]
+            return inside if isinstance(one, list) else tuple(inside)
         if hasattr(one, "__cuda_array_interface__"):
             array = one if isinstance(one, ndarray) else self._library.asarray(one)
             self._refuse_out_of_reach(name, device, array)

@@ -1,12 +1,15 @@
-"""Where windows lie on a map: strides, padding and output sizes of convolution and pooling."""
+"""What operations take besides arrays, as records: checked, and handed to the kernels as they are.
+
+The bindings read each as a tuple (`bindings/records.hpp`), so the order of the fields counts.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from pyalexnet.backends.checks import integer
+from pyalexnet.backends.checks import integer, positive, real
 from pyalexnet.errors import ArgumentError
 
 Stride: TypeAlias = int | tuple[int, int]
@@ -117,6 +120,78 @@ class BlockGeometry(NamedTuple):
         rows = h + self.pad_top + self.pad_bottom
         columns = w + self.pad_left + self.pad_right
         return -(-rows // self.block), -(-columns // self.block), self.block**2 * c
+
+
+class Norm(NamedTuple):
+    """A response normalisation: window, weight of the squares, exponent, constant, groups."""
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+    groups: int
+
+    @classmethod
+    def of(
+        cls, who: str, channels: int, size: int, alpha: float, beta: float, k: float, groups: int
+    ) -> Norm:
+        """Check the values, for maps of so many channels; the base k + alpha sum x^2 is above 0."""
+        parts = integer(who, "groups", groups, low=1)
+        if channels % parts:
+            raise ArgumentError(
+                f"{who}: groups is {parts}; a divisor of x's {channels} channels was expected."
+            )
+        return cls(
+            integer(who, "size", size, low=1),
+            real(who, "alpha", alpha, low=0.0),
+            real(who, "beta", beta),
+            positive(who, "k", k),
+            parts,
+        )
+
+
+class Mask(NamedTuple):
+    """Which elements of an output are kept; stored nowhere, drawn again wherever it is needed.
+
+    Attributes:
+        keep, seed, step, layer, offset, total: as in `Backend.dropout_fprop`; total None means the
+            features of the output.
+        factor: kept elements are multiplied by it: 1 by the 2012 rule, 1 / keep to make up for
+            the elements that are dropped.
+    """
+
+    keep: float
+    seed: int
+    step: Any
+    layer: int
+    offset: int = 0
+    total: int | None = None
+    factor: float = 1.0
+
+
+class Learned(NamedTuple):
+    """Parameters with their momentum and the constants of `Backend.sgd_update`.
+
+    Attributes:
+        w: the parameters, float32, or the bfloat16 halves of `Backend.split_weights`; updated in
+            place.
+        v: their momentum, float32 of w's shape; updated in place.
+        lr: the learning rate, or a 0-d float32 array of the device; 0 freezes both.
+        momentum, weight_decay: of the update.
+        low: the other halves, uint16 of w's shape, where w is bfloat16; updated in place.
+    """
+
+    w: Any
+    v: Any
+    lr: Any
+    momentum: float
+    weight_decay: float
+    low: Any = None
+
+    @property
+    def rule(self) -> tuple[Any, float, float]:
+        """How they are updated: (lr, momentum, weight_decay)."""
+        return self.lr, self.momentum, self.weight_decay
 
 
 def _several(
