@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.nets.layers import LRN, AvgPool, Conv, Dropout, Layer, Linear, MaxPool, Relu, RNorm
+from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import Learned, Mask
 from pyalexnet.step import plan
 from pyalexnet.step.net import NetSpec

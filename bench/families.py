@@ -24,11 +24,11 @@ import numpy as np
 import pyalexnet
 from pyalexnet import lint, nets
 from pyalexnet.backends import Backend
-from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.data import Dataset, Split, views
 from pyalexnet.data.classes import Classes
 from pyalexnet.data.loader import Loader
 from pyalexnet.errors import BackendUnavailable
+from pyalexnet.ops.elements import BFLOAT16
 from pyalexnet.step.net import NetSpec
 from pyalexnet.step.plan import Precision
 from pyalexnet.step.planned import PlannedNet

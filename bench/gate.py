@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet.backends import Backend
-from pyalexnet.backends.elements import BFLOAT16, ELEMENTS
+from pyalexnet.ops.elements import BFLOAT16, ELEMENTS
 
 from .cases import Arrays, Case
 from .reference import ReferenceBackend, joined

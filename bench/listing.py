@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyalexnet import nets
-from pyalexnet.backends.checks import integer
 from pyalexnet.errors import ArgumentError
+from pyalexnet.ops.checks import integer
 from pyalexnet.step import plan
 from pyalexnet.step.net import NetSpec
 from pyalexnet.step.plan import Call, Operand, Plan, Precision, name_of

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from pyalexnet.backends.base import Array
-from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.sim import SimcheckBackend
+from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import Learned, Mask
 
 Call = Callable[[SimcheckBackend], object]

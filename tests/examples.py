@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import oracle
-from pyalexnet.backends.elements import BFLOAT16, FLOAT32
+from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import Learned, Mask
 from samples import classes, few_values, generator, normal, pixels
 from shapes import CONVS, LRN_POOLS, LRNS, POOLS, RNORMS

@@ -22,7 +22,7 @@ from hypothesis.strategies import SearchStrategy
 from answers import RESULTS, answer
 from fuzzing import campaign
 from pyalexnet.backends.cpu import chosen_set, instruction_sets
-from pyalexnet.backends.elements import BFLOAT16
+from pyalexnet.ops.elements import BFLOAT16
 from samples import generator
 from tolerance import same_bits
 

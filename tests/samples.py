@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pyalexnet.backends.elements import BFLOAT16, ELEMENTS, FLOAT32
+from pyalexnet.ops.elements import BFLOAT16, ELEMENTS, FLOAT32
 
 Floats32 = NDArray[np.float32]
 

@@ -24,7 +24,7 @@ IMPORTERS = {
     "cupy": {"backends/cuda.py"},
     "google": {"foreign/caffe_messages.py"},  # protobuf
     "matplotlib": {"show/page.py"},
-    "ml_dtypes": {"backends/elements.py"},
+    "ml_dtypes": {"ops/elements.py"},
     "onnx": {"trained/export_onnx.py"},
     "onnxruntime": {"trained/export_onnx.py"},
     "platformdirs": {"data/download.py"},
@@ -190,6 +190,19 @@ def imported_packages(file: Path) -> set[str]:
 def test_the_package_knows_neither_tests_nor_bench(file: Path) -> None:
     of_tests = {path.stem for path in Path(__file__).parent.glob("*.py")}
     assert not imported_packages(file) & {"tests", "bench", "pytest", *of_tests}
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "ops").glob("*.py")), ids=named)
+def test_operations_know_no_backend(file: Path) -> None:
+    own = {name for name in imports(file) if name.startswith("pyalexnet.")}
+    assert all(name == "pyalexnet.errors" or name.startswith("pyalexnet.ops.") for name in own)
+
+
+def test_operations_are_in_files_named_like_their_kernels() -> None:
+    shared = {"__init__", "checks", "device", "elements", "epilogue", "lane", "records"}
+    families = {file.stem for file in (PACKAGE / "ops").glob("*.py")} - shared
+    assert families <= {file.stem for file in BINDINGS.glob("*.cpp")}
+    assert families - {"linear"} <= {file.stem for file in KERNELS.glob("*.cu")}
 
 
 @pytest.mark.parametrize("library", IMPORTERS)

@@ -16,8 +16,8 @@ import pytest
 
 from emulated import KERNELS, program
 from examples import EXAMPLES
-from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.errors import KernelError
+from pyalexnet.ops.elements import BFLOAT16
 from pyalexnet.ops.records import Learned, Mask
 from samples import classes, normal
 from trial import place

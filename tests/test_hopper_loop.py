@@ -14,8 +14,8 @@ import pytest
 
 import oracle
 from pyalexnet import nets
-from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.errors import ArgumentError
+from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import Mask
 from pyalexnet.step.planned import PlannedNet
 from pyalexnet.step.sgd import SGD

@@ -27,12 +27,12 @@ from typer.testing import CliRunner
 
 from foreign_files import CLASSES, SMALL, assert_no_run, assert_same_logits, in_torch_order
 from pyalexnet import nets
-from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.commands import import_
 from pyalexnet.data.classes import Classes
 from pyalexnet.errors import ArgumentError, CheckpointError, PyalexnetError, RunError
 from pyalexnet.foreign import import_weights, torchvision, weights
 from pyalexnet.foreign.import_weights import import_run
+from pyalexnet.ops.elements import BFLOAT16
 from pyalexnet.runs import checkpoint
 from pyalexnet.trained.load import Trained
 from trained_nets import lively, named

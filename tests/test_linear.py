@@ -11,7 +11,7 @@ import pytest
 import oracle
 import pyalexnet
 from oracle import Exact, double
-from pyalexnet.backends.elements import BFLOAT16, FLOAT32
+from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import Mask
 from samples import EACH_PRODUCT, normal
 from tolerance import FUNCTION, SUM, UNIT, assert_close, inner, same_bits

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from pyalexnet.backends import Backend, backend
-from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.data.colour import imagenet
 from pyalexnet.data.dataset import Images, Labels, Split
 from pyalexnet.data.loader import AHEAD, Loader
 from pyalexnet.data.views import Views, centre, training
 from pyalexnet.errors import DataError
 from pyalexnet.nets.recipe import Augment
+from pyalexnet.ops.elements import BFLOAT16
 
 STORED, SIZE = (14, 14), (9, 9)
 DRAWS = np.random.default_rng(0)

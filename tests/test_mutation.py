@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.errors import KernelError
+from pyalexnet.ops.elements import BFLOAT16
 from samples import classes, normal
 from variants import SIMCHECK, parameters
 

@@ -13,8 +13,8 @@ import pytest
 import oracle
 from emulated import KERNELS, program
 from oracle import Exact
-from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.lint import lint
+from pyalexnet.ops.elements import BFLOAT16
 from samples import ENDS, normal, planted
 from shapes import Conv, each
 from tolerance import assert_close, convolved, same_bits

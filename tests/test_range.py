@@ -14,7 +14,7 @@ import pytest
 
 import oracle
 from oracle import Exact
-from pyalexnet.backends.elements import BFLOAT16, FLOAT32
+from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import Mask
 from samples import EACH_ELEMENT, EACH_PRODUCT, ENDS, generator, normal, pixels, planted
 from shapes import LRN, Conv, LRNPool, Pool, RNorm

@@ -9,10 +9,10 @@ import pytest
 
 import pyalexnet
 from examples import DRAW, EXAMPLES, RETURNING, Example
-from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.backends.host import DEVICES
 from pyalexnet.backends.kernels import extension
 from pyalexnet.errors import ArgumentError, BackendUnavailable
+from pyalexnet.ops.elements import BFLOAT16
 from pyalexnet.ops.records import Mask
 from samples import garbage, normal
 from tolerance import same_bits

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import oracle
-from pyalexnet.backends.elements import BFLOAT16
+from pyalexnet.ops.elements import BFLOAT16
 from samples import generator, normal
 from tolerance import assert_close, same_bits
 from trial import place, run

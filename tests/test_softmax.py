@@ -10,7 +10,7 @@ import pytest
 import oracle
 from differences import Op, Oracle, assert_gradient, gradient
 from oracle import Exact
-from pyalexnet.backends.elements import BFLOAT16
+from pyalexnet.ops.elements import BFLOAT16
 from samples import classes, few_values, normal, on_grid
 from tolerance import SOFTMAX, UNIT, assert_close
 from trial import run

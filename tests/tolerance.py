@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oracle import Exact
-from pyalexnet.backends.elements import BFLOAT16
+from pyalexnet.ops.elements import BFLOAT16
 
 UNIT = 2.0**-24
 SUM = 8.0

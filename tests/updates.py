@@ -8,7 +8,7 @@ import numpy as np
 
 import oracle
 from oracle import Exact
-from pyalexnet.backends.elements import BFLOAT16
+from pyalexnet.ops.elements import BFLOAT16
 from pyalexnet.ops.records import Learned
 from samples import normal
 from tolerance import SUM, assert_close, same_bits

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pyalexnet.backends.base import Array, Shape
-from pyalexnet.backends.checks import integer
 from pyalexnet.backends.kernels import KernelBackend, extension
-from pyalexnet.backends.lane import Lane
 from pyalexnet.errors import ArgumentError, BackendUnavailable, KernelError
+from pyalexnet.ops.checks import integer
+from pyalexnet.ops.lane import Lane
 
 try:
     import cupy

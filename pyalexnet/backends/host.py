@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pyalexnet.backends.base import Array, Backend, Shape
-from pyalexnet.backends.checks import integer
 from pyalexnet.errors import ArgumentError
+from pyalexnet.ops.checks import integer
 
 DEVICES = 2
 """Number of devices of a host, for two towers; the emulation's is the same (`simt::kDevices`)."""

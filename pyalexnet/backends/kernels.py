@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from pyalexnet.backends.base import Array, Backend
-from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.errors import ArgumentError, BackendUnavailable, KernelError
+from pyalexnet.ops.elements import BFLOAT16
 
 
 def extension(name: str, remedy: str) -> Any:

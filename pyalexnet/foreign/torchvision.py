@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalexnet import nets
-from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.data.classes import Classes
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, CheckpointError
@@ -25,6 +24,7 @@ from pyalexnet.foreign import formats, pth, state_dicts, weights
 from pyalexnet.foreign.pth import Opaque
 from pyalexnet.foreign.weights import Floats, Found, Tensor
 from pyalexnet.nets.layers import Dropout, Layer, Scale
+from pyalexnet.ops.elements import BFLOAT16
 from pyalexnet.runs import tensors
 from pyalexnet.step.net import NetSpec
 from pyalexnet.trained.load import Trained

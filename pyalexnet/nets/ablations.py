@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from pyalexnet.backends.checks import real
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.presets import Preset
+from pyalexnet.ops.checks import real
 
 NORMS = ("norm1", "norm2", "rnorm2")
 MIDDLE = ("conv3", "conv4", "conv5", "fc6", "fc7")

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pyalexnet.backends.checks import integer
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets import presets
 from pyalexnet.nets.layers import (
@@ -27,6 +26,7 @@ from pyalexnet.nets.layers import (
     Scale,
     Tanh,
 )
+from pyalexnet.ops.checks import integer
 from pyalexnet.step.net import NetSpec
 
 _KINDS: Mapping[str, Any] = {

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet.backends.base import Activation, Array, Backend, Shape
-from pyalexnet.backends.checks import integer, positive, real
 from pyalexnet.errors import ArgumentError
+from pyalexnet.ops.checks import integer, positive, real
 from pyalexnet.ops.records import ConvGeometry, Pad, PoolGeometry, Stride
 
 # Initial weights: the standard deviation of a normal distribution; initial biases: their value.

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from pyalexnet.backends.base import Activation
-from pyalexnet.backends.checks import positive
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.layers import LRN, Dropout, Layer, Relu, RNorm, Scale, Start, Tanh
 from pyalexnet.nets.recipe import Augment, Rate, Recipe
 from pyalexnet.nets.schedule import Constant, Plateau, Steps
+from pyalexnet.ops.checks import positive
 from pyalexnet.ops.records import Pad
 
 Neuron: TypeAlias = Literal["relu", "tanh"]

@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pyalexnet.backends.checks import integer, positive, real
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.schedule import Plateau, Schedule, Steps, parse
+from pyalexnet.ops.checks import integer, positive, real
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pyalexnet.backends.checks import integer, positive, real
 from pyalexnet.errors import ArgumentError
+from pyalexnet.ops.checks import integer, positive, real
 
 _EXAMPLES = (
     "const, steps[25=0.1;51=0.01], linear[factor=250], exp[factor=250], dexp[factor=250;steps=4] "

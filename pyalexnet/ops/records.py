@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from pyalexnet.backends.checks import integer, positive, real
 from pyalexnet.errors import ArgumentError
+from pyalexnet.ops.checks import integer, positive, real
 
 Stride: TypeAlias = int | tuple[int, int]
 Pad: TypeAlias = int | tuple[int, int, int, int]

@@ -35,9 +35,9 @@ from typing import IO, Any
 
 import pydantic
 
-from pyalexnet.backends.checks import integer
 from pyalexnet.errors import ArgumentError, RunError, reason
 from pyalexnet.nets.recipe import Recipe
+from pyalexnet.ops.checks import integer
 from pyalexnet.step.plan import Precision
 
 _ABOUT_CONFIG = """\

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from pyalexnet.backends import backend as make_backend
 from pyalexnet.backends.base import Array, Backend, Shape
-from pyalexnet.backends.checks import integer
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.layers import Conv, Dropout, Layer, Memory, Pass
 from pyalexnet.nets.recipe import Recipe
+from pyalexnet.ops.checks import integer
 
 # Batch sizes whose buffers are kept: those of training and evaluation, and the last, smaller batch
 # of each.

@@ -23,7 +23,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from pyalexnet.backends.base import Shape
-from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.layers import (
     LRN,
@@ -38,6 +37,7 @@ from pyalexnet.nets.layers import (
     Scale,
     Tanh,
 )
+from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import BlockGeometry, ConvGeometry, Pad, PoolGeometry
 from pyalexnet.step.net import NetSpec
 

@@ -21,7 +21,6 @@ import numpy.typing as npt
 
 import pyalexnet
 from pyalexnet.backends.base import Shape
-from pyalexnet.backends.checks import integer
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, PyalexnetError
 from pyalexnet.install import pip_install
@@ -39,6 +38,7 @@ from pyalexnet.nets.layers import (
     Scale,
     Tanh,
 )
+from pyalexnet.ops.checks import integer
 from pyalexnet.ops.records import ConvGeometry, PoolGeometry
 from pyalexnet.runs.run import replacing
 from pyalexnet.step.rounding import rounding

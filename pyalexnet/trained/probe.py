@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyalexnet.backends.checks import real
 from pyalexnet.data import Dataset, Split
 from pyalexnet.data.classes import Classes
 from pyalexnet.data.dataset import Labels, Progress, hold_out
 from pyalexnet.errors import DataError
+from pyalexnet.ops.checks import real
 from pyalexnet.runs import tensors
 from pyalexnet.runs.run import Scores
 from pyalexnet.trained import ensemble, features

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pyalexnet.backends.checks import integer
 from pyalexnet.data import CACHED, Dataset, cifar, pack
 from pyalexnet.data.dataset import Images, Labels, Progress, shown
 from pyalexnet.data.images import named, none_of
 from pyalexnet.errors import DataError
+from pyalexnet.ops.checks import integer
 from pyalexnet.runs import tensors
 from pyalexnet.trained import features
 from pyalexnet.trained.features import Features

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from pyalexnet.backends.checks import integer, real
 from pyalexnet.data.dataset import Labels
 from pyalexnet.errors import CheckpointError
+from pyalexnet.ops.checks import integer, real
 
 _BLOCKS = 5
 # Logits of pure noise with deviation s cost s^2 / 2 above chance; a loss higher than that at s = 1

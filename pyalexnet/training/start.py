@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from pyalexnet import backends, data, nets
 from pyalexnet.backends import Backend
-from pyalexnet.backends.checks import positive
 from pyalexnet.data import Dataset
 from pyalexnet.data.dataset import shown
 from pyalexnet.data.pack import is_pack
 from pyalexnet.errors import ArgumentError, DataError, RunError
 from pyalexnet.nets.recipe import Recipe
 from pyalexnet.nets.schedule import rates_from
+from pyalexnet.ops.checks import positive
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint
 from pyalexnet.runs.run import Config, RunFolder, check_writable, environment

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet import _sim
-from pyalexnet.backends.elements import BFLOAT16
+from pyalexnet.ops.elements import BFLOAT16
 from stand_in.machine import CUDARuntimeError, Machine, Run
 from stand_in.memory import (
     BaseMemory,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 
 from pyalexnet.errors import ArgumentError
+
+Array: TypeAlias = Any  # np.ndarray on the host's backends, cupy.ndarray on cuda
+Shape: TypeAlias = tuple[int, ...]
 
 FLOAT32: np.dtype[Any] = np.dtype(np.float32)
 BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)

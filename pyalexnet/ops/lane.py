@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from pyalexnet.backends.base import Array, Backend, Shape
+from pyalexnet.ops.elements import Array, Shape
 
 
 class Lane:
@@ -18,8 +18,8 @@ class Lane:
 
     host: np.ndarray[Any, Any]
 
-    def __init__(self, backend: Backend, shape: Shape, dtype: Any) -> None:
-        self._backend = backend
+    def __init__(self, asarray: Callable[[Any], Array], shape: Shape, dtype: Any) -> None:
+        self._asarray = asarray  # which copies an array of the host to the device
         self.host = np.empty(shape, dtype)
 
     def wait(self) -> None:
@@ -27,7 +27,7 @@ class Lane:
 
     def send(self, count: int) -> Array:
         """The first `count` items of `host` on the device; valid until `sent` and the next turn."""
-        return self._backend.asarray(self.host[:count])
+        return self._asarray(self.host[:count])
 
     def sent(self) -> None:
         """Call this when all that reads the array from `send` has been enqueued."""

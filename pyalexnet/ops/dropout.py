@@ -1,0 +1,90 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from pyalexnet.errors import ArgumentError
+from pyalexnet.ops.elements import Array
+from pyalexnet.ops.epilogue import Epilogue
+from pyalexnet.ops.records import (
+    Mask,
+)
+
+
+class DropoutOps(Epilogue):
+    """Dropout."""
+
+    def dropout_fprop(
+        self,
+        x: Array,
+        *,
+        keep: float,
+        seed: int,
+        step: int | Array,
+        layer: int,
+        offset: int = 0,
+        total: int | None = None,
+        out: Array | None = None,
+    ) -> Array:
+        """y = x where the element is kept, else 0; nothing is rescaled (paper, section 4.2).
+
+        The mask depends on the arguments alone: element e = image * total + offset + feature is
+        kept iff word e % 4 of Philox4x32-10, keyed by seed at counter (e // 4, step, layer), is
+        below keep * 2^32. May run in place.
+
+        Args:
+            x: (N, ...); a feature is an index into x[image].ravel().
+            keep: probability of keeping an element, 0 to 1.
+            seed: 0 to 2^64 - 1.
+            step: 0 to 2^32 - 1, or a 0-d uint32 array of the device.
+            layer: 0 to 2^32 - 1.
+            offset: index of x's first feature in the whole layer, for one tower of several.
+            total: features of the whole layer; those of x where None.
+
+        Returns:
+            y: of x's shape.
+        """
+        return self._masked("dropout_fprop", "x", x, keep, seed, step, layer, offset, total, out)
+
+    def dropout_dgrad(
+        self,
+        dy: Array,
+        *,
+        keep: float,
+        seed: int,
+        step: int | Array,
+        layer: int,
+        offset: int = 0,
+        total: int | None = None,
+        out: Array | None = None,
+    ) -> Array:
+        """Gradient of `dropout_fprop` with respect to x: the same mask on dy. May run in place.
+
+        Args:
+            dy: (N, ...), the gradient with respect to y.
+            keep, seed, step, layer, offset, total: as in `dropout_fprop`.
+
+        Returns:
+            dx: of dy's shape.
+        """
+        return self._masked("dropout_dgrad", "dy", dy, keep, seed, step, layer, offset, total, out)
+
+    def _masked(
+        self,
+        who: str,
+        name: str,
+        x: Array,
+        keep: float,
+        seed: int,
+        step: int | Array,
+        layer: int,
+        offset: int,
+        total: int | None,
+        out: Array | None,
+    ) -> Array:
+        shape, element = self._typed(who, name, x)
+        if not shape:
+            raise ArgumentError(f"{who}: {name} has no dimensions; (N, ...) was expected.")
+        mask = self._checked_mask(who, Mask(keep, seed, step, layer, offset, total), shape)
+        y = self._result(who, "out", out, shape, x, dtype=element, in_place=True)
+        self._run("dropout", x, y, mask)
+        return y
