@@ -6,9 +6,12 @@ hold on their own: a kernel with wrong sizes overwrites other memory, which the 
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,6 +224,47 @@ def test_more_outputs_of_all_towers_than_can_be_counted_are_refused(module: Any)
     x, w, y = (np.zeros(shape, np.float32) for shape in ((1, 3), (2, 3), (1, 2)))
     with pytest.raises(ValueError, match=r"there are \d+ outputs of all towers"):
         module.linear_fprop(x, w, None, y, "fma", 2**30, None, None, HERE)
+
+
+# ---------------------------------------------------------------------- what the stub says
+
+
+STUB = Path(pyalexnet.__file__).parent / "_kernels.pyi"
+
+
+def stubbed(name: str) -> dict[str, list[str]]:
+    """Functions of a class of the stub and its bases, and the names of their arguments."""
+    nodes = ast.parse(STUB.read_text()).body
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
+    found: dict[str, list[str]] = {}
+    for base in classes[name].bases:
+        if ast.unparse(base) in classes:
+            found |= stubbed(ast.unparse(base))
+    functions = [one for one in classes[name].body if isinstance(one, ast.FunctionDef)]
+    own = {one.name: [argument.arg for argument in one.args.args[1:]] for one in functions}
+    return found | {name: names for name, names in own.items() if not name.startswith("__")}
+
+
+def documented(owner: Any) -> dict[str, list[str]]:
+    """The same of a built module or its class, as pybind11 writes them in docstrings."""
+    found = {}
+    for name, function in vars(owner).items():
+        if callable(function) and not isinstance(function, type) and not name.startswith("_"):
+            signature = str(function.__doc__).partition("\n")[0]
+            assert signature.startswith(f"{name}("), signature
+            names = re.findall(r"[(,] ?(\w+): ", signature)
+            found[name] = [one for one in names if one != "self"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("_cpu", "CpuKernels"), ("_sim", "SimKernels"), ("_simcheck", "SimcheckKernels")],
+)
+def test_the_stub_names_every_function_and_argument(module: str, name: str) -> None:
+    built = import_module(f"pyalexnet.{module}")
+    assert stubbed(name) == documented(built)
+    assert stubbed("Recording") == documented(built.Recording)
 
 
 # ---------------------------------------------------------------------- found by fuzzing

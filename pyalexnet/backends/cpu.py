@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from pyalexnet.backends.cores import usable_cores
 from pyalexnet.backends.host import HostBackend
 from pyalexnet.backends.kernels import KernelBackend, extension
 from pyalexnet.errors import ArgumentError, BackendUnavailable
+
+if TYPE_CHECKING:
+    from pyalexnet._kernels import CpuKernels
 
 ISA = "PYALEXNET_ISA"
 """The environment variable that names the instruction set to use."""
@@ -34,6 +37,7 @@ class CpuBackend(KernelBackend, HostBackend):
     """
 
     name = "cpu"
+    _ext: CpuKernels
 
     def __init__(self, device: int = 0, *, exact: bool = False) -> None:
         self.isa = chosen_set()

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyalexnet.backends.base import Array, Backend
 from pyalexnet.errors import ArgumentError, BackendUnavailable, KernelError
 from pyalexnet.ops.elements import BFLOAT16
+
+if TYPE_CHECKING:
+    from pyalexnet._kernels import Kernels, Recording
 
 
 def extension(name: str, remedy: str) -> Any:
@@ -33,10 +36,10 @@ def extension(name: str, remedy: str) -> Any:
 class KernelBackend(Backend):
     """A backend whose raw operations are the kernels; a subclass says where its arrays lie."""
 
-    def __init__(self, ext: Any) -> None:
+    def __init__(self, ext: Kernels) -> None:
         self._ext = ext
         self._hopper = False
-        self._recording: Any = None  # if set, operations go to it and not to the stream
+        self._recording: Recording | None = None  # where operations go, if set
         self._aside = False  # whether what is recorded is set aside
         self._arenas: dict[tuple[int, bool], Array] = {}
 
@@ -110,7 +113,7 @@ class KernelBackend(Backend):
         """Address of the stream for what was recorded aside; `_stream` unless overridden."""
         return self._stream()
 
-    def _replay(self, recording: Any) -> None:
+    def _replay(self, recording: Recording) -> None:
         """Enqueue all operations of a recording.
 
         Raises:

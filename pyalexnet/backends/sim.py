@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from pyalexnet.backends.base import Array, Shape
 from pyalexnet.backends.host import HostBackend
 from pyalexnet.backends.kernels import KernelBackend, extension
+
+if TYPE_CHECKING:
+    from pyalexnet._kernels import SimcheckKernels, SimKernels
 
 
 class SimBackend(KernelBackend, HostBackend):
@@ -21,6 +24,7 @@ class SimBackend(KernelBackend, HostBackend):
     """
 
     name = "sim"
+    _ext: SimKernels
     _extension: ClassVar[tuple[str, str]] = (
         "_sim",
         "`make test` builds it, and so does pip install pyalexnet",
@@ -66,6 +70,7 @@ class SimcheckBackend(SimBackend):
     """The emulation under a checker of races, bounds and uninitialised reads; ten times slower."""
 
     name = "simcheck"
+    _ext: SimcheckKernels
     _extension = ("_simcheck", "build pyalexnet from source with -DPYALEXNET_SIMCHECK=ON")
 
     @contextmanager
