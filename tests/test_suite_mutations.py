@@ -216,7 +216,7 @@ MUTATIONS = (
     ),
     mutation(
         "labels of an operation not checked",
-        "backends/base.py",
+        "ops/softmax.py",
         "        if visible and not 0 <= labels.min() <= labels.max() < classes:\n",
         "        if False:\n",
         "test_refusals.py::test_label_that_is_no_class",
