@@ -26,7 +26,7 @@ from pyalexnet.data import colour, prepare
 from pyalexnet.data.pack import Storage, Table
 from pyalexnet.data.prepare import Options
 from pyalexnet.errors import ArgumentError, DataError
-from pyalexnet.runs.sealing import sealed
+from pyalexnet.files import sealed
 from samples import generator
 
 IMAGENET_MEANS = np.array([127.30, 119.72, 104.91], np.float32)

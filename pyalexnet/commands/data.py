@@ -135,8 +135,8 @@ def _going_on() -> Iterator[None]:
 def _about(table: Table, out: Path) -> Iterator[str]:
     """A description of a finished pack, and what to do with it."""
     from pyalexnet.data.colour import FEWEST
-    from pyalexnet.data.dataset import shown
     from pyalexnet.data.pack import BAD_FILES
+    from pyalexnet.files import shown
 
     storage, numbers = table.storage, table.numbers
     yield (

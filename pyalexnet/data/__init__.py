@@ -6,8 +6,9 @@ import stat
 from pathlib import Path
 
 from pyalexnet.data import builtin, cifar, folder, npz, pack
-from pyalexnet.data.dataset import Dataset, Progress, Split, order, shown
+from pyalexnet.data.dataset import Dataset, Progress, Split, order
 from pyalexnet.errors import DataError, reason
+from pyalexnet.files import shown
 
 __all__ = ["Dataset", "Split", "load", "order"]
 

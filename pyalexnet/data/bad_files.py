@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyalexnet.data import durable
-from pyalexnet.data.dataset import shown
+from pyalexnet import files
 from pyalexnet.errors import DataError
+from pyalexnet.files import shown
 
 SHARE = 0.01
 """The share of a set's images that may be bad."""
@@ -41,7 +41,7 @@ def write(path: Path, skipped: Iterable[Skipped]) -> None:
         raise DataError(
             f"{shown(path)}: the list of skipped files cannot be written ({error.strerror})."
         ) from error
-    durable.write(path, "".join(lines).encode("ascii"))
+    files.write(path, "".join(lines).encode("ascii"), DataError)
 
 
 def refuse_many(root: Path, bad: Sequence[Skipped], images: int, listed: Path | None) -> None:

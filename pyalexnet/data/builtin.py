@@ -22,8 +22,9 @@ import numpy as np
 from PIL import Image
 
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import Dataset, Images, Labels, Split, checked, shown
+from pyalexnet.data.dataset import Dataset, Images, Labels, Split, checked
 from pyalexnet.errors import DataError
+from pyalexnet.files import shown
 
 FOLDER = Path(__file__).with_name("fashion_mnist")
 

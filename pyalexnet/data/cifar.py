@@ -22,8 +22,9 @@ import numpy as np
 
 from pyalexnet.data import unpickle
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import Dataset, Images, Split, checked, shown
+from pyalexnet.data.dataset import Dataset, Images, Split, checked
 from pyalexnet.errors import DataError, reason
+from pyalexnet.files import shown
 
 ARCHIVES = {
     "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce": (

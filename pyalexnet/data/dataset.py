@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -207,12 +206,6 @@ def hold_out(labels: Labels, seed: int) -> tuple[Labels, Labels]:
 def shape_of(split: Split) -> str:
     """An image's height, width and channels for messages: 28x28x1."""
     return "x".join(str(side) for side in split.image_shape)
-
-
-def shown(path: str | os.PathLike[str]) -> str:
-    """A path for a message; names that are not UTF-8 can be printed, too."""
-    # Not os.fsencode: in the locale C it refuses names that are already text, such as classes'.
-    return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _draws(n: int, seed: int, stream: int) -> npt.NDArray[np.uint64]:

@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pyalexnet.data.dataset import Images, shown
+from pyalexnet.data.dataset import Images
 from pyalexnet.errors import DataError, reason
+from pyalexnet.files import shown
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The only formats decoded, whatever a file's name; Pillow's rarer decoders are not used."""

@@ -19,10 +19,11 @@ from PIL import Image
 from pyalexnet.data import bad_files, decode, listing
 from pyalexnet.data.bad_files import Skipped
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import Dataset, Images, Progress, Split, checked, shown
+from pyalexnet.data.dataset import Dataset, Images, Progress, Split, checked
 from pyalexnet.data.listing import Listing
 from pyalexnet.data.readers import Readers
 from pyalexnet.errors import DataError
+from pyalexnet.files import shown
 
 CHUNK = 8
 """Images that a thread decodes before it reports."""

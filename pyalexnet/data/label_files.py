@@ -36,9 +36,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from pyalexnet.data import tables
-from pyalexnet.data.dataset import Labels, shown
+from pyalexnet.data.dataset import Labels
 from pyalexnet.data.tables import Row, Table
 from pyalexnet.errors import DataError
+from pyalexnet.files import shown
 
 LABELS = (
     *("label", "class", "synset", "wnid", "target", "category", "breed", "y"),

@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalexnet.data import label_files
-from pyalexnet.data.dataset import Labels, hold_out, shown
+from pyalexnet.data.dataset import Labels, hold_out
 from pyalexnet.errors import DataError
+from pyalexnet.files import shown
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"))
 

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import Dataset, Images, Labels, Split, checked, hold_out, shown
+from pyalexnet.data.dataset import Dataset, Images, Labels, Split, checked, hold_out
 from pyalexnet.errors import DataError, reason
+from pyalexnet.files import shown
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

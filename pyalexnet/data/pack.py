@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 
 import pyalexnet
-from pyalexnet.data import decode, durable
+from pyalexnet import files
+from pyalexnet.data import decode
 from pyalexnet.data.classes import Classes
 from pyalexnet.data.colour import Colour
 from pyalexnet.data.dataset import (
@@ -40,11 +41,10 @@ from pyalexnet.data.dataset import (
     Split,
     Statistics,
     checked,
-    shown,
 )
 from pyalexnet.data.shard import Facts, Shard, open_shard
 from pyalexnet.errors import ArgumentError, DataError, reason
-from pyalexnet.runs.sealing import sealed
+from pyalexnet.files import sealed, shown
 
 FORMAT = 1
 """The number in pack.json, raised by one for a change that this version cannot read."""
@@ -235,7 +235,7 @@ def strangers(folder: Path) -> list[Path]:
     """
     found = [path for path in _entries(folder) if path.name not in NAMES]
     found += [path for path in _entries(folder / SHARDS) if not SHARD.fullmatch(path.name)]
-    return sorted(path for path in found if not path.name.startswith(durable.TEMPORARY))
+    return sorted(path for path in found if not path.name.startswith(files.TEMPORARY))
 
 
 def shard_path(folder: Path, part: str, number: int) -> Path:
@@ -247,7 +247,7 @@ def write_mean(folder: Path, mean: Pixels) -> str:
     """Write mean.npy; returns its SHA-256."""
     stream = BytesIO()
     np.save(stream, mean, allow_pickle=False)
-    durable.write(folder / MEAN, stream.getvalue())
+    files.write(folder / MEAN, stream.getvalue(), DataError)
     return hashlib.sha256(stream.getvalue()).hexdigest()
 
 
@@ -274,7 +274,7 @@ def write_table(folder: Path, table: Table) -> None:
         },
         "shards": {part: [asdict(facts) for facts in table.shards[part]] for part in PARTS},
     }
-    durable.write(folder / TABLE, sealed(document))
+    files.write(folder / TABLE, sealed(document), DataError)
 
 
 def read_table(folder: Path) -> Table:

@@ -26,11 +26,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pyalexnet import files
 from pyalexnet.data import (
     bad_files,
     colour,
     decode,
-    durable,
     label_files,
     listing,
     pack,
@@ -40,12 +40,13 @@ from pyalexnet.data import (
 from pyalexnet.data.bad_files import Skipped
 from pyalexnet.data.classes import Classes
 from pyalexnet.data.colour import Moments
-from pyalexnet.data.dataset import Images, Labels, Progress, shown
+from pyalexnet.data.dataset import Images, Labels, Progress
 from pyalexnet.data.listing import Listing
 from pyalexnet.data.pack import Numbers, Storage, Table
 from pyalexnet.data.processes import WorkerDied
 from pyalexnet.data.shard import Bad, Facts, Origin
 from pyalexnet.errors import ArgumentError, DataError, reason
+from pyalexnet.files import shown
 
 LARGEST_SHARD = 512
 """Images of a shard; a killed process loses the seconds that they take."""
@@ -354,8 +355,8 @@ def _locked(out: Path) -> Iterator[None]:
         raise DataError(f"{shown(out)}: cannot be written ({error.strerror}).") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        durable.sweep(out)
-        durable.sweep(out / pack.SHARDS)
+        files.sweep(out)
+        files.sweep(out / pack.SHARDS)
         yield
     except BlockingIOError as error:
         raise DataError(f"{shown(out)}: another process prepares a pack there.") from error

@@ -29,9 +29,11 @@ import safetensors
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from pyalexnet.data import decode, durable
-from pyalexnet.data.dataset import Images, Labels, shown
+from pyalexnet import files
+from pyalexnet.data import decode
+from pyalexnet.data.dataset import Images, Labels
 from pyalexnet.errors import DataError, reason
+from pyalexnet.files import shown
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -137,7 +139,7 @@ def write(path: Path, images: Sequence[bytes], labels: Labels, origin: Origin) -
     }
     note = _note(origin)
     note["sha256"] = _sha256(note, tensors)
-    durable.write(path, safetensors.numpy.save(tensors, {NOTE: _json(note)}))
+    files.write(path, safetensors.numpy.save(tensors, {NOTE: _json(note)}), DataError)
 
 
 def examine(path: Path) -> tuple[Origin, Facts] | None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyalexnet.data import decode
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import DataError, reason
+from pyalexnet.files import shown
 
 PARTING = (("\t", " "), (";", "; "), (",", ", "), (" ", " "))
 """What separates columns, and what joins them in a text; the rarest inside cells comes first."""

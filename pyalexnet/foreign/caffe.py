@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from pyalexnet import nets
 from pyalexnet.backends.base import Shape
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, CheckpointError
+from pyalexnet.files import printable, shown
 from pyalexnet.foreign import caffe_layers, weights
 from pyalexnet.foreign.caffe_layers import Told, decimal
 from pyalexnet.foreign.caffe_messages import message_classes, parsed
@@ -391,11 +391,7 @@ def _mean(
         notes = ("Its data layer subtracts no mean, and none is subtracted here.",)
     elif not pixels.mean and channels == 3:
         numbers = _CHANNEL_MEANS
-        there = (
-            f"; it was trained with {weights.printable(pixels.mean_file)}"
-            if pixels.mean_file
-            else ""
-        )
+        there = f"; it was trained with {printable(pixels.mean_file)}" if pixels.mean_file else ""
         notes = (f"Without --mean the mean is one number a channel: 123, 117, 104{there}.",)
     elif not pixels.mean:
         notes = ("Without --mean none is subtracted.",)

@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import CheckpointError
-from pyalexnet.foreign import caffe_messages, weights
+from pyalexnet.files import printable, shown
+from pyalexnet.foreign import caffe_messages
 from pyalexnet.nets.layers import (
     LRN,
     AvgPool,
@@ -130,7 +130,7 @@ def type_of(layer: Any) -> str:
     """A layer's type by today's name."""
     if isinstance(layer.type, int):
         return _V1_TYPES.get(layer.type, f"number {layer.type}")
-    return weights.printable(layer.type)
+    return printable(layer.type)
 
 
 def told(path: Path, net: Any) -> Told:
@@ -168,7 +168,7 @@ def decimal(value: float) -> float:
 
 def refuse(path: Path, layer: Any, what: str, expected: str) -> NoReturn:
     """Raise an error that names the layer, its type, and what was expected."""
-    name = weights.printable(layer.name)  # protobuf leaves it as bytes if it is not UTF-8
+    name = printable(layer.name)  # protobuf leaves it as bytes if it is not UTF-8
     raise CheckpointError(
         f"{shown(path)}: layer {name!r} ({type_of(layer)}) {what}; {expected} was expected."
     )
@@ -308,7 +308,7 @@ class _Reader:
 
     def _with_weights(self, layer: Any, ours: Conv | Linear, options: Any, turned: bool) -> Layer:
         self._expect(layer, "axis", options.axis, 1)
-        name = weights.printable(layer.name)
+        name = printable(layer.name)
         self.weights.append(Weights(name, ours, options.bias_term, turned, layer.blobs))
         return ours
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import CheckpointError, PyalexnetError
+from pyalexnet.files import shown
 from pyalexnet.foreign import weights
 from pyalexnet.install import pip_install
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import CheckpointError
+from pyalexnet.files import shown
 
 Format: TypeAlias = Literal["safetensors", "torch", "caffe"]
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from pyalexnet.data import decode, tables
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, CheckpointError, RunError, reason
+from pyalexnet.files import shown
 from pyalexnet.foreign import caffe, formats, torchvision, weights
 from pyalexnet.foreign.weights import Found
 from pyalexnet.runs import checkpoint

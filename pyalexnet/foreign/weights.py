@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from pyalexnet.backends.base import Shape
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import CheckpointError
+from pyalexnet.files import shown
 from pyalexnet.nets.layers import Linear
 from pyalexnet.step.net import NetSpec
 
@@ -87,12 +87,6 @@ def read(path: Path, most: int | None = None) -> bytes:
             return file.read(LARGEST if most is None else most)
     except OSError as error:
         raise CheckpointError(f"{shown(path)}: cannot be read ({error.strerror}).") from error
-
-
-def printable(said: str | bytes) -> str:
-    """A file's text for a terminal: shortened, and without control codes."""
-    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:100])
 
 
 def foreign_shapes(spec: NetSpec) -> dict[str, Shape]:

@@ -35,6 +35,7 @@ from typing import IO, Any
 
 import pydantic
 
+from pyalexnet import files
 from pyalexnet.backends.checks import integer
 from pyalexnet.errors import ArgumentError, RunError, reason
 from pyalexnet.nets.recipe import Recipe
@@ -293,13 +294,7 @@ class RunFolder:
         self._write("env.json", json.dumps({"starts": [*starts, environment]}, indent=2) + "\n")
 
     def _write(self, name: str, text: str) -> None:
-        try:
-            with replacing(self.path / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-                with temporary.open("rb") as written:  # or a power cut leaves an empty file
-                    os.fsync(written.fileno())
-        except OSError as error:
-            raise RunError(f"{self.path / name} cannot be written: {error.strerror}.") from error
+        files.write(self.path / name, text.encode("utf-8"), RunError)
 
 
 class Log:
@@ -434,17 +429,6 @@ def environment(backend: str) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which then replaces it; deleted on failure."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _records(log: Path) -> Iterator[Any]:
     """The lines of a log.jsonl; those that are not JSON are skipped."""
     with _opened(log) as file:
@@ -500,7 +484,7 @@ def _link_latest(path: Path) -> None:
     link = path.with_name("latest")
     if link.exists() and not link.is_symlink():
         return
-    with replacing(link) as temporary:
+    with files.replacing(link) as temporary:
         temporary.symlink_to(path.name)
 
 

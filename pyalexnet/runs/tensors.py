@@ -18,9 +18,9 @@ from typing import IO, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pyalexnet.data.dataset import shown
+from pyalexnet import files
 from pyalexnet.errors import ArgumentError, DataError, RunError, reason
-from pyalexnet.runs.run import replacing
+from pyalexnet.files import shown
 
 Array = npt.NDArray[Any]
 
@@ -84,8 +84,7 @@ class Writer:
 
     def __enter__(self) -> Self:
         with self._refusing(), contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(replacing(self._path))
-            self._file: IO[bytes] = stack.enter_context(temporary.open("xb"))
+            self._file: IO[bytes] = stack.enter_context(files.writing(self._path))
             self._file.write(bytes(self._room))
             for array in self._fixed.values():
                 self._file.write(array.tobytes())
