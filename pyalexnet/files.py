@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,9 @@ from pyalexnet.errors import PyalexnetError, reason
 
 TEMPORARY = ".tmp-"
 """Prefix of a file's name while it is written."""
+
+LARGEST_FILE = 256 * 2**20
+"""Largest file that is read, in bytes: an uncompressed image of the largest size fits."""
 
 
 def shown(path: str | os.PathLike[str]) -> str:
@@ -27,6 +31,35 @@ def printable(said: object, most: int = 100) -> str:
     """A file's own text for a terminal: shortened, and without control codes."""
     text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
     return "".join(letter if letter.isprintable() else "?" for letter in text[:most])
+
+
+@contextlib.contextmanager
+def refusing(
+    refusal: type[PyalexnetError], path: Path, done: str = "read", *also: type[BaseException]
+) -> Iterator[None]:
+    """Turn an OSError, or one of `also`, into a sentence: the path "cannot be read", and why."""
+    kinds: tuple[type[BaseException], ...] = (OSError, *also)
+    try:
+        yield
+    except kinds as error:
+        raise refusal(f"{shown(path)}: cannot be {done} ({reason(error)}).") from error
+
+
+def contents(path: Path, largest: int = LARGEST_FILE) -> bytes:
+    """A file's bytes; anything but a regular file, which might never end, is not opened.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a regular file, is empty, or has over `largest` bytes.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    if status.st_size == 0:
+        raise ValueError("an empty file")
+    if status.st_size > largest:
+        raise ValueError(f"{status.st_size} bytes, more than the {largest} allowed")
+    return path.read_bytes()
 
 
 def write(path: Path, content: bytes, refusal: type[PyalexnetError]) -> None:

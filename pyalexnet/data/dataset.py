@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -177,6 +179,22 @@ def checked(
         first = classes.names[untested[0]]
         note += f"; {untested.size} of {count} classes have no test image, first {first}"
     return Dataset(name, train, test, classes, note, statistics)
+
+
+def room_for(source: str, count: int, shape: tuple[int, int, int]) -> Images:
+    """An array for `count` images (H, W, C).
+
+    Raises:
+        DataError: it needs more than the machine's memory; the sentence begins with `source`.
+    """
+    needed = count * math.prod(shape)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise DataError(
+            f"{source}: {count} images of {shape[0]}x{shape[1]} need {needed / 1e9:.1f} GB; at "
+            f"most this machine's {memory / 1e9:.1f} GB was expected."
+        )
+    return np.empty((count, *shape), np.uint8)
 
 
 def order(n: int, seed: int, epoch: int) -> Labels:
