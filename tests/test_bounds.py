@@ -353,8 +353,8 @@ SLIPS = [
     Slip(ON_TENSOR_CORES, "tensor.cuh", "&& depth < depth_end", "&& depth < depth_end + SLIP"),
     Slip(ON_TENSOR_CORES, "tensor.cuh", "point < depth_end}", "point < depth_end + SLIP}"),
     Slip(ON_TENSOR_CORES, "tensor.cuh", "point < depth_end ?", "point < depth_end + SLIP ?"),
-    Slip(ALL_TENSOR_CORES, "tensor.cuh", "() - tile.column;", "() - tile.column + SLIP;"),
-    Slip(ALL_TENSOR_CORES, "tensor.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
+    Slip(ALL_TENSOR_CORES, "sums.cuh", "() - tile.column;", "() - tile.column + SLIP;"),
+    Slip(ALL_TENSOR_CORES, "sums.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
     Slip("hopper", "hopper.cuh", "of_row < depth_end)", "of_row < depth_end + SLIP)"),
     Slip("hopper", "hopper.cuh", "chunk >= kKnown)", "chunk >= kKnown + SLIP)"),
     Slip(
