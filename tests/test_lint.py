@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from bench.lint import BOUND, Row, examples, lint, main
 from emulated import KERNELS, program
-from pyalexnet.lint import BOUND, Row, examples, lint, main
 from samples import normal
 from variants import SIMCHECK, parameters
 
@@ -200,7 +200,7 @@ def test_the_command_marks_what_is_over_the_bound(
     be: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = {name: examples()[name] for name in ("linear_fprop", "relu_fprop")}
-    monkeypatch.setattr("pyalexnet.lint.examples", lambda: chosen)
+    monkeypatch.setattr("bench.lint.examples", lambda: chosen)
     main([])
     header, *table = capsys.readouterr().out.splitlines()
     assert header.split()[-4:] == ["requests", "each", "ideal", "ratio"]
