@@ -14,7 +14,8 @@ from pyalexnet.backends import Backend
 from pyalexnet.backends.elements import BFLOAT16, ELEMENTS
 
 from .cases import Arrays, Case
-from .reference import ReferenceBackend, joined
+from .oracle import joined
+from .reference import ReferenceBackend
 
 # Largest relative error (Frobenius norm) of a peer by its precision; operations that only select
 # numbers have to be exact.

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-import oracle
+from bench import oracle
+from bench.oracle import Exact
 from bench.reference import ReferenceBackend
-from oracle import Exact
 from pyalexnet.backends.learned import Learned
 from pyalexnet.backends.masks import Mask
 from pyalexnet.errors import ArgumentError

@@ -69,7 +69,7 @@ def test_places_lie_in_clipped_windows() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=str)
 def test_reference_agrees_with_cpu(example: Example) -> None:
-    """The backend cpu is tested against the tests' oracle; this one shares code with neither."""
+    """Both by the same names and arguments; the backend cpu shares no code with the oracle."""
     results = []
     for backend in (ReferenceBackend(), pyalexnet.backend("cpu", exact=True)):
         inputs = [place(backend, value) for value in example.inputs.values()]

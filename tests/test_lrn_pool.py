@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-import oracle
-from oracle import Exact, double
+from bench import oracle
+from bench.oracle import Exact, double
 from samples import EACH_ELEMENT, generator, normal
 from shapes import LRN, LRN_POOLS, LRNPool, Pool, each
 from tolerance import SUM, assert_close, bound, norm_units, same_bits

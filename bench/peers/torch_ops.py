@@ -14,7 +14,7 @@ from pyalexnet.backends.geometry import ConvGeometry
 
 from ..cases import RULE, Arrays, Case
 from ..gate import widened
-from ..reference import joined
+from ..oracle import joined
 from . import Candidate
 
 Maker: TypeAlias = Callable[["Operations"], Iterator[Candidate]]
