@@ -210,3 +210,16 @@ def test_the_command_marks_what_is_over_the_bound(
         assert line.startswith("!" if ratio > BOUND else " ")
     main(["--all"])
     assert "bf16.cuh" in capsys.readouterr().out
+
+
+@CHECKED
+def test_the_document_shows_what_the_command_says(
+    be: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/checker.md shows every line of one call."""
+    chosen = {"linear_fprop": examples()["linear_fprop"]}
+    monkeypatch.setattr("bench.lint.examples", lambda: chosen)
+    main(["--all"])
+    table = capsys.readouterr().out.rpartition("0 more took")[0]
+    assert table.count("\n") > 5
+    assert f"```\n{table}```" in (KERNELS.parent / "docs" / "checker.md").read_text()
