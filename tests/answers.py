@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-import oracle
+from bench import oracle
+from bench.oracle import Exact
 from bench.reference import ReferenceBackend
-from oracle import Exact
 from pyalexnet.errors import ArgumentError
 from pyalexnet.ops.records import Learned, Mask
 from tolerance import FUNCTION, SOFTMAX, SUM, UNIT, bound, norm_units, stored
@@ -69,10 +69,10 @@ def _whole(*arrays: Any) -> None:
 
 
 def _factors(unit: str, *arrays: Any) -> None:
-    """Require operands and addends of a product that are summed exactly, as in float64."""
+    """Require a product's operands whose products are summed exactly, as in float64."""
     _whole(*arrays)
     if unit != "fma" and arrays[0].dtype == np.float32:  # in planes, infinities make NaN
-        _finite(*(array for array in arrays if array is not None))
+        _finite(*arrays)
 
 
 def _finite(*arrays: Any) -> None:
@@ -166,7 +166,8 @@ def _geometry(x: Any, w: Any, y: Any, geometry: tuple[int, ...]) -> dict[str, An
 
 def _conv_fprop(x: Any, w: Any, b: Any, y: Any, *settings: Any) -> Answer:
     geometry, unit, towers, activation, dropout = settings
-    _factors(unit, x, w, b)
+    _factors(unit, x, w)
+    _whole(b)  # an addend, which is never split in planes
     how = _geometry(x, w, y, geometry) | _finish(towers, activation, dropout, y)
     result = _reference().conv_fprop(x, w, b, **how)
     _of(y.shape, result)
@@ -241,7 +242,8 @@ def _as_learned(
 
 def _linear_fprop(x: Any, w: Any, b: Any, y: Any, unit: str, *settings: Any) -> Answer:
     towers, activation, dropout = settings
-    _factors(unit, x, w, b)
+    _factors(unit, x, w)
+    _whole(b)  # an addend, which is never split in planes
     result = _reference().linear_fprop(x, w, b, **_finish(towers, activation, dropout, y))
     _of(y.shape, result)
     return {3: (result, _after(activation, result))}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import oracle
+from bench import oracle
 from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import Learned, Mask
 from samples import classes, few_values, generator, normal, pixels

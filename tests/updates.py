@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-import oracle
-from oracle import Exact
+from bench import oracle
+from bench.oracle import Exact
 from pyalexnet.ops.elements import BFLOAT16
 from pyalexnet.ops.records import Learned
 from samples import normal

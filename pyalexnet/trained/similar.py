@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalexnet.data import CACHED, Dataset, cifar, pack
-from pyalexnet.data.dataset import Images, Labels, Progress, shown
+from pyalexnet.data.dataset import Images, Labels, Progress
 from pyalexnet.data.images import named, none_of
 from pyalexnet.errors import DataError
+from pyalexnet.files import shown
 from pyalexnet.ops.checks import integer
 from pyalexnet.runs import tensors
 from pyalexnet.trained import features
