@@ -18,9 +18,10 @@ from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.learned import Learned
 from pyalexnet.backends.masks import Mask
 from pyalexnet.nets.layers import LRN, AvgPool, Conv, Dropout, Layer, Linear, MaxPool, Relu, RNorm
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.step import plan
-from pyalexnet.step.net import NetSpec
-from pyalexnet.step.plan import Call, Draw, Operand, PerImage, Plan, Precision, name_of
+from pyalexnet.step.calls import Call, Draw, Operand, PerImage, Plan, name_of
+from pyalexnet.step.plan import Precision
 
 from .reference import ReferenceBackend
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyalexnet
 from pyalexnet.backends import Backend
 from pyalexnet.backends.geometry import ConvGeometry
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 
 from . import cases
 from .cases import Arrays, Case

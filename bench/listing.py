@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pyalexnet import nets
 from pyalexnet.backends.checks import integer
 from pyalexnet.errors import ArgumentError
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.step import plan
-from pyalexnet.step.net import NetSpec
-from pyalexnet.step.plan import Call, Operand, Plan, Precision, name_of
+from pyalexnet.step.calls import Call, Operand, Plan, name_of
+from pyalexnet.step.plan import Precision
 
 from . import floors, tables
 from .cards import Card

@@ -25,7 +25,7 @@ from pyalexnet.nets.layers import (
     Scale,
     Tanh,
 )
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 
 from .jax_ops import MATMUL, convolved, convolved_apart, normed
 

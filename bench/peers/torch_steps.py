@@ -32,7 +32,7 @@ from pyalexnet.nets.layers import (
     Scale,
     Tanh,
 )
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 
 from . import torch_ops
 

@@ -22,7 +22,7 @@ from pyalexnet.data.classes import Classes
 from pyalexnet.data.dataset import shown
 from pyalexnet.errors import CheckpointError
 from pyalexnet.nets.layers import Linear
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, Floats]

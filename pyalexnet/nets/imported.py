@@ -27,7 +27,7 @@ from pyalexnet.nets.layers import (
     Scale,
     Tanh,
 )
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 
 _KINDS: Mapping[str, Any] = {
     kind.__name__: kind
