@@ -31,7 +31,9 @@ def together(layers: Sequence[Layer], step: Step, in_shape: Shape) -> tuple[Laye
     in_shape: of the first one's input.
     """
     match list(layers[:3]):
-        case [LRN() as norm, MaxPool() as pool, Relu() as relu] if _fits(norm, pool, step, in_shape):
+        case [LRN() as norm, MaxPool() as pool, Relu() as relu] if _fits(
+            norm, pool, step, in_shape
+        ):
             return NormPool(relu.name, norm, pool, relu=True), 3
         case [LRN() as norm, MaxPool() as pool, *_] if _fits(norm, pool, step, in_shape):
             return NormPool(pool.name, norm, pool), 2
