@@ -100,18 +100,16 @@ MUTATIONS = (
     ),
     mutation(
         "dropout ignores the step",
-        "nets/layers.py",
-        "            step=run.step,\n            layer=run.masks[self.name],\n            out=",
-        "            step=0,\n            layer=run.masks[self.name],\n            out=",
+        "step/program.py",
+        "step=self._steps[call.tower])",
+        "step=0)",
         MASKED,
     ),
     mutation(
         "dropout ignores the seed",
-        "nets/layers.py",
-        "            seed=run.seed,\n            step=run.step,\n            layer=run.masks"
-        "[self.name],\n            out=",
-        "            seed=0,\n            step=run.step,\n            layer=run.masks"
-        "[self.name],\n            out=",
+        "step/program.py",
+        '"seed": self._seed}',
+        '"seed": 0}',
         MASKED,
     ),
     mutation(
