@@ -13,11 +13,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import Learned, Mask
 from pyalexnet.step import plan
-from pyalexnet.step.net import NetSpec
-from pyalexnet.step.plan import Call, Draw, Operand, PerImage, Plan, Precision, name_of
+from pyalexnet.step.calls import Call, Draw, Operand, PerImage, Plan, is_product, name_of
+from pyalexnet.step.plan import Precision
 
 from .reference import ReferenceBackend
 
@@ -199,7 +200,7 @@ def _layer(call: Call, forward: dict[str, list[str]]) -> str | None:
     kind, _, pass_of = call.op.rpartition("_")
     if pass_of not in ("fprop", "dgrad", "wgrad"):
         return None
-    if plan.is_product(call.op):
+    if is_product(call.op):
         return name_of(call.writes[0] if pass_of == "wgrad" else call.reads["w"]).partition(".")[0]
     waiting = forward.setdefault(kind, [])
     if pass_of == "fprop":

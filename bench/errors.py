@@ -17,7 +17,7 @@ import numpy as np
 
 import pyalexnet
 from pyalexnet.backends import Backend
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 
 from . import cases, oracle
 from .cases import Arrays, Case

@@ -28,9 +28,9 @@ from pyalexnet.data import Dataset, Split, views
 from pyalexnet.data.classes import Classes
 from pyalexnet.data.loader import Loader
 from pyalexnet.errors import BackendUnavailable
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
+from pyalexnet.step.net import Net
 from pyalexnet.step.plan import Precision
-from pyalexnet.step.planned import PlannedNet
 from pyalexnet.step.sgd import SGD
 
 from . import calls, cases, gate, loops, unpooled
@@ -141,10 +141,10 @@ def _graph(backend: Backend, precision: Precision) -> Wrong:
     pixels = np.random.default_rng(0).uniform(-128, 127, (_BATCH, 67, 67, 3)).astype(np.float32)
     learned = []
     for graph in (False, True):
-        net = PlannedNet(spec(), backend, precision=precision, graph=graph)
+        net = Net(spec(), backend, precision=precision, fused=True, graph=graph)
         sgd = SGD(net)
         losses = [
-            float(backend.to_numpy(sgd.fused_step(pixels, np.arange(_BATCH), step=step, epoch=0)))
+            float(backend.to_numpy(sgd.step(pixels, np.arange(_BATCH), step=step, epoch=0)))
             for step in range(_STEPS)
         ]
         weights = {name: backend.to_numpy(w).tobytes() for name, w in net.params.items()}

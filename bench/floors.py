@@ -32,7 +32,7 @@ from pyalexnet.nets.layers import (
     RNorm,
     Tanh,
 )
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 
 from .cards import Card
 

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 
 from pyalexnet import nets
 from pyalexnet.errors import ArgumentError
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.checks import integer
 from pyalexnet.step import plan
-from pyalexnet.step.net import NetSpec
-from pyalexnet.step.plan import Call, Operand, Plan, Precision, name_of
+from pyalexnet.step.calls import Plan
+from pyalexnet.step.listing import Line, lines
+from pyalexnet.step.plan import Precision
 
 from . import floors, tables
 from .cards import Card
@@ -51,18 +53,9 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Launch:
-    """A line of the list.
+class Launch(Line):
+    """A line of the list. seconds: the least that a card takes."""
 
-    operation: its name, and what else it does. reads, writes: arrays with their shapes. flops: of a
-    product; 0 if bound by traffic. seconds: the least that a card takes.
-    """
-
-    operation: str
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    nbytes: int
-    flops: float
     seconds: float
 
 
@@ -96,31 +89,9 @@ def document(choices: Choices, card: Card) -> str:
 
 def launches(made: Plan, images: int, precision: Precision, card: Card) -> Iterator[Launch]:
     """A plan's calls, in their order."""
-    for call in made.calls:
-        work, nbytes = made.flops(call, images), made.moved(call, images)
-        yield Launch(
-            _described(call),
-            tuple(_shown(made, operand, images) for operand in call.reads.values()),
-            (
-                *(_shown(made, operand, images) for operand in call.writes),
-                *(_changed(made, parameter, images) for parameter in call.learns.values()),
-            ),
-            nbytes,
-            work,
-            card.seconds(precision, work, nbytes),
-        )
-
-
-def _described(call: Call) -> str:
-    """The operation, and what else it does on the way: `linear_fprop + relu + dropout`."""
-    settings = call.settings
-    parts = (
-        (str(settings.get("activation")), settings.get("activation") is not None),
-        ("relu", settings.get("relu", False)),
-        ("dropout", "dropout" in settings),
-        ("relu's gradient", "gate" in call.reads or settings.get("gated", False)),
-    )
-    return " + ".join([call.op, *(name for name, there in parts if there)])
+    for line in lines(made, images):
+        seconds = card.seconds(precision, line.flops, line.nbytes)
+        yield Launch(line.operation, line.reads, line.writes, line.nbytes, line.flops, seconds)
 
 
 def _plan(spec: NetSpec, choices: Choices, fused: bool) -> Plan:
@@ -131,20 +102,6 @@ def _plan(spec: NetSpec, choices: Choices, fused: bool) -> Plan:
 def _ways(choices: Choices) -> tuple[bool, bool]:
     """Fused or not: what is listed, and what it is compared with."""
     return not choices.unfused, choices.unfused
-
-
-def _shown(made: Plan, operand: Operand, images: int) -> str:
-    """`conv1 128x55x55x96`; for a number just the name."""
-    shape = made.shape(operand)
-    if made.arrays[name_of(operand)].per_image:
-        shape = (images, *shape)
-    return f"{name_of(operand)} {'x'.join(map(str, shape))}".strip()
-
-
-def _changed(made: Plan, parameter: str, images: int) -> str:
-    """A parameter, and the arrays that change with it."""
-    others = (name.removeprefix(f"{parameter}.") for name in made.learned(parameter)[1:])
-    return f"{_shown(made, parameter, images)} (+{', '.join(others)})"
 
 
 def _table(listed: list[Launch]) -> str:

@@ -14,9 +14,9 @@ from pyalexnet.backends.cpu import CpuBackend
 from pyalexnet.backends.kernels import KernelBackend
 from pyalexnet.data import Dataset
 from pyalexnet.data.views import centre
-from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.nets.spec import NetSpec
+from pyalexnet.step.net import Net
 from pyalexnet.step.plan import Precision
-from pyalexnet.step.planned import PlannedNet
 from pyalexnet.step.sgd import SGD
 
 from . import gate
@@ -67,22 +67,20 @@ class Ours:
         return f"{self.way}, exact" if self.exact else self.way
 
     def net(self, spec: NetSpec, backend: Backend, params: Arrays | None = None) -> Net:
-        """The network; layer by layer in float32 the one without a plan.
+        """The network.
 
         params: its initial parameters, if they have been drawn.
         """
         if self.exact:
             backend = pyalexnet.backend(backend.name, backend.device, exact=True)
-        if (self.precision, self.way) == ("fp32", "layer by layer"):
-            return Net(spec, backend=backend, params=params)
         fused, graph = self.way != "layer by layer", "graph" in self.way
         if self.way == OTHER_LOOP:
             backend = _of_any_card(backend)
         how: Any = {"precision": self.precision, "fused": fused, "graph": graph}
-        return PlannedNet(spec, backend=backend, params=params, **how)
+        return Net(spec, backend=backend, params=params, **how)
 
     def reference(self) -> Ours:
-        """What it is compared with, in float64: a step without a plan, except in bf16."""
+        """What it is compared with, in float64: a step layer by layer, except in bf16."""
         if self.precision != "bf16":
             return Ours()
         return Ours(self.precision, "fused" if self.way != "layer by layer" else self.way)
@@ -155,7 +153,6 @@ class Step:
     ) -> None:
         self.net = (ours or Ours()).net(case.spec, backend, params)
         self._sgd = SGD(self.net)
-        self._grads: dict[str, Any] = {}
         self._count = 0
         self._batches: list[tuple[Any, Any]] = [
             batch if feed else (given(self.net, batch[0]), backend.asarray(batch[1]))
@@ -165,13 +162,7 @@ class Step:
     def run(self, index: int) -> Any:
         """Train on one batch; the loss, a 0-d array on the device."""
         images, labels = self._batches[index % len(self._batches)]
-        if isinstance(self.net, PlannedNet):
-            loss = self._sgd.fused_step(images, labels, step=self._count, epoch=0.0)
-        else:
-            loss, self._grads = self.net.loss_and_grads(
-                images, labels, train=True, step=self._count, out=self._grads
-            )
-            self._sgd.step(self._grads, 0.0)
+        loss = self._sgd.step(images, labels, step=self._count, epoch=0.0)
         self._count += 1
         return loss
 
@@ -193,7 +184,7 @@ class Step:
 def given(net: Net, images: NDArray[np.float32]) -> Any:
     """Images on the device as a loader leaves them and the net reads them in place."""
     pixels = net.backend.asarray(images)
-    if not isinstance(net, PlannedNet):
+    if not net.converts:
         return pixels
     seen = net.converted
     return net.backend.images_to_depth(pixels, block=seen.block, pad=seen.pad, dtype=net.element)

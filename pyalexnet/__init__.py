@@ -9,11 +9,10 @@ if TYPE_CHECKING:
     from pyalexnet import errors, nets
     from pyalexnet.backends import backend
     from pyalexnet.step.net import Net
-    from pyalexnet.step.planned import PlannedNet
 
     __version__: str
 
-__all__ = ["Net", "PlannedNet", "__version__", "backend", "errors", "nets"]
+__all__ = ["Net", "__version__", "backend", "errors", "nets"]
 
 
 def __getattr__(name: str) -> Any:
@@ -32,7 +31,7 @@ def _found(name: str) -> Any:
         return import_module(f"pyalexnet.{name}")
     if name == "__version__":
         return _version()
-    where = {"Net": "step.net", "PlannedNet": "step.planned", "backend": "backends"}[name]
+    where = {"Net": "step.net", "backend": "backends"}[name]
     return getattr(import_module(f"pyalexnet.{where}"), name)
 
 

@@ -16,7 +16,7 @@ from pyalexnet import nets
 from pyalexnet.nets.layers import LRN, Conv, Dropout, Linear, MaxPool
 from pyalexnet.nets.recipe import Rate, Recipe
 from pyalexnet.nets.schedule import Steps
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.training import start
 from pyalexnet.training.progress import Silent
 from pyalexnet.training.train import Trainer

@@ -13,7 +13,8 @@ import pytest
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets import alexnet
 from pyalexnet.nets.layers import LRN, Conv, Dropout, Linear, Relu, RNorm, Tanh
-from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.nets.spec import NetSpec
+from pyalexnet.step.net import Net
 from samples import normal
 from variants import CPU, parameters
 

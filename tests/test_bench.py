@@ -22,7 +22,7 @@ from bench.timing import HostStopwatch, Plan, Timing, interleaved, summary, verd
 from examples import EXAMPLES, Example
 from pyalexnet import nets
 from pyalexnet.backends.cpu import CpuBackend
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.step.plan import PRECISIONS, Precision
 from tolerance import SUM
 from trial import arrays_of, as_tuple, place

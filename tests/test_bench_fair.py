@@ -20,7 +20,7 @@ from bench.peers.torch_steps import Form, TorchStep
 from bench.steps import WAYS, Gate, Ours
 from bench.timing import Elsewhere, Plan
 from pyalexnet import nets
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 
 TINY = nets.get("alexnet-tiny")(input_shape=(12, 12, 3), dropout=0)
 GROUPED = nets.alexnet(10, "caffe", width=1 / 32, input_shape=(67, 67, 3), dropout=0)

@@ -20,8 +20,8 @@ from bench import memory
 from examples import OF_EACH_ELEMENT
 from pyalexnet import nets
 from pyalexnet.backends.cores import THREADS
+from pyalexnet.step.net import Net
 from pyalexnet.step.plan import Precision
-from pyalexnet.step.planned import PlannedNet
 from pyalexnet.step.sgd import SGD
 from samples import normal
 from test_cpu import environment
@@ -67,10 +67,10 @@ def end(process: subprocess.Popen[str]) -> str:
 def steps(be: Any, precision: Precision, count: int = 2) -> Iterator[Any]:
     """The parameters after some steps of training."""
     for spec in (FUSIBLE, WINOGRADS):
-        net = PlannedNet(spec, be, SEED, precision=precision)
+        net = Net(spec, be, SEED, precision=precision, fused=True)
         sgd = SGD(net)
         for step in range(count):
-            sgd.fused_step(*batch(spec, 5, step), step=step, epoch=0)
+            sgd.step(*batch(spec, 5, step), step=step, epoch=0)
         yield from host(net, net.params).values()
 
 
@@ -207,8 +207,8 @@ def step_again(be: Any) -> None:
     images, labels = batch(WINOGRADS, 128)
 
     def made() -> Callable[[int], Any]:
-        sgd = SGD(PlannedNet(WINOGRADS, be, SEED))
-        return lambda step: sgd.fused_step(images, labels, step=step, epoch=0)
+        sgd = SGD(Net(WINOGRADS, be, SEED, fused=True))
+        return lambda step: sgd.step(images, labels, step=step, epoch=0)
 
     _, fresh, arrays = memory.taken(made)
     assert fresh <= ALLOWED, fresh

@@ -17,7 +17,7 @@ from pyalexnet.data.dataset import Labels, Split
 from pyalexnet.data.loader import Loader
 from pyalexnet.data.views import Views, centre
 from pyalexnet.errors import ArgumentError, BackendUnavailable, KernelError
-from pyalexnet.step.planned import PlannedNet
+from pyalexnet.step.net import Net
 from pyalexnet.step.program import Numbers
 from pyalexnet.step.sgd import SGD
 from samples import classes, normal, pixels
@@ -79,9 +79,9 @@ def check_graph(be: Any, precision: Any) -> None:
     x, labels = pixels(4, 12, 12, 3).astype(np.float32) - 128, classes(4, 5)
     found = []
     for graph in (False, True):
-        net = PlannedNet(spec, be, precision=precision, graph=graph)
+        net = Net(spec, be, precision=precision, fused=True, graph=graph)
         sgd = SGD(net)
-        losses = [sgd.fused_step(x, labels, step=step, epoch=0.0) for step in range(4)]
+        losses = [sgd.step(x, labels, step=step, epoch=0.0) for step in range(4)]
         params = [be.to_numpy(w).tobytes() for w in net.params.values()]
         found.append(([float(be.to_numpy(loss)) for loss in losses], params))
     assert found[0] == found[1]
@@ -90,11 +90,12 @@ def check_graph(be: Any, precision: Any) -> None:
 
 @IN_EVERY_ORDER
 def test_numbers_of_a_step_may_be_replaced_before_it_runs(be: Any) -> None:
-    numbers = Numbers(be, ("conv1.w", "conv1.b"))
+    names = ("conv1.w", "conv1.b")
+    numbers = Numbers((be,), (names,), names)
     seen = []
     for step in range(3):
         numbers.set(step, np.array([step + 0.25, step + 0.5]))
-        seen.append([be.copy(one) for one in (numbers.step, *numbers.rates.values())])
+        seen.append([be.copy(one) for one in (*numbers.steps, *numbers.rates.values())])
     host = [[be.to_numpy(one).item() for one in row] for row in seen]
     assert host == [[step, step + 0.25, step + 0.5] for step in range(3)]
 

@@ -29,8 +29,8 @@ from pyalexnet.nets.layers import (
     Tanh,
 )
 from pyalexnet.nets.recipe import Rate, Recipe
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.records import PoolGeometry
-from pyalexnet.step.net import NetSpec
 from pyalexnet.step.rounding import rounding
 from pyalexnet.trained import export_onnx
 from pyalexnet.trained.export_onnx import Agreement, compare, serialised

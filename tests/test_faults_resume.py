@@ -24,8 +24,7 @@ from pyalexnet.data.pack import Storage
 from pyalexnet.data.prepare import Options
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.run import History
-from pyalexnet.step.net import Net
-from pyalexnet.step.towers import Towers
+from pyalexnet.step.sgd import SGD
 from pyalexnet.trained.evaluate import evaluate
 from pyalexnet.training.interrupt import ANSWER, SAVING, STOPPING, Interrupt
 from pyalexnet.training.train import Outcome, Trainer
@@ -177,7 +176,7 @@ def test_stops_with_two_towers(
         )
 
     whole = begin("straight")
-    assert isinstance(whole.net, Towers)
+    assert len(whole.net.parts) == 2
     fitted(whole, steps)
     for number in range(runs):
         run, count = in_pieces(begin(str(number)), steps, draws)
@@ -429,14 +428,14 @@ def test_first_ctrl_c_is_answered_while_the_step_runs(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
-    gradients = Net.gradients
+    step = SGD.step
 
     def struck(*arguments: Any, **more: Any) -> Any:
         strike(signal.SIGINT)
         said.append(capfd.readouterr().err)
-        return gradients(*arguments, **more)
+        return step(*arguments, **more)
 
-    monkeypatch.setattr(Net, "gradients", struck)
+    monkeypatch.setattr(SGD, "step", struck)
     trainer = began(tmp_path, data)
     assert fitted(trainer).interrupt == signal.SIGINT
     assert said == [f"{ANSWER}\n"]

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from bench import oracle
 from bench.oracle import Exact
 from pyalexnet.errors import ArgumentError
-from pyalexnet.nets.layers import Linear, Memory, Pass
+from pyalexnet.nets.layers import Linear
 from samples import normal
-from tolerance import FUNCTION, SUM, assert_close, same_bits
-from trial import place
-from variants import ONE_ORDER
+from tolerance import FUNCTION, SUM, assert_close
+from trial import alone
 
 # Inputs of a batch, outputs, groups: maps and vectors, all extents different.
 CASES = [
@@ -57,12 +56,6 @@ def parameters(layer: Linear, in_shape: tuple[int, ...]) -> tuple[Any, Any]:
     return normal(*shapes[layer.w], seed=1), normal(*shapes[layer.b], seed=2)
 
 
-def run_of(be: Any, layer: Linear, w: Any, b: Any) -> Pass:
-    """A pass with those parameters."""
-    params = {layer.w: place(be, w), layer.b: place(be, b)}
-    return Pass(be, params, {}, train=False, seed=0, step=0, masks={})
-
-
 def test_dense_and_back() -> None:
     w = normal(6, 12)
     assert np.array_equal(packed(dense(w, (2, 3, 4), 2), (2, 3, 4), 2), w)
@@ -77,10 +70,9 @@ def test_forward_and_backward(
     layer = Linear("fc", outputs, activation=activation, groups=groups)
     x, dy = normal(*shape), normal(shape[0], outputs, seed=3)
     w, b = parameters(layer, shape[1:])
-    run, memory = run_of(be, layer, w, b), Memory()
     whole, rows = dense(w, shape[1:], groups), x.reshape(len(x), -1)
 
-    y = be.to_numpy(layer.forward(place(be, x), memory, run))
+    y, dx, grads = alone(be, layer, x, dy, {layer.w: w, layer.b: b})
     exact = oracle.linear_fprop(rows, whole, b, activation=activation)
     rounding = FUNCTION * abs(exact.value) if activation == "tanh" else 0.0
     assert_close(y, Exact(exact.value, exact.magnitude + rounding / SUM))
@@ -94,7 +86,6 @@ def test_forward_and_backward(
         dz = Exact(oracle.double(dy), abs(oracle.double(dy)))
     # 1 - y^2 and its product with dy add three roundings before the sums.
     units = SUM + (3 if activation == "tanh" else 0)
-    dx = be.to_numpy(layer.backward(place(be, dy), memory, run, need_dx=True))
     exact_dx = oracle.linear_dgrad(dz.value, whole).value
     assert dx.shape == shape
     size_dx = oracle.linear_dgrad(dz.magnitude, whole).magnitude
@@ -104,30 +95,8 @@ def test_forward_and_backward(
     dw = Exact(
         packed(exact_dw.value, shape[1:], groups), packed(size_dw.magnitude, shape[1:], groups)
     )
-    assert_close(be.to_numpy(run.grads["fc.w"]), dw, units)
-    assert_close(be.to_numpy(run.grads["fc.b"]), Exact(exact_db.value, size_db.magnitude), units)
-
-
-@pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
-@cases
-def test_the_callers_arrays_are_filled(
-    be: Any, shape: tuple[int, ...], outputs: int, groups: int
-) -> None:
-    """A second pass reuses the first one's buffers, and writes into the existing gradients."""
-    layer = Linear("fc", outputs, groups=groups)
-    w, b = parameters(layer, shape[1:])
-    run, memory = run_of(be, layer, w, b), Memory()
-    found = []
-    for seed in (5, 5, 6):
-        y = layer.forward(place(be, normal(*shape, seed=seed)), memory, run)
-        dx = layer.backward(place(be, normal(shape[0], outputs, seed=3)), memory, run, True)
-        arrays = (y, dx, run.grads["fc.w"], run.grads["fc.b"])
-        found.append((arrays, [np.array(be.to_numpy(array)) for array in arrays]))
-    (first, before), (second, again), (_, other) = found
-    assert second[2] is first[2] and second[3] is first[3]
-    assert all(same_bits(one, two) for one, two in zip(before, again, strict=True))
-    assert not same_bits(before[0], other[0]) and not same_bits(before[2], other[2])
-    assert same_bits(be.to_numpy(first[2]), other[2])
+    assert_close(grads["fc.w"], dw, units)
+    assert_close(grads["fc.b"], Exact(exact_db.value, size_db.magnitude), units)
 
 
 @cases

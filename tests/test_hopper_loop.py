@@ -17,7 +17,7 @@ from pyalexnet import nets
 from pyalexnet.errors import ArgumentError
 from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import Mask
-from pyalexnet.step.planned import PlannedNet
+from pyalexnet.step.net import Net
 from pyalexnet.step.sgd import SGD
 from samples import classes, normal
 from shapes import CONVS, Conv, each, in_vectors
@@ -283,9 +283,9 @@ def test_a_step_is_that_of_the_other_loop(be: Any, monkeypatch: pytest.MonkeyPat
     learned = []
     for hopper in (True, False):
         be.hopper = hopper
-        optimiser = SGD(PlannedNet(spec, be, precision="bf16"))
+        optimiser = SGD(Net(spec, be, precision="bf16", fused=True))
         for step in range(2):
-            optimiser.fused_step(x, labels, step=step, epoch=0)
+            optimiser.step(x, labels, step=step, epoch=0)
         momentum = {name: be.to_numpy(v) for name, v in optimiser.momentum.items()}
         learned.append(momentum)
     be.hopper = True

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from typer.testing import CliRunner
 
 from bench import cards, cli, floors, listing
 from bench.listing import Choices, Launch
 from pyalexnet import nets
+from pyalexnet.commands.show import show_app
 from pyalexnet.step import plan
 from pyalexnet.step.plan import PRECISIONS, Precision
 
@@ -123,3 +125,20 @@ def test_refusals(arguments: list[str], sentence: str, capsys: pytest.CaptureFix
     assert cli.main(arguments) == 2
     said = capsys.readouterr()
     assert said.err.startswith(f"error: {sentence}") and not said.out
+
+
+@pytest.mark.parametrize(
+    ("options", "held"), [((), "lrn_fprop"), (("--fused",), "lrn_maxpool_fprop")]
+)
+def test_show_step_prints_the_calls_in_order(options: tuple[str, ...], held: str) -> None:
+    result = CliRunner().invoke(show_app, ["step", "alexnet", "--batch-size", "2", *options])
+    assert result.exit_code == 0, result.output
+    assert "conv1 2x55x55x96" in result.output and held in result.output
+    order = [result.output.index(op) for op in ("conv_fprop", held, "softmax", "sgd_update")]
+    assert order == sorted(order)
+
+
+def test_show_step_of_two_towers_exchanges() -> None:
+    result = CliRunner().invoke(show_app, ["step", "alexnet", "--towers", "2"])
+    assert result.exit_code == 0, result.output
+    assert "exchange_gather" in result.output and "conv1@1 128x55x55x48" in result.output

@@ -19,9 +19,8 @@ import pytest
 
 import pyalexnet
 import stand_in
-from pyalexnet.step.planned import PlannedNet
+from pyalexnet.step.net import Net
 from pyalexnet.step.sgd import SGD
-from pyalexnet.step.towers import Towers
 from samples import normal
 from stand_in import CUDARuntimeError, Machine
 from test_cuda import batches, expected_batches
@@ -60,11 +59,10 @@ def towers(_: Machine) -> bool:
     """Whether three steps of towers on two GPUs learn the same as on one."""
     learned = []
     for devices in ((0, 0), (0, 1)):
-        net = Towers(divisible(EVERY_LAYER), "cuda", SEED, devices=devices)
+        net = Net(divisible(EVERY_LAYER), "cuda", SEED, devices)
         sgd = SGD(net)
         for step in range(3):
-            _, grads = net.gradients(*batch(net.spec, 3, step), train=True, step=step)
-            sgd.step(grads, 1)
+            sgd.step(*batch(net.spec, 3, step), step=step, epoch=1)
         learned.append(net.params)
     return all(same_bits(learned[1][name], w) for name, w in learned[0].items())
 
@@ -73,11 +71,11 @@ def steps(_: Machine) -> bool:
     """Whether steps of a plan, with part of it run aside, learn the same as in the emulation."""
     learned = []
     for name in ("sim", "cuda"):
-        net = PlannedNet(FUSIBLE, name, SEED)
+        net = Net(FUSIBLE, name, SEED, fused=True)
         sgd = SGD(net)
         x, labels = 60 * normal(4, *FUSIBLE.input_shape), np.arange(4)
         for step in range(3):
-            sgd.fused_step(x, labels, step=step, epoch=0.0)
+            sgd.step(x, labels, step=step, epoch=0.0)
         learned.append({key: net.backend.to_numpy(w) for key, w in net.params.items()})
     return all(same_bits(learned[1][key], w) for key, w in learned[0].items())
 

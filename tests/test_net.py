@@ -27,7 +27,8 @@ from pyalexnet.nets.layers import (
     Tanh,
 )
 from pyalexnet.nets.recipe import Rate, Recipe
-from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.nets.spec import NetSpec
+from pyalexnet.step.net import Net
 from pyalexnet.step.sgd import SGD
 from samples import classes, normal
 from tolerance import same_bits
@@ -185,8 +186,7 @@ def losses(net: Net, steps: int, images: int, size: float = 1) -> list[float]:
     sgd, found = SGD(net), []
     for step in range(steps):
         x, labels = batch(net.spec, images, step)
-        loss, grads = net.loss_and_grads(size * x, labels, train=True, step=step)
-        sgd.step(grads, 0)
+        loss = sgd.step(size * x, labels, step=step, epoch=0)
         found.append(float(net.backend.to_numpy(loss)))
     return found
 
@@ -213,8 +213,7 @@ def test_overfits_eight_images(be: Any) -> None:
     net, labels = Net(spec, be), np.arange(8) % 4
     sgd, x = SGD(net), 60 * normal(8, *spec.input_shape)
     for step in range(60):
-        loss, grads = net.loss_and_grads(x, labels, train=True, step=step)
-        sgd.step(grads, epoch=1)
+        loss = sgd.step(x, labels, step=step, epoch=1)
     assert float(be.to_numpy(loss)) < 0.05
     assert_array_equal(be.to_numpy(net.forward(x)).argmax(axis=1), labels)
     assert float(be.to_numpy(net.last_errors[0])) == 0
@@ -269,7 +268,7 @@ def test_results_are_the_callers(be: Any) -> None:
 
 
 def test_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first batch, only the loss, its gradient and the two errors are new arrays."""
+    """After the first batch, only the loss and the two errors are a new array."""
     net = Net(EVERY_LAYER, "cpu", SEED)
     x, labels = batch(EVERY_LAYER, 4)
     _, grads = net.loss_and_grads(x, labels, train=True)
@@ -282,7 +281,7 @@ def test_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(net.backend, "empty", counted)
     net.loss_and_grads(x, labels, train=True, out=grads)
-    assert made == [(), (4, 3), (), ()]
+    assert made == [(3,)]
 
 
 def test_nobody_computes_the_gradient_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,15 +306,11 @@ def test_one_device_has_one_part(be: Any) -> None:
     (part,) = net.parts
     assert part.backend is be and part.params is net.params
     x, labels = batch(EVERY_LAYER, 3)
-    loss, parts = net.gradients(x, labels, train=True, step=STEP)
-    expected, grads = net.loss_and_grads(x, labels, train=True, step=STEP)
-    assert same_bits(be.to_numpy(loss), be.to_numpy(expected))
-    joined = net.joined(parts)
-    assert all(joined[name] is parts[0][name] for name in net.params)
-    for name, grad in host(net, joined).items():
-        assert same_bits(grad, be.to_numpy(grads[name]))
+    _, grads = net.loss_and_grads(x, labels, train=True, step=STEP)
+    joined = net.joined((grads,))
+    assert all(joined[name] is grads[name] for name in net.params)
     sgd = SGD(net)
-    sgd.step(parts, 0)
+    sgd.step(x, labels, step=STEP, epoch=0)
     (divided,) = net.divided(sgd.momentum)
     for name, v in host(net, sgd.momentum).items():
         assert divided[name] is not sgd.momentum[name]

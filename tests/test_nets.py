@@ -18,8 +18,9 @@ from pyalexnet.nets.imported import tables
 from pyalexnet.nets.layers import LRN, AvgPool, Conv, Dropout, Linear, MaxPool, Relu, RNorm
 from pyalexnet.nets.recipe import Augment
 from pyalexnet.nets.schedule import Plateau
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.runs import config
-from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.step.net import Net
 from samples import normal
 
 PRESETS = ("source", "paper", "caffe", "owt")

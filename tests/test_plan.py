@@ -16,9 +16,10 @@ from pyalexnet import nets
 from pyalexnet.backends import Backend
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.layers import LRN, Conv, Dropout, Linear, MaxPool, Relu
-from pyalexnet.step import plan
-from pyalexnet.step.net import Net, NetSpec
-from pyalexnet.step.planned import PlannedNet
+from pyalexnet.nets.spec import NetSpec
+from pyalexnet.step import calls, plan
+from pyalexnet.step import fused as fused_layers
+from pyalexnet.step.net import Net
 from pyalexnet.step.program import Program, Rule
 from pyalexnet.step.sgd import SGD
 from samples import normal
@@ -123,8 +124,8 @@ def test_no_call_waits_for_one_that_comes_later() -> None:
             made = plan.make(spec, goal="update", precision="bf16", fused=fused)
             known = {made.source, "labels", *spec.param_shapes()}
             for call in made.calls:
-                assert {plan.name_of(each) for each in call.reads.values()} <= known, call
-                known |= {plan.name_of(each) for each in call.writes}
+                assert {calls.name_of(each) for each in call.reads.values()} <= known, call
+                known |= {calls.name_of(each) for each in call.writes}
             assert known <= set(made.arrays)
 
 
@@ -143,11 +144,11 @@ def test_what_runs_aside_meets_nothing_that_comes_later() -> None:
         [f"{name}.w", f"{name}.b"] for name in ("fc8", "fc7", "fc6")
     ]
     for i in beside:
-        reads = {plan.name_of(each) for each in made.calls[i].reads.values()}
+        reads = {calls.name_of(each) for each in made.calls[i].reads.values()}
         learns = set(made.calls[i].learns.values())
         for later in made.calls[i + 1 :]:
-            assert not reads & {plan.name_of(each) for each in later.writes}
-            assert not learns & {plan.name_of(each) for each in later.operands()}
+            assert not reads & {calls.name_of(each) for each in later.writes}
+            assert not learns & {calls.name_of(each) for each in later.operands()}
 
 
 def test_fusing_moves_fewer_bytes_at_every_precision() -> None:
@@ -164,7 +165,7 @@ def test_fusing_moves_fewer_bytes_at_every_precision() -> None:
 
 @pytest.mark.parametrize("preset", ["source", "paper", "caffe", "owt"])
 def test_alexnets_first_layer_reads_blocks_of_4_by_4(preset: str) -> None:
-    seen = plan.converted(nets.alexnet(preset=preset))
+    seen = fused_layers.converted(nets.alexnet(preset=preset))
     assert (seen.block, seen.shape) == (4, (57, 57, 48))
 
 
@@ -172,7 +173,7 @@ def test_blocks_that_would_give_too_many_outputs_are_not_made() -> None:
     layers = (Conv("conv1", 2, 11, stride=4), Linear("fc2", 3))
 
     def block(height: int) -> int:
-        return plan.converted(NetSpec("small", (height, 39, 1), 3, layers, RECIPE)).block
+        return fused_layers.converted(NetSpec("small", (height, 39, 1), 3, layers, RECIPE)).block
 
     # Rows of 10 blocks, three to an output, give 8; 38 pixels give only 7. Likewise with 11.
     assert [block(height) for height in (38, 39, 40, 41, 42, 43)] == [1, 4, 4, 1, 1, 4]
@@ -181,32 +182,17 @@ def test_blocks_that_would_give_too_many_outputs_are_not_made() -> None:
 def test_what_has_no_plan_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"^plan: precision is 'fp8'; one of fp32, fp32x3,"):
         plan.make(FUSIBLE, goal="logits", precision="fp8")  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match=r"^PlannedNet: precision is 'half'; one of fp32"):
-        PlannedNet(FUSIBLE, precision="half")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"^Net: precision is 'half'; one of fp32"):
+        Net(FUSIBLE, precision="half")  # type: ignore[arg-type]
 
 
 # What it computes
 
 
-@pytest.mark.parametrize("be", parameters(CPU, SIM, SIMCHECK), indirect=True)
-@pytest.mark.parametrize("spec", SHAPES, ids=NAMES)
-def test_layer_by_layer_the_bits_are_those_of_the_layers(be: Any, spec: NetSpec) -> None:
-    layers, planned = Net(spec, be, SEED), PlannedNet(spec, be, SEED, fused=False)
-    x, labels = batch(spec, IMAGES)
-    for train in (False, True):
-        expected = layers.loss_and_grads(x, labels, train=train, step=STEP)
-        loss, grads = planned.loss_and_grads(x, labels, train=train, step=STEP)
-        assert same_bits(be.to_numpy(loss), be.to_numpy(expected[0]))
-        assert list(grads) == list(expected[1])
-        found = host(planned, grads)
-        assert all(same_bits(found[n], g) for n, g in host(layers, expected[1]).items())
-    assert same_bits(host(planned, {"": planned.forward(x)})[""], be.to_numpy(layers.forward(x)))
-
-
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
 def test_fused_gradients_are_exact(be: Any, train: bool) -> None:
     _, loss, exact_grads = exact(train)
-    net = PlannedNet(EVERY_LAYER, be, SEED)
+    net = Net(EVERY_LAYER, be, SEED, fused=True)
     actual, grads = net.loss_and_grads(*batch(EVERY_LAYER, IMAGES), train=train, step=STEP)
     assert_near(be.to_numpy(actual), loss)
     for name, grad in host(net, grads).items():
@@ -216,7 +202,7 @@ def test_fused_gradients_are_exact(be: Any, train: bool) -> None:
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
 def test_fused_gradients_are_those_of_the_layers(be: Any, train: bool) -> None:
     x, labels = batch(FUSIBLE, IMAGES)
-    layers, fused = Net(FUSIBLE, right(), SEED), PlannedNet(FUSIBLE, be, SEED)
+    layers, fused = Net(FUSIBLE, right(), SEED), Net(FUSIBLE, be, SEED, fused=True)
     expected = layers.loss_and_grads(x, labels, train=train, step=STEP)
     loss, grads = fused.loss_and_grads(x, labels, train=train, step=STEP)
     assert_near(be.to_numpy(loss), expected[0])
@@ -241,8 +227,8 @@ _BF16 = {True: 20 * 2.0**-9, False: 32 * 2.0**-9}
 @pytest.mark.parametrize("spec", SHAPES, ids=NAMES)
 def test_bf16_gradients(be: Any, spec: NetSpec, fused: bool) -> None:
     x, labels = batch(spec, IMAGES)
-    net = PlannedNet(spec, be, SEED, precision="bf16", fused=fused)
-    same = PlannedNet(spec, right(), SEED, precision="bf16", fused=fused)
+    net = Net(spec, be, SEED, precision="bf16", fused=fused)
+    same = Net(spec, right(), SEED, precision="bf16", fused=fused)
     full = Net(spec, right(), SEED)
     loss, grads = net.loss_and_grads(x, labels, train=True, step=STEP)
     expected = same.loss_and_grads(x, labels, train=True, step=STEP)
@@ -259,7 +245,7 @@ def test_bf16_gradients(be: Any, spec: NetSpec, fused: bool) -> None:
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
 def test_no_order_of_threads_changes_a_bit(be: Any, precision: plan.Precision) -> None:
     x, labels = batch(FUSIBLE, IMAGES)
-    net = PlannedNet(FUSIBLE, be, SEED, precision=precision)
+    net = Net(FUSIBLE, be, SEED, precision=precision, fused=True)
     grads = host(net, net.loss_and_grads(x, labels, train=True, step=STEP)[1])
     be.set_schedule(0)
     again = host(net, net.loss_and_grads(x, labels, train=True, step=STEP)[1])
@@ -269,16 +255,31 @@ def test_no_order_of_threads_changes_a_bit(be: Any, precision: plan.Precision) -
 # Learning
 
 
-def learn(net: PlannedNet, steps: int, at_once: bool) -> tuple[SGD, list[float]]:
+def update(sgd: SGD, grads: dict[str, Any], epoch: float) -> None:
+    """The rule of `SGD`, call by call, on gradients that were stored."""
+    (part,) = sgd.net.parts
+    for name, w in part.params.items():
+        part.backend.sgd_update(
+            w,
+            sgd.momentum[name],
+            grads[name],
+            lr=sgd.recipe.lr(name, epoch),
+            momentum=sgd.recipe.momentum,
+            weight_decay=sgd.recipe.decay(name),
+            low=part.low.get(name),
+        )
+
+
+def learn(net: Net, steps: int, at_once: bool) -> tuple[SGD, list[float]]:
     """Some steps, each on its own batch, by gradients and update or by one program."""
     sgd, losses = SGD(net), []
     for step in range(steps):
         x, labels = batch(net.spec, IMAGES, step)
         if at_once:
-            loss = sgd.fused_step(x, labels, step=step, epoch=0)
+            loss = sgd.step(x, labels, step=step, epoch=0)
         else:
             loss, grads = net.loss_and_grads(x, labels, train=True, step=step)
-            sgd.step(grads, 0)
+            update(sgd, grads, 0)
         losses.append(float(net.backend.to_numpy(loss)))
     return sgd, losses
 
@@ -289,8 +290,8 @@ def learn(net: PlannedNet, steps: int, at_once: bool) -> tuple[SGD, list[float]]
 def test_the_fused_update_is_that_of_the_gradients(
     be: Any, spec: NetSpec, precision: plan.Precision
 ) -> None:
-    at_once = PlannedNet(spec, be, SEED, precision=precision)
-    apart = PlannedNet(spec, be, SEED, precision=precision)
+    at_once = Net(spec, be, SEED, precision=precision, fused=True)
+    apart = Net(spec, be, SEED, precision=precision, fused=True)
     (first, losses), (second, expected) = learn(at_once, 3, True), learn(apart, 3, False)
     assert losses == expected and len(set(losses)) == 3
     momentum = [host(sgd.net, sgd.momentum) for sgd in (first, second)]
@@ -310,14 +311,14 @@ def test_what_is_replaced_counts_in_the_very_next_step(be: Any) -> None:
         lambda sgd: sgd.load({name: 3 * v for name, v in host(sgd.net, sgd.momentum).items()}),
         lambda sgd: setattr(sgd, "recipe", sgd.recipe.override(layer_lr={"conv1": 0})),
     )
-    first, second = (SGD(PlannedNet(FUSIBLE, be, SEED)) for _ in range(2))
+    first, second = (SGD(Net(FUSIBLE, be, SEED, fused=True)) for _ in range(2))
     x, labels = batch(FUSIBLE, IMAGES)
     for step, change in enumerate(changes):
         change(first), change(second)
         before = host(first.net, first.net.params)
-        first.fused_step(x, labels, step=step, epoch=step)
-        _, grads = second.net.gradients(x, labels, train=True, step=step)
-        second.step(grads, step)
+        first.step(x, labels, step=step, epoch=step)
+        _, grads = second.net.loss_and_grads(x, labels, train=True, step=step)
+        update(second, grads, step)
         for one, other in (
             (first.net.params, second.net.params),
             (first.momentum, second.momentum),
@@ -339,21 +340,21 @@ def test_other_rates_need_no_other_program(be: Any, monkeypatch: pytest.MonkeyPa
         return usual(work, **how)
 
     monkeypatch.setattr(be, "record", record)
-    sgd = SGD(PlannedNet(FUSIBLE, be, SEED))
+    sgd = SGD(Net(FUSIBLE, be, SEED, fused=True))
     x, labels = batch(FUSIBLE, IMAGES)
     for step in range(3):
         sgd.recipe = sgd.recipe.override(lr=0.01 / (step + 1))
-        sgd.fused_step(x, labels, step=step, epoch=step)
+        sgd.step(x, labels, step=step, epoch=step)
     assert len(made) == 1
     sgd.recipe = sgd.recipe.override(momentum=0.1)
-    sgd.fused_step(x, labels, step=3, epoch=3)
+    sgd.step(x, labels, step=3, epoch=3)
     assert len(made) == 2
 
 
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
 def test_parameters_come_out_as_they_went_in(be: Any, precision: plan.Precision) -> None:
     initial = host(full := Net(FUSIBLE, be, SEED), full.params)
-    net = PlannedNet(FUSIBLE, be, SEED, precision=precision)
+    net = Net(FUSIBLE, be, SEED, precision=precision, fused=True)
     assert all(same_bits(value, initial[n]) for n, value in host(net, net.params).items())
     x, labels = batch(FUSIBLE, IMAGES)
     before = host(net, net.loss_and_grads(x, labels)[1])  # by now, programs hold the arrays
@@ -368,16 +369,16 @@ def test_parameters_come_out_as_they_went_in(be: Any, precision: plan.Precision)
 @pytest.mark.parametrize("be", parameters(CPU), indirect=True)
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
 def test_it_learns(be: Any, precision: plan.Precision) -> None:
-    net = PlannedNet(FUSIBLE, be, SEED, precision=precision)
+    net = Net(FUSIBLE, be, SEED, precision=precision, fused=True)
     sgd = SGD(net)
     x, labels = batch(FUSIBLE, 8)
-    losses = [float(sgd.fused_step(x, labels, step=0, epoch=0)) for _ in range(30)]
+    losses = [float(sgd.step(x, labels, step=0, epoch=0)) for _ in range(30)]
     assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_converted_images_are_read_in_place(be: Any) -> None:
-    net = PlannedNet(FUSIBLE, be, SEED, precision="bf16")
+    net = Net(FUSIBLE, be, SEED, precision="bf16", fused=True)
     x, labels = batch(FUSIBLE, IMAGES)
     seen = net.converted
     images = net.images_for(IMAGES)
@@ -396,7 +397,7 @@ def test_converted_images_are_read_in_place(be: Any) -> None:
 
 @pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_results_survive_the_next_pass(be: Any) -> None:
-    net = PlannedNet(FUSIBLE, be, SEED)
+    net = Net(FUSIBLE, be, SEED, fused=True)
     seen = []
     for seed in range(3):
         x, labels = batch(FUSIBLE, IMAGES, seed)
@@ -432,25 +433,25 @@ def programs(spec: NetSpec, be: Any, precision: plan.Precision) -> tuple[Program
     x, labels = batch(spec, 2)
     found = []
     for backend in (be, right()):
-        net = PlannedNet(spec, backend, SEED, precision=precision)
+        net = Net(spec, backend, SEED, precision=precision, fused=True)
         net.load(alive(spec))
         (part,) = net.parts
         given = {**part.params, **{f"{name}.low": low for name, low in part.low.items()}}
         given |= {f"{name}.lr": backend.asarray(np.float32(0.01)) for name in part.params}
         step = backend.asarray(np.array(STEP, np.uint32))
         rules = {name: Rule(0.9, 5e-4) for name in part.params}
-        kept = {"given": given, "step": step, "seed": SEED, "rules": rules}
-        found.append(Program(made, backend, 2, **kept))
+        kept: dict[str, Any] = {"given": given, "steps": (step,), "seed": SEED, "rules": rules}
+        found.append(Program(made, (backend,), 2, **kept))
         backend.assign(found[-1].arrays["pixels"], x)
         backend.assign(found[-1].arrays["labels"], labels)
     return found[0], found[1]
 
 
-def kind(made: plan.Plan, call: plan.Call) -> tuple[Any, ...]:
+def kind(made: calls.Plan, call: calls.Call) -> tuple[Any, ...]:
     """All of a call but its arrays' values: the operation, the arrays' layouts, the settings."""
     arrays = [*call.reads.items(), *enumerate(call.writes), *call.learns.items()]
     layouts = [
-        (place, made.shape(one), made.arrays[plan.name_of(one)].dtype) for place, one in arrays
+        (place, made.shape(one), made.arrays[calls.name_of(one)].dtype) for place, one in arrays
     ]
     return call.op, tuple(layouts), repr(call.settings)
 
@@ -472,13 +473,13 @@ def test_each_call_of_alexnet_at_its_full_size(
     hold_alike(be, own, numpy, left)
 
 
-def hold_alike(be: Any, own: Program, numpy: Program, chosen: list[plan.Call]) -> None:
+def hold_alike(be: Any, own: Program, numpy: Program, chosen: list[calls.Call]) -> None:
     """Check that each chosen call gives the same result as NumPy's, from the same arrays."""
     for (call, run), (_, same) in zip(own.calls, numpy.calls, strict=True):
         if call not in chosen:
             same()
             continue
-        touched = {plan.name_of(each) for each in call.operands()}
+        touched = {calls.name_of(each) for each in call.operands()}
         for parameter in call.learns.values():
             touched |= {parameter, f"{parameter}.low", f"{parameter}.v"} & set(own.arrays)
         for name in touched:

@@ -13,9 +13,10 @@ from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.layers import Linear
 from pyalexnet.nets.recipe import Rate, Recipe
 from pyalexnet.nets.schedule import Steps
-from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.nets.spec import NetSpec
+from pyalexnet.step.net import Net
 from pyalexnet.step.sgd import SGD
-from samples import normal
+from samples import classes, normal
 from tolerance import same_bits
 
 # Large rates and decays, so that every term is seen.
@@ -36,12 +37,9 @@ def net_of(be: Any, recipe: Recipe) -> Net:
     return Net(NetSpec("two", (1, 1, 4), 3, layers, recipe), be)
 
 
-def gradients(net: Net, step: int) -> dict[str, Any]:
-    """Some gradients, different at every step."""
-    return {
-        name: net.backend.asarray(normal(*param.shape, seed=100 * step + number))
-        for number, (name, param) in enumerate(net.params.items())
-    }
+def batch(step: int) -> tuple[Any, Any]:
+    """Images and labels, different at every step."""
+    return normal(6, 1, 1, 4, seed=step), classes(6, 3, seed=step)
 
 
 def host(net: Net, arrays: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
@@ -57,8 +55,8 @@ def test_across_two_drops(be: Any) -> None:
     base = {"fc1.w": 0.1, "fc1.b": 0.3, "fc2.w": 0.2, "fc2.b": 0.05}
     decay = {"fc1.w": 0.5, "fc1.b": 0.0, "fc2.w": 0.3, "fc2.b": 0.4}
     for step in range(10):
-        grads = gradients(net, step)
-        sgd.step(grads, epoch=step)
+        _, grads = net.loss_and_grads(*batch(step))
+        sgd.step(*batch(step), step=step, epoch=step)
         factor = 1 if step < 4 else 0.1 if step < 8 else 0.01
         for name, grad in host(net, grads).items():
             lr = base[name] * (1 if name == "fc2.b" else factor)
@@ -76,12 +74,10 @@ def test_a_drop_does_not_shrink_old_steps(be: Any) -> None:
     """The buffer holds steps, not gradients: after the drop it still moves at the old rate."""
     net = net_of(be, DROPS)
     sgd = SGD(net)
-    grads = gradients(net, 0)
-    sgd.step(grads, epoch=3)
+    sgd.step(*batch(0), step=0, epoch=3)
     before = host(net, sgd.momentum)
-    nothing = {name: be.zeros(param.shape) for name, param in net.params.items()}
     sgd.recipe = DROPS.override(weight_decay=0, lr=1e-12)
-    sgd.step(nothing, epoch=8)
+    sgd.step(*batch(1), step=1, epoch=8)
     for name in ("fc1.w", "fc1.b", "fc2.w"):
         np.testing.assert_allclose(be.to_numpy(sgd.momentum[name]), 0.7 * before[name], rtol=1e-6)
 
@@ -99,7 +95,7 @@ def test_frozen_parameters_stay(be: Any) -> None:
     sgd = SGD(net)
     states = []
     for step in range(5):
-        sgd.step(gradients(net, step), epoch=step)
+        sgd.step(*batch(step), step=step, epoch=step)
         states.append((host(net, net.params), host(net, sgd.momentum)))
     for arrays in zip(*states, strict=True):
         fc1 = [one["fc1.w"] for one in arrays]
@@ -113,12 +109,12 @@ def test_load_copies(be: Any) -> None:
     """Two optimisers with equal buffers take equal steps, and the loaded arrays do not change."""
     first, second = net_of(be, DROPS), net_of(be, DROPS)
     sgd, other = SGD(first), SGD(second)
-    sgd.step(gradients(first, 0), epoch=0)
+    sgd.step(*batch(0), step=0, epoch=0)
     saved = host(first, sgd.momentum)
     second.load(host(first, first.params))
     other.load(saved)
-    for net, one in ((first, sgd), (second, other)):
-        one.step(gradients(net, 1), epoch=1)
+    for one in (sgd, other):
+        one.step(*batch(1), step=1, epoch=1)
     for name, param in host(first, first.params).items():
         assert same_bits(param, be.to_numpy(second.params[name]))
         assert not same_bits(saved[name], be.to_numpy(other.momentum[name]))

@@ -14,7 +14,8 @@ from pyalexnet import data, nets
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.layers import Dropout, Linear
 from pyalexnet.nets.recipe import Rate, Recipe
-from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.nets.spec import NetSpec
+from pyalexnet.step.net import Net
 from pyalexnet.trained.signals import IMAGES, Row, chance_sentence, survey, verdict
 
 RECIPE = Recipe(epochs=1, batch_size=4, momentum=0.9, rate=Rate(0.1, 0.1, 0))

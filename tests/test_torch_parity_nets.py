@@ -24,8 +24,6 @@ from pyalexnet.nets.layers import (
     Layer,
     Linear,
     MaxPool,
-    Memory,
-    Pass,
     Relu,
     RNorm,
     Scale,
@@ -33,12 +31,13 @@ from pyalexnet.nets.layers import (
 )
 from pyalexnet.nets.recipe import Rate, Recipe
 from pyalexnet.nets.schedule import Steps
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.records import ConvGeometry
-from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.step.net import Net
 from pyalexnet.step.sgd import SGD
 from samples import classes, normal
 from tolerance import SUM, UNIT, assert_close, convolution_units, norm_units
-from trial import place
+from trial import alone
 from variants import CPU, CPU_EXACT, CUDA, ONE_ORDER, parameters
 
 pytestmark = [pytest.mark.peer]
@@ -290,19 +289,15 @@ def test_lrn_of_caffe_is_torchs_module(be: Any, torch: Any, name: str) -> None:
     y_peer = module(x_peer)
     y_peer.backward(torch.tensor(dy.transpose(0, 3, 1, 2), dtype=torch.float64))
 
-    run, memory = Pass(be, {}, {}, train=False, seed=0, step=0, masks={}), Memory()
+    y, dx, _ = alone(be, norm, x, dy)
     settings: dict[str, Any] = {"size": 5, "alpha": 2e-5, "beta": 0.75, "k": 1.0}
     units = norm_units(0.75)
     for ours, peer, exact in (
-        (norm.forward(place(be, x), memory, run), y_peer, oracle.lrn_fprop(x, **settings)),
-        (
-            norm.backward(place(be, dy), memory, run, need_dx=True),
-            x_peer.grad,
-            oracle.lrn_dgrad(x, dy, **settings),
-        ),
+        (y, y_peer, oracle.lrn_fprop(x, **settings)),
+        (dx, x_peer.grad, oracle.lrn_dgrad(x, dy, **settings)),
     ):
         value = peer.detach().numpy().transpose(0, 2, 3, 1)
-        assert_close(be.to_numpy(ours), Exact(value, exact.magnitude), units)
+        assert_close(ours, Exact(value, exact.magnitude), units)
 
 
 # Learning
@@ -350,8 +345,7 @@ def test_ten_steps_across_a_drop(be: Any, torch: Any) -> None:
     net.load(lively(spec))
     sgd = SGD(net)
     for step in range(STEPS):
-        _, grads = net.loss_and_grads(*batch(spec, 3, seed=step), train=True, step=step)
-        sgd.step(grads, epoch=step)
+        sgd.step(*batch(spec, 3, seed=step), step=step, epoch=step)
 
     start, exact = lively(spec), learnt(torch, spec, torchs_rule=False)
     other = learnt(torch, spec, torchs_rule=True)

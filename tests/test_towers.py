@@ -25,9 +25,9 @@ from pyalexnet.nets.layers import (
     Tanh,
 )
 from pyalexnet.nets.recipe import Rate, Recipe
-from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.nets.spec import NetSpec
+from pyalexnet.step.net import Net
 from pyalexnet.step.sgd import SGD
-from pyalexnet.step.towers import Towers
 from pyalexnet.trained.evaluate import activations
 from samples import classes, normal
 from tolerance import SUM, UNIT, same_bits
@@ -121,10 +121,10 @@ def pair(be: Any, devices: tuple[int, int]) -> tuple[Backend, Backend]:
     return be, pyalexnet.backend(be.name, devices[1], exact=exact)
 
 
-def both(be: Any, spec: NetSpec, devices: tuple[int, int] = (0, 0)) -> tuple[Net, Towers]:
+def both(be: Any, spec: NetSpec, devices: tuple[int, int] = (0, 0)) -> tuple[Net, Net]:
     """A network on one device and in two towers."""
     spec = divisible(spec)
-    return Net(spec, be, SEED), Towers(spec, pair(be, devices), SEED)
+    return Net(spec, be, SEED), Net(spec, pair(be, devices), SEED)
 
 
 def batch(spec: NetSpec, images: int, seed: int = 0) -> tuple[Any, Any]:
@@ -151,7 +151,7 @@ def assert_equal_outputs(net: Net, actual: Any, expected: Any) -> None:
 # Against one device
 
 
-def check_against_one_device(one: Net, two: Towers, images: int) -> None:
+def check_against_one_device(one: Net, two: Net, images: int) -> None:
     """Outputs in evaluation and training, then gradients."""
     x, labels = batch(one.spec, images)
     assert_equal_outputs(one, two.forward(x), one.forward(x))
@@ -235,11 +235,11 @@ def test_alexnets_on_two_gpus(be: Any, spec: NetSpec) -> None:
 def test_towers_begin_on_the_second_gpu(be: Any) -> None:
     """Logits and losses are on tower 0's device, which need not be the current one."""
     spec = divisible(EVERY_LAYER)
-    one, two = Net(spec, be, SEED), Towers(spec, be.name, SEED, devices=(1, 0))
+    one, two = Net(spec, be, SEED), Net(spec, be.name, SEED, (1, 0))
     x, labels = batch(spec, 3)
     assert same_bits(two.backend.to_numpy(two.forward(x)), one.backend.to_numpy(one.forward(x)))
     assert two.forward(x).device.id == 1
-    loss, _ = two.gradients(x, labels)
+    loss = SGD(two).step(x, labels, step=0, epoch=1)
     assert loss.device.id == 1
 
 
@@ -249,10 +249,8 @@ def test_towers_begin_on_the_second_gpu(be: Any) -> None:
 def train(net: Net, steps: int) -> list[float]:
     """The losses of some training steps, each on its own batch."""
     sgd, found = SGD(net), []
-    grads: Any = None
     for step in range(steps):
-        loss, grads = net.gradients(*batch(net.spec, 4, step), train=True, step=step, out=grads)
-        sgd.step(grads, 1)
+        loss = sgd.step(*batch(net.spec, 4, step), step=step, epoch=1)
         found.append(float(net.backend.to_numpy(loss)))
     return found
 
@@ -275,7 +273,7 @@ def test_learning_equals_that_on_one_device(be: Any, devices: tuple[int, int]) -
 
 @pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_two_runs_are_bitwise_equal(be: Any) -> None:
-    first, second = (Towers(divisible(EVERY_LAYER), (be, be), SEED) for _ in range(2))
+    first, second = (Net(divisible(EVERY_LAYER), (be, be), SEED) for _ in range(2))
     assert train(first, 3) == train(second, 3)
     for name, param in first.params.items():
         assert same_bits(param, second.params[name])
@@ -297,8 +295,7 @@ def test_nothing_waits(be: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in two.parts:
         for method in ("to_numpy", "synchronize"):
             monkeypatch.setattr(part.backend, method, None)  # a call would be an error
-    _, grads = two.gradients(x, labels, train=True)
-    sgd.step(grads, 1)
+    sgd.step(x, labels, step=0, epoch=1)
     two.forward(x)
 
 
@@ -317,10 +314,10 @@ def test_batch_sizes_do_not_disturb_each_other(be: Any) -> None:
 
 
 def test_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first batch, only the loss, its gradient and the two errors are new arrays."""
+    """After the first batch, only the loss and the two errors are a new array."""
     _, two = both(pyalexnet.backend("cpu"), EVERY_LAYER, (0, 1))
-    x, labels = batch(two.spec, 4)
-    _, grads = two.gradients(x, labels, train=True)
+    sgd, (x, labels) = SGD(two), batch(two.spec, 4)
+    sgd.step(x, labels, step=0, epoch=1)
     made: list[Any] = []
     for part in two.parts:
         empty = part.backend.empty
@@ -330,19 +327,17 @@ def test_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
             return empty(shape, dtype)
 
         monkeypatch.setattr(part.backend, "empty", counted)
-    _, again = two.gradients(x, labels, train=True, out=grads)
-    assert made == [(), (4, 5), (), ()]
-    for mine, before in zip(again, grads, strict=True):
-        assert all(mine[name] is before[name] for name in before)
+    sgd.step(x, labels, step=1, epoch=1)
+    assert made == [(3,)]
 
 
 def test_nobody_computes_the_gradient_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = (LRN("norm", 3, 0.1, 0.75, 1), Conv("conv", 4, 3), Linear("fc", 5))
-    two = Towers(spec_of("norm-first", (5, 5, 2), *layers), "cpu")
+    two = Net(spec_of("norm-first", (5, 5, 2), *layers), "cpu", device=(0, 1))
     for part in two.parts:
         for op in ("conv_dgrad", "lrn_dgrad"):
             monkeypatch.setattr(part.backend, op, None)  # a call would be an error
-    two.gradients(*batch(two.spec, 2))
+    two.loss_and_grads(*batch(two.spec, 2))
 
 
 def test_gradients_into_arrays_of_the_host() -> None:
@@ -355,6 +350,25 @@ def test_gradients_into_arrays_of_the_host() -> None:
     for name, grad in again.items():
         assert grad is first[name]
         assert same_bits(grad, expected[name])
+
+
+@DEVICES
+@pytest.mark.parametrize("be", parameters(CPU, SIM), indirect=True)
+@pytest.mark.parametrize("spec", SMALL, ids=named)
+def test_fused_towers_learn_the_same(be: Any, spec: NetSpec, devices: tuple[int, int]) -> None:
+    """Layers are taken together in towers too, with the same bits and the same exchanges."""
+    one_by_one, fused = (
+        Net(divisible(spec), pair(be, devices), SEED, fused=fused) for fused in (False, True)
+    )
+    assert train(one_by_one, 3) == train(fused, 3)
+    assert fused.exchanged == one_by_one.exchanged
+    for name, param in fused.params.items():
+        assert same_bits(param, one_by_one.params[name])
+
+
+def test_bfloat16_does_not_cross() -> None:
+    with pytest.raises(ArgumentError, match=r"precision is bf16 and there are 2 towers; fp32 or"):
+        Net(divisible(EVERY_LAYER), "cpu", device=(0, 1), precision="bf16")
 
 
 # Parameters
@@ -382,7 +396,7 @@ def test_each_tower_has_its_half(be: Any) -> None:
 
 
 def test_towers_on_one_device_share_its_backend() -> None:
-    two = Towers(divisible(EVERY_LAYER), "cpu", devices=(0, 0))
+    two = Net(divisible(EVERY_LAYER), "cpu", device=(0, 0))
     assert two.parts[0].backend is two.parts[1].backend is two.backend
 
 
@@ -392,8 +406,7 @@ def test_parameters_and_momentum_make_the_round_trip(be: Any) -> None:
     one, two = both(be, EVERY_LAYER, (0, 1))
     optimiser = SGD(two)
     for step in range(2):
-        _, grads = two.gradients(*batch(two.spec, 3, step), train=True, step=step)
-        optimiser.step(grads, 1)
+        optimiser.step(*batch(two.spec, 3, step), step=step, epoch=1)
     other, back = SGD(one), both(be, EVERY_LAYER)[1]
     one.load(two.params)
     other.load(optimiser.momentum)
@@ -431,13 +444,6 @@ def test_parameters_that_do_not_fit(change: str) -> None:
         two.load(values)
 
 
-def test_gradients_of_one_part_are_refused() -> None:
-    _, two = both(pyalexnet.backend("cpu"), EVERY_LAYER)
-    _, grads = two.loss_and_grads(*batch(two.spec, 3))
-    with pytest.raises(ArgumentError, match=r"grads has 1 parts; 2 were expected"):
-        SGD(two).step(grads, 1)
-
-
 # What crosses
 
 
@@ -450,8 +456,8 @@ def floats(exchanged: dict[str, tuple[int, int]], images: int) -> dict[str, tupl
 @DEVICES
 def test_what_alexnet_exchanges(devices: tuple[int, int]) -> None:
     """28,288 floats per image each way (pool2, pool5, fc6), and fc7 to tower 0; all come back."""
-    two = Towers(nets.alexnet(), "cpu", devices=devices)
-    two.gradients(*batch(two.spec, 1), train=True)
+    two = Net(nets.alexnet(), "cpu", device=devices)
+    two.loss_and_grads(*batch(two.spec, 1), train=True)
     pool2, pool5, fc6, fc7 = 13 * 13 * 128, 6 * 6 * 128, 2048, 2048
     each_way = {"conv3": (pool2, pool2), "fc6": (pool5, pool5), "fc7": (fc6, fc6)}
     assert pool2 + pool5 + fc6 == 28_288
@@ -461,10 +467,10 @@ def test_what_alexnet_exchanges(devices: tuple[int, int]) -> None:
 
 
 def test_what_crosses_grows_with_the_batch_and_is_of_the_last_pass() -> None:
-    two = Towers(sixteenth("source"), "cpu")
+    two = Net(sixteenth("source"), "cpu", device=(0, 1))
     assert two.exchanged.total == 0
     for images in (3, 2):
-        two.gradients(*batch(two.spec, images))
+        two.loss_and_grads(*batch(two.spec, images))
         fetched = floats(two.exchanged.forward, images)
         assert fetched == {
             "conv3": (13 * 13 * 8, 13 * 13 * 8),
@@ -479,8 +485,8 @@ def test_what_crosses_grows_with_the_batch_and_is_of_the_last_pass() -> None:
 
 
 def test_only_the_last_layer_exchanges_where_no_other_may() -> None:
-    two = Towers(sixteenth("no-exchange", exchange=()), "cpu")
-    two.gradients(*batch(two.spec, 1))
+    two = Net(sixteenth("no-exchange", exchange=()), "cpu", device=(0, 1))
+    two.loss_and_grads(*batch(two.spec, 1))
     assert set(two.exchanged.forward) == set(two.exchanged.backward) == {"fc8"}
 
 
@@ -518,25 +524,29 @@ def test_networks_that_cannot_be_divided(layers: tuple[Layer, ...], sentence: st
     spec = spec_of("undivided", (6, 6, 6), *layers)
     Net(spec, "cpu")
     with pytest.raises(ArgumentError) as raised:
-        Towers(spec, "cpu")
+        Net(spec, "cpu", device=(0, 1))
     assert str(raised.value).startswith(sentence)
 
 
 def test_the_preset_whose_norms_see_all_maps() -> None:
     with pytest.raises(ArgumentError, match=r"^norm1: a window sees"):
-        Towers(sixteenth("paper", preset="paper"), "cpu")
+        Net(sixteenth("paper", preset="paper"), "cpu", device=(0, 1))
 
 
 @pytest.mark.parametrize("devices", [(0,), (0, 1, 2)])
 def test_other_numbers_of_devices(devices: tuple[int, ...]) -> None:
-    with pytest.raises(ArgumentError, match=r"devices is .*; 2 numbers were expected"):
-        Towers(divisible(EVERY_LAYER), "cpu", devices=devices)
+    with pytest.raises(
+        ArgumentError, match=r"device is .*; one number was expected, or 2, one for"
+    ):
+        Net(divisible(EVERY_LAYER), "cpu", device=devices)
 
 
 def test_backends_of_two_kinds() -> None:
     mixed = (pyalexnet.backend("cpu"), pyalexnet.backend("sim"))
-    with pytest.raises(ArgumentError, match=r"backend is \(cpu, sim\); 2 of one kind"):
-        Towers(divisible(EVERY_LAYER), mixed)
+    with pytest.raises(
+        ArgumentError, match=r"backend is \(cpu 0, sim 0\); one was expected, or 2 of one kind"
+    ):
+        Net(divisible(EVERY_LAYER), mixed)
 
 
 def test_images_of_another_size() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from pyalexnet import nets
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.runs.checkpoint import Meta
-from pyalexnet.step.net import Net, NetSpec
+from pyalexnet.step.net import Net
 from pyalexnet.trained.load import Trained
 from samples import normal
 

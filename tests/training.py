@@ -16,10 +16,10 @@ import numpy as np
 from pyalexnet.nets.layers import LRN, Conv, Dropout, Linear, MaxPool
 from pyalexnet.nets.recipe import Rate, Recipe
 from pyalexnet.nets.schedule import Steps
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint
 from pyalexnet.runs.run import StepReport
-from pyalexnet.step.net import NetSpec
 from pyalexnet.training import start
 from pyalexnet.training.pictures import Pictures
 from pyalexnet.training.progress import Reporter, Silent

@@ -8,11 +8,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyalexnet.nets.layers import Layer
+from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.ops.records import Learned
+from pyalexnet.step.calls import Plan, Step
+from pyalexnet.step.program import Program
 from samples import garbage
 from tolerance import same_bits
 
 Array = NDArray[Any]
+
+
+def alone(
+    be: Any, layer: Layer, x: Array, dy: Array, params: dict[str, Array] | None = None
+) -> tuple[Array, Array, dict[str, Array]]:
+    """A layer's output for the batch `x`, the gradient of `x`, and those of its parameters."""
+    step = Step(
+        masks={},
+        logits="",
+        element=FLOAT32,
+        tensor=False,
+        fused=False,
+        train=False,
+        learns=False,
+    )
+    given = {"x": x, **(params or {})}
+    for name, value in given.items():
+        if name != "x":
+            step.parameter(name, value.shape)
+    y = layer.forward(step, step.array("x", x.shape[1:]))
+    layer.backward(step, "x", y, step.new_grad(y))
+    plan = Plan(tuple(step.calls), step.arrays, "images", {layer.name: (y,)})
+    placed = {name: place(be, value) for name, value in given.items()}
+    steps = (be.zeros((), np.uint32),)
+    program = Program(plan, (be,), len(x), given=placed, steps=steps, seed=0)
+    be.assign(program.arrays[step.grads[y]], dy)
+    program.run()
+    found = {name: be.to_numpy(array) for name, array in program.arrays.items()}
+    grads = {name: found[f"{name}.grad"] for name in given if name != "x"}
+    return found[y], found["x.grad"], grads
 
 
 def run(be: Any, op: str, *inputs: Any, **parameters: Any) -> tuple[Array, ...]:

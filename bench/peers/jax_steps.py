@@ -24,8 +24,8 @@ from pyalexnet.nets.layers import (
     Scale,
     Tanh,
 )
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.records import ConvGeometry, PoolGeometry
-from pyalexnet.step.net import NetSpec
 
 from .jax_ops import MATMUL, convolved, convolved_apart, normed
 

@@ -31,8 +31,8 @@ from pyalexnet.nets.layers import (
     Scale,
     Tanh,
 )
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.records import ConvGeometry
-from pyalexnet.step.net import NetSpec
 
 from . import torch_ops
 

@@ -12,6 +12,7 @@ import typer
 
 from pyalexnet.commands import network as given
 from pyalexnet.commands.group import Commands
+from pyalexnet.commands.step import step
 from pyalexnet.errors import ArgumentError, CheckpointError, RunError, reason
 
 if TYPE_CHECKING:
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
     from pyalexnet.data.dataset import Images
     from pyalexnet.trained.load import Trained
 
-show_app = typer.Typer(cls=Commands, help="Pictures of runs, as PNG files.", no_args_is_help=True)
+show_app = typer.Typer(
+    cls=Commands,
+    help="Pictures of runs, as PNG files, and the calls of a step.",
+    no_args_is_help=True,
+)
+
+show_app.command()(step)
 
 Runs = Annotated[
     list[str], typer.Argument(metavar="RUN", help="Run folders, latest, or checkpoints' folders.")

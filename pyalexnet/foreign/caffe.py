@@ -24,7 +24,7 @@ from pyalexnet.foreign.caffe_messages import message_classes, parsed
 from pyalexnet.foreign.weights import Floats, Found
 from pyalexnet.nets.imported import tables
 from pyalexnet.nets.layers import Conv, Layer, Linear, Scale
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 
 _PRESET: dict[str, Any] = {"preset": "caffe"}
 

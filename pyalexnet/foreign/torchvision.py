@@ -24,9 +24,9 @@ from pyalexnet.foreign import formats, pth, state_dicts, weights
 from pyalexnet.foreign.pth import Opaque
 from pyalexnet.foreign.weights import Floats, Found, Tensor
 from pyalexnet.nets.layers import Dropout, Layer, Scale
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import BFLOAT16
 from pyalexnet.runs import tensors
-from pyalexnet.step.net import NetSpec
 from pyalexnet.trained.load import Trained
 
 NET_ARGS: dict[str, Any] = {"preset": "owt"}

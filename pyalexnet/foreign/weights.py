@@ -20,7 +20,7 @@ from pyalexnet.data.classes import Classes
 from pyalexnet.errors import CheckpointError
 from pyalexnet.files import contents, refusing, shown
 from pyalexnet.nets.layers import Linear
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, Floats]

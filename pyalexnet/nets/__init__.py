@@ -11,7 +11,7 @@ from pyalexnet.nets.cifar_18pct import cifar_18pct
 from pyalexnet.nets.cifar_19pct import cifar_19pct
 from pyalexnet.nets.cifar_80sec import cifar_80sec
 from pyalexnet.nets.imported import imported
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 
 __all__ = [
     "alexnet",

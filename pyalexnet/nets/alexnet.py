@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pyalexnet.nets import ablations, presets
 from pyalexnet.nets.layers import Conv, Linear, MaxPool
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 
 
 def alexnet(

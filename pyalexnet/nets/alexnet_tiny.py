@@ -8,7 +8,7 @@ from __future__ import annotations
 from pyalexnet.nets.layers import LRN, Conv, Dropout, Linear, MaxPool
 from pyalexnet.nets.recipe import Rate, Recipe
 from pyalexnet.nets.schedule import Steps
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 
 
 def alexnet_tiny(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pyalexnet.nets.layers import AvgPool, Conv, Linear, MaxPool, Relu
 from pyalexnet.nets.recipe import Rate, Recipe
 from pyalexnet.nets.schedule import Steps
-from pyalexnet.step.net import NetSpec
+from pyalexnet.nets.spec import NetSpec
 
 
 def cifar_19pct(classes: int = 10, input_shape: tuple[int, int, int] = (32, 32, 3)) -> NetSpec:

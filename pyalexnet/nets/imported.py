@@ -26,8 +26,8 @@ from pyalexnet.nets.layers import (
     Scale,
     Tanh,
 )
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.checks import integer
-from pyalexnet.step.net import NetSpec
 
 _KINDS: Mapping[str, Any] = {
     kind.__name__: kind

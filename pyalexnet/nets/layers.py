@@ -1,8 +1,8 @@
-"""The layers that networks are built from; their `forward` and `backward` call a backend's ops.
+"""The layers that networks are built from; `forward` and `backward` write a backend's calls.
 
-A layer is a frozen description. It computes shapes, refuses those that do not fit, and runs on the
-objects it is given. A `Memory` holds what it keeps from one batch to the next and from forward to
-backward; a `Pass` holds what all layers of one pass share.
+A layer is a frozen description. It computes shapes, refuses those that do not fit, and writes down
+on a `Step` which operations compute its output and, from the output's gradient, the gradients of
+its parameters and of its input.
 
 Shapes leave out the batch: (H, W, C) for maps, (features,) for vectors. Maps are NHWC, filters KRSC
 (C = channels per group), weights of linear layers (out, in).
@@ -14,55 +14,22 @@ import dataclasses
 import math
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyalexnet.backends.base import Activation, Array, Backend, Shape
+from pyalexnet.backends.base import Activation, Shape
 from pyalexnet.errors import ArgumentError
 from pyalexnet.ops.checks import integer, positive, real
+from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.ops.records import ConvGeometry, Pad, PoolGeometry, Stride
+from pyalexnet.step.calls import Operand, PerImage, Step, View
 
 # Initial weights: the standard deviation of a normal distribution; initial biases: their value.
 # "fan_in" draws either uniformly from +-1 / sqrt(inputs of a unit), PyTorch's default.
 Start: TypeAlias = float | Literal["fan_in"]
-
-
-@dataclass
-class Memory:
-    """What one layer keeps for one batch size: its buffers, and forward's input for backward.
-
-    A buffer is None until the first op that fills it has allocated it, and is reused from then on.
-    """
-
-    x: Array = None
-    y: Array | None = None
-    where: Array | None = None
-    dx: Array | None = None
-
-
-@dataclass
-class Pass:
-    """What the layers share while one batch goes through.
-
-    grads: backward writes a parameter's gradient here, into an existing array or a new one.
-    train: whether dropout drops. seed, step, masks: what its masks depend on; `masks` numbers the
-    dropout layers by name. towers: parts that the outputs of layers are divided into, each on a
-    device of its own; tower: the part that this pass computes.
-    """
-
-    backend: Backend
-    params: Mapping[str, Array]
-    grads: dict[str, Array]
-    train: bool
-    seed: int
-    step: int | Array
-    masks: Mapping[str, int]
-    tower: int = 0
-    towers: int = 1
 
 
 class Layer(ABC):
@@ -108,12 +75,34 @@ class Layer(ABC):
         return self
 
     @abstractmethod
-    def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
-        """Output for the batch `x`: an array of `memory`, or `x` itself."""
+    def forward(self, step: Step, x: str) -> str:
+        """Write the calls that compute the output from the array `x`; returns the output's name."""
 
     @abstractmethod
-    def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
-        """Gradient of the input, after `forward`; may overwrite `dy`. None unless `need_dx`."""
+    def backward(self, step: Step, x: str, y: str, dy: str) -> None:
+        """Write the calls that compute gradients from `dy`, that of the output `y`.
+
+        They are those of the parameters, and of `x` (`Step.grad`); they may overwrite `dy`.
+        """
+
+
+@dataclass(frozen=True)
+class Product:
+    """A layer with weights as an operation sees it.
+
+    kind: "conv" or "linear". x, w: its operands. y: the shape of its output, if not the layer's.
+    where: stride, pad and groups of a convolution.
+    """
+
+    kind: str
+    x: Operand
+    w: Operand
+    y: Shape | None
+    where: dict[str, Any]
+
+    def output(self, y: str) -> Operand:
+        """The layer's output, or its gradient, as the operation sees it."""
+        return y if self.y is None else View(y, self.y)
 
 
 class _Weighted(Layer):
@@ -168,17 +157,64 @@ class _Weighted(Layer):
             )
         return outputs // towers, max(1, self.groups // towers)
 
-    def _behind_activation(self, dy: Array, memory: Memory, run: Pass) -> Array:
-        """Propagate the gradient back through the activation, in place."""
-        if self.activation == "relu":
-            return run.backend.relu_dgrad(memory.y, dy, out=dy)
-        if self.activation == "tanh":
-            return run.backend.tanh_dgrad(memory.y, dy, out=dy)
-        return dy
+    @abstractmethod
+    def _product(self, step: Step, x: str) -> Product:
+        """The layer as an operation on the array `x`."""
 
-    def _found(self, run: Pass) -> tuple[Array, Array] | None:
-        """The caller's arrays for the gradients, if any."""
-        return (run.grads[self.w], run.grads[self.b]) if self.w in run.grads else None
+    def _filters(self, step: Step, product: Product) -> Operand:
+        """The weights that the forward product reads."""
+        return product.w
+
+    def forward(self, step: Step, x: str, drop: Dropout | None = None) -> str:
+        """As every layer; with `drop`, that layer's output, in the same call."""
+        product, out = self._product(step, x), self.out_shape(step.shape(x))
+        dtype = FLOAT32 if self.name == step.logits else step.element
+        y = step.array((drop or self).name, out, dtype)
+        settings: dict[str, Any] = {"activation": self.activation}
+        if dtype != step.element:
+            settings["dtype"] = dtype
+        if step.towers > 1:
+            settings["towers"] = step.towers
+        factor = 1.0
+        if drop:
+            factor = drop.factor(train=True)
+            settings["dropout"] = step.mask(drop.name, drop.keep, out[-1], factor)
+        if self.activation == "relu":
+            step.rectified(y, factor)
+        reads = {"x": product.x, "w": self._filters(step, product), "b": step.here(self.b)}
+        target = product.output(y)
+        step.call(f"{product.kind}_fprop", reads, target, **product.where, **settings)
+        return y
+
+    def backward(self, step: Step, x: str, y: str, dy: str) -> None:
+        product = self._product(step, x)
+        dz = product.output(self._behind_activation(step, y, dy))
+        is_conv = product.kind == "conv"
+        step.grad(
+            x,
+            f"{product.kind}_dgrad",
+            {"dy": dz, "w": product.w},
+            seen=product.x,
+            gates=isinstance(product.x, str) or not is_conv,
+            scales=True,
+            **product.where,
+            **({"x_shape": PerImage(step.shape(product.x))} if is_conv else {}),
+        )
+        self._wgrad(step, product, dz)
+
+    def _wgrad(self, step: Step, product: Product, dz: Operand) -> None:
+        reads = {"x": product.x, "dy": dz}
+        op, b = f"{product.kind}_wgrad", step.here(self.b)
+        step.weights(op, reads, product.w, b, **product.where)
+
+    def _behind_activation(self, step: Step, y: str, dy: str) -> str:
+        """Propagate the gradient back through the activation, in place; returns its name."""
+        if self.activation == "tanh":
+            step.call("tanh_dgrad", {"y": y, "dy": dy}, dy)
+        elif (factor := step.ungated(y)) is not None:
+            step.call("relu_dgrad", {"y": y, "dy": dy}, dy)
+            _scale(step, dy, factor)
+        return dy
 
     def _check_start(self) -> None:
         if self.activation not in (None, "relu", "tanh"):
@@ -232,34 +268,9 @@ class Conv(_Weighted):
         filters, groups = self._shared(towers, "filters", self.filters)
         return dataclasses.replace(self, filters=filters, groups=groups)
 
-    @property
-    def _geometry(self) -> dict[str, Any]:
-        return {"stride": self.stride, "pad": self.pad, "groups": self.groups}
-
-    def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
-        w, b = run.params[self.w], run.params[self.b]
-        memory.x = x
-        memory.y = run.backend.conv_fprop(
-            x,
-            w,
-            b,
-            towers=run.towers,
-            activation=self.activation,
-            out=memory.y,
-            **self._geometry,
-        )
-        return memory.y
-
-    def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
-        x, w = memory.x, run.params[self.w]
-        dz = self._behind_activation(dy, memory, run)
-        run.grads[self.w], run.grads[self.b] = run.backend.conv_wgrad(
-            x, dz, w_shape=w.shape, out=self._found(run), **self._geometry
-        )
-        if not need_dx:
-            return None
-        memory.dx = run.backend.conv_dgrad(dz, w, x_shape=x.shape, out=memory.dx, **self._geometry)
-        return memory.dx
+    def _product(self, step: Step, x: str) -> Product:
+        where = {"stride": self.stride, "pad": self.pad, "groups": self.groups}
+        return Product("conv", x, step.here(self.w), None, where)
 
 
 @dataclass(frozen=True)
@@ -295,74 +306,18 @@ class Linear(_Weighted):
         outputs, groups = self._shared(towers, "outputs", self.outputs)
         return dataclasses.replace(self, outputs=outputs, groups=groups)
 
-    def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
-        if self.groups > 1:
-            return self._forward_in_groups(x, memory, run)
-        w, b = run.params[self.w], run.params[self.b]
-        memory.x = x
-        memory.y = run.backend.linear_fprop(
-            _flat(x), w, b, towers=run.towers, activation=self.activation, out=memory.y
-        )
-        return memory.y
+    def _product(self, step: Step, x: str) -> Product:
+        """With groups, a convolution whose filters are as large as the maps.
 
-    def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
-        if self.groups > 1:
-            return self._backward_in_groups(dy, memory, run, need_dx)
-        x = memory.x
-        dz = self._behind_activation(dy, memory, run)
-        run.grads[self.w], run.grads[self.b] = run.backend.linear_wgrad(
-            _flat(x), dz, out=self._found(run)
-        )
-        if not need_dx:
-            return None
-        memory.dx = run.backend.linear_dgrad(dz, run.params[self.w], out=memory.dx)
-        return memory.dx.reshape(x.shape)
-
-    # With groups it is a convolution whose filters are as large as the maps; a vector is one pixel.
-
-    def _forward_in_groups(self, x: Array, memory: Memory, run: Pass) -> Array:
-        memory.x, maps = x, _pixels(x)
-        y = run.backend.conv_fprop(
-            maps,
-            self._filters(run.params[self.w], maps),
-            run.params[self.b],
-            towers=run.towers,
-            activation=self.activation,
-            out=None if memory.y is None else _pixels(memory.y),
-            **self._geometry,
-        )
-        memory.y = _flat(y)
-        return memory.y
-
-    def _backward_in_groups(
-        self, dy: Array, memory: Memory, run: Pass, need_dx: bool
-    ) -> Array | None:
-        maps, w = _pixels(memory.x), run.params[self.w]
-        filters = self._filters(w, maps)
-        dz = _pixels(self._behind_activation(dy, memory, run))
-        found = self._found(run)
-        dw, run.grads[self.b] = run.backend.conv_wgrad(
-            maps,
-            dz,
-            w_shape=filters.shape,
-            out=None if found is None else (self._filters(found[0], maps), found[1]),
-            **self._geometry,
-        )
-        run.grads[self.w] = dw.reshape(w.shape) if found is None else found[0]
-        if not need_dx:
-            return None
-        memory.dx = run.backend.conv_dgrad(
-            dz, filters, x_shape=maps.shape, out=memory.dx, **self._geometry
-        )
-        return memory.dx.reshape(memory.x.shape)
-
-    @property
-    def _geometry(self) -> dict[str, Any]:
-        return {"stride": 1, "pad": 0, "groups": self.groups}
-
-    def _filters(self, w: Array, maps: Array) -> Array:
-        """Weights (out, in / groups) seen as filters (K, R, S, C / groups)."""
-        return w.reshape(len(w), *maps.shape[1:3], -1)
+        A vector is one pixel then.
+        """
+        shape, w = step.shape(x), step.here(self.w)
+        if self.groups == 1:
+            return Product("linear", View(x, (math.prod(shape),)), w, None, {})
+        maps = shape if len(shape) == 3 else (1, 1, *shape)
+        filters = (self.outputs, *maps[:2], maps[2] // self.groups)
+        where = {"stride": 1, "pad": 0, "groups": self.groups}
+        return Product("conv", View(x, maps), View(w, filters), (1, 1, self.outputs), where)
 
 
 class _SameShape(Layer):
@@ -383,12 +338,12 @@ class Scale(_SameShape):
         real(self.name, "factor", self.factor)
         return in_shape
 
-    def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
-        memory.y = run.backend.scale(x, factor=self.factor, out=memory.y)
-        return memory.y
+    def forward(self, step: Step, x: str) -> str:
+        return step.output(self.name, step.shape(x), "scale", {"x": x}, factor=self.factor)
 
-    def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
-        return run.backend.scale(dy, factor=self.factor, out=dy) if need_dx else None
+    def backward(self, step: Step, x: str, y: str, dy: str) -> None:
+        step.grads[x] = dy
+        step.call("scale", {"x": dy}, dy, factor=self.factor)
 
 
 @dataclass(frozen=True)
@@ -397,12 +352,15 @@ class Relu(_SameShape):
 
     name: str
 
-    def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
-        memory.y = run.backend.relu_fprop(x, out=memory.y)
-        return memory.y
+    def forward(self, step: Step, x: str) -> str:
+        y = step.output(self.name, step.shape(x), "relu_fprop", {"x": x})
+        step.rectified(y)
+        return y
 
-    def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
-        return run.backend.relu_dgrad(memory.y, dy, out=dy) if need_dx else None
+    def backward(self, step: Step, x: str, y: str, dy: str) -> None:
+        step.grads[x] = dy
+        if step.ungated(y) is not None:
+            step.call("relu_dgrad", {"y": y, "dy": dy}, dy)
 
 
 @dataclass(frozen=True)
@@ -418,17 +376,17 @@ class Tanh(_SameShape):
         real(self.name, "scale_in", self.scale_in)
         return in_shape
 
-    def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
-        memory.x = run.backend.scale(x, factor=self.scale_in, out=memory.x)
-        run.backend.tanh_fprop(memory.x, out=memory.x)
-        memory.y = run.backend.scale(memory.x, factor=self.scale_out, out=memory.y)
-        return memory.y
+    def forward(self, step: Step, x: str) -> str:
+        inner = step.array(f"{self.name}.inner", step.shape(x))
+        step.call("scale", {"x": x}, inner, factor=self.scale_in)
+        step.call("tanh_fprop", {"x": inner}, inner)
+        shape = step.shape(x)
+        return step.output(self.name, shape, "scale", {"x": inner}, factor=self.scale_out)
 
-    def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
-        if not need_dx:
-            return None
-        dx = run.backend.tanh_dgrad(memory.x, dy, out=dy)
-        return run.backend.scale(dx, factor=self.scale_out * self.scale_in, out=dx)
+    def backward(self, step: Step, x: str, y: str, dy: str) -> None:
+        step.grads[x] = dy
+        step.call("tanh_dgrad", {"y": step.here(f"{self.name}.inner"), "dy": dy}, dy)
+        step.call("scale", {"x": dy}, dy, factor=self.scale_out * self.scale_in)
 
 
 @dataclass(frozen=True)
@@ -440,6 +398,7 @@ class _Norm(_SameShape):
     alpha: float
     beta: float
     k: float
+    _kind: ClassVar[str]
 
     def out_shape(self, in_shape: Shape) -> Shape:
         _maps(self.name, in_shape)
@@ -450,8 +409,16 @@ class _Norm(_SameShape):
         return in_shape
 
     @property
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the operations."""
         return {"size": self.size, "alpha": self.alpha, "beta": self.beta, "k": self.k}
+
+    def forward(self, step: Step, x: str) -> str:
+        shape = step.shape(x)
+        return step.output(self.name, shape, f"{self._kind}_fprop", {"x": x}, **self.settings)
+
+    def backward(self, step: Step, x: str, y: str, dy: str) -> None:
+        step.grad(x, f"{self._kind}_dgrad", {"x": x, "dy": dy}, **self.settings)
 
 
 @dataclass(frozen=True)
@@ -462,6 +429,7 @@ class LRN(_Norm):
     """
 
     groups: int = 1
+    _kind: ClassVar[str] = "lrn"
 
     def out_shape(self, in_shape: Shape) -> Shape:
         _, _, c = super().out_shape(in_shape)
@@ -477,35 +445,15 @@ class LRN(_Norm):
         return dataclasses.replace(self, groups=self.groups // towers)
 
     @property
-    def _settings(self) -> dict[str, Any]:
-        return {**super()._settings, "groups": self.groups}
-
-    def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
-        memory.x = x
-        memory.y = run.backend.lrn_fprop(x, out=memory.y, **self._settings)
-        return memory.y
-
-    def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
-        if not need_dx:
-            return None
-        memory.dx = run.backend.lrn_dgrad(memory.x, dy, out=memory.dx, **self._settings)
-        return memory.dx
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings, "groups": self.groups}
 
 
 @dataclass(frozen=True)
 class RNorm(_Norm):
     """Response normalisation over size x size pixels of the same map (cuda-convnet's `rnorm`)."""
 
-    def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
-        memory.x = x
-        memory.y = run.backend.rnorm_fprop(x, out=memory.y, **self._settings)
-        return memory.y
-
-    def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
-        if not need_dx:
-            return None
-        memory.dx = run.backend.rnorm_dgrad(memory.x, dy, out=memory.dx, **self._settings)
-        return memory.dx
+    _kind: ClassVar[str] = "rnorm"
 
 
 @dataclass(frozen=True)
@@ -523,7 +471,8 @@ class _Pool(Layer):
         return (*geometry.out_size(self.name, h, w), c)
 
     @property
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the operations."""
         return {"size": self.size, "stride": self.stride, "ceil": self.ceil}
 
 
@@ -531,37 +480,34 @@ class _Pool(Layer):
 class MaxPool(_Pool):
     """Largest value of each window (paper, section 3.4)."""
 
-    def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
-        out = None if memory.y is None else (memory.y, memory.where)
-        memory.x = x
-        memory.y, memory.where = run.backend.maxpool_fprop(x, out=out, **self._settings)
-        return memory.y
+    def where(self, step: Step, shape: Shape) -> str:
+        """A new array for the places of the maxima; returns its name."""
+        geometry = PoolGeometry.of(self.name, self.size, self.stride, self.ceil)
+        return step.array(f"{self.name}.where", shape, np.dtype(geometry.where_dtype))
 
-    def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
-        if not need_dx:
-            return None
-        shape = memory.x.shape
-        memory.dx = run.backend.maxpool_dgrad(
-            dy, memory.where, x_shape=shape, out=memory.dx, **self._settings
-        )
-        return memory.dx
+    def forward(self, step: Step, x: str) -> str:
+        shape = self.out_shape(step.shape(x))
+        y = step.array(self.name, shape)
+        step.call("maxpool_fprop", {"x": x}, y, self.where(step, shape), **self.settings)
+        return y
+
+    def backward(self, step: Step, x: str, y: str, dy: str) -> None:
+        reads = {"dy": dy, "where": step.here(f"{self.name}.where")}
+        shape = PerImage(step.shape(x))
+        step.grad(x, "maxpool_dgrad", reads, gates=True, x_shape=shape, **self.settings)
 
 
 @dataclass(frozen=True)
 class AvgPool(_Pool):
     """Mean of the pixels of each window that lie inside the image (cuda-convnet's rule)."""
 
-    def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
-        memory.x = x
-        memory.y = run.backend.avgpool_fprop(x, out=memory.y, **self._settings)
-        return memory.y
+    def forward(self, step: Step, x: str) -> str:
+        shape = self.out_shape(step.shape(x))
+        return step.output(self.name, shape, "avgpool_fprop", {"x": x}, **self.settings)
 
-    def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
-        if not need_dx:
-            return None
-        shape = memory.x.shape
-        memory.dx = run.backend.avgpool_dgrad(dy, x_shape=shape, out=memory.dx, **self._settings)
-        return memory.dx
+    def backward(self, step: Step, x: str, y: str, dy: str) -> None:
+        shape = PerImage(step.shape(x))
+        step.grad(x, "avgpool_dgrad", {"dy": dy}, x_shape=shape, **self.settings)
 
 
 @dataclass(frozen=True)
@@ -581,47 +527,47 @@ class Dropout(_SameShape):
         real(self.name, "keep", self.keep, high=1)
         return in_shape
 
-    def forward(self, x: Array, memory: Memory, run: Pass) -> Array:
-        y, factor = x, self._factor(run)
-        if run.train:
-            y = memory.y = self._dropped(x, memory.y, run)
-        if factor != 1:
-            y = memory.y = run.backend.scale(y, factor=factor, out=memory.y)
-        return y
-
-    def backward(self, dy: Array, memory: Memory, run: Pass, need_dx: bool) -> Array | None:
-        if not need_dx:
-            return None
-        factor = self._factor(run)
-        if run.train:
-            self._dropped(dy, dy, run)
-        return dy if factor == 1 else run.backend.scale(dy, factor=factor, out=dy)
-
-    def _factor(self, run: Pass) -> float:
-        if run.train:
+    def factor(self, *, train: bool) -> float:
+        """What the elements are multiplied by, in training those that are kept."""
+        if train:
             return 1 / self.keep if self.inverted else 1.0
         return 1.0 if self.inverted else self.keep
 
-    def _dropped(self, x: Array, out: Array | None, run: Pass) -> Array:
-        """`x` times the mask, which is its own adjoint.
+    def forward(self, step: Step, x: str) -> str:
+        factor = self.factor(train=step.train)
+        if not step.train and factor == 1:
+            return x
+        y = step.array(self.name, step.shape(x))
+        if step.train:
+            self._drop(step, "dropout_fprop", "x", x, y)
+        _scale(step, y, factor, of=y if step.train else x)
+        return y
+
+    def backward(self, step: Step, x: str, y: str, dy: str) -> None:
+        step.grads[x] = dy
+        if step.train:
+            self._drop(step, "dropout_dgrad", "dy", dy, dy)
+        _scale(step, dy, self.factor(train=step.train))
+
+    def _drop(self, step: Step, op: str, argument: str, source: str, target: str) -> None:
+        """`source` times the mask, which is its own adjoint.
 
         In the whole layer a tower's channels of one pixel are contiguous, but its pixels are not,
         so each pixel is masked as an image of its own.
         """
-        rows, where = x.shape, {}
-        if run.towers > 1:
-            c = x.shape[-1]
-            rows, where = (-1, c), {"offset": run.tower * c, "total": run.towers * c}
-        y = run.backend.dropout_fprop(
-            x.reshape(rows),
-            keep=self.keep,
-            seed=run.seed,
-            step=run.step,
-            layer=run.masks[self.name],
-            out=None if out is None else out.reshape(rows),
-            **where,
-        )
-        return y.reshape(x.shape)
+        *pixels, channels = step.shape(source)
+        operands: list[Operand] = [source, target]
+        if step.towers > 1:
+            rows = math.prod(pixels)
+            operands = [View(name, (channels,), rows) for name in (source, target)]
+        mask = step.mask(self.name, self.keep, channels)
+        step.call(op, {argument: operands[0]}, operands[1], mask=mask)
+
+
+def _scale(step: Step, y: str, factor: float, of: str | None = None) -> None:
+    """Multiply `y`, or into it the array `of`, by a factor other than 1."""
+    if factor != 1:
+        step.call("scale", {"x": of or y}, y, factor=factor)
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:
@@ -632,16 +578,6 @@ def _generator(seed: int, name: str) -> np.random.Generator:
 
 def _uniform(source: np.random.Generator, shape: Shape, bound: float) -> NDArray[np.float32]:
     return (source.random(shape, np.float32) * 2 - 1) * np.float32(bound)
-
-
-def _flat(x: Array) -> Array:
-    """(N, ...) seen as (N, features)."""
-    return x.reshape(len(x), -1)
-
-
-def _pixels(x: Array) -> Array:
-    """(N, H, W, C) as it is, (N, features) seen as (N, 1, 1, features)."""
-    return x if x.ndim == 4 else x.reshape(len(x), 1, 1, -1)
 
 
 def _maps(name: str, shape: Shape) -> tuple[int, int, int]:

@@ -14,8 +14,8 @@ from pyalexnet.data.dataset import Images, Labels, Progress
 from pyalexnet.data.views import Views
 from pyalexnet.errors import ArgumentError, DataError
 from pyalexnet.nets.layers import Conv
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.show.batch import Look
-from pyalexnet.step.net import NetSpec
 from pyalexnet.trained.evaluate import activations
 from pyalexnet.trained.features import of_split
 from pyalexnet.trained.load import BATCH, Trained

@@ -1,8 +1,11 @@
-"""A network: its description, and its parameters on a backend with forward and backward passes."""
+"""A network on its device or devices: parameters, and passes that run by plans.
+
+The operations of a pass come from `plan.make`; a `Program` of them is made for each batch size and
+run again and again: on a GPU as a CUDA graph.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,140 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet.backends import backend as make_backend
-from pyalexnet.backends.base import Array, Backend, Shape
+from pyalexnet.backends.base import Array, Backend
 from pyalexnet.errors import ArgumentError
-from pyalexnet.nets.layers import Conv, Dropout, Layer, Memory, Pass
-from pyalexnet.nets.recipe import Recipe
+from pyalexnet.nets.spec import LayerShape, NetSpec
 from pyalexnet.ops.checks import integer
+from pyalexnet.step import plan, towers
+from pyalexnet.step.calls import Source, at
+from pyalexnet.step.fused import Converted, converted
+from pyalexnet.step.plan import Goal, Precision
+from pyalexnet.step.program import Numbers, Program, Update
+from pyalexnet.step.towers import Exchanged
 
-# Batch sizes whose buffers are kept: those of training and evaluation, and the last, smaller batch
-# of each.
-_BATCH_SIZES = 4
-
-
-@dataclass(frozen=True)
-class LayerShape:
-    """A row of a network's table: sizes of one layer, for one image."""
-
-    name: str
-    kind: str
-    in_shape: Shape
-    out_shape: Shape
-    parameters: int
-    macs: int
-    neurons: int
-
-
-@dataclass(frozen=True)
-class NetSpec:
-    """A network as its layers in order, with the recipe that trains it.
-
-    input_shape: (H, W, C) of an image. The last layer's outputs are the logits of `classes`
-    classes; the loss of every network is the cross-entropy of their softmax.
-
-    Raises:
-        ArgumentError: a layer does not fit the one before it, or two have the same name.
-    """
-
-    name: str
-    input_shape: tuple[int, int, int]
-    classes: int
-    layers: tuple[Layer, ...]
-    recipe: Recipe
-
-    def __post_init__(self) -> None:
-        integer(self.name, "classes", self.classes, low=1)
-        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
-            raise ArgumentError(
-                f"{self.name}: input_shape is {self.input_shape}; (height, width, channels) was "
-                "expected."
-            )
-        if not self.layers:
-            raise ArgumentError(f"{self.name}: there are no layers; at least one was expected.")
-        names = [layer.name for layer in self.layers]
-        for name in names:
-            if names.count(name) > 1:
-                raise ArgumentError(f"{self.name}: two layers are called {name!r}.")
-        for name in self.recipe.rates:
-            if name not in names:
-                raise ArgumentError(
-                    f"{self.name}: the recipe has a rate for {name!r}; one of {', '.join(names)} "
-                    "was expected."
-                )
-        *_, (last, _, logits) = self.walk()
-        if logits != (self.classes,):
-            raise ArgumentError(
-                f"{self.name}: the output of {last.name} has shape {logits}; ({self.classes},) was "
-                "expected, a logit for each class."
-            )
-
-    def walk(self) -> Iterator[tuple[Layer, Shape, Shape]]:
-        """Each layer with the shapes of its input and output for one image."""
-        in_shape: Shape = self.input_shape
-        for layer in self.layers:
-            out_shape = layer.out_shape(in_shape)
-            yield layer, in_shape, out_shape
-            in_shape = out_shape
-
-    def shapes(self) -> tuple[LayerShape, ...]:
-        """The network as a table, a row for each layer."""
-        return tuple(
-            LayerShape(
-                layer.name,
-                type(layer).__name__,
-                in_shape,
-                out_shape,
-                sum(math.prod(shape) for shape in layer.param_shapes(in_shape).values()),
-                layer.macs(in_shape),
-                layer.neurons(in_shape),
-            )
-            for layer, in_shape, out_shape in self.walk()
-        )
-
-    def param_shapes(self) -> dict[str, Shape]:
-        """Shapes of the parameters by name, in the order of the layers."""
-        return {
-            name: shape
-            for layer, in_shape, _ in self.walk()
-            for name, shape in layer.param_shapes(in_shape).items()
-        }
-
-    @property
-    def towers(self) -> int:
-        """Number of parts that each have their own filters from the first convolution on.
-
-        The first convolution reads the image, which all towers see; the second reads only its own
-        tower's maps.
-        """
-        convolutions = [layer for layer in self.layers if isinstance(layer, Conv)]
-        return convolutions[1].groups if len(convolutions) > 1 else 1
-
-    @property
-    def masks(self) -> dict[str, int]:
-        """Numbers of the dropout layers by name, on which their masks depend."""
-        dropouts = [layer.name for layer in self.layers if isinstance(layer, Dropout)]
-        return {name: number for number, name in enumerate(dropouts)}
-
-    @property
-    def num_parameters(self) -> int:
-        """Weights and biases."""
-        return sum(row.parameters for row in self.shapes())
-
-    def macs(self) -> int:
-        """Multiply-accumulates of a forward pass for one image, those with padding included."""
-        return sum(row.macs for row in self.shapes())
-
-    def neurons(self) -> int:
-        """Outputs of the convolutions and linear layers for one image (paper, section 3.5)."""
-        return sum(row.neurons for row in self.shapes())
-
-    def initial(self, seed: int) -> dict[str, NDArray[np.float32]]:
-        """The initial parameters, on the host, by name in the order of the layers."""
-        return {
-            name: value
-            for layer, in_shape, _ in self.walk()
-            for name, value in layer.initial(in_shape, seed).items()
-        }
+# Programs that are kept: for training and evaluation, and for the last, smaller batch of each.
+_PROGRAMS = 6
 
 
 @dataclass(frozen=True)
@@ -161,83 +43,87 @@ class Part:
     low: dict[str, Array] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Exchanged:
-    """Bytes that tower 0 and tower 1 fetched from each other in one pass, by layer.
-
-    forward: outputs of the other tower, before a layer that reads both. backward: gradients of a
-    tower's own outputs that the other tower computed.
-    """
-
-    forward: dict[str, tuple[int, int]] = field(default_factory=dict)
-    backward: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-    @property
-    def total(self) -> int:
-        """Bytes in both directions, forward and backward."""
-        return sum(map(sum, (*self.forward.values(), *self.backward.values())))
-
-
 class Net:
-    """A network's parameters on one device, and what runs on them.
+    """A network's parameters on one device or in two towers, and what runs on them.
+
+    fp32x3 is fp32, except that convolutions and linear layers multiply on a GPU's tensor cores,
+    each number as the sum of three bfloat16.
+
+    In bf16, maps and the operands of products are bfloat16; sums, biases, gradients of parameters
+    and momentum are float32. A weight is kept exactly, as its nearest bfloat16, which products
+    read, and the remaining 16 bits; `params` and checkpoints are float32.
 
     Attributes:
         spec: the description.
-        backend: where it runs.
+        backend: where it runs; of two towers, tower 0's device, on which logits, losses and errors
+            lie.
         seed: of the initial weights and of the dropout masks.
-        parts: the parameters by device; here there is one.
-        last_errors: (top-1, top-5) of the last `gradients` or `loss_and_grads`, 0-d arrays of the
-            device; NaN before the first.
-        exchanged: traffic between devices in the last pass; none here.
+        precision: "fp32", "fp32x3" or "bf16".
+        fused: whether operations take layers together; if False, layers run one by one.
+        parts: the parameters by device, under the whole network's names: here, or in each tower.
+            The last layer's are tower 0's alone.
+        converted: the layout of images that passes take without conversion.
+        element: the type of maps, float32 or bfloat16.
+        last_errors: (top-1, top-5) of the last pass with labels, 0-d arrays of the device; NaN
+            before the first.
+        exchanged: traffic between towers in the last pass; if they share a device, what it would
+            be.
     """
 
     spec: NetSpec
     backend: Backend
     seed: int
+    precision: Precision
+    fused: bool
     parts: tuple[Part, ...]
+    converted: Converted
+    element: np.dtype[Any]
     last_errors: tuple[Array, Array]
     exchanged: Exchanged
 
     def __init__(
         self,
         spec: NetSpec,
-        backend: str | Backend = "cpu",
+        backend: str | Backend | Sequence[Backend] = "cpu",
         seed: int = 0,
-        device: int = 0,
+        device: int | tuple[int, ...] = 0,
         *,
+        precision: Precision = "fp32",
+        fused: bool = False,
+        graph: bool = True,
         params: Mapping[str, Any] | None = None,
     ) -> None:
-        """Bring the initial parameters to the device.
+        """Bring the initial parameters to the device or devices.
 
         Args:
-            spec: the network.
-            backend: a name for `pyalexnet.backend`, or what it returned.
+            spec: the network; in two towers, its LRNs and the layers that stay within a tower have
+                two groups.
+            backend: a name for `pyalexnet.backend`, or what it returned, for each tower.
             seed: 0 to 2^64 - 1.
-            device: number of the device, where `backend` is a name.
+            device: number of the device, where `backend` is a name; of the devices of two towers,
+                the same one twice for both on one device.
+            precision: of maps and products.
+            fused: whether operations take layers together.
+            graph: whether a GPU runs a pass as one CUDA graph.
             params: the initial parameters, as `load` takes them; `spec.initial(seed)` if None.
+
+        Raises:
+            ArgumentError: there is no such precision, or the network cannot be divided.
         """
-        own = backend if isinstance(backend, Backend) else make_backend(backend, device)
-        self._begin(spec, own, seed)
-        self.load(spec.initial(self.seed) if params is None else params)
-
-    def _begin(self, spec: NetSpec, backend: Backend, seed: int) -> None:
-        """Set the attributes that do not depend on where the parameters lie."""
-        self.spec = spec
-        self.backend = backend
+        self._backends = _backends(backend, device)
+        plan.check_precision("Net", precision, len(self._backends))
+        self.spec, self.backend = spec, self._backends[0]
         self.seed = integer("Net", "seed", seed, high=2**64 - 1)
-        unknown = backend.asarray(np.array(np.nan, np.float32))
-        self.last_errors = (unknown, unknown)
-        self.exchanged = Exchanged()
-        self._masks = spec.masks
-        self._first_weights = next(
-            (i for i, (layer, shape, _) in enumerate(spec.walk()) if layer.param_shapes(shape)), 0
-        )
-        self._memories: dict[int, Any] = {}
-
-    @property
-    def params(self) -> dict[str, Array]:
-        """Arrays of the device by name, in the order of the layers: "conv1.w", "conv1.b", ..."""
-        return self.parts[0].params
+        self.precision, self.fused, self._graph = precision, fused, graph
+        self.converted, self.element = converted(spec, fused), plan.element(precision)
+        unknown = self.backend.asarray(np.array(np.nan, np.float32))
+        self.last_errors, self.exchanged = (unknown, unknown), Exchanged()
+        towers.stages(spec, len(self._backends))  # refuses what cannot be divided
+        self._rows = towers.rows(spec, len(self._backends))
+        self._programs: dict[tuple[Any, ...], Program] = {}
+        self._filled: dict[int, Array] = {}
+        self._numbers = Numbers(self._backends, self._rows, spec.param_shapes())
+        self.load(spec.initial(self.seed) if params is None else params)
 
     @property
     def num_parameters(self) -> int:
@@ -248,95 +134,71 @@ class Net:
         """The network as a table, a row for each layer."""
         return self.spec.shapes()
 
-    # Passes
+    @property
+    def converts(self) -> bool:
+        """Whether passes take images that are converted: on one device, if they need it at all."""
+        needed = self.converted.shape != self.spec.input_shape or self.element != np.float32
+        return needed and len(self.parts) == 1
 
-    def forward(self, images: Any) -> Array:
-        """Logits (N, classes) in evaluation: dropout drops nothing.
+    def images_for(self, count: int) -> Array:
+        """The array (count, *converted.shape) that a pass over `count` images reads in place.
 
-        Args:
-            images: (N, H, W, C) float32, of the host or the device; 0 to 255 minus the mean.
+        Fill it, as `Backend.augment` does with the block and padding of `converted`, and pass it as
+        `images` to save a copy.
         """
-        x = self._images(images)
-        # A copy: the next pass may overwrite the buffer.
-        return self.backend.copy(self._forward(x, self._passes(train=False, step=0)))
-
-    def activations(
-        self, images: Any, *, train: bool = False, step: int = 0
-    ) -> Iterator[tuple[str, Array]]:
-        """Each layer's name and output for `images`, in order; with `train`, dropout drops.
-
-        An output is the layer's own array, valid until the next one is requested.
-        """
-        x = self._images(images)
-        (run,) = self._passes(train, step)
-        for layer in self.spec.layers:
-            x = layer.forward(x, Memory(), run)
-            yield layer.name, x
-
-    def gradients(
-        self,
-        images: Any,
-        labels: Any,
-        train: bool = False,
-        step: int | Array = 0,
-        *,
-        out: Sequence[dict[str, Array]] | None = None,
-    ) -> tuple[Array, tuple[dict[str, Array], ...]]:
-        """As `loss_and_grads`, with the gradients beside the parameters: one dict per part.
-
-        Args:
-            out: gradients of an earlier call, to be overwritten with the new ones.
-        """
-        x = self._images(images)
-        runs = self._passes(train, step, out)
-        logits = self._forward(x, runs)
-        loss, dlogits, *errors = self.backend.softmax_cross_entropy(logits, labels)
-        self._backward(dlogits, runs)
-        self.last_errors = (errors[0], errors[1])
-        pairs = zip(self.parts, runs, strict=True)
-        return loss, tuple({name: run.grads[name] for name in part.params} for part, run in pairs)
-
-    def loss_and_grads(
-        self,
-        images: Any,
-        labels: Any,
-        train: bool = False,
-        step: int | Array = 0,
-        *,
-        out: dict[str, Array] | None = None,
-    ) -> tuple[Array, dict[str, Array]]:
-        """Mean loss over a batch, and its gradient by every parameter; no wait for the device.
-
-        Args:
-            images: (N, H, W, C) float32, of the host or the device; 0 to 255 minus the mean.
-            labels: (N,) integers of any type, of the host or the device.
-            train: whether dropout drops; its masks depend on the net's seed and `step`.
-            step: number of the training step, or a 0-d uint32 array of the device.
-            out: gradients of an earlier call, to be overwritten with the new ones.
-
-        Returns:
-            loss: 0-d; gradients by the names of `params`.
-        """
-        parts = None if out is None else (out,)
-        loss, (grads,) = self.gradients(images, labels, train, step, out=parts)
-        return loss, grads
+        if count not in self._filled:
+            shape = (count, *self.converted.shape)
+            self._filled[count] = self.backend.zeros(shape, self.element)
+        return self._filled[count]
 
     # Parameters and arrays of their shapes: gradients, momentum
 
+    @property
+    def params(self) -> dict[str, Array]:
+        """Float32 arrays by name, in the order of the layers: "conv1.w", "conv1.b", ...
+
+        Those of the device, with bf16 copies; of two towers, copies on the host (see `joined`).
+        """
+        return self.joined([_in_float32(part) for part in self.parts])
+
     def load(self, params: Mapping[str, Any]) -> None:
         """Copy `params`, which has every parameter by name, from the host or any device."""
-        divided = self.divided(params)
-        backends = self._backends()
-        self.parts = tuple(Part(*part) for part in zip(backends, divided, strict=True))
+        values = zip(self._backends, self.divided(params), strict=True)
+        new = tuple(self._part(backend, own) for backend, own in values)
+        if not hasattr(self, "parts"):
+            self.parts = new
+            return
+        for part, other in zip(self.parts, new, strict=True):
+            for own, others in ((part.params, other.params), (part.low, other.low)):
+                for name, array in own.items():  # programs hold these very arrays
+                    part.backend.assign(array, others[name])
 
-    def joined(self, values: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-        """Arrays given part by part, joined for the whole network; here there is one part.
+    def _part(self, backend: Backend, params: dict[str, Array]) -> Part:
+        low: dict[str, Array] = {}
+        if self.precision == "bf16":
+            for name in [name for name in params if name.endswith(".w")]:
+                params[name], low[name] = backend.split_weights(params[name])
+        return Part(backend, params, low)
+
+    def joined(self, values: Sequence[dict[str, Array]]) -> dict[str, Array]:
+        """Arrays given part by part, joined for the whole network.
+
+        Of one part, those themselves; of two, copies on the host, for which it waits.
 
         Args:
             values: for each part, arrays by the names of its parameters.
         """
-        (own,) = values
-        return dict(own)
+        if len(values) == 1:
+            return values[0]
+        whole = {}
+        for name in self.spec.param_shapes():
+            pieces = [
+                part.backend.to_numpy(mine[name])
+                for part, mine in zip(self.parts, values, strict=True)
+                if name in mine
+            ]
+            whole[name] = np.concatenate(pieces)
+        return whole
 
     def divided(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], ...]:
         """Copies of `values`, each part's on its device.
@@ -344,13 +206,6 @@ class Net:
         Args:
             values: arrays of the parameters' names and shapes, of the host or any device.
         """
-        self._check(values)
-        asarray, copy = self.backend.asarray, self.backend.copy
-        names = self.spec.param_shapes()
-        return ({name: copy(asarray(values[name], np.float32)) for name in names},)
-
-    def _check(self, values: Mapping[str, Any]) -> None:
-        """Refuse `values` unless they have exactly the parameters' names and shapes."""
         shapes = self.spec.param_shapes()
         for name in (*values, *shapes):
             if name not in values or name not in shapes:
@@ -361,77 +216,228 @@ class Net:
                 raise ArgumentError(
                     f"{name} has shape {np.shape(values[name])}; {shape} was expected."
                 )
-
-    # Passes over the parts
-
-    def _backends(self) -> tuple[Backend, ...]:
-        """The device of each part."""
-        return (self.backend,)
-
-    def _passes(
-        self, train: bool, step: int | Array, out: Sequence[dict[str, Array]] | None = None
-    ) -> tuple[Pass, ...]:
-        """A pass over each part, which writes its gradients into its dict of `out`."""
-        grads: Sequence[dict[str, Array]] = [{} for _ in self.parts] if out is None else out
         return tuple(
-            Pass(
-                part.backend,
-                part.params,
-                mine,
-                train,
-                self.seed,
-                step if isinstance(step, int) else part.backend.asarray(step),
-                self._masks,
-                tower,
-                len(self.parts),
-            )
-            for tower, (part, mine) in enumerate(zip(self.parts, grads, strict=True))
+            {
+                name: own.copy(own.asarray(values[name][mine], np.float32))
+                for name, mine in rows.items()
+            }
+            for own, rows in zip(self._backends, self._rows, strict=True)
         )
 
-    def _forward(self, x: Array, runs: Sequence[Pass]) -> Array:
-        """Logits of a batch."""
-        (run,) = runs
-        for layer, memory in zip(self.spec.layers, self._memory(len(x)), strict=True):
-            x = layer.forward(x, memory, run)
-        return x
+    # Passes
 
-    def _backward(self, dlogits: Array, runs: Sequence[Pass]) -> None:
-        """The gradients of the parameters, into each pass's dict."""
-        (run,) = runs
-        dy = dlogits
-        layers = list(zip(self.spec.layers, self._memory(len(dlogits)), strict=True))
-        # No gradient is needed below the first layer with parameters.
-        for index in range(len(layers) - 1, self._first_weights - 1, -1):
-            layer, memory = layers[index]
-            dy = layer.backward(dy, memory, run, need_dx=index > self._first_weights)
+    def forward(self, images: Any) -> Array:
+        """Logits (N, classes) in evaluation: dropout drops nothing.
 
-    def _memory(self, images: int) -> Any:
-        """The layers' buffers for this batch size; the oldest are dropped to make room."""
-        if images not in self._memories:
-            if len(self._memories) == _BATCH_SIZES:
-                del self._memories[next(iter(self._memories))]
-            self._memories[images] = self._new_memory()
-        return self._memories[images]
+        Args:
+            images: (N, H, W, C) float32, of the host or the device, 0 to 255 minus the mean; or
+                as `converted` describes them.
+        """
+        program = self._run("logits", images)
+        # A copy: the next pass may overwrite the array.
+        return self.backend.copy(program.logits)
 
-    def _new_memory(self) -> Any:
-        """Buffers yet to be made, for each layer."""
-        return tuple(Memory() for _ in self.spec.layers)
+    def activations(
+        self, images: Any, *, train: bool = False, step: int = 0
+    ) -> Iterator[tuple[str, Array]]:
+        """Each layer's name and output for `images`, in order; with `train`, dropout drops.
 
-    def _images(self, images: Any) -> Array:
-        """The images on the device, if they are of the network's shape."""
+        Of layers that one operation computes, the last one's. Outputs are arrays of the network, of
+        its precision, and valid until its next pass.
+        """
+        self._numbers.set(step)
+        program = self._run("logits", images, train=train)
+        for layer, names in program.plan.outputs.items():
+            outputs = [program.arrays[name] for name in names]
+            is_whole = len(outputs) == 1
+            yield layer, outputs[0] if is_whole else self.backend.exchange_gather(outputs)
+
+    def loss_and_grads(
+        self,
+        images: Any,
+        labels: Any,
+        train: bool = False,
+        step: int | Array = 0,
+        *,
+        out: dict[str, Array] | None = None,
+    ) -> tuple[Array, dict[str, Array]]:
+        """Mean loss over a batch, and its gradient by every parameter.
+
+        On one device nothing waits for it. Of two towers, gradients lie on the host.
+
+        Args:
+            images: as for `forward`.
+            labels: (N,) integers of any type, of the host or the device.
+            train: whether dropout drops; its masks depend on the net's seed and `step`.
+            step: number of the training step, or a 0-d uint32 array of the device.
+            out: gradients of an earlier call, to be overwritten with the new ones.
+
+        Returns:
+            loss: 0-d; gradients by the names of `params`.
+        """
+        self._numbers.set(step)
+        program = self._run("gradients", images, labels, train=train)
+        found = self.joined(
+            [
+                {name: program.arrays[f"{at(name, tower)}.grad"] for name in part.params}
+                for tower, part in enumerate(self.parts)
+            ]
+        )
+        grads = {} if out is None else out
+        for name, grad in found.items():
+            if name in grads and len(self.parts) > 1:
+                grads[name][...] = grad
+            elif name in grads:
+                self.backend.assign(grads[name], grad)
+            else:
+                grads[name] = grad if len(self.parts) > 1 else self.backend.copy(grad)
+        return self._scored(program), {name: grads[name] for name in found}
+
+    def learn(
+        self,
+        images: Any,
+        labels: Any,
+        *,
+        step: int,
+        rates: NDArray[np.float64],
+        update: Update,
+    ) -> Array:
+        """Forward, backward and update; a fused plan stores no gradients of weights.
+
+        Args:
+            images, labels: as for `loss_and_grads`.
+            step: number of the step.
+            rates: learning rates in the order of `spec.param_shapes`.
+            update: the rest of the rule, and the buffers of momentum. A program is made for each
+                such object, so pass the same one at every step.
+
+        Returns:
+            The mean loss, 0-d.
+        """
+        self._numbers.set(step, rates)
+        return self._scored(self._run("update", images, labels, train=True, update=update))
+
+    def _scored(self, program: Program) -> Array:
+        """The loss, and `last_errors`, as arrays that the next pass does not overwrite."""
+        scores = self.backend.copy(program.scores)
+        self.last_errors = (scores[1, ...], scores[2, ...])
+        return scores[0, ...]
+
+    def _run(
+        self,
+        goal: Goal,
+        images: Any,
+        labels: Any = None,
+        *,
+        train: bool = False,
+        update: Update | None = None,
+    ) -> Program:
+        """Run a pass over `images`; returns its program, with the results."""
+        x, source = self._as_given(images)
+        program = self._program(goal, len(x), train, source, update)
+        for tower, part in enumerate(self.parts):
+            own = program.arrays[at(source, tower)]
+            if len(self.parts) > 1 or not self.backend.same_memory(own, x):
+                part.backend.assign(own, x)
+        if labels is not None:
+            rows = program.arrays["labels"]
+            checked = self.backend.checked_labels(labels, len(rows), self.spec.classes)
+            self.backend.assign(rows, checked)
+        program.run()
+        self.exchanged = program.exchanged
+        return program
+
+    def _as_given(self, images: Any) -> tuple[Array, Source]:
+        """Images on the device, if their shape is right, and whether they are converted already."""
+        alike = getattr(images, "dtype", None) == self.element
+        if self.converts and alike and images.shape[1:] == self.converted.shape:
+            return images, "images"
         x = self.backend.asarray(images)
+        who = self.spec.name
         if x.dtype != np.float32:
             raise ArgumentError(
-                f"{self.spec.name}: images are {x.dtype}; float32 was expected, 0 to 255 minus the "
-                "mean."
+                f"{who}: images are {x.dtype}; float32 was expected, 0 to 255 minus the mean."
             )
         if x.ndim != 4 or x.shape[1:] != self.spec.input_shape:
             h, w, c = self.spec.input_shape
             raise ArgumentError(
-                f"{self.spec.name}: images has shape {x.shape}; (N, {h}, {w}, {c}) was expected."
+                f"{who}: images has shape {x.shape}; (N, {h}, {w}, {c}) was expected."
             )
         if len(x) == 0:
             raise ArgumentError(
-                f"{self.spec.name}: images has shape {x.shape}, no image; at least 1 was expected."
+                f"{who}: images has shape {x.shape}, no image; at least 1 was expected."
             )
-        return x
+        return x, "pixels"
+
+    def _program(self, *key: Any) -> Program:
+        """The program of a pass; the oldest are dropped to make room."""
+        if key not in self._programs:
+            if len(self._programs) == _PROGRAMS:
+                del self._programs[next(iter(self._programs))]
+            self._programs[key] = self._new_program(*key)
+        return self._programs[key]
+
+    def _new_program(
+        self, goal: Goal, images: int, train: bool, source: Source, update: Update | None
+    ) -> Program:
+        made = plan.make(
+            self.spec,
+            goal=goal,
+            precision=self.precision,
+            fused=self.fused,
+            train=train,
+            source=source,
+            towers=len(self.parts),
+        )
+        given = dict(self._numbers.rates)
+        for tower, part in enumerate(self.parts):
+            beside: dict[str, Mapping[str, Array]] = {"": part.params, ".low": part.low}
+            if update:
+                beside[".v"] = update.momentum[tower]
+            for suffix, arrays in beside.items():
+                given |= {f"{at(name, tower)}{suffix}": x for name, x in arrays.items()}
+        if source == "images":
+            given["images"] = self.images_for(images)
+        return Program(
+            made,
+            self._backends,
+            images,
+            given=given,
+            steps=self._numbers.steps,
+            seed=self.seed,
+            rules=update.rules if update else None,
+            graph=self._graph,
+        )
+
+
+def _in_float32(part: Part) -> dict[str, Array]:
+    """A part's parameters: its own arrays, or copies of those kept in two halves."""
+    if not part.low:
+        return part.params
+    join = part.backend.join_weights
+    return {n: join(w, part.low[n]) if n in part.low else w for n, w in part.params.items()}
+
+
+def _backends(
+    backend: str | Backend | Sequence[Backend], device: int | tuple[int, ...]
+) -> tuple[Backend, ...]:
+    """The devices; the same object twice if two towers share one."""
+    if isinstance(backend, Backend):
+        return (backend,)
+    if isinstance(backend, str):
+        if isinstance(device, int):
+            return (make_backend(backend, device),)
+        if len(device) != towers.TOWERS:
+            raise ArgumentError(
+                f"Net: device is {device}; one number was expected, or {towers.TOWERS}, one for "
+                "each tower."
+            )
+        there = {number: make_backend(backend, number) for number in device}
+        backend = tuple(there[number] for number in device)
+    if len(backend) not in (1, towers.TOWERS) or len({type(one) for one in backend}) != 1:
+        names = ", ".join(f"{one.name} {one.device}" for one in backend)
+        raise ArgumentError(
+            f"Net: backend is ({names}); one was expected, or {towers.TOWERS} of one kind, one for "
+            "each tower."
+        )
+    return tuple(backend)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet.backends.base import Array, Backend
+from pyalexnet.nets.layers import Layer
+from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.ops.records import Learned, Mask
-from pyalexnet.step.plan import Call, Draw, Operand, PerImage, Plan, View, name_of
+from pyalexnet.step.calls import Call, Draw, Operand, PerImage, Plan, Step, View, at, name_of
+from pyalexnet.step.towers import Exchanged, exchanged
 
 _SCORES = ("loss", "top1_error", "top5_error")
+_DRAWN = ("keep", "seed", "step", "layer", "offset", "total")
+"""What `Backend.dropout_fprop` takes of a `Mask`."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,12 @@ class Update:
     """How a program changes parameters, by their names.
 
     Compared by identity, not by content: a step looks up its program by this object.
-    rules: all but the learning rates. momentum: buffers of the device, which it changes too.
+    rules: all but the learning rates. momentum: buffers of each part's device, which it changes
+    too.
     """
 
     rules: Mapping[str, Rule]
-    momentum: Mapping[str, Array]
+    momentum: Sequence[Mapping[str, Array]]
 
 
 class Program:
@@ -45,17 +52,18 @@ class Program:
         plan: what runs.
         arrays: by the plan's names; the caller fills those of `plan.source` and "labels".
         scores: (3,) loss, top-1 and top-5 error, where the plan has them.
+        exchanged: traffic between towers in a run.
         calls: the plan's calls, each bound to its arguments.
     """
 
     def __init__(
         self,
         plan: Plan,
-        backend: Backend,
+        backends: Sequence[Backend],
         images: int,
         *,
         given: Mapping[str, Array],
-        step: Array,
+        steps: Sequence[Array],
         seed: int,
         rules: Mapping[str, Rule] | None = None,
         graph: bool = True,
@@ -64,28 +72,33 @@ class Program:
 
         Args:
             plan: the calls.
-            backend: of the device.
+            backends: of each part's device.
             images: of a batch.
             given: arrays shared with others: parameters, momentum, rates.
-            step: 0-d uint32, which the masks depend on.
+            steps: for each device, a 0-d uint32 that the masks depend on.
             seed: of the masks.
             rules: by parameter, where the plan updates them.
-            graph: whether a GPU may run it as a CUDA graph.
+            graph: whether a GPU may run it as a CUDA graph, if it is the only one.
         """
         self.plan = plan
-        self._backend, self._images = backend, images
-        self._step, self._seed = step, seed
+        self._backends, self._images = backends, images
+        self._steps, self._seed = steps, seed
         self._rules = rules or {}
-        self.scores = backend.zeros((len(_SCORES),))
+        self.exchanged: Exchanged = exchanged(plan, images)
+        self.scores = backends[0].zeros((len(_SCORES),))
         scores = {name: self.scores[i : i + 1].reshape(()) for i, name in enumerate(_SCORES)}
         self.arrays: dict[str, Array] = {}
         for name, layout in plan.arrays.items():
             known = given.get(name, scores.get(name))
             shape = (images, *layout.shape) if layout.per_image else layout.shape
             # Zeros: labels must already be valid classes when the calls are checked.
-            self.arrays[name] = backend.zeros(shape, layout.dtype) if known is None else known
+            if known is None:
+                known = backends[layout.tower].zeros(shape, layout.dtype)
+            self.arrays[name] = known
         self.calls = tuple((call, self._bound(call)) for call in plan.calls)
-        self.run: Callable[[], None] = backend.record(self._go_through, graph=graph)
+        self.run: Callable[[], None] = self._go_through
+        if all(backend is backends[0] for backend in backends):
+            self.run = backends[0].record(self._go_through, graph=graph)
 
     @property
     def logits(self) -> Array:
@@ -94,61 +107,52 @@ class Program:
 
     def _go_through(self) -> None:
         for call, ready in self.calls:
-            with self._backend.aside() if call.aside else nullcontext():
+            with self._backends[call.tower].aside() if call.aside else nullcontext():
                 ready()
 
     def _bound(self, call: Call) -> Callable[[], Any]:
         """A call with its arrays and settings bound."""
-        arguments = {name: self._array(operand) for name, operand in call.reads.items()}
+        backend = self._backends[call.tower]
+        reads = {name: self._array(operand) for name, operand in call.reads.items()}
         outputs = tuple(self._array(operand) for operand in call.writes)
+        settings = self._settings(call)
         if outputs:
-            arguments["out"] = outputs[0] if len(outputs) == 1 else outputs
-        arguments |= self._settings(call)
+            settings["out"] = outputs[0] if len(outputs) == 1 else outputs
         if call.op == "sgd_update":
-            return partial(self._updated, self._learned(call.learns[""]), arguments["dw"])
-        arguments |= {name: self._learned(parameter) for name, parameter in call.learns.items()}
-        return partial(getattr(self._backend, call.op), **arguments)
-
-    def _updated(self, learned: Learned, dw: Array) -> None:
-        self._backend.sgd_update(
-            learned.w,
-            learned.v,
-            dw,
-            lr=learned.lr,
-            momentum=learned.momentum,
-            weight_decay=learned.weight_decay,
-            low=learned.low,
-        )
+            learned = self._learned(call.learns[""])
+            return partial(_updated, backend, learned, reads["dw"])
+        op = getattr(backend, call.op)
+        if call.exchanges:
+            return partial(op, list(reads.values()), **settings)
+        learns = {name: self._learned(parameter) for name, parameter in call.learns.items()}
+        return partial(op, **reads, **learns, **settings)
 
     def _array(self, operand: Operand) -> Array:
         array = self.arrays[name_of(operand)]
         if not isinstance(operand, View):
             return array
         batch = self.plan.arrays[operand.name].per_image
-        return array.reshape((self._images, *operand.shape) if batch else operand.shape)
+        rows = self._images * operand.rows
+        return array.reshape((rows, *operand.shape) if batch else operand.shape)
 
     def _settings(self, call: Call) -> dict[str, Any]:
         settings: dict[str, Any] = {}
         for name, value in call.settings.items():
             if isinstance(value, PerImage):
                 settings[name] = (self._images, *value.shape)
-            elif isinstance(value, Draw) and name == "mask":
-                settings |= {"keep": value.keep, "layer": value.layer}
-                settings |= {"seed": self._seed, "step": self._step}
             elif isinstance(value, Draw):
-                settings[name] = Mask(
-                    keep=value.keep,
-                    seed=self._seed,
-                    step=self._step,
-                    layer=value.layer,
-                    factor=value.factor,
-                )
+                drawn = {**dataclasses.asdict(value), "seed": self._seed}
+                mask = Mask(**drawn, step=self._steps[call.tower])
+                if name == "mask":
+                    settings |= {part: getattr(mask, part) for part in _DRAWN}
+                else:
+                    settings[name] = mask
             else:
                 settings[name] = value
         return settings
 
     def _learned(self, name: str) -> Learned:
-        rule = self._rules[name]
+        rule = self._rules[name.partition("@")[0]]
         return Learned(
             w=self.arrays[name],
             v=self.arrays[f"{name}.v"],
@@ -159,30 +163,88 @@ class Program:
         )
 
 
-class Numbers:
-    """The step and the learning rates of the parameters, on a device: a step's only arguments.
+def _updated(backend: Backend, learned: Learned, dw: Array) -> None:
+    backend.sgd_update(
+        learned.w,
+        learned.v,
+        dw,
+        lr=learned.lr,
+        momentum=learned.momentum,
+        weight_decay=learned.weight_decay,
+        low=learned.low,
+    )
 
-    They lie in one array, so that one copy transfers them.
+
+def output_of(layer: Layer, x: Array, params: Mapping[str, Array], backend: Backend) -> Array:
+    """The output of a layer alone for a float32 batch `x`, in evaluation.
+
+    params: has the layer's own, by their names in a network.
+    """
+    step = Step(
+        masks={},
+        logits="",
+        element=FLOAT32,
+        tensor=False,
+        fused=False,
+        train=False,
+        learns=False,
+    )
+    shape = x.shape[1:]
+    for name, own in layer.param_shapes(shape).items():
+        step.parameter(name, own)
+    y = layer.forward(step, step.array("images", shape))
+    plan = Plan(tuple(step.calls), step.arrays, "images", {layer.name: (y,)})
+    steps = (backend.zeros((), np.uint32),)
+    given = {**params, "images": x}
+    program = Program(plan, (backend,), len(x), given=given, steps=steps, seed=0)
+    program.run()
+    return program.arrays[y]
+
+
+class Numbers:
+    """The step and the learning rates of the parameters, on each device: a step's only arguments.
+
+    On a device they lie in one array, so that one copy transfers them.
+
+    Attributes:
+        steps: a 0-d uint32 array for each device.
+        rates: 0-d float32 arrays by the names that they have in plans.
     """
 
-    def __init__(self, backend: Backend, parameters: tuple[str, ...]) -> None:
-        self._backend = backend
-        self._host = np.zeros(1 + len(parameters), np.uint32)
-        self._host_rates = self._host[1:].view(np.float32)
-        self._array = backend.zeros(self._host.shape, np.uint32)
-        self.step: Array = self._array[:1].reshape(())
-        rates = self._array[1:].view(np.float32)
-        self.rates: dict[str, Array] = {
-            f"{name}.lr": rates[i : i + 1].reshape(()) for i, name in enumerate(parameters)
-        }
+    steps: tuple[Array, ...]
+    rates: dict[str, Array]
 
-    def set(self, step: int, rates: NDArray[np.float64] | None = None) -> None:
-        """Copy over the step and, if given, the rates in the parameters' order."""
+    def __init__(
+        self,
+        backends: Sequence[Backend],
+        parts: Sequence[Iterable[str]],
+        parameters: Iterable[str],
+    ) -> None:
+        """Zeros.
+
+        backends, parts: devices, and the names of the parameters of each. parameters: all names.
+        """
+        names = [*parameters]
+        self._backends = backends
+        self._host = np.zeros(1 + len(names), np.uint32)
+        self._host_rates = self._host[1:].view(np.float32)
+        self._arrays = [backend.zeros(self._host.shape, np.uint32) for backend in backends]
+        self.steps = tuple(array[:1].reshape(()) for array in self._arrays)
+        self.rates = {}
+        for tower, (array, own) in enumerate(zip(self._arrays, parts, strict=True)):
+            rates = array[1:].view(np.float32)
+            for name in own:
+                place = names.index(name)
+                self.rates[f"{at(name, tower)}.lr"] = rates[place : place + 1].reshape(())
+
+    def set(self, step: int | Array, rates: NDArray[np.float64] | None = None) -> None:
+        """Copy over the step, from the host or a device, and, if given, all rates in order."""
+        if not isinstance(step, int):
+            for backend, own in zip(self._backends, self.steps, strict=True):
+                backend.assign(own, backend.asarray(step))
+            return
         self._host[0] = step
         if rates is not None:
             self._host_rates[:] = rates
-        self._backend.assign(self._array, self._host)
-
-    def set_from(self, step: Array) -> None:
-        """Copy the step from another array of the device."""
-        self._backend.assign(self.step, step)
+        for backend, array in zip(self._backends, self._arrays, strict=True):
+            backend.assign(array, self._host)

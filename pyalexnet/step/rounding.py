@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from pyalexnet.nets.layers import LRN, Conv, Layer, Linear, Memory, Pass, RNorm, Tanh
+from pyalexnet.nets.layers import LRN, Conv, Layer, Linear, RNorm, Tanh
 from pyalexnet.step.net import Net
+from pyalexnet.step.program import output_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -34,15 +35,15 @@ def rounding(net: Net, images: Floats, seed: int = 0) -> float:
 
     net: on a backend of the host. seed: of the directions.
     """
-    run = Pass(net.backend, net.params, {}, train=False, seed=net.seed, step=0, masks={})
-    absolute = replace(run, params={name: np.abs(value) for name, value in net.params.items()})
+    params, backend = net.params, net.backend
+    absolute = {name: np.abs(value) for name, value in params.items()}
     chance = np.random.Generator(np.random.Philox(seed))
     exact = moved = np.ascontiguousarray(images, np.float32)
     for layer in net.spec.layers:
-        magnitude = _linear_part(layer).forward(np.abs(exact), Memory(), absolute)
+        magnitude = output_of(_linear_part(layer), np.abs(exact), absolute, backend)
         error = chance.choice(np.array([-UNIT, UNIT]), magnitude.shape) * _units(layer) * magnitude
-        moved = (layer.forward(moved, Memory(), run) + error).astype(np.float32)
-        exact = layer.forward(exact, Memory(), run)
+        moved = (output_of(layer, moved, params, backend) + error).astype(np.float32)
+        exact = output_of(layer, exact, params, backend)
     return 2 * float(np.max(np.abs(moved.astype(np.float64) - exact)))
 
 

@@ -7,14 +7,12 @@ in PyTorch's rule.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pyalexnet.backends.base import Array
-from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.recipe import Rates, Recipe
 from pyalexnet.step.net import Net
-from pyalexnet.step.planned import PlannedNet
 from pyalexnet.step.program import Rule, Update
 
 
@@ -34,7 +32,7 @@ class SGD:
             {name: part.backend.zeros(w.shape) for name, w in part.params.items()}
             for part in net.parts
         )
-        self._update = Update({}, self._buffers[0])
+        self._update = Update({}, self._buffers)
         self.recipe = net.spec.recipe if recipe is None else recipe
 
     @property
@@ -49,68 +47,28 @@ class SGD:
         self._recipe, self._rates = recipe, Rates(recipe, names)
         rules = {name: Rule(recipe.momentum, recipe.decay(name)) for name in names}
         if rules != self._update.rules:  # new rates alone need no new program
-            self._update = Update(rules, self._buffers[0])
+            self._update = Update(rules, self._buffers)
 
     @property
     def momentum(self) -> dict[str, Array]:
         """The buffers v by parameter name, laid out as `net.params`."""
         return self.net.joined(self._buffers)
 
-    def step(
-        self,
-        grads: Mapping[str, Array] | Sequence[Mapping[str, Array]],
-        epoch: float,
-        drops: int = 0,
-    ) -> None:
-        """Update every parameter at the rates of `epoch` (from 0, fractions included).
+    def step(self, images: Any, labels: Any, *, step: int, epoch: float, drops: int = 0) -> Array:
+        """Forward, backward and update of every parameter; the mean loss, 0-d.
 
         A parameter whose rate is 0 is frozen: neither it nor its buffer changes.
 
         Args:
-            grads: gradients part by part, as `net.gradients` gives them; for a net on one device
-                also by name.
-            epoch: epochs done.
+            images, labels: as for `Net.loss_and_grads`.
+            step: number of the training step, on which the masks of dropout depend.
+            epoch: epochs done, from 0, fractions included; it determines the rates.
             drops: how often a `Plateau` schedule has divided the rates.
         """
-        grads = (grads,) if isinstance(grads, Mapping) else grads
-        if len(grads) != len(self.net.parts):
-            raise ArgumentError(
-                f"SGD: grads has {len(grads)} parts; {len(self.net.parts)} were expected, as "
-                "net.gradients gives them."
-            )
-        for part, buffers, mine in zip(self.net.parts, self._buffers, grads, strict=True):
-            for name, w in part.params.items():
-                part.backend.sgd_update(
-                    w,
-                    buffers[name],
-                    mine[name],
-                    lr=self.recipe.lr(name, epoch, drops),
-                    momentum=self.recipe.momentum,
-                    weight_decay=self.recipe.decay(name),
-                    low=part.low.get(name),
-                )
-
-    def fused_step(
-        self, images: Any, labels: Any, *, step: int, epoch: float, drops: int = 0
-    ) -> Array:
-        """Forward, backward and update of a `PlannedNet` in one program; the mean loss, 0-d.
-
-        Args:
-            images, labels: as for `PlannedNet.train_step`.
-            step: number of the training step.
-            epoch, drops: as for `step`.
-
-        Raises:
-            ArgumentError: the net does not run by a plan.
-        """
-        if not isinstance(self.net, PlannedNet):
-            raise ArgumentError(
-                f"SGD: net is a {type(self.net).__name__}; a PlannedNet was expected."
-            )
         rates = self._rates.at(epoch, drops)
-        return self.net.train_step(images, labels, step=step, rates=rates, update=self._update)
+        return self.net.learn(images, labels, step=step, rates=rates, update=self._update)
 
     def load(self, momentum: Mapping[str, Any]) -> None:
         """Copy `momentum`, which has every buffer by name, from the host or any device."""
         self._buffers = self.net.divided(momentum)
-        self._update = Update(self._update.rules, self._buffers[0])
+        self._update = Update(self._update.rules, self._buffers)

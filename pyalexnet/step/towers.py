@@ -5,6 +5,9 @@ stays within its tower; a layer in one group first fetches the other tower's map
 with weights, fc8 of AlexNet, runs on tower 0 alone and reads both. In the backward pass a tower
 fetches the other's gradient of its maps and adds it to its own, tower 0's first.
 
+In a plan each call of a divided layer appears twice, with half of its shapes, and calls of
+`exchange_gather` and `exchange_scatter_add` stand where towers read each other.
+
 The initial parameters and the dropout masks are those of the network on one device. So are the
 outputs, bit for bit where kernels compute them; gradients differ in the last bits, since sums over
 the filters of a layer are taken in two halves.
@@ -15,18 +18,14 @@ One thread feeds both devices, layer by layer, and waits for neither: the exchan
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
-from pyalexnet.backends import backend as make_backend
-from pyalexnet.backends.base import Array, Backend
 from pyalexnet.errors import ArgumentError
-from pyalexnet.nets.layers import Layer, Memory, Pass
-from pyalexnet.step.net import Exchanged, Net, NetSpec
+from pyalexnet.nets.layers import Layer
+from pyalexnet.nets.spec import NetSpec
+from pyalexnet.step.calls import Plan, Step, name_of
 
 TOWERS = 2
 
@@ -35,250 +34,36 @@ TOWERS = 2
 Source: TypeAlias = Literal["own", "both", "half"]
 
 
-def _memories() -> tuple[Memory, ...]:
-    return tuple(Memory() for _ in range(TOWERS))
-
-
-@dataclass
-class _Buffers:
-    """What a stage keeps for one batch size, by tower.
-
-    layers: of the layer itself. inputs: its input if not already in the tower (y), and the gradient
-    of the tower's part of it (dx).
-    """
-
-    layers: tuple[Memory, ...] = field(default_factory=_memories)
-    inputs: tuple[Memory, ...] = field(default_factory=_memories)
-
-
 @dataclass(frozen=True)
-class _Stage:
-    """A layer as the towers run it.
+class Stage:
+    """A layer as the towers run it, or as the only device does.
 
-    layer: as each tower runs it. towers: those that run it; only 0 from the last weights on.
-    source: of its input. divided: whether each tower has its own part of the output.
+    name: of the layer, the first where one operation computes several. layer: as each tower runs
+    it. towers: those that run it; only 0 from the last weights on. source: of its input. parts: how
+    many its output is divided into.
     """
 
+    name: str
     layer: Layer
-    towers: tuple[int, ...]
-    source: Source
-    divided: bool
-
-    def forward(
-        self, xs: Sequence[Array], buffers: _Buffers, runs: Sequence[Pass], exchanged: Exchanged
-    ) -> list[Array]:
-        """Its towers' outputs, from the previous stage's outputs `xs`."""
-        if self.source == "both":
-            xs = self._gather(xs, buffers, runs, exchanged)
-        elif self.source == "half":
-            xs = self._halve(xs, buffers, runs)
-        return [
-            self.layer.forward(x, buffers.layers[t], self._pass(runs[t]))
-            for t, x in zip(self.towers, xs, strict=True)
-        ]
-
-    def backward(
-        self,
-        dys: Sequence[Array],
-        buffers: _Buffers,
-        runs: Sequence[Pass],
-        exchanged: Exchanged,
-        need_dx: bool,
-    ) -> list[Array]:
-        """Gradients of the previous stage's outputs, after `forward`."""
-        dxs: list[Array] = [
-            self.layer.backward(dy, buffers.layers[t], self._pass(runs[t]), need_dx)
-            for t, dy in zip(self.towers, dys, strict=True)
-        ]
-        if need_dx and self.source == "both":
-            return self._scatter(dxs, buffers, runs, exchanged)
-        return dxs
-
-    def _pass(self, run: Pass) -> Pass:
-        """A layer that is not divided runs as in a network on one device."""
-        return run if self.divided else dataclasses.replace(run, tower=0, towers=1)
-
-    def _gather(
-        self, parts: Sequence[Array], buffers: _Buffers, runs: Sequence[Pass], exchanged: Exchanged
-    ) -> list[Array]:
-        """The parts of both towers side by side, on every device that reads them."""
-        crossed = [0] * TOWERS
-        for t in self.towers:
-            memory = buffers.inputs[t]
-            memory.y = runs[t].backend.exchange_gather(parts, out=memory.y)
-            crossed[t] = sum(part.nbytes for other, part in enumerate(parts) if other != t)
-        exchanged.forward[self.layer.name] = (crossed[0], crossed[1])
-        return [buffers.inputs[t].y for t in self.towers]
-
-    def _scatter(
-        self,
-        dwholes: Sequence[Array],
-        buffers: _Buffers,
-        runs: Sequence[Pass],
-        exchanged: Exchanged,
-    ) -> list[Array]:
-        """For each tower the gradient of its part, summed over all readers."""
-        channels = dwholes[0].shape[-1] // TOWERS
-        crossed = [0] * TOWERS
-        for t, (memory, run) in enumerate(zip(buffers.inputs, runs, strict=True)):
-            memory.dx = run.backend.exchange_scatter_add(
-                dwholes, start=t * channels, channels=channels, out=memory.dx
-            )
-            crossed[t] = memory.dx.nbytes * sum(other != t for other in self.towers)
-        exchanged.backward[self.layer.name] = (crossed[0], crossed[1])
-        return [memory.dx for memory in buffers.inputs]
-
-    def _halve(
-        self, images: Sequence[Array], buffers: _Buffers, runs: Sequence[Pass]
-    ) -> list[Array]:
-        """Each tower's half of the channels of the images, which both have whole."""
-        for t, memory in enumerate(buffers.inputs):
-            channels = images[t].shape[-1] // TOWERS
-            memory.y = runs[t].backend.exchange_scatter_add(
-                [images[t]], start=t * channels, channels=channels, out=memory.y
-            )
-        return [memory.y for memory in buffers.inputs]
+    towers: tuple[int, ...] = (0,)
+    source: Source = "own"
+    parts: int = 1
 
 
-class Towers(Net):
-    """A network's parameters on two devices, and what runs on them.
+def stages(spec: NetSpec, towers: int) -> list[Stage]:
+    """The layers of `spec` as so many towers run them.
 
-    Attributes:
-        backend: tower 0's device, on which logits, losses and errors lie.
-        parts: the two towers' parameters, by the whole network's names; the last layer's are tower
-            0's alone.
-        exchanged: traffic of the last pass; if the towers share a device, what it would be.
+    Raises:
+        ArgumentError: the network cannot be divided.
     """
-
-    def __init__(
-        self,
-        spec: NetSpec,
-        backend: str | Sequence[Backend] = "cpu",
-        seed: int = 0,
-        devices: tuple[int, ...] = (0, 1),
-    ) -> None:
-        """Draw the initial parameters of the whole network and copy each to its tower.
-
-        Args:
-            spec: the network; its LRNs and the layers that stay within a tower have two groups.
-            backend: a name for `pyalexnet.backend`, or what it returned, for each tower.
-            seed: 0 to 2^64 - 1.
-            devices: the towers' device numbers, if `backend` is a name; the same one twice for
-                both on one device.
-
-        Raises:
-            ArgumentError: the network cannot be divided.
-        """
-        self._stages = _stages(spec)
-        self._rows = _rows(spec)
-        self._devices = _devices(backend, devices)
-        self._begin(spec, self._devices[0], seed)
-        self.load(spec.initial(self.seed))
-
-    @property
-    def params(self) -> dict[str, Array]:
-        """Copies of the whole network's parameters on the host; waits for the devices."""
-        return self.joined([part.params for part in self.parts])
-
-    def activations(
-        self, images: Any, *, train: bool = False, step: int = 0
-    ) -> Iterator[tuple[str, Array]]:
-        runs = self._passes(train, step)
-        xs = _on_each(self._images(images), runs)
-        for stage in self._stages:
-            xs = stage.forward(xs, _Buffers(), runs, Exchanged())
-            yield stage.layer.name, self.backend.exchange_gather(xs) if stage.divided else xs[0]
-
-    def loss_and_grads(
-        self,
-        images: Any,
-        labels: Any,
-        train: bool = False,
-        step: int | Array = 0,
-        *,
-        out: dict[str, Array] | None = None,
-    ) -> tuple[Array, dict[str, Array]]:
-        """As for a network on one device, with the gradients on the host; waits for them."""
-        loss, parts = self.gradients(images, labels, train, step)
-        grads = self.joined(parts)
-        if out is None:
-            return loss, grads
-        for name, grad in grads.items():
-            if name in out:
-                out[name][...] = grad
-            else:
-                out[name] = grad
-        return loss, {name: out[name] for name in grads}
-
-    def joined(self, values: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-        """Arrays given part by part, joined on the host; waits for the devices."""
-        whole = {}
-        for name in self.spec.param_shapes():
-            pieces = [
-                part.backend.to_numpy(mine[name])
-                for part, mine in zip(self.parts, values, strict=True)
-                if name in mine
-            ]
-            whole[name] = np.concatenate(pieces)
-        return whole
-
-    def divided(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], ...]:
-        self._check(values)
-        return tuple(
-            {
-                name: own.copy(own.asarray(values[name][mine], np.float32))
-                for name, mine in rows.items()
-            }
-            for own, rows in zip(self._devices, self._rows, strict=True)
-        )
-
-    def _backends(self) -> tuple[Backend, ...]:
-        return self._devices
-
-    def _forward(self, x: Array, runs: Sequence[Pass]) -> Array:
-        self.exchanged = Exchanged()
-        xs = _on_each(x, runs)
-        for stage, buffers in zip(self._stages, self._memory(len(x)), strict=True):
-            xs = stage.forward(xs, buffers, runs, self.exchanged)
-        return xs[0]
-
-    def _backward(self, dlogits: Array, runs: Sequence[Pass]) -> None:
-        dys = [dlogits]
-        stages = list(zip(self._stages, self._memory(len(dlogits)), strict=True))
-        for index in range(len(stages) - 1, self._first_weights - 1, -1):
-            stage, buffers = stages[index]
-            need_dx = index > self._first_weights
-            dys = stage.backward(dys, buffers, runs, self.exchanged, need_dx)
-
-    def _new_memory(self) -> tuple[_Buffers, ...]:
-        return tuple(_Buffers() for _ in self._stages)
-
-
-def _devices(backend: str | Sequence[Backend], devices: tuple[int, ...]) -> tuple[Backend, Backend]:
-    """The towers' devices; the same object twice if they share one."""
-    if isinstance(backend, str):
-        if len(devices) != TOWERS:
-            raise ArgumentError(
-                f"Towers: devices is {devices}; {TOWERS} numbers were expected, one for each tower."
-            )
-        first = make_backend(backend, devices[0])
-        return first, first if devices[1] == devices[0] else make_backend(backend, devices[1])
-    if len(backend) != TOWERS or type(backend[0]) is not type(backend[1]):
-        names = ", ".join(one.name for one in backend)
-        raise ArgumentError(
-            f"Towers: backend is ({names}); {TOWERS} of one kind were expected, one for each tower."
-        )
-    return backend[0], backend[1]
-
-
-def _stages(spec: NetSpec) -> tuple[_Stage, ...]:
-    """The layers of `spec` as two towers run them."""
+    if towers == 1:
+        return [Stage(layer.name, layer) for layer in spec.layers]
     last = _last_weights(spec)
-    stages: list[_Stage] = []
+    found: list[Stage] = []
     divided = False
     for index, (layer, in_shape, _) in enumerate(spec.walk()):
         if index >= last:
-            stages.append(_Stage(layer, (0,), "both" if index == last else "own", divided=False))
+            found.append(Stage(layer.name, layer, source="both" if index == last else "own"))
             continue
         source: Source = "own"
         if layer.param_shapes(in_shape):
@@ -287,9 +72,23 @@ def _stages(spec: NetSpec) -> tuple[_Stage, ...]:
             elif not (layer.reads_all or divided):
                 source = "half"
             divided = True
-        share = layer.share(TOWERS) if divided else layer
-        stages.append(_Stage(share, tuple(range(TOWERS)), source, divided))
-    return tuple(stages)
+        every = tuple(range(towers))
+        share = layer.share(towers) if divided else layer
+        found.append(Stage(layer.name, share, every, source, towers if divided else 1))
+    return found
+
+
+def rows(spec: NetSpec, towers: int) -> tuple[dict[str, slice], ...]:
+    """For each tower, the rows (filters, outputs) of each parameter that it has."""
+    found: tuple[dict[str, slice], ...] = tuple({} for _ in range(towers))
+    last = _last_weights(spec) if towers > 1 else 0
+    for index, (layer, in_shape, _) in enumerate(spec.walk()):
+        for name, shape in layer.param_shapes(in_shape).items():
+            readers = found if index < last else found[:1]
+            share = shape[0] // len(readers)
+            for tower, own in enumerate(readers):
+                own[name] = slice(tower * share, (tower + 1) * share)
+    return found
 
 
 def _last_weights(spec: NetSpec) -> int:
@@ -307,21 +106,71 @@ def _last_weights(spec: NetSpec) -> int:
     return weighted[-1]
 
 
-def _rows(spec: NetSpec) -> tuple[dict[str, slice], ...]:
-    """For each tower, the rows (filters, outputs) of each parameter that it has."""
-    rows: tuple[dict[str, slice], ...] = tuple({} for _ in range(TOWERS))
-    last = _last_weights(spec)
-    for index, (layer, in_shape, _) in enumerate(spec.walk()):
-        for name, shape in layer.param_shapes(in_shape).items():
-            if index == last:
-                rows[0][name] = slice(0, shape[0])
-                continue
-            share = shape[0] // TOWERS
-            for t, mine in enumerate(rows):
-                mine[name] = slice(t * share, (t + 1) * share)
-    return rows
+def inputs(step: Step, stage: Stage, parts: Sequence[str]) -> list[str]:
+    """Write the calls that bring a stage's input to its towers; returns their arrays."""
+    if stage.source == "own":
+        return list(parts)
+    found = []
+    for tower in stage.towers:
+        step.on(tower)
+        *pixels, channels = step.shape(parts[tower])
+        if stage.source == "both":
+            x = step.array(f"{stage.name}.whole", (*pixels, channels * len(parts)))
+            step.call("exchange_gather", _numbered(parts), x)
+        else:
+            own = channels // len(parts)
+            x = step.array(f"{stage.name}.half", (*pixels, own))
+            reads = _numbered([parts[tower]])
+            step.call("exchange_scatter_add", reads, x, start=tower * own, channels=own)
+        found.append(x)
+    return found
 
 
-def _on_each(images: Array, runs: Sequence[Pass]) -> list[Array]:
-    """The images on every tower's device."""
-    return [run.backend.asarray(images) for run in runs]
+def returned(step: Step, xs: Sequence[str], parts: Sequence[str]) -> None:
+    """Write for each tower the gradient of its part, summed over all that read `xs`, the whole."""
+    dwholes = _numbered([step.grads[x] for x in xs])
+    for tower, part in enumerate(parts):
+        channels = step.shape(part)[-1]
+        places: dict[str, Any] = {"start": tower * channels, "channels": channels}
+        step.on(tower).call("exchange_scatter_add", dwholes, step.new_grad(part), **places)
+
+
+def _numbered(arrays: Sequence[str]) -> dict[str, str]:
+    return {str(number): name for number, name in enumerate(arrays)}
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """Bytes that tower 0 and tower 1 fetched from each other in one pass, by layer.
+
+    forward: outputs of the other tower, before a layer that reads both. backward: gradients of a
+    tower's own outputs that the other tower computed.
+    """
+
+    forward: dict[str, tuple[int, int]] = field(default_factory=dict)
+    backward: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Bytes in both directions, forward and backward."""
+        return sum(map(sum, (*self.forward.values(), *self.backward.values())))
+
+
+def exchanged(plan: Plan, images: int) -> Exchanged:
+    """What the towers of a plan fetch from each other in a pass over so many images."""
+    found = Exchanged()
+    for call in plan.calls:
+        gathers = call.op == "exchange_gather"
+        whole = call.writes[0] if gathers else call.reads.get("0", "")
+        layer, is_whole, _ = name_of(whole).partition(".whole")
+        if not (call.exchanges and is_whole):
+            continue
+        read = [plan.arrays[name_of(each)] for each in call.reads.values()]
+        far = [array for array in read if array.tower != call.tower]
+        if not gathers:  # a slice of each
+            far = [plan.arrays[name_of(call.writes[0])]] * len(far)
+        ways = found.forward if gathers else found.backward
+        fetched = [*ways.get(layer, (0, 0))]
+        fetched[call.tower] += sum(array.nbytes(images) for array in far)
+        ways[layer] = (fetched[0], fetched[1])
+    return found

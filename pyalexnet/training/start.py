@@ -20,14 +20,13 @@ from pyalexnet.errors import ArgumentError, DataError, RunError
 from pyalexnet.files import shown
 from pyalexnet.nets.recipe import Augment, Recipe
 from pyalexnet.nets.schedule import rates_from
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.checks import positive
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint
 from pyalexnet.runs.config import Config
 from pyalexnet.runs.run import RunFolder, check_writable, environment
-from pyalexnet.step.net import Net, NetSpec
-from pyalexnet.step.planned import PlannedNet
-from pyalexnet.step.towers import Towers
+from pyalexnet.step.net import Net
 from pyalexnet.trained.load import Trained
 from pyalexnet.training import tensorboard
 from pyalexnet.training.pictures import Pictures
@@ -352,12 +351,7 @@ def _network(config: Config, dataset: Dataset, places: Sequence[Backend]) -> Net
             f"{config.net} cannot take the {height}x{width}x{channels} images of {dataset.name}: "
             f"{error}"
         ) from error
-    if config.devices:
-        return Towers(spec, places, config.seed)
-    where = (spec, places[0], config.seed)
-    if config.precision == "fp32" and not config.fused:
-        return Net(*where)
-    return PlannedNet(*where, precision=config.precision, fused=config.fused)
+    return Net(spec, places, config.seed, precision=config.precision, fused=config.fused)
 
 
 def _check_towers(config: Config) -> None:

@@ -35,7 +35,6 @@ from pyalexnet.runs.checkpoint import Checkpoint, Meta
 from pyalexnet.runs.config import Config
 from pyalexnet.runs.run import EpochReport, Motion, RunFolder, Scores, StepReport, StopReport
 from pyalexnet.step.net import Net
-from pyalexnet.step.planned import PlannedNet
 from pyalexnet.step.sgd import SGD
 from pyalexnet.trained import signals
 from pyalexnet.trained.evaluate import Sums, activations, evaluate
@@ -138,7 +137,7 @@ class Pace:
 
 def _read_by(net: Net) -> dict[str, Any]:
     """The layout in which a loader should write images so that the network reads them in place."""
-    if not (isinstance(net, PlannedNet) and net.converts):
+    if not net.converts:
         return {}
     seen = net.converted
     return {
@@ -155,8 +154,7 @@ class Trainer:
     The caller enters `interrupt`, so that a signal is kept until it can be handled.
 
     Losses and errors stay on a GPU until a line of the log or a checkpoint needs them. On the CPU
-    nothing is gained by waiting: there each step's loss and gradients are checked before the
-    update.
+    nothing is gained by waiting: there each step's loss and parameters are checked at once.
     """
 
     def __init__(
@@ -190,7 +188,6 @@ class Trainer:
         )
         self._chance = ChanceRule(chance(dataset.train.labels), config.chance_steps)
         self._sits_at_chance = False
-        self._grads: tuple[dict[str, Array], ...] | None = None
         self._unread: list[tuple[int, Array, Array, Array]] = []
         self._window, self._epoch, self._whole = Pace(), Pace(), Pace()
         self._test: Scores | None = None
@@ -391,10 +388,7 @@ class Trainer:
         return bool(self.interrupt)
 
     def _step(self, images: Array, labels: Labels) -> None:
-        if isinstance(self.net, PlannedNet) and self.net.fused:
-            self._fused_update(images, labels)
-        else:
-            self._update(images, labels)
+        self._update(images, labels)
         self.at.step += 1
         self.at.seen += self.batch_size
         self.at.closed = False
@@ -402,21 +396,8 @@ class Trainer:
         self._report_step()
 
     def _update(self, images: Array, labels: Labels) -> None:
-        """Gradients, then the update."""
-        loss, self._grads = self.net.gradients(
-            images, labels, train=True, step=self.at.step, out=self._grads
-        )
-        self._unread.append((self.at.step + 1, loss, *self.net.last_errors))
-        if isinstance(loss, np.ndarray | np.generic):
-            self._read_losses(images)
-            self._check_gradients()
-        self.sgd.step(self._grads, self.progress, self.at.plateau.drops)
-        if isinstance(loss, np.ndarray | np.generic):
-            self._check_update()
-
-    def _fused_update(self, images: Array, labels: Labels) -> None:
-        """Both in one; values that are not finite are found afterwards, and never saved."""
-        loss = self.sgd.fused_step(
+        """Values that are not finite are found afterwards, and never saved."""
+        loss = self.sgd.step(
             images,
             labels,
             step=self.at.step,
@@ -533,7 +514,7 @@ class Trainer:
         self._test_seconds = time.perf_counter() - started
         if scores is not None and not math.isfinite(scores.loss):
             what = f"the loss on the test images is {scores.loss}"
-            raise self._failure(self.at.step, what, self._culprit(self._some_images(1)[0]))
+            raise self._failure(self.at.step, what, self._culprit())
         return scores
 
     def _tell(self, happened: Callable[[Watcher], None]) -> None:
@@ -545,11 +526,8 @@ class Trainer:
 
     # What must be finite
 
-    def _read_losses(self, images: Array | None = None) -> None:
+    def _read_losses(self) -> None:
         """Copy the losses and errors from the device and add them up, in order of the steps.
-
-        Args:
-            images: the last loss's batch, if at hand and the parameters have not changed since.
 
         Raises:
             TrainingError: a loss is not finite, or beyond `_DIVERGED`.
@@ -558,18 +536,11 @@ class Trainer:
         for step, *values in self._unread:
             loss, top1, top5 = (float(to_numpy(value)) for value in values)
             if not abs(loss) < _DIVERGED:  # also catches NaN
-                raise self._failure(step, f"the loss is {loss}", self._culprit(images))
+                raise self._failure(step, f"the loss is {loss}", self._culprit())
             for sums in (self.at.epoch_sums, self.at.window_sums):
                 sums.add(self.batch_size, loss, top1, top5)
             self._sits_at_chance |= self._chance.stops(self.at.losses, self.batch_size, loss)
         self._unread.clear()
-
-    def _check_gradients(self) -> None:
-        """On the CPU, refuse gradients that would spoil the parameters."""
-        for grads in self._grads or ():
-            for name, gradient in grads.items():
-                if not np.isfinite(gradient).all():
-                    raise self._failure(self.at.step + 1, f"the gradient of {name} is not finite")
 
     def _check_update(self) -> None:
         """On the CPU, refuse parameters that an update's rate or momentum has spoilt."""
@@ -578,14 +549,13 @@ class Trainer:
                 if not np.isfinite(values).all():
                     raise self._failure(self.at.step + 1, f"the update of {name} is not finite")
 
-    def _culprit(self, images: Array | None) -> str:
+    def _culprit(self) -> str:
         """The first parameter, else the first layer's output, that is not finite."""
         to_numpy = self.net.backend.to_numpy
         for name, values in self.net.params.items():
             if not np.isfinite(to_numpy(values)).all():
                 return f"{name} holds values that are not finite"
-        if images is None:
-            return "every parameter is finite"
+        images, _ = self._some_images(1)
         largest = {}
         for name, outputs in activations(self.net, images):
             largest[name] = float(np.abs(to_numpy(outputs)).max())

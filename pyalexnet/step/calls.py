@@ -1,0 +1,359 @@
+"""What a plan is made of: calls of a backend's operations on named arrays.
+
+Layers write them down on a `Step`, forward and then backward. Nothing is computed here.
+
+Arrays are named after what they hold: "conv1" is the output of that layer, "pool1.where" what its
+backward pass needs, "conv1.grad" the gradient of the loss by "conv1", "conv1.w" a parameter; those
+of a second tower end in "@1", or have it before ".grad". Shapes leave out the batch where an array
+has one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from pyalexnet.backends.base import Shape
+from pyalexnet.ops.elements import BFLOAT16, FLOAT32
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape (without the batch, where `per_image`), type and tower of an array."""
+
+    shape: Shape
+    dtype: np.dtype[Any] = FLOAT32
+    per_image: bool = True
+    tower: int = 0
+
+    def nbytes(self, images: int) -> int:
+        """Size for a batch."""
+        return math.prod(self.shape) * self.dtype.itemsize * (images if self.per_image else 1)
+
+
+@dataclass(frozen=True)
+class View:
+    """An array seen in another shape; without the batch, where it has one.
+
+    rows: how many such shapes an image makes.
+    """
+
+    name: str
+    shape: Shape
+    rows: int = 1
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """A setting that is a shape whose first axis is the batch, left out here."""
+
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A dropout mask: the fields of `backends.masks.Mask` that the network determines."""
+
+    keep: float
+    layer: int
+    factor: float = 1.0
+    offset: int = 0
+    total: int | None = None
+
+
+Operand: TypeAlias = str | View
+
+Source: TypeAlias = Literal["pixels", "images"]
+"""Images of the network's input shape, or as `fused.converted` describes them."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation: the method `op` of a backend.
+
+    reads: arrays by argument. writes: arrays for `out`, in the order in which they are returned.
+    learns: parameters by argument, which it reads and changes, momentum included. settings: the
+    other arguments; a `Draw` becomes a mask, a `PerImage` gets the batch. aside: whether it may run
+    concurrently with all later calls: they neither touch what it writes nor write what it reads.
+    tower: whose device runs it.
+    """
+
+    op: str
+    reads: Mapping[str, Operand]
+    writes: tuple[Operand, ...] = ()
+    learns: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    aside: bool = False
+    tower: int = 0
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether it reads arrays of any tower."""
+        return self.op.startswith("exchange_")
+
+    def operands(self) -> tuple[Operand, ...]:
+        """Every array that it touches, except parameters."""
+        return (*self.reads.values(), *self.writes)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Calls in their order, and the arrays that they name.
+
+    source: the array of the images, on every tower. outputs: those of each layer, or of layers that
+    one operation computes by the last one's name, in order: an array for each part of it. The last
+    one is the logits.
+    """
+
+    calls: tuple[Call, ...]
+    arrays: Mapping[str, Layout]
+    source: Source
+    outputs: Mapping[str, tuple[str, ...]]
+
+    @property
+    def logits(self) -> str:
+        """The array of the network's output."""
+        return [*self.outputs.values()][-1][0]
+
+    def moved(self, call: Call, images: int) -> int:
+        """Bytes of a call's arrays, each read or written once; what it learns counts twice."""
+        own = sum(self.arrays[name_of(each)].nbytes(images) for each in call.operands())
+        changed = sum(
+            2 * self.arrays[name].nbytes(images)
+            for parameter in call.learns.values()
+            for name in self.learned(parameter)
+        )
+        return own + changed
+
+    def flops(self, call: Call, images: int) -> float:
+        """Floating-point operations of a product: two for every weight at each pixel of its output.
+
+        Products with zeros count, around an image and in filters in blocks. Other operations: 0.
+        """
+        if not is_product(call.op):
+            return 0.0
+        y = call.writes[0] if call.op.endswith("_fprop") else call.reads["dy"]
+        w = call.reads.get("w") or call.learns.get("w") or call.writes[0]
+        return 2.0 * images * math.prod(self.shape(y)[:-1]) * math.prod(self.shape(w))
+
+    def shape(self, operand: Operand) -> Shape:
+        """Shape of the array as the call sees it, without the batch."""
+        return operand.shape if isinstance(operand, View) else self.arrays[operand].shape
+
+    def learned(self, parameter: str) -> tuple[str, ...]:
+        """The arrays that an update changes: the parameter, its lower half in bf16, momentum."""
+        names = (parameter, f"{parameter}.low", f"{parameter}.v")
+        return tuple(name for name in names if name in self.arrays)
+
+
+def is_product(op: str) -> bool:
+    """Whether an operation belongs to a convolution or a linear layer."""
+    return op.startswith(("conv_", "linear_"))
+
+
+def name_of(operand: Operand) -> str:
+    """The array of an operand."""
+    return operand.name if isinstance(operand, View) else operand
+
+
+def like(operand: Operand, name: str) -> Operand:
+    """The array `name`, in the shape in which `operand` sees its own."""
+    return View(name, operand.shape, operand.rows) if isinstance(operand, View) else name
+
+
+class Step:
+    """A training step, or part of one, as layers write it down: its calls, and their arrays.
+
+    Attributes:
+        calls, arrays: what has been written.
+        element: type of maps and of the weights that products read.
+        fused: whether operations take layers together.
+        train: whether dropout drops.
+        logits: name of the last layer, whose output is float32.
+        tower, towers: the part of each layer that is being written, and of how many parts.
+        grads: names of gradients, by the names of the arrays that they belong to.
+        images: arrays whose gradients nothing needs.
+    """
+
+    def __init__(
+        self,
+        *,
+        masks: Mapping[str, int],
+        logits: str,
+        element: np.dtype[Any],
+        tensor: bool,
+        fused: bool,
+        train: bool,
+        learns: bool,
+    ) -> None:
+        """Nothing yet.
+
+        masks: numbers of the dropout layers. tensor: whether float32 products use tensor cores.
+        learns: whether the step ends with the update of the parameters.
+        """
+        self.calls: list[Call] = []
+        self.arrays: dict[str, Layout] = {}
+        self.element, self.fused, self.train, self.logits = element, fused, train, logits
+        self.tower, self.towers = 0, 1
+        self.grads: dict[str, str] = {}
+        self.images: set[str] = set()
+        self._masks, self._learns = masks, learns
+        self._products = {"tensor": True} if tensor else {}
+        # By a ReLU's output: the factor of the gradient where the output is above 0; and whether
+        # the call that computed the gradient has applied both.
+        self._rectified: dict[str, float] = {}
+        self._gated: set[str] = set()
+
+    def on(self, tower: int, towers: int = 1) -> Step:
+        """The same step, in which the next calls are of that tower."""
+        self.tower, self.towers = tower, towers
+        return self
+
+    def here(self, name: str) -> str:
+        """The tower's own array of that name."""
+        return at(name, self.tower)
+
+    # Arrays
+
+    def array(
+        self, name: str, shape: Shape, dtype: np.dtype[Any] | None = None, *, batch: bool = True
+    ) -> str:
+        """A new array of the tower; returns its name."""
+        own = self.here(name)
+        self.arrays[own] = Layout(shape, dtype or self.element, batch, self.tower)
+        return own
+
+    def parameter(self, name: str, shape: Shape) -> None:
+        """A parameter of the tower, and what its update needs."""
+        split = self.element == BFLOAT16 and name.endswith(".w")
+        own = self.array(name, shape, BFLOAT16 if split else FLOAT32, batch=False)
+        if split:
+            self._beside(f"{own}.low", own, np.dtype(np.uint16))
+        if self._learns:
+            self._beside(f"{own}.v", own, FLOAT32)
+            self.arrays[f"{own}.lr"] = Layout((), FLOAT32, False, self.tower)
+
+    def shape(self, operand: Operand) -> Shape:
+        """Shape of an array as a call sees it, without the batch."""
+        return operand.shape if isinstance(operand, View) else self.arrays[operand].shape
+
+    def _beside(self, name: str, of: str, dtype: np.dtype[Any]) -> str:
+        """A new array of the same shape and tower as another."""
+        layout = self.arrays[of]
+        self.arrays[name] = Layout(layout.shape, dtype, layout.per_image, layout.tower)
+        return name
+
+    # Calls
+
+    def call(
+        self,
+        op: str,
+        reads: Mapping[str, Operand],
+        *writes: Operand,
+        learns: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
+        """Write down a call.
+
+        The update of a linear layer is bound by memory, the convolutions after it by arithmetic, so
+        it may run beside them.
+        """
+        settings |= self._products if is_product(op) else {}
+        aside = op == "linear_wgrad_sgd"
+        self.calls.append(Call(op, reads, writes, learns or {}, settings, aside, self.tower))
+
+    def output(
+        self, layer: str, shape: Shape, op: str, reads: Mapping[str, Operand], **settings: Any
+    ) -> str:
+        """Write down the call that computes a layer's output; returns the output's name."""
+        y = self.array(layer, shape)
+        self.call(op, reads, y, **settings)
+        return y
+
+    def mask(self, layer: str, keep: float, channels: int, factor: float = 1.0) -> Draw:
+        """The mask of a dropout layer, for images, or pixels, of so many channels.
+
+        A tower draws its part of the mask of the whole layer.
+        """
+        if self.towers == 1:
+            return Draw(keep, self._masks[layer], factor)
+        places = self.tower * channels, self.towers * channels
+        return Draw(keep, self._masks[layer], factor, *places)
+
+    # Gradients
+
+    def grad(
+        self,
+        x: str,
+        op: str,
+        reads: Mapping[str, Operand],
+        *,
+        seen: Operand | None = None,
+        gates: bool = False,
+        scales: bool = False,
+        **settings: Any,
+    ) -> None:
+        """Write down the call that computes the gradient of `x`, unless nothing needs it.
+
+        seen: `x` as the call sees it. gates: whether the call can propagate the gradient through
+        the ReLU that made `x`; scales: and through a factor after it.
+        """
+        if x in self.images:
+            return
+        own = x if seen is None else seen
+        factor = self.gate(x, scales=scales) if gates else None
+        if factor is not None:
+            reads = {**reads, "gate": like(own, x)}
+            settings |= {} if factor == 1 else {"factor": factor}
+        self.call(op, reads, like(own, self.new_grad(x)), **settings)
+
+    def new_grad(self, x: str) -> str:
+        """A new array for the gradient of `x`; returns its name."""
+        self.grads[x] = self._beside(f"{x}.grad", x, self.element)
+        return self.grads[x]
+
+    def rectified(self, y: str, factor: float = 1.0) -> None:
+        """`y` is a ReLU's output times `factor`, which is to be applied to its gradient too."""
+        self._rectified[y] = factor
+
+    def gate(self, x: str, *, scales: bool = False) -> float | None:
+        """The factor, if the call written next applies the gradient of the ReLU that made `x`."""
+        factor = self._rectified.get(x) if self.fused else None
+        if factor is None or not (scales or factor == 1):
+            return None
+        self._gated.add(x)
+        return factor
+
+    def ungated(self, y: str) -> float | None:
+        """The factor of a ReLU's output whose gradient has yet to be taken through the ReLU."""
+        return None if y in self._gated else self._rectified.get(y)
+
+    def weights(
+        self, op: str, reads: Mapping[str, Operand], w: Operand, b: str, **settings: Any
+    ) -> None:
+        """Write down the gradients of a layer's parameters, or their update in the same call."""
+        if self.fused and self._learns and isinstance(w, str):
+            self.call(f"{op}_sgd", reads, learns={"w": w, "b": b}, **settings)
+            return
+        dw, db = like(w, self.weight_grad(name_of(w))), self.weight_grad(b)
+        shape: dict[str, Any] = {"w_shape": self.shape(w)} if op == "conv_wgrad" else {}
+        self.call(op, reads, dw, db, **settings, **shape)
+
+    def weight_grad(self, parameter: str) -> str:
+        """A new array for the gradient of a parameter; returns its name."""
+        return self._beside(f"{parameter}.grad", parameter, FLOAT32)
+
+    def update(self) -> None:
+        """Write down the updates of the parameters whose gradients were written."""
+        for name, layout in [*self.arrays.items()]:
+            if f"{name}.v" in self.arrays and f"{name}.grad" in self.arrays:
+                self.on(layout.tower).call("sgd_update", {"dw": f"{name}.grad"}, learns={"": name})
+
+
+def at(name: str, tower: int) -> str:
+    """The name of a tower's own array."""
+    return f"{name}@{tower}" if tower else name

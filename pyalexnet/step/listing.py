@@ -1,0 +1,64 @@
+"""A plan in words: a line for each call, to be read like the paper's section 3.5."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pyalexnet.step.calls import Call, Operand, Plan, name_of
+
+
+@dataclass(frozen=True)
+class Line:
+    """A call.
+
+    operation: its launcher in `kernels/ops.h`, and what else it does. reads, writes: arrays with
+    their shapes. flops: of a product, else 0.
+    """
+
+    operation: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    nbytes: int
+    flops: float
+
+
+def lines(plan: Plan, images: int) -> Iterator[Line]:
+    """A plan's calls for so many images, in their order."""
+    for call in plan.calls:
+        yield Line(
+            _described(call),
+            tuple(_shown(plan, operand, images) for operand in call.reads.values()),
+            (
+                *(_shown(plan, operand, images) for operand in call.writes),
+                *(_changed(plan, parameter, images) for parameter in call.learns.values()),
+            ),
+            plan.moved(call, images),
+            plan.flops(call, images),
+        )
+
+
+def _described(call: Call) -> str:
+    """The operation, and what else it does on the way: `linear_fprop + relu + dropout`."""
+    settings = call.settings
+    parts = (
+        (str(settings.get("activation")), settings.get("activation") is not None),
+        ("relu", settings.get("relu", False)),
+        ("dropout", "dropout" in settings),
+        ("relu's gradient", "gate" in call.reads or settings.get("gated", False)),
+    )
+    return " + ".join([call.op, *(name for name, there in parts if there)])
+
+
+def _shown(plan: Plan, operand: Operand, images: int) -> str:
+    """`conv1 128x55x55x96`; for a number just the name."""
+    shape = plan.shape(operand)
+    if plan.arrays[name_of(operand)].per_image:
+        shape = (images, *shape)
+    return f"{name_of(operand)} {'x'.join(map(str, shape))}".strip()
+
+
+def _changed(plan: Plan, parameter: str, images: int) -> str:
+    """A parameter, and the arrays that change with it."""
+    others = (name.removeprefix(f"{parameter}.") for name in plan.learned(parameter)[1:])
+    return f"{_shown(plan, parameter, images)} (+{', '.join(others)})"
