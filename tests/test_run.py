@@ -20,7 +20,8 @@ import pytest
 from pyalexnet.errors import ArgumentError, RunError
 from pyalexnet.nets.recipe import Rate, Recipe
 from pyalexnet.nets.schedule import Steps
-from pyalexnet.runs.run import Config, History, Log, RunFolder, Scores, find
+from pyalexnet.runs.config import Config
+from pyalexnet.runs.run import History, Log, RunFolder, Scores, find
 from pyalexnet.training import start
 from pyalexnet.training.progress import Silent
 from training import began, environment, fitted, last, photographs
@@ -78,12 +79,12 @@ def test_config_refuses(old: str, new: str, named: str, tmp_path: Path) -> None:
 
 
 def test_config_of_a_run_repeats_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.pictures.Pictures.draw", lambda *_: None)
     data = photographs(tmp_path / "quarters.npz")
     first = began(tmp_path, data, epochs=1, momentum=0.8, weight_decay=0.001, seed=7)
     fitted(first)
     config = first.folder.path / "config.toml"
-    second = start.new(start.Choices(), out=tmp_path, config=config, reporter=Silent())
+    second = start.new({}, out=tmp_path, config=config, reporter=Silent())
     fitted(second)
     assert second.config == first.config
     for name, values in last(first.folder.path).params.items():

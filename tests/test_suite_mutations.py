@@ -331,6 +331,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unneeded = shutil.ignore_patterns("__pycache__")
     shutil.copytree(source, root / "pyalexnet", ignore=unneeded)
     shutil.copytree(HERE, root / "tests", ignore=unneeded)
+    shutil.copytree(HERE.parent / "bench", root / "bench", ignore=unneeded)  # the oracle
     shutil.copy(HERE.parent / "pyproject.toml", root)
     (root / "sitecustomize.py").write_text(OWN_FINDER_ONLY)
     for module in ("_cpu", "_cpu_v3", "_cpu_v4", "_sim", "_simcheck", "_cuda"):

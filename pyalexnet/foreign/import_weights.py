@@ -24,7 +24,8 @@ from pyalexnet.foreign import caffe, formats, torchvision, weights
 from pyalexnet.foreign.weights import Found
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint, Meta
-from pyalexnet.runs.run import Config, RunFolder, environment
+from pyalexnet.runs.config import Config
+from pyalexnet.runs.run import RunFolder, environment
 
 _FORMATS = ("torchvision", "caffe")
 
@@ -85,14 +86,10 @@ def write_run(run: Path, found: Found, classes: Classes) -> None:
     temporary = run.with_name(f".tmp-{os.getpid()}-{run.name}")
     config = Config(
         net=found.spec.name,
-        data="",
         backend="cpu",
-        device=0,
-        seed=0,
-        print_freq=20,
-        keep=3,
         recipe=found.spec.recipe,
         net_args=found.net_args,
+        workers=1,
     )
     told = dataclasses.asdict(config)
     del told["data"]  # the training data are unknown, and evaluation must ask for data
