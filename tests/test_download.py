@@ -21,7 +21,8 @@ import pytest
 from pyalexnet import data
 from pyalexnet.data import download
 from pyalexnet.data.cifar import ARCHIVES
-from pyalexnet.data.download import Patience, Source, fetch
+from pyalexnet.data.download import Patience, Source
+from pyalexnet.data.download import get as fetch
 from pyalexnet.errors import DataError
 from test_data_cifar import assert_is_the_set, python_layout, write_archive
 

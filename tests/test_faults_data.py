@@ -31,7 +31,8 @@ from image_files import BLUE, RED, damaged_files, encoded, plain, write_class
 from pyalexnet import cli, data
 from pyalexnet.data import colour, decode, pack, prepare
 from pyalexnet.data.dataset import Dataset
-from pyalexnet.data.download import Patience, fetch
+from pyalexnet.data.download import Patience
+from pyalexnet.data.download import get as fetch
 from pyalexnet.data.pack import Storage
 from pyalexnet.data.prepare import Options
 from pyalexnet.errors import DataError

@@ -81,14 +81,13 @@ class Patience:
 
 
 class MirrorError(Exception):
-    """A mirror did not deliver; the text says why, in a few words."""
+    """A mirror did not deliver; the text says why, in a few words.
 
+    rate: bytes per second, above 0, if it delivers, but below the minimum.
+    """
 
-class SlowMirrorError(MirrorError):
-    """A mirror delivers, but below the minimum rate."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__(f"{rate / 1e6:.2g} MB/s")
+    def __init__(self, why: str, rate: float = 0.0) -> None:
+        super().__init__(why)
         self.rate = rate
 
 
@@ -122,40 +121,31 @@ def fetched(name: str, folder: Path | None = None) -> Path:
 
 
 def get(
-    name: str,
-    *,
+    what: str | Source,
     folder: Path | None = None,
+    *,
+    patience: Patience | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """Fetch a source by its name unless already present; returns the file.
+    """Fetch a source unless already present; returns the file.
 
     Args:
-        name: one of `SOURCES`.
+        what: the source, or the name of one of `SOURCES`.
         folder: where to keep it; None for the user's cache.
+        patience: with the mirrors.
         progress: called with (bytes present, bytes in all).
         say: called with a sentence for each mirror that is tried or given up.
 
     Raises:
         DataError: there is no such source, no mirror delivered it, or it cannot be written.
     """
-    return fetch(_source(name), folder or cache_folder(), progress=progress, say=say)
-
-
-def fetch(
-    source: Source,
-    folder: Path,
-    *,
-    patience: Patience | None = None,
-    progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
-) -> Path:
-    """`get` for any `Source`."""
-    target = folder / source.filename
+    source = _source(what) if isinstance(what, str) else what
+    target = (folder or cache_folder()) / source.filename
     try:
         if _is_whole(target, source):
             return target
-        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with _locked_part(target) as part:
             download = Download(source, part, patience or Patience(), progress)
             if download.there() > source.size:
@@ -206,10 +196,8 @@ class Download:
             try:
                 self._receive(url, before, least_rate)
                 break
-            except SlowMirrorError:
-                raise
-            except MirrorError:
-                if self.there() <= before or attempt == ATTEMPTS - 1:
+            except MirrorError as failure:
+                if failure.rate or self.there() <= before or attempt == ATTEMPTS - 1:
                     raise
         if self._sha256() != self.source.sha256:
             self.part.truncate(0)
@@ -274,8 +262,9 @@ class Download:
                 self.progress(there, self.source.size)
             seconds = time.monotonic() - since
             if seconds >= self.patience.window:
-                if (there - mark) / seconds < least_rate:
-                    raise SlowMirrorError((there - mark) / seconds)
+                rate = (there - mark) / seconds
+                if rate < least_rate:
+                    raise MirrorError(f"{rate / 1e6:.2g} MB/s", rate)
                 mark, since = there, time.monotonic()
 
     def _sha256(self) -> str:
@@ -312,11 +301,7 @@ def _from_any_mirror(download: Download, say: Callable[[str], None] | None) -> N
         return True
 
     def slow() -> list[tuple[float, str]]:
-        return sorted(
-            (failure.rate, url)
-            for url, failure in failures.items()
-            if isinstance(failure, SlowMirrorError)
-        )
+        return sorted((failure.rate, url) for url, failure in failures.items() if failure.rate)
 
     for url in source.mirrors:
         others_remain = url != source.mirrors[-1] or slow()

@@ -54,6 +54,10 @@ PARTS = ("is_valid", "split", "set", "subset", "partition")
 OF_VAL = (("true", "1", "val", "valid", "validation", "dev"), ("test", "testing", "eval"))
 """Its values for images of `val`; the second group is used if the first does not occur."""
 
+OPEN_ORDER = (
+    "which folder is the second depends on whether numbers in their names are sorted as numbers"
+)
+
 TRAINING = re.compile(r"(.*[/\\])?train(ing)?[/\\]")
 
 
@@ -294,26 +298,16 @@ def _classes(
             )
     elif numbers is not None:
         meaning = _numbered(numbers, folders, labels)
-    elif list(folders) == [str(number) for number in range(min(len(folders), 10))]:
-        pass  # each number is both a folder's name and its place, in any sorting
-    elif any(folder.isdecimal() for folder in folders):
-        raise DataError(
-            f"{shown(path)}: labels images by numbers, and folders are called by numbers, too; a "
-            f"file that says which class each number is was expected beside it (--val-numbers)."
-        )
-    elif from_zero and _order_is_open(folders):
-        raise DataError(
-            f"{shown(path)}: labels images by numbers, and which folder is the second depends on "
-            f"whether numbers in their names are sorted as numbers; a file that says which class "
-            f"each number is was expected beside it (--val-numbers)."
-        )
-    elif from_zero:
+    # Without such a file, each number may still be both a folder's name and its place.
+    elif list(folders) != [str(number) for number in range(min(len(folders), 10))]:
+        unclear = _unclear(folders, from_zero)
+        if unclear:
+            raise DataError(
+                f"{shown(path)}: labels images by numbers, and {unclear}; a file of lines NUMBER "
+                f"FOLDER, which says which class each number is, was expected beside it "
+                f"(--val-numbers)."
+            )
         meaning = {str(number): number for number in range(len(folders))}
-    else:
-        raise DataError(
-            f"{shown(path)}: labels images by numbers from an order of classes of its own; a file "
-            f"of lines NUMBER FOLDER was expected beside it (--val-numbers)."
-        )
     called = list(folders if meaning is known else meaning)
     for row, label in zip(rows, labels, strict=True):
         if label not in meaning:
@@ -322,6 +316,15 @@ def _classes(
                 f"{len(folders)} classes was expected, {shown(called[0])} to {shown(called[-1])}."
             )
     return np.array([meaning[label] for label in labels], dtype=np.int64)
+
+
+def _unclear(folders: Sequence[str], from_zero: bool) -> str:
+    """Why labels that are numbers do not say which folder each means; "" if they do."""
+    if any(folder.isdecimal() for folder in folders):
+        return "folders are called by numbers, too"
+    if not from_zero:
+        return "they are from an order of classes of its own"
+    return OPEN_ORDER if _order_is_open(folders) else ""
 
 
 def _numbered(path: Path, folders: Sequence[str], labels: Collection[str]) -> dict[str, int]:
@@ -424,9 +427,8 @@ def _names_alone(path: Path, ways: Sequence[Table], folders: Sequence[str]) -> t
         )
     if _order_is_open(folders):
         raise DataError(
-            f"{shown(path)}: names classes without their folders, and which folder is the second "
-            f"depends on whether numbers in their names are sorted as numbers; lines FOLDER NAME "
-            f"were expected."
+            f"{shown(path)}: names classes without their folders, and {OPEN_ORDER}; lines FOLDER "
+            f"NAME were expected."
         )
     by_number = {row.cell(0): row.cell(1) for row in rows if len(row.cells) == 2}
     if len(by_number) == len(rows):

@@ -271,9 +271,9 @@ def read_table(folder: Path) -> Table:
     Raises:
         DataError: it cannot be read or was altered, or a later version of pyalexnet wrote it.
     """
-    path = folder / TABLE
-    import pydantic  # only needed here
+    import pydantic  # a tenth of a second that other sets do not need
 
+    path = folder / TABLE
     with files.refusing(DataError, path, "read", ValueError, RecursionError):
         raw = files.contents(path)
         document = json.loads(raw)
@@ -295,7 +295,6 @@ def read_table(folder: Path) -> Table:
             raise ValueError("not every class has an id")
         if not np.isfinite([*table.statistics.vectors, table.statistics.sigmas]).all():
             raise ValueError("an axis is not finite")
-    # RecursionError: deeply nested lists
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         why = reason(error).partition(" [type=")[0]
         raise DataError(f"{shown(path)}: is not the table of a pack ({why}).") from error

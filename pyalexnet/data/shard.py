@@ -202,7 +202,7 @@ def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Fac
 
 
 def _read_index(path: Path, size: int) -> tuple[dict[str, Array], int]:
-    """The tensors beside `data`, and where in a file of `size` bytes that begins, at its end."""
+    """The tensors before `data`, and where `data` begins in a file of `size` bytes; it is last."""
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > size:
