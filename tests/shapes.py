@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oracle import Pair, Sides, conv_out_shape, pool_out_shape
+from bench.oracle import Pair, Sides, conv_out_shape, pool_out_shape
 
 
 @dataclass(frozen=True)

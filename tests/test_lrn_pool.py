@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-import oracle
-from oracle import Exact, double
+from bench import oracle
+from bench.oracle import Exact, double
 from pyalexnet.backends.geometry import lrn_maxpool_fits
 from pyalexnet.errors import ArgumentError
 from samples import EACH_ELEMENT, generator, normal

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import oracle
+from bench import oracle
+from bench.lint import lint
+from bench.oracle import Exact
 from emulated import program
-from oracle import Exact
 from pyalexnet.backends.elements import BFLOAT16
-from pyalexnet.lint import lint
 from samples import ENDS, normal, planted
 from shapes import Conv, each
 from tolerance import assert_close, convolved, same_bits

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import oracle
-from oracle import Exact
+from bench import oracle
+from bench.oracle import Exact
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.masks import Mask
 from samples import EACH_ELEMENT, EACH_PRODUCT, ENDS, generator, normal, pixels, planted
