@@ -2,14 +2,20 @@
 // where all arrays and the number of channels allow that, else one by one.
 #pragma once
 
+#include <type_traits>
+
 #include "four.cuh"
 
 namespace pyalexnet {
 
-// Whether pixels of `channels` elements of T fall into whole 16-byte vectors of each array.
-template <class T, class... Arrays> bool channels_align(int channels, const Arrays*... arrays) {
-    return channels % kVector<T> == 0 &&
-           ((reinterpret_cast<std::uintptr_t>(arrays) % 16 == 0) && ...);
+// Calls `use` with how many channels a thread takes, a compile-time constant: kVector<T> where the
+// pixels of each array fall into whole 16-byte vectors, else one.
+template <class T, class Use, class... Arrays>
+void with_width(int channels, Use use, const Arrays*... arrays) {
+    if (channels % kVector<T> == 0 && ((reinterpret_cast<std::uintptr_t>(arrays) % 16 == 0) && ...))
+        use(std::integral_constant<int, kVector<T>>{});
+    else
+        use(std::integral_constant<int, 1>{});
 }
 
 // One channel, or a multiple of kVector<T>, 16-byte aligned.

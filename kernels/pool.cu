@@ -146,59 +146,49 @@ __global__ void avgpool_dgrad_kernel(const T* __restrict__ dy, T* __restrict__ d
     store_channels(dx + index_of<kWidth>(at.row, at.column, at.channel, g.width, g.channels), sum);
 }
 
-// One thread per kWidth channels of an output, or of an input.
-template <int kWidth> simt::Grid output_grid(const PoolShape& g, Stream stream) {
-    return row_grid(g.images * g.out_height, g.out_width, g.channels / kWidth, stream);
+// One thread per `width` channels of an output, or of an input.
+simt::Grid output_grid(const PoolShape& g, int width, Stream stream) {
+    return row_grid(g.images * g.out_height, g.out_width, g.channels / width, stream);
 }
 
-template <int kWidth> simt::Grid input_grid(const PoolShape& g, Stream stream) {
-    return row_grid(g.images * g.height, g.width, g.channels / kWidth, stream);
+simt::Grid input_grid(const PoolShape& g, int width, Stream stream) {
+    return row_grid(g.images * g.height, g.width, g.channels / width, stream);
 }
 
 } // namespace
 
 template <class T, class Where>
 void maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, Stream stream) {
-    constexpr int width = kVector<T>;
-    if (channels_align<T>(shape.channels, x, y, where)) {
-        simt::launch<maxpool_fprop_kernel<T, Where, width>>(output_grid<width>(shape, stream), x, y,
-                                                            where, shape);
-    } else {
-        simt::launch<maxpool_fprop_kernel<T, Where, 1>>(output_grid<1>(shape, stream), x, y, where,
-                                                        shape);
-    }
+    const auto launch = [&](auto width) {
+        simt::launch<maxpool_fprop_kernel<T, Where, width()>>(output_grid(shape, width, stream), x,
+                                                              y, where, shape);
+    };
+    with_width<T>(shape.channels, launch, x, y, where);
 }
 
 template <class T, class Where> void maxpool_dgrad(const T* dy, const Where* where, const T* gate,
                                                    T* dx, PoolShape shape, Stream stream) {
-    constexpr int width = kVector<T>;
-    if (channels_align<T>(shape.channels, dy, where, gate, dx)) {
-        simt::launch<maxpool_dgrad_kernel<T, Where, width>>(input_grid<width>(shape, stream), dy,
-                                                            where, gate, dx, shape);
-    } else {
-        simt::launch<maxpool_dgrad_kernel<T, Where, 1>>(input_grid<1>(shape, stream), dy, where,
-                                                        gate, dx, shape);
-    }
+    const auto launch = [&](auto width) {
+        simt::launch<maxpool_dgrad_kernel<T, Where, width()>>(input_grid(shape, width, stream), dy,
+                                                              where, gate, dx, shape);
+    };
+    with_width<T>(shape.channels, launch, dy, where, gate, dx);
 }
 
 template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream stream) {
-    constexpr int width = kVector<T>;
-    if (channels_align<T>(shape.channels, x, y)) {
-        simt::launch<avgpool_fprop_kernel<T, width>>(output_grid<width>(shape, stream), x, y,
-                                                     shape);
-    } else {
-        simt::launch<avgpool_fprop_kernel<T, 1>>(output_grid<1>(shape, stream), x, y, shape);
-    }
+    const auto launch = [&](auto width) {
+        simt::launch<avgpool_fprop_kernel<T, width()>>(output_grid(shape, width, stream), x, y,
+                                                       shape);
+    };
+    with_width<T>(shape.channels, launch, x, y);
 }
 
 template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Stream stream) {
-    constexpr int width = kVector<T>;
-    if (channels_align<T>(shape.channels, dy, dx)) {
-        simt::launch<avgpool_dgrad_kernel<T, width>>(input_grid<width>(shape, stream), dy, dx,
-                                                     shape);
-    } else {
-        simt::launch<avgpool_dgrad_kernel<T, 1>>(input_grid<1>(shape, stream), dy, dx, shape);
-    }
+    const auto launch = [&](auto width) {
+        simt::launch<avgpool_dgrad_kernel<T, width()>>(input_grid(shape, width, stream), dy, dx,
+                                                       shape);
+    };
+    with_width<T>(shape.channels, launch, dy, dx);
 }
 
 template void maxpool_fprop(const float*, float*, std::uint8_t*, PoolShape, Stream);

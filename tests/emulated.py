@@ -47,16 +47,16 @@ def program(
     emulation = _emulation(emulation_folder, checked)
     objects = _compile(folder, sources, (*CHECKED, *INSTRUMENTED) if checked else FAST)
     built = folder / "program"
-    # Without -fsanitize: the hooks that the instrumented code calls are in check.cpp.
+    # Without -fsanitize: the hooks that the instrumented code calls are in check_hooks.cpp.
     _run(COMPILER, *map(str, (*objects, *emulation)), "-pthread", "-ldl", "-o", str(built))
     return built
 
 
 @cache
 def _emulation(folder: Path, checked: bool) -> tuple[Path, ...]:
-    names = ["fiber", "scheduler", "tensor", "hopper", "memory", "kernel_name"]
+    names = ["fiber", "scheduler", "launch", "tensor", "hopper", "wgmma", "memory", "kernel_name"]
     if checked:
-        names += ["check", "lint", "source_lines"]
+        names += ["check", "check_told", "check_hooks", "lint", "source_lines"]
     into = folder / ("checked" if checked else "fast")
     into.mkdir(parents=True)
     return _compile(into, [SIMT / f"{name}.cpp" for name in names], CHECKED if checked else FAST)

@@ -209,8 +209,7 @@ void lrn_pools() {
         });
         call({{"x", x}, {"y", y}, {"dy", y}, {"where", y, Access::read, 1}, output("dx", x)},
              [&](const Placed& p) {
-                 lrn_maxpool_dgrad<float>(p[0], p[1], p[2], p[3], p[4], s, 2, norm,
-                                                        true, nullptr);
+                 lrn_maxpool_dgrad<float>(p[0], p[1], p[2], p[3], p[4], s, 2, norm, true, nullptr);
              });
     }
 }

@@ -2,7 +2,7 @@
 #include "cpu/direct.hpp"
 #include "cpu/epilogue.hpp"
 #include "cpu/linear.hpp"
-#include "cpu/winograd.hpp"
+#include "cpu/winograd_wgrad.hpp"
 
 namespace pyalexnet {
 namespace cpu {

@@ -3,6 +3,8 @@
 // position of a pixel within the stride, with the taps that see it.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/gemm.hpp"
 
 namespace pyalexnet::cpu {
@@ -58,6 +60,18 @@ template <class T> struct Filters {
         if (width != 1) transpose(block);
     }
 };
+
+// Packs `deep` channels in, at most kLanes, and `wide` channels out, at most kPanel, from those at
+// `from` on: a row of kPanel for each channel in.
+template <class T> PYALEXNET_INLINE void pack_rows(const Filters<T>& filters, const T* from,
+                                                   int deep, int wide, float* to) {
+    for (int half = 0; half < kPanel; half += kLanes) {
+        V block[kLanes];
+        filters.load_block(from + half * filters.width, deep, std::clamp(wide - half, 0, kLanes),
+                           block);
+        for (int i = 0; i < deep; ++i) store(to + i * kPanel + half, block[i]);
+    }
+}
 
 inline Correlation fprop_correlation(const ConvShape& s) {
     Correlation c{};

@@ -64,17 +64,12 @@ inline Bands bands_of(const Correlation& c) {
 // A panel of filters: kPanel channels out for every term.
 template <class T>
 void pack_panel(const Correlation& c, const Filters<T>& filters, int group, int panel, float* to) {
+    const int first = panel * kPanel;
     for (int r = 0; r < c.taps_h; ++r)
         for (int s = 0; s < c.taps_w; ++s)
             for (int d = 0; d < c.depth; d += kLanes) {
                 const int deep = std::min(kLanes, c.depth - d);
-                for (int half = 0; half < kPanel; half += kLanes) {
-                    const int j = panel * kPanel + half;
-                    V block[kLanes];
-                    filters.load_block(filters.at(group, r, s, d, j), deep,
-                                       std::clamp(c.width - j, 0, kLanes), block);
-                    for (int i = 0; i < deep; ++i) store(to + i * kPanel + half, block[i]);
-                }
+                pack_rows(filters, filters.at(group, r, s, d, first), deep, c.width - first, to);
                 to += deep * kPanel;
             }
 }

@@ -43,20 +43,15 @@ template <class T> void turn_into_panels(const T* from, int rows, int columns, f
         const int begin = static_cast<int>(piece % blocks) * kColumns;
         const Filters<T> turned{from, 0, 0, 0, 1, columns};
         for (int column = begin; column < std::min(begin + kColumns, columns); column += kLanes)
-            for (int half = 0; half < kPanel; half += kLanes) {
-                V block[kLanes];
-                const int deep = std::min(kLanes, columns - column);
-                turned.load_block(turned.at(0, 0, 0, column, panel + half), deep,
-                                  std::clamp(rows - panel - half, 0, kLanes), block);
-                float* at = to + (std::int64_t{panel} * columns + std::int64_t{column} * kPanel);
-                for (int i = 0; i < deep; ++i) store(at + i * kPanel + half, block[i]);
-            }
+            pack_rows(turned, turned.at(0, 0, 0, column, panel), std::min(kLanes, columns - column),
+                      rows - panel,
+                      to + (std::int64_t{panel} * columns + std::int64_t{column} * kPanel));
     });
 }
 
 // How many of `units` make a piece: at most `most`, and fewer where there would be too few pieces
 // for the cores of a large machine.
-inline int share_out(std::int64_t units, int most) {
+inline int piece_of(std::int64_t units, int most) {
     constexpr int kPieces = 16;
     return static_cast<int>(std::clamp<std::int64_t>(units / kPieces, 1, most));
 }
@@ -80,7 +75,7 @@ struct LinearFprop {
     std::int64_t tile_floats, worker_floats;
 
     LinearFprop(Scratch& scratch, const ConvShape& shape)
-        : size(shape), tiles_at_once(share_out(quotient_up(size.outputs, kRows), kMostTiles)),
+        : size(shape), tiles_at_once(piece_of(quotient_up(size.outputs, kRows), kMostTiles)),
           x(scratch.take<float>(std::int64_t{size.row_panels()} * kPanel * size.inputs)),
           tile_floats(std::int64_t{kRows} * kPanel * tiles_at_once * size.row_panels()),
           worker_floats(tile_floats + kRows * kTermsAtOnce) {
@@ -159,7 +154,7 @@ struct LinearDgrad {
     std::int64_t tile_floats, worker_floats;
 
     LinearDgrad(Scratch& scratch, const ConvShape& shape, bool widens)
-        : size(shape), panels_at_once(share_out(quotient_up(size.inputs, kPanel), kMostPanels)),
+        : size(shape), panels_at_once(piece_of(quotient_up(size.inputs, kPanel), kMostPanels)),
           dy(scratch.take<float>(widens ? std::int64_t{size.rows} * size.outputs
                                         : std::int64_t{0})),
           tiles(static_cast<int>(quotient_up(size.rows, kRows))),
@@ -256,7 +251,7 @@ struct LinearWgrad {
         const std::int64_t tiles = quotient_up(size.outputs, kRows);
         constexpr int kBlockBytes = 1 << 19; // of x, which stays in a core's L2 cache
         const std::int64_t panel_bytes = std::int64_t{size.rows} * kPanel * 4;
-        const int panels_at_once = share_out(
+        const int panels_at_once = piece_of(
             tiles * panels,
             static_cast<int>(std::clamp<std::int64_t>(kBlockBytes / panel_bytes, 1, panels)));
         simt::parallel(tiles * quotient_up(panels, panels_at_once), [&](std::int64_t piece, int) {

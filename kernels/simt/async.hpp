@@ -1,4 +1,5 @@
-// What a block has in flight besides its threads: mbarriers, tiles being copied, products.
+// What a block has in flight besides its threads: mbarriers, tiles being copied, products. What
+// kernels call is in hopper.cpp and wgmma.cpp.
 #pragma once
 
 #include "copies.hpp"
@@ -15,6 +16,13 @@
 namespace simt {
 
 constexpr unsigned kMaxMbarriers = 64;
+constexpr std::size_t kRowBytes = kTileColumns * 2; // of a tile
+
+// Where the 16 bytes lie that would be here in a tile without swizzling.
+inline std::byte* swizzled(const void* plain) {
+    const auto p = reinterpret_cast<std::uintptr_t>(plain);
+    return reinterpret_cast<std::byte*>(p ^ (p >> 7 & 7u) << 4);
+}
 
 struct MbarrierState {
     const Mbarrier* where;

@@ -1,9 +1,10 @@
 // The exact checker: the rules that every memory access of a kernel is checked against.
 //
 // The kernel files of the checker build are compiled with -fsanitize=thread, but libtsan is not
-// linked: the hooks that the compiler then calls before each access are in check.cpp. They know
-// which thread of which block runs, how many barriers it has passed, and which buffers the launch
-// was given, so that a race is decided by CUDA's rules and not by what happened to run first.
+// linked: the hooks that the compiler then calls before each access are in check_hooks.cpp. They
+// know which thread of which block runs, how many barriers it has passed, and which buffers the
+// launch was given, so that a race is decided by CUDA's rules and not by what happened to run
+// first.
 #pragma once
 
 #include "simt.hpp"

@@ -1,4 +1,4 @@
-// hopper.hpp as a C++ compiler sees it (hopper.cpp holds the other half).
+// hopper.hpp as a C++ compiler sees it (hopper.cpp and wgmma.cpp hold the other half).
 //
 // As in emu_tensor.hpp, nothing that touches memory is inline.
 #pragma once

@@ -1,19 +1,8 @@
 // Blocks, threads, barriers and shared memory of the emulation.
-#include "simt.hpp"
-
-#include "async.hpp"
-#include "check.hpp"
-#include "copies.hpp"
-#include "device.hpp"
-#include "fiber.hpp"
+#include "worker.hpp"
 
 #include <algorithm>
-#include <atomic>
-#include <memory>
-#include <mutex>
 #include <numeric>
-#include <thread>
-#include <vector>
 
 namespace simt {
 
@@ -21,175 +10,10 @@ __thread Self self __attribute__((tls_model("initial-exec")));
 
 namespace {
 
-constexpr unsigned kMaxThreads = 1024;
 constexpr std::uint32_t kWholeWarp = 0xffffffffu;
-constexpr std::size_t kSharedBytes = 48 * 1024; // static shared memory of a block
-constexpr std::size_t kMaxSharedArrays = 16;
-constexpr std::size_t kSharedFence = kChecked ? 256 : 0; // no array ends where the next begins
-constexpr std::size_t kArenaAlignment = 1024;            // a swizzled tile's
-constexpr std::size_t kDynamicOffset =
-    (kSharedBytes + (kMaxSharedArrays + 1) * kSharedFence + kArenaAlignment - 1) / kArenaAlignment *
-    kArenaAlignment;
-constexpr std::size_t kMaxSharedBytes = 227 * 1024; // of both kinds together
-constexpr std::size_t kArenaBytes = kDynamicOffset + kMaxSharedBytes + kSharedFence;
-constexpr unsigned kVainPolls = 1000;                // after so many in a row nothing will come
-constexpr std::uint64_t kThreadsWorthWorkers = 4096; // starting a worker costs about 20 us
-// A worker's guarded stacks are 2,048 mappings, of which Linux allows a process 65,530.
-constexpr std::uint64_t kMaxWorkers = 16;
-
-// splitmix64: a permutation needs few random bits, and none of them secret.
-class Random {
-  public:
-    explicit Random(std::uint64_t seed) : state_(seed) {}
-    std::uint64_t operator()() {
-        std::uint64_t z = (state_ += 0x9e3779b97f4a7c15u);
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-        return z ^ (z >> 31);
-    }
-    template <class T> void shuffle(T* values, std::size_t count) {
-        for (std::size_t i = count; i > 1; --i) std::swap(values[i - 1], values[(*this)() % i]);
-    }
-
-  private:
-    std::uint64_t state_;
-};
-
-bool same(Site a, Site b) {
-    return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
-}
-std::string at(Site site) { return std::string(site.file) + ":" + std::to_string(site.line); }
-
-std::uint64_t volume(dim3 extent) { return std::uint64_t{extent.x} * extent.y * extent.z; }
-
-// What all workers of one launch share.
-struct Launch {
-    Launch(const Grid& grid_, const detail::Call& call_, std::string name_, std::uint64_t seed_)
-        : grid(grid_), call(call_), name(std::move(name_)), seed(seed_),
-          blocks(volume(grid.blocks)), threads(static_cast<unsigned>(volume(grid.threads))) {}
-
-    const Grid& grid;
-    const detail::Call& call;
-    std::string name;
-    std::uint64_t seed;
-    std::uint64_t blocks;
-    unsigned threads;
-    std::vector<std::uint32_t> block_order; // empty in natural order
-    std::atomic<std::uint64_t> next_block{0};
-    std::atomic<bool> failed{false};
-    std::mutex mutex;
-    std::string failure; // the first one
-
-    void fail(const std::string& message) {
-        const std::lock_guard<std::mutex> lock(mutex);
-        if (!failed.exchange(true)) failure = message;
-    }
-};
-
-// What outlasts a launch.
-struct Runtime {
-    std::mutex mutex; // one launch at a time
-    std::uint64_t seed = 0;
-    std::uint64_t launches = 0;
-};
-
-Runtime& runtime() {
-    static Runtime instance;
-    return instance;
-}
-
-} // namespace
-
-// Runs blocks, one at a time, on one OS thread.
-class Worker : public Scheduler {
-  public:
-    Worker()
-        : fibers_(kMaxThreads),
-          shared_(new (std::align_val_t(kArenaAlignment)) std::byte[kArenaBytes]) {
-        state_ = states_;
-    }
-    ~Worker() { operator delete[](shared_, std::align_val_t(kArenaAlignment)); }
-    Worker(const Worker&) = delete;
-    Worker& operator=(const Worker&) = delete;
-
-    void run(Launch& launch);
-    void wait(State state, std::uint32_t lanes, void* slot, Exchange exchange, Site site);
-    void* shared_memory(const SharedArray& array);
-    void* dynamic_shared_memory(const SharedArray& array);
-    Copies& copies() {
-        copied_ = true;
-        return copies_[current_];
-    }
-    AsyncWork& async() { return async_; }
-    void wake(const void* what);
-    unsigned threads() const { return total_; }
-    std::string element_at(const void* address) const;
-    [[noreturn]] void fail(const std::string& message);
-    bool on_the_stack(const void* address) const { return fiber_->holds(address); }
-    bool in_the_call(const void* address) const;
-    bool in_the_arena(const void* address) const;
-    std::string where() const;
-    unsigned current() const { return current_; }
-
-  private:
-    struct Waiting {
-        Site site;
-        std::uint32_t lanes;
-        void* slot;
-        Exchange exchange;
-    };
-    struct Placed {
-        const SharedArray* array;
-        std::byte* memory;
-    };
-
-    static void fiber_main();
-    void begin_launch(Launch& launch);
-    void run_block(std::uint64_t block);
-    void refuse_unfinished();
-    void go_on(void** saved);
-    bool release();
-    bool release_block();
-    bool release_warp(unsigned warp);
-    bool release_pollers();
-    void release_lanes(unsigned warp, std::uint32_t lanes, bool all);
-    void resume_later(unsigned thread);
-    void arrive_in_whole_warp(unsigned warp);
-    std::uint32_t lanes_in(unsigned warp, bool (*wanted)(State)) const;
-    [[noreturn]] void report_deadlock();
-
-    FiberPool fibers_;
-    std::byte* shared_;
-    std::vector<Placed> placed_;
-    std::size_t shared_used_ = 0;
-    const SharedArray* dynamic_ = nullptr; // the launch's dynamic shared memory, once declared
-    bool copied_ = false;                  // a thread of this block has used its copies
-    AsyncWork async_;
-    unsigned vain_polls_ = 0; // times that all pollers were resumed, with no news for any
-    Launch* launch_ = nullptr;
-    Random random_{0};
-    void* main_ = nullptr; // the worker's own stack, left while a block runs
-    Fiber* fiber_ = nullptr;
-    unsigned ready_count_ = 0;
-    uint3 position_of_[kMaxThreads];
-    State states_[kMaxThreads];
-    Waiting waiting_[kMaxThreads];
-    Fiber* fiber_of_[kMaxThreads];
-    Copies copies_[kMaxThreads];
-    std::uint16_t ready_[kMaxThreads];      // those released, the next to run last
-    unsigned whole_warp_[kMaxThreads / 32]; // lanes that wait in an operation of all 32
-    std::uint16_t shuffled_[kMaxThreads];
-};
-
-namespace {
+constexpr unsigned kVainPolls = 1000; // after so many in a row nothing will come
 
 Worker& this_worker() { return *static_cast<Worker*>(self.scheduler); }
-
-Worker& worker(std::size_t index) {
-    static std::vector<std::unique_ptr<Worker>> workers;
-    while (workers.size() <= index) workers.push_back(std::make_unique<Worker>());
-    return *workers[index];
-}
 
 } // namespace
 
@@ -290,7 +114,8 @@ void Worker::go_on(void** saved) {
 void Worker::wait(State state, std::uint32_t lanes, void* slot, Exchange exchange, Site site) {
     if ((state == State::at_warp_barrier || state == State::at_exchange) &&
         !(lanes >> (current_ & 31u) & 1u))
-        fail("a warp operation at " + at(site) + " leaves out the lane that calls it, " + where());
+        fail("a warp operation at " + line_of(site) + " leaves out the lane that calls it, " +
+             where());
     waiting_[current_] = {site, lanes, slot, exchange};
     states_[current_] = state;
     fiber_of_[current_] = fiber_;
@@ -361,8 +186,8 @@ bool Worker::release_block() {
         const Site theirs = waiting_[t].site;
         if (!same(ours, theirs))
             fail("threads of one block meet at different __syncthreads: thread " +
-                 std::to_string(first) + " at " + at(ours) + ", thread " + std::to_string(t) +
-                 " at " + at(theirs));
+                 std::to_string(first) + " at " + line_of(ours) + ", thread " + std::to_string(t) +
+                 " at " + line_of(theirs));
     }
     if (waiting == 0 || waiting + exited_ != total_) return false;
     for (unsigned t = 0; t < total_; ++t)
@@ -389,8 +214,8 @@ void Worker::release_lanes(unsigned warp, std::uint32_t lanes, bool all) {
         const Waiting& theirs = waiting_[t];
         if (!same(ours.site, theirs.site) || theirs.lanes != ours.lanes)
             fail("lanes of one warp meet in different operations: thread " +
-                 std::to_string(leader) + " at " + at(ours.site) + ", thread " + std::to_string(t) +
-                 " at " + at(theirs.site));
+                 std::to_string(leader) + " at " + line_of(ours.site) + ", thread " +
+                 std::to_string(t) + " at " + line_of(theirs.site));
         slots[t - first] = theirs.slot;
     }
     become(leader); // the one a report names
@@ -426,7 +251,7 @@ void Worker::report_deadlock() {
         const Site site = waiting_[t].site;
         if (last.file && same(site, last)) continue;
         last = site;
-        message += " thread " + std::to_string(t) + " waits at " + at(site);
+        message += " thread " + std::to_string(t) + " waits at " + line_of(site);
         if (states_[t] == State::parked || states_[t] == State::polling)
             message += " for " + async_.lacking(waiting_[t].slot);
         message += ";";
@@ -557,86 +382,6 @@ void* Worker::dynamic_shared_memory(const SharedArray& array) {
     dynamic_ = &array;
     check::declare_shared(array, memory, launch_->grid.shared_bytes);
     return memory;
-}
-
-// ---------------------------------------------------------------------- a launch
-
-namespace detail {
-namespace {
-
-// The limits that every card since compute capability 3.5 has.
-void refuse_impossible(const Launch& launch) {
-    const auto refuse = [&](const std::string& what) {
-        throw Error(launch.name + " launched at " + at(launch.grid.site) + ": " + what);
-    };
-    const dim3 threads = launch.grid.threads;
-    const dim3 blocks = launch.grid.blocks;
-    const std::uint64_t count = volume(threads);
-    if (count == 0 || count > kMaxThreads || threads.z > 64)
-        refuse("a block has 1 to 1,024 threads, at most 64 along z, not " +
-               std::to_string(threads.x) + " x " + std::to_string(threads.y) + " x " +
-               std::to_string(threads.z));
-    if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0 || blocks.x > 0x7fffffffu ||
-        blocks.y > 65535 || blocks.z > 65535)
-        refuse("a grid has 1 to 2,147,483,647 blocks along x and 1 to 65,535 along y and z, not " +
-               std::to_string(blocks.x) + " x " + std::to_string(blocks.y) + " x " +
-               std::to_string(blocks.z));
-    if (launch.grid.shared_bytes > kMaxSharedBytes)
-        refuse("a block has at most " + std::to_string(kMaxSharedBytes) +
-               " bytes of shared memory, not " + std::to_string(launch.grid.shared_bytes));
-}
-
-std::vector<std::uint32_t> block_order(std::uint64_t blocks, std::uint64_t seed) {
-    if (seed == 0) return {};
-    std::vector<std::uint32_t> order(blocks);
-    std::iota(order.begin(), order.end(), 0u);
-    Random(seed).shuffle(order.data(), order.size());
-    return order;
-}
-
-// The checker sees one block after the other: it tells races by the rules, not by luck.
-std::size_t workers_for(const Launch& launch) {
-    if (kChecked || launch.blocks * launch.threads < kThreadsWorthWorkers) return 1;
-    const std::uint64_t cores = std::max(1u, std::thread::hardware_concurrency());
-    return static_cast<std::size_t>(std::min({cores, launch.blocks, kMaxWorkers}));
-}
-
-void run_on_workers(Launch& launch) {
-    const std::size_t count = workers_for(launch);
-    worker(count - 1); // made before the threads start
-    std::vector<std::thread> others;
-    others.reserve(count - 1);
-    for (std::size_t i = 1; i < count; ++i)
-        others.emplace_back([&launch, i] { worker(i).run(launch); });
-    worker(0).run(launch);
-    for (std::thread& other : others) other.join();
-}
-
-} // namespace
-
-void run(const Grid& grid, const char* pretty_function, const Call& call) {
-    Runtime& state = runtime();
-    const std::lock_guard<std::mutex> lock(state.mutex);
-    Launch launch(grid, call, kernel_name(pretty_function), state.seed);
-    refuse_impossible(launch);
-    launch.block_order = block_order(launch.blocks, launch.seed);
-    check::begin_launch(launch.threads);
-    run_on_workers(launch);
-    ++state.launches;
-    if (launch.failed)
-        throw Error(launch.name + " launched at " + at(grid.site) + ": " + launch.failure);
-}
-
-} // namespace detail
-
-void set_schedule(std::uint64_t seed) {
-    const std::lock_guard<std::mutex> lock(runtime().mutex);
-    runtime().seed = seed;
-}
-
-std::uint64_t launch_count() {
-    const std::lock_guard<std::mutex> lock(runtime().mutex);
-    return runtime().launches;
 }
 
 } // namespace simt

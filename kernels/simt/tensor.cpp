@@ -2,31 +2,14 @@
 // matrices that the last lane to arrive moves or multiplies for its whole warp.
 #include "simt.hpp"
 
-#include "check.hpp"
 #include "copies.hpp"
+#include "refusals.hpp"
 
 #include <cstring>
 #include <string>
 
 namespace simt {
 namespace {
-
-std::string at(Site site) {
-    const std::string file(site.file);
-    return ", at " + file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line) + ", " +
-           where();
-}
-
-void require_aligned(const void* address, Site site) {
-    if (reinterpret_cast<std::uintptr_t>(address) % 16 == 0) return;
-    fail("misaligned access to " + check::place_of(address) +
-         ", which should be a multiple of 16 bytes" + at(site));
-}
-
-void require_shared(const void* address, Site site) {
-    if (!is_shared(address))
-        fail(check::place_of(address) + " is not in shared memory, as it should be" + at(site));
-}
 
 void require_global(const void* address, Site site) {
     if (is_shared(address))
@@ -49,11 +32,11 @@ void cp_async_16(void* shared, const void* global, bool inside, const char* file
     const detail::OutsideKernel outside;
     const Site site{file, line};
     Copy copy{shared, __builtin_return_address(0), {}};
-    require_aligned(shared, site);
+    require_multiple(shared, kCopyBytes, site);
     check::begin_copy(shared, kCopyBytes, copy.pc);
     require_shared(shared, site);
     if (inside) {
-        require_aligned(global, site);
+        require_multiple(global, kCopyBytes, site);
         check::read(global, kCopyBytes, copy.pc);
         require_global(global, site);
         std::memcpy(copy.bytes, global, kCopyBytes);
@@ -110,7 +93,7 @@ template <bool transposed> void load_matrices(void* const slots[kWarp], std::uin
 void ldmatrix(std::uint32_t* r, const void* row, Exchange load, Site site, const void* pc) {
     {
         const detail::OutsideKernel outside;
-        require_aligned(row, site);
+        require_multiple(row, 16, site);
         check::read(row, 16, pc);
         require_shared(row, site);
     }

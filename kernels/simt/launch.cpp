@@ -1,0 +1,116 @@
+// Launches of the emulation: what is refused, and how blocks are shared out among workers.
+#include "worker.hpp"
+
+#include "device.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <thread>
+
+namespace simt {
+namespace {
+
+constexpr std::uint64_t kThreadsWorthWorkers = 4096; // starting a worker costs about 20 us
+// A worker's guarded stacks are 2,048 mappings, of which Linux allows a process 65,530.
+constexpr std::uint64_t kMaxWorkers = 16;
+
+// What outlasts a launch.
+struct Runtime {
+    std::mutex mutex; // one launch at a time
+    std::uint64_t seed = 0;
+    std::uint64_t launches = 0;
+};
+
+Runtime& runtime() {
+    static Runtime instance;
+    return instance;
+}
+
+Worker& worker(std::size_t index) {
+    static std::vector<std::unique_ptr<Worker>> workers;
+    while (workers.size() <= index) workers.push_back(std::make_unique<Worker>());
+    return *workers[index];
+}
+
+} // namespace
+
+namespace detail {
+namespace {
+
+// The limits that every card since compute capability 3.5 has.
+void refuse_impossible(const Launch& launch) {
+    const auto refuse = [&](const std::string& what) {
+        throw Error(launch.name + " launched at " + line_of(launch.grid.site) + ": " + what);
+    };
+    const dim3 threads = launch.grid.threads;
+    const dim3 blocks = launch.grid.blocks;
+    const std::uint64_t count = volume(threads);
+    if (count == 0 || count > kMaxThreads || threads.z > 64)
+        refuse("a block has 1 to 1,024 threads, at most 64 along z, not " +
+               std::to_string(threads.x) + " x " + std::to_string(threads.y) + " x " +
+               std::to_string(threads.z));
+    if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0 || blocks.x > 0x7fffffffu ||
+        blocks.y > 65535 || blocks.z > 65535)
+        refuse("a grid has 1 to 2,147,483,647 blocks along x and 1 to 65,535 along y and z, not " +
+               std::to_string(blocks.x) + " x " + std::to_string(blocks.y) + " x " +
+               std::to_string(blocks.z));
+    if (launch.grid.shared_bytes > kMaxSharedBytes)
+        refuse("a block has at most " + std::to_string(kMaxSharedBytes) +
+               " bytes of shared memory, not " + std::to_string(launch.grid.shared_bytes));
+}
+
+std::vector<std::uint32_t> block_order(std::uint64_t blocks, std::uint64_t seed) {
+    if (seed == 0) return {};
+    std::vector<std::uint32_t> order(blocks);
+    std::iota(order.begin(), order.end(), 0u);
+    Random(seed).shuffle(order.data(), order.size());
+    return order;
+}
+
+// The checker sees one block after the other: it tells races by the rules, not by luck.
+std::size_t workers_for(const Launch& launch) {
+    if (kChecked || launch.blocks * launch.threads < kThreadsWorthWorkers) return 1;
+    const std::uint64_t cores = std::max(1u, std::thread::hardware_concurrency());
+    return static_cast<std::size_t>(std::min({cores, launch.blocks, kMaxWorkers}));
+}
+
+void run_on_workers(Launch& launch) {
+    const std::size_t count = workers_for(launch);
+    worker(count - 1); // made before the threads start
+    std::vector<std::thread> others;
+    others.reserve(count - 1);
+    for (std::size_t i = 1; i < count; ++i)
+        others.emplace_back([&launch, i] { worker(i).run(launch); });
+    worker(0).run(launch);
+    for (std::thread& other : others) other.join();
+}
+
+} // namespace
+
+void run(const Grid& grid, const char* pretty_function, const Call& call) {
+    Runtime& state = runtime();
+    const std::lock_guard<std::mutex> lock(state.mutex);
+    Launch launch(grid, call, kernel_name(pretty_function), state.seed);
+    refuse_impossible(launch);
+    launch.block_order = block_order(launch.blocks, launch.seed);
+    check::begin_launch(launch.threads);
+    run_on_workers(launch);
+    ++state.launches;
+    if (launch.failed)
+        throw Error(launch.name + " launched at " + line_of(grid.site) + ": " + launch.failure);
+}
+
+} // namespace detail
+
+void set_schedule(std::uint64_t seed) {
+    const std::lock_guard<std::mutex> lock(runtime().mutex);
+    runtime().seed = seed;
+}
+
+std::uint64_t launch_count() {
+    const std::lock_guard<std::mutex> lock(runtime().mutex);
+    return runtime().launches;
+}
+
+} // namespace simt

@@ -1,0 +1,283 @@
+// Hopper's products in the emulation: begun by the four warps of a warpgroup, carried out when one
+// of them waits for it.
+#include "hopper.hpp"
+
+#include "async.hpp"
+#include "refusals.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace simt {
+namespace {
+
+constexpr std::size_t kEightRows = 8 * kRowBytes; // of a tile
+
+constexpr unsigned kWarp = 32;
+
+// The running warp, as one of four.
+struct Place {
+    unsigned group;
+    unsigned warp;
+};
+
+Place place_of_warp(Site site) {
+    const unsigned warp = current_thread() / kWarp;
+    if ((warp / 4 + 1) * 4 * kWarp > threads_of_the_block())
+        fail("a warpgroup is four whole warps" + at(site));
+    return {warp / 4, warp % 4};
+}
+
+struct WarpCall {
+    float* d;
+    const detail::AnyOperand* a;
+    const detail::AnyOperand* b;
+    std::size_t groups_left;
+    Site site;
+    const void* pc;
+};
+
+const WarpCall& call(void* const slots[kWarp], unsigned lane = 0) {
+    return *static_cast<const WarpCall*>(slots[lane]);
+}
+
+WarpOfGroup& calling_warp(void* const slots[kWarp], std::uint32_t lanes) {
+    const WarpCall& first = call(slots, static_cast<unsigned>(__builtin_ctz(lanes)));
+    if (lanes != 0xffffffffu) fail("wgmma needs all 32 lanes of a warp" + at(first.site));
+    const Place here = place_of_warp(first.site);
+    return async_work().warpgroup(here.group).warps[here.warp];
+}
+
+bool same(const detail::AnyOperand& a, const detail::AnyOperand& b) {
+    return a.element == b.element && a.next == b.next && a.major == b.major && a.lines == b.lines;
+}
+
+// ------------------------------------------------------------------ operands in shared memory
+
+void require_operand(const detail::AnyOperand& operand, Site site) {
+    if (operand.major == Major::mn) {
+        require_multiple(operand.element, kEightRows, site);
+        if (operand.next % kEightRows != 0)
+            fail("the next tile of an operand lies at a multiple of 1024 bytes, not " +
+                 std::to_string(operand.next) + at(site));
+        return;
+    }
+    require_multiple(operand.element, 32, site);
+    const auto row = reinterpret_cast<std::uintptr_t>(operand.element) % kEightRows;
+    if (row >= kRowBytes)
+        fail("a K-major operand begins in the first of eight rows, not at " +
+             check::place_of(operand.element) + at(site));
+}
+
+// Hands each 16 bytes of an operand to `each`, with the line and the depth of the first element.
+template <class Each> void for_pieces(const detail::AnyOperand& operand, Each each) {
+    const auto* const begin = static_cast<const std::byte*>(operand.element);
+    const auto lines = static_cast<std::size_t>(operand.lines);
+    if (operand.major == Major::k)
+        for (std::size_t line = 0; line < lines; ++line)
+            for (std::size_t k = 0; k < kProductDepth; k += 8)
+                each(swizzled(begin + line * kRowBytes + k * 2), line, k);
+    else
+        for (std::size_t k = 0; k < kProductDepth; ++k)
+            for (std::size_t line = 0; line < lines; line += 8)
+                each(swizzled(begin + line / kTileColumns * operand.next + k * kRowBytes +
+                              line % kTileColumns * 2),
+                     line, k);
+}
+
+void gather(const detail::AnyOperand& operand, Factor& to) {
+    for_pieces(operand, [&](const std::byte* from, std::size_t line, std::size_t k) {
+        std::uint16_t eight[8];
+        std::memcpy(eight, from, sizeof eight);
+        for (std::size_t i = 0; i < 8; ++i) {
+            const std::uint32_t bits = std::uint32_t{eight[i]} << 16;
+            float* const place = operand.major == Major::k ? &to[k + i][line] : &to[k][line + i];
+            std::memcpy(place, &bits, sizeof bits);
+        }
+    });
+}
+
+// ------------------------------------------------------------------ the arithmetic
+
+using Four = float __attribute__((vector_size(16)));
+
+// As in mma_m16n8k16: the products, which are exact, are added one after another.
+void multiply(Warpgroup& group, const Product& product) {
+    Factor& a = group.a;
+    Factor& b = group.b;
+    alignas(16) std::array<float, kMaxColumns> row;
+    gather(product.a, a);
+    gather(product.b, b);
+    const auto columns = static_cast<std::size_t>(product.b.lines);
+    for (unsigned r = 0; r < 64; ++r) {
+        Sums& sums = *product.sums[r / 16];
+        // Of row g or g + 8 of the warp's 16, lane 4 g + t / 2 has columns 8 j + t and the next.
+        const unsigned first = r % 8 * 4, half = r / 8 % 2 * 2;
+        const auto value = [&](std::size_t c) -> float& {
+            const std::size_t lane = first + c % 8 / 2;
+            return sums.values[lane * sums.count + c / 8 * 4 + half + c % 2];
+        };
+        for (std::size_t c = 0; c < columns; ++c) row[c] = value(c);
+        for (std::size_t k = 0; k < kProductDepth; ++k)
+            for (std::size_t c = 0; c < columns; c += 4)
+                *reinterpret_cast<Four*>(&row[c]) +=
+                    a[k][r] * *reinterpret_cast<const Four*>(&b[k][c]);
+        for (std::size_t c = 0; c < columns; ++c) value(c) = row[c];
+    }
+}
+
+// ------------------------------------------------------------------ beginning
+
+Sums& sums_of(WarpOfGroup& warp, void* const slots[kWarp]) {
+    const WarpCall& first = call(slots);
+    const std::size_t count = static_cast<std::size_t>(first.b->lines) / 2;
+    for (const auto& sums : warp.sums) {
+        if (sums->d[0] != first.d) continue;
+        if (sums->count != count)
+            fail("sums of products of different sizes are under way" + at(first.site));
+        return *sums;
+    }
+    if (!warp.fenced)
+        fail("no wgmma_fence since the sums of this wgmma were last waited for" + at(first.site));
+    auto sums = std::make_unique<Sums>();
+    sums->count = count;
+    sums->delivered = 0;
+    sums->values.resize(kWarp * count);
+    for (unsigned lane = 0; lane < kWarp; ++lane) {
+        float* const d = sums->d[lane] = call(slots, lane).d;
+        std::copy(d, d + count, sums->values.data() + lane * count);
+        std::memset(d, 0xff, count * sizeof *d);
+    }
+    warp.sums.push_back(std::move(sums));
+    return *warp.sums.back();
+}
+
+void read_operands(unsigned group, const Product& product, std::uint64_t number, const void* pc) {
+    check::begin_product(group, pc);
+    for (const detail::AnyOperand* operand : {&product.a, &product.b})
+        for_pieces(*operand, [&](const std::byte* from, std::size_t, std::size_t) {
+            check::read_operand(from, 16, group, static_cast<std::uint32_t>(number));
+        });
+}
+
+void begin(void* const slots[kWarp], std::uint32_t lanes) {
+    WarpOfGroup& warp = calling_warp(slots, lanes);
+    const WarpCall& first = call(slots);
+    const Place here = place_of_warp(first.site);
+    Warpgroup& group = async_work().warpgroup(here.group);
+    for (unsigned lane = 1; lane < kWarp; ++lane)
+        if (!same(*call(slots, lane).a, *first.a) || !same(*call(slots, lane).b, *first.b))
+            fail("lanes of one warp give a wgmma different operands" + at(first.site));
+    const std::uint64_t number = ++warp.begun;
+    const auto index = static_cast<std::size_t>(number - group.ended - 1);
+    if (index == group.products.size()) {
+        require_operand(*first.a, first.site);
+        require_operand(*first.b, first.site);
+        group.products.push_back({*first.a, *first.b, first.site, 0, {}});
+    }
+    Product& product = group.products[index];
+    if (!same(product.a, *first.a) || !same(product.b, *first.b))
+        fail("warps of one warpgroup begin different products: one at " + place(product.site) +
+             ", another at " + place(first.site) + ", " + where());
+    Sums& sums = sums_of(warp, slots);
+    sums.last = number;
+    product.sums[here.warp] = &sums;
+    product.warps |= 1u << here.warp;
+    if (product.warps != 15) return;
+    read_operands(here.group, product, number, first.pc);
+    if (kChecked)
+        for (const detail::AnyOperand* operand : {first.a, first.b})
+            require_shared(operand->element, first.site);
+    wake(&group);
+}
+
+void commit(void* const slots[kWarp], std::uint32_t lanes) {
+    WarpOfGroup& warp = calling_warp(slots, lanes);
+    warp.groups.push_back(warp.begun);
+}
+
+void fence(void* const slots[kWarp], std::uint32_t lanes) {
+    calling_warp(slots, lanes).fenced = true;
+}
+
+// ------------------------------------------------------------------ waiting
+
+void begin_to_wait(void* const slots[kWarp], std::uint32_t lanes) {
+    WarpOfGroup& warp = calling_warp(slots, lanes);
+    const std::size_t left = call(slots).groups_left;
+    warp.fenced = false;
+    if (warp.groups.size() <= left) return;
+    const std::size_t count = warp.groups.size() - left;
+    warp.awaited = warp.groups[count - 1];
+    warp.groups.erase(warp.groups.begin(),
+                      warp.groups.begin() + static_cast<std::ptrdiff_t>(count));
+}
+
+bool begun_by_all(const Warpgroup& group, std::uint64_t last) {
+    return std::all_of(group.warps.begin(), group.warps.end(),
+                       [&](const WarpOfGroup& warp) { return warp.begun >= last; });
+}
+
+// A product is over for all four warps when one of them has waited for it.
+void carry_out(Warpgroup& group, std::uint64_t last) {
+    if (group.ended >= last) return;
+    const auto count = static_cast<std::ptrdiff_t>(last - group.ended);
+    std::for_each(group.products.begin(), group.products.begin() + count,
+                  [&](const Product& product) { multiply(group, product); });
+    group.products.erase(group.products.begin(), group.products.begin() + count);
+    group.ended = last;
+}
+
+void deliver_sums(WarpOfGroup& warp, unsigned lane) {
+    for (std::size_t i = warp.sums.size(); i-- > 0;) {
+        Sums& sums = *warp.sums[i];
+        if (sums.last > warp.awaited) continue;
+        const float* const from = sums.values.data() + lane * sums.count;
+        std::copy(from, from + sums.count, sums.d[lane]);
+        sums.delivered |= 1u << lane;
+        if (sums.delivered == 0xffffffffu)
+            warp.sums.erase(warp.sums.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+}
+
+} // namespace
+
+void detail::begin_product(float* d, const AnyOperand& a, const AnyOperand& b, Site site,
+                           const void* pc) {
+    WarpCall slot{d, &a, &b, 0, site, pc};
+    warp_exchange(0xffffffffu, &slot, &begin, site);
+}
+
+void detail::wait_for_products(std::size_t groups_left, Site site) {
+    {
+        const OutsideKernel outside;
+        if (kChecked && !check::meet_barrier(site)) return;
+    }
+    WarpCall slot{nullptr, nullptr, nullptr, groups_left, site, nullptr};
+    warp_exchange(0xffffffffu, &slot, &begin_to_wait, site);
+    const OutsideKernel outside;
+    const Place here = place_of_warp(site);
+    Warpgroup& group = async_work().warpgroup(here.group);
+    WarpOfGroup& warp = group.warps[here.warp];
+    const std::uint64_t last = warp.awaited;
+    while (!begun_by_all(group, last)) park(&group, site);
+    carry_out(group, last);
+    deliver_sums(warp, current_thread() % kWarp);
+    check::products_ended(here.group, static_cast<std::uint32_t>(last));
+}
+
+void wgmma_fence(const char* file, int line) {
+    {
+        const detail::OutsideKernel outside;
+        if (kChecked && !check::meet_barrier({file, line})) return;
+    }
+    WarpCall slot{nullptr, nullptr, nullptr, 0, {file, line}, nullptr};
+    warp_exchange(0xffffffffu, &slot, &fence, slot.site);
+}
+
+void wgmma_commit(const char* file, int line) {
+    WarpCall slot{nullptr, nullptr, nullptr, 0, {file, line}, nullptr};
+    warp_exchange(0xffffffffu, &slot, &commit, slot.site);
+}
+
+} // namespace simt

@@ -1,0 +1,163 @@
+// A worker: an OS thread that runs the blocks of a launch, one at a time. scheduler.cpp has what it
+// does, launch.cpp how launches are handed to workers.
+#pragma once
+
+#include "simt.hpp"
+
+#include "async.hpp"
+#include "check.hpp"
+#include "copies.hpp"
+#include "fiber.hpp"
+
+#include <atomic>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace simt {
+
+constexpr unsigned kMaxThreads = 1024;
+constexpr std::size_t kSharedBytes = 48 * 1024; // static shared memory of a block
+constexpr std::size_t kMaxSharedArrays = 16;
+constexpr std::size_t kSharedFence = kChecked ? 256 : 0; // no array ends where the next begins
+constexpr std::size_t kArenaAlignment = 1024;            // a swizzled tile's
+constexpr std::size_t kDynamicOffset =
+    (kSharedBytes + (kMaxSharedArrays + 1) * kSharedFence + kArenaAlignment - 1) / kArenaAlignment *
+    kArenaAlignment;
+constexpr std::size_t kMaxSharedBytes = 227 * 1024; // of both kinds together
+constexpr std::size_t kArenaBytes = kDynamicOffset + kMaxSharedBytes + kSharedFence;
+
+// splitmix64: a permutation needs few random bits, and none of them secret.
+class Random {
+  public:
+    explicit Random(std::uint64_t seed) : state_(seed) {}
+    std::uint64_t operator()() {
+        std::uint64_t z = (state_ += 0x9e3779b97f4a7c15u);
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        return z ^ (z >> 31);
+    }
+    template <class T> void shuffle(T* values, std::size_t count) {
+        for (std::size_t i = count; i > 1; --i) std::swap(values[i - 1], values[(*this)() % i]);
+    }
+
+  private:
+    std::uint64_t state_;
+};
+
+inline bool same(Site a, Site b) {
+    return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
+inline std::string line_of(Site site) {
+    return std::string(site.file) + ":" + std::to_string(site.line);
+}
+
+inline std::uint64_t volume(dim3 extent) { return std::uint64_t{extent.x} * extent.y * extent.z; }
+
+// What all workers of one launch share.
+struct Launch {
+    Launch(const Grid& grid_, const detail::Call& call_, std::string name_, std::uint64_t seed_)
+        : grid(grid_), call(call_), name(std::move(name_)), seed(seed_),
+          blocks(volume(grid.blocks)), threads(static_cast<unsigned>(volume(grid.threads))) {}
+
+    const Grid& grid;
+    const detail::Call& call;
+    std::string name;
+    std::uint64_t seed;
+    std::uint64_t blocks;
+    unsigned threads;
+    std::vector<std::uint32_t> block_order; // empty in natural order
+    std::atomic<std::uint64_t> next_block{0};
+    std::atomic<bool> failed{false};
+    std::mutex mutex;
+    std::string failure; // the first one
+
+    void fail(const std::string& message) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        if (!failed.exchange(true)) failure = message;
+    }
+};
+
+// Runs blocks, one at a time, on one OS thread.
+class Worker : public Scheduler {
+  public:
+    Worker()
+        : fibers_(kMaxThreads),
+          shared_(new (std::align_val_t(kArenaAlignment)) std::byte[kArenaBytes]) {
+        state_ = states_;
+    }
+    ~Worker() { operator delete[](shared_, std::align_val_t(kArenaAlignment)); }
+    Worker(const Worker&) = delete;
+    Worker& operator=(const Worker&) = delete;
+
+    void run(Launch& launch);
+    void wait(State state, std::uint32_t lanes, void* slot, Exchange exchange, Site site);
+    void* shared_memory(const SharedArray& array);
+    void* dynamic_shared_memory(const SharedArray& array);
+    Copies& copies() {
+        copied_ = true;
+        return copies_[current_];
+    }
+    AsyncWork& async() { return async_; }
+    void wake(const void* what);
+    unsigned threads() const { return total_; }
+    std::string element_at(const void* address) const;
+    [[noreturn]] void fail(const std::string& message);
+    bool on_the_stack(const void* address) const { return fiber_->holds(address); }
+    bool in_the_call(const void* address) const;
+    bool in_the_arena(const void* address) const;
+    std::string where() const;
+    unsigned current() const { return current_; }
+
+  private:
+    struct Waiting {
+        Site site;
+        std::uint32_t lanes;
+        void* slot;
+        Exchange exchange;
+    };
+    struct Placed {
+        const SharedArray* array;
+        std::byte* memory;
+    };
+
+    static void fiber_main();
+    void begin_launch(Launch& launch);
+    void run_block(std::uint64_t block);
+    void refuse_unfinished();
+    void go_on(void** saved);
+    bool release();
+    bool release_block();
+    bool release_warp(unsigned warp);
+    bool release_pollers();
+    void release_lanes(unsigned warp, std::uint32_t lanes, bool all);
+    void resume_later(unsigned thread);
+    void arrive_in_whole_warp(unsigned warp);
+    std::uint32_t lanes_in(unsigned warp, bool (*wanted)(State)) const;
+    [[noreturn]] void report_deadlock();
+
+    FiberPool fibers_;
+    std::byte* shared_;
+    std::vector<Placed> placed_;
+    std::size_t shared_used_ = 0;
+    const SharedArray* dynamic_ = nullptr; // the launch's dynamic shared memory, once declared
+    bool copied_ = false;                  // a thread of this block has used its copies
+    AsyncWork async_;
+    unsigned vain_polls_ = 0; // times that all pollers were resumed, with no news for any
+    Launch* launch_ = nullptr;
+    Random random_{0};
+    void* main_ = nullptr; // the worker's own stack, left while a block runs
+    Fiber* fiber_ = nullptr;
+    unsigned ready_count_ = 0;
+    uint3 position_of_[kMaxThreads];
+    State states_[kMaxThreads];
+    Waiting waiting_[kMaxThreads];
+    Fiber* fiber_of_[kMaxThreads];
+    Copies copies_[kMaxThreads];
+    std::uint16_t ready_[kMaxThreads];      // those released, the next to run last
+    unsigned whole_warp_[kMaxThreads / 32]; // lanes that wait in an operation of all 32
+    std::uint16_t shuffled_[kMaxThreads];
+};
+
+} // namespace simt
