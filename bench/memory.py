@@ -41,7 +41,7 @@ def rows(case: StepCase, ways: list[Ours], found: Peers) -> Iterator[MemoryRow]:
 def _of(case: StepCase, side: Side) -> tuple[int, int, int | None]:
     device = Host(environment.cpu())
     found = peers.find("cpu", () if isinstance(side, Ours) else ("torch",))
-    batches, params = steps.synthetic(case)[:1], case.spec.initial(seed=0)
+    batches, params = steps.synthetic(case, 1), case.spec.initial(seed=0)
 
     def made() -> Callable[[int], Any]:
         if isinstance(side, Ours):

@@ -183,15 +183,15 @@ class Ceiling:
 class KernelResources:
     """What the compiler gave a kernel.
 
-    registers: of a thread. spilled, stack: bytes of a thread's local memory. shared: bytes of a
-    block, without those that a launch requests.
+    registers: of a thread. spilled, stack: bytes of a thread's local memory (records of November
+    2026 lack the stack). shared: bytes of a block, without those that a launch requests.
     """
 
     kernel: str
     registers: int
     spilled: int
-    stack: int
-    shared: int
+    stack: int = 0
+    shared: int = 0
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ def document(results: Results) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; every column but the first is aligned to the right."""
+    """A Markdown table; every column but the first is aligned to the right. Empty without rows."""
+    if not rows:
+        return ""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -59,25 +61,22 @@ def _parts(results: Results) -> Iterator[str]:
         yield "## Wrong\n\n" + "\n".join(f"- {one}" for one in results.failures)
     if results.left_out:
         yield "## Left out\n\n" + "\n".join(f"- {one}" for one in results.left_out)
-    yield from _section("Stages", _stages(results))
-    yield from _section("Kernels once against float64, by family", _checks(results))
-    yield from _section("Ceilings", _ceilings(results))
-    yield from _section("Operations", _operations(results.operations))
-    yield from _section("Main loops of the tensor cores", _loops(results.loops))
-    yield from _section("Whole training steps", _steps(results.steps))
-    yield from _section("Memory of a training step", _memory(results))
-    yield from _section("The loader", _loader(results))
-    yield from _section("A step kernel by kernel", _kernels(results))
-    yield from _section("Every form of the peers", _forms(results))
-    yield from _section("Floors, computed", _floors(results))
-    yield from _section("Kernels, by the compiler", _resources(results))
-    yield from _section("Accesses of warps, by the emulation", _requests(results))
-
-
-def _section(title: str, text: str) -> Iterator[str]:
-    if text:
-        yield f"## {title}"
-        yield text
+    sections = {
+        "Stages": _stages(results),
+        "Kernels once against float64, by family": _checks(results),
+        "Ceilings": _ceilings(results),
+        "Operations": _operations(results.operations),
+        "Main loops of the tensor cores": _loops(results.loops),
+        "Whole training steps": _steps(results.steps),
+        "Memory of a training step": _memory(results),
+        "The loader": _loader(results),
+        "A step kernel by kernel": _kernels(results),
+        "Every form of the peers": _forms(results),
+        "Floors, computed": _floors(results),
+        "Kernels, by the compiler": _resources(results),
+        "Accesses of warps, by the emulation": _requests(results),
+    }
+    yield from (f"## {title}\n\n{text}" for title, text in sections.items() if text)
 
 
 def _stages(results: Results) -> str:
@@ -85,7 +84,7 @@ def _stages(results: Results) -> str:
         [one.name, one.state, f"{one.seconds:.0f}", f"{one.limit:.0f}", str(len(one.wrong))]
         for one in results.stages
     ]
-    return table(["stage", "state", "seconds", "at most", "wrong"], rows) if rows else ""
+    return table(["stage", "state", "seconds", "at most", "wrong"], rows)
 
 
 def _checks(results: Results) -> str:
@@ -96,7 +95,7 @@ def _checks(results: Results) -> str:
         for checks in [[one for one in results.checks if one.family == name]]
         for took in [sum(one.seconds for one in checks)]
     ]
-    return table(["family", "cases", "wrong", "seconds"], rows) if rows else ""
+    return table(["family", "cases", "wrong", "seconds"], rows)
 
 
 def _kernels(results: Results) -> str:
@@ -111,7 +110,7 @@ def _kernels(results: Results) -> str:
         for row in results.kernels
         for one in row.kernels
     ]
-    return table(["step", "kernel", "launches", "us", "of all"], rows) if rows else ""
+    return table(["step", "kernel", "launches", "us", "of all"], rows)
 
 
 def _ceilings(results: Results) -> str:
@@ -122,24 +121,12 @@ def _ceilings(results: Results) -> str:
         ]
         for one in results.ceilings
     ]
-    return table(["ceiling", "reached"], rows) if rows else ""
+    return table(["ceiling", "reached"], rows)
 
 
 def _operations(rows: list[OperationRow]) -> str:
-    if not rows:
-        return ""
-    header = [
-        "operation",
-        "batch",
-        "in",
-        "ours ms",
-        "rate",
-        "ceiling",
-        "best peer",
-        "its ms",
-        "result",
-        "by minima",
-    ]
+    header = ["operation", "batch", "in", "ours ms", "rate", "ceiling"]
+    header += ["best peer", "its ms", "result", "by minima"]
     lines = [
         [
             f"{row.net} {row.case}",
@@ -181,8 +168,6 @@ def _listed(*parts: str) -> str:
 
 
 def _loops(rows: list[LoopRow]) -> str:
-    if not rows:
-        return ""
     header = ["product", "batch", "mma ms", "rate", "wgmma ms", "rate", "mma / wgmma"]
     return table(header, [_loop(row) for row in rows])
 
@@ -200,8 +185,6 @@ def _loop(row: LoopRow) -> list[str]:
 
 
 def _steps(rows: list[StepRow]) -> str:
-    if not rows:
-        return ""
     header = ["step", "batch", "ours", "ms", "images/s", "of fused floor", *_COSTS]
     header += ["best peer", "its ms", "result", "by minima", "any precision"]
     return table(header, [_step(row) for row in rows])
@@ -237,7 +220,7 @@ def _memory(results: Results) -> str:
         for row in results.memory
     ]
     head = ["step", "side", "peak MB", "fresh pages a step, MB", "arrays anew in a step, MB"]
-    return table(head, lines) if lines else ""
+    return table(head, lines)
 
 
 def _loader(results: Results) -> str:
@@ -252,7 +235,7 @@ def _loader(results: Results) -> str:
         for row in results.loader
     ]
     head = ["workers", "images/s", "one core decodes, images/s", "ratio"]
-    return table(head, lines) if lines else ""
+    return table(head, lines)
 
 
 def _forms(results: Results) -> str:
@@ -268,7 +251,7 @@ def _forms(results: Results) -> str:
         for row in rows
         for peer in row.peers
     ]
-    return table(["case", "form", "time", *_COSTS], lines) if lines else ""
+    return table(["case", "form", "time", *_COSTS], lines)
 
 
 def _floors(results: Results) -> str:
@@ -289,7 +272,7 @@ def _floors(results: Results) -> str:
         ]
         for one in results.floors
     ]
-    return table(header, lines) if lines else ""
+    return table(header, lines)
 
 
 def _resources(results: Results) -> str:
@@ -298,7 +281,7 @@ def _resources(results: Results) -> str:
         for one in results.resources
     ]
     head = ["kernel", "registers", "bytes spilled", "bytes of stack", "bytes shared"]
-    return table(head, lines) if lines else ""
+    return table(head, lines)
 
 
 def _requests(results: Results) -> str:
@@ -313,13 +296,11 @@ def _requests(results: Results) -> str:
         for one in results.requests
     ]
     head = ["line", "access", "requests", "sectors or passes each", "times the fewest"]
-    return table(head, lines) if lines else ""
+    return table(head, lines)
 
 
 def _peer(peer: PeerTime | None) -> list[str]:
-    if peer is None or peer.timing is None:
-        return ["none", ""]
-    return [peer.name, _milliseconds(peer.timing)]
+    return [peer.name, _milliseconds(peer.timing)] if peer and peer.timing else ["none", ""]
 
 
 def _costs(costs: Costs, timing: Timing | None) -> list[str]:

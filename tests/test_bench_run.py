@@ -101,6 +101,16 @@ def test_tables_hide_no_loss() -> None:
     assert "alexnet conv1 fprop, batch 128, fp32: y is off" in text
 
 
+RECORDS = sorted((Path(__file__).parent.parent / "bench" / "records").glob("*/bench.json"))
+
+
+@pytest.mark.parametrize("kept", RECORDS, ids=lambda path: path.parent.name)
+def test_records_that_were_kept_can_be_read(kept: Path) -> None:
+    found = record.read(kept.parent)
+    assert found.operations or found.resources
+    assert tables.document(found).startswith(f"# Bench, {found.form}")
+
+
 def test_record(tmp_path: Path) -> None:
     where = record.folder(tmp_path, ABOUT["date"], ABOUT["device"])
     assert where.name == "2012-12-03-gpu-of-a-test-tm-580"
