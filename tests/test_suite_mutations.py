@@ -144,9 +144,9 @@ MUTATIONS = (
     ),
     mutation(
         "resume forgets the images seen",
-        "training/train.py",
-        "asdict(cls(**{**values, **parts}))",
-        'asdict(cls(**{**values, **parts, "seen": 0}))',
+        "training/course.py",
+        "validate_python(values)",
+        'validate_python({**values, "seen": 0})',
         RESUMED,
     ),
     mutation(
@@ -158,16 +158,16 @@ MUTATIONS = (
     ),
     mutation(
         "resume forgets the losses at chance",
-        "training/train.py",
-        'Losses.from_mapping(values.get("losses", asdict(Losses())))',
-        "Losses()",
+        "training/course.py",
+        "validate_python(values)",
+        'validate_python({**values, "losses": asdict(Losses())})',
         RESUMED,
     ),
     mutation(
         "resume forgets the plateau",
-        "training/train.py",
-        'PlateauState(**values.get("plateau", {}))',
-        "PlateauState()",
+        "training/course.py",
+        "validate_python(values)",
+        'validate_python({**values, "plateau": asdict(PlateauState())})',
         "test_start.py::test_a_plateau_is_resumed_where_it_stood",
     ),
     mutation(
@@ -187,10 +187,10 @@ MUTATIONS = (
     mutation(
         "update that is not finite passes",
         "training/train.py",
-        "        self.sgd.step(self._grads, self.progress, self.at.plateau.drops)\n"
+        "        self.sgd.step(self._grads, self.course.progress, self.at.plateau.drops)\n"
         "        if isinstance(loss, np.ndarray | np.generic):\n"
         "            self._check_update()\n",
-        "        self.sgd.step(self._grads, self.progress, self.at.plateau.drops)\n",
+        "        self.sgd.step(self._grads, self.course.progress, self.at.plateau.drops)\n",
         "test_faults_numerics.py::test_met_in_the_same_step",
     ),
     mutation(
