@@ -24,11 +24,11 @@ from pyalexnet.data.classes import Classes
 from pyalexnet.data.pack import Storage
 from pyalexnet.data.prepare import Options
 from pyalexnet.errors import ArgumentError, CheckpointError, DataError
+from pyalexnet.files import sealed
 from pyalexnet.foreign import torchvision, weights
 from pyalexnet.foreign.import_weights import import_run, write_run
 from pyalexnet.foreign.weights import Found
 from pyalexnet.runs import checkpoint
-from pyalexnet.runs.sealing import sealed
 from pyalexnet.trained.load import Trained
 from samples import generator
 from trained_nets import lively

@@ -14,7 +14,6 @@ import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -211,13 +210,11 @@ def test_no_half_file_when_the_disk_is_full(
     with RunFolder(tmp_path) as folder:
         folder.write_config(CONFIG)
 
-        def full(path: Path, text: str, **_: Any) -> None:
-            with path.open("w") as file:
-                file.write(text[:10])
+        def full(_: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(Path, "write_text", full)
-        with pytest.raises(RunError, match=r"config\.toml cannot be written: No space left"):
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"config\.toml: cannot be written \(No space left"):
             folder.write_config(CONFIG)
     assert Config.load(tmp_path / "config.toml") == CONFIG
     assert not list(tmp_path.glob(".tmp-*"))

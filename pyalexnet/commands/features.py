@@ -39,8 +39,8 @@ def features(
     It holds features (images, numbers) float32 and, for a data set, labels (images,) int64; its
     metadata give the network, layer and images.
     """
-    from pyalexnet.data.dataset import shown
     from pyalexnet.data.images import named
+    from pyalexnet.files import shown
     from pyalexnet.trained import features as write
 
     part = cast(write.Part, given.train_or_test(split))

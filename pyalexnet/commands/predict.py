@@ -92,7 +92,7 @@ def predict(
 def _documents(
     run: Trained, batch: Predictions, top: int, truths: Sequence[int] | None
 ) -> Iterator[dict[str, Any]]:
-    from pyalexnet.data.dataset import shown
+    from pyalexnet.files import shown
 
     for number, (path, best) in enumerate(zip(batch.paths, batch.top(top), strict=True)):
         truth = {} if truths is None else {"label": run.class_names[truths[number]]}
@@ -112,7 +112,7 @@ def _documents(
 def _lines(
     run: Trained, batch: Predictions, top: int, truths: Sequence[int] | None
 ) -> Iterator[str]:
-    from pyalexnet.data.dataset import shown
+    from pyalexnet.files import shown
 
     for number, (path, best) in enumerate(zip(batch.paths, batch.top(top), strict=True)):
         truth = "" if truths is None else f" ({run.class_names[truths[number]]})"

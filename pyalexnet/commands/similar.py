@@ -40,8 +40,8 @@ def similar(
     plain: given.Plain = False,
 ) -> None:
     """Find the images most like others, by Euclidean distance of a layer's features."""
-    from pyalexnet.data.dataset import shown
     from pyalexnet.data.images import named
+    from pyalexnet.files import shown
     from pyalexnet.trained import similar as search
 
     given.check_parent(sheet)

@@ -268,8 +268,8 @@ def parse(text: str, epochs: float) -> Schedule:
         values = {"patience": _PATIENCE * epochs / _EPOCHS, **values}
     elif issubclass(kind, _Fall):
         values["epochs"] = epochs
-    schedule: Schedule = kind(**values)
-    return schedule
+    made: Schedule = kind(**values)
+    return made
 
 
 def rates_from(options: Iterable[str], layers: Collection[str]) -> dict[str, float]:

@@ -32,6 +32,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
+from pyalexnet import files
 from pyalexnet.errors import RunError
 from pyalexnet.runs.config import Config
 
@@ -193,13 +194,7 @@ class RunFolder:
         self._write("env.json", json.dumps({"starts": [*starts, environment]}, indent=2) + "\n")
 
     def _write(self, name: str, text: str) -> None:
-        try:
-            with replacing(self.path / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-                with temporary.open("rb") as written:  # or a power cut leaves an empty file
-                    os.fsync(written.fileno())
-        except OSError as error:
-            raise RunError(f"{self.path / name} cannot be written: {error.strerror}.") from error
+        files.write(self.path / name, text.encode("utf-8"), RunError)
 
 
 class Log:
@@ -334,17 +329,6 @@ def environment(backend: str) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which then replaces it; deleted on failure."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _records(log: Path) -> Iterator[Any]:
     """The lines of a log.jsonl; those that are not JSON are skipped."""
     with _opened(log) as file:
@@ -400,7 +384,7 @@ def _link_latest(path: Path) -> None:
     link = path.with_name("latest")
     if link.exists() and not link.is_symlink():
         return
-    with replacing(link) as temporary:
+    with files.replacing(link) as temporary:
         temporary.symlink_to(path.name)
 
 

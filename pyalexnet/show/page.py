@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import PyalexnetError
+from pyalexnet.files import replacing, shown
 from pyalexnet.install import pip_install
-from pyalexnet.runs.run import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes

@@ -16,9 +16,9 @@ from pyalexnet import backends, data, nets
 from pyalexnet.backends import Backend
 from pyalexnet.backends.checks import positive
 from pyalexnet.data import Dataset
-from pyalexnet.data.dataset import shown
 from pyalexnet.data.pack import is_pack
 from pyalexnet.errors import ArgumentError, DataError, RunError
+from pyalexnet.files import shown
 from pyalexnet.nets.recipe import Augment, Recipe
 from pyalexnet.nets.schedule import rates_from
 from pyalexnet.runs import checkpoint
