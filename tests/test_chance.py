@@ -14,6 +14,7 @@ import pytest
 
 from pyalexnet.errors import ArgumentError, CheckpointError
 from pyalexnet.training.chance import ChanceRule, Losses, chance
+from pyalexnet.training.course import Position
 
 Curve = npt.NDArray[np.float64]
 
@@ -141,7 +142,8 @@ def test_a_resumed_run_stops_at_the_same_step(at: int) -> None:
     rule, state, straight = ChanceRule(TEN), Losses(), Losses()
     for step, loss in enumerate(curve(700, lambda t: TEN + 0.001 + 0 * t), 1):
         if step == at:
-            state = Losses.from_mapping(json.loads(json.dumps(asdict(state))))
+            position = json.loads(json.dumps(asdict(Position(losses=state))))
+            state = Position.from_mapping(position).losses
         assert rule.stops(state, 128, loss) == rule.stops(straight, 128, loss)
     assert state == straight
 
@@ -149,7 +151,7 @@ def test_a_resumed_run_stops_at_the_same_step(at: int) -> None:
 @pytest.mark.parametrize("values", [{}, {"blocks": [1, 2]}, {"blocks": [], "colour": 3}])
 def test_refuses_another_state(values: Any) -> None:
     with pytest.raises(CheckpointError, match="losses"):
-        Losses.from_mapping(values)
+        Position.from_mapping(asdict(Position()) | {"losses": values})
 
 
 @pytest.mark.parametrize(("expected", "steps"), [(-1.0, 5), (math.nan, 5), (1.0, -1)])

@@ -33,8 +33,9 @@ from pyalexnet.errors import CheckpointError, PyalexnetError
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.run import History, RunFolder
 from pyalexnet.trained.load import Trained
+from pyalexnet.training.course import Position
 from pyalexnet.training.progress import Silent
-from pyalexnet.training.train import Position, Trainer
+from pyalexnet.training.train import Trainer
 from test_checkpoint import FILES, assert_same, forge, make, refusal
 from training import (
     OPTIONS,

@@ -154,7 +154,7 @@ def spoilt(trainer: Trainer, spoil: Spoil, step: int, draws: random.Random, valu
 def assert_says(trainer: Trainer, sentence: str, step: int) -> None:
     """Check that it names the step, the learning rate, a layer, and how to continue."""
     assert sentence.startswith(f"step {step}, lr "), sentence
-    assert f"lr {trainer.lr:g}:" in sentence
+    assert f"lr {trainer.course.lr:g}:" in sentence
     assert any(layer.name in sentence for layer in trainer.net.spec.layers), sentence
     kept = sorted((trainer.folder.path / "checkpoints").iterdir())
     if kept:

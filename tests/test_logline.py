@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pyalexnet.runs.logline import duration, layer_lines, step_line
-from pyalexnet.runs.run import Motion, Scores
+from pyalexnet.runs.run import Motion, Scores, StepReport
 
 
 def test_step_line() -> None:
-    line = step_line(
+    report = StepReport(
         epoch=12,
-        batch=345,
-        scores=Scores(1.23456, 0.45123, 0.1),
-        seconds=3.4564,
+        epochs=20,
+        progress=11.5,
+        step=11_345,
+        steps=20_000,
+        train=Scores(1.23456, 0.45123, 0.1),
         lr=0.001,
         images_per_second=1234.5,
-        eta=3723,
+        seconds_left=3723,
+        batch=345,
+        seconds=3.4564,
+        exchanged=0,
     )
+    line = step_line(report)
     assert line == (
         "12.345... loss 1.2346, top-1 error 45.12 %, top-5 error 10.00 %, 3.456 s, "
         "1,234 images/s, lr 0.001, ETA 1:02:03"
     )
+    towers = dataclasses.replace(report, exchanged=2_345_678)
+    assert step_line(towers) == f"{line}, 2.35 MB exchanged"
 
 
 def test_layer_lines_stand_in_columns() -> None:

@@ -310,11 +310,11 @@ def test_a_plateau_is_resumed_where_it_stood(quarters: Path, tmp_path: Path) -> 
     fitted(stopped, 7)
     for stop in (14, 15, 27, None):
         again = resumed(stopped.folder.path)
-        if stop is not None and stop >= again.steps:
+        if stop is not None and stop >= again.course.steps:
             again.folder.close()
             break
         fitted(again, stop)
-        if again.finished:
+        if again.course.finished:
             break
     assert_same(straight.folder.path, stopped.folder.path)
 

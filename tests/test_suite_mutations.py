@@ -142,9 +142,9 @@ MUTATIONS = (
     ),
     mutation(
         "resume forgets the images seen",
-        "training/train.py",
-        "asdict(cls(**{**values, **parts}))",
-        'asdict(cls(**{**values, **parts, "seen": 0}))',
+        "training/course.py",
+        "validate_python(values)",
+        'validate_python({**values, "seen": 0})',
         RESUMED,
     ),
     mutation(
@@ -156,16 +156,16 @@ MUTATIONS = (
     ),
     mutation(
         "resume forgets the losses at chance",
-        "training/train.py",
-        'Losses.from_mapping(values.get("losses", asdict(Losses())))',
-        "Losses()",
+        "training/course.py",
+        "validate_python(values)",
+        'validate_python({**values, "losses": asdict(Losses())})',
         RESUMED,
     ),
     mutation(
         "resume forgets the plateau",
-        "training/train.py",
-        'PlateauState(**values.get("plateau", {}))',
-        "PlateauState()",
+        "training/course.py",
+        "validate_python(values)",
+        'validate_python({**values, "plateau": asdict(PlateauState())})',
         "test_start.py::test_a_plateau_is_resumed_where_it_stood",
     ),
     mutation(

@@ -19,9 +19,10 @@ from pyalexnet.runs import checkpoint
 from pyalexnet.runs.run import Log
 from pyalexnet.step.sgd import SGD
 from pyalexnet.trained.evaluate import activations, evaluate
+from pyalexnet.training.course import Position
 from pyalexnet.training.progress import Silent
 from pyalexnet.training.summary import opening
-from pyalexnet.training.train import Position, Trainer
+from pyalexnet.training.train import Trainer
 from training import (
     BATCH,
     CLASSES,
@@ -177,7 +178,7 @@ def test_expected_first_loss(quarters: Path, tmp_path: Path) -> None:
 )
 def test_fractions_of_epochs(epochs: float, steps: int, quarters: Path, tmp_path: Path) -> None:
     trainer = began(tmp_path, quarters, epochs=epochs)
-    assert trainer.steps == steps
+    assert trainer.course.steps == steps
     assert fitted(trainer).finished
     assert trainer.at.step == last(trainer.folder.path).meta.step == steps
 

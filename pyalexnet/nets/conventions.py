@@ -49,7 +49,14 @@ def differences(first: str, second: str) -> tuple[Convention, ...]:
 
 def conventions() -> tuple[Convention, ...]:
     """All conventions, from pixels to loss, then the training's."""
-    return (*_of_pixels(), *_of_layers(), *_of_start(), *_of_training())
+    return (
+        *_of_pixels(),
+        *_of_layers(),
+        *_of_norms(),
+        *_of_dropout(),
+        *_of_start(),
+        *_of_training(),
+    )
 
 
 def _of_pixels() -> tuple[Convention, ...]:
@@ -164,6 +171,11 @@ def _of_layers() -> tuple[Convention, ...]:
             lambda p: f"{p.pad2}, {p.pad5}",
             _where("layers-145.cfg", "3.5 (not said)", _CAFFE_NET, _OWT_NET),
         ),
+    )
+
+
+def _of_norms() -> tuple[Convention, ...]:
+    return (
         Convention(
             "norms",
             ("norms",),
@@ -194,6 +206,11 @@ def _of_layers() -> tuple[Convention, ...]:
             ),
             _where("layers-145.cfg:9-107", "3.3", "lrn_layer.cpp", _OWT_NET),
         ),
+    )
+
+
+def _of_dropout() -> tuple[Convention, ...]:
+    return (
         Convention(
             "dropout",
             ("dropout",),

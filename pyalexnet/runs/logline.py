@@ -1,30 +1,34 @@
-"""Lines of a log in cuda-convnet's manner: one per step, and one per layer for how far it moved."""
+"""Lines of a run in cuda-convnet's manner: per step, per epoch, per layer for how far it moved."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pyalexnet.runs.run import Motion, Scores
+from pyalexnet.runs.run import EpochReport, Motion, StepReport
 
 
-def step_line(
-    epoch: int,
-    batch: int,
-    scores: Scores,
-    seconds: float,
-    lr: float,
-    images_per_second: float,
-    eta: float,
-) -> str:
+def step_line(report: StepReport) -> str:
     """`12.345... loss 1.2345, top-1 error 45.12 %, top-5 error 12.34 %, 3.456 s, ...`.
 
-    epoch: the current one, counted from 1. batch: its steps done. scores: since the previous line,
-    `seconds` ago. eta: seconds left.
+    The first two numbers are the epoch, counted from 1, and its steps done.
     """
+    train = report.train
+    exchanged = f", {report.exchanged / 1e6:.2f} MB exchanged" if report.exchanged else ""
     return (
-        f"{epoch}.{batch}... loss {scores.loss:.4f}, top-1 error {100 * scores.top1_error:.2f} %, "
-        f"top-5 error {100 * scores.top5_error:.2f} %, {seconds:.3f} s, "
-        f"{images_per_second:,.0f} images/s, lr {lr:.3g}, ETA {duration(eta)}"
+        f"{report.epoch}.{report.batch}... loss {train.loss:.4f}, "
+        f"top-1 error {percent(train.top1_error)}, top-5 error {percent(train.top5_error)}, "
+        f"{report.seconds:.3f} s, {report.images_per_second:,.0f} images/s, lr {report.lr:.3g}, "
+        f"ETA {duration(report.seconds_left)}{exchanged}"
+    )
+
+
+def epoch_line(report: EpochReport) -> str:
+    """`epoch 1/3 done: train loss 1.2345, top-1 error 45.12 %; test loss ...`."""
+    return (
+        f"epoch {report.epoch}/{report.epochs} done: "
+        f"train loss {report.train.loss:.4f}, top-1 error {percent(report.train.top1_error)}; "
+        f"test loss {report.test.loss:.4f}, top-1 error {percent(report.test.top1_error)}"
+        f"{' (best)' if report.best else ''}; lr {report.lr:.3g}; {report.seconds:.1f} s"
     )
 
 
@@ -46,3 +50,8 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(max(seconds, 0.0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def percent(fraction: float) -> str:
+    """`0.1234` as `12.34 %`."""
+    return f"{100 * fraction:.2f} %"

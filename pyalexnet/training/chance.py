@@ -9,14 +9,11 @@ steps, and by the standard errors of these.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from pyalexnet.data.dataset import Labels
-from pyalexnet.errors import CheckpointError
 from pyalexnet.ops.checks import integer, real
 
 _BLOCKS = 5
@@ -46,21 +43,6 @@ class Losses:
     images: int = 0
     loss: float = 0.0
     square: float = 0.0
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Losses:
-        """Rebuild one from the result of `asdict`, JSON in between or not.
-
-        Raises:
-            CheckpointError: it is something else.
-        """
-        try:
-            blocks = [(float(mean), float(variance)) for mean, variance in values["blocks"]]
-            return cls(**{**values, "blocks": blocks})
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"the checkpoint does not say how its losses were ({error}); it has {values}."
-            ) from error
 
     def add(self, images: int, loss: float) -> None:
         """Count a step on `images` with this mean loss."""

@@ -78,12 +78,12 @@ class Reporter(Watcher):
         """Show the state of training; `due` is true once every print interval."""
         if due:
             self.told_loss = True
-            self.say(_step_line(report))
+            self.say(logline.step_line(report))
 
     def epoch(self, report: EpochReport) -> None:
         """Show the line of a finished epoch and how far each layer moved."""
         self.told_loss = True
-        self.say(_epoch_line(report))
+        self.say(logline.epoch_line(report))
         for line in logline.layer_lines(report.layers):
             self.say(f"  {line}")
 
@@ -212,39 +212,12 @@ def silence(stream: IO[str]) -> None:
     os.close(nowhere)
 
 
-def percent(fraction: float) -> str:
-    """`0.1234` as `12.34 %`."""
-    return f"{100 * fraction:.2f} %"
-
-
 def _step_numbers(report: StepReport) -> tuple[str, ...]:
     return (
         f"loss {report.train.loss:.4f}",
-        f"top-1 error {percent(report.train.top1_error)}",
+        f"top-1 error {logline.percent(report.train.top1_error)}",
         f"{report.images_per_second:,.0f} images/s",
         f"lr {report.lr:.3g}",
-    )
-
-
-def _step_line(report: StepReport) -> str:
-    line = logline.step_line(
-        report.epoch,
-        report.batch,
-        report.train,
-        report.seconds,
-        report.lr,
-        report.images_per_second,
-        report.seconds_left,
-    )
-    return line + (f", {report.exchanged / 1e6:.2f} MB exchanged" if report.exchanged else "")
-
-
-def _epoch_line(report: EpochReport) -> str:
-    return (
-        f"epoch {report.epoch}/{report.epochs} done: "
-        f"train loss {report.train.loss:.4f}, top-1 error {percent(report.train.top1_error)}; "
-        f"test loss {report.test.loss:.4f}, top-1 error {percent(report.test.top1_error)}"
-        f"{' (best)' if report.best else ''}; lr {report.lr:.3g}; {report.seconds:.1f} s"
     )
 
 

@@ -29,9 +29,10 @@ from pyalexnet.runs.run import RunFolder, check_writable, environment
 from pyalexnet.step.net import Net
 from pyalexnet.trained.load import Trained
 from pyalexnet.training import tensorboard
+from pyalexnet.training.course import Position
 from pyalexnet.training.pictures import Pictures
 from pyalexnet.training.progress import Reporter
-from pyalexnet.training.train import Position, Trainer
+from pyalexnet.training.train import Trainer
 from pyalexnet.training.watching import Record, Watcher
 
 _SETTINGS = {each.name for each in dataclasses.fields(Config)} - {"net_args", "recipe"}
@@ -141,15 +142,15 @@ def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int
     watchers = _watchers(settings, dataset, net, folder, reporter, record)
     trainer = Trainer(settings, dataset, net, saved.mean, folder, watchers)
     trainer.restore(Position.from_mapping(saved.meta.metrics), saved.momentum)
-    if trainer.outlived:
+    if trainer.course.outlived:
         raise RunError(
             f"{run} is finished: at the lowest rate of {settings.recipe.schedule} its test error "
             "no longer improved; for more give another --schedule."
         )
-    if trainer.finished:
+    if trainer.course.finished:
         raise RunError(
             f"{run} is finished, all of its {settings.recipe.epochs:g} epochs are done; for more "
-            f"give --epochs {trainer.more_epochs:g}."
+            f"give --epochs {trainer.course.more_epochs:g}."
         )
     trainer.check_stop(steps)
     changes = trained.changes(settings)
@@ -157,7 +158,9 @@ def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int
     for name, (old, new) in changes.items():
         reporter.say(f"changed   {name}: {old} -> {new}")
     if "recipe.epochs" in changes and "schedule" not in choices:
-        reporter.say(f"schedule  stays as it is, lr is {trainer.lr:.3g} now; --schedule changes it")
+        reporter.say(
+            f"schedule  stays as it is, lr is {trainer.course.lr:.3g} now; --schedule changes it"
+        )
     _write_settings(trainer)
     return trainer
 

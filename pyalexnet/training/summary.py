@@ -10,8 +10,7 @@ from typing import Any
 
 from pyalexnet.nets.layers import LRN
 from pyalexnet.nets.recipe import Augment, Recipe
-from pyalexnet.runs import logline
-from pyalexnet.training.progress import percent
+from pyalexnet.runs.logline import duration, percent
 from pyalexnet.training.train import Outcome, Trainer
 
 
@@ -43,7 +42,7 @@ def opening(trainer: Trainer) -> Iterator[str]:
         way += f", {config.precision}" if config.precision != "fp32" else ""
         yield f"backend   {place}, device {config.device}{way}"
     yield (
-        f"recipe    {recipe.epochs:g} epochs of {trainer.steps_an_epoch} steps, batch "
+        f"recipe    {recipe.epochs:g} epochs of {trainer.course.steps_an_epoch} steps, batch "
         f"{trainer.batch_size}, lr {recipe.rate.lr_w:g}, momentum {recipe.momentum:g}, weight "
         f"decay {recipe.rate.decay_w:g}, schedule {recipe.schedule}, seed {config.seed}"
     )
@@ -51,7 +50,7 @@ def opening(trainer: Trainer) -> Iterator[str]:
         yield f"          there are only {trainer.batch_size} training images for a batch"
     yield f"run       {trainer.folder.path} (Ctrl-C saves and stops)"
     if trainer.at.step:
-        yield f"resumed   at step {trainer.at.step} of {trainer.steps}"
+        yield f"resumed   at step {trainer.at.step} of {trainer.course.steps}"
         return
     expected, measured = trainer.first_losses()
     told = f"; {expected:.4f} was expected of a fresh network (ln {net.spec.classes} + half the "
@@ -141,7 +140,7 @@ def closing(trainer: Trainer, outcome: Outcome, *, told_loss: bool) -> Iterator[
     elif outcome.test is not None:
         how = "finished" if outcome.finished else "stopped"
         yield (
-            f"{how} after step {trainer.at.step} in {logline.duration(outcome.seconds)}: "
+            f"{how} after step {trainer.at.step} in {duration(outcome.seconds)}: "
             f"test accuracy {percent(1 - outcome.test.top1_error)} "
             f"(top-1 error {percent(outcome.test.top1_error)}, loss {outcome.test.loss:.4f})"
         )
@@ -159,5 +158,5 @@ def closing(trainer: Trainer, outcome: Outcome, *, told_loss: bool) -> Iterator[
     for path in sorted(trainer.folder.checkpoints.iterdir()):
         best = " (best)" if path == trainer.best_checkpoint else ""
         yield f"          {path.relative_to(folder)}{best}"
-    more = f" --epochs {trainer.more_epochs:g}" if outcome.finished else ""
+    more = f" --epochs {trainer.course.more_epochs:g}" if outcome.finished else ""
     yield f"to go on  pyalexnet train --resume {shlex.quote(str(folder))}{more}"

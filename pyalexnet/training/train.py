@@ -10,26 +10,22 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydantic
 
 from pyalexnet.backends import Array
-from pyalexnet.data import Dataset, order, views
+from pyalexnet.data import Dataset
 from pyalexnet.data.dataset import Labels
 from pyalexnet.data.loader import Loader, Pixels
-from pyalexnet.data.views import Views
 from pyalexnet.errors import (
     ArgumentError,
-    CheckpointError,
     PyalexnetError,
     TrainingError,
 )
-from pyalexnet.nets.schedule import Plateau, PlateauState
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint, Meta
 from pyalexnet.runs.config import Config
@@ -37,9 +33,13 @@ from pyalexnet.runs.run import EpochReport, Motion, RunFolder, Scores, StepRepor
 from pyalexnet.step.net import Net
 from pyalexnet.step.sgd import SGD
 from pyalexnet.trained import signals
-from pyalexnet.trained.evaluate import Sums, activations, evaluate
-from pyalexnet.training.chance import ChanceRule, Losses, chance
+from pyalexnet.trained.evaluate import Sums, evaluate
+from pyalexnet.training.chance import ChanceRule, chance
+from pyalexnet.training.course import Course, Position
+from pyalexnet.training.failure import culprit
+from pyalexnet.training.feed import Feed
 from pyalexnet.training.interrupt import Interrupt
+from pyalexnet.training.pace import Pace
 from pyalexnet.training.watching import Watcher
 
 _DIVERGED = 1e4
@@ -48,54 +48,6 @@ back, but to chance, with layers that let nothing through."""
 
 _SECONDS_BETWEEN_SAVES = 600.0
 """The most work lost when a machine goes down in the middle of a long epoch."""
-
-
-@dataclass
-class Position:
-    """Where a run stands; with the parameters and the momentum, all that resuming needs."""
-
-    step: int = 0
-    """Updates done; also the counter of the dropout masks."""
-    epoch: int = 0
-    """Epochs done, their test included."""
-    seen: int = 0
-    """Images of the current epoch trained on so far."""
-    epoch_sums: Sums = field(default_factory=Sums)
-    """Over the current epoch."""
-    window_sums: Sums = field(default_factory=Sums)
-    """Since the last step line of the log."""
-    best_step: int | None = None
-    best_error: float = 1.0
-    plateau: PlateauState = field(default_factory=PlateauState)
-    """Progress of a `Plateau` schedule."""
-    losses: Losses = field(default_factory=Losses)
-    """Recent ones, for the rule that stops a run at chance."""
-    closed: bool = False
-    """Whether the current epoch has been tested as far as it goes: a run may end within one."""
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Position:
-        """Rebuild one from the result of `asdict`.
-
-        Raises:
-            CheckpointError: it is something else.
-        """
-        try:
-            parts: dict[str, Any] = {
-                name: Sums(**values[name]) for name in ("epoch_sums", "window_sums")
-            }
-            parts["plateau"] = PlateauState(**values.get("plateau", {}))
-            parts["losses"] = Losses.from_mapping(values.get("losses", asdict(Losses())))
-            untyped = asdict(cls(**{**values, **parts}))
-            at = pydantic.TypeAdapter(cls).validate_python(untyped)
-            if min(at.step, at.epoch, at.seen) < 0:
-                raise ValueError("one of its counts is negative")
-        except (KeyError, TypeError, ValueError) as error:
-            first = str(error).partition("\n")[0]  # pydantic's messages take several lines
-            raise CheckpointError(
-                f"the checkpoint does not say where its run stood ({first}); it has {list(values)}."
-            ) from error
-        return at
 
 
 @dataclass(frozen=True)
@@ -109,30 +61,6 @@ class Outcome:
     test: Scores | None
     """The final parameters on the test split; None after a signal."""
     seconds: float
-
-
-@dataclass
-class Pace:
-    """Training speed; only the time between `start` and the last `count` is counted."""
-
-    images: int = 0
-    seconds: float = 0.0
-    _last: float = 0.0
-
-    def start(self) -> None:
-        """Begin, or continue after a pause."""
-        self._last = time.perf_counter()
-
-    def count(self, images: int) -> None:
-        """Add images that were trained on until now."""
-        now = time.perf_counter()
-        self.images += images
-        self.seconds += now - self._last
-        self._last = now
-
-    @property
-    def images_per_second(self) -> float:
-        return self.images / self.seconds if self.seconds > 0 else 0.0
 
 
 def _read_by(net: Net) -> dict[str, Any]:
@@ -171,13 +99,12 @@ class Trainer:
         self.net = net
         self.mean = mean
         self.folder = folder
-        self.at = Position()
+        self.course = Course(config.recipe, len(dataset.train))
         self.sgd = SGD(net, config.recipe)
         self.watchers = tuple(watchers)
         self.interrupt = Interrupt()
-        self.batch_size = min(config.recipe.batch_size, len(dataset.train))
+        self.batch_size = self.course.batch_size
         augment = config.recipe.augment
-        self._colour = dataset.colour() if augment and augment.jitter else None
         self.loader = Loader(
             backend=net.backend,
             mean=net.backend.asarray(mean),
@@ -186,6 +113,7 @@ class Trainer:
             workers=config.workers,
             **_read_by(net),
         )
+        self._feed = Feed(dataset, config.recipe.augment, config.seed, self.loader)
         self._chance = ChanceRule(chance(dataset.train.labels), config.chance_steps)
         self._sits_at_chance = False
         self._unread: list[tuple[int, Array, Array, Array]] = []
@@ -199,49 +127,8 @@ class Trainer:
     # Where the run stands
 
     @property
-    def steps_an_epoch(self) -> int:
-        """Updates in an epoch; images that do not fill a last batch are left out of it."""
-        return len(self.dataset.train) // self.batch_size
-
-    @property
-    def steps(self) -> int:
-        """Updates of the whole run, those done included."""
-        later = max(self.config.recipe.epochs - self.at.epoch - 1, 0)
-        return self.at.step + self._steps_left() + self._steps_in(later)
-
-    @property
-    def finished(self) -> bool:
-        closed = self.at.closed and self._steps_left() == 0
-        return self.outlived or closed or self.at.epoch >= self.config.recipe.epochs
-
-    @property
-    def more_epochs(self) -> float:
-        """Epochs to suggest for continuing a finished run."""
-        return 2 * self.config.recipe.epochs
-
-    @property
-    def outlived(self) -> bool:
-        """Whether a `Plateau` schedule has ended the run: its lowest rate no longer helps."""
-        return isinstance(self.config.recipe.schedule, Plateau) and self.at.plateau.ended
-
-    @property
-    def progress(self) -> float:
-        """Epochs done, including the fraction of the current one."""
-        return self.at.epoch + self.at.seen / len(self.dataset.train)
-
-    @property
-    def lr(self) -> float:
-        """The recipe's learning rate for the next step; layers may have their own."""
-        return self._lr(self.progress)
-
-    @property
-    def last_lr(self) -> float:
-        """The recipe's learning rate in the last step of the current epoch."""
-        return self._lr(self.at.epoch + (self.at.seen - self.batch_size) / len(self.dataset.train))
-
-    def _lr(self, epoch: float) -> float:
-        recipe = self.config.recipe
-        return recipe.rate.lr_w * recipe.schedule.factor(epoch, self.at.plateau.drops)
+    def at(self) -> Position:
+        return self.course.at
 
     @property
     def best_checkpoint(self) -> Path | None:
@@ -252,7 +139,7 @@ class Trainer:
 
     def restore(self, position: Position, momentum: Mapping[str, Array]) -> None:
         """Continue from a checkpoint's position; the net already has its parameters."""
-        self.at = position
+        self.course.at = position
         self.sgd.load(momentum)
         self._saved = asdict(position)
 
@@ -288,24 +175,25 @@ class Trainer:
     def _fit(self, stop_at: int | None) -> Outcome:
         started = time.perf_counter()
         self._saved_at = started
-        while not (self.finished or self.interrupt or self.at.step == stop_at):
+        while not (self.course.finished or self.interrupt or self.at.step == stop_at):
             self._train_epoch(stop_at)
             if self._sits_at_chance:
                 self._save()
                 raise self._at_chance()
-            if self._steps_left() == 0 and not self.interrupt:
+            if self.course.steps_left == 0 and not self.interrupt:
                 self._end_epoch()
         if not self.interrupt:
             self._test = self._test or self._evaluate()
         self._save()
-        received = None if self.finished else self.interrupt.received  # None: it came too late
+        finished = self.course.finished
+        received = None if finished else self.interrupt.received  # if so, it came too late
         outcome = Outcome(
-            finished=self.finished,
+            finished=finished,
             interrupt=received,
             test=None if received else self._test,
             seconds=time.perf_counter() - started,
         )
-        ended = received.name if received else "finished" if self.finished else "steps"
+        ended = received.name if received else "finished" if finished else "steps"
         report = StopReport(self.at.step, ended, outcome.test)
         self._tell(lambda watcher: watcher.stop(report))
         return outcome
@@ -317,64 +205,23 @@ class Trainer:
         ln(classes) + s^2 / 2 on average; that is ln(classes) only where s is small.
         """
         with self._telling_failure():
-            images, labels = self._some_images(self.batch_size)
+            images, labels = self._feed.some(self.at.epoch, self.batch_size)
         backend = self.net.backend
         logits = self.net.forward(images)
         loss = backend.softmax_cross_entropy(logits, labels)[0]
         spread = float(backend.to_numpy(logits).var(axis=1).mean())
         return math.log(self.net.spec.classes) + spread / 2, float(backend.to_numpy(loss))
 
-    def _steps_left(self) -> int:
-        """Updates left in the current epoch; the last epoch may be a fraction of one."""
-        part = min(self.config.recipe.epochs - self.at.epoch, 1)
-        target = self._steps_in(part) * self.batch_size
-        return max(target - self.at.seen, 0) // self.batch_size
-
-    def _steps_in(self, epochs: float) -> int:
-        """Updates in so many epochs, at least one in a fraction of one."""
-        return max(round(epochs * self.steps_an_epoch), 1 if epochs > 0 else 0)
-
-    def _epoch_batches(self, first: int, stop: int, size: int) -> Generator[tuple[Array, Labels]]:
-        """The current epoch's images from `first` to `stop` in batches of `size`."""
-        train = self.dataset.train
-        indices = order(len(train), self.config.seed, self.at.epoch)
-        return self.loader.batches(train, indices[first:stop], size, self.look, first=first)
-
-    def _some_images(self, count: int) -> tuple[Array, Labels]:
-        """The current epoch's first images."""
-        with contextlib.closing(self._epoch_batches(0, count, count)) as feed:
-            return next(feed)
-
-    def look(self, images: Labels, positions: Labels) -> Views:
-        """How training sees images of the current epoch: see `views.training`."""
-        height, width, channels = self.dataset.train.image_shape
-        stored, size = (height, width), self.net.spec.input_shape[:2]
-        augment = self.config.recipe.augment
-        if augment is None:
-            return views.centre(len(images), stored, size, channels)
-        return views.training(
-            augment,
-            self._colour,
-            seed=self.config.seed,
-            epoch=self.at.epoch,
-            images=images,
-            positions=positions,
-            stored=stored,
-            size=size,
-            channels=channels,
-            progress=self.at.epoch + int(positions[0]) / len(self.dataset.train),
-        )
-
     def _train_epoch(self, stop_at: int | None) -> None:
         """Train on the rest of the current epoch."""
-        count = self._steps_left()
+        count = self.course.steps_left
         if stop_at is not None:
             count = min(count, stop_at - self.at.step)
         for pace in (self._window, self._epoch, self._whole):
             pace.start()
-        stop = self.at.seen + count * self.batch_size
-        with contextlib.closing(self._epoch_batches(self.at.seen, stop, self.batch_size)) as feed:
-            for images, labels in feed:
+        batches = self._feed.batches(self.at.epoch, self.at.seen, self.batch_size, count)
+        with contextlib.closing(batches):
+            for images, labels in batches:
                 self._step(images, labels)
                 if self._stops() or self._sits_at_chance:
                     break
@@ -401,7 +248,7 @@ class Trainer:
             images,
             labels,
             step=self.at.step,
-            epoch=self.progress,
+            epoch=self.course.progress,
             drops=self.at.plateau.drops,
         )
         self._unread.append((self.at.step + 1, loss, *self.net.last_errors))
@@ -419,11 +266,11 @@ class Trainer:
             report = StepReport(
                 epoch=self.at.epoch + 1,
                 epochs=math.ceil(self.config.recipe.epochs),
-                progress=self.progress,
+                progress=self.course.progress,
                 step=self.at.step,
-                steps=self.steps,
+                steps=self.course.steps,
                 train=self.at.window_sums.mean(),
-                lr=self.last_lr,
+                lr=self.course.last_lr,
                 images_per_second=self._window.images_per_second,
                 seconds_left=self._seconds_left(),
                 batch=self.at.seen // self.batch_size,
@@ -437,7 +284,7 @@ class Trainer:
             self._window.start()
 
     def _seconds_left(self) -> float:
-        images = (self.steps - self.at.step) * self.batch_size
+        images = (self.course.steps - self.at.step) * self.batch_size
         tests = math.ceil(self.config.recipe.epochs) - self.at.epoch
         pace = self._whole.images_per_second  # 0 if a coarse clock has not advanced yet
         return images / pace + tests * self._test_seconds if pace else 0.0
@@ -456,24 +303,13 @@ class Trainer:
         if self.config.recipe.epochs - self.at.epoch < 1:
             self.at.closed = True  # a run continued later trains on the rest of the epoch
         else:
-            self._heed_plateau(test)
+            if sentence := self.course.heed_plateau(test.top1_error):
+                self._tell(lambda watcher: watcher.say(f"  {sentence}"))
             self.at.epoch += 1
             self.at.seen = 0
             self.at.epoch_sums = Sums()
             self._epoch = Pace()
         self._save()
-
-    def _heed_plateau(self, test: Scores) -> None:
-        """Divide the rate, or end the run, where the schedule sees no improvement."""
-        schedule, before = self.config.recipe.schedule, self.at.plateau
-        if not isinstance(schedule, Plateau):
-            return
-        now = self.at.plateau = schedule.after(before, test.top1_error)
-        if now.drops > before.drops:
-            rate = self._lr(self.at.epoch + 1)
-            self._say(f"  the test error has stopped improving: lr is now {rate:.3g}")
-        if now.ended:
-            self._say("  the test error has stopped improving at the lowest rate")
 
     def _report_epoch(self, test: Scores, best: bool) -> None:
         report = EpochReport(
@@ -482,7 +318,7 @@ class Trainer:
             step=self.at.step,
             train=self.at.epoch_sums.mean(),
             test=test,
-            lr=self.last_lr,
+            lr=self.course.last_lr,
             seconds=self._epoch.seconds,
             best=best,
             layers=self._motions(),
@@ -521,9 +357,6 @@ class Trainer:
         for watcher in self.watchers:
             happened(watcher)
 
-    def _say(self, line: str) -> None:
-        self._tell(lambda watcher: watcher.say(line))
-
     # What must be finite
 
     def _read_losses(self) -> None:
@@ -550,23 +383,12 @@ class Trainer:
                     raise self._failure(self.at.step + 1, f"the update of {name} is not finite")
 
     def _culprit(self) -> str:
-        """The first parameter, else the first layer's output, that is not finite."""
-        to_numpy = self.net.backend.to_numpy
-        for name, values in self.net.params.items():
-            if not np.isfinite(to_numpy(values)).all():
-                return f"{name} holds values that are not finite"
-        images, _ = self._some_images(1)
-        largest = {}
-        for name, outputs in activations(self.net, images):
-            largest[name] = float(np.abs(to_numpy(outputs)).max())
-            if not math.isfinite(largest[name]):
-                return f"{name} is the first layer whose outputs are not finite"
-        name = max(largest, key=lambda layer: largest[layer])
-        return f"the largest output is {largest[name]:.1e}, of {name}"
+        images, _ = self._feed.some(self.at.epoch, 1)
+        return culprit(self.net, images)
 
     def _at_chance(self) -> TrainingError:
         """The loss has been at chance for too long: which layer is to blame, and what to do."""
-        images, _ = self._some_images(signals.IMAGES)
+        images, _ = self._feed.some(self.at.epoch, signals.IMAGES)
         return TrainingError(
             signals.chance_sentence(
                 self.net,
@@ -589,7 +411,7 @@ class Trainer:
                 f"pyalexnet train --resume {self.folder.path} {smaller}"
             )
         found = f"{what}; {where}" if where else what
-        return TrainingError(f"step {step}, lr {self.lr:g}: {found}; {advice}.")
+        return TrainingError(f"step {step}, lr {self.course.lr:g}: {found}; {advice}.")
 
     # What is saved
 
