@@ -40,7 +40,7 @@ from pyalexnet.step.net import Net
 from pyalexnet.step.planned import PlannedNet
 from pyalexnet.step.sgd import SGD
 from pyalexnet.trained import signals
-from pyalexnet.trained.evaluate import Sums, activations, evaluate
+from pyalexnet.trained.evaluate import Sums, evaluate
 from pyalexnet.training.chance import ChanceRule, Losses, chance
 from pyalexnet.training.interrupt import Interrupt
 from pyalexnet.training.progress import Reporter
@@ -597,7 +597,7 @@ class Trainer:
         if images is None:
             return "every parameter is finite"
         largest = {}
-        for name, outputs in activations(self.net, images):
+        for name, outputs in self.net.activations(images):
             largest[name] = float(np.abs(to_numpy(outputs)).max())
             if not math.isfinite(largest[name]):
                 return f"{name} is the first layer whose outputs are not finite"
