@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.learned import Learned
 from pyalexnet.backends.masks import Mask
-from pyalexnet.nets.layers import LRN, AvgPool, Conv, Dropout, Layer, Linear, MaxPool, Relu, RNorm
 from pyalexnet.step import plan
 from pyalexnet.step.net import NetSpec
 from pyalexnet.step.plan import Call, Draw, Operand, PerImage, Plan, Precision, name_of
@@ -41,11 +39,16 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     **dict.fromkeys(("b", "db", "dw", "v", "w.v", "b.v", "logits", "loss"), FLOAT32),
     **dict.fromkeys(("top1", "top5"), FLOAT32),
     **dict.fromkeys(("low", "w.low"), np.dtype(np.uint16)),
+    **dict.fromkeys(("mean", "ddeep"), FLOAT32),
+    "high": BFLOAT16,
     "where": np.dtype(np.uint8),
     "labels": np.dtype(np.int64),
 }
 # Arrays without the batch's axis.
-_SHARED = ("w", "b", "v", "low", "dw", "db", "loss", "top1", "top5")
+_SHARED = (
+    *("w", "b", "v", "low", "high", "dw", "db", "loss", "top1", "top5"),
+    *("mean", "deep", "ddeep", "parts", "whole", "dwholes", "dpart"),
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ class Case:
     """One call of a backend's operation.
 
     op: the method's name. inputs: shapes of its arrays, by argument; "w.v" and "w.low" belong to
-    the `Learned` w. settings: its other arguments. outputs: shapes of its results, in order; inputs
-    among them are changed in place. flops: of its products; 0 if it is bound by memory traffic.
+    the `Learned` w, "parts.0" is the first of a list. settings: its other arguments. outputs:
+    shapes of its results, in order; inputs among them are changed in place. flops: of its products;
+    0 if it is bound by memory traffic.
     """
 
     name: str
@@ -99,6 +103,8 @@ class Case:
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """The type of an input or output."""
+        if self.op == "augment" and name == "x":
+            return np.dtype(np.uint8)
         return _DTYPES.get(name, plan.element(self.precision))
 
     def arguments(self, arrays: Arrays) -> dict[str, Any]:
@@ -110,6 +116,10 @@ class Case:
         for name in learned:
             low = arrays.get(f"{name}.low")
             given[name] = Learned(w=arrays[name], v=arrays[f"{name}.v"], low=low, **RULE)
+        for name, array in arrays.items():
+            of_list, _, number = name.partition(".")
+            if number.isdigit():
+                given.setdefault(of_list, []).append(array)
         return given | self.settings
 
     def arrays(self, seed: int = 0) -> Arrays:
@@ -130,6 +140,8 @@ class Case:
         if name.endswith("low"):
             return source.integers(0, 2**16, shape, np.uint16)
         dtype = self.dtype(name)
+        if dtype == np.uint8:
+            return source.integers(0, 256, shape, np.uint8)
         if name not in self.per_image:
             return source.standard_normal(shape, np.float32).astype(dtype)
         few = source.standard_normal((min(shape[0], _DIFFERENT_IMAGES), *shape[1:]), np.float32)
@@ -158,26 +170,54 @@ class Case:
         return math.sqrt(self.settings["k"] / (self.settings["alpha"] * units))
 
 
-def of(spec: NetSpec, batch: int, precision: Precision = "fp32") -> Iterator[Case]:
-    """The operations of a training step of `batch` images, layer by layer."""
-    weights_seen = False
-    for layer, in_shape, out_shape in spec.walk():
-        x, y = (batch, *in_shape), (batch, *out_shape)
-        for case in _layer(layer, x, y, spec.name):
-            # Below the first layer with weights no gradient is needed.
-            if weights_seen or not case.op.endswith("_dgrad"):
-                yield dataclasses.replace(case, precision=precision)
-        weights_seen = weights_seen or bool(layer.param_shapes(in_shape))
-    yield _softmax(spec, batch, precision)
-    yield _update(spec, batch, precision)
+def of(spec: NetSpec, batch: int, precision: Precision = "fp32") -> list[Case]:
+    """The operations of a training step of `batch` images, layer by layer.
+
+    Of the updates the largest, which takes most of their time by far.
+    """
+    made = plan.make(spec, goal="update", precision=precision, fused=False)
+    largest = max(spec.param_shapes().items(), key=lambda one: math.prod(one[1]))[0]
+    by_layer: dict[str, list[Case]] = {layer.name: [] for layer in spec.layers}
+    forward: dict[str, list[str]] = {}
+    ends = []
+    for call in made.calls:
+        pass_of, about = call.op.split("_")[-1], (spec.name, batch, precision)
+        if call.op == "softmax_cross_entropy":
+            ends.append(_planned(made, call, "softmax, loss", *about))
+        elif call.learns == {"": largest}:
+            ends.append(_planned(made, call, f"update {largest}", *about))
+        elif (layer := _layer(call, forward)) is not None:
+            by_layer[layer].append(_planned(made, call, f"{layer} {pass_of}", *about))
+    return [*itertools.chain.from_iterable(by_layer.values()), *ends]
 
 
-def fused(spec: NetSpec, batch: int, precision: Precision) -> Iterator[Case]:
+def _layer(call: Call, forward: dict[str, list[str]]) -> str | None:
+    """The layer that an operation is the pass of; None for the rest of a step: casts, scaling,
+    small updates, and gradients through the activation of a product.
+
+    forward: by kind, the layers that still have their backward pass before them; changed.
+    """
+    kind, _, pass_of = call.op.rpartition("_")
+    if pass_of not in ("fprop", "dgrad", "wgrad"):
+        return None
+    if plan.is_product(call.op):
+        return name_of(call.writes[0] if pass_of == "wgrad" else call.reads["w"]).partition(".")[0]
+    waiting = forward.setdefault(kind, [])
+    if pass_of == "fprop":
+        waiting.append(name_of(call.writes[0]))
+    elif kind == "relu" and name_of(call.reads["y"]) not in waiting:
+        return None
+    return waiting[-1] if pass_of == "fprop" else waiting.pop()
+
+
+def fused(spec: NetSpec, batch: int, precision: Precision) -> list[Case]:
     """The operations of the fused step that `of` lacks, as the fusion plan calls them."""
     made = plan.make(spec, goal="update", precision=precision, source="images")
-    for call in made.calls:
-        if name := _fused_name(call):
-            yield _planned(made, call, name, spec.name, batch, precision)
+    return [
+        _planned(made, call, name, spec.name, batch, precision)
+        for call in made.calls
+        if (name := _fused_name(call))
+    ]
 
 
 def _fused_name(call: Call) -> str | None:
@@ -199,7 +239,12 @@ def _fused_name(call: Call) -> str | None:
     return None
 
 
-_RESULTS = {"fprop": ("y", "where"), "dgrad": ("dx",), "wgrad": ("dw", "db")}
+_RESULTS = {
+    "fprop": ("y", "where"),
+    "dgrad": ("dx",),
+    "wgrad": ("dw", "db"),
+    "entropy": ("loss", "dlogits", "top1", "top5"),
+}
 
 
 def _planned(made: Plan, call: Call, name: str, net: str, batch: int, precision: Precision) -> Case:
@@ -208,115 +253,36 @@ def _planned(made: Plan, call: Call, name: str, net: str, batch: int, precision:
         return (batch, *own) if made.arrays[name_of(operand)].per_image else own
 
     inputs = {argument: shape(operand) for argument, operand in call.reads.items()}
+    settings: dict[str, Any] = {}
+    for key, value in call.settings.items():
+        settings |= _setting(key, value, batch)
     outputs: dict[str, Shape] = {}
     for argument, parameter in call.learns.items():
-        suffixes = [array.removeprefix(parameter) for array in made.learned(parameter)]
-        inputs |= {f"{argument}{suffix}": made.arrays[parameter].shape for suffix in suffixes}
-        outputs |= {f"{argument}{suffix}": made.arrays[parameter].shape for suffix in ("", ".v")}
+        own = made.arrays[parameter].shape
+        for array in made.learned(parameter):
+            suffix = array.removeprefix(parameter)
+            # An update alone has arguments of its own, the products have a `Learned`.
+            learned = f"{argument}{suffix}" if argument else suffix.removeprefix(".") or "w"
+            inputs[learned] = own
+            if not suffix.endswith("low"):
+                outputs[learned] = own
+        if not argument:
+            settings |= RULE
     if not call.learns:
         results = _RESULTS[call.op.split("_")[-1]]
         outputs = {n: shape(o) for n, o in zip(results, call.writes, strict=False)}
-    settings = {key: _setting(value, batch) for key, value in call.settings.items()}
     work = made.flops(call, batch)
     return Case(name, net, batch, call.op, inputs, settings, outputs, work, precision)
 
 
-def _setting(value: Any, batch: int) -> Any:
+def _setting(key: str, value: Any, batch: int) -> dict[str, Any]:
+    """A setting of a planned call as an argument of the operation."""
     if isinstance(value, PerImage):
-        return (batch, *value.shape)
+        return {key: (batch, *value.shape)}
     if isinstance(value, Draw):
-        return Mask(keep=value.keep, factor=value.factor, **_DRAW)
-    return value
-
-
-def _layer(layer: Layer, x: Shape, y: Shape, net: str) -> Iterator[Case]:
-    if isinstance(layer, Conv):
-        yield from _conv(layer, x, y, net)
-    elif isinstance(layer, Linear):
-        yield from _linear(layer, x, y, net)
-    elif isinstance(layer, LRN):
-        settings = {"groups": layer.groups, **_norm(layer)}
-        yield from _norms(layer.name, "lrn", x, settings, net)
-    elif isinstance(layer, RNorm):
-        yield from _norms(layer.name, "rnorm", x, _norm(layer), net)
-    elif isinstance(layer, MaxPool | AvgPool):
-        yield from _pools(layer, x, y, net)
-    elif isinstance(layer, Relu):
-        yield Case(f"{layer.name} fprop", net, x[0], "relu_fprop", {"x": x}, {}, {"y": y})
-        given = {"y": y, "dy": y}
-        yield Case(f"{layer.name} dgrad", net, x[0], "relu_dgrad", given, {}, {"dx": x})
-    elif isinstance(layer, Dropout):
-        draw = {"keep": layer.keep, **_DRAW}
-        yield Case(layer.name, net, x[0], "dropout_fprop", {"x": x}, draw, {"y": y})
-
-
-def _conv(layer: Conv, x: Shape, y: Shape, net: str) -> Iterator[Case]:
-    w = layer.param_shapes(x[1:])[layer.w]
-    b = (layer.filters,)
-    geometry = {"stride": layer.stride, "pad": layer.pad, "groups": layer.groups}
-    flops = 2.0 * x[0] * layer.macs(x[1:])
-    forward = {**geometry, "activation": layer.activation}
-    given = {"x": x, "w": w, "b": b}
-    name, batch = layer.name, x[0]
-    yield Case(f"{name} fprop", net, batch, "conv_fprop", given, forward, {"y": y}, flops)
-    given, settings = {"dy": y, "w": w}, {"x_shape": x, **geometry}
-    yield Case(f"{name} dgrad", net, batch, "conv_dgrad", given, settings, {"dx": x}, flops)
-    given, settings = {"x": x, "dy": y}, {"w_shape": w, **geometry}
-    out = {"dw": w, "db": b}
-    yield Case(f"{name} wgrad", net, batch, "conv_wgrad", given, settings, out, flops)
-
-
-def _linear(layer: Linear, x: Shape, y: Shape, net: str) -> Iterator[Case]:
-    flops = 2.0 * x[0] * layer.macs(x[1:])
-    batch, rows = x[0], (x[0], math.prod(x[1:]))
-    w, b, name = (layer.outputs, rows[1]), (layer.outputs,), layer.name
-    given, settings = {"x": rows, "w": w, "b": b}, {"activation": layer.activation}
-    yield Case(f"{name} fprop", net, batch, "linear_fprop", given, settings, {"y": y}, flops)
-    given = {"dy": y, "w": w}
-    yield Case(f"{name} dgrad", net, batch, "linear_dgrad", given, {}, {"dx": rows}, flops)
-    given, out = {"x": rows, "dy": y}, {"dw": w, "db": b}
-    yield Case(f"{name} wgrad", net, batch, "linear_wgrad", given, {}, out, flops)
-
-
-def _norm(layer: LRN | RNorm) -> dict[str, Any]:
-    return {"size": layer.size, "alpha": layer.alpha, "beta": layer.beta, "k": layer.k}
-
-
-def _norms(name: str, kind: str, x: Shape, settings: dict[str, Any], net: str) -> Iterator[Case]:
-    yield Case(f"{name} fprop", net, x[0], f"{kind}_fprop", {"x": x}, settings, {"y": x})
-    given = {"x": x, "dy": x}
-    yield Case(f"{name} dgrad", net, x[0], f"{kind}_dgrad", given, settings, {"dx": x})
-
-
-def _pools(layer: MaxPool | AvgPool, x: Shape, y: Shape, net: str) -> Iterator[Case]:
-    window = {"size": layer.size, "stride": layer.stride, "ceil": layer.ceil}
-    places = {"where": y} if isinstance(layer, MaxPool) else {}
-    kind = "maxpool" if isinstance(layer, MaxPool) else "avgpool"
-    name, batch = layer.name, x[0]
-    yield Case(f"{name} fprop", net, batch, f"{kind}_fprop", {"x": x}, window, {"y": y, **places})
-    settings = {"x_shape": x, **window}
-    given = {"dy": y, **places}
-    yield Case(f"{name} dgrad", net, batch, f"{kind}_dgrad", given, settings, {"dx": x})
-
-
-def _softmax(spec: NetSpec, batch: int, precision: Precision) -> Case:
-    logits = (batch, spec.classes)
-    out: dict[str, Shape] = {"loss": (), "dlogits": logits, "top1": (), "top5": ()}
-    given = {"logits": logits, "labels": (batch,)}
-    settings = {"dtype": BFLOAT16} if precision == "bf16" else {}
-    op = "softmax_cross_entropy"
-    return Case("softmax, loss", spec.name, batch, op, given, settings, out, 0.0, precision)
-
-
-def _update(spec: NetSpec, batch: int, precision: Precision) -> Case:
-    """The update of the largest parameter, which takes most of the update's time by far."""
-    shapes = [s for layer, i, _ in spec.walk() for s in layer.param_shapes(i).items()]
-    name, shape = max(shapes, key=lambda one: math.prod(one[1]))
-    given, out = {"w": shape, "v": shape, "dw": shape}, {"w": shape, "v": shape}
-    if precision == "bf16":
-        given["low"] = shape
-    about = (f"update {name}", spec.name, batch, "sgd_update")
-    return Case(*about, given, dict(RULE), out, 0.0, precision)
+        drawn = Mask(keep=value.keep, factor=value.factor, **_DRAW)
+        return {"keep": value.keep, **_DRAW} if key == "mask" else {key: drawn}
+    return {key: value}
 
 
 def _places(shape: Shape, settings: dict[str, Any], source: np.random.Generator) -> NDArray[Any]:

@@ -17,13 +17,12 @@ import numpy as np
 
 import pyalexnet
 from pyalexnet.backends import Backend
-from pyalexnet.backends.geometry import ConvGeometry
 from pyalexnet.step.net import NetSpec
 
-from . import cases
+from . import cases, oracle
 from .cases import Arrays, Case
 from .gate import first_outputs
-from .reference import ReferenceBackend
+from .oracle import Exact
 
 IMAGES = 2
 Ways: TypeAlias = Mapping[str, tuple[Backend, bool]]
@@ -72,17 +71,16 @@ def rows(ways: Ways, spec: NetSpec) -> Iterator[Row]:
 def _row(ways: Ways, case: Case) -> Row:
     arrays = case.arrays()
     exact = _exact(case, arrays)
-    sizes = _exact(case, {name: abs(array) for name, array in arrays.items()})
     errors = {}
     for name, (backend, tensor) in ways.items():
         (found, *_) = first_outputs(backend, _plain(case, tensor), arrays)
-        off = abs(found - exact)
+        off = abs(found - exact.value)
         errors[name] = Error(
-            float(np.max(off / sizes)) / _UNIT,
-            float(np.mean(off / sizes)) / _UNIT,
-            float(np.linalg.norm(off) / np.linalg.norm(exact)) / _UNIT,
+            float(np.max(off / exact.magnitude)) / _UNIT,
+            float(np.mean(off / exact.magnitude)) / _UNIT,
+            float(np.linalg.norm(off) / np.linalg.norm(exact.value)) / _UNIT,
         )
-    return Row(case.name, round(case.flops / 2 / exact.size), errors)
+    return Row(case.name, round(case.flops / 2 / exact.value.size), errors)
 
 
 def _plain(case: Case, tensor: bool) -> Case:
@@ -93,21 +91,12 @@ def _plain(case: Case, tensor: bool) -> Case:
     return Case(*about, settings | {"tensor": tensor}, outputs, flops)
 
 
-def _exact(case: Case, arrays: Arrays) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _exact(case: Case, arrays: Arrays) -> Exact:
     """The first output in float64, never rounded."""
-    shape, *others = case.outputs.values()
-    y, reference = np.zeros(shape), ReferenceBackend()
-    kind, _, pass_ = case.op.partition("_")
-    where = [case.settings[name] for name in ("stride", "pad", "groups") if kind == "conv"]
-    g = [ConvGeometry.of(case.op, *where)] if where else []
-    run = getattr(reference, f"_{case.op}")
-    if pass_ == "fprop":
-        run(arrays["x"], arrays["w"], arrays["b"], y, *g, None, 1, None, False)
-    elif pass_ == "dgrad":
-        run(arrays["dy"], arrays["w"], None, 1.0, y, *g, False)
-    else:
-        run(arrays["x"], arrays["dy"], y, np.zeros(others[0]), *g, False)
-    return y
+    names = ("stride", "pad", "groups", "x_shape", "w_shape")
+    how = {name: case.settings[name] for name in names if name in case.settings}
+    found = getattr(oracle, case.op)(*arrays.values(), **how)
+    return found if isinstance(found, Exact) else found[0]
 
 
 def document(ways: Ways, spec: NetSpec) -> str:

@@ -22,9 +22,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import pyalexnet
-from pyalexnet import lint, nets
+from pyalexnet import nets
 from pyalexnet.backends import Backend
-from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.data import Dataset, Split, views
 from pyalexnet.data.classes import Classes
 from pyalexnet.data.loader import Loader
@@ -34,9 +33,8 @@ from pyalexnet.step.plan import Precision
 from pyalexnet.step.planned import PlannedNet
 from pyalexnet.step.sgd import SGD
 
-from . import cases, gate, loops, unpooled
+from . import calls, cases, gate, loops, unpooled
 from .device import Gpu
-from .reference import ReferenceBackend
 from .results import Check
 from .steps import Gate, Ours, StepCase
 
@@ -73,9 +71,9 @@ class Family:
 def trials(backend: Backend, family: Family) -> Iterator[Trial]:
     """The family's cases by name; each says what is wrong with the backend's answer."""
     loop = _loop(backend, family.hopper)
-    for name, call in lint.examples().items():
+    for name, case in calls.of_every_operation().items():
         if family.calls and re.fullmatch(family.calls, name):
-            yield name, _within(loop, partial(_compared, backend, call))
+            yield name, _within(loop, partial(_gated, backend, case))
     for case in _cases(family):
         name = f"{case.name}, {case.op}"
         yield name, _within(loop, partial(_gated, backend, case))
@@ -102,13 +100,6 @@ def spec() -> NetSpec:
     return nets.alexnet(16, "caffe", width=1 / 4, input_shape=(67, 67, 3))
 
 
-class _Exact(ReferenceBackend):
-    """Float64, which has a single loop."""
-
-    def with_hopper(self, _: bool) -> AbstractContextManager[None]:
-        return nullcontext()
-
-
 def _loop(backend: Any, hopper: bool | None) -> Callable[[], AbstractContextManager[None]]:
     return nullcontext if hopper is None else lambda: backend.with_hopper(hopper)
 
@@ -123,21 +114,6 @@ def _within(loop: Callable[[], AbstractContextManager[None]], trial: Callable[[]
 
 def _gated(backend: Backend, case: cases.Case) -> Wrong:
     return gate.check(backend, case, case.arrays())
-
-
-def _compared(backend: Any, call: Callable[[Any], Any]) -> Wrong:
-    """An example's results compared with float64 on the same inputs."""
-    found, exact = (_arrays(be, call(be)) for be in (backend, _Exact()))
-    for index, (mine, true) in enumerate(zip(found, exact, strict=True)):
-        tolerance = gate.ROUNDED if mine.dtype == BFLOAT16 else gate.SUMMED
-        off = gate.difference(f"result {index}", gate.widened(mine), gate.widened(true), tolerance)
-        if off:
-            return off
-    return None
-
-
-def _arrays(backend: Backend, made: Any) -> list[Any]:
-    return [backend.to_numpy(one) for one in (made if isinstance(made, tuple) else (made,))]
 
 
 def _cases(family: Family) -> Iterator[cases.Case]:

@@ -54,6 +54,8 @@ template <class T> class Array {
     explicit Array(const Given* given) : given_(given) {}
 
     T* data() const { return given_ ? static_cast<T*>(given_->placed) : nullptr; }
+    // Where it lies for Python: kernels may find a copy, which is aligned alike.
+    std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(given_->pointer); }
     std::int64_t size() const { return given_ ? given_->size() : 0; }
     int rank() const { return static_cast<int>(given_->shape.size()); }
     // Extent of axis `i`; a negative one counts from the end.

@@ -1,4 +1,4 @@
-// Convolution: fprop, dgrad and wgrad as three matrix products of gemm.cuh.
+// Convolution: fprop, dgrad and wgrad as three matrix products; choice.cuh says by which loop.
 //
 //             rows         columns          depth                 A from   B from
 //   fprop     output       filters of the   taps: filter row,     x        w
@@ -11,46 +11,10 @@
 // A bias is the weight of a tap that always sees 1, so db is one more column of wgrad: the sums of
 // dy's rows. For the float32 units x has a line of ones; the tensor cores' loop sums separately, so
 // that the taps of most layers fill their tiles.
-#include "gemm.cuh"
-#include "patch_dgrad.cuh"
-
-#include <algorithm>
+#include "choice.cuh"
 
 namespace pyalexnet {
 namespace {
-
-// True if a loader may read rows eight elements at a time: these are always contiguous and aligned
-// to 16 bytes.
-bool in_vectors(int extent, int whole_extent, const void* data) {
-    return extent % kChunk == 0 && whole_extent % kChunk == 0 &&
-           reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
-}
-
-// How the operands are multiplied and loaded.
-template <class Tiles_, bool vectors_> struct Way {
-    using Tiles = Tiles_;
-    using Element = typename Tiles::Element;
-    static constexpr bool vectors = vectors_;
-};
-
-// How operands are laid out: both in whole vectors; and the one that Hopper's loop loads by TMA (B,
-// if TiledB) so that each slice is a rectangle of a matrix.
-struct Lies {
-    bool in_vectors;
-    bool in_tiles;
-};
-
-// Calls `use` with the Way for operands of type T: the float32 units' loop uses no vectors.
-template <class T, class Use> void with_way(Unit unit, Lies lies, Use use) {
-    if constexpr (std::is_same_v<T, bf16>) {
-        if (!lies.in_vectors) return use(Way<Bf16Tiles, false>{});
-        if (unit == Unit::wgmma && lies.in_tiles) return use(Way<HopperTiles, true>{});
-        return use(Way<Bf16Tiles, true>{});
-    } else {
-        if (unit == Unit::fma) return use(Way<FloatTiles, false>{});
-        return lies.in_vectors ? use(Way<SplitTiles, true>{}) : use(Way<SplitTiles, false>{});
-    }
-}
 
 // Where a group's part begins: in x and dx at its first channel, in y and dy at that of its first
 // filter, in w at its first filter.
@@ -110,9 +74,6 @@ template <class Way> struct ConvDgrad : Way {
     }
 };
 
-// Whether a loop computes the sums of A's rows separately.
-template <class Tiles> using TakesRowSums = std::negation<std::is_same<Tiles, FloatTiles>>;
-
 template <class Way> struct ConvWgrad : Way {
     using T = typename Way::Element;
     using RowSums = TakesRowSums<typename Way::Tiles>;
@@ -142,36 +103,55 @@ template <class Way> struct ConvWgrad : Way {
     }
 };
 
-// ---------------------------------------------------------------------- sizes
+// ---------------------------------------------------------------------- launching
 
-template <class Tiles> GemmSize fprop_size(const ConvShape& s) {
-    return gemm_size_as_whole<Tiles>(s.groups, static_cast<int>(s.out_pixels()),
-                                     s.filters / s.groups, static_cast<int>(s.taps()),
-                                     s.filters * s.towers);
-}
-
-template <class Tiles> GemmSize dgrad_size(const ConvShape& s) {
-    return gemm_size<Tiles>(s.groups, static_cast<int>(s.in_pixels()), s.channels / s.groups,
-                            s.filter_h * s.filter_w * (s.filters / s.groups));
-}
-
-template <class Tiles> GemmSize wgrad_size(const ConvShape& s) {
-    const int rows = s.filters / s.groups;
-    const int columns = static_cast<int>(s.taps()) + 1;
-    const int depth = static_cast<int>(s.out_pixels());
-    if constexpr (TakesRowSums<Tiles>::value)
-        return gemm_size_with_row_sums<Tiles>(s.groups, rows, columns, depth);
-    else
-        return gemm_size<Tiles>(s.groups, rows, columns, depth);
-}
+bool aligned(const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; }
 
 // What a product needs for any layout of its operands, which depends on addresses too.
-template <class T, class SizeOf> std::size_t workspace_of(const ConvShape& shape, SizeOf size_of) {
+template <class T> std::size_t workspace_of(Pass pass, const ConvShape& shape) {
     std::size_t bytes = 0;
     for (const bool whole : {false, true})
-        with_way<T>(shape.unit, {whole, whole},
-                    [&](auto way) { bytes = std::max(bytes, gemm_workspace(size_of(way))); });
+        with_way<T>(shape.unit, {whole, whole}, [&](auto way) {
+            const GemmSize size = size_of<typename decltype(way)::Tiles>(pass, shape);
+            bytes = std::max(bytes, workspace_of(size));
+        });
     return bytes;
+}
+
+template <class T, class Problem>
+void launch_tile(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
+    const std::int64_t blocks =
+        tiles<T>(size.rows, size.tiled_columns()) * size.groups * size.parts;
+    const simt::Grid grid(static_cast<unsigned>(blocks), T::Threads, stream);
+    using Tiles = typename Problem::Tiles;
+    if constexpr (std::is_same_v<Tiles, FloatTiles>) {
+        simt::launch<gemm_kernel<Problem, T>>(grid, problem, size, partial);
+    } else if constexpr (std::is_same_v<Tiles, HopperTiles>) {
+        using Shared = HopperShared<Problem, T>;
+        const Tiled tiled = problem.tiled();
+        simt::launch<hopper_gemm_kernel<Problem, T>>(
+            grid.with_shared(Shared::kBytes + simt::kTileSlack), problem,
+            simt::tensor_map(tiled.data, tiled.rows, tiled.columns, tiled.pitch,
+                             Shared::Copied::kTileRows),
+            size, partial);
+    } else {
+        simt::launch<tensor_gemm_kernel<Problem, T>>(grid.with_shared(kTensorShared<T>), problem,
+                                                     size, partial);
+    }
+}
+
+template <class Problem>
+void gemm(const Problem& problem, Pass pass, const ConvShape& s, void* workspace, Stream stream) {
+    const GemmSize size = size_of<typename Problem::Tiles>(pass, s);
+    auto* partial = static_cast<float*>(workspace);
+    with_tile_of<Problem>(
+        size, [&](auto tile) { launch_tile<decltype(tile)>(problem, size, partial, stream); });
+    if (size.parts == 1) return;
+    constexpr int threads = 256;
+    const std::int64_t fours = std::int64_t{size.groups} * size.rows * ((size.columns + 3) / 4);
+    simt::launch<gemm_add_parts_kernel<typename Problem::Epilogue>>(
+        simt::Grid(simt::blocks_for(fours, threads), threads, stream), problem.epilogue, size,
+        partial);
 }
 
 // The gradients are stored or learned from, as the epilogue says.
@@ -180,27 +160,24 @@ template <class T> void wgrad(const T* x, const T* dy, WgradEpilogue<T> epilogue
     const Geometry g(shape);
     epilogue.taps = g.taps;
     epilogue.group_filters = g.group_filters;
-    const bool vectors = in_vectors(g.group_channels, shape.channels, x) &&
-                         in_vectors(g.group_filters, shape.filters, dy);
-    with_way<T>(shape.unit, {vectors, vectors}, [&](auto way) {
-        gemm(ConvWgrad<decltype(way)>{{}, x, dy, g, epilogue},
-             wgrad_size<typename decltype(way)::Tiles>(shape), workspace, stream);
+    Lies lie = lies(Pass::wgrad, shape);
+    lie.in_vectors &= aligned(x) && aligned(dy);
+    with_way<T>(shape.unit, lie, [&](auto way) {
+        gemm(ConvWgrad<decltype(way)>{{}, x, dy, g, epilogue}, Pass::wgrad, shape, workspace,
+             stream);
     });
 }
 
 } // namespace
 
 template <class T> std::size_t conv_fprop_workspace(const ConvShape& shape) {
-    return workspace_of<T>(
-        shape, [&](auto way) { return fprop_size<typename decltype(way)::Tiles>(shape); });
+    return workspace_of<T>(Pass::fprop, shape);
 }
 template <class T> std::size_t conv_dgrad_workspace(const ConvShape& shape) {
-    return workspace_of<T>(
-        shape, [&](auto way) { return dgrad_size<typename decltype(way)::Tiles>(shape); });
+    return workspace_of<T>(Pass::dgrad, shape);
 }
 template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape) {
-    return workspace_of<T>(
-        shape, [&](auto way) { return wgrad_size<typename decltype(way)::Tiles>(shape); });
+    return workspace_of<T>(Pass::wgrad, shape);
 }
 
 template <class T, class Y>
@@ -218,11 +195,11 @@ void conv_fprop(const T* x, const T* w, const float* b, Y* y, const ConvShape& s
         epilogue.y = y;
     else
         epilogue.wide = y;
-    const bool vectors =
-        in_vectors(g.group_channels, shape.channels, x) && in_vectors(g.taps, g.taps, w);
-    with_way<T>(shape.unit, {vectors, vectors}, [&](auto way) {
-        gemm(ConvFprop<decltype(way)>{{}, x, w, g, epilogue},
-             fprop_size<typename decltype(way)::Tiles>(shape), workspace, stream);
+    Lies lie = lies(Pass::fprop, shape);
+    lie.in_vectors &= aligned(x) && aligned(w);
+    with_way<T>(shape.unit, lie, [&](auto way) {
+        gemm(ConvFprop<decltype(way)>{{}, x, w, g, epilogue}, Pass::fprop, shape, workspace,
+             stream);
     });
 }
 
@@ -230,20 +207,13 @@ template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float
                                    const ConvShape& shape, void* workspace, Stream stream) {
     const Geometry g(shape);
     const DgradEpilogue<T> epilogue{gate, factor, dx, shape.channels, g.group_channels};
-    const bool vectors = shape.stride_h == 1 && shape.stride_w == 1 &&
-                         in_vectors(g.group_filters, shape.filters, dy) &&
-                         in_vectors(g.group_channels, g.group_channels, w);
-    // With few channels this beats wgmma too, by the same arithmetic: for conv2 the cache allows
-    // 568 us with either main loop, 242 us in patches.
+    Lies lie = lies(Pass::dgrad, shape);
+    lie.in_vectors &= aligned(dy) && aligned(w);
     if constexpr (std::is_same_v<T, bf16>)
-        if (vectors && suits_patches(shape, dgrad_size<Bf16Tiles>(shape)))
-            return patch_dgrad(dy, w, epilogue, g, stream);
-    // A slice must not cross from one tap into the next.
-    const bool tiles = g.group_filters % kHopperSlice == 0 ||
-                       (shape.groups == 1 && shape.filter_h == 1 && shape.filter_w == 1);
-    with_way<T>(shape.unit, {vectors, tiles}, [&](auto way) {
-        gemm(ConvDgrad<decltype(way)>{{}, dy, w, g, epilogue},
-             dgrad_size<typename decltype(way)::Tiles>(shape), workspace, stream);
+        if (lie.in_vectors && suits_patches(shape)) return patch_dgrad(dy, w, epilogue, g, stream);
+    with_way<T>(shape.unit, lie, [&](auto way) {
+        gemm(ConvDgrad<decltype(way)>{{}, dy, w, g, epilogue}, Pass::dgrad, shape, workspace,
+             stream);
     });
 }
 

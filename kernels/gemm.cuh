@@ -19,11 +19,7 @@
 // on the split of the depth and on nothing else: not on the tile, nor on the other elements.
 #pragma once
 
-#include <type_traits>
-
-#include "epilogue.cuh"
-#include "hopper.cuh"
-#include "tensor.cuh"
+#include "sums.cuh"
 
 namespace pyalexnet {
 
@@ -155,24 +151,15 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     using LinesM = Lines<T::PerThreadM, T::ThreadsM>;
     using LinesN = Lines<T::PerThreadN, T::ThreadsN>;
 
-    unsigned block = blockIdx.x;
-    const unsigned row_tiles = (size.rows + T::TileM - 1) / T::TileM;
-    const unsigned column_tiles = (size.columns + T::TileN - 1) / T::TileN;
-    const int first_row = static_cast<int>(block % row_tiles) * T::TileM;
-    block /= row_tiles;
-    const int first_column = static_cast<int>(block % column_tiles) * T::TileN;
-    block /= column_tiles;
-    const int group = static_cast<int>(block % size.groups);
-    const int part = static_cast<int>(block / size.groups);
-    const int depth_begin = part * size.part_depth;
-    const int depth_end = min(size.depth, depth_begin + size.part_depth);
+    const TilePlace tile = tile_place<T>(size, Fastest::rows);
+    const auto [depth_begin, depth_end] = depth_of(tile, size);
     const int thread_m = static_cast<int>(threadIdx.x) / T::ThreadsN;
     const int thread_n = static_cast<int>(threadIdx.x) % T::ThreadsN;
 
-    const A a_source = problem.a(group);
-    const B b_source = problem.b(group);
-    Fetch<A, T::TileM, T::Threads, A::kContiguous> a_fetch(a_source, first_row, depth_begin);
-    Fetch<B, T::TileN, T::Threads, B::kContiguous> b_fetch(b_source, first_column, depth_begin);
+    const A a_source = problem.a(tile.group);
+    const B b_source = problem.b(tile.group);
+    Fetch<A, T::TileM, T::Threads, A::kContiguous> a_fetch(a_source, tile.row, depth_begin);
+    Fetch<B, T::TileN, T::Threads, B::kContiguous> b_fetch(b_source, tile.column, depth_begin);
 
     float sums[T::PerThreadM][T::PerThreadN] = {};
     a_fetch.next(depth_end);
@@ -211,13 +198,13 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     const auto finish = [&](const auto& epilogue) {
 #pragma unroll
         for (int i = 0; i < T::PerThreadM; ++i) {
-            const int row = first_row + LinesM::line(thread_m, i);
+            const int row = tile.row + LinesM::line(thread_m, i);
             if (row >= size.rows) continue;
 #pragma unroll
             for (int j = 0; j < T::PerThreadN; j += 4) {
-                const int column = first_column + LinesN::line(thread_n, j);
+                const int column = tile.column + LinesN::line(thread_n, j);
                 if (column >= size.columns) continue;
-                const Place place{group, row, column, min(4, size.columns - column)};
+                const Place place{tile.group, row, column, min(4, size.columns - column)};
                 const float four[4] = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
                 epilogue.put(place, epilogue.read(place), four);
             }
@@ -226,7 +213,7 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     if (size.parts == 1)
         finish(problem.epilogue);
     else
-        finish(Parts{partial, size, part});
+        finish(Parts{partial, size, tile.part});
 }
 
 // A thread adds the parts of four neighbouring elements of C, in their order; columns move fastest.
@@ -250,165 +237,6 @@ __global__ void gemm_add_parts_kernel(Epilogue epilogue, GemmSize size, float* p
         for (int j = 0; j < 4; ++j) sums[j] += four.of[j];
     }
     epilogue.put(place, read, sums);
-}
-
-// ---------------------------------------------------------------------- choosing a tile
-
-// A tile, and the relative cost of a multiply-add with it among those of its loop, in percent: a
-// larger tile reads less memory, shared and other, for each.
-template <class T_, int percent> struct Choice {
-    using T = T_;
-    static constexpr double kCost = percent / 100.0;
-};
-template <class... Each> struct Choices {};
-
-// Four ways to multiply: the float32 units; the tensor cores in bf16, by warps or by warpgroups; or
-// in float32, in three planes. Each has its tiles, and says whether a partial last round of blocks
-// counts as a whole one: it does where a multiprocessor has a single large block.
-
-// Floats read from shared memory: 16 for 64 multiply-adds, or 12 for 32. The costs include the
-// loads and barriers that a smaller tile spreads over fewer operations.
-struct FloatTiles {
-    using Element = float;
-    using All = Choices<Choice<Tile<128, 128, 16, 16>, 100>, // 8 x 8 sums a thread
-                        Choice<Tile<64, 64, 16, 8>, 125>,    // 4 x 8
-                        Choice<Tile<128, 32, 16, 8>, 125>>;  // 8 x 4: few filters
-    static constexpr bool kWholeRounds = false;
-    static constexpr int kSliceDepth = kSlice;
-};
-
-// How long a multiprocessor's banks are busy, copies included, relative to its tensor cores: 0.75
-// of the time with a wide tile, 0.8 with a narrow one, 1.5 times as long with a square one.
-struct Bf16Tiles {
-    using Element = bf16;
-    using Square = TensorTile<64, 64, 32, 32, 4, 1, 2>;
-    using All = Choices<Choice<TensorTile<128, 128, 64, 64, 4, 1, 2>, 100>, Choice<Square, 150>,
-                        // For few filters; with three stages two blocks fit.
-                        Choice<TensorTile<256, 64, 64, 64, 3, 1, 2>, 110>>;
-    static constexpr bool kWholeRounds = false;
-    static constexpr int kSliceDepth = kTensorSlice;
-};
-
-// Three planes of 32 x 32 for each warp: more do not fit in registers beside the floats in flight.
-// The banks are busy for 0.7 of the time that an A100's tensor cores are with a wide tile, 0.75
-// with a square one; a wide one reads less from the other caches.
-struct SplitTiles {
-    using Element = float;
-    using Square = TensorTile<64, 64, 32, 32, 2, 3, 2>;
-    using All = Choices<Choice<TensorTile<128, 64, 32, 32, 2, 3, 1>, 100>, Choice<Square, 110>>;
-    static constexpr bool kWholeRounds = false;
-    static constexpr int kSliceDepth = kTensorSlice;
-};
-
-// How long the banks are busy, copies included, per clock of the tensor cores: 0.96 with the first
-// tile, 1.0 with the second; more with the others, which are that much slower (in fprop; where B
-// lies along its lines, a tile of 96 copies 128 of them: 1.33).
-struct HopperTiles {
-    using Element = bf16;
-    using All = Choices<Choice<HopperTile<256, 192, 3>, 100>, Choice<HopperTile<128, 256, 4>, 100>,
-                        Choice<HopperTile<256, 128, 4>, 112>, Choice<HopperTile<256, 96, 4>, 129>,
-                        Choice<HopperTile<256, 64, 4>, 163>>;
-    static constexpr bool kWholeRounds = true;
-    static constexpr int kSliceDepth = kHopperSlice;
-};
-
-// The index, in Tiles::All, of the cheapest tile for a product: counting what it computes outside
-// C, the cost of a multiply-add, and whole rounds where those count.
-template <class Tiles> int tile_for(int groups, int rows, int columns);
-
-// Calls `use` with each of the choices, and its number.
-template <class Use, class... Each> void for_each_choice(Choices<Each...>, Use use) {
-    int number = 0;
-    (use(Each{}, number++), ...);
-}
-
-// Calls `use` with a value of the tile's type.
-template <class Tiles, class Use> void with_tile(int number, Use use) {
-    for_each_choice(typename Tiles::All{}, [&](auto choice, int i) {
-        if (i == number) use(typename decltype(choice)::T{});
-    });
-}
-
-// Splits the depth into parts where there are too few tiles to fill a card, none shallower than
-// 256.
-template <class Tiles> GemmSize gemm_size(int groups, int rows, int columns, int depth);
-
-// The same for a product whose last column holds the sums of A's rows.
-template <class Tiles>
-GemmSize gemm_size_with_row_sums(int groups, int rows, int columns, int depth);
-
-// The same, split as a product of one group and `all_columns` columns would be: so an element is
-// summed in the same order however its layer's columns are divided into groups and among devices.
-template <class Tiles>
-GemmSize gemm_size_as_whole(int groups, int rows, int columns, int depth, int all_columns);
-
-inline std::size_t gemm_workspace(const GemmSize& size) {
-    if (size.parts == 1) return 0;
-    const std::size_t lines = static_cast<std::size_t>(size.parts) * size.groups * size.rows;
-    return sizeof(float) * lines * size.pitch;
-}
-
-template <class T> unsigned tiles(int rows, int columns) {
-    return simt::blocks_for(rows, T::TileM) * simt::blocks_for(columns, T::TileN);
-}
-
-// ---------------------------------------------------------------------- launching
-
-template <class T> simt::Grid gemm_grid(const GemmSize& size, Stream stream) {
-    const unsigned blocks = tiles<T>(size.rows, size.tiled_columns()) * size.groups * size.parts;
-    return simt::Grid(blocks, T::Threads, stream);
-}
-
-template <class T, class Problem> void
-launch_tensor_gemm(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
-    simt::launch<tensor_gemm_kernel<Problem, T>>(
-        gemm_grid<T>(size, stream).with_shared(kTensorShared<T>), problem, size, partial);
-}
-
-template <class T, class Problem> void
-launch_hopper_gemm(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
-    using Shared = HopperShared<Problem, T>;
-    const Tiled tiled = problem.tiled();
-    simt::launch<hopper_gemm_kernel<Problem, T>>(
-        gemm_grid<T>(size, stream).with_shared(Shared::kBytes + simt::kTileSlack), problem,
-        simt::tensor_map(tiled.data, tiled.rows, tiled.columns, tiled.pitch,
-                         Shared::Copied::kTileRows),
-        size, partial);
-}
-
-// Where elements have to be gathered singly, that dominates the time: one tile is enough.
-template <class Problem>
-void launch_gemm(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
-    using Tiles = typename Problem::Tiles;
-    const auto with_best = [&](auto use) {
-        with_tile<Tiles>(tile_for<Tiles>(size.groups, size.rows, size.tiled_columns()), use);
-    };
-    if constexpr (std::is_same_v<Tiles, FloatTiles>)
-        with_best([&](auto tile) {
-            using T = decltype(tile);
-            simt::launch<gemm_kernel<Problem, T>>(gemm_grid<T>(size, stream), problem, size,
-                                                  partial);
-        });
-    else if constexpr (std::is_same_v<Tiles, HopperTiles>)
-        with_best(
-            [&](auto tile) { launch_hopper_gemm<decltype(tile)>(problem, size, partial, stream); });
-    else if constexpr (Problem::vectors)
-        with_best(
-            [&](auto tile) { launch_tensor_gemm<decltype(tile)>(problem, size, partial, stream); });
-    else
-        launch_tensor_gemm<typename Tiles::Square>(problem, size, partial, stream);
-}
-
-template <class Problem>
-void gemm(const Problem& problem, const GemmSize& size, void* workspace, Stream stream) {
-    auto* partial = static_cast<float*>(workspace);
-    launch_gemm(problem, size, partial, stream);
-    if (size.parts == 1) return;
-    constexpr int threads = 256;
-    const std::int64_t fours = std::int64_t{size.groups} * size.rows * ((size.columns + 3) / 4);
-    simt::launch<gemm_add_parts_kernel<typename Problem::Epilogue>>(
-        simt::Grid(simt::blocks_for(fours, threads), threads, stream), problem.epilogue, size,
-        partial);
 }
 
 } // namespace pyalexnet

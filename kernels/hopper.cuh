@@ -22,7 +22,7 @@
 //
 // Bound by the tensor cores' rate, and by the banks of shared memory: a slice of 256 x 192 takes
 // the former 1,536 clocks, in which 56 KiB are written and 128 KiB read of the 192 KiB that the
-// banks can move. gemm.cuh has the other tiles' figures. Row sums read A once more.
+// banks can move. choice.cuh has the other tiles' figures. Row sums read A once more.
 #pragma once
 
 #include "simt/hopper.hpp"
@@ -215,12 +215,6 @@ template <int stages> struct Turn {
 
 // ---------------------------------------------------------------------- the two roles
 
-// A part of the depth, in slices.
-struct Depth {
-    int begin, end;
-    __device__ int slices() const { return (end - begin + kHopperSlice - 1) / kHopperSlice; }
-};
-
 template <class Problem, class T, class Gathers>
 __device__ __forceinline__ void bring_slices(const Problem& problem, const Gathers& gatherer,
                                              const simt::TensorMap& map, const TilePlace& tile,
@@ -314,9 +308,8 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     SIMT_SHARED(simt::Mbarrier, empty, [T::Stages]);
     SIMT_SHARED(simt::Mbarrier, ended, [2]); // the products; the stores of the sums
 
-    const TilePlace tile = tile_place<T>(size);
-    const int begin = tile.part * size.part_depth;
-    const Depth depth{begin, min(size.depth, begin + size.part_depth)};
+    const TilePlace tile = tile_place<T>(size, Fastest::columns);
+    const Depth depth = depth_of(tile, size);
     const Stages<Problem, T> stages{shared, full, empty};
     const auto source = [&] {
         if constexpr (Shared::kTiledB)
@@ -347,12 +340,13 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
         // The same for all lanes of a warp, which the compiler cannot see.
         const int first_row = __shfl_sync(~0u, thread / kWarpgroup, 0) * T::Rows;
         const bool takes_row_sums = Problem::RowSums::value && tile.column == 0;
+        const int slices = (depth.end - depth.begin + kHopperSlice - 1) / kHopperSlice;
         Sums<T> sums;
         // Two loops: with a branch in a single one the compiler makes every product wait.
         if (takes_row_sums)
-            multiply_slices<Problem::RowSums::value>(sums, first_row, depth.slices(), stages);
+            multiply_slices<Problem::RowSums::value>(sums, first_row, slices, stages);
         else
-            multiply_slices<false>(sums, first_row, depth.slices(), stages);
+            multiply_slices<false>(sums, first_row, slices, stages);
         const auto meet = [&](simt::Mbarrier& barrier) {
             simt::mbarrier_arrive(barrier);
             simt::mbarrier_wait(barrier, 0);

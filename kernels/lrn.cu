@@ -1,4 +1,6 @@
 // Local response normalisation across channels (paper, section 3.3).
+//
+// Windows of five channels, the networks', have kernels of their own, with unrolled loops.
 #include "lrn_rows.cuh"
 
 namespace pyalexnet {
@@ -28,9 +30,7 @@ __global__ void lrn_dgrad_kernel(const T* __restrict__ x, const T* __restrict__ 
                                  Steps steps) {
     SIMT_SHARED(float, power, [kLrnTile]);
     SIMT_SHARED(float, passed, [kLrnTile]);
-    lrn_dgrad_tile(
-        power, passed, x, rows, tile, window, steps, [=](std::int64_t i) { return widen(dy[i]); },
-        [=](std::int64_t i, float, float gradient) { dx[i] = narrow<T>(gradient); });
+    lrn_dgrad_tile(power, passed, x, dy, dx, rows, tile, window, steps);
 }
 
 template <class T, class Window>

@@ -1,25 +1,20 @@
 // LRN and the overlapping max-pool after it in one kernel, and their gradient with both ReLUs' in
-// another: what lies between is neither stored nor rounded.
-//
-// The networks' form (windows of five channels, beta .75, pixels and groups of whole vectors of 16
-// bytes) has kernels of its own; everything else goes to simple ones, which find a pixel's
-// neighbours in L1.
+// another: what lies between is neither stored nor rounded. Only for norms and pools of the
+// networks' form (ops.h), whose channels are whole vectors of 16 bytes.
 #include "channels.cuh"
-#include "lrn_rows.cuh"
 #include "ops.h"
 #include "pool_windows.cuh"
-#include "rows.cuh"
+#include "response.cuh"
 
 namespace pyalexnet {
 namespace {
-
-// ---------------------------------------------------------------------- the networks' form
 
 // The most threads of a block. Two blocks then share a multiprocessor, at 72 registers a thread:
 // one computes while the other waits for memory or at its barrier.
 constexpr int kThreads = 448;
 constexpr int kBlocks = 2;
 constexpr int kReach = 2; // of a window, to either side
+static_assert(kLrnPoolNorm == 2 * kReach + 1 && kLrnPoolChannels <= kThreads * 4);
 // Rows of outputs, or of the gradient's pixels, that a block walks down. Its first window's first
 // row is read by the block above too: one row in 2 x 9.
 constexpr int kOutputRows = 9;
@@ -331,103 +326,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     }
 }
 
-// ---------------------------------------------------------------------- any form
-
-// A thread computes one channel of one output, a block up to 256 of an output row; channels move
-// fastest. Bound by L1: every pixel of the window is normalised afresh.
-template <class T, class Where, class Window>
-__global__ void any_lrn_maxpool_fprop_kernel(const T* __restrict__ x, T* __restrict__ y,
-                                             Where* __restrict__ where, PoolShape g, Window window,
-                                             int length, Steps steps, bool relu) {
-    const RowPlace at = row_place(g.out_width, g.channels);
-    if (at.column == g.out_width) return;
-    const std::int64_t image = at.row / g.out_height;
-    const int p = static_cast<int>(at.row % g.out_height);
-    const Span rows = window_pixels(p, g.size, g.stride, g.height);
-    const Span columns = window_pixels(at.column, g.size, g.stride, g.width);
-    const int c = at.channel % length;
-
-    float best = 0.0f;
-    int best_at = -1;
-    for (int h = rows.first; h < rows.end; ++h) {
-        for (int w = columns.first; w < columns.end; ++w) {
-            const std::int64_t i = ((image * g.height + h) * g.width + w) * g.channels + at.channel;
-            const float s = window_scale(x, i, c, length, window, steps.norm);
-            const float value = widen(x[i]) * steps.power(s);
-            // True also of the first NaN: no comparison with a NaN holds.
-            if (best_at < 0 || (best == best && !(value <= best))) {
-                best = value;
-                best_at = (h - rows.first) * g.size + (w - columns.first);
-            }
-        }
-    }
-    if (relu) best = best <= 0.0f ? 0.0f : best;
-    const std::int64_t out = (at.row * g.out_width + at.column) * g.channels + at.channel;
-    y[out] = narrow<T>(best);
-    where[out] = static_cast<Where>(best_at);
-}
-
-// A block computes one tile, a thread four elements of it (lrn_dgrad_tile); channels move fastest.
-// Bound by L1: what a pixel receives from its windows is gathered anew wherever it is needed.
-template <class T, class Where, class Window>
-__global__ void any_lrn_maxpool_dgrad_kernel(const T* __restrict__ x, const T* __restrict__ y,
-                                             const T* __restrict__ dy,
-                                             const Where* __restrict__ where, T* __restrict__ dx,
-                                             PoolShape g, Rows rows, int tile, Window window,
-                                             Steps steps, bool gated) {
-    SIMT_SHARED(float, power, [kLrnTile]);
-    SIMT_SHARED(float, passed, [kLrnTile]);
-    const auto gradient = [=](std::int64_t i) {
-        const int channel = static_cast<int>(i % g.channels);
-        std::int64_t pixel = i / g.channels;
-        const int w = static_cast<int>(pixel % g.width);
-        pixel /= g.width;
-        const int h = static_cast<int>(pixel % g.height);
-        const std::int64_t image = pixel / g.height;
-        const Span down = windows_of_pixel(h, g.size, g.stride, g.out_height);
-        const Span across = windows_of_pixel(w, g.size, g.stride, g.out_width);
-        float sum = 0.0f;
-        for (int p = down.first; p < down.end; ++p) {
-            for (int q = across.first; q < across.end; ++q) {
-                const std::int64_t out =
-                    ((image * g.out_height + p) * g.out_width + q) * g.channels + channel;
-                const int own = (h - p * g.stride) * g.size + (w - q * g.stride);
-                const bool passes = where[out] == own && (!y || widen(y[out]) > 0.0f);
-                if (passes) sum += widen(dy[out]);
-            }
-        }
-        return sum;
-    };
-    lrn_dgrad_tile(power, passed, x, rows, tile, window, steps, gradient,
-                   [=](std::int64_t i, float own, float value) {
-                       dx[i] = narrow<T>(!gated || own > 0.0f ? value : 0.0f);
-                   });
-}
-
-template <class T, class Where, class Window>
-void launch_any_fprop(const T* x, T* y, Where* where, const PoolShape& g, Window window, int length,
-                      ResponseNorm norm, bool relu, Stream stream) {
-    simt::launch<any_lrn_maxpool_fprop_kernel<T, Where, Window>>(
-        row_grid(g.images * g.out_height, g.out_width, g.channels, stream), x, y, where, g, window,
-        length, Steps(norm), relu);
-}
-
-template <class T, class Where, class Window>
-void launch_any_dgrad(const T* x, const T* y, const T* dy, const Where* where, T* dx,
-                      const PoolShape& g, Rows rows, Window window, ResponseNorm norm, bool gated,
-                      Stream stream) {
-    const int tile = lrn_tile(window);
-    simt::launch<any_lrn_maxpool_dgrad_kernel<T, Where, Window>>(
-        simt::Grid(simt::blocks_for(rows.count, tile), kLrnThreads, stream), x, y, dy, where, dx, g,
-        rows, tile, window, Steps(norm), gated);
-}
-
-// ---------------------------------------------------------------------- choosing
-
-template <class T> bool networks_form(const PoolShape& g, int groups, const ResponseNorm& norm) {
-    return norm.size == 2 * kReach + 1 && norm.beta == 0.75f &&
-           g.channels / groups % kVector<T> == 0;
-}
+// ---------------------------------------------------------------------- launching
 
 int whole_warps(int threads) { return (threads + 31) / 32 * 32; }
 
@@ -455,7 +354,7 @@ template <class T> Tiling fprop_tiling(const PoolShape& g) {
     return tiling;
 }
 
-// For maps whose pixels each fit a block.
+// A pixel's vectors all fit a block.
 template <class T> Tiling dgrad_tiling(const PoolShape& g) {
     Tiling tiling{};
     tiling.rows = even_part(g.height, kPixelRows);
@@ -470,66 +369,30 @@ template <class T> Tiling dgrad_tiling(const PoolShape& g) {
 
 } // namespace
 
-template <class T, class Where>
-void lrn_maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, int groups,
-                       ResponseNorm norm, bool relu, Stream stream) {
-    const int length = shape.channels / groups;
-    if constexpr (sizeof(Where) == 1) {
-        if (networks_form<T>(shape, groups, norm) &&
-            channels_align<T>(shape.channels, x, y, where)) {
-            const Tiling tiling = fprop_tiling<T>(shape);
-            simt::launch<lrn_maxpool_fprop_kernel<T>>(grid_of(shape.images, tiling, stream), x, y,
-                                                      where, shape, tiling, length / kVector<T>,
-                                                      norm, relu);
-            return;
-        }
-    }
-    if (norm.size == 5) {
-        launch_any_fprop(x, y, where, shape, Five{}, length, norm, relu, stream);
-    } else {
-        launch_any_fprop(x, y, where, shape, reach_of(norm.size, length), length, norm, relu,
-                         stream);
-    }
+template <class T> void lrn_maxpool_fprop(const T* x, T* y, std::uint8_t* where, PoolShape shape,
+                                          int groups, ResponseNorm norm, bool relu, Stream stream) {
+    const Tiling tiling = fprop_tiling<T>(shape);
+    simt::launch<lrn_maxpool_fprop_kernel<T>>(grid_of(shape.images, tiling, stream), x, y, where,
+                                              shape, tiling, shape.channels / groups / kVector<T>,
+                                              norm, relu);
 }
 
-template <class T, class Where>
-void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy, const Where* where, T* dx,
+template <class T>
+void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy, const std::uint8_t* where, T* dx,
                        PoolShape shape, int groups, ResponseNorm norm, bool gated, Stream stream) {
-    const int length = shape.channels / groups;
-    if constexpr (sizeof(Where) == 1) {
-        if (networks_form<T>(shape, groups, norm) && shape.channels <= kThreads * kVector<T> &&
-            channels_align<T>(shape.channels, x, y, dy, where, dx)) {
-            const Tiling tiling = dgrad_tiling<T>(shape);
-            simt::launch<lrn_maxpool_dgrad_kernel<T>>(grid_of(shape.images, tiling, stream), x, y,
-                                                      dy, where, dx, shape, tiling,
-                                                      length / kVector<T>, Steps(norm), gated);
-            return;
-        }
-    }
-    const Rows rows = rows_of(shape.images * shape.height * shape.width, shape.channels, groups);
-    if (norm.size == 5) {
-        launch_any_dgrad(x, y, dy, where, dx, shape, rows, Five{}, norm, gated, stream);
-    } else {
-        launch_any_dgrad(x, y, dy, where, dx, shape, rows, reach_of(norm.size, length), norm, gated,
-                         stream);
-    }
+    const Tiling tiling = dgrad_tiling<T>(shape);
+    simt::launch<lrn_maxpool_dgrad_kernel<T>>(
+        grid_of(shape.images, tiling, stream), x, y, dy, where, dx, shape, tiling,
+        shape.channels / groups / kVector<T>, Steps(norm), gated);
 }
 
 template void lrn_maxpool_fprop(const float*, float*, std::uint8_t*, PoolShape, int, ResponseNorm,
                                 bool, Stream);
-template void lrn_maxpool_fprop(const float*, float*, std::uint16_t*, PoolShape, int, ResponseNorm,
-                                bool, Stream);
 template void lrn_maxpool_fprop(const bf16*, bf16*, std::uint8_t*, PoolShape, int, ResponseNorm,
-                                bool, Stream);
-template void lrn_maxpool_fprop(const bf16*, bf16*, std::uint16_t*, PoolShape, int, ResponseNorm,
                                 bool, Stream);
 template void lrn_maxpool_dgrad(const float*, const float*, const float*, const std::uint8_t*,
                                 float*, PoolShape, int, ResponseNorm, bool, Stream);
-template void lrn_maxpool_dgrad(const float*, const float*, const float*, const std::uint16_t*,
-                                float*, PoolShape, int, ResponseNorm, bool, Stream);
 template void lrn_maxpool_dgrad(const bf16*, const bf16*, const bf16*, const std::uint8_t*, bf16*,
-                                PoolShape, int, ResponseNorm, bool, Stream);
-template void lrn_maxpool_dgrad(const bf16*, const bf16*, const bf16*, const std::uint16_t*, bf16*,
                                 PoolShape, int, ResponseNorm, bool, Stream);
 
 } // namespace pyalexnet

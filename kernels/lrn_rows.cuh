@@ -37,15 +37,15 @@ __device__ __forceinline__ int advance(int c, int step, int length) {
     return c < length - step ? c + step : c - (length - step);
 }
 
-// The gradient of tile blockIdx.x, where gradient(i) is dy at element i. The block stages power =
-// s^-beta, and what is passed on, for the tile and the reach around it; a thread then sums the
-// latter for up to four elements, a block's width apart, and hands each to store(i, x, dx). There
-// is more than one stage only where a window's reach exceeds one.
-template <class T, class Window, class Gradient, class Store>
+// dx of tile blockIdx.x. The block stages power = s^-beta, and what is passed on, for the tile and
+// the reach around it; a thread then sums the latter for up to four elements, a block's width
+// apart. There is more than one stage only where a window's reach exceeds one. x, dy and dx have
+// rows.count elements each.
+template <class T, class Window>
 __device__ __forceinline__ void lrn_dgrad_tile(float (&power)[kLrnTile], float (&passed)[kLrnTile],
-                                               const T* __restrict__ x, Rows rows, int tile,
-                                               Window window, const Steps& steps, Gradient gradient,
-                                               Store store) {
+                                               const T* __restrict__ x, const T* __restrict__ dy,
+                                               T* __restrict__ dx, Rows rows, int tile,
+                                               Window window, const Steps& steps) {
     const int thread = static_cast<int>(threadIdx.x);
     const int step = kLrnThreads % rows.length;
     const std::int64_t tile_first = blockIdx.x * std::int64_t{tile};
@@ -62,7 +62,7 @@ __device__ __forceinline__ void lrn_dgrad_tile(float (&power)[kLrnTile], float (
         for (int j = thread; j < staged; j += kLrnThreads) {
             const float s = window_scale(x, first + j, c, rows.length, window, steps.norm);
             power[j] = steps.power(s);
-            const float first_term = gradient(first + j) * power[j];
+            const float first_term = widen(dy[first + j]) * power[j];
             passed[j] = steps.passed(first_term, widen(x[first + j]), s);
             c = advance(c, step, rows.length);
         }
@@ -89,7 +89,7 @@ __device__ __forceinline__ void lrn_dgrad_tile(float (&power)[kLrnTile], float (
     for (int n = 0; n < kLrnPerThread; ++n) {
         if (i < tile_end) {
             const float own = widen(x[i]);
-            store(i, own, descend(gradient(i) * own_power[n], own, sum[n]));
+            dx[i] = narrow<T>(descend(widen(dy[i]) * own_power[n], own, sum[n]));
         }
         i += kLrnThreads;
     }

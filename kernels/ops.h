@@ -304,15 +304,22 @@ template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Strea
 // ---------------------------------------------------------------------- LRN + pool (lrn_pool.cu)
 // lrn_fprop, then a max-pool, then relu_fprop if `relu`, in one pass over the maps. What lies
 // between is neither stored nor rounded. x (N, H, W, C); y, where (N, P, Q, C).
-template <class T, class Where> void lrn_maxpool_fprop(const T* x, T* y, Where* where,
-                                                       PoolShape shape, int groups,
-                                                       ResponseNorm norm, bool relu, Stream stream);
+//
+// For the networks' form only: norm.size kLrnPoolNorm, alpha at least 0, beta .75, k normal; C at
+// most kLrnPoolChannels; each group's channels whole vectors of 16 bytes, and maps at multiples of
+// 16 bytes; pool size at most kLrnPoolSize. Any other norm and pool run one after the other.
+constexpr int kLrnPoolNorm = 5;
+constexpr int kLrnPoolChannels = 1024;
+constexpr int kLrnPoolSize = 8;
+
+template <class T> void lrn_maxpool_fprop(const T* x, T* y, std::uint8_t* where, PoolShape shape,
+                                          int groups, ResponseNorm norm, bool relu, Stream stream);
 
 // Its gradient, in one pass too. y (N, P, Q, C) or null: the ReLU's output; dy counts only where it
 // is above 0. gated: x is a ReLU's output, and dx is 0 where x is not above 0.
-template <class T, class Where>
-void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy, const Where* where, T* dx,
-                       PoolShape shape, int groups, ResponseNorm norm, bool gated, Stream stream);
+template <class T> void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy,
+                                          const std::uint8_t* where, T* dx, PoolShape shape,
+                                          int groups, ResponseNorm norm, bool gated, Stream stream);
 
 // ---------------------------------------------------------------------- dropout (dropout.cu)
 // y = x where a 32-bit draw < keep * 2^32, else 0; fprop and dgrad are this same map. The draw of

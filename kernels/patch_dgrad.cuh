@@ -19,9 +19,7 @@
 // at a time, in order. The depth is never split: the sum depends on the filter's shape alone.
 #pragma once
 
-#include "gemm.cuh"
-
-#include <algorithm>
+#include "tensor.cuh"
 
 namespace pyalexnet {
 
@@ -352,7 +350,7 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
     finish_tile<Sums>(p.epilogue, size, {first_pixel, 0, group, 0}, shared);
 }
 
-// ---------------------------------------------------------------------- where it is used
+// ---------------------------------------------------------------------- launching
 
 template <class T> std::size_t patch_shared(const PatchShape& patch) {
     const std::size_t copies = sizeof(bf16) * (2 * std::size_t(patch.pixels) * kTensorSlice +
@@ -366,67 +364,6 @@ template <class Use> void with_patch_tile(int channels, Use use) {
     if (channels <= 32) return use(PatchTile<32>{});
     if (channels <= 48) return use(PatchTile<48>{});
     return use(PatchTile<64>{});
-}
-
-// What blocks cost on a full card, in products: those they multiply, useful or not, or what they
-// fetch from the L2 cache, whichever is more. At 5 TB/s and 500 TFLOP/s a byte takes as long as 50
-// products. Computed, not measured.
-inline double block_cost(std::int64_t blocks, double products, double bytes) {
-    constexpr double products_of_a_byte = 50;
-    return static_cast<double>(blocks) * std::max(products, bytes * products_of_a_byte);
-}
-
-// The main loop: pixels and channels are fetched along the whole depth.
-inline double gemm_cost(const GemmSize& size) {
-    double cost = 0;
-    const int number = tile_for<Bf16Tiles>(size.groups, size.rows, size.columns);
-    with_tile<Bf16Tiles>(number, [&](auto tile) {
-        using T = decltype(tile);
-        const double depth = size.depth;
-        cost = block_cost(std::int64_t{tiles<T>(size.rows, size.columns)} * size.groups,
-                          depth * T::TileM * T::TileN,
-                          sizeof(bf16) * depth * (T::TileM + min(T::TileN, size.columns)));
-    });
-    return cost;
-}
-
-// Patches: for each filter the patch's pixels are fetched once, and all of w.
-inline double patch_cost(const ConvShape& s) {
-    const PatchShape patch(s);
-    const int taps = s.filter_h * s.filter_w, channels = s.channels / s.groups;
-    const double filters = simt::blocks_for(s.filters / s.groups, kTensorSlice) * kTensorSlice;
-    double cost = 0;
-    with_patch_tile(channels, [&](auto tile) {
-        cost = block_cost(patch.blocks(s), filters * taps * kPatchPixels * decltype(tile)::Channels,
-                          sizeof(bf16) * filters * (patch.pixels + taps * channels));
-    });
-    return cost;
-}
-
-// Whether a convolution, which the main loop would multiply as `gemm`, is computed in patches: its
-// shape alone decides. First, patches can hold it: stride 1, at most 64 channels a group and 256
-// pixels a row, enough taps to load the next patch meanwhile, and room for two blocks in an A100's
-// 164 KiB. Second, it costs less: fewer bytes, though a tile's pixels beyond whole rows and its
-// surplus channels are multiplied in vain. Third, there are blocks for nearly all multiprocessors
-// of a card, or fewer where the main loop would not split the depth either.
-//
-// AlexNet's conv2 at batch 256, in 1e9 products:
-//
-//               multiplied   of them useful   bytes from L2   in products
-//   main loop         76.4            75.0%          2.84e9         141.8
-//   patches           60.4            94.9%          0.63e9          31.5
-inline bool suits_patches(const ConvShape& s, const GemmSize& gemm) {
-    constexpr std::size_t room = 81 * 1024;
-    constexpr int enough_blocks = 128;
-    const int channels = s.channels / s.groups;
-    if (s.stride_h != 1 || s.stride_w != 1 || channels > 64 || s.width > kPatchPixels ||
-        s.filter_h * s.filter_w < kPatchStages - 1)
-        return false;
-    const PatchShape patch(s);
-    std::size_t shared = 0;
-    with_patch_tile(channels, [&](auto tile) { shared = patch_shared<decltype(tile)>(patch); });
-    return shared <= room && patch.rows * s.width >= kFragment &&
-           (gemm.parts == 1 || patch.blocks(s) >= enough_blocks) && patch_cost(s) < gemm_cost(gemm);
 }
 
 inline void patch_dgrad(const bf16* dy, const bf16* w, const DgradEpilogue<bf16>& epilogue,

@@ -24,9 +24,6 @@
 // truncate sums rather than round them, do so only in sums of 16 (Ootomo and Yokota: Recovering
 // single precision accuracy from tensor cores; 2022).
 //
-// The sums go through shared memory to the epilogue, where neighbouring threads have neighbouring
-// fours of a row: whole sectors are read and written, and its code is not repeated.
-//
 // An element is summed 16 products of the depth at a time, in their order: it depends on the split
 // of the depth alone, not on the tile, nor on how the operands were loaded.
 //
@@ -36,7 +33,7 @@
 // one multiplies while the other begins or ends.
 #pragma once
 
-#include "epilogue.cuh"
+#include "sums.cuh"
 
 namespace pyalexnet {
 
@@ -230,40 +227,6 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
     float floats_[kSplit && vectors ? kCount : 1][4]; // in flight
 };
 
-// ---------------------------------------------------------------------- the sums in shared memory
-
-// A tile of sums for the epilogue. A row's groups of eight are swizzled so that neither the pairs
-// that a warp writes nor the fours that it reads conflict in a bank.
-template <class T> struct SumTile {
-    static constexpr int kFloats = T::TileM * T::TileN;
-
-    __device__ __forceinline__ static int at(int row, int column) {
-        return row * T::TileN + (column ^ row % 4 * 8);
-    }
-};
-
-// Stores a warp's sums of 16 rows there, from (row, column) on: `sum(n, i)` is the lane's i-th sum
-// in the n-th group of eight columns.
-template <class T, int eights, class Sum>
-__device__ __forceinline__ void put_sixteen(float* tile, int row, int column, const Sum& sum) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-#pragma unroll
-        for (int n = 0; n < eights; ++n)
-            store_pair(tile +
-                           SumTile<T>::at(row + half * 8 + lane / 4, column + n * 8 + lane % 4 * 2),
-                       sum(n, 2 * half), sum(n, 2 * half + 1));
-}
-
-// The same for the sums of 16 rows of A, which every column of `sums` holds.
-__device__ __forceinline__ void put_row_sums(float* row_sums, int row, const float (&sums)[4]) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    if (lane % 4 != 0) return;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) row_sums[row + half * 8 + lane / 4] = sums[2 * half];
-}
-
 // Bytes of shared memory: first for the stages, then for the sums and the sums of A's rows.
 template <class T> constexpr std::size_t kTensorShared = [] {
     const std::size_t stages =
@@ -271,67 +234,6 @@ template <class T> constexpr std::size_t kTensorShared = [] {
     const std::size_t sums = sizeof(float) * (SumTile<T>::kFloats + T::TileM);
     return stages > sums ? stages : sums;
 }();
-
-// Where a block's tile lies in C.
-struct TilePlace {
-    int row, column, group, part;
-};
-
-template <class T> __device__ __forceinline__ TilePlace tile_place(const GemmSize& size) {
-    unsigned block = blockIdx.x;
-    const unsigned column_tiles = (size.tiled_columns() + T::TileN - 1) / T::TileN;
-    const unsigned row_tiles = (size.rows + T::TileM - 1) / T::TileM;
-    const int column = static_cast<int>(block % column_tiles) * T::TileN;
-    block /= column_tiles;
-    const int row = static_cast<int>(block % row_tiles) * T::TileM;
-    block /= row_tiles;
-    return {row, column, static_cast<int>(block % size.groups),
-            static_cast<int>(block / size.groups)};
-}
-
-// Hands the tile to the epilogue, several fours of a thread at a time.
-template <class T, class Epilogue>
-__device__ __forceinline__ void finish_tile(const Epilogue& epilogue, const GemmSize& size,
-                                            const TilePlace& tile, const float* sums) {
-    constexpr int fours = T::TileN / 4; // of a row
-    constexpr int at_a_time = 4;
-    const int columns = size.tiled_columns() - tile.column;
-    const int end = min(T::TileM, size.rows - tile.row) * fours;
-    for (int first = static_cast<int>(threadIdx.x); first < end;
-         first += at_a_time * T::Finishers) {
-        const auto row = [&](int i) { return (first + i * T::Finishers) / fours; };
-        const auto column = [&](int i) { return (first + i * T::Finishers) % fours * 4; };
-        const auto inside = [&](int i) {
-            return first + i * T::Finishers < end && column(i) < columns;
-        };
-        const auto place = [&](int i) {
-            return Place{tile.group, tile.row + row(i), tile.column + column(i),
-                         min(4, columns - column(i))};
-        };
-        typename Epilogue::Read read[at_a_time];
-#pragma unroll
-        for (int i = 0; i < at_a_time; ++i)
-            if (inside(i)) read[i] = epilogue.read(place(i));
-#pragma unroll
-        for (int i = 0; i < at_a_time; ++i) {
-            if (!inside(i)) continue;
-            const Four<float> four =
-                *reinterpret_cast<const Four<float>*>(sums + SumTile<T>::at(row(i), column(i)));
-            epilogue.put(place(i), read[i], four.of);
-        }
-    }
-}
-
-// The sums of A's rows, the last column of C.
-template <class T, class Epilogue>
-__device__ __forceinline__ void finish_row_sums(const Epilogue& epilogue, const GemmSize& size,
-                                                const TilePlace& tile, const float* row_sums) {
-    for (int row = static_cast<int>(threadIdx.x); row < min(T::TileM, size.rows - tile.row);
-         row += T::Finishers) {
-        const Place place{tile.group, tile.row + row, size.columns - 1, 1};
-        epilogue.put(place, epilogue.read(place), {row_sums[row], 0.0f, 0.0f, 0.0f});
-    }
-}
 
 // ---------------------------------------------------------------------- products of fragments
 
@@ -378,26 +280,24 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     bf16* const a_stages = reinterpret_cast<bf16*>(shared);
     bf16* const b_stages = a_stages + T::Stages * kPlanes * SliceA::kElements;
 
-    const TilePlace tile = tile_place<T>(size);
-    const int depth_begin = tile.part * size.part_depth;
-    const int depth_end = min(size.depth, depth_begin + size.part_depth);
-    const int slices = (depth_end - depth_begin + kTensorSlice - 1) / kTensorSlice;
-    constexpr bool vectors = Problem::vectors;
-    Loader<A, T::TileM, T::Threads, vectors> a_loader(problem.a(tile.group), tile.row);
-    Loader<B, T::TileN, T::Threads, vectors> b_loader(problem.b(tile.group), tile.column);
+    const TilePlace tile = tile_place<T>(size, Fastest::columns);
+    const Depth part = depth_of(tile, size);
+    const int slices = (part.end - part.begin + kTensorSlice - 1) / kTensorSlice;
+    Loader<A, T::TileM, T::Threads, Problem::vectors> a_loader(problem.a(tile.group), tile.row);
+    Loader<B, T::TileN, T::Threads, Problem::vectors> b_loader(problem.b(tile.group), tile.column);
     const auto a_slice = [&](int stage) { return a_stages + stage * kPlanes * SliceA::kElements; };
     const auto b_slice = [&](int stage) { return b_stages + stage * kPlanes * SliceB::kElements; };
     // Past the end zeros are multiplied, so no check is needed.
     const auto begin_fetch = [&](int slice, int stage) {
-        const int depth = depth_begin + slice * kTensorSlice;
-        a_loader.begin(a_slice(stage), depth, depth_end);
-        b_loader.begin(b_slice(stage), depth, depth_end);
+        const int depth = part.begin + slice * kTensorSlice;
+        a_loader.begin(a_slice(stage), depth, part.end);
+        b_loader.begin(b_slice(stage), depth, part.end);
         simt::cp_async_commit();
     };
     const auto finish_fetch = [&](int slice, int stage) {
-        const int depth = depth_begin + slice * kTensorSlice;
-        a_loader.finish(a_slice(stage), depth, depth_end);
-        b_loader.finish(b_slice(stage), depth, depth_end);
+        const int depth = part.begin + slice * kTensorSlice;
+        a_loader.finish(a_slice(stage), depth, part.end);
+        b_loader.finish(b_slice(stage), depth, part.end);
     };
 
     const int warp = static_cast<int>(threadIdx.x) / 32;

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-import oracle
+from bench import oracle
+from bench.oracle import Exact
 from bench.reference import ReferenceBackend
-from oracle import Exact
 from pyalexnet.backends.learned import Learned
 from pyalexnet.backends.masks import Mask
 from pyalexnet.errors import ArgumentError
@@ -70,10 +70,10 @@ def _whole(*arrays: Any) -> None:
 
 
 def _factors(unit: str, *arrays: Any) -> None:
-    """Require operands and addends of a product that are summed exactly, as in float64."""
+    """Require a product's operands whose products are summed exactly, as in float64."""
     _whole(*arrays)
     if unit != "fma" and arrays[0].dtype == np.float32:  # in planes, infinities make NaN
-        _finite(*(array for array in arrays if array is not None))
+        _finite(*arrays)
 
 
 def _finite(*arrays: Any) -> None:
@@ -167,7 +167,8 @@ def _geometry(x: Any, w: Any, y: Any, numbers: tuple[int, ...]) -> dict[str, Any
 
 def _conv_fprop(x: Any, w: Any, b: Any, y: Any, _: Any, *numbers: Any) -> Answer:
     *plain, unit, towers, activation, dropout = numbers
-    _factors(unit, x, w, b)
+    _factors(unit, x, w)
+    _whole(b)  # an addend, which is never split in planes
     how = _geometry(x, w, y, tuple(plain)) | _finish(towers, activation, dropout, y)
     result = _reference().conv_fprop(x, w, b, **how)
     _of(y.shape, result)
@@ -243,7 +244,8 @@ def _as_learned(
 
 def _linear_fprop(x: Any, w: Any, b: Any, y: Any, _: Any, unit: str, *numbers: Any) -> Answer:
     towers, activation, dropout = numbers
-    _factors(unit, x, w, b)
+    _factors(unit, x, w)
+    _whole(b)
     result = _reference().linear_fprop(x, w, b, **_finish(towers, activation, dropout, y))
     _of(y.shape, result)
     return {3: (result, _after(activation, result))}

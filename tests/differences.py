@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from oracle import Exact, Floats, double
+from bench.oracle import Exact, Floats, double
 from samples import signs
 from tolerance import SUM, assert_close, bound
 

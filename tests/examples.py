@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import oracle
+from bench import oracle
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.learned import Learned
 from pyalexnet.backends.masks import Mask

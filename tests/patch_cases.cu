@@ -1,7 +1,7 @@
-// Which convolutions compute their dx in patches; test_patch_dgrad.py compares this with what is
-// intended. Reads lines of images, height, width, channels, filters, filter height and width,
-// stride, padding, groups; answers each with 1 or 0.
-#include "patch_dgrad.cuh"
+// By which loop convolutions of bfloat16 compute their dx; test_patch_dgrad.py compares this with
+// what is intended. Reads lines of images, height, width, channels, filters, filter height and
+// width, stride, padding, groups; answers each with a line of what choice_of says.
+#include "choice.cuh"
 
 #include <cstdio>
 
@@ -16,9 +16,9 @@ int main() {
         s.pad_top = s.pad_left = pad;
         s.out_height = (s.height + 2 * pad - s.filter_h) / stride + 1;
         s.out_width = (s.width + 2 * pad - s.filter_w) / stride + 1;
-        const GemmSize gemm =
-            gemm_size<Bf16Tiles>(s.groups, static_cast<int>(s.in_pixels()), s.channels / s.groups,
-                                 s.filter_h * s.filter_w * (s.filters / s.groups));
-        std::printf("%d\n", suits_patches(s, gemm));
+        s.unit = Unit::mma;
+        const Choice made = choice_of<bf16>(Pass::dgrad, s);
+        std::printf("%s, tile %d x %d, %d parts\n", made.loop, made.tile_rows, made.tile_columns,
+                    made.parts);
     }
 }

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oracle import Pair, Sides, conv_out_shape, pool_out_shape
+from bench.oracle import Pair, Sides, conv_out_shape, pool_out_shape
 
 
 @dataclass(frozen=True)
@@ -271,24 +271,40 @@ _NORMS_AND_POOLS: tuple[tuple[str, int, int, dict[str, Any], Pool], ...] = (
     ("windows side by side", 5, 2, {}, Pool("", (1, 6, 7, 16), 2, 2)),
     ("windows that overlap by two", 5, 2, {}, Pool("", (1, 9, 8, 16), 4, 2)),
     ("windows larger than the image", 5, 1, {}, Pool("", (2, 4, 3, 8), 5, 3)),
-    ("codes of two bytes", 5, 2, {}, Pool("", (1, 18, 17, 16), 17, 2)),
+    ("windows as large as may be", 5, 2, {}, Pool("", (1, 18, 17, 16), 8, 3)),
     ("many rows and columns", 5, 2, {"alpha": 0.3}, Pool("", (1, 47, 41, 16), 3, 2)),
-    ("more channels than a block", 5, 1, {}, Pool("", (1, 4, 3, 3592), 3, 2)),
-    ("groups that cut vectors", 5, 2, {}, Pool("", (2, 5, 6, 12), 3, 2)),
-    ("an odd number of channels", 5, 1, {}, Pool("", (1, 7, 5, 11), 3, 2)),
-    ("another window", 4, 2, {"k": 1.0}, Pool("", (2, 5, 6, 16), 3, 2)),
-    ("another power", 5, 1, {"beta": 1.25, "k": 0.5}, Pool("", (1, 5, 6, 8), 3, 2)),
-    ("window wider than the maps", 13, 1, {}, Pool("", (1, 5, 6, 8), 3, 2)),
-    ("many odd channels", 3, 1, {}, Pool("", (1, 3, 4, 1030), 2, 1)),
+    ("channels as many as may be", 5, 1, {}, Pool("", (1, 9, 8, 1024), 8, 2)),
     ("conv1's maps", 5, 2, {}, Pool("", (2, 55, 55, 96), 3, 2, big=True)),
     ("conv2's maps", 5, 2, {}, Pool("", (2, 27, 27, 256), 3, 2, big=True)),
 )
 """The case's name, the norm's size, groups and other constants, the pool."""
 
-LRN_POOLS = tuple(
-    LRNPool(name, LRN(name, pool.x, size, groups, **constants), pool)
-    for name, size, groups, constants, pool in _NORMS_AND_POOLS
+_NO_NORMS_AND_POOLS: tuple[tuple[str, int, int, dict[str, Any], Pool], ...] = (
+    ("pool_size is 9", 5, 2, {}, Pool("", (1, 18, 17, 16), 9, 2)),
+    ("pool_size is 17", 5, 2, {}, Pool("", (1, 18, 17, 16), 17, 2)),
+    ("x has 1032 channels", 5, 1, {}, Pool("", (1, 4, 3, 1032), 3, 2)),
+    ("groups is 2, each of 6 channels", 5, 2, {}, Pool("", (2, 5, 6, 12), 3, 2)),
+    ("groups is 1, each of 11 channels", 5, 1, {}, Pool("", (1, 7, 5, 11), 3, 2)),
+    ("size is 4", 4, 2, {"k": 1.0}, Pool("", (2, 5, 6, 16), 3, 2)),
+    ("size is 13", 13, 1, {}, Pool("", (1, 5, 6, 8), 3, 2)),
+    ("beta is 1.25", 5, 1, {"beta": 1.25, "k": 0.5}, Pool("", (1, 5, 6, 8), 3, 2)),
+    ("k is ", 5, 1, {"k": 1e-39}, Pool("", (1, 5, 6, 8), 3, 2)),
 )
+"""Likewise, but named after what the refusal begins with."""
+
+
+def _norms_and_pools(
+    table: tuple[tuple[str, int, int, dict[str, Any], Pool], ...],
+) -> tuple[LRNPool, ...]:
+    return tuple(
+        LRNPool(name, LRN(name, pool.x, size, groups, **constants), pool)
+        for name, size, groups, constants, pool in table
+    )
+
+
+LRN_POOLS = _norms_and_pools(_NORMS_AND_POOLS)
+NO_LRN_POOLS = _norms_and_pools(_NO_NORMS_AND_POOLS)
+"""Norms and pools that run one after the other alone."""
 
 
 def each(cases: tuple[Any, ...]) -> list[Any]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-import oracle
+from bench import oracle
+from bench.oracle import Exact
 from differences import Op, Oracle, assert_gradient, gradient
-from oracle import Exact
 from pyalexnet.backends.elements import BFLOAT16
 from samples import EACH_ELEMENT, normal, on_grid
 from tolerance import FUNCTION, SUM, assert_close, assert_same, same_bits

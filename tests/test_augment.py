@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import oracle
-from oracle import double
+from bench import oracle
+from bench.oracle import double
 from pyalexnet.backends.geometry import BlockGeometry
 from samples import EACH_ELEMENT, generator, normal, pixels
 from shapes import each

@@ -105,7 +105,6 @@ def names(of: Callable[..., Any]) -> str:
 def maps_of(of: Callable[..., Any], c: int) -> list[Call]:
     """Calls on maps with this many channels, for a type of numbers."""
     x, y, codes = of(2, 5, 7, c), of(2, 2, 3, c), np.zeros((2, 2, 3, c), np.uint8)
-    both = {**NORM, "size": 5, "pool_size": 3, "pool_stride": 2}
     back = {"x_shape": x.shape, **POOL}
     return [
         Call("lrn_fprop", "x y", (x,), NORM),
@@ -116,6 +115,14 @@ def maps_of(of: Callable[..., Any], c: int) -> list[Call]:
         Call("maxpool_dgrad", "dy where gate dx", (y, codes), back | {"gate": x}),
         Call("avgpool_fprop", "x y", (x,), POOL),
         Call("avgpool_dgrad", "dy dx", (y,), back),
+    ]
+
+
+def norms_with_pools(of: Callable[..., Any]) -> list[Call]:
+    """Calls of lrn and maxpool in one, for a type of numbers."""
+    x, y, codes = of(2, 5, 7, 16), of(2, 2, 3, 16), np.zeros((2, 2, 3, 16), np.uint8)
+    both = {**NORM, "size": 5, "pool_size": 3, "pool_stride": 2}
+    return [
         Call("lrn_maxpool_fprop", "x y where", (x,), both),
         Call("lrn_maxpool_dgrad", "x y dy where dx", (x, y, codes), both | {"y": abs(y)}),
     ]
@@ -214,6 +221,7 @@ CALLS = [
         for c in (3, 16)  # channels singly, and in vectors
         for call in maps_of(of, c)
     ),
+    *(call for of in (normal, half) for call in norms_with_pools(of)),
     Call(
         "softmax_cross_entropy",
         "logits labels loss dlogits top1 top5 workspace",
@@ -345,8 +353,8 @@ SLIPS = [
     Slip(ON_TENSOR_CORES, "tensor.cuh", "&& depth < depth_end", "&& depth < depth_end + SLIP"),
     Slip(ON_TENSOR_CORES, "tensor.cuh", "point < depth_end}", "point < depth_end + SLIP}"),
     Slip(ON_TENSOR_CORES, "tensor.cuh", "point < depth_end ?", "point < depth_end + SLIP ?"),
-    Slip(ALL_TENSOR_CORES, "tensor.cuh", "() - tile.column;", "() - tile.column + SLIP;"),
-    Slip(ALL_TENSOR_CORES, "tensor.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
+    Slip(ALL_TENSOR_CORES, "sums.cuh", "() - tile.column;", "() - tile.column + SLIP;"),
+    Slip(ALL_TENSOR_CORES, "sums.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
     Slip("hopper", "hopper.cuh", "of_row < depth_end)", "of_row < depth_end + SLIP)"),
     Slip("hopper", "hopper.cuh", "chunk >= kKnown)", "chunk >= kKnown + SLIP)"),
     Slip(
@@ -390,13 +398,6 @@ SLIPS = [
     Slip("lrn_pool", LRN_POOL, "down.end < g.out_height", "down.end < g.out_height + SLIP"),
     Slip("lrn_pool", LRN_POOL, "place != 0", "place != 0 - SLIP"),
     Slip("lrn_pool", LRN_POOL, "group_vectors - 1", "group_vectors - 1 + SLIP"),
-    Slip(
-        "lrn_pool",
-        LRN_POOL,
-        "at.column == g.out_width",
-        "at.column == g.out_width + SLIP",
-        "data race",
-    ),
     Slip("rnorm", "rnorm.cu", "max(row - up, 0)", "max(row - up, 0 - SLIP)"),
     Slip("rnorm", "rnorm.cu", "row + down, maps.height", "row + down, maps.height + SLIP"),
     Slip("rnorm", "rnorm.cu", "max(at.column - up, 0)", "max(at.column - up, 0 - SLIP)"),

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from pyalexnet import files
 from pyalexnet.errors import ArgumentError, CheckpointError
+from pyalexnet.files import sealed
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint, Meta
-from pyalexnet.runs.sealing import sealed
 
 FILES = ("params.safetensors", "momentum.safetensors", "mean.safetensors", "state.json")
 
@@ -434,7 +435,7 @@ def test_old_temporaries_are_swept_and_those_of_living_processes_are_not(tmp_pat
 def test_a_failing_write_leaves_what_was_there(
     saved: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, at: int
 ) -> None:
-    write, count = checkpoint._write, iter(range(99))
+    write, count = files.create, iter(range(99))
 
     def failing(path: Path, content: bytes) -> None:
         if next(count) == at:
@@ -442,7 +443,7 @@ def test_a_failing_write_leaves_what_was_there(
             raise error
         write(path, content)
 
-    monkeypatch.setattr(checkpoint, "_write", failing)
+    monkeypatch.setattr(files, "create", failing)
     for step in (7, 8):
         count = iter(range(99))
         with pytest.raises(CheckpointError) as caught:

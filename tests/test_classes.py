@@ -24,15 +24,15 @@ from pyalexnet.data.classes import Classes
 from pyalexnet.data.pack import Storage
 from pyalexnet.data.prepare import Options
 from pyalexnet.errors import ArgumentError, CheckpointError, DataError
+from pyalexnet.files import sealed
 from pyalexnet.foreign import torchvision, weights
 from pyalexnet.foreign.import_weights import import_run, write_run
 from pyalexnet.foreign.weights import Found
 from pyalexnet.runs import checkpoint
-from pyalexnet.runs.sealing import sealed
 from pyalexnet.trained.load import Trained
 from samples import generator
 from trained_nets import lively
-from training import assert_same, began, fitted, last, lines, resumed
+from training import assert_same, began, fitted, last, lines, resumed, without_pictures
 
 NUMBERED = tuple(str(number) for number in range(12))
 
@@ -264,7 +264,7 @@ def test_a_pack_of_before_there_were_ids(tmp_path: Path) -> None:
 
 def numbered_run(tmp_path: Path, source: Path, name: str, steps: int | None = None) -> Path:
     trainer = began(tmp_path / name, source, epochs=2)
-    trainer.draw = lambda: None  # type: ignore[method-assign]
+    without_pictures(trainer)
     fitted(trainer, steps)
     return trainer.folder.path
 
@@ -284,7 +284,7 @@ def test_a_run_of_before_classes_were_sorted_by_number_goes_on_bit_for_bit(
     del document["meta"]["class_ids"]
     state.write_bytes(sealed(document))
     trainer = resumed(stopped)
-    trainer.draw = lambda: None  # type: ignore[method-assign]
+    without_pictures(trainer)
     fitted(trainer)
     assert_same(straight, stopped)
     assert last(stopped).meta.class_ids == tuple(sorted(NUMBERED))

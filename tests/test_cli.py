@@ -25,7 +25,7 @@ import pyalexnet as package
 from pyalexnet import cli
 from pyalexnet.commands import place
 from pyalexnet.commands.train import naming_options
-from pyalexnet.training import interrupt, start
+from pyalexnet.training import interrupt
 from pyalexnet.training.progress import LiveReporter, Reporter
 from samples import generator
 from training import (
@@ -303,7 +303,7 @@ def test_refuses_what_no_option_gave_by_its_own_name(data: Path, tmp_path: Path)
         assert line == f"error: {config}: {said}was expected.\n"
     with (
         pytest.raises(package.errors.ArgumentError, match=r"^recipe: batch_size is 0;"),
-        naming_options(start.Choices(lr=0.1)),
+        naming_options({"lr": 0.1}),
     ):
         began(tmp_path, data, batch_size=0)
 

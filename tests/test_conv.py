@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import oracle
 import pyalexnet
-from oracle import Exact, double
+from bench import oracle
+from bench.oracle import Exact, double
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.masks import Mask
 from samples import EACH_PRODUCT, normal

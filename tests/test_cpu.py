@@ -15,6 +15,7 @@ import pytest
 import pyalexnet
 from pyalexnet import backends
 from pyalexnet.backends.cpu import ISA, instruction_sets
+from pyalexnet.backends.elements import ELEMENTS
 from pyalexnet.errors import ArgumentError, BackendUnavailable
 from pyalexnet.step.net import Net
 from samples import normal
@@ -148,3 +149,27 @@ def test_memory_begins_at_a_cache_line(be: Any) -> None:
     for shape in ((1,), (3, 5), (1000, 7)):
         for array in (be.empty(shape), be.zeros(shape, np.uint8), be.copy(normal(*shape))):
             assert array.ctypes.data % 64 == 0 and array.flags.c_contiguous
+
+
+@ON_CPU
+@pytest.mark.parametrize("dtype", ELEMENTS, ids=str)
+def test_outputs_past_the_caches_are_those_in_them(be: Any, dtype: Any) -> None:
+    """Outputs of more than 16 MiB are stored past the caches: 40 images, beside 8 at a time."""
+    width = 48 if np.dtype(dtype).itemsize == 4 else 64
+    x, w = (normal(*s).astype(dtype) for s in ((40, width, width, 64), (64, 1, 1, 64)))
+    b, window = normal(64), {"stride": (1, 1), "pad": (0, 0, 0, 0)}
+    y = be.conv_fprop(x, w, b, **window, activation="relu")
+    dx = be.conv_dgrad(y, w, x_shape=x.shape, **window, gate=x)
+    assert y.nbytes == dx.nbytes > 2**24 > y.nbytes // 5
+    for first in range(0, 40, 8):
+        part = slice(first, first + 8)
+        assert same_bits(be.conv_fprop(x[part], w, b, **window, activation="relu"), y[part])
+        own = be.conv_dgrad(y[part], w, x_shape=x[part].shape, **window, gate=x[part])
+        assert same_bits(own, dx[part])
+
+
+@ON_CPU
+def test_a_linear_layer_of_many_rows_is_that_of_few(be: Any) -> None:
+    """With more rows than outputs it is the weights that are reordered; the sums are the same."""
+    x, w, b = (normal(*s) for s in ((150, 517), (70, 517), (70,)))
+    assert same_bits(be.linear_fprop(x[:33], w, b), be.linear_fprop(x, w, b)[:33])

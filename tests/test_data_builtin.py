@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fashion_mnist
 from pyalexnet import data
 from pyalexnet.data import builtin
 from pyalexnet.errors import DataError
@@ -69,7 +70,7 @@ def test_build_makes_the_same_sheets_again(tmp_path: Path) -> None:
     source, built = tmp_path / "source", tmp_path / "built"
     source.mkdir()
     write_source(source)
-    builtin.build(source, built)
+    fashion_mnist.build(source, built)
     assert sorted(path.name for path in built.iterdir()) == sorted(
         path.name for path in builtin.FOLDER.iterdir() if path.name != "LICENSE"
     )
@@ -98,13 +99,13 @@ def test_build_refuses_another_source(tmp_path: Path, content: bytes, text: str)
     write_source(tmp_path)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
     with pytest.raises(DataError, match=text):
-        builtin.build(tmp_path, tmp_path / "built")
+        fashion_mnist.build(tmp_path, tmp_path / "built")
     assert not list((tmp_path / "built").iterdir())
 
 
 def test_build_refuses_a_missing_source(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train-images-idx3-ubyte"):
-        builtin.build(tmp_path, tmp_path / "built")
+        fashion_mnist.build(tmp_path, tmp_path / "built")
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "pixel", "label", "rows"])
@@ -134,7 +135,7 @@ def test_a_damaged_installation_is_a_sentence(
 def test_the_layout_of_the_sheets() -> None:
     """Image number row * columns + column is at that row and column."""
     images = np.arange(6, dtype=np.uint8)[:, None, None] + np.zeros((6, 28, 28), np.uint8)
-    sheet = builtin._sheet(images, 3)
+    sheet = fashion_mnist.sheet(images, 3)
     assert sheet.shape == (56, 84)
     assert [[int(sheet[28 * row, 28 * column]) for column in range(3)] for row in range(2)] == [
         [0, 1, 2],

@@ -19,6 +19,7 @@ from image_files import BLUE, RED, damaged_files, encoded, plain, png16, write_c
 from pyalexnet import data
 from pyalexnet.data import decode, folder
 from pyalexnet.errors import DataError
+from pyalexnet.files import LARGEST_FILE
 
 SIZE = (8, 8)
 
@@ -358,7 +359,7 @@ def test_a_list_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (write_class(tmp_path / "set", "bee", 2) / "bad.png").write_bytes(b"x")
     (tmp_path / "file").write_text("")
     text = refusal(tmp_path / "set", bad_files=tmp_path / "file" / "bad.jsonl")
-    assert "the list of skipped files cannot be written" in text
+    assert "cannot be written as the list of skipped files" in text
 
 
 @pytest.mark.parametrize("pixels", [80, 79])
@@ -374,13 +375,13 @@ def test_images_over_the_limit_are_bad(
             decode.decode(raw, SIZE)
 
 
-def test_files_over_the_limit_are_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "LARGEST_FILE", 1000)
+def test_files_over_the_limit_are_bad(tmp_path: Path) -> None:
     write_class(tmp_path, "ant", 200)
     bee = write_class(tmp_path, "bee", 2)
-    (bee / "large.bmp").write_bytes(encoded(plain(size=(100, 100)), "BMP"))
+    (bee / "large.bmp").touch()
+    os.truncate(bee / "large.bmp", LARGEST_FILE + 1)
     load(tmp_path, bad_files=tmp_path / "bad.jsonl")
-    assert "more than the 1000 allowed" in (tmp_path / "bad.jsonl").read_text()
+    assert f"more than the {LARGEST_FILE} allowed" in (tmp_path / "bad.jsonl").read_text()
 
 
 def test_pillows_own_alarm_is_a_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

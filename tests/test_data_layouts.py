@@ -19,6 +19,7 @@ from pyalexnet.data.prepare import Options
 from pyalexnet.errors import DataError
 from pyalexnet.training import start
 from pyalexnet.training.progress import Reporter
+from pyalexnet.training.summary import opening
 
 SIZE = (8, 8)
 
@@ -258,13 +259,14 @@ def test_training_tells_it_before_the_first_step(tmp_path: Path) -> None:
     stream = io.StringIO()
     reporter = Reporter(stream)
     trainer = start.new(
-        start.Choices(data=str(tmp_path / "set"), backend="cpu", batch_size=8),
+        {"data": str(tmp_path / "set"), "backend": "cpu", "batch_size": 8},
         out=tmp_path / "runs",
         config=None,
         reporter=reporter,
     )
     with trainer.folder:
-        reporter.opening(trainer)
+        for line in opening(trainer):
+            reporter.say(line)
     assert "not used: kept/ (6 images)" in stream.getvalue()
 
 

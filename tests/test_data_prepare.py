@@ -26,7 +26,7 @@ from pyalexnet.data import colour, prepare
 from pyalexnet.data.pack import Storage, Table
 from pyalexnet.data.prepare import Options
 from pyalexnet.errors import ArgumentError, DataError
-from pyalexnet.runs.sealing import sealed
+from pyalexnet.files import sealed
 from samples import generator
 
 IMAGENET_MEANS = np.array([127.30, 119.72, 104.91], np.float32)
@@ -240,7 +240,7 @@ def test_a_set_of_a_thousand_has_statistics_of_its_own(
     dataset = data.load(tmp_path / "pack")
     found, shipped = dataset.colour(), colour.imagenet()
     assert found is not None
-    assert table.numbers.of == of
+    assert table.statistics.of == of
     assert np.array_equal(found.vectors, shipped.vectors) == (of == "imagenet")
     expected = dataset.train.mean() if of == "train" else IMAGENET_MEANS
     assert np.array_equal(dataset.mean(), np.broadcast_to(expected, (16, 16, 3)))
@@ -745,7 +745,7 @@ def test_no_space(tmp_path: Path) -> None:
         ({"storage": Storage(form="png")}, "format is 'png'; jpeg or uint8"),
         ({"storage": Storage(quality=0)}, "quality is 0; 1 to 100"),
         ({"seed": -1}, "seed is -1"),
-        ({"workers": 0}, "workers is 0; 1 or more"),
+        ({"workers": 0}, "workers is 0; at least 1"),
         ({"val_numbers": Path("x")}, "val_numbers is given and val_labels is not"),
     ],
 )

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import oracle
-from oracle import Exact, Sides, double
+from bench import oracle
+from bench.oracle import Exact, Sides, double
 from samples import EACH_ELEMENT, generator, normal
 from shapes import each
 from tolerance import assert_close, convolved, inner, same_bits

@@ -139,7 +139,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a small AlexNet on built-in photographs, two steps long."""
     out = tmp_path_factory.mktemp("runs")
-    choices = start.Choices(net="alexnet-tiny", backend="cpu", seed=3)
+    choices = {"net": "alexnet-tiny", "backend": "cpu", "seed": 3}
     trainer = start.new(choices, out=out, config=None, reporter=Silent())
     with trainer.folder, trainer.interrupt:
         trainer.fit(2)

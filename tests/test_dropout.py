@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import oracle
+from bench import oracle
 from samples import EACH_ELEMENT, normal
 from tolerance import assert_same, same_bits
 from trial import run

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import oracle
 import pyalexnet
-from oracle import double
+from bench import oracle
+from bench.oracle import double
 from samples import normal
 from tolerance import assert_close, assert_same, same_bits
 from trial import run

@@ -268,11 +268,6 @@ def test_refusals(tmp_path: Path, choice: dict[str, Any], sentence: str) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(PyalexnetError, match=r"cannot be written .* 3 bytes are needed"):
-        export_onnx.write(tmp_path / "missing" / "model.onnx", b"abc")
-
-
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_a_missing_package_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str

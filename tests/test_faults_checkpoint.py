@@ -190,7 +190,8 @@ def test_a_configuration_outlives_a_power_cut(
     trainer.folder.write_config(trainer.config)
     trainer.folder.close()
     temporary = f".tmp-{os.getpid()}-config.toml"
-    assert events == [f"sync {temporary}", f"replace {temporary}"]
+    run = trainer.folder.path.name
+    assert events == [f"sync {temporary}", f"replace {temporary}", f"sync {run}"]
 
 
 # A disk that is full

@@ -32,7 +32,8 @@ from pyalexnet import cli, show
 from pyalexnet.errors import ArgumentError, PyalexnetError, RunError
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint
-from pyalexnet.runs.run import Config, History
+from pyalexnet.runs.config import Config
+from pyalexnet.runs.run import History
 from pyalexnet.training.progress import Silent
 from training import (
     OPTIONS,
@@ -71,7 +72,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run of 3 epochs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
+        patch.setattr("pyalexnet.training.pictures.Pictures.draw", lambda *_: None)
         trainer = began(tmp_path_factory.mktemp("straight"), data)
         fitted(trainer)
     return trainer.folder.path
@@ -423,7 +424,7 @@ def jumping_clock(seed: int) -> Iterator[None]:
 
 def trained_by_a_jumping_clock(seed: int, data: Path, straight: Path, out: Path) -> None:
     with jumping_clock(seed), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
+        patch.setattr("pyalexnet.training.pictures.Pictures.draw", lambda *_: None)
         trainer = began(out, data)
         fitted(trainer, random.Random(seed).randrange(1, STEPS))
         run = trainer.folder.path
@@ -477,7 +478,7 @@ def logs_on_a_filling_disk(seed: int, data: Path, out: Path) -> None:
         return taken
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
+        patch.setattr("pyalexnet.training.pictures.Pictures.draw", lambda *_: None)
         patch.setattr(os, "write", filling)
         assert fitted(trainer).finished
     records = whole_lines(trainer.folder.path / "log.jsonl")
@@ -559,7 +560,7 @@ def test_training_goes_on_without_a_picture(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("pyalexnet.show.curves", full)
-    monkeypatch.setattr("pyalexnet.training.train._SECONDS_BETWEEN_PICTURES", 0.0)
+    monkeypatch.setattr("pyalexnet.training.pictures._SECONDS_BETWEEN_PICTURES", 0.0)
     listener = Listener()
     trainer = began(tmp_path, data, listener)
     assert fitted(trainer).finished
@@ -575,7 +576,7 @@ def test_tensorboard_on_a_full_disk(
     """A writer without its thread would wait for it for ever."""
     from tensorboardX.record_writer import RecordWriter
 
-    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.pictures.Pictures.draw", lambda *_: None)
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -602,7 +603,7 @@ def test_tensorboard_on_a_full_disk(
 def test_run_folder_gone_while_training(
     how: str, step: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.pictures.Pictures.draw", lambda *_: None)
 
     def strike(done: int) -> None:
         run = trainer.folder.path
@@ -653,7 +654,7 @@ def test_command_whose_run_folder_is_deleted(
 def test_log_deleted_while_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.pictures.Pictures.draw", lambda *_: None)
 
     def strike(done: int) -> None:
         if done == 8:
@@ -671,7 +672,7 @@ def test_checkpoints_deleted_while_training(
     data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next one is still written."""
-    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.pictures.Pictures.draw", lambda *_: None)
 
     def strike(done: int) -> None:
         if done == 8:
@@ -790,7 +791,7 @@ def resumed_after_damage(
     rounds: int, seed: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> int:
     """The number of damaged files that were refused."""
-    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.pictures.Pictures.draw", lambda *_: None)
     monkeypatch.setattr("pyalexnet.training.start.environment", lambda _: {})
     trainer = began(tmp_path, data)
     fitted(trainer, 2)

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures have their own tests, and take longer than the training."""
-    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.pictures.Pictures.draw", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -395,7 +395,8 @@ def test_rate_times_1000_of_every_net(tmp_path: Path, tried: Callable[..., None]
                 large,
                 tmp_path / "runs",
                 net="alexnet",
-                net_args={"preset": preset, "width": 0.05},
+                preset=preset,
+                width=0.05,
                 seed=seed,
                 batch_size=16,
             )

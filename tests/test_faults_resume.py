@@ -45,6 +45,7 @@ from training import (
     photographs,
     pyalexnet,
     resumed,
+    without_pictures,
 )
 
 SEED = 2
@@ -134,8 +135,9 @@ def test_stops_with_augmentation(
             tmp_path / name,
             pack,
             net="alexnet",
-            net_args={"preset": "paper", "width": 1 / 32},
-            augment={"jitter": 0.1},
+            preset="paper",
+            width=1 / 32,
+            jitter=0.1,
             workers=workers,
             epochs=2,
             batch_size=3,
@@ -162,12 +164,12 @@ def test_stops_with_two_towers(
     steps, stops = 16, 0
 
     def begin(name: str) -> Trainer:
-        args = {"preset": "paper", "width": 1 / 16}
         return began(
             tmp_path / name,
             data,
             net="alexnet",
-            net_args=args,
+            preset="paper",
+            width=1 / 16,
             devices=(0, 0),
             batch_size=5,
             lr=0.001,
@@ -277,7 +279,7 @@ def test_signal_inside_a_save(
         assert outcome.interrupt == number
         assert trainer.at.step == last(run).meta.step == STEPS_AN_EPOCH * (at // 6 + 1)
         trainer = resumed(run)
-        trainer.draw = lambda: None  # type: ignore[method-assign]
+        without_pictures(trainer)
         fitted(trainer)
     assert_same(run, straight)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import oracle
-from oracle import Exact
+from bench import oracle
+from bench.oracle import Exact
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.layers import Linear, Memory, Pass
 from samples import normal

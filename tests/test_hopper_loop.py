@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import oracle
+from bench import oracle
 from pyalexnet import nets
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
 from pyalexnet.backends.masks import Mask

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from bench.lint import BOUND, Row, examples, lint, main
 from emulated import KERNELS, program
-from pyalexnet.lint import BOUND, Row, examples, lint, main
 from samples import normal
 from variants import SIMCHECK, parameters
 
@@ -200,7 +200,7 @@ def test_the_command_marks_what_is_over_the_bound(
     be: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = {name: examples()[name] for name in ("linear_fprop", "relu_fprop")}
-    monkeypatch.setattr("pyalexnet.lint.examples", lambda: chosen)
+    monkeypatch.setattr("bench.lint.examples", lambda: chosen)
     main([])
     header, *table = capsys.readouterr().out.splitlines()
     assert header.split()[-4:] == ["requests", "each", "ideal", "ratio"]
@@ -210,3 +210,16 @@ def test_the_command_marks_what_is_over_the_bound(
         assert line.startswith("!" if ratio > BOUND else " ")
     main(["--all"])
     assert "bf16.cuh" in capsys.readouterr().out
+
+
+@CHECKED
+def test_the_document_shows_what_the_command_says(
+    be: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/checker.md shows every line of one call."""
+    chosen = {"linear_fprop": examples()["linear_fprop"]}
+    monkeypatch.setattr("bench.lint.examples", lambda: chosen)
+    main(["--all"])
+    table = capsys.readouterr().out.rpartition("0 more took")[0]
+    assert table.count("\n") > 5
+    assert f"```\n{table}```" in (KERNELS.parent / "docs" / "checker.md").read_text()

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-import oracle
-from oracle import Exact, double
+from bench import oracle
+from bench.oracle import Exact, double
+from pyalexnet.backends.geometry import lrn_maxpool_fits
+from pyalexnet.errors import ArgumentError
 from samples import EACH_ELEMENT, generator, normal
-from shapes import LRN, LRN_POOLS, LRNPool, Pool, each
+from shapes import LRN, LRN_POOLS, NO_LRN_POOLS, LRNPool, Pool, each
 from tolerance import SUM, assert_close, bound, norm_units, same_bits
 from trial import run
 
 CASES = pytest.mark.parametrize("case", each(LRN_POOLS))
 RELUS = pytest.mark.parametrize("relus", [False, True], ids=["plain", "relus"])
-FORMS = [LRN_POOLS[0], LRN_POOLS[7], LRN_POOLS[10], LRN_POOLS[12]]
+FORMS = [LRN_POOLS[0], LRN_POOLS[5], LRN_POOLS[7], LRN_POOLS[9]]
 EACH_FORM = pytest.mark.parametrize("case", FORMS, ids=str)
-"""A case for each kernel: the networks' form, wide windows, and any channels and norm."""
+"""The networks' form, windows that overlap more, the largest, and many channels."""
 
 
 def units(case: LRNPool) -> float:
@@ -159,3 +161,31 @@ def test_a_block_may_begin_anywhere(be: Any, size: int) -> None:
         p, q = small.shape[1:3]
         assert same_bits(small, np.ascontiguousarray(y[:, :p, :q]))
         assert same_bits(codes, np.ascontiguousarray(where[:, :p, :q]))
+
+
+@EACH_ELEMENT
+@pytest.mark.parametrize("case", NO_LRN_POOLS, ids=str)
+def test_another_form_is_refused(be: Any, case: LRNPool, dtype: Any) -> None:
+    """In one sentence, forward and backward, and wherever `lrn_maxpool_fits` says so."""
+    assert not lrn_maxpool_fits(case.x[-1], np.dtype(dtype), **case.constants)
+    x, dy = (be.asarray(each) for each in inputs(case, dtype))
+    where = be.asarray(np.zeros(case.y, case.where_dtype))
+    with pytest.raises(ArgumentError, match=f"^lrn_maxpool_fprop: {case.name}.* was expected"):
+        be.lrn_maxpool_fprop(x, **case.constants)
+    with pytest.raises(ArgumentError, match=f"^lrn_maxpool_dgrad: {case.name}.* was expected"):
+        be.lrn_maxpool_dgrad(x, dy, where, **case.constants)
+
+
+@EACH_ELEMENT
+@CASES
+def test_what_fits_is_known_without_a_backend(case: LRNPool, dtype: Any) -> None:
+    assert lrn_maxpool_fits(case.x[-1], np.dtype(dtype), **case.constants)
+
+
+def test_vectors_are_read_whole(be: Any) -> None:
+    """Maps that begin between two of them are refused, on whichever device."""
+    case = LRN_POOLS[0]
+    x, _ = inputs(case, np.dtype(np.float32))
+    room = be.asarray(np.zeros(x.size + 1, np.float32))
+    with pytest.raises(ArgumentError, match="x begins at an address that is no multiple of 16"):
+        be.lrn_maxpool_fprop(room[1:].reshape(x.shape), **case.constants)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-import oracle
 import pyalexnet
+from bench import oracle
 from pyalexnet import nets
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.layers import (

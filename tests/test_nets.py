@@ -18,7 +18,7 @@ from pyalexnet.nets.imported import tables
 from pyalexnet.nets.layers import LRN, AvgPool, Conv, Dropout, Linear, MaxPool, Relu, RNorm
 from pyalexnet.nets.recipe import Augment
 from pyalexnet.nets.schedule import Plateau
-from pyalexnet.runs import run
+from pyalexnet.runs import config
 from pyalexnet.step.net import Net, NetSpec
 from samples import normal
 
@@ -434,7 +434,7 @@ def test_an_imported_network_is_its_layers(preset: str) -> None:
     spec = alexnet(preset=preset)
     layers = tables(spec.layers)
     through_json = json.loads(json.dumps(layers))
-    toml = run._toml({"net_args": {"layers": layers}})
+    toml = config._toml({"net_args": {"layers": layers}})
     assert through_json == tomllib.loads(toml)["net_args"]["layers"] == layers
     shape = spec.input_shape
     assert nets.get("imported")(input_shape=shape, layers=through_json).layers == spec.layers

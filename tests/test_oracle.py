@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-import oracle
+from bench import oracle
+from bench.oracle import Floats
 from differences import gradient
-from oracle import Floats
 from samples import all_different, classes, few_values, normal, on_grid
 from shapes import CONVS, LRN, LRNS, POOLS, RNORMS, Conv, Pool, RNorm
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -39,7 +40,7 @@ FUSIBLE = NetSpec(
         LRN("norm1", 5, alpha=0.1, beta=0.75, k=2.0),
         MaxPool("pool1", 3, 2),
         Conv("conv2", 16, 3, pad=1, groups=2, std=0.2, bias=0.1),
-        LRN("norm2", 3, alpha=0.2, beta=0.75, k=1.5, groups=2),
+        LRN("norm2", 5, alpha=0.2, beta=0.75, k=1.5, groups=2),
         MaxPool("pool2", 2, 1),
         Relu("relu2"),
         Conv("conv3", 8, 2, pad=1, groups=4, activation="relu", std=0.3, bias=0.1),
@@ -102,6 +103,18 @@ def test_layer_by_layer_nothing_is_fused() -> None:
         assert not {op for op in found if "lrn_maxpool" in op or "wgrad_sgd" in op or "depth" in op}
         assert found.count("sgd_update") == len(spec.param_shapes())
     assert "relu_dgrad" in found and "dropout_dgrad" in found
+
+
+def test_another_norm_runs_before_its_pool() -> None:
+    """Only the networks' form is fused: here the second norm's window is another."""
+    layers = [
+        replace(each, size=3) if isinstance(each, LRN) and each.name == "norm2" else each
+        for each in FUSIBLE.layers
+    ]
+    found = ops(replace(FUSIBLE, layers=tuple(layers)), goal="gradients")
+    order = ["conv_fprop", "lrn_maxpool_fprop", "conv_fprop", "lrn_fprop", "maxpool_fprop"]
+    assert [op for op in found if op in order][:5] == order
+    assert found.count("lrn_maxpool_dgrad") == found.count("lrn_dgrad") == 1
 
 
 def test_no_call_waits_for_one_that_comes_later() -> None:

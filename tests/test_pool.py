@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-import oracle
+from bench import oracle
+from bench.oracle import Exact, Floats, double
 from differences import Op, Oracle, assert_gradient, gradient
-from oracle import Exact, Floats, double
 from samples import EACH_ELEMENT, all_different, few_values, normal, on_grid
 from shapes import POOLS, Pool, each
 from tolerance import SUM, UNIT, assert_close, assert_same

@@ -88,9 +88,9 @@ def test_of_a_mean_that_is_no_array(tmp_path: Path) -> None:
     )
     mean = tmp_path / "pack" / "mean.npy"
     mean.write_bytes(mean.read_bytes()[:30])
-    numbers = replace(table.numbers, mean=hashlib.sha256(mean.read_bytes()).hexdigest())
+    numbers = replace(table.statistics, mean_sha256=hashlib.sha256(mean.read_bytes()).hexdigest())
     with pytest.raises(DataError, match=r"is no array \(.*(header|EOF).*\)"):
-        pack._read_mean(tmp_path / "pack", replace(table, numbers=numbers))
+        pack._read_mean(tmp_path / "pack", replace(table, statistics=numbers))
 
 
 def test_of_a_file_that_may_not_be_read(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from pyalexnet.errors import ArgumentError, DataError, PyalexnetError, RunError
-from pyalexnet.runs.run import Config, History
+from pyalexnet.runs.config import Config
+from pyalexnet.runs.run import History
 from pyalexnet.trained.evaluate import evaluate
 from pyalexnet.training.interrupt import ANSWER, Interrupt
 from pyalexnet.training.progress import Silent

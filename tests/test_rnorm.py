@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import oracle
+from bench import oracle
+from bench.oracle import Exact, Floats
 from differences import Op, Oracle, assert_gradient, gradient
-from oracle import Exact, Floats
 from samples import EACH_ELEMENT, normal, on_grid
 from shapes import RNORMS, RNorm, each
 from tolerance import assert_close, norm_units

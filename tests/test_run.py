@@ -14,14 +14,14 @@ import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pyalexnet.errors import ArgumentError, RunError
 from pyalexnet.nets.recipe import Rate, Recipe
 from pyalexnet.nets.schedule import Steps
-from pyalexnet.runs.run import Config, History, Log, RunFolder, Scores, find
+from pyalexnet.runs.config import Config
+from pyalexnet.runs.run import History, Log, RunFolder, Scores, find
 from pyalexnet.training import start
 from pyalexnet.training.progress import Silent
 from training import began, environment, fitted, last, photographs
@@ -79,12 +79,12 @@ def test_config_refuses(old: str, new: str, named: str, tmp_path: Path) -> None:
 
 
 def test_config_of_a_run_repeats_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.pictures.Pictures.draw", lambda *_: None)
     data = photographs(tmp_path / "quarters.npz")
     first = began(tmp_path, data, epochs=1, momentum=0.8, weight_decay=0.001, seed=7)
     fitted(first)
     config = first.folder.path / "config.toml"
-    second = start.new(start.Choices(), out=tmp_path, config=config, reporter=Silent())
+    second = start.new({}, out=tmp_path, config=config, reporter=Silent())
     fitted(second)
     assert second.config == first.config
     for name, values in last(first.folder.path).params.items():
@@ -210,13 +210,11 @@ def test_no_half_file_when_the_disk_is_full(
     with RunFolder(tmp_path) as folder:
         folder.write_config(CONFIG)
 
-        def full(path: Path, text: str, **_: Any) -> None:
-            with path.open("w") as file:
-                file.write(text[:10])
+        def full(_: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(Path, "write_text", full)
-        with pytest.raises(RunError, match=r"config\.toml cannot be written: No space left"):
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"config\.toml: cannot be written \(No space left"):
             folder.write_config(CONFIG)
     assert Config.load(tmp_path / "config.toml") == CONFIG
     assert not list(tmp_path.glob(".tmp-*"))

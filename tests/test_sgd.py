@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-import oracle
+from bench import oracle
 from pyalexnet.backends.elements import BFLOAT16
 from samples import generator, normal
 from tolerance import assert_close, same_bits

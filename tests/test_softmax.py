@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import oracle
+from bench import oracle
+from bench.oracle import Exact
 from differences import Op, Oracle, assert_gradient, gradient
-from oracle import Exact
 from pyalexnet.backends.elements import BFLOAT16
 from samples import classes, few_values, normal, on_grid
 from tolerance import SOFTMAX, UNIT, assert_close

@@ -12,11 +12,22 @@ import pytest
 from pyalexnet.errors import ArgumentError, RunError, TrainingError
 from pyalexnet.nets.layers import LRN, Dropout
 from pyalexnet.nets.schedule import Dexp, Plateau
-from pyalexnet.runs.run import Config
+from pyalexnet.runs.config import Config
 from pyalexnet.step.towers import Towers
 from pyalexnet.trained.load import Trained
 from pyalexnet.training import start
-from training import Lines, assert_same, began, fitted, last, lines, photographs, resumed
+from pyalexnet.training.summary import opening
+from training import (
+    Lines,
+    assert_same,
+    began,
+    fitted,
+    last,
+    lines,
+    photographs,
+    resumed,
+    without_pictures,
+)
 
 # Eight filters in conv1: the time in these tests goes into the network's height and width.
 NARROW: dict[str, Any] = {"width": 1 / 16}
@@ -49,8 +60,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def alexnet(out: Path, data: Path, **choices: Any) -> Any:
     """An AlexNet at the start of training on a few images."""
-    args = NARROW | choices.pop("net_args", {})
-    return began(out, data, net="alexnet", net_args=args, **choices)
+    return began(out, data, **{"net": "alexnet", **NARROW, **choices})
 
 
 # The network
@@ -60,7 +70,7 @@ def test_options_make_the_network_and_land_in_the_configuration(
     coloured: Path, tmp_path: Path
 ) -> None:
     args = {"preset": "paper", "activation": "tanh", "without": ["conv4"], "lrn": ["norm1"]}
-    trainer = alexnet(tmp_path, coloured, net_args=args)
+    trainer = alexnet(tmp_path, coloured, **args)
     trainer.folder.close()
     names = [layer.name for layer in trainer.net.spec.layers]
     assert "norm1" in names
@@ -69,7 +79,7 @@ def test_options_make_the_network_and_land_in_the_configuration(
     again = Config.load(trainer.folder.path / "config.toml")
     assert again == trainer.config
     repeated = start.new(
-        start.Choices(), out=tmp_path, config=trainer.folder.path / "config.toml", reporter=Lines()
+        {}, out=tmp_path, config=trainer.folder.path / "config.toml", reporter=Lines()
     )
     repeated.folder.close()
     assert repeated.net.spec.layers == trainer.net.spec.layers
@@ -77,11 +87,10 @@ def test_options_make_the_network_and_land_in_the_configuration(
 
 def test_the_preset_and_each_override_are_said(coloured: Path, tmp_path: Path) -> None:
     reporter = Lines()
-    trainer = alexnet(
-        tmp_path, coloured, reporter=reporter, net_args={"preset": "caffe"}, momentum=0.8
-    )
+    trainer = alexnet(tmp_path, coloured, reporter=reporter, preset="caffe", momentum=0.8)
     with trainer.folder:
-        reporter.opening(trainer)
+        for line in opening(trainer):
+            reporter.say(line)
     (preset,) = (line for line in reporter.said if line.startswith("preset"))
     (changed,) = (line for line in reporter.said if line.startswith("changed"))
     assert preset.split() == ["preset", "caffe"]
@@ -93,7 +102,7 @@ def test_the_preset_and_each_override_are_said(coloured: Path, tmp_path: Path) -
 
 def test_a_network_without_the_option_refuses_it(quarters: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="alexnet-tiny has no option width; alexnet was"):
-        began(tmp_path, quarters, net_args={"width": 0.5})
+        began(tmp_path, quarters, width=0.5)
     assert list(tmp_path.glob("20*")) == []
 
 
@@ -102,8 +111,8 @@ def test_a_run_cannot_change_its_network_but_its_dropout(coloured: Path, tmp_pat
     fitted(trainer, 1)
     run = trainer.folder.path
     with pytest.raises(ArgumentError, match=r"preset is 'paper'; .* trains a network of None"):
-        resumed(run, net_args={"preset": "paper"})
-    again = resumed(run, net_args={"dropout": 0.3})
+        resumed(run, preset="paper")
+    again = resumed(run, dropout=0.3)
     again.folder.close()
     keeps = [layer.keep for layer in again.net.spec.layers if isinstance(layer, Dropout)]
     assert keeps == [0.7, 0.7]
@@ -147,7 +156,7 @@ def test_the_configuration_of_a_run_on_numpy_is_repeated_on_cpu(
     trainer.folder.close()
     config = trainer.folder.path / "config.toml"
     config.write_text(config.read_text().replace('backend = "cpu"', 'backend = "numpy"'))
-    repeated = start.new(start.Choices(), out=tmp_path, config=config, reporter=Lines())
+    repeated = start.new({}, out=tmp_path, config=config, reporter=Lines())
     repeated.folder.close()
     assert Config.load(config).backend == "numpy"
     assert (repeated.config.backend, repeated.net.backend.name) == ("cpu", "cpu")
@@ -170,7 +179,8 @@ def test_two_towers_train_and_stop_and_go_on(backend: str, coloured: Path, tmp_p
             epochs=1,
             batch_size=4,
             print_freq=1,
-            net_args={"preset": "paper", **args},
+            preset="paper",
+            **args,
             lr=0.001,
         )
         assert isinstance(trainer.net, Towers) == (name != "one")
@@ -189,7 +199,7 @@ def test_two_towers_train_and_stop_and_go_on(backend: str, coloured: Path, tmp_p
 
 
 def test_a_run_of_two_towers_is_used_like_any_other(coloured: Path, tmp_path: Path) -> None:
-    trainer = alexnet(tmp_path, coloured, devices=(0, 0), net_args={"preset": "paper"})
+    trainer = alexnet(tmp_path, coloured, devices=(0, 0), preset="paper")
     fitted(trainer, 1)
     trained = Trained.load(trainer.folder.path, backend="cpu")
     assert [layer.groups for layer in trained.net.spec.layers if isinstance(layer, LRN)] == [2, 2]
@@ -212,7 +222,7 @@ def test_towers_need_a_network_that_has_them(
     with pytest.raises(ArgumentError, match="towers is 2 and net alexnet-tiny, which cannot be"):
         began(tmp_path, quarters, devices=(0, 0))
     with pytest.raises(ArgumentError, match="towers is 2 and one_tower was chosen too"):
-        alexnet(tmp_path, coloured, devices=(0, 0), net_args={"one_tower": True})
+        alexnet(tmp_path, coloured, devices=(0, 0), one_tower=True)
     assert list(tmp_path.glob("20*")) == []
 
 
@@ -224,8 +234,8 @@ def test_what_is_refused_on_resuming_changes_nothing(quarters: Path, tmp_path: P
     fitted(trainer, 8)
     run = trainer.folder.path
     before = {name: (run / name).read_bytes() for name in ("config.toml", "log.jsonl", "env.json")}
-    changes = start.Choices(seed=9, keep=1, lr=5.0)
-    for choices, steps in ((changes, 8), (start.Choices(layer_lr=("x=1",)), None)):
+    changes = {"seed": 9, "keep": 1, "lr": 5.0}
+    for choices, steps in ((changes, 8), ({"layer_lr": ("x=1",)}, None)):
         with pytest.raises(ArgumentError):
             start.resumed(run, choices, reporter=Lines(), steps=steps)
         after = {name: (run / name).read_bytes() for name in before}
@@ -237,7 +247,7 @@ def test_a_run_that_ends_within_an_epoch_goes_on_with_the_rest_of_it(
     epochs: float, quarters: Path, tmp_path: Path
 ) -> None:
     """Whole epochs as in a single run, although its schedule differs: it is constant here."""
-    const: dict[str, Any] = {"recipe": {"schedule": "const"}}
+    const: dict[str, Any] = {"schedule": "const"}
     straight = began(tmp_path / "straight", quarters, epochs=2, **const)
     fitted(straight)
     parts = began(tmp_path / "parts", quarters, epochs=epochs, **const)
@@ -263,9 +273,7 @@ def test_a_layer_rate_of_0_freezes_it(quarters: Path, tmp_path: Path) -> None:
 
 
 def test_schedules_are_chosen_by_their_text(quarters: Path, tmp_path: Path) -> None:
-    trainer = began(
-        tmp_path, quarters, recipe={"schedule": "dexp[factor=250;steps=4]", "bias_lr": 0.5}
-    )
+    trainer = began(tmp_path, quarters, schedule="dexp[factor=250;steps=4]", bias_lr=0.5)
     trainer.folder.close()
     assert trainer.config.recipe.schedule == Dexp(divisor=250, epochs=3, steps=4)
     assert trainer.config.recipe.lr("fc5.b", 0.0) == 0.5
@@ -279,7 +287,8 @@ def test_a_plateau_divides_the_rate_then_ends_the_run(quarters: Path, tmp_path: 
         quarters,
         epochs=10,
         lr=1e-12,
-        recipe={"schedule": Plateau(times=1, patience=1), "bias_lr": 1e-12},
+        schedule=Plateau(times=1, patience=1),
+        bias_lr=1e-12,
     )
     outcome = fitted(trainer)
     assert outcome.finished
@@ -289,13 +298,13 @@ def test_a_plateau_divides_the_rate_then_ends_the_run(quarters: Path, tmp_path: 
     assert trainer.at.epoch == 3
     with pytest.raises(RunError, match="its test error no longer improved; for more give another"):
         resumed(run, epochs=20)
-    again = resumed(run, epochs=4, recipe={"schedule": "const"})
+    again = resumed(run, epochs=4, schedule="const")
     assert fitted(again).finished
     assert again.at.epoch == 4
 
 
 def test_a_plateau_is_resumed_where_it_stood(quarters: Path, tmp_path: Path) -> None:
-    choices: dict[str, Any] = {"epochs": 8, "recipe": {"schedule": Plateau(times=2, patience=1)}}
+    choices: dict[str, Any] = {"epochs": 8, "schedule": Plateau(times=2, patience=1)}
     straight = began(tmp_path / "straight", quarters, **choices)
     fitted(straight)
     stopped = began(tmp_path / "stopped", quarters, **choices)
@@ -314,9 +323,7 @@ def test_a_plateau_is_resumed_where_it_stood(quarters: Path, tmp_path: Path) -> 
 def test_a_loss_at_chance_stops_the_run_and_says_where_to_look(
     quarters: Path, tmp_path: Path
 ) -> None:
-    trainer = began(
-        tmp_path, quarters, epochs=50, lr=1e-12, chance_steps=20, recipe={"bias_lr": 1e-12}
-    )
+    trainer = began(tmp_path, quarters, epochs=50, lr=1e-12, chance_steps=20, bias_lr=1e-12)
     with pytest.raises(TrainingError, match=r"at chance, 1\.3\d+, for 20 steps") as caught:
         fitted(trainer)
     sentence = str(caught.value)
@@ -351,7 +358,8 @@ def test_views_do_not_depend_on_workers_or_stops(preset: str, large: Path, tmp_p
             workers=workers,
             epochs=2,
             batch_size=3,
-            net_args={"preset": preset, "width": 1 / 32},
+            preset=preset,
+            width=1 / 32,
             lr=1e-4,
         )
         assert trainer.config.recipe.augment is not None
@@ -366,7 +374,7 @@ def test_views_do_not_depend_on_workers_or_stops(preset: str, large: Path, tmp_p
 def test_means_are_by_pixel_or_by_channel_as_the_preset_says(large: Path, tmp_path: Path) -> None:
     means = {}
     for preset in ("source", "owt"):
-        trainer = alexnet(tmp_path, large, net_args={"preset": preset})
+        trainer = alexnet(tmp_path, large, preset=preset)
         trainer.folder.close()
         means[preset] = trainer.mean
     assert means["source"].shape == means["owt"].shape == (232, 232, 3)
@@ -376,15 +384,15 @@ def test_means_are_by_pixel_or_by_channel_as_the_preset_says(large: Path, tmp_pa
 
 
 def test_how_images_are_seen_can_be_chosen(large: Path, tmp_path: Path) -> None:
-    choice = {"jitter": 0.0, "chunk": 1, "flip": False}
-    trainer = alexnet(tmp_path, large, augment=choice)
+    choice: dict[str, Any] = {"jitter": 0.0, "chunk": 1, "flip": False}
+    trainer = alexnet(tmp_path, large, **choice)
     trainer.folder.close()
     augment = trainer.config.recipe.augment
     assert augment is not None
     assert (augment.jitter, augment.chunk, augment.flip) == (0.0, 1, False)
     assert Config.load(trainer.folder.path / "config.toml") == trainer.config
     with pytest.raises(ArgumentError, match="jitter was given, and the network sees its images"):
-        began(tmp_path, large, net="cifar-18pct", augment={"jitter": 0.1})
+        began(tmp_path, large, net="cifar-18pct", jitter=0.1)
 
 
 # Fine-tuning
@@ -393,7 +401,7 @@ def test_how_images_are_seen_can_be_chosen(large: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def parent(quarters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     trainer = began(tmp_path_factory.mktemp("parent"), quarters, epochs=1)
-    trainer.draw = lambda: None  # type: ignore[method-assign]
+    without_pictures(trainer)
     fitted(trainer)
     return trainer.folder.path
 
@@ -410,7 +418,7 @@ def test_a_run_begins_with_the_parameters_of_another(
 
 
 def test_a_child_is_the_network_that_its_parent_is(coloured: Path, tmp_path: Path) -> None:
-    parent = alexnet(tmp_path, coloured, net_args={"preset": "caffe"})
+    parent = alexnet(tmp_path, coloured, preset="caffe")
     fitted(parent, 1)
     child = began(tmp_path, coloured, init_from=str(parent.folder.path))
     child.folder.close()
@@ -452,7 +460,7 @@ def test_tensorboard_writes_into_the_run_or_is_refused_before_it(
 
 
 def test_the_expected_first_loss_counts_what_the_logits_say(coloured: Path, tmp_path: Path) -> None:
-    trainer = alexnet(tmp_path, coloured, net_args={"preset": "paper", "width": 0.25})
+    trainer = alexnet(tmp_path, coloured, preset="paper", width=0.25)
     trainer.folder.close()
     expected, measured = trainer.first_losses()
     assert expected > math.log(4)

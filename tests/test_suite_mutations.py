@@ -49,7 +49,7 @@ IN_PLACE = Mutation(
             "    temporary = target\n",
         ),
         ("        temporary.mkdir()\n", "        temporary.mkdir(exist_ok=True)\n"),
-        ('    with path.open("xb") as stream:\n', '    with path.open("wb") as stream:\n'),
+        ("files.create(temporary / name, content)", "(temporary / name).write_bytes(content)"),
         ("            _move(temporary, target)\n", "            sync_folder(folder)\n"),
     ),
     "test_checkpoint.py::test_a_failing_write_leaves_what_was_there",
@@ -65,7 +65,7 @@ MUTATIONS = (
     IN_PLACE,
     mutation(
         "file of a checkpoint not synced",
-        "runs/checkpoint.py",
+        "files.py",
         "        os.fsync(stream.fileno())\n",
         "",
         SYNCED,
@@ -331,6 +331,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unneeded = shutil.ignore_patterns("__pycache__")
     shutil.copytree(source, root / "pyalexnet", ignore=unneeded)
     shutil.copytree(HERE, root / "tests", ignore=unneeded)
+    shutil.copytree(HERE.parent / "bench", root / "bench", ignore=unneeded)  # the oracle
     shutil.copy(HERE.parent / "pyproject.toml", root)
     (root / "sitecustomize.py").write_text(OWN_FINDER_ONLY)
     for module in ("_cpu", "_cpu_v3", "_cpu_v4", "_sim", "_simcheck", "_cuda"):

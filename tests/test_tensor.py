@@ -18,6 +18,7 @@ from emulated import program
 from samples import normal
 
 SOURCE = Path(__file__).with_name("tensor_cases.cu")
+ROOT = SOURCE.parent.parent
 ROWS, DEPTH = 128, 88  # kRows and kDepth of the source
 Floats = NDArray[np.float32]
 
@@ -123,3 +124,7 @@ def test_without_its_wait_or_its_barrier_it_is_reported(built: Path) -> None:
             assert done.returncode == 1
             assert not done.stdout
             assert re.search(NOTICED["wait" in kind], report), report
+            if "wait" in kind and schedule == 0:  # docs/checker.md shows this one
+                checker = (ROOT / "docs" / "checker.md").read_text()
+                shown = report.replace(f"{SOURCE.parent}/", "")
+                assert " ".join(shown.split()) in " ".join(checker.split())

@@ -48,6 +48,13 @@ def epoch_report(step: int) -> EpochReport:
     )
 
 
+def begun(folder: Path, step: int = 0) -> Board:
+    """A board that may not warn, after so many steps."""
+    board = Board(folder, pytest.fail)
+    board.begin(step)
+    return board
+
+
 def events(path: Path) -> Iterator[Any]:
     """The events of a file: each has its length, a checksum, its bytes and another checksum."""
     from tensorboardX.proto.event_pb2 import Event
@@ -77,9 +84,9 @@ def shown(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def test_numbers_stand_at_their_steps(tmp_path: Path) -> None:
-    board = Board(tmp_path)
-    board.step(step_report(5, 2.25))
-    board.step(step_report(10, 2.125))
+    board = begun(tmp_path)
+    board.step(step_report(5, 2.25), due=True)
+    board.step(step_report(10, 2.125), due=True)
     board.epoch(epoch_report(12))
     board.close()
     assert shown(tmp_path) == {
@@ -105,12 +112,12 @@ def test_numbers_stand_at_their_steps(tmp_path: Path) -> None:
 
 def test_a_resumed_run_replaces_what_it_overtakes(tmp_path: Path) -> None:
     """The first start reached step 15; its checkpoint was at step 10."""
-    first = Board(tmp_path)
+    first = begun(tmp_path)
     for step in (5, 10, 15):
-        first.step(step_report(step, 2.0))
+        first.step(step_report(step, 2.0), due=True)
     first.close()
-    second = Board(tmp_path, step=10)
-    second.step(step_report(20, 1.0))
+    second = begun(tmp_path, 10)
+    second.step(step_report(20, 1.0), due=True)
     second.close()
     assert len(list(tmp_path.iterdir())) == 2
     assert shown(tmp_path)["loss/train"] == {5: 2.0, 10: 2.0, 20: 1.0}
@@ -119,5 +126,5 @@ def test_a_resumed_run_replaces_what_it_overtakes(tmp_path: Path) -> None:
 def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
     with pytest.raises(ArgumentError, match=r'pip install "pyalexnet\[tensorboard\]"'):
-        Board(tmp_path / "board")
+        begun(tmp_path / "board")
     assert not (tmp_path / "board").exists()

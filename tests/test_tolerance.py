@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from oracle import Exact
+from bench.oracle import Exact
 from samples import normal
 from tolerance import assert_close, assert_same, bound, same_bits
 

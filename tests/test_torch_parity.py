@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-import oracle
-from oracle import Exact, sides
+from bench import oracle
+from bench.oracle import Exact, sides
 from samples import all_different, classes, normal
 from shapes import CONVS, LRN, LRNS, POOLS, Conv, Pool
 from tolerance import SOFTMAX, SUM, assert_close, convolved, norm_units

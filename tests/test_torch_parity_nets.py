@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import oracle
 import samples
-from oracle import Exact
+from bench import oracle
+from bench.oracle import Exact
 from pyalexnet.backends.geometry import ConvGeometry
 from pyalexnet.nets import alexnet
 from pyalexnet.nets.layers import (

@@ -20,6 +20,7 @@ from pyalexnet.runs.run import Log
 from pyalexnet.step.net import Net
 from pyalexnet.trained.evaluate import evaluate
 from pyalexnet.training.progress import Silent
+from pyalexnet.training.summary import opening
 from pyalexnet.training.train import Position, Trainer
 from training import (
     BATCH,
@@ -41,7 +42,7 @@ from training import (
 @pytest.fixture(autouse=True)
 def small_and_without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures have their own tests, and take longer than the training."""
-    monkeypatch.setattr("pyalexnet.training.train.Trainer.draw", lambda _: None)
+    monkeypatch.setattr("pyalexnet.training.pictures.Pictures.draw", lambda *_: None)
     monkeypatch.setattr("pyalexnet.nets.get", lambda _: small_net)
 
 
@@ -81,7 +82,7 @@ def test_data_that_break_before_the_first_step_are_in_the_log(
     trainer = began(tmp_path, quarters)
     monkeypatch.setattr(data.Split, "read", broken)
     with trainer.folder, pytest.raises(type(error)):
-        Silent().opening(trainer)
+        list(opening(trainer))
     (line,) = lines(trainer.folder.path, "stop")
     assert line == {"kind": "stop", "step": 0, "reason": reason}
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oracle import Exact
+from bench.oracle import Exact
 from pyalexnet.backends.elements import BFLOAT16
 
 UNIT = 2.0**-24

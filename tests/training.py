@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,21 @@ from pyalexnet.runs.checkpoint import Checkpoint
 from pyalexnet.runs.run import StepReport
 from pyalexnet.step.net import NetSpec
 from pyalexnet.training import start
+from pyalexnet.training.pictures import Pictures
 from pyalexnet.training.progress import Reporter, Silent
 from pyalexnet.training.train import Outcome, Trainer
 
 # 50 training images in batches of 8 make 6 steps per epoch; 20 test images are 2.5 batches.
 CLASSES, TRAIN, TEST, BATCH, STEPS_AN_EPOCH = 4, 50, 20, 8, 6
 
-CHOICES = start.Choices(
-    backend="cpu", fused=False, epochs=3, batch_size=BATCH, lr=0.01, print_freq=2
-)
+CHOICES = {
+    "backend": "cpu",
+    "fused": False,
+    "epochs": 3,
+    "batch_size": BATCH,
+    "lr": 0.01,
+    "print_freq": 2,
+}
 OPTIONS = ("--backend=cpu", "--unfused", "--epochs=3", "-b8", "--lr=0.01", "--print-freq=2")
 
 
@@ -74,10 +81,15 @@ def photographs(path: Path, *, side: int = 12, channels: int = 1, seed: int = 0)
     return path
 
 
+def made(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices that were made; None is no choice."""
+    return {name: value for name, value in choices.items() if value is not None}
+
+
 def began(out: Path, data: Path, reporter: Reporter | None = None, **choices: Any) -> Trainer:
     """A new run in `out`, not yet trained."""
-    values = {**vars(CHOICES), "data": str(data), **choices}
-    return start.new(start.Choices(**values), out=out, config=None, reporter=reporter or Silent())
+    given = made({**CHOICES, "data": str(data), **choices})
+    return start.new(given, out=out, config=None, reporter=reporter or Silent())
 
 
 def fitted(trainer: Trainer, steps: int | None = None) -> Outcome:
@@ -88,12 +100,17 @@ def fitted(trainer: Trainer, steps: int | None = None) -> Outcome:
 
 def resumed(run: Path, reporter: Reporter | None = None, **choices: Any) -> Trainer:
     """The run, resumed from its newest checkpoint."""
-    return start.resumed(run, start.Choices(**choices), reporter=reporter or Silent())
+    return start.resumed(run, made(choices), reporter=reporter or Silent())
 
 
 def last(run: Path) -> Checkpoint:
     """The newest checkpoint of a run."""
     return checkpoint.load(checkpoint.newest(run))
+
+
+def without_pictures(trainer: Trainer) -> None:
+    """They take longer than the training of a few steps."""
+    trainer.watchers = tuple(one for one in trainer.watchers if not isinstance(one, Pictures))
 
 
 def lines(run: Path, *kinds: str) -> list[dict[str, Any]]:

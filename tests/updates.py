@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-import oracle
-from oracle import Exact
+from bench import oracle
+from bench.oracle import Exact
 from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.backends.learned import Learned
 from samples import normal

@@ -14,7 +14,7 @@ from pyalexnet.backends.geometry import ConvGeometry
 
 from ..cases import RULE, Arrays, Case
 from ..gate import widened
-from ..reference import joined
+from ..oracle import joined
 from . import Candidate
 
 Maker: TypeAlias = Callable[["Operations"], Iterator[Candidate]]
@@ -520,7 +520,7 @@ def _relu(ops: Operations) -> Iterator[Candidate]:
 
 
 def _dropout(ops: Operations) -> Iterator[Candidate]:
-    x, drop = ops.flat("x"), 1 - ops.settings["keep"]
+    x, drop = ops.flat(next(iter(ops.arrays))), 1 - ops.settings["keep"]
     functional = ops.functional
     # PyTorch draws other numbers and rescales: only the time is compared.
     yield ops.candidate("dropout", lambda: functional.dropout(x, drop, True), lambda _: (None,))

@@ -89,8 +89,9 @@ std::size_t correlation_bytes(const ConvShape& shape, const Correlation& correla
 } // namespace
 } // namespace cpu
 
-template <class T> std::size_t conv_fprop_workspace(const ConvShape& shape) {
+template <class T> std::size_t conv_fprop_workspace(const ConvShape& given) {
     using namespace cpu;
+    const ConvShape shape = LinearSize::as_one_image(given);
     if (LinearSize::is_linear(shape)) return bytes_of<LinearFprop>(shape);
     return correlation_bytes(shape, fprop_correlation(shape));
 }
@@ -120,14 +121,21 @@ template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape) {
 template <class T, class Y> void conv_fprop(const T* x, const T* w, const float* b, Y* y,
                                             const ConvShape& shape, Activation activation,
                                             const Dropped& dropped, void* workspace, Stream) {
-    const cpu::FpropEpilogue<Y> epilogue{
-        b, y, shape.filters, std::int64_t{shape.out_height} * shape.out_width, activation, dropped};
-    cpu::fprop(x, w, shape, epilogue, cpu::Scratch(workspace));
+    const std::int64_t pixels = std::int64_t{shape.out_height} * shape.out_width;
+    const cpu::FpropEpilogue<Y> epilogue{b,
+                                         {y, shape.images * pixels * shape.filters, shape.filters},
+                                         shape.filters,
+                                         pixels,
+                                         activation,
+                                         dropped};
+    cpu::fprop(x, w, cpu::LinearSize::as_one_image(shape), epilogue, cpu::Scratch(workspace));
 }
 
 template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float factor, T* dx,
                                    const ConvShape& shape, void* workspace, Stream) {
-    const cpu::DgradEpilogue<T> epilogue{gate, factor, dx, shape.channels};
+    const std::int64_t pixels = std::int64_t{shape.images} * shape.height * shape.width;
+    const cpu::DgradEpilogue<T> epilogue{
+        gate, factor, {dx, pixels * shape.channels, shape.channels}, shape.channels};
     cpu::dgrad(dy, w, shape, epilogue, cpu::Scratch(workspace));
 }
 

@@ -20,7 +20,7 @@ PYALEXNET_INLINE V activate(V x, Activation activation) {
 // y = act(sums + bias), with dropout.
 template <class Y> struct FpropEpilogue {
     const float* bias;
-    Y* y;
+    Outputs<Y> y;
     int filters;
     std::int64_t image_pixels; // outputs of an image and a filter
     Activation activation;
@@ -31,7 +31,7 @@ template <class Y> struct FpropEpilogue {
         if (bias) sums += load_up_to(bias + filter, count);
         sums = activate(sums, activation);
         if (dropped.on) sums = drop(pixel, filter, sums);
-        store_up_to(y + pixel * filters + filter, sums, count);
+        y.store(pixel * filters + filter, count, sums);
     }
 
   private:
@@ -52,14 +52,14 @@ template <class Y> struct FpropEpilogue {
 template <class T> struct DgradEpilogue {
     const T* gate;
     float factor;
-    T* dx;
+    Outputs<T> dx;
     int channels;
 
     PYALEXNET_INLINE void put(std::int64_t pixel, int channel, int count, V sums) const {
         const std::int64_t place = pixel * channels + channel;
         sums *= factor;
         if (gate) sums = select(load_up_to(gate + place, count) > 0.0f, sums, V{});
-        store_up_to(dx + place, sums, count);
+        dx.store(place, count, sums);
     }
 };
 

@@ -22,6 +22,15 @@ struct LinearSize {
                s.groups == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 &&
                s.pad_left == 0 && s.out_height == 1 && s.out_width == 1;
     }
+    // If x is larger than w it is w that is reordered, as for a convolution of one image whose
+    // pixels are the rows of x: the same sums in the same order. Other shapes as they are.
+    static ConvShape as_one_image(ConvShape s) {
+        if (is_linear(s) && s.filters >= kPanel && s.filters < s.images) {
+            s.height = s.out_height = s.images;
+            s.images = 1;
+        }
+        return s;
+    }
     int row_panels() const { return static_cast<int>(quotient_up(rows, kPanel)); }
 };
 
@@ -237,26 +246,24 @@ struct LinearWgrad {
 
     template <class T, class Epilogue>
     void run(const T* x_, const T* dy_, const Epilogue& epilogue) const {
-        simt::parallel(panels, [&](std::int64_t panel, int) { pack(x_, static_cast<int>(panel)); });
-        const std::int64_t tiles = quotient_up(size.outputs, kRows);
-        simt::parallel(tiles, [&](std::int64_t tile, int) {
-            const int first = static_cast<int>(tile) * kRows;
-            turn(dy_, first, std::min(kRows, size.outputs - first));
+        const std::int64_t blocks_of_dy = quotient_up(size.outputs, kLanes);
+        simt::parallel(panels + blocks_of_dy, [&](std::int64_t piece, int) {
+            if (piece < panels)
+                pack(x_, static_cast<int>(piece));
+            else
+                turn(dy_, static_cast<int>(piece - panels) * kLanes, epilogue);
         });
-        const int panels_at_once = share_out(tiles * panels, panels);
-        const std::int64_t blocks = quotient_up(panels, panels_at_once);
-        simt::parallel(tiles * blocks, [&](std::int64_t piece, int) {
-            const int first = static_cast<int>(piece / blocks) * kRows;
+        const std::int64_t tiles = quotient_up(size.outputs, kRows);
+        constexpr int kBlockBytes = 1 << 19; // of x, which stays in a core's L2 cache
+        const std::int64_t panel_bytes = std::int64_t{size.rows} * kPanel * 4;
+        const int panels_at_once = share_out(
+            tiles * panels,
+            static_cast<int>(std::clamp<std::int64_t>(kBlockBytes / panel_bytes, 1, panels)));
+        simt::parallel(tiles * quotient_up(panels, panels_at_once), [&](std::int64_t piece, int) {
+            const int first = static_cast<int>(piece % tiles) * kRows;
             const int count = std::min(kRows, size.outputs - first);
-            const int panel = static_cast<int>(piece % blocks) * panels_at_once;
+            const int panel = static_cast<int>(piece / tiles) * panels_at_once;
             multiply_rows(first, count, panel, std::min(panel + panels_at_once, panels), epilogue);
-            if (panel > 0) return;
-            for (int i = 0; i < count; ++i) {
-                float sum = 0.0f;
-                for (int n = 0; n < size.rows; ++n)
-                    sum += dy[std::int64_t{first + i} * size.rows + n];
-                epilogue.put_bias(first + i, 1, splat(sum));
-            }
         });
     }
 
@@ -270,11 +277,22 @@ struct LinearWgrad {
                       load_up_to(from + std::int64_t{n} * size.inputs + column, count));
             }
     }
-    template <class T> void turn(const T* from, int first, int count) const {
-        for (int n = 0; n < size.rows; ++n)
-            for (int i = 0; i < count; ++i)
-                dy[std::int64_t{first + i} * size.rows + n] =
-                    widen_one(from[std::int64_t{n} * size.outputs + first + i]);
+    // A vector of outputs: transposed, and summed over the rows for the bias.
+    template <class T, class Epilogue>
+    void turn(const T* from, int first, const Epilogue& epilogue) const {
+        const Filters<T> rows{from + first, 0, 0, 0, size.outputs, 1};
+        const int outputs = std::min(kLanes, size.outputs - first);
+        V sum{};
+        for (int n = 0; n < size.rows; n += kLanes) {
+            const int count = std::min(kLanes, size.rows - n);
+            V block[kLanes];
+            rows.load_block(rows.at(0, 0, 0, n, 0), count, outputs, block);
+            for (int i = 0; i < count; ++i) sum += block[i];
+            transpose(block);
+            for (int i = 0; i < outputs; ++i)
+                store_up_to(dy + std::int64_t{first + i} * size.rows + n, block[i], count);
+        }
+        epilogue.put_bias(first, outputs, sum);
     }
     // Bound by what the epilogue reads and writes: 16 bytes a weight that learns.
     template <class Epilogue>

@@ -54,6 +54,9 @@ template <class Power> struct Response {
     float k, alpha, factor; // 2 alpha beta
     Power powers;
 
+    Response(const ResponseNorm& norm, Power powers_)
+        : k(norm.k), alpha(norm.alpha), factor(2.0f * norm.alpha * norm.beta), powers(powers_) {}
+
     PYALEXNET_INLINE V scale(V squares) const { return k + alpha * squares; }
 
     // What a unit passes on to those of its window, before the factor x of theirs; `first` is dy
@@ -67,11 +70,10 @@ template <class Power> struct Response {
 
 // Calls use(Response) with the form that the constants allow.
 template <class Use> void with_response(const ResponseNorm& norm, Use use) {
-    const float factor = 2.0f * norm.alpha * norm.beta;
     if (norm.beta == 0.75f && norm.k >= FLT_MIN && norm.alpha >= 0.0f)
-        use(Response<ThreeQuarters>{norm.k, norm.alpha, factor, {}});
+        use(Response<ThreeQuarters>(norm, {}));
     else
-        use(Response<AnyPower>{norm.k, norm.alpha, factor, {norm.beta}});
+        use(Response<AnyPower>(norm, {norm.beta}));
 }
 
 } // namespace pyalexnet::cpu

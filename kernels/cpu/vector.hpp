@@ -14,7 +14,7 @@
 
 #include "ops.h"
 
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -122,13 +122,34 @@ PYALEXNET_INLINE V load(const bf16* from) {
 PYALEXNET_INLINE void store(float* to, V x) { std::memcpy(to, &x, sizeof x); }
 
 // To the nearest bf16, ties to even; any NaN becomes 0x7fff, as on the card.
-PYALEXNET_INLINE void store(bf16* to, V x) {
+PYALEXNET_INLINE Halves16 narrow(V x) {
     const Words bits = as<Words>(x);
     const Words nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const Words is_nan = as<Words>(x != x);
-    const Halves16 halves =
-        __builtin_convertvector((nearest & ~is_nan) | (is_nan & 0x7fffu), Halves16);
+    return __builtin_convertvector((nearest & ~is_nan) | (is_nan & 0x7fffu), Halves16);
+}
+PYALEXNET_INLINE void store(bf16* to, V x) {
+    const Halves16 halves = narrow(x);
     std::memcpy(to, &halves, sizeof halves);
+}
+
+// Past the caches, to addresses aligned to the vector's size: a plain store reads its line first.
+// The processor orders these stores before the next locked instruction only, which ends every
+// piece of simt::parallel's work.
+template <class Bits> PYALEXNET_INLINE void store_past_caches(void* to, Bits x) {
+#if defined(__AVX512BW__)
+    if constexpr (sizeof x == 64)
+        return _mm512_stream_si512(static_cast<__m512i*>(to), as<__m512i>(x));
+#endif
+#if defined(__AVX2__)
+    if constexpr (sizeof x == 32)
+        return _mm256_stream_si256(static_cast<__m256i*>(to), as<__m256i>(x));
+#endif
+#if defined(__SSE2__)
+    if constexpr (sizeof x == 16)
+        return _mm_stream_si128(static_cast<__m128i*>(to), as<__m128i>(x));
+#endif
+    std::memcpy(to, &x, sizeof x);
 }
 
 // The first `count` of a vector's elements; zeros after them. Rare, and kept out of the loops.
@@ -150,6 +171,31 @@ template <class T> PYALEXNET_INLINE V load_up_to(const T* from, int count) {
 template <class T> PYALEXNET_INLINE void store_up_to(T* to, V x, int count) {
     count == kLanes ? store(to, x) : store_some(to, x, count);
 }
+
+// Where a kernel's outputs go, rows of `width` neighbours. What no cache would keep until it is
+// read passes the caches, if a vector never crosses a line.
+template <class T> struct Outputs {
+    T* to = nullptr;
+    bool pass_caches = false;
+
+    Outputs() = default;
+    Outputs(T* first, std::int64_t count, int width)
+        : to(first),
+          pass_caches(count * std::int64_t{sizeof(T)} > kKept && width % kLanes == 0 &&
+                      reinterpret_cast<std::uintptr_t>(first) % (kLanes * sizeof(T)) == 0) {}
+
+    PYALEXNET_INLINE void store(std::int64_t place, int count, V x) const {
+        if (!pass_caches)
+            store_up_to(to + place, x, count);
+        else if constexpr (sizeof(T) == sizeof(float))
+            store_past_caches(to + place, x);
+        else
+            store_past_caches(to + place, narrow(x));
+    }
+
+  private:
+    static constexpr std::int64_t kKept = std::int64_t{16} << 20; // bytes
+};
 
 // ---------------------------------------------------------------------- transposition
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -94,6 +94,32 @@ class PoolGeometry(NamedTuple):
     def where_dtype(self) -> type[np.uint8 | np.uint16]:
         """Type that holds a position r * size + s within a window."""
         return np.uint8 if self.size * self.size <= 256 else np.uint16
+
+
+def lrn_maxpool_fits(
+    channels: int,
+    dtype: np.dtype[Any],
+    *,
+    size: int,
+    beta: float,
+    k: float,
+    groups: int,
+    pool_size: int,
+    **_: Any,
+) -> bool:
+    """Whether `lrn_maxpool_fprop` takes these settings, on maps of so many channels and this type.
+
+    Its kernels are made for the networks' norm, and read whole vectors of 16 bytes (`kernels/ops.h`
+    says the same). Any other norm and pool run one after the other.
+    """
+    return (
+        size == 5
+        and beta == 0.75
+        and k >= 2.0**-126  # in float32, a normal number
+        and channels // groups % (16 // dtype.itemsize) == 0
+        and channels <= 1024
+        and pool_size <= 8
+    )
 
 
 class BlockGeometry(NamedTuple):

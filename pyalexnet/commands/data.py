@@ -135,10 +135,10 @@ def _going_on() -> Iterator[None]:
 def _about(table: Table, out: Path) -> Iterator[str]:
     """A description of a finished pack, and what to do with it."""
     from pyalexnet.data.colour import FEWEST
-    from pyalexnet.data.dataset import shown
     from pyalexnet.data.pack import BAD_FILES
+    from pyalexnet.files import shown
 
-    storage, numbers = table.storage, table.numbers
+    storage, numbers = table.storage, table.statistics
     yield (
         f"pack      {shown(out)}: {table.images('train'):,} training and {table.images('val'):,} "
         f"validation images, {storage.size}x{storage.size} {storage.form}, "
@@ -148,7 +148,7 @@ def _about(table: Table, out: Path) -> Iterator[str]:
         yield f"skipped   {table.skipped} files, listed in {shown(out / BAD_FILES)}"
     means, sigmas = (
         ", ".join(f"{value:.1f}" for value in values)
-        for values in (numbers.channel_means, numbers.colour.sigmas)
+        for values in (numbers.channel_means, numbers.sigmas)
     )
     whose = (
         "of the training images"

@@ -36,8 +36,8 @@ def features(
     The file holds features (images, numbers) float32 and, for a dataset, labels (images,) int64;
     its metadata name the network, the layer and the images.
     """
-    from pyalexnet.data.dataset import shown
     from pyalexnet.data.images import named
+    from pyalexnet.files import shown
     from pyalexnet.trained import features as write
 
     part = cast(write.Part, given.train_or_test(split))

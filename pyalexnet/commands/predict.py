@@ -92,7 +92,7 @@ Guesses = list[tuple[int, float]]
 
 
 def _document(run: Trained, path: Path, guesses: Guesses, truth: int | None) -> dict[str, Any]:
-    from pyalexnet.data.dataset import shown
+    from pyalexnet.files import shown
 
     label = {} if truth is None else {"label": run.class_names[truth]}
     return {"path": shown(path), **label} | {
@@ -109,7 +109,7 @@ def _document(run: Trained, path: Path, guesses: Guesses, truth: int | None) -> 
 
 
 def _lines(run: Trained, path: Path, guesses: Guesses, truth: int | None) -> Iterator[str]:
-    from pyalexnet.data.dataset import shown
+    from pyalexnet.files import shown
 
     yield shown(path) + ("" if truth is None else f" ({run.class_names[truth]})")
     for number, probability in guesses:

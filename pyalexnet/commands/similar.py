@@ -36,8 +36,8 @@ def similar(
     lines: given.Lines,
 ) -> None:
     """Find the images most similar to others, by Euclidean distance of a layer's features."""
-    from pyalexnet.data.dataset import shown
     from pyalexnet.data.images import named
+    from pyalexnet.files import shown
     from pyalexnet.trained import similar as search
 
     given.check_parent(sheet)

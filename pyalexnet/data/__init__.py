@@ -6,8 +6,9 @@ import stat
 from pathlib import Path
 
 from pyalexnet.data import builtin, cifar, folder, npz, pack
-from pyalexnet.data.dataset import Dataset, Progress, Split, order, shown
+from pyalexnet.data.dataset import Dataset, Progress, Split, order
 from pyalexnet.errors import DataError, reason
+from pyalexnet.files import shown
 
 __all__ = ["Dataset", "Split", "load", "order"]
 
@@ -44,21 +45,21 @@ def load(
     if "\0" in str(path):
         raise DataError(f"{str(path)!r}: holds a null character; a path was expected.")
     try:
-        where = _fetched() if path == CACHED and not Path(path).exists() else Path(path)
-        return _at(where, image_size, seed, bad_files, progress)
-    except OSError as error:
-        raise DataError(f"{shown(path)}: {reason(error)}; a data set was expected.") from error
+        where = Path(path)
+        if path == CACHED and not where.exists():
+            from pyalexnet.data.download import fetched  # imports HTTP and TLS, needed only here
 
-
-def _at(
-    where: Path,
-    image_size: tuple[int, int] | None,
-    seed: int,
-    bad_files: Path | None,
-    progress: Progress | None,
-) -> Dataset:
-    mode = where.stat().st_mode
-    if stat.S_ISDIR(mode):
+            where = fetched(CACHED)
+        mode = where.stat().st_mode
+        if stat.S_ISREG(mode) and where.name.lower().endswith(cifar.SUFFIXES):
+            return cifar.load_archive(where)
+        if stat.S_ISREG(mode) and where.suffix.lower() == ".npz":
+            return npz.load(where, seed=seed)
+        if not stat.S_ISDIR(mode):
+            raise DataError(
+                f"{shown(where)}: is neither a folder nor a file called *.npz or "
+                f"*{', *'.join(cifar.SUFFIXES)}; one of these was expected."
+            )
         if pack.is_pack(where):
             return pack.load(where)
         if cifar.is_folder_of(where):
@@ -71,17 +72,5 @@ def _at(
         return folder.load(
             where, image_size=image_size, seed=seed, listed=bad_files, progress=progress
         )
-    if stat.S_ISREG(mode) and where.name.lower().endswith(cifar.SUFFIXES):
-        return cifar.load_archive(where)
-    if stat.S_ISREG(mode) and where.suffix.lower() == ".npz":
-        return npz.load(where, seed=seed)
-    raise DataError(
-        f"{shown(where)}: is neither a folder nor a file called *.npz or "
-        f"*{', *'.join(cifar.SUFFIXES)}; one of these was expected."
-    )
-
-
-def _fetched() -> Path:
-    from pyalexnet.data.download import fetched  # imports HTTP and TLS, needed only here
-
-    return fetched(CACHED)
+    except OSError as error:
+        raise DataError(f"{shown(path)}: {reason(error)}; a data set was expected.") from error

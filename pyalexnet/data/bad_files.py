@@ -3,58 +3,57 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
-from pyalexnet.data import durable
-from pyalexnet.data.dataset import shown
+from pyalexnet import files
+from pyalexnet.data.listing import Listing
 from pyalexnet.errors import DataError
+from pyalexnet.files import shown
 
 SHARE = 0.01
 """The share of a set's images that may be bad."""
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """A file, and why it was skipped."""
+def write(path: Path, found: Listing, bad: Mapping[int, str]) -> int:
+    """List skipped files in `path`, one JSON object per line: {"path": ..., "reason": ...}.
 
-    path: Path
-    reason: str
+    Those that are bad, by their places in the listing, then those without an image's suffix, which
+    are never counted as bad. Without any there is no such file.
 
-
-def not_images(others: Iterable[Path]) -> list[Skipped]:
-    """Files without an image's suffix: listed, but never counted as bad."""
-    return [Skipped(path, "not called like an image") for path in others]
-
-
-def write(path: Path, skipped: Iterable[Skipped]) -> None:
-    """List them in `path`, one JSON object per line: {"path": ..., "reason": ...}.
+    Returns:
+        Their number.
 
     Raises:
         DataError: it cannot be written.
     """
-    lines = (json.dumps({"path": str(one.path), "reason": one.reason}) + "\n" for one in skipped)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{shown(path)}: the list of skipped files cannot be written ({error.strerror})."
-        ) from error
-    durable.write(path, "".join(lines).encode("ascii"))
+    skipped = [(found.paths[place], bad[place]) for place in sorted(bad)]
+    skipped += [(other, "not called like an image") for other in found.others]
+    lines = (json.dumps({"path": str(file), "reason": why}) + "\n" for file, why in skipped)
+    with files.refusing(DataError, path, "written as the list of skipped files"):
+        if skipped:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write(path, "".join(lines).encode("ascii"), DataError)
+        else:
+            path.unlink(missing_ok=True)
+    return len(skipped)
 
 
-def refuse_many(root: Path, bad: Sequence[Skipped], images: int, listed: Path | None) -> None:
-    """Refuse a set of that many images if more than `SHARE` of them are bad.
+def refuse_many(root: Path, found: Listing, bad: Mapping[int, str], listed: Path | None) -> None:
+    """Refuse a set if more than `SHARE` of its images are bad; `listed` then lists them.
 
     Raises:
         DataError: too many are bad; the sentence names the first, and where all are listed.
     """
+    images = len(found.paths)
     if len(bad) <= SHARE * images:
         return
+    if listed:
+        write(listed, found, bad)
     where = f"; {shown(listed)} lists them" if listed else ""
+    first = min(bad)
     raise DataError(
-        f"{shown(root)}: {len(bad)} of {images} images cannot be read, first {shown(bad[0].path)} "
-        f"({bad[0].reason}); at most {SHARE:.0%} was expected, so replace or delete "
-        f"them{where}."
+        f"{shown(root)}: {len(bad)} of {images} images cannot be read, first "
+        f"{shown(found.paths[first])} ({bad[first]}); at most {SHARE:.0%} was expected, so replace "
+        f"or delete them{where}."
     )

@@ -22,8 +22,9 @@ import numpy as np
 
 from pyalexnet.data import unpickle
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import Dataset, Images, Split, checked, shown
+from pyalexnet.data.dataset import Dataset, Images, Split, checked
 from pyalexnet.errors import DataError, reason
+from pyalexnet.files import contents, refusing, shown
 
 ARCHIVES = {
     "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce": (
@@ -154,14 +155,8 @@ class Header(tarfile.TarInfo):
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise DataError(f"{shown(path)}: cannot be read ({error.strerror}).") from error
-    if len(raw) > LARGEST_FILE:
-        raise DataError(f"{shown(path)}: is over {LARGEST_FILE} bytes; 31 million were expected.")
-    return raw
+    with refusing(DataError, path, "read", ValueError):
+        return contents(path, LARGEST_FILE)
 
 
 def _layout(source: str, present: Collection[str]) -> tuple[str, ...]:

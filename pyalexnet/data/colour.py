@@ -6,7 +6,7 @@ original's batches.meta calls `pca_stdevs`: a step of .1 along the main axis is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -36,19 +36,19 @@ class Colour:
     sigmas: npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moments:
-    """Exact sums over RGB pixels, so that the order of addition does not matter.
+    """Exact sums over RGB pixels, up to 10^14 of them: the order of addition does not matter.
 
     Attributes:
         pixels: how many.
-        sums: of R, G and B.
-        products: of RR, RG, RB, GR, ... BB.
+        sums: (3,) int64, of R, G and B.
+        products: (3, 3) int64, of RR, RG, RB, GR, ... BB.
     """
 
     pixels: int = 0
-    sums: tuple[int, ...] = (0,) * 3
-    products: tuple[int, ...] = (0,) * 9
+    sums: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
+    products: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 3), np.int64))
 
     @classmethod
     def of(cls, images: npt.NDArray[np.uint8]) -> Moments:
@@ -57,36 +57,27 @@ class Moments:
         for start in range(0, len(pixels), PIECE):
             # Integers below 2^16 * 255^2 < 2^53: float64, and so BLAS, adds them exactly.
             piece = pixels[start : start + PIECE].astype(np.float64)
-            total += cls(
-                len(piece),
-                tuple(int(value) for value in piece.sum(axis=0)),
-                tuple(int(value) for value in (piece.T @ piece).ravel()),
-            )
+            sums, products = piece.sum(axis=0), piece.T @ piece
+            total += cls(len(piece), sums.astype(np.int64), products.astype(np.int64))
         return total
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(
-            self.pixels + other.pixels,
-            tuple(a + b for a, b in zip(self.sums, other.sums, strict=True)),
-            tuple(a + b for a, b in zip(self.products, other.products, strict=True)),
+            self.pixels + other.pixels, self.sums + other.sums, self.products + other.products
         )
 
     def means(self) -> tuple[float, ...]:
         """Of R, G and B, grey levels."""
-        return tuple(value / self.pixels for value in self.sums)
+        return tuple((self.sums / self.pixels).tolist())
 
     def colour(self) -> Colour:
         """The principal axes of these pixels.
 
         An axis may point either way; as in `imagenet`, its largest component is negative.
         """
-        n, sums, products = self.pixels, self.sums, self.products
-        covariance = np.array(
-            [
-                [(n * products[3 * i + j] - sums[i] * sums[j]) / n**2 for j in range(3)]
-                for i in range(3)
-            ]
-        )
+        # Python's integers: the products of sums have more than 64 bits.
+        n, sums, products = self.pixels, self.sums.astype(object), self.products.astype(object)
+        covariance = ((n * products - np.outer(sums, sums)) / n**2).astype(np.float64)
         variances, vectors = np.linalg.eigh(covariance)
         largest = vectors[np.abs(vectors).argmax(axis=0), range(3)]
         return Colour(-np.sign(largest) * vectors, np.sqrt(np.maximum(variances, 0.0)))

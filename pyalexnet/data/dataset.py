@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -186,6 +187,22 @@ def checked(
     return Dataset(name, train, test, classes, note, statistics)
 
 
+def room_for(source: str, count: int, shape: tuple[int, int, int]) -> Images:
+    """An array for `count` images (H, W, C).
+
+    Raises:
+        DataError: it needs more than the machine's memory; the sentence begins with `source`.
+    """
+    needed = count * math.prod(shape)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise DataError(
+            f"{source}: {count} images of {shape[0]}x{shape[1]} need {needed / 1e9:.1f} GB; at "
+            f"most this machine's {memory / 1e9:.1f} GB was expected."
+        )
+    return np.empty((count, *shape), np.uint8)
+
+
 def order(n: int, seed: int, epoch: int) -> Labels:
     """The order in which `epoch` visits `n` images: a permutation of 0 to n - 1.
 
@@ -213,12 +230,6 @@ def hold_out(labels: Labels, seed: int) -> tuple[Labels, Labels]:
 def shape_of(split: Split) -> str:
     """An image's height, width and channels for messages: 28x28x1."""
     return "x".join(str(side) for side in split.image_shape)
-
-
-def shown(path: str | os.PathLike[str]) -> str:
-    """A path for a message; names that are not UTF-8 can be printed, too."""
-    # Not os.fsencode: in the locale C it refuses names that are already text, such as classes'.
-    return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _draws(n: int, seed: int, stream: int) -> npt.NDArray[np.uint64]:

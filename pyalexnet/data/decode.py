@@ -16,7 +16,6 @@ import contextlib
 import functools
 import importlib
 import re
-import stat
 import warnings
 from collections.abc import Iterator
 from io import BytesIO
@@ -26,17 +25,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pyalexnet.data.dataset import Images, shown
+from pyalexnet.data.dataset import Images
 from pyalexnet.errors import DataError, reason
+from pyalexnet.files import contents, shown
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The only formats decoded, whatever a file's name; Pillow's rarer decoders are not used."""
 
 LARGEST_IMAGE = 64 * 2**20
 """Largest image that is decoded, in pixels: a small file can unpack to gigabytes."""
-
-LARGEST_FILE = 256 * 2**20
-"""Largest file that is read, in bytes: an uncompressed image of the largest size fits."""
 
 PNG_START = b"\x89PNG"
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -133,23 +130,6 @@ def decode_stored(raw: bytes, image: Images) -> None:
         if (stored.height, stored.width, 3) != image.shape:
             raise ValueError(f"{stored.width} x {stored.height} pixels")
         image[...] = np.asarray(stored.convert("RGB"))
-
-
-def contents(path: Path) -> bytes:
-    """A file's bytes; anything but a regular file, which might never end, is not opened.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a regular file, is empty, or is larger than any image.
-    """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("not a regular file")
-    if status.st_size == 0:
-        raise ValueError("an empty file")
-    if status.st_size > LARGEST_FILE:
-        raise ValueError(f"{status.st_size} bytes, more than the {LARGEST_FILE} allowed")
-    return path.read_bytes()
 
 
 def fault(error: Exception) -> str:

@@ -26,9 +26,10 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-from pyalexnet.data.dataset import Progress, shown
+from pyalexnet.data.dataset import Progress
 from pyalexnet.data.readers import Readers
 from pyalexnet.errors import DataError, reason
+from pyalexnet.files import shown
 
 BLOCK = 2**16
 """Bytes read at a time."""

@@ -6,7 +6,6 @@ listed (`bad_files.py`); if they are more than 1 %, the set is refused.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -17,12 +16,11 @@ import numpy as np
 from PIL import Image
 
 from pyalexnet.data import bad_files, decode, listing
-from pyalexnet.data.bad_files import Skipped
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import Dataset, Images, Progress, Split, checked, shown
+from pyalexnet.data.dataset import Dataset, Images, Progress, Split, checked, room_for
 from pyalexnet.data.listing import Listing
 from pyalexnet.data.readers import Readers
-from pyalexnet.errors import DataError
+from pyalexnet.files import contents, shown
 
 CHUNK = 8
 """Images that a thread decodes before it reports."""
@@ -53,34 +51,22 @@ def load(
     """
     found = listing.of_folders(root)
     listing.check_counts(root, found, "images")
-    images, reasons = _decode_all(root, found.paths, image_size, progress)
-    good = np.array([not reason for reason in reasons])
-    bad = [
-        Skipped(path, reason) for path, reason in zip(found.paths, reasons, strict=True) if reason
-    ]
-    skipped = [*bad, *bad_files.not_images(found.others)]
-    if listed is not None and skipped:
-        bad_files.write(listed, skipped)
-    bad_files.refuse_many(root, bad, len(found.paths), listed)
+    images, bad = _decode_all(root, found.paths, image_size, progress)
+    bad_files.refuse_many(root, found, bad, listed)
+    if listed:
+        bad_files.write(listed, found, bad)
     if bad:
+        good = np.array([place not in bad for place in range(len(found.paths))])
         found, images = found.select(good), images[good]
         listing.check_counts(root, found, "readable images")
-    return _assemble(root, found, images, seed, len(skipped))
+    return _assemble(root, found, images, seed, len(bad) + len(found.others))
 
 
 def _decode_all(
     root: Path, paths: Sequence[Path], image_size: tuple[int, int], progress: Progress | None
-) -> tuple[Images, list[str]]:
-    """All images (N, *image_size, 3), and for each "" or why it could not be decoded."""
-    shape = (len(paths), *image_size, 3)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if math.prod(shape) > memory:
-        raise DataError(
-            f"{shown(root)}: {len(paths)} images of {image_size[0]}x{image_size[1]} need "
-            f"{math.prod(shape) / 1e9:.1f} GB; at most this machine's {memory / 1e9:.1f} GB was "
-            f"expected."
-        )
-    images = np.empty(shape, np.uint8)
+) -> tuple[Images, dict[int, str]]:
+    """All images (N, *image_size, 3), and why some of them, by place, could not be decoded."""
+    images = room_for(shown(root), len(paths), (*image_size, 3))
     chunks = list(pairwise([*range(0, len(paths), CHUNK), len(paths)]))
     reasons: dict[int, str] = {}
 
@@ -99,13 +85,13 @@ def _decode_all(
             readers.awaited(future, partial(at, *chunk))
             if progress:
                 progress(chunk[1], len(paths))
-    return images, [reasons[index] for index in range(len(paths))]
+    return images, {index: reason for index, reason in reasons.items() if reason}
 
 
 def _decode_into(path: Path, image: Images) -> str:
     """Decode one file into `image` (H, W, 3); returns "" or the reason for a failure."""
     try:
-        image[...] = decode.decode(decode.contents(path), (image.shape[0], image.shape[1]))
+        image[...] = decode.decode(contents(path), (image.shape[0], image.shape[1]))
     except Exception as error:  # decoders raise anything on damaged files
         return decode.fault(error)
     return ""

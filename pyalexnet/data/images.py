@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import shown
 from pyalexnet.data.listing import SUFFIXES, files_below, not_used
 from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.files import shown
 
 
 def named(paths: Iterable[str | Path], say: Callable[[str], None] | None = None) -> list[Path]:

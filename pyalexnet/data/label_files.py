@@ -36,9 +36,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from pyalexnet.data import tables
-from pyalexnet.data.dataset import Labels, shown
+from pyalexnet.data.dataset import Labels
 from pyalexnet.data.tables import Row, Table
 from pyalexnet.errors import DataError
+from pyalexnet.files import shown
 
 LABELS = (
     *("label", "class", "synset", "wnid", "target", "category", "breed", "y"),
@@ -111,11 +112,7 @@ def class_names(path: Path, folders: Sequence[str]) -> tuple[str, ...]:
     known = {folder: folder for folder in folders}
     ways = tables.read(path)
     way, column, found = _best(ways, lambda row, number: known.get(row.cell(number)))
-    if len(way.rows) < len(folders):
-        raise DataError(
-            f"{shown(path)}: has {len(way.rows)} lines; {len(folders)} were expected, one a class."
-        )
-    if not found:
+    if not found or len(way.rows) < len(folders):
         return _names_alone(path, ways, folders)
     rows = [row for row in way.rows if row.cell(column) in known]
     texts = dict(zip((row.cell(column) for row in rows), _texts(way, rows, column), strict=True))

@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalexnet.data import label_files
-from pyalexnet.data.dataset import Labels, hold_out, shown
+from pyalexnet.data.dataset import Labels, hold_out
 from pyalexnet.errors import DataError
+from pyalexnet.files import refusing, shown
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"))
 
@@ -338,10 +339,8 @@ def class_folders(folder: Path) -> list[Path]:
 
 def entries(folder: Path) -> list[Path]:
     """A folder's entries, sorted, without names that begin with a dot."""
-    try:
+    with refusing(DataError, folder):
         found = sorted(folder.iterdir(), key=lambda entry: os.fsencode(entry.name))
-    except OSError as error:
-        raise DataError(f"{shown(folder)}: cannot be read ({error.strerror}).") from error
     return [entry for entry in found if not entry.name.startswith(".")]
 
 
@@ -360,10 +359,8 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def _is_folder(path: Path) -> bool:
-    try:
+    with refusing(DataError, path):  # a folder may be listed but not entered
         return path.is_dir()
-    except OSError as error:  # a folder that may be listed but not entered
-        raise DataError(f"{shown(path)}: cannot be read ({error.strerror}).") from error
 
 
 # ------------------------------------------------------------------ reports

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import Dataset, Images, Labels, Split, checked, hold_out, shown
+from pyalexnet.data.dataset import Dataset, Split, checked, hold_out
 from pyalexnet.errors import DataError, reason
+from pyalexnet.files import shown
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -138,17 +139,9 @@ def _split(source: str, arrays: dict[str, Array], prefix: str) -> Split:
             f"{source}: {prefix}labels has shape {labels.shape}; {images.shape[:1]} was expected, "
             f"one label for each image."
         )
-    return Split(_contiguous(images), _whole_numbers(source, labels))
-
-
-def _contiguous(images: Array) -> Images:
-    return np.ascontiguousarray(images)
-
-
-def _whole_numbers(source: str, labels: Array) -> Labels:
     if int(labels.max()) > np.iinfo(np.int64).max:
         raise DataError(f"{source}: has the label {labels.max()}; 0 to classes - 1 were expected.")
-    return labels.astype(np.int64)
+    return Split(np.ascontiguousarray(images), labels.astype(np.int64))
 
 
 def _nan_pixels(images: Array) -> str:

@@ -18,18 +18,17 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 
 import pyalexnet
-from pyalexnet.data import decode, durable
+from pyalexnet import files
 from pyalexnet.data.classes import Classes
 from pyalexnet.data.colour import Colour
 from pyalexnet.data.dataset import (
@@ -40,11 +39,11 @@ from pyalexnet.data.dataset import (
     Split,
     Statistics,
     checked,
-    shown,
+    room_for,
 )
 from pyalexnet.data.shard import Facts, Shard, open_shard
 from pyalexnet.errors import ArgumentError, DataError, reason
-from pyalexnet.runs.sealing import sealed
+from pyalexnet.files import sealed, shown
 
 FORMAT = 1
 """The number in pack.json, raised by one for a change that this version cannot read."""
@@ -55,7 +54,10 @@ NAMES = frozenset((TABLE, MEAN, BAD_FILES, SHARDS, LOCK))
 
 SHARD = re.compile(r"(train|val)-\d{5,}\.safetensors")
 
-PARTS = ("train", "val")
+Part: TypeAlias = Literal["train", "val"]
+Axis: TypeAlias = tuple[float, float, float]
+
+PARTS: tuple[Part, ...] = ("train", "val")
 FORMS = ("jpeg", "uint8")
 
 
@@ -67,6 +69,8 @@ class LaterVersion(DataError):
 class Storage:
     """How images are stored: `size` x `size` RGB, as JPEG (4:4:4) or as plain bytes, "uint8"."""
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
     size: int = 256
     form: str = "jpeg"
     quality: int = 95
@@ -77,49 +81,58 @@ class Storage:
         return self.size, self.size, 3
 
 
-@dataclass(frozen=True, eq=False)
-class Numbers:
+@dataclass(frozen=True)
+class PixelStatistics:
     """Statistics of the training images.
 
     Attributes:
         of: "train" or, if there were too few images, "imagenet".
         channel_means: R, G, B, grey levels.
-        colour: principal axes of the pixels.
-        mean: SHA-256 of mean.npy.
+        vectors, sigmas: principal axes of the pixels, as in `Colour`.
+        mean_sha256: SHA-256 of mean.npy.
     """
 
     of: str
     channel_means: tuple[float, ...]
-    colour: Colour
-    mean: str
+    vectors: tuple[Axis, Axis, Axis]
+    sigmas: Axis
+    mean_sha256: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Table:
-    """The contents of pack.json.
+    """The contents of pack.json, as they are written.
 
     Attributes:
         source: the folder that the images came from.
         plan: SHA-256 of the request: images, labels and options.
         storage: how images are stored.
-        classes: by label; a pack from before ids existed has only names.
+        class_names, class_ids: by label; a pack from before ids existed has only names.
         validation: where the images of `val` came from.
         skipped: bad files, and files without an image's suffix.
-        numbers: statistics.
+        statistics: of the training images.
         shards: by part, in order.
     """
 
     source: str
     plan: str
     storage: Storage
-    classes: Classes
+    class_names: tuple[str, ...]
     validation: str
     skipped: int
-    numbers: Numbers
-    shards: Mapping[str, tuple[Facts, ...]]
+    statistics: PixelStatistics
+    shards: dict[Part, tuple[Facts, ...]]
+    class_ids: tuple[str, ...] | None = None
 
-    def images(self, part: str) -> int:
-        """Images of "train" or "val"."""
+    @property
+    def classes(self) -> Classes:
+        """Ids and names of the classes, by label."""
+        if self.class_ids is None:
+            return Classes.named(self.class_names)
+        return Classes(self.class_ids, self.class_names)
+
+    def images(self, part: Part) -> int:
+        """Images of a part."""
         return sum(facts.images for facts in self.shards[part])
 
     @property
@@ -183,15 +196,7 @@ class PackSplit(Split):
         Raises:
             DataError: they do not fit into memory, or one is damaged.
         """
-        shape = (len(self), *self._shape)
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if math.prod(shape) > memory:
-            raise DataError(
-                f"{shown(self._shards[0].path.parent)}: {len(self)} images need "
-                f"{math.prod(shape) / 1e9:.1f} GB; at most this machine's {memory / 1e9:.1f} GB "
-                f"was expected."
-            )
-        images = np.empty(shape, np.uint8)
+        images = room_for(shown(self._shards[0].path.parent), len(self), self._shape)
         self.read(np.arange(len(self)), images)
         return images
 
@@ -211,7 +216,7 @@ def load(folder: Path) -> Dataset:
     table = read_table(folder)
     splits = {part: _open(folder, table, part) for part in PARTS}
     train, test = (PackSplit(splits[part], table.storage.shape) for part in PARTS)
-    size = table.storage.size
+    size, axes = table.storage.size, table.statistics
     note = (
         f"{shown(folder)} ({len(train)} + {len(test)} images of {size}x{size} out of "
         f"{table.source}, skipped files: {table.skipped}; validation is {table.validation})"
@@ -223,7 +228,9 @@ def load(folder: Path) -> Dataset:
         table.classes,
         name=folder.resolve().name,
         note=note,
-        statistics=Statistics(_read_mean(folder, table), table.numbers.colour),
+        statistics=Statistics(
+            _read_mean(folder, table), Colour(np.array(axes.vectors), np.array(axes.sigmas))
+        ),
     )
 
 
@@ -235,10 +242,10 @@ def strangers(folder: Path) -> list[Path]:
     """
     found = [path for path in _entries(folder) if path.name not in NAMES]
     found += [path for path in _entries(folder / SHARDS) if not SHARD.fullmatch(path.name)]
-    return sorted(path for path in found if not path.name.startswith(durable.TEMPORARY))
+    return sorted(path for path in found if not path.name.startswith(files.TEMPORARY))
 
 
-def shard_path(folder: Path, part: str, number: int) -> Path:
+def shard_path(folder: Path, part: Part, number: int) -> Path:
     """Path of a shard of "train" or "val"."""
     return folder / SHARDS / f"{part}-{number:05d}.safetensors"
 
@@ -247,34 +254,15 @@ def write_mean(folder: Path, mean: Pixels) -> str:
     """Write mean.npy; returns its SHA-256."""
     stream = BytesIO()
     np.save(stream, mean, allow_pickle=False)
-    durable.write(folder / MEAN, stream.getvalue())
+    files.write(folder / MEAN, stream.getvalue(), DataError)
     return hashlib.sha256(stream.getvalue()).hexdigest()
 
 
 def write_table(folder: Path, table: Table) -> None:
     """Write pack.json, which makes the folder a pack."""
-    colour = table.numbers.colour
-    document = {
-        "format": FORMAT,
-        "pyalexnet": pyalexnet.__version__,
-        "source": table.source,
-        "plan": table.plan,
-        "storage": asdict(table.storage),
-        "class_ids": list(table.classes.ids),
-        "class_names": list(table.classes.names),
-        "validation": table.validation,
-        "skipped": table.skipped,
-        "counts": {part: table.images(part) for part in PARTS},
-        "statistics": {
-            "of": table.numbers.of,
-            "channel_means": list(table.numbers.channel_means),
-            "vectors": colour.vectors.tolist(),
-            "sigmas": colour.sigmas.tolist(),
-            "mean_sha256": table.numbers.mean,
-        },
-        "shards": {part: [asdict(facts) for facts in table.shards[part]] for part in PARTS},
-    }
-    durable.write(folder / TABLE, sealed(document))
+    about = {"format": FORMAT, "pyalexnet": pyalexnet.__version__}
+    counts = {part: table.images(part) for part in PARTS}
+    files.write(folder / TABLE, sealed({**about, "counts": counts, **asdict(table)}), DataError)
 
 
 def read_table(folder: Path) -> Table:
@@ -284,12 +272,12 @@ def read_table(folder: Path) -> Table:
         DataError: it cannot be read or was altered, or a later version of pyalexnet wrote it.
     """
     path = folder / TABLE
-    try:
-        raw = decode.contents(path)
+    import pydantic  # only needed here
+
+    with files.refusing(DataError, path, "read", ValueError, RecursionError):
+        raw = files.contents(path)
         document = json.loads(raw)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{shown(path)}: cannot be read ({reason(error)}).") from error
-    with _refusing_odd_json(path):
+    try:
         if document["format"] != FORMAT:
             raise LaterVersion(
                 f"{shown(path)}: written by pyalexnet {document['pyalexnet']} in format "
@@ -298,7 +286,20 @@ def read_table(folder: Path) -> Table:
             )
         if raw != sealed(document):
             raise DataError(f"{shown(path)}: its own SHA-256 does not match; it was altered.")
-        return _table(document)
+        table = pydantic.TypeAdapter(Table).validate_json(raw, strict=True)
+        if table.storage.form not in FORMS or not 1 <= table.storage.size < 2**16:
+            raise ValueError(f"images are stored as {table.storage}")
+        if table.shards.keys() != set(PARTS):
+            raise ValueError(f"there are shards of {sorted(table.shards)}")
+        if len(table.classes) != len(table.class_names):
+            raise ValueError("not every class has an id")
+        if not np.isfinite([*table.statistics.vectors, table.statistics.sigmas]).all():
+            raise ValueError("an axis is not finite")
+    # RecursionError: deeply nested lists
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        why = reason(error).partition(" [type=")[0]
+        raise DataError(f"{shown(path)}: is not the table of a pack ({why}).") from error
+    return table
 
 
 def damaged_shards(folder: Path, table: Table) -> Iterator[Path]:
@@ -306,21 +307,17 @@ def damaged_shards(folder: Path, table: Table) -> Iterator[Path]:
     for part in PARTS:
         for number, facts in enumerate(table.shards[part]):
             path = shard_path(folder, part, number)
-            try:
-                with path.open("rb") as stream:
-                    sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            except OSError:
-                yield path
-                continue
-            if sha256 != facts.sha256:
-                yield path
+            with contextlib.suppress(OSError), path.open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() == facts.sha256:
+                    continue
+            yield path
 
 
 def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.exists() else []
 
 
-def _open(folder: Path, table: Table, part: str) -> list[Shard]:
+def _open(folder: Path, table: Table, part: Part) -> list[Shard]:
     return [
         open_shard(
             shard_path(folder, part, number),
@@ -335,11 +332,9 @@ def _open(folder: Path, table: Table, part: str) -> list[Shard]:
 
 def _read_mean(folder: Path, table: Table) -> Pixels:
     path = folder / MEAN
-    try:
-        raw = decode.contents(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{shown(path)}: cannot be read ({reason(error)}).") from error
-    if hashlib.sha256(raw).hexdigest() != table.numbers.mean:
+    with files.refusing(DataError, path, "read", ValueError):
+        raw = files.contents(path)
+    if hashlib.sha256(raw).hexdigest() != table.statistics.mean_sha256:
         raise DataError(f"{shown(path)}: its SHA-256 is not the one in {TABLE}.")
     try:
         mean: Pixels = np.load(BytesIO(raw), allow_pickle=False)
@@ -351,55 +346,3 @@ def _read_mean(folder: Path, table: Table) -> Pixels:
             f"expected."
         )
     return mean
-
-
-def _table(document: Mapping[str, Any]) -> Table:
-    storage = Storage(**document["storage"])
-    sized = type(storage.size) is int and 1 <= storage.size < 2**16
-    if storage.form not in FORMS or not sized:
-        raise ValueError(f"storage is {storage}")
-    statistics = document["statistics"]
-    colour = Colour(
-        np.array(statistics["vectors"], dtype=np.float64).reshape(3, 3),
-        np.array(statistics["sigmas"], dtype=np.float64).reshape(3),
-    )
-    return Table(
-        str(document["source"]),
-        str(document["plan"]),
-        storage,
-        _classes(document),
-        str(document["validation"]),
-        int(document["skipped"]),
-        Numbers(
-            str(statistics["of"]),
-            tuple(float(mean) for mean in statistics["channel_means"]),
-            colour,
-            str(statistics["mean_sha256"]),
-        ),
-        {part: tuple(map(_facts, document["shards"][part])) for part in PARTS},
-    )
-
-
-def _classes(document: Mapping[str, Any]) -> Classes:
-    names = tuple(str(name) for name in document["class_names"])
-    if "class_ids" not in document:
-        return Classes.named(names)
-    return Classes(tuple(str(one) for one in document["class_ids"]), names)
-
-
-def _facts(values: Mapping[str, Any]) -> Facts:
-    facts = Facts(**values)
-    if not all(type(count) is int and count >= 0 for count in (facts.images, facts.bytes)):
-        raise TypeError(f"a shard has {facts.images!r} images in {facts.bytes!r} bytes")
-    return facts
-
-
-@contextlib.contextmanager
-def _refusing_odd_json(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (
-        *(KeyError, TypeError, ValueError, AttributeError),
-        *(RecursionError, OverflowError),  # deeply nested lists, a number of 400 digits
-    ) as error:
-        raise DataError(f"{shown(path)}: is not the table of a pack ({error!r}).") from error

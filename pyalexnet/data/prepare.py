@@ -16,9 +16,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -26,26 +25,27 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pyalexnet import files
+from pyalexnet.backends.checks import integer
 from pyalexnet.data import (
     bad_files,
     colour,
     decode,
-    durable,
     label_files,
     listing,
     pack,
     processes,
     shard,
 )
-from pyalexnet.data.bad_files import Skipped
 from pyalexnet.data.classes import Classes
 from pyalexnet.data.colour import Moments
-from pyalexnet.data.dataset import Images, Labels, Progress, shown
+from pyalexnet.data.dataset import Images, Labels, Progress
 from pyalexnet.data.listing import Listing
-from pyalexnet.data.pack import Numbers, Storage, Table
+from pyalexnet.data.pack import Part, PixelStatistics, Storage, Table
 from pyalexnet.data.processes import WorkerDied
-from pyalexnet.data.shard import Bad, Facts, Origin
-from pyalexnet.errors import ArgumentError, DataError, reason
+from pyalexnet.data.shard import Facts, Origin
+from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.files import shown
 
 LARGEST_SHARD = 512
 """Images of a shard; a killed process loses the seconds that they take."""
@@ -81,13 +81,9 @@ class Options:
             raise ArgumentError(
                 f"prepare: format is {storage.form!r}; {' or '.join(pack.FORMS)} was expected."
             )
-        for name, value, low, high in (
-            ("size", storage.size, 8, 2048),
-            ("quality", storage.quality, 1, 100),
-            ("seed", self.seed, 0, 2**64 - 1),
-        ):
-            if not low <= value <= high:
-                raise ArgumentError(f"prepare: {name} is {value}; {low} to {high} was expected.")
+        integer("prepare", "size", storage.size, low=8, high=2048)
+        integer("prepare", "quality", storage.quality, low=1, high=100)
+        integer("prepare", "seed", self.seed, high=2**64 - 1)
         if self.val_numbers is not None and self.val_labels is None:
             raise ArgumentError(
                 "prepare: val_numbers is given and val_labels is not; both were expected, or none."
@@ -110,7 +106,7 @@ class Job:
 
     root: Path
     target: Path
-    part: str
+    part: Part
     files: tuple[str, ...]
     places: Labels
     labels: Labels
@@ -123,13 +119,13 @@ class Made:
 
     Attributes:
         facts: for the table.
-        bad: its sources that could not be read.
+        bad: its sources that could not be read, by their places in the job, and why.
         sums: (S, S, 3), of each pixel over the images; zeros for `val`.
         moments: of all pixels; zeros for `val`.
     """
 
     facts: Facts
-    bad: tuple[Bad, ...]
+    bad: tuple[tuple[int, str], ...]
     sums: npt.NDArray[np.int64]
     moments: Moments
 
@@ -187,8 +183,7 @@ def prepare(
             use, holds something else or cannot be written; a process was killed.
     """
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    if workers < 1:
-        raise ArgumentError(f"prepare: workers is {workers}; 1 or more was expected.")
+    integer("prepare", "workers", workers, low=1)
     _check_places(source, out)
     plan = _plan(source, out, options or Options())
     if say:
@@ -209,12 +204,12 @@ def _made(plan: Plan, workers: int, progress: Progress | None) -> Table:
             facts[job.target] = one.facts
             sums += one.sums
             moments += one.moments
-            bad |= {int(job.places[fault.place]): fault.reason for fault in one.bad}
+            bad |= {int(job.places[place]): why for place, why in one.bad}
             done += len(job.files)
             if progress:
                 progress(done, len(plan.found.paths))
-            _refuse_many(plan, bad)
-    skipped = _write_bad(plan, bad)
+            bad_files.refuse_many(plan.source, plan.found, bad, plan.out / pack.BAD_FILES)
+    skipped = bad_files.write(plan.out / pack.BAD_FILES, plan.found, bad)
     good = np.array([place not in bad for place in range(len(plan.found.paths))])
     listing.check_counts(plan.source, plan.found.select(good), "readable images")
     shards = {
@@ -226,13 +221,16 @@ def _made(plan: Plan, workers: int, progress: Progress | None) -> Table:
         source=shown(plan.source.resolve()),
         plan=plan.digest,
         storage=plan.options.storage,
-        classes=plan.classes,
+        class_names=plan.classes.names,
+        class_ids=plan.classes.ids,
         validation=plan.found.validation(plan.source, plan.options.seed),
         skipped=skipped,
-        numbers=_statistics(plan.out, images, sums, moments),
+        statistics=_statistics(plan.out, images, sums, moments),
         shards=shards,
     )
-    _remove_others(plan)
+    for path in (plan.out / pack.SHARDS).iterdir():
+        if path not in facts:  # of an earlier, unfinished call for more images
+            path.unlink()
     pack.write_table(plan.out, table)
     return table
 
@@ -241,25 +239,16 @@ def _made(plan: Plan, workers: int, progress: Progress | None) -> Table:
 
 
 def _check_places(source: Path, out: Path) -> None:
-    try:
-        inner, outer, is_folder = out.resolve(), source.resolve(), source.is_dir()
-    except (OSError, RuntimeError) as error:  # the latter from circular links
-        raise DataError(
-            f"{shown(source)}, {shown(out)}: cannot be followed ({reason(error)}); a folder "
-            f"with images, and another for the pack, were expected."
-        ) from error
-    if inner == outer or outer in inner.parents:
+    with files.refusing(DataError, source, "read", RuntimeError):  # from circular links
+        outer, is_folder = source.resolve(), source.is_dir()
+    with files.refusing(DataError, out, "read", RuntimeError):
+        inner, strangers = out.resolve(), pack.strangers(out)
+    if inner.is_relative_to(outer):
         raise DataError(f"{shown(out)}: lies in {shown(source)}; a folder beside it was expected.")
-    if inner in outer.parents:
+    if outer.is_relative_to(inner):
         raise DataError(f"{shown(out)}: holds {shown(source)}; a folder beside it was expected.")
     if not is_folder:
         raise DataError(f"{shown(source)}: is no folder; one with images was expected.")
-    try:
-        strangers = pack.strangers(out)
-    except OSError as error:
-        raise DataError(
-            f"{shown(out)}: {error.strerror}; a folder for the pack was expected."
-        ) from error
     if strangers:
         raise DataError(
             f"{shown(out)}: holds {shown(strangers[0].relative_to(out))}, which is no part of a "
@@ -268,17 +257,25 @@ def _check_places(source: Path, out: Path) -> None:
 
 
 def _plan(source: Path, out: Path, options: Options) -> Plan:
-    found = _list(source, options)
-    classes = _classes(found, options)
-    return Plan(
-        source,
-        out,
-        options,
-        found,
-        classes,
-        tuple(_jobs(source, out, options, found)),
-        _digest(source, found, classes.names, options),
-    )
+    def names(folders: Sequence[str]) -> tuple[str, ...]:
+        """The classes' given names; () without any."""
+        path = options.class_names
+        return () if path is None else label_files.class_names(path, folders)
+
+    def label_val(files: Sequence[str], folders: Sequence[str]) -> Labels:
+        assert options.val_labels is not None
+        given = names(folders)
+        return label_files.val_labels(
+            options.val_labels, options.val_numbers, files, folders, given
+        )
+
+    found = listing.of_folders(source, label_val if options.val_labels is not None else None)
+    listing.check_counts(source, found, "images")
+    ids, given = tuple(shown(name) for name in found.class_ids), names(found.class_ids)
+    classes = Classes(ids, given) if given else Classes.named(ids)
+    jobs = tuple(_jobs(source, out, options, found))
+    digest = _digest(source, found, classes.names, options)
+    return Plan(source, out, options, found, classes, jobs, digest)
 
 
 def _tell(plan: Plan, say: Callable[[str], None]) -> None:
@@ -290,30 +287,6 @@ def _tell(plan: Plan, say: Callable[[str], None]) -> None:
     )
     if unused := listing.not_used(root, found.rest):
         say(f"not used  {unused}")
-
-
-def _list(source: Path, options: Options) -> Listing:
-    label_val = None
-    if options.val_labels is not None:
-        label_val = partial(_val_labels, options.val_labels, options)
-    found = listing.of_folders(source, label_val)
-    listing.check_counts(source, found, "images")
-    return found
-
-
-def _val_labels(
-    path: Path, options: Options, files: Sequence[str], folders: Sequence[str]
-) -> Labels:
-    """The labels of `val`'s images; the file may use the classes' given names."""
-    names = options.class_names and label_files.class_names(options.class_names, folders)
-    return label_files.val_labels(path, options.val_numbers, files, folders, names or ())
-
-
-def _classes(found: Listing, options: Options) -> Classes:
-    ids = tuple(shown(name) for name in found.class_ids)
-    if options.class_names is None:
-        return Classes.named(ids)
-    return Classes(ids, label_files.class_names(options.class_names, found.class_ids))
 
 
 def _digest(source: Path, found: Listing, class_names: Sequence[str], options: Options) -> str:
@@ -347,15 +320,13 @@ def _jobs(source: Path, out: Path, options: Options, found: Listing) -> Iterator
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Make the folder, lock it, and clean up after a killed call."""
-    try:
+    with files.refusing(DataError, out, "written"):
         (out / pack.SHARDS).mkdir(parents=True, exist_ok=True)
         lock = os.open(out / pack.LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise DataError(f"{shown(out)}: cannot be written ({error.strerror}).") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        durable.sweep(out)
-        durable.sweep(out / pack.SHARDS)
+        files.sweep(out)
+        files.sweep(out / pack.SHARDS)
         yield
     except BlockingIOError as error:
         raise DataError(f"{shown(out)}: another process prepares a pack there.") from error
@@ -381,60 +352,27 @@ def _finished(plan: Plan) -> Table | None:
     with contextlib.suppress(DataError):
         pack.load(plan.out)
         if not list(pack.damaged_shards(plan.out, table)):
-            return _with_ids(plan, table)
+            if table.classes != plan.classes:  # it is from before classes had ids
+                ids, names = plan.classes.ids, plan.classes.names
+                table = replace(table, class_ids=ids, class_names=names)
+                pack.write_table(plan.out, table)
+            return table
     return None
 
 
-def _with_ids(plan: Plan, table: Table) -> Table:
-    """The table of a complete pack; one from before classes had ids is given them."""
-    if table.classes == plan.classes:
-        return table
-    table = replace(table, classes=plan.classes)
-    pack.write_table(plan.out, table)
-    return table
-
-
-def _remove_others(plan: Plan) -> None:
-    """Delete shards of an earlier, unfinished call for more images."""
-    shards = {job.target for job in plan.jobs}
-    for path in (plan.out / pack.SHARDS).iterdir():
-        if path not in shards:
-            path.unlink()
-
-
-def _write_bad(plan: Plan, bad: Mapping[int, str]) -> int:
-    """List skipped files, in the order of the listing; returns their number."""
-    skipped = [*_skipped(plan, bad), *bad_files.not_images(plan.found.others)]
-    path = plan.out / pack.BAD_FILES
-    if skipped:
-        bad_files.write(path, skipped)
-    else:
-        path.unlink(missing_ok=True)
-    return len(skipped)
-
-
-def _skipped(plan: Plan, bad: Mapping[int, str]) -> list[Skipped]:
-    return [Skipped(plan.found.paths[place], bad[place]) for place in sorted(bad)]
-
-
-def _refuse_many(plan: Plan, bad: Mapping[int, str]) -> None:
-    """Stop as soon as it is certain that too many images are bad."""
-    images = len(plan.found.paths)
-    if len(bad) > bad_files.SHARE * images:
-        _write_bad(plan, bad)
-        listed = plan.out / pack.BAD_FILES
-        bad_files.refuse_many(plan.source, _skipped(plan, bad), images, listed)
-
-
-def _statistics(out: Path, images: int, sums: npt.NDArray[np.int64], moments: Moments) -> Numbers:
+def _statistics(
+    out: Path, images: int, sums: npt.NDArray[np.int64], moments: Moments
+) -> PixelStatistics:
     """Write the mean image; returns the table's statistics of the training images' pixels."""
     own = images >= colour.FEWEST
     means = moments.means() if own else colour.imagenet_means()
     mean = sums / images if own else np.broadcast_to(np.array(means), sums.shape)
-    return Numbers(
+    axes = colour.of_set(moments, images)
+    return PixelStatistics(
         "train" if own else "imagenet",
         means,
-        colour.of_set(moments, images),
+        axes.vectors.tolist(),
+        axes.sigmas.tolist(),
         pack.write_mean(out, np.ascontiguousarray(mean, np.float32)),
     )
 
@@ -451,9 +389,10 @@ def make(job: Job) -> Made:
     sources, latest = _sources(job)
     for attempt in range(2):
         known = shard.examine(job.target)
-        if known is not None and known[0].sources == sources and (attempt or _after(job, latest)):
+        if known is not None and known[0].sources == sources:
             origin, facts = known
-            return Made(facts, origin.bad, *_pixel_sums(job, facts))
+            if attempt or job.target.stat().st_mtime_ns >= latest:  # written after its sources
+                return Made(facts, origin.bad, *_pixel_sums(job, facts))
         if not attempt:
             _write(job, sources)
     raise DataError(f"{shown(job.target)}: is not there as it was written; is the disk in order?")
@@ -471,22 +410,17 @@ def _sources(job: Job) -> tuple[str, int]:
     return digest.hexdigest(), latest
 
 
-def _after(job: Job, latest: int) -> bool:
-    """Whether the shard was written after its sources."""
-    return job.target.stat().st_mtime_ns >= latest
-
-
 def _write(job: Job, sources: str) -> None:
     images: list[bytes] = []
     labels: list[int] = []
-    bad: list[Bad] = []
+    bad: list[tuple[int, str]] = []
     side = job.storage.size
     with decode.pillow_warnings():
         for place, (file, label) in enumerate(zip(job.files, job.labels.tolist(), strict=True)):
             try:
-                image = decode.decode(decode.contents(job.root / file), (side, side))
+                image = decode.decode(files.contents(job.root / file), (side, side))
             except Exception as error:  # decoders raise anything on damaged files
-                bad.append(Bad(place, decode.fault(error)))
+                bad.append((place, decode.fault(error)))
                 continue
             images.append(_stored(image, job.storage))
             labels.append(label)

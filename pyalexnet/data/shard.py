@@ -9,9 +9,9 @@ A safetensors file of
 
 whose metadata hold one JSON object: its files and how it was made (`sources`, a SHA-256), the bad
 ones among them, and the SHA-256 of all that and of the tensors. Images are read one at a time, and
-the file is open only meanwhile, so a pack may have thousands. Only the index is mapped, once: if a
-mapped file is cut short, or its disk fails, the system sends a signal that ends the process, and a
-thread that waits for a mapped page lets no other run.
+the file is open only meanwhile, so a pack may have thousands. Nothing is mapped: if a mapped file
+is cut short, or its disk fails, the system sends a signal that ends the process, and a thread that
+waits for a mapped page lets no other run.
 """
 
 from __future__ import annotations
@@ -19,23 +19,28 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from pyalexnet.data import decode, durable
-from pyalexnet.data.dataset import Images, Labels, shown
-from pyalexnet.errors import DataError, reason
+from pyalexnet import files
+from pyalexnet.data import decode
+from pyalexnet.data.dataset import Images, Labels
+from pyalexnet.errors import DataError
+from pyalexnet.files import shown
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-INDEX = {"offsets": np.dtype(np.int64), "labels": np.dtype(np.int64), "checks": np.dtype(np.uint32)}
+INDEX: dict[str, np.dtype[Any]] = {
+    "offsets": np.dtype(np.int64),
+    "labels": np.dtype(np.int64),
+    "checks": np.dtype(np.uint32),
+}
 """The tensors beside `data`."""
 
 NOTE = "pyalexnet"
@@ -43,19 +48,11 @@ NOTE = "pyalexnet"
 
 
 @dataclass(frozen=True)
-class Bad:
-    """A source that could not be read: its place among the shard's sources, and why."""
-
-    place: int
-    reason: str
-
-
-@dataclass(frozen=True)
 class Origin:
-    """The origin of a shard: a digest of its sources, and the bad ones among them."""
+    """The origin of a shard: a digest of its sources, and which of them are bad, and why."""
 
     sources: str
-    bad: tuple[Bad, ...]
+    bad: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True)
@@ -135,9 +132,9 @@ def write(path: Path, images: Sequence[bytes], labels: Labels, origin: Origin) -
         "labels": labels,
         "checks": np.array([zlib.crc32(image) for image in images], dtype=np.uint32),
     }
-    note = _note(origin)
+    note: dict[str, Any] = asdict(origin)
     note["sha256"] = _sha256(note, tensors)
-    durable.write(path, safetensors.numpy.save(tensors, {NOTE: _json(note)}))
+    files.write(path, safetensors.numpy.save(tensors, {NOTE: _json(note)}), DataError)
 
 
 def examine(path: Path) -> tuple[Origin, Facts] | None:
@@ -147,19 +144,15 @@ def examine(path: Path) -> tuple[Origin, Facts] | None:
     """
     try:
         raw = path.read_bytes()
-    except OSError:
-        return None
-    try:
         tensors: dict[str, Array] = safetensors.numpy.load(raw)
         length = int.from_bytes(raw[:8], "little")
         note = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"][NOTE])
         if note["sha256"] != _sha256(note, tensors):
             return None
-        origin = Origin(note["sources"], tuple(Bad(*one) for one in note["bad"]))
-        facts = Facts(
-            len(tensors["labels"]), len(raw), hashlib.sha256(raw).hexdigest(), _index(tensors)
-        )
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        origin = Origin(note["sources"], tuple((place, why) for place, why in note["bad"]))
+        sha256, index = hashlib.sha256(raw).hexdigest(), _digest(tensors, INDEX)
+        facts = Facts(len(tensors["labels"]), len(raw), sha256, index)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return origin, facts
 
@@ -177,39 +170,30 @@ def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Fac
     Raises:
         DataError: the sentence names the file and the check that failed.
     """
-    try:
+    with files.refusing(DataError, path):
         size = path.stat().st_size
         if size != facts.bytes:
             raise DataError(f"{shown(path)}: has {size} bytes; {facts.bytes} were expected.")
-        start = _read_through_index(path, size)
-        # Opened for NumPy, the library maps the file and then closes it.
-        stored: Any = safetensors.safe_open(path, framework="numpy")
-        index = {name: stored.get_tensor(name) for name in INDEX}
-        data = stored.get_slice("data")
-        length, kind = data.get_shape(), data.get_dtype()
-    except OSError as error:
-        raise DataError(f"{shown(path)}: cannot be read ({reason(error)}).") from error
-    except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise DataError(f"{shown(path)}: is no shard of a pack ({error}).") from error
-    if _index(index) != facts.index:
+        try:
+            index, start = _read_index(path, size)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(f"{shown(path)}: is no shard of a pack ({error}).") from error
+    if _digest(index, INDEX) != facts.index:
         raise DataError(f"{shown(path)}: its index has not the SHA-256 that the pack's table says.")
-    offsets, labels, checks = index["offsets"], index["labels"], index["checks"]
-    images = facts.images
+    offsets, labels, checks = (index[name] for name in INDEX)
     if (
-        {name: (array.dtype, array.shape) for name, array in index.items()}
-        != {name: (INDEX[name], (images + (name == "offsets"),)) for name in INDEX}
-        or (len(length), kind) != (1, "U8")
+        not len(offsets) - 1 == len(labels) == len(checks) == facts.images
         or offsets[0] != 0
         or (np.diff(offsets) <= 0).any()
-        or offsets[-1] != length[0]
+        or offsets[-1] != size - start
     ):
         raise DataError(
-            f"{shown(path)}: its index does not fit its data; {images} images one after the other "
-            f"were expected."
+            f"{shown(path)}: its index does not fit its data; {facts.images} images one after the "
+            f"other were expected."
         )
     if form == "uint8" and (np.diff(offsets) != image_bytes).any():
         raise DataError(f"{shown(path)}: has an image of not {image_bytes} bytes.")
-    if images and not 0 <= labels.min() <= labels.max() < classes:
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise DataError(
             f"{shown(path)}: has the labels {labels.min()} to {labels.max()}; 0 to {classes - 1} "
             f"were expected."
@@ -217,25 +201,22 @@ def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Fac
     return Shard(path, form, labels, offsets, checks, start)
 
 
-def _read_through_index(path: Path, size: int) -> int:
-    """Read everything before the images of a file of `size` bytes; returns where they begin.
-
-    Unreadable bytes raise an OSError here, before the library maps them.
-    """
+def _read_index(path: Path, size: int) -> tuple[dict[str, Array], int]:
+    """The tensors beside `data`, and where in a file of `size` bytes that begins, at its end."""
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > size:
             raise ValueError(f"its header has {length} of {size} bytes")
-        start: int = 8 + length + json.loads(stream.read(length))["data"]["data_offsets"][0]
-        if not 8 + length <= start <= size:
-            raise ValueError(f"its images begin at byte {start} of {size}")
-        stream.seek(0)
-        stream.read(start)
-    return start
-
-
-def _note(origin: Origin) -> dict[str, Any]:
-    return {"sources": origin.sources, "bad": [[one.place, one.reason] for one in origin.bad]}
+        header = json.loads(stream.read(length))
+        first, stop = header["data"]["data_offsets"]
+        if not 0 <= first <= stop == size - 8 - length:
+            raise ValueError(f"its images are bytes {first} to {stop} of {size - 8 - length}")
+        raw = stream.read(first)
+    index: dict[str, Array] = {}
+    for name, dtype in INDEX.items():
+        begin, end = header[name]["data_offsets"]
+        index[name] = np.frombuffer(raw[begin:end], dtype)
+    return index, 8 + length + first
 
 
 def _json(value: object) -> str:
@@ -243,14 +224,13 @@ def _json(value: object) -> str:
 
 
 def _sha256(note: Mapping[str, Any], tensors: Mapping[str, Array]) -> str:
-    digest = hashlib.sha256(_json({**note, "sha256": None}).encode("ascii"))
-    for name in ("data", *INDEX):
-        digest.update(np.ascontiguousarray(tensors[name]).data)
-    return digest.hexdigest()
+    begin = _json({**note, "sha256": None}).encode("ascii")
+    return _digest(tensors, ("data", *INDEX), begin)
 
 
-def _index(tensors: Mapping[str, Array]) -> str:
-    digest = hashlib.sha256()
-    for name in INDEX:
+def _digest(tensors: Mapping[str, Array], names: Iterable[str], begin: bytes = b"") -> str:
+    """SHA-256 of `begin` and those tensors' bytes."""
+    digest = hashlib.sha256(begin)
+    for name in names:
         digest.update(np.ascontiguousarray(tensors[name]).data)
     return digest.hexdigest()

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyalexnet.data import decode
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import DataError, reason
+from pyalexnet.files import contents, shown
 
 PARTING = (("\t", " "), (";", "; "), (",", ", "), (" ", " "))
 """What separates columns, and what joins them in a text; the rarest inside cells comes first."""
@@ -63,7 +62,7 @@ def read(path: Path) -> tuple[Table, ...]:
         DataError: it cannot be read, or is JSON of another shape.
     """
     try:
-        raw = utf_8(decode.contents(path)).rstrip()
+        raw = utf_8(contents(path)).rstrip()
     except (OSError, ValueError) as error:
         raise DataError(f"{shown(path)}: {reason(error)}; a file of lines was expected.") from error
     if raw.lstrip()[:1] in (b"{", b"["):

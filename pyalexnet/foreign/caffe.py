@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from pyalexnet import nets
 from pyalexnet.backends.base import Shape
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, CheckpointError
+from pyalexnet.files import printable, shown
 from pyalexnet.foreign import caffe_layers, weights
 from pyalexnet.foreign.caffe_layers import Told, decimal
 from pyalexnet.foreign.caffe_messages import message_classes, parsed
@@ -181,6 +181,7 @@ def _params(path: Path, spec: NetSpec, told: Told) -> dict[str, npt.NDArray[Any]
     """Parameters by our names in Caffe's axis order, except that BGR becomes RGB."""
     expected = weights.foreign_shapes(spec)
     names: dict[str, str] = {}
+    blobs: dict[str, Any] = {}
     shapes: dict[str, Shape] = {}
     for one in told.weights:
         w, b = one.ours.w, one.ours.b
@@ -190,32 +191,26 @@ def _params(path: Path, spec: NetSpec, told: Told) -> dict[str, npt.NDArray[Any]
                 f"{shown(path)}: layer {one.name!r} has {len(one.blobs)} blobs; "
                 f"{1 + one.biased} were expected."
             )
-        for name, blob in zip((w, b), one.blobs, strict=False):
-            shape = _as_expected(_shape(blob), len(expected[name]))
-            shapes[names[name]] = shape[::-1] if one.transposed and name == w else shape
+        blobs |= dict(zip((w, b), one.blobs, strict=False))
         if not one.biased:
             shapes[names[b]] = expected[b]
+    turned = {one.ours.w for one in told.weights if one.transposed}
+    for name, blob in blobs.items():
+        shape = _as_expected(_shape(blob), len(expected[name]))
+        shapes[names[name]] = shape[::-1] if name in turned else shape
     weights.check(path, shapes, spec, names)
-    params = dict(_arrays(path, told, expected))
+    params: dict[str, npt.NDArray[Any]] = {}
+    for name, shape in expected.items():
+        if name not in blobs:
+            params[name] = np.zeros(shape, np.float32)
+        elif name in turned:
+            params[name] = _array(path, names[name], blobs[name], shape[::-1]).T
+        else:
+            params[name] = _array(path, names[name], blobs[name], shape)
     first = told.weights[0].ours
     if spec.input_shape[2] == 3:  # BGR
         params[first.w] = params[first.w][:, ::-1]
     return params
-
-
-def _arrays(
-    path: Path, told: Told, expected: Mapping[str, Shape]
-) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    for one in told.weights:
-        name = one.ours.w
-        shape = expected[name][::-1] if one.transposed else expected[name]
-        array = _array(path, f"{one.name}.w", one.blobs[0], shape)
-        yield name, array.T if one.transposed else array
-        name = one.ours.b
-        if one.biased:
-            yield name, _array(path, f"{one.name}.b", one.blobs[1], expected[name])
-        else:
-            yield name, np.zeros(expected[name], np.float32)
 
 
 def _shape(blob: Any) -> Shape:
@@ -233,23 +228,19 @@ def _as_expected(shape: Shape, axes: int) -> Shape:
 
 def _array(path: Path, name: str, blob: Any, shape: Shape) -> npt.NDArray[Any]:
     """A blob's numbers, from whichever of its four fields holds them."""
-    fields = {
-        "data": len(blob.data),
-        "double_data": len(blob.double_data),
-        "raw_data": len(blob.raw_data),
-    }
-    held = [field for field, count in fields.items() if count]
+    held = [name for name in ("data", "double_data", "raw_data") if len(getattr(blob, name))]
     if len(held) > 1:
         raise CheckpointError(
             f"{shown(path)}: {name} has numbers in {' and in '.join(held)}; one of them was "
             "expected."
         )
+    numbers: npt.NDArray[Any]
     if held == ["raw_data"]:
         numbers = _raw(path, name, blob)
+    elif held == ["double_data"]:
+        numbers = np.fromiter(blob.double_data, np.float64, len(blob.double_data))
     else:
-        source = blob.double_data if held == ["double_data"] else blob.data
-        kind = np.float64 if held == ["double_data"] else np.float32
-        numbers = np.fromiter(source, kind, len(source))
+        numbers = np.fromiter(blob.data, np.float32, len(blob.data))
     if len(numbers) != math.prod(shape):
         raise CheckpointError(
             f"{shown(path)}: {name} has {len(numbers)} numbers; {math.prod(shape)} were expected "
@@ -391,11 +382,7 @@ def _mean(
         notes = ("Its data layer subtracts no mean, and none is subtracted here.",)
     elif not pixels.mean and channels == 3:
         numbers = _CHANNEL_MEANS
-        there = (
-            f"; it was trained with {weights.printable(pixels.mean_file)}"
-            if pixels.mean_file
-            else ""
-        )
+        there = f"; it was trained with {printable(pixels.mean_file)}" if pixels.mean_file else ""
         notes = (f"Without --mean the mean is one number a channel: 123, 117, 104{there}.",)
     elif not pixels.mean:
         notes = ("Without --mean none is subtracted.",)

@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import CheckpointError
-from pyalexnet.foreign import caffe_messages, weights
+from pyalexnet.files import printable, shown
+from pyalexnet.foreign import caffe_messages
 from pyalexnet.nets.layers import (
     LRN,
     AvgPool,
@@ -32,49 +32,15 @@ from pyalexnet.nets.layers import (
     Tanh,
 )
 
-_V1_TYPES = {
-    0: "None",
-    1: "Accuracy",
-    2: "BNLL",
-    3: "Concat",
-    4: "Convolution",
-    5: "Data",
-    6: "Dropout",
-    7: "EuclideanLoss",
-    8: "Flatten",
-    9: "HDF5Data",
-    10: "HDF5Output",
-    11: "Im2col",
-    12: "ImageData",
-    13: "InfogainLoss",
-    14: "InnerProduct",
-    15: "LRN",
-    16: "MultinomialLogisticLoss",
-    17: "Pooling",
-    18: "ReLU",
-    19: "Sigmoid",
-    20: "Softmax",
-    21: "SoftmaxWithLoss",
-    22: "Split",
-    23: "TanH",
-    24: "WindowData",
-    25: "Eltwise",
-    26: "Power",
-    27: "SigmoidCrossEntropyLoss",
-    28: "HingeLoss",
-    29: "MemoryData",
-    30: "ArgMax",
-    31: "Threshold",
-    32: "DummyData",
-    33: "Slice",
-    34: "MVN",
-    35: "AbsVal",
-    36: "Silence",
-    37: "ContrastiveLoss",
-    38: "Exp",
-    39: "Deconvolution",
-}
-"""V1LayerParameter.LayerType, by today's names of the types."""
+_V1_TYPES = (
+    *("None", "Accuracy", "BNLL", "Concat", "Convolution", "Data", "Dropout", "EuclideanLoss"),
+    *("Flatten", "HDF5Data", "HDF5Output", "Im2col", "ImageData", "InfogainLoss"),
+    *("InnerProduct", "LRN", "MultinomialLogisticLoss", "Pooling", "ReLU", "Sigmoid"),
+    *("Softmax", "SoftmaxWithLoss", "Split", "TanH", "WindowData", "Eltwise", "Power"),
+    *("SigmoidCrossEntropyLoss", "HingeLoss", "MemoryData", "ArgMax", "Threshold", "DummyData"),
+    *("Slice", "MVN", "AbsVal", "Silence", "ContrastiveLoss", "Exp", "Deconvolution"),
+)
+"""V1LayerParameter.LayerType in its order, by today's names of the types."""
 
 _SOURCES = ("Data", "ImageData", "WindowData", "HDF5Data", "MemoryData", "DummyData", "Input")
 
@@ -129,8 +95,9 @@ class Told:
 def type_of(layer: Any) -> str:
     """A layer's type by today's name."""
     if isinstance(layer.type, int):
-        return _V1_TYPES.get(layer.type, f"number {layer.type}")
-    return weights.printable(layer.type)
+        known = 0 <= layer.type < len(_V1_TYPES)
+        return _V1_TYPES[layer.type] if known else f"number {layer.type}"
+    return printable(layer.type)
 
 
 def told(path: Path, net: Any) -> Told:
@@ -168,7 +135,7 @@ def decimal(value: float) -> float:
 
 def refuse(path: Path, layer: Any, what: str, expected: str) -> NoReturn:
     """Raise an error that names the layer, its type, and what was expected."""
-    name = weights.printable(layer.name)  # protobuf leaves it as bytes if it is not UTF-8
+    name = printable(layer.name)  # protobuf leaves it as bytes if it is not UTF-8
     raise CheckpointError(
         f"{shown(path)}: layer {name!r} ({type_of(layer)}) {what}; {expected} was expected."
     )
@@ -308,7 +275,7 @@ class _Reader:
 
     def _with_weights(self, layer: Any, ours: Conv | Linear, options: Any, turned: bool) -> Layer:
         self._expect(layer, "axis", options.axis, 1)
-        name = weights.printable(layer.name)
+        name = printable(layer.name)
         self.weights.append(Weights(name, ours, options.bias_term, turned, layer.blobs))
         return ours
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import CheckpointError
+from pyalexnet.files import shown
 
 Format: TypeAlias = Literal["safetensors", "torch", "caffe"]
 
@@ -47,8 +47,6 @@ def of(path: Path, head: bytes) -> Format:
     Raises:
         CheckpointError: it is not a format that can be read; the sentence says what it is.
     """
-    if not head:
-        raise CheckpointError(f"{shown(path)}: is empty; a file of weights was expected.")
     for place, mark, what, expected in _OTHERS:
         if head[place:].startswith(mark):
             raise CheckpointError(f"{shown(path)}: is {what}; {expected} was expected.")

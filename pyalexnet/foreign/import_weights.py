@@ -16,15 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from pyalexnet.data import decode, tables
+from pyalexnet.data import tables
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, CheckpointError, RunError, reason
+from pyalexnet.files import contents, refusing, shown
 from pyalexnet.foreign import caffe, formats, torchvision, weights
 from pyalexnet.foreign.weights import Found
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint, Meta
-from pyalexnet.runs.run import Config, RunFolder, environment
+from pyalexnet.runs.config import Config
+from pyalexnet.runs.run import RunFolder, environment
 
 _FORMATS = ("torchvision", "caffe")
 
@@ -85,14 +86,10 @@ def write_run(run: Path, found: Found, classes: Classes) -> None:
     temporary = run.with_name(f".tmp-{os.getpid()}-{run.name}")
     config = Config(
         net=found.spec.name,
-        data="",
         backend="cpu",
-        device=0,
-        seed=0,
-        print_freq=20,
-        keep=3,
         recipe=found.spec.recipe,
         net_args=found.net_args,
+        workers=1,
     )
     told = dataclasses.asdict(config)
     del told["data"]  # the training data are unknown, and evaluation must ask for data
@@ -108,17 +105,15 @@ def write_run(run: Path, found: Found, classes: Classes) -> None:
         config=told,
     )
     momentum = {name: np.zeros_like(value) for name, value in found.params.items()}
+    saved = Checkpoint(found.params, momentum, found.mean, meta)
     try:
-        temporary.mkdir(parents=True)
-        with RunFolder(temporary) as folder:
-            folder.write_config(config)
-            folder.add_environment(environment(config.backend))
-            checkpoint.save(
-                folder.checkpoints, Checkpoint(found.params, momentum, found.mean, meta)
-            )
-        temporary.rename(run)  # onto nothing, or an empty folder
-    except OSError as error:
-        raise RunError(f"{shown(run)} cannot be written: {error.strerror}.") from error
+        with refusing(RunError, run, "written"):
+            temporary.mkdir(parents=True)
+            with RunFolder(temporary) as folder:
+                folder.write_config(config)
+                folder.add_environment(environment(config.backend))
+                checkpoint.save(folder.checkpoints, saved)
+            temporary.rename(run)  # onto nothing, or an empty folder
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -133,7 +128,7 @@ def _refuse_own(file: Path) -> None:
 
 def _form(file: Path, form: str) -> str:
     if form == "auto":
-        found = formats.of(file, weights.read(file, formats.HEAD))
+        found = formats.of(file, weights.read(file)[: formats.HEAD])
         return "caffe" if found == "caffe" else "torchvision"
     if form not in _FORMATS:
         raise ArgumentError(
@@ -150,7 +145,7 @@ def _classes(path: Path | None, found: Found) -> Classes:
     if path is None:
         return known
     try:
-        text = tables.utf_8(decode.contents(path)).decode("utf-8")
+        text = tables.utf_8(contents(path)).decode("utf-8")
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{shown(path)} cannot be read ({reason(error)}); class names in UTF-8, one a line, "

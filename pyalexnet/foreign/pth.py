@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, CheckpointError
+from pyalexnet.files import printable, shown
 from pyalexnet.foreign import weights
 from pyalexnet.foreign.weights import Floats, Tensor
 
@@ -196,7 +196,7 @@ def _stand_in(name: str) -> Any:
     if _TABLES.search(name.rpartition(".")[2]):
         return _Table
     # Classes of the module builtins are printed by their bare names.
-    return type(weights.printable(name), (Opaque,), {"__module__": "builtins"})
+    return type(printable(name), (Opaque,), {"__module__": "builtins"})
 
 
 def _plain(torch: Any, value: Any, deepest: int, seen: set[int]) -> Any:
@@ -211,7 +211,7 @@ def _plain(torch: Any, value: Any, deepest: int, seen: set[int]) -> Any:
         return {}
     seen.add(id(value))
     return {
-        weights.printable(name): _plain(torch, inner, deepest - 1, seen)
+        printable(name): _plain(torch, inner, deepest - 1, seen)
         for name, inner in value.items()
         if isinstance(name, str)
     }

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, CheckpointError
+from pyalexnet.files import shown
 from pyalexnet.foreign.weights import Tensor
 
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")

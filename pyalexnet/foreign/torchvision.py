@@ -19,8 +19,8 @@ import numpy.typing as npt
 from pyalexnet import nets
 from pyalexnet.backends.elements import BFLOAT16
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, CheckpointError
+from pyalexnet.files import printable, shown
 from pyalexnet.foreign import formats, pth, state_dicts, weights
 from pyalexnet.foreign.pth import Opaque
 from pyalexnet.foreign.weights import Floats, Found, Tensor
@@ -167,7 +167,7 @@ def _named_classes(found: Any, count: int) -> tuple[Classes | None, tuple[str, .
     for table in tables:
         for where, names in _lists_of_classes(table):
             if len(names) == count:
-                return Classes.named([weights.printable(name) for name in names]), ()
+                return Classes.named([printable(name) for name in names]), ()
             left[where] = None
     return None, tuple(
         f"Its {where} does not name {count} classes, one for each output, and is not used."
@@ -246,9 +246,7 @@ def _safetensors(path: Path, raw: bytes) -> dict[str, Any]:
         )
     length = int.from_bytes(raw[:8], "little")
     about = json.loads(raw[8 : 8 + length]).get("__metadata__", {})
-    return {"args": about} | {
-        weights.printable(name): _tensor(value) for name, value in found.items()
-    }
+    return {"args": about} | {printable(name): _tensor(value) for name, value in found.items()}
 
 
 def _tensor(value: Mapping[str, Any]) -> Tensor:
@@ -284,7 +282,7 @@ def _notes(path: Path, found: Any) -> Iterator[str]:
     for table in options:
         for name, usual in _SIZES.items():
             if table.get(name, usual) != usual:
-                said = weights.printable(str(table[name]))
+                said = printable(str(table[name]))
                 yield (
                     f"It was evaluated with {name} {said}, and sees images here with {usual}, as "
                     "torchvision's weights do."
@@ -308,7 +306,7 @@ def _statistics(path: Path, found: Any) -> tuple[_Colours, _Colours]:
         if not numbers or len(said) != 3 or not all(low <= one <= 255 for one in said):
             raise CheckpointError(
                 f"{shown(path)}: args says that its {name} is "
-                f"{weights.printable(str(said))}; three numbers were expected."
+                f"{printable(str(said))}; three numbers were expected."
             )
         values.append(np.array(said, np.float64))
     return values[0], values[1]

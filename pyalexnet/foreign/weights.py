@@ -7,9 +7,7 @@ that reads maps run over (C, H, W). Ours are KRSC and (H, W, C).
 from __future__ import annotations
 
 import math
-import os
-import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,8 @@ import numpy.typing as npt
 
 from pyalexnet.backends.base import Shape
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import CheckpointError
+from pyalexnet.files import contents, refusing, shown
 from pyalexnet.nets.layers import Linear
 from pyalexnet.step.net import NetSpec
 
@@ -67,41 +65,35 @@ class Tensor:
     floats: Callable[[], Floats] | None
 
 
-def read(path: Path, most: int | None = None) -> bytes:
-    """A file's bytes, or only the first `most`.
+def read(path: Path) -> bytes:
+    """A file's bytes.
 
     Raises:
-        CheckpointError: it is not a regular file, cannot be read, or is larger than `LARGEST`.
+        CheckpointError: it is not a regular file, is empty, cannot be read, or is larger than
+            `LARGEST`.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{shown(path)}: is no regular file; one was expected.")
-            if status.st_size > LARGEST:
-                raise CheckpointError(
-                    f"{shown(path)}: has {status.st_size} bytes; at most {LARGEST} were expected "
-                    "of an AlexNet."
-                )
-            return file.read(LARGEST if most is None else most)
-    except OSError as error:
-        raise CheckpointError(f"{shown(path)}: cannot be read ({error.strerror}).") from error
+    with refusing(CheckpointError, path, "read", ValueError):
+        return contents(path, LARGEST)
 
 
-def printable(said: str | bytes) -> str:
-    """A file's text for a terminal: shortened, and without control codes."""
-    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:100])
+def _parameters(spec: NetSpec) -> Iterator[tuple[str, Shape, Shape]]:
+    """Each parameter's name, its shape here, and the (H, W, C) of its filters or columns.
+
+    The last is () where there are no channels to move.
+    """
+    for layer, in_shape, _ in spec.walk():
+        for name, shape in layer.param_shapes(in_shape).items():
+            reads_maps = isinstance(layer, Linear) and name == layer.w and len(in_shape) == 3
+            maps = in_shape if reads_maps else shape[1:] if len(shape) == 4 else ()
+            yield name, shape, maps
 
 
 def foreign_shapes(spec: NetSpec) -> dict[str, Shape]:
     """The shapes of the parameters of `spec` in other programs, by our names."""
-    shapes: dict[str, Shape] = {}
-    for layer, in_shape, _ in spec.walk():
-        for name, shape in layer.param_shapes(in_shape).items():
-            shapes[name] = (shape[0], shape[3], *shape[1:3]) if len(shape) == 4 else shape
-    return shapes
+    return {
+        name: (shape[0], shape[3], *shape[1:3]) if len(shape) == 4 else shape
+        for name, shape, _ in _parameters(spec)
+    }
 
 
 def check(path: Path, found: Mapping[str, Shape], spec: NetSpec, names: Mapping[str, str]) -> None:
@@ -135,35 +127,24 @@ def ours(path: Path, spec: NetSpec, params: Mapping[str, npt.NDArray[Any]]) -> A
         CheckpointError: a number is not finite.
     """
     new: Arrays = {}
-    for layer, in_shape, _ in spec.walk():
-        for name, shape in layer.param_shapes(in_shape).items():
-            value = params[name]
-            if value.ndim == 4:
-                value = value.transpose(0, 2, 3, 1)
-            elif _reads_maps(layer, in_shape, name):
-                height, width, channels = in_shape
-                value = value.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
-            new[name] = np.array(value, np.float32, order="C").reshape(shape)
-            if not np.isfinite(new[name]).all():
-                raise CheckpointError(f"{shown(path)}: {name} is not finite everywhere.")
+    for name, shape, maps in _parameters(spec):
+        value = params[name]
+        if maps:
+            height, width, channels = maps
+            value = value.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+        new[name] = np.array(value, np.float32, order="C").reshape(shape)
+        if not np.isfinite(new[name]).all():
+            raise CheckpointError(f"{shown(path)}: {name} is not finite everywhere.")
     return new
 
 
 def theirs(spec: NetSpec, params: Mapping[str, Floats]) -> Arrays:
     """Our parameters in the axis order of other programs; the inverse of `ours`."""
+    shapes = foreign_shapes(spec)
     new: Arrays = {}
-    for layer, in_shape, _ in spec.walk():
-        for name in layer.param_shapes(in_shape):
-            value = params[name]
-            if value.ndim == 4:
-                new[name] = np.ascontiguousarray(value.transpose(0, 3, 1, 2))
-            elif _reads_maps(layer, in_shape, name):
-                maps = value.reshape(-1, *in_shape).transpose(0, 3, 1, 2)
-                new[name] = np.ascontiguousarray(maps).reshape(value.shape)
-            else:
-                new[name] = value
+    for name, _, maps in _parameters(spec):
+        value = params[name]
+        if maps:
+            value = value.reshape(-1, *maps).transpose(0, 3, 1, 2)
+        new[name] = np.ascontiguousarray(value).reshape(shapes[name])
     return new
-
-
-def _reads_maps(layer: object, in_shape: Shape, name: str) -> bool:
-    return isinstance(layer, Linear) and name == layer.w and len(in_shape) == 3

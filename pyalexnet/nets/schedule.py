@@ -16,7 +16,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pyalexnet.backends.checks import integer, positive, real
 from pyalexnet.errors import ArgumentError
@@ -34,6 +34,8 @@ class _Course(ABC):
     """Common to the schedules."""
 
     kind: str
+    options: ClassVar[tuple[str, ...]] = ()
+    """The options between the brackets of the text form."""
 
     @abstractmethod
     def factor(self, epoch: float, drops: int = 0) -> float:
@@ -46,12 +48,12 @@ class _Course(ABC):
     def stretched(self, ratio: float) -> Self:
         """The same course over `ratio` times as many epochs."""
 
-    def _options(self) -> Mapping[str, float]:
-        """The options between the brackets of the text form."""
-        return {}
+    def _values(self) -> Mapping[str, float]:
+        """The options' values."""
+        return {name: getattr(self, _field(name)) for name in self.options}
 
     def __str__(self) -> str:
-        options = ";".join(f"{name}={_plain(value)}" for name, value in self._options().items())
+        options = ";".join(f"{name}={_plain(value)}" for name, value in self._values().items())
         return f"{self.kind}[{options}]" if options else self.kind
 
 
@@ -93,7 +95,7 @@ class Steps(_Course):
     def stretched(self, ratio: float) -> Steps:
         return Steps(tuple((start * ratio, factor) for start, factor in self.steps))
 
-    def _options(self) -> Mapping[str, float]:
+    def _values(self) -> Mapping[str, float]:
         return {_plain(epoch): factor for epoch, factor in self.steps}
 
 
@@ -101,6 +103,7 @@ class Steps(_Course):
 class _Fall(_Course):
     """A fall from the base rate to 1 / `divisor` of it over `epochs`, and constant after that."""
 
+    options: ClassVar[tuple[str, ...]] = ("factor",)
     kind: str = field(kw_only=True, repr=False)
     divisor: float
     epochs: float
@@ -111,9 +114,6 @@ class _Fall(_Course):
 
     def stretched(self, ratio: float) -> Self:
         return dataclasses.replace(self, epochs=self.epochs * ratio)
-
-    def _options(self) -> Mapping[str, float]:
-        return {"factor": self.divisor}
 
     def _progress(self, epoch: float) -> float:
         """The fraction of the fall completed."""
@@ -148,6 +148,7 @@ class Dexp(_Fall):
     The first stair is the base rate, the last 1 / `divisor` of it.
     """
 
+    options = ("factor", "steps")
     kind: Literal["dexp"] = field(default="dexp", kw_only=True, repr=False)
     steps: int = 4
 
@@ -158,9 +159,6 @@ class Dexp(_Fall):
     def factor(self, epoch: float, drops: int = 0) -> float:
         stair = min(int(max(epoch, 0.0) * self.steps / self.epochs), self.steps - 1)
         return float(self.divisor ** -(stair / (self.steps - 1)))
-
-    def _options(self) -> Mapping[str, float]:
-        return {"factor": self.divisor, "steps": self.steps}
 
 
 @dataclass(frozen=True)
@@ -187,6 +185,7 @@ class Plateau(_Course):
     fall below the best one to count as an improvement.
     """
 
+    options = ("factor", "times", "patience", "threshold")
     kind: Literal["plateau"] = field(default="plateau", kw_only=True, repr=False)
     divisor: float = 10.0
     times: int = 3
@@ -218,13 +217,10 @@ class Plateau(_Course):
             return dataclasses.replace(state, waited=waited, ended=True)
         return dataclasses.replace(state, waited=0, drops=state.drops + 1)
 
-    def _options(self) -> Mapping[str, float]:
-        return {
-            "factor": self.divisor,
-            "times": self.times,
-            "patience": self.patience,
-            "threshold": self.threshold,
-        }
+
+_KINDS: Mapping[str, Any] = {
+    kind.kind: kind for kind in (Constant, Steps, Linear, Exp, Dexp, Plateau)
+}
 
 
 class _ByKind:
@@ -236,13 +232,12 @@ class _ByKind:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
-        kinds = (Constant, Steps, Linear, Exp, Dexp, Plateau)
         return core_schema.tagged_union_schema(
-            {kind.kind: handler.generate_schema(kind) for kind in kinds},
+            {name: handler.generate_schema(kind) for name, kind in _KINDS.items()},
             discriminator=self._kind,
             custom_error_type="schedule",
             custom_error_message="A table with one of these kinds was expected: "
-            + ", ".join(kind.kind for kind in kinds),
+            + ", ".join(_KINDS),
         )
 
     def _kind(self, value: Any) -> Any:
@@ -263,25 +258,18 @@ def parse(text: str, epochs: float) -> Schedule:
         ArgumentError: the text has none of the forms, or a value in it is refused.
     """
     found = re.fullmatch(r"(\w+)(?:\[(.*)\])?", re.sub(r"\s", "", text))
-    if found is None:
+    if found is None or found[1] not in _KINDS:
         raise ArgumentError(f"schedule is {text!r}; {_EXAMPLES} was expected.")
-    kind, pairs = found[1], _pairs(text, found[2] or "")
-    match kind:
-        case "const":
-            return Constant(**_named(text, pairs))
-        case "steps":
-            return Steps(tuple((_number(text, at), factor) for at, factor in pairs))
-        case "linear":
-            return Linear(epochs=epochs, **_named(text, pairs, "factor"))
-        case "exp":
-            return Exp(epochs=epochs, **_named(text, pairs, "factor"))
-        case "dexp":
-            return Dexp(epochs=epochs, **_named(text, pairs, "factor", "steps"))
-        case "plateau":
-            names = ("factor", "times", "patience", "threshold")
-            options = _named(text, pairs, *names, all_of_them=False)
-            return Plateau(**{"patience": _PATIENCE * epochs / _EPOCHS, **options})
-    raise ArgumentError(f"schedule is {text!r}; {_EXAMPLES} was expected.")
+    kind, pairs = _KINDS[found[1]], _pairs(text, found[2] or "")
+    if kind is Steps:
+        return Steps(tuple((_number(text, at), factor) for at, factor in pairs))
+    values = _named(text, dict(pairs), kind)
+    if kind is Plateau:
+        values = {"patience": _PATIENCE * epochs / _EPOCHS, **values}
+    elif issubclass(kind, _Fall):
+        values["epochs"] = epochs
+    made: Schedule = kind(**values)
+    return made
 
 
 def rates_from(options: Iterable[str], layers: Collection[str]) -> dict[str, float]:
@@ -321,22 +309,21 @@ def _number(text: str, value: str) -> float:
         ) from None
 
 
-def _named(
-    text: str, pairs: Iterable[tuple[str, float]], *names: str, all_of_them: bool = True
-) -> dict[str, Any]:
-    """Arguments of a schedule from the options `names`; counts become integers."""
-    given = dict(pairs)
-    unknown = [name for name in given if name not in names]
-    missing = [name for name in names if name not in given] if all_of_them else []
+def _named(text: str, given: Mapping[str, float], kind: type[_Course]) -> dict[str, Any]:
+    """A schedule's arguments from its options; counts become integers. A plateau needs none."""
+    unknown = [name for name in given if name not in kind.options]
+    missing = [name for name in kind.options if name not in given and kind is not Plateau]
     if unknown or missing:
         wrong = f"without {missing[0]}" if missing else f"with {unknown[0]!r}"
-        expected = f"the options {', '.join(names)}" if names else "no option"
+        expected = f"the options {', '.join(kind.options)}" if kind.options else "no option"
         raise ArgumentError(f"schedule is {text!r}, {wrong}; {expected} was expected.")
-    values: dict[str, float] = {}
-    for name, value in given.items():
-        is_count = name in ("steps", "times") and value.is_integer()
-        values["divisor" if name == "factor" else name] = int(value) if is_count else value
-    return values
+    counts = {name for name in ("steps", "times") if given.get(name, 0.5).is_integer()}
+    return {_field(name): int(value) if name in counts else value for name, value in given.items()}
+
+
+def _field(option: str) -> str:
+    """What an option sets."""
+    return "divisor" if option == "factor" else option
 
 
 def _plain(number: float) -> str:

@@ -34,10 +34,10 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 import pyalexnet
+from pyalexnet import files
 from pyalexnet.data.classes import Classes
 from pyalexnet.errors import ArgumentError, CheckpointError
-from pyalexnet.runs.sealing import sealed
-from pyalexnet.runs.syncing import sync_folder
+from pyalexnet.files import printable, sealed, sync_folder
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = dict[str, Array]
@@ -114,7 +114,7 @@ def save(folder: Path, state: Checkpoint) -> Path:
         temporary.mkdir()
         try:
             for name, content in contents.items():
-                _write(temporary / name, content)
+                files.create(temporary / name, content)
             sync_folder(temporary)
             _move(temporary, target)
         except BaseException:
@@ -243,14 +243,6 @@ def _serialised(arrays: Mapping[str, Array]) -> bytes:
     )
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write and sync a new file; its mode is 0666 less the umask."""
-    with path.open("xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
 def _move(temporary: Path, target: Path) -> None:
     """Give a written checkpoint its name.
 
@@ -343,8 +335,8 @@ def _read_state(path: Path) -> dict[str, Any]:
     written = document.get("format")
     if written not in (WITHOUT_IDS, FORMAT):
         raise CheckpointError(
-            f"{path}: written by pyalexnet {_printable(document.get('pyalexnet'))} in format "
-            f"{_printable(written)}; this is pyalexnet {pyalexnet.__version__}, which reads "
+            f"{path}: written by pyalexnet {printable(document.get('pyalexnet'), 40)} in format "
+            f"{printable(written, 40)}; this is pyalexnet {pyalexnet.__version__}, which reads "
             f"formats {WITHOUT_IDS} and {FORMAT}."
         )
     with _refusing_odd_json(path):
@@ -382,7 +374,7 @@ def _read_tensors(path: Path, entry: Mapping[str, Any]) -> Arrays:
     for name, array in arrays.items():
         if array.dtype != np.float32:
             raise CheckpointError(
-                f"{path}: {_printable(name)} is {array.dtype}; float32 was expected."
+                f"{path}: {printable(name, 40)} is {array.dtype}; float32 was expected."
             )
     return arrays
 
@@ -422,11 +414,6 @@ def _meta(path: Path, document: Mapping[str, Any]) -> Meta:
         if not all(isinstance(table, dict) for table in (meta.net_args, meta.config, meta.metrics)):
             raise TypeError("what should be a table is none")
     return meta
-
-
-def _printable(value: object) -> str:
-    """A file's own text for a terminal: shortened, and without control codes."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(value)[:40])
 
 
 def _warn(sentence: str) -> None:

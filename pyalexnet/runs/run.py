@@ -26,27 +26,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
-import pydantic
-
-from pyalexnet.backends.checks import integer
-from pyalexnet.errors import ArgumentError, RunError, reason
-from pyalexnet.nets.recipe import Recipe
-from pyalexnet.step.plan import Precision
-
-_ABOUT_CONFIG = """\
-# Every choice of this run. To repeat it:      pyalexnet train --config THIS_FILE
-# To change a value and go on:                 edit it here, then pyalexnet train --resume RUN
-# Rates are learning rates (lr_w, lr_b) and weight decays (decay_w, decay_b) of a layer's weights
-# and biases; a schedule multiplies them: from epoch e of a pair [e, factor] on by factor.
-
-"""
+from pyalexnet import files
+from pyalexnet.errors import RunError
+from pyalexnet.runs.config import Config
 
 
 @dataclass(frozen=True)
@@ -117,103 +105,16 @@ class EpochReport:
 
 
 @dataclass(frozen=True)
-class Config:
-    """Every choice of a run; the contents of config.toml."""
+class StopReport:
+    """The end of training, for now."""
 
-    net: str
-    data: str
-    """Absolute path of the data, or "" for the built-in set."""
-    backend: str
-    """The backend that was chosen, never "auto": a resumed run uses the same one."""
-    device: int
-    seed: int
-    print_freq: int
-    """Steps between two lines of the log."""
-    keep: int
-    """Number of newest checkpoints kept; the best one is always kept."""
-    recipe: Recipe
-    net_args: dict[str, Any] = field(default_factory=dict)
-    """The chosen arguments of the network's function, by name."""
-    devices: tuple[int, ...] = ()
-    """The devices of two towers, each half of the network; (): the whole runs on `device`."""
-    workers: int = 1
-    """Threads that read images ahead."""
-    chance_steps: int = 500
-    """Steps at chance after which a run stops; 0: never."""
-    tensorboard: bool = False
-    """Whether events for TensorBoard are written."""
-    precision: Precision = "fp32"
-    """Of maps and the operands of products; parameters are always float32."""
-    fused: bool = False
-    """Whether operations take layers together (`plan.py`), rather than one by one."""
-    exact: bool = False
-    """Whether cpu computes every convolution by its formula, even where another way is faster."""
-
-    def __post_init__(self) -> None:
-        integer("run", "seed", self.seed, high=2**64 - 1)
-        integer("run", "print_freq", self.print_freq, low=1)
-        integer("run", "keep", self.keep, low=1)
-        integer("run", "workers", self.workers)
-        integer("run", "chance_steps", self.chance_steps)
-        if len(self.devices) not in (0, 2):
-            raise ArgumentError(
-                f"run: devices has {len(self.devices)} numbers; 2 were expected, one a tower."
-            )
-        if self.devices and (self.fused or self.precision != "fp32"):
-            what = "fused is true" if self.fused else f"precision is {self.precision}"
-            raise ArgumentError(
-                f"run: {what} and two towers run; fp32 and layers one by one were expected there."
-            )
-
-    @property
-    def all_net_args(self) -> dict[str, Any]:
-        """`net_args`, with norms kept within a tower if the run has two."""
-        return self.net_args | ({"towers_norm": True} if self.devices else {})
-
-    def to_toml(self) -> str:
-        """The text of config.toml."""
-        return _ABOUT_CONFIG + _toml(dataclasses.asdict(self))
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], source: str) -> Config:
-        """Build from parsed TOML or JSON.
-
-        Raises:
-            ArgumentError: a value is missing, wrong or one too many; it names `source`.
-        """
-        try:
-            config = pydantic.TypeAdapter(cls).validate_python(values)
-        except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            name, own = ".".join(map(str, first["loc"])), first.get("ctx", {}).get("error")
-            said = str(own) if isinstance(own, ArgumentError) else f"{name}: {first['msg']}."
-            raise ArgumentError(f"{source}: {said}") from error
-        unknown = flat(values).keys() - flat(dataclasses.asdict(config)).keys()
-        if unknown:
-            raise ArgumentError(f"{source}: {sorted(unknown)[0]} is not a known setting.")
-        return config
-
-    @classmethod
-    def load(cls, path: Path) -> Config:
-        """Read a config.toml.
-
-        Raises:
-            ArgumentError: it cannot be read, is not TOML, lacks a value or has one too many.
-        """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ArgumentError(f"{path} cannot be read: {reason(error)}.") from error
-        return cls.from_mapping(values, str(path))
-
-    def changes(self, other: Config) -> dict[str, tuple[Any, Any]]:
-        """The values that differ, under their dotted names, as (this one's, the other's)."""
-        mine, theirs = (flat(dataclasses.asdict(c)) for c in (self, other))
-        return {
-            name: (mine.get(name), theirs.get(name))
-            for name in mine | theirs
-            if mine.get(name) != theirs.get(name)
-        }
+    step: int
+    reason: str
+    """"finished", "steps" as many as were asked for, the name of a signal, or an error."""
+    test: Scores | None = None
+    """The last parameters on the test images; None after a signal or an error."""
+    failed: bool = False
+    """Whether the reason is an error."""
 
 
 class RunFolder:
@@ -293,13 +194,7 @@ class RunFolder:
         self._write("env.json", json.dumps({"starts": [*starts, environment]}, indent=2) + "\n")
 
     def _write(self, name: str, text: str) -> None:
-        try:
-            with replacing(self.path / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-                with temporary.open("rb") as written:  # or a power cut leaves an empty file
-                    os.fsync(written.fileno())
-        except OSError as error:
-            raise RunError(f"{self.path / name} cannot be written: {error.strerror}.") from error
+        files.write(self.path / name, text.encode("utf-8"), RunError)
 
 
 class Log:
@@ -434,17 +329,6 @@ def environment(backend: str) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which then replaces it; deleted on failure."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _records(log: Path) -> Iterator[Any]:
     """The lines of a log.jsonl; those that are not JSON are skipped."""
     with _opened(log) as file:
@@ -500,7 +384,7 @@ def _link_latest(path: Path) -> None:
     link = path.with_name("latest")
     if link.exists() and not link.is_symlink():
         return
-    with replacing(link) as temporary:
+    with files.replacing(link) as temporary:
         temporary.symlink_to(path.name)
 
 
@@ -544,44 +428,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         pass  # no git, or not a checkout
     return None
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables flattened into one, with dotted names."""
-    one: dict[str, Any] = {}
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            one |= flat(value, f"{prefix}{name}.")
-        else:
-            one[prefix + name] = value
-    return one
-
-
-def _toml(table: Mapping[str, Any], path: str = "") -> str:
-    """A table as TOML: its values first, then the tables in it; None is left out."""
-    lines = [
-        f"{_toml_key(name)} = {_toml_value(value)}"
-        for name, value in table.items()
-        if value is not None and not isinstance(value, Mapping)
-    ]
-    text = "".join(line + "\n" for line in lines)
-    for name, inner in table.items():
-        if isinstance(inner, Mapping):
-            dotted = f"{path}.{_toml_key(name)}" if path else _toml_key(name)
-            text += f"\n[{dotted}]\n{_toml(inner, dotted)}"
-    return text
-
-
-def _toml_key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml_value(name)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, Mapping):  # of a list
-        pairs = (f"{_toml_key(name)} = {_toml_value(each)}" for name, each in value.items())
-        return "{ " + ", ".join(pairs) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml_value(each) for each in value) + "]"
-    if isinstance(value, str):  # TOML has JSON's escapes, except for the delete character
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return json.dumps(value)  # int, float, bool

@@ -18,9 +18,9 @@ from typing import IO, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pyalexnet.data.dataset import shown
-from pyalexnet.errors import ArgumentError, DataError, RunError, reason
-from pyalexnet.runs.run import replacing
+from pyalexnet import files
+from pyalexnet.errors import ArgumentError, DataError, RunError
+from pyalexnet.files import shown
 
 Array = npt.NDArray[Any]
 
@@ -83,9 +83,8 @@ class Writer:
         self._room = len(self._header(most))
 
     def __enter__(self) -> Self:
-        with self._refusing(), contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(replacing(self._path))
-            self._file: IO[bytes] = stack.enter_context(temporary.open("xb"))
+        with files.refusing(RunError, self._path, "written"), contextlib.ExitStack() as stack:
+            self._file: IO[bytes] = stack.enter_context(files.writing(self._path))
             self._file.write(bytes(self._room))
             for array in self._fixed.values():
                 self._file.write(array.tobytes())
@@ -99,7 +98,7 @@ class Writer:
                 f"{self._name}: rows are {rows.shape}; at most {self._most - self.rows} of "
                 f"{self._row} were expected."
             )
-        with self._refusing():
+        with files.refusing(RunError, self._path, "written"):
             self._file.write(np.ascontiguousarray(rows, self._dtype).tobytes())
         self.rows += len(rows)
 
@@ -112,7 +111,7 @@ class Writer:
         if error is not None:
             self._stack.__exit__(kind, error, trace)
             return
-        with self._refusing(), self._stack:
+        with files.refusing(RunError, self._path, "written"), self._stack:
             header = self._header(self.rows)
             if len(header) > self._room:
                 raise ArgumentError(f"{self._name}: the metadata have grown while it was written.")
@@ -138,13 +137,6 @@ class Writer:
         padded = text.ljust(-(-len(text) // 8) * 8)  # so that arrays begin where they can be mapped
         return len(padded).to_bytes(8, "little") + padded
 
-    @contextlib.contextmanager
-    def _refusing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise RunError(f"{shown(self._path)} cannot be written: {reason(error)}.") from error
-
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[Any]:
@@ -157,9 +149,8 @@ def reading(path: Path) -> Iterator[Any]:
 
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
-        except OSError as error:
-            raise DataError(f"{shown(path)}: cannot be read ({reason(error)}).") from error
+            with files.refusing(DataError, path):
+                file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
         except safetensors.SafetensorError as error:
             raise DataError(f"{shown(path)}: is no safetensors file ({error}).") from error
         yield file

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import PyalexnetError
+from pyalexnet.files import replacing, shown
 from pyalexnet.install import pip_install
-from pyalexnet.runs.run import replacing
 from pyalexnet.show.tiles import Array, Pixels, centred, fitted
 
 if TYPE_CHECKING:

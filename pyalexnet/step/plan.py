@@ -24,7 +24,13 @@ import numpy as np
 
 from pyalexnet.backends.base import Shape
 from pyalexnet.backends.elements import BFLOAT16, FLOAT32
-from pyalexnet.backends.geometry import BlockGeometry, ConvGeometry, Pad, PoolGeometry
+from pyalexnet.backends.geometry import (
+    BlockGeometry,
+    ConvGeometry,
+    Pad,
+    PoolGeometry,
+    lrn_maxpool_fits,
+)
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.layers import (
     LRN,
@@ -383,13 +389,23 @@ class _Planner:
         """The calls that lead from the images to the logits."""
         x = self._images(source)
         shape: Shape = self._spec.input_shape
-        for layers in runs(self._spec.layers, self._fused, self._train):
-            out: Shape = shape
-            for layer in layers:
-                out = layer.out_shape(out)
-            y = self._forward(layers, shape, out, x)
-            self._runs.append(_Run(layers, shape, out, x, y))
-            x, shape = y, out
+        for run in runs(self._spec.layers, self._fused, self._train):
+            for layers in self._fitting(run, shape):
+                out: Shape = shape
+                for layer in layers:
+                    out = layer.out_shape(out)
+                y = self._forward(layers, shape, out, x)
+                self._runs.append(_Run(layers, shape, out, x, y))
+                x, shape = y, out
+
+    def _fitting(self, run: tuple[Layer, ...], shape: Shape) -> list[tuple[Layer, ...]]:
+        """The run, or its layers one by one where no operation takes this norm with this pool."""
+        if isinstance(run[0], LRN) and len(run) > 1:
+            norm, pool, *_ = run
+            assert isinstance(norm, LRN) and isinstance(pool, MaxPool)
+            if not lrn_maxpool_fits(shape[-1], self._element, **_norm(norm), **_pool_of(pool)):
+                return [(each,) for each in run]
+        return [run]
 
     def _images(self, source: Source) -> str:
         seen = self._seen

@@ -10,7 +10,6 @@ This is the only module that imports onnx and onnxruntime.
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 import pyalexnet
+from pyalexnet import files
 from pyalexnet.backends.base import Shape
 from pyalexnet.backends.checks import integer
 from pyalexnet.backends.geometry import ConvGeometry, PoolGeometry
-from pyalexnet.data.dataset import shown
 from pyalexnet.errors import ArgumentError, PyalexnetError
+from pyalexnet.files import shown
 from pyalexnet.install import pip_install
 from pyalexnet.nets import presets
 from pyalexnet.nets.layers import (
@@ -40,7 +40,6 @@ from pyalexnet.nets.layers import (
     Scale,
     Tanh,
 )
-from pyalexnet.runs.run import replacing
 from pyalexnet.step.rounding import rounding
 from pyalexnet.trained.load import Trained
 
@@ -101,26 +100,8 @@ def export(
             f"{shown(path)}: onnxruntime's logits differ from ours by {agreement.difference:.3g}; "
             f"at most {agreement.tolerance:.3g} was expected of float32, and no file was written."
         )
-    write(path, content)
+    files.write(path, content, PyalexnetError)
     return agreement
-
-
-def write(path: Path, content: bytes) -> None:
-    """Make `path` a file of `content`, synced to disk, or leave it unchanged.
-
-    Raises:
-        PyalexnetError: it cannot be written.
-    """
-    try:
-        with replacing(path) as temporary, temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise PyalexnetError(
-            f"{shown(path)} cannot be written ({error.strerror}); {len(content)} bytes are needed "
-            "there."
-        ) from error
 
 
 # ---------------------------------------------------------------------- the model

@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalexnet.data import Dataset
-from pyalexnet.data.dataset import Images, Progress, shown
+from pyalexnet.data.dataset import Images, Progress
 from pyalexnet.data.images import none_of
 from pyalexnet.errors import DataError
+from pyalexnet.files import shown
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.tensors import Array, Writer
 from pyalexnet.trained.load import BATCH, Bad, Trained

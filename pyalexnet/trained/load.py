@@ -24,12 +24,13 @@ from pyalexnet.backends import Array, Backend
 from pyalexnet.backends import backend as make_backend
 from pyalexnet.data import Dataset, Split
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import Images, Labels, Progress, shown
+from pyalexnet.data.dataset import Images, Labels, Progress
 from pyalexnet.data.decode import pillow_warnings, read_image
 from pyalexnet.data.loader import read_in_pieces
 from pyalexnet.data.readers import Readers
 from pyalexnet.data.views import Side, Views, centre, ten
 from pyalexnet.errors import ArgumentError, CheckpointError, DataError, RunError
+from pyalexnet.files import shown
 from pyalexnet.nets.layers import Linear
 from pyalexnet.nets.recipe import Augment
 from pyalexnet.runs import checkpoint

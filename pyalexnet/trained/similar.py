@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from pyalexnet.backends.checks import integer
 from pyalexnet.data import CACHED, Split, cifar, pack
-from pyalexnet.data.dataset import Images, Labels, Progress, shown
+from pyalexnet.data.dataset import Images, Labels, Progress
 from pyalexnet.data.images import named, none_of
 from pyalexnet.errors import DataError
+from pyalexnet.files import shown
 from pyalexnet.runs import tensors
 from pyalexnet.trained import features
 from pyalexnet.trained.features import Features

@@ -1,4 +1,4 @@
-"""The output of a training run while it runs; the only place that formats progress.
+"""The output of a training run while it runs; plain lines, or a live display.
 
 On a terminal there is a live display below the permanent lines; anywhere else (a pipe, a file,
 `TERM=dumb`) there are plain lines without control codes. A reader that goes away (`| head -1`)
@@ -7,40 +7,35 @@ silences the display and never stops the training.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
-import shlex
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from pyalexnet.nets.layers import LRN
-from pyalexnet.nets.recipe import Augment, Recipe
 from pyalexnet.runs import logline
 from pyalexnet.runs.run import EpochReport, StepReport
 from pyalexnet.training import interrupt
-
-if TYPE_CHECKING:
-    from pyalexnet.training.train import Outcome, Trainer
+from pyalexnet.training.watching import Watcher
 
 _SECONDS_BETWEEN_LINES = 5.0
 
 
-class Reporter:
+class Reporter(Watcher):
     """Plain lines on a stream. Usable as a context manager; `LiveReporter` adds the display."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream: IO[str] | None = stream if stream is not None else sys.stdout
-        self._told_loss = False
+        self.told_loss = False
+        """Whether a line has said how the loss is."""
+        self._warned: set[str] = set()
         self.lost: Exception | None = None
         """The error with which the stream stopped accepting output, if it did."""
 
@@ -69,6 +64,12 @@ class Reporter:
         """Write a line about something that went wrong and does not stop the run."""
         self.say(f"warning: {sentence}")
 
+    def warn_once(self, sentence: str) -> None:
+        """`warn`, if it has not been said before."""
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            self.warn(sentence)
+
     def answer(self, sentence: str) -> None:
         """Show the answer to a signal at once, from its handler."""
         interrupt.tell(sentence)
@@ -76,27 +77,15 @@ class Reporter:
     def step(self, report: StepReport, *, due: bool) -> None:
         """Show the state of training; `due` is true once every print interval."""
         if due:
-            self._told_loss = True
+            self.told_loss = True
             self.say(_step_line(report))
 
     def epoch(self, report: EpochReport) -> None:
         """Show the line of a finished epoch and how far each layer moved."""
-        self._told_loss = True
+        self.told_loss = True
         self.say(_epoch_line(report))
         for line in logline.layer_lines(report.layers):
             self.say(f"  {line}")
-
-    def opening(self, trainer: Trainer) -> None:
-        """Say what will be trained, on what, where and how."""
-        for line in _opening(trainer):
-            self.say(line)
-
-    def closing(self, trainer: Trainer, outcome: Outcome) -> None:
-        """Say what the results are, on which data, where they lie and how to continue."""
-        if not self._told_loss and trainer.at.epoch_sums.images:
-            self.say(_short_line(trainer))
-        for line in _closing(trainer, outcome):
-            self.say(line)
 
     def progress(self, what: str) -> Callable[[int, int], None]:
         """A function to call with (done, total) during `what`, before the training."""
@@ -228,143 +217,6 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
-def _opening(trainer: Trainer) -> Iterator[str]:
-    config, recipe, net = trainer.config, trainer.config.recipe, trainer.net
-    train, test = trainer.dataset.train, trainer.dataset.test
-    size = "x".join(str(side) for side in net.spec.input_shape)
-    yield (
-        f"net       {config.net}: {net.num_parameters:,} parameters, "
-        f"{net.spec.macs() / 1e6:.1f} million multiply-accumulates an image"
-    )
-    yield from _overrides(trainer)
-    yield (
-        f"data      {trainer.dataset.name}: {len(train):,} training and {len(test):,} test images, "
-        f"{size}, {net.spec.classes} classes"
-    )
-    yield f"          {trainer.dataset.note}"
-    if recipe.augment is not None:
-        yield f"views     {_views(recipe.augment)}"
-    place = config.backend + (", exact" if config.exact else "")
-    if config.devices:
-        first, second = config.devices
-        norms = any(isinstance(layer, LRN) for layer in net.spec.layers)
-        edges = "; norms across maps end at a tower's edge" if norms else ""
-        yield f"backend   {place}, a tower each on devices {first} and {second}{edges}"
-    else:
-        way = ", fused" if config.fused else ""
-        way += f", {config.precision}" if config.precision != "fp32" else ""
-        yield f"backend   {place}, device {config.device}{way}"
-    yield (
-        f"recipe    {recipe.epochs:g} epochs of {trainer.steps_an_epoch} steps, batch "
-        f"{trainer.batch_size}, lr {recipe.rate.lr_w:g}, momentum {recipe.momentum:g}, weight "
-        f"decay {recipe.rate.decay_w:g}, schedule {recipe.schedule}, seed {config.seed}"
-    )
-    if trainer.batch_size < recipe.batch_size:
-        yield f"          there are only {trainer.batch_size} training images for a batch"
-    yield f"run       {trainer.folder.path} (Ctrl-C saves and stops)"
-    if trainer.at.step:
-        yield f"resumed   at step {trainer.at.step} of {trainer.steps}"
-        return
-    expected, measured = trainer.first_losses()
-    told = f"; {expected:.4f} was expected of a fresh network (ln {net.spec.classes} + half the "
-    yield (
-        f"loss      {measured:.4f} before the first step"
-        f"{told + 'variance of the logits)' if trainer.fresh else ''}"
-    )
-
-
-def _overrides(trainer: Trainer) -> Iterator[str]:
-    """The preset, and every value chosen differently."""
-    config, own = trainer.config, trainer.net.spec.recipe
-    if config.net == "alexnet":
-        yield f"preset    {config.net_args.get('preset', 'source')}"
-    if trainer.at.step:
-        return  # changes at a resume have been reported already
-    changes = [
-        f"{name} {_chosen(value)}" for name, value in config.net_args.items() if name != "preset"
-    ]
-    if own.epochs != config.recipe.epochs:
-        changes.append(f"epochs {own.epochs:g} -> {config.recipe.epochs:g}, schedules stretched")
-    if own.rate.lr_w != config.recipe.rate.lr_w:
-        changes.append(f"lr {own.rate.lr_w:g} -> {config.recipe.rate.lr_w:g}, all rates with it")
-    usual = _settings(own.override(epochs=config.recipe.epochs, lr=config.recipe.rate.lr_w))
-    given = _settings(config.recipe)
-    for name in usual | given:
-        old, new = (of.get(name, "none") for of in (usual, given))
-        if old != new:
-            changes.append(f"{name} {old} -> {new}")
-    if changes:
-        yield f"changed   {'; '.join(changes)}"
-
-
-def _settings(recipe: Recipe) -> dict[str, str]:
-    """A recipe's values by dotted name, as a user would write them."""
-    rates = {"rate": recipe.rate} | {f"rates.{name}": rate for name, rate in recipe.rates.items()}
-    parts: dict[str, Any] = {"augment": recipe.augment} | rates
-    found = {
-        f"{part}.{each.name}": _chosen(getattr(values, each.name))
-        for part, values in parts.items()
-        if values is not None
-        for each in dataclasses.fields(values)
-    }
-    own = {name: getattr(recipe, name) for name in ("batch_size", "momentum", "schedule")}
-    return found | {name: _chosen(value) for name, value in own.items()}
-
-
-def _chosen(value: Any) -> str:
-    """A value as it is typed on the command line."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, list | tuple):
-        return ",".join(map(_chosen, value)) or "none"
-    if isinstance(value, Mapping):  # a layer as a table
-        return str(value["name"])
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _views(augment: Augment) -> str:
-    """How training sees its images."""
-    shared = "" if augment.chunk == 1 else f", one for {augment.chunk} images"
-    jitter = f", colour jitter {augment.jitter:g} sigma" if augment.jitter else ""
-    until = f" until epoch {augment.jitter_until:g}" if augment.jitter_until is not None else ""
-    flip = " and mirrored" if augment.flip else ""
-    return (
-        f"random crops out of {augment.stored}x{augment.stored}{flip}{shared}"
-        f"{jitter}{until if jitter else ''}; mean by {augment.mean}"
-    )
-
-
-def _closing(trainer: Trainer, outcome: Outcome) -> Iterator[str]:
-    folder = trainer.folder.path
-    if outcome.interrupt is not None:
-        name = signal.Signals(outcome.interrupt).name
-        by = "Ctrl-C" if name == "SIGINT" else name
-        yield f"stopped by {by} after step {trainer.at.step}"
-    elif outcome.test is not None:
-        how = "finished" if outcome.finished else "stopped"
-        yield (
-            f"{how} after step {trainer.at.step} in {logline.duration(outcome.seconds)}: "
-            f"test accuracy {percent(1 - outcome.test.top1_error)} "
-            f"(top-1 error {percent(outcome.test.top1_error)}, loss {outcome.test.loss:.4f})"
-        )
-        if trainer.at.best_step not in (None, trainer.at.step):
-            yield (
-                f"best      step {trainer.at.best_step}: test accuracy "
-                f"{percent(1 - trainer.at.best_error)} (of the tests after an epoch); evaluate "
-                "and others take it unless --which last is given"
-            )
-    yield f"data      {trainer.dataset.note}"
-    yield f"run       {folder}"
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != "lock":
-            yield f"          {path.name}"
-    for path in sorted(trainer.folder.checkpoints.iterdir()):
-        best = " (best)" if path == trainer.best_checkpoint else ""
-        yield f"          {path.relative_to(folder)}{best}"
-    more = f" --epochs {trainer.more_epochs:g}" if outcome.finished else ""
-    yield f"to go on  pyalexnet train --resume {shlex.quote(str(folder))}{more}"
-
-
 def _step_numbers(report: StepReport) -> tuple[str, ...]:
     return (
         f"loss {report.train.loss:.4f}",
@@ -393,15 +245,6 @@ def _epoch_line(report: EpochReport) -> str:
         f"train loss {report.train.loss:.4f}, top-1 error {percent(report.train.top1_error)}; "
         f"test loss {report.test.loss:.4f}, top-1 error {percent(report.test.top1_error)}"
         f"{' (best)' if report.best else ''}; lr {report.lr:.3g}; {report.seconds:.1f} s"
-    )
-
-
-def _short_line(trainer: Trainer) -> str:
-    """The line of a run that ended before its first line was due."""
-    train = trainer.at.epoch_sums.mean()
-    return (
-        f"epoch {trainer.at.epoch + 1} so far: train loss {train.loss:.4f}, top-1 error "
-        f"{percent(train.top1_error)}"
     )
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,62 +16,40 @@ from pyalexnet import backends, data, nets
 from pyalexnet.backends import Backend
 from pyalexnet.backends.checks import positive
 from pyalexnet.data import Dataset
-from pyalexnet.data.dataset import shown
 from pyalexnet.data.pack import is_pack
 from pyalexnet.errors import ArgumentError, DataError, RunError
-from pyalexnet.nets.recipe import Recipe
+from pyalexnet.files import shown
+from pyalexnet.nets.recipe import Augment, Recipe
 from pyalexnet.nets.schedule import rates_from
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint
-from pyalexnet.runs.run import Config, RunFolder, check_writable, environment
+from pyalexnet.runs.config import Config
+from pyalexnet.runs.run import RunFolder, check_writable, environment
 from pyalexnet.step.net import Net, NetSpec
-from pyalexnet.step.plan import Precision
 from pyalexnet.step.planned import PlannedNet
 from pyalexnet.step.towers import Towers
 from pyalexnet.trained.load import Trained
 from pyalexnet.training import tensorboard
+from pyalexnet.training.pictures import Pictures
 from pyalexnet.training.progress import Reporter
 from pyalexnet.training.train import Position, Trainer
+from pyalexnet.training.watching import Record, Watcher
 
-MOST_WORKERS = 8
-"""Most threads that read images by default: enough for a GPU, and polite."""
+_SETTINGS = {each.name for each in dataclasses.fields(Config)} - {"net_args", "recipe"}
+_OF_AUGMENT = {each.name for each in dataclasses.fields(Augment)}
+_OF_RECIPE = set(inspect.signature(Recipe.override).parameters) - {"self"}
+_BEGINNING = {"init_from", "classes_in_order"}
 
+Choices: TypeAlias = Mapping[str, Any]
+"""What a user chose, by name; no name where nothing was chosen. A name is that of
 
-@dataclass(frozen=True)
-class Choices:
-    """The user's choices; None, or empty, where none was made.
-
-    net_args: arguments of the network's function by name. layer_lr: texts LAYER=LR. recipe: further
-    arguments of `Recipe.override` by name. augment: fields of `Augment` by name. init_from: a run
-    or checkpoint whose parameters a new run begins with. classes_in_order: also those of its last
-    layer, if the data have as many classes, matched by position whatever they are called.
-    """
-
-    net: str | None = None
-    net_args: Mapping[str, Any] = field(default_factory=dict)
-    data: str | None = None
-    backend: str | None = None
-    device: int | None = None
-    devices: tuple[int, ...] | None = None
-    exact: bool | None = None
-    seed: int | None = None
-    epochs: float | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    momentum: float | None = None
-    weight_decay: float | None = None
-    layer_lr: tuple[str, ...] = ()
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    augment: Mapping[str, Any] = field(default_factory=dict)
-    workers: int | None = None
-    print_freq: int | None = None
-    keep: int | None = None
-    chance_steps: int | None = None
-    tensorboard: bool | None = None
-    precision: Precision | None = None
-    fused: bool | None = None
-    init_from: str | None = None
-    classes_in_order: bool = False
+- a field of `Config`, or of `Augment`;
+- an argument of `Recipe.override`, with layer_lr as texts LAYER=LR;
+- `init_from`, a run or checkpoint whose parameters a new run begins with, or `classes_in_order`:
+  also those of its last layer, if the data have as many classes, matched by position whatever they
+  are called;
+- or else an argument of the network's function.
+"""
 
 
 def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter) -> Trainer:
@@ -88,56 +65,28 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
     """
     check_writable(out)
     base = None if config is None else _config(config)
-    parent = Trained.load(choices.init_from, runs=out, backend="cpu") if choices.init_from else None
-    where = _first(choices.data and _stored(choices.data), base and base.data, "")
-    name = choices.net or (base and base.net) or _default_net(where, parent)
-    repeated = base if base and base.net == name else None
-    seed = _first(choices.seed, base and base.seed, 0)
-    devices = _first(choices.devices, repeated and repeated.devices, ())
-    net_args = _net_args(name, repeated, parent) | dict(choices.net_args)
-    draft = _draft(name, net_args)
-    recipe = repeated.recipe if repeated else draft.recipe
-    recipe = _override(recipe, choices, draft, epochs=choices.epochs)
-    exact = _first(choices.exact, base and base.exact, False)
-    places = _backends(
-        _first(choices.backend, base and base.backend, "auto"),
-        devices or (_first(choices.device, base and base.device, 0),),
-        exact,
-    )
-    backend = places[0]
+    begin = choices.get("init_from")
+    parent = Trained.load(begin, runs=out, backend="cpu") if begin else None
+    settings, draft = _of_new(choices, base, parent)
+    places = _backends(settings)
+    if base is None and "fused" not in choices:
+        settings = dataclasses.replace(settings, fused=_fuses(places[0]) and not settings.devices)
     bad_files = out / "bad_files.jsonl"
     bad_files.unlink(missing_ok=True)
-    dataset = _load(where, draft, recipe, seed, bad_files, reporter)
+    dataset = _load(settings, draft, bad_files, reporter)
     known = _as_parent(dataset, parent, choices)
     dataset = known or dataset
-    settings = Config(
-        net=name,
-        data=where,
-        backend=backend.name,
-        device=backend.device,
-        seed=seed,
-        print_freq=_first(choices.print_freq, base and base.print_freq, 20),
-        keep=_first(choices.keep, base and base.keep, 3),
-        recipe=_fitting(recipe, draft, dataset),
-        net_args=net_args,
-        devices=devices,
-        workers=_first(choices.workers, base and base.workers, default_workers()),
-        chance_steps=_first(choices.chance_steps, base and base.chance_steps, 500),
-        tensorboard=_first(choices.tensorboard, base and base.tensorboard, False),
-        precision=_first(choices.precision, base and base.precision, "fp32"),
-        fused=_first(choices.fused, base and base.fused, _fuses(backend) and not devices),
-        exact=exact,
-    )
-    if settings.tensorboard:
-        tensorboard.require()
+    settings = _settled(settings, places[0], draft, dataset)
     net = _network(settings, dataset, places)
     begun = parent and _begin_with(net, parent, same_classes=known is not None)
-    folder = RunFolder.create(out, net=name, data=dataset.name)
+    folder = RunFolder.create(out, net=settings.net, data=dataset.name)
     if bad_files.exists():
         bad_files.replace(folder.path / bad_files.name)
-    trainer = Trainer(settings, dataset, net, mean_of(dataset, settings.recipe), folder, reporter)
-    _record(trainer)
-    trainer.log("start", {"step": 0, "data": dataset.note, "init_from": begun})
+    record = Record(folder.log, reporter.warn_once)
+    watchers = _watchers(settings, dataset, net, folder, reporter, record)
+    trainer = Trainer(settings, dataset, net, mean_of(dataset, settings.recipe), folder, watchers)
+    _write_settings(trainer)
+    record.write("start", {"step": 0, "data": dataset.note, "init_from": begun})
     if begun:
         trainer.fresh = False
         reporter.say(f"begins    {begun}")
@@ -150,7 +99,7 @@ def resumed(
     """The run in the folder `run`, at its newest good checkpoint.
 
     Its current config.toml applies, overridden by `choices`; differences from the values it was
-    trained with are reported and logged. `choices.epochs` moves the end only, not the schedule.
+    trained with are reported and logged. The choice `epochs` moves the end only, not the schedule.
     `steps` is where it is to stop. A refusal changes nothing in the folder.
 
     Raises:
@@ -167,7 +116,7 @@ def resumed(
 
 def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int | None) -> Trainer:
     run = folder.path
-    if choices.classes_in_order:
+    if choices.get("classes_in_order"):
         raise ArgumentError(
             f"run: classes_in_order is given for {run}, which goes on; it was expected with a "
             "network in init_from."
@@ -180,25 +129,18 @@ def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int
         )
     trained = Config.from_mapping(saved.meta.config, f"a checkpoint of {run}")
     settings = _config(run / "config.toml")
-    draft = _draft(settings.net, settings.net_args | dict(choices.net_args))
-    settings = _changed(settings, choices, draft)
+    draft = _draft(settings.net, settings.net_args | _net_args(choices))
+    settings = _chosen(settings, choices, draft, stretch=False)
     _check_same_network(settings, trained, run)
-    places = _backends(settings.backend, settings.devices or (settings.device,), settings.exact)
-    dataset = _load(
-        settings.data, draft, settings.recipe, settings.seed, run / "bad_files.jsonl", reporter
-    )
+    places = _backends(settings)
+    dataset = _load(settings, draft, run / "bad_files.jsonl", reporter)
     dataset = _same_data(dataset, settings.recipe, saved, run)
-    settings = dataclasses.replace(
-        settings,
-        backend=places[0].name,
-        device=places[0].device,
-        recipe=_fitting(settings.recipe, draft, dataset),
-    )
-    if settings.tensorboard:
-        tensorboard.require()
+    settings = _settled(settings, places[0], draft, dataset)
     net = _network(settings, dataset, places)
     net.load(saved.params)
-    trainer = Trainer(settings, dataset, net, saved.mean, folder, reporter)
+    record = Record(folder.log, reporter.warn_once)
+    watchers = _watchers(settings, dataset, net, folder, reporter, record)
+    trainer = Trainer(settings, dataset, net, saved.mean, folder, watchers)
     trainer.restore(Position.from_mapping(saved.meta.metrics), saved.momentum)
     if trainer.outlived:
         raise RunError(
@@ -212,18 +154,22 @@ def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int
         )
     trainer.check_stop(steps)
     changes = trained.changes(settings)
-    trainer.log("resume", {"step": trainer.at.step, "changes": changes})
+    record.write("resume", {"step": trainer.at.step, "changes": changes})
     for name, (old, new) in changes.items():
         reporter.say(f"changed   {name}: {old} -> {new}")
-    if "recipe.epochs" in changes and choices.recipe.get("schedule") is None:
+    if "recipe.epochs" in changes and "schedule" not in choices:
         reporter.say(f"schedule  stays as it is, lr is {trainer.lr:.3g} now; --schedule changes it")
-    _record(trainer)
+    _write_settings(trainer)
     return trainer
 
 
-def _backends(name: str, devices: Sequence[int], exact: bool) -> tuple[Backend, ...]:
+def _backends(settings: Config) -> tuple[Backend, ...]:
     """A backend per device, made before anything that takes time; equal devices share one."""
-    there = {device: backends.backend(name, device, exact=exact) for device in devices}
+    devices = settings.devices or (settings.device,)
+    there = {
+        device: backends.backend(settings.backend, device, exact=settings.exact)
+        for device in devices
+    }
     return tuple(there[device] for device in devices)
 
 
@@ -242,20 +188,6 @@ def _default_net(where: str, parent: Trained | None) -> str:
     return "alexnet" if where and is_pack(Path(os.fsdecode(where.encode()))) else nets.names()[0]
 
 
-def _net_args(net: str, repeated: Config | None, parent: Trained | None) -> dict[str, Any]:
-    """A network's arguments if none are chosen: those of another run, or none."""
-    if repeated:
-        return repeated.net_args
-    if parent is None or parent.meta.net != net:
-        return {}
-    return {name: value for name, value in parent.meta.net_args.items() if name != "towers_norm"}
-
-
-def default_workers() -> int:
-    """Threads that read images ahead: as many as there are cores, within reason."""
-    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
-
-
 def mean_of(dataset: Dataset, recipe: Recipe) -> npt.NDArray[np.float32]:
     """The mean to subtract from a set's stored images, (H, W, C); see `Augment.mean`."""
     mean = dataset.mean()
@@ -265,63 +197,92 @@ def mean_of(dataset: Dataset, recipe: Recipe) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(np.broadcast_to(channels, mean.shape))
 
 
-def _record(trainer: Trainer) -> None:
+def _watchers(
+    settings: Config,
+    dataset: Dataset,
+    net: Net,
+    folder: RunFolder,
+    reporter: Reporter,
+    record: Record,
+) -> list[Watcher]:
+    """What follows a run: the log before the pictures, which are drawn from it."""
+    warn, title = reporter.warn_once, f"{settings.net} on {dataset.name}"
+    watchers: list[Watcher] = [reporter, record, Pictures(folder, net, title, warn)]
+    if settings.tensorboard:
+        watchers.append(tensorboard.Board(folder.path / "tensorboard", warn))
+    return watchers
+
+
+def _write_settings(trainer: Trainer) -> None:
     """Write the run's configuration and environment into its folder."""
     trainer.folder.write_config(trainer.config)
     trainer.folder.add_environment(environment(trainer.config.backend))
 
 
-def _changed(config: Config, choices: Choices, draft: NetSpec) -> Config:
-    """`config` with the values chosen."""
-    recipe = config.recipe
-    if choices.epochs is not None:
-        recipe = dataclasses.replace(recipe, epochs=choices.epochs)
-    recipe = _override(recipe, choices, draft)
+def _of_new(
+    choices: Choices, base: Config | None, parent: Trained | None
+) -> tuple[Config, NetSpec]:
+    """A new run's choices, and its network before its data are known.
+
+    What is not chosen is as in `base`, the configuration of another run: all of it if the networks
+    are of one name.
+    """
+    where = _stored(choices["data"]) if "data" in choices else base.data if base else ""
+    net = choices.get("net") or (base.net if base else _default_net(where, parent))
+    if base and base.net == net:
+        draft = _draft(net, base.net_args | _net_args(choices))
+        return _chosen(base, choices, draft), draft
+    inherited = parent.meta.net_args if parent and parent.meta.net == net else {}
+    net_args = {name: value for name, value in inherited.items() if name != "towers_norm"}
+    draft = _draft(net, net_args | _net_args(choices))
+    own: dict[str, Any] = {"net": net, "net_args": net_args, "recipe": draft.recipe}
+    settings = dataclasses.replace(base, **own, devices=()) if base else Config(**own)
+    return _chosen(settings, choices, draft), draft
+
+
+def _chosen(config: Config, choices: Choices, draft: NetSpec, *, stretch: bool = True) -> Config:
+    """`config` with the choices. stretch: whether schedules are stretched to other epochs."""
+    settings = _some(choices, _SETTINGS)
+    if "data" in settings:
+        settings["data"] = _stored(settings["data"])
+    recipe = _some(choices, _OF_RECIPE)
+    if not stretch and "epochs" in recipe:
+        moved = dataclasses.replace(config.recipe, epochs=recipe.pop("epochs"))
+        config = dataclasses.replace(config, recipe=moved)
     return dataclasses.replace(
         config,
-        net=_first(choices.net, config.net),
-        net_args=config.net_args | dict(choices.net_args),
-        data=config.data if choices.data is None else _stored(choices.data),
-        backend=_first(choices.backend, config.backend),
-        device=_first(choices.device, config.device),
-        exact=_first(choices.exact, config.exact),
-        devices=_first(choices.devices, config.devices),
-        seed=_first(choices.seed, config.seed),
-        workers=_first(choices.workers, config.workers),
-        print_freq=_first(choices.print_freq, config.print_freq),
-        keep=_first(choices.keep, config.keep),
-        chance_steps=_first(choices.chance_steps, config.chance_steps),
-        tensorboard=_first(choices.tensorboard, config.tensorboard),
-        precision=_first(choices.precision, config.precision),
-        fused=_first(choices.fused, config.fused),
-        recipe=recipe,
+        **settings,
+        net_args=config.net_args | _net_args(choices),
+        recipe=_override(config.recipe, recipe, _some(choices, _OF_AUGMENT), draft),
     )
 
 
-def _override(
-    recipe: Recipe, choices: Choices, draft: NetSpec, *, epochs: float | None = None
-) -> Recipe:
-    if choices.lr is not None:
-        positive("run", "lr", choices.lr)  # the recipe's refusal would name a derived value
+def _some(choices: Choices, names: Set[str]) -> dict[str, Any]:
+    """The choices of those names."""
+    return {name: value for name, value in choices.items() if name in names}
+
+
+def _net_args(choices: Choices) -> dict[str, Any]:
+    """The choices that are arguments of the network's function."""
+    others = _SETTINGS | _OF_RECIPE | _OF_AUGMENT | _BEGINNING
+    return _some(choices, choices.keys() - others)
+
+
+def _override(recipe: Recipe, given: Choices, augment: Choices, draft: NetSpec) -> Recipe:
+    """`recipe` with those of its values, and of its augmentation's, that are given."""
+    if "lr" in given:
+        positive("run", "lr", given["lr"])  # the recipe's refusal would name a derived value
     weighted = [layer.name for layer, shape, _ in draft.walk() if layer.param_shapes(shape)]
-    layer_lr = rates_from(choices.layer_lr, weighted)
-    new = recipe.override(
-        epochs=epochs,
-        batch_size=choices.batch_size,
-        lr=choices.lr,
-        momentum=choices.momentum,
-        weight_decay=choices.weight_decay,
-        layer_lr=layer_lr or None,
-        **choices.recipe,
-    )
-    if not choices.augment:
+    layer_lr = rates_from(given.get("layer_lr", ()), weighted)
+    new = recipe.override(**{**given, "layer_lr": layer_lr})
+    if not augment:
         return new
     if new.augment is None:
         raise ArgumentError(
-            f"{next(iter(choices.augment))} was given, and the network sees its images whole; "
+            f"{next(iter(augment))} was given, and the network sees its images whole; "
             "alexnet was expected, which augments them."
         )
-    return dataclasses.replace(new, augment=dataclasses.replace(new.augment, **choices.augment))
+    return dataclasses.replace(new, augment=dataclasses.replace(new.augment, **augment))
 
 
 def _draft(net: str, net_args: Mapping[str, Any]) -> NetSpec:
@@ -333,16 +294,14 @@ def _draft(net: str, net_args: Mapping[str, Any]) -> NetSpec:
     return make(**net_args)
 
 
-def _load(
-    stored: str, draft: NetSpec, recipe: Recipe, seed: int, bad_files: Path, reporter: Reporter
-) -> Dataset:
+def _load(settings: Config, draft: NetSpec, bad_files: Path, reporter: Reporter) -> Dataset:
     """The data set; a folder's images are resized to the size that inputs are cropped from."""
-    augment = recipe.augment
+    augment, stored = settings.recipe.augment, settings.data
     size = draft.input_shape[:2] if augment is None else (augment.stored, augment.stored)
     dataset = data.load(
         os.fsdecode(stored.encode()) if stored else None,
         image_size=size,
-        seed=seed,
+        seed=settings.seed,
         bad_files=bad_files,
         progress=reporter.progress("reading images"),
     )
@@ -360,14 +319,22 @@ def _stored(where: str) -> str:
         ) from error
 
 
-def _fitting(recipe: Recipe, draft: NetSpec, dataset: Dataset) -> Recipe:
-    """`recipe` for the set's images: those no larger than the input are seen whole."""
+def _settled(settings: Config, place: Backend, draft: NetSpec, dataset: Dataset) -> Config:
+    """`settings` once machine and data are known: images no larger than the input are seen whole.
+
+    Raises:
+        ArgumentError: TensorBoard's events were asked for and cannot be written.
+    """
+    if settings.tensorboard:
+        tensorboard.require()
+    recipe = settings.recipe
     height, width, _ = dataset.train.image_shape
-    if recipe.augment is None:
-        return recipe
-    whole = height < draft.input_shape[0] or width < draft.input_shape[1]
-    augment = None if whole else dataclasses.replace(recipe.augment, stored=min(height, width))
-    return dataclasses.replace(recipe, augment=augment)
+    if recipe.augment is not None:
+        whole = height < draft.input_shape[0] or width < draft.input_shape[1]
+        stored = min(height, width)
+        augment = None if whole else dataclasses.replace(recipe.augment, stored=stored)
+        recipe = dataclasses.replace(recipe, augment=augment)
+    return dataclasses.replace(settings, backend=place.name, device=place.device, recipe=recipe)
 
 
 def _network(config: Config, dataset: Dataset, places: Sequence[Backend]) -> Net:
@@ -411,7 +378,7 @@ def _as_parent(dataset: Dataset, parent: Trained | None, choices: Choices) -> Da
         ArgumentError: they are to be matched by position, and there is no parent, or it has
             another number of classes.
     """
-    if choices.classes_in_order:
+    if choices.get("classes_in_order"):
         count = None if parent is None else len(parent.classes)
         if count != len(dataset.classes):
             found = "none is" if count is None else f"one of {count} is"
@@ -487,8 +454,3 @@ def _same_data(dataset: Dataset, recipe: Recipe, saved: Checkpoint, run: Path) -
 def _fuses(backend: Backend) -> bool:
     """Whether a run uses a fused plan by default; not where emulated, as it would take longer."""
     return backend.name in ("cuda", "cpu")
-
-
-def _first(*values: Any) -> Any:
-    """The first that is not None."""
-    return next(value for value in values if value is not None)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pyalexnet.errors import ArgumentError
+from pyalexnet.errors import ArgumentError, reason
 from pyalexnet.install import pip_install
 from pyalexnet.runs.run import EpochReport, Scores, StepReport
+from pyalexnet.training.watching import Watcher
 
 _SECONDS_BETWEEN_WRITES = 10
 
@@ -29,58 +32,83 @@ def require() -> None:
         )
 
 
-class Board:
+class Board(Watcher):
     """An event file in a folder; TensorBoard shows it, and those beside it: `--logdir runs`.
 
     Each number is recorded at the step of the run at which it was measured. A resumed run writes
     its own file, at whose first step TensorBoard drops the overtaken numbers of earlier files from
-    that step on.
+    that step on. Once the disk is full, nothing more is written.
 
     tensorboardX's SummaryWriter passes events to a thread, which dies when the disk is full, after
     which its callers wait forever; this class writes in the caller's thread.
 
-    Raises:
-        ArgumentError: tensorboardX is not installed.
-        OSError: the file cannot be written; `step` and `epoch` may raise it too.
+    warn: called when the disk is full.
     """
 
-    def __init__(self, folder: Path, *, step: int = 0) -> None:
-        """`step`: steps done by the run."""
+    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
+        self._folder, self._warn = folder, warn
+        self._writer: Any = None
+        self._written = 0.0
+
+    def begin(self, step: int) -> None:
+        """Begin a file.
+
+        Raises:
+            ArgumentError: tensorboardX is not installed.
+        """
         require()
         from tensorboardX.proto.event_pb2 import SessionLog
         from tensorboardX.record_writer import RecordWriter
 
-        folder.mkdir(parents=True, exist_ok=True)
         # Without the step, two starts within a second would share a file.
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.step-{step}"
-        self._writer: Any = RecordWriter(str(folder / name))
         self._written = time.monotonic()
-        # The next number belongs to a later step than `step`.
-        first = step + 1 if step else 0
-        self._add(first, file_version="brain.Event:2")
-        if step:
-            self._add(first, session_log=SessionLog(status=SessionLog.START))
+        with self._writing():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._writer = RecordWriter(str(self._folder / name))
+            # The next number belongs to a later step than `step`.
+            first = step + 1 if step else 0
+            self._add(first, file_version="brain.Event:2")
+            if step:
+                self._add(first, session_log=SessionLog(status=SessionLog.START))
 
-    def step(self, report: StepReport) -> None:
+    def step(self, report: StepReport, *, due: bool) -> None:
         """Training scores since the last such report, learning rate and speed."""
-        self._scores("train", report.train, report.step)
-        self._number("lr", report.lr, report.step)
-        self._number("images_per_second", report.images_per_second, report.step)
-        self._write_at_times()
+        if due and self._writer:
+            with self._writing():
+                self._scores("train", report.train, report.step)
+                self._number("lr", report.lr, report.step)
+                self._number("images_per_second", report.images_per_second, report.step)
 
     def epoch(self, report: EpochReport) -> None:
         """Scores of the finished epoch, and how far each layer moved."""
-        self._scores("epoch_train", report.train, report.step)
-        self._scores("epoch_test", report.test, report.step)
-        for layer, motion in report.layers.items():
-            self._number(f"mean_w/{layer}", motion.weight, report.step)
-            self._number(f"mean_dw/{layer}", motion.update, report.step)
-            self._number(f"ratio_dw_w/{layer}", motion.ratio, report.step)
-        self._write_at_times()
+        if self._writer:
+            with self._writing():
+                self._scores("epoch_train", report.train, report.step)
+                self._scores("epoch_test", report.test, report.step)
+                for layer, motion in report.layers.items():
+                    self._number(f"mean_w/{layer}", motion.weight, report.step)
+                    self._number(f"mean_dw/{layer}", motion.update, report.step)
+                    self._number(f"ratio_dw_w/{layer}", motion.ratio, report.step)
 
     def close(self) -> None:
         """Write the remaining events and close the file."""
-        self._writer.close()
+        writer, self._writer = self._writer, None
+        if writer:
+            with self._writing():
+                writer.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Flush at times; give up where the disk is full."""
+        try:
+            yield
+            if self._writer and time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
+                self._writer.flush()
+                self._written = time.monotonic()
+        except OSError as error:
+            self._warn(f"TensorBoard gets no more numbers of this run: {reason(error)}.")
+            self.close()
 
     def _scores(self, which: str, scores: Scores, step: int) -> None:
         self._number(f"loss/{which}", scores.loss, step)
@@ -97,8 +125,3 @@ class Board:
 
         event = Event(wall_time=time.time(), step=step, **content)
         self._writer.write(event.SerializeToString())
-
-    def _write_at_times(self) -> None:
-        if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
-            self._writer.flush()
-            self._written = time.monotonic()

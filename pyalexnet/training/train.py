@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from pyalexnet import show
 from pyalexnet.backends import Array
 from pyalexnet.data import Dataset, order, views
 from pyalexnet.data.dataset import Labels
@@ -29,13 +28,12 @@ from pyalexnet.errors import (
     CheckpointError,
     PyalexnetError,
     TrainingError,
-    reason,
 )
 from pyalexnet.nets.schedule import Plateau, PlateauState
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint, Meta
-from pyalexnet.runs.run import Config, EpochReport, History, Motion, RunFolder, Scores, StepReport
-from pyalexnet.show.page import MatplotlibMissing, check_matplotlib
+from pyalexnet.runs.config import Config
+from pyalexnet.runs.run import EpochReport, Motion, RunFolder, Scores, StepReport, StopReport
 from pyalexnet.step.net import Net
 from pyalexnet.step.planned import PlannedNet
 from pyalexnet.step.sgd import SGD
@@ -43,10 +41,7 @@ from pyalexnet.trained import signals
 from pyalexnet.trained.evaluate import Sums, evaluate
 from pyalexnet.training.chance import ChanceRule, Losses, chance
 from pyalexnet.training.interrupt import Interrupt
-from pyalexnet.training.progress import Reporter
-from pyalexnet.training.tensorboard import Board
-
-_SECONDS_BETWEEN_PICTURES = 30.0
+from pyalexnet.training.watching import Watcher
 
 _DIVERGED = 1e4
 """Nats. Losses of runs that learn stay below a hundred, spikes included. Some runs far beyond come
@@ -171,7 +166,7 @@ class Trainer:
         net: Net,
         mean: Pixels,
         folder: RunFolder,
-        reporter: Reporter,
+        watchers: Iterable[Watcher] = (),
     ) -> None:
         self.config = config
         self.dataset = dataset
@@ -180,7 +175,7 @@ class Trainer:
         self.folder = folder
         self.at = Position()
         self.sgd = SGD(net, config.recipe)
-        self._reporter = reporter
+        self.watchers = tuple(watchers)
         self.interrupt = Interrupt()
         self.batch_size = min(config.recipe.batch_size, len(dataset.train))
         augment = config.recipe.augment
@@ -201,11 +196,8 @@ class Trainer:
         self._test: Scores | None = None
         self._test_seconds = 0.0
         self.fresh = True  # the parameters are the initial ones, at step 0
-        self._board: Board | None = None
         self._saved: dict[str, Any] | None = None
         self._saved_at = 0.0
-        self._drawn = 0.0
-        self._warned: set[str] = set()
 
     # Where the run stands
 
@@ -289,17 +281,16 @@ class Trainer:
             ArgumentError: there is nothing to do before `stop_at`.
         """
         self.check_stop(stop_at)
-        if self.config.tensorboard:
-            self._open_board()
+        self._tell(lambda watcher: watcher.begin(self.at.step))
         try:
-            with self._logging_failure():
+            with self._telling_failure():
                 return self._fit(stop_at)
         finally:
-            self._on_board(Board.close)
+            self._tell(Watcher.close)
 
     def _fit(self, stop_at: int | None) -> Outcome:
         started = time.perf_counter()
-        self._saved_at = self._drawn = started
+        self._saved_at = started
         while not (self.finished or self.interrupt or self.at.step == stop_at):
             self._train_epoch(stop_at)
             if self._sits_at_chance:
@@ -318,9 +309,8 @@ class Trainer:
             seconds=time.perf_counter() - started,
         )
         ended = received.name if received else "finished" if self.finished else "steps"
-        test = outcome.test and asdict(outcome.test)
-        self.log("stop", {"step": self.at.step, "reason": ended, "test": test})
-        self.draw()
+        report = StopReport(self.at.step, ended, outcome.test)
+        self._tell(lambda watcher: watcher.stop(report))
         return outcome
 
     def first_losses(self) -> tuple[float, float]:
@@ -329,7 +319,7 @@ class Trainer:
         Logits that do not depend on the image and have variance s^2 over the classes cost
         ln(classes) + s^2 / 2 on average; that is ln(classes) only where s is small.
         """
-        with self._logging_failure():
+        with self._telling_failure():
             images, labels = self._some_images(self.batch_size)
         backend = self.net.backend
         logits = self.net.forward(images)
@@ -459,10 +449,7 @@ class Trainer:
                 seconds=self._window.seconds,
                 exchanged=self.net.exchanged.total,
             )
-            self._reporter.step(report, due=due)
-            if due:
-                self.log("step", asdict(report))
-                self._on_board(lambda board: board.step(report))
+            self._tell(lambda watcher: watcher.step(report, due=due))
         if due:
             self.at.window_sums = Sums()
             self._window = Pace()
@@ -494,8 +481,6 @@ class Trainer:
             self.at.epoch_sums = Sums()
             self._epoch = Pace()
         self._save()
-        if time.perf_counter() - self._drawn > _SECONDS_BETWEEN_PICTURES:
-            self.draw()
 
     def _heed_plateau(self, test: Scores) -> None:
         """Divide the rate, or end the run, where the schedule sees no improvement."""
@@ -505,9 +490,9 @@ class Trainer:
         now = self.at.plateau = schedule.after(before, test.top1_error)
         if now.drops > before.drops:
             rate = self._lr(self.at.epoch + 1)
-            self._reporter.say(f"  the test error has stopped improving: lr is now {rate:.3g}")
+            self._say(f"  the test error has stopped improving: lr is now {rate:.3g}")
         if now.ended:
-            self._reporter.say("  the test error has stopped improving at the lowest rate")
+            self._say("  the test error has stopped improving at the lowest rate")
 
     def _report_epoch(self, test: Scores, best: bool) -> None:
         report = EpochReport(
@@ -521,9 +506,7 @@ class Trainer:
             best=best,
             layers=self._motions(),
         )
-        self._reporter.epoch(report)
-        self.log("epoch", asdict(report))
-        self._on_board(lambda board: board.epoch(report))
+        self._tell(lambda watcher: watcher.epoch(report))
 
     def _motions(self) -> dict[str, Motion]:
         """Mean |w| and mean |dw| of each layer's weights; the momentum buffer is the last step."""
@@ -552,6 +535,13 @@ class Trainer:
             what = f"the loss on the test images is {scores.loss}"
             raise self._failure(self.at.step, what, self._culprit(self._some_images(1)[0]))
         return scores
+
+    def _tell(self, happened: Callable[[Watcher], None]) -> None:
+        for watcher in self.watchers:
+            happened(watcher)
+
+    def _say(self, line: str) -> None:
+        self._tell(lambda watcher: watcher.say(line))
 
     # What must be finite
 
@@ -671,84 +661,17 @@ class Trainer:
         checkpoint.prune(
             self.folder.path, self.config.keep, best=self.at.best_step, step=self.at.step
         )
+        self._tell(Watcher.saved)
 
     def _host(self, arrays: Mapping[str, Array]) -> dict[str, np.ndarray[Any, Any]]:
         return {name: self.net.backend.to_numpy(array) for name, array in arrays.items()}
 
-    def log(self, kind: str, values: Mapping[str, Any]) -> None:
-        """Add a line to the log; training goes on without it where the disk is full."""
-        try:
-            self.folder.log.write(kind, values)
-        except OSError as error:
-            self._warn_once(f"{self.folder.path / 'log.jsonl'} misses lines: {error.strerror}.")
-
     @contextlib.contextmanager
-    def _logging_failure(self) -> Iterator[None]:
-        """Write a last line to the log about an error that ends the run."""
+    def _telling_failure(self) -> Iterator[None]:
+        """Tell the watchers of an error that ends the run."""
         try:
             yield
         except (PyalexnetError, MemoryError, OSError) as error:
-            self.log("stop", {"step": self.at.step, "reason": str(error) or repr(error)})
+            failure = StopReport(self.at.step, str(error) or repr(error), failed=True)
+            self._tell(lambda watcher: watcher.stop(failure))
             raise
-
-    def _open_board(self) -> None:
-        try:
-            self._board = Board(self.folder.path / "tensorboard", step=self.at.step)
-        except OSError as error:
-            self._lose_board(error)
-
-    def _on_board(self, write: Callable[[Board], None]) -> None:
-        """Write numbers for TensorBoard; training goes on without them where the disk is full."""
-        try:
-            if self._board:
-                write(self._board)
-        except OSError as error:
-            self._lose_board(error)
-
-    def _lose_board(self, error: OSError) -> None:
-        board, self._board = self._board, None
-        if board:
-            with contextlib.suppress(OSError):
-                board.close()
-        self._warn_once(f"TensorBoard gets no more numbers of this run: {reason(error)}.")
-
-    def draw(self) -> None:
-        """Draw curves.png and filters.png anew; training goes on without them."""
-        try:
-            check_matplotlib()
-            self._draw_curves()
-            self._draw_filters()
-        except MatplotlibMissing as error:
-            self._warn_once(str(error))
-        except OSError as error:
-            self._warn_once(f"{self.folder.path} lacks a picture: {reason(error)}.")
-        self._drawn = time.perf_counter()
-
-    def _draw_curves(self) -> None:
-        history = History.read(self.folder.log.path)
-        if history.steps or history.epochs:
-            title = f"{self.config.net} on {self.dataset.name}, {self.at.step:,} steps"
-            show.curves(
-                history,
-                self.folder.path / "curves.png",
-                title=title,
-                top5=self.net.spec.classes > 10,
-                drops=history.rate_drops(),
-            )
-
-    def _draw_filters(self) -> None:
-        name, weights = next(iter(self.net.params.items()))
-        if weights.ndim == 4:
-            count, height, width, channels = weights.shape
-            title = (
-                f"{name.removesuffix('.w')} after {self.at.step:,} steps: {count} filters, "
-                f"{height} x {width} x {channels}"
-            )
-            filters = self.net.backend.to_numpy(weights)
-            path = self.folder.path / "filters.png"
-            show.filters(filters, path, title=title, towers=self.net.spec.towers)
-
-    def _warn_once(self, sentence: str) -> None:
-        if sentence not in self._warned:
-            self._warned.add(sentence)
-            self._reporter.warn(sentence)

@@ -1,17 +1,18 @@
-"""Every op of pyalexnet in float64 NumPy, written as on a blackboard.
+"""Every op of pyalexnet in float64 NumPy, written as on a blackboard: what tests and bench compare
+with.
 
-Nothing here is shared with the package, and nothing here is fast. Where rounding matters an op
-returns `Exact`: the value, and the magnitude, which is the same expression with every product of
-inputs replaced by its absolute value. The error allowed in a float32 result is proportional to the
-magnitude (tolerance.py). Ops that only choose among their inputs (ReLU, max-pool, dropout, the
-gather) return plain arrays, which results must equal exactly.
+Nothing here is shared with the package. Where rounding matters an op returns `Exact`: the value,
+and the magnitude, which is the same expression with every product of inputs replaced by its
+absolute value. The error allowed in a float32 result is proportional to the magnitude
+(tests/tolerance.py). Ops that only choose among their inputs (ReLU, max-pool, dropout, the gather)
+return plain arrays, which results must equal exactly.
 
 Values that an op has to hold in float32 have float32's range here: a sum of squares, the sum of a
 mean, or a logit minus the largest one becomes infinite where float32 would round it to infinity
 (`single`), and a value rounded below the smallest normal number is uncertain by an absolute amount
 (`rounded`). Other intermediate values have no limits here, since an op may compute them in any
 order: it is up to the op to find one that stays within the range. A result beyond the range is an
-infinity (tolerance.py).
+infinity (tests/tolerance.py).
 
 Layouts: images and maps NHWC, filters KRSC (C per group), linear weights (out, in).
 """
@@ -127,10 +128,9 @@ def in_blocks(x: Numbers, block: int) -> Floats:
     """y[n,i,j,(a block + b) C + c] = x[n, block i + a, block j + b, c], and 0 outside x."""
     N, H, W, C = x.shape
     y = np.zeros((N, round_up(H / block), round_up(W / block), block * block * C))
-    for h, w in product(range(H), range(W)):
-        (i, a), (j, b) = divmod(h, block), divmod(w, block)
-        first = (a * block + b) * C
-        y[:, i, j, first : first + C] = x[:, h, w]
+    for a, b in product(range(block), range(block)):
+        pixels, first = x[:, a::block, b::block], (a * block + b) * C
+        y[:, : pixels.shape[1], : pixels.shape[2], first : first + C] = pixels
     return y
 
 
@@ -138,44 +138,41 @@ def out_of_blocks(y: Numbers, x_shape: tuple[int, ...], block: int) -> Floats:
     """The inverse of in_blocks, without the zeros that it added."""
     _, H, W, C = x_shape
     x = np.zeros(x_shape)
-    for h, w in product(range(H), range(W)):
-        (i, a), (j, b) = divmod(h, block), divmod(w, block)
-        first = (a * block + b) * C
-        x[:, h, w] = y[:, i, j, first : first + C]
+    for a, b in product(range(block), range(block)):
+        rows, columns, first = len(range(a, H, block)), len(range(b, W, block)), (a * block + b) * C
+        x[:, a::block, b::block] = y[:, :rows, :columns, first : first + C]
     return x
 
 
 # -------------------------------------------------------------------------------------- convolution
 
 
-class Window(NamedTuple):
-    """One output pixel of one group, and the part of the padded image that it sees."""
+class Tap(NamedTuple):
+    """One element (r, s) of the filters of one group, and the padded image's pixels that it meets
+    in all windows.
+    """
 
-    p: int
-    q: int
+    r: int
+    s: int
     rows: slice
     columns: slice
     channels: slice
     filters: slice
 
 
-def conv_windows(
-    padded_shape: tuple[int, int, int],
-    w_shape: tuple[int, int, int, int],
-    stride: Pair,
-    groups: int,
-) -> Iterator[Window]:
-    """All windows of filters (K, R, S, C / groups) over a padded image (H, W, C)."""
-    (H, W, C), (K, R, S, _) = padded_shape, w_shape
+def taps(
+    w_shape: tuple[int, ...], y_shape: tuple[int, ...], stride: Pair, groups: int
+) -> Iterator[Tap]:
+    """All taps of filters (K, R, S, C / groups) with outputs (N, P, Q, K)."""
+    (K, R, S, C), (_, P, Q, _) = w_shape, y_shape
     down, right = pair(stride)
-    P, Q = (H - R) // down + 1, (W - S) // right + 1
-    for p, q, g in product(range(P), range(Q), range(groups)):
-        yield Window(
-            p,
-            q,
-            slice(p * down, p * down + R),
-            slice(q * right, q * right + S),
-            slice(g * C // groups, (g + 1) * C // groups),
+    for r, s, g in product(range(R), range(S), range(groups)):
+        yield Tap(
+            r,
+            s,
+            slice(r, r + down * (P - 1) + 1, down),
+            slice(s, s + right * (Q - 1) + 1, right),
+            slice(g * C, (g + 1) * C),
             slice(g * K // groups, (g + 1) * K // groups),
         )
 
@@ -202,9 +199,9 @@ def conv_out_shape(
 def _conv(x: Floats, w: Floats, stride: Pair, pad: Sides, groups: int) -> Floats:
     image = padded(x, pad)
     y = np.zeros(conv_out_shape(x.shape, w.shape, stride, pad))
-    for at in conv_windows(image.shape[1:], w.shape, stride, groups):
+    for at in taps(w.shape, y.shape, stride, groups):
         seen = image[:, at.rows, at.columns, at.channels]
-        y[:, at.p, at.q, at.filters] = np.einsum("nrsc,krsc->nk", seen, w[at.filters])
+        y[..., at.filters] += seen @ w[at.filters, at.r, at.s].T
     return y
 
 
@@ -232,13 +229,12 @@ def conv_fprop(
 def _conv_dgrad(
     dy: Floats, w: Floats, x_shape: tuple[int, ...], stride: Pair, pad: Sides, groups: int
 ) -> Floats:
-    N, H, W, C = x_shape
+    _, H, W, _ = x_shape
     top, _, left, _ = sides(pad)
-    d_image = padded(np.zeros((N, H, W, C)), pad)
-    for at in conv_windows(d_image.shape[1:], w.shape, stride, groups):
-        d_image[:, at.rows, at.columns, at.channels] += np.einsum(
-            "nk,krsc->nrsc", dy[:, at.p, at.q, at.filters], w[at.filters]
-        )
+    d_image = padded(np.zeros(x_shape), pad)
+    for at in taps(w.shape, dy.shape, stride, groups):
+        share = dy[..., at.filters] @ w[at.filters, at.r, at.s]
+        d_image[:, at.rows, at.columns, at.channels] += share
     return d_image[:, top : top + H, left : left + W]
 
 
@@ -262,12 +258,12 @@ def conv_dgrad(
 def _conv_wgrad(
     x: Floats, dy: Floats, w_shape: tuple[int, ...], stride: Pair, pad: Sides, groups: int
 ) -> Floats:
-    K, R, S, C = w_shape
     image = padded(x, pad)
     dw = np.zeros(w_shape)
-    for at in conv_windows(image.shape[1:], (K, R, S, C), stride, groups):
+    for at in taps(w_shape, dy.shape, stride, groups):
         seen = image[:, at.rows, at.columns, at.channels]
-        dw[at.filters] += np.einsum("nk,nrsc->krsc", dy[:, at.p, at.q, at.filters], seen)
+        over = (0, 1, 2), (0, 1, 2)  # images and pixels
+        dw[at.filters, at.r, at.s] = np.tensordot(dy[..., at.filters], seen, over)
     return dw
 
 
@@ -532,11 +528,11 @@ def maxpool_dgrad(
     """Each window gives its dy to the pixel it chose; overlapping windows add up."""
     dy = double(dy)
     dx, magnitude = np.zeros(x_shape), np.zeros(x_shape)
+    n, c = np.ix_(range(x_shape[0]), range(x_shape[3]))
     for p, q, rows, columns in pool_windows(x_shape, size, stride, ceil):
-        for n, c in np.ndindex(x_shape[0], x_shape[3]):
-            r, s = divmod(int(where[n, p, q, c]), size)
-            dx[n, rows.start + r, columns.start + s, c] += dy[n, p, q, c]
-            magnitude[n, rows.start + r, columns.start + s, c] += abs(dy[n, p, q, c])
+        r, s = np.divmod(where[:, p, q].astype(int), size)
+        dx[n, rows.start + r, columns.start + s, c] += dy[:, p, q]
+        magnitude[n, rows.start + r, columns.start + s, c] += abs(dy[:, p, q])
     return Exact(dx, magnitude)
 
 
@@ -694,7 +690,7 @@ def softmax_cross_entropy(logits: Numbers, labels: Numbers) -> tuple[Exact, Exac
     """loss = mean of log(sum of exp z) - z[label]; dlogits = (softmax - onehot) / N.
 
     Magnitudes, with t = z - max z, p = softmax, S = sum of exp t: exp, log and the division each
-    add a constant number of units (tolerance.py counts 24), and rounding t once by a relative u
+    add a constant number of units (the tests count 24), and rounding t once by a relative u
     changes exp t by u |t|, so the uncertainty of S and p grows by 1 + the sum of p |t| / 8. A t
     below the range is -inf, and its exp 0; if the sum of the losses overflows, so does the mean.
     """
@@ -746,6 +742,22 @@ def sgd_update(
     step = momentum * v - weight_decay * lr * w - lr * gradient.value
     size = abs(momentum * v) + abs(weight_decay * lr * w) + abs(lr) * gradient.magnitude
     return Exact(w + step, abs(w) + size), Exact(step, size)
+
+
+def split(w: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Bits of the nearest bfloat16 (of two equally near the even one), and of what it lacks: w's
+    bits are 2^16 times the first, plus the second, which has a sign. A NaN becomes the canonical
+    one: rounding would turn some into numbers.
+    """
+    bits = np.where(np.isnan(w), 0x7FC00000, w.view(np.uint32).astype(np.int64))
+    high = (bits + 2**15) // 2**16
+    return high.astype(np.uint16), (bits - 2**16 * high).astype(np.int16).view(np.uint16)
+
+
+def joined(high: NDArray[Any], low: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """The float32 numbers that `split` has taken apart."""
+    bits = 2**16 * high.view(np.uint16).astype(np.int64) + low.view(np.int16)
+    return bits.astype(np.uint32).view(np.float32)
 
 
 # ----------------------------------------------------------------------------------------- exchange

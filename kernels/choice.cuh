@@ -1,0 +1,351 @@
+// How a product is computed: by which loop, with which tile, in how many parts of its depth. All
+// that decides is in this file. Python names the unit that multiplies (Unit, ops.h), which follows
+// from the precision and the card; choice_of says what came of it.
+//
+// Sizes alone decide, never the card that runs, so that the bits are the same on any. The figures
+// are computed for an H100 and an A100, not measured.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "gemm.cuh"
+#include "hopper.cuh"
+#include "patch_dgrad.cuh"
+#include "tensor.cuh"
+
+namespace pyalexnet {
+
+enum class Pass { fprop, dgrad, wgrad };
+
+constexpr int kMultiprocessors = 132; // an H100's
+constexpr int kLeastPartDepth = 256;
+
+// ---------------------------------------------------------------------- the tiles of each loop
+
+// A tile, and the relative cost of a multiply-add with it among those of its loop, in percent: a
+// larger tile reads less memory, shared and other, for each.
+template <class T_, int percent> struct Priced {
+    using T = T_;
+    static constexpr double kCost = percent / 100.0;
+};
+template <class... Each> struct Offer {};
+
+// Four ways to multiply: the float32 units; the tensor cores in bf16, by warps or by warpgroups; or
+// in float32, in three planes. Each has its tiles, and says whether a partial last round of blocks
+// counts as a whole one: it does where a multiprocessor has a single large block.
+//
+// kPartCost: that of storing and adding a part's sums, as depth. For a 128 x 128 tile, 128 KiB take
+// as long as a depth of some 256 to 384 in bf16 at 5 TB/s and 500 TFLOP/s, of a sixth of that in
+// float32 planes, and of 512 with wgmma, which is faster on the same memory.
+
+// Floats read from shared memory: 16 for 64 multiply-adds, or 12 for 32. The costs include the
+// loads and barriers that a smaller tile spreads over fewer operations.
+struct FloatTiles {
+    static constexpr const char* kLoop = "fma";
+    using Element = float;
+    using All = Offer<Priced<Tile<128, 128, 16, 16>, 100>, // 8 x 8 sums a thread
+                      Priced<Tile<64, 64, 16, 8>, 125>,    // 4 x 8
+                      Priced<Tile<128, 32, 16, 8>, 125>>;  // 8 x 4: few filters
+    static constexpr bool kWholeRounds = false;
+    static constexpr int kSliceDepth = kSlice;
+};
+
+// How long a multiprocessor's banks are busy, copies included, relative to its tensor cores: 0.75
+// of the time with a wide tile, 0.8 with a narrow one, 1.5 times as long with a square one.
+struct Bf16Tiles {
+    static constexpr const char* kLoop = "mma";
+    using Element = bf16;
+    using Square = TensorTile<64, 64, 32, 32, 4, 1, 2>;
+    using All = Offer<Priced<TensorTile<128, 128, 64, 64, 4, 1, 2>, 100>, Priced<Square, 150>,
+                      // For few filters; with three stages two blocks fit.
+                      Priced<TensorTile<256, 64, 64, 64, 3, 1, 2>, 110>>;
+    static constexpr bool kWholeRounds = false;
+    static constexpr int kSliceDepth = kTensorSlice;
+    static constexpr double kPartCost = 256.0;
+};
+
+// Three planes of 32 x 32 for each warp: more do not fit in registers beside the floats in flight.
+// The banks are busy for 0.7 of the time that an A100's tensor cores are with a wide tile, 0.75
+// with a square one; a wide one reads less from the other caches.
+struct SplitTiles {
+    static constexpr const char* kLoop = "mma in three planes";
+    using Element = float;
+    using Square = TensorTile<64, 64, 32, 32, 2, 3, 2>;
+    using All = Offer<Priced<TensorTile<128, 64, 32, 32, 2, 3, 1>, 100>, Priced<Square, 110>>;
+    static constexpr bool kWholeRounds = false;
+    static constexpr int kSliceDepth = kTensorSlice;
+    static constexpr double kPartCost = 256.0 / 6;
+};
+
+// How long the banks are busy, copies included, per clock of the tensor cores: 0.96 with the first
+// tile, 1.0 with the second; more with the others, which are that much slower (in fprop; where B
+// lies along its lines, a tile of 96 copies 128 of them: 1.33).
+struct HopperTiles {
+    static constexpr const char* kLoop = "wgmma";
+    using Element = bf16;
+    using All = Offer<Priced<HopperTile<256, 192, 3>, 100>, Priced<HopperTile<128, 256, 4>, 100>,
+                      Priced<HopperTile<256, 128, 4>, 112>, Priced<HopperTile<256, 96, 4>, 129>,
+                      Priced<HopperTile<256, 64, 4>, 163>>;
+    static constexpr bool kWholeRounds = true;
+    static constexpr int kSliceDepth = kHopperSlice;
+    static constexpr double kPartCost = 512.0;
+};
+
+template <class T> std::int64_t tiles(int rows, int columns) {
+    return std::int64_t{simt::blocks_for(rows, T::TileM)} * simt::blocks_for(columns, T::TileN);
+}
+
+// The cost of a product with tiles T, relative to other tiles of the same loop: it counts what is
+// computed outside C too.
+template <class Tiles, class T> double cost(int groups, int rows, int columns) {
+    const auto blocks = static_cast<double>(groups * tiles<T>(rows, columns));
+    const double at_once = T::Blocks * kMultiprocessors;
+    const bool whole_rounds = Tiles::kWholeRounds && blocks > at_once; // fewer are split in depth
+    const double rounds = blocks / at_once;
+    return (whole_rounds ? std::ceil(rounds) : rounds) * at_once * T::TileM * T::TileN;
+}
+
+template <class Use, class... Each> void for_each_tile(Offer<Each...>, Use use) {
+    (use(Each{}), ...);
+}
+
+// Calls `use` with a value of the type of the cheapest tile for a product, the first of equals.
+template <class Tiles, class Use> void with_tile(int groups, int rows, int columns, Use use) {
+    const auto price = [&](auto each) {
+        using Each = decltype(each);
+        return Each::kCost * cost<Tiles, typename Each::T>(groups, rows, columns);
+    };
+    typename Tiles::All all;
+    double least = std::numeric_limits<double>::infinity();
+    for_each_tile(all, [&](auto each) { least = std::min(least, price(each)); });
+    bool taken = false;
+    for_each_tile(all, [&](auto each) {
+        if (taken || price(each) > least) return;
+        taken = true;
+        use(typename decltype(each)::T{});
+    });
+}
+
+// ---------------------------------------------------------------------- parts of the depth
+
+// How many parts suit so many blocks, of which a card runs `at_once`. For the float32 units, enough
+// to have as many blocks as that. For the tensor cores, whose blocks all take the same time, the
+// number of parts that finishes soonest: the rounds of blocks, each as long as a part is deep, plus
+// the cost of storing and adding the parts' sums. A few blocks too many for a round would cost a
+// whole round more.
+template <class Tiles> std::int64_t parts_for(std::int64_t blocks, int at_once, int depth) {
+    if constexpr (std::is_same_v<Tiles, FloatTiles>) {
+        return (at_once + blocks - 1) / blocks;
+    } else {
+        if (blocks >= at_once) return 1;
+        int best = 1;
+        double least = depth;
+        for (int parts = 2; parts <= std::min(depth / kLeastPartDepth, at_once); ++parts) {
+            const double rounds = static_cast<double>(blocks * parts) / at_once;
+            const double cost = std::ceil(rounds) * depth / parts + rounds * Tiles::kPartCost;
+            if (cost >= least) continue;
+            least = cost;
+            best = parts;
+        }
+        return best;
+    }
+}
+
+// Splits the depth of a product to suit one of `groups` groups and so many columns: into parts
+// where that has too few tiles to fill a card, none shallower than kLeastPartDepth.
+template <class Tiles> GemmSize split(GemmSize size, int groups, int columns) {
+    std::int64_t wanted = 1;
+    with_tile<Tiles>(groups, size.rows, columns, [&](auto tile) {
+        using T = decltype(tile);
+        wanted = parts_for<Tiles>(groups * tiles<T>(size.rows, columns),
+                                  T::Blocks * kMultiprocessors, size.depth);
+    });
+    const std::int64_t deep =
+        std::max<std::int64_t>((size.depth + wanted - 1) / wanted, kLeastPartDepth);
+    const std::int64_t part_depth =
+        (deep + Tiles::kSliceDepth - 1) / Tiles::kSliceDepth * Tiles::kSliceDepth;
+    if (part_depth >= size.depth) return size;
+    size.part_depth = static_cast<int>(part_depth);
+    size.parts = static_cast<int>((size.depth + part_depth - 1) / part_depth);
+    return size;
+}
+
+// Whether a loop computes the sums of A's rows separately.
+template <class Tiles> using TakesRowSums = std::negation<std::is_same<Tiles, FloatTiles>>;
+
+// The product of a pass (conv.cu has what its sides are), its depth split. That of fprop is split
+// as the whole layer's would be: so an element is summed in the same order however the filters are
+// divided into groups and among devices.
+template <class Tiles> GemmSize size_of(Pass pass, const ConvShape& s) {
+    const auto undivided = [&](std::int64_t rows, std::int64_t columns, std::int64_t depth,
+                               bool row_sums = false) {
+        const auto pitch = (columns + 3) / 4 * 4;
+        return GemmSize{s.groups,
+                        static_cast<int>(rows),
+                        static_cast<int>(columns),
+                        static_cast<int>(depth),
+                        static_cast<int>(pitch),
+                        1,
+                        static_cast<int>(depth),
+                        row_sums};
+    };
+    const int channels = s.channels / s.groups, filters = s.filters / s.groups;
+    if (pass == Pass::fprop)
+        return split<Tiles>(undivided(s.out_pixels(), filters, s.taps()), 1, s.filters * s.towers);
+    const GemmSize size =
+        pass == Pass::dgrad
+            ? undivided(s.in_pixels(), channels, std::int64_t{s.filter_h} * s.filter_w * filters)
+            : undivided(filters, s.taps() + 1, s.out_pixels(), TakesRowSums<Tiles>::value);
+    return split<Tiles>(size, s.groups, size.tiled_columns());
+}
+
+inline std::size_t workspace_of(const GemmSize& size) {
+    if (size.parts == 1) return 0;
+    const std::size_t lines = static_cast<std::size_t>(size.parts) * size.groups * size.rows;
+    return sizeof(float) * lines * size.pitch;
+}
+
+// ---------------------------------------------------------------------- patches
+
+// What blocks cost on a full card, in products: those they multiply, useful or not, or what they
+// fetch from the L2 cache, whichever is more. At 5 TB/s and 500 TFLOP/s a byte takes as long as 50
+// products.
+inline double block_cost(std::int64_t blocks, double products, double bytes) {
+    constexpr double products_of_a_byte = 50;
+    return static_cast<double>(blocks) * std::max(products, bytes * products_of_a_byte);
+}
+
+// The main loop: pixels and channels are fetched along the whole depth.
+inline double gemm_cost(const GemmSize& size) {
+    double cost = 0;
+    with_tile<Bf16Tiles>(size.groups, size.rows, size.columns, [&](auto tile) {
+        using T = decltype(tile);
+        const double depth = size.depth;
+        cost =
+            block_cost(tiles<T>(size.rows, size.columns) * size.groups, depth * T::TileM * T::TileN,
+                       sizeof(bf16) * depth * (T::TileM + std::min(T::TileN, size.columns)));
+    });
+    return cost;
+}
+
+// Patches: for each filter the patch's pixels are fetched once, and all of w.
+inline double patch_cost(const ConvShape& s) {
+    const PatchShape patch(s);
+    const int taps = s.filter_h * s.filter_w, channels = s.channels / s.groups;
+    const double filters = simt::blocks_for(s.filters / s.groups, kTensorSlice) * kTensorSlice;
+    double cost = 0;
+    with_patch_tile(channels, [&](auto tile) {
+        cost = block_cost(patch.blocks(s), filters * taps * kPatchPixels * decltype(tile)::Channels,
+                          sizeof(bf16) * filters * (patch.pixels + taps * channels));
+    });
+    return cost;
+}
+
+// Whether dgrad of bf16 in whole vectors is computed in patches: the shape alone decides. First,
+// patches can hold it: stride 1, at most 64 channels a group and 256 pixels a row, enough taps to
+// load the next patch meanwhile, and room for two blocks in an A100's 164 KiB. Second, it costs
+// less: fewer bytes, though a tile's pixels beyond whole rows and its surplus channels are
+// multiplied in vain. Third, there are blocks for nearly all multiprocessors of a card, or fewer
+// where the main loop would not split the depth either. With few channels this beats wgmma too, by
+// the same arithmetic: for conv2 the cache allows 568 us with either main loop, 242 us in patches.
+//
+// AlexNet's conv2 at batch 256, in 1e9 products:
+//
+//               multiplied   of them useful   bytes from L2   in products
+//   main loop         76.4            75.0%          2.84e9         141.8
+//   patches           60.4            94.9%          0.63e9          31.5
+inline bool suits_patches(const ConvShape& s) {
+    constexpr std::size_t room = 81 * 1024;
+    constexpr int enough_blocks = 128;
+    const int channels = s.channels / s.groups;
+    if (s.stride_h != 1 || s.stride_w != 1 || channels > 64 || s.width > kPatchPixels ||
+        s.filter_h * s.filter_w < kPatchStages - 1)
+        return false;
+    const PatchShape patch(s);
+    const GemmSize gemm = size_of<Bf16Tiles>(Pass::dgrad, s);
+    std::size_t shared = 0;
+    with_patch_tile(channels, [&](auto tile) { shared = patch_shared<decltype(tile)>(patch); });
+    return shared <= room && patch.rows * s.width >= kFragment &&
+           (gemm.parts == 1 || patch.blocks(s) >= enough_blocks) && patch_cost(s) < gemm_cost(gemm);
+}
+
+// ---------------------------------------------------------------------- the loop
+
+// How operands are laid out: in rows of whole vectors, eight elements aligned to 16 bytes; and the
+// one that Hopper's loop loads by TMA (B, if TiledB) so that each slice is a rectangle of a matrix.
+struct Lies {
+    bool in_vectors;
+    bool in_tiles;
+};
+
+// As far as a pass's shape says; its arrays have to be aligned as well.
+inline Lies lies(Pass pass, const ConvShape& s) {
+    const auto whole = [](std::int64_t extent) { return extent % kChunk == 0; };
+    const int channels = s.channels / s.groups, filters = s.filters / s.groups;
+    const bool x = whole(channels) && whole(s.channels), dy = whole(filters) && whole(s.filters);
+    if (pass == Pass::dgrad)
+        // With a stride elements are gathered singly. A slice must not cross from one tap into the
+        // next.
+        return {s.stride_h == 1 && s.stride_w == 1 && dy && whole(channels),
+                filters % kHopperSlice == 0 ||
+                    (s.groups == 1 && s.filter_h == 1 && s.filter_w == 1)};
+    const bool vectors = x && (pass == Pass::fprop ? whole(s.taps()) : dy);
+    return {vectors, vectors};
+}
+
+// How the operands are multiplied and loaded.
+template <class Tiles_, bool vectors_> struct Way {
+    using Tiles = Tiles_;
+    using Element = typename Tiles::Element;
+    static constexpr bool vectors = vectors_;
+};
+
+// Calls `use` with the Way for operands of type T: the float32 units' loop uses no vectors.
+template <class T, class Use> void with_way(Unit unit, Lies lie, Use use) {
+    if constexpr (std::is_same_v<T, bf16>) {
+        if (!lie.in_vectors) return use(Way<Bf16Tiles, false>{});
+        if (unit == Unit::wgmma && lie.in_tiles) return use(Way<HopperTiles, true>{});
+        return use(Way<Bf16Tiles, true>{});
+    } else {
+        if (unit == Unit::fma) return use(Way<FloatTiles, false>{});
+        return lie.in_vectors ? use(Way<SplitTiles, true>{}) : use(Way<SplitTiles, false>{});
+    }
+}
+
+// Calls `use` with the tile for a product. Where the tensor cores' elements have to be gathered
+// singly, that dominates the time: one tile is enough.
+template <class Way, class Use> void with_tile_of(const GemmSize& size, Use use) {
+    using Tiles = typename Way::Tiles;
+    if constexpr (Way::vectors || std::is_same_v<Tiles, FloatTiles>)
+        with_tile<Tiles>(size.groups, size.rows, size.tiled_columns(), use);
+    else
+        use(typename Tiles::Square{});
+}
+
+// What a pass gets whose arrays are aligned, to be printed.
+struct Choice {
+    const char* loop;
+    int tile_rows, tile_columns, parts;
+};
+
+template <class T> Choice choice_of(Pass pass, const ConvShape& s) {
+    const Lies lie = lies(pass, s);
+    Choice found{};
+    if (std::is_same_v<T, bf16> && pass == Pass::dgrad && lie.in_vectors && suits_patches(s)) {
+        with_patch_tile(s.channels / s.groups, [&](auto tile) {
+            found = {"patches", kPatchPixels, decltype(tile)::Channels, 1};
+        });
+        return found;
+    }
+    with_way<T>(s.unit, lie, [&](auto way) {
+        using Way = decltype(way);
+        const GemmSize size = size_of<typename Way::Tiles>(pass, s);
+        with_tile_of<Way>(size, [&](auto tile) {
+            found = {Way::Tiles::kLoop, decltype(tile)::TileM, decltype(tile)::TileN, size.parts};
+        });
+    });
+    return found;
+}
+
+} // namespace pyalexnet

@@ -1,0 +1,121 @@
+// The tile of C that a block computes: its place, and its sums on their way to the epilogue through
+// shared memory, where neighbouring threads have neighbouring fours of a row: whole sectors are
+// read and written, and the epilogue's code is not repeated.
+//
+// The three loops on the tensor cores have their sums where mma and wgmma leave them.
+#pragma once
+
+#include "epilogue.cuh"
+
+namespace pyalexnet {
+
+// Where a block's tile lies in C.
+struct TilePlace {
+    int row, column, group, part;
+};
+
+// Along the grid tiles move first along the rows of C, or along its columns; then groups, parts.
+enum class Fastest { rows, columns };
+
+template <class T>
+__device__ __forceinline__ TilePlace tile_place(const GemmSize& size, Fastest fastest) {
+    const unsigned column_tiles = (size.tiled_columns() + T::TileN - 1) / T::TileN;
+    const unsigned row_tiles = (size.rows + T::TileM - 1) / T::TileM;
+    const unsigned tile = blockIdx.x % (column_tiles * row_tiles);
+    const unsigned block = blockIdx.x / (column_tiles * row_tiles);
+    const bool down = fastest == Fastest::rows;
+    const unsigned row = down ? tile % row_tiles : tile / column_tiles;
+    const unsigned column = down ? tile / row_tiles : tile % column_tiles;
+    return {static_cast<int>(row) * T::TileM, static_cast<int>(column) * T::TileN,
+            static_cast<int>(block % size.groups), static_cast<int>(block / size.groups)};
+}
+
+// The part of the depth that a tile is summed over.
+struct Depth {
+    int begin, end;
+};
+
+__device__ __forceinline__ Depth depth_of(const TilePlace& tile, const GemmSize& size) {
+    const int begin = tile.part * size.part_depth;
+    return {begin, min(size.depth, begin + size.part_depth)};
+}
+
+// ---------------------------------------------------------------------- in shared memory
+
+// A tile of sums for the epilogue. A row's groups of eight are swizzled so that neither the pairs
+// that a warp writes nor the fours that it reads conflict in a bank.
+template <class T> struct SumTile {
+    static constexpr int kFloats = T::TileM * T::TileN;
+
+    __device__ __forceinline__ static int at(int row, int column) {
+        return row * T::TileN + (column ^ row % 4 * 8);
+    }
+};
+
+// Stores a warp's sums of 16 rows there, from (row, column) on: `sum(n, i)` is the lane's i-th sum
+// in the n-th group of eight columns.
+template <class T, int eights, class Sum>
+__device__ __forceinline__ void put_sixteen(float* tile, int row, int column, const Sum& sum) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int n = 0; n < eights; ++n)
+            store_pair(tile +
+                           SumTile<T>::at(row + half * 8 + lane / 4, column + n * 8 + lane % 4 * 2),
+                       sum(n, 2 * half), sum(n, 2 * half + 1));
+}
+
+// The same for the sums of 16 rows of A, which every column of `sums` holds.
+__device__ __forceinline__ void put_row_sums(float* row_sums, int row, const float (&sums)[4]) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (lane % 4 != 0) return;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) row_sums[row + half * 8 + lane / 4] = sums[2 * half];
+}
+
+// Hands the tile to the epilogue, several fours of a thread at a time.
+template <class T, class Epilogue>
+__device__ __forceinline__ void finish_tile(const Epilogue& epilogue, const GemmSize& size,
+                                            const TilePlace& tile, const float* sums) {
+    constexpr int fours = T::TileN / 4; // of a row
+    constexpr int at_a_time = 4;
+    const int columns = size.tiled_columns() - tile.column;
+    const int end = min(T::TileM, size.rows - tile.row) * fours;
+    for (int first = static_cast<int>(threadIdx.x); first < end;
+         first += at_a_time * T::Finishers) {
+        const auto row = [&](int i) { return (first + i * T::Finishers) / fours; };
+        const auto column = [&](int i) { return (first + i * T::Finishers) % fours * 4; };
+        const auto inside = [&](int i) {
+            return first + i * T::Finishers < end && column(i) < columns;
+        };
+        const auto place = [&](int i) {
+            return Place{tile.group, tile.row + row(i), tile.column + column(i),
+                         min(4, columns - column(i))};
+        };
+        typename Epilogue::Read read[at_a_time];
+#pragma unroll
+        for (int i = 0; i < at_a_time; ++i)
+            if (inside(i)) read[i] = epilogue.read(place(i));
+#pragma unroll
+        for (int i = 0; i < at_a_time; ++i) {
+            if (!inside(i)) continue;
+            const Four<float> four =
+                *reinterpret_cast<const Four<float>*>(sums + SumTile<T>::at(row(i), column(i)));
+            epilogue.put(place(i), read[i], four.of);
+        }
+    }
+}
+
+// The sums of A's rows, the last column of C.
+template <class T, class Epilogue>
+__device__ __forceinline__ void finish_row_sums(const Epilogue& epilogue, const GemmSize& size,
+                                                const TilePlace& tile, const float* row_sums) {
+    for (int row = static_cast<int>(threadIdx.x); row < min(T::TileM, size.rows - tile.row);
+         row += T::Finishers) {
+        const Place place{tile.group, tile.row + row, size.columns - 1, 1};
+        epilogue.put(place, epilogue.read(place), {row_sums[row], 0.0f, 0.0f, 0.0f});
+    }
+}
+
+} // namespace pyalexnet

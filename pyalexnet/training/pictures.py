@@ -1,0 +1,78 @@
+"""A run's pictures: curves.png and filters.png in its folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from pyalexnet import show
+from pyalexnet.errors import reason
+from pyalexnet.runs.run import EpochReport, History, RunFolder, StopReport
+from pyalexnet.show.page import MatplotlibMissing, check_matplotlib
+from pyalexnet.step.net import Net
+from pyalexnet.training.watching import Watcher
+
+_SECONDS_BETWEEN_PICTURES = 30.0
+
+
+class Pictures(Watcher):
+    """Draws at the end of training, and after epochs that took some time.
+
+    title: of the curves, before the number of steps. warn: called with what prevents drawing.
+    """
+
+    def __init__(
+        self, folder: RunFolder, net: Net, title: str, warn: Callable[[str], None]
+    ) -> None:
+        self._folder, self._net, self._title, self._warn = folder, net, title, warn
+        self._drawn = 0.0
+        self._epoch: EpochReport | None = None  # that has not been drawn
+
+    def begin(self, step: int) -> None:
+        self._drawn = time.perf_counter()
+
+    def epoch(self, report: EpochReport) -> None:
+        self._epoch = report
+
+    def saved(self) -> None:
+        if self._epoch and time.perf_counter() - self._drawn > _SECONDS_BETWEEN_PICTURES:
+            self.draw(self._epoch.step)
+
+    def stop(self, report: StopReport) -> None:
+        if not report.failed:
+            self.draw(report.step)
+
+    def draw(self, step: int) -> None:
+        """Draw both anew, as after `step` steps; training goes on without them."""
+        try:
+            check_matplotlib()
+            self._draw_curves(step)
+            self._draw_filters(step)
+        except MatplotlibMissing as error:
+            self._warn(str(error))
+        except OSError as error:
+            self._warn(f"{self._folder.path} lacks a picture: {reason(error)}.")
+        self._drawn, self._epoch = time.perf_counter(), None
+
+    def _draw_curves(self, step: int) -> None:
+        history = History.read(self._folder.log.path)
+        if history.steps or history.epochs:
+            show.curves(
+                history,
+                self._folder.path / "curves.png",
+                title=f"{self._title}, {step:,} steps",
+                top5=self._net.spec.classes > 10,
+                drops=history.rate_drops(),
+            )
+
+    def _draw_filters(self, step: int) -> None:
+        name, weights = next(iter(self._net.params.items()))
+        if weights.ndim == 4:
+            count, height, width, channels = weights.shape
+            title = (
+                f"{name.removesuffix('.w')} after {step:,} steps: {count} filters, "
+                f"{height} x {width} x {channels}"
+            )
+            filters = self._net.backend.to_numpy(weights)
+            path = self._folder.path / "filters.png"
+            show.filters(filters, path, title=title, towers=self._net.spec.towers)
