@@ -1,7 +1,4 @@
-"""What this machine has for pyalexnet, and the commands that install what it lacks.
-
-Also, for a run: where the image signal dies in its network.
-"""
+"""What this machine has for pyalexnet, and the commands that install what it lacks."""
 
 from __future__ import annotations
 
@@ -17,8 +14,8 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,13 +23,8 @@ from pyalexnet import backends, data
 from pyalexnet.backends import cpu
 from pyalexnet.backends.cores import usable_cores
 from pyalexnet.data import download
-from pyalexnet.errors import ArgumentError, PyalexnetError, reason
+from pyalexnet.errors import PyalexnetError, reason
 from pyalexnet.install import CUDA_MODULE, pip_install
-
-if TYPE_CHECKING:
-    from pyalexnet.data.dataset import Progress
-    from pyalexnet.trained.load import Trained
-    from pyalexnet.trained.signals import Row, Verdict
 
 _GIGABYTE = 10**9
 
@@ -50,21 +42,33 @@ class Finding:
 
 def examine(runs: Path) -> Iterator[Finding]:
     """Look at everything in turn; `runs` is where runs would go."""
-    yield _python()
-    yield _headers()
+    yield Finding(
+        "Python",
+        sys.version_info >= (3, 11),
+        f"{platform.python_version()} at {sys.executable}",
+        "sudo apt install python3.11 python3.11-venv",
+        essential=True,
+    )
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    detail = str(header) if header.is_file() else f"{header} is missing; needed to build"
+    yield Finding("Python headers", header.is_file(), detail, "sudo apt install python3-dev")
     yield _compiler()
-    yield _tool("make", "sudo apt install make")
+    make = shutil.which("make")
+    yield Finding("make", make is not None, make or "not found", "sudo apt install make")
     yield _nvcc()
     yield _driver()
     yield _cupy()
     yield _module()
-    yield _instruction_set()
-    yield _threads()
+    yield _tried("instruction set", _instruction_sets)
+    yield _tried("threads", _threads)
     for name in backends.names():
-        yield _backend(name)
-    yield _built_in_data()
+        yield _tried(f"backend {name}", partial(_self_test, name), essential=name == "cpu")
+    again = pip_install("--force-reinstall pyalexnet")
+    yield _tried("built-in data", _built_in_data, remedy=again, essential=True)
     yield _cifar10()
-    yield _matplotlib()
+    drawing = importlib.util.find_spec("matplotlib") is not None
+    detail = importlib.metadata.version("matplotlib") if drawing else "not installed; no pictures"
+    yield Finding("matplotlib", drawing, detail, pip_install("matplotlib"))
     yield _disk(runs)
 
 
@@ -75,93 +79,21 @@ def line(finding: Finding) -> str:
     return text if finding.found else f"{text}\n{'':<23} fix: {finding.remedy}"
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """How the signal of a run's images passes through its network.
+def _tried(
+    subject: str, look: Callable[[], str], *, remedy: str = "", essential: bool = False
+) -> Finding:
+    """A finding from what `look` says, or else from the sentence with which it refuses.
 
-    at: "start" or "last". step: steps that the parameters were trained for.
+    remedy: if "", the sentence is halved: what is missing; what to do.
     """
-
-    run: str
-    net: str
-    at: str
-    step: int
-    rows: tuple[Row, ...]
-    verdict: Verdict
-
-
-def diagnose(
-    run: str,
-    at: str = "start",
-    *,
-    path: str | Path | None = None,
-    backend: str = "auto",
-    device: int = 0,
-    exact: bool = False,
-    runs: Path = Path("runs"),
-    say: Callable[[str], None] | None = None,
-    progress: Progress | None = None,
-) -> Diagnosis:
-    """Where the signal of a run's training images dies in its network.
-
-    Args:
-        run: its folder, "latest" for the newest one in `runs`, or a checkpoint's folder.
-        at: "start", the initial parameters, drawn again from the run's seed; "last", those of the
-            last checkpoint.
-        path: another data set, whose images are used instead.
-        backend: a name for `pyalexnet.backend`.
-        device: its number.
-        exact: whether its convolutions follow the formula, even where another way is faster.
-        runs: folder of the run folders.
-        say: called with a sentence for each damaged checkpoint that was skipped.
-        progress: called with (images read, images) while the data are read.
-
-    Raises:
-        ArgumentError: `at` is neither.
-        PyalexnetError: the run, a checkpoint of it or its data cannot be read.
-    """
-    # Imported here, so that the doctor also works on machines that lack their requirements.
-    from pyalexnet.step.net import Net
-    from pyalexnet.trained.load import Trained
-    from pyalexnet.trained.signals import survey, verdict
-
-    if at not in ("start", "last"):
-        raise ArgumentError(f"at is {at!r}; start or last was expected.")
-    place = backends.backend(backend, device, exact=exact)
-    trained = Trained.load(run, backend=place, which="last", runs=runs, say=say)
-    net = trained.net
-    if at == "start":
-        net = Net(net.spec, net.backend, seed=trained.meta.config.get("seed", 0))
-    rows = survey(net, _spread_images(trained, path, progress))
-    step = 0 if at == "start" else trained.meta.step
-    return Diagnosis(trained.name, net.spec.name, at, step, rows, verdict(rows))
-
-
-def _spread_images(trained: Trained, path: str | Path | None, progress: Progress | None) -> object:
-    """Images spread over the training set, which may be sorted by class."""
-    from pyalexnet.trained.signals import IMAGES
-
-    split = trained.dataset(path, progress).train
-    indices = np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(np.int64)
-    stored = np.empty((len(indices), *trained.mean.shape), np.uint8)
-    split.read(indices, stored)
-    return trained.look(stored)
-
-
-def _python() -> Finding:
-    return Finding(
-        "Python",
-        sys.version_info >= (3, 11),
-        f"{platform.python_version()} at {sys.executable}",
-        "sudo apt install python3.11 python3.11-venv",
-        essential=True,
-    )
-
-
-def _headers() -> Finding:
-    header = Path(sysconfig.get_paths()["include"], "Python.h")
-    detail = str(header) if header.is_file() else f"{header} is missing; needed to build"
-    return Finding("Python headers", header.is_file(), detail, "sudo apt install python3-dev")
+    try:
+        return Finding(subject, True, look(), essential=essential)
+    except PyalexnetError as error:
+        detail = str(error)
+    if not remedy:
+        lacking, _, remedy = detail.rstrip(".").rpartition("; ")
+        detail = lacking or detail
+    return Finding(subject, False, detail, remedy, essential)
 
 
 def _compiler() -> Finding:
@@ -172,16 +104,14 @@ def _compiler() -> Finding:
     return Finding("C++ compiler", False, "none found; needed to build", "sudo apt install g++")
 
 
-def _tool(name: str, remedy: str) -> Finding:
-    path = shutil.which(name)
-    return Finding(name, path is not None, path or "not found", remedy)
-
-
 def _nvcc() -> Finding:
-    places = [Path(root, "bin") for name in ("CUDA_HOME", "CUDA_PATH") if (root := _setting(name))]
-    places += [Path(part) for part in os.get_exec_path()]
-    places += [Path("/usr/local/cuda/bin")]
-    places += sorted(Path(sysconfig.get_paths()["purelib"], "nvidia").glob("*/bin"))
+    roots = filter(None, map(os.environ.get, ("CUDA_HOME", "CUDA_PATH")))
+    places = [
+        *(Path(root, "bin") for root in roots),
+        *os.get_exec_path(),
+        "/usr/local/cuda/bin",
+        *sorted(Path(sysconfig.get_paths()["purelib"], "nvidia").glob("*/bin")),
+    ]
     nvcc = shutil.which("nvcc", path=os.pathsep.join(map(str, places)))
     if nvcc is None:
         remedy = "PYALEXNET_NVCC_WHEEL=1 make train"
@@ -191,7 +121,7 @@ def _nvcc() -> Finding:
 
 
 def _driver() -> Finding:
-    remedy = "with an NVIDIA GPU in this machine: sudo apt install nvidia-driver"
+    remedy = "if this machine has an NVIDIA GPU: sudo apt install nvidia-driver"
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
@@ -211,107 +141,70 @@ def _cupy() -> Finding:
             return Finding("CuPy", True, f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    remedy = pip_install('"pyalexnet[cuda13]"   (or [cuda12], like your nvcc)')
+    remedy = pip_install('"pyalexnet[cuda13]"   (or [cuda12], to match your nvcc)')
     return Finding("CuPy", False, "not installed; the backend cuda needs it", remedy)
 
 
 def _module() -> Finding:
     """On the module of kernels compiled for a GPU; the backend's own finding says if it works."""
     found = importlib.util.find_spec("pyalexnet._cuda") is not None
-    detail = "built" if found else "not built: it is where there were a GPU and nvcc, or on request"
+    why = "not built: that happens if there is a GPU and nvcc is installed, or on request"
     remedy = f"{pip_install(CUDA_MODULE)}   (in a checkout, with nvcc)"
-    return Finding("module _cuda", found, detail, remedy)
+    return Finding("module _cuda", found, "built" if found else why, remedy)
 
 
-def _instruction_set() -> Finding:
-    """On the instruction set of the backend cpu, and the others that it could use."""
-    try:
-        taken, there = cpu.chosen_set(), cpu.instruction_sets()
-    except PyalexnetError as error:
-        return _refused("instruction set", error)
+def _instruction_sets() -> str:
+    """The instruction set of the backend cpu, and the others that it could use."""
+    taken, there = cpu.chosen_set(), cpu.instruction_sets()
     others = ", ".join(isa for isa in there if isa != taken)
-    instead = f"; {cpu.ISA} can name {others} instead" if others else ""
-    return Finding("instruction set", True, taken + instead)
+    return taken + (f"; to use another, set {cpu.ISA} to one of {others}" if others else "")
 
 
-def _threads() -> Finding:
-    """On the threads of the backend cpu."""
-    try:
-        cores = usable_cores()
-    except PyalexnetError as error:
-        return _refused("threads", error)
-    return Finding("threads", True, f"{cores.count}: {cores.why}")
-
-
-def _refused(subject: str, error: PyalexnetError, *, essential: bool = False) -> Finding:
-    """A finding from an error's sentence of two halves: what is missing, and what to do."""
-    reason, _, remedy = str(error).rstrip(".").rpartition("; ")
-    return Finding(subject, False, reason or str(error), remedy, essential)
-
-
-def _backend(name: str) -> Finding:
-    subject = f"backend {name}"
-    essential = name == "cpu"
-    try:
-        wrong = _self_test(name)
-    except PyalexnetError as error:
-        return _refused(subject, error, essential=essential)
-    if wrong:
-        remedy = pip_install("--force-reinstall --no-cache-dir pyalexnet")
-        return Finding(subject, False, wrong, remedy, essential)
-    return Finding(subject, True, "works: a convolution gave the known values", "", essential)
+def _threads() -> str:
+    """The threads of the backend cpu."""
+    cores = usable_cores()
+    return f"{cores.count}: {cores.why}"
 
 
 def _self_test(name: str) -> str:
-    """Convolve 1..9 with a 2x2 filter of ones and a bias of 1; say what is wrong with it."""
+    """Convolve 1..9 with a 2x2 filter of ones and a bias of 1."""
     backend = backends.backend(name)
     x = np.arange(1, 10, dtype=np.float32).reshape(1, 3, 3, 1)
     w, b = np.ones((1, 2, 2, 1), np.float32), np.ones(1, np.float32)
     device = (backend.asarray(array) for array in (x, w, b))
     y = backend.to_numpy(backend.conv_fprop(*device, stride=1, pad=0)).ravel().tolist()
     known = [13.0, 17.0, 25.0, 29.0]
-    return "" if y == known else f"a convolution gave {y}, not {known}"
+    if y != known:
+        remedy = pip_install("--force-reinstall --no-cache-dir pyalexnet")
+        raise PyalexnetError(f"a convolution gave {y}, not {known}; {remedy}.")
+    return "works: a test convolution is correct"
 
 
-def _built_in_data() -> Finding:
-    try:
-        found = data.load(None, image_size=None)
-    except PyalexnetError as error:
-        remedy = pip_install("--force-reinstall pyalexnet")
-        return Finding("built-in data", False, str(error), remedy, essential=True)
-    counts = f"{len(found.train.labels):,} + {len(found.test.labels):,} photographs"
-    return Finding("built-in data", True, f"{found.name}, {counts}", essential=True)
+def _built_in_data() -> str:
+    found = data.load(None, image_size=None)
+    return f"{found.name}, {len(found.train.labels):,} + {len(found.test.labels):,} photographs"
 
 
 def _cifar10() -> Finding:
     try:
         return Finding("CIFAR-10", True, str(download.fetched("cifar10")))
     except PyalexnetError:
-        remedy = "pyalexnet data get cifar10"
-        return Finding("CIFAR-10", False, "not fetched; not needed for the built-in data", remedy)
-
-
-def _matplotlib() -> Finding:
-    if importlib.util.find_spec("matplotlib") is None:
-        remedy = pip_install("matplotlib")
-        return Finding("matplotlib", False, "not installed; no pictures", remedy)
-    return Finding("matplotlib", True, importlib.metadata.version("matplotlib"))
+        detail = "not downloaded; not needed for the built-in data"
+        return Finding("CIFAR-10", False, detail, "pyalexnet data get cifar10")
 
 
 def _disk(runs: Path) -> Finding:
     place = runs.absolute()
     while not place.exists():
         place = place.parent
-    free = shutil.disk_usage(place).free
+    free, writable = shutil.disk_usage(place).free, os.access(place, os.W_OK)
     detail = f"{free / _GIGABYTE:.1f} GB free at {place}"
-    if not os.access(place, os.W_OK):
-        detail = f"{place} cannot be written"
-    good = free > _GIGABYTE and os.access(place, os.W_OK)
-    return Finding("disk", good, detail, "pyalexnet train --runs FOLDER_ELSEWHERE")
-
-
-def _setting(name: str) -> str | None:
-    return os.environ.get(name) or None
+    return Finding(
+        "disk",
+        writable and free > _GIGABYTE,
+        detail if writable else f"{place} cannot be written",
+        "pyalexnet train --runs FOLDER_ELSEWHERE",
+    )
 
 
 def _output(*command: str) -> list[str]:

@@ -18,6 +18,7 @@ from pyalexnet.data.dataset import Split
 from pyalexnet.errors import ArgumentError, DataError
 from pyalexnet.install import pip_install
 from pyalexnet.step.net import Net
+from pyalexnet.trained import signals
 from pyalexnet.trained.load import Trained
 from pyalexnet.training import start
 from pyalexnet.training.progress import Silent
@@ -146,14 +147,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_initial_weights_are_drawn_anew(run: Path) -> None:
-    at_start = doctor.diagnose(str(run), backend="cpu")
-    last = doctor.diagnose(str(run), "last", backend="cpu")
-    assert (at_start.run, at_start.net, at_start.at, at_start.step) == (
-        *(run.name, "alexnet-tiny", "start", 0),
-    )
-    assert (last.at, last.step) == ("last", 2)
-    assert at_start.verdict.state == "healthy"
-    conv1, trained = (one.rows[1] for one in (at_start, last))
+    loaded = Trained.load(run, backend="cpu", which="last")
+    at_start, last = (signals.survey_of_run(loaded, at) for at in ("start", "last"))
+    assert signals.verdict(at_start).state == "healthy"
+    conv1, trained = (rows[1] for rows in (at_start, last))
     drawn = nets.get("alexnet-tiny")(input_shape=(28, 28, 1)).layers[0].initial((28, 28, 1), 3)
     assert math.isclose(conv1.std, float(drawn["conv1.w"].std(dtype=np.float64)))
     assert conv1.std != trained.std
@@ -169,7 +166,7 @@ def test_images_come_from_every_class(run: Path, monkeypatch: pytest.MonkeyPatch
         right(self, indices, out)
 
     monkeypatch.setattr(Split, "read", read)
-    doctor.diagnose(str(run), backend="cpu")
+    signals.survey_of_run(Trained.load(run, backend="cpu"))
     assert len(asked) == 32
     assert (asked[0], asked[-1]) == (0, 9_999)
     assert 300 <= min(np.diff(asked)) <= max(np.diff(asked)) <= 340
@@ -234,7 +231,7 @@ def test_json_of_a_run_that_is_not_finite(run: Path, monkeypatch: pytest.MonkeyP
 
 def test_refuses_another_place(run: Path) -> None:
     with pytest.raises(ArgumentError, match="at is 'end'; start or last was expected"):
-        doctor.diagnose(str(run), "end", backend="cpu")
+        signals.survey_of_run(Trained.load(run, backend="cpu"), "end")
 
 
 def test_json_of_this_machine(tmp_path: Path) -> None:

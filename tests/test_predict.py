@@ -13,8 +13,8 @@ from networks import CLASS_NAMES, files, invoked, pictures, written
 from pyalexnet.commands.predict import predict
 from pyalexnet.data.images import named
 from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.trained import ensemble
 from pyalexnet.trained.load import Trained
-from pyalexnet.trained.predict import Predictions
 
 
 @pytest.mark.parametrize("ten_crop", [False, True])
@@ -48,8 +48,7 @@ def test_lines_for_people(tmp_path: Path) -> None:
 
 def test_ties_come_in_the_order_of_the_classes() -> None:
     rows = np.array([[0.2, 0.3, 0.2, 0.3]])
-    found = Predictions((Path("x"),), pictures(1), rows).top(3)
-    assert found == [[(1, 0.3), (3, 0.3), (0, 0.2)]]
+    assert ensemble.best(rows, 3) == [[1, 3, 0]]
 
 
 def test_a_greyscale_network_takes_photographs(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_fitted_coefficients_say_what_they_are(runs: list[Path], tmp_path: Path)
     assert written_ == pytest.approx(weighted, rel=1e-4)
     said = invoked(evaluate, *runs, "--search-weights", "--backend=cpu")
     assert "The weights were fitted on these same images; expect worse on others." in said.stdout
-    told = "coefficients, relative to each other, in the order of the runs: "
+    told = "relative weights, in the order of the runs: "
     assert f"{told}{expected.coefficients[0]:.2f}" in said.stdout
 
 
@@ -126,7 +126,7 @@ def test_numbers_are_no_classes_of_other_names_unless_it_is_said(
         invoked(evaluate, run, "--data", data)
     in_order = ("--data", data, "--classes-in-order")
     said = invoked(evaluate, run, *in_order, "--output", out).stdout
-    assert "classes   the data's are taken for the networks' in their order" in said
+    assert "classes   the dataset's are matched to the networks' by position" in said
     with safetensors.safe_open(out, "np") as file:
         assert json.loads(file.metadata()["class_names"]) == list(CLASS_NAMES)
         assert json.loads(file.metadata()["class_ids"]) == list(CLASS_NAMES)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from pyalexnet import show
+from pyalexnet.data.views import Views
 from pyalexnet.errors import ArgumentError, PyalexnetError
 from pyalexnet.runs.run import History, Scores
-from pyalexnet.show.batch import Look, levels, outlined
+from pyalexnet.show.batch import levels, outlined
 from pyalexnet.show.curves import spread
 from pyalexnet.show.filters import sheets
 from pyalexnet.show.maps import tiled
@@ -55,10 +57,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Page]:
     return pages
 
 
-def line_of(page: Page, text: Text) -> int:
+def line_of(text: Text) -> int:
     """The row of pixels of a text's baseline."""
-    row: float = (1 - text.get_position()[1]) * page.canvas.shape[0]
-    return round(row)
+    return round(text.get_position()[1])
 
 
 def box_of(text: Text) -> Bbox | None:
@@ -172,7 +173,7 @@ def test_each_tower_has_its_own_half(drawn: list[Page], tmp_path: Path) -> None:
     words = [text.get_text() for text in drawn[0].figure.texts]
     assert {"tower 1", "filters 1 to 48", "tower 2", "filters 49 to 96"} <= set(words)
     black = np.flatnonzero((drawn[0].canvas == 0).any(axis=(1, 2)))
-    places = {text.get_text(): line_of(drawn[0], text) for text in drawn[0].figure.texts}
+    places = {text.get_text(): line_of(text) for text in drawn[0].figure.texts}
     assert places["tower 1"] < places["tower 2"] < black.min()
 
 
@@ -263,7 +264,7 @@ def test_bars_are_as_long_as_the_probabilities(drawn: list[Page], tmp_path: Path
     assert words[2] == "name 2"  # below the image
     for place, (number, chance) in enumerate(((0, 0.5), (2, 0.25), (4, 0.1))):
         text = drawn[0].figure.texts[bars[place]]
-        row = canvas[line_of(drawn[0], text) - 5, MARGIN : MARGIN + 360]
+        row = canvas[line_of(text) - 5, MARGIN : MARGIN + 360]
         colour = rgb("#f2a35e" if number == 2 else "#b4d0e6")
         assert (row == colour).all(axis=1).sum() == 360 * chance
         assert (text.get_fontweight() == "bold") == (number == 2)
@@ -314,9 +315,14 @@ def test_neighbours_stand_right_of_their_query(drawn: list[Page], tmp_path: Path
 # Batch
 
 
+def seen_as(corners: Any, flips: Any, shifts: Any) -> Views:
+    """How a batch is seen, image by image."""
+    return Views(np.array(corners), np.array(flips), np.array(shifts, np.float32))
+
+
 def test_the_crop_is_outlined_and_the_rest_is_pale() -> None:
     image = np.full((20, 20, 3), 100, np.uint8)
-    picture = outlined(image, Look(4, 6, False, (0.0,) * 3), (10, 12), 200)
+    picture = outlined(image, (4, 6), (10, 12), 200)
     assert picture.shape == (200, 200, 3)
     frame = (picture == rgb("#f28c28")).all(axis=2)
     rows, columns = np.nonzero(frame)
@@ -335,7 +341,7 @@ def test_what_is_seen_is_clipped() -> None:
 
 def test_a_batch_says_how_each_image_is_seen(drawn: list[Page], tmp_path: Path) -> None:
     stored = np.zeros((2, 8, 8, 3), np.uint8)
-    looks = [Look(1, 2, True, (1.0, -2.25, 0.0)), Look(0, 1, False, (0.0, 0.0, 0.0))]
+    looks = seen_as([(1, 2), (0, 1)], [True, False], [(1.0, -2.25, 0.0), (0.0, 0.0, 0.0)])
     show.batch(stored, np.zeros((2, 6, 6, 3)), looks, tmp_path / "batch.png", title="two")
     words = {text.get_text() for text in drawn[0].figure.texts}
     assert {"from row 1, column 2, mirrored", "from row 0, column 1", "colours as stored"} <= words
@@ -434,7 +440,7 @@ def gallery(folder: Path, channels: int, count: int, classes: int) -> None:
     neighbours, distances = images(count, 6, 12, 12), draws.random((count, 6))
     path = folder / "similar.png"
     show.similar(stored, neighbours, distances, path, captions=captions, title=title)
-    looks = [Look(1, 2, True, (-100.125,) * channels)] * count
+    looks = seen_as([(1, 2)] * count, [True] * count, [(-100.125,) * channels] * count)
     path = folder / "batch.png"
     show.batch(stored, stored[:, :9, :9], looks, path, captions=captions, title=title)
     layers = {"conv1": draws.normal(size=(6, 6, 96)), SCRIPTS[4]: np.zeros((1, 1, 1))}
@@ -464,7 +470,9 @@ def test_images_of_one_colour(drawn: list[Page], tmp_path: Path, value: int) -> 
     stored = np.full((1, 8, 8, 3), value, np.uint8)
     show.predictions(stored, np.ones((1, 2)) / 2, ["a", "b"], tmp_path / "p.png", title="")
     show.similar(stored, stored[None], np.zeros((1, 1)), tmp_path / "s.png", title="")
-    show.batch(stored, stored, [Look(0, 0, False, (0.0,) * 3)], tmp_path / "b.png", title="")
+    show.batch(
+        stored, stored, seen_as([(0, 0)], [False], [(0.0,) * 3]), tmp_path / "b.png", title=""
+    )
     show.maps(stored[0], {"conv": np.full((2, 2, 2), float(value))}, tmp_path / "m.png", title="")
     for page in drawn:
         assert (page.canvas == value).all(axis=2).sum() > 150**2

@@ -19,8 +19,8 @@ from pyalexnet.errors import ArgumentError, DataError, PyalexnetError, RunError
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint, Meta
 from pyalexnet.runs.run import History
-from pyalexnet.show import gather
 from pyalexnet.step.net import Net
+from pyalexnet.trained import gather
 from pyalexnet.trained.load import Trained
 from training import began, fitted, photographs
 
@@ -172,7 +172,7 @@ def test_a_run_that_has_not_begun(run: Path, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("")
     (tmp_path / "log.jsonl").write_text('{"kind": "start", "step": 0}\n')
     for runs in ([tmp_path], [run, tmp_path]):
-        with pytest.raises(RunError, match=r"log.jsonl says nothing of training yet"):
+        with pytest.raises(RunError, match=r"log.jsonl has no record of training yet"):
             show("curves", *runs)
     assert not list(tmp_path.glob("*.png"))
 
@@ -238,7 +238,7 @@ def test_towers_are_what_the_second_convolution_has(net: str, expected: int) -> 
 
 def test_maps_are_those_of_the_layers(run: Path) -> None:
     trained = Trained.load(run, backend="cpu")
-    image = gather.read(trained.dataset().test, np.array([3]))
+    image = trained.dataset().test.take(np.array([3]))
     found = gather.maps_of(trained, image, ["conv2", "conv1"])
     assert list(found) == ["conv1", "conv2"]
     for name, values in found.items():
@@ -265,11 +265,11 @@ def test_errors_are_errors_and_the_seed_draws(run: Path) -> None:
     split = trained.dataset().test
     images, labels, chances = gather.predicted(trained, split, 8, 0, only_errors=False)
     chosen = gather.drawn(split, 8, 0)
-    assert np.array_equal(images, gather.read(split, chosen))
+    assert np.array_equal(images, split.take(chosen))
     assert np.array_equal(labels, split.labels[chosen])
     assert np.array_equal(chances, trained.probabilities(images))
     assert not np.array_equal(chosen, gather.drawn(split, 8, 1))
-    everything = gather.read(split, np.arange(len(split)))
+    everything = split.take(np.arange(len(split)))
     wrong = (trained.probabilities(everything).argmax(axis=1) != split.labels).sum()
     images, labels, chances = gather.predicted(trained, split, 99, 0, only_errors=True)
     assert len(images) == len(labels) == len(chances) == wrong > 0
@@ -282,7 +282,7 @@ def test_no_errors_to_show(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = gather.drawn(split, len(split), 0)
     right = np.eye(trained.meta.classes)[split.labels[order]]
     monkeypatch.setattr(Trained, "probabilities", lambda *_: right)
-    with pytest.raises(DataError, match="all 20 test images are classified right"):
+    with pytest.raises(DataError, match="all 20 test images are classified correctly"):
         gather.predicted(trained, split, 8, 0, only_errors=True)
 
 
@@ -290,7 +290,7 @@ def test_an_image_is_its_own_nearest(cropped: Path) -> None:
     trained = Trained.load(cropped, backend="cpu")
     split = trained.dataset().train
     indices = np.array([31, 4])
-    found, distances = gather.nearest(trained, split, gather.read(split, indices), "fc64", 3)
+    found, distances = gather.nearest(trained, split, split.take(indices), "fc64", 3)
     assert found.shape == distances.shape == (2, 3)
     assert np.array_equal(found[:, 0], indices)
     # Not 0: with a different batch size, a product adds in another order.
@@ -346,11 +346,12 @@ def test_what_is_seen_is_the_crop_in_other_colours(cropped: Path, epoch: int) ->
     )
     assert np.array_equal(how.shifts, expected.shifts)
     assert np.array_equal(how.corners, expected.corners)
-    stored = gather.read(dataset.train, indices)
+    stored = dataset.train.take(indices)
     seen = gather.seen(trained, stored, how)
-    for image, pixels, look in zip(stored, seen, gather.looks(how), strict=True):
-        crop = image[look.top : look.top + 24, look.left : look.left + 24]
-        crop = (crop[:, ::-1] if look.mirrored else crop) + np.array(look.shift)
+    views_of = zip(how.corners, how.flips, how.shifts, strict=True)
+    for image, pixels, ((top, left), flip, shift) in zip(stored, seen, views_of, strict=True):
+        crop = image[top : top + 24, left : left + 24]
+        crop = (crop[:, ::-1] if flip else crop) + shift.astype(float)
         # Each of two images is rounded three times, at numbers below 512 and scaled up by 1.5.
         assert np.abs(pixels - crop).max() <= 1.5 * 2 * 3 * 512 * 2**-24
 
@@ -361,6 +362,6 @@ def test_a_network_without_crops_sees_its_images(run: Path) -> None:
     indices, positions = gather.of_first_batch(trained, dataset, 0, 99)
     assert len(indices) == 8  # the batch
     how = gather.training_views(trained, dataset, 0, indices, positions)
-    stored = gather.read(dataset.train, indices)
+    stored = dataset.train.take(indices)
     assert np.abs(gather.seen(trained, stored, how) - stored).max() <= 4 * 512 * 2**-24
-    assert gather.looks(how)[0] == (0, 0, False, (0.0,))
+    assert not how.corners.any() and not how.flips.any() and not how.shifts.any()

@@ -131,10 +131,10 @@ def test_a_query_in_the_index_is_not_its_own_neighbour(tmp_path: Path) -> None:
     said = invoked(
         similar, *asked, "--index", tmp_path / "index", "--neighbours=9", "--sheet", sheet
     )
-    assert "neighbours: all 5 that the index has, where 9 were asked for" in said.stdout
+    assert "neighbours: all 5 in the index; 9 were requested" in said.stdout
     assert said.stdout.count("\n  ") == 5 + 6 and sheet.stat().st_size > 0
     alone = files(tmp_path / "alone", x[:1])
-    with pytest.raises(DataError, match=r"the index has no image beside .*; at least one was"):
+    with pytest.raises(DataError, match=r"the index has no image except .*; at least one more was"):
         invoked(similar, run, *alone, "--index", tmp_path / "alone")
 
 
@@ -245,7 +245,7 @@ def test_what_is_no_index_of_this_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds the features of fc5; conv1 was expected"):
         invoked(similar, other, query, "--index", index, "--layer=conv1")
     params = run / "checkpoints" / "step-00000001" / "params.safetensors"
-    with pytest.raises(DataError, match="does not hold what pyalexnet features writes"):
+    with pytest.raises(DataError, match="was not written by pyalexnet features"):
         invoked(similar, run, query, "--index", params)
     query.write_bytes(b"broken")
     with pytest.raises(DataError, match=r"000\.png: cannot be read; an image was expected"):

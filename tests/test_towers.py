@@ -28,7 +28,6 @@ from pyalexnet.nets.recipe import Rate, Recipe
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.step.net import Net
 from pyalexnet.step.sgd import SGD
-from pyalexnet.trained.evaluate import activations
 from samples import classes, normal
 from tolerance import SUM, UNIT, same_bits
 from variants import CPU, CUDA, ONE_ORDER, SIM, SIMCHECK, in_every_order, on_two_gpus, parameters
@@ -156,7 +155,7 @@ def check_against_one_device(one: Net, two: Net, images: int) -> None:
     x, labels = batch(one.spec, images)
     assert_equal_outputs(one, two.forward(x), one.forward(x))
     for (name, actual), (other, expected) in zip(
-        activations(two, x), activations(one, x), strict=True
+        two.activations(x), one.activations(x), strict=True
     ):
         assert name == other
         assert_equal_outputs(one, actual, expected)

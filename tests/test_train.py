@@ -18,7 +18,7 @@ from pyalexnet.nets.schedule import Steps
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.run import Log
 from pyalexnet.step.sgd import SGD
-from pyalexnet.trained.evaluate import activations, evaluate
+from pyalexnet.trained.evaluate import evaluate
 from pyalexnet.training.course import Position
 from pyalexnet.training.progress import Silent
 from pyalexnet.training.summary import opening
@@ -389,7 +389,7 @@ def test_position_of_something_else_is_refused() -> None:
 def test_activations_end_in_the_logits(quarters: Path, tmp_path: Path) -> None:
     trainer: Trainer = began(tmp_path, quarters)
     images = trainer.dataset.test.images.astype(np.float32) - trainer.mean
-    outputs = {name: np.array(values) for name, values in activations(trainer.net, images)}
+    outputs = {name: np.array(values) for name, values in trainer.net.activations(images)}
     assert list(outputs) == [layer.name for layer in trainer.net.spec.layers]
     assert np.array_equal(outputs["fc4"], trainer.net.forward(images))
     trainer.folder.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,72 +11,69 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pyalexnet.commands import network as given
+from pyalexnet.commands.table import print_table
 
 if TYPE_CHECKING:
-    from pyalexnet.doctor import Diagnosis, Finding
     from pyalexnet.trained.signals import Row
     from pyalexnet.training.progress import Reporter
 
 
+@given.grouped
 def doctor(
+    *,
     init: Annotated[
         str | None,
         typer.Option(
-            "--init", metavar="RUN", help="Say instead where a run's image signal dies, by layer."
+            "--init",
+            metavar="RUN",
+            help="Report instead in which layer of a run's network the image signal is lost.",
         ),
     ] = None,
     at: Annotated[
         str,
         typer.Option(
-            metavar="start|last", help="With --init: initial weights, or the last checkpoint's."
+            metavar="start|last",
+            help="With --init: the initial weights, or those of the last checkpoint.",
         ),
     ] = "start",
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", "--data-path", help="With --init: data set; the run's own if none is named."
+            "--data", "--data-path", help="With --init: dataset; by default the run's own."
         ),
     ] = None,
-    backend: given.BackendName = None,
-    device: given.Device = None,
-    exact: given.Exact = False,
+    place: given.Place,
     where: given.RunsFolder = given.RUNS,
-    as_json: given.Json = False,
-    plain: given.Plain = False,
+    lines: given.Lines,
 ) -> None:
-    """Say what this machine has, and the commands that install what it lacks."""
-    from pyalexnet import doctor
-    from pyalexnet.commands.place import place
+    """Check this machine, and list the commands that install what is missing."""
+    from pyalexnet.trained import signals
 
-    with given.reporting(as_json, plain) as reporter:
+    with lines.reporting() as reporter:
         if init is None:
-            _machine(reporter, where, as_json)
+            _machine(reporter, where, lines.as_json)
             return
-        name, number = place(backend, device)
-        found = doctor.diagnose(
-            init,
-            at,
-            path=data,
-            backend=name or "auto",
-            device=number or 0,
-            exact=exact,
-            runs=where,
-            say=reporter.warn,
-            progress=reporter.progress("reading images"),
-        )
-        if as_json:
-            given.print_json(_document(found))
+        network = given.Network(place.backend, place.device, place.exact, "last", where)
+        (trained,) = network.load([init], reporter)
+        progress = reporter.progress("reading images")
+        rows = signals.survey_of_run(trained, at, path=data, progress=progress)
+        verdict = signals.verdict(rows)
+        run, net, step = trained.name, trained.meta.net, 0 if at == "start" else trained.meta.step
+        if lines.as_json:
+            layers = [_document(row) for row in rows]
+            about = {"run": run, "net": net, "at": at, "step": step}
+            given.print_json(about | {"layers": layers, "verdict": verdict._asdict()})
             return
-        when = "at the start" if found.at == "start" else f"after {found.step:,} steps"
-        reporter.say(f"{found.run}: {found.net} {when}, dropout off save for the noise")
-    _print_table(found, plain)
-    for line in _LEGEND:
-        print(line)
-    print(found.verdict.sentence + ".")
+        when = "at the start" if at == "start" else f"after {step:,} steps"
+        reporter.say(f"{run}: {net} {when}; dropout is off except for the column noise")
+    cells = [_cells(row) for row in rows]
+    print_table(_COLUMNS, cells, _plain(cells), plain=lines.plain, red=verdict.layer)
+    print(_LEGEND)
+    print(f"{verdict.sentence}.")
 
 
 def _machine(reporter: Reporter, where: Path, as_json: bool) -> None:
-    from pyalexnet.doctor import examine, line
+    from pyalexnet.doctor import Finding, examine, line
 
     findings: list[Finding] = []
     for finding in examine(where):
@@ -100,32 +98,10 @@ _COLUMNS = (
     "ever active",
 )
 
-_LEGEND = (
-    "signal:rms    of what a layer says, the share that depends on the image",
-    "noise:signal  dropout's noise over what differs between images; 0 without dropout",
-    "ever active   units that are above 0 for at least one of the images; the others are dead",
-)
-
-
-def _print_table(found: Diagnosis, plain: bool) -> None:
-    """Print the table; on a terminal the layer at fault is red."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    rows = [_cells(row) for row in found.rows]
-    if plain or not console.is_terminal or console.is_dumb_terminal:
-        for cells in (_COLUMNS, *rows):
-            name, *numbers = cells
-            print(f"{name:<8}" + "".join(f"  {number:>12}" for number in numbers))
-        return
-    from rich.table import Table
-
-    table = Table(box=None)
-    for number, column in enumerate(_COLUMNS):
-        table.add_column(column, justify="right" if number else "left")
-    for cells in rows:
-        table.add_row(*cells, style="red" if cells[0] == found.verdict.layer else None)
-    console.print(table)
+_LEGEND = """\
+signal:rms    share of a layer's output that depends on the image
+noise:signal  dropout's noise relative to the differences between images; 0 without dropout
+ever active   units above 0 for at least one of the images; the others are dead"""
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -142,24 +118,15 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _document(found: Diagnosis) -> dict[str, Any]:
-    """The diagnosis for JSON; numbers that are not finite become null."""
-    layers = [
-        {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in {
-                **asdict(row),
-                "share": row.share,
-                "noise_to_signal": row.noise_to_signal,
-            }.items()
-        }
-        for row in found.rows
-    ]
+def _plain(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for name, *numbers in (_COLUMNS, *rows):
+        yield f"{name:<8}" + "".join(f"  {number:>12}" for number in numbers)
+
+
+def _document(row: Row) -> dict[str, Any]:
+    """A row for JSON; numbers that are not finite become null."""
+    values = asdict(row) | {"share": row.share, "noise_to_signal": row.noise_to_signal}
     return {
-        "run": found.run,
-        "net": found.net,
-        "at": found.at,
-        "step": found.step,
-        "layers": layers,
-        "verdict": found.verdict._asdict(),
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,24 +13,22 @@ from pyalexnet.commands import network as given
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pyalexnet.runs.run import Scores
     from pyalexnet.trained.load import Trained
     from pyalexnet.trained.scoring import Judgement
 
 
+@given.grouped
 def evaluate(
-    runs: Annotated[
-        list[str],
-        typer.Argument(metavar="RUN...", help="Run folders, latest, or checkpoints' folders."),
-    ],
-    data: given.Data = None,
-    classes_in_order: given.InOrder = False,
+    runs: given.Runs,
+    *,
+    labelled: given.Labelled,
     split: given.Part = "test",
     ten_crop: given.TenCrop = False,
     search_weights: Annotated[
         bool,
         typer.Option(
-            "--search-weights", help="Fit a coefficient for each run on these very images."
+            "--search-weights",
+            help="Fit a weight for each run in the average, on these same images.",
         ),
     ] = False,
     output: Annotated[
@@ -39,27 +37,25 @@ def evaluate(
             "--output",
             "-o",
             metavar="FILE",
-            help="Write the probabilities and labels into this safetensors file.",
+            help="Write the probabilities and labels to this safetensors file.",
         ),
     ] = None,
-    which: given.Which = "best",
-    where: given.RunsFolder = given.RUNS,
     batch_size: given.BatchSize = 128,
-    backend: given.BackendName = None,
-    device: given.Device = None,
-    exact: given.Exact = False,
-    as_json: given.Json = False,
-    plain: given.Plain = False,
+    network: given.Network,
+    lines: given.Lines,
 ) -> None:
-    """Loss, top-1 and top-5 error of runs on a data set; for several also of their average."""
+    """Loss, top-1 and top-5 error of runs on a dataset; for several runs also of their average."""
     from pyalexnet.trained import scoring
 
     part = given.train_or_test(split)
     given.check_parent(output)
-    with given.reporting(as_json, plain) as reporter:
-        trained = given.load(runs, where, which, backend, device, exact, reporter)
+    with lines.reporting() as reporter:
+        trained = network.load(runs, reporter)
         datasets = scoring.same_images(
-            trained, data, reporter.progress("reading images"), in_order=classes_in_order
+            trained,
+            labelled.data,
+            reporter.progress("reading images"),
+            in_order=labelled.classes_in_order,
         )
         judgement = scoring.judge(
             trained,
@@ -72,37 +68,32 @@ def evaluate(
         )
         if output is not None:
             scoring.write_predictions(output, judgement, datasets[0].classes)
-        if as_json:
+        note, count, found = datasets[0].note, len(judgement.labels), judgement.searched
+        if lines.as_json:
             given.print_json(
                 {
-                    "data": datasets[0].note,
+                    "data": note,
                     "split": part,
-                    "images": len(judgement.labels),
+                    "images": count,
                     "ten_crop": ten_crop,
+                    "runs": [
+                        {"run": run.name, "checkpoint": str(run.path)} | asdict(scores)
+                        for run, scores in zip(trained, judgement.alone, strict=True)
+                    ],
+                    "average": judgement.average and asdict(judgement.average),
+                    "searched": found
+                    and {"coefficients": found.coefficients} | asdict(found.scores),
                 }
-                | _document(trained, judgement)
             )
             return
-        reporter.say(f"data      {datasets[0].note}, {part} images: {len(judgement.labels):,}")
-        if classes_in_order:
-            reporter.say("classes   the data's are taken for the networks' in their order")
+        reporter.say(f"data      {note}, {part} images: {count:,}")
+        if labelled.classes_in_order:
+            reporter.say("classes   the dataset's are matched to the networks' by position")
         reporter.say(f"views     {_views(trained, ten_crop)}")
         for line in _lines(trained, judgement):
             reporter.say(line)
         if output is not None:
             reporter.say(f"written   {output}")
-
-
-def _document(runs: list[Trained], judgement: Judgement) -> dict[str, Any]:
-    found = judgement.searched
-    return {
-        "runs": [
-            {"run": run.name, "checkpoint": str(run.path)} | asdict(scores)
-            for run, scores in zip(runs, judgement.alone, strict=True)
-        ],
-        "average": judgement.average and asdict(judgement.average),
-        "searched": found and {"coefficients": found.coefficients} | asdict(found.scores),
-    }
 
 
 def _views(runs: list[Trained], ten_crop: bool) -> str:
@@ -127,18 +118,11 @@ def _lines(runs: list[Trained], judgement: Judgement) -> Iterator[str]:
     rows = list(zip(_names(runs), judgement.alone, strict=True))
     if judgement.average is not None:
         rows.append(("average of the softmaxes", judgement.average))
-    if judgement.searched is not None:
-        rows.append(("average by fitted coefficients", judgement.searched.scores))
-    width = max(len(name) for name, _ in rows)
-    yield f"{'':{width}}  {'loss':>8}  {'top-1 error':>11}  {'top-5 error':>11}"
-    for name, scores in rows:
-        yield f"{name:{width}}  {_numbers(scores)}"
-    if judgement.searched is not None:
-        coefficients = " ".join(f"{one:.2f}" for one in judgement.searched.coefficients)
-        yield f"coefficients, relative to each other, in the order of the runs: {coefficients}"
+    found = judgement.searched
+    if found is not None:
+        rows.append(("average with fitted weights", found.scores))
+    yield from given.table_of_scores(rows)
+    if found is not None:
+        weights = " ".join(f"{one:.2f}" for one in found.coefficients)
+        yield f"relative weights, in the order of the runs: {weights}"
         yield "The weights were fitted on these same images; expect worse on others."
-
-
-def _numbers(scores: Scores) -> str:
-    errors = (f"{100 * error:>9.2f} %" for error in (scores.top1_error, scores.top5_error))
-    return "  ".join((f"{scores.loss:>8.4f}", *errors))

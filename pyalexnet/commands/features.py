@@ -11,33 +11,30 @@ from pyalexnet.commands import network as given
 from pyalexnet.errors import ArgumentError
 
 
+@given.grouped
 def features(
     run: given.Run,
     images: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="IMAGE...", help="Image files, or folders of them; else a data set's."
+            metavar="IMAGE...", help="Image files or folders; by default those of a dataset."
         ),
     ] = None,
+    *,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Safetensors file to write.")
     ] = Path("features.safetensors"),
     layer: given.Layer = None,
     data: given.Data = None,
     split: given.Part = "test",
-    which: given.Which = "best",
-    where: given.RunsFolder = given.RUNS,
     batch_size: given.BatchSize = 128,
-    backend: given.BackendName = None,
-    device: given.Device = None,
-    exact: given.Exact = False,
-    as_json: given.Json = False,
-    plain: given.Plain = False,
+    network: given.Network,
+    lines: given.Lines,
 ) -> None:
-    """Write a layer's outputs for images, in evaluation, into a safetensors file.
+    """Write a layer's outputs for images, in evaluation mode, to a safetensors file.
 
-    It holds features (images, numbers) float32 and, for a data set, labels (images,) int64; its
-    metadata give the network, layer and images.
+    The file holds features (images, numbers) float32 and, for a dataset, labels (images,) int64;
+    its metadata name the network, the layer and the images.
     """
     from pyalexnet.data.images import named
     from pyalexnet.files import shown
@@ -47,8 +44,8 @@ def features(
     if images and data is not None:
         raise ArgumentError("--data and images were both given; one of them was expected.")
     given.check_parent(output)
-    with given.reporting(as_json, plain) as reporter:
-        (trained,) = given.load([run], where, which, backend, device, exact, reporter)
+    with lines.reporting() as reporter:
+        (trained,) = network.load([run], reporter)
         chosen = layer or trained.last_hidden
         numbers = write.width(trained, chosen)
         done = reporter.progress("images")
@@ -59,7 +56,7 @@ def features(
                 named(images, reporter.say),
                 chosen,
                 batch_size=batch_size,
-                bad=lambda _, sentence: reporter.warn(f"skipped {sentence}"),
+                bad=given.skipping(reporter),
                 progress=done,
             )
         else:
@@ -75,9 +72,9 @@ def features(
                 batch_size=batch_size,
                 progress=done,
             )
-        if not as_json:
+        if not lines.as_json:
             reporter.say(f"{output}: {chosen} of {count:,} images, {numbers:,} numbers each")
-    if as_json:
+    if lines.as_json:
         given.print_json(
             {
                 "file": shown(output),

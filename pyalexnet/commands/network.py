@@ -1,11 +1,14 @@
-"""Common to the commands that use a trained network: options, and loading."""
+"""Common to the commands that use a trained network: options, loading, reporting."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +18,23 @@ from pyalexnet.commands.place import place
 from pyalexnet.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from pyalexnet.backends import Backend
+    from pyalexnet.data import Dataset
+    from pyalexnet.runs.run import Scores
     from pyalexnet.trained.load import Trained
     from pyalexnet.training.progress import Reporter
 
+ON_A_SHEET = 24
+"""Images, or rows of images, that a sheet has room for."""
+
+# Arguments and options of several commands
+
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="Run folder, latest, or a checkpoint's folder.")
+]
+Runs = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN...", help="Run folders, latest, or checkpoints' folders."),
 ]
 RUNS = Path("runs")
 RunsFolder = Annotated[
@@ -28,7 +43,14 @@ RunsFolder = Annotated[
         "--runs",
         "--output-dir",
         metavar="FOLDER",
-        help="Where the run folders lie: latest is the one of them that was begun last.",
+        help="Folder of the run folders; latest is the most recently started run in it.",
+    ),
+]
+Which = Annotated[
+    str,
+    typer.Option(
+        metavar="best|last|step-N",
+        help="Checkpoint of the run; best has the lowest test error.",
     ),
 ]
 Data = Annotated[
@@ -36,99 +58,170 @@ Data = Annotated[
     typer.Option(
         "--data",
         "--data-path",
-        help="Data set; the run's own if none is named. An .npz holds images and labels and, if it "
-        "has them, test_images, test_labels, class_ids and class_names.",
-    ),
-]
-InOrder = Annotated[
-    bool,
-    typer.Option(
-        "--classes-in-order",
-        help="Take the data's classes for the network's in their order, whatever they are called.",
+        help="Dataset; by default the run's own. An .npz file holds images, labels and optionally "
+        "test_images, test_labels, class_ids and class_names.",
     ),
 ]
 Part = Annotated[
     str,
-    typer.Option("--split", metavar="test|train", help="Which of its images; val is test too."),
+    typer.Option("--split", metavar="test|train", help="Images to use; val is the same as test."),
 ]
-Layer = Annotated[
-    str | None, typer.Option(help="Layer; the last hidden linear one if none is named.")
-]
+Layer = Annotated[str | None, typer.Option(help="Layer; by default the last hidden linear layer.")]
 Neighbours = Annotated[
     int, typer.Option("--neighbours", "-k", min=1, help="Neighbours of each query.")
 ]
 TenCrop = Annotated[
     bool,
     typer.Option(
-        "--ten-crop", help="Average the corners, the centre and their mirror images (section 4.1)."
+        "--ten-crop",
+        help="Average over the four corners, the centre and their mirror images (section 4.1).",
     ),
-]
-Which = Annotated[
-    str,
-    typer.Option(metavar="best|last|step-N", help="Checkpoint of a run; best is that in testing."),
 ]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", "-b", min=1, help="Images in the network at once.")
+    int, typer.Option("--batch-size", "-b", min=1, help="Images per pass through the network.")
 ]
-BackendName = Annotated[
-    str | None, typer.Option(help="auto (cuda where it works, else cpu), cpu, sim, cuda.")
-]
-Device = Annotated[str | None, typer.Option(help="Number of the device; also cpu, cuda, cuda:1.")]
-Exact = Annotated[
-    bool,
-    typer.Option(
-        "--exact", help="On cpu: every convolution by its formula, none by Winograd's algorithm."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-Plain = Annotated[bool, typer.Option("--plain", help="Plain lines, also on a terminal.")]
-Sheet = Annotated[Path | None, typer.Option(help="Draw a sheet into this PNG file.")]
-
-ON_A_SHEET = 24
-"""Images, or rows of images, that a sheet has room for."""
+Sheet = Annotated[Path | None, typer.Option(help="Draw a contact sheet into this PNG file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
 
 
-def load(
-    runs: list[str],
-    where: Path,
-    which: str,
-    backend: str | None,
-    device: str | None,
-    exact: bool,
-    reporter: Reporter,
-) -> list[Trained]:
-    """The networks of runs, on one device; `where` is the folder of the run folders."""
-    from pyalexnet import backends
-    from pyalexnet.trained.load import Trained
+@dataclass(frozen=True)
+class Place:
+    """Options: where a command computes."""
 
-    name, number = place(backend, device)
-    chosen = backends.backend(name or "auto", number or 0, exact=exact)
-    return [
-        Trained.load(run, runs=where, backend=chosen, which=which, say=reporter.warn)
-        for run in runs
-    ]
+    backend: Annotated[
+        str | None,
+        typer.Option(help="auto (cuda where it works, else cpu), cpu, sim, cuda."),
+    ] = None
+    device: Annotated[
+        str | None, typer.Option(help="Number of the device; also cpu, cuda, cuda:1.")
+    ] = None
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="On cpu: every convolution by its formula, none by Winograd's algorithm.",
+        ),
+    ] = False
+
+    def open(self) -> Backend:
+        """The chosen backend."""
+        from pyalexnet import backends
+
+        name, number = place(self.backend, self.device)
+        return backends.backend(name or "auto", number or 0, exact=self.exact)
 
 
-@contextmanager
-def reporting(as_json: bool, plain: bool) -> Iterator[Reporter]:
-    """The reporter of a command: on stderr if its stdout is JSON.
+@dataclass(frozen=True)
+class Network(Place):
+    """Options: a checkpoint of each run, and where it computes."""
 
-    Raises:
-        RunError: not all of the output could be written, and not because the reader left.
-    """
-    from pyalexnet.errors import RunError, reason
-    from pyalexnet.training import progress
+    which: Which = "best"
+    where: RunsFolder = RUNS
 
-    with progress.Reporter(sys.stderr) if as_json else progress.reporter(plain=plain) as reporter:
-        yield reporter
-    if isinstance(reporter.lost, OSError) and not isinstance(reporter.lost, BrokenPipeError):
-        where = "standard error" if as_json else "standard output"
-        raise RunError(f"{where} cannot be written: {reason(reporter.lost)}.")
+    def load(self, runs: Sequence[str], reporter: Reporter) -> list[Trained]:
+        """The networks of runs, all on one device."""
+        from pyalexnet.trained.load import Trained
+
+        backend = self.open()
+        return [
+            Trained.load(run, runs=self.where, backend=backend, which=self.which, say=reporter.warn)
+            for run in runs
+        ]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Options: a dataset whose classes must be those of the network."""
+
+    data: Data = None
+    classes_in_order: Annotated[
+        bool,
+        typer.Option(
+            "--classes-in-order",
+            help="Match the dataset's classes to the network's by position, whatever their names.",
+        ),
+    ] = False
+
+    def read(self, trained: Trained) -> Dataset:
+        """The dataset with the network's labels."""
+        from pyalexnet.training.progress import reporter
+
+        with reporter() as watched:
+            dataset = trained.dataset(self.data, watched.progress("reading images"))
+        return trained.numbered(dataset, in_order=self.classes_in_order)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Options: how results are printed."""
+
+    as_json: Json = False
+    plain: Annotated[bool, typer.Option("--plain", help="Plain lines, also on a terminal.")] = False
+
+    @contextmanager
+    def reporting(self) -> Iterator[Reporter]:
+        """A command's reporter, on stderr if stdout is JSON.
+
+        Raises:
+            RunError: output was lost for another reason than that its reader has left.
+        """
+        from pyalexnet.errors import RunError, reason
+        from pyalexnet.training import progress
+
+        to_stderr = progress.Reporter(sys.stderr) if self.as_json else None
+        with to_stderr or progress.reporter(plain=self.plain) as reporter:
+            yield reporter
+        if isinstance(reporter.lost, OSError) and not isinstance(reporter.lost, BrokenPipeError):
+            where = "standard error" if self.as_json else "standard output"
+            raise RunError(f"{where} cannot be written: {reason(reporter.lost)}.")
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Show typer each dataclass among a command's parameters as one option per field."""
+    own = inspect.signature(command, eval_str=True).parameters
+    kinds: dict[str, Any] = {name: one.annotation for name, one in own.items()}
+    groups = {
+        name: inspect.signature(kinds[name], eval_str=True).parameters
+        for name, one in own.items()
+        if is_dataclass(one.annotation)
+    }
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, options in groups.items():
+            chosen = {option: values.pop(option) for option in options}
+            values[name] = kinds[name](**chosen)
+        command(**values)
+
+    flat = [each for name, one in own.items() for each in groups.get(name, {name: one}).values()]
+    keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in flat]
+    run.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    return run
+
+
+# Reporting
+
+
+def skipping(reporter: Reporter) -> Callable[[str], None]:
+    """Warns about a file that cannot be read, by a sentence on it."""
+    return lambda sentence: reporter.warn(f"skipped {sentence}")
 
 
 def print_json(document: Any) -> None:
     """Print strict JSON, readable by any program."""
     print(json.dumps(document, indent=1, allow_nan=False))
+
+
+def table_of_scores(rows: Sequence[tuple[str, Scores]]) -> Iterator[str]:
+    """A table of loss and errors: a heading, then a line for each name."""
+    width = max(len(name) for name, _ in rows)
+    yield f"{'':{width}}  {'loss':>8}  {'top-1 error':>11}  {'top-5 error':>11}"
+    for name, scores in rows:
+        errors = f"{100 * scores.top1_error:>9.2f} %  {100 * scores.top5_error:>9.2f} %"
+        yield f"{name:{width}}  {scores.loss:>8.4f}  {errors}"
+
+
+# Checks
 
 
 def train_or_test(part: str) -> str:

@@ -10,20 +10,19 @@ from typing import Annotated
 import typer
 
 from pyalexnet.commands import network as given
+from pyalexnet.commands.table import print_table
 
 
 def presets(
     first: Annotated[str | None, typer.Argument(metavar="A", help="A preset of AlexNet.")] = None,
-    second: Annotated[str | None, typer.Argument(metavar="B", help="Another one.")] = None,
+    second: Annotated[str | None, typer.Argument(metavar="B", help="Another preset.")] = None,
     as_json: given.Json = False,
 ) -> None:
-    """Say how the presets of AlexNet differ, and where each value is defined.
+    """Show how the presets of AlexNet differ, and where each value is defined.
 
-    Without names a table of all presets; with one all its conventions; with two every convention on
-    which they differ.
+    Without names: a table of all presets; with one: all its conventions; with two: the conventions
+    on which they differ.
     """
-    import json
-
     from pyalexnet.nets import conventions
     from pyalexnet.nets.presets import get, names
 
@@ -31,15 +30,16 @@ def presets(
     rows = conventions.differences(*shown) if len(shown) == 2 else conventions.conventions()
     found = {name: get(name) for name in shown}
     if as_json:
-        document = [
-            {
-                "convention": row.name,
-                "values": {name: row.value(preset) for name, preset in found.items()},
-                "where": {name: row.where[name] for name in found},
-            }
-            for row in rows
-        ]
-        print(json.dumps(document, indent=2))
+        given.print_json(
+            [
+                {
+                    "convention": row.name,
+                    "values": {name: row.value(preset) for name, preset in found.items()},
+                    "where": {name: row.where[name] for name in found},
+                }
+                for row in rows
+            ]
+        )
         return
     if not rows:
         print(f"{first} and {second} agree on every convention")
@@ -47,42 +47,16 @@ def presets(
     # All four leave no room for where each value is defined.
     with_sources = len(shown) < len(names())
     head = ["convention", *shown, *(["where"] if with_sources else [])]
-    cells = [
-        [
-            row.name,
-            *(row.value(preset) for preset in found.values()),
-            *([_places([row.where[name] for name in shown])] if with_sources else []),
-        ]
-        for row in rows
-    ]
-    _show(head, cells, lists=with_sources)
+    cells = [[row.name, *(row.value(preset) for preset in found.values())] for row in rows]
+    if with_sources:
+        for cell, row in zip(cells, rows, strict=True):
+            cell.append("; ".join(dict.fromkeys(row.where[name] for name in shown)))
+    plain = _listed(head, cells) if with_sources else _columns(head, cells)
+    print_table(head, cells, plain, rules=True)
 
 
 _WIDTH = 120
 _LIST_WIDTH = 100
-
-
-def _places(places: Sequence[str]) -> str:
-    """The places, each once."""
-    return "; ".join(dict.fromkeys(places))
-
-
-def _show(head: Sequence[str], rows: Sequence[Sequence[str]], *, lists: bool) -> None:
-    """A table with rules on a terminal; elsewhere columns, or with `lists` a line per cell."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, markup=False)
-    if console.is_terminal and not console.is_dumb_terminal:
-        table = Table(show_lines=True)
-        for name in head:
-            table.add_column(name, overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-        return
-    for line in _listed(head, rows) if lists else _columns(head, rows):
-        print(line)
 
 
 def _listed(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

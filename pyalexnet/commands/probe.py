@@ -11,13 +11,15 @@ import typer
 from pyalexnet.commands import network as given
 
 
+@given.grouped
 def probe(
     run: given.Run,
+    *,
     data: given.Data = None,
     layer: given.Layer = None,
     decay: Annotated[
         float | None,
-        typer.Option(help="Weight decay; chosen on a held-out tenth if none is named."),
+        typer.Option(help="Weight decay; by default chosen on a held-out tenth of the images."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -25,69 +27,51 @@ def probe(
             "--output",
             "-o",
             metavar="FILE",
-            help="Write the classifier into this safetensors file.",
+            help="Write the classifier to this safetensors file.",
         ),
     ] = None,
-    which: given.Which = "best",
-    where: given.RunsFolder = given.RUNS,
     batch_size: given.BatchSize = 128,
-    backend: given.BackendName = None,
-    device: given.Device = None,
-    exact: given.Exact = False,
-    as_json: given.Json = False,
-    plain: given.Plain = False,
+    network: given.Network,
+    lines: given.Lines,
 ) -> None:
-    """Train a linear classifier on a layer's outputs; the network itself stays as it is."""
+    """Train a linear classifier on a layer's outputs; the network itself is not changed."""
+    from pyalexnet.trained import features
     from pyalexnet.trained import probe as fit
 
     given.check_parent(output)
-    with given.reporting(as_json, plain) as reporter:
-        (trained,) = given.load([run], where, which, backend, device, exact, reporter)
+    with lines.reporting() as reporter:
+        (trained,) = network.load([run], reporter)
         chosen = layer or trained.last_hidden
         trained.check_layer(chosen)
         dataset = trained.dataset(data, reporter.progress("reading images"))
-        classes = len(dataset.class_names)
+        classes, labels = len(dataset.class_names), dataset.train.labels
         done = reporter.progress("training images")
         x = fit.collected(trained, dataset.train, chosen, batch_size=batch_size, progress=done)
-        labels = dataset.train.labels
+        fitting = reporter.progress("fitting, percent")
         best = decay
         if best is None:
-            best = fit.choose_decay(
-                x,
-                labels,
-                classes,
-                say=reporter.say,
-                progress=reporter.progress("fitting, percent"),
-            )
+            best = fit.choose_decay(x, labels, classes, say=reporter.say, progress=fitting)
         found = fit.Problem(x, labels, classes).solve(best, reporter.progress("fitting, percent"))
+        tests = trained.batches(dataset.test, batch_size, reporter.progress("test images"))
         scores = {
-            "train": fit.scores(found, x, labels),
-            "test": fit.judged(
-                found,
-                trained,
-                dataset.test,
-                chosen,
-                batch_size=batch_size,
-                progress=reporter.progress("test images"),
-            ),
+            "train": fit.scores(found, fit.in_batches(x, labels)),
+            "test": fit.scores(found, features.of(trained, tests, chosen)),
             "chance": fit.chance(dataset),
         }
         if output is not None:
             fit.write(output, found, trained, chosen, dataset.classes)
-        if not as_json:
+        if not lines.as_json:
             reporter.say(f"data      {dataset.note}, {classes} classes")
             reporter.say(
                 f"probe     softmax regression on {chosen} of {trained.name}, decay {best:g}; "
                 f"{found.steps} steps"
             )
             reporter.say(f"converged: the gradient fell to {found.gradient:.1e} of its start")
-            reporter.say(f"{'':6}  {'loss':>8}  {'top-1 error':>11}  {'top-5 error':>11}")
-            for name, one in scores.items():
-                errors = f"{100 * one.top1_error:>9.2f} %  {100 * one.top5_error:>9.2f} %"
-                reporter.say(f"{name:6}  {one.loss:>8.4f}  {errors}")
+            for line in given.table_of_scores([*scores.items()]):
+                reporter.say(line)
             if output is not None:
                 reporter.say(f"written   {output}")
-    if as_json:
+    if lines.as_json:
         given.print_json(
             {
                 "data": dataset.note,

@@ -17,7 +17,6 @@ from pyalexnet.errors import ArgumentError, CheckpointError, RunError, reason
 
 if TYPE_CHECKING:
     from pyalexnet.data import Dataset
-    from pyalexnet.data.dataset import Images
     from pyalexnet.trained.load import Trained
 
 show_app = typer.Typer(
@@ -28,27 +27,25 @@ show_app = typer.Typer(
 
 show_app.command()(step)
 
-Runs = Annotated[
-    list[str], typer.Argument(metavar="RUN", help="Run folders, latest, or checkpoints' folders.")
-]
 Output = Annotated[
     Path | None,
     typer.Option(
         "--output",
         "-o",
-        help="PNG file or folder; the run's folder, or this one if that cannot be written.",
+        help="PNG file or folder; by default the run's folder, or the current one if that is "
+        "read-only.",
     ),
 ]
 Count = Annotated[int, typer.Option(min=1, help="Images to show.")]
-Seed = Annotated[int, typer.Option(min=0, help="Draws the images.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed for choosing the images.")]
 Normalize = Annotated[
-    bool, typer.Option(help="A scale for each tile, or the same for all of a layer.")
+    bool, typer.Option(help="Scale each tile by itself, or all tiles of a layer alike.")
 ]
 
 
 @show_app.command()
-def curves(runs: Runs, output: Output = None, where: given.RunsFolder = given.RUNS) -> None:
-    """Loss and errors against epochs; several runs are laid over one another."""
+def curves(runs: given.Runs, output: Output = None, where: given.RunsFolder = given.RUNS) -> None:
+    """Plot loss and errors against epochs; several runs share the same axes."""
     from pyalexnet import show
     from pyalexnet.runs.run import History, find
 
@@ -57,82 +54,76 @@ def curves(runs: Runs, output: Output = None, where: given.RunsFolder = given.RU
     for folder, history in histories.items():
         if not history.steps and not history.epochs:
             raise RunError(
-                f"{_log(folder)} says nothing of training yet; at least one step was expected."
+                f"{_log(folder)} has no record of training yet; at least one step was expected."
             )
     top5 = any(_has_top5(folder) for folder in folders)
     if len(histories) > 1:
         names = distinct([folder.name for folder in histories])
-        path = _path("curves.png", output, None, "curves.png")
-        named = dict(zip(names, histories.values(), strict=True))
+        path = _path("curves.png", output, None)
         with _drawing(path):
+            named = dict(zip(names, histories.values(), strict=True))
             show.curves(named, path, title=f"{len(named)} runs", top5=top5)
     else:
         [(folder, history)] = histories.items()
-        path = _path("curves.png", output, folder, "curves.png")
+        path = _path("curves.png", output, folder)
         with _drawing(path):
             show.curves(history, path, title=folder.name, top5=top5, drops=history.rate_drops())
 
 
 @show_app.command()
+@given.grouped
 def filters(
-    runs: Runs,
+    runs: given.Runs,
+    *,
     output: Output = None,
     layer: Annotated[
-        str | None, typer.Option(help="Convolution; the first if none is named.")
+        str | None, typer.Option(help="Convolution; by default the first one.")
     ] = None,
     normalize: Normalize = True,
-    gray: Annotated[bool, typer.Option("--gray", "--grey", help="Colours as greys.")] = False,
-    which: given.Which = "best",
-    where: given.RunsFolder = given.RUNS,
-    backend: given.BackendName = None,
-    device: given.Device = None,
-    exact: given.Exact = False,
+    gray: Annotated[bool, typer.Option("--gray", "--grey", help="Show colours as greys.")] = False,
+    network: given.Network,
 ) -> None:
-    """The filters of a convolution, its towers separate, as in the paper's figure 3."""
+    """Draw the filters of a convolution, its towers separately, as in the paper's figure 3."""
     from pyalexnet import show
-    from pyalexnet.show import gather
+    from pyalexnet.trained import gather
 
     file = "filters.png" if layer is None else f"filters-{layer}.png"
-    for trained, path in _networks(runs, where, which, backend, device, exact, file, output):
+    for trained, path in _networks(runs, network, file, output):
         spec = trained.net.spec
         name = gather.convolution(spec, layer)
         weights = trained.net.backend.to_numpy(trained.net.params[f"{name}.w"])
         size = " x ".join(str(side) for side in weights.shape[1:])
         title = f"{name} after {trained.meta.step:,} steps: {len(weights)} filters, {size}"
-        towers = spec.towers
         with _drawing(path):
-            show.filters(weights, path, title=title, towers=towers, own_scale=normalize, grey=gray)
+            show.filters(
+                weights, path, title=title, towers=spec.towers, own_scale=normalize, grey=gray
+            )
 
 
 @show_app.command()
+@given.grouped
 def predictions(
-    runs: Runs,
+    runs: given.Runs,
+    *,
     output: Output = None,
-    data: given.Data = None,
-    classes_in_order: given.InOrder = False,
+    labelled: given.Labelled,
     only_errors: Annotated[
-        bool, typer.Option("--only-errors", help="Images that the network gets wrong.")
+        bool, typer.Option("--only-errors", help="Show misclassified images only.")
     ] = False,
     count: Count = 8,
     seed: Seed = 0,
-    which: given.Which = "best",
-    where: given.RunsFolder = given.RUNS,
-    backend: given.BackendName = None,
-    device: given.Device = None,
-    exact: given.Exact = False,
+    network: given.Network,
 ) -> None:
-    """Test images with their five most probable classes, as in the paper's figure 4, left."""
+    """Draw test images with their five most probable classes, as in figure 4 (left)."""
     from pyalexnet import show
-    from pyalexnet.show import gather
+    from pyalexnet.trained import gather
 
-    for trained, path in _networks(
-        runs, where, which, backend, device, exact, "predictions.png", output
-    ):
-        dataset = _dataset(trained, data, classes_in_order)
+    for trained, path in _networks(runs, network, "predictions.png", output):
+        dataset = labelled.read(trained)
         images, labels, probabilities = gather.predicted(
             trained, dataset.test, count, seed, only_errors=only_errors
         )
-        wrong = " that it gets wrong" if only_errors else ""
+        wrong = ", misclassified" if only_errors else ""
         title = f"{_about(trained, dataset)}: {_counted(len(images), 'test image')}{wrong}"
         names = dataset.class_names
         with _drawing(path):
@@ -140,39 +131,34 @@ def predictions(
 
 
 @show_app.command()
+@given.grouped
 def similar(
-    runs: Runs,
+    runs: given.Runs,
+    *,
     output: Output = None,
-    data: given.Data = None,
-    classes_in_order: given.InOrder = False,
+    labelled: given.Labelled,
     layer: given.Layer = None,
-    count: Annotated[int, typer.Option(min=1, help="Test images to find neighbours of.")] = 5,
+    count: Annotated[int, typer.Option(min=1, help="Test images whose neighbours are shown.")] = 5,
     neighbours: given.Neighbours = 6,
     seed: Seed = 0,
-    which: given.Which = "best",
-    where: given.RunsFolder = given.RUNS,
-    backend: given.BackendName = None,
-    device: given.Device = None,
-    exact: given.Exact = False,
+    network: given.Network,
 ) -> None:
-    """Test images and the training images most like them, as in the paper's figure 4, right."""
+    """Draw test images and the training images most like them, as in figure 4 (right)."""
     from pyalexnet import show
-    from pyalexnet.show import gather
+    from pyalexnet.trained import gather
     from pyalexnet.training.progress import reporter
 
-    for trained, path in _networks(
-        runs, where, which, backend, device, exact, "similar.png", output
-    ):
+    for trained, path in _networks(runs, network, "similar.png", output):
         name = layer or trained.last_hidden
         trained.check_layer(name)
-        dataset = _dataset(trained, data, classes_in_order)
+        dataset = labelled.read(trained)
         train, test = dataset.train, dataset.test
         chosen = gather.drawn(test, count, seed)
-        queries = gather.read(test, chosen)
+        queries = test.take(chosen)
         with reporter() as watched:
             progress = watched.progress("comparing images")
             found, distances = gather.nearest(trained, train, queries, name, neighbours, progress)
-        pictures = gather.read(train, found.ravel())
+        pictures = train.take(found.ravel())
         title = (
             f"{_about(trained, dataset)}: {_counted(len(queries), 'test image')} and the most "
             f"similar of {len(train):,} training images"
@@ -190,34 +176,31 @@ def similar(
 
 
 @show_app.command()
+@given.grouped
 def batch(
-    runs: Runs,
+    runs: given.Runs,
+    *,
     output: Output = None,
-    data: given.Data = None,
-    classes_in_order: given.InOrder = False,
+    labelled: given.Labelled,
     epoch: Annotated[int, typer.Option(min=1, help="Epoch whose first batch is shown.")] = 1,
     count: Count = 9,
-    which: given.Which = "best",
-    where: given.RunsFolder = given.RUNS,
-    backend: given.BackendName = None,
-    device: given.Device = None,
-    exact: given.Exact = False,
+    network: given.Network,
 ) -> None:
-    """What the network really sees of a training batch, beside the stored images."""
+    """Draw what the network really sees of a training batch, beside the stored images."""
     from pyalexnet import show
-    from pyalexnet.show import gather
+    from pyalexnet.trained import gather
 
-    for trained, path in _networks(runs, where, which, backend, device, exact, "batch.png", output):
-        dataset = _dataset(trained, data, classes_in_order)
+    for trained, path in _networks(runs, network, "batch.png", output):
+        dataset = labelled.read(trained)
         chosen, positions = gather.of_first_batch(trained, dataset, epoch - 1, count)
         views = gather.training_views(trained, dataset, epoch - 1, chosen, positions)
-        stored = gather.read(dataset.train, chosen)
+        stored = dataset.train.take(chosen)
         title = f"{_about(trained, dataset)}: {_counted(len(chosen), 'image')} of the first batch"
         with _drawing(path):
             show.batch(
                 stored,
                 gather.seen(trained, stored, views),
-                gather.looks(views),
+                views,
                 path,
                 captions=[dataset.class_names[label] for label in dataset.train.labels[chosen]],
                 title=f"{title} of epoch {epoch}",
@@ -227,39 +210,42 @@ def batch(
 
 
 @show_app.command()
+@given.grouped
 def maps(
-    runs: Runs,
+    runs: given.Runs,
+    *,
     output: Output = None,
-    data: given.Data = None,
-    classes_in_order: given.InOrder = False,
-    image: Annotated[
-        Path | None, typer.Option(help="Image file; a test image if none is named.")
-    ] = None,
-    number: Annotated[int, typer.Option(min=0, help="Of the test image.")] = 0,
+    labelled: given.Labelled,
+    image: Annotated[Path | None, typer.Option(help="Image file; by default a test image.")] = None,
+    number: Annotated[int, typer.Option(min=0, help="Number of the test image.")] = 0,
     layer: Annotated[
         list[str] | None,
-        typer.Option(help="Layer; may be given again. All convolutions if none is named."),
+        typer.Option(help="Layer; may be repeated. By default all convolutions."),
     ] = None,
     normalize: Normalize = True,
-    which: given.Which = "best",
-    where: given.RunsFolder = given.RUNS,
-    backend: given.BackendName = None,
-    device: given.Device = None,
-    exact: given.Exact = False,
+    network: given.Network,
 ) -> None:
-    """The maps that each convolution makes of one image."""
+    """Draw the maps that convolutions make of an image."""
     from pyalexnet import show
-    from pyalexnet.show import gather
+    from pyalexnet.trained import gather
 
-    for trained, path in _networks(runs, where, which, backend, device, exact, "maps.png", output):
-        if image is None:
-            stored, what = _test_image(trained, data, classes_in_order, number)
-        else:
+    for trained, path in _networks(runs, network, "maps.png", output):
+        if image is not None:
             (stored, _), what = trained.images([image]), image.name
+        else:
+            dataset = labelled.read(trained)
+            test = dataset.test
+            if number >= len(test):
+                raise ArgumentError(
+                    f"--number is {number}; 0 to {len(test) - 1} was expected, as there are "
+                    f"{len(test):,} test images."
+                )
+            what = f"test image {number}, {dataset.class_names[test.labels[number]]}"
+            stored = test.take([number])
         found = gather.maps_of(trained, stored, layer or gather.convolutions(trained.net.spec))
         with _drawing(path):
             show.maps(
-                gather.centre(trained, stored)[0],
+                trained.centre(stored)[0],
                 found,
                 path,
                 title=f"{trained.meta.net} after {trained.meta.step:,} steps: maps of {what}",
@@ -271,14 +257,7 @@ def maps(
 
 
 def _networks(
-    runs: list[str],
-    where: Path,
-    which: str,
-    backend: str | None,
-    device: str | None,
-    exact: bool,
-    name: str,
-    output: Path | None,
+    runs: list[str], network: given.Network, name: str, output: Path | None
 ) -> Iterator[tuple[Trained, Path]]:
     """Each run's network, and the path of its picture `name`."""
     from pyalexnet.training.progress import Reporter
@@ -286,15 +265,15 @@ def _networks(
     several = len(runs) > 1
     if several and output is not None and output.suffix and not output.is_dir():
         raise ArgumentError(f"--output is {output} for {len(runs)} runs; a folder was expected.")
-    for trained in given.load(runs, where, which, backend, device, exact, Reporter()):
+    for trained in network.load(runs, Reporter()):
         elsewhere = f"{trained.name}-{name}" if several else name
         yield trained, _path(name, output, trained.run, elsewhere)
 
 
-def _path(name: str, output: Path | None, run: Path | None, elsewhere: str) -> Path:
+def _path(name: str, output: Path | None, run: Path | None, elsewhere: str | None = None) -> Path:
     """A picture's path, checked before anything that takes time.
 
-    name: of the file in the run's folder. elsewhere: of the file in another folder.
+    name: of the file in the run's folder. elsewhere: of the file in another folder, if different.
 
     Raises:
         PyalexnetError: files cannot be created there, or matplotlib is missing.
@@ -307,7 +286,7 @@ def _path(name: str, output: Path | None, run: Path | None, elsewhere: str) -> P
         return run / name
     path = Path() if output is None else output
     if path.is_dir() or not path.suffix:
-        path = path / elsewhere
+        path = path / (elsewhere or name)
     if path.suffix.lower() != ".png":
         raise ArgumentError(f"--output is {path}; a file called *.png or a folder was expected.")
     check_writable(path.parent)
@@ -316,7 +295,7 @@ def _path(name: str, output: Path | None, run: Path | None, elsewhere: str) -> P
 
 @contextmanager
 def _drawing(path: Path) -> Iterator[None]:
-    """Say where the picture drawn inside is, or why there is none."""
+    """Print the path of the picture drawn inside, or refuse with the reason why there is none."""
     try:
         yield
     except OSError as error:
@@ -328,18 +307,18 @@ def _drawing(path: Path) -> Iterator[None]:
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """Names of run folders without their common leading words; the last word always stays."""
+    """Names of run folders without their common leading words; the last word always stays.
+
+    Folders of the same name in different places are numbered.
+    """
     words = [name.split("-") for name in names]
     shared = 0
     while all(len(each) > shared + 1 and each[shared] == words[0][shared] for each in words):
         shared += 1
     short = ["-".join(each[shared:]) for each in words]
-    return short if len(set(short)) == len(short) else _numbered(short)
-
-
-def _numbered(names: Sequence[str]) -> list[str]:
-    """Names numbered in their order, for folders of the same name in different places."""
-    return [f"{name} ({number})" for number, name in enumerate(names, 1)]
+    if len(set(short)) == len(short):
+        return short
+    return [f"{name} ({number})" for number, name in enumerate(short, 1)]
 
 
 def _has_top5(folder: Path) -> bool:
@@ -357,36 +336,6 @@ def _log(folder: Path) -> Path:
     if not log.is_file():
         raise RunError(f"{log} is missing; a run's log was expected.")
     return log
-
-
-# Data shown
-
-
-def _dataset(trained: Trained, path: str | None, in_order: bool) -> Dataset:
-    """The data set with the network's labels; refused if its classes are not the network's."""
-    from pyalexnet.training.progress import reporter
-
-    with reporter() as watched:
-        dataset = trained.dataset(path, watched.progress("reading images"))
-    return trained.numbered(dataset, in_order=in_order)
-
-
-def _test_image(
-    trained: Trained, data: str | None, in_order: bool, number: int
-) -> tuple[Images, str]:
-    """Test image `number` as a batch of one, and its name."""
-    import numpy as np
-
-    from pyalexnet.show import gather
-
-    dataset = _dataset(trained, data, in_order)
-    if number >= len(dataset.test):
-        raise ArgumentError(
-            f"--number is {number}; 0 to {len(dataset.test) - 1} was expected, as there are "
-            f"{len(dataset.test):,} test images."
-        )
-    image = gather.read(dataset.test, np.array([number]))
-    return image, f"test image {number}, {dataset.class_names[dataset.test.labels[number]]}"
 
 
 def _about(trained: Trained, dataset: Dataset) -> str:

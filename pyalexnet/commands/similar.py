@@ -12,45 +12,38 @@ from pyalexnet.commands import network as given
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyalexnet.trained.load import Trained
     from pyalexnet.trained.similar import Index, Match
 
 
+@given.grouped
 def similar(
     run: given.Run,
     queries: Annotated[
         list[Path], typer.Argument(metavar="QUERY...", help="Image files, or folders of them.")
     ],
+    *,
     index: Annotated[
         Path,
         typer.Option(
-            help="Where to search: a folder of images, a data set, or what pyalexnet features "
-            "wrote."
+            help="Where to search: a folder of images, a dataset, or a file written by "
+            "pyalexnet features."
         ),
     ],
     layer: given.Layer = None,
     k: given.Neighbours = 6,
     sheet: given.Sheet = None,
-    which: given.Which = "best",
-    where: given.RunsFolder = given.RUNS,
-    backend: given.BackendName = None,
-    device: given.Device = None,
-    exact: given.Exact = False,
-    as_json: given.Json = False,
-    plain: given.Plain = False,
+    network: given.Network,
+    lines: given.Lines,
 ) -> None:
-    """Find the images most like others, by Euclidean distance of a layer's features."""
+    """Find the images most similar to others, by Euclidean distance of a layer's features."""
     from pyalexnet.data.images import named
     from pyalexnet.files import shown
     from pyalexnet.trained import similar as search
 
     given.check_parent(sheet)
-    with given.reporting(as_json, plain) as reporter:
-
-        def bad(_: Path, sentence: str) -> None:
-            reporter.warn(f"skipped {sentence}")
-
-        (trained,) = given.load([run], where, which, backend, device, exact, reporter)
+    with lines.reporting() as reporter:
+        bad = given.skipping(reporter)
+        (trained,) = network.load([run], reporter)
         chosen = layer or trained.last_hidden
         trained.check_layer(chosen)
         opened = search.open_index(
@@ -66,19 +59,19 @@ def similar(
         metric = f"Euclidean distance of {chosen} features"
         fewest = min(len(match.indices) for match in matches)
         if fewest < k:
-            reporter.say(f"neighbours: all {fewest} that the index has, where {k} were asked for")
+            reporter.say(f"neighbours: all {fewest} in the index; {k} were requested")
         if sheet is not None:
-            _draw(trained, opened, matches, sheet, f"{trained.name}: nearest by {metric}")
+            _draw(opened, matches, sheet, f"{trained.name}: nearest by {metric}")
             rest = len(matches) > given.ON_A_SHEET
             note = f", the first {given.ON_A_SHEET} queries" if rest else ""
             reporter.say(f"written   {sheet}{note}")
-        if not as_json:
+        if not lines.as_json:
             reporter.say(metric)
             for match in matches:
                 reporter.say(shown(match.query))
                 for number, distance in zip(match.indices, match.distances, strict=True):
                     reporter.say(f"  {distance:10.4f}  {shown(opened.name(number))}")
-    if as_json:
+    if lines.as_json:
         given.print_json(
             [
                 {
@@ -94,7 +87,7 @@ def similar(
         )
 
 
-def _draw(run: Trained, index: Index, matches: Sequence[Match], path: Path, title: str) -> None:
+def _draw(index: Index, matches: Sequence[Match], path: Path, title: str) -> None:
     import numpy as np
 
     from pyalexnet import show

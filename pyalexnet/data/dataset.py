@@ -51,6 +51,12 @@ class Split:
         """Read the images `indices` (n,) into `out` (n, H, W, C). Thread-safe."""
         np.take(self.images, indices, axis=0, out=out)
 
+    def take(self, indices: Labels | Sequence[int]) -> Images:
+        """The images `indices` (n,) as a new array (n, H, W, C)."""
+        out = np.empty((len(indices), *self.image_shape), np.uint8)
+        self.read(np.asarray(indices, np.int64), out)
+        return out
+
     def renumbered(self, places: Sequence[int]) -> Self:
         """The same images in the same order; class c becomes class `places[c]`."""
         new = copy.copy(self)

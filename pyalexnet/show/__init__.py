@@ -1,7 +1,7 @@
 """Pictures: a run's curves, a network's filters and maps, and its predictions for images.
 
-Each is a function of arrays that writes a PNG. `gather.py`, which is not imported here, gets the
-arrays from a trained network. Only `page.py` imports matplotlib, when a picture is drawn.
+Each is a function of arrays that writes a PNG; `trained/gather.py` gets the arrays from a network.
+Only `page.py` imports matplotlib, when a picture is drawn.
 """
 
 from pyalexnet.show.batch import batch

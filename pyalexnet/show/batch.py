@@ -4,36 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from pyalexnet.show.page import HEADER, MARGIN, NARROWEST, SMALL, SOFT, WIDTH, Page, Pixels, rgb
-from pyalexnet.show.tiles import Array, centred, fitted
+from pyalexnet.data.views import Views
+from pyalexnet.show.page import MARGIN, SMALL, SOFT, WIDTH, cells, rgb
+from pyalexnet.show.tiles import Array, Pixels, fitted
 
 _ACROSS = 3
-_BETWEEN = 36
+_BETWEEN = 36, 8
 _ARROW = 30
-_LINES = 84
-_SIDE = (WIDTH - 2 * MARGIN - (_ACROSS - 1) * _BETWEEN - _ACROSS * _ARROW) // (2 * _ACROSS)
+_LINES = 76
+_LINE = 26
+_SIDE = (WIDTH - 2 * MARGIN - (_ACROSS - 1) * _BETWEEN[0] - _ACROSS * _ARROW) // (2 * _ACROSS)
 
 _OUTLINE = "#f28c28"
-
-
-class Look(NamedTuple):
-    """How one stored image is seen: rows and columns cut off above and left of the crop, whether
-    it is mirrored, and what is added to each channel, in grey levels."""
-
-    top: int
-    left: int
-    mirrored: bool
-    shift: Sequence[float]
 
 
 def batch(
     stored: Pixels,
     seen: Array,
-    looks: Sequence[Look],
+    looks: Views,
     path: Path,
     *,
     captions: Sequence[str] | None = None,
@@ -45,34 +36,28 @@ def batch(
     Args:
         stored: (n, Hs, Ws, C) uint8.
         seen: (n, H, W, C) in grey levels, the mean added back; values outside 0 to 255 are clipped.
-        looks: n; described below each pair.
+        looks: from the former to the latter; described below each pair.
         captions: n names, for instance of classes.
         note: text common to all.
     """
-    count = len(stored)
-    across = min(_ACROSS, count)
     wide = 2 * _SIDE + _ARROW
-    tall = _SIDE + _LINES + (26 if captions else 0)
-    page = Page(
-        max(NARROWEST, 2 * MARGIN + across * (wide + _BETWEEN) - _BETWEEN),
-        HEADER + -(-count // across) * tall - 8 + MARGIN,
-        title=title,
-        note=note,
-    )
+    tall = _SIDE + _LINES + (_LINE if captions else 0)
+    page, places = cells(len(stored), _ACROSS, (wide, tall), _BETWEEN, title=title, note=note)
     size = seen.shape[1:3]
-    for number, look in enumerate(looks):
-        row, column = divmod(number, across)
-        left, top = MARGIN + column * (wide + _BETWEEN), HEADER + row * tall
-        page.paste(centred(outlined(stored[number], look, size, _SIDE), _SIDE), left, top)
+    for number, (left, top) in enumerate(places):
+        corner, shift = looks.corners[number].tolist(), looks.shifts[number].tolist()
+        page.show(outlined(stored[number], corner, size, _SIDE), _SIDE, left, top)
         page.text("→", left + _SIDE + _ARROW / 2, top + _SIDE / 2 + 6, colour=SOFT, align="center")
-        page.paste(centred(fitted(levels(seen[number]), _SIDE), _SIDE), left + _SIDE + _ARROW, top)
-        baseline = top + _SIDE + 26
+        page.show(levels(seen[number]), _SIDE, left + _SIDE + _ARROW, top)
+        baseline = top + _SIDE + _LINE
         if captions:
             page.text(captions[number], left, baseline, size=SMALL, bold=True, room=wide)
-            baseline += 26
+            baseline += _LINE
         whole = tuple(stored.shape[1:3]) == tuple(size)
-        page.text(_place(look, whole), left, baseline, size=SMALL, colour=SOFT, room=wide)
-        page.text(_colour(look), left, baseline + 25, size=SMALL, colour=SOFT, room=wide)
+        place = "whole" if whole else f"from row {corner[0]}, column {corner[1]}"
+        place += ", mirrored" if looks.flips[number] else ""
+        page.text(place, left, baseline, size=SMALL, colour=SOFT, room=wide)
+        page.text(_colour(shift), left, baseline + 25, size=SMALL, colour=SOFT, room=wide)
     page.write(path)
 
 
@@ -81,12 +66,15 @@ def levels(image: Array) -> Pixels:
     return np.nan_to_num(image, nan=0, posinf=255, neginf=0).clip(0, 255).round().astype(np.uint8)
 
 
-def outlined(image: Pixels, look: Look, size: tuple[int, ...], side: int) -> Pixels:
-    """A stored image on a square of `side` pixels: the crop of `size` in a frame, the rest pale."""
+def outlined(image: Pixels, corner: Sequence[int], size: tuple[int, ...], side: int) -> Pixels:
+    """A stored image fitted to `side` pixels: the crop of `size` in a frame, the rest pale.
+
+    corner: top and left pixel of the crop.
+    """
     large = fitted(image, side)
     scale = np.array(large.shape[:2]) / image.shape[:2]
-    start = np.rint(scale * (look.top, look.left)).astype(int)
-    end = np.rint(scale * (look.top + size[0], look.left + size[1])).astype(int)
+    start = np.rint(scale * corner).astype(int)
+    end = np.rint(scale * (np.array(corner) + size)).astype(int)
     pale = (255 - (255 - large.astype(np.uint16)) * 2 // 5).astype(np.uint8)
     inside = (slice(start[0], end[0]), slice(start[1], end[1]))
     pale[inside] = rgb(_OUTLINE)
@@ -96,20 +84,12 @@ def outlined(image: Pixels, look: Look, size: tuple[int, ...], side: int) -> Pix
     return pale
 
 
-def _place(look: Look, whole: bool) -> str:
-    where = "whole" if whole else f"from row {look.top}, column {look.left}"
-    return f"{where}, mirrored" if look.mirrored else where
-
-
-def _colour(look: Look) -> str:
+def _colour(shift: Sequence[float]) -> str:
     """The shift of each channel, in words."""
-    if not any(look.shift):
+    if not any(shift):
         return "colours as stored"
-    names = ("red", "green", "blue") if len(look.shift) == 3 else ("grey",) * len(look.shift)
+    names = ("red", "green", "blue") if len(shift) == 3 else ("grey",) * len(shift)
     return ", ".join(
-        f"{name} {_signed(value)}" for name, value in zip(names, look.shift, strict=True)
+        f"{name} {value:+.1f}".replace("-", "\N{MINUS SIGN}")
+        for name, value in zip(names, shift, strict=True)
     )
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")

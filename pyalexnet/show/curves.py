@@ -59,6 +59,13 @@ class _Quantity(NamedTuple):
     form: str
 
 
+_QUANTITIES = (
+    _Quantity("loss, nats", lambda scores: scores.loss, "{:.3f}"),
+    _Quantity("top-1 error, %", lambda scores: 100 * scores.top1_error, "{:.1f}"),
+    _Quantity("top-5 error, %", lambda scores: 100 * scores.top5_error, "{:.1f}"),
+)
+
+
 @dataclass(frozen=True)
 class _Curve:
     """One line of a panel; with a name, its end is labelled, by `mark` too if it has one."""
@@ -70,20 +77,12 @@ class _Curve:
     thin: bool = False
 
 
-class _Label(NamedTuple):
-    """The text at the end of a line: at (epochs, value), in the line's colour."""
-
-    at: tuple[float, float]
-    value: str
-    name: str
-    colour: str
-    mark: str | None
-
-
 class _Panel(NamedTuple):
+    """Axes with lines; `labels`: texts at the ends of some of them."""
+
     heading: str
     lines: Sequence[_Curve]
-    labels: Sequence[_Label]
+    labels: Sequence[tuple[_Curve, str]]
 
 
 def curves(
@@ -105,34 +104,31 @@ def curves(
     note = "marks: test, after each epoch; thin: training, as it went"
     note += "; dotted: the learning rate falls" if drops else ""
     page = Page(WIDTH, _HEIGHT, title=title, note=note)
-    quantities = _quantities()[: 3 if top5 else 2]
+    quantities = _QUANTITIES[: 3 if top5 else 2]
     panels = []
     for quantity in quantities:
+        named = quantity is quantities[-1]  # if room is scarce, names appear once
         if isinstance(histories, History):
             lines = _of_one(histories, quantity)
-            named = not top5
+            named = named or not top5
         else:
             lines = _of_several(histories, quantity)
-            named = False
-        named = named or quantity is quantities[-1]  # if room is scarce, names appear once
         panels.append(_Panel(quantity.heading, lines, _labels(page, quantity, lines, named)))
     _draw_panels(page, panels, drops)
     page.write(path)
-
-
-def _quantities() -> list[_Quantity]:
-    return [
-        _Quantity("loss, nats", lambda scores: scores.loss, "{:.3f}"),
-        _Quantity("top-1 error, %", lambda scores: 100 * scores.top1_error, "{:.1f}"),
-        _Quantity("top-5 error, %", lambda scores: 100 * scores.top5_error, "{:.1f}"),
-    ]
 
 
 def _draw_panels(
     page: Page, panels: Sequence[_Panel], drops: Sequence[tuple[float, float]]
 ) -> None:
     """The panels from left to right; the axes share the room that labels leave."""
-    besides = [_TICKS + _LABEL_GAP + _width(page, panel.labels) for panel in panels]
+    besides = [
+        _TICKS
+        + _LABEL_GAP
+        + _MARK
+        + max((page.extent(words, BODY) for _, words in panel.labels), default=0.0)
+        for panel in panels
+    ]
     width = (WIDTH - 2 * MARGIN - sum(besides) - _BETWEEN * (len(panels) - 1)) / len(panels)
     left, top = float(MARGIN), HEADER + _HEADING
     for panel, beside in zip(panels, besides, strict=True):
@@ -172,27 +168,16 @@ def _points(history: History, quantity: _Quantity) -> tuple[Points, Points]:
     return train, test
 
 
-def _labels(page: Page, quantity: _Quantity, lines: Sequence[_Curve], named: bool) -> list[_Label]:
+def _labels(
+    page: Page, quantity: _Quantity, lines: Sequence[_Curve], named: bool
+) -> list[tuple[_Curve, str]]:
+    """The last value of each line with a name, and, if `named`, the name."""
     return [
-        _Label(
-            line.points[-1],
-            quantity.form.format(line.points[-1][1]),
-            page.shortened(line.name, _LONGEST_NAME, BODY) if named else "",
-            line.colour,
-            line.mark,
-        )
+        (line, f"{quantity.form.format(line.points[-1][1])} {name}".strip())
         for line in lines
         if line.name and line.points
+        for name in [page.shortened(line.name, _LONGEST_NAME, BODY) if named else ""]
     ]
-
-
-def _width(page: Page, labels: Sequence[_Label]) -> float:
-    """Pixels that the widest label takes, mark included."""
-    return _MARK + max((page.extent(_words(label), BODY) for label in labels), default=0.0)
-
-
-def _words(label: _Label) -> str:
-    return f"{label.value} {label.name}".strip()
 
 
 def _draw(axes: Axes, lines: Sequence[_Curve]) -> None:
@@ -221,20 +206,20 @@ def _draw(axes: Axes, lines: Sequence[_Curve]) -> None:
     axes.spines["bottom"].set_color(FAINT)
 
 
-def _write_labels(page: Page, axes: Axes, labels: Sequence[_Label]) -> None:
+def _write_labels(page: Page, axes: Axes, labels: Sequence[tuple[_Curve, str]]) -> None:
     """Each label right of the axes, as near to its line's end as the others allow."""
     _, right, top, bottom = _edges(page, axes)
-    ends = [_pixel(page, axes, label.at) for label in labels]
+    ends = [_pixel(page, axes, line.points[-1]) for line, _ in labels]
     places = spread([y for _, y in ends], LINE, top, bottom)
     start = right + _LABEL_GAP
-    for label, end, y in zip(labels, ends, places, strict=True):
-        page.line([end, (start - 4, y)], label.colour, width=0.8, style=":")
-        page.line([(start, y), (start + 16, y)], label.colour, width=1.8 if label.mark else 1.0)
-        if label.mark:
-            page.line([(start + 8, y)], label.colour, width=0, mark=label.mark)
+    for (line, words), end, y in zip(labels, ends, places, strict=True):
+        page.line([end, (start - 4, y)], line.colour, width=0.8, style=":")
+        page.line([(start, y), (start + 16, y)], line.colour, width=1.8 if line.mark else 1.0)
+        if line.mark:
+            page.line([(start + 8, y)], line.colour, width=0, mark=line.mark)
         # Text is placed by its baseline: a digit's middle is .36 of its size above that.
         baseline = y + 0.36 * BODY * DPI / 72
-        page.text(_words(label), start + _MARK, baseline, colour=label.colour)
+        page.text(words, start + _MARK, baseline, colour=line.colour)
 
 
 def _mark_drops(page: Page, axes: Axes, drops: Sequence[tuple[float, float]]) -> None:
@@ -252,15 +237,14 @@ def _mark_drops(page: Page, axes: Axes, drops: Sequence[tuple[float, float]]) ->
 
 def _pixel(page: Page, axes: Axes, point: tuple[float, float]) -> tuple[float, float]:
     """Where (epochs, value) lies on the page."""
-    x, y = axes.transData.transform(point)
-    return float(x), float(page.canvas.shape[0] - y)
+    x, y = (axes.transData + page.pixels.inverted()).transform(point)
+    return float(x), float(y)
 
 
 def _edges(page: Page, axes: Axes) -> tuple[float, float, float, float]:
     """Left, right, top and bottom of the axes on the page."""
-    frame = axes.get_window_extent()
-    height = page.canvas.shape[0]
-    return frame.x0, frame.x1, height - frame.y1, height - frame.y0
+    frame = page.pixels.inverted().transform_bbox(axes.get_window_extent())
+    return frame.xmin, frame.xmax, frame.ymin, frame.ymax
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:

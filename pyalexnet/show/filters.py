@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from pyalexnet.errors import ArgumentError
-from pyalexnet.show.page import BODY, HEADER, LINE, MARGIN, NARROWEST, SOFT, WIDTH, Page, Pixels
-from pyalexnet.show.tiles import Array, about_zero, enlarged, grid
+from pyalexnet.show.page import BODY, HEADER, LINE, MARGIN, NARROWEST, SOFT, WIDTH, Page
+from pyalexnet.show.tiles import Array, Pixels, about_zero, enlarged, grid
 
 _GAP = 6
 _BETWEEN_TOWERS = 36

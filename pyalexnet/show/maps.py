@@ -8,8 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pyalexnet.show.page import HEADER, MARGIN, NARROWEST, SOFT, WIDTH, Page, Pixels
-from pyalexnet.show.tiles import Array, about_zero, centred, fitted, framed, from_zero, grid
+from pyalexnet.show.page import MARGIN, SOFT, WIDTH, cells
+from pyalexnet.show.tiles import (
+    Array,
+    Pixels,
+    about_zero,
+    centred,
+    fitted,
+    framed,
+    from_zero,
+    grid,
+)
 
 _ACROSS = 3
 _BETWEEN = 40
@@ -36,24 +45,21 @@ def maps(
         own_scale: whether each map has its own scale, or all of a layer the same. Black is 0, or
             middle grey if a layer has values below 0.
     """
-    panels = len(layers) + 1
-    across = min(_ACROSS, panels)
-    step = _HEADING + _PANEL + _BETWEEN
-    page = Page(
-        max(NARROWEST, 2 * MARGIN + across * (_PANEL + _BETWEEN) - _BETWEEN),
-        HEADER + -(-panels // across) * step - _BETWEEN + MARGIN,
-        title=title,
-        note="each map on its own scale" if own_scale else "a layer's maps on one scale",
-    )
     height, width, channels = image.shape
     pictures = [("input", f"{height} x {width} x {channels}", fitted(image, _PANEL))]
     pictures += [
         (name, _about(values, most), tiled(values[..., :most], _PANEL, own_scale=own_scale))
         for name, values in layers.items()
     ]
-    for number, (name, about, picture) in enumerate(pictures):
-        row, column = divmod(number, across)
-        left, top = MARGIN + column * (_PANEL + _BETWEEN), HEADER + row * step
+    page, places = cells(
+        len(pictures),
+        _ACROSS,
+        (_PANEL, _HEADING + _PANEL),
+        (_BETWEEN, _BETWEEN),
+        title=title,
+        note="each map on its own scale" if own_scale else "a layer's maps on one scale",
+    )
+    for (name, about, picture), (left, top) in zip(pictures, places, strict=True):
         page.text(name, left, top + 24, bold=True, room=_PANEL)
         page.text(about, left, top + 54, colour=SOFT, room=_PANEL)
         page.paste(picture, left, top + _HEADING)

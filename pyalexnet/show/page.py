@@ -14,22 +14,19 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from pyalexnet.errors import PyalexnetError
 from pyalexnet.files import replacing, shown
 from pyalexnet.install import pip_install
+from pyalexnet.show.tiles import Array, Pixels, centred, fitted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
-
-Pixels: TypeAlias = npt.NDArray[np.uint8]
-"""A picture (height, width, 3)."""
 
 DPI = 160
 WIDTH = 1600
@@ -93,6 +90,7 @@ class Page:
     Attributes:
         canvas: (height, width, 3) uint8, white at first; drawn under all text.
         figure: matplotlib's, as large as the canvas.
+        pixels: matplotlib's transform from pixels (x, y from the top) to the figure.
 
     Raises:
         MatplotlibMissing: matplotlib cannot be imported.
@@ -103,8 +101,10 @@ class Page:
     def __init__(self, width: int, height: int, *, title: str, note: str = "") -> None:
         check_matplotlib()
         from matplotlib.figure import Figure
+        from matplotlib.transforms import Affine2D
 
         self.canvas = np.full((height, width, 3), 255, np.uint8)
+        self.pixels = Affine2D().scale(1, -1).translate(0, height)
         size = (width / DPI, height / DPI)
         self.figure: Figure = Figure(figsize=size, dpi=DPI, facecolor="white")
         self._families = _families()
@@ -116,6 +116,10 @@ class Page:
         """Put `image` (h, w, 3) on the canvas."""
         height, width = image.shape[:2]
         self.canvas[top : top + height, left : left + width] = image
+
+    def show(self, image: Array, side: int, left: int, top: int) -> None:
+        """Put an image (h, w, C) uint8 in the middle of a square, as large as fits."""
+        self.paste(centred(fitted(image, side), side), left, top)
 
     def fill(self, left: int, top: int, width: int, height: int, colour: str) -> None:
         """Put a rectangle of one colour on the canvas."""
@@ -134,12 +138,11 @@ class Page:
         room: float | None = None,
     ) -> None:
         """Write one line; text wider than `room` pixels ends in an ellipsis."""
-        words = self.shortened(words, math.inf if room is None else room, size, bold=bold)
-        height, width = self.canvas.shape[:2]
         self.figure.text(
-            x / width,
-            1 - baseline / height,
-            words,
+            x,
+            baseline,
+            self.shortened(words, math.inf if room is None else room, size, bold=bold),
+            transform=self.pixels,
             color=colour,
             ha=align,
             va="baseline",
@@ -186,10 +189,9 @@ class Page:
         """
         from matplotlib.lines import Line2D
 
-        height, wide = self.canvas.shape[:2]
         line = Line2D(
-            [x / wide for x, _ in points],
-            [1 - y / height for _, y in points],
+            *zip(*points, strict=True),
+            transform=self.pixels,
             color=colour,
             linewidth=width,
             linestyle=style,
@@ -220,6 +222,29 @@ class Page:
 
         weight = "bold" if bold else "normal"
         return FontProperties(family=self._families, size=size, weight=weight)
+
+
+def cells(
+    count: int, across: int, size: tuple[int, int], between: tuple[int, int], **words: Any
+) -> tuple[Page, list[tuple[int, int]]]:
+    """A page with `count` cells in rows of at most `across`, and their left and top edges.
+
+    Args:
+        size: width and height of a cell.
+        between: pixels between neighbours, and between rows.
+        words: the page's title and note.
+    """
+    across = min(across, count)
+    step_x, step_y = size[0] + between[0], size[1] + between[1]
+    page = Page(
+        max(NARROWEST, 2 * MARGIN + across * step_x - between[0]),
+        HEADER + -(-count // across) * step_y - between[1] + MARGIN,
+        **words,
+    )
+    rows_and_columns = (divmod(number, across) for number in range(count))
+    return page, [
+        (MARGIN + column * step_x, HEADER + row * step_y) for row, column in rows_and_columns
+    ]
 
 
 def rgb(colour: str) -> Pixels:

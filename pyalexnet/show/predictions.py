@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pyalexnet.show.page import HEADER, MARGIN, NARROWEST, SMALL, Page, Pixels
-from pyalexnet.show.tiles import Array, centred, fitted
+from pyalexnet.show.page import SMALL, Page, cells
+from pyalexnet.show.tiles import Array, Pixels
 
 _CELL = 360
 _COLUMNS = 4
@@ -42,24 +42,19 @@ def predictions(
             names bold.
         captions: text below the images instead, for instance names of files.
     """
-    count = len(images)
     guesses = min(_GUESSES, probabilities.shape[1])
-    columns = min(_COLUMNS, count)
-    rows = -(-count // columns)
     below = _CAPTION if labels is not None or captions is not None else _BETWEEN // 2
     truths = "" if labels is None else "; the true one stands below the image, its bar is orange"
-    tall = _CELL + below + guesses * _BAR_STEP
-    page = Page(
-        max(NARROWEST, 2 * MARGIN + columns * (_CELL + _BETWEEN) - _BETWEEN),
-        HEADER + rows * (tall + _BETWEEN) - _BETWEEN + MARGIN,
+    page, places = cells(
+        len(images),
+        _COLUMNS,
+        (_CELL, _CELL + below + guesses * _BAR_STEP),
+        (_BETWEEN, _BETWEEN),
         title=title,
         note=f"the {guesses} most probable classes{truths}",
     )
-    for number in range(count):
-        row, column = divmod(number, columns)
-        left = MARGIN + column * (_CELL + _BETWEEN)
-        top = HEADER + row * (tall + _BETWEEN)
-        page.paste(centred(fitted(images[number], _CELL), _CELL), left, top)
+    for number, (left, top) in enumerate(places):
+        page.show(images[number], _CELL, left, top)
         truth = None if labels is None else int(labels[number])
         caption = captions[number] if captions else "" if truth is None else class_names[truth]
         page.text(

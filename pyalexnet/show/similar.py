@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyalexnet.show.page import FAINT, HEADER, MARGIN, NARROWEST, SMALL, SOFT, WIDTH, Page, Pixels
-from pyalexnet.show.tiles import Array, centred, fitted
+from pyalexnet.show.page import FAINT, HEADER, MARGIN, NARROWEST, SMALL, SOFT, WIDTH, Page
+from pyalexnet.show.tiles import Array, Pixels
 
 _BETWEEN = 12
 _BEHIND_QUERY = 52
@@ -51,22 +51,13 @@ def similar(
     page.fill(first - _BEHIND_QUERY // 2, HEADER, 2, page.canvas.shape[0] - HEADER - MARGIN, FAINT)
     for row in range(count):
         upper = top + row * step
-        page.paste(centred(fitted(queries[row], side), side), MARGIN, upper)
+        page.show(queries[row], side, MARGIN, upper)
         if captions:
             page.text(captions[row], MARGIN, upper + side + 25, size=SMALL, bold=True, room=side)
         for place in range(nearest):
             left = first + place * (side + _BETWEEN)
-            page.paste(centred(fitted(neighbours[row, place], side), side), left, upper)
-            page.text(
-                _number(float(distances[row, place])),
-                left,
-                upper + side + 25,
-                size=SMALL,
-                colour=SOFT,
-            )
+            page.show(neighbours[row, place], side, left, upper)
+            distance = float(distances[row, place])  # with four digits, or as a whole number
+            words = f"{distance:,.0f}" if distance >= 1000 else f"{distance:#.4g}"
+            page.text(words, left, upper + side + 25, size=SMALL, colour=SOFT)
     page.write(path)
-
-
-def _number(distance: float) -> str:
-    """A distance with four digits, or as a whole number."""
-    return f"{distance:,.0f}" if distance >= 1000 else f"{distance:#.4g}"

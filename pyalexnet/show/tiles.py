@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pyalexnet.show.page import Pixels
-
 Array: TypeAlias = npt.NDArray[Any]
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""A picture (height, width, 3)."""
 
 _SQUARES_FROM = 4
 """Pixels enlarged at least so many times are drawn as squares."""
@@ -40,17 +40,14 @@ def fitted(image: Array, side: int) -> Pixels:
 
 def centred(image: Pixels, side: int) -> Pixels:
     """An image in the middle of a white square of `side` pixels."""
-    square = np.full((side, side, 3), 255, np.uint8)
-    top, left = (side - image.shape[0]) // 2, (side - image.shape[1]) // 2
-    square[top : top + image.shape[0], left : left + image.shape[1]] = image
-    return square
+    margins = [(left // 2, left - left // 2) for left in (side - own for own in image.shape[:2])]
+    return np.pad(image, (*margins, (0, 0)), constant_values=255)
 
 
 def enlarged(tiles: Pixels, largest: int) -> Pixels:
     """Tiles (n, h, w, 3), each pixel a square, framed, at most `largest` on a side if possible."""
     scale = max(1, (largest - 2) // max(tiles.shape[1:3]))
-    large = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
-    return framed(large)
+    return framed(tiles.repeat(scale, axis=1).repeat(scale, axis=2))
 
 
 def framed(tiles: Pixels) -> Pixels:

@@ -41,6 +41,13 @@ def softmax(logits: npt.NDArray[np.floating[Any]]) -> Probabilities:
     return shares
 
 
+def best(probabilities: Probabilities, count: int) -> list[list[int]]:
+    """Each image's `count` most probable classes, in that order; ties by class number."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
+    numbers: list[list[int]] = order.tolist()
+    return numbers
+
+
 def average(
     members: Sequence[Probabilities], coefficients: Sequence[float] | None = None
 ) -> Probabilities:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from pyalexnet.backends import Array
 from pyalexnet.data import Split, views
 from pyalexnet.data.dataset import Labels
 from pyalexnet.data.loader import Loader
@@ -57,25 +55,15 @@ def evaluate(
     def look(images: Labels, positions: Labels) -> Views:
         return views.centre(len(images), (height, width), loader.size, channels)
 
-    counts, results = [], []
+    results = []
     feed = loader.batches(split, np.arange(len(split)), batch_size, look)
     with contextlib.closing(feed):
         for images, labels in feed:
             if stop():
                 return None
-            logits = net.forward(images)
-            loss, _, top1, top5 = net.backend.softmax_cross_entropy(logits, labels)
-            counts.append(len(labels))
-            results.append((loss, top1, top5))  # left on the device: no wait yet
+            loss, _, *errors = net.backend.softmax_cross_entropy(net.forward(images), labels)
+            results.append((len(labels), loss, *errors))  # left on the device: no wait yet
     sums = Sums()
-    for count, result in zip(counts, results, strict=True):
+    for count, *result in results:
         sums.add(count, *(float(net.backend.to_numpy(value)) for value in result))
     return sums.mean()
-
-
-def activations(net: Net, images: Any) -> Iterator[tuple[str, Array]]:
-    """Each layer's name and output for `images`, in order, dropout off.
-
-    An output is the layer's own array, valid until the next one is requested.
-    """
-    return net.activations(images)

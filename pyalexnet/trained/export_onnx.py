@@ -121,8 +121,8 @@ def serialised(trained: Trained, *, batch: int | None, opset: int, preprocessing
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [count, *shape])
         for name, shape in (("images", (channels, height, width)), ("logits", (spec.classes,)))
     )
-    graph = _Graph(onnx)
-    graph.layers(trained, preprocessing)
+    graph = _Graph(onnx, trained)
+    graph.build(preprocessing)
     operators = [onnx.helper.make_opsetid("", opset)]
     model = onnx.helper.make_model(
         onnx.helper.make_graph(graph.nodes, spec.name, [images], [logits], graph.constants),
@@ -167,62 +167,56 @@ def _metadata(trained: Trained, preprocessing: bool) -> dict[str, str]:
 class _Graph:
     """An ONNX graph under construction: nodes in order, and constants (ONNX's initializers)."""
 
-    def __init__(self, onnx: Any) -> None:
-        self._onnx = onnx
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def layers(self, trained: Trained, preprocessing: bool) -> None:
-        """All layers of a network, from `images` to `logits`."""
-        tip = "images"
-        if preprocessing:
-            mean = np.ascontiguousarray(centre_mean(trained).transpose(2, 0, 1))
-            tip = self.node("Sub", tip, self.constant("mean", mean), name="pixels")
-        params = {
+    def __init__(self, onnx: Any, trained: Trained) -> None:
+        self._onnx, self._trained = onnx, trained
+        self._params: dict[str, Floats] = {
             name: np.asarray(trained.net.backend.to_numpy(value), np.float32)
             for name, value in trained.net.params.items()
         }
-        for layer, in_shape, out_shape in trained.net.spec.walk():
-            tip = self._layer(layer, tip, in_shape, out_shape, params)
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def build(self, preprocessing: bool) -> None:
+        """All layers of the network, from `images` to `logits`."""
+        tip = "images"
+        if preprocessing:
+            mean = self._trained.centre(self._trained.mean).transpose(2, 0, 1)
+            tip = self._node("Sub", tip, self._constant("mean", mean), name="pixels")
+        for layer, in_shape, out_shape in self._trained.net.spec.walk():
+            tip = self._layer(layer, tip, in_shape, out_shape)
         self.nodes[-1].output[0] = "logits"
 
-    def node(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
+    def _node(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
         """Append a node with one output of the same name; returns the name."""
         self.nodes.append(
             self._onnx.helper.make_node(kind, list(inputs), [name], name=name, **attributes)
         )
         return name
 
-    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
-        """Append an initializer; returns its name."""
-        tensor = self._onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
-        self.constants.append(tensor)
+    def _constant(self, name: str, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
+        """Append an initializer, with one axis at least; returns its name."""
+        values = np.ascontiguousarray(value, dtype)
+        self.constants.append(self._onnx.numpy_helper.from_array(values, name))
         return name
 
-    def _number(self, name: str, value: float) -> str:
-        return self.constant(name, np.array(value, np.float32))
-
-    def _layer(
-        self, layer: Layer, x: str, in_shape: Shape, out_shape: Shape, params: dict[str, Floats]
-    ) -> str:
+    def _layer(self, layer: Layer, x: str, in_shape: Shape, out_shape: Shape) -> str:
+        name = layer.name
         match layer:
             case Conv():
-                return self._conv(layer, x, params)
-            case Linear(groups=1):
-                return self._linear(layer, x, in_shape, params)
+                return self._conv(layer, x)
             case Linear():
-                return self._linear_in_groups(layer, x, in_shape, params)
+                return self._linear(layer, x, in_shape)
             case Relu():
-                return self.node("Relu", x, name=layer.name)
+                return self._node("Relu", x, name=name)
             case Tanh():
-                x = self._times(x, layer.scale_in, f"{layer.name}.scale_in")
-                x = self.node("Tanh", x, name=layer.name)
-                return self._times(x, layer.scale_out, f"{layer.name}.scale_out")
+                x = self._times(x, layer.scale_in, f"{name}.scale_in")
+                x = self._node("Tanh", x, name=name)
+                return self._times(x, layer.scale_out, f"{name}.scale_out")
             case Scale():
-                return self._times(x, layer.factor, layer.name)
+                return self._times(x, layer.factor, name)
             case Dropout():
                 # In evaluation only the 2012 rule multiplies; the inverted one did so in training.
-                return x if layer.inverted else self._times(x, layer.keep, layer.name)
+                return x if layer.inverted else self._times(x, layer.keep, name)
             case LRN() if layer.size % 2:
                 return self._lrn(layer, x, in_shape)
             case LRN() | RNorm():
@@ -230,18 +224,16 @@ class _Graph:
             case MaxPool() | AvgPool():
                 return self._pool(layer, x, in_shape, out_shape)
         raise ArgumentError(
-            f"export: {layer.name} is a {type(layer).__name__}, which has no form in ONNX here."
+            f"export: {name} is a {type(layer).__name__}, which this export cannot express in ONNX."
         )
 
-    def _conv(self, layer: Conv, x: str, params: dict[str, Floats]) -> str:
+    def _conv(self, layer: Conv, x: str) -> str:
         g = ConvGeometry.of(layer.name, layer.stride, layer.pad, layer.groups)
-        name = layer.name
-        y = self.node(
+        y = self._weighted(
             "Conv",
+            layer,
             x,
-            self.constant(f"{name}.w", params[layer.w].transpose(0, 3, 1, 2)),
-            self.constant(f"{name}.b", params[layer.b]),
-            name=name,
+            self._params[layer.w].transpose(0, 3, 1, 2),
             kernel_shape=[layer.size, layer.size],
             strides=[g.stride_h, g.stride_w],
             pads=[g.pad_top, g.pad_left, g.pad_bottom, g.pad_right],
@@ -249,47 +241,35 @@ class _Graph:
         )
         return self._activation(layer, y)
 
-    def _linear(self, layer: Linear, x: str, in_shape: Shape, params: dict[str, Floats]) -> str:
-        name, w = layer.name, params[layer.w]
-        if len(in_shape) == 3:
-            x = self.node("Flatten", x, name=f"{name}.flat", axis=1)
-            w = w.reshape(len(w), *in_shape).transpose(0, 3, 1, 2).reshape(w.shape)
-        y = self.node(
-            "Gemm",
-            x,
-            self.constant(f"{name}.w", w),
-            self.constant(f"{name}.b", params[layer.b]),
-            name=name,
-            transB=1,
-        )
+    def _linear(self, layer: Linear, x: str, in_shape: Shape) -> str:
+        """A product; in groups, a convolution with filters as large as the maps."""
+        height, width, channels = in_shape if len(in_shape) == 3 else (1, 1, *in_shape)
+        rows = self._params[layer.w]
+        w = rows.reshape(layer.outputs, height, width, -1).transpose(0, 3, 1, 2)
+        flat = f"{layer.name}.flat"
+        if layer.groups == 1:
+            if len(in_shape) == 3:
+                x = self._node("Flatten", x, name=flat, axis=1)
+            y = self._weighted("Gemm", layer, x, w.reshape(rows.shape), transB=1)
+        else:
+            if len(in_shape) == 1:  # one pixel
+                x = self._reshape(x, f"{layer.name}.pixel", channels, 1, 1)
+            shape = {"kernel_shape": [height, width], "group": layer.groups}
+            y = self._weighted("Conv", layer, x, w, **shape)
+            y = self._node("Flatten", y, name=flat, axis=1)
         return self._activation(layer, y)
 
-    def _linear_in_groups(
-        self, layer: Linear, x: str, in_shape: Shape, params: dict[str, Floats]
+    def _weighted(
+        self, kind: str, layer: Conv | Linear, x: str, w: Floats, **attributes: Any
     ) -> str:
-        """A convolution with filters as large as the maps; a vector is one pixel."""
-        name = layer.name
-        height, width, channels = in_shape if len(in_shape) == 3 else (1, 1, *in_shape)
-        if len(in_shape) == 1:
-            x = self._reshape(x, f"{name}.pixel", channels, 1, 1)
-        w = params[layer.w].reshape(layer.outputs, height, width, -1)
-        y = self.node(
-            "Conv",
-            x,
-            self.constant(f"{name}.w", w.transpose(0, 3, 1, 2)),
-            self.constant(f"{name}.b", params[layer.b]),
-            name=name,
-            kernel_shape=[height, width],
-            group=layer.groups,
-        )
-        y = self.node("Flatten", y, name=f"{name}.flat", axis=1)
-        return self._activation(layer, y)
+        """A node with a layer's biases, and its weights `w` as ONNX has them."""
+        weights = self._constant(f"{layer.name}.w", w)
+        biases = self._constant(f"{layer.name}.b", self._params[layer.b])
+        return self._node(kind, x, weights, biases, name=layer.name, **attributes)
 
     def _activation(self, layer: Conv | Linear, y: str) -> str:
-        kinds = {"relu": "Relu", "tanh": "Tanh"}
-        if layer.activation is None:
-            return y
-        return self.node(kinds[layer.activation], y, name=f"{layer.name}.{layer.activation}")
+        kind = layer.activation
+        return y if kind is None else self._node(kind.title(), y, name=f"{layer.name}.{kind}")
 
     def _lrn(self, layer: LRN, x: str, in_shape: Shape) -> str:
         """ONNX's LRN, which divides alpha by the size, and whose windows match ours if odd.
@@ -297,20 +277,19 @@ class _Graph:
         Groups are treated as separate images, which windows cannot cross.
         """
         height, width, channels = in_shape
-        if layer.groups > 1:
-            part = channels // layer.groups
-            x = self._reshape(x, f"{layer.name}.parts", part, height, width)
-        name = layer.name if layer.groups == 1 else f"{layer.name}.normed"
-        y = self.node(
+        name, grouped = layer.name, layer.groups > 1
+        if grouped:
+            x = self._reshape(x, f"{name}.parts", channels // layer.groups, height, width)
+        y = self._node(
             "LRN",
             x,
-            name=name,
+            name=f"{name}.normed" if grouped else name,
             size=layer.size,
             alpha=float(layer.alpha * layer.size),
             beta=float(layer.beta),
             bias=float(layer.k),
         )
-        return y if layer.groups == 1 else self._reshape(y, layer.name, channels, height, width)
+        return self._reshape(y, name, channels, height, width) if grouped else y
 
     def _norm(self, layer: LRN | RNorm, x: str, in_shape: Shape) -> str:
         """x / (k + alpha * (sum of squares in the window))^beta, written out.
@@ -318,36 +297,35 @@ class _Graph:
         The sum is a convolution with ones: ONNX has no norm within maps, onnxruntime no LRN of
         even size, and both have changed what an average pool divides by.
         """
-        name = layer.name
+        name, channels = layer.name, in_shape[2]
         before, behind = layer.size // 2, layer.size - 1 - layer.size // 2
-        _, _, channels = in_shape
-        squares = self.node("Mul", x, x, name=f"{name}.squares")
         if isinstance(layer, RNorm):
-            ones = np.ones((channels, 1, layer.size, layer.size), np.float32)
+            ones: npt.NDArray[Any] = np.ones((channels, 1, layer.size, layer.size))
             pads, groups = [before, before, behind, behind], channels
         else:
             part = channels // layer.groups
             offset = np.arange(part) - np.arange(part)[:, None]  # of channel j, seen from i
             window = (-before <= offset) & (offset <= behind)
-            ones = np.tile(window.astype(np.float32), (layer.groups, 1))[:, :, None, None]
+            ones = np.tile(window, (layer.groups, 1))[:, :, None, None]
             pads, groups = [0, 0, 0, 0], layer.groups
-        sums = self.node(
+        y = self._node("Mul", x, x, name=f"{name}.squares")
+        y = self._node(
             "Conv",
-            squares,
-            self.constant(f"{name}.window", ones),
+            y,
+            self._constant(f"{name}.window", ones),
             name=f"{name}.sums",
             kernel_shape=list(ones.shape[2:]),
             pads=pads,
             group=groups,
         )
-        weighed = self.node(
-            "Mul", sums, self._number(f"{name}.alpha", layer.alpha), name=f"{name}.weighed"
-        )
-        base = self.node("Add", weighed, self._number(f"{name}.k", layer.k), name=f"{name}.base")
-        power = self.node(
-            "Pow", base, self._number(f"{name}.beta", layer.beta), name=f"{name}.power"
-        )
-        return self.node("Div", x, power, name=name)
+        for kind, setting, value, result in (
+            ("Mul", "alpha", layer.alpha, "weighed"),
+            ("Add", "k", layer.k, "base"),
+            ("Pow", "beta", layer.beta, "power"),
+        ):
+            number = self._constant(f"{name}.{setting}", value)
+            y = self._node(kind, y, number, name=f"{name}.{result}")
+        return self._node("Div", x, y, name=name)
 
     def _pool(self, layer: MaxPool | AvgPool, x: str, in_shape: Shape, out_shape: Shape) -> str:
         """A pool padded below and to the right for the windows that `ceil` keeps.
@@ -360,42 +338,26 @@ class _Graph:
             max(0, (windows - 1) * g.stride + g.size - pixels)
             for windows, pixels in zip(out_shape[:2], in_shape[:2], strict=True)
         )
-        kind, more = (
-            ("MaxPool", {})
-            if isinstance(layer, MaxPool)
-            else ("AveragePool", {"count_include_pad": 0})
-        )
-        return self.node(
-            kind,
+        largest = isinstance(layer, MaxPool)
+        return self._node(
+            "MaxPool" if largest else "AveragePool",
             x,
             name=layer.name,
             kernel_shape=[g.size, g.size],
             strides=[g.stride, g.stride],
             pads=[0, 0, below, right],
-            **more,
+            **({} if largest else {"count_include_pad": 0}),
         )
 
     def _times(self, x: str, factor: float, name: str) -> str:
         if factor == 1:
             return x
-        return self.node("Mul", x, self._number(f"{name}.factor", factor), name=name)
+        return self._node("Mul", x, self._constant(f"{name}.factor", factor), name=name)
 
     def _reshape(self, x: str, name: str, *shape: int) -> str:
         """x as (-1, *shape): the number of images, or of their parts, follows."""
-        wanted = self.constant(f"{name}.shape", np.array([-1, *shape], np.int64))
-        return self.node("Reshape", x, wanted, name=name)
-
-
-def centre_mean(trained: Trained) -> Floats:
-    """The mean under the centre of a stored image, (H, W, C): what evaluation subtracts."""
-    return _centre(trained, trained.mean)
-
-
-def _centre(trained: Trained, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The centre (..., H, W, C) of stored images (..., Hs, Ws, C), as `views.centre` places it."""
-    (stored_h, stored_w), (height, width) = trained.stored, trained.size
-    top, left = (stored_h - height) // 2, (stored_w - width) // 2
-    return x[..., top : top + height, left : left + width, :]
+        wanted = self._constant(f"{name}.shape", [-1, *shape], np.int64)
+        return self._node("Reshape", x, wanted, name=name)
 
 
 # ---------------------------------------------------------------------- the check
@@ -412,8 +374,8 @@ def compare(
     count = CHECKED_IMAGES if batch is None else batch
     stored = pixels(count, trained.mean.shape, seed)
     ours = trained.logits(stored)
-    seen = _centre(trained, stored).astype(np.float32)
-    less_mean = seen - centre_mean(trained)
+    seen = trained.centre(stored).astype(np.float32)
+    less_mean = seen - trained.centre(trained.mean)
     images = (seen if preprocessing else less_mean).transpose(0, 3, 1, 2)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised anyway

@@ -10,52 +10,38 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from pyalexnet.data import Dataset, Split
-from pyalexnet.data.dataset import Labels, Progress
+from pyalexnet.data import Dataset
+from pyalexnet.data.dataset import Images, Progress
 from pyalexnet.data.images import none_of
 from pyalexnet.errors import DataError
 from pyalexnet.files import shown
 from pyalexnet.runs import checkpoint
-from pyalexnet.runs.tensors import Writer
+from pyalexnet.runs.tensors import Array, Writer
 from pyalexnet.trained.load import BATCH, Bad, Trained
 
 Features = npt.NDArray[np.float32]
 Part = Literal["train", "test"]
+Source = TypeVar("Source")
 
 
-def of_split(
-    run: Trained,
-    split: Split,
-    layer: str,
-    *,
-    batch_size: int = BATCH,
-    progress: Progress | None = None,
-) -> Generator[tuple[Features, Labels]]:
-    """Features (n, numbers) and labels (n,) of a split's batches, in its order."""
-    with contextlib.closing(run.batches(split, batch_size, progress)) as feed:
-        for images, labels in feed:
-            yield _rows(run.activations(images, layer)), labels
+def of(
+    run: Trained, batches: Generator[tuple[Images, Source]], layer: str
+) -> Generator[tuple[Features, Source]]:
+    """Features (n, numbers) of each batch of images, maps in the order H, W, C.
 
-
-def of_files(
-    run: Trained,
-    paths: Sequence[Path],
-    layer: str,
-    *,
-    batch_size: int = BATCH,
-    bad: Bad | None = None,
-    progress: Progress | None = None,
-) -> Generator[tuple[Features, tuple[Path, ...]]]:
-    """Features (n, numbers) of image files, batch by batch, and the files; see `Trained.images`."""
-    for images, read in run.image_batches(paths, batch_size, bad=bad, progress=progress):
-        yield _rows(run.activations(images, layer)), read
+    batches: `Trained.batches` or `Trained.image_batches`, whose labels or paths are passed on.
+    """
+    with contextlib.closing(batches):
+        for images, source in batches:
+            outputs = run.activations(images, layer)
+            yield outputs.reshape(len(outputs), -1), source
 
 
 def width(run: Trained, layer: str) -> int:
@@ -81,19 +67,13 @@ def write_split(
 ) -> int:
     """Write the features of a split; returns the number of images.
 
-    where: path of the data set, "" for the built-in one; recorded in the file.
+    where: path of the dataset, "" for the built-in one; recorded in the file.
     """
     split = dataset.train if part == "train" else dataset.test
-    names = dataset.classes.described() | {"data": where, "split": part}
-    with Writer(
-        path,
-        "features",
-        (width(run, layer),),
-        most=len(split),
-        fixed={"labels": np.asarray(split.labels, np.int64)},
-        metadata=origin(run, layer) | names,
-    ) as writer:
-        for rows, _ in of_split(run, split, layer, batch_size=batch_size, progress=progress):
+    about = dataset.classes.described() | {"data": where, "split": part}
+    labels = {"labels": np.asarray(split.labels, np.int64)}
+    with _writer(path, run, layer, len(split), about, labels) as writer:
+        for rows, _ in of(run, run.batches(split, batch_size, progress), layer):
             writer.add(rows)
     return writer.rows
 
@@ -113,22 +93,15 @@ def write_files(
     Raises:
         DataError: none can be read, or one cannot and `bad` is None.
     """
-    kept: list[str] = []
-    paths = [str(file.absolute()) for file in files]
-    with Writer(
-        path,
-        "features",
-        (width(run, layer),),
-        most=len(files),
-        metadata=origin(run, layer) | {"names": json.dumps(paths)},
-    ) as writer:
-        feed = of_files(run, files, layer, batch_size=batch_size, bad=bad, progress=progress)
-        for rows, read in feed:
+    kept: list[Path] = []
+    with _writer(path, run, layer, len(files), _names(files)) as writer:
+        images = run.image_batches(files, batch_size, bad=bad, progress=progress)
+        for rows, read in of(run, images, layer):
             writer.add(rows)
-            kept += [str(file.absolute()) for file in read]
+            kept += read
         if not kept:
             raise DataError(none_of(files))
-        writer.metadata["names"] = json.dumps(kept)
+        writer.metadata |= _names(kept)
     return writer.rows
 
 
@@ -142,6 +115,18 @@ def origin(run: Trained, layer: str) -> dict[str, str]:
     }
 
 
-def _rows(outputs: Features) -> Features:
-    """(n, ...) as (n, numbers); maps in the order H, W, C."""
-    return outputs.reshape(len(outputs), -1)
+def _writer(
+    path: Path,
+    run: Trained,
+    layer: str,
+    most: int,
+    about: dict[str, str],
+    fixed: Mapping[str, Array] | None = None,
+) -> Writer:
+    """Begin a file of at most `most` rows; `about`: metadata on the images."""
+    row, metadata = (width(run, layer),), origin(run, layer) | about
+    return Writer(path, "features", row, most=most, fixed=fixed, metadata=metadata)
+
+
+def _names(files: Sequence[Path]) -> dict[str, str]:
+    return {"names": json.dumps([str(file.absolute()) for file in files])}

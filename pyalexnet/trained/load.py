@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +38,9 @@ from pyalexnet.runs.checkpoint import Checkpoint, Meta
 from pyalexnet.runs.run import find
 from pyalexnet.step.net import Net
 from pyalexnet.trained.ensemble import average, softmax
-from pyalexnet.trained.evaluate import activations
 
-Bad = Callable[[Path, str], None]
-"""Called with an image file that cannot be read, and a sentence saying why."""
+Bad = Callable[[str], None]
+"""Called with a sentence on an image file that cannot be read."""
 
 BATCH = 128
 """Images that go through a network at once by default."""
@@ -202,22 +200,22 @@ class Trained:
         """
         count = len(split)
         buffers = [np.empty((min(batch_size, count), *self.mean.shape), np.uint8) for _ in range(2)]
-        bounds = list(pairwise([*range(0, count, batch_size), count]))
         with Readers(len(os.sched_getaffinity(0))) as readers:
 
-            def begin(number: int) -> Callable[[], None]:
-                start, stop = bounds[number]
-                images = buffers[number % 2][: stop - start]
-                return read_in_pieces(readers, split, np.arange(start, stop), images)
+            def begin(start: int) -> tuple[Callable[[], None], Images, Labels]:
+                chosen = np.arange(start, min(start + batch_size, count))
+                images = buffers[start // batch_size % 2][: len(chosen)]
+                return read_in_pieces(readers, split, chosen, images), images, split.labels[chosen]
 
-            reading = deque(begin(number) for number in range(min(1, len(bounds))))
-            for number, (start, stop) in enumerate(bounds):
-                reading.popleft()()
-                if number + 1 < len(bounds):
-                    reading.append(begin(number + 1))
-                yield buffers[number % 2][: stop - start], split.labels[start:stop]
+            batches = map(begin, range(0, count, batch_size))  # each begun when asked for
+            batch, done = next(batches, None), 0
+            while batch is not None:
+                finish, images, labels = batch
+                finish()
+                batch, done = next(batches, None), done + len(labels)
+                yield images, labels
                 if progress:
-                    progress(stop, count)
+                    progress(done, count)
 
     def images(
         self, paths: Sequence[Path], bad: Bad | None = None
@@ -225,7 +223,7 @@ class Trained:
         """Image files at the stored size, (n, Hs, Ws, C), and their paths.
 
         Args:
-            bad: called with each file that cannot be read, which is then skipped.
+            bad: called for each file that cannot be read, which is then skipped.
 
         Raises:
             DataError: a file cannot be read, and `bad` is None; or reading it hangs.
@@ -236,16 +234,16 @@ class Trained:
                 readers.awaited(future, partial(shown, path))
                 for path, future in zip(paths, decoding, strict=True)
             ]
-        read: list[tuple[Path, Images]] = []
-        for path, image in zip(paths, found, strict=True):
+        read: dict[int, Images] = {}
+        for number, image in enumerate(found):
             if not isinstance(image, DataError):
-                read.append((path, image))
+                read[number] = image
             elif bad is None:
                 raise image
             else:
-                bad(path, str(image))
-        images = np.array([image for _, image in read], np.uint8)
-        return images.reshape(-1, *self.mean.shape), tuple(path for path, _ in read)
+                bad(str(image))
+        images = np.array([*read.values()], np.uint8).reshape(-1, *self.mean.shape)
+        return images, tuple(paths[number] for number in read)
 
     def image_batches(
         self,
@@ -265,6 +263,12 @@ class Trained:
                 yield images, read
             if progress:
                 progress(min(start + batch_size, len(paths)), len(paths))
+
+    def centre(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The centre (..., H, W, C) of stored images (..., Hs, Ws, C), which evaluation sees."""
+        top, left = ((s - side) // 2 for s, side in zip(self.stored, self.size, strict=True))
+        height, width = self.size
+        return x[..., top : top + height, left : left + width, :]
 
     def look(self, x: Images, views: Views | None = None) -> Array:
         """The network's inputs (n, H, W, C), on the device, from stored images (n, Hs, Ws, C).
@@ -309,7 +313,7 @@ class Trained:
             ArgumentError: the network has no such layer.
         """
         self.check_layer(layer)
-        outputs = activations(self.net, self.look(x))
+        outputs = self.net.activations(self.look(x))
         output = next(output for name, output in outputs if name == layer)
         return np.array(self.net.backend.to_numpy(output), np.float32)
 
@@ -353,9 +357,7 @@ class Fitted(Split):
 
     def read(self, indices: Labels, out: Images) -> None:
         """Read the images `indices` (n,), in that shape, into `out` (n, H, W, C)."""
-        stored = np.empty((len(indices), *self._split.image_shape), np.uint8)
-        self._split.read(indices, stored)
-        for place, image in enumerate(stored):
+        for place, image in enumerate(self._split.take(indices)):
             out[place] = fitted(image, self._shape)
 
     def where(self, indices: Labels) -> str:

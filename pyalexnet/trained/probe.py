@@ -1,4 +1,4 @@
-"""How much of a data set's classes a linear classifier can read off a network's features.
+"""How well a linear classifier tells a dataset's classes apart by a network's features.
 
 The network stays as it is; a softmax regression with weight decay is fitted to a layer's outputs,
 each standardised to mean 0 and deviation 1 over the training images:
@@ -13,8 +13,8 @@ norm is a stated fraction of its initial value.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from pyalexnet.trained.evaluate import Sums
 from pyalexnet.trained.load import BATCH, Trained
 
 Matrix = npt.NDArray[np.float64]
+Vectors = npt.NDArray[np.floating[Any]]
 
 DECAYS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 """Decays that `choose_decay` tries, from the simplest classifier to the closest fit."""
@@ -64,7 +65,7 @@ class Probe:
     gradient: float
     steps: int
 
-    def probabilities(self, x: npt.NDArray[np.floating[Any]]) -> Probabilities:
+    def probabilities(self, x: Vectors) -> Probabilities:
         """(n, classes) for features (n, numbers)."""
         return ensemble.softmax(x @ self.w.T + self.b)
 
@@ -79,7 +80,7 @@ class Problem:
     the norm of its gradient.
     """
 
-    def __init__(self, x: npt.NDArray[np.floating[Any]], labels: Labels, classes: int) -> None:
+    def __init__(self, x: Vectors, labels: Labels, classes: int) -> None:
         """Prepare for features `x` (n, numbers) and `labels` (n,)."""
         wide = np.asarray(x, np.float64)
         self._mean = wide.mean(axis=0)
@@ -122,7 +123,7 @@ class Problem:
                 progress(min(done, 99), 100)
         raise DataError(
             f"probe: after {MOST_STEPS} steps with decay {decay:g} the gradient is {ratio:.1e} of "
-            f"what it was; {TOLERANCE:g} was expected. A larger --decay is easier."
+            f"its initial value; {TOLERANCE:g} was expected. A larger --decay is easier."
         )
 
     def _gradient(self, w: Matrix, b: Matrix, decay: float) -> tuple[Matrix, Matrix]:
@@ -158,7 +159,7 @@ def _principal(z: Matrix) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def choose_decay(
-    x: npt.NDArray[np.floating[Any]],
+    x: Vectors,
     labels: Labels,
     classes: int,
     *,
@@ -176,7 +177,7 @@ def choose_decay(
     say(f"{'decay':>6}  {'held-out top-1 error':>20}  {'held-out loss':>13}  {'steps':>5}")
     for decay in DECAYS:
         probe = problem.solve(decay, progress)
-        there = scores(probe, x[held], labels[held])
+        there = scores(probe, in_batches(x[held], labels[held]))
         found.append((there.top1_error, there.loss, decay))
         say(
             f"{decay:>6g}  {100 * there.top1_error:>18.2f} %  {there.loss:>13.4f}  {probe.steps:>5}"
@@ -209,36 +210,23 @@ def collected(
         )
     whole = np.empty((len(split), numbers), np.float32)
     seen = 0
-    feed = features.of_split(run, split, layer, batch_size=batch_size, progress=progress)
-    for rows, _ in feed:
+    for rows, _ in features.of(run, run.batches(split, batch_size, progress), layer):
         whole[seen : seen + len(rows)] = rows
         seen += len(rows)
     return whole
 
 
-def scores(probe: Probe, x: npt.NDArray[np.floating[Any]], labels: Labels) -> Scores:
-    """Scores of a probe on features (n, numbers)."""
-    sums = Sums()
+def in_batches(x: Vectors, labels: Labels) -> Iterator[tuple[Vectors, Labels]]:
+    """Features (n, numbers) and their labels (n,), a batch at a time."""
     for start in range(0, len(labels), BATCH):
-        block = slice(start, start + BATCH)
-        _add(sums, probe, x[block], labels[block])
-    return sums.mean()
+        yield x[start : start + BATCH], labels[start : start + BATCH]
 
 
-def judged(
-    probe: Probe,
-    run: Trained,
-    split: Split,
-    layer: str,
-    *,
-    batch_size: int = BATCH,
-    progress: Progress | None = None,
-) -> Scores:
-    """Scores of a probe on a split."""
+def scores(probe: Probe, batches: Iterable[tuple[Vectors, Labels]]) -> Scores:
+    """Scores of a probe on batches of features (n, numbers) with labels (n,)."""
     sums = Sums()
-    feed = features.of_split(run, split, layer, batch_size=batch_size, progress=progress)
-    for rows, labels in feed:
-        _add(sums, probe, rows, labels)
+    for x, labels in batches:
+        sums.add(len(labels), *astuple(ensemble.scores(probe.probabilities(x), labels)))
     return sums.mean()
 
 
@@ -248,11 +236,6 @@ def chance(dataset: Dataset) -> Scores:
     shares = shares / shares.sum()
     labels = dataset.test.labels
     return ensemble.scores(np.broadcast_to(shares, (len(labels), len(shares))), labels)
-
-
-def _add(sums: Sums, probe: Probe, x: npt.NDArray[np.floating[Any]], labels: Labels) -> None:
-    found = ensemble.scores(probe.probabilities(x), labels)
-    sums.add(len(labels), found.loss, found.top1_error, found.top5_error)
 
 
 def write(path: Path, probe: Probe, run: Trained, layer: str, classes: Classes) -> None:

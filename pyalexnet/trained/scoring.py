@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pyalexnet.data import Dataset, Split
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import Labels, Progress
+from pyalexnet.data.dataset import Images, Labels, Progress
 from pyalexnet.errors import ArgumentError, DataError
 from pyalexnet.runs import tensors
 from pyalexnet.runs.run import Scores
@@ -74,15 +74,15 @@ def judge(
     alone: list[Scores] = []
     members: list[Probabilities] = []
     for run, split in zip(runs, splits, strict=True):
-        feed = opinions(run, split, ten_crop, batch_size, progress and progress(run.name))
-        scores, probabilities = _scored(run, split, feed, keep or several)
-        alone.append(scores)
-        if probabilities is None:
+        feed = run.batches(split, batch_size, progress and progress(run.name))
+        whole = np.empty((len(split), len(run.class_names))) if keep or several else None
+        alone.append(_scored(run, feed, ten_crop, whole))
+        if whole is None:
             continue
         if search or not members:
-            members.append(probabilities)
+            members.append(whole)
         else:
-            members[0] += probabilities
+            members[0] += whole
     labels = splits[0].labels
     if not several:
         return Judgement(tuple(alone), None, None, members[0] if keep else None, labels)
@@ -95,32 +95,20 @@ def judge(
 
 
 def _scored(
-    run: Trained, split: Split, feed: Generator[tuple[Probabilities, Labels]], keep: bool
-) -> tuple[Scores, Probabilities | None]:
-    """Scores of all probabilities in `feed`, and, if kept, the probabilities."""
-    sums, seen = Sums(), 0
-    whole = np.empty((len(split), len(run.class_names))) if keep else None
-    with contextlib.closing(feed):
-        for probabilities, labels in feed:
-            scores = ensemble.scores(probabilities, labels)
-            sums.add(len(labels), scores.loss, scores.top1_error, scores.top5_error)
-            if whole is not None:
-                whole[seen : seen + len(labels)] = probabilities
-            seen += len(labels)
-    return sums.mean(), whole
-
-
-def opinions(
     run: Trained,
-    split: Split,
-    ten_crop: bool = False,
-    batch_size: int = BATCH,
-    progress: Progress | None = None,
-) -> Generator[tuple[Probabilities, Labels]]:
-    """Probabilities (n, classes) and labels (n,) of a split's batches, in its order."""
-    with contextlib.closing(run.batches(split, batch_size, progress)) as feed:
+    feed: Generator[tuple[Images, Labels]],
+    ten_crop: bool,
+    whole: Probabilities | None,
+) -> Scores:
+    """Scores on batches of stored images; all probabilities go into `whole`, if it is given."""
+    sums = Sums()
+    with contextlib.closing(feed):
         for images, labels in feed:
-            yield run.probabilities(images, ten_crop=ten_crop), labels
+            probabilities = run.probabilities(images, ten_crop=ten_crop)
+            if whole is not None:
+                whole[sums.images : sums.images + len(labels)] = probabilities
+            sums.add(len(labels), *astuple(ensemble.scores(probabilities, labels)))
+    return sums.mean()
 
 
 def same_images(

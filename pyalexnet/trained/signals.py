@@ -9,7 +9,7 @@ that carry no information: the loss stays at chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +18,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pyalexnet.data.dataset import Progress
 from pyalexnet.errors import ArgumentError
 from pyalexnet.step.net import Net
+from pyalexnet.trained.load import Trained
 
 IMAGES = 32
 """As many as `survey` uses, and twice as many as it needs."""
@@ -85,13 +87,46 @@ def survey(net: Net, images: Any) -> tuple[Row, ...]:
     if len(images) < _FEWEST:
         raise ArgumentError(f"images has {len(images)}; at least {_FEWEST} were expected.")
     batch = np.asarray(net.backend.to_numpy(images[:IMAGES]))
-    noises = dict(_noises(net, batch))
     host = net.backend.to_numpy
+    copies = np.repeat(batch[:1], len(batch), axis=0)  # of one image, each with its own mask
+    noises = {
+        name: _spread(np.asarray(host(outputs)))
+        for name, outputs in net.activations(copies, train=True)
+    }
     weights = {name: np.asarray(host(values)) for name, values in net.params.items()}
-    rows = [_row("images", batch, 0.0)]
+    rows = [_row("images", batch, 0.0, weights)]
     for name, outputs in net.activations(batch):
         rows.append(_row(name, host(outputs), noises[name], weights))
     return tuple(rows)
+
+
+def survey_of_run(
+    trained: Trained,
+    at: str = "start",
+    *,
+    path: str | Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Row, ...]:
+    """`survey` on images spread over the training set, which may be sorted by class.
+
+    Args:
+        trained: the network.
+        at: "start", the initial parameters, drawn again from the run's seed; "last", its own.
+        path: another dataset, whose images are used instead.
+        progress: called with (images read, images) while the data are read.
+
+    Raises:
+        ArgumentError: `at` is neither.
+        DataError: the data cannot be read.
+    """
+    if at not in ("start", "last"):
+        raise ArgumentError(f"at is {at!r}; start or last was expected.")
+    net = trained.net
+    if at == "start":
+        net = Net(net.spec, net.backend, seed=trained.meta.config.get("seed", 0))
+    split = trained.dataset(path, progress).train
+    chosen = np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(np.int64)
+    return survey(net, trained.look(split.take(chosen)))
 
 
 def verdict(rows: Sequence[Row]) -> Verdict:
@@ -105,7 +140,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
         return Verdict("images", "the images are all alike", "dead")
     if last.share >= _FAINT and last.signal >= _LEAST:
         sentence = (
-            f"the image signal is healthy: {_percent(last.share)} of what {last.layer} says "
+            f"the image signal is healthy: {_percent(last.share)} of the output of {last.layer} "
             "depends on the image"
         )
         return Verdict(None, sentence, "healthy")
@@ -113,9 +148,9 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     dead = last.share < _DEAD or last.signal < _LEAST
     what = "dies" if dead else "is faint, and is weakened most"
     sentence = (
-        f"the image signal {what} in {worst.layer}: {_percent(worst.share)} of what it says "
-        f"depends on the image, {_percent(before.share)} of what {before.layer} says, "
-        f"{_percent(last.share)} of what {last.layer} says"
+        f"the image signal {what} in {worst.layer}: {_percent(worst.share)} of its output "
+        f"depends on the image, {_percent(before.share)} of that of {before.layer}, "
+        f"{_percent(last.share)} of that of {last.layer}"
         f"{_under_noise(last)}; {_advice(worst)}"
     )
     return Verdict(worst.layer, sentence, "dead" if dead else "faint")
@@ -128,26 +163,17 @@ def chance_sentence(
     found = verdict(survey(net, images))
     why = found.sentence
     if found.layer is None:
-        why += "; so try another learning rate, and look whether the labels are right"
+        why += "; so try another learning rate, and check that the labels are right"
     return (
         f"step {step}: the loss is {loss:.4f} and has been at chance, {chance:.4f}, for {steps} "
-        f"steps; {why}; for every layer: pyalexnet doctor --init {run} (to go on all the same: "
+        f"steps; {why}; for every layer: pyalexnet doctor --init {run} (to continue anyway: "
         "--chance-steps 0)."
     )
 
 
-def _noises(net: Net, batch: NDArray[np.float32]) -> Iterator[tuple[str, float]]:
-    """The noise of each layer, from a batch of copies of an image, each with its own mask."""
-    copies = np.repeat(batch[:1], len(batch), axis=0)
-    for name, outputs in net.activations(copies, train=True):
-        yield name, _spread(np.asarray(net.backend.to_numpy(outputs)))
-
-
-def _row(
-    layer: str, outputs: Any, noise: float, weights: dict[str, NDArray[Any]] | None = None
-) -> Row:
+def _row(layer: str, outputs: Any, noise: float, weights: dict[str, NDArray[Any]]) -> Row:
     y = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
-    w, b = ((weights or {}).get(f"{layer}.{kind}") for kind in "wb")
+    w, b = (weights.get(f"{layer}.{kind}") for kind in "wb")
     with np.errstate(over="ignore", invalid="ignore"):
         return Row(
             layer=layer,

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pyalexnet.data import CACHED, Dataset, cifar, pack
+from pyalexnet.data import CACHED, Split, cifar, pack
 from pyalexnet.data.dataset import Images, Labels, Progress
 from pyalexnet.data.images import named, none_of
 from pyalexnet.errors import DataError
@@ -80,9 +80,8 @@ class FileIndex(Index):
 
     def blocks(self) -> Iterator[Features]:
         self._read.clear()
-        for rows, read in features.of_files(
-            self._run, self._files, self._layer, bad=self._bad, progress=self._progress
-        ):
+        batches = self._run.image_batches(self._files, bad=self._bad, progress=self._progress)
+        for rows, read in features.of(self._run, batches, self._layer):
             self._read += read
             yield rows
 
@@ -110,7 +109,7 @@ class StoredIndex(Index):
         self._data, self._part = metadata.get("data"), metadata.get("split", "")
         expected = features.origin(run, layer)
         if shape is None or len(shape) != 2 or expected.keys() - metadata.keys():
-            raise DataError(f"{shown(path)}: does not hold what pyalexnet features writes.")
+            raise DataError(f"{shown(path)}: was not written by pyalexnet features.")
         if metadata["layer"] != layer:
             raise DataError(
                 f"{shown(path)}: holds the features of {metadata['layer']}; {layer} was expected."
@@ -136,19 +135,16 @@ class StoredIndex(Index):
     def images(self, numbers: Sequence[int]) -> Images:
         if self._names:
             return self._run.images([Path(self._names[number]) for number in numbers])[0]
-        dataset = self._dataset
-        split = dataset.train if self._part == "train" else dataset.test
-        images = np.empty((len(numbers), *self._run.mean.shape), np.uint8)
-        split.read(np.array(numbers, np.int64), images)
-        return images
+        return self._split.take(numbers)
 
     @cached_property
-    def _dataset(self) -> Dataset:
-        return self._run.dataset(self._data)
+    def _split(self) -> Split:
+        dataset = self._run.dataset(self._data)
+        return dataset.train if self._part == "train" else dataset.test
 
 
 class DataIndex(Index):
-    """A data set's test images, then its training images; features are computed in the search."""
+    """A dataset's test images, then its training images; features are computed in the search."""
 
     def __init__(
         self, run: Trained, path: Path, layer: str, *, progress: Progress | None = None
@@ -159,24 +155,22 @@ class DataIndex(Index):
 
     def blocks(self) -> Iterator[Features]:
         for split in (self._test, self._train):
-            for rows, _ in features.of_split(
-                self._run, split, self._layer, progress=self._progress
-            ):
+            batches = self._run.batches(split, progress=self._progress)
+            for rows, _ in features.of(self._run, batches, self._layer):
                 yield rows
 
     def name(self, number: int) -> str:
-        within = number - len(self._test)
-        return f"train {within}" if within >= 0 else f"test {number}"
+        part, _, within = self._place(number)
+        return f"{part} {within}"
 
     def images(self, numbers: Sequence[int]) -> Images:
-        images = np.empty((len(numbers), *self._run.mean.shape), np.uint8)
-        chosen = np.array(numbers, np.int64)
-        test = chosen < len(self._test)
-        for split, mine, first in ((self._test, test, 0), (self._train, ~test, len(self._test))):
-            read = np.empty((int(mine.sum()), *images.shape[1:]), np.uint8)
-            split.read(chosen[mine] - first, read)
-            images[mine] = read
-        return images
+        places = [self._place(number) for number in numbers]
+        return np.concatenate([split.take([within]) for _, split, within in places])
+
+    def _place(self, number: int) -> tuple[str, Split, int]:
+        """The split of an image, and its number there."""
+        within = number - len(self._test)
+        return ("test", self._test, number) if within < 0 else ("train", self._train, within)
 
 
 class Search:
@@ -243,7 +237,7 @@ def similar(
 
     Args:
         queries: image files.
-        bad: called with a query that cannot be read, which is then skipped.
+        bad: called for each query that cannot be read, which is then skipped.
 
     Raises:
         ArgumentError: k is below 1.
@@ -253,8 +247,8 @@ def similar(
     images, read = run.images(queries, bad)
     if not read:
         raise DataError(none_of(queries))
-    found = [rows for rows, _ in features.of_files(run, read, layer)]
-    search = Search(np.concatenate(found), k + 1)  # one more, as a query may find itself
+    asked = [rows for rows, _ in features.of(run, run.image_batches(read), layer)]
+    search = Search(np.concatenate(asked), k + 1)  # one more, as a query may find itself
     for rows in index.blocks():
         search.add(rows)
     matches = []
@@ -263,7 +257,7 @@ def similar(
         others = np.flatnonzero(np.logical_not(own))[:k]
         if not len(others):
             raise DataError(
-                f"the index has no image beside {shown(query)}; at least one was expected."
+                f"the index has no image except {shown(query)}; at least one more was expected."
             )
         matches.append(
             Match(query, image, tuple(indices[others].tolist()), tuple(distances[others].tolist()))
@@ -280,23 +274,21 @@ def open_index(
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Index:
-    """The index at `path`: a data set, a folder of images, or a file that `features` wrote.
+    """The index at `path`: a dataset, a folder of images, or a file that `features` wrote.
 
-    A data set is a pack, CIFAR-10, or an .npz file; in other folders all images are treated alike,
+    A dataset is a pack, CIFAR-10, or an .npz file; in other folders all images are treated alike,
     and `say` is called with a sentence on what else is in them.
 
     Raises:
         DataError: it is none of these, or of another network or layer.
     """
-    if _is_data_set(path):
+    if path.is_dir():
+        labelled = pack.is_pack(path) or cifar.is_folder_of(path)
+    else:
+        fetched = str(path) == CACHED and not path.exists()
+        labelled = fetched or path.name.lower().endswith((".npz", *cifar.SUFFIXES))
+    if labelled:
         return DataIndex(run, path, layer, progress=progress)
     if path.is_dir():
         return FileIndex(run, named([path], say), layer, bad=bad, progress=progress)
     return StoredIndex(run, path, layer)
-
-
-def _is_data_set(path: Path) -> bool:
-    if path.is_dir():
-        return pack.is_pack(path) or cifar.is_folder_of(path)
-    fetched = str(path) == CACHED and not path.exists()
-    return fetched or path.name.lower().endswith((".npz", *cifar.SUFFIXES))

@@ -8,7 +8,6 @@ import numpy as np
 
 from pyalexnet.backends import Array
 from pyalexnet.step.net import Net
-from pyalexnet.trained.evaluate import activations
 
 
 def culprit(net: Net, images: Array) -> str:
@@ -18,7 +17,7 @@ def culprit(net: Net, images: Array) -> str:
         if not np.isfinite(to_numpy(values)).all():
             return f"{name} holds values that are not finite"
     largest = {}
-    for name, outputs in activations(net, images):
+    for name, outputs in net.activations(images):
         largest[name] = float(np.abs(to_numpy(outputs)).max())
         if not math.isfinite(largest[name]):
             return f"{name} is the first layer whose outputs are not finite"

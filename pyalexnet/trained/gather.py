@@ -1,4 +1,4 @@
-"""The data for pictures of a trained network: images, and the network's outputs for them."""
+"""Arrays for the pictures of `pyalexnet.show`: images, and a trained network's outputs for them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from pyalexnet.data.views import Views
 from pyalexnet.errors import ArgumentError, DataError
 from pyalexnet.nets.layers import Conv
 from pyalexnet.nets.spec import NetSpec
-from pyalexnet.show.batch import Look
-from pyalexnet.trained.evaluate import activations
-from pyalexnet.trained.features import of_split
+from pyalexnet.trained import features
 from pyalexnet.trained.load import BATCH, Trained
 from pyalexnet.trained.similar import Search
 
@@ -43,13 +41,6 @@ def convolution(spec: NetSpec, name: str | None) -> str:
     return name or names[0]
 
 
-def read(split: Split, indices: Labels) -> Images:
-    """Stored images (n, H, W, C)."""
-    images = np.empty((len(indices), *split.image_shape), np.uint8)
-    split.read(indices, images)
-    return images
-
-
 def drawn(split: Split, count: int, seed: int) -> Labels:
     """Indices of `count` images, or of all, in an order that `seed` draws."""
     return order(len(split), seed, 0)[:count]
@@ -70,7 +61,7 @@ def predicted(
     rows: list[Floats] = []
     for start in range(0, len(candidates), BATCH):
         these = candidates[start : start + BATCH]
-        probabilities = trained.probabilities(read(split, these))
+        probabilities = trained.probabilities(split.take(these))
         shown = probabilities.argmax(axis=1) != split.labels[these] if only_errors else ...
         chosen += these[shown].tolist()
         rows += [*probabilities[shown]]
@@ -78,10 +69,10 @@ def predicted(
             break
     if not chosen:
         raise DataError(
-            f"all {len(split):,} test images are classified right; none is to be shown."
+            f"all {len(split):,} test images are classified correctly; there are no errors to show."
         )
     indices = np.array(chosen[:count])
-    return read(split, indices), split.labels[indices], np.stack(rows[:count])
+    return split.take(indices), split.labels[indices], np.stack(rows[:count])
 
 
 def nearest(
@@ -98,7 +89,7 @@ def nearest(
     """
     wanted = trained.activations(queries, layer)
     search = Search(wanted.reshape(len(wanted), -1), count)
-    for rows, _ in of_split(trained, split, layer, progress=progress):
+    for rows, _ in features.of(trained, trained.batches(split, progress=progress), layer):
         search.add(rows)
     indices, distances = zip(*search.nearest(), strict=True)
     return np.stack(indices), np.stack(distances)
@@ -151,21 +142,6 @@ def seen(trained: Trained, stored: Images, how: Views) -> Floats:
     return pixels
 
 
-def looks(how: Views) -> list[Look]:
-    """Views, one by one."""
-    return [
-        Look(int(top), int(left), bool(flip), tuple(float(value) for value in shift))
-        for (top, left), flip, shift in zip(how.corners, how.flips, how.shifts, strict=True)
-    ]
-
-
-def centre(trained: Trained, stored: Images) -> Images:
-    """The part of stored images that the network is evaluated on."""
-    [(top, left)] = views.centre(1, trained.stored, trained.size, stored.shape[3]).corners
-    height, width = trained.size
-    return stored[:, top : top + height, left : left + width]
-
-
 def maps_of(trained: Trained, stored: Images, layers: Sequence[str]) -> dict[str, Floats]:
     """The maps (P, Q, K) of layers for the first stored image, in the network's order.
 
@@ -175,7 +151,7 @@ def maps_of(trained: Trained, stored: Images, layers: Sequence[str]) -> dict[str
     for name in layers:
         trained.check_layer(name)
     found = {}
-    for name, output in activations(trained.net, trained.look(stored[:1])):
+    for name, output in trained.net.activations(trained.look(stored[:1])):
         if name in layers and output.ndim != 4:
             raise ArgumentError(
                 f"layer is {name!r}, whose output has no maps; a layer like "
