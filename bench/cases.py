@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pyalexnet.nets.calls import Call, Draw, Operand, PerImage, Plan, is_product, name_of
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import Learned, Mask
 from pyalexnet.step import plan
-from pyalexnet.step.calls import Call, Draw, Operand, PerImage, Plan, is_product, name_of
 from pyalexnet.step.plan import Precision
 
 from .reference import ReferenceBackend

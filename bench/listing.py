@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from pyalexnet import nets
 from pyalexnet.errors import ArgumentError
+from pyalexnet.nets.calls import Plan
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.checks import integer
 from pyalexnet.step import plan
-from pyalexnet.step.calls import Plan
 from pyalexnet.step.listing import Line, lines
 from pyalexnet.step.plan import Precision
 

@@ -213,6 +213,37 @@ def test_each_library_is_imported_in_one_place(library: str) -> None:
     assert importers and importers <= IMPORTERS[library]
 
 
+# From the ground up: a room imports only those before it, also where only types are needed.
+ROOMS = (
+    *("errors", "install", "files", "ops", "_kernels", "backends", "nets", "data", "step", "runs"),
+    *("show", "trained", "foreign", "training", "doctor", "commands", "cli", "__main__"),
+)
+
+
+def room(path: Path) -> str:
+    """A folder of the package, or a file beside them."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def rooms_imported(file: Path) -> set[str]:
+    """Rooms that a file of the package imports from."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "pyalexnet":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("pyalexnet."):
+            found.add(str(node.module).split(".")[1])
+    return found & set(ROOMS)
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in MODULES if file != PACKAGE / "__init__.py"], ids=named
+)
+def test_a_room_knows_only_those_below_it(file: Path) -> None:
+    own = ROOMS.index(room(file))
+    assert not {other for other in rooms_imported(file) if ROOMS.index(other) > own}
+
+
 def test_no_name_says_nothing() -> None:
     empty = {"util", "utils", "common", "misc", "helper", "helpers"}
     folders = [KERNELS, BINDINGS, PACKAGE, ROOT / "tests", ROOT / "bench"]

@@ -15,10 +15,11 @@ import pyalexnet
 from pyalexnet import nets
 from pyalexnet.backends import Backend
 from pyalexnet.errors import ArgumentError
+from pyalexnet.nets import calls
 from pyalexnet.nets.layers import LRN, Conv, Dropout, Linear, MaxPool, Relu
 from pyalexnet.nets.spec import NetSpec
-from pyalexnet.step import calls, plan
 from pyalexnet.step import fused as fused_layers
+from pyalexnet.step import plan
 from pyalexnet.step.net import Net
 from pyalexnet.step.program import Program, Rule
 from pyalexnet.step.sgd import SGD

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyalexnet.nets.calls import Plan, Step
 from pyalexnet.nets.layers import Layer
 from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.ops.records import Learned
-from pyalexnet.step.calls import Plan, Step
 from pyalexnet.step.program import Program
 from samples import garbage
 from tolerance import same_bits

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from pyalexnet.backends.base import Activation, Shape
 from pyalexnet.errors import ArgumentError
+from pyalexnet.nets.calls import Operand, PerImage, Step, View
 from pyalexnet.ops.checks import integer, positive, real
 from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.ops.records import ConvGeometry, Pad, PoolGeometry, Stride
-from pyalexnet.step.calls import Operand, PerImage, Step, View
 
 # Initial weights: the standard deviation of a normal distribution; initial biases: their value.
 # "fan_in" draws either uniformly from +-1 / sqrt(inputs of a unit), PyTorch's default.

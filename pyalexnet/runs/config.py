@@ -65,8 +65,8 @@ class Config:
     precision: Precision = "fp32"
     """Of maps and the operands of products; parameters are always float32."""
     fused: bool = False
-    """Whether operations take layers together (`plan.py`), rather than one by one. A new run does
-    on cuda and cpu, unless it was told."""
+    """Whether operations take layers together (`step/fused.py`), rather than one by one. A new run
+    does on cuda and cpu, unless it was told."""
     exact: bool = False
     """Whether cpu computes every convolution by its formula, even where another way is faster."""
 
@@ -76,16 +76,11 @@ class Config:
         integer("run", "keep", self.keep, low=1)
         integer("run", "workers", self.workers)
         integer("run", "chance_steps", self.chance_steps)
-        check_precision("run", self.precision)
         if len(self.devices) not in (0, 2):
             raise ArgumentError(
                 f"run: devices has {len(self.devices)} numbers; 2 were expected, one a tower."
             )
-        if self.devices and (self.fused or self.precision != "fp32"):
-            what = "fused is true" if self.fused else f"precision is {self.precision}"
-            raise ArgumentError(
-                f"run: {what} and two towers run; fp32 and layers one by one were expected there."
-            )
+        check_precision("run", self.precision, len(self.devices))
 
     @property
     def all_net_args(self) -> dict[str, Any]:

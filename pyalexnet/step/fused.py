@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyalexnet.backends.base import Shape
+from pyalexnet.nets.calls import Operand, Step, name_of
 from pyalexnet.nets.layers import (
     LRN,
     Conv,
@@ -22,7 +23,6 @@ from pyalexnet.nets.layers import (
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.ops.records import BlockGeometry, ConvGeometry, Pad, lrn_maxpool_fits
-from pyalexnet.step.calls import Operand, Step, name_of
 
 
 def together(layers: Sequence[Layer], step: Step, in_shape: Shape) -> tuple[Layer, int]:

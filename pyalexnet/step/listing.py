@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pyalexnet.step.calls import Call, Operand, Plan, name_of
+from pyalexnet.nets.calls import Call, Operand, Plan, name_of
 
 
 @dataclass(frozen=True)

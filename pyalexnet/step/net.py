@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from pyalexnet.backends import backend as make_backend
 from pyalexnet.backends.base import Array, Backend
 from pyalexnet.errors import ArgumentError
+from pyalexnet.nets.calls import Source, at
 from pyalexnet.nets.spec import LayerShape, NetSpec
 from pyalexnet.ops.checks import integer
 from pyalexnet.step import plan, towers
-from pyalexnet.step.calls import Source, at
 from pyalexnet.step.fused import Converted, converted
 from pyalexnet.step.plan import Goal, Precision
 from pyalexnet.step.program import Numbers, Program, Update

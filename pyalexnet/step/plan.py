@@ -20,11 +20,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from pyalexnet.errors import ArgumentError
+from pyalexnet.nets.calls import Plan, Source, Step
 from pyalexnet.nets.layers import Conv, Scale
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.step import towers as division
-from pyalexnet.step.calls import Plan, Source, Step
 from pyalexnet.step.fused import Converted, ConvInBlocks, converted, together
 from pyalexnet.step.towers import Stage
 

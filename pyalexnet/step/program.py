@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet.backends.base import Array, Backend
+from pyalexnet.nets.calls import Call, Draw, Operand, PerImage, Plan, Step, View, at, name_of
 from pyalexnet.nets.layers import Layer
 from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.ops.records import Learned, Mask
-from pyalexnet.step.calls import Call, Draw, Operand, PerImage, Plan, Step, View, at, name_of
 from pyalexnet.step.towers import Exchanged, exchanged
 
 _SCORES = ("loss", "top1_error", "top5_error")

@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from pyalexnet.errors import ArgumentError
+from pyalexnet.nets.calls import Plan, Step, name_of
 from pyalexnet.nets.layers import Layer
 from pyalexnet.nets.spec import NetSpec
-from pyalexnet.step.calls import Plan, Step, name_of
 
 TOWERS = 2
 

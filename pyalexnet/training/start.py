@@ -70,7 +70,7 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
     settings, draft = _of_new(choices, base, parent)
     places = _backends(settings)
     if base is None and "fused" not in choices:
-        settings = dataclasses.replace(settings, fused=_fuses(places[0]) and not settings.devices)
+        settings = dataclasses.replace(settings, fused=_fuses(places[0]))
     bad_files = out / "bad_files.jsonl"
     bad_files.unlink(missing_ok=True)
     dataset = _load(settings, draft, bad_files, reporter)
