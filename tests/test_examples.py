@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from examples import EXAMPLES, OF_EACH_ELEMENT, Example
 from pyalexnet.backends import Backend
+from pyalexnet.errors import ArgumentError
 from samples import garbage
 from tolerance import same_bits
 from trial import run
@@ -23,7 +25,7 @@ ARRAYS = {
 
 
 def test_every_op_has_an_example() -> None:
-    methods = {name for name in vars(Backend) if callable(getattr(Backend, name))}
+    methods = {name for name in dir(Backend) if callable(getattr(Backend, name))}
     assert {name for name in methods if not name.startswith("_")} - ARRAYS == set(EXAMPLES)
 
 
@@ -47,6 +49,10 @@ def test_read_only_inputs_will_do(be: Any, example: Example) -> None:
     getattr(be, example.op)(*frozen, **example.keywords(be))
 
 
+# They load whole vectors only; so does a plan, whose arrays are aligned.
+ALIGNED = ("lrn_maxpool_fprop", "lrn_maxpool_dgrad")
+
+
 @pytest.mark.parametrize("example", OF_EACH_ELEMENT)
 def test_views_that_begin_anywhere(be: Any, example: Example) -> None:
     """Vectors are loaded only if all arrays are aligned: a single one may prevent it."""
@@ -62,9 +68,12 @@ def test_views_that_begin_anywhere(be: Any, example: Example) -> None:
             return view(be, value, offset=int(next(number) in shifted))
 
         placed, out = [put(value) for value in inputs], tuple(put(garbage(y)) for y in expected)
-        getattr(be, example.op)(
-            *placed, **example.keywords(be), out=out if len(out) > 1 else out[0]
-        )
+        call = partial(getattr(be, example.op), *placed, **example.keywords(be))
+        if example.op in ALIGNED:
+            with pytest.raises(ArgumentError, match="begins at an address that is no multiple of"):
+                call(out=out if len(out) > 1 else out[0])
+            continue
+        call(out=out if len(out) > 1 else out[0])
         for y, before in zip(out, expected, strict=True):
             assert same_bits(be.to_numpy(y), before)
 

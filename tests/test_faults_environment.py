@@ -899,7 +899,7 @@ def test_missing_run_and_unknown_option(
     monkeypatch.chdir(tmp_path)
     assert_refused(*ended(*path, "--no-such-option"), path)
     arguments = required(path, tmp_path / "none", network.parent)
-    if path not in (("presets",), ("doctor",), ("train",)):
+    if path not in (("presets",), ("doctor",), ("train",), ("show", "step")):
         assert_refused(*ended(*path, *arguments), path)
     if path == ("train",):
         assert_refused(*ended("train", "--resume", "none"), path)

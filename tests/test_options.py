@@ -83,7 +83,7 @@ def test_no_command_calls_a_file_and_a_folder_alike() -> None:
             assert "-o" in names, words
         assert ("--runs" in names) == ("--output-dir" in names), words
     assert len(OF_A_RUN) == 14
-    others = {"data get", "data prepare", "import", "presets", "bench"}
+    others = {"data get", "data prepare", "import", "presets", "bench", "show step"}
     assert COMMANDS.keys() - OF_A_RUN == others
 
 

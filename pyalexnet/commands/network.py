@@ -29,6 +29,13 @@ ON_A_SHEET = 24
 
 # Arguments and options of several commands
 
+PRECISION = (
+    "Of maps and products; sums, parameters and momentum stay float32. fp32x3: as accurate as "
+    "fp32, on a GPU's tensor cores."
+)
+FUSED = "Kernels that take layers together, or one layer after the other; fused on cuda and cpu."
+TOWERS = "2: each half of the network on its device."
+
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="Run folder, latest, or a checkpoint's folder.")
 ]

@@ -12,9 +12,11 @@ from pyalexnet.commands import network as given
 def step(
     network: Annotated[str, typer.Argument(metavar="NETWORK", help="Such as alexnet.")] = "alexnet",
     batch_size: given.BatchSize = 128,
-    precision: Annotated[str, typer.Option(metavar="fp32|fp32x3|bf16", help="Of maps.")] = "fp32",
-    fused: Annotated[bool, typer.Option(help="Layers together where one operation can.")] = False,
-    towers: Annotated[int, typer.Option(min=1, max=2, help="Devices it is divided into.")] = 1,
+    precision: Annotated[
+        str, typer.Option(metavar="fp32|fp32x3|bf16", help=given.PRECISION)
+    ] = "fp32",
+    fused: Annotated[bool, typer.Option(help=given.FUSED)] = False,
+    towers: Annotated[int, typer.Option(min=1, max=2, help=given.TOWERS)] = 1,
 ) -> None:
     """Print a training step, call by call, with shapes: what runs, in order, on which arrays.
 

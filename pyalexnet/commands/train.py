@@ -47,9 +47,7 @@ def train(
     one_tower: Annotated[
         bool | None, _network("The half-width net of section 3.2.", "--one-tower")
     ] = None,
-    towers: Annotated[
-        int | None, _network("2: each half of the network on its device.", min=1, max=2)
-    ] = None,
+    towers: Annotated[int | None, _network(given.TOWERS, min=1, max=2)] = None,
     devices: Annotated[str | None, _network("Where two towers run; 0,0 puts both on one.")] = None,
     exchange: Annotated[
         str | None,
@@ -158,16 +156,14 @@ def train(
     precision: Annotated[
         str | None,
         _run(
-            "Of maps and products; sums, parameters and momentum stay float32. fp32x3: as "
-            "accurate as fp32, on a GPU's tensor cores.",
+            given.PRECISION,
             metavar="fp32|fp32x3|bf16",
         ),
     ] = None,
     fused: Annotated[
         bool | None,
         _run(
-            "Kernels that take layers together, or one layer after the other; fused on cuda "
-            "and cpu.",
+            given.FUSED,
             "--fused/--unfused",
         ),
     ] = None,
