@@ -3,7 +3,7 @@
 # make test-faults  kills, full disks, damaged files, bad input: many times each, half an hour
 # make sanitize the CPU's own kernels under AddressSanitizer and UBSan: tests of every operation, and
 #               two minutes of odd calls (FUZZ_SECONDS); their threads under ThreadSanitizer
-# make lint     formatting, style and types
+# make lint     formatting, style, types, and how many lines there are
 # make bench    times operations and steps beside PyTorch, if it is installed, on CPU or GPU
 # make gpu      on a machine with an NVIDIA GPU and nvcc: tests, compute-sanitizer, and the bench
 #               beside PyTorch and JAX, kept as a record; MINUTES=9: the most informative parts, in
@@ -123,6 +123,7 @@ lint: $(VENV)/lint-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	$(BIN)/mypy
+	$(BIN)/python tests/lines.py
 
 # If $(PYTHON) itself belongs to an environment, --system-site-packages gives only the packages of
 # its base interpreter. The environment's own are added by a path file, the first that is read.
