@@ -18,17 +18,7 @@ import samples
 from bench import oracle
 from bench.oracle import Exact
 from pyalexnet.nets import alexnet
-from pyalexnet.nets.layers import (
-    LRN,
-    Conv,
-    Layer,
-    Linear,
-    MaxPool,
-    Relu,
-    RNorm,
-    Scale,
-    Tanh,
-)
+from pyalexnet.nets.layers import LRN, Conv, Layer, Linear, MaxPool, Relu, RNorm, Scale, Tanh
 from pyalexnet.nets.recipe import Rate, Recipe
 from pyalexnet.nets.schedule import Steps
 from pyalexnet.nets.spec import NetSpec

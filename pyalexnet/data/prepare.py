@@ -26,16 +26,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pyalexnet import files
-from pyalexnet.data import (
-    bad_files,
-    colour,
-    decode,
-    label_files,
-    listing,
-    pack,
-    processes,
-    shard,
-)
+from pyalexnet.data import bad_files, colour, decode, label_files, listing, pack, processes, shard
 from pyalexnet.data.classes import Classes
 from pyalexnet.data.colour import Moments
 from pyalexnet.data.dataset import Images, Labels, Progress

@@ -10,10 +10,7 @@ from pyalexnet.errors import ArgumentError
 from pyalexnet.ops.checks import real
 from pyalexnet.ops.device import Device, with_sizes
 from pyalexnet.ops.elements import Array, Shape, element_of
-from pyalexnet.ops.records import (
-    BlockGeometry,
-    Pad,
-)
+from pyalexnet.ops.records import BlockGeometry, Pad
 
 
 class AugmentOps(Device):

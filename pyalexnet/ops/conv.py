@@ -9,13 +9,7 @@ from pyalexnet.ops.checks import integer, real
 from pyalexnet.ops.device import split_out, with_sizes
 from pyalexnet.ops.elements import Array, Shape
 from pyalexnet.ops.epilogue import MOST_TOWERS, Activation, Epilogue, check_activation, widened
-from pyalexnet.ops.records import (
-    ConvGeometry,
-    Learned,
-    Mask,
-    Pad,
-    Stride,
-)
+from pyalexnet.ops.records import ConvGeometry, Learned, Mask, Pad, Stride
 
 
 class ConvOps(Epilogue):

@@ -8,10 +8,7 @@ import numpy as np
 
 from pyalexnet.ops.device import Device, with_sizes
 from pyalexnet.ops.elements import Array, Shape, element_of
-from pyalexnet.ops.records import (
-    BlockGeometry,
-    Pad,
-)
+from pyalexnet.ops.records import BlockGeometry, Pad
 
 
 class DepthOps(Device):

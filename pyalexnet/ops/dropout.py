@@ -5,9 +5,7 @@ from __future__ import annotations
 from pyalexnet.errors import ArgumentError
 from pyalexnet.ops.elements import Array
 from pyalexnet.ops.epilogue import Epilogue
-from pyalexnet.ops.records import (
-    Mask,
-)
+from pyalexnet.ops.records import Mask
 
 
 class DropoutOps(Epilogue):

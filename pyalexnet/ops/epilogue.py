@@ -12,10 +12,7 @@ from pyalexnet.errors import ArgumentError
 from pyalexnet.ops.checks import integer, real
 from pyalexnet.ops.device import Device
 from pyalexnet.ops.elements import BFLOAT16, FLOAT32, Array, Shape, element_of
-from pyalexnet.ops.records import (
-    Learned,
-    Mask,
-)
+from pyalexnet.ops.records import Learned, Mask
 
 Activation: TypeAlias = Literal["relu", "tanh"] | None
 

@@ -9,10 +9,7 @@ from pyalexnet.ops.checks import integer, real
 from pyalexnet.ops.device import split_out
 from pyalexnet.ops.elements import Array
 from pyalexnet.ops.epilogue import MOST_TOWERS, Activation, Epilogue, check_activation, widened
-from pyalexnet.ops.records import (
-    Learned,
-    Mask,
-)
+from pyalexnet.ops.records import Learned, Mask
 
 
 class LinearOps(Epilogue):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pyalexnet.ops.device import Device
 from pyalexnet.ops.elements import Array
-from pyalexnet.ops.records import (
-    Norm,
-)
+from pyalexnet.ops.records import Norm
 
 
 class LrnOps(Device):

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pyalexnet.ops.elements import Array
 from pyalexnet.ops.pool import PoolOps
-from pyalexnet.ops.records import (
-    Norm,
-    PoolGeometry,
-)
+from pyalexnet.ops.records import Norm, PoolGeometry
 
 
 class LrnPoolOps(PoolOps):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pyalexnet.ops.device import Device, split_out, with_sizes
 from pyalexnet.ops.elements import Array, Shape
-from pyalexnet.ops.records import (
-    PoolGeometry,
-)
+from pyalexnet.ops.records import PoolGeometry
 
 
 class PoolOps(Device):

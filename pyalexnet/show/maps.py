@@ -9,16 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pyalexnet.show.page import MARGIN, SOFT, WIDTH, cells
-from pyalexnet.show.tiles import (
-    Array,
-    Pixels,
-    about_zero,
-    centred,
-    fitted,
-    framed,
-    from_zero,
-    grid,
-)
+from pyalexnet.show.tiles import Array, Pixels, about_zero, centred, fitted, framed, from_zero, grid
 
 _ACROSS = 3
 _BETWEEN = 40

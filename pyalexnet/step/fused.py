@@ -9,17 +9,7 @@ from typing import Any
 
 from pyalexnet.backends.base import Shape
 from pyalexnet.nets.calls import Operand, Step, name_of
-from pyalexnet.nets.layers import (
-    LRN,
-    Conv,
-    Dropout,
-    Layer,
-    Linear,
-    MaxPool,
-    Product,
-    Relu,
-    Scale,
-)
+from pyalexnet.nets.layers import LRN, Conv, Dropout, Layer, Linear, MaxPool, Product, Relu, Scale
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.ops.records import BlockGeometry, ConvGeometry, Pad, lrn_maxpool_fits

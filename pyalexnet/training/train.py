@@ -21,11 +21,7 @@ from pyalexnet.backends import Array
 from pyalexnet.data import Dataset
 from pyalexnet.data.dataset import Labels
 from pyalexnet.data.loader import Loader, Pixels
-from pyalexnet.errors import (
-    ArgumentError,
-    PyalexnetError,
-    TrainingError,
-)
+from pyalexnet.errors import ArgumentError, PyalexnetError, TrainingError
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint, Meta
 from pyalexnet.runs.config import Config
