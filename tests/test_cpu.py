@@ -153,11 +153,16 @@ def test_memory_begins_at_a_cache_line(be: Any) -> None:
 
 @ON_CPU
 @pytest.mark.parametrize("dtype", ELEMENTS, ids=str)
-def test_outputs_past_the_caches_are_those_in_them(be: Any, dtype: Any) -> None:
-    """Outputs of more than 16 MiB are stored past the caches: 40 images, beside 8 at a time."""
+@pytest.mark.parametrize("groups", [1, 8])
+def test_outputs_past_the_caches_are_those_in_them(be: Any, dtype: Any, groups: int) -> None:
+    """Outputs of more than 16 MiB are stored past the caches: 40 images, beside 8 at a time.
+
+    In 8 groups, a group's channels are less than a vector, and most begin within one.
+    """
     width = 48 if np.dtype(dtype).itemsize == 4 else 64
-    x, w = (normal(*s).astype(dtype) for s in ((40, width, width, 64), (64, 1, 1, 64)))
-    b, window = normal(64), {"stride": (1, 1), "pad": (0, 0, 0, 0)}
+    x, w = (normal(*s).astype(dtype) for s in ((40, width, width, 64), (64, 1, 1, 64 // groups)))
+    b = normal(64)
+    window: dict[str, Any] = {"stride": (1, 1), "pad": (0, 0, 0, 0), "groups": groups}
     y = be.conv_fprop(x, w, b, **window, activation="relu")
     dx = be.conv_dgrad(y, w, x_shape=x.shape, **window, gate=x)
     assert y.nbytes == dx.nbytes > 2**24 > y.nbytes // 5

@@ -122,12 +122,13 @@ template <class T, class Y> void conv_fprop(const T* x, const T* w, const float*
                                             const ConvShape& shape, Activation activation,
                                             const Dropped& dropped, void* workspace, Stream) {
     const std::int64_t pixels = std::int64_t{shape.out_height} * shape.out_width;
-    const cpu::FpropEpilogue<Y> epilogue{b,
-                                         {y, shape.images * pixels * shape.filters, shape.filters},
-                                         shape.filters,
-                                         pixels,
-                                         activation,
-                                         dropped};
+    const cpu::FpropEpilogue<Y> epilogue{
+        b,
+        {y, shape.images * pixels * shape.filters, shape.filters / shape.groups},
+        shape.filters,
+        pixels,
+        activation,
+        dropped};
     cpu::fprop(x, w, cpu::LinearSize::as_one_image(shape), epilogue, cpu::Scratch(workspace));
 }
 
@@ -135,7 +136,7 @@ template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float
                                    const ConvShape& shape, void* workspace, Stream) {
     const std::int64_t pixels = std::int64_t{shape.images} * shape.height * shape.width;
     const cpu::DgradEpilogue<T> epilogue{
-        gate, factor, {dx, pixels * shape.channels, shape.channels}, shape.channels};
+        gate, factor, {dx, pixels * shape.channels, shape.channels / shape.groups}, shape.channels};
     cpu::dgrad(dy, w, shape, epilogue, cpu::Scratch(workspace));
 }
 

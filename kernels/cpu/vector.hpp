@@ -172,13 +172,12 @@ template <class T> PYALEXNET_INLINE void store_up_to(T* to, V x, int count) {
     count == kLanes ? store(to, x) : store_some(to, x, count);
 }
 
-// Where a kernel's outputs go, rows of `width` neighbours. What no cache would keep until it is
-// read passes the caches, if a vector never crosses a line.
+// Where a kernel's outputs go, in runs of `width` neighbours. What no cache would keep until it is
+// read passes the caches, if only whole, aligned vectors are stored.
 template <class T> struct Outputs {
-    T* to = nullptr;
-    bool pass_caches = false;
+    T* to;
+    bool pass_caches;
 
-    Outputs() = default;
     Outputs(T* first, std::int64_t count, int width)
         : to(first),
           pass_caches(count * std::int64_t{sizeof(T)} > kKept && width % kLanes == 0 &&
