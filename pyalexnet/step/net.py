@@ -6,9 +6,9 @@ run again and again: on a GPU as a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,12 @@ from pyalexnet.step.plan import Goal, Precision
 from pyalexnet.step.program import Numbers, Program, Update
 from pyalexnet.step.towers import Exchanged
 
-# Programs that are kept: for training and evaluation, and for the last, smaller batch of each.
-_PROGRAMS = 6
+# Programs that are kept, for training and evaluation and for the last, smaller batch of each; and
+# arrays of images.
+_KEPT = 6
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -146,10 +150,11 @@ class Net:
         Fill it, as `Backend.augment` does with the block and padding of `converted`, and pass it as
         `images` to save a copy.
         """
-        if count not in self._filled:
-            shape = (count, *self.converted.shape)
-            self._filled[count] = self.backend.zeros(shape, self.element)
-        return self._filled[count]
+
+        def made() -> Array:
+            return self.backend.zeros((count, *self.converted.shape), self.element)
+
+        return _kept(self._filled, count, made)
 
     # Parameters and arrays of their shapes: gradients, momentum
 
@@ -370,12 +375,8 @@ class Net:
         return x, "pixels"
 
     def _program(self, *key: Any) -> Program:
-        """The program of a pass; the oldest are dropped to make room."""
-        if key not in self._programs:
-            if len(self._programs) == _PROGRAMS:
-                del self._programs[next(iter(self._programs))]
-            self._programs[key] = self._new_program(*key)
-        return self._programs[key]
+        """The program of a pass."""
+        return _kept(self._programs, key, lambda: self._new_program(*key))
 
     def _new_program(
         self, goal: Goal, images: int, train: bool, source: Source, update: Update | None
@@ -408,6 +409,15 @@ class Net:
             rules=update.rules if update else None,
             graph=self._graph,
         )
+
+
+def _kept(there: dict[_Key, _Value], key: _Key, made: Callable[[], _Value]) -> _Value:
+    """What is kept for a key, or else made; the oldest is dropped to make room."""
+    if key not in there:
+        if len(there) == _KEPT:
+            del there[next(iter(there))]
+        there[key] = made()
+    return there[key]
 
 
 def _in_float32(part: Part) -> dict[str, Array]:
