@@ -19,8 +19,8 @@ import numpy as np
 
 from pyalexnet.backends import Array
 from pyalexnet.data import Dataset
-from pyalexnet.data.dataset import Labels
-from pyalexnet.data.loader import Loader, Pixels
+from pyalexnet.data.dataset import Labels, Pixels
+from pyalexnet.data.loader import Loader
 from pyalexnet.errors import ArgumentError, PyalexnetError, TrainingError
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint, Meta
