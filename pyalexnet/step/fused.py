@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,12 +58,9 @@ class NormPool(Layer):
     @property
     def settings(self) -> dict[str, Any]:
         """Arguments of the operations."""
-        pool = {
-            "pool_size": self.pool.size,
-            "pool_stride": self.pool.stride,
-            "ceil": self.pool.ceil,
-        }
-        return self.norm.settings | pool
+        pool = self.pool
+        own = {"pool_size": pool.size, "pool_stride": pool.stride, "ceil": pool.ceil}
+        return self.norm.settings | own
 
     def forward(self, step: Step, x: str) -> str:
         shape = self.out_shape(step.shape(x))
@@ -75,11 +71,8 @@ class NormPool(Layer):
         return y
 
     def backward(self, step: Step, x: str, y: str, dy: str) -> None:
-        reads: dict[str, Operand] = {
-            "x": x,
-            "dy": dy,
-            "where": step.here(f"{self.pool.name}.where"),
-        }
+        where = step.here(f"{self.pool.name}.where")
+        reads: dict[str, Operand] = {"x": x, "dy": dy, "where": where}
         if step.ungated(y) is not None:
             reads["y"] = y
         gated = step.gate(x) is not None
@@ -153,8 +146,8 @@ class ConvInBlocks(Conv):
     @classmethod
     def of(cls, conv: Conv, block: int) -> ConvInBlocks:
         """The convolution as it reads blocks."""
-        own = {field.name: getattr(conv, field.name) for field in dataclasses.fields(conv)}
-        return cls(**own | {"size": -(-conv.size // block), "stride": 1, "pad": 0}, block=block)
+        deep = {"size": -(-conv.size // block), "stride": 1, "pad": 0, "block": block}
+        return cls(**vars(conv) | deep)
 
     def _filters(self, step: Step, product: Product) -> Operand:
         shape = self.param_shapes(step.shape(product.x))[self.w]
@@ -169,6 +162,5 @@ class ConvInBlocks(Conv):
         deep = step.array(f"{self.w}.deep.grad", shape, FLOAT32, batch=False)
         reads = {"x": product.x, "dy": dz}
         step.call("conv_wgrad", reads, deep, db, **product.where, w_shape=shape)
-        step.call(
-            "filters_from_depth", {"ddeep": deep}, dw, block=self.block, w_shape=step.shape(w)
-        )
+        back: dict[str, Any] = {"block": self.block, "w_shape": step.shape(w)}
+        step.call("filters_from_depth", {"ddeep": deep}, dw, **back)

@@ -26,16 +26,11 @@ class Line:
 def lines(plan: Plan, images: int) -> Iterator[Line]:
     """A plan's calls for so many images, in their order."""
     for call in plan.calls:
-        yield Line(
-            _described(call),
-            tuple(_shown(plan, operand, images) for operand in call.reads.values()),
-            (
-                *(_shown(plan, operand, images) for operand in call.writes),
-                *(_changed(plan, parameter, images) for parameter in call.learns.values()),
-            ),
-            plan.moved(call, images),
-            plan.flops(call, images),
-        )
+        reads = tuple(_shown(plan, operand, images) for operand in call.reads.values())
+        writes = [_shown(plan, operand, images) for operand in call.writes]
+        writes += [_changed(plan, parameter, images) for parameter in call.learns.values()]
+        moved, flops = plan.moved(call, images), plan.flops(call, images)
+        yield Line(_described(call), reads, tuple(writes), moved, flops)
 
 
 def _described(call: Call) -> str:
