@@ -39,7 +39,6 @@ from pyalexnet import files
 from pyalexnet.data.classes import Classes
 from pyalexnet.errors import ArgumentError, CheckpointError, reason
 from pyalexnet.files import ODD_JSON, printable, refused, refusing, sealed, sync_folder
-from pyalexnet.runs.config import validated
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = dict[str, Array]
@@ -114,10 +113,8 @@ def save(folder: Path, state: Checkpoint) -> Path:
         _move(temporary, target)
     except OSError as error:
         needed = f"{sum(map(len, contents.values()))} bytes are needed there"
-        raise CheckpointError(
-            f"{target}: cannot be written ({reason(error)}); {needed}, and the checkpoints before "
-            "it are untouched."
-        ) from error
+        why = f"({reason(error)}); {needed}, and the checkpoints before it are untouched"
+        raise CheckpointError(f"{target}: cannot be written {why}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # unless it has its name
     return target
@@ -293,18 +290,15 @@ def _read_state(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: is a JSON {kind}; an object was expected.")
     written = document.get("format")
     if written not in (WITHOUT_IDS, FORMAT):
-        raise CheckpointError(
-            f"{path}: written by pyalexnet {printable(document.get('pyalexnet'), 40)} in format "
-            f"{printable(written, 40)}; this is pyalexnet {pyalexnet.__version__}, which reads "
-            f"formats {WITHOUT_IDS} and {FORMAT}."
-        )
+        by = f"{printable(document.get('pyalexnet'), 40)} in format {printable(written, 40)}"
+        reads = f"{pyalexnet.__version__}, which reads formats {WITHOUT_IDS} and {FORMAT}"
+        raise CheckpointError(f"{path}: written by pyalexnet {by}; this is pyalexnet {reads}.")
     with _refusing_odd_json(path):
         if raw != sealed(document):
             raise CheckpointError(f"{path}: its own SHA-256 does not match; it was altered.")
-        if sorted(document["files"]) != sorted(TENSOR_FILES):
-            raise CheckpointError(
-                f"{path}: lists {sorted(document['files'])}; {sorted(TENSOR_FILES)} were expected."
-            )
+        listed, wanted = sorted(document["files"]), sorted(TENSOR_FILES)
+        if listed != wanted:
+            raise CheckpointError(f"{path}: lists {listed}; {wanted} were expected.")
     return document
 
 
@@ -332,6 +326,9 @@ def _read_tensors(path: Path, entry: Mapping[str, Any]) -> Arrays:
     return arrays
 
 
+_LISTS = ("class_ids", "class_names", "input_shape")
+
+
 def _meta(path: Path, document: Mapping[str, Any]) -> Meta:
     with _refusing_odd_json(path):
         values = document["meta"]
@@ -340,13 +337,17 @@ def _meta(path: Path, document: Mapping[str, Any]) -> Meta:
         wanted = sorted(one.name for one in fields(Meta))
         if sorted(values) != wanted:
             raise CheckpointError(f"{path}: meta has {sorted(values)}; {wanted} were expected.")
-        lists = {name: values[name] for name in ("class_ids", "class_names", "input_shape")}
-        if not all(isinstance(each, list) for each in lists.values()):
-            raise TypeError(f"one of {', '.join(lists)} is no list")
-        tuples = {name: tuple(each) for name, each in lists.items()}
-        meta = validated(Meta, values | tuples, strict=True)
-        if min(meta.classes, meta.step, meta.epoch, *meta.input_shape) < 0:
-            raise ValueError("one of its counts is negative")
+        kinds = dict.fromkeys(("net_args", "config", "metrics"), dict) | {"net": str}
+        for name, kind in {**kinds, **dict.fromkeys(_LISTS, list)}.items():
+            if not isinstance(values[name], kind):
+                raise TypeError(f"{name} is a {type(values[name]).__name__}")
+        meta = Meta(**{**values, **{name: tuple(values[name]) for name in _LISTS}})
+        height, width, channels = meta.input_shape
+        counts = (meta.classes, meta.step, meta.epoch, height, width, channels)
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError(f"{counts} are not counts")
+        if not all(isinstance(text, str) for text in (*meta.class_ids, *meta.class_names)):
+            raise TypeError("the id or the name of a class is no text")
         if len(meta.known_classes) != meta.classes:
             raise ValueError(f"{len(meta.class_names)} of {meta.classes} classes have names")
     return meta

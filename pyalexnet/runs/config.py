@@ -97,10 +97,10 @@ class Config:
         return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 
 
-def validated(kind: type[_Kind], values: Any, *, strict: bool = False) -> _Kind:
+def validated(kind: type[_Kind], values: Any) -> _Kind:
     """Values of JSON or TOML as a dataclass; a ValueError names the first that does not fit."""
     try:
-        return pydantic.TypeAdapter(kind).validate_python(values, strict=strict)
+        return pydantic.TypeAdapter(kind).validate_python(values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name, own = ".".join(map(str, first["loc"])), first.get("ctx", {}).get("error")
