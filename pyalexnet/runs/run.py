@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -104,14 +105,23 @@ class StopReport:
     """The end of training, for now.
 
     reason: "finished", "steps" as many as were asked for, the name of a signal, or an error. test:
-    the last parameters on the test images; None after a signal or an error. failed: whether the
-    reason is an error.
+    the last parameters on the test images; None after a signal or an error.
     """
 
     step: int
     reason: str
     test: Scores | None = None
+    seconds: float = 0.0
     failed: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return self.reason == "finished"
+
+    @property
+    def interrupt(self) -> int | None:
+        """The signal that stopped training, if one did."""
+        return signal.Signals.__members__.get(self.reason)
 
 
 class RunFolder(contextlib.ExitStack):
@@ -151,10 +161,8 @@ class RunFolder(contextlib.ExitStack):
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(self._lock), (self.path / "lock").stat()):
                 return
-        raise RunError(
-            f"{self.path}: was deleted or moved, or its lock was, while the run trained there; "
-            "nothing more is saved."
-        )
+        found = "was deleted or moved, or its lock was, while the run trained there"
+        raise RunError(f"{self.path}: {found}; nothing more is saved.")
 
     def write_config(self, config: Config) -> None:
         """Write config.toml, whole or not at all."""
@@ -246,11 +254,9 @@ class History:
                     elif kind == "resume":
                         steps = {done: line for done, line in steps.items() if done <= step}
                         epochs = {done: line for done, line in epochs.items() if done <= step}
-        return cls(
-            [(at, train) for at, _, train in steps.values()],
-            [*epochs.values()],
-            [(at, rate) for at, rate, _ in steps.values()],
-        )
+        scores = [(at, train) for at, _, train in steps.values()]
+        rates = [(at, rate) for at, rate, _ in steps.values()]
+        return cls(scores, [*epochs.values()], rates)
 
 
 def check_writable(folder: Path) -> None:

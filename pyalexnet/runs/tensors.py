@@ -78,10 +78,8 @@ class Writer:
     def add(self, rows: Array) -> None:
         """Write the next rows (n, ...)."""
         if rows.shape[1:] != self._row or self.rows + len(rows) > self._most:
-            raise ArgumentError(
-                f"{self._name}: rows are {rows.shape}; at most {self._most - self.rows} of "
-                f"{self._row} were expected."
-            )
+            wanted = f"at most {self._most - self.rows} of {self._row} were expected"
+            raise ArgumentError(f"{self._name}: rows are {rows.shape}; {wanted}.")
         with files.refusing(RunError, self._path, "written"):
             self._file.write(np.ascontiguousarray(rows, self._dtype).tobytes())
         self.rows += len(rows)

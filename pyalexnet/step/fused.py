@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyalexnet.backends.base import Shape
@@ -20,27 +20,18 @@ def together(layers: Sequence[Layer], step: Step, in_shape: Shape) -> tuple[Laye
     in_shape: of the first one's input.
     """
     match list(layers[:3]):
-        case [LRN() as norm, MaxPool() as pool, Relu() as relu] if _fits(
-            norm, pool, step, in_shape
-        ):
-            return NormPool(relu.name, norm, pool, relu=True), 3
-        case [LRN() as norm, MaxPool() as pool, *_] if _fits(norm, pool, step, in_shape):
-            return NormPool(pool.name, norm, pool), 2
+        case [LRN() as norm, MaxPool() as pool, *after]:
+            pooled = NormPool(pool.name, norm, pool)
+            if lrn_maxpool_fits(in_shape[-1], step.element, **pooled.settings):
+                if after and isinstance(after[0], Relu):
+                    return replace(pooled, name=after[0].name, relu=True), 3
+                return pooled, 2
         # Only a ReLU followed by a mask has a gradient of one test, and only in training. A grouped
         # linear layer runs as images of one pixel, whose features are not contiguous.
-        case [
-            Conv(activation="relu") | Linear(activation="relu", groups=1) as layer,
-            Dropout() as drop,
-            *_,
-        ] if step.train:
-            return Dropped(drop.name, layer, drop), 2
+        case [Conv() | Linear(groups=1) as layer, Dropout() as drop, *_] if step.train:
+            if layer.activation == "relu":
+                return Dropped(drop.name, layer, drop), 2
     return layers[0], 1
-
-
-def _fits(norm: LRN, pool: MaxPool, step: Step, in_shape: Shape) -> bool:
-    """Whether there is an operation that takes this norm with this pool."""
-    settings = NormPool(pool.name, norm, pool).settings
-    return lrn_maxpool_fits(in_shape[-1], step.element, **settings)
 
 
 @dataclass(frozen=True)
@@ -142,12 +133,6 @@ class ConvInBlocks(Conv):
     """A convolution of images that lie in blocks: `size`, `stride` and `pad` count blocks."""
 
     block: int = 1
-
-    @classmethod
-    def of(cls, conv: Conv, block: int) -> ConvInBlocks:
-        """The convolution as it reads blocks."""
-        deep = {"size": -(-conv.size // block), "stride": 1, "pad": 0, "block": block}
-        return cls(**vars(conv) | deep)
 
     def _filters(self, step: Step, product: Product) -> Operand:
         shape = self.param_shapes(step.shape(product.x))[self.w]

@@ -35,14 +35,14 @@ def lines(plan: Plan, images: int) -> Iterator[Line]:
 
 def _described(call: Call) -> str:
     """The operation, and what else it does on the way: `linear_fprop + relu + dropout`."""
-    settings = call.settings
+    how = call.settings
     parts = (
-        (str(settings.get("activation")), settings.get("activation") is not None),
-        ("relu", settings.get("relu", False)),
-        ("dropout", "dropout" in settings),
-        ("relu's gradient", "gate" in call.reads or settings.get("gated", False)),
+        how.get("activation"),
+        "relu" if how.get("relu") else None,
+        "dropout" if "dropout" in how else None,
+        "relu's gradient" if "gate" in call.reads or how.get("gated") else None,
     )
-    return " + ".join([call.op, *(name for name, there in parts if there)])
+    return " + ".join([call.op, *filter(None, parts)])
 
 
 def _shown(plan: Plan, operand: Operand, images: int) -> str:

@@ -294,9 +294,8 @@ class Net:
         x, (h, w, c) = self.backend.asarray(images), self.spec.input_shape
         what = f"{self.spec.name}: images"
         if x.dtype != np.float32:
-            raise ArgumentError(
-                f"{what} are {x.dtype}; float32 was expected, 0 to 255 minus the mean."
-            )
+            wanted = "float32 was expected, 0 to 255 minus the mean"
+            raise ArgumentError(f"{what} are {x.dtype}; {wanted}.")
         if x.shape[1:] != (h, w, c):
             raise ArgumentError(f"{what} has shape {x.shape}; (N, {h}, {w}, {c}) was expected.")
         if len(x) == 0:

@@ -29,12 +29,12 @@ from pyalexnet.step.fused import Converted, ConvInBlocks, converted, together
 from pyalexnet.step.towers import Stage
 
 Precision: TypeAlias = Literal["fp32", "fp32x3", "bf16"]
+# float32 throughout; the same with products on tensor cores, each number as the sum of three
+# bfloat16; and maps and products in bfloat16.
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp32x3", "bf16")
-"""float32 throughout; the same with products on tensor cores, each number as the sum of three
-bfloat16; and maps and products in bfloat16."""
 
+# How far a plan goes: forward; also backward; also the update of the parameters.
 Goal: TypeAlias = Literal["logits", "gradients", "update"]
-"""How far a plan goes: forward; also backward; also the update of the parameters."""
 
 
 def element(precision: Precision) -> np.dtype[Any]:
@@ -73,15 +73,9 @@ def make(
         ArgumentError: the network has no plan in this precision, or cannot be divided.
     """
     check_precision("plan", precision, towers)
-    step = Step(
-        masks=spec.masks,
-        logits=spec.layers[-1].name,
-        element=element(precision),
-        tensor=precision == "fp32x3",
-        fused=fused,
-        train=train,
-        learns=goal == "update",
-    )
+    last, learns = spec.layers[-1].name, goal == "update"
+    how = {"tensor": precision == "fp32x3", "fused": fused, "train": train}
+    step = Step(masks=spec.masks, logits=last, element=element(precision), learns=learns, **how)
     shapes = spec.param_shapes()
     for tower, rows in enumerate(division.rows(spec, towers)):
         for name, own in rows.items():
@@ -105,7 +99,8 @@ def _in_blocks(stages: Sequence[Stage], block: int) -> list[Stage]:
     first = next(i for i, one in enumerate(stages) if not isinstance(one.layer, Scale))
     conv = stages[first].layer
     assert isinstance(conv, Conv)
-    changed = dataclasses.replace(stages[first], layer=ConvInBlocks.of(conv, block))
+    deep = {"size": -(-conv.size // block), "stride": 1, "pad": 0, "block": block}
+    changed = dataclasses.replace(stages[first], layer=ConvInBlocks(**vars(conv) | deep))
     return [*stages[:first], changed, *stages[first + 1 :]]
 
 

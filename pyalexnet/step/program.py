@@ -37,11 +37,9 @@ class Update:
 class Program:
     """A plan with its arrays; `run` executes it once.
 
-    Attributes:
-        arrays: by the plan's names; the caller fills those of `plan.source` and "labels".
-        scores: (3,) loss, top-1 and top-5 error, where the plan has them.
-        exchanged: bytes that cross between towers in a run.
-        calls: the plan's calls, each bound to its arguments.
+    arrays: by the plan's names; the caller fills those of `plan.source` and "labels". scores: (3,)
+    loss, top-1 and top-5 error, where the plan has them. exchanged: bytes that cross between towers
+    in a run. calls: the plan's calls, each bound to its arguments.
     """
 
     def __init__(
@@ -150,11 +148,8 @@ def output_of(layer: Layer, x: Array, params: Mapping[str, Array], backend: Back
 class Numbers:
     """The step and the learning rates of the parameters, on each device: a step's only arguments.
 
-    On a device they lie in one array, so that one copy transfers them.
-
-    Attributes:
-        steps: a 0-d uint32 array for each device.
-        rates: 0-d float32 arrays by the names that they have in plans.
+    On a device they lie in one array, so that one copy transfers them. steps: a 0-d uint32 array
+    for each device. rates: 0-d float32 arrays by the names that they have in plans.
     """
 
     def __init__(self, backends: Sequence[Backend], parts: Sequence[Iterable[str]]) -> None:

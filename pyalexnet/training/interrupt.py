@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Self
+from typing import Self
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 SAVING = (signal.SIGHUP, signal.SIGUSR2)
@@ -29,7 +29,7 @@ def tell(sentence: str) -> None:
         os.write(sys.stderr.fileno(), f"{sentence}\n".encode("ascii"))
 
 
-class Interrupt:
+class Interrupt(contextlib.ExitStack):
     """While entered, notes the signals above; outside the main thread Python handles none.
 
     received: the first signal to stop. save: whether a signal to save came; the caller resets it
@@ -38,21 +38,17 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.received: signal.Signals | None = None
         self.save = False
         self.tell: Callable[[str], None] = tell
         self._impatient = False
-        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (*STOPPING, *SAVING):
-                self._before[number] = signal.signal(number, self._note)
+                self.callback(signal.signal, number, signal.signal(number, self._note))
         return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number in SAVING:

@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -70,8 +70,7 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
     dataset = _load(settings, draft, bad_files, reporter)
     known = _as_parent(dataset, parent, choices)
     dataset = known or dataset
-    settings = _settled(settings, places[0], draft, dataset)
-    net = _network(settings, dataset, places)
+    settings, net = _built(settings, draft, dataset, places)
     begun = parent and _begin_with(net, parent, same_classes=known is not None)
     folder = RunFolder.create(out, net=settings.net, data=dataset.name)
     if bad_files.exists():
@@ -104,32 +103,25 @@ def resumed(
 def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int | None) -> Trainer:
     run = folder.path
     if choices.get("classes_in_order"):
-        raise ArgumentError(
-            f"run: classes_in_order is given for {run}, which goes on; it was expected with a "
-            "network in init_from."
-        )
+        wanted = "it was expected with a network in init_from"
+        raise ArgumentError(f"run: classes_in_order is given for {run}, which goes on; {wanted}.")
     saved = checkpoint.load(checkpoint.newest(run, reporter.warn))
     if "data" not in saved.meta.config:
-        raise RunError(
-            f"{run} was not trained here, so there is nothing to go on with; a new run can begin "
-            f"with it: pyalexnet train --init-from {run} --data DATA."
-        )
+        advice = f"a new run can begin with it: pyalexnet train --init-from {run} --data DATA"
+        raise RunError(f"{run} was not trained here, so there is nothing to go on with; {advice}.")
     trained = Config.from_mapping(saved.meta.config, f"a checkpoint of {run}")
     settings, draft = _chosen(_config(run / "config.toml"), choices, stretch=False)
     _check_same_network(settings, trained, run)
     places = _backends(settings)
     dataset = _load(settings, draft, run / "bad_files.jsonl", reporter)
     dataset = _same_data(dataset, mean_of(dataset, settings.recipe), saved, run)
-    settings = _settled(settings, places[0], draft, dataset)
-    net = _network(settings, dataset, places)
+    settings, net = _built(settings, draft, dataset, places)
     net.load(saved.params)
     trainer = Trainer(settings, dataset, net, saved.mean, folder)
     trainer.restore(Position.from_mapping(saved.meta.metrics), saved.momentum)
     if trainer.course.outlived:
-        raise RunError(
-            f"{run} is finished: at the lowest rate of {settings.recipe.schedule} its test error "
-            "no longer improved; for more give another --schedule."
-        )
+        why = f"at the lowest rate of {settings.recipe.schedule} its test error no longer improved"
+        raise RunError(f"{run} is finished: {why}; for more give another --schedule.")
     if trainer.course.finished:
         done = settings.recipe.epochs
         more = f"for more give --epochs {2 * done:g}"
@@ -159,17 +151,14 @@ def _begin(trainer: Trainer, reporter: Reporter, kind: str, values: Mapping[str,
 
 def _backends(settings: Config) -> tuple[backends.Backend, ...]:
     """A backend per device, made before anything that takes time; equal devices share one."""
-    devices = settings.devices or (settings.device,)
-    make = partial(backends.backend, settings.backend, exact=settings.exact)
-    there = {device: make(device) for device in devices}
-    return tuple(there[device] for device in devices)
+    make = cache(partial(backends.backend, settings.backend, exact=settings.exact))
+    return tuple(make(device) for device in settings.devices or (settings.device,))
 
 
 def _config(path: Path) -> Config:
     """A run's configuration; a run from before the backend cpu existed continues on cpu."""
     config = Config.load(path)
-    old = config.backend == backends.PREDECESSOR
-    return replace(config, backend="cpu") if old else config
+    return replace(config, backend="cpu") if config.backend == backends.PREDECESSOR else config
 
 
 def mean_of(dataset: Dataset, recipe: Recipe) -> Pixels:
@@ -219,10 +208,8 @@ def _chosen(config: Config, choices: Choices, *, stretch: bool = True) -> tuple[
     given["layer_lr"] = rates_from(given.get("layer_lr", ()), layers)
     recipe = recipe.override(**given)
     if augment and recipe.augment is None:
-        raise ArgumentError(
-            f"{next(iter(augment))} was given, and the network sees its images whole; "
-            "alexnet was expected, which augments them."
-        )
+        found = f"{next(iter(augment))} was given, and the network sees its images whole"
+        raise ArgumentError(f"{found}; alexnet was expected, which augments them.")
     if recipe.augment is not None:
         recipe = replace(recipe, augment=replace(recipe.augment, **augment))
     return replace(config, **own, net_args=net_args, recipe=recipe), draft
@@ -270,36 +257,36 @@ def _stored(where: str) -> str:
         raise ArgumentError(f"data is {where!r}; {wanted}.") from error
 
 
-def _settled(settings: Config, place: backends.Backend, draft: NetSpec, dataset: Dataset) -> Config:
-    """`settings` for a machine and data: images no larger than the input are seen whole."""
-    if settings.tensorboard:
+def _built(
+    config: Config, draft: NetSpec, dataset: Dataset, places: Sequence[backends.Backend]
+) -> tuple[Config, Net]:
+    """The network for a dataset, and `config` with what data and machine have settled.
+
+    Images no larger than the network's input are seen whole.
+    """
+    if config.tensorboard:
         tensorboard.require()
-    recipe = settings.recipe
-    height, width, _ = dataset.train.image_shape
-    if recipe.augment is not None:
+    height, width, channels = dataset.train.image_shape
+    augment = config.recipe.augment
+    if augment is not None:
         whole = height < draft.input_shape[0] or width < draft.input_shape[1]
-        augment = None if whole else replace(recipe.augment, stored=min(height, width))
-        recipe = replace(recipe, augment=augment)
-    return replace(settings, backend=place.name, device=place.device, recipe=recipe)
-
-
-def _network(config: Config, dataset: Dataset, places: Sequence[backends.Backend]) -> Net:
-    """The network for the data's classes and image size, on its device or devices."""
+        augment = None if whole else replace(augment, stored=min(height, width))
+    recipe, place = replace(config.recipe, augment=augment), places[0]
+    config = replace(config, backend=place.name, device=place.device, recipe=recipe)
     make, args = nets.get(config.net), config.all_net_args
     if config.devices and "towers_norm" not in inspect.signature(make).parameters:
         found = f"towers is 2 and net {config.net}, which cannot be divided"
         raise ArgumentError(f"{found}; alexnet was expected.")
     if config.devices and args.get("one_tower"):
         raise ArgumentError("towers is 2 and one_tower was chosen too; one of them was expected.")
-    height, width, channels = dataset.train.image_shape
     try:
-        cropped = config.recipe.augment is not None
-        shape = make(**args).input_shape[:2] if cropped else (height, width)
+        shape = (height, width) if augment is None else make(**args).input_shape[:2]
         spec = make(classes=len(dataset.class_names), input_shape=(*shape, channels), **args)
     except ArgumentError as error:
         what = f"the {height}x{width}x{channels} images of {dataset.name}"
         raise ArgumentError(f"{config.net} cannot take {what}: {error}") from error
-    return Net(spec, places, config.seed, precision=config.precision, fused=config.fused)
+    net = Net(spec, places, config.seed, precision=config.precision, fused=config.fused)
+    return config, net
 
 
 def _as_parent(dataset: Dataset, parent: Trained | None, choices: Choices) -> Dataset | None:
@@ -321,10 +308,8 @@ def _begin_with(net: Net, parent: Trained, *, same_classes: bool) -> str:
         fits = name in found and found[name].shape == value.shape
         if not (fits or in_last):
             has = f"has shape {found[name].shape}" if name in found else "is missing"
-            raise ArgumentError(
-                f"init_from: {name} {has} in {parent.path}; {value.shape} was expected, as only "
-                f"{last} may differ."
-            )
+            wanted = f"{value.shape} was expected, as only {last} may differ"
+            raise ArgumentError(f"init_from: {name} {has} in {parent.path}; {wanted}.")
         if not fits or (in_last and not same_classes):
             kept[name] = value
     net.load({name: kept[name] if name in kept else found[name] for name in own})
@@ -341,10 +326,8 @@ def _check_same_network(settings: Config, trained: Config, run: Path) -> None:
     new, old = ({"net": one.net, **one.net_args} for one in (settings, trained))
     for name in new | old:
         if new.get(name) != old.get(name) and name != "dropout":
-            raise ArgumentError(
-                f"{name} is {new.get(name)!r}; {run} trains a network of {old.get(name)!r}, and a "
-                "run cannot change that."
-            )
+            is_fixed = f"{run} trains a network of {old.get(name)!r}, and a run cannot change that"
+            raise ArgumentError(f"{name} is {new.get(name)!r}; {is_fixed}.")
 
 
 def _same_data(dataset: Dataset, mean: Pixels, saved: checkpoint.Checkpoint, run: Path) -> Dataset:

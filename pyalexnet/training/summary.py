@@ -10,29 +10,25 @@ from typing import Any
 from pyalexnet.nets.layers import LRN
 from pyalexnet.nets.recipe import Augment, Recipe
 from pyalexnet.runs.logline import duration, percent
-from pyalexnet.training.train import Outcome, Trainer
+from pyalexnet.runs.run import StopReport
+from pyalexnet.training.train import Trainer
 
 
 def opening(trainer: Trainer) -> Iterator[str]:
     """What will be trained, on what, where and how."""
-    config, recipe, net = trainer.config, trainer.config.recipe, trainer.net
-    train, test = trainer.dataset.train, trainer.dataset.test
-    size = "x".join(str(side) for side in net.spec.input_shape)
-    yield (
-        f"net       {config.net}: {net.spec.num_parameters:,} parameters, "
-        f"{net.spec.macs() / 1e6:.1f} million multiply-accumulates an image"
-    )
+    config, recipe, spec = trainer.config, trainer.config.recipe, trainer.net.spec
+    macs = f"{spec.macs() / 1e6:.1f} million multiply-accumulates an image"
+    yield f"net       {config.net}: {spec.num_parameters:,} parameters, {macs}"
     yield from _overrides(trainer)
-    yield (
-        f"data      {trainer.dataset.name}: {len(train):,} training and {len(test):,} test images, "
-        f"{size}, {net.spec.classes} classes"
-    )
-    yield f"          {trainer.dataset.note}"
+    data, size = trainer.dataset, "x".join(map(str, spec.input_shape))
+    images = f"{len(data.train):,} training and {len(data.test):,} test images"
+    yield f"data      {data.name}: {images}, {size}, {spec.classes} classes"
+    yield f"          {data.note}"
     if recipe.augment is not None:
         yield f"views     {_views(recipe.augment)}"
     place = config.backend + (", exact" if config.exact else "")
     if config.devices:
-        norms = any(isinstance(layer, LRN) for layer in net.spec.layers)
+        norms = any(isinstance(layer, LRN) for layer in spec.layers)
         edges = "; norms across maps end at a tower's edge" if norms else ""
         first, second = config.devices
         place += f", a tower each on devices {first} and {second}{edges}"
@@ -41,11 +37,10 @@ def opening(trainer: Trainer) -> Iterator[str]:
         way += f", {config.precision}" if config.precision != "fp32" else ""
         place += f", device {config.device}{way}"
     yield f"backend   {place}"
-    yield (
-        f"recipe    {recipe.epochs:g} epochs of {trainer.course.steps_an_epoch} steps, batch "
-        f"{trainer.batch_size}, lr {recipe.rate.lr_w:g}, momentum {recipe.momentum:g}, weight "
-        f"decay {recipe.rate.decay_w:g}, schedule {recipe.schedule}, seed {config.seed}"
-    )
+    rate, steps = recipe.rate, trainer.course.steps_an_epoch
+    course = f"{recipe.epochs:g} epochs of {steps} steps, batch {trainer.batch_size}"
+    rule = f"lr {rate.lr_w:g}, momentum {recipe.momentum:g}, weight decay {rate.decay_w:g}"
+    yield f"recipe    {course}, {rule}, schedule {recipe.schedule}, seed {config.seed}"
     if trainer.batch_size < recipe.batch_size:
         yield f"          there are only {trainer.batch_size} training images for a batch"
     yield f"run       {trainer.folder.path} (Ctrl-C saves and stops)"
@@ -55,7 +50,7 @@ def opening(trainer: Trainer) -> Iterator[str]:
     expected, measured = trainer.first_losses()
     said = f"loss      {measured:.4f} before the first step"
     if trainer.fresh:
-        why = f"ln {net.spec.classes} + half the variance of the logits"
+        why = f"ln {spec.classes} + half the variance of the logits"
         said += f"; {expected:.4f} was expected of a fresh network ({why})"
     yield said
 
@@ -117,7 +112,7 @@ def _views(augment: Augment) -> str:
     return f"{parts}; mean by {augment.mean}"
 
 
-def closing(trainer: Trainer, outcome: Outcome, *, told_loss: bool) -> Iterator[str]:
+def closing(trainer: Trainer, outcome: StopReport, *, told_loss: bool) -> Iterator[str]:
     """The results, on which data, where they lie and how to continue.
 
     told_loss: whether lines before these have said how the loss is.
@@ -128,21 +123,17 @@ def closing(trainer: Trainer, outcome: Outcome, *, told_loss: bool) -> Iterator[
         errors = f"top-1 error {percent(train.top1_error)}"
         yield f"epoch {at.epoch + 1} so far: train loss {train.loss:.4f}, {errors}"
     if outcome.interrupt is not None:
-        name = signal.Signals(outcome.interrupt).name
-        yield f"stopped by {'Ctrl-C' if name == 'SIGINT' else name} after step {at.step}"
+        by = "Ctrl-C" if outcome.interrupt == signal.SIGINT else outcome.reason
+        yield f"stopped by {by} after step {at.step}"
     elif test is not None:
         how = "finished" if outcome.finished else "stopped"
-        yield (
-            f"{how} after step {at.step} in {duration(outcome.seconds)}: test accuracy "
-            f"{percent(1 - test.top1_error)} (top-1 error {percent(test.top1_error)}, loss "
-            f"{test.loss:.4f})"
-        )
+        took = f"{how} after step {at.step} in {duration(outcome.seconds)}"
+        scores = f"top-1 error {percent(test.top1_error)}, loss {test.loss:.4f}"
+        yield f"{took}: test accuracy {percent(1 - test.top1_error)} ({scores})"
         if at.best_step not in (None, at.step):
-            yield (
-                f"best      step {at.best_step}: test accuracy {percent(1 - at.best_error)} (of "
-                "the tests after an epoch); evaluate and others take it unless --which last is "
-                "given"
-            )
+            best = f"step {at.best_step}: test accuracy {percent(1 - at.best_error)}"
+            taken = "evaluate and others take it unless --which last is given"
+            yield f"best      {best} (of the tests after an epoch); {taken}"
     yield f"data      {trainer.dataset.note}"
     yield f"run       {folder}"
     for path in sorted(folder.iterdir()):

@@ -41,37 +41,12 @@ _DIVERGED = 1e4
 _SECONDS_BETWEEN_SAVES = 600.0
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How `Trainer.fit` ended.
-
-    finished: all epochs are done. interrupt: the signal that stopped it, if one did. test: the
-    final parameters on the test split; None after a signal.
-    """
-
-    finished: bool
-    interrupt: int | None
-    test: Scores | None
-    seconds: float
-
-
 @dataclass
 class _Pace:
-    """Training speed; only the time between `start` and the last `count` is counted."""
+    """Images trained on, and the time that took."""
 
     images: int = 0
     seconds: float = 0.0
-    last: float = 0.0
-
-    def start(self) -> None:
-        """Begin, or continue after a pause."""
-        self.last = time.perf_counter()
-
-    def count(self, images: int) -> None:
-        """Add images that were trained on until now."""
-        before, self.last = self.last, time.perf_counter()
-        self.images += images
-        self.seconds += self.last - before
 
     @property
     def images_per_second(self) -> float:
@@ -109,6 +84,7 @@ class Trainer:
         self._sits_at_chance = False
         self._unread: list[tuple[int, Array, Array, Array]] = []
         self._window, self._epoch, self._whole = _Pace(), _Pace(), _Pace()
+        self._ticked = 0.0
         self._test: Scores | None = None
         self._test_seconds = 0.0
         self.fresh = True  # the parameters are the initial ones, at step 0
@@ -141,7 +117,7 @@ class Trainer:
 
     # The loop
 
-    def fit(self, stop_at: int | None = None) -> Outcome:
+    def fit(self, stop_at: int | None = None) -> StopReport:
         """Train until the last epoch, step `stop_at` or a signal; then save and draw.
 
         Raises:
@@ -157,7 +133,7 @@ class Trainer:
         finally:
             self._tell(Watcher.close)
 
-    def _fit(self, stop_at: int | None) -> Outcome:
+    def _fit(self, stop_at: int | None) -> StopReport:
         started = self._saved_at = time.perf_counter()
         while not (self.course.finished or self.interrupt.received or self.at.step == stop_at):
             self._train_epoch(stop_at)
@@ -173,10 +149,10 @@ class Trainer:
         received = None if finished else self.interrupt.received  # if so, it came too late
         test = None if received else self._test
         ended = received.name if received else "finished" if finished else "steps"
-        report = StopReport(self.at.step, ended, test)
         seconds = time.perf_counter() - started
+        report = StopReport(self.at.step, ended, test, seconds)
         self._tell(lambda watcher: watcher.stop(report))
-        return Outcome(finished, received, test, seconds)
+        return report
 
     def first_losses(self) -> tuple[float, float]:
         """Expected and measured loss of the next batch, dropout off.
@@ -196,8 +172,7 @@ class Trainer:
         at, count = self.at, self.course.steps_left
         if stop_at is not None:
             count = min(count, stop_at - at.step)
-        for pace in (self._window, self._epoch, self._whole):
-            pace.start()
+        self._ticked = time.perf_counter()
         with contextlib.closing(self._batches(at.seen, self.batch_size, count)) as batches:
             for images, labels in batches:
                 self._step(images, labels)
@@ -255,8 +230,10 @@ class Trainer:
         due = self.at.step % self.config.print_freq == 0
         if due:
             self._read_losses()
+        before, self._ticked = self._ticked, time.perf_counter()
         for pace in (self._window, self._epoch, self._whole):
-            pace.count(self.batch_size)
+            pace.images += self.batch_size
+            pace.seconds += self._ticked - before
         if self.at.window_sums.images:
             report = StepReport(
                 epoch=self.at.epoch + 1,
@@ -275,7 +252,7 @@ class Trainer:
             self._tell(lambda watcher: watcher.step(report, due=due))
         if due:
             self.at.window_sums = Sums()
-            self._window = _Pace(last=self._window.last)
+            self._window = _Pace()
 
     def _seconds_left(self) -> float:
         images = (self.course.steps - self.at.step) * self.batch_size
@@ -395,10 +372,8 @@ class Trainer:
         smaller = f"--lr {self.config.recipe.rate.lr_w / 10:g}"
         advice = f"try a smaller learning rate, for instance {smaller}"
         if self._saved:
-            advice = (
-                f"the checkpoint of step {self._saved['step']} is as it was, to go on from it: "
-                f"pyalexnet train --resume {self.folder.path} {smaller}"
-            )
+            kept = f"the checkpoint of step {self._saved['step']} is as it was, to go on from it"
+            advice = f"{kept}: pyalexnet train --resume {self.folder.path} {smaller}"
         return TrainingError(f"step {step}, lr {self.course.lr:g}: {what}; {advice}.")
 
     # What is saved
