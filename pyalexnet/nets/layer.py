@@ -8,6 +8,7 @@ vectors.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -44,11 +45,12 @@ class Layer(ABC):
 
     def macs(self, in_shape: Shape) -> int:
         """Multiply-accumulates of `forward` for one image, those with padding included."""
-        return 0
+        shapes = [*self.param_shapes(in_shape).values()]
+        return self.neurons(in_shape) * math.prod(shapes[0][1:]) if shapes else 0
 
     def neurons(self, in_shape: Shape) -> int:
         """Outputs for one image, counted as in the paper: those of layers with weights."""
-        return 0
+        return math.prod(self.out_shape(in_shape)) if self.param_shapes(in_shape) else 0
 
     @property
     def reads_all(self) -> bool:

@@ -75,12 +75,6 @@ class _Weighted(Layer):
             self.b: uniform(self.b) if self.bias == "fan_in" else np.full(b, self.bias, np.float32),
         }
 
-    def macs(self, in_shape: Shape) -> int:
-        return self.neurons(in_shape) * math.prod(self.param_shapes(in_shape)[self.w][1:])
-
-    def neurons(self, in_shape: Shape) -> int:
-        return math.prod(self.out_shape(in_shape))
-
     @property
     def reads_all(self) -> bool:
         return self.groups == 1

@@ -97,9 +97,9 @@ class Preset:
 
     def late_activation(self, stage: int) -> list[Layer]:
         """The layers after pool1 and pool5."""
-        if not self.activation_after_pool:
-            return []
-        return [Relu(f"relu{stage}") if self.activation == "relu" else Tanh(f"tanh{stage}")]
+        relu = self.activation == "relu"
+        neuron: Layer = Relu(f"relu{stage}") if relu else Tanh(f"tanh{stage}")
+        return [neuron] if self.activation_after_pool else []
 
     def norm(self, name: str) -> list[Layer]:
         """The norm across channels after conv1 or conv2, or rnorm2, the source's `cnorm2`.
@@ -115,9 +115,8 @@ class Preset:
 
     def drop(self, name: str, *, before: bool) -> list[Layer]:
         """Dropout, if its place is `before` (or else after) a linear layer."""
-        if before != self.dropout_before or self.dropout == 0:
-            return []
-        return [Dropout(name, 1 - self.dropout, self.dropout_inverted)]
+        here = before == self.dropout_before and self.dropout > 0
+        return [Dropout(name, 1 - self.dropout, self.dropout_inverted)] if here else []
 
     def kept(self, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
         """Those that are not left out."""

@@ -87,11 +87,10 @@ class NetSpec:
 
     def param_shapes(self) -> dict[str, Shape]:
         """Shapes of the parameters by name, in the order of the layers."""
-        return {
-            name: shape
-            for layer, in_shape, _ in self.walk()
-            for name, shape in layer.param_shapes(in_shape).items()
-        }
+        shapes: dict[str, Shape] = {}
+        for layer, in_shape, _ in self.walk():
+            shapes |= layer.param_shapes(in_shape)
+        return shapes
 
     @property
     def towers(self) -> int:
@@ -121,8 +120,7 @@ class NetSpec:
 
     def initial(self, seed: int) -> dict[str, NDArray[np.float32]]:
         """The initial parameters, on the host, by name in the order of the layers."""
-        return {
-            name: value
-            for layer, in_shape, _ in self.walk()
-            for name, value in layer.initial(in_shape, seed).items()
-        }
+        values: dict[str, NDArray[np.float32]] = {}
+        for layer, in_shape, _ in self.walk():
+            values |= layer.initial(in_shape, seed)
+        return values

@@ -65,20 +65,16 @@ def check_matplotlib() -> None:
 
 
 class Page:
-    """A page with a title, and a note under it in a lighter colour.
-
-    Attributes:
-        canvas: (height, width, 3) uint8, white at first; drawn under all text.
-        figure: matplotlib's, as large as the canvas.
-        pixels: matplotlib's transform from pixels (x, y from the top) to the figure.
-    """
+    """A page with a title, and a note under it in a lighter colour."""
 
     def __init__(self, width: int, height: int, *, title: str, note: str = "") -> None:
         check_matplotlib()
         from matplotlib.figure import Figure
         from matplotlib.transforms import Affine2D
 
+        # Drawn under all text.
         self.canvas: Pixels = np.full((height, width, 3), 255, np.uint8)
+        # From pixels (x, y from the top) to the figure.
         self.pixels = Affine2D().scale(1, -1).translate(0, height)
         size = (width / DPI, height / DPI)
         self.figure = Figure(figsize=size, dpi=DPI, facecolor="white")
@@ -163,11 +159,7 @@ class Page:
         )
 
     def write(self, path: Path) -> None:
-        """Write the PNG `path`, completely or not at all.
-
-        Raises:
-            OSError: it cannot be written; an existing file stays.
-        """
+        """Write the PNG `path`, completely or not at all; then OSError is raised."""
         self.figure.figimage(self.canvas, origin="upper", zorder=-1)
         with replacing(path) as temporary, _any_script():
             self.figure.savefig(temporary, format="png", dpi=DPI)
@@ -184,8 +176,7 @@ def cells(
 ) -> tuple[Page, list[tuple[int, int]]]:
     """A page with `count` cells in rows of at most `across`, and their left and top edges.
 
-    size: width and height of a cell. between: pixels between neighbours, and between rows. words:
-    the page's title and note.
+    size: of a cell. between: pixels between neighbours, and between rows. words: title and note.
     """
     across = min(across, count)
     step_x, step_y = size[0] + between[0], size[1] + between[1]
