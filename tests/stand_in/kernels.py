@@ -38,7 +38,7 @@ class Recording:
         self._calls.append((device, self._aside, name, run, arrays))
 
     def run(self, stream: int, beside: int) -> None:
-        """Like the one of bindings/array.cpp: calls set aside run concurrently with those after them."""
+        """As in bindings/array.cpp: calls set aside run concurrently with those after them."""
         parted = False
         for device, aside, name, run, arrays in self._calls:
             if aside and beside != stream:
