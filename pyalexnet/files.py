@@ -67,6 +67,12 @@ def contents(path: Path, largest: int = LARGEST_FILE) -> bytes:
     return path.read_bytes()
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, read piece by piece."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def write(path: Path, content: bytes, refusal: type[PyalexnetError]) -> None:
     """Make `path` hold `content`, synced, or refuse; readers see all of it or the previous file."""
     try:

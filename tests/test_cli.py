@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 import pyalexnet as package
 from pyalexnet import cli
-from pyalexnet.commands import place
+from pyalexnet.commands.network import place
 from pyalexnet.commands.train import naming_options
 from pyalexnet.training import interrupt
 from pyalexnet.training.progress import LiveReporter, Reporter
@@ -510,7 +510,7 @@ def test_python_m(tmp_path: Path) -> None:
     ],
 )
 def test_device_as_in_pytorch(backend: str | None, device: str | None, expected: object) -> None:
-    assert place.place(backend, device) == expected
+    assert place(backend, device) == expected
 
 
 def test_data_get_hands_on_what_download_says(

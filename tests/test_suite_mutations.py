@@ -211,7 +211,7 @@ MUTATIONS = (
         "test_refusals.py::test_label_that_is_no_class",
     ),
     mutation(
-        "labels of a data set not checked",
+        "labels of a dataset not checked",
         "data/dataset.py",
         "np.flatnonzero((split.labels < 0) | (split.labels >= count))",
         "np.flatnonzero(split.labels < 0)",
@@ -226,16 +226,16 @@ MUTATIONS = (
     ),
     mutation(
         "any share of bad files passes",
-        "data/bad_files.py",
-        "    if len(bad) <= SHARE * images:\n",
-        "    if True:\n",
+        "data/listing.py",
+        "        if len(bad) <= BAD_SHARE * images:\n",
+        "        if True:\n",
         "test_data_folder.py::test_over_one_per_cent_stops",
     ),
     mutation(
         "folder 10 before folder 2",
         "data/listing.py",
-        "class_folders(layout.train)), key=natural)",
-        "class_folders(layout.train)))",
+        "class_folders(train)), key=natural)",
+        "class_folders(train)))",
         "test_data_layouts.py::test_folder_10_is_class_10",
     ),
     mutation(
@@ -255,7 +255,7 @@ MUTATIONS = (
     mutation(
         "what is not used not told",
         "data/folder.py",
-        "    unused = listing.not_used(root, found.rest)\n",
+        "    unused = found.not_used()\n",
         '    unused = ""\n',
         "test_data_layouts.py::test_of_val_and_test_val_is_used_and_the_other_named",
     ),

@@ -72,7 +72,7 @@ def make(
     """
     check_precision("plan", precision, towers)
     last, learns = spec.layers[-1].name, goal == "update"
-    how = {"tensor": precision == "fp32x3", "fused": fused, "train": train}
+    how: dict[str, Any] = {"tensor": precision == "fp32x3", "fused": fused, "train": train}
     step = Step(masks=spec.masks, logits=last, element=element(precision), learns=learns, **how)
     shapes = spec.param_shapes()
     for tower, rows in enumerate(division.rows(spec, towers)):

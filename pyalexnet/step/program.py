@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet.backends.base import Array, Backend
-from pyalexnet.nets.calls import Call, Draw, Operand, PerImage, Plan, Step, View, at, name_of
+from pyalexnet.nets.calls import Call, Draw, Operand, Plan, Step, View, at, name_of
 from pyalexnet.nets.layers import Layer
-from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.ops.records import Learned, Mask
 from pyalexnet.step.towers import exchanged
 
@@ -111,8 +110,8 @@ class Program:
     def _settings(self, call: Call) -> dict[str, Any]:
         settings = dict(call.settings)
         for name, value in call.settings.items():
-            if isinstance(value, PerImage):
-                settings[name] = (self._images, *value.shape)
+            if name == "x_shape":
+                settings[name] = (self._images, *value)
             elif isinstance(value, Draw):
                 drawn = {**asdict(value), "seed": self._seed}
                 settings[name] = Mask(**drawn, step=self._steps[call.tower])
@@ -132,8 +131,8 @@ def output_of(layer: Layer, x: Array, params: Mapping[str, Array], backend: Back
 
     params: has the layer's own, by their names in a network.
     """
-    off: dict[str, Any] = dict.fromkeys(("tensor", "fused", "train", "learns"), False)
-    step, shape = Step(masks={}, logits="", element=FLOAT32, **off), x.shape[1:]
+    step = Step()
+    shape = x.shape[1:]
     for name, own in layer.param_shapes(shape).items():
         step.parameter(name, own)
     y = layer.forward(step, step.array("images", shape))

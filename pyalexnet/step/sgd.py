@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pyalexnet.backends.base import Array
-from pyalexnet.nets.recipe import Rates, Recipe
+from pyalexnet.nets.recipe import Recipe
 from pyalexnet.step.net import Net
 from pyalexnet.step.program import Update
 
@@ -38,7 +40,7 @@ class SGD:
     def recipe(self, recipe: Recipe) -> None:
         # Here and in `load`, so that a step need not check for changes.
         names = self.net.spec.param_shapes()
-        self._recipe, self._rates = recipe, Rates(recipe, names)
+        self._recipe = recipe
         rules = {name: (recipe.momentum, recipe.decay(name)) for name in names}
         if rules != self._update.rules:  # new rates alone need no new program
             self._update = Update(rules, self._update.momentum)
@@ -56,7 +58,7 @@ class SGD:
         images, labels, step: as for `Net.loss_and_grads`. epoch: epochs done, from 0, fractions
         included; it determines the rates. drops: how often a `Plateau` schedule has divided them.
         """
-        rates = self._rates.at(epoch, drops)
+        rates = np.array([self.recipe.lr(name, epoch, drops) for name in self._update.rules])
         return self.net.learn(images, labels, step=step, rates=rates, update=self._update)
 
     def load(self, momentum: Mapping[str, Any]) -> None:

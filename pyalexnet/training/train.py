@@ -19,8 +19,8 @@ import numpy as np
 
 from pyalexnet.backends import Array
 from pyalexnet.data import order, views
-from pyalexnet.data.dataset import Dataset, Labels
-from pyalexnet.data.loader import Loader, Pixels
+from pyalexnet.data.dataset import Dataset, Labels, Pixels
+from pyalexnet.data.loader import Loader
 from pyalexnet.errors import ArgumentError, PyalexnetError, TrainingError
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.config import Config
