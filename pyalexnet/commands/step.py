@@ -37,11 +37,6 @@ def step(
         work = f"{line.flops / 1e9:,.1f}" if line.flops else ""
         arrays = ("\n".join(line.reads), "\n".join(line.writes))
         rows.append((str(number), line.operation, *arrays, f"{line.nbytes / 1e6:,.1f}", work))
-    print_table(
-        ("", *_TEXTS, "MB", "GFLOP"),
-        rows,
-        texts=_TEXTS,
-        title=f"A training step of {spec.name}: {batch_size} images, {precision}",
-        width=140,
-        rules=True,
-    )
+    head = ("", *_TEXTS, "MB", "GFLOP")
+    title = f"A training step of {spec.name}: {batch_size} images, {precision}"
+    print_table(head, rows, texts=_TEXTS, title=title, width=140, rules=True)
