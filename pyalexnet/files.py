@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from pyalexnet.errors import PyalexnetError, reason
+from pyalexnet.errors import CheckpointError, PyalexnetError, reason
 
 TEMPORARY = ".tmp-"
 """Prefix of a file's name while it is written."""
@@ -43,6 +43,15 @@ def refusing(
         yield
     except kinds as error:
         raise refusal(f"{shown(path)}: cannot be {done} ({reason(error)}).") from error
+
+
+@contextlib.contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Put the path before the sentence of a CheckpointError, so that what raises it needs none."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{shown(path)}: {error}") from error
 
 
 def contents(path: Path, largest: int = LARGEST_FILE) -> bytes:
