@@ -30,7 +30,7 @@ class ReferenceBackend(HostBackend):
     def _run(self, op: str, *arguments: Any) -> None:
         getattr(self, f"_{op}")(*arguments)
 
-    def _unit(self, x: Numbers, tensor: bool) -> str:
+    def _unit(self, dtype: np.dtype[Any], tensor: bool) -> str:
         return "fma"
 
     # Images
@@ -208,8 +208,10 @@ class ReferenceBackend(HostBackend):
 
     # Dropout, loss, learning
 
-    def _dropout(self, x: Numbers, y: Numbers, mask: Mask) -> None:
+    def _dropout_fprop(self, x: Numbers, y: Numbers, mask: Mask) -> None:
         y[...] = oracle.dropout(x, **_draw(mask))
+
+    _dropout_dgrad = _dropout_fprop
 
     def _softmax_cross_entropy(
         self,
