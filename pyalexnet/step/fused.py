@@ -41,7 +41,7 @@ def together(layers: Sequence[Layer], step: Step, in_shape: Shape) -> tuple[Laye
 def _fits(norm: LRN, pool: MaxPool, step: Step, in_shape: Shape) -> bool:
     """Whether there is an operation that takes this norm with this pool."""
     settings = NormPool(pool.name, norm, pool).settings
-    return lrn_maxpool_fits(in_shape[-1], step.element, **settings)
+    return lrn_maxpool_fits(in_shape[-1], step.element, settings)
 
 
 @dataclass(frozen=True)
