@@ -29,7 +29,7 @@ IMPORTERS = {
     "onnx": {"trained/export_onnx.py"},
     "onnxruntime": {"trained/export_onnx.py"},
     "platformdirs": {"data/download.py"},
-    "rich": {"training/progress.py", "commands/table.py", "commands/step.py"},
+    "rich": {"training/progress.py", "commands/table.py"},
     "safetensors": {
         "runs/checkpoint.py",
         "runs/tensors.py",

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from pyalexnet.nets.calls import Plan, Step
 from pyalexnet.nets.layers import Layer
-from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.ops.records import Learned
 from pyalexnet.step.program import Program
 from samples import garbage
@@ -23,15 +22,7 @@ def alone(
     be: Any, layer: Layer, x: Array, dy: Array, params: dict[str, Array] | None = None
 ) -> tuple[Array, Array, dict[str, Array]]:
     """A layer's output for the batch `x`, the gradient of `x`, and those of its parameters."""
-    step = Step(
-        masks={},
-        logits="",
-        element=FLOAT32,
-        tensor=False,
-        fused=False,
-        train=False,
-        learns=False,
-    )
+    step = Step()
     given = {"x": x, **(params or {})}
     for name, value in given.items():
         if name != "x":

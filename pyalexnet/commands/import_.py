@@ -5,26 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 
 def import_weights(
     file: Annotated[
         Path,
-        typer.Argument(
+        Argument(
             metavar="FILE",
             help="torchvision's state dict or a training script's checkpoint (.safetensors, .pth, "
             ".pth.tar, ...), or a .caffemodel.",
         ),
     ],
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder to be made.")],
+    run: Annotated[Path, Argument(metavar="RUN", help="Run folder to be made.")],
     form: Annotated[
-        str,
-        typer.Option("--format", help="torchvision, caffe, or auto, which the file tells."),
+        str, Option("--format", help="torchvision, caffe, or auto, which the file tells.")
     ] = "auto",
     class_names: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Text file with a line a class, in the order of the outputs: NAME, SYNSET NAME, "
             "or ID, a tab, NAME; or JSON, such as Keras's imagenet_class_index.json or a "
             "class_to_idx. Where neither it nor FILE tells, classes are called 0, 1, ..., and so "
@@ -32,11 +31,10 @@ def import_weights(
         ),
     ] = None,
     mean: Annotated[
-        Path | None, typer.Option(help="Caffe's mean image, imagenet_mean.binaryproto.")
+        Path | None, Option(help="Caffe's mean image, imagenet_mean.binaryproto.")
     ] = None,
     state_dict: Annotated[
-        str | None,
-        typer.Option(help="Which of a checkpoint's state dicts, such as model_ema."),
+        str | None, Option(help="Which of a checkpoint's state dicts, such as model_ema.")
     ] = None,
 ) -> None:
     """Make a run of an AlexNet that was trained elsewhere: torchvision's, or one of Caffe's.

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-import typer
+from typer import Argument, Option
 
 from pyalexnet.commands import network as given
+from pyalexnet.commands.table import print_table
+
+_TEXTS = ("operation", "reads", "writes", "computed by")
 
 
 def step(
-    network: Annotated[str, typer.Argument(metavar="NETWORK", help="Such as alexnet.")] = "alexnet",
+    network: Annotated[str, Argument(metavar="NETWORK", help="Such as alexnet.")] = "alexnet",
     batch_size: given.BatchSize = 128,
-    precision: Annotated[
-        str, typer.Option(metavar="fp32|fp32x3|bf16", help=given.PRECISION)
-    ] = "fp32",
-    fused: Annotated[bool, typer.Option(help=given.FUSED)] = False,
-    towers: Annotated[int, typer.Option(min=1, max=2, help=given.TOWERS)] = 1,
+    precision: Annotated[str, Option(metavar="fp32|fp32x3|bf16", help=given.PRECISION)] = "fp32",
+    fused: Annotated[bool, Option(help=given.FUSED)] = False,
+    towers: Annotated[int, Option(min=1, max=2, help=given.TOWERS)] = 1,
     kernels: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="cpu|sim|cuda",
             help="Print how the kernels of this backend compute each product; sim's are cuda's.",
         ),
@@ -30,36 +31,27 @@ def step(
     Nothing is run. MB counts every array read or written once, GFLOP a product's multiplications
     and additions.
     """
-    import typing
-
-    from rich.console import Console
-    from rich.table import Table
-
     from pyalexnet import backend, nets
     from pyalexnet.step import listing, plan
 
     plan.check_precision("show step", precision, towers)
     arguments = {"towers_norm": True} if towers > 1 and network == "alexnet" else {}
     spec = nets.get(network)(**arguments)
-    made = plan.make(
-        spec,
-        goal="update",
-        precision=typing.cast(plan.Precision, precision),
-        fused=fused,
-        towers=towers,
-    )
-    table = Table(title=f"A training step of {spec.name}: {batch_size} images, {precision}")
+    exact = cast(plan.Precision, precision)
+    made = plan.make(spec, goal="update", precision=exact, fused=fused, towers=towers)
     chosen_by: Any = backend(kernels) if kernels else None
     columns = 7 if chosen_by else 6
-    for name in ("", "operation", "reads", "writes", "MB", "GFLOP", "computed by")[:columns]:
-        numeric = name in ("", "MB", "GFLOP")
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    rows = []
     for number, line in enumerate(listing.lines(made, batch_size, chosen_by), 1):
         work = f"{line.flops / 1e9:,.1f}" if line.flops else ""
         arrays = ("\n".join(line.reads), "\n".join(line.writes))
         moved = f"{line.nbytes / 1e6:,.1f}"
-        table.add_row(*(str(number), line.operation, *arrays, moved, work, line.choice)[:columns])
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 180 if chosen_by else 140
-    console.print(table)
+        rows.append((str(number), line.operation, *arrays, moved, work, line.choice)[:columns])
+    print_table(
+        ("", *_TEXTS[:3], "MB", "GFLOP", *_TEXTS[3:])[:columns],
+        rows,
+        texts=_TEXTS,
+        title=f"A training step of {spec.name}: {batch_size} images, {precision}",
+        width=180 if chosen_by else 140,
+        rules=True,
+    )

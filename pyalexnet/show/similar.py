@@ -27,12 +27,8 @@ def similar(
 ) -> None:
     """Draw a row for each query, its nearest neighbours from left to right, into the PNG `path`.
 
-    Args:
-        queries: (n, H, W, C) uint8.
-        neighbours: (n, k, H, W, C) uint8.
-        distances: (n, k), written below the neighbours.
-        captions: n names, written below the queries.
-        note: what the distances are.
+    queries: (n, H, W, C) uint8. neighbours: (n, k, H, W, C) uint8. distances: (n, k), written below
+    the neighbours. captions: n names, written below the queries. note: what the distances are.
     """
     count, nearest = neighbours.shape[:2]
     room = WIDTH - 2 * MARGIN - _BEHIND_QUERY - (nearest - 1) * _BETWEEN

@@ -28,17 +28,12 @@ class Line:
 def lines(plan: Plan, images: int, kernels: KernelBackend | None = None) -> Iterator[Line]:
     """A plan's calls for so many images, in their order; with what `kernels` choose."""
     for call in plan.calls:
-        yield Line(
-            _described(call),
-            tuple(_shown(plan, operand, images) for operand in call.reads.values()),
-            (
-                *(_shown(plan, operand, images) for operand in call.writes),
-                *(_changed(plan, parameter, images) for parameter in call.learns.values()),
-            ),
-            plan.moved(call, images),
-            plan.flops(call, images),
-            _choice(plan, call, images, kernels) if kernels and is_product(call.op) else "",
-        )
+        reads = tuple(_shown(plan, operand, images) for operand in call.reads.values())
+        writes = [_shown(plan, operand, images) for operand in call.writes]
+        writes += [_changed(plan, parameter, images) for parameter in call.learns.values()]
+        moved, flops = plan.moved(call, images), plan.flops(call, images)
+        choice = _choice(plan, call, images, kernels) if kernels and is_product(call.op) else ""
+        yield Line(_described(call), reads, tuple(writes), moved, flops, choice)
 
 
 def _choice(plan: Plan, call: Call, images: int, kernels: KernelBackend) -> str:
@@ -53,14 +48,14 @@ def _choice(plan: Plan, call: Call, images: int, kernels: KernelBackend) -> str:
 
 def _described(call: Call) -> str:
     """The operation, and what else it does on the way: `linear_fprop + relu + dropout`."""
-    settings = call.settings
+    how = call.settings
     parts = (
-        (str(settings.get("activation")), settings.get("activation") is not None),
-        ("relu", settings.get("relu", False)),
-        ("dropout", "dropout" in settings),
-        ("relu's gradient", "gate" in call.reads or settings.get("gated", False)),
+        how.get("activation"),
+        "relu" if how.get("relu") else None,
+        "dropout" if "dropout" in how else None,
+        "relu's gradient" if "gate" in call.reads or how.get("gated") else None,
     )
-    return " + ".join([call.op, *(name for name, there in parts if there)])
+    return " + ".join([call.op, *filter(None, parts)])
 
 
 def _shown(plan: Plan, operand: Operand, images: int) -> str:

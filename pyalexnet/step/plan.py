@@ -29,12 +29,12 @@ from pyalexnet.step.fused import Converted, ConvInBlocks, converted, together
 from pyalexnet.step.towers import Stage
 
 Precision: TypeAlias = Literal["fp32", "fp32x3", "bf16"]
+# float32 throughout; the same with products on tensor cores, each number as the sum of three
+# bfloat16; and maps and products in bfloat16.
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp32x3", "bf16")
-"""float32 throughout; the same with products on tensor cores, each number as the sum of three
-bfloat16; and maps and products in bfloat16."""
 
+# How far a plan goes: forward; also backward; also the update of the parameters.
 Goal: TypeAlias = Literal["logits", "gradients", "update"]
-"""How far a plan goes: forward; also backward; also the update of the parameters."""
 
 
 def element(precision: Precision) -> np.dtype[Any]:
@@ -45,14 +45,11 @@ def element(precision: Precision) -> np.dtype[Any]:
 def check_precision(who: str, precision: str, towers: int = 1) -> None:
     """Refuse an unknown precision, or one that so many towers lack; `who` opens the sentence."""
     if precision not in PRECISIONS:
-        raise ArgumentError(
-            f"{who}: precision is {precision!r}; one of {', '.join(PRECISIONS)} was expected."
-        )
+        wanted = f"one of {', '.join(PRECISIONS)} was expected"
+        raise ArgumentError(f"{who}: precision is {precision!r}; {wanted}.")
     if towers > 1 and precision == "bf16":
-        raise ArgumentError(
-            f"{who}: precision is bf16 and there are {towers} towers; fp32 or fp32x3 was expected, "
-            "since towers exchange float32."
-        )
+        wanted = "fp32 or fp32x3 was expected, since towers exchange float32"
+        raise ArgumentError(f"{who}: precision is bf16 and there are {towers} towers; {wanted}.")
 
 
 def make(
@@ -67,28 +64,18 @@ def make(
 ) -> Plan:
     """The plan of a network.
 
-    Args:
-        spec: the network.
-        goal: how far it goes.
-        precision: of maps and products; sums, parameters and momentum are float32 in any.
-        fused: False makes every layer a separate operation.
-        train: whether dropout drops.
-        source: whether images have the network's input shape, or are converted: see `converted`.
-        towers: how many devices the layers are divided between, 1 or 2.
+    precision: of maps and products; sums, parameters and momentum are float32 in any. fused: False
+    makes every layer a separate operation. train: whether dropout drops. source: whether images
+    have the network's input shape, or are converted: see `converted`. towers: how many devices the
+    layers are divided between, 1 or 2.
 
     Raises:
         ArgumentError: the network has no plan in this precision, or cannot be divided.
     """
     check_precision("plan", precision, towers)
-    step = Step(
-        masks=spec.masks,
-        logits=spec.layers[-1].name,
-        element=element(precision),
-        tensor=precision == "fp32x3",
-        fused=fused,
-        train=train,
-        learns=goal == "update",
-    )
+    last, learns = spec.layers[-1].name, goal == "update"
+    how: dict[str, Any] = {"tensor": precision == "fp32x3", "fused": fused, "train": train}
+    step = Step(masks=spec.masks, logits=last, element=element(precision), learns=learns, **how)
     shapes = spec.param_shapes()
     for tower, rows in enumerate(division.rows(spec, towers)):
         for name, own in rows.items():
@@ -112,7 +99,8 @@ def _in_blocks(stages: Sequence[Stage], block: int) -> list[Stage]:
     first = next(i for i, one in enumerate(stages) if not isinstance(one.layer, Scale))
     conv = stages[first].layer
     assert isinstance(conv, Conv)
-    changed = dataclasses.replace(stages[first], layer=ConvInBlocks.of(conv, block))
+    deep = {"size": -(-conv.size // block), "stride": 1, "pad": 0, "block": block}
+    changed = dataclasses.replace(stages[first], layer=ConvInBlocks(**vars(conv) | deep))
     return [*stages[:first], changed, *stages[first + 1 :]]
 
 
@@ -129,9 +117,8 @@ def _images(step: Step, spec: NetSpec, seen: Converted, source: Source) -> str:
 
 @dataclass(frozen=True)
 class _Passed:
-    """A stage whose forward calls are written.
-
-    parts: outputs of the stage before. xs, ys: inputs and outputs of the towers that run it.
+    """A stage whose forward calls are written: the outputs `parts` of the stage before, and the
+    inputs and outputs of the towers that run it.
     """
 
     stage: Stage
@@ -174,8 +161,8 @@ def _backward(step: Step, passed: Sequence[_Passed]) -> None:
 
     No gradient is needed below the first layer with parameters.
     """
-    weighted = (index for index, one in enumerate(passed) if _has_weights(step, one))
-    first = next(weighted, len(passed))
+    shapes = [one.stage.layer.param_shapes(step.shape(one.xs[0])) for one in passed]
+    first = next((index for index, own in enumerate(shapes) if own), len(passed))
     for one in passed[: first + 1]:
         step.images.update(one.xs)
     for one in reversed(passed[first:]):
@@ -185,7 +172,3 @@ def _backward(step: Step, passed: Sequence[_Passed]) -> None:
                 stage.layer.backward(step.on(tower, stage.parts), x, y, step.grads[y])
         if stage.source == "both":
             division.returned(step, one.xs, one.parts)
-
-
-def _has_weights(step: Step, one: _Passed) -> bool:
-    return bool(one.stage.layer.param_shapes(step.shape(one.xs[0])))

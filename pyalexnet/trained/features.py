@@ -51,7 +51,7 @@ def width(run: Trained, layer: str) -> int:
         ArgumentError: the network has no such layer.
     """
     run.check_layer(layer)
-    return next(math.prod(row.out_shape) for row in run.net.shapes() if row.name == layer)
+    return next(math.prod(row.out_shape) for row in run.net.spec.shapes() if row.name == layer)
 
 
 def write_split(

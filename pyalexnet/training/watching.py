@@ -58,7 +58,6 @@ class Record(Watcher):
         self.write("epoch", asdict(report))
 
     def stop(self, report: StopReport) -> None:
-        values = asdict(report)
-        if values.pop("failed"):
-            del values["test"]
+        left_out = ("seconds", "failed", "test") if report.failed else ("seconds", "failed")
+        values = {name: each for name, each in asdict(report).items() if name not in left_out}
         self.write("stop", values)
