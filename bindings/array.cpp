@@ -71,8 +71,6 @@ Given describe_numpy(handle object) {
     return given;
 }
 
-void Checked::run(Stream stream) const { pyalexnet::run(device, stream, *given, launchers); }
-
 void Recording::add(Checked call) {
     call.aside = aside_;
     calls_.push_back(std::move(call));
@@ -86,7 +84,7 @@ void Recording::run(std::uintptr_t stream, std::uintptr_t beside) const {
         const bool aside = call.aside && side != main;
         if (aside) order(call.device, main, side);
         any_aside = any_aside || aside;
-        call.run(aside ? side : main);
+        pyalexnet::run(call.device, aside ? side : main, *call.given, call.launchers);
     }
     if (any_aside) order(calls_.front().device, side, main);
 }
@@ -114,8 +112,9 @@ int Call::extent(const char* what, std::int64_t value, std::int64_t least) const
 
 void Call::expect_countable(const char* what, std::int64_t count) const {
     constexpr std::int64_t most = std::numeric_limits<int>::max() - 1023;
-    expect(count <= most, "there are " + std::to_string(count) + " " + what + "; at most " +
-                              std::to_string(most) + " were expected");
+    if (count > most)
+        refuse("there are " + std::to_string(count) + " " + what + "; at most " +
+               std::to_string(most) + " were expected");
 }
 
 const Given& Call::take(const std::string& name, handle object, Element element, const Form& form,
@@ -206,11 +205,10 @@ NumberArgument<std::uint32_t, Counter> Call::counter(const std::string& name, ha
 }
 
 void Call::enqueue(Launchers launchers) {
-    Checked call{device_, given_, std::move(launchers)};
     if (const auto* recording = std::get_if<std::shared_ptr<Recording>>(&target_))
-        return (*recording)->add(std::move(call));
+        return (*recording)->add({device_, given_, std::move(launchers)});
     const py::gil_scoped_release unlocked;
-    call.run(reinterpret_cast<Stream>(std::get<std::uintptr_t>(target_)));
+    run(device_, reinterpret_cast<Stream>(std::get<std::uintptr_t>(target_)), *given_, launchers);
 }
 
 } // namespace pyalexnet

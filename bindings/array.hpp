@@ -110,8 +110,6 @@ struct Checked {
     std::shared_ptr<std::deque<Given>> given; // a deque: its elements stay where they are
     Launchers launchers;
     bool aside = false;
-
-    void run(Stream stream) const;
 };
 
 // Calls that were checked once and are launched many times, always with the same arrays.
@@ -170,7 +168,8 @@ class Call {
         if (!holds) refuse(message);
     }
     template <class T> void expect_shape(const Array<T>& array, const Extents& shape) const {
-        expect(array.shape() == shape, array.shown() + "; " + shape_text(shape) + " was expected");
+        if (array.shape() != shape)
+            refuse(array.shown() + "; " + shape_text(shape) + " was expected");
     }
     [[noreturn]] void refuse(const std::string& message) const;
 
@@ -269,18 +268,14 @@ class Ops {
 
 // Adds an op: `body` gets a Call, and the arguments that are named here; Python passes the place
 // after them.
-template <class... Arguments, class... Names>
-void define(py::module_& m, const std::string& op,
-            const std::function<void(Call&, Arguments...)>& body, const Names&... names) {
+template <class... Arguments, class... Names> void define(py::module_& m, const std::string& op,
+                                                          void (*body)(Call&, Arguments...),
+                                                          const Names&... names) {
     const auto function = [=](Arguments... arguments, const Place& place) {
         Call call(op.c_str(), place);
         body(call, arguments...);
     };
     m.def(op.c_str(), function, names..., "place"_a);
-}
-template <class Body, class... Names>
-void define(py::module_& m, const std::string& op, Body body, const Names&... names) {
-    define(m, op, std::function(body), names...);
 }
 
 // ---------------------------------------------------------------------- per platform

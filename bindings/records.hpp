@@ -23,9 +23,9 @@ inline GroupedNorm norm_of(const Call& call, const NormGiven& given, std::int64_
     const auto& [size, alpha, beta, k, groups_] = given;
     const int channels = call.extent("channels", channels_),
               groups = call.extent("groups", groups_);
-    call.expect(channels % groups == 0, "groups is " + std::to_string(groups) +
-                                            "; a divisor of x's " + std::to_string(channels) +
-                                            " channels was expected");
+    if (channels % groups != 0)
+        call.refuse("groups is " + std::to_string(groups) + "; a divisor of x's " +
+                    std::to_string(channels) + " channels was expected");
     return {{call.extent("size", size), alpha, beta, k}, channels, groups};
 }
 

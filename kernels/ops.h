@@ -219,17 +219,6 @@ template <class T> Choice choice_of(Pass pass, const ConvShape& shape);
 //   fprop  y = act(x w^T + b)     dgrad  dx = dy w     wgrad  dw = dy^T x, db = sum of dy's rows
 // The same launchers compute them: a linear layer is a convolution of images of one pixel, x (rows,
 // 1, 1, inputs) and w (outputs, 1, 1, inputs).
-inline ConvShape linear_shape(int rows, int inputs, int outputs, int towers, Unit unit) {
-    ConvShape shape{};
-    shape.images = rows;
-    shape.channels = inputs;
-    shape.filters = outputs;
-    shape.height = shape.width = shape.filter_h = shape.filter_w = 1;
-    shape.out_height = shape.out_width = shape.stride_h = shape.stride_w = shape.groups = 1;
-    shape.towers = towers;
-    shape.unit = unit;
-    return shape;
-}
 
 // ---------------------------------------------------------------------- neurons (activation.cu)
 // All arrays of `count` elements, any shape. NaN passes through. The output may alias an input, in

@@ -222,7 +222,7 @@ def test_more_than_the_kernels_can_count_is_refused(
 
 def test_more_outputs_of_all_towers_than_can_be_counted_are_refused(module: Any) -> None:
     x, w, y = (np.zeros(shape, np.float32) for shape in ((1, 3), (2, 3), (1, 2)))
-    with pytest.raises(ValueError, match=r"there are \d+ outputs of all towers"):
+    with pytest.raises(ValueError, match=r"there are \d+ filters of all towers"):
         module.linear_fprop(x, w, None, y, "fma", 2**30, None, None, HERE)
 
 

@@ -236,7 +236,7 @@ for n in (8, 11):  # 16 bytes at a time, and with a remainder
             Call("tanh_fprop", "x y", (of(n),)),
             Call("tanh_dgrad", "y dy dx", (of(n), of(n))),
             Call("dropout_fprop", "x y step", (of(2, n),), DRAW),
-            Call("dropout_dgrad", "x y step", (of(2, n),), DRAW),
+            Call("dropout_dgrad", "dy dx step", (of(2, n),), DRAW),
         ]
     low = np.zeros(n, np.uint16)
     CALLS += [
