@@ -453,9 +453,7 @@ def test_every_slip_has_its_place(slip: Slip) -> None:
 @pytest.fixture(scope="module")
 def slipping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program of the kernels with all the slips; a run chooses one."""
-    base = tmp_path_factory.getbasetemp()
-    folder = base / "slips"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("slips")
     (folder / "slip.hpp").write_text(SLIP_HEADER)
     for file in (*KERNELS.glob("*.*"), Path(__file__).with_name("slip_cases.cu")):
         shutil.copy(file, folder)
@@ -468,7 +466,7 @@ def slipping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in {slip.file for slip in SLIPS}:
         file = folder / name
         file.write_text(file.read_text().replace("#include", '#include "slip.hpp"\n#include', 1))
-    return program(folder, sorted(folder.glob("*.cu")), base / "emulation", checked=True)
+    return program(sorted(folder.glob("*.cu")), checked=True, folder=folder)
 
 
 def said(slipping: Path, family: str, number: int) -> str:

@@ -65,9 +65,8 @@ COPIED: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.getbasetemp()
-    return program(base / "lint_cases", [SOURCE], base / "emulation", checked=True)
+def cases() -> Path:
+    return program([SOURCE], checked=True)
 
 
 @pytest.mark.parametrize("seed", range(4))
