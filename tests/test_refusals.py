@@ -17,9 +17,10 @@ from pyalexnet.ops.records import Mask
 from samples import garbage, normal
 from tolerance import same_bits
 from trial import as_tuple, place
-from variants import CPU, ONE_ORDER, SIM, SIMCHECK, parameters
+from variants import CPU, CUDA, SIM, SIMCHECK, parameters
 
-ANY_BACKEND = pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+# sim has the arrays of cpu, and the bindings are compiled once for all modules.
+ANY_BACKEND = pytest.mark.parametrize("be", parameters(CPU, CUDA), indirect=True)
 HOSTS, EMULATIONS = parameters(CPU, SIM), parameters(SIM, SIMCHECK)
 # Every input that is a single array: lists of arrays (exchange) and parameters (updates) have their
 # own tests.
