@@ -104,15 +104,10 @@ void tanh_dgrad(const T* y, const T* dy, T* dx, std::int64_t count, Stream strea
     launch_binary<TanhDgrad>(y, dy, dx, count, stream);
 }
 
-template void relu_fprop(const float*, float*, std::int64_t, Stream);
-template void relu_fprop(const bf16*, bf16*, std::int64_t, Stream);
-template void relu_dgrad(const float*, const float*, float*, std::int64_t, Stream);
-template void relu_dgrad(const bf16*, const bf16*, bf16*, std::int64_t, Stream);
-template void scale(const float*, float*, std::int64_t, float, Stream);
-template void scale(const bf16*, bf16*, std::int64_t, float, Stream);
-template void tanh_fprop(const float*, float*, std::int64_t, Stream);
-template void tanh_fprop(const bf16*, bf16*, std::int64_t, Stream);
-template void tanh_dgrad(const float*, const float*, float*, std::int64_t, Stream);
-template void tanh_dgrad(const bf16*, const bf16*, bf16*, std::int64_t, Stream);
+PYALEXNET_FOR_ELEMENTS(relu_fprop);
+PYALEXNET_FOR_ELEMENTS(relu_dgrad);
+PYALEXNET_FOR_ELEMENTS(scale);
+PYALEXNET_FOR_ELEMENTS(tanh_fprop);
+PYALEXNET_FOR_ELEMENTS(tanh_dgrad);
 
 } // namespace pyalexnet

@@ -69,7 +69,6 @@ template <class T> void dropout(const T* x, T* y, std::int64_t images, std::int6
                                     dropout_threshold(draw.keep));
 }
 
-template void dropout(const float*, float*, std::int64_t, std::int64_t, DropoutDraw, Stream);
-template void dropout(const bf16*, bf16*, std::int64_t, std::int64_t, DropoutDraw, Stream);
+PYALEXNET_FOR_ELEMENTS(dropout);
 
 } // namespace pyalexnet

@@ -386,13 +386,7 @@ void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy, const std::uint8_t* 
         shape.channels / groups / kVector<T>, Steps(norm), gated);
 }
 
-template void lrn_maxpool_fprop(const float*, float*, std::uint8_t*, PoolShape, int, ResponseNorm,
-                                bool, Stream);
-template void lrn_maxpool_fprop(const bf16*, bf16*, std::uint8_t*, PoolShape, int, ResponseNorm,
-                                bool, Stream);
-template void lrn_maxpool_dgrad(const float*, const float*, const float*, const std::uint8_t*,
-                                float*, PoolShape, int, ResponseNorm, bool, Stream);
-template void lrn_maxpool_dgrad(const bf16*, const bf16*, const bf16*, const std::uint8_t*, bf16*,
-                                PoolShape, int, ResponseNorm, bool, Stream);
+PYALEXNET_FOR_ELEMENTS(lrn_maxpool_fprop);
+PYALEXNET_FOR_ELEMENTS(lrn_maxpool_dgrad);
 
 } // namespace pyalexnet

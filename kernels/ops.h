@@ -22,6 +22,11 @@ struct bf16 {
     std::uint16_t bits;
 };
 
+// Instantiates a launcher for both types of elements, at the end of each file that defines it.
+#define PYALEXNET_FOR_ELEMENTS(launcher)                                                           \
+    template decltype(launcher<float>) launcher<float>;                                            \
+    template decltype(launcher<bf16>) launcher<bf16>
+
 enum class Activation { none, relu, tanh };
 
 // A parameter given by value or, so that a captured graph can be replayed with a new one, as a

@@ -83,7 +83,6 @@ void join_weights(const bf16* high, const std::uint16_t* low, float* w, std::int
     simt::launch<join_weights_kernel>(grid_of(count, stream), high, low, w, count);
 }
 
-template void sgd_update(Learned<float>, const float*, std::int64_t, Rule, Stream);
-template void sgd_update(Learned<bf16>, const float*, std::int64_t, Rule, Stream);
+PYALEXNET_FOR_ELEMENTS(sgd_update);
 
 } // namespace pyalexnet
