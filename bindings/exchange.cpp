@@ -6,14 +6,14 @@
 namespace pyalexnet {
 namespace {
 
-using Peers = std::vector<Array<const float>>;
+using Arrays = std::vector<Array<const float>>;
 
 // The arrays of a list, each on any device.
-Peers peers_of(Call& call, const char* name, const py::sequence& objects) {
+Arrays peers_of(Call& call, const char* name, const py::sequence& objects) {
     call.expect(1 <= objects.size() && objects.size() <= kMaxPeers,
                 std::string(name) + " has " + std::to_string(objects.size()) + " arrays; 1 to " +
                     std::to_string(kMaxPeers) + " were expected");
-    Peers peers;
+    Arrays peers;
     for (const py::object object : objects) { // held: an array makes each row anew
         const std::string own = std::string(name) + "[" + std::to_string(peers.size()) + "]";
         peers.push_back(call.peer_input<const float>(own.c_str(), object));
@@ -30,9 +30,9 @@ template <class A, class B> bool same_pixels(const A& a, const B& b) {
 
 void gather(const py::sequence& parts_, const py::object& whole_, const Place& place) {
     Call call("exchange_gather", place);
-    const Peers peers = peers_of(call, "parts", parts_);
+    const Arrays peers = peers_of(call, "parts", parts_);
     const auto whole = call.output<float>("whole", whole_);
-    ExchangeParts parts{};
+    Peers parts{};
     std::int64_t channels = 0;
     for (const auto& peer : peers) {
         call.expect(same_pixels(peer, whole), "a part has shape " + peer.shape_text() +
@@ -44,7 +44,7 @@ void gather(const py::sequence& parts_, const py::object& whole_, const Place& p
                 "whole has " + std::to_string(whole.dim(-1)) + " channels; the parts have " +
                     std::to_string(channels));
     call.launch([=](Stream s) {
-        ExchangeParts placed = parts;
+        Peers placed = parts;
         for (int i = 0; i < placed.count; ++i)
             placed.data[i] = peers[static_cast<std::size_t>(i)].data();
         exchange_gather(placed, whole.data(), whole.size() / channels, s);
@@ -54,7 +54,7 @@ void gather(const py::sequence& parts_, const py::object& whole_, const Place& p
 void scatter_add(const py::sequence& dwholes_, const py::object& dpart_, std::int64_t start,
                  const Place& place) {
     Call call("exchange_scatter_add", place);
-    const Peers peers = peers_of(call, "dwholes", dwholes_);
+    const Arrays peers = peers_of(call, "dwholes", dwholes_);
     const auto dpart = call.output<float>("dpart", dpart_);
     const auto& first = peers.front();
     for (const auto& peer : peers)
@@ -69,9 +69,12 @@ void scatter_add(const py::sequence& dwholes_, const py::object& dpart_, std::in
                     " channels from there were expected to lie within " +
                     std::to_string(whole_channels));
     call.launch([=](Stream s) {
-        ExchangeWholes dwholes{};
-        for (const auto& peer : peers) dwholes.data[dwholes.count++] = peer.data();
-        exchange_scatter_add(dwholes, dpart.data(), dpart.size() / part_channels, whole_channels,
+        Peers dwholes{};
+        for (const auto& peer : peers) {
+            dwholes.channels[dwholes.count] = whole_channels;
+            dwholes.data[dwholes.count++] = peer.data();
+        }
+        exchange_scatter_add(dwholes, dpart.data(), dpart.size() / part_channels,
                              static_cast<int>(start), part_channels, s);
     });
 }
