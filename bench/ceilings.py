@@ -12,7 +12,7 @@ import numpy as np
 from .cards import PRECISIONS, PRODUCTS_OF_THREE, Card
 from .device import Device
 from .peers import Peers
-from .peers.torch_ops import set_precision
+from .peers.torch_tensors import set_precision
 from .results import Ceiling
 from .timing import Plan, Run, interleaved
 

@@ -20,18 +20,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pyalexnet.nets.layers import (
-    LRN,
-    AvgPool,
-    Conv,
-    Dropout,
-    Layer,
-    Linear,
-    MaxPool,
-    Relu,
-    RNorm,
-    Tanh,
-)
+from pyalexnet.nets import layers
 from pyalexnet.nets.spec import NetSpec
 
 from .cards import Card
@@ -99,19 +88,19 @@ def step(spec: NetSpec, batch: int, width: int) -> Iterator[Work]:
     for index, (layer, in_shape, out_shape) in enumerate(rows):
         x, y = batch * math.prod(in_shape), batch * math.prod(out_shape)
         following = [later for later, _, _ in rows[index + 1 :]]
-        if isinstance(layer, Conv | Linear):
-            read = x if index == first and isinstance(layer, Conv) else x * width
+        if isinstance(layer, layers.Conv | layers.Linear):
+            read = x if index == first and isinstance(layer, layers.Conv) else x * width
             yield from _weighted(layer, in_shape, batch, x, y, width, read, index > first)
             yield from _neurons(layer, y, width, _pooled(following))
         else:
-            behind_norm = index > 0 and isinstance(rows[index - 1][0], LRN | RNorm)
+            behind_norm = index > 0 and isinstance(rows[index - 1][0], layers.LRN | layers.RNorm)
             yield from _weightless(layer, x, y, width, behind_norm)
     logits = batch * spec.classes
     yield Work("softmax", 0, 6 * logits * width, 2 * logits * width)
 
 
 def _weighted(
-    layer: Conv | Linear,
+    layer: layers.Conv | layers.Linear,
     in_shape: tuple[int, ...],
     batch: int,
     x: int,
@@ -133,7 +122,9 @@ def _weighted(
     yield Work(f"{layer.name} update", 0, (20 + cast) * parameters, 16 * parameters)
 
 
-def _neurons(layer: Conv | Linear, y: int, width: int, pooled: bool) -> Iterator[Work]:
+def _neurons(
+    layer: layers.Conv | layers.Linear, y: int, width: int, pooled: bool
+) -> Iterator[Work]:
     """Bias and activation after the products, forward and backward."""
     active = layer.activation is not None
     yield Work(f"{layer.name} bias", 0, (4 if active else 2) * y * width, 0)
@@ -144,26 +135,28 @@ def _neurons(layer: Conv | Linear, y: int, width: int, pooled: bool) -> Iterator
         )
 
 
-def _pooled(following: list[Layer]) -> bool:
+def _pooled(following: list[layers.Layer]) -> bool:
     """Whether a pool comes next, perhaps after norms: its kernel computes the ReLU's gradient."""
-    others = (layer for layer in following if not isinstance(layer, LRN | RNorm))
-    return isinstance(next(others, None), MaxPool | AvgPool)
+    others = (layer for layer in following if not isinstance(layer, layers.LRN | layers.RNorm))
+    return isinstance(next(others, None), layers.MaxPool | layers.AvgPool)
 
 
-def _weightless(layer: Layer, x: int, y: int, width: int, behind_norm: bool) -> Iterator[Work]:
+def _weightless(
+    layer: layers.Layer, x: int, y: int, width: int, behind_norm: bool
+) -> Iterator[Work]:
     """A layer without weights; a pool after a norm has its input in the norm's kernel."""
     fprop, dgrad = f"{layer.name} fprop", f"{layer.name} dgrad"
-    if isinstance(layer, LRN | RNorm):
+    if isinstance(layer, layers.LRN | layers.RNorm):
         yield Work(fprop, 0, 3 * x * width, x * width)
         yield Work(dgrad, 0, 5 * x * width, x * width)
-    elif isinstance(layer, MaxPool | AvgPool):
-        index = y if isinstance(layer, MaxPool) else 0
+    elif isinstance(layer, layers.MaxPool | layers.AvgPool):
+        index = y if isinstance(layer, layers.MaxPool) else 0
         both = (x + y) * width + index
         yield Work(fprop, 0, both, y * width + index if behind_norm else both)
         yield Work(dgrad, 0, both, both)
-    elif isinstance(layer, Dropout):
+    elif isinstance(layer, layers.Dropout):
         yield Work(fprop, 0, x * (2 * width + 1), 0)
         yield Work(dgrad, 0, x * (2 * width + 1), 0)
-    elif isinstance(layer, Relu | Tanh):
+    elif isinstance(layer, layers.Relu | layers.Tanh):
         yield Work(fprop, 0, 2 * x * width, 0)
         yield Work(dgrad, 0, 3 * x * width, 0)

@@ -204,6 +204,7 @@ template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Ru
     multiply<ConvWgrad>(Pass::wgrad, x, dy, g, epilogue, workspace, stream);
 }
 
+PYALEXNET_FOR_ELEMENTS(choice_of);
 PYALEXNET_FOR_ELEMENTS(conv_fprop_workspace);
 PYALEXNET_FOR_ELEMENTS(conv_dgrad_workspace);
 PYALEXNET_FOR_ELEMENTS(conv_wgrad_workspace);

@@ -14,7 +14,7 @@ import pytest
 
 from bench import cases, device, operations, peers, steps, whole
 from bench.device import Gpu, Host
-from bench.peers import Candidate, Peers, jax_steps, torch_ops
+from bench.peers import Candidate, Peers, jax_steps, torch_tensors
 from bench.peers.jax_steps import JaxStep
 from bench.peers.torch_steps import Form, TorchStep
 from bench.steps import WAYS, Gate, Ours
@@ -120,7 +120,7 @@ def test_float32_is_strict_in_products_and_convolutions(
     """PyTorch's own defaults: off in products, on in convolutions."""
     matmul, cudnn = (SimpleNamespace(allow_tf32=allowed) for allowed in start)
     backends = SimpleNamespace(cuda=SimpleNamespace(matmul=matmul), cudnn=cudnn)
-    torch_ops.set_precision(SimpleNamespace(backends=backends), precision)
+    torch_tensors.set_precision(SimpleNamespace(backends=backends), precision)
     assert (matmul.allow_tf32, cudnn.allow_tf32) == (precision != "fp32",) * 2
 
 

@@ -523,12 +523,12 @@ def test_forms_of_jax() -> None:
 def test_a_peer_that_does_other_work_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from bench.peers import torch_ops
+    from bench.peers import torch_norms
 
     def other(torch: Any, x: Any, **_: Any) -> Any:
         return x
 
-    monkeypatch.setattr(torch_ops, "shifted_lrn", other)
+    monkeypatch.setattr(torch_norms, "shifted_lrn", other)
     made = Results("dry", "none", {})
     found = peers.Peers(torch, None, {})
     forms.run(forms.dry(), Host("test"), found, made, "norm1 fprop", None, lambda line: None)

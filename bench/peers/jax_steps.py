@@ -11,19 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pyalexnet.nets.layers import (
-    LRN,
-    AvgPool,
-    Conv,
-    Dropout,
-    Layer,
-    Linear,
-    MaxPool,
-    Relu,
-    RNorm,
-    Scale,
-    Tanh,
-)
+from pyalexnet.nets import layers
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.records import ConvGeometry, PoolGeometry
 
@@ -45,7 +33,7 @@ class Form:
 
 def forms(spec: NetSpec, precision: str) -> Iterator[Form]:
     """Every way to write the network that makes a difference to it."""
-    grouped = any(isinstance(layer, Conv) and layer.groups > 1 for layer in spec.layers)
+    grouped = any(isinstance(layer, layers.Conv) and layer.groups > 1 for layer in spec.layers)
     for split in (False, True) if grouped else (False,):
         yield Form(precision, split)
 
@@ -120,31 +108,31 @@ class JaxStep:
         log_p = self._jax.nn.log_softmax(x.astype(jnp.float32))
         return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=1))
 
-    def _forward(self, layer: Layer, x: Any, params: Params, key: Any) -> Any:
+    def _forward(self, layer: layers.Layer, x: Any, params: Params, key: Any) -> Any:
         jnp = self._numpy
-        if isinstance(layer, Conv):
+        if isinstance(layer, layers.Conv):
             return self._activated(self._conv(layer, x, params), layer.activation)
-        if isinstance(layer, Linear):
+        if isinstance(layer, layers.Linear):
             y = x.reshape(len(x), -1) @ params[layer.w].T + params[layer.b]
             return self._activated(y, layer.activation)
-        if isinstance(layer, LRN | RNorm):
-            axes, groups = ((3,), layer.groups) if isinstance(layer, LRN) else ((1, 2), 1)
+        if isinstance(layer, layers.LRN | layers.RNorm):
+            axes, groups = ((3,), layer.groups) if isinstance(layer, layers.LRN) else ((1, 2), 1)
             settings = (layer.size, layer.alpha, layer.beta, layer.k)
             return normed(self._jax, x, axes, groups, *settings)
-        if isinstance(layer, MaxPool):
+        if isinstance(layer, layers.MaxPool):
             return self._window(x, layer, -jnp.inf, self._jax.lax.max)
-        if isinstance(layer, AvgPool):
+        if isinstance(layer, layers.AvgPool):
             total = self._window(x, layer, 0.0, self._jax.lax.add)
             return total / self._window(
                 jnp.ones_like(x[:1, :, :, :1]), layer, 0.0, self._jax.lax.add
             )
-        if isinstance(layer, Dropout):
+        if isinstance(layer, layers.Dropout):
             return self._dropped(layer, x, key)
-        if isinstance(layer, Relu):
+        if isinstance(layer, layers.Relu):
             return self._activated(x, "relu")
-        if isinstance(layer, Scale):
+        if isinstance(layer, layers.Scale):
             return layer.factor * x
-        if isinstance(layer, Tanh):
+        if isinstance(layer, layers.Tanh):
             return layer.scale_out * jnp.tanh(layer.scale_in * x)
         raise TypeError(f"{layer.name}: a {type(layer).__name__} has no form in JAX here.")
 
@@ -153,12 +141,14 @@ class JaxStep:
             return self._numpy.maximum(y, 0)
         return self._numpy.tanh(y) if activation == "tanh" else y
 
-    def _conv(self, layer: Conv, x: Any, params: Params) -> Any:
+    def _conv(self, layer: layers.Conv, x: Any, params: Params) -> Any:
         g = ConvGeometry.of(layer.name, layer.stride, layer.pad, layer.groups)
         convolve = convolved_apart if self._form.split else convolved
         return convolve(self._jax, x, params[layer.w], g) + params[layer.b]
 
-    def _window(self, x: Any, layer: MaxPool | AvgPool, start: float, add: Any) -> Any:
+    def _window(
+        self, x: Any, layer: layers.MaxPool | layers.AvgPool, start: float, add: Any
+    ) -> Any:
         """A reduction over the pool's windows, clipped at the border."""
         g = PoolGeometry.of(layer.name, layer.size, layer.stride, layer.ceil)
         counts = g.out_size(layer.name, x.shape[1], x.shape[2])
@@ -179,7 +169,7 @@ class JaxStep:
             ((0, 0), *margins, (0, 0)),
         )
 
-    def _dropped(self, layer: Dropout, x: Any, key: Any) -> Any:
+    def _dropped(self, layer: layers.Dropout, x: Any, key: Any) -> Any:
         if key is None:
             return x if layer.inverted else x * layer.keep
         kept = self._jax.random.bernoulli(key, layer.keep, x.shape)

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet.ops.records import ConvGeometry
 
 from ..cases import RULE, Arrays, Case
-from ..gate import widened
-from ..oracle import joined
-from . import Candidate
+from . import Candidate, torch_norms
+from .torch_tensors import Operations, Outputs, host, let_pass_of, nhwc
 
 Maker: TypeAlias = Callable[["Operations"], Iterator[Candidate]]
-Outputs: TypeAlias = tuple[NDArray[Any] | None, ...]
-Norm: TypeAlias = Callable[..., Any]
 
 
 def candidates(
@@ -27,15 +22,15 @@ def candidates(
 ) -> Iterator[Candidate]:
     """The forms of a case in PyTorch, on tensors on `device`; none for an op that it lacks."""
     makers: dict[str, Maker] = {
-        "lrn_maxpool": _lrn_maxpool,
+        "lrn_maxpool": torch_norms.lrn_maxpool,
         "conv_wgrad_sgd": _learning,
         "linear_wgrad_sgd": _learning,
         "conv": _conv,
         "linear": _linear,
-        "lrn": _lrn,
-        "rnorm": _rnorm,
-        "maxpool": _maxpool,
-        "avgpool": _avgpool,
+        "lrn": torch_norms.lrn,
+        "rnorm": torch_norms.rnorm,
+        "maxpool": torch_norms.maxpool,
+        "avgpool": torch_norms.avgpool,
         "relu": _relu,
         "dropout": _dropout,
         "softmax": _softmax,
@@ -45,95 +40,6 @@ def candidates(
         if case.op.startswith(name):
             yield from make(Operations(torch, device, case, arrays, precision))
             return
-
-
-class Operations:
-    """A case's arrays as tensors, and what all forms share."""
-
-    def __init__(self, torch: Any, device: str, case: Case, arrays: Arrays, precision: str) -> None:
-        self.torch, self.device, self.case = torch, device, case
-        self.arrays = whole(arrays)
-        self.precision = precision
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.settings = case.settings
-        self.functional = torch.nn.functional
-
-    def flat(self, name: str) -> Any:
-        """An array with its axes in their own order."""
-        return self.master(name).to(self.dtype)
-
-    def master(self, name: str) -> Any:
-        """The same in float32, the type of parameters and momenta in every precision."""
-        return self.torch.tensor(self.arrays[name], device=self.device)
-
-    def maps(self, name: str, nchw: bool = False) -> Any:
-        """NHWC or KRSC as PyTorch's axes: channels_last in memory, or contiguous."""
-        tensor = self.flat(name).permute(0, 3, 1, 2)
-        return tensor.contiguous() if nchw else tensor
-
-    def candidate(
-        self, form: str, run: Callable[[], Any], outputs: Callable[[Any], Outputs]
-    ) -> Any:
-        """A form, run under the rules of its precision and without recording gradients."""
-        torch = self.torch
-
-        def ruled() -> Any:
-            set_precision(torch, self.precision)
-            with torch.no_grad():
-                return run()
-
-        return Candidate(f"PyTorch {form}", self.precision, ruled, outputs)
-
-    def both_layouts(
-        self,
-        form: str,
-        make: Callable[[bool], Callable[[], Any]],
-        outputs: Callable[[Any], Outputs],
-    ) -> Iterator[Candidate]:
-        """The same call on channels_last and on contiguous tensors."""
-        for layout in ("channels_last", "NCHW"):
-            run = _lazily(partial(make, layout == "NCHW"))
-            yield self.candidate(f"{form} {layout}".strip(), run, outputs)
-
-
-def whole(arrays: Arrays) -> Arrays:
-    """The arrays with bfloat16 as float32, to be passed to PyTorch, and weights in one piece."""
-    found = {name: widened(array) for name, array in arrays.items()}
-    for low in ("low", "w.low"):
-        if low in found:
-            found["w"] = joined(arrays["w"], found.pop(low))
-    return found
-
-
-def _lazily(make: Callable[[], Callable[[], Any]]) -> Callable[[], Any]:
-    """The result of `make`, made on the first call, so that a refusal fails that form alone."""
-    made: list[Callable[[], Any]] = []
-
-    def run() -> Any:
-        if not made:
-            made.append(make())
-        return made[0]()
-
-    return run
-
-
-def set_precision(torch: Any, precision: str) -> None:
-    """Set whether float32 products may use TF32, for everything that PyTorch runs from now on."""
-    allowed = precision != "fp32"
-    # Both are set: by default convolutions may, and matrix products may not.
-    for products in (torch.backends.cuda.matmul, torch.backends.cudnn):
-        if products.allow_tf32 != allowed:
-            products.allow_tf32 = allowed
-
-
-def host(tensor: Any) -> NDArray[Any]:
-    """A tensor as a float32 array on the host."""
-    return np.asarray(tensor.detach().float().cpu().numpy())
-
-
-def nhwc(tensor: Any) -> NDArray[Any]:
-    """A map in our order of axes."""
-    return host(tensor.permute(0, 2, 3, 1))
 
 
 # ------------------------------------------------------------------------------------ products
@@ -192,7 +98,7 @@ def _conv_call(
         other = other.contiguous(memory_format=torch.channels_last)
     x, w = (other, tensors["w"]) if is_dgrad else (tensors["x"], other)
     mask = [is_dgrad, not is_dgrad, not is_dgrad]
-    let_pass = _let_pass(ops)
+    let_pass = let_pass_of(ops)
 
     def backward() -> Any:
         dx, dw, db = torch.ops.aten.convolution_backward(
@@ -201,18 +107,6 @@ def _conv_call(
         return let_pass(dx, tensors.get("gate")) if is_dgrad else (dw, db)
 
     return backward
-
-
-def _let_pass(ops: Operations) -> Callable[[Any, Any], Any]:
-    """A gradient through a ReLU, times a factor, if there is a gate."""
-    passed, factor = ops.torch.ops.aten.threshold_backward, ops.settings.get("factor", 1.0)
-
-    def let_pass(dx: Any, gate: Any) -> Any:
-        if gate is None:
-            return dx
-        return passed(dx, gate, 0) if factor == 1 else passed(dx, gate, 0).mul_(factor)
-
-    return let_pass
 
 
 def _nchw_shape(shape: tuple[int, ...], groups: int, of: int, is_x: bool) -> list[int]:
@@ -264,7 +158,7 @@ def _linear(ops: Operations) -> Iterator[Candidate]:
         # Dropout draws other numbers: only the time is compared.
         yield ops.candidate("linear", fprop, lambda y: (None if mask else host(y),))
     elif op == "linear_dgrad":
-        let_pass = _let_pass(ops)
+        let_pass = let_pass_of(ops)
 
         def dgrad() -> Any:
             return let_pass(tensors["dy"] @ tensors["w"], tensors.get("gate"))
@@ -324,186 +218,6 @@ def _with_update(ops: Operations, gradients: Candidate) -> Candidate:
     return dataclasses.replace(
         gradients, name=f"{gradients.name}, SGD(fused=True)", run=run, outputs=outputs
     )
-
-
-# ------------------------------------------------------------------------------------ norms, pools
-
-
-def _lrn(ops: Operations) -> Iterator[Candidate]:
-    if ops.settings["groups"] == 1:
-        yield from _norms(ops, {"local_response_norm": library_lrn, "shifted adds": shifted_lrn})
-
-
-def _rnorm(ops: Operations) -> Iterator[Candidate]:
-    yield from _norms(ops, {"avg_pool2d of squares": pooled_rnorm, "shifted adds": shifted_rnorm})
-
-
-def _norms(ops: Operations, forms: dict[str, Norm]) -> Iterator[Candidate]:
-    settings = {name: ops.settings[name] for name in ("size", "alpha", "beta", "k")}
-    for form, norm in forms.items():
-
-        def make(nchw: bool, norm: Norm = norm) -> Callable[[], Any]:
-            if ops.case.op.endswith("_fprop"):
-                x = ops.maps("x", nchw)
-                return lambda: norm(ops.torch, x, **settings)
-            return _gradient(ops, lambda x: norm(ops.torch, x, **settings), nchw)
-
-        yield from ops.both_layouts(form, make, lambda y: (nhwc(y),))
-
-
-def library_lrn(torch: Any, x: Any, size: int, alpha: float, beta: float, k: float) -> Any:
-    """PyTorch's own norm; it divides alpha by the size of the window."""
-    return torch.nn.functional.local_response_norm(x, size, alpha * size, beta, k)
-
-
-def shifted_lrn(torch: Any, x: Any, size: int, alpha: float, beta: float, k: float) -> Any:
-    """The same by adding shifted squares, which keeps channels_last."""
-    channels = x.shape[1]
-    squares = torch.nn.functional.pad(x * x, (0, 0, 0, 0, size // 2, size - 1 - size // 2))
-    total = squares[:, :channels]
-    for shift in range(1, size):
-        total = total + squares[:, shift : shift + channels]
-    return _divided(torch, x, k + alpha * total, beta)
-
-
-def pooled_rnorm(torch: Any, x: Any, size: int, alpha: float, beta: float, k: float) -> Any:
-    """The norm over size x size pixels of a map, by PyTorch's average pool of the squares.
-
-    With zeros around the map, the mean times the window's pixels is the sum of the clipped window.
-    """
-    before, after = size // 2, size - 1 - size // 2
-    squares = torch.nn.functional.pad(x * x, (before, after, before, after))
-    means = torch.nn.functional.avg_pool2d(squares, size, 1)
-    return _divided(torch, x, k + alpha * size**2 * means, beta)
-
-
-def shifted_rnorm(torch: Any, x: Any, size: int, alpha: float, beta: float, k: float) -> Any:
-    """The same by adding shifted squares, rows first and then columns."""
-    before, after = size // 2, size - 1 - size // 2
-    height, width = x.shape[2:]
-    squares = torch.nn.functional.pad(x * x, (before, after, before, after))
-    rows = squares[:, :, :height]
-    for shift in range(1, size):
-        rows = rows + squares[:, :, shift : shift + height]
-    total = rows[..., :width]
-    for shift in range(1, size):
-        total = total + rows[..., shift : shift + width]
-    return _divided(torch, x, k + alpha * total, beta)
-
-
-def _divided(torch: Any, x: Any, d: Any, beta: float) -> Any:
-    """x d^-beta; by roots where beta is 3/4."""
-    if beta == 0.75:
-        root = torch.rsqrt(d)
-        return x * root * torch.sqrt(root)
-    return x * d**-beta
-
-
-def _gradient(ops: Operations, forward: Callable[[Any], Any], nchw: bool) -> Callable[[], Any]:
-    """The backward pass alone: the forward pass has been recorded."""
-    torch = ops.torch
-    x, dy = ops.maps("x", nchw).requires_grad_(), ops.maps("dy", nchw)
-    with torch.enable_grad():
-        y = forward(x)
-    return lambda: torch.autograd.grad(y, x, dy, retain_graph=True)[0]
-
-
-def _lrn_maxpool(ops: Operations) -> Iterator[Candidate]:
-    """A norm and a pool, one after the other; backward from the given maxima."""
-    settings = ops.settings
-    if settings["groups"] != 1:
-        return
-    torch, window, forward = ops.torch, _window(settings), ops.case.op.endswith("_fprop")
-    of_norm = {name: settings[name] for name in ("size", "alpha", "beta", "k")}
-    passed = torch.ops.aten.threshold_backward
-    forms: dict[str, Norm] = {"local_response_norm": library_lrn, "shifted adds": shifted_lrn}
-    for form, norm in forms.items():
-
-        def make(nchw: bool, norm: Norm = norm) -> Callable[[], Any]:
-            x = ops.maps("x", nchw)
-            if forward:
-
-                def pooled() -> Any:
-                    normed = norm(torch, x, **of_norm)
-                    y = torch.ops.aten.max_pool2d_with_indices(normed, *window)[0]
-                    return y.relu_() if settings["relu"] else y
-
-                return pooled
-            dy, where = ops.maps("dy", nchw), _torch_places(ops, nchw)
-            y = ops.maps("y", nchw) if "y" in ops.arrays else None
-            with torch.enable_grad():
-                normed = norm(torch, x.requires_grad_(), **of_norm)
-
-            def backward() -> Any:
-                into = dy if y is None else passed(dy, y, 0)
-                unpool = torch.ops.aten.max_pool2d_with_indices_backward
-                dnormed = unpool(into, normed, *window, where)
-                dx = torch.autograd.grad(normed, x, dnormed, retain_graph=True)[0]
-                return passed(dx, x, 0) if settings["gated"] else dx
-
-            return backward
-
-        def outputs(got: Any) -> Outputs:
-            return (nhwc(got), None) if forward else (nhwc(got),)
-
-        yield from ops.both_layouts(f"{form}, max_pool2d", make, outputs)
-
-
-def _window(settings: dict[str, Any]) -> tuple[Any, ...]:
-    """A pool's arguments for PyTorch; among a norm's settings they have a prefix."""
-    size, stride = (settings.get(f"pool_{name}", settings.get(name)) for name in ("size", "stride"))
-    return [size] * 2, [stride] * 2, [0, 0], [1, 1], settings["ceil"]
-
-
-def _maxpool(ops: Operations) -> Iterator[Candidate]:
-    torch, window = ops.torch, _window(ops.settings)
-
-    def make(nchw: bool) -> Callable[[], Any]:
-        if ops.case.op == "maxpool_fprop":
-            x = ops.maps("x", nchw)
-            return lambda: torch.ops.aten.max_pool2d_with_indices(x, *window)
-        dy, where = ops.maps("dy", nchw), _torch_places(ops, nchw)
-        n, h, w, c = ops.settings["x_shape"]
-        x = torch.empty((n, h, w, c), dtype=dy.dtype, device=dy.device).permute(0, 3, 1, 2)
-        x = x.contiguous() if nchw else x
-        gate = ops.maps("gate", nchw) if "gate" in ops.arrays else None
-        let_pass, unpool = _let_pass(ops), torch.ops.aten.max_pool2d_with_indices_backward
-        return lambda: let_pass(unpool(dy, x, *window, where), gate)
-
-    if ops.case.op == "maxpool_fprop":
-        yield from ops.both_layouts("max_pool2d", make, lambda got: (nhwc(got[0]), None))
-    else:
-        yield from ops.both_layouts("max_pool2d", make, lambda dx: (nhwc(dx),))
-
-
-def _torch_places(ops: Operations, nchw: bool) -> Any:
-    """Our places in the window as PyTorch's int64 places in the map."""
-    (size, _), (stride, _), *_ = _window(ops.settings)
-    where = ops.arrays["where"].astype(np.int64)
-    down, right = where // size, where % size
-    rows = down + stride * np.arange(where.shape[1]).reshape(1, -1, 1, 1)
-    columns = right + stride * np.arange(where.shape[2]).reshape(1, 1, -1, 1)
-    width = ops.case.outputs["dx"][2]
-    places = ops.torch.tensor(rows * width + columns, device=ops.device)
-    places = places.permute(0, 3, 1, 2)
-    return places.contiguous() if nchw else places
-
-
-def _avgpool(ops: Operations) -> Iterator[Candidate]:
-    torch, s = ops.torch, ops.settings
-    window = ([s["size"]] * 2, [s["stride"]] * 2, [0, 0], s["ceil"], False, None)
-
-    def make(nchw: bool) -> Callable[[], Any]:
-        if ops.case.op == "avgpool_fprop":
-            x = ops.maps("x", nchw)
-            return lambda: torch.ops.aten.avg_pool2d(x, *window)
-        dy = ops.maps("dy", nchw)
-        n, h, w, c = s["x_shape"]
-        x = torch.empty((n, h, w, c), dtype=dy.dtype, device=dy.device).permute(0, 3, 1, 2)
-        x = x.contiguous() if nchw else x
-        return lambda: torch.ops.aten.avg_pool2d_backward(dy, x, *window)
-
-    yield from ops.both_layouts("avg_pool2d", make, lambda got: (nhwc(got),))
 
 
 # ------------------------------------------------------------------------------------ the rest

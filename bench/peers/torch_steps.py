@@ -18,23 +18,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pyalexnet.nets.layers import (
-    LRN,
-    AvgPool,
-    Conv,
-    Dropout,
-    Layer,
-    Linear,
-    MaxPool,
-    Relu,
-    RNorm,
-    Scale,
-    Tanh,
-)
+from pyalexnet.nets import layers
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.records import ConvGeometry
 
-from . import torch_ops
+from . import torch_norms, torch_tensors
 
 # The first compiles, the second captures.
 _FIRST_RUNS = 2
@@ -73,8 +61,8 @@ def forms(
     spec: NetSpec, precision: str, layouts: Sequence[str] = ("channels_last",)
 ) -> Iterator[Form]:
     """Every way to write the network that makes a difference to it."""
-    grouped = any(isinstance(layer, Conv) and layer.groups > 1 for layer in spec.layers)
-    normed = any(isinstance(layer, LRN | RNorm) for layer in spec.layers)
+    grouped = any(isinstance(layer, layers.Conv) and layer.groups > 1 for layer in spec.layers)
+    normed = any(isinstance(layer, layers.LRN | layers.RNorm) for layer in spec.layers)
     for split in (False, True) if grouped else (False,):
         for shifted in (False, True) if normed else (True,):
             for layout in layouts:
@@ -147,14 +135,14 @@ class TorchStep:
         return int(self._torch.cuda.memory_reserved(self._device))
 
     def _first_loss(self) -> float:
-        torch_ops.set_precision(self._torch, self._form.precision)
+        torch_tensors.set_precision(self._torch, self._form.precision)
         with self._torch.no_grad(), self._autocast():
             return float(self._loss(*self._batches[0], training=False))
 
     # How it is run
 
     def _made(self) -> _Learn:
-        torch_ops.set_precision(self._torch, self._form.precision)
+        torch_tensors.set_precision(self._torch, self._form.precision)
         if self._is_compiled:
             return self._compiled()
         if self._form.mode == "graph":
@@ -201,7 +189,7 @@ class TorchStep:
 
     def _step(self, learn: _Learn, images: Any, labels: Any) -> Any:
         """What need not be compiled, and then `learn`, as `_learning` or a compiler made it."""
-        torch_ops.set_precision(self._torch, self._form.precision)
+        torch_tensors.set_precision(self._torch, self._form.precision)
         # In a graph too: gradients are then created in its own pool, where they stay, not added to.
         self._optimiser.zero_grad(set_to_none=True)
         return learn(images, labels).detach()
@@ -260,7 +248,7 @@ class TorchStep:
         torch = self._torch
         tensor = torch.tensor(images, device=self._device).permute(0, 3, 1, 2)
         first = self._spec.layers[0]
-        if isinstance(first, Conv) and (margins := _uneven(first)):
+        if isinstance(first, layers.Conv) and (margins := _uneven(first)):
             tensor = torch.nn.functional.pad(tensor, margins)
         if self._form.precision == "bf16":
             tensor = tensor.to(torch.bfloat16)
@@ -272,36 +260,36 @@ class TorchStep:
             x = self._forward(layer, x, index == 0, training)
         return self._torch.nn.functional.cross_entropy(x, labels)
 
-    def _forward(self, layer: Layer, x: Any, first: bool, training: bool) -> Any:
+    def _forward(self, layer: layers.Layer, x: Any, first: bool, training: bool) -> Any:
         torch, functional = self._torch, self._torch.nn.functional
-        if isinstance(layer, Conv):
+        if isinstance(layer, layers.Conv):
             return self._activated(self._conv(layer, x, first), layer.activation)
-        if isinstance(layer, Linear):
+        if isinstance(layer, layers.Linear):
             # Our order of features is H, W, C: from channels_last memory this copies nothing.
             rows = x.permute(0, 2, 3, 1).flatten(1) if x.ndim == 4 else x
             y = functional.linear(rows, self._params[layer.w], self._params[layer.b])
             return self._activated(y, layer.activation)
-        if isinstance(layer, LRN):
+        if isinstance(layer, layers.LRN):
             return self._normed(layer, x)
-        if isinstance(layer, RNorm):
-            norm = torch_ops.shifted_rnorm if self._form.shifted else torch_ops.pooled_rnorm
+        if isinstance(layer, layers.RNorm):
+            norm = torch_norms.shifted_rnorm if self._form.shifted else torch_norms.pooled_rnorm
             return norm(torch, x, layer.size, layer.alpha, layer.beta, layer.k)
-        if isinstance(layer, MaxPool):
+        if isinstance(layer, layers.MaxPool):
             return functional.max_pool2d(x, layer.size, layer.stride, ceil_mode=layer.ceil)
-        if isinstance(layer, AvgPool):
+        if isinstance(layer, layers.AvgPool):
             return functional.avg_pool2d(
                 x, layer.size, layer.stride, ceil_mode=layer.ceil, count_include_pad=False
             )
-        if isinstance(layer, Dropout):
+        if isinstance(layer, layers.Dropout):
             # PyTorch rescales in training, the 2012 rule in evaluation: the same work.
             if training:
                 return functional.dropout(x, 1 - layer.keep)
             return x if layer.inverted else x * layer.keep
-        if isinstance(layer, Relu):
+        if isinstance(layer, layers.Relu):
             return functional.relu(x)
-        if isinstance(layer, Scale):
+        if isinstance(layer, layers.Scale):
             return layer.factor * x
-        if isinstance(layer, Tanh):
+        if isinstance(layer, layers.Tanh):
             return layer.scale_out * torch.tanh(layer.scale_in * x)
         raise TypeError(f"{layer.name}: a {type(layer).__name__} has no form in PyTorch here.")
 
@@ -310,7 +298,7 @@ class TorchStep:
             return self._torch.nn.functional.relu(y)
         return self._torch.tanh(y) if activation == "tanh" else y
 
-    def _conv(self, layer: Conv, x: Any, first: bool) -> Any:
+    def _conv(self, layer: layers.Conv, x: Any, first: bool) -> Any:
         functional = self._torch.nn.functional
         w, b = self._params[layer.w], self._params[layer.b]
         g = ConvGeometry.of(layer.name, layer.stride, layer.pad, layer.groups)
@@ -323,14 +311,14 @@ class TorchStep:
         parts = [functional.conv2d(*part, stride, pad) for part in zip(*shares, strict=True)]
         return self._torch.cat(parts, dim=1)
 
-    def _normed(self, layer: LRN, x: Any) -> Any:
-        norm = torch_ops.shifted_lrn if self._form.shifted else torch_ops.library_lrn
+    def _normed(self, layer: layers.LRN, x: Any) -> Any:
+        norm = torch_norms.shifted_lrn if self._form.shifted else torch_norms.library_lrn
         settings = (layer.size, layer.alpha, layer.beta, layer.k)
         parts = [norm(self._torch, part, *settings) for part in x.chunk(layer.groups, dim=1)]
         return parts[0] if len(parts) == 1 else self._torch.cat(parts, dim=1)
 
 
-def _uneven(layer: Conv) -> tuple[int, int, int, int] | None:
+def _uneven(layer: layers.Conv) -> tuple[int, int, int, int] | None:
     """Margins (left, right, top, bottom) that PyTorch's convolution cannot pad by itself."""
     g = ConvGeometry.of(layer.name, layer.stride, layer.pad, layer.groups)
     if (g.pad_top, g.pad_left) == (g.pad_bottom, g.pad_right):

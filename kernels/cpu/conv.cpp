@@ -89,6 +89,23 @@ std::size_t correlation_bytes(const ConvShape& shape, const Correlation& correla
 } // namespace
 } // namespace cpu
 
+template <class T> Choice choice_of(Pass pass, const ConvShape& given) {
+    using namespace cpu;
+    const ConvShape shape = pass == Pass::fprop ? LinearSize::as_one_image(given) : given;
+    if (LinearSize::is_linear(shape)) return {"linear", 0, 0, 1};
+    const auto chosen = [&](int depth, int rows, int columns) {
+        return with_algorithm(
+            shape, depth, rows, columns,
+            [](auto f) { return Choice{"winograd", decltype(f)::m, decltype(f)::m, 1}; },
+            [] { return Choice{"direct", 0, 0, 1}; });
+    };
+    if (pass == Pass::wgrad)
+        return chosen(shape.channels / shape.groups, shape.out_height, shape.out_width);
+    const Correlation correlation =
+        pass == Pass::fprop ? fprop_correlation(shape) : dgrad_correlation(shape, 0, 0);
+    return chosen(correlation.depth, correlation.rows, correlation.columns);
+}
+
 template <class T> std::size_t conv_fprop_workspace(const ConvShape& given) {
     using namespace cpu;
     const ConvShape shape = LinearSize::as_one_image(given);
@@ -156,6 +173,7 @@ template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Ru
     cpu::wgrad(x, dy, shape, epilogue, cpu::Scratch(workspace));
 }
 
+PYALEXNET_FOR_ELEMENTS(choice_of);
 PYALEXNET_FOR_ELEMENTS(conv_fprop_workspace);
 PYALEXNET_FOR_ELEMENTS(conv_dgrad_workspace);
 PYALEXNET_FOR_ELEMENTS(conv_wgrad_workspace);
