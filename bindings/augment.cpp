@@ -17,7 +17,8 @@ void augment_op(Call& call, handle x_, handle mean_, handle corners_, handle fli
     const auto [height, width] = size;
     call.expect(1 <= height && height <= h && 1 <= width && width <= w,
                 "size is not that of crops of x, which has shape " + shape_text(x.shape()));
-    const BlockShape b = in_blocks(call, n, height, width, c, blocks);
+    const BlockShape b =
+        in_blocks(call, n, static_cast<int>(height), static_cast<int>(width), c, blocks);
     const CropShape shape{n,       h,         w,          b.height, b.width,  c,
                           b.block, b.pad_top, b.pad_left, b.rows,   b.columns};
     with_element(y_, [&](auto element) {
