@@ -10,24 +10,20 @@ from typer import Argument, Option
 from pyalexnet.commands import network as given
 from pyalexnet.errors import ArgumentError
 
+_FORM = "onnx, torchvision (preset owt), or auto, which the file's name tells."
+_BATCH = "Images of every call of the model: dynamic or a number."
+_PREPROCESSING = "The model subtracts the mean: it reads 0 to 255."
+
 
 def export(
     run: given.Run,
     file: Annotated[Path, Argument(metavar="FILE", help="model.onnx, or weights.safetensors.")],
     which: given.Which = "best",
-    form: Annotated[
-        str,
-        Option(
-            "--format", help="onnx, torchvision (preset owt), or auto, which the file's name tells."
-        ),
-    ] = "auto",
-    batch: Annotated[
-        str, Option(help="Images of every call of the model: dynamic or a number.")
-    ] = "dynamic",
+    form: Annotated[str, Option("--format", help=_FORM)] = "auto",
+    batch: Annotated[str, Option(help=_BATCH)] = "dynamic",
     opset: Annotated[int, Option(help="Version of ONNX's operators, 13 or newer.")] = 17,
     include_preprocessing: Annotated[
-        bool,
-        Option("--include-preprocessing", help="The model subtracts the mean: it reads 0 to 255."),
+        bool, Option("--include-preprocessing", help=_PREPROCESSING)
     ] = False,
     where: given.RunsFolder = given.RUNS,
 ) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pyalexnet.trained.load import Trained
 
 
+_LABELS = "Each image's folder is named after its class: mark the correct predictions."
+
+
 @given.grouped
 def predict(
     run: given.Run,
@@ -27,13 +30,7 @@ def predict(
     *,
     top: Annotated[int, Option(min=1, help="Classes to list for each image.")] = 5,
     ten_crop: given.TenCrop = False,
-    labels: Annotated[
-        bool,
-        Option(
-            "--labels",
-            help="Each image's folder is named after its class: mark the correct predictions.",
-        ),
-    ] = False,
+    labels: Annotated[bool, Option("--labels", help=_LABELS)] = False,
     sheet: given.Sheet = None,
     batch_size: given.BatchSize = 128,
     network: given.Network,

@@ -10,6 +10,9 @@ from typer import Option
 
 from pyalexnet.commands import network as given
 
+_DECAY = "Weight decay; by default chosen on a held-out tenth of the images."
+_OUTPUT = "Write the classifier to this safetensors file."
+
 
 @given.grouped
 def probe(
@@ -17,13 +20,8 @@ def probe(
     *,
     data: given.Data = None,
     layer: given.Layer = None,
-    decay: Annotated[
-        float | None,
-        Option(help="Weight decay; by default chosen on a held-out tenth of the images."),
-    ] = None,
-    output: Annotated[
-        Path | None, given.written(help="Write the classifier to this safetensors file.")
-    ] = None,
+    decay: Annotated[float | None, Option(help=_DECAY)] = None,
+    output: Annotated[Path | None, given.written(help=_OUTPUT)] = None,
     batch_size: given.BatchSize = 128,
     network: given.Network,
     lines: given.Lines,

@@ -26,15 +26,10 @@ show_app = typer.Typer(cls=Commands, help=ABOUT, no_args_is_help=True)
 
 show_app.command()(step)
 
-Output = Annotated[
-    Path | None,
-    Option(
-        "--output",
-        "-o",
-        help="PNG file or folder; by default the run's folder, or the current one if that is "
-        "read-only.",
-    ),
-]
+_OUTPUT = (
+    "PNG file or folder; by default the run's folder, or the current one if that is read-only."
+)
+Output = Annotated[Path | None, Option("--output", "-o", help=_OUTPUT)]
 Count = Annotated[int, Option(min=1, help="Images to show.")]
 Seed = Annotated[int, Option(min=0, help="Seed for choosing the images.")]
 Normalize = Annotated[

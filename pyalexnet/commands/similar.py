@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pyalexnet.trained.similar import Index, Match
 
 
+_INDEX = "Where to search: a folder of images, a dataset, or a file written by pyalexnet features."
+
+
 @given.grouped
 def similar(
     run: given.Run,
@@ -22,13 +25,7 @@ def similar(
         list[Path], Argument(metavar="QUERY...", help="Image files, or folders of them.")
     ],
     *,
-    index: Annotated[
-        Path,
-        Option(
-            help="Where to search: a folder of images, a dataset, or a file written by "
-            "pyalexnet features."
-        ),
-    ],
+    index: Annotated[Path, Option(help=_INDEX)],
     layer: given.Layer = None,
     k: given.Neighbours = 6,
     sheet: given.Sheet = None,

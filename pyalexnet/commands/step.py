@@ -47,11 +47,7 @@ def step(
         arrays = ("\n".join(line.reads), "\n".join(line.writes))
         moved = f"{line.nbytes / 1e6:,.1f}"
         rows.append((str(number), line.operation, *arrays, moved, work, line.choice)[:columns])
-    print_table(
-        ("", *_TEXTS[:3], "MB", "GFLOP", *_TEXTS[3:])[:columns],
-        rows,
-        texts=_TEXTS,
-        title=f"A training step of {spec.name}: {batch_size} images, {precision}",
-        width=180 if chosen_by else 140,
-        rules=True,
-    )
+    head = ("", *_TEXTS[:3], "MB", "GFLOP", *_TEXTS[3:])[:columns]
+    title = f"A training step of {spec.name}: {batch_size} images, {precision}"
+    width = 180 if chosen_by else 140
+    print_table(head, rows, texts=_TEXTS, title=title, width=width, rules=True)

@@ -117,12 +117,10 @@ def _parameters() -> Iterator[inspect.Parameter]:
             option = Option(
                 *names.split(), metavar=metavar or None, help=meaning, rich_help_panel=panel, **more
             )
-            yield inspect.Parameter(
-                names.split()[0].partition("/")[0].strip("-").replace("-", "_"),
-                inspect.Parameter.KEYWORD_ONLY,
-                default=default,
-                annotation=Annotated[kind | None if default is None else kind, option],
-            )
+            name = names.split()[0].partition("/")[0].strip("-").replace("-", "_")
+            hint = Annotated[kind | None if default is None else kind, option]
+            by_name = inspect.Parameter.KEYWORD_ONLY
+            yield inspect.Parameter(name, by_name, default=default, annotation=hint)
 
 
 def train(**options: Any) -> None:

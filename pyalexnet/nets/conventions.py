@@ -199,7 +199,9 @@ _CFG, _PARAMS = "layers-145.cfg", "layer-params-145.cfg"
 _NET, _SOLVER = "bvlc_alexnet/train_val.prototxt", "bvlc_alexnet/solver.prototxt"
 _DATA, _LRN, _PROTO = "data_transformer.cpp", "lrn_layer.cpp", "caffe.proto"
 _OWT, _OWT_RECIPE = "torchvision/models/alexnet.py", "torchvision references/classification"
-_CHANGES = f"{_PARAMS}:176-181"
+_CONV, _DROPOUT = "torch.nn.Conv2d", "torch.nn.Dropout"
+_CHANGES, _STARTS = f"{_PARAMS}:176-181", f"{_CFG}:143,157,172,186,200,214"
+_JITTER, _DECAY = f"convdata_jpeg.py:64-66,155-179; {_CHANGES}", f"{_SOLVER}; {_NET} (decay_mult)"
 
 # By name: the 2012 program's file, the paper's section, Caffe's file and torchvision's.
 _ORIGINS = {
@@ -209,12 +211,7 @@ _ORIGINS = {
     "pixels": ("convdata_jpeg.py:207-211", "2", _DATA, _OWT_RECIPE),
     "crop": ("convdata_jpeg.py:77,238-246", "4.1", _DATA, _OWT_RECIPE),
     "mirrored": ("convdata_jpeg.py:244", "4.1", _NET, _OWT_RECIPE),
-    "colour jitter": (
-        f"convdata_jpeg.py:64-66,155-179; {_CHANGES}",
-        "4.1 (eigenvalues read as deviations)",
-        _NET,
-        _OWT_RECIPE,
-    ),
+    "colour jitter": (_JITTER, "4.1 (eigenvalues read as deviations)", _NET, _OWT_RECIPE),
     "maps of conv1 to conv5": (_CFG, "3.5", _NET, _OWT),
     "units of fc6 and fc7": (_CFG, "3.5", _NET, _OWT),
     "towers": (_CFG, "3.2", f"{_NET} (groups)", _OWT),
@@ -228,31 +225,16 @@ _ORIGINS = {
     "k of the LRN": (f"layer.py:1186; {_PARAMS}", "3.3", f"{_PROTO}:879-888", _OWT),
     "windows of the LRN": (f"{_CFG}:9-107", "3.3", _LRN, _OWT),
     "dropout": (_CFG, "4.2", _NET, _OWT),
-    "dropout's factor": (
-        "layer.cu:1126-1135",
-        "4.2",
-        "dropout_layer.cpp:17-44",
-        "torch.nn.Dropout",
-    ),
+    "dropout's factor": ("layer.cu:1126-1135", "4.2", "dropout_layer.cpp:17-44", _DROPOUT),
     "dropout's place": (_CFG, "4.2", _NET, _OWT),
     "layers left out": (_CFG, "3.5", _NET, _OWT),
-    "deviation of the first weights": (
-        f"{_CFG}:143,157,172,186,200,214",
-        "5",
-        _NET,
-        "torch.nn.Conv2d",
-    ),
-    "first biases": (_CFG, "5", _NET, "torch.nn.Conv2d"),
+    "deviation of the first weights": (_STARTS, "5", _NET, _CONV),
+    "first biases": (_CFG, "5", _NET, _CONV),
     "batch": ("convnet.py", "5", _NET, _OWT_RECIPE),
     "epochs": (f"{_PARAMS}:182", "5", _SOLVER, _OWT_RECIPE),
     "momentum": (_PARAMS, "5", _SOLVER, _OWT_RECIPE),
     "learning rate of weights": (_CHANGES, "5", _SOLVER, _OWT_RECIPE),
     "learning rate of biases": (_PARAMS, "5", f"{_NET} (lr_mult)", _OWT_RECIPE),
-    "weight decay, of weights and biases": (
-        f"{_PARAMS}; layer.cu:565",
-        "5",
-        f"{_SOLVER}; {_NET} (decay_mult)",
-        _OWT_RECIPE,
-    ),
+    "weight decay, of weights and biases": (f"{_PARAMS}; layer.cu:565", "5", _DECAY, _OWT_RECIPE),
     "layers with rates of their own": (_CHANGES, "5", _NET, _OWT_RECIPE),
 }

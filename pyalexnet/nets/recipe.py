@@ -184,12 +184,10 @@ class Recipe:
 
     def _stretched(self, epochs: float) -> Recipe:
         ratio = positive("recipe", "epochs", epochs) / self.epochs
-        return replace(
-            self._each_rate(lambda rate: rate.stretched(ratio)),
-            epochs=epochs,
-            schedule=self.schedule.stretched(ratio),
-            augment=self.augment and self.augment.stretched(ratio),
-        )
+        new = self._each_rate(lambda rate: rate.stretched(ratio))
+        augment = self.augment and self.augment.stretched(ratio)
+        schedule = self.schedule.stretched(ratio)
+        return replace(new, epochs=epochs, schedule=schedule, augment=augment)
 
     def _parsed(self, schedule: Schedule | str) -> Schedule:
         return parse(schedule, self.epochs) if isinstance(schedule, str) else schedule

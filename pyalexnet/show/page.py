@@ -180,11 +180,8 @@ def cells(
     """
     across = min(across, count)
     step_x, step_y = size[0] + between[0], size[1] + between[1]
-    page = Page(
-        max(NARROWEST, 2 * MARGIN + across * step_x - between[0]),
-        HEADER + -(-count // across) * step_y - between[1] + MARGIN,
-        **words,
-    )
+    wide = max(NARROWEST, 2 * MARGIN + across * step_x - between[0])
+    page = Page(wide, HEADER + -(-count // across) * step_y - between[1] + MARGIN, **words)
     places = (divmod(number, across) for number in range(count))
     return page, [(MARGIN + column * step_x, HEADER + row * step_y) for row, column in places]
 
