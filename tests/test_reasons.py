@@ -42,7 +42,7 @@ def test_of_an_error_without_a_number(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError("the disk speaks in tongues")
 
     monkeypatch.setattr(data.folder, "load", broken)
-    with pytest.raises(DataError, match="the disk speaks in tongues; a data set was expected"):
+    with pytest.raises(DataError, match="the disk speaks in tongues; a dataset was expected"):
         data.load(tmp_path, image_size=(8, 8))
 
 

@@ -89,6 +89,23 @@ std::size_t correlation_bytes(const ConvShape& shape, const Correlation& correla
 } // namespace
 } // namespace cpu
 
+template <class T> Choice choice_of(Pass pass, const ConvShape& given) {
+    using namespace cpu;
+    const ConvShape shape = pass == Pass::fprop ? LinearSize::as_one_image(given) : given;
+    if (LinearSize::is_linear(shape)) return {"linear", 0, 0, 1};
+    const auto chosen = [&](int depth, int rows, int columns) {
+        return with_algorithm(
+            shape, depth, rows, columns,
+            [](auto f) { return Choice{"winograd", decltype(f)::m, decltype(f)::m, 1}; },
+            [] { return Choice{"direct", 0, 0, 1}; });
+    };
+    if (pass == Pass::wgrad)
+        return chosen(shape.channels / shape.groups, shape.out_height, shape.out_width);
+    const Correlation correlation =
+        pass == Pass::fprop ? fprop_correlation(shape) : dgrad_correlation(shape, 0, 0);
+    return chosen(correlation.depth, correlation.rows, correlation.columns);
+}
+
 template <class T> std::size_t conv_fprop_workspace(const ConvShape& given) {
     using namespace cpu;
     const ConvShape shape = LinearSize::as_one_image(given);
@@ -156,29 +173,15 @@ template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Ru
     cpu::wgrad(x, dy, shape, epilogue, cpu::Scratch(workspace));
 }
 
-template std::size_t conv_fprop_workspace<float>(const ConvShape&);
-template std::size_t conv_dgrad_workspace<float>(const ConvShape&);
-template std::size_t conv_wgrad_workspace<float>(const ConvShape&);
-template void conv_fprop(const float*, const float*, const float*, float*, const ConvShape&,
-                         Activation, const Dropped&, void*, Stream);
-template void conv_dgrad(const float*, const float*, const float*, float, float*, const ConvShape&,
-                         void*, Stream);
-template void conv_wgrad(const float*, const float*, float*, float*, const ConvShape&, void*,
-                         Stream);
-template void conv_wgrad_sgd(const float*, const float*, Learned<float>, Rule, Learned<float>, Rule,
-                             const ConvShape&, void*, Stream);
-
-template std::size_t conv_fprop_workspace<bf16>(const ConvShape&);
-template std::size_t conv_dgrad_workspace<bf16>(const ConvShape&);
-template std::size_t conv_wgrad_workspace<bf16>(const ConvShape&);
-template void conv_fprop(const bf16*, const bf16*, const float*, bf16*, const ConvShape&,
-                         Activation, const Dropped&, void*, Stream);
-template void conv_fprop(const bf16*, const bf16*, const float*, float*, const ConvShape&,
-                         Activation, const Dropped&, void*, Stream);
-template void conv_dgrad(const bf16*, const bf16*, const bf16*, float, bf16*, const ConvShape&,
-                         void*, Stream);
-template void conv_wgrad(const bf16*, const bf16*, float*, float*, const ConvShape&, void*, Stream);
-template void conv_wgrad_sgd(const bf16*, const bf16*, Learned<bf16>, Rule, Learned<float>, Rule,
-                             const ConvShape&, void*, Stream);
+PYALEXNET_FOR_ELEMENTS(choice_of);
+PYALEXNET_FOR_ELEMENTS(conv_fprop_workspace);
+PYALEXNET_FOR_ELEMENTS(conv_dgrad_workspace);
+PYALEXNET_FOR_ELEMENTS(conv_wgrad_workspace);
+template decltype(conv_fprop<float, float>) conv_fprop<float, float>;
+template decltype(conv_fprop<bf16, bf16>) conv_fprop<bf16, bf16>;
+template decltype(conv_fprop<bf16, float>) conv_fprop<bf16, float>;
+PYALEXNET_FOR_ELEMENTS(conv_dgrad);
+PYALEXNET_FOR_ELEMENTS(conv_wgrad);
+PYALEXNET_FOR_ELEMENTS(conv_wgrad_sgd);
 
 } // namespace pyalexnet

@@ -177,9 +177,14 @@ struct LinearDgrad {
                 pack(w, depth, deep, first, columns, room + tile_floats);
                 const T* next = w + (std::int64_t{depth} + deep) * size.inputs + first;
                 add(given + depth, deep, columns, room + tile_floats, sums, depth == 0, next,
-                    std::min(kDepth, size.outputs - depth - deep));
+                    std::min(kDepth, size.outputs - depth - deep), [&](int tile, int j) {
+                        if (size.outputs <= kDepth) finish(sums, tile, j, first, columns, epilogue);
+                    });
             }
-            finish(sums, first, columns, epilogue);
+            if (size.outputs > kDepth)
+                for (int tile = 0; tile < tiles; ++tile)
+                    for (int j = 0; j < columns; j += kPanel)
+                        finish(sums, tile, j, first, columns, epilogue);
         });
     }
 
@@ -196,8 +201,9 @@ struct LinearDgrad {
 
     // Bound by reading w once, below some 30 rows of dy; by the multipliers above. Meanwhile
     // prefetches the `coming` rows of w, which are packed next.
-    template <class T> void add(const float* dys, int deep, int columns, const float* panels,
-                                Tile* sums, bool from_zero, const T* next, int coming) const {
+    template <class T, class Added> void add(const float* dys, int deep, int columns,
+                                             const float* panels, Tile* sums, bool from_zero,
+                                             const T* next, int coming, const Added& added) const {
         for (int j = 0; j < columns; j += kPanel)
             for (int tile = 0; tile < tiles; ++tile) {
                 for (int d = tile; d < coming; d += tiles)
@@ -211,16 +217,17 @@ struct LinearDgrad {
                 multiply(count, std::min(kPanel, columns - j), a, Runs{1, 0, deep}, Adjacent{},
                          panels + std::int64_t{j / kPanel} * kDepth * kPanel,
                          sums[tile * panels_at_once + j / kPanel], from_zero);
+                added(tile, j);
             }
     }
 
-    template <class Epilogue>
-    void finish(const Tile* sums, int first, int columns, const Epilogue& epilogue) const {
-        for (int n = 0; n < size.rows; ++n)
-            for (int j = 0; j < columns; j += kLanes)
-                epilogue.put(
-                    n, first + j, std::min(kLanes, columns - j),
-                    load(sums[n / kRows * panels_at_once + j / kPanel].of[n % kRows] + j % kPanel));
+    template <class Epilogue> void finish(const Tile* sums, int tile, int j, int first, int columns,
+                                          const Epilogue& epilogue) const {
+        const Tile& sum = sums[tile * panels_at_once + j / kPanel];
+        for (int row = 0; row < std::min(kRows, size.rows - tile * kRows); ++row)
+            for (int i = 0; i < std::min(kPanel, columns - j); i += kLanes)
+                epilogue.put(tile * kRows + row, first + j + i, std::min(kLanes, columns - j - i),
+                             load(sum.of[row] + i));
     }
 };
 

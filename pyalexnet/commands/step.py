@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from typer import Argument, Option
 
 from pyalexnet.commands import network as given
 from pyalexnet.commands.table import print_table
 
-_TEXTS = ("operation", "reads", "writes")
+_TEXTS = ("operation", "reads", "writes", "computed by")
 
 
 def step(
@@ -18,13 +18,20 @@ def step(
     precision: Annotated[str, Option(metavar="fp32|fp32x3|bf16", help=given.PRECISION)] = "fp32",
     fused: Annotated[bool, Option(help=given.FUSED)] = False,
     towers: Annotated[int, Option(min=1, max=2, help=given.TOWERS)] = 1,
+    kernels: Annotated[
+        str | None,
+        Option(
+            metavar="cpu|sim|cuda",
+            help="Print how the kernels of this backend compute each product; sim's are cuda's.",
+        ),
+    ] = None,
 ) -> None:
     """Print a training step, call by call, with shapes: what runs, in order, on which arrays.
 
     Nothing is run. MB counts every array read or written once, GFLOP a product's multiplications
     and additions.
     """
-    from pyalexnet import nets
+    from pyalexnet import backend, nets
     from pyalexnet.step import listing, plan
 
     plan.check_precision("show step", precision, towers)
@@ -32,11 +39,15 @@ def step(
     spec = nets.get(network)(**arguments)
     exact = cast(plan.Precision, precision)
     made = plan.make(spec, goal="update", precision=exact, fused=fused, towers=towers)
+    chosen_by: Any = backend(kernels) if kernels else None
+    columns = 7 if chosen_by else 6
     rows = []
-    for number, line in enumerate(listing.lines(made, batch_size), 1):
+    for number, line in enumerate(listing.lines(made, batch_size, chosen_by), 1):
         work = f"{line.flops / 1e9:,.1f}" if line.flops else ""
         arrays = ("\n".join(line.reads), "\n".join(line.writes))
-        rows.append((str(number), line.operation, *arrays, f"{line.nbytes / 1e6:,.1f}", work))
-    head = ("", *_TEXTS, "MB", "GFLOP")
+        moved = f"{line.nbytes / 1e6:,.1f}"
+        rows.append((str(number), line.operation, *arrays, moved, work, line.choice)[:columns])
+    head = ("", *_TEXTS[:3], "MB", "GFLOP", *_TEXTS[3:])[:columns]
     title = f"A training step of {spec.name}: {batch_size} images, {precision}"
-    print_table(head, rows, texts=_TEXTS, title=title, width=140, rules=True)
+    width = 180 if chosen_by else 140
+    print_table(head, rows, texts=_TEXTS, title=title, width=width, rules=True)
