@@ -70,25 +70,29 @@ class AugmentOps(Device):
                 f"{who}: size is {height} x {width}; at most the {h} x {w} pixels of x were "
                 "expected."
             )
-        for name, beside in (("corners", corners), ("flips", flips), ("shifts", shifts)):
-            if not isinstance(beside, (self.array_type, np.ndarray)):
-                raise ArgumentError(
-                    f"{who}: {name} is of type {type(beside).__name__}; an array was expected."
-                )
-        if isinstance(corners, np.ndarray) and corners.shape == (n, 2):
-            _check_corners(who, corners, h - height, w - width)
+        beside = {"corners": corners, "flips": flips, "shifts": shifts}
+        self._check_beside(who, beside, n, h - height, w - width)
         y = self._result(who, out, (n, *geometry.out_shape(height, width, c)), element)
         how = ((height, width), geometry, real(who, "scale", scale), bool(mean_at_pixel))
-        self._run(who, x, mean, *map(self.asarray, (corners, flips, shifts)), y, *how)
+        self._run(who, x, mean, *map(self.asarray, beside.values()), y, *how)
         return y
 
-
-def _check_corners(who: str, corners: np.ndarray[Any, Any], down: int, right: int) -> None:
-    """Refuse a crop outside its image: its corner may be at most `down`, `right`."""
-    bad = ((corners < 0) | (corners > (down, right))).any(axis=1)
-    if bad.any():
-        top, left = corners[bad][0].tolist()
-        raise ArgumentError(
-            f"{who}: corners has ({top}, {left}); (0, 0) to ({down}, {right}) was expected, for "
-            "crops that lie inside the images."
-        )
+    def _check_beside(
+        self, who: str, arrays: dict[str, Array], n: int, down: int, right: int
+    ) -> None:
+        """Refuse what is no array, and a corner on the host that is not within `down`, `right`."""
+        for name, array in arrays.items():
+            if not isinstance(array, (self.array_type, np.ndarray)):
+                raise ArgumentError(
+                    f"{who}: {name} is of type {type(array).__name__}; an array was expected."
+                )
+        corners = arrays["corners"]
+        if not isinstance(corners, np.ndarray) or corners.shape != (n, 2):
+            return
+        bad = ((corners < 0) | (corners > (down, right))).any(axis=1)
+        if bad.any():
+            top, left = corners[bad][0].tolist()
+            raise ArgumentError(
+                f"{who}: corners has ({top}, {left}); (0, 0) to ({down}, {right}) was expected, "
+                "for crops that lie inside the images."
+            )
