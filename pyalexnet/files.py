@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from pyalexnet.errors import PyalexnetError, reason
+from pyalexnet.errors import CheckpointError, PyalexnetError, reason
 
 TEMPORARY = ".tmp-"  # begins the name of a file while it is written
 LARGEST_FILE = 256 * 2**20  # bytes; an uncompressed image of the largest size fits
@@ -49,6 +49,15 @@ def refused(
         yield
     except kinds as error:
         raise refusal(f"{said} ({reason(error)}).") from error
+
+
+@contextlib.contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Put the path before the sentence of a CheckpointError, so that what raises it needs none."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{shown(path)}: {error}") from error
 
 
 def contents(path: Path, largest: int = LARGEST_FILE) -> bytes:
