@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pyalexnet import backends, data, nets
-from pyalexnet.data import Dataset
-from pyalexnet.data.dataset import Pixels
+from pyalexnet.data.dataset import Dataset, Pixels
 from pyalexnet.data.pack import is_pack
 from pyalexnet.errors import ArgumentError, DataError, RunError
 from pyalexnet.files import shown
