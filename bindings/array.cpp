@@ -71,8 +71,6 @@ Given describe_numpy(handle object) {
     return given;
 }
 
-void Checked::run(Stream stream) const { pyalexnet::run(device, stream, *given, launchers); }
-
 void Recording::add(Checked call) {
     call.aside = aside_;
     calls_.push_back(std::move(call));
@@ -86,7 +84,7 @@ void Recording::run(std::uintptr_t stream, std::uintptr_t beside) const {
         const bool aside = call.aside && side != main;
         if (aside) order(call.device, main, side);
         any_aside = any_aside || aside;
-        call.run(aside ? side : main);
+        pyalexnet::run(call.device, aside ? side : main, *call.given, call.launchers);
     }
     if (any_aside) order(calls_.front().device, side, main);
 }
@@ -114,8 +112,9 @@ int Call::extent(const char* what, std::int64_t value, std::int64_t least) const
 
 void Call::expect_countable(const char* what, std::int64_t count) const {
     constexpr std::int64_t most = std::numeric_limits<int>::max() - 1023;
-    expect(count <= most, "there are " + std::to_string(count) + " " + what + "; at most " +
-                              std::to_string(most) + " were expected");
+    if (count > most)
+        refuse("there are " + std::to_string(count) + " " + what + "; at most " +
+               std::to_string(most) + " were expected");
 }
 
 const Given& Call::take(const std::string& name, handle object, Element element, const Form& form,
@@ -182,35 +181,28 @@ Array<float> Call::scratch(std::size_t bytes) {
     return Array<float>(&own);
 }
 
-NumberArgument<float, Scalar> Call::scalar(const std::string& name, handle object) {
-    if (py::isinstance<py::float_>(object) || py::isinstance<py::int_>(object)) {
-        const double value = PyFloat_AsDouble(object.ptr());
-        if (PyErr_Occurred()) { // an int beyond the range of double
-            PyErr_Clear();
-            refuse(name + " is too large for a float");
-        }
-        return {Array<const float>(nullptr), static_cast<float>(value)};
-    }
-    return {input<float>(name, object, 0), 0.0f};
+template <class Number, class Argument>
+NumberArgument<Number, Argument> Call::number(const std::string& name, handle object) {
+    constexpr bool floats = std::is_floating_point_v<Number>;
+    const bool given =
+        py::isinstance<py::int_>(object) || (floats && py::isinstance<py::float_>(object));
+    if (!given) return {input<Number>(name, object, 0), Number{}};
+    const double value = PyFloat_AsDouble(object.ptr());
+    const bool beyond = PyErr_Occurred(); // every double
+    PyErr_Clear();
+    if (beyond && floats) refuse(name + " is too large for a float");
+    if (beyond || (!floats && (value < 0 || value > std::numeric_limits<std::uint32_t>::max())))
+        refuse(name + " is " + std::string(py::str(object)) + "; 0 to 4,294,967,295 was expected");
+    return {Array<const Number>(nullptr), static_cast<Number>(value)};
 }
-
-NumberArgument<std::uint32_t, Counter> Call::counter(const std::string& name, handle object) {
-    if (py::isinstance<py::int_>(object)) {
-        int beyond = 0; // -1 or 1 if it does not fit 64 bits
-        const long long value = PyLong_AsLongLongAndOverflow(object.ptr(), &beyond);
-        expect(!beyond && value >= 0 && value <= std::numeric_limits<std::uint32_t>::max(),
-               name + " is " + std::string(py::str(object)) + "; 0 to 4,294,967,295 was expected");
-        return {Array<const std::uint32_t>(nullptr), static_cast<std::uint32_t>(value)};
-    }
-    return {input<std::uint32_t>(name, object, 0), 0u};
-}
+template NumberArgument<float, Scalar> Call::number(const std::string&, handle);
+template NumberArgument<std::uint32_t, Counter> Call::number(const std::string&, handle);
 
 void Call::enqueue(Launchers launchers) {
-    Checked call{device_, given_, std::move(launchers)};
     if (const auto* recording = std::get_if<std::shared_ptr<Recording>>(&target_))
-        return (*recording)->add(std::move(call));
+        return (*recording)->add({device_, given_, std::move(launchers)});
     const py::gil_scoped_release unlocked;
-    call.run(reinterpret_cast<Stream>(std::get<std::uintptr_t>(target_)));
+    run(device_, reinterpret_cast<Stream>(std::get<std::uintptr_t>(target_)), *given_, launchers);
 }
 
 } // namespace pyalexnet

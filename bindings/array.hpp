@@ -110,8 +110,6 @@ struct Checked {
     std::shared_ptr<std::deque<Given>> given; // a deque: its elements stay where they are
     Launchers launchers;
     bool aside = false;
-
-    void run(Stream stream) const;
 };
 
 // Calls that were checked once and are launched many times, always with the same arrays.
@@ -163,14 +161,16 @@ class Call {
     // Scratch for the launcher, which is asked for only if `bytes` is above 0.
     Array<float> scratch(std::size_t bytes);
 
-    NumberArgument<float, Scalar> scalar(const std::string& name, handle object);
-    NumberArgument<std::uint32_t, Counter> counter(const std::string& name, handle object);
+    // For NumberArgument<float, Scalar> and <std::uint32_t, Counter>.
+    template <class Number, class Argument>
+    NumberArgument<Number, Argument> number(const std::string& name, handle object);
 
     void expect(bool holds, const std::string& message) const {
         if (!holds) refuse(message);
     }
     template <class T> void expect_shape(const Array<T>& array, const Extents& shape) const {
-        expect(array.shape() == shape, array.shown() + "; " + shape_text(shape) + " was expected");
+        if (array.shape() != shape)
+            refuse(array.shown() + "; " + shape_text(shape) + " was expected");
     }
     [[noreturn]] void refuse(const std::string& message) const;
 
@@ -269,18 +269,14 @@ class Ops {
 
 // Adds an op: `body` gets a Call, and the arguments that are named here; Python passes the place
 // after them.
-template <class... Arguments, class... Names>
-void define(py::module_& m, const std::string& op,
-            const std::function<void(Call&, Arguments...)>& body, const Names&... names) {
+template <class... Arguments, class... Names> void define(py::module_& m, const std::string& op,
+                                                          void (*body)(Call&, Arguments...),
+                                                          const Names&... names) {
     const auto function = [=](Arguments... arguments, const Place& place) {
         Call call(op.c_str(), place);
         body(call, arguments...);
     };
     m.def(op.c_str(), function, names..., "place"_a);
-}
-template <class Body, class... Names>
-void define(py::module_& m, const std::string& op, Body body, const Names&... names) {
-    define(m, op, std::function(body), names...);
 }
 
 // ---------------------------------------------------------------------- per platform

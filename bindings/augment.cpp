@@ -16,15 +16,13 @@ void augment_op(Call& call, handle x_, handle mean_, handle corners_, handle fli
     const auto shifts = call.input<float>("shifts", shifts_, Extents{n, c});
     const auto [height, width] = size;
     call.expect(1 <= height && height <= h && 1 <= width && width <= w,
-                "size is " + std::to_string(height) + " x " + std::to_string(width) +
-                    "; at most the " + std::to_string(h) + " x " + std::to_string(w) +
-                    " pixels of x were expected");
-    const BlockShape b = in_blocks(call, n, height, width, c, blocks);
-    const CropShape shape{n,       h,         w,          b.height, b.width,  c,
-                          b.block, b.pad_top, b.pad_left, b.rows,   b.columns};
+                "size is not that of crops of x, which has shape " + shape_text(x.shape()));
+    const BlockShape seen =
+        in_blocks(call, n, static_cast<int>(height), static_cast<int>(width), c, blocks);
+    const CropShape shape{seen, h, w};
     with_element(y_, [&](auto element) {
         using T = decltype(element);
-        const auto y = call.output<T>("y", y_, blocked(b));
+        const auto y = call.output<T>("y", y_, blocked(shape));
         call.launch(augment<T>, x, mean, corners, flips, shifts, y, shape, scale, mean_at_pixel);
     });
 }

@@ -16,26 +16,27 @@ template <class T> struct NormAndPool {
 
     template <class X> NormAndPool(const Call& call, const X& x, const NormGiven& norm_given,
                                    const PoolGiven& pool_given) {
+        const auto is = [](const char* name, auto value) {
+            return std::string(name) + " is " + std::to_string(value);
+        };
         const auto expect = [&](bool holds, const std::string& came, const std::string& expected) {
             call.expect(holds, came + "; " + expected +
                                    " was expected, as any other lrn and maxpool run one by one");
         };
         const auto pool_size = std::get<0>(pool_given); // larger ones' codes need more than a byte
-        expect(pool_size <= kLrnPoolSize, "pool_size is " + std::to_string(pool_size),
+        expect(pool_size <= kLrnPoolSize, is("pool_size", pool_size),
                "at most " + std::to_string(kLrnPoolSize));
         const GroupedNorm given = norm_of(call, norm_given, x.dim(3));
         norm = given.norm;
         groups = given.groups;
         pool = pool_shape(call, x, pool_given);
-        expect(norm.size == kLrnPoolNorm, "size is " + std::to_string(norm.size),
-               std::to_string(kLrnPoolNorm));
-        expect(norm.alpha >= 0.0f, "alpha is " + std::to_string(norm.alpha), "at least 0");
-        expect(norm.beta == 0.75f, "beta is " + std::to_string(norm.beta), "0.75");
-        expect(norm.k >= FLT_MIN, "k is " + std::to_string(norm.k), "a positive, normal number");
         const int own = given.channels / groups;
+        expect(norm.size == kLrnPoolNorm, is("size", norm.size), std::to_string(kLrnPoolNorm));
+        expect(norm.alpha >= 0.0f, is("alpha", norm.alpha), "at least 0");
+        expect(norm.beta == 0.75f, is("beta", norm.beta), "0.75");
+        expect(norm.k >= FLT_MIN, is("k", norm.k), "a positive, normal number");
         expect(own % kVector == 0,
-               "groups is " + std::to_string(groups) + ", each of " + std::to_string(own) +
-                   " channels",
+               is("groups", groups) + ", each of " + std::to_string(own) + " channels",
                "a multiple of " + std::to_string(kVector) + " channels");
         expect(given.channels <= kLrnPoolChannels,
                "x has " + std::to_string(given.channels) + " channels",

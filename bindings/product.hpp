@@ -1,14 +1,5 @@
-// Convolutions and linear layers, from Python's arguments: the same passes, by the same launchers,
-// over arrays of other shapes.
-//
-// A Family provides what is specific to it:
-//
-//   kRank                                     dimensions of x, w and y
-//   shape(call, x, w, unit, towers, geometry...)
-//                                             the launchers' shape of these arrays; refused where
-//                                             they do not fit
-//
-// Geometry is the record, if any, that Python passes for it before `unit`.
+// Convolutions and linear layers, from Python's arguments: the same passes, by the same launchers.
+// A linear layer is a convolution of maps of one pixel, x (N, C) and w (K, C), and has no geometry.
 #pragma once
 
 #include "records.hpp"
@@ -50,20 +41,86 @@ template <class Use> void with_elements(handle x, handle y, Use use) {
     });
 }
 
-template <class Family, class... Geometry> struct Product {
-    static constexpr int kRank = Family::kRank;
+// (stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, groups)
+using ConvGiven = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                             std::int64_t, std::int64_t>;
+inline ConvGiven geometry_of(const ConvGiven& given) { return given; }
+inline ConvGiven geometry_of() { return {1, 1, 0, 0, 0, 0, 1}; }
 
+// The extents of maps or filters, of one pixel where they have none.
+template <class X> std::array<int, 4> extents_of(const Call& call, const X& x) {
+    if (x.shape().size() == 4) return call.extents<4>(x);
+    const auto [rows, columns] = call.extents<2>(x);
+    return {rows, 1, 1, columns};
+}
+
+// The shape of y, or of its gradient.
+inline Extents outputs(const ConvShape& s, std::size_t rank) {
+    if (rank == 2) return {s.images, s.filters};
+    return {s.images, s.out_height, s.out_width, s.filters};
+}
+
+// For x (N, H, W, C) and w (K, R, S, C / groups), or their gradients.
+template <class X, class W> ConvShape conv_shape(const Call& call, const X& x, const W& w,
+                                                 const std::string& unit, std::int64_t towers_,
+                                                 const ConvGiven& geometry) {
+    const auto& [down, across, top, bottom, left, right, parts] = geometry;
+    const auto [images, height, width, channels] = extents_of(call, x);
+    const auto [filters, filter_h, filter_w, depth] = extents_of(call, w);
+    const int groups = call.extent("groups", parts);
+    if (channels % groups != 0 || filters % groups != 0)
+        call.refuse("x has " + std::to_string(channels) + " channels, w has " +
+                    std::to_string(filters) + " filters; multiples of the " +
+                    std::to_string(groups) + " groups were expected");
+    Extents due = w.shape();
+    due.back() = channels / groups;
+    call.expect_shape(w, due);
+    const int stride_h = call.extent("stride_h", down), stride_w = call.extent("stride_w", across);
+    const int pad_top = call.extent("pad_top", top, 0), pad_left = call.extent("pad_left", left, 0);
+    const auto rows = std::int64_t{height} + pad_top + call.extent("pad_bottom", bottom, 0);
+    const auto columns = std::int64_t{width} + pad_left + call.extent("pad_right", right, 0);
+    call.expect_countable("rows with padding", rows);
+    call.expect_countable("columns with padding", columns);
+    if (rows < filter_h || columns < filter_w)
+        call.refuse("the filter is " + std::to_string(filter_h) + " x " + std::to_string(filter_w) +
+                    "; the padded image is only " + std::to_string(rows) + " x " +
+                    std::to_string(columns));
+    const int out_h = static_cast<int>((rows - filter_h) / stride_h + 1);
+    const int out_w = static_cast<int>((columns - filter_w) / stride_w + 1);
+    const int towers = call.extent("towers", towers_);
+    // No access is out of bounds, whatever the sizes: kernels read zeros outside. But they count
+    // pixels, taps and coordinates in int.
+    const auto count = [&](const char* what, std::int64_t one, std::int64_t other,
+                           std::int64_t more = 0) {
+        call.expect_countable(what, one * other + more);
+        return one * other;
+    };
+    count("input pixels", count("input rows", images, height), width);
+    count("output pixels", count("output rows", images, out_h), out_w);
+    const std::int64_t filter_pixels = count("pixels of a filter", filter_h, filter_w);
+    count("taps of a filter", filter_pixels, depth);
+    count("taps of a channel", filter_pixels, filters / groups);
+    count("filters of all towers", filters, towers);
+    count("rows that filters reach", out_h, stride_h, filter_h);
+    count("columns that filters reach", out_w, stride_w, filter_w);
+    return {images,   height, width,  channels,           filters,  filter_h,
+            filter_w, out_h,  out_w,  stride_h,           stride_w, pad_top,
+            pad_left, groups, towers, unit_of(call, unit)};
+}
+
+// The passes on arrays of this rank, with the record of their geometry, if any.
+template <int rank, class... Geometry> struct Product {
     static void fprop(Call& call, handle x_, handle w_, handle b_, handle y_,
                       const Geometry&... geometry, const std::string& unit, std::int64_t towers,
                       handle activation, const std::optional<MaskGiven>& dropout) {
         with_elements(x_, y_, [&](auto of_x, auto of_y) {
             using T = decltype(of_x);
             using Y = decltype(of_y);
-            const auto x = call.input<T>("x", x_, kRank);
-            const auto w = call.input<T>("w", w_, kRank);
-            const auto shape = Family::shape(call, x, w, unit_of(call, unit), towers, geometry...);
+            const auto x = call.input<T>("x", x_, rank);
+            const auto w = call.input<T>("w", w_, rank);
+            const auto shape = conv_shape(call, x, w, unit, towers, geometry_of(geometry...));
             const auto b = call.optional_input<float>("b", b_, Extents{shape.filters});
-            const auto y = call.output<Y>("y", y_, outputs(shape));
+            const auto y = call.output<Y>("y", y_, outputs(shape, rank));
             const auto scratch = call.scratch(conv_fprop_workspace<T>(shape));
             const MaskArgument dropped(call, dropout, y.dim(0), y.size() / y.dim(0));
             call.launch(conv_fprop<T, Y>, x, w, b, y, shape, activation_of(call, activation),
@@ -75,10 +132,10 @@ template <class Family, class... Geometry> struct Product {
                       const Geometry&... geometry, const std::string& unit, float factor) {
         with_element(dy_, [&](auto element) {
             using T = decltype(element);
-            const auto w = call.input<T>("w", w_, kRank);
-            const auto dx = call.output<T>("dx", dx_, kRank);
-            const auto shape = Family::shape(call, dx, w, unit_of(call, unit), 1, geometry...);
-            const auto dy = call.input<T>("dy", dy_, outputs(shape));
+            const auto w = call.input<T>("w", w_, rank);
+            const auto dx = call.output<T>("dx", dx_, rank);
+            const auto shape = conv_shape(call, dx, w, unit, 1, geometry_of(geometry...));
+            const auto dy = call.input<T>("dy", dy_, outputs(shape, rank));
             const auto gate = call.optional_input<T>("gate", gate_, dx.shape());
             const auto scratch = call.scratch(conv_dgrad_workspace<T>(shape));
             call.launch(conv_dgrad<T>, dy, w, gate, factor, dx, shape, scratch);
@@ -89,10 +146,10 @@ template <class Family, class... Geometry> struct Product {
                       const Geometry&... geometry, const std::string& unit) {
         with_element(x_, [&](auto element) {
             using T = decltype(element);
-            const auto x = call.input<T>("x", x_, kRank);
-            const auto dw = call.output<float>("dw", dw_, kRank);
-            const auto shape = Family::shape(call, x, dw, unit_of(call, unit), 1, geometry...);
-            const auto dy = call.input<T>("dy", dy_, outputs(shape));
+            const auto x = call.input<T>("x", x_, rank);
+            const auto dw = call.output<float>("dw", dw_, rank);
+            const auto shape = conv_shape(call, x, dw, unit, 1, geometry_of(geometry...));
+            const auto dy = call.input<T>("dy", dy_, outputs(shape, rank));
             const auto db = call.output<float>("db", db_, Extents{shape.filters});
             const auto scratch = call.scratch(conv_wgrad_workspace<T>(shape));
             call.launch(conv_wgrad<T>, x, dy, dw, db, shape, scratch);
@@ -105,11 +162,10 @@ template <class Family, class... Geometry> struct Product {
                           const RuleGiven& b_rule_) {
         with_element(x_, [&](auto element) {
             using T = decltype(element);
-            const auto x = call.input<T>("x", x_, kRank);
-            const LearnedArgument<T> w(call, "w.", w_, low_, v_, kRank);
-            const auto shape =
-                Family::shape(call, x, w.array(), unit_of(call, unit), 1, geometry...);
-            const auto dy = call.input<T>("dy", dy_, outputs(shape));
+            const auto x = call.input<T>("x", x_, rank);
+            const LearnedArgument<T> w(call, "w.", w_, low_, v_, rank);
+            const auto shape = conv_shape(call, x, w.array(), unit, 1, geometry_of(geometry...));
+            const auto dy = call.input<T>("dy", dy_, outputs(shape, rank));
             const LearnedArgument<float> b(call, "b.", b_, py::none(), bv_, Extents{shape.filters});
             const auto w_rule = rule_of(call, "w.lr", w_rule_),
                        b_rule = rule_of(call, "b.lr", b_rule_);
@@ -128,13 +184,6 @@ template <class Family, class... Geometry> struct Product {
         define(m, name + "_wgrad", wgrad, "x"_a, "dy"_a, "dw"_a, "db"_a, geometry..., "unit"_a);
         define(m, name + "_wgrad_sgd", wgrad_sgd, "x"_a, "dy"_a, "w"_a, "low"_a, "v"_a, "b"_a,
                "bv"_a, geometry..., "unit"_a, "w_rule"_a, "b_rule"_a);
-    }
-
-  private:
-    // The shape of y, or of its gradient.
-    static Extents outputs(const ConvShape& s) {
-        if (kRank == 2) return {s.images, s.filters};
-        return {s.images, s.out_height, s.out_width, s.filters};
     }
 };
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import pyalexnet
-from examples import EXAMPLES, Example
+from cases import EXAMPLES, Call
 from pyalexnet.errors import ArgumentError
 from trial import place
 from variants import SIMCHECK, parameters
@@ -52,7 +52,7 @@ class Recorder:
         return recording
 
 
-def call_of(be: Any, example: Example, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Arguments]:
+def call_of(be: Any, example: Call, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Arguments]:
     """The extension's function behind an op, and arguments that it accepts."""
     recorder = Recorder(be._ext)
     monkeypatch.setattr(be, "_ext", recorder)
@@ -88,7 +88,7 @@ def within(arguments: Arguments, index: int, inner: int, value: Any) -> Argument
 @CHECKED
 @EACH_OP
 def test_arrays_of_another_kind_are_refused(
-    be: Any, example: Example, monkeypatch: pytest.MonkeyPatch
+    be: Any, example: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     function, arguments = call_of(be, example, monkeypatch)
     for array, instead in arrays(arguments):
@@ -104,7 +104,7 @@ def test_arrays_of_another_kind_are_refused(
 @CHECKED
 @EACH_OP
 def test_arrays_of_other_sizes_are_refused_or_harmless(
-    be: Any, example: Example, monkeypatch: pytest.MonkeyPatch
+    be: Any, example: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One element fewer and one more along each axis; one axis more and one fewer; none at all."""
     function, arguments = call_of(be, example, monkeypatch)
@@ -127,7 +127,7 @@ def test_arrays_of_other_sizes_are_refused_or_harmless(
 @CHECKED
 @EACH_OP
 def test_other_numbers_are_refused_or_harmless(
-    be: Any, example: Example, monkeypatch: pytest.MonkeyPatch
+    be: Any, example: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Strides, sizes, groups, offsets, and the number of the device."""
     function, arguments = call_of(be, example, monkeypatch)
@@ -222,7 +222,7 @@ def test_more_than_the_kernels_can_count_is_refused(
 
 def test_more_outputs_of_all_towers_than_can_be_counted_are_refused(module: Any) -> None:
     x, w, y = (np.zeros(shape, np.float32) for shape in ((1, 3), (2, 3), (1, 2)))
-    with pytest.raises(ValueError, match=r"there are \d+ outputs of all towers"):
+    with pytest.raises(ValueError, match=r"there are \d+ filters of all towers"):
         module.linear_fprop(x, w, None, y, "fma", 2**30, None, None, HERE)
 
 
@@ -277,7 +277,7 @@ def test_the_stub_names_every_function_and_argument(module: str, name: str) -> N
 @CHECKED
 @EACH_OP
 def test_misaligned_arrays_are_refused(
-    be: Any, example: Example, monkeypatch: pytest.MonkeyPatch
+    be: Any, example: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NumPy accepts any address, but a GPU faults on a misaligned one."""
     function, arguments = call_of(be, example, monkeypatch)

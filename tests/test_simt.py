@@ -34,19 +34,13 @@ SEEDS = range(1, 51)
 
 
 @pytest.fixture(scope="module")
-def fast(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _built(tmp_path_factory, checked=False)
+def fast() -> Path:
+    return program([SOURCE], checked=False)
 
 
 @pytest.fixture(scope="module")
-def checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _built(tmp_path_factory, checked=True)
-
-
-def _built(tmp_path_factory: pytest.TempPathFactory, *, checked: bool) -> Path:
-    base = tmp_path_factory.getbasetemp()
-    folder = base / f"simt_cases_{'checked' if checked else 'fast'}"
-    return program(folder, [SOURCE], base / "emulation", checked=checked)
+def checked() -> Path:
+    return program([SOURCE], checked=True)
 
 
 def said(program: Path, case: str, at: int = 0, seeds: range = range(1)) -> list[str]:
@@ -489,10 +483,7 @@ def _places() -> NDArray[np.float32]:
 
 
 def _shuffles() -> NDArray[np.float32]:
-    lane = THREADS % WARP
-    above = np.where(lane + 2 < WARP, lane + 2, lane)
-    below = np.where(lane >= 2, lane - 2, lane)
-    return (3 * 10000 + above * 100 + below).astype(np.float32)
+    return (3 * 100 + (THREADS % WARP ^ 2)).astype(np.float32)
 
 
 def _matrices(axes: tuple[int, ...]) -> NDArray[np.float32]:

@@ -548,11 +548,9 @@ def test_the_preset_whose_norms_see_all_maps() -> None:
         Net(sixteenth("paper", preset="paper"), "cpu", device=(0, 1))
 
 
-@pytest.mark.parametrize("devices", [(0,), (0, 1, 2)])
+@pytest.mark.parametrize("devices", [(), (0, 1, 0)])
 def test_other_numbers_of_devices(devices: tuple[int, ...]) -> None:
-    with pytest.raises(
-        ArgumentError, match=r"device is .*; one number was expected, or 2, one for"
-    ):
+    with pytest.raises(ArgumentError, match=r"backend is .*; one was expected, or 2 of one kind"):
         Net(divisible(EVERY_LAYER), "cpu", device=devices)
 
 

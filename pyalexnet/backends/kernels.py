@@ -156,8 +156,6 @@ class KernelBackend(Backend):
         op: of a convolution or a linear layer. x, w: the shapes of its maps and weights, or of
         their gradients. dtype: of the operands. settings: the operation's other arguments.
         """
-        if op.startswith("linear"):
-            x, w = ((shape[0], 1, 1, shape[1]) for shape in (x, w))
         unit = self._unit(dtype, settings.get("tensor", False))
         geometry = ConvGeometry.of(op, *(settings.get(*each) for each in _GEOMETRY))
         how = (geometry, unit, settings.get("towers", 1), dtype == BFLOAT16, self.device)

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 data_app = typer.Typer(cls=Commands, help="Datasets.", no_args_is_help=True)
 
 
+_TO = "Folder to keep it in; the user's cache if none is named."
+
+
 @data_app.command()
 def get(
     name: Annotated[str, Argument(help="cifar10.")],
-    to: Annotated[
-        Path | None, Option(help="Folder to keep it in; the user's cache if none is named.")
-    ] = None,
+    to: Annotated[Path | None, Option(help=_TO)] = None,
 ) -> None:
     """Fetch a public dataset and check its SHA-256; a second call continues an unfinished one."""
     from pyalexnet.data import download
@@ -38,54 +39,42 @@ def get(
         reporter.say(f"{path} is complete; train on it: pyalexnet train --data {data}")
 
 
+_SOURCE = (
+    "Folder of images, one folder a class, or train/ and val/ of such (also training, valid, "
+    "validation; test where there is no val); val/ may be flat, as ImageNet's is, with "
+    "--val-labels."
+)
+_SIZE = "Side of a stored image, pixels: shorter side to it, centre cut."
+_FORM = "JPEG, or plain bytes: six times as large, no decoding."
+_WORKERS = "Processes; one for each core if not said."
+_SEED = "Draws the tenth of each class held out where there is no val/."
+_VAL_LABELS = (
+    "Labels of a flat val/: a class folder or number for each image in the order of names, or a "
+    "table of images and classes (folders, names, or numbers from 0), such as Caffe's val.txt, "
+    "Kaggle's LOC_val_solution.csv, val_annotations.txt, CSV or JSON."
+)
+_VAL_NUMBERS = (
+    "What the numbers of ILSVRC2012_validation_ground_truth.txt mean, which are not in the order "
+    "of the folders: NUMBER FOLDER, such as map_clsloc.txt."
+)
+_CLASS_NAMES = (
+    "Names of the classes: FOLDER NAME, such as LOC_synset_mapping.txt, or NAME in the order of "
+    "the folders, 10 after 9; imagenet_class_index.json."
+)
+
+
 @data_app.command()
 def prepare(
-    source: Annotated[
-        Path,
-        Argument(
-            metavar="SRC",
-            help="Folder of images, one folder a class, or train/ and val/ of such (also training, "
-            "valid, validation; test where there is no val); val/ may be flat, as ImageNet's is, "
-            "with --val-labels.",
-        ),
-    ],
+    source: Annotated[Path, Argument(metavar="SRC", help=_SOURCE)],
     out: Annotated[Path, Argument(metavar="OUT", help="Folder of the pack.")],
-    size: Annotated[
-        int, Option(help="Side of a stored image, pixels: shorter side to it, centre cut.")
-    ] = 256,
-    form: Annotated[
-        Literal["jpeg", "uint8"],
-        Option("--format", help="JPEG, or plain bytes: six times as large, no decoding."),
-    ] = "jpeg",
+    size: Annotated[int, Option(help=_SIZE)] = 256,
+    form: Annotated[Literal["jpeg", "uint8"], Option("--format", help=_FORM)] = "jpeg",
     quality: Annotated[int, Option(help="Of the JPEGs.")] = 95,
-    workers: Annotated[
-        int | None, Option("--workers", "-j", help="Processes; one for each core if not said.")
-    ] = None,
-    seed: Annotated[
-        int, Option(help="Draws the tenth of each class held out where there is no val/.")
-    ] = 0,
-    val_labels: Annotated[
-        Path | None,
-        Option(
-            help="Labels of a flat val/: a class folder or number for each image in the order of "
-            "names, or a table of images and classes (folders, names, or numbers from 0), such as "
-            "Caffe's val.txt, Kaggle's LOC_val_solution.csv, val_annotations.txt, CSV or JSON."
-        ),
-    ] = None,
-    val_numbers: Annotated[
-        Path | None,
-        Option(
-            help="What the numbers of ILSVRC2012_validation_ground_truth.txt mean, which are not "
-            "in the order of the folders: NUMBER FOLDER, such as map_clsloc.txt."
-        ),
-    ] = None,
-    class_names: Annotated[
-        Path | None,
-        Option(
-            help="Names of the classes: FOLDER NAME, such as LOC_synset_mapping.txt, or NAME in "
-            "the order of the folders, 10 after 9; imagenet_class_index.json."
-        ),
-    ] = None,
+    workers: Annotated[int | None, Option("--workers", "-j", help=_WORKERS)] = None,
+    seed: Annotated[int, Option(help=_SEED)] = 0,
+    val_labels: Annotated[Path | None, Option(help=_VAL_LABELS)] = None,
+    val_numbers: Annotated[Path | None, Option(help=_VAL_NUMBERS)] = None,
+    class_names: Annotated[Path | None, Option(help=_CLASS_NAMES)] = None,
 ) -> None:
     """Make a pack of photographs for fast training; a second call continues an unfinished one.
 

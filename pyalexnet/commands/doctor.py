@@ -19,28 +19,17 @@ if TYPE_CHECKING:
     from pyalexnet.training.progress import Reporter
 
 
+_INIT = "Report instead in which layer of a run's network the image signal is lost."
+_AT = "With --init: the initial weights, or those of the last checkpoint."
+_DATA = "With --init: dataset; by default the run's own."
+
+
 @given.grouped
 def doctor(
     *,
-    init: Annotated[
-        str | None,
-        Option(
-            "--init",
-            metavar="RUN",
-            help="Report instead in which layer of a run's network the image signal is lost.",
-        ),
-    ] = None,
-    at: Annotated[
-        str,
-        Option(
-            metavar="start|last",
-            help="With --init: the initial weights, or those of the last checkpoint.",
-        ),
-    ] = "start",
-    data: Annotated[
-        str | None,
-        Option("--data", "--data-path", help="With --init: dataset; by default the run's own."),
-    ] = None,
+    init: Annotated[str | None, Option("--init", metavar="RUN", help=_INIT)] = None,
+    at: Annotated[str, Option(metavar="start|last", help=_AT)] = "start",
+    data: Annotated[str | None, Option("--data", "--data-path", help=_DATA)] = None,
     place: given.Place,
     where: given.RunsFolder = given.RUNS,
     lines: given.Lines,

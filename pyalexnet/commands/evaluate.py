@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pyalexnet.trained.scoring import Judgement
 
 
+_SEARCH = "Fit a weight for each run in the average, on these same images."
+_OUTPUT = "Write the probabilities and labels to this safetensors file."
+
+
 @given.grouped
 def evaluate(
     runs: given.Runs,
@@ -24,17 +28,8 @@ def evaluate(
     labelled: given.Labelled,
     split: given.Part = "test",
     ten_crop: given.TenCrop = False,
-    search_weights: Annotated[
-        bool,
-        Option(
-            "--search-weights",
-            help="Fit a weight for each run in the average, on these same images.",
-        ),
-    ] = False,
-    output: Annotated[
-        Path | None,
-        given.written(help="Write the probabilities and labels to this safetensors file."),
-    ] = None,
+    search_weights: Annotated[bool, Option("--search-weights", help=_SEARCH)] = False,
+    output: Annotated[Path | None, given.written(help=_OUTPUT)] = None,
     batch_size: given.BatchSize = 128,
     network: given.Network,
     lines: given.Lines,
@@ -48,27 +43,21 @@ def evaluate(
         trained = network.load(runs, reporter)
         progress = reporter.progress("reading images")
         datasets = scoring.same_images(trained, labelled.data, progress, in_order=in_order)
-        judgement = scoring.judge(
-            trained,
-            [dataset.train if part == "train" else dataset.test for dataset in datasets],
-            ten_crop=ten_crop,
-            search=search_weights,
-            keep=output is not None,
-            batch_size=batch_size,
-            progress=reporter.progress,
-        )
+        splits = [dataset.train if part == "train" else dataset.test for dataset in datasets]
+        how = {"ten_crop": ten_crop, "search": search_weights, "keep": output is not None}
+        done = reporter.progress
+        judgement = scoring.judge(trained, splits, batch_size=batch_size, progress=done, **how)
         if output is not None:
             scoring.write_predictions(output, judgement, datasets[0].classes)
         note, count, found = datasets[0].note, len(judgement.labels), judgement.searched
+        alone = [
+            {"run": run.name, "checkpoint": str(run.path)} | asdict(scores)
+            for run, scores in zip(trained, judgement.alone, strict=True)
+        ]
+        what = {"data": note, "split": part, "images": count, "ten_crop": ten_crop}
         document = {
-            "data": note,
-            "split": part,
-            "images": count,
-            "ten_crop": ten_crop,
-            "runs": [
-                {"run": run.name, "checkpoint": str(run.path)} | asdict(scores)
-                for run, scores in zip(trained, judgement.alone, strict=True)
-            ],
+            **what,
+            "runs": alone,
             "average": judgement.average and asdict(judgement.average),
             "searched": found and {"coefficients": found.coefficients} | asdict(found.scores),
         }

@@ -10,18 +10,16 @@ from typer import Argument
 from pyalexnet.commands import network as given
 from pyalexnet.errors import ArgumentError
 
+_IMAGES = "Image files or folders; by default those of a dataset."
+_OUTPUT = Path("features.safetensors")
+
 
 @given.grouped
 def features(
     run: given.Run,
-    images: Annotated[
-        list[Path] | None,
-        Argument(metavar="IMAGE...", help="Image files or folders; by default those of a dataset."),
-    ] = None,
+    images: Annotated[list[Path] | None, Argument(metavar="IMAGE...", help=_IMAGES)] = None,
     *,
-    output: Annotated[Path, given.written(help="Safetensors file to write.")] = Path(
-        "features.safetensors"
-    ),
+    output: Annotated[Path, given.written(help="Safetensors file to write.")] = _OUTPUT,
     layer: given.Layer = None,
     data: given.Data = None,
     split: given.Part = "test",
@@ -56,12 +54,7 @@ def features(
             reporter.say(f"data      {dataset.note}")
             how["where"] = trained.place_of(data)
             count = write.write_split(output, trained, dataset, part, chosen, **how)
-        document = {
-            "file": shown(output),
-            "checkpoint": shown(trained.path),
-            "layer": chosen,
-            "images": count,
-            "numbers": numbers,
-        }
+        where = {"file": shown(output), "checkpoint": shown(trained.path)}
+        document = {**where, "layer": chosen, "images": count, "numbers": numbers}
         sentence = f"{output}: {chosen} of {count:,} images, {numbers:,} numbers each"
         lines.tell(reporter, document, [sentence])

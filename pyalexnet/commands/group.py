@@ -17,18 +17,11 @@ from pyalexnet.errors import PyalexnetError, reason
 # Options of earlier versions, and their names now: the first that the command has.
 RENAMED = {"--out": ("--output", "--runs"), "--index": ("--number",)}
 
-# Options with which a command needs less memory; the first that it has is suggested.
-SAVING = {
-    "--batch-size": "a smaller --batch-size",
-    "--workers": "fewer --workers",
-    "--size": "a smaller --size",
-    "--count": "a smaller --count",
-}
+# Options of which less needs less memory; the first that the command has is suggested.
+SAVING = ("--batch-size", "--workers", "--size", "--count")
 
 
 class Commands(TyperGroup):
-    """Subcommands by name."""
-
     def make_context(self, *arguments: Any, **more: Any) -> Any:
         """Read the arguments; Ctrl-C is handled as in `invoke`."""
         with _answering_ctrl_c():
@@ -102,7 +95,7 @@ def _renamed(argument: str, options: set[str]) -> str:
 
 def _too_little_memory(error: MemoryError, options: set[str]) -> str:
     told = "" if type(error) is MemoryError and not str(error) else f" ({reason(error)})"
-    advice = next((what for option, what in SAVING.items() if option in options), None)
-    return f"there is not enough memory{told}; " + (
-        f"try {advice}." if advice else "end other programs, or take a machine with more."
-    )
+    advice = "end other programs, or take a machine with more"
+    if option := next((each for each in SAVING if each in options), None):
+        advice = f"try {'fewer' if option == '--workers' else 'a smaller'} {option}"
+    return f"there is not enough memory{told}; {advice}."

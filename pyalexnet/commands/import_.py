@@ -7,35 +7,27 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+_FILE = (
+    "torchvision's state dict or a training script's checkpoint (.safetensors, .pth, .pth.tar, "
+    "...), or a .caffemodel."
+)
+_FORM = "torchvision, caffe, or auto, which the file tells."
+_CLASS_NAMES = (
+    "Text file with a line a class, in the order of the outputs: NAME, SYNSET NAME, or ID, a tab, "
+    "NAME; or JSON, such as Keras's imagenet_class_index.json or a class_to_idx. Where neither it "
+    "nor FILE tells, classes are called 0, 1, ..., and so the folders of data have to be."
+)
+_MEAN = "Caffe's mean image, imagenet_mean.binaryproto."
+_STATE_DICT = "Which of a checkpoint's state dicts, such as model_ema."
+
 
 def import_weights(
-    file: Annotated[
-        Path,
-        Argument(
-            metavar="FILE",
-            help="torchvision's state dict or a training script's checkpoint (.safetensors, .pth, "
-            ".pth.tar, ...), or a .caffemodel.",
-        ),
-    ],
+    file: Annotated[Path, Argument(metavar="FILE", help=_FILE)],
     run: Annotated[Path, Argument(metavar="RUN", help="Run folder to be made.")],
-    form: Annotated[
-        str, Option("--format", help="torchvision, caffe, or auto, which the file tells.")
-    ] = "auto",
-    class_names: Annotated[
-        Path | None,
-        Option(
-            help="Text file with a line a class, in the order of the outputs: NAME, SYNSET NAME, "
-            "or ID, a tab, NAME; or JSON, such as Keras's imagenet_class_index.json or a "
-            "class_to_idx. Where neither it nor FILE tells, classes are called 0, 1, ..., and so "
-            "the folders of data have to be."
-        ),
-    ] = None,
-    mean: Annotated[
-        Path | None, Option(help="Caffe's mean image, imagenet_mean.binaryproto.")
-    ] = None,
-    state_dict: Annotated[
-        str | None, Option(help="Which of a checkpoint's state dicts, such as model_ema.")
-    ] = None,
+    form: Annotated[str, Option("--format", help=_FORM)] = "auto",
+    class_names: Annotated[Path | None, Option(help=_CLASS_NAMES)] = None,
+    mean: Annotated[Path | None, Option(help=_MEAN)] = None,
+    state_dict: Annotated[str | None, Option(help=_STATE_DICT)] = None,
 ) -> None:
     """Make a run of an AlexNet that was trained elsewhere: torchvision's, or one of Caffe's.
 
@@ -54,7 +46,5 @@ def import_weights(
             "and only data whose classes are called so are known to be theirs; --class-names tells."
         )
     preset = f", preset {found.net_args['preset']}" if "preset" in found.net_args else ""
-    print(
-        f"{run}: {found.spec.name}{preset}, {found.spec.num_parameters:,} parameters, "
-        f"{found.spec.classes} classes"
-    )
+    size = f"{found.spec.num_parameters:,} parameters, {found.spec.classes} classes"
+    print(f"{run}: {found.spec.name}{preset}, {size}")

@@ -29,16 +29,12 @@ def presets(
     rows = conventions.differences(*shown) if len(shown) == 2 else conventions.conventions()
     found = {name: get(name) for name in shown}
     if as_json:
-        given.print_json(
-            [
-                {
-                    "convention": row.name,
-                    "values": {name: row.value(preset) for name, preset in found.items()},
-                    "where": {name: row.where[name] for name in found},
-                }
-                for row in rows
-            ]
-        )
+        document = []
+        for row in rows:
+            values = {name: row.value(preset) for name, preset in found.items()}
+            where = {name: row.where[name] for name in found}
+            document.append({"convention": row.name, "values": values, "where": where})
+        given.print_json(document)
         return
     if not rows:
         print(f"{first} and {second} agree on every convention")

@@ -10,6 +10,9 @@ from typer import Option
 
 from pyalexnet.commands import network as given
 
+_DECAY = "Weight decay; by default chosen on a held-out tenth of the images."
+_OUTPUT = "Write the classifier to this safetensors file."
+
 
 @given.grouped
 def probe(
@@ -17,13 +20,8 @@ def probe(
     *,
     data: given.Data = None,
     layer: given.Layer = None,
-    decay: Annotated[
-        float | None,
-        Option(help="Weight decay; by default chosen on a held-out tenth of the images."),
-    ] = None,
-    output: Annotated[
-        Path | None, given.written(help="Write the classifier to this safetensors file.")
-    ] = None,
+    decay: Annotated[float | None, Option(help=_DECAY)] = None,
+    output: Annotated[Path | None, given.written(help=_OUTPUT)] = None,
     batch_size: given.BatchSize = 128,
     network: given.Network,
     lines: given.Lines,
@@ -54,14 +52,9 @@ def probe(
         }
         if output is not None:
             fit.write(output, found, trained, chosen, dataset.classes)
-        document = {
-            "data": dataset.note,
-            "layer": chosen,
-            "decay": best,
-            "steps": found.steps,
-            "gradient": found.gradient,
-            **{name: asdict(one) for name, one in scores.items()},
-        }
+        numbers = {"decay": best, "steps": found.steps, "gradient": found.gradient}
+        told = {name: asdict(one) for name, one in scores.items()}
+        document = {"data": dataset.note, "layer": chosen, **numbers, **told}
         sentences = [
             f"data      {dataset.note}, {classes} classes",
             f"probe     softmax regression on {chosen} of {trained.name}, decay {best:g}; "

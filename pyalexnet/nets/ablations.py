@@ -18,19 +18,14 @@ MIDDLE = ("conv3", "conv4", "conv5", "fc6", "fc7")
 READERS = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 
-def dropping(preset: Preset, probability: float | None) -> Preset:
-    """Another probability of dropping; 0 removes dropout."""
-    if probability is None:
-        return preset
-    real("alexnet", "dropout", probability, low=0, high=1)
-    return replace(preset, dropout=probability)
-
-
-def of_neuron(preset: Preset, activation: Neuron) -> Preset:
-    """ReLU, or the tanh that the paper's figure 1 compares it with."""
+def neurons(preset: Preset, activation: Neuron, dropout: float | None) -> Preset:
+    """ReLU, or the paper's figure 1's tanh; another probability of dropping, 0 for none."""
     if activation not in ("relu", "tanh"):
         raise ArgumentError(f"alexnet: activation is {activation!r}; relu or tanh was expected.")
-    return replace(preset, activation=activation)
+    if dropout is None:
+        dropout = preset.dropout
+    dropout = real("alexnet", "dropout", dropout, low=0, high=1)
+    return replace(preset, activation=activation, dropout=dropout)
 
 
 def normed(preset: Preset, lrn: bool | str | Sequence[str] | None, per_tower: bool) -> Preset:
@@ -93,10 +88,8 @@ def exchanging(preset: Preset, exchange: str | Sequence[str] | None, one_tower: 
             f"alexnet: exchange is {', '.join(named)}; none or names of layers were expected."
         )
     if gone := [name for name in named if name in preset.without]:
-        raise ArgumentError(
-            f"alexnet: exchange names {gone[0]}, which is left out; layers of the network were "
-            "expected."
-        )
+        said = f"alexnet: exchange names {gone[0]}, which is left out"
+        raise ArgumentError(f"{said}; layers of the network were expected.")
     readers = tuple(name for name in READERS if name in named or name == "fc8")
     if readers == ("fc8",):
         k1, k2, k3, k4, k5 = preset.maps

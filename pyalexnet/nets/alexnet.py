@@ -33,8 +33,7 @@ def alexnet(
     without (middle layers to leave out), exchange (layers that read both towers), towers_norm
     (norms end at a tower's edge).
     """
-    p = ablations.dropping(presets.get(preset), dropout)
-    p = ablations.of_neuron(p, activation)
+    p = ablations.neurons(presets.get(preset), activation, dropout)
     p = ablations.normed(p, lrn, towers_norm)
     p = ablations.pooled(p, pooling)
     p = ablations.shortened(p, without)

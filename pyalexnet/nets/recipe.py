@@ -54,9 +54,8 @@ class Rate:
 
     def stretched(self, ratio: float) -> Rate:
         """The same rates, with their own schedules over `ratio` times as many epochs."""
-        own = (each and each.stretched(ratio) for each in (self.schedule_w, self.schedule_b))
-        schedule_w, schedule_b = own
-        return replace(self, schedule_w=schedule_w, schedule_b=schedule_b)
+        w, b = (each and each.stretched(ratio) for each in (self.schedule_w, self.schedule_b))
+        return replace(self, schedule_w=w, schedule_b=b)
 
 
 @dataclass(frozen=True)
@@ -184,12 +183,10 @@ class Recipe:
 
     def _stretched(self, epochs: float) -> Recipe:
         ratio = positive("recipe", "epochs", epochs) / self.epochs
-        return replace(
-            self._each_rate(lambda rate: rate.stretched(ratio)),
-            epochs=epochs,
-            schedule=self.schedule.stretched(ratio),
-            augment=self.augment and self.augment.stretched(ratio),
-        )
+        new = self._each_rate(lambda rate: rate.stretched(ratio))
+        augment = self.augment and self.augment.stretched(ratio)
+        schedule = self.schedule.stretched(ratio)
+        return replace(new, epochs=epochs, schedule=schedule, augment=augment)
 
     def _parsed(self, schedule: Schedule | str) -> Schedule:
         return parse(schedule, self.epochs) if isinstance(schedule, str) else schedule

@@ -5,6 +5,7 @@ The bindings read each as a tuple (`bindings/records.hpp`), so the order of the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -90,29 +91,19 @@ class PoolGeometry(NamedTuple):
         return np.uint8 if self.size * self.size <= 256 else np.uint16
 
 
-def lrn_maxpool_fits(
-    channels: int,
-    dtype: np.dtype[Any],
-    *,
-    size: int,
-    beta: float,
-    k: float,
-    groups: int,
-    pool_size: int,
-    **_: Any,
-) -> bool:
+def lrn_maxpool_fits(channels: int, dtype: np.dtype[Any], settings: Mapping[str, Any]) -> bool:
     """Whether `lrn_maxpool_fprop` takes these settings, on maps of so many channels and this type.
 
     Its kernels are made for the networks' norm, and read whole vectors of 16 bytes (`kernels/ops.h`
     says the same). Any other norm and pool run one after the other.
     """
     return (
-        size == 5
-        and beta == 0.75
-        and k >= 2.0**-126  # in float32, a normal number
-        and channels // groups % (16 // dtype.itemsize) == 0
+        settings["size"] == 5
+        and settings["beta"] == 0.75
+        and settings["k"] >= 2.0**-126  # in float32, a normal number
+        and channels // settings["groups"] % (16 // dtype.itemsize) == 0
         and channels <= 1024
-        and pool_size <= 8
+        and settings["pool_size"] <= 8
     )
 
 

@@ -16,7 +16,6 @@ unreadable to others (mode 0600), and its format has no checksum. Nothing is eve
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -32,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError
 
 import pyalexnet
 from pyalexnet import files
@@ -51,6 +49,8 @@ PARAMS, MOMENTUM, MEAN = TENSOR_FILES
 STATE = "state.json"
 
 LARGEST_STATE = 16 * 2**20  # bytes that are read of a state.json
+
+_ODD = "is not the state of a checkpoint"
 
 NAME = re.compile(r"(\.old-)?step-(\d{8,})")
 TEMPORARY = re.compile(r"\.tmp-step-\d{8,}-(\d+)")
@@ -293,7 +293,7 @@ def _read_state(path: Path) -> dict[str, Any]:
         by = f"{printable(document.get('pyalexnet'), 40)} in format {printable(written, 40)}"
         reads = f"{pyalexnet.__version__}, which reads formats {WITHOUT_IDS} and {FORMAT}"
         raise CheckpointError(f"{path}: written by pyalexnet {by}; this is pyalexnet {reads}.")
-    with _refusing_odd_json(path):
+    with refused(CheckpointError, f"{path}: {_ODD}", *ODD_JSON):
         if raw != sealed(document):
             raise CheckpointError(f"{path}: its own SHA-256 does not match; it was altered.")
         listed, wanted = sorted(document["files"]), sorted(TENSOR_FILES)
@@ -302,13 +302,9 @@ def _read_state(path: Path) -> dict[str, Any]:
     return document
 
 
-def _refusing_odd_json(path: Path) -> contextlib.AbstractContextManager[None]:
-    return refused(CheckpointError, f"{path}: is not the state of a checkpoint", *ODD_JSON)
-
-
 def _read_tensors(path: Path, entry: Mapping[str, Any]) -> Arrays:
     """A file's arrays, after checking its size and SHA-256 against `entry`."""
-    with _refusing_odd_json(path.with_name(STATE)):
+    with refused(CheckpointError, f"{path.with_name(STATE)}: {_ODD}", *ODD_JSON):
         size, sha256 = int(entry["bytes"]), str(entry["sha256"])
     raw = _read(path, size)
     if len(raw) != size:
@@ -316,7 +312,7 @@ def _read_tensors(path: Path, entry: Mapping[str, Any]) -> Arrays:
         raise CheckpointError(f"{path}: has {more} bytes; {size} were expected.")
     if hashlib.sha256(raw).hexdigest() != sha256:
         raise CheckpointError(f"{path}: its SHA-256 is not the one in {STATE}.")
-    kinds = (SafetensorError, ValueError, KeyError)
+    kinds = (safetensors.SafetensorError, ValueError, KeyError)
     with refused(CheckpointError, f"{path}: is no safetensors file", *kinds):
         arrays: Arrays = safetensors.numpy.load(raw)
     for name, array in arrays.items():
@@ -330,15 +326,15 @@ _LISTS = ("class_ids", "class_names", "input_shape")
 
 
 def _meta(path: Path, document: Mapping[str, Any]) -> Meta:
-    with _refusing_odd_json(path):
+    with refused(CheckpointError, f"{path}: {_ODD}", *ODD_JSON):
         values = document["meta"]
         if document["format"] == WITHOUT_IDS:
             values = {"class_ids": []} | values
         wanted = sorted(one.name for one in fields(Meta))
         if sorted(values) != wanted:
             raise CheckpointError(f"{path}: meta has {sorted(values)}; {wanted} were expected.")
-        kinds = dict.fromkeys(("net_args", "config", "metrics"), dict) | {"net": str}
-        for name, kind in {**kinds, **dict.fromkeys(_LISTS, list)}.items():
+        tables = dict.fromkeys(("net_args", "config", "metrics"), dict)
+        for name, kind in {"net": str, **tables, **dict.fromkeys(_LISTS, list)}.items():
             if not isinstance(values[name], kind):
                 raise TypeError(f"{name} is a {type(values[name]).__name__}")
         meta = Meta(**{**values, **{name: tuple(values[name]) for name in _LISTS}})

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,14 +69,14 @@ class Config:
 
     def to_toml(self) -> str:
         """The text of config.toml."""
-        return _ABOUT_CONFIG + _toml(dataclasses.asdict(self))
+        return _ABOUT_CONFIG + _toml(asdict(self))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], source: str) -> Config:
         """Build from parsed TOML or JSON; a refusal names `source`."""
         try:
             config = validated(cls, values)
-            if unknown := flat(values).keys() - flat(dataclasses.asdict(config)).keys():
+            if unknown := flat(values).keys() - flat(asdict(config)).keys():
                 raise ValueError(f"{min(unknown)} is not a known setting")
         except ValueError as error:
             raise ArgumentError(f"{source}: {reason(error)}.") from error
@@ -92,7 +91,7 @@ class Config:
 
     def changes(self, other: Config) -> dict[str, tuple[Any, Any]]:
         """The values that differ, under their dotted names, as (this one's, the other's)."""
-        mine, theirs = (flat(dataclasses.asdict(c)) for c in (self, other))
+        mine, theirs = (flat(asdict(c)) for c in (self, other))
         pairs = {name: (mine.get(name), theirs.get(name)) for name in mine | theirs}
         return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 

@@ -13,7 +13,6 @@ runs/latest         link to the newest run
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import errno
 import fcntl
@@ -28,14 +27,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
 from pyalexnet import files
 from pyalexnet.errors import RunError
-from pyalexnet.files import ODD_JSON, refusing
 from pyalexnet.runs.config import Config
 
 
@@ -50,7 +48,7 @@ class Scores:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Scores:
         """Rebuild one from the result of `asdict`, JSON in between."""
-        return cls(*(float(values[each.name]) for each in dataclasses.fields(cls)))
+        return cls(*(float(values[each.name]) for each in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ class RunFolder(contextlib.ExitStack):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.checkpoints = path, path / "checkpoints"
         self._lock = _lock(path)
         self.callback(os.close, self._lock)
         try:
@@ -146,15 +144,11 @@ class RunFolder(contextlib.ExitStack):
         """Make `out/<date>-<net>-<data>`, with -2, -3 ... where it exists, linked as `latest`."""
         words = (re.sub(r"[^A-Za-z0-9._]+", "-", one).strip("-.") or "data" for one in (net, data))
         name = "-".join((datetime.date.today().isoformat(), *words))
-        with refusing(RunError, out, "written"):
+        with files.refusing(RunError, out, "written"):
             path = _claim(out, name)
         folder = cls(path)
         _link_latest(path)
         return folder
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
 
     def check_held(self) -> None:
         """Refuse to go on in another folder than the one that was locked."""
@@ -171,7 +165,7 @@ class RunFolder(contextlib.ExitStack):
     def add_environment(self, environment: Mapping[str, Any]) -> None:
         """Append this start to env.json."""
         path, starts = self.path / "env.json", list[Any]()
-        with contextlib.suppress(OSError, *ODD_JSON), _opened(path) as file:
+        with contextlib.suppress(OSError, *files.ODD_JSON), _opened(path) as file:
             # A damaged record of earlier starts does not prevent a start.
             starts = list(json.load(file)["starts"])
         text = json.dumps({"starts": [*starts, environment]}, indent=2) + "\n"
@@ -189,7 +183,7 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with refusing(RunError, path, "written"):
+        with files.refusing(RunError, path, "written"):
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
             self._file = os.open(path, flags, 0o666)
             self._drop_torn_line()
@@ -242,7 +236,7 @@ class History:
         epochs: dict[int, tuple[int, Scores, Scores]] = {}  # second line counts
         with _opened(log) as file:
             for line in file:
-                with contextlib.suppress(*ODD_JSON):
+                with contextlib.suppress(*files.ODD_JSON):
                     record = json.loads(line)
                     kind, step = record["kind"], int(record["step"])
                     if kind == "step":
@@ -261,7 +255,7 @@ class History:
 
 def check_writable(folder: Path) -> None:
     """Refuse, before anything that takes time, a folder in which no files can be made."""
-    with refusing(RunError, folder, "written"):
+    with files.refusing(RunError, folder, "written"):
         folder.mkdir(parents=True, exist_ok=True)
         Path(tempfile.mkdtemp(prefix=".tmp-probe-", dir=folder)).rmdir()
 
@@ -306,7 +300,7 @@ def _opened(path: Path) -> IO[str]:
 
 def _lock(path: Path) -> int:
     """Take the folder's lock; the kernel releases it however the process ends."""
-    with refusing(RunError, path, "written"):
+    with files.refusing(RunError, path, "written"):
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

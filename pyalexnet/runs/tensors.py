@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from pyalexnet import files
 from pyalexnet.errors import ArgumentError, DataError, RunError
-from pyalexnet.files import shown
 
 Array = npt.NDArray[Any]
 
@@ -116,7 +115,7 @@ def reading(path: Path) -> Iterator[Any]:
     """The library's handle on a file: `keys`, `metadata`, `get_tensor(name)`, `get_slice(name)`."""
     import safetensors
 
-    what, kind = f"{shown(path)}: is no safetensors file", safetensors.SafetensorError
+    what, kind = f"{files.shown(path)}: is no safetensors file", safetensors.SafetensorError
     with contextlib.ExitStack() as stack:
         with files.refused(DataError, what, kind), files.refusing(DataError, path):
             file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))

@@ -41,12 +41,9 @@ def filters(
     parts = sheets(weights, towers=towers, own_scale=own_scale)
     height, width, _ = parts[0].shape
     name = _TOWER_NAME if towers > 1 else 0
-    page = Page(
-        max(NARROWEST, width + 2 * MARGIN),
-        HEADER + towers * (name + height) + (towers - 1) * _BETWEEN_TOWERS + MARGIN,
-        title=title,
-        note=_note(weights.shape[3], own_scale),
-    )
+    wide = max(NARROWEST, width + 2 * MARGIN)
+    high = HEADER + towers * (name + height) + (towers - 1) * _BETWEEN_TOWERS + MARGIN
+    page = Page(wide, high, title=title, note=_note(weights.shape[3], own_scale))
     top = HEADER
     for number, part in enumerate(parts):
         if name:

@@ -36,12 +36,8 @@ def similar(
     first = MARGIN + side + _BEHIND_QUERY
     top = HEADER + _HEADING
     step = side + _WORDS
-    page = Page(
-        max(NARROWEST, first + nearest * (side + _BETWEEN) - _BETWEEN + MARGIN),
-        top + count * step - (_WORDS - 28) + MARGIN,
-        title=title,
-        note=note,
-    )
+    wide = max(NARROWEST, first + nearest * (side + _BETWEEN) - _BETWEEN + MARGIN)
+    page = Page(wide, top + count * step - (_WORDS - 28) + MARGIN, title=title, note=note)
     page.text("query", MARGIN, top - 14, bold=True)
     page.text("nearest first", first, top - 14, bold=True)
     page.fill(first - _BEHIND_QUERY // 2, HEADER, 2, page.canvas.shape[0] - HEADER - MARGIN, FAINT)

@@ -22,7 +22,7 @@ def together(layers: Sequence[Layer], step: Step, in_shape: Shape) -> tuple[Laye
     match list(layers[:3]):
         case [LRN() as norm, MaxPool() as pool, *after]:
             pooled = NormPool(pool.name, norm, pool)
-            if lrn_maxpool_fits(in_shape[-1], step.element, **pooled.settings):
+            if lrn_maxpool_fits(in_shape[-1], step.element, pooled.settings):
                 if after and isinstance(after[0], Relu):
                     return replace(pooled, name=after[0].name, relu=True), 3
                 return pooled, 2

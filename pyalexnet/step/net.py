@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.checks import integer
 from pyalexnet.step import plan, towers
 from pyalexnet.step.fused import converted
-from pyalexnet.step.plan import Goal, Precision
 from pyalexnet.step.program import Numbers, Program, Update
 
 # Programs that are kept, for training and evaluation and for the last, smaller batch of each; and
@@ -55,16 +54,14 @@ class Net:
 
     Attributes:
         spec, seed, precision, fused: as given.
-        backend: where it runs; of two towers, tower 0's device, on which logits, losses and errors
-            lie.
-        parts: the parameters by device, under the whole network's names: here, or in each tower.
-            The last layer's are tower 0's alone.
-        converted: the layout of images that passes take without conversion.
+        backend: where it runs, and where logits, losses and errors lie; of two towers, tower 0's.
+        parts: the parameters by device, under the whole network's names; of two towers, the last
+            layer's are tower 0's alone.
+        converted: the layout of images that passes take without conversion; converts: whether they
+            do, on one device, if they need it at all.
         element: the type of maps, float32 or bfloat16.
-        last_errors: (top-1, top-5) of the last pass with labels, 0-d arrays of the device; NaN
-            before the first.
-        exchanged: bytes that crossed between towers in the last pass; if they share a device, as
-            many as would have.
+        last_errors: (top-1, top-5) of the last pass with labels, 0-d arrays of the device, or NaN.
+        exchanged: bytes that crossed between towers in the last pass, or would between devices.
     """
 
     def __init__(
@@ -74,7 +71,7 @@ class Net:
         seed: int = 0,
         device: int | tuple[int, ...] = 0,
         *,
-        precision: Precision = "fp32",
+        precision: plan.Precision = "fp32",
         fused: bool = False,
         graph: bool = True,
         params: Mapping[str, Any] | None = None,
@@ -82,12 +79,10 @@ class Net:
         """Bring the initial parameters to the device or devices.
 
         Args:
-            spec: the network; in two towers, its LRNs and the layers that stay within a tower have
-                two groups.
+            spec: the network; in two towers, LRNs and layers within a tower have two groups.
             backend: a name for `pyalexnet.backend`, or what it returned, for each tower.
             seed: of the initial weights and of the dropout masks, 0 to 2^64 - 1.
-            device: number of the device, where `backend` is a name; of the devices of two towers,
-                the same one twice for both on one device.
+            device: its number, where `backend` is a name; for two towers two, which may be equal.
             precision: of maps and products: "fp32", "fp32x3" or "bf16".
             fused: whether operations take layers together; if False, layers run one by one.
             graph: whether a GPU runs a pass as one CUDA graph.
@@ -104,7 +99,9 @@ class Net:
         self.converted, self.element = converted(spec, fused), plan.element(precision)
         unknown = self.backend.asarray(np.array(np.nan, np.float32))
         self.last_errors, self.exchanged = (unknown, unknown), 0
+        needed = self.converted.shape != spec.input_shape or self.element != np.float32
         count = len(self._backends)
+        self.converts = needed and count == 1
         towers.stages(spec, count)  # refuses what cannot be divided
         self._rows = towers.rows(spec, count)
         self._plan = partial(plan.make, spec, precision=precision, fused=fused, towers=count)
@@ -113,17 +110,10 @@ class Net:
         self._numbers = Numbers(self._backends, self._rows)
         self.parts = self._placed(spec.initial(self.seed) if params is None else params)
 
-    @property
-    def converts(self) -> bool:
-        """Whether passes take images that are converted: on one device, if they need it at all."""
-        needed = self.converted.shape != self.spec.input_shape or self.element != np.float32
-        return needed and len(self.parts) == 1
-
     def images_for(self, count: int) -> Array:
         """The array (count, *converted.shape) that a pass over `count` images reads in place.
 
-        Fill it, as `Backend.augment` does with the block and padding of `converted`, and pass it as
-        `images` to save a copy.
+        Fill it as `Backend.augment` does, laid out as `converted`, and pass it as `images`.
         """
         return self._images(count)
 
@@ -168,10 +158,7 @@ class Net:
         }
 
     def divided(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], ...]:
-        """Copies of `values`, each part's on its device.
-
-        values: arrays of the parameters' names and shapes, of the host or any device.
-        """
+        """Copies of arrays of the parameters' names and shapes, each part's on its device."""
         shapes = self.spec.param_shapes()
         for name in (*values, *shapes):
             if name not in values or name not in shapes:
@@ -254,9 +241,8 @@ class Net:
         """Forward, backward and update; the mean loss, 0-d.
 
         images, labels, step: as for `loss_and_grads`; a fused plan stores no gradients of weights.
-        rates: learning rates in the order of `spec.param_shapes`. update: the rest of the rule, and
-        the buffers of momentum. A program is made for each such object, so pass the same one at
-        every step.
+        rates: in the order of `spec.param_shapes`. update: the rest of the rule, and the momenta; a
+        program is made for each such object, so pass the same one at every step.
         """
         self._numbers.set(step, rates)
         return self._scored(self._run(images, labels, train=True, update=update))
@@ -271,7 +257,7 @@ class Net:
         self, images: Any, labels: Any = None, *, train: bool = False, update: Update | None = None
     ) -> Program:
         """Run a pass as far as labels and update allow; returns its program, with the results."""
-        goal: Goal = "logits" if labels is None else "update" if update else "gradients"
+        goal: plan.Goal = "logits" if labels is None else "update" if update else "gradients"
         x, source = self._as_given(images)
         program = self._program(goal, len(x), train, source, update)
         for tower, part in enumerate(self.parts):
@@ -306,7 +292,7 @@ class Net:
         return self.backend.zeros((count, *self.converted.shape), self.element)
 
     def _new_program(
-        self, goal: Goal, images: int, train: bool, source: Source, update: Update | None
+        self, goal: plan.Goal, images: int, train: bool, source: Source, update: Update | None
     ) -> Program:
         given = dict(self._numbers.rates)
         for tower, part in enumerate(self.parts):
@@ -344,13 +330,8 @@ def _backends(
     if isinstance(backend, Backend):
         return (backend,)
     if isinstance(backend, str):
-        if isinstance(device, int):
-            return (make_backend(backend, device),)
-        if len(device) != 2:
-            wanted = "one number was expected, or 2, one for each tower"
-            raise ArgumentError(f"Net: device is {device}; {wanted}.")
-        there = {number: make_backend(backend, number) for number in device}
-        backend = [there[number] for number in device]
+        make = cache(partial(make_backend, backend))
+        backend = [make(number) for number in ((device,) if isinstance(device, int) else device)]
     if len(backend) not in (1, 2) or len({type(one) for one in backend}) != 1:
         names = ", ".join(f"{one.name} {one.device}" for one in backend)
         wanted = "one was expected, or 2 of one kind, one for each tower"

@@ -12,9 +12,8 @@ pooling 570, the update after a linear layer's gradient 156.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -26,7 +25,6 @@ from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.step import towers as division
 from pyalexnet.step.fused import Converted, ConvInBlocks, converted, together
-from pyalexnet.step.towers import Stage
 
 Precision: TypeAlias = Literal["fp32", "fp32x3", "bf16"]
 # float32 throughout; the same with products on tensor cores, each number as the sum of three
@@ -94,13 +92,13 @@ def make(
     return Plan(tuple(step.calls), step.arrays, source, outputs)
 
 
-def _in_blocks(stages: Sequence[Stage], block: int) -> list[Stage]:
+def _in_blocks(stages: Sequence[division.Stage], block: int) -> list[division.Stage]:
     """The stages, the first convolution of which reads images in blocks."""
     first = next(i for i, one in enumerate(stages) if not isinstance(one.layer, Scale))
     conv = stages[first].layer
     assert isinstance(conv, Conv)
     deep = {"size": -(-conv.size // block), "stride": 1, "pad": 0, "block": block}
-    changed = dataclasses.replace(stages[first], layer=ConvInBlocks(**vars(conv) | deep))
+    changed = replace(stages[first], layer=ConvInBlocks(**vars(conv) | deep))
     return [*stages[:first], changed, *stages[first + 1 :]]
 
 
@@ -121,13 +119,13 @@ class _Passed:
     inputs and outputs of the towers that run it.
     """
 
-    stage: Stage
+    stage: division.Stage
     parts: list[str]
     xs: list[str]
     ys: list[str]
 
 
-def _forward(step: Step, stages: Sequence[Stage], images: list[str]) -> Iterator[_Passed]:
+def _forward(step: Step, stages: Sequence[division.Stage], images: list[str]) -> Iterator[_Passed]:
     """Write the calls that lead from the images to the logits."""
     left, parts = [*stages], images
     while left:
@@ -135,7 +133,7 @@ def _forward(step: Step, stages: Sequence[Stage], images: list[str]) -> Iterator
         xs = division.inputs(step, stage, parts)
         if step.fused:
             layer, length = together([one.layer for one in left], step, step.shape(xs[0]))
-            stage = dataclasses.replace(stage, layer=layer)
+            stage = replace(stage, layer=layer)
         ys = [
             stage.layer.forward(step.on(tower, stage.parts), x)
             for tower, x in zip(stage.towers, xs, strict=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -114,7 +113,7 @@ class Program:
             if name == "x_shape":
                 settings[name] = (self._images, *value)
             elif isinstance(value, Draw):
-                drawn = {**dataclasses.asdict(value), "seed": self._seed}
+                drawn = {**asdict(value), "seed": self._seed}
                 settings[name] = Mask(**drawn, step=self._steps[call.tower])
         if mask := settings.pop("mask", None):  # of a dropout alone, which does not scale
             settings |= mask._asdict()

@@ -52,17 +52,14 @@ class Course:
     """The epochs, steps and rates of a run on `images` training images.
 
     at: where it stands. batch_size: the recipe's, or all images where there are fewer.
+    steps_an_epoch: updates; images that do not fill a last batch are left out.
     """
 
     def __init__(self, recipe: Recipe, images: int) -> None:
         self.recipe, self.images = recipe, images
         self.batch_size = min(recipe.batch_size, images)
+        self.steps_an_epoch = images // self.batch_size
         self.at = Position()
-
-    @property
-    def steps_an_epoch(self) -> int:
-        """Updates in an epoch; images that do not fill a last batch are left out of it."""
-        return self.images // self.batch_size
 
     @property
     def steps(self) -> int:

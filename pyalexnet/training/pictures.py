@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from pyalexnet import show
 from pyalexnet.errors import reason
 from pyalexnet.runs.run import EpochReport, History, RunFolder, StopReport
 from pyalexnet.show.page import MatplotlibMissing, check_matplotlib
 from pyalexnet.step.net import Net
-from pyalexnet.training.watching import Watcher
+from pyalexnet.training.watching import Warn, Watcher
 
 _SECONDS_BETWEEN_PICTURES = 30.0
 
@@ -21,9 +20,7 @@ class Pictures(Watcher):
     title: of the curves, before the number of steps. warn: called with what prevents drawing.
     """
 
-    def __init__(
-        self, folder: RunFolder, net: Net, title: str, warn: Callable[[str], None]
-    ) -> None:
+    def __init__(self, folder: RunFolder, net: Net, title: str, warn: Warn) -> None:
         self._folder, self._net, self._title, self._warn = folder, net, title, warn
         self._drawn = time.perf_counter()
         self._epoch: EpochReport | None = None  # that has not been drawn

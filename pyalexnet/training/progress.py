@@ -22,7 +22,6 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from pyalexnet.runs import logline
-from pyalexnet.runs.logline import duration
 from pyalexnet.runs.run import EpochReport, StepReport
 from pyalexnet.training import interrupt
 from pyalexnet.training.watching import Watcher
@@ -71,13 +70,11 @@ class Reporter(Watcher):
         interrupt.tell(sentence)
 
     def step(self, report: StepReport, *, due: bool) -> None:
-        """Show the state of training; `due` is true once every print interval."""
         if due:
             self.told_loss = True
             self.say(logline.step_line(report))
 
     def epoch(self, report: EpochReport) -> None:
-        """Show the line of a finished epoch and how far each layer moved."""
         self.told_loss = True
         self.say(logline.epoch_line(report))
         for line in logline.layer_lines(report.layers):
@@ -154,7 +151,7 @@ class LiveReporter(Reporter):
 
     def step(self, report: StepReport, *, due: bool) -> None:
         what = f"epoch {report.epoch}/{report.epochs}  step {report.step}/{report.steps}"
-        self._draw(report.step, report.steps, what, f"ETA {duration(report.seconds_left)}")
+        self._draw(report.step, report.steps, what, f"ETA {logline.duration(report.seconds_left)}")
         train, speed = report.train, f"{report.images_per_second:,.0f} images/s"
         errors = f"loss {train.loss:.4f}  top-1 error {logline.percent(train.top1_error)}"
         self._numbers.plain = self._answer or f"{errors}  {speed}  lr {report.lr:.3g}"
@@ -185,4 +182,4 @@ def silence(stream: IO[str]) -> None:
 def _done_of(done: int, total: int, begun: float) -> str:
     """`30 of 90, ETA 0:20`, where the 30 took the ten seconds since `begun`."""
     seconds_left = (time.monotonic() - begun) * (total - done) / max(done, 1)
-    return f"{done:,} of {total:,}, ETA {duration(seconds_left)}"
+    return f"{done:,} of {total:,}, ETA {logline.duration(seconds_left)}"

@@ -216,7 +216,6 @@ def _chosen(config: Config, choices: Choices, *, stretch: bool = True) -> tuple[
 
 
 def _some(choices: Choices, names: Set[str]) -> dict[str, Any]:
-    """The choices of those names."""
     return {name: value for name, value in choices.items() if name in names}
 
 

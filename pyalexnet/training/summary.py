@@ -136,10 +136,8 @@ def closing(trainer: Trainer, outcome: StopReport, *, told_loss: bool) -> Iterat
             yield f"best      {best} (of the tests after an epoch); {taken}"
     yield f"data      {trainer.dataset.note}"
     yield f"run       {folder}"
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != "lock":
-            yield f"          {path.name}"
-    for path in sorted(trainer.folder.checkpoints.iterdir()):
+    files = [path for path in folder.iterdir() if path.is_file() and path.name != "lock"]
+    for path in (*sorted(files), *sorted(trainer.folder.checkpoints.iterdir())):
         best = " (best)" if path == trainer.best_checkpoint else ""
         yield f"          {path.relative_to(folder)}{best}"
     more = f" --epochs {2 * trainer.config.recipe.epochs:g}" if outcome.finished else ""

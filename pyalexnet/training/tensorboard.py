@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from pyalexnet.errors import ArgumentError, reason
 from pyalexnet.install import pip_install
 from pyalexnet.runs.run import EpochReport, Scores, StepReport
-from pyalexnet.training.watching import Watcher
+from pyalexnet.training.watching import Warn, Watcher
 
 _SECONDS_BETWEEN_WRITES = 10
 
@@ -37,7 +37,7 @@ class Board(Watcher):
     which its callers wait forever; this class writes in the caller's thread.
     """
 
-    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, warn: Warn) -> None:
         self._folder, self._warn = folder, warn
         self._writer: Any = None
         self._written = 0.0
@@ -60,13 +60,11 @@ class Board(Watcher):
                 self._add(first, session_log=SessionLog(status=SessionLog.START))
 
     def step(self, report: StepReport, *, due: bool) -> None:
-        """Training scores since the last such report, learning rate and speed."""
         if due:
             speed = {"lr": report.lr, "images_per_second": report.images_per_second}
             self._write(report.step, _scores("train", report.train) | speed)
 
     def epoch(self, report: EpochReport) -> None:
-        """Scores of the finished epoch, and how far each layer moved."""
         numbers = _scores("epoch_train", report.train) | _scores("epoch_test", report.test)
         for layer, motion in report.layers.items():
             numbers[f"mean_w/{layer}"] = motion.weight
@@ -75,7 +73,6 @@ class Board(Watcher):
         self._write(report.step, numbers)
 
     def close(self) -> None:
-        """Write the remaining events and close the file."""
         writer, self._writer = self._writer, None
         if writer:
             with self._writing():
