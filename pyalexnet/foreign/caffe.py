@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pyalexnet import nets
 from pyalexnet.backends.base import Shape
 from pyalexnet.errors import ArgumentError, CheckpointError
-from pyalexnet.files import printable
+from pyalexnet.files import printable, refused
 from pyalexnet.foreign import caffe_layers, weights
 from pyalexnet.foreign.caffe_layers import decimal
 from pyalexnet.foreign.caffe_messages import message_classes, parsed
@@ -29,14 +29,14 @@ from pyalexnet.nets.spec import NetSpec
 
 _PRESET: dict[str, Any] = {"preset": "caffe"}
 
+# Means of ILSVRC 2012, BGR, with which Caffe's models are used without the mean image.
 _CHANNEL_MEANS = (104.0, 117.0, 123.0)
-"""Means of ILSVRC 2012, BGR, with which Caffe's models are used without the mean image."""
 
+# Side of the images that Caffe's ImageNet scripts crop inputs from.
 _STORED = 256
-"""Side of the images that Caffe's ImageNet scripts crop inputs from."""
 
+# NVIDIA's Type: DOUBLE, FLOAT, FLOAT16.
 _RAW_TYPES: dict[int, str] = {0: "<f8", 1: "<f4", 2: "<f2"}
-"""NVIDIA's Type: DOUBLE, FLOAT, FLOAT16."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +59,8 @@ class _Pixels:
 def read(path: Path, mean: Path | None) -> Found:
     """The network in a .caffemodel, by its layers, whether bvlc_alexnet or another.
 
-    mean: a .binaryproto of the mean image; None: as in the file, or one number per channel.
-
-    Raises:
-        CheckpointError: a file is damaged, holds something else, or a network with layers or
-            options that have no counterpart here; the sentence names the layer.
-        ArgumentError: `mean` contradicts the file.
-        PyalexnetError: protobuf is missing.
+    mean: a .binaryproto of the mean image; None: as in the file, or one number per channel. A
+    CheckpointError names the layer or option that has no counterpart here.
     """
     messages, image = message_classes(), None
     if mean is not None:
@@ -111,15 +106,12 @@ def _network(
         )
     first = [] if scale == 1 else [Scale("scale", scale)]
     args: dict[str, Any] = {"crop": shape[0], "layers": tables((*first, *layers))}
-    try:
+    misfit = f"its layers do not fit its input {shape} or each other"
+    with refused(CheckpointError, misfit, ArgumentError):
         usual = nets.alexnet(classes=last.outputs, **_PRESET)
         if args["layers"] == _told(usual) and shape == usual.input_shape:
             return usual, dict(_PRESET)
         return nets.imported(last.outputs, shape, **args), args
-    except ArgumentError as error:
-        raise CheckpointError(
-            f"its layers do not fit its input {shape} or each other ({error})"
-        ) from error
 
 
 def _told(spec: NetSpec) -> list[dict[str, Any]]:
@@ -306,10 +298,7 @@ def _mean_image(blob: Any) -> Floats:
 def _stored(
     spec: NetSpec, pixels: _Pixels, image: Floats | None
 ) -> tuple[NetSpec, Floats, list[str]]:
-    """The network with the size of the stored images, which its input is cropped from.
-
-    Also their mean (Hs, Ws, C), RGB, and notes on both.
-    """
+    """The network with the size of its stored images; their mean (Hs, Ws, C), RGB; and notes."""
     side, _, channels = spec.input_shape
     notes: list[str] = []
     if image is not None:

@@ -20,6 +20,7 @@ from pyalexnet.foreign import caffe_messages
 from pyalexnet.nets import layers
 from pyalexnet.nets.layers import Conv, Layer, Linear
 
+# V1LayerParameter.LayerType in its order, by today's names of the types.
 _V1_TYPES = (
     *("None", "Accuracy", "BNLL", "Concat", "Convolution", "Data", "Dropout", "EuclideanLoss"),
     *("Flatten", "HDF5Data", "HDF5Output", "Im2col", "ImageData", "InfogainLoss"),
@@ -28,15 +29,14 @@ _V1_TYPES = (
     *("SigmoidCrossEntropyLoss", "HingeLoss", "MemoryData", "ArgMax", "Threshold", "DummyData"),
     *("Slice", "MVN", "AbsVal", "Silence", "ContrastiveLoss", "Exp", "Deconvolution"),
 )
-"""V1LayerParameter.LayerType in its order, by today's names of the types."""
 
 _SOURCES = ("Data", "ImageData", "WindowData", "HDF5Data", "MemoryData", "DummyData", "Input")
 
+# Layers that read the logits without changing them.
 _ENDS = ("Softmax", "SoftmaxWithLoss", "MultinomialLogisticLoss", "Accuracy", "ArgMax", "Silence")
-"""Layers that read the logits without changing them."""
 
+# Field numbers of LayerParameter from here on are parameters of layers.
 _PARAMETERS_FROM = 100
-"""Field numbers of LayerParameter from here on are parameters of layers."""
 
 
 def type_of(layer: Any) -> str:
@@ -220,14 +220,10 @@ def _convolution(layer: Any, options: Any) -> Layer:
             refuse(layer, f"has dilation {one}", "1")
     down, across = _pair(layer, options, "stride", 1)
     top, left = _pair(layer, options, "pad", 0)
-    return Conv(
-        "conv",
-        options.num_output,
-        _square(layer, options, "kernel_size", 0),
-        stride=down if down == across else (down, across),
-        pad=top if top == left else (top, top, left, left),
-        groups=options.group,
-    )
+    size = _square(layer, options, "kernel_size", 0)
+    stride: Any = down if down == across else (down, across)
+    pad: Any = top if top == left else (top, top, left, left)
+    return Conv("conv", options.num_output, size, stride, pad, options.group)
 
 
 def _norm(layer: Any, options: Any) -> Layer:
@@ -262,6 +258,8 @@ def _power(layer: Any, options: Any) -> Layer:
     return layers.Scale("scale", decimal(options.scale))
 
 
+# The layers that have a counterpart here: the field with the options of each, the options of which
+# only one value has, and what makes the counterpart.
 _KNOWN: Mapping[str, tuple[str, Mapping[str, Any], Callable[[Any, Any], Layer | None]]] = {
     "Convolution": ("convolution_param", {"axis": 1}, _convolution),
     "InnerProduct": ("inner_product_param", {"axis": 1}, lambda _, o: Linear("fc", o.num_output)),
@@ -273,5 +271,3 @@ _KNOWN: Mapping[str, tuple[str, Mapping[str, Any], Callable[[Any, Any], Layer | 
     "Power": ("power_param", {"power": 1.0, "shift": 0.0}, _power),
     "Flatten": ("flatten_param", {"axis": 1, "end_axis": -1}, lambda *_: None),
 }
-"""The layers that have a counterpart here: the field with the options of each, the options of which
-only one value has, and what makes the counterpart."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyalexnet.errors import CheckpointError, PyalexnetError
+from pyalexnet.files import refused
 from pyalexnet.install import pip_install
 
 _MESSAGE = re.compile(r"message (\w+) \{(.*?)\}", re.DOTALL)
@@ -48,10 +49,8 @@ def parsed(raw: bytes, message: Any) -> Any:
     """The message in these bytes; a CheckpointError if they hold none."""
     from google.protobuf.message import DecodeError
 
-    try:
+    with refused(CheckpointError, "is no sound protobuf", DecodeError):
         return message.FromString(raw)
-    except DecodeError as error:
-        raise CheckpointError(f"is no sound protobuf ({error}).") from error
 
 
 def unknown(message: Any) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from pyalexnet.errors import CheckpointError
 
 Format: TypeAlias = Literal["safetensors", "torch", "caffe"]
 
+# Bytes of other common formats, where they stand, and what was expected instead.
 _OTHERS = (
     (0, b"\x89HDF\r\n\x1a\n", "HDF5, as Keras and some Caffe write; its weights in another format"),
     (0, b"\x1f\x8b", "compressed by gzip; what is in it"),
@@ -19,16 +20,15 @@ _OTHERS = (
     (0, b"\x93NUMPY", "a NumPy array; all of a network's"),
     (0, b"version https://git-lfs", "a pointer of Git LFS; the file it points to (git lfs pull)"),
 )
-"""Bytes of other common formats, where they stand, and what was expected instead."""
 
+# First byte of an ONNX model (tag of ir_version), and of a mean image with the old `num`.
 _ONNX = b"\x08"
-"""First byte of an ONNX model (tag of ir_version), and of a mean image with the old `num`."""
 
+# Other first bytes of a BlobProto: tags of data and shape.
 _BLOB = b"\x2a\x3a"
-"""Other first bytes of a BlobProto: tags of data and shape."""
 
+# Tags of a NetParameter's fields.
 _NET = b"\x0a\x12\x1a\x20\x22\x28\x32\x38\x42\xa2"
-"""Tags of a NetParameter's fields."""
 
 
 def of(raw: bytes) -> Format:

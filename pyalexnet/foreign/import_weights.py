@@ -18,8 +18,8 @@ import numpy as np
 
 from pyalexnet.data import tables
 from pyalexnet.data.classes import Classes
-from pyalexnet.errors import ArgumentError, CheckpointError, RunError, reason
-from pyalexnet.files import refusing, shown
+from pyalexnet.errors import ArgumentError, CheckpointError, RunError
+from pyalexnet.files import ODD_JSON, refused, refusing, shown
 from pyalexnet.foreign import caffe, formats, torchvision, weights
 from pyalexnet.foreign.weights import Found
 from pyalexnet.runs import checkpoint
@@ -27,8 +27,8 @@ from pyalexnet.runs.checkpoint import Checkpoint, Meta
 from pyalexnet.runs.config import Config
 from pyalexnet.runs.run import RunFolder, environment
 
+# ImageNet's id of a class, and the name of its folder.
 _SYNSET = re.compile(r"n\d{8}")
-"""ImageNet's id of a class, and the name of its folder."""
 
 
 def import_run(
@@ -115,22 +115,16 @@ def _classes(path: Path | None, found: Found) -> Classes:
     if path is None:
         return known
     with weights.opened(path) as raw:
-        try:
+        said = "class names in UTF-8, one a line, were expected, and it cannot be read"
+        with refused(CheckpointError, said, ValueError):
             text = tables.utf_8(raw).decode("utf-8")
-        except ValueError as error:
-            raise CheckpointError(
-                f"cannot be read ({reason(error)}); class names in UTF-8, one a line, were "
-                "expected."
-            ) from error
         ids, names = _index(text) if text.lstrip()[:1] in ("{", "[") else _lines(text)
         if len(names) != len(known):
             raise CheckpointError(
                 f"has {len(names)} names; {len(known)} were expected, one for each class."
             )
-        try:
+        with refused(CheckpointError, "cannot be used", ArgumentError):
             return Classes(tuple(ids) or known.ids, tuple(names))
-        except ArgumentError as error:
-            raise CheckpointError(str(error)) from error
 
 
 def _lines(text: str) -> tuple[list[str], list[str]]:
@@ -149,7 +143,8 @@ def _index(text: str) -> tuple[list[str], list[str]]:
     Keras's imagenet_class_index.json is {"0": ["n01440764", "tench"], ...}; others have a name
     instead of the pair, a number for each name (PyTorch's class_to_idx), or a list.
     """
-    try:
+    said = '{"0": [ID, NAME], ...} was expected, and it is no index of classes'
+    with refused(CheckpointError, said, *ODD_JSON, SyntaxError, MemoryError):
         try:
             index = json.loads(text)
         except json.JSONDecodeError:
@@ -162,11 +157,7 @@ def _index(text: str) -> tuple[list[str], list[str]]:
         if len(pairs) < len(entries) or not texts:
             raise TypeError("a name, or an id and a name, was expected for each class")
         ids, names = zip(*pairs, strict=True)
-    except (LookupError, TypeError, ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise CheckpointError(
-            f'is no index of classes ({reason(error)}); {{"0": [ID, NAME], ...}} was expected.'
-        ) from error
-    return list(ids), list(names)
+        return list(ids), list(names)
 
 
 def _by_number(index: dict[Any, Any]) -> list[Any]:

@@ -27,23 +27,22 @@ from pyalexnet.files import printable
 from pyalexnet.foreign import weights
 from pyalexnet.foreign.weights import Tensor
 
+# Before this version, a hostile file could corrupt the heap despite weights_only (CVE-2026-24747).
 _TORCH = (2, 10)
-"""Before this version, a hostile file could corrupt the heap despite weights_only
-(CVE-2026-24747)."""
 
 _TO_CONVERT = (
     'python -c "import sys, torch, safetensors.torch as s; s.save_file(torch.load(sys.argv[1], '
     'weights_only=True), sys.argv[2])" FILE.pth FILE.safetensors'
 )
 
+# Pickles before the tensors in the format from before 2020.
 _PICKLES = 4
-"""Pickles before the tensors in the format from before 2020."""
 
+# Matches names of dict classes: defaultdict, AttributeDict, yacs' CfgNode ...
 _TABLES = re.compile("dict|cfgnode|munch|box", re.IGNORECASE)
-"""Matches names of dict classes: defaultdict, AttributeDict, yacs' CfgNode ..."""
 
+# Deepest nesting of tables that is searched.
 _DEEPEST = 8
-"""Deepest nesting of tables that is searched."""
 
 
 class Opaque:
@@ -70,9 +69,7 @@ class _Table:
 def read(raw: bytes) -> Any:
     """The contents of a .pth: tables by name, `Tensor`, `Opaque`, and plain values.
 
-    Raises:
-        CheckpointError: the file is damaged, or PyTorch refuses it; the sentence says why.
-        ArgumentError: no PyTorch is installed that reads one safely.
+    A CheckpointError says why PyTorch refuses it; an ArgumentError that none reads it safely.
     """
     torch = _torch()
     stand_ins = [(_stand_in(name), name) for name in sorted(_names(raw))]

@@ -17,22 +17,22 @@ from pyalexnet.errors import ArgumentError, CheckpointError
 from pyalexnet.foreign.pth import Opaque
 from pyalexnet.foreign.weights import Tensor
 
+# Modules that wrap another and behave like it.
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Modules that wrap another and behave like it."""
 
+# Tensors beside the parameters that are not parameters: from torch.optim.swa_utils.
 _COUNTERS = ("n_averaged",)
-"""Tensors beside the parameters that are not parameters: from torch.optim.swa_utils."""
 
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|shadow|teacher)([._]|$)")
 
+# Matches tables whose tensors have parameters' names but are not parameters.
 _OPTIMIZERS = re.compile(r"optim|^opt$|momentum|exp_avg|^grad", re.IGNORECASE)
-"""Matches tables whose tensors have parameters' names but are not parameters."""
 
 _ITSELF = "the file itself"
 
 
+# A state dict: each parameter's name in the file and value; names of what is no parameter.
 _Candidate: TypeAlias = tuple[dict[str, tuple[str, Any]], list[str]]
-"""A state dict: each parameter's name in the file and value; names of what is no parameter."""
 
 
 def chosen(
@@ -42,10 +42,6 @@ def chosen(
 
     found: tables of `Tensor` and other values, or anything else. which: name of the state dict;
     None: the only one, or the first that is not an average.
-
-    Raises:
-        CheckpointError: there is none, or a tensor in it is not a parameter or not of floats.
-        ArgumentError: there is none of the name `which`.
     """
     candidates = {
         name: candidate

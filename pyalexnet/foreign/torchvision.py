@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pyalexnet import nets
 from pyalexnet.data.classes import Classes
 from pyalexnet.errors import ArgumentError, CheckpointError
-from pyalexnet.files import printable
+from pyalexnet.files import ODD_JSON, printable, refused
 from pyalexnet.foreign import formats, pth, state_dicts, weights
 from pyalexnet.foreign.state_dicts import table_of
 from pyalexnet.foreign.weights import Found, Tensor
@@ -29,8 +29,8 @@ from pyalexnet.ops.elements import BFLOAT16
 from pyalexnet.runs import tensors
 from pyalexnet.trained.load import Trained
 
+# Arguments with which `nets.alexnet` makes the network, besides the number of classes.
 NET_ARGS: dict[str, Any] = {"preset": "owt"}
-"""Arguments with which `nets.alexnet` makes the network, besides the number of classes."""
 
 _LAYERS = {f"conv{number}": f"features.{at}" for number, at in enumerate((0, 3, 6, 8, 10), 1)} | {
     f"fc{number}": f"classifier.{at}" for number, at in enumerate((1, 4, 6), 6)
@@ -45,37 +45,38 @@ _Colours = npt.NDArray[np.float64]
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
+# Float types of safetensors.
 _TYPES: dict[str, Any] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": BFLOAT16}
-"""Float types of safetensors."""
 
+# Names under which scripts say which network they trained.
 _ARCHITECTURES = ("arch", "architecture", "model_name", "model")
-"""Names under which scripts say which network they trained."""
 
+# Names under which they keep their options.
 _OPTIONS = ("args", "hyper_parameters", "hparams", "opt", "cfg", "config")
-"""Names under which they keep their options."""
 
+# Names under which OpenMMLab's keep what they know of the data.
 _METAS = ("meta", "dataset_meta")
-"""Names under which OpenMMLab's keep what they know of the data."""
 
+# Names under which they list the classes in output order; class_to_idx maps names to numbers.
 _CLASSES = ("class_names", "classes", "CLASSES")
-"""Names under which they list the classes in output order; class_to_idx maps names to numbers."""
 
+# Defaults of torchvision's references: the shorter side of an image, and the side of the crop.
 _SIZES = {"val_resize_size": 256, "val_crop_size": 224}
-"""Defaults of torchvision's references: the shorter side of an image, and the side of the crop."""
 
 
 def read(path: Path, state_dict: str | None = None) -> Found:
     """The network in a state dict, .safetensors or .pth, or in a training script's checkpoint.
 
-    state_dict: which of its state dicts, if it has several, such as averaged weights.
-
-    Raises:
-        CheckpointError: the file is damaged, or holds something else.
-        ArgumentError: it is a .pth, and no PyTorch is installed that reads one safely; or it has no
-            such state dict.
+    state_dict: which of its state dicts, if it has several, such as averaged weights. An
+    ArgumentError if there is none of that name, or no PyTorch that reads a .pth safely.
     """
     with weights.opened(path) as raw:
-        return _found(_contents(raw), state_dict)
+        form = formats.of(raw)
+        if form == "caffe":
+            said = "begins as a .caffemodel does; a .safetensors or .pth was expected."
+            raise CheckpointError(said)
+        contents = _safetensors(raw) if form == "safetensors" else pth.read(raw)
+        return _found(contents, state_dict)
 
 
 def _found(contents: Any, state_dict: str | None) -> Found:
@@ -132,7 +133,11 @@ def _classes(
 ) -> tuple[Classes | None, tuple[str, ...]]:
     """The classes as told by `write` or by a script, else None; notes on what cannot be right."""
     if isinstance(args.get("class_ids"), str):  # not a script's option of that name
-        return _written(args, count), ()
+        with refused(CheckpointError, "what it calls its classes cannot be read", *ODD_JSON):
+            classes = Classes.read(args)
+        if len(classes) != count:
+            raise CheckpointError(f"calls {len(classes)} classes by name; {count} were expected.")
+        return classes, ()
     left: dict[str, None] = {}
     for table in (about, *(table_of(about.get(name)) for name in (*_OPTIONS, *_METAS))):
         for where, names in _lists_of_classes(table):
@@ -143,17 +148,6 @@ def _classes(
         f"Its {where} does not name {count} classes, one for each output, and is not used."
         for where in left
     )
-
-
-def _written(args: Mapping[str, Any], count: int) -> Classes:
-    """The classes recorded by `write`."""
-    try:
-        classes = Classes.read(args)
-    except (LookupError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"what it calls its classes cannot be read ({error}).") from error
-    if len(classes) != count:
-        raise CheckpointError(f"calls {len(classes)} classes by name; {count} were expected.")
-    return classes
 
 
 def _lists_of_classes(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
@@ -185,23 +179,14 @@ def _factors(spec: NetSpec, std: _Colours) -> _Colours:
 # ---------------------------------------------------------------------- files
 
 
-def _contents(raw: bytes) -> Any:
-    """Tables by name, `Tensor`, and other values in a file."""
-    form = formats.of(raw)
-    if form == "caffe":
-        raise CheckpointError("begins as a .caffemodel does; a .safetensors or .pth was expected.")
-    return _safetensors(raw) if form == "safetensors" else pth.read(raw)
-
-
 def _safetensors(raw: bytes) -> dict[str, Any]:
     """The tensors, and the file's metadata as `args`."""
     import safetensors
 
     deserialize: Any = safetensors.deserialize
-    try:
+    # SafetensorError, or anything else that bad bytes cause.
+    with refused(CheckpointError, "is no sound safetensors file", Exception):
         found = dict(deserialize(raw))
-    except Exception as error:  # SafetensorError, or anything else that bad bytes cause
-        raise CheckpointError(f"is no sound safetensors file ({error}).") from error
     if _NAMES.keys() <= found.keys():
         raise CheckpointError(
             "is of a checkpoint of pyalexnet's own, whose folder is taken as it is by every "

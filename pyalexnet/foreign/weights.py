@@ -26,8 +26,8 @@ from pyalexnet.nets.spec import NetSpec
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, Floats]
 
+# Largest file that is read, in bytes: four times the full network.
 LARGEST = 2**30
-"""Largest file that is read, in bytes: four times the full network."""
 
 
 @dataclass(frozen=True, eq=False)

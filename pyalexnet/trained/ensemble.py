@@ -18,11 +18,11 @@ from pyalexnet.runs.run import Scores
 
 Probabilities = npt.NDArray[np.float64]
 
+# Coefficients that `search` tries, besides 0: the multiples of 1 / 20 up to 1.
 STEPS = 20
-"""Coefficients that `search` tries, besides 0: the multiples of 1 / 20 up to 1."""
 
+# Images that `search` weighs at a time, so that its scratch stays in the cache.
 _BLOCK = 1024
-"""Images that `search` weighs at a time, so that its scratch stays in the cache."""
 
 
 @dataclass(frozen=True)

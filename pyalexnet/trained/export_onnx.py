@@ -35,14 +35,14 @@ Floats = npt.NDArray[np.float32]
 _Weighted: TypeAlias = layers.Conv | layers.Linear
 _Pool: TypeAlias = layers.MaxPool | layers.AvgPool
 
+# The default: of 2022, and read by all programs that are still updated.
 OPSET = 17
-"""The default: of 2022, and read by all programs that are still updated."""
 
+# The first one whose operators are all as this module writes them.
 OLDEST_OPSET = 13
-"""The first one whose operators are all as this module writes them."""
 
+# Images with which a model of any batch size is checked.
 CHECKED_IMAGES = 4
-"""Images with which a model of any batch size is checked."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,17 @@ def export(
     batch: int | None = None,
     opset: int = OPSET,
     preprocessing: bool = False,
-    seed: int = 0,
 ) -> Agreement:
     """Write `trained` to the ONNX file `path`, once onnxruntime has agreed with it.
 
     trained: the network to compare with, on the backend cpu, exact. batch: images per call of the
     model; None: any number. opset: version of ONNX's operators, `OLDEST_OPSET` or above.
     preprocessing: whether the model subtracts the mean itself; it then reads pixels from 0 to 255,
-    else pixels minus the mean. seed: of the images for the comparison.
-
-    Raises:
-        ArgumentError: an argument, or a layer that ONNX cannot express.
-        PyalexnetError: a package is missing, onnxruntime computes something else, or `path` cannot
-            be written; no new file is then left.
+    else pixels minus the mean. No file is left if a layer cannot be expressed, or onnxruntime
+    computes something else.
     """
     content = serialised(trained, batch=batch, opset=opset, preprocessing=preprocessing)
-    agreement = compare(trained, content, batch=batch, preprocessing=preprocessing, seed=seed)
+    agreement = compare(trained, content, batch=batch, preprocessing=preprocessing)
     if not agreement.difference <= agreement.tolerance:
         raise PyalexnetError(
             f"{shown(path)}: onnxruntime's logits differ from ours by {agreement.difference:.3g}; "
@@ -311,7 +306,7 @@ class _Graph:
 
 
 def compare(
-    trained: Trained, content: bytes, *, batch: int | None, preprocessing: bool, seed: int = 0
+    trained: Trained, content: bytes, *, batch: int | None, preprocessing: bool
 ) -> Agreement:
     """Logits of onnxruntime, with the model `content`, beside our own, for random images.
 
@@ -319,7 +314,7 @@ def compare(
     """
     _, onnxruntime = _libraries()
     count = CHECKED_IMAGES if batch is None else batch
-    stored = pixels(count, trained.mean.shape, seed)
+    stored = pixels(count, trained.mean.shape, seed=0)
     ours = trained.logits(stored)
     seen = trained.centre(stored).astype(np.float32)
     less_mean = seen - trained.centre(trained.mean)
@@ -338,7 +333,7 @@ def compare(
             f"export: onnxruntime {onnxruntime.__version__} cannot run the model ({reason})."
         ) from error
     difference = float(np.max(np.abs(theirs.astype(np.float64) - ours)))
-    tolerance, largest = rounding(trained.net, less_mean, seed), float(np.max(np.abs(ours)))
+    tolerance, largest = rounding(trained.net, less_mean), float(np.max(np.abs(ours)))
     return Agreement(count, difference, tolerance, largest)
 
 

@@ -105,11 +105,9 @@ def write_files(
 def origin(run: Trained, layer: str) -> dict[str, str]:
     """Metadata on the source of features; `parameters` is the SHA-256 of the network's."""
     state = json.loads((run.path / checkpoint.STATE).read_bytes())
-    return {
-        "layer": layer,
-        "checkpoint": shown(run.path.absolute()),
-        "parameters": state["files"][checkpoint.PARAMS]["sha256"],
-    }
+    parameters = state["files"][checkpoint.PARAMS]["sha256"]
+    where = shown(run.path.absolute())
+    return {"layer": layer, "checkpoint": where, "parameters": parameters}
 
 
 def _names(files: Sequence[Path]) -> dict[str, str]:

@@ -103,18 +103,11 @@ def training_views(
     augment, channels = trained.augment, trained.mean.shape[2]
     if augment is None:
         return views.centre(len(images), trained.stored, trained.size, channels)
-    return views.training(
-        augment,
-        dataset.colour() if augment.jitter_at(epoch) else None,
-        seed=trained.meta.config.get("seed", 0),
-        epoch=epoch,
-        images=images,
-        positions=positions,
-        stored=trained.stored,
-        size=trained.size,
-        channels=channels,
-        progress=float(epoch),
-    )
+    colour = dataset.colour() if augment.jitter_at(epoch) else None
+    which: dict[str, Any] = {"images": images, "positions": positions, "epoch": epoch}
+    which |= {"seed": trained.meta.config.get("seed", 0), "progress": float(epoch)}
+    shape: dict[str, Any] = {"stored": trained.stored, "size": trained.size, "channels": channels}
+    return views.training(augment, colour, **which, **shape)
 
 
 def seen(trained: Trained, stored: Images, how: Views) -> Floats:

@@ -31,7 +31,7 @@ from pyalexnet.data.loader import read_in_pieces
 from pyalexnet.data.readers import Readers
 from pyalexnet.data.views import Side, Views, centre, ten
 from pyalexnet.errors import ArgumentError, CheckpointError, DataError, RunError
-from pyalexnet.files import about, shown
+from pyalexnet.files import about, refused, shown
 from pyalexnet.nets.layers import Linear
 from pyalexnet.nets.recipe import Augment
 from pyalexnet.runs import checkpoint
@@ -40,11 +40,11 @@ from pyalexnet.runs.run import find
 from pyalexnet.step.net import Net
 from pyalexnet.trained.ensemble import average, softmax
 
+# Called with a sentence for people, such as on an image file that cannot be read.
 Say = Callable[[str], None]
-"""Called with a sentence for people, such as on an image file that cannot be read."""
 
+# Images that go through a network at once by default.
 BATCH = 128
-"""Images that go through a network at once by default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +79,8 @@ class Trained:
         run: a run's folder, "latest" for the newest run in `runs`, or a checkpoint's folder.
         backend: a name for `pyalexnet.backend`, or what it returned. which: checkpoint of the run:
         "best" (lowest test error; the last one if no epoch has ended), "last", or "step-N". say:
-        called with a sentence for each damaged checkpoint that was skipped; None warns.
-
-        Raises:
-            RunError: `run` is neither.
-            CheckpointError: the checkpoint is missing or damaged, or describes no known network.
+        called with a sentence for each damaged checkpoint that was skipped; None warns. A RunError
+        if `run` is neither, a CheckpointError if it cannot be read or describes no known network.
         """
         place = backend if isinstance(backend, Backend) else make_backend(backend)
         folder, path, saved = _found(str(run), which, runs, say)
@@ -131,9 +128,6 @@ class Trained:
         """The dataset at `path`, or the one that the network was trained on; "" is built in.
 
         Images are converted to the network's channels and resized to its stored size if necessary.
-
-        Raises:
-            DataError: it cannot be read, or the checkpoint does not say what it was trained on.
         """
         seed = self.meta.config.get("seed", 0)
         where = self.place_of(path)
@@ -406,10 +400,9 @@ def _augment(saved: Checkpoint) -> Augment | None:
     """How training saw images; checkpoints from before crops existed do not say, and had none."""
     recipe = saved.meta.config.get("recipe")
     values = recipe.get("augment") if isinstance(recipe, dict) else None
-    try:
+    said = f"its augment is {values!r}, which is none"
+    with refused(CheckpointError, said, ArgumentError, TypeError):
         return None if values is None else Augment(**values)
-    except (ArgumentError, TypeError) as error:
-        raise CheckpointError(f"its augment is {values!r}, which is none ({error}).") from error
 
 
 def _mean(saved: Checkpoint, augment: Augment | None) -> npt.NDArray[np.float32]:

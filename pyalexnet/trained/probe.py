@@ -36,16 +36,16 @@ from pyalexnet.trained.load import BATCH, Say, Trained
 Matrix = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.floating[Any]]
 
+# Decays that `choose_decay` tries, from the simplest classifier to the closest fit.
 DECAYS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
-"""Decays that `choose_decay` tries, from the simplest classifier to the closest fit."""
 
+# The gradient's norm at the end over that at the start, where W and b are 0.
 TOLERANCE = 1e-4
-"""The gradient's norm at the end over that at the start, where W and b are 0."""
 
 MOST_STEPS = 5000
 
+# Float64 arrays of the size of the training features that a fit holds at once.
 _COPIES = 3
-"""Float64 arrays of the size of the training features that a fit holds at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,12 +174,7 @@ def choose_decay(
 
 
 def collected(
-    run: Trained,
-    split: Split,
-    layer: str,
-    *,
-    batch_size: int = BATCH,
-    progress: Progress | None = None,
+    run: Trained, split: Split, layer: str, *, batch_size: int, progress: Progress | None = None
 ) -> features.Features:
     """Features (n, numbers) float32 of a split; a DataError if the fit needs too much memory."""
     numbers = features.width(run, layer)

@@ -94,11 +94,8 @@ def same_images(
 ) -> list[Dataset]:
     """The dataset at `path`, or the one that all were trained on, as each network stores it.
 
-    Labels are the networks' own. in_order: match classes by position, whatever they are called.
-
-    Raises:
-        DataError: the classes are not those of every network, or numbered in another order, or no
-            data are named and the networks were trained on different sets.
+    Labels are the networks' own. in_order: match classes by position, whatever they are called;
+    else a DataError if they are not every network's, in the same order.
     """
     first = runs[0]
     for run in runs[1:]:

@@ -23,8 +23,8 @@ from pyalexnet.errors import ArgumentError
 from pyalexnet.step.net import Net
 from pyalexnet.trained.load import Trained
 
+# As many as `survey` uses, and twice as many as it needs.
 IMAGES = 32
-"""As many as `survey` uses, and twice as many as it needs."""
 
 _FEWEST = 2  # one image has no deviation
 # The share of fresh networks' logits that depends on the image (batches of 128, photographs of 10
@@ -98,11 +98,7 @@ def survey(net: Net, images: Any) -> tuple[Row, ...]:
 
 
 def survey_of_run(
-    trained: Trained,
-    at: str = "start",
-    *,
-    path: str | Path | None = None,
-    progress: Progress | None = None,
+    trained: Trained, at: str = "start", path: str | None = None, progress: Progress | None = None
 ) -> tuple[Row, ...]:
     """`survey` on images spread over the training set, which may be sorted by class.
 

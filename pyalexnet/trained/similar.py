@@ -28,8 +28,8 @@ from pyalexnet.trained.load import BATCH, Say, Trained
 
 Distances = npt.NDArray[np.float64]
 
+# Rows of an index that are compared at a time.
 _BLOCK = 4096
-"""Rows of an index that are compared at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,21 +180,12 @@ class Search:
 
 
 def similar(
-    run: Trained,
-    queries: Sequence[Path],
-    index: Index,
-    layer: str,
-    *,
-    k: int = 6,
-    bad: Say | None = None,
+    run: Trained, queries: Sequence[Path], index: Index, layer: str, *, k: int, bad: Say | None
 ) -> list[Match]:
     """The k images of an index, or all if fewer, most like each query by a layer's features.
 
     A query that is itself in the index, as a file of the same path, is not its own neighbour. bad:
     called for each query that cannot be read, which is then skipped.
-
-    Raises:
-        DataError: no query can be read, or the index has no image other than a query.
     """
     images, read = run.images(queries, bad)
     if not read:
