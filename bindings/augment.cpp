@@ -17,7 +17,9 @@ void augment_op(Call& call, handle x_, handle mean_, handle corners_, handle fli
     const auto [height, width] = size;
     call.expect(1 <= height && height <= h && 1 <= width && width <= w,
                 "size is not that of crops of x, which has shape " + shape_text(x.shape()));
-    const CropShape shape{in_blocks(call, n, height, width, c, blocks), h, w};
+    const BlockShape seen =
+        in_blocks(call, n, static_cast<int>(height), static_cast<int>(width), c, blocks);
+    const CropShape shape{seen, h, w};
     with_element(y_, [&](auto element) {
         using T = decltype(element);
         const auto y = call.output<T>("y", y_, blocked(shape));

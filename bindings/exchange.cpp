@@ -34,7 +34,7 @@ void gather(Call& call, const py::sequence& parts_, handle whole_) {
     Peers parts{};
     std::int64_t channels = 0;
     for (const auto& peer : peers) {
-        parts.channels[parts.count++] = call.extent("channels of a part", peer.shape().back());
+        parts.channels[parts.count++] = static_cast<int>(peer.shape().back());
         channels += peer.shape().back();
     }
     call.extent("channels", channels);

@@ -158,7 +158,6 @@ constexpr unsigned kHalfBytes = simt::tile_bytes(kSide);
 
 enum class How {
     rightly,
-    polled,         // the consumers look whether it is there, again and again
     not_awaited,    // the stage is multiplied before its barrier
     read_unawaited, // likewise, read by threads
     handed_early,   // the stage is handed back before its product has been waited for
@@ -206,9 +205,7 @@ template <How how> __global__ void stage_kernel(const __grid_constant__ TensorMa
     }
     float sums[kSide / 2] = {};
     for (unsigned half = 0; half < 2; ++half) {
-        if (how == How::polled)
-            while (!simt::mbarrier_try_wait(full[0], half)) {}
-        else if (how != How::not_awaited && how != How::read_unawaited)
+        if (how != How::not_awaited && how != How::read_unawaited)
             simt::mbarrier_wait(full[0], half);                  // stage: full
         if (how == How::read_unawaited) sums[0] = stage[thread]; // stage: read
         if (how != How::no_wgmma_fence) simt::wgmma_fence();
@@ -553,7 +550,6 @@ struct Case {
 
 const Case kCases[] = {
     {"stage rightly", run<How::rightly>},
-    {"stage polled", run<How::polled>},
     {"stage not_awaited", run<How::not_awaited>},
     {"stage read_unawaited", run<How::read_unawaited>},
     {"stage handed_early", run<How::handed_early>},

@@ -344,13 +344,12 @@ __global__ void places_kernel(Arrays a) {
     a.y[block * b.x * b.y * b.z + place] = static_cast<float>(name);
 }
 
-// What each lane gets from every kind of shuffle, as digits: from lane 3; from 2 above, 2 below.
+// What each lane gets from either kind of shuffle, as digits: from lane 3; from lane ^ 2.
 __global__ void shuffles_kernel(Arrays a) {
     const int lane = thread() % 32;
     const int from = __shfl_sync(0xffffffffu, lane, 3);
-    const int above = __shfl_down_sync(0xffffffffu, lane, 2);
-    const int below = __shfl_up_sync(0xffffffffu, lane, 2);
-    a.y[thread()] = static_cast<float>(from * 10000 + above * 100 + below);
+    const int across = __shfl_xor_sync(0xffffffffu, lane, 2);
+    a.y[thread()] = static_cast<float>(from * 100 + across);
 }
 
 // Several blocks per worker: neighbours swap through shared memory, which each block has to itself.

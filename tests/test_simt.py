@@ -483,10 +483,7 @@ def _places() -> NDArray[np.float32]:
 
 
 def _shuffles() -> NDArray[np.float32]:
-    lane = THREADS % WARP
-    above = np.where(lane + 2 < WARP, lane + 2, lane)
-    below = np.where(lane >= 2, lane - 2, lane)
-    return (3 * 10000 + above * 100 + below).astype(np.float32)
+    return (3 * 100 + (THREADS % WARP ^ 2)).astype(np.float32)
 
 
 def _matrices(axes: tuple[int, ...]) -> NDArray[np.float32]:

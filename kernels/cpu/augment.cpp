@@ -1,9 +1,10 @@
 // Network inputs from stored images of bytes: crop, mirror, mean and colour in one pass. A piece is
 // some rows of padded crops.
+#include "bf16.cuh"
 #include "cpu/lanes.hpp"
 
 namespace pyalexnet {
-namespace cpu {
+using namespace cpu;
 namespace {
 
 // Where a row of a crop comes from, for the pixels from the crop's first on: `step` elements apart,
@@ -17,53 +18,42 @@ struct Source {
     float scale;
 };
 
-// Pixels of a row that are computed at once, so that their channels fill vectors.
+// Pixels of a row that are computed at once, of three channels, so that these fill vectors.
 constexpr int kPixels = 64;
 static_assert(kPixels % kLanes == 0, "shifts would not begin anew with each vector of pixels");
 
-PYALEXNET_INLINE V numbers(const std::uint8_t* from) {
-    Bytes8 bytes;
-    std::memcpy(&bytes, from, sizeof bytes);
-    return __builtin_convertvector(widen(bytes), V);
-}
-
 // `count` pixels from `from` on, `step` elements apart: in place, or copied side by side.
-template <int kChannels, class Number>
-PYALEXNET_INLINE const Number* side_by_side(const Number* from, std::int64_t step, int count,
-                                            Number (&room)[kPixels * kChannels]) {
-    if (step == kChannels) return from;
+template <class Number> PYALEXNET_INLINE const Number*
+side_by_side(const Number* from, std::int64_t step, int count, Number (&room)[3 * kPixels]) {
+    if (step == 3) return from;
     for (int w = 0; w < count; ++w)
-        for (int c = 0; c < kChannels; ++c) room[w * kChannels + c] = from[w * step + c];
+        for (int c = 0; c < 3; ++c) room[w * 3 + c] = from[w * step + c];
     return room;
 }
 
 // `count` pixels, at most kPixels, from the crop's pixel `first` on; `shifts` are those of kLanes
 // pixels. Bound by instructions.
-template <int kChannels, class T> PYALEXNET_INLINE void
-crop_vectors(const Source& from, const float* shifts, int first, int count, T* y) {
-    std::uint8_t bytes[kPixels * kChannels];
-    float means[kPixels * kChannels];
-    const std::uint8_t* const x =
-        side_by_side<kChannels>(from.x + first * from.step, from.step, count, bytes);
+template <class T> PYALEXNET_INLINE void crop_vectors(const Source& from, const float* shifts,
+                                                      int first, int count, T* y) {
+    std::uint8_t bytes[3 * kPixels];
+    float means[3 * kPixels];
+    const std::uint8_t* const x = side_by_side(from.x + first * from.step, from.step, count, bytes);
     const float* const mean =
-        side_by_side<kChannels>(from.mean + first * from.mean_step, from.mean_step, count, means);
-    for (int w = 0; w < count; w += kLanes) {
-        for (int i = 0; i < kChannels * kLanes; i += kLanes) {
-            const int at = w * kChannels + i;
-            store(y + at, (numbers(x + at) - load(mean + at) + load(shifts + i)) * from.scale);
+        side_by_side(from.mean + first * from.mean_step, from.mean_step, count, means);
+    for (int w = 0; w < 3 * count; w += 3 * kLanes)
+        for (int i = 0; i < 3 * kLanes; i += kLanes) {
+            const V number = __builtin_convertvector(load_ints(x + w + i, kLanes), V);
+            store(y + w + i, (number - load(mean + w + i) + load(shifts + i)) * from.scale);
         }
-    }
 }
 
 // `count` pixels, of any number of channels.
 template <class T> void crop_pixels(const Source& from, int first, int count, int channels, T* y) {
     const std::uint8_t* x = from.x + first * from.step;
     const float* mean = from.mean + first * from.mean_step;
-    for (int w = 0; w < count; ++w, x += from.step, mean += from.mean_step, y += channels) {
+    for (int w = 0; w < count; ++w, x += from.step, mean += from.mean_step, y += channels)
         for (int c = 0; c < channels; ++c)
-            y[c] =
-                narrow_one<T>((static_cast<float>(x[c]) - mean[c] + from.shifts[c]) * from.scale);
-    }
+            y[c] = narrow<T>((static_cast<float>(x[c]) - mean[c] + from.shifts[c]) * from.scale);
 }
 
 // Pixels [first, end) of the padded crop's row that has place `a` in its squares, at y + `out`.
@@ -81,7 +71,6 @@ void by_squares(int first, int end, int a, const CropShape& g, T* y, Write write
 }
 
 } // namespace
-} // namespace cpu
 
 template <class T> void augment(const std::uint8_t* x, const float* mean,
                                 const std::int32_t* corners, const std::uint8_t* flips,
@@ -92,14 +81,15 @@ template <class T> void augment(const std::uint8_t* x, const float* mean,
     const std::int64_t stored = std::int64_t{g.stored_width} * g.channels; // elements of a row
     const std::int64_t out = std::int64_t{width} * g.block * g.channels;   // of a row of squares
 
-    const auto crop_row = [&](std::int64_t image, int padded_row) {
-        T* const to = y + (image * g.rows + padded_row / g.block) * out;
+    parallel_rows(g.images * height, std::int64_t{width} * g.channels, [&](std::int64_t padded) {
+        const auto [image, padded_row] = place_of(padded, height);
+        T* const to = y + (image * std::int64_t{g.rows} + padded_row / g.block) * out;
         const int a = padded_row % g.block;
         const auto zero = [&](int, int count, T* pixels) {
             std::fill_n(pixels, std::int64_t{count} * g.channels, T{});
         };
         const int h = padded_row - g.pad_top;
-        if (h < 0 || h >= g.height) return cpu::by_squares(0, width, a, g, to, zero);
+        if (h < 0 || h >= g.height) return by_squares(0, width, a, g, to, zero);
 
         // Corners are clamped so that the crop lies inside the image: nothing else checks them.
         const bool mirrored = flips[image] != 0;
@@ -109,40 +99,33 @@ template <class T> void augment(const std::uint8_t* x, const float* mean,
         const int mean_row = mean_at_pixel ? row : down / 2 + h;
         const int mean_column = mean_at_pixel ? column : across / 2;
         const std::int64_t step = mirrored ? -g.channels : g.channels;
-        const cpu::Source from{x + (image * g.stored_height + row) * stored +
-                                   std::int64_t{column} * g.channels,
-                               step,
-                               mean + mean_row * stored + std::int64_t{mean_column} * g.channels,
-                               mean_at_pixel ? step : g.channels,
-                               shifts + image * g.channels,
-                               scale};
-        cpu::by_squares(0, g.pad_left, a, g, to, zero);
-        const auto one_by_one = [&](int first, int count, T* pixels) {
-            cpu::crop_pixels(from, first - g.pad_left, count, g.channels, pixels);
-        };
+        const Source from{x + (std::int64_t{image} * g.stored_height + row) * stored +
+                              std::int64_t{column} * g.channels,
+                          step,
+                          mean + mean_row * stored + std::int64_t{mean_column} * g.channels,
+                          mean_at_pixel ? step : g.channels,
+                          shifts + std::int64_t{image} * g.channels,
+                          scale};
+        by_squares(0, g.pad_left, a, g, to, zero);
         int w = g.pad_left;
         if (g.channels == 3) {
-            float three[3 * cpu::kLanes];
-            for (int i = 0; i < 3 * cpu::kLanes; ++i) three[i] = from.shifts[i % 3];
-            const int end = w + g.width / cpu::kLanes * cpu::kLanes;
-            while (w < end) {
-                T made[3 * cpu::kPixels];
-                const int pixels = std::min(cpu::kPixels, end - w);
-                cpu::crop_vectors<3>(from, three, w - g.pad_left, pixels, made);
-                cpu::by_squares(w, w + pixels, a, g, to, [&](int first, int count, T* put) {
+            float three[3 * kLanes];
+            for (int i = 0; i < 3 * kLanes; ++i) three[i] = from.shifts[i % 3];
+            for (const int end = w + g.width / kLanes * kLanes; w < end;) {
+                T made[3 * kPixels];
+                const int pixels = std::min(kPixels, end - w);
+                crop_vectors(from, three, w - g.pad_left, pixels, made);
+                by_squares(w, w + pixels, a, g, to, [&](int first, int count, T* put) {
                     std::copy_n(made + 3 * (first - w), 3 * count, put);
                 });
                 w += pixels;
             }
         }
-        cpu::by_squares(w, g.pad_left + g.width, a, g, to, one_by_one);
-        cpu::by_squares(g.pad_left + g.width, width, a, g, to, zero);
-    };
-    cpu::parallel_rows(g.images * height, std::int64_t{width} * g.channels,
-                       [&](std::int64_t first, std::int64_t end) {
-                           for (std::int64_t row = first; row < end; ++row)
-                               crop_row(row / height, static_cast<int>(row % height));
-                       });
+        by_squares(w, g.pad_left + g.width, a, g, to, [&](int first, int count, T* pixels) {
+            crop_pixels(from, first - g.pad_left, count, g.channels, pixels);
+        });
+        by_squares(g.pad_left + g.width, width, a, g, to, zero);
+    });
 }
 
 PYALEXNET_FOR_ELEMENTS(augment);

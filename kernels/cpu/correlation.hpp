@@ -9,28 +9,31 @@
 
 namespace pyalexnet::cpu {
 
-// Output (p, q) of an image is the sum over taps (r, s) and the group's channels of input pixel
-// (p step_h - top + r, q step_w - left + s), 0 outside, times a filter.
+// Along one axis, output p is the sum over taps r of input p step - before + r, 0 outside, times a
+// tap.
+struct Axis {
+    int inputs, outputs;
+    int taps, step, before;
+    int length, first, stride; // of the outputs' map: p lies at first + p stride
+
+    // Inputs that so many neighbouring outputs see.
+    int seen_by(int count) const { return (count - 1) * step + taps; }
+};
+
+// Output (p, q) of an image is the sum over taps (r, s) and the group's channels of pixels of a map
+// times a filter.
 struct Correlation {
     int images, groups;
     int depth; // channels of a group that are summed over
     int width; // channels of a group that come out
-    int height_in, width_in;
-    int rows, columns; // of outputs of an image
-    int taps_h, taps_w;
-    int step_h, step_w;
-    int top, left;
-    // Where outputs lie in their map: (first_row + p row_step, first_column + q column_step).
-    int height_out, width_out;
-    int first_row = 0, first_column = 0;
-    int row_step = 1, column_step = 1;
+    Axis down, across;
 
     int channels_in() const { return groups * depth; }
-    int panels() const { return static_cast<int>(quotient_up(width, kPanel)); }
-    std::int64_t terms() const { return std::int64_t{taps_h} * taps_w * depth; }
+    int panels() const { return quotient_up(width, kPanel); }
+    std::int64_t terms() const { return std::int64_t{down.taps} * across.taps * depth; }
     std::int64_t pixel_out(int image, int p, int q) const {
-        const std::int64_t row = std::int64_t{image} * height_out + first_row + p * row_step;
-        return row * width_out + first_column + q * column_step;
+        const std::int64_t row = std::int64_t{image} * down.length + down.first + p * down.stride;
+        return row * across.length + across.first + q * across.stride;
     }
 };
 
@@ -74,22 +77,9 @@ template <class T> PYALEXNET_INLINE void pack_rows(const Filters<T>& filters, co
 }
 
 inline Correlation fprop_correlation(const ConvShape& s) {
-    Correlation c{};
-    c.images = s.images;
-    c.groups = s.groups;
-    c.depth = s.channels / s.groups;
-    c.width = s.filters / s.groups;
-    c.height_in = s.height;
-    c.width_in = s.width;
-    c.rows = c.height_out = s.out_height;
-    c.columns = c.width_out = s.out_width;
-    c.taps_h = s.filter_h;
-    c.taps_w = s.filter_w;
-    c.step_h = s.stride_h;
-    c.step_w = s.stride_w;
-    c.top = s.pad_top;
-    c.left = s.pad_left;
-    return c;
+    const Axis down{s.height, s.out_height, s.filter_h, s.stride_h, s.pad_top, s.out_height, 0, 1};
+    const Axis across{s.width, s.out_width, s.filter_w, s.stride_w, s.pad_left, s.out_width, 0, 1};
+    return {s.images, s.groups, s.channels / s.groups, s.filters / s.groups, down, across};
 }
 
 template <class T> Filters<T> fprop_filters(const T* w, const ConvShape& s) {
@@ -97,64 +87,34 @@ template <class T> Filters<T> fprop_filters(const T* w, const ConvShape& s) {
     return {w, s.filters / s.groups * s.taps(), s.filter_w * channels, channels, 1, s.taps()};
 }
 
-// Along one axis: the pixels that a phase of dgrad computes, first + p stride, and the taps that
-// see them: lowest, lowest + stride, .., where lowest is (first + pad) % stride.
-struct Phase {
-    int pixels; // 0 in some phases of short axes
-    int lowest, taps;
-    int top; // of the correlation: of dy, as the turned taps see it
-};
-
-inline Phase phase_of(int first, int length, int stride, int pad, int filter) {
-    const int padded = first + pad;
-    const int lowest = padded % stride;
-    const int taps = lowest < filter ? (filter - lowest - 1) / stride + 1 : 0;
-    return {first < length ? (length - first - 1) / stride + 1 : 0, lowest, taps,
-            taps - 1 - padded / stride};
-}
-
-inline Correlation dgrad_correlation(const ConvShape& s, int first_row, int first_column) {
-    const Phase down = phase_of(first_row, s.height, s.stride_h, s.pad_top, s.filter_h);
-    const Phase across = phase_of(first_column, s.width, s.stride_w, s.pad_left, s.filter_w);
-    Correlation c{};
-    c.images = s.images;
-    c.groups = s.groups;
-    c.depth = s.filters / s.groups;
-    c.width = s.channels / s.groups;
-    c.height_in = s.out_height;
-    c.width_in = s.out_width;
-    c.rows = down.pixels;
-    c.columns = across.pixels;
-    c.taps_h = down.taps;
-    c.taps_w = across.taps;
-    c.step_h = c.step_w = 1;
-    c.top = down.top;
-    c.left = across.top;
-    c.height_out = s.height;
-    c.width_out = s.width;
-    c.first_row = first_row;
-    c.first_column = first_column;
-    c.row_step = s.stride_h;
-    c.column_step = s.stride_w;
-    return c;
+// Calls use(correlation) for every phase of dgrad: one, unless strided. A phase computes pixels
+// first, first + stride, .., which are seen by taps lowest, lowest + stride, .., where lowest is
+// (first + pad) % stride.
+template <class Use> void for_each_phase(const ConvShape& s, Use use) {
+    const auto axis = [](int first, int outputs, int length, int filter, int stride, int pad) {
+        const int padded = first + pad, lowest = padded % stride;
+        const int pixels = (length - first - 1) / stride + 1;
+        const int taps = lowest < filter ? (filter - lowest - 1) / stride + 1 : 0;
+        return Axis{outputs, pixels, taps, 1, taps - 1 - padded / stride, length, first, stride};
+    };
+    for (int row = 0; row < s.stride_h && row < s.height; ++row)
+        for (int column = 0; column < s.stride_w && column < s.width; ++column)
+            use(Correlation{
+                s.images, s.groups, s.filters / s.groups, s.channels / s.groups,
+                axis(row, s.out_height, s.height, s.filter_h, s.stride_h, s.pad_top),
+                axis(column, s.out_width, s.width, s.filter_w, s.stride_w, s.pad_left)});
 }
 
 template <class T>
-Filters<T> dgrad_filters(const T* w, const ConvShape& s, int first_row, int first_column) {
-    const Phase down = phase_of(first_row, s.height, s.stride_h, s.pad_top, s.filter_h);
-    const Phase across = phase_of(first_column, s.width, s.stride_w, s.pad_left, s.filter_w);
-    const std::int64_t channels = s.channels / s.groups, line = s.filter_w * channels;
-    const T* last = w + (down.lowest + (down.taps - 1) * s.stride_h) * line +
-                    (across.lowest + (across.taps - 1) * s.stride_w) * channels;
-    return {
-        last, s.filters / s.groups * s.taps(), -s.stride_h * line, -s.stride_w * channels, s.taps(),
-        1};
-}
-
-// Calls use(first_row, first_column) for every phase of dgrad that has pixels: one, unless strided.
-template <class Use> void for_each_phase(const ConvShape& s, Use use) {
-    for (int row = 0; row < s.stride_h && row < s.height; ++row)
-        for (int column = 0; column < s.stride_w && column < s.width; ++column) use(row, column);
+Filters<T> dgrad_filters(const T* w, const ConvShape& s, const Correlation& phase) {
+    const auto last_tap = [](const Axis& axis, int pad) {
+        return (axis.first + pad) % axis.stride + (axis.taps - 1) * axis.stride;
+    };
+    const std::int64_t channels = phase.width, line = s.filter_w * channels;
+    const T* last =
+        w + last_tap(phase.down, s.pad_top) * line + last_tap(phase.across, s.pad_left) * channels;
+    const std::int64_t group = phase.depth * s.taps();
+    return {last, group, -s.stride_h * line, -s.stride_w * channels, s.taps(), 1};
 }
 
 } // namespace pyalexnet::cpu

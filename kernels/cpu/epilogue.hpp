@@ -28,10 +28,10 @@ template <class Y> struct FpropEpilogue {
 
     // The sums of up to a vector of filters at a pixel of the batch.
     PYALEXNET_INLINE void put(std::int64_t pixel, int filter, int count, V sums) const {
-        if (bias) sums += load_up_to(bias + filter, count);
+        if (bias) sums += load(bias + filter, count);
         sums = activate(sums, activation);
         if (dropped.on) sums = drop(pixel, filter, sums);
-        y.store(pixel * filters + filter, count, sums);
+        y.put(pixel * filters + filter, count, sums);
     }
 
   private:
@@ -58,78 +58,61 @@ template <class T> struct DgradEpilogue {
     PYALEXNET_INLINE void put(std::int64_t pixel, int channel, int count, V sums) const {
         const std::int64_t place = pixel * channels + channel;
         sums *= factor;
-        if (gate) sums = select(load_up_to(gate + place, count) > 0.0f, sums, V{});
-        dx.store(place, count, sums);
+        if (gate) sums = select(load(gate + place, count) > 0.0f, sums, V{});
+        dx.put(place, count, sums);
     }
 };
 
 // ---------------------------------------------------------------------- learning
 
-// Momentum::step (sgd.cuh) for a vector: each step rounded by itself.
-PYALEXNET_INLINE void learn(const Momentum& rule, V& w, V& v, V dw) {
-    const V slowed = rounded(rule.momentum * v) - rounded(rule.decay * w);
-    v = slowed - rounded(rule.lr * dw);
-    w += v;
-}
-
-PYALEXNET_INLINE void learn(const Momentum& rule, const Learned<float>& learned, std::int64_t place,
-                            int count, V dw) {
-    V w = load_up_to(learned.w + place, count), v = load_up_to(learned.v + place, count);
-    learn(rule, w, v, dw);
-    store_up_to(learned.w + place, w, count);
-    store_up_to(learned.v + place, v, count);
-}
-
 // Up to a vector of weights that are kept in halves (sgd.cuh: join_halves, split_halves).
 PYALEXNET_INLINE V joined(const bf16* highs, const std::uint16_t* lows, int count) {
-    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(std::uint16_t);
-    Halves16 high{}, low{};
-    std::memcpy(&high, highs, bytes);
-    std::memcpy(&low, lows, bytes);
-    using Signed16 = std::int16_t __attribute__((vector_size(2 * PYALEXNET_LANES)));
-    const Ints missing = __builtin_convertvector(as<Signed16>(low), Ints);
-    return as<V>((__builtin_convertvector(high, Words) << 16) + as<Words>(missing));
+    const Ints missing = load_ints(lows, count) << 16 >> 16; // its upper bits are signs
+    return as<V>(as<Words>(load_ints(highs, count) << 16) + as<Words>(missing));
 }
 
 PYALEXNET_INLINE void split(V w, bf16* highs, std::uint16_t* lows, int count) {
-    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(std::uint16_t);
     const Ints number = w == w;
     const Words bits = as<Words>(select(number, as<Ints>(w), splat(std::int32_t{0x7fc00000})));
-    const Halves16 high = __builtin_convertvector((bits + 0x8000u) >> 16, Halves16);
-    const Halves16 low = __builtin_convertvector(bits & 0xffffu, Halves16);
-    std::memcpy(highs, &high, bytes);
-    std::memcpy(lows, &low, bytes);
+    store_ints(highs, as<Ints>((bits + 0x8000u) >> 16), count);
+    store_ints(lows, as<Ints>(bits & 0xffffu), count);
 }
 
-PYALEXNET_INLINE void learn(const Momentum& rule, const Learned<bf16>& learned, std::int64_t place,
-                            int count, V dw) {
-    V w = joined(learned.w + place, learned.low + place, count);
-    V v = load_up_to(learned.v + place, count);
-    learn(rule, w, v, dw);
-    split(w, learned.w + place, learned.low + place, count);
-    store_up_to(learned.v + place, v, count);
+// Momentum::step (sgd.cuh) for up to a vector: each step rounded by itself.
+template <class T> PYALEXNET_INLINE void learn(const Momentum& rule, const Learned<T>& learned,
+                                               std::int64_t place, int count, V dw) {
+    V w, v = load(learned.v + place, count);
+    if constexpr (std::is_same_v<T, bf16>)
+        w = joined(learned.w + place, learned.low + place, count);
+    else
+        w = load(learned.w + place, count);
+    const V slowed = rounded(rule.momentum * v) - rounded(rule.decay * w);
+    v = slowed - rounded(rule.lr * dw);
+    w += v;
+    if constexpr (std::is_same_v<T, bf16>)
+        split(w, learned.w + place, learned.low + place, count);
+    else
+        store(learned.w + place, w, count);
+    store(learned.v + place, v, count);
 }
 
 // Gradients of weights (filters, taps) and of biases: stored, or learned from at once.
-template <class T> struct WgradEpilogue {
-    float* dw; // null where the weights learn
-    float* db;
-    Learned<T> w;
-    Learned<float> b;
-    Momentum w_rule, b_rule;
+template <class T> struct Gradient {
+    float* to; // null where the weights learn
+    Learned<T> learned{};
+    Momentum rule{};
 
-    PYALEXNET_INLINE void put(std::int64_t weight, int count, V sums) const {
-        if (dw)
-            store_up_to(dw + weight, sums, count);
-        else if (!w_rule.freezes())
-            learn(w_rule, w, weight, count, sums);
+    PYALEXNET_INLINE void put(std::int64_t place, int count, V sums) const {
+        if (to)
+            store(to + place, sums, count);
+        else if (!rule.freezes())
+            learn(rule, learned, place, count, sums);
     }
-    PYALEXNET_INLINE void put_bias(int filter, int count, V sums) const {
-        if (dw)
-            store_up_to(db + filter, sums, count);
-        else if (!b_rule.freezes())
-            learn(b_rule, b, filter, count, sums);
-    }
+};
+
+template <class T> struct WgradEpilogue {
+    Gradient<T> weights;
+    Gradient<float> biases;
 };
 
 } // namespace pyalexnet::cpu

@@ -17,7 +17,6 @@ namespace pyalexnet::cpu {
 constexpr int kPanel = 2 * kLanes;
 // As many as leave registers for a row of B: 24 of 32 hold sums, or 12 of 16.
 constexpr int kRows = kLanes == 16 ? 12 : 6;
-constexpr int kCacheLine = 64; // bytes
 
 // Sums of kRows x kPanel, in memory between two turns of the loop.
 struct alignas(kCacheLine) Tile {
@@ -92,21 +91,6 @@ PYALEXNET_INLINE void multiply_rows(std::index_sequence<row...>, const float* co
     ((store(tile.of[row], lows[row])), ...);
 }
 
-template <int vectors, class Step>
-PYALEXNET_INLINE void multiply_vectors(int rows, const float* const (&a)[kRows], const Runs& runs,
-                                       Step step, const float* b, Tile& tile, bool from_zero) {
-    constexpr int third = kRows / 3;
-    if (rows > 2 * third)
-        multiply_rows<vectors>(std::make_index_sequence<kRows>{}, a, runs, step, b, tile,
-                               from_zero);
-    else if (rows > third)
-        multiply_rows<vectors>(std::make_index_sequence<2 * third>{}, a, runs, step, b, tile,
-                               from_zero);
-    else
-        multiply_rows<vectors>(std::make_index_sequence<third>{}, a, runs, step, b, tile,
-                               from_zero);
-}
-
 } // namespace detail
 
 // tile = A B, added to its contents unless `from_zero`: a part of the depth is summed by itself
@@ -117,8 +101,20 @@ PYALEXNET_INLINE void multiply_vectors(int rows, const float* const (&a)[kRows],
 template <class Step> inline void multiply(int rows, int columns, const float* const (&a)[kRows],
                                            const Runs& runs, Step step, const float* b, Tile& tile,
                                            bool from_zero) {
-    columns > kLanes ? detail::multiply_vectors<2>(rows, a, runs, step, b, tile, from_zero)
-                     : detail::multiply_vectors<1>(rows, a, runs, step, b, tile, from_zero);
+    const auto multiply_rows = [&](auto vectors, auto count) PYALEXNET_LAMBDA {
+        detail::multiply_rows<vectors>(std::make_index_sequence<count>{}, a, runs, step, b, tile,
+                                       from_zero);
+    };
+    const auto multiply_vectors = [&](auto vectors) PYALEXNET_LAMBDA {
+        constexpr int third = kRows / 3;
+        if (rows > 2 * third)
+            multiply_rows(vectors, Constant<kRows>{});
+        else if (rows > third)
+            multiply_rows(vectors, Constant<2 * third>{});
+        else
+            multiply_rows(vectors, Constant<third>{});
+    };
+    columns > kLanes ? multiply_vectors(Constant<2>{}) : multiply_vectors(Constant<1>{});
 }
 
 // The step between the elements of a contiguous run.

@@ -8,71 +8,57 @@
 
 namespace pyalexnet::cpu {
 
-// The codes of a vector's channels: a pool's `where`.
-PYALEXNET_INLINE Ints load_codes(const std::uint8_t* from) {
-    Bytes8 codes;
-    std::memcpy(&codes, from, sizeof codes);
-    return widen(codes);
-}
-PYALEXNET_INLINE Ints load_codes(const std::uint16_t* from) {
-    Halves16 codes;
-    std::memcpy(&codes, from, sizeof codes);
-    return widen(codes);
-}
-PYALEXNET_INLINE void store_codes(std::uint8_t* to, Ints x) {
-    const Bytes8 codes = narrow_to_bytes(x);
-    std::memcpy(to, &codes, sizeof codes);
-}
-PYALEXNET_INLINE void store_codes(std::uint16_t* to, Ints x) {
-    const Halves16 codes = __builtin_convertvector(x, Halves16);
-    std::memcpy(to, &codes, sizeof codes);
+// Calls body(i, n) for the vectors of `count` elements: n from element i on, which the compiler
+// knows to be kLanes but for the last ones.
+template <class Count, class Body> PYALEXNET_INLINE void by_vectors(Count count, Body body) {
+    Count i = 0;
+    for (; i + kLanes <= count; i += kLanes) body(i, Constant<kLanes>{});
+    if (i < count) body(i, static_cast<int>(count - i));
 }
 
-// All lanes of a vector, or only the first: past the last element there may be no memory.
-struct Whole {
-    template <class T> PYALEXNET_INLINE V load(const T* from) const { return cpu::load(from); }
-    template <class T> PYALEXNET_INLINE void store(T* to, V x) const { cpu::store(to, x); }
-    template <class Code> PYALEXNET_INLINE Ints load_codes(const Code* from) const {
-        return cpu::load_codes(from);
-    }
-    template <class Code> PYALEXNET_INLINE void store_codes(Code* to, Ints x) const {
-        cpu::store_codes(to, x);
-    }
-};
-struct First {
-    int count; // the other lanes load as 0
+// The same on any core.
+template <class Body> void elementwise(std::int64_t count, Body body) {
+    constexpr std::int64_t kElements = 1 << 14; // they outweigh the cost of handing a piece out
+    simt::parallel(quotient_up(count, kElements), [&](std::int64_t piece, int) {
+        const std::int64_t first = piece * kElements;
+        by_vectors(std::min(kElements, count - first),
+                   [&](std::int64_t i, auto n) { body(first + i, n); });
+    });
+}
 
-    template <class T> PYALEXNET_INLINE V load(const T* from) const {
-        return load_some(from, count);
-    }
-    template <class T> PYALEXNET_INLINE void store(T* to, V x) const { store_some(to, x, count); }
-    template <class Code> PYALEXNET_INLINE Ints load_codes(const Code* from) const {
-        Code some[kLanes] = {};
-        std::memcpy(some, from, static_cast<std::size_t>(count) * sizeof(Code));
-        return cpu::load_codes(some);
-    }
-    template <class Code> PYALEXNET_INLINE void store_codes(Code* to, Ints x) const {
-        Code some[kLanes];
-        cpu::store_codes(some, x);
-        std::memcpy(to, some, static_cast<std::size_t>(count) * sizeof(Code));
-    }
-};
+// Copies `count` elements, widened or narrowed.
+template <class From, class To>
+PYALEXNET_INLINE void copy(const From* from, To* to, std::int64_t count) {
+    by_vectors(count, [&](std::int64_t i, auto n) { store(to + i, load(from + i, n), n); });
+}
 
-// Calls body(i, lanes) for the vectors of `count` elements, the first of them element i.
-template <class Body> PYALEXNET_INLINE void by_vectors(int count, Body body) {
-    int i = 0;
-    for (; i + kLanes <= count; i += kLanes) body(i, Whole{});
-    if (i < count) body(i, First{count - i});
+// As they are: a NaN keeps its bits.
+inline void copy(const bf16* from, bf16* to, std::int64_t count) { std::copy_n(from, count, to); }
+
+// Calls work(row, column, worker) for every place of a table, on any core.
+template <class Work>
+void parallel_table(std::int64_t rows, std::int64_t columns, const Work& work) {
+    simt::parallel(rows * columns, [&](std::int64_t piece, int worker) {
+        work(static_cast<int>(piece / columns), static_cast<int>(piece % columns), worker);
+    });
 }
 
 // Calls work(first, end) for runs of rows, on any core: enough elements a run that the cost of
 // handing it out is negligible.
 template <class Work>
-void parallel_rows(std::int64_t rows, std::int64_t row_elements, const Work& work) {
+void parallel_runs(std::int64_t rows, std::int64_t row_elements, const Work& work) {
     constexpr std::int64_t run_elements = 1 << 15;
     const std::int64_t run = std::max(run_elements / row_elements, std::int64_t{1});
-    simt::parallel((rows + run - 1) / run, [&](std::int64_t piece, int) {
+    simt::parallel(quotient_up(rows, run), [&](std::int64_t piece, int) {
         work(piece * run, std::min(rows, (piece + 1) * run));
+    });
+}
+
+// Likewise work(row).
+template <class Work>
+void parallel_rows(std::int64_t rows, std::int64_t row_elements, const Work& work) {
+    parallel_runs(rows, row_elements, [&](std::int64_t first, std::int64_t end) {
+        for (std::int64_t row = first; row < end; ++row) work(row);
     });
 }
 

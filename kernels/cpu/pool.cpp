@@ -2,7 +2,7 @@
 #include "cpu/windows.hpp"
 
 namespace pyalexnet {
-namespace cpu {
+using namespace cpu;
 namespace {
 
 // Shapes are passed by value throughout: otherwise the compiler has to assume that a store may
@@ -29,16 +29,16 @@ template <class T, class Where>
 void maxima(const T* x, T* y, Where* where, std::int64_t row, PoolShape g) {
     const std::int64_t row_length = std::int64_t{g.width} * g.channels;
     by_windows(row, g, [&](std::int64_t corner, std::int64_t out, auto counts) {
-        by_vectors(g.channels, [&](int c, auto lanes) {
+        by_vectors(g.channels, [&](int c, auto n) {
             const T* line = x + corner + c;
-            Maximum best{lanes.load(line), Ints{}};
+            Maximum best{load(line, n), Ints{}};
             for (int r = 0; r < counts.down(); ++r, line += row_length) {
                 for (int s = 0; s < counts.across(); ++s)
-                    best.see(lanes.load(line + std::int64_t{s} * g.channels),
+                    best.see(load(line + std::int64_t{s} * g.channels, n),
                              splat(r * counts.size() + s));
             }
-            lanes.store(y + out + c, best.value);
-            lanes.store_codes(where + out + c, best.code);
+            store(y + out + c, best.value, n);
+            store_ints(where + out + c, best.code, n);
         });
     });
 }
@@ -53,14 +53,14 @@ template <class T> void means(const T* x, T* y, std::int64_t row, PoolShape g) {
     const std::int64_t row_length = std::int64_t{g.width} * g.channels;
     by_windows(row, g, [&](std::int64_t corner, std::int64_t out, auto counts) {
         const float share = share_of(counts.down(), counts.across());
-        by_vectors(g.channels, [&](int c, auto lanes) {
+        by_vectors(g.channels, [&](int c, auto n) {
             const T* line = x + corner + c;
             V sum{};
             for (int r = 0; r < counts.down(); ++r, line += row_length) {
                 for (int s = 0; s < counts.across(); ++s)
-                    sum += lanes.load(line + std::int64_t{s} * g.channels);
+                    sum += load(line + std::int64_t{s} * g.channels, n);
             }
-            lanes.store(y + out + c, sum * splat(share));
+            store(y + out + c, sum * splat(share), n);
         });
     });
 }
@@ -84,13 +84,13 @@ template <class T, class Where> void spread_maxima(const T* dy, const Where* whe
     by_pixels(0, g.width, g, [&](int w, Span across) {
         const std::int64_t in = row.in + std::int64_t{w} * g.channels;
         with_windows(row.down, across, g.size, [&](auto counts) {
-            by_vectors(g.channels, [&](int c, auto lanes) {
+            by_vectors(g.channels, [&](int c, auto n) {
                 const T* const from = dy + row.out + c;
                 V sum =
                     received(where + row.out + c, row.down.first, across.first, counts, row.h, w, g,
-                             lanes, [&](std::int64_t place) { return lanes.load(from + place); });
-                if (gate) sum = select(lanes.load(gate + in + c) > V{}, sum, V{});
-                lanes.store(dx + in + c, sum);
+                             n, [&](std::int64_t place) { return load(from + place, n); });
+                if (gate) sum = select(load(gate + in + c, n) > V{}, sum, V{});
+                store(dx + in + c, sum, n);
             });
         });
     });
@@ -110,17 +110,17 @@ template <class T> void spread_means(const T* dy, T* dx, PixelRow row, PoolShape
             for (int i = 0; i < known; ++i)
                 shares[i] = splat(share(row.down.first + i / counts.across(),
                                         across.first + i % counts.across()));
-            by_vectors(g.channels, [&](int c, auto lanes) {
+            by_vectors(g.channels, [&](int c, auto n) {
                 V sum{};
                 for (int i = 0; i < counts.down(); ++i) {
                     for (int j = 0; j < counts.across(); ++j) {
                         const int p = row.down.first + i, q = across.first + j;
                         const std::int64_t place = (std::int64_t{p} * g.out_width + q) * g.channels;
-                        sum += lanes.load(dy + row.out + place + c) *
+                        sum += load(dy + row.out + place + c, n) *
                                (known ? shares[i * counts.across() + j] : splat(share(p, q)));
                     }
                 }
-                lanes.store(dx + in + c, sum);
+                store(dx + in + c, sum, n);
             });
         });
     });
@@ -128,41 +128,33 @@ template <class T> void spread_means(const T* dy, T* dx, PixelRow row, PoolShape
 
 template <class Work> void by_rows_of_outputs(const PoolShape& g, const Work& work) {
     const std::int64_t pixels = std::int64_t{g.stride} * g.width; // that make an output row
-    parallel_rows(g.images * g.out_height, pixels * g.channels,
-                  [&](std::int64_t first, std::int64_t end) {
-                      for (std::int64_t row = first; row < end; ++row) work(row);
-                  });
+    parallel_rows(g.images * g.out_height, pixels * g.channels, work);
 }
 
 template <class Work> void by_rows_of_pixels(const PoolShape& g, const Work& work) {
     parallel_rows(g.images * g.height, std::int64_t{g.width} * g.channels,
-                  [&](std::int64_t first, std::int64_t end) {
-                      for (std::int64_t row = first; row < end; ++row) work(PixelRow(row, g));
-                  });
+                  [&](std::int64_t row) { work(PixelRow(row, g)); });
 }
 
 } // namespace
-} // namespace cpu
 
 template <class T, class Where>
 void maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, Stream) {
-    cpu::by_rows_of_outputs(shape, [&](std::int64_t row) { cpu::maxima(x, y, where, row, shape); });
+    by_rows_of_outputs(shape, [&](std::int64_t row) { maxima(x, y, where, row, shape); });
 }
 
 template <class T, class Where>
 void maxpool_dgrad(const T* dy, const Where* where, const T* gate, T* dx, PoolShape shape, Stream) {
-    cpu::by_rows_of_pixels(shape, [&](const cpu::PixelRow& row) {
-        cpu::spread_maxima(dy, where, gate, dx, row, shape);
-    });
+    by_rows_of_pixels(shape,
+                      [&](const PixelRow& row) { spread_maxima(dy, where, gate, dx, row, shape); });
 }
 
 template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream) {
-    cpu::by_rows_of_outputs(shape, [&](std::int64_t row) { cpu::means(x, y, row, shape); });
+    by_rows_of_outputs(shape, [&](std::int64_t row) { means(x, y, row, shape); });
 }
 
 template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Stream) {
-    cpu::by_rows_of_pixels(
-        shape, [&](const cpu::PixelRow& row) { cpu::spread_means(dy, dx, row, shape); });
+    by_rows_of_pixels(shape, [&](const PixelRow& row) { spread_means(dy, dx, row, shape); });
 }
 
 template decltype(maxpool_fprop<float, std::uint8_t>) maxpool_fprop<float, std::uint8_t>;

@@ -41,12 +41,8 @@ struct AnyPower {
     float beta;
 
     PYALEXNET_INLINE Powers operator()(V s) const {
-        float lanes[kLanes];
-        std::memcpy(lanes, &s, sizeof s);
-        for (float& lane : lanes) lane = std::pow(lane, -beta);
-        V power;
-        std::memcpy(&power, lanes, sizeof power);
-        return {power, 1.0f / cpu::root(s)};
+        return {by_lanes(s, [this](float lane) { return std::pow(lane, -beta); }),
+                1.0f / by_lanes(s, [](float lane) { return std::sqrt(lane); })};
     }
 };
 

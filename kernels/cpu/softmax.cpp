@@ -1,12 +1,12 @@
 // Softmax, cross-entropy, its gradient and the top-k errors in one pass over the rows, and the
 // rows' means, always added in the same order. A piece is some rows.
 #include <limits>
-#include <type_traits>
 
+#include "bf16.cuh"
 #include "cpu/lanes.hpp"
 
 namespace pyalexnet {
-namespace cpu {
+using namespace cpu;
 namespace {
 
 constexpr float kNothing = -110.0f; // whose exponential is less than half the least number
@@ -61,12 +61,12 @@ struct Result {
 template <class T> Result softmax_row(const float* logits, std::int64_t label, T* dlogits,
                                       std::int64_t rows, int classes) {
     if (label < 0 || label >= classes) {
-        std::fill_n(dlogits, classes, narrow_one<T>(std::numeric_limits<float>::quiet_NaN()));
+        std::fill_n(dlogits, classes, narrow<T>(std::numeric_limits<float>::quiet_NaN()));
         return {std::numeric_limits<float>::quiet_NaN(), 1.0f, 1.0f};
     }
     V highest_of_lanes = splat(-std::numeric_limits<float>::infinity());
-    by_vectors(classes, [&](int c, auto lanes) {
-        const V logit = lanes.load(logits + c);
+    by_vectors(classes, [&](int c, auto n) {
+        const V logit = load(logits + c, n);
         const Ints higher = (logit > highest_of_lanes) & (places() < splat(classes - c));
         highest_of_lanes = select(higher, logit, highest_of_lanes);
     });
@@ -77,22 +77,22 @@ template <class T> Result softmax_row(const float* logits, std::int64_t label, T
     const float own = logits[label];
     V sums{};
     Ints greater{}, equal{};
-    by_vectors(classes, [&](int c, auto lanes) {
-        const V logit = lanes.load(logits + c);
+    by_vectors(classes, [&](int c, auto n) {
+        const V logit = load(logits + c, n);
         const Ints counts = places() < splat(classes - c);
         const V e = exponential(logit - highest);
-        if (keeps) lanes.store(dlogits + c, e);
+        if (keeps) store(dlogits + c, e, n);
         sums += select(counts, e, V{});
         greater -= (logit > splat(own)) & counts;
         equal -= (logit == splat(own)) & counts;
     });
     const auto sum = sum_of_lanes<float>(sums);
     const float scale = 1.0f / static_cast<float>(rows), over_sum = 1.0f / sum;
-    by_vectors(classes, [&](int c, auto lanes) {
-        const V e = keeps ? lanes.load(dlogits + c) : exponential(lanes.load(logits + c) - highest);
+    by_vectors(classes, [&](int c, auto n) {
+        const V e = keeps ? load(dlogits + c, n) : exponential(load(logits + c, n) - highest);
         const V probability = e * over_sum;
         const Ints own_class = places() == splat(static_cast<std::int32_t>(label) - c);
-        lanes.store(dlogits + c, select(own_class, probability - 1.0f, probability) * scale);
+        store(dlogits + c, select(own_class, probability - 1.0f, probability) * scale, n);
     });
     const auto above = sum_of_lanes<int>(greater), ties = sum_of_lanes<int>(equal);
     return {std::log(sum) - (own - highest), topk_error(1, above, ties),
@@ -108,7 +108,6 @@ float mean(const float* results, std::int64_t rows) {
 }
 
 } // namespace
-} // namespace cpu
 
 std::size_t softmax_cross_entropy_workspace(std::int64_t rows) {
     return 3 * static_cast<std::size_t>(rows) * sizeof(float);
@@ -119,19 +118,16 @@ template <class T> void softmax_cross_entropy(const float* logits, const std::in
                                               std::int64_t rows, int classes, void* workspace,
                                               Stream) {
     float* const results = static_cast<float*>(workspace); // (3, rows)
-    cpu::parallel_rows(rows, classes, [&](std::int64_t first, std::int64_t end) {
-        for (std::int64_t row = first; row < end; ++row) {
-            const std::int64_t at = row * classes;
-            const cpu::Result result =
-                cpu::softmax_row(logits + at, labels[row], dlogits + at, rows, classes);
-            results[row] = result.loss;
-            results[rows + row] = result.top1;
-            results[2 * rows + row] = result.top5;
-        }
+    parallel_rows(rows, classes, [&](std::int64_t row) {
+        const std::int64_t at = row * classes;
+        const Result result = softmax_row(logits + at, labels[row], dlogits + at, rows, classes);
+        results[row] = result.loss;
+        results[rows + row] = result.top1;
+        results[2 * rows + row] = result.top5;
     });
-    *loss = cpu::mean(results, rows);
-    *top1 = cpu::mean(results + rows, rows);
-    *top5 = cpu::mean(results + 2 * rows, rows);
+    *loss = mean(results, rows);
+    *top1 = mean(results + rows, rows);
+    *top5 = mean(results + 2 * rows, rows);
 }
 
 PYALEXNET_FOR_ELEMENTS(softmax_cross_entropy);

@@ -15,7 +15,7 @@ namespace pyalexnet::cpu {
 
 template <int rows, int columns> struct Matrix {
     double of[rows][columns] = {};
-    static constexpr int kRowCount = rows, kColumnCount = columns;
+    static constexpr int row_count = rows, column_count = columns;
 
     constexpr Matrix<columns, rows> transposed() const {
         Matrix<columns, rows> turned;
@@ -95,28 +95,27 @@ template <class F> constexpr Matrix<F::n, F::n> make_bt() {
 }
 
 // The matrices that are applied, on either side of a tile.
-template <class F> struct At {
-    static constexpr auto matrix = make_at<F>();
-};
-template <class F> struct A {
-    static constexpr auto matrix = make_at<F>().transposed();
-};
-template <class F> struct G {
-    static constexpr auto matrix = make_g<F>();
-};
-template <class F> struct Gt {
-    static constexpr auto matrix = make_g<F>().transposed();
-};
-template <class F> struct Bt {
-    static constexpr auto matrix = make_bt<F>();
-};
+template <class F> inline constexpr auto kAt = make_at<F>();
+template <class F> inline constexpr auto kA = make_at<F>().transposed();
+template <class F> inline constexpr auto kG = make_g<F>();
+template <class F> inline constexpr auto kGt = make_g<F>().transposed();
+template <class F> inline constexpr auto kBt = make_bt<F>();
 
 namespace detail {
 
-// sum += value x, where the value is known to the compiler. Starts with `empty`.
-template <class Value> PYALEXNET_INLINE void add(V& sum, bool& empty, V x, Value) {
-    if constexpr (Value::of != 0.0) {
-        constexpr auto factor = static_cast<float>(Value::of);
+// Which of a row's terms are added: all, or those in which it and the next row are equal, or those
+// in which they are opposite.
+enum class Which { all, equal, opposite };
+
+// sum += term x, for the element (i, j) of a matrix: nothing if it is 0 or not one of `which`.
+// Starts with `empty`.
+template <const auto& matrix, int i, int j, Which which>
+PYALEXNET_INLINE void add(V& sum, bool& empty, V x) {
+    constexpr double own = matrix.of[i][j];
+    constexpr bool counts = which == Which::all || (matrix.of[i + 1 - (which == Which::all)][j] ==
+                                                    own) == (which == Which::equal);
+    if constexpr (counts && own != 0.0) {
+        constexpr auto factor = static_cast<float>(own);
         const V term = factor == 1.0f || factor == -1.0f ? x : factor * x;
         if (empty)
             sum = factor == -1.0f ? -x : term;
@@ -128,88 +127,70 @@ template <class Value> PYALEXNET_INLINE void add(V& sum, bool& empty, V x, Value
     }
 }
 
-// Which of a row's terms are added: all, or those in which it and the next row are equal, or those
-// in which they are opposite.
-enum class Which { all, equal, opposite };
-
-template <class M, int i, int j, Which which> struct Term {
-    static constexpr double pick() {
-        const double own = M::matrix.of[i][j];
-        if constexpr (which == Which::all)
-            return own;
-        else
-            return (M::matrix.of[i + 1][j] == own) == (which == Which::equal) ? own : 0.0;
-    }
-    static constexpr double of = pick();
-};
-
-template <class M, int i, Which which, int... j>
+template <const auto& matrix, int i, Which which, int... j>
 PYALEXNET_INLINE V sum_of(const V* in, int pitch, std::integer_sequence<int, j...>) {
     V sum{};
     bool empty = true;
-    (add(sum, empty, in[j * pitch], Term<M, i, j, which>{}), ...);
+    (add<matrix, i, j, which>(sum, empty, in[j * pitch]), ...);
     return sum;
 }
 
 // Whether rows i and i + 1, of points a and -a, differ in signs alone, and so share their sums.
-template <class M> constexpr bool are_paired(int i) {
-    if (i + 1 >= M::matrix.kRowCount) return false;
+template <const auto& matrix> constexpr bool are_paired(int i) {
+    if (i + 1 >= matrix.row_count) return false;
     bool any_opposite = false;
-    for (int j = 0; j < M::matrix.kColumnCount; ++j) {
-        const double one = M::matrix.of[i][j], other = M::matrix.of[i + 1][j];
+    for (int j = 0; j < matrix.column_count; ++j) {
+        const double one = matrix.of[i][j], other = matrix.of[i + 1][j];
         if (one != other && one != -other) return false;
         any_opposite = any_opposite || one != other;
     }
     return any_opposite;
 }
 
-template <class M, int i> PYALEXNET_INLINE void rows_from(const V* in, int pitch, V* out) {
-    constexpr auto columns = std::make_integer_sequence<int, M::matrix.kColumnCount>{};
-    if constexpr (i < M::matrix.kRowCount) {
-        if constexpr (are_paired<M>(i)) {
-            const V equal = sum_of<M, i, Which::equal>(in, pitch, columns);
-            const V opposite = sum_of<M, i, Which::opposite>(in, pitch, columns);
+template <const auto& matrix, int i>
+PYALEXNET_INLINE void rows_from(const V* in, int pitch, V* out) {
+    constexpr auto columns = std::make_integer_sequence<int, matrix.column_count>{};
+    if constexpr (i < matrix.row_count) {
+        if constexpr (are_paired<matrix>(i)) {
+            const V equal = sum_of<matrix, i, Which::equal>(in, pitch, columns);
+            const V opposite = sum_of<matrix, i, Which::opposite>(in, pitch, columns);
             out[i] = equal + opposite;
             out[i + 1] = equal - opposite;
-            rows_from<M, i + 2>(in, pitch, out);
+            rows_from<matrix, i + 2>(in, pitch, out);
         } else {
-            out[i] = sum_of<M, i, Which::all>(in, pitch, columns);
-            rows_from<M, i + 1>(in, pitch, out);
+            out[i] = sum_of<matrix, i, Which::all>(in, pitch, columns);
+            rows_from<matrix, i + 1>(in, pitch, out);
         }
     }
 }
 
-} // namespace detail
-
-namespace detail {
-
-template <class M, int... i, class Source>
+template <const auto& matrix, int... i, class Source>
 PYALEXNET_INLINE void column(int j, Source source, V* out, std::integer_sequence<int, i...>) {
     const V in[] = {source(i, j)...};
-    rows_from<M, 0>(in, 1, out);
+    rows_from<matrix, 0>(in, 1, out);
 }
 
-template <class M, int... k, class Sink>
+template <const auto& matrix, int... k, class Sink>
 PYALEXNET_INLINE void line(int i, const V* in, Sink sink, std::integer_sequence<int, k...>) {
-    V out[M::matrix.kRowCount];
-    rows_from<M, 0>(in, M::matrix.kRowCount, out);
+    V out[matrix.row_count];
+    rows_from<matrix, 0>(in, matrix.row_count, out);
     (sink(i, k, out[k]), ...);
 }
 
 } // namespace detail
 
-// tile (columns of M)^2 -> M tile M^t (rows of M)^2, a vector in every place: source(i, j) gives
-// those of the tile, sink(i, k, vector) takes the results.
-template <class M, class Source, class Sink>
+// M is a matrix; tile (columns of M)^2 -> M tile M^t (rows of M)^2, a vector in every place:
+// source(i, j) gives those of the tile, sink(i, k, vector) takes the results.
+template <const auto& matrix, class Source, class Sink>
 PYALEXNET_INLINE void transform(Source source, Sink sink) {
-    constexpr int columns = M::matrix.kColumnCount, rows = M::matrix.kRowCount;
+    constexpr int columns = matrix.column_count, rows = matrix.row_count;
     V turned[columns][rows]; // by column of the tile
 #pragma GCC unroll 8
     for (int j = 0; j < columns; ++j)
-        detail::column<M>(j, source, turned[j], std::make_integer_sequence<int, columns>{});
+        detail::column<matrix>(j, source, turned[j], std::make_integer_sequence<int, columns>{});
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i)
-        detail::line<M>(i, &turned[0][i], sink, std::make_integer_sequence<int, rows>{});
+        detail::line<matrix>(i, &turned[0][i], sink, std::make_integer_sequence<int, rows>{});
 }
 
 } // namespace pyalexnet::cpu

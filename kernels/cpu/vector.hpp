@@ -7,9 +7,11 @@
 // matrices); `rounded` keeps a product apart where the formula says that each step is rounded.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "ops.h"
@@ -21,6 +23,7 @@
 namespace pyalexnet::cpu {
 
 constexpr int kLanes = PYALEXNET_LANES;
+constexpr int kCacheLine = 64; // bytes
 
 using V = float __attribute__((vector_size(4 * PYALEXNET_LANES)));
 using Ints = std::int32_t __attribute__((vector_size(4 * PYALEXNET_LANES)));
@@ -28,11 +31,24 @@ using Words = std::uint32_t __attribute__((vector_size(4 * PYALEXNET_LANES)));
 using Halves16 = std::uint16_t __attribute__((vector_size(2 * PYALEXNET_LANES)));
 using Bytes8 = std::uint8_t __attribute__((vector_size(PYALEXNET_LANES)));
 
-constexpr std::int64_t quotient_up(std::int64_t value, std::int64_t unit) {
-    return (value + unit - 1) / unit;
+template <class Int> constexpr Int quotient_up(Int value, std::int64_t unit) {
+    return static_cast<Int>((value + unit - 1) / unit);
 }
-constexpr std::int64_t rounded_up(std::int64_t value, std::int64_t unit) {
+template <class Int> constexpr Int rounded_up(Int value, Int unit) {
     return quotient_up(value, unit) * unit;
+}
+inline int clamped(std::int64_t value, std::int64_t least, std::int64_t most) {
+    return static_cast<int>(std::clamp(value, least, most));
+}
+
+template <int value> using Constant = std::integral_constant<int, value>;
+
+// The place of an item in a table of so many columns.
+struct Place {
+    int row, column;
+};
+inline Place place_of(std::int64_t item, std::int64_t columns) {
+    return {static_cast<int>(item / columns), static_cast<int>(item % columns)};
 }
 
 #define PYALEXNET_INLINE __attribute__((always_inline)) inline
@@ -46,16 +62,8 @@ template <class To, class From> PYALEXNET_INLINE To as(From from) {
     return to;
 }
 
-namespace detail {
-// Not by adding it to zeros, which would lose the sign of -0.
-template <int... lane> PYALEXNET_INLINE V repeat(float x, std::integer_sequence<int, lane...>) {
-    return V{(static_cast<void>(lane), x)...};
-}
-} // namespace detail
-
-PYALEXNET_INLINE V splat(float x) {
-    return detail::repeat(x, std::make_integer_sequence<int, kLanes>{});
-}
+// Less zeros, not plus zeros, which would lose the sign of -0.
+PYALEXNET_INLINE V splat(float x) { return x - V{}; }
 PYALEXNET_INLINE Ints splat(std::int32_t x) { return Ints{} + x; }
 
 // A value that the compiler fuses with nothing: a product that is rounded before it is added.
@@ -67,10 +75,11 @@ PYALEXNET_INLINE V rounded(V x) {
 PYALEXNET_INLINE V select(Ints mask, V yes, V no) { return mask ? yes : no; }
 PYALEXNET_INLINE Ints select(Ints mask, Ints yes, Ints no) { return mask ? yes : no; }
 
-PYALEXNET_INLINE V root(V x) {
+// f of each lane.
+template <class F> PYALEXNET_INLINE V by_lanes(V x, F f) {
     float lanes[kLanes];
     std::memcpy(lanes, &x, sizeof x);
-    for (float& lane : lanes) lane = std::sqrt(lane);
+    for (float& lane : lanes) lane = f(lane);
     std::memcpy(&x, lanes, sizeof x);
     return x;
 }
@@ -86,24 +95,24 @@ PYALEXNET_INLINE Ints widen(Bytes8 x) {
 PYALEXNET_INLINE Ints widen(Halves16 x) {
     return as<Ints>(_mm512_maskz_cvtepu16_epi32(0xffff, as<__m256i>(x)));
 }
-PYALEXNET_INLINE Bytes8 narrow_to_bytes(Ints x) { return __builtin_convertvector(x, Bytes8); }
 #elif defined(__AVX2__)
 PYALEXNET_INLINE Ints widen(Bytes8 x) {
     return as<Ints>(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(as<long long>(x))));
 }
 PYALEXNET_INLINE Ints widen(Halves16 x) { return as<Ints>(_mm256_cvtepu16_epi32(as<__m128i>(x))); }
-PYALEXNET_INLINE Bytes8 narrow_to_bytes(Ints x) {
-    return __builtin_convertvector(__builtin_convertvector(x, Halves16), Bytes8);
-}
 #else
 PYALEXNET_INLINE Ints widen(Bytes8 x) {
     return __builtin_convertvector(__builtin_convertvector(x, Halves16), Ints);
 }
 PYALEXNET_INLINE Ints widen(Halves16 x) { return __builtin_convertvector(x, Ints); }
-PYALEXNET_INLINE Bytes8 narrow_to_bytes(Ints x) {
-    return __builtin_convertvector(__builtin_convertvector(x, Halves16), Bytes8);
-}
 #endif
+
+template <class To> PYALEXNET_INLINE To narrow_to(Ints x) {
+    if constexpr (sizeof(To) == kLanes && kLanes < 16)
+        return __builtin_convertvector(__builtin_convertvector(x, Halves16), To);
+    else
+        return __builtin_convertvector(x, To);
+}
 
 // ---------------------------------------------------------------------- loads and stores
 
@@ -137,16 +146,12 @@ PYALEXNET_INLINE void store(bf16* to, V x) {
 // The processor orders these stores before the next locked instruction only, which ends every
 // piece of simt::parallel's work.
 template <class Bits> PYALEXNET_INLINE void store_past_caches(void* to, Bits x) {
-#if defined(__AVX512BW__)
+#if defined(__SSE2__)
     if constexpr (sizeof x == 64)
         return _mm512_stream_si512(static_cast<__m512i*>(to), as<__m512i>(x));
-#endif
-#if defined(__AVX2__)
-    if constexpr (sizeof x == 32)
+    else if constexpr (sizeof x == 32)
         return _mm256_stream_si256(static_cast<__m256i*>(to), as<__m256i>(x));
-#endif
-#if defined(__SSE2__)
-    if constexpr (sizeof x == 16)
+    else if constexpr (sizeof x == 16)
         return _mm_stream_si128(static_cast<__m128i*>(to), as<__m128i>(x));
 #endif
     std::memcpy(to, &x, sizeof x);
@@ -165,11 +170,23 @@ template <class T> [[gnu::noinline]] void store_some(T* to, V x, int count) {
 }
 
 // Loads and stores of `count` neighbours, nearly always a whole vector.
-template <class T> PYALEXNET_INLINE V load_up_to(const T* from, int count) {
+template <class T> PYALEXNET_INLINE V load(const T* from, int count) {
     return count == kLanes ? load(from) : load_some(from, count);
 }
-template <class T> PYALEXNET_INLINE void store_up_to(T* to, V x, int count) {
+template <class T> PYALEXNET_INLINE void store(T* to, V x, int count) {
     count == kLanes ? store(to, x) : store_some(to, x, count);
+}
+
+// The same for integers of one or two bytes.
+template <class Int> using Narrow = std::conditional_t<sizeof(Int) == 1, Bytes8, Halves16>;
+template <class Int> PYALEXNET_INLINE Ints load_ints(const Int* from, int count) {
+    Narrow<Int> integers{};
+    std::memcpy(&integers, from, static_cast<std::size_t>(count) * sizeof(Int));
+    return widen(integers);
+}
+template <class Int> PYALEXNET_INLINE void store_ints(Int* to, Ints x, int count) {
+    const auto integers = narrow_to<Narrow<Int>>(x);
+    std::memcpy(to, &integers, static_cast<std::size_t>(count) * sizeof(Int));
 }
 
 // Where a kernel's outputs go, in runs of `width` neighbours. What no cache would keep until it is
@@ -183,9 +200,9 @@ template <class T> struct Outputs {
           pass_caches(count * std::int64_t{sizeof(T)} > kKept && width % kLanes == 0 &&
                       reinterpret_cast<std::uintptr_t>(first) % (kLanes * sizeof(T)) == 0) {}
 
-    PYALEXNET_INLINE void store(std::int64_t place, int count, V x) const {
+    PYALEXNET_INLINE void put(std::int64_t place, int count, V x) const {
         if (!pass_caches)
-            store_up_to(to + place, x, count);
+            store(to + place, x, count);
         else if constexpr (sizeof(T) == sizeof(float))
             store_past_caches(to + place, x);
         else
@@ -227,18 +244,5 @@ template <int step> PYALEXNET_INLINE void transpose_blocks(V (&rows)[kLanes]) {
 } // namespace detail
 
 PYALEXNET_INLINE void transpose(V (&rows)[kLanes]) { detail::transpose_blocks<1>(rows); }
-
-// ---------------------------------------------------------------------- one float
-
-PYALEXNET_INLINE float widen_one(float x) { return x; }
-PYALEXNET_INLINE float widen_one(bf16 x) { return as<float>(std::uint32_t{x.bits} << 16); }
-
-template <class T> PYALEXNET_INLINE T narrow_one(float x);
-template <> PYALEXNET_INLINE float narrow_one<float>(float x) { return x; }
-template <> PYALEXNET_INLINE bf16 narrow_one<bf16>(float x) {
-    const auto bits = as<std::uint32_t>(x);
-    if (x != x) return {0x7fff};
-    return {static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
-}
 
 } // namespace pyalexnet::cpu

@@ -69,18 +69,18 @@ PYALEXNET_INLINE void by_pixels(int first, int end, const PoolShape& g, Body bod
     }
 }
 
-// The gradient that a vector of channels of pixel (h, w) receives from the windows that chose it,
+// The gradient that a vector of n channels of pixel (h, w) receives from the windows that chose it,
 // so many from (p, q) on; `where` and passed(place) are those of window (0, 0) and of the window
 // `place` elements after it.
-template <class Where, class Counts, class Lanes, class Passed>
+template <class Where, class Counts, class N, class Passed>
 PYALEXNET_INLINE V received(const Where* where, int p, int q, Counts counts, int h, int w,
-                            const PoolShape& g, Lanes lanes, Passed passed) {
+                            const PoolShape& g, N n, Passed passed) {
     V sum{};
     for (int i = 0; i < counts.down(); ++i) {
         for (int j = 0; j < counts.across(); ++j) {
             const std::int64_t place = (std::int64_t{p + i} * g.out_width + q + j) * g.channels;
             const int own = (h - (p + i) * g.stride) * g.size + (w - (q + j) * g.stride);
-            const Ints chosen = lanes.load_codes(where + place) == splat(own);
+            const Ints chosen = load_ints(where + place, n) == splat(own);
             sum += select(chosen, passed(place), V{});
         }
     }

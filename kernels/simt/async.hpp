@@ -33,8 +33,7 @@ struct MbarrierState {
     std::size_t expected; // its bytes; then those begun, and those that have come
     std::size_t begun;
     std::size_t come;
-    const char* unawaited; // where a tile was begun in a phase not waited for yet
-    int unawaited_line;
+    Site unawaited; // where a tile was begun in a phase not waited for yet; file null: nowhere
     bool ended_unawaited; // whether that phase has ended
 };
 
@@ -109,14 +108,5 @@ class AsyncWork {
     std::vector<Coming> coming_;
     std::vector<std::unique_ptr<Warpgroup>> warpgroups_;
 };
-
-// Of the running block (scheduler.cpp).
-AsyncWork& async_work();
-std::string element_at(const void* address); // "full[1]", as the source has it
-unsigned threads_of_the_block();
-// The running thread resumes after a wake() of `what`; a polling one also when no other can run.
-void park(const void* what, Site site);
-void poll(const void* what, Site site);
-void wake(const void* what);
 
 } // namespace simt

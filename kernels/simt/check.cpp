@@ -17,8 +17,12 @@ Checker& checker() {
 static std::string source_line(std::uint32_t offset) { return source_lines({offset}).front(); }
 
 std::string describe(const char* verb, const Event& event) {
-    return std::string(verb) + " by block " + std::to_string(event.block) + " thread " +
-           std::to_string(event.thread) + " at " + source_line(event.pc);
+    return text(verb, " by block ", event.block, " thread ", event.thread, " at ",
+                source_line(event.pc));
+}
+
+bool of_this_block(const Event& event) {
+    return event.launch == checker().now.launch && event.block == checker().now.block;
 }
 
 // CUDA's order between an earlier access and the one that is being made: a later launch, the same
@@ -62,24 +66,21 @@ static void blame(const Event& before) {
 }
 
 std::string place(const Region& region, std::size_t element) {
-    return region.name + "[" + std::to_string(element) + "]";
+    return text(region.name, '[', element, ']');
 }
 
 // Until an asynchronous access has been waited for, not even its own thread knows how far it is.
 [[noreturn]] void report_race(const Region& region, std::size_t element, const char* verb_before,
                               const Event& before, const char* verb_now) {
     blame(before);
-    const std::string now = describe(verb_now, checker().now);
-    const std::string begun = describe("begun", before) + ", and not waited for";
-    const bool same_block =
-        before.launch == checker().now.launch && before.block == checker().now.block;
-    if (before.by == By::thread || !same_block)
-        fail("data race on " + place(region, element) + ": " + now + ", " +
-             describe(verb_before, before) + ", and no barrier orders the two");
-    if (before.by == By::wgmma)
-        fail(now + " of " + place(region, element) + ", which a wgmma still reads: " + begun);
-    fail(now + " of " + place(region, element) + ", to which a " +
-         (before.by == By::load_tile ? "load_tile" : "cp.async") + " is under way: " + begun);
+    const std::string now = describe(verb_now, checker().now), what = place(region, element);
+    if (before.by == By::thread || !of_this_block(before))
+        fail("data race on ", what, ": ", now, ", ", describe(verb_before, before),
+             ", and no barrier orders the two");
+    const std::string state = before.by == By::wgmma       ? ", which a wgmma still reads: "
+                              : before.by == By::load_tile ? ", to which a load_tile is under way: "
+                                                           : ", to which a cp.async is under way: ";
+    fail(now, " of ", what, state, describe("begun", before), ", and not waited for");
 }
 
 static void require_ordered(const Region& region, std::size_t element, const char* verb_before,
@@ -91,10 +92,10 @@ static void require_ordered(const Region& region, std::size_t element, const cha
 void require_fenced(const Region& region, std::size_t element, const char* verb_now) {
     const Event& before = region.cells[element].write;
     const Checker& c = checker();
-    if (before.launch != c.now.launch || before.block != c.now.block || !is_generic(before)) return;
+    if (!of_this_block(before) || !is_generic(before)) return;
     if (before.time <= c.view->fenced[before.actor]) return;
-    fail(describe(verb_now, c.now) + " of " + place(region, element) + ", " +
-         describe("written", before) + ", and no fence_proxy_async between the two");
+    fail(describe(verb_now, c.now), " of ", place(region, element), ", ",
+         describe("written", before), ", and no fence_proxy_async between the two");
 }
 
 // ---------------------------------------------------------------------- one element
@@ -117,34 +118,26 @@ static void keep_read(Cell& cell) {
 
 // With clocks: `event`, and those that are not ordered before it.
 static void keep_every_read(Cell& cell, const Event& event) {
-    Checker& c = checker();
     for (Event& seen : cell.reads)
         if (seen.launch != 0 && ordered(seen)) seen.launch = 0;
-    if (cell.more_reads != 0) {
-        std::vector<Event>& more = c.more_reads[cell.more_reads];
-        more.erase(std::remove_if(more.begin(), more.end(), ordered), more.end());
-    }
+    std::vector<Event>& more = cell.more_reads;
+    more.erase(std::remove_if(more.begin(), more.end(), ordered), more.end());
     for (Event& seen : cell.reads)
         if (seen.launch == 0) {
             seen = event;
             return;
         }
-    if (cell.more_reads == 0) {
-        cell.more_reads = static_cast<std::uint32_t>(c.more_reads.size());
-        c.more_reads.emplace_back();
-    }
-    c.more_reads[cell.more_reads].push_back(event);
+    more.push_back(event);
 }
 
 void read_element(Region& region, std::size_t element, const Event& event) {
     Cell& cell = region.cells[element];
     const Checker& c = checker();
-    const bool own_block = cell.write.launch == c.now.launch && cell.write.block == c.now.block;
-    const bool has_value =
-        region.device == kShared ? own_block : region.written || cell.write.launch != 0;
+    const bool has_value = region.device == kShared ? of_this_block(cell.write)
+                                                    : region.written || cell.write.launch != 0;
     if (!has_value)
-        fail("uninitialised read of " + place(region, element) + " at " + source_line(c.now.pc) +
-             ", " + where() + ": nothing has been written there yet");
+        fail("uninitialised read of ", place(region, element), " at ", source_line(c.now.pc), ", ",
+             where(), ": nothing has been written there yet");
     require_ordered(region, element, "write", cell.write, "read");
     if (event.by == By::wgmma) require_fenced(region, element, "read");
     if (c.clocks.running())
@@ -155,17 +148,14 @@ void read_element(Region& region, std::size_t element, const Event& event) {
 
 static void write_element(Region& region, std::size_t element, const Event& event) {
     Cell& cell = region.cells[element];
-    const Checker& c = checker();
-    const bool stale = region.device == kShared &&
-                       (cell.write.launch != c.now.launch || cell.write.block != c.now.block);
-    if (stale) cell = Cell{}; // another block's copy of the array
+    if (region.device == kShared && !of_this_block(cell.write))
+        cell = Cell{}; // another block's copy of the array
     require_ordered(region, element, "write", cell.write, "write");
     for (const Event& seen : cell.reads) require_ordered(region, element, "read", seen, "write");
-    if (cell.more_reads != 0)
-        for (const Event& seen : c.more_reads[cell.more_reads])
-            require_ordered(region, element, "read", seen, "write");
+    for (const Event& seen : cell.more_reads)
+        require_ordered(region, element, "read", seen, "write");
     if (event.by == By::load_tile) require_fenced(region, element, "write");
-    cell = Cell{event, {}, 0};
+    cell = Cell{event, {}, {}};
 }
 
 // ---------------------------------------------------------------------- one access
@@ -196,22 +186,23 @@ static std::ptrdiff_t distance(const Region& region, const std::byte* p) {
     for (const auto* regions : {&c.shared, &c.buffers})
         for (const Region& region : *regions)
             if (!nearest || distance(region, p) < distance(*nearest, p)) nearest = &region;
-    std::string message = "out-of-bounds " + std::string(verb) + " of " + std::to_string(bytes) +
-                          " bytes at " + source_line(c.now.pc) + ", " + where();
-    if (nearest)
-        message += ", " + std::to_string(distance(*nearest, p)) + " bytes " +
-                   (p < nearest->begin ? "before the begin of " : "after the end of ") +
-                   nearest->name + " (" + std::to_string(nearest->bytes) + " bytes)";
-    fail(message);
-}
-
-static std::uint32_t offset_of(const void* pc) {
-    return static_cast<std::uint32_t>(static_cast<const char*>(pc) - checker().module_begin);
+    const std::string what = text("out-of-bounds ", verb, " of ", bytes, " bytes at ",
+                                  source_line(c.now.pc), ", ", where());
+    if (!nearest) fail(what);
+    fail(what, ", ", distance(*nearest, p), " bytes ",
+         p < nearest->begin ? "before the begin of " : "after the end of ", nearest->name, " (",
+         nearest->bytes, " bytes)");
 }
 
 void begin_access(const void* pc) {
-    look_as(current_thread());
-    checker().now.pc = offset_of(pc);
+    look_as(this_worker().current());
+    checker().now.pc =
+        static_cast<std::uint32_t>(static_cast<const char*>(pc) - checker().module_begin);
+}
+
+void begin_clocked(const void* pc) {
+    clocks();
+    begin_access(pc);
 }
 
 Region& hold(Region* region, const std::byte* p, std::size_t bytes, const char* verb) {
@@ -225,11 +216,10 @@ static void require_access(const Region& region, bool is_write) {
     const Checker& c = checker();
     if (region.device != kShared && region.device != c.device && region.device != kHost &&
         !peers_enabled(c.device, region.device))
-        fail("a kernel on device " + std::to_string(c.device) + " touches " + region.name +
-             " of device " + std::to_string(region.device) +
-             ", to which no peer access is enabled, at " + source_line(c.now.pc));
+        fail("a kernel on device ", c.device, " touches ", region.name, " of device ",
+             region.device, ", to which no peer access is enabled, at ", source_line(c.now.pc));
     if (is_write && region.access == Access::read)
-        fail("write to the input " + region.name + " at " + source_line(c.now.pc) + ", " + where());
+        fail("write to the input ", region.name, " at ", source_line(c.now.pc), ", ", where());
 }
 
 // Whether it lies in this module itself, as a kernel's constants do. (Allowing any module would not
@@ -243,10 +233,8 @@ void access(const void* address, std::size_t bytes, bool is_write, const void* p
             const Event* event) {
     const auto* p = static_cast<const std::byte*>(address);
     Region* const found = find(p);
-    if (!found) {
-        if (belongs_to_the_thread(address)) return;
-        if (!is_write && is_constant(address)) return;
-    }
+    if (!found && this_worker().belongs_to_the_thread(address)) return;
+    if (!found && !is_write && is_constant(address)) return;
     begin_access(pc);
     Region& region = hold(found, p, bytes, is_write ? "write" : "read");
     require_access(region, is_write);

@@ -7,38 +7,47 @@
 // first.
 #pragma once
 
+#include "device.hpp"
 #include "simt.hpp"
 
+#include <sstream>
 #include <string>
 
 namespace simt {
 
-#if defined(SIMT_CHECK)
-constexpr bool kChecked = true;
-#else
-constexpr bool kChecked = false;
-#endif
+// A sentence of its parts.
+template <class... Parts> std::string text(const Parts&... parts) {
+    std::ostringstream out;
+    (out << ... << parts);
+    return out.str();
+}
 
 // Ends the launch with this message (scheduler.cpp).
 [[noreturn]] void fail(const std::string& message);
+template <class... Parts> [[noreturn]] void fail(const Parts&... parts) { fail(text(parts...)); }
 // "block (x,y,z) thread (x,y,z)" of the running thread.
 std::string where();
-// Linear number of the running thread, within its block.
-unsigned current_thread();
-// Whether the address lies in the shared memory of the running block.
-bool is_shared(const void* address);
-// Its stack, the kernel's arguments, threadIdx and the like.
-bool belongs_to_the_thread(const void* address);
 
+// The device that the calling thread launches on: the one of its session.
+int current_device();
+// Whether kernels on `device` may touch the memory of `peer`.
+bool peers_enabled(int device, int peer);
+
+// All but left_out() are called only in the checker's build.
 namespace check {
 
-#if defined(SIMT_CHECK)
+// The session's buffers, at the places where the kernel finds them.
+void declare(const Buffer& buffer, const void* placed);
+void forget_buffers();
+std::string unwritten_output(); // empty when all is written
+
 void begin_launch(unsigned threads);
 void begin_block(std::uint32_t block);
 void block_barrier();
 void warp_barrier(unsigned warp);
 void declare_shared(const SharedArray& array, const void* memory, std::size_t bytes);
 bool meet_barrier(Site site); // false: this one is left out
+inline bool left_out(Site site) { return kChecked && !meet_barrier(site); }
 
 // An access that the emulation makes for the kernel, at the line that `pc` returns to.
 void read(const void* address, std::size_t bytes, const void* pc);
@@ -65,48 +74,20 @@ void load_from(const void* address, std::size_t bytes, const void* pc);
 void begin_product(unsigned warpgroup, const void* pc);
 void read_operand(const void* address, std::size_t bytes, unsigned warpgroup, std::uint32_t number);
 void products_ended(unsigned warpgroup, std::uint32_t last);
-#else
-inline void begin_launch(unsigned) {}
-inline void begin_block(std::uint32_t) {}
-inline void block_barrier() {}
-inline void warp_barrier(unsigned) {}
-inline void declare_shared(const SharedArray&, const void*, std::size_t) {}
-inline bool meet_barrier(Site) { return true; }
-inline void read(const void*, std::size_t, const void*) {}
-inline void begin_copy(const void*, std::size_t, const void*) {}
-inline void end_copy(const void*, std::size_t, const void*) {}
-inline std::string place_of(const void*) { return "an address"; }
-inline void mbarrier_init(unsigned, const void*, const void*) {}
-inline void mbarrier_fence_init() {}
-inline void mbarrier_use(unsigned, const void*, const void*) {}
-inline void mbarrier_use_by_engine(unsigned, const void*) {}
-inline void mbarrier_arrive(unsigned) {}
-inline void mbarrier_phase_ends(unsigned) {}
-inline void mbarrier_acquire(unsigned) {}
-inline void fence() {}
-inline void tie_copy(const void*, std::size_t, unsigned, const void*) {}
-inline void load(const void*, std::size_t, unsigned, const void*) {}
-inline void load_from(const void*, std::size_t, const void*) {}
-inline void begin_product(unsigned, const void*) {}
-inline void read_operand(const void*, std::size_t, unsigned, std::uint32_t) {}
-inline void products_ended(unsigned, std::uint32_t) {}
-#endif
-
 } // namespace check
 
 namespace detail {
-
-#if !defined(SIMT_CHECK)
-inline void enter_kernel() {}
-inline void leave_kernel() {}
-#endif
 
 // Stands wherever a kernel calls the emulation: that makes none of the kernel's own accesses, but
 // may run an instrumented kernel file's copy of a library template. A report never returns, and
 // leaves the hooks off.
 struct OutsideKernel {
-    OutsideKernel() { leave_kernel(); }
-    ~OutsideKernel() { enter_kernel(); }
+    OutsideKernel() {
+        if (kChecked) leave_kernel();
+    }
+    ~OutsideKernel() {
+        if (kChecked) enter_kernel();
+    }
 };
 
 } // namespace detail

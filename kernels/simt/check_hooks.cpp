@@ -67,10 +67,9 @@ void __ubsan_handle_type_mismatch_v1(TypeMismatch* mismatch, void* address) {
     if (!active) return;
     const simt::detail::OutsideKernel outside;
     const std::string file(mismatch->file);
-    simt::fail("misaligned access to " + simt::check::place_of(address) +
-               ", which should be a multiple of " + std::to_string(1u << mismatch->log_alignment) +
-               " bytes, at " + file.substr(file.rfind('/') + 1) + ":" +
-               std::to_string(mismatch->line) + ", " + simt::where());
+    simt::fail("misaligned access to ", simt::check::place_of(address),
+               ", which should be a multiple of ", 1u << mismatch->log_alignment, " bytes, at ",
+               file.substr(file.rfind('/') + 1), ':', mismatch->line, ", ", simt::where());
 }
 void __ubsan_handle_type_mismatch_v1_abort(TypeMismatch* mismatch, void* address) {
     __ubsan_handle_type_mismatch_v1(mismatch, address);

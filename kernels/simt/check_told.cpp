@@ -1,28 +1,15 @@
 // What the scheduler and the emulated instructions tell the checker.
 #include "checker.hpp"
 
-#include <cstdio>
-
 namespace simt::check {
 
 // ---------------------------------------------------------------------- launches and blocks
 
-namespace {
-void forget_more_reads() {
-    Checker& c = checker();
-    c.more_reads.resize(1);
-    for (Region& region : c.buffers)
-        for (Cell& cell : region.cells) cell.more_reads = 0;
-}
-} // namespace
-
 void begin_launch(unsigned threads) {
     Checker& c = checker();
     c.threads = threads;
-    if (c.lint) c.lint->end_launch();
     c.shared.clear();
     c.last = nullptr;
-    if (c.more_reads.size() > 1) forget_more_reads();
     ++c.now.launch;
     c.device = current_device();
 }
@@ -65,10 +52,8 @@ void declare_shared(const SharedArray& array, const void* memory, std::size_t by
 std::string place_of(const void* address) {
     const auto* p = static_cast<const std::byte*>(address);
     if (const Region* region = find(p))
-        return region->name + " + " + std::to_string(p - region->begin) + " bytes";
-    char text[32];
-    std::snprintf(text, sizeof text, "%p", address);
-    return text;
+        return text(region->name, " + ", p - region->begin, " bytes");
+    return text(address);
 }
 
 void read(const void* address, std::size_t bytes, const void* pc) {
@@ -87,7 +72,7 @@ namespace {
 void replace_write(const void* address, std::size_t bytes, const Event& event) {
     Region& region = *find(static_cast<const std::byte*>(address));
     for_elements(region, address, bytes,
-                 [&](std::size_t element) { region.cells[element] = Cell{event, {}, 0}; });
+                 [&](std::size_t element) { region.cells[element] = Cell{event, {}, {}}; });
 }
 } // namespace
 
@@ -106,18 +91,15 @@ void mbarrier_init(unsigned barrier, const void* address, const void* pc) {
 }
 
 void mbarrier_fence_init() {
-    clocks();
-    begin_access(nullptr);
+    begin_clocked(nullptr);
     Checker& c = checker();
     for (unsigned barrier = 0; barrier < kMbarriers; ++barrier)
-        if (c.inits[barrier].launch == c.now.launch && c.inits[barrier].block == c.now.block &&
-            c.inits[barrier].thread == c.now.thread)
+        if (of_this_block(c.inits[barrier]) && c.inits[barrier].thread == c.now.thread)
             c.told[barrier] = c.now;
 }
 
 void mbarrier_use(unsigned barrier, const void* address, const void* pc) {
-    clocks();
-    begin_access(pc);
+    begin_clocked(pc);
     const Event& init = checker().inits[barrier];
     if (ordered(init)) return;
     const Region& region = *find(static_cast<const std::byte*>(address));
@@ -131,15 +113,15 @@ void mbarrier_use_by_engine(unsigned barrier, const void* address) {
     const Event& told = c.told[barrier];
     if ((told.launch != 0 && ordered(told)) || init.time <= c.view->fenced[init.actor]) return;
     const Region& region = *find(static_cast<const std::byte*>(address));
-    fail(describe("used", c.now) + " of " + place(region, element_of(region, address)) +
-         " for a load_tile, " + describe("initialised", init) +
+    fail(describe("used", c.now), " of ", place(region, element_of(region, address)),
+         " for a load_tile, ", describe("initialised", init),
          ", and no mbarrier_fence_init between the two");
 }
 
-void mbarrier_arrive(unsigned barrier) { clocks().arrive(barrier, current_thread()); }
+void mbarrier_arrive(unsigned barrier) { clocks().arrive(barrier, this_worker().current()); }
 void mbarrier_phase_ends(unsigned barrier) { clocks().end_phase(barrier); }
-void mbarrier_acquire(unsigned barrier) { clocks().acquire(barrier, current_thread()); }
-void fence() { clocks().fence(current_thread()); }
+void mbarrier_acquire(unsigned barrier) { clocks().acquire(barrier, this_worker().current()); }
+void fence() { clocks().fence(this_worker().current()); }
 
 // A copy's bytes come with the end of the barrier's phase.
 void tie_copy(const void* address, std::size_t bytes, unsigned barrier, const void* pc) {
@@ -157,8 +139,7 @@ void load(const void* address, std::size_t bytes, unsigned barrier, const void* 
 }
 
 void load_from(const void* address, std::size_t bytes, const void* pc) {
-    clocks();
-    begin_access(pc);
+    begin_clocked(pc);
     const Event event = checker().now;
     access(address, bytes, false, pc, &event);
     Region& region = *find(static_cast<const std::byte*>(address));
@@ -167,8 +148,7 @@ void load_from(const void* address, std::size_t bytes, const void* pc) {
 }
 
 void begin_product(unsigned warpgroup, const void* pc) {
-    clocks();
-    begin_access(pc);
+    begin_clocked(pc);
     Checker& c = checker();
     c.common = c.clocks.of_warpgroup(warpgroup);
 }
@@ -188,7 +168,7 @@ void read_operand(const void* address, std::size_t bytes, unsigned warpgroup,
 }
 
 void products_ended(unsigned warpgroup, std::uint32_t last) {
-    clocks().products_ended(warpgroup, last, current_thread());
+    clocks().products_ended(warpgroup, last, this_worker().current());
 }
 
 bool meet_barrier(Site site) {
@@ -224,8 +204,7 @@ std::string unwritten_output() {
     for (const Region& region : checker().buffers) {
         if (region.access != Access::write) continue;
         for (std::size_t e = 0; e < region.cells.size(); ++e)
-            if (region.cells[e].write.launch == 0)
-                return region.name + "[" + std::to_string(e) + "] was never written";
+            if (region.cells[e].write.launch == 0) return place(region, e) + " was never written";
     }
     return "";
 }
@@ -237,7 +216,7 @@ namespace simt {
 std::vector<std::string> barriers_met() {
     std::vector<std::string> names;
     for (const auto& [file, line] : check::checker().barriers)
-        names.push_back(file + ":" + std::to_string(line));
+        names.push_back(text(file, ':', line));
     return names;
 }
 

@@ -2,12 +2,10 @@
 // the emulation tells it, check_hooks.cpp what the compiler does.
 #pragma once
 
-#include "check.hpp"
 #include "clocks.hpp"
-#include "device.hpp"
 #include "lint.hpp"
-#include "memory.hpp"
 #include "source_lines.hpp"
+#include "worker.hpp"
 
 #include <array>
 #include <memory>
@@ -46,6 +44,9 @@ inline bool same_warp(const Event& a, const Event& b) {
     return a.block == b.block && a.thread / 32 == b.thread / 32;
 }
 
+// Whether it belongs to the running block of the present launch.
+bool of_this_block(const Event& event);
+
 // Whether the tensor cores and the copy engine see it only after a fence.
 inline bool is_generic(const Event& event) {
     return event.by == By::thread || event.by == By::tied_cp_async;
@@ -57,7 +58,7 @@ inline bool is_generic(const Event& event) {
 struct Cell {
     Event write;
     Event reads[2];
-    std::uint32_t more_reads; // which of the checker's lists has the rest; 0: there are none
+    std::vector<Event> more_reads;
 };
 
 // ---------------------------------------------------------------------- what may be touched
@@ -81,7 +82,6 @@ struct Checker {
     std::vector<Region> buffers; // of the session
     std::vector<Region> shared;  // of the launch
     Region* last = nullptr;      // where the last access fell: the next one usually does too
-    std::vector<std::vector<Event>> more_reads{1};
     Event now{};
     std::array<std::uint32_t, 32> warp_epochs{};
     std::array<Time, 32> times_at_barrier{}; // of each warp's threads, at the last __syncthreads
@@ -146,6 +146,8 @@ void access(const void* address, std::size_t bytes, bool is_write, const void* p
 
 // Only clocks can tell what mbarriers and asynchronous copies order: started at the first one.
 Clocks& clocks();
+// As begin_access, with clocks.
+void begin_clocked(const void* pc);
 
 // An event of the running thread, carried out by another actor and over at that actor's time.
 Event event_of(By by, unsigned actor, Time time, const void* pc);

@@ -44,19 +44,10 @@ class Copies {
         return std::exchange(copies_, {});
     }
 
-    void forget() {
-        copies_.clear();
-        groups_.clear();
-        committed_ = 0;
-    }
-
   private:
     std::vector<Copy> copies_;
     std::vector<std::size_t> groups_; // their sizes
     std::size_t committed_ = 0;       // copies that belong to a group
 };
-
-// Those of the running thread (scheduler.cpp).
-Copies& copies_of_the_thread();
 
 } // namespace simt

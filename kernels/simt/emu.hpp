@@ -13,28 +13,13 @@
 #include <cstring>
 #include <tuple>
 
-// ---------------------------------------------------------------------- where a thread stands
-
 namespace simt {
-
-class Scheduler;
-
-// What a CUDA thread reads of itself. POD in initial-exec TLS: an access is one instruction.
-struct Self {
-    uint3 thread;
-    uint3 block;
-    uint3 threads;
-    uint3 blocks;
-    Scheduler* scheduler;
-};
-extern __thread Self self __attribute__((tls_model("initial-exec")));
-
+#if defined(SIMT_CHECK)
+constexpr bool kChecked = true;
+#else
+constexpr bool kChecked = false;
+#endif
 } // namespace simt
-
-#define threadIdx (::simt::self.thread)
-#define blockIdx (::simt::self.block)
-#define blockDim (::simt::self.threads)
-#define gridDim (::simt::self.blocks)
 
 // ---------------------------------------------------------------------- barriers and shuffles
 
@@ -78,26 +63,18 @@ template <class T> T shuffle(std::uint32_t lanes, T value, unsigned source, Site
 } // namespace simt
 
 // Each takes the call's own line by default, so that a report can name it.
-#define SIMT_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
-
-inline void __syncthreads(SIMT_SITE) { simt::block_barrier({file, line}); }
-inline void __syncwarp(std::uint32_t lanes = 0xffffffffu, SIMT_SITE) {
-    simt::warp_barrier(lanes, {file, line});
+inline void __syncthreads(simt::Site site = simt::Site::here()) { simt::block_barrier(site); }
+inline void __syncwarp(std::uint32_t lanes = 0xffffffffu, simt::Site site = simt::Site::here()) {
+    simt::warp_barrier(lanes, site);
 }
-template <class T> T __shfl_sync(std::uint32_t lanes, T value, int source, SIMT_SITE) {
-    return simt::shuffle(lanes, value, static_cast<unsigned>(source) & 31u, {file, line});
+template <class T>
+T __shfl_sync(std::uint32_t lanes, T value, int source, simt::Site site = simt::Site::here()) {
+    return simt::shuffle(lanes, value, static_cast<unsigned>(source) & 31u, site);
 }
-template <class T> T __shfl_xor_sync(std::uint32_t lanes, T value, int mask, SIMT_SITE) {
-    return simt::shuffle(lanes, value, simt::lane_id() ^ static_cast<unsigned>(mask), {file, line});
+template <class T>
+T __shfl_xor_sync(std::uint32_t lanes, T value, int mask, simt::Site site = simt::Site::here()) {
+    return simt::shuffle(lanes, value, simt::lane_id() ^ static_cast<unsigned>(mask), site);
 }
-template <class T> T __shfl_down_sync(std::uint32_t lanes, T value, unsigned delta, SIMT_SITE) {
-    return simt::shuffle(lanes, value, simt::lane_id() + delta, {file, line});
-}
-template <class T> T __shfl_up_sync(std::uint32_t lanes, T value, unsigned delta, SIMT_SITE) {
-    return simt::shuffle(lanes, value, simt::lane_id() - delta, {file, line});
-}
-#undef SIMT_SITE
-
 // ---------------------------------------------------------------------- shared memory
 
 namespace simt {
@@ -111,7 +88,6 @@ struct SharedArray {
 };
 
 void* shared_memory(const SharedArray& array); // the current block's copy
-void* dynamic_shared_memory(const SharedArray& array);
 
 } // namespace simt
 
@@ -122,13 +98,15 @@ void* dynamic_shared_memory(const SharedArray& array);
 
 #define SIMT_DYN_SHARED(type, name)                                                                \
     static const ::simt::SharedArray name##_shared = {#name, 0, sizeof(type)};                     \
-    type* const name = static_cast<type*>(::simt::dynamic_shared_memory(name##_shared))
+    type* const name = static_cast<type*>(::simt::shared_memory(name##_shared))
 
 // ---------------------------------------------------------------------- launching
 
 namespace simt {
 
 struct Grid;
+
+constexpr unsigned kMaxThreads = 1024;
 
 // The part of the scheduler that a launch's row loop needs inline.
 class Scheduler {
@@ -141,7 +119,7 @@ class Scheduler {
         return true;
     }
     void finish_current() {
-        state_[current_] = State::exited;
+        states_[current_] = State::exited;
         ++exited_;
     }
 
@@ -150,24 +128,23 @@ class Scheduler {
         at_block_barrier,
         at_warp_barrier,
         at_exchange,
-        parked,  // until something comes
-        polling, // likewise, or until no other can go on
+        parked, // until something comes
         exited
     };
 
   protected:
     void become(unsigned thread) {
         current_ = thread;
-        self.thread = positions_[thread];
+        self.thread = position_of_[thread];
     }
 
     unsigned started_ = 0;
     unsigned total_ = 0;
     unsigned exited_ = 0;
     unsigned current_ = 0;
-    State* state_ = nullptr;
+    State states_[kMaxThreads];
+    uint3 position_of_[kMaxThreads];       // threadIdx of each
     const std::uint16_t* order_ = nullptr; // a permutation of the threads; none in natural order
-    const uint3* positions_ = nullptr;     // threadIdx of each
 };
 
 namespace detail {
@@ -188,13 +165,9 @@ void leave_kernel();
 template <auto kernel, class... Arguments> void rows(const void* arguments) {
     const auto& tuple = *static_cast<const std::tuple<Arguments...>*>(arguments);
     while (self.scheduler->start_next()) {
-#if defined(SIMT_CHECK)
-        enter_kernel();
-#endif
+        if (kChecked) enter_kernel();
         std::apply([](auto... each) { kernel(each...); }, tuple);
-#if defined(SIMT_CHECK)
-        leave_kernel();
-#endif
+        if (kChecked) leave_kernel();
         self.scheduler->finish_current();
     }
 }

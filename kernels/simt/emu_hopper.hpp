@@ -18,16 +18,13 @@ struct alignas(8) Mbarrier {
     std::uint64_t state; // which of the block's barriers it is
 };
 
-#define SIMT_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
-
-void mbarrier_init(Mbarrier& barrier, unsigned arrivals, SIMT_SITE);
-void mbarrier_fence_init(SIMT_SITE);
-void mbarrier_arrive(Mbarrier& barrier, SIMT_SITE);
-void mbarrier_arrive_expect(Mbarrier& barrier, unsigned bytes, SIMT_SITE);
-bool mbarrier_try_wait(Mbarrier& barrier, unsigned parity, SIMT_SITE);
-void mbarrier_wait(Mbarrier& barrier, unsigned parity, SIMT_SITE);
-void cp_async_mbarrier_arrive(Mbarrier& barrier, SIMT_SITE);
-void fence_proxy_async(SIMT_SITE);
+void mbarrier_init(Mbarrier& barrier, unsigned arrivals, Site site = Site::here());
+void mbarrier_fence_init(Site site = Site::here());
+void mbarrier_arrive(Mbarrier& barrier, Site site = Site::here());
+void mbarrier_arrive_expect(Mbarrier& barrier, unsigned bytes, Site site = Site::here());
+void mbarrier_wait(Mbarrier& barrier, unsigned parity, Site site = Site::here());
+void cp_async_mbarrier_arrive(Mbarrier& barrier, Site site = Site::here());
+void fence_proxy_async(Site site = Site::here());
 
 struct TensorMap {
     const std::byte* matrix;
@@ -38,7 +35,7 @@ struct TensorMap {
 TensorMap tensor_map(const void* matrix, std::int64_t rows, std::int64_t columns,
                      std::int64_t row_elements, int tile_rows);
 void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
-               SIMT_SITE);
+               Site site = Site::here());
 
 template <Major> struct Operand {
     const void* element;
@@ -62,18 +59,18 @@ void wait_for_products(std::size_t groups_left, Site site);
 
 } // namespace detail
 
-void wgmma_fence(SIMT_SITE);
-void wgmma_commit(SIMT_SITE);
+void wgmma_fence(Site site = Site::here());
+void wgmma_commit(Site site = Site::here());
 
 template <int n, Major of_a, Major of_b> __attribute__((noinline)) void
-wgmma(float (&d)[n / 2], Operand<of_a> a, Operand<of_b> b, SIMT_SITE) {
+wgmma(float (&d)[n / 2], Operand<of_a> a, Operand<of_b> b, Site site = Site::here()) {
     static_assert(n % 8 == 0 && n >= 8 && n <= 256, "");
-    detail::begin_product(d, {a.element, a.next, of_a, 64}, {b.element, b.next, of_b, n},
-                          {file, line}, __builtin_return_address(0));
+    detail::begin_product(d, {a.element, a.next, of_a, 64}, {b.element, b.next, of_b, n}, site,
+                          __builtin_return_address(0));
 }
 
-template <int left, int count> void wgmma_wait(float (&)[count], SIMT_SITE) {
-    detail::wait_for_products(left, {file, line});
+template <int left, int count> void wgmma_wait(float (&)[count], Site site = Site::here()) {
+    detail::wait_for_products(left, site);
 }
 
 template <int count> void lower_registers() {
@@ -82,7 +79,5 @@ template <int count> void lower_registers() {
 template <int count> void raise_registers() {
     static_assert(count % 8 == 0 && count >= 24 && count <= 256, "");
 }
-
-#undef SIMT_SITE
 
 } // namespace simt

@@ -10,23 +10,19 @@
 
 namespace simt {
 
-void cp_async_16(void* shared, const void* global, bool inside, const char* file = __builtin_FILE(),
-                 int line = __builtin_LINE());
+void cp_async_16(void* shared, const void* global, bool inside, Site site = Site::here());
 void cp_async_commit();
-void ldmatrix_x4(std::uint32_t (&r)[4], const void* row, const char* file = __builtin_FILE(),
-                 int line = __builtin_LINE());
-void ldmatrix_x4_trans(std::uint32_t (&r)[4], const void* row, const char* file = __builtin_FILE(),
-                       int line = __builtin_LINE());
+void ldmatrix_x4(std::uint32_t (&r)[4], const void* row, Site site = Site::here());
+void ldmatrix_x4_trans(std::uint32_t (&r)[4], const void* row, Site site = Site::here());
 void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
-                  const char* file = __builtin_FILE(), int line = __builtin_LINE());
+                  Site site = Site::here());
 
 namespace detail {
 void wait_for_copies(std::size_t groups_left, Site site);
 } // namespace detail
 
-template <int left>
-void cp_async_wait(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-    detail::wait_for_copies(left, {file, line});
+template <int left> void cp_async_wait(Site site = Site::here()) {
+    detail::wait_for_copies(left, site);
 }
 
 } // namespace simt

@@ -6,46 +6,32 @@
 
 #include <sys/mman.h>
 
+// simt_switch_fiber, by its instructions.
+#define SIMT_SWITCH(instructions)                                                                  \
+    asm(".text\n.hidden simt_switch_fiber\n.globl simt_switch_fiber\n"                             \
+        ".type simt_switch_fiber, %function\nsimt_switch_fiber:" instructions                      \
+        ".size simt_switch_fiber, .-simt_switch_fiber\n")
+
 #if defined(__x86_64__)
 
-asm(R"(
-    .text
-    .hidden simt_switch_fiber
-    .globl simt_switch_fiber
-    .type simt_switch_fiber, @function
-simt_switch_fiber:
-    pushq %rbp
-    pushq %rbx
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
+SIMT_SWITCH(R"(
+.irp register, rbp, rbx, r12, r13, r14, r15
+    pushq %\register
+.endr
     movq %rsp, (%rdi)
     movq %rsi, %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbx
-    popq %rbp
-    popq %rcx
+.irp register, r15, r14, r13, r12, rbx, rbp, rcx
+    popq %\register
+.endr
     jmp *%rcx
-    .size simt_switch_fiber, .-simt_switch_fiber
 )");
 
-namespace {
 constexpr std::size_t kFrameWords = 8; // six registers, the return address, the caller's slot
 constexpr std::size_t kReturnWord = 6;
-} // namespace
 
 #elif defined(__aarch64__)
 
-asm(R"(
-    .text
-    .hidden simt_switch_fiber
-    .globl simt_switch_fiber
-    .type simt_switch_fiber, %function
-simt_switch_fiber:
+SIMT_SWITCH(R"(
     sub sp, sp, #160
     stp x19, x20, [sp, #0]
     stp x21, x22, [sp, #16]
@@ -72,13 +58,10 @@ simt_switch_fiber:
     ldp d14, d15, [sp, #144]
     add sp, sp, #160
     ret
-    .size simt_switch_fiber, .-simt_switch_fiber
 )");
 
-namespace {
 constexpr std::size_t kFrameWords = 20; // x19 to x30, d8 to d15
 constexpr std::size_t kReturnWord = 11; // x30
-} // namespace
 
 #else
 #error                                                                                             \

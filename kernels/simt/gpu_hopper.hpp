@@ -59,19 +59,14 @@ __device__ __forceinline__ void mbarrier_arrive_expect(Mbarrier& barrier, unsign
                 "r"(bytes) : "memory");
 }
 
-__device__ __forceinline__ bool mbarrier_try_wait(Mbarrier& barrier, unsigned parity) {
-    unsigned ended = 0;
-    SIMT_HOPPER("{\n"
-                ".reg .pred ended;\n"
-                "mbarrier.try_wait.parity.shared::cta.b64 ended, [%1], %2;\n"
-                "selp.u32 %0, 1, 0, ended;\n"
-                "}\n" : "=r"(ended) : "r"(detail::shared_address(&barrier)),
-                "r"(parity) : "memory");
-    return ended != 0;
-}
-
 __device__ __forceinline__ void mbarrier_wait(Mbarrier& barrier, unsigned parity) {
-    while (!mbarrier_try_wait(barrier, parity)) {}
+    for (unsigned ended = 0; !ended;)
+        SIMT_HOPPER("{\n"
+                    ".reg .pred ended;\n"
+                    "mbarrier.try_wait.parity.shared::cta.b64 ended, [%1], %2;\n"
+                    "selp.u32 %0, 1, 0, ended;\n"
+                    "}\n" : "=r"(ended) : "r"(detail::shared_address(&barrier)),
+                    "r"(parity) : "memory");
 }
 
 __device__ __forceinline__ void cp_async_mbarrier_arrive(Mbarrier& barrier) {

@@ -2,7 +2,6 @@
 // when no thread can go on without them. Products are in wgmma.cpp.
 #include "hopper.hpp"
 
-#include "async.hpp"
 #include "refusals.hpp"
 
 #include <algorithm>
@@ -17,22 +16,23 @@ constexpr std::size_t kMaxBytes = (1u << 20) - 1; // that a phase can expect
 
 // ---------------------------------------------------------------------- barriers
 
+std::string element_at(const void* address) { return this_worker().element_at(address); }
+
 MbarrierState& used(const Mbarrier& barrier, Site site, const void* pc) {
-    MbarrierState* const state = is_shared(&barrier) ? async_work().find(barrier) : nullptr;
+    Worker& worker = this_worker();
+    MbarrierState* const state =
+        worker.in_the_arena(&barrier) ? worker.async().find(barrier) : nullptr;
     if (!state)
-        fail(element_at(&barrier) + " is no mbarrier: mbarrier_init has not been called" +
-             at(site));
-    check::mbarrier_use(state->index, &barrier, pc);
+        fail(element_at(&barrier), " is no mbarrier: mbarrier_init has not been called", at(site));
+    if (kChecked) check::mbarrier_use(state->index, &barrier, pc);
     return *state;
 }
 
-std::string bytes(std::size_t count) { return std::to_string(count) + " bytes"; }
-
 void refuse_more_bytes(const MbarrierState& state) {
     if (state.missing == 0 && state.begun > state.expected)
-        fail(element_at(state.where) + " expects " + bytes(state.expected) + " in its phase " +
-             std::to_string(state.phase) + ", to which tiles of " + bytes(state.begun) +
-             " come, the last begun at " + place({state.unawaited, state.unawaited_line}));
+        fail(element_at(state.where), " expects ", state.expected, " bytes in its phase ",
+             state.phase, ", to which tiles of ", state.begun, " bytes come, the last begun at ",
+             place(state.unawaited));
 }
 
 void end_phase_if_complete(MbarrierState& state) {
@@ -41,105 +41,85 @@ void end_phase_if_complete(MbarrierState& state) {
     ++state.phase;
     state.missing = state.arrivals;
     state.expected = state.begun = state.come = 0;
-    state.ended_unawaited = state.unawaited != nullptr;
-    check::mbarrier_phase_ends(state.index);
-    wake(&state);
+    state.ended_unawaited = state.unawaited.file != nullptr;
+    if (kChecked) check::mbarrier_phase_ends(state.index);
+    this_worker().wake(&state);
 }
 
 void count_arrival(MbarrierState& state) {
     if (state.missing == 0)
-        fail(element_at(state.where) + " takes " + std::to_string(state.arrivals) +
-             " arrivals in a phase, and phase " + std::to_string(state.phase) +
-             " gets one more, by " + where());
+        fail(element_at(state.where), " takes ", state.arrivals, " arrivals in a phase, and phase ",
+             state.phase, " gets one more, by ", where());
     --state.missing;
     end_phase_if_complete(state);
 }
 
-bool has_ended(const MbarrierState& state, unsigned parity) {
-    return state.phase % 2 != parity % 2;
+void arrive(MbarrierState& state) {
+    if (kChecked) check::mbarrier_arrive(state.index);
+    count_arrival(state);
 }
 
 void acquire(MbarrierState& state) {
-    if (state.ended_unawaited) {
-        state.unawaited = nullptr;
-        state.ended_unawaited = false;
-    }
-    check::mbarrier_acquire(state.index);
+    if (state.ended_unawaited) state.unawaited = {};
+    state.ended_unawaited = false;
+    if (kChecked) check::mbarrier_acquire(state.index);
 }
 
 } // namespace
 
-void mbarrier_init(Mbarrier& barrier, unsigned arrivals, const char* file, int line) {
+void mbarrier_init(Mbarrier& barrier, unsigned arrivals, Site site) {
     const detail::OutsideKernel outside;
-    const Site site{file, line};
     require_multiple(&barrier, sizeof barrier, site);
     require_shared(&barrier, site);
     if (arrivals == 0 || arrivals > kMaxArrivals)
-        fail("an mbarrier takes 1 to " + std::to_string(kMaxArrivals) + " arrivals, not " +
-             std::to_string(arrivals) + at(site));
-    const MbarrierState* const state = async_work().init(barrier, arrivals);
-    if (!state)
-        fail("a block has at most " + std::to_string(kMaxMbarriers) + " mbarriers here" + at(site));
-    check::mbarrier_init(state->index, &barrier, __builtin_return_address(0));
+        fail("an mbarrier takes 1 to ", kMaxArrivals, " arrivals, not ", arrivals, at(site));
+    const MbarrierState* const state = this_worker().async().init(barrier, arrivals);
+    if (!state) fail("a block has at most ", kMaxMbarriers, " mbarriers here", at(site));
+    if (kChecked) check::mbarrier_init(state->index, &barrier, __builtin_return_address(0));
 }
 
-void mbarrier_fence_init(const char* file, int line) {
+void mbarrier_fence_init(Site site) {
     const detail::OutsideKernel outside;
-    if (kChecked && !check::meet_barrier({file, line})) return;
-    check::mbarrier_fence_init();
+    if (kChecked && !check::left_out(site)) check::mbarrier_fence_init();
 }
 
-void mbarrier_arrive(Mbarrier& barrier, const char* file, int line) {
+void mbarrier_arrive(Mbarrier& barrier, Site site) {
     const detail::OutsideKernel outside;
-    MbarrierState& state = used(barrier, {file, line}, __builtin_return_address(0));
-    check::mbarrier_arrive(state.index);
-    count_arrival(state);
+    arrive(used(barrier, site, __builtin_return_address(0)));
 }
 
-void mbarrier_arrive_expect(Mbarrier& barrier, unsigned count, const char* file, int line) {
+void mbarrier_arrive_expect(Mbarrier& barrier, unsigned count, Site site) {
     const detail::OutsideKernel outside;
-    const Site site{file, line};
     MbarrierState& state = used(barrier, site, __builtin_return_address(0));
     state.expected += count;
     if (state.expected > kMaxBytes)
-        fail("a phase of " + element_at(&barrier) + " can expect " + bytes(kMaxBytes) + ", not " +
-             bytes(state.expected) + at(site));
-    check::mbarrier_arrive(state.index);
-    count_arrival(state);
+        fail("a phase of ", element_at(&barrier), " can expect ", kMaxBytes, " bytes, not ",
+             state.expected, " bytes", at(site));
+    arrive(state);
 }
 
-bool mbarrier_try_wait(Mbarrier& barrier, unsigned parity, const char* file, int line) {
+void mbarrier_wait(Mbarrier& barrier, unsigned parity, Site site) {
     const detail::OutsideKernel outside;
-    const Site site{file, line};
+    if (check::left_out(site)) return;
     MbarrierState& state = used(barrier, site, __builtin_return_address(0));
-    if (!has_ended(state, parity)) poll(&state, site);
-    if (!has_ended(state, parity)) return false;
-    acquire(state);
-    return true;
-}
-
-void mbarrier_wait(Mbarrier& barrier, unsigned parity, const char* file, int line) {
-    const detail::OutsideKernel outside;
-    const Site site{file, line};
-    if (kChecked && !check::meet_barrier(site)) return;
-    MbarrierState& state = used(barrier, site, __builtin_return_address(0));
-    while (!has_ended(state, parity)) park(&state, site);
+    while (state.phase % 2 == parity % 2)
+        this_worker().wait(Scheduler::State::parked, {site, 0, &state});
     acquire(state);
 }
 
-void cp_async_mbarrier_arrive(Mbarrier& barrier, const char* file, int line) {
+void cp_async_mbarrier_arrive(Mbarrier& barrier, Site site) {
     const detail::OutsideKernel outside;
-    MbarrierState& state = used(barrier, {file, line}, __builtin_return_address(0));
-    Coming coming{&state, nullptr, {}, 0, 0, copies_of_the_thread().take()};
-    for (const Copy& copy : coming.copies)
-        check::tie_copy(copy.to, kCopyBytes, state.index, copy.pc);
-    async_work().begin(std::move(coming));
+    MbarrierState& state = used(barrier, site, __builtin_return_address(0));
+    Coming coming{&state, nullptr, {}, 0, 0, this_worker().copies().take()};
+    if (kChecked)
+        for (const Copy& copy : coming.copies)
+            check::tie_copy(copy.to, kCopyBytes, state.index, copy.pc);
+    this_worker().async().begin(std::move(coming));
 }
 
-void fence_proxy_async(const char* file, int line) {
+void fence_proxy_async(Site site) {
     const detail::OutsideKernel outside;
-    if (kChecked && !check::meet_barrier({file, line})) return;
-    check::fence();
+    if (kChecked && !check::left_out(site)) check::fence();
 }
 
 // ---------------------------------------------------------------------- tiles
@@ -149,9 +129,8 @@ TensorMap tensor_map(const void* matrix, std::int64_t rows, std::int64_t columns
     const std::int64_t row_bytes = row_elements * 2;
     if (reinterpret_cast<std::uintptr_t>(matrix) % 16 != 0 || row_bytes % 16 != 0 || rows < 1 ||
         columns < 1 || row_elements < columns || tile_rows < 1 || tile_rows > kMaxTileRows)
-        throw Error("no tensor map of " + std::to_string(rows) + " x " + std::to_string(columns) +
-                    " bf16, " + std::to_string(row_elements) + " a row, in tiles of " +
-                    std::to_string(tile_rows) + " rows");
+        throw Error(text("no tensor map of ", rows, " x ", columns, " bf16, ", row_elements,
+                         " a row, in tiles of ", tile_rows, " rows"));
     return {static_cast<const std::byte*>(matrix), rows, columns, row_bytes, tile_rows};
 }
 
@@ -185,27 +164,25 @@ void deliver_tile(const Coming& tile) {
 
 // Until it has come, the tile holds NaN.
 void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
-               const char* file, int line) {
+               Site site) {
     const detail::OutsideKernel outside;
-    const Site site{file, line};
     const void* const pc = __builtin_return_address(0);
     const unsigned count = tile_bytes(map.tile_rows);
     require_shared(shared, site);
     require_multiple(shared, kTileAlignment, site);
     MbarrierState& state = used(barrier, site, pc);
-    check::mbarrier_use_by_engine(state.index, &barrier);
-    check::load(shared, count, state.index, pc);
-    for_rows(map, row, column, [&](int, const std::byte* from, std::size_t, std::size_t some) {
-        if (some > 0) check::load_from(from, some, pc);
-    });
+    if (kChecked) {
+        check::mbarrier_use_by_engine(state.index, &barrier);
+        check::load(shared, count, state.index, pc);
+        for_rows(map, row, column, [&](int, const std::byte* from, std::size_t, std::size_t some) {
+            if (some > 0) check::load_from(from, some, pc);
+        });
+    }
     std::memset(shared, 0xff, count);
     state.begun += count;
-    if (!state.unawaited || !state.ended_unawaited) {
-        state.unawaited = site.file;
-        state.unawaited_line = site.line;
-    }
+    if (!state.ended_unawaited) state.unawaited = site;
     refuse_more_bytes(state);
-    async_work().begin({&state, static_cast<std::byte*>(shared), map, row, column, {}});
+    this_worker().async().begin({&state, static_cast<std::byte*>(shared), map, row, column, {}});
 }
 
 // ---------------------------------------------------------------------- what is in flight
@@ -217,20 +194,15 @@ void AsyncWork::forget() {
 }
 
 MbarrierState* AsyncWork::init(Mbarrier& barrier, unsigned arrivals) {
-    MbarrierState* state = find(barrier);
-    if (!state) {
-        if (mbarrier_count_ == kMaxMbarriers) return nullptr;
-        state = &mbarriers_[mbarrier_count_];
-        *state = {};
-        state->index = mbarrier_count_++;
-    }
-    const unsigned index = state->index;
-    *state = {};
-    state->where = &barrier;
-    state->index = index;
-    state->arrivals = state->missing = arrivals;
+    const MbarrierState* const before = find(barrier);
+    if (!before && mbarrier_count_ == kMaxMbarriers) return nullptr;
+    const unsigned index = before ? before->index : mbarrier_count_++;
+    MbarrierState& state = mbarriers_[index] = {};
+    state.where = &barrier;
+    state.index = index;
+    state.arrivals = state.missing = arrivals;
     barrier.state = kMark | index;
-    return state;
+    return &state;
 }
 
 MbarrierState* AsyncWork::find(const Mbarrier& barrier) {
@@ -259,13 +231,10 @@ Warpgroup& AsyncWork::warpgroup(unsigned index) {
 }
 
 std::string AsyncWork::left_behind() const {
-    for (unsigned i = 0; i < mbarrier_count_; ++i) {
-        const MbarrierState& state = mbarriers_[i];
-        if (state.unawaited)
-            return "the block ends, and nobody has waited for the load_tile begun at " +
-                   place({state.unawaited, state.unawaited_line}) + ", by " +
-                   element_at(state.where);
-    }
+    for (unsigned i = 0; i < mbarrier_count_; ++i)
+        if (const MbarrierState& state = mbarriers_[i]; state.unawaited.file)
+            return text("the block ends, and nobody has waited for the load_tile begun at ",
+                        place(state.unawaited), ", by ", element_at(state.where));
     return "";
 }
 
@@ -273,9 +242,8 @@ std::string AsyncWork::lacking(const void* what) const {
     const auto* const state = static_cast<const MbarrierState*>(what);
     if (state < mbarriers_.data() || state >= mbarriers_.data() + mbarrier_count_)
         return "another warp of its warpgroup to begin the same wgmma";
-    return "phase " + std::to_string(state->phase) + " of " + element_at(state->where) +
-           ", which lacks " + std::to_string(state->missing) + " arrivals and " +
-           bytes(state->expected - state->come);
+    return text("phase ", state->phase, " of ", element_at(state->where), ", which lacks ",
+                state->missing, " arrivals and ", state->expected - state->come, " bytes");
 }
 
 } // namespace simt

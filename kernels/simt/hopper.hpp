@@ -21,7 +21,6 @@
 //                                      the same, and the phase brings so many bytes more
 //   mbarrier_wait(barrier, parity)     waits until the last ended phase has this parity, 0 or 1.
 //                                      Before the first has ended, that is 1
-//   mbarrier_try_wait(barrier, parity) waits a while, and tells whether it has
 //   cp_async_mbarrier_arrive(barrier)  arrives as soon as all copies have come that this thread
 //                                      has begun by cp_async_16, and does not wait for them
 //

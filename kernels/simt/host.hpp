@@ -1,5 +1,5 @@
-// CUDA's vocabulary as a C++ compiler sees it, whatever runs the threads: vector types and the
-// device's functions.
+// CUDA's vocabulary as a C++ compiler sees it, whatever runs the threads: vector types, where a
+// thread stands, and the device's functions.
 #pragma once
 
 #include <cmath>
@@ -18,34 +18,52 @@ struct dim3 {
     unsigned x, y, z;
     constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
-struct alignas(8) float2 {
-    float x, y;
-};
-struct alignas(16) float4 {
-    float x, y, z, w;
-};
-struct alignas(8) int2 {
-    int x, y;
-};
-struct alignas(16) int4 {
-    int x, y, z, w;
-};
-struct alignas(8) uint2 {
-    unsigned x, y;
-};
 struct uint3 {
     unsigned x, y, z;
 };
-struct alignas(16) uint4 {
-    unsigned x, y, z, w;
+template <class T> struct alignas(2 * sizeof(T)) Vector2 {
+    T x, y;
 };
+template <class T> struct alignas(4 * sizeof(T)) Vector4 {
+    T x, y, z, w;
+};
+using float2 = Vector2<float>;
+using float4 = Vector4<float>;
+using uint2 = Vector2<unsigned>;
+using uint4 = Vector4<unsigned>;
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline int2 make_int2(int x, int y) { return {x, y}; }
-inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
-inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+// ---------------------------------------------------------------------- where a thread stands
+
+namespace simt {
+
+class Scheduler;
+
+// What a CUDA thread reads of itself. POD in initial-exec TLS: an access is one instruction.
+struct Self {
+    uint3 thread, block, threads, blocks;
+    Scheduler* scheduler; // the emulation's
+};
+extern __thread Self self __attribute__((tls_model("initial-exec")));
+
+inline std::uint64_t volume(dim3 extent) { return std::uint64_t{extent.x} * extent.y * extent.z; }
+
+// That of the index-th thread or block, x fastest.
+inline uint3 position(std::uint64_t index, dim3 extent) {
+    return {static_cast<unsigned>(index % extent.x),
+            static_cast<unsigned>(index / extent.x % extent.y),
+            static_cast<unsigned>(index / extent.x / extent.y)};
+}
+
+} // namespace simt
+
+#define threadIdx (::simt::self.thread)
+#define blockIdx (::simt::self.block)
+#define blockDim (::simt::self.threads)
+#define gridDim (::simt::self.blocks)
 
 // ---------------------------------------------------------------------- the device's functions
 

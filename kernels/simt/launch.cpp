@@ -15,17 +15,9 @@ constexpr std::uint64_t kThreadsWorthWorkers = 4096; // starting a worker costs 
 // A worker's guarded stacks are 2,048 mappings, of which Linux allows a process 65,530.
 constexpr std::uint64_t kMaxWorkers = 16;
 
-// What outlasts a launch.
-struct Runtime {
-    std::mutex mutex; // one launch at a time
-    std::uint64_t seed = 0;
-    std::uint64_t launches = 0;
-};
-
-Runtime& runtime() {
-    static Runtime instance;
-    return instance;
-}
+std::mutex busy; // one launch at a time
+std::atomic<std::uint64_t> seed_of_launches{0};
+std::atomic<std::uint64_t> launches{0};
 
 Worker& worker(std::size_t index) {
     static std::vector<std::unique_ptr<Worker>> workers;
@@ -33,31 +25,22 @@ Worker& worker(std::size_t index) {
     return *workers[index];
 }
 
-} // namespace
-
-namespace detail {
-namespace {
-
 // The limits that every card since compute capability 3.5 has.
 void refuse_impossible(const Launch& launch) {
-    const auto refuse = [&](const std::string& what) {
-        throw Error(launch.name + " launched at " + line_of(launch.grid.site) + ": " + what);
-    };
+    const auto refuse = [&](const auto&... parts) { throw launch.error(text(parts...)); };
     const dim3 threads = launch.grid.threads;
     const dim3 blocks = launch.grid.blocks;
     const std::uint64_t count = volume(threads);
     if (count == 0 || count > kMaxThreads || threads.z > 64)
-        refuse("a block has 1 to 1,024 threads, at most 64 along z, not " +
-               std::to_string(threads.x) + " x " + std::to_string(threads.y) + " x " +
-               std::to_string(threads.z));
+        refuse("a block has 1 to 1,024 threads, at most 64 along z, not ", threads.x, " x ",
+               threads.y, " x ", threads.z);
     if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0 || blocks.x > 0x7fffffffu ||
         blocks.y > 65535 || blocks.z > 65535)
-        refuse("a grid has 1 to 2,147,483,647 blocks along x and 1 to 65,535 along y and z, not " +
-               std::to_string(blocks.x) + " x " + std::to_string(blocks.y) + " x " +
-               std::to_string(blocks.z));
+        refuse("a grid has 1 to 2,147,483,647 blocks along x and 1 to 65,535 along y and z, not ",
+               blocks.x, " x ", blocks.y, " x ", blocks.z);
     if (launch.grid.shared_bytes > kMaxSharedBytes)
-        refuse("a block has at most " + std::to_string(kMaxSharedBytes) +
-               " bytes of shared memory, not " + std::to_string(launch.grid.shared_bytes));
+        refuse("a block has at most ", kMaxSharedBytes, " bytes of shared memory, not ",
+               launch.grid.shared_bytes);
 }
 
 std::vector<std::uint32_t> block_order(std::uint64_t blocks, std::uint64_t seed) {
@@ -88,29 +71,19 @@ void run_on_workers(Launch& launch) {
 
 } // namespace
 
-void run(const Grid& grid, const char* pretty_function, const Call& call) {
-    Runtime& state = runtime();
-    const std::lock_guard<std::mutex> lock(state.mutex);
-    Launch launch(grid, call, kernel_name(pretty_function), state.seed);
+void detail::run(const Grid& grid, const char* pretty_function, const Call& call) {
+    const std::lock_guard<std::mutex> lock(busy);
+    Launch launch(grid, call, kernel_name(pretty_function), seed_of_launches);
     refuse_impossible(launch);
     launch.block_order = block_order(launch.blocks, launch.seed);
-    check::begin_launch(launch.threads);
+    if (kChecked) check::begin_launch(launch.threads);
     run_on_workers(launch);
-    ++state.launches;
-    if (launch.failed)
-        throw Error(launch.name + " launched at " + line_of(grid.site) + ": " + launch.failure);
+    ++launches;
+    if (launch.failed) throw launch.error(launch.failure);
 }
 
-} // namespace detail
+void set_schedule(std::uint64_t seed) { seed_of_launches = seed; }
 
-void set_schedule(std::uint64_t seed) {
-    const std::lock_guard<std::mutex> lock(runtime().mutex);
-    runtime().seed = seed;
-}
-
-std::uint64_t launch_count() {
-    const std::lock_guard<std::mutex> lock(runtime().mutex);
-    return runtime().launches;
-}
+std::uint64_t launch_count() { return launches; }
 
 } // namespace simt

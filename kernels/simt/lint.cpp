@@ -96,19 +96,12 @@ void Lint::access(const Instruction& instruction, const std::string& name, const
 }
 
 void Lint::end_epoch() {
-    for (auto& [key, executions] : epoch_) {
+    for (const auto& [key, executions] : epoch_) {
         const Instruction& at = executions.instruction;
         Counts& sum = counted_[{at.pc, executions.name, at.shared, at.write, at.bytes}];
-        for (std::vector<Request>& requests : executions.of_warp) {
+        for (const std::vector<Request>& requests : executions.of_warp)
             for (const Request& request : requests) sum += counts_of(request, at);
-            requests.clear();
-        }
-        executions.of_thread.fill(0);
     }
-}
-
-void Lint::end_launch() {
-    end_epoch();
     epoch_.clear();
 }
 
@@ -116,7 +109,7 @@ void Lint::end_launch() {
 
 // Several instructions of one line, such as those of a template's instances, form one row.
 std::vector<LintRow> Lint::rows() {
-    end_launch();
+    end_epoch();
     std::vector<std::uint32_t> offsets;
     for (const auto& [key, counts] : counted_) offsets.push_back(std::get<0>(key));
     const std::vector<std::string> lines = source_lines(offsets);

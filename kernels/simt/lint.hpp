@@ -33,8 +33,6 @@ class Lint {
 
     // A barrier of the block, or its end: the next execution is the first one again.
     void end_epoch();
-    // From now on an array may begin where another one did.
-    void end_launch();
 
     // What was counted since the start.
     std::vector<LintRow> rows();

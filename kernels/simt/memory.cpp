@@ -1,5 +1,3 @@
-#include "memory.hpp"
-
 #include "check.hpp"
 
 #include <cstdlib>
@@ -46,6 +44,21 @@ std::byte* aligned(std::size_t bytes) {
     return block;
 }
 
+std::size_t offset_of(const Buffer& buffer) {
+    return reinterpret_cast<std::uintptr_t>(buffer.pointer) % kAlignment;
+}
+
+// A copy between fences, at the same offset from the alignment as the original.
+std::byte* fenced_copy(const Buffer& buffer) {
+    std::byte* block = aligned(buffer.bytes + 2 * kFence + kAlignment);
+    std::byte* copy = block + kFence + offset_of(buffer);
+    if (buffer.access == Access::read || buffer.access == Access::read_write)
+        std::memcpy(copy, buffer.pointer, buffer.bytes);
+    else
+        std::memset(copy, 0xff, buffer.bytes);
+    return copy;
+}
+
 } // namespace
 
 void* allocate(int device, std::size_t bytes) {
@@ -90,27 +103,6 @@ void enable_peers(int device, int peer) {
 
 // ---------------------------------------------------------------------- sessions
 
-namespace {
-
-// A copy between fences, at the same offset from the alignment as the original.
-std::byte* fenced_copy(const Buffer& buffer) {
-    std::byte* block = aligned(buffer.bytes + 2 * kFence + kAlignment);
-    std::byte* copy =
-        block + kFence + reinterpret_cast<std::uintptr_t>(buffer.pointer) % kAlignment;
-    if (buffer.access == Access::read || buffer.access == Access::read_write)
-        std::memcpy(copy, buffer.pointer, buffer.bytes);
-    else
-        std::memset(copy, 0xff, buffer.bytes);
-    return copy;
-}
-
-void free_fenced(const Buffer& buffer, void* copy) {
-    auto* begin = static_cast<std::byte*>(copy);
-    std::free(begin - reinterpret_cast<std::uintptr_t>(buffer.pointer) % kAlignment - kFence);
-}
-
-} // namespace
-
 Session::Session(int device, std::vector<Buffer> buffers)
     : turn_(turn_to_check()), buffers_(std::move(buffers)) {
     device_of_session = device;
@@ -149,7 +141,8 @@ Session::~Session() {
     if (!kChecked) return;
     check::forget_buffers();
     for (std::size_t i = 0; i < buffers_.size(); ++i)
-        if (placed_[i] && first_in_place(i) == i) free_fenced(buffers_[i], placed_[i]);
+        if (placed_[i] && first_in_place(i) == i)
+            std::free(static_cast<std::byte*>(placed_[i]) - offset_of(buffers_[i]) - kFence);
 }
 
 } // namespace simt

@@ -11,9 +11,6 @@ __thread Self self __attribute__((tls_model("initial-exec")));
 namespace {
 
 constexpr std::uint32_t kWholeWarp = 0xffffffffu;
-constexpr unsigned kVainPolls = 1000; // after so many in a row nothing will come
-
-Worker& this_worker() { return *static_cast<Worker*>(self.scheduler); }
 
 } // namespace
 
@@ -23,12 +20,9 @@ void Worker::begin_launch(Launch& launch) {
     launch_ = &launch;
     placed_.clear();
     shared_used_ = 0;
-    dynamic_ = nullptr;
     total_ = launch.threads;
     const dim3 extent = launch.grid.threads;
-    for (unsigned i = 0; i < total_; ++i)
-        position_of_[i] = {i % extent.x, i / extent.x % extent.y, i / extent.x / extent.y};
-    positions_ = position_of_;
+    for (unsigned i = 0; i < total_; ++i) position_of_[i] = position(i, extent);
     const dim3 blocks = launch.grid.blocks;
     self.threads = {extent.x, extent.y, extent.z};
     self.blocks = {blocks.x, blocks.y, blocks.z};
@@ -46,10 +40,7 @@ void Worker::run(Launch& launch) {
 }
 
 void Worker::run_block(std::uint64_t block) {
-    const dim3 blocks = launch_->grid.blocks;
-    self.block = {static_cast<unsigned>(block % blocks.x),
-                  static_cast<unsigned>(block / blocks.x % blocks.y),
-                  static_cast<unsigned>(block / blocks.x / blocks.y)};
+    self.block = position(block, launch_->grid.blocks);
     started_ = exited_ = ready_count_ = 0;
     std::fill_n(states_, total_, State::running);
     std::fill(std::begin(whole_warp_), std::end(whole_warp_), 0u);
@@ -64,20 +55,15 @@ void Worker::run_block(std::uint64_t block) {
     if (kChecked || launch_->seed != 0)
         std::memset(shared_, 0xff, kDynamicOffset + launch_->grid.shared_bytes);
     if (copied_)
-        for (unsigned thread = 0; thread < total_; ++thread) copies_[thread].forget();
+        for (unsigned thread = 0; thread < total_; ++thread) copies_[thread].take();
     copied_ = false;
     async_.forget();
-    vain_polls_ = 0;
-    check::begin_block(static_cast<std::uint32_t>(block));
+    if (kChecked) check::begin_block(static_cast<std::uint32_t>(block));
     go_on(&main_);
-    if (!launch_->failed) refuse_unfinished();
-    if (launch_->failed) fibers_.take_back_all(); // abandoned where they stood
-}
-
-// What is yet to arrive would land in the next block's shared memory.
-void Worker::refuse_unfinished() {
-    const std::string left = async_.left_behind();
+    // What is yet to arrive would land in the next block's shared memory.
+    const std::string left = launch_->failed ? "" : async_.left_behind();
     if (!left.empty()) launch_->fail(left);
+    if (launch_->failed) fibers_.take_back_all(); // abandoned where they stood
 }
 
 // The bottom of every fiber: starts threads until none is left to start, then hands over for good.
@@ -111,15 +97,16 @@ void Worker::go_on(void** saved) {
     if (fiber_ != present) simt_switch_fiber(saved, fiber_->stack_pointer);
 }
 
-void Worker::wait(State state, std::uint32_t lanes, void* slot, Exchange exchange, Site site) {
+void Worker::wait(State state, const Waiting& waiting) {
     if ((state == State::at_warp_barrier || state == State::at_exchange) &&
-        !(lanes >> (current_ & 31u) & 1u))
-        fail("a warp operation at " + line_of(site) + " leaves out the lane that calls it, " +
-             where());
-    waiting_[current_] = {site, lanes, slot, exchange};
+        !(waiting.lanes >> (current_ & 31u) & 1u))
+        simt::fail("a warp operation at ", line_of(waiting.site),
+                   " leaves out the lane that calls it, ", where());
+    waiting_[current_] = waiting;
     states_[current_] = state;
     fiber_of_[current_] = fiber_;
-    if (state == State::at_exchange && lanes == kWholeWarp) arrive_in_whole_warp(current_ / 32);
+    if (state == State::at_exchange && waiting.lanes == kWholeWarp)
+        arrive_in_whole_warp(current_ / 32);
     go_on(&fiber_->stack_pointer);
 }
 
@@ -143,31 +130,17 @@ bool Worker::release() {
     }
     while (ready_count_ == 0 && async_.pending() > 0)
         async_.deliver(launch_->seed == 0 ? 0 : random_() % async_.pending());
-    if (ready_count_ > 0)
-        vain_polls_ = 0;
-    else if (!release_pollers())
-        report_deadlock();
+    if (ready_count_ == 0) report_deadlock();
     if (launch_->seed != 0) random_.shuffle(ready_, ready_count_);
     std::reverse(ready_, ready_ + ready_count_);
     return true;
-}
-
-// Those that test whether a phase has ended, and would do something else if not.
-bool Worker::release_pollers() {
-    if (++vain_polls_ > kVainPolls) return false;
-    for (unsigned t = 0; t < total_; ++t)
-        if (states_[t] == State::polling) resume_later(t);
-    return ready_count_ > 0;
 }
 
 // Wakes the threads that wait for `what`.
 void Worker::wake(const void* what) {
     const unsigned before = ready_count_;
     for (unsigned t = total_; t-- > 0;)
-        if ((states_[t] == State::parked || states_[t] == State::polling) &&
-            waiting_[t].slot == what)
-            resume_later(t);
-    vain_polls_ = 0;
+        if (states_[t] == State::parked && waiting_[t].slot == what) resume_later(t);
     if (launch_->seed != 0 && ready_count_ > before) random_.shuffle(ready_, ready_count_);
 }
 
@@ -185,14 +158,13 @@ bool Worker::release_block() {
         const Site ours = waiting_[first].site;
         const Site theirs = waiting_[t].site;
         if (!same(ours, theirs))
-            fail("threads of one block meet at different __syncthreads: thread " +
-                 std::to_string(first) + " at " + line_of(ours) + ", thread " + std::to_string(t) +
-                 " at " + line_of(theirs));
+            simt::fail("threads of one block meet at different __syncthreads: thread ", first,
+                       " at ", line_of(ours), ", thread ", t, " at ", line_of(theirs));
     }
     if (waiting == 0 || waiting + exited_ != total_) return false;
     for (unsigned t = 0; t < total_; ++t)
         if (states_[t] == State::at_block_barrier) resume_later(t);
-    check::block_barrier();
+    if (kChecked) check::block_barrier();
     return true;
 }
 
@@ -213,15 +185,15 @@ void Worker::release_lanes(unsigned warp, std::uint32_t lanes, bool all) {
         if (!(lanes >> (t - first) & 1u)) continue;
         const Waiting& theirs = waiting_[t];
         if (!same(ours.site, theirs.site) || theirs.lanes != ours.lanes)
-            fail("lanes of one warp meet in different operations: thread " +
-                 std::to_string(leader) + " at " + line_of(ours.site) + ", thread " +
-                 std::to_string(t) + " at " + line_of(theirs.site));
+            simt::fail("lanes of one warp meet in different operations: thread ", leader, " at ",
+                       line_of(ours.site), ", thread ", t, " at ", line_of(theirs.site));
         slots[t - first] = theirs.slot;
     }
     become(leader); // the one a report names
-    if (states_[leader] == State::at_exchange) ours.exchange(slots, lanes);
     // A shuffle moves registers; only __syncwarp orders memory, and only for its participants.
-    else if (all)
+    if (states_[leader] == State::at_exchange)
+        ours.exchange(slots, lanes);
+    else if (kChecked && all)
         check::warp_barrier(warp);
     for (unsigned t = leader; t < first + 32; ++t)
         if (lanes >> (t - first) & 1u) resume_later(t);
@@ -244,106 +216,74 @@ bool Worker::release_warp(unsigned warp) {
 }
 
 void Worker::report_deadlock() {
-    std::string message = "no thread of the block can go on:";
+    std::ostringstream message;
+    message << "no thread of the block can go on:";
     Site last{nullptr, 0};
     for (unsigned t = 0; t < total_; ++t) {
         if (states_[t] == State::exited) continue;
         const Site site = waiting_[t].site;
         if (last.file && same(site, last)) continue;
         last = site;
-        message += " thread " + std::to_string(t) + " waits at " + line_of(site);
-        if (states_[t] == State::parked || states_[t] == State::polling)
-            message += " for " + async_.lacking(waiting_[t].slot);
-        message += ";";
+        message << " thread " << t << " waits at " << line_of(site);
+        if (states_[t] == State::parked) message << " for " << async_.lacking(waiting_[t].slot);
+        message << ";";
     }
-    message += " " + std::to_string(exited_) + " of " + std::to_string(total_) + " have exited";
-    fail(message);
+    message << " " << exited_ << " of " << total_ << " have exited";
+    fail(message.str());
 }
 
 // ---------------------------------------------------------------------- errors
 
 std::string Worker::where() const {
-    const auto triple = [](uint3 v) {
-        return "(" + std::to_string(v.x) + "," + std::to_string(v.y) + "," + std::to_string(v.z) +
-               ")";
-    };
-    return "block " + triple(self.block) + " thread " + triple(position_of_[current_]);
+    const auto triple = [](uint3 v) { return text('(', v.x, ',', v.y, ',', v.z, ')'); };
+    return text("block ", triple(self.block), " thread ", triple(position_of_[current_]));
 }
 
 // Abandons the block: device code owns nothing that would need unwinding.
 void Worker::fail(const std::string& message) {
-    detail::leave_kernel();
+    if (kChecked) detail::leave_kernel();
     launch_->fail(message);
     void* nobody = nullptr;
     simt_switch_fiber(&nobody, main_);
     __builtin_unreachable();
 }
 
-// "full[1]", as the source has it.
 std::string Worker::element_at(const void* address) const {
     const auto* p = static_cast<const std::byte*>(address);
-    const auto named = [p](const SharedArray& array, const std::byte* memory) {
-        const auto offset = static_cast<std::size_t>(p - memory);
-        return std::string(array.name) + "[" + std::to_string(offset / array.element_bytes) + "]";
-    };
-    for (const Placed& placed : placed_)
-        if (p >= placed.memory && p < placed.memory + placed.array->bytes)
-            return named(*placed.array, placed.memory);
-    if (dynamic_ && p >= shared_ + kDynamicOffset)
-        return named(*dynamic_, shared_ + kDynamicOffset);
+    for (const auto& [array, memory, bytes] : placed_)
+        if (p >= memory && p < memory + bytes)
+            return text(array->name, '[', (p - memory) / array->element_bytes, ']');
     return "an address";
+}
+
+bool Worker::belongs_to_the_thread(const void* address) const {
+    const auto within = [address](const void* begin, std::size_t bytes) {
+        return address >= begin && address < static_cast<const std::byte*>(begin) + bytes;
+    };
+    return fiber_->holds(address) || within(&self, sizeof self) ||
+           within(launch_->call.arguments, launch_->call.argument_bytes);
 }
 
 void fail(const std::string& message) { this_worker().fail(message); }
 std::string where() { return this_worker().where(); }
-unsigned current_thread() { return this_worker().current(); }
-bool is_shared(const void* address) { return this_worker().in_the_arena(address); }
-Copies& copies_of_the_thread() { return this_worker().copies(); }
-AsyncWork& async_work() { return this_worker().async(); }
-std::string element_at(const void* address) { return this_worker().element_at(address); }
-unsigned threads_of_the_block() { return this_worker().threads(); }
-void wake(const void* what) { this_worker().wake(what); }
-
-void park(const void* what, Site site) {
-    this_worker().wait(Scheduler::State::parked, 0, const_cast<void*>(what), nullptr, site);
-}
-void poll(const void* what, Site site) {
-    this_worker().wait(Scheduler::State::polling, 0, const_cast<void*>(what), nullptr, site);
-}
-
-bool belongs_to_the_thread(const void* address) {
-    const auto* p = static_cast<const std::byte*>(address);
-    const auto* own = reinterpret_cast<const std::byte*>(&self);
-    return this_worker().on_the_stack(address) || this_worker().in_the_call(address) ||
-           (p >= own && p < own + sizeof self);
-}
-
-bool Worker::in_the_call(const void* address) const {
-    const auto* begin = static_cast<const std::byte*>(launch_->call.arguments);
-    return address >= begin && address < begin + launch_->call.argument_bytes;
-}
-
-bool Worker::in_the_arena(const void* address) const {
-    return address >= shared_ && address < shared_ + kArenaBytes;
-}
 
 // ---------------------------------------------------------------------- what kernels call
 
 void block_barrier(Site site) {
     const detail::OutsideKernel outside;
-    if (kChecked && !check::meet_barrier(site)) return;
-    this_worker().wait(Scheduler::State::at_block_barrier, 0, nullptr, nullptr, site);
+    if (check::left_out(site)) return;
+    this_worker().wait(Scheduler::State::at_block_barrier, {site});
 }
 
 void warp_barrier(std::uint32_t lanes, Site site) {
     const detail::OutsideKernel outside;
-    if (kChecked && !check::meet_barrier(site)) return;
-    this_worker().wait(Scheduler::State::at_warp_barrier, lanes, nullptr, nullptr, site);
+    if (check::left_out(site)) return;
+    this_worker().wait(Scheduler::State::at_warp_barrier, {site, lanes});
 }
 
 void warp_exchange(std::uint32_t lanes, void* slot, Exchange exchange, Site site) {
     const detail::OutsideKernel outside;
-    this_worker().wait(Scheduler::State::at_exchange, lanes, slot, exchange, site);
+    this_worker().wait(Scheduler::State::at_exchange, {site, lanes, slot, exchange});
 }
 
 void* shared_memory(const SharedArray& array) {
@@ -351,37 +291,29 @@ void* shared_memory(const SharedArray& array) {
     return this_worker().shared_memory(array);
 }
 
-void* dynamic_shared_memory(const SharedArray& array) {
-    const detail::OutsideKernel outside;
-    return this_worker().dynamic_shared_memory(array);
-}
-
 void* Worker::shared_memory(const SharedArray& array) {
     for (const Placed& placed : placed_)
         if (placed.array == &array) return placed.memory;
-    const std::size_t bytes = (array.bytes + 15) / 16 * 16;
     const std::size_t dynamic = launch_->grid.shared_bytes;
-    const std::size_t room = std::min(kSharedBytes, kMaxSharedBytes - dynamic);
-    if (shared_used_ + bytes > room || placed_.size() == kMaxSharedArrays)
-        fail("shared memory: " + std::string(array.name) + " of " + std::to_string(array.bytes) +
-             " bytes does not fit beside " + std::to_string(shared_used_) + " bytes in " +
-             std::to_string(room));
-    std::byte* memory = shared_ + shared_used_ + (placed_.size() + 1) * kSharedFence;
-    shared_used_ += bytes;
-    placed_.push_back({&array, memory});
-    check::declare_shared(array, memory, array.bytes);
-    return memory;
-}
-
-void* Worker::dynamic_shared_memory(const SharedArray& array) {
-    std::byte* memory = shared_ + kDynamicOffset;
-    if (dynamic_ == &array) return memory;
-    if (dynamic_)
-        fail("dynamic shared memory is one array: it is declared as " +
-             std::string(dynamic_->name) + " and again as " + array.name);
-    dynamic_ = &array;
-    check::declare_shared(array, memory, launch_->grid.shared_bytes);
-    return memory;
+    Placed placed{&array, shared_ + kDynamicOffset, dynamic};
+    if (array.bytes == 0) {
+        for (const Placed& other : placed_)
+            if (other.array->bytes == 0)
+                simt::fail("dynamic shared memory is one array: it is declared as ",
+                           other.array->name, " and again as ", array.name);
+    } else {
+        const std::size_t bytes = (array.bytes + 15) / 16 * 16;
+        const std::size_t room = std::min(kSharedBytes, kMaxSharedBytes - dynamic);
+        if (shared_used_ + bytes > room || placed_.size() == kMaxSharedArrays)
+            simt::fail("shared memory: ", array.name, " of ", array.bytes,
+                       " bytes does not fit beside ", shared_used_, " bytes in ", room);
+        placed.memory = shared_ + shared_used_ + (placed_.size() + 1) * kSharedFence;
+        placed.bytes = array.bytes;
+        shared_used_ += bytes;
+    }
+    placed_.push_back(placed);
+    if (kChecked) check::declare_shared(array, placed.memory, placed.bytes);
+    return placed.memory;
 }
 
 } // namespace simt

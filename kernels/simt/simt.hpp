@@ -46,6 +46,11 @@ namespace simt {
 struct Site {
     const char* file;
     int line;
+
+    // As a default argument: the line of the call.
+    static constexpr Site here(const char* file_ = __builtin_FILE(), int line_ = __builtin_LINE()) {
+        return {file_, line_};
+    }
 };
 
 // The kernel's own name, from the compiler's spelling of a function template's signature.

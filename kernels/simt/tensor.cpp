@@ -2,24 +2,23 @@
 // matrices that the last lane to arrive moves or multiplies for its whole warp.
 #include "simt.hpp"
 
-#include "copies.hpp"
 #include "refusals.hpp"
 
 #include <cstring>
-#include <string>
 
 namespace simt {
 namespace {
 
-void require_global(const void* address, Site site) {
-    if (is_shared(address))
-        fail(check::place_of(address) + " is in shared memory, as it should not be" + at(site));
+constexpr unsigned kWarp = 32;
+
+template <class Slot> const Slot& slot_of(void* const slots[kWarp], unsigned lane) {
+    return *static_cast<const Slot*>(slots[lane]);
 }
 
-template <class Slot> void require_whole_warp(void* const slots[32], std::uint32_t lanes) {
+template <class Slot> void require_whole_warp(void* const slots[kWarp], std::uint32_t lanes) {
     if (lanes == 0xffffffffu) return;
-    const auto& slot = *static_cast<const Slot*>(slots[__builtin_ctz(lanes)]);
-    fail("ldmatrix and mma need all 32 lanes of a warp" + at(slot.site));
+    const Site site = slot_of<Slot>(slots, static_cast<unsigned>(__builtin_ctz(lanes))).site;
+    fail("ldmatrix and mma need all 32 lanes of a warp", at(site));
 }
 
 } // namespace
@@ -28,33 +27,33 @@ template <class Slot> void require_whole_warp(void* const slots[32], std::uint32
 
 // Until the copy is waited for `shared` holds NaN, whether the card would already show the new
 // values or still the old ones.
-void cp_async_16(void* shared, const void* global, bool inside, const char* file, int line) {
+void cp_async_16(void* shared, const void* global, bool inside, Site site) {
     const detail::OutsideKernel outside;
-    const Site site{file, line};
     Copy copy{shared, __builtin_return_address(0), {}};
     require_multiple(shared, kCopyBytes, site);
-    check::begin_copy(shared, kCopyBytes, copy.pc);
+    if (kChecked) check::begin_copy(shared, kCopyBytes, copy.pc);
     require_shared(shared, site);
     if (inside) {
         require_multiple(global, kCopyBytes, site);
-        check::read(global, kCopyBytes, copy.pc);
-        require_global(global, site);
+        if (kChecked) check::read(global, kCopyBytes, copy.pc);
+        if (this_worker().in_the_arena(global))
+            fail(named(global), " is in shared memory, as it should not be", at(site));
         std::memcpy(copy.bytes, global, kCopyBytes);
     }
     std::memset(shared, 0xff, kCopyBytes);
-    copies_of_the_thread().begin(copy);
+    this_worker().copies().begin(copy);
 }
 
 void cp_async_commit() {
     const detail::OutsideKernel outside;
-    copies_of_the_thread().commit();
+    this_worker().copies().commit();
 }
 
 void detail::wait_for_copies(std::size_t groups_left, Site site) {
     const OutsideKernel outside;
-    if (kChecked && !check::meet_barrier(site)) return;
-    copies_of_the_thread().wait(groups_left, [](const Copy& copy) {
-        check::end_copy(copy.to, kCopyBytes, copy.pc);
+    if (check::left_out(site)) return;
+    this_worker().copies().wait(groups_left, [](const Copy& copy) {
+        if (kChecked) check::end_copy(copy.to, kCopyBytes, copy.pc);
         std::memcpy(copy.to, copy.bytes, kCopyBytes);
     });
 }
@@ -63,52 +62,44 @@ void detail::wait_for_copies(std::size_t groups_left, Site site) {
 
 namespace {
 
-constexpr unsigned kWarp = 32;
-
 struct LoadedMatrices {
     std::uint32_t* r;
     const void* row;
     Site site;
 };
 
-const LoadedMatrices& matrices(void* const slots[kWarp], unsigned lane) {
-    return *static_cast<const LoadedMatrices*>(slots[lane]);
-}
-
 template <bool transposed> void load_matrices(void* const slots[kWarp], std::uint32_t lanes) {
     require_whole_warp<LoadedMatrices>(slots, lanes);
     for (unsigned m = 0; m < 4; ++m) {
         std::uint16_t matrix[8][8];
         for (unsigned i = 0; i < 8; ++i)
-            std::memcpy(matrix[i], matrices(slots, 8 * m + i).row, sizeof matrix[i]);
+            std::memcpy(matrix[i], slot_of<LoadedMatrices>(slots, 8 * m + i).row, sizeof matrix[i]);
         for (unsigned lane = 0; lane < kWarp; ++lane) {
             const unsigned g = lane / 4, t = lane % 4 * 2;
             const std::uint32_t low = transposed ? matrix[t][g] : matrix[g][t];
             const std::uint32_t high = transposed ? matrix[t + 1][g] : matrix[g][t + 1];
-            matrices(slots, lane).r[m] = high << 16 | low;
+            slot_of<LoadedMatrices>(slots, lane).r[m] = high << 16 | low;
         }
     }
 }
 
 void ldmatrix(std::uint32_t* r, const void* row, Exchange load, Site site, const void* pc) {
-    {
-        const detail::OutsideKernel outside;
-        require_multiple(row, 16, site);
-        check::read(row, 16, pc);
-        require_shared(row, site);
-    }
+    const detail::OutsideKernel outside;
+    require_multiple(row, 16, site);
+    if (kChecked) check::read(row, 16, pc);
+    require_shared(row, site);
     LoadedMatrices slot{r, row, site};
-    warp_exchange(0xffffffffu, &slot, load, site);
+    this_worker().wait(Scheduler::State::at_exchange, {site, 0xffffffffu, &slot, load});
 }
 
 } // namespace
 
-void ldmatrix_x4(std::uint32_t (&r)[4], const void* row, const char* file, int line) {
-    ldmatrix(r, row, &load_matrices<false>, {file, line}, __builtin_return_address(0));
+void ldmatrix_x4(std::uint32_t (&r)[4], const void* row, Site site) {
+    ldmatrix(r, row, &load_matrices<false>, site, __builtin_return_address(0));
 }
 
-void ldmatrix_x4_trans(std::uint32_t (&r)[4], const void* row, const char* file, int line) {
-    ldmatrix(r, row, &load_matrices<true>, {file, line}, __builtin_return_address(0));
+void ldmatrix_x4_trans(std::uint32_t (&r)[4], const void* row, Site site) {
+    ldmatrix(r, row, &load_matrices<true>, site, __builtin_return_address(0));
 }
 
 // ---------------------------------------------------------------------- products
@@ -139,7 +130,7 @@ void multiply(void* const slots[kWarp], std::uint32_t lanes) {
     alignas(16) float b[16][8];
     alignas(16) float d[16][8];
     for (unsigned lane = 0; lane < kWarp; ++lane) {
-        const auto& slot = *static_cast<const Factors*>(slots[lane]);
+        const auto& slot = slot_of<Factors>(slots, lane);
         const unsigned g = lane / 4, t = lane % 4 * 2;
         for (unsigned i = 0; i < 4; ++i) {
             float* pair = &a[g + i % 2 * 8][t + i / 2 * 8];
@@ -164,7 +155,7 @@ void multiply(void* const slots[kWarp], std::uint32_t lanes) {
         sums[1] = right;
     }
     for (unsigned lane = 0; lane < kWarp; ++lane) {
-        const auto& slot = *static_cast<const Factors*>(slots[lane]);
+        const auto& slot = slot_of<Factors>(slots, lane);
         const unsigned g = lane / 4, t = lane % 4 * 2;
         for (unsigned i = 0; i < 4; ++i) slot.d[i] = d[g + i / 2 * 8][t + i % 2];
     }
@@ -173,9 +164,9 @@ void multiply(void* const slots[kWarp], std::uint32_t lanes) {
 } // namespace
 
 void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
-                  const char* file, int line) {
-    Factors slot{d, a, b, {file, line}};
-    warp_exchange(0xffffffffu, &slot, &multiply, slot.site);
+                  Site site) {
+    Factors slot{d, a, b, site};
+    warp_exchange(0xffffffffu, &slot, &multiply, site);
 }
 
 } // namespace simt

@@ -149,9 +149,8 @@ class Pool {
     std::condition_variable wake_;
 };
 
-std::atomic<int> wanted{1};
-std::atomic<bool> settled{false};
-std::mutex busy; // its holder has the helpers
+std::atomic<int> settled{0}; // how many workers there are; 0: not settled yet
+std::mutex busy;             // its holder has the helpers
 Pool* pool = nullptr;
 
 // A forked child has no helpers, and the lock may have been in any state: it starts anew. What the
@@ -173,13 +172,13 @@ Pool& started() {
 } // namespace
 
 int workers() {
-    settled.store(true);
-    return wanted.load();
+    set_workers(1);
+    return settled.load();
 }
 
 bool set_workers(int count) {
-    if (!settled.exchange(true)) wanted.store(count);
-    return wanted.load() == count;
+    int none = 0;
+    return settled.compare_exchange_strong(none, count) || none == count;
 }
 
 void use_workers(int count) {

@@ -2,7 +2,6 @@
 // of them waits for it.
 #include "hopper.hpp"
 
-#include "async.hpp"
 #include "refusals.hpp"
 
 #include <algorithm>
@@ -15,37 +14,43 @@ constexpr std::size_t kEightRows = 8 * kRowBytes; // of a tile
 
 constexpr unsigned kWarp = 32;
 
-// The running warp, as one of four.
+// A warp, as one of four.
 struct Place {
-    unsigned group;
-    unsigned warp;
+    unsigned group, warp;
+
+    Warpgroup& warpgroup() const { return this_worker().async().warpgroup(group); }
+    WarpOfGroup& own() const { return warpgroup().warps[warp]; }
 };
 
+// The running one.
 Place place_of_warp(Site site) {
-    const unsigned warp = current_thread() / kWarp;
-    if ((warp / 4 + 1) * 4 * kWarp > threads_of_the_block())
-        fail("a warpgroup is four whole warps" + at(site));
+    const unsigned warp = this_worker().current() / kWarp;
+    if ((warp / 4 + 1) * 4 * kWarp > this_worker().threads())
+        fail("a warpgroup is four whole warps", at(site));
     return {warp / 4, warp % 4};
 }
 
 struct WarpCall {
-    float* d;
-    const detail::AnyOperand* a;
-    const detail::AnyOperand* b;
-    std::size_t groups_left;
     Site site;
-    const void* pc;
+    std::size_t groups_left = 0;
+    float* d = nullptr;
+    const detail::AnyOperand* a = nullptr;
+    const detail::AnyOperand* b = nullptr;
+    const void* pc = nullptr;
 };
 
-const WarpCall& call(void* const slots[kWarp], unsigned lane = 0) {
+void meet(WarpCall call, Exchange exchange) {
+    this_worker().wait(Scheduler::State::at_exchange, {call.site, 0xffffffffu, &call, exchange});
+}
+
+const WarpCall& call_of(void* const slots[kWarp], unsigned lane = 0) {
     return *static_cast<const WarpCall*>(slots[lane]);
 }
 
-WarpOfGroup& calling_warp(void* const slots[kWarp], std::uint32_t lanes) {
-    const WarpCall& first = call(slots, static_cast<unsigned>(__builtin_ctz(lanes)));
-    if (lanes != 0xffffffffu) fail("wgmma needs all 32 lanes of a warp" + at(first.site));
-    const Place here = place_of_warp(first.site);
-    return async_work().warpgroup(here.group).warps[here.warp];
+Place calling(void* const slots[kWarp], std::uint32_t lanes) {
+    const Site site = call_of(slots, static_cast<unsigned>(__builtin_ctz(lanes))).site;
+    if (lanes != 0xffffffffu) fail("wgmma needs all 32 lanes of a warp", at(site));
+    return place_of_warp(site);
 }
 
 bool same(const detail::AnyOperand& a, const detail::AnyOperand& b) {
@@ -58,15 +63,15 @@ void require_operand(const detail::AnyOperand& operand, Site site) {
     if (operand.major == Major::mn) {
         require_multiple(operand.element, kEightRows, site);
         if (operand.next % kEightRows != 0)
-            fail("the next tile of an operand lies at a multiple of 1024 bytes, not " +
-                 std::to_string(operand.next) + at(site));
+            fail("the next tile of an operand lies at a multiple of 1024 bytes, not ", operand.next,
+                 at(site));
         return;
     }
     require_multiple(operand.element, 32, site);
     const auto row = reinterpret_cast<std::uintptr_t>(operand.element) % kEightRows;
     if (row >= kRowBytes)
-        fail("a K-major operand begins in the first of eight rows, not at " +
-             check::place_of(operand.element) + at(site));
+        fail("a K-major operand begins in the first of eight rows, not at ", named(operand.element),
+             at(site));
 }
 
 // Hands each 16 bytes of an operand to `each`, with the line and the depth of the first element.
@@ -129,22 +134,22 @@ void multiply(Warpgroup& group, const Product& product) {
 // ------------------------------------------------------------------ beginning
 
 Sums& sums_of(WarpOfGroup& warp, void* const slots[kWarp]) {
-    const WarpCall& first = call(slots);
+    const WarpCall& first = call_of(slots);
     const std::size_t count = static_cast<std::size_t>(first.b->lines) / 2;
     for (const auto& sums : warp.sums) {
         if (sums->d[0] != first.d) continue;
         if (sums->count != count)
-            fail("sums of products of different sizes are under way" + at(first.site));
+            fail("sums of products of different sizes are under way", at(first.site));
         return *sums;
     }
     if (!warp.fenced)
-        fail("no wgmma_fence since the sums of this wgmma were last waited for" + at(first.site));
+        fail("no wgmma_fence since the sums of this wgmma were last waited for", at(first.site));
     auto sums = std::make_unique<Sums>();
     sums->count = count;
     sums->delivered = 0;
     sums->values.resize(kWarp * count);
     for (unsigned lane = 0; lane < kWarp; ++lane) {
-        float* const d = sums->d[lane] = call(slots, lane).d;
+        float* const d = sums->d[lane] = call_of(slots, lane).d;
         std::copy(d, d + count, sums->values.data() + lane * count);
         std::memset(d, 0xff, count * sizeof *d);
     }
@@ -161,14 +166,13 @@ void read_operands(unsigned group, const Product& product, std::uint64_t number,
 }
 
 void begin(void* const slots[kWarp], std::uint32_t lanes) {
-    WarpOfGroup& warp = calling_warp(slots, lanes);
-    const WarpCall& first = call(slots);
-    const Place here = place_of_warp(first.site);
-    Warpgroup& group = async_work().warpgroup(here.group);
+    const Place here = calling(slots, lanes);
+    const WarpCall& first = call_of(slots);
     for (unsigned lane = 1; lane < kWarp; ++lane)
-        if (!same(*call(slots, lane).a, *first.a) || !same(*call(slots, lane).b, *first.b))
-            fail("lanes of one warp give a wgmma different operands" + at(first.site));
-    const std::uint64_t number = ++warp.begun;
+        if (!same(*call_of(slots, lane).a, *first.a) || !same(*call_of(slots, lane).b, *first.b))
+            fail("lanes of one warp give a wgmma different operands", at(first.site));
+    Warpgroup& group = here.warpgroup();
+    const std::uint64_t number = ++here.own().begun;
     const auto index = static_cast<std::size_t>(number - group.ended - 1);
     if (index == group.products.size()) {
         require_operand(*first.a, first.site);
@@ -177,54 +181,49 @@ void begin(void* const slots[kWarp], std::uint32_t lanes) {
     }
     Product& product = group.products[index];
     if (!same(product.a, *first.a) || !same(product.b, *first.b))
-        fail("warps of one warpgroup begin different products: one at " + place(product.site) +
-             ", another at " + place(first.site) + ", " + where());
-    Sums& sums = sums_of(warp, slots);
+        fail("warps of one warpgroup begin different products: one at ", place(product.site),
+             ", another at ", place(first.site), ", ", where());
+    Sums& sums = sums_of(here.own(), slots);
     sums.last = number;
     product.sums[here.warp] = &sums;
     product.warps |= 1u << here.warp;
     if (product.warps != 15) return;
-    read_operands(here.group, product, number, first.pc);
-    if (kChecked)
-        for (const detail::AnyOperand* operand : {first.a, first.b})
-            require_shared(operand->element, first.site);
-    wake(&group);
+    if (kChecked) {
+        read_operands(here.group, product, number, first.pc);
+        require_shared(first.a->element, first.site);
+        require_shared(first.b->element, first.site);
+    }
+    this_worker().wake(&group);
 }
 
 void commit(void* const slots[kWarp], std::uint32_t lanes) {
-    WarpOfGroup& warp = calling_warp(slots, lanes);
+    WarpOfGroup& warp = calling(slots, lanes).own();
     warp.groups.push_back(warp.begun);
 }
 
 void fence(void* const slots[kWarp], std::uint32_t lanes) {
-    calling_warp(slots, lanes).fenced = true;
+    calling(slots, lanes).own().fenced = true;
 }
 
 // ------------------------------------------------------------------ waiting
 
 void begin_to_wait(void* const slots[kWarp], std::uint32_t lanes) {
-    WarpOfGroup& warp = calling_warp(slots, lanes);
-    const std::size_t left = call(slots).groups_left;
+    WarpOfGroup& warp = calling(slots, lanes).own();
+    const std::size_t left = call_of(slots).groups_left;
     warp.fenced = false;
     if (warp.groups.size() <= left) return;
-    const std::size_t count = warp.groups.size() - left;
-    warp.awaited = warp.groups[count - 1];
-    warp.groups.erase(warp.groups.begin(),
-                      warp.groups.begin() + static_cast<std::ptrdiff_t>(count));
-}
-
-bool begun_by_all(const Warpgroup& group, std::uint64_t last) {
-    return std::all_of(group.warps.begin(), group.warps.end(),
-                       [&](const WarpOfGroup& warp) { return warp.begun >= last; });
+    const auto ended = warp.groups.end() - static_cast<std::ptrdiff_t>(left);
+    warp.awaited = ended[-1];
+    warp.groups.erase(warp.groups.begin(), ended);
 }
 
 // A product is over for all four warps when one of them has waited for it.
 void carry_out(Warpgroup& group, std::uint64_t last) {
     if (group.ended >= last) return;
-    const auto count = static_cast<std::ptrdiff_t>(last - group.ended);
-    std::for_each(group.products.begin(), group.products.begin() + count,
-                  [&](const Product& product) { multiply(group, product); });
-    group.products.erase(group.products.begin(), group.products.begin() + count);
+    const auto end = group.products.begin() + static_cast<std::ptrdiff_t>(last - group.ended);
+    for (auto product = group.products.begin(); product != end; ++product)
+        multiply(group, *product);
+    group.products.erase(group.products.begin(), end);
     group.ended = last;
 }
 
@@ -244,40 +243,33 @@ void deliver_sums(WarpOfGroup& warp, unsigned lane) {
 
 void detail::begin_product(float* d, const AnyOperand& a, const AnyOperand& b, Site site,
                            const void* pc) {
-    WarpCall slot{d, &a, &b, 0, site, pc};
-    warp_exchange(0xffffffffu, &slot, &begin, site);
+    const OutsideKernel outside;
+    meet({site, 0, d, &a, &b, pc}, &begin);
 }
 
 void detail::wait_for_products(std::size_t groups_left, Site site) {
-    {
-        const OutsideKernel outside;
-        if (kChecked && !check::meet_barrier(site)) return;
-    }
-    WarpCall slot{nullptr, nullptr, nullptr, groups_left, site, nullptr};
-    warp_exchange(0xffffffffu, &slot, &begin_to_wait, site);
     const OutsideKernel outside;
+    if (check::left_out(site)) return;
+    meet({site, groups_left}, &begin_to_wait);
     const Place here = place_of_warp(site);
-    Warpgroup& group = async_work().warpgroup(here.group);
-    WarpOfGroup& warp = group.warps[here.warp];
-    const std::uint64_t last = warp.awaited;
-    while (!begun_by_all(group, last)) park(&group, site);
+    Warpgroup& group = here.warpgroup();
+    const std::uint64_t last = here.own().awaited;
+    const auto has_begun = [last](const WarpOfGroup& warp) { return warp.begun >= last; };
+    while (!std::all_of(group.warps.begin(), group.warps.end(), has_begun))
+        this_worker().wait(Scheduler::State::parked, {site, 0, &group});
     carry_out(group, last);
-    deliver_sums(warp, current_thread() % kWarp);
-    check::products_ended(here.group, static_cast<std::uint32_t>(last));
+    deliver_sums(here.own(), this_worker().current() % kWarp);
+    if (kChecked) check::products_ended(here.group, static_cast<std::uint32_t>(last));
 }
 
-void wgmma_fence(const char* file, int line) {
-    {
-        const detail::OutsideKernel outside;
-        if (kChecked && !check::meet_barrier({file, line})) return;
-    }
-    WarpCall slot{nullptr, nullptr, nullptr, 0, {file, line}, nullptr};
-    warp_exchange(0xffffffffu, &slot, &fence, slot.site);
+void wgmma_fence(Site site) {
+    const detail::OutsideKernel outside;
+    if (!check::left_out(site)) meet({site}, &fence);
 }
 
-void wgmma_commit(const char* file, int line) {
-    WarpCall slot{nullptr, nullptr, nullptr, 0, {file, line}, nullptr};
-    warp_exchange(0xffffffffu, &slot, &commit, slot.site);
+void wgmma_commit(Site site) {
+    const detail::OutsideKernel outside;
+    meet({site}, &commit);
 }
 
 } // namespace simt

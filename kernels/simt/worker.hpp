@@ -17,7 +17,6 @@
 
 namespace simt {
 
-constexpr unsigned kMaxThreads = 1024;
 constexpr std::size_t kSharedBytes = 48 * 1024; // static shared memory of a block
 constexpr std::size_t kMaxSharedArrays = 16;
 constexpr std::size_t kSharedFence = kChecked ? 256 : 0; // no array ends where the next begins
@@ -49,11 +48,7 @@ class Random {
 inline bool same(Site a, Site b) {
     return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
 }
-inline std::string line_of(Site site) {
-    return std::string(site.file) + ":" + std::to_string(site.line);
-}
-
-inline std::uint64_t volume(dim3 extent) { return std::uint64_t{extent.x} * extent.y * extent.z; }
+inline std::string line_of(Site site) { return text(site.file, ':', site.line); }
 
 // What all workers of one launch share.
 struct Launch {
@@ -73,6 +68,9 @@ struct Launch {
     std::mutex mutex;
     std::string failure; // the first one
 
+    Error error(const std::string& what) const {
+        return Error(text(name, " launched at ", line_of(grid.site), ": ", what));
+    }
     void fail(const std::string& message) {
         const std::lock_guard<std::mutex> lock(mutex);
         if (!failed.exchange(true)) failure = message;
@@ -82,76 +80,69 @@ struct Launch {
 // Runs blocks, one at a time, on one OS thread.
 class Worker : public Scheduler {
   public:
-    Worker()
-        : fibers_(kMaxThreads),
-          shared_(new (std::align_val_t(kArenaAlignment)) std::byte[kArenaBytes]) {
-        state_ = states_;
-    }
-    ~Worker() { operator delete[](shared_, std::align_val_t(kArenaAlignment)); }
-    Worker(const Worker&) = delete;
-    Worker& operator=(const Worker&) = delete;
+    // What a thread waits for, and where.
+    struct Waiting {
+        Site site;
+        std::uint32_t lanes = 0;
+        void* slot = nullptr; // of an exchange; or what a parked thread waits for
+        Exchange exchange = nullptr;
+    };
 
     void run(Launch& launch);
-    void wait(State state, std::uint32_t lanes, void* slot, Exchange exchange, Site site);
+    // Of the running thread; one that is parked goes on after a wake() of its slot.
+    void wait(State state, const Waiting& waiting);
+    void wake(const void* what);
+    [[noreturn]] void fail(const std::string& message);
+
     void* shared_memory(const SharedArray& array);
-    void* dynamic_shared_memory(const SharedArray& array);
-    Copies& copies() {
+    // "full[1]", as the source has it.
+    std::string element_at(const void* address) const;
+    bool in_the_arena(const void* address) const {
+        return address >= shared_ && address < shared_ + kArenaBytes;
+    }
+    // Its stack, the kernel's arguments, threadIdx and the like.
+    bool belongs_to_the_thread(const void* address) const;
+
+    Copies& copies() { // of the running thread
         copied_ = true;
         return copies_[current_];
     }
     AsyncWork& async() { return async_; }
-    void wake(const void* what);
     unsigned threads() const { return total_; }
-    std::string element_at(const void* address) const;
-    [[noreturn]] void fail(const std::string& message);
-    bool on_the_stack(const void* address) const { return fiber_->holds(address); }
-    bool in_the_call(const void* address) const;
-    bool in_the_arena(const void* address) const;
+    unsigned current() const { return current_; } // linear number of the running thread
     std::string where() const;
-    unsigned current() const { return current_; }
 
   private:
-    struct Waiting {
-        Site site;
-        std::uint32_t lanes;
-        void* slot;
-        Exchange exchange;
-    };
     struct Placed {
         const SharedArray* array;
         std::byte* memory;
+        std::size_t bytes;
     };
 
     static void fiber_main();
     void begin_launch(Launch& launch);
     void run_block(std::uint64_t block);
-    void refuse_unfinished();
     void go_on(void** saved);
     bool release();
     bool release_block();
     bool release_warp(unsigned warp);
-    bool release_pollers();
     void release_lanes(unsigned warp, std::uint32_t lanes, bool all);
     void resume_later(unsigned thread);
     void arrive_in_whole_warp(unsigned warp);
     std::uint32_t lanes_in(unsigned warp, bool (*wanted)(State)) const;
     [[noreturn]] void report_deadlock();
 
-    FiberPool fibers_;
-    std::byte* shared_;
+    FiberPool fibers_{kMaxThreads};
+    alignas(kArenaAlignment) std::byte shared_[kArenaBytes];
     std::vector<Placed> placed_;
     std::size_t shared_used_ = 0;
-    const SharedArray* dynamic_ = nullptr; // the launch's dynamic shared memory, once declared
-    bool copied_ = false;                  // a thread of this block has used its copies
+    bool copied_ = false; // a thread of this block has used its copies
     AsyncWork async_;
-    unsigned vain_polls_ = 0; // times that all pollers were resumed, with no news for any
     Launch* launch_ = nullptr;
     Random random_{0};
     void* main_ = nullptr; // the worker's own stack, left while a block runs
     Fiber* fiber_ = nullptr;
     unsigned ready_count_ = 0;
-    uint3 position_of_[kMaxThreads];
-    State states_[kMaxThreads];
     Waiting waiting_[kMaxThreads];
     Fiber* fiber_of_[kMaxThreads];
     Copies copies_[kMaxThreads];
@@ -159,5 +150,7 @@ class Worker : public Scheduler {
     unsigned whole_warp_[kMaxThreads / 32]; // lanes that wait in an operation of all 32
     std::uint16_t shuffled_[kMaxThreads];
 };
+
+inline Worker& this_worker() { return *static_cast<Worker*>(self.scheduler); }
 
 } // namespace simt
