@@ -58,22 +58,17 @@ simt::Grid grid_of(std::int64_t images, const Tiling& tiling, Stream stream) {
     return {static_cast<unsigned>(blocks), static_cast<unsigned>(tiling.threads), stream};
 }
 
-// Whether the group of a thread's channels continues before and after them.
-struct Neighbourhood {
-    bool before, behind;
-};
-
-// The vector of channels at `from`, and the sums s of their windows. The two channels on either
-// side come from L1, where other lanes have just brought them.
-template <class T> __device__ __forceinline__ void load_scales(const T* from, Neighbourhood near,
-                                                               const ResponseNorm& norm,
-                                                               float (&x)[kVector<T>],
-                                                               float (&s)[kVector<T>]) {
+// The vector of channels at `from`, and the sums s of their windows. The two channels before and
+// behind, if they are of the group, come from L1, where other lanes have just brought them.
+template <class T>
+__device__ __forceinline__ void load_scales(const T* from, bool before, bool behind,
+                                            const ResponseNorm& norm, float (&x)[kVector<T>],
+                                            float (&s)[kVector<T>]) {
     constexpr int channels = kVector<T>;
     float left[kReach] = {}, right[kReach] = {};
     load_channels(from, x);
-    if (near.before) load_pair(from - kReach, left);
-    if (near.behind) load_pair(from + channels, right);
+    if (before) load_pair(from - kReach, left);
+    if (behind) load_pair(from + channels, right);
 #pragma unroll
     for (int i = 0; i < channels; ++i) {
         float sum = 0.0f;
@@ -147,7 +142,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     const int vector = block.first_vector + thread % tiling.vectors.size;
     const int vectors = g.channels / channels;
     const int place = vector % group_vectors;
-    const Neighbourhood near{place != 0, place != group_vectors - 1};
+    const bool before = place != 0, behind = place != group_vectors - 1; // more of its group
 
     const int first_pixel = block.first_column * g.stride;
     const int outputs = min(tiling.columns.size, g.out_width - block.first_column);
@@ -168,7 +163,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
             for (int h = down.first; h < down.end; ++h) {
                 if (h > down.first || !first_row_is_here) {
                     float s[channels];
-                    load_scales(x + h * row_length, near, norm, values, s);
+                    load_scales(x + h * row_length, before, behind, norm, values, s);
 #pragma unroll
                     for (int i = 0; i < channels; ++i) values[i] *= three_quarters(s[i]);
                 }
@@ -271,7 +266,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     const int w = block.first_column + thread / tiling.vectors.size;
     const int vector = thread % tiling.vectors.size;
     const int place = vector % group_vectors;
-    const Neighbourhood near{place != 0, place != group_vectors - 1};
+    const bool before = place != 0, behind = place != group_vectors - 1; // more of its group
     const bool has_pixel = thread / tiling.vectors.size < tiling.columns.size && w < g.width;
 
     const std::int64_t in = (block.image * g.height * g.width + w) * g.channels + channels * vector;
@@ -291,7 +286,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
         if (has_pixel) {
             gather(dy, y, where, g, down, across, h, w, gradient);
             float s[channels];
-            load_scales(x + at, near, steps.norm, own, s);
+            load_scales(x + at, before, behind, steps.norm, own, s);
 #pragma unroll
             for (int i = 0; i < channels; ++i) {
                 gradient[i] *= three_quarters(s[i]);
@@ -302,12 +297,12 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
         }
         __syncthreads();
         if (has_pixel) {
-            if (near.before) {
+            if (before) {
                 const Four<float> left = edges[h % 2][thread - 1];
                 passed[0] = left.of[2];
                 passed[1] = left.of[3];
             }
-            if (near.behind) {
+            if (behind) {
                 const Four<float> right = edges[h % 2][thread + 1];
                 passed[kReach + channels] = right.of[0];
                 passed[kReach + channels + 1] = right.of[1];

@@ -92,44 +92,36 @@ __global__ void pool_dgrad_kernel(const T* __restrict__ dy, const Where* __restr
     store_channels(dx + in, sum);
 }
 
-template <class T, class Where>
-void launch_fprop(const T* x, T* y, Where* where, const PoolShape& g, Stream stream) {
-    const auto launch = [&](auto width) {
-        simt::launch<pool_fprop_kernel<T, Where, width()>>(
-            row_grid(g.images * g.out_height, g.out_width, g.channels / width, stream), x, y, where,
-            g);
-    };
-    with_width<T>(g.channels, launch, x, y, where);
-}
-
-template <class T, class Where> void launch_dgrad(const T* dy, const Where* where, const T* gate,
-                                                  T* dx, const PoolShape& g, Stream stream) {
-    const auto launch = [&](auto width) {
-        simt::launch<pool_dgrad_kernel<T, Where, width()>>(
-            row_grid(g.images * g.height, g.width, g.channels / width, stream), dy, where, gate, dx,
-            g);
-    };
-    with_width<T>(g.channels, launch, dy, where, gate, dx);
-}
-
 } // namespace
 
 template <class T, class Where>
 void maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, Stream stream) {
-    launch_fprop(x, y, where, shape, stream);
+    const auto launch = [&](auto width) {
+        simt::launch<pool_fprop_kernel<T, Where, width()>>(row_grid(shape.images * shape.out_height,
+                                                                    shape.out_width,
+                                                                    shape.channels / width, stream),
+                                                           x, y, where, shape);
+    };
+    with_width<T>(shape.channels, launch, x, y, where);
 }
 
 template <class T, class Where> void maxpool_dgrad(const T* dy, const Where* where, const T* gate,
                                                    T* dx, PoolShape shape, Stream stream) {
-    launch_dgrad(dy, where, gate, dx, shape, stream);
+    const auto launch = [&](auto width) {
+        simt::launch<pool_dgrad_kernel<T, Where, width()>>(
+            row_grid(shape.images * shape.height, shape.width, shape.channels / width, stream), dy,
+            where, gate, dx, shape);
+    };
+    with_width<T>(shape.channels, launch, dy, where, gate, dx);
 }
 
+// Means are launched in the same way, without `where`.
 template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream stream) {
-    launch_fprop<T, void>(x, y, nullptr, shape, stream);
+    maxpool_fprop<T, void>(x, y, nullptr, shape, stream);
 }
 
 template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Stream stream) {
-    launch_dgrad<T, void>(dy, nullptr, nullptr, dx, shape, stream);
+    maxpool_dgrad<T, void>(dy, nullptr, nullptr, dx, shape, stream);
 }
 
 template decltype(maxpool_fprop<float, std::uint8_t>) maxpool_fprop<float, std::uint8_t>;

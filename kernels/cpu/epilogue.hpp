@@ -65,7 +65,7 @@ template <class T> struct DgradEpilogue {
 
 // ---------------------------------------------------------------------- learning
 
-// Up to a vector of weights that are kept in halves (sgd.cuh: join_halves, split_halves).
+// Up to a vector of weights that are kept in halves (sgd.cuh: read_halves, write_halves).
 PYALEXNET_INLINE V joined(const bf16* highs, const std::uint16_t* lows, int count) {
     const Ints missing = load_ints(lows, count) << 16 >> 16; // its upper bits are signs
     return as<V>(as<Words>(load_ints(highs, count) << 16) + as<Words>(missing));
