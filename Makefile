@@ -1,6 +1,6 @@
 # make train    trains the default network on the photographs that come with the package
 # make test     runs every test, the kernels emulated and checked
-# make test-faults  kills, full disks, damaged files, bad input: many times each, half an hour
+# make test-faults  kills, full disks, damaged files, bad input: many times each, an hour
 # make sanitize the CPU's own kernels under AddressSanitizer and UBSan: tests of every operation, and
 #               two minutes of odd calls (FUZZ_SECONDS); their threads under ThreadSanitizer
 # make lint     formatting, style, types, and how many lines there are
@@ -80,7 +80,7 @@ test: $(VENV)/test-installed
 	$(BIN)/python -m pytest -n 2 --timeout-method thread
 
 test-faults: $(VENV)/test-installed
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -m "faults or again"
 	$(MAKE) sanitize
 
 bench: $(VENV)/installed

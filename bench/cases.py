@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pyalexnet.nets.calls import Call, Draw, Operand, PerImage, Plan, is_product, name_of
+from pyalexnet.nets.calls import Call, Draw, Operand, Plan, is_product, name_of
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import Learned, Mask
@@ -277,8 +277,8 @@ def _planned(made: Plan, call: Call, name: str, net: str, batch: int, precision:
 
 def _setting(key: str, value: Any, batch: int) -> dict[str, Any]:
     """A setting of a planned call as an argument of the operation."""
-    if isinstance(value, PerImage):
-        return {key: (batch, *value.shape)}
+    if key == "x_shape":
+        return {key: (batch, *value)}
     if isinstance(value, Draw):
         drawn = Mask(keep=value.keep, factor=value.factor, **_DRAW)
         return {"keep": value.keep, **_DRAW} if key == "mask" else {key: drawn}

@@ -91,7 +91,7 @@ def launches(made: Plan, images: int, precision: Precision, card: Card) -> Itera
     """A plan's calls, in their order."""
     for line in lines(made, images):
         seconds = card.seconds(precision, line.flops, line.nbytes)
-        yield Launch(line.operation, line.reads, line.writes, line.nbytes, line.flops, seconds)
+        yield Launch(**vars(line), seconds=seconds)
 
 
 def _plan(spec: NetSpec, choices: Choices, fused: bool) -> Plan:

@@ -6,7 +6,9 @@ at the end of an operation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from pyalexnet.backends.base import Activation
 from pyalexnet.backends.host import HostBackend
-from pyalexnet.ops.records import BlockGeometry, ConvGeometry, Mask, Norm, PoolGeometry
+from pyalexnet.ops.records import BlockGeometry, ConvGeometry, Mask, PoolGeometry
 
 from . import oracle
 from .oracle import Exact
@@ -28,9 +30,14 @@ class ReferenceBackend(HostBackend):
     name = "reference"
 
     def _run(self, op: str, *arguments: Any) -> None:
-        getattr(self, f"_{op}")(*arguments)
+        own = getattr(self, f"_{op}", None)
+        if own is not None:
+            own(*arguments)
+            return
+        for result, exact in by_formula(op, arguments):
+            result[...] = exact.value
 
-    def _unit(self, x: Numbers, tensor: bool) -> str:
+    def _unit(self, dtype: np.dtype[Any], tensor: bool) -> str:
         return "fma"
 
     # Images
@@ -159,25 +166,10 @@ class ReferenceBackend(HostBackend):
     def _tanh_fprop(self, x: Numbers, y: Numbers) -> None:
         y[...] = oracle.tanh(x).value
 
-    def _tanh_dgrad(self, y: Numbers, dy: Numbers, dx: Numbers) -> None:
-        dx[...] = oracle.tanh_dgrad(y, dy).value
-
     def _scale(self, x: Numbers, y: Numbers, factor: float) -> None:
         y[...] = oracle.double(x) * factor
 
     # Norms and pools
-
-    def _lrn_fprop(self, x: Numbers, y: Numbers, norm: Norm) -> None:
-        y[...] = oracle.lrn_fprop(x, **norm._asdict()).value
-
-    def _lrn_dgrad(self, x: Numbers, dy: Numbers, dx: Numbers, norm: Norm) -> None:
-        dx[...] = oracle.lrn_dgrad(x, dy, **norm._asdict()).value
-
-    def _rnorm_fprop(self, x: Numbers, y: Numbers, norm: Norm) -> None:
-        y[...] = oracle.rnorm_fprop(x, **_within(norm)).value
-
-    def _rnorm_dgrad(self, x: Numbers, dy: Numbers, dx: Numbers, norm: Norm) -> None:
-        dx[...] = oracle.rnorm_dgrad(x, dy, **_within(norm)).value
 
     def _maxpool_fprop(self, x: Numbers, y: Numbers, where: Numbers, g: PoolGeometry) -> None:
         y[...], where[...] = oracle.maxpool_fprop(x, **g._asdict())
@@ -187,12 +179,6 @@ class ReferenceBackend(HostBackend):
     ) -> None:
         exact = oracle.maxpool_dgrad(dy, where, x_shape=dx.shape, **g._asdict())
         dx[...] = oracle.let_pass(exact, gate).value
-
-    def _avgpool_fprop(self, x: Numbers, y: Numbers, g: PoolGeometry) -> None:
-        y[...] = oracle.avgpool_fprop(x, **g._asdict()).value
-
-    def _avgpool_dgrad(self, dy: Numbers, dx: Numbers, g: PoolGeometry) -> None:
-        dx[...] = oracle.avgpool_dgrad(dy, x_shape=dx.shape, **g._asdict()).value
 
     def _lrn_maxpool_fprop(self, x: Numbers, y: Numbers, where: Numbers, *how: Any) -> None:
         norm, g, relu = how
@@ -208,8 +194,10 @@ class ReferenceBackend(HostBackend):
 
     # Dropout, loss, learning
 
-    def _dropout(self, x: Numbers, y: Numbers, mask: Mask) -> None:
+    def _dropout_fprop(self, x: Numbers, y: Numbers, mask: Mask) -> None:
         y[...] = oracle.dropout(x, **_draw(mask))
+
+    _dropout_dgrad = _dropout_fprop
 
     def _softmax_cross_entropy(
         self,
@@ -258,17 +246,33 @@ class ReferenceBackend(HostBackend):
         dpart[...] = oracle.exchange_scatter_add(dwholes, start=start, channels=channels).value
 
 
+def by_formula(op: str, arguments: Sequence[Any]) -> list[tuple[Numbers, Exact]]:
+    """An operation's results, each with its exact value, from the oracle's function of its name.
+
+    The function takes the inputs by position, the fields of records by their names, other settings
+    by keyword in the order in which they come, and `x_shape` for a gradient's shape.
+    """
+    formula: Callable[..., Any] = getattr(oracle, op)
+    parameters = inspect.signature(formula).parameters.values()
+    settings = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    inputs, rest = arguments[: (count := len(parameters) - len(settings))], arguments[count:]
+    results = list(takewhile(lambda one: isinstance(one, np.ndarray), rest))
+    records: list[Any] = [one for one in rest[len(results) :] if isinstance(one, tuple)]
+    plain = [one for one in rest[len(results) :] if not isinstance(one, tuple)]
+    how: dict[str, Any] = {"x_shape": results[-1].shape}
+    for record in records:
+        how |= record._asdict()
+    how |= zip([name for name in settings if name not in how], plain, strict=False)
+    exact = formula(*inputs, **{name: how[name] for name in settings if name in how})
+    return list(zip(results, [exact] if isinstance(exact, Exact) else exact, strict=True))
+
+
 def _pad(g: BlockGeometry | ConvGeometry) -> tuple[int, int, int, int]:
     return g.pad_top, g.pad_bottom, g.pad_left, g.pad_right
 
 
 def _geometry(g: ConvGeometry) -> dict[str, Any]:
     return {"stride": (g.stride_h, g.stride_w), "pad": _pad(g), "groups": g.groups}
-
-
-def _within(norm: Norm) -> dict[str, Any]:
-    """A norm within a map, which has no groups."""
-    return {name: value for name, value in norm._asdict().items() if name != "groups"}
 
 
 def _pool(g: PoolGeometry) -> dict[str, Any]:

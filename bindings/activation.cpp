@@ -1,48 +1,41 @@
-#include "maps.hpp"
-#include "register.hpp"
+#include "array.hpp"
 
 namespace pyalexnet {
 namespace {
 
-template <class Launcher> auto fprop(const char* op, Launcher launcher) {
-    return [=](const py::object& x_, const py::object& y_, const Place& place) {
-        Call call(op, place);
-        with_map(call, x_, y_, Alias::allowed, Call::kAnyRank, [&](auto x, auto y) {
-            call.launch([=](Stream s) { launcher(x.data(), y.data(), x.size(), s); });
-        });
-    };
+// Activations and their gradients by launchers for either type.
+template <auto for_float, auto for_bf16> void fprop(Call& call, handle x_, handle y_) {
+    with_map(call, x_, y_, {}, Access::in_place, [&](auto element, auto x, auto y) {
+        if constexpr (std::is_same_v<decltype(element), float>)
+            call.launch(for_float, x, y, x.size());
+        else
+            call.launch(for_bf16, x, y, x.size());
+    });
 }
 
-template <class Launcher> auto dgrad(const char* op, Launcher launcher) {
-    return [=](const py::object& y_, const py::object& dy_, const py::object& dx_,
-               const Place& place) {
-        Call call(op, place);
-        const auto use = [&](auto y, auto dy, auto dx) {
-            call.launch([=](Stream s) { launcher(y.data(), dy.data(), dx.data(), y.size(), s); });
-        };
-        with_gradient(call, "y", y_, dy_, dx_, Alias::allowed, Call::kAnyRank, use);
-    };
+template <auto for_float, auto for_bf16> void dgrad(Call& call, handle y_, handle dy_, handle dx_) {
+    with_gradient(call, "y", y_, dy_, dx_, {}, Access::in_place,
+                  [&](auto element, auto y, auto dy, auto dx) {
+                      if constexpr (std::is_same_v<decltype(element), float>)
+                          call.launch(for_float, y, dy, dx, y.size());
+                      else
+                          call.launch(for_bf16, y, dy, dx, y.size());
+                  });
 }
 
-void scale_op(const py::object& x_, const py::object& y_, float factor, const Place& place) {
-    const auto launcher = [factor](auto* from, auto* to, std::int64_t count, Stream s) {
-        scale(from, to, count, factor, s);
-    };
-    fprop("scale", launcher)(x_, y_, place);
+void scale_op(Call& call, handle x_, handle y_, float factor) {
+    with_map(call, x_, y_, {}, Access::in_place, [&](auto element, auto x, auto y) {
+        call.launch(scale<decltype(element)>, x, y, x.size(), factor);
+    });
 }
+
+const Ops activation_ops([](py::module_& m) {
+    define(m, "relu_fprop", fprop<relu_fprop<float>, relu_fprop<bf16>>, "x"_a, "y"_a);
+    define(m, "relu_dgrad", dgrad<relu_dgrad<float>, relu_dgrad<bf16>>, "y"_a, "dy"_a, "dx"_a);
+    define(m, "tanh_fprop", fprop<tanh_fprop<float>, tanh_fprop<bf16>>, "x"_a, "y"_a);
+    define(m, "tanh_dgrad", dgrad<tanh_dgrad<float>, tanh_dgrad<bf16>>, "y"_a, "dy"_a, "dx"_a);
+    define(m, "scale", scale_op, "x"_a, "y"_a, "factor"_a);
+});
 
 } // namespace
-
-void register_activation(py::module_& m) {
-    const auto relu = fprop("relu_fprop", [](auto... each) { relu_fprop(each...); });
-    const auto drelu = dgrad("relu_dgrad", [](auto... each) { relu_dgrad(each...); });
-    const auto tanh = fprop("tanh_fprop", [](auto... each) { tanh_fprop(each...); });
-    const auto dtanh = dgrad("tanh_dgrad", [](auto... each) { tanh_dgrad(each...); });
-    m.def("relu_fprop", relu, "x"_a, "y"_a, "place"_a);
-    m.def("relu_dgrad", drelu, "y"_a, "dy"_a, "dx"_a, "place"_a);
-    m.def("scale", &scale_op, "x"_a, "y"_a, "factor"_a, "place"_a);
-    m.def("tanh_fprop", tanh, "x"_a, "y"_a, "place"_a);
-    m.def("tanh_dgrad", dtanh, "y"_a, "dy"_a, "dx"_a, "place"_a);
-}
-
 } // namespace pyalexnet

@@ -1,5 +1,7 @@
 #include "array.hpp"
 
+#include <pybind11/numpy.h>
+
 #include <limits>
 #include <stdexcept>
 
@@ -9,14 +11,11 @@ namespace {
 std::string type_text(char kind, std::size_t element_bytes) {
     const std::string bits = std::to_string(8 * element_bytes);
     if (kind == 'f') return "float" + bits;
-    if (kind == 'b') return "bfloat16";
+    if (kind == 'b') return element_bytes == 1 ? "bool" : "bfloat16";
     if (kind == 'i') return "int" + bits;
     if (kind == 'u') return "uint" + bits;
+    if (kind == '>') return ">" + std::to_string(element_bytes) + " (big-endian)";
     return "dtype kind '" + std::string(1, kind) + "' of " + bits + " bits";
-}
-
-std::string place_text(int device) {
-    return device < 0 ? "host memory" : "device " + std::to_string(device);
 }
 
 bool overlap(const Given& a, const Given& b) {
@@ -25,9 +24,14 @@ bool overlap(const Given& a, const Given& b) {
     return a_begin < b_begin + b.bytes() && b_begin < a_begin + a.bytes();
 }
 
-bool written(const Given& given) { return given.access != Access::read; }
+bool written(const Given& given) { return given.access > Access::peer; }
 
 } // namespace
+
+std::vector<Ops::Define>& Ops::all() {
+    static std::vector<Define> families;
+    return families;
+}
 
 std::int64_t Given::size() const {
     std::int64_t product = 1;
@@ -35,14 +39,14 @@ std::int64_t Given::size() const {
     return product;
 }
 
-std::string shape_text(const std::vector<std::int64_t>& shape) {
+std::string shape_text(const Extents& shape) {
     std::string text = "(";
     for (std::size_t i = 0; i < shape.size(); ++i)
         text += (i ? ", " : "") + std::to_string(shape[i]);
     return text + (shape.size() == 1 ? ",)" : ")");
 }
 
-bool is_bfloat16(py::handle object) {
+bool is_bfloat16(handle object) {
     const py::object type = py::getattr(object, "dtype", py::none());
     // NumPy builds the names of its own types anew each time, in Python; none of these is void.
     const py::object kind = py::getattr(type, "kind", py::none());
@@ -51,15 +55,32 @@ bool is_bfloat16(py::handle object) {
     return py::isinstance<py::str>(name) && name.cast<std::string>() == "bfloat16";
 }
 
-void Recording::add(int device, std::shared_ptr<std::deque<Given>> given, Launchers launchers) {
-    calls_.push_back({device, aside_, std::move(given), std::move(launchers)});
+Given describe_numpy(handle object) {
+    if (!py::isinstance<py::array>(object))
+        throw std::invalid_argument("is " + std::string(py::str(py::type::of(object))) +
+                                    "; a NumPy array was expected");
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    const py::dtype type = array.dtype();
+    Given given;
+    given.pointer = const_cast<void*>(array.data());
+    given.kind = type.byteorder() == '>' ? '>' : is_bfloat16(object) ? 'b' : type.kind();
+    given.element_bytes = static_cast<std::size_t>(type.itemsize());
+    given.shape.assign(array.shape(), array.shape() + array.ndim());
+    given.contiguous = (array.flags() & py::array::c_style) != 0;
+    given.writable = array.writeable();
+    return given;
+}
+
+void Recording::add(Checked call) {
+    call.aside = aside_;
+    calls_.push_back(std::move(call));
 }
 
 void Recording::run(std::uintptr_t stream, std::uintptr_t beside) const {
     const py::gil_scoped_release unlocked;
     const auto main = reinterpret_cast<Stream>(stream), side = reinterpret_cast<Stream>(beside);
     bool any_aside = false;
-    for (const Recorded& call : calls_) {
+    for (const Checked& call : calls_) {
         const bool aside = call.aside && side != main;
         if (aside) order(call.device, main, side);
         any_aside = any_aside || aside;
@@ -91,42 +112,55 @@ int Call::extent(const char* what, std::int64_t value, std::int64_t least) const
 
 void Call::expect_countable(const char* what, std::int64_t count) const {
     constexpr std::int64_t most = std::numeric_limits<int>::max() - 1023;
-    expect(count <= most, "there are " + std::to_string(count) + " " + what + "; at most " +
-                              std::to_string(most) + " were expected");
+    if (count > most)
+        refuse("there are " + std::to_string(count) + " " + what + "; at most " +
+               std::to_string(most) + " were expected");
 }
 
-const Given& Call::take(const char* name, py::handle object, char kind, std::size_t element_bytes,
-                        int rank, Access access, int device, Alias alias) {
+const Given& Call::take(const std::string& name, handle object, Element element, const Form& form,
+                        Access access) {
     Given given;
+    const auto require = [&](bool holds, auto rest) { // builds the sentence only if it is needed
+        given.name = name;
+        given.access = access;
+        if (!holds) refuse(given.title() + " " + rest());
+    };
     try {
         given = describe(object);
     } catch (const std::invalid_argument& error) {
-        refuse(std::string(name) + " " + error.what());
+        require(false, [&] { return error.what(); });
     }
-    given.name = name;
-    given.access = access;
-    given.alias = alias;
-    const auto require = [&](bool holds, auto rest) { // builds the sentence only if it is needed
-        if (!holds) refuse(std::string(name) + " " + rest());
-    };
     const auto shape = [&] { return "has shape " + shape_text(given.shape); };
-    require(given.kind == kind && given.element_bytes == element_bytes, [&] {
+    require(given.kind == element.kind && given.element_bytes == element.bytes, [&] {
         return "is " + type_text(given.kind, given.element_bytes) + "; " +
-               type_text(kind, element_bytes) + " was expected";
+               type_text(element.kind, element.bytes) + " was expected";
     });
-    require(rank == kAnyRank || static_cast<int>(given.shape.size()) == rank,
-            [&] { return shape() + "; " + std::to_string(rank) + " axes were expected"; });
-    require(given.contiguous, [] { return "is not C-contiguous"; });
-    require(reinterpret_cast<std::uintptr_t>(given.pointer) % element_bytes == 0, [&] {
-        return "does not begin at a multiple of " + std::to_string(element_bytes) + " bytes";
+    for (std::size_t axis = 0; axis < given.shape.size(); ++axis)
+        require(given.shape[axis] > 0, [&] {
+            return shape() + ", so dimension " + std::to_string(axis) +
+                   " is 0; at least 1 was expected";
+        });
+    require(!form.rank || static_cast<std::size_t>(*form.rank) == given.shape.size(),
+            [&] { return shape() + "; " + std::to_string(*form.rank) + " axes were expected"; });
+    require(!form.exact || *form.exact == given.shape,
+            [&] { return shape() + "; " + shape_text(*form.exact) + " was expected"; });
+    require(given.contiguous, [] { return "is strided; a C-contiguous array was expected"; });
+    require(reinterpret_cast<std::uintptr_t>(given.pointer) % element.bytes == 0, [&] {
+        return "does not begin at a multiple of " + std::to_string(element.bytes) + " bytes";
     });
-    require(access == Access::read || given.writable,
-            [] { return "is read-only; the result goes there"; });
-    require(given.device < 0 || device == kAnyDevice || given.device == device, [&] {
-        return "is on " + place_text(given.device) + "; the op runs on " + place_text(device);
+    require(!written(given) || given.writable,
+            [] { return "is read-only; a writable array was expected"; });
+    require(given.device < 0 || access == Access::peer || given.device == device_, [&] {
+        return "lies on another device, " + std::to_string(given.device) + "; device " +
+               std::to_string(device_) + " was expected";
     });
-    for (const std::int64_t extent : given.shape)
-        require(extent > 0, [&] { return shape() + ", which is empty"; });
+    for (const Given& other : *given_) {
+        if ((!written(given) && !written(other)) || !overlap(given, other)) continue;
+        // The very same elements will do where the op may work in place.
+        const bool in_place = given.access == Access::in_place || other.access == Access::in_place;
+        require(in_place && given.pointer == other.pointer && given.bytes() == other.bytes(),
+                [&] { return "overlaps " + other.title() + "; memory of its own was expected"; });
+    }
     given.owner = py::reinterpret_borrow<py::object>(object);
     given_->push_back(std::move(given));
     return given_->back();
@@ -135,8 +169,7 @@ const Given& Call::take(const char* name, py::handle object, char kind, std::siz
 Array<float> Call::scratch(std::size_t bytes) {
     if (bytes == 0) return Array<float>(nullptr);
     const py::object object = workspace_(bytes);
-    const Given& given =
-        take<std::uint8_t>("workspace", object, 1, Access::scratch, device_, Alias::refused);
+    const Given& given = take<std::uint8_t>("workspace", object, 1, Access::scratch);
     expect(given.bytes() >= bytes, "workspace has " + std::to_string(given.bytes()) + " bytes; " +
                                        std::to_string(bytes) + " were expected");
     expect(reinterpret_cast<std::uintptr_t>(given.pointer) % 16 == 0,
@@ -148,55 +181,34 @@ Array<float> Call::scratch(std::size_t bytes) {
     return Array<float>(&own);
 }
 
-NumberArgument<float, Scalar> Call::scalar(const char* name, py::handle object) {
+NumberArgument<float, Scalar> Call::scalar(const std::string& name, handle object) {
     if (py::isinstance<py::float_>(object) || py::isinstance<py::int_>(object)) {
         const double value = PyFloat_AsDouble(object.ptr());
         if (PyErr_Occurred()) { // an int beyond the range of double
             PyErr_Clear();
-            refuse(std::string(name) + " is too large for a float");
+            refuse(name + " is too large for a float");
         }
         return {Array<const float>(nullptr), static_cast<float>(value)};
     }
-    return {input<const float>(name, object, 0), 0.0f};
+    return {input<float>(name, object, 0), 0.0f};
 }
 
-NumberArgument<std::uint32_t, Counter> Call::counter(const char* name, py::handle object) {
+NumberArgument<std::uint32_t, Counter> Call::counter(const std::string& name, handle object) {
     if (py::isinstance<py::int_>(object)) {
         int beyond = 0; // -1 or 1 if it does not fit 64 bits
         const long long value = PyLong_AsLongLongAndOverflow(object.ptr(), &beyond);
         expect(!beyond && value >= 0 && value <= std::numeric_limits<std::uint32_t>::max(),
-               std::string(name) + " is " + std::string(py::str(object)) +
-                   "; 0 to 4,294,967,295 was expected");
+               name + " is " + std::string(py::str(object)) + "; 0 to 4,294,967,295 was expected");
         return {Array<const std::uint32_t>(nullptr), static_cast<std::uint32_t>(value)};
     }
-    return {input<const std::uint32_t>(name, object, 0), 0u};
+    return {input<std::uint32_t>(name, object, 0), 0u};
 }
 
-// Working in place is fine (the very same elements, where the op allows it); a partial overlap is
-// never meant.
-void Call::refuse_overlaps() const {
-    const std::deque<Given>& given = *given_;
-    for (std::size_t i = 0; i < given.size(); ++i) {
-        for (std::size_t j = i + 1; j < given.size(); ++j) {
-            const Given& a = given[i];
-            const Given& b = given[j];
-            if ((!written(a) && !written(b)) || !overlap(a, b)) continue;
-            const bool allowed = a.alias == Alias::allowed || b.alias == Alias::allowed;
-            expect(allowed && a.pointer == b.pointer && a.bytes() == b.bytes(),
-                   a.name + " and " + b.name + " lie in the same memory");
-        }
-    }
-}
-
-void Call::launch(Launchers launchers) {
-    refuse_overlaps();
-    if (const auto* recording = std::get_if<std::shared_ptr<Recording>>(&target_)) {
-        (*recording)->add(device_, given_, std::move(launchers));
-        return;
-    }
-    const auto stream = reinterpret_cast<Stream>(std::get<std::uintptr_t>(target_));
+void Call::enqueue(Launchers launchers) {
+    if (const auto* recording = std::get_if<std::shared_ptr<Recording>>(&target_))
+        return (*recording)->add({device_, given_, std::move(launchers)});
     const py::gil_scoped_release unlocked;
-    run(device_, stream, *given_, launchers);
+    run(device_, reinterpret_cast<Stream>(std::get<std::uintptr_t>(target_)), *given_, launchers);
 }
 
 } // namespace pyalexnet

@@ -1,6 +1,6 @@
 // From Python objects to pointers and shapes, or a refusal in a sentence.
 //
-// A binding opens a Call, takes its arrays from it, checks how their shapes relate to one another,
+// An op gets a Call, takes its arrays from it, which says of what type and shape they have to be,
 // and launches. Whatever Python passes, a kernel gets memory of the right type, size and device; so
 // none of them can read out of bounds.
 #pragma once
@@ -10,22 +10,29 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <variant>
 #include <vector>
 
 namespace pyalexnet {
 
 namespace py = pybind11;
+using py::handle;
 using namespace py::literals;
 
-enum class Access { read, write, read_write, scratch };
-enum class Alias { refused, allowed };
+using Extents = std::vector<std::int64_t>;
+
+// What an op does with an array: reads it, even on another device (peer); writes it, perhaps over
+// an input (in_place); or both.
+enum class Access { read, peer, write, in_place, read_write, scratch };
 
 // An array argument.
 struct Given {
@@ -34,41 +41,38 @@ struct Given {
     void* placed = nullptr; // where kernels find it, while they run
     char kind = 0;          // f, i, u, as NumPy calls them; b: bfloat16
     std::size_t element_bytes = 0;
-    std::vector<std::int64_t> shape;
+    Extents shape;
     bool contiguous = false;
     bool writable = false;
     int device = -1; // -1: memory of the host
     Access access = Access::read;
-    Alias alias = Alias::refused;
     py::object owner; // keeps the memory
 
     std::int64_t size() const;
     std::size_t bytes() const { return static_cast<std::size_t>(size()) * element_bytes; }
+    // Its name in a refusal: Python's callers know a result as `out`.
+    std::string title() const { return is_result() ? "out (" + name + ")" : name; }
+    bool is_result() const { return access == Access::write || access == Access::in_place; }
 };
 
-std::string shape_text(const std::vector<std::int64_t>& shape);
+std::string shape_text(const Extents& shape);
 
 // Whether the object is an array of ml_dtypes' bfloat16, wherever it lies.
-bool is_bfloat16(py::handle object);
+bool is_bfloat16(handle object);
 
 template <class T> class Array {
   public:
     explicit Array(const Given* given) : given_(given) {}
 
-    T* data() const { return given_ ? static_cast<T*>(given_->placed) : nullptr; }
+    T* placed() const { return given_ ? static_cast<T*>(given_->placed) : nullptr; }
     // Where it lies for Python: kernels may find a copy, which is aligned alike.
     std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(given_->pointer); }
-    std::int64_t size() const { return given_ ? given_->size() : 0; }
-    int rank() const { return static_cast<int>(given_->shape.size()); }
-    // Extent of axis `i`; a negative one counts from the end.
-    std::int64_t dim(int i) const {
-        return given_->shape[static_cast<std::size_t>(i < 0 ? rank() + i : i)];
-    }
-    const std::vector<std::int64_t>& shape() const { return given_->shape; }
-    std::string shape_text() const { return pyalexnet::shape_text(given_->shape); }
-    template <class U> bool same_shape(const Array<U>& other) const {
-        return shape() == other.shape();
-    }
+    std::int64_t size() const { return given_->size(); }
+    std::int64_t dim(std::size_t axis) const { return given_->shape[axis]; }
+    const Extents& shape() const { return given_->shape; }
+    // For a refusal: "x has shape (2, 3)".
+    std::string title() const { return given_->title(); }
+    std::string shown() const { return title() + " has shape " + shape_text(shape()); }
     explicit operator bool() const { return given_ != nullptr; }
 
   private:
@@ -76,18 +80,37 @@ template <class T> class Array {
 };
 
 // A number, given as an argument or on the device, where a captured CUDA graph can change it.
-template <class Number, class Argument> class NumberArgument {
-  public:
-    NumberArgument(Array<const Number> on_device, Number value)
-        : on_device_(on_device), value_(value) {}
-    Argument get() const { return {on_device_.data(), value_}; }
+template <class Number, class Argument> struct NumberArgument {
+    Array<const Number> on_device;
+    Number value;
+    Argument placed() const { return {on_device.placed(), value}; }
+};
 
-  private:
-    Array<const Number> on_device_;
-    Number value_;
+// What a launcher gets for an argument: a pointer for an array, and so on, or the argument itself.
+template <class A> auto placed(const A& argument, int) -> decltype(argument.placed()) {
+    return argument.placed();
+}
+template <class A> const A& placed(const A& argument, long) { return argument; }
+
+// What the shape of an array has to be: of any rank, of this one, or exactly this.
+struct Form {
+    Form() = default;
+    Form(int axes) : rank(axes) {}
+    Form(Extents extents) : exact(std::move(extents)) {}
+
+    std::optional<int> rank;
+    std::optional<Extents> exact;
 };
 
 using Launchers = std::function<void(Stream)>;
+
+// A call that was checked: its device, its arrays, and what launches kernels on them.
+struct Checked {
+    int device;
+    std::shared_ptr<std::deque<Given>> given; // a deque: its elements stay where they are
+    Launchers launchers;
+    bool aside = false;
+};
 
 // Calls that were checked once and are launched many times, always with the same arrays.
 class Recording {
@@ -95,20 +118,14 @@ class Recording {
     // Whether the calls that follow may run beside later ones: nothing later in the recording
     // touches what they write, or writes what they read.
     void set_aside(bool aside) { aside_ = aside; }
-    void add(int device, std::shared_ptr<std::deque<Given>> given, Launchers launchers);
+    void add(Checked call);
     // Launches all on `stream`, in order; calls set aside go on `beside`, if that is another
     // stream, after all that comes before them. What `stream` is given afterwards waits for both.
     void run(std::uintptr_t stream, std::uintptr_t beside) const;
     std::size_t size() const { return calls_.size(); }
 
   private:
-    struct Recorded {
-        int device;
-        bool aside;
-        std::shared_ptr<std::deque<Given>> given;
-        Launchers launchers;
-    };
-    std::vector<Recorded> calls_;
+    std::vector<Checked> calls_;
     bool aside_ = false;
 };
 
@@ -125,37 +142,34 @@ class Call {
 
     int device() const { return device_; }
 
-    static constexpr int kAnyRank = -1;
-
-    template <class T> Array<T> input(const char* name, py::handle object, int rank = kAnyRank) {
-        return Array<T>(&take<T>(name, object, rank, Access::read, device_, Alias::refused));
+    template <class T> Array<const T> input(const std::string& name, handle object,
+                                            const Form& form = {}, Access access = Access::read) {
+        return Array<const T>(&take<T>(name, object, form, access));
     }
     template <class T>
-    Array<T> optional_input(const char* name, py::handle object, int rank = kAnyRank) {
-        return object.is_none() ? Array<T>(nullptr) : input<T>(name, object, rank);
+    Array<const T> optional_input(const std::string& name, handle object, const Form& form) {
+        return object.is_none() ? Array<const T>(nullptr) : input<T>(name, object, form);
+    }
+    template <class T> Array<T> output(const std::string& name, handle object,
+                                       const Form& form = {}, Access access = Access::write) {
+        return Array<T>(&take<T>(name, object, form, access));
     }
     template <class T>
-    Array<T> peer_input(const char* name, py::handle object, int rank = kAnyRank) {
-        return Array<T>(&take<T>(name, object, rank, Access::read, kAnyDevice, Alias::refused));
-    }
-    template <class T> Array<T> output(const char* name, py::handle object,
-                                       Alias alias = Alias::refused, int rank = kAnyRank) {
-        return Array<T>(&take<T>(name, object, rank, Access::write, device_, alias));
-    }
-    template <class T> Array<T> output(const char* name, py::handle object, int rank) {
-        return output<T>(name, object, Alias::refused, rank);
-    }
-    template <class T> Array<T> inout(const char* name, py::handle object, int rank = kAnyRank) {
-        return Array<T>(&take<T>(name, object, rank, Access::read_write, device_, Alias::refused));
+    Array<T> inout(const std::string& name, handle object, const Form& form = {}) {
+        return output<T>(name, object, form, Access::read_write);
     }
     // Scratch for the launcher, which is asked for only if `bytes` is above 0.
     Array<float> scratch(std::size_t bytes);
 
-    NumberArgument<float, Scalar> scalar(const char* name, py::handle object);
-    NumberArgument<std::uint32_t, Counter> counter(const char* name, py::handle object);
+    NumberArgument<float, Scalar> scalar(const std::string& name, handle object);
+    NumberArgument<std::uint32_t, Counter> counter(const std::string& name, handle object);
 
     void expect(bool holds, const std::string& message) const {
         if (!holds) refuse(message);
+    }
+    template <class T> void expect_shape(const Array<T>& array, const Extents& shape) const {
+        if (array.shape() != shape)
+            refuse(array.shown() + "; " + shape_text(shape) + " was expected");
     }
     [[noreturn]] void refuse(const std::string& message) const;
 
@@ -166,47 +180,110 @@ class Call {
     // beyond the last one.
     void expect_countable(const char* what, std::int64_t count) const;
 
-    // Runs the launchers with the arrays in place, or records them. They may be run after the
-    // binding has returned: they capture by value. The GIL is released while they run.
-    void launch(Launchers launchers);
+    // An array's extents, each of which has to fit in an int.
+    template <std::size_t rank, class X> std::array<int, rank> extents(const X& x) const {
+        std::array<int, rank> found{};
+        for (std::size_t axis = 0; axis < rank; ++axis) {
+            found[axis] = static_cast<int>(x.dim(axis));
+            if (found[axis] != x.dim(axis)) refuse(x.shown() + "; less than 2^31 was expected");
+        }
+        return found;
+    }
+
+    // Those of maps (N, H, W, C), whose rows, and places within one, have to fit in an int too.
+    template <class X> std::array<int, 4> maps(const X& x) const {
+        extent("rows of pixels", x.dim(0) * x.dim(1));
+        extent("elements of a row of pixels", x.dim(2) * x.dim(3));
+        return extents<4>(x);
+    }
+
+    // Calls `launcher` with the arguments and a stream, the arrays in place, or records that. It
+    // may be run after the op has returned. The GIL is released while it runs.
+    template <class Launcher, class... Arguments>
+    void launch(Launcher launcher, Arguments... arguments) {
+        enqueue([=](Stream stream) { launcher(placed(arguments, 0)..., stream); });
+    }
 
   private:
-    static constexpr int kAnyDevice = -2;
+    struct Element {
+        char kind;
+        std::size_t bytes;
+    };
 
-    template <class T> const Given& take(const char* name, py::handle object, int rank,
-                                         Access access, int device, Alias alias);
-    const Given& take(const char* name, py::handle object, char kind, std::size_t element_bytes,
-                      int rank, Access access, int device, Alias alias);
-    void refuse_overlaps() const;
+    template <class T>
+    const Given& take(const std::string& name, handle object, const Form& form, Access access) {
+        constexpr char kind = std::is_same_v<T, bf16>       ? 'b'
+                              : std::is_floating_point_v<T> ? 'f'
+                              : std::is_signed_v<T>         ? 'i'
+                                                            : 'u';
+        return take(name, object, Element{kind, sizeof(T)}, form, access);
+    }
+    const Given& take(const std::string& name, handle object, Element element, const Form& form,
+                      Access access);
+    void enqueue(Launchers launchers);
 
     const char* op_;
     int device_;
     Target target_;
     py::object workspace_;
-    std::shared_ptr<std::deque<Given>> given_; // a deque: arrays point into it
+    std::shared_ptr<std::deque<Given>> given_;
 };
-
-template <class T> const Given& Call::take(const char* name, py::handle object, int rank,
-                                           Access access, int device, Alias alias) {
-    using Element = std::remove_const_t<T>;
-    constexpr char kind = std::is_same_v<Element, bf16>       ? 'b'
-                          : std::is_floating_point_v<Element> ? 'f'
-                          : std::is_signed_v<Element>         ? 'i'
-                                                              : 'u';
-    return take(name, object, kind, sizeof(Element), rank, access, device, alias);
-}
 
 // Calls `use` with a value of the type of the array's elements, where kernels exist for two: bf16
 // where it is bfloat16, else float, so that any other type is refused as not float32.
-template <class Use> void with_element(py::handle array, Use use) {
+template <class Use> void with_element(handle array, Use use) {
     is_bfloat16(array) ? use(bf16{}) : use(float{});
+}
+
+// Calls `use` with that, and with x and y, which is to be written, both of that type and one shape.
+template <class Use>
+void with_map(Call& call, handle x_, handle y_, const Form& form, Access access, Use use) {
+    with_element(x_, [&](auto element) {
+        using T = decltype(element);
+        const auto x = call.input<T>("x", x_, form);
+        use(element, x, call.output<T>("y", y_, x.shape(), access));
+    });
+}
+
+// The same for a gradient: with a map of forward (x or y, as `name` says), dy, and dx.
+template <class Use> void with_gradient(Call& call, const char* name, handle map_, handle dy_,
+                                        handle dx_, const Form& form, Access access, Use use) {
+    with_element(map_, [&](auto element) {
+        using T = decltype(element);
+        const auto map = call.input<T>(name, map_, form);
+        const auto dy = call.input<T>("dy", dy_, map.shape());
+        use(element, map, dy, call.output<T>("dx", dx_, map.shape(), access));
+    });
+}
+
+// ---------------------------------------------------------------------- the module
+
+// A file's ops: one of these at namespace scope adds them to the module.
+class Ops {
+  public:
+    using Define = void (*)(py::module_&);
+    explicit Ops(Define define) { all().push_back(define); }
+    static std::vector<Define>& all();
+};
+
+// Adds an op: `body` gets a Call, and the arguments that are named here; Python passes the place
+// after them.
+template <class... Arguments, class... Names> void define(py::module_& m, const std::string& op,
+                                                          void (*body)(Call&, Arguments...),
+                                                          const Names&... names) {
+    const auto function = [=](Arguments... arguments, const Place& place) {
+        Call call(op.c_str(), place);
+        body(call, arguments...);
+    };
+    m.def(op.c_str(), function, names..., "place"_a);
 }
 
 // ---------------------------------------------------------------------- per platform
 
 // What the object says about itself (host_platform.cpp: NumPy; cuda_platform.cpp: the array
 // interface of CuPy, PyTorch and others). Throws std::invalid_argument if it is not an array.
-Given describe(py::handle object);
+Given describe(handle object);
+Given describe_numpy(handle object); // all but the device
 
 // Puts the arrays in place and runs the launchers on the device.
 void run(int device, Stream stream, std::deque<Given>& given, const Launchers& launchers);

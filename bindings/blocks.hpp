@@ -3,38 +3,41 @@
 
 #include "array.hpp"
 
-#include <tuple>
-
 namespace pyalexnet {
 
-// (block, pad_top, pad_bottom, pad_left, pad_right); padding below and on the right follows from y.
+// (block, pad_top, pad_bottom, pad_left, pad_right)
 using BlockGiven = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
 
-// The fields of CropShape and of BlockShape that say how `images` of height x width pixels with
-// these channels lie in y. `what` names them in a refusal.
-template <class Shape, class Y>
-Shape in_blocks(const Call& call, const std::string& what, std::int64_t images, std::int64_t height,
-                std::int64_t width, std::int64_t channels, const BlockGiven& given, const Y& y) {
-    const auto& [block, top, bottom, left, right] = given;
-    Shape shape{};
-    shape.images = images;
-    shape.height = call.extent("height", height);
-    shape.width = call.extent("width", width);
-    shape.channels = call.extent("channels", channels);
-    shape.block = call.extent("block", block);
-    shape.pad_top = call.extent("pad_top", top, 0);
-    shape.pad_left = call.extent("pad_left", left, 0);
-    shape.rows = call.extent("rows", y.dim(1));
-    shape.columns = call.extent("columns", y.dim(2));
-    const std::int64_t square = block * block; // below 2^62
-    call.expect_countable("pixels of a block", square);
-    const std::int64_t rows = y.dim(1) * block, columns = y.dim(2) * block;
-    call.expect(y.dim(0) == images && y.dim(3) == square * channels && rows >= top + height &&
-                    columns >= left + width,
-                "y of shape " + y.shape_text() + " does not hold " + what + " in blocks of " +
-                    std::to_string(block));
-    call.expect_countable("rows of pixels", images * rows); // kernels count them in 32 bits
-    return shape;
+// How images of these extents lie in blocks.
+inline BlockShape in_blocks(const Call& call, std::int64_t images, std::int64_t height,
+                            std::int64_t width, std::int64_t channels, const BlockGiven& given) {
+    const auto& [side, top, bottom, left, right] = given;
+    const int block = call.extent("block", side);
+    const int pad_top = call.extent("pad_top", top, 0), pad_left = call.extent("pad_left", left, 0);
+    const std::int64_t tall = height + top + call.extent("pad_bottom", bottom, 0);
+    const std::int64_t wide = width + left + call.extent("pad_right", right, 0);
+    const std::int64_t rows = (tall - 1) / block + 1, columns = (wide - 1) / block + 1;
+    // Kernels count these in 32 bits.
+    call.expect_countable("pixels of a block", side * side);
+    call.expect_countable("columns of pixels", columns * block);
+    const auto row = call.extent("elements of a row of pixels", columns * block * channels);
+    call.extent("elements of a row of blocks", row * side);
+    call.expect_countable("rows of an image", rows * block);
+    call.expect_countable("rows of pixels", call.extent("images", images) * (rows * block));
+    return {images,
+            call.extent("height", height),
+            call.extent("width", width),
+            call.extent("channels", channels),
+            block,
+            pad_top,
+            pad_left,
+            call.extent("rows", rows),
+            call.extent("columns", columns)};
+}
+
+// The shape of the images in blocks.
+inline Extents blocked(const BlockShape& s) {
+    return {s.images, s.rows, s.columns, std::int64_t{s.block} * s.block * s.channels};
 }
 
 } // namespace pyalexnet

@@ -54,7 +54,7 @@ void enable_peers(int device, int peer) {
 
 } // namespace
 
-Given describe(py::handle object) {
+Given describe(handle object) {
     if (!py::hasattr(object, "__cuda_array_interface__"))
         throw std::invalid_argument("is " + std::string(py::str(py::type::of(object))) +
                                     "; an array on a CUDA device was expected");
@@ -95,26 +95,22 @@ int device_count() {
     return count;
 }
 
-bool has_hopper(int device) {
-    int major = 0, minor = 0;
-    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-          "cudaDeviceGetAttribute");
-    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
-          "cudaDeviceGetAttribute");
-    return PYALEXNET_HOPPER && major == 9 && minor == 0;
-}
-
 bool multiplies(int device, Unit unit) {
-    return unit == Unit::wgmma ? has_hopper(device) : unit != Unit::winograd;
+    if (unit != Unit::wgmma) return unit != Unit::winograd;
+    const auto capability = [&](cudaDeviceAttr attribute) {
+        int value = 0;
+        check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+        return value;
+    };
+    return PYALEXNET_HOPPER && capability(cudaDevAttrComputeCapabilityMajor) == 9 &&
+           capability(cudaDevAttrComputeCapabilityMinor) == 0;
 }
 
 void register_platform(py::module_& module) {
-    module.def("has_hopper", &has_hopper, py::arg("device"),
-               "Whether the module has code for this device that uses what Hopper alone has.");
     module.def("device_count", &device_count, "CUDA devices; KernelError says why there are none.");
-    module.def("peer_access_possible", &peer_access_possible, py::arg("device"), py::arg("peer"),
+    module.def("peer_access_possible", &peer_access_possible, "device"_a, "peer"_a,
                "Whether kernels on `device` could touch the memory of `peer`.");
-    module.def("enable_peers", &enable_peers, py::arg("device"), py::arg("peer"),
+    module.def("enable_peers", &enable_peers, "device"_a, "peer"_a,
                "Lets kernels on `device` touch the memory of `peer`.");
 }
 

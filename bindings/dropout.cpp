@@ -1,28 +1,36 @@
 #include "records.hpp"
-#include "register.hpp"
 
 namespace pyalexnet {
 namespace {
 
-void dropout_op(const py::object& x_, const py::object& y_, const MaskGiven& mask_,
-                const Place& place) {
-    Call call("dropout", place);
-    with_map(call, x_, y_, Alias::allowed, Call::kAnyRank, [&](auto x, auto y) {
-        call.expect(x.rank() >= 1, "x has no axes; (images, ...) was expected");
-        const std::int64_t images = x.dim(0);
-        const std::int64_t features = x.size() / images;
-        const MaskArgument mask(call, mask_, images, features);
-        call.expect(mask.factor() == 1.0f, "factor is " + std::to_string(mask.factor()) +
-                                               "; 1 was expected: nothing is rescaled");
-        call.launch(
-            [=](Stream s) { dropout(x.data(), y.data(), images, features, mask.get(), s); });
+// The mask on maps (images, ...): on x forward, on dy backward.
+void mask_maps(Call& call, const char* x_name, handle x_, const char* y_name, handle y_,
+               const MaskGiven& given) {
+    with_element(x_, [&](auto element) {
+        using T = decltype(element);
+        const auto x = call.input<T>(x_name, x_);
+        call.expect(!x.shape().empty(), x.title() + " has no dimensions; (N, ...) was expected");
+        const auto y = call.output<T>(y_name, y_, x.shape(), Access::in_place);
+        const std::int64_t images = x.dim(0), features = x.size() / images;
+        const MaskArgument mask(call, given, images, features);
+        call.launch([=](const T* from, T* to, const Dropped& dropped,
+                        Stream s) { dropout(from, to, images, features, dropped.draw, s); },
+                    x, y, mask);
     });
 }
 
-} // namespace
-
-void register_dropout(py::module_& m) {
-    m.def("dropout", &dropout_op, "x"_a, "y"_a, "mask"_a, "place"_a);
+void dropout_fprop_op(Call& call, handle x, handle y, const MaskGiven& mask) {
+    mask_maps(call, "x", x, "y", y, mask);
 }
 
+void dropout_dgrad_op(Call& call, handle dy, handle dx, const MaskGiven& mask) {
+    mask_maps(call, "dy", dy, "dx", dx, mask);
+}
+
+const Ops dropout_ops([](py::module_& m) {
+    define(m, "dropout_fprop", dropout_fprop_op, "x"_a, "y"_a, "mask"_a);
+    define(m, "dropout_dgrad", dropout_dgrad_op, "dy"_a, "dx"_a, "mask"_a);
+});
+
+} // namespace
 } // namespace pyalexnet

@@ -1,11 +1,13 @@
 // The emulated devices: arrays are NumPy's, in memory of the emulation or of the host.
-#include "numpy_array.hpp"
+#include "array.hpp"
+
+#include <pybind11/numpy.h>
 
 #include "simt/device.hpp"
 
 namespace pyalexnet {
 
-Given describe(py::handle object) {
+Given describe(handle object) {
     Given given = describe_numpy(object);
     given.device = simt::device_of(given.pointer);
     return given;
@@ -14,8 +16,9 @@ Given describe(py::handle object) {
 namespace {
 
 simt::Buffer buffer_of(const Given& given, int device) {
-    constexpr simt::Access accesses[] = {simt::Access::read, simt::Access::write,
-                                         simt::Access::read_write, simt::Access::scratch};
+    using simt::Access;
+    constexpr Access accesses[] = {Access::read,  Access::read,       Access::write,
+                                   Access::write, Access::read_write, Access::scratch};
     return {given.name,
             given.pointer,
             given.bytes(),
@@ -24,11 +27,15 @@ simt::Buffer buffer_of(const Given& given, int device) {
             given.device < 0 ? device : given.device};
 }
 
+void expect_device(const std::string& function, int device) {
+    if (device < 0 || device >= simt::kDevices)
+        throw py::value_error(function + ": device is " + std::to_string(device) + "; there are " +
+                              std::to_string(simt::kDevices));
+}
+
 // Memory of an emulated device as a NumPy array.
 py::array empty(const std::vector<py::ssize_t>& shape, const py::dtype& type, int device) {
-    if (device < 0 || device >= simt::kDevices)
-        throw py::value_error("empty: device is " + std::to_string(device) + "; there are " +
-                              std::to_string(simt::kDevices));
+    expect_device("empty", device);
     if (type.attr("hasobject").cast<bool>()) // NumPy would follow uninitialised pointers
         throw py::value_error("empty: the dtype holds Python objects; numbers were expected");
     py::ssize_t bytes = type.itemsize();
@@ -53,11 +60,8 @@ py::list end_lint() {
 #endif
 
 void enable_peers(int device, int peer) {
-    for (const int each : {device, peer}) {
-        if (each < 0 || each >= simt::kDevices)
-            throw py::value_error("enable_peers: device is " + std::to_string(each) +
-                                  "; there are " + std::to_string(simt::kDevices));
-    }
+    expect_device("enable_peers", device);
+    expect_device("enable_peers", peer);
     simt::enable_peers(device, peer);
 }
 
@@ -81,23 +85,20 @@ int device_count() { return simt::kDevices; }
 bool multiplies(int, Unit unit) { return unit != Unit::winograd; }
 
 void register_platform(py::module_& module) {
-    module.def(
-        "has_hopper", [](int device) { return multiplies(device, Unit::wgmma); }, py::arg("device"),
-        "Whether this device can do what Hopper alone has: an emulated one can.");
-    module.def("empty", &empty, py::arg("shape"), py::arg("dtype"), py::arg("device"),
+    module.def("empty", &empty, "shape"_a, "dtype"_a, "device"_a,
                "Uninitialised memory of an emulated device, as a NumPy array.");
-    module.def("device_of", &device_of, py::arg("array"),
+    module.def("device_of", &device_of, "array"_a,
                "The emulated device whose memory the array is; -1 for the host's.");
-    module.def("enable_peers", &enable_peers, py::arg("device"), py::arg("peer"),
+    module.def("enable_peers", &enable_peers, "device"_a, "peer"_a,
                "Lets kernels on `device` touch the memory of `peer`.");
-    module.def("set_schedule", &simt::set_schedule, py::arg("seed"),
+    module.def("set_schedule", &simt::set_schedule, "seed"_a,
                "Order of blocks and threads: 0 is the natural one, another seed a permutation.");
     module.def("launch_count", &simt::launch_count, "Kernels launched so far in this process.");
 #if defined(SIMT_CHECK)
     module.def("barriers_met", &simt::barriers_met, "Every barrier met so far, as 'file:line'.");
-    module.def("leave_out_barrier", &simt::leave_out_barrier, py::arg("file_and_line"),
+    module.def("leave_out_barrier", &simt::leave_out_barrier, "file_and_line"_a,
                "Makes one barrier do nothing, for the mutation test; '' puts all back.");
-    module.def("shorten_buffer", &simt::shorten_buffer, py::arg("name"),
+    module.def("shorten_buffer", &simt::shorten_buffer, "name"_a,
                "Puts the last element of the buffers of this name out of bounds, for the bounds "
                "test; '' puts all back.");
     module.def("begin_lint", &simt::begin_lint,

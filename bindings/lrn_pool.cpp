@@ -1,113 +1,96 @@
 #include "pool_shape.hpp"
 #include "records.hpp"
-#include "register.hpp"
 
 #include <cfloat>
 
 namespace pyalexnet {
 namespace {
 
-// Channels of a vector.
-template <class T> constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+// The norm and the pool of maps x of type T; refused where no kernel does both in one pass (ops.h).
+template <class T> struct NormAndPool {
+    static constexpr int kVector = 16 / static_cast<int>(sizeof(T)); // channels of a vector
 
-// Refuses what no kernel does in one pass (ops.h).
-template <class T> void expect_networks_form(const Call& call, const PoolShape& pool, int groups,
-                                             const ResponseNorm& norm) {
-    const auto expect = [&](bool holds, const std::string& came, const std::string& expected) {
-        call.expect(holds, came + "; " + expected +
-                               " was expected, as any other lrn and maxpool run one by one");
-    };
-    const int channels = pool.channels / groups, vector = kVector<T>;
-    expect(norm.size == kLrnPoolNorm, "size is " + std::to_string(norm.size),
-           std::to_string(kLrnPoolNorm));
-    expect(norm.alpha >= 0.0f, "alpha is " + std::to_string(norm.alpha), "at least 0");
-    expect(norm.beta == 0.75f, "beta is " + std::to_string(norm.beta), "0.75");
-    expect(norm.k >= FLT_MIN, "k is " + std::to_string(norm.k), "a positive, normal number");
-    expect(channels % vector == 0,
-           "groups is " + std::to_string(groups) + ", each of " + std::to_string(channels) +
-               " channels",
-           "a multiple of " + std::to_string(vector) + " channels");
-    expect(pool.channels <= kLrnPoolChannels,
-           "x has " + std::to_string(pool.channels) + " channels",
-           "at most " + std::to_string(kLrnPoolChannels));
-}
+    ResponseNorm norm;
+    int groups;
+    PoolShape pool;
 
-// Codes of larger windows would not fit a byte; so this comes before `where`.
-void expect_small(const Call& call, std::int64_t pool_size) {
-    call.expect(pool_size <= kLrnPoolSize, "pool_size is " + std::to_string(pool_size) +
-                                               "; at most " + std::to_string(kLrnPoolSize) +
-                                               " was expected");
-}
+    template <class X> NormAndPool(const Call& call, const X& x, const NormGiven& norm_given,
+                                   const PoolGiven& pool_given) {
+        const auto is = [](const char* name, auto value) {
+            return std::string(name) + " is " + std::to_string(value);
+        };
+        const auto expect = [&](bool holds, const std::string& came, const std::string& expected) {
+            call.expect(holds, came + "; " + expected +
+                                   " was expected, as any other lrn and maxpool run one by one");
+        };
+        const auto pool_size = std::get<0>(pool_given); // larger ones' codes need more than a byte
+        expect(pool_size <= kLrnPoolSize, is("pool_size", pool_size),
+               "at most " + std::to_string(kLrnPoolSize));
+        const GroupedNorm given = norm_of(call, norm_given, x.dim(3));
+        norm = given.norm;
+        groups = given.groups;
+        pool = pool_shape(call, x, pool_given);
+        const int own = given.channels / groups;
+        expect(norm.size == kLrnPoolNorm, is("size", norm.size), std::to_string(kLrnPoolNorm));
+        expect(norm.alpha >= 0.0f, is("alpha", norm.alpha), "at least 0");
+        expect(norm.beta == 0.75f, is("beta", norm.beta), "0.75");
+        expect(norm.k >= FLT_MIN, is("k", norm.k), "a positive, normal number");
+        expect(own % kVector == 0,
+               is("groups", groups) + ", each of " + std::to_string(own) + " channels",
+               "a multiple of " + std::to_string(kVector) + " channels");
+        expect(given.channels <= kLrnPoolChannels,
+               "x has " + std::to_string(given.channels) + " channels",
+               "at most " + std::to_string(kLrnPoolChannels));
+    }
+};
 
 // Kernels read a pixel's channels in vectors of 16 bytes, and the codes of as many.
-template <class T>
-void expect_aligned(const Call& call, const char* name, const Array<T>& array, int bytes = 16) {
-    call.expect(!array || array.address() % static_cast<std::uintptr_t>(bytes) == 0,
-                name + std::string(" begins at an address that is no multiple of ") +
+template <class... Arrays>
+void expect_aligned(const Call& call, std::uintptr_t bytes, const Arrays&... arrays) {
+    const auto expect = [&](const auto& array) {
+        if (!array || array.address() % bytes == 0) return;
+        call.refuse(array.title() + " begins at an address that is no multiple of " +
                     std::to_string(bytes) + "; one was expected");
+    };
+    (expect(arrays), ...);
 }
 
-void lrn_maxpool_fprop_op(const py::object& x_, const py::object& y_, const py::object& where_,
-                          const NormGiven& norm_, const PoolGiven& pool, bool relu,
-                          const Place& place) {
-    Call call("lrn_maxpool_fprop", place);
-    expect_small(call, std::get<0>(pool));
+void lrn_maxpool_fprop_op(Call& call, handle x_, handle y_, handle where_, const NormGiven& norm,
+                          const PoolGiven& pool, bool relu) {
     with_element(x_, [&](auto element) {
         using T = decltype(element);
-        const auto x = call.input<const T>("x", x_, 4);
-        const auto y = call.output<T>("y", y_, 4);
-        const auto where = call.output<std::uint8_t>("where", where_, 4);
-        expect_same_shape(call, "y", y, "where", where);
-        const PoolShape shape = pool_shape(call, x, y, pool);
-        const NormArgument norm(call, norm_, shape.channels);
-        expect_networks_form<T>(call, shape, norm.groups, norm.norm);
-        expect_aligned(call, "x", x);
-        expect_aligned(call, "y", y);
-        expect_aligned(call, "where", where, kVector<T>);
-        call.launch([=](Stream s) {
-            lrn_maxpool_fprop(x.data(), y.data(), where.data(), shape, norm.groups, norm.norm, relu,
-                              s);
-        });
+        const auto x = call.input<T>("x", x_, 4);
+        const NormAndPool<T> of(call, x, norm, pool);
+        const auto y = call.output<T>("y", y_, pooled(of.pool));
+        const auto where = call.output<std::uint8_t>("where", where_, pooled(of.pool));
+        expect_aligned(call, 16, x, y);
+        expect_aligned(call, of.kVector, where);
+        call.launch(lrn_maxpool_fprop<T>, x, y, where, of.pool, of.groups, of.norm, relu);
     });
 }
 
-void lrn_maxpool_dgrad_op(const py::object& x_, const py::object& y_, const py::object& dy_,
-                          const py::object& where_, const py::object& dx_, const NormGiven& norm_,
-                          const PoolGiven& pool, bool gated, const Place& place) {
-    Call call("lrn_maxpool_dgrad", place);
-    expect_small(call, std::get<0>(pool));
+void lrn_maxpool_dgrad_op(Call& call, handle x_, handle y_, handle dy_, handle where_, handle dx_,
+                          const NormGiven& norm, const PoolGiven& pool, bool gated) {
     with_element(x_, [&](auto element) {
         using T = decltype(element);
-        const auto x = call.input<const T>("x", x_, 4);
-        const auto y = call.optional_input<const T>("y", y_, 4);
-        const auto dy = call.input<const T>("dy", dy_, 4);
-        const auto where = call.input<const std::uint8_t>("where", where_, 4);
-        const auto dx = call.output<T>("dx", dx_, 4);
-        expect_same_shape(call, "x", x, "dx", dx);
-        expect_same_shape(call, "dy", dy, "where", where);
-        if (y) expect_same_shape(call, "dy", dy, "y", y);
-        const PoolShape shape = pool_shape(call, x, dy, pool);
-        const NormArgument norm(call, norm_, shape.channels);
-        expect_networks_form<T>(call, shape, norm.groups, norm.norm);
-        expect_aligned(call, "x", x);
-        expect_aligned(call, "y", y);
-        expect_aligned(call, "dy", dy);
-        expect_aligned(call, "where", where, kVector<T>);
-        expect_aligned(call, "dx", dx);
-        call.launch([=](Stream s) {
-            lrn_maxpool_dgrad(x.data(), y.data(), dy.data(), where.data(), dx.data(), shape,
-                              norm.groups, norm.norm, gated, s);
-        });
+        const auto x = call.input<T>("x", x_, 4);
+        const NormAndPool<T> of(call, x, norm, pool);
+        const auto y = call.optional_input<T>("y", y_, pooled(of.pool));
+        const auto dy = call.input<T>("dy", dy_, pooled(of.pool));
+        const auto where = call.input<std::uint8_t>("where", where_, pooled(of.pool));
+        const auto dx = call.output<T>("dx", dx_, x.shape());
+        expect_aligned(call, 16, x, y, dy, dx);
+        expect_aligned(call, of.kVector, where);
+        call.launch(lrn_maxpool_dgrad<T>, x, y, dy, where, dx, of.pool, of.groups, of.norm, gated);
     });
 }
+
+const Ops lrn_pool_ops([](py::module_& m) {
+    define(m, "lrn_maxpool_fprop", lrn_maxpool_fprop_op, "x"_a, "y"_a, "where"_a, "norm"_a,
+           "pool"_a, "relu"_a);
+    define(m, "lrn_maxpool_dgrad", lrn_maxpool_dgrad_op, "x"_a, "y"_a, "dy"_a, "where"_a, "dx"_a,
+           "norm"_a, "pool"_a, "gated"_a);
+});
 
 } // namespace
-
-void register_lrn_pool(py::module_& m) {
-    m.def("lrn_maxpool_fprop", &lrn_maxpool_fprop_op, "x"_a, "y"_a, "where"_a, "norm"_a, "pool"_a,
-          "relu"_a, "place"_a);
-    m.def("lrn_maxpool_dgrad", &lrn_maxpool_dgrad_op, "x"_a, "y"_a, "dy"_a, "where"_a, "dx"_a,
-          "norm"_a, "pool"_a, "gated"_a, "place"_a);
-}
-
 } // namespace pyalexnet

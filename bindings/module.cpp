@@ -1,38 +1,37 @@
 // The extension modules, which differ in what is linked to them: each has the entries of all, since
 // compiling an entry takes as long as compiling any file that includes pybind11.
 #include "array.hpp"
-#include "register.hpp"
 
 #include "simt/error.hpp"
 
 namespace pyalexnet {
 namespace {
 
-void register_all(py::module_& m) {
-    pybind11::register_local_exception<simt::Error>(m, "KernelError", PyExc_RuntimeError);
+void define_all(py::module_& m) {
+    py::register_local_exception<simt::Error>(m, "KernelError", PyExc_RuntimeError);
     register_platform(m);
-    register_recording(m);
-    register_augment(m);
-    register_depth(m);
-    register_conv(m);
-    register_linear(m);
-    register_activation(m);
-    register_lrn(m);
-    register_rnorm(m);
-    register_pool(m);
-    register_lrn_pool(m);
-    register_dropout(m);
-    register_softmax(m);
-    register_sgd(m);
-    register_exchange(m);
+    m.def(
+        "has_hopper", [](int device) { return multiplies(device, Unit::wgmma); }, "device"_a,
+        "Whether this device can do what Hopper alone has, and the module has code for it.");
+    py::class_<Recording, std::shared_ptr<Recording>>(
+        m, "Recording", py::module_local(),
+        "Calls that were checked once: an op that gets one in place of a stream is added to it.")
+        .def(py::init<>())
+        .def("set_aside", &Recording::set_aside, "aside"_a,
+             "Whether the calls that follow may run beside those that come after them.")
+        .def("run", &Recording::run, "stream"_a, "beside"_a,
+             "Launches everything on the stream with this address, in the order of the calls; what "
+             "was set aside on the other, where that is another.")
+        .def("__len__", &Recording::size);
+    for (const Ops::Define family : Ops::all()) family(m);
 }
 
 } // namespace
 } // namespace pyalexnet
 
-PYBIND11_MODULE(_cpu, m) { pyalexnet::register_all(m); }
-PYBIND11_MODULE(_cpu_v3, m) { pyalexnet::register_all(m); }
-PYBIND11_MODULE(_cpu_v4, m) { pyalexnet::register_all(m); }
-PYBIND11_MODULE(_sim, m) { pyalexnet::register_all(m); }
-PYBIND11_MODULE(_simcheck, m) { pyalexnet::register_all(m); }
-PYBIND11_MODULE(_cuda, m) { pyalexnet::register_all(m); }
+PYBIND11_MODULE(_cpu, m) { pyalexnet::define_all(m); }
+PYBIND11_MODULE(_cpu_v3, m) { pyalexnet::define_all(m); }
+PYBIND11_MODULE(_cpu_v4, m) { pyalexnet::define_all(m); }
+PYBIND11_MODULE(_sim, m) { pyalexnet::define_all(m); }
+PYBIND11_MODULE(_simcheck, m) { pyalexnet::define_all(m); }
+PYBIND11_MODULE(_cuda, m) { pyalexnet::define_all(m); }

@@ -2,11 +2,9 @@
 // what launchers take in their place.
 #pragma once
 
-#include "maps.hpp"
+#include "array.hpp"
 
 #include <limits>
-#include <optional>
-#include <tuple>
 
 namespace pyalexnet {
 
@@ -15,20 +13,21 @@ namespace pyalexnet {
 // (size, alpha, beta, k, groups)
 using NormGiven = std::tuple<std::int64_t, float, float, float, std::int64_t>;
 
-// A norm of maps with this many channels.
-struct NormArgument {
+struct GroupedNorm {
     ResponseNorm norm;
-    int groups;
-
-    NormArgument(const Call& call, const NormGiven& given, int channels)
-        : norm{call.extent("size", std::get<0>(given)), std::get<1>(given), std::get<2>(given),
-               std::get<3>(given)},
-          groups(call.extent("groups", std::get<4>(given))) {
-        call.expect(channels % groups == 0, "groups is " + std::to_string(groups) +
-                                                "; a divisor of the " + std::to_string(channels) +
-                                                " channels was expected");
-    }
+    int channels, groups;
 };
+
+// A norm of maps with this many channels.
+inline GroupedNorm norm_of(const Call& call, const NormGiven& given, std::int64_t channels_) {
+    const auto& [size, alpha, beta, k, groups_] = given;
+    const int channels = call.extent("channels", channels_),
+              groups = call.extent("groups", groups_);
+    if (channels % groups != 0)
+        call.refuse("groups is " + std::to_string(groups) + "; a divisor of x's " +
+                    std::to_string(channels) + " channels was expected");
+    return {{call.extent("size", size), alpha, beta, k}, channels, groups};
+}
 
 // ---------------------------------------------------------------------- Mask
 
@@ -36,14 +35,13 @@ struct NormArgument {
 using MaskGiven =
     std::tuple<double, std::uint64_t, py::object, std::uint32_t, std::int64_t, std::int64_t, float>;
 
-// A mask of maps (images, features).
+// A mask, or None, of maps (images, features).
 class MaskArgument {
   public:
-    MaskArgument(Call& call, const MaskGiven& given, std::int64_t images, std::int64_t features)
-        : step_(call.counter("step", std::get<2>(given))) {
-        const auto& [keep, seed, step, layer, offset, total, factor] = given;
-        draw_ = {keep, seed, {}, layer, offset, total};
-        factor_ = factor;
+    MaskArgument(Call& call, const std::optional<MaskGiven>& given, std::int64_t images,
+                 std::int64_t features) {
+        if (!given) return;
+        const auto& [keep, seed, step, layer, offset, total, factor] = *given;
         call.expect(0.0 <= keep && keep <= 1.0,
                     "keep is " + std::to_string(keep) + "; 0 to 1 was expected");
         call.expect(offset >= 0 && total >= features && offset <= total - features,
@@ -53,33 +51,18 @@ class MaskArgument {
         call.expect(total <= std::numeric_limits<std::int64_t>::max() / images,
                     "total is " + std::to_string(total) + "; times " + std::to_string(images) +
                         " images it does not fit 63 bits");
+        dropped_ = {true, {keep, seed, {}, layer, offset, total}, factor};
+        step_ = call.counter("step", step);
     }
-    float factor() const { return factor_; }
-    DropoutDraw get() const {
-        DropoutDraw draw = draw_;
-        draw.step = step_.get();
-        return draw;
-    }
-
-  private:
-    DropoutDraw draw_{};
-    float factor_ = 1.0f;
-    NumberArgument<std::uint32_t, Counter> step_;
-};
-
-// A mask, or None, as what follows a product.
-class DroppedArgument {
-  public:
-    DroppedArgument(Call& call, const std::optional<MaskGiven>& given, std::int64_t images,
-                    std::int64_t features) {
-        if (given) mask_.emplace(call, *given, images, features);
-    }
-    Dropped get() const {
-        return mask_ ? Dropped{true, mask_->get(), mask_->factor()} : Dropped{false, {}, 1.0f};
+    Dropped placed() const {
+        Dropped dropped = dropped_;
+        if (step_) dropped.draw.step = step_->placed();
+        return dropped;
     }
 
   private:
-    std::optional<MaskArgument> mask_;
+    Dropped dropped_{false, {}, 1.0f};
+    std::optional<NumberArgument<std::uint32_t, Counter>> step_;
 };
 
 // ---------------------------------------------------------------------- Learned
@@ -87,51 +70,40 @@ class DroppedArgument {
 // (lr, momentum, weight_decay)
 using RuleGiven = std::tuple<py::object, float, float>;
 
-class RuleArgument {
-  public:
-    RuleArgument(Call& call, const char* lr, const RuleGiven& given)
-        : lr_(call.scalar(lr, std::get<0>(given))), momentum_(std::get<1>(given)),
-          weight_decay_(std::get<2>(given)) {}
-    Rule get() const { return {lr_.get(), momentum_, weight_decay_}; }
-
-  private:
-    NumberArgument<float, Scalar> lr_;
-    float momentum_, weight_decay_;
+struct RuleArgument {
+    NumberArgument<float, Scalar> lr;
+    float momentum, weight_decay;
+    Rule placed() const { return {lr.placed(), momentum, weight_decay}; }
 };
 
-// The names of the arrays of one kind of parameters.
-struct LearnedNames {
-    const char *w, *low, *v;
-};
+inline RuleArgument rule_of(Call& call, const std::string& name, const RuleGiven& given) {
+    return {call.scalar(name, std::get<0>(given)), std::get<1>(given), std::get<2>(given)};
+}
 
-// Parameters, and what their update changes besides them.
+// Parameters, and what their update changes besides them; `prefix` comes before their names.
 template <class T> class LearnedArgument {
   public:
-    LearnedArgument(Call& call, const LearnedNames& names, const py::object& w,
-                    const py::object& low, const py::object& v, int rank = Call::kAnyRank)
-        : w_(call.inout<T>(names.w, w, rank)), low_(low_of(call, names, low)),
-          v_(call.inout<float>(names.v, v)) {
-        expect_same_shape(call, names.w, w_, names.v, v_);
-        if (low_) expect_same_shape(call, names.w, w_, names.low, low_);
-    }
-    const Array<T>& array() const { return w_; }
-    Learned<T> get() const { return {w_.data(), low_.data(), v_.data()}; }
-
-  private:
-    static Array<std::uint16_t> low_of(Call& call, const LearnedNames& names,
-                                       const py::object& low) {
+    LearnedArgument(Call& call, const std::string& prefix, handle w, handle low, handle v,
+                    const Form& form = {})
+        : w_(call.inout<T>(prefix + "w", w, form)),
+          v_(call.inout<float>(prefix + "v", v, w_.shape())) {
         if constexpr (std::is_same_v<T, bf16>) {
-            return call.inout<std::uint16_t>(names.low, low);
+            call.expect(!low.is_none(), prefix + "low is None; " + prefix +
+                                            "w is bfloat16, so the other half of the weights was "
+                                            "expected");
+            low_ = call.inout<std::uint16_t>(prefix + "low", low, w_.shape());
         } else {
-            call.expect(low.is_none(), std::string(names.low) + " is given; " + names.w +
-                                           " is float32, which has no other half");
-            return Array<std::uint16_t>(nullptr);
+            call.expect(low.is_none(), prefix + "low is given; None was expected, for " + prefix +
+                                           "w is float32 and whole");
         }
     }
+    const Array<T>& array() const { return w_; }
+    Learned<T> placed() const { return {w_.placed(), low_.placed(), v_.placed()}; }
 
+  private:
     Array<T> w_;
-    Array<std::uint16_t> low_;
     Array<float> v_;
+    Array<std::uint16_t> low_{nullptr};
 };
 
 } // namespace pyalexnet

@@ -16,8 +16,6 @@
 
 namespace pyalexnet {
 
-enum class Pass { fprop, dgrad, wgrad };
-
 constexpr int kMultiprocessors = 132; // an H100's
 constexpr int kLeastPartDepth = 256;
 
@@ -322,12 +320,6 @@ template <class Way, class Use> void with_tile_of(const GemmSize& size, Use use)
     else
         use(typename Tiles::Square{});
 }
-
-// What a pass gets whose arrays are aligned, to be printed.
-struct Choice {
-    const char* loop;
-    int tile_rows, tile_columns, parts;
-};
 
 template <class T> Choice choice_of(Pass pass, const ConvShape& s) {
     const Lies lie = lies(pass, s);

@@ -236,6 +236,7 @@ template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Ru
     wgrad(x, dy, epilogue, shape, workspace, stream);
 }
 
+template Choice choice_of<float>(Pass, const ConvShape&);
 template std::size_t conv_fprop_workspace<float>(const ConvShape&);
 template std::size_t conv_dgrad_workspace<float>(const ConvShape&);
 template std::size_t conv_wgrad_workspace<float>(const ConvShape&);
@@ -248,6 +249,7 @@ template void conv_wgrad(const float*, const float*, float*, float*, const ConvS
 template void conv_wgrad_sgd(const float*, const float*, Learned<float>, Rule, Learned<float>, Rule,
                              const ConvShape&, void*, Stream);
 
+template Choice choice_of<bf16>(Pass, const ConvShape&);
 template std::size_t conv_fprop_workspace<bf16>(const ConvShape&);
 template std::size_t conv_dgrad_workspace<bf16>(const ConvShape&);
 template std::size_t conv_wgrad_workspace<bf16>(const ConvShape&);

@@ -205,22 +205,20 @@ template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Ru
                                        Learned<float> b, Rule b_rule, const ConvShape& shape,
                                        void* workspace, Stream stream);
 
+// What a pass gets whose arrays are aligned: the loop that multiplies, its tile of the result (rows
+// and columns; 0 where it has none) and in how many parts it sums. To be printed.
+enum class Pass { fprop, dgrad, wgrad };
+struct Choice {
+    const char* loop;
+    int tile_rows, tile_columns, parts;
+};
+template <class T> Choice choice_of(Pass pass, const ConvShape& shape);
+
 // ---------------------------------------------------------------------- linear layers
 // x, dx (rows, inputs); w, dw (outputs, inputs); b, db (outputs,); y, dy (rows, outputs):
 //   fprop  y = act(x w^T + b)     dgrad  dx = dy w     wgrad  dw = dy^T x, db = sum of dy's rows
 // The same launchers compute them: a linear layer is a convolution of images of one pixel, x (rows,
 // 1, 1, inputs) and w (outputs, 1, 1, inputs).
-inline ConvShape linear_shape(int rows, int inputs, int outputs, int towers, Unit unit) {
-    ConvShape shape{};
-    shape.images = rows;
-    shape.channels = inputs;
-    shape.filters = outputs;
-    shape.height = shape.width = shape.filter_h = shape.filter_w = 1;
-    shape.out_height = shape.out_width = shape.stride_h = shape.stride_w = shape.groups = 1;
-    shape.towers = towers;
-    shape.unit = unit;
-    return shape;
-}
 
 // ---------------------------------------------------------------------- neurons (activation.cu)
 // All arrays of `count` elements, any shape. NaN passes through. The output may alias an input, in

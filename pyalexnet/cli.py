@@ -44,14 +44,10 @@ _TRAIN, _USE, _ABOUT = "Train", "Use a trained network", "About networks and thi
 app.command(rich_help_panel=_TRAIN)(train)
 app.add_typer(data_app, name="data", rich_help_panel=_TRAIN)
 
-app.command(rich_help_panel=_USE)(evaluate)
-app.command(rich_help_panel=_USE)(predict)
-app.command(rich_help_panel=_USE)(features)
-app.command(rich_help_panel=_USE)(similar)
-app.command(rich_help_panel=_USE)(probe)
-app.add_typer(show_app, name="show", rich_help_panel=_USE)
-app.command(rich_help_panel=_USE)(export)
+for _command in (evaluate, predict, features, similar, probe, export):
+    app.command(rich_help_panel=_USE)(_command)
 app.command("import", rich_help_panel=_USE)(import_weights)
+app.add_typer(show_app, name="show", rich_help_panel=_USE)
 
 app.command(rich_help_panel=_ABOUT)(presets)
 app.command(rich_help_panel=_ABOUT)(doctor)
@@ -89,7 +85,10 @@ def main() -> None:
         _settle(sys.stdout)
         if isinstance(error, BrokenPipeError):
             sys.exit(1)  # as after `--help | head -1`: nobody is left to read a sentence
-        _complain(_sentence(error))
+        with contextlib.suppress(OSError):
+            if sys.stderr is not None:
+                print(f"error: {_sentence(error)}", file=sys.stderr)
+        _settle(sys.stderr)
         sys.exit(3 if isinstance(error, TrainingError) else 2)
 
 
@@ -114,13 +113,6 @@ def _sentence(error: BaseException) -> str:
         what = os.fsdecode(error.filename) if error.filename else "reading or writing failed"
         return f"{what}: {reason(error)}."
     return str(error)
-
-
-def _complain(sentence: str) -> None:
-    with contextlib.suppress(OSError):
-        if sys.stderr is not None:
-            print(f"error: {sentence}", file=sys.stderr)
-    _settle(sys.stderr)
 
 
 def _settle(stream: IO[str] | None) -> None:

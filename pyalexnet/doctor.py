@@ -42,13 +42,9 @@ class Finding:
 
 def examine(runs: Path) -> Iterator[Finding]:
     """Look at everything in turn; `runs` is where runs would go."""
-    yield Finding(
-        "Python",
-        sys.version_info >= (3, 11),
-        f"{platform.python_version()} at {sys.executable}",
-        "sudo apt install python3.11 python3.11-venv",
-        essential=True,
-    )
+    python = f"{platform.python_version()} at {sys.executable}"
+    remedy = "sudo apt install python3.11 python3.11-venv"
+    yield Finding("Python", sys.version_info >= (3, 11), python, remedy, essential=True)
     header = Path(sysconfig.get_paths()["include"], "Python.h")
     detail = str(header) if header.is_file() else f"{header} is missing; needed to build"
     yield Finding("Python headers", header.is_file(), detail, "sudo apt install python3-dev")
@@ -194,17 +190,12 @@ def _cifar10() -> Finding:
 
 
 def _disk(runs: Path) -> Finding:
-    place = runs.absolute()
-    while not place.exists():
-        place = place.parent
-    free, writable = shutil.disk_usage(place).free, os.access(place, os.W_OK)
-    detail = f"{free / _GIGABYTE:.1f} GB free at {place}"
-    return Finding(
-        "disk",
-        writable and free > _GIGABYTE,
-        detail if writable else f"{place} cannot be written",
-        "pyalexnet train --runs FOLDER_ELSEWHERE",
-    )
+    remedy = "pyalexnet train --runs FOLDER_ELSEWHERE"
+    place = next(each for each in (runs.absolute(), *runs.absolute().parents) if each.exists())
+    if not os.access(place, os.W_OK):
+        return Finding("disk", False, f"{place} cannot be written", remedy)
+    free = shutil.disk_usage(place).free
+    return Finding("disk", free > _GIGABYTE, f"{free / _GIGABYTE:.1f} GB free at {place}", remedy)
 
 
 def _output(*command: str) -> list[str]:

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from pyalexnet.errors import PyalexnetError, reason
+from pyalexnet.errors import CheckpointError, PyalexnetError, reason
 
-TEMPORARY = ".tmp-"
-"""Prefix of a file's name while it is written."""
+TEMPORARY = ".tmp-"  # begins the name of a file while it is written
+LARGEST_FILE = 256 * 2**20  # bytes; an uncompressed image of the largest size fits
 
-LARGEST_FILE = 256 * 2**20
-"""Largest file that is read, in bytes: an uncompressed image of the largest size fits."""
+# What reading JSON of an unexpected form may raise.
+ODD_JSON = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def shown(path: str | os.PathLike[str]) -> str:
@@ -33,24 +33,38 @@ def printable(said: object, most: int = 100) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text[:most])
 
 
-@contextlib.contextmanager
 def refusing(
     refusal: type[PyalexnetError], path: Path, done: str = "read", *also: type[BaseException]
-) -> Iterator[None]:
+) -> contextlib.AbstractContextManager[None]:
     """Turn an OSError, or one of `also`, into a sentence: the path "cannot be read", and why."""
-    kinds: tuple[type[BaseException], ...] = (OSError, *also)
+    return refused(refusal, f"{shown(path)}: cannot be {done}", OSError, *also)
+
+
+@contextlib.contextmanager
+def refused(
+    refusal: type[PyalexnetError], said: str, *kinds: type[BaseException]
+) -> Iterator[None]:
+    """Turn exceptions of these kinds into a refusal: what is `said`, and why."""
     try:
         yield
     except kinds as error:
-        raise refusal(f"{shown(path)}: cannot be {done} ({reason(error)}).") from error
+        raise refusal(f"{said} ({reason(error)}).") from error
+
+
+@contextlib.contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Put the path before the sentence of a CheckpointError, so that what raises it needs none."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{shown(path)}: {error}") from error
 
 
 def contents(path: Path, largest: int = LARGEST_FILE) -> bytes:
     """A file's bytes; anything but a regular file, which might never end, is not opened.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a regular file, is empty, or has over `largest` bytes.
+        OSError, ValueError: it cannot be read; it is empty, or has over `largest` bytes.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -62,20 +76,20 @@ def contents(path: Path, largest: int = LARGEST_FILE) -> bytes:
     return path.read_bytes()
 
 
-def write(path: Path, content: bytes, refusal: type[PyalexnetError]) -> None:
-    """Make `path` hold `content`, synced; readers see all of it or the previous file.
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, read piece by piece."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
-    Raises:
-        refusal: it cannot be written; the sentence names the path and the bytes needed.
-    """
+
+def write(path: Path, content: bytes, refusal: type[PyalexnetError]) -> None:
+    """Make `path` hold `content`, synced, or refuse; readers see all of it or the previous file."""
     try:
         with writing(path) as stream:
             stream.write(content)
     except OSError as error:
-        raise refusal(
-            f"{shown(path)}: cannot be written ({reason(error)}); {len(content)} bytes are needed "
-            f"there."
-        ) from error
+        why = f"({reason(error)}); {len(content)} bytes are needed there."
+        raise refusal(f"{shown(path)}: cannot be written {why}") from error
 
 
 @contextlib.contextmanager
@@ -114,11 +128,7 @@ def synced(path: Path) -> Iterator[IO[bytes]]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a folder's entries survive a power cut, if its file system supports that.
-
-    Raises:
-        OSError: it does, but it failed.
-    """
+    """Make a folder's entries survive a power cut, if its file system supports that."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -138,11 +148,8 @@ def sweep(folder: Path) -> None:
 def sealed(document: Mapping[str, Any]) -> bytes:
     """A JSON document with its own SHA-256 as entry `sha256`, which replaces any of that name.
 
-    One key per line, for people; strict JSON, for programs. Unaltered bytes are those that this
-    function makes from their own content.
-
-    Raises:
-        TypeError, ValueError: it cannot be written as JSON.
+    One key per line, for people; strict JSON, for programs, or a TypeError or ValueError. Unaltered
+    bytes are those that this function makes from their own content.
     """
     rest = {key: value for key, value in document.items() if key != "sha256"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)

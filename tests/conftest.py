@@ -1,9 +1,9 @@
 """Which backends the tests run on, and what each marker leaves out.
 
 Every test that takes the fixture `be` runs on cpu (with `exact` too, if it convolves), on sim in
-natural order and in one of three seeded orders (the others are marked slow: see `in_its_order`), on
-simcheck, on cuda, and on cuda with a stand-in for the GPU; tests that can depend on the order of
-streams (marker orders) run in each of the stand-in's twelve orders.
+natural order and in one of three seeded orders, on simcheck, on cuda, and a fourth of its cases on
+cuda with a stand-in for the GPU (marker again has the rest: see `repeats`); tests that can depend
+on the order of streams (marker orders) run in each of the stand-in's twelve orders.
 Tests that a run leaves out are deselected at collection, so that no skip hides among the passes,
 and the report's header says which backends run and why the others do not.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,9 +26,12 @@ from variants import (
     CPU_EXACT,
     EVERY,
     EVERY_IN_EVERY_ORDER,
+    EVERY_ORDER,
     KNOWN,
     REQUIRED,
     SELECTION,
+    SIDE,
+    SIM,
     SIM_SEEDED,
     STAND_IN,
     WITHOUT_CONVOLUTIONS,
@@ -41,11 +45,12 @@ MARKERS = {
     "two_gpus": "needs two NVIDIA GPUs; left out where there are fewer, unless -m names it",
     "stand_in": "runs the backend cuda on made-up GPUs (tests/stand_in)",
     "orders": "can depend on the order of streams: in each of the stand-in's, on one GPU and two",
+    "again": "a test in another order of threads, or on made-up GPUs what sim computes, too; left "
+    "out unless -m names it",
     "slow": "takes more than a few seconds; left out unless -m names it",
     "faults": "breaks something many times (make test-faults); left out unless -m names it",
-    "big": "too large for simcheck, which leaves it out, for sim in more than one order (a second "
-    "is slow), and for the stand-in unless -m names it: the host does for small arrays what it "
-    "does for large ones",
+    "big": "too large for simcheck, which leaves it out, for sim in more than one order, and for "
+    "the stand-in unless -m names it: the host does for small arrays what it does for large ones",
     "peer": "compares with PyTorch or onnxruntime; left out where they are missing, unless named",
 }
 
@@ -82,9 +87,14 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
+    cases: Counter[tuple[str, Variant]] = Counter()
+    on_sim = {function_of(item) for item in items if variant_of(item) == SIM}
     for item in items:
-        if not in_its_order(item):
-            item.add_marker("slow")
+        if variant := variant_of(item):
+            number = cases[function_of(item), variant]
+            cases[function_of(item), variant] += 1
+            if repeats(item, variant, number, function_of(item) in on_sim):
+                item.add_marker("again")
         (kept if runs_here(item, config.getoption("-m")) else deselected).append(item)
     items[:] = kept
     if deselected:
@@ -103,7 +113,7 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
         return False
     if backend == STAND_IN and not on_stand_in(item, named_markers):
         return False
-    for costly in ("slow", "faults"):
+    for costly in ("slow", "faults", "again"):
         if item.get_closest_marker(costly) and costly not in named_markers:
             return False
     if item.get_closest_marker("peer") and "peer" not in named_markers and not peers():
@@ -115,21 +125,28 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
     return True
 
 
-def in_its_order(item: pytest.Item) -> bool:
-    """Whether a test that runs on sim in a seeded order does so in the order drawn for it; of the
-    big ones none does.
+def function_of(item: pytest.Item) -> str:
+    """The test's name without its parameters."""
+    return item.nodeid.partition("[")[0]
 
-    The cases of a test share the orders out among them. A kernel that depends on an order, because
-    it lacks a barrier, is found by simcheck in every case, whatever the order; test_mutation.py
-    leaves out each barrier in turn there.
+
+def repeats(item: pytest.Item, variant: Variant, number: int, on_sim: bool) -> bool:
+    """Whether a case, the `number`-th of its test on a variant, can hardly show anything new.
+
+    The cases of a test share sim's seeded orders out among them; a big one has none. A kernel that
+    depends on an order, because it lacks a barrier, is found by simcheck in every case, whatever
+    the order; test_mutation.py leaves out each barrier in turn there. The stand-in's kernels are
+    those of sim, and the host does the same for every shape: a fourth of the cases will do.
     """
-    variant = variant_of(item)
-    if variant is None or variant not in SIM_SEEDED:
-        return True
-    if item.get_closest_marker("big"):
+    if variant in SIM_SEEDED:
+        if item.get_closest_marker("big"):
+            return True
+        others = item.nodeid.replace(str(variant), "")
+        return variant != SIM_SEEDED[crc32(others.encode()) % len(SIM_SEEDED)]
+    if variant != SIDE or not on_sim or os.environ.get(EVERY_ORDER):
         return False
-    others = item.nodeid.replace(str(variant), "")
-    return variant == SIM_SEEDED[crc32(others.encode()) % len(SIM_SEEDED)]
+    ordered = item.get_closest_marker("orders") or item.get_closest_marker("big")
+    return not ordered and number > 0 and crc32(item.nodeid.encode()) % 4 > 0
 
 
 def on_stand_in(item: pytest.Item, named_markers: str) -> bool:

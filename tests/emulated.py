@@ -6,13 +6,16 @@ fast as _sim, or checked as _simcheck.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 KERNELS = Path(__file__).parent.parent / "kernels"
 SIMT = KERNELS / "simt"
@@ -32,49 +35,89 @@ INSTRUMENTED = (
 FAST = ("-O2", "-fno-code-hoisting", "-Wno-ignored-optimization-argument")  # as _sim is
 
 
-def program(
-    folder: Path, sources: Sequence[Path], emulation_folder: Path, *, checked: bool
-) -> Path:
+KEPT = KERNELS.parent / "build" / "emulated"
+"""Where objects and programs stay: another process finds them there, and the next run, too."""
+
+
+def program(sources: Sequence[Path], *, checked: bool, folder: Path = KEPT) -> Path:
     """Compile and link kernel files, one of which has a main(), with the emulation.
 
+    Only what has changed since the last time is compiled.
+
     Args:
-        folder: where the objects and the program go; created if necessary.
         sources: .cu files.
-        emulation_folder: where the emulation's own objects go, for all programs of a test run.
         checked: whether the program checks every access of its kernels against the rules.
+        folder: where the objects of the sources, and the program, go.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    emulation = _emulation(emulation_folder, checked)
-    objects = _compile(folder, sources, (*CHECKED, *INSTRUMENTED) if checked else FAST)
-    built = folder / "program"
-    # Without -fsanitize: the hooks that the instrumented code calls are in check_hooks.cpp.
-    _run(COMPILER, *map(str, (*objects, *emulation)), "-pthread", "-ldl", "-o", str(built))
-    return built
+    how = CHECKED if checked else FAST
+    kernels = (*how, *(INSTRUMENTED if checked else ()))
+    objects = _all_compiled(
+        [(folder, source, kernels) for source in sources] + _emulation(how, checked)
+    )
+    return _linked(folder, f"{sources[0].stem}-{'checked' if checked else 'fast'}", objects)
 
 
-@cache
-def _emulation(folder: Path, checked: bool) -> tuple[Path, ...]:
+def _emulation(how: Sequence[str], checked: bool) -> list[_Source]:
     names = ["fiber", "scheduler", "launch", "tensor", "hopper", "wgmma", "memory", "kernel_name"]
     if checked:
         names += ["check", "check_told", "check_hooks", "lint", "source_lines"]
-    into = folder / ("checked" if checked else "fast")
-    into.mkdir(parents=True)
-    return _compile(into, [SIMT / f"{name}.cpp" for name in names], CHECKED if checked else FAST)
+    return [(KEPT, SIMT / f"{name}.cpp", how) for name in names]
 
 
-def _compile(folder: Path, sources: Sequence[Path], options: Sequence[str]) -> tuple[Path, ...]:
-    def compile_one(source: Path) -> Path:
-        built = folder / f"{source.stem}.o"
-        _run(COMPILER, *COMMON, *options, "-x", "c++", "-c", str(source), "-o", str(built))
-        return built
+_Source: TypeAlias = tuple[Path, Path, Sequence[str]]
+"""Where the object goes, the source, and the compiler's options."""
 
+
+def _all_compiled(sources: Sequence[_Source]) -> list[Path]:
     with ThreadPoolExecutor(max_workers=2) as pool:
-        return tuple(pool.map(compile_one, sources))
+        return list(pool.map(lambda one: _compiled(*one), sources))
 
 
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+def _linked(folder: Path, name: str, objects: Sequence[Path], *options: str) -> Path:
+    # Without -fsanitize: the hooks that the instrumented code calls are in check_hooks.cpp.
+    link = (COMPILER, *map(str, objects), "-pthread", "-ldl", *options)
+    return _made(folder, name, link, _digest(*map(str.encode, link)))
+
+
+def _compiled(folder: Path, source: Path, options: Sequence[str]) -> Path:
+    command = (COMPILER, *COMMON, *options, "-x", "c++", "-c", str(source))
+    name = f"{source.stem}-{_digest(*map(str.encode, command))}"
+    digest = _digest(_compiler(), source.read_bytes(), *_included(source.parent))
+    return _made(folder, name, command, digest)
+
+
+def _made(folder: Path, name: str, command: Sequence[str], digest: str) -> Path:
+    """The command's output, from the last time if the digest is still the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = folder / f"{name}-{digest}"
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes one waits for the other
+        if not made.exists():
+            for old in folder.glob(f"{name}-*"):
+                old.unlink()
+            new = folder / f"{name}.new"
+            done = subprocess.run(
+                [*command, "-o", new], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+            new.rename(made)
+    return made
+
+
+def _included(folder: Path) -> Iterator[bytes]:
+    """All that a source in the folder may include."""
+    for path in sorted({*KERNELS.rglob("*.*"), *folder.glob("*.*")}):
+        if path.suffix in (".h", ".hpp", ".cuh"):
+            yield path.read_bytes()
+
+
+@cache
+def _compiler() -> bytes:
+    return subprocess.run([COMPILER, "--version"], capture_output=True, check=True).stdout
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def line_of(source: Path, marker: str) -> int:

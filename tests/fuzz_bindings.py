@@ -19,7 +19,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from answers import RESULTS, answer
+from answers import answer, results
+from cases import Bound, in_the_bindings
 from fuzzing import campaign
 from pyalexnet.backends.cpu import chosen_set, instruction_sets
 from pyalexnet.ops.elements import BFLOAT16
@@ -475,7 +476,7 @@ def _peer(shape: Shape, draw: st.DrawFn) -> Block:
     return replace(block, layout=draw(st.sampled_from(("device", "device 0", "device 1", "host"))))
 
 
-CALLS: dict[str, Callable[[st.DrawFn], list[Any]]] = {
+DRAWN: dict[str, Callable[[st.DrawFn], list[Any]]] = {
     "augment": _augment,
     "conv_fprop": _conv_fprop,
     "conv_dgrad": _conv_dgrad,
@@ -503,7 +504,8 @@ CALLS: dict[str, Callable[[st.DrawFn], list[Any]]] = {
     "avgpool_dgrad": _avgpool_dgrad,
     "lrn_maxpool_fprop": _lrn_maxpool_fprop,
     "lrn_maxpool_dgrad": _lrn_maxpool_dgrad,
-    "dropout": _dropout,
+    "dropout_fprop": _dropout,
+    "dropout_dgrad": _dropout,
     "softmax_cross_entropy": _softmax,
     "sgd_update": _sgd,
     "split_weights": _split,
@@ -511,6 +513,33 @@ CALLS: dict[str, Callable[[st.DrawFn], list[Any]]] = {
     "exchange_gather": _gather,
     "exchange_scatter_add": _scatter_add,
 }
+"""What draws the arguments of an op, in sizes, types and settings of its own."""
+
+
+def _in_the_table(calls: list[Bound]) -> Callable[[st.DrawFn], list[Any]]:
+    """Draws the arguments of one of these calls, in arrays of other numbers."""
+
+    def drawn(draw: st.DrawFn) -> list[Any]:
+        call = draw(st.sampled_from(calls))
+        seed = draw(st.integers(0, 99))
+        return [
+            _like(one, "garbage" if number in call.results else "whole", seed + number)
+            for number, one in enumerate(call.arguments)
+        ]
+
+    return drawn
+
+
+def _like(one: Any, fill: str, seed: int) -> Any:
+    if isinstance(one, np.ndarray):
+        return Block(one.shape, str(one.dtype), fill, seed)
+    if isinstance(one, (list, tuple)):  # a record too becomes a plain tuple
+        plain = [_like(each, fill, seed + number) for number, each in enumerate(one)]
+        return plain if isinstance(one, list) else tuple(plain)
+    return one
+
+
+CALLS = {op: _in_the_table(calls) for op, calls in in_the_bindings().items()} | DRAWN
 """The ops of the extension module, and what draws their arguments but where it runs."""
 
 OTHERS = (*("empty", "device_of", "enable_peers", "set_schedule", "launch_count", "barriers_met"),)
@@ -753,7 +782,7 @@ def _check(case: Case, module: Any, arguments: list[Any]) -> str:
         for array, old in zip(arrays(arguments), before, strict=True):
             assert same_contents(array, old), f"refused ({refusal}), and changed an array"
         return "refused"
-    written = {id(arguments[at]) for at in RESULTS.get(case.op, ()) if at < len(arguments)}
+    written = {id(arguments[at]) for at in results(case.op) if at < len(arguments)}
     for array, old in zip(arrays(arguments), before, strict=True):
         assert id(array) in written or same_contents(array, old), "changed an input"
     if expected is None:

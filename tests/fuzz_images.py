@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from PIL import Image
+from PIL import ExifTags, Image
 
 from fuzzing import Edit, edited, edits, watch
 from image_files import encoded, png16
@@ -113,7 +113,7 @@ def files() -> dict[str, bytes]:
     see_through = photo.copy()
     see_through.putalpha(photo.convert("L"))
     exif = Image.Exif()
-    exif[decode.EXIF_ORIENTATION] = 6
+    exif[ExifTags.Base.Orientation] = 6
     exif[0x010E] = "a description"
     few = photo.convert("P", palette=Image.Palette.ADAPTIVE, colors=9)
     frames: dict[str, Any] = {

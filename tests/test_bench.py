@@ -19,7 +19,7 @@ from bench.cases import Case
 from bench.reference import ReferenceBackend
 from bench.steps import WAYS, Gate, Ours
 from bench.timing import HostStopwatch, Plan, Timing, interleaved, summary, verdict
-from examples import EXAMPLES, Example
+from cases import EXAMPLES, Call
 from pyalexnet import nets
 from pyalexnet.backends.cpu import CpuBackend
 from pyalexnet.nets.spec import NetSpec
@@ -68,7 +68,7 @@ def test_places_lie_in_clipped_windows() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=str)
-def test_reference_agrees_with_cpu(example: Example) -> None:
+def test_reference_agrees_with_cpu(example: Call) -> None:
     """Both by the same names and arguments; the backend cpu shares no code with the oracle."""
     results = []
     for backend in (ReferenceBackend(), pyalexnet.backend("cpu", exact=True)):

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import pyalexnet
-from examples import EXAMPLES, Example
+from cases import EXAMPLES, Call
 from pyalexnet.errors import ArgumentError
 from trial import place
 from variants import SIMCHECK, parameters
@@ -52,7 +52,7 @@ class Recorder:
         return recording
 
 
-def call_of(be: Any, example: Example, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Arguments]:
+def call_of(be: Any, example: Call, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Arguments]:
     """The extension's function behind an op, and arguments that it accepts."""
     recorder = Recorder(be._ext)
     monkeypatch.setattr(be, "_ext", recorder)
@@ -88,7 +88,7 @@ def within(arguments: Arguments, index: int, inner: int, value: Any) -> Argument
 @CHECKED
 @EACH_OP
 def test_arrays_of_another_kind_are_refused(
-    be: Any, example: Example, monkeypatch: pytest.MonkeyPatch
+    be: Any, example: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     function, arguments = call_of(be, example, monkeypatch)
     for array, instead in arrays(arguments):
@@ -104,7 +104,7 @@ def test_arrays_of_another_kind_are_refused(
 @CHECKED
 @EACH_OP
 def test_arrays_of_other_sizes_are_refused_or_harmless(
-    be: Any, example: Example, monkeypatch: pytest.MonkeyPatch
+    be: Any, example: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One element fewer and one more along each axis; one axis more and one fewer; none at all."""
     function, arguments = call_of(be, example, monkeypatch)
@@ -127,7 +127,7 @@ def test_arrays_of_other_sizes_are_refused_or_harmless(
 @CHECKED
 @EACH_OP
 def test_other_numbers_are_refused_or_harmless(
-    be: Any, example: Example, monkeypatch: pytest.MonkeyPatch
+    be: Any, example: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Strides, sizes, groups, offsets, and the number of the device."""
     function, arguments = call_of(be, example, monkeypatch)
@@ -222,7 +222,7 @@ def test_more_than_the_kernels_can_count_is_refused(
 
 def test_more_outputs_of_all_towers_than_can_be_counted_are_refused(module: Any) -> None:
     x, w, y = (np.zeros(shape, np.float32) for shape in ((1, 3), (2, 3), (1, 2)))
-    with pytest.raises(ValueError, match=r"there are \d+ outputs of all towers"):
+    with pytest.raises(ValueError, match=r"there are \d+ filters of all towers"):
         module.linear_fprop(x, w, None, y, "fma", 2**30, None, None, HERE)
 
 
@@ -262,9 +262,13 @@ def documented(owner: Any) -> dict[str, list[str]]:
     [("_cpu", "CpuKernels"), ("_sim", "SimKernels"), ("_simcheck", "SimcheckKernels")],
 )
 def test_the_stub_names_every_function_and_argument(module: str, name: str) -> None:
-    built = import_module(f"pyalexnet.{module}")
-    assert stubbed(name) == documented(built)
-    assert stubbed("Recording") == documented(built.Recording)
+    """But the operations, whose last argument says where they run."""
+    built = documented(import_module(f"pyalexnet.{module}"))
+    operations = {name for name, names in built.items() if names[-1:] == ["place"]}
+    assert operations == {*EXAMPLES}
+    assert stubbed(name) == {name: built[name] for name in built.keys() - operations}
+    assert not any(re.fullmatch(r"arg\d+", one) for names in built.values() for one in names)
+    assert stubbed("Recording") == documented(import_module(f"pyalexnet.{module}").Recording)
 
 
 # ---------------------------------------------------------------------- found by fuzzing
@@ -273,7 +277,7 @@ def test_the_stub_names_every_function_and_argument(module: str, name: str) -> N
 @CHECKED
 @EACH_OP
 def test_misaligned_arrays_are_refused(
-    be: Any, example: Example, monkeypatch: pytest.MonkeyPatch
+    be: Any, example: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NumPy accepts any address, but a GPU faults on a misaligned one."""
     function, arguments = call_of(be, example, monkeypatch)
@@ -289,14 +293,14 @@ def test_fewer_features_in_all_than_in_an_image_are_refused(module: Any, total: 
     """Subtracting from the smallest 64-bit integer would overflow."""
     x, y = np.zeros((2, 2, 4), np.float32)
     with pytest.raises(ValueError, match=r"offset is 0; the 4 features"):
-        module.dropout(x, y, (0.5, 1, 2, 3, 0, total, 1.0), HERE)
+        module.dropout_fprop(x, y, (0.5, 1, 2, 3, 0, total, 1.0), HERE)
 
 
 @pytest.mark.parametrize("step", [2**32, 2**63, 2**64, 10**400, -1, -(2**63) - 1])
 def test_a_step_beyond_32_bits_is_refused(module: Any, step: int) -> None:
     x, y = np.zeros((2, 2, 4), np.float32)
     with pytest.raises(ValueError, match=f"step is {step}; 0 to 4,294,967,295"):
-        module.dropout(x, y, (0.5, 1, step, 3, 0, 4, 1.0), HERE)
+        module.dropout_fprop(x, y, (0.5, 1, step, 3, 0, 4, 1.0), HERE)
 
 
 def test_a_rate_beyond_every_float_is_refused(module: Any) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pyalexnet.errors import ArgumentError, CheckpointError
-from pyalexnet.training.chance import ChanceRule, Losses, chance
+from pyalexnet.errors import CheckpointError
+from pyalexnet.training.chance import Losses, chance
 from pyalexnet.training.course import Position
 
 Curve = npt.NDArray[np.float64]
@@ -31,9 +31,9 @@ def curve(steps: int, course: Callable[[Curve], Curve], noise: float = NOISE) ->
 
 def stop(losses: Curve, expected: float, steps: int = 500) -> int | None:
     """The step after which a run with these losses is stopped."""
-    rule, state = ChanceRule(expected, steps), Losses()
+    state = Losses()
     for step, loss in enumerate(losses, 1):
-        if rule.stops(state, 128, float(loss)):
+        if state.stop(128, float(loss), expected, steps):
             return step
     return None
 
@@ -108,13 +108,13 @@ def test_far_above_chance_is_something_else() -> None:
 def test_losses_that_are_not_finite_are_not_its_business() -> None:
     state = Losses()
     for loss in (math.nan, math.inf):
-        assert not ChanceRule(TEN, 5).stops(state, 128, loss)
+        assert not state.stop(128, loss, TEN, 5)
     assert state == Losses()
 
 
 def test_switched_off() -> None:
     state = Losses()
-    assert not any(ChanceRule(TEN, 0).stops(state, 128, TEN) for _ in range(2000))
+    assert not any(state.stop(128, TEN, TEN, 0) for _ in range(2000))
     assert state == Losses()
 
 
@@ -127,11 +127,11 @@ def test_one_class_has_nothing_to_learn() -> None:
 
 def test_losses_count_by_their_images() -> None:
     """A block of five steps with 1, 3 and 8 images: mean 2.5, variance 0.375."""
-    rule, state = ChanceRule(TEN, 25), Losses()
+    state = Losses()
     for images, loss in [(1, 1.0), (3, 3.0), (1, 1.0), (3, 3.0)]:
-        assert not rule.stops(state, images, loss)
+        assert not state.stop(images, loss, TEN, 25)
     assert (state.steps, state.images, state.blocks) == (4, 8, [])
-    assert not rule.stops(state, 8, 2.5)
+    assert not state.stop(8, 2.5, TEN, 25)
     assert (state.steps, state.images) == (0, 0)
     ((mean, variance),) = state.blocks
     assert (mean, variance) == (2.5, 0.375 / 4)
@@ -139,12 +139,12 @@ def test_losses_count_by_their_images() -> None:
 
 @pytest.mark.parametrize("at", [1, 99, 100, 437, 512])
 def test_a_resumed_run_stops_at_the_same_step(at: int) -> None:
-    rule, state, straight = ChanceRule(TEN), Losses(), Losses()
+    state, straight = Losses(), Losses()
     for step, loss in enumerate(curve(700, lambda t: TEN + 0.001 + 0 * t), 1):
         if step == at:
             position = json.loads(json.dumps(asdict(Position(losses=state))))
             state = Position.from_mapping(position).losses
-        assert rule.stops(state, 128, loss) == rule.stops(straight, 128, loss)
+        assert state.stop(128, loss, TEN, 500) == straight.stop(128, loss, TEN, 500)
     assert state == straight
 
 
@@ -152,9 +152,3 @@ def test_a_resumed_run_stops_at_the_same_step(at: int) -> None:
 def test_refuses_another_state(values: Any) -> None:
     with pytest.raises(CheckpointError, match="losses"):
         Position.from_mapping(asdict(Position()) | {"losses": values})
-
-
-@pytest.mark.parametrize(("expected", "steps"), [(-1.0, 5), (math.nan, 5), (1.0, -1)])
-def test_refusals(expected: float, steps: int) -> None:
-    with pytest.raises(ArgumentError, match=r"^chance: "):
-        ChanceRule(expected, steps)

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 import pyalexnet as package
 from pyalexnet import cli
-from pyalexnet.commands import place
+from pyalexnet.commands.network import place
 from pyalexnet.commands.train import naming_options
 from pyalexnet.training import interrupt
 from pyalexnet.training.progress import LiveReporter, Reporter
@@ -272,7 +272,7 @@ def test_refuses_choices(data: Path, tmp_path: Path) -> None:
         (("--device", "tpu"), "cuda:1"),
         (("--device", "cpu", "--backend", "sim"), "one was expected"),
         (("--net", "alexnet"), "alexnet cannot take the 12x12x1 images of quarters: pool2:"),
-        (("--runs", "file"), "file cannot be written"),
+        (("--runs", "file"), "file: cannot be written"),
         (("--resume", "latest"), "no run folder"),
         (("--resume", "latest", "--config", "x"), "--config"),
         (("--config", "none.toml"), "none.toml"),
@@ -348,7 +348,7 @@ def test_out_is_looked_at_before_the_data(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(cli.app, ["train"])
     assert isinstance(result.exception, package.errors.RunError)
-    assert "runs cannot be written" in str(result.exception)
+    assert "runs: cannot be written" in str(result.exception)
 
 
 def test_ctrl_c_while_data_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -510,7 +510,7 @@ def test_python_m(tmp_path: Path) -> None:
     ],
 )
 def test_device_as_in_pytorch(backend: str | None, device: str | None, expected: object) -> None:
-    assert place.place(backend, device) == expected
+    assert place(backend, device) == expected
 
 
 def test_data_get_hands_on_what_download_says(

@@ -17,7 +17,7 @@ import pytest
 
 import pyalexnet
 from bench import memory
-from examples import OF_EACH_ELEMENT
+from cases import OF_EACH_ELEMENT
 from pyalexnet import nets
 from pyalexnet.backends.cores import THREADS
 from pyalexnet.step.net import Net

@@ -1,4 +1,4 @@
-"""Orders, held-out tenths, means, and the checks that apply to every data set."""
+"""Orders, held-out tenths, means, and the checks that apply to every dataset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from pyalexnet import data
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import Split, checked, hold_out, order
+from pyalexnet.data.dataset import Split, hold_out, order
 from pyalexnet.errors import DataError
 
 
@@ -100,18 +100,18 @@ def split_of(labels: list[int], side: int = 2) -> Split:
 )
 def test_checked_refuses(train: Split, test: Split, names: list[str], text: str) -> None:
     with pytest.raises(DataError, match=text) as caught:
-        checked("set.npz", train, test, Classes.named(names), name="set", note="")
+        data.Dataset("set", train, test, Classes.named(names), "").checked("set.npz")
     assert str(caught.value).startswith("set.npz: ")
     assert str(caught.value).endswith(".")
 
 
 def test_checked_passes_what_is_right() -> None:
     named = Classes.named(("a", "b"))
-    dataset = checked("x", split_of([0, 1]), split_of([1]), named, name="n", note="m")
+    dataset = data.Dataset("n", split_of([0, 1]), split_of([1]), named, "m").checked("x")
     note = "m; 1 of 2 classes have no test image, first a"
     assert (dataset.name, dataset.note, dataset.class_names) == ("n", note, ("a", "b"))
     assert (len(dataset.train), len(dataset.test)) == (2, 1)
-    whole = checked("x", split_of([0, 1]), split_of([1, 0]), named, name="n", note="m")
+    whole = data.Dataset("n", split_of([0, 1]), split_of([1, 0]), named, "m").checked("x")
     assert whole.note == "m"
 
 

@@ -458,7 +458,7 @@ def test_what_is_fetched_can_be_read(
     assert download.get("cifar10") == tmp_path / "cache" / "cifar-10-python.tar.gz"
     assert_is_the_set(data.load("cifar10"))
     assert_is_the_set(data.load(tmp_path / "cache" / "cifar-10-python.tar.gz"))
-    with pytest.raises(DataError, match="imagenet: is not a data set that can be fetched; cifar10"):
+    with pytest.raises(DataError, match="imagenet: is not a dataset that can be fetched; cifar10"):
         download.get("imagenet")
 
 

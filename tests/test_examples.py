@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from examples import EXAMPLES, OF_EACH_ELEMENT, Example
+from cases import ALIGNED, EXAMPLES, OF_EACH_ELEMENT, TO_THE_ENDS, Call
 from pyalexnet.backends import Backend
 from pyalexnet.errors import ArgumentError
 from samples import garbage
@@ -24,14 +24,17 @@ ARRAYS = {
 }
 
 
-def test_every_op_has_an_example() -> None:
+def test_every_op_is_in_the_table() -> None:
     methods = {name for name in dir(Backend) if callable(getattr(Backend, name))}
-    assert {name for name in methods if not name.startswith("_")} - ARRAYS == set(EXAMPLES)
+    ops = {name for name in methods if not name.startswith("_")} - ARRAYS
+    assert not ops - set(EXAMPLES), "without an example in cases.py"
+    assert not ops - {call.op for call in TO_THE_ENDS}, "without a call to the ends in cases.py"
+    assert set(EXAMPLES) == ops == {call.op for call in TO_THE_ENDS}
 
 
 @pytest.mark.parametrize("example", OF_EACH_ELEMENT)
 @pytest.mark.parametrize("be", EMULATED, indirect=True)
-def test_the_order_of_threads_changes_no_bit(be: Any, example: Example) -> None:
+def test_the_order_of_threads_changes_no_bit(be: Any, example: Call) -> None:
     """A kernel's blocks and threads may run in any order; its sums have a fixed order."""
     results = []
     for seed in range(4):
@@ -43,18 +46,14 @@ def test_the_order_of_threads_changes_no_bit(be: Any, example: Example) -> None:
 
 
 @pytest.mark.parametrize("example", OF_EACH_ELEMENT)
-def test_read_only_inputs_will_do(be: Any, example: Example) -> None:
+def test_read_only_inputs_will_do(be: Any, example: Call) -> None:
     """A memory-mapped file, a frozen array: an op that changes no input must accept them."""
     frozen = [freeze(be, value) for value in example.inputs.values()]
     getattr(be, example.op)(*frozen, **example.keywords(be))
 
 
-# They load whole vectors only; so does a plan, whose arrays are aligned.
-ALIGNED = ("lrn_maxpool_fprop", "lrn_maxpool_dgrad")
-
-
 @pytest.mark.parametrize("example", OF_EACH_ELEMENT)
-def test_views_that_begin_anywhere(be: Any, example: Example) -> None:
+def test_views_that_begin_anywhere(be: Any, example: Call) -> None:
     """Vectors are loaded only if all arrays are aligned: a single one may prevent it."""
     inputs = list(example.inputs.values())
     expected = run(be, example.op, *inputs, **example.keywords(be))

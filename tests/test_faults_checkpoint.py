@@ -738,7 +738,7 @@ def test_a_folder_that_cannot_be_written_stops_the_command_before_it_reads_data(
     done = pyalexnet("train", *options, "--runs", runs, cwd=tmp_path, preexec_fn=_heed_modes)
     closed.chmod(0o755)
     assert done.returncode == 2, done.stderr
-    assert done.stderr == f"error: {closed} cannot be written: Permission denied.\n"
+    assert done.stderr == f"error: {closed}: cannot be written (Permission denied).\n"
 
 
 def _heed_modes() -> None:

@@ -33,7 +33,7 @@ from pyalexnet.data.readers import GRACE, Readers
 from pyalexnet.data.views import Views
 from pyalexnet.errors import DataError
 from pyalexnet.trained import load as trained
-from pyalexnet.trained.load import Bad, Trained
+from pyalexnet.trained.load import Say, Trained
 from pyalexnet.training import train
 from training import Hook, began, environment, fitted, lines, photographs
 
@@ -185,7 +185,7 @@ def test_a_batch_that_hangs_in_use_is_named(
     monkeypatch.setattr(trained, "Readers", impatient)
     monkeypatch.setattr(Odd, "where", lambda _, indices: f"shards: {indices.tolist()}")
     run = Trained.load(written(tmp_path / "run"), backend="cpu")
-    feed = run.batches(run._fitted(Odd(30, gate.wait)), 8)
+    feed = run.batches(trained.Fitted(Odd(30, gate.wait), run.mean.shape), 8)
     for _ in range(3):
         next(feed)
     begun = time.monotonic()
@@ -196,7 +196,7 @@ def test_a_batch_that_hangs_in_use_is_named(
 
 @pytest.mark.parametrize("bad", [None, lambda *_: None])
 def test_an_image_file_that_hangs_in_use_is_named(
-    bad: Bad | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: threading.Event
+    bad: Say | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: threading.Event
 ) -> None:
     """Even if bad files are skipped: a hanging read may be one of any number."""
     read_image = decode.read_image

@@ -23,11 +23,11 @@ from pyalexnet.data import colour, prepare
 from pyalexnet.data.pack import Storage
 from pyalexnet.data.prepare import Options
 from pyalexnet.runs import checkpoint
-from pyalexnet.runs.run import History
+from pyalexnet.runs.run import History, StopReport
 from pyalexnet.step.sgd import SGD
 from pyalexnet.trained.evaluate import evaluate
 from pyalexnet.training.interrupt import ANSWER, SAVING, STOPPING, Interrupt
-from pyalexnet.training.train import Outcome, Trainer
+from pyalexnet.training.train import Trainer
 from samples import generator
 from training import (
     OPTIONS,
@@ -192,7 +192,7 @@ def strike(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-def struck_after(trainer: Trainer, seconds: float, number: int) -> tuple[Outcome, int]:
+def struck_after(trainer: Trainer, seconds: float, number: int) -> tuple[StopReport, int]:
     """Train; a signal comes after this many seconds of the process's work, if it lasts that long.
 
     The second value is the number of signals that came.

@@ -28,25 +28,19 @@ Floats = NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def fast(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _built(tmp_path_factory, checked=False)
+def fast() -> Path:
+    return program([SOURCE], checked=False)
 
 
 @pytest.fixture(scope="module")
-def checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _built(tmp_path_factory, checked=True)
+def checked() -> Path:
+    return program([SOURCE], checked=True)
 
 
 @pytest.fixture(params=["fast", "checked"])
 def built(request: pytest.FixtureRequest) -> Path:
     path: Path = request.getfixturevalue(request.param)
     return path
-
-
-def _built(tmp_path_factory: pytest.TempPathFactory, *, checked: bool) -> Path:
-    base = tmp_path_factory.getbasetemp()
-    folder = base / f"hopper_cases_{'checked' if checked else 'fast'}"
-    return program(folder, [SOURCE], base / "emulation", checked=checked)
 
 
 def computed(program: Path, *arguments: object, given: bytes) -> Floats:

@@ -267,17 +267,17 @@ def test_bvlc_alexnet(torch: Any, tmp_path: Path, v1: bool, width: float) -> Non
 
 
 @pytest.mark.parametrize("v1", [False, True])
-def test_its_layers_are_those_of_the_preset(tmp_path: Path, v1: bool) -> None:
+def test_its_layers_are_those_of_the_preset(v1: bool) -> None:
     """At full width, without numbers: in order, with every option, biases and everything else."""
     net = caffe_messages.message_classes()["NetParameter"].FromString(snapshot(bvlc(1), v1=v1))
-    told = caffe_layers.told(tmp_path, net)
+    layers, weighted, _ = caffe_layers.told(net)
     usual = nets.alexnet(classes=CLASSES, preset="caffe").layers
-    assert [type(one) for one in told.layers] == [type(one) for one in usual]
-    for ours, expected in zip(told.layers, usual, strict=True):
+    assert [type(one) for one in layers] == [type(one) for one in usual]
+    for ours, expected in zip(layers, usual, strict=True):
         for name, value in vars(expected).items():
             assert getattr(ours, name) == value or name in ("std", "bias"), (name, value)
-    assert [one.name for one in told.weights] == [
-        one.name for one in usual if isinstance(one, Conv | Linear)
+    assert [(ours.name, theirs.name) for ours, theirs in weighted] == [
+        (one.name, one.name) for one in usual if isinstance(one, Conv | Linear)
     ]
 
 

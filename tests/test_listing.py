@@ -142,3 +142,25 @@ def test_show_step_of_two_towers_exchanges() -> None:
     result = CliRunner().invoke(show_app, ["step", "alexnet", "--towers", "2"])
     assert result.exit_code == 0, result.output
     assert "exchange_gather" in result.output and "conv1@1 128x55x55x48" in result.output
+
+
+@pytest.mark.parametrize(
+    ("kernels", "precision", "held"),
+    [
+        ("cpu", "fp32", {"winograd, tile 5 x 5", "direct", "linear"}),
+        ("sim", "fp32", {"fma, tile 128 x 128"}),
+        ("sim", "bf16", {"mma, tile 128 x 128", "patches, tile"}),
+        ("sim", "fp32x3", {"mma in three planes, tile 128 x 64"}),
+    ],
+)
+def test_show_step_says_how_products_are_computed(
+    kernels: str, precision: str, held: set[str]
+) -> None:
+    """Of conv1 to fc8, forward and backward; of nothing else."""
+    options = ["--kernels", kernels, "--precision", precision]
+    options += ["--fused"] if kernels == "sim" else []
+    result = CliRunner().invoke(show_app, ["step", "alexnet", *options])
+    assert result.exit_code == 0, result.output
+    assert "computed by" in result.output
+    text = " ".join(result.output.split())
+    assert all(words in text for words in held), result.output

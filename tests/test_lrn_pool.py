@@ -167,7 +167,7 @@ def test_a_block_may_begin_anywhere(be: Any, size: int) -> None:
 @pytest.mark.parametrize("case", NO_LRN_POOLS, ids=str)
 def test_another_form_is_refused(be: Any, case: LRNPool, dtype: Any) -> None:
     """In one sentence, forward and backward, and wherever `lrn_maxpool_fits` says so."""
-    assert not lrn_maxpool_fits(case.x[-1], np.dtype(dtype), **case.constants)
+    assert not lrn_maxpool_fits(case.x[-1], np.dtype(dtype), case.constants)
     x, dy = (be.asarray(each) for each in inputs(case, dtype))
     where = be.asarray(np.zeros(case.y, case.where_dtype))
     with pytest.raises(ArgumentError, match=f"^lrn_maxpool_fprop: {case.name}.* was expected"):
@@ -179,7 +179,7 @@ def test_another_form_is_refused(be: Any, case: LRNPool, dtype: Any) -> None:
 @EACH_ELEMENT
 @CASES
 def test_what_fits_is_known_without_a_backend(case: LRNPool, dtype: Any) -> None:
-    assert lrn_maxpool_fits(case.x[-1], np.dtype(dtype), **case.constants)
+    assert lrn_maxpool_fits(case.x[-1], np.dtype(dtype), case.constants)
 
 
 def test_vectors_are_read_whole(be: Any) -> None:

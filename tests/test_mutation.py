@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cases import EXAMPLES, TO_THE_ENDS
 from pyalexnet.errors import KernelError
 from pyalexnet.ops.elements import BFLOAT16
-from samples import classes, normal
+from samples import normal
 from variants import SIMCHECK, parameters
 
 KERNELS = Path(__file__).parent.parent / "kernels"
@@ -144,11 +145,6 @@ def patch_dgrad(channels: int) -> Call:
     return Call(f"conv_dgrad in patches, {channels} channels", "patch_dgrad.cuh", kernel, run)
 
 
-def softmax(be: Any) -> Any:
-    logits, labels = normal(7, 5), classes(7, 5)
-    return be.softmax_cross_entropy(be.asarray(logits), be.asarray(labels))
-
-
 # Several slices of the depth each; the last three also split the depth into parts.
 TILES = (("128, 128", 120, 110), ("64, 64", 60, 50), ("128, 32", 120, 20))
 # With more slices than stages; the columns and the depth are multiples of eight.
@@ -194,7 +190,11 @@ CALLS = [
     lrn("a window of five", 8, 5, "Five"),
     lrn("a window wider than a stage", 560, 1100, "Reach"),
     Call("lrn_maxpool", "lrn_pool.cu", r"lrn_maxpool_(fprop|dgrad)_kernel", lrn_maxpool),
-    Call("softmax_cross_entropy", "softmax.cu", "softmax_means_kernel", softmax),
+    *(
+        Call(call.op, *call.barriers, call.run)
+        for call in (*EXAMPLES.values(), *TO_THE_ENDS)
+        if call.barriers
+    ),
 ]
 
 # Barriers that a call reaches but does not need: (call, number of the barrier in its file), why.

@@ -21,7 +21,7 @@ from pyalexnet.nets.spec import NetSpec
 from pyalexnet.step import fused as fused_layers
 from pyalexnet.step import plan
 from pyalexnet.step.net import Net
-from pyalexnet.step.program import Program, Rule
+from pyalexnet.step.program import Program
 from pyalexnet.step.sgd import SGD
 from samples import normal
 from test_net import EVERY_LAYER, RECIPE, SEED, STEP, assert_near, batch, exact, host
@@ -440,7 +440,7 @@ def programs(spec: NetSpec, be: Any, precision: plan.Precision) -> tuple[Program
         given = {**part.params, **{f"{name}.low": low for name, low in part.low.items()}}
         given |= {f"{name}.lr": backend.asarray(np.float32(0.01)) for name in part.params}
         step = backend.asarray(np.array(STEP, np.uint32))
-        rules = {name: Rule(0.9, 5e-4) for name in part.params}
+        rules = dict.fromkeys(part.params, (0.9, 0.0005))
         kept: dict[str, Any] = {"given": given, "steps": (step,), "seed": SEED, "rules": rules}
         found.append(Program(made, (backend,), 2, **kept))
         backend.assign(found[-1].arrays["pixels"], x)

@@ -42,7 +42,7 @@ def test_of_an_error_without_a_number(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError("the disk speaks in tongues")
 
     monkeypatch.setattr(data.folder, "load", broken)
-    with pytest.raises(DataError, match="the disk speaks in tongues; a data set was expected"):
+    with pytest.raises(DataError, match="the disk speaks in tongues; a dataset was expected"):
         data.load(tmp_path, image_size=(8, 8))
 
 
@@ -114,5 +114,8 @@ def test_of_a_picture_that_cannot_be_encoded(tmp_path: Path) -> None:
     from pyalexnet.commands import show
     from pyalexnet.errors import RunError
 
-    with pytest.raises(RunError, match="cannot be written: encoder error"), show._drawing(tmp_path):
+    def broken(path: Path) -> None:
         raise OSError("encoder error -2 when writing image file")
+
+    with pytest.raises(RunError, match="cannot be written: encoder error"):
+        show._draw(tmp_path, broken)

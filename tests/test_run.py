@@ -177,7 +177,7 @@ def test_folder_that_cannot_be_written_is_refused(make: str, others: Path) -> No
         check=True,
     )
     assert done.stdout.startswith(str(others))
-    assert "cannot be written: Permission denied" in done.stdout
+    assert ": cannot be written (Permission denied)" in done.stdout
     assert list(others.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ import pydantic
 import pytest
 
 from pyalexnet.errors import ArgumentError
-from pyalexnet.nets.recipe import Rate, Rates, Recipe
+from pyalexnet.nets.recipe import Rate, Recipe
 from pyalexnet.nets.schedule import (
     Constant,
     Dexp,
@@ -229,17 +229,6 @@ def test_drops_reach_the_rates() -> None:
     assert math.isclose(plateau.lr("conv1.w", 7, drops=2), 0.0001)
     assert math.isclose(plateau.lr("fc8.b", 7, drops=2), 0.15)
     assert plateau.lr("conv1.w", 7) == 0.01
-
-
-def test_the_rates_of_all_parameters_at_once() -> None:
-    """Equal to the bit to the rates taken singly, under a common schedule or their own."""
-    names = ("fc8.b", "conv1.w", "other.b", "conv1.b", "fc8.w")
-    for schedule in EACH:
-        one_by_one = recipe(schedule=schedule)
-        at_once = Rates(one_by_one, names)
-        for epoch, drops in ((0, 0), (4.9, 1), (5, 1), (60.7, 3)):
-            expected = [one_by_one.lr(name, epoch, drops) for name in names]
-            assert at_once.at(epoch, drops).tolist() == expected
 
 
 def test_override_of_the_schedule() -> None:

@@ -123,7 +123,7 @@ def test_out_that_is_neither(run: Path, cropped: Path, tmp_path: Path) -> None:
     ):
         show("filters", run, "--output", tmp_path / "a.jpg")
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be written: "):
+    with pytest.raises(RunError, match="file: cannot be written "):
         show("filters", run, "--output", tmp_path / "file" / "a.png")
 
 

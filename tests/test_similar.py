@@ -19,7 +19,7 @@ from pyalexnet.data.pack import Storage
 from pyalexnet.data.prepare import Options, prepare
 from pyalexnet.errors import DataError
 from pyalexnet.trained.load import Trained
-from pyalexnet.trained.similar import DataIndex, FileIndex, Search, open_index
+from pyalexnet.trained.similar import Search, of_dataset, open_index
 from samples import generator, normal
 
 
@@ -189,7 +189,7 @@ def test_a_data_set_as_the_index(tmp_path: Path) -> None:
         for entry in found:
             assert entry["distance"] == pytest.approx(distances[entry["index"]], rel=1e-4)
     assert sheet.stat().st_size > 0
-    index = DataIndex(loaded, data, "fc5")
+    index = of_dataset(loaded, data, "fc5")
     read = index.images([25, 3, 20])
     expected = [dataset.train.images[5], dataset.test.images[3], dataset.train.images[0]]
     assert np.array_equal(read, np.stack(expected))
@@ -201,9 +201,10 @@ def test_packs_and_cifar_are_data_sets(tmp_path: Path) -> None:
         files(tmp_path / "images" / name, pictures(10, seed=len(name)))
     prepare(tmp_path / "images", tmp_path / "pack", Options(Storage(24)), workers=1)
     folder = open_index(run, tmp_path / "images", "fc5")
-    assert isinstance(folder, FileIndex)
+    assert sum(map(len, folder.blocks)) == 20
+    assert folder.name(0) == str(tmp_path / "images" / "ant" / "000.png")
     pack = open_index(run, tmp_path / "pack", "fc5")
-    assert pack.name(0) == "test 0" and sum(map(len, pack.blocks())) == 20
+    assert pack.name(0) == "test 0" and sum(map(len, pack.blocks)) == 20
     index = open_index(run, of_cifar(tmp_path / "cifar"), "fc5")
     assert (index.name(0), index.name(1)) == ("test 0", "train 0")
 

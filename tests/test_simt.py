@@ -34,19 +34,13 @@ SEEDS = range(1, 51)
 
 
 @pytest.fixture(scope="module")
-def fast(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _built(tmp_path_factory, checked=False)
+def fast() -> Path:
+    return program([SOURCE], checked=False)
 
 
 @pytest.fixture(scope="module")
-def checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _built(tmp_path_factory, checked=True)
-
-
-def _built(tmp_path_factory: pytest.TempPathFactory, *, checked: bool) -> Path:
-    base = tmp_path_factory.getbasetemp()
-    folder = base / f"simt_cases_{'checked' if checked else 'fast'}"
-    return program(folder, [SOURCE], base / "emulation", checked=checked)
+def checked() -> Path:
+    return program([SOURCE], checked=True)
 
 
 def said(program: Path, case: str, at: int = 0, seeds: range = range(1)) -> list[str]:

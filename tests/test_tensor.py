@@ -24,11 +24,8 @@ Floats = NDArray[np.float32]
 
 
 @pytest.fixture(scope="module", params=["fast", "checked"])
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.getbasetemp()
-    checked = request.param == "checked"
-    folder = base / f"tensor_cases_{request.param}"
-    return program(folder, [SOURCE], base / "emulation", checked=checked)
+def built(request: pytest.FixtureRequest) -> Path:
+    return program([SOURCE], checked=request.param == "checked")
 
 
 def run(program: Path, *arguments: str, given: bytes) -> subprocess.CompletedProcess[bytes]:

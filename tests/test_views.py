@@ -134,7 +134,7 @@ def test_ten_views_in_the_order_of_the_source() -> None:
     assert corners[:5] == [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]
     assert corners[5:] == corners[:5]
     assert [int(view.flips[1]) for view in ten] == [0] * 5 + [1] * 5
-    assert all(len(view) == 2 for view in ten)
+    assert all(len(view.flips) == 2 for view in ten)
 
 
 def test_an_input_larger_than_the_stored_image_is_refused() -> None:

@@ -19,11 +19,11 @@ from pyalexnet.nets.schedule import Steps
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint
-from pyalexnet.runs.run import StepReport
+from pyalexnet.runs.run import StepReport, StopReport
 from pyalexnet.training import start
 from pyalexnet.training.pictures import Pictures
 from pyalexnet.training.progress import Reporter, Silent
-from pyalexnet.training.train import Outcome, Trainer
+from pyalexnet.training.train import Trainer
 
 # 50 training images in batches of 8 make 6 steps per epoch; 20 test images are 2.5 batches.
 CLASSES, TRAIN, TEST, BATCH, STEPS_AN_EPOCH = 4, 50, 20, 8, 6
@@ -92,7 +92,7 @@ def began(out: Path, data: Path, reporter: Reporter | None = None, **choices: An
     return start.new(given, out=out, config=None, reporter=reporter or Silent())
 
 
-def fitted(trainer: Trainer, steps: int | None = None) -> Outcome:
+def fitted(trainer: Trainer, steps: int | None = None) -> StopReport:
     """Train as the command does, and release the folder."""
     with trainer.folder, trainer.interrupt:
         return trainer.fit(steps)

@@ -10,28 +10,21 @@ from numpy.typing import NDArray
 
 from pyalexnet.nets.calls import Plan, Step
 from pyalexnet.nets.layers import Layer
-from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.ops.records import Learned
 from pyalexnet.step.program import Program
 from samples import garbage
 from tolerance import same_bits
 
 Array = NDArray[Any]
+LARGE = 100_000
+"""Elements of all arrays of a call, which take the emulation a second."""
 
 
 def alone(
     be: Any, layer: Layer, x: Array, dy: Array, params: dict[str, Array] | None = None
 ) -> tuple[Array, Array, dict[str, Array]]:
     """A layer's output for the batch `x`, the gradient of `x`, and those of its parameters."""
-    step = Step(
-        masks={},
-        logits="",
-        element=FLOAT32,
-        tensor=False,
-        fused=False,
-        train=False,
-        learns=False,
-    )
+    step = Step()
     given = {"x": x, **(params or {})}
     for name, value in given.items():
         if name != "x":
@@ -53,7 +46,9 @@ def run(be: Any, op: str, *inputs: Any, **parameters: Any) -> tuple[Array, ...]:
     """Results of an op that returns new arrays, as a tuple of NumPy arrays, even if there is one.
 
     The op runs twice, first into arrays of its own, then into `out=` filled with garbage. Both runs
-    must give the same bits, the second must return `out` itself, and no input may change.
+    must give the same bits, the second must return `out` itself, and no input may change. Under the
+    checker it runs once: there any output is unreadable before it is written, and sim has the same
+    kernels. So it does on sim if the arrays are large: smaller ones have shown the same.
 
     Args:
         be: the backend.
@@ -68,7 +63,19 @@ def run(be: Any, op: str, *inputs: Any, **parameters: Any) -> tuple[Array, ...]:
         for name, one in parameters.items()
     }
     first = [be.to_numpy(y) for y in as_tuple(method(*placed, **parameters))]
+    size = sum(array.size for one in (*inputs, first) for array in arrays_of(one))
+    if be.name != "simcheck" and (be.name != "sim" or size < LARGE):
+        _again(be, method, placed, parameters, first)
+    for one, where in zip(inputs, placed, strict=True):
+        assert_unchanged(be, op, one, where)
+    return tuple(first)
 
+
+def _again(
+    be: Any, method: Any, placed: list[Any], parameters: dict[str, Any], first: list[Array]
+) -> None:
+    """Run the op into `out=`."""
+    op = method.__name__
     buffers = tuple(be.asarray(garbage(y)) for y in first)
     out = buffers if len(buffers) > 1 else buffers[0]
     returned = as_tuple(method(*placed, **parameters, out=out))
@@ -76,9 +83,6 @@ def run(be: Any, op: str, *inputs: Any, **parameters: Any) -> tuple[Array, ...]:
         assert theirs is mine, f"{op} did not return the array given as out"
         again = be.to_numpy(mine)
         assert same_bits(again, before), f"{op} gave other bits the second time, into out"
-    for one, where in zip(inputs, placed, strict=True):
-        assert_unchanged(be, op, one, where)
-    return tuple(first)
 
 
 def place(be: Any, one: Any) -> Any:

@@ -1,6 +1,6 @@
 // The processor itself: arrays are NumPy's, used in place, and a launch has ended when it returns.
+#include "array.hpp"
 #include "cpu/levels.hpp"
-#include "numpy_array.hpp"
 
 #include "simt/threads.hpp"
 
@@ -54,13 +54,10 @@ bool multiplies(int, Unit unit) { return unit == Unit::fma || unit == Unit::wino
 void register_platform(py::module_& module) {
     module.def("levels", &modules,
                "(suffix of the module's name, instruction set) of each that this processor has.");
-    module.def(
-        "has_hopper", [](int device) { return multiplies(device, Unit::wgmma); }, py::arg("device"),
-        "Whether this device can do what Hopper alone has: it cannot.");
     module.def("workers", &simt::workers, "Cores that operations are shared out to, at most.");
-    module.def("set_workers", &set_workers, py::arg("count"),
+    module.def("set_workers", &set_workers, "count"_a,
                "Says how many, before the first operation; whether there are as many now.");
-    module.def("use_workers", &use_workers, py::arg("count"),
+    module.def("use_workers", &use_workers, "count"_a,
                "Shares the next operations out to fewer of them.");
 }
 

@@ -13,6 +13,8 @@ namespace {
 
 constexpr int kLeastDepth = 16; // channels
 
+constexpr auto ignore = [](const auto&...) {};
+
 // Products that Winograd's algorithm F takes for a map of outputs, for each pair of channels.
 template <class F> std::int64_t products(const Correlation& c) {
     const std::int64_t tiles_down = quotient_up(c.down.outputs, F::m);
@@ -68,16 +70,28 @@ template <class Use> std::size_t with_wgrad(const ConvShape& s, void* workspace,
 
 } // namespace
 
+template <class T> Choice choice_of(Pass pass, const ConvShape& shape) {
+    Choice choice{};
+    const auto see = [&](const auto& algorithm, const auto&...) { choice = algorithm.kChoice; };
+    if (pass == Pass::fprop)
+        with_fprop(as_one_image(shape), nullptr, see);
+    else if (pass == Pass::dgrad)
+        with_dgrad<T>(shape, nullptr, see);
+    else
+        with_wgrad(shape, nullptr, see);
+    return choice;
+}
+
 template <class T> std::size_t conv_fprop_workspace(const ConvShape& shape) {
-    return with_fprop(as_one_image(shape), nullptr, [](const auto&) {});
+    return with_fprop(as_one_image(shape), nullptr, ignore);
 }
 
 template <class T> std::size_t conv_dgrad_workspace(const ConvShape& shape) {
-    return with_dgrad<T>(shape, nullptr, [](const auto&, const Correlation&) {});
+    return with_dgrad<T>(shape, nullptr, ignore);
 }
 
 template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape) {
-    return with_wgrad(shape, nullptr, [](const auto&) {});
+    return with_wgrad(shape, nullptr, ignore);
 }
 
 template <class T, class Y> void conv_fprop(const T* x, const T* w, const float* b, Y* y,
@@ -115,6 +129,7 @@ template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Ru
     with_wgrad(shape, workspace, [&](const auto& algorithm) { algorithm.run(x, dy, epilogue); });
 }
 
+template Choice choice_of<float>(Pass, const ConvShape&);
 template std::size_t conv_fprop_workspace<float>(const ConvShape&);
 template std::size_t conv_dgrad_workspace<float>(const ConvShape&);
 template std::size_t conv_wgrad_workspace<float>(const ConvShape&);
@@ -127,6 +142,7 @@ template void conv_wgrad(const float*, const float*, float*, float*, const ConvS
 template void conv_wgrad_sgd(const float*, const float*, Learned<float>, Rule, Learned<float>, Rule,
                              const ConvShape&, void*, Stream);
 
+template Choice choice_of<bf16>(Pass, const ConvShape&);
 template std::size_t conv_fprop_workspace<bf16>(const ConvShape&);
 template std::size_t conv_dgrad_workspace<bf16>(const ConvShape&);
 template std::size_t conv_wgrad_workspace<bf16>(const ConvShape&);

@@ -70,6 +70,7 @@ void copy_frame(const T* map, const Correlation& c, int image, int first, int ro
 // ---------------------------------------------------------------------- fprop and dgrad
 
 struct DirectCorrelation {
+    static constexpr Choice kChoice{"direct", 0, 0, 1};
     Correlation c;
     Bands bands;
     std::int64_t worker_floats;
@@ -169,6 +170,7 @@ struct DirectCorrelation {
 // into parts, each with sums of its own, which are added in order: as many parts as give the cores
 // of a large machine work, whatever the present one has, so that the bits do not depend on it.
 struct DirectWgrad {
+    static constexpr Choice kChoice{"direct", 0, 0, 1};
     static constexpr int kPieces = 32;
     static constexpr int kTilesAtOnce = 16; // transposed together
     Correlation c;                          // fprop's

@@ -59,6 +59,7 @@ inline const float* as_floats(const bf16* from, std::int64_t count, float* room)
 
 // y^T = w x^T: rows are outputs, columns the rows of x.
 struct LinearFprop {
+    static constexpr Choice kChoice{"linear", 0, 0, 1};
     static constexpr int kMostTiles = 4;
     int rows, inputs, outputs;
     int tiles_at_once, panels; // of outputs in a piece, of x
@@ -134,6 +135,7 @@ template <class T> PYALEXNET_INLINE void ask_for(const T* from, std::int64_t cou
 // dx = dy w: rows are those of dy, columns inputs. Some panels of w are packed, kDepth outputs at a
 // time.
 template <class T> struct LinearDgrad {
+    static constexpr Choice kChoice{"linear", 0, 0, 1};
     static constexpr int kMostPanels = 768 / kPanel;
     static constexpr int kDepth = 64;
     int rows, inputs, outputs;
@@ -218,6 +220,7 @@ template <class T> struct LinearDgrad {
 
 // dw = dy^T x: rows are outputs, columns inputs, the depth the rows of both.
 struct LinearWgrad {
+    static constexpr Choice kChoice{"linear", 0, 0, 1};
     int rows, inputs, outputs;
     int panels; // of inputs
     float* dy;  // transposed: (outputs, rows)

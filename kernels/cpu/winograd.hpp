@@ -95,6 +95,7 @@ template <class T, int n> struct Pixels {
 // whatever the layer's size; in return inputs are transformed again for every block of panels. Bits
 // do not depend on it.
 template <class F> struct WinogradCorrelation {
+    static constexpr Choice kChoice{"winograd", F::m, F::m, 1};
     static constexpr int kPoints = F::n * F::n;
     static constexpr int kMostDepth = 128, kMostChannels = 128; // of blocks
     static constexpr std::int64_t kBytes = 3 << 19;             // of inputs and products

@@ -12,6 +12,7 @@
 namespace pyalexnet::cpu {
 
 template <class F> struct WinogradWgrad {
+    static constexpr Choice kChoice{"winograd", F::m, F::m, 1};
     static constexpr int kPoints = F::n * F::n;
     static constexpr int kMostPieces = 32;
     static constexpr int kLeastTiles = 64;   // of a part: with fewer, moving its sums dominates

@@ -18,18 +18,10 @@ PREDECESSOR = "numpy"
 """The backend that older runs and checkpoints name; cpu has replaced it."""
 
 _CLASSES = {
-    "cpu": ("pyalexnet.backends.cpu", "CpuBackend"),
-    "sim": ("pyalexnet.backends.sim", "SimBackend"),
-    "simcheck": ("pyalexnet.backends.sim", "SimcheckBackend"),
-    "cuda": ("pyalexnet.backends.cuda", "CudaBackend"),
-}
-
-_REMEDIES = {
-    "cpu": "install pyalexnet with its extension modules: pip install pyalexnet",
-    "sim": "`make test` builds it, and so does pip install pyalexnet",
-    "simcheck": "build pyalexnet from source with -DPYALEXNET_SIMCHECK=ON",
-    "cuda": 'install CuPy for your CUDA version, pip install "pyalexnet[cuda12]" or '
-    '"pyalexnet[cuda13]", and build pyalexnet where nvcc is found',
+    "cpu": ("cpu", "CpuBackend"),
+    "sim": ("sim", "SimBackend"),
+    "simcheck": ("sim", "SimcheckBackend"),
+    "cuda": ("cuda", "CudaBackend"),
 }
 
 
@@ -61,12 +53,7 @@ def backend(name: str = "auto", device: int = 0, *, exact: bool = False) -> Back
         known = ", ".join(["auto", *_CLASSES])
         raise ArgumentError(f"backend: name is {name!r}; one of {known} was expected.")
     module, class_name = _CLASSES[name]
-    try:
-        make = getattr(import_module(module), class_name)
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"The backend {name} cannot be loaded ({error}); {_REMEDIES[name]}."
-        ) from error
+    make = getattr(import_module(f"pyalexnet.backends.{module}"), class_name)
     return cast(Backend, make(device, exact=exact) if name == "cpu" else make(device))
 
 

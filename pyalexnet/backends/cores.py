@@ -41,25 +41,18 @@ def usable_cores(groups: Path = _GROUPS, mounted: Path = _MOUNTED) -> Cores:
         ArgumentError: the variable is not a number of threads.
     """
     if named := os.environ.get(THREADS):
-        return Cores(_number(named), THREADS)
-    allowed = _may_run_on()
+        if not re.fullmatch("[0-9]{1,4}", named) or not 1 <= int(named) <= _MOST:
+            raise ArgumentError(
+                f"{THREADS} is {named!r}; a whole number from 1 to {_MOST} was expected."
+            )
+        return Cores(int(named), THREADS)
+    whole = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    allowed = whole or 1
     quota = min(_quotas(groups, mounted), default=math.inf)
     # Rounded up: a quota of 2.5 cores keeps three busy; two would leave a fifth of it unused.
     if quota < allowed:
         return Cores(max(1, math.ceil(quota)), f"the quota of its control group, {quota:g} cores")
     return Cores(allowed, "the cores that this process may run on")
-
-
-def _number(text: str) -> int:
-    if re.fullmatch("[0-9]{1,4}", text) and 1 <= int(text) <= _MOST:
-        return int(text)
-    raise ArgumentError(f"{THREADS} is {text!r}; a whole number from 1 to {_MOST} was expected.")
-
-
-def _may_run_on() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _quotas(groups: Path, mounted: Path) -> Iterator[float]:

@@ -56,7 +56,7 @@ class CpuBackend(KernelBackend, HostBackend):
     def _stream(self) -> int:
         return 0
 
-    def _unit(self, x: Array, tensor: bool) -> str:
+    def _unit(self, dtype: np.dtype[Any], tensor: bool) -> str:
         return "fma" if self.exact else "winograd"
 
 

@@ -17,7 +17,7 @@ from pyalexnet.backends.base import Array, Shape
 from pyalexnet.backends.kernels import KernelBackend, extension
 from pyalexnet.errors import ArgumentError, BackendUnavailable, KernelError
 from pyalexnet.ops.checks import integer
-from pyalexnet.ops.lane import Lane
+from pyalexnet.ops.device import Lane
 
 try:
     import cupy
@@ -91,7 +91,7 @@ class CudaBackend(KernelBackend):
             x = _imported(x)
             if not isinstance(x, cupy.ndarray):
                 return cupy.asarray(np.asarray(x, dtype=dtype, order="C"))
-            if not self._lies_here(x):
+            if x.device.id != self.device:
                 x = self._copied(x)
             return cupy.asarray(x, dtype=dtype, order="C")
 
@@ -125,12 +125,6 @@ class CudaBackend(KernelBackend):
 
     def _address(self, x: Array) -> int:
         return int(x.data.ptr)
-
-    def _lies_here(self, x: Array) -> bool:
-        return bool(x.device.id == self.device)
-
-    def _may_write(self, x: Array) -> bool:
-        return True
 
     # Launching
 

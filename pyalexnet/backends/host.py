@@ -70,13 +70,3 @@ class HostBackend(Backend):
 
     def _address(self, x: Array) -> int:
         return int(x.__array_interface__["data"][0])
-
-    def _overlap(self, x: Array, other: Array) -> bool:
-        # Exact for C-contiguous arrays, and ten times as fast as comparing their addresses.
-        return np.may_share_memory(x, other)
-
-    def _lies_here(self, x: Array) -> bool:
-        return True
-
-    def _may_write(self, x: Array) -> bool:
-        return bool(x.flags.writeable)

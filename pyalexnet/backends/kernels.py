@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyalexnet.backends.base import Array, Backend
+from pyalexnet.backends.base import Array, Backend, Shape
 from pyalexnet.errors import ArgumentError, BackendUnavailable, KernelError
 from pyalexnet.ops.elements import BFLOAT16
+from pyalexnet.ops.records import ConvGeometry
 
 if TYPE_CHECKING:
     from pyalexnet._kernels import Kernels, Recording
@@ -132,7 +133,7 @@ class KernelBackend(Backend):
         """Call a function of the extension module, and translate its errors.
 
         Raises:
-            ArgumentError: the kernels have a limit that other backends do not have.
+            ArgumentError: it refuses an argument.
             KernelError: the device failed to do it, or it broke a rule.
         """
         try:
@@ -142,7 +143,25 @@ class KernelBackend(Backend):
         except self._ext.KernelError as error:
             raise KernelError(f"{function}: {error}") from error
 
-    def _unit(self, x: Array, tensor: bool) -> str:
-        if x.dtype == BFLOAT16:
+    def _unit(self, dtype: np.dtype[Any], tensor: bool) -> str:
+        if dtype == BFLOAT16:
             return "wgmma" if self._hopper else "mma"
         return "mma" if tensor else "fma"
+
+    def choice(
+        self, op: str, x: Shape, w: Shape, dtype: np.dtype[Any], settings: Mapping[str, Any]
+    ) -> str:
+        """How a product is computed if its arrays are aligned, such as "mma, tile 128 x 64".
+
+        op: of a convolution or a linear layer. x, w: the shapes of its maps and weights, or of
+        their gradients. dtype: of the operands. settings: the operation's other arguments.
+        """
+        unit = self._unit(dtype, settings.get("tensor", False))
+        geometry = ConvGeometry.of(op, *(settings.get(*each) for each in _GEOMETRY))
+        how = (geometry, unit, settings.get("towers", 1), dtype == BFLOAT16, self.device)
+        loop, rows, columns, parts = self._ask("choice", op.split("_")[1], x, w, *how)
+        tile = f", tile {rows} x {columns}" if rows else ""
+        return f"{loop}{tile}" + (f", depth in {parts} parts" if parts > 1 else "")
+
+
+_GEOMETRY = (("stride", 1), ("pad", 0), ("groups", 1))

@@ -53,9 +53,6 @@ class SimBackend(KernelBackend, HostBackend):
     def empty(self, shape: Shape, dtype: Any = np.float32) -> Array:
         return self._ext.empty(shape, np.dtype(dtype), self.device)
 
-    def _lies_here(self, x: Array) -> bool:
-        return self._ext.device_of(x) in (self.device, _HOST)
-
     def _stream(self) -> int:
         return 0
 

@@ -6,96 +6,74 @@ import contextlib
 import shlex
 import signal
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 from pyalexnet.commands.group import Commands
 
 if TYPE_CHECKING:
     from pyalexnet.data.pack import Table
 
-data_app = typer.Typer(cls=Commands, help="Data sets.", no_args_is_help=True)
-
-
-class Form(StrEnum):
-    """How a pack stores an image."""
-
-    JPEG = "jpeg"
-    UINT8 = "uint8"
+data_app = typer.Typer(cls=Commands, help="Datasets.", no_args_is_help=True)
 
 
 @data_app.command()
 def get(
-    name: Annotated[str, typer.Argument(help="cifar10.")],
+    name: Annotated[str, Argument(help="cifar10.")],
     to: Annotated[
-        Path | None, typer.Option(help="Folder to keep it in; the user's cache if none is named.")
+        Path | None, Option(help="Folder to keep it in; the user's cache if none is named.")
     ] = None,
 ) -> None:
-    """Fetch a public data set and check its SHA-256; a second call continues an unfinished one."""
+    """Fetch a public dataset and check its SHA-256; a second call continues an unfinished one."""
     from pyalexnet.data import download
     from pyalexnet.training import progress
 
     with _going_on(), progress.reporter() as reporter:
-        path = download.get(
-            name, folder=to, progress=reporter.progress(f"{name}, bytes"), say=reporter.say
-        )
-        reporter.say(
-            f"{path} is complete; train on it: pyalexnet train --data {path if to else name}"
-        )
+        done = reporter.progress(f"{name}, bytes")
+        path = download.get(name, folder=to, progress=done, say=reporter.say)
+        data = path if to else name
+        reporter.say(f"{path} is complete; train on it: pyalexnet train --data {data}")
+
+
+_SOURCE = (
+    "Folder of images, one folder a class, or train/ and val/ of such (also training, valid, "
+    "validation; test where there is no val); val/ may be flat, as ImageNet's is, with "
+    "--val-labels."
+)
+_SIZE = "Side of a stored image, pixels: shorter side to it, centre cut."
+_FORM = "JPEG, or plain bytes: six times as large, no decoding."
+_WORKERS = "Processes; one for each core if not said."
+_SEED = "Draws the tenth of each class held out where there is no val/."
+_VAL_LABELS = (
+    "Labels of a flat val/: a class folder or number for each image in the order of names, or a "
+    "table of images and classes (folders, names, or numbers from 0), such as Caffe's val.txt, "
+    "Kaggle's LOC_val_solution.csv, val_annotations.txt, CSV or JSON."
+)
+_VAL_NUMBERS = (
+    "What the numbers of ILSVRC2012_validation_ground_truth.txt mean, which are not in the order "
+    "of the folders: NUMBER FOLDER, such as map_clsloc.txt."
+)
+_CLASS_NAMES = (
+    "Names of the classes: FOLDER NAME, such as LOC_synset_mapping.txt, or NAME in the order of "
+    "the folders, 10 after 9; imagenet_class_index.json."
+)
 
 
 @data_app.command()
 def prepare(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SRC",
-            help="Folder of images, one folder a class, or train/ and val/ of such (also training, "
-            "valid, validation; test where there is no val); val/ may be flat, as ImageNet's is, "
-            "with --val-labels.",
-        ),
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the pack.")],
-    size: Annotated[
-        int, typer.Option(help="Side of a stored image, pixels: shorter side to it, centre cut.")
-    ] = 256,
-    form: Annotated[
-        Form,
-        typer.Option("--format", help="JPEG, or plain bytes: six times as large, no decoding."),
-    ] = Form.JPEG,
-    quality: Annotated[int, typer.Option(help="Of the JPEGs.")] = 95,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", "-j", help="Processes; one for each core if not said."),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Draws the tenth of each class held out where there is no val/.")
-    ] = 0,
-    val_labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Labels of a flat val/: a class folder or number for each image in the order of "
-            "names, or a table of images and classes (folders, names, or numbers from 0), such as "
-            "Caffe's val.txt, Kaggle's LOC_val_solution.csv, val_annotations.txt, CSV or JSON."
-        ),
-    ] = None,
-    val_numbers: Annotated[
-        Path | None,
-        typer.Option(
-            help="What the numbers of ILSVRC2012_validation_ground_truth.txt mean, which are not "
-            "in the order of the folders: NUMBER FOLDER, such as map_clsloc.txt."
-        ),
-    ] = None,
-    class_names: Annotated[
-        Path | None,
-        typer.Option(
-            help="Names of the classes: FOLDER NAME, such as LOC_synset_mapping.txt, or NAME in "
-            "the order of the folders, 10 after 9; imagenet_class_index.json."
-        ),
-    ] = None,
+    source: Annotated[Path, Argument(metavar="SRC", help=_SOURCE)],
+    out: Annotated[Path, Argument(metavar="OUT", help="Folder of the pack.")],
+    size: Annotated[int, Option(help=_SIZE)] = 256,
+    form: Annotated[Literal["jpeg", "uint8"], Option("--format", help=_FORM)] = "jpeg",
+    quality: Annotated[int, Option(help="Of the JPEGs.")] = 95,
+    workers: Annotated[int | None, Option("--workers", "-j", help=_WORKERS)] = None,
+    seed: Annotated[int, Option(help=_SEED)] = 0,
+    val_labels: Annotated[Path | None, Option(help=_VAL_LABELS)] = None,
+    val_numbers: Annotated[Path | None, Option(help=_VAL_NUMBERS)] = None,
+    class_names: Annotated[Path | None, Option(help=_CLASS_NAMES)] = None,
 ) -> None:
     """Make a pack of photographs for fast training; a second call continues an unfinished one.
 
@@ -106,18 +84,10 @@ def prepare(
     from pyalexnet.data.prepare import prepare as make
     from pyalexnet.training import progress
 
-    options = Options(
-        Storage(size, form.value, quality), seed, val_labels, val_numbers, class_names
-    )
+    options = Options(Storage(size, form, quality), seed, val_labels, val_numbers, class_names)
     with _going_on(), progress.reporter() as reporter:
-        table = make(
-            source,
-            out,
-            options,
-            workers=workers,
-            progress=reporter.progress("images"),
-            say=reporter.say,
-        )
+        done, say = reporter.progress("images"), reporter.say
+        table = make(source, out, options, workers=workers, progress=done, say=say)
         for line in _about(table, out):
             reporter.say(line)
 
@@ -146,14 +116,10 @@ def _about(table: Table, out: Path) -> Iterator[str]:
     )
     if table.skipped:
         yield f"skipped   {table.skipped} files, listed in {shown(out / BAD_FILES)}"
-    means, sigmas = (
-        ", ".join(f"{value:.1f}" for value in values)
-        for values in (numbers.channel_means, numbers.sigmas)
-    )
-    whose = (
-        "of the training images"
-        if numbers.of == "train"
-        else f"ImageNet's, as there are under {FEWEST:,} training images"
-    )
+    each = (numbers.channel_means, numbers.sigmas)
+    means, sigmas = (", ".join(f"{value:.1f}" for value in values) for values in each)
+    whose = "of the training images"
+    if numbers.of != "train":
+        whose = f"ImageNet's, as there are under {FEWEST:,} training images"
     yield f"colours   mean {means}, deviations along the axes {sigmas}: {whose}"
     yield f"to train  pyalexnet train --net alexnet --data {shlex.quote(shown(out))}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from pyalexnet.commands import network as given
 from pyalexnet.commands.table import print_table
@@ -18,30 +19,17 @@ if TYPE_CHECKING:
     from pyalexnet.training.progress import Reporter
 
 
+_INIT = "Report instead in which layer of a run's network the image signal is lost."
+_AT = "With --init: the initial weights, or those of the last checkpoint."
+_DATA = "With --init: dataset; by default the run's own."
+
+
 @given.grouped
 def doctor(
     *,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            "--init",
-            metavar="RUN",
-            help="Report instead in which layer of a run's network the image signal is lost.",
-        ),
-    ] = None,
-    at: Annotated[
-        str,
-        typer.Option(
-            metavar="start|last",
-            help="With --init: the initial weights, or those of the last checkpoint.",
-        ),
-    ] = "start",
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", "--data-path", help="With --init: dataset; by default the run's own."
-        ),
-    ] = None,
+    init: Annotated[str | None, Option("--init", metavar="RUN", help=_INIT)] = None,
+    at: Annotated[str, Option(metavar="start|last", help=_AT)] = "start",
+    data: Annotated[str | None, Option("--data", "--data-path", help=_DATA)] = None,
     place: given.Place,
     where: given.RunsFolder = given.RUNS,
     lines: given.Lines,
@@ -66,8 +54,8 @@ def doctor(
             return
         when = "at the start" if at == "start" else f"after {step:,} steps"
         reporter.say(f"{run}: {net} {when}; dropout is off except for the column noise")
-    cells = [_cells(row) for row in rows]
-    print_table(_COLUMNS, cells, _plain(cells), plain=lines.plain, red=verdict.layer)
+    cells = [[text(row) for text in _COLUMNS.values()] for row in rows]
+    print_table([*_COLUMNS], cells, texts=["layer"], plain=lines.plain, red=verdict.layer)
     print(_LEGEND)
     print(f"{verdict.sentence}.")
 
@@ -86,41 +74,22 @@ def _machine(reporter: Reporter, where: Path, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-_COLUMNS = (
-    "layer",
-    "mean |y|",
-    "rms",
-    "signal",
-    "signal:rms",
-    "noise",
-    "noise:signal",
-    "active",
-    "ever active",
-)
+_COLUMNS: Mapping[str, Callable[[Row], str]] = {
+    "layer": lambda row: row.layer,
+    "mean |y|": lambda row: f"{row.mean:.3g}",
+    "rms": lambda row: f"{row.rms:.3g}",
+    "signal": lambda row: f"{row.signal:.3g}",
+    "signal:rms": lambda row: f"{row.share:.4f}",
+    "noise": lambda row: f"{row.noise:.3g}",
+    "noise:signal": lambda row: f"{row.noise_to_signal:,.1f}",
+    "active": lambda row: f"{100 * row.active:.1f} %",
+    "ever active": lambda row: f"{100 * row.alive:.1f} %",
+}
 
 _LEGEND = """\
 signal:rms    share of a layer's output that depends on the image
 noise:signal  dropout's noise relative to the differences between images; 0 without dropout
 ever active   units above 0 for at least one of the images; the others are dead"""
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    return (
-        row.layer,
-        f"{row.mean:.3g}",
-        f"{row.rms:.3g}",
-        f"{row.signal:.3g}",
-        f"{row.share:.4f}",
-        f"{row.noise:.3g}",
-        f"{row.noise_to_signal:,.1f}",
-        f"{100 * row.active:.1f} %",
-        f"{100 * row.alive:.1f} %",
-    )
-
-
-def _plain(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    for name, *numbers in (_COLUMNS, *rows):
-        yield f"{name:<8}" + "".join(f"  {number:>12}" for number in numbers)
 
 
 def _document(row: Row) -> dict[str, Any]:

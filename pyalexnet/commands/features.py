@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
-import typer
+from typer import Argument
 
 from pyalexnet.commands import network as given
 from pyalexnet.errors import ArgumentError
+
+_IMAGES = "Image files or folders; by default those of a dataset."
+_OUTPUT = Path("features.safetensors")
 
 
 @given.grouped
 def features(
     run: given.Run,
-    images: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="IMAGE...", help="Image files or folders; by default those of a dataset."
-        ),
-    ] = None,
+    images: Annotated[list[Path] | None, Argument(metavar="IMAGE...", help=_IMAGES)] = None,
     *,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Safetensors file to write.")
-    ] = Path("features.safetensors"),
+    output: Annotated[Path, given.written(help="Safetensors file to write.")] = _OUTPUT,
     layer: given.Layer = None,
     data: given.Data = None,
     split: given.Part = "test",
@@ -48,39 +44,17 @@ def features(
         (trained,) = network.load([run], reporter)
         chosen = layer or trained.last_hidden
         numbers = write.width(trained, chosen)
-        done = reporter.progress("images")
+        how: dict[str, Any] = {"batch_size": batch_size, "progress": reporter.progress("images")}
         if images:
-            count = write.write_files(
-                output,
-                trained,
-                named(images, reporter.say),
-                chosen,
-                batch_size=batch_size,
-                bad=given.skipping(reporter),
-                progress=done,
-            )
+            files = named(images, reporter.say)
+            how["bad"] = given.skipping(reporter)
+            count = write.write_files(output, trained, files, chosen, **how)
         else:
             dataset = trained.dataset(data, reporter.progress("reading images"))
             reporter.say(f"data      {dataset.note}")
-            count = write.write_split(
-                output,
-                trained,
-                dataset,
-                part,
-                chosen,
-                where=trained.place_of(data),
-                batch_size=batch_size,
-                progress=done,
-            )
-        if not lines.as_json:
-            reporter.say(f"{output}: {chosen} of {count:,} images, {numbers:,} numbers each")
-    if lines.as_json:
-        given.print_json(
-            {
-                "file": shown(output),
-                "checkpoint": shown(trained.path),
-                "layer": chosen,
-                "images": count,
-                "numbers": numbers,
-            }
-        )
+            how["where"] = trained.place_of(data)
+            count = write.write_split(output, trained, dataset, part, chosen, **how)
+        where = {"file": shown(output), "checkpoint": shown(trained.path)}
+        document = {**where, "layer": chosen, "images": count, "numbers": numbers}
+        sentence = f"{output}: {chosen} of {count:,} images, {numbers:,} numbers each"
+        lines.tell(reporter, document, [sentence])

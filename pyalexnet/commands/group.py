@@ -14,16 +14,11 @@ from typer.core import TyperGroup
 
 from pyalexnet.errors import PyalexnetError, reason
 
+# Options of earlier versions, and their names now: the first that the command has.
 RENAMED = {"--out": ("--output", "--runs"), "--index": ("--number",)}
-"""Options of earlier versions, and their names now: the first that the command has."""
 
-SAVING = {
-    "--batch-size": "a smaller --batch-size",
-    "--workers": "fewer --workers",
-    "--size": "a smaller --size",
-    "--count": "a smaller --count",
-}
-"""Options with which a command needs less memory; the first that it has is suggested."""
+# Options of which less needs less memory; the first that the command has is suggested.
+SAVING = ("--batch-size", "--workers", "--size", "--count")
 
 
 class Commands(TyperGroup):
@@ -39,12 +34,7 @@ class Commands(TyperGroup):
         return name, command, [_renamed(argument, _options(command)) for argument in rest]
 
     def invoke(self, context: Any) -> Any:
-        """Run a subcommand.
-
-        Raises:
-            PyalexnetError: memory ran out; it says which option may help.
-            typer.Exit: Ctrl-C stopped it, and a line has said so.
-        """
+        """Run a subcommand; if memory runs out, say which option may help."""
         with _answering_ctrl_c():
             try:
                 return super().invoke(context)
@@ -55,17 +45,7 @@ class Commands(TyperGroup):
 
 @contextmanager
 def _answering_ctrl_c() -> Iterator[None]:
-    try:
-        with _heeding_ctrl_c():
-            yield
-    except KeyboardInterrupt as error:
-        _tell("stopped by Ctrl-C")
-        raise typer.Exit(128 + signal.SIGINT) from error
-
-
-@contextmanager
-def _heeding_ctrl_c() -> Iterator[None]:
-    """Have Ctrl-C raise KeyboardInterrupt, even during an import that would turn it into an error.
+    """Turn Ctrl-C into a line and an exit, even during an import that would make it an error.
 
     An extension module that is being loaded turns it into an ImportError, and the importing code
     that into a refusal. If SIGINT is ignored, as in the background of a script, it stays ignored.
@@ -76,21 +56,22 @@ def _heeding_ctrl_c() -> Iterator[None]:
         struck.append(number)
         raise KeyboardInterrupt
 
-    in_charge = threading.current_thread() is threading.main_thread()
-    if not in_charge or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, strike)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    in_charge = in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if in_charge:
+        signal.signal(signal.SIGINT, strike)
     try:
         yield
     except typer.Exit:  # from a command that has reported it already
         raise
-    except Exception as error:
-        if struck:
-            raise KeyboardInterrupt from error
-        raise
+    except (KeyboardInterrupt, Exception) as error:
+        if not (struck or isinstance(error, KeyboardInterrupt)):
+            raise
+        _tell("stopped by Ctrl-C")
+        raise typer.Exit(128 + signal.SIGINT) from error
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if in_charge:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _tell(line: str) -> None:
@@ -116,7 +97,7 @@ def _renamed(argument: str, options: set[str]) -> str:
 
 def _too_little_memory(error: MemoryError, options: set[str]) -> str:
     told = "" if type(error) is MemoryError and not str(error) else f" ({reason(error)})"
-    advice = next((what for option, what in SAVING.items() if option in options), None)
-    return f"there is not enough memory{told}; " + (
-        f"try {advice}." if advice else "end other programs, or take a machine with more."
-    )
+    advice = "end other programs, or take a machine with more"
+    if option := next((each for each in SAVING if each in options), None):
+        advice = f"try {'fewer' if option == '--workers' else 'a smaller'} {option}"
+    return f"there is not enough memory{told}; {advice}."

@@ -5,39 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
+
+_FILE = (
+    "torchvision's state dict or a training script's checkpoint (.safetensors, .pth, .pth.tar, "
+    "...), or a .caffemodel."
+)
+_FORM = "torchvision, caffe, or auto, which the file tells."
+_CLASS_NAMES = (
+    "Text file with a line a class, in the order of the outputs: NAME, SYNSET NAME, or ID, a tab, "
+    "NAME; or JSON, such as Keras's imagenet_class_index.json or a class_to_idx. Where neither it "
+    "nor FILE tells, classes are called 0, 1, ..., and so the folders of data have to be."
+)
+_MEAN = "Caffe's mean image, imagenet_mean.binaryproto."
+_STATE_DICT = "Which of a checkpoint's state dicts, such as model_ema."
 
 
 def import_weights(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="torchvision's state dict or a training script's checkpoint (.safetensors, .pth, "
-            ".pth.tar, ...), or a .caffemodel.",
-        ),
-    ],
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder to be made.")],
-    form: Annotated[
-        str,
-        typer.Option("--format", help="torchvision, caffe, or auto, which the file tells."),
-    ] = "auto",
-    class_names: Annotated[
-        Path | None,
-        typer.Option(
-            help="Text file with a line a class, in the order of the outputs: NAME, SYNSET NAME, "
-            "or ID, a tab, NAME; or JSON, such as Keras's imagenet_class_index.json or a "
-            "class_to_idx. Where neither it nor FILE tells, classes are called 0, 1, ..., and so "
-            "the folders of data have to be."
-        ),
-    ] = None,
-    mean: Annotated[
-        Path | None, typer.Option(help="Caffe's mean image, imagenet_mean.binaryproto.")
-    ] = None,
-    state_dict: Annotated[
-        str | None,
-        typer.Option(help="Which of a checkpoint's state dicts, such as model_ema."),
-    ] = None,
+    file: Annotated[Path, Argument(metavar="FILE", help=_FILE)],
+    run: Annotated[Path, Argument(metavar="RUN", help="Run folder to be made.")],
+    form: Annotated[str, Option("--format", help=_FORM)] = "auto",
+    class_names: Annotated[Path | None, Option(help=_CLASS_NAMES)] = None,
+    mean: Annotated[Path | None, Option(help=_MEAN)] = None,
+    state_dict: Annotated[str | None, Option(help=_STATE_DICT)] = None,
 ) -> None:
     """Make a run of an AlexNet that was trained elsewhere: torchvision's, or one of Caffe's.
 

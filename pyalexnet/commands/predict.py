@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from pyalexnet.commands import network as given
 from pyalexnet.errors import DataError
@@ -18,22 +18,19 @@ if TYPE_CHECKING:
     from pyalexnet.trained.load import Trained
 
 
+_LABELS = "Each image's folder is named after its class: mark the correct predictions."
+
+
 @given.grouped
 def predict(
     run: given.Run,
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
+        list[Path], Argument(metavar="IMAGE...", help="Image files, or folders of them.")
     ],
     *,
-    top: Annotated[int, typer.Option(min=1, help="Classes to list for each image.")] = 5,
+    top: Annotated[int, Option(min=1, help="Classes to list for each image.")] = 5,
     ten_crop: given.TenCrop = False,
-    labels: Annotated[
-        bool,
-        typer.Option(
-            "--labels",
-            help="Each image's folder is named after its class: mark the correct predictions.",
-        ),
-    ] = False,
+    labels: Annotated[bool, Option("--labels", help=_LABELS)] = False,
     sheet: given.Sheet = None,
     batch_size: given.BatchSize = 128,
     network: given.Network,
@@ -52,12 +49,8 @@ def predict(
         documents: list[dict[str, Any]] = []
         drawn: list[tuple[Images, Probabilities, Sequence[Path]]] = []
         count = first = among = 0
-        for pixels, read in trained.image_batches(
-            paths,
-            batch_size,
-            bad=given.skipping(reporter),
-            progress=reporter.progress("images"),
-        ):
+        bad, done = given.skipping(reporter), reporter.progress("images")
+        for pixels, read in trained.image_batches(paths, batch_size, bad=bad, progress=done):
             probabilities = trained.probabilities(pixels, ten_crop=ten_crop)
             if sheet is not None and count < given.ON_A_SHEET:
                 drawn.append((pixels, probabilities, read))
@@ -67,11 +60,11 @@ def predict(
             for path, row, classes, truth in zip(read, probabilities, best, truths, strict=True):
                 first += truth == classes[0]
                 among += truth in classes
-                guesses = [(number, float(row[number])) for number in classes]
+                document = _document(trained, path, [(n, float(row[n])) for n in classes], truth)
                 if lines.as_json:
-                    documents.append(_document(trained, path, guesses, truth))
+                    documents.append(document)
                     continue
-                for line in _lines(trained, path, guesses, truth):
+                for line in _lines(document, truth):
                     reporter.say(line)
         if not count:
             raise DataError(none_of(paths))
@@ -87,34 +80,26 @@ def predict(
         given.print_json(documents)
 
 
-Guesses = list[tuple[int, float]]
-"""Numbers of classes with their probabilities."""
-
-
-def _document(run: Trained, path: Path, guesses: Guesses, truth: int | None) -> dict[str, Any]:
+def _document(
+    run: Trained, path: Path, guesses: Sequence[tuple[int, float]], truth: int | None
+) -> dict[str, Any]:
+    """What is told of an image, from numbers of classes with their probabilities."""
     from pyalexnet.files import shown
 
-    label = {} if truth is None else {"label": run.class_names[truth]}
-    return {"path": shown(path), **label} | {
-        "predictions": [
-            {
-                "class": run.class_names[number],
-                "id": run.classes.ids[number],
-                "index": number,
-                "probability": probability,
-            }
-            for number, probability in guesses
-        ]
-    }
+    names, ids = run.class_names, run.classes.ids
+    label = {} if truth is None else {"label": names[truth]}
+    predictions = [
+        {"class": names[number], "id": ids[number], "index": number, "probability": probability}
+        for number, probability in guesses
+    ]
+    return {"path": shown(path), **label, "predictions": predictions}
 
 
-def _lines(run: Trained, path: Path, guesses: Guesses, truth: int | None) -> Iterator[str]:
-    from pyalexnet.files import shown
-
-    yield shown(path) + ("" if truth is None else f" ({run.class_names[truth]})")
-    for number, probability in guesses:
-        mark = "  <- right" if number == truth else ""
-        yield f"  {100 * probability:6.2f} %  {run.class_names[number]}{mark}"
+def _lines(document: dict[str, Any], truth: int | None) -> Iterator[str]:
+    yield document["path"] + ("" if truth is None else f" ({document['label']})")
+    for guess in document["predictions"]:
+        mark = "  <- right" if guess["index"] == truth else ""
+        yield f"  {100 * guess['probability']:6.2f} %  {guess['class']}{mark}"
 
 
 def _draw(

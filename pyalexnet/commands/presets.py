@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
+import textwrap
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from pyalexnet.commands import network as given
 from pyalexnet.commands.table import print_table
 
 
 def presets(
-    first: Annotated[str | None, typer.Argument(metavar="A", help="A preset of AlexNet.")] = None,
-    second: Annotated[str | None, typer.Argument(metavar="B", help="Another preset.")] = None,
+    first: Annotated[str | None, Argument(metavar="A", help="A preset of AlexNet.")] = None,
+    second: Annotated[str | None, Argument(metavar="B", help="Another preset.")] = None,
     as_json: given.Json = False,
 ) -> None:
     """Show how the presets of AlexNet differ, and where each value is defined.
@@ -30,33 +29,25 @@ def presets(
     rows = conventions.differences(*shown) if len(shown) == 2 else conventions.conventions()
     found = {name: get(name) for name in shown}
     if as_json:
-        given.print_json(
-            [
-                {
-                    "convention": row.name,
-                    "values": {name: row.value(preset) for name, preset in found.items()},
-                    "where": {name: row.where[name] for name in found},
-                }
-                for row in rows
-            ]
-        )
+        document = []
+        for row in rows:
+            values = {name: row.value(preset) for name, preset in found.items()}
+            where = {name: row.where[name] for name in found}
+            document.append({"convention": row.name, "values": values, "where": where})
+        given.print_json(document)
         return
     if not rows:
         print(f"{first} and {second} agree on every convention")
         return
-    # All four leave no room for where each value is defined.
-    with_sources = len(shown) < len(names())
-    head = ["convention", *shown, *(["where"] if with_sources else [])]
+    head = ["convention", *shown]
     cells = [[row.name, *(row.value(preset) for preset in found.values())] for row in rows]
-    if with_sources:
-        for cell, row in zip(cells, rows, strict=True):
-            cell.append("; ".join(dict.fromkeys(row.where[name] for name in shown)))
-    plain = _listed(head, cells) if with_sources else _columns(head, cells)
-    print_table(head, cells, plain, rules=True)
-
-
-_WIDTH = 120
-_LIST_WIDTH = 100
+    if len(shown) == len(names()):  # which leaves no room for where each value is defined
+        print_table(head, cells, texts=head, rules=True)
+        return
+    head.append("where")
+    for cell, row in zip(cells, rows, strict=True):
+        cell.append("; ".join(dict.fromkeys(row.where[name] for name in shown)))
+    print_table(head, cells, texts=head, rules=True, otherwise=_listed(head, cells))
 
 
 def _listed(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -66,28 +57,7 @@ def _listed(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]
     for name, *cells in rows:
         yield name
         for label, cell in zip(labels, cells, strict=True):
-            first, *rest = _wrapped(cell, _LIST_WIDTH - indent)
-            yield label.ljust(indent) + first
-            yield from (" " * indent + line for line in rest)
-
-
-def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns; cells wider than their share of the line wrap."""
-    names, *others = ([len(cell) for cell in column] for column in zip(head, *rows, strict=True))
-    share = (_WIDTH - max(names)) // len(others) - 2
-    widths = [max(names), *(min(max(column), share) for column in others)]
-    for row in (head, *rows):
-        cells = [_wrapped(cell, width) for cell, width in zip(row, widths, strict=True)]
-        for line in zip_longest(*cells, fillvalue=""):
-            padded = (part.ljust(width) for part, width in zip(line, widths, strict=True))
-            yield "  ".join(padded).rstrip()
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most `width`, broken at spaces and after semicolons; longer words stay whole."""
-    lines = [""]
-    for piece in re.findall(r"[^\s;]+;?\s*", text):
-        if lines[-1] and len((lines[-1] + piece).rstrip()) > width:
-            lines.append("")
-        lines[-1] += piece
-    return [line.rstrip() for line in lines]
+            first, later = label.ljust(indent), " " * indent
+            yield textwrap.fill(
+                cell, 100, initial_indent=first, subsequent_indent=later, break_on_hyphens=False
+            )

@@ -6,9 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from pyalexnet.commands import network as given
+
+_DECAY = "Weight decay; by default chosen on a held-out tenth of the images."
+_OUTPUT = "Write the classifier to this safetensors file."
 
 
 @given.grouped
@@ -17,19 +20,8 @@ def probe(
     *,
     data: given.Data = None,
     layer: given.Layer = None,
-    decay: Annotated[
-        float | None,
-        typer.Option(help="Weight decay; by default chosen on a held-out tenth of the images."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Write the classifier to this safetensors file.",
-        ),
-    ] = None,
+    decay: Annotated[float | None, Option(help=_DECAY)] = None,
+    output: Annotated[Path | None, given.written(help=_OUTPUT)] = None,
     batch_size: given.BatchSize = 128,
     network: given.Network,
     lines: given.Lines,
@@ -60,25 +52,20 @@ def probe(
         }
         if output is not None:
             fit.write(output, found, trained, chosen, dataset.classes)
-        if not lines.as_json:
-            reporter.say(f"data      {dataset.note}, {classes} classes")
-            reporter.say(
-                f"probe     softmax regression on {chosen} of {trained.name}, decay {best:g}; "
-                f"{found.steps} steps"
-            )
-            reporter.say(f"converged: the gradient fell to {found.gradient:.1e} of its start")
-            for line in given.table_of_scores([*scores.items()]):
-                reporter.say(line)
-            if output is not None:
-                reporter.say(f"written   {output}")
-    if lines.as_json:
-        given.print_json(
-            {
-                "data": dataset.note,
-                "layer": chosen,
-                "decay": best,
-                "steps": found.steps,
-                "gradient": found.gradient,
-            }
-            | {name: asdict(one) for name, one in scores.items()}
-        )
+        document = {
+            "data": dataset.note,
+            "layer": chosen,
+            "decay": best,
+            "steps": found.steps,
+            "gradient": found.gradient,
+            **{name: asdict(one) for name, one in scores.items()},
+        }
+        sentences = [
+            f"data      {dataset.note}, {classes} classes",
+            f"probe     softmax regression on {chosen} of {trained.name}, decay {best:g}; "
+            f"{found.steps} steps",
+            f"converged: the gradient fell to {found.gradient:.1e} of its start",
+            *given.table_of_scores([*scores.items()]),
+            *([] if output is None else [f"written   {output}"]),
+        ]
+        lines.tell(reporter, document, sentences)

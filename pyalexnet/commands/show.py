@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from pyalexnet.commands import network as given
 from pyalexnet.commands.group import Commands
@@ -17,29 +18,22 @@ from pyalexnet.errors import ArgumentError, CheckpointError, RunError, reason
 
 if TYPE_CHECKING:
     from pyalexnet.data import Dataset
+    from pyalexnet.runs.run import History
     from pyalexnet.trained.load import Trained
 
-show_app = typer.Typer(
-    cls=Commands,
-    help="Pictures of runs, as PNG files, and the calls of a step.",
-    no_args_is_help=True,
-)
+ABOUT = "Pictures of runs, as PNG files, and the calls of a step."
+show_app = typer.Typer(cls=Commands, help=ABOUT, no_args_is_help=True)
 
 show_app.command()(step)
 
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        help="PNG file or folder; by default the run's folder, or the current one if that is "
-        "read-only.",
-    ),
-]
-Count = Annotated[int, typer.Option(min=1, help="Images to show.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed for choosing the images.")]
+_OUTPUT = (
+    "PNG file or folder; by default the run's folder, or the current one if that is read-only."
+)
+Output = Annotated[Path | None, Option("--output", "-o", help=_OUTPUT)]
+Count = Annotated[int, Option(min=1, help="Images to show.")]
+Seed = Annotated[int, Option(min=0, help="Seed for choosing the images.")]
 Normalize = Annotated[
-    bool, typer.Option(help="Scale each tile by itself, or all tiles of a layer alike.")
+    bool, Option(help="Scale each tile by itself, or all tiles of a layer alike.")
 ]
 
 
@@ -47,27 +41,19 @@ Normalize = Annotated[
 def curves(runs: given.Runs, output: Output = None, where: given.RunsFolder = given.RUNS) -> None:
     """Plot loss and errors against epochs; several runs share the same axes."""
     from pyalexnet import show
-    from pyalexnet.runs.run import History, find
+    from pyalexnet.runs.run import find
 
-    folders = [find(run, where) for run in runs]
-    histories = {folder: History.read(_log(folder)) for folder in folders}
-    for folder, history in histories.items():
-        if not history.steps and not history.epochs:
-            raise RunError(
-                f"{_log(folder)} has no record of training yet; at least one step was expected."
-            )
-    top5 = any(_has_top5(folder) for folder in folders)
-    if len(histories) > 1:
-        names = distinct([folder.name for folder in histories])
-        path = _path("curves.png", output, None)
-        with _drawing(path):
-            named = dict(zip(names, histories.values(), strict=True))
-            show.curves(named, path, title=f"{len(named)} runs", top5=top5)
+    histories = {folder: _history(folder) for folder in [find(run, where) for run in runs]}
+    top5 = any(_has_top5(folder) for folder in histories)
+    (folder, history), *others = histories.items()
+    path = _path("curves.png", output, None if others else folder)
+    if others:
+        names = distinct([each.name for each in histories])
+        several = dict(zip(names, histories.values(), strict=True))
+        _draw(path, show.curves, several, title=f"{len(names)} runs", top5=top5)
     else:
-        [(folder, history)] = histories.items()
-        path = _path("curves.png", output, folder)
-        with _drawing(path):
-            show.curves(history, path, title=folder.name, top5=top5, drops=history.rate_drops())
+        drops = history.rate_drops()
+        _draw(path, show.curves, history, title=folder.name, top5=top5, drops=drops)
 
 
 @show_app.command()
@@ -76,11 +62,9 @@ def filters(
     runs: given.Runs,
     *,
     output: Output = None,
-    layer: Annotated[
-        str | None, typer.Option(help="Convolution; by default the first one.")
-    ] = None,
+    layer: Annotated[str | None, Option(help="Convolution; by default the first one.")] = None,
     normalize: Normalize = True,
-    gray: Annotated[bool, typer.Option("--gray", "--grey", help="Show colours as greys.")] = False,
+    gray: Annotated[bool, Option("--gray", "--grey", help="Show colours as greys.")] = False,
     network: given.Network,
 ) -> None:
     """Draw the filters of a convolution, its towers separately, as in the paper's figure 3."""
@@ -88,16 +72,14 @@ def filters(
     from pyalexnet.trained import gather
 
     file = "filters.png" if layer is None else f"filters-{layer}.png"
-    for trained, path in _networks(runs, network, file, output):
+    for trained, draw in _networks(runs, network, file, output):
         spec = trained.net.spec
         name = gather.convolution(spec, layer)
         weights = trained.net.backend.to_numpy(trained.net.params[f"{name}.w"])
         size = " x ".join(str(side) for side in weights.shape[1:])
         title = f"{name} after {trained.meta.step:,} steps: {len(weights)} filters, {size}"
-        with _drawing(path):
-            show.filters(
-                weights, path, title=title, towers=spec.towers, own_scale=normalize, grey=gray
-            )
+        how = {"towers": spec.towers, "own_scale": normalize, "grey": gray}
+        draw(show.filters, weights, title=title, **how)
 
 
 @show_app.command()
@@ -108,7 +90,7 @@ def predictions(
     output: Output = None,
     labelled: given.Labelled,
     only_errors: Annotated[
-        bool, typer.Option("--only-errors", help="Show misclassified images only.")
+        bool, Option("--only-errors", help="Show misclassified images only.")
     ] = False,
     count: Count = 8,
     seed: Seed = 0,
@@ -118,16 +100,14 @@ def predictions(
     from pyalexnet import show
     from pyalexnet.trained import gather
 
-    for trained, path in _networks(runs, network, "predictions.png", output):
+    for trained, draw in _networks(runs, network, "predictions.png", output):
         dataset = labelled.read(trained)
-        images, labels, probabilities = gather.predicted(
-            trained, dataset.test, count, seed, only_errors=only_errors
-        )
+        found = gather.predicted(trained, dataset.test, count, seed, only_errors=only_errors)
+        images, labels, probabilities = found
         wrong = ", misclassified" if only_errors else ""
-        title = f"{_about(trained, dataset)}: {_counted(len(images), 'test image')}{wrong}"
+        title = _title(trained, dataset, len(images), "test image") + wrong
         names = dataset.class_names
-        with _drawing(path):
-            show.predictions(images, probabilities, names, path, labels=labels, title=title)
+        draw(show.predictions, images, probabilities, names, labels=labels, title=title)
 
 
 @show_app.command()
@@ -138,7 +118,7 @@ def similar(
     output: Output = None,
     labelled: given.Labelled,
     layer: given.Layer = None,
-    count: Annotated[int, typer.Option(min=1, help="Test images whose neighbours are shown.")] = 5,
+    count: Annotated[int, Option(min=1, help="Test images whose neighbours are shown.")] = 5,
     neighbours: given.Neighbours = 6,
     seed: Seed = 0,
     network: given.Network,
@@ -148,7 +128,7 @@ def similar(
     from pyalexnet.trained import gather
     from pyalexnet.training.progress import reporter
 
-    for trained, path in _networks(runs, network, "similar.png", output):
+    for trained, draw in _networks(runs, network, "similar.png", output):
         name = layer or trained.last_hidden
         trained.check_layer(name)
         dataset = labelled.read(trained)
@@ -159,20 +139,16 @@ def similar(
             progress = watched.progress("comparing images")
             found, distances = gather.nearest(trained, train, queries, name, neighbours, progress)
         pictures = train.take(found.ravel())
-        title = (
-            f"{_about(trained, dataset)}: {_counted(len(queries), 'test image')} and the most "
-            f"similar of {len(train):,} training images"
+        title = _title(trained, dataset, len(queries), "test image")
+        draw(
+            show.similar,
+            queries,
+            pictures.reshape(*found.shape, *pictures.shape[1:]),
+            distances,
+            captions=[dataset.class_names[label] for label in test.labels[chosen]],
+            title=f"{title} and the most similar of {len(train):,} training images",
+            note=f"the number below an image is its Euclidean distance in {name}",
         )
-        with _drawing(path):
-            show.similar(
-                queries,
-                pictures.reshape(*found.shape, *pictures.shape[1:]),
-                distances,
-                path,
-                captions=[dataset.class_names[label] for label in test.labels[chosen]],
-                title=title,
-                note=f"the number below an image is its Euclidean distance in {name}",
-            )
 
 
 @show_app.command()
@@ -182,7 +158,7 @@ def batch(
     *,
     output: Output = None,
     labelled: given.Labelled,
-    epoch: Annotated[int, typer.Option(min=1, help="Epoch whose first batch is shown.")] = 1,
+    epoch: Annotated[int, Option(min=1, help="Epoch whose first batch is shown.")] = 1,
     count: Count = 9,
     network: given.Network,
 ) -> None:
@@ -190,23 +166,20 @@ def batch(
     from pyalexnet import show
     from pyalexnet.trained import gather
 
-    for trained, path in _networks(runs, network, "batch.png", output):
+    for trained, draw in _networks(runs, network, "batch.png", output):
         dataset = labelled.read(trained)
         chosen, positions = gather.of_first_batch(trained, dataset, epoch - 1, count)
         views = gather.training_views(trained, dataset, epoch - 1, chosen, positions)
         stored = dataset.train.take(chosen)
-        title = f"{_about(trained, dataset)}: {_counted(len(chosen), 'image')} of the first batch"
-        with _drawing(path):
-            show.batch(
-                stored,
-                gather.seen(trained, stored, views),
-                views,
-                path,
-                captions=[dataset.class_names[label] for label in dataset.train.labels[chosen]],
-                title=f"{title} of epoch {epoch}",
-                note=f"seed {trained.meta.config.get('seed', 0)}; stored images with the crop "
-                "outlined, and what the network sees of them, the mean added back",
-            )
+        title = _title(trained, dataset, len(chosen), "image")
+        draw(
+            show.batch,
+            *(stored, gather.seen(trained, stored, views), views),
+            captions=[dataset.class_names[label] for label in dataset.train.labels[chosen]],
+            title=f"{title} of the first batch of epoch {epoch}",
+            note=f"seed {trained.meta.config.get('seed', 0)}; stored images with the crop "
+            "outlined, and what the network sees of them, the mean added back",
+        )
 
 
 @show_app.command()
@@ -216,11 +189,10 @@ def maps(
     *,
     output: Output = None,
     labelled: given.Labelled,
-    image: Annotated[Path | None, typer.Option(help="Image file; by default a test image.")] = None,
-    number: Annotated[int, typer.Option(min=0, help="Number of the test image.")] = 0,
+    image: Annotated[Path | None, Option(help="Image file; by default a test image.")] = None,
+    number: Annotated[int, Option(min=0, help="Number of the test image.")] = 0,
     layer: Annotated[
-        list[str] | None,
-        typer.Option(help="Layer; may be repeated. By default all convolutions."),
+        list[str] | None, Option(help="Layer; may be repeated. By default all convolutions.")
     ] = None,
     normalize: Normalize = True,
     network: given.Network,
@@ -229,7 +201,7 @@ def maps(
     from pyalexnet import show
     from pyalexnet.trained import gather
 
-    for trained, path in _networks(runs, network, "maps.png", output):
+    for trained, draw in _networks(runs, network, "maps.png", output):
         if image is not None:
             (stored, _), what = trained.images([image]), image.name
         else:
@@ -243,14 +215,8 @@ def maps(
             what = f"test image {number}, {dataset.class_names[test.labels[number]]}"
             stored = test.take([number])
         found = gather.maps_of(trained, stored, layer or gather.convolutions(trained.net.spec))
-        with _drawing(path):
-            show.maps(
-                trained.centre(stored)[0],
-                found,
-                path,
-                title=f"{trained.meta.net} after {trained.meta.step:,} steps: maps of {what}",
-                own_scale=normalize,
-            )
+        title = f"{trained.meta.net} after {trained.meta.step:,} steps: maps of {what}"
+        draw(show.maps, trained.centre(stored)[0], found, title=title, own_scale=normalize)
 
 
 # Where pictures go
@@ -258,8 +224,8 @@ def maps(
 
 def _networks(
     runs: list[str], network: given.Network, name: str, output: Path | None
-) -> Iterator[tuple[Trained, Path]]:
-    """Each run's network, and the path of its picture `name`."""
+) -> Iterator[tuple[Trained, Callable[..., None]]]:
+    """Each run's network, and how its picture `name` is drawn: see `_draw`."""
     from pyalexnet.training.progress import Reporter
 
     several = len(runs) > 1
@@ -267,16 +233,13 @@ def _networks(
         raise ArgumentError(f"--output is {output} for {len(runs)} runs; a folder was expected.")
     for trained in network.load(runs, Reporter()):
         elsewhere = f"{trained.name}-{name}" if several else name
-        yield trained, _path(name, output, trained.run, elsewhere)
+        yield trained, partial(_draw, _path(name, output, trained.run, elsewhere))
 
 
 def _path(name: str, output: Path | None, run: Path | None, elsewhere: str | None = None) -> Path:
     """A picture's path, checked before anything that takes time.
 
-    name: of the file in the run's folder. elsewhere: of the file in another folder, if different.
-
-    Raises:
-        PyalexnetError: files cannot be created there, or matplotlib is missing.
+    name: of the file in the run's folder. elsewhere: in another folder, if different.
     """
     from pyalexnet.runs.run import check_writable
     from pyalexnet.show.page import check_matplotlib
@@ -293,11 +256,10 @@ def _path(name: str, output: Path | None, run: Path | None, elsewhere: str | Non
     return path
 
 
-@contextmanager
-def _drawing(path: Path) -> Iterator[None]:
-    """Print the path of the picture drawn inside, or refuse with the reason why there is none."""
+def _draw(path: Path, picture: Callable[..., None], *arrays: Any, **words: Any) -> None:
+    """Draw a picture and print its path, or refuse with the reason why it cannot be written."""
     try:
-        yield
+        picture(*arrays, path, **words)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {reason(error)}.") from error
     print(path)
@@ -331,16 +293,17 @@ def _has_top5(folder: Path) -> bool:
         return False  # before the first checkpoint
 
 
-def _log(folder: Path) -> Path:
+def _history(folder: Path) -> History:
+    from pyalexnet.runs.run import History
+
     log = folder / "log.jsonl"
     if not log.is_file():
         raise RunError(f"{log} is missing; a run's log was expected.")
-    return log
+    history = History.read(log)
+    if not history.steps and not history.epochs:
+        raise RunError(f"{log} has no record of training yet; at least one step was expected.")
+    return history
 
 
-def _about(trained: Trained, dataset: Dataset) -> str:
-    return f"{trained.meta.net} on {dataset.name}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def _title(trained: Trained, dataset: Dataset, count: int, what: str) -> str:
+    return f"{trained.meta.net} on {dataset.name}: {count:,} {what}{'' if count == 1 else 's'}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from pyalexnet.commands import network as given
 
@@ -15,20 +15,17 @@ if TYPE_CHECKING:
     from pyalexnet.trained.similar import Index, Match
 
 
+_INDEX = "Where to search: a folder of images, a dataset, or a file written by pyalexnet features."
+
+
 @given.grouped
 def similar(
     run: given.Run,
     queries: Annotated[
-        list[Path], typer.Argument(metavar="QUERY...", help="Image files, or folders of them.")
+        list[Path], Argument(metavar="QUERY...", help="Image files, or folders of them.")
     ],
     *,
-    index: Annotated[
-        Path,
-        typer.Option(
-            help="Where to search: a folder of images, a dataset, or a file written by "
-            "pyalexnet features."
-        ),
-    ],
+    index: Annotated[Path, Option(help=_INDEX)],
     layer: given.Layer = None,
     k: given.Neighbours = 6,
     sheet: given.Sheet = None,
@@ -37,7 +34,6 @@ def similar(
 ) -> None:
     """Find the images most similar to others, by Euclidean distance of a layer's features."""
     from pyalexnet.data.images import named
-    from pyalexnet.files import shown
     from pyalexnet.trained import similar as search
 
     given.check_parent(sheet)
@@ -46,14 +42,8 @@ def similar(
         (trained,) = network.load([run], reporter)
         chosen = layer or trained.last_hidden
         trained.check_layer(chosen)
-        opened = search.open_index(
-            trained,
-            index,
-            chosen,
-            bad=bad,
-            progress=reporter.progress("images of the index"),
-            say=reporter.say,
-        )
+        done = reporter.progress("images of the index")
+        opened = search.open_index(trained, index, chosen, bad=bad, progress=done, say=reporter.say)
         queried = named(queries, reporter.say)
         matches = search.similar(trained, queried, opened, chosen, k=k, bad=bad)
         metric = f"Euclidean distance of {chosen} features"
@@ -65,26 +55,25 @@ def similar(
             rest = len(matches) > given.ON_A_SHEET
             note = f", the first {given.ON_A_SHEET} queries" if rest else ""
             reporter.say(f"written   {sheet}{note}")
-        if not lines.as_json:
-            reporter.say(metric)
-            for match in matches:
-                reporter.say(shown(match.query))
-                for number, distance in zip(match.indices, match.distances, strict=True):
-                    reporter.say(f"  {distance:10.4f}  {shown(opened.name(number))}")
-    if lines.as_json:
-        given.print_json(
-            [
-                {
-                    "query": shown(match.query),
-                    "metric": metric,
-                    "neighbours": [
-                        {"name": shown(opened.name(number)), "index": number, "distance": distance}
-                        for number, distance in zip(match.indices, match.distances, strict=True)
-                    ],
-                }
-                for match in matches
-            ]
-        )
+        lines.tell(reporter, *_found(matches, opened, metric))
+
+
+def _found(
+    matches: Sequence[Match], index: Index, metric: str
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The neighbours as a document for JSON, and as lines."""
+    from pyalexnet.files import shown
+
+    document, lines = [], [metric]
+    for match in matches:
+        lines.append(shown(match.query))
+        neighbours = []
+        for number, distance in zip(match.indices, match.distances, strict=True):
+            name = shown(index.name(number))
+            neighbours.append({"name": name, "index": number, "distance": distance})
+            lines.append(f"  {distance:10.4f}  {name}")
+        document.append({"query": shown(match.query), "metric": metric, "neighbours": neighbours})
+    return document, lines
 
 
 def _draw(index: Index, matches: Sequence[Match], path: Path, title: str) -> None:

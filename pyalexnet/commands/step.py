@@ -2,54 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, cast
 
-import typer
+from typer import Argument, Option
 
 from pyalexnet.commands import network as given
+from pyalexnet.commands.table import print_table
+
+_TEXTS = ("operation", "reads", "writes", "computed by")
 
 
 def step(
-    network: Annotated[str, typer.Argument(metavar="NETWORK", help="Such as alexnet.")] = "alexnet",
+    network: Annotated[str, Argument(metavar="NETWORK", help="Such as alexnet.")] = "alexnet",
     batch_size: given.BatchSize = 128,
-    precision: Annotated[
-        str, typer.Option(metavar="fp32|fp32x3|bf16", help=given.PRECISION)
-    ] = "fp32",
-    fused: Annotated[bool, typer.Option(help=given.FUSED)] = False,
-    towers: Annotated[int, typer.Option(min=1, max=2, help=given.TOWERS)] = 1,
+    precision: Annotated[str, Option(metavar="fp32|fp32x3|bf16", help=given.PRECISION)] = "fp32",
+    fused: Annotated[bool, Option(help=given.FUSED)] = False,
+    towers: Annotated[int, Option(min=1, max=2, help=given.TOWERS)] = 1,
+    kernels: Annotated[
+        str | None,
+        Option(
+            metavar="cpu|sim|cuda",
+            help="Print how the kernels of this backend compute each product; sim's are cuda's.",
+        ),
+    ] = None,
 ) -> None:
     """Print a training step, call by call, with shapes: what runs, in order, on which arrays.
 
     Nothing is run. MB counts every array read or written once, GFLOP a product's multiplications
     and additions.
     """
-    import typing
-
-    from rich.console import Console
-    from rich.table import Table
-
-    from pyalexnet import nets
+    from pyalexnet import backend, nets
     from pyalexnet.step import listing, plan
 
     plan.check_precision("show step", precision, towers)
     arguments = {"towers_norm": True} if towers > 1 and network == "alexnet" else {}
     spec = nets.get(network)(**arguments)
-    made = plan.make(
-        spec,
-        goal="update",
-        precision=typing.cast(plan.Precision, precision),
-        fused=fused,
-        towers=towers,
-    )
-    table = Table(title=f"A training step of {spec.name}: {batch_size} images, {precision}")
-    for name in ("", "operation", "reads", "writes", "MB", "GFLOP"):
-        numeric = name in ("", "MB", "GFLOP")
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for number, line in enumerate(listing.lines(made, batch_size), 1):
+    exact = cast(plan.Precision, precision)
+    made = plan.make(spec, goal="update", precision=exact, fused=fused, towers=towers)
+    chosen_by: Any = backend(kernels) if kernels else None
+    columns = 7 if chosen_by else 6
+    rows = []
+    for number, line in enumerate(listing.lines(made, batch_size, chosen_by), 1):
         work = f"{line.flops / 1e9:,.1f}" if line.flops else ""
         arrays = ("\n".join(line.reads), "\n".join(line.writes))
-        table.add_row(str(number), line.operation, *arrays, f"{line.nbytes / 1e6:,.1f}", work)
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 140
-    console.print(table)
+        moved = f"{line.nbytes / 1e6:,.1f}"
+        rows.append((str(number), line.operation, *arrays, moved, work, line.choice)[:columns])
+    head = ("", *_TEXTS[:3], "MB", "GFLOP", *_TEXTS[3:])[:columns]
+    title = f"A training step of {spec.name}: {batch_size} images, {precision}"
+    width = 180 if chosen_by else 140
+    print_table(head, rows, texts=_TEXTS, title=title, width=width, rules=True)

@@ -1,23 +1,30 @@
-"""A table on a terminal."""
+"""A table, on a terminal or elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal
 
 
 def print_table(
     head: Sequence[str],
     rows: Iterable[Sequence[str]],
-    otherwise: Iterable[str],
     *,
+    texts: Collection[str],
+    title: str | None = None,
+    width: int = 120,
+    otherwise: Iterable[str] | None = None,
     plain: bool = False,
     rules: bool = False,
     red: str | None = None,
 ) -> None:
-    """Print a table on a terminal, and the lines `otherwise` elsewhere, or if `plain`.
+    """Print a table; without colours and rules, and at most `width` wide, if not on a terminal.
 
     Args:
-        rules: whether cells are texts with rules between them, rather than numbers.
+        texts: the columns that are not numbers.
+        otherwise: lines to print instead if not on a terminal.
+        plain: as if not on a terminal.
+        rules: whether there are lines between cells.
         red: the first cell of the row to be coloured.
     """
     from rich import box
@@ -25,14 +32,17 @@ def print_table(
     from rich.table import Table
 
     console = Console(highlight=False, markup=False)
-    if plain or not console.is_terminal or console.is_dumb_terminal:
-        for line in otherwise:
-            print(line)
+    live = not plain and console.is_terminal and not console.is_dumb_terminal
+    if not live and otherwise is not None:
+        print("\n".join(otherwise))
         return
-    table = Table(box=box.HEAVY_HEAD if rules else None, show_lines=rules)
+    if not live:
+        console = Console(highlight=False, markup=False, width=width, force_terminal=False)
+    lines = box.HEAVY_HEAD if rules and live else None
+    table = Table(title=title, box=lines, show_lines=rules and live, pad_edge=lines is not None)
     for number, name in enumerate(head):
-        right = number > 0 and not rules
-        table.add_column(name, overflow="fold", justify="right" if right else "left")
+        side: Literal["left", "right"] = "left" if name in texts else "right"
+        table.add_column(name, justify=side, overflow="fold", no_wrap=number == 0 and not live)
     for row in rows:
         table.add_row(*row, style="red" if row[0] == red else None)
     console.print(table)

@@ -1,4 +1,4 @@
-"""Data sets: the built-in one, CIFAR-10, packs, folders of images, `.npz` files."""
+"""Datasets: the built-in one, CIFAR-10, packs, folders of images, `.npz` files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pyalexnet.files import shown
 
 __all__ = ["Dataset", "Split", "load", "order"]
 
-CACHED = "cifar10"
-"""The path that stands for the archive fetched by `pyalexnet data get cifar10`."""
+CACHED = "cifar10"  # the path of the archive fetched by `pyalexnet data get cifar10`
 
 
 def load(
@@ -24,13 +23,12 @@ def load(
     bad_files: Path | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
-    """The data set at `path`, read according to its contents.
+    """The dataset at `path`, read according to its contents.
 
     Args:
-        path: None for the built-in set; `cifar10` for the fetched archive (unless a file or folder
-            of that name exists); a folder or a tar archive of CIFAR-10 (`cifar.py`); a pack
-            (`pack.py`); a folder of images, one folder per class (`folder.py`); an `.npz` file
-            (`npz.py`).
+        path: None for the built-in set; `cifar10` for the fetched archive (unless there is a file
+            or folder of that name); CIFAR-10, as a folder or a tar archive; a pack; a folder of
+            images, one folder per class; an `.npz` file. Each has a module here.
         image_size: (height, width) that a folder's images are resized to; other sets keep their own
             size.
         seed: draws the tenth that is held out if a set has no test images.
@@ -56,21 +54,16 @@ def load(
         if stat.S_ISREG(mode) and where.suffix.lower() == ".npz":
             return npz.load(where, seed=seed)
         if not stat.S_ISDIR(mode):
-            raise DataError(
-                f"{shown(where)}: is neither a folder nor a file called *.npz or "
-                f"*{', *'.join(cifar.SUFFIXES)}; one of these was expected."
-            )
+            called = " or *".join((".npz", *cifar.SUFFIXES))
+            raise DataError(f"{shown(where)}: is neither a folder nor a file called *{called}.")
         if pack.is_pack(where):
             return pack.load(where)
         if cifar.is_folder_of(where):
             return cifar.load_folder(where)
         if image_size is None:
-            raise DataError(
-                f"{shown(where)}: is a folder of images and image_size is None; the height and "
-                f"width they shall have were expected."
-            )
+            raise DataError(f"{shown(where)}: is a folder of images and image_size is None.")
         return folder.load(
             where, image_size=image_size, seed=seed, listed=bad_files, progress=progress
         )
     except OSError as error:
-        raise DataError(f"{shown(path)}: {reason(error)}; a data set was expected.") from error
+        raise DataError(f"{shown(path)}: {reason(error)}; a dataset was expected.") from error

@@ -18,27 +18,18 @@ import numpy as np
 from PIL import Image
 
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import Dataset, Images, Labels, Split, checked
+from pyalexnet.data.dataset import Dataset, Images, Labels, Split
 from pyalexnet.errors import DataError
 from pyalexnet.files import shown
 
 FOLDER = Path(__file__).with_name("fashion_mnist")
 
 CLASS_NAMES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 
-SIDE = 28
-"""Height and width of an image, pixels."""
+SIDE = 28  # height and width of an image, pixels
 
 
 @dataclass(frozen=True)
@@ -49,40 +40,21 @@ class Part:
     idx_name: str
     count: int
     columns: int
-    sha256: str
-    """Of the images' bytes (count, 28, 28), followed by the labels (count,) as bytes."""
+    sha256: str  # of the images' bytes (count, 28, 28), followed by the labels (count,) as bytes
 
 
-TRAIN = Part(
-    "train",
-    "train",
-    10_000,
-    100,
-    "b134f74849da1a1bcd32ee8c73b764a5657b0f25350e9ed3b4a4e8cb8505b14b",
-)
-TEST = Part(
-    "test",
-    "t10k",
-    2_000,
-    50,
-    "5e916b2e91811fe46845f5b34d536fd2cb7788e5c5bc5531b5e3b9ee89e9bad9",
-)
+_TRAIN_SHA256 = "b134f74849da1a1bcd32ee8c73b764a5657b0f25350e9ed3b4a4e8cb8505b14b"
+_TEST_SHA256 = "5e916b2e91811fe46845f5b34d536fd2cb7788e5c5bc5531b5e3b9ee89e9bad9"
+TRAIN = Part("train", "train", 10_000, 100, _TRAIN_SHA256)
+TEST = Part("test", "t10k", 2_000, 50, _TEST_SHA256)
 
 
 def load() -> Dataset:
-    """The set: images (N, 28, 28, 1), 10 classes. Takes a fraction of a second.
-
-    Raises:
-        DataError: one of the files is missing from the installation, or damaged.
-    """
-    return checked(
-        "the built-in set",
-        _read(TRAIN),
-        _read(TEST),
-        Classes.named(CLASS_NAMES),
-        name="fashion-mnist",
-        note="the built-in Fashion-MNIST subset (10,000 + 2,000 photographs, Zalando, MIT)",
-    )
+    """The set: images (N, 28, 28, 1), 10 classes. Takes a fraction of a second."""
+    note = "the built-in Fashion-MNIST subset (10,000 + 2,000 photographs, Zalando, MIT)"
+    classes = Classes.named(CLASS_NAMES)
+    found = Dataset("fashion-mnist", _read(TRAIN), _read(TEST), classes, note)
+    return found.checked("the built-in set")
 
 
 def digest(images: Images, labels: np.ndarray) -> str:

@@ -12,7 +12,6 @@ anything. A pickle can run any program when it is loaded, so the Python layout g
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -22,11 +21,11 @@ import numpy as np
 
 from pyalexnet.data import unpickle
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import Dataset, Images, Split, checked
+from pyalexnet.data.dataset import Dataset, Images, Split
 from pyalexnet.errors import DataError, reason
-from pyalexnet.files import contents, refusing, shown
+from pyalexnet.files import contents, refusing, sha256, shown
 
-ARCHIVES = {
+ARCHIVES = {  # the official ones: SHA-256 to file name and bytes
     "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce": (
         "cifar-10-python.tar.gz",
         170_498_071,
@@ -36,8 +35,6 @@ ARCHIVES = {
         170_052_171,
     ),
 }
-"""The official archives: SHA-256 to file name and bytes."""
-
 SUFFIXES = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz")
 
 SHAPE = (3, 32, 32)
@@ -47,20 +44,9 @@ TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 BINARY = (*(f"{name}.bin" for name in TRAIN), "test_batch.bin", "batches.meta.txt")
 PICKLED = (*TRAIN, "test_batch", "batches.meta")
 
-LARGEST_FILE = 64 * 2**20
-"""Largest file that is read, in bytes; the official ones have 31 million."""
-
-LARGEST_ARCHIVE = 1024 * 2**20
-"""Most bytes that an archive may unpack to; the official ones unpack to 186 million."""
-
-LONG_HEADERS = (
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-)
-"""Kinds of members that describe others; the official archives have none."""
-
-LARGEST_HEADER = 2**20
-"""Largest of those members that is read, in bytes."""
+# In bytes: of a file that is read (the official ones have 31 million), of all that an archive may
+# unpack to (186 million), and of a member that describes another (there are none).
+LARGEST_FILE, LARGEST_ARCHIVE, LARGEST_HEADER = 64 * 2**20, 1024 * 2**20, 2**20
 
 
 def is_folder_of(path: Path) -> bool:
@@ -69,25 +55,20 @@ def is_folder_of(path: Path) -> bool:
 
 
 def load_folder(path: Path) -> Dataset:
-    """Read a folder in either layout; the Python one if both are complete.
-
-    Raises:
-        DataError: a file is missing, cannot be read or has unexpected content.
-    """
+    """Read a folder in either layout; the Python one if both are complete."""
     source = shown(path)
-    present = [name for name in (*BINARY, *PICKLED) if (path / name).is_file()]
-    files = {name: _read(path / name) for name in _layout(source, present)}
-    return _load(source, files, f"CIFAR-10 from {source}")
+    found: dict[str, bytes] = {}
+    for name in _layout(source, [name for name in (*BINARY, *PICKLED) if (path / name).is_file()]):
+        with refusing(DataError, path / name, "read", ValueError):
+            found[name] = contents(path / name, LARGEST_FILE)
+    return _load(source, found, f"CIFAR-10 from {source}")
 
 
 def load_archive(path: Path) -> Dataset:
     """Read an archive of either layout, checking its SHA-256 first.
 
     An archive as long as an official one but with another SHA-256 is damaged, and refused. Any
-    other is read with the same care, and the data set's note says that it is not official.
-
-    Raises:
-        DataError: as `load_folder`, and for an archive that is damaged or unreasonably large.
+    other is read with the same care, and the dataset's note says that it is not official.
     """
     source = shown(path)
     try:
@@ -98,29 +79,20 @@ def load_archive(path: Path) -> Dataset:
     except Exception as error:  # tarfile and the decompressors fail in many ways
         # tarfile adds a line for each format
         first = reason(error) if isinstance(error, OSError) else str(error).partition("\n")[0]
-        raise DataError(
-            f"{source}: cannot be read ({first.rstrip(':') or reason(error)}); a tar archive of "
-            f"CIFAR-10 was expected."
-        ) from error
+        why = first.rstrip(":") or reason(error)
+        wanted = "a tar archive of CIFAR-10 was expected"
+        raise DataError(f"{source}: cannot be read ({why}); {wanted}.") from error
     which = "the official archive, SHA-256 verified" if official else "not the official archive"
-    layout = _layout(source, files)
-    return _load(
-        source, {name: files[name] for name in layout}, f"CIFAR-10 from {source} ({which})"
-    )
+    return _load(source, files, f"CIFAR-10 from {source} ({which})")
 
 
 def _is_official(path: Path) -> bool:
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    if sha256 in ARCHIVES:
-        return True
+    found = sha256(path)
     for expected, (name, size) in ARCHIVES.items():
-        if path.stat().st_size == size:
-            raise DataError(
-                f"{shown(path)}: is as long as {name} but has SHA-256 {sha256}; {expected} was "
-                f"expected, so it is damaged: fetch it again."
-            )
-    return False
+        if found not in ARCHIVES and path.stat().st_size == size:
+            odd = f"is as long as {name} but has SHA-256 {found}, not {expected}"
+            raise DataError(f"{shown(path)}: {odd}, so it is damaged: fetch it again.")
+    return found in ARCHIVES
 
 
 def _members(path: Path) -> dict[str, bytes]:
@@ -133,10 +105,8 @@ def _members(path: Path) -> dict[str, bytes]:
             name = member.name.rpartition("/")[2]
             wanted = name in BINARY or name in PICKLED
             if total > LARGEST_ARCHIVE or (wanted and member.size > LARGEST_FILE):
-                raise DataError(
-                    f"{shown(path)}: {member.name!r} unpacks to {member.size} bytes; an archive of "
-                    f"CIFAR-10, 186 MB in all, was expected."
-                )
+                large = f"{member.name!r} unpacks to {member.size} bytes"
+                raise DataError(f"{shown(path)}: {large}; CIFAR-10, 186 MB in all, was expected.")
             stream = archive.extractfile(member) if wanted and member.isreg() else None
             if stream is not None:
                 found[name] = stream.read()
@@ -149,14 +119,9 @@ class Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         header = super().frombuf(buf, encoding, errors)
-        if header.type in LONG_HEADERS and header.size > LARGEST_HEADER:
+        if header.type not in tarfile.REGULAR_TYPES and header.size > LARGEST_HEADER:
             raise tarfile.ReadError(f"a header of {header.size} bytes")
         return header
-
-
-def _read(path: Path) -> bytes:
-    with refusing(DataError, path, "read", ValueError):
-        return contents(path, LARGEST_FILE)
 
 
 def _layout(source: str, present: Collection[str]) -> tuple[str, ...]:
@@ -164,33 +129,27 @@ def _layout(source: str, present: Collection[str]) -> tuple[str, ...]:
     layout = max((PICKLED, BINARY), key=lambda names: len(set(names) & set(present)))
     missing = [name for name in layout if name not in present]
     if missing:
-        raise DataError(
-            f"{source}: lacks {', '.join(missing)}; CIFAR-10's {', '.join(layout)} were expected."
-        )
+        lacking, wanted = ", ".join(missing), ", ".join(layout)
+        raise DataError(f"{source}: lacks {lacking}; CIFAR-10's {wanted} were expected.")
     return layout
 
 
 def _load(source: str, files: Mapping[str, bytes], note: str) -> Dataset:
-    """The data set of a layout's files, given in the layout's order."""
-    read, read_names = (
-        (_pickled_batch, _pickled_names) if PICKLED[-1] in files else (_binary_batch, _binary_names)
-    )
-    *batches, meta = files
+    *batches, meta = _layout(source, files)
+    read, read_names = _pickled_batch, _pickled_names
+    if meta in BINARY:
+        read, read_names = _binary_batch, _binary_names
     *train, test = [read(f"{source}: {name}", files[name]) for name in batches]
     names = read_names(f"{source}: {meta}", files[meta])
-    whole = Split(
-        np.concatenate([batch.images for batch in train]),
-        np.concatenate([batch.labels for batch in train]),
-    )
-    return checked(source, whole, test, Classes.named(names), name="cifar10", note=note)
+    images = np.concatenate([batch.images for batch in train])
+    whole = Split(images, np.concatenate([batch.labels for batch in train]))
+    return Dataset("cifar10", whole, test, Classes.named(names), note).checked(source)
 
 
 def _binary_batch(source: str, raw: bytes) -> Split:
     if not raw or len(raw) % (1 + PIXELS):
-        raise DataError(
-            f"{source}: {len(raw)} bytes; a multiple of {1 + PIXELS}, an image and its label, was "
-            f"expected."
-        )
+        wanted = f"a multiple of {1 + PIXELS}, an image and its label"
+        raise DataError(f"{source}: {len(raw)} bytes; {wanted}, was expected.")
     records = np.frombuffer(raw, np.uint8).reshape(-1, 1 + PIXELS)
     return Split(_interleaved(records[:, 1:]), records[:, 0].astype(np.int64))
 
@@ -199,9 +158,8 @@ def _binary_names(source: str, raw: bytes) -> tuple[str, ...]:
     try:
         return tuple(raw.decode("ascii").split())
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{source}: is not text ({reason(error)}); a class name a line was expected."
-        ) from error
+        why = f"is not text ({reason(error)})"
+        raise DataError(f"{source}: {why}; a class name a line was expected.") from error
 
 
 def _pickled_batch(source: str, raw: bytes) -> Split:
@@ -211,16 +169,13 @@ def _pickled_batch(source: str, raw: bytes) -> Split:
         raise DataError(f"{source}: data is {_kind(images)}; an array was expected.")
     pixels = images.value
     if pixels.dtype != np.uint8 or pixels.shape[1:] != (PIXELS,):
-        raise DataError(
-            f"{source}: data is {pixels.dtype} of shape {pixels.shape}; uint8 of shape "
-            f"(N, {PIXELS}) was expected."
-        )
+        found = f"{pixels.dtype} of shape {pixels.shape}"
+        raise DataError(f"{source}: data is {found}; uint8 of shape (N, {PIXELS}) was expected.")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise DataError(f"{source}: labels is {_kind(labels)}; a list of int was expected.")
     if len(labels) != len(pixels):
-        raise DataError(
-            f"{source}: {len(labels)} labels for {len(pixels)} images; one each was expected."
-        )
+        counts = f"{len(labels)} labels for {len(pixels)} images"
+        raise DataError(f"{source}: {counts}; one each was expected.")
     wild = [label for label in labels if not 0 <= label <= 255]
     if wild:
         raise DataError(f"{source}: has the label {wild[0]}; 0 to 9 were expected.")
@@ -241,10 +196,8 @@ def _unpickled(source: str, raw: bytes) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # a damaged or hostile pickle can fail in any way
-        raise DataError(
-            f"{source}: is refused ({reason(error)}); a pickle of NumPy arrays, "
-            f"dict, list, bytes, str and int was expected."
-        ) from error
+        wanted = "a pickle of NumPy arrays, dict, list, bytes, str and int was expected"
+        raise DataError(f"{source}: is refused ({reason(error)}); {wanted}.") from error
     if not isinstance(value, dict) or not all(isinstance(key, str | bytes) for key in value):
         raise DataError(f"{source}: is {_kind(value)}; a dict with names as keys was expected.")
     return {_text(key): item for key, item in value.items()}

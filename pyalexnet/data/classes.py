@@ -12,23 +12,15 @@ from pyalexnet.errors import ArgumentError
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a network or of a data set, in the order of their numbers.
+    """The classes of a network or of a dataset, in the order of their numbers."""
 
-    Attributes:
-        ids: unique identifiers: names of folders, synsets, or, if nothing else is known, their
-            numbers: "0", "1", ...
-        names: for people; not always distinct.
-    """
-
-    ids: tuple[str, ...]
-    names: tuple[str, ...]
+    ids: tuple[str, ...]  # unique: names of folders, synsets or, failing those, "0", "1", ...
+    names: tuple[str, ...]  # for people; not always distinct
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.names):
-            raise ArgumentError(
-                f"classes: there are {len(self.ids)} ids and {len(self.names)} names; one each was "
-                "expected."
-            )
+            counts = f"{len(self.ids)} ids and {len(self.names)} names"
+            raise ArgumentError(f"classes: there are {counts}; one each was expected.")
         if len(set(self.ids)) < len(self.ids):
             twice = next(one for one in self.ids if self.ids.count(one) > 1)
             raise ArgumentError(f"classes: the id {twice!r} is there twice; once was expected.")
@@ -47,7 +39,6 @@ class Classes:
 
     @classmethod
     def numbered(cls, count: int) -> Classes:
-        """Classes known by number only."""
         return cls.named([str(number) for number in range(count)])
 
     def __len__(self) -> int:
@@ -74,11 +65,7 @@ class Classes:
 
     @classmethod
     def read(cls, metadata: Mapping[str, str]) -> Classes:
-        """The classes from metadata that `described` made.
-
-        Raises:
-            LookupError, TypeError, ValueError, RecursionError: it is something else.
-        """
+        """The classes from metadata that `described` made; others raise as `json.loads` may."""
         ids, names = (json.loads(metadata[name]) for name in ("class_ids", "class_names"))
         for texts in (ids, names):
             if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -90,22 +77,26 @@ class Classes:
         if len(self) != len(others):
             return f"there are {len(self)} and {len(others)}"
         if set(self.ids) == set(others.ids):
-            by_id = _places(self.ids, others.ids)
-            pairs = ((self.names[here], others.names[there]) for there, here in enumerate(by_id))
-            which, (one, other) = next(
-                pair for pair in zip(others.ids, pairs, strict=True) if pair[1][0] != pair[1][1]
-            )
+            names = [self.names[here] for here in _places(self.ids, others.ids)]
+            called = zip(others.ids, names, others.names, strict=True)
+            which, one, other = next(each for each in called if each[1] != each[2])
             return f"class {which} is {one!r} and {other!r}"
         one = next(name for name in self.ids if name not in set(others.ids))
         other = next(name for name in others.ids if name not in set(self.ids))
         return f"{one!r} is a class of the one, {other!r} of the other"
 
     def _contradicts(self, others: Classes, by_id: Sequence[int]) -> bool:
-        if not all(one.isdecimal() for one in self.ids):
-            return False
         if self.names == self.ids or others.names == others.ids:
             return False
-        return any(self.names[here] != others.names[there] for there, here in enumerate(by_id))
+        numbers = all(one.isdecimal() for one in self.ids)
+        return numbers and tuple(self.names[here] for here in by_id) != others.names
+
+
+def by_name(names: Sequence[str], others: Sequence[str]) -> dict[str, int]:
+    """The places of `names`, and of those of `others` that are unique; `names` go first."""
+    times = Counter(others)
+    unique = {other: place for place, other in enumerate(others) if times[other] == 1}
+    return unique | {name: place for place, name in enumerate(names)}
 
 
 def _places(known: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:

@@ -1,14 +1,13 @@
-"""Data sets, and every random order drawn from one."""
+"""Datasets, and every random order drawn from one."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +20,9 @@ from pyalexnet.errors import DataError
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.float32]
-Progress = Callable[[int, int], None]
-"""Called with (done, total) during long work; the unit is the caller's."""
+Progress = Callable[[int, int], None]  # called with (done, total); the unit is the caller's
 
-HELD_OUT_STREAM = 2**64 - 1
-"""The Philox stream of `hold_out`: no epoch has this number."""
+HELD_OUT_STREAM = 2**64 - 1  # the Philox stream of `hold_out`: no epoch has this number
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,17 +65,12 @@ class Split:
         return f"images {', '.join(map(str, indices))} of a set in memory"
 
     def mean(self) -> Pixels:
-        """Mean of each pixel over the images, (H, W, C).
-
-        The sum is exact (integers below 2^53 in float64), so it does not depend on the order in
-        which NumPy adds.
-        """
+        """Mean of each pixel, (H, W, C); in any order, as sums are exact: below 2^53 in float64."""
         mean: npt.NDArray[np.float64] = self.images.mean(axis=0, dtype=np.float64)
         return mean.astype(np.float32)
 
 
-@dataclass(frozen=True, eq=False)
-class Statistics:
+class Statistics(NamedTuple):
     """A pack's stored statistics of its training images: see `Dataset`."""
 
     mean: Pixels
@@ -98,108 +90,69 @@ class Dataset:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes' names for people, by label."""
         return self.classes.names
 
     def numbered_as(self, classes: Classes) -> Dataset | None:
         """The set with its classes numbered as in `classes`; None if the classes differ."""
         places = classes.places(self.classes)
-        if places is None or places == tuple(range(len(places))):
-            return None if places is None else self
-        order = np.argsort(places)
-        ids, names = (
-            tuple(own[number] for number in order) for own in (self.classes.ids, self.class_names)
+        if places is None:
+            return None
+        train, test = self.train.renumbered(places), self.test.renumbered(places)
+        old = np.argsort(places)
+        ids, names = (tuple(own[c] for c in old) for own in (self.classes.ids, self.class_names))
+        return replace(self, train=train, test=test, classes=Classes(ids, names))
+
+    def checked(self, source: str) -> Dataset:
+        """The set, if it can be learned from; its note mentions classes without a test image.
+
+        Its images are known to be uint8 (N, H, W, C). A refusal begins with `source`.
+        """
+        count, names = len(self.classes), self.class_names
+        if count < 2:
+            found = f"there is 1 class ({names[0]})" if count else "there are no classes"
+            raise DataError(f"{source}: {found}; at least 2 are needed to learn anything.")
+        for which, split in (("training", self.train), ("test", self.test)):
+            if not len(split):
+                raise DataError(f"{source}: there are 0 {which} images; at least 1 was expected.")
+            outside = np.flatnonzero((split.labels < 0) | (split.labels >= count))
+            if outside.size:
+                found = f"{which} image {outside[0]} has label {split.labels[outside[0]]}"
+                raise DataError(f"{source}: {found}; 0 to {count - 1} were expected.")
+        both = self.train, self.test
+        wanted, found = ("x".join(map(str, split.image_shape)) for split in both)
+        if found != wanted:
+            raise DataError(f"{source}: test images are {found}; {wanted} was expected.")
+        absent, untested = (
+            np.flatnonzero(np.bincount(split.labels, minlength=count) == 0) for split in both
         )
-        return dataclasses.replace(
-            self,
-            train=self.train.renumbered(places),
-            test=self.test.renumbered(places),
-            classes=Classes(ids, names),
-        )
+        if absent.size:
+            which = f"class {absent[0]} ({names[absent[0]]}) has no training image"
+            raise DataError(f"{source}: {which}; each of the {count} classes needs one.")
+        if not untested.size:
+            return self
+        lacking = f"{untested.size} of {count} classes have no test image"
+        return replace(self, note=f"{self.note}; {lacking}, first {names[untested[0]]}")
 
     def mean(self) -> Pixels:
         """Mean of each pixel over the training images, (H, W, C)."""
         return self.statistics.mean if self.statistics else self.train.mean()
 
     def colour(self) -> Colour | None:
-        """Principal axes of the training images' pixels; None if they are not RGB.
-
-        ImageNet's if there are fewer than `colour.FEWEST` training images.
-        """
+        """Principal axes of the training pixels (`colour.of_set`); None if they are not RGB."""
         if self.statistics:
             return self.statistics.colour
         if self.train.image_shape[2] != 3:
             return None
-        return colour.of_set(colour.Moments.of(self.train.images), len(self.train))
-
-
-def checked(
-    source: str,
-    train: Split,
-    test: Split,
-    classes: Classes,
-    *,
-    name: str,
-    note: str,
-    statistics: Statistics | None = None,
-) -> Dataset:
-    """The `Dataset` of two splits whose images are known to be uint8 (N, H, W, C).
-
-    Its note mentions classes without a test image.
-
-    Raises:
-        DataError: a split is empty, the splits' images differ in shape, there is only one class, a
-            label is not one of the classes, or a class has no training image. The sentence begins
-            with `source`.
-    """
-    count = len(classes)
-    if count < 2:
-        raise DataError(
-            f"{source}: there is 1 class ({classes.names[0]}); at least 2 are needed to learn "
-            f"anything."
-            if count
-            else f"{source}: there are no classes; at least 2 are needed."
-        )
-    for which, split in (("training", train), ("test", test)):
-        if not len(split):
-            raise DataError(f"{source}: there are 0 {which} images; at least 1 was expected.")
-        outside = np.flatnonzero((split.labels < 0) | (split.labels >= count))
-        if outside.size:
-            raise DataError(
-                f"{source}: {which} image {outside[0]} has label {split.labels[outside[0]]}; "
-                f"0 to {count - 1} were expected, as there are {count} classes."
-            )
-    if train.image_shape != test.image_shape:
-        raise DataError(
-            f"{source}: test images are {shape_of(test)}; {shape_of(train)} was expected, as the "
-            f"training images are."
-        )
-    absent = np.flatnonzero(np.bincount(train.labels, minlength=count) == 0)
-    if absent.size:
-        raise DataError(
-            f"{source}: class {absent[0]} ({classes.names[absent[0]]}) has no training image; each "
-            f"of the {count} classes needs one."
-        )
-    untested = np.flatnonzero(np.bincount(test.labels, minlength=count) == 0)
-    if untested.size:
-        first = classes.names[untested[0]]
-        note += f"; {untested.size} of {count} classes have no test image, first {first}"
-    return Dataset(name, train, test, classes, note, statistics)
+        return colour.of_set(colour.Moments.of(self.train.images))
 
 
 def room_for(source: str, count: int, shape: tuple[int, int, int]) -> Images:
-    """An array for `count` images (H, W, C).
-
-    Raises:
-        DataError: it needs more than the machine's memory; the sentence begins with `source`.
-    """
+    """An array for `count` images (H, W, C), if the machine has as much memory."""
     needed = count * math.prod(shape)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
-        raise DataError(
-            f"{source}: {count} images of {shape[0]}x{shape[1]} need {needed / 1e9:.1f} GB; at "
-            f"most this machine's {memory / 1e9:.1f} GB was expected."
-        )
+        need = f"{count} images of {shape[0]}x{shape[1]} need {needed / 1e9:.1f} GB"
+        raise DataError(f"{source}: {need}; this machine has {memory / 1e9:.1f} GB.")
     return np.empty((count, *shape), np.uint8)
 
 
@@ -214,10 +167,7 @@ def order(n: int, seed: int, epoch: int) -> Labels:
 
 
 def hold_out(labels: Labels, seed: int) -> tuple[Labels, Labels]:
-    """Indices (kept, held out) of a seeded tenth of each class, at least one image of it.
-
-    Both come in ascending order. A class of one image keeps it.
-    """
+    """Ascending indices (kept, held out): of each class a seeded tenth, but one at least of two."""
     draws = _draws(len(labels), seed, HELD_OUT_STREAM)
     held = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
@@ -225,11 +175,6 @@ def hold_out(labels: Labels, seed: int) -> tuple[Labels, Labels]:
         tenth = max(1, len(members) // 10) if len(members) > 1 else 0
         held[members[np.argsort(draws[members], kind="stable")[:tenth]]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
-
-
-def shape_of(split: Split) -> str:
-    """An image's height, width and channels for messages: 28x28x1."""
-    return "x".join(str(side) for side in split.image_shape)
 
 
 def _draws(n: int, seed: int, stream: int) -> npt.NDArray[np.uint64]:

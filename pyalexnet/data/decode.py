@@ -23,25 +23,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pyalexnet.data.dataset import Images
 from pyalexnet.errors import DataError, reason
 from pyalexnet.files import contents, shown
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""The only formats decoded, whatever a file's name; Pillow's rarer decoders are not used."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # no other is decoded, whatever a file's name
+LARGEST_IMAGE = 64 * 2**20  # pixels that are decoded at most: a small file can unpack to gigabytes
 
-LARGEST_IMAGE = 64 * 2**20
-"""Largest image that is decoded, in pixels: a small file can unpack to gigabytes."""
+PNG_START, JPEG_START, JPEG_END = b"\x89PNG", b"\xff\xd8", b"\xff\xd9"
 
-PNG_START = b"\x89PNG"
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-
+# A marker that ends the preceding data, after any number of fill bytes (ITU-T T.81, B.1.1.2):
+# neither the stuffed FF 00 of a scan, nor a restart, nor a marker that stands alone.
 JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")
-"""A marker that ends the preceding data, after any number of fill bytes (ITU-T T.81, B.1.1.2):
-neither the stuffed FF 00 of a scan, nor a restart, nor a marker that stands alone."""
 
+# First bytes of files that are not supported images but often have an image's name.
 OTHERS = {
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
@@ -52,30 +49,12 @@ OTHERS = {
     b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"<": "HTML or XML",
 }
-"""First bytes of files that are not supported images but often have an image's name."""
-
-TRANSPOSITIONS: dict[object, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""The transposition that turns an image upright, by EXIF orientation."""
-
-EXIF_ORIENTATION = 0x0112
 
 
 def read_image(path: str | Path, size: int) -> Images:
-    """An image file as (size, size, 3) RGB: shorter side to `size`, centre square.
+    """An image file as (size, size, 3) RGB: shorter side to `size`, centre square. Thread-safe.
 
-    Thread-safe; `pillow_warnings` around many calls keeps Pillow's warnings about odd metadata off
-    stderr.
-
-    Raises:
-        DataError: the file cannot be read; the sentence says why.
+    `pillow_warnings` around many calls keeps Pillow's warnings about odd metadata off stderr.
     """
     try:
         return decode(contents(Path(path)), (size, size))
@@ -84,20 +63,14 @@ def read_image(path: str | Path, size: int) -> Images:
 
 
 def decode(raw: bytes, image_size: tuple[int, int]) -> Images:
-    """The contents of an image file as (*image_size, 3) RGB.
-
-    Raises:
-        Exception: of any kind, as Pillow's decoders do on damaged files; `fault` words it.
-    """
-    height, width = image_size
+    """An image file's contents as (*image_size, 3) RGB; `fault` words whatever damage raises."""
     if raw.startswith(PNG_START):
         with _opened(raw, ("PNG",)) as image:
             image.verify()  # the checksums, which decoding skips
     with _opened(raw, FORMATS) as image:
-        if image.width * image.height > LARGEST_IMAGE:
-            raise ValueError(
-                f"{image.width} x {image.height} pixels, more than the {LARGEST_IMAGE} allowed"
-            )
+        width, height = image.size
+        if width * height > LARGEST_IMAGE:
+            raise ValueError(f"{width} x {height} pixels, more than the {LARGEST_IMAGE} allowed")
         if raw.startswith(JPEG_START):
             _refuse_cut(raw)
             # libjpeg can shrink by 2, 4 or 8 while it decodes: this is cheap, and leaves at least
@@ -105,24 +78,22 @@ def decode(raw: bytes, image_size: tuple[int, int]) -> Images:
             image.draft(None, (2 * max(image_size), 2 * max(image_size)))
             upright = _jpeg(raw, image)
         else:
-            _refuse_zero_webp(raw)
-            image.load()
+            # The arithmetic coder of a lossy WebP ends in a few zero bytes at most. (A lossless one
+            # may end in thousands, as may a BMP: truncation cannot be told there.)
+            if raw[8:16] == b"WEBPVP8 " and raw.endswith(bytes(32)):
+                raise ValueError("the rest of the file is zeros")
             upright = _rgb(image)
-        turn = TRANSPOSITIONS.get(_orientation(image))
-        if turn is not None:
-            upright = upright.transpose(turn)
-    box = _centre(upright.width, upright.height, width / height)
-    return np.asarray(upright.resize((width, height), Image.Resampling.BICUBIC, box))
+        upright.info = image.info
+    try:
+        ImageOps.exif_transpose(upright, in_place=True)
+    except Exception as error:
+        fault(error)  # damaged metadata are no reason to refuse an image; a lack of memory is
+    return np.asarray(ImageOps.fit(upright, image_size[::-1], Image.Resampling.BICUBIC))
 
 
 def decode_stored(raw: bytes, image: Images) -> None:
-    """A JPEG of an image's own size into `image` (H, W, 3), C-contiguous.
-
-    Raises:
-        Exception: of any kind, on a damaged JPEG or one of another size.
-    """
-    library = simplejpeg()
-    if library is not None:
+    """A JPEG of an image's own size into `image` (H, W, 3), C-contiguous; may raise anything."""
+    if (library := simplejpeg()) is not None:
         with contextlib.suppress(ValueError):  # Pillow decides
             if library.decode_jpeg(raw, buffer=image).shape == image.shape:
                 return
@@ -133,11 +104,7 @@ def decode_stored(raw: bytes, image: Images) -> None:
 
 
 def fault(error: Exception) -> str:
-    """Why an image could not be read, in a few words without a full stop.
-
-    Raises:
-        MemoryError: it was one, and so is not the image's fault.
-    """
+    """Why an image could not be read, in a few words; a MemoryError is not its fault: raised."""
     if isinstance(error, MemoryError):
         raise error
     return reason(error)
@@ -172,7 +139,6 @@ def _jpeg(raw: bytes, image: Image.Image) -> Image.Image:
             pixels = library.decode_jpeg(raw, min_height=image.height, min_width=image.width)
             if pixels.shape == (image.height, image.width, 3):
                 return Image.fromarray(pixels)
-    image.load()
     return _rgb(image)
 
 
@@ -218,36 +184,12 @@ def _refuse_cut(raw: bytes) -> None:
     raise ValueError(f"truncated: it has no end marker{zeros}")
 
 
-def _refuse_zero_webp(raw: bytes) -> None:
-    """The same for a lossy WebP, whose arithmetic coder ends in a few zero bytes at most.
-
-    A lossless one may end in thousands, as may a BMP: truncation cannot be told there.
-    """
-    if raw[8:16] == b"WEBPVP8 " and raw.endswith(bytes(32)):
-        raise ValueError("the rest of the file is zeros")
-
-
 def _rgb(image: Image.Image) -> Image.Image:
+    image.load()
     if image.mode.startswith("I"):  # 16-bit greyscale, which convert() would clip at 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         colours = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert(
-            "RGB"
-        )
+        white = Image.new("RGBA", colours.size, "white")
+        return Image.alpha_composite(white, colours).convert("RGB")
     return image.convert("RGB")
-
-
-def _orientation(image: Image.Image) -> object:
-    """EXIF orientation, 1 to 8; damaged metadata do not cause a refusal."""
-    try:
-        return image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # the parser fails in many ways
-        return 1
-
-
-def _centre(width: int, height: int, aspect: float) -> tuple[float, float, float, float]:
-    """The largest centred box of that aspect, width / height: left, top, right, bottom."""
-    box_width, box_height = min(width, height * aspect), min(height, width / aspect)
-    left, top = (width - box_width) / 2, (height - box_height) / 2
-    return left, top, left + box_width, top + box_height

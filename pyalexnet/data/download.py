@@ -1,4 +1,4 @@
-"""Fetching a public data set: several mirrors, a minimum rate, resumption, SHA-256.
+"""Fetching a public dataset: several mirrors, a minimum rate, resumption, SHA-256.
 
 The bytes go to `<file>.part` beside their final place and stay there when a download breaks off, so
 that the next mirror, or the next call, continues from there. Only a file with the right SHA-256
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import http.client
 import io
 import os
@@ -26,16 +25,14 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
+from pyalexnet import files
 from pyalexnet.data.dataset import Progress
 from pyalexnet.data.readers import Readers
 from pyalexnet.errors import DataError, reason
 from pyalexnet.files import shown
 
-BLOCK = 2**16
-"""Bytes read at a time."""
-
-ATTEMPTS = 3
-"""How often in a row a mirror that breaks off is tried."""
+BLOCK = 2**16  # bytes read at a time
+ATTEMPTS = 3  # how often in a row a mirror that breaks off is tried
 
 
 @dataclass(frozen=True)
@@ -69,22 +66,15 @@ SOURCES = (
 class Patience:
     """When a mirror is given up."""
 
-    silence: float = 5.0
-    """Seconds without a connection, or without a byte."""
-    answer: float = 10.0
-    """Seconds until the first byte of the file: name lookup, redirections, headers."""
-    least_rate: float = 1e6
-    """Bytes per second, averaged over `window` seconds; the last mirror left may be slower."""
-    last_rate: float = 1e4
-    """The minimum for the last mirror left: CIFAR-10 would take five hours."""
-    window: float = 10.0
+    silence: float = 5.0  # seconds without a connection, or without a byte
+    answer: float = 10.0  # seconds to the first byte, after name lookup, redirections and headers
+    least_rate: float = 1e6  # bytes per second, averaged; the last mirror left may be slower
+    last_rate: float = 1e4  # the minimum for that one: CIFAR-10 would take five hours
+    window: float = 10.0  # seconds over which a rate is averaged
 
 
 class MirrorError(Exception):
-    """A mirror did not deliver; the text says why, in a few words.
-
-    rate: bytes per second, above 0, if it delivers, but below the minimum.
-    """
+    """Why a mirror did not deliver; `rate`, bytes per second, is above 0 if it is only slow."""
 
     def __init__(self, why: str, rate: float = 0.0) -> None:
         super().__init__(why)
@@ -92,31 +82,19 @@ class MirrorError(Exception):
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept.
-
-    Raises:
-        DataError: the user has no home folder.
-    """
     try:
         return Path(user_cache_dir("pyalexnet")).expanduser()
     except RuntimeError as error:
-        raise DataError(
-            "there is no home folder to keep fetched files in; XDG_CACHE_HOME, an absolute path, "
-            "was expected."
-        ) from error
+        wanted = "XDG_CACHE_HOME, an absolute path, was expected"
+        raise DataError(f"there is no home folder for fetched files; {wanted}.") from error
 
 
-def fetched(name: str, folder: Path | None = None) -> Path:
-    """The fetched file of a source; it is verified when read.
-
-    Raises:
-        DataError: it has not been fetched.
-    """
-    path = (folder or cache_folder()) / _source(name).filename
+def fetched(name: str) -> Path:
+    """The fetched file of a source, which is verified when read."""
+    path = cache_folder() / _source(name).filename
     if not path.is_file():
-        raise DataError(
-            f"{name}: is not in {shown(path.parent)}; fetch it with `pyalexnet data get {name}`."
-        )
+        advice = f"fetch it with `pyalexnet data get {name}`"
+        raise DataError(f"{name}: is not in {shown(path.parent)}; {advice}.")
     return path
 
 
@@ -128,22 +106,18 @@ def get(
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """Fetch a source unless already present; returns the file.
+    """Fetch a source, or the one of `SOURCES` of that name, unless present; returns the file.
 
     Args:
-        what: the source, or the name of one of `SOURCES`.
         folder: where to keep it; None for the user's cache.
-        patience: with the mirrors.
         progress: called with (bytes present, bytes in all).
-        say: called with a sentence for each mirror that is tried or given up.
-
-    Raises:
-        DataError: there is no such source, no mirror delivered it, or it cannot be written.
+        say: called with a sentence for each mirror that is given up.
     """
     source = _source(what) if isinstance(what, str) else what
     target = (folder or cache_folder()) / source.filename
     try:
-        if _is_whole(target, source):
+        there = target.is_file() and target.stat().st_size == source.size
+        if there and files.sha256(target) == source.sha256:
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked_part(target) as part:
@@ -154,18 +128,9 @@ def get(
             os.fsync(part.fileno())
             Path(part.name).replace(target)
     except OSError as error:
-        raise DataError(
-            f"{source.name}: {shown(target)} cannot be written ({error.strerror}); "
-            f"{source.size} bytes are needed there."
-        ) from error
+        why = f"cannot be written ({error.strerror}); {source.size} bytes are needed there"
+        raise DataError(f"{source.name}: {shown(target)} {why}.") from error
     return target
-
-
-def _is_whole(path: Path, source: Source) -> bool:
-    if not path.is_file() or path.stat().st_size != source.size:
-        return False
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == source.sha256
 
 
 @dataclass(frozen=True)
@@ -178,7 +143,6 @@ class Download:
     progress: Progress | None
 
     def there(self) -> int:
-        """Bytes received so far."""
         return os.fstat(self.part.fileno()).st_size
 
     def run(self, url: str, least_rate: float) -> None:
@@ -186,9 +150,6 @@ class Download:
 
         A mirror that breaks off is tried again while it adds bytes, `ATTEMPTS` times at most. If
         bytes of an earlier run spoil the checksum, this mirror is asked once more for all bytes.
-
-        Raises:
-            MirrorError: nothing more comes, it comes too slowly, or the bytes are wrong.
         """
         resumed = self.there() > 0
         for attempt in range(ATTEMPTS):
@@ -199,7 +160,7 @@ class Download:
             except MirrorError as failure:
                 if failure.rate or self.there() <= before or attempt == ATTEMPTS - 1:
                     raise
-        if self._sha256() != self.source.sha256:
+        if files.sha256(Path(self.part.name)) != self.source.sha256:
             self.part.truncate(0)
             if not resumed:
                 raise MirrorError("its bytes have the wrong SHA-256")
@@ -212,29 +173,21 @@ class Download:
         headers = {"User-Agent": "pyalexnet", "Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
-        request = urllib.request.Request(url, headers=headers)
-        with self._answer(request) as response:
-            self.part.truncate(self._offset(response, start))
-            self._copy(response, least_rate)
-
-    def _answer(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        """A mirror's answer; in a thread, since timeouts apply to single reads only."""
+        ask = partial(urllib.request.urlopen, timeout=self.patience.silence)
+        # In a thread, since timeouts apply to single reads only.
         with _network_errors(), Readers(1, self.patience.answer) as readers:
-            opening = readers.begin(
-                partial(urllib.request.urlopen, request, timeout=self.patience.silence)
-            )
+            opening = readers.begin(ask, urllib.request.Request(url, headers=headers))
             try:
-                response: http.client.HTTPResponse = readers.awaited(opening, lambda: request.host)
+                response: http.client.HTTPResponse = readers.awaited(opening, str)
             except DataError as error:
                 opening.add_done_callback(_close)
                 raise MirrorError("it did not answer") from error
-            return response
+        with response:
+            self.part.truncate(self._offset(response, start))
+            self._copy(response, least_rate)
 
     def _offset(self, response: http.client.HTTPResponse, start: int) -> int:
-        """Where a response's bytes belong: at `start`, or at 0 if the mirror sends everything.
-
-        Bytes already present are given up only for an answer that can be the file.
-        """
+        """Where a response's bytes belong: at `start`, or at 0 if it can be the whole file."""
         if response.status == http.HTTPStatus.PARTIAL_CONTENT:
             expected = f"bytes {start}-{self.source.size - 1}/{self.source.size}"
             given = response.headers.get("Content-Range", "")
@@ -267,13 +220,8 @@ class Download:
                     raise MirrorError(f"{rate / 1e6:.2g} MB/s", rate)
                 mark, since = there, time.monotonic()
 
-    def _sha256(self) -> str:
-        self.part.seek(0)
-        return hashlib.file_digest(self.part, "sha256").hexdigest()
-
 
 def _close(opening: Future[http.client.HTTPResponse]) -> None:
-    """Close an answer that came too late."""
     with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
         try:
             opening.result().close()
@@ -284,8 +232,7 @@ def _close(opening: Future[http.client.HTTPResponse]) -> None:
 def _from_any_mirror(download: Download, say: Callable[[str], None] | None) -> None:
     """Try one mirror after the other; then those that were only slow, the fastest first.
 
-    The minimum is `least_rate` as long as another mirror remains, even a slow one that was given
-    up; after that it is `last_rate`.
+    While another mirror remains, even a slow one that was given up, `least_rate` is the minimum.
     """
     source, patience = download.source, download.patience
     failures: dict[str, MirrorError] = {}
@@ -311,34 +258,29 @@ def _from_any_mirror(download: Download, say: Callable[[str], None] | None) -> N
         if rate >= patience.last_rate and delivers(url, patience.last_rate):
             return
     reasons = "; ".join(f"{_host(url)}: {failure}" for url, failure in failures.items())
+    advice = f"put {source.filename} there yourself and give its path with --data"
     raise DataError(
-        f"{source.name}: no mirror delivered it ({reasons}); try again later, or put "
-        f"{source.filename} there yourself and give its path with --data."
+        f"{source.name}: no mirror delivered it ({reasons}); try again later, or {advice}."
     )
 
 
 @contextlib.contextmanager
 def _locked_part(target: Path) -> Iterator[io.BufferedRandom]:
-    """`<target>.part`, opened for appending by this process alone.
-
-    It is kept if it holds anything, unless the disk is full.
-    """
+    """`<target>.part`, for this process alone; kept unless it is empty or the disk is full."""
     path = target.with_name(f"{target.name}.part")
     with path.open("a+b") as part:
         try:
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DataError(
-                f"{shown(path)}: another process is fetching this file; one at a time was expected."
-            ) from error
-        full = False
+            raise DataError(f"{shown(path)}: another process is fetching this file.") from error
         try:
             yield part
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                part.truncate(0)
             raise
         finally:
-            if full or not os.fstat(part.fileno()).st_size:
+            if not os.fstat(part.fileno()).st_size:
                 path.unlink(missing_ok=True)
 
 
@@ -364,7 +306,7 @@ def _source(name: str) -> Source:
         if source.name == name:
             return source
     known = ", ".join(source.name for source in SOURCES)
-    raise DataError(f"{name}: is not a data set that can be fetched; {known} was expected.")
+    raise DataError(f"{name}: is not a dataset that can be fetched; {known} was expected.")
 
 
 def _host(url: str) -> str:

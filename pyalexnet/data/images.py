@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from pyalexnet.data.classes import Classes
+from pyalexnet.data.classes import Classes, by_name
 from pyalexnet.data.listing import SUFFIXES, files_below, not_used
 from pyalexnet.errors import ArgumentError, DataError
 from pyalexnet.files import shown
 
 
 def named(paths: Iterable[str | Path], say: Callable[[str], None] | None = None) -> list[Path]:
-    """The files named, and all images in and below the folders named, sorted by name.
+    """The files named, whatever their suffix, and all images in and below the folders named.
 
-    A file is used whatever its name; in folders the suffix decides, and names that begin with a dot
-    are ignored.
-
-    say: called with a sentence on the files of a folder that are not used.
-
-    Raises:
-        DataError: a path does not exist, or a folder has no image.
+    `say` is called with a sentence on the files of a folder that are not used.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -50,19 +43,12 @@ def none_of(paths: Sequence[Path]) -> str:
 
 
 def labels_of(paths: Sequence[Path], classes: Classes) -> list[int]:
-    """Each image's class: the one whose id, or unique name, is the name of the image's folder.
-
-    Raises:
-        ArgumentError: there is none.
-    """
-    count = Counter(classes.names)
-    numbers = {name: number for number, name in enumerate(classes.names) if count[name] == 1}
-    numbers |= {one: number for number, one in enumerate(classes.ids)}
+    """Each image's class: the one whose id, or unique name, is the name of the image's folder."""
+    numbers = by_name(classes.ids, classes.names)
     folders = [shown(path.absolute().parent.name) for path in paths]
     for path, folder in zip(paths, folders, strict=True):
         if folder not in numbers:
-            raise ArgumentError(
-                f"{shown(path)}: lies in a folder {folder!r}; the name of one of the "
-                f"{len(classes)} classes was expected, such as {classes.ids[0]!r}."
-            )
+            wanted = f"the name of one of the {len(classes)} classes was expected"
+            such = f"{wanted}, such as {classes.ids[0]!r}"
+            raise ArgumentError(f"{shown(path)}: lies in a folder {folder!r}; {such}.")
     return [numbers[folder] for folder in folders]

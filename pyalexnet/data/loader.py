@@ -23,42 +23,27 @@ from pyalexnet.data.readers import PATIENCE, Readers
 from pyalexnet.data.views import Side, Views
 from pyalexnet.ops.records import BlockGeometry, Pad
 
-Pixels = npt.NDArray[np.float32]
+# From the batch's images and their positions in the epoch to how they are seen.
 Look = Callable[[Labels, Labels], Views]
-"""From the batch's images and their positions in the epoch to how they are seen."""
 
-AHEAD = 2
-"""Batches that are read while one is worked on."""
-
-PIECE = 16
-"""Images that a worker reads at a time: a batch of 128 keeps eight workers busy."""
+AHEAD = 2  # batches that are read while one is worked on
+PIECE = 16  # images that a worker reads at a time: a batch of 128 keeps eight workers busy
 
 
 @dataclass(frozen=True, eq=False)
 class Loader:
-    """Makes batches for a device.
-
-    Attributes:
-        backend: of the device.
-        mean: (H, W, C) float32, of the stored images.
-        size: (height, width) of the network's input.
-        mean_at_pixel: see `Backend.augment`.
-        workers: threads that read; 0: the calling thread reads, and nothing is read ahead.
-        patience: seconds that a read in a thread may take.
-        block, pad, dtype: of the images that a network reads, see `Backend.augment`.
-        into: from the images of a batch to the array to fill; None: one of the loader's.
-    """
+    """Makes batches for a device, of the form that `Backend.augment` describes."""
 
     backend: Backend
-    mean: Array
-    size: Side
+    mean: Array  # (H, W, C) float32, of the stored images
+    size: Side  # of the network's input
     mean_at_pixel: bool
-    workers: int
-    patience: float = PATIENCE
+    workers: int  # threads that read; 0: the calling thread reads, and nothing is read ahead
+    patience: float = PATIENCE  # seconds that a read in a thread may take
     block: int = 1
     pad: Pad = 0
     dtype: npt.DTypeLike = np.float32
-    into: Callable[[int], Array] | None = None
+    into: Callable[[int], Array] | None = None  # the array to fill with so many images
 
     def batches(
         self, split: Split, indices: Labels, batch_size: int, look: Look, *, first: int = 0
@@ -66,19 +51,9 @@ class Loader:
         """Images (n, H, W, C) of the device, minus the mean, and labels (n,).
 
         With a block or padding, they have the shape given by `Backend.augment`. Images come in the
-        order of `indices`; every batch has `batch_size` of them, the last one the rest.
-        A batch is valid until the next one is requested.
-
-        Args:
-            split: where the images are stored.
-            indices: of the images.
-            batch_size: images per batch.
-            look: how they are seen.
-            first: position of the first of them in its epoch.
-
-        Raises:
-            DataError: an image is damaged, or nothing comes for `patience` seconds; the sentence
-                says which.
+        order of `indices`, the first of which has the position `first` in its epoch; every batch
+        has `batch_size` of them, the last one the rest. A batch is valid until the next one is
+        requested. A refusal says which image is damaged, or not read within `patience` seconds.
         """
         bounds = list(pairwise([*range(0, len(indices), batch_size), len(indices)]))
         shape = (min(batch_size, len(indices)), *split.image_shape)
@@ -104,27 +79,21 @@ class Loader:
                 chosen = indices[start:stop]
                 views = look(chosen, np.arange(first + start, first + stop))
                 lane = lanes[number % len(lanes)]
-                images = self._seen(lane.send(stop - start), views, out[: stop - start])
+                images = self.backend.augment(
+                    lane.send(stop - start),
+                    self.mean,
+                    **vars(views),
+                    size=self.size,
+                    mean_at_pixel=self.mean_at_pixel,
+                    block=self.block,
+                    pad=self.pad,
+                    dtype=self.dtype,
+                    out=out[: stop - start],
+                )
                 lane.sent()
                 if number + AHEAD < len(bounds):
                     reading.append(begin(number + AHEAD))
                 yield images, split.labels[chosen]
-
-    def _seen(self, stored: Array, views: Views, out: Array) -> Array:
-        return self.backend.augment(
-            stored,
-            self.mean,
-            corners=views.corners,
-            flips=views.flips,
-            shifts=views.shifts,
-            size=self.size,
-            scale=views.scale,
-            mean_at_pixel=self.mean_at_pixel,
-            block=self.block,
-            pad=self.pad,
-            dtype=self.dtype,
-            out=out,
-        )
 
 
 def read_in_pieces(

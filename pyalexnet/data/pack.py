@@ -31,27 +31,15 @@ import pyalexnet
 from pyalexnet import files
 from pyalexnet.data.classes import Classes
 from pyalexnet.data.colour import Colour
-from pyalexnet.data.dataset import (
-    Dataset,
-    Images,
-    Labels,
-    Pixels,
-    Split,
-    Statistics,
-    checked,
-    room_for,
-)
+from pyalexnet.data.dataset import Dataset, Images, Labels, Pixels, Split, Statistics, room_for
 from pyalexnet.data.shard import Facts, Shard, open_shard
 from pyalexnet.errors import ArgumentError, DataError, reason
 from pyalexnet.files import sealed, shown
 
-FORMAT = 1
-"""The number in pack.json, raised by one for a change that this version cannot read."""
+FORMAT = 1  # in pack.json, raised by one for a change that this version cannot read
 
+# Everything that a pack's folder may hold, and the names in its folder of shards.
 TABLE, MEAN, BAD_FILES, SHARDS, LOCK = "pack.json", "mean.npy", "bad_files.jsonl", "shards", "lock"
-NAMES = frozenset((TABLE, MEAN, BAD_FILES, SHARDS, LOCK))
-"""Everything that a pack's folder may hold."""
-
 SHARD = re.compile(r"(train|val)-\d{5,}\.safetensors")
 
 Part: TypeAlias = Literal["train", "val"]
@@ -83,95 +71,62 @@ class Storage:
 
 @dataclass(frozen=True)
 class PixelStatistics:
-    """Statistics of the training images.
-
-    Attributes:
-        of: "train" or, if there were too few images, "imagenet".
-        channel_means: R, G, B, grey levels.
-        vectors, sigmas: principal axes of the pixels, as in `Colour`.
-        mean_sha256: SHA-256 of mean.npy.
-    """
-
-    of: str
-    channel_means: tuple[float, ...]
-    vectors: tuple[Axis, Axis, Axis]
+    of: str  # "train" or, if there were too few images, "imagenet"
+    channel_means: tuple[float, ...]  # R, G, B, grey levels
+    vectors: tuple[Axis, Axis, Axis]  # principal axes of the pixels, as in `Colour`
     sigmas: Axis
-    mean_sha256: str
+    mean_sha256: str  # of mean.npy
 
 
 @dataclass(frozen=True)
 class Table:
-    """The contents of pack.json, as they are written.
+    """The contents of pack.json, as they are written."""
 
-    Attributes:
-        source: the folder that the images came from.
-        plan: SHA-256 of the request: images, labels and options.
-        storage: how images are stored.
-        class_names, class_ids: by label; a pack from before ids existed has only names.
-        validation: where the images of `val` came from.
-        skipped: bad files, and files without an image's suffix.
-        statistics: of the training images.
-        shards: by part, in order.
-    """
-
-    source: str
-    plan: str
+    source: str  # the folder that the images came from
+    plan: str  # SHA-256 of the request: images, labels and options
     storage: Storage
-    class_names: tuple[str, ...]
-    validation: str
-    skipped: int
+    class_names: tuple[str, ...]  # by label
+    validation: str  # where the images of `val` came from
+    skipped: int  # bad files, and files without an image's suffix
     statistics: PixelStatistics
     shards: dict[Part, tuple[Facts, ...]]
-    class_ids: tuple[str, ...] | None = None
+    class_ids: tuple[str, ...] | None = None  # a pack from before ids existed has only names
 
     @property
     def classes(self) -> Classes:
-        """Ids and names of the classes, by label."""
         if self.class_ids is None:
             return Classes.named(self.class_names)
         return Classes(self.class_ids, self.class_names)
 
     def images(self, part: Part) -> int:
-        """Images of a part."""
         return sum(facts.images for facts in self.shards[part])
 
     @property
     def bytes(self) -> int:
-        """Of all shards."""
         return sum(facts.bytes for part in PARTS for facts in self.shards[part])
 
 
 class PackSplit(Split):
     """Images in shards on disk; `images` and `mean` decode all, `read` only those requested."""
 
-    def __init__(self, shards: Sequence[Shard], shape: tuple[int, int, int]) -> None:
-        set_once = object.__setattr__  # as dataclasses do in frozen classes
-        labels = [np.empty(0, np.int64), *(shard.labels for shard in shards)]
-        set_once(self, "labels", np.concatenate(labels))
-        set_once(self, "_shards", tuple(shards))
-        set_once(self, "_starts", np.cumsum([0, *map(len, shards)]))
-        set_once(self, "_shape", shape)
-
     _shards: tuple[Shard, ...]
     _starts: Labels
     _shape: tuple[int, int, int]
+
+    def __init__(self, shards: Sequence[Shard], shape: tuple[int, int, int]) -> None:
+        labels = np.concatenate([np.empty(0, np.int64), *(shard.labels for shard in shards)])
+        starts = np.cumsum([0, *map(len, shards)])
+        vars(self).update(labels=labels, _shards=tuple(shards), _starts=starts, _shape=shape)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self._shape
 
     def read(self, indices: Labels, out: Images) -> None:
-        """Read the images `indices` (n,) into `out` (n, H, W, C), C-contiguous. Thread-safe.
-
-        Raises:
-            ArgumentError: an index is not that of an image.
-            DataError: an image is damaged; the sentence names shard and image.
-        """
+        """Read the images `indices` (n,) into `out` (n, H, W, C), C-contiguous. Thread-safe."""
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
-            raise ArgumentError(
-                f"read: indices are {indices.min()} to {indices.max()}; 0 to {len(self) - 1} were "
-                f"expected."
-            )
+            span = f"{indices.min()} to {indices.max()}"
+            raise ArgumentError(f"read: indices are {span}; 0 to {len(self) - 1} were expected.")
         for image, (shard, number) in zip(out, self._places(indices), strict=True):
             shard.read(number, image)
 
@@ -182,65 +137,47 @@ class PackSplit(Split):
         return f"{folder}: {', '.join(names)}"
 
     def _places(self, indices: Labels) -> list[tuple[Shard, int]]:
-        places = np.searchsorted(self._starts, indices, side="right") - 1
-        numbers = indices - self._starts[places]
-        return [
-            (self._shards[place], number)
-            for place, number in zip(places.tolist(), numbers.tolist(), strict=True)
-        ]
+        shards = np.searchsorted(self._starts, indices, side="right") - 1
+        numbers = (indices - self._starts[shards]).tolist()
+        return [(self._shards[k], n) for k, n in zip(shards.tolist(), numbers, strict=True)]
 
     @property
     def images(self) -> Images:
-        """All images, (N, H, W, C), decoded anew at every call.
-
-        Raises:
-            DataError: they do not fit into memory, or one is damaged.
-        """
+        """All images, (N, H, W, C), decoded anew at every call."""
         images = room_for(shown(self._shards[0].path.parent), len(self), self._shape)
         self.read(np.arange(len(self)), images)
         return images
 
 
 def is_pack(folder: Path) -> bool:
-    """Whether a folder has a pack's table."""
     return (folder / TABLE).is_file()
 
 
 def load(folder: Path) -> Dataset:
-    """Open a pack. Nothing is decoded: every check is made except those of the images' bytes.
-
-    Raises:
-        DataError: a file is missing, or is not as written; the sentence names the file and the
-            check that failed. Or a later version of pyalexnet wrote it.
-    """
+    """Open a pack. Nothing is decoded: every check is made except those of the images' bytes."""
     table = read_table(folder)
-    splits = {part: _open(folder, table, part) for part in PARTS}
-    train, test = (PackSplit(splits[part], table.storage.shape) for part in PARTS)
-    size, axes = table.storage.size, table.statistics
+    form, shape, classes = table.storage.form, table.storage.shape, table.classes
+
+    def split(part: Part) -> PackSplit:
+        expected = form, math.prod(shape), len(classes)
+        opened = [open_shard(path, *expected, facts) for path, facts in shards(folder, table, part)]
+        return PackSplit(opened, shape)
+
+    train, test = map(split, PARTS)
+    axes = Colour(np.array(table.statistics.vectors), np.array(table.statistics.sigmas))
+    statistics = Statistics(_read_mean(folder, table), axes)
     note = (
-        f"{shown(folder)} ({len(train)} + {len(test)} images of {size}x{size} out of "
+        f"{shown(folder)} ({len(train)} + {len(test)} images of {shape[0]}x{shape[1]} out of "
         f"{table.source}, skipped files: {table.skipped}; validation is {table.validation})"
     )
-    return checked(
-        shown(folder),
-        train,
-        test,
-        table.classes,
-        name=folder.resolve().name,
-        note=note,
-        statistics=Statistics(
-            _read_mean(folder, table), Colour(np.array(axes.vectors), np.array(axes.sigmas))
-        ),
-    )
+    found = Dataset(folder.resolve().name, train, test, classes, note, statistics)
+    return found.checked(shown(folder))
 
 
 def strangers(folder: Path) -> list[Path]:
-    """Entries of a folder that are not part of a pack, complete or incomplete; sorted.
-
-    Raises:
-        OSError: the folder exists and cannot be read.
-    """
-    found = [path for path in _entries(folder) if path.name not in NAMES]
+    """Entries of a folder that are not part of a pack, complete or incomplete; sorted."""
+    known = (TABLE, MEAN, BAD_FILES, SHARDS, LOCK)
+    found = [path for path in _entries(folder) if path.name not in known]
     found += [path for path in _entries(folder / SHARDS) if not SHARD.fullmatch(path.name)]
     return sorted(path for path in found if not path.name.startswith(files.TEMPORARY))
 
@@ -248,6 +185,12 @@ def strangers(folder: Path) -> list[Path]:
 def shard_path(folder: Path, part: Part, number: int) -> Path:
     """Path of a shard of "train" or "val"."""
     return folder / SHARDS / f"{part}-{number:05d}.safetensors"
+
+
+def shards(folder: Path, table: Table, part: Part) -> Iterator[tuple[Path, Facts]]:
+    """The paths of a part's shards, and what the table says of them."""
+    for number, facts in enumerate(table.shards[part]):
+        yield shard_path(folder, part, number), facts
 
 
 def write_mean(folder: Path, mean: Pixels) -> str:
@@ -266,11 +209,6 @@ def write_table(folder: Path, table: Table) -> None:
 
 
 def read_table(folder: Path) -> Table:
-    """Read and check pack.json.
-
-    Raises:
-        DataError: it cannot be read or was altered, or a later version of pyalexnet wrote it.
-    """
     import pydantic  # a tenth of a second that other sets do not need
 
     path = folder / TABLE
@@ -279,11 +217,9 @@ def read_table(folder: Path) -> Table:
         document = json.loads(raw)
     try:
         if document["format"] != FORMAT:
-            raise LaterVersion(
-                f"{shown(path)}: written by pyalexnet {document['pyalexnet']} in format "
-                f"{document['format']}; this is pyalexnet {pyalexnet.__version__}, which reads "
-                f"format {FORMAT}."
-            )
+            by = f"written by pyalexnet {document['pyalexnet']} in format {document['format']}"
+            own = f"this is pyalexnet {pyalexnet.__version__}, which reads format {FORMAT}"
+            raise LaterVersion(f"{shown(path)}: {by}; {own}.")
         if raw != sealed(document):
             raise DataError(f"{shown(path)}: its own SHA-256 does not match; it was altered.")
         table = pydantic.TypeAdapter(Table).validate_json(raw, strict=True)
@@ -301,32 +237,16 @@ def read_table(folder: Path) -> Table:
     return table
 
 
-def damaged_shards(folder: Path, table: Table) -> Iterator[Path]:
-    """The shards whose bytes do not match the table. Reads all of them."""
-    for part in PARTS:
-        for number, facts in enumerate(table.shards[part]):
-            path = shard_path(folder, part, number)
-            with contextlib.suppress(OSError), path.open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() == facts.sha256:
-                    continue
-            yield path
+def is_whole(folder: Path, table: Table) -> bool:
+    """Whether the bytes of all shards match the table. Reads all of them."""
+    with contextlib.suppress(OSError):
+        every = (one for part in PARTS for one in shards(folder, table, part))
+        return all(files.sha256(path) == facts.sha256 for path, facts in every)
+    return False
 
 
 def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.exists() else []
-
-
-def _open(folder: Path, table: Table, part: Part) -> list[Shard]:
-    return [
-        open_shard(
-            shard_path(folder, part, number),
-            table.storage.form,
-            math.prod(table.storage.shape),
-            len(table.classes),
-            facts,
-        )
-        for number, facts in enumerate(table.shards[part])
-    ]
 
 
 def _read_mean(folder: Path, table: Table) -> Pixels:
@@ -339,9 +259,8 @@ def _read_mean(folder: Path, table: Table) -> Pixels:
         mean: Pixels = np.load(BytesIO(raw), allow_pickle=False)
     except Exception as error:  # NumPy's header reader fails in many ways
         raise DataError(f"{shown(path)}: is no array ({reason(error)}).") from error
-    if mean.shape != table.storage.shape or mean.dtype != np.float32:
-        raise DataError(
-            f"{shown(path)}: is {mean.dtype} {mean.shape}; float32 {table.storage.shape} was "
-            f"expected."
-        )
+    shape = table.storage.shape
+    if mean.shape != shape or mean.dtype != np.float32:
+        found = f"{mean.dtype} {mean.shape}"
+        raise DataError(f"{shown(path)}: is {found}; float32 {shape} was expected.")
     return mean

@@ -20,15 +20,10 @@ _HALF = np.uint64(32)
 
 
 def draws(block: Words, *, seed: int, step: int, layer: int) -> npt.NDArray[np.uint32]:
-    """The four 32-bit words of each block.
+    """The four 32-bit words (..., 4) of each block.
 
-    Args:
-        block: (...) counters; the generator's counter words are (low half of block, step, layer,
-            high half of block).
-        seed: 0 to 2^64 - 1, the key (low half, high half).
-
-    Returns:
-        (..., 4) words.
+    `block` (...) are counters: the generator's words are (its low half, step, layer, its high half)
+    under the key (low half of seed, high half).
     """
     c0, c3 = block & _LOW, block >> _HALF
     c1, c2 = np.full_like(block, step), np.full_like(block, layer)

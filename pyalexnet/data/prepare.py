@@ -20,128 +20,76 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from pyalexnet import files
-from pyalexnet.data import bad_files, colour, decode, label_files, listing, pack, processes, shard
-from pyalexnet.data.classes import Classes
+from pyalexnet.data import colour, decode, listing, pack, processes, shard
 from pyalexnet.data.colour import Moments
-from pyalexnet.data.dataset import Images, Labels, Progress
+from pyalexnet.data.dataset import Labels, Progress
 from pyalexnet.data.listing import Listing
 from pyalexnet.data.pack import Part, PixelStatistics, Storage, Table
-from pyalexnet.data.processes import WorkerDied
-from pyalexnet.data.shard import Facts, Origin
+from pyalexnet.data.shard import Bad, Facts
 from pyalexnet.errors import ArgumentError, DataError
 from pyalexnet.files import shown
 from pyalexnet.ops.checks import integer
 
-LARGEST_SHARD = 512
-"""Images of a shard; a killed process loses the seconds that they take."""
-
-LARGEST_PIXELS = LARGEST_SHARD * 256**2
-"""Pixels of a shard, for images above 256 x 256: a process holds a shard in memory."""
-
-PIECE = 32
-"""Images of a shard that are decoded before their pixels are added up."""
+LARGEST_SHARD = 512  # images; a killed process loses the seconds that they take
+LARGEST_PIXELS = LARGEST_SHARD * 256**2  # of a shard: a process holds one in memory
+PIECE = 32  # images of a shard that are decoded before their pixels are added up
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `prepare`.
-
-    Attributes:
-        storage: how images are stored.
-        seed: draws the tenth that is held out if there is no `val`.
-        val_labels: a file of labels for a flat `val` (`label_files.py`).
-        val_numbers: a file that says which class each number in `val_labels` is.
-        class_names: a file of names for the classes.
-    """
+    """How to make a pack."""
 
     storage: Storage = field(default_factory=Storage)
-    seed: int = 0
-    val_labels: Path | None = None
-    val_numbers: Path | None = None
-    class_names: Path | None = None
+    seed: int = 0  # draws the tenth that is held out if there is no `val`
+    val_labels: Path | None = None  # labels for a flat `val` (`label_files.py`)
+    val_numbers: Path | None = None  # which class each number in `val_labels` is
+    class_names: Path | None = None  # names for the classes
 
     def __post_init__(self) -> None:
-        storage = self.storage
-        if storage.form not in pack.FORMS:
-            raise ArgumentError(
-                f"prepare: format is {storage.form!r}; {' or '.join(pack.FORMS)} was expected."
-            )
-        integer("prepare", "size", storage.size, low=8, high=2048)
-        integer("prepare", "quality", storage.quality, low=1, high=100)
+        form, known = self.storage.form, " or ".join(pack.FORMS)
+        if form not in pack.FORMS:
+            raise ArgumentError(f"prepare: format is {form!r}; {known} was expected.")
+        integer("prepare", "size", self.storage.size, low=8, high=2048)
+        integer("prepare", "quality", self.storage.quality, low=1, high=100)
         integer("prepare", "seed", self.seed, high=2**64 - 1)
         if self.val_numbers is not None and self.val_labels is None:
-            raise ArgumentError(
-                "prepare: val_numbers is given and val_labels is not; both were expected, or none."
-            )
+            raise ArgumentError("prepare: val_numbers is given and val_labels is not, but needed.")
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A shard to be made, or kept if it already exists.
+class Job(NamedTuple):
+    """A shard to be made, or kept if it already exists."""
 
-    Attributes:
-        root: the folder of the images.
-        target: the shard.
-        part: "train" or "val".
-        files: below `root`.
-        places: (files,), in the listing.
-        labels: (files,).
-        storage: how images are stored.
-    """
-
-    root: Path
+    root: Path  # the folder of the images
     target: Path
     part: Part
-    files: tuple[str, ...]
-    places: Labels
-    labels: Labels
+    files: tuple[str, ...]  # below `root`
+    places: Labels  # (files,), in the listing
+    labels: Labels  # (files,)
     storage: Storage
 
 
-@dataclass(frozen=True, eq=False)
-class Made:
-    """A finished shard.
+class Made(NamedTuple):
+    """A finished shard."""
 
-    Attributes:
-        facts: for the table.
-        bad: its sources that could not be read, by their places in the job, and why.
-        sums: (S, S, 3), of each pixel over the images; zeros for `val`.
-        moments: of all pixels; zeros for `val`.
-    """
-
-    facts: Facts
-    bad: tuple[tuple[int, str], ...]
-    sums: npt.NDArray[np.int64]
-    moments: Moments
+    facts: Facts  # for the table
+    bad: Bad  # by their places in the job
+    moments: Moments  # of its training images
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """Everything known before an image is read.
+class Plan(NamedTuple):
+    """Everything known before an image is read."""
 
-    Attributes:
-        source: folder of the images.
-        out: folder of the pack.
-        options: as given.
-        found: the images.
-        classes: by label.
-        jobs: the shards, training images first.
-        digest: SHA-256 of the images' names, their labels and all options that a pack depends on.
-    """
-
-    source: Path
-    out: Path
+    out: Path  # folder of the pack
     options: Options
     found: Listing
-    classes: Classes
-    jobs: tuple[Job, ...]
-    digest: str
+    jobs: tuple[Job, ...]  # training images first
+    digest: str  # SHA-256 of the images' names, their labels and all options that matter
 
 
 def prepare(
@@ -162,67 +110,63 @@ def prepare(
     Args:
         source: as in `listing.py`.
         out: a folder that holds nothing else.
-        options: defaults if None.
         workers: processes; None: one for each core.
         progress: called with (images done, images in all).
-        say: called, before anything takes time, with a sentence on what is used of `source`, and
-            one on what is not.
-
-    Raises:
-        ArgumentError: an option is out of range.
-        DataError: `source` is not such a folder, or too many of its images are bad; `out` is in
-            use, holds something else or cannot be written; a process was killed.
+        say: called first with a sentence on what is used of `source`, and one on what is not.
     """
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     integer("prepare", "workers", workers, low=1)
     _check_places(source, out)
     plan = _plan(source, out, options or Options())
     if say:
-        _tell(plan, say)
+        found, seed = plan.found, plan.options.seed
+        train, held_out = found.split(seed)
+        say(
+            f"found     {len(train):,} training and {len(held_out):,} validation images of "
+            f"{len(found.classes)} classes; validation is {found.validation(seed)}"
+        )
+        if unused := found.not_used():
+            say(f"not used  {unused}")
     with _locked(out):
         return _finished(plan) or _made(plan, workers, progress)
 
 
 def _made(plan: Plan, workers: int, progress: Progress | None) -> Table:
     """Make every shard, then the other files."""
-    (plan.out / pack.TABLE).unlink(missing_ok=True)
+    out, options, found, jobs, digest = plan
+    (out / pack.TABLE).unlink(missing_ok=True)
     facts: dict[Path, Facts] = {}
     bad: dict[int, str] = {}
-    sums, moments, done = np.zeros(plan.options.storage.shape, np.int64), Moments(), 0
-    with contextlib.closing(_run(plan.jobs, workers)) as results:
+    moments, done = Moments(), 0
+    with contextlib.closing(_run(jobs, workers)) as results:
         for number, one in results:
-            job = plan.jobs[number]
+            job = jobs[number]
             facts[job.target] = one.facts
-            sums += one.sums
             moments += one.moments
             bad |= {int(job.places[place]): why for place, why in one.bad}
             done += len(job.files)
             if progress:
-                progress(done, len(plan.found.paths))
-            bad_files.refuse_many(plan.source, plan.found, bad, plan.out / pack.BAD_FILES)
-    skipped = bad_files.write(plan.out / pack.BAD_FILES, plan.found, bad)
-    good = np.array([place not in bad for place in range(len(plan.found.paths))])
-    listing.check_counts(plan.source, plan.found.select(good), "readable images")
+                progress(done, len(found.paths))
+            found.refuse_many(bad, out / pack.BAD_FILES)
+    found.readable(bad, out / pack.BAD_FILES)
     shards = {
-        part: tuple(facts[job.target] for job in plan.jobs if job.part == part)
-        for part in pack.PARTS
+        part: tuple(facts[job.target] for job in jobs if job.part == part) for part in pack.PARTS
     }
-    images = sum(one.images for one in shards["train"])
     table = Table(
-        source=shown(plan.source.resolve()),
-        plan=plan.digest,
-        storage=plan.options.storage,
-        class_names=plan.classes.names,
-        class_ids=plan.classes.ids,
-        validation=plan.found.validation(plan.source, plan.options.seed),
-        skipped=skipped,
-        statistics=_statistics(plan.out, images, sums, moments),
+        source=shown(found.root.resolve()),
+        plan=digest,
+        storage=options.storage,
+        class_names=found.classes.names,
+        class_ids=found.classes.ids,
+        validation=found.validation(options.seed),
+        skipped=len(bad) + len(found.others),
+        statistics=_statistics(out, moments),
         shards=shards,
     )
-    for path in (plan.out / pack.SHARDS).iterdir():
+    for path in (out / pack.SHARDS).iterdir():
         if path not in facts:  # of an earlier, unfinished call for more images
             path.unlink()
-    pack.write_table(plan.out, table)
+    pack.write_table(out, table)
     return table
 
 
@@ -241,68 +185,31 @@ def _check_places(source: Path, out: Path) -> None:
     if not is_folder:
         raise DataError(f"{shown(source)}: is no folder; one with images was expected.")
     if strangers:
-        raise DataError(
-            f"{shown(out)}: holds {shown(strangers[0].relative_to(out))}, which is no part of a "
-            f"pack; an empty or new folder was expected."
-        )
+        first = shown(strangers[0].relative_to(out))
+        wanted = "an empty or new folder was expected"
+        raise DataError(f"{shown(out)}: holds {first}, which is no part of a pack; {wanted}.")
 
 
 def _plan(source: Path, out: Path, options: Options) -> Plan:
-    def names(folders: Sequence[str]) -> tuple[str, ...]:
-        """The classes' given names; () without any."""
-        path = options.class_names
-        return () if path is None else label_files.class_names(path, folders)
-
-    def label_val(files: Sequence[str], folders: Sequence[str]) -> Labels:
-        assert options.val_labels is not None
-        given = names(folders)
-        return label_files.val_labels(
-            options.val_labels, options.val_numbers, files, folders, given
-        )
-
-    found = listing.of_folders(source, label_val if options.val_labels is not None else None)
-    listing.check_counts(source, found, "images")
-    ids, given = tuple(shown(name) for name in found.class_ids), names(found.class_ids)
-    classes = Classes(ids, given) if given else Classes.named(ids)
-    jobs = tuple(_jobs(source, out, options, found))
-    digest = _digest(source, found, classes.names, options)
-    return Plan(source, out, options, found, classes, jobs, digest)
-
-
-def _tell(plan: Plan, say: Callable[[str], None]) -> None:
-    found, root = plan.found, plan.source
-    train, held_out = found.split(plan.options.seed)
-    say(
-        f"found     {len(train):,} training and {len(held_out):,} validation images of "
-        f"{len(plan.classes)} classes; validation is {found.validation(root, plan.options.seed)}"
-    )
-    if unused := listing.not_used(root, found.rest):
-        say(f"not used  {unused}")
-
-
-def _digest(source: Path, found: Listing, class_names: Sequence[str], options: Options) -> str:
+    given = options.val_labels, options.val_numbers, options.class_names
+    found = listing.of_folders(source, *given)
+    found.check_counts("images")
+    names = [str(path.relative_to(source)) for path in found.paths]
     digest = hashlib.sha256()
-    for path, part, label in zip(found.paths, found.parts, found.labels, strict=True):
-        digest.update(os.fsencode(path.relative_to(source)) + b"\0%d %d\0" % (part, label))
-    rest = [asdict(options.storage), options.seed, list(class_names)]
+    for name, part, label in zip(names, found.parts, found.labels, strict=True):
+        digest.update(os.fsencode(name) + b"\0%d %d\0" % (part, label))
+    rest = [asdict(options.storage), options.seed, list(found.classes.names)]
     digest.update(json.dumps(rest, sort_keys=True).encode("ascii"))
-    return digest.hexdigest()
 
-
-def _jobs(source: Path, out: Path, options: Options, found: Listing) -> Iterator[Job]:
+    jobs: list[Job] = []
     images = max(1, min(LARGEST_SHARD, LARGEST_PIXELS // options.storage.size**2))
     for part, members in zip(pack.PARTS, found.split(options.seed), strict=True):
         for number, start in enumerate(range(0, len(members), images)):
             places = members[start : start + images]
-            yield Job(
-                source,
-                pack.shard_path(out, part, number),
-                part,
-                tuple(str(found.paths[place].relative_to(source)) for place in places),
-                places,
-                found.labels[places],
-                options.storage,
-            )
+            target = pack.shard_path(out, part, number)
+            chosen, labels = tuple(names[place] for place in places), found.labels[places]
+            jobs.append(Job(source, target, part, chosen, places, labels, options.storage))
+    return Plan(out, options, found, tuple(jobs), digest.hexdigest())
 
 
 # ------------------------------------------------------------------ the folder
@@ -336,57 +243,44 @@ def _finished(plan: Plan) -> Table | None:
     except DataError:
         return None  # it will be rewritten
     if table.plan != plan.digest:
-        raise DataError(
-            f"{shown(plan.out)}: holds a pack of other images or options; a new folder was "
-            f"expected, or the same images and options."
-        )
+        held = "a pack of other images or options"
+        raise DataError(f"{shown(plan.out)}: holds {held}; a new folder was expected.")
+    classes = plan.found.classes
     with contextlib.suppress(DataError):
         pack.load(plan.out)
-        if not list(pack.damaged_shards(plan.out, table)):
-            if table.classes != plan.classes:  # it is from before classes had ids
-                ids, names = plan.classes.ids, plan.classes.names
-                table = replace(table, class_ids=ids, class_names=names)
+        if pack.is_whole(plan.out, table):
+            if table.classes != classes:  # it is from before classes had ids
+                table = replace(table, class_ids=classes.ids, class_names=classes.names)
                 pack.write_table(plan.out, table)
             return table
     return None
 
 
-def _statistics(
-    out: Path, images: int, sums: npt.NDArray[np.int64], moments: Moments
-) -> PixelStatistics:
+def _statistics(out: Path, moments: Moments) -> PixelStatistics:
     """Write the mean image; returns the table's statistics of the training images' pixels."""
-    own = images >= colour.FEWEST
-    means = moments.means() if own else colour.imagenet_means()
-    mean = sums / images if own else np.broadcast_to(np.array(means), sums.shape)
-    axes = colour.of_set(moments, images)
-    return PixelStatistics(
-        "train" if own else "imagenet",
-        means,
-        axes.vectors.tolist(),
-        axes.sigmas.tolist(),
-        pack.write_mean(out, np.ascontiguousarray(mean, np.float32)),
-    )
+    own, shape = moments.images >= colour.FEWEST, moments.sums.shape
+    means = moments.means() if own else colour.IMAGENET_MEANS
+    mean = moments.sums / moments.images if own else np.broadcast_to(np.array(means), shape)
+    sha256 = pack.write_mean(out, np.ascontiguousarray(mean, np.float32))
+    axes, of = colour.of_set(moments), "train" if own else "imagenet"
+    return PixelStatistics(of, means, axes.vectors.tolist(), axes.sigmas.tolist(), sha256)
 
 
 # ------------------------------------------------------------------ one shard
 
 
 def make(job: Job) -> Made:
-    """Make a shard, or keep an existing one.
-
-    Raises:
-        DataError: it cannot be written, or does not read back as written.
-    """
+    """Make a shard, or keep an existing one."""
     sources, latest = _sources(job)
-    for attempt in range(2):
+    known = shard.examine(job.target)
+    # One that is kept was written after its sources.
+    if not known or known[0] != sources or job.target.stat().st_mtime_ns < latest:
+        _write(job, sources)
         known = shard.examine(job.target)
-        if known is not None and known[0].sources == sources:
-            origin, facts = known
-            if attempt or job.target.stat().st_mtime_ns >= latest:  # written after its sources
-                return Made(facts, origin.bad, *_pixel_sums(job, facts))
-        if not attempt:
-            _write(job, sources)
-    raise DataError(f"{shown(job.target)}: is not there as it was written; is the disk in order?")
+        if not known or known[0] != sources:
+            raise DataError(f"{shown(job.target)}: is not as it was written; is the disk in order?")
+    _, bad, facts = known
+    return Made(facts, bad, _moments(job, facts) if job.part == "train" else Moments())
 
 
 def _sources(job: Job) -> tuple[str, int]:
@@ -405,7 +299,7 @@ def _write(job: Job, sources: str) -> None:
     images: list[bytes] = []
     labels: list[int] = []
     bad: list[tuple[int, str]] = []
-    side = job.storage.size
+    side, form, quality = job.storage.size, job.storage.form, job.storage.quality
     with decode.pillow_warnings():
         for place, (file, label) in enumerate(zip(job.files, job.labels.tolist(), strict=True)):
             try:
@@ -413,37 +307,24 @@ def _write(job: Job, sources: str) -> None:
             except Exception as error:  # decoders raise anything on damaged files
                 bad.append((place, decode.fault(error)))
                 continue
-            images.append(_stored(image, job.storage))
+            stream = BytesIO()
+            if form == "jpeg":  # colours are not subsampled, since it is compressed twice
+                Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling=0)
+            images.append(stream.getvalue() or image.tobytes())
             labels.append(label)
-    shard.write(job.target, images, np.array(labels, dtype=np.int64), Origin(sources, tuple(bad)))
+    shard.write(job.target, images, np.array(labels, dtype=np.int64), sources, tuple(bad))
 
 
-def _stored(image: Images, storage: Storage) -> bytes:
-    """An image's bytes in the pack. Colours are not subsampled, since it is compressed twice."""
-    if storage.form == "uint8":
-        return image.tobytes()
-    stream = BytesIO()
-    Image.fromarray(image).save(stream, "JPEG", quality=storage.quality, subsampling=0)
-    return stream.getvalue()
-
-
-def _pixel_sums(job: Job, facts: Facts) -> tuple[npt.NDArray[np.int64], Moments]:
-    """Sums over a shard's training images: of each pixel, and of all pixels."""
-    shape = job.storage.shape
-    sums, moments = np.zeros(shape, np.int64), Moments()
-    if job.part != "train":
-        return sums, moments
-    stored = shard.open_shard(
-        job.target, job.storage.form, math.prod(shape), int(job.labels.max()) + 1, facts
-    )
-    piece = np.empty((PIECE, *shape), np.uint8)
+def _moments(job: Job, facts: Facts) -> Moments:
+    shape, form, classes = job.storage.shape, job.storage.form, int(job.labels.max()) + 1
+    stored = shard.open_shard(job.target, form, math.prod(shape), classes, facts)
+    piece, moments = np.empty((PIECE, *shape), np.uint8), Moments()
     for start in range(0, len(stored), PIECE):
         images = piece[: min(PIECE, len(stored) - start)]
         for number, image in enumerate(images, start):
             stored.read(number, image)
-        sums += images.sum(axis=0, dtype=np.uint32)
         moments += Moments.of(images)
-    return sums, moments
+    return moments
 
 
 # ------------------------------------------------------------------ processes
@@ -457,9 +338,7 @@ def _run(jobs: Sequence[Job], workers: int) -> Generator[tuple[int, Made]]:
         return
     try:
         yield from processes.each(make, jobs, workers)
-    except WorkerDied as error:
-        raise DataError(
-            f"{shown(jobs[0].target.parent)}: a process that prepares images was killed, as the "
-            f"system does where memory runs out; the same command goes on, with --workers "
-            f"{max(1, workers // 2)} in less memory."
-        ) from error
+    except processes.WorkerDied as error:
+        why = "a process that prepares images was killed, as the system does where memory runs out"
+        advice = f"the same command goes on, with --workers {max(1, workers // 2)} in less memory"
+        raise DataError(f"{shown(jobs[0].target.parent)}: {why}; {advice}.") from error

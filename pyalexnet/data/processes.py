@@ -29,17 +29,9 @@ def each(
 ) -> Generator[tuple[int, Result]]:
     """Each item's number and result, as they come.
 
-    The processes are fresh interpreters. Closing the generator, or an interrupt, ends them at once;
-    if this process is killed, they end after their current item.
-
-    Args:
-        function: importable by its name from its module.
-        items: can be pickled, like the results.
-        workers: how many processes, at most.
-
-    Raises:
-        WorkerDied: one of them ended by itself or was killed.
-        Exception: whatever `function` raises.
+    The processes, at most `workers`, are fresh interpreters, which import `function` by its name.
+    Closing the generator, or an interrupt, ends them at once; if this process is killed, they end
+    after their current item.
     """
     waiting = iter(enumerate(items))
     team: dict[Connection, SpawnProcess] = {}
@@ -54,9 +46,13 @@ def each(
 
     try:
         with _without_interrupts():
+            context = multiprocessing.get_context("spawn")
             for _ in range(min(workers, len(items))):
-                connection, process = _start(function)
-                team[connection] = process
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(function, theirs), daemon=True)
+                process.start()
+                theirs.close()
+                team[ours] = process
         for connection in team:
             begin(connection)
         while busy:
@@ -75,15 +71,6 @@ def each(
         for connection, process in team.items():
             process.join()
             connection.close()
-
-
-def _start(function: Callable[[Item], Result]) -> tuple[Connection, SpawnProcess]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(function, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    return ours, process
 
 
 def _work(function: Callable[[Item], Result], connection: Connection) -> None:

@@ -18,21 +18,13 @@ from pyalexnet.errors import DataError
 
 Result = TypeVar("Result")
 
-PATIENCE = 60.0
-"""Seconds after which a read counts as hanging: longer than a disk takes to wake up."""
-
-PARTS = 10
-"""Parts of the patience: a process stopped (Ctrl-Z) during one of them loses only that one."""
-
-GRACE = 1.0
-"""Seconds that work already begun gets to end once its result is no longer awaited."""
+PATIENCE = 60.0  # seconds after which a read hangs: longer than a disk takes to wake up
+PARTS = 10  # of the patience: a process stopped (Ctrl-Z) during one of them loses only that one
+GRACE = 1.0  # seconds that work already begun gets to end once its result is no longer awaited
 
 
 class Readers:
-    """At most `most` threads, started as work comes; a context manager.
-
-    On leaving, work that has not begun is dropped, and only hanging threads are left behind.
-    """
+    """At most `most` threads, started as work comes; work not begun by the exit is dropped."""
 
     def __init__(self, most: int, patience: float = PATIENCE) -> None:
         self._most = most
@@ -72,18 +64,12 @@ class Readers:
         return future
 
     def awaited(self, future: Future[Result], what: Callable[[], str]) -> Result:
-        """Return or raise a function's result; call this in the order of `begin`.
-
-        Raises:
-            DataError: patience has run out; the sentence says `what` is being read.
-        """
+        """A function's result, in the order of `begin`; a refusal says `what` hangs, if it does."""
         for _ in range(PARTS):
             if wait((future,), self._patience / PARTS).done:
                 return future.result()
-        raise DataError(
-            f"{what()}: not read after {self._patience:g} seconds; a disk or network that answers "
-            f"was expected."
-        )
+        wanted = "a disk or network that answers was expected"
+        raise DataError(f"{what()}: not read after {self._patience:g} seconds; {wanted}.")
 
 
 def _work(waiting: queue.SimpleQueue[Callable[[], None] | None]) -> None:

@@ -20,7 +20,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,71 +36,39 @@ from pyalexnet.files import shown
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-INDEX: dict[str, np.dtype[Any]] = {
-    "offsets": np.dtype(np.int64),
-    "labels": np.dtype(np.int64),
-    "checks": np.dtype(np.uint32),
-}
-"""The tensors beside `data`."""
-
-NOTE = "pyalexnet"
-"""The metadata's only key: the library writes several in random order."""
+INDEX = {"offsets": np.int64, "labels": np.int64, "checks": np.uint32}  # the tensors beside `data`
+NOTE = "pyalexnet"  # the metadata's only key: the library writes several in random order
 
 
-@dataclass(frozen=True)
-class Origin:
-    """The origin of a shard: a digest of its sources, and which of them are bad, and why."""
-
-    sources: str
-    bad: tuple[tuple[int, str], ...]
+Bad = tuple[tuple[int, str], ...]  # which files of a shard cannot be read, and why
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A pack's table entry for a shard.
-
-    Attributes:
-        images: how many it holds.
-        bytes: length of the file.
-        sha256: of the file.
-        index: SHA-256 of offsets, labels and checks, which can be checked without reading the rest.
-    """
+    """A pack's table entry for a shard."""
 
     images: int
-    bytes: int
-    sha256: str
-    index: str
+    bytes: int  # length of the file
+    sha256: str  # of the file
+    index: str  # SHA-256 of `INDEX`, which can be checked without reading the rest
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """An open shard.
-
-    Attributes:
-        path: the file.
-        form: "jpeg" or "uint8", how an image is stored.
-        labels: (n,).
-        offsets: (n + 1,), bytes.
-        checks: (n,) CRC-32.
-        start: place of the first image in the file.
-    """
+    """An open shard of n images."""
 
     path: Path
-    form: str
-    labels: Labels
-    offsets: Labels
-    checks: Array
-    start: int
+    form: str  # "jpeg" or "uint8", how an image is stored
+    labels: Labels  # (n,)
+    offsets: Labels  # (n + 1,), bytes
+    checks: Array  # (n,) CRC-32
+    start: int  # place of the first image in the file
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def read(self, number: int, image: Images) -> None:
-        """Read image `number` into `image` (H, W, 3), C-contiguous. Thread-safe.
-
-        Raises:
-            DataError: its bytes are not as written, or are not an image of that size.
-        """
+        """Read image `number` into `image` (H, W, 3), C-contiguous. Thread-safe."""
         first, stop = self.offsets[number : number + 2].tolist()
         try:
             with self.path.open("rb") as stream:
@@ -113,35 +81,25 @@ class Shard:
             else:
                 image[...] = np.frombuffer(raw, np.uint8).reshape(image.shape)
         except Exception as error:  # decoders raise anything on damaged bytes
-            raise DataError(
-                f"{shown(self.path)}: image {number} is damaged ({decode.fault(error)}); prepare "
-                f"the pack again."
-            ) from error
+            why = f"image {number} is damaged ({decode.fault(error)})"
+            raise DataError(f"{shown(self.path)}: {why}; prepare the pack again.") from error
 
 
-def write(path: Path, images: Sequence[bytes], labels: Labels, origin: Origin) -> None:
-    """Write a shard of stored images; the same arguments make the same bytes.
-
-    Raises:
-        DataError: it cannot be written; the sentence names the path and the bytes needed.
-    """
-    lengths = [len(image) for image in images]
+def write(path: Path, images: Sequence[bytes], labels: Labels, sources: str, bad: Bad) -> None:
+    """Write a shard of stored images from files with the digest `sources`, always alike."""
     tensors: dict[str, Array] = {
         "data": np.frombuffer(b"".join(images), np.uint8),
-        "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+        "offsets": np.cumsum([0, *map(len, images)], dtype=np.int64),
         "labels": labels,
         "checks": np.array([zlib.crc32(image) for image in images], dtype=np.uint32),
     }
-    note: dict[str, Any] = asdict(origin)
+    note: dict[str, Any] = {"sources": sources, "bad": bad}
     note["sha256"] = _sha256(note, tensors)
     files.write(path, safetensors.numpy.save(tensors, {NOTE: _json(note)}), DataError)
 
 
-def examine(path: Path) -> tuple[Origin, Facts] | None:
-    """A shard's origin and facts; None if it is missing or damaged.
-
-    Reads all of it.
-    """
+def examine(path: Path) -> tuple[str, Bad, Facts] | None:
+    """A shard's `sources`, bad files and facts, all of it read; None if missing or damaged."""
     try:
         raw = path.read_bytes()
         tensors: dict[str, Array] = safetensors.numpy.load(raw)
@@ -149,27 +107,15 @@ def examine(path: Path) -> tuple[Origin, Facts] | None:
         note = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"][NOTE])
         if note["sha256"] != _sha256(note, tensors):
             return None
-        origin = Origin(note["sources"], tuple((place, why) for place, why in note["bad"]))
+        bad = tuple((place, why) for place, why in note["bad"])
         sha256, index = hashlib.sha256(raw).hexdigest(), _digest(tensors, INDEX)
-        facts = Facts(len(tensors["labels"]), len(raw), sha256, index)
+        return note["sources"], bad, Facts(len(tensors["labels"]), len(raw), sha256, index)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return origin, facts
 
 
 def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Facts) -> Shard:
-    """Open a shard described in its pack's table, and check everything but the images' bytes.
-
-    Args:
-        path: the file.
-        form: "jpeg" or "uint8".
-        image_bytes: of a decoded image.
-        classes: how many there are.
-        facts: from the pack's table.
-
-    Raises:
-        DataError: the sentence names the file and the check that failed.
-    """
+    """Open a shard, and check everything but the images' bytes, of which one has `image_bytes`."""
     with files.refusing(DataError, path):
         size = path.stat().st_size
         if size != facts.bytes:
@@ -181,23 +127,18 @@ def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Fac
     if _digest(index, INDEX) != facts.index:
         raise DataError(f"{shown(path)}: its index has not the SHA-256 that the pack's table says.")
     offsets, labels, checks = (index[name] for name in INDEX)
+    lengths = np.diff(offsets)
     if (
         not len(offsets) - 1 == len(labels) == len(checks) == facts.images
-        or offsets[0] != 0
-        or (np.diff(offsets) <= 0).any()
-        or offsets[-1] != size - start
+        or (offsets[0], offsets[-1]) != (0, size - start)
+        or (lengths <= 0).any()
     ):
-        raise DataError(
-            f"{shown(path)}: its index does not fit its data; {facts.images} images one after the "
-            f"other were expected."
-        )
-    if form == "uint8" and (np.diff(offsets) != image_bytes).any():
+        raise DataError(f"{shown(path)}: its index does not fit its data of {facts.images} images.")
+    if form == "uint8" and (lengths != image_bytes).any():
         raise DataError(f"{shown(path)}: has an image of not {image_bytes} bytes.")
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-        raise DataError(
-            f"{shown(path)}: has the labels {labels.min()} to {labels.max()}; 0 to {classes - 1} "
-            f"were expected."
-        )
+        span = f"{labels.min()} to {labels.max()}"
+        raise DataError(f"{shown(path)}: has labels {span}; 0 to {classes - 1} were expected.")
     return Shard(path, form, labels, offsets, checks, start)
 
 
@@ -212,10 +153,8 @@ def _read_index(path: Path, size: int) -> tuple[dict[str, Array], int]:
         if not 0 <= first <= stop == size - 8 - length:
             raise ValueError(f"its images are bytes {first} to {stop} of {size - 8 - length}")
         raw = stream.read(first)
-    index: dict[str, Array] = {}
-    for name, dtype in INDEX.items():
-        begin, end = header[name]["data_offsets"]
-        index[name] = np.frombuffer(raw[begin:end], dtype)
+    places = {name: slice(*header[name]["data_offsets"]) for name in INDEX}
+    index = {name: np.frombuffer(raw[places[name]], dtype) for name, dtype in INDEX.items()}
     return index, 8 + length + first
 
 

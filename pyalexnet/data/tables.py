@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 from pyalexnet.errors import DataError, reason
 from pyalexnet.files import contents, shown
 
+# What separates columns, and what joins them in a text; the rarest inside cells comes first.
 PARTING = (("\t", " "), (";", "; "), (",", ", "), (" ", " "))
-"""What separates columns, and what joins them in a text; the rarest inside cells comes first."""
 
 
 class Row(NamedTuple):
-    """A row's cells, and its name in messages: "line 3"."""
+    """A row of a file: its cells, and its name in messages, "line 3"."""
 
+    path: Path
     where: str
     cells: tuple[str, ...]
 
@@ -35,6 +36,9 @@ class Row(NamedTuple):
     def __str__(self) -> str:
         return repr(shown(" ".join(self.cells)))
 
+    def refused(self, why: str) -> DataError:
+        return DataError(f"{shown(self.path)}: {self.where} {why}.")
+
 
 class Table(NamedTuple):
     """Rows, and the text that joins cells again."""
@@ -44,7 +48,6 @@ class Table(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Number of cells in the longest row."""
         return max(len(row.cells) for row in self.rows)
 
     def column(self, number: int) -> list[str]:
@@ -57,84 +60,75 @@ def read(path: Path) -> tuple[Table, ...]:
 
     For a text, the last way has whole lines as cells, and the one before splits lines at their last
     blank. For JSON there is one way.
-
-    Raises:
-        DataError: it cannot be read, or is JSON of another shape.
     """
     try:
         raw = utf_8(contents(path)).rstrip()
     except (OSError, ValueError) as error:
         raise DataError(f"{shown(path)}: {reason(error)}; a file of lines was expected.") from error
+
+    def table(what: str, rows: Iterable[Sequence[str]], joint: str) -> Table:
+        numbered = enumerate(rows, 1)
+        return Table(tuple(Row(path, f"{what} {n}", tuple(cells)) for n, cells in numbered), joint)
+
     if raw.lstrip()[:1] in (b"{", b"["):
-        return (_of_json(path, raw),)
+        return (table("entry", _of_json(path, raw), ", "),)
     lines = [line.strip() for line in os.fsdecode(raw).replace("\r\n", "\n").split("\n")]
-    ways = [_table("line", [_cut(line, by) for line in lines], joint) for by, joint in PARTING]
+    ways = [table("line", [_cut(line, by) for line in lines], joint) for by, joint in PARTING]
     halves = [[part.strip() for part in line.rpartition(" ")[::2] if part] for line in lines]
-    return *ways, _table("line", halves, " "), _table("line", [[line] for line in lines], " ")
+    return *ways, table("line", halves, " "), table("line", [[line] for line in lines], " ")
 
 
 def utf_8(raw: bytes) -> bytes:
-    """A text without its byte order mark, converted to UTF-8 if that says UTF-16, as Excel writes.
-
-    Raises:
-        ValueError: it is not UTF-16, although its mark says so.
-    """
+    """A text without its byte order mark; from UTF-16, as Excel writes it, or a ValueError."""
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return raw.decode("utf-16").encode("utf-8")
     return raw.removeprefix(codecs.BOM_UTF8)
 
 
-def _table(what: str, rows: Iterable[Sequence[str]], joint: str) -> Table:
-    numbered = enumerate(rows, 1)
-    return Table(tuple(Row(f"{what} {number}", tuple(cells)) for number, cells in numbered), joint)
-
-
-def _cut(line: str, by: str) -> tuple[str, ...]:
+def _cut(line: str, by: str) -> list[str]:
     line = line.replace("\t", " ") if by == " " else line
     try:
         cells = next(csv.reader([line], delimiter=by, skipinitialspace=True, strict=True), [])
     except csv.Error:  # a quotation mark that quotes no cell
         cells = line.split(by)
-    return tuple(cell.strip() for cell in cells)
+    return [cell.strip() for cell in cells]
 
 
-def _of_json(path: Path, raw: bytes) -> Table:
+def _of_json(path: Path, raw: bytes) -> list[tuple[str, ...]]:
     try:
         try:
             value = json.loads(raw, object_pairs_hook=_once)
         except json.JSONDecodeError:
             value = [json.loads(line, object_pairs_hook=_once) for line in raw.splitlines()]
-        rows = _rows(value)
-        if not rows:
+        if not value:
             raise ValueError("it is empty")
+        return _rows(value)
     except (ValueError, TypeError, RecursionError) as error:
-        raise DataError(
-            f"{shown(path)}: is JSON that cannot be used ({reason(error)}); an object or a list of "
-            f"texts, numbers or rows of them was expected."
-        ) from error
-    return _table("entry", rows, ", ")
+        wanted = "an object or a list of texts, numbers or rows of them was expected"
+        why = f"is JSON that cannot be used ({reason(error)})"
+        raise DataError(f"{shown(path)}: {why}; {wanted}.") from error
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"it has the key {twice!r} twice")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"it has the key {key!r} twice")
+        found[key] = value
     return found
 
 
 def _rows(value: Any) -> list[tuple[str, ...]]:
     if isinstance(value, dict):
         return [(key, *_cells(item)) for key, item in value.items()]
-    if value and all(isinstance(item, dict) for item in value):
+    if all(isinstance(item, dict) for item in value):
         keys = list(value[0])  # the header; every entry's cells in the same order
-        return [tuple(keys), *(tuple(_cell(item.get(key, "")) for key in keys) for item in value)]
+        value = [keys, *([item.get(key, "") for key in keys] for item in value)]
     return [tuple(_cells(item)) for item in value]
 
 
 def _cells(value: Any) -> list[str]:
-    return [_cell(item) for item in value] if isinstance(value, list) else [_cell(value)]
+    return [_cell(item) for item in (value if isinstance(value, list) else [value])]
 
 
 def _cell(value: Any) -> str:

@@ -16,19 +16,11 @@ from typing import Any
 
 import numpy as np
 
-DTYPES = ("u1", "i4", "i8")
-"""The element types accepted, little-endian."""
+DTYPES = ("u1", "i4", "i8")  # the element types accepted, little-endian
 
 
 def loads(raw: bytes) -> Any:
-    """The pickled value; each array in it is a `StandIn` with the array as `.value`.
-
-    Strings of Python 2 come as bytes.
-
-    Raises:
-        pickle.UnpicklingError: the pickle contains anything but the above.
-        Exception: of any kind, from a damaged pickle.
-    """
+    """The pickled value, arrays as `StandIn`s, Python 2's strings as bytes; raises anything."""
     for opcode, argument, _ in pickletools.genops(raw):
         # The unpickler allocates a memo table as large as its largest key.
         if "PUT" in opcode.name and int(argument or 0) > len(raw):
@@ -55,8 +47,6 @@ class ArrayUnpickler(pickle.Unpickler):
 class ElementType:
     """Stands for a dtype: made from its code, then given the byte order."""
 
-    __slots__ = ("dtype",)
-
     def __init__(self, code: str | bytes, *_: object) -> None:
         text = code.decode("ascii") if isinstance(code, bytes) else code
         if text not in DTYPES:
@@ -71,8 +61,6 @@ class ElementType:
 
 class StandIn:
     """Stands for an array: made empty, then given (version, shape, dtype, Fortran order, data)."""
-
-    __slots__ = ("value",)
 
     def __init__(self, *_: object) -> None:
         self.value: np.ndarray[Any, np.dtype[Any]] = np.empty(0, np.uint8)

@@ -19,8 +19,7 @@ from pyalexnet.data.dataset import Labels
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.recipe import Augment
 
-Side: TypeAlias = tuple[int, int]
-"""(height, width) in pixels."""
+Side: TypeAlias = tuple[int, int]  # (height, width) in pixels
 
 # The counter word that distinguishes operations; dropout's layers are numbered from 0.
 _CROP, _JITTER = 0x80000000, 0x80000001
@@ -28,38 +27,23 @@ _CROP, _JITTER = 0x80000000, 0x80000001
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """The arguments with which `Backend.augment` makes inputs from N stored images of C channels.
+    """How `Backend.augment` makes inputs of N stored images of C channels."""
 
-    Attributes:
-        corners: (N, 2) int32, top and left pixel of each crop.
-        flips: (N,) uint8, 1 where the crop is mirrored.
-        shifts: (N, C) float32, grey levels added to every pixel, after the mean is subtracted.
-        scale: the final factor.
-    """
-
-    corners: npt.NDArray[np.int32]
-    flips: npt.NDArray[np.uint8]
-    shifts: npt.NDArray[np.float32]
-    scale: float = 1.0
-
-    def __len__(self) -> int:
-        return len(self.flips)
+    corners: npt.NDArray[np.int32]  # (N, 2), top and left pixel of each crop
+    flips: npt.NDArray[np.uint8]  # (N,), 1 where the crop is mirrored
+    shifts: npt.NDArray[np.float32]  # (N, C), grey levels added after the mean is subtracted
+    scale: float = 1.0  # the final factor
 
 
 def centre(count: int, stored: Side, size: Side, channels: int) -> Views:
     """The centre of each of `count` stored images."""
-    (height, width), (out_height, out_width) = _room(stored, size)
-    return _fixed(count, (height - out_height) // 2, (width - out_width) // 2, 0, channels)
+    down, right = _room(stored, size)
+    return _fixed(count, down // 2, right // 2, 0, channels)
 
 
 def ten(count: int, stored: Side, size: Side, channels: int) -> tuple[Views, ...]:
-    """The paper's ten patches (section 4.1): four corners and the centre, then all mirrored.
-
-    In the order of the original program's `convdata_jpeg.py`: top left, top right, centre, bottom
-    left, bottom right.
-    """
-    (height, width), (out_height, out_width) = _room(stored, size)
-    down, right = height - out_height, width - out_width
+    """The paper's ten patches (section 4.1), in the order of the original's `convdata_jpeg.py`."""
+    down, right = _room(stored, size)
     places = ((0, 0), (0, right), (down // 2, right // 2), (down, 0), (down, right))
     return tuple(_fixed(count, *place, flip, channels) for flip in (0, 1) for place in places)
 
@@ -88,16 +72,11 @@ def training(
         stored, size: of the stored images and of the network's input.
         channels: of both.
         progress: epochs done, fractions included.
-
-    Raises:
-        ArgumentError: the input is larger than the stored image, or there are no axes to jitter
-            along.
     """
-    (height, width), (out_height, out_width) = _room(stored, size)
+    room = _room(stored, size)
     whose = images if augment.chunk == 1 else positions // augment.chunk
     words = philox.draws(whose.astype(np.uint64), seed=seed, step=epoch, layer=_CROP)
-    places = np.array([height - out_height + 1, width - out_width + 1], np.uint64)
-    corners = (words[:, :2] * places) >> np.uint64(32)
+    corners = (words[:, :2] * (np.array(room, np.uint64) + 1)) >> np.uint64(32)
     flips = words[:, 2] >> np.uint32(31) if augment.flip else np.zeros(len(images))
     jitter = augment.jitter_at(progress)
     return Views(
@@ -120,10 +99,8 @@ def _shifts(
     if jitter == 0:
         return np.zeros((len(images), channels), np.float32)
     if colour is None:
-        raise ArgumentError(
-            f"augment: jitter is {jitter:g} and the images have {channels} channels; 3 were "
-            "expected, or a jitter of 0."
-        )
+        found = f"jitter is {jitter:g} and the images have {channels} channels"
+        raise ArgumentError(f"augment: {found}; 3 were expected, or a jitter of 0.")
     words = philox.draws(images.astype(np.uint64), seed=seed, step=epoch, layer=_JITTER)
     along = jitter * colour.sigmas * _normals(words)[:, :3]
     return (along @ colour.vectors.T).astype(np.float32)
@@ -145,10 +122,10 @@ def _fixed(count: int, top: int, left: int, flip: int, channels: int) -> Views:
     )
 
 
-def _room(stored: Side, size: Side) -> tuple[Side, Side]:
+def _room(stored: Side, size: Side) -> Side:
+    """By how many pixels an image is higher, and wider, than the input."""
     if size[0] > stored[0] or size[1] > stored[1]:
-        raise ArgumentError(
-            f"augment: images are stored as {stored[0]}x{stored[1]}; at least the network's "
-            f"{size[0]}x{size[1]} was expected."
-        )
-    return stored, size
+        found, least = (f"{height}x{width}" for height, width in (stored, size))
+        wanted = f"at least the network's {least} was expected"
+        raise ArgumentError(f"augment: images are stored as {found}; {wanted}.")
+    return stored[0] - size[0], stored[1] - size[1]

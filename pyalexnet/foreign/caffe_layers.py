@@ -8,29 +8,17 @@ network computes; everything else either has a counterpart here or is refused by
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 
 from pyalexnet.errors import CheckpointError
-from pyalexnet.files import printable, shown
+from pyalexnet.files import printable
 from pyalexnet.foreign import caffe_messages
-from pyalexnet.nets.layers import (
-    LRN,
-    AvgPool,
-    Conv,
-    Dropout,
-    Layer,
-    Linear,
-    MaxPool,
-    Relu,
-    RNorm,
-    Scale,
-    Tanh,
-)
+from pyalexnet.nets import layers
+from pyalexnet.nets.layers import Conv, Layer, Linear
 
 _V1_TYPES = (
     *("None", "Accuracy", "BNLL", "Concat", "Convolution", "Data", "Dropout", "EuclideanLoss"),
@@ -47,49 +35,8 @@ _SOURCES = ("Data", "ImageData", "WindowData", "HDF5Data", "MemoryData", "DummyD
 _ENDS = ("Softmax", "SoftmaxWithLoss", "MultinomialLogisticLoss", "Accuracy", "ArgMax", "Silence")
 """Layers that read the logits without changing them."""
 
-_TOLD = {
-    "Convolution": "convolution_param",
-    "InnerProduct": "inner_product_param",
-    "LRN": "lrn_param",
-    "Pooling": "pooling_param",
-    "Dropout": "dropout_param",
-    "ReLU": "relu_param",
-    "TanH": "tanh_param",
-    "Power": "power_param",
-    "Flatten": "flatten_param",
-}
-"""The layers that have a counterpart here, and the field with the options of each."""
-
 _PARAMETERS_FROM = 100
 """Field numbers of LayerParameter from here on are parameters of layers."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A layer of the file with weights.
-
-    name: in the file. ours: the layer that it becomes. biased: whether the file has biases.
-    transposed: whether its weights are (in, out). blobs: BlobProto.
-    """
-
-    name: str
-    ours: Conv | Linear
-    biased: bool
-    transposed: bool
-    blobs: Sequence[Any]
-
-
-@dataclass(frozen=True)
-class Told:
-    """A file's description of its network.
-
-    layers: ours, from the pixels to the logits. weights: where their parameters are. sources: the
-    layers of the file that supply images.
-    """
-
-    layers: tuple[Layer, ...]
-    weights: tuple[Weights, ...]
-    sources: tuple[Any, ...]
 
 
 def type_of(layer: Any) -> str:
@@ -100,32 +47,29 @@ def type_of(layer: Any) -> str:
     return printable(layer.type)
 
 
-def told(path: Path, net: Any) -> Told:
-    """The network of a NetParameter.
+def told(net: Any) -> tuple[list[Layer], list[tuple[Conv | Linear, Any]], list[Any]]:
+    """What a NetParameter says of its network; what has no counterpart here is refused.
 
-    Raises:
-        CheckpointError: a layer, an option or the order has no counterpart here.
+    Our layers, from the pixels to the logits; those with weights, each with the layer of the file
+    that it was; and the layers of the file that supply images.
     """
     if len(net.layer) and len(net.layers):
         raise CheckpointError(
-            f"{shown(path)}: has {len(net.layer)} layers of the present format and "
-            f"{len(net.layers)} of the one before; one format was expected."
+            f"has {len(net.layer)} layers of the present format and {len(net.layers)} of the one "
+            "before; one format was expected."
         )
     every = list(net.layer) or list(net.layers)
-    chain = list(_chain(path, list(net.input), every))
-    reader = _Reader(path)
-    for layer in chain:
-        reader.take(layer)
-    names = [one.name for one in reader.weights]
+    chain = list(_chain(list(net.input), every))
+    found = _ours(chain)
+    own = [layer for layer in found if isinstance(layer, Conv | Linear)]
+    theirs = [layer for layer in chain if type_of(layer) in ("Convolution", "InnerProduct")]
+    names = [printable(layer.name) for layer in theirs]
     for name in names:
         if names.count(name) > 1:
-            raise CheckpointError(f"{shown(path)}: has two layers {name!r}; one was expected.")
-    sources = [
-        layer
-        for layer in every
-        if _is_source(layer) and not (chain and layer.top and chain[0].bottom[0] not in layer.top)
-    ]
-    return Told(tuple(reader.layers), tuple(reader.weights), tuple(sources))
+            raise CheckpointError(f"has two layers {name!r}; one was expected.")
+    read = chain[0].bottom[:1] if chain else []
+    sources = [one for one in every if _is_source(one) and (not one.top or {*read} <= {*one.top})]
+    return found, list(zip(own, theirs, strict=True)), sources
 
 
 def decimal(value: float) -> float:
@@ -133,19 +77,17 @@ def decimal(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def refuse(path: Path, layer: Any, what: str, expected: str) -> NoReturn:
+def refuse(layer: Any, what: str, expected: str) -> NoReturn:
     """Raise an error that names the layer, its type, and what was expected."""
     name = printable(layer.name)  # protobuf leaves it as bytes if it is not UTF-8
-    raise CheckpointError(
-        f"{shown(path)}: layer {name!r} ({type_of(layer)}) {what}; {expected} was expected."
-    )
+    raise CheckpointError(f"layer {name!r} ({type_of(layer)}) {what}; {expected} was expected.")
 
 
-def refuse_unknown(path: Path, layer: Any, options: Any, what: str, low: int = 0) -> None:
+def refuse_unknown(layer: Any, options: Any, what: str, low: int = 0) -> None:
     """Refuse a message's options that caffe.proto does not have: their effect is unknown."""
     for number in caffe_messages.unknown(options):
         if number >= low:
-            refuse(path, layer, f"has a field {number} in {what}", "none but BVLC's")
+            refuse(layer, f"has a field {number} in {what}", "none but BVLC's")
 
 
 # ---------------------------------------------------------------------- order
@@ -153,17 +95,17 @@ def refuse_unknown(path: Path, layer: Any, options: Any, what: str, low: int = 0
 
 def _is_source(layer: Any) -> bool:
     kind = type_of(layer)
-    return kind in _SOURCES or (bool(layer.top) and not layer.bottom and kind not in _TOLD)
+    return kind in _SOURCES or (bool(layer.top) and not layer.bottom and kind not in _KNOWN)
 
 
-def _chain(path: Path, inputs: list[str], layers: list[Any]) -> Iterator[Any]:
+def _chain(inputs: list[str], every: list[Any]) -> Iterator[Any]:
     """The layers between images and logits; each must read the output of the one before.
 
     In files without names of blobs, layers are taken in order.
     """
-    graph = any(layer.bottom or layer.top for layer in layers)
+    graph = any(layer.bottom or layer.top for layer in every)
     here, ended, begun = set(inputs[:1]), set[str](), False
-    for layer in layers:
+    for layer in every:
         kind = type_of(layer)
         if _is_source(layer):
             here |= set() if begun else set(layer.top[:1])
@@ -172,181 +114,164 @@ def _chain(path: Path, inputs: list[str], layers: list[Any]) -> Iterator[Any]:
         elif kind in _ENDS:
             read = set(layer.bottom[:1])
             if graph and not read & (here | ended):
-                refuse(path, layer, f"reads {_listed(read)}", f"the logits {_listed(here)}")
+                refuse(layer, f"reads {_listed(read)}", f"the logits {_listed(here)}")
             ended |= set(layer.top) or {layer.name}
         else:
-            if kind not in _TOLD:
-                refuse(path, layer, "has no counterpart here", f"one of {', '.join(_TOLD)}")
+            if kind not in _KNOWN:
+                refuse(layer, "has no counterpart here", f"one of {', '.join(_KNOWN)}")
             if ended:
-                refuse(path, layer, "stands behind the loss", "no layer there")
+                refuse(layer, "stands behind the loss", "no layer there")
             if graph:
-                _check_place(path, layer, here)
+                _check_place(layer, here)
             here, begun = set(layer.top), True
             yield layer
 
 
-def _check_place(path: Path, layer: Any, here: set[str]) -> None:
+def _check_place(layer: Any, here: set[str]) -> None:
     if len(layer.bottom) != 1 or len(layer.top) != 1:
-        refuse(
-            path,
-            layer,
-            f"reads {len(layer.bottom)} blobs and writes {len(layer.top)}",
-            "one of each, as networks here are chains of layers,",
-        )
+        what = f"reads {len(layer.bottom)} blobs and writes {len(layer.top)}"
+        refuse(layer, what, "one of each, as networks here are chains of layers,")
     if here and layer.bottom[0] not in here:
-        refuse(
-            path,
-            layer,
-            f"reads {layer.bottom[0][:100]!r}",
-            f"{_listed(here)} of the layer before, as networks here are chains of layers,",
-        )
+        expected = f"{_listed(here)} of the layer before, as networks here are chains of layers,"
+        refuse(layer, f"reads {layer.bottom[0][:100]!r}", expected)
 
 
 def _listed(names: set[str]) -> str:
     return " or ".join(sorted(repr(name[:100]) for name in names)[:4]) or "nothing"
 
 
-# ---------------------------------------------------------------------- options
+# ---------------------------------------------------------------------- counterparts
 
 
-class _Reader:
-    """Converts Caffe's layers to ours, in order.
+def _ours(chain: Iterable[Any]) -> list[Layer]:
+    """Our layers; a neuron belongs to the weighted layer directly before it, if there is one.
 
-    Ours are named by what they do and the number of the last layer with weights, as in AlexNet:
+    They are called by what they do and the number of the last layer with weights, as in AlexNet:
     conv1, norm1, pool1, conv2, ..., fc6, drop6.
     """
+    found: list[Layer] = []
+    times, stage = Counter[str](), 0
+    for layer in chain:
+        made: Any = _counterpart(layer)
+        weighted = isinstance(made, Conv | Linear)
+        if not weighted and len(layer.blobs):
+            refuse(layer, f"has {len(layer.blobs)} blobs", "none")
+        before: Any = found[-1] if found else None
+        bare = isinstance(before, Conv | Linear) and before.activation is None
+        if bare and isinstance(made, layers.Relu | layers.Tanh):
+            found[-1] = dataclasses.replace(before, activation=made.name)
+        elif made is not None:
+            stage += weighted
+            name = f"{made.name}{stage}"
+            times[name] += 1
+            more = f"_{times[name]}" if times[name] > 1 else ""
+            found.append(dataclasses.replace(made, name=name + more))
+    return found
 
-    def __init__(self, path: Path) -> None:
-        self.layers: list[Layer] = []
-        self.weights: list[Weights] = []
-        self._path = path
-        self._names: set[str] = set()
 
-    def take(self, layer: Any) -> None:
-        """Append a layer's counterpart; nothing if it changes no number."""
-        kind = type_of(layer)
-        options = getattr(layer, _TOLD[kind], None)  # Flatten had no options before 2015
-        if options is not None:
-            refuse_unknown(self._path, layer, options, _TOLD[kind])
-        refuse_unknown(self._path, layer, layer, "the layer", _PARAMETERS_FROM)
-        taken = getattr(self, f"_{kind.lower()}")(layer, options)
-        if not isinstance(taken, Conv | Linear) and len(layer.blobs):
-            refuse(self._path, layer, f"has {len(layer.blobs)} blobs", "none")
-        if taken is not None:
-            self.layers.append(taken)
+def _counterpart(layer: Any) -> Layer | None:
+    """Our layer, its name without a number; None if it changes no number."""
+    field, fixed, make = _KNOWN[type_of(layer)]
+    options = options_of(layer)
+    if options is not None:
+        refuse_unknown(layer, options, field)
+        for name, expected in fixed.items():
+            _expect(layer, options, name, expected)
+    refuse_unknown(layer, layer, "the layer", _PARAMETERS_FROM)
+    return make(layer, options)
 
-    def _name(self, what: str, *, weights: bool = False) -> str:
-        stage = len(self.weights) + weights
-        name, count = f"{what}{stage}", 1
-        while name in self._names:
-            count += 1
-            name = f"{what}{stage}_{count}"
-        self._names.add(name)
-        return name
 
-    def _expect(self, layer: Any, option: str, came: Any, expected: Any) -> None:
-        if came != expected:
-            refuse(self._path, layer, f"has {option} {came}", f"{expected}")
+def options_of(layer: Any) -> Any:
+    """A layer's options; None if there are none."""
+    return getattr(layer, _KNOWN[type_of(layer)][0], None)  # Flatten had none before 2015
 
-    def _pair(
-        self, layer: Any, options: Any, name: str, prefix: str, usual: int
-    ) -> tuple[int, ...]:
-        """An option for both directions, (vertical, horizontal), in any of its three spellings."""
-        given = getattr(options, name)
-        both = tuple(given) if not isinstance(given, int) else (given,)
-        if options.HasField(f"{prefix}_h") or options.HasField(f"{prefix}_w"):
-            if options.HasField(name) if isinstance(given, int) else both:
-                refuse(
-                    self._path, layer, f"has {name} and {prefix}_h, {prefix}_w", "one of the two"
-                )
-            return getattr(options, f"{prefix}_h"), getattr(options, f"{prefix}_w")
-        both = both or (usual,)
-        if len(both) > 2:
-            refuse(self._path, layer, f"has {len(both)} numbers in {name}", "1 or 2")
-        return both[0], both[-1]
 
-    def _square(self, layer: Any, options: Any, name: str, prefix: str, usual: int) -> int:
-        vertical, horizontal = self._pair(layer, options, name, prefix, usual)
-        if vertical != horizontal:
-            refuse(
-                self._path, layer, f"has {name} {vertical} x {horizontal}", "the same in both ways"
-            )
-        return vertical
+def _expect(layer: Any, options: Any, name: str, expected: Any) -> None:
+    value = getattr(options, name)
+    came = decimal(value) if isinstance(value, float) else value
+    if came != expected:
+        refuse(layer, f"has {name} {came}", f"{expected}")
 
-    def _with_weights(self, layer: Any, ours: Conv | Linear, options: Any, turned: bool) -> Layer:
-        self._expect(layer, "axis", options.axis, 1)
-        name = printable(layer.name)
-        self.weights.append(Weights(name, ours, options.bias_term, turned, layer.blobs))
-        return ours
 
-    def _convolution(self, layer: Any, options: Any) -> Layer:
-        for one in options.dilation:
-            self._expect(layer, "dilation", one, 1)
-        stride = self._pair(layer, options, "stride", "stride", 1)
-        top, left = self._pair(layer, options, "pad", "pad", 0)
-        conv = Conv(
-            self._name("conv", weights=True),
-            options.num_output,
-            self._square(layer, options, "kernel_size", "kernel", 0),
-            stride=stride[0] if stride[0] == stride[1] else (stride[0], stride[1]),
-            pad=top if top == left else (top, top, left, left),
-            groups=options.group,
-        )
-        return self._with_weights(layer, conv, options, False)
+def _pair(layer: Any, options: Any, name: str, usual: int) -> tuple[int, ...]:
+    """An option for both directions, (vertical, horizontal), in any of its three spellings."""
+    prefix, given = name.removesuffix("_size"), getattr(options, name)
+    both = tuple(given) if not isinstance(given, int) else (given,)
+    if options.HasField(f"{prefix}_h") or options.HasField(f"{prefix}_w"):
+        if options.HasField(name) if isinstance(given, int) else both:
+            refuse(layer, f"has {name} and {prefix}_h, {prefix}_w", "one of the two")
+        return getattr(options, f"{prefix}_h"), getattr(options, f"{prefix}_w")
+    both = both or (usual,)
+    if len(both) > 2:
+        refuse(layer, f"has {len(both)} numbers in {name}", "1 or 2")
+    return both[0], both[-1]
 
-    def _innerproduct(self, layer: Any, options: Any) -> Layer:
-        linear = Linear(self._name("fc", weights=True), options.num_output)
-        return self._with_weights(layer, linear, options, options.transpose)
 
-    def _lrn(self, layer: Any, options: Any) -> Layer:
-        size, beta = options.local_size, decimal(options.beta)
-        if size % 2 == 0:
-            refuse(self._path, layer, f"has local_size {size}", "an odd one, as Caffe's are,")
-        alpha = decimal(options.alpha)
-        if options.norm_region == 0:
-            return LRN(self._name("norm"), size, alpha / size, beta, decimal(options.k))
-        self._expect(layer, "norm_region", options.norm_region, 1)
-        return RNorm(self._name("rnorm"), size, alpha / size**2, beta, 1.0)  # Caffe ignores k there
+def _square(layer: Any, options: Any, name: str, usual: int) -> int:
+    vertical, horizontal = _pair(layer, options, name, usual)
+    if vertical != horizontal:
+        refuse(layer, f"has {name} {vertical} x {horizontal}", "the same in both ways")
+    return vertical
 
-    def _pooling(self, layer: Any, options: Any) -> Layer:
-        if options.pool not in (0, 1):
-            refuse(self._path, layer, f"has pool {options.pool}", "0 (MAX) or 1 (AVE)")
-        self._expect(layer, "global_pooling", options.global_pooling, False)
-        self._expect(layer, "pad", self._square(layer, options, "pad", "pad", 0), 0)
-        size = self._square(layer, options, "kernel_size", "kernel", 0)
-        stride = self._square(layer, options, "stride", "stride", 1)
-        if stride > size:
-            refuse(self._path, layer, f"has stride {stride}", f"at most its kernel_size {size}")
-        kind = MaxPool if options.pool == 0 else AvgPool
-        return kind(self._name("pool"), size, stride, ceil=options.round_mode == 0)
 
-    def _dropout(self, layer: Any, options: Any) -> Layer | None:
-        ratio = decimal(options.dropout_ratio)
-        return Dropout(self._name("drop"), 1 - ratio, inverted=True) if ratio else None
+def _convolution(layer: Any, options: Any) -> Layer:
+    for one in options.dilation:
+        if one != 1:
+            refuse(layer, f"has dilation {one}", "1")
+    down, across = _pair(layer, options, "stride", 1)
+    top, left = _pair(layer, options, "pad", 0)
+    return Conv(
+        "conv",
+        options.num_output,
+        _square(layer, options, "kernel_size", 0),
+        stride=down if down == across else (down, across),
+        pad=top if top == left else (top, top, left, left),
+        groups=options.group,
+    )
 
-    def _relu(self, layer: Any, options: Any) -> Layer | None:
-        self._expect(layer, "negative_slope", decimal(options.negative_slope), 0.0)
-        return self._neuron("relu", Relu)
 
-    def _tanh(self, layer: Any, options: Any) -> Layer | None:
-        return self._neuron("tanh", Tanh)
+def _norm(layer: Any, options: Any) -> Layer:
+    size, alpha, beta = options.local_size, decimal(options.alpha), decimal(options.beta)
+    if size % 2 == 0:
+        refuse(layer, f"has local_size {size}", "an odd one, as Caffe's are,")
+    if options.norm_region == 0:
+        return layers.LRN("norm", size, alpha / size, beta, decimal(options.k))
+    _expect(layer, options, "norm_region", 1)
+    return layers.RNorm("rnorm", size, alpha / size**2, beta, 1.0)  # Caffe ignores k there
 
-    def _neuron(self, activation: Any, kind: Any) -> Layer | None:
-        """Add a neuron to the weighted layer directly before it, else as a separate layer."""
-        before = self.layers[-1] if self.layers else None
-        if not isinstance(before, Conv | Linear) or before.activation is not None:
-            return kind(self._name(activation))  # type: ignore[no-any-return]
-        with_it = dataclasses.replace(before, activation=activation)
-        self.layers[-1] = with_it
-        self.weights[-1] = dataclasses.replace(self.weights[-1], ours=with_it)
-        return None
 
-    def _power(self, layer: Any, options: Any) -> Layer:
-        self._expect(layer, "power", decimal(options.power), 1.0)
-        self._expect(layer, "shift", decimal(options.shift), 0.0)
-        return Scale(self._name("scale"), decimal(options.scale))
+def _pool(layer: Any, options: Any) -> Layer:
+    if options.pool not in (0, 1):
+        refuse(layer, f"has pool {options.pool}", "0 (MAX) or 1 (AVE)")
+    if pad := _square(layer, options, "pad", 0):
+        refuse(layer, f"has pad {pad}", "0")
+    size = _square(layer, options, "kernel_size", 0)
+    stride = _square(layer, options, "stride", 1)
+    if stride > size:
+        refuse(layer, f"has stride {stride}", f"at most its kernel_size {size}")
+    kind = layers.AvgPool if options.pool else layers.MaxPool
+    return kind("pool", size, stride, ceil=options.round_mode == 0)
 
-    def _flatten(self, layer: Any, options: Any) -> None:
-        if options is not None:
-            self._expect(layer, "axis", options.axis, 1)
-            self._expect(layer, "end_axis", options.end_axis, -1)
+
+def _dropout(layer: Any, options: Any) -> Layer | None:
+    ratio = decimal(options.dropout_ratio)
+    return layers.Dropout("drop", 1 - ratio, inverted=True) if ratio else None
+
+
+def _power(layer: Any, options: Any) -> Layer:
+    return layers.Scale("scale", decimal(options.scale))
+
+
+_KNOWN: Mapping[str, tuple[str, Mapping[str, Any], Callable[[Any, Any], Layer | None]]] = {
+    "Convolution": ("convolution_param", {"axis": 1}, _convolution),
+    "InnerProduct": ("inner_product_param", {"axis": 1}, lambda _, o: Linear("fc", o.num_output)),
+    "LRN": ("lrn_param", {}, _norm),
+    "Pooling": ("pooling_param", {"global_pooling": False}, _pool),
+    "Dropout": ("dropout_param", {}, _dropout),
+    "ReLU": ("relu_param", {"negative_slope": 0.0}, lambda *_: layers.Relu("relu")),
+    "TanH": ("tanh_param", {}, lambda *_: layers.Tanh("tanh")),
+    "Power": ("power_param", {"power": 1.0, "shift": 0.0}, _power),
+    "Flatten": ("flatten_param", {"axis": 1, "end_axis": -1}, lambda *_: None),
+}
+"""The layers that have a counterpart here: the field with the options of each, the options of which
+only one value has, and what makes the counterpart."""

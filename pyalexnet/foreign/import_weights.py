@@ -19,15 +19,13 @@ import numpy as np
 from pyalexnet.data import tables
 from pyalexnet.data.classes import Classes
 from pyalexnet.errors import ArgumentError, CheckpointError, RunError, reason
-from pyalexnet.files import contents, refusing, shown
+from pyalexnet.files import refusing, shown
 from pyalexnet.foreign import caffe, formats, torchvision, weights
 from pyalexnet.foreign.weights import Found
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint, Meta
 from pyalexnet.runs.config import Config
 from pyalexnet.runs.run import RunFolder, environment
-
-_FORMATS = ("torchvision", "caffe")
 
 _SYNSET = re.compile(r"n\d{8}")
 """ImageNet's id of a class, and the name of its folder."""
@@ -44,25 +42,20 @@ def import_run(
 ) -> Found:
     """Make the run folder `run` of the network in `file`; returns what was found.
 
-    Args:
-        file: torchvision's state dict or a checkpoint with one (.safetensors or PyTorch's own
-            format, whatever the ending), or a .caffemodel.
-        run: missing or empty.
-        form: "torchvision", "caffe", or "auto" to decide by the file's first bytes.
-        class_names: a file with a line per class in the order of the outputs: its name, preceded by
-            its id and a tab or its synset and a blank, where these are known; or an index in JSON,
-            such as Keras's imagenet_class_index.json or a class_to_idx. None: as in the file of
-            weights, else numbers from 0.
-        mean: Caffe's mean image, a .binaryproto.
-        state_dict: which of a checkpoint's state dicts; None: the only one, or the one that is not
-            an average.
-
-    Raises:
-        PyalexnetError: a file is refused, or the folder cannot be written; no folder is then left.
+    file: torchvision's state dict or a checkpoint with one (.safetensors or PyTorch's own format,
+    whatever the ending), or a .caffemodel. run: missing or empty; nothing is left there if a file
+    is refused. form: "torchvision", "caffe", or "auto" to decide by the file's first bytes.
+    class_names: a file of the classes in the order of the outputs, see `_lines` and `_index`; None:
+    as in the file of weights, else numbers from 0. mean: Caffe's mean image, a .binaryproto.
+    state_dict: which of a checkpoint's; None: the only one, or the one that is no average.
     """
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise RunError(f"{shown(run)} exists; a folder that does not was expected.")
-    _refuse_own(file)
+    if any((file / name).is_file() for name in ("config.toml", checkpoint.STATE)):
+        raise ArgumentError(
+            f"import: {shown(file)} is a run or checkpoint of pyalexnet, which every command takes "
+            "as it is; another program's file was expected."
+        )
     form = _form(file, form)
     if form == "torchvision":
         if mean is not None:
@@ -84,26 +77,12 @@ def import_run(
 def write_run(run: Path, found: Found, classes: Classes) -> None:
     """Write `run` as a run that has not trained a step yet; completely or not at all."""
     temporary = run.with_name(f".tmp-{os.getpid()}-{run.name}")
-    config = Config(
-        net=found.spec.name,
-        backend="cpu",
-        recipe=found.spec.recipe,
-        net_args=found.net_args,
-        workers=1,
-    )
+    spec, net_args = found.spec, found.net_args
+    config = Config(net=spec.name, backend="cpu", recipe=spec.recipe, net_args=net_args, workers=1)
     told = dataclasses.asdict(config)
     del told["data"]  # the training data are unknown, and evaluation must ask for data
-    meta = Meta(
-        net=config.net,
-        classes=found.spec.classes,
-        class_names=classes.names,
-        class_ids=classes.ids,
-        input_shape=found.spec.input_shape,
-        step=0,
-        epoch=0,
-        net_args=config.net_args,
-        config=told,
-    )
+    rest: dict[str, Any] = {"net_args": net_args, "config": told, "class_ids": classes.ids}
+    meta = Meta(spec.name, spec.classes, classes.names, spec.input_shape, step=0, epoch=0, **rest)
     momentum = {name: np.zeros_like(value) for name, value in found.params.items()}
     saved = Checkpoint(found.params, momentum, found.mean, meta)
     try:
@@ -118,19 +97,11 @@ def write_run(run: Path, found: Found, classes: Classes) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _refuse_own(file: Path) -> None:
-    if any((file / name).is_file() for name in ("config.toml", checkpoint.STATE)):
-        raise ArgumentError(
-            f"import: {shown(file)} is a run or checkpoint of pyalexnet, which every command takes "
-            "as it is; another program's file was expected."
-        )
-
-
 def _form(file: Path, form: str) -> str:
     if form == "auto":
-        found = formats.of(file, weights.read(file)[: formats.HEAD])
-        return "caffe" if found == "caffe" else "torchvision"
-    if form not in _FORMATS:
+        with weights.opened(file) as raw:
+            return "caffe" if formats.of(raw) == "caffe" else "torchvision"
+    if form not in ("torchvision", "caffe"):
         raise ArgumentError(
             f"import: format is {form!r} for {shown(file)}; torchvision (.safetensors, .pth) or "
             "caffe (.caffemodel) was expected."
@@ -140,30 +111,30 @@ def _form(file: Path, form: str) -> str:
 
 def _classes(path: Path | None, found: Found) -> Classes:
     """The classes according to the file at `path`, or else the network's own file."""
-    count = found.spec.classes
-    known = found.classes or Classes.numbered(count)
+    known = found.classes or Classes.numbered(found.spec.classes)
     if path is None:
         return known
-    try:
-        text = tables.utf_8(contents(path)).decode("utf-8")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{shown(path)} cannot be read ({reason(error)}); class names in UTF-8, one a line, "
-            "were expected."
-        ) from error
-    ids, names = _index(path, text) if text.lstrip()[:1] in ("{", "[") else _lines(text)
-    if len(names) != count:
-        raise CheckpointError(
-            f"{shown(path)}: has {len(names)} names; {count} were expected, one for each class."
-        )
-    try:
-        return Classes(tuple(ids) or known.ids, tuple(names))
-    except ArgumentError as error:
-        raise CheckpointError(f"{shown(path)}: {error}") from error
+    with weights.opened(path) as raw:
+        try:
+            text = tables.utf_8(raw).decode("utf-8")
+        except ValueError as error:
+            raise CheckpointError(
+                f"cannot be read ({reason(error)}); class names in UTF-8, one a line, were "
+                "expected."
+            ) from error
+        ids, names = _index(text) if text.lstrip()[:1] in ("{", "[") else _lines(text)
+        if len(names) != len(known):
+            raise CheckpointError(
+                f"has {len(names)} names; {len(known)} were expected, one for each class."
+            )
+        try:
+            return Classes(tuple(ids) or known.ids, tuple(names))
+        except ArgumentError as error:
+            raise CheckpointError(str(error)) from error
 
 
 def _lines(text: str) -> tuple[list[str], list[str]]:
-    """Ids, if each line begins with one, and names."""
+    """Names, a line each; and ids, if each line begins with an id and a tab, or a synset."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     tabs = all("\t" in line for line in lines)
     if not tabs and not all(_SYNSET.fullmatch(line.split()[0]) for line in lines):
@@ -172,7 +143,7 @@ def _lines(text: str) -> tuple[list[str], list[str]]:
     return [pair[0].strip() for pair in pairs], [pair[-1].strip() for pair in pairs]
 
 
-def _index(path: Path, text: str) -> tuple[list[str], list[str]]:
+def _index(text: str) -> tuple[list[str], list[str]]:
     """The same from JSON, or a Python dict or list; ids are [] if there are only names.
 
     Keras's imagenet_class_index.json is {"0": ["n01440764", "tench"], ...}; others have a name
@@ -193,16 +164,15 @@ def _index(path: Path, text: str) -> tuple[list[str], list[str]]:
         ids, names = zip(*pairs, strict=True)
     except (LookupError, TypeError, ValueError, SyntaxError, MemoryError, RecursionError) as error:
         raise CheckpointError(
-            f'{shown(path)}: is no index of classes ({reason(error)}); {{"0": [ID, NAME], ...}} '
-            "was expected."
+            f'is no index of classes ({reason(error)}); {{"0": [ID, NAME], ...}} was expected.'
         ) from error
     return list(ids), list(names)
 
 
 def _by_number(index: dict[Any, Any]) -> list[Any]:
     """Values in the order of their numeric keys; keys, as ids, if the values are the numbers."""
+    entries: Any = index.items()
     if all(type(value) is int for value in index.values()):
-        found: dict[str, Any] = {str(number): (key, key) for key, number in index.items()}
-    else:
-        found = {str(number): entry for number, entry in index.items()}
+        entries = ((number, (key, key)) for key, number in entries)
+    found = {str(number): entry for number, entry in entries}
     return [found[str(number)] for number in range(len(index))]

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pyalexnet.errors import ArgumentError, CheckpointError
-from pyalexnet.files import shown
+from pyalexnet.foreign.pth import Opaque
 from pyalexnet.foreign.weights import Tensor
 
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -33,25 +31,17 @@ _OPTIMIZERS = re.compile(r"optim|^opt$|momentum|exp_avg|^grad", re.IGNORECASE)
 _ITSELF = "the file itself"
 
 
-@dataclass
-class _Candidate:
-    """A state dict: `table` holds it, and `names` maps the parameters' names to the file's."""
-
-    table: Mapping[str, Any]
-    names: dict[str, str] = field(default_factory=dict)
-    surplus: list[str] = field(default_factory=list)
+_Candidate: TypeAlias = tuple[dict[str, tuple[str, Any]], list[str]]
+"""A state dict: each parameter's name in the file and value; names of what is no parameter."""
 
 
 def chosen(
-    path: Path, found: Any, wanted: Collection[str], which: str | None
+    found: Any, wanted: Collection[str], which: str | None
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The parameters of one state dict, by their names in `wanted`, and notes.
 
-    Args:
-        path: of the file, for messages.
-        found: tables of `Tensor` and other values, or anything else.
-        wanted: names of the parameters of the network to find.
-        which: name of the state dict; None: the only one, or the first that is not an average.
+    found: tables of `Tensor` and other values, or anything else. which: name of the state dict;
+    None: the only one, or the first that is not an average.
 
     Raises:
         CheckpointError: there is none, or a tensor in it is not a parameter or not of floats.
@@ -60,33 +50,46 @@ def chosen(
     candidates = {
         name: candidate
         for where, table in _tables(found, "")
-        for name, candidate in _candidates(path, where, table, wanted)
+        for name, candidate in _candidates(where, table, wanted)
     }
     if not candidates:
-        raise CheckpointError(f"{shown(path)}: {_without(found, wanted)}")
-    name = _choice(path, list(candidates), which)
-    others = ", ".join(other or _ITSELF for other in [*candidates][:10] if other != name)
-    note = f"The file has the state dicts {name or _ITSELF} and {others}; {name or _ITSELF} is "
-    note += "taken, and --state-dict takes another."
-    return _parameters(path, candidates[name]), (note,) if others and which is None else ()
+        raise CheckpointError(_without(found, wanted))
+    names = [name or _ITSELF for name in candidates]
+    plain = [name for name in candidates if not _AVERAGED.search(name)]
+    name = [*plain, *candidates][0] if which is None else which
+    if name not in candidates:
+        raise ArgumentError(
+            f"import: state_dict is {which!r}; one that the file has was expected: "
+            f"{', '.join(names[:10])}."
+        )
+    taken = name or _ITSELF
+    others = ", ".join(other for other in names[:10] if other != taken)
+    note = f"The file has the state dicts {taken} and {others}; {taken} is taken, and --state-dict "
+    note += "takes another."
+    return _parameters(*candidates[name]), (note,) if others and which is None else ()
+
+
+def table_of(value: Any) -> Mapping[str, Any]:
+    """Values by name, whether held in a table or an object; none of anything else."""
+    told = value.told if isinstance(value, Opaque) else value
+    return told if isinstance(told, Mapping) else {}
 
 
 def _tables(found: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every table that has tensors, with its dotted name."""
-    if not isinstance(found, Mapping):
-        return
-    if any(isinstance(value, Tensor) for value in found.values()):
-        yield where, found
-    for name, value in found.items():
+    table = table_of(found)
+    if any(isinstance(value, Tensor) for value in table.values()):
+        yield where, table
+    for name, value in table.items():
         if not _OPTIMIZERS.search(name):
             yield from _tables(value, f"{where}.{name}" if where else name)
 
 
 def _candidates(
-    path: Path, where: str, table: Mapping[str, Any], wanted: Collection[str]
+    where: str, table: Mapping[str, Any], wanted: Collection[str]
 ) -> Iterator[tuple[str, _Candidate]]:
     """State dicts in a table, which may have several with prefixes, by their dotted names."""
-    own: dict[str, _Candidate] = {}
+    own: dict[str, dict[str, tuple[str, Any]]] = {}
     rest: list[tuple[str, str]] = []
     for name, value in table.items():
         plain = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
@@ -95,48 +98,28 @@ def _candidates(
             if isinstance(value, Tensor) and plain.rpartition(".")[2] not in _COUNTERS:
                 rest.append((name, plain))
             continue
-        prefix = plain.removesuffix(known).rstrip(".")
-        names = own.setdefault(prefix, _Candidate(table)).names
-        if known in names:
-            raise CheckpointError(
-                f"{shown(path)}: {name} is there twice, as {names[known]} too; one was expected."
-            )
-        names[known] = name
-    for prefix, candidate in own.items():
+        values = own.setdefault(plain.removesuffix(known).rstrip("."), {})
+        if known in values:
+            other = values[known][0]
+            raise CheckpointError(f"{name} is there twice, as {other} too; one was expected.")
+        values[known] = name, value
+    for prefix, values in own.items():
         others = tuple(f"{other}." for other in own if other != prefix)
-        candidate.surplus = [name for name, plain in rest if not plain.startswith(others)]
-        yield ".".join(filter(None, (where, prefix))), candidate
+        surplus = [name for name, plain in rest if not plain.startswith(others)]
+        yield ".".join(filter(None, (where, prefix))), (values, surplus)
 
 
-def _choice(path: Path, names: list[str], which: str | None) -> str:
-    if which is None:
-        return next((name for name in names if not _AVERAGED.search(name)), names[0])
-    if which not in names:
-        known = ", ".join(name or _ITSELF for name in names[:10])
-        raise ArgumentError(
-            f"import: state_dict is {which!r}; one that {shown(path)} has was expected: {known}."
-        )
-    return which
-
-
-def _parameters(path: Path, candidate: _Candidate) -> dict[str, Tensor]:
-    for name in candidate.surplus:
+def _parameters(values: dict[str, tuple[str, Any]], surplus: list[str]) -> dict[str, Tensor]:
+    for name in surplus:
         raise CheckpointError(
-            f"{shown(path)}: {name} is no parameter of torchvision's AlexNet; its 16 and nothing "
-            "else were expected."
+            f"{name} is no parameter of torchvision's AlexNet; its 16 and nothing else were "
+            "expected."
         )
-    for name in candidate.names.values():
-        value = candidate.table[name]
-        if not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{shown(path)}: {name} is a {type(value).__name__}; a dense tensor of floats was "
-                "expected."
-            )
-        if value.floats is None:
-            raise CheckpointError(
-                f"{shown(path)}: {name} is {value.kind}; a dense tensor of floats was expected."
-            )
-    return {known: candidate.table[name] for known, name in candidate.names.items()}
+    for name, value in values.values():
+        if not isinstance(value, Tensor) or value.floats is None:
+            kind = value.kind if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise CheckpointError(f"{name} is {kind}; a dense tensor of floats was expected.")
+    return {known: value for known, (_, value) in values.items()}
 
 
 def _without(found: Any, wanted: Collection[str]) -> str:
@@ -146,13 +129,8 @@ def _without(found: Any, wanted: Collection[str]) -> str:
             f"holds a {type(found).__name__}; a state dict was expected, as "
             "torch.save(model.state_dict(), FILE) writes."
         )
-    tensors = (
-        name
-        for _, table in _tables(found, "")
-        for name, value in table.items()
-        if isinstance(value, Tensor)
-    )
-    if (first := next(tensors, None)) is not None:
+    for _, table in _tables(found, ""):
+        first = next(name for name, value in table.items() if isinstance(value, Tensor))
         return (
             f"{first} is no parameter of torchvision's AlexNet; {min(wanted)} and so on were "
             "expected."

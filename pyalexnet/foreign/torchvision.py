@@ -19,10 +19,10 @@ import numpy.typing as npt
 from pyalexnet import nets
 from pyalexnet.data.classes import Classes
 from pyalexnet.errors import ArgumentError, CheckpointError
-from pyalexnet.files import printable, shown
+from pyalexnet.files import printable
 from pyalexnet.foreign import formats, pth, state_dicts, weights
-from pyalexnet.foreign.pth import Opaque
-from pyalexnet.foreign.weights import Floats, Found, Tensor
+from pyalexnet.foreign.state_dicts import table_of
+from pyalexnet.foreign.weights import Found, Tensor
 from pyalexnet.nets.layers import Dropout, Layer, Scale
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import BFLOAT16
@@ -32,31 +32,20 @@ from pyalexnet.trained.load import Trained
 NET_ARGS: dict[str, Any] = {"preset": "owt"}
 """Arguments with which `nets.alexnet` makes the network, besides the number of classes."""
 
-_LAYERS = {
-    "conv1": "features.0",
-    "conv2": "features.3",
-    "conv3": "features.6",
-    "conv4": "features.8",
-    "conv5": "features.10",
-    "fc6": "classifier.1",
-    "fc7": "classifier.4",
-    "fc8": "classifier.6",
+_LAYERS = {f"conv{number}": f"features.{at}" for number, at in enumerate((0, 3, 6, 8, 10), 1)} | {
+    f"fc{number}": f"classifier.{at}" for number, at in enumerate((1, 4, 6), 6)
 }
-_NAMES = {f"{ours}.w": f"{theirs}.weight" for ours, theirs in _LAYERS.items()} | {
-    f"{ours}.b": f"{theirs}.bias" for ours, theirs in _LAYERS.items()
+_NAMES = {
+    f"{ours}.{kind[0]}": f"{theirs}.{kind}"
+    for ours, theirs in _LAYERS.items()
+    for kind in ("weight", "bias")
 }
 
 _Colours = npt.NDArray[np.float64]
 
-_MEAN = np.array([0.485, 0.456, 0.406])
-_STD = np.array([0.229, 0.224, 0.225])
+_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
-_TYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": BFLOAT16,
-}
+_TYPES: dict[str, Any] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": BFLOAT16}
 """Float types of safetensors."""
 
 _ARCHITECTURES = ("arch", "architecture", "model_name", "model")
@@ -64,6 +53,9 @@ _ARCHITECTURES = ("arch", "architecture", "model_name", "model")
 
 _OPTIONS = ("args", "hyper_parameters", "hparams", "opt", "cfg", "config")
 """Names under which they keep their options."""
+
+_METAS = ("meta", "dataset_meta")
+"""Names under which OpenMMLab's keep what they know of the data."""
 
 _CLASSES = ("class_names", "classes", "CLASSES")
 """Names under which they list the classes in output order; class_to_idx maps names to numbers."""
@@ -75,45 +67,43 @@ _SIZES = {"val_resize_size": 256, "val_crop_size": 224}
 def read(path: Path, state_dict: str | None = None) -> Found:
     """The network in a state dict, .safetensors or .pth, or in a training script's checkpoint.
 
-    Args:
-        path: of the file.
-        state_dict: which of its state dicts, if it has several, such as averaged weights.
+    state_dict: which of its state dicts, if it has several, such as averaged weights.
 
     Raises:
         CheckpointError: the file is damaged, or holds something else.
         ArgumentError: it is a .pth, and no PyTorch is installed that reads one safely; or it has no
             such state dict.
     """
-    found = _opened(path)
-    notes = tuple(_notes(path, found))
-    parameters, more = state_dicts.chosen(path, found, _NAMES.values(), state_dict)
-    spec = _spec(_classes(path, parameters))
-    weights.check(path, {name: one.shape for name, one in parameters.items()}, spec, _NAMES)
-    params: dict[str, npt.NDArray[Any]] = {
-        ours: _floats(parameters[theirs]) for ours, theirs in _NAMES.items()
-    }
-    colours, std = _statistics(path, found)
-    params["conv1.w"] = params["conv1.w"] / _factors(spec, std)
+    with weights.opened(path) as raw:
+        return _found(_contents(raw), state_dict)
+
+
+def _found(contents: Any, state_dict: str | None) -> Found:
+    about = table_of(contents)
+    args = table_of(about.get("args"))
+    notes = tuple(_notes(about))
+    parameters, more = state_dicts.chosen(contents, _NAMES.values(), state_dict)
+    last = parameters.get(_NAMES["fc8.b"])
+    if last is None or len(last.shape) != 1 or last.shape[0] < 1:
+        raise CheckpointError(
+            f"{_NAMES['fc8.b']} is missing or no vector; torchvision's AlexNet was expected."
+        )
+    spec = _spec(last.shape[0])
+    params = weights.ours(spec, parameters, _NAMES)
+    colours, std = _colours(args, "mean", _MEAN, 0), _colours(args, "std", _STD, 1e-6)
+    params["conv1.w"] = (params["conv1.w"] / _factors(spec, std)).astype(np.float32)
     augment = spec.recipe.augment
     assert augment is not None
     mean = np.broadcast_to((255 * colours).astype(np.float32), (augment.stored, augment.stored, 3))
-    new = weights.ours(path, spec, params)
-    classes = _class_ids(path, found, spec.classes)
-    if classes is None:
-        classes, left = _named_classes(found, spec.classes)
-        more = (*more, *left)
-    return Found(spec, dict(NET_ARGS), new, mean.copy(), (*more, *notes), classes=classes)
+    classes, left = _classes(about, args, spec.classes)
+    return Found(spec, dict(NET_ARGS), params, mean.copy(), (*more, *left, *notes), classes)
 
 
 def write(trained: Trained, path: Path) -> str:
     """Write a network of preset `owt` as torchvision's state dict, a .safetensors.
 
-    Returns:
-        The transform needed for its pixels, 0 to 1; its numbers are in the file's metadata too.
-
-    Raises:
-        ArgumentError: torchvision's AlexNet cannot compute this network, or sees other pixels.
-        RunError: the file cannot be written.
+    Returns the transform needed for its pixels, 0 to 1; its numbers are in the metadata too. An
+    ArgumentError if torchvision's AlexNet cannot compute this network, or sees other pixels.
     """
     spec = trained.net.spec
     expected = _spec(spec.classes)
@@ -129,42 +119,22 @@ def write(trained: Trained, path: Path) -> str:
             "torchvision's transforms subtract."
         )
     colours = [float(value) / 255 for value in mean[0]]
-    params: dict[str, Floats] = {
-        name: np.asarray(trained.net.backend.to_numpy(value), np.float32)
-        for name, value in trained.net.params.items()
-    }
-    found = weights.theirs(spec, params)
-    found["conv1.w"] = (found["conv1.w"] * _factors(spec, _STD)).astype(np.float32)
-    pixels = {"mean": json.dumps(colours), "std": json.dumps(_STD.tolist())}
-    told = {"format": "pt"} | pixels | trained.classes.described()
-    tensors.write(path, {_NAMES[name]: value for name, value in found.items()}, told)
-    return f"Normalize(mean={[round(one, 4) for one in colours]}, std={_STD.tolist()})"
+    params = trained.params
+    params["conv1.w"] = (params["conv1.w"] * _factors(spec, np.array(_STD))).astype(np.float32)
+    found = {_NAMES[name]: value for name, value in weights.theirs(spec, params).items()}
+    pixels = {"mean": json.dumps(colours), "std": json.dumps(_STD)}
+    tensors.write(path, found, {"format": "pt"} | pixels | trained.classes.described())
+    return f"Normalize(mean={[round(one, 4) for one in colours]}, std={_STD})"
 
 
-def _class_ids(path: Path, found: Any, count: int) -> Classes | None:
-    """The classes recorded by `write`; None for a file written by another program."""
-    about = _table(found.get("args")) if isinstance(found, Mapping) else {}
-    if not isinstance(about.get("class_ids"), str):  # e.g. a script's option of that name
-        return None
-    try:
-        classes = Classes.read(about)
-    except (LookupError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{shown(path)}: what it calls its classes cannot be read ({error})."
-        ) from error
-    if len(classes) != count:
-        raise CheckpointError(
-            f"{shown(path)}: calls {len(classes)} classes by name; {count} were expected."
-        )
-    return classes
-
-
-def _named_classes(found: Any, count: int) -> tuple[Classes | None, tuple[str, ...]]:
-    """The classes according to a training script, and a note if they cannot be right."""
-    holders = (*_OPTIONS, "meta", "dataset_meta")
-    tables = [_table(found), *(_table(_table(found).get(name)) for name in holders)]
+def _classes(
+    about: Mapping[str, Any], args: Mapping[str, Any], count: int
+) -> tuple[Classes | None, tuple[str, ...]]:
+    """The classes as told by `write` or by a script, else None; notes on what cannot be right."""
+    if isinstance(args.get("class_ids"), str):  # not a script's option of that name
+        return _written(args, count), ()
     left: dict[str, None] = {}
-    for table in tables:
+    for table in (about, *(table_of(about.get(name)) for name in (*_OPTIONS, *_METAS))):
         for where, names in _lists_of_classes(table):
             if len(names) == count:
                 return Classes.named([printable(name) for name in names]), ()
@@ -173,6 +143,17 @@ def _named_classes(found: Any, count: int) -> tuple[Classes | None, tuple[str, .
         f"Its {where} does not name {count} classes, one for each output, and is not used."
         for where in left
     )
+
+
+def _written(args: Mapping[str, Any], count: int) -> Classes:
+    """The classes recorded by `write`."""
+    try:
+        classes = Classes.read(args)
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"what it calls its classes cannot be read ({error}).") from error
+    if len(classes) != count:
+        raise CheckpointError(f"calls {len(classes)} classes by name; {count} were expected.")
+    return classes
 
 
 def _lists_of_classes(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
@@ -197,40 +178,22 @@ def _without_dropout(spec: NetSpec) -> list[Layer]:
 
 
 def _factors(spec: NetSpec, std: _Colours) -> _Colours:
-    """torchvision's filters of conv1 divided by ours, (C, 1, 1)."""
-    ours = next(layer.factor for layer in spec.layers if isinstance(layer, Scale))
-    return (255 * std * ours)[:, None, None]
-
-
-def _classes(path: Path, found: Mapping[str, Tensor]) -> int:
-    name = _NAMES["fc8.b"]
-    if name not in found or len(found[name].shape) != 1 or found[name].shape[0] < 1:
-        raise CheckpointError(
-            f"{shown(path)}: {name} is missing or no vector; torchvision's AlexNet was expected."
-        )
-    return found[name].shape[0]
-
-
-def _floats(tensor: Tensor) -> Floats:
-    assert tensor.floats is not None
-    return tensor.floats()
+    """torchvision's filters of conv1 divided by ours, (C,)."""
+    return 255 * std * next(layer.factor for layer in spec.layers if isinstance(layer, Scale))
 
 
 # ---------------------------------------------------------------------- files
 
 
-def _opened(path: Path) -> Any:
-    """Tables by name, `Tensor`, and other values in the file."""
-    raw = weights.read(path)
-    form = formats.of(path, raw[: formats.HEAD])
+def _contents(raw: bytes) -> Any:
+    """Tables by name, `Tensor`, and other values in a file."""
+    form = formats.of(raw)
     if form == "caffe":
-        raise CheckpointError(
-            f"{shown(path)}: begins as a .caffemodel does; a .safetensors or .pth was expected."
-        )
-    return _safetensors(path, raw) if form == "safetensors" else pth.read(path, raw)
+        raise CheckpointError("begins as a .caffemodel does; a .safetensors or .pth was expected.")
+    return _safetensors(raw) if form == "safetensors" else pth.read(raw)
 
 
-def _safetensors(path: Path, raw: bytes) -> dict[str, Any]:
+def _safetensors(raw: bytes) -> dict[str, Any]:
     """The tensors, and the file's metadata as `args`."""
     import safetensors
 
@@ -238,11 +201,11 @@ def _safetensors(path: Path, raw: bytes) -> dict[str, Any]:
     try:
         found = dict(deserialize(raw))
     except Exception as error:  # SafetensorError, or anything else that bad bytes cause
-        raise CheckpointError(f"{shown(path)}: is no sound safetensors file ({error}).") from error
+        raise CheckpointError(f"is no sound safetensors file ({error}).") from error
     if _NAMES.keys() <= found.keys():
         raise CheckpointError(
-            f"{shown(path)}: is of a checkpoint of pyalexnet's own, whose folder is taken as it "
-            f"is: pyalexnet evaluate {shown(path.parent)}; torchvision's names were expected."
+            "is of a checkpoint of pyalexnet's own, whose folder is taken as it is by every "
+            "command; torchvision's names were expected."
         )
     length = int.from_bytes(raw[:8], "little")
     about = json.loads(raw[8 : 8 + length]).get("__metadata__", {})
@@ -250,69 +213,45 @@ def _safetensors(path: Path, raw: bytes) -> dict[str, Any]:
 
 
 def _tensor(value: Mapping[str, Any]) -> Tensor:
-    kind, shape = value["dtype"], tuple(value["shape"])
-    dtype = _TYPES.get(kind)
-    if dtype is None:
+    kind, shape, data = value["dtype"], tuple(value["shape"]), value["data"]
+    if kind not in _TYPES:
         return Tensor(shape, kind, None)
-
-    def floats() -> Floats:
-        numbers: npt.NDArray[Any] = np.frombuffer(value["data"], dtype)
-        return numbers.astype(np.float32).reshape(shape)
-
-    return Tensor(shape, kind, floats)
+    dtype = np.dtype(_TYPES[kind])
+    return Tensor(shape, kind, lambda: np.frombuffer(data, dtype).astype(np.float32).reshape(shape))
 
 
 # ---------------------------------------------------------------------- what scripts say
 
 
-def _notes(path: Path, found: Any) -> Iterator[str]:
+def _notes(about: Mapping[str, Any]) -> Iterator[str]:
     """Notes on a training script's options; another network is refused by its name."""
-    if not isinstance(found, Mapping):
-        return
-    options = [_table(found.get(name)) for name in _OPTIONS]
-    for where, table in [("it", found), *zip(_OPTIONS, options, strict=True)]:
+    options = [table_of(about.get(name)) for name in _OPTIONS]
+    for where, table in [("it", about), *zip(_OPTIONS, options, strict=True)]:
         # Elsewhere than in these two, a model's name is up to its author.
         for name in _ARCHITECTURES if where in ("it", "args") else _ARCHITECTURES[:2]:
             said = table.get(name)
             if isinstance(said, str) and "alexnet" not in said.lower():
                 raise CheckpointError(
-                    f"{shown(path)}: {where} says that its {name} is {said[:80]!r}; alexnet was "
-                    "expected."
+                    f"{where} says that its {name} is {said[:80]!r}; alexnet was expected."
                 )
     for table in options:
         for name, usual in _SIZES.items():
             if table.get(name, usual) != usual:
-                said = printable(str(table[name]))
                 yield (
-                    f"It was evaluated with {name} {said}, and sees images here with {usual}, as "
-                    "torchvision's weights do."
+                    f"It was evaluated with {name} {printable(table[name])}, and sees images here "
+                    f"with {usual}, as torchvision's weights do."
                 )
 
 
-def _statistics(path: Path, found: Any) -> tuple[_Colours, _Colours]:
-    """Mean and deviation of each channel, for pixels from 0 to 1, as in timm's options."""
-    table = _table(found.get("args")) if isinstance(found, Mapping) else {}
-    values = []
-    for name, usual in (("mean", _MEAN), ("std", _STD)):
-        said: Any = table.get(name)
-        if said is None:
-            values.append(usual)
-            continue
-        if isinstance(said, str):  # as in the metadata of a .safetensors
-            with contextlib.suppress(ValueError):
-                said = json.loads(said)
-        numbers = isinstance(said, list | tuple) and all(type(one) in (int, float) for one in said)
-        low = 0 if name == "mean" else 1e-6
-        if not numbers or len(said) != 3 or not all(low <= one <= 255 for one in said):
-            raise CheckpointError(
-                f"{shown(path)}: args says that its {name} is "
-                f"{printable(str(said))}; three numbers were expected."
-            )
-        values.append(np.array(said, np.float64))
-    return values[0], values[1]
-
-
-def _table(value: Any) -> Mapping[str, Any]:
-    """The options by name, whether held in a table or an object."""
-    told = value.told if isinstance(value, Opaque) else value
-    return told if isinstance(told, Mapping) else {}
+def _colours(args: Mapping[str, Any], name: str, usual: list[float], low: float) -> _Colours:
+    """Mean or deviation of each channel, for pixels from 0 to 1, as in timm's options."""
+    said: Any = usual if args.get(name) is None else args[name]
+    if isinstance(said, str):  # as in the metadata of a .safetensors
+        with contextlib.suppress(ValueError):
+            said = json.loads(said)
+    numbers = isinstance(said, list | tuple) and all(type(one) in (int, float) for one in said)
+    if not numbers or len(said) != 3 or not all(low <= one <= 255 for one in said):
+        raise CheckpointError(
+            f"args says that its {name} is {printable(said)}; three numbers were expected."
+        )
+    return np.array(said, np.float64)

@@ -6,6 +6,7 @@ that reads maps run over (C, H, W). Ours are KRSC and (H, W, C).
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from pyalexnet.backends.base import Shape
 from pyalexnet.data.classes import Classes
 from pyalexnet.errors import CheckpointError
-from pyalexnet.files import contents, refusing, shown
+from pyalexnet.files import about, contents, refusing
 from pyalexnet.nets.layers import Linear
 from pyalexnet.nets.spec import NetSpec
 
@@ -33,13 +34,9 @@ LARGEST = 2**30
 class Found:
     """The contents of another program's file, in our terms.
 
-    Attributes:
-        spec: the network of the parameters.
-        net_args: arguments of `nets.alexnet`, besides the number of classes, that make it.
-        params: by our names, in our shapes.
-        mean: (Hs, Ws, 3) float32, RGB, grey levels: what that program subtracts.
-        notes: sentences on what the file left open.
-        classes: according to the file; None: it does not say.
+    net_args: arguments of `nets.alexnet`, besides the number of classes, that make `spec`. params:
+    by our names, in our shapes. mean: (Hs, Ws, 3) float32, RGB, grey levels: what that program
+    subtracts. notes: sentences on what the file left open. classes: None if it does not say.
     """
 
     spec: NetSpec
@@ -54,26 +51,25 @@ class Found:
 class Tensor:
     """An array in a file of another program.
 
-    Attributes:
-        shape: its axes.
-        kind: that program's name of its type, for messages.
-        floats: makes a float32 array of it; None: it does not hold floats.
+    kind: that program's name of its type, for messages. floats: makes an array of it; None: it does
+    not hold floats.
     """
 
     shape: Shape
     kind: str
-    floats: Callable[[], Floats] | None
+    floats: Callable[[], npt.NDArray[Any]] | None
 
 
-def read(path: Path) -> bytes:
-    """A file's bytes.
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[bytes]:
+    """A file's bytes; what refuses them need not know the path, which goes before its sentence.
 
-    Raises:
-        CheckpointError: it is not a regular file, is empty, cannot be read, or is larger than
-            `LARGEST`.
+    A CheckpointError if it is no regular file, empty, unreadable, or larger than `LARGEST`.
     """
     with refusing(CheckpointError, path, "read", ValueError):
-        return contents(path, LARGEST)
+        raw = contents(path, LARGEST)
+    with about(path):
+        yield raw
 
 
 def _parameters(spec: NetSpec) -> Iterator[tuple[str, Shape, Shape]]:
@@ -96,45 +92,35 @@ def foreign_shapes(spec: NetSpec) -> dict[str, Shape]:
     }
 
 
-def check(path: Path, found: Mapping[str, Shape], spec: NetSpec, names: Mapping[str, str]) -> None:
-    """Refuse shapes that are not those of `spec`, before anything is allocated for them.
+def ours(spec: NetSpec, found: Mapping[str, Tensor], names: Mapping[str, str]) -> Arrays:
+    """Parameters by our names, converted from another program's axis order to ours, in float32.
 
-    found: by the file's names. names: the file's names by ours.
-
-    Raises:
-        CheckpointError: a parameter is missing or of another shape, or all are too large.
+    found: tensors of floats by the file's names. names: the file's names by ours. A CheckpointError
+    if a parameter is missing, of another shape or not finite, or all are too large; only tensors of
+    the right shapes are made into arrays.
     """
     expected = foreign_shapes(spec)
     for name, shape in expected.items():
-        theirs = names[name]
-        if theirs not in found:
-            raise CheckpointError(f"{shown(path)}: {theirs} is missing; it was expected.")
-        if tuple(found[theirs]) != shape:
-            raise CheckpointError(
-                f"{shown(path)}: {theirs} has shape {tuple(found[theirs])}; {shape} was expected."
-            )
-    if 4 * sum(math.prod(shape) for shape in expected.values()) > LARGEST:
+        tensor = found.get(names[name])
+        if tensor is None:
+            raise CheckpointError(f"{names[name]} is missing; it was expected.")
+        if tensor.shape != shape:
+            raise CheckpointError(f"{names[name]} has shape {tensor.shape}; {shape} was expected.")
+    if 4 * sum(map(math.prod, expected.values())) > LARGEST:
         raise CheckpointError(
-            f"{shown(path)}: says that it has {spec.classes} classes, which takes more than "
-            f"{LARGEST} bytes."
+            f"says that it has {spec.classes} classes, which takes more than {LARGEST} bytes."
         )
-
-
-def ours(path: Path, spec: NetSpec, params: Mapping[str, npt.NDArray[Any]]) -> Arrays:
-    """Parameters by our names, converted from another program's axis order to ours, in float32.
-
-    Raises:
-        CheckpointError: a number is not finite.
-    """
     new: Arrays = {}
     for name, shape, maps in _parameters(spec):
-        value = params[name]
+        tensor = found[names[name]]
+        assert tensor.floats is not None
+        value = tensor.floats()
         if maps:
             height, width, channels = maps
             value = value.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
         new[name] = np.array(value, np.float32, order="C").reshape(shape)
         if not np.isfinite(new[name]).all():
-            raise CheckpointError(f"{shown(path)}: {name} is not finite everywhere.")
+            raise CheckpointError(f"{name} is not finite everywhere.")
     return new
 
 

@@ -25,11 +25,8 @@ __all__ = [
 ]
 
 _NETS: dict[str, Callable[..., NetSpec]] = {
-    "alexnet-tiny": alexnet_tiny,
-    "cifar-80sec": cifar_80sec,
-    "cifar-19pct": cifar_19pct,
-    "cifar-18pct": cifar_18pct,
-    "alexnet": alexnet,
+    make.__name__.replace("_", "-"): make
+    for make in (alexnet_tiny, cifar_80sec, cifar_19pct, cifar_18pct, alexnet)
 }
 
 

@@ -6,11 +6,11 @@ refused. #148 and the like are runs of the 2012 program, by their files `layer-p
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pyalexnet.errors import ArgumentError
-from pyalexnet.nets.presets import Preset
+from pyalexnet.nets.presets import Neuron, Preset
 from pyalexnet.ops.checks import real
 
 NORMS = ("norm1", "norm2", "rnorm2")
@@ -18,21 +18,14 @@ MIDDLE = ("conv3", "conv4", "conv5", "fc6", "fc7")
 READERS = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 
-def dropping(preset: Preset, probability: float | None) -> Preset:
-    """Another probability of dropping; 0 removes dropout."""
-    if probability is None:
-        return preset
-    real("alexnet", "dropout", probability, low=0, high=1)
-    return dataclasses.replace(preset, dropout=probability)
-
-
-def of_neuron(preset: Preset, activation: str) -> Preset:
-    """ReLU, or the tanh that the paper's figure 1 compares it with."""
-    if activation == "relu":
-        return dataclasses.replace(preset, activation="relu")
-    if activation == "tanh":
-        return dataclasses.replace(preset, activation="tanh")
-    raise ArgumentError(f"alexnet: activation is {activation!r}; relu or tanh was expected.")
+def neurons(preset: Preset, activation: Neuron, dropout: float | None) -> Preset:
+    """ReLU, or the paper's figure 1's tanh; another probability of dropping, 0 for none."""
+    if activation not in ("relu", "tanh"):
+        raise ArgumentError(f"alexnet: activation is {activation!r}; relu or tanh was expected.")
+    if dropout is None:
+        dropout = preset.dropout
+    dropout = real("alexnet", "dropout", dropout, low=0, high=1)
+    return replace(preset, activation=activation, dropout=dropout)
 
 
 def normed(preset: Preset, lrn: bool | str | Sequence[str] | None, per_tower: bool) -> Preset:
@@ -44,17 +37,15 @@ def normed(preset: Preset, lrn: bool | str | Sequence[str] | None, per_tower: bo
     per_tower: windows end at a tower's edge, as they must if each tower has its own device.
     """
     if per_tower:
-        preset = dataclasses.replace(preset, lrn_per_tower=True)
+        preset = replace(preset, lrn_per_tower=True)
     if lrn is None:
         return preset
-    if isinstance(lrn, bool):
-        named: tuple[str, ...] = ("norm1", "norm2") if lrn else ()
-    else:
-        named = _names("lrn", lrn, NORMS)
+    both = {True: NORMS[:2], False: ()}
+    named = both[lrn] if isinstance(lrn, bool) else _names("lrn", lrn, NORMS)
     if "norm2" in named and "rnorm2" in preset.norms:
         named = (*named, "rnorm2")
     norms = tuple(name for name in NORMS if name in named)
-    return dataclasses.replace(preset, norms=norms)
+    return replace(preset, norms=norms)
 
 
 def pooled(preset: Preset, pooling: str) -> Preset:
@@ -66,7 +57,7 @@ def pooled(preset: Preset, pooling: str) -> Preset:
     if pooling == "3/2":
         return preset
     if pooling == "2/2":
-        return dataclasses.replace(preset, pool=(2, 2), pad2=1, pad5=0)
+        return replace(preset, pool=(2, 2), pad2=1, pad5=0)
     raise ArgumentError(f"alexnet: pooling is {pooling!r}; 3/2 or 2/2 was expected.")
 
 
@@ -76,7 +67,7 @@ def shortened(preset: Preset, without: str | Sequence[str]) -> Preset:
     The layer after reads the layer before. rnorm2, the norm that the paper does not mention, can be
     left out too.
     """
-    return dataclasses.replace(preset, without=_names("without", without, (*MIDDLE, "rnorm2")))
+    return replace(preset, without=_names("without", without, (*MIDDLE, "rnorm2")))
 
 
 def exchanging(preset: Preset, exchange: str | Sequence[str] | None, one_tower: bool) -> Preset:
@@ -96,18 +87,17 @@ def exchanging(preset: Preset, exchange: str | Sequence[str] | None, one_tower: 
         raise ArgumentError(
             f"alexnet: exchange is {', '.join(named)}; none or names of layers were expected."
         )
-    for name in named:
-        if name in preset.without:
-            raise ArgumentError(
-                f"alexnet: exchange names {name}, which is left out; layers of the network were "
-                "expected."
-            )
+    if gone := [name for name in named if name in preset.without]:
+        raise ArgumentError(
+            f"alexnet: exchange names {gone[0]}, which is left out; layers of the network were "
+            "expected."
+        )
     readers = tuple(name for name in READERS if name in named or name == "fc8")
     if readers == ("fc8",):
         k1, k2, k3, k4, k5 = preset.maps
         maps, units = (k1, k2 * 5 // 4, k3, k4, k5), (2 * preset.units[0], preset.units[1])
-        preset = dataclasses.replace(preset, maps=maps, units=units)
-    return dataclasses.replace(preset, exchange=readers)
+        preset = replace(preset, maps=maps, units=units)
+    return replace(preset, exchange=readers)
 
 
 def _names(argument: str, value: str | Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ def alexnet(
     one_tower: bool = False,
     input_shape: tuple[int, int, int] | None = None,
     *,
-    activation: str = "relu",
+    activation: presets.Neuron = "relu",
     lrn: bool | Sequence[str] | None = None,
     pooling: str = "3/2",
     without: Sequence[str] = (),
@@ -33,8 +33,7 @@ def alexnet(
     without (middle layers to leave out), exchange (layers that read both towers), towers_norm
     (norms end at a tower's edge).
     """
-    p = ablations.dropping(presets.get(preset), dropout)
-    p = ablations.of_neuron(p, activation)
+    p = ablations.neurons(presets.get(preset), activation, dropout)
     p = ablations.normed(p, lrn, towers_norm)
     p = ablations.pooled(p, pooling)
     p = ablations.shortened(p, without)
@@ -49,7 +48,7 @@ def alexnet(
         *p.late_activation(1),
         Conv("conv2", k2, 5, pad=p.pad2, **p.of("conv2")),
         *p.norm("norm2"),
-        *p.norm_within_maps("rnorm2"),
+        *p.norm("rnorm2"),
         MaxPool("pool2", *p.pool),
         Conv("conv3", k3, 3, pad=1, **p.of("conv3")),
         Conv("conv4", k4, 3, pad=1, **p.of("conv4")),

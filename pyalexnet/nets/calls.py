@@ -31,27 +31,16 @@ class Layout:
     tower: int = 0
 
     def nbytes(self, images: int) -> int:
-        """Size for a batch."""
         return math.prod(self.shape) * self.dtype.itemsize * (images if self.per_image else 1)
 
 
 @dataclass(frozen=True)
 class View:
-    """An array seen in another shape; without the batch, where it has one.
-
-    rows: how many such shapes an image makes.
-    """
+    """An array seen in another shape; without the batch, where it has one."""
 
     name: str
     shape: Shape
-    rows: int = 1
-
-
-@dataclass(frozen=True)
-class PerImage:
-    """A setting that is a shape whose first axis is the batch, left out here."""
-
-    shape: Shape
+    rows: int = 1  # how many such shapes an image makes
 
 
 @dataclass(frozen=True)
@@ -67,28 +56,25 @@ class Draw:
 
 Operand: TypeAlias = str | View
 
+# Images of the network's input shape, or as `fused.converted` describes them.
 Source: TypeAlias = Literal["pixels", "images"]
-"""Images of the network's input shape, or as `fused.converted` describes them."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One operation: the method `op` of a backend.
-
-    reads: arrays by argument. writes: arrays for `out`, in the order in which they are returned.
-    learns: parameters by argument, which it reads and changes, momentum included. settings: the
-    other arguments; a `Draw` becomes a mask, a `PerImage` gets the batch. aside: whether it may run
-    concurrently with all later calls: they neither touch what it writes nor write what it reads.
-    tower: whose device runs it.
-    """
+    """One operation: the method `op` of a backend."""
 
     op: str
-    reads: Mapping[str, Operand]
-    writes: tuple[Operand, ...] = ()
+    reads: Mapping[str, Operand]  # arrays by argument
+    writes: tuple[Operand, ...] = ()  # arrays for `out`, in the order in which they are returned
+    # Parameters by argument, which it reads and changes, momentum included.
     learns: Mapping[str, str] = field(default_factory=dict)
+    # The other arguments; a `Draw` becomes a mask, and `x_shape` gets the batch in front.
     settings: Mapping[str, Any] = field(default_factory=dict)
+    # Whether it may run concurrently with all later calls: they neither touch what it writes nor
+    # write what it reads.
     aside: bool = False
-    tower: int = 0
+    tower: int = 0  # whose device runs it
 
     @property
     def exchanges(self) -> bool:
@@ -102,16 +88,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Plan:
-    """Calls in their order, and the arrays that they name.
-
-    source: the array of the images, on every tower. outputs: those of each layer, or of layers that
-    one operation computes by the last one's name, in order: an array for each part of it. The last
-    one is the logits.
-    """
+    """Calls in their order, and the arrays that they name."""
 
     calls: tuple[Call, ...]
     arrays: Mapping[str, Layout]
-    source: Source
+    source: Source  # the array of the images, on every tower
+    # Those of each layer, or of layers that one operation computes by the last one's name, in
+    # order: an array for each part of it. The last one is the logits.
     outputs: Mapping[str, tuple[str, ...]]
 
     @property
@@ -121,13 +104,9 @@ class Plan:
 
     def moved(self, call: Call, images: int) -> int:
         """Bytes of a call's arrays, each read or written once; what it learns counts twice."""
-        own = sum(self.arrays[name_of(each)].nbytes(images) for each in call.operands())
-        changed = sum(
-            2 * self.arrays[name].nbytes(images)
-            for parameter in call.learns.values()
-            for name in self.learned(parameter)
-        )
-        return own + changed
+        learned = [name for each in call.learns.values() for name in self.learned(each)]
+        names = [*map(name_of, call.operands()), *learned, *learned]
+        return sum(self.arrays[name].nbytes(images) for name in names)
 
     def flops(self, call: Call, images: int) -> float:
         """Floating-point operations of a product: two for every weight at each pixel of its output.
@@ -165,51 +144,33 @@ def like(operand: Operand, name: str) -> Operand:
     return View(name, operand.shape, operand.rows) if isinstance(operand, View) else name
 
 
+@dataclass(eq=False, kw_only=True)
 class Step:
-    """A training step, or part of one, as layers write it down: its calls, and their arrays.
+    """A training step, or part of one, as layers write it down: its calls, and their arrays."""
 
-    Attributes:
-        calls, arrays: what has been written.
-        element: type of maps and of the weights that products read.
-        fused: whether operations take layers together.
-        train: whether dropout drops.
-        logits: name of the last layer, whose output is float32.
-        tower, towers: the part of each layer that is being written, and of how many parts.
-        grads: names of gradients, by the names of the arrays that they belong to.
-        images: arrays whose gradients nothing needs.
-    """
-
-    def __init__(
-        self,
-        *,
-        masks: Mapping[str, int],
-        logits: str,
-        element: np.dtype[Any],
-        tensor: bool,
-        fused: bool,
-        train: bool,
-        learns: bool,
-    ) -> None:
-        """Nothing yet.
-
-        masks: numbers of the dropout layers. tensor: whether float32 products use tensor cores.
-        learns: whether the step ends with the update of the parameters.
-        """
-        self.calls: list[Call] = []
-        self.arrays: dict[str, Layout] = {}
-        self.element, self.fused, self.train, self.logits = element, fused, train, logits
-        self.tower, self.towers = 0, 1
-        self.grads: dict[str, str] = {}
-        self.images: set[str] = set()
-        self._masks, self._learns = masks, learns
-        self._products = {"tensor": True} if tensor else {}
-        # By a ReLU's output: the factor of the gradient where the output is above 0; and whether
-        # the call that computed the gradient has applied both.
-        self._rectified: dict[str, float] = {}
-        self._gated: set[str] = set()
+    masks: Mapping[str, int] = field(default_factory=dict)  # numbers of the dropout layers
+    logits: str = ""  # name of the last layer, whose output is float32
+    element: np.dtype[Any] = FLOAT32  # type of maps and of the weights that products read
+    tensor: bool = False  # whether float32 products use tensor cores
+    fused: bool = False  # whether operations take layers together
+    train: bool = False  # whether dropout drops
+    learns: bool = False  # whether the step ends with the update of the parameters
+    # What has been written.
+    calls: list[Call] = field(default_factory=list)
+    arrays: dict[str, Layout] = field(default_factory=dict)
+    # The part of each layer that is being written, and of how many parts.
+    tower: int = 0
+    towers: int = 1
+    # Names of gradients, by the names of the arrays that they belong to.
+    grads: dict[str, str] = field(default_factory=dict)
+    images: set[str] = field(default_factory=set)  # arrays whose gradients nothing needs
+    # By a ReLU's output: the factor of the gradient where the output is above 0; and whether the
+    # call that computed the gradient has applied both.
+    _rectified: dict[str, float] = field(default_factory=dict)
+    _gated: set[str] = field(default_factory=set)
 
     def on(self, tower: int, towers: int = 1) -> Step:
-        """The same step, in which the next calls are of that tower."""
+        """Make the next calls that tower's; returns the step."""
         self.tower, self.towers = tower, towers
         return self
 
@@ -233,12 +194,12 @@ class Step:
         own = self.array(name, shape, BFLOAT16 if split else FLOAT32, batch=False)
         if split:
             self._beside(f"{own}.low", own, np.dtype(np.uint16))
-        if self._learns:
+        if self.learns:
             self._beside(f"{own}.v", own, FLOAT32)
             self.arrays[f"{own}.lr"] = Layout((), FLOAT32, False, self.tower)
 
     def shape(self, operand: Operand) -> Shape:
-        """Shape of an array as a call sees it, without the batch."""
+        """As `Plan.shape`."""
         return operand.shape if isinstance(operand, View) else self.arrays[operand].shape
 
     def _beside(self, name: str, of: str, dtype: np.dtype[Any]) -> str:
@@ -262,7 +223,7 @@ class Step:
         The update of a linear layer is bound by memory, the convolutions after it by arithmetic, so
         it may run beside them.
         """
-        settings |= self._products if is_product(op) else {}
+        settings |= {"tensor": True} if self.tensor and is_product(op) else {}
         aside = op == "linear_wgrad_sgd"
         self.calls.append(Call(op, reads, writes, learns or {}, settings, aside, self.tower))
 
@@ -279,10 +240,8 @@ class Step:
 
         A tower draws its part of the mask of the whole layer.
         """
-        if self.towers == 1:
-            return Draw(keep, self._masks[layer], factor)
-        places = self.tower * channels, self.towers * channels
-        return Draw(keep, self._masks[layer], factor, *places)
+        places = (self.tower * channels, self.towers * channels) if self.towers > 1 else ()
+        return Draw(keep, self.masks[layer], factor, *places)
 
     # Gradients
 
@@ -336,7 +295,7 @@ class Step:
         self, op: str, reads: Mapping[str, Operand], w: Operand, b: str, **settings: Any
     ) -> None:
         """Write down the gradients of a layer's parameters, or their update in the same call."""
-        if self.fused and self._learns and isinstance(w, str):
+        if self.fused and self.learns and isinstance(w, str):
             self.call(f"{op}_sgd", reads, learns={"w": w, "b": b}, **settings)
             return
         dw, db = like(w, self.weight_grad(name_of(w))), self.weight_grad(b)

@@ -8,302 +8,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pyalexnet.nets import presets
 from pyalexnet.nets.layers import Start
 from pyalexnet.nets.presets import Preset
-from pyalexnet.nets.recipe import Augment, Rate
+from pyalexnet.nets.recipe import Augment
 from pyalexnet.nets.schedule import Schedule
 from pyalexnet.ops.records import Pad
-
-_CAFFE_NET = "bvlc_alexnet/train_val.prototxt"
-_CAFFE_SOLVER = "bvlc_alexnet/solver.prototxt"
-_OWT_NET = "torchvision/models/alexnet.py"
-_OWT_RECIPE = "torchvision references/classification"
 
 
 @dataclass(frozen=True)
 class Convention:
-    """One convention.
-
-    name: in words. fields: those of a `Preset` that it covers, dotted below `recipe`. value: a
-    preset's value, in words. where: for each preset the paper's section or the original's file and
-    line.
-    """
+    """One convention, and the value of each preset."""
 
     name: str
-    fields: tuple[str, ...]
-    value: Callable[[Preset], str]
-    where: Mapping[str, str]
+    fields: tuple[str, ...]  # of a `Preset`, dotted below `recipe`
+    words: Callable[[Any], str]  # for a preset, or its augmentation if the fields are of that
+    where: Mapping[str, str]  # for each preset the paper's section or the original's file and line
+
+    def value(self, preset: Preset) -> str:
+        """A preset's value in words; "none" without augmentation, or norms across channels."""
+        if self.fields[0].startswith("recipe.augment."):
+            augment = preset.recipe.augment
+            return "none" if augment is None else self.words(augment)
+        absent = self.fields[0].startswith("lrn_") and not {"norm1", "norm2"} & set(preset.norms)
+        return "none" if absent else self.words(preset)
 
 
 def differences(first: str, second: str) -> tuple[Convention, ...]:
-    """The conventions on which two presets differ.
-
-    Raises:
-        ArgumentError: there is no such preset.
-    """
+    """The conventions on which two presets differ."""
     one, other = presets.get(first), presets.get(second)
     return tuple(row for row in conventions() if row.value(one) != row.value(other))
 
 
 def conventions() -> tuple[Convention, ...]:
     """All conventions, from pixels to loss, then the training's."""
-    return (
-        *_of_pixels(),
-        *_of_layers(),
-        *_of_norms(),
-        *_of_dropout(),
-        *_of_start(),
-        *_of_training(),
-    )
-
-
-def _of_pixels() -> tuple[Convention, ...]:
-    return (
-        Convention(
-            "stored image",
-            ("recipe.augment.stored",),
-            _augment(lambda a: f"{a.stored} x {a.stored}"),
-            _where("make-data.py:40", "2", "data_transformer.cpp", _OWT_RECIPE),
-        ),
-        Convention(
-            "input",
-            ("input_size", "pad"),
-            lambda p: f"{p.input_size} x {p.input_size}{_zeros(p.pad)}",
-            _where("layer.py:1004", "3.5", _CAFFE_NET, _OWT_NET),
-        ),
-        Convention(
-            "mean",
-            ("recipe.augment.mean",),
-            _augment(
-                lambda a: {
-                    "centre": "centre of the mean image, for any crop",
-                    "pixel": "mean image where the crop was",
-                    "channel": "one number a channel",
-                }[a.mean]
-            ),
-            _where("convdata_jpeg.py:95,207-211", "2", "data_transformer.cpp:101-115", _OWT_RECIPE),
-        ),
-        Convention(
-            "pixels",
-            ("pixel_scale",),
-            lambda p: f"0 to 255, minus mean{_times(p.pixel_scale)}",
-            _where("convdata_jpeg.py:207-211", "2", "data_transformer.cpp", _OWT_RECIPE),
-        ),
-        Convention(
-            "crop",
-            ("recipe.augment.chunk",),
-            _augment(lambda a: "one an image" if a.chunk == 1 else f"one for {a.chunk} images"),
-            _where("convdata_jpeg.py:77,238-246", "4.1", "data_transformer.cpp", _OWT_RECIPE),
-        ),
-        Convention(
-            "mirrored",
-            ("recipe.augment.flip",),
-            _augment(lambda a: "every second" if a.flip else "never"),
-            _where("convdata_jpeg.py:244", "4.1", _CAFFE_NET, _OWT_RECIPE),
-        ),
-        Convention(
-            "colour jitter",
-            (
-                "recipe.augment.jitter",
-                "recipe.augment.jitter_shrinks",
-                "recipe.augment.jitter_until",
-            ),
-            _augment(_jitter),
-            _where(
-                "convdata_jpeg.py:64-66,155-179; layer-params-145.cfg:176-181",
-                "4.1 (eigenvalues read as deviations)",
-                _CAFFE_NET,
-                _OWT_RECIPE,
-            ),
-        ),
-    )
-
-
-def _of_layers() -> tuple[Convention, ...]:
-    return (
-        Convention(
-            "maps of conv1 to conv5",
-            ("maps",),
-            lambda p: ", ".join(map(str, p.maps)),
-            _where("layers-145.cfg", "3.5", _CAFFE_NET, _OWT_NET),
-        ),
-        Convention(
-            "units of fc6 and fc7",
-            ("units",),
-            lambda p: ", ".join(map(str, p.units)),
-            _where("layers-145.cfg", "3.5", _CAFFE_NET, _OWT_NET),
-        ),
-        Convention(
-            "towers",
-            ("towers",),
-            lambda p: str(p.towers),
-            _where("layers-145.cfg", "3.2", f"{_CAFFE_NET} (groups)", _OWT_NET),
-        ),
-        Convention(
-            "read both towers",
-            ("exchange",),
-            lambda p: ", ".join(p.exchange) or "none",
-            _where("layers-145.cfg:136-148", "3.2, 3.5", _CAFFE_NET, _OWT_NET),
-        ),
-        Convention(
-            "neuron",
-            ("activation",),
-            lambda p: p.activation,
-            _where("layers-145.cfg", "3.1", _CAFFE_NET, _OWT_NET),
-        ),
-        Convention(
-            "neuron's place in layers 1 and 5",
-            ("activation_after_pool",),
-            lambda p: "behind the pool" if p.activation_after_pool else "behind the convolution",
-            _where("layers-145.cfg:9-63", "3.3 to 3.5", _CAFFE_NET, _OWT_NET),
-        ),
-        Convention(
-            "pools",
-            ("pool",),
-            lambda p: "{} wide, {} apart".format(*p.pool),
-            _where("layers-145.cfg", "3.4", _CAFFE_NET, _OWT_NET),
-        ),
-        Convention(
-            "zeros around inputs of conv2, conv5",
-            ("pad2", "pad5"),
-            lambda p: f"{p.pad2}, {p.pad5}",
-            _where("layers-145.cfg", "3.5 (not said)", _CAFFE_NET, _OWT_NET),
-        ),
-    )
-
-
-def _of_norms() -> tuple[Convention, ...]:
-    return (
-        Convention(
-            "norms",
-            ("norms",),
-            lambda p: ", ".join(p.norms) or "none",
-            _where("layers-145.cfg:66-117", "3.3", _CAFFE_NET, _OWT_NET),
-        ),
-        Convention(
-            "alpha of the LRN, a square",
-            ("lrn_alpha",),
-            _lrn(lambda p: f"{p.lrn_alpha:g}"),
-            _where("layer.py:1183", "3.3", "lrn_layer.cpp:115", _OWT_NET),
-        ),
-        Convention(
-            "k of the LRN",
-            ("lrn_k",),
-            _lrn(lambda p: f"{p.lrn_k:g}"),
-            _where("layer.py:1186; layer-params-145.cfg", "3.3", "caffe.proto:879-888", _OWT_NET),
-        ),
-        Convention(
-            "windows of the LRN",
-            ("lrn_per_tower",),
-            _lrn(
-                lambda p: (
-                    "within a tower"
-                    if p.lrn_per_tower
-                    else "all maps (within a tower where two run)"
-                )
-            ),
-            _where("layers-145.cfg:9-107", "3.3", "lrn_layer.cpp", _OWT_NET),
-        ),
-    )
-
-
-def _of_dropout() -> tuple[Convention, ...]:
-    return (
-        Convention(
-            "dropout",
-            ("dropout",),
-            lambda p: f"{p.dropout:g}",
-            _where("layers-145.cfg", "4.2", _CAFFE_NET, _OWT_NET),
-        ),
-        Convention(
-            "dropout's factor",
-            ("dropout_inverted",),
-            lambda p: "1 / keep in training" if p.dropout_inverted else "keep in evaluation",
-            _where("layer.cu:1126-1135", "4.2", "dropout_layer.cpp:17-44", "torch.nn.Dropout"),
-        ),
-        Convention(
-            "dropout's place",
-            ("dropout_before",),
-            lambda p: f"{'inputs' if p.dropout_before else 'outputs'} of fc6 and fc7",
-            _where("layers-145.cfg", "4.2", _CAFFE_NET, _OWT_NET),
-        ),
-        Convention(
-            "layers left out",
-            ("without",),
-            lambda p: ", ".join(p.without) or "none",
-            _where("layers-145.cfg", "3.5", _CAFFE_NET, _OWT_NET),
-        ),
-    )
-
-
-def _of_start() -> tuple[Convention, ...]:
-    return (
-        Convention(
-            "deviation of the first weights",
-            ("std",),
-            lambda p: _by_layer(p.std),
-            _where("layers-145.cfg:143,157,172,186,200,214", "5", _CAFFE_NET, "torch.nn.Conv2d"),
-        ),
-        Convention(
-            "first biases",
-            ("bias",),
-            lambda p: _by_layer(p.bias),
-            _where("layers-145.cfg", "5", _CAFFE_NET, "torch.nn.Conv2d"),
-        ),
-    )
-
-
-def _of_training() -> tuple[Convention, ...]:
-    return (
-        Convention(
-            "batch",
-            ("recipe.batch_size",),
-            lambda p: str(p.recipe.batch_size),
-            _where("convnet.py", "5", _CAFFE_NET, _OWT_RECIPE),
-        ),
-        Convention(
-            "epochs",
-            ("recipe.epochs",),
-            lambda p: f"{p.recipe.epochs:g}",
-            _where("layer-params-145.cfg:182", "5", _CAFFE_SOLVER, _OWT_RECIPE),
-        ),
-        Convention(
-            "momentum",
-            ("recipe.momentum",),
-            lambda p: f"{p.recipe.momentum:g}",
-            _where("layer-params-145.cfg", "5", _CAFFE_SOLVER, _OWT_RECIPE),
-        ),
-        Convention(
-            "learning rate of weights",
-            ("recipe.rate.lr_w", "recipe.rate.schedule_w", "recipe.schedule"),
-            lambda p: _course(p.recipe.rate.lr_w, p.recipe.rate.schedule_w or p.recipe.schedule),
-            _where("layer-params-145.cfg:176-181", "5", _CAFFE_SOLVER, _OWT_RECIPE),
-        ),
-        Convention(
-            "learning rate of biases",
-            ("recipe.rate.lr_b", "recipe.rate.schedule_b"),
-            _lr_of_biases,
-            _where("layer-params-145.cfg", "5", f"{_CAFFE_NET} (lr_mult)", _OWT_RECIPE),
-        ),
-        Convention(
-            "weight decay, of weights and biases",
-            ("recipe.rate.decay_w", "recipe.rate.decay_b"),
-            lambda p: f"{p.recipe.rate.decay_w:g}, {p.recipe.rate.decay_b:g}",
-            _where(
-                "layer-params-145.cfg; layer.cu:565",
-                "5",
-                f"{_CAFFE_SOLVER}; {_CAFFE_NET} (decay_mult)",
-                _OWT_RECIPE,
-            ),
-        ),
-        Convention(
-            "layers with rates of their own",
-            ("recipe.rates",),
-            _rates,
-            _where("layer-params-145.cfg:176-181", "5", _CAFFE_NET, _OWT_RECIPE),
-        ),
+    return tuple(
+        Convention(name, tuple(fields.split()), words, _where(*_ORIGINS[name]))
+        for name, (fields, words) in _VALUES.items()
     )
 
 
@@ -316,23 +59,8 @@ def _where(source: str, paper: str, caffe: str, owt: str) -> dict[str, str]:
 # Values in words
 
 
-def _augment(words: Callable[[Augment], str]) -> Callable[[Preset], str]:
-    """`words` of the augmentation, or "none" without one."""
-
-    def value(preset: Preset) -> str:
-        augment = preset.recipe.augment
-        return "none" if augment is None else words(augment)
-
-    return value
-
-
-def _lrn(words: Callable[[Preset], str]) -> Callable[[Preset], str]:
-    """`words` of the preset, or "none" without norms across channels."""
-
-    def value(preset: Preset) -> str:
-        return words(preset) if {"norm1", "norm2"} & set(preset.norms) else "none"
-
-    return value
+def _listed(values: tuple[Any, ...]) -> str:
+    return ", ".join(map(str, values)) or "none"
 
 
 def _zeros(pad: Pad) -> str:
@@ -344,8 +72,17 @@ def _zeros(pad: Pad) -> str:
     return "".join(f", {count} zeros {side}" for side, count in sides if count)
 
 
-def _times(factor: float) -> str:
-    return "" if factor == 1 else f", times {factor:.4g}"
+def _pixels(preset: Preset) -> str:
+    factor = preset.pixel_scale
+    return "0 to 255, minus mean" + ("" if factor == 1 else f", times {factor:.4g}")
+
+
+def _mean(augment: Augment) -> str:
+    return {
+        "centre": "centre of the mean image, for any crop",
+        "pixel": "mean image where the crop was",
+        "channel": "one number a channel",
+    }[augment.mean]
 
 
 def _jitter(augment: Augment) -> str:
@@ -354,6 +91,10 @@ def _jitter(augment: Augment) -> str:
     shrinks = f", then / {1 + augment.jitter:g}" if augment.jitter_shrinks else ""
     until = "" if augment.jitter_until is None else f", until epoch {augment.jitter_until:g}"
     return f"{augment.jitter:g} deviations along each axis{shrinks}{until}"
+
+
+def _windows(preset: Preset) -> str:
+    return "within a tower" if preset.lrn_per_tower else "all maps (within a tower where two run)"
 
 
 def _by_layer(values: Mapping[str, Start]) -> str:
@@ -376,20 +117,124 @@ def _course(lr: float, schedule: Schedule) -> str:
     return f"{lr:g}, {schedule}"
 
 
+def _lr_of_weights(preset: Preset) -> str:
+    rate = preset.recipe.rate
+    return _course(rate.lr_w, rate.schedule_w or preset.recipe.schedule)
+
+
 def _lr_of_biases(preset: Preset) -> str:
     rate = preset.recipe.rate
-    if rate.schedule_b is None:
-        return f"{rate.lr_b:g}, with the weights'"
-    return _course(rate.lr_b, rate.schedule_b)
+    own = rate.schedule_b
+    return f"{rate.lr_b:g}, with the weights'" if own is None else _course(rate.lr_b, own)
 
 
 def _rates(preset: Preset) -> str:
-    recipe = preset.recipe
-    own = (_own(layer, rate, recipe.schedule) for layer, rate in recipe.rates.items())
+    usual = preset.recipe.schedule
+    own = (
+        f"{layer}: {_course(rate.lr_w, rate.schedule_w or usual)}; its biases: "
+        f"{_course(rate.lr_b, rate.schedule_b or usual)}; decays {rate.decay_w:g}, {rate.decay_b:g}"
+        for layer, rate in preset.recipe.rates.items()
+    )
     return "; ".join(own) or "none"
 
 
-def _own(layer: str, rate: Rate, schedule: Schedule) -> str:
-    weights = _course(rate.lr_w, rate.schedule_w or schedule)
-    biases = _course(rate.lr_b, rate.schedule_b or schedule)
-    return f"{layer}: {weights}; its biases: {biases}; decays {rate.decay_w:g}, {rate.decay_b:g}"
+# By name: the fields, and their value in words.
+_VALUES: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "stored image": ("recipe.augment.stored", lambda a: f"{a.stored} x {a.stored}"),
+    "input": ("input_size pad", lambda p: f"{p.input_size} x {p.input_size}{_zeros(p.pad)}"),
+    "mean": ("recipe.augment.mean", _mean),
+    "pixels": ("pixel_scale", _pixels),
+    "crop": (
+        "recipe.augment.chunk",
+        lambda a: "one an image" if a.chunk == 1 else f"one for {a.chunk} images",
+    ),
+    "mirrored": ("recipe.augment.flip", lambda a: "every second" if a.flip else "never"),
+    "colour jitter": (
+        "recipe.augment.jitter recipe.augment.jitter_shrinks recipe.augment.jitter_until",
+        _jitter,
+    ),
+    "maps of conv1 to conv5": ("maps", lambda p: _listed(p.maps)),
+    "units of fc6 and fc7": ("units", lambda p: _listed(p.units)),
+    "towers": ("towers", lambda p: str(p.towers)),
+    "read both towers": ("exchange", lambda p: _listed(p.exchange)),
+    "neuron": ("activation", lambda p: p.activation),
+    "neuron's place in layers 1 and 5": (
+        "activation_after_pool",
+        lambda p: f"behind the {'pool' if p.activation_after_pool else 'convolution'}",
+    ),
+    "pools": ("pool", lambda p: "{} wide, {} apart".format(*p.pool)),
+    "zeros around inputs of conv2, conv5": ("pad2 pad5", lambda p: f"{p.pad2}, {p.pad5}"),
+    "norms": ("norms", lambda p: _listed(p.norms)),
+    "alpha of the LRN, a square": ("lrn_alpha", lambda p: f"{p.lrn_alpha:g}"),
+    "k of the LRN": ("lrn_k", lambda p: f"{p.lrn_k:g}"),
+    "windows of the LRN": ("lrn_per_tower", _windows),
+    "dropout": ("dropout", lambda p: f"{p.dropout:g}"),
+    "dropout's factor": (
+        "dropout_inverted",
+        lambda p: "1 / keep in training" if p.dropout_inverted else "keep in evaluation",
+    ),
+    "dropout's place": (
+        "dropout_before",
+        lambda p: f"{'inputs' if p.dropout_before else 'outputs'} of fc6 and fc7",
+    ),
+    "layers left out": ("without", lambda p: _listed(p.without)),
+    "deviation of the first weights": ("std", lambda p: _by_layer(p.std)),
+    "first biases": ("bias", lambda p: _by_layer(p.bias)),
+    "batch": ("recipe.batch_size", lambda p: str(p.recipe.batch_size)),
+    "epochs": ("recipe.epochs", lambda p: f"{p.recipe.epochs:g}"),
+    "momentum": ("recipe.momentum", lambda p: f"{p.recipe.momentum:g}"),
+    "learning rate of weights": (
+        "recipe.rate.lr_w recipe.rate.schedule_w recipe.schedule",
+        _lr_of_weights,
+    ),
+    "learning rate of biases": ("recipe.rate.lr_b recipe.rate.schedule_b", _lr_of_biases),
+    "weight decay, of weights and biases": (
+        "recipe.rate.decay_w recipe.rate.decay_b",
+        lambda p: f"{p.recipe.rate.decay_w:g}, {p.recipe.rate.decay_b:g}",
+    ),
+    "layers with rates of their own": ("recipe.rates", _rates),
+}
+
+_CFG, _PARAMS = "layers-145.cfg", "layer-params-145.cfg"
+_NET, _SOLVER = "bvlc_alexnet/train_val.prototxt", "bvlc_alexnet/solver.prototxt"
+_DATA, _LRN, _PROTO = "data_transformer.cpp", "lrn_layer.cpp", "caffe.proto"
+_OWT, _OWT_RECIPE = "torchvision/models/alexnet.py", "torchvision references/classification"
+_CONV, _DROPOUT = "torch.nn.Conv2d", "torch.nn.Dropout"
+_CHANGES, _STARTS = f"{_PARAMS}:176-181", f"{_CFG}:143,157,172,186,200,214"
+_JITTER, _DECAY = f"convdata_jpeg.py:64-66,155-179; {_CHANGES}", f"{_SOLVER}; {_NET} (decay_mult)"
+
+# By name: the 2012 program's file, the paper's section, Caffe's file and torchvision's.
+_ORIGINS = {
+    "stored image": ("make-data.py:40", "2", _DATA, _OWT_RECIPE),
+    "input": ("layer.py:1004", "3.5", _NET, _OWT),
+    "mean": ("convdata_jpeg.py:95,207-211", "2", f"{_DATA}:101-115", _OWT_RECIPE),
+    "pixels": ("convdata_jpeg.py:207-211", "2", _DATA, _OWT_RECIPE),
+    "crop": ("convdata_jpeg.py:77,238-246", "4.1", _DATA, _OWT_RECIPE),
+    "mirrored": ("convdata_jpeg.py:244", "4.1", _NET, _OWT_RECIPE),
+    "colour jitter": (_JITTER, "4.1 (eigenvalues read as deviations)", _NET, _OWT_RECIPE),
+    "maps of conv1 to conv5": (_CFG, "3.5", _NET, _OWT),
+    "units of fc6 and fc7": (_CFG, "3.5", _NET, _OWT),
+    "towers": (_CFG, "3.2", f"{_NET} (groups)", _OWT),
+    "read both towers": (f"{_CFG}:136-148", "3.2, 3.5", _NET, _OWT),
+    "neuron": (_CFG, "3.1", _NET, _OWT),
+    "neuron's place in layers 1 and 5": (f"{_CFG}:9-63", "3.3 to 3.5", _NET, _OWT),
+    "pools": (_CFG, "3.4", _NET, _OWT),
+    "zeros around inputs of conv2, conv5": (_CFG, "3.5 (not said)", _NET, _OWT),
+    "norms": (f"{_CFG}:66-117", "3.3", _NET, _OWT),
+    "alpha of the LRN, a square": ("layer.py:1183", "3.3", f"{_LRN}:115", _OWT),
+    "k of the LRN": (f"layer.py:1186; {_PARAMS}", "3.3", f"{_PROTO}:879-888", _OWT),
+    "windows of the LRN": (f"{_CFG}:9-107", "3.3", _LRN, _OWT),
+    "dropout": (_CFG, "4.2", _NET, _OWT),
+    "dropout's factor": ("layer.cu:1126-1135", "4.2", "dropout_layer.cpp:17-44", _DROPOUT),
+    "dropout's place": (_CFG, "4.2", _NET, _OWT),
+    "layers left out": (_CFG, "3.5", _NET, _OWT),
+    "deviation of the first weights": (_STARTS, "5", _NET, _CONV),
+    "first biases": (_CFG, "5", _NET, _CONV),
+    "batch": ("convnet.py", "5", _NET, _OWT_RECIPE),
+    "epochs": (f"{_PARAMS}:182", "5", _SOLVER, _OWT_RECIPE),
+    "momentum": (_PARAMS, "5", _SOLVER, _OWT_RECIPE),
+    "learning rate of weights": (_CHANGES, "5", _SOLVER, _OWT_RECIPE),
+    "learning rate of biases": (_PARAMS, "5", f"{_NET} (lr_mult)", _OWT_RECIPE),
+    "weight decay, of weights and biases": (f"{_PARAMS}; layer.cu:565", "5", _DECAY, _OWT_RECIPE),
+    "layers with rates of their own": (_CHANGES, "5", _NET, _OWT_RECIPE),
+}

@@ -7,31 +7,23 @@ options that differ from the defaults, such as {"kind": "LRN", "name": "norm1", 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from pyalexnet.errors import ArgumentError
+from pyalexnet.nets import layers as kinds
 from pyalexnet.nets import presets
-from pyalexnet.nets.layers import (
-    LRN,
-    AvgPool,
-    Conv,
-    Dropout,
-    Layer,
-    Linear,
-    MaxPool,
-    Relu,
-    RNorm,
-    Scale,
-    Tanh,
-)
+from pyalexnet.nets.layers import Layer, Linear
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.checks import integer
 
 _KINDS: Mapping[str, Any] = {
     kind.__name__: kind
-    for kind in (AvgPool, Conv, Dropout, LRN, Linear, MaxPool, RNorm, Relu, Scale, Tanh)
+    for kind in (
+        *(kinds.AvgPool, kinds.Conv, kinds.Dropout, kinds.LRN, kinds.Linear, kinds.MaxPool),
+        *(kinds.RNorm, kinds.Relu, kinds.Scale, kinds.Tanh),
+    )
 }
 
 
@@ -46,17 +38,14 @@ def imported(
 
     It trains as BVLC's reference model did. crop: height and width of the input if there is no
     input_shape (H, W, C).
-
-    Raises:
-        ArgumentError: a table does not describe a layer, or layers do not fit each other.
     """
     found = [_layer(table) for table in layers]
     if found and isinstance(found[-1], Linear):
-        found[-1] = dataclasses.replace(found[-1], outputs=classes)
+        found[-1] = replace(found[-1], outputs=classes)
     recipe = presets.get("caffe").recipe
     assert recipe.augment is not None
     stored = max(recipe.augment.stored, integer("imported", "crop", crop, low=1))
-    recipe = dataclasses.replace(recipe, augment=dataclasses.replace(recipe.augment, stored=stored))
+    recipe = replace(recipe, augment=replace(recipe.augment, stored=stored))
     return NetSpec("imported", input_shape or (crop, crop, 3), classes, tuple(found), recipe)
 
 
@@ -66,23 +55,21 @@ def tables(layers: Iterable[Layer]) -> list[dict[str, Any]]:
 
 
 def _table(layer: Any) -> dict[str, Any]:
-    values = {each.name: getattr(layer, each.name) for each in dataclasses.fields(layer)}
-    usual = {each.name: each.default for each in dataclasses.fields(layer)}
+    values = {each.name: (getattr(layer, each.name), each.default) for each in fields(layer)}
     return {"kind": type(layer).__name__} | {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in values.items()
-        if value != usual[name]
+        for name, (value, usual) in values.items()
+        if value != usual
     }
 
 
 def _layer(table: Mapping[str, Any]) -> Layer:
     try:
-        options = {
+        options: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in table.items()
-            if name != "kind"
         }
-        layer: Layer = _KINDS[table["kind"]](**options)
+        layer: Layer = _KINDS[options.pop("kind")](**options)
     except (KeyError, TypeError, AttributeError) as error:
         raise ArgumentError(
             f"imported: layers has {table!r}; a table with a kind out of {', '.join(_KINDS)} and "

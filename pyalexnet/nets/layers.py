@@ -1,20 +1,14 @@
 """The layers that networks are built from; `forward` and `backward` write a backend's calls.
 
-A layer is a frozen description. It computes shapes, refuses those that do not fit, and writes down
-on a `Step` which operations compute its output and, from the output's gradient, the gradients of
-its parameters and of its input.
-
-Shapes leave out the batch: (H, W, C) for maps, (features,) for vectors. Maps are NHWC, filters KRSC
-(C = channels per group), weights of linear layers (out, in).
+Maps are NHWC, filters KRSC (C = channels per group), weights of linear layers (out, in).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import zlib
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from abc import abstractmethod
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -22,7 +16,9 @@ from numpy.typing import NDArray
 
 from pyalexnet.backends.base import Activation, Shape
 from pyalexnet.errors import ArgumentError
-from pyalexnet.nets.calls import Operand, PerImage, Step, View
+from pyalexnet.nets.calls import Operand, Step, View
+from pyalexnet.nets.layer import Layer as Layer
+from pyalexnet.nets.layer import check_groups, maps_of
 from pyalexnet.ops.checks import integer, positive, real
 from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.ops.records import ConvGeometry, Pad, PoolGeometry, Stride
@@ -32,73 +28,15 @@ from pyalexnet.ops.records import ConvGeometry, Pad, PoolGeometry, Stride
 Start: TypeAlias = float | Literal["fan_in"]
 
 
-class Layer(ABC):
-    """One layer; `name` is unique in its network and begins the names of the parameters."""
-
-    name: str
-
-    @abstractmethod
-    def out_shape(self, in_shape: Shape) -> Shape:
-        """Shape of the output for an input of `in_shape`.
-
-        Raises:
-            ArgumentError: the shape, or a value of the layer itself, is impossible.
-        """
-
-    def param_shapes(self, in_shape: Shape) -> dict[str, Shape]:
-        """Shapes of the parameters by full name; most layers have none."""
-        return {}
-
-    def initial(self, in_shape: Shape, seed: int) -> dict[str, NDArray[np.float32]]:
-        """Initial values of the parameters; each depends on `seed` and its own name only."""
-        return {}
-
-    def macs(self, in_shape: Shape) -> int:
-        """Multiply-accumulates of `forward` for one image, those with padding included."""
-        return 0
-
-    def neurons(self, in_shape: Shape) -> int:
-        """Outputs for one image, counted as in the paper: those of layers with weights."""
-        return 0
-
-    @property
-    def reads_all(self) -> bool:
-        """Whether an output depends on all input channels, including those of other towers."""
-        return False
-
-    def share(self, towers: int) -> Layer:
-        """This layer as each of `towers` runs it: on its own outputs.
-
-        Raises:
-            ArgumentError: it cannot be divided into so many.
-        """
-        return self
-
-    @abstractmethod
-    def forward(self, step: Step, x: str) -> str:
-        """Write the calls that compute the output from the array `x`; returns the output's name."""
-
-    @abstractmethod
-    def backward(self, step: Step, x: str, y: str, dy: str) -> None:
-        """Write the calls that compute gradients from `dy`, that of the output `y`.
-
-        They are those of the parameters, and of `x` (`Step.grad`); they may overwrite `dy`.
-        """
-
-
 @dataclass(frozen=True)
 class Product:
-    """A layer with weights as an operation sees it.
+    """A layer with weights as an operation sees it."""
 
-    kind: "conv" or "linear". x, w: its operands. y: the shape of its output, if not the layer's.
-    where: stride, pad and groups of a convolution.
-    """
-
-    kind: str
+    kind: str  # "conv" or "linear"
     x: Operand
     w: Operand
-    y: Shape | None
-    where: dict[str, Any]
+    y: Shape | None  # of its output, if not the layer's
+    where: dict[str, Any]  # stride, pad and groups of a convolution
 
     def output(self, y: str) -> Operand:
         """The layer's output, or its gradient, as the operation sees it."""
@@ -115,29 +53,27 @@ class _Weighted(Layer):
 
     @property
     def w(self) -> str:
-        """Name of the weights."""
         return f"{self.name}.w"
 
     @property
     def b(self) -> str:
-        """Name of the biases."""
         return f"{self.name}.b"
 
     def initial(self, in_shape: Shape, seed: int) -> dict[str, NDArray[np.float32]]:
         shapes = self.param_shapes(in_shape)
-        bound = 1 / math.sqrt(math.prod(shapes[self.w][1:]))
-        weights, biases = _generator(seed, self.w), _generator(seed, self.b)
-        return {
-            self.w: _uniform(weights, shapes[self.w], bound)
-            if self.std == "fan_in"
-            else weights.standard_normal(shapes[self.w], np.float32) * np.float32(self.std),
-            self.b: _uniform(biases, shapes[self.b], bound)
-            if self.bias == "fan_in"
-            else np.full(shapes[self.b], self.bias, np.float32),
-        }
+        w, b = shapes[self.w], shapes[self.b]
+        bound = np.float32(1 / math.sqrt(math.prod(w[1:])))
 
-    def neurons(self, in_shape: Shape) -> int:
-        return math.prod(self.out_shape(in_shape))
+        def uniform(name: str) -> NDArray[np.float32]:
+            return (_generator(seed, name).random(shapes[name], np.float32) * 2 - 1) * bound
+
+        def normal() -> NDArray[np.float32]:
+            return _generator(seed, self.w).standard_normal(w, np.float32) * np.float32(self.std)
+
+        return {
+            self.w: uniform(self.w) if self.std == "fan_in" else normal(),
+            self.b: uniform(self.b) if self.bias == "fan_in" else np.full(b, self.bias, np.float32),
+        }
 
     @property
     def reads_all(self) -> bool:
@@ -198,7 +134,7 @@ class _Weighted(Layer):
             gates=isinstance(product.x, str) or not is_conv,
             scales=True,
             **product.where,
-            **({"x_shape": PerImage(step.shape(product.x))} if is_conv else {}),
+            **({"x_shape": step.shape(product.x)} if is_conv else {}),
         )
         self._wgrad(step, product, dz)
 
@@ -249,24 +185,21 @@ class Conv(_Weighted):
 
     def out_shape(self, in_shape: Shape) -> Shape:
         self._check_start()
-        h, w, c = _maps(self.name, in_shape)
+        h, w, c = maps_of(self.name, in_shape)
         filters = integer(self.name, "filters", self.filters, low=1)
         size = integer(self.name, "size", self.size, low=1)
         geometry = ConvGeometry.of(self.name, self.stride, self.pad, self.groups)
-        _check_groups(self.name, self.groups, "filters", filters)
-        _check_groups(self.name, self.groups, "input channels", c)
+        check_groups(self.name, self.groups, "filters", filters)
+        check_groups(self.name, self.groups, "input channels", c)
         return (*geometry.out_size(self.name, h, w, size, size), filters)
 
     def param_shapes(self, in_shape: Shape) -> dict[str, Shape]:
         channels = in_shape[2] // self.groups
         return {self.w: (self.filters, self.size, self.size, channels), self.b: (self.filters,)}
 
-    def macs(self, in_shape: Shape) -> int:
-        return self.neurons(in_shape) * math.prod(self.param_shapes(in_shape)[self.w][1:])
-
     def share(self, towers: int) -> Layer:
         filters, groups = self._shared(towers, "filters", self.filters)
-        return dataclasses.replace(self, filters=filters, groups=groups)
+        return replace(self, filters=filters, groups=groups)
 
     def _product(self, step: Step, x: str) -> Product:
         where = {"stride": self.stride, "pad": self.pad, "groups": self.groups}
@@ -292,25 +225,19 @@ class Linear(_Weighted):
     def out_shape(self, in_shape: Shape) -> Shape:
         self._check_start()
         outputs = integer(self.name, "outputs", self.outputs, low=1)
-        _check_groups(self.name, self.groups, "outputs", outputs)
-        _check_groups(self.name, self.groups, "input channels", in_shape[-1])
+        check_groups(self.name, self.groups, "outputs", outputs)
+        check_groups(self.name, self.groups, "input channels", in_shape[-1])
         return (outputs,)
 
     def param_shapes(self, in_shape: Shape) -> dict[str, Shape]:
         return {self.w: (self.outputs, math.prod(in_shape) // self.groups), self.b: (self.outputs,)}
 
-    def macs(self, in_shape: Shape) -> int:
-        return self.outputs * math.prod(in_shape) // self.groups
-
     def share(self, towers: int) -> Layer:
         outputs, groups = self._shared(towers, "outputs", self.outputs)
-        return dataclasses.replace(self, outputs=outputs, groups=groups)
+        return replace(self, outputs=outputs, groups=groups)
 
     def _product(self, step: Step, x: str) -> Product:
-        """With groups, a convolution whose filters are as large as the maps.
-
-        A vector is one pixel then.
-        """
+        """With groups, a convolution whose filters are as large as the maps, or one pixel."""
         shape, w = step.shape(x), step.here(self.w)
         if self.groups == 1:
             return Product("linear", View(x, (math.prod(shape),)), w, None, {})
@@ -320,15 +247,8 @@ class Linear(_Weighted):
         return Product("conv", View(x, maps), View(w, filters), (1, 1, self.outputs), where)
 
 
-class _SameShape(Layer):
-    """A layer whose output has its input's shape."""
-
-    def out_shape(self, in_shape: Shape) -> Shape:
-        return in_shape
-
-
 @dataclass(frozen=True)
-class Scale(_SameShape):
+class Scale(Layer):
     """factor * x: for networks that were made for pixels of another scale."""
 
     name: str
@@ -339,15 +259,15 @@ class Scale(_SameShape):
         return in_shape
 
     def forward(self, step: Step, x: str) -> str:
-        return step.output(self.name, step.shape(x), "scale", {"x": x}, factor=self.factor)
+        return step.output(self.name, step.shape(x), "scale", {"x": x}, **self.settings)
 
     def backward(self, step: Step, x: str, y: str, dy: str) -> None:
         step.grads[x] = dy
-        step.call("scale", {"x": dy}, dy, factor=self.factor)
+        step.call("scale", {"x": dy}, dy, **self.settings)
 
 
 @dataclass(frozen=True)
-class Relu(_SameShape):
+class Relu(Layer):
     """max(x, 0), for where it does not directly follow weights (paper, section 3.1)."""
 
     name: str
@@ -364,7 +284,7 @@ class Relu(_SameShape):
 
 
 @dataclass(frozen=True)
-class Tanh(_SameShape):
+class Tanh(Layer):
     """scale_out * tanh(scale_in * x), cuda-convnet's `tanh[a,b]`."""
 
     name: str
@@ -377,10 +297,9 @@ class Tanh(_SameShape):
         return in_shape
 
     def forward(self, step: Step, x: str) -> str:
-        inner = step.array(f"{self.name}.inner", step.shape(x))
-        step.call("scale", {"x": x}, inner, factor=self.scale_in)
-        step.call("tanh_fprop", {"x": inner}, inner)
         shape = step.shape(x)
+        inner = step.output(f"{self.name}.inner", shape, "scale", {"x": x}, factor=self.scale_in)
+        step.call("tanh_fprop", {"x": inner}, inner)
         return step.output(self.name, shape, "scale", {"x": inner}, factor=self.scale_out)
 
     def backward(self, step: Step, x: str, y: str, dy: str) -> None:
@@ -390,7 +309,7 @@ class Tanh(_SameShape):
 
 
 @dataclass(frozen=True)
-class _Norm(_SameShape):
+class _Norm(Layer):
     """A response normalisation y = x (k + alpha sum x^2)^-beta; alpha weighs each square."""
 
     name: str
@@ -401,17 +320,12 @@ class _Norm(_SameShape):
     _kind: ClassVar[str]
 
     def out_shape(self, in_shape: Shape) -> Shape:
-        _maps(self.name, in_shape)
+        maps_of(self.name, in_shape)
         integer(self.name, "size", self.size, low=1)
         real(self.name, "alpha", self.alpha, low=0)
         real(self.name, "beta", self.beta)
         positive(self.name, "k", self.k)
         return in_shape
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Arguments of the operations."""
-        return {"size": self.size, "alpha": self.alpha, "beta": self.beta, "k": self.k}
 
     def forward(self, step: Step, x: str) -> str:
         shape = step.shape(x)
@@ -433,7 +347,7 @@ class LRN(_Norm):
 
     def out_shape(self, in_shape: Shape) -> Shape:
         _, _, c = super().out_shape(in_shape)
-        _check_groups(self.name, self.groups, "input channels", c)
+        check_groups(self.name, self.groups, "input channels", c)
         return in_shape
 
     def share(self, towers: int) -> Layer:
@@ -442,11 +356,7 @@ class LRN(_Norm):
                 f"{self.name}: a window sees channels of more than one tower (groups is "
                 f"{self.groups}); a multiple of {towers} groups was expected."
             )
-        return dataclasses.replace(self, groups=self.groups // towers)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {**super().settings, "groups": self.groups}
+        return replace(self, groups=self.groups // towers)
 
 
 @dataclass(frozen=True)
@@ -465,15 +375,14 @@ class _Pool(Layer):
     stride: int
     ceil: bool = True
 
-    def out_shape(self, in_shape: Shape) -> Shape:
-        h, w, c = _maps(self.name, in_shape)
-        geometry = PoolGeometry.of(self.name, self.size, self.stride, self.ceil)
-        return (*geometry.out_size(self.name, h, w), c)
-
     @property
-    def settings(self) -> dict[str, Any]:
-        """Arguments of the operations."""
-        return {"size": self.size, "stride": self.stride, "ceil": self.ceil}
+    def geometry(self) -> PoolGeometry:
+        """The windows, checked."""
+        return PoolGeometry.of(self.name, self.size, self.stride, self.ceil)
+
+    def out_shape(self, in_shape: Shape) -> Shape:
+        h, w, c = maps_of(self.name, in_shape)
+        return (*self.geometry.out_size(self.name, h, w), c)
 
 
 @dataclass(frozen=True)
@@ -482,8 +391,7 @@ class MaxPool(_Pool):
 
     def where(self, step: Step, shape: Shape) -> str:
         """A new array for the places of the maxima; returns its name."""
-        geometry = PoolGeometry.of(self.name, self.size, self.stride, self.ceil)
-        return step.array(f"{self.name}.where", shape, np.dtype(geometry.where_dtype))
+        return step.array(f"{self.name}.where", shape, np.dtype(self.geometry.where_dtype))
 
     def forward(self, step: Step, x: str) -> str:
         shape = self.out_shape(step.shape(x))
@@ -493,7 +401,7 @@ class MaxPool(_Pool):
 
     def backward(self, step: Step, x: str, y: str, dy: str) -> None:
         reads = {"dy": dy, "where": step.here(f"{self.name}.where")}
-        shape = PerImage(step.shape(x))
+        shape = step.shape(x)
         step.grad(x, "maxpool_dgrad", reads, gates=True, x_shape=shape, **self.settings)
 
 
@@ -506,12 +414,12 @@ class AvgPool(_Pool):
         return step.output(self.name, shape, "avgpool_fprop", {"x": x}, **self.settings)
 
     def backward(self, step: Step, x: str, y: str, dy: str) -> None:
-        shape = PerImage(step.shape(x))
+        shape = step.shape(x)
         step.grad(x, "avgpool_dgrad", {"dy": dy}, x_shape=shape, **self.settings)
 
 
 @dataclass(frozen=True)
-class Dropout(_SameShape):
+class Dropout(Layer):
     """Zeroes each element with probability 1 - keep in training (paper, section 4.2).
 
     The 2012 rule leaves the rest as it is and multiplies by keep in evaluation. `inverted` divides
@@ -529,9 +437,9 @@ class Dropout(_SameShape):
 
     def factor(self, *, train: bool) -> float:
         """What the elements are multiplied by, in training those that are kept."""
-        if train:
-            return 1 / self.keep if self.inverted else 1.0
-        return 1.0 if self.inverted else self.keep
+        if train != self.inverted:
+            return 1.0
+        return 1 / self.keep if train else self.keep
 
     def forward(self, step: Step, x: str) -> str:
         factor = self.factor(train=step.train)
@@ -574,22 +482,3 @@ def _generator(seed: int, name: str) -> np.random.Generator:
     """Random numbers that depend on the seed and a parameter's name only."""
     key = np.array([seed, zlib.crc32(name.encode())], np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
-
-
-def _uniform(source: np.random.Generator, shape: Shape, bound: float) -> NDArray[np.float32]:
-    return (source.random(shape, np.float32) * 2 - 1) * np.float32(bound)
-
-
-def _maps(name: str, shape: Shape) -> tuple[int, int, int]:
-    if len(shape) != 3:
-        raise ArgumentError(
-            f"{name}: the input has shape {shape}; maps (height, width, channels) were expected."
-        )
-    return shape[0], shape[1], shape[2]
-
-
-def _check_groups(name: str, groups: int, what: str, count: int) -> None:
-    if count % integer(name, "groups", groups, low=1):
-        raise ArgumentError(
-            f"{name}: {count} {what} do not divide into {groups} groups; a multiple was expected."
-        )

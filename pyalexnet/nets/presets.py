@@ -10,12 +10,10 @@ owt     the single tower of "One weird trick" (arXiv:1404.5997) as torchvision h
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from pyalexnet.backends.base import Activation
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.layers import LRN, Dropout, Layer, Relu, RNorm, Scale, Start, Tanh
 from pyalexnet.nets.recipe import Augment, Rate, Recipe
@@ -33,55 +31,33 @@ _COMPANIONS = {"conv5": ("relu5", "tanh5"), "fc6": ("drop6",), "fc7": ("drop7",)
 
 @dataclass(frozen=True)
 class Preset:
-    """The conventions; `_source` sets all of them, the other presets change some.
+    """The conventions; `_source` sets all of them, the other presets change some."""
 
-    Attributes:
-        input_size: height and width of the crop that the network sees.
-        pad: zeros around it, for conv1: a number or (top, bottom, left, right).
-        pixel_scale: factor of the pixels, 0 to 255 minus the mean, before conv1.
-        maps: filters of the five convolutions, all towers together.
-        units: outputs of fc6 and fc7.
-        towers: parts of a layer, each on its own device.
-        exchange: layers that read all towers, conv1 aside; the others have `towers` groups.
-        activation: the neuron.
-        activation_after_pool: conv1 and conv5 have it after the pool, so norm1 comes before it.
-        pool: size and stride of the pools.
-        pad2, pad5: zeros around the maps that conv2 and conv5 read.
-        norms: response norms: norm1 and norm2 across channels, rnorm2 within each map.
-        lrn_alpha: weight of each square in norm1 and norm2.
-        lrn_k: their constant.
-        lrn_per_tower: whether their windows end at a tower's edge.
-        dropout: probability of dropping, for fc6 and fc7.
-        dropout_inverted: whether dropout rescales in training instead of evaluation.
-        dropout_before: on the inputs of fc6 and fc7 instead of their outputs.
-        std, bias: initial weights and biases by layer.
-        without: layers that are left out.
-        recipe: how it was trained.
-    """
-
-    input_size: int
-    pad: Pad
-    pixel_scale: float
-    maps: tuple[int, int, int, int, int]
-    units: tuple[int, int]
-    towers: int
+    input_size: int  # height and width of the crop that the network sees
+    pad: Pad  # zeros around it, for conv1: a number or (top, bottom, left, right)
+    pixel_scale: float  # factor of the pixels, 0 to 255 minus the mean, before conv1
+    maps: tuple[int, ...]  # filters of the five convolutions, all towers together
+    units: tuple[int, ...]  # outputs of fc6 and fc7
+    towers: int  # parts of a layer, each on its own device
+    # Layers that read all towers, conv1 aside; the others have `towers` groups.
     exchange: tuple[str, ...]
     activation: Neuron
+    # Conv1 and conv5 have it after the pool, so norm1 comes before it.
     activation_after_pool: bool
-    pool: tuple[int, int]
-    pad2: int
-    pad5: int
-    norms: tuple[str, ...]
-    lrn_alpha: float
-    lrn_k: float
-    lrn_per_tower: bool
-    dropout: float
-    dropout_inverted: bool
-    dropout_before: bool
-    std: Mapping[str, Start]
-    bias: Mapping[str, Start]
-    without: tuple[str, ...]
-    recipe: Recipe
+    pool: tuple[int, int]  # size and stride
+    pad2: int  # zeros around the maps that conv2 reads
+    pad5: int  # and conv5
+    norms: tuple[str, ...]  # norm1 and norm2 across channels, rnorm2 within each map
+    lrn_alpha: float  # weight of each square in norm1 and norm2
+    lrn_k: float  # their constant
+    lrn_per_tower: bool  # whether their windows end at a tower's edge
+    dropout: float  # probability of dropping, for fc6 and fc7
+    dropout_inverted: bool  # whether it rescales in training instead of evaluation
+    dropout_before: bool  # on the inputs of fc6 and fc7 instead of their outputs
+    std: Mapping[str, Start]  # initial weights by layer
+    bias: Mapping[str, Start]  # and biases
+    without: tuple[str, ...]  # layers that are left out
+    recipe: Recipe  # how it was trained
 
     def sized(self, width: float, one_tower: bool) -> Preset:
         """This preset with `width` times the maps and units, or with a single tower.
@@ -97,31 +73,23 @@ class Preset:
         def whole(count: int, parts: int) -> int:
             return max(1, round(count * width / self.towers)) * parts
 
-        k1, k2, k3, k4, k5 = self.maps
-        early = (whole(count, towers) for count in (k1, k2, k3, k4))
-        k1, k2, k3, k4 = early
-        return dataclasses.replace(
-            self,
-            maps=(k1, k2, k3, k4, whole(k5, self.towers)),
-            units=(whole(self.units[0], self.towers), whole(self.units[1], self.towers)),
-            towers=towers,
-        )
+        *early, last = self.maps
+        maps = (*(whole(count, towers) for count in early), whole(last, self.towers))
+        units = tuple(whole(count, self.towers) for count in self.units)
+        return replace(self, maps=maps, units=units, towers=towers)
 
     # A layer's part of the conventions
 
     def of(self, layer: str) -> dict[str, Any]:
         """Arguments of a layer with weights: groups, activation and initial values."""
         own_tower = layer != "conv1" and layer not in self.exchange
+        late = self.activation_after_pool and layer in ("conv1", "conv5")
         return {
             "groups": self.towers if own_tower else 1,
-            "activation": self._activation(layer),
+            "activation": None if late or layer == "fc8" else self.activation,
             "std": self.std[layer],
             "bias": self.bias[layer],
         }
-
-    def _activation(self, layer: str) -> Activation:
-        late = self.activation_after_pool and layer in ("conv1", "conv5")
-        return None if late or layer == "fc8" else self.activation
 
     def scaled_pixels(self) -> list[Layer]:
         """The layers before conv1."""
@@ -129,47 +97,31 @@ class Preset:
 
     def late_activation(self, stage: int) -> list[Layer]:
         """The layers after pool1 and pool5."""
-        if not self.activation_after_pool:
-            return []
-        return [Relu(f"relu{stage}") if self.activation == "relu" else Tanh(f"tanh{stage}")]
+        relu = self.activation == "relu"
+        neuron: Layer = Relu(f"relu{stage}") if relu else Tanh(f"tanh{stage}")
+        return [neuron] if self.activation_after_pool else []
 
     def norm(self, name: str) -> list[Layer]:
-        """The norm across channels after conv1 and conv2."""
-        groups = self.towers if self.lrn_per_tower else 1
-        if name not in self.norms:
-            return []
-        return [LRN(name, 5, self.lrn_alpha, beta=0.75, k=self.lrn_k, groups=groups)]
+        """The norm across channels after conv1 or conv2, or rnorm2, the source's `cnorm2`.
 
-    def norm_within_maps(self, name: str) -> list[Layer]:
-        """The norm after norm2 that the paper does not mention (`cnorm2` in the source)."""
+        The paper does not mention the latter, which is within each map and comes after norm2.
+        """
         if name not in self.norms:
             return []
-        return [RNorm(name, 5, alpha=0.001 / 25, beta=0.75, k=1.0)]
+        if name == "rnorm2":
+            return [RNorm(name, 5, alpha=0.001 / 25, beta=0.75, k=1.0)]
+        groups = self.towers if self.lrn_per_tower else 1
+        return [LRN(name, 5, self.lrn_alpha, beta=0.75, k=self.lrn_k, groups=groups)]
 
     def drop(self, name: str, *, before: bool) -> list[Layer]:
         """Dropout, if its place is `before` (or else after) a linear layer."""
-        if before != self.dropout_before or self.dropout == 0:
-            return []
-        return [Dropout(name, 1 - self.dropout, self.dropout_inverted)]
+        here = before == self.dropout_before and self.dropout > 0
+        return [Dropout(name, 1 - self.dropout, self.dropout_inverted)] if here else []
 
     def kept(self, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
         """Those that are not left out."""
         gone = {name for one in self.without for name in (one, *_COMPANIONS.get(one, ()))}
         return tuple(layer for layer in layers if layer.name not in gone)
-
-
-def names() -> tuple[str, ...]:
-    """Names that `get` knows; the first is the default."""
-    return ("source", "paper", "caffe", "owt")
-
-
-def get(name: str) -> Preset:
-    """The preset called `name`."""
-    if name not in names():
-        raise ArgumentError(
-            f"alexnet: preset is {name!r}; one of {', '.join(names())} was expected."
-        )
-    return {"source": _source, "paper": _paper, "caffe": _caffe, "owt": _owt}[name]()
 
 
 def _source() -> Preset:
@@ -217,14 +169,14 @@ def _source() -> Preset:
 def _paper() -> Preset:
     # Section 5: one rate for all, divided by 10 when validation stops improving, three times.
     source = _source()
-    return dataclasses.replace(
+    return replace(
         source,
         activation_after_pool=False,
         norms=("norm1", "norm2"),
         lrn_alpha=1e-4,
         lrn_per_tower=False,
         std=_each(0.01),
-        recipe=dataclasses.replace(
+        recipe=replace(
             source.recipe,
             rate=Rate(0.01, 0.01, 5e-4),
             schedule=Plateau(),
@@ -236,7 +188,7 @@ def _paper() -> Preset:
 
 def _caffe() -> Preset:
     # `solver.prototxt` divides by 10 every 100,000 of 450,000 batches of 256: every 20 epochs.
-    return dataclasses.replace(
+    return replace(
         _paper(),
         input_size=227,
         pad=0,
@@ -259,7 +211,7 @@ def _caffe() -> Preset:
 def _owt() -> Preset:
     # The recipe is that of torchvision's `references/classification`, 8 devices with 32 images
     # each; its optimiser decays biases too. Its crops of random size and shape are not adopted.
-    return dataclasses.replace(
+    return replace(
         _caffe(),
         input_size=224,
         pad=2,
@@ -287,3 +239,20 @@ def _owt() -> Preset:
 def _each(value: Start, **others: Start) -> dict[str, Start]:
     """`value` for every layer but those named."""
     return {layer: others.get(layer, value) for layer in LAYERS}
+
+
+_PRESETS = {"source": _source, "paper": _paper, "caffe": _caffe, "owt": _owt}
+
+
+def names() -> tuple[str, ...]:
+    """Names that `get` knows; the first is the default."""
+    return tuple(_PRESETS)
+
+
+def get(name: str) -> Preset:
+    """The preset called `name`."""
+    if name not in _PRESETS:
+        raise ArgumentError(
+            f"alexnet: preset is {name!r}; one of {', '.join(_PRESETS)} was expected."
+        )
+    return _PRESETS[name]()

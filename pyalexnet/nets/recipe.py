@@ -7,13 +7,9 @@ layer name, the exceptions.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.schedule import Plateau, Schedule, Steps, parse
@@ -54,40 +50,32 @@ class Rate:
     def scaled(self, factor: float) -> Rate:
         """Both learning rates times `factor`, except that of biases with their own schedule."""
         lr_b = self.lr_b * factor if self.schedule_b is None else self.lr_b
-        return dataclasses.replace(self, lr_w=self.lr_w * factor, lr_b=lr_b)
+        return replace(self, lr_w=self.lr_w * factor, lr_b=lr_b)
 
     def stretched(self, ratio: float) -> Rate:
         """The same rates, with their own schedules over `ratio` times as many epochs."""
-        return dataclasses.replace(
-            self,
-            schedule_w=self.schedule_w and self.schedule_w.stretched(ratio),
-            schedule_b=self.schedule_b and self.schedule_b.stretched(ratio),
-        )
+        own = (each and each.stretched(ratio) for each in (self.schedule_w, self.schedule_b))
+        schedule_w, schedule_b = own
+        return replace(self, schedule_w=schedule_w, schedule_b=schedule_b)
 
 
 @dataclass(frozen=True)
 class Augment:
-    """How training sees stored images (paper, section 4.1); evaluation sees their centre.
+    """How training sees stored images (paper, section 4.1); evaluation sees their centre."""
 
-    stored: side of the stored square image in pixels; the network's input is cropped from it.
-    flip: whether it is mirrored, with probability 1/2.
-    chunk: consecutive images of a batch that share a crop and mirroring; the original program's
-        loader drew for 32 at a time (`convdata_jpeg.py`).
-    jitter: deviation of the colour jitter along each principal axis of the colours, as a multiple
-        of the colours' own deviation along it.
-    jitter_shrinks: whether pixels are then divided by 1 + jitter, as that program did.
-    jitter_until: the epoch at which jitter ends; None: never.
-    mean: what is subtracted: "centre", the centre of the mean image wherever the crop was (that
-        program's rule); "pixel", the mean of the crop's own pixels (Caffe's); "channel", one number
-        per channel (torchvision's).
-    """
-
-    stored: int = 256
-    flip: bool = True
+    stored: int = 256  # side of the square image in pixels that the network's input is cropped from
+    flip: bool = True  # whether it is mirrored, with probability 1/2
+    # Consecutive images of a batch that share a crop and mirroring; the original program's loader
+    # drew for 32 at a time (`convdata_jpeg.py`).
     chunk: int = 1
+    # Deviation of the colour jitter along each principal axis of the colours, as a multiple of the
+    # colours' own deviation along it.
     jitter: float = 0.0
-    jitter_shrinks: bool = False
-    jitter_until: float | None = None
+    jitter_shrinks: bool = False  # whether pixels are then divided by 1 + jitter, as it did
+    jitter_until: float | None = None  # the epoch at which jitter ends; None: never
+    # What is subtracted: "centre", the centre of the mean image wherever the crop was (that
+    # program's rule); "pixel", the mean of the crop's own pixels (Caffe's); "channel", one number
+    # per channel (torchvision's).
     mean: Literal["centre", "pixel", "channel"] = "centre"
 
     def __post_init__(self) -> None:
@@ -109,24 +97,20 @@ class Augment:
     def stretched(self, ratio: float) -> Augment:
         """The same over `ratio` times as many epochs."""
         until = None if self.jitter_until is None else self.jitter_until * ratio
-        return dataclasses.replace(self, jitter_until=until)
+        return replace(self, jitter_until=until)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a training run needs besides a network and data.
-
-    rate: of every layer that `rates` does not name. schedule: of every rate without its own.
-    augment: how training sees stored images; None: as they are.
-    """
+    """All that a training run needs besides a network and data."""
 
     epochs: float
     batch_size: int
     momentum: float
-    rate: Rate
-    schedule: Schedule = field(default_factory=Steps)
+    rate: Rate  # of every layer that `rates` does not name
+    schedule: Schedule = field(default_factory=Steps)  # of every rate without its own
     rates: Mapping[str, Rate] = field(default_factory=dict)
-    augment: Augment | None = None
+    augment: Augment | None = None  # how training sees stored images; None: as they are
 
     def __post_init__(self) -> None:
         positive("recipe", "epochs", self.epochs)
@@ -141,14 +125,9 @@ class Recipe:
 
         epoch: counted from 0, with fractions. drops: of `PlateauState`, for a `Plateau`.
         """
-        base, schedule = self.course(parameter)
-        return base * schedule.factor(epoch, drops)
-
-    def course(self, parameter: str) -> tuple[float, Schedule]:
-        """Learning rate of `parameter` before its schedule, and the schedule."""
         rate, is_bias = self._of(parameter)
-        own = rate.schedule_b if is_bias else rate.schedule_w
-        return rate.lr_b if is_bias else rate.lr_w, self.schedule if own is None else own
+        base, own = (rate.lr_b, rate.schedule_b) if is_bias else (rate.lr_w, rate.schedule_w)
+        return base * (own or self.schedule).factor(epoch, drops)
 
     def decay(self, parameter: str) -> float:
         """Weight decay of `parameter` ("conv1.w")."""
@@ -177,55 +156,41 @@ class Recipe:
         the weights' rate by layer, that of their biases in proportion; 0 freezes the layer.
         bias_lr: of every layer that is not frozen.
         """
-        new = self
-        if epochs is not None:
-            ratio = positive("recipe", "epochs", epochs) / self.epochs
-            new = new._each_rate(lambda rate: rate.stretched(ratio))
-            new = dataclasses.replace(
-                new,
-                epochs=epochs,
-                schedule=self.schedule.stretched(ratio),
-                augment=self.augment and self.augment.stretched(ratio),
-            )
+        new = self if epochs is None else self._stretched(epochs)
+        if batch_size is not None:
+            new = replace(new, batch_size=batch_size)
         if lr is not None:
             if self.rate.lr_w == 0:
                 raise ArgumentError("recipe: lr has no rates to scale; those of the recipe are 0.")
             factor = real("recipe", "lr", lr, low=0) / self.rate.lr_w
             new = new._each_rate(lambda rate: rate.scaled(factor))
+        if momentum is not None:
+            new = replace(new, momentum=momentum)
         if weight_decay is not None:
             decay = real("recipe", "weight_decay", weight_decay, low=0)
-            new = new._each_rate(lambda rate: dataclasses.replace(rate, decay_w=decay))
-        new = new._scheduled(schedule, bias_schedule)._tuned(layer_lr or {}, bias_lr)
-        return dataclasses.replace(
-            new,
-            batch_size=self.batch_size if batch_size is None else batch_size,
-            momentum=self.momentum if momentum is None else momentum,
-        )
-
-    def _scheduled(self, schedule: Schedule | str | None, biases: Schedule | str | None) -> Recipe:
-        """This recipe with one schedule for all weights, and one for all biases."""
-        new = self
+            new = new._each_rate(lambda rate: replace(rate, decay_w=decay))
         if schedule is not None:
-            new = new._each_rate(lambda rate: dataclasses.replace(rate, schedule_w=None))
-            new = dataclasses.replace(new, schedule=self._parsed(schedule))
-        if biases is not None:
-            own = self._parsed(biases)
-            new = new._each_rate(lambda rate: dataclasses.replace(rate, schedule_b=own))
+            new = new._each_rate(lambda rate: replace(rate, schedule_w=None))
+            new = replace(new, schedule=new._parsed(schedule))
+        if bias_schedule is not None:
+            own = new._parsed(bias_schedule)
+            new = new._each_rate(lambda rate: replace(rate, schedule_b=own))
+        rates = {layer: new._layer_rate(layer, lr_w) for layer, lr_w in (layer_lr or {}).items()}
+        new = replace(new, rates={**new.rates, **rates})
+        if bias_lr is not None:
+            lr_b = real("recipe", "bias_lr", bias_lr, low=0)
+            new = new._each_rate(lambda rate: rate if rate.frozen else replace(rate, lr_b=lr_b))
         return new
+
+    def _stretched(self, epochs: float) -> Recipe:
+        ratio = positive("recipe", "epochs", epochs) / self.epochs
+        new = self._each_rate(lambda rate: rate.stretched(ratio))
+        augment = self.augment and self.augment.stretched(ratio)
+        schedule = self.schedule.stretched(ratio)
+        return replace(new, epochs=epochs, schedule=schedule, augment=augment)
 
     def _parsed(self, schedule: Schedule | str) -> Schedule:
         return parse(schedule, self.epochs) if isinstance(schedule, str) else schedule
-
-    def _tuned(self, layer_lr: Mapping[str, float], bias_lr: float | None) -> Recipe:
-        """This recipe with the rates of single layers, then those of all biases."""
-        own = {layer: self._layer_rate(layer, lr) for layer, lr in layer_lr.items()}
-        new = dataclasses.replace(self, rates={**self.rates, **own})
-        if bias_lr is None:
-            return new
-        lr_b = real("recipe", "bias_lr", bias_lr, low=0)
-        return new._each_rate(
-            lambda rate: rate if rate.frozen else dataclasses.replace(rate, lr_b=lr_b)
-        )
 
     def _layer_rate(self, layer: str, lr: float) -> Rate:
         """A layer's rate with `lr` for its weights, and its biases' in proportion."""
@@ -234,7 +199,7 @@ class Recipe:
         model = next((one for one in (rate, self.rate) if one.lr_w > 0), None)
         proportion = model.lr_b / model.lr_w if model else 1.0
         lr_w = real("recipe", f"the lr of {layer}", lr, low=0)
-        return dataclasses.replace(rate, lr_w=lr_w, lr_b=lr_w * proportion)
+        return replace(rate, lr_w=lr_w, lr_b=lr_w * proportion)
 
     def _of(self, parameter: str) -> tuple[Rate, bool]:
         layer, _, kind = parameter.rpartition(".")
@@ -242,27 +207,4 @@ class Recipe:
 
     def _each_rate(self, change: Callable[[Rate], Rate]) -> Recipe:
         rates = {layer: change(rate) for layer, rate in self.rates.items()}
-        return dataclasses.replace(self, rate=change(self.rate), rates=rates)
-
-
-class Rates:
-    """The learning rates of some parameters under a recipe, for every step of a run.
-
-    Most share a schedule, which is then evaluated once for all of them.
-    """
-
-    def __init__(self, recipe: Recipe, parameters: Iterable[str]) -> None:
-        courses = [recipe.course(name) for name in parameters]
-        self._base = np.array([base for base, _ in courses])
-        self._schedules: list[Schedule] = []
-        for _, schedule in courses:
-            if schedule not in self._schedules:
-                self._schedules.append(schedule)
-        of = [self._schedules.index(schedule) for _, schedule in courses]
-        self._of = np.array(of, np.intp)
-
-    def at(self, epoch: float, drops: int = 0) -> NDArray[np.float64]:
-        """`Recipe.lr` of each parameter, in their order."""
-        factors = np.array([schedule.factor(epoch, drops) for schedule in self._schedules])
-        rates: NDArray[np.float64] = self._base * factors[self._of]
-        return rates
+        return replace(self, rate=change(self.rate), rates=rates)

@@ -16,7 +16,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pyalexnet.errors import ArgumentError
 from pyalexnet.ops.checks import integer, positive, real
@@ -30,12 +30,9 @@ _EXAMPLES = (
 _EPOCHS, _PATIENCE = 90, 5
 
 
+@dataclass(frozen=True)
 class _Course(ABC):
-    """Common to the schedules."""
-
-    kind: str
-    options: ClassVar[tuple[str, ...]] = ()
-    """The options between the brackets of the text form."""
+    kind: str = field(default="", kw_only=True, repr=False)
 
     @abstractmethod
     def factor(self, epoch: float, drops: int = 0) -> float:
@@ -48,12 +45,20 @@ class _Course(ABC):
     def stretched(self, ratio: float) -> Self:
         """The same course over `ratio` times as many epochs."""
 
+    @classmethod
+    def options(cls) -> dict[str, str]:
+        """The options between the brackets of the text form, and the field that each sets."""
+        names = [each.name for each in dataclasses.fields(cls)]
+        options = [name for name in names if name not in ("kind", "epochs")]
+        return {"factor" if name == "divisor" else name: name for name in options}
+
     def _values(self) -> Mapping[str, float]:
-        """The options' values."""
-        return {name: getattr(self, _field(name)) for name in self.options}
+        return {option: getattr(self, name) for option, name in self.options().items()}
 
     def __str__(self) -> str:
-        options = ";".join(f"{name}={_plain(value)}" for name, value in self._values().items())
+        """The text form; numbers are exact."""
+        texts = (f"{name}={value!r}".removesuffix(".0") for name, value in self._values().items())
+        options = ";".join(texts)
         return f"{self.kind}[{options}]" if options else self.kind
 
 
@@ -96,15 +101,13 @@ class Steps(_Course):
         return Steps(tuple((start * ratio, factor) for start, factor in self.steps))
 
     def _values(self) -> Mapping[str, float]:
-        return {_plain(epoch): factor for epoch, factor in self.steps}
+        return {repr(epoch).removesuffix(".0"): factor for epoch, factor in self.steps}
 
 
 @dataclass(frozen=True)
 class _Fall(_Course):
     """A fall from the base rate to 1 / `divisor` of it over `epochs`, and constant after that."""
 
-    options: ClassVar[tuple[str, ...]] = ("factor",)
-    kind: str = field(kw_only=True, repr=False)
     divisor: float
     epochs: float
 
@@ -148,7 +151,6 @@ class Dexp(_Fall):
     The first stair is the base rate, the last 1 / `divisor` of it.
     """
 
-    options = ("factor", "steps")
     kind: Literal["dexp"] = field(default="dexp", kw_only=True, repr=False)
     steps: int = 4
 
@@ -165,13 +167,10 @@ class Dexp(_Fall):
 class PlateauState:
     """The state of a run's `Plateau`: all that resuming it needs, and JSON-able."""
 
-    best: float = 1.0
-    """Lowest test error so far, a fraction."""
-    waited: int = 0
-    """Epochs since that error, or since the last drop."""
+    best: float = 1.0  # lowest test error so far, a fraction
+    waited: int = 0  # epochs since that error, or since the last drop
     drops: int = 0
-    ended: bool = False
-    """The lowest rate no longer helps: the run is over."""
+    ended: bool = False  # the lowest rate no longer helps: the run is over
 
 
 @dataclass(frozen=True)
@@ -179,17 +178,14 @@ class Plateau(_Course):
     """Divide by `divisor` each time the test error stops improving (paper, section 5).
 
     After `times` drops the next such plateau ends the run.
-
-    times: drops. patience: epochs without an improvement that make a plateau; at least one, as
-    there is one test per epoch. threshold: how far, as a fraction of the images, an error must
-    fall below the best one to count as an improvement.
     """
 
-    options = ("factor", "times", "patience", "threshold")
     kind: Literal["plateau"] = field(default="plateau", kw_only=True, repr=False)
     divisor: float = 10.0
-    times: int = 3
+    times: int = 3  # drops
+    # Epochs without an improvement that make a plateau; at least one, as each has one test.
     patience: float = _PATIENCE
+    # How far an error, a fraction of the images, must fall below the best one to be an improvement.
     threshold: float = 0.001
 
     def __post_init__(self) -> None:
@@ -232,12 +228,12 @@ class _ByKind:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
+        names = ", ".join(_KINDS)
         return core_schema.tagged_union_schema(
             {name: handler.generate_schema(kind) for name, kind in _KINDS.items()},
             discriminator=self._kind,
             custom_error_type="schedule",
-            custom_error_message="A table with one of these kinds was expected: "
-            + ", ".join(_KINDS),
+            custom_error_message=f"A table with one of these kinds was expected: {names}",
         )
 
     def _kind(self, value: Any) -> Any:
@@ -252,52 +248,33 @@ Schedule: TypeAlias = Annotated[Constant | Steps | Linear | Exp | Dexp | Plateau
 def parse(text: str, epochs: float) -> Schedule:
     """The schedule of a text form, over a run of `epochs`; `str` of it gives the text back.
 
-    A plateau's patience defaults to 5 epochs of 90.
-
-    Raises:
-        ArgumentError: the text has none of the forms, or a value in it is refused.
+    A plateau's patience defaults to 5 epochs of 90. Other texts are refused with an ArgumentError.
     """
     found = re.fullmatch(r"(\w+)(?:\[(.*)\])?", re.sub(r"\s", "", text))
     if found is None or found[1] not in _KINDS:
         raise ArgumentError(f"schedule is {text!r}; {_EXAMPLES} was expected.")
-    kind, pairs = _KINDS[found[1]], _pairs(text, found[2] or "")
+    kind = _KINDS[found[1]]
+    options = [option.partition("=") for option in (found[2] or "").split(";") if option]
+    pairs = [(name, _number(text, value)) for name, _, value in options]
     if kind is Steps:
-        return Steps(tuple((_number(text, at), factor) for at, factor in pairs))
-    values = _named(text, dict(pairs), kind)
+        return Steps(tuple((_number(text, epoch), factor) for epoch, factor in pairs))
+    given, fields = dict(pairs), kind.options()
+    unknown = [name for name in given if name not in fields]
+    missing = [name for name in fields if name not in given and kind is not Plateau]
+    if unknown or missing:
+        wrong = f"without {missing[0]}" if missing else f"with {unknown[0]!r}"
+        expected = f"the options {', '.join(fields)}" if fields else "no option"
+        raise ArgumentError(f"schedule is {text!r}, {wrong}; {expected} was expected.")
+    values: dict[str, float] = {}
     if kind is Plateau:
-        values = {"patience": _PATIENCE * epochs / _EPOCHS, **values}
+        values["patience"] = _PATIENCE * epochs / _EPOCHS
     elif issubclass(kind, _Fall):
         values["epochs"] = epochs
+    for name, value in given.items():
+        count = name in ("steps", "times") and value.is_integer()
+        values[fields[name]] = int(value) if count else value
     made: Schedule = kind(**values)
     return made
-
-
-def rates_from(options: Iterable[str], layers: Collection[str]) -> dict[str, float]:
-    """Learning rates by layer, out of `LAYER=LR` texts; 0 freezes a layer.
-
-    layers: names of those with parameters.
-
-    Raises:
-        ArgumentError: a text has another form, or there is no such layer.
-    """
-    rates: dict[str, float] = {}
-    for option in options:
-        layer, _, lr = (part.strip() for part in option.partition("="))
-        if layer not in layers:
-            raise ArgumentError(
-                f"layer-lr is {option!r}; LAYER=LR with one of {', '.join(layers)} was expected."
-            )
-        rates[layer] = real("layer-lr", layer, lr, low=0)
-    return rates
-
-
-def _pairs(text: str, inside: str) -> list[tuple[str, float]]:
-    """The pairs between brackets: names or epochs, and numbers."""
-    pairs = []
-    for option in filter(None, inside.split(";")):
-        name, _, value = option.partition("=")
-        pairs.append((name, _number(text, value)))
-    return pairs
 
 
 def _number(text: str, value: str) -> float:
@@ -309,24 +286,17 @@ def _number(text: str, value: str) -> float:
         ) from None
 
 
-def _named(text: str, given: Mapping[str, float], kind: type[_Course]) -> dict[str, Any]:
-    """A schedule's arguments from its options; counts become integers. A plateau needs none."""
-    unknown = [name for name in given if name not in kind.options]
-    missing = [name for name in kind.options if name not in given and kind is not Plateau]
-    if unknown or missing:
-        wrong = f"without {missing[0]}" if missing else f"with {unknown[0]!r}"
-        expected = f"the options {', '.join(kind.options)}" if kind.options else "no option"
-        raise ArgumentError(f"schedule is {text!r}, {wrong}; {expected} was expected.")
-    counts = {name for name in ("steps", "times") if given.get(name, 0.5).is_integer()}
-    return {_field(name): int(value) if name in counts else value for name, value in given.items()}
+def rates_from(options: Iterable[str], layers: Collection[str]) -> dict[str, float]:
+    """Learning rates by layer, out of `LAYER=LR` texts; other texts and layers are refused.
 
-
-def _field(option: str) -> str:
-    """What an option sets."""
-    return "divisor" if option == "factor" else option
-
-
-def _plain(number: float) -> str:
-    """An exact number without trailing zeros."""
-    short = f"{number:g}"
-    return short if float(short) == number else repr(number)
+    layers: names of those with parameters.
+    """
+    rates: dict[str, float] = {}
+    for option in options:
+        layer, _, lr = (part.strip() for part in option.partition("="))
+        if layer not in layers:
+            raise ArgumentError(
+                f"layer-lr is {option!r}; LAYER=LR with one of {', '.join(layers)} was expected."
+            )
+        rates[layer] = real("layer-lr", layer, lr, low=0)
+    return rates

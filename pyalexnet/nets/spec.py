@@ -34,10 +34,8 @@ class NetSpec:
     """A network as its layers in order, with the recipe that trains it.
 
     input_shape: (H, W, C) of an image. The last layer's outputs are the logits of `classes`
-    classes; the loss of every network is the cross-entropy of their softmax.
-
-    Raises:
-        ArgumentError: a layer does not fit the one before it, or two have the same name.
+    classes; the loss of every network is the cross-entropy of their softmax. Layers that do not
+    fit, or of the same name, are refused with an ArgumentError.
     """
 
     name: str
@@ -56,15 +54,13 @@ class NetSpec:
         if not self.layers:
             raise ArgumentError(f"{self.name}: there are no layers; at least one was expected.")
         names = [layer.name for layer in self.layers]
-        for name in names:
-            if names.count(name) > 1:
-                raise ArgumentError(f"{self.name}: two layers are called {name!r}.")
-        for name in self.recipe.rates:
-            if name not in names:
-                raise ArgumentError(
-                    f"{self.name}: the recipe has a rate for {name!r}; one of {', '.join(names)} "
-                    "was expected."
-                )
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ArgumentError(f"{self.name}: two layers are called {twice[0]!r}.")
+        if lost := [name for name in self.recipe.rates if name not in names]:
+            raise ArgumentError(
+                f"{self.name}: the recipe has a rate for {lost[0]!r}; one of {', '.join(names)} "
+                "was expected."
+            )
         *_, (last, _, logits) = self.walk()
         if logits != (self.classes,):
             raise ArgumentError(
@@ -82,34 +78,24 @@ class NetSpec:
 
     def shapes(self) -> tuple[LayerShape, ...]:
         """The network as a table, a row for each layer."""
-        return tuple(
-            LayerShape(
-                layer.name,
-                type(layer).__name__,
-                in_shape,
-                out_shape,
-                sum(math.prod(shape) for shape in layer.param_shapes(in_shape).values()),
-                layer.macs(in_shape),
-                layer.neurons(in_shape),
-            )
-            for layer, in_shape, out_shape in self.walk()
-        )
+        rows = []
+        for layer, in_shape, out_shape in self.walk():
+            parameters = sum(map(math.prod, layer.param_shapes(in_shape).values()))
+            counts = parameters, layer.macs(in_shape), layer.neurons(in_shape)
+            rows.append(LayerShape(layer.name, type(layer).__name__, in_shape, out_shape, *counts))
+        return tuple(rows)
 
     def param_shapes(self) -> dict[str, Shape]:
         """Shapes of the parameters by name, in the order of the layers."""
-        return {
-            name: shape
-            for layer, in_shape, _ in self.walk()
-            for name, shape in layer.param_shapes(in_shape).items()
-        }
+        shapes: dict[str, Shape] = {}
+        for layer, in_shape, _ in self.walk():
+            shapes |= layer.param_shapes(in_shape)
+        return shapes
 
     @property
     def towers(self) -> int:
-        """Number of parts that each have their own filters from the first convolution on.
-
-        The first convolution reads the image, which all towers see; the second reads only its own
-        tower's maps.
-        """
+        """Number of parts that each have their own filters from the first convolution on."""
+        # The first reads the image, which all towers see; the second only its own tower's maps.
         convolutions = [layer for layer in self.layers if isinstance(layer, Conv)]
         return convolutions[1].groups if len(convolutions) > 1 else 1
 
@@ -134,8 +120,7 @@ class NetSpec:
 
     def initial(self, seed: int) -> dict[str, NDArray[np.float32]]:
         """The initial parameters, on the host, by name in the order of the layers."""
-        return {
-            name: value
-            for layer, in_shape, _ in self.walk()
-            for name, value in layer.initial(in_shape, seed).items()
-        }
+        values: dict[str, NDArray[np.float32]] = {}
+        for layer, in_shape, _ in self.walk():
+            values |= layer.initial(in_shape, seed)
+        return values

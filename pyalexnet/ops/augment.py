@@ -9,13 +9,11 @@ import numpy as np
 from pyalexnet.errors import ArgumentError
 from pyalexnet.ops.checks import real
 from pyalexnet.ops.device import Device, with_sizes
-from pyalexnet.ops.elements import Array, Shape, element_of
+from pyalexnet.ops.elements import Array, element_of
 from pyalexnet.ops.records import BlockGeometry, Pad
 
 
 class AugmentOps(Device):
-    """Network inputs from stored images."""
-
     def augment(
         self,
         x: Array,
@@ -65,38 +63,24 @@ class AugmentOps(Device):
         who = "augment"
         geometry = BlockGeometry.of(who, block, pad)
         element = element_of(who, "dtype", dtype)
-        n, h, w, c = self._shape(who, "x", x, ("N", "Hs", "Ws", "C"), np.uint8)
-        if self._shape(who, "mean", mean, ("Hs", "Ws", "C")) != (h, w, c):
-            raise ArgumentError(f"{who}: mean has shape {mean.shape}; {(h, w, c)} was expected.")
+        n, h, w, c = self._shape(who, "x", x, ("N", "Hs", "Ws", "C"), (np.uint8,))
         height, width = with_sizes(who, "size", size, "HW")
         if height > h or width > w:
             raise ArgumentError(
                 f"{who}: size is {height} x {width}; at most the {h} x {w} pixels of x were "
                 "expected."
             )
-        self._check_beside(who, "corners", corners, (n, 2), np.int32)
-        self._check_beside(who, "flips", flips, (n,), np.uint8)
-        self._check_beside(who, "shifts", shifts, (n, c), np.float32)
-        if isinstance(corners, np.ndarray):
+        for name, beside in (("corners", corners), ("flips", flips), ("shifts", shifts)):
+            if not isinstance(beside, (self.array_type, np.ndarray)):
+                raise ArgumentError(
+                    f"{who}: {name} is of type {type(beside).__name__}; an array was expected."
+                )
+        if isinstance(corners, np.ndarray) and corners.shape == (n, 2):
             _check_corners(who, corners, h - height, w - width)
-        scale = real(who, "scale", scale)
-        corners, flips, shifts = map(self.asarray, (corners, flips, shifts))
-        shape = (n, *geometry.out_shape(height, width, c))
-        inputs = (x, mean, corners, flips, shifts)
-        y = self._result(who, "out", out, shape, *inputs, dtype=element)
-        self._run(who, *inputs, y, (height, width), geometry, scale, bool(mean_at_pixel))
+        y = self._result(who, out, (n, *geometry.out_shape(height, width, c)), element)
+        how = ((height, width), geometry, real(who, "scale", scale), bool(mean_at_pixel))
+        self._run(who, x, mean, *map(self.asarray, (corners, flips, shifts)), y, *how)
         return y
-
-    def _check_beside(self, who: str, name: str, x: Any, shape: Shape, dtype: Any) -> None:
-        """Check numbers that go with the images, on the host or the device."""
-        if not isinstance(x, (self.array_type, np.ndarray)):
-            raise ArgumentError(
-                f"{who}: {name} is of type {type(x).__name__}; an array was expected."
-            )
-        if x.dtype != dtype:
-            raise ArgumentError(f"{who}: {name} is {x.dtype}; {np.dtype(dtype)} was expected.")
-        if x.shape != shape:
-            raise ArgumentError(f"{who}: {name} has shape {x.shape}; {shape} was expected.")
 
 
 def _check_corners(who: str, corners: np.ndarray[Any, Any], down: int, right: int) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyalexnet.errors import ArgumentError
-from pyalexnet.ops.checks import integer, real
-from pyalexnet.ops.device import split_out, with_sizes
-from pyalexnet.ops.elements import Array, Shape
-from pyalexnet.ops.epilogue import MOST_TOWERS, Activation, Epilogue, check_activation, widened
+from pyalexnet.ops.checks import real
+from pyalexnet.ops.device import with_sizes
+from pyalexnet.ops.elements import FLOAT32, Array, Shape
+from pyalexnet.ops.epilogue import Activation, Epilogue, widened
 from pyalexnet.ops.records import ConvGeometry, Learned, Mask, Pad, Stride
 
 
 class ConvOps(Epilogue):
-    """Convolution."""
-
     def conv_fprop(
         self,
         x: Array,
@@ -60,18 +57,12 @@ class ConvOps(Epilogue):
         """
         who = "conv_fprop"
         geometry = ConvGeometry.of(who, stride, pad, groups)
-        x_shape, element = self._typed(who, "x", x, "NHWC")
-        w_shape = self._shape(who, "w", w, "KRSC", element)
-        y_shape = _conv_shape(who, geometry, x_shape, w_shape)
-        if b is not None:
-            self._like(who, "b", b, (w_shape[0],))
-        towers = integer(who, "towers", towers, low=1, high=MOST_TOWERS)
-        check_activation(who, activation)
-        mask = self._mask(who, dropout, y_shape)
-        element = widened(who, dtype, element)
-        y = self._result(who, "out", out, y_shape, x, w, b, dtype=element)
-        unit = self._unit(x, tensor)
-        self._run(who, x, w, b, y, geometry, unit, towers, activation, mask)
+        n, h, width, _ = self._shape(who, "x", x, "NHWC")
+        k, r, s, _ = self._shape(who, "w", w, "KRSC")
+        shape = (n, *geometry.out_size(who, h, width, r, s), k)
+        y = self._result(who, out, shape, widened(who, dtype, x.dtype))
+        finish = self._finish(who, towers, activation, dropout, shape)
+        self._run(who, x, w, b, y, geometry, self._unit(x.dtype, tensor), *finish)
         return y
 
     def conv_dgrad(
@@ -97,26 +88,20 @@ class ConvOps(Epilogue):
             dy: (N, P, Q, K), float32 or bfloat16, the gradient with respect to y.
             w: (K, R, S, C / groups), of dy's type.
             x_shape: (N, H, W, C), which dy's shape alone does not determine.
-            stride, pad, groups: as in `conv_fprop`.
             gate: x, of x_shape and dy's type; dx is 0 where it is not above 0. None counts as above
                 0 everywhere.
             factor: a finite number that dx is multiplied by: the factor of the dropout.
-            tensor: as in `conv_fprop`.
+            stride, pad, groups, tensor: as in `conv_fprop`.
 
         Returns:
             dx: (N, H, W, C), of dy's type; zero where no window reads the pixel, if w is finite.
         """
         who = "conv_dgrad"
         geometry = ConvGeometry.of(who, stride, pad, groups)
-        x_shape = with_sizes(who, "x_shape", x_shape, "NHWC")
-        element = self._element(who, "dy", dy)
-        w_shape = self._shape(who, "w", w, "KRSC", element)
-        self._like(who, "dy", dy, _conv_shape(who, geometry, x_shape, w_shape), element)
-        if gate is not None:
-            self._like(who, "gate", gate, x_shape, element)
+        self._shape(who, "dy", dy, "NPQK")
+        dx = self._result(who, out, with_sizes(who, "x_shape", x_shape, "NHWC"), dy.dtype)
         factor = real(who, "factor", factor)
-        dx = self._result(who, "out", out, x_shape, dy, w, gate, dtype=element)
-        self._run(who, dy, w, gate, dx, geometry, self._unit(dy, tensor), factor)
+        self._run(who, dy, w, gate, dx, geometry, self._unit(dy.dtype, tensor), factor)
         return dx
 
     def conv_wgrad(
@@ -146,13 +131,10 @@ class ConvOps(Epilogue):
         """
         who = "conv_wgrad"
         geometry = ConvGeometry.of(who, stride, pad, groups)
-        x_shape, element = self._typed(who, "x", x, "NHWC")
+        self._shape(who, "x", x, "NHWC")
         w_shape = with_sizes(who, "w_shape", w_shape, "KRSC")
-        self._like(who, "dy", dy, _conv_shape(who, geometry, x_shape, w_shape), element)
-        dw_out, db_out = split_out(who, out, "(dw, db)")
-        dw = self._result(who, "out[0] (dw)", dw_out, w_shape, x, dy)
-        db = self._result(who, "out[1] (db)", db_out, (w_shape[0],), x, dy, dw_out)
-        self._run(who, x, dy, dw, db, geometry, self._unit(x, tensor))
+        dw, db = self._results(who, out, dw=(w_shape, FLOAT32), db=(w_shape[:1], FLOAT32))
+        self._run(who, x, dy, dw, db, geometry, self._unit(x.dtype, tensor))
         return dw, db
 
     def conv_wgrad_sgd(
@@ -173,38 +155,9 @@ class ConvOps(Epilogue):
         operations one after the other.
 
         Args:
-            x: (N, H, W, C), float32 or bfloat16.
-            dy: (N, P, Q, K), of x's type, the gradient with respect to y.
             w: filters (K, R, S, C / groups) of x's type; with `low` where that is bfloat16.
             b: biases (K,) float32.
-            stride, pad, groups, tensor: as in `conv_fprop`.
+            x, dy, stride, pad, groups, tensor: as in `conv_wgrad`.
         """
         who = "conv_wgrad_sgd"
-        geometry = ConvGeometry.of(who, stride, pad, groups)
-        x_shape, element = self._typed(who, "x", x, "NHWC")
-        w = self._learned(who, "w", w, "KRSC", element)
-        self._like(who, "dy", dy, _conv_shape(who, geometry, x_shape, w.w.shape), element)
-        b = self._learned_biases(who, b, w)
-        self._check_updated(who, w, b, x, dy)
-        arrays = (x, dy, w.w, w.low, w.v, b.w, b.v)
-        self._run(who, *arrays, geometry, self._unit(x, tensor), w.rule, b.rule)
-
-
-def _conv_shape(who: str, g: ConvGeometry, x_shape: Shape, w_shape: Shape) -> Shape:
-    """Shape of the output of a convolution whose shapes fit each other."""
-    n, h, w, c = x_shape
-    k, r, s, per_group = w_shape
-    if c % g.groups:
-        raise ArgumentError(
-            f"{who}: x has {c} channels; a multiple of the {g.groups} groups was expected."
-        )
-    if per_group != c // g.groups:
-        raise ArgumentError(
-            f"{who}: w has {per_group} channels per group; x has {c} channels in {g.groups} "
-            f"groups, so {c // g.groups} were expected."
-        )
-    if k % g.groups:
-        raise ArgumentError(
-            f"{who}: w has {k} filters; a multiple of the {g.groups} groups was expected."
-        )
-    return (n, *g.out_size(who, h, w, r, s), k)
+        self._update(who, x, dy, w, b, tensor, ConvGeometry.of(who, stride, pad, groups))

@@ -12,8 +12,6 @@ from pyalexnet.ops.records import BlockGeometry, Pad
 
 
 class DepthOps(Device):
-    """Images and filters in blocks: squares of pixels that become one pixel of many channels."""
-
     def images_to_depth(
         self,
         x: Array,
@@ -23,10 +21,9 @@ class DepthOps(Device):
         dtype: Any = np.float32,
         out: Array | None = None,
     ) -> Array:
-        """Images in blocks, as `augment` makes them, from images already cropped.
+        """Images x (N, H, W, C) in blocks, as `augment` makes them, from images already cropped.
 
         Args:
-            x: (N, H, W, C).
             block, pad, dtype: as in `augment`.
 
         Returns:
@@ -36,8 +33,7 @@ class DepthOps(Device):
         geometry = BlockGeometry.of(who, block, pad)
         element = element_of(who, "dtype", dtype)
         n, h, w, c = self._shape(who, "x", x, "NHWC")
-        shape = (n, *geometry.out_shape(h, w, c))
-        y = self._result(who, "out", out, shape, x, dtype=element)
+        y = self._result(who, out, (n, *geometry.out_shape(h, w, c)), element)
         self._run(who, x, y, geometry)
         return y
 
@@ -56,10 +52,9 @@ class DepthOps(Device):
                 deep[k,i,j,(a block + b) C + c] = w[k, block i + a, block j + b, c], 0 outside.
         """
         who = "filters_to_depth"
-        (k, r, s, c), element = self._typed(who, "w", w, "KRSC")
+        k, r, s, c = self._shape(who, "w", w, "KRSC")
         geometry = BlockGeometry.of(who, block, 0)
-        shape = (k, *geometry.out_shape(r, s, c))
-        deep = self._result(who, "out", out, shape, w, dtype=element)
+        deep = self._result(who, out, (k, *geometry.out_shape(r, s, c)), w.dtype)
         self._run(who, w, deep, geometry.block)
         return deep
 
@@ -77,9 +72,6 @@ class DepthOps(Device):
             dw: (K, R, S, C).
         """
         who = "filters_from_depth"
-        k, r, s, c = w_shape = with_sizes(who, "w_shape", w_shape, "KRSC")
-        geometry = BlockGeometry.of(who, block, 0)
-        self._like(who, "ddeep", ddeep, (k, *geometry.out_shape(r, s, c)))
-        dw = self._result(who, "out", out, w_shape, ddeep)
-        self._run(who, ddeep, dw, geometry.block)
+        dw = self._result(who, out, with_sizes(who, "w_shape", w_shape, "KRSC"))
+        self._run(who, ddeep, dw, BlockGeometry.of(who, block, 0).block)
         return dw

@@ -1,4 +1,4 @@
-"""What every operation builds on: a device's arrays, its kernels, and the checks of arrays."""
+"""What every operation builds on: a device's arrays, its kernels, how batches get to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 from pyalexnet.errors import ArgumentError
 from pyalexnet.ops.checks import integer
 from pyalexnet.ops.elements import ELEMENTS, Array, Shape
-from pyalexnet.ops.lane import Lane
 
 
 class Device(ABC):
@@ -102,16 +101,16 @@ class Device(ABC):
 
     @abstractmethod
     def _run(self, op: str, *arguments: Any) -> None:
-        """Compute `op` from arguments that are checked: arrays, outputs among them, then records.
+        """Compute `op` from arrays, outputs among them, then numbers and records that are checked.
 
         Raises:
-            ArgumentError: the kernels have a limit that the operation does not state.
+            ArgumentError: an array is not what the operation takes, or larger than kernels count.
             KernelError: a kernel could not be launched, or broke a rule.
         """
 
     @abstractmethod
-    def _unit(self, x: Array, tensor: bool) -> str:
-        """The unit that multiplies where `x` is an operand, as named in `kernels/ops.h`."""
+    def _unit(self, dtype: np.dtype[Any], tensor: bool) -> str:
+        """The unit that multiplies operands of this type, as named in `kernels/ops.h`."""
 
     @abstractmethod
     def _readable(self, arrays: Sequence[Array]) -> AbstractContextManager[Sequence[Array]]:
@@ -124,38 +123,8 @@ class Device(ABC):
     def _address(self, x: Array) -> int:
         """Address of the first byte of `x`."""
 
-    def _overlap(self, x: Array, other: Array) -> bool:
-        """Whether two C-contiguous arrays have a byte in common."""
-        first, start = self._address(x), self._address(other)
-        return bool(first < start + other.nbytes and start < first + x.nbytes)
-
-    @abstractmethod
-    def _lies_here(self, x: Array) -> bool:
-        """Whether `x` lies on this device."""
-
-    @abstractmethod
-    def _may_write(self, x: Array) -> bool:
-        """Whether `x` may be written."""
-
-    # Checks of arrays
-
-    def _check_array(self, who: str, name: str, x: Any) -> None:
-        if not isinstance(x, self.array_type):
-            raise ArgumentError(
-                f"{who}: {name} is of type {type(x).__name__}; an array of type "
-                f"{self.array_type.__module__}.{self.array_type.__name__} was expected."
-            )
-
-    def _element(self, who: str, name: str, x: Array) -> np.dtype[Any]:
-        """Type of the numbers in `x`, float32 or bfloat16.
-
-        Pass it on as the `dtype` of all arrays of the call that share it.
-        """
-        self._check_array(who, name, x)
-        if x.dtype not in ELEMENTS:
-            raise ArgumentError(f"{who}: {name} is {x.dtype}; float32 or bfloat16 was expected.")
-        element: np.dtype[Any] = x.dtype
-        return element
+    # What operations have in common. They check what results are made from; the kernels check the
+    # rest of every array: type, shape, device, memory of its own (bindings/array.cpp).
 
     def _shape(
         self,
@@ -163,14 +132,17 @@ class Device(ABC):
         name: str,
         x: Array,
         axes: Sequence[str] | None = None,
-        dtype: Any = np.float32,
-        *,
-        anywhere: bool = False,
+        dtypes: Sequence[Any] = ELEMENTS,
     ) -> Shape:
-        """Shape of a usable array; `axes` names its dimensions (any number of them where None)."""
-        self._check_array(who, name, x)
-        if x.dtype != dtype:
-            raise ArgumentError(f"{who}: {name} is {x.dtype}; {np.dtype(dtype)} was expected.")
+        """Shape of an array; `axes` names its dimensions (any number of them where None)."""
+        if not isinstance(x, self.array_type):
+            raise ArgumentError(
+                f"{who}: {name} is of type {type(x).__name__}; an array of type "
+                f"{self.array_type.__module__}.{self.array_type.__name__} was expected."
+            )
+        if x.dtype not in dtypes:
+            expected = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
+            raise ArgumentError(f"{who}: {name} is {x.dtype}; {expected} was expected.")
         shape: Shape = x.shape
         if axes is not None and len(shape) != len(axes):
             raise ArgumentError(
@@ -183,56 +155,41 @@ class Device(ABC):
             raise ArgumentError(
                 f"{who}: {name} has shape {shape}, so {axis} is 0; at least 1 was expected."
             )
-        if not x.flags.c_contiguous:
-            raise ArgumentError(f"{who}: {name} is strided; a C-contiguous array was expected.")
-        if not (anywhere or self._lies_here(x)):
-            raise ArgumentError(
-                f"{who}: {name} lies on another device; device {self.device} was expected."
-            )
         return shape
 
-    def _typed(
-        self, who: str, name: str, x: Array, axes: Sequence[str] | None = None
-    ) -> tuple[Shape, np.dtype[Any]]:
-        """Shape of a usable array of float32 or bfloat16, as in `_shape`, and which it is."""
-        element = self._element(who, name, x)
-        return self._shape(who, name, x, axes, element), element
-
-    def _like(self, who: str, name: str, x: Array, shape: Shape, dtype: Any = np.float32) -> None:
-        """Check an array whose shape is known."""
-        if self._shape(who, name, x, dtype=dtype) != shape:
-            raise ArgumentError(f"{who}: {name} has shape {x.shape}; {shape} was expected.")
+    def _mapped(self, who: str, out: Array | None, *records: Any, **inputs: Array) -> Array:
+        """Compute an operation whose result has the shape and type of the first of its inputs."""
+        name, x = next(iter(inputs.items()))
+        y = self._result(who, out, self._shape(who, name, x), x.dtype)
+        self._run(who, *inputs.values(), y, *records)
+        return y
 
     def _result(
         self,
         who: str,
-        name: str,
-        given: Array | None,
+        out: Any,
         shape: Shape,
-        *inputs: Array | None,
         dtype: Any = np.float32,
-        in_place: bool = False,
+        name: str = "out",
     ) -> Array:
-        """The array to write: the one given, checked, or a new one."""
-        if given is None:
+        """The array to write: `out`, if given, or a new one."""
+        if out is None:
             return self.empty(shape, dtype)
-        self._like(who, name, given, shape, dtype)
-        self._check_written(who, name, given, *inputs, in_place=in_place)
-        return given
+        if getattr(out, "shape", shape) != shape:
+            raise ArgumentError(f"{who}: {name} has shape {out.shape}; {shape} was expected.")
+        return out
 
-    def _check_written(
-        self, who: str, name: str, x: Array, *others: Array | None, in_place: bool = False
-    ) -> None:
-        """Refuse to write `x` where that would spoil one of `others`."""
-        if not self._may_write(x):
-            raise ArgumentError(f"{who}: {name} is read-only; a writable array was expected.")
-        for other in others:
-            if other is None or not self._overlap(x, other):
-                continue
-            if not (in_place and (x is other or self._address(x) == self._address(other))):
-                raise ArgumentError(
-                    f"{who}: {name} overlaps another argument; memory of its own was expected."
-                )
+    def _results(self, who: str, out: Any, **layouts: tuple[Shape, Any]) -> tuple[Array, ...]:
+        """The arrays to write: those of `out`, if given, or new ones of these shapes and types."""
+        given = (None,) * len(layouts) if out is None else out
+        if not isinstance(given, (tuple, list)) or len(given) != len(layouts):
+            raise ArgumentError(
+                f"{who}: out is of type {type(out).__name__}; ({', '.join(layouts)}) was expected."
+            )
+        return tuple(
+            self._result(who, one, *layout, f"out ({name})")
+            for one, (name, layout) in zip(given, layouts.items(), strict=True)
+        )
 
 
 def with_sizes(who: str, name: str, shape: Shape, axes: str) -> Shape:
@@ -243,10 +200,24 @@ def with_sizes(who: str, name: str, shape: Shape, axes: str) -> Shape:
     return tuple(integer(who, f"{name}'s {axis}", length, low=1) for axis, length in pairs)
 
 
-def split_out(who: str, out: Any, form: str, *, count: int = 2) -> tuple[Any, ...]:
-    """The parts of `out` of an operation that returns several arrays."""
-    if out is None:
-        return (None,) * count
-    if not isinstance(out, (tuple, list)) or len(out) != count:
-        raise ArgumentError(f"{who}: out is of type {type(out).__name__}; {form} was expected.")
-    return tuple(out)
+class Lane:
+    """Host memory that is filled, sent to the device and filled again.
+
+    A lane's turn: `wait`, fill `host`, `send`, enqueue what reads the device's array, `sent`.
+    """
+
+    host: np.ndarray[Any, Any]
+
+    def __init__(self, asarray: Callable[[Any], Array], shape: Shape, dtype: Any) -> None:
+        self._asarray = asarray  # which copies an array of the host to the device
+        self.host = np.empty(shape, dtype)
+
+    def wait(self) -> None:
+        """Wait until `host` may be written again."""
+
+    def send(self, count: int) -> Array:
+        """The first `count` items of `host` on the device; valid until `sent` and the next turn."""
+        return self._asarray(self.host[:count])
+
+    def sent(self) -> None:
+        """Call this when all that reads the array from `send` has been enqueued."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pyalexnet.errors import ArgumentError
 from pyalexnet.ops.elements import Array
 from pyalexnet.ops.epilogue import Epilogue
 from pyalexnet.ops.records import Mask
 
 
 class DropoutOps(Epilogue):
-    """Dropout."""
-
     def dropout_fprop(
         self,
         x: Array,
@@ -41,7 +38,8 @@ class DropoutOps(Epilogue):
         Returns:
             y: of x's shape.
         """
-        return self._masked("dropout_fprop", "x", x, keep, seed, step, layer, offset, total, out)
+        mask = Mask(keep, seed, step, layer, offset, total)
+        return self._masked("dropout_fprop", mask, out, x=x)
 
     def dropout_dgrad(
         self,
@@ -55,34 +53,10 @@ class DropoutOps(Epilogue):
         total: int | None = None,
         out: Array | None = None,
     ) -> Array:
-        """Gradient of `dropout_fprop` with respect to x: the same mask on dy. May run in place.
+        """Gradient of `dropout_fprop` with respect to x: the same mask on dy. May run in place."""
+        mask = Mask(keep, seed, step, layer, offset, total)
+        return self._masked("dropout_dgrad", mask, out, dy=dy)
 
-        Args:
-            dy: (N, ...), the gradient with respect to y.
-            keep, seed, step, layer, offset, total: as in `dropout_fprop`.
-
-        Returns:
-            dx: of dy's shape.
-        """
-        return self._masked("dropout_dgrad", "dy", dy, keep, seed, step, layer, offset, total, out)
-
-    def _masked(
-        self,
-        who: str,
-        name: str,
-        x: Array,
-        keep: float,
-        seed: int,
-        step: int | Array,
-        layer: int,
-        offset: int,
-        total: int | None,
-        out: Array | None,
-    ) -> Array:
-        shape, element = self._typed(who, name, x)
-        if not shape:
-            raise ArgumentError(f"{who}: {name} has no dimensions; (N, ...) was expected.")
-        mask = self._checked_mask(who, Mask(keep, seed, step, layer, offset, total), shape)
-        y = self._result(who, "out", out, shape, x, dtype=element, in_place=True)
-        self._run("dropout", x, y, mask)
-        return y
+    def _masked(self, who: str, mask: Mask, out: Array | None, **maps: Array) -> Array:
+        ((name, x),) = maps.items()
+        return self._mapped(who, out, self._mask(who, mask, self._shape(who, name, x)), **maps)

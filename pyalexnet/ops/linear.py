@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyalexnet.errors import ArgumentError
-from pyalexnet.ops.checks import integer, real
-from pyalexnet.ops.device import split_out
-from pyalexnet.ops.elements import Array
-from pyalexnet.ops.epilogue import MOST_TOWERS, Activation, Epilogue, check_activation, widened
+from pyalexnet.ops.checks import real
+from pyalexnet.ops.elements import FLOAT32, Array
+from pyalexnet.ops.epilogue import Activation, Epilogue, widened
 from pyalexnet.ops.records import Learned, Mask
 
 
 class LinearOps(Epilogue):
-    """Linear layers."""
-
     def linear_fprop(
         self,
         x: Array,
@@ -43,21 +39,11 @@ class LinearOps(Epilogue):
             y: (N, out).
         """
         who = "linear_fprop"
-        (images, inputs), element = self._typed(who, "x", x, ("N", "in"))
-        outputs, columns = self._shape(who, "w", w, ("out", "in"), element)
-        if columns != inputs:
-            raise ArgumentError(
-                f"{who}: w has {columns} inputs; x has {inputs}, so {inputs} were expected."
-            )
-        if b is not None:
-            self._like(who, "b", b, (outputs,))
-        towers = integer(who, "towers", towers, low=1, high=MOST_TOWERS)
-        check_activation(who, activation)
-        shape = (images, outputs)
-        mask = self._mask(who, dropout, shape)
-        element = widened(who, dtype, element)
-        y = self._result(who, "out", out, shape, x, w, b, dtype=element)
-        self._run(who, x, w, b, y, self._unit(x, tensor), towers, activation, mask)
+        images, _ = self._shape(who, "x", x, ("N", "in"))
+        outputs, _ = self._shape(who, "w", w, ("out", "in"))
+        y = self._result(who, out, (images, outputs), widened(who, dtype, x.dtype))
+        finish = self._finish(who, towers, activation, dropout, (images, outputs))
+        self._run(who, x, w, b, y, self._unit(x.dtype, tensor), *finish)
         return y
 
     def linear_dgrad(
@@ -82,17 +68,10 @@ class LinearOps(Epilogue):
             dx: (N, in), of dy's type.
         """
         who = "linear_dgrad"
-        (images, outputs), element = self._typed(who, "dy", dy, ("N", "out"))
-        rows, inputs = self._shape(who, "w", w, ("out", "in"), element)
-        if rows != outputs:
-            raise ArgumentError(
-                f"{who}: w has {rows} outputs; dy has {outputs}, so {outputs} were expected."
-            )
-        if gate is not None:
-            self._like(who, "gate", gate, (images, inputs), element)
-        factor = real(who, "factor", factor)
-        dx = self._result(who, "out", out, (images, inputs), dy, w, gate, dtype=element)
-        self._run(who, dy, w, gate, dx, self._unit(dy, tensor), factor)
+        images, _ = self._shape(who, "dy", dy, ("N", "out"))
+        _, inputs = self._shape(who, "w", w, ("out", "in"))
+        dx = self._result(who, out, (images, inputs), dy.dtype)
+        self._run(who, dy, w, gate, dx, self._unit(dy.dtype, tensor), real(who, "factor", factor))
         return dx
 
     def linear_wgrad(
@@ -114,11 +93,10 @@ class LinearOps(Epilogue):
             dw: (out, in) float32, dy^T x; db: (out,) float32, the sum of dy over the images.
         """
         who = "linear_wgrad"
-        inputs, outputs = self._linear_wgrad_shape(who, x, dy)
-        dw_out, db_out = split_out(who, out, "(dw, db)")
-        dw = self._result(who, "out[0] (dw)", dw_out, (outputs, inputs), x, dy)
-        db = self._result(who, "out[1] (db)", db_out, (outputs,), x, dy, dw_out)
-        self._run(who, x, dy, dw, db, self._unit(x, tensor))
+        _, inputs = self._shape(who, "x", x, ("N", "in"))
+        _, outputs = self._shape(who, "dy", dy, ("N", "out"))
+        dw, db = self._results(who, out, dw=((outputs, inputs), FLOAT32), db=((outputs,), FLOAT32))
+        self._run(who, x, dy, dw, db, self._unit(x.dtype, tensor))
         return dw, db
 
     def linear_wgrad_sgd(
@@ -129,30 +107,8 @@ class LinearOps(Epilogue):
         As in `conv_wgrad_sgd`, the gradients are not stored.
 
         Args:
-            x: (N, in), float32 or bfloat16.
-            dy: (N, out), of x's type, the gradient with respect to y.
             w: weights (out, in) of x's type; with `low` where that is bfloat16.
             b: biases (out,) float32.
-            tensor: as in `conv_fprop`.
+            x, dy, tensor: as in `linear_wgrad`.
         """
-        who = "linear_wgrad_sgd"
-        inputs, outputs = self._linear_wgrad_shape(who, x, dy)
-        w = self._learned(who, "w", w, ("out", "in"), x.dtype)
-        if w.w.shape != (outputs, inputs):
-            raise ArgumentError(
-                f"{who}: w.w has shape {w.w.shape}; {(outputs, inputs)} was expected."
-            )
-        b = self._learned_biases(who, b, w)
-        self._check_updated(who, w, b, x, dy)
-        arrays = (x, dy, w.w, w.low, w.v, b.w, b.v)
-        self._run(who, *arrays, self._unit(x, tensor), w.rule, b.rule)
-
-    def _linear_wgrad_shape(self, who: str, x: Array, dy: Array) -> tuple[int, int]:
-        """Numbers of a layer's inputs and outputs, from its input and output gradient."""
-        (images, inputs), element = self._typed(who, "x", x, ("N", "in"))
-        rows, outputs = self._shape(who, "dy", dy, ("N", "out"), element)
-        if rows != images:
-            raise ArgumentError(
-                f"{who}: dy has {rows} images; x has {images}, so {images} were expected."
-            )
-        return inputs, outputs
+        self._update("linear_wgrad_sgd", x, dy, w, b, tensor)

@@ -8,8 +8,6 @@ from pyalexnet.ops.records import Norm
 
 
 class LrnOps(Device):
-    """Response normalisation across channels."""
-
     def lrn_fprop(
         self,
         x: Array,
@@ -38,12 +36,8 @@ class LrnOps(Device):
         Returns:
             y: (N, H, W, C).
         """
-        who = "lrn_fprop"
-        shape, element = self._typed(who, "x", x, "NHWC")
-        norm = Norm.of(who, shape[3], size, alpha, beta, k, groups)
-        y = self._result(who, "out", out, shape, x, dtype=element)
-        self._run(who, x, y, norm)
-        return y
+        norm = Norm.of("lrn_fprop", size, alpha, beta, k, groups)
+        return self._mapped("lrn_fprop", out, norm, x=x)
 
     def lrn_dgrad(
         self,
@@ -57,23 +51,10 @@ class LrnOps(Device):
         groups: int = 1,
         out: Array | None = None,
     ) -> Array:
-        """Gradient of `lrn_fprop` with respect to x.
+        """Gradient dx of `lrn_fprop` with respect to x; x, dy and dx are (N, H, W, C).
 
         With d = k + alpha sum x^2: dx_i = dy_i d_i^-beta
         - 2 alpha beta x_i sum of dy_j x_j d_j^(-beta - 1) over every j whose window contains i.
-
-        Args:
-            x: (N, H, W, C), the input of `lrn_fprop`.
-            dy: (N, H, W, C), the gradient with respect to y.
-            size, alpha, beta, k, groups: as in `lrn_fprop`.
-
-        Returns:
-            dx: (N, H, W, C).
         """
-        who = "lrn_dgrad"
-        shape, element = self._typed(who, "x", x, "NHWC")
-        self._like(who, "dy", dy, shape, element)
-        norm = Norm.of(who, shape[3], size, alpha, beta, k, groups)
-        dx = self._result(who, "out", out, shape, x, dy, dtype=element)
-        self._run(who, x, dy, dx, norm)
-        return dx
+        norm = Norm.of("lrn_dgrad", size, alpha, beta, k, groups)
+        return self._mapped("lrn_dgrad", out, norm, x=x, dy=dy)

@@ -8,8 +8,6 @@ from pyalexnet.ops.records import Norm, PoolGeometry
 
 
 class LrnPoolOps(PoolOps):
-    """Normalisation across channels and max-pooling at once."""
-
     def lrn_maxpool_fprop(
         self,
         x: Array,
@@ -40,11 +38,9 @@ class LrnPoolOps(PoolOps):
             where: (N, P, Q, C), as in `maxpool_fprop`; for `lrn_maxpool_dgrad`.
         """
         who = "lrn_maxpool_fprop"
-        geometry = PoolGeometry.of(who, pool_size, pool_stride, ceil, prefix="pool_")
-        y, where = self._pooled(who, x, geometry, out)
-        norm = Norm.of(who, x.shape[3], size, alpha, beta, k, groups)
-        self._run(who, x, y, where, norm, geometry, bool(relu))
-        return y, where
+        pool = PoolGeometry.of(who, pool_size, pool_stride, ceil, prefix="pool_")
+        norm = Norm.of(who, size, alpha, beta, k, groups)
+        return self._maxpooled(who, x, pool, out, norm, pool, bool(relu))
 
     def lrn_maxpool_dgrad(
         self,
@@ -79,15 +75,8 @@ class LrnPoolOps(PoolOps):
             dx: (N, H, W, C).
         """
         who = "lrn_maxpool_dgrad"
-        geometry = PoolGeometry.of(who, pool_size, pool_stride, ceil, prefix="pool_")
-        x_shape, element = self._typed(who, "x", x, "NHWC")
-        n, h, w, c = x_shape
-        norm = Norm.of(who, c, size, alpha, beta, k, groups)
-        shape = (n, *geometry.out_size(who, h, w), c)
-        self._like(who, "dy", dy, shape, element)
-        self._like(who, "where", where, shape, geometry.where_dtype)
-        if y is not None:
-            self._like(who, "y", y, shape, element)
-        dx = self._result(who, "out", out, x_shape, x, dy, where, y, dtype=element)
-        self._run(who, x, y, dy, where, dx, norm, geometry, bool(gated))
+        pool = PoolGeometry.of(who, pool_size, pool_stride, ceil, prefix="pool_")
+        norm = Norm.of(who, size, alpha, beta, k, groups)
+        dx = self._result(who, out, self._shape(who, "x", x), x.dtype)
+        self._run(who, x, y, dy, where, dx, norm, pool, bool(gated))
         return dx

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pyalexnet.ops.device import Device, split_out, with_sizes
+from typing import Any
+
+from pyalexnet.ops.device import Device, with_sizes
 from pyalexnet.ops.elements import Array, Shape
 from pyalexnet.ops.records import PoolGeometry
 
 
 class PoolOps(Device):
-    """Pooling."""
-
     def maxpool_fprop(
         self,
         x: Array,
@@ -35,23 +35,22 @@ class PoolOps(Device):
             where: (N, P, Q, C), for `maxpool_dgrad`: r * size + s of the first maximum in
                 row-major order; uint8 where size <= 16, else uint16.
         """
-        who = "maxpool_fprop"
-        geometry = PoolGeometry.of(who, size, stride, ceil)
-        y, where = self._pooled(who, x, geometry, out)
-        self._run(who, x, y, where, geometry)
-        return y, where
+        pool = PoolGeometry.of("maxpool_fprop", size, stride, ceil)
+        return self._maxpooled("maxpool_fprop", x, pool, out, pool)
 
-    def _pooled(
-        self, who: str, x: Array, geometry: PoolGeometry, out: tuple[Array, Array] | None
+    def _maxpooled(
+        self,
+        who: str,
+        x: Array,
+        pool: PoolGeometry,
+        out: tuple[Array, Array] | None,
+        *records: Any,
     ) -> tuple[Array, Array]:
-        """The maxima of x's windows and their places, checked or new, to be written."""
-        (n, h, w, c), element = self._typed(who, "x", x, "NHWC")
-        shape = (n, *geometry.out_size(who, h, w), c)
-        y_out, where_out = split_out(who, out, "(y, where)")
-        y = self._result(who, "out[0] (y)", y_out, shape, x, dtype=element)
-        where = self._result(
-            who, "out[1] (where)", where_out, shape, x, y_out, dtype=geometry.where_dtype
-        )
+        """Compute an operation that returns the maxima of x's windows and their places."""
+        n, h, w, c = self._shape(who, "x", x, "NHWC")
+        shape = (n, *pool.out_size(who, h, w), c)
+        y, where = self._results(who, out, y=(shape, x.dtype), where=(shape, pool.where_dtype))
+        self._run(who, x, y, where, *records)
         return y, where
 
     def maxpool_dgrad(
@@ -80,16 +79,10 @@ class PoolOps(Device):
             dx: (N, H, W, C).
         """
         who = "maxpool_dgrad"
-        geometry = PoolGeometry.of(who, size, stride, ceil)
-        n, h, w, c = x_shape = with_sizes(who, "x_shape", x_shape, "NHWC")
-        shape = (n, *geometry.out_size(who, h, w), c)
-        element = self._element(who, "dy", dy)
-        self._like(who, "dy", dy, shape, element)
-        self._like(who, "where", where, shape, geometry.where_dtype)
-        if gate is not None:
-            self._like(who, "gate", gate, x_shape, element)
-        dx = self._result(who, "out", out, x_shape, dy, where, gate, dtype=element)
-        self._run(who, dy, where, gate, dx, geometry)
+        pool = PoolGeometry.of(who, size, stride, ceil)
+        self._shape(who, "dy", dy)
+        dx = self._result(who, out, with_sizes(who, "x_shape", x_shape, "NHWC"), dy.dtype)
+        self._run(who, dy, where, gate, dx, pool)
         return dx
 
     def avgpool_fprop(
@@ -97,19 +90,14 @@ class PoolOps(Device):
     ) -> Array:
         """Mean of the pixels of each window that lie inside the image (cuda-convnet's rule).
 
-        Args:
-            x: (N, H, W, C).
-            size, stride, ceil: as in `maxpool_fprop`.
-
-        Returns:
-            y: (N, P, Q, C), of `maxpool_fprop`'s shape.
+        x: (N, H, W, C). size, stride, ceil, and the shape of y, (N, P, Q, C): as in
+        `maxpool_fprop`.
         """
         who = "avgpool_fprop"
-        geometry = PoolGeometry.of(who, size, stride, ceil)
-        (n, h, w, c), element = self._typed(who, "x", x, "NHWC")
-        shape = (n, *geometry.out_size(who, h, w), c)
-        y = self._result(who, "out", out, shape, x, dtype=element)
-        self._run(who, x, y, geometry)
+        pool = PoolGeometry.of(who, size, stride, ceil)
+        n, h, w, c = self._shape(who, "x", x, "NHWC")
+        y = self._result(who, out, (n, *pool.out_size(who, h, w), c), x.dtype)
+        self._run(who, x, y, pool)
         return y
 
     def avgpool_dgrad(
@@ -122,21 +110,13 @@ class PoolOps(Device):
         ceil: bool = True,
         out: Array | None = None,
     ) -> Array:
-        """Gradient of `avgpool_fprop` with respect to x.
+        """Gradient dx, of x_shape (N, H, W, C), of `avgpool_fprop` with respect to x.
 
-        Args:
-            dy: (N, P, Q, C), the gradient with respect to y.
-            x_shape: (N, H, W, C).
-            size, stride, ceil: as in `maxpool_fprop`.
-
-        Returns:
-            dx: (N, H, W, C).
+        dy: (N, P, Q, C), the gradient with respect to y. size, stride, ceil: as in `maxpool_fprop`.
         """
         who = "avgpool_dgrad"
-        geometry = PoolGeometry.of(who, size, stride, ceil)
-        n, h, w, c = x_shape = with_sizes(who, "x_shape", x_shape, "NHWC")
-        element = self._element(who, "dy", dy)
-        self._like(who, "dy", dy, (n, *geometry.out_size(who, h, w), c), element)
-        dx = self._result(who, "out", out, x_shape, dy, dtype=element)
-        self._run(who, dy, dx, geometry)
+        pool = PoolGeometry.of(who, size, stride, ceil)
+        self._shape(who, "dy", dy)
+        dx = self._result(who, out, with_sizes(who, "x_shape", x_shape, "NHWC"), dy.dtype)
+        self._run(who, dy, dx, pool)
         return dx

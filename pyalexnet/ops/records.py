@@ -5,6 +5,7 @@ The bindings read each as a tuple (`bindings/records.hpp`), so the order of the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -29,18 +30,14 @@ class ConvGeometry(NamedTuple):
 
     @classmethod
     def of(cls, who: str, stride: Stride, pad: Pad, groups: int) -> ConvGeometry:
-        """Check and spell out the short forms.
+        """Check and spell out the short forms; `who` is the operation or layer, for refusals.
 
-        Args:
-            who: the operation or layer, for the error's text.
-            stride: one number, or (vertical, horizontal).
-            pad: one number, or (top, bottom, left, right).
-            groups: number of equal parts that input channels and filters are divided into.
+        stride: one number, or (vertical, horizontal). pad: one number, or (top, bottom, left,
+        right). groups: number of equal parts that input channels and filters are divided into.
         """
-        vertical, horizontal = _several(who, "stride", stride, "(vertical, horizontal)", 2, low=1)
-        top, bottom, left, right = _several(who, "pad", pad, "(top, bottom, left, right)", 4, low=0)
-        parts = integer(who, "groups", groups, low=1)
-        return cls(vertical, horizontal, top, bottom, left, right, parts)
+        strides = _several(who, "stride", stride, ("vertical", "horizontal"), low=1)
+        pads = _several(who, "pad", pad, _SIDES, low=0)
+        return cls._make((*strides, *pads, integer(who, "groups", groups, low=1)))
 
     def out_size(self, who: str, h: int, w: int, r: int, s: int) -> tuple[int, int]:
         """Height and width of the output of r x s filters on an h x w image (rounded down)."""
@@ -62,12 +59,7 @@ class PoolGeometry(NamedTuple):
 
     @classmethod
     def of(cls, who: str, size: int, stride: int, ceil: bool, *, prefix: str = "") -> PoolGeometry:
-        """Check the three values.
-
-        Args:
-            who: the operation or layer, for the error's text.
-            prefix: of the names of size and stride in that text.
-        """
+        """Check the values; `prefix` comes before the names of size and stride in a refusal."""
         # A position within a window has to fit the 16 bits of `where`.
         window = integer(who, f"{prefix}size", size, low=1, high=256)
         return cls(window, integer(who, f"{prefix}stride", stride, low=1), bool(ceil))
@@ -99,29 +91,19 @@ class PoolGeometry(NamedTuple):
         return np.uint8 if self.size * self.size <= 256 else np.uint16
 
 
-def lrn_maxpool_fits(
-    channels: int,
-    dtype: np.dtype[Any],
-    *,
-    size: int,
-    beta: float,
-    k: float,
-    groups: int,
-    pool_size: int,
-    **_: Any,
-) -> bool:
+def lrn_maxpool_fits(channels: int, dtype: np.dtype[Any], settings: Mapping[str, Any]) -> bool:
     """Whether `lrn_maxpool_fprop` takes these settings, on maps of so many channels and this type.
 
     Its kernels are made for the networks' norm, and read whole vectors of 16 bytes (`kernels/ops.h`
     says the same). Any other norm and pool run one after the other.
     """
     return (
-        size == 5
-        and beta == 0.75
-        and k >= 2.0**-126  # in float32, a normal number
-        and channels // groups % (16 // dtype.itemsize) == 0
+        settings["size"] == 5
+        and settings["beta"] == 0.75
+        and settings["k"] >= 2.0**-126  # in float32, a normal number
+        and channels // settings["groups"] % (16 // dtype.itemsize) == 0
         and channels <= 1024
-        and pool_size <= 8
+        and settings["pool_size"] <= 8
     )
 
 
@@ -138,7 +120,7 @@ class BlockGeometry(NamedTuple):
     def of(cls, who: str, block: int, pad: Pad) -> BlockGeometry:
         """Check and spell out the short forms; `who` is the operation, for the error's text."""
         side = integer(who, "block", block, low=1)
-        return cls(side, *_several(who, "pad", pad, "(top, bottom, left, right)", 4, low=0))
+        return cls(side, *_several(who, "pad", pad, _SIDES, low=0))
 
     def out_shape(self, h: int, w: int, c: int) -> tuple[int, int, int]:
         """Height, width and channels of an h x w image of c channels in blocks, the last ones
@@ -158,21 +140,14 @@ class Norm(NamedTuple):
     groups: int
 
     @classmethod
-    def of(
-        cls, who: str, channels: int, size: int, alpha: float, beta: float, k: float, groups: int
-    ) -> Norm:
-        """Check the values, for maps of so many channels; the base k + alpha sum x^2 is above 0."""
-        parts = integer(who, "groups", groups, low=1)
-        if channels % parts:
-            raise ArgumentError(
-                f"{who}: groups is {parts}; a divisor of x's {channels} channels was expected."
-            )
+    def of(cls, who: str, size: int, alpha: float, beta: float, k: float, groups: int = 1) -> Norm:
+        """Check the values; the base k + alpha sum x^2 is above 0."""
         return cls(
             integer(who, "size", size, low=1),
             real(who, "alpha", alpha, low=0.0),
             real(who, "beta", beta),
             positive(who, "k", k),
-            parts,
+            integer(who, "groups", groups, low=1),
         )
 
 
@@ -216,16 +191,20 @@ class Learned(NamedTuple):
 
     @property
     def rule(self) -> tuple[Any, float, float]:
-        """How they are updated: (lr, momentum, weight_decay)."""
+        """How they are updated."""
         return self.lr, self.momentum, self.weight_decay
 
 
+_SIDES = ("top", "bottom", "left", "right")
+
+
 def _several(
-    who: str, name: str, value: int | tuple[int, ...], form: str, count: int, *, low: int
+    who: str, name: str, value: int | tuple[int, ...], parts: tuple[str, ...], *, low: int
 ) -> tuple[int, ...]:
-    """Expand one number to `count` equal ones; check each of a tuple."""
+    """Expand one number to as many equal ones as there are parts; check each of a tuple."""
     if not isinstance(value, (tuple, list)):
-        return (integer(who, name, value, low=low),) * count
-    if len(value) != count:
-        raise ArgumentError(f"{who}: {name} is {value!r}; a number or {form} was expected.")
+        return (integer(who, name, value, low=low),) * len(parts)
+    if len(value) != len(parts):
+        form = ", ".join(parts)
+        raise ArgumentError(f"{who}: {name} is {value!r}; a number or ({form}) was expected.")
     return tuple(integer(who, name, part, low=low) for part in value)

@@ -8,8 +8,6 @@ from pyalexnet.ops.records import Norm
 
 
 class RnormOps(Device):
-    """Response normalisation within a map."""
-
     def rnorm_fprop(
         self,
         x: Array,
@@ -36,12 +34,8 @@ class RnormOps(Device):
         Returns:
             y: (N, H, W, C).
         """
-        who = "rnorm_fprop"
-        shape, element = self._typed(who, "x", x, "NHWC")
-        norm = Norm.of(who, shape[3], size, alpha, beta, k, 1)
-        y = self._result(who, "out", out, shape, x, dtype=element)
-        self._run(who, x, y, norm)
-        return y
+        norm = Norm.of("rnorm_fprop", size, alpha, beta, k, 1)
+        return self._mapped("rnorm_fprop", out, norm, x=x)
 
     def rnorm_dgrad(
         self,
@@ -54,20 +48,9 @@ class RnormOps(Device):
         k: float,
         out: Array | None = None,
     ) -> Array:
-        """Gradient of `rnorm_fprop` with respect to x; the formula is `lrn_dgrad`'s.
+        """Gradient dx of `rnorm_fprop` with respect to x; x, dy and dx are (N, H, W, C).
 
-        Args:
-            x: (N, H, W, C), the input of `rnorm_fprop`.
-            dy: (N, H, W, C), the gradient with respect to y.
-            size, alpha, beta, k: as in `rnorm_fprop`.
-
-        Returns:
-            dx: (N, H, W, C).
+        The formula is `lrn_dgrad`'s.
         """
-        who = "rnorm_dgrad"
-        shape, element = self._typed(who, "x", x, "NHWC")
-        self._like(who, "dy", dy, shape, element)
-        norm = Norm.of(who, shape[3], size, alpha, beta, k, 1)
-        dx = self._result(who, "out", out, shape, x, dy, dtype=element)
-        self._run(who, x, dy, dx, norm)
-        return dx
+        norm = Norm.of("rnorm_dgrad", size, alpha, beta, k, 1)
+        return self._mapped("rnorm_dgrad", out, norm, x=x, dy=dy)

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from pyalexnet.ops.checks import real
-from pyalexnet.ops.device import split_out
 from pyalexnet.ops.elements import BFLOAT16, Array
 from pyalexnet.ops.epilogue import Epilogue
 
 
 class SgdOps(Epilogue):
-    """Learning: the update of parameters, and their halves."""
-
     def sgd_update(
         self,
         w: Array,
@@ -38,21 +34,7 @@ class SgdOps(Epilogue):
                 the float32 that they form.
         """
         who = "sgd_update"
-        shape, element = self._typed(who, "w", w)
-        self._like(who, "v", v, shape)
-        self._like(who, "dw", dw, shape)
-        self._check_low(who, "", low, shape, element)
-        if isinstance(lr, self.array_type):
-            self._like(who, "lr", lr, ())
-        else:
-            lr = real(who, "lr", lr)
-        momentum = real(who, "momentum", momentum)
-        weight_decay = real(who, "weight_decay", weight_decay)
-        self._check_written(who, "w", w, v, dw, low)
-        self._check_written(who, "v", v, dw, low)
-        if low is not None:
-            self._check_written(who, "low", low, dw)
-        self._run(who, w, low, v, dw, (lr, momentum, weight_decay))
+        self._run(who, w, low, v, dw, self._rule(who, "", lr, momentum, weight_decay))
 
     def split_weights(
         self, w: Array, *, out: tuple[Array, Array] | None = None
@@ -71,25 +53,16 @@ class SgdOps(Epilogue):
         """
         who = "split_weights"
         shape = self._shape(who, "w", w)
-        high_out, low_out = split_out(who, out, "(high, low)")
-        high = self._result(who, "out[0] (high)", high_out, shape, w, dtype=BFLOAT16)
-        low = self._result(who, "out[1] (low)", low_out, shape, w, high_out, dtype=np.uint16)
+        high, low = self._results(who, out, high=(shape, BFLOAT16), low=(shape, np.uint16))
         self._run(who, w, high, low)
         return high, low
 
     def join_weights(self, high: Array, low: Array, *, out: Array | None = None) -> Array:
-        """The weights that `split_weights` split.
+        """The weights, float32, that `split_weights` split.
 
-        Args:
-            high: bfloat16, of any shape.
-            low: uint16, of high's shape.
-
-        Returns:
-            w: float32, of high's shape.
+        high: bfloat16, of any shape. low: uint16, of high's shape.
         """
         who = "join_weights"
-        shape = self._shape(who, "high", high, dtype=BFLOAT16)
-        self._like(who, "low", low, shape, np.uint16)
-        w = self._result(who, "out", out, shape, high, low)
+        w = self._result(who, out, self._shape(who, "high", high))
         self._run(who, high, low, w)
         return w

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 
 from pyalexnet.errors import ArgumentError
-from pyalexnet.ops.device import Device, split_out
-from pyalexnet.ops.elements import Array, element_of
+from pyalexnet.ops.device import Device
+from pyalexnet.ops.elements import FLOAT32, Array, element_of
 
 
 class SoftmaxOps(Device):
-    """The loss."""
-
     def softmax_cross_entropy(
         self,
         logits: Array,
@@ -41,18 +39,17 @@ class SoftmaxOps(Device):
         who = "softmax_cross_entropy"
         shape = self._shape(who, "logits", logits, ("N", "classes"))
         labels = self.checked_labels(labels, *shape)
-        element = element_of(who, "dtype", dtype)
-        loss, dlogits, top1, top5 = split_out(
-            who, out, "(loss, dlogits, top1_error, top5_error)", count=4
-        )
-        results = (
-            self._result(who, "out[0] (loss)", loss, (), logits),
-            self._result(who, "out[1] (dlogits)", dlogits, shape, logits, loss, dtype=element),
-            self._result(who, "out[2] (top1_error)", top1, (), logits, loss, dlogits),
-            self._result(who, "out[3] (top5_error)", top5, (), logits, loss, dlogits, top1),
+        results = self._results(
+            who,
+            out,
+            loss=((), FLOAT32),
+            dlogits=(shape, element_of(who, "dtype", dtype)),
+            top1_error=((), FLOAT32),
+            top5_error=((), FLOAT32),
         )
         self._run(who, logits, labels, *results)
-        return results
+        loss, dlogits, top1, top5 = results
+        return loss, dlogits, top1, top5
 
     def checked_labels(self, labels: Any, rows: int, classes: int) -> Array:
         """Labels as `softmax_cross_entropy` takes them for logits (rows, classes), int64 here."""

@@ -16,7 +16,6 @@ unreadable to others (mode 0600), and its format has no checksum. Nothing is eve
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -24,40 +23,37 @@ import re
 import shutil
 import stat
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError
 
 import pyalexnet
 from pyalexnet import files
 from pyalexnet.data.classes import Classes
-from pyalexnet.errors import ArgumentError, CheckpointError
-from pyalexnet.files import printable, sealed, sync_folder
+from pyalexnet.errors import ArgumentError, CheckpointError, reason
+from pyalexnet.files import ODD_JSON, printable, refused, refusing, sealed, sync_folder
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = dict[str, Array]
 
-FORMAT = 2
-"""The number in state.json, raised by one for a change that earlier versions cannot read."""
+FORMAT = 2  # in state.json; raised by one for a change that earlier versions cannot read
+WITHOUT_IDS = 1  # from before classes had ids beside their names
 
-WITHOUT_IDS = 1
-"""The format from before classes had ids beside their names."""
-
-PARAMS, MOMENTUM, MEAN = "params.safetensors", "momentum.safetensors", "mean.safetensors"
-TENSOR_FILES = (PARAMS, MOMENTUM, MEAN)
+TENSOR_FILES = ("params.safetensors", "momentum.safetensors", "mean.safetensors")
+PARAMS, MOMENTUM, MEAN = TENSOR_FILES
 STATE = "state.json"
 
-LARGEST_STATE = 16 * 2**20
-"""Largest state.json that is read, in bytes."""
+LARGEST_STATE = 16 * 2**20  # bytes that are read of a state.json
 
-NAME = re.compile(r"step-(\d{8,})")
+_ODD = "is not the state of a checkpoint"
+
+NAME = re.compile(r"(\.old-)?step-(\d{8,})")
 TEMPORARY = re.compile(r"\.tmp-step-\d{8,}-(\d+)")
-REPLACED = re.compile(r"\.old-step-(\d{8,})")
 
 
 @dataclass(frozen=True)
@@ -73,8 +69,7 @@ class Meta:
     net_args: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    class_ids: tuple[str, ...] = ()
-    """() if only names are known, as in a checkpoint from before ids existed."""
+    class_ids: tuple[str, ...] = ()  # empty if only names are known, as before ids existed
 
     @property
     def known_classes(self) -> Classes:
@@ -101,8 +96,8 @@ def save(folder: Path, state: Checkpoint) -> Path:
     checkpoints are unchanged.
 
     Raises:
-        ArgumentError: an array is not float32, momenta and parameters do not match, or `meta`
-            cannot be written as JSON.
+        ArgumentError: an array is not float32, momenta and parameters do not match, or `meta` is
+            no JSON.
         CheckpointError: it cannot be written; the sentence names the path and the bytes needed.
     """
     target = folder / f"step-{state.meta.step:08d}"
@@ -112,20 +107,16 @@ def save(folder: Path, state: Checkpoint) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         temporary.mkdir()
-        try:
-            for name, content in contents.items():
-                files.create(temporary / name, content)
-            sync_folder(temporary)
-            _move(temporary, target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        for name, content in contents.items():
+            files.create(temporary / name, content)
+        sync_folder(temporary)
+        _move(temporary, target)
     except OSError as error:
-        needed = sum(len(content) for content in contents.values())
-        raise CheckpointError(
-            f"{target}: cannot be written ({error.strerror}); {needed} bytes are needed there, and "
-            f"the checkpoints before it are untouched."
-        ) from error
+        needed = f"{sum(map(len, contents.values()))} bytes are needed there"
+        why = f"({reason(error)}); {needed}, and the checkpoints before it are untouched"
+        raise CheckpointError(f"{target}: cannot be written {why}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # unless it has its name
     return target
 
 
@@ -133,48 +124,43 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint, and check all of it.
 
     Raises:
-        CheckpointError: a file is missing or is not as written; the sentence names the file
-            and the check that failed. Or a later version of pyalexnet wrote it.
+        CheckpointError: a file is missing, not as written, or of a later version of pyalexnet.
     """
     document = _read_state(path / STATE)
-    params, momentum, mean = (
-        _read_tensors(path / name, document["files"][name]) for name in TENSOR_FILES
-    )
-    if {name: array.shape for name, array in params.items()} != {
-        name: array.shape for name, array in momentum.items()
-    }:
+    about = document["files"]
+    params, momentum, mean = (_read_tensors(path / name, about[name]) for name in TENSOR_FILES)
+    if _shapes(params) != _shapes(momentum):
         raise CheckpointError(f"{path / MOMENTUM}: names or shapes differ from those in {PARAMS}.")
     if list(mean) != ["mean"]:
         raise CheckpointError(f"{path / MEAN}: holds {sorted(mean)}; mean was expected.")
     meta = _meta(path / STATE, document)
     match = NAME.fullmatch(path.name)
-    if match and int(match[1]) != meta.step:
-        raise CheckpointError(
-            f"{path}: holds step {meta.step}; {int(match[1])} was expected, as its name says."
-        )
+    if match and int(match[2]) != meta.step:
+        wanted = f"{int(match[2])} was expected, as its name says"
+        raise CheckpointError(f"{path}: holds step {meta.step}; {wanted}.")
     return Checkpoint(params, momentum, mean["mean"], meta)
 
 
 def newest(run: Path, say: Callable[[str], None] | None = None) -> Path:
     """The newest checkpoint of a run that passes every check.
 
-    Args:
-        run: the run's folder, or its folder `checkpoints`.
-        say: called with a sentence for each newer one that was skipped; None warns.
+    run: its folder, or its folder `checkpoints`. say: called with a sentence for each newer one
+    that was skipped; None warns.
 
     Raises:
         CheckpointError: there is no checkpoint, or none that passes; each one's fault is named.
     """
     folder = _checkpoints(run)
     faults: list[str] = []
-    for path in _newest_first(folder):
+    for _, path in _newest_first(folder):
         try:
             load(path)
         except CheckpointError as error:
             faults.append(str(error))
             continue
+        tell = say or partial(warnings.warn, category=RuntimeWarning, stacklevel=2)
         for fault in faults:
-            (say or _warn)(f"skipped a checkpoint: {fault}")
+            tell(f"skipped a checkpoint: {fault}")
         return path
     if not faults:
         raise CheckpointError(f"{folder}: holds no checkpoint; a folder step-* was expected.")
@@ -186,51 +172,34 @@ def prune(run: Path, keep: int, best: int | None = None, step: int | None = None
 
     `step`: where the run now stands. Later checkpoints failed their checks when it was resumed from
     an earlier one; they are neither counted nor deleted until the run gets there.
-
-    Raises:
-        ArgumentError: `keep` is below 1.
-        CheckpointError: one cannot be deleted.
     """
     if keep < 1:
         raise ArgumentError(f"prune: keep is {keep}; at least 1 was expected.")
     folder = _checkpoints(run)
-    found = sorted(_steps(folder, NAME), reverse=True)
+    found = [one for one in _newest_first(folder) if not one[1].name.startswith(".")]
     reached = [(number, path) for number, path in found if step is None or number <= step]
     for number, path in reached[keep:]:
         if number == best:
             continue
         doomed = folder / f".tmp-{path.name}-{os.getpid()}"
-        try:
+        with refusing(CheckpointError, path, "deleted"):
             path.rename(doomed)  # so that a kill leaves no partial checkpoint of that name
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be deleted ({error.strerror}).") from error
         shutil.rmtree(doomed, ignore_errors=True)  # the next save removes any rest
 
 
 def _contents(state: Checkpoint) -> dict[str, bytes]:
     """The four files' bytes."""
-    if {name: array.shape for name, array in state.params.items()} != {
-        name: array.shape for name, array in state.momentum.items()
-    }:
+    if _shapes(state.params) != _shapes(state.momentum):
         raise ArgumentError("checkpoint: momentum has other names or shapes than params.")
-    contents = {
-        PARAMS: _serialised(state.params),
-        MOMENTUM: _serialised(state.momentum),
-        MEAN: _serialised({"mean": state.mean}),
+    arrays = (state.params, state.momentum, {"mean": state.mean})
+    contents = dict(zip(TENSOR_FILES, map(_serialised, arrays), strict=True))
+    about = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
     }
-    document = {
-        "format": FORMAT,
-        "pyalexnet": pyalexnet.__version__,
-        "meta": asdict(state.meta),
-        "files": {
-            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            for name, content in contents.items()
-        },
-    }
-    try:
-        contents[STATE] = sealed(document)
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"checkpoint: meta cannot be written as JSON ({error}).") from error
+    own = {"format": FORMAT, "pyalexnet": pyalexnet.__version__}
+    with refused(ArgumentError, "checkpoint: meta cannot be written as JSON", *ODD_JSON):
+        contents[STATE] = sealed({**own, "meta": asdict(state.meta), "files": about})
     return contents
 
 
@@ -238,9 +207,12 @@ def _serialised(arrays: Mapping[str, Array]) -> bytes:
     for name, array in arrays.items():
         if array.dtype != np.float32:
             raise ArgumentError(f"checkpoint: {name} is {array.dtype}; float32 was expected.")
-    return safetensors.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    )
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return safetensors.numpy.save(whole)
+
+
+def _shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in arrays.items()}
 
 
 def _move(temporary: Path, target: Path) -> None:
@@ -266,23 +238,21 @@ def _move(temporary: Path, target: Path) -> None:
 def _sweep(folder: Path) -> None:
     """Delete checkpoints that killed processes left incomplete, and replaced ones."""
     for entry in list(folder.iterdir()):
-        temporary, replaced = TEMPORARY.fullmatch(entry.name), REPLACED.fullmatch(entry.name)
-        if temporary and not _runs_elsewhere(int(temporary[1])):
-            shutil.rmtree(entry, ignore_errors=True)
-        if replaced and (folder / entry.name.removeprefix(".old-")).exists():
+        temporary, named = TEMPORARY.fullmatch(entry.name), NAME.fullmatch(entry.name)
+        abandoned = temporary and not _runs_elsewhere(int(temporary[1]))
+        replaced = named and named[1] and (folder / entry.name.removeprefix(".old-")).exists()
+        if abandoned or replaced:
             shutil.rmtree(entry, ignore_errors=True)
 
 
 def _runs_elsewhere(pid: int) -> bool:
-    if pid == os.getpid():
-        return False
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
-    return True
+    return pid != os.getpid()
 
 
 def _checkpoints(run: Path) -> Path:
@@ -290,26 +260,18 @@ def _checkpoints(run: Path) -> Path:
     return folder if folder.is_dir() else run
 
 
-def _steps(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[int, Path]]:
-    try:
-        entries = list(folder.iterdir())
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be read ({error.strerror}).") from error
-    for entry in entries:
-        if match := pattern.fullmatch(entry.name):
-            yield int(match[1]), entry
-
-
-def _newest_first(folder: Path) -> Iterable[Path]:
+def _newest_first(folder: Path) -> list[tuple[int, Path]]:
     """Checkpoints by falling step; one moved to `.old-` comes after its successor."""
-    found = [(step, True, path) for step, path in _steps(folder, NAME)]
-    found += [(step, False, path) for step, path in _steps(folder, REPLACED)]
-    return [path for _, _, path in sorted(found, reverse=True)]
+    with refusing(CheckpointError, folder):
+        entries = list(folder.iterdir())
+    found = [(match, path) for path in entries if (match := NAME.fullmatch(path.name))]
+    found.sort(key=lambda one: (int(one[0][2]), not one[0][1]), reverse=True)
+    return [(int(match[2]), path) for match, path in found]
 
 
 def _read(path: Path, limit: int) -> bytes:
     """A regular file's bytes, up to one more than `limit`; links and pipes are refused."""
-    try:
+    with refusing(CheckpointError, path, "read", MemoryError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as stream:
             status = os.fstat(descriptor)
@@ -317,49 +279,32 @@ def _read(path: Path, limit: int) -> bytes:
                 raise CheckpointError(f"{path}: is no regular file; one was expected.")
             # read() allocates its argument at once, and `limit` may be a forged number.
             return stream.read(max(min(limit, status.st_size), 0) + 1)
-    except (OSError, MemoryError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not enough memory"
-        raise CheckpointError(f"{path}: cannot be read ({reason}).") from error
 
 
 def _read_state(path: Path) -> dict[str, Any]:
     raw = _read(path, LARGEST_STATE)
-    try:
+    with refused(CheckpointError, f"{path}: is not JSON", ValueError, RecursionError):
         document = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not JSON ({error}).") from error
     if not isinstance(document, dict):
-        raise CheckpointError(
-            f"{path}: is a JSON {type(document).__name__}; an object was expected."
-        )
+        kind = type(document).__name__
+        raise CheckpointError(f"{path}: is a JSON {kind}; an object was expected.")
     written = document.get("format")
     if written not in (WITHOUT_IDS, FORMAT):
-        raise CheckpointError(
-            f"{path}: written by pyalexnet {printable(document.get('pyalexnet'), 40)} in format "
-            f"{printable(written, 40)}; this is pyalexnet {pyalexnet.__version__}, which reads "
-            f"formats {WITHOUT_IDS} and {FORMAT}."
-        )
-    with _refusing_odd_json(path):
+        by = f"{printable(document.get('pyalexnet'), 40)} in format {printable(written, 40)}"
+        reads = f"{pyalexnet.__version__}, which reads formats {WITHOUT_IDS} and {FORMAT}"
+        raise CheckpointError(f"{path}: written by pyalexnet {by}; this is pyalexnet {reads}.")
+    with refused(CheckpointError, f"{path}: {_ODD}", *ODD_JSON):
         if raw != sealed(document):
             raise CheckpointError(f"{path}: its own SHA-256 does not match; it was altered.")
-        if sorted(document["files"]) != sorted(TENSOR_FILES):
-            raise CheckpointError(
-                f"{path}: lists {sorted(document['files'])}; {sorted(TENSOR_FILES)} were expected."
-            )
+        listed, wanted = sorted(document["files"]), sorted(TENSOR_FILES)
+        if listed != wanted:
+            raise CheckpointError(f"{path}: lists {listed}; {wanted} were expected.")
     return document
-
-
-@contextlib.contextmanager
-def _refusing_odd_json(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not the state of a checkpoint ({error!r}).") from error
 
 
 def _read_tensors(path: Path, entry: Mapping[str, Any]) -> Arrays:
     """A file's arrays, after checking its size and SHA-256 against `entry`."""
-    with _refusing_odd_json(path.with_name(STATE)):
+    with refused(CheckpointError, f"{path.with_name(STATE)}: {_ODD}", *ODD_JSON):
         size, sha256 = int(entry["bytes"]), str(entry["sha256"])
     raw = _read(path, size)
     if len(raw) != size:
@@ -367,54 +312,38 @@ def _read_tensors(path: Path, entry: Mapping[str, Any]) -> Arrays:
         raise CheckpointError(f"{path}: has {more} bytes; {size} were expected.")
     if hashlib.sha256(raw).hexdigest() != sha256:
         raise CheckpointError(f"{path}: its SHA-256 is not the one in {STATE}.")
-    try:
+    kinds = (safetensors.SafetensorError, ValueError, KeyError)
+    with refused(CheckpointError, f"{path}: is no safetensors file", *kinds):
         arrays: Arrays = safetensors.numpy.load(raw)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: is no safetensors file ({error}).") from error
     for name, array in arrays.items():
         if array.dtype != np.float32:
-            raise CheckpointError(
-                f"{path}: {printable(name, 40)} is {array.dtype}; float32 was expected."
-            )
+            found = f"{printable(name, 40)} is {array.dtype}"
+            raise CheckpointError(f"{path}: {found}; float32 was expected.")
     return arrays
 
 
+_LISTS = ("class_ids", "class_names", "input_shape")
+
+
 def _meta(path: Path, document: Mapping[str, Any]) -> Meta:
-    with _refusing_odd_json(path):
+    with refused(CheckpointError, f"{path}: {_ODD}", *ODD_JSON):
         values = document["meta"]
         if document["format"] == WITHOUT_IDS:
             values = {"class_ids": []} | values
-        expected = {one.name for one in fields(Meta)}
-        if values.keys() != expected:
-            raise CheckpointError(
-                f"{path}: meta has {sorted(values)}; {sorted(expected)} were expected."
-            )
-        height, width, channels = values["input_shape"]
-        meta = Meta(
-            **{
-                **values,
-                "class_ids": tuple(values["class_ids"]),
-                "class_names": tuple(values["class_names"]),
-                "input_shape": (height, width, channels),
-            }
-        )
+        wanted = sorted(one.name for one in fields(Meta))
+        if sorted(values) != wanted:
+            raise CheckpointError(f"{path}: meta has {sorted(values)}; {wanted} were expected.")
+        tables = dict.fromkeys(("net_args", "config", "metrics"), dict)
+        for name, kind in {"net": str, **tables, **dict.fromkeys(_LISTS, list)}.items():
+            if not isinstance(values[name], kind):
+                raise TypeError(f"{name} is a {type(values[name]).__name__}")
+        meta = Meta(**{**values, **{name: tuple(values[name]) for name in _LISTS}})
+        height, width, channels = meta.input_shape
         counts = (meta.classes, meta.step, meta.epoch, height, width, channels)
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"{counts} are not counts")
-        for name in ("class_ids", "class_names"):
-            texts = values[name]
-            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-                raise TypeError(f"{name} is no list of texts")
+        if not all(isinstance(text, str) for text in (*meta.class_ids, *meta.class_names)):
+            raise TypeError("the id or the name of a class is no text")
         if len(meta.known_classes) != meta.classes:
-            raise ValueError(
-                f"{len(meta.class_names)} classes have names, {meta.classes} there are"
-            )
-        if not isinstance(meta.net, str):
-            raise TypeError("net is no text")
-        if not all(isinstance(table, dict) for table in (meta.net_args, meta.config, meta.metrics)):
-            raise TypeError("what should be a table is none")
+            raise ValueError(f"{len(meta.class_names)} of {meta.classes} classes have names")
     return meta
-
-
-def _warn(sentence: str) -> None:
-    warnings.warn(sentence, RuntimeWarning, stacklevel=3)

@@ -14,22 +14,20 @@ def step_line(report: StepReport) -> str:
     """
     train = report.train
     exchanged = f", {report.exchanged / 1e6:.2f} MB exchanged" if report.exchanged else ""
-    return (
-        f"{report.epoch}.{report.batch}... loss {train.loss:.4f}, "
-        f"top-1 error {percent(train.top1_error)}, top-5 error {percent(train.top5_error)}, "
-        f"{report.seconds:.3f} s, {report.images_per_second:,.0f} images/s, lr {report.lr:.3g}, "
-        f"ETA {duration(report.seconds_left)}{exchanged}"
-    )
+    errors = f"top-1 error {percent(train.top1_error)}, top-5 error {percent(train.top5_error)}"
+    speed = f"{report.seconds:.3f} s, {report.images_per_second:,.0f} images/s, lr {report.lr:.3g}"
+    left = f"ETA {duration(report.seconds_left)}{exchanged}"
+    return f"{report.epoch}.{report.batch}... loss {train.loss:.4f}, {errors}, {speed}, {left}"
 
 
 def epoch_line(report: EpochReport) -> str:
     """`epoch 1/3 done: train loss 1.2345, top-1 error 45.12 %; test loss ...`."""
-    return (
-        f"epoch {report.epoch}/{report.epochs} done: "
-        f"train loss {report.train.loss:.4f}, top-1 error {percent(report.train.top1_error)}; "
-        f"test loss {report.test.loss:.4f}, top-1 error {percent(report.test.top1_error)}"
-        f"{' (best)' if report.best else ''}; lr {report.lr:.3g}; {report.seconds:.1f} s"
+    train, test = (
+        f"loss {scores.loss:.4f}, top-1 error {percent(scores.top1_error)}"
+        for scores in (report.train, report.test)
     )
+    ended = f"{' (best)' if report.best else ''}; lr {report.lr:.3g}; {report.seconds:.1f} s"
+    return f"epoch {report.epoch}/{report.epochs} done: train {train}; test {test}{ended}"
 
 
 def layer_lines(layers: Mapping[str, Motion]) -> Iterator[str]:
@@ -39,10 +37,8 @@ def layer_lines(layers: Mapping[str, Motion]) -> Iterator[str]:
     """
     width = max(map(len, layers), default=0)
     for name, motion in layers.items():
-        yield (
-            f"{name:<{width}}  mean |w| {motion.weight:.1e}  mean |dw| {motion.update:.1e}  "
-            f"ratio {motion.ratio:.1e}"
-        )
+        means = f"mean |w| {motion.weight:.1e}  mean |dw| {motion.update:.1e}"
+        yield f"{name:<{width}}  {means}  ratio {motion.ratio:.1e}"
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,6 @@ runs/latest         link to the newest run
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import errno
 import fcntl
@@ -22,12 +21,13 @@ import json
 import os
 import platform
 import re
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -48,7 +48,7 @@ class Scores:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Scores:
         """Rebuild one from the result of `asdict`, JSON in between."""
-        return cls(*(float(values[each.name]) for each in dataclasses.fields(cls)))
+        return cls(*(float(values[each.name]) for each in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -67,26 +67,20 @@ class Motion:
 
 @dataclass(frozen=True)
 class StepReport:
-    """Where training stands; `train` covers the steps since the last such report."""
+    """Where training stands; `train` and `seconds` cover the steps since the last such report."""
 
-    epoch: int
-    """The current epoch, counted from 1."""
+    epoch: int  # the current one, counted from 1
     epochs: int
-    progress: float
-    """Epochs done, including the fraction of the current one."""
-    step: int
-    """Steps done since the run began."""
+    progress: float  # epochs done, including the fraction of the current one
+    step: int  # steps done since the run began
     steps: int
     train: Scores
     lr: float
     images_per_second: float
     seconds_left: float
-    batch: int
-    """Steps done in the current epoch."""
+    batch: int  # steps done in the current epoch
     seconds: float
-    """Since the last such report."""
-    exchanged: int
-    """Bytes that crossed between two towers in the last step, both ways; 0 with one."""
+    exchanged: int  # bytes that crossed between two towers in the last step, both ways
 
 
 @dataclass(frozen=True)
@@ -106,95 +100,76 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class StopReport:
-    """The end of training, for now."""
+    """The end of training, for now.
+
+    reason: "finished", "steps" as many as were asked for, the name of a signal, or an error. test:
+    the last parameters on the test images; None after a signal or an error.
+    """
 
     step: int
     reason: str
-    """"finished", "steps" as many as were asked for, the name of a signal, or an error."""
     test: Scores | None = None
-    """The last parameters on the test images; None after a signal or an error."""
+    seconds: float = 0.0
     failed: bool = False
-    """Whether the reason is an error."""
+
+    @property
+    def finished(self) -> bool:
+        return self.reason == "finished"
+
+    @property
+    def interrupt(self) -> int | None:
+        """The signal that stopped training, if one did."""
+        return signal.Signals.__members__.get(self.reason)
 
 
-class RunFolder:
-    """A run folder locked for writing by this process alone; a context manager.
-
-    Raises:
-        RunError: the folder cannot be written, or another process trains in it.
-    """
+class RunFolder(contextlib.ExitStack):
+    """A run folder locked for writing by this process, if no other trains there, until `close`."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__()
+        self.path, self.checkpoints = path, path / "checkpoints"
         self._lock = _lock(path)
+        self.callback(os.close, self._lock)
         try:
             check_writable(path)
             check_writable(self.checkpoints)
             self.log = Log(path / "log.jsonl")
         except RunError:
-            os.close(self._lock)
+            self.close()
             raise
+        self.callback(self.log.close)
 
     @classmethod
     def create(cls, out: Path, *, net: str, data: str) -> RunFolder:
-        """Make `out/<date>-<net>-<data>`, with -2, -3 ... where it exists, linked as `latest`.
-
-        Raises:
-            RunError: `out` cannot be written.
-        """
-        name = f"{datetime.date.today().isoformat()}-{_slug(net)}-{_slug(data)}"
-        try:
+        """Make `out/<date>-<net>-<data>`, with -2, -3 ... where it exists, linked as `latest`."""
+        words = (re.sub(r"[^A-Za-z0-9._]+", "-", one).strip("-.") or "data" for one in (net, data))
+        name = "-".join((datetime.date.today().isoformat(), *words))
+        with files.refusing(RunError, out, "written"):
             path = _claim(out, name)
-        except OSError as error:
-            raise RunError(f"{out} cannot be written: {error.strerror}.") from error
         folder = cls(path)
         _link_latest(path)
         return folder
 
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release the folder."""
-        self.log.close()
-        os.close(self._lock)
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
     def check_held(self) -> None:
-        """Make sure that the folder is still the one that was locked.
-
-        Raises:
-            RunError: it was deleted, moved or replaced, so that writes would be lost.
-        """
+        """Refuse to go on in another folder than the one that was locked."""
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(self._lock), (self.path / "lock").stat()):
                 return
-        raise RunError(
-            f"{self.path}: was deleted or moved, or its lock was, while the run trained there; "
-            "nothing more is saved."
-        )
+        found = "was deleted or moved, or its lock was, while the run trained there"
+        raise RunError(f"{self.path}: {found}; nothing more is saved.")
 
     def write_config(self, config: Config) -> None:
         """Write config.toml, whole or not at all."""
-        self._write("config.toml", config.to_toml())
+        files.write(self.path / "config.toml", config.to_toml().encode(), RunError)
 
     def add_environment(self, environment: Mapping[str, Any]) -> None:
         """Append this start to env.json."""
-        starts = []
-        odd = (OSError, ValueError, LookupError, TypeError, RecursionError)
-        with contextlib.suppress(*odd), _opened(self.path / "env.json") as file:
+        path, starts = self.path / "env.json", list[Any]()
+        with contextlib.suppress(OSError, *files.ODD_JSON), _opened(path) as file:
             # A damaged record of earlier starts does not prevent a start.
             starts = list(json.load(file)["starts"])
-        self._write("env.json", json.dumps({"starts": [*starts, environment]}, indent=2) + "\n")
-
-    def _write(self, name: str, text: str) -> None:
-        files.write(self.path / name, text.encode("utf-8"), RunError)
+        text = json.dumps({"starts": [*starts, environment]}, indent=2) + "\n"
+        files.write(path, text.encode(), RunError)
 
 
 class Log:
@@ -208,19 +183,13 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with files.refusing(RunError, path, "written"):
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
             self._file = os.open(path, flags, 0o666)
             self._drop_torn_line()
-        except OSError as error:
-            raise RunError(f"{path} cannot be written: {error.strerror}.") from error
 
     def write(self, kind: str, values: Mapping[str, Any]) -> None:
-        """Append a line.
-
-        Raises:
-            OSError: it could not be written; no part of it stays in the file.
-        """
+        """Append a line; if that raises an OSError, no part of it stays in the file."""
         record = {"kind": kind, "time": _now(), **values}
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
         now = os.fstat(self._file)
@@ -245,14 +214,15 @@ class Log:
 
 @dataclass
 class History:
-    """The scores of a run, in the order of its steps."""
+    """The scores of a run, in the order of its steps.
+
+    steps: (epochs done, training scores since the entry before). epochs: (epochs done, training
+    scores, test scores). rates: (epochs done, learning rate).
+    """
 
     steps: list[tuple[float, Scores]] = field(default_factory=list)
-    """(epochs done, training scores since the entry before)"""
     epochs: list[tuple[int, Scores, Scores]] = field(default_factory=list)
-    """(epochs done, training scores, test scores)"""
     rates: list[tuple[float, float]] = field(default_factory=list)
-    """(epochs done, learning rate)"""
 
     def rate_drops(self) -> list[tuple[float, float]]:
         """(epochs done, new rate) wherever the learning rate fell by a quarter or more at once."""
@@ -264,44 +234,34 @@ class History:
         """Read a log.jsonl, without lines that a resumed run has overtaken and damaged ones."""
         steps: dict[int, tuple[float, float, Scores]] = {}  # if a step was logged twice, the
         epochs: dict[int, tuple[int, Scores, Scores]] = {}  # second line counts
-        for record in _records(log):
-            with contextlib.suppress(LookupError, TypeError, ValueError, OverflowError):
-                kind, step = record["kind"], int(record["step"])
-                if kind == "step":
-                    train = Scores.of(record["train"])
-                    steps[step] = float(record["progress"]), float(record["lr"]), train
-                elif kind == "epoch":
-                    train, test = Scores.of(record["train"]), Scores.of(record["test"])
-                    epochs[step] = int(record["epoch"]), train, test
-                elif kind == "resume":
-                    steps = {done: line for done, line in steps.items() if done <= step}
-                    epochs = {done: line for done, line in epochs.items() if done <= step}
-        return cls(
-            steps=[(at, train) for at, _, train in steps.values()],
-            epochs=list(epochs.values()),
-            rates=[(at, rate) for at, rate, _ in steps.values()],
-        )
+        with _opened(log) as file:
+            for line in file:
+                with contextlib.suppress(*files.ODD_JSON):
+                    record = json.loads(line)
+                    kind, step = record["kind"], int(record["step"])
+                    if kind == "step":
+                        train = Scores.of(record["train"])
+                        steps[step] = float(record["progress"]), float(record["lr"]), train
+                    elif kind == "epoch":
+                        train, test = Scores.of(record["train"]), Scores.of(record["test"])
+                        epochs[step] = int(record["epoch"]), train, test
+                    elif kind == "resume":
+                        steps = {done: line for done, line in steps.items() if done <= step}
+                        epochs = {done: line for done, line in epochs.items() if done <= step}
+        scores = [(at, train) for at, _, train in steps.values()]
+        rates = [(at, rate) for at, rate, _ in steps.values()]
+        return cls(scores, [*epochs.values()], rates)
 
 
 def check_writable(folder: Path) -> None:
-    """Make sure, before anything that takes time, that files can be made in `folder`.
-
-    Raises:
-        RunError: they cannot, or the folder is missing and cannot be made.
-    """
-    try:
+    """Refuse, before anything that takes time, a folder in which no files can be made."""
+    with files.refusing(RunError, folder, "written"):
         folder.mkdir(parents=True, exist_ok=True)
         Path(tempfile.mkdtemp(prefix=".tmp-probe-", dir=folder)).rmdir()
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error.strerror}.") from error
 
 
 def find(run: str, runs: Path) -> Path:
-    """The folder that `run` means: a path, or "latest" for the most recently begun run in `runs`.
-
-    Raises:
-        RunError: there is none.
-    """
+    """The folder that `run` means: a path, or "latest" for the one begun last in `runs`."""
     path = runs / "latest" if run == "latest" else Path(run)
     if not (path / "config.toml").is_file():
         target = f", which leads to {path.readlink()}," if path.is_symlink() else ""
@@ -329,30 +289,19 @@ def environment(backend: str) -> dict[str, Any]:
     }
 
 
-def _records(log: Path) -> Iterator[Any]:
-    """The lines of a log.jsonl; those that are not JSON are skipped."""
-    with _opened(log) as file:
-        for line in file:
-            with contextlib.suppress(ValueError, RecursionError):
-                yield json.loads(line)
-
-
 def _opened(path: Path) -> IO[str]:
     """A text to read, damaged or not; a pipe in its place reads as empty, without waiting."""
-    return open(  # Path.open takes no opener
-        path,
-        encoding="utf-8",
-        errors="replace",
-        opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK),
-    )
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)
+
+    return open(path, encoding="utf-8", errors="replace", opener=opener)  # Path.open takes none
 
 
 def _lock(path: Path) -> int:
     """Take the folder's lock; the kernel releases it however the process ends."""
-    try:
+    with files.refusing(RunError, path, "written"):
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}.") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -368,28 +317,21 @@ def _lock(path: Path) -> int:
 def _claim(out: Path, name: str) -> Path:
     """Make the first free of name, name-2, name-3 ...; two processes never get the same."""
     out.mkdir(parents=True, exist_ok=True)
-    number = 1
+    path, number = out / name, 1
     while True:
-        path = out / (name if number == 1 else f"{name}-{number}")
-        try:
+        with contextlib.suppress(FileExistsError):
             path.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
             return path.resolve()
+        number += 1
+        path = out / f"{name}-{number}"
 
 
 def _link_latest(path: Path) -> None:
     """Point the link `latest` beside the run at it; anything else of that name is left alone."""
     link = path.with_name("latest")
-    if link.exists() and not link.is_symlink():
-        return
-    with files.replacing(link) as temporary:
-        temporary.symlink_to(path.name)
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.") or "data"
+    if link.is_symlink() or not link.exists():
+        with files.replacing(link) as temporary:
+            temporary.symlink_to(path.name)
 
 
 def _now() -> str:
@@ -414,17 +356,13 @@ def _processor() -> str:
 
 def _commit() -> str | None:
     """The commit of the package's own source tree, with "-dirty" if it has changes."""
-    here = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
-        command = ("git", "-C", str(here), *arguments)
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=5
-        ).stdout.strip()
+        command = ("git", "-C", str(Path(__file__).parent), *arguments)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
+        return done.stdout.strip()
 
-    try:
-        if Path(git("rev-parse", "--show-toplevel"), "pyalexnet", "runs", "run.py").is_file():
-            return git("describe", "--always", "--dirty", "--abbrev=40")
-    except (OSError, subprocess.SubprocessError):
-        pass  # no git, or not a checkout
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # no git, or not a checkout
+        git("ls-files", "--error-unmatch", __file__)  # not if installed below another's tree
+        return git("describe", "--always", "--dirty", "--abbrev=40")
     return None

@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 import numpy as np
@@ -20,7 +19,6 @@ import numpy.typing as npt
 
 from pyalexnet import files
 from pyalexnet.errors import ArgumentError, DataError, RunError
-from pyalexnet.files import shown
 
 Array = npt.NDArray[Any]
 
@@ -28,22 +26,12 @@ _TYPES = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64", np.dtype(np.
 
 
 def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    """Write float32, float64 and int64 arrays; an existing file is replaced in one step.
-
-    Raises:
-        RunError: it cannot be written; an existing file stays.
-    """
-    *fixed, rows = arrays
-    with Writer(
-        path,
-        rows,
-        arrays[rows].shape[1:],
-        most=len(arrays[rows]),
-        dtype=arrays[rows].dtype,
-        fixed={name: arrays[name] for name in fixed},
-        metadata=metadata,
-    ) as writer:
-        writer.add(arrays[rows])
+    """Write float32, float64 or int64 arrays; an existing file is replaced at once, or stays."""
+    *first, last = arrays
+    rows, fixed = arrays[last], {name: arrays[name] for name in first}
+    more: dict[str, Any] = {"dtype": rows.dtype, "fixed": fixed, "metadata": metadata}
+    with Writer(path, last, rows.shape[1:], most=len(rows), **more) as writer:
+        writer.add(rows)
 
 
 class Writer:
@@ -64,16 +52,11 @@ class Writer:
         fixed: Mapping[str, Array] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """Begin a file.
+        """Begin a file, in an existing folder.
 
-        Args:
-            path: of the file, in an existing folder.
-            name: of the array that grows.
-            row: its shape without the first axis.
-            most: largest number of rows.
-            dtype: float32, float64 or int64.
-            fixed: arrays that are already known.
-            metadata: texts by name; `close` may replace them by shorter ones.
+        name: of the array that grows; row: its shape without the first axis; most: its largest
+        number of rows; dtype: float32, float64 or int64. fixed: arrays that are already known.
+        metadata: texts by name, which may be replaced by shorter ones until the end.
         """
         self.rows = 0
         self.metadata = dict(metadata or {})
@@ -94,22 +77,15 @@ class Writer:
     def add(self, rows: Array) -> None:
         """Write the next rows (n, ...)."""
         if rows.shape[1:] != self._row or self.rows + len(rows) > self._most:
-            raise ArgumentError(
-                f"{self._name}: rows are {rows.shape}; at most {self._most - self.rows} of "
-                f"{self._row} were expected."
-            )
+            wanted = f"at most {self._most - self.rows} of {self._row} were expected"
+            raise ArgumentError(f"{self._name}: rows are {rows.shape}; {wanted}.")
         with files.refusing(RunError, self._path, "written"):
             self._file.write(np.ascontiguousarray(rows, self._dtype).tobytes())
         self.rows += len(rows)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is not None:
-            self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is not None:
+            self._stack.__exit__(*error)
             return
         with files.refusing(RunError, self._path, "written"), self._stack:
             header = self._header(self.rows)
@@ -126,13 +102,9 @@ class Writer:
         sizes = {name: (array.shape, array.dtype) for name, array in self._fixed.items()}
         sizes[self._name] = ((rows, *self._row), self._dtype)
         for name, (shape, dtype) in sizes.items():
-            end = start + math.prod(shape) * dtype.itemsize
-            entries[name] = {
-                "dtype": _TYPES[dtype],
-                "shape": shape,
-                "data_offsets": [start, end],
-            }
-            start = end
+            place = [start, start + math.prod(shape) * dtype.itemsize]
+            entries[name] = {"dtype": _TYPES[dtype], "shape": shape, "data_offsets": place}
+            start = place[1]
         text = json.dumps(entries).encode("ascii")
         padded = text.ljust(-(-len(text) // 8) * 8)  # so that arrays begin where they can be mapped
         return len(padded).to_bytes(8, "little") + padded
@@ -140,17 +112,11 @@ class Writer:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[Any]:
-    """The library's handle on a file: `keys`, `metadata`, `get_tensor(name)`, `get_slice(name)`.
-
-    Raises:
-        DataError: it cannot be read, or is no safetensors file.
-    """
+    """The library's handle on a file: `keys`, `metadata`, `get_tensor(name)`, `get_slice(name)`."""
     import safetensors
 
+    what, kind = f"{files.shown(path)}: is no safetensors file", safetensors.SafetensorError
     with contextlib.ExitStack() as stack:
-        try:
-            with files.refusing(DataError, path):
-                file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
-        except safetensors.SafetensorError as error:
-            raise DataError(f"{shown(path)}: is no safetensors file ({error}).") from error
+        with files.refused(DataError, what, kind), files.refusing(DataError, path):
+            file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
         yield file

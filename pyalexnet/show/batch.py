@@ -33,12 +33,9 @@ def batch(
 ) -> None:
     """Draw stored images with the crop outlined, each beside the input, into the PNG `path`.
 
-    Args:
-        stored: (n, Hs, Ws, C) uint8.
-        seen: (n, H, W, C) in grey levels, the mean added back; values outside 0 to 255 are clipped.
-        looks: from the former to the latter; described below each pair.
-        captions: n names, for instance of classes.
-        note: text common to all.
+    stored: (n, Hs, Ws, C) uint8. seen: (n, H, W, C) in grey levels, the mean added back; values
+    outside 0 to 255 are clipped. looks: from the former to the latter; described below each pair.
+    captions: n names, for instance of classes. note: common to all.
     """
     wide = 2 * _SIDE + _ARROW
     tall = _SIDE + _LINES + (_LINE if captions else 0)

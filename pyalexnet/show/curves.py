@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from pyalexnet.runs.run import History, Scores
-from pyalexnet.show.page import (
-    BLUE,
-    BODY,
-    DPI,
-    FAINT,
-    HEADER,
-    INK,
-    LINE,
-    MARGIN,
-    MARK,
-    ORANGE,
-    SMALL,
-    SOFT,
-    WIDTH,
-    Page,
-)
+from pyalexnet.show import page as pages
+from pyalexnet.show.page import BODY, HEADER, INK, LINE, MARGIN, SMALL, SOFT, WIDTH, Page
 
 if TYPE_CHECKING:
     from pyalexnet.show.page import Axes
 
-TRAIN, TEST = BLUE, ORANGE
+TRAIN, TEST = "#2f6f9f", "#c2410c"
 
 # Distinct in every kind of colour blindness (Okabe and Ito's, the yellow darkened for lines on
 # white), and by the shape of their marks without any colour.
@@ -75,14 +61,7 @@ class _Curve:
     name: str | None
     mark: str | None = None
     thin: bool = False
-
-
-class _Panel(NamedTuple):
-    """Axes with lines; `labels`: texts at the ends of some of them."""
-
-    heading: str
-    lines: Sequence[_Curve]
-    labels: Sequence[tuple[_Curve, str]]
+    label: str = ""
 
 
 def curves(
@@ -95,11 +74,8 @@ def curves(
 ) -> None:
     """Draw loss and top-1 error, training and test, against epochs into the PNG `path`.
 
-    Args:
-        histories: of one run, or of several by name; several are distinguished by colour and mark,
-            with training as a thin line.
-        top5: draw the top-5 error too.
-        drops: (epoch, learning rate) wherever the rate fell.
+    histories: of one run, or of several by name, which differ in colour and mark, with training as
+    a thin line. top5: draw the top-5 error too. drops: (epoch, learning rate) where the rate fell.
     """
     note = "marks: test, after each epoch; thin: training, as it went"
     note += "; dotted: the learning rate falls" if drops else ""
@@ -107,51 +83,35 @@ def curves(
     quantities = _QUANTITIES[: 3 if top5 else 2]
     panels = []
     for quantity in quantities:
-        named = quantity is quantities[-1]  # if room is scarce, names appear once
-        if isinstance(histories, History):
-            lines = _of_one(histories, quantity)
-            named = named or not top5
-        else:
-            lines = _of_several(histories, quantity)
-        panels.append(_Panel(quantity.heading, lines, _labels(page, quantity, lines, named)))
-    _draw_panels(page, panels, drops)
+        # If room is scarce, names appear once.
+        named = quantity is quantities[-1] or (isinstance(histories, History) and not top5)
+        lines = _curves(histories, quantity)
+        panels.append([_labelled(page, quantity, line, named) for line in lines])
+    # The axes share the room that labels leave.
+    beside = _TICKS + _LABEL_GAP + _MARK
+    besides = [beside + max(page.extent(line.label, BODY) for line in lines) for lines in panels]
+    width = (WIDTH - 2 * MARGIN - sum(besides) - _BETWEEN * (len(panels) - 1)) / len(panels)
+    left, top = float(MARGIN), HEADER + _HEADING
+    for quantity, lines, taken in zip(quantities, panels, besides, strict=True):
+        page.text(quantity.heading, left, HEADER + LINE - 10, bold=True)
+        axes = page.axes(left + _TICKS, top, width, _HEIGHT - top - _BELOW)
+        _draw(axes, lines)
+        _mark_drops(page, axes, drops)
+        _write_labels(page, axes, [line for line in lines if line.label])
+        right = left + _TICKS + width
+        page.text("epochs", right, _HEIGHT - MARGIN, size=SMALL, colour=SOFT, align="right")
+        left += taken + width + _BETWEEN
     page.write(path)
 
 
-def _draw_panels(
-    page: Page, panels: Sequence[_Panel], drops: Sequence[tuple[float, float]]
-) -> None:
-    """The panels from left to right; the axes share the room that labels leave."""
-    besides = [
-        _TICKS
-        + _LABEL_GAP
-        + _MARK
-        + max((page.extent(words, BODY) for _, words in panel.labels), default=0.0)
-        for panel in panels
-    ]
-    width = (WIDTH - 2 * MARGIN - sum(besides) - _BETWEEN * (len(panels) - 1)) / len(panels)
-    left, top = float(MARGIN), HEADER + _HEADING
-    for panel, beside in zip(panels, besides, strict=True):
-        page.text(panel.heading, left, HEADER + LINE - 10, bold=True)
-        axes = page.axes(left + _TICKS, top, width, _HEIGHT - top - _BELOW)
-        _draw(axes, panel.lines)
-        _mark_drops(page, axes, drops)
-        _write_labels(page, axes, panel.labels)
-        right = left + _TICKS + width
-        page.text("epochs", right, _HEIGHT - MARGIN, size=SMALL, colour=SOFT, align="right")
-        left += beside + width + _BETWEEN
-
-
-def _of_one(history: History, quantity: _Quantity) -> list[_Curve]:
-    train, test = _points(history, quantity)
-    return [_Curve(train, TRAIN, "training", thin=True), _Curve(test, TEST, "test", "o")]
-
-
-def _of_several(histories: Mapping[str, History], quantity: _Quantity) -> list[_Curve]:
-    """For each run a thin training line, and a test line with label and mark.
+def _curves(histories: History | Mapping[str, History], quantity: _Quantity) -> list[_Curve]:
+    """A training and a test line; of several runs a thin one and one with label and mark.
 
     A run without tests has label and mark on its training line.
     """
+    if isinstance(histories, History):
+        train, test = _points(histories, quantity)
+        return [_Curve(train, TRAIN, "training", thin=True), _Curve(test, TEST, "test", "o")]
     thin, marked = [], []
     styles = zip(cycle(_COLOURS), cycle(_MARKS), strict=False)
     for (name, history), (colour, mark) in zip(histories.items(), styles, strict=False):
@@ -164,20 +124,16 @@ def _of_several(histories: Mapping[str, History], quantity: _Quantity) -> list[_
 def _points(history: History, quantity: _Quantity) -> tuple[Points, Points]:
     """The values in training and in tests, as (epochs done, value)."""
     train = [(at, quantity.of(scores)) for at, scores in history.steps]
-    test = [(float(at), quantity.of(scores)) for at, _, scores in history.epochs]
-    return train, test
+    return train, [(float(at), quantity.of(scores)) for at, _, scores in history.epochs]
 
 
-def _labels(
-    page: Page, quantity: _Quantity, lines: Sequence[_Curve], named: bool
-) -> list[tuple[_Curve, str]]:
-    """The last value of each line with a name, and, if `named`, the name."""
-    return [
-        (line, f"{quantity.form.format(line.points[-1][1])} {name}".strip())
-        for line in lines
-        if line.name and line.points
-        for name in [page.shortened(line.name, _LONGEST_NAME, BODY) if named else ""]
-    ]
+def _labelled(page: Page, quantity: _Quantity, line: _Curve, named: bool) -> _Curve:
+    """The line with its last value as label, if it has a name, and, if `named`, the name."""
+    if not (line.name and line.points):
+        return line
+    value = quantity.form.format(line.points[-1][1])
+    name = page.shortened(line.name, _LONGEST_NAME, BODY) if named else ""
+    return replace(line, label=f"{value} {name}".strip())
 
 
 def _draw(axes: Axes, lines: Sequence[_Curve]) -> None:
@@ -189,7 +145,7 @@ def _draw(axes: Axes, lines: Sequence[_Curve]) -> None:
             linewidth=1.0 if line.thin else 1.8,
             alpha=1 if line.name else 0.7,
             marker=None if line.thin else line.mark,
-            markersize=MARK,
+            markersize=pages.MARK,
             markevery=(-1 - (len(line.points) - 1) // every * every, every),
             clip_on=False,
             zorder=2 if line.thin else 3,
@@ -199,40 +155,40 @@ def _draw(axes: Axes, lines: Sequence[_Curve]) -> None:
     axes.set_ylim(0, 1.04 * max((value for _, value in points), default=1) or 1)
     axes.locator_params(axis="x", nbins=7, steps=[1, 2, 5, 10])
     axes.locator_params(axis="y", nbins=6, steps=[1, 2, 5, 10])
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.grid(axis="y", color=pages.FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelcolor=INK, labelsize=SMALL, pad=6)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
+    axes.spines["bottom"].set_color(pages.FAINT)
 
 
-def _write_labels(page: Page, axes: Axes, labels: Sequence[tuple[_Curve, str]]) -> None:
+def _write_labels(page: Page, axes: Axes, lines: Sequence[_Curve]) -> None:
     """Each label right of the axes, as near to its line's end as the others allow."""
-    _, right, top, bottom = _edges(page, axes)
-    ends = [_pixel(page, axes, line.points[-1]) for line, _ in labels]
-    places = spread([y for _, y in ends], LINE, top, bottom)
-    start = right + _LABEL_GAP
-    for (line, words), end, y in zip(labels, ends, places, strict=True):
-        page.line([end, (start - 4, y)], line.colour, width=0.8, style=":")
-        page.line([(start, y), (start + 16, y)], line.colour, width=1.8 if line.mark else 1.0)
+    frame = _frame(page, axes)
+    ends = [_pixel(page, axes, line.points[-1]) for line in lines]
+    places = spread([y for _, y in ends], LINE, frame.ymin, frame.ymax)
+    start = frame.xmax + _LABEL_GAP
+    for line, end, y in zip(lines, ends, places, strict=True):
+        page.line([end, (start - 4, y)], line.colour, linewidth=0.8, linestyle=":")
+        page.line([(start, y), (start + 16, y)], line.colour, linewidth=1.8 if line.mark else 1.0)
         if line.mark:
-            page.line([(start + 8, y)], line.colour, width=0, mark=line.mark)
+            page.line([(start + 8, y)], line.colour, linewidth=0, marker=line.mark)
         # Text is placed by its baseline: a digit's middle is .36 of its size above that.
-        baseline = y + 0.36 * BODY * DPI / 72
-        page.text(words, start + _MARK, baseline, colour=line.colour)
+        baseline = y + 0.36 * BODY * pages.DPI / 72
+        page.text(line.label, start + _MARK, baseline, colour=line.colour)
 
 
 def _mark_drops(page: Page, axes: Axes, drops: Sequence[tuple[float, float]]) -> None:
     """A dotted line where the learning rate fell, with the new rate if there is room for it."""
-    left, right, top, _ = _edges(page, axes)
+    frame = _frame(page, axes)
     xs = [_pixel(page, axes, (epoch, 0))[0] for epoch, _ in drops]
-    for (epoch, rate), x, room_to in zip(drops, xs, [*xs, right][1:], strict=True):
-        if not left < x < right:
+    for (epoch, rate), x, room_to in zip(drops, xs, [*xs, frame.xmax][1:], strict=True):
+        if not frame.xmin < x < frame.xmax:
             continue
         axes.axvline(epoch, color=SOFT, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
         words = f"lr {rate:.2g}"
         if x + page.extent(words, SMALL) + 6 <= room_to:
-            page.text(words, x, top - 8, size=SMALL, colour=SOFT)
+            page.text(words, x, frame.ymin - 8, size=SMALL, colour=SOFT)
 
 
 def _pixel(page: Page, axes: Axes, point: tuple[float, float]) -> tuple[float, float]:
@@ -241,10 +197,9 @@ def _pixel(page: Page, axes: Axes, point: tuple[float, float]) -> tuple[float, f
     return float(x), float(y)
 
 
-def _edges(page: Page, axes: Axes) -> tuple[float, float, float, float]:
-    """Left, right, top and bottom of the axes on the page."""
-    frame = page.pixels.inverted().transform_bbox(axes.get_window_extent())
-    return frame.xmin, frame.xmax, frame.ymin, frame.ymax
+def _frame(page: Page, axes: Axes) -> Any:
+    """The rectangle of the axes on the page; y goes down."""
+    return page.pixels.inverted().transform_bbox(axes.get_window_extent())
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -28,13 +28,10 @@ def filters(
 ) -> None:
     """Draw filters (K, R, S, C) as tiles into the PNG `path`.
 
-    Args:
-        weights: three channels are shown as colours, any other number as the grey of their mean.
-        towers: parts of the filters on separate devices, drawn one above the other; figure 3 has
-            two.
-        own_scale: whether each filter has its own scale, or all the same. A scale is symmetric
-            about zero: middle grey is a weight of 0.
-        grey: show colours as greys too.
+    weights: three channels are shown as colours, any other number as the grey of their mean.
+    towers: parts of the filters on separate devices, drawn one above the other; figure 3 has two.
+    own_scale: whether each filter has its own scale, or all the same; middle grey is a weight of 0.
+    grey: show colours as greys too.
     """
     count = len(weights)
     if towers < 1 or count % towers:
@@ -44,12 +41,9 @@ def filters(
     parts = sheets(weights, towers=towers, own_scale=own_scale)
     height, width, _ = parts[0].shape
     name = _TOWER_NAME if towers > 1 else 0
-    page = Page(
-        max(NARROWEST, width + 2 * MARGIN),
-        HEADER + towers * (name + height) + (towers - 1) * _BETWEEN_TOWERS + MARGIN,
-        title=title,
-        note=_note(weights.shape[3], own_scale),
-    )
+    wide = max(NARROWEST, width + 2 * MARGIN)
+    high = HEADER + towers * (name + height) + (towers - 1) * _BETWEEN_TOWERS + MARGIN
+    page = Page(wide, high, title=title, note=_note(weights.shape[3], own_scale))
     top = HEADER
     for number, part in enumerate(parts):
         if name:
@@ -81,10 +75,9 @@ def _note(channels: int, own_scale: bool) -> str:
 
 
 def _columns(count: int, aspect: float, towers: int) -> int:
-    """Tiles in a row of a tower: a divisor of `count` if one gives the whole a good shape.
+    """Tiles in a row: a divisor of `count` if one makes the whole 1 to 3 times as wide as high.
 
-    That is 1 to 3 times as wide as high. count: of a tower. aspect: height of a tile over its
-    width.
+    count: of a tower. aspect: height of a tile over its width.
     """
     good = [n for n in range(1, count + 1) if 1 <= n * n / (count * towers * aspect) <= 3]
     whole = [n for n in good if count % n == 0]

@@ -20,36 +20,23 @@ _MOST = 64
 
 
 def maps(
-    image: Pixels,
-    layers: Mapping[str, Array],
-    path: Path,
-    *,
-    title: str,
-    own_scale: bool = True,
-    most: int = _MOST,
+    image: Pixels, layers: Mapping[str, Array], path: Path, *, title: str, own_scale: bool = True
 ) -> None:
     """Draw an image and the maps of some layers as tiles into the PNG `path`.
 
-    Args:
-        image: (H, W, C) uint8.
-        layers: maps (P, Q, K) by the layer's name, in order; a tile for each of the first `most`.
-        own_scale: whether each map has its own scale, or all of a layer the same. Black is 0, or
-            middle grey if a layer has values below 0.
+    image: (H, W, C) uint8. layers: maps (P, Q, K) by the layer's name, in order; the first 64 are
+    drawn. own_scale: whether each map has its own scale, or all of a layer the same. Black is 0, or
+    middle grey if a layer has values below 0.
     """
     height, width, channels = image.shape
     pictures = [("input", f"{height} x {width} x {channels}", fitted(image, _PANEL))]
     pictures += [
-        (name, _about(values, most), tiled(values[..., :most], _PANEL, own_scale=own_scale))
+        (name, _about(values), tiled(values[..., :_MOST], _PANEL, own_scale=own_scale))
         for name, values in layers.items()
     ]
-    page, places = cells(
-        len(pictures),
-        _ACROSS,
-        (_PANEL, _HEADING + _PANEL),
-        (_BETWEEN, _BETWEEN),
-        title=title,
-        note="each map on its own scale" if own_scale else "a layer's maps on one scale",
-    )
+    note = "each map on its own scale" if own_scale else "a layer's maps on one scale"
+    size, gaps = (_PANEL, _HEADING + _PANEL), (_BETWEEN, _BETWEEN)
+    page, places = cells(len(pictures), _ACROSS, size, gaps, title=title, note=note)
     for (name, about, picture), (left, top) in zip(pictures, places, strict=True):
         page.text(name, left, top + 24, bold=True, room=_PANEL)
         page.text(about, left, top + 54, colour=SOFT, room=_PANEL)
@@ -68,8 +55,8 @@ def tiled(values: Array, side: int, *, own_scale: bool = True) -> Pixels:
     return grid(framed(tiles), columns, _GAP)
 
 
-def _about(values: Array, most: int) -> str:
+def _about(values: Array) -> str:
     height, width, count = values.shape
-    shown = f", the first {most}" if count > most else ""
-    zero = "middle grey is 0" if bool((values[..., :most] < 0).any()) else "black is 0"
+    shown = f", the first {_MOST}" if count > _MOST else ""
+    zero = "middle grey is 0" if bool((values[..., :_MOST] < 0).any()) else "black is 0"
     return f"{height} x {width} x {count}{shown}; {zero}"

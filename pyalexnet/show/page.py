@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,45 +26,28 @@ from pyalexnet.show.tiles import Array, Pixels, centred, fitted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes
-    from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
 DPI = 160
-WIDTH = 1600
-"""Pixels; twice what a README shows, so text of 9 points is still readable there."""
-NARROWEST = 1080
-"""Pixels that titles and notes need."""
+WIDTH = 1600  # pixels; twice what a README shows, so text of 9 points is still readable there
+NARROWEST = 1080  # pixels that titles and notes need
 MARGIN = 32
-HEADER = 118
-"""Pixels from the top edge to the first thing below title and note."""
-LINE = 28
-"""Pixels from one line of small text to the next."""
+HEADER = 118  # pixels from the top edge to the first thing below title and note
+LINE = 28  # pixels from one line of small text to the next
 
-TITLE, BODY, SMALL = 12.0, 9.5, 8.5
-"""Sizes of text, points."""
-
-MARK = 4.5
-"""Size of a mark on a line, points."""
+TITLE, BODY, SMALL = 12.0, 9.5, 8.5  # sizes of text, points
+MARK = 4.5  # size of a mark on a line, points
 
 INK = "#1f2328"
 SOFT = "#59636e"
 FAINT = "#d8dbe0"
-BLUE = "#2f6f9f"
-ORANGE = "#c2410c"
 
+# Fonts with letters that DejaVu Sans lacks, used if installed.
 _MORE_SCRIPTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Source Han Sans SC",
-    "WenQuanYi Zen Hei",
-    "PingFang SC",
-    "Hiragino Sans",
-    "Microsoft YaHei",
-    "Noto Sans Arabic",
-    "Noto Sans Devanagari",
-    "Arial Unicode MS",
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei"),
+    *("PingFang SC", "Hiragino Sans", "Microsoft YaHei"),
+    *("Noto Sans Arabic", "Noto Sans Devanagari", "Arial Unicode MS"),
 )
-"""Fonts with letters that DejaVu Sans lacks, used if installed."""
 
 
 class MatplotlibMissing(PyalexnetError, ImportError):
@@ -71,11 +55,7 @@ class MatplotlibMissing(PyalexnetError, ImportError):
 
 
 def check_matplotlib() -> None:
-    """Refuse with a sentence if matplotlib is missing.
-
-    Raises:
-        MatplotlibMissing: matplotlib cannot be imported.
-    """
+    """Refuse with a sentence if matplotlib is missing."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
@@ -85,28 +65,19 @@ def check_matplotlib() -> None:
 
 
 class Page:
-    """A page with a title, and a note under it in a lighter colour.
-
-    Attributes:
-        canvas: (height, width, 3) uint8, white at first; drawn under all text.
-        figure: matplotlib's, as large as the canvas.
-        pixels: matplotlib's transform from pixels (x, y from the top) to the figure.
-
-    Raises:
-        MatplotlibMissing: matplotlib cannot be imported.
-    """
-
-    canvas: Pixels
+    """A page with a title, and a note under it in a lighter colour."""
 
     def __init__(self, width: int, height: int, *, title: str, note: str = "") -> None:
         check_matplotlib()
         from matplotlib.figure import Figure
         from matplotlib.transforms import Affine2D
 
-        self.canvas = np.full((height, width, 3), 255, np.uint8)
+        # Drawn under all text.
+        self.canvas: Pixels = np.full((height, width, 3), 255, np.uint8)
+        # From pixels (x, y from the top) to the figure.
         self.pixels = Affine2D().scale(1, -1).translate(0, height)
         size = (width / DPI, height / DPI)
-        self.figure: Figure = Figure(figsize=size, dpi=DPI, facecolor="white")
+        self.figure = Figure(figsize=size, dpi=DPI, facecolor="white")
         self._families = _families()
         room = width - 2 * MARGIN
         self.text(title, MARGIN, 52, size=TITLE, bold=True, room=room)
@@ -135,13 +106,13 @@ class Page:
         colour: str = INK,
         bold: bool = False,
         align: Literal["left", "center", "right"] = "left",
-        room: float | None = None,
+        room: float = math.inf,
     ) -> None:
         """Write one line; text wider than `room` pixels ends in an ellipsis."""
         self.figure.text(
             x,
             baseline,
-            self.shortened(words, math.inf if room is None else room, size, bold=bold),
+            self.shortened(words, room, size, bold=bold),
             transform=self.pixels,
             color=colour,
             ha=align,
@@ -155,13 +126,11 @@ class Page:
         words = " ".join(shown(words).split())  # a name may hold anything, even a line break
         if self.extent(words, size, bold=bold) <= room:
             return words
-        fits, too_long = 0, len(words)
-        while too_long - fits > 1:
-            middle = (fits + too_long) // 2
-            if self.extent(words[:middle].rstrip() + "…", size, bold=bold) <= room:
-                fits = middle
-            else:
-                too_long = middle
+
+        def extent(letters: int) -> float:
+            return self.extent(words[:letters].rstrip() + "…", size, bold=bold)
+
+        fits = bisect_right(range(1, len(words)), room, key=extent)
         return words[:fits].rstrip() + "…"
 
     def extent(self, words: str, size: float, *, bold: bool = False) -> float:
@@ -174,30 +143,12 @@ class Page:
             )
         return width * DPI / 72
 
-    def line(
-        self,
-        points: Sequence[tuple[float, float]],
-        colour: str,
-        *,
-        width: float,
-        style: Literal["-", ":"] = "-",
-        mark: str | None = None,
-    ) -> None:
-        """Draw a line through pixels (x, y), with a mark of that shape at each.
-
-        width: points.
-        """
+    def line(self, points: Sequence[tuple[float, float]], colour: str, **how: Any) -> None:
+        """Draw a line through pixels (x, y); how: more arguments of matplotlib's `Line2D`."""
         from matplotlib.lines import Line2D
 
-        line = Line2D(
-            *zip(*points, strict=True),
-            transform=self.pixels,
-            color=colour,
-            linewidth=width,
-            linestyle=style,
-            marker=mark,
-            markersize=MARK,
-        )
+        xs, ys = zip(*points, strict=True)
+        line = Line2D(xs, ys, transform=self.pixels, color=colour, markersize=MARK, **how)
         self.figure.add_artist(line)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
@@ -208,11 +159,7 @@ class Page:
         )
 
     def write(self, path: Path) -> None:
-        """Write the PNG `path`, completely or not at all.
-
-        Raises:
-            OSError: it cannot be written; an existing file stays.
-        """
+        """Write the PNG `path`, completely or not at all; then OSError is raised."""
         self.figure.figimage(self.canvas, origin="upper", zorder=-1)
         with replacing(path) as temporary, _any_script():
             self.figure.savefig(temporary, format="png", dpi=DPI)
@@ -229,22 +176,14 @@ def cells(
 ) -> tuple[Page, list[tuple[int, int]]]:
     """A page with `count` cells in rows of at most `across`, and their left and top edges.
 
-    Args:
-        size: width and height of a cell.
-        between: pixels between neighbours, and between rows.
-        words: the page's title and note.
+    size: of a cell. between: pixels between neighbours, and between rows. words: title and note.
     """
     across = min(across, count)
     step_x, step_y = size[0] + between[0], size[1] + between[1]
-    page = Page(
-        max(NARROWEST, 2 * MARGIN + across * step_x - between[0]),
-        HEADER + -(-count // across) * step_y - between[1] + MARGIN,
-        **words,
-    )
-    rows_and_columns = (divmod(number, across) for number in range(count))
-    return page, [
-        (MARGIN + column * step_x, HEADER + row * step_y) for row, column in rows_and_columns
-    ]
+    wide = max(NARROWEST, 2 * MARGIN + across * step_x - between[0])
+    page = Page(wide, HEADER + -(-count // across) * step_y - between[1] + MARGIN, **words)
+    places = (divmod(number, across) for number in range(count))
+    return page, [(MARGIN + column * step_x, HEADER + row * step_y) for row, column in places]
 
 
 def rgb(colour: str) -> Pixels:

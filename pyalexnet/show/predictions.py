@@ -34,41 +34,25 @@ def predictions(
 ) -> None:
     """Draw images with bars of their most probable classes, five at most, into the PNG `path`.
 
-    Args:
-        images: (n, H, W, C) uint8.
-        probabilities: (n, classes).
-        class_names: of all classes.
-        labels: (n,) the true classes, written below the images; their bars are orange and their
-            names bold.
-        captions: text below the images instead, for instance names of files.
+    images: (n, H, W, C) uint8. probabilities: (n, classes). class_names: of all classes. labels:
+    (n,) the true classes, written below the images; their bars are orange and their names bold.
+    captions: text below the images instead, for instance names of files.
     """
     guesses = min(_GUESSES, probabilities.shape[1])
     below = _CAPTION if labels is not None or captions is not None else _BETWEEN // 2
     truths = "" if labels is None else "; the true one stands below the image, its bar is orange"
-    page, places = cells(
-        len(images),
-        _COLUMNS,
-        (_CELL, _CELL + below + guesses * _BAR_STEP),
-        (_BETWEEN, _BETWEEN),
-        title=title,
-        note=f"the {guesses} most probable classes{truths}",
-    )
+    note = f"the {guesses} most probable classes{truths}"
+    size, gaps = (_CELL, _CELL + below + guesses * _BAR_STEP), (_BETWEEN, _BETWEEN)
+    page, places = cells(len(images), _COLUMNS, size, gaps, title=title, note=note)
     for number, (left, top) in enumerate(places):
         page.show(images[number], _CELL, left, top)
         truth = None if labels is None else int(labels[number])
         caption = captions[number] if captions else "" if truth is None else class_names[truth]
-        page.text(
-            caption, left + _CELL / 2, top + _CELL + 31, bold=True, align="center", room=_CELL
-        )
+        middle, top = left + _CELL / 2, top + _CELL
+        page.text(caption, middle, top + 31, bold=True, align="center", room=_CELL)
         for place, which in enumerate(best(probabilities[number], guesses)):
-            _bar(
-                page,
-                left,
-                top + _CELL + below + place * _BAR_STEP,
-                class_names[which],
-                float(probabilities[number, which]),
-                right=which == truth,
-            )
+            chance, upper = float(probabilities[number, which]), top + below + place * _BAR_STEP
+            _bar(page, left, upper, class_names[which], chance, right=which == truth)
     page.write(path)
 
 

@@ -27,12 +27,8 @@ def similar(
 ) -> None:
     """Draw a row for each query, its nearest neighbours from left to right, into the PNG `path`.
 
-    Args:
-        queries: (n, H, W, C) uint8.
-        neighbours: (n, k, H, W, C) uint8.
-        distances: (n, k), written below the neighbours.
-        captions: n names, written below the queries.
-        note: what the distances are.
+    queries: (n, H, W, C) uint8. neighbours: (n, k, H, W, C) uint8. distances: (n, k), written below
+    the neighbours. captions: n names, written below the queries. note: what the distances are.
     """
     count, nearest = neighbours.shape[:2]
     room = WIDTH - 2 * MARGIN - _BEHIND_QUERY - (nearest - 1) * _BETWEEN
@@ -40,12 +36,8 @@ def similar(
     first = MARGIN + side + _BEHIND_QUERY
     top = HEADER + _HEADING
     step = side + _WORDS
-    page = Page(
-        max(NARROWEST, first + nearest * (side + _BETWEEN) - _BETWEEN + MARGIN),
-        top + count * step - (_WORDS - 28) + MARGIN,
-        title=title,
-        note=note,
-    )
+    wide = max(NARROWEST, first + nearest * (side + _BETWEEN) - _BETWEEN + MARGIN)
+    page = Page(wide, top + count * step - (_WORDS - 28) + MARGIN, title=title, note=note)
     page.text("query", MARGIN, top - 14, bold=True)
     page.text("nearest first", first, top - 14, bold=True)
     page.fill(first - _BEHIND_QUERY // 2, HEADER, 2, page.canvas.shape[0] - HEADER - MARGIN, FAINT)

@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
-Pixels: TypeAlias = npt.NDArray[np.uint8]
-"""A picture (height, width, 3)."""
+Pixels: TypeAlias = npt.NDArray[np.uint8]  # a picture (height, width, 3)
 
-_SQUARES_FROM = 4
-"""Pixels enlarged at least so many times are drawn as squares."""
+_SQUARES_FROM = 4  # pixels enlarged at least so many times are drawn as squares
 
 
 def coloured(images: Array) -> Pixels:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyalexnet.backends.base import Shape
@@ -21,27 +20,18 @@ def together(layers: Sequence[Layer], step: Step, in_shape: Shape) -> tuple[Laye
     in_shape: of the first one's input.
     """
     match list(layers[:3]):
-        case [LRN() as norm, MaxPool() as pool, Relu() as relu] if _fits(
-            norm, pool, step, in_shape
-        ):
-            return NormPool(relu.name, norm, pool, relu=True), 3
-        case [LRN() as norm, MaxPool() as pool, *_] if _fits(norm, pool, step, in_shape):
-            return NormPool(pool.name, norm, pool), 2
+        case [LRN() as norm, MaxPool() as pool, *after]:
+            pooled = NormPool(pool.name, norm, pool)
+            if lrn_maxpool_fits(in_shape[-1], step.element, pooled.settings):
+                if after and isinstance(after[0], Relu):
+                    return replace(pooled, name=after[0].name, relu=True), 3
+                return pooled, 2
         # Only a ReLU followed by a mask has a gradient of one test, and only in training. A grouped
         # linear layer runs as images of one pixel, whose features are not contiguous.
-        case [
-            Conv(activation="relu") | Linear(activation="relu", groups=1) as layer,
-            Dropout() as drop,
-            *_,
-        ] if step.train:
-            return Dropped(drop.name, layer, drop), 2
+        case [Conv() | Linear(groups=1) as layer, Dropout() as drop, *_] if step.train:
+            if layer.activation == "relu":
+                return Dropped(drop.name, layer, drop), 2
     return layers[0], 1
-
-
-def _fits(norm: LRN, pool: MaxPool, step: Step, in_shape: Shape) -> bool:
-    """Whether there is an operation that takes this norm with this pool."""
-    settings = NormPool(pool.name, norm, pool).settings
-    return lrn_maxpool_fits(in_shape[-1], step.element, **settings)
 
 
 @dataclass(frozen=True)
@@ -59,12 +49,9 @@ class NormPool(Layer):
     @property
     def settings(self) -> dict[str, Any]:
         """Arguments of the operations."""
-        pool = {
-            "pool_size": self.pool.size,
-            "pool_stride": self.pool.stride,
-            "ceil": self.pool.ceil,
-        }
-        return self.norm.settings | pool
+        pool = self.pool
+        own = {"pool_size": pool.size, "pool_stride": pool.stride, "ceil": pool.ceil}
+        return self.norm.settings | own
 
     def forward(self, step: Step, x: str) -> str:
         shape = self.out_shape(step.shape(x))
@@ -75,11 +62,8 @@ class NormPool(Layer):
         return y
 
     def backward(self, step: Step, x: str, y: str, dy: str) -> None:
-        reads: dict[str, Operand] = {
-            "x": x,
-            "dy": dy,
-            "where": step.here(f"{self.pool.name}.where"),
-        }
+        where = step.here(f"{self.pool.name}.where")
+        reads: dict[str, Operand] = {"x": x, "dy": dy, "where": where}
         if step.ungated(y) is not None:
             reads["y"] = y
         gated = step.gate(x) is not None
@@ -150,12 +134,6 @@ class ConvInBlocks(Conv):
 
     block: int = 1
 
-    @classmethod
-    def of(cls, conv: Conv, block: int) -> ConvInBlocks:
-        """The convolution as it reads blocks."""
-        own = {field.name: getattr(conv, field.name) for field in dataclasses.fields(conv)}
-        return cls(**own | {"size": -(-conv.size // block), "stride": 1, "pad": 0}, block=block)
-
     def _filters(self, step: Step, product: Product) -> Operand:
         shape = self.param_shapes(step.shape(product.x))[self.w]
         deep = step.array(f"{self.w}.deep", shape, batch=False)
@@ -169,6 +147,5 @@ class ConvInBlocks(Conv):
         deep = step.array(f"{self.w}.deep.grad", shape, FLOAT32, batch=False)
         reads = {"x": product.x, "dy": dz}
         step.call("conv_wgrad", reads, deep, db, **product.where, w_shape=shape)
-        step.call(
-            "filters_from_depth", {"ddeep": deep}, dw, block=self.block, w_shape=step.shape(w)
-        )
+        back: dict[str, Any] = {"block": self.block, "w_shape": step.shape(w)}
+        step.call("filters_from_depth", {"ddeep": deep}, dw, **back)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pyalexnet.nets.calls import Call, Operand, Plan, name_of
+from pyalexnet.backends.kernels import KernelBackend
+from pyalexnet.nets.calls import Call, Operand, Plan, View, is_product, name_of
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Line:
     """A call.
 
     operation: its launcher in `kernels/ops.h`, and what else it does. reads, writes: arrays with
-    their shapes. flops: of a product, else 0.
+    their shapes. flops: of a product, else 0. choice: how kernels compute a product, if asked.
     """
 
     operation: str
@@ -21,33 +22,40 @@ class Line:
     writes: tuple[str, ...]
     nbytes: int
     flops: float
+    choice: str
 
 
-def lines(plan: Plan, images: int) -> Iterator[Line]:
-    """A plan's calls for so many images, in their order."""
+def lines(plan: Plan, images: int, kernels: KernelBackend | None = None) -> Iterator[Line]:
+    """A plan's calls for so many images, in their order; with what `kernels` choose."""
     for call in plan.calls:
-        yield Line(
-            _described(call),
-            tuple(_shown(plan, operand, images) for operand in call.reads.values()),
-            (
-                *(_shown(plan, operand, images) for operand in call.writes),
-                *(_changed(plan, parameter, images) for parameter in call.learns.values()),
-            ),
-            plan.moved(call, images),
-            plan.flops(call, images),
-        )
+        reads = tuple(_shown(plan, operand, images) for operand in call.reads.values())
+        writes = [_shown(plan, operand, images) for operand in call.writes]
+        writes += [_changed(plan, parameter, images) for parameter in call.learns.values()]
+        moved, flops = plan.moved(call, images), plan.flops(call, images)
+        choice = _choice(plan, call, images, kernels) if kernels and is_product(call.op) else ""
+        yield Line(_described(call), reads, tuple(writes), moved, flops, choice)
+
+
+def _choice(plan: Plan, call: Call, images: int, kernels: KernelBackend) -> str:
+    """How kernels compute a product, in their words."""
+    reads = call.reads
+    x = reads.get("x") or call.writes[0]  # of a dgrad, dx
+    w = reads.get("w") or call.learns.get("w") or call.writes[0]  # of a wgrad, dw
+    rows = images * (x.rows if isinstance(x, View) else 1)
+    dtype = plan.arrays[name_of(next(iter(reads.values())))].dtype
+    return kernels.choice(call.op, (rows, *plan.shape(x)), plan.shape(w), dtype, call.settings)
 
 
 def _described(call: Call) -> str:
     """The operation, and what else it does on the way: `linear_fprop + relu + dropout`."""
-    settings = call.settings
+    how = call.settings
     parts = (
-        (str(settings.get("activation")), settings.get("activation") is not None),
-        ("relu", settings.get("relu", False)),
-        ("dropout", "dropout" in settings),
-        ("relu's gradient", "gate" in call.reads or settings.get("gated", False)),
+        how.get("activation"),
+        "relu" if how.get("relu") else None,
+        "dropout" if "dropout" in how else None,
+        "relu's gradient" if "gate" in call.reads or how.get("gated") else None,
     )
-    return " + ".join([call.op, *(name for name, there in parts if there)])
+    return " + ".join([call.op, *filter(None, parts)])
 
 
 def _shown(plan: Plan, operand: Operand, images: int) -> str:

@@ -6,9 +6,10 @@ run again and again: on a GPU as a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import cache, lru_cache, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,29 +18,23 @@ from pyalexnet.backends import backend as make_backend
 from pyalexnet.backends.base import Array, Backend
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.calls import Source, at
-from pyalexnet.nets.spec import LayerShape, NetSpec
+from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.checks import integer
 from pyalexnet.step import plan, towers
-from pyalexnet.step.fused import Converted, converted
-from pyalexnet.step.plan import Goal, Precision
+from pyalexnet.step.fused import converted
 from pyalexnet.step.program import Numbers, Program, Update
-from pyalexnet.step.towers import Exchanged
 
 # Programs that are kept, for training and evaluation and for the last, smaller batch of each; and
 # arrays of images.
 _KEPT = 6
-
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
 class Part:
     """The part of a network on one device: all of it, or a tower.
 
-    backend: the device. params: its arrays by name, in the order of the layers; learning writes
-    into them. low: the lower halves of weights that are kept in two halves (`split_weights`), by
-    name.
+    params: its arrays by name, in the order of the layers; learning writes into them. low: the
+    lower halves of weights that are kept in two halves (`split_weights`), by name.
     """
 
     backend: Backend
@@ -58,32 +53,16 @@ class Net:
     read, and the remaining 16 bits; `params` and checkpoints are float32.
 
     Attributes:
-        spec: the description.
-        backend: where it runs; of two towers, tower 0's device, on which logits, losses and errors
-            lie.
-        seed: of the initial weights and of the dropout masks.
-        precision: "fp32", "fp32x3" or "bf16".
-        fused: whether operations take layers together; if False, layers run one by one.
-        parts: the parameters by device, under the whole network's names: here, or in each tower.
-            The last layer's are tower 0's alone.
-        converted: the layout of images that passes take without conversion.
+        spec, seed, precision, fused: as given.
+        backend: where it runs, and where logits, losses and errors lie; of two towers, tower 0's.
+        parts: the parameters by device, under the whole network's names; of two towers, the last
+            layer's are tower 0's alone.
+        converted: the layout of images that passes take without conversion; converts: whether they
+            do, on one device, if they need it at all.
         element: the type of maps, float32 or bfloat16.
-        last_errors: (top-1, top-5) of the last pass with labels, 0-d arrays of the device; NaN
-            before the first.
-        exchanged: traffic between towers in the last pass; if they share a device, what it would
-            be.
+        last_errors: (top-1, top-5) of the last pass with labels, 0-d arrays of the device, or NaN.
+        exchanged: bytes that crossed between towers in the last pass, or would between devices.
     """
-
-    spec: NetSpec
-    backend: Backend
-    seed: int
-    precision: Precision
-    fused: bool
-    parts: tuple[Part, ...]
-    converted: Converted
-    element: np.dtype[Any]
-    last_errors: tuple[Array, Array]
-    exchanged: Exchanged
 
     def __init__(
         self,
@@ -92,7 +71,7 @@ class Net:
         seed: int = 0,
         device: int | tuple[int, ...] = 0,
         *,
-        precision: Precision = "fp32",
+        precision: plan.Precision = "fp32",
         fused: bool = False,
         graph: bool = True,
         params: Mapping[str, Any] | None = None,
@@ -100,14 +79,12 @@ class Net:
         """Bring the initial parameters to the device or devices.
 
         Args:
-            spec: the network; in two towers, its LRNs and the layers that stay within a tower have
-                two groups.
+            spec: the network; in two towers, LRNs and layers within a tower have two groups.
             backend: a name for `pyalexnet.backend`, or what it returned, for each tower.
-            seed: 0 to 2^64 - 1.
-            device: number of the device, where `backend` is a name; of the devices of two towers,
-                the same one twice for both on one device.
-            precision: of maps and products.
-            fused: whether operations take layers together.
+            seed: of the initial weights and of the dropout masks, 0 to 2^64 - 1.
+            device: its number, where `backend` is a name; for two towers two, which may be equal.
+            precision: of maps and products: "fp32", "fp32x3" or "bf16".
+            fused: whether operations take layers together; if False, layers run one by one.
             graph: whether a GPU runs a pass as one CUDA graph.
             params: the initial parameters, as `load` takes them; `spec.initial(seed)` if None.
 
@@ -121,40 +98,24 @@ class Net:
         self.precision, self.fused, self._graph = precision, fused, graph
         self.converted, self.element = converted(spec, fused), plan.element(precision)
         unknown = self.backend.asarray(np.array(np.nan, np.float32))
-        self.last_errors, self.exchanged = (unknown, unknown), Exchanged()
-        towers.stages(spec, len(self._backends))  # refuses what cannot be divided
-        self._rows = towers.rows(spec, len(self._backends))
-        self._programs: dict[tuple[Any, ...], Program] = {}
-        self._filled: dict[int, Array] = {}
-        self._numbers = Numbers(self._backends, self._rows, spec.param_shapes())
-        self.load(spec.initial(self.seed) if params is None else params)
-
-    @property
-    def num_parameters(self) -> int:
-        """Weights and biases."""
-        return self.spec.num_parameters
-
-    def shapes(self) -> tuple[LayerShape, ...]:
-        """The network as a table, a row for each layer."""
-        return self.spec.shapes()
-
-    @property
-    def converts(self) -> bool:
-        """Whether passes take images that are converted: on one device, if they need it at all."""
-        needed = self.converted.shape != self.spec.input_shape or self.element != np.float32
-        return needed and len(self.parts) == 1
+        self.last_errors, self.exchanged = (unknown, unknown), 0
+        needed = self.converted.shape != spec.input_shape or self.element != np.float32
+        count = len(self._backends)
+        self.converts = needed and count == 1
+        towers.stages(spec, count)  # refuses what cannot be divided
+        self._rows = towers.rows(spec, count)
+        self._plan = partial(plan.make, spec, precision=precision, fused=fused, towers=count)
+        self._program = lru_cache(_KEPT)(self._new_program)
+        self._images = lru_cache(_KEPT)(self._new_images)
+        self._numbers = Numbers(self._backends, self._rows)
+        self.parts = self._placed(spec.initial(self.seed) if params is None else params)
 
     def images_for(self, count: int) -> Array:
         """The array (count, *converted.shape) that a pass over `count` images reads in place.
 
-        Fill it, as `Backend.augment` does with the block and padding of `converted`, and pass it as
-        `images` to save a copy.
+        Fill it as `Backend.augment` does, laid out as `converted`, and pass it as `images`.
         """
-
-        def made() -> Array:
-            return self.backend.zeros((count, *self.converted.shape), self.element)
-
-        return _kept(self._filled, count, made)
+        return self._images(count)
 
     # Parameters and arrays of their shapes: gradients, momentum
 
@@ -168,65 +129,50 @@ class Net:
 
     def load(self, params: Mapping[str, Any]) -> None:
         """Copy `params`, which has every parameter by name, from the host or any device."""
-        values = zip(self._backends, self.divided(params), strict=True)
-        new = tuple(self._part(backend, own) for backend, own in values)
-        if not hasattr(self, "parts"):
-            self.parts = new
-            return
-        for part, other in zip(self.parts, new, strict=True):
+        for part, other in zip(self.parts, self._placed(params), strict=True):
             for own, others in ((part.params, other.params), (part.low, other.low)):
                 for name, array in own.items():  # programs hold these very arrays
                     part.backend.assign(array, others[name])
 
-    def _part(self, backend: Backend, params: dict[str, Array]) -> Part:
-        low: dict[str, Array] = {}
+    def _placed(self, params: Mapping[str, Any]) -> tuple[Part, ...]:
+        """Copies of the parameters on their devices, in bf16 as two halves."""
+        parts = tuple(map(Part, self._backends, self.divided(params)))
         if self.precision == "bf16":
-            for name in [name for name in params if name.endswith(".w")]:
-                params[name], low[name] = backend.split_weights(params[name])
-        return Part(backend, params, low)
+            for part in parts:
+                for name in [name for name in part.params if name.endswith(".w")]:
+                    halves = part.backend.split_weights(part.params[name])
+                    part.params[name], part.low[name] = halves
+        return parts
 
     def joined(self, values: Sequence[dict[str, Array]]) -> dict[str, Array]:
-        """Arrays given part by part, joined for the whole network.
+        """Arrays given part by part, by the names of its parameters, joined for the whole network.
 
         Of one part, those themselves; of two, copies on the host, for which it waits.
-
-        Args:
-            values: for each part, arrays by the names of its parameters.
         """
         if len(values) == 1:
             return values[0]
-        whole = {}
-        for name in self.spec.param_shapes():
-            pieces = [
-                part.backend.to_numpy(mine[name])
-                for part, mine in zip(self.parts, values, strict=True)
-                if name in mine
-            ]
-            whole[name] = np.concatenate(pieces)
-        return whole
+        own = [(part.backend, mine) for part, mine in zip(self.parts, values, strict=True)]
+        return {
+            name: np.concatenate([be.to_numpy(mine[name]) for be, mine in own if name in mine])
+            for name in self.spec.param_shapes()
+        }
 
     def divided(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], ...]:
-        """Copies of `values`, each part's on its device.
-
-        Args:
-            values: arrays of the parameters' names and shapes, of the host or any device.
-        """
+        """Copies of arrays of the parameters' names and shapes, each part's on its device."""
         shapes = self.spec.param_shapes()
         for name in (*values, *shapes):
             if name not in values or name not in shapes:
                 state = "is missing" if name in shapes else "is no parameter of this network"
                 raise ArgumentError(f"{name} {state}; {', '.join(shapes)} were expected.")
         for name, shape in shapes.items():
-            if np.shape(values[name]) != shape:
-                raise ArgumentError(
-                    f"{name} has shape {np.shape(values[name])}; {shape} was expected."
-                )
+            if (found := np.shape(values[name])) != shape:
+                raise ArgumentError(f"{name} has shape {found}; {shape} was expected.")
         return tuple(
             {
-                name: own.copy(own.asarray(values[name][mine], np.float32))
-                for name, mine in rows.items()
+                name: be.copy(be.asarray(values[name][mine], np.float32))
+                for name, mine in own.items()
             }
-            for own, rows in zip(self._backends, self._rows, strict=True)
+            for be, own in zip(self._backends, self._rows, strict=True)
         )
 
     # Passes
@@ -234,28 +180,24 @@ class Net:
     def forward(self, images: Any) -> Array:
         """Logits (N, classes) in evaluation: dropout drops nothing.
 
-        Args:
-            images: (N, H, W, C) float32, of the host or the device, 0 to 255 minus the mean; or
-                as `converted` describes them.
+        images: (N, H, W, C) float32, of the host or the device, 0 to 255 minus the mean; or as
+        `converted` describes them.
         """
-        program = self._run("logits", images)
+        program = self._run(images)
         # A copy: the next pass may overwrite the array.
-        return self.backend.copy(program.logits)
+        return self.backend.copy(program.arrays[program.plan.logits])
 
-    def activations(
-        self, images: Any, *, train: bool = False, step: int = 0
-    ) -> Iterator[tuple[str, Array]]:
+    def activations(self, images: Any, *, train: bool = False) -> Iterator[tuple[str, Array]]:
         """Each layer's name and output for `images`, in order; with `train`, dropout drops.
 
-        Of layers that one operation computes, the last one's. Outputs are arrays of the network, of
-        its precision, and valid until its next pass.
+        Of layers that one operation computes, the last one's. Outputs are of the network's
+        precision, and valid until its next pass.
         """
-        self._numbers.set(step)
-        program = self._run("logits", images, train=train)
+        self._numbers.set(0)
+        program = self._run(images, train=train)
         for layer, names in program.plan.outputs.items():
-            outputs = [program.arrays[name] for name in names]
-            is_whole = len(outputs) == 1
-            yield layer, outputs[0] if is_whole else self.backend.exchange_gather(outputs)
+            whole, *others = outputs = [program.arrays[name] for name in names]
+            yield layer, self.backend.exchange_gather(outputs) if others else whole
 
     def loss_and_grads(
         self,
@@ -266,7 +208,7 @@ class Net:
         *,
         out: dict[str, Array] | None = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """Mean loss over a batch, and its gradient by every parameter.
+        """Mean loss over a batch, 0-d, and its gradient by every parameter, by name.
 
         On one device nothing waits for it. Of two towers, gradients lie on the host.
 
@@ -276,51 +218,34 @@ class Net:
             train: whether dropout drops; its masks depend on the net's seed and `step`.
             step: number of the training step, or a 0-d uint32 array of the device.
             out: gradients of an earlier call, to be overwritten with the new ones.
-
-        Returns:
-            loss: 0-d; gradients by the names of `params`.
         """
         self._numbers.set(step)
-        program = self._run("gradients", images, labels, train=train)
-        found = self.joined(
-            [
-                {name: program.arrays[f"{at(name, tower)}.grad"] for name in part.params}
-                for tower, part in enumerate(self.parts)
-            ]
-        )
-        grads = {} if out is None else out
+        program = self._run(images, labels, train=train)
+        own = [
+            {name: program.arrays[f"{at(name, tower)}.grad"] for name in part.params}
+            for tower, part in enumerate(self.parts)
+        ]
+        found, grads = self.joined(own), {} if out is None else out
         for name, grad in found.items():
-            if name in grads and len(self.parts) > 1:
+            if name not in grads:
+                grads[name] = grad if len(own) > 1 else self.backend.copy(grad)
+            elif len(own) > 1:
                 grads[name][...] = grad
-            elif name in grads:
-                self.backend.assign(grads[name], grad)
             else:
-                grads[name] = grad if len(self.parts) > 1 else self.backend.copy(grad)
+                self.backend.assign(grads[name], grad)
         return self._scored(program), {name: grads[name] for name in found}
 
     def learn(
-        self,
-        images: Any,
-        labels: Any,
-        *,
-        step: int,
-        rates: NDArray[np.float64],
-        update: Update,
+        self, images: Any, labels: Any, *, step: int, rates: NDArray[np.float64], update: Update
     ) -> Array:
-        """Forward, backward and update; a fused plan stores no gradients of weights.
+        """Forward, backward and update; the mean loss, 0-d.
 
-        Args:
-            images, labels: as for `loss_and_grads`.
-            step: number of the step.
-            rates: learning rates in the order of `spec.param_shapes`.
-            update: the rest of the rule, and the buffers of momentum. A program is made for each
-                such object, so pass the same one at every step.
-
-        Returns:
-            The mean loss, 0-d.
+        images, labels, step: as for `loss_and_grads`; a fused plan stores no gradients of weights.
+        rates: in the order of `spec.param_shapes`. update: the rest of the rule, and the momenta; a
+        program is made for each such object, so pass the same one at every step.
         """
         self._numbers.set(step, rates)
-        return self._scored(self._run("update", images, labels, train=True, update=update))
+        return self._scored(self._run(images, labels, train=True, update=update))
 
     def _scored(self, program: Program) -> Array:
         """The loss, and `last_errors`, as arrays that the next pass does not overwrite."""
@@ -329,15 +254,10 @@ class Net:
         return scores[0, ...]
 
     def _run(
-        self,
-        goal: Goal,
-        images: Any,
-        labels: Any = None,
-        *,
-        train: bool = False,
-        update: Update | None = None,
+        self, images: Any, labels: Any = None, *, train: bool = False, update: Update | None = None
     ) -> Program:
-        """Run a pass over `images`; returns its program, with the results."""
+        """Run a pass as far as labels and update allow; returns its program, with the results."""
+        goal: plan.Goal = "logits" if labels is None else "update" if update else "gradients"
         x, source = self._as_given(images)
         program = self._program(goal, len(x), train, source, update)
         for tower, part in enumerate(self.parts):
@@ -357,39 +277,23 @@ class Net:
         alike = getattr(images, "dtype", None) == self.element
         if self.converts and alike and images.shape[1:] == self.converted.shape:
             return images, "images"
-        x = self.backend.asarray(images)
-        who = self.spec.name
+        x, (h, w, c) = self.backend.asarray(images), self.spec.input_shape
+        what = f"{self.spec.name}: images"
         if x.dtype != np.float32:
-            raise ArgumentError(
-                f"{who}: images are {x.dtype}; float32 was expected, 0 to 255 minus the mean."
-            )
-        if x.ndim != 4 or x.shape[1:] != self.spec.input_shape:
-            h, w, c = self.spec.input_shape
-            raise ArgumentError(
-                f"{who}: images has shape {x.shape}; (N, {h}, {w}, {c}) was expected."
-            )
+            wanted = "float32 was expected, 0 to 255 minus the mean"
+            raise ArgumentError(f"{what} are {x.dtype}; {wanted}.")
+        if x.shape[1:] != (h, w, c):
+            raise ArgumentError(f"{what} has shape {x.shape}; (N, {h}, {w}, {c}) was expected.")
         if len(x) == 0:
-            raise ArgumentError(
-                f"{who}: images has shape {x.shape}, no image; at least 1 was expected."
-            )
+            raise ArgumentError(f"{what} has shape {x.shape}, no image; at least 1 was expected.")
         return x, "pixels"
 
-    def _program(self, *key: Any) -> Program:
-        """The program of a pass."""
-        return _kept(self._programs, key, lambda: self._new_program(*key))
+    def _new_images(self, count: int) -> Array:
+        return self.backend.zeros((count, *self.converted.shape), self.element)
 
     def _new_program(
-        self, goal: Goal, images: int, train: bool, source: Source, update: Update | None
+        self, goal: plan.Goal, images: int, train: bool, source: Source, update: Update | None
     ) -> Program:
-        made = plan.make(
-            self.spec,
-            goal=goal,
-            precision=self.precision,
-            fused=self.fused,
-            train=train,
-            source=source,
-            towers=len(self.parts),
-        )
         given = dict(self._numbers.rates)
         for tower, part in enumerate(self.parts):
             beside: dict[str, Mapping[str, Array]] = {"": part.params, ".low": part.low}
@@ -400,7 +304,7 @@ class Net:
         if source == "images":
             given["images"] = self.images_for(images)
         return Program(
-            made,
+            self._plan(goal=goal, train=train, source=source),
             self._backends,
             images,
             given=given,
@@ -409,15 +313,6 @@ class Net:
             rules=update.rules if update else None,
             graph=self._graph,
         )
-
-
-def _kept(there: dict[_Key, _Value], key: _Key, made: Callable[[], _Value]) -> _Value:
-    """What is kept for a key, or else made; the oldest is dropped to make room."""
-    if key not in there:
-        if len(there) == _KEPT:
-            del there[next(iter(there))]
-        there[key] = made()
-    return there[key]
 
 
 def _in_float32(part: Part) -> dict[str, Array]:
@@ -435,19 +330,10 @@ def _backends(
     if isinstance(backend, Backend):
         return (backend,)
     if isinstance(backend, str):
-        if isinstance(device, int):
-            return (make_backend(backend, device),)
-        if len(device) != towers.TOWERS:
-            raise ArgumentError(
-                f"Net: device is {device}; one number was expected, or {towers.TOWERS}, one for "
-                "each tower."
-            )
-        there = {number: make_backend(backend, number) for number in device}
-        backend = tuple(there[number] for number in device)
-    if len(backend) not in (1, towers.TOWERS) or len({type(one) for one in backend}) != 1:
+        make = cache(partial(make_backend, backend))
+        backend = [make(number) for number in ((device,) if isinstance(device, int) else device)]
+    if len(backend) not in (1, 2) or len({type(one) for one in backend}) != 1:
         names = ", ".join(f"{one.name} {one.device}" for one in backend)
-        raise ArgumentError(
-            f"Net: backend is ({names}); one was expected, or {towers.TOWERS} of one kind, one for "
-            "each tower."
-        )
+        wanted = "one was expected, or 2 of one kind, one for each tower"
+        raise ArgumentError(f"Net: backend is ({names}); {wanted}.")
     return tuple(backend)

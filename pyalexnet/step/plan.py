@@ -12,9 +12,8 @@ pooling 570, the update after a linear layer's gradient 156.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -26,15 +25,14 @@ from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.step import towers as division
 from pyalexnet.step.fused import Converted, ConvInBlocks, converted, together
-from pyalexnet.step.towers import Stage
 
 Precision: TypeAlias = Literal["fp32", "fp32x3", "bf16"]
+# float32 throughout; the same with products on tensor cores, each number as the sum of three
+# bfloat16; and maps and products in bfloat16.
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp32x3", "bf16")
-"""float32 throughout; the same with products on tensor cores, each number as the sum of three
-bfloat16; and maps and products in bfloat16."""
 
+# How far a plan goes: forward; also backward; also the update of the parameters.
 Goal: TypeAlias = Literal["logits", "gradients", "update"]
-"""How far a plan goes: forward; also backward; also the update of the parameters."""
 
 
 def element(precision: Precision) -> np.dtype[Any]:
@@ -45,14 +43,11 @@ def element(precision: Precision) -> np.dtype[Any]:
 def check_precision(who: str, precision: str, towers: int = 1) -> None:
     """Refuse an unknown precision, or one that so many towers lack; `who` opens the sentence."""
     if precision not in PRECISIONS:
-        raise ArgumentError(
-            f"{who}: precision is {precision!r}; one of {', '.join(PRECISIONS)} was expected."
-        )
+        wanted = f"one of {', '.join(PRECISIONS)} was expected"
+        raise ArgumentError(f"{who}: precision is {precision!r}; {wanted}.")
     if towers > 1 and precision == "bf16":
-        raise ArgumentError(
-            f"{who}: precision is bf16 and there are {towers} towers; fp32 or fp32x3 was expected, "
-            "since towers exchange float32."
-        )
+        wanted = "fp32 or fp32x3 was expected, since towers exchange float32"
+        raise ArgumentError(f"{who}: precision is bf16 and there are {towers} towers; {wanted}.")
 
 
 def make(
@@ -67,28 +62,18 @@ def make(
 ) -> Plan:
     """The plan of a network.
 
-    Args:
-        spec: the network.
-        goal: how far it goes.
-        precision: of maps and products; sums, parameters and momentum are float32 in any.
-        fused: False makes every layer a separate operation.
-        train: whether dropout drops.
-        source: whether images have the network's input shape, or are converted: see `converted`.
-        towers: how many devices the layers are divided between, 1 or 2.
+    precision: of maps and products; sums, parameters and momentum are float32 in any. fused: False
+    makes every layer a separate operation. train: whether dropout drops. source: whether images
+    have the network's input shape, or are converted: see `converted`. towers: how many devices the
+    layers are divided between, 1 or 2.
 
     Raises:
         ArgumentError: the network has no plan in this precision, or cannot be divided.
     """
     check_precision("plan", precision, towers)
-    step = Step(
-        masks=spec.masks,
-        logits=spec.layers[-1].name,
-        element=element(precision),
-        tensor=precision == "fp32x3",
-        fused=fused,
-        train=train,
-        learns=goal == "update",
-    )
+    last, learns = spec.layers[-1].name, goal == "update"
+    how: dict[str, Any] = {"tensor": precision == "fp32x3", "fused": fused, "train": train}
+    step = Step(masks=spec.masks, logits=last, element=element(precision), learns=learns, **how)
     shapes = spec.param_shapes()
     for tower, rows in enumerate(division.rows(spec, towers)):
         for name, own in rows.items():
@@ -107,12 +92,13 @@ def make(
     return Plan(tuple(step.calls), step.arrays, source, outputs)
 
 
-def _in_blocks(stages: Sequence[Stage], block: int) -> list[Stage]:
+def _in_blocks(stages: Sequence[division.Stage], block: int) -> list[division.Stage]:
     """The stages, the first convolution of which reads images in blocks."""
     first = next(i for i, one in enumerate(stages) if not isinstance(one.layer, Scale))
     conv = stages[first].layer
     assert isinstance(conv, Conv)
-    changed = dataclasses.replace(stages[first], layer=ConvInBlocks.of(conv, block))
+    deep = {"size": -(-conv.size // block), "stride": 1, "pad": 0, "block": block}
+    changed = replace(stages[first], layer=ConvInBlocks(**vars(conv) | deep))
     return [*stages[:first], changed, *stages[first + 1 :]]
 
 
@@ -129,18 +115,17 @@ def _images(step: Step, spec: NetSpec, seen: Converted, source: Source) -> str:
 
 @dataclass(frozen=True)
 class _Passed:
-    """A stage whose forward calls are written.
-
-    parts: outputs of the stage before. xs, ys: inputs and outputs of the towers that run it.
+    """A stage whose forward calls are written: the outputs `parts` of the stage before, and the
+    inputs and outputs of the towers that run it.
     """
 
-    stage: Stage
+    stage: division.Stage
     parts: list[str]
     xs: list[str]
     ys: list[str]
 
 
-def _forward(step: Step, stages: Sequence[Stage], images: list[str]) -> Iterator[_Passed]:
+def _forward(step: Step, stages: Sequence[division.Stage], images: list[str]) -> Iterator[_Passed]:
     """Write the calls that lead from the images to the logits."""
     left, parts = [*stages], images
     while left:
@@ -148,7 +133,7 @@ def _forward(step: Step, stages: Sequence[Stage], images: list[str]) -> Iterator
         xs = division.inputs(step, stage, parts)
         if step.fused:
             layer, length = together([one.layer for one in left], step, step.shape(xs[0]))
-            stage = dataclasses.replace(stage, layer=layer)
+            stage = replace(stage, layer=layer)
         ys = [
             stage.layer.forward(step.on(tower, stage.parts), x)
             for tower, x in zip(stage.towers, xs, strict=True)
@@ -174,8 +159,8 @@ def _backward(step: Step, passed: Sequence[_Passed]) -> None:
 
     No gradient is needed below the first layer with parameters.
     """
-    weighted = (index for index, one in enumerate(passed) if _has_weights(step, one))
-    first = next(weighted, len(passed))
+    shapes = [one.stage.layer.param_shapes(step.shape(one.xs[0])) for one in passed]
+    first = next((index for index, own in enumerate(shapes) if own), len(passed))
     for one in passed[: first + 1]:
         step.images.update(one.xs)
     for one in reversed(passed[first:]):
@@ -185,7 +170,3 @@ def _backward(step: Step, passed: Sequence[_Passed]) -> None:
                 stage.layer.backward(step.on(tower, stage.parts), x, y, step.grads[y])
         if stage.source == "both":
             division.returned(step, one.xs, one.parts)
-
-
-def _has_weights(step: Step, one: _Passed) -> bool:
-    return bool(one.stage.layer.param_shapes(step.shape(one.xs[0])))

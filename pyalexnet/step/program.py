@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -13,23 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet.backends.base import Array, Backend
-from pyalexnet.nets.calls import Call, Draw, Operand, PerImage, Plan, Step, View, at, name_of
+from pyalexnet.nets.calls import Call, Draw, Operand, Plan, Step, View, at, name_of
 from pyalexnet.nets.layers import Layer
-from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.ops.records import Learned, Mask
-from pyalexnet.step.towers import Exchanged, exchanged
+from pyalexnet.step.towers import exchanged
 
 _SCORES = ("loss", "top1_error", "top5_error")
-_DRAWN = ("keep", "seed", "step", "layer", "offset", "total")
-"""What `Backend.dropout_fprop` takes of a `Mask`."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """The constants of a parameter's update, apart from its learning rate."""
-
-    momentum: float
-    weight_decay: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,23 +25,19 @@ class Update:
     """How a program changes parameters, by their names.
 
     Compared by identity, not by content: a step looks up its program by this object.
-    rules: all but the learning rates. momentum: buffers of each part's device, which it changes
-    too.
+    rules: momentum and weight decay. momentum: buffers of each part's device, which it changes too.
     """
 
-    rules: Mapping[str, Rule]
-    momentum: Sequence[Mapping[str, Array]]
+    rules: Mapping[str, tuple[float, float]]
+    momentum: Sequence[dict[str, Array]]
 
 
 class Program:
     """A plan with its arrays; `run` executes it once.
 
-    Attributes:
-        plan: what runs.
-        arrays: by the plan's names; the caller fills those of `plan.source` and "labels".
-        scores: (3,) loss, top-1 and top-5 error, where the plan has them.
-        exchanged: traffic between towers in a run.
-        calls: the plan's calls, each bound to its arguments.
+    arrays: by the plan's names; the caller fills those of `plan.source` and "labels". scores: (3,)
+    loss, top-1 and top-5 error, where the plan has them. exchanged: bytes that cross between towers
+    in a run. calls: the plan's calls, each bound to its arguments.
     """
 
     def __init__(
@@ -65,45 +49,34 @@ class Program:
         given: Mapping[str, Array],
         steps: Sequence[Array],
         seed: int,
-        rules: Mapping[str, Rule] | None = None,
+        rules: Mapping[str, tuple[float, float]] | None = None,
         graph: bool = True,
     ) -> None:
         """Make the arrays that `given` lacks, and check every call once.
 
-        Args:
-            plan: the calls.
-            backends: of each part's device.
-            images: of a batch.
-            given: arrays shared with others: parameters, momentum, rates.
-            steps: for each device, a 0-d uint32 that the masks depend on.
-            seed: of the masks.
-            rules: by parameter, where the plan updates them.
-            graph: whether a GPU may run it as a CUDA graph, if it is the only one.
+        backends: of each part's device. images: of a batch. given: arrays shared with others:
+        parameters, momentum, rates. steps: for each device, a 0-d uint32 that the masks depend on;
+        seed: of the masks. rules: as in `Update`. graph: whether a GPU may run it as a CUDA graph,
+        if it is the only one.
         """
         self.plan = plan
-        self._backends, self._images = backends, images
+        self._backends, self._images, self._rules = backends, images, rules or {}
         self._steps, self._seed = steps, seed
-        self._rules = rules or {}
-        self.exchanged: Exchanged = exchanged(plan, images)
+        self.exchanged = exchanged(plan, images)
         self.scores = backends[0].zeros((len(_SCORES),))
         scores = {name: self.scores[i : i + 1].reshape(()) for i, name in enumerate(_SCORES)}
         self.arrays: dict[str, Array] = {}
         for name, layout in plan.arrays.items():
             known = given.get(name, scores.get(name))
-            shape = (images, *layout.shape) if layout.per_image else layout.shape
-            # Zeros: labels must already be valid classes when the calls are checked.
             if known is None:
+                shape = (images, *layout.shape) if layout.per_image else layout.shape
+                # Zeros: labels must already be valid classes when the calls are checked.
                 known = backends[layout.tower].zeros(shape, layout.dtype)
             self.arrays[name] = known
         self.calls = tuple((call, self._bound(call)) for call in plan.calls)
         self.run: Callable[[], None] = self._go_through
         if all(backend is backends[0] for backend in backends):
             self.run = backends[0].record(self._go_through, graph=graph)
-
-    @property
-    def logits(self) -> Array:
-        """(N, classes), those of the last run."""
-        return self.arrays[self.plan.logits]
 
     def _go_through(self) -> None:
         for call, ready in self.calls:
@@ -118,13 +91,12 @@ class Program:
         settings = self._settings(call)
         if outputs:
             settings["out"] = outputs[0] if len(outputs) == 1 else outputs
-        if call.op == "sgd_update":
-            learned = self._learned(call.learns[""])
-            return partial(_updated, backend, learned, reads["dw"])
         op = getattr(backend, call.op)
         if call.exchanges:
             return partial(op, list(reads.values()), **settings)
         learns = {name: self._learned(parameter) for name, parameter in call.learns.items()}
+        if call.op == "sgd_update":
+            return partial(op, **reads, **learns[""]._asdict())
         return partial(op, **reads, **learns, **settings)
 
     def _array(self, operand: Operand) -> Array:
@@ -136,43 +108,22 @@ class Program:
         return array.reshape((rows, *operand.shape) if batch else operand.shape)
 
     def _settings(self, call: Call) -> dict[str, Any]:
-        settings: dict[str, Any] = {}
+        settings = dict(call.settings)
         for name, value in call.settings.items():
-            if isinstance(value, PerImage):
-                settings[name] = (self._images, *value.shape)
+            if name == "x_shape":
+                settings[name] = (self._images, *value)
             elif isinstance(value, Draw):
-                drawn = {**dataclasses.asdict(value), "seed": self._seed}
-                mask = Mask(**drawn, step=self._steps[call.tower])
-                if name == "mask":
-                    settings |= {part: getattr(mask, part) for part in _DRAWN}
-                else:
-                    settings[name] = mask
-            else:
-                settings[name] = value
+                drawn = {**asdict(value), "seed": self._seed}
+                settings[name] = Mask(**drawn, step=self._steps[call.tower])
+        if mask := settings.pop("mask", None):  # of a dropout alone, which does not scale
+            settings |= mask._asdict()
+            del settings["factor"]
         return settings
 
     def _learned(self, name: str) -> Learned:
         rule = self._rules[name.partition("@")[0]]
-        return Learned(
-            w=self.arrays[name],
-            v=self.arrays[f"{name}.v"],
-            lr=self.arrays[f"{name}.lr"],
-            momentum=rule.momentum,
-            weight_decay=rule.weight_decay,
-            low=self.arrays.get(f"{name}.low"),
-        )
-
-
-def _updated(backend: Backend, learned: Learned, dw: Array) -> None:
-    backend.sgd_update(
-        learned.w,
-        learned.v,
-        dw,
-        lr=learned.lr,
-        momentum=learned.momentum,
-        weight_decay=learned.weight_decay,
-        low=learned.low,
-    )
+        w, v, lr, low = (self.arrays.get(name + suffix) for suffix in ("", ".v", ".lr", ".low"))
+        return Learned(w, v, lr, *rule, low)
 
 
 def output_of(layer: Layer, x: Array, params: Mapping[str, Array], backend: Backend) -> Array:
@@ -180,22 +131,13 @@ def output_of(layer: Layer, x: Array, params: Mapping[str, Array], backend: Back
 
     params: has the layer's own, by their names in a network.
     """
-    step = Step(
-        masks={},
-        logits="",
-        element=FLOAT32,
-        tensor=False,
-        fused=False,
-        train=False,
-        learns=False,
-    )
+    step = Step()
     shape = x.shape[1:]
     for name, own in layer.param_shapes(shape).items():
         step.parameter(name, own)
     y = layer.forward(step, step.array("images", shape))
     plan = Plan(tuple(step.calls), step.arrays, "images", {layer.name: (y,)})
-    steps = (backend.zeros((), np.uint32),)
-    given = {**params, "images": x}
+    given, steps = {**params, "images": x}, (backend.zeros((), np.uint32),)
     program = Program(plan, (backend,), len(x), given=given, steps=steps, seed=0)
     program.run()
     return program.arrays[y]
@@ -204,33 +146,18 @@ def output_of(layer: Layer, x: Array, params: Mapping[str, Array], backend: Back
 class Numbers:
     """The step and the learning rates of the parameters, on each device: a step's only arguments.
 
-    On a device they lie in one array, so that one copy transfers them.
-
-    Attributes:
-        steps: a 0-d uint32 array for each device.
-        rates: 0-d float32 arrays by the names that they have in plans.
+    On a device they lie in one array, so that one copy transfers them. steps: a 0-d uint32 array
+    for each device. rates: 0-d float32 arrays by the names that they have in plans.
     """
 
-    steps: tuple[Array, ...]
-    rates: dict[str, Array]
-
-    def __init__(
-        self,
-        backends: Sequence[Backend],
-        parts: Sequence[Iterable[str]],
-        parameters: Iterable[str],
-    ) -> None:
-        """Zeros.
-
-        backends, parts: devices, and the names of the parameters of each. parameters: all names.
-        """
-        names = [*parameters]
-        self._backends = backends
+    def __init__(self, backends: Sequence[Backend], parts: Sequence[Iterable[str]]) -> None:
+        """Zeros for the devices and, of each, the names of its parameters; the first has all."""
+        self._backends, names = backends, [*parts[0]]
         self._host = np.zeros(1 + len(names), np.uint32)
         self._host_rates = self._host[1:].view(np.float32)
         self._arrays = [backend.zeros(self._host.shape, np.uint32) for backend in backends]
-        self.steps = tuple(array[:1].reshape(()) for array in self._arrays)
-        self.rates = {}
+        self.steps: tuple[Array, ...] = tuple(array[:1].reshape(()) for array in self._arrays)
+        self.rates: dict[str, Array] = {}
         for tower, (array, own) in enumerate(zip(self._arrays, parts, strict=True)):
             rates = array[1:].view(np.float32)
             for name in own:

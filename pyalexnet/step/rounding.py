@@ -1,8 +1,8 @@
 """How far two float32 programs may differ on the same network, images and parameters.
 
 A bound that added up every rounding's worst case would be astronomic after eight layers. Here the
-roundings are simulated instead, each at its full size and in a random direction, and their effect
-on the logits is measured (Monte Carlo arithmetic, Parker 1997).
+roundings are simulated instead, and their effect on the logits is measured (Monte Carlo arithmetic,
+Parker 1997).
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ from pyalexnet.step.program import output_of
 
 Floats = npt.NDArray[np.float32]
 
-UNIT = 2.0**-24
-"""Relative error of one float32 rounding."""
-
+UNIT = 2.0**-24  # relative error of one float32 rounding
+# Errors in units: of a sum of products, in any order of summation, relative to the sum of absolute
+# products; of a power or a tanh, 4 ulp, relative to its value.
 SUM, FUNCTION = 8.0, 8.0
-"""Errors in units: of a sum of products, in any order of summation, relative to the sum of absolute
-products; of a power or a tanh, 4 ulp, relative to its value."""
 
 
 def rounding(net: Net, images: Floats, seed: int = 0) -> float:
@@ -31,9 +29,7 @@ def rounding(net: Net, images: Floats, seed: int = 0) -> float:
 
     Each element of a layer's output is moved up or down at random, as far as the roundings in its
     own sums may take it, and the layers above propagate this as they do rounding errors. The
-    largest change of a logit is doubled, since each of two programs rounds.
-
-    net: on a backend of the host. seed: of the directions.
+    largest change of a logit is doubled, since each of two programs rounds. net: on a host backend.
     """
     params, backend = net.params, net.backend
     absolute = {name: np.abs(value) for name, value in params.items()}

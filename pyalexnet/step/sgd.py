@@ -10,29 +10,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pyalexnet.backends.base import Array
-from pyalexnet.nets.recipe import Rates, Recipe
+from pyalexnet.nets.recipe import Recipe
 from pyalexnet.step.net import Net
-from pyalexnet.step.program import Rule, Update
+from pyalexnet.step.program import Update
 
 
 class SGD:
-    """The optimiser of a net's parameters.
-
-    Attributes:
-        net: the network whose parameters it updates, in place.
-    """
-
-    net: Net
+    """The optimiser of the parameters of `net`, which it updates in place."""
 
     def __init__(self, net: Net, recipe: Recipe | None = None) -> None:
         """Begin with buffers of zeros; without a recipe, with the net's own."""
         self.net = net
-        self._buffers = tuple(
+        buffers = tuple(
             {name: part.backend.zeros(w.shape) for name, w in part.params.items()}
             for part in net.parts
         )
-        self._update = Update({}, self._buffers)
+        self._update = Update({}, buffers)
         self.recipe = net.spec.recipe if recipe is None else recipe
 
     @property
@@ -44,31 +40,27 @@ class SGD:
     def recipe(self, recipe: Recipe) -> None:
         # Here and in `load`, so that a step need not check for changes.
         names = self.net.spec.param_shapes()
-        self._recipe, self._rates = recipe, Rates(recipe, names)
-        rules = {name: Rule(recipe.momentum, recipe.decay(name)) for name in names}
+        self._recipe = recipe
+        rules = {name: (recipe.momentum, recipe.decay(name)) for name in names}
         if rules != self._update.rules:  # new rates alone need no new program
-            self._update = Update(rules, self._buffers)
+            self._update = Update(rules, self._update.momentum)
 
     @property
     def momentum(self) -> dict[str, Array]:
         """The buffers v by parameter name, laid out as `net.params`."""
-        return self.net.joined(self._buffers)
+        return self.net.joined(self._update.momentum)
 
     def step(self, images: Any, labels: Any, *, step: int, epoch: float, drops: int = 0) -> Array:
         """Forward, backward and update of every parameter; the mean loss, 0-d.
 
         A parameter whose rate is 0 is frozen: neither it nor its buffer changes.
 
-        Args:
-            images, labels: as for `Net.loss_and_grads`.
-            step: number of the training step, on which the masks of dropout depend.
-            epoch: epochs done, from 0, fractions included; it determines the rates.
-            drops: how often a `Plateau` schedule has divided the rates.
+        images, labels, step: as for `Net.loss_and_grads`. epoch: epochs done, from 0, fractions
+        included; it determines the rates. drops: how often a `Plateau` schedule has divided them.
         """
-        rates = self._rates.at(epoch, drops)
+        rates = np.array([self.recipe.lr(name, epoch, drops) for name in self._update.rules])
         return self.net.learn(images, labels, step=step, rates=rates, update=self._update)
 
     def load(self, momentum: Mapping[str, Any]) -> None:
         """Copy `momentum`, which has every buffer by name, from the host or any device."""
-        self._buffers = self.net.divided(momentum)
-        self._update = Update(self._update.rules, self._buffers)
+        self._update = Update(self._update.rules, self.net.divided(momentum))

@@ -19,15 +19,13 @@ One thread feeds both devices, layer by layer, and waits for neither: the exchan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.calls import Plan, Step, name_of
 from pyalexnet.nets.layers import Layer
 from pyalexnet.nets.spec import NetSpec
-
-TOWERS = 2
 
 # Where a layer's input comes from: "own", already in the tower; "both", the channels of the two
 # towers side by side; "half", the tower's half of the channels of an image.
@@ -36,14 +34,12 @@ Source: TypeAlias = Literal["own", "both", "half"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A layer as the towers run it, or as the only device does.
+    """A layer, or several that one operation computes, as each tower or the only device runs it.
 
-    name: of the layer, the first where one operation computes several. layer: as each tower runs
-    it. towers: those that run it; only 0 from the last weights on. source: of its input. parts: how
+    towers: those that run it; only 0 from the last weights on. source: of its input. parts: how
     many its output is divided into.
     """
 
-    name: str
     layer: Layer
     towers: tuple[int, ...] = (0,)
     source: Source = "own"
@@ -57,13 +53,13 @@ def stages(spec: NetSpec, towers: int) -> list[Stage]:
         ArgumentError: the network cannot be divided.
     """
     if towers == 1:
-        return [Stage(layer.name, layer) for layer in spec.layers]
+        return [Stage(layer) for layer in spec.layers]
     last = _last_weights(spec)
     found: list[Stage] = []
     divided = False
     for index, (layer, in_shape, _) in enumerate(spec.walk()):
         if index >= last:
-            found.append(Stage(layer.name, layer, source="both" if index == last else "own"))
+            found.append(Stage(layer, source="both" if index == last else "own"))
             continue
         source: Source = "own"
         if layer.param_shapes(in_shape):
@@ -72,9 +68,8 @@ def stages(spec: NetSpec, towers: int) -> list[Stage]:
             elif not (layer.reads_all or divided):
                 source = "half"
             divided = True
-        every = tuple(range(towers))
-        share = layer.share(towers) if divided else layer
-        found.append(Stage(layer.name, share, every, source, towers if divided else 1))
+        share, parts = (layer.share(towers), towers) if divided else (layer, 1)
+        found.append(Stage(share, tuple(range(towers)), source, parts))
     return found
 
 
@@ -93,16 +88,11 @@ def rows(spec: NetSpec, towers: int) -> tuple[dict[str, slice], ...]:
 
 def _last_weights(spec: NetSpec) -> int:
     """Index of the last layer with weights, which is not divided."""
-    weighted = [
-        index
-        for index, (layer, in_shape, _) in enumerate(spec.walk())
-        if layer.param_shapes(in_shape)
-    ]
+    layers = enumerate(spec.walk())
+    weighted = [index for index, (layer, shape, _) in layers if layer.param_shapes(shape)]
     if len(weighted) < 2:
-        raise ArgumentError(
-            f"{spec.name}: {len(weighted)} of its layers have weights; at least two were expected, "
-            "since the last one is not divided between towers."
-        )
+        wanted = "at least two were expected, since the last one is not divided between towers"
+        raise ArgumentError(f"{spec.name}: {len(weighted)} of its layers have weights; {wanted}.")
     return weighted[-1]
 
 
@@ -115,12 +105,12 @@ def inputs(step: Step, stage: Stage, parts: Sequence[str]) -> list[str]:
         step.on(tower)
         *pixels, channels = step.shape(parts[tower])
         if stage.source == "both":
-            x = step.array(f"{stage.name}.whole", (*pixels, channels * len(parts)))
+            x = step.array(f"{stage.layer.name}.whole", (*pixels, channels * len(parts)))
             step.call("exchange_gather", _numbered(parts), x)
         else:
             own = channels // len(parts)
-            x = step.array(f"{stage.name}.half", (*pixels, own))
-            reads = _numbered([parts[tower]])
+            x = step.array(f"{stage.layer.name}.half", (*pixels, own))
+            reads = {"0": parts[tower]}
             step.call("exchange_scatter_add", reads, x, start=tower * own, channels=own)
         found.append(x)
     return found
@@ -139,38 +129,14 @@ def _numbered(arrays: Sequence[str]) -> dict[str, str]:
     return {str(number): name for number, name in enumerate(arrays)}
 
 
-@dataclass(frozen=True)
-class Exchanged:
-    """Bytes that tower 0 and tower 1 fetched from each other in one pass, by layer.
-
-    forward: outputs of the other tower, before a layer that reads both. backward: gradients of a
-    tower's own outputs that the other tower computed.
-    """
-
-    forward: dict[str, tuple[int, int]] = field(default_factory=dict)
-    backward: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-    @property
-    def total(self) -> int:
-        """Bytes in both directions, forward and backward."""
-        return sum(map(sum, (*self.forward.values(), *self.backward.values())))
-
-
-def exchanged(plan: Plan, images: int) -> Exchanged:
-    """What the towers of a plan fetch from each other in a pass over so many images."""
-    found = Exchanged()
+def exchanged(plan: Plan, images: int) -> int:
+    """Bytes that towers fetch from each other in a pass over so many images, in both directions."""
+    total = 0
     for call in plan.calls:
-        gathers = call.op == "exchange_gather"
-        whole = call.writes[0] if gathers else call.reads.get("0", "")
-        layer, is_whole, _ = name_of(whole).partition(".whole")
-        if not (call.exchanges and is_whole):
-            continue
-        read = [plan.arrays[name_of(each)] for each in call.reads.values()]
-        far = [array for array in read if array.tower != call.tower]
-        if not gathers:  # a slice of each
-            far = [plan.arrays[name_of(call.writes[0])]] * len(far)
-        ways = found.forward if gathers else found.backward
-        fetched = [*ways.get(layer, (0, 0))]
-        fetched[call.tower] += sum(array.nbytes(images) for array in far)
-        ways[layer] = (fetched[0], fetched[1])
-    return found
+        if call.exchanges:
+            read = [plan.arrays[name_of(each)] for each in call.reads.values()]
+            far = [one for one in read if one.tower != call.tower]
+            if call.op == "exchange_scatter_add":  # a slice of each
+                far = [plan.arrays[name_of(call.writes[0])]] * len(far)
+            total += sum(one.nbytes(images) for one in far)
+    return total

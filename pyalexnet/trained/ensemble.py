@@ -53,10 +53,7 @@ def average(
 ) -> Probabilities:
     """The weighted mean of probabilities (n, classes), summed in the order of the members.
 
-    coefficients: a weight for each member; only their ratios matter. None: all equal.
-
-    Raises:
-        ArgumentError: the members' shapes differ, or no coefficient is above zero.
+    coefficients: a weight for each member, not all 0; only their ratios matter. None: all equal.
     """
     weights = [1.0] * len(members) if coefficients is None else list(coefficients)
     if len(weights) != len(members) or not sum(weights) > 0 or min(weights) < 0:
@@ -100,11 +97,8 @@ def mistakes(probabilities: Probabilities, labels: Labels, k: int) -> npt.NDArra
 
 def scores(probabilities: Probabilities, labels: Labels) -> Scores:
     """Mean loss, top-1 and top-5 error."""
-    return Scores(
-        float(costs(probabilities, labels).mean()),
-        float(mistakes(probabilities, labels, 1).mean()),
-        float(mistakes(probabilities, labels, 5).mean()),
-    )
+    top1, top5 = (float(mistakes(probabilities, labels, k).mean()) for k in (1, 5))
+    return Scores(float(costs(probabilities, labels).mean()), top1, top5)
 
 
 def search(members: Sequence[Probabilities], labels: Labels) -> Weighted:
@@ -143,10 +137,7 @@ def _judged(
         block = slice(start, start + _BLOCK)
         mixed = average([member[block] for member in members], counts)
         own = labels[block]
-        sums += (
-            mistakes(mixed, own, 5).sum(),
-            mistakes(mixed, own, 1).sum(),
-            costs(mixed, own).sum(),
-        )
-    top5, top1, loss = (float(value) for value in sums / len(labels))
+        wrong = [mistakes(mixed, own, k).sum() for k in (5, 1)]
+        sums += (*wrong, costs(mixed, own).sum())
+    top5, top1, loss = (sums / len(labels)).tolist()
     return top5, top1, loss

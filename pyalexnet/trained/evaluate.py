@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from pyalexnet.data.loader import Loader
 from pyalexnet.data.views import Views
 from pyalexnet.runs.run import Scores
 from pyalexnet.step.net import Net
+from pyalexnet.trained import ensemble
+from pyalexnet.trained.ensemble import Probabilities
 
 
 @dataclass
@@ -35,6 +37,18 @@ class Sums:
     def mean(self) -> Scores:
         n = self.images
         return Scores(self.loss / n, self.top1_error / n, self.top5_error / n)
+
+
+def scored(
+    batches: Iterable[tuple[Probabilities, Labels]], whole: Probabilities | None = None
+) -> Scores:
+    """Scores on batches of probabilities (n, classes), which go into `whole`, and labels (n,)."""
+    sums = Sums()
+    for probabilities, labels in batches:
+        if whole is not None:
+            whole[sums.images : sums.images + len(labels)] = probabilities
+        sums.add(len(labels), *astuple(ensemble.scores(probabilities, labels)))
+    return sums.mean()
 
 
 def evaluate(

@@ -13,7 +13,7 @@ import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,26 +24,16 @@ from pyalexnet.backends.base import Shape
 from pyalexnet.errors import ArgumentError, PyalexnetError
 from pyalexnet.files import shown
 from pyalexnet.install import pip_install
-from pyalexnet.nets import presets
-from pyalexnet.nets.layers import (
-    LRN,
-    AvgPool,
-    Conv,
-    Dropout,
-    Layer,
-    Linear,
-    MaxPool,
-    Relu,
-    RNorm,
-    Scale,
-    Tanh,
-)
+from pyalexnet.nets import layers, presets
+from pyalexnet.nets.layers import Layer
 from pyalexnet.ops.checks import integer
-from pyalexnet.ops.records import ConvGeometry, PoolGeometry
+from pyalexnet.ops.records import ConvGeometry
 from pyalexnet.step.rounding import rounding
 from pyalexnet.trained.load import Trained
 
 Floats = npt.NDArray[np.float32]
+_Weighted: TypeAlias = layers.Conv | layers.Linear
+_Pool: TypeAlias = layers.MaxPool | layers.AvgPool
 
 OPSET = 17
 """The default: of 2022, and read by all programs that are still updated."""
@@ -80,13 +70,10 @@ def export(
 ) -> Agreement:
     """Write `trained` to the ONNX file `path`, once onnxruntime has agreed with it.
 
-    Args:
-        trained: the network to compare with, on the backend cpu, exact.
-        batch: images per call of the model; None: any number.
-        opset: version of ONNX's operators, `OLDEST_OPSET` or above.
-        preprocessing: whether the model subtracts the mean itself; it then reads pixels from 0 to
-            255, else pixels minus the mean.
-        seed: of the images for the comparison.
+    trained: the network to compare with, on the backend cpu, exact. batch: images per call of the
+    model; None: any number. opset: version of ONNX's operators, `OLDEST_OPSET` or above.
+    preprocessing: whether the model subtracts the mean itself; it then reads pixels from 0 to 255,
+    else pixels minus the mean. seed: of the images for the comparison.
 
     Raises:
         ArgumentError: an argument, or a layer that ONNX cannot express.
@@ -121,8 +108,7 @@ def serialised(trained: Trained, *, batch: int | None, opset: int, preprocessing
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [count, *shape])
         for name, shape in (("images", (channels, height, width)), ("logits", (spec.classes,)))
     )
-    graph = _Graph(onnx, trained)
-    graph.build(preprocessing)
+    graph = _Graph(onnx, trained, preprocessing)
     operators = [onnx.helper.make_opsetid("", opset)]
     model = onnx.helper.make_model(
         onnx.helper.make_graph(graph.nodes, spec.name, [images], [logits], graph.constants),
@@ -165,32 +151,27 @@ def _metadata(trained: Trained, preprocessing: bool) -> dict[str, str]:
 
 
 class _Graph:
-    """An ONNX graph under construction: nodes in order, and constants (ONNX's initializers)."""
+    """A network as an ONNX graph: nodes in order, and constants (ONNX's initializers)."""
 
-    def __init__(self, onnx: Any, trained: Trained) -> None:
-        self._onnx, self._trained = onnx, trained
-        self._params: dict[str, Floats] = {
-            name: np.asarray(trained.net.backend.to_numpy(value), np.float32)
-            for name, value in trained.net.params.items()
-        }
+    def __init__(self, onnx: Any, trained: Trained, preprocessing: bool) -> None:
+        """All layers of the network, from `images` to `logits`."""
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
-
-    def build(self, preprocessing: bool) -> None:
-        """All layers of the network, from `images` to `logits`."""
+        self._onnx, self._params = onnx, trained.params
         tip = "images"
         if preprocessing:
-            mean = self._trained.centre(self._trained.mean).transpose(2, 0, 1)
+            mean = trained.centre(trained.mean).transpose(2, 0, 1)
             tip = self._node("Sub", tip, self._constant("mean", mean), name="pixels")
-        for layer, in_shape, out_shape in self._trained.net.spec.walk():
+        for layer, in_shape, out_shape in trained.net.spec.walk():
             tip = self._layer(layer, tip, in_shape, out_shape)
+            if activation := getattr(layer, "activation", None):
+                tip = self._node(activation.title(), tip, name=f"{layer.name}.{activation}")
         self.nodes[-1].output[0] = "logits"
 
     def _node(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
         """Append a node with one output of the same name; returns the name."""
-        self.nodes.append(
-            self._onnx.helper.make_node(kind, list(inputs), [name], name=name, **attributes)
-        )
+        make = self._onnx.helper.make_node
+        self.nodes.append(make(kind, list(inputs), [name], name=name, **attributes))
         return name
 
     def _constant(self, name: str, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
@@ -200,78 +181,61 @@ class _Graph:
         return name
 
     def _layer(self, layer: Layer, x: str, in_shape: Shape, out_shape: Shape) -> str:
+        """A layer without the activation in it."""
         name = layer.name
         match layer:
-            case Conv():
-                return self._conv(layer, x)
-            case Linear():
+            case layers.Conv():
+                g = ConvGeometry.of(name, layer.stride, layer.pad, layer.groups)
+                pads = [g.pad_top, g.pad_left, g.pad_bottom, g.pad_right]
+                strides = [g.stride_h, g.stride_w]
+                return self._conv(layer, x, self._params[layer.w], strides=strides, pads=pads)
+            case layers.Linear():
                 return self._linear(layer, x, in_shape)
-            case Relu():
+            case layers.Relu():
                 return self._node("Relu", x, name=name)
-            case Tanh():
+            case layers.Tanh():
                 x = self._times(x, layer.scale_in, f"{name}.scale_in")
                 x = self._node("Tanh", x, name=name)
                 return self._times(x, layer.scale_out, f"{name}.scale_out")
-            case Scale():
+            case layers.Scale():
                 return self._times(x, layer.factor, name)
-            case Dropout():
-                # In evaluation only the 2012 rule multiplies; the inverted one did so in training.
-                return x if layer.inverted else self._times(x, layer.keep, name)
-            case LRN() if layer.size % 2:
+            case layers.Dropout():
+                return self._times(x, layer.factor(train=False), name)
+            case layers.LRN() if layer.size % 2:
                 return self._lrn(layer, x, in_shape)
-            case LRN() | RNorm():
+            case layers.LRN() | layers.RNorm():
                 return self._norm(layer, x, in_shape)
-            case MaxPool() | AvgPool():
+            case layers.MaxPool() | layers.AvgPool():
                 return self._pool(layer, x, in_shape, out_shape)
         raise ArgumentError(
             f"export: {name} is a {type(layer).__name__}, which this export cannot express in ONNX."
         )
 
-    def _conv(self, layer: Conv, x: str) -> str:
-        g = ConvGeometry.of(layer.name, layer.stride, layer.pad, layer.groups)
-        y = self._weighted(
-            "Conv",
-            layer,
-            x,
-            self._params[layer.w].transpose(0, 3, 1, 2),
-            kernel_shape=[layer.size, layer.size],
-            strides=[g.stride_h, g.stride_w],
-            pads=[g.pad_top, g.pad_left, g.pad_bottom, g.pad_right],
-            group=g.groups,
-        )
-        return self._activation(layer, y)
-
-    def _linear(self, layer: Linear, x: str, in_shape: Shape) -> str:
+    def _linear(self, layer: layers.Linear, x: str, in_shape: Shape) -> str:
         """A product; in groups, a convolution with filters as large as the maps."""
         height, width, channels = in_shape if len(in_shape) == 3 else (1, 1, *in_shape)
-        rows = self._params[layer.w]
-        w = rows.reshape(layer.outputs, height, width, -1).transpose(0, 3, 1, 2)
-        flat = f"{layer.name}.flat"
-        if layer.groups == 1:
-            if len(in_shape) == 3:
-                x = self._node("Flatten", x, name=flat, axis=1)
-            y = self._weighted("Gemm", layer, x, w.reshape(rows.shape), transB=1)
-        else:
+        rows, flat = self._params[layer.w], f"{layer.name}.flat"
+        filters = rows.reshape(layer.outputs, height, width, -1)
+        if layer.groups > 1:
             if len(in_shape) == 1:  # one pixel
                 x = self._reshape(x, f"{layer.name}.pixel", channels, 1, 1)
-            shape = {"kernel_shape": [height, width], "group": layer.groups}
-            y = self._weighted("Conv", layer, x, w, **shape)
-            y = self._node("Flatten", y, name=flat, axis=1)
-        return self._activation(layer, y)
+            return self._node("Flatten", self._conv(layer, x, filters), name=flat, axis=1)
+        if len(in_shape) == 3:
+            x = self._node("Flatten", x, name=flat, axis=1)
+        w = filters.transpose(0, 3, 1, 2).reshape(rows.shape)
+        return self._weighted("Gemm", layer, x, w, transB=1)
 
-    def _weighted(
-        self, kind: str, layer: Conv | Linear, x: str, w: Floats, **attributes: Any
-    ) -> str:
+    def _conv(self, layer: _Weighted, x: str, filters: Floats, **where: Any) -> str:
+        """A convolution with KRSC filters."""
+        w, size = filters.transpose(0, 3, 1, 2), list(filters.shape[1:3])
+        return self._weighted("Conv", layer, x, w, kernel_shape=size, group=layer.groups, **where)
+
+    def _weighted(self, kind: str, layer: _Weighted, x: str, w: Floats, **attributes: Any) -> str:
         """A node with a layer's biases, and its weights `w` as ONNX has them."""
-        weights = self._constant(f"{layer.name}.w", w)
-        biases = self._constant(f"{layer.name}.b", self._params[layer.b])
+        weights, biases = self._constant(layer.w, w), self._constant(layer.b, self._params[layer.b])
         return self._node(kind, x, weights, biases, name=layer.name, **attributes)
 
-    def _activation(self, layer: Conv | Linear, y: str) -> str:
-        kind = layer.activation
-        return y if kind is None else self._node(kind.title(), y, name=f"{layer.name}.{kind}")
-
-    def _lrn(self, layer: LRN, x: str, in_shape: Shape) -> str:
+    def _lrn(self, layer: layers.LRN, x: str, in_shape: Shape) -> str:
         """ONNX's LRN, which divides alpha by the size, and whose windows match ours if odd.
 
         Groups are treated as separate images, which windows cannot cross.
@@ -280,18 +244,12 @@ class _Graph:
         name, grouped = layer.name, layer.groups > 1
         if grouped:
             x = self._reshape(x, f"{name}.parts", channels // layer.groups, height, width)
-        y = self._node(
-            "LRN",
-            x,
-            name=f"{name}.normed" if grouped else name,
-            size=layer.size,
-            alpha=float(layer.alpha * layer.size),
-            beta=float(layer.beta),
-            bias=float(layer.k),
-        )
+        alpha, beta, bias = float(layer.alpha * layer.size), float(layer.beta), float(layer.k)
+        own = f"{name}.normed" if grouped else name
+        y = self._node("LRN", x, name=own, size=layer.size, alpha=alpha, beta=beta, bias=bias)
         return self._reshape(y, name, channels, height, width) if grouped else y
 
-    def _norm(self, layer: LRN | RNorm, x: str, in_shape: Shape) -> str:
+    def _norm(self, layer: layers.LRN | layers.RNorm, x: str, in_shape: Shape) -> str:
         """x / (k + alpha * (sum of squares in the window))^beta, written out.
 
         The sum is a convolution with ones: ONNX has no norm within maps, onnxruntime no LRN of
@@ -299,7 +257,7 @@ class _Graph:
         """
         name, channels = layer.name, in_shape[2]
         before, behind = layer.size // 2, layer.size - 1 - layer.size // 2
-        if isinstance(layer, RNorm):
+        if isinstance(layer, layers.RNorm):
             ones: npt.NDArray[Any] = np.ones((channels, 1, layer.size, layer.size))
             pads, groups = [before, before, behind, behind], channels
         else:
@@ -309,45 +267,34 @@ class _Graph:
             ones = np.tile(window, (layer.groups, 1))[:, :, None, None]
             pads, groups = [0, 0, 0, 0], layer.groups
         y = self._node("Mul", x, x, name=f"{name}.squares")
-        y = self._node(
-            "Conv",
-            y,
-            self._constant(f"{name}.window", ones),
-            name=f"{name}.sums",
-            kernel_shape=list(ones.shape[2:]),
-            pads=pads,
-            group=groups,
-        )
-        for kind, setting, value, result in (
-            ("Mul", "alpha", layer.alpha, "weighed"),
-            ("Add", "k", layer.k, "base"),
-            ("Pow", "beta", layer.beta, "power"),
+        filters, size = self._constant(f"{name}.window", ones), list(ones.shape[2:])
+        where: dict[str, Any] = {"kernel_shape": size, "pads": pads, "group": groups}
+        y = self._node("Conv", y, filters, name=f"{name}.sums", **where)
+        for kind, setting, result in (
+            ("Mul", "alpha", "weighed"),
+            ("Add", "k", "base"),
+            ("Pow", "beta", "power"),
         ):
-            number = self._constant(f"{name}.{setting}", value)
+            number = self._constant(f"{name}.{setting}", getattr(layer, setting))
             y = self._node(kind, y, number, name=f"{name}.{result}")
         return self._node("Div", x, y, name=name)
 
-    def _pool(self, layer: MaxPool | AvgPool, x: str, in_shape: Shape, out_shape: Shape) -> str:
+    def _pool(self, layer: _Pool, x: str, in_shape: Shape, out_shape: Shape) -> str:
         """A pool padded below and to the right for the windows that `ceil` keeps.
 
         So `ceil_mode` is not needed, whose windows outside the image and divisor differ between
         versions. Padding enters neither the maximum nor the mean.
         """
-        g = PoolGeometry.of(layer.name, layer.size, layer.stride, layer.ceil)
+        size, stride = layer.size, layer.stride
         below, right = (
-            max(0, (windows - 1) * g.stride + g.size - pixels)
+            max(0, (windows - 1) * stride + size - pixels)
             for windows, pixels in zip(out_shape[:2], in_shape[:2], strict=True)
         )
-        largest = isinstance(layer, MaxPool)
-        return self._node(
-            "MaxPool" if largest else "AveragePool",
-            x,
-            name=layer.name,
-            kernel_shape=[g.size, g.size],
-            strides=[g.stride, g.stride],
-            pads=[0, 0, below, right],
-            **({} if largest else {"count_include_pad": 0}),
-        )
+        where: dict[str, Any] = {"kernel_shape": [size, size], "strides": [stride, stride]}
+        where["pads"] = [0, 0, below, right]
+        if isinstance(layer, layers.MaxPool):
+            return self._node("MaxPool", x, name=layer.name, **where)
+        return self._node("AveragePool", x, name=layer.name, count_include_pad=0, **where)
 
     def _times(self, x: str, factor: float, name: str) -> str:
         if factor == 1:
@@ -390,12 +337,9 @@ def compare(
         raise PyalexnetError(
             f"export: onnxruntime {onnxruntime.__version__} cannot run the model ({reason})."
         ) from error
-    return Agreement(
-        count,
-        float(np.max(np.abs(theirs.astype(np.float64) - ours))),
-        rounding(trained.net, less_mean, seed),
-        float(np.max(np.abs(ours))),
-    )
+    difference = float(np.max(np.abs(theirs.astype(np.float64) - ours)))
+    tolerance, largest = rounding(trained.net, less_mean, seed), float(np.max(np.abs(ours)))
+    return Agreement(count, difference, tolerance, largest)
 
 
 def pixels(count: int, shape: Shape, seed: int) -> npt.NDArray[np.uint8]:
@@ -406,9 +350,8 @@ def pixels(count: int, shape: Shape, seed: int) -> npt.NDArray[np.uint8]:
     generator = np.random.Generator(np.random.Philox(seed))
     height, width, channels = shape
     patch = max(1, min(height, width) // 8)
-    coarse = generator.integers(
-        0, 192, (count, -(-height // patch), -(-width // patch), channels), np.uint8
-    )
+    rows, columns = -(-height // patch), -(-width // patch)
+    coarse = generator.integers(0, 192, (count, rows, columns, channels), np.uint8)
     patches = coarse.repeat(patch, axis=1).repeat(patch, axis=2)[:, :height, :width]
     patches += generator.integers(0, 64, patches.shape, np.uint8)
     return patches

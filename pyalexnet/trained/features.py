@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -23,8 +23,8 @@ from pyalexnet.data.images import none_of
 from pyalexnet.errors import DataError
 from pyalexnet.files import shown
 from pyalexnet.runs import checkpoint
-from pyalexnet.runs.tensors import Array, Writer
-from pyalexnet.trained.load import BATCH, Bad, Trained
+from pyalexnet.runs.tensors import Writer
+from pyalexnet.trained.load import BATCH, Say, Trained
 
 Features = npt.NDArray[np.float32]
 Part = Literal["train", "test"]
@@ -45,13 +45,9 @@ def of(
 
 
 def width(run: Trained, layer: str) -> int:
-    """Number of a layer's outputs for one image.
-
-    Raises:
-        ArgumentError: the network has no such layer.
-    """
+    """Number of a layer's outputs for one image; an ArgumentError if there is no such layer."""
     run.check_layer(layer)
-    return next(math.prod(row.out_shape) for row in run.net.shapes() if row.name == layer)
+    return next(math.prod(row.out_shape) for row in run.net.spec.shapes() if row.name == layer)
 
 
 def write_split(
@@ -70,9 +66,10 @@ def write_split(
     where: path of the dataset, "" for the built-in one; recorded in the file.
     """
     split = dataset.train if part == "train" else dataset.test
-    about = dataset.classes.described() | {"data": where, "split": part}
-    labels = {"labels": np.asarray(split.labels, np.int64)}
-    with _writer(path, run, layer, len(split), about, labels) as writer:
+    about = origin(run, layer) | dataset.classes.described() | {"data": where, "split": part}
+    fixed = {"labels": np.asarray(split.labels, np.int64)}
+    row = (width(run, layer),)
+    with Writer(path, "features", row, most=len(split), fixed=fixed, metadata=about) as writer:
         for rows, _ in of(run, run.batches(split, batch_size, progress), layer):
             writer.add(rows)
     return writer.rows
@@ -85,16 +82,16 @@ def write_files(
     layer: str,
     *,
     batch_size: int = BATCH,
-    bad: Bad | None = None,
+    bad: Say | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Write the features of the readable image files; returns their number.
 
-    Raises:
-        DataError: none can be read, or one cannot and `bad` is None.
+    A DataError if none can be read, or one cannot and `bad` is None.
     """
     kept: list[Path] = []
-    with _writer(path, run, layer, len(files), _names(files)) as writer:
+    row, about = (width(run, layer),), origin(run, layer) | _names(files)
+    with Writer(path, "features", row, most=len(files), metadata=about) as writer:
         images = run.image_batches(files, batch_size, bad=bad, progress=progress)
         for rows, read in of(run, images, layer):
             writer.add(rows)
@@ -113,19 +110,6 @@ def origin(run: Trained, layer: str) -> dict[str, str]:
         "checkpoint": shown(run.path.absolute()),
         "parameters": state["files"][checkpoint.PARAMS]["sha256"],
     }
-
-
-def _writer(
-    path: Path,
-    run: Trained,
-    layer: str,
-    most: int,
-    about: dict[str, str],
-    fixed: Mapping[str, Array] | None = None,
-) -> Writer:
-    """Begin a file of at most `most` rows; `about`: metadata on the images."""
-    row, metadata = (width(run, layer),), origin(run, layer) | about
-    return Writer(path, "features", row, most=most, fixed=fixed, metadata=metadata)
 
 
 def _names(files: Sequence[Path]) -> dict[str, str]:

@@ -28,11 +28,7 @@ def convolutions(spec: NetSpec) -> list[str]:
 
 
 def convolution(spec: NetSpec, name: str | None) -> str:
-    """The convolution of that name, or the first.
-
-    Raises:
-        ArgumentError: there is none.
-    """
+    """The convolution of that name, or the first; an ArgumentError if there is none."""
     names = convolutions(spec)
     if not names or (name is not None and name not in names):
         raise ArgumentError(
@@ -51,28 +47,23 @@ def predicted(
 ) -> tuple[Images, Labels, Floats]:
     """At most `count` images of a split, their labels, and the probabilities (n, classes).
 
-    only_errors: images whose most probable class is not theirs.
-
-    Raises:
-        DataError: there is no such image.
+    only_errors: images whose most probable class is not theirs; a DataError if there is none.
     """
     candidates = drawn(split, len(split) if only_errors else count, seed)
-    chosen: list[int] = []
-    rows: list[Floats] = []
+    found: list[tuple[int, Floats]] = []
     for start in range(0, len(candidates), BATCH):
         these = candidates[start : start + BATCH]
         probabilities = trained.probabilities(split.take(these))
         shown = probabilities.argmax(axis=1) != split.labels[these] if only_errors else ...
-        chosen += these[shown].tolist()
-        rows += [*probabilities[shown]]
-        if len(chosen) >= count:
+        found += zip(these[shown].tolist(), probabilities[shown], strict=True)
+        if len(found) >= count:
             break
-    if not chosen:
+    if not found:
         raise DataError(
             f"all {len(split):,} test images are classified correctly; there are no errors to show."
         )
-    indices = np.array(chosen[:count])
-    return split.take(indices), split.labels[indices], np.stack(rows[:count])
+    indices, rows = map(np.array, zip(*found[:count], strict=True))
+    return split.take(indices), split.labels[indices], rows
 
 
 def nearest(
@@ -83,16 +74,12 @@ def nearest(
     count: int,
     progress: Progress | None = None,
 ) -> tuple[Labels, Floats]:
-    """Indices (n, k) of the images of a split most like each query, and their distances (n, k).
-
-    layer: the layer whose outputs are compared.
-    """
-    wanted = trained.activations(queries, layer)
-    search = Search(wanted.reshape(len(wanted), -1), count)
+    """Indices (n, k) of the images most like each query by a layer's outputs, and distances."""
+    search = Search(trained.activations(queries, layer).reshape(len(queries), -1), count)
     for rows, _ in features.of(trained, trained.batches(split, progress=progress), layer):
         search.add(rows)
-    indices, distances = zip(*search.nearest(), strict=True)
-    return np.stack(indices), np.stack(distances)
+    indices, distances = map(np.stack, zip(*search.nearest(), strict=True))
+    return indices, distances
 
 
 def of_first_batch(
@@ -145,18 +132,17 @@ def seen(trained: Trained, stored: Images, how: Views) -> Floats:
 def maps_of(trained: Trained, stored: Images, layers: Sequence[str]) -> dict[str, Floats]:
     """The maps (P, Q, K) of layers for the first stored image, in the network's order.
 
-    Raises:
-        ArgumentError: the network has no such layer, or its outputs are not maps.
+    An ArgumentError if the network has no such layer, or its outputs are not maps.
     """
     for name in layers:
         trained.check_layer(name)
-    found = {}
-    for name, output in trained.net.activations(trained.look(stored[:1])):
-        if name in layers and output.ndim != 4:
+    to_numpy = trained.net.backend.to_numpy
+    outputs = trained.net.activations(trained.look(stored[:1]))
+    found = {name: to_numpy(output)[0].copy() for name, output in outputs if name in layers}
+    for name, output in found.items():
+        if output.ndim != 3:
             raise ArgumentError(
                 f"layer is {name!r}, whose output has no maps; a layer like "
                 f"{convolution(trained.net.spec, None)} was expected."
             )
-        if name in layers:
-            found[name] = trained.net.backend.to_numpy(output)[0].copy()
     return found

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from pyalexnet.data.loader import read_in_pieces
 from pyalexnet.data.readers import Readers
 from pyalexnet.data.views import Side, Views, centre, ten
 from pyalexnet.errors import ArgumentError, CheckpointError, DataError, RunError
-from pyalexnet.files import shown
+from pyalexnet.files import about, shown
 from pyalexnet.nets.layers import Linear
 from pyalexnet.nets.recipe import Augment
 from pyalexnet.runs import checkpoint
@@ -39,8 +40,8 @@ from pyalexnet.runs.run import find
 from pyalexnet.step.net import Net
 from pyalexnet.trained.ensemble import average, softmax
 
-Bad = Callable[[str], None]
-"""Called with a sentence on an image file that cannot be read."""
+Say = Callable[[str], None]
+"""Called with a sentence for people, such as on an image file that cannot be read."""
 
 BATCH = 128
 """Images that go through a network at once by default."""
@@ -50,13 +51,10 @@ BATCH = 128
 class Trained:
     """A network with the parameters of a checkpoint; `load` makes one.
 
-    Attributes:
-        run: the run's folder; None if a checkpoint outside of a run was loaded.
-        path: the checkpoint's folder.
-        net: the network, its parameters on the backend.
-        meta: the checkpoint's JSON.
-        mean: (Hs, Ws, C) float32, subtracted from stored images as `augment` says.
-        augment: how training saw stored images; None: whole, less the mean of each pixel.
+    run: the run's folder; None if a checkpoint outside of a run was loaded. path: the checkpoint's
+    folder. net: the network, its parameters on the backend. meta: the checkpoint's JSON. mean: (Hs,
+    Ws, C) float32, subtracted from stored images as `augment` says. augment: how training saw
+    stored images; None: whole, less the mean of each pixel.
     """
 
     run: Path | None
@@ -72,33 +70,26 @@ class Trained:
         run: str | Path,
         *,
         backend: str | Backend = "auto",
-        device: int = 0,
         which: str = "best",
         runs: Path = Path("runs"),
-        say: Callable[[str], None] | None = None,
+        say: Say | None = None,
     ) -> Trained:
         """The network of a run, or of one checkpoint.
 
-        Args:
-            run: a run's folder, "latest" for the newest run in `runs`, or a checkpoint's folder,
-                for which `which` is ignored.
-            backend: a name for `pyalexnet.backend`, or what it returned.
-            device: number of the device, where `backend` is a name.
-            which: checkpoint of the run: "best" (lowest test error; the last one if no epoch has
-                ended), "last", or "step-N".
-            runs: folder of the run folders.
-            say: called with a sentence for each damaged checkpoint that was skipped; None warns.
+        run: a run's folder, "latest" for the newest run in `runs`, or a checkpoint's folder.
+        backend: a name for `pyalexnet.backend`, or what it returned. which: checkpoint of the run:
+        "best" (lowest test error; the last one if no epoch has ended), "last", or "step-N". say:
+        called with a sentence for each damaged checkpoint that was skipped; None warns.
 
         Raises:
-            ArgumentError: there is no such backend, or `which` is none of these.
             RunError: `run` is neither.
             CheckpointError: the checkpoint is missing or damaged, or describes no known network.
         """
-        place = backend if isinstance(backend, Backend) else make_backend(backend, device)
+        place = backend if isinstance(backend, Backend) else make_backend(backend)
         folder, path, saved = _found(str(run), which, runs, say)
-        net = _net(path, saved, place)
-        augment = _augment(path, saved)
-        return cls(folder, path, net, saved.meta, _mean(path, saved, augment), augment)
+        with about(path):
+            net, augment = _net(saved, place), _augment(saved)
+            return cls(folder, path, net, saved.meta, _mean(saved, augment), augment)
 
     @property
     def name(self) -> str:
@@ -137,9 +128,7 @@ class Trained:
     # Images
 
     def dataset(self, path: str | Path | None = None, progress: Progress | None = None) -> Dataset:
-        """The data set at `path`, or the one that the network was trained on, at the stored size.
-
-        A path of "" is the built-in set, as in a run's configuration.
+        """The dataset at `path`, or the one that the network was trained on; "" is built in.
 
         Images are converted to the network's channels and resized to its stored size if necessary.
 
@@ -149,16 +138,18 @@ class Trained:
         seed = self.meta.config.get("seed", 0)
         where = self.place_of(path)
         found = data.load(where or None, image_size=self.stored, seed=seed, progress=progress)
-        train, test = self._fitted(found.train), self._fitted(found.test)
+        shape = self.mean.shape
+        train, test = (
+            split if split.image_shape == shape else Fitted(split, shape)
+            for split in (found.train, found.test)
+        )
         return dataclasses.replace(found, train=train, test=test, statistics=None)
 
     def numbered(self, dataset: Dataset, *, in_order: bool = False) -> Dataset:
         """The set with labels in the network's numbering of the classes, whatever their order.
 
-        in_order: match its classes to the network's by position, whatever they are called.
-
-        Raises:
-            DataError: its classes are not those of the network.
+        in_order: match its classes to the network's by position, whatever they are called; else a
+        DataError if they are not the same.
         """
         as_many = len(dataset.classes) == len(self.classes)
         found = dataset if in_order and as_many else dataset.numbered_as(self.classes)
@@ -173,8 +164,7 @@ class Trained:
     def place_of(self, path: str | Path | None) -> str:
         """Absolute path of the set at `path`, or of the training data; "" for the built-in set.
 
-        Raises:
-            DataError: the checkpoint does not say what it was trained on.
+        A DataError if the checkpoint does not say what it was trained on.
         """
         if path == "":
             return ""
@@ -192,11 +182,9 @@ class Trained:
     ) -> Generator[tuple[Images, Labels]]:
         """Stored images (n, Hs, Ws, C) and labels (n,) of a split, in its order.
 
-        The next batch is read while the caller works on one, which is valid until the next.
-        progress: called with (images handed out and done with, images in all).
-
-        Raises:
-            DataError: an image is damaged, or a read hangs; the sentence says which.
+        The next batch is read while the caller works on one, which is valid until the next; a
+        DataError says which image is damaged, or whose reading hangs. progress: called with (images
+        handed out and done with, images in all).
         """
         count = len(split)
         buffers = [np.empty((min(batch_size, count), *self.mean.shape), np.uint8) for _ in range(2)]
@@ -207,50 +195,43 @@ class Trained:
                 images = buffers[start // batch_size % 2][: len(chosen)]
                 return read_in_pieces(readers, split, chosen, images), images, split.labels[chosen]
 
-            batches = map(begin, range(0, count, batch_size))  # each begun when asked for
-            batch, done = next(batches, None), 0
-            while batch is not None:
-                finish, images, labels = batch
+            done = 0
+            begun = map(begin, range(0, count + batch_size, batch_size))  # the last one is empty
+            for (finish, images, labels), _next in pairwise(begun):
                 finish()
-                batch, done = next(batches, None), done + len(labels)
                 yield images, labels
+                done += len(labels)
                 if progress:
                     progress(done, count)
 
     def images(
-        self, paths: Sequence[Path], bad: Bad | None = None
+        self, paths: Sequence[Path], bad: Say | None = None
     ) -> tuple[Images, tuple[Path, ...]]:
         """Image files at the stored size, (n, Hs, Ws, C), and their paths.
 
-        Args:
-            bad: called for each file that cannot be read, which is then skipped.
-
-        Raises:
-            DataError: a file cannot be read, and `bad` is None; or reading it hangs.
+        bad: called for each file that cannot be read, which is then skipped; None: a DataError,
+        as always if reading hangs.
         """
+        images: list[Images] = []
+        read: list[Path] = []
         with pillow_warnings(), Readers(len(os.sched_getaffinity(0))) as readers:
-            decoding = [readers.begin(self._decoded, path) for path in paths]
-            found = [
-                readers.awaited(future, partial(shown, path))
-                for path, future in zip(paths, decoding, strict=True)
-            ]
-        read: dict[int, Images] = {}
-        for number, image in enumerate(found):
-            if not isinstance(image, DataError):
-                read[number] = image
-            elif bad is None:
-                raise image
-            else:
-                bad(str(image))
-        images = np.array([*read.values()], np.uint8).reshape(-1, *self.mean.shape)
-        return images, tuple(paths[number] for number in read)
+            decoding = [readers.begin(self._read, path) for path in paths]
+            for path, future in zip(paths, decoding, strict=True):
+                try:
+                    images.append(readers.awaited(future, partial(shown, path)))
+                    read.append(path)
+                except DataError as error:
+                    if bad is None or not future.done():  # a read that hangs
+                        raise
+                    bad(str(error))
+        return np.array(images, np.uint8).reshape(-1, *self.mean.shape), tuple(read)
 
     def image_batches(
         self,
         paths: Sequence[Path],
         batch_size: int = BATCH,
         *,
-        bad: Bad | None = None,
+        bad: Say | None = None,
         progress: Progress | None = None,
     ) -> Generator[tuple[Images, tuple[Path, ...]]]:
         """`images` of at most `batch_size` paths at a time; those with none readable are skipped.
@@ -277,18 +258,18 @@ class Trained:
         """
         if views is None:
             views = centre(len(x), self.stored, self.size, self.mean.shape[2])
-        return self.net.backend.augment(
-            self.net.backend.asarray(x),
-            self._mean_there,
-            corners=views.corners,
-            flips=views.flips,
-            shifts=views.shifts,
-            size=self.size,
-            scale=views.scale,
-            mean_at_pixel=self.augment is not None and self.augment.mean == "pixel",
-        )
+        backend, stored = self.net.backend, self.net.backend.asarray(x)
+        own = self.augment is not None and self.augment.mean == "pixel"
+        settings = vars(views) | {"size": self.size, "mean_at_pixel": own}
+        return backend.augment(stored, self._mean_there, **settings)
 
-    # Outputs of the network
+    # Parameters and outputs of the network
+
+    @property
+    def params(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The parameters by name, on the host."""
+        net, to_numpy = self.net, self.net.backend.to_numpy
+        return {name: np.asarray(to_numpy(x), np.float32) for name, x in net.params.items()}
 
     def logits(self, x: Images, views: Views | None = None) -> npt.NDArray[np.float32]:
         """Logits (n, classes) for stored images (n, Hs, Ws, C)."""
@@ -307,11 +288,7 @@ class Trained:
         return average([softmax(self.logits(there, views)) for views in patches])
 
     def activations(self, x: Images, layer: str) -> npt.NDArray[np.float32]:
-        """A layer's output (n, ...) in evaluation, for the centres of stored images.
-
-        Raises:
-            ArgumentError: the network has no such layer.
-        """
+        """A layer's output (n, ...) in evaluation, for the centres of stored images."""
         self.check_layer(layer)
         outputs = self.net.activations(self.look(x))
         output = next(output for name, output in outputs if name == layer)
@@ -328,40 +305,28 @@ class Trained:
         """`mean` on the backend's device."""
         return self.net.backend.asarray(self.mean)
 
-    def _fitted(self, split: Split) -> Split:
-        shape = self.mean.shape
-        return split if tuple(split.image_shape) == shape else Fitted(split, shape)
-
-    def _decoded(self, path: Path) -> Images | DataError:
-        try:
-            return fitted(read_image(path, max(self.stored)), self.mean.shape)
-        except DataError as error:
-            return error
+    def _read(self, path: Path) -> Images:
+        return fitted(read_image(path, max(self.stored)), self.mean.shape)
 
 
 class Fitted(Split):
     """A split whose images are converted to another shape as they are read."""
 
-    def __init__(self, split: Split, shape: tuple[int, int, int]) -> None:
-        set_once = object.__setattr__  # as dataclasses do in frozen classes
-        set_once(self, "labels", split.labels)
-        set_once(self, "_split", split)
-        set_once(self, "_shape", shape)
-
     _split: Split
     _shape: tuple[int, int, int]
+
+    def __init__(self, split: Split, shape: tuple[int, int, int]) -> None:
+        vars(self).update(labels=split.labels, _split=split, _shape=shape)  # the class is frozen
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self._shape
 
     def read(self, indices: Labels, out: Images) -> None:
-        """Read the images `indices` (n,), in that shape, into `out` (n, H, W, C)."""
         for place, image in enumerate(self._split.take(indices)):
             out[place] = fitted(image, self._shape)
 
     def where(self, indices: Labels) -> str:
-        """Where the images `indices` are, for a message."""
         return self._split.where(indices)
 
 
@@ -383,98 +348,78 @@ def fitted(image: Images, shape: tuple[int, int, int]) -> Images:
 
 
 def _found(
-    run: str, which: str, runs: Path, say: Callable[[str], None] | None
+    run: str, which: str, runs: Path, say: Say | None
 ) -> tuple[Path | None, Path, Checkpoint]:
     """The run's folder, the checkpoint's folder, and the checkpoint."""
     path = Path(run)
-    if run != "latest" and (path / checkpoint.STATE).is_file():
-        folder = path.resolve().parent.parent
-        return folder if (folder / "config.toml").is_file() else None, path, checkpoint.load(path)
-    try:
+    if run == "latest" or (path / "config.toml").is_file():
         folder = find(run, runs)
-    except RunError as error:
-        if run == "latest":
-            raise
+        return folder, *_chosen(folder, which, say)
+    if not (path / checkpoint.STATE).is_file():
         raise RunError(
             f"{shown(path)} is neither a run folder nor a checkpoint; a folder with a config.toml "
             "or a state.json, or latest, was expected."
-        ) from error
-    return folder, *_chosen(folder, which, say)
+        )
+    folder = path.resolve().parent.parent
+    return folder if (folder / "config.toml").is_file() else None, path, checkpoint.load(path)
 
 
-def _chosen(run: Path, which: str, say: Callable[[str], None] | None) -> tuple[Path, Checkpoint]:
+def _chosen(run: Path, which: str, say: Say | None) -> tuple[Path, Checkpoint]:
     """The checkpoint of a run that `which` names."""
-    if step := re.fullmatch(r"step-(\d+)", which):
-        path = _of_step(run, int(step[1]))
-        return path, checkpoint.load(path)
-    if which not in ("best", "last"):
+    if named := re.fullmatch(r"step-(\d+)", which):
+        step: Any = int(named[1])
+    elif which not in ("best", "last"):
         raise ArgumentError(f"which is {which!r}; best, last or step-N was expected.")
-    path = checkpoint.newest(run, say)
-    saved = checkpoint.load(path)
-    best = saved.meta.metrics.get("best_step")
-    if which == "last" or best is None or best == saved.meta.step:
-        return path, saved
-    path = _of_step(run, best)
-    return path, checkpoint.load(path)
-
-
-def _of_step(run: Path, step: int) -> Path:
+    else:
+        path = checkpoint.newest(run, say)
+        saved = checkpoint.load(path)
+        step = saved.meta.metrics.get("best_step")
+        if which == "last" or step in (None, saved.meta.step):
+            return path, saved
     path = run / "checkpoints" / f"step-{step:08d}"
     if not path.is_dir():
         there = sorted(entry.name for entry in path.parent.glob("step-*"))
         raise CheckpointError(
             f"{shown(path)}: there is no such checkpoint; one of {', '.join(there)} was expected."
         )
-    return path
+    return path, checkpoint.load(path)
 
 
-def _net(path: Path, saved: Checkpoint, backend: Backend) -> Net:
+def _net(saved: Checkpoint, backend: Backend) -> Net:
     meta = saved.meta
     for name, values in saved.params.items():
         if not np.isfinite(values).all():
             raise CheckpointError(
-                f"{shown(path)}: {name} holds values that are not finite; a trained network was "
-                "expected."
+                f"{name} holds values that are not finite; a trained network was expected."
             )
     try:
-        spec = nets.get(meta.net)(
-            classes=meta.classes, input_shape=meta.input_shape, **meta.net_args
-        )
-        net = Net(spec, backend)
-        net.load(saved.params)
+        make, shape = nets.get(meta.net), meta.input_shape
+        spec = make(classes=meta.classes, input_shape=shape, **meta.net_args)
+        return Net(spec, backend, params=saved.params)
     except Exception as error:  # unchecked arguments can raise anything
         # The message may quote the checkpoint, line breaks included.
         why = str(error).encode("unicode_escape").decode("ascii")
-        raise CheckpointError(
-            f"{shown(path)}: its network {meta.net!r} cannot be built here ({why})."
-        ) from error
-    return net
+        raise CheckpointError(f"its network {meta.net!r} cannot be built here ({why}).") from error
 
 
-def _augment(path: Path, saved: Checkpoint) -> Augment | None:
+def _augment(saved: Checkpoint) -> Augment | None:
     """How training saw images; checkpoints from before crops existed do not say, and had none."""
     recipe = saved.meta.config.get("recipe")
     values = recipe.get("augment") if isinstance(recipe, dict) else None
-    if values is None:
-        return None
     try:
-        return Augment(**values)
+        return None if values is None else Augment(**values)
     except (ArgumentError, TypeError) as error:
-        raise CheckpointError(
-            f"{shown(path)}: its augment is {values!r}, which is none ({error})."
-        ) from error
+        raise CheckpointError(f"its augment is {values!r}, which is none ({error}).") from error
 
 
-def _mean(path: Path, saved: Checkpoint, augment: Augment | None) -> npt.NDArray[np.float32]:
+def _mean(saved: Checkpoint, augment: Augment | None) -> npt.NDArray[np.float32]:
     """The mean image at the stored size; constant per channel where the rule is one number."""
-    height, width, channels = saved.meta.input_shape
-    side = None if augment is None else augment.stored
-    shape = (height, width, channels) if side is None else (side, side, channels)
+    shape = saved.meta.input_shape
+    if augment is not None:
+        shape = (augment.stored, augment.stored, shape[2])
     mean = np.asarray(saved.mean, np.float32)
     if mean.shape != shape:
-        raise CheckpointError(
-            f"{shown(path)}: its mean image is {mean.shape}; {shape} was expected."
-        )
+        raise CheckpointError(f"its mean image is {mean.shape}; {shape} was expected.")
     if augment is None or augment.mean != "channel":
         return mean
     channel = mean.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)

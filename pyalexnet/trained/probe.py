@@ -13,8 +13,8 @@ norm is a stated fraction of its initial value.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ from pyalexnet.runs import tensors
 from pyalexnet.runs.run import Scores
 from pyalexnet.trained import ensemble, features
 from pyalexnet.trained.ensemble import Probabilities
-from pyalexnet.trained.evaluate import Sums
-from pyalexnet.trained.load import BATCH, Trained
+from pyalexnet.trained.evaluate import scored
+from pyalexnet.trained.load import BATCH, Say, Trained
 
 Matrix = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.floating[Any]]
@@ -52,11 +52,9 @@ _COPIES = 3
 class Probe:
     """The classifier: logits are `x @ w.T + b` of a layer's outputs x as they come.
 
-    Attributes:
-        w, b: (classes, numbers) and (classes,) float64.
-        decay: of the weights of the standardised features.
-        gradient: the norm of the objective's gradient here, over that at the start.
-        steps: taken by the fit.
+    w, b: (classes, numbers) and (classes,) float64. decay: of the weights of the standardised
+    features. gradient: the norm of the objective's gradient here, over that at the start. steps:
+    taken by the fit.
     """
 
     w: Matrix
@@ -96,10 +94,8 @@ class Problem:
     def solve(self, decay: float, progress: Progress | None = None) -> Probe:
         """The minimum for a decay, starting from the previous solution.
 
-        progress: called with (percent, 100): the gradient's progress on a logarithmic scale.
-
-        Raises:
-            DataError: the gradient is still too large after `MOST_STEPS`.
+        progress: called with (percent, 100): the gradient's progress on a logarithmic scale. A
+        DataError if the gradient is still too large after `MOST_STEPS`.
         """
         real("probe", "decay", decay, low=0)
         bound = self._variances / 2 + decay
@@ -111,7 +107,8 @@ class Problem:
             ratio = self._norm(dw, db) / self._first if self._first > 0 else 0.0
             if ratio <= TOLERANCE:
                 self._weights, self._biases = ahead_w, ahead_b
-                return self._probe(decay, ratio, step)
+                w = ahead_w @ self._axes.T / self._deviation  # for raw features
+                return Probe(w, ahead_b - w @ self._mean, decay, ratio, step)
             new_w, new_b = ahead_w - dw / bound, ahead_b - 2 * db
             uphill = np.vdot(dw, new_w - w) + np.vdot(db, new_b - b) > 0
             next_speed = 1.0 if uphill else (1 + np.sqrt(1 + 4 * speed**2)) / 2
@@ -135,11 +132,6 @@ class Problem:
     def _norm(self, dw: Matrix, db: Matrix) -> float:
         return float(np.sqrt((dw**2).sum() + (db**2).sum()))
 
-    def _probe(self, decay: float, ratio: float, steps: int) -> Probe:
-        """The probe for raw features: its weights include the axes and the standardisation."""
-        w = self._weights @ self._axes.T / self._deviation
-        return Probe(w, self._biases - w @ self._mean, decay, ratio, steps)
-
 
 def _principal(z: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """Variances (r,) along the principal axes (numbers, r) of z (n, numbers), and z (n, r) there.
@@ -159,12 +151,7 @@ def _principal(z: Matrix) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def choose_decay(
-    x: Vectors,
-    labels: Labels,
-    classes: int,
-    *,
-    say: Callable[[str], None],
-    progress: Progress | None = None,
+    x: Vectors, labels: Labels, classes: int, *, say: Say, progress: Progress | None = None
 ) -> float:
     """The decay of `DECAYS` with the lowest top-1 error on a held-out tenth of each class.
 
@@ -179,9 +166,8 @@ def choose_decay(
         probe = problem.solve(decay, progress)
         there = scores(probe, in_batches(x[held], labels[held]))
         found.append((there.top1_error, there.loss, decay))
-        say(
-            f"{decay:>6g}  {100 * there.top1_error:>18.2f} %  {there.loss:>13.4f}  {probe.steps:>5}"
-        )
+        error = f"{100 * there.top1_error:>18.2f} %"
+        say(f"{decay:>6g}  {error}  {there.loss:>13.4f}  {probe.steps:>5}")
         if min(found) in found[:-2]:
             break
     return min(found)[2]
@@ -195,11 +181,7 @@ def collected(
     batch_size: int = BATCH,
     progress: Progress | None = None,
 ) -> features.Features:
-    """Features (n, numbers) float32 of a whole split.
-
-    Raises:
-        DataError: the fit needs more memory than this machine has.
-    """
+    """Features (n, numbers) float32 of a split; a DataError if the fit needs too much memory."""
     numbers = features.width(run, layer)
     needed = _COPIES * 8 * len(split) * numbers
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -224,10 +206,7 @@ def in_batches(x: Vectors, labels: Labels) -> Iterator[tuple[Vectors, Labels]]:
 
 def scores(probe: Probe, batches: Iterable[tuple[Vectors, Labels]]) -> Scores:
     """Scores of a probe on batches of features (n, numbers) with labels (n,)."""
-    sums = Sums()
-    for x, labels in batches:
-        sums.add(len(labels), *astuple(ensemble.scores(probe.probabilities(x), labels)))
-    return sums.mean()
+    return scored((probe.probabilities(x), labels) for x, labels in batches)
 
 
 def chance(dataset: Dataset) -> Scores:
@@ -240,8 +219,5 @@ def chance(dataset: Dataset) -> Scores:
 
 def write(path: Path, probe: Probe, run: Trained, layer: str, classes: Classes) -> None:
     """Write `w` (classes, numbers) and `b` (classes,), float64, as safetensors."""
-    tensors.write(
-        path,
-        {"b": probe.b, "w": probe.w},
-        features.origin(run, layer) | classes.described() | {"decay": repr(probe.decay)},
-    )
+    about = features.origin(run, layer) | classes.described() | {"decay": repr(probe.decay)}
+    tensors.write(path, {"b": probe.b, "w": probe.w}, about)

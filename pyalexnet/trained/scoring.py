@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pyalexnet.data import Dataset, Split
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import Images, Labels, Progress
+from pyalexnet.data.dataset import Labels, Progress
 from pyalexnet.errors import ArgumentError, DataError
 from pyalexnet.runs import tensors
 from pyalexnet.runs.run import Scores
 from pyalexnet.trained import ensemble
 from pyalexnet.trained.ensemble import Probabilities, Weighted
-from pyalexnet.trained.evaluate import Sums
+from pyalexnet.trained.evaluate import scored
 from pyalexnet.trained.load import BATCH, Trained
 
 
@@ -25,13 +25,10 @@ from pyalexnet.trained.load import BATCH, Trained
 class Judgement:
     """The result of `judge`.
 
-    Attributes:
-        alone: each network's scores, in their order.
-        average: scores of the mean of their softmaxes; None for one network.
-        searched: coefficients fitted on these very images; None unless requested.
-        probabilities: (n, classes) of the one network, of the mean, or of the mean weighted by
-            the fitted coefficients; None unless kept.
-        labels: (n,).
+    alone: each network's scores, in their order. average: scores of the mean of their softmaxes;
+    None for one network. searched: coefficients fitted on these very images; None unless requested.
+    probabilities: (n, classes) of the one network, of the mean, or of the mean weighted by the
+    fitted coefficients; None unless kept. labels: (n,).
     """
 
     alone: tuple[Scores, ...]
@@ -56,15 +53,9 @@ def judge(
     The networks go through their splits one after the other. For several, one (n, classes) float64
     sum is held; only the search needs the probabilities of all at once.
 
-    Args:
-        ten_crop: see `Trained.probabilities`.
-        search: fit coefficients of the average, see `ensemble.search`.
-        keep: return probabilities.
-        progress: given a description of the work, makes the function that is called with (images
-            done, images in all).
-
-    Raises:
-        ArgumentError: a search was requested for one network only.
+    ten_crop: see `Trained.probabilities`. search: fit coefficients of the average, see
+    `ensemble.search`. keep: return probabilities. progress: given a description of the work, makes
+    the function that is called with (images done, images in all).
     """
     if search and len(runs) < 2:
         raise ArgumentError(
@@ -74,41 +65,24 @@ def judge(
     alone: list[Scores] = []
     members: list[Probabilities] = []
     for run, split in zip(runs, splits, strict=True):
-        feed = run.batches(split, batch_size, progress and progress(run.name))
         whole = np.empty((len(split), len(run.class_names))) if keep or several else None
-        alone.append(_scored(run, feed, ten_crop, whole))
-        if whole is None:
-            continue
-        if search or not members:
-            members.append(whole)
-        else:
+        batches = run.batches(split, batch_size, progress and progress(run.name))
+        with contextlib.closing(batches) as feed:
+            found = ((run.probabilities(x, ten_crop=ten_crop), labels) for x, labels in feed)
+            alone.append(scored(found, whole))
+        if whole is not None and members and not search:
             members[0] += whole
+        elif whole is not None:
+            members.append(whole)
     labels = splits[0].labels
     if not several:
         return Judgement(tuple(alone), None, None, members[0] if keep else None, labels)
     mean = ensemble.average(members) if search else members[0] / len(runs)
     average = ensemble.scores(mean, labels)
-    found = ensemble.search(members, labels) if search else None
-    if found:
-        mean = ensemble.average(members, found.coefficients)
-    return Judgement(tuple(alone), average, found, mean if keep else None, labels)
-
-
-def _scored(
-    run: Trained,
-    feed: Generator[tuple[Images, Labels]],
-    ten_crop: bool,
-    whole: Probabilities | None,
-) -> Scores:
-    """Scores on batches of stored images; all probabilities go into `whole`, if it is given."""
-    sums = Sums()
-    with contextlib.closing(feed):
-        for images, labels in feed:
-            probabilities = run.probabilities(images, ten_crop=ten_crop)
-            if whole is not None:
-                whole[sums.images : sums.images + len(labels)] = probabilities
-            sums.add(len(labels), *astuple(ensemble.scores(probabilities, labels)))
-    return sums.mean()
+    fitted = ensemble.search(members, labels) if search else None
+    if fitted:
+        mean = ensemble.average(members, fitted.coefficients)
+    return Judgement(tuple(alone), average, fitted, mean if keep else None, labels)
 
 
 def same_images(
@@ -118,7 +92,7 @@ def same_images(
     *,
     in_order: bool = False,
 ) -> list[Dataset]:
-    """The data set at `path`, or the one that all were trained on, as each network stores it.
+    """The dataset at `path`, or the one that all were trained on, as each network stores it.
 
     Labels are the networks' own. in_order: match classes by position, whatever they are called.
 
@@ -144,11 +118,9 @@ def same_images(
 def write_predictions(path: Path, judgement: Judgement, classes: Classes) -> None:
     """Write `probabilities` (n, classes) float32 and `labels` (n,) int64 as safetensors."""
     assert judgement.probabilities is not None
-    tensors.write(
-        path,
-        {"labels": judgement.labels, "probabilities": judgement.probabilities.astype(np.float32)},
-        classes.described(),
-    )
+    probabilities = judgement.probabilities.astype(np.float32)
+    arrays: dict[str, tensors.Array] = {"labels": judgement.labels, "probabilities": probabilities}
+    tensors.write(path, arrays, classes.described())
 
 
 def _check_same_classes(run: Trained, first: Trained, in_order: bool) -> None:

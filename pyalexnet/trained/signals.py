@@ -66,8 +66,9 @@ class Row:
         return self.noise / self.signal if self.signal > 0 else math.inf if self.noise else 0.0
 
     @property
-    def finite(self) -> bool:
-        return math.isfinite(self.rms)
+    def percent(self) -> str:
+        """The share for people."""
+        return f"{100 * self.share:.2g} %"
 
 
 class Verdict(NamedTuple):
@@ -89,15 +90,11 @@ def survey(net: Net, images: Any) -> tuple[Row, ...]:
     batch = np.asarray(net.backend.to_numpy(images[:IMAGES]))
     host = net.backend.to_numpy
     copies = np.repeat(batch[:1], len(batch), axis=0)  # of one image, each with its own mask
-    noises = {
-        name: _spread(np.asarray(host(outputs)))
-        for name, outputs in net.activations(copies, train=True)
-    }
+    dropping, whole = net.activations(copies, train=True), net.activations(batch)
+    noises = {name: _spread(np.asarray(host(outputs))) for name, outputs in dropping}
     weights = {name: np.asarray(host(values)) for name, values in net.params.items()}
-    rows = [_row("images", batch, 0.0, weights)]
-    for name, outputs in net.activations(batch):
-        rows.append(_row(name, host(outputs), noises[name], weights))
-    return tuple(rows)
+    layers = [_row(name, host(outputs), noises[name], weights) for name, outputs in whole]
+    return _row("images", batch, 0.0, weights), *layers
 
 
 def survey_of_run(
@@ -109,15 +106,8 @@ def survey_of_run(
 ) -> tuple[Row, ...]:
     """`survey` on images spread over the training set, which may be sorted by class.
 
-    Args:
-        trained: the network.
-        at: "start", the initial parameters, drawn again from the run's seed; "last", its own.
-        path: another dataset, whose images are used instead.
-        progress: called with (images read, images) while the data are read.
-
-    Raises:
-        ArgumentError: `at` is neither.
-        DataError: the data cannot be read.
+    at: "start", the initial parameters, drawn again from the run's seed; "last", its own. path:
+    another dataset, whose images are used instead. progress: called with (images read, images).
     """
     if at not in ("start", "last"):
         raise ArgumentError(f"at is {at!r}; start or last was expected.")
@@ -131,27 +121,24 @@ def survey_of_run(
 
 def verdict(rows: Sequence[Row]) -> Verdict:
     """The layer where the signal dies, or, if little of it arrives, is weakened most."""
-    broken = next((row for row in rows if not row.finite), None)
-    if broken:
-        sentence = f"{broken.layer} is the first layer whose outputs are not finite"
-        return Verdict(broken.layer, sentence, "not finite")
+    for row in rows:
+        if not math.isfinite(row.rms):
+            sentence = f"{row.layer} is the first layer whose outputs are not finite"
+            return Verdict(row.layer, sentence, "not finite")
     first, last = rows[0], rows[-1]
     if first.signal == 0:
         return Verdict("images", "the images are all alike", "dead")
     if last.share >= _FAINT and last.signal >= _LEAST:
-        sentence = (
-            f"the image signal is healthy: {_percent(last.share)} of the output of {last.layer} "
-            "depends on the image"
-        )
-        return Verdict(None, sentence, "healthy")
+        sentence = f"the image signal is healthy: {last.percent} of the output of {last.layer} "
+        return Verdict(None, sentence + "depends on the image", "healthy")
     before, worst = _weakest(rows, by_share=last.share < _FAINT)
     dead = last.share < _DEAD or last.signal < _LEAST
     what = "dies" if dead else "is faint, and is weakened most"
+    under = f", under dropout noise {last.noise_to_signal:,.0f} times as large"
     sentence = (
-        f"the image signal {what} in {worst.layer}: {_percent(worst.share)} of its output "
-        f"depends on the image, {_percent(before.share)} of that of {before.layer}, "
-        f"{_percent(last.share)} of that of {last.layer}"
-        f"{_under_noise(last)}; {_advice(worst)}"
+        f"the image signal {what} in {worst.layer}: {worst.percent} of its output depends on the "
+        f"image, {before.percent} of that of {before.layer}, {last.percent} of that of "
+        f"{last.layer}{under if last.noise > last.signal else ''}; {_advice(worst)}"
     )
     return Verdict(worst.layer, sentence, "dead" if dead else "faint")
 
@@ -174,19 +161,15 @@ def chance_sentence(
 def _row(layer: str, outputs: Any, noise: float, weights: dict[str, NDArray[Any]]) -> Row:
     y = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
     w, b = (weights.get(f"{layer}.{kind}") for kind in "wb")
+    of_weights: dict[str, Any] = {}
+    if w is not None and b is not None:
+        bias = float(np.abs(b).mean(dtype=np.float64))
+        std = float(w.std(dtype=np.float64))
+        of_weights = {"fan_in": math.prod(w.shape[1:]), "std": std, "bias": bias}
     with np.errstate(over="ignore", invalid="ignore"):
-        return Row(
-            layer=layer,
-            mean=float(np.abs(y).mean()),
-            rms=float(np.sqrt((y * y).mean())),
-            signal=_spread(y),
-            noise=noise,
-            active=float((y > 0).mean()),
-            alive=float((y > 0).any(axis=0).mean()),
-            fan_in=None if w is None else math.prod(w.shape[1:]),
-            std=0.0 if w is None else float(w.std(dtype=np.float64)),
-            bias=0.0 if b is None else float(np.abs(b).mean(dtype=np.float64)),
-        )
+        mean, rms = float(np.abs(y).mean()), float(np.sqrt((y * y).mean()))
+        active, alive = float((y > 0).mean()), float((y > 0).any(axis=0).mean())
+        return Row(layer, mean, rms, _spread(y), noise, active, alive, **of_weights)
 
 
 def _spread(y: NDArray[Any]) -> float:
@@ -209,12 +192,6 @@ def _weakest(rows: Sequence[Row], *, by_share: bool) -> tuple[Row, Row]:
     return min((pair for pair in pairwise(rows) if pair[1].fan_in), key=through)
 
 
-def _under_noise(last: Row) -> str:
-    if last.noise <= last.signal:
-        return ""
-    return f", under dropout noise {last.noise_to_signal:,.0f} times as large"
-
-
 def _advice(row: Row) -> str:
     """What to change about a layer that weakens the signal."""
     assert row.fan_in is not None  # it has weights
@@ -223,17 +200,11 @@ def _advice(row: Row) -> str:
         return f"none of its units is above 0: try biases above {-row.bias:.2g}"
     parts = []
     if row.std < wide:
-        parts.append(
-            f"try wider initial weights there, {wide:.2g} = sqrt(2 / {row.fan_in}) instead of "
-            f"{row.std:.2g}"
-        )
+        usual = f"{wide:.2g} = sqrt(2 / {row.fan_in})"
+        parts.append(f"try wider initial weights there, {usual} instead of {row.std:.2g}")
     if row.bias > row.signal:
         parts.append(f"smaller biases than {row.bias:.2g}")
     # In exactly these layers preset source differs from paper: 0.03 instead of 0.01.
     if row.layer in ("conv3", "conv4", "conv5") and row.std < 0.02:
         parts.append("in alexnet --preset source")
     return ", or ".join(parts) or "try another seed"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"

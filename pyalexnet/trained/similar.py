@@ -7,12 +7,11 @@ the last hidden layer, 4096 numbers in AlexNet, as in the original program's `fi
 from __future__ import annotations
 
 import json
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +21,10 @@ from pyalexnet.data.dataset import Images, Labels, Progress
 from pyalexnet.data.images import named, none_of
 from pyalexnet.errors import DataError
 from pyalexnet.files import shown
-from pyalexnet.ops.checks import integer
 from pyalexnet.runs import tensors
 from pyalexnet.trained import features
 from pyalexnet.trained.features import Features
-from pyalexnet.trained.load import Bad, Trained
+from pyalexnet.trained.load import BATCH, Say, Trained
 
 Distances = npt.NDArray[np.float64]
 
@@ -36,141 +34,107 @@ _BLOCK = 4096
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """A query and its nearest images, the nearest first."""
+    """A query, as a file and as the network stores it, (Hs, Ws, C), and its nearest images."""
 
     query: Path
     image: Images
-    """The query as the network stores it, (Hs, Ws, C)."""
     indices: tuple[int, ...]
-    """Indices of the neighbours."""
     distances: tuple[float, ...]
 
 
-class Index(ABC):
-    """Features to be searched, and their images."""
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Features to be searched, and their images.
 
-    @abstractmethod
-    def blocks(self) -> Iterator[Features]:
-        """All features in order, (n, numbers) at a time."""
+    blocks: all features in order, (n, numbers) at a time; they can be read once. name: an image's
+    name for messages, by its number; its path if it is a file. images: images (n, Hs, Ws, C) as the
+    network stores them, by their numbers.
+    """
 
-    @abstractmethod
-    def name(self, number: int) -> str:
-        """An image's name for messages; its path if it is a file."""
-
-    @abstractmethod
-    def images(self, numbers: Sequence[int]) -> Images:
-        """Images (n, Hs, Ws, C) as the network stores them."""
+    blocks: Iterator[Features]
+    name: Callable[[int], str]
+    images: Callable[[Sequence[int]], Images]
 
 
-class FileIndex(Index):
-    """Image files, whose features are computed during the search, once, and never all held."""
+def of_files(
+    run: Trained, files: Sequence[Path], layer: str, bad: Say | None, progress: Progress | None
+) -> Index:
+    """Image files, whose features are computed during the search, and never all held."""
+    known: list[Path] = []
 
-    def __init__(
-        self,
-        run: Trained,
-        files: Sequence[Path],
-        layer: str,
-        *,
-        bad: Bad | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        self._run, self._files, self._layer = run, files, layer
-        self._bad, self._progress = bad, progress
-        self._read: list[Path] = []
-
-    def blocks(self) -> Iterator[Features]:
-        self._read.clear()
-        batches = self._run.image_batches(self._files, bad=self._bad, progress=self._progress)
-        for rows, read in features.of(self._run, batches, self._layer):
-            self._read += read
+    def blocks() -> Iterator[Features]:
+        batches = run.image_batches(files, bad=bad, progress=progress)
+        for rows, read in features.of(run, batches, layer):
+            known.extend(read)
             yield rows
 
-    def name(self, number: int) -> str:
-        return str(self._read[number])
-
-    def images(self, numbers: Sequence[int]) -> Images:
-        return self._run.images([self._read[number] for number in numbers])[0]
+    return _of_paths(run, known, blocks())
 
 
-class StoredIndex(Index):
-    """A file that `features` wrote."""
+def _of_paths(run: Trained, paths: Sequence[Path], blocks: Iterator[Features]) -> Index:
+    def images(numbers: Sequence[int]) -> Images:
+        return run.images([paths[number] for number in numbers])[0]
 
-    def __init__(self, run: Trained, path: Path, layer: str) -> None:
-        """Open the file.
-
-        Raises:
-            DataError: it is not such a file, or is of another network or layer.
-        """
-        self._run, self._path = run, path
-        with tensors.reading(path) as file:
-            metadata = file.metadata() or {}
-            shape = file.get_slice("features").get_shape() if "features" in file.keys() else None  # noqa: SIM118
-        self._names: list[str] = json.loads(metadata.get("names", "[]"))
-        self._data, self._part = metadata.get("data"), metadata.get("split", "")
-        expected = features.origin(run, layer)
-        if shape is None or len(shape) != 2 or expected.keys() - metadata.keys():
-            raise DataError(f"{shown(path)}: was not written by pyalexnet features.")
-        if metadata["layer"] != layer:
-            raise DataError(
-                f"{shown(path)}: holds the features of {metadata['layer']}; {layer} was expected."
-            )
-        if metadata["parameters"] != expected["parameters"]:
-            raise DataError(
-                f"{shown(path)}: holds the features of other parameters, those of "
-                f"{metadata['checkpoint']}; {expected['checkpoint']} was expected."
-            )
-
-    def blocks(self) -> Iterator[Features]:
-        with tensors.reading(self._path) as file:
-            rows = file.get_slice("features")
-            count = rows.get_shape()[0]
-            for start in range(0, count, _BLOCK):
-                yield rows[start : min(start + _BLOCK, count)]
-
-    def name(self, number: int) -> str:
-        if self._names:
-            return self._names[number]
-        return f"{self._part} image {number} of {self._data or 'the built-in set'}"
-
-    def images(self, numbers: Sequence[int]) -> Images:
-        if self._names:
-            return self._run.images([Path(self._names[number]) for number in numbers])[0]
-        return self._split.take(numbers)
-
-    @cached_property
-    def _split(self) -> Split:
-        dataset = self._run.dataset(self._data)
-        return dataset.train if self._part == "train" else dataset.test
+    return Index(blocks, lambda number: str(paths[number]), images)
 
 
-class DataIndex(Index):
+def of_dataset(run: Trained, path: Path, layer: str, progress: Progress | None = None) -> Index:
     """A dataset's test images, then its training images; features are computed in the search."""
+    dataset = run.dataset(path, progress)
+    first = len(dataset.test)
 
-    def __init__(
-        self, run: Trained, path: Path, layer: str, *, progress: Progress | None = None
-    ) -> None:
-        self._run, self._layer, self._progress = run, layer, progress
-        dataset = run.dataset(path, progress)
-        self._test, self._train = dataset.test, dataset.train
-
-    def blocks(self) -> Iterator[Features]:
-        for split in (self._test, self._train):
-            batches = self._run.batches(split, progress=self._progress)
-            for rows, _ in features.of(self._run, batches, self._layer):
+    def blocks() -> Iterator[Features]:
+        for split in (dataset.test, dataset.train):
+            for rows, _ in features.of(run, run.batches(split, progress=progress), layer):
                 yield rows
 
-    def name(self, number: int) -> str:
-        part, _, within = self._place(number)
-        return f"{part} {within}"
+    def name(number: int) -> str:
+        return f"test {number}" if number < first else f"train {number - first}"
 
-    def images(self, numbers: Sequence[int]) -> Images:
-        places = [self._place(number) for number in numbers]
-        return np.concatenate([split.take([within]) for _, split, within in places])
+    def image(number: int) -> Images:
+        test, train = dataset.test, dataset.train
+        return test.take([number]) if number < first else train.take([number - first])
 
-    def _place(self, number: int) -> tuple[str, Split, int]:
-        """The split of an image, and its number there."""
-        within = number - len(self._test)
-        return ("test", self._test, number) if within < 0 else ("train", self._train, within)
+    return Index(blocks(), name, lambda numbers: np.concatenate([*map(image, numbers)]))
+
+
+def of_features(run: Trained, path: Path, layer: str) -> Index:
+    """A file that `features` wrote; a DataError if it is none, or of another network or layer."""
+    with tensors.reading(path) as file:
+        about = file.metadata() or {}
+        shape: Any = file.get_slice("features").get_shape() if "features" in file.keys() else ()  # noqa: SIM118
+    expected = features.origin(run, layer)
+    if len(shape) != 2 or expected.keys() - about.keys():
+        raise DataError(f"{shown(path)}: was not written by pyalexnet features.")
+    if about["layer"] != layer:
+        own = about["layer"]
+        raise DataError(f"{shown(path)}: holds the features of {own}; {layer} was expected.")
+    if about["parameters"] != expected["parameters"]:
+        raise DataError(
+            f"{shown(path)}: holds the features of other parameters, those of "
+            f"{about['checkpoint']}; {expected['checkpoint']} was expected."
+        )
+
+    def blocks() -> Iterator[Features]:
+        with tensors.reading(path) as file:
+            rows = file.get_slice("features")
+            for start in range(0, shape[0], _BLOCK):
+                yield rows[start : min(start + _BLOCK, shape[0])]
+
+    if names := json.loads(about.get("names", "[]")):
+        return _of_paths(run, [Path(name) for name in names], blocks())
+    data, part = about.get("data"), about.get("split", "")
+
+    @cache
+    def split() -> Split:
+        dataset = run.dataset(data)
+        return dataset.train if part == "train" else dataset.test
+
+    return Index(
+        blocks(),
+        lambda number: f"{part} image {number} of {data or 'the built-in set'}",
+        lambda numbers: split().take(numbers),
+    )
 
 
 class Search:
@@ -183,10 +147,8 @@ class Search:
 
     def __init__(self, queries: Features, k: int) -> None:
         """Begin to look for the k rows nearest to each of `queries` (q, numbers)."""
-        self._queries = np.asarray(queries, np.float64)
+        self._queries, self._k, self._seen = np.asarray(queries, np.float64), k, 0
         self._norms = (self._queries**2).sum(axis=1)
-        self._k = k
-        self._seen = 0
         self._nearest: list[tuple[Distances, Labels]] = [
             (np.empty(0), np.empty(0, np.int64)) for _ in queries
         ]
@@ -202,20 +164,15 @@ class Search:
         margin = slack * (np.sqrt(self._norms)[:, None] + np.sqrt(norms)) ** 2
         for number, (low, high) in enumerate(zip(rough - margin, rough + margin, strict=True)):
             squares, indices = self._nearest[number]
-            worthy = np.flatnonzero(low <= self._bound(squares, high))
+            together = np.concatenate((squares, high))
+            last = min(self._k, len(together)) - 1
+            worthy = np.flatnonzero(low <= np.partition(together, last)[last])
             exact = ((wide[worthy] - self._queries[number]) ** 2).sum(axis=1)
             squares = np.concatenate((squares, exact))
             indices = np.concatenate((indices, self._seen + worthy))
             best = np.lexsort((indices, squares))[: self._k]
             self._nearest[number] = squares[best], indices[best]
         self._seen += len(rows)
-
-    def _bound(self, squares: Distances, high: Distances) -> float:
-        """An upper bound of the k-th smallest square among the known ones and the next rows."""
-        together = np.concatenate((squares, high))
-        if len(together) <= self._k:
-            return math.inf
-        return float(np.partition(together, self._k - 1)[self._k - 1])
 
     def nearest(self) -> list[tuple[Labels, Distances]]:
         """For each query the indices and distances of its k nearest rows, or of all if fewer."""
@@ -229,27 +186,23 @@ def similar(
     layer: str,
     *,
     k: int = 6,
-    bad: Bad | None = None,
+    bad: Say | None = None,
 ) -> list[Match]:
     """The k images of an index, or all if fewer, most like each query by a layer's features.
 
-    A query that is itself in the index, as a file of the same path, is not its own neighbour.
-
-    Args:
-        queries: image files.
-        bad: called for each query that cannot be read, which is then skipped.
+    A query that is itself in the index, as a file of the same path, is not its own neighbour. bad:
+    called for each query that cannot be read, which is then skipped.
 
     Raises:
-        ArgumentError: k is below 1.
         DataError: no query can be read, or the index has no image other than a query.
     """
-    integer("similar", "k", k, low=1)
     images, read = run.images(queries, bad)
     if not read:
         raise DataError(none_of(queries))
-    asked = [rows for rows, _ in features.of(run, run.image_batches(read), layer)]
-    search = Search(np.concatenate(asked), k + 1)  # one more, as a query may find itself
-    for rows in index.blocks():
+    parts = np.split(images, range(BATCH, len(images), BATCH))
+    asked = np.concatenate([run.activations(part, layer) for part in parts])
+    search = Search(asked.reshape(len(asked), -1), k + 1)  # one more, as a query may find itself
+    for rows in index.blocks:
         search.add(rows)
     matches = []
     for query, image, (indices, distances) in zip(read, images, search.nearest(), strict=True):
@@ -259,9 +212,8 @@ def similar(
             raise DataError(
                 f"the index has no image except {shown(query)}; at least one more was expected."
             )
-        matches.append(
-            Match(query, image, tuple(indices[others].tolist()), tuple(distances[others].tolist()))
-        )
+        near, far = indices[others].tolist(), distances[others].tolist()
+        matches.append(Match(query, image, tuple(near), tuple(far)))
     return matches
 
 
@@ -270,25 +222,18 @@ def open_index(
     path: Path,
     layer: str,
     *,
-    bad: Bad | None = None,
+    bad: Say | None = None,
     progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> Index:
     """The index at `path`: a dataset, a folder of images, or a file that `features` wrote.
 
     A dataset is a pack, CIFAR-10, or an .npz file; in other folders all images are treated alike,
     and `say` is called with a sentence on what else is in them.
-
-    Raises:
-        DataError: it is none of these, or of another network or layer.
     """
-    if path.is_dir():
-        labelled = pack.is_pack(path) or cifar.is_folder_of(path)
-    else:
-        fetched = str(path) == CACHED and not path.exists()
-        labelled = fetched or path.name.lower().endswith((".npz", *cifar.SUFFIXES))
-    if labelled:
-        return DataIndex(run, path, layer, progress=progress)
-    if path.is_dir():
-        return FileIndex(run, named([path], say), layer, bad=bad, progress=progress)
-    return StoredIndex(run, path, layer)
+    if path.is_dir() and not (pack.is_pack(path) or cifar.is_folder_of(path)):
+        return of_files(run, named([path], say), layer, bad, progress)
+    is_set = path.is_dir() or path.name.lower().endswith((".npz", *cifar.SUFFIXES))
+    if is_set or (str(path) == CACHED and not path.exists()):
+        return of_dataset(run, path, layer, progress)
+    return of_features(run, path, layer)

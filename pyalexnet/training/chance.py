@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pyalexnet.data.dataset import Labels
-from pyalexnet.ops.checks import integer, real
 
 _BLOCKS = 5
 # Logits of pure noise with deviation s cost s^2 / 2 above chance; a loss higher than that at s = 1
@@ -34,63 +33,45 @@ def chance(labels: Labels) -> float:
 
 @dataclass
 class Losses:
-    """Recent losses, in blocks: all that a resumed run needs for `ChanceRule`; JSON-able."""
+    """Recent losses of a run, in blocks: all that a resumed run needs; JSON-able."""
 
+    # For each block, the oldest first: mean, and its standard error squared.
     blocks: list[tuple[float, float]] = field(default_factory=list)
-    """For each block, the oldest first: mean, and its standard error squared."""
+    # Of the block that is not yet full.
     steps: int = 0
-    """Of the block that is not yet full, as are the fields below."""
     images: int = 0
     loss: float = 0.0
     square: float = 0.0
 
-    def add(self, images: int, loss: float) -> None:
-        """Count a step on `images` with this mean loss."""
+    def stop(self, images: int, loss: float, chance: float, steps: int) -> bool:
+        """Count a step on `images`; whether the loss has been at chance for `steps` steps.
+
+        chance: the loss of guessing, nats, see the function of that name; 0 means a single class,
+        with nothing to learn. steps: 0 lets the run go on. Losses that are not finite are handled
+        elsewhere.
+        """
+        if steps == 0 or not math.isfinite(loss):
+            return False
         self.steps += 1
         self.images += images
         self.loss += images * loss
         self.square += images * loss * loss
+        if self.steps < math.ceil(steps / _BLOCKS):
+            return False
+        self._close()
+        return len(self.blocks) == _BLOCKS and chance > 0 and self._sit(chance)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Close the full block: begin a new one, and drop the oldest."""
         mean = self.loss / self.images
         spread = max(self.square / self.images - mean * mean, 0.0)
         self.blocks = [*self.blocks, (mean, spread / max(self.steps - 1, 1))][-_BLOCKS:]
         self.steps, self.images, self.loss, self.square = 0, 0, 0.0, 0.0
 
-
-@dataclass(frozen=True)
-class ChanceRule:
-    """Stop a run whose loss has been at chance for `steps` steps; 0 lets it run.
-
-    chance: the loss of guessing, nats, see the function of that name; 0 means a single class, with
-        nothing to learn.
-    """
-
-    chance: float
-    steps: int = 500
-
-    def __post_init__(self) -> None:
-        real("chance", "chance", self.chance, low=0)
-        integer("chance", "steps", self.steps)
-
-    def stops(self, losses: Losses, images: int, loss: float) -> bool:
-        """Count a step's loss in `losses`, in the order of the steps, and say whether to stop.
-
-        Losses that are not finite are handled elsewhere.
-        """
-        if self.steps == 0 or not math.isfinite(loss):
-            return False
-        losses.add(images, loss)
-        if losses.steps < math.ceil(self.steps / _BLOCKS):
-            return False
-        losses.close()
-        return len(losses.blocks) == _BLOCKS and self.chance > 0 and self._sits(losses)
-
-    def _sits(self, losses: Losses) -> bool:
-        """Whether the loss is neither below chance, nor far above it, nor falling."""
-        means, variances = np.array(losses.blocks).T
-        above = means.mean() - self.chance
+    def _sit(self, chance: float) -> bool:
+        """Whether they are neither below chance, nor far above it, nor falling."""
+        means, variances = np.array(self.blocks).T
+        above = means.mean() - chance
         error = math.sqrt(variances.sum()) / _BLOCKS
         fall = means[:2].mean() - means[-2:].mean()
         fall_error = math.sqrt(variances[:2].sum() + variances[-2:].sum()) / 2

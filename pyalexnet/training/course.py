@@ -6,83 +6,60 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import pydantic
-
 from pyalexnet.errors import CheckpointError
+from pyalexnet.files import refused
 from pyalexnet.nets.recipe import Recipe
 from pyalexnet.nets.schedule import Plateau, PlateauState
-from pyalexnet.runs.config import flat
+from pyalexnet.runs.config import flat, validated
 from pyalexnet.trained.evaluate import Sums
 from pyalexnet.training.chance import Losses
 
+# Fields of a `Position` that the checkpoints of early versions lack.
 _CAME_LATER = {"plateau", "losses", "closed"}
-"""Fields of a `Position` that the checkpoints of early versions lack."""
 
 
 @dataclass
 class Position:
     """Where a run stands; with the parameters and the momentum, all that resuming needs."""
 
-    step: int = 0
-    """Updates done; also the counter of the dropout masks."""
-    epoch: int = 0
-    """Epochs done, their test included."""
-    seen: int = 0
-    """Images of the current epoch trained on so far."""
-    epoch_sums: Sums = field(default_factory=Sums)
-    """Over the current epoch."""
-    window_sums: Sums = field(default_factory=Sums)
-    """Since the last step line of the log."""
+    step: int = 0  # updates done; also the counter of the dropout masks
+    epoch: int = 0  # epochs done, their test included
+    seen: int = 0  # images of the current epoch trained on so far
+    epoch_sums: Sums = field(default_factory=Sums)  # over the current epoch
+    window_sums: Sums = field(default_factory=Sums)  # since the last step line of the log
     best_step: int | None = None
     best_error: float = 1.0
     plateau: PlateauState = field(default_factory=PlateauState)
-    """Progress of a `Plateau` schedule."""
-    losses: Losses = field(default_factory=Losses)
-    """Recent ones, for the rule that stops a run at chance."""
+    losses: Losses = field(default_factory=Losses)  # recent ones, for the rule on runs at chance
     closed: bool = False
     """Whether the current epoch has been tested as far as it goes: a run may end within one."""
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Position:
-        """Rebuild one from the result of `asdict`; old ones lack what came later.
-
-        Raises:
-            CheckpointError: it is something else.
-        """
-        try:
-            at = pydantic.TypeAdapter(cls).validate_python(values)
-            first = asdict(cls())
-            known = {name: first[name] for name in _CAME_LATER} | dict(values)
+        """Rebuild one from the result of `asdict`; old ones lack what came later."""
+        what = f"the checkpoint does not say where its run stood; it has {list(values)}"
+        with refused(CheckpointError, what, ValueError):
+            at = validated(cls, values)
+            known = {name: asdict(cls())[name] for name in _CAME_LATER} | dict(values)
             if odd := flat(known).keys() ^ flat(asdict(at)).keys():
                 raise ValueError(f"{min(odd)} is missing or unknown")
             if min(at.step, at.epoch, at.seen) < 0:
                 raise ValueError("one of its counts is negative")
-        except ValueError as error:  # pydantic's messages take several lines
-            said = ", ".join(str(error).splitlines()[:3])
-            raise CheckpointError(
-                f"the checkpoint does not say where its run stood ({said}); it has {list(values)}."
-            ) from error
         return at
 
 
 class Course:
     """The epochs, steps and rates of a run on `images` training images.
 
-    Attributes:
-        at: where it stands.
-        batch_size: the recipe's, or all images where there are fewer.
+    at: where it stands. batch_size: the recipe's, or all images where there are fewer.
+    steps_an_epoch: updates; images that do not fill a last batch are left out.
     """
 
     def __init__(self, recipe: Recipe, images: int) -> None:
-        self.recipe = recipe
-        self.images = images
+        self.recipe, self.images = recipe, images
         self.batch_size = min(recipe.batch_size, images)
+        self.steps_an_epoch = images // self.batch_size
         self.at = Position()
-
-    @property
-    def steps_an_epoch(self) -> int:
-        """Updates in an epoch; images that do not fill a last batch are left out of it."""
-        return self.images // self.batch_size
 
     @property
     def steps(self) -> int:
@@ -91,14 +68,20 @@ class Course:
         return self.at.step + self.steps_left + self._steps_in(later)
 
     @property
+    def steps_left(self) -> int:
+        """Updates left in the current epoch; the last epoch may be a fraction of one."""
+        part = min(self.recipe.epochs - self.at.epoch, 1)
+        target = self._steps_in(part) * self.batch_size
+        return max(target - self.at.seen, 0) // self.batch_size
+
+    def _steps_in(self, epochs: float) -> int:
+        """Updates in so many epochs, at least one in a fraction of one."""
+        return max(round(epochs * self.steps_an_epoch), 1 if epochs > 0 else 0)
+
+    @property
     def finished(self) -> bool:
         closed = self.at.closed and self.steps_left == 0
         return self.outlived or closed or self.at.epoch >= self.recipe.epochs
-
-    @property
-    def more_epochs(self) -> float:
-        """Epochs to suggest for continuing a finished run."""
-        return 2 * self.recipe.epochs
 
     @property
     def outlived(self) -> bool:
@@ -121,19 +104,8 @@ class Course:
         return self._lr(self.at.epoch + (self.at.seen - self.batch_size) / self.images)
 
     def _lr(self, epoch: float) -> float:
-        recipe = self.recipe
-        return recipe.rate.lr_w * recipe.schedule.factor(epoch, self.at.plateau.drops)
-
-    @property
-    def steps_left(self) -> int:
-        """Updates left in the current epoch; the last epoch may be a fraction of one."""
-        part = min(self.recipe.epochs - self.at.epoch, 1)
-        target = self._steps_in(part) * self.batch_size
-        return max(target - self.at.seen, 0) // self.batch_size
-
-    def _steps_in(self, epochs: float) -> int:
-        """Updates in so many epochs, at least one in a fraction of one."""
-        return max(round(epochs * self.steps_an_epoch), 1 if epochs > 0 else 0)
+        factor = self.recipe.schedule.factor(epoch, self.at.plateau.drops)
+        return self.recipe.rate.lr_w * factor
 
     def heed_plateau(self, test_error: float) -> str:
         """Divide the rate, or end the run, where the schedule sees no improvement; says so."""

@@ -12,14 +12,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import Any, Self
+from types import FrameType
+from typing import Self
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 SAVING = (signal.SIGHUP, signal.SIGUSR2)
 
+# The answer to a first Ctrl-C: a step of a large network takes its time.
 ANSWER = "stopping after this step; Ctrl-C again stops at once"
-"""The answer to a first Ctrl-C: a step of a large network takes its time."""
 
 
 def tell(sentence: str) -> None:
@@ -29,42 +29,26 @@ def tell(sentence: str) -> None:
         os.write(sys.stderr.fileno(), f"{sentence}\n".encode("ascii"))
 
 
-class Interrupt:
-    """While entered, notes the signals above.
+class Interrupt(contextlib.ExitStack):
+    """While entered, notes the signals above; outside the main thread Python handles none.
 
-    Attributes:
-        received: the first signal to stop.
-        save: whether a signal to save came; the caller resets it before saving, so that one that
-            comes meanwhile is not lost.
-        tell: called from the handler with the answer to a first Ctrl-C; it must not wait.
-
-    Outside the main thread, where Python handles no signals, it does nothing.
+    received: the first signal to stop. save: whether a signal to save came; the caller resets it
+    before saving, so that one that comes meanwhile is not lost. tell: called from the handler with
+    the answer to a first Ctrl-C; it must not wait.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.received: signal.Signals | None = None
         self.save = False
         self.tell: Callable[[str], None] = tell
         self._impatient = False
-        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (*STOPPING, *SAVING):
-                self._before[number] = signal.signal(number, self._note)
+                self.callback(signal.signal, number, signal.signal(number, self._note))
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def __bool__(self) -> bool:
-        return self.received is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number in SAVING:

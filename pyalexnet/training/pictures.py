@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from pyalexnet import show
 from pyalexnet.errors import reason
 from pyalexnet.runs.run import EpochReport, History, RunFolder, StopReport
 from pyalexnet.show.page import MatplotlibMissing, check_matplotlib
 from pyalexnet.step.net import Net
-from pyalexnet.training.watching import Watcher
+from pyalexnet.training.watching import Warn, Watcher
 
 _SECONDS_BETWEEN_PICTURES = 30.0
 
@@ -21,15 +20,10 @@ class Pictures(Watcher):
     title: of the curves, before the number of steps. warn: called with what prevents drawing.
     """
 
-    def __init__(
-        self, folder: RunFolder, net: Net, title: str, warn: Callable[[str], None]
-    ) -> None:
+    def __init__(self, folder: RunFolder, net: Net, title: str, warn: Warn) -> None:
         self._folder, self._net, self._title, self._warn = folder, net, title, warn
-        self._drawn = 0.0
-        self._epoch: EpochReport | None = None  # that has not been drawn
-
-    def begin(self, step: int) -> None:
         self._drawn = time.perf_counter()
+        self._epoch: EpochReport | None = None  # that has not been drawn
 
     def epoch(self, report: EpochReport) -> None:
         self._epoch = report
@@ -57,22 +51,15 @@ class Pictures(Watcher):
     def _draw_curves(self, step: int) -> None:
         history = History.read(self._folder.log.path)
         if history.steps or history.epochs:
-            show.curves(
-                history,
-                self._folder.path / "curves.png",
-                title=f"{self._title}, {step:,} steps",
-                top5=self._net.spec.classes > 10,
-                drops=history.rate_drops(),
-            )
+            path, title = self._folder.path / "curves.png", f"{self._title}, {step:,} steps"
+            top5, drops = self._net.spec.classes > 10, history.rate_drops()
+            show.curves(history, path, title=title, top5=top5, drops=drops)
 
     def _draw_filters(self, step: int) -> None:
         name, weights = next(iter(self._net.params.items()))
         if weights.ndim == 4:
             count, height, width, channels = weights.shape
-            title = (
-                f"{name.removesuffix('.w')} after {step:,} steps: {count} filters, "
-                f"{height} x {width} x {channels}"
-            )
-            filters = self._net.backend.to_numpy(weights)
-            path = self._folder.path / "filters.png"
+            shape = f"{count} filters, {height} x {width} x {channels}"
+            title = f"{name.removesuffix('.w')} after {step:,} steps: {shape}"
+            path, filters = self._folder.path / "filters.png", self._net.backend.to_numpy(weights)
             show.filters(filters, path, title=title, towers=self._net.spec.towers)

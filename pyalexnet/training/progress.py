@@ -7,13 +7,14 @@ silences the display and never stops the training.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import IO, Self
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -29,36 +30,30 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Reporter(Watcher):
-    """Plain lines on a stream. Usable as a context manager; `LiveReporter` adds the display."""
+    """Plain lines on a stream. Usable as a context manager; `LiveReporter` adds the display.
+
+    told_loss: whether a line has said how the loss is. lost: the error with which the stream
+    stopped accepting output, if it did.
+    """
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream: IO[str] | None = stream if stream is not None else sys.stdout
         self.told_loss = False
-        """Whether a line has said how the loss is."""
-        self._warned: set[str] = set()
         self.lost: Exception | None = None
-        """The error with which the stream stopped accepting output, if it did."""
+        self._warned: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left to undo."""
 
     def say(self, line: str = "") -> None:
         """Write a permanent line."""
-        if self._stream is None:
-            return
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError) as error:
-            self._silence(error)
+        if self._stream is not None:
+            with self._writing():
+                self._stream.write(line + "\n")
+                self._stream.flush()
 
     def warn(self, sentence: str) -> None:
         """Write a line about something that went wrong and does not stop the run."""
@@ -75,13 +70,11 @@ class Reporter(Watcher):
         interrupt.tell(sentence)
 
     def step(self, report: StepReport, *, due: bool) -> None:
-        """Show the state of training; `due` is true once every print interval."""
         if due:
             self.told_loss = True
             self.say(logline.step_line(report))
 
     def epoch(self, report: EpochReport) -> None:
-        """Show the line of a finished epoch and how far each layer moved."""
         self.told_loss = True
         self.say(logline.epoch_line(report))
         for line in logline.layer_lines(report.layers):
@@ -100,11 +93,15 @@ class Reporter(Watcher):
 
         return show
 
-    def _silence(self, error: Exception) -> None:
-        """The reader is gone, or the disk behind the stream is full: discard further output."""
-        stream, self._stream, self.lost = self._stream, None, error
-        if stream is not None:
-            silence(stream)
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Discard further output if the reader is gone, or the disk behind the stream full."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            stream, self._stream, self.lost = self._stream, None, error
+            if stream is not None:
+                silence(stream)
 
 
 class Silent(Reporter):
@@ -119,57 +116,32 @@ class LiveReporter(Reporter):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console.file)
-        self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            expand=True,
-        )
+        self._console, self._numbers, self._answer = console, Text(), ""
+        left = TextColumn("{task.fields[left]}")
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), left)
+        self._bar = Progress(*columns, console=console, expand=True)
         self._task = self._bar.add_task("", total=None, left="", visible=False)
-        self._numbers = Text()
-        self._answer = ""
-        self._live = Live(
-            Group(self._numbers, self._bar), console=console, refresh_per_second=4, transient=True
-        )
+        shown = Group(self._numbers, self._bar)
+        self._live = Live(shown, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
+    def __exit__(self, *_: object) -> None:
+        with self._writing():
             self._live.stop()
-        except (OSError, ValueError) as error:
-            self._silence(error)
 
     def say(self, line: str = "") -> None:
-        if self._stream is None:
-            return
-        try:
-            self._console.print(Text(line), soft_wrap=True)
-        except (OSError, ValueError) as error:
-            self._silence(error)
+        if self._stream is not None:
+            with self._writing():
+                self._console.print(Text(line), soft_wrap=True)
 
     def progress(self, what: str) -> Callable[[int, int], None]:
         begun = time.monotonic()
 
         def show(done: int, total: int) -> None:
-            left = _done_of(done, total, begun) if done < total else ""
-            self._bar.update(
-                self._task,
-                total=total,
-                completed=done,
-                description=what,
-                left=left,
-                visible=done < total,
-            )
+            self._draw(done, total, what, _done_of(done, total, begun), visible=done < total)
 
         return show
 
@@ -178,15 +150,15 @@ class LiveReporter(Reporter):
         self._numbers.plain = sentence
 
     def step(self, report: StepReport, *, due: bool) -> None:
-        self._bar.update(
-            self._task,
-            total=report.steps,
-            completed=report.step,
-            description=f"epoch {report.epoch}/{report.epochs}  step {report.step}/{report.steps}",
-            left=f"ETA {logline.duration(report.seconds_left)}",
-            visible=True,
-        )
-        self._numbers.plain = self._answer or "  ".join(_step_numbers(report))
+        what = f"epoch {report.epoch}/{report.epochs}  step {report.step}/{report.steps}"
+        self._draw(report.step, report.steps, what, f"ETA {logline.duration(report.seconds_left)}")
+        train, speed = report.train, f"{report.images_per_second:,.0f} images/s"
+        errors = f"loss {train.loss:.4f}  top-1 error {logline.percent(train.top1_error)}"
+        self._numbers.plain = self._answer or f"{errors}  {speed}  lr {report.lr:.3g}"
+
+    def _draw(self, done: int, total: int, what: str, left: str, *, visible: bool = True) -> None:
+        now: dict[str, Any] = {"completed": done, "total": total, "visible": visible}
+        self._bar.update(self._task, description=what, left=left, **now)
 
 
 def reporter(*, plain: bool = False) -> Reporter:
@@ -203,22 +175,8 @@ def reporter(*, plain: bool = False) -> Reporter:
 
 def silence(stream: IO[str]) -> None:
     """Redirect a broken stream to the null device, also for the interpreter's flush at exit."""
-    try:
-        descriptor = stream.fileno()
-    except (OSError, ValueError, io.UnsupportedOperation):
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
-
-
-def _step_numbers(report: StepReport) -> tuple[str, ...]:
-    return (
-        f"loss {report.train.loss:.4f}",
-        f"top-1 error {logline.percent(report.train.top1_error)}",
-        f"{report.images_per_second:,.0f} images/s",
-        f"lr {report.lr:.3g}",
-    )
+    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _done_of(done: int, total: int, begun: float) -> str:

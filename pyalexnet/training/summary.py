@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import signal
 from collections.abc import Iterator, Mapping
@@ -11,41 +10,37 @@ from typing import Any
 from pyalexnet.nets.layers import LRN
 from pyalexnet.nets.recipe import Augment, Recipe
 from pyalexnet.runs.logline import duration, percent
-from pyalexnet.training.train import Outcome, Trainer
+from pyalexnet.runs.run import StopReport
+from pyalexnet.training.train import Trainer
 
 
 def opening(trainer: Trainer) -> Iterator[str]:
     """What will be trained, on what, where and how."""
-    config, recipe, net = trainer.config, trainer.config.recipe, trainer.net
-    train, test = trainer.dataset.train, trainer.dataset.test
-    size = "x".join(str(side) for side in net.spec.input_shape)
-    yield (
-        f"net       {config.net}: {net.num_parameters:,} parameters, "
-        f"{net.spec.macs() / 1e6:.1f} million multiply-accumulates an image"
-    )
+    config, recipe, spec = trainer.config, trainer.config.recipe, trainer.net.spec
+    macs = f"{spec.macs() / 1e6:.1f} million multiply-accumulates an image"
+    yield f"net       {config.net}: {spec.num_parameters:,} parameters, {macs}"
     yield from _overrides(trainer)
-    yield (
-        f"data      {trainer.dataset.name}: {len(train):,} training and {len(test):,} test images, "
-        f"{size}, {net.spec.classes} classes"
-    )
-    yield f"          {trainer.dataset.note}"
+    data, size = trainer.dataset, "x".join(map(str, spec.input_shape))
+    images = f"{len(data.train):,} training and {len(data.test):,} test images"
+    yield f"data      {data.name}: {images}, {size}, {spec.classes} classes"
+    yield f"          {data.note}"
     if recipe.augment is not None:
         yield f"views     {_views(recipe.augment)}"
     place = config.backend + (", exact" if config.exact else "")
     if config.devices:
-        first, second = config.devices
-        norms = any(isinstance(layer, LRN) for layer in net.spec.layers)
+        norms = any(isinstance(layer, LRN) for layer in spec.layers)
         edges = "; norms across maps end at a tower's edge" if norms else ""
-        yield f"backend   {place}, a tower each on devices {first} and {second}{edges}"
+        first, second = config.devices
+        place += f", a tower each on devices {first} and {second}{edges}"
     else:
         way = ", fused" if config.fused else ""
         way += f", {config.precision}" if config.precision != "fp32" else ""
-        yield f"backend   {place}, device {config.device}{way}"
-    yield (
-        f"recipe    {recipe.epochs:g} epochs of {trainer.course.steps_an_epoch} steps, batch "
-        f"{trainer.batch_size}, lr {recipe.rate.lr_w:g}, momentum {recipe.momentum:g}, weight "
-        f"decay {recipe.rate.decay_w:g}, schedule {recipe.schedule}, seed {config.seed}"
-    )
+        place += f", device {config.device}{way}"
+    yield f"backend   {place}"
+    rate, steps = recipe.rate, trainer.course.steps_an_epoch
+    course = f"{recipe.epochs:g} epochs of {steps} steps, batch {trainer.batch_size}"
+    rule = f"lr {rate.lr_w:g}, momentum {recipe.momentum:g}, weight decay {rate.decay_w:g}"
+    yield f"recipe    {course}, {rule}, schedule {recipe.schedule}, seed {config.seed}"
     if trainer.batch_size < recipe.batch_size:
         yield f"          there are only {trainer.batch_size} training images for a batch"
     yield f"run       {trainer.folder.path} (Ctrl-C saves and stops)"
@@ -53,11 +48,11 @@ def opening(trainer: Trainer) -> Iterator[str]:
         yield f"resumed   at step {trainer.at.step} of {trainer.course.steps}"
         return
     expected, measured = trainer.first_losses()
-    told = f"; {expected:.4f} was expected of a fresh network (ln {net.spec.classes} + half the "
-    yield (
-        f"loss      {measured:.4f} before the first step"
-        f"{told + 'variance of the logits)' if trainer.fresh else ''}"
-    )
+    said = f"loss      {measured:.4f} before the first step"
+    if trainer.fresh:
+        why = f"ln {spec.classes} + half the variance of the logits"
+        said += f"; {expected:.4f} was expected of a fresh network ({why})"
+    yield said
 
 
 def _overrides(trainer: Trainer) -> Iterator[str]:
@@ -67,35 +62,31 @@ def _overrides(trainer: Trainer) -> Iterator[str]:
         yield f"preset    {config.net_args.get('preset', 'source')}"
     if trainer.at.step:
         return  # changes at a resume have been reported already
-    changes = [
-        f"{name} {_chosen(value)}" for name, value in config.net_args.items() if name != "preset"
-    ]
-    if own.epochs != config.recipe.epochs:
-        changes.append(f"epochs {own.epochs:g} -> {config.recipe.epochs:g}, schedules stretched")
-    if own.rate.lr_w != config.recipe.rate.lr_w:
-        changes.append(f"lr {own.rate.lr_w:g} -> {config.recipe.rate.lr_w:g}, all rates with it")
-    usual = _settings(own.override(epochs=config.recipe.epochs, lr=config.recipe.rate.lr_w))
-    given = _settings(config.recipe)
-    for name in usual | given:
-        old, new = (of.get(name, "none") for of in (usual, given))
-        if old != new:
-            changes.append(f"{name} {old} -> {new}")
+    args = config.net_args.items()
+    changes = [f"{name} {_chosen(value)}" for name, value in args if name != "preset"]
+    epochs, lr = config.recipe.epochs, config.recipe.rate.lr_w
+    if own.epochs != epochs:
+        changes.append(f"epochs {own.epochs:g} -> {epochs:g}, schedules stretched")
+    if own.rate.lr_w != lr:
+        changes.append(f"lr {own.rate.lr_w:g} -> {lr:g}, all rates with it")
+    usual, given = _settings(own.override(epochs=epochs, lr=lr)), _settings(config.recipe)
+    pairs = {name: (usual.get(name, "none"), given.get(name, "none")) for name in usual | given}
+    changes += [f"{name} {old} -> {new}" for name, (old, new) in pairs.items() if old != new]
     if changes:
         yield f"changed   {'; '.join(changes)}"
 
 
 def _settings(recipe: Recipe) -> dict[str, str]:
     """A recipe's values by dotted name, as a user would write them."""
-    rates = {"rate": recipe.rate} | {f"rates.{name}": rate for name, rate in recipe.rates.items()}
-    parts: dict[str, Any] = {"augment": recipe.augment} | rates
+    rates = {f"rates.{name}.": rate for name, rate in recipe.rates.items()}
+    parts = {"augment.": recipe.augment, "rate.": recipe.rate, **rates, "": recipe}
     found = {
-        f"{part}.{each.name}": _chosen(getattr(values, each.name))
+        f"{part}{name}": value
         for part, values in parts.items()
-        if values is not None
-        for each in dataclasses.fields(values)
+        for name, value in (vars(values) if values else {}).items()
     }
-    own = {name: getattr(recipe, name) for name in ("batch_size", "momentum", "schedule")}
-    return found | {name: _chosen(value) for name, value in own.items()}
+    whole = ("augment", "rate", "rates", "epochs")
+    return {name: _chosen(value) for name, value in found.items() if name not in whole}
 
 
 def _chosen(value: Any) -> str:
@@ -111,52 +102,43 @@ def _chosen(value: Any) -> str:
 
 def _views(augment: Augment) -> str:
     """How training sees its images."""
-    shared = "" if augment.chunk == 1 else f", one for {augment.chunk} images"
-    jitter = f", colour jitter {augment.jitter:g} sigma" if augment.jitter else ""
-    until = f" until epoch {augment.jitter_until:g}" if augment.jitter_until is not None else ""
-    flip = " and mirrored" if augment.flip else ""
-    return (
-        f"random crops out of {augment.stored}x{augment.stored}{flip}{shared}"
-        f"{jitter}{until if jitter else ''}; mean by {augment.mean}"
-    )
+    parts = f"random crops out of {augment.stored}x{augment.stored}"
+    parts += " and mirrored" if augment.flip else ""
+    parts += "" if augment.chunk == 1 else f", one for {augment.chunk} images"
+    if augment.jitter:
+        parts += f", colour jitter {augment.jitter:g} sigma"
+        until = augment.jitter_until
+        parts += "" if until is None else f" until epoch {until:g}"
+    return f"{parts}; mean by {augment.mean}"
 
 
-def closing(trainer: Trainer, outcome: Outcome, *, told_loss: bool) -> Iterator[str]:
+def closing(trainer: Trainer, outcome: StopReport, *, told_loss: bool) -> Iterator[str]:
     """The results, on which data, where they lie and how to continue.
 
     told_loss: whether lines before these have said how the loss is.
     """
-    folder, train = trainer.folder.path, trainer.at.epoch_sums
-    if not told_loss and train.images:
-        scores = train.mean()
-        yield (
-            f"epoch {trainer.at.epoch + 1} so far: train loss {scores.loss:.4f}, top-1 error "
-            f"{percent(scores.top1_error)}"
-        )
+    folder, at, test = trainer.folder.path, trainer.at, outcome.test
+    if not told_loss and at.epoch_sums.images:
+        train = at.epoch_sums.mean()
+        errors = f"top-1 error {percent(train.top1_error)}"
+        yield f"epoch {at.epoch + 1} so far: train loss {train.loss:.4f}, {errors}"
     if outcome.interrupt is not None:
-        name = signal.Signals(outcome.interrupt).name
-        by = "Ctrl-C" if name == "SIGINT" else name
-        yield f"stopped by {by} after step {trainer.at.step}"
-    elif outcome.test is not None:
+        by = "Ctrl-C" if outcome.interrupt == signal.SIGINT else outcome.reason
+        yield f"stopped by {by} after step {at.step}"
+    elif test is not None:
         how = "finished" if outcome.finished else "stopped"
-        yield (
-            f"{how} after step {trainer.at.step} in {duration(outcome.seconds)}: "
-            f"test accuracy {percent(1 - outcome.test.top1_error)} "
-            f"(top-1 error {percent(outcome.test.top1_error)}, loss {outcome.test.loss:.4f})"
-        )
-        if trainer.at.best_step not in (None, trainer.at.step):
-            yield (
-                f"best      step {trainer.at.best_step}: test accuracy "
-                f"{percent(1 - trainer.at.best_error)} (of the tests after an epoch); evaluate "
-                "and others take it unless --which last is given"
-            )
+        took = f"{how} after step {at.step} in {duration(outcome.seconds)}"
+        scores = f"top-1 error {percent(test.top1_error)}, loss {test.loss:.4f}"
+        yield f"{took}: test accuracy {percent(1 - test.top1_error)} ({scores})"
+        if at.best_step not in (None, at.step):
+            best = f"step {at.best_step}: test accuracy {percent(1 - at.best_error)}"
+            taken = "evaluate and others take it unless --which last is given"
+            yield f"best      {best} (of the tests after an epoch); {taken}"
     yield f"data      {trainer.dataset.note}"
     yield f"run       {folder}"
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != "lock":
-            yield f"          {path.name}"
-    for path in sorted(trainer.folder.checkpoints.iterdir()):
+    files = [path for path in folder.iterdir() if path.is_file() and path.name != "lock"]
+    for path in (*sorted(files), *sorted(trainer.folder.checkpoints.iterdir())):
         best = " (best)" if path == trainer.best_checkpoint else ""
         yield f"          {path.relative_to(folder)}{best}"
-    more = f" --epochs {trainer.course.more_epochs:g}" if outcome.finished else ""
+    more = f" --epochs {2 * trainer.config.recipe.epochs:g}" if outcome.finished else ""
     yield f"to go on  pyalexnet train --resume {shlex.quote(str(folder))}{more}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,23 +14,16 @@ from typing import Any
 from pyalexnet.errors import ArgumentError, reason
 from pyalexnet.install import pip_install
 from pyalexnet.runs.run import EpochReport, Scores, StepReport
-from pyalexnet.training.watching import Watcher
+from pyalexnet.training.watching import Warn, Watcher
 
 _SECONDS_BETWEEN_WRITES = 10
 
 
 def require() -> None:
-    """Refuse to go on without tensorboardX.
-
-    Raises:
-        ArgumentError: it is not installed.
-    """
+    """Refuse to go on without tensorboardX."""
     if find_spec("tensorboardX") is None:
-        raise ArgumentError(
-            "tensorboard: tensorboardX is missing; "
-            + pip_install('"pyalexnet[tensorboard]"')
-            + " brings it."
-        )
+        command = pip_install('"pyalexnet[tensorboard]"')
+        raise ArgumentError(f"tensorboard: tensorboardX is missing; {command} brings it.")
 
 
 class Board(Watcher):
@@ -37,25 +31,18 @@ class Board(Watcher):
 
     Each number is recorded at the step of the run at which it was measured. A resumed run writes
     its own file, at whose first step TensorBoard drops the overtaken numbers of earlier files from
-    that step on. Once the disk is full, nothing more is written.
+    that step on. Once the disk is full, `warn` is called and nothing more is written.
 
     tensorboardX's SummaryWriter passes events to a thread, which dies when the disk is full, after
     which its callers wait forever; this class writes in the caller's thread.
-
-    warn: called when the disk is full.
     """
 
-    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, warn: Warn) -> None:
         self._folder, self._warn = folder, warn
         self._writer: Any = None
         self._written = 0.0
 
     def begin(self, step: int) -> None:
-        """Begin a file.
-
-        Raises:
-            ArgumentError: tensorboardX is not installed.
-        """
         require()
         from tensorboardX.proto.event_pb2 import SessionLog
         from tensorboardX.record_writer import RecordWriter
@@ -73,26 +60,19 @@ class Board(Watcher):
                 self._add(first, session_log=SessionLog(status=SessionLog.START))
 
     def step(self, report: StepReport, *, due: bool) -> None:
-        """Training scores since the last such report, learning rate and speed."""
-        if due and self._writer:
-            with self._writing():
-                self._scores("train", report.train, report.step)
-                self._number("lr", report.lr, report.step)
-                self._number("images_per_second", report.images_per_second, report.step)
+        if due:
+            speed = {"lr": report.lr, "images_per_second": report.images_per_second}
+            self._write(report.step, _scores("train", report.train) | speed)
 
     def epoch(self, report: EpochReport) -> None:
-        """Scores of the finished epoch, and how far each layer moved."""
-        if self._writer:
-            with self._writing():
-                self._scores("epoch_train", report.train, report.step)
-                self._scores("epoch_test", report.test, report.step)
-                for layer, motion in report.layers.items():
-                    self._number(f"mean_w/{layer}", motion.weight, report.step)
-                    self._number(f"mean_dw/{layer}", motion.update, report.step)
-                    self._number(f"ratio_dw_w/{layer}", motion.ratio, report.step)
+        numbers = _scores("epoch_train", report.train) | _scores("epoch_test", report.test)
+        for layer, motion in report.layers.items():
+            numbers[f"mean_w/{layer}"] = motion.weight
+            numbers[f"mean_dw/{layer}"] = motion.update
+            numbers[f"ratio_dw_w/{layer}"] = motion.ratio
+        self._write(report.step, numbers)
 
     def close(self) -> None:
-        """Write the remaining events and close the file."""
         writer, self._writer = self._writer, None
         if writer:
             with self._writing():
@@ -110,18 +90,20 @@ class Board(Watcher):
             self._warn(f"TensorBoard gets no more numbers of this run: {reason(error)}.")
             self.close()
 
-    def _scores(self, which: str, scores: Scores, step: int) -> None:
-        self._number(f"loss/{which}", scores.loss, step)
-        self._number(f"top1_error/{which}", scores.top1_error, step)
-        self._number(f"top5_error/{which}", scores.top5_error, step)
-
-    def _number(self, name: str, value: float, step: int) -> None:
+    def _write(self, step: int, numbers: Mapping[str, float]) -> None:
         from tensorboardX.summary import scalar
 
-        self._add(step, summary=scalar(name, value))
+        if self._writer:
+            with self._writing():
+                for name, value in numbers.items():
+                    self._add(step, summary=scalar(name, value))
 
     def _add(self, step: int, **content: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
         event = Event(wall_time=time.time(), step=step, **content)
         self._writer.write(event.SerializeToString())
+
+
+def _scores(which: str, scores: Scores) -> dict[str, float]:
+    return {f"{name}/{which}": value for name, value in asdict(scores).items()}

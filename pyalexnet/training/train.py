@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,58 +18,39 @@ from typing import Any
 import numpy as np
 
 from pyalexnet.backends import Array
-from pyalexnet.data import Dataset
-from pyalexnet.data.dataset import Labels
-from pyalexnet.data.loader import Loader, Pixels
+from pyalexnet.data import order, views
+from pyalexnet.data.dataset import Dataset, Labels, Pixels
+from pyalexnet.data.loader import Loader
 from pyalexnet.errors import ArgumentError, PyalexnetError, TrainingError
 from pyalexnet.runs import checkpoint
-from pyalexnet.runs.checkpoint import Checkpoint, Meta
 from pyalexnet.runs.config import Config
 from pyalexnet.runs.run import EpochReport, Motion, RunFolder, Scores, StepReport, StopReport
 from pyalexnet.step.net import Net
 from pyalexnet.step.sgd import SGD
 from pyalexnet.trained import signals
 from pyalexnet.trained.evaluate import Sums, evaluate
-from pyalexnet.training.chance import ChanceRule, chance
+from pyalexnet.training.chance import chance
 from pyalexnet.training.course import Course, Position
-from pyalexnet.training.failure import culprit
-from pyalexnet.training.feed import Feed
 from pyalexnet.training.interrupt import Interrupt
-from pyalexnet.training.pace import Pace
 from pyalexnet.training.watching import Watcher
 
+# Nats. Losses of runs that learn stay below a hundred, spikes included. Some runs far beyond come
+# back, but to chance, with layers that let nothing through.
 _DIVERGED = 1e4
-"""Nats. Losses of runs that learn stay below a hundred, spikes included. Some runs far beyond come
-back, but to chance, with layers that let nothing through."""
-
+# The most work lost when a machine goes down in the middle of a long epoch.
 _SECONDS_BETWEEN_SAVES = 600.0
-"""The most work lost when a machine goes down in the middle of a long epoch."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How `Trainer.fit` ended."""
+@dataclass
+class _Pace:
+    """Images trained on, and the time that took."""
 
-    finished: bool
-    """All epochs are done."""
-    interrupt: int | None
-    """The signal that stopped it, if one did."""
-    test: Scores | None
-    """The final parameters on the test split; None after a signal."""
-    seconds: float
+    images: int = 0
+    seconds: float = 0.0
 
-
-def _read_by(net: Net) -> dict[str, Any]:
-    """The layout in which a loader should write images so that the network reads them in place."""
-    if not net.converts:
-        return {}
-    seen = net.converted
-    return {
-        "block": seen.block,
-        "pad": seen.pad,
-        "dtype": net.element,
-        "into": net.images_for,
-    }
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds if self.seconds > 0 else 0.0
 
 
 class Trainer:
@@ -82,38 +63,28 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        config: Config,
-        dataset: Dataset,
-        net: Net,
-        mean: Pixels,
-        folder: RunFolder,
-        watchers: Iterable[Watcher] = (),
+        self, config: Config, dataset: Dataset, net: Net, mean: Pixels, folder: RunFolder
     ) -> None:
-        self.config = config
-        self.dataset = dataset
-        self.net = net
-        self.mean = mean
+        self.config, self.dataset, self.net, self.mean = config, dataset, net, mean
         self.folder = folder
         self.course = Course(config.recipe, len(dataset.train))
         self.sgd = SGD(net, config.recipe)
-        self.watchers = tuple(watchers)
+        self.watchers: Sequence[Watcher] = ()
         self.interrupt = Interrupt()
         self.batch_size = self.course.batch_size
-        augment = config.recipe.augment
-        self.loader = Loader(
-            backend=net.backend,
-            mean=net.backend.asarray(mean),
-            size=net.spec.input_shape[:2],
-            mean_at_pixel=augment is not None and augment.mean == "pixel",
-            workers=config.workers,
-            **_read_by(net),
-        )
-        self._feed = Feed(dataset, config.recipe.augment, config.seed, self.loader)
-        self._chance = ChanceRule(chance(dataset.train.labels), config.chance_steps)
+        augment, seen, in_place = config.recipe.augment, net.converted, dict[str, Any]()
+        if net.converts:  # images are written into the array that the network reads
+            in_place = {"block": seen.block, "pad": seen.pad, "dtype": net.element}
+            in_place["into"] = net.images_for
+        by_pixel = augment is not None and augment.mean == "pixel"
+        place = net.backend, net.backend.asarray(mean), net.spec.input_shape[:2]
+        self.loader = Loader(*place, by_pixel, config.workers, **in_place)
+        self._colour = dataset.colour() if augment and augment.jitter else None
+        self._chance = chance(dataset.train.labels)
         self._sits_at_chance = False
         self._unread: list[tuple[int, Array, Array, Array]] = []
-        self._window, self._epoch, self._whole = Pace(), Pace(), Pace()
+        self._window, self._epoch, self._whole = _Pace(), _Pace(), _Pace()
+        self._ticked = 0.0
         self._test: Scores | None = None
         self._test_seconds = 0.0
         self.fresh = True  # the parameters are the initial ones, at step 0
@@ -129,9 +100,8 @@ class Trainer:
     @property
     def best_checkpoint(self) -> Path | None:
         """The checkpoint with the lowest test error; None before the end of the first epoch."""
-        if self.at.best_step is None:
-            return None
-        return self.folder.checkpoints / f"step-{self.at.best_step:08d}"
+        step = self.at.best_step
+        return None if step is None else self.folder.checkpoints / f"step-{step:08d}"
 
     def restore(self, position: Position, momentum: Mapping[str, Array]) -> None:
         """Continue from a checkpoint's position; the net already has its parameters."""
@@ -140,19 +110,14 @@ class Trainer:
         self._saved = asdict(position)
 
     def check_stop(self, step: int | None) -> None:
-        """Refuse to stop at a step that is past.
-
-        Raises:
-            ArgumentError: the step is past.
-        """
+        """Refuse to stop at a step that is past."""
         if step is not None and step <= self.at.step:
-            raise ArgumentError(
-                f"steps is {step}; more than the {self.at.step} that are done was expected."
-            )
+            wanted = f"more than the {self.at.step} that are done was expected"
+            raise ArgumentError(f"steps is {step}; {wanted}.")
 
     # The loop
 
-    def fit(self, stop_at: int | None = None) -> Outcome:
+    def fit(self, stop_at: int | None = None) -> StopReport:
         """Train until the last epoch, step `stop_at` or a signal; then save and draw.
 
         Raises:
@@ -168,31 +133,26 @@ class Trainer:
         finally:
             self._tell(Watcher.close)
 
-    def _fit(self, stop_at: int | None) -> Outcome:
-        started = time.perf_counter()
-        self._saved_at = started
-        while not (self.course.finished or self.interrupt or self.at.step == stop_at):
+    def _fit(self, stop_at: int | None) -> StopReport:
+        started = self._saved_at = time.perf_counter()
+        while not (self.course.finished or self.interrupt.received or self.at.step == stop_at):
             self._train_epoch(stop_at)
             if self._sits_at_chance:
                 self._save()
                 raise self._at_chance()
-            if self.course.steps_left == 0 and not self.interrupt:
+            if self.course.steps_left == 0 and not self.interrupt.received:
                 self._end_epoch()
-        if not self.interrupt:
+        if not self.interrupt.received:
             self._test = self._test or self._evaluate()
         self._save()
         finished = self.course.finished
         received = None if finished else self.interrupt.received  # if so, it came too late
-        outcome = Outcome(
-            finished=finished,
-            interrupt=received,
-            test=None if received else self._test,
-            seconds=time.perf_counter() - started,
-        )
+        test = None if received else self._test
         ended = received.name if received else "finished" if finished else "steps"
-        report = StopReport(self.at.step, ended, outcome.test)
+        seconds = time.perf_counter() - started
+        report = StopReport(self.at.step, ended, test, seconds)
         self._tell(lambda watcher: watcher.stop(report))
-        return outcome
+        return report
 
     def first_losses(self) -> tuple[float, float]:
         """Expected and measured loss of the next batch, dropout off.
@@ -201,22 +161,19 @@ class Trainer:
         ln(classes) + s^2 / 2 on average; that is ln(classes) only where s is small.
         """
         with self._telling_failure():
-            images, labels = self._feed.some(self.at.epoch, self.batch_size)
-        backend = self.net.backend
-        logits = self.net.forward(images)
+            images, labels = self._first_images(self.batch_size)
+        backend, logits = self.net.backend, self.net.forward(images)
         loss = backend.softmax_cross_entropy(logits, labels)[0]
         spread = float(backend.to_numpy(logits).var(axis=1).mean())
         return math.log(self.net.spec.classes) + spread / 2, float(backend.to_numpy(loss))
 
     def _train_epoch(self, stop_at: int | None) -> None:
         """Train on the rest of the current epoch."""
-        count = self.course.steps_left
+        at, count = self.at, self.course.steps_left
         if stop_at is not None:
-            count = min(count, stop_at - self.at.step)
-        for pace in (self._window, self._epoch, self._whole):
-            pace.start()
-        batches = self._feed.batches(self.at.epoch, self.at.seen, self.batch_size, count)
-        with contextlib.closing(batches):
+            count = min(count, stop_at - at.step)
+        self._ticked = time.perf_counter()
+        with contextlib.closing(self._batches(at.seen, self.batch_size, count)) as batches:
             for images, labels in batches:
                 self._step(images, labels)
                 if self._stops() or self._sits_at_chance:
@@ -224,40 +181,59 @@ class Trainer:
                 if time.perf_counter() - self._saved_at > _SECONDS_BETWEEN_SAVES:
                     self._save()
 
+    def _batches(self, first: int, size: int, count: int) -> Generator[tuple[Array, Labels]]:
+        """`count` batches of `size` images of the epoch, from its image number `first` on."""
+        train = self.dataset.train
+        indices = order(len(train), self.config.seed, self.at.epoch)[first : first + count * size]
+        return self.loader.batches(train, indices, size, self._look, first=first)
+
+    def _first_images(self, count: int) -> tuple[Array, Labels]:
+        """The first images of the epoch."""
+        with contextlib.closing(self._batches(0, count, 1)) as batches:
+            return next(batches)
+
+    def _look(self, images: Labels, positions: Labels) -> views.Views:
+        """How training sees images: see `views.training`."""
+        *stored, channels = self.dataset.train.image_shape
+        shape: dict[str, Any] = {"stored": stored, "size": self.loader.size, "channels": channels}
+        augment, epoch = self.config.recipe.augment, self.at.epoch
+        if augment is None:
+            return views.centre(len(images), **shape)
+        which: dict[str, Any] = {"seed": self.config.seed, "epoch": epoch, "images": images}
+        progress = epoch + int(positions[0]) / self.course.images
+        which |= {"positions": positions, "progress": progress}
+        return views.training(augment, self._colour, **which, **shape)
+
     def _stops(self) -> bool:
-        """Handle the signals received: save if one asks for it; return whether to stop."""
+        """Save if a signal asks for it; return whether one asks to stop."""
         if self.interrupt.save:
             self._save()
-        return bool(self.interrupt)
+        return self.interrupt.received is not None
 
     def _step(self, images: Array, labels: Labels) -> None:
-        self._update(images, labels)
-        self.at.step += 1
-        self.at.seen += self.batch_size
-        self.at.closed = False
-        self._test = None
-        self._report_step()
-
-    def _update(self, images: Array, labels: Labels) -> None:
-        """Values that are not finite are found afterwards, and never saved."""
-        loss = self.sgd.step(
-            images,
-            labels,
-            step=self.at.step,
-            epoch=self.course.progress,
-            drops=self.at.plateau.drops,
-        )
-        self._unread.append((self.at.step + 1, loss, *self.net.last_errors))
+        """Update; values that are not finite may be found afterwards, and are never saved."""
+        at, course = self.at, self.course
+        drops = at.plateau.drops
+        loss = self.sgd.step(images, labels, step=at.step, epoch=course.progress, drops=drops)
+        self._unread.append((at.step + 1, loss, *self.net.last_errors))
         if isinstance(loss, np.ndarray | np.generic):
             self._read_losses()
-            self._check_update()
+            for part in self.net.parts:  # which the update's rate or momentum may have spoilt
+                self._check_finite(at.step + 1, "the update of", part.params)
+        at.step += 1
+        at.seen += self.batch_size
+        at.closed = False
+        self._test = None
+        self._report_step()
 
     def _report_step(self) -> None:
         due = self.at.step % self.config.print_freq == 0
         if due:
             self._read_losses()
+        before, self._ticked = self._ticked, time.perf_counter()
         for pace in (self._window, self._epoch, self._whole):
-            pace.count(self.batch_size)
+            pace.images += self.batch_size
+            pace.seconds += self._ticked - before
         if self.at.window_sums.images:
             report = StepReport(
                 epoch=self.at.epoch + 1,
@@ -271,13 +247,12 @@ class Trainer:
                 seconds_left=self._seconds_left(),
                 batch=self.at.seen // self.batch_size,
                 seconds=self._window.seconds,
-                exchanged=self.net.exchanged.total,
+                exchanged=self.net.exchanged,
             )
             self._tell(lambda watcher: watcher.step(report, due=due))
         if due:
             self.at.window_sums = Sums()
-            self._window = Pace()
-            self._window.start()
+            self._window = _Pace()
 
     def _seconds_left(self) -> float:
         images = (self.course.steps - self.at.step) * self.batch_size
@@ -304,7 +279,7 @@ class Trainer:
             self.at.epoch += 1
             self.at.seen = 0
             self.at.epoch_sums = Sums()
-            self._epoch = Pace()
+            self._epoch = _Pace()
         self._save()
 
     def _report_epoch(self, test: Scores, best: bool) -> None:
@@ -336,17 +311,12 @@ class Trainer:
 
     def _evaluate(self) -> Scores | None:
         started = time.perf_counter()
-        scores = evaluate(
-            self.net,
-            self.dataset.test,
-            self.loader,
-            self.batch_size,
-            stop=self._stops,
-        )
+        how = (self.net, self.dataset.test, self.loader, self.batch_size)
+        scores = evaluate(*how, stop=self._stops)
         self._test_seconds = time.perf_counter() - started
         if scores is not None and not math.isfinite(scores.loss):
             what = f"the loss on the test images is {scores.loss}"
-            raise self._failure(self.at.step, what, self._culprit())
+            raise self._failure(self.at.step, f"{what}; {self._culprit()}")
         return scores
 
     def _tell(self, happened: Callable[[Watcher], None]) -> None:
@@ -356,103 +326,90 @@ class Trainer:
     # What must be finite
 
     def _read_losses(self) -> None:
-        """Copy the losses and errors from the device and add them up, in order of the steps.
-
-        Raises:
-            TrainingError: a loss is not finite, or beyond `_DIVERGED`.
-        """
+        """Copy the losses and errors from the device and add them up, in order of the steps."""
         to_numpy = self.net.backend.to_numpy
         for step, *values in self._unread:
             loss, top1, top5 = (float(to_numpy(value)) for value in values)
             if not abs(loss) < _DIVERGED:  # also catches NaN
-                raise self._failure(step, f"the loss is {loss}", self._culprit())
+                raise self._failure(step, f"the loss is {loss}; {self._culprit()}")
             for sums in (self.at.epoch_sums, self.at.window_sums):
                 sums.add(self.batch_size, loss, top1, top5)
-            self._sits_at_chance |= self._chance.stops(self.at.losses, self.batch_size, loss)
+            rule = self._chance, self.config.chance_steps
+            self._sits_at_chance |= self.at.losses.stop(self.batch_size, loss, *rule)
         self._unread.clear()
 
-    def _check_update(self) -> None:
-        """On the CPU, refuse parameters that an update's rate or momentum has spoilt."""
-        for part in self.net.parts:
-            for name, values in part.params.items():
-                if not np.isfinite(values).all():
-                    raise self._failure(self.at.step + 1, f"the update of {name} is not finite")
+    def _check_finite(self, step: int, what: str, arrays: Mapping[str, Array]) -> None:
+        """Refuse arrays of the host that hold values that are not finite."""
+        for name, values in arrays.items():
+            if not np.isfinite(values).all():
+                raise self._failure(step, f"{what} {name} is not finite")
 
     def _culprit(self) -> str:
-        images, _ = self._feed.some(self.at.epoch, 1)
-        return culprit(self.net, images)
+        """The first parameter, else the first layer's output for an image, that is not finite."""
+        to_numpy = self.net.backend.to_numpy
+        for name, values in self.net.params.items():
+            if not np.isfinite(to_numpy(values)).all():
+                return f"{name} holds values that are not finite"
+        images, _ = self._first_images(1)
+        largest = {}
+        for name, outputs in self.net.activations(images):
+            largest[name] = float(np.abs(to_numpy(outputs)).max())
+            if not math.isfinite(largest[name]):
+                return f"{name} is the first layer whose outputs are not finite"
+        name = max(largest, key=lambda layer: largest[layer])
+        return f"the largest output is {largest[name]:.1e}, of {name}"
 
     def _at_chance(self) -> TrainingError:
         """The loss has been at chance for too long: which layer is to blame, and what to do."""
-        images, _ = self._feed.some(self.at.epoch, signals.IMAGES)
-        return TrainingError(
-            signals.chance_sentence(
-                self.net,
-                images,
-                step=self.at.step,
-                steps=self.config.chance_steps,
-                loss=self.at.losses.blocks[-1][0],
-                chance=self._chance.chance,
-                run=self.folder.path,
-            )
-        )
+        images, _ = self._first_images(signals.IMAGES)
+        known: dict[str, Any] = {"step": self.at.step, "steps": self.config.chance_steps}
+        known |= {"loss": self.at.losses.blocks[-1][0], "chance": self._chance}
+        known["run"] = self.folder.path
+        return TrainingError(signals.chance_sentence(self.net, images, **known))
 
-    def _failure(self, step: int, what: str, where: str = "") -> TrainingError:
+    def _failure(self, step: int, what: str) -> TrainingError:
         """Training cannot go on: where, why, and what to try."""
         smaller = f"--lr {self.config.recipe.rate.lr_w / 10:g}"
         advice = f"try a smaller learning rate, for instance {smaller}"
         if self._saved:
-            advice = (
-                f"the checkpoint of step {self._saved['step']} is as it was, to go on from it: "
-                f"pyalexnet train --resume {self.folder.path} {smaller}"
-            )
-        found = f"{what}; {where}" if where else what
-        return TrainingError(f"step {step}, lr {self.course.lr:g}: {found}; {advice}.")
+            kept = f"the checkpoint of step {self._saved['step']} is as it was, to go on from it"
+            advice = f"{kept}: pyalexnet train --resume {self.folder.path} {smaller}"
+        return TrainingError(f"step {step}, lr {self.course.lr:g}: {what}; {advice}.")
 
     # What is saved
 
     def _save(self) -> None:
-        """Write a checkpoint of the run's position, unless the last one has the same.
-
-        Raises:
-            TrainingError: a parameter or a momentum is not finite.
-            RunError: the run folder is gone.
-            CheckpointError: it cannot be written.
-        """
+        """Write a checkpoint of the run's position, unless the last one has the same."""
         self.interrupt.save = False
         self._read_losses()
         where = asdict(self.at)
         if where == self._saved:
             return
         self.folder.check_held()
-        params, momentum = self._host(self.net.params), self._host(self.sgd.momentum)
-        for kind, arrays in (("parameter", params), ("momentum of", momentum)):
-            for name, array in arrays.items():
-                if not np.isfinite(array).all():
-                    raise self._failure(self.at.step, f"the {kind} {name} is not finite")
-        spec = self.net.spec
-        meta = Meta(
+        params, momentum = (
+            {name: self.net.backend.to_numpy(array) for name, array in arrays.items()}
+            for arrays in (self.net.params, self.sgd.momentum)
+        )
+        self._check_finite(self.at.step, "the parameter", params)
+        self._check_finite(self.at.step, "the momentum of", momentum)
+        spec, classes, at = self.net.spec, self.dataset.classes, self.at
+        meta = checkpoint.Meta(
             net=spec.name,
             classes=spec.classes,
-            class_names=self.dataset.classes.names,
-            class_ids=self.dataset.classes.ids,
+            class_names=classes.names,
+            class_ids=classes.ids,
             input_shape=spec.input_shape,
-            step=self.at.step,
-            epoch=self.at.epoch,
+            step=at.step,
+            epoch=at.epoch,
             net_args=self.config.all_net_args,
             config=asdict(self.config),
             metrics=where,
         )
-        checkpoint.save(self.folder.checkpoints, Checkpoint(params, momentum, self.mean, meta))
-        self._saved = where
-        self._saved_at = time.perf_counter()
-        checkpoint.prune(
-            self.folder.path, self.config.keep, best=self.at.best_step, step=self.at.step
-        )
+        state = checkpoint.Checkpoint(params, momentum, self.mean, meta)
+        checkpoint.save(self.folder.checkpoints, state)
+        self._saved, self._saved_at = where, time.perf_counter()
+        checkpoint.prune(self.folder.path, self.config.keep, best=at.best_step, step=at.step)
         self._tell(Watcher.saved)
-
-    def _host(self, arrays: Mapping[str, Array]) -> dict[str, np.ndarray[Any, Any]]:
-        return {name: self.net.backend.to_numpy(array) for name, array in arrays.items()}
 
     @contextlib.contextmanager
     def _telling_failure(self) -> Iterator[None]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 from pyalexnet.runs.run import EpochReport, Log, StepReport, StopReport
+
+Warn: TypeAlias = Callable[[str], None]
 
 
 class Watcher:
@@ -40,11 +42,10 @@ class Watcher:
 class Record(Watcher):
     """Writes the lines of log.jsonl; without those for which the disk has no room."""
 
-    def __init__(self, log: Log, warn: Callable[[str], None]) -> None:
+    def __init__(self, log: Log, warn: Warn) -> None:
         self._log, self._warn = log, warn
 
     def write(self, kind: str, values: Mapping[str, Any]) -> None:
-        """Add a line."""
         try:
             self._log.write(kind, values)
         except OSError as error:
@@ -58,7 +59,6 @@ class Record(Watcher):
         self.write("epoch", asdict(report))
 
     def stop(self, report: StopReport) -> None:
-        values = asdict(report)
-        if values.pop("failed"):
-            del values["test"]
+        left_out = ("seconds", "failed", "test") if report.failed else ("seconds", "failed")
+        values = {name: each for name, each in asdict(report).items() if name not in left_out}
         self.write("stop", values)

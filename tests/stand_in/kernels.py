@@ -38,7 +38,7 @@ class Recording:
         self._calls.append((device, self._aside, name, run, arrays))
 
     def run(self, stream: int, beside: int) -> None:
-        """Like bindings/recording.cpp: calls set aside run concurrently with those after them."""
+        """As in bindings/array.cpp: calls set aside run concurrently with those after them."""
         parted = False
         for device, aside, name, run, arrays in self._calls:
             if aside and beside != stream:
@@ -87,11 +87,13 @@ class Extension:
             arrays: list[ndarray] = []
 
             def scratch(nbytes: int) -> Any:
-                return self._inside(name, device, workspace(nbytes), arrays)
+                return self._inside(name, workspace(nbytes), arrays)
 
-            inside = [self._inside(name, device, one, arrays) for one in operands]
+            inside = [self._inside(name, one, arrays) for one in operands]
             checked = _sim.Recording()
             getattr(_sim, name)(*inside, (device, checked, scratch))
+            for array in arrays:
+                self._refuse_out_of_reach(name, device, array)
             run = lambda: checked.run(0, 0)  # noqa: E731
             if isinstance(target, Recording):
                 target.add(device, name, run, arrays)
@@ -114,14 +116,13 @@ class Extension:
         event.record_on(self._machine.line(first, device))
         wait_for(self._machine, self._machine.line(second, device), event)
 
-    def _inside(self, name: str, device: int, one: Any, arrays: list[ndarray]) -> Any:
+    def _inside(self, name: str, one: Any, arrays: list[ndarray]) -> Any:
         """An argument in the form that `_sim` takes; its arrays are appended to `arrays`."""
         if isinstance(one, (tuple, list)):
-            inside = [self._inside(name, device, part, arrays) for part in one]
+            inside = [self._inside(name, part, arrays) for part in one]
             return inside if isinstance(one, list) else tuple(inside)
         if hasattr(one, "__cuda_array_interface__"):
             array = one if isinstance(one, ndarray) else self._library.asarray(one)
-            self._refuse_out_of_reach(name, device, array)
             arrays.append(array)
             return array.inside
         if isinstance(one, np.ndarray):
