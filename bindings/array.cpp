@@ -181,28 +181,22 @@ Array<float> Call::scratch(std::size_t bytes) {
     return Array<float>(&own);
 }
 
-NumberArgument<float, Scalar> Call::scalar(const std::string& name, handle object) {
-    if (py::isinstance<py::float_>(object) || py::isinstance<py::int_>(object)) {
-        const double value = PyFloat_AsDouble(object.ptr());
-        if (PyErr_Occurred()) { // an int beyond the range of double
-            PyErr_Clear();
-            refuse(name + " is too large for a float");
-        }
-        return {Array<const float>(nullptr), static_cast<float>(value)};
-    }
-    return {input<float>(name, object, 0), 0.0f};
+template <class Number, class Argument>
+NumberArgument<Number, Argument> Call::number(const std::string& name, handle object) {
+    constexpr bool floats = std::is_floating_point_v<Number>;
+    const bool given =
+        py::isinstance<py::int_>(object) || (floats && py::isinstance<py::float_>(object));
+    if (!given) return {input<Number>(name, object, 0), Number{}};
+    const double value = PyFloat_AsDouble(object.ptr());
+    const bool beyond = PyErr_Occurred(); // every double
+    PyErr_Clear();
+    if (beyond && floats) refuse(name + " is too large for a float");
+    if (beyond || (!floats && (value < 0 || value > std::numeric_limits<std::uint32_t>::max())))
+        refuse(name + " is " + std::string(py::str(object)) + "; 0 to 4,294,967,295 was expected");
+    return {Array<const Number>(nullptr), static_cast<Number>(value)};
 }
-
-NumberArgument<std::uint32_t, Counter> Call::counter(const std::string& name, handle object) {
-    if (py::isinstance<py::int_>(object)) {
-        int beyond = 0; // -1 or 1 if it does not fit 64 bits
-        const long long value = PyLong_AsLongLongAndOverflow(object.ptr(), &beyond);
-        expect(!beyond && value >= 0 && value <= std::numeric_limits<std::uint32_t>::max(),
-               name + " is " + std::string(py::str(object)) + "; 0 to 4,294,967,295 was expected");
-        return {Array<const std::uint32_t>(nullptr), static_cast<std::uint32_t>(value)};
-    }
-    return {input<std::uint32_t>(name, object, 0), 0u};
-}
+template NumberArgument<float, Scalar> Call::number(const std::string&, handle);
+template NumberArgument<std::uint32_t, Counter> Call::number(const std::string&, handle);
 
 void Call::enqueue(Launchers launchers) {
     if (const auto* recording = std::get_if<std::shared_ptr<Recording>>(&target_))

@@ -161,8 +161,9 @@ class Call {
     // Scratch for the launcher, which is asked for only if `bytes` is above 0.
     Array<float> scratch(std::size_t bytes);
 
-    NumberArgument<float, Scalar> scalar(const std::string& name, handle object);
-    NumberArgument<std::uint32_t, Counter> counter(const std::string& name, handle object);
+    // For NumberArgument<float, Scalar> and <std::uint32_t, Counter>.
+    template <class Number, class Argument>
+    NumberArgument<Number, Argument> number(const std::string& name, handle object);
 
     void expect(bool holds, const std::string& message) const {
         if (!holds) refuse(message);

@@ -17,12 +17,12 @@ void augment_op(Call& call, handle x_, handle mean_, handle corners_, handle fli
     const auto [height, width] = size;
     call.expect(1 <= height && height <= h && 1 <= width && width <= w,
                 "size is not that of crops of x, which has shape " + shape_text(x.shape()));
-    const BlockShape b = in_blocks(call, n, height, width, c, blocks);
-    const CropShape shape{n,       h,         w,          b.height, b.width,  c,
-                          b.block, b.pad_top, b.pad_left, b.rows,   b.columns};
+    const BlockShape seen =
+        in_blocks(call, n, static_cast<int>(height), static_cast<int>(width), c, blocks);
+    const CropShape shape{seen, h, w};
     with_element(y_, [&](auto element) {
         using T = decltype(element);
-        const auto y = call.output<T>("y", y_, blocked(b));
+        const auto y = call.output<T>("y", y_, blocked(shape));
         call.launch(augment<T>, x, mean, corners, flips, shifts, y, shape, scale, mean_at_pixel);
     });
 }

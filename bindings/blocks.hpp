@@ -9,30 +9,23 @@ namespace pyalexnet {
 using BlockGiven = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
 
 // How images of these extents lie in blocks.
-inline BlockShape in_blocks(const Call& call, std::int64_t images, std::int64_t height,
-                            std::int64_t width, std::int64_t channels, const BlockGiven& given) {
+inline BlockShape in_blocks(const Call& call, int images, int height, int width, int channels,
+                            const BlockGiven& given) {
     const auto& [side, top, bottom, left, right] = given;
     const int block = call.extent("block", side);
     const int pad_top = call.extent("pad_top", top, 0), pad_left = call.extent("pad_left", left, 0);
     const std::int64_t tall = height + top + call.extent("pad_bottom", bottom, 0);
     const std::int64_t wide = width + left + call.extent("pad_right", right, 0);
-    const std::int64_t rows = (tall - 1) / block + 1, columns = (wide - 1) / block + 1;
+    const int rows = call.extent("rows", (tall - 1) / block + 1);
+    const int columns = call.extent("columns", (wide - 1) / block + 1);
     // Kernels count these in 32 bits.
     call.expect_countable("pixels of a block", side * side);
-    call.expect_countable("columns of pixels", columns * block);
-    const auto row = call.extent("elements of a row of pixels", columns * block * channels);
+    call.expect_countable("columns of pixels", columns * side);
+    const auto row = call.extent("elements of a row of pixels", columns * side * channels);
     call.extent("elements of a row of blocks", row * side);
-    call.expect_countable("rows of an image", rows * block);
-    call.expect_countable("rows of pixels", call.extent("images", images) * (rows * block));
-    return {images,
-            call.extent("height", height),
-            call.extent("width", width),
-            call.extent("channels", channels),
-            block,
-            pad_top,
-            pad_left,
-            call.extent("rows", rows),
-            call.extent("columns", columns)};
+    call.expect_countable("rows of an image", rows * side);
+    call.expect_countable("rows of pixels", images * (rows * side));
+    return {images, height, width, channels, block, pad_top, pad_left, rows, columns};
 }
 
 // The shape of the images in blocks.

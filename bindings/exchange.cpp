@@ -3,7 +3,7 @@
 namespace pyalexnet {
 namespace {
 
-using Peers = std::vector<Array<const float>>;
+using Arrays = std::vector<Array<const float>>;
 
 // The shape of maps with these channels in place of their own.
 Extents with_channels(const Array<const float>& maps, std::int64_t channels) {
@@ -13,11 +13,11 @@ Extents with_channels(const Array<const float>& maps, std::int64_t channels) {
 }
 
 // The arrays of a list, each on any device, with the same pixels: all axes but the last.
-Peers peers_of(Call& call, const std::string& name, const py::sequence& objects) {
+Arrays peers_of(Call& call, const std::string& name, const py::sequence& objects) {
     call.expect(1 <= objects.size() && objects.size() <= kMaxPeers,
                 name + " has " + std::to_string(objects.size()) + " arrays; 1 to " +
                     std::to_string(kMaxPeers) + " were expected");
-    Peers peers;
+    Arrays peers;
     for (const py::object object : objects) { // held: an array makes each row anew
         const std::string own = name + "[" + std::to_string(peers.size()) + "]";
         peers.push_back(call.input<float>(own, object, {}, Access::peer));
@@ -30,24 +30,24 @@ Peers peers_of(Call& call, const std::string& name, const py::sequence& objects)
 }
 
 void gather(Call& call, const py::sequence& parts_, handle whole_) {
-    const Peers peers = peers_of(call, "parts", parts_);
-    ExchangeParts parts{};
+    const Arrays peers = peers_of(call, "parts", parts_);
+    Peers parts{};
     std::int64_t channels = 0;
     for (const auto& peer : peers) {
-        parts.channels[parts.count++] = call.extent("channels of a part", peer.shape().back());
+        parts.channels[parts.count++] = static_cast<int>(peer.shape().back());
         channels += peer.shape().back();
     }
     call.extent("channels", channels);
     const auto whole = call.output<float>("whole", whole_, with_channels(peers.front(), channels));
     call.launch([=](Stream s) {
-        ExchangeParts placed = parts;
+        Peers placed = parts;
         for (std::size_t i = 0; i < peers.size(); ++i) placed.data[i] = peers[i].placed();
         exchange_gather(placed, whole.placed(), whole.size() / channels, s);
     });
 }
 
 void scatter_add(Call& call, const py::sequence& dwholes_, handle dpart_, std::int64_t start) {
-    const Peers peers = peers_of(call, "dwholes", dwholes_);
+    const Arrays peers = peers_of(call, "dwholes", dwholes_);
     const auto& first = peers.front();
     for (const auto& peer : peers) call.expect_shape(peer, first.shape());
     const auto dpart = call.output<float>("dpart", dpart_);
@@ -60,9 +60,12 @@ void scatter_add(Call& call, const py::sequence& dwholes_, handle dpart_, std::i
                     " channels from there were expected to lie within " +
                     std::to_string(whole_channels));
     call.launch([=](Stream s) {
-        ExchangeWholes dwholes{};
-        for (const auto& peer : peers) dwholes.data[dwholes.count++] = peer.placed();
-        exchange_scatter_add(dwholes, dpart.placed(), dpart.size() / part_channels, whole_channels,
+        Peers dwholes{};
+        for (const auto& peer : peers) {
+            dwholes.channels[dwholes.count] = whole_channels;
+            dwholes.data[dwholes.count++] = peer.placed();
+        }
+        exchange_scatter_add(dwholes, dpart.placed(), dpart.size() / part_channels,
                              static_cast<int>(start), part_channels, s);
     });
 }

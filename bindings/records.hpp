@@ -52,7 +52,7 @@ class MaskArgument {
                     "total is " + std::to_string(total) + "; times " + std::to_string(images) +
                         " images it does not fit 63 bits");
         dropped_ = {true, {keep, seed, {}, layer, offset, total}, factor};
-        step_ = call.counter("step", step);
+        step_ = call.number<std::uint32_t, Counter>("step", step);
     }
     Dropped placed() const {
         Dropped dropped = dropped_;
@@ -77,7 +77,8 @@ struct RuleArgument {
 };
 
 inline RuleArgument rule_of(Call& call, const std::string& name, const RuleGiven& given) {
-    return {call.scalar(name, std::get<0>(given)), std::get<1>(given), std::get<2>(given)};
+    const auto& [lr, momentum, weight_decay] = given;
+    return {call.number<float, Scalar>(name, lr), momentum, weight_decay};
 }
 
 // Parameters, and what their update changes besides them; `prefix` comes before their names.

@@ -8,12 +8,6 @@
 namespace pyalexnet {
 namespace {
 
-// Rows that a thread walks down: enough bytes are then in flight to keep the memory busy, and what
-// depends on the column alone (its source, the shift) is computed once.
-constexpr int kBand = 8;
-
-__device__ __host__ __forceinline__ int bands_of(int height) { return (height - 1) / kBand + 1; }
-
 // A corner, clamped so that the crop lies inside the image: corners made on the device have not
 // been checked.
 __device__ __forceinline__ int inside(int corner, int room) { return min(max(corner, 0), room); }
@@ -23,10 +17,11 @@ __device__ __forceinline__ bool within(int i, int length) {
     return static_cast<unsigned>(i) < static_cast<unsigned>(length);
 }
 
-// A thread computes one channel of one column in eight rows of a padded crop, a block up to 256
+// A thread computes one channel of one column in a band of rows of a padded crop, a block up to 256
 // neighbours in each; channels move fastest; a mirrored image is read backwards, pixel by pixel. A
 // row of a square is contiguous in y, and the thread's next row follows it. Bound by bytes: one of
-// x and those of a T per element; the mean is read again from L2.
+// x and those of a T per element; the mean is read again from L2. In bands enough bytes are in
+// flight to keep the memory busy, and what depends on the column alone is computed once.
 template <class T>
 __global__ void augment_kernel(const std::uint8_t* __restrict__ x, const float* __restrict__ mean,
                                const std::int32_t* __restrict__ corners,
@@ -34,24 +29,24 @@ __global__ void augment_kernel(const std::uint8_t* __restrict__ x, const float* 
                                const float* __restrict__ shifts, T* __restrict__ y, CropShape g,
                                float scale, bool mean_at_pixel) {
     const int height = g.rows * g.block, width = g.columns * g.block; // with the zeros
-    const RowPlace at = row_place(width, g.channels);
+    const RowPlace at = row_place(bands_of(height), width, g.channels);
     if (at.column == width) return;
-    const std::int64_t image = at.row / bands_of(height);
-    const int first = static_cast<int>(at.row % bands_of(height)) * kBand;
+    const int first = at.row * kBand;
     const int rows = min(kBand, height - first);
     const int h = first - g.pad_top, w = at.column - g.pad_left; // of the crop
     const bool column_seen = within(w, g.width);
 
     const int down = g.stored_height - g.height, across = g.stored_width - g.width;
-    const int row = inside(corners[2 * image], down) + h;
+    const int row = inside(corners[2 * at.image], down) + h;
     const int column =
-        inside(corners[2 * image + 1], across) + (flips[image] ? g.width - 1 - w : w);
+        inside(corners[2 * at.image + 1], across) + (flips[at.image] ? g.width - 1 - w : w);
     const int mean_row = mean_at_pixel ? row : down / 2 + h;
     const int mean_column = mean_at_pixel ? column : across / 2 + w;
-    const float shift = shifts[image * g.channels + at.channel];
+    const float shift = shifts[at.image * g.channels + at.channel];
 
     const std::int64_t stored = std::int64_t{g.stored_width} * g.channels; // elements of a row
-    x += (image * g.stored_height + row) * stored + std::int64_t{column} * g.channels + at.channel;
+    x += (at.image * g.stored_height + row) * stored + std::int64_t{column} * g.channels +
+         at.channel;
     mean += mean_row * stored + std::int64_t{mean_column} * g.channels + at.channel;
     // Separate from the stores, so that all loads are in flight before the first store; in steps,
     // so that a row costs one addition per array and no branch.
@@ -63,7 +58,7 @@ __global__ void augment_kernel(const std::uint8_t* __restrict__ x, const float* 
     const std::int64_t square_row = std::int64_t{g.block} * g.channels; // elements
     const std::int64_t out = g.columns * g.block * square_row;
     int a = first % g.block; // the row's place in its square
-    y += (image * g.rows + first / g.block) * out +
+    y += (at.image * g.rows + first / g.block) * out +
          (at.column / g.block * g.block + a) * square_row + at.column % g.block * g.channels +
          at.channel;
 #pragma unroll
@@ -87,11 +82,6 @@ template <class T> void augment(const std::uint8_t* x, const float* mean,
                                     mean_at_pixel);
 }
 
-template void augment<float>(const std::uint8_t*, const float*, const std::int32_t*,
-                             const std::uint8_t*, const float*, float*, CropShape, float, bool,
-                             Stream);
-template void augment<bf16>(const std::uint8_t*, const float*, const std::int32_t*,
-                            const std::uint8_t*, const float*, bf16*, CropShape, float, bool,
-                            Stream);
+PYALEXNET_FOR_ELEMENTS(augment);
 
 } // namespace pyalexnet

@@ -54,14 +54,14 @@ __device__ __forceinline__ Planes split(float first, float second) {
 template <class T> constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
 // The kVector<T> elements at `from`, which is 16-byte aligned.
-__device__ __forceinline__ void load_vector(const float* from, float (&values)[4]) {
+__device__ __forceinline__ void load_vector(const float* from, float* values) {
     const float4 four = *reinterpret_cast<const float4*>(from);
     values[0] = four.x;
     values[1] = four.y;
     values[2] = four.z;
     values[3] = four.w;
 }
-__device__ __forceinline__ void load_vector(const bf16* from, float (&values)[8]) {
+__device__ __forceinline__ void load_vector(const bf16* from, float* values) {
     const uint4 four = *reinterpret_cast<const uint4*>(from);
     const std::uint32_t pairs[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
@@ -71,10 +71,10 @@ __device__ __forceinline__ void load_vector(const bf16* from, float (&values)[8]
     }
 }
 
-__device__ __forceinline__ void store_vector(float* to, const float (&values)[4]) {
+__device__ __forceinline__ void store_vector(float* to, const float* values) {
     *reinterpret_cast<float4*>(to) = make_float4(values[0], values[1], values[2], values[3]);
 }
-__device__ __forceinline__ void store_vector(bf16* to, const float (&values)[8]) {
+__device__ __forceinline__ void store_vector(bf16* to, const float* values) {
     *reinterpret_cast<uint4*>(to) =
         make_uint4(pack(values[0], values[1]), pack(values[2], values[3]),
                    pack(values[4], values[5]), pack(values[6], values[7]));

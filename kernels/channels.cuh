@@ -4,7 +4,7 @@
 
 #include <type_traits>
 
-#include "four.cuh"
+#include "bf16.cuh"
 
 namespace pyalexnet {
 
@@ -18,21 +18,22 @@ void with_width(int channels, Use use, const Arrays*... arrays) {
         use(std::integral_constant<int, 1>{});
 }
 
-// One channel, or a multiple of kVector<T>, 16-byte aligned.
+// One channel, or kVector<T>, 16-byte aligned.
 template <class T, int count>
 __device__ __forceinline__ void load_channels(const T* from, float (&values)[count]) {
-    if constexpr (count == 1) {
+    static_assert(count == 1 || count == kVector<T>, "channels that make no vector");
+    if constexpr (count == 1)
         values[0] = widen(*from);
-    } else {
-        static_assert(count % kVector<T> == 0, "channels that make no vectors");
-#pragma unroll
-        for (int first = 0; first < count; first += kVector<T>) {
-            float vector[kVector<T>];
-            load_vector(from + first, vector);
-#pragma unroll
-            for (int i = 0; i < kVector<T>; ++i) values[first + i] = vector[i];
-        }
-    }
+    else
+        load_vector(from, values);
+}
+template <class T, int count>
+__device__ __forceinline__ void store_channels(T* to, const float (&values)[count]) {
+    static_assert(count == 1 || count == kVector<T>, "channels that make no vector");
+    if constexpr (count == 1)
+        *to = narrow<T>(values[0]);
+    else
+        store_vector(to, values);
 }
 
 // Two neighbours, aligned to their total size.
@@ -47,84 +48,38 @@ __device__ __forceinline__ void load_pair(const bf16* from, float (&values)[2]) 
     values[1] = widen_high(pair);
 }
 
-template <class T, int count>
-__device__ __forceinline__ void store_channels(T* to, const float (&values)[count]) {
-    if constexpr (count == 1) {
-        *to = narrow<T>(values[0]);
-    } else {
-        static_assert(count % kVector<T> == 0, "channels that make no vectors");
-#pragma unroll
-        for (int first = 0; first < count; first += kVector<T>) {
-            float vector[kVector<T>];
-#pragma unroll
-            for (int i = 0; i < kVector<T>; ++i) vector[i] = values[first + i];
-            store_vector(to + first, vector);
-        }
-    }
-}
-
 // The codes of `count` neighbouring channels, packed in words: a pool's `where`.
-template <class Code, int count> class Codes {
-  public:
+template <class Code, int count> struct Codes {
+    static constexpr int kBytes = count * static_cast<int>(sizeof(Code));
+    static constexpr int kBits = 8 * static_cast<int>(sizeof(Code));
+    static constexpr int kPerWord = 32 / kBits;
+    static_assert(count == 1 || kBytes == 4 || kBytes == 8 || kBytes == 16, "no such access");
+    alignas(count == 1 ? 4 : kBytes) unsigned words[(kBytes + 3) / 4];
+
     // `from` is aligned to the codes' total size.
     __device__ __forceinline__ static Codes load(const Code* from) {
-        Codes codes;
-        if constexpr (count == 1) {
-            codes.words_[0] = *from;
-        } else if constexpr (kBytes == 4) {
-            codes.words_[0] = *reinterpret_cast<const unsigned*>(from);
-        } else if constexpr (kBytes == 8) {
-            const uint2 words = *reinterpret_cast<const uint2*>(from);
-            codes.words_[0] = words.x;
-            codes.words_[1] = words.y;
-        } else {
-            const uint4 words = *reinterpret_cast<const uint4*>(from);
-            codes.words_[0] = words.x;
-            codes.words_[1] = words.y;
-            codes.words_[2] = words.z;
-            codes.words_[3] = words.w;
-        }
-        return codes;
+        if constexpr (count == 1)
+            return {{*from}};
+        else
+            return *reinterpret_cast<const Codes*>(from);
     }
-
     __device__ __forceinline__ void store(Code* to) const {
-        if constexpr (count == 1) {
-            *to = static_cast<Code>(words_[0]);
-        } else if constexpr (kBytes == 4) {
-            *reinterpret_cast<unsigned*>(to) = words_[0];
-        } else if constexpr (kBytes == 8) {
-            *reinterpret_cast<uint2*>(to) = make_uint2(words_[0], words_[1]);
-        } else {
-            *reinterpret_cast<uint4*>(to) = make_uint4(words_[0], words_[1], words_[2], words_[3]);
-        }
+        if constexpr (count == 1)
+            *to = static_cast<Code>(words[0]);
+        else
+            *reinterpret_cast<Codes*>(to) = *this;
     }
 
     __device__ __forceinline__ static Codes pack(const int (&each)[count]) {
-        Codes codes;
-#pragma unroll
-        for (int word = 0; word < kWords; ++word) codes.words_[word] = 0;
+        Codes codes{};
 #pragma unroll
         for (int i = 0; i < count; ++i)
-            codes.words_[i / kPerWord] |= static_cast<unsigned>(each[i]) << shift(i);
+            codes.words[i / kPerWord] |= static_cast<unsigned>(each[i]) << i % kPerWord * kBits;
         return codes;
     }
-
     __device__ __forceinline__ int operator[](int i) const {
-        return static_cast<int>(words_[i / kPerWord] >> shift(i) & kMask);
+        return static_cast<int>(words[i / kPerWord] >> i % kPerWord * kBits & ((1u << kBits) - 1));
     }
-
-  private:
-    static constexpr int kBytes = count * static_cast<int>(sizeof(Code));
-    static constexpr int kWords = (kBytes + 3) / 4;
-    static constexpr int kPerWord = 4 / static_cast<int>(sizeof(Code));
-    static constexpr unsigned kMask = (1u << (8 * sizeof(Code))) - 1;
-    static_assert(count == 1 || kBytes == 4 || kBytes == 8 || kBytes == 16, "no such access");
-
-    __device__ __forceinline__ static int shift(int i) {
-        return i % kPerWord * 8 * static_cast<int>(sizeof(Code));
-    }
-
-    unsigned words_[kWords];
 };
 
 } // namespace pyalexnet

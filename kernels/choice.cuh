@@ -30,8 +30,7 @@ template <class T_, int percent> struct Priced {
 template <class... Each> struct Offer {};
 
 // Four ways to multiply: the float32 units; the tensor cores in bf16, by warps or by warpgroups; or
-// in float32, in three planes. Each has its tiles, and says whether a partial last round of blocks
-// counts as a whole one: it does where a multiprocessor has a single large block.
+// in float32, in three planes. Each has its tiles.
 //
 // kPartCost: that of storing and adding a part's sums, as depth. For a 128 x 128 tile, 128 KiB take
 // as long as a depth of some 256 to 384 in bf16 at 5 TB/s and 500 TFLOP/s, of a sixth of that in
@@ -45,7 +44,6 @@ struct FloatTiles {
     using All = Offer<Priced<Tile<128, 128, 16, 16>, 100>, // 8 x 8 sums a thread
                       Priced<Tile<64, 64, 16, 8>, 125>,    // 4 x 8
                       Priced<Tile<128, 32, 16, 8>, 125>>;  // 8 x 4: few filters
-    static constexpr bool kWholeRounds = false;
     static constexpr int kSliceDepth = kSlice;
 };
 
@@ -58,7 +56,6 @@ struct Bf16Tiles {
     using All = Offer<Priced<TensorTile<128, 128, 64, 64, 4, 1, 2>, 100>, Priced<Square, 150>,
                       // For few filters; with three stages two blocks fit.
                       Priced<TensorTile<256, 64, 64, 64, 3, 1, 2>, 110>>;
-    static constexpr bool kWholeRounds = false;
     static constexpr int kSliceDepth = kTensorSlice;
     static constexpr double kPartCost = 256.0;
 };
@@ -71,7 +68,6 @@ struct SplitTiles {
     using Element = float;
     using Square = TensorTile<64, 64, 32, 32, 2, 3, 2>;
     using All = Offer<Priced<TensorTile<128, 64, 32, 32, 2, 3, 1>, 100>, Priced<Square, 110>>;
-    static constexpr bool kWholeRounds = false;
     static constexpr int kSliceDepth = kTensorSlice;
     static constexpr double kPartCost = 256.0 / 6;
 };
@@ -85,7 +81,6 @@ struct HopperTiles {
     using All = Offer<Priced<HopperTile<256, 192, 3>, 100>, Priced<HopperTile<128, 256, 4>, 100>,
                       Priced<HopperTile<256, 128, 4>, 112>, Priced<HopperTile<256, 96, 4>, 129>,
                       Priced<HopperTile<256, 64, 4>, 163>>;
-    static constexpr bool kWholeRounds = true;
     static constexpr int kSliceDepth = kHopperSlice;
     static constexpr double kPartCost = 512.0;
 };
@@ -94,25 +89,21 @@ template <class T> std::int64_t tiles(int rows, int columns) {
     return std::int64_t{simt::blocks_for(rows, T::TileM)} * simt::blocks_for(columns, T::TileN);
 }
 
-// The cost of a product with tiles T, relative to other tiles of the same loop: it counts what is
-// computed outside C too.
-template <class Tiles, class T> double cost(int groups, int rows, int columns) {
-    const auto blocks = static_cast<double>(groups * tiles<T>(rows, columns));
-    const double at_once = T::Blocks * kMultiprocessors;
-    const bool whole_rounds = Tiles::kWholeRounds && blocks > at_once; // fewer are split in depth
-    const double rounds = blocks / at_once;
-    return (whole_rounds ? std::ceil(rounds) : rounds) * at_once * T::TileM * T::TileN;
-}
-
 template <class Use, class... Each> void for_each_tile(Offer<Each...>, Use use) {
     (use(Each{}), ...);
 }
 
 // Calls `use` with a value of the type of the cheapest tile for a product, the first of equals.
+// What is computed outside C counts too; with wgmma, where a multiprocessor has a single large
+// block, a partial last round of blocks as a whole one.
 template <class Tiles, class Use> void with_tile(int groups, int rows, int columns, Use use) {
     const auto price = [&](auto each) {
-        using Each = decltype(each);
-        return Each::kCost * cost<Tiles, typename Each::T>(groups, rows, columns);
+        using T = typename decltype(each)::T;
+        const auto blocks = static_cast<double>(groups * tiles<T>(rows, columns));
+        const double at_once = T::Blocks * kMultiprocessors;
+        const double rounds = blocks / at_once;
+        const bool whole = std::is_same_v<Tiles, HopperTiles> && rounds > 1; // fewer: see split
+        return each.kCost * ((whole ? std::ceil(rounds) : rounds) * at_once * T::TileM * T::TileN);
     };
     typename Tiles::All all;
     double least = std::numeric_limits<double>::infinity();
@@ -169,39 +160,24 @@ template <class Tiles> GemmSize split(GemmSize size, int groups, int columns) {
     return size;
 }
 
-// Whether a loop computes the sums of A's rows separately.
-template <class Tiles> using TakesRowSums = std::negation<std::is_same<Tiles, FloatTiles>>;
-
 // The product of a pass (conv.cu has what its sides are), its depth split. That of fprop is split
 // as the whole layer's would be: so an element is summed in the same order however the filters are
 // divided into groups and among devices.
 template <class Tiles> GemmSize size_of(Pass pass, const ConvShape& s) {
-    const auto undivided = [&](std::int64_t rows, std::int64_t columns, std::int64_t depth,
-                               bool row_sums = false) {
-        const auto pitch = (columns + 3) / 4 * 4;
-        return GemmSize{s.groups,
-                        static_cast<int>(rows),
-                        static_cast<int>(columns),
-                        static_cast<int>(depth),
-                        static_cast<int>(pitch),
-                        1,
-                        static_cast<int>(depth),
-                        row_sums};
+    const auto undivided = [&](int rows, int columns, int depth, bool row_sums = false) {
+        const int pitch = (columns + 3) / 4 * 4;
+        return GemmSize{s.groups, rows, columns, depth, pitch, 1, depth, row_sums};
     };
-    const int channels = s.channels / s.groups, filters = s.filters / s.groups;
+    const Geometry g{s};
     if (pass == Pass::fprop)
-        return split<Tiles>(undivided(s.out_pixels(), filters, s.taps()), 1, s.filters * s.towers);
-    const GemmSize size =
-        pass == Pass::dgrad
-            ? undivided(s.in_pixels(), channels, std::int64_t{s.filter_h} * s.filter_w * filters)
-            : undivided(filters, s.taps() + 1, s.out_pixels(), TakesRowSums<Tiles>::value);
+        return split<Tiles>(undivided(g.out_pixels, g.group_filters, g.taps), 1,
+                            s.filters * s.towers);
+    GemmSize size =
+        undivided(g.in_pixels, g.group_channels, s.filter_h * s.filter_w * g.group_filters);
+    if (pass == Pass::wgrad)
+        size = undivided(g.group_filters, g.taps + 1, g.out_pixels,
+                         !std::is_same_v<Tiles, FloatTiles>);
     return split<Tiles>(size, s.groups, size.tiled_columns());
-}
-
-inline std::size_t workspace_of(const GemmSize& size) {
-    if (size.parts == 1) return 0;
-    const std::size_t lines = static_cast<std::size_t>(size.parts) * size.groups * size.rows;
-    return sizeof(float) * lines * size.pitch;
 }
 
 // ---------------------------------------------------------------------- patches
@@ -212,32 +188,6 @@ inline std::size_t workspace_of(const GemmSize& size) {
 inline double block_cost(std::int64_t blocks, double products, double bytes) {
     constexpr double products_of_a_byte = 50;
     return static_cast<double>(blocks) * std::max(products, bytes * products_of_a_byte);
-}
-
-// The main loop: pixels and channels are fetched along the whole depth.
-inline double gemm_cost(const GemmSize& size) {
-    double cost = 0;
-    with_tile<Bf16Tiles>(size.groups, size.rows, size.columns, [&](auto tile) {
-        using T = decltype(tile);
-        const double depth = size.depth;
-        cost =
-            block_cost(tiles<T>(size.rows, size.columns) * size.groups, depth * T::TileM * T::TileN,
-                       sizeof(bf16) * depth * (T::TileM + std::min(T::TileN, size.columns)));
-    });
-    return cost;
-}
-
-// Patches: for each filter the patch's pixels are fetched once, and all of w.
-inline double patch_cost(const ConvShape& s) {
-    const PatchShape patch(s);
-    const int taps = s.filter_h * s.filter_w, channels = s.channels / s.groups;
-    const double filters = simt::blocks_for(s.filters / s.groups, kTensorSlice) * kTensorSlice;
-    double cost = 0;
-    with_patch_tile(channels, [&](auto tile) {
-        cost = block_cost(patch.blocks(s), filters * taps * kPatchPixels * decltype(tile)::Channels,
-                          sizeof(bf16) * filters * (patch.pixels + taps * channels));
-    });
-    return cost;
 }
 
 // Whether dgrad of bf16 in whole vectors is computed in patches: the shape alone decides. First,
@@ -261,11 +211,28 @@ inline bool suits_patches(const ConvShape& s) {
         s.filter_h * s.filter_w < kPatchStages - 1)
         return false;
     const PatchShape patch(s);
-    const GemmSize gemm = size_of<Bf16Tiles>(Pass::dgrad, s);
+    const int taps = s.filter_h * s.filter_w;
+    const double filters = simt::blocks_for(s.filters / s.groups, kTensorSlice) * kTensorSlice;
     std::size_t shared = 0;
-    with_patch_tile(channels, [&](auto tile) { shared = patch_shared<decltype(tile)>(patch); });
+    double patch_cost = 0, gemm_cost = 0;
+    // For each filter the patch's pixels are fetched once, and all of w.
+    with_patch_tile(channels, [&](auto tile) {
+        using T = decltype(tile);
+        shared = patch_shared<T>(patch);
+        patch_cost = block_cost(patch.blocks(s), filters * taps * kPatchPixels * T::Channels,
+                                sizeof(bf16) * filters * (patch.pixels + taps * channels));
+    });
+    // In the main loop pixels and channels are fetched along the whole depth.
+    const GemmSize gemm = size_of<Bf16Tiles>(Pass::dgrad, s);
+    with_tile<Bf16Tiles>(gemm.groups, gemm.rows, gemm.columns, [&](auto tile) {
+        using T = decltype(tile);
+        const double depth = gemm.depth;
+        gemm_cost =
+            block_cost(tiles<T>(gemm.rows, gemm.columns) * gemm.groups, depth * T::TileM * T::TileN,
+                       sizeof(bf16) * depth * (T::TileM + std::min(T::TileN, gemm.columns)));
+    });
     return shared <= room && patch.rows * s.width >= kFragment &&
-           (gemm.parts == 1 || patch.blocks(s) >= enough_blocks) && patch_cost(s) < gemm_cost(gemm);
+           (gemm.parts == 1 || patch.blocks(s) >= enough_blocks) && patch_cost < gemm_cost;
 }
 
 // ---------------------------------------------------------------------- the loop
@@ -292,10 +259,13 @@ inline Lies lies(Pass pass, const ConvShape& s) {
     return {vectors, vectors};
 }
 
-// How the operands are multiplied and loaded.
+// How the operands are multiplied and loaded. What is true of most problems: they need no sums of
+// A's rows, and it is B that Hopper's loop loads by TMA.
 template <class Tiles_, bool vectors_> struct Way {
     using Tiles = Tiles_;
     using Element = typename Tiles::Element;
+    using RowSums = std::false_type;
+    using TiledB = std::true_type;
     static constexpr bool vectors = vectors_;
 };
 

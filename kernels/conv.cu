@@ -16,33 +16,22 @@
 namespace pyalexnet {
 namespace {
 
-// Where a group's part begins: in x and dx at its first channel, in y and dy at that of its first
-// filter, in w at its first filter.
-template <class T> __device__ const T* group_of_x(const T* x, const Geometry& g, int group) {
-    return x + group * g.group_channels;
-}
-template <class T> __device__ const T* group_of_dy(const T* dy, const Geometry& g, int group) {
-    return dy + group * g.group_filters;
-}
-template <class T> __device__ const T* group_of_w(const T* w, const Geometry& g, int group) {
-    return w + std::int64_t{group} * g.group_filters * g.taps;
-}
-
+// A group's part begins in x and dx at its first channel, in y and dy at that of its first filter,
+// in w at its first filter.
 template <class Way> struct ConvFprop : Way {
     using T = typename Way::Element;
     using A = AlongRows<Patches<T>>;
     using B = AlongRows<Matrix<T>>;
     using Epilogue = FpropEpilogue<T>;
-    using RowSums = std::false_type;
-    using TiledB = std::true_type;
     const T* x;
     const T* w;
     Geometry g;
     Epilogue epilogue;
 
-    __device__ A a(int group) const { return {{group_of_x(x, g, group), g}}; }
+    __device__ A a(int group) const { return {{x + group * g.group_channels, g}}; }
     __device__ B b(int group) const {
-        return {{group_of_w(w, g, group), g.group_filters, g.taps, g.taps}};
+        return {
+            {w + std::int64_t{group} * g.group_filters * g.taps, g.group_filters, g.taps, g.taps}};
     }
     // Columns past the group are computed and dropped.
     Tiled tiled() const { return {w, g.shape.filters, g.taps, g.taps}; }
@@ -57,41 +46,41 @@ template <class Way> struct ConvDgrad : Way {
     using A = AlongRows<Sightings<T, Way::vectors>>;
     using B = AcrossRows<FiltersByTap<T>>;
     using Epilogue = DgradEpilogue<T>;
-    using RowSums = std::false_type;
-    using TiledB = std::true_type;
     const T* dy;
     const T* w;
     Geometry g;
     Epilogue epilogue;
 
-    __device__ A a(int group) const { return {{group_of_dy(dy, g, group), g}}; }
-    __device__ B b(int group) const { return {{group_of_w(w, g, group), g}}; }
+    __device__ A a(int group) const { return {{dy + group * g.group_filters, g}}; }
+    __device__ B b(int group) const {
+        return {{w + std::int64_t{group} * g.group_filters * g.taps, g}};
+    }
     // A slice lies within one tap: conv_dgrad sees to it.
     Tiled tiled() const { return {w, g.shape.filters, g.taps, g.taps}; }
     __device__ TiledPlace tiled_place(int group, int channel, int depth) const {
-        const Digits tap = divide(depth, g.by_group_filters);
+        const Digits tap = g.by_group_filters.divide(depth);
         return {group * g.group_filters + tap.low, tap.high * g.group_channels + channel};
     }
 };
 
 template <class Way> struct ConvWgrad : Way {
     using T = typename Way::Element;
-    using RowSums = TakesRowSums<typename Way::Tiles>;
+    using RowSums = std::negation<std::is_same<typename Way::Tiles, FloatTiles>>;
+    using TiledB = std::false_type;
     using Taps = AcrossRows<Patches<T>>;
     using A = AcrossRows<Matrix<T>>;
     using B = std::conditional_t<RowSums::value, Taps, AndOnes<Taps>>;
     using Epilogue = WgradEpilogue<T>;
-    using TiledB = std::false_type;
     const T* x;
     const T* dy;
     Geometry g;
     Epilogue epilogue;
 
     __device__ A a(int group) const {
-        return {{group_of_dy(dy, g, group), g.out_pixels, g.group_filters, g.shape.filters}};
+        return {{dy + group * g.group_filters, g.out_pixels, g.group_filters, g.shape.filters}};
     }
     __device__ B b(int group) const {
-        const Taps of_group{{group_of_x(x, g, group), g}};
+        const Taps of_group{{x + group * g.group_channels, g}};
         if constexpr (RowSums::value)
             return of_group;
         else
@@ -107,15 +96,16 @@ template <class Way> struct ConvWgrad : Way {
 
 bool aligned(const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; }
 
-// What a product needs for any layout of its operands, which depends on addresses too.
+// For any layout of the operands, which depends on addresses too.
 template <class T> std::size_t workspace_of(Pass pass, const ConvShape& shape) {
-    std::size_t bytes = 0;
+    std::size_t floats = 0;
     for (const bool whole : {false, true})
         with_way<T>(shape.unit, {whole, whole}, [&](auto way) {
             const GemmSize size = size_of<typename decltype(way)::Tiles>(pass, shape);
-            bytes = std::max(bytes, workspace_of(size));
+            const auto lines = static_cast<std::size_t>(size.parts) * size.groups * size.rows;
+            if (size.parts > 1) floats = std::max(floats, lines * size.pitch);
         });
-    return bytes;
+    return sizeof(float) * floats;
 }
 
 template <class T, class Problem>
@@ -140,31 +130,24 @@ void launch_tile(const Problem& problem, const GemmSize& size, float* partial, S
     }
 }
 
-template <class Problem>
-void gemm(const Problem& problem, Pass pass, const ConvShape& s, void* workspace, Stream stream) {
-    const GemmSize size = size_of<typename Problem::Tiles>(pass, s);
-    auto* partial = static_cast<float*>(workspace);
-    with_tile_of<Problem>(
-        size, [&](auto tile) { launch_tile<decltype(tile)>(problem, size, partial, stream); });
-    if (size.parts == 1) return;
-    constexpr int threads = 256;
-    const std::int64_t fours = std::int64_t{size.groups} * size.rows * ((size.columns + 3) / 4);
-    simt::launch<gemm_add_parts_kernel<typename Problem::Epilogue>>(
-        simt::Grid(simt::blocks_for(fours, threads), threads, stream), problem.epilogue, size,
-        partial);
-}
-
-// The gradients are stored or learned from, as the epilogue says.
-template <class T> void wgrad(const T* x, const T* dy, WgradEpilogue<T> epilogue,
-                              const ConvShape& shape, void* workspace, Stream stream) {
-    const Geometry g(shape);
-    epilogue.taps = g.taps;
-    epilogue.group_filters = g.group_filters;
-    Lies lie = lies(Pass::wgrad, shape);
-    lie.in_vectors &= aligned(x) && aligned(dy);
-    with_way<T>(shape.unit, lie, [&](auto way) {
-        gemm(ConvWgrad<decltype(way)>{{}, x, dy, g, epilogue}, Pass::wgrad, shape, workspace,
-             stream);
+// The product of two arrays, by the loop that their layout allows.
+template <template <class Way> class Problem, class T, class Epilogue>
+void multiply(Pass pass, const T* first, const T* second, const Geometry& g,
+              const Epilogue& epilogue, void* workspace, Stream stream) {
+    Lies lie = lies(pass, g.shape);
+    lie.in_vectors &= aligned(first) && aligned(second);
+    with_way<T>(g.shape.unit, lie, [&](auto way) {
+        using Way = decltype(way);
+        const Problem<Way> problem{{}, first, second, g, epilogue};
+        const GemmSize size = size_of<typename Way::Tiles>(pass, g.shape);
+        auto* const partial = static_cast<float*>(workspace);
+        with_tile_of<Way>(
+            size, [&](auto tile) { launch_tile<decltype(tile)>(problem, size, partial, stream); });
+        if (size.parts == 1) return;
+        constexpr int threads = 256;
+        const std::int64_t fours = std::int64_t{size.groups} * size.rows * ((size.columns + 3) / 4);
+        const simt::Grid grid(simt::blocks_for(fours, threads), threads, stream);
+        simt::launch<gemm_add_parts_kernel<Epilogue>>(grid, epilogue, size, partial);
     });
 }
 
@@ -183,84 +166,53 @@ template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape) {
 template <class T, class Y>
 void conv_fprop(const T* x, const T* w, const float* b, Y* y, const ConvShape& shape,
                 Activation activation, const Dropped& dropped, void* workspace, Stream stream) {
-    const Geometry g(shape);
-    FpropEpilogue<T> epilogue{b,
-                              nullptr,
-                              nullptr,
-                              shape.filters,
-                              g.group_filters,
-                              activation,
-                              Dropout(dropped, shape.out_height * shape.out_width, shape.filters)};
+    const Geometry g{shape};
+    const Dropout dropout{dropped, shape.filters, Divisor(g.out_image_pixels)};
+    FpropEpilogue<T> epilogue{b,          nullptr, nullptr, shape.filters, g.group_filters,
+                              activation, dropout};
     if constexpr (std::is_same_v<Y, T>)
         epilogue.y = y;
     else
         epilogue.wide = y;
-    Lies lie = lies(Pass::fprop, shape);
-    lie.in_vectors &= aligned(x) && aligned(w);
-    with_way<T>(shape.unit, lie, [&](auto way) {
-        gemm(ConvFprop<decltype(way)>{{}, x, w, g, epilogue}, Pass::fprop, shape, workspace,
-             stream);
-    });
+    multiply<ConvFprop>(Pass::fprop, x, w, g, epilogue, workspace, stream);
 }
 
 template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float factor, T* dx,
                                    const ConvShape& shape, void* workspace, Stream stream) {
-    const Geometry g(shape);
+    const Geometry g{shape};
     const DgradEpilogue<T> epilogue{gate, factor, dx, shape.channels, g.group_channels};
-    Lies lie = lies(Pass::dgrad, shape);
-    lie.in_vectors &= aligned(dy) && aligned(w);
     if constexpr (std::is_same_v<T, bf16>)
-        if (lie.in_vectors && suits_patches(shape)) return patch_dgrad(dy, w, epilogue, g, stream);
-    with_way<T>(shape.unit, lie, [&](auto way) {
-        gemm(ConvDgrad<decltype(way)>{{}, dy, w, g, epilogue}, Pass::dgrad, shape, workspace,
-             stream);
-    });
+        if (lies(Pass::dgrad, shape).in_vectors && aligned(dy) && aligned(w) &&
+            suits_patches(shape))
+            return patch_dgrad(dy, w, epilogue, g, stream);
+    multiply<ConvDgrad>(Pass::dgrad, dy, w, g, epilogue, workspace, stream);
 }
 
 template <class T> void conv_wgrad(const T* x, const T* dy, float* dw, float* db,
                                    const ConvShape& shape, void* workspace, Stream stream) {
-    WgradEpilogue<T> epilogue{};
-    epilogue.dw = dw;
-    epilogue.db = db;
-    wgrad(x, dy, epilogue, shape, workspace, stream);
+    const Geometry g{shape};
+    multiply<ConvWgrad>(Pass::wgrad, x, dy, g, WgradEpilogue<T>{g.taps, g.group_filters, dw, db},
+                        workspace, stream);
 }
 
 template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Rule w_rule,
                                        Learned<float> b, Rule b_rule, const ConvShape& shape,
                                        void* workspace, Stream stream) {
-    WgradEpilogue<T> epilogue{};
-    epilogue.w = w;
-    epilogue.b = b;
-    epilogue.w_rule = w_rule;
-    epilogue.b_rule = b_rule;
-    wgrad(x, dy, epilogue, shape, workspace, stream);
+    const Geometry g{shape};
+    const WgradEpilogue<T> epilogue{g.taps, g.group_filters, nullptr, nullptr, w,
+                                    b,      w_rule,          b_rule};
+    multiply<ConvWgrad>(Pass::wgrad, x, dy, g, epilogue, workspace, stream);
 }
 
-template Choice choice_of<float>(Pass, const ConvShape&);
-template std::size_t conv_fprop_workspace<float>(const ConvShape&);
-template std::size_t conv_dgrad_workspace<float>(const ConvShape&);
-template std::size_t conv_wgrad_workspace<float>(const ConvShape&);
-template void conv_fprop(const float*, const float*, const float*, float*, const ConvShape&,
-                         Activation, const Dropped&, void*, Stream);
-template void conv_dgrad(const float*, const float*, const float*, float, float*, const ConvShape&,
-                         void*, Stream);
-template void conv_wgrad(const float*, const float*, float*, float*, const ConvShape&, void*,
-                         Stream);
-template void conv_wgrad_sgd(const float*, const float*, Learned<float>, Rule, Learned<float>, Rule,
-                             const ConvShape&, void*, Stream);
-
-template Choice choice_of<bf16>(Pass, const ConvShape&);
-template std::size_t conv_fprop_workspace<bf16>(const ConvShape&);
-template std::size_t conv_dgrad_workspace<bf16>(const ConvShape&);
-template std::size_t conv_wgrad_workspace<bf16>(const ConvShape&);
-template void conv_fprop(const bf16*, const bf16*, const float*, bf16*, const ConvShape&,
-                         Activation, const Dropped&, void*, Stream);
-template void conv_fprop(const bf16*, const bf16*, const float*, float*, const ConvShape&,
-                         Activation, const Dropped&, void*, Stream);
-template void conv_dgrad(const bf16*, const bf16*, const bf16*, float, bf16*, const ConvShape&,
-                         void*, Stream);
-template void conv_wgrad(const bf16*, const bf16*, float*, float*, const ConvShape&, void*, Stream);
-template void conv_wgrad_sgd(const bf16*, const bf16*, Learned<bf16>, Rule, Learned<float>, Rule,
-                             const ConvShape&, void*, Stream);
+PYALEXNET_FOR_ELEMENTS(choice_of);
+PYALEXNET_FOR_ELEMENTS(conv_fprop_workspace);
+PYALEXNET_FOR_ELEMENTS(conv_dgrad_workspace);
+PYALEXNET_FOR_ELEMENTS(conv_wgrad_workspace);
+template decltype(conv_fprop<float, float>) conv_fprop<float, float>;
+template decltype(conv_fprop<bf16, bf16>) conv_fprop<bf16, bf16>;
+template decltype(conv_fprop<bf16, float>) conv_fprop<bf16, float>;
+PYALEXNET_FOR_ELEMENTS(conv_dgrad);
+PYALEXNET_FOR_ELEMENTS(conv_wgrad);
+PYALEXNET_FOR_ELEMENTS(conv_wgrad_sgd);
 
 } // namespace pyalexnet

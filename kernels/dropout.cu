@@ -8,68 +8,37 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// How features fall into groups of four that share one Philox call.
-struct Groups {
-    std::int64_t images, features;
-    std::int64_t per_image; // an upper bound where images start inside a group
-    bool aligned;           // every group is four features, at a multiple of their bytes
-};
-
-// A thread draws four words and masks the elements of one image that they belong to: up to four
-// neighbours, features fastest. Bound by bytes; the ten Philox rounds for four elements hide behind
-// them. No __restrict__: y may be x.
-template <class T> __global__ void dropout_kernel(const T* x, T* y, Groups groups, DropoutDraw draw,
+// A thread masks four neighbouring features of one image, or fewer at its end; features move
+// fastest. Bound by bytes: Philox's ten rounds hide behind them, or twenty where the features do
+// not begin at a multiple of four of the layer's. No __restrict__: y may be x.
+template <class T> __global__ void dropout_kernel(const T* x, T* y, std::int64_t images,
+                                                  std::int64_t features, DropoutDraw draw,
                                                   std::uint64_t threshold) {
     const std::int64_t thread = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
-    const std::int64_t image = thread / groups.per_image;
-    if (image >= groups.images) return;
-    const std::int64_t start = image * draw.total + draw.offset; // e of the image's feature 0
-    const std::int64_t group = start / 4 + thread % groups.per_image;
-    const std::int64_t first = 4 * group - start; // feature of draw 0; negative before feature 0
-
-    const uint4 word = draw_group(draw, group);
-    x += image * groups.features;
-    y += image * groups.features;
-    const unsigned words[4] = {word.x, word.y, word.z, word.w};
-    if (groups.aligned) {
-        Four<T> four = *reinterpret_cast<const Four<T>*>(x + first);
+    const std::int64_t fours = (features + 3) / 4; // of an image
+    const std::int64_t image = thread / fours;
+    if (image >= images) return;
+    const std::int64_t feature = 4 * (thread - image * fours);
+    const int count = static_cast<int>(min(features - feature, std::int64_t{4}));
+    bool kept[4];
+    draw_four(draw, threshold, image * draw.total + draw.offset + feature, kept);
+    const std::int64_t first = image * features + feature;
+    Four<T> four = read_four(x + first, count);
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-            if (words[i] >= threshold) four.of[i] = T{};
-        *reinterpret_cast<Four<T>*>(y + first) = four;
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const std::int64_t feature = first + i;
-        if (feature < 0 || feature >= groups.features) continue;
-        y[feature] = words[i] < threshold ? x[feature] : T{};
-    }
-}
-
-template <class T> bool vector_aligned(const T* pointer) {
-    return reinterpret_cast<std::uintptr_t>(pointer) % sizeof(Four<T>) == 0;
-}
-
-template <class T> Groups groups_of(const T* x, const T* y, std::int64_t images,
-                                    std::int64_t features, const DropoutDraw& draw) {
-    const bool starts_whole = draw.offset % 4 == 0 && (images == 1 || draw.total % 4 == 0);
-    const std::int64_t whole = (features + 3) / 4;
-    return {images, features, starts_whole ? whole : whole + 1,
-            starts_whole && features % 4 == 0 && vector_aligned(x) && vector_aligned(y)};
+    for (int i = 0; i < 4; ++i)
+        if (!kept[i]) four.of[i] = T{};
+    write_four(y + first, count, four);
 }
 
 } // namespace
 
 template <class T> void dropout(const T* x, T* y, std::int64_t images, std::int64_t features,
                                 DropoutDraw draw, Stream stream) {
-    const Groups groups = groups_of(x, y, images, features, draw);
-    const unsigned blocks = simt::blocks_for(groups.images * groups.per_image, kThreads);
-    simt::launch<dropout_kernel<T>>(simt::Grid(blocks, kThreads, stream), x, y, groups, draw,
-                                    dropout_threshold(draw.keep));
+    const unsigned blocks = simt::blocks_for(images * ((features + 3) / 4), kThreads);
+    simt::launch<dropout_kernel<T>>(simt::Grid(blocks, kThreads, stream), x, y, images, features,
+                                    draw, dropout_threshold(draw.keep));
 }
 
-template void dropout(const float*, float*, std::int64_t, std::int64_t, DropoutDraw, Stream);
-template void dropout(const bf16*, bf16*, std::int64_t, std::int64_t, DropoutDraw, Stream);
+PYALEXNET_FOR_ELEMENTS(dropout);
 
 } // namespace pyalexnet

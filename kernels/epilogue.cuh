@@ -63,29 +63,23 @@ __device__ __forceinline__ float activate(float x, Activation activation) {
 }
 
 // Dropped in the kernels' form, for a layer's output y (images, pixels, filters).
-class Dropout {
-  public:
-    Dropout(const Dropped& dropped, int pixels, int filters)
-        : dropped_(dropped), threshold_(dropout_threshold(dropped.draw.keep)), by_pixels_(pixels),
-          filters_(filters) {}
+struct Dropout {
+    Dropped dropped;
+    int filters;
+    Divisor by_pixels;
+    std::uint64_t threshold = dropout_threshold(dropped.draw.keep);
 
     // For up to four neighbouring filters at a pixel of the batch.
     __device__ __forceinline__ void apply(int pixel, int filter, float (&y)[4]) const {
-        if (!dropped_.on) return;
-        const Digits image = divide(pixel, by_pixels_);
-        const std::int64_t element = image.high * dropped_.draw.total + dropped_.draw.offset +
-                                     std::int64_t{image.low} * filters_ + filter;
+        if (!dropped.on) return;
+        const Digits image = by_pixels.divide(pixel);
+        const std::int64_t element = image.high * dropped.draw.total + dropped.draw.offset +
+                                     std::int64_t{image.low} * filters + filter;
         bool kept[4];
-        draw_four(dropped_.draw, threshold_, element, kept);
+        draw_four(dropped.draw, threshold, element, kept);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) y[i] = kept[i] ? y[i] * dropped_.factor : 0.0f;
+        for (int i = 0; i < 4; ++i) y[i] = kept[i] ? y[i] * dropped.factor : 0.0f;
     }
-
-  private:
-    Dropped dropped_;
-    std::uint64_t threshold_;
-    Divisor by_pixels_;
-    int filters_;
 };
 
 // y = act(sums + bias), with dropout; as T into `y` or float32 into `wide`: one of them is null.
@@ -156,15 +150,15 @@ template <class T> struct DgradEpilogue {
 // The gradients of (filters) x (taps, and one for the bias): stored, or learned from at once.
 template <class T> struct WgradEpilogue {
     struct Read {
-        FourWeights<T> weights;
+        FourWeights weights;
         Momentum rule;
     };
+    int taps, group_filters;
     float* dw; // null where the weights learn
     float* db;
-    Learned<T> w;
-    Learned<float> b;
-    Rule w_rule, b_rule;
-    int taps, group_filters;
+    Learned<T> w{};
+    Learned<float> b{};
+    Rule w_rule{}, b_rule{};
 
     __device__ Read read(const Place& at) const {
         return dw ? Read{} : Read{read_weights(w, first(at), weights(at)), read_rule(w_rule)};

@@ -1,26 +1,19 @@
 // Towers trade maps: a device pulls the parts it needs from its peers' memory.
+#include "channels.cuh"
 #include "ops.h"
-#include "simt/simt.hpp"
+
+#include <numeric>
 
 namespace pyalexnet {
 namespace {
 
 constexpr int kThreads = 256;
 
-__device__ __forceinline__ void accumulate(float& sum, float value) { sum += value; }
-
-__device__ __forceinline__ void accumulate(float4& sum, float4 value) {
-    sum.x += value.x;
-    sum.y += value.y;
-    sum.z += value.z;
-    sum.w += value.w;
-}
-
-// A thread copies one Value, one float or four channels, a block 256 of them; the whole's channels
-// move fastest. Channels are counted in Values. Bound by bytes, between devices by the link.
-template <class Value>
-__global__ void exchange_gather_kernel(ExchangeParts parts, Value* __restrict__ whole,
-                                       std::int64_t count, int whole_channels) {
+// A thread copies one vector, of one or four channels, a block 256 of them; the whole's channels
+// move fastest. Channels are counted in vectors. Bound by bytes, between devices by the link.
+template <int kWidth> __global__ void exchange_gather_kernel(Peers parts, float* __restrict__ whole,
+                                                             std::int64_t count,
+                                                             int whole_channels) {
     const std::int64_t i = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
     if (i >= count) return;
     const std::int64_t pixel = i / whole_channels;
@@ -31,96 +24,70 @@ __global__ void exchange_gather_kernel(ExchangeParts parts, Value* __restrict__ 
         if (part == parts.count) break;
         const int channels = parts.channels[part];
         if (first <= c && c < first + channels) {
-            const auto* from = reinterpret_cast<const Value*>(parts.data[part]);
-            whole[i] = from[pixel * channels + (c - first)];
+            float values[kWidth];
+            load_channels(parts.data[part] + kWidth * (pixel * channels + (c - first)), values);
+            store_channels(whole + kWidth * i, values);
         }
         first += channels;
     }
 }
 
-// A thread sums one Value over the wholes in their order, a block 256; the part's channels move
-// fastest. Channels are counted in Values. Bound by bytes, between devices by the link.
-template <class Value>
-__global__ void exchange_scatter_add_kernel(ExchangeWholes dwholes, Value* __restrict__ dpart,
-                                            std::int64_t count, int whole_channels, int start,
-                                            int part_channels) {
+// A thread sums one vector over the wholes in their order, a block 256; the part's channels move
+// fastest. Channels are counted in vectors. Bound by bytes, between devices by the link.
+template <int kWidth>
+__global__ void exchange_scatter_add_kernel(Peers dwholes, float* __restrict__ dpart,
+                                            std::int64_t count, int start, int channels) {
     const std::int64_t i = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
     if (i >= count) return;
-    const std::int64_t pixel = i / part_channels;
-    const int c = static_cast<int>(i - pixel * part_channels);
-    const std::int64_t from = pixel * whole_channels + start + c;
-    Value sum = reinterpret_cast<const Value*>(dwholes.data[0])[from];
+    const std::int64_t pixel = i / channels;
+    const int c = static_cast<int>(i - pixel * channels);
+    const std::int64_t from = kWidth * (pixel * dwholes.channels[0] + start + c);
+    float sum[kWidth];
+    load_channels(dwholes.data[0] + from, sum);
 #pragma unroll // as above
     for (int whole = 1; whole < kMaxPeers; ++whole) {
         if (whole == dwholes.count) break;
-        accumulate(sum, reinterpret_cast<const Value*>(dwholes.data[whole])[from]);
+        float values[kWidth];
+        load_channels(dwholes.data[whole] + from, values);
+#pragma unroll
+        for (int j = 0; j < kWidth; ++j) sum[j] += values[j];
     }
-    dpart[i] = sum;
+    store_channels(dpart + kWidth * i, sum);
 }
 
-bool vector_aligned(const void* pointer) {
-    return reinterpret_cast<std::uintptr_t>(pointer) % sizeof(float4) == 0;
-}
-
-bool vectorizes(const ExchangeParts& parts, const float* whole) {
-    bool yes = vector_aligned(whole);
-    for (int i = 0; i < parts.count; ++i) {
-        yes = yes && vector_aligned(parts.data[i]) && parts.channels[i] % 4 == 0;
+// Calls `use` with the channels of a vector, and counts the peers' in vectors: four channels if all
+// addresses allow that, and all numbers of channels do, of which `others` is the bitwise or.
+template <class Use> void with_vectors(Peers& peers, const float* own, int others, Use use) {
+    for (int i = 0; i < peers.count; ++i) {
+        const bool aligned = reinterpret_cast<std::uintptr_t>(peers.data[i]) % 16 == 0;
+        others |= aligned ? peers.channels[i] : 1;
     }
-    return yes;
-}
-
-bool vectorizes(const ExchangeWholes& dwholes, const float* dpart) {
-    bool yes = vector_aligned(dpart);
-    for (int i = 0; i < dwholes.count; ++i) yes = yes && vector_aligned(dwholes.data[i]);
-    return yes;
-}
-
-template <class Value>
-void launch_gather(ExchangeParts parts, float* whole, std::int64_t pixels, Stream stream) {
-    constexpr int width = sizeof(Value) / sizeof(float);
-    int whole_channels = 0;
-    for (int i = 0; i < parts.count; ++i) {
-        parts.channels[i] /= width;
-        whole_channels += parts.channels[i];
-    }
-    const std::int64_t count = pixels * whole_channels;
-    simt::launch<exchange_gather_kernel<Value>>(
-        simt::Grid(simt::blocks_for(count, kThreads), kThreads, stream), parts,
-        reinterpret_cast<Value*>(whole), count, whole_channels);
-}
-
-template <class Value> void launch_scatter_add(const ExchangeWholes& dwholes, float* dpart,
-                                               std::int64_t pixels, int whole_channels, int start,
-                                               int part_channels, Stream stream) {
-    constexpr int width = sizeof(Value) / sizeof(float);
-    const std::int64_t count = pixels * (part_channels / width);
-    simt::launch<exchange_scatter_add_kernel<Value>>(
-        simt::Grid(simt::blocks_for(count, kThreads), kThreads, stream), dwholes,
-        reinterpret_cast<Value*>(dpart), count, whole_channels / width, start / width,
-        part_channels / width);
+    const auto in_vectors = [&](auto width) {
+        for (int i = 0; i < peers.count; ++i) peers.channels[i] /= width;
+        use(width);
+    };
+    with_width<float>(others, in_vectors, own);
 }
 
 } // namespace
 
-void exchange_gather(ExchangeParts parts, float* whole, std::int64_t pixels, Stream stream) {
-    if (vectorizes(parts, whole)) {
-        launch_gather<float4>(parts, whole, pixels, stream);
-    } else {
-        launch_gather<float>(parts, whole, pixels, stream);
-    }
+void exchange_gather(Peers parts, float* whole, std::int64_t pixels, Stream stream) {
+    with_vectors(parts, whole, 0, [&](auto width) {
+        const int channels = std::accumulate(parts.channels, parts.channels + parts.count, 0);
+        const std::int64_t count = pixels * channels;
+        const simt::Grid grid(simt::blocks_for(count, kThreads), kThreads, stream);
+        simt::launch<exchange_gather_kernel<width()>>(grid, parts, whole, count, channels);
+    });
 }
 
-void exchange_scatter_add(ExchangeWholes dwholes, float* dpart, std::int64_t pixels,
-                          int whole_channels, int start, int part_channels, Stream stream) {
-    const bool whole_vectors = whole_channels % 4 == 0 && start % 4 == 0 && part_channels % 4 == 0;
-    if (whole_vectors && vectorizes(dwholes, dpart)) {
-        launch_scatter_add<float4>(dwholes, dpart, pixels, whole_channels, start, part_channels,
-                                   stream);
-    } else {
-        launch_scatter_add<float>(dwholes, dpart, pixels, whole_channels, start, part_channels,
-                                  stream);
-    }
+void exchange_scatter_add(Peers dwholes, float* dpart, std::int64_t pixels, int start, int channels,
+                          Stream stream) {
+    with_vectors(dwholes, dpart, start | channels, [&](auto width) {
+        const std::int64_t count = pixels * (channels / width);
+        const simt::Grid grid(simt::blocks_for(count, kThreads), kThreads, stream);
+        simt::launch<exchange_scatter_add_kernel<width()>>(grid, dwholes, dpart, count,
+                                                           start / width, channels / width);
+    });
 }
 
 } // namespace pyalexnet

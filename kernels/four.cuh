@@ -35,13 +35,9 @@ __device__ __forceinline__ void write_four(T* to, int count, const Four<T>& four
 }
 
 // Four values, each rounded to T.
-template <class T> __device__ __forceinline__ Four<T> narrow_four(const float (&values)[4]);
-template <> __device__ __forceinline__ Four<float> narrow_four<float>(const float (&values)[4]) {
-    return {{values[0], values[1], values[2], values[3]}};
-}
-template <> __device__ __forceinline__ Four<bf16> narrow_four<bf16>(const float (&values)[4]) {
-    return {{narrow<bf16>(values[0]), narrow<bf16>(values[1]), narrow<bf16>(values[2]),
-             narrow<bf16>(values[3])}};
+template <class T> __device__ __forceinline__ Four<T> narrow_four(const float (&values)[4]) {
+    return {
+        {narrow<T>(values[0]), narrow<T>(values[1]), narrow<T>(values[2]), narrow<T>(values[3])}};
 }
 
 } // namespace pyalexnet

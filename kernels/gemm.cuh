@@ -26,10 +26,7 @@ namespace pyalexnet {
 // A tile of the product: TileM x TileN of C by one block of ThreadsM x ThreadsN threads, and how
 // many blocks of it a multiprocessor runs at once.
 template <int TileM_, int TileN_, int ThreadsM_, int ThreadsN_> struct Tile {
-    static constexpr int TileM = TileM_;
-    static constexpr int TileN = TileN_;
-    static constexpr int ThreadsM = ThreadsM_;
-    static constexpr int ThreadsN = ThreadsN_;
+    static constexpr int TileM = TileM_, TileN = TileN_, ThreadsM = ThreadsM_, ThreadsN = ThreadsN_;
     static constexpr int Threads = ThreadsM * ThreadsN;
     static constexpr int Blocks = 2;
     static constexpr int PerThreadM = TileM / ThreadsM; // multiples of 4: see Lines
@@ -39,81 +36,51 @@ template <int TileM_, int TileN_, int ThreadsM_, int ThreadsN_> struct Tile {
 constexpr int kSlice = 16; // depth of a slice: 16 floats of a row are two 32-byte sectors
 constexpr int kPad = 4;    // floats between a slice's lines: fewer bank conflicts, 16-byte aligned
 
-// Loads one operand, slice by slice. A thread keeps either its line or its point fixed while the
-// other runs: which one depends on the operand's layout in memory, so that neighbouring threads
-// read neighbouring floats.
-template <class Source, int Lines, int Threads, Contiguous contiguous> class Fetch;
+// Loads one operand, slice by slice. Neighbouring threads read neighbours in memory: depths, of
+// which a thread then has one, and several lines; or lines, of which it has one, and several
+// depths.
+template <class Source, int Lines, int Threads> class Fetch {
+    static constexpr bool kAlongDepth = Source::kContiguous == Contiguous::depth;
+    static constexpr int kAlong = kAlongDepth ? kSlice : Lines; // of a slice, next to one another
+    static constexpr int kStep = Threads / kAlong;              // between two of a thread's across
+    static constexpr int kCount = (kAlongDepth ? Lines : kSlice) / kStep;
 
-// Neighbouring threads read neighbouring depths: a thread has one depth and several lines.
-template <class Source, int Lines, int Threads>
-class Fetch<Source, Lines, Threads, Contiguous::depth> {
   public:
-    static constexpr int kStep = Threads / kSlice; // lines between two of a thread's
-    static constexpr int kCount = Lines / kStep;
-
     __device__ Fetch(const Source& source, int first_line, int first_depth)
-        : source_(source), depth_(first_depth + depth_in_slice()) {
+        : source_(source), depth_(first_depth) {
 #pragma unroll
-        for (int i = 0; i < kCount; ++i)
-            lines_[i] = source.line(first_line + first_in_tile() + i * kStep);
+        for (int i = 0; i < (kAlongDepth ? kCount : 1); ++i)
+            lines_[i] = source.line(first_line + line(i));
     }
 
     __device__ __forceinline__ void next(int depth_end) {
-        const auto point = source_.point(depth_);
 #pragma unroll
-        for (int i = 0; i < kCount; ++i)
-            values_[i] = depth_ < depth_end ? element(source_, lines_[i], point) : 0.0f;
+        for (int i = 0; i < kCount; ++i) {
+            const int at = depth_ + depth(i);
+            const auto point = source_.point(at); // of all i the same along the depth
+            const auto& own = lines_[kAlongDepth ? i : 0];
+            values_[i] = at < depth_end ? element(source_, own, point) : 0.0f;
+        }
         depth_ += kSlice;
     }
 
     __device__ __forceinline__ void put(float (&slice)[kSlice][Lines + kPad]) const {
 #pragma unroll
-        for (int i = 0; i < kCount; ++i)
-            slice[depth_in_slice()][first_in_tile() + i * kStep] = values_[i];
+        for (int i = 0; i < kCount; ++i) slice[depth(i)][line(i)] = values_[i];
     }
 
   private:
-    __device__ static int depth_in_slice() { return static_cast<int>(threadIdx.x) % kSlice; }
-    __device__ static int first_in_tile() { return static_cast<int>(threadIdx.x) / kSlice; }
-
-    const Source& source_;
-    int depth_;
-    typename Source::Line lines_[kCount];
-    float values_[kCount];
-};
-
-// Neighbouring threads read neighbouring lines: a thread has one line and several depths.
-template <class Source, int Lines, int Threads>
-class Fetch<Source, Lines, Threads, Contiguous::line> {
-  public:
-    static constexpr int kStep = Threads / Lines; // depths between two of a thread's
-    static constexpr int kCount = kSlice / kStep;
-
-    __device__ Fetch(const Source& source, int first_line, int first_depth)
-        : source_(source), line_(source.line(first_line + line_in_tile())),
-          depth_(first_depth + first_in_slice()) {}
-
-    __device__ __forceinline__ void next(int depth_end) {
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) {
-            values_[i] = depth_ < depth_end ? element(source_, line_, source_.point(depth_)) : 0.0f;
-            depth_ += kStep;
-        }
+    // Where in a slice the thread's i-th element is.
+    __device__ static int along() { return static_cast<int>(threadIdx.x) % kAlong; }
+    __device__ static int across(int i) {
+        return static_cast<int>(threadIdx.x) / kAlong + i * kStep;
     }
+    __device__ static int depth(int i) { return kAlongDepth ? along() : across(i); }
+    __device__ static int line(int i) { return kAlongDepth ? across(i) : along(); }
 
-    __device__ __forceinline__ void put(float (&slice)[kSlice][Lines + kPad]) const {
-#pragma unroll
-        for (int i = 0; i < kCount; ++i)
-            slice[first_in_slice() + i * kStep][line_in_tile()] = values_[i];
-    }
-
-  private:
-    __device__ static int line_in_tile() { return static_cast<int>(threadIdx.x) % Lines; }
-    __device__ static int first_in_slice() { return static_cast<int>(threadIdx.x) / Lines; }
-
-    const Source& source_;
-    typename Source::Line line_;
-    int depth_;
+    Source source_;
+    int depth_; // of the next slice
+    typename Source::Line lines_[kAlongDepth ? kCount : 1];
     float values_[kCount];
 };
 
@@ -128,14 +95,8 @@ template <int PerThread, int Threads> struct Lines {
 
     __device__ static void read(const float* slice_line, int thread, float (&values)[PerThread]) {
 #pragma unroll
-        for (int run = 0; run < PerThread / 4; ++run) {
-            const float4 four =
-                *reinterpret_cast<const float4*>(slice_line + line(thread, 4 * run));
-            values[4 * run] = four.x;
-            values[4 * run + 1] = four.y;
-            values[4 * run + 2] = four.z;
-            values[4 * run + 3] = four.w;
-        }
+        for (int i = 0; i < PerThread; i += 4)
+            load_vector(slice_line + line(thread, i), values + i);
     }
 };
 
@@ -146,8 +107,6 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     gemm_kernel(Problem problem, GemmSize size, float* partial) {
     SIMT_SHARED(float, a_slices, [2][kSlice][T::TileM + kPad]);
     SIMT_SHARED(float, b_slices, [2][kSlice][T::TileN + kPad]);
-    using A = typename Problem::A;
-    using B = typename Problem::B;
     using LinesM = Lines<T::PerThreadM, T::ThreadsM>;
     using LinesN = Lines<T::PerThreadN, T::ThreadsN>;
 
@@ -156,10 +115,10 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     const int thread_m = static_cast<int>(threadIdx.x) / T::ThreadsN;
     const int thread_n = static_cast<int>(threadIdx.x) % T::ThreadsN;
 
-    const A a_source = problem.a(tile.group);
-    const B b_source = problem.b(tile.group);
-    Fetch<A, T::TileM, T::Threads, A::kContiguous> a_fetch(a_source, tile.row, depth_begin);
-    Fetch<B, T::TileN, T::Threads, B::kContiguous> b_fetch(b_source, tile.column, depth_begin);
+    Fetch<typename Problem::A, T::TileM, T::Threads> a_fetch(problem.a(tile.group), tile.row,
+                                                             depth_begin);
+    Fetch<typename Problem::B, T::TileN, T::Threads> b_fetch(problem.b(tile.group), tile.column,
+                                                             depth_begin);
 
     float sums[T::PerThreadM][T::PerThreadN] = {};
     a_fetch.next(depth_end);
@@ -195,7 +154,7 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
         turn = 1 - turn;
     }
 
-    const auto finish = [&](const auto& epilogue) {
+    hand_over(problem.epilogue, size, tile.part, partial, [&](const auto& epilogue) {
 #pragma unroll
         for (int i = 0; i < T::PerThreadM; ++i) {
             const int row = tile.row + LinesM::line(thread_m, i);
@@ -209,11 +168,7 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
                 epilogue.put(place, epilogue.read(place), four);
             }
         }
-    };
-    if (size.parts == 1)
-        finish(problem.epilogue);
-    else
-        finish(Parts{partial, size, tile.part});
+    });
 }
 
 // A thread adds the parts of four neighbouring elements of C, in their order; columns move fastest.

@@ -41,10 +41,7 @@ constexpr int kManyRegisters = 232;
 
 // A tile of the product, and how many stages there are.
 template <int TileM_, int TileN_, int Stages_> struct HopperTile {
-    static constexpr int TileM = TileM_;
-    static constexpr int TileN = TileN_;
-    static constexpr int Stages = Stages_;
-    static constexpr int Blocks = 1;
+    static constexpr int TileM = TileM_, TileN = TileN_, Stages = Stages_, Blocks = 1;
     static constexpr int Finishers = 2 * kWarpgroup;
     static constexpr int Threads = Finishers + kWarpgroup;
     static constexpr int Rows = TileM / 2; // of a warpgroup that multiplies
@@ -86,17 +83,9 @@ template <Contiguous contiguous, int Lines> struct Factor {
     }
 };
 
-// Loads slices of the operand that is a matrix. Called by one thread.
-template <class Factor> __device__ __forceinline__ void
-copy_slice(unsigned char* slice, const simt::TensorMap& map, TiledPlace at, simt::Mbarrier& full) {
-#pragma unroll
-    for (int tile = 0; tile < Factor::kTiles; ++tile)
-        simt::load_tile(slice + tile * Factor::kTileBytes, map, at.row,
-                        at.column + tile * simt::kTileColumns, full);
-}
-
-// Gathers slices of the other operand. Called by a warpgroup. A thread has one chunk of 16 bytes in
-// every sixteenth row of each tile. The operand's lines are looked up once a block.
+// Gathers slices of the operand that does not lie in memory as a matrix. Called by a warpgroup. A
+// thread has one chunk of 16 bytes in every sixteenth row of each tile. The operand's lines are
+// looked up once a block.
 template <class Source, int Lines> class Gatherer {
     using Layout = Factor<Source::kContiguous, Lines>;
     static constexpr int kChunks = simt::kTileColumns / kChunk; // of a row
@@ -123,36 +112,26 @@ template <class Source, int Lines> class Gatherer {
 
     // Begins to load the slice from `depth` on, zeros from `depth_end` on.
     __device__ __forceinline__ void begin(unsigned char* slice, int depth, int depth_end) const {
-        if constexpr (Layout::kAlongDepth) {
-            depth += chunk_ * kChunk;
-            const auto point = source_.point(depth);
+        const auto shared = source_.point(depth + chunk_ * kChunk); // by all, along the depth
 #pragma unroll
-            for (int i = 0; i < kCount; ++i)
-                copy(slice, 0, i, source_.find(known_[row_ + i * kStep], point), depth < depth_end);
-        } else {
+        for (int i = 0; i < kCount; ++i) {
+            const int row = row_ + i * kStep;
+            const int at = depth + (Layout::kAlongDepth ? chunk_ * kChunk : row);
+            const auto point = Layout::kAlongDepth ? shared : source_.point(at);
 #pragma unroll
-            for (int i = 0; i < kCount; ++i) {
-                const int of_row = depth + row_ + i * kStep;
-                const auto point = source_.point(of_row);
-#pragma unroll
-                for (int tile = 0; tile < Layout::kTiles; ++tile) {
-                    const int chunk = tile * kChunks + chunk_;
-                    if (chunk >= kKnown) break; // half of the last tile may be past the lines
-                    copy(slice, tile, i, source_.find(known_[chunk], point), of_row < depth_end);
-                }
+            for (int tile = 0; tile < Layout::kTiles; ++tile) {
+                const int line = Layout::kAlongDepth ? row : tile * kChunks + chunk_;
+                if (line >= kKnown) break; // half of the last tile may be past the lines
+                const Found<bf16> from = source_.find(known_[line], point);
+                unsigned char* const to =
+                    slice + first_ + tile * Layout::kTileBytes + simt::tile_bytes(i * kStep);
+                simt::cp_async_16(to, from.at, from.inside && at < depth_end);
             }
         }
     }
 
   private:
     __device__ static int thread() { return static_cast<int>(threadIdx.x) % kWarpgroup; }
-
-    __device__ __forceinline__ void copy(unsigned char* slice, int tile, int i,
-                                         const Found<bf16>& from, bool inside) const {
-        unsigned char* const to =
-            slice + first_ + tile * Layout::kTileBytes + simt::tile_bytes(i * kStep);
-        simt::cp_async_16(to, from.at, from.inside && inside);
-    }
 
     Source source_;
     const Line (&known_)[kKnown];
@@ -181,36 +160,9 @@ template <class Problem, class T> struct HopperShared {
 
 // The stages of a block, and the barriers that guard them. They are used in turn: lap 0, 1, ...
 template <class Problem, class T> struct Stages {
-    using Shared = HopperShared<Problem, T>;
     unsigned char* first;
     simt::Mbarrier* full;  // its bytes have come
     simt::Mbarrier* empty; // all warps that multiply are done with it
-
-    __device__ __forceinline__ unsigned char* a(int stage) const {
-        return first + stage * Shared::kStage;
-    }
-    __device__ __forceinline__ unsigned char* b(int stage) const {
-        return a(stage) + Shared::A::kBytes;
-    }
-
-    // Called by one thread.
-    __device__ void init() const {
-        for (int stage = 0; stage < T::Stages; ++stage) {
-            simt::mbarrier_init(full[stage], kWarpgroup + 1); // the gatherers and the engine
-            simt::mbarrier_init(empty[stage], T::Finishers / 32);
-        }
-    }
-};
-
-template <int stages> struct Turn {
-    int stage = 0;
-    unsigned lap = 0;
-
-    __device__ __forceinline__ void next() {
-        if (++stage < stages) return;
-        stage = 0;
-        ++lap;
-    }
 };
 
 // ---------------------------------------------------------------------- the two roles
@@ -222,17 +174,21 @@ __device__ __forceinline__ void bring_slices(const Problem& problem, const Gathe
     using Shared = HopperShared<Problem, T>;
     using Copied = typename Shared::Copied;
     constexpr bool tiled_b = Shared::kTiledB;
-    Turn<T::Stages> turn;
-    for (int from = depth.begin; from < depth.end; from += kHopperSlice, turn.next()) {
-        simt::Mbarrier& full = stages.full[turn.stage];
-        unsigned char* const a = stages.a(turn.stage);
-        unsigned char* const b = stages.b(turn.stage);
-        simt::mbarrier_wait(stages.empty[turn.stage], ~turn.lap & 1u); // not in the first lap
+    unsigned slice = 0;
+    for (int from = depth.begin; from < depth.end; from += kHopperSlice, ++slice) {
+        const unsigned stage = slice % T::Stages, lap = slice / T::Stages;
+        simt::Mbarrier& full = stages.full[stage];
+        unsigned char* const a = stages.first + stage * Shared::kStage;
+        unsigned char* const b = a + Shared::A::kBytes;
+        simt::mbarrier_wait(stages.empty[stage], ~lap & 1u); // not in the first lap
         if (threadIdx.x == T::Finishers) {
             simt::mbarrier_arrive_expect(full, Copied::kBytes);
-            const int line = tiled_b ? tile.column : tile.row;
-            copy_slice<Copied>(tiled_b ? b : a, map, problem.tiled_place(tile.group, line, from),
-                               full);
+            const TiledPlace at =
+                problem.tiled_place(tile.group, tiled_b ? tile.column : tile.row, from);
+#pragma unroll
+            for (int i = 0; i < Copied::kTiles; ++i)
+                simt::load_tile((tiled_b ? b : a) + i * Copied::kTileBytes, map, at.row,
+                                at.column + i * simt::kTileColumns, full);
         }
         gatherer.begin(tiled_b ? a : b, from, depth.end);
         simt::cp_async_mbarrier_arrive(full);
@@ -248,15 +204,14 @@ template <class T> struct Sums {
 // Multiplies slice after slice. While one slice's products run, it waits for the previous one's and
 // hands its stage back. With row sums, A times ones is computed too: every column holds them.
 template <bool row_sums, class Problem, class T> __device__ __forceinline__ void
-multiply_slices(Sums<T>& sums, int first_row, int slices, const Stages<Problem, T>& stages) {
+multiply_slices(Sums<T>& sums, int first_row, unsigned slices, const Stages<Problem, T>& stages) {
     using Shared = HopperShared<Problem, T>;
     const bool speaks = threadIdx.x % 32 == 0;
-    Turn<T::Stages> turn;
-    int before = 0;
-    for (int slice = 0; slice < slices; ++slice, turn.next()) {
-        const unsigned char* const a = stages.a(turn.stage);
-        const unsigned char* const b = stages.b(turn.stage);
-        simt::mbarrier_wait(stages.full[turn.stage], turn.lap & 1u);
+    for (unsigned slice = 0; slice < slices; ++slice) {
+        const unsigned stage = slice % T::Stages, lap = slice / T::Stages;
+        const unsigned char* const a = stages.first + stage * Shared::kStage;
+        const unsigned char* const b = a + Shared::A::kBytes;
+        simt::mbarrier_wait(stages.full[stage], lap & 1u);
         simt::fence_proxy_async();
         simt::wgmma_fence();
 #pragma unroll
@@ -271,8 +226,7 @@ multiply_slices(Sums<T>& sums, int first_row, int slices, const Stages<Problem, 
         simt::wgmma_commit();
 #pragma unroll
         for (int m = 0; m < T::Products; ++m) simt::wgmma_wait<1>(sums.of[m]);
-        if (slice > 0 && speaks) simt::mbarrier_arrive(stages.empty[before]);
-        before = turn.stage;
+        if (slice > 0 && speaks) simt::mbarrier_arrive(stages.empty[(slice - 1) % T::Stages]);
     }
 #pragma unroll
     for (int m = 0; m < T::Products; ++m) {
@@ -281,15 +235,15 @@ multiply_slices(Sums<T>& sums, int first_row, int slices, const Stages<Problem, 
     }
 }
 
-template <class T> __device__ __forceinline__ void
-put_sums(const Sums<T>& sums, int first_row, bool row_sums, float* tile, float* tile_row_sums) {
+template <class T> __device__ __forceinline__ void put_sums(const Sums<T>& sums, int first_row,
+                                                            bool row_sums, float* tile) {
     const int of_warp = first_row + static_cast<int>(threadIdx.x) % kWarpgroup / 32 * 16;
 #pragma unroll
     for (int m = 0; m < T::Products; ++m) {
         const int row = of_warp + m * kWgmmaRows;
         put_sixteen<T, T::TileN / 8>(tile, row, 0,
                                      [&](int n, int i) { return sums.of[m][4 * n + i]; });
-        if (row_sums) put_row_sums(tile_row_sums, row, sums.rows[m]);
+        if (row_sums) put_row_sums(tile + SumTile<T>::kFloats, row, sums.rows[m]);
     }
 }
 
@@ -320,7 +274,10 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
 
     const int thread = static_cast<int>(threadIdx.x);
     if (thread == 0) {
-        stages.init();
+        for (int stage = 0; stage < T::Stages; ++stage) {
+            simt::mbarrier_init(full[stage], kWarpgroup + 1); // the gatherers and the engine
+            simt::mbarrier_init(empty[stage], T::Finishers / 32);
+        }
         for (int i = 0; i < 2; ++i) simt::mbarrier_init(ended[i], T::Finishers);
         simt::mbarrier_fence_init();
     }
@@ -340,7 +297,7 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
         // The same for all lanes of a warp, which the compiler cannot see.
         const int first_row = __shfl_sync(~0u, thread / kWarpgroup, 0) * T::Rows;
         const bool takes_row_sums = Problem::RowSums::value && tile.column == 0;
-        const int slices = (depth.end - depth.begin + kHopperSlice - 1) / kHopperSlice;
+        const unsigned slices = (depth.end - depth.begin + kHopperSlice - 1) / kHopperSlice;
         Sums<T> sums;
         // Two loops: with a branch in a single one the compiler makes every product wait.
         if (takes_row_sums)
@@ -353,17 +310,10 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
         };
         meet(ended[0]);
         float* const tile_sums = reinterpret_cast<float*>(shared);
-        float* const tile_row_sums = tile_sums + SumTile<T>::kFloats;
-        put_sums(sums, first_row, takes_row_sums, tile_sums, tile_row_sums);
+        put_sums(sums, first_row, takes_row_sums, tile_sums);
         meet(ended[1]);
-        const auto finish = [&](const auto& epilogue) {
-            finish_tile<T>(epilogue, size, tile, tile_sums);
-            if (takes_row_sums) finish_row_sums<T>(epilogue, size, tile, tile_row_sums);
-        };
-        if (size.parts == 1)
-            finish(problem.epilogue);
-        else
-            finish(Parts{partial, size, tile.part});
+        hand_over_tile<T, Problem::RowSums::value>(problem.epilogue, size, tile, partial,
+                                                   tile_sums);
     }
 }
 

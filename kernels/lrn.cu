@@ -1,6 +1,4 @@
 // Local response normalisation across channels (paper, section 3.3).
-//
-// Windows of five channels, the networks', have kernels of their own, with unrolled loops.
 #include "lrn_rows.cuh"
 
 namespace pyalexnet {
@@ -22,60 +20,38 @@ template <class T, class Window> __global__ void lrn_fprop_kernel(const T* __res
     }
 }
 
-// A block computes one tile, a thread four elements of it (lrn_dgrad_tile); channels move fastest.
-// Bound by bytes: s is recomputed rather than stored by fprop.
-template <class T, class Window>
-__global__ void lrn_dgrad_kernel(const T* __restrict__ x, const T* __restrict__ dy,
-                                 T* __restrict__ dx, Rows rows, int tile, Window window,
-                                 Steps steps) {
-    SIMT_SHARED(float, power, [kLrnTile]);
-    SIMT_SHARED(float, passed, [kLrnTile]);
-    lrn_dgrad_tile(power, passed, x, dy, dx, rows, tile, window, steps);
-}
-
-template <class T, class Window>
-void launch_fprop(const T* x, T* y, Rows rows, Window window, ResponseNorm norm, Stream stream) {
-    simt::launch<lrn_fprop_kernel<T, Window>>(
-        simt::Grid(simt::blocks_for(rows.count, kLrnTile), kLrnThreads, stream), x, y, rows, window,
-        Steps(norm));
-}
-
-template <class T, class Window> void launch_dgrad(const T* x, const T* dy, T* dx, Rows rows,
-                                                   Window window, ResponseNorm norm,
-                                                   Stream stream) {
-    const int tile = lrn_tile(window);
-    simt::launch<lrn_dgrad_kernel<T, Window>>(
-        simt::Grid(simt::blocks_for(rows.count, tile), kLrnThreads, stream), x, dy, dx, rows, tile,
-        window, Steps(norm));
+// Calls `use` with the rows and the window of a norm. That of five channels, the networks', is
+// known to the compiler, which unrolls its loops.
+template <class Use>
+void with_rows(std::int64_t pixels, int channels, int groups, const ResponseNorm& norm, Use use) {
+    const Rows rows{pixels * channels, channels / groups};
+    if (norm.size == 5) return use(rows, Five{});
+    use(rows, reach_of(norm.size, rows.length));
 }
 
 } // namespace
 
 template <class T> void lrn_fprop(const T* x, T* y, std::int64_t pixels, int channels, int groups,
                                   ResponseNorm norm, Stream stream) {
-    const Rows rows = rows_of(pixels, channels, groups);
-    if (norm.size == 5) {
-        launch_fprop(x, y, rows, Five{}, norm, stream);
-    } else {
-        launch_fprop(x, y, rows, reach_of(norm.size, rows.length), norm, stream);
-    }
+    with_rows(pixels, channels, groups, norm, [&](const Rows& rows, auto window) {
+        const simt::Grid grid(simt::blocks_for(rows.count, kLrnTile), kLrnThreads, stream);
+        simt::launch<lrn_fprop_kernel<T, decltype(window)>>(grid, x, y, rows, window, Steps{norm});
+    });
 }
 
 template <class T> void lrn_dgrad(const T* x, const T* dy, T* dx, std::int64_t pixels, int channels,
                                   int groups, ResponseNorm norm, Stream stream) {
-    const Rows rows = rows_of(pixels, channels, groups);
-    if (norm.size == 5) {
-        launch_dgrad(x, dy, dx, rows, Five{}, norm, stream);
-    } else {
-        launch_dgrad(x, dy, dx, rows, reach_of(norm.size, rows.length), norm, stream);
-    }
+    with_rows(pixels, channels, groups, norm, [&](const Rows& rows, auto window) {
+        // As many elements as fit one stage with the reach, if that is at most half of it.
+        const int reach = window.before + window.after;
+        const int tile = reach <= kLrnTile / 2 ? kLrnTile - reach : kLrnTile;
+        const simt::Grid grid(simt::blocks_for(rows.count, tile), kLrnThreads, stream);
+        simt::launch<lrn_dgrad_kernel<T, decltype(window)>>(grid, x, dy, dx, rows, tile, window,
+                                                            Steps{norm});
+    });
 }
 
-template void lrn_fprop(const float*, float*, std::int64_t, int, int, ResponseNorm, Stream);
-template void lrn_fprop(const bf16*, bf16*, std::int64_t, int, int, ResponseNorm, Stream);
-template void lrn_dgrad(const float*, const float*, float*, std::int64_t, int, int, ResponseNorm,
-                        Stream);
-template void lrn_dgrad(const bf16*, const bf16*, bf16*, std::int64_t, int, int, ResponseNorm,
-                        Stream);
+PYALEXNET_FOR_ELEMENTS(lrn_fprop);
+PYALEXNET_FOR_ELEMENTS(lrn_dgrad);
 
 } // namespace pyalexnet

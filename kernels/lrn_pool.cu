@@ -2,6 +2,7 @@
 // another: what lies between is neither stored nor rounded. Only for norms and pools of the
 // networks' form (ops.h), whose channels are whole vectors of 16 bytes.
 #include "channels.cuh"
+#include "four.cuh"
 #include "ops.h"
 #include "pool_windows.cuh"
 #include "response.cuh"
@@ -20,18 +21,22 @@ static_assert(kLrnPoolNorm == 2 * kReach + 1 && kLrnPoolChannels <= kThreads * 4
 constexpr int kOutputRows = 9;
 constexpr int kPixelRows = 8;
 
-// How maps are cut into blocks: each a strip of rows, a tile of columns, some channel vectors.
-struct Tiling {
-    int rows, strips;          // of a strip; in all
-    int columns, column_tiles; // of outputs, or of the gradient's pixels, in a tile; tiles
-    int vectors, vector_tiles; // of a pixel in a tile; tiles
-    int threads;
-};
-
 int divide_up(int count, int most) { return (count - 1) / most + 1; }
 
-// The size of a part when `count` is split as evenly as possible into parts of at most `most`.
-int even_part(int count, int most) { return divide_up(count, divide_up(count, most)); }
+// `all` split as evenly as possible into parts of at most `most`.
+struct Cut {
+    int size, parts;
+
+    Cut(int all, int most)
+        : size(divide_up(all, divide_up(all, most))), parts(divide_up(all, size)) {}
+};
+
+// How maps are cut into blocks: each a strip of rows, a tile of columns (of outputs, or of the
+// gradient's pixels), some of a pixel's channel vectors.
+struct Tiling {
+    Cut rows, columns, vectors;
+    int threads;
+};
 
 struct BlockPlace {
     std::int64_t image;
@@ -39,18 +44,17 @@ struct BlockPlace {
 };
 
 __device__ __forceinline__ BlockPlace block_place(const Tiling& tiling) {
-    unsigned block = blockIdx.x;
-    const int vector_tile = static_cast<int>(block % tiling.vector_tiles);
-    block /= tiling.vector_tiles;
-    const int column_tile = static_cast<int>(block % tiling.column_tiles);
-    block /= tiling.column_tiles;
-    const int strip = static_cast<int>(block % tiling.strips);
-    return {block / tiling.strips, strip * tiling.rows, column_tile * tiling.columns,
-            vector_tile * tiling.vectors};
+    const unsigned column_tile = blockIdx.x / tiling.vectors.parts;
+    const unsigned strip = column_tile / tiling.columns.parts;
+    return {strip / tiling.rows.parts,
+            static_cast<int>(strip % tiling.rows.parts) * tiling.rows.size,
+            static_cast<int>(column_tile % tiling.columns.parts) * tiling.columns.size,
+            static_cast<int>(blockIdx.x % tiling.vectors.parts) * tiling.vectors.size};
 }
 
 simt::Grid grid_of(std::int64_t images, const Tiling& tiling, Stream stream) {
-    const std::int64_t blocks = images * tiling.strips * tiling.column_tiles * tiling.vector_tiles;
+    const std::int64_t blocks =
+        images * tiling.rows.parts * tiling.columns.parts * tiling.vectors.parts;
     return {static_cast<unsigned>(blocks), static_cast<unsigned>(tiling.threads), stream};
 }
 
@@ -58,11 +62,6 @@ simt::Grid grid_of(std::int64_t images, const Tiling& tiling, Stream stream) {
 struct Neighbourhood {
     bool before, behind;
 };
-
-__device__ __forceinline__ Neighbourhood neighbourhood(int vector, int group_vectors) {
-    const int place = vector % group_vectors;
-    return {place != 0, place != group_vectors - 1};
-}
 
 // The vector of channels at `from`, and the sums s of their windows. The two channels on either
 // side come from L1, where other lanes have just brought them.
@@ -97,9 +96,10 @@ template <int channels> struct ColumnMaxima {
 
     __device__ __forceinline__ void begin(const float (&values)[channels]) {
 #pragma unroll
-        for (int i = 0; i < channels; ++i) value[i] = values[i];
-#pragma unroll
-        for (unsigned& four : rows) four = 0;
+        for (int i = 0; i < channels; ++i) {
+            value[i] = values[i];
+            rows[i / 4] = 0;
+        }
     }
 
     __device__ __forceinline__ void see(const float (&values)[channels], int row) {
@@ -143,19 +143,20 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     SIMT_SHARED(unsigned, rows_of_maxima, [2][channels / 4][kThreads]);
     const BlockPlace block = block_place(tiling);
     const int thread = static_cast<int>(threadIdx.x);
-    const int column = thread / tiling.vectors; // of the tile
-    const int vector = block.first_vector + thread % tiling.vectors;
+    const int column = thread / tiling.vectors.size; // of the tile
+    const int vector = block.first_vector + thread % tiling.vectors.size;
     const int vectors = g.channels / channels;
-    const Neighbourhood near = neighbourhood(vector, group_vectors);
+    const int place = vector % group_vectors;
+    const Neighbourhood near{place != 0, place != group_vectors - 1};
 
     const int first_pixel = block.first_column * g.stride;
-    const int outputs = min(tiling.columns, g.out_width - block.first_column);
+    const int outputs = min(tiling.columns.size, g.out_width - block.first_column);
     const int pixels = min((outputs - 1) * g.stride + g.size, g.width - first_pixel);
     const bool has_pixel = column < pixels && vector < vectors;
     const bool has_output = column < outputs && vector < vectors;
     const std::int64_t row_length = std::int64_t{g.width} * g.channels;
     x += (block.image * g.height * g.width + first_pixel + column) * g.channels + channels * vector;
-    const int end = min(block.first_row + tiling.rows, g.out_height);
+    const int end = min(block.first_row + tiling.rows.size, g.out_height);
 
     float values[channels];
     bool first_row_is_here = false; // in `values`
@@ -195,7 +196,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
             best_at[i] = kNoCode;
         }
         for (int q = across.first; q < across.end; ++q) {
-            const int there = q * tiling.vectors + thread % tiling.vectors;
+            const int there = q * tiling.vectors.size + thread % tiling.vectors.size;
 #pragma unroll
             for (int four = 0; four < channels / 4; ++four) {
                 const Four<float> column_best = maxima[stage][four][there];
@@ -267,10 +268,11 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     SIMT_SHARED(Four<float>, edges, [2][kThreads]);
     const BlockPlace block = block_place(tiling);
     const int thread = static_cast<int>(threadIdx.x);
-    const int w = block.first_column + thread / tiling.vectors;
-    const int vector = thread % tiling.vectors;
-    const Neighbourhood near = neighbourhood(vector, group_vectors);
-    const bool has_pixel = thread / tiling.vectors < tiling.columns && w < g.width;
+    const int w = block.first_column + thread / tiling.vectors.size;
+    const int vector = thread % tiling.vectors.size;
+    const int place = vector % group_vectors;
+    const Neighbourhood near{place != 0, place != group_vectors - 1};
+    const bool has_pixel = thread / tiling.vectors.size < tiling.columns.size && w < g.width;
 
     const std::int64_t in = (block.image * g.height * g.width + w) * g.channels + channels * vector;
     const std::int64_t out =
@@ -280,7 +282,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
     if (y) y += out;
     const Span across = windows_of_pixel(w, g.size, g.stride, g.out_width);
     Span down = windows_of_pixel(block.first_row, g.size, g.stride, g.out_height);
-    const int end = min(block.first_row + tiling.rows, g.height);
+    const int end = min(block.first_row + tiling.rows.size, g.height);
 
     for (int h = block.first_row; h < end; ++h) {
         float own[channels], gradient[channels];
@@ -339,32 +341,20 @@ int span_of(const PoolShape& g, std::int64_t windows) {
 // All vectors of a pixel in a block, if that leaves columns for a few windows side by side; as many
 // columns as there are threads for.
 template <class T> Tiling fprop_tiling(const PoolShape& g) {
-    const int vectors = g.channels / kVector<T>;
     const int few = span_of(g, g.out_width < 4 ? g.out_width : 4);
-    Tiling tiling{};
-    tiling.rows = even_part(g.out_height, kOutputRows);
-    tiling.vectors = even_part(vectors, few < kThreads ? kThreads / few : 1);
-    const int room = kThreads / tiling.vectors;
-    const int most = g.width <= room ? g.out_width : (room - g.size) / g.stride + 1;
-    tiling.columns = even_part(g.out_width, most);
-    tiling.strips = divide_up(g.out_height, tiling.rows);
-    tiling.column_tiles = divide_up(g.out_width, tiling.columns);
-    tiling.vector_tiles = divide_up(vectors, tiling.vectors);
-    tiling.threads = whole_warps(span_of(g, tiling.columns) * tiling.vectors);
-    return tiling;
+    const Cut vectors(g.channels / kVector<T>, few < kThreads ? kThreads / few : 1);
+    const int room = kThreads / vectors.size;
+    const Cut columns(g.out_width, g.width <= room ? g.out_width : (room - g.size) / g.stride + 1);
+    return {Cut(g.out_height, kOutputRows), columns, vectors,
+            whole_warps(span_of(g, columns.size) * vectors.size)};
 }
 
 // A pixel's vectors all fit a block.
 template <class T> Tiling dgrad_tiling(const PoolShape& g) {
-    Tiling tiling{};
-    tiling.rows = even_part(g.height, kPixelRows);
-    tiling.vectors = g.channels / kVector<T>;
-    tiling.columns = even_part(g.width, kThreads / tiling.vectors);
-    tiling.strips = divide_up(g.height, tiling.rows);
-    tiling.column_tiles = divide_up(g.width, tiling.columns);
-    tiling.vector_tiles = 1;
-    tiling.threads = whole_warps(tiling.columns * tiling.vectors);
-    return tiling;
+    const int vectors = g.channels / kVector<T>;
+    const Cut columns(g.width, kThreads / vectors);
+    return {Cut(g.height, kPixelRows), columns, Cut(vectors, vectors),
+            whole_warps(columns.size * vectors)};
 }
 
 } // namespace
@@ -383,16 +373,10 @@ void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy, const std::uint8_t* 
     const Tiling tiling = dgrad_tiling<T>(shape);
     simt::launch<lrn_maxpool_dgrad_kernel<T>>(
         grid_of(shape.images, tiling, stream), x, y, dy, where, dx, shape, tiling,
-        shape.channels / groups / kVector<T>, Steps(norm), gated);
+        shape.channels / groups / kVector<T>, Steps{norm}, gated);
 }
 
-template void lrn_maxpool_fprop(const float*, float*, std::uint8_t*, PoolShape, int, ResponseNorm,
-                                bool, Stream);
-template void lrn_maxpool_fprop(const bf16*, bf16*, std::uint8_t*, PoolShape, int, ResponseNorm,
-                                bool, Stream);
-template void lrn_maxpool_dgrad(const float*, const float*, const float*, const std::uint8_t*,
-                                float*, PoolShape, int, ResponseNorm, bool, Stream);
-template void lrn_maxpool_dgrad(const bf16*, const bf16*, const bf16*, const std::uint8_t*, bf16*,
-                                PoolShape, int, ResponseNorm, bool, Stream);
+PYALEXNET_FOR_ELEMENTS(lrn_maxpool_fprop);
+PYALEXNET_FOR_ELEMENTS(lrn_maxpool_dgrad);
 
 } // namespace pyalexnet

@@ -1,13 +1,13 @@
-// Normalisation across channels, for any number of channels and groups and any window. In NHWC a
-// group's channels are contiguous: C channels in G groups are G times as many pixels of C / G
-// channels. The code here knows only such rows and cuts the array into tiles regardless of where a
-// row ends, so that no thread idles whatever the number of channels. A window's sum is taken afresh
-// for each channel: sliding it would subtract what was added and lose digits.
+// Normalisation across channels. In NHWC a group's channels are contiguous: C channels in G groups
+// are G times as many pixels of C / G. The code here knows only such rows and cuts the array into
+// tiles regardless of where a row ends, so that no thread idles whatever the number of channels. A
+// window's sum is taken afresh for each channel: sliding it would lose digits.
 #pragma once
 
 #include "response.cuh"
 
 namespace pyalexnet {
+namespace {
 
 constexpr int kLrnThreads = 256;
 constexpr int kLrnPerThread = 4;
@@ -37,15 +37,15 @@ __device__ __forceinline__ int advance(int c, int step, int length) {
     return c < length - step ? c + step : c - (length - step);
 }
 
-// dx of tile blockIdx.x. The block stages power = s^-beta, and what is passed on, for the tile and
-// the reach around it; a thread then sums the latter for up to four elements, a block's width
-// apart. There is more than one stage only where a window's reach exceeds one. x, dy and dx have
-// rows.count elements each.
+// A block stages power = s^-beta, and what is passed on, for a tile and the reach around it, at
+// once unless that exceeds a stage; a thread then sums the latter for four elements, a block's
+// width apart. Channels move fastest. Bound by bytes: s is recomputed rather than stored by fprop.
 template <class T, class Window>
-__device__ __forceinline__ void lrn_dgrad_tile(float (&power)[kLrnTile], float (&passed)[kLrnTile],
-                                               const T* __restrict__ x, const T* __restrict__ dy,
-                                               T* __restrict__ dx, Rows rows, int tile,
-                                               Window window, const Steps& steps) {
+__global__ void lrn_dgrad_kernel(const T* __restrict__ x, const T* __restrict__ dy,
+                                 T* __restrict__ dx, Rows rows, int tile, Window window,
+                                 Steps steps) {
+    SIMT_SHARED(float, power, [kLrnTile]);
+    SIMT_SHARED(float, passed, [kLrnTile]);
     const int thread = static_cast<int>(threadIdx.x);
     const int step = kLrnThreads % rows.length;
     const std::int64_t tile_first = blockIdx.x * std::int64_t{tile};
@@ -95,14 +95,5 @@ __device__ __forceinline__ void lrn_dgrad_tile(float (&power)[kLrnTile], float (
     }
 }
 
-// Elements of a tile: as many as fit one stage with the reach, if that is at most half of it.
-template <class Window> int lrn_tile(Window window) {
-    const int reach = window.before + window.after;
-    return reach <= kLrnTile / 2 ? kLrnTile - reach : kLrnTile;
-}
-
-inline Rows rows_of(std::int64_t pixels, int channels, int groups) {
-    return {pixels * channels, channels / groups};
-}
-
+} // namespace
 } // namespace pyalexnet

@@ -19,6 +19,11 @@
 
 namespace pyalexnet {
 
+// Two digits of an index, such as the row and the column of a pixel or of a tap.
+struct Digits {
+    int high, low;
+};
+
 // Division of numbers below 2^31 by an invariant number: one product and a shift (Granlund and
 // Montgomery: Division by invariant integers using multiplication; PLDI 1994).
 class Divisor {
@@ -29,12 +34,11 @@ class Divisor {
         multiplier_ = static_cast<unsigned>((excess << 32) / divisor + 1);
     }
 
-    __device__ __forceinline__ int quotient(int value) const {
+    // Quotient and remainder.
+    __device__ __forceinline__ Digits divide(int value) const {
         const auto n = static_cast<unsigned>(value);
-        return static_cast<int>((__umulhi(n, multiplier_) + n) >> shift_);
-    }
-    __device__ __forceinline__ int remainder(int value, int quotient) const {
-        return value - quotient * divisor_;
+        const int quotient = static_cast<int>((__umulhi(n, multiplier_) + n) >> shift_);
+        return {quotient, value - quotient * divisor_};
     }
 
   private:
@@ -43,59 +47,39 @@ class Divisor {
     unsigned shift_ = 0;
 };
 
-// Two digits of an index, such as the row and the column of a pixel or of a tap.
-struct Digits {
-    int high, low;
-};
-
-__device__ __forceinline__ Digits divide(int value, const Divisor& divisor) {
-    const int high = divisor.quotient(value);
-    return {high, divisor.remainder(value, high)};
-}
-
 // What the kernels know of a convolution: ConvShape and what follows from it for one group.
 struct Geometry {
     ConvShape shape;
-    int group_channels;
-    int group_filters;
-    int taps;                           // of one filter
-    int in_pixels, out_pixels;          // of all images
-    int image_pixels, out_image_pixels; // of one
-    Divisor by_width, by_height, by_out_width, by_out_height;
-    Divisor by_filter_w, by_group_channels, by_group_filters;
-    Divisor by_stride_h, by_stride_w;
-
-    explicit Geometry(const ConvShape& s)
-        : shape(s), group_channels(s.channels / s.groups), group_filters(s.filters / s.groups),
-          taps(static_cast<int>(s.taps())), in_pixels(static_cast<int>(s.in_pixels())),
-          out_pixels(static_cast<int>(s.out_pixels())), image_pixels(s.height * s.width),
-          out_image_pixels(s.out_height * s.out_width), by_width(s.width), by_height(s.height),
-          by_out_width(s.out_width), by_out_height(s.out_height), by_filter_w(s.filter_w),
-          by_group_channels(group_channels), by_group_filters(group_filters),
-          by_stride_h(s.stride_h), by_stride_w(s.stride_w) {}
+    int group_channels = shape.channels / shape.groups;
+    int group_filters = shape.filters / shape.groups;
+    int taps = static_cast<int>(shape.taps()); // of one filter
+    int in_pixels = static_cast<int>(shape.in_pixels());
+    int out_pixels = static_cast<int>(shape.out_pixels());
+    int image_pixels = shape.height * shape.width; // of one image
+    int out_image_pixels = shape.out_height * shape.out_width;
+    Divisor by_width{shape.width}, by_height{shape.height};
+    Divisor by_out_width{shape.out_width}, by_out_height{shape.out_height};
+    Divisor by_filter_w{shape.filter_w};
+    Divisor by_group_channels{group_channels}, by_group_filters{group_filters};
+    Divisor by_stride_h{shape.stride_h}, by_stride_w{shape.stride_w};
 };
 
-// A pixel of a map, as image, row and column.
+// A pixel of a map.
 struct Pixel {
     int image, row, column;
 };
 
-__device__ __forceinline__ Pixel pixel_at(int index, const Divisor& height, const Divisor& width) {
-    const Digits line = divide(index, width);
-    const Digits image = divide(line.high, height);
-    return {image.high, image.low, line.low};
-}
-
-// A tap of a filter: its row and column, and a channel (or, in dgrad, a filter) counted within the
-// group.
+// A tap of a filter; the channel (or, in dgrad, the filter) is counted within the group.
 struct Tap {
     int row, column, channel;
 };
 
-__device__ __forceinline__ Tap tap_at(int index, const Divisor& filter_w, const Divisor& channels) {
-    const Digits place = divide(index, channels);
-    const Digits line = divide(place.high, filter_w);
-    return {line.high, line.low, place.low};
+// A Pixel or a Tap, from its number: its last two digits count to `middle` and `last`.
+template <class Three>
+__device__ __forceinline__ Three digits_of(int number, const Divisor& middle, const Divisor& last) {
+    const Digits line = last.divide(number);
+    const Digits first = middle.divide(line.high);
+    return {first.high, first.low, line.low};
 }
 
 // Where an element is, if it is inside; otherwise `at` is not valid.
@@ -157,12 +141,12 @@ template <class T> struct Patches {
     int columns = g.taps;
 
     __device__ Row row(int pixel) const {
-        const Pixel out = pixel_at(pixel, g.by_out_height, g.by_out_width);
+        const auto out = digits_of<Pixel>(pixel, g.by_out_height, g.by_out_width);
         return {out.image * g.image_pixels, out.row * g.shape.stride_h - g.shape.pad_top,
                 out.column * g.shape.stride_w - g.shape.pad_left};
     }
     __device__ Column column(int tap) const {
-        return tap_at(tap, g.by_filter_w, g.by_group_channels);
+        return digits_of<Tap>(tap, g.by_filter_w, g.by_group_channels);
     }
     // Above every image, whatever row of a tap or of a pixel is added.
     __device__ Row no_row() const { return {0, INT_MIN, 0}; }
@@ -191,21 +175,21 @@ template <class T, bool unit_stride> struct Sightings {
     int rows = g.in_pixels;
 
     __device__ Row row(int pixel) const {
-        const Pixel in = pixel_at(pixel, g.by_height, g.by_width);
+        const auto in = digits_of<Pixel>(pixel, g.by_height, g.by_width);
         return {in.image * g.out_image_pixels, in.row + g.shape.pad_top,
                 in.column + g.shape.pad_left};
     }
     __device__ Row no_row() const { return {0, -1, 0}; } // above the first tap
     __device__ Column column(int tap) const {
-        return tap_at(tap, g.by_filter_w, g.by_group_filters);
+        return digits_of<Tap>(tap, g.by_filter_w, g.by_group_filters);
     }
     __device__ __forceinline__ Found<T> find(const Row& pixel, const Tap& tap) const {
         int row = pixel.row - tap.row;
         int column = pixel.column - tap.column;
         bool inside = true;
         if constexpr (!unit_stride) {
-            const Digits down = divide(row, g.by_stride_h);
-            const Digits across = divide(column, g.by_stride_w);
+            const Digits down = g.by_stride_h.divide(row);
+            const Digits across = g.by_stride_w.divide(column);
             inside = row >= 0 && column >= 0 && down.low == 0 && across.low == 0;
             row = down.high;
             column = across.high;
@@ -226,7 +210,7 @@ template <class T> struct FiltersByTap {
     int columns = g.group_channels;
 
     __device__ Row row(int index) const {
-        const Digits tap = divide(index, g.by_group_filters); // place in the filter, filter
+        const Digits tap = g.by_group_filters.divide(index); // place in the filter, filter
         return w + (std::int64_t{tap.low} * g.taps + tap.high * g.group_channels);
     }
     __device__ Column column(int channel) const { return channel; }

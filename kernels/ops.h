@@ -22,6 +22,11 @@ struct bf16 {
     std::uint16_t bits;
 };
 
+// Instantiates a launcher for both types of elements, at the end of each file that defines it.
+#define PYALEXNET_FOR_ELEMENTS(launcher)                                                           \
+    template decltype(launcher<float>) launcher<float>;                                            \
+    template decltype(launcher<bf16>) launcher<bf16>
+
 enum class Activation { none, relu, tanh };
 
 // A parameter given by value or, so that a captured graph can be replayed with a new one, as a
@@ -49,32 +54,26 @@ struct Counter {
 // and 0 outside. A pixel of y is a square of those, so a convolution whose stride is the block is
 // one of stride 1 over y (with filters_to_depth); block 1 without padding leaves v as it is:
 //   y[n,i,j,(a block + b) C + c] = v[n, block i + a - pad_top, block j + b - pad_left, c] as a T
-struct CropShape {
-    std::int64_t images;             // N
-    int stored_height, stored_width; // at least H, W
-    int height, width;               // H, W
-    int channels;                    // C
-    int block;                       // pixels on a side
-    int pad_top, pad_left;
-    int rows, columns; // of blocks: rows block >= pad_top + H, columns block >= pad_left + W
-};
-template <class T> void augment(const std::uint8_t* x, const float* mean,
-                                const std::int32_t* corners, const std::uint8_t* flips,
-                                const float* shifts, T* y, CropShape shape, float scale,
-                                bool mean_at_pixel, Stream stream);
-
-// ---------------------------------------------------------------------- blocks (depth.cu)
-// The same for images that are already cropped: x (N, H, W, C); y (N, rows, columns, block block C)
-//   y[n,i,j,(a block + b) C + c] = x[n, block i + a - pad_top, block j + b - pad_left, c] as a T,
-//   0 outside
 struct BlockShape {
     std::int64_t images;         // N
     int height, width, channels; // H, W, C
     int block;                   // pixels on a side
     int pad_top, pad_left;
-    int rows, columns; // of blocks
+    int rows, columns; // of blocks: rows block >= pad_top + H, columns block >= pad_left + W
 };
-template <class T> void images_to_depth(const float* x, T* y, BlockShape shape, Stream stream);
+struct CropShape : BlockShape {
+    int stored_height, stored_width; // at least H, W
+};
+template <class T> void augment(const std::uint8_t* x, const float* mean,
+                                const std::int32_t* corners, const std::uint8_t* flips,
+                                const float* shifts, T* y, CropShape shape, float scale,
+                                bool mean_at_pixel, Stream);
+
+// ---------------------------------------------------------------------- blocks (depth.cu)
+// The same for images that are already cropped: x (N, H, W, C); y (N, rows, columns, block block C)
+//   y[n,i,j,(a block + b) C + c] = x[n, block i + a - pad_top, block j + b - pad_left, c] as a T,
+//   0 outside
+template <class T> void images_to_depth(const float* x, T* y, BlockShape shape, Stream);
 
 // Filters w, dw (K, R, S, C) of a convolution whose stride is the block, and those for images in
 // blocks: deep, ddeep (K, R / block, S / block, block block C), both quotients rounded up.
@@ -89,11 +88,10 @@ struct FilterShape {
 };
 
 // deep[k,i,j,(a block + b) C + c] = w[k, block i + a, block j + b, c], 0 outside the filter
-template <class T>
-void filters_to_depth(const T* w, T* deep, FilterShape shape, int block, Stream stream);
+template <class T> void filters_to_depth(const T* w, T* deep, FilterShape shape, int block, Stream);
 
 // The adjoint: dw[k, block i + a, block j + b, c] = ddeep[k,i,j,(a block + b) C + c]
-void filters_from_depth(const float* ddeep, float* dw, FilterShape shape, int block, Stream stream);
+void filters_from_depth(const float* ddeep, float* dw, FilterShape shape, int block, Stream);
 
 // ---------------------------------------------------------------------- common
 // Every sum is float32. Where a launcher is a template, T is float or bf16, the type of maps, their
@@ -162,15 +160,9 @@ struct Rule {
 // Zeros are multiplied too, those outside and, in dgrad, those that stand for missing outputs: with
 // an infinite weight or dy they give NaN.
 struct ConvShape {
-    int images;                // N
-    int height, width;         // H, W
-    int channels;              // C
-    int filters;               // K
-    int filter_h, filter_w;    // R, S
-    int out_height, out_width; // P, Q
-    int stride_h, stride_w;
-    int pad_top, pad_left;
-    int groups;
+    int images, height, width, channels;                    // N, H, W, C
+    int filters, filter_h, filter_w, out_height, out_width; // K, R, S, P, Q
+    int stride_h, stride_w, pad_top, pad_left, groups;
     int towers = 1;        // devices that share the layer, each with K of its filters
     Unit unit = Unit::fma; // see above
 
@@ -187,23 +179,23 @@ struct ConvShape {
 template <class T> std::size_t conv_fprop_workspace(const ConvShape& shape);
 template <class T, class Y> void conv_fprop(const T* x, const T* w, const float* b, Y* y,
                                             const ConvShape& shape, Activation activation,
-                                            const Dropped& dropped, void* workspace, Stream stream);
+                                            const Dropped& dropped, void* workspace, Stream);
 
 // dx = factor times the adjoint where gate > 0, else 0: the gradient through a ReLU (and a dropout)
 // whose output was `gate` (N, H, W, C). If `gate` is null, everywhere.
 template <class T> std::size_t conv_dgrad_workspace(const ConvShape& shape);
 template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float factor, T* dx,
-                                   const ConvShape& shape, void* workspace, Stream stream);
+                                   const ConvShape& shape, void* workspace, Stream);
 
 template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape);
 template <class T> void conv_wgrad(const T* x, const T* dy, float* dw, float* db,
-                                   const ConvShape& shape, void* workspace, Stream stream);
+                                   const ConvShape& shape, void* workspace, Stream);
 
 // conv_wgrad and then sgd_update of w and of b, bit for bit, without storing dw and db. It needs
 // conv_wgrad's workspace.
 template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Rule w_rule,
                                        Learned<float> b, Rule b_rule, const ConvShape& shape,
-                                       void* workspace, Stream stream);
+                                       void* workspace, Stream);
 
 // What a pass gets whose arrays are aligned: the loop that multiplies, its tile of the result (rows
 // and columns; 0 where it has none) and in how many parts it sums. To be printed.
@@ -225,21 +217,19 @@ template <class T> Choice choice_of(Pass pass, const ConvShape& shape);
 // whole.
 
 // y = max(x, 0)
-template <class T> void relu_fprop(const T* x, T* y, std::int64_t count, Stream stream);
+template <class T> void relu_fprop(const T* x, T* y, std::int64_t count, Stream);
 
 // dx = dy where y > 0, else 0
-template <class T>
-void relu_dgrad(const T* y, const T* dy, T* dx, std::int64_t count, Stream stream);
+template <class T> void relu_dgrad(const T* y, const T* dy, T* dx, std::int64_t count, Stream);
 
 // y = factor x
-template <class T> void scale(const T* x, T* y, std::int64_t count, float factor, Stream stream);
+template <class T> void scale(const T* x, T* y, std::int64_t count, float factor, Stream);
 
 // y = tanh(x)
-template <class T> void tanh_fprop(const T* x, T* y, std::int64_t count, Stream stream);
+template <class T> void tanh_fprop(const T* x, T* y, std::int64_t count, Stream);
 
 // dx = dy (1 - y^2), for y from -1 to 1
-template <class T>
-void tanh_dgrad(const T* y, const T* dy, T* dx, std::int64_t count, Stream stream);
+template <class T> void tanh_dgrad(const T* y, const T* dy, T* dx, std::int64_t count, Stream);
 
 // ---------------------------------------------------------------------- response norms
 // With W(i) the window of unit i and s_i = k + alpha * sum over j in W(i) of x_j^2:
@@ -259,45 +249,44 @@ struct ResponseNorm {
 // Across channels (lrn.cu). x, y, dy, dx (pixels, channels). The channels form `groups` equal
 // runs; the window of channel c is the `size` channels from c - size / 2 on, clipped to c's run.
 template <class T> void lrn_fprop(const T* x, T* y, std::int64_t pixels, int channels, int groups,
-                                  ResponseNorm norm, Stream stream);
+                                  ResponseNorm norm, Stream);
 template <class T> void lrn_dgrad(const T* x, const T* dy, T* dx, std::int64_t pixels, int channels,
-                                  int groups, ResponseNorm norm, Stream stream);
+                                  int groups, ResponseNorm norm, Stream);
 
 // Within a map (rnorm.cu). x, y, dy, dx (images, height, width, channels). The window of pixel
 // (h, w) is the size x size pixels from (h - size / 2, w - size / 2) on, clipped to the image.
 template <class T> void rnorm_fprop(const T* x, T* y, std::int64_t images, int height, int width,
-                                    int channels, ResponseNorm norm, Stream stream);
+                                    int channels, ResponseNorm norm, Stream);
 std::size_t rnorm_dgrad_workspace(std::int64_t images, int height, int width, int channels);
 template <class T> void rnorm_dgrad(const T* x, const T* dy, T* dx, std::int64_t images, int height,
                                     int width, int channels, ResponseNorm norm, void* workspace,
-                                    Stream stream);
+                                    Stream);
 
 // ---------------------------------------------------------------------- pooling (pool.cu)
 // Window (p, q) is the size x size pixels from (p stride, q stride) on, clipped to the image: no
 // padding; each starts inside it. x, dx (N, H, W, C); y, dy, where (N, P, Q, C).
 struct PoolShape {
-    std::int64_t images;
-    int height, width;         // H, W
-    int channels;              // C
-    int out_height, out_width; // P, Q: (P - 1) stride < H, (Q - 1) stride < W
-    int size, stride;          // pixels
+    std::int64_t images;         // N
+    int height, width, channels; // H, W, C
+    int out_height, out_width;   // P, Q: (P - 1) stride < H, (Q - 1) stride < W
+    int size, stride;            // pixels
 };
 
 // y = the window's maximum; where = r * size + s of the first one in row-major order. A NaN wins.
 // Where is uint8 while size <= 16, else uint16 (size <= 256).
 template <class T, class Where>
-void maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, Stream stream);
+void maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, Stream);
 
 // dx = sum of dy over the windows whose `where` names the pixel, in row-major order; 0 where `gate`
 // (N, H, W, C) is not above 0, unless it is null.
-template <class T, class Where> void maxpool_dgrad(const T* dy, const Where* where, const T* gate,
-                                                   T* dx, PoolShape shape, Stream stream);
+template <class T, class Where>
+void maxpool_dgrad(const T* dy, const Where* where, const T* gate, T* dx, PoolShape shape, Stream);
 
 // y = mean over the window's pixels inside the image: the sum is taken first and may overflow
-template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream stream);
+template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream);
 
 // dx = sum over the windows that hold the pixel of dy / (the window's pixels inside the image)
-template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Stream stream);
+template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Stream);
 
 // ---------------------------------------------------------------------- LRN + pool (lrn_pool.cu)
 // lrn_fprop, then a max-pool, then relu_fprop if `relu`, in one pass over the maps. What lies
@@ -311,13 +300,13 @@ constexpr int kLrnPoolChannels = 1024;
 constexpr int kLrnPoolSize = 8;
 
 template <class T> void lrn_maxpool_fprop(const T* x, T* y, std::uint8_t* where, PoolShape shape,
-                                          int groups, ResponseNorm norm, bool relu, Stream stream);
+                                          int groups, ResponseNorm norm, bool relu, Stream);
 
 // Its gradient, in one pass too. y (N, P, Q, C) or null: the ReLU's output; dy counts only where it
 // is above 0. gated: x is a ReLU's output, and dx is 0 where x is not above 0.
 template <class T> void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy,
                                           const std::uint8_t* where, T* dx, PoolShape shape,
-                                          int groups, ResponseNorm norm, bool gated, Stream stream);
+                                          int groups, ResponseNorm norm, bool gated, Stream);
 
 // ---------------------------------------------------------------------- dropout (dropout.cu)
 // y = x where a 32-bit draw < keep * 2^32, else 0; fprop and dgrad are this same map. The draw of
@@ -326,7 +315,7 @@ template <class T> void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy,
 // starts at feature `offset` of the layer's `total` is masked as the whole layer would be.
 // x, y (images, features). y may alias x.
 template <class T> void dropout(const T* x, T* y, std::int64_t images, std::int64_t features,
-                                DropoutDraw draw, Stream stream);
+                                DropoutDraw draw, Stream);
 
 // ---------------------------------------------------------------------- loss (softmax.cu)
 // logits, dlogits (rows, classes); labels (rows,); loss, top1, top5 one float each.
@@ -343,7 +332,7 @@ std::size_t softmax_cross_entropy_workspace(std::int64_t rows);
 template <class T> void softmax_cross_entropy(const float* logits, const std::int64_t* labels,
                                               float* loss, T* dlogits, float* top1, float* top5,
                                               std::int64_t rows, int classes, void* workspace,
-                                              Stream stream);
+                                              Stream);
 
 // ---------------------------------------------------------------------- update (sgd.cu)
 // The paper's rule (section 5), in place; all arrays of `count` elements; from left to right, each
@@ -352,37 +341,29 @@ template <class T> void softmax_cross_entropy(const float* logits, const std::in
 //   w = w + v
 // lr = 0 freezes: neither w nor v changes.
 template <class T>
-void sgd_update(Learned<T> w, const float* dw, std::int64_t count, Rule rule, Stream stream);
+void sgd_update(Learned<T> w, const float* dw, std::int64_t count, Rule rule, Stream);
 
 // Splits weights into halves (Learned), or joins them. high = w to the nearest bf16, ties away from
 // zero. Every number is kept to the last bit; a NaN becomes the canonical one, in high too.
-void split_weights(const float* w, bf16* high, std::uint16_t* low, std::int64_t count,
-                   Stream stream);
-void join_weights(const bf16* high, const std::uint16_t* low, float* w, std::int64_t count,
-                  Stream stream);
+void split_weights(const float* w, bf16* high, std::uint16_t* low, std::int64_t count, Stream);
+void join_weights(const bf16* high, const std::uint16_t* low, float* w, std::int64_t count, Stream);
 
 // ---------------------------------------------------------------------- towers (exchange.cu)
 // The inputs may lie on other devices that this one can read (peer access).
 constexpr int kMaxPeers = 8;
 
-// Parts of one map's channels, in order: part i is (pixels, channels[i]).
-struct ExchangeParts {
+// Maps in order, each (pixels, its channels).
+struct Peers {
     const float* data[kMaxPeers];
     int channels[kMaxPeers];
     int count;
 };
 
-// Gradients of whole maps, each (pixels, channels of the whole), in the order of summation.
-struct ExchangeWholes {
-    const float* data[kMaxPeers];
-    int count;
-};
-
 // whole (pixels, sum of channels) = the parts side by side
-void exchange_gather(ExchangeParts parts, float* whole, std::int64_t pixels, Stream stream);
+void exchange_gather(Peers parts, float* whole, std::int64_t pixels, Stream);
 
-// dpart (pixels, part_channels) = sum of the wholes' channels [start, start + part_channels)
-void exchange_scatter_add(ExchangeWholes dwholes, float* dpart, std::int64_t pixels,
-                          int whole_channels, int start, int part_channels, Stream stream);
+// dpart (pixels, channels) = sum of the wholes' channels [start, start + channels), in their order
+void exchange_scatter_add(Peers dwholes, float* dpart, std::int64_t pixels, int start, int channels,
+                          Stream);
 
 } // namespace pyalexnet

@@ -46,7 +46,7 @@ struct PatchShape {
     int pixels;    // of a patch
 
     explicit PatchShape(const ConvShape& s) {
-        const int most = max(1, kPatchPixels / s.width);
+        const int most = std::max(1, kPatchPixels / s.width);
         row_tiles = (s.height + most - 1) / most;
         rows = (s.height + row_tiles - 1) / row_tiles;
         // Odd or even as the width is: see Patch.
@@ -68,10 +68,6 @@ struct Patch {
 
     __device__ __forceinline__ static int chunk_at(int number, int chunk) {
         return (chunk ^ (number >> 1) % kChunks) * kChunk;
-    }
-    // The offset `k` fragments of the depth, two chunks each, after one.
-    __device__ __forceinline__ static int moved(int offset, int k) {
-        return offset ^ k * kFragment;
     }
 };
 
@@ -95,113 +91,72 @@ struct PatchDgrad {
     const bf16* w;
     Geometry g;
     DgradEpilogue<bf16> epilogue;
-    PatchShape patch;
-    Divisor by_pitch;
-    Divisor by_row_tiles;
+    PatchShape patch{g.shape};
+    Divisor by_pitch{patch.pitch}, by_row_tiles{patch.row_tiles};
 };
 
 // Loads a block's patches into shared memory, 16 bytes per thread at a time.
-template <class T> class PatchLoader {
+template <class T> struct PatchLoader {
     static constexpr int kPixels = T::Threads / Patch::kChunks; // a round
+    const PatchDgrad& p;
+    const bf16* dy;  // from the group's first filter on
+    int image;       // its first pixel in dy
+    int row, column; // of dy, the patch's first pixel
 
-  public:
-    __device__ PatchLoader(const PatchDgrad& p, int image, int first_row, int group)
-        : p_(p), dy_(p.dy + group * p.g.group_filters), image_(image * p.g.out_image_pixels),
-          row_(first_row + p.g.shape.pad_top - (p.g.shape.filter_h - 1)),
-          column_(p.g.shape.pad_left - (p.g.shape.filter_w - 1)) {}
-
-    __device__ int rounds() const { return (p_.patch.pixels + kPixels - 1) / kPixels; }
+    __device__ int rounds() const { return (p.patch.pixels + kPixels - 1) / kPixels; }
 
     // Begins to load one round of the pixels, 32 of their filters from `filter` on.
     __device__ __forceinline__ void begin(bf16* patch, int filter, int round) const {
         const int pixel = round * kPixels + static_cast<int>(threadIdx.x) / Patch::kChunks;
-        if (pixel >= p_.patch.pixels) return;
+        if (pixel >= p.patch.pixels) return;
         const int chunk = static_cast<int>(threadIdx.x) % Patch::kChunks;
-        const Digits at = divide(pixel, p_.by_pitch);
-        const int row = row_ + at.high, column = column_ + at.low;
-        const ConvShape& s = p_.g.shape;
-        const int place = index_of(image_, row, s.out_width, column);
+        const Digits at = p.by_pitch.divide(pixel);
+        const ConvShape& s = p.g.shape;
+        const int r = row + at.high, q = column + at.low;
+        const int place = index_of(image, r, s.out_width, q);
         bf16* const to =
             patch + pixel * kTensorSlice + Patch::chunk_at(at.high * s.width + at.low, chunk);
         filter += chunk * kChunk;
-        simt::cp_async_16(to, element_of(dy_, place, s.filters, filter),
-                          below(row, s.out_height) && below(column, s.out_width) &&
-                              filter < p_.g.group_filters);
+        simt::cp_async_16(to, element_of(dy, place, s.filters, filter),
+                          below(r, s.out_height) && below(q, s.out_width) &&
+                              filter < p.g.group_filters);
     }
-
-  private:
-    const PatchDgrad& p_;
-    const bf16* dy_;   // from the group's first filter on
-    int image_;        // its first pixel in dy
-    int row_, column_; // of dy, the patch's first pixel
 };
 
 // Loads slices of w, one after another: tap by tap for 32 filters, then for the next 32.
-template <class T> class TapLoader {
+template <class T> struct TapLoader {
     using Slice = TapSlice<T::Channels>;
     // Filters at a time: by all threads, but by three quarters of them for 48 channels.
     static constexpr int kFilters = Slice::kChunks == 4 ? 32 : 16;
     static_assert(kFilters * Slice::kChunks <= T::Threads);
-
-  public:
-    __device__ TapLoader(const PatchDgrad& p, int group)
-        : p_(p), at_(p.w + (std::int64_t{group} * p.g.group_filters + filter_) * p.g.taps +
-                     chunk() * kChunk) {}
+    const PatchDgrad& p;
+    int group;
+    int first = static_cast<int>(threadIdx.x) / Slice::kChunks;
+    int chunk = static_cast<int>(threadIdx.x) % Slice::kChunks;
+    int filter = first, tap = 0; // the thread's first filter of the slice
+    const bf16* at =
+        p.w + (std::int64_t{group} * p.g.group_filters + filter) * p.g.taps + chunk * kChunk;
 
     // Begins to load the next one, zeros after the last.
     __device__ __forceinline__ void begin(bf16* slice) {
-        if (kFilters * Slice::kChunks == T::Threads || first() < kFilters) {
+        if (kFilters * Slice::kChunks == T::Threads || first < kFilters) {
 #pragma unroll
             for (int i = 0; i < kTensorSlice; i += kFilters)
-                simt::cp_async_16(slice + Slice::at(first(), chunk()) + i * T::Channels,
-                                  at_ + std::int64_t{i} * p_.g.taps,
-                                  filter_ + i < p_.g.group_filters &&
-                                      chunk() * kChunk < p_.g.group_channels);
+                simt::cp_async_16(slice + Slice::at(first, chunk) + i * T::Channels,
+                                  at + std::int64_t{i} * p.g.taps,
+                                  filter + i < p.g.group_filters &&
+                                      chunk * kChunk < p.g.group_channels);
         }
-        at_ += p_.g.group_channels;
-        if (++tap_ < p_.g.shape.filter_h * p_.g.shape.filter_w) return;
+        at += p.g.group_channels;
+        if (++tap < p.g.shape.filter_h * p.g.shape.filter_w) return;
         // After the last tap come the next filters.
-        tap_ = 0;
-        filter_ += kTensorSlice;
-        at_ += std::int64_t{kTensorSlice - 1} * p_.g.taps;
+        tap = 0;
+        filter += kTensorSlice;
+        at += std::int64_t{kTensorSlice - 1} * p.g.taps;
     }
-
-  private:
-    __device__ static int first() { return static_cast<int>(threadIdx.x) / Slice::kChunks; }
-    __device__ static int chunk() { return static_cast<int>(threadIdx.x) % Slice::kChunks; }
-
-    const PatchDgrad& p_;
-    int filter_ = first(); // the thread's first one of the slice
-    int tap_ = 0;
-    const bf16* at_;
 };
 
 // ---------------------------------------------------------------------- the kernel
-
-// Where in the patch a tap finds the tile's first pixel: as taps run from first to last, it runs
-// through the patch's margin from last to first.
-class TapPlace {
-  public:
-    __device__ TapPlace(const ConvShape& s, int pitch)
-        : s_(s), pitch_(pitch), row_(s.filter_h - 1), column_(s.filter_w - 1) {}
-
-    __device__ int pixel() const { return row_ * pitch_ + column_; }
-    __device__ int number() const { return row_ * s_.width + column_; }
-
-    // Whether there was a next tap; if not, it restarts at the first.
-    __device__ __forceinline__ bool next() {
-        if (--column_ >= 0) return true;
-        column_ = s_.filter_w - 1;
-        if (--row_ >= 0) return true;
-        row_ = s_.filter_h - 1;
-        return false;
-    }
-
-  private:
-    const ConvShape& s_;
-    int pitch_;
-    int row_, column_;
-};
 
 // A block computes dx of some rows of an image for one group, each warp 64 pixels of it. Along the
 // grid the rows of an image move fastest, which share margins of dy, then groups, then images.
@@ -223,11 +178,13 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
     bf16* const stages = patches + 2 * patch_elements;
 
     const ConvShape& s = p.g.shape;
-    const Digits tile = divide(static_cast<int>(blockIdx.x), p.by_row_tiles);
+    const Digits tile = p.by_row_tiles.divide(static_cast<int>(blockIdx.x));
     const int first_row = tile.low * p.patch.rows;
     const int group = tile.high % s.groups, image = tile.high / s.groups;
-    const PatchLoader<T> patch_loader(p, image, first_row, group);
-    TapLoader<T> tap_loader(p, group);
+    const PatchLoader<T> patch_loader{
+        p, p.dy + group * p.g.group_filters, image * p.g.out_image_pixels,
+        first_row + s.pad_top - (s.filter_h - 1), s.pad_left - (s.filter_w - 1)};
+    TapLoader<T> tap_loader{p, group};
     const auto begin_tap = [&](int stage) {
         tap_loader.begin(stages + stage * Slice::kElements);
         simt::cp_async_commit();
@@ -249,24 +206,28 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
     for (int m = 0; m < kFragmentsA; ++m) {
         int pixel = warp_row + m * kFragment + lane % 16;
         if (pixel >= p.patch.rows * s.width) pixel = lane % 16;
-        const Digits at = divide(pixel, p.g.by_width);
+        const Digits at = p.g.by_width.divide(pixel);
         a_of_lane[m] = (at.high * p.patch.pitch + at.low) * kTensorSlice;
     }
     int b_of_lane[kFragmentsB];
 #pragma unroll
     for (int n = 0; n < kFragmentsB; ++n) b_of_lane[n] = Slice::at(lane % 16, lane / 16 + 2 * n);
 
-    // The slice whose fragments are read: the first of its filters, its patch, and its tap's place.
+    // The slice whose fragments are read: the first of its filters, its patch, and where in that
+    // its tap finds the tile's first pixel: as taps run from first to last, this runs through the
+    // patch's margin from last to first.
     int filter = 0;
     int patch = 0, other_patch = patch_elements;
-    TapPlace place(s, p.patch.pitch);
+    int margin = taps - 1;
     int a_of_tap = 0;
     const auto find_tap = [&] {
-        a_of_tap = patch + place.pixel() * kTensorSlice +
-                   Patch::chunk_at(lane % 16 + place.number(), lane / 16);
+        const Digits place = p.g.by_filter_w.divide(margin);
+        a_of_tap = patch + (place.high * p.patch.pitch + place.low) * kTensorSlice +
+                   Patch::chunk_at(lane % 16 + place.high * s.width + place.low, lane / 16);
     };
     const auto read_a = [&](std::uint32_t (&a)[4], int m, int k) {
-        simt::ldmatrix_x4(a, patches + a_of_lane[m] + Patch::moved(a_of_tap, k));
+        // Two chunks make a fragment of the depth.
+        simt::ldmatrix_x4(a, patches + a_of_lane[m] + (a_of_tap ^ k * kFragment));
     };
     const auto read_b = [&](std::uint32_t (&b)[kFragmentsB][4], int stage, int k) {
 #pragma unroll
@@ -322,12 +283,15 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
         stage = stage + 1 == kPatchStages ? 0 : stage + 1;
         simt::cp_async_wait<kPatchStages - 2>();
         __syncthreads();
-        if (!place.next() && more) {
-            filter += kTensorSlice;
-            round = 0;
-            const int before = patch;
-            patch = other_patch;
-            other_patch = before;
+        if (--margin < 0) {
+            margin = taps - 1;
+            if (more) {
+                filter += kTensorSlice;
+                round = 0;
+                const int before = patch;
+                patch = other_patch;
+                other_patch = before;
+            }
         }
         find_tap();
         step(b[1], b[0], stage, 0);
@@ -356,7 +320,7 @@ template <class T> std::size_t patch_shared(const PatchShape& patch) {
     const std::size_t copies = sizeof(bf16) * (2 * std::size_t(patch.pixels) * kTensorSlice +
                                                kPatchStages * TapSlice<T::Channels>::kElements);
     const std::size_t sums = sizeof(float) * SumTile<typename T::Sums>::kFloats;
-    return copies > sums ? copies : sums;
+    return std::max(copies, sums);
 }
 
 // Calls `use` with the tile for so many channels.
@@ -368,14 +332,13 @@ template <class Use> void with_patch_tile(int channels, Use use) {
 
 inline void patch_dgrad(const bf16* dy, const bf16* w, const DgradEpilogue<bf16>& epilogue,
                         const Geometry& g, Stream stream) {
-    const PatchShape patch(g.shape);
-    const PatchDgrad problem{
-        dy, w, g, epilogue, patch, Divisor(patch.pitch), Divisor(patch.row_tiles)};
+    const PatchDgrad problem{dy, w, g, epilogue};
     with_patch_tile(g.group_channels, [&](auto tile) {
         using T = decltype(tile);
-        const auto blocks = static_cast<unsigned>(patch.blocks(g.shape));
-        simt::launch<tensor_patch_dgrad_kernel<T>>(
-            simt::Grid(blocks, T::Threads, stream).with_shared(patch_shared<T>(patch)), problem);
+        const auto blocks = static_cast<unsigned>(problem.patch.blocks(g.shape));
+        const simt::Grid grid(blocks, T::Threads, stream);
+        simt::launch<tensor_patch_dgrad_kernel<T>>(grid.with_shared(patch_shared<T>(problem.patch)),
+                                                   problem);
     });
 }
 

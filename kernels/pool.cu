@@ -7,80 +7,82 @@
 namespace pyalexnet {
 namespace {
 
-// The element where a thread's kWidth channels begin, in maps `width` pixels wide; rows count over
-// all images.
-template <int kWidth> __device__ __forceinline__ std::int64_t
-index_of(std::int64_t row, int column, int vector, int width, int channels) {
-    return (row * width + column) * channels + std::int64_t{kWidth} * vector;
-}
-
 // A thread computes kWidth channels of one output (16 bytes, or one channel), a block up to 256
-// neighbours of an output row; channels move fastest. Bound by bytes: overlapping windows meet in
-// L1.
+// neighbours of an output row; channels move fastest. Where is void for means. Bound by bytes:
+// overlapping windows meet in L1.
 template <class T, class Where, int kWidth>
-__global__ void maxpool_fprop_kernel(const T* __restrict__ x, T* __restrict__ y,
-                                     Where* __restrict__ where, PoolShape g) {
-    const RowPlace at = row_place(g.out_width, g.channels / kWidth);
+__global__ void pool_fprop_kernel(const T* __restrict__ x, T* __restrict__ y,
+                                  Where* __restrict__ where, PoolShape g) {
+    constexpr bool mean = std::is_void_v<Where>;
+    const RowPlace at = row_place(g.out_height, g.out_width, g.channels / kWidth);
     if (at.column == g.out_width) return;
-    const std::int64_t image = at.row / g.out_height;
-    const int p = static_cast<int>(at.row % g.out_height);
-    const Span rows = window_pixels(p, g.size, g.stride, g.height);
+    const Span rows = window_pixels(at.row, g.size, g.stride, g.height);
     const Span columns = window_pixels(at.column, g.size, g.stride, g.width);
 
     const std::int64_t row_length = std::int64_t{g.width} * g.channels;
-    const T* row = x + index_of<kWidth>(image * g.height + rows.first, columns.first, at.channel,
-                                        g.width, g.channels);
-    float best[kWidth];
-    int best_at[kWidth] = {};
-    load_channels(row, best);
+    const T* row = x + (at.image * g.height + rows.first) * row_length +
+                   std::int64_t{columns.first} * g.channels + kWidth * at.channel;
+    float result[kWidth] = {};
+    int result_at[kWidth] = {};
+    if constexpr (!mean) load_channels(row, result);
     for (int r = 0; r < rows.length(); ++r, row += row_length) {
         for (int s = 0; s < columns.length(); ++s) {
             float values[kWidth];
             load_channels(row + std::int64_t{s} * g.channels, values);
 #pragma unroll
             for (int i = 0; i < kWidth; ++i) {
-                // True also of the first NaN: no comparison with a NaN holds.
-                if (best[i] == best[i] && !(values[i] <= best[i])) {
-                    best[i] = values[i];
-                    best_at[i] = r * g.size + s;
+                if (mean) {
+                    result[i] += values[i];
+                } else if (result[i] == result[i] && !(values[i] <= result[i])) {
+                    // Also the first NaN: no comparison with a NaN holds.
+                    result[i] = values[i];
+                    result_at[i] = r * g.size + s;
                 }
             }
         }
     }
-    const std::int64_t out =
-        index_of<kWidth>(at.row, at.column, at.channel, g.out_width, g.channels);
-    store_channels(y + out, best);
-    Codes<Where, kWidth>::pack(best_at).store(where + out);
+    const float pixels = static_cast<float>(rows.length()) * static_cast<float>(columns.length());
+#pragma unroll
+    for (float& value : result) value = mean ? value / pixels : value;
+    const std::int64_t out = (at.line * g.out_width + at.column) * g.channels + kWidth * at.channel;
+    store_channels(y + out, result);
+    if constexpr (!mean) Codes<Where, kWidth>::pack(result_at).store(where + out);
 }
 
 // A thread gathers kWidth channels of one pixel from the windows that hold it, a block up to 256
-// neighbours of an image row; channels move fastest. Bound by bytes. Every dx is written, so none
-// is zeroed first.
+// neighbours of an image row; channels move fastest. Where is void for means. Bound by bytes. Every
+// dx is written, so none is zeroed first.
 template <class T, class Where, int kWidth>
-__global__ void maxpool_dgrad_kernel(const T* __restrict__ dy, const Where* __restrict__ where,
-                                     const T* __restrict__ gate, T* __restrict__ dx, PoolShape g) {
-    const RowPlace at = row_place(g.width, g.channels / kWidth);
+__global__ void pool_dgrad_kernel(const T* __restrict__ dy, const Where* __restrict__ where,
+                                  const T* __restrict__ gate, T* __restrict__ dx, PoolShape g) {
+    const RowPlace at = row_place(g.height, g.width, g.channels / kWidth);
     if (at.column == g.width) return;
-    const std::int64_t image = at.row / g.height;
-    const int h = static_cast<int>(at.row % g.height);
-    const Span windows_down = windows_of_pixel(h, g.size, g.stride, g.out_height);
+    const Span windows_down = windows_of_pixel(at.row, g.size, g.stride, g.out_height);
     const Span windows_across = windows_of_pixel(at.column, g.size, g.stride, g.out_width);
 
     float sum[kWidth] = {};
     for (int p = windows_down.first; p < windows_down.end; ++p) {
         for (int q = windows_across.first; q < windows_across.end; ++q) {
-            const std::int64_t out =
-                index_of<kWidth>(image * g.out_height + p, q, at.channel, g.out_width, g.channels);
-            const int own = (h - p * g.stride) * g.size + (at.column - q * g.stride);
-            const auto chosen = Codes<Where, kWidth>::load(where + out);
+            const std::int64_t window = (at.image * g.out_height + p) * g.out_width + q;
+            const std::int64_t out = window * g.channels + kWidth * at.channel;
             float passed[kWidth];
             load_channels(dy + out, passed);
+            if constexpr (std::is_void_v<Where>) {
+                const int rows = window_pixels(p, g.size, g.stride, g.height).length();
+                const int columns = window_pixels(q, g.size, g.stride, g.width).length();
+                const float pixels = static_cast<float>(rows) * static_cast<float>(columns);
 #pragma unroll
-            for (int i = 0; i < kWidth; ++i)
-                if (chosen[i] == own) sum[i] += passed[i];
+                for (int i = 0; i < kWidth; ++i) sum[i] += passed[i] / pixels;
+            } else {
+                const int own = (at.row - p * g.stride) * g.size + (at.column - q * g.stride);
+                const auto chosen = Codes<Where, kWidth>::load(where + out);
+#pragma unroll
+                for (int i = 0; i < kWidth; ++i)
+                    if (chosen[i] == own) sum[i] += passed[i];
+            }
         }
     }
-    const std::int64_t in = index_of<kWidth>(at.row, at.column, at.channel, g.width, g.channels);
+    const std::int64_t in = (at.line * g.width + at.column) * g.channels + kWidth * at.channel;
     if (gate) {
         float outputs[kWidth];
         load_channels(gate + in, outputs);
@@ -90,122 +92,55 @@ __global__ void maxpool_dgrad_kernel(const T* __restrict__ dy, const Where* __re
     store_channels(dx + in, sum);
 }
 
-// As maxpool_fprop_kernel.
-template <class T, int kWidth>
-__global__ void avgpool_fprop_kernel(const T* __restrict__ x, T* __restrict__ y, PoolShape g) {
-    const RowPlace at = row_place(g.out_width, g.channels / kWidth);
-    if (at.column == g.out_width) return;
-    const std::int64_t image = at.row / g.out_height;
-    const int p = static_cast<int>(at.row % g.out_height);
-    const Span rows = window_pixels(p, g.size, g.stride, g.height);
-    const Span columns = window_pixels(at.column, g.size, g.stride, g.width);
-
-    const std::int64_t row_length = std::int64_t{g.width} * g.channels;
-    const T* row = x + index_of<kWidth>(image * g.height + rows.first, columns.first, at.channel,
-                                        g.width, g.channels);
-    float sum[kWidth] = {};
-    for (int r = 0; r < rows.length(); ++r, row += row_length) {
-        for (int s = 0; s < columns.length(); ++s) {
-            float values[kWidth];
-            load_channels(row + std::int64_t{s} * g.channels, values);
-#pragma unroll
-            for (int i = 0; i < kWidth; ++i) sum[i] += values[i];
-        }
-    }
-    const float pixels = static_cast<float>(rows.length()) * static_cast<float>(columns.length());
-#pragma unroll
-    for (float& value : sum) value /= pixels;
-    store_channels(y + index_of<kWidth>(at.row, at.column, at.channel, g.out_width, g.channels),
-                   sum);
+template <class T, class Where>
+void launch_fprop(const T* x, T* y, Where* where, const PoolShape& g, Stream stream) {
+    const auto launch = [&](auto width) {
+        simt::launch<pool_fprop_kernel<T, Where, width()>>(
+            row_grid(g.images * g.out_height, g.out_width, g.channels / width, stream), x, y, where,
+            g);
+    };
+    with_width<T>(g.channels, launch, x, y, where);
 }
 
-// As maxpool_dgrad_kernel.
-template <class T, int kWidth>
-__global__ void avgpool_dgrad_kernel(const T* __restrict__ dy, T* __restrict__ dx, PoolShape g) {
-    const RowPlace at = row_place(g.width, g.channels / kWidth);
-    if (at.column == g.width) return;
-    const std::int64_t image = at.row / g.height;
-    const int h = static_cast<int>(at.row % g.height);
-    const Span windows_down = windows_of_pixel(h, g.size, g.stride, g.out_height);
-    const Span windows_across = windows_of_pixel(at.column, g.size, g.stride, g.out_width);
-
-    float sum[kWidth] = {};
-    for (int p = windows_down.first; p < windows_down.end; ++p) {
-        const int rows = window_pixels(p, g.size, g.stride, g.height).length();
-        for (int q = windows_across.first; q < windows_across.end; ++q) {
-            const int columns = window_pixels(q, g.size, g.stride, g.width).length();
-            const float pixels = static_cast<float>(rows) * static_cast<float>(columns);
-            float shared[kWidth];
-            load_channels(dy + index_of<kWidth>(image * g.out_height + p, q, at.channel,
-                                                g.out_width, g.channels),
-                          shared);
-#pragma unroll
-            for (int i = 0; i < kWidth; ++i) sum[i] += shared[i] / pixels;
-        }
-    }
-    store_channels(dx + index_of<kWidth>(at.row, at.column, at.channel, g.width, g.channels), sum);
-}
-
-// One thread per `width` channels of an output, or of an input.
-simt::Grid output_grid(const PoolShape& g, int width, Stream stream) {
-    return row_grid(g.images * g.out_height, g.out_width, g.channels / width, stream);
-}
-
-simt::Grid input_grid(const PoolShape& g, int width, Stream stream) {
-    return row_grid(g.images * g.height, g.width, g.channels / width, stream);
+template <class T, class Where> void launch_dgrad(const T* dy, const Where* where, const T* gate,
+                                                  T* dx, const PoolShape& g, Stream stream) {
+    const auto launch = [&](auto width) {
+        simt::launch<pool_dgrad_kernel<T, Where, width()>>(
+            row_grid(g.images * g.height, g.width, g.channels / width, stream), dy, where, gate, dx,
+            g);
+    };
+    with_width<T>(g.channels, launch, dy, where, gate, dx);
 }
 
 } // namespace
 
 template <class T, class Where>
 void maxpool_fprop(const T* x, T* y, Where* where, PoolShape shape, Stream stream) {
-    const auto launch = [&](auto width) {
-        simt::launch<maxpool_fprop_kernel<T, Where, width()>>(output_grid(shape, width, stream), x,
-                                                              y, where, shape);
-    };
-    with_width<T>(shape.channels, launch, x, y, where);
+    launch_fprop(x, y, where, shape, stream);
 }
 
 template <class T, class Where> void maxpool_dgrad(const T* dy, const Where* where, const T* gate,
                                                    T* dx, PoolShape shape, Stream stream) {
-    const auto launch = [&](auto width) {
-        simt::launch<maxpool_dgrad_kernel<T, Where, width()>>(input_grid(shape, width, stream), dy,
-                                                              where, gate, dx, shape);
-    };
-    with_width<T>(shape.channels, launch, dy, where, gate, dx);
+    launch_dgrad(dy, where, gate, dx, shape, stream);
 }
 
 template <class T> void avgpool_fprop(const T* x, T* y, PoolShape shape, Stream stream) {
-    const auto launch = [&](auto width) {
-        simt::launch<avgpool_fprop_kernel<T, width()>>(output_grid(shape, width, stream), x, y,
-                                                       shape);
-    };
-    with_width<T>(shape.channels, launch, x, y);
+    launch_fprop<T, void>(x, y, nullptr, shape, stream);
 }
 
 template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Stream stream) {
-    const auto launch = [&](auto width) {
-        simt::launch<avgpool_dgrad_kernel<T, width()>>(input_grid(shape, width, stream), dy, dx,
-                                                       shape);
-    };
-    with_width<T>(shape.channels, launch, dy, dx);
+    launch_dgrad<T, void>(dy, nullptr, nullptr, dx, shape, stream);
 }
 
-template void maxpool_fprop(const float*, float*, std::uint8_t*, PoolShape, Stream);
-template void maxpool_dgrad(const float*, const std::uint8_t*, const float*, float*, PoolShape,
-                            Stream);
-template void maxpool_fprop(const bf16*, bf16*, std::uint8_t*, PoolShape, Stream);
-template void maxpool_dgrad(const bf16*, const std::uint8_t*, const bf16*, bf16*, PoolShape,
-                            Stream);
-template void maxpool_fprop(const float*, float*, std::uint16_t*, PoolShape, Stream);
-template void maxpool_dgrad(const float*, const std::uint16_t*, const float*, float*, PoolShape,
-                            Stream);
-template void maxpool_fprop(const bf16*, bf16*, std::uint16_t*, PoolShape, Stream);
-template void maxpool_dgrad(const bf16*, const std::uint16_t*, const bf16*, bf16*, PoolShape,
-                            Stream);
-template void avgpool_fprop(const float*, float*, PoolShape, Stream);
-template void avgpool_dgrad(const float*, float*, PoolShape, Stream);
-template void avgpool_fprop(const bf16*, bf16*, PoolShape, Stream);
-template void avgpool_dgrad(const bf16*, bf16*, PoolShape, Stream);
+template decltype(maxpool_fprop<float, std::uint8_t>) maxpool_fprop<float, std::uint8_t>;
+template decltype(maxpool_fprop<bf16, std::uint8_t>) maxpool_fprop<bf16, std::uint8_t>;
+template decltype(maxpool_fprop<float, std::uint16_t>) maxpool_fprop<float, std::uint16_t>;
+template decltype(maxpool_fprop<bf16, std::uint16_t>) maxpool_fprop<bf16, std::uint16_t>;
+template decltype(maxpool_dgrad<float, std::uint8_t>) maxpool_dgrad<float, std::uint8_t>;
+template decltype(maxpool_dgrad<bf16, std::uint8_t>) maxpool_dgrad<bf16, std::uint8_t>;
+template decltype(maxpool_dgrad<float, std::uint16_t>) maxpool_dgrad<float, std::uint16_t>;
+template decltype(maxpool_dgrad<bf16, std::uint16_t>) maxpool_dgrad<bf16, std::uint16_t>;
+PYALEXNET_FOR_ELEMENTS(avgpool_fprop);
+PYALEXNET_FOR_ELEMENTS(avgpool_dgrad);
 
 } // namespace pyalexnet

@@ -40,10 +40,7 @@ __device__ __forceinline__ float three_quarters(float s) {
 // beta (alpha / k)^.5, and x is made small by the roots before the factor can make it large.
 struct Steps {
     ResponseNorm norm;
-    float factor; // 2 alpha beta
-
-    __device__ __host__ explicit Steps(const ResponseNorm& norm_)
-        : norm(norm_), factor(2.0f * norm_.alpha * norm_.beta) {}
+    float factor = 2.0f * norm.alpha * norm.beta;
 
     // s^-beta
     __device__ __forceinline__ float power(float s) const {

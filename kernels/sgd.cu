@@ -31,7 +31,7 @@ sgd_update_kernel(Learned<T> learned, const float* __restrict__ dw, std::int64_t
     if (momentum.freezes()) return;
     const Place at = place_of(count);
     if (at.count == 0) return;
-    const FourWeights<T> four = read_weights(learned, at.first, at.count);
+    const FourWeights four = read_weights(learned, at.first, at.count);
     const Four<float> gradient = read_four(dw + at.first, at.count);
     learn_weights(learned, at.first, at.count, four, gradient.of, momentum);
 }
@@ -40,17 +40,7 @@ sgd_update_kernel(Learned<T> learned, const float* __restrict__ dw, std::int64_t
 __global__ void split_weights_kernel(const float* __restrict__ w, bf16* __restrict__ high,
                                      std::uint16_t* __restrict__ low, std::int64_t count) {
     const Place at = place_of(count);
-    const Four<float> four = read_four(w + at.first, at.count);
-    Four<bf16> highs;
-    Four<std::uint16_t> lows;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const Halves halves = split_halves(four.of[i]);
-        highs.of[i] = halves.high;
-        lows.of[i] = halves.low;
-    }
-    write_four(high + at.first, at.count, highs);
-    write_four(low + at.first, at.count, lows);
+    write_halves(high, low, at.first, at.count, read_four(w + at.first, at.count));
 }
 
 // As split_weights_kernel, the other way.
@@ -58,12 +48,7 @@ __global__ void join_weights_kernel(const bf16* __restrict__ high,
                                     const std::uint16_t* __restrict__ low, float* __restrict__ w,
                                     std::int64_t count) {
     const Place at = place_of(count);
-    const Four<bf16> highs = read_four(high + at.first, at.count);
-    const Four<std::uint16_t> lows = read_four(low + at.first, at.count);
-    Four<float> four;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) four.of[i] = join_halves(highs.of[i], lows.of[i]);
-    write_four(w + at.first, at.count, four);
+    write_four(w + at.first, at.count, read_halves(high, low, at.first, at.count));
 }
 
 } // namespace
@@ -83,7 +68,6 @@ void join_weights(const bf16* high, const std::uint16_t* low, float* w, std::int
     simt::launch<join_weights_kernel>(grid_of(count, stream), high, low, w, count);
 }
 
-template void sgd_update(Learned<float>, const float*, std::int64_t, Rule, Stream);
-template void sgd_update(Learned<bf16>, const float*, std::int64_t, Rule, Stream);
+PYALEXNET_FOR_ELEMENTS(sgd_update);
 
 } // namespace pyalexnet

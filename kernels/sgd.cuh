@@ -8,25 +8,6 @@
 
 namespace pyalexnet {
 
-// The float32 whose upper half, rounded, is `high` (ops.h: Learned).
-__device__ __forceinline__ float join_halves(bf16 high, std::uint16_t low) {
-    const int missing = static_cast<std::int16_t>(low);
-    return __uint_as_float((unsigned{high.bits} << 16) + static_cast<unsigned>(missing));
-}
-
-struct Halves {
-    bf16 high;
-    std::uint16_t low;
-};
-
-// To nearest, ties away from zero: the remainder is then the lower half, read as a signed number. A
-// NaN becomes the canonical one, since rounding would turn some into numbers: the card's own NaN is
-// 0x7fffffff.
-__device__ __forceinline__ Halves split_halves(float x) {
-    const unsigned bits = x == x ? __float_as_uint(x) : 0x7fc00000u;
-    return {{static_cast<std::uint16_t>((bits + 0x8000u) >> 16)}, static_cast<std::uint16_t>(bits)};
-}
-
 // A Rule whose learning rate has been read. A rate of 0 freezes: nothing is touched.
 struct Momentum {
     float lr, momentum, decay; // decay: weight_decay lr
@@ -48,42 +29,68 @@ __device__ __forceinline__ Momentum read_rule(const Rule& rule) {
     return {lr, rule.momentum, __fmul_rn(rule.weight_decay, lr)};
 }
 
-// Four neighbouring weights and what belongs to them.
-template <class T> struct FourWeights {
-    Four<T> w;
-    Four<std::uint16_t> low; // of T = bf16 only
-    Four<float> v;
+// ---------------------------------------------------------------------- four at a time
+
+// The float32 numbers whose upper halves, rounded, are those of `high` (ops.h: Learned).
+__device__ __forceinline__ Four<float> read_halves(const bf16* high, const std::uint16_t* low,
+                                                   std::int64_t first, int count) {
+    const Four<bf16> highs = read_four(high + first, count);
+    const Four<std::uint16_t> lows = read_four(low + first, count);
+    Four<float> four;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const int missing = static_cast<std::int16_t>(lows.of[i]);
+        four.of[i] =
+            __uint_as_float((unsigned{highs.of[i].bits} << 16) + static_cast<unsigned>(missing));
+    }
+    return four;
+}
+
+// To nearest, ties away from zero: the remainder is then the lower half, read as a signed number. A
+// NaN becomes the canonical one, since rounding would turn some into numbers: the card's own NaN is
+// 0x7fffffff.
+__device__ __forceinline__ void write_halves(bf16* high, std::uint16_t* low, std::int64_t first,
+                                             int count, const Four<float>& four) {
+    Four<bf16> highs;
+    Four<std::uint16_t> lows;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const float x = four.of[i];
+        const unsigned bits = x == x ? __float_as_uint(x) : 0x7fc00000u;
+        highs.of[i].bits = static_cast<std::uint16_t>((bits + 0x8000u) >> 16);
+        lows.of[i] = static_cast<std::uint16_t>(bits);
+    }
+    write_four(high + first, count, highs);
+    write_four(low + first, count, lows);
+}
+
+// Neighbouring weights and their momentum.
+struct FourWeights {
+    Four<float> w, v;
 };
 
-template <class T> __device__ __forceinline__ FourWeights<T>
-read_weights(const Learned<T>& learned, std::int64_t first, int count) {
-    FourWeights<T> four{};
-    four.w = read_four(learned.w + first, count);
-    if constexpr (std::is_same_v<T, bf16>) four.low = read_four(learned.low + first, count);
-    four.v = read_four(learned.v + first, count);
-    return four;
+template <class T> __device__ __forceinline__ FourWeights read_weights(const Learned<T>& learned,
+                                                                       std::int64_t first,
+                                                                       int count) {
+    const Four<float> v = read_four(learned.v + first, count);
+    if constexpr (std::is_same_v<T, bf16>)
+        return {read_halves(learned.w, learned.low, first, count), v};
+    else
+        return {read_four(learned.w + first, count), v};
 }
 
 // Updates them by their gradients and puts them back.
 template <class T>
 __device__ __forceinline__ void learn_weights(const Learned<T>& learned, std::int64_t first,
-                                              int count, FourWeights<T> four, const float (&dw)[4],
+                                              int count, FourWeights four, const float (&dw)[4],
                                               const Momentum& rule) {
     if (rule.freezes()) return;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        if constexpr (std::is_same_v<T, bf16>) {
-            float w = join_halves(four.w.of[i], four.low.of[i]);
-            rule.step(w, four.v.of[i], dw[i]);
-            const Halves halves = split_halves(w);
-            four.w.of[i] = halves.high;
-            four.low.of[i] = halves.low;
-        } else {
-            rule.step(four.w.of[i], four.v.of[i], dw[i]);
-        }
-    }
-    write_four(learned.w + first, count, four.w);
-    if constexpr (std::is_same_v<T, bf16>) write_four(learned.low + first, count, four.low);
+    for (int i = 0; i < 4; ++i) rule.step(four.w.of[i], four.v.of[i], dw[i]);
+    if constexpr (std::is_same_v<T, bf16>)
+        write_halves(learned.w, learned.low, first, count, four.w);
+    else
+        write_four(learned.w + first, count, four.w);
     write_four(learned.v + first, count, four.v);
 }
 

@@ -9,20 +9,13 @@ namespace {
 constexpr int kWarp = 32;
 constexpr int kWarpsPerBlock = 4;
 constexpr int kMeanThreads = 256;
-constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Every lane receives the same bits: at each step both partners add the same two numbers.
-template <class Number> __device__ __forceinline__ Number warp_sum(Number value) {
-    for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-        value += __shfl_xor_sync(kAllLanes, value, mask);
-    }
-    return value;
-}
-
-__device__ __forceinline__ float warp_max(float value) {
-    for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-        value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, mask));
-    }
+// Joins a value of every lane. Each receives the same bits: at each step both partners join the
+// same two numbers.
+template <class Number, class Join>
+__device__ __forceinline__ Number join_lanes(Number value, const Join& join) {
+    for (int mask = kWarp / 2; mask > 0; mask /= 2)
+        value = join(value, __shfl_xor_sync(0xffffffffu, value, mask));
     return value;
 }
 
@@ -48,20 +41,22 @@ template <class T> __global__ void softmax_rows_kernel(const float* __restrict__
     logits += row * classes;
     dlogits += row * classes;
 
+    const auto finish = [&](float loss, float top1, float top5) {
+        if (lane != 0) return;
+        results[row] = loss;
+        results[rows + row] = top1;
+        results[2 * rows + row] = top5;
+    };
+
     const std::int64_t label = labels[row];
     if (label < 0 || label >= classes) {
         for (int c = lane; c < classes; c += kWarp) dlogits[c] = narrow<T>(NAN);
-        if (lane == 0) {
-            results[row] = NAN;
-            results[rows + row] = 1.0f;
-            results[2 * rows + row] = 1.0f;
-        }
-        return;
+        return finish(NAN, 1.0f, 1.0f);
     }
 
     float highest = -INFINITY;
     for (int c = lane; c < classes; c += kWarp) highest = fmaxf(highest, logits[c]);
-    highest = warp_max(highest);
+    highest = join_lanes(highest, [](float a, float b) { return fmaxf(a, b); });
 
     const float own = logits[label];
     float sum = 0.0f;
@@ -72,20 +67,18 @@ template <class T> __global__ void softmax_rows_kernel(const float* __restrict__
         greater += logit > own;
         equal += logit == own;
     }
-    sum = warp_sum(sum);
-    greater = warp_sum(greater);
-    equal = warp_sum(equal);
+    const auto add = [](auto a, auto b) { return a + b; };
+    sum = join_lanes(sum, add);
+    greater = join_lanes(greater, add);
+    equal = join_lanes(equal, add);
 
     const float scale = static_cast<float>(rows);
     for (int c = lane; c < classes; c += kWarp) {
         const float probability = expf(logits[c] - highest) / sum;
         dlogits[c] = narrow<T>((c == label ? probability - 1.0f : probability) / scale);
     }
-    if (lane == 0) {
-        results[row] = logf(sum) - (own - highest);
-        results[rows + row] = topk_error(1, greater, equal);
-        results[2 * rows + row] = topk_error(5, greater, equal);
-    }
+    finish(logf(sum) - (own - highest), topk_error(1, greater, equal),
+           topk_error(5, greater, equal));
 }
 
 // Block 0 computes the mean loss, blocks 1 and 2 the mean errors, of results (3, rows); a thread
@@ -125,9 +118,6 @@ template <class T> void softmax_cross_entropy(const float* logits, const std::in
                                        top5, rows);
 }
 
-template void softmax_cross_entropy(const float*, const std::int64_t*, float*, float*, float*,
-                                    float*, std::int64_t, int, void*, Stream);
-template void softmax_cross_entropy(const float*, const std::int64_t*, float*, bf16*, float*,
-                                    float*, std::int64_t, int, void*, Stream);
+PYALEXNET_FOR_ELEMENTS(softmax_cross_entropy);
 
 } // namespace pyalexnet

@@ -107,15 +107,33 @@ __device__ __forceinline__ void finish_tile(const Epilogue& epilogue, const Gemm
     }
 }
 
-// The sums of A's rows, the last column of C.
-template <class T, class Epilogue>
-__device__ __forceinline__ void finish_row_sums(const Epilogue& epilogue, const GemmSize& size,
-                                                const TilePlace& tile, const float* row_sums) {
-    for (int row = static_cast<int>(threadIdx.x); row < min(T::TileM, size.rows - tile.row);
-         row += T::Finishers) {
-        const Place place{tile.group, tile.row + row, size.columns - 1, 1};
-        epilogue.put(place, epilogue.read(place), {row_sums[row], 0.0f, 0.0f, 0.0f});
-    }
+// Calls finish(epilogue) with the problem's epilogue, or where the depth is split with one that
+// stores the sums of a part.
+template <class Epilogue, class Finish>
+__device__ __forceinline__ void hand_over(const Epilogue& epilogue, const GemmSize& size, int part,
+                                          float* partial, const Finish& finish) {
+    if (size.parts == 1)
+        finish(epilogue);
+    else
+        finish(Parts{partial, size, part});
+}
+
+// Hands a tile over. If it is of C's first column and `row_sums`, the sums of A's rows follow it,
+// which are C's last column.
+template <class T, bool row_sums, class Epilogue>
+__device__ __forceinline__ void hand_over_tile(const Epilogue& epilogue, const GemmSize& size,
+                                               const TilePlace& tile, float* partial,
+                                               const float* sums) {
+    hand_over(epilogue, size, tile.part, partial, [&](const auto& to) {
+        finish_tile<T>(to, size, tile, sums);
+        if (!row_sums || tile.column != 0) return;
+        const int rows = min(T::TileM, size.rows - tile.row);
+        for (int row = static_cast<int>(threadIdx.x); row < rows; row += T::Finishers) {
+            const Place place{tile.group, tile.row + row, size.columns - 1, 1};
+            const float sum = sums[SumTile<T>::kFloats + row];
+            to.put(place, to.read(place), {sum, 0.0f, 0.0f, 0.0f});
+        }
+    });
 }
 
 } // namespace pyalexnet

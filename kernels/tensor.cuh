@@ -33,6 +33,8 @@
 // one multiplies while the other begins or ends.
 #pragma once
 
+#include <algorithm>
+
 #include "sums.cuh"
 
 namespace pyalexnet {
@@ -45,13 +47,8 @@ constexpr int kChunk = 8;        // bf16 of 16 bytes
 // it a multiprocessor has registers and shared memory for.
 template <int TileM_, int TileN_, int WarpM_, int WarpN_, int Stages_, int Planes_, int Blocks_>
 struct TensorTile {
-    static constexpr int TileM = TileM_;
-    static constexpr int TileN = TileN_;
-    static constexpr int WarpM = WarpM_;
-    static constexpr int WarpN = WarpN_;
-    static constexpr int Stages = Stages_;
-    static constexpr int Planes = Planes_;
-    static constexpr int Blocks = Blocks_;
+    static constexpr int TileM = TileM_, TileN = TileN_, WarpM = WarpM_, WarpN = WarpN_;
+    static constexpr int Stages = Stages_, Planes = Planes_, Blocks = Blocks_;
     static constexpr int WarpsN = TileN / WarpN;
     static constexpr int Threads = 32 * (TileM / WarpM) * WarpsN;
     static constexpr int Finishers = Threads; // threads that hand the sums to the epilogue
@@ -127,26 +124,31 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
     __device__ Loader(const Source& source, int first_line)
         : source_(source), first_line_(first_line),
           first_(Layout::at(row(), along() / kChunk) + along() % kChunk) {
-        if constexpr (Layout::kAlongDepth) {
 #pragma unroll
-            for (int i = 0; i < kCount; ++i)
-                lines_[i] = source_.line(first_line + row() + i * kStep);
-        } else {
-            lines_[0] = source_.line(first_line + along());
-        }
+        for (int i = 0; i < (Layout::kAlongDepth ? kCount : 1); ++i)
+            lines_[i] =
+                source_.line(first_line + (Layout::kAlongDepth ? row() + i * kStep : along()));
     }
 
     // Begins to load the slice from `depth` on, zeros from `depth_end` on.
     __device__ __forceinline__ void begin(bf16* slice, int depth, int depth_end) {
-        if constexpr (vectors)
-            for_each_piece(depth, depth_end, [&](int i, Found<Element> from) {
+        if constexpr (vectors) {
+            const auto shared = source_.point(depth + along()); // by all, along the depth
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) {
+                const int at = depth + (Layout::kAlongDepth ? along() : row() + i * kStep);
+                const auto& line = lines_[Layout::kAlongDepth ? i : 0];
+                const Found<Element> from =
+                    source_.find(line, Layout::kAlongDepth ? shared : source_.point(at));
+                const bool inside = from.inside && at < depth_end;
                 if constexpr (kSplit)
-                    load(from, floats_[i]);
+                    load(from.at, inside, floats_[i]);
                 else
-                    simt::cp_async_16(place(slice, i), from.at, from.inside);
-            });
-        else if constexpr (!kSplit)
+                    simt::cp_async_16(place(slice, i), from.at, inside);
+            }
+        } else if constexpr (!kSplit) {
             gather(slice, depth, depth_end);
+        }
     }
 
     // The same slice once more: stores what begin() left in registers, or gathers floats now.
@@ -168,26 +170,6 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
         return slice + Layout::moved(first_, i * kStep, 0);
     }
 
-    template <class Use>
-    __device__ __forceinline__ void for_each_piece(int depth, int depth_end, Use use) const {
-        if constexpr (Layout::kAlongDepth) {
-            depth += along();
-            const auto point = source_.point(depth);
-#pragma unroll
-            for (int i = 0; i < kCount; ++i) {
-                const Found<Element> from = source_.find(lines_[i], point);
-                use(i, Found<Element>{from.at, from.inside && depth < depth_end});
-            }
-        } else {
-#pragma unroll
-            for (int i = 0; i < kCount; ++i) {
-                const int point = depth + row() + i * kStep;
-                const Found<Element> from = source_.find(lines_[0], source_.point(point));
-                use(i, Found<Element>{from.at, from.inside && point < depth_end});
-            }
-        }
-    }
-
     __device__ void gather(bf16* slice, int depth, int depth_end) const {
         for (int i = 0; i < kCount; ++i) {
             const auto element = [&](int j) {
@@ -204,11 +186,9 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
         }
     }
 
-    __device__ __forceinline__ static void load(Found<float> from, float (&piece)[4]) {
-        if (from.inside)
-            load_vector(from.at, piece);
-        else
-            piece[0] = piece[1] = piece[2] = piece[3] = 0.0f;
+    __device__ __forceinline__ static void load(const float* from, bool inside, float (&piece)[4]) {
+        if (inside) return load_vector(from, piece);
+        piece[0] = piece[1] = piece[2] = piece[3] = 0.0f;
     }
 
     // The planes follow one another.
@@ -228,12 +208,9 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
 };
 
 // Bytes of shared memory: first for the stages, then for the sums and the sums of A's rows.
-template <class T> constexpr std::size_t kTensorShared = [] {
-    const std::size_t stages =
-        sizeof(bf16) * T::Stages * T::Planes * (T::TileM + T::TileN) * kTensorSlice;
-    const std::size_t sums = sizeof(float) * (SumTile<T>::kFloats + T::TileM);
-    return stages > sums ? stages : sums;
-}();
+template <class T> constexpr std::size_t kTensorShared =
+    std::max(sizeof(bf16) * T::Stages * T::Planes * (T::TileM + T::TileN) * kTensorSlice,
+             sizeof(float) * (SumTile<T>::kFloats + T::TileM));
 
 // ---------------------------------------------------------------------- products of fragments
 
@@ -386,15 +363,7 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
         if (takes_row_sums && warp_column == 0) put_row_sums(row_sums_in_tile, row, row_sums[m][0]);
     }
     __syncthreads();
-    const auto finish = [&](const auto& epilogue) {
-        finish_tile<T>(epilogue, size, tile, shared);
-        if (Problem::RowSums::value && tile.column == 0)
-            finish_row_sums<T>(epilogue, size, tile, row_sums_in_tile);
-    };
-    if (size.parts == 1)
-        finish(problem.epilogue);
-    else
-        finish(Parts{partial, size, tile.part});
+    hand_over_tile<T, Problem::RowSums::value>(problem.epilogue, size, tile, partial, shared);
 }
 
 } // namespace pyalexnet

@@ -52,11 +52,8 @@ app.add_typer(show_app, name="show", rich_help_panel=_USE)
 app.command(rich_help_panel=_ABOUT)(presets)
 app.command(rich_help_panel=_ABOUT)(doctor)
 # Its own parser reads its options, including --help.
-app.command(
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    rich_help_panel=_ABOUT,
-)(bench)
+_ANY = {"allow_extra_args": True, "ignore_unknown_options": True}
+app.command(add_help_option=False, context_settings=_ANY, rich_help_panel=_ABOUT)(bench)
 
 
 def _version(wanted: bool) -> None:
@@ -65,12 +62,11 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+_VERSION = typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+
+
 @app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
-    ] = False,
-) -> None:
+def _main(version: Annotated[bool, _VERSION] = False) -> None:
     pass
 
 

@@ -157,7 +157,6 @@ def _instruction_sets() -> str:
 
 
 def _threads() -> str:
-    """The threads of the backend cpu."""
     cores = usable_cores()
     return f"{cores.count}: {cores.why}"
 

@@ -18,7 +18,7 @@ class KernelError(PyalexnetError, RuntimeError):
 
 
 class DataError(PyalexnetError):
-    """A data set is missing, damaged or of an unexpected shape."""
+    """A dataset is missing, damaged or of an unexpected shape."""
 
 
 class CheckpointError(PyalexnetError):

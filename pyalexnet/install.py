@@ -78,7 +78,6 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def main(extras: list[str]) -> int:
-    """0 if nothing is missing, else 1 and a sentence."""
     if sentence := why_incomplete(*extras):
         print(f"error: {sentence}", file=sys.stderr)
         return 1

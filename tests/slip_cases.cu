@@ -73,8 +73,8 @@ Array scratch(std::size_t bytes) { return {"workspace", bytes / sizeof(float), A
 // plain, and in blocks that they do not fill.
 void augments() {
     for (const int fill : {0xff, 0x7f})
-        for (const CropShape& s : {CropShape{2, 12, 7, 10, 5, 3, 1, 0, 0, 10, 5},
-                                   CropShape{2, 12, 7, 10, 5, 3, 2, 1, 0, 6, 3}})
+        for (const CropShape& s : {CropShape{{2, 10, 5, 3, 1, 0, 0, 10, 5}, 12, 7},
+                                   CropShape{{2, 10, 5, 3, 2, 1, 0, 6, 3}, 12, 7}})
             call({{"x", 2 * 12 * 7 * 3, Access::read, 1},
                   {"mean", 12 * 7 * 3},
                   {"corners", 2 * 2, Access::read, sizeof(std::int32_t), fill},
@@ -258,13 +258,13 @@ void elementwise() {
 
 void exchanges() {
     call({{"parts[0]", 5 * 3}, {"parts[1]", 5 * 2}, output("whole", 5 * 5)}, [](const Placed& p) {
-        const ExchangeParts parts{{p[0], p[1]}, {3, 2}, 2};
+        const Peers parts{{p[0], p[1]}, {3, 2}, 2};
         exchange_gather(parts, p[2], 5, nullptr);
     });
     call({{"dwholes[0]", 5 * 5}, {"dwholes[1]", 5 * 5}, output("dpart", 5 * 2)},
          [](const Placed& p) {
-             const ExchangeWholes wholes{{p[0], p[1]}, 2};
-             exchange_scatter_add(wholes, p[2], 5, 5, 3, 2, nullptr);
+             const Peers wholes{{p[0], p[1]}, {5, 5}, 2};
+             exchange_scatter_add(wholes, p[2], 5, 3, 2, nullptr);
          });
 }
 

@@ -37,15 +37,10 @@ template <class T> void tanh_dgrad(const T* y, const T* dy, T* dx, std::int64_t 
     });
 }
 
-template void relu_fprop(const float*, float*, std::int64_t, Stream);
-template void relu_fprop(const bf16*, bf16*, std::int64_t, Stream);
-template void relu_dgrad(const float*, const float*, float*, std::int64_t, Stream);
-template void relu_dgrad(const bf16*, const bf16*, bf16*, std::int64_t, Stream);
-template void scale(const float*, float*, std::int64_t, float, Stream);
-template void scale(const bf16*, bf16*, std::int64_t, float, Stream);
-template void tanh_fprop(const float*, float*, std::int64_t, Stream);
-template void tanh_fprop(const bf16*, bf16*, std::int64_t, Stream);
-template void tanh_dgrad(const float*, const float*, float*, std::int64_t, Stream);
-template void tanh_dgrad(const bf16*, const bf16*, bf16*, std::int64_t, Stream);
+PYALEXNET_FOR_ELEMENTS(relu_fprop);
+PYALEXNET_FOR_ELEMENTS(relu_dgrad);
+PYALEXNET_FOR_ELEMENTS(scale);
+PYALEXNET_FOR_ELEMENTS(tanh_fprop);
+PYALEXNET_FOR_ELEMENTS(tanh_dgrad);
 
 } // namespace pyalexnet

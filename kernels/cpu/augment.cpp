@@ -128,11 +128,6 @@ template <class T> void augment(const std::uint8_t* x, const float* mean,
     });
 }
 
-template void augment<float>(const std::uint8_t*, const float*, const std::int32_t*,
-                             const std::uint8_t*, const float*, float*, CropShape, float, bool,
-                             Stream);
-template void augment<bf16>(const std::uint8_t*, const float*, const std::int32_t*,
-                            const std::uint8_t*, const float*, bf16*, CropShape, float, bool,
-                            Stream);
+PYALEXNET_FOR_ELEMENTS(augment);
 
 } // namespace pyalexnet

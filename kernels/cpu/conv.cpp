@@ -129,31 +129,15 @@ template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Ru
     with_wgrad(shape, workspace, [&](const auto& algorithm) { algorithm.run(x, dy, epilogue); });
 }
 
-template Choice choice_of<float>(Pass, const ConvShape&);
-template std::size_t conv_fprop_workspace<float>(const ConvShape&);
-template std::size_t conv_dgrad_workspace<float>(const ConvShape&);
-template std::size_t conv_wgrad_workspace<float>(const ConvShape&);
-template void conv_fprop(const float*, const float*, const float*, float*, const ConvShape&,
-                         Activation, const Dropped&, void*, Stream);
-template void conv_dgrad(const float*, const float*, const float*, float, float*, const ConvShape&,
-                         void*, Stream);
-template void conv_wgrad(const float*, const float*, float*, float*, const ConvShape&, void*,
-                         Stream);
-template void conv_wgrad_sgd(const float*, const float*, Learned<float>, Rule, Learned<float>, Rule,
-                             const ConvShape&, void*, Stream);
-
-template Choice choice_of<bf16>(Pass, const ConvShape&);
-template std::size_t conv_fprop_workspace<bf16>(const ConvShape&);
-template std::size_t conv_dgrad_workspace<bf16>(const ConvShape&);
-template std::size_t conv_wgrad_workspace<bf16>(const ConvShape&);
-template void conv_fprop(const bf16*, const bf16*, const float*, bf16*, const ConvShape&,
-                         Activation, const Dropped&, void*, Stream);
-template void conv_fprop(const bf16*, const bf16*, const float*, float*, const ConvShape&,
-                         Activation, const Dropped&, void*, Stream);
-template void conv_dgrad(const bf16*, const bf16*, const bf16*, float, bf16*, const ConvShape&,
-                         void*, Stream);
-template void conv_wgrad(const bf16*, const bf16*, float*, float*, const ConvShape&, void*, Stream);
-template void conv_wgrad_sgd(const bf16*, const bf16*, Learned<bf16>, Rule, Learned<float>, Rule,
-                             const ConvShape&, void*, Stream);
+PYALEXNET_FOR_ELEMENTS(choice_of);
+PYALEXNET_FOR_ELEMENTS(conv_fprop_workspace);
+PYALEXNET_FOR_ELEMENTS(conv_dgrad_workspace);
+PYALEXNET_FOR_ELEMENTS(conv_wgrad_workspace);
+template decltype(conv_fprop<float, float>) conv_fprop<float, float>;
+template decltype(conv_fprop<bf16, bf16>) conv_fprop<bf16, bf16>;
+template decltype(conv_fprop<bf16, float>) conv_fprop<bf16, float>;
+PYALEXNET_FOR_ELEMENTS(conv_dgrad);
+PYALEXNET_FOR_ELEMENTS(conv_wgrad);
+PYALEXNET_FOR_ELEMENTS(conv_wgrad_sgd);
 
 } // namespace pyalexnet

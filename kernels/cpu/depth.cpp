@@ -60,9 +60,7 @@ void filters_from_depth(const float* ddeep, float* dw, FilterShape shape, int bl
     });
 }
 
-template void images_to_depth<float>(const float*, float*, BlockShape, Stream);
-template void images_to_depth<bf16>(const float*, bf16*, BlockShape, Stream);
-template void filters_to_depth<float>(const float*, float*, FilterShape, int, Stream);
-template void filters_to_depth<bf16>(const bf16*, bf16*, FilterShape, int, Stream);
+PYALEXNET_FOR_ELEMENTS(images_to_depth);
+PYALEXNET_FOR_ELEMENTS(filters_to_depth);
 
 } // namespace pyalexnet

@@ -42,11 +42,7 @@ template <class T> void lrn_dgrad(const T* x, const T* dy, T* dx, std::int64_t p
     });
 }
 
-template void lrn_fprop(const float*, float*, std::int64_t, int, int, ResponseNorm, Stream);
-template void lrn_fprop(const bf16*, bf16*, std::int64_t, int, int, ResponseNorm, Stream);
-template void lrn_dgrad(const float*, const float*, float*, std::int64_t, int, int, ResponseNorm,
-                        Stream);
-template void lrn_dgrad(const bf16*, const bf16*, bf16*, std::int64_t, int, int, ResponseNorm,
-                        Stream);
+PYALEXNET_FOR_ELEMENTS(lrn_fprop);
+PYALEXNET_FOR_ELEMENTS(lrn_dgrad);
 
 } // namespace pyalexnet

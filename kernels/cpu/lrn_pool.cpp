@@ -157,13 +157,7 @@ template <class T> void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy,
                   });
 }
 
-template void lrn_maxpool_fprop(const float*, float*, std::uint8_t*, PoolShape, int, ResponseNorm,
-                                bool, Stream);
-template void lrn_maxpool_fprop(const bf16*, bf16*, std::uint8_t*, PoolShape, int, ResponseNorm,
-                                bool, Stream);
-template void lrn_maxpool_dgrad(const float*, const float*, const float*, const std::uint8_t*,
-                                float*, PoolShape, int, ResponseNorm, bool, Stream);
-template void lrn_maxpool_dgrad(const bf16*, const bf16*, const bf16*, const std::uint8_t*, bf16*,
-                                PoolShape, int, ResponseNorm, bool, Stream);
+PYALEXNET_FOR_ELEMENTS(lrn_maxpool_fprop);
+PYALEXNET_FOR_ELEMENTS(lrn_maxpool_dgrad);
 
 } // namespace pyalexnet

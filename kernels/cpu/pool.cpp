@@ -157,21 +157,15 @@ template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Strea
     by_rows_of_pixels(shape, [&](const PixelRow& row) { spread_means(dy, dx, row, shape); });
 }
 
-template void maxpool_fprop(const float*, float*, std::uint8_t*, PoolShape, Stream);
-template void maxpool_dgrad(const float*, const std::uint8_t*, const float*, float*, PoolShape,
-                            Stream);
-template void maxpool_fprop(const bf16*, bf16*, std::uint8_t*, PoolShape, Stream);
-template void maxpool_dgrad(const bf16*, const std::uint8_t*, const bf16*, bf16*, PoolShape,
-                            Stream);
-template void maxpool_fprop(const float*, float*, std::uint16_t*, PoolShape, Stream);
-template void maxpool_dgrad(const float*, const std::uint16_t*, const float*, float*, PoolShape,
-                            Stream);
-template void maxpool_fprop(const bf16*, bf16*, std::uint16_t*, PoolShape, Stream);
-template void maxpool_dgrad(const bf16*, const std::uint16_t*, const bf16*, bf16*, PoolShape,
-                            Stream);
-template void avgpool_fprop(const float*, float*, PoolShape, Stream);
-template void avgpool_dgrad(const float*, float*, PoolShape, Stream);
-template void avgpool_fprop(const bf16*, bf16*, PoolShape, Stream);
-template void avgpool_dgrad(const bf16*, bf16*, PoolShape, Stream);
+template decltype(maxpool_fprop<float, std::uint8_t>) maxpool_fprop<float, std::uint8_t>;
+template decltype(maxpool_fprop<bf16, std::uint8_t>) maxpool_fprop<bf16, std::uint8_t>;
+template decltype(maxpool_fprop<float, std::uint16_t>) maxpool_fprop<float, std::uint16_t>;
+template decltype(maxpool_fprop<bf16, std::uint16_t>) maxpool_fprop<bf16, std::uint16_t>;
+template decltype(maxpool_dgrad<float, std::uint8_t>) maxpool_dgrad<float, std::uint8_t>;
+template decltype(maxpool_dgrad<bf16, std::uint8_t>) maxpool_dgrad<bf16, std::uint8_t>;
+template decltype(maxpool_dgrad<float, std::uint16_t>) maxpool_dgrad<float, std::uint16_t>;
+template decltype(maxpool_dgrad<bf16, std::uint16_t>) maxpool_dgrad<bf16, std::uint16_t>;
+PYALEXNET_FOR_ELEMENTS(avgpool_fprop);
+PYALEXNET_FOR_ELEMENTS(avgpool_dgrad);
 
 } // namespace pyalexnet

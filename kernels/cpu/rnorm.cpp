@@ -106,11 +106,7 @@ template <class T> void rnorm_dgrad(const T* x, const T* dy, T* dx, std::int64_t
     });
 }
 
-template void rnorm_fprop(const float*, float*, std::int64_t, int, int, int, ResponseNorm, Stream);
-template void rnorm_fprop(const bf16*, bf16*, std::int64_t, int, int, int, ResponseNorm, Stream);
-template void rnorm_dgrad(const float*, const float*, float*, std::int64_t, int, int, int,
-                          ResponseNorm, void*, Stream);
-template void rnorm_dgrad(const bf16*, const bf16*, bf16*, std::int64_t, int, int, int,
-                          ResponseNorm, void*, Stream);
+PYALEXNET_FOR_ELEMENTS(rnorm_fprop);
+PYALEXNET_FOR_ELEMENTS(rnorm_dgrad);
 
 } // namespace pyalexnet

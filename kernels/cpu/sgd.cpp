@@ -24,7 +24,6 @@ void join_weights(const bf16* high, const std::uint16_t* low, float* w, std::int
                 [=](std::int64_t i, auto n) { store(w + i, joined(high + i, low + i, n), n); });
 }
 
-template void sgd_update(Learned<float>, const float*, std::int64_t, Rule, Stream);
-template void sgd_update(Learned<bf16>, const float*, std::int64_t, Rule, Stream);
+PYALEXNET_FOR_ELEMENTS(sgd_update);
 
 } // namespace pyalexnet

@@ -130,9 +130,6 @@ template <class T> void softmax_cross_entropy(const float* logits, const std::in
     *top5 = mean(results + 2 * rows, rows);
 }
 
-template void softmax_cross_entropy(const float*, const std::int64_t*, float*, float*, float*,
-                                    float*, std::int64_t, int, void*, Stream);
-template void softmax_cross_entropy(const float*, const std::int64_t*, float*, bf16*, float*,
-                                    float*, std::int64_t, int, void*, Stream);
+PYALEXNET_FOR_ELEMENTS(softmax_cross_entropy);
 
 } // namespace pyalexnet

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 data_app = typer.Typer(cls=Commands, help="Datasets.", no_args_is_help=True)
 
 
+_TO = "Folder to keep it in; the user's cache if none is named."
+
+
 @data_app.command()
 def get(
     name: Annotated[str, Argument(help="cifar10.")],
-    to: Annotated[
-        Path | None, Option(help="Folder to keep it in; the user's cache if none is named.")
-    ] = None,
+    to: Annotated[Path | None, Option(help=_TO)] = None,
 ) -> None:
     """Fetch a public dataset and check its SHA-256; a second call continues an unfinished one."""
     from pyalexnet.data import download

@@ -50,15 +50,14 @@ def evaluate(
         if output is not None:
             scoring.write_predictions(output, judgement, datasets[0].classes)
         note, count, found = datasets[0].note, len(judgement.labels), judgement.searched
+        alone = [
+            {"run": run.name, "checkpoint": str(run.path)} | asdict(scores)
+            for run, scores in zip(trained, judgement.alone, strict=True)
+        ]
+        what = {"data": note, "split": part, "images": count, "ten_crop": ten_crop}
         document = {
-            "data": note,
-            "split": part,
-            "images": count,
-            "ten_crop": ten_crop,
-            "runs": [
-                {"run": run.name, "checkpoint": str(run.path)} | asdict(scores)
-                for run, scores in zip(trained, judgement.alone, strict=True)
-            ],
+            **what,
+            "runs": alone,
             "average": judgement.average and asdict(judgement.average),
             "searched": found and {"coefficients": found.coefficients} | asdict(found.scores),
         }

@@ -12,7 +12,7 @@ from pyalexnet.errors import ArgumentError
 
 _FORM = "onnx, torchvision (preset owt), or auto, which the file's name tells."
 _BATCH = "Images of every call of the model: dynamic or a number."
-_PREPROCESSING = "The model subtracts the mean: it reads 0 to 255."
+_MEAN = "The model subtracts the mean: it reads 0 to 255."
 
 
 def export(
@@ -22,9 +22,7 @@ def export(
     form: Annotated[str, Option("--format", help=_FORM)] = "auto",
     batch: Annotated[str, Option(help=_BATCH)] = "dynamic",
     opset: Annotated[int, Option(help="Version of ONNX's operators, 13 or newer.")] = 17,
-    include_preprocessing: Annotated[
-        bool, Option("--include-preprocessing", help=_PREPROCESSING)
-    ] = False,
+    include_preprocessing: Annotated[bool, Option("--include-preprocessing", help=_MEAN)] = False,
     where: given.RunsFolder = given.RUNS,
 ) -> None:
     """Write a trained network for other programs: ONNX, or torchvision's state dict.
@@ -40,10 +38,8 @@ def export(
         raise ArgumentError(f"{file}: {ending}; .onnx or .safetensors was expected.")
     form = forms[file.suffix] if form == "auto" else form
     if form not in forms.values():
-        raise ArgumentError(
-            f"--format is {form!r} for {file}; onnx (.onnx) or torchvision (.safetensors) was "
-            "expected."
-        )
+        expected = "onnx (.onnx) or torchvision (.safetensors)"
+        raise ArgumentError(f"--format is {form!r} for {file}; {expected} was expected.")
     if batch != "dynamic" and not batch.isdecimal():
         raise ArgumentError(f"--batch is {batch!r}; dynamic or a number was expected.")
     cpu = backends.backend("cpu", exact=True)

@@ -22,8 +22,6 @@ SAVING = ("--batch-size", "--workers", "--size", "--count")
 
 
 class Commands(TyperGroup):
-    """Subcommands by name."""
-
     def make_context(self, *arguments: Any, **more: Any) -> Any:
         """Read the arguments; Ctrl-C is handled as in `invoke`."""
         with _answering_ctrl_c():

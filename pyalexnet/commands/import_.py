@@ -46,7 +46,5 @@ def import_weights(
             "and only data whose classes are called so are known to be theirs; --class-names tells."
         )
     preset = f", preset {found.net_args['preset']}" if "preset" in found.net_args else ""
-    print(
-        f"{run}: {found.spec.name}{preset}, {found.spec.num_parameters:,} parameters, "
-        f"{found.spec.classes} classes"
-    )
+    size = f"{found.spec.num_parameters:,} parameters, {found.spec.classes} classes"
+    print(f"{run}: {found.spec.name}{preset}, {size}")

@@ -37,20 +37,21 @@ PRECISION = (
 FUSED = "Kernels that take layers together, or one layer after the other; fused on cuda and cpu."
 TOWERS = "2: each half of the network on its device."
 
+FILES = "Image files, or folders of them."
+_RUN = "Run folders, latest, or checkpoints' folders."
 _RUNS = "Folder of the run folders; latest is the most recently started run in it."
 _WHICH = "Checkpoint of the run; best has the lowest test error."
 _DATA = (
     "Dataset; by default the run's own. An .npz file holds images, labels and optionally "
     "test_images, test_labels, class_ids and class_names."
 )
+_BATCH_SIZE = "Images per pass through the network."
 _SPLIT = "Images to use; val is the same as test."
 _TEN_CROP = "Average over the four corners, the centre and their mirror images (section 4.1)."
 _IN_ORDER = "Match the dataset's classes to the network's by position, whatever their names."
 
 Run = Annotated[str, Argument(metavar="RUN", help="Run folder, latest, or a checkpoint's folder.")]
-Runs = Annotated[
-    list[str], Argument(metavar="RUN...", help="Run folders, latest, or checkpoints' folders.")
-]
+Runs = Annotated[list[str], Argument(metavar="RUN...", help=_RUN)]
 RUNS = Path("runs")
 RunsFolder = Annotated[Path, Option("--runs", "--output-dir", metavar="FOLDER", help=_RUNS)]
 Which = Annotated[str, Option(metavar="best|last|step-N", help=_WHICH)]
@@ -59,9 +60,7 @@ Part = Annotated[str, Option("--split", metavar="test|train", help=_SPLIT)]
 Layer = Annotated[str | None, Option(help="Layer; by default the last hidden linear layer.")]
 Neighbours = Annotated[int, Option("--neighbours", "-k", min=1, help="Neighbours of each query.")]
 TenCrop = Annotated[bool, Option("--ten-crop", help=_TEN_CROP)]
-BatchSize = Annotated[
-    int, Option("--batch-size", "-b", min=1, help="Images per pass through the network.")
-]
+BatchSize = Annotated[int, Option("--batch-size", "-b", min=1, help=_BATCH_SIZE)]
 written = functools.partial(Option, "--output", "-o", metavar="FILE")
 Sheet = Annotated[Path | None, Option(help="Draw a contact sheet into this PNG file.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document to standard output.")]

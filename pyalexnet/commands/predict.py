@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pyalexnet.trained.ensemble import Probabilities
     from pyalexnet.trained.load import Trained
 
+    Batch = tuple[Images, Probabilities, Sequence[Path]]
+
 
 _LABELS = "Each image's folder is named after its class: mark the correct predictions."
 
@@ -24,9 +26,7 @@ _LABELS = "Each image's folder is named after its class: mark the correct predic
 @given.grouped
 def predict(
     run: given.Run,
-    images: Annotated[
-        list[Path], Argument(metavar="IMAGE...", help="Image files, or folders of them.")
-    ],
+    images: Annotated[list[Path], Argument(metavar="IMAGE...", help=given.FILES)],
     *,
     top: Annotated[int, Option(min=1, help="Classes to list for each image.")] = 5,
     ten_crop: given.TenCrop = False,
@@ -47,7 +47,7 @@ def predict(
         if labels:
             labels_of(paths, trained.classes)  # refused before anything is computed
         documents: list[dict[str, Any]] = []
-        drawn: list[tuple[Images, Probabilities, Sequence[Path]]] = []
+        drawn: list[Batch] = []
         count = first = among = 0
         bad, done = given.skipping(reporter), reporter.progress("images")
         for pixels, read in trained.image_batches(paths, batch_size, bad=bad, progress=done):
@@ -102,12 +102,7 @@ def _lines(document: dict[str, Any], truth: int | None) -> Iterator[str]:
         yield f"  {100 * guess['probability']:6.2f} %  {guess['class']}{mark}"
 
 
-def _draw(
-    run: Trained,
-    batches: Sequence[tuple[Images, Probabilities, Sequence[Path]]],
-    path: Path,
-    labels: bool,
-) -> None:
+def _draw(run: Trained, batches: Sequence[Batch], path: Path, labels: bool) -> None:
     import numpy as np
 
     from pyalexnet import show
@@ -116,12 +111,8 @@ def _draw(
     images, probabilities, files = zip(*batches, strict=True)
     room = slice(given.ON_A_SHEET)
     paths = [path for read in files for path in read][room]
-    show.predictions(
-        np.concatenate(images)[room],
-        np.concatenate(probabilities)[room],
-        run.class_names,
-        path,
-        labels=np.array(labels_of(paths, run.classes)) if labels else None,
-        captions=None if labels else [path.name for path in paths],
-        title=f"{run.name}: most probable classes",
-    )
+    seen, rows = np.concatenate(images)[room], np.concatenate(probabilities)[room]
+    true = np.array(labels_of(paths, run.classes)) if labels else None
+    captions = None if labels else [path.name for path in paths]
+    title = f"{run.name}: most probable classes"
+    show.predictions(seen, rows, run.class_names, path, labels=true, captions=captions, title=title)

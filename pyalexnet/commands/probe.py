@@ -52,14 +52,9 @@ def probe(
         }
         if output is not None:
             fit.write(output, found, trained, chosen, dataset.classes)
-        document = {
-            "data": dataset.note,
-            "layer": chosen,
-            "decay": best,
-            "steps": found.steps,
-            "gradient": found.gradient,
-            **{name: asdict(one) for name, one in scores.items()},
-        }
+        numbers = {"decay": best, "steps": found.steps, "gradient": found.gradient}
+        told = {name: asdict(one) for name, one in scores.items()}
+        document = {"data": dataset.note, "layer": chosen, **numbers, **told}
         sentences = [
             f"data      {dataset.note}, {classes} classes",
             f"probe     softmax regression on {chosen} of {trained.name}, decay {best:g}; "

@@ -32,9 +32,10 @@ _OUTPUT = (
 Output = Annotated[Path | None, Option("--output", "-o", help=_OUTPUT)]
 Count = Annotated[int, Option(min=1, help="Images to show.")]
 Seed = Annotated[int, Option(min=0, help="Seed for choosing the images.")]
-Normalize = Annotated[
-    bool, Option(help="Scale each tile by itself, or all tiles of a layer alike.")
-]
+_NORMALIZE = "Scale each tile by itself, or all tiles of a layer alike."
+Normalize = Annotated[bool, Option(help=_NORMALIZE)]
+_ERRORS = "Show misclassified images only."
+_LAYERS = "Layer; may be repeated. By default all convolutions."
 
 
 @show_app.command()
@@ -89,9 +90,7 @@ def predictions(
     *,
     output: Output = None,
     labelled: given.Labelled,
-    only_errors: Annotated[
-        bool, Option("--only-errors", help="Show misclassified images only.")
-    ] = False,
+    only_errors: Annotated[bool, Option("--only-errors", help=_ERRORS)] = False,
     count: Count = 8,
     seed: Seed = 0,
     network: given.Network,
@@ -138,17 +137,13 @@ def similar(
         with reporter() as watched:
             progress = watched.progress("comparing images")
             found, distances = gather.nearest(trained, train, queries, name, neighbours, progress)
-        pictures = train.take(found.ravel())
+        flat = train.take(found.ravel())
+        pictures = flat.reshape(*found.shape, *flat.shape[1:])
+        names = [dataset.class_names[label] for label in test.labels[chosen]]
         title = _title(trained, dataset, len(queries), "test image")
-        draw(
-            show.similar,
-            queries,
-            pictures.reshape(*found.shape, *pictures.shape[1:]),
-            distances,
-            captions=[dataset.class_names[label] for label in test.labels[chosen]],
-            title=f"{title} and the most similar of {len(train):,} training images",
-            note=f"the number below an image is its Euclidean distance in {name}",
-        )
+        title += f" and the most similar of {len(train):,} training images"
+        note = f"the number below an image is its Euclidean distance in {name}"
+        draw(show.similar, queries, pictures, distances, captions=names, title=title, note=note)
 
 
 @show_app.command()
@@ -171,15 +166,13 @@ def batch(
         chosen, positions = gather.of_first_batch(trained, dataset, epoch - 1, count)
         views = gather.training_views(trained, dataset, epoch - 1, chosen, positions)
         stored = dataset.train.take(chosen)
+        seen = gather.seen(trained, stored, views)
+        names = [dataset.class_names[label] for label in dataset.train.labels[chosen]]
         title = _title(trained, dataset, len(chosen), "image")
-        draw(
-            show.batch,
-            *(stored, gather.seen(trained, stored, views), views),
-            captions=[dataset.class_names[label] for label in dataset.train.labels[chosen]],
-            title=f"{title} of the first batch of epoch {epoch}",
-            note=f"seed {trained.meta.config.get('seed', 0)}; stored images with the crop "
-            "outlined, and what the network sees of them, the mean added back",
-        )
+        title += f" of the first batch of epoch {epoch}"
+        note = f"seed {trained.meta.config.get('seed', 0)}; stored images with the crop outlined, "
+        note += "and what the network sees of them, the mean added back"
+        draw(show.batch, stored, seen, views, captions=names, title=title, note=note)
 
 
 @show_app.command()
@@ -191,9 +184,7 @@ def maps(
     labelled: given.Labelled,
     image: Annotated[Path | None, Option(help="Image file; by default a test image.")] = None,
     number: Annotated[int, Option(min=0, help="Number of the test image.")] = 0,
-    layer: Annotated[
-        list[str] | None, Option(help="Layer; may be repeated. By default all convolutions.")
-    ] = None,
+    layer: Annotated[list[str] | None, Option(help=_LAYERS)] = None,
     normalize: Normalize = True,
     network: given.Network,
 ) -> None:
@@ -208,10 +199,9 @@ def maps(
             dataset = labelled.read(trained)
             test = dataset.test
             if number >= len(test):
-                raise ArgumentError(
-                    f"--number is {number}; 0 to {len(test) - 1} was expected, as there are "
-                    f"{len(test):,} test images."
-                )
+                expected = f"0 to {len(test) - 1} was expected"
+                there = f"as there are {len(test):,} test images"
+                raise ArgumentError(f"--number is {number}; {expected}, {there}.")
             what = f"test image {number}, {dataset.class_names[test.labels[number]]}"
             stored = test.take([number])
         found = gather.maps_of(trained, stored, layer or gather.convolutions(trained.net.spec))

@@ -21,9 +21,7 @@ _INDEX = "Where to search: a folder of images, a dataset, or a file written by p
 @given.grouped
 def similar(
     run: given.Run,
-    queries: Annotated[
-        list[Path], Argument(metavar="QUERY...", help="Image files, or folders of them.")
-    ],
+    queries: Annotated[list[Path], Argument(metavar="QUERY...", help=given.FILES)],
     *,
     index: Annotated[Path, Option(help=_INDEX)],
     layer: given.Layer = None,
@@ -84,11 +82,8 @@ def _draw(index: Index, matches: Sequence[Match], path: Path, title: str) -> Non
     chosen = matches[: given.ON_A_SHEET]
     # If all are shown, a query that is itself in the index has one neighbour fewer.
     fewest = min(len(match.indices) for match in chosen)
-    show.similar(
-        np.stack([match.image for match in chosen]),
-        np.stack([index.images(match.indices[:fewest]) for match in chosen]),
-        np.array([match.distances[:fewest] for match in chosen]),
-        path,
-        captions=[match.query.name for match in chosen],
-        title=title,
-    )
+    queries = np.stack([match.image for match in chosen])
+    neighbours = np.stack([index.images(match.indices[:fewest]) for match in chosen])
+    distances = np.array([match.distances[:fewest] for match in chosen])
+    names = [match.query.name for match in chosen]
+    show.similar(queries, neighbours, distances, path, captions=names, title=title)

@@ -9,6 +9,7 @@ from typer import Argument, Option
 from pyalexnet.commands import network as given
 from pyalexnet.commands.table import print_table
 
+_KERNELS = "Print how the kernels of this backend compute each product; sim's are cuda's."
 _TEXTS = ("operation", "reads", "writes", "computed by")
 
 
@@ -18,13 +19,7 @@ def step(
     precision: Annotated[str, Option(metavar="fp32|fp32x3|bf16", help=given.PRECISION)] = "fp32",
     fused: Annotated[bool, Option(help=given.FUSED)] = False,
     towers: Annotated[int, Option(min=1, max=2, help=given.TOWERS)] = 1,
-    kernels: Annotated[
-        str | None,
-        Option(
-            metavar="cpu|sim|cuda",
-            help="Print how the kernels of this backend compute each product; sim's are cuda's.",
-        ),
-    ] = None,
+    kernels: Annotated[str | None, Option(metavar="cpu|sim|cuda", help=_KERNELS)] = None,
 ) -> None:
     """Print a training step, call by call, with shapes: what runs, in order, on which arrays.
 

@@ -10,23 +10,15 @@ def print_table(
     head: Sequence[str],
     rows: Iterable[Sequence[str]],
     *,
-    texts: Collection[str],
+    texts: Collection[str],  # the columns that are not numbers
     title: str | None = None,
     width: int = 120,
-    otherwise: Iterable[str] | None = None,
-    plain: bool = False,
-    rules: bool = False,
-    red: str | None = None,
+    otherwise: Iterable[str] | None = None,  # lines to print instead if not on a terminal
+    plain: bool = False,  # as if not on a terminal
+    rules: bool = False,  # whether there are lines between cells
+    red: str | None = None,  # the first cell of the row to be coloured
 ) -> None:
-    """Print a table; without colours and rules, and at most `width` wide, if not on a terminal.
-
-    Args:
-        texts: the columns that are not numbers.
-        otherwise: lines to print instead if not on a terminal.
-        plain: as if not on a terminal.
-        rules: whether there are lines between cells.
-        red: the first cell of the row to be coloured.
-    """
+    """Print a table; without colours and rules, and at most `width` wide, if not on a terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -16,6 +16,11 @@ from typer import Option
 from pyalexnet.commands import network as given
 from pyalexnet.errors import ArgumentError
 
+_INIT_FROM = "Begin with its parameters; the last layer anew where the classes differ."
+_WORKERS = "Threads that read images ahead; a number for each core if none is named."
+_RUNS = "Where the run folders lie: the new one, and latest, which was begun last."
+_TENSORBOARD = "Write events for TensorBoard into the run folder."
+
 # By panel of --help: names and form of the value; its type, if not str, meaning and limits.
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "Network": {
@@ -34,9 +39,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "--pooling=3/2|2/2": "Windows that overlap, or not.",
         "--dropout": (float, "Probability of dropping."),
         "--without=LAYERS": "Layers to leave out.",
-        "--init-from=RUN|CHECKPOINT": (
-            "Begin with its parameters; the last layer anew where the classes differ."
-        ),
+        "--init-from=RUN|CHECKPOINT": _INIT_FROM,
         "--classes-in-order": (
             bool,
             "With --init-from: keep the last layer, too, and take the data's classes for its "
@@ -53,10 +56,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "--jitter": (float, "Colour jitter in standard deviations along each axis; 0: none."),
         "--crop-chunk": (int, "Images that share a crop and a flip."),
         "--flip/--no-flip": (bool, "Mirror half of them."),
-        "--workers -j": (
-            int,
-            "Threads that read images ahead; a number for each core if none is named.",
-        ),
+        "--workers -j": (int, _WORKERS),
     },
     "Learning": {
         "--epochs": (
@@ -86,18 +86,11 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "--fused/--unfused": (bool, given.FUSED),
         "--resume=RUN|latest": "Go on with a run; other options change its values.",
         "--config": (Path, "Start with the values of a run's config.toml."),
-        "--runs --output-dir=FOLDER": (
-            Path,
-            "Where the run folders lie: the new one, and latest, which was begun last.",
-            {"default": given.RUNS},
-        ),
+        "--runs --output-dir=FOLDER": (Path, _RUNS, {"default": given.RUNS}),
         "--steps": (int, "Stop after this many steps in all, and save.", {"min": 1}),
         "--print-freq": (int, "Steps between two lines of the log.", {"min": 1}),
         "--keep": (int, "Newest checkpoints to keep; the best stays too.", {"min": 1}),
-        "--tensorboard/--no-tensorboard": (
-            bool,
-            "Write events for TensorBoard into the run folder.",
-        ),
+        "--tensorboard/--no-tensorboard": (bool, _TENSORBOARD),
         "--plain": (bool, "Plain lines, also on a terminal."),
     },
 }
@@ -112,13 +105,11 @@ def _parameters() -> Iterator[inspect.Parameter]:
         for declared, about in options.items():
             kind, meaning, *limits = about if isinstance(about, tuple) else (str, about)
             names, _, metavar = declared.partition("=")
-            more: dict[str, Any] = {"default": None, **dict(*limits)}
+            more: dict[str, Any] = {"default": None, "metavar": metavar or None, **dict(*limits)}
             default = more.pop("default")
-            option = Option(
-                *names.split(), metavar=metavar or None, help=meaning, rich_help_panel=panel, **more
-            )
+            option = Option(*names.split(), help=meaning, rich_help_panel=panel, **more)
             name = names.split()[0].partition("/")[0].strip("-").replace("-", "_")
-            hint = Annotated[kind | None if default is None else kind, option]
+            hint: Any = Annotated[kind | None if default is None else kind, option]
             by_name = inspect.Parameter.KEYWORD_ONLY
             yield inspect.Parameter(name, by_name, default=default, annotation=hint)
 

@@ -62,8 +62,6 @@ def load(
             return cifar.load_folder(where)
         if image_size is None:
             raise DataError(f"{shown(where)}: is a folder of images and image_size is None.")
-        return folder.load(
-            where, image_size=image_size, seed=seed, listed=bad_files, progress=progress
-        )
+        return folder.load(where, image_size, seed, bad_files, progress)
     except OSError as error:
         raise DataError(f"{shown(path)}: {reason(error)}; a dataset was expected.") from error

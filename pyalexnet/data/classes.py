@@ -51,8 +51,11 @@ class Classes:
         less than names: if both have names, too, those must agree.
         """
         if set(self.ids) == set(others.ids):
-            by_id = _places(self.ids, others.ids)
-            return None if self._contradicts(others, by_id) else by_id
+            named = self.names != self.ids and others.names != others.ids
+            numbered = all(one.isdecimal() for one in self.ids)
+            if named and numbered and self._by_id != others._by_id:
+                return None
+            return _places(self.ids, others.ids)
         if self.names == others.names:
             return tuple(range(len(self)))
         if set(self.names) == set(others.names) and len(set(self.names)) == len(self):
@@ -77,19 +80,16 @@ class Classes:
         if len(self) != len(others):
             return f"there are {len(self)} and {len(others)}"
         if set(self.ids) == set(others.ids):
-            names = [self.names[here] for here in _places(self.ids, others.ids)]
-            called = zip(others.ids, names, others.names, strict=True)
-            which, one, other = next(each for each in called if each[1] != each[2])
-            return f"class {which} is {one!r} and {other!r}"
+            here, there = self._by_id, others._by_id
+            which = next(one for one in others.ids if here[one] != there[one])
+            return f"class {which} is {here[which]!r} and {there[which]!r}"
         one = next(name for name in self.ids if name not in set(others.ids))
         other = next(name for name in others.ids if name not in set(self.ids))
         return f"{one!r} is a class of the one, {other!r} of the other"
 
-    def _contradicts(self, others: Classes, by_id: Sequence[int]) -> bool:
-        if self.names == self.ids or others.names == others.ids:
-            return False
-        numbers = all(one.isdecimal() for one in self.ids)
-        return numbers and tuple(self.names[here] for here in by_id) != others.names
+    @property
+    def _by_id(self) -> dict[str, str]:
+        return dict(zip(self.ids, self.names, strict=True))
 
 
 def by_name(names: Sequence[str], others: Sequence[str]) -> dict[str, int]:

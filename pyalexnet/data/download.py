@@ -258,10 +258,9 @@ def _from_any_mirror(download: Download, say: Callable[[str], None] | None) -> N
         if rate >= patience.last_rate and delivers(url, patience.last_rate):
             return
     reasons = "; ".join(f"{_host(url)}: {failure}" for url, failure in failures.items())
+    why = f"no mirror delivered it ({reasons}); try again later"
     advice = f"put {source.filename} there yourself and give its path with --data"
-    raise DataError(
-        f"{source.name}: no mirror delivered it ({reasons}); try again later, or {advice}."
-    )
+    raise DataError(f"{source.name}: {why}, or {advice}.")
 
 
 @contextlib.contextmanager

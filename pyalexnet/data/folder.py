@@ -22,21 +22,16 @@ CHUNK = 8  # images that a thread decodes before it reports
 
 
 def load(
-    root: Path,
-    *,
-    image_size: tuple[int, int],
-    seed: int = 0,
-    listed: Path | None = None,
-    progress: Progress | None = None,
+    root: Path, size: tuple[int, int], seed: int, listed: Path | None, progress: Progress | None
 ) -> Dataset:
-    """Decode a whole folder: images (N, *image_size, 3).
+    """Decode a whole folder: images (N, *size, 3).
 
     The set depends neither on the number of threads nor on the order of the file system. `listed`
     is where skipped files are listed; the other arguments are those of `data.load`.
     """
     found = listing.of_folders(root)
     found.check_counts("images")
-    images, bad = _decode_all(root, found.paths, image_size, progress)
+    images, bad = _decode_all(root, found.paths, size, progress)
     found, good = found.readable(bad, listed)
     images = images[good] if bad else images
     train, test = (Split(images[part], found.labels[part]) for part in found.split(seed))
@@ -50,28 +45,27 @@ def load(
 
 
 def _decode_all(
-    root: Path, paths: Sequence[Path], image_size: tuple[int, int], progress: Progress | None
+    root: Path, paths: Sequence[Path], size: tuple[int, int], progress: Progress | None
 ) -> tuple[Images, dict[int, str]]:
-    """All images (N, *image_size, 3), and why some of them, by place, could not be decoded."""
-    images = room_for(shown(root), len(paths), (*image_size, 3))
+    """All images (N, *size, 3), and why some of them, by place, could not be decoded."""
+    images = room_for(shown(root), len(paths), (*size, 3))
     reasons: dict[int, str] = {}
 
-    def decode_some(start: int) -> None:
-        for place in range(start, min(start + CHUNK, len(paths))):
+    def decode_some(places: range) -> None:
+        for place in places:
             reasons[place] = _decode_into(paths[place], images[place])
 
-    def hanging(start: int) -> str:
-        unread = (place for place in range(start, start + CHUNK) if place not in reasons)
-        return shown(paths[next(unread, start)])
+    def hanging(places: range) -> str:
+        return shown(paths[next((one for one in places if one not in reasons), places[0])])
 
     Image.init()  # register the decoders once, not in whichever thread comes first
+    chunks = [range(len(paths))[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     with decode.pillow_warnings(), Readers(len(os.sched_getaffinity(0))) as readers:
-        starts = range(0, len(paths), CHUNK)
-        decoding = [readers.begin(decode_some, start) for start in starts]
-        for start, future in zip(starts, decoding, strict=True):
-            readers.awaited(future, partial(hanging, start))
+        decoding = [readers.begin(decode_some, places) for places in chunks]
+        for places, future in zip(chunks, decoding, strict=True):
+            readers.awaited(future, partial(hanging, places))
             if progress:
-                progress(min(start + CHUNK, len(paths)), len(paths))
+                progress(places[-1] + 1, len(paths))
     return images, {place: why for place, why in reasons.items() if why}
 
 

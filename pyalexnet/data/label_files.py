@@ -58,9 +58,7 @@ TRAINING = re.compile(r"(.*[/\\])?train(ing)?[/\\]")
 
 LABEL_EXPECTED = "a class folder's name, a number or FILE LABEL was expected"
 NUMBER_EXPECTED = "a number, once, and the name of a class folder were expected"
-OPEN_ORDER = (
-    "which folder is the second depends on whether numbers in their names are sorted as numbers"
-)
+OPEN_ORDER = "which folder is the second depends on whether numbers in names are sorted as such"
 
 
 def val_labels(

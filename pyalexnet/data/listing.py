@@ -262,8 +262,7 @@ def _by_class(folder: Path, class_ids: Sequence[str], train: Path) -> _Found:
     found = _Found(folder, [], [], [], _beside(folder, *folders))
     for class_folder in folders:
         if class_folder.name not in numbers:
-            where = shown(class_folder)
-            raise DataError(f"{where}: is a class that {shown(train)} does not have.")
+            raise DataError(f"{shown(class_folder)}: is a class that {shown(train)} does not have.")
         _, images, rest = _inside(class_folder)
         found.paths.extend(images)
         found.labels.extend([numbers[class_folder.name]] * len(images))

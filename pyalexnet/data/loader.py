@@ -50,9 +50,8 @@ class Loader:
     ) -> Generator[tuple[Array, Labels]]:
         """Images (n, H, W, C) of the device, minus the mean, and labels (n,).
 
-        With a block or padding, they have the shape given by `Backend.augment`. Images come in the
-        order of `indices`, the first of which has the position `first` in its epoch; every batch
-        has `batch_size` of them, the last one the rest. A batch is valid until the next one is
+        Images come in the order of `indices`, the first of which is number `first` of its epoch;
+        every batch has `batch_size` of them, the last one the rest, and is valid until the next is
         requested. A refusal says which image is damaged, or not read within `patience` seconds.
         """
         bounds = list(pairwise([*range(0, len(indices), batch_size), len(indices)]))

@@ -332,12 +332,9 @@ def _moments(job: Job, facts: Facts) -> Moments:
 
 def _run(jobs: Sequence[Job], workers: int) -> Generator[tuple[int, Made]]:
     """Each job's number and result, as they come; closing it stops the rest."""
-    if workers == 1:
-        for number, job in enumerate(jobs):
-            yield number, make(job)
-        return
+    alone = enumerate(map(make, jobs))
     try:
-        yield from processes.each(make, jobs, workers)
+        yield from alone if workers == 1 else processes.each(make, jobs, workers)
     except processes.WorkerDied as error:
         why = "a process that prepares images was killed, as the system does where memory runs out"
         advice = f"the same command goes on, with --workers {max(1, workers // 2)} in less memory"

@@ -64,13 +64,11 @@ def training(
     """Views for a training batch.
 
     Args:
-        augment: the rules.
         colour: the principal axes for the jitter; None if the images do not have three channels.
         seed, epoch: the run's seed, and its epoch, from 0.
         images: (N,) indices in the training set.
         positions: (N,) places in the epoch's order, which is divided into chunks.
-        stored, size: of the stored images and of the network's input.
-        channels: of both.
+        stored, size, channels: of the stored images, of the network's input, and of both.
         progress: epochs done, fractions included.
     """
     room = _room(stored, size)

@@ -5,24 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyalexnet.errors import ArgumentError
-from pyalexnet.nets.alexnet import alexnet
-from pyalexnet.nets.alexnet_tiny import alexnet_tiny
-from pyalexnet.nets.cifar_18pct import cifar_18pct
-from pyalexnet.nets.cifar_19pct import cifar_19pct
-from pyalexnet.nets.cifar_80sec import cifar_80sec
-from pyalexnet.nets.imported import imported
+from pyalexnet.nets.alexnet import alexnet as alexnet
+from pyalexnet.nets.alexnet_tiny import alexnet_tiny as alexnet_tiny
+from pyalexnet.nets.cifar_18pct import cifar_18pct as cifar_18pct
+from pyalexnet.nets.cifar_19pct import cifar_19pct as cifar_19pct
+from pyalexnet.nets.cifar_80sec import cifar_80sec as cifar_80sec
+from pyalexnet.nets.imported import imported as imported
 from pyalexnet.nets.spec import NetSpec
-
-__all__ = [
-    "alexnet",
-    "alexnet_tiny",
-    "cifar_18pct",
-    "cifar_19pct",
-    "cifar_80sec",
-    "get",
-    "imported",
-    "names",
-]
 
 _NETS: dict[str, Callable[..., NetSpec]] = {
     make.__name__.replace("_", "-"): make

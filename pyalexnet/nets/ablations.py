@@ -88,10 +88,8 @@ def exchanging(preset: Preset, exchange: str | Sequence[str] | None, one_tower: 
             f"alexnet: exchange is {', '.join(named)}; none or names of layers were expected."
         )
     if gone := [name for name in named if name in preset.without]:
-        raise ArgumentError(
-            f"alexnet: exchange names {gone[0]}, which is left out; layers of the network were "
-            "expected."
-        )
+        said = f"alexnet: exchange names {gone[0]}, which is left out"
+        raise ArgumentError(f"{said}; layers of the network were expected.")
     readers = tuple(name for name in READERS if name in named or name == "fc8")
     if readers == ("fc8",):
         k1, k2, k3, k4, k5 = preset.maps

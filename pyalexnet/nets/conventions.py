@@ -85,6 +85,10 @@ def _mean(augment: Augment) -> str:
     }[augment.mean]
 
 
+def _crop(augment: Augment) -> str:
+    return "one an image" if augment.chunk == 1 else f"one for {augment.chunk} images"
+
+
 def _jitter(augment: Augment) -> str:
     if augment.jitter == 0:
         return "none"
@@ -93,8 +97,20 @@ def _jitter(augment: Augment) -> str:
     return f"{augment.jitter:g} deviations along each axis{shrinks}{until}"
 
 
+def _place(preset: Preset) -> str:
+    return "behind the pool" if preset.activation_after_pool else "behind the convolution"
+
+
 def _windows(preset: Preset) -> str:
     return "within a tower" if preset.lrn_per_tower else "all maps (within a tower where two run)"
+
+
+def _factor(preset: Preset) -> str:
+    return "1 / keep in training" if preset.dropout_inverted else "keep in evaluation"
+
+
+def _dropped(preset: Preset) -> str:
+    return f"{'inputs' if preset.dropout_before else 'outputs'} of fc6 and fc7"
 
 
 def _by_layer(values: Mapping[str, Start]) -> str:
@@ -128,6 +144,10 @@ def _lr_of_biases(preset: Preset) -> str:
     return f"{rate.lr_b:g}, with the weights'" if own is None else _course(rate.lr_b, own)
 
 
+def _decays(preset: Preset) -> str:
+    return f"{preset.recipe.rate.decay_w:g}, {preset.recipe.rate.decay_b:g}"
+
+
 def _rates(preset: Preset) -> str:
     usual = preset.recipe.schedule
     own = (
@@ -138,30 +158,24 @@ def _rates(preset: Preset) -> str:
     return "; ".join(own) or "none"
 
 
+_JITTERS = "recipe.augment.jitter recipe.augment.jitter_shrinks recipe.augment.jitter_until"
+_WEIGHTS = "recipe.rate.lr_w recipe.rate.schedule_w recipe.schedule"
+
 # By name: the fields, and their value in words.
 _VALUES: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "stored image": ("recipe.augment.stored", lambda a: f"{a.stored} x {a.stored}"),
     "input": ("input_size pad", lambda p: f"{p.input_size} x {p.input_size}{_zeros(p.pad)}"),
     "mean": ("recipe.augment.mean", _mean),
     "pixels": ("pixel_scale", _pixels),
-    "crop": (
-        "recipe.augment.chunk",
-        lambda a: "one an image" if a.chunk == 1 else f"one for {a.chunk} images",
-    ),
+    "crop": ("recipe.augment.chunk", _crop),
     "mirrored": ("recipe.augment.flip", lambda a: "every second" if a.flip else "never"),
-    "colour jitter": (
-        "recipe.augment.jitter recipe.augment.jitter_shrinks recipe.augment.jitter_until",
-        _jitter,
-    ),
+    "colour jitter": (_JITTERS, _jitter),
     "maps of conv1 to conv5": ("maps", lambda p: _listed(p.maps)),
     "units of fc6 and fc7": ("units", lambda p: _listed(p.units)),
     "towers": ("towers", lambda p: str(p.towers)),
     "read both towers": ("exchange", lambda p: _listed(p.exchange)),
     "neuron": ("activation", lambda p: p.activation),
-    "neuron's place in layers 1 and 5": (
-        "activation_after_pool",
-        lambda p: f"behind the {'pool' if p.activation_after_pool else 'convolution'}",
-    ),
+    "neuron's place in layers 1 and 5": ("activation_after_pool", _place),
     "pools": ("pool", lambda p: "{} wide, {} apart".format(*p.pool)),
     "zeros around inputs of conv2, conv5": ("pad2 pad5", lambda p: f"{p.pad2}, {p.pad5}"),
     "norms": ("norms", lambda p: _listed(p.norms)),
@@ -169,29 +183,17 @@ _VALUES: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "k of the LRN": ("lrn_k", lambda p: f"{p.lrn_k:g}"),
     "windows of the LRN": ("lrn_per_tower", _windows),
     "dropout": ("dropout", lambda p: f"{p.dropout:g}"),
-    "dropout's factor": (
-        "dropout_inverted",
-        lambda p: "1 / keep in training" if p.dropout_inverted else "keep in evaluation",
-    ),
-    "dropout's place": (
-        "dropout_before",
-        lambda p: f"{'inputs' if p.dropout_before else 'outputs'} of fc6 and fc7",
-    ),
+    "dropout's factor": ("dropout_inverted", _factor),
+    "dropout's place": ("dropout_before", _dropped),
     "layers left out": ("without", lambda p: _listed(p.without)),
     "deviation of the first weights": ("std", lambda p: _by_layer(p.std)),
     "first biases": ("bias", lambda p: _by_layer(p.bias)),
     "batch": ("recipe.batch_size", lambda p: str(p.recipe.batch_size)),
     "epochs": ("recipe.epochs", lambda p: f"{p.recipe.epochs:g}"),
     "momentum": ("recipe.momentum", lambda p: f"{p.recipe.momentum:g}"),
-    "learning rate of weights": (
-        "recipe.rate.lr_w recipe.rate.schedule_w recipe.schedule",
-        _lr_of_weights,
-    ),
+    "learning rate of weights": (_WEIGHTS, _lr_of_weights),
     "learning rate of biases": ("recipe.rate.lr_b recipe.rate.schedule_b", _lr_of_biases),
-    "weight decay, of weights and biases": (
-        "recipe.rate.decay_w recipe.rate.decay_b",
-        lambda p: f"{p.recipe.rate.decay_w:g}, {p.recipe.rate.decay_b:g}",
-    ),
+    "weight decay, of weights and biases": ("recipe.rate.decay_w recipe.rate.decay_b", _decays),
     "layers with rates of their own": ("recipe.rates", _rates),
 }
 

@@ -71,10 +71,9 @@ def _layer(table: Mapping[str, Any]) -> Layer:
         }
         layer: Layer = _KINDS[options.pop("kind")](**options)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ArgumentError(
-            f"imported: layers has {table!r}; a table with a kind out of {', '.join(_KINDS)} and "
-            "its options was expected."
-        ) from error
+        expected = f"a table with a kind out of {', '.join(_KINDS)} and its options"
+        said = f"imported: layers has {table!r}; {expected} was expected."
+        raise ArgumentError(said) from error
     if not isinstance(layer.name, str):
         raise ArgumentError(f"imported: layers has the name {layer.name!r}; a text was expected.")
     return layer

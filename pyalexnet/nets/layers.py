@@ -82,15 +82,11 @@ class _Weighted(Layer):
     def _shared(self, towers: int, what: str, outputs: int) -> tuple[int, int]:
         """Outputs and groups of each of `towers`."""
         if outputs % towers:
-            raise ArgumentError(
-                f"{self.name}: {outputs} {what} do not divide among {towers} towers; a multiple "
-                "was expected."
-            )
+            said = f"{self.name}: {outputs} {what} do not divide among {towers} towers"
+            raise ArgumentError(f"{said}; a multiple was expected.")
         if self.groups > 1 and self.groups % towers:
-            raise ArgumentError(
-                f"{self.name}: {self.groups} groups do not divide among {towers} towers; 1 or a "
-                "multiple was expected."
-            )
+            said = f"{self.name}: {self.groups} groups do not divide among {towers} towers"
+            raise ArgumentError(f"{said}; 1 or a multiple was expected.")
         return outputs // towers, max(1, self.groups // towers)
 
     @abstractmethod
@@ -154,10 +150,8 @@ class _Weighted(Layer):
 
     def _check_start(self) -> None:
         if self.activation not in (None, "relu", "tanh"):
-            raise ArgumentError(
-                f"{self.name}: activation is {self.activation!r}; None, 'relu' or 'tanh' was "
-                "expected."
-            )
+            said = f"{self.name}: activation is {self.activation!r}"
+            raise ArgumentError(f"{said}; None, 'relu' or 'tanh' was expected.")
         if self.std != "fan_in":
             real(self.name, "std", self.std, low=0)
         if self.bias != "fan_in":
@@ -352,10 +346,9 @@ class LRN(_Norm):
 
     def share(self, towers: int) -> Layer:
         if self.groups % towers:
-            raise ArgumentError(
-                f"{self.name}: a window sees channels of more than one tower (groups is "
-                f"{self.groups}); a multiple of {towers} groups was expected."
-            )
+            said = f"a window sees channels of more than one tower (groups is {self.groups})"
+            expected = f"a multiple of {towers} groups was expected"
+            raise ArgumentError(f"{self.name}: {said}; {expected}.")
         return replace(self, groups=self.groups // towers)
 
 

@@ -169,6 +169,8 @@ def _source() -> Preset:
 def _paper() -> Preset:
     # Section 5: one rate for all, divided by 10 when validation stops improving, three times.
     source = _source()
+    rate, augment = Rate(0.01, 0.01, 5e-4), Augment(jitter=0.1)
+    recipe = replace(source.recipe, rate=rate, schedule=Plateau(), rates={}, augment=augment)
     return replace(
         source,
         activation_after_pool=False,
@@ -176,18 +178,16 @@ def _paper() -> Preset:
         lrn_alpha=1e-4,
         lrn_per_tower=False,
         std=_each(0.01),
-        recipe=replace(
-            source.recipe,
-            rate=Rate(0.01, 0.01, 5e-4),
-            schedule=Plateau(),
-            rates={},
-            augment=Augment(jitter=0.1),
-        ),
+        recipe=recipe,
     )
 
 
 def _caffe() -> Preset:
     # `solver.prototxt` divides by 10 every 100,000 of 450,000 batches of 256: every 20 epochs.
+    schedule = Steps(((20, 0.1), (40, 0.01), (60, 0.001), (80, 0.0001)))
+    rate, augment = Rate(0.01, 0.02, 5e-4), Augment(mean="pixel")
+    epochs, batch_size, momentum = 90, 256, 0.9
+    recipe = Recipe(epochs, batch_size, momentum, rate, schedule, augment=augment)
     return replace(
         _paper(),
         input_size=227,
@@ -197,20 +197,17 @@ def _caffe() -> Preset:
         dropout_inverted=True,
         std=_each(0.01, fc6=0.005, fc7=0.005),
         bias=_each(0.0, conv2=0.1, conv4=0.1, conv5=0.1, fc6=0.1, fc7=0.1),
-        recipe=Recipe(
-            epochs=90,
-            batch_size=256,
-            momentum=0.9,
-            rate=Rate(0.01, 0.02, 5e-4),
-            schedule=Steps(((20, 0.1), (40, 0.01), (60, 0.001), (80, 0.0001))),
-            augment=Augment(mean="pixel"),
-        ),
+        recipe=recipe,
     )
 
 
 def _owt() -> Preset:
     # The recipe is that of torchvision's `references/classification`, 8 devices with 32 images
     # each; its optimiser decays biases too. Its crops of random size and shape are not adopted.
+    rate, schedule = Rate(0.01, 0.01, 1e-4, 1e-4), Steps(((30, 0.1), (60, 0.01)))
+    epochs, batch_size, momentum = 90, 256, 0.9
+    augment = Augment(mean="channel")
+    recipe = Recipe(epochs, batch_size, momentum, rate, schedule, augment=augment)
     return replace(
         _caffe(),
         input_size=224,
@@ -225,14 +222,7 @@ def _owt() -> Preset:
         dropout_before=True,
         std=_each("fan_in"),
         bias=_each("fan_in"),
-        recipe=Recipe(
-            epochs=90,
-            batch_size=256,
-            momentum=0.9,
-            rate=Rate(0.01, 0.01, 1e-4, 1e-4),
-            schedule=Steps(((30, 0.1), (60, 0.01))),
-            augment=Augment(mean="channel"),
-        ),
+        recipe=recipe,
     )
 
 
@@ -250,7 +240,6 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Preset:
-    """The preset called `name`."""
     if name not in _PRESETS:
         raise ArgumentError(
             f"alexnet: preset is {name!r}; one of {', '.join(_PRESETS)} was expected."

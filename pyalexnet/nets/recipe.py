@@ -54,9 +54,8 @@ class Rate:
 
     def stretched(self, ratio: float) -> Rate:
         """The same rates, with their own schedules over `ratio` times as many epochs."""
-        own = (each and each.stretched(ratio) for each in (self.schedule_w, self.schedule_b))
-        schedule_w, schedule_b = own
-        return replace(self, schedule_w=schedule_w, schedule_b=schedule_b)
+        w, b = (each and each.stretched(ratio) for each in (self.schedule_w, self.schedule_b))
+        return replace(self, schedule_w=w, schedule_b=b)
 
 
 @dataclass(frozen=True)

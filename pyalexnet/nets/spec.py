@@ -47,26 +47,20 @@ class NetSpec:
     def __post_init__(self) -> None:
         integer(self.name, "classes", self.classes, low=1)
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
-            raise ArgumentError(
-                f"{self.name}: input_shape is {self.input_shape}; (height, width, channels) was "
-                "expected."
-            )
+            said = f"{self.name}: input_shape is {self.input_shape}"
+            raise ArgumentError(f"{said}; (height, width, channels) was expected.")
         if not self.layers:
             raise ArgumentError(f"{self.name}: there are no layers; at least one was expected.")
         names = [layer.name for layer in self.layers]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ArgumentError(f"{self.name}: two layers are called {twice[0]!r}.")
         if lost := [name for name in self.recipe.rates if name not in names]:
-            raise ArgumentError(
-                f"{self.name}: the recipe has a rate for {lost[0]!r}; one of {', '.join(names)} "
-                "was expected."
-            )
+            said = f"{self.name}: the recipe has a rate for {lost[0]!r}"
+            raise ArgumentError(f"{said}; one of {', '.join(names)} was expected.")
         *_, (last, _, logits) = self.walk()
         if logits != (self.classes,):
-            raise ArgumentError(
-                f"{self.name}: the output of {last.name} has shape {logits}; ({self.classes},) was "
-                "expected, a logit for each class."
-            )
+            said = f"{self.name}: the output of {last.name} has shape {logits}"
+            raise ArgumentError(f"{said}; ({self.classes},) was expected, a logit for each class.")
 
     def walk(self) -> Iterator[tuple[Layer, Shape, Shape]]:
         """Each layer with the shapes of its input and output for one image."""
@@ -107,7 +101,6 @@ class NetSpec:
 
     @property
     def num_parameters(self) -> int:
-        """Weights and biases."""
         return sum(row.parameters for row in self.shapes())
 
     def macs(self) -> int:

@@ -70,6 +70,7 @@ class Page:
     def __init__(self, width: int, height: int, *, title: str, note: str = "") -> None:
         check_matplotlib()
         from matplotlib.figure import Figure
+        from matplotlib.font_manager import fontManager
         from matplotlib.transforms import Affine2D
 
         # Drawn under all text.
@@ -78,7 +79,8 @@ class Page:
         self.pixels = Affine2D().scale(1, -1).translate(0, height)
         size = (width / DPI, height / DPI)
         self.figure = Figure(figsize=size, dpi=DPI, facecolor="white")
-        self._families = _families()
+        installed = {font.name for font in fontManager.ttflist}
+        self._families = ["DejaVu Sans", *(name for name in _MORE_SCRIPTS if name in installed)]
         room = width - 2 * MARGIN
         self.text(title, MARGIN, 52, size=TITLE, bold=True, room=room)
         self.text(note, MARGIN, 88, colour=SOFT, room=room)
@@ -93,7 +95,6 @@ class Page:
         self.paste(centred(fitted(image, side), side), left, top)
 
     def fill(self, left: int, top: int, width: int, height: int, colour: str) -> None:
-        """Put a rectangle of one colour on the canvas."""
         self.canvas[top : top + height, left : left + width] = rgb(colour)
 
     def text(
@@ -109,17 +110,10 @@ class Page:
         room: float = math.inf,
     ) -> None:
         """Write one line; text wider than `room` pixels ends in an ellipsis."""
-        self.figure.text(
-            x,
-            baseline,
-            self.shortened(words, room, size, bold=bold),
-            transform=self.pixels,
-            color=colour,
-            ha=align,
-            va="baseline",
-            fontproperties=self._font(size, bold),
-            parse_math=False,
-        )
+        line = self.shortened(words, room, size, bold=bold)
+        how: dict[str, Any] = {"color": colour, "ha": align, "va": "baseline", "parse_math": False}
+        font = self._font(size, bold)
+        self.figure.text(x, baseline, line, transform=self.pixels, fontproperties=font, **how)
 
     def shortened(self, words: str, room: float, size: float, *, bold: bool = False) -> str:
         """`words` in one line, or as many of its letters as fit `room` pixels, and an ellipsis."""
@@ -189,13 +183,6 @@ def cells(
 def rgb(colour: str) -> Pixels:
     """A colour "#rrggbb" as its three bytes."""
     return np.frombuffer(bytes.fromhex(colour[1:]), np.uint8)
-
-
-def _families() -> list[str]:
-    from matplotlib.font_manager import fontManager
-
-    installed = {font.name for font in fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in _MORE_SCRIPTS if name in installed)]
 
 
 @contextmanager
