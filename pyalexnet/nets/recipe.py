@@ -124,9 +124,14 @@ class Recipe:
 
         epoch: counted from 0, with fractions. drops: of `PlateauState`, for a `Plateau`.
         """
+        base, schedule = self.course(parameter)
+        return base * schedule.factor(epoch, drops)
+
+    def course(self, parameter: str) -> tuple[float, Schedule]:
+        """Learning rate of `parameter` before its schedule, and the schedule."""
         rate, is_bias = self._of(parameter)
         base, own = (rate.lr_b, rate.schedule_b) if is_bias else (rate.lr_w, rate.schedule_w)
-        return base * (own or self.schedule).factor(epoch, drops)
+        return base, own or self.schedule
 
     def decay(self, parameter: str) -> float:
         """Weight decay of `parameter` ("conv1.w")."""

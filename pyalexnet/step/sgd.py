@@ -40,7 +40,11 @@ class SGD:
     def recipe(self, recipe: Recipe) -> None:
         # Here and in `load`, so that a step need not check for changes.
         names = self.net.spec.param_shapes()
-        self._recipe = recipe
+        self._recipe, courses = recipe, [recipe.course(name) for name in names]
+        self._bases = {  # of the parameters that follow a schedule; 0 for the others
+            schedule: np.array([base if own == schedule else 0.0 for base, own in courses])
+            for schedule in {own for _, own in courses}
+        }
         rules = {name: (recipe.momentum, recipe.decay(name)) for name in names}
         if rules != self._update.rules:  # new rates alone need no new program
             self._update = Update(rules, self._update.momentum)
@@ -58,7 +62,7 @@ class SGD:
         images, labels, step: as for `Net.loss_and_grads`. epoch: epochs done, from 0, fractions
         included; it determines the rates. drops: how often a `Plateau` schedule has divided them.
         """
-        rates = np.array([self.recipe.lr(name, epoch, drops) for name in self._update.rules])
+        rates = np.sum([b * own.factor(epoch, drops) for own, b in self._bases.items()], axis=0)
         return self.net.learn(images, labels, step=step, rates=rates, update=self._update)
 
     def load(self, momentum: Mapping[str, Any]) -> None:

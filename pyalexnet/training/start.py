@@ -233,7 +233,7 @@ def _draft(net: str, net_args: Mapping[str, Any]) -> NetSpec:
 
 
 def _load(settings: Config, draft: NetSpec, bad_files: Path, reporter: Reporter) -> Dataset:
-    """The data set; a folder's images are resized to the size that inputs are cropped from."""
+    """The dataset; a folder's images are resized to the size that inputs are cropped from."""
     augment, stored = settings.recipe.augment, settings.data
     dataset = data.load(
         os.fsdecode(stored.encode()) if stored else None,
