@@ -39,7 +39,8 @@ class Padded {
     std::int64_t margin_, pitch_;
     int rows_;
     alignas(kCacheLine) float stage_[kStage];
-    std::vector<float> larger_; // for more channels than any network has
+    // For more channels than any network has: the one allocation of this platform's launchers.
+    std::vector<float> larger_;
     float* floats_ = stage_;
 };
 
