@@ -41,7 +41,7 @@ __global__ void vectors_kernel(const float* x, bf16* kept, float* y) {
     }
     store_vector(kept + kVector<bf16> * i, eight);
     load_vector(kept + kVector<bf16> * i, eight);
-    store_vector(y + 8 * i, {eight[0], eight[1], eight[2], eight[3]});
+    store_vector(y + 8 * i, eight);
     store_pair(y + 8 * i + 4, eight[4], eight[5]);
     store_pair(kept + 8 * i, eight[6], eight[7]);
     store_pair(y + 8 * i + 6, widen(kept[8 * i]), widen(kept[8 * i + 1]));
