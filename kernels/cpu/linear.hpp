@@ -168,10 +168,8 @@ template <class T> struct LinearDgrad {
                 const T* const from = w + std::int64_t{depth} * inputs + first;
                 pack(from, deep, columns, room + tile_floats);
                 const int coming = std::min(kDepth, outputs - depth - deep);
-                add(dys + depth, deep, columns, room + tile_floats, sums, depth == 0,
-                    from + std::int64_t{deep} * inputs, coming, [&](int tile, int j) {
-                        if (coming == 0) finish(sums, tile, j, first, columns, epilogue);
-                    });
+                add(dys + depth, deep, first, columns, room + tile_floats, sums, depth == 0,
+                    from + std::int64_t{deep} * inputs, coming, epilogue);
             }
         });
     }
@@ -185,10 +183,11 @@ template <class T> struct LinearDgrad {
     }
 
     // Bound by reading w once, below some 30 rows of dy; by the multipliers above. Meanwhile
-    // prefetches the `coming` rows of w, which are packed next.
-    template <class Added> void add(const float* dys, int deep, int columns, const float* panels,
-                                    Tile* sums, bool from_zero, const T* next, int coming,
-                                    const Added& added) const {
+    // prefetches the `coming` rows of w, which are packed next; if none are, a tile's sums are
+    // complete, and stored while they are in the cache.
+    template <class Epilogue> void add(const float* dys, int deep, int first, int columns,
+                                       const float* panels, Tile* sums, bool from_zero,
+                                       const T* next, int coming, const Epilogue& epilogue) const {
         for (int j = 0; j < columns; j += kPanel)
             for (int tile = 0; tile < tiles; ++tile) {
                 const int wide = std::min(kPanel, columns - j);
@@ -198,21 +197,14 @@ template <class T> struct LinearDgrad {
                 const float* a[kRows];
                 for (int row = 0; row < kRows; ++row)
                     a[row] = dys + std::int64_t{tile * kRows + std::min(row, count - 1)} * outputs;
+                Tile& sum = sums[tile * panels_at_once + j / kPanel];
                 multiply(count, wide, a, Runs{1, 0, deep}, Adjacent{},
-                         panels + std::int64_t{j / kPanel} * kDepth * kPanel,
-                         sums[tile * panels_at_once + j / kPanel], from_zero);
-                added(tile, j);
+                         panels + std::int64_t{j / kPanel} * kDepth * kPanel, sum, from_zero);
+                for (int row = 0; coming == 0 && row < count; ++row)
+                    for (int i = 0; i < wide; i += kLanes)
+                        epilogue.put(tile * kRows + row, first + j + i, std::min(kLanes, wide - i),
+                                     load(sum.of[row] + i));
             }
-    }
-
-    // A tile's sums are stored while they are in the cache.
-    template <class Epilogue> void finish(const Tile* sums, int tile, int j, int first, int columns,
-                                          const Epilogue& epilogue) const {
-        const Tile& sum = sums[tile * panels_at_once + j / kPanel];
-        for (int row = 0; row < std::min(kRows, rows - tile * kRows); ++row)
-            for (int i = 0; i < std::min(kPanel, columns - j); i += kLanes)
-                epilogue.put(tile * kRows + row, first + j + i, std::min(kLanes, columns - j - i),
-                             load(sum.of[row] + i));
     }
 };
 
