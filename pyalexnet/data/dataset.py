@@ -146,6 +146,12 @@ class Dataset:
         return colour.of_set(colour.Moments.of(self.train.images))
 
 
+def by_channel(mean: Pixels) -> Pixels:
+    """A mean image (H, W, C) with the mean of each channel in all its pixels."""
+    channels = mean.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    return np.ascontiguousarray(np.broadcast_to(channels, mean.shape))
+
+
 def room_for(source: str, count: int, shape: tuple[int, int, int]) -> Images:
     """An array for `count` images (H, W, C), if the machine has as much memory."""
     needed = count * math.prod(shape)

@@ -25,7 +25,7 @@ from pyalexnet.backends import Array, Backend
 from pyalexnet.backends import backend as make_backend
 from pyalexnet.data import Dataset, Split
 from pyalexnet.data.classes import Classes
-from pyalexnet.data.dataset import Images, Labels, Progress
+from pyalexnet.data.dataset import Images, Labels, Progress, by_channel
 from pyalexnet.data.decode import pillow_warnings, read_image
 from pyalexnet.data.loader import read_in_pieces
 from pyalexnet.data.readers import Readers
@@ -413,7 +413,4 @@ def _mean(saved: Checkpoint, augment: Augment | None) -> npt.NDArray[np.float32]
     mean = np.asarray(saved.mean, np.float32)
     if mean.shape != shape:
         raise CheckpointError(f"its mean image is {mean.shape}; {shape} was expected.")
-    if augment is None or augment.mean != "channel":
-        return mean
-    channel = mean.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
-    return np.ascontiguousarray(np.broadcast_to(channel, shape))
+    return by_channel(mean) if augment is not None and augment.mean == "channel" else mean

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pyalexnet import backends, data, nets
-from pyalexnet.data.dataset import Dataset, Pixels
+from pyalexnet.data.dataset import Dataset, Pixels, by_channel
 from pyalexnet.data.pack import is_pack
 from pyalexnet.errors import ArgumentError, DataError, RunError
 from pyalexnet.files import shown
@@ -163,10 +163,7 @@ def _config(path: Path) -> Config:
 def mean_of(dataset: Dataset, recipe: Recipe) -> Pixels:
     """The mean to subtract from a set's stored images, (H, W, C); see `Augment.mean`."""
     mean = dataset.mean()
-    if recipe.augment is None or recipe.augment.mean != "channel":
-        return mean
-    channels = mean.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
-    return np.ascontiguousarray(np.broadcast_to(channels, mean.shape))
+    return by_channel(mean) if recipe.augment and recipe.augment.mean == "channel" else mean
 
 
 def _of_new(
