@@ -19,7 +19,7 @@ COMMENTS = {
     ".hpp": "//",
     ".cpp": "//",
 }
-BUDGET = 26_700
+BUDGET = 27_850
 """To be lowered with the count. What has to raise it says why in its commit."""
 
 

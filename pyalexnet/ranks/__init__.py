@@ -1,0 +1,1 @@
+"""Processes that train together: how they start, exchange arrays, agree and end."""
