@@ -1,7 +1,8 @@
 """The command `pyalexnet`: its subcommands, and how errors are reported.
 
 Exit codes: 0 done, 1 doctor found something essential broken, 2 refused, 3 training cannot go on,
-130, 143 and 138 stopped by Ctrl-C, SIGTERM and SIGUSR1 with everything saved.
+130, 143 and 138 stopped by Ctrl-C, SIGTERM and SIGUSR1 with everything saved (0 on several ranks,
+as launchers take others for failures), 75 a rank was stuck.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pyalexnet.commands.show import show_app
 from pyalexnet.commands.similar import similar
 from pyalexnet.commands.train import train
 from pyalexnet.errors import PyalexnetError, TrainingError, reason
+from pyalexnet.ranks.ending import ending_all, speaker
 
 app = typer.Typer(
     name="pyalexnet",
@@ -70,6 +72,7 @@ def _main(version: Annotated[bool, _VERSION] = False) -> None:
     pass
 
 
+@ending_all()
 def main() -> None:
     """Run the command; a refusal is one sentence on stderr, unless PYALEXNET_TRACEBACK is set."""
     _fill_standard_streams()
@@ -83,7 +86,7 @@ def main() -> None:
             sys.exit(1)  # as after `--help | head -1`: nobody is left to read a sentence
         with contextlib.suppress(OSError):
             if sys.stderr is not None:
-                print(f"error: {_sentence(error)}", file=sys.stderr)
+                print(f"error: {speaker()}{_sentence(error)}", file=sys.stderr)
         _settle(sys.stderr)
         sys.exit(3 if isinstance(error, TrainingError) else 2)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -44,6 +45,10 @@ class Communicator:
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> None:
         """Transfer arrays between ranks, all at once; those from one rank arrive in its order."""
+
+    def at_length(self) -> AbstractContextManager[None]:
+        """A context for what takes some rank long while the others wait, such as a save."""
+        return nullcontext()
 
     def abort(self, code: int) -> NoReturn:
         """End all ranks, with this exit code."""

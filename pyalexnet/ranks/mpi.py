@@ -6,6 +6,7 @@ Nothing but point-to-point transfers is left to the library: its sums have an or
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import NoReturn
 
 import numpy as np
@@ -13,28 +14,65 @@ from mpi4py import MPI
 
 from pyalexnet.ops.elements import Array
 from pyalexnet.ranks.communicator import Communicator, Message
+from pyalexnet.ranks.watchdog import Watchdog
 
 
 class Mpi(Communicator):
     """The processes of one mpirun, mpiexec or srun."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
+        """patience: seconds without a message after which all ranks are ended."""
         self._world = MPI.COMM_WORLD
         host = self._world.Split_type(MPI.COMM_TYPE_SHARED)
         leaders = self._world.allgather(host.bcast(self._world.rank))
         super().__init__(self._world.rank, leaders)
+        self._watchdog = Watchdog(named(), patience, abort)
+        self._watchdog.start()
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> None:
         requests = [self._world.Irecv(_bytes(x), rank) for rank, x in receives if x.size]
         requests += [self._world.Isend(_bytes(x), rank) for rank, x in sends if x.size]
-        MPI.Request.Waitall(requests)
+        left = dict(enumerate(rank for rank, x in (*receives, *sends) if x.size))
+        while left:
+            self._watchdog.beat(set(left.values()))
+            for done in MPI.Request.Waitsome(requests):
+                del left[done]
+        self._watchdog.beat()
         self.sent += sum(x.nbytes for _, x in sends)
 
+    def at_length(self) -> AbstractContextManager[None]:
+        return self._watchdog.at_length()
+
     def abort(self, code: int) -> NoReturn:
-        self._world.Abort(code)
+        abort(code)
         raise SystemExit(code)
 
 
 def _bytes(x: Array) -> Array:
-    """The memory of a C-contiguous array, for types that MPI does not know, too."""
+    """The memory of a C-contiguous array, also of a type that MPI does not know."""
     return x.reshape(-1).view(np.uint8)
+
+
+def rank() -> int:
+    return int(MPI.COMM_WORLD.rank)
+
+
+def size() -> int:
+    """How many processes the library knows of."""
+    return int(MPI.COMM_WORLD.size)
+
+
+def named() -> str:
+    """This process in a sentence."""
+    return f"rank {rank()} of {size()}"
+
+
+def library() -> str:
+    """The library's name and version."""
+    name, version = MPI.get_vendor()
+    return f"{name} {'.'.join(map(str, version))}"
+
+
+def abort(code: int) -> None:
+    """End all processes with this exit code."""
+    MPI.COMM_WORLD.Abort(code)

