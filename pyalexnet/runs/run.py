@@ -34,6 +34,8 @@ from typing import IO, Any
 
 from pyalexnet import files
 from pyalexnet.errors import RunError
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.checkpoint import Checkpoint
 from pyalexnet.runs.config import Config
 
 
@@ -150,7 +152,13 @@ class RunFolder(contextlib.ExitStack):
         _link_latest(path)
         return folder
 
-    def check_held(self) -> None:
+    def save(self, state: Checkpoint, *, keep: int, best: int | None) -> None:
+        """Write a checkpoint, whole or not at all, and delete old ones, of which `keep` stay."""
+        self._check_held()
+        checkpoint.save(self.checkpoints, state)
+        checkpoint.prune(self.path, keep, best=best, step=state.meta.step)
+
+    def _check_held(self) -> None:
         """Refuse to go on in another folder than the one that was locked."""
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(self._lock), (self.path / "lock").stat()):
@@ -170,6 +178,17 @@ class RunFolder(contextlib.ExitStack):
             starts = list(json.load(file)["starts"])
         text = json.dumps({"starts": [*starts, environment]}, indent=2) + "\n"
         files.write(path, text.encode(), RunError)
+
+
+class Elsewhere(RunFolder):
+    """The run folder of rank 0 as the other ranks know it, by its path: they write nothing."""
+
+    def __init__(self, path: Path) -> None:
+        contextlib.ExitStack.__init__(self)
+        self.path, self.checkpoints = path, path / "checkpoints"
+
+    def save(self, state: Checkpoint, *, keep: int, best: int | None) -> None:
+        """Rank 0 does."""
 
 
 class Log:

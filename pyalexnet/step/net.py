@@ -55,7 +55,7 @@ class Net:
     read, and the remaining 16 bits; `params` and checkpoints are float32.
 
     Attributes:
-        spec, seed, precision, fused: as given.
+        spec, seed, precision, fused, communicator, shards: as given.
         backend: where it runs, and where logits, losses and errors lie; of two towers, tower 0's.
         parts: the parameters by device, under the whole network's names; of two towers, the last
             layer's are tower 0's alone.
@@ -112,7 +112,7 @@ class Net:
         self.converts = needed and count == 1
         towers.stages(spec, count)  # refuses what cannot be divided
         self._rows = towers.rows(spec, count)
-        self._communicator, self._shards = communicator or Communicator(), shards
+        self.communicator, self.shards = communicator or Communicator(), shards
         self._plan = partial(plan.make, spec, precision=precision, fused=fused, towers=count)
         self._program = lru_cache(_KEPT)(self._new_program)
         self._images = lru_cache(_KEPT)(self._new_images)
@@ -268,7 +268,7 @@ class Net:
         """Run a pass as far as labels and update allow; returns its program, with the results."""
         goal: plan.Goal = "logits" if labels is None else "update" if update else "gradients"
         x, source = self._as_given(images)
-        shards = WHOLE if labels is None else self._shards
+        shards = WHOLE if labels is None else self.shards
         count = self._of_shard(len(x), shards)
         program = self._program(goal, count, train, source, update)
         whole = len(self._backends) > 1  # each tower takes all images
@@ -282,9 +282,9 @@ class Net:
             for shard in range(shards.own):
                 own = checked[shard * count : (shard + 1) * count]
                 self.backend.assign(program.arrays[at("labels", shard)], own)
-        sent = self._communicator.sent
+        sent = self.communicator.sent
         program.run()
-        self.exchanged = program.exchanged + self._communicator.sent - sent
+        self.exchanged = program.exchanged + self.communicator.sent - sent
         return program
 
     def _of_shard(self, images: int, shards: Shards) -> int:
@@ -323,7 +323,7 @@ class Net:
                 beside[".v"] = update.momentum[tower]
             for suffix, arrays in beside.items():
                 given |= {f"{at(name, tower)}{suffix}": x for name, x in arrays.items()}
-        shards = WHOLE if goal == "logits" else self._shards
+        shards = WHOLE if goal == "logits" else self.shards
         if source == "images":
             whole = self.images_for(shards.own * images)
             for shard in range(shards.own):
@@ -337,8 +337,8 @@ class Net:
             seed=self.seed,
             rules=update.rules if update else None,
             graph=self._graph,
-            first=self._communicator.rank * shards.own * images if shards.ranks > 1 else 0,
-            communicator=self._communicator,
+            first=self.communicator.rank * shards.own * images if shards.ranks > 1 else 0,
+            communicator=self.communicator,
         )
 
 

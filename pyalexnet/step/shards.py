@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyalexnet.nets.calls import Step
 from pyalexnet.nets.spec import NetSpec
@@ -41,6 +42,11 @@ class Shards:
     @property
     def all(self) -> int:
         return self.own * self.ranks
+
+    def of_rank(self, rank: int, batches: NDArray[Any]) -> NDArray[Any]:
+        """A rank's part of batches, the rows of a matrix, one after another."""
+        share, place = batches.shape[1] // self.ranks, rank % self.ranks
+        return batches[:, place * share : (place + 1) * share].reshape(-1)
 
 
 WHOLE = Shards()
