@@ -3,7 +3,7 @@
 namespace pyalexnet {
 namespace {
 
-using Arrays = std::vector<Array<const float>>;
+template <class T> using Arrays = std::vector<Array<const T>>;
 
 // The shape of maps with these channels in place of their own.
 Extents with_channels(const Array<const float>& maps, std::int64_t channels) {
@@ -12,25 +12,34 @@ Extents with_channels(const Array<const float>& maps, std::int64_t channels) {
     return shape;
 }
 
-// The arrays of a list, each on any device, with the same pixels: all axes but the last.
-Arrays peers_of(Call& call, const std::string& name, const py::sequence& objects) {
-    call.expect(1 <= objects.size() && objects.size() <= kMaxPeers,
-                name + " has " + std::to_string(objects.size()) + " arrays; 1 to " +
-                    std::to_string(kMaxPeers) + " were expected");
-    Arrays peers;
+// The arrays of a list, each on any device.
+template <class T>
+Arrays<T> arrays_of(Call& call, const std::string& name, const py::sequence& objects, int most) {
+    const int count = static_cast<int>(objects.size());
+    call.expect(1 <= count && count <= most, name + " has " + std::to_string(count) +
+                                                 " arrays; 1 to " + std::to_string(most) +
+                                                 " were expected");
+    Arrays<T> arrays;
     for (const py::object object : objects) { // held: an array makes each row anew
-        const std::string own = name + "[" + std::to_string(peers.size()) + "]";
-        peers.push_back(call.input<float>(own, object, {}, Access::peer));
-        const auto& peer = peers.back();
+        const std::string own = name + "[" + std::to_string(arrays.size()) + "]";
+        arrays.push_back(call.input<T>(own, object, {}, Access::peer));
+    }
+    return arrays;
+}
+
+// Those of maps with the same pixels: all axes but the last.
+Arrays<float> peers_of(Call& call, const std::string& name, const py::sequence& objects) {
+    auto peers = arrays_of<float>(call, name, objects, kMaxPeers);
+    for (const auto& peer : peers) {
         call.expect(!peer.shape().empty(),
-                    own + " has no dimensions; (..., channels) was expected");
+                    peer.title() + " has no dimensions; (..., channels) was expected");
         call.expect_shape(peer, with_channels(peers.front(), peer.shape().back()));
     }
     return peers;
 }
 
 void gather(Call& call, const py::sequence& parts_, handle whole_) {
-    const Arrays peers = peers_of(call, "parts", parts_);
+    const Arrays<float> peers = peers_of(call, "parts", parts_);
     Peers parts{};
     std::int64_t channels = 0;
     for (const auto& peer : peers) {
@@ -47,7 +56,7 @@ void gather(Call& call, const py::sequence& parts_, handle whole_) {
 }
 
 void scatter_add(Call& call, const py::sequence& dwholes_, handle dpart_, std::int64_t start) {
-    const Arrays peers = peers_of(call, "dwholes", dwholes_);
+    const Arrays<float> peers = peers_of(call, "dwholes", dwholes_);
     const auto& first = peers.front();
     for (const auto& peer : peers) call.expect_shape(peer, first.shape());
     const auto dpart = call.output<float>("dpart", dpart_);
@@ -70,9 +79,28 @@ void scatter_add(Call& call, const py::sequence& dwholes_, handle dpart_, std::i
     });
 }
 
+void sum(Call& call, const py::sequence& parts_, handle y_) {
+    call.expect(parts_.size() > 0, "parts is empty; a list of arrays was expected");
+    with_element(py::object(parts_[0]), [&](auto element) {
+        using T = decltype(element);
+        const auto parts = arrays_of<T>(call, "parts", parts_, kMaxSummands);
+        for (const auto& part : parts) call.expect_shape(part, parts.front().shape());
+        with_element(y_, [&](auto result) {
+            using Y = decltype(result);
+            const auto y = call.output<Y>("y", y_, parts.front().shape(), Access::in_place);
+            call.launch([=](Stream s) {
+                Summands<T> summands{};
+                for (const auto& part : parts) summands.data[summands.count++] = part.placed();
+                sum_parts(summands, y.placed(), y.size(), s);
+            });
+        });
+    });
+}
+
 const Ops exchange_ops([](py::module_& m) {
     define(m, "exchange_gather", gather, "parts"_a, "whole"_a);
     define(m, "exchange_scatter_add", scatter_add, "dwholes"_a, "dpart"_a, "start"_a);
+    define(m, "sum_parts", sum, "parts"_a, "y"_a);
 });
 
 } // namespace

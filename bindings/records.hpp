@@ -31,9 +31,9 @@ inline GroupedNorm norm_of(const Call& call, const NormGiven& given, std::int64_
 
 // ---------------------------------------------------------------------- Mask
 
-// (keep, seed, step, layer, offset, total, factor)
-using MaskGiven =
-    std::tuple<double, std::uint64_t, py::object, std::uint32_t, std::int64_t, std::int64_t, float>;
+// (keep, seed, step, layer, offset, total, factor, first)
+using MaskGiven = std::tuple<double, std::uint64_t, py::object, std::uint32_t, std::int64_t,
+                             std::int64_t, float, std::int64_t>;
 
 // A mask, or None, of maps (images, features).
 class MaskArgument {
@@ -41,17 +41,22 @@ class MaskArgument {
     MaskArgument(Call& call, const std::optional<MaskGiven>& given, std::int64_t images,
                  std::int64_t features) {
         if (!given) return;
-        const auto& [keep, seed, step, layer, offset, total, factor] = *given;
+        const auto& [keep, seed, step, layer, offset, total, factor, first] = *given;
         call.expect(0.0 <= keep && keep <= 1.0,
                     "keep is " + std::to_string(keep) + "; 0 to 1 was expected");
         call.expect(offset >= 0 && total >= features && offset <= total - features,
                     "offset is " + std::to_string(offset) + "; the " + std::to_string(features) +
                         " features of an image were expected to lie within total, " +
                         std::to_string(total));
-        call.expect(total <= std::numeric_limits<std::int64_t>::max() / images,
-                    "total is " + std::to_string(total) + "; times " + std::to_string(images) +
-                        " images it does not fit 63 bits");
-        dropped_ = {true, {keep, seed, {}, layer, offset, total}, factor};
+        const std::int64_t most = std::numeric_limits<std::int64_t>::max() / total;
+        call.expect(images <= most, "total is " + std::to_string(total) + "; times " +
+                                        std::to_string(images) + " images it does not fit 63 bits");
+        call.expect(first >= 0 && first <= most - images,
+                    "first is " + std::to_string(first) + "; 0 to " +
+                        std::to_string(most - images) +
+                        " was expected, as element numbers have "
+                        "63 bits");
+        dropped_ = {true, {keep, seed, {}, layer, first * total + offset, total}, factor};
         step_ = call.number<std::uint32_t, Counter>("step", step);
     }
     Dropped placed() const {

@@ -1,5 +1,7 @@
-// Towers trade maps: a device pulls the parts it needs from its peers' memory.
+// Towers trade maps: a device pulls the parts it needs from its peers' memory. Parts of a batch
+// have their gradients added.
 #include "channels.cuh"
+#include "four.cuh"
 #include "ops.h"
 
 #include <numeric>
@@ -55,6 +57,35 @@ __global__ void exchange_scatter_add_kernel(Peers dwholes, float* __restrict__ d
     store_channels(dpart + kWidth * i, sum);
 }
 
+// The sum of four elements over the parts from `first` on, at most kSpan of them, by a tree.
+template <int kSpan, class T> __device__ __forceinline__ void
+add_up(const Summands<T>& parts, int first, std::int64_t at, int count, float (&sum)[4]) {
+    if constexpr (kSpan == 1) {
+        const Four<T> four = read_four(parts.data[first] + at, count);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[i] = widen(four.of[i]);
+    } else {
+        add_up<kSpan / 2>(parts, first, at, count, sum);
+        if (first + kSpan / 2 >= parts.count) return;
+        float others[4];
+        add_up<kSpan / 2>(parts, first + kSpan / 2, at, count, others);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[i] += others[i];
+    }
+}
+
+// A thread sums four neighbours over all parts, a block 1,024. Bound by bytes. No __restrict__: y
+// may be a part.
+template <class T, class Y>
+__global__ void sum_parts_kernel(Summands<T> parts, Y* y, std::int64_t count) {
+    const std::int64_t at = 4 * (blockIdx.x * std::int64_t{kThreads} + threadIdx.x);
+    if (at >= count) return;
+    const int own = static_cast<int>(min(count - at, std::int64_t{4}));
+    float sum[4];
+    add_up<kMaxSummands>(parts, 0, at, own, sum);
+    write_four(y + at, own, narrow_four<Y>(sum));
+}
+
 // Calls `use` with the channels of a vector, and counts the peers' in vectors: four channels if all
 // addresses allow that, and all numbers of channels do, of which `others` is the bitwise or.
 template <class Use> void with_vectors(Peers& peers, const float* own, int others, Use use) {
@@ -89,5 +120,16 @@ void exchange_scatter_add(Peers dwholes, float* dpart, std::int64_t pixels, int 
                                                            start / width, channels / width);
     });
 }
+
+template <class T, class Y>
+void sum_parts(Summands<T> parts, Y* y, std::int64_t count, Stream stream) {
+    const simt::Grid grid(simt::blocks_for(count, 4 * kThreads), kThreads, stream);
+    simt::launch<sum_parts_kernel<T, Y>>(grid, parts, y, count);
+}
+
+template void sum_parts(Summands<float>, float*, std::int64_t, Stream);
+template void sum_parts(Summands<float>, bf16*, std::int64_t, Stream);
+template void sum_parts(Summands<bf16>, float*, std::int64_t, Stream);
+template void sum_parts(Summands<bf16>, bf16*, std::int64_t, Stream);
 
 } // namespace pyalexnet

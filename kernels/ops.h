@@ -110,7 +110,7 @@ struct DropoutDraw {
     std::uint64_t seed;
     Counter step;
     std::uint32_t layer;
-    std::int64_t offset, total; // features; offset + features <= total, images * total < 2^63
+    std::int64_t offset, total; // features; offset % total + features <= total
 };
 
 // What multiplies: the float32 units, the tensor cores through mma.sync (one warp), or through
@@ -311,9 +311,10 @@ template <class T> void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy,
 // ---------------------------------------------------------------------- dropout (dropout.cu)
 // y = x where a 32-bit draw < keep * 2^32, else 0; fprop and dgrad are this same map. The draw of
 // feature f of image n is word e % 4 of Philox4x32-10 at counter (low word of e / 4, step, layer,
-// high word of e / 4) under key `seed`, where e = n * total + offset + f: the part of a layer that
-// starts at feature `offset` of the layer's `total` is masked as the whole layer would be.
-// x, y (images, features). y may alias x.
+// high word of e / 4) under key `seed`, where e = n * total + offset + f < 2^63: the part of a
+// layer that starts at feature `offset` of the layer's `total` is masked as the whole layer would
+// be, and images that follow others of a batch, with `total` for each of these in `offset`, as in
+// the batch. x, y (images, features). y may alias x.
 template <class T> void dropout(const T* x, T* y, std::int64_t images, std::int64_t features,
                                 DropoutDraw draw, Stream);
 
@@ -348,7 +349,7 @@ void sgd_update(Learned<T> w, const float* dw, std::int64_t count, Rule rule, St
 void split_weights(const float* w, bf16* high, std::uint16_t* low, std::int64_t count, Stream);
 void join_weights(const bf16* high, const std::uint16_t* low, float* w, std::int64_t count, Stream);
 
-// ---------------------------------------------------------------------- towers (exchange.cu)
+// ---------------------------------------------------------------------- parts (exchange.cu)
 // The inputs may lie on other devices that this one can read (peer access).
 constexpr int kMaxPeers = 8;
 
@@ -365,5 +366,16 @@ void exchange_gather(Peers parts, float* whole, std::int64_t pixels, Stream);
 // dpart (pixels, channels) = sum of the wholes' channels [start, start + channels), in their order
 void exchange_scatter_add(Peers dwholes, float* dpart, std::int64_t pixels, int start, int channels,
                           Stream);
+
+constexpr int kMaxSummands = 64;
+
+template <class T> struct Summands {
+    const T* data[kMaxSummands];
+    int count;
+};
+
+// y = the sum of the parts, which y may be one of, by a binary tree: neighbours are added, then
+// neighbouring sums, (0 + 1) + (2 + 3) and so on; the last one waits if it has no neighbour.
+template <class T, class Y> void sum_parts(Summands<T> parts, Y* y, std::int64_t count, Stream);
 
 } // namespace pyalexnet

@@ -101,15 +101,15 @@ MUTATIONS = (
     mutation(
         "dropout ignores the step",
         "step/program.py",
-        "step=self._steps[call.tower])",
-        "step=0)",
+        '"step": self._steps[call.part]',
+        '"step": 0',
         MASKED,
     ),
     mutation(
         "dropout ignores the seed",
         "step/program.py",
-        '"seed": self._seed}',
-        '"seed": 0}',
+        '"seed": self._seed',
+        '"seed": 0',
         MASKED,
     ),
     mutation(

@@ -458,13 +458,13 @@ def fetched(spec: NetSpec, goal: Goal = "gradients") -> tuple[Counter[str], Coun
     for call in made.calls:
         for operand in call.reads.values() if call.exchanges else ():
             read = made.arrays[name_of(operand)]
-            if read.tower != call.tower and call.op == "exchange_gather":
+            if read.part != call.part and call.op == "exchange_gather":
                 layer = name_of(call.writes[0]).partition(".whole")[0]
-                forward[f"{layer} {call.tower}"] += math.prod(read.shape)
-            elif read.tower != call.tower:
+                forward[f"{layer} {call.part}"] += math.prod(read.shape)
+            elif read.part != call.part:
                 layer = name_of(operand).partition(".whole")[0]
                 own = made.arrays[name_of(call.writes[0])]
-                backward[f"{layer} {call.tower}"] += math.prod(own.shape)
+                backward[f"{layer} {call.part}"] += math.prod(own.shape)
     return forward, backward
 
 

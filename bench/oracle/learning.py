@@ -1,4 +1,4 @@
-"""Dropout, the loss, the update, and the exchange between towers."""
+"""Dropout, the loss, the update, and the exchange between parts."""
 
 from __future__ import annotations
 
@@ -40,11 +40,13 @@ def dropout_draws(
     layer: int,
     offset: int = 0,
     total: int | None = None,
+    first: int = 0,
 ) -> NDArray[np.uint64]:
     """The 32-bit draw of every element of a batch: element e is word e % 4 of block e // 4."""
     images, features = shape[0], int(np.prod(shape[1:]))
     image, feature = np.indices((images, features), dtype=np.uint64)
-    e = image * np.uint64(features if total is None else total) + np.uint64(offset) + feature
+    start = first * (total := features if total is None else total) + offset
+    e = image * np.uint64(total) + np.uint64(start) + feature
     block = e // np.uint64(4)
     words = philox4x32(
         (block & np.uint64(LOW_WORD), step, layer, block >> np.uint64(32)),
@@ -62,9 +64,11 @@ def dropout(
     layer: int,
     offset: int = 0,
     total: int | None = None,
+    first: int = 0,
 ) -> Floats:
     """x where the draw, as a fraction of 2^32, is below keep; else 0. No rescaling (2012 rule)."""
-    draws = dropout_draws(x.shape, seed=seed, step=step, layer=layer, offset=offset, total=total)
+    where = {"seed": seed, "step": step, "layer": layer, "offset": offset, "first": first}
+    draws = dropout_draws(x.shape, total=total, **where)
     return np.where(draws.astype(np.float64) < keep * 2.0**32, double(x), 0.0)
 
 
@@ -163,3 +167,9 @@ def exchange_scatter_add(dwholes: Sequence[Numbers], *, start: int, channels: in
     """A tower's share of the gradients of all towers that read its maps."""
     shares = [double(dwhole)[..., start : start + channels] for dwhole in dwholes]
     return Exact(sum(shares[1:], shares[0]), sum(map(abs, shares[1:]), abs(shares[0])))
+
+
+def sum_parts(parts: Sequence[Numbers]) -> Exact:
+    """The sum of arrays of one shape."""
+    whole = np.stack([double(part) for part in parts])
+    return Exact(whole.sum(axis=0), abs(whole).sum(axis=0))

@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -62,7 +63,6 @@ class CudaBackend(KernelBackend):
                 f"GPU{'s' if count > 1 else ''}, so 0 to {count - 1} was expected."
             )
         self._direct: dict[int, bool] = {}
-        self._side: Any = None  # a stream, once there is something to run on it
         self._try_a_kernel()
 
     def _try_a_kernel(self) -> None:
@@ -146,9 +146,24 @@ class CudaBackend(KernelBackend):
             super()._replay(recording)
 
     def _beside(self) -> int:
-        if self._side is None:
-            self._side = cupy.cuda.Stream(non_blocking=True)
-        return int(self._side.ptr)
+        return int(self._beside_stream.ptr)
+
+    @cached_property
+    def _beside_stream(self) -> Any:
+        return cupy.cuda.Stream(non_blocking=True)
+
+    def begin(self, work: Callable[[], None]) -> Callable[[], None]:
+        with _current(self.device):
+            begun = cupy.cuda.get_current_stream(self.device).record(_event())
+            self._beside_stream.wait_event(begun)
+            with self._beside_stream:
+                work()
+            done = self._beside_stream.record(_event())
+        return partial(self._await, done)
+
+    def _await(self, event: Any) -> None:
+        with _current(self.device):
+            cupy.cuda.get_current_stream(self.device).wait_event(event)
 
     # Other GPUs
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -64,6 +66,13 @@ class HostBackend(Backend):
 
     def synchronize(self) -> None:
         """Nothing to wait for: an operation has ended when it returns."""
+
+    def begin(self, work: Callable[[], None]) -> Callable[[], None]:
+        return self._beside_thread.submit(work).result
+
+    @cached_property
+    def _beside_thread(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1)
 
     def _readable(self, arrays: Sequence[Array]) -> AbstractContextManager[Sequence[Array]]:
         return nullcontext(arrays)

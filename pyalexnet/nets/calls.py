@@ -2,17 +2,19 @@
 
 Layers write them down on a `Step`, forward and then backward. Nothing is computed here.
 
+A step may have parts, numbered from 0: two towers, which divide the layers, or shards, which divide
+the batch and share the parameters.
+
 Arrays are named after what they hold: "conv1" is the output of that layer, "pool1.where" what its
 backward pass needs, "conv1.grad" the gradient of the loss by "conv1", "conv1.w" a parameter; those
-of a second tower end in "@1", or have it before ".grad". Shapes leave out the batch where an array
-has one.
+of part 1 end in "@1", or have it before ".grad". Shapes leave out the batch where an array has one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -23,12 +25,12 @@ from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 
 @dataclass(frozen=True)
 class Layout:
-    """Shape (without the batch, where `per_image`), type and tower of an array."""
+    """Shape (without the batch, where `per_image`), type and part of an array."""
 
     shape: Shape
     dtype: np.dtype[Any] = FLOAT32
     per_image: bool = True
-    tower: int = 0
+    part: int = 0
 
     def nbytes(self, images: int) -> int:
         return math.prod(self.shape) * self.dtype.itemsize * (images if self.per_image else 1)
@@ -45,13 +47,17 @@ class View:
 
 @dataclass(frozen=True)
 class Draw:
-    """A dropout mask: the fields of `backends.masks.Mask` that the network determines."""
+    """A dropout mask: the fields of `ops.records.Mask` that the network determines.
+
+    shard: how many shards of the batch come before the images.
+    """
 
     keep: float
     layer: int
     factor: float = 1.0
     offset: int = 0
     total: int | None = None
+    shard: int = 0
 
 
 Operand: TypeAlias = str | View
@@ -62,7 +68,7 @@ Source: TypeAlias = Literal["pixels", "images"]
 
 @dataclass(frozen=True)
 class Call:
-    """One operation: the method `op` of a backend."""
+    """One operation: the method `op` of a backend, or of a communicator."""
 
     op: str
     reads: Mapping[str, Operand]  # arrays by argument
@@ -71,15 +77,25 @@ class Call:
     learns: Mapping[str, str] = field(default_factory=dict)
     # The other arguments; a `Draw` becomes a mask, and `x_shape` gets the batch in front.
     settings: Mapping[str, Any] = field(default_factory=dict)
-    # Whether it may run concurrently with all later calls: they neither touch what it writes nor
-    # write what it reads.
+    # Whether it may run concurrently with later calls, up to the first that touches what it writes:
+    # of a backend's operations none does. None writes what it reads.
     aside: bool = False
-    tower: int = 0  # whose device runs it
+    part: int = 0  # whose device runs it
 
     @property
     def exchanges(self) -> bool:
         """Whether it reads arrays of any tower."""
         return self.op.startswith("exchange_")
+
+    @property
+    def joins(self) -> bool:
+        """Whether what it reads is a list."""
+        return self.exchanges or self.op == "sum_parts"
+
+    @property
+    def collective(self) -> bool:
+        """Whether all ranks run it together, by their communicators."""
+        return self.op == "all_reduce"
 
     def operands(self) -> tuple[Operand, ...]:
         """Every array that it touches, except parameters."""
@@ -92,7 +108,7 @@ class Plan:
 
     calls: tuple[Call, ...]
     arrays: Mapping[str, Layout]
-    source: Source  # the array of the images, on every tower
+    source: Source  # the array of the images, of every part
     # Those of each layer, or of layers that one operation computes by the last one's name, in
     # order: an array for each part of it. The last one is the logits.
     outputs: Mapping[str, tuple[str, ...]]
@@ -155,12 +171,15 @@ class Step:
     fused: bool = False  # whether operations take layers together
     train: bool = False  # whether dropout drops
     learns: bool = False  # whether the step ends with the update of the parameters
+    reduces: bool = False  # whether gradients are summed over shards before that
     # What has been written.
     calls: list[Call] = field(default_factory=list)
     arrays: dict[str, Layout] = field(default_factory=dict)
-    # The part of each layer that is being written, and of how many parts.
-    tower: int = 0
+    # The part that is being written; how many towers its layer is divided between; and how many
+    # shards of the batch come before its images.
+    part: int = 0
     towers: int = 1
+    shard: int = 0
     # Names of gradients, by the names of the arrays that they belong to.
     grads: dict[str, str] = field(default_factory=dict)
     images: set[str] = field(default_factory=set)  # arrays whose gradients nothing needs
@@ -169,43 +188,43 @@ class Step:
     _rectified: dict[str, float] = field(default_factory=dict)
     _gated: set[str] = field(default_factory=set)
 
-    def on(self, tower: int, towers: int = 1) -> Step:
-        """Make the next calls that tower's; returns the step."""
-        self.tower, self.towers = tower, towers
+    def on(self, part: int, towers: int = 1, shard: int = 0) -> Step:
+        """Make the next calls that part's; returns the step."""
+        self.part, self.towers, self.shard = part, towers, shard
         return self
 
     def here(self, name: str) -> str:
-        """The tower's own array of that name."""
-        return at(name, self.tower)
+        """The part's array of that name: its own, or the one that all share."""
+        own = at(name, self.part)
+        return own if own in self.arrays else name
 
     # Arrays
 
     def array(
         self, name: str, shape: Shape, dtype: np.dtype[Any] | None = None, *, batch: bool = True
     ) -> str:
-        """A new array of the tower; returns its name."""
-        own = self.here(name)
-        self.arrays[own] = Layout(shape, dtype or self.element, batch, self.tower)
+        """A new array of the part; returns its name."""
+        own = at(name, self.part)
+        self.arrays[own] = Layout(shape, dtype or self.element, batch, self.part)
         return own
 
     def parameter(self, name: str, shape: Shape) -> None:
-        """A parameter of the tower, and what its update needs."""
+        """A parameter of the part, and what its update needs."""
         split = self.element == BFLOAT16 and name.endswith(".w")
         own = self.array(name, shape, BFLOAT16 if split else FLOAT32, batch=False)
         if split:
             self._beside(f"{own}.low", own, np.dtype(np.uint16))
         if self.learns:
             self._beside(f"{own}.v", own, FLOAT32)
-            self.arrays[f"{own}.lr"] = Layout((), FLOAT32, False, self.tower)
+            self.arrays[f"{own}.lr"] = Layout((), FLOAT32, False, self.part)
 
     def shape(self, operand: Operand) -> Shape:
         """As `Plan.shape`."""
         return operand.shape if isinstance(operand, View) else self.arrays[operand].shape
 
     def _beside(self, name: str, of: str, dtype: np.dtype[Any]) -> str:
-        """A new array of the same shape and tower as another."""
-        layout = self.arrays[of]
-        self.arrays[name] = Layout(layout.shape, dtype, layout.per_image, layout.tower)
+        """A new array of the same shape and part as another."""
+        self.arrays[name] = replace(self.arrays[of], dtype=dtype)
         return name
 
     # Calls
@@ -220,12 +239,12 @@ class Step:
     ) -> None:
         """Write down a call.
 
-        The update of a linear layer is bound by memory, the convolutions after it by arithmetic, so
-        it may run beside them.
+        The update of a linear layer is bound by memory, an exchange between ranks by the link, the
+        convolutions after them by arithmetic, so they may run beside these.
         """
         settings |= {"tensor": True} if self.tensor and is_product(op) else {}
-        aside = op == "linear_wgrad_sgd"
-        self.calls.append(Call(op, reads, writes, learns or {}, settings, aside, self.tower))
+        aside = op in ("linear_wgrad_sgd", "all_reduce")
+        self.calls.append(Call(op, reads, writes, learns or {}, settings, aside, self.part))
 
     def output(
         self, layer: str, shape: Shape, op: str, reads: Mapping[str, Operand], **settings: Any
@@ -240,8 +259,10 @@ class Step:
 
         A tower draws its part of the mask of the whole layer.
         """
-        places = (self.tower * channels, self.towers * channels) if self.towers > 1 else ()
-        return Draw(keep, self.masks[layer], factor, *places)
+        draw = Draw(keep, self.masks[layer], factor, shard=self.shard)
+        if self.towers == 1:
+            return draw
+        return replace(draw, offset=self.part * channels, total=self.towers * channels)
 
     # Gradients
 
@@ -295,7 +316,7 @@ class Step:
         self, op: str, reads: Mapping[str, Operand], w: Operand, b: str, **settings: Any
     ) -> None:
         """Write down the gradients of a layer's parameters, or their update in the same call."""
-        if self.fused and self.learns and isinstance(w, str):
+        if self.fused and self.learns and not self.reduces and isinstance(w, str):
             self.call(f"{op}_sgd", reads, learns={"w": w, "b": b}, **settings)
             return
         dw, db = like(w, self.weight_grad(name_of(w))), self.weight_grad(b)
@@ -303,16 +324,21 @@ class Step:
         self.call(op, reads, dw, db, **settings, **shape)
 
     def weight_grad(self, parameter: str) -> str:
-        """A new array for the gradient of a parameter; returns its name."""
-        return self._beside(f"{parameter}.grad", parameter, FLOAT32)
+        """A new array for the part's gradient of a parameter; returns its name."""
+        own = f"{at(parameter.partition('@')[0], self.part)}.grad"
+        self.arrays[own] = replace(self.arrays[parameter], dtype=FLOAT32, part=self.part)
+        return own
 
     def update(self) -> None:
-        """Write down the updates of the parameters whose gradients were written."""
-        for name, layout in [*self.arrays.items()]:
+        """Write down the updates of the parameters whose gradients were written.
+
+        Sums over ranks come in from the last layer on.
+        """
+        for name, layout in [*self.arrays.items()][:: -1 if self.reduces else 1]:
             if f"{name}.v" in self.arrays and f"{name}.grad" in self.arrays:
-                self.on(layout.tower).call("sgd_update", {"dw": f"{name}.grad"}, learns={"": name})
+                self.on(layout.part).call("sgd_update", {"dw": f"{name}.grad"}, learns={"": name})
 
 
-def at(name: str, tower: int) -> str:
-    """The name of a tower's own array."""
-    return f"{name}@{tower}" if tower else name
+def at(name: str, part: int) -> str:
+    """The name of a part's own array."""
+    return f"{name}@{part}" if part else name

@@ -93,6 +93,15 @@ class Device(ABC):
         """
         return nullcontext()
 
+    @abstractmethod
+    def begin(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Begin `work`, which may run beside later operations, after what was begun before.
+
+        Returns:
+            A function to be called before anything touches what the work writes, or writes what it
+            reads.
+        """
+
     def lane(self, shape: Shape, dtype: Any = np.uint8) -> Lane:
         """A reusable path from the host to this device for arrays of at most `shape`."""
         return Lane(self.asarray, shape, dtype)

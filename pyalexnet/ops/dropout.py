@@ -18,13 +18,14 @@ class DropoutOps(Epilogue):
         layer: int,
         offset: int = 0,
         total: int | None = None,
+        first: int = 0,
         out: Array | None = None,
     ) -> Array:
         """y = x where the element is kept, else 0; nothing is rescaled (paper, section 4.2).
 
-        The mask depends on the arguments alone: element e = image * total + offset + feature is
-        kept iff word e % 4 of Philox4x32-10, keyed by seed at counter (e // 4, step, layer), is
-        below keep * 2^32. May run in place.
+        The mask depends on the arguments alone: element e = (first + image) * total + offset +
+        feature is kept iff word e % 4 of Philox4x32-10, keyed by seed at counter (e // 4, step,
+        layer), is below keep * 2^32. May run in place.
 
         Args:
             x: (N, ...); a feature is an index into x[image].ravel().
@@ -34,11 +35,12 @@ class DropoutOps(Epilogue):
             layer: 0 to 2^32 - 1.
             offset: index of x's first feature in the whole layer, for one tower of several.
             total: features of the whole layer; those of x where None.
+            first: number of x's first image in the whole batch, for one part of several.
 
         Returns:
             y: of x's shape.
         """
-        mask = Mask(keep, seed, step, layer, offset, total)
+        mask = Mask(keep, seed, step, layer, offset, total, first=first)
         return self._masked("dropout_fprop", mask, out, x=x)
 
     def dropout_dgrad(
@@ -51,10 +53,11 @@ class DropoutOps(Epilogue):
         layer: int,
         offset: int = 0,
         total: int | None = None,
+        first: int = 0,
         out: Array | None = None,
     ) -> Array:
         """Gradient of `dropout_fprop` with respect to x: the same mask on dy. May run in place."""
-        mask = Mask(keep, seed, step, layer, offset, total)
+        mask = Mask(keep, seed, step, layer, offset, total, first=first)
         return self._masked("dropout_dgrad", mask, out, dy=dy)
 
     def _masked(self, who: str, mask: Mask, out: Array | None, **maps: Array) -> Array:

@@ -82,6 +82,7 @@ class Epilogue(Device):
             if total is None
             else integer(who, "total", total, low=1, high=_LAST),
             real(who, "factor", mask.factor),
+            integer(who, "first", mask.first, high=_LAST),
         )
 
 

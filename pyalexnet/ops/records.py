@@ -155,8 +155,8 @@ class Mask(NamedTuple):
     """Which elements of an output are kept; stored nowhere, drawn again wherever it is needed.
 
     Attributes:
-        keep, seed, step, layer, offset, total: as in `Backend.dropout_fprop`; total None means the
-            features of the output.
+        keep, seed, step, layer, offset, total, first: as in `Backend.dropout_fprop`; total None
+            means the features of the output.
         factor: kept elements are multiplied by it: 1 by the 2012 rule, 1 / keep to make up for
             the elements that are dropped.
     """
@@ -168,6 +168,7 @@ class Mask(NamedTuple):
     offset: int = 0
     total: int | None = None
     factor: float = 1.0
+    first: int = 0
 
 
 class Learned(NamedTuple):

@@ -20,9 +20,11 @@ from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.calls import Source, at
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.checks import integer
+from pyalexnet.ranks.communicator import Communicator
 from pyalexnet.step import plan, towers
 from pyalexnet.step.fused import converted
 from pyalexnet.step.program import Numbers, Program, Update
+from pyalexnet.step.shards import WHOLE, Shards
 
 # Programs that are kept, for training and evaluation and for the last, smaller batch of each; and
 # arrays of images.
@@ -61,7 +63,8 @@ class Net:
             do, on one device, if they need it at all.
         element: the type of maps, float32 or bfloat16.
         last_errors: (top-1, top-5) of the last pass with labels, 0-d arrays of the device, or NaN.
-        exchanged: bytes that crossed between towers in the last pass, or would between devices.
+        exchanged: bytes that crossed between towers in the last pass, or would between devices, or
+            that this rank has sent.
     """
 
     def __init__(
@@ -75,6 +78,8 @@ class Net:
         fused: bool = False,
         graph: bool = True,
         params: Mapping[str, Any] | None = None,
+        communicator: Communicator | None = None,
+        shards: Shards = WHOLE,
     ) -> None:
         """Bring the initial parameters to the device or devices.
 
@@ -87,6 +92,9 @@ class Net:
             fused: whether operations take layers together; if False, layers run one by one.
             graph: whether a GPU runs a pass as one CUDA graph.
             params: the initial parameters, as `load` takes them; `spec.initial(seed)` if None.
+            communicator: with the other ranks, each of which has this net.
+            shards: how the batches of passes with labels are divided. Images and labels are then
+                this rank's; loss, errors and gradients are those of the whole batch.
 
         Raises:
             ArgumentError: there is no such precision, or the network cannot be divided.
@@ -104,6 +112,7 @@ class Net:
         self.converts = needed and count == 1
         towers.stages(spec, count)  # refuses what cannot be divided
         self._rows = towers.rows(spec, count)
+        self._communicator, self._shards = communicator or Communicator(), shards
         self._plan = partial(plan.make, spec, precision=precision, fused=fused, towers=count)
         self._program = lru_cache(_KEPT)(self._new_program)
         self._images = lru_cache(_KEPT)(self._new_images)
@@ -249,7 +258,7 @@ class Net:
 
     def _scored(self, program: Program) -> Array:
         """The loss, and `last_errors`, as arrays that the next pass does not overwrite."""
-        scores = self.backend.copy(program.scores)
+        scores = self.backend.copy(program.arrays["scores"])
         self.last_errors = (scores[1, ...], scores[2, ...])
         return scores[0, ...]
 
@@ -259,18 +268,31 @@ class Net:
         """Run a pass as far as labels and update allow; returns its program, with the results."""
         goal: plan.Goal = "logits" if labels is None else "update" if update else "gradients"
         x, source = self._as_given(images)
-        program = self._program(goal, len(x), train, source, update)
-        for tower, part in enumerate(self.parts):
-            own = program.arrays[at(source, tower)]
-            if len(self.parts) > 1 or not self.backend.same_memory(own, x):
-                part.backend.assign(own, x)
+        shards = WHOLE if labels is None else self._shards
+        count = self._of_shard(len(x), shards)
+        program = self._program(goal, count, train, source, update)
+        whole = len(self._backends) > 1  # each tower takes all images
+        for part, backend in enumerate(self._backends * shards.own):
+            own = program.arrays[at(source, part)]
+            mine = x if whole else x[part * count : (part + 1) * count]
+            if whole or not backend.same_memory(own, mine):
+                backend.assign(own, mine)
         if labels is not None:
-            rows = program.arrays["labels"]
-            checked = self.backend.checked_labels(labels, len(rows), self.spec.classes)
-            self.backend.assign(rows, checked)
+            checked = self.backend.checked_labels(labels, len(x), self.spec.classes)
+            for shard in range(shards.own):
+                own = checked[shard * count : (shard + 1) * count]
+                self.backend.assign(program.arrays[at("labels", shard)], own)
+        sent = self._communicator.sent
         program.run()
-        self.exchanged = program.exchanged
+        self.exchanged = program.exchanged + self._communicator.sent - sent
         return program
+
+    def _of_shard(self, images: int, shards: Shards) -> int:
+        """The images of a shard, of so many in all."""
+        if images % shards.own:
+            wanted = f"a multiple of {shards.own} shards was expected"
+            raise ArgumentError(f"{self.spec.name}: there are {images} images; {wanted}.")
+        return images // shards.own
 
     def _as_given(self, images: Any) -> tuple[Array, Source]:
         """Images on the device, if their shape is right, and whether they are converted already."""
@@ -301,17 +323,22 @@ class Net:
                 beside[".v"] = update.momentum[tower]
             for suffix, arrays in beside.items():
                 given |= {f"{at(name, tower)}{suffix}": x for name, x in arrays.items()}
+        shards = WHOLE if goal == "logits" else self._shards
         if source == "images":
-            given["images"] = self.images_for(images)
+            whole = self.images_for(shards.own * images)
+            for shard in range(shards.own):
+                given[at(source, shard)] = whole[shard * images : (shard + 1) * images]
         return Program(
-            self._plan(goal=goal, train=train, source=source),
-            self._backends,
+            self._plan(goal=goal, train=train, source=source, shards=shards),
+            self._backends * shards.own,
             images,
             given=given,
-            steps=self._numbers.steps,
+            steps=self._numbers.steps * shards.own,
             seed=self.seed,
             rules=update.rules if update else None,
             graph=self._graph,
+            first=self._communicator.rank * shards.own * images if shards.ranks > 1 else 0,
+            communicator=self._communicator,
         )
 
 

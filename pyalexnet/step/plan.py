@@ -3,7 +3,7 @@
 A plan is a list of calls of a backend's operations on named arrays (`calls`). It follows from the
 network alone: each layer writes its own, forward and backward. Layer by layer in float32 that is
 the trivial plan; `fused` names the layers that one operation computes together, `towers` divides
-layers between two devices. Nothing is computed here; `program` runs a plan.
+layers between two devices, `shards` the batch. Nothing is computed here; `program` runs a plan.
 
 Fusing saves reads and writes of maps. Memory time saved on an H100 (paper's network, bfloat16,
 batch 256, computed): bias and ReLU after a product and before its gradient 876 us, LRN with
@@ -19,17 +19,22 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from pyalexnet.errors import ArgumentError
-from pyalexnet.nets.calls import Plan, Source, Step
+from pyalexnet.nets.calls import Plan, Source, Step, at
 from pyalexnet.nets.layers import Conv, Scale
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import BFLOAT16, FLOAT32
+from pyalexnet.step import shards as sharding
 from pyalexnet.step import towers as division
 from pyalexnet.step.fused import Converted, ConvInBlocks, converted, together
+from pyalexnet.step.shards import WHOLE, Shards
 
 Precision: TypeAlias = Literal["fp32", "fp32x3", "bf16"]
 # float32 throughout; the same with products on tensor cores, each number as the sum of three
 # bfloat16; and maps and products in bfloat16.
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp32x3", "bf16")
+
+SCORES = ("loss", "top1_error", "top5_error")
+"""Numbers that lie side by side in an array, "scores"."""
 
 # How far a plan goes: forward; also backward; also the update of the parameters.
 Goal: TypeAlias = Literal["logits", "gradients", "update"]
@@ -59,13 +64,14 @@ def make(
     train: bool = True,
     source: Source = "pixels",
     towers: int = 1,
+    shards: Shards = WHOLE,
 ) -> Plan:
     """The plan of a network.
 
     precision: of maps and products; sums, parameters and momentum are float32 in any. fused: False
     makes every layer a separate operation. train: whether dropout drops. source: whether images
     have the network's input shape, or are converted: see `converted`. towers: how many devices the
-    layers are divided between, 1 or 2.
+    layers are divided between, 1 or 2. shards: how the batch is divided, if towers is 1.
 
     Raises:
         ArgumentError: the network has no plan in this precision, or cannot be divided.
@@ -73,22 +79,25 @@ def make(
     check_precision("plan", precision, towers)
     last, learns = spec.layers[-1].name, goal == "update"
     how: dict[str, Any] = {"tensor": precision == "fp32x3", "fused": fused, "train": train}
+    how["reduces"] = shards.all > 1
     step = Step(masks=spec.masks, logits=last, element=element(precision), learns=learns, **how)
     shapes = spec.param_shapes()
     for tower, rows in enumerate(division.rows(spec, towers)):
         for name, own in rows.items():
             step.on(tower).parameter(name, (own.stop - own.start, *shapes[name][1:]))
     seen = converted(spec, fused)
-    stages = division.stages(spec, towers)
+    divided, parts = towers > 1, range(max(towers, shards.own))
+    stages = division.stages(spec, towers) if divided else sharding.stages(spec, shards.own)
     if seen.block > 1:
         stages = _in_blocks(stages, seen.block)
-    images = [_images(step.on(tower), spec, seen, source) for tower in range(towers)]
+    images = [_images(step.on(part), spec, seen, source) for part in parts]
     passed = list(_forward(step, stages, images))
     if goal != "logits":
-        _loss(step, passed[-1].ys[0])
-        _backward(step, passed)
+        _losses(step, passed[-1].ys, shards)
+        _backward(step, passed, shards)
+        sharding.received(step)
         step.update()
-    outputs = {one.stage.layer.name: tuple(one.ys[: one.stage.parts]) for one in passed}
+    outputs = {one.stage.layer.name: tuple(one.ys[: one.stage.towers]) for one in passed}
     return Plan(tuple(step.calls), step.arrays, source, outputs)
 
 
@@ -116,7 +125,7 @@ def _images(step: Step, spec: NetSpec, seen: Converted, source: Source) -> str:
 @dataclass(frozen=True)
 class _Passed:
     """A stage whose forward calls are written: the outputs `parts` of the stage before, and the
-    inputs and outputs of the towers that run it.
+    inputs and outputs of the parts that run it.
     """
 
     stage: division.Stage
@@ -135,26 +144,33 @@ def _forward(step: Step, stages: Sequence[division.Stage], images: list[str]) ->
             layer, length = together([one.layer for one in left], step, step.shape(xs[0]))
             stage = replace(stage, layer=layer)
         ys = [
-            stage.layer.forward(step.on(tower, stage.parts), x)
-            for tower, x in zip(stage.towers, xs, strict=True)
+            stage.layer.forward(stage.on(step, part), x)
+            for part, x in zip(stage.parts, xs, strict=True)
         ]
         yield _Passed(stage, parts, xs, ys)
         parts = ys
         del left[:length]
 
 
-def _loss(step: Step, logits: str) -> None:
-    """Write the call that computes the loss, on tower 0, and its gradient."""
-    step.on(0)
-    labels = step.array("labels", (), np.dtype(np.int64))
-    names = ("loss", "top1_error", "top5_error")
-    loss, *errors = (step.array(name, (), FLOAT32, batch=False) for name in names)
-    reads = {"logits": logits, "labels": labels}
+def _losses(step: Step, logits: Sequence[str], shards: Shards) -> None:
+    """Write the calls that compute each shard's loss and its gradient, and the sum of the losses.
+
+    Of two towers, tower 0 has the logits.
+    """
     how: dict[str, Any] = {} if step.element == FLOAT32 else {"dtype": step.element}
-    step.call("softmax_cross_entropy", reads, loss, step.new_grad(logits), *errors, **how)
+    found = []
+    for shard, own in enumerate(logits):
+        step.on(shard)
+        labels = step.array("labels", (), np.dtype(np.int64))
+        loss, *errors = (step.array(name, (), FLOAT32, batch=False) for name in SCORES)
+        found.append(step.array("scores", (len(SCORES),), FLOAT32, batch=False))
+        reads = {"logits": own, "labels": labels}
+        step.call("softmax_cross_entropy", reads, loss, step.new_grad(own), *errors, **how)
+        sharding.averaged(step, (step.grads[own], found[-1]), shards)
+    sharding.reduced(step, found, shards, FLOAT32)
 
 
-def _backward(step: Step, passed: Sequence[_Passed]) -> None:
+def _backward(step: Step, passed: Sequence[_Passed], shards: Shards) -> None:
     """Write the calls that lead from the logits' gradient to those of the parameters.
 
     No gradient is needed below the first layer with parameters.
@@ -163,10 +179,13 @@ def _backward(step: Step, passed: Sequence[_Passed]) -> None:
     first = next((index for index, own in enumerate(shapes) if own), len(passed))
     for one in passed[: first + 1]:
         step.images.update(one.xs)
-    for one in reversed(passed[first:]):
-        stage = one.stage
-        for tower, x, y in zip(stage.towers, one.xs, one.ys, strict=True):
+    for index in reversed(range(first, len(passed))):
+        one, stage = passed[index], passed[index].stage
+        for part, x, y in zip(stage.parts, one.xs, one.ys, strict=True):
             if x != y:  # else a layer that changes nothing
-                stage.layer.backward(step.on(tower, stage.parts), x, y, step.grads[y])
+                stage.layer.backward(stage.on(step, part), x, y, step.grads[y])
         if stage.source == "both":
             division.returned(step, one.xs, one.parts)
+        for name in shapes[index] if step.reduces else ():
+            grads = [f"{at(name, shard)}.grad" for shard in stage.parts]
+            sharding.reduced(step, grads, shards, shards.sent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,9 +15,9 @@ from pyalexnet.backends.base import Array, Backend
 from pyalexnet.nets.calls import Call, Draw, Operand, Plan, Step, View, at, name_of
 from pyalexnet.nets.layers import Layer
 from pyalexnet.ops.records import Learned, Mask
+from pyalexnet.ranks.communicator import Communicator
+from pyalexnet.step.plan import SCORES
 from pyalexnet.step.towers import exchanged
-
-_SCORES = ("loss", "top1_error", "top5_error")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +35,9 @@ class Update:
 class Program:
     """A plan with its arrays; `run` executes it once.
 
-    arrays: by the plan's names; the caller fills those of `plan.source` and "labels". scores: (3,)
-    loss, top-1 and top-5 error, where the plan has them. exchanged: bytes that cross between towers
-    in a run. calls: the plan's calls, each bound to its arguments.
+    arrays: by the plan's names; the caller fills those of `plan.source` and "labels". images: of a
+    part. exchanged: bytes that cross between towers in a run. calls: the plan's calls, each bound
+    to its arguments.
     """
 
     def __init__(
@@ -51,48 +51,99 @@ class Program:
         seed: int,
         rules: Mapping[str, tuple[float, float]] | None = None,
         graph: bool = True,
+        first: int = 0,
+        communicator: Communicator | None = None,
     ) -> None:
         """Make the arrays that `given` lacks, and check every call once.
 
-        backends: of each part's device. images: of a batch. given: arrays shared with others:
-        parameters, momentum, rates. steps: for each device, a 0-d uint32 that the masks depend on;
-        seed: of the masks. rules: as in `Update`. graph: whether a GPU may run it as a CUDA graph,
-        if it is the only one.
+        backends: of each part's device. images: of a part. given: arrays shared with others:
+        parameters, momentum, rates. steps: for each part, a 0-d uint32 that the masks depend on;
+        seed: of the masks. rules: as in `Update`. graph: whether a GPU may run it as CUDA graphs,
+        if it is the only one. first: number of the first image in the whole batch. communicator:
+        runs the collective calls.
         """
-        self.plan = plan
-        self._backends, self._images, self._rules = backends, images, rules or {}
-        self._steps, self._seed = steps, seed
+        self.plan, self.images = plan, images
+        self._backends, self._rules = backends, rules or {}
+        self._steps, self._seed, self._first = steps, seed, first
+        self._communicator = communicator or Communicator()
+        self._begun: dict[str, Callable[[], None]] = {}
         self.exchanged = exchanged(plan, images)
-        self.scores = backends[0].zeros((len(_SCORES),))
-        scores = {name: self.scores[i : i + 1].reshape(()) for i, name in enumerate(_SCORES)}
         self.arrays: dict[str, Array] = {}
         for name, layout in plan.arrays.items():
-            known = given.get(name, scores.get(name))
+            known = given.get(name)
             if known is None:
                 shape = (images, *layout.shape) if layout.per_image else layout.shape
                 # Zeros: labels must already be valid classes when the calls are checked.
-                known = backends[layout.tower].zeros(shape, layout.dtype)
+                known = backends[layout.part].zeros(shape, layout.dtype)
             self.arrays[name] = known
+        for part in range(len(backends)):
+            if (scores := self.arrays.get(at("scores", part))) is not None:
+                for place, name in enumerate(SCORES):
+                    self.arrays[at(name, part)] = scores[place : place + 1].reshape(())
         self.calls = tuple((call, self._bound(call)) for call in plan.calls)
-        self.run: Callable[[], None] = self._go_through
-        if all(backend is backends[0] for backend in backends):
-            self.run = backends[0].record(self._go_through, graph=graph)
+        alone = all(backend is backends[0] for backend in backends)
+        ready = partial(backends[0].record, graph=graph) if alone else lambda work: work
+        self._pieces = tuple(self._in_pieces(ready))
 
-    def _go_through(self) -> None:
-        for call, ready in self.calls:
-            with self._backends[call.tower].aside() if call.aside else nullcontext():
-                ready()
+    def run(self) -> None:
+        """Run all calls, in order."""
+        for piece in self._pieces:
+            piece()
+
+    def _in_pieces(
+        self, ready: Callable[[Callable[[], None]], Callable[[], None]]
+    ) -> Iterator[Callable[[], None]]:
+        """What runs the calls: one by one those that are collective, at once those in between.
+
+        ready: makes a run of calls ready to be repeated.
+        """
+        piece: list[tuple[Call, Callable[[], Any]]] = []
+        begun: list[str] = []
+        for call, bound in self.calls:
+            touched = {name_of(each) for each in call.operands()}
+            awaited = [name for name in begun if name in touched]
+            if piece and (awaited or call.collective):
+                yield ready(partial(self._go_through, piece))
+                piece = []
+            if awaited:
+                yield partial(self._await, awaited)
+            begun = [name for name in begun if name not in touched]
+            if call.collective:
+                begun += map(name_of, call.writes)
+                yield partial(self._begin, begun[-1], bound)
+            else:
+                piece.append((call, bound))
+        if piece:
+            yield ready(partial(self._go_through, piece))
+        if begun:
+            yield partial(self._await, begun)
+
+    def _go_through(self, piece: Sequence[tuple[Call, Callable[[], Any]]]) -> None:
+        for call, bound in piece:
+            with self._backends[call.part].aside() if call.aside else nullcontext():
+                bound()
+
+    def _begin(self, name: str, bound: Callable[[], Any]) -> None:
+        """Begin a collective call that changes an array."""
+        self._begun[name] = self._backends[0].begin(bound)
+
+    def _await(self, names: Sequence[str]) -> None:
+        """Wait for the calls that change these arrays."""
+        for name in names:
+            self._begun.pop(name)()
 
     def _bound(self, call: Call) -> Callable[[], Any]:
         """A call with its arrays and settings bound."""
-        backend = self._backends[call.tower]
+        if call.collective:
+            return partial(getattr(self._communicator, call.op), self._array(call.reads["x"]))
+        backend = self._backends[call.part]
         reads = {name: self._array(operand) for name, operand in call.reads.items()}
         outputs = tuple(self._array(operand) for operand in call.writes)
         settings = self._settings(call)
         if outputs:
             settings["out"] = outputs[0] if len(outputs) == 1 else outputs
         op = getattr(backend, call.op)
-        if call.exchanges:
+        if call.joins:
             return partial(op, list(reads.values()), **settings)
         learns = {name: self._learned(parameter) for name, parameter in call.learns.items()}
         if call.op == "sgd_update":
@@ -104,17 +155,19 @@ class Program:
         if not isinstance(operand, View):
             return array
         batch = self.plan.arrays[operand.name].per_image
-        rows = self._images * operand.rows
+        rows = self.images * operand.rows
         return array.reshape((rows, *operand.shape) if batch else operand.shape)
 
     def _settings(self, call: Call) -> dict[str, Any]:
         settings = dict(call.settings)
         for name, value in call.settings.items():
             if name == "x_shape":
-                settings[name] = (self._images, *value)
+                settings[name] = (self.images, *value)
             elif isinstance(value, Draw):
-                drawn = {**asdict(value), "seed": self._seed}
-                settings[name] = Mask(**drawn, step=self._steps[call.tower])
+                drawn = asdict(value)
+                first = self._first + drawn.pop("shard") * self.images
+                where = {"seed": self._seed, "step": self._steps[call.part], "first": first}
+                settings[name] = Mask(**drawn, **where)
         if mask := settings.pop("mask", None):  # of a dropout alone, which does not scale
             settings |= mask._asdict()
             del settings["factor"]

@@ -34,16 +34,22 @@ Source: TypeAlias = Literal["own", "both", "half"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A layer, or several that one operation computes, as each tower or the only device runs it.
+    """A layer, or several that one operation computes, as each part of the step runs it.
 
-    towers: those that run it; only 0 from the last weights on. source: of its input. parts: how
-    many its output is divided into.
+    parts: those that run it; of two towers only 0 from the last weights on. source: of its input.
+    towers: how many its output is divided between. sharded: whether each part has images of its
+    own.
     """
 
     layer: Layer
-    towers: tuple[int, ...] = (0,)
+    parts: tuple[int, ...] = (0,)
     source: Source = "own"
-    parts: int = 1
+    towers: int = 1
+    sharded: bool = False
+
+    def on(self, step: Step, part: int) -> Step:
+        """The step, to be written on for a part."""
+        return step.on(part, self.towers, part if self.sharded else 0)
 
 
 def stages(spec: NetSpec, towers: int) -> list[Stage]:
@@ -68,8 +74,8 @@ def stages(spec: NetSpec, towers: int) -> list[Stage]:
             elif not (layer.reads_all or divided):
                 source = "half"
             divided = True
-        share, parts = (layer.share(towers), towers) if divided else (layer, 1)
-        found.append(Stage(share, tuple(range(towers)), source, parts))
+        share, among = (layer.share(towers), towers) if divided else (layer, 1)
+        found.append(Stage(share, tuple(range(towers)), source, among))
     return found
 
 
@@ -101,7 +107,7 @@ def inputs(step: Step, stage: Stage, parts: Sequence[str]) -> list[str]:
     if stage.source == "own":
         return list(parts)
     found = []
-    for tower in stage.towers:
+    for tower in stage.parts:
         step.on(tower)
         *pixels, channels = step.shape(parts[tower])
         if stage.source == "both":
@@ -135,7 +141,7 @@ def exchanged(plan: Plan, images: int) -> int:
     for call in plan.calls:
         if call.exchanges:
             read = [plan.arrays[name_of(each)] for each in call.reads.values()]
-            far = [one for one in read if one.tower != call.tower]
+            far = [one for one in read if one.part != call.part]
             if call.op == "exchange_scatter_add":  # a slice of each
                 far = [plan.arrays[name_of(call.writes[0])]] * len(far)
             total += sum(one.nbytes(images) for one in far)

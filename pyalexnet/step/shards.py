@@ -1,0 +1,76 @@
+"""A batch in shards: the parts of a step that have images of their own and share all parameters.
+
+A rank's batch has one shard or more, that of all ranks the same number on each. A shard's gradients
+are those of its images, divided by the number of all shards. They are added by a binary tree, over
+the rank's own shards and then over the ranks: if the number of all shards is fixed and a rank has a
+power of two of them, every sum is the same, bit for bit, however many ranks there are.
+
+In a plan the calls of every layer appear once for each shard. Behind a layer's gradients stand a
+call of `sum_parts` and, if there are other ranks, one of `all_reduce`, which runs aside while the
+layers below go backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyalexnet.nets.calls import Step
+from pyalexnet.nets.spec import NetSpec
+from pyalexnet.ops.elements import FLOAT32
+from pyalexnet.step.towers import Stage
+
+_SENT = ".sent"  # ends the name of a gradient as it is sent, if not in float32
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How a batch is divided.
+
+    own: shards of each rank. ranks: how many there are. sent: the type of gradients between ranks:
+    float32, or bfloat16, to which every sum that is sent is rounded.
+    """
+
+    own: int = 1
+    ranks: int = 1
+    sent: np.dtype[Any] = FLOAT32
+
+    @property
+    def all(self) -> int:
+        return self.own * self.ranks
+
+
+WHOLE = Shards()
+
+
+def stages(spec: NetSpec, shards: int) -> list[Stage]:
+    """The layers of `spec` as so many shards run them."""
+    return [Stage(layer, tuple(range(shards)), sharded=True) for layer in spec.layers]
+
+
+def averaged(step: Step, names: Iterable[str], shards: Shards) -> None:
+    """Write the division by all shards of arrays of one, its loss and the gradient of that."""
+    if shards.all > 1:
+        for name in names:
+            step.call("scale", {"x": name}, name, factor=1 / shards.all)
+
+
+def reduced(step: Step, parts: Sequence[str], shards: Shards, sent: np.dtype[Any]) -> None:
+    """Write the sum of each shard's array, over all ranks too, into the first. sent: their type."""
+    step.on(0)
+    total = carrier = parts[0]
+    if shards.ranks > 1 and sent != FLOAT32:
+        carrier = step.array(f"{total}{_SENT}", step.shape(total), sent, batch=False)
+    if len(parts) > 1 or carrier != total:
+        step.call("sum_parts", {str(shard): name for shard, name in enumerate(parts)}, carrier)
+    if shards.ranks > 1:
+        step.call("all_reduce", {"x": carrier}, carrier)
+
+
+def received(step: Step) -> None:
+    """Write the sums that came in another type as float32."""
+    for name in [name for name in step.arrays if name.endswith(_SENT)]:
+        step.call("sum_parts", {"0": name}, name.removesuffix(_SENT))
