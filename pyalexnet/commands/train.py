@@ -19,6 +19,11 @@ from pyalexnet.errors import ArgumentError
 _INIT_FROM = "Begin with its parameters; the last layer anew where the classes differ."
 _WORKERS = "Threads that read images ahead; a number for each core if none is named."
 _RUNS = "Where the run folders lie: the new one, and latest, which was begun last."
+_PATIENCE = "Seconds that ranks wait for one that does nothing before all end; 600."
+_BF16_GRADIENTS = (
+    "Round every gradient, and every sum, to bfloat16 before it is sent: half the bytes, and bits "
+    "that depend on the number of ranks."
+)
 _TENSORBOARD = "Write events for TensorBoard into the run folder."
 
 # By panel of --help: names and form of the value; its type, if not str, meaning and limits.
@@ -78,6 +83,17 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "--seed": (int, "Of initial weights, order of images, augmentation and dropout."),
         "--chance-steps": (int, "Steps at chance after which a run stops; 0: never."),
     },
+    "Ranks": {
+        "--parallel=data": "What the processes of one mpirun share: data, each batch.",
+        "--shards": (
+            int,
+            "Parts of a batch: with as many, any number of ranks computes the same bits; one for "
+            "each rank if none is named.",
+            {"min": 1},
+        ),
+        "--bf16-gradients/--no-bf16-gradients": (bool, _BF16_GRADIENTS),
+        "--patience": (float, _PATIENCE, {"min": 1.0}),
+    },
     "Run": {
         "--backend": given.BACKEND,
         "--device": given.DEVICE,
@@ -96,7 +112,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 
 # Options that are no setting of a run.
-_OF_THE_COMMAND = ("resume", "config", "runs", "steps", "plain", "towers")
+_OF_THE_COMMAND = ("resume", "config", "runs", "steps", "plain", "towers", "patience")
 
 
 def _parameters() -> Iterator[inspect.Parameter]:
@@ -120,23 +136,28 @@ def train(**options: Any) -> None:
     Ctrl-C (or SIGTERM, SIGUSR1) finishes the step, saves and stops; --resume latest continues as if
     nothing had happened. SIGHUP and SIGUSR2 save and go on.
     """
+    from pyalexnet.ranks import launch
     from pyalexnet.runs.run import find
-    from pyalexnet.training import progress, start, summary
+    from pyalexnet.training import progress, start, summary, together
 
-    resume, config, runs, steps, plain, towers = map(options.pop, _OF_THE_COMMAND)
+    ranks = launch.start(options["patience"] or launch.PATIENCE)
+    several = ranks.world_size > 1  # whose launcher may show them a terminal that nobody sees
+    together.agree_on_options(ranks, options)
+    resume, config, runs, steps, plain, towers, _ = map(options.pop, _OF_THE_COMMAND)
     if resume is not None and (config is not None or options["init_from"] is not None):
         other = "--config" if config is not None else "--init-from"
         raise ArgumentError(f"{other} and --resume were both given; one of them was expected.")
     choices = _choices(options, towers)
     trainer = None
     try:
-        with progress.reporter(plain=bool(plain)) as reporter:
-            with naming_options(choices):
+        with progress.reporter(plain=bool(plain) or several, silent=ranks.rank > 0) as reporter:
+            known: dict[str, Any] = {"reporter": reporter, "ranks": ranks}
+            with naming_options(choices), ranks.at_length():
                 if resume is None:
-                    trainer = start.new(choices, out=runs, config=config, reporter=reporter)
+                    trainer = start.new(choices, out=runs, config=config, **known)
                 else:
-                    run = find(resume, runs)
-                    trainer = start.resumed(run, choices, reporter=reporter, steps=steps)
+                    run = find(resume, runs) if ranks.rank == 0 else Path(resume)
+                    trainer = start.resumed(run, choices, steps=steps, **known)
             trainer.interrupt.tell = reporter.answer
             with trainer.folder, trainer.interrupt:
                 for line in summary.opening(trainer):
@@ -152,7 +173,7 @@ def train(**options: Any) -> None:
             f"pyalexnet train --resume {shlex.quote(str(trainer.folder.path))}"
         )
         raise typer.Exit(128 + signal.SIGINT) from None
-    if outcome.interrupt is not None:
+    if outcome.interrupt is not None and not several:
         raise typer.Exit(128 + outcome.interrupt)
 
 

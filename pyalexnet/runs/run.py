@@ -152,13 +152,7 @@ class RunFolder(contextlib.ExitStack):
         _link_latest(path)
         return folder
 
-    def save(self, state: Checkpoint, *, keep: int, best: int | None) -> None:
-        """Write a checkpoint, whole or not at all, and delete old ones, of which `keep` stay."""
-        self._check_held()
-        checkpoint.save(self.checkpoints, state)
-        checkpoint.prune(self.path, keep, best=best, step=state.meta.step)
-
-    def _check_held(self) -> None:
+    def check_held(self) -> None:
         """Refuse to go on in another folder than the one that was locked."""
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(self._lock), (self.path / "lock").stat()):
@@ -169,6 +163,16 @@ class RunFolder(contextlib.ExitStack):
     def write_config(self, config: Config) -> None:
         """Write config.toml, whole or not at all."""
         files.write(self.path / "config.toml", config.to_toml().encode(), RunError)
+
+    def save(self, state: Checkpoint, keep: int, best: int | None) -> None:
+        """Write a checkpoint, and delete all but the `keep` newest and that of step `best`."""
+        checkpoint.save(self.checkpoints, state)
+        checkpoint.prune(self.path, keep, best=best, step=state.meta.step)
+
+    def files(self) -> list[Path]:
+        """What the run has left, checkpoints last."""
+        own = [path for path in self.path.iterdir() if path.is_file() and path.name != "lock"]
+        return [*sorted(own), *sorted(self.checkpoints.iterdir())]
 
     def add_environment(self, environment: Mapping[str, Any]) -> None:
         """Append this start to env.json."""
@@ -181,14 +185,26 @@ class RunFolder(contextlib.ExitStack):
 
 
 class Elsewhere(RunFolder):
-    """The run folder of rank 0 as the other ranks know it, by its path: they write nothing."""
+    """A run folder that another process writes: this one writes nothing, and need not see it."""
 
     def __init__(self, path: Path) -> None:
         contextlib.ExitStack.__init__(self)
         self.path, self.checkpoints = path, path / "checkpoints"
 
-    def save(self, state: Checkpoint, *, keep: int, best: int | None) -> None:
-        """Rank 0 does."""
+    def check_held(self) -> None:
+        """It is not held."""
+
+    def write_config(self, config: Config) -> None:
+        """The other process does."""
+
+    def add_environment(self, environment: Mapping[str, Any]) -> None:
+        """The other process does."""
+
+    def save(self, state: Checkpoint, keep: int, best: int | None) -> None:
+        """The other process does."""
+
+    def files(self) -> list[Path]:
+        return []
 
 
 class Log:

@@ -24,6 +24,7 @@ from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.step.towers import Stage
 
+MOST_SHARDS = 64  # of a rank, as `sum_parts` adds no more arrays
 _SENT = ".sent"  # ends the name of a gradient as it is sent, if not in float32
 
 

@@ -38,11 +38,13 @@ def opening(trainer: Trainer) -> Iterator[str]:
         place += f", device {config.device}{way}"
     yield f"backend   {place}"
     rate, steps = recipe.rate, trainer.course.steps_an_epoch
-    course = f"{recipe.epochs:g} epochs of {steps} steps, batch {trainer.batch_size}"
+    course = f"{recipe.epochs:g} epochs of {steps} steps, batch {_batch(trainer)}"
     rule = f"lr {rate.lr_w:g}, momentum {recipe.momentum:g}, weight decay {rate.decay_w:g}"
     yield f"recipe    {course}, {rule}, schedule {recipe.schedule}, seed {config.seed}"
     if trainer.batch_size < recipe.batch_size:
         yield f"          there are only {trainer.batch_size} training images for a batch"
+    if trainer.net.shards.ranks > 1 and trainer.batch_size != spec.recipe.batch_size:
+        yield f"          {config.net}'s own batch is {spec.recipe.batch_size}; rates stay as given"
     yield f"run       {trainer.folder.path} (Ctrl-C saves and stops)"
     if trainer.at.step:
         yield f"resumed   at step {trainer.at.step} of {trainer.course.steps}"
@@ -53,6 +55,18 @@ def opening(trainer: Trainer) -> Iterator[str]:
         why = f"ln {spec.classes} + half the variance of the logits"
         said += f"; {expected:.4f} was expected of a fresh network ({why})"
     yield said
+
+
+def _batch(trainer: Trainer) -> str:
+    """The images of an update, and how they are divided: "128 = 8 ranks x 16"."""
+    shards, batch = trainer.net.shards, trainer.batch_size
+    counts = (("ranks", shards.ranks), ("shards", shards.own))
+    parts = [f"{count} {what}" for what, count in counts if count > 1]
+    return (
+        " x ".join((f"{batch} = {parts[0]}", *parts[1:], str(batch // shards.all)))
+        if parts
+        else str(batch)
+    )
 
 
 def _overrides(trainer: Trainer) -> Iterator[str]:
@@ -136,8 +150,7 @@ def closing(trainer: Trainer, outcome: StopReport, *, told_loss: bool) -> Iterat
             yield f"best      {best} (of the tests after an epoch); {taken}"
     yield f"data      {trainer.dataset.note}"
     yield f"run       {folder}"
-    files = [path for path in folder.iterdir() if path.is_file() and path.name != "lock"]
-    for path in (*sorted(files), *sorted(trainer.folder.checkpoints.iterdir())):
+    for path in trainer.folder.files():
         best = " (best)" if path == trainer.best_checkpoint else ""
         yield f"          {path.relative_to(folder)}{best}"
     more = f" --epochs {2 * trainer.config.recipe.epochs:g}" if outcome.finished else ""

@@ -390,6 +390,7 @@ class Trainer:
         where = asdict(self.at)
         if where == self._saved:
             return
+        self.folder.check_held()
         params, momentum = (
             {name: self.net.backend.to_numpy(array) for name, array in arrays.items()}
             for arrays in (self.net.params, self.sgd.momentum)
@@ -410,7 +411,7 @@ class Trainer:
             metrics=where,
         )
         state = checkpoint.Checkpoint(params, momentum, self.mean, meta)
-        self.folder.save(state, keep=self.config.keep, best=at.best_step)
+        self.folder.save(state, self.config.keep, at.best_step)
         self._saved, self._saved_at = where, time.perf_counter()
         self._tell(Watcher.saved)
 
