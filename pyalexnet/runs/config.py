@@ -59,13 +59,8 @@ class Config:
 
     def __post_init__(self) -> None:
         integer("run", "seed", self.seed, high=2**64 - 1)
-        for name, low in {
-            "print_freq": 1,
-            "keep": 1,
-            "workers": 0,
-            "chance_steps": 0,
-            "shards": 0,
-        }.items():
+        counts = {"print_freq": 1, "keep": 1, "workers": 0, "chance_steps": 0, "shards": 0}
+        for name, low in counts.items():
             integer("run", name, getattr(self, name), low=low)
         if (count := len(self.devices)) not in (0, 2):
             raise ArgumentError(f"run: devices has {count} numbers; 2 were expected, one a tower.")

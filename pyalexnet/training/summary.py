@@ -61,12 +61,8 @@ def _batch(trainer: Trainer) -> str:
     """The images of an update, and how they are divided: "128 = 8 ranks x 16"."""
     shards, batch = trainer.net.shards, trainer.batch_size
     counts = (("ranks", shards.ranks), ("shards", shards.own))
-    parts = [f"{count} {what}" for what, count in counts if count > 1]
-    return (
-        " x ".join((f"{batch} = {parts[0]}", *parts[1:], str(batch // shards.all)))
-        if parts
-        else str(batch)
-    )
+    parts = [f"{count} {what} x" for what, count in counts if count > 1]
+    return " ".join((f"{batch} =", *parts, f"{batch // shards.all}")) if parts else f"{batch}"
 
 
 def _overrides(trainer: Trainer) -> Iterator[str]:
