@@ -22,7 +22,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # more, each reads or prints something of its own.
 COMMANDS = {f"commands/{path.name}" for path in (PACKAGE / "commands").glob("*.py")}
 IMPORTERS = {
-    "cupy": {"backends/cuda.py"},
+    "cupy": {"backends/cuda.py", "ranks/nccl.py"},
     "google": {"foreign/caffe_messages.py"},  # protobuf
     "matplotlib": {"show/page.py"},
     "ml_dtypes": {"ops/elements.py"},

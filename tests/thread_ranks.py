@@ -20,14 +20,14 @@ class ThreadRank(Communicator):
         self, rank: int, leaders: Sequence[int], post: dict[tuple[int, int], SimpleQueue[Any]]
     ) -> None:
         super().__init__(rank, leaders)
-        self._post, self._leaders, self.across = post, leaders, 0
+        self._post, self.across = post, 0
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> None:
         for to, x in sends:
             assert to != self.rank and x.flags.c_contiguous
             self._post[self.rank, to].put(x.copy())
             self.sent += x.nbytes
-            self.across += x.nbytes * (self._leaders[to] != self._leaders[self.rank])
+            self.across += x.nbytes * (self.leaders[to] != self.leaders[self.rank])
         for source, x in receives:
             came = self._post[source, self.rank].get(timeout=_PATIENCE)
             assert (came.shape, came.dtype) == (x.shape, x.dtype)

@@ -19,6 +19,7 @@ from pyalexnet.errors import ArgumentError
 _INIT_FROM = "Begin with its parameters; the last layer anew where the classes differ."
 _WORKERS = "Threads that read images ahead; a number for each core if none is named."
 _RUNS = "Where the run folders lie: the new one, and latest, which was begun last."
+_PATIENCE = "Seconds that ranks wait for one that does nothing before all end; 600."
 _TENSORBOARD = "Write events for TensorBoard into the run folder."
 
 # By panel of --help: names and form of the value; its type, if not str, meaning and limits.
@@ -91,12 +92,13 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "--print-freq": (int, "Steps between two lines of the log.", {"min": 1}),
         "--keep": (int, "Newest checkpoints to keep; the best stays too.", {"min": 1}),
         "--tensorboard/--no-tensorboard": (bool, _TENSORBOARD),
+        "--patience": (float, _PATIENCE, {"min": 1.0}),
         "--plain": (bool, "Plain lines, also on a terminal."),
     },
 }
 
 # Options that are no setting of a run.
-_OF_THE_COMMAND = ("resume", "config", "runs", "steps", "plain", "towers")
+_OF_THE_COMMAND = ("resume", "config", "runs", "steps", "plain", "towers", "patience")
 
 
 def _parameters() -> Iterator[inspect.Parameter]:
@@ -120,23 +122,28 @@ def train(**options: Any) -> None:
     Ctrl-C (or SIGTERM, SIGUSR1) finishes the step, saves and stops; --resume latest continues as if
     nothing had happened. SIGHUP and SIGUSR2 save and go on.
     """
+    from pyalexnet.ranks import launch
     from pyalexnet.runs.run import find
-    from pyalexnet.training import progress, start, summary
+    from pyalexnet.training import progress, start, summary, together
 
-    resume, config, runs, steps, plain, towers = map(options.pop, _OF_THE_COMMAND)
+    ranks = launch.start(options["patience"] or launch.PATIENCE)
+    several = ranks.world_size > 1  # whose launcher may show them a terminal that nobody sees
+    together.agree_on_options(ranks, options)
+    resume, config, runs, steps, plain, towers, _ = map(options.pop, _OF_THE_COMMAND)
     if resume is not None and (config is not None or options["init_from"] is not None):
         other = "--config" if config is not None else "--init-from"
         raise ArgumentError(f"{other} and --resume were both given; one of them was expected.")
     choices = _choices(options, towers)
     trainer = None
     try:
-        with progress.reporter(plain=bool(plain)) as reporter:
-            with naming_options(choices):
+        with progress.reporter(plain=bool(plain) or several, silent=ranks.rank > 0) as reporter:
+            known: dict[str, Any] = {"reporter": reporter, "ranks": ranks}
+            with naming_options(choices), ranks.at_length():
                 if resume is None:
-                    trainer = start.new(choices, out=runs, config=config, reporter=reporter)
+                    trainer = start.new(choices, out=runs, config=config, **known)
                 else:
-                    run = find(resume, runs)
-                    trainer = start.resumed(run, choices, reporter=reporter, steps=steps)
+                    run = find(resume, runs) if ranks.rank == 0 else Path(resume)
+                    trainer = start.resumed(run, choices, steps=steps, **known)
             trainer.interrupt.tell = reporter.answer
             with trainer.folder, trainer.interrupt:
                 for line in summary.opening(trainer):
@@ -152,7 +159,7 @@ def train(**options: Any) -> None:
             f"pyalexnet train --resume {shlex.quote(str(trainer.folder.path))}"
         )
         raise typer.Exit(128 + signal.SIGINT) from None
-    if outcome.interrupt is not None:
+    if outcome.interrupt is not None and not several:
         raise typer.Exit(128 + outcome.interrupt)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate, cycle
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -30,15 +31,16 @@ class Communicator:
 
     All ranks call the same methods in the same order, with arrays of the same shape and type.
     rank, world_size: this process, and how many there are. local_rank, local_size: of those on its
-    host. sent: bytes of arrays that it has sent.
+    host. leaders: of each rank, the lowest on its host. sent: bytes of arrays that it has sent.
+    host: the same ranks, for arrays of the host.
     """
 
     def __init__(self, rank: int = 0, leaders: Sequence[int] = (0,)) -> None:
-        """leaders: of each rank, the lowest rank on its host."""
-        self.rank, self.world_size = rank, len(leaders)
+        self.rank, self.world_size, self.leaders = rank, len(leaders), leaders
         near = [each for each, leader in enumerate(leaders) if leader == leaders[rank]]
         self.local_rank, self.local_size = near.index(rank), len(near)
         self.sent = 0
+        self.host: Communicator = self
         self._others = [each for each in range(self.world_size) if each != rank]
         self._levels = _levels(rank, leaders)
         self._rooms: dict[tuple[int, int, Any], Array] = {}
@@ -105,10 +107,10 @@ class Communicator:
         """Each member's sums for every `stride`-th rank, itself among them, over the group."""
         shares = {peer: [to for to in sums if to % stride == peer % stride] for peer in group}
         own = shares.pop(self.rank)
-        size = sum(sums[to].size for to in own)
-        room = self._room(stride, len(shares) * size, sums[self.rank].dtype)
-        ends = np.cumsum([sums[to].size for _ in shares for to in own])
-        came = iter(np.split(room, ends[:-1]))
+        sizes = [sums[to].size for to in own]
+        room = self._room(stride, len(shares) * sum(sizes), sums[self.rank].dtype)
+        ends = list(accumulate(sizes * len(shares)))
+        came = (room[end - size : end] for end, size in zip(ends, cycle(sizes), strict=False))
         parts = {peer: {to: next(came) for to in own} for peer in shares}
         self.exchange(
             [(peer, sums[to]) for peer, share in shares.items() for to in share],
@@ -141,9 +143,12 @@ class Communicator:
         """The sum of the parts by a binary tree, in the first of them; overwrites others."""
         while len(parts) > 1:
             for left, right in zip(parts[::2], parts[1::2], strict=False):
-                left += right
+                self._add(left, right)
             parts = parts[::2]
         return parts[0]
+
+    def _add(self, left: Array, right: Array) -> None:
+        left += right
 
     # Values of the host
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from pyalexnet.backends.base import Backend
 from pyalexnet.errors import RunError, reason
 from pyalexnet.install import pip_install
 from pyalexnet.ranks.communicator import Communicator, Json
@@ -57,6 +58,24 @@ def start(patience: float = PATIENCE) -> Communicator:
     return mpi.Mpi(patience)
 
 
+def device_of(ranks: Communicator, backend: str, device: int) -> int:
+    """The number of the device that a rank computes on, if one process alone would on `device`."""
+    if ranks.world_size > 1 and backend in ("auto", "cuda") and find_spec("cupy"):
+        from pyalexnet.ranks import nccl
+
+        return nccl.gpu_of(ranks) or 0
+    return device
+
+
+def connected(ranks: Communicator, backend: Backend) -> Communicator:
+    """The same ranks, for arrays of `backend`, of which each has its own."""
+    if ranks.world_size > 1 and backend.name == "cuda":
+        from pyalexnet.ranks.nccl import Nccl
+
+        return Nccl(ranks, backend)
+    return ranks
+
+
 def agree(ranks: Communicator, facts: Mapping[str, Json]) -> None:
     """Refuse, on every rank, to go on if one has other `facts`, by their names, than most.
 
@@ -65,7 +84,7 @@ def agree(ranks: Communicator, facts: Mapping[str, Json]) -> None:
     """
     told = ranks.gather(dict(facts))
     for name in dict.fromkeys(name for each in told for name in each):
-        values = [repr(each.get(name)) for each in told]
+        values = [str(each.get(name)) for each in told]
         usual = Counter(values).most_common(1)[0][0]
         if odd := [rank for rank, value in enumerate(values) if value != usual]:
             where = f"rank {' and '.join(map(str, odd))}"

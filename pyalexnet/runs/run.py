@@ -34,6 +34,8 @@ from typing import IO, Any
 
 from pyalexnet import files
 from pyalexnet.errors import RunError
+from pyalexnet.runs import checkpoint
+from pyalexnet.runs.checkpoint import Checkpoint
 from pyalexnet.runs.config import Config
 
 
@@ -162,6 +164,16 @@ class RunFolder(contextlib.ExitStack):
         """Write config.toml, whole or not at all."""
         files.write(self.path / "config.toml", config.to_toml().encode(), RunError)
 
+    def save(self, state: Checkpoint, keep: int, best: int | None) -> None:
+        """Write a checkpoint, and delete all but the `keep` newest and that of step `best`."""
+        checkpoint.save(self.checkpoints, state)
+        checkpoint.prune(self.path, keep, best=best, step=state.meta.step)
+
+    def files(self) -> list[Path]:
+        """What the run has left, checkpoints last."""
+        own = [path for path in self.path.iterdir() if path.is_file() and path.name != "lock"]
+        return [*sorted(own), *sorted(self.checkpoints.iterdir())]
+
     def add_environment(self, environment: Mapping[str, Any]) -> None:
         """Append this start to env.json."""
         path, starts = self.path / "env.json", list[Any]()
@@ -170,6 +182,29 @@ class RunFolder(contextlib.ExitStack):
             starts = list(json.load(file)["starts"])
         text = json.dumps({"starts": [*starts, environment]}, indent=2) + "\n"
         files.write(path, text.encode(), RunError)
+
+
+class Elsewhere(RunFolder):
+    """A run folder that another process writes: this one writes nothing, and need not see it."""
+
+    def __init__(self, path: Path) -> None:
+        contextlib.ExitStack.__init__(self)
+        self.path, self.checkpoints = path, path / "checkpoints"
+
+    def check_held(self) -> None:
+        """It is not held."""
+
+    def write_config(self, config: Config) -> None:
+        """The other process does."""
+
+    def add_environment(self, environment: Mapping[str, Any]) -> None:
+        """The other process does."""
+
+    def save(self, state: Checkpoint, keep: int, best: int | None) -> None:
+        """The other process does."""
+
+    def files(self) -> list[Path]:
+        return []
 
 
 class Log:

@@ -110,6 +110,9 @@ class Silent(Reporter):
     def say(self, line: str = "") -> None:
         return None
 
+    def answer(self, sentence: str) -> None:
+        return None
+
 
 class LiveReporter(Reporter):
     """A bar and the current numbers below the permanent lines, redrawn a few times a second."""
@@ -161,9 +164,9 @@ class LiveReporter(Reporter):
         self._bar.update(self._task, description=what, left=left, **now)
 
 
-def reporter(*, plain: bool = False) -> Reporter:
+def reporter(*, plain: bool = False, silent: bool = False) -> Reporter:
     """The live display if standard output is a terminal that can show it, else plain lines."""
-    if sys.stdout is None:  # started with it closed (`>&-`)
+    if silent or sys.stdout is None:  # the latter if started with it closed (`>&-`)
         return Silent()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for names outside the terminal's encoding

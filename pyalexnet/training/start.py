@@ -21,12 +21,14 @@ from pyalexnet.nets.recipe import Augment, Recipe
 from pyalexnet.nets.schedule import rates_from
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.checks import positive
+from pyalexnet.ranks import launch
+from pyalexnet.ranks.communicator import Communicator
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.config import Config
-from pyalexnet.runs.run import RunFolder, check_writable, environment
+from pyalexnet.runs.run import Elsewhere, RunFolder, check_writable, environment
 from pyalexnet.step.net import Net
 from pyalexnet.trained.load import Trained
-from pyalexnet.training import tensorboard
+from pyalexnet.training import tensorboard, together
 from pyalexnet.training.course import Position
 from pyalexnet.training.pictures import Pictures
 from pyalexnet.training.progress import Reporter
@@ -50,31 +52,48 @@ Choices: TypeAlias = Mapping[str, Any]
 """
 
 
-def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter) -> Trainer:
+def new(
+    choices: Choices,
+    *,
+    out: Path,
+    config: Path | None,
+    reporter: Reporter,
+    ranks: Communicator | None = None,
+) -> Trainer:
     """A new run, in a new folder of `out`, which is made if it is missing.
 
     config: config.toml of a run to be repeated, over which `choices` take precedence. A refusal of
-    a choice, the data or `out` leaves no run folder behind.
+    a choice, the data or `out` leaves no run folder behind. ranks: which train together.
     """
-    check_writable(out)
-    base = None if config is None else _config(config)
-    begin = choices.get("init_from")
-    parent = Trained.load(begin, runs=out, backend="cpu") if begin else None
-    settings, draft = _of_new(choices, base, parent)
-    places = _backends(settings)
-    if base is None and "fused" not in choices:  # emulated, it would take longer
+    ranks = ranks or Communicator()
+    settings, parent, bad_files, known = None, None, None, None
+    begin, leads = choices.get("init_from"), ranks.rank == 0
+    if leads:
+        check_writable(out)
+        base = None if config is None else _config(config)
+        parent = Trained.load(begin, runs=out, backend="cpu") if begin else None
+        settings = _of_new(choices, base, parent)
+        bad_files = out / "bad_files.jsonl"
+        bad_files.unlink(missing_ok=True)
+    settings = together.config_of_first(ranks, settings)
+    draft, places = _draft(settings.net, settings.net_args), _backends(settings, ranks)
+    if config is None and "fused" not in choices:  # emulated, it would take longer
         settings = replace(settings, fused=places[0].name in ("cuda", "cpu"))
-    bad_files = out / "bad_files.jsonl"
-    bad_files.unlink(missing_ok=True)
     dataset = _load(settings, draft, bad_files, reporter)
-    known = _as_parent(dataset, parent, choices)
-    dataset = known or dataset
-    settings, net = _built(settings, draft, dataset, places)
-    begun = parent and _begin_with(net, parent, same_classes=known is not None)
-    folder = RunFolder.create(out, net=settings.net, data=dataset.name)
-    if bad_files.exists():
+    if leads:
+        known = _as_parent(dataset, parent, choices)
+    dataset = together.dataset_of_first(ranks, known or dataset)
+    settings, spec = _built(settings, draft, dataset, places)
+    initial = spec.initial(settings.seed)
+    begun = parent and _begin_with(spec, initial, parent, same_classes=known is not None)
+    if begin:
+        initial = together.arrays_of_first(ranks, initial if leads else None)
+    net, mean = _net(settings, spec, places, initial), mean_of(dataset, settings.recipe)
+    together.agree_on_start(ranks, initial, mean, dataset)
+    folder = RunFolder.create(out, net=settings.net, data=dataset.name) if leads else None
+    if folder and bad_files and bad_files.exists():
         bad_files.replace(folder.path / bad_files.name)
-    trainer = Trainer(settings, dataset, net, mean_of(dataset, settings.recipe), folder)
+    trainer = Trainer(settings, dataset, net, mean, together.folder_of_first(ranks, folder))
     _begin(trainer, reporter, "start", {"data": dataset.note, "init_from": begun})
     if begun:
         trainer.fresh = False
@@ -83,7 +102,12 @@ def new(choices: Choices, *, out: Path, config: Path | None, reporter: Reporter)
 
 
 def resumed(
-    run: Path, choices: Choices, *, reporter: Reporter, steps: int | None = None
+    run: Path,
+    choices: Choices,
+    *,
+    reporter: Reporter,
+    steps: int | None = None,
+    ranks: Communicator | None = None,
 ) -> Trainer:
     """The run in the folder `run`, at its newest good checkpoint.
 
@@ -91,32 +115,46 @@ def resumed(
     trained with are reported and logged. The choice `epochs` moves the end only, not the schedule.
     `steps` is where it is to stop. A refusal changes nothing in the folder.
     """
-    folder = RunFolder(run)
+    ranks = ranks or Communicator()
+    folder = together.folder_of_first(ranks, RunFolder(run) if ranks.rank == 0 else None)
     try:
-        return _resumed(folder, choices, reporter, steps)
+        return _resumed(folder, choices, reporter, steps, ranks)
     except BaseException:
         folder.close()
         raise
 
 
-def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int | None) -> Trainer:
-    run = folder.path
+def _resumed(
+    folder: RunFolder,
+    choices: Choices,
+    reporter: Reporter,
+    steps: int | None,
+    ranks: Communicator,
+) -> Trainer:
+    run, saved, settings, bad_files = folder.path, None, None, None
     if choices.get("classes_in_order"):
         wanted = "it was expected with a network in init_from"
         raise ArgumentError(f"run: classes_in_order is given for {run}, which goes on; {wanted}.")
-    saved = checkpoint.load(checkpoint.newest(run, reporter.warn))
-    if "data" not in saved.meta.config:
-        advice = f"a new run can begin with it: pyalexnet train --init-from {run} --data DATA"
-        raise RunError(f"{run} was not trained here, so there is nothing to go on with; {advice}.")
+    if ranks.rank == 0:
+        saved = checkpoint.load(checkpoint.newest(run, reporter.warn))
+        if "data" not in saved.meta.config:
+            advice = f"a new run can begin with it: pyalexnet train --init-from {run} --data DATA"
+            found = f"{run} was not trained here, so there is nothing to go on with"
+            raise RunError(f"{found}; {advice}.")
+        settings = _chosen(_config(run / "config.toml"), choices, stretch=False)
+        bad_files = run / "bad_files.jsonl"
+    saved = together.checkpoint_of_first(ranks, saved)
+    settings = together.config_of_first(ranks, settings)
     trained = Config.from_mapping(saved.meta.config, f"a checkpoint of {run}")
-    settings, draft = _chosen(_config(run / "config.toml"), choices, stretch=False)
     _check_same_network(settings, trained, run)
-    places = _backends(settings)
-    dataset = _load(settings, draft, run / "bad_files.jsonl", reporter)
+    draft, places = _draft(settings.net, settings.net_args), _backends(settings, ranks)
+    dataset = _load(settings, draft, bad_files, reporter)
     dataset = _same_data(dataset, mean_of(dataset, settings.recipe), saved, run)
-    settings, net = _built(settings, draft, dataset, places)
-    net.load(saved.params)
-    trainer = Trainer(settings, dataset, net, saved.mean, folder)
+    settings, spec = _built(settings, draft, dataset, places)
+    together.agree_on_start(ranks, saved.params, saved.mean, dataset)
+    trainer = Trainer(
+        settings, dataset, _net(settings, spec, places, saved.params), saved.mean, folder
+    )
     trainer.restore(Position.from_mapping(saved.meta.metrics), saved.momentum)
     if trainer.course.outlived:
         why = f"at the lowest rate of {settings.recipe.schedule} its test error no longer improved"
@@ -139,6 +177,8 @@ def _resumed(folder: RunFolder, choices: Choices, reporter: Reporter, steps: int
 def _begin(trainer: Trainer, reporter: Reporter, kind: str, values: Mapping[str, Any]) -> None:
     """Write what is about to run, and have it followed: the log before the pictures of the log."""
     config, folder, warn = trainer.config, trainer.folder, reporter.warn_once
+    if isinstance(folder, Elsewhere):
+        return
     record = Record(folder.log, warn)
     pictures = Pictures(folder, trainer.net, f"{config.net} on {trainer.dataset.name}", warn)
     board = [tensorboard.Board(folder.path / "tensorboard", warn)] if config.tensorboard else []
@@ -148,10 +188,11 @@ def _begin(trainer: Trainer, reporter: Reporter, kind: str, values: Mapping[str,
     record.write(kind, {"step": trainer.at.step, **values})
 
 
-def _backends(settings: Config) -> tuple[backends.Backend, ...]:
+def _backends(settings: Config, ranks: Communicator) -> tuple[backends.Backend, ...]:
     """A backend per device, made before anything that takes time; equal devices share one."""
     make = cache(partial(backends.backend, settings.backend, exact=settings.exact))
-    return tuple(make(device) for device in settings.devices or (settings.device,))
+    own = launch.device_of(ranks, settings.backend, settings.device)
+    return tuple(make(device) for device in settings.devices or (own,))
 
 
 def _config(path: Path) -> Config:
@@ -166,10 +207,8 @@ def mean_of(dataset: Dataset, recipe: Recipe) -> Pixels:
     return by_channel(mean) if recipe.augment and recipe.augment.mean == "channel" else mean
 
 
-def _of_new(
-    choices: Choices, base: Config | None, parent: Trained | None
-) -> tuple[Config, NetSpec]:
-    """A new run's choices, and its network before its data are known.
+def _of_new(choices: Choices, base: Config | None, parent: Trained | None) -> Config:
+    """A new run's choices.
 
     What is not chosen is as in `base`, the configuration of another run: all of it if the networks
     are of one name. If none is named it is the parent's; for a pack of photographs, alexnet.
@@ -186,11 +225,8 @@ def _of_new(
     return _chosen(base, choices)
 
 
-def _chosen(config: Config, choices: Choices, *, stretch: bool = True) -> tuple[Config, NetSpec]:
-    """`config` with the choices, and its network before its data are known.
-
-    stretch: whether schedules are stretched to other epochs.
-    """
+def _chosen(config: Config, choices: Choices, *, stretch: bool = True) -> Config:
+    """`config` with the choices. stretch: whether schedules are stretched to other epochs."""
     own, given, augment = (_some(choices, of) for of in (_SETTINGS, _OF_RECIPE, _OF_AUGMENT))
     recipe, net_args = config.recipe, config.net_args | _net_args(choices)
     draft = _draft(config.net, net_args)
@@ -208,7 +244,7 @@ def _chosen(config: Config, choices: Choices, *, stretch: bool = True) -> tuple[
         raise ArgumentError(f"{found}; alexnet was expected, which augments them.")
     if recipe.augment is not None:
         recipe = replace(recipe, augment=replace(recipe.augment, **augment))
-    return replace(config, **own, net_args=net_args, recipe=recipe), draft
+    return replace(config, **own, net_args=net_args, recipe=recipe)
 
 
 def _some(choices: Choices, names: Set[str]) -> dict[str, Any]:
@@ -229,7 +265,7 @@ def _draft(net: str, net_args: Mapping[str, Any]) -> NetSpec:
     return make(**net_args)
 
 
-def _load(settings: Config, draft: NetSpec, bad_files: Path, reporter: Reporter) -> Dataset:
+def _load(settings: Config, draft: NetSpec, bad_files: Path | None, reporter: Reporter) -> Dataset:
     """The dataset; a folder's images are resized to the size that inputs are cropped from."""
     augment, stored = settings.recipe.augment, settings.data
     dataset = data.load(
@@ -254,7 +290,7 @@ def _stored(where: str) -> str:
 
 def _built(
     config: Config, draft: NetSpec, dataset: Dataset, places: Sequence[backends.Backend]
-) -> tuple[Config, Net]:
+) -> tuple[Config, NetSpec]:
     """The network for a dataset, and `config` with what data and machine have settled.
 
     Images no larger than the network's input are seen whole.
@@ -280,8 +316,14 @@ def _built(
     except ArgumentError as error:
         what = f"the {height}x{width}x{channels} images of {dataset.name}"
         raise ArgumentError(f"{config.net} cannot take {what}: {error}") from error
-    net = Net(spec, places, config.seed, precision=config.precision, fused=config.fused)
-    return config, net
+    return config, spec
+
+
+def _net(
+    config: Config, spec: NetSpec, places: Sequence[backends.Backend], params: checkpoint.Arrays
+) -> Net:
+    how: dict[str, Any] = {"precision": config.precision, "fused": config.fused}
+    return Net(spec, places, config.seed, params=params, **how)
 
 
 def _as_parent(dataset: Dataset, parent: Trained | None, choices: Choices) -> Dataset | None:
@@ -294,9 +336,11 @@ def _as_parent(dataset: Dataset, parent: Trained | None, choices: Choices) -> Da
     return parent.numbered(dataset, in_order=True)
 
 
-def _begin_with(net: Net, parent: Trained, *, same_classes: bool) -> str:
-    """Load a trained network's parameters, except a last layer for other classes; says which."""
-    found, own, kept = parent.net.params, net.params, {}
+def _begin_with(
+    spec: NetSpec, own: checkpoint.Arrays, parent: Trained, *, same_classes: bool
+) -> str:
+    """Take a trained network's parameters, except a last layer for other classes; says which."""
+    found, kept = parent.params, set()
     last = [*own][-1].rpartition(".")[0]
     for name, value in own.items():
         in_last = name.startswith(f"{last}.")
@@ -306,12 +350,12 @@ def _begin_with(net: Net, parent: Trained, *, same_classes: bool) -> str:
             wanted = f"{value.shape} was expected, as only {last} may differ"
             raise ArgumentError(f"init_from: {name} {has} in {parent.path}; {wanted}.")
         if not fits or (in_last and not same_classes):
-            kept[name] = value
-    net.load({name: kept[name] if name in kept else found[name] for name in own})
+            kept.add(name)
+    own.update({name: found[name] for name in own if name not in kept})
     begun = f"with the parameters of {parent.path}"
     if not kept:
         return begun
-    alike = net.spec.classes == len(parent.classes)
+    alike = spec.classes == len(parent.classes)
     why = " (--classes-in-order takes them in their order)" if alike else ""
     return f"{begun}, {last} anew as its classes are others{why}"
 

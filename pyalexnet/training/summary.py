@@ -136,8 +136,7 @@ def closing(trainer: Trainer, outcome: StopReport, *, told_loss: bool) -> Iterat
             yield f"best      {best} (of the tests after an epoch); {taken}"
     yield f"data      {trainer.dataset.note}"
     yield f"run       {folder}"
-    files = [path for path in folder.iterdir() if path.is_file() and path.name != "lock"]
-    for path in (*sorted(files), *sorted(trainer.folder.checkpoints.iterdir())):
+    for path in trainer.folder.files():
         best = " (best)" if path == trainer.best_checkpoint else ""
         yield f"          {path.relative_to(folder)}{best}"
     more = f" --epochs {2 * trainer.config.recipe.epochs:g}" if outcome.finished else ""

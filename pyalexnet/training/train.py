@@ -406,9 +406,8 @@ class Trainer:
             metrics=where,
         )
         state = checkpoint.Checkpoint(params, momentum, self.mean, meta)
-        checkpoint.save(self.folder.checkpoints, state)
+        self.folder.save(state, self.config.keep, at.best_step)
         self._saved, self._saved_at = where, time.perf_counter()
-        checkpoint.prune(self.folder.path, self.config.keep, best=at.best_step, step=at.step)
         self._tell(Watcher.saved)
 
     @contextlib.contextmanager

@@ -1,0 +1,97 @@
+"""Ranks with a GPU each: NCCL transfers their arrays, MPI everything else.
+
+NCCL's own sums follow the machine's wires; these are `sum_parts` of what was exchanged, like those
+of the host.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NoReturn
+
+import cupy
+from cupy.cuda import nccl
+
+from pyalexnet.backends.base import Array, Backend
+from pyalexnet.errors import KernelError, RunError
+from pyalexnet.ranks.communicator import Communicator, Json, Message
+
+
+class Nccl(Communicator):
+    """Exchanges arrays of a GPU, in the order of its current stream, and waits for none.
+
+    host: the same ranks, for arrays of the host.
+    """
+
+    def __init__(self, host: Communicator, backend: Backend) -> None:
+        super().__init__(host.rank, host.leaders)
+        self.host, self._backend = host, backend
+        cupy.cuda.Device(backend.device).use()  # the only one of this process
+        with _refusing():
+            name = host.gather(nccl.get_unique_id().hex() if self.rank == 0 else None)[0]
+            self._ends = nccl.NcclCommunicator(self.world_size, bytes.fromhex(name), self.rank)
+
+    def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> None:
+        stream = cupy.cuda.get_current_stream().ptr
+        with _refusing():
+            nccl.groupStart()
+            for peer, x in receives:
+                self._ends.recv(x.data.ptr, x.nbytes, nccl.NCCL_UINT8, peer, stream)
+            for peer, x in sends:
+                self._ends.send(x.data.ptr, x.nbytes, nccl.NCCL_UINT8, peer, stream)
+            nccl.groupEnd()
+        self.sent += sum(x.nbytes for _, x in sends)
+
+    def at_length(self) -> AbstractContextManager[None]:
+        return self.host.at_length()
+
+    def abort(self, code: int) -> NoReturn:
+        threading.Thread(target=self._ends.abort, daemon=True).start()  # it may never return
+        self.host.abort(code)
+
+    def gather(self, value: Json) -> list[Json]:
+        return self.host.gather(value)
+
+    def most(self, value: int) -> int:
+        return self.host.most(value)
+
+    def _empty(self, size: int, dtype: Any) -> Array:
+        return self._backend.empty((size,), dtype)
+
+
+def gpu_of(ranks: Communicator) -> int | None:
+    """The GPU of this rank among those that its process is shown; None if it is shown none.
+
+    Raises:
+        RunError: two ranks would have the same.
+    """
+    try:
+        shown = int(cupy.cuda.runtime.getDeviceCount())
+    except cupy.cuda.runtime.CUDARuntimeError:
+        shown = 0
+    own = ranks.local_rank % shown if shown else None
+    bus = None if own is None else cupy.cuda.Device(own).pci_bus_id
+    places = ranks.gather([ranks.leaders[ranks.rank], bus])
+    mine = places[ranks.rank]
+    if bus is not None and (sharing := places.count(mine)) > 1:
+        raise RunError(
+            f"{sharing} of the {ranks.local_size} ranks on this host share the GPU {bus}; a GPU "
+            f"for each was expected, for instance with as many ranks (-n) as GPUs."
+        )
+    return own
+
+
+def version() -> str:
+    """The version of NCCL."""
+    number = nccl.get_version()
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except nccl.NcclError as error:
+        raise KernelError(f"NCCL cannot exchange arrays: {error}.") from error

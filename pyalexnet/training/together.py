@@ -1,0 +1,82 @@
+"""What ranks settle before they train: rank 0 reads and decides, the others follow, all compare.
+
+So only rank 0 has to see the run's folder and the files that a run begins with; every rank reads
+the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pyalexnet
+from pyalexnet.backends.cpu import chosen_set
+from pyalexnet.data.classes import Classes
+from pyalexnet.data.dataset import Dataset
+from pyalexnet.errors import DataError
+from pyalexnet.ranks import launch
+from pyalexnet.ranks.communicator import Communicator
+from pyalexnet.runs.checkpoint import Array, Arrays, Checkpoint, Meta
+from pyalexnet.runs.config import Config, validated
+from pyalexnet.runs.run import Elsewhere, RunFolder
+
+
+def agree_on_options(ranks: Communicator, options: Mapping[str, Any]) -> None:
+    """Refuse command lines, versions and kernels that differ between ranks."""
+    given = {f"--{name.replace('_', '-')}": str(value) for name, value in options.items()}
+    own = {"pyalexnet's version": pyalexnet.__version__, "the instruction set": chosen_set()}
+    launch.agree(ranks, own | given)
+
+
+def agree_on_start(ranks: Communicator, initial: Arrays, mean: Array, data: Dataset) -> None:
+    """Refuse initial parameters and data that differ between ranks."""
+    facts = {"the initial parameters": [*initial.values()], "the mean of the images": [mean]}
+    facts |= {"the labels": [data.train.labels, data.test.labels]}
+    launch.agree(ranks, {name: launch.digest(*arrays) for name, arrays in facts.items()})
+
+
+def config_of_first(ranks: Communicator, config: Config | None) -> Config:
+    """Rank 0's configuration."""
+    values = ranks.gather(None if config is None else asdict(config))[0]
+    return config or Config.from_mapping(values, "rank 0")
+
+
+def dataset_of_first(ranks: Communicator, dataset: Dataset) -> Dataset:
+    """The data with their classes numbered as rank 0's."""
+    ids, names = ranks.gather([dataset.classes.ids, dataset.classes.names])[0]
+    classes = Classes(tuple(ids), tuple(names))
+    found = dataset if classes == dataset.classes else dataset.numbered_as(classes)
+    if found is None:
+        what = f"the classes differ from rank 0's: {dataset.classes.difference(classes)}"
+        raise DataError(f"{dataset.note}: {what}.")
+    return found
+
+
+def folder_of_first(ranks: Communicator, folder: RunFolder | None) -> RunFolder:
+    """Rank 0's folder, in which other ranks write nothing."""
+    path = ranks.gather(None if folder is None else str(folder.path))[0]
+    return folder or Elsewhere(Path(path))
+
+
+def checkpoint_of_first(ranks: Communicator, saved: Checkpoint | None) -> Checkpoint:
+    """The checkpoint that rank 0 has read."""
+    meta = ranks.gather(None if saved is None else asdict(saved.meta))[0]
+    params = arrays_of_first(ranks, saved.params if saved else None)
+    momentum = arrays_of_first(ranks, saved.momentum if saved else None)
+    mean = arrays_of_first(ranks, {"mean": saved.mean} if saved else None)["mean"]
+    return saved or Checkpoint(params, momentum, mean, validated(Meta, meta))
+
+
+def arrays_of_first(ranks: Communicator, arrays: Arrays | None) -> Arrays:
+    """Rank 0's float32 arrays."""
+    known = {name: array.shape for name, array in (arrays or {}).items()}
+    shapes = ranks.gather(known)[0]
+    if arrays is None:
+        arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+    for array in arrays.values():
+        ranks.broadcast(array)
+    return arrays
