@@ -67,8 +67,8 @@ def averaged(step: Step, names: Iterable[str], shards: Shards) -> None:
 
 def reduced(step: Step, parts: Sequence[str], shards: Shards, sent: np.dtype[Any]) -> None:
     """Write the sum of each shard's array, over all ranks too, into the first. sent: their type."""
-    step.on(0)
     total = carrier = parts[0]
+    step.on(step.arrays[total].part)
     if shards.ranks > 1 and sent != FLOAT32:
         carrier = step.array(f"{total}{_SENT}", step.shape(total), sent, batch=False)
     if len(parts) > 1 or carrier != total:
