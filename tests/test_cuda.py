@@ -91,7 +91,7 @@ def check_graph(be: Any, precision: Any) -> None:
 @IN_EVERY_ORDER
 def test_numbers_of_a_step_may_be_replaced_before_it_runs(be: Any) -> None:
     names = ("conv1.w", "conv1.b")
-    numbers = Numbers((be,), (names,))
+    numbers = Numbers((be,), names, (names,))
     seen = []
     for step in range(3):
         numbers.set(step, np.array([step + 0.25, step + 0.5]))

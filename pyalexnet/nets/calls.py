@@ -25,15 +25,27 @@ from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 
 @dataclass(frozen=True)
 class Layout:
-    """Shape (without the batch, where `per_image`), type and part of an array."""
+    """Shape (without the batch, where `per_image`), type and part of an array.
+
+    shares: of how many parts it has the images.
+    """
 
     shape: Shape
     dtype: np.dtype[Any] = FLOAT32
     per_image: bool = True
     part: int = 0
+    shares: int = 1
+
+    def whole(self, images: int) -> Shape:
+        """The array's own shape, for so many images of a part."""
+        return (images * self.shares, *self.shape) if self.per_image else self.shape
 
     def nbytes(self, images: int) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize * (images if self.per_image else 1)
+        return math.prod(self.whole(images)) * self.dtype.itemsize
+
+
+# Which of how many equal slices of an array's images.
+Turn: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,16 @@ class View:
     name: str
     shape: Shape
     rows: int = 1  # how many such shapes an image makes
+    turn: Turn = (0, 1)  # the images that are seen
+
+
+Operand: TypeAlias = str | View
+
+
+def _meet(one: Operand, other: Operand) -> bool:
+    """Whether two operands have images of an array in common."""
+    (i, n), (j, m) = (each.turn if isinstance(each, View) else (0, 1) for each in (one, other))
+    return name_of(one) == name_of(other) and i * m < (j + 1) * n and j * n < (i + 1) * m
 
 
 @dataclass(frozen=True)
@@ -59,8 +81,6 @@ class Draw:
     total: int | None = None
     shard: int = 0
 
-
-Operand: TypeAlias = str | View
 
 # Images of the network's input shape, or as `fused.converted` describes them.
 Source: TypeAlias = Literal["pixels", "images"]
@@ -84,7 +104,7 @@ class Call:
 
     @property
     def exchanges(self) -> bool:
-        """Whether it reads arrays of any tower."""
+        """Whether it reads arrays of any part."""
         return self.op.startswith("exchange_")
 
     @property
@@ -95,11 +115,20 @@ class Call:
     @property
     def collective(self) -> bool:
         """Whether all ranks run it together, by their communicators."""
-        return self.op == "all_reduce"
+        return self.op in ("all_reduce", "reduce_scatter", "all_gather", "exchange")
 
     def operands(self) -> tuple[Operand, ...]:
         """Every array that it touches, except parameters."""
         return (*self.reads.values(), *self.writes)
+
+    def precedes(self, later: Call) -> bool:
+        """Whether a later call touches what it writes, or writes what it reads."""
+        return any(
+            _meet(own, other)
+            for owns, others in ((self.writes, later.operands()), (self.operands(), later.writes))
+            for own in owns
+            for other in others
+        )
 
 
 @dataclass(frozen=True)
@@ -121,8 +150,12 @@ class Plan:
     def moved(self, call: Call, images: int) -> int:
         """Bytes of a call's arrays, each read or written once; what it learns counts twice."""
         learned = [name for each in call.learns.values() for name in self.learned(each)]
-        names = [*map(name_of, call.operands()), *learned, *learned]
-        return sum(self.arrays[name].nbytes(images) for name in names)
+        return sum(self.nbytes(each, images) for each in (*call.operands(), *learned, *learned))
+
+    def nbytes(self, operand: Operand, images: int) -> int:
+        """Bytes of the array as the call sees it."""
+        whole = self.arrays[name_of(operand)].nbytes(images)
+        return whole // operand.turn[1] if isinstance(operand, View) else whole
 
     def flops(self, call: Call, images: int) -> float:
         """Floating-point operations of a product: two for every weight at each pixel of its output.
@@ -138,6 +171,14 @@ class Plan:
     def shape(self, operand: Operand) -> Shape:
         """Shape of the array as the call sees it, without the batch."""
         return operand.shape if isinstance(operand, View) else self.arrays[operand].shape
+
+    def part(self, operand: Operand) -> int:
+        """Whose array it is."""
+        return self.arrays[name_of(operand)].part
+
+    def crosses(self, call: Call) -> bool:
+        """Whether it reads arrays of parts other than its own."""
+        return any(self.part(operand) != call.part for operand in call.reads.values())
 
     def learned(self, parameter: str) -> tuple[str, ...]:
         """The arrays that an update changes: the parameter, its lower half in bf16, momentum."""
@@ -157,7 +198,7 @@ def name_of(operand: Operand) -> str:
 
 def like(operand: Operand, name: str) -> Operand:
     """The array `name`, in the shape in which `operand` sees its own."""
-    return View(name, operand.shape, operand.rows) if isinstance(operand, View) else name
+    return replace(operand, name=name) if isinstance(operand, View) else name
 
 
 @dataclass(eq=False, kw_only=True)
@@ -180,6 +221,10 @@ class Step:
     part: int = 0
     towers: int = 1
     shard: int = 0
+    # Of how many parts new arrays have the images, and which of these calls are about.
+    shares: int = 1
+    turn: Turn = (0, 1)
+    sliced: set[str] = field(default_factory=set)  # gradients that are whole on no rank
     # Names of gradients, by the names of the arrays that they belong to.
     grads: dict[str, str] = field(default_factory=dict)
     images: set[str] = field(default_factory=set)  # arrays whose gradients nothing needs
@@ -205,7 +250,7 @@ class Step:
     ) -> str:
         """A new array of the part; returns its name."""
         own = at(name, self.part)
-        self.arrays[own] = Layout(shape, dtype or self.element, batch, self.part)
+        self.arrays[own] = Layout(shape, dtype or self.element, batch, self.part, self.shares)
         return own
 
     def parameter(self, name: str, shape: Shape) -> None:
@@ -213,16 +258,16 @@ class Step:
         split = self.element == BFLOAT16 and name.endswith(".w")
         own = self.array(name, shape, BFLOAT16 if split else FLOAT32, batch=False)
         if split:
-            self._beside(f"{own}.low", own, np.dtype(np.uint16))
+            self.beside(f"{own}.low", own, np.dtype(np.uint16))
         if self.learns:
-            self._beside(f"{own}.v", own, FLOAT32)
+            self.beside(f"{own}.v", own, FLOAT32)
             self.arrays[f"{own}.lr"] = Layout((), FLOAT32, False, self.part)
 
     def shape(self, operand: Operand) -> Shape:
         """As `Plan.shape`."""
         return operand.shape if isinstance(operand, View) else self.arrays[operand].shape
 
-    def _beside(self, name: str, of: str, dtype: np.dtype[Any]) -> str:
+    def beside(self, name: str, of: str, dtype: np.dtype[Any]) -> str:
         """A new array of the same shape and part as another."""
         self.arrays[name] = replace(self.arrays[of], dtype=dtype)
         return name
@@ -243,8 +288,18 @@ class Step:
         convolutions after them by arithmetic, so they may run beside these.
         """
         settings |= {"tensor": True} if self.tensor and is_product(op) else {}
-        aside = op in ("linear_wgrad_sgd", "all_reduce")
+        aside = op in ("linear_wgrad_sgd", "all_reduce", "reduce_scatter", "all_gather")
+        reads = {name: self._in_turn(operand) for name, operand in reads.items()}
+        writes = tuple(map(self._in_turn, writes))
         self.calls.append(Call(op, reads, writes, learns or {}, settings, aside, self.part))
+
+    def _in_turn(self, operand: Operand) -> Operand:
+        """The images of an operand that calls are about."""
+        layout = self.arrays[name_of(operand)]
+        if self.turn == (0, 1) or not layout.per_image:
+            return operand
+        view = operand if isinstance(operand, View) else View(operand, layout.shape)
+        return replace(view, turn=self.turn)
 
     def output(
         self, layer: str, shape: Shape, op: str, reads: Mapping[str, Operand], **settings: Any
@@ -293,7 +348,7 @@ class Step:
 
     def new_grad(self, x: str) -> str:
         """A new array for the gradient of `x`; returns its name."""
-        self.grads[x] = self._beside(f"{x}.grad", x, self.element)
+        self.grads[x] = self.beside(f"{x}.grad", x, self.element)
         return self.grads[x]
 
     def rectified(self, y: str, factor: float = 1.0) -> None:
@@ -315,7 +370,20 @@ class Step:
     def weights(
         self, op: str, reads: Mapping[str, Operand], w: Operand, b: str, **settings: Any
     ) -> None:
-        """Write down the gradients of a layer's parameters, or their update in the same call."""
+        """Write down the gradients of a layer's parameters, or their update in the same call.
+
+        Where images take turns this comes after the last one, for all of them.
+        """
+        number, turns = self.turn
+        if number + 1 < turns:
+            return
+        self.turn = (0, 1)
+        self._learn(op, reads, w, b, settings)
+        self.turn = (number, turns)
+
+    def _learn(
+        self, op: str, reads: Mapping[str, Operand], w: Operand, b: str, settings: dict[str, Any]
+    ) -> None:
         if self.fused and self.learns and not self.reduces and isinstance(w, str):
             self.call(f"{op}_sgd", reads, learns={"w": w, "b": b}, **settings)
             return
@@ -332,11 +400,17 @@ class Step:
     def update(self) -> None:
         """Write down the updates of the parameters whose gradients were written.
 
-        Sums over ranks come in from the last layer on.
+        Sums over ranks come in from the last layer on. Slices that ranks have updated are joined.
         """
         for name, layout in [*self.arrays.items()][:: -1 if self.reduces else 1]:
-            if f"{name}.v" in self.arrays and f"{name}.grad" in self.arrays:
-                self.on(layout.part).call("sgd_update", {"dw": f"{name}.grad"}, learns={"": name})
+            grad = f"{name}.grad"
+            if f"{name}.v" not in self.arrays or grad not in self.arrays:
+                continue
+            slices: dict[str, Any] = {"sliced": True} if grad in self.sliced else {}
+            self.on(layout.part).call("sgd_update", {"dw": grad}, learns={"": name}, **slices)
+            for own in (name, f"{name}.low") if slices else ():
+                if own in self.arrays:
+                    self.call("all_gather", {"x": own}, own)
 
 
 def at(name: str, part: int) -> str:

@@ -6,7 +6,7 @@ run again and again: on a GPU as a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from typing import Any
@@ -20,8 +20,8 @@ from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.calls import Source, at
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.checks import integer
-from pyalexnet.ranks.communicator import Communicator
-from pyalexnet.step import plan, towers
+from pyalexnet.ranks.communicator import Communicator, Message
+from pyalexnet.step import hybrid, plan, ranked, towers
 from pyalexnet.step.fused import converted
 from pyalexnet.step.program import Numbers, Program, Update
 from pyalexnet.step.shards import WHOLE, Shards
@@ -65,6 +65,7 @@ class Net:
         last_errors: (top-1, top-5) of the last pass with labels, 0-d arrays of the device, or NaN.
         exchanged: bytes that crossed between towers in the last pass, or would between devices, or
             that this rank has sent.
+        division: how ranks divide the layers, as given.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Net:
         params: Mapping[str, Any] | None = None,
         communicator: Communicator | None = None,
         shards: Shards = WHOLE,
+        division: hybrid.Division | None = None,
     ) -> None:
         """Bring the initial parameters to the device or devices.
 
@@ -95,12 +97,20 @@ class Net:
             communicator: with the other ranks, each of which has this net.
             shards: how the batches of passes with labels are divided. Images and labels are then
                 this rank's; loss, errors and gradients are those of the whole batch.
+            division: how the ranks divide the layers, so that each has a part of the parameters:
+                "towers", of which each takes all images, or by a scheme of `hybrid`, with images
+                and labels as of shards. All ranks then call the same methods.
 
         Raises:
             ArgumentError: there is no such precision, or the network cannot be divided.
         """
         self._backends = _backends(backend, device)
-        plan.check_precision("Net", precision, len(self._backends))
+        self._communicator, self._shards = communicator or Communicator(), shards
+        self.division, count = division, len(self._backends)
+        if division:
+            count = self._communicator.world_size
+            hybrid.check(spec, division, count, divides=shards.divides)
+        plan.check_precision("Net", precision, count)
         self.spec, self.backend = spec, self._backends[0]
         self.seed = integer("Net", "seed", seed, high=2**64 - 1)
         self.precision, self.fused, self._graph = precision, fused, graph
@@ -108,15 +118,20 @@ class Net:
         unknown = self.backend.asarray(np.array(np.nan, np.float32))
         self.last_errors, self.exchanged = (unknown, unknown), 0
         needed = self.converted.shape != spec.input_shape or self.element != np.float32
-        count = len(self._backends)
-        self.converts = needed and count == 1
-        towers.stages(spec, count)  # refuses what cannot be divided
-        self._rows = towers.rows(spec, count)
-        self._communicator, self._shards = communicator or Communicator(), shards
-        self._plan = partial(plan.make, spec, precision=precision, fused=fused, towers=count)
+        self.converts = needed and len(self._backends) == 1
+        scheme = None if division == "towers" else division
+        if not scheme:
+            towers.stages(spec, count)  # refuses what cannot be divided
+        self._rows = hybrid.rows(spec, count) if scheme else towers.rows(spec, count)
+        how: dict[str, Any] = {"towers": count, "scheme": scheme}
+        self._plan = partial(plan.make, spec, precision=precision, fused=fused, **how)
         self._program = lru_cache(_KEPT)(self._new_program)
         self._images = lru_cache(_KEPT)(self._new_images)
-        self._numbers = Numbers(self._backends, self._rows)
+        self._whole: Net | None = None
+        self._in_slices: Iterable[str] = ()  # parameters whose momentum ranks divide
+        if shards.divides and self._communicator.world_size > 1:
+            self._in_slices = hybrid.common(spec) if division else spec.param_shapes()
+        self._numbers = Numbers(self._backends, spec.param_shapes(), self._own_rows)
         self.parts = self._placed(spec.initial(self.seed) if params is None else params)
 
     def images_for(self, count: int) -> Array:
@@ -126,13 +141,33 @@ class Net:
         """
         return self._images(count)
 
+    def whole(self) -> Net:
+        """A net of all parameters for passes of any images: this one, or where ranks divide the
+        layers a copy on each, current until the next update.
+        """
+        if not self.division:
+            return self
+        params = self.params
+        if self._whole is None:
+            how: dict[str, Any] = {"precision": self.precision, "fused": self.fused}
+            how |= {"graph": self._graph, "params": params}
+            self._whole = Net(self.spec, self.backend, self.seed, **how)
+        self._whole.load(params)
+        return self._whole
+
     # Parameters and arrays of their shapes: gradients, momentum
+
+    @property
+    def _own_rows(self) -> Sequence[Mapping[str, slice]]:
+        """The rows of the parameters that each part has here."""
+        return self._rows[self._communicator.rank :][:1] if self.division else self._rows
 
     @property
     def params(self) -> dict[str, Array]:
         """Float32 arrays by name, in the order of the layers: "conv1.w", "conv1.b", ...
 
-        Those of the device, with bf16 copies; of two towers, copies on the host (see `joined`).
+        Those of the device, with bf16 copies; of two towers, copies on the host, and of layers that
+        ranks divide copies on each (see `joined`).
         """
         return self.joined([_in_float32(part) for part in self.parts])
 
@@ -156,8 +191,11 @@ class Net:
     def joined(self, values: Sequence[dict[str, Array]]) -> dict[str, Array]:
         """Arrays given part by part, by the names of its parameters, joined for the whole network.
 
-        Of one part, those themselves; of two, copies on the host, for which it waits.
+        Of one part, those themselves; of two, copies on the host, for which it waits; of ranks,
+        copies on every device, or those themselves where each has all.
         """
+        if self.division:
+            return self._across(values[0])
         if len(values) == 1:
             return values[0]
         own = [(part.backend, mine) for part, mine in zip(self.parts, values, strict=True)]
@@ -165,6 +203,23 @@ class Net:
             name: np.concatenate([be.to_numpy(mine[name]) for be, mine in own if name in mine])
             for name in self.spec.param_shapes()
         }
+
+    def _across(self, values: dict[str, Array]) -> dict[str, Array]:
+        """This rank's rows, joined with those of the others."""
+        rank, size = self._communicator.rank, self._communicator.world_size
+        found, sends, receives = {}, list[Message](), list[Message]()
+        for name, shape in self.spec.param_shapes().items():
+            rows = {owner: own[name] for owner, own in enumerate(self._rows) if name in own}
+            if len(rows) == size and values[name].shape == shape:
+                found[name] = values[name]
+                continue
+            whole = found[name] = self.backend.empty(shape)
+            if rank in rows:
+                self.backend.assign(whole[rows[rank]], values[name])
+                sends += [(other, values[name]) for other in range(size) if other != rank]
+            receives += [(owner, whole[own]) for owner, own in rows.items() if owner != rank]
+        self._communicator.exchange(sends, receives)
+        return found
 
     def divided(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], ...]:
         """Copies of arrays of the parameters' names and shapes, each part's on its device."""
@@ -181,8 +236,22 @@ class Net:
                 name: be.copy(be.asarray(values[name][mine], np.float32))
                 for name, mine in own.items()
             }
-            for be, own in zip(self._backends, self._rows, strict=True)
+            for be, own in zip(self._backends, self._own_rows, strict=True)
         )
+
+    def sliced(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Of a part's momentum what this rank keeps: all, or slices of what all ranks have."""
+        own = self._communicator.rank
+        slices = {name: self._communicator.slices(values[name]) for name in self._in_slices}
+        return values | {name: self.backend.copy(each[own]) for name, each in slices.items()}
+
+    def unsliced(self, values: dict[str, Array]) -> dict[str, Array]:
+        """A part's momentum from what ranks keep of it."""
+        found = {}
+        for name in self._in_slices:
+            found[name] = self.backend.empty(self.spec.param_shapes()[name])
+            self._communicator.all_gather(values[name], found[name])
+        return values | found
 
     # Passes
 
@@ -193,8 +262,8 @@ class Net:
         `converted` describes them.
         """
         program = self._run(images)
-        # A copy: the next pass may overwrite the array.
-        return self.backend.copy(program.arrays[program.plan.logits])
+        shape = (len(images), self.spec.classes)
+        return self._shown(program, program.plan.logits, shape)
 
     def activations(self, images: Any, *, train: bool = False) -> Iterator[tuple[str, Array]]:
         """Each layer's name and output for `images`, in order; with `train`, dropout drops.
@@ -258,9 +327,17 @@ class Net:
 
     def _scored(self, program: Program) -> Array:
         """The loss, and `last_errors`, as arrays that the next pass does not overwrite."""
-        scores = self.backend.copy(program.arrays["scores"])
+        scores = self._shown(program, "scores", (len(plan.SCORES),))
         self.last_errors = (scores[1, ...], scores[2, ...])
         return scores[0, ...]
+
+    def _shown(self, program: Program, name: str, shape: tuple[int, ...]) -> Array:
+        """A copy of an array, which the next pass may overwrite; on all ranks, if tower 0's."""
+        own = program.arrays.get(name)
+        x = self.backend.zeros(shape) if own is None else self.backend.copy(own)
+        if self.division == "towers":
+            self._communicator.broadcast(x)
+        return x
 
     def _run(
         self, images: Any, labels: Any = None, *, train: bool = False, update: Update | None = None
@@ -281,16 +358,27 @@ class Net:
             checked = self.backend.checked_labels(labels, len(x), self.spec.classes)
             for shard in range(shards.own):
                 own = checked[shard * count : (shard + 1) * count]
-                self.backend.assign(program.arrays[at("labels", shard)], own)
+                self._label(program.arrays.get(at("labels", shard)), own)
         sent = self._communicator.sent
         program.run()
         self.exchanged = program.exchanged + self._communicator.sent - sent
         return program
 
+    def _label(self, rows: Array | None, labels: Array) -> None:
+        """Write this rank's labels among those of the batch, if it has any."""
+        if self.division and self.division != "towers":
+            rank, size = self._communicator.rank, self._communicator.world_size
+            rows = hybrid.dealt(self.division, size, rows)[:, rank]
+            labels = labels.reshape(rows.shape)
+        if rows is not None:
+            self.backend.assign(rows, labels)
+
     def _of_shard(self, images: int, shards: Shards) -> int:
         """The images of a shard, of so many in all."""
-        if images % shards.own:
-            wanted = f"a multiple of {shards.own} shards was expected"
+        slices = self._communicator.world_size if self.division == "slices" else 1
+        if images % (shards.own * slices):
+            parts = f"{slices} slices" if slices > 1 else f"{shards.own} shards"
+            wanted = f"a multiple of {parts} was expected"
             raise ArgumentError(f"{self.spec.name}: there are {images} images; {wanted}.")
         return images // shards.own
 
@@ -328,8 +416,9 @@ class Net:
             whole = self.images_for(shards.own * images)
             for shard in range(shards.own):
                 given[at(source, shard)] = whole[shard * images : (shard + 1) * images]
+        made = self._plan(goal=goal, train=train, source=source, shards=shards)
         return Program(
-            self._plan(goal=goal, train=train, source=source, shards=shards),
+            ranked.of_rank(made, self._communicator.rank) if self.division else made,
             self._backends * shards.own,
             images,
             given=given,

@@ -12,7 +12,7 @@ pooling 570, the update after a linear layer's gradient 156.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -23,6 +23,7 @@ from pyalexnet.nets.calls import Plan, Source, Step, at
 from pyalexnet.nets.layers import Conv, Scale
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import BFLOAT16, FLOAT32
+from pyalexnet.step import hybrid
 from pyalexnet.step import shards as sharding
 from pyalexnet.step import towers as division
 from pyalexnet.step.fused import Converted, ConvInBlocks, converted, together
@@ -65,13 +66,15 @@ def make(
     source: Source = "pixels",
     towers: int = 1,
     shards: Shards = WHOLE,
+    scheme: hybrid.Scheme | None = None,
 ) -> Plan:
     """The plan of a network.
 
     precision: of maps and products; sums, parameters and momentum are float32 in any. fused: False
     makes every layer a separate operation. train: whether dropout drops. source: whether images
     have the network's input shape, or are converted: see `converted`. towers: how many devices the
-    layers are divided between, 1 or 2. shards: how the batch is divided, if towers is 1.
+    layers are divided between, 1 or 2. shards: how the batch is divided, if towers is 1. scheme: of
+    a hybrid of both, for so many ranks as there are towers.
 
     Raises:
         ArgumentError: the network has no plan in this precision, or cannot be divided.
@@ -79,26 +82,45 @@ def make(
     check_precision("plan", precision, towers)
     last, learns = spec.layers[-1].name, goal == "update"
     how: dict[str, Any] = {"tensor": precision == "fp32x3", "fused": fused, "train": train}
-    how["reduces"] = shards.all > 1
+    shards = replace(shards, ranks=towers) if scheme else shards
     step = Step(masks=spec.masks, logits=last, element=element(precision), learns=learns, **how)
     shapes = spec.param_shapes()
-    for tower, rows in enumerate(division.rows(spec, towers)):
+    for tower, rows in enumerate((hybrid if scheme else division).rows(spec, towers)):
         for name, own in rows.items():
             step.on(tower).parameter(name, (own.stop - own.start, *shapes[name][1:]))
     seen = converted(spec, fused)
-    divided, parts = towers > 1, range(max(towers, shards.own))
-    stages = division.stages(spec, towers) if divided else sharding.stages(spec, shards.own)
+    stages, later = _stages(spec, towers, shards, scheme)
     if seen.block > 1:
         stages = _in_blocks(stages, seen.block)
+    parts, turns = range(max(towers, shards.own)), hybrid.turns(scheme, towers)
     images = [_images(step.on(part), spec, seen, source) for part in parts]
-    passed = list(_forward(step, stages, images))
+    passed, joint = list(_forward(step, stages, images)), list[_Passed]()
+    wholes = hybrid.gathered(step, turns, passed[-1].ys)
+    for _ in hybrid.taken(step, turns):
+        joint = list(_forward(step, later, wholes))
+    ends = [*passed, *joint]
     if goal != "logits":
-        _losses(step, passed[-1].ys, shards)
-        _backward(step, passed, shards)
+        _losses(step, ends[-1].ys, WHOLE if scheme else shards, turns)
+        learning = _learning(step, passed)
+        for turn in hybrid.taken(step, turns):
+            _backward(step, joint, WHOLE)
+            hybrid.returned(step, turn, wholes, passed[-1].ys)
+        _backward(step, learning, shards)
         sharding.received(step)
         step.update()
-    outputs = {one.stage.layer.name: tuple(one.ys[: one.stage.towers]) for one in passed}
+    outputs = {one.stage.layer.name: tuple(one.ys[: one.stage.towers]) for one in ends}
     return Plan(tuple(step.calls), step.arrays, source, outputs)
+
+
+def _stages(
+    spec: NetSpec, towers: int, shards: Shards, scheme: hybrid.Scheme | None
+) -> tuple[list[division.Stage], list[division.Stage]]:
+    """The layers of a part's own images, and those of all, in turns."""
+    if scheme:
+        return hybrid.stages(spec, towers)
+    if towers > 1:
+        return division.stages(spec, towers), []
+    return sharding.stages(spec, shards.own), []
 
 
 def _in_blocks(stages: Sequence[division.Stage], block: int) -> list[division.Stage]:
@@ -152,40 +174,55 @@ def _forward(step: Step, stages: Sequence[division.Stage], images: list[str]) ->
         del left[:length]
 
 
-def _losses(step: Step, logits: Sequence[str], shards: Shards) -> None:
-    """Write the calls that compute each shard's loss and its gradient, and the sum of the losses.
+def _losses(
+    step: Step, logits: Sequence[str], shards: Shards, turns: Sequence[hybrid.Pieces]
+) -> None:
+    """Write the calls that compute each part's loss and its gradient, and the sum over shards.
 
     Of two towers, tower 0 has the logits.
     """
     how: dict[str, Any] = {} if step.element == FLOAT32 else {"dtype": step.element}
+    parts, integer = range(len(logits)), np.dtype(np.int64)
+    labels = [step.on(part).array("labels", (), integer) for part in parts]
+    hybrid.labelled(step, turns, labels)
     found = []
-    for shard, own in enumerate(logits):
-        step.on(shard)
-        labels = step.array("labels", (), np.dtype(np.int64))
+    for part, own in enumerate(logits):
+        step.on(part)
         loss, *errors = (step.array(name, (), FLOAT32, batch=False) for name in SCORES)
         found.append(step.array("scores", (len(SCORES),), FLOAT32, batch=False))
-        reads = {"logits": own, "labels": labels}
+        reads = {"logits": own, "labels": labels[part]}
         step.call("softmax_cross_entropy", reads, loss, step.new_grad(own), *errors, **how)
         sharding.averaged(step, (step.grads[own], found[-1]), shards)
-    sharding.reduced(step, found, shards, FLOAT32)
+    sharding.reduced(step, found[: shards.own], shards, FLOAT32)
+
+
+def _learning(step: Step, passed: Sequence[_Passed]) -> Sequence[_Passed]:
+    """The stages from the first one with parameters on, below which no gradient is needed."""
+    learns = [bool(_parameters(step, one)) for one in passed]
+    first = learns.index(True) if True in learns else len(passed)
+    for one in passed[: first + 1]:
+        step.images.update(one.xs)
+    return passed[first:]
+
+
+def _parameters(step: Step, one: _Passed) -> Iterable[str]:
+    return one.stage.layer.param_shapes(step.shape(one.xs[0]))
 
 
 def _backward(step: Step, passed: Sequence[_Passed], shards: Shards) -> None:
-    """Write the calls that lead from the logits' gradient to those of the parameters.
-
-    No gradient is needed below the first layer with parameters.
-    """
-    shapes = [one.stage.layer.param_shapes(step.shape(one.xs[0])) for one in passed]
-    first = next((index for index, own in enumerate(shapes) if own), len(passed))
-    for one in passed[: first + 1]:
-        step.images.update(one.xs)
-    for index in reversed(range(first, len(passed))):
-        one, stage = passed[index], passed[index].stage
+    """Write the calls that lead from the gradient of the last outputs to those of parameters."""
+    step.reduces = shards.all > 1
+    for one in reversed(passed):
+        stage = one.stage
         for part, x, y in zip(stage.parts, one.xs, one.ys, strict=True):
             if x != y:  # else a layer that changes nothing
                 stage.layer.backward(stage.on(step, part), x, y, step.grads[y])
         if stage.source == "both":
-            division.returned(step, one.xs, one.parts)
-        for name in shapes[index] if step.reduces else ():
-            grads = [f"{at(name, shard)}.grad" for shard in stage.parts]
-            sharding.reduced(step, grads, shards, shards.sent)
+            division.returned(step, stage, one.xs, one.parts)
+        for name in _parameters(step, one) if step.reduces else ():
+            shared: dict[str, list[str]] = {}  # gradients, by the parameter that they are of
+            for part in stage.parts:
+                own = shared.setdefault(step.on(part).here(name), [])
+                own.append(f"{at(name, part)}.grad")
+            for grads in shared.values():
+                sharding.reduced(step, grads, shards, shards.sent, divides=shards.divides)

@@ -66,15 +66,14 @@ class Program:
         self._backends, self._rules = backends, rules or {}
         self._steps, self._seed, self._first = steps, seed, first
         self._communicator = communicator or Communicator()
-        self._begun: dict[str, Callable[[], None]] = {}
+        self._begun: dict[int, Callable[[], None]] = {}
         self.exchanged = exchanged(plan, images)
         self.arrays: dict[str, Array] = {}
         for name, layout in plan.arrays.items():
             known = given.get(name)
             if known is None:
-                shape = (images, *layout.shape) if layout.per_image else layout.shape
                 # Zeros: labels must already be valid classes when the calls are checked.
-                known = backends[layout.part].zeros(shape, layout.dtype)
+                known = backends[layout.part].zeros(layout.whole(images), layout.dtype)
             self.arrays[name] = known
         for part in range(len(backends)):
             if (scores := self.arrays.get(at("scores", part))) is not None:
@@ -98,19 +97,18 @@ class Program:
         ready: makes a run of calls ready to be repeated.
         """
         piece: list[tuple[Call, Callable[[], Any]]] = []
-        begun: list[str] = []
+        begun: list[Call] = []
         for call, bound in self.calls:
-            touched = {name_of(each) for each in call.operands()}
-            awaited = [name for name in begun if name in touched]
+            awaited = [each for each in begun if each.precedes(call)]
             if piece and (awaited or call.collective):
                 yield ready(partial(self._go_through, piece))
                 piece = []
             if awaited:
                 yield partial(self._await, awaited)
-            begun = [name for name in begun if name not in touched]
+            begun = [each for each in begun if each not in awaited]
             if call.collective:
-                begun += map(name_of, call.writes)
-                yield partial(self._begin, begun[-1], bound)
+                begun.append(call)
+                yield partial(self._begin, call, bound)
             else:
                 piece.append((call, bound))
         if piece:
@@ -123,19 +121,19 @@ class Program:
             with self._backends[call.part].aside() if call.aside else nullcontext():
                 bound()
 
-    def _begin(self, name: str, bound: Callable[[], Any]) -> None:
-        """Begin a collective call that changes an array."""
-        self._begun[name] = self._backends[0].begin(bound)
+    def _begin(self, call: Call, bound: Callable[[], Any]) -> None:
+        """Begin a collective call."""
+        self._begun[id(call)] = self._backends[0].begin(bound)
 
-    def _await(self, names: Sequence[str]) -> None:
-        """Wait for the calls that change these arrays."""
-        for name in names:
-            self._begun.pop(name)()
+    def _await(self, calls: Sequence[Call]) -> None:
+        """Wait for collective calls."""
+        for call in calls:
+            self._begun.pop(id(call))()
 
     def _bound(self, call: Call) -> Callable[[], Any]:
         """A call with its arrays and settings bound."""
         if call.collective:
-            return partial(getattr(self._communicator, call.op), self._array(call.reads["x"]))
+            return self._collective(call)
         backend = self._backends[call.part]
         reads = {name: self._array(operand) for name, operand in call.reads.items()}
         outputs = tuple(self._array(operand) for operand in call.writes)
@@ -147,16 +145,40 @@ class Program:
             return partial(op, list(reads.values()), **settings)
         learns = {name: self._learned(parameter) for name, parameter in call.learns.items()}
         if call.op == "sgd_update":
-            return partial(op, **reads, **learns[""]._asdict())
+            own = reads | learns[""]._asdict()
+            if call.settings:
+                own |= {name: self._own(own[name]) for name in ("dw", "w", "low")}
+            return partial(op, **own) if own["v"].size else lambda: None
         return partial(op, **reads, **learns, **settings)
+
+    def _collective(self, call: Call) -> Callable[[], Any]:
+        if call.op != "exchange":
+            return self._summed(call.op, self._array(call.reads["x"]))
+        sent, came = map(self._array, call.reads.values()), map(self._array, call.writes)
+        to, source = call.settings["to"], call.settings["source"]
+        ways = [*zip(to, sent, strict=True)], [*zip(source, came, strict=True)]
+        return partial(self._communicator.exchange, *ways)
+
+    def _summed(self, op: str, x: Array) -> Callable[[], Any]:
+        """A collective on an array, in place."""
+        own = self._own(x)
+        arguments = {"all_reduce": (x,), "reduce_scatter": (x, own), "all_gather": (own, x)}
+        return partial(getattr(self._communicator, op), *arguments[op])
+
+    def _own(self, x: Array | None) -> Array | None:
+        """This rank's slice of an array."""
+        return None if x is None else self._communicator.slices(x)[self._communicator.rank]
 
     def _array(self, operand: Operand) -> Array:
         array = self.arrays[name_of(operand)]
         if not isinstance(operand, View):
             return array
-        batch = self.plan.arrays[operand.name].per_image
-        rows = self.images * operand.rows
-        return array.reshape((rows, *operand.shape) if batch else operand.shape)
+        layout, (number, turns) = self.plan.arrays[operand.name], operand.turn
+        if not layout.per_image:
+            return array.reshape(operand.shape)
+        images = len(array) // turns
+        seen = array[number * images : (number + 1) * images]
+        return seen.reshape((images * operand.rows, *operand.shape))
 
     def _settings(self, call: Call) -> dict[str, Any]:
         settings = dict(call.settings)
@@ -203,9 +225,14 @@ class Numbers:
     for each device. rates: 0-d float32 arrays by the names that they have in plans.
     """
 
-    def __init__(self, backends: Sequence[Backend], parts: Sequence[Iterable[str]]) -> None:
-        """Zeros for the devices and, of each, the names of its parameters; the first has all."""
-        self._backends, names = backends, [*parts[0]]
+    def __init__(
+        self,
+        backends: Sequence[Backend],
+        parameters: Iterable[str],
+        parts: Sequence[Iterable[str]],
+    ) -> None:
+        """Zeros for the devices and the names of all parameters, and of those of each device."""
+        self._backends, names = backends, [*parameters]
         self._host = np.zeros(1 + len(names), np.uint32)
         self._host_rates = self._host[1:].view(np.float32)
         self._arrays = [backend.zeros(self._host.shape, np.uint32) for backend in backends]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from pyalexnet.errors import ArgumentError
-from pyalexnet.nets.calls import Plan, Step, name_of
+from pyalexnet.nets.calls import Plan, Step
 from pyalexnet.nets.layers import Layer
 from pyalexnet.nets.spec import NetSpec
 
@@ -49,7 +49,7 @@ class Stage:
 
     def on(self, step: Step, part: int) -> Step:
         """The step, to be written on for a part."""
-        return step.on(part, self.towers, part if self.sharded else 0)
+        return step.on(part, self.towers, part if self.sharded else step.turn[0])
 
 
 def stages(spec: NetSpec, towers: int) -> list[Stage]:
@@ -122,10 +122,15 @@ def inputs(step: Step, stage: Stage, parts: Sequence[str]) -> list[str]:
     return found
 
 
-def returned(step: Step, xs: Sequence[str], parts: Sequence[str]) -> None:
-    """Write for each tower the gradient of its part, summed over all that read `xs`, the whole."""
+def returned(step: Step, stage: Stage, xs: Sequence[str], parts: Sequence[str]) -> None:
+    """Write for each tower the gradient of its part, summed over all that read `xs`, the whole.
+
+    Of a layer that several run whole, each knows all of it.
+    """
     dwholes = _numbered([step.grads[x] for x in xs])
     for tower, part in enumerate(parts):
+        if stage.towers < len(xs):
+            dwholes = _numbered([step.grads[xs[tower]]])
         channels = step.shape(part)[-1]
         places: dict[str, Any] = {"start": tower * channels, "channels": channels}
         step.on(tower).call("exchange_scatter_add", dwholes, step.new_grad(part), **places)
@@ -140,9 +145,8 @@ def exchanged(plan: Plan, images: int) -> int:
     total = 0
     for call in plan.calls:
         if call.exchanges:
-            read = [plan.arrays[name_of(each)] for each in call.reads.values()]
-            far = [one for one in read if one.part != call.part]
+            far = [each for each in call.reads.values() if plan.part(each) != call.part]
             if call.op == "exchange_scatter_add":  # a slice of each
-                far = [plan.arrays[name_of(call.writes[0])]] * len(far)
-            total += sum(one.nbytes(images) for one in far)
+                far = [call.writes[0]] * len(far)
+            total += sum(plan.nbytes(one, images) for one in far)
     return total
