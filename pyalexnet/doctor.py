@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,8 @@ def examine(runs: Path) -> Iterator[Finding]:
     yield _driver()
     yield _cupy()
     yield _module()
+    yield _tried("MPI", _mpi)
+    yield _tried("NCCL", _nccl)
     yield _tried("instruction set", _instruction_sets)
     yield _tried("threads", _threads)
     for name in backends.names():
@@ -147,6 +150,27 @@ def _module() -> Finding:
     why = "not built: that happens if there is a GPU and nvcc is installed, or on request"
     remedy = f"{pip_install(CUDA_MODULE)}   (in a checkout, with nvcc)"
     return Finding("module _cuda", found, "built" if found else why, remedy)
+
+
+def _mpi() -> str:
+    """What a process of its own finds, as a library that is not the launcher's may end it."""
+    look = "from pyalexnet.ranks import launch; print(launch.library())"
+    how: dict[str, Any] = {"capture_output": True, "text": True}
+    how["close_fds"] = False  # MPICH's launcher speaks through one
+    done = subprocess.run((sys.executable, "-c", look), check=False, **how)
+    output: str = done.stderr if done.returncode else done.stdout
+    said = output.strip().rpartition("\n")[2]
+    if done.returncode:
+        raise PyalexnetError(said.partition("RunError: ")[2] or f"{said}; mpirun --version")
+    return said
+
+
+def _nccl() -> str:
+    if importlib.util.find_spec("cupy") is None:
+        raise PyalexnetError(f"ranks with GPUs need it, and CuPy; {pip_install('cupy-cuda13x')}.")
+    from pyalexnet.ranks import nccl
+
+    return nccl.version()
 
 
 def _instruction_sets() -> str:

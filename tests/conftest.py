@@ -22,6 +22,7 @@ from zlib import crc32
 
 import pytest
 
+from mpi_ranks import libraries
 from variants import (
     CPU_EXACT,
     EVERY,
@@ -51,6 +52,7 @@ MARKERS = {
     "faults": "breaks something many times (make test-faults); left out unless -m names it",
     "big": "too large for simcheck, which leaves it out, for sim in more than one order, and for "
     "the stand-in unless -m names it: the host does for small arrays what it does for large ones",
+    "mpi": "starts ranks by MPI; left out where mpi4py or a launcher is missing",
     "peer": "compares with PyTorch or onnxruntime; left out where they are missing, unless named",
 }
 
@@ -81,7 +83,9 @@ def pytest_report_header() -> str:
             left_out.append(f"{name}: {reason}")
         else:
             runs.append(name)
-    return f"backends: {', '.join(runs) or 'none'}" + "".join(f"; not {one}" for one in left_out)
+    found = f"backends: {', '.join(runs) or 'none'}" + "".join(f"; not {one}" for one in left_out)
+    mpi = ", ".join(one.name for one in libraries()) or "none, as mpi4py or a launcher is missing"
+    return f"{found}\nMPI, for tests that start ranks: {mpi}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -117,6 +121,8 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
         if item.get_closest_marker(costly) and costly not in named_markers:
             return False
     if item.get_closest_marker("peer") and "peer" not in named_markers and not peers():
+        return False
+    if item.get_closest_marker("mpi") and not libraries():
         return False
     if item.get_closest_marker("two_gpus") and "two_gpus" not in named_markers:
         return gpus() >= 2

@@ -25,7 +25,7 @@ from pyalexnet.training.progress import Silent
 
 SUBJECTS = (
     *("Python", "Python headers", "C++ compiler", "make", "CUDA toolkit", "NVIDIA driver", "CuPy"),
-    *("module _cuda", "instruction set", "threads"),
+    *("module _cuda", "MPI", "NCCL", "instruction set", "threads"),
     *(f"backend {name}" for name in backends.names()),
     *("built-in data", "CIFAR-10", "matplotlib", "disk"),
 )

@@ -17,11 +17,13 @@ from pyalexnet import nets
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.layers import Conv, Dropout, Linear, MaxPool, Relu
 from pyalexnet.nets.spec import NetSpec
+from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ranks.communicator import Communicator
 from pyalexnet.step import hybrid
 from pyalexnet.step.hybrid import SCHEMES, Division, Scheme
 from pyalexnet.step.net import Net
 from pyalexnet.step.sgd import SGD
+from pyalexnet.step.shards import Shards
 from test_towers import (
     EVERY_LAYER,
     SEED,
@@ -252,9 +254,61 @@ def test_a_batch_in_slices_divides_twice() -> None:
         on_ranks(2, DROPPED, "slices", lambda comm, net: net.loss_and_grads(x, labels))
 
 
+def test_towers_have_no_momentum_in_common() -> None:
+    shards = Shards(divides=True)
+    with pytest.raises(ArgumentError, match="divide_momentum is set and parallel is towers, which"):
+        together(
+            lambda comm: Net(TINY, "cpu", communicator=comm, division="towers", shards=shards),
+            [0, 0],
+        )
+
+
 def test_bfloat16_does_not_cross() -> None:
     with pytest.raises(ArgumentError, match="precision is bf16 and there are 2 towers"):
         together(
             lambda comm: Net(TINY, "cpu", communicator=comm, division="turns", precision="bf16"),
             [0, 0],
         )
+
+
+# Divided momentum
+
+
+@RANKS
+@pytest.mark.parametrize(
+    ("scheme", "precision", "sent"),
+    [
+        (None, "fp32", FLOAT32),
+        (None, "bf16", FLOAT32),
+        ("whole", "fp32", FLOAT32),
+        pytest.param(None, "bf16", BFLOAT16, marks=pytest.mark.slow),
+        pytest.param("slices", "fp32", BFLOAT16, marks=pytest.mark.slow),
+    ],
+)
+def test_divided_momentum_changes_no_bit(
+    scheme: Scheme | None, precision: Any, sent: Any, ranks: int
+) -> None:
+    """Of what all ranks have, each keeps its share of the momentum, and 64 bytes a tensor."""
+    batches = [batch(TINY, IMAGES, step) for step in range(3)]
+
+    def run(comm: ThreadRank, *, divides: bool) -> Any:
+        shards = Shards(ranks=1 if scheme else ranks, sent=sent, divides=divides)
+        how: dict[str, Any] = {"precision": precision, "shards": shards, "division": scheme}
+        net = Net(TINY, "cpu", SEED, communicator=comm, **how)
+        sgd = SGD(net)
+        for step, each in enumerate(batches):
+            mine = [own(scheme or "whole", comm, values) for values in each]
+            sgd.step(*mine, step=step, epoch=1)
+            if step == 1:  # as a resumed run goes on
+                sgd.load(sgd.momentum)
+        held = {name: v.nbytes for name, v in sgd._update.momentum[0].items()}
+        return net.params, sgd.momentum, held
+
+    for divided, whole in together(
+        lambda comm: (run(comm, divides=True), run(comm, divides=False)), [0] * ranks
+    ):
+        for name, w in whole[0].items():
+            assert same_bits(divided[0][name], w) and same_bits(divided[1][name], whole[1][name])
+            common = scheme is None or name.startswith("conv")
+            assert divided[2][name] <= (whole[2][name] / ranks + 64 if common else whole[2][name])
+            assert whole[1][name].any(), name

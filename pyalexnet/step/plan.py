@@ -82,7 +82,7 @@ def make(
     check_precision("plan", precision, towers)
     last, learns = spec.layers[-1].name, goal == "update"
     how: dict[str, Any] = {"tensor": precision == "fp32x3", "fused": fused, "train": train}
-    shards = Shards(ranks=towers, sent=shards.sent) if scheme else shards
+    shards = replace(shards, ranks=towers) if scheme else shards
     step = Step(masks=spec.masks, logits=last, element=element(precision), learns=learns, **how)
     shapes = spec.param_shapes()
     for tower, rows in enumerate((hybrid if scheme else division).rows(spec, towers)):
@@ -225,4 +225,4 @@ def _backward(step: Step, passed: Sequence[_Passed], shards: Shards) -> None:
                 own = shared.setdefault(step.on(part).here(name), [])
                 own.append(f"{at(name, part)}.grad")
             for grads in shared.values():
-                sharding.reduced(step, grads, shards, shards.sent)
+                sharding.reduced(step, grads, shards, shards.sent, divides=shards.divides)

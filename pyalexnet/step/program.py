@@ -145,16 +145,29 @@ class Program:
             return partial(op, list(reads.values()), **settings)
         learns = {name: self._learned(parameter) for name, parameter in call.learns.items()}
         if call.op == "sgd_update":
-            return partial(op, **reads, **learns[""]._asdict())
+            own = reads | learns[""]._asdict()
+            if call.settings:
+                own |= {name: self._own(own[name]) for name in ("dw", "w", "low")}
+            return partial(op, **own) if own["v"].size else lambda: None
         return partial(op, **reads, **learns, **settings)
 
     def _collective(self, call: Call) -> Callable[[], Any]:
         if call.op != "exchange":
-            return partial(getattr(self._communicator, call.op), self._array(call.reads["x"]))
+            return self._summed(call.op, self._array(call.reads["x"]))
         sent, came = map(self._array, call.reads.values()), map(self._array, call.writes)
         to, source = call.settings["to"], call.settings["source"]
         ways = [*zip(to, sent, strict=True)], [*zip(source, came, strict=True)]
         return partial(self._communicator.exchange, *ways)
+
+    def _summed(self, op: str, x: Array) -> Callable[[], Any]:
+        """A collective on an array, in place."""
+        own = self._own(x)
+        arguments = {"all_reduce": (x,), "reduce_scatter": (x, own), "all_gather": (own, x)}
+        return partial(getattr(self._communicator, op), *arguments[op])
+
+    def _own(self, x: Array | None) -> Array | None:
+        """This rank's slice of an array."""
+        return None if x is None else self._communicator.slices(x)[self._communicator.rank]
 
     def _array(self, operand: Operand) -> Array:
         array = self.arrays[name_of(operand)]

@@ -25,7 +25,7 @@ class SGD:
         """Begin with buffers of zeros; without a recipe, with the net's own."""
         self.net = net
         buffers = tuple(
-            {name: part.backend.zeros(w.shape) for name, w in part.params.items()}
+            net.sliced({name: part.backend.zeros(w.shape) for name, w in part.params.items()})
             for part in net.parts
         )
         self._update = Update({}, buffers)
@@ -52,7 +52,7 @@ class SGD:
     @property
     def momentum(self) -> dict[str, Array]:
         """The buffers v by parameter name, laid out as `net.params`."""
-        return self.net.joined(self._update.momentum)
+        return self.net.joined([self.net.unsliced(own) for own in self._update.momentum])
 
     def step(self, images: Any, labels: Any, *, step: int, epoch: float, drops: int = 0) -> Array:
         """Forward, backward and update of every parameter; the mean loss, 0-d.
@@ -67,4 +67,5 @@ class SGD:
 
     def load(self, momentum: Mapping[str, Any]) -> None:
         """Copy `momentum`, which has every buffer by name, from the host or any device."""
-        self._update = Update(self._update.rules, self.net.divided(momentum))
+        own = tuple(self.net.sliced(each) for each in self.net.divided(momentum))
+        self._update = Update(self._update.rules, own)

@@ -33,12 +33,14 @@ class Shards:
     """How a batch is divided.
 
     own: shards of each rank. ranks: how many there are. sent: the type of gradients between ranks:
-    float32, or bfloat16, to which every sum that is sent is rounded.
+    float32, or bfloat16, to which every sum that is sent is rounded. divides: whether each rank
+    updates a slice of every parameter that all have, and keeps the momentum of that alone.
     """
 
     own: int = 1
     ranks: int = 1
     sent: np.dtype[Any] = FLOAT32
+    divides: bool = False
 
     @property
     def all(self) -> int:
@@ -65,19 +67,27 @@ def averaged(step: Step, names: Iterable[str], shards: Shards) -> None:
             step.call("scale", {"x": name}, name, factor=1 / shards.all)
 
 
-def reduced(step: Step, parts: Sequence[str], shards: Shards, sent: np.dtype[Any]) -> None:
-    """Write the sum of each shard's array, over all ranks too, into the first. sent: their type."""
+def reduced(
+    step: Step, parts: Sequence[str], shards: Shards, sent: np.dtype[Any], *, divides: bool = False
+) -> None:
+    """Write the sum of each shard's array, over all ranks too, into the first.
+
+    sent: their type. divides: whether a rank needs its slice of the sum only.
+    """
     total = carrier = parts[0]
     step.on(step.arrays[total].part)
     if shards.ranks > 1 and sent != FLOAT32:
-        carrier = step.array(f"{total}{_SENT}", step.shape(total), sent, batch=False)
+        carrier = step.beside(f"{total}{_SENT}", total, sent)
     if len(parts) > 1 or carrier != total:
         step.call("sum_parts", {str(shard): name for shard, name in enumerate(parts)}, carrier)
-    if shards.ranks > 1:
+    if shards.ranks > 1 and divides:
+        step.sliced.add(total)
+        step.call("reduce_scatter", {"x": carrier}, carrier)
+    elif shards.ranks > 1:
         step.call("all_reduce", {"x": carrier}, carrier)
 
 
 def received(step: Step) -> None:
     """Write the sums that came in another type as float32."""
     for name in [name for name in step.arrays if name.endswith(_SENT)]:
-        step.call("sum_parts", {"0": name}, name.removesuffix(_SENT))
+        step.on(step.arrays[name].part).call("sum_parts", {"0": name}, name.removesuffix(_SENT))

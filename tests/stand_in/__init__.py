@@ -6,7 +6,7 @@ error here; so are mistakes that no GPU notices: memory freed before its last us
 launched after its arrays are gone, host memory that is changed before it has been read.
 
 machine: order, streams' work, captures. memory: pools. streams: devices, streams, events, graphs.
-arrays: ndarray and the functions of cupy. kernels: pyalexnet._cuda.
+arrays: ndarray and the functions of cupy. kernels: pyalexnet._cuda. nccl: cupy.cuda.nccl.
 """
 
 from __future__ import annotations
@@ -20,34 +20,39 @@ from types import ModuleType
 from typing import Any
 
 import pyalexnet
-from pyalexnet import backends
+from pyalexnet import backends, ranks
 from stand_in.arrays import Library, ndarray
 from stand_in.kernels import Extension
 from stand_in.machine import ORDERS, ORDERS_OF_TWO, CUDARuntimeError, Machine
 from stand_in.memory import MemoryAsyncPool, MemoryPool, PinnedPool, Pools
+from stand_in.nccl import Exchange, Nccl
 from stand_in.streams import Device, Event, Graph, Stream, get_elapsed_time
 
 __all__ = ["ORDERS", "ORDERS_OF_TWO", "CUDARuntimeError", "Machine", "installed"]
 
-_BACKEND = "pyalexnet.backends.cuda"
+_BACKEND, _RANKS = "pyalexnet.backends.cuda", "pyalexnet.ranks.nccl"
 
 
 @contextmanager
-def installed(machine: Machine) -> Iterator[Machine]:
+def installed(machine: Machine, exchange: Exchange | None = None) -> Iterator[Machine]:
     """Put CuPy for these GPUs, and their `_cuda`, where the backend cuda imports them from.
+
+    exchange: what NCCL transfers arrays with; None where it is not installed.
 
     Raises:
         AssertionError: something was done inside that no GPU refuses but that is surely a mistake.
     """
-    cupy = _cupy(machine)
+    cupy = _cupy(machine, exchange)
     runtime = cupy.cuda.runtime
     names = {"cupy": cupy, "cupy.cuda": cupy.cuda, "cupy.cuda.runtime": runtime}
+    names["cupy.cuda.nccl"] = cupy.cuda.nccl
     extension = Extension(machine, cupy.library, cupy.cuda.Event)
     modules: dict[str, Any] = {**names, "pyalexnet._cuda": extension}
     with (
         _replaced(vars(pyalexnet), {"_cuda": extension}),
         _replaced(vars(backends), {"cuda": None}),
-        _replaced(sys.modules, {**modules, _BACKEND: None}),
+        _replaced(vars(ranks), {"nccl": None}),
+        _replaced(sys.modules, {**modules, _BACKEND: None, _RANKS: None}),
     ):
         yield machine
         machine.end()
@@ -72,7 +77,7 @@ def _replaced(names: dict[str, Any], others: dict[str, Any]) -> Iterator[None]:
         put(before)
 
 
-def _cupy(machine: Machine) -> Any:
+def _cupy(machine: Machine, exchange: Exchange | None) -> Any:
     """The module cupy for these GPUs."""
     pools, pinned = Pools(machine), PinnedPool(machine)
 
@@ -102,7 +107,7 @@ def _cupy(machine: Machine) -> Any:
     cuda.get_current_stream, cuda.get_elapsed_time = get_current_stream, get_elapsed_time
     cuda.set_allocator, cuda.alloc_pinned_memory = pools.set_allocator, pinned.alloc
     cuda.MemoryAsyncPool = bound(MemoryAsyncPool, pools=pools)
-    cuda.runtime = _runtime(machine, pools)
+    cuda.runtime, cuda.nccl = _runtime(machine, pools), Nccl(machine, pools, exchange)
     return cupy
 
 

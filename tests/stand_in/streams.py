@@ -29,6 +29,13 @@ class Device:
     def __exit__(self, *_: object) -> None:
         self.machine.device = self._before.pop()
 
+    def use(self) -> None:
+        self.machine.device = self.id
+
+    @property
+    def pci_bus_id(self) -> str:
+        return f"0000:{self.id + 1:02X}:00.0"
+
     def synchronize(self) -> None:
         self.machine.wait_for_device(self.id)
 
