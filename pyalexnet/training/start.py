@@ -183,7 +183,7 @@ def _begin(trainer: Trainer, reporter: Reporter, kind: str, values: Mapping[str,
     if isinstance(folder, Elsewhere):
         return
     record = Record(folder.log, warn)
-    pictures = Pictures(folder, trainer.net, f"{config.net} on {trainer.dataset.name}", warn)
+    pictures = Pictures(folder, trainer.net.spec, f"{config.net} on {trainer.dataset.name}", warn)
     board = [tensorboard.Board(folder.path / "tensorboard", warn)] if config.tensorboard else []
     trainer.watchers = (reporter, record, pictures, *board)
     folder.write_config(config)

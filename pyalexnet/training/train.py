@@ -413,7 +413,7 @@ class Trainer:
         state = checkpoint.Checkpoint(params, momentum, self.mean, meta)
         self.folder.save(state, self.config.keep, at.best_step)
         self._saved, self._saved_at = where, time.perf_counter()
-        self._tell(Watcher.saved)
+        self._tell(lambda watcher: watcher.saved(params))
 
     @contextlib.contextmanager
     def _telling_failure(self) -> Iterator[None]:
