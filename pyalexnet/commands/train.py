@@ -85,12 +85,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "Ranks": {
         "--parallel=data": "What the processes of one mpirun share: data, each batch.",
-        "--shards": (
-            int,
-            "Parts of a batch: with as many, any number of ranks computes the same bits; one for "
-            "each rank if none is named.",
-            {"min": 1},
-        ),
+        "--shards": (int, given.SHARDS, {"min": 1}),
         "--bf16-gradients/--no-bf16-gradients": (bool, _BF16_GRADIENTS),
         "--patience": (float, _PATIENCE, {"min": 1.0}),
     },

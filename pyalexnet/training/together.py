@@ -7,7 +7,7 @@ the data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from pyalexnet.backends.cpu import chosen_set
 from pyalexnet.data.classes import Classes
 from pyalexnet.data.dataset import Dataset
 from pyalexnet.errors import ArgumentError, DataError
-from pyalexnet.ops.elements import BFLOAT16, FLOAT32
+from pyalexnet.ops.elements import BFLOAT16
 from pyalexnet.ranks import launch
 from pyalexnet.ranks.communicator import Communicator
 from pyalexnet.runs.checkpoint import Array, Arrays, Checkpoint, Meta
 from pyalexnet.runs.config import Config, validated
 from pyalexnet.runs.run import Elsewhere, RunFolder
-from pyalexnet.step.shards import MOST_SHARDS, Shards
+from pyalexnet.step.shards import Shards
 from pyalexnet.training.course import Course
 
 
@@ -92,14 +92,5 @@ def shards(ranks: Communicator, config: Config, images: int) -> Shards:
         raise ArgumentError(
             f"run: parallel is not given and there are {count} ranks; data was expected."
         )
-    parts, own = config.shards or count, -(-config.shards // count) or 1
-    if own * count != parts or own.bit_count() > 1 or own > MOST_SHARDS:
-        ranked = "a power of two" if count == 1 else f"{count} ranks times a power of two"
-        wanted = f"{ranked}, at most {MOST_SHARDS * count}, was expected"
-        raise ArgumentError(f"run: shards is {parts}; {wanted}.")
-    if batch % parts:
-        what = "shards" if config.shards else "ranks"
-        raise ArgumentError(
-            f"run: batch_size is {batch}; a multiple of {parts} {what} was expected."
-        )
-    return Shards(own, count, BFLOAT16 if config.bf16_gradients else FLOAT32)
+    shards = Shards.of("run", count, config.shards or count, batch)
+    return replace(shards, sent=BFLOAT16) if config.bf16_gradients else shards
