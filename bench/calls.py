@@ -162,3 +162,4 @@ def _rest() -> Iterator[Case]:
     wholes: dict[str, Shape] = {"dwholes.0": whole, "dwholes.1": whole}
     share = {"start": 48, "channels": 48}
     yield _case("exchange_scatter_add", wholes, {"dpart": part}, share)
+    yield _case("sum_parts", {"parts.0": part, "parts.1": part}, {"total": part})

@@ -47,7 +47,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 # Arrays without the batch's axis.
 _SHARED = (
     *("w", "b", "v", "low", "high", "dw", "db", "loss", "top1", "top5"),
-    *("mean", "deep", "ddeep", "parts", "whole", "dwholes", "dpart"),
+    *("mean", "deep", "ddeep", "parts", "whole", "dwholes", "dpart", "total"),
 )
 
 

@@ -210,7 +210,7 @@ def families() -> tuple[Family, ...]:
         Family("lrn_pool", "lrn_maxpool_[a-z]+( bfloat16)?"),
         Family("bf16-maps", "", "bf16", _MAPS),
         Family("images", "augment.*|images_to_depth|filters_(to|from)_depth", more=_lanes),
-        Family("exchange", "exchange_[a-z_]+"),
+        Family("exchange", "exchange_[a-z_]+|sum_parts"),
         Family("plan", more=_plans),
     )
 

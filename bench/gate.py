@@ -179,13 +179,10 @@ def _exact(case: Case, few: Arrays, probes: list[int]) -> Arrays:
 
 def _at_image(case: Case, image: int) -> dict[str, Any]:
     """The settings that give a single image the mask it has within the batch."""
-    (output,) = case.outputs.values()
-    features = math.prod(output[1:])
-    place = {"offset": image * features, "total": case.batch * features}
     mask = case.settings.get("dropout")
     if mask is None:
-        return {**case.settings, **place}
-    return {**case.settings, "dropout": mask._replace(**place)}
+        return {**case.settings, "first": image}
+    return {**case.settings, "dropout": mask._replace(first=image)}
 
 
 def _found(case: Case, x: NDArray[Any], where: NDArray[Any]) -> NDArray[Any]:

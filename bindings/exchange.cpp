@@ -79,19 +79,20 @@ void scatter_add(Call& call, const py::sequence& dwholes_, handle dpart_, std::i
     });
 }
 
-void sum(Call& call, const py::sequence& parts_, handle y_) {
+void sum(Call& call, const py::sequence& parts_, handle total_) {
     call.expect(parts_.size() > 0, "parts is empty; a list of arrays was expected");
     with_element(py::object(parts_[0]), [&](auto element) {
         using T = decltype(element);
         const auto parts = arrays_of<T>(call, "parts", parts_, kMaxSummands);
         for (const auto& part : parts) call.expect_shape(part, parts.front().shape());
-        with_element(y_, [&](auto result) {
+        with_element(total_, [&](auto result) {
             using Y = decltype(result);
-            const auto y = call.output<Y>("y", y_, parts.front().shape(), Access::in_place);
+            const auto total =
+                call.output<Y>("total", total_, parts.front().shape(), Access::in_place);
             call.launch([=](Stream s) {
                 Summands<T> summands{};
                 for (const auto& part : parts) summands.data[summands.count++] = part.placed();
-                sum_parts(summands, y.placed(), y.size(), s);
+                sum_parts(summands, total.placed(), total.size(), s);
             });
         });
     });
@@ -100,7 +101,7 @@ void sum(Call& call, const py::sequence& parts_, handle y_) {
 const Ops exchange_ops([](py::module_& m) {
     define(m, "exchange_gather", gather, "parts"_a, "whole"_a);
     define(m, "exchange_scatter_add", scatter_add, "dwholes"_a, "dpart"_a, "start"_a);
-    define(m, "sum_parts", sum, "parts"_a, "y"_a);
+    define(m, "sum_parts", sum, "parts"_a, "total"_a);
 });
 
 } // namespace

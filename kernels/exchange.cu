@@ -74,16 +74,16 @@ add_up(const Summands<T>& parts, int first, std::int64_t at, int count, float (&
     }
 }
 
-// A thread sums four neighbours over all parts, a block 1,024. Bound by bytes. No __restrict__: y
-// may be a part.
+// A thread sums four neighbours over all parts, a block 1,024. Bound by bytes. No __restrict__: the
+// total may be a part.
 template <class T, class Y>
-__global__ void sum_parts_kernel(Summands<T> parts, Y* y, std::int64_t count) {
+__global__ void sum_parts_kernel(Summands<T> parts, Y* total, std::int64_t count) {
     const std::int64_t at = 4 * (blockIdx.x * std::int64_t{kThreads} + threadIdx.x);
     if (at >= count) return;
     const int own = static_cast<int>(min(count - at, std::int64_t{4}));
     float sum[4];
     add_up<kMaxSummands>(parts, 0, at, own, sum);
-    write_four(y + at, own, narrow_four<Y>(sum));
+    write_four(total + at, own, narrow_four<Y>(sum));
 }
 
 // Calls `use` with the channels of a vector, and counts the peers' in vectors: four channels if all
@@ -122,9 +122,9 @@ void exchange_scatter_add(Peers dwholes, float* dpart, std::int64_t pixels, int 
 }
 
 template <class T, class Y>
-void sum_parts(Summands<T> parts, Y* y, std::int64_t count, Stream stream) {
+void sum_parts(Summands<T> parts, Y* total, std::int64_t count, Stream stream) {
     const simt::Grid grid(simt::blocks_for(count, 4 * kThreads), kThreads, stream);
-    simt::launch<sum_parts_kernel<T, Y>>(grid, parts, y, count);
+    simt::launch<sum_parts_kernel<T, Y>>(grid, parts, total, count);
 }
 
 template void sum_parts(Summands<float>, float*, std::int64_t, Stream);

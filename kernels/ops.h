@@ -374,8 +374,8 @@ template <class T> struct Summands {
     int count;
 };
 
-// y = the sum of the parts, which y may be one of, by a binary tree: neighbours are added, then
-// neighbouring sums, (0 + 1) + (2 + 3) and so on; the last one waits if it has no neighbour.
-template <class T, class Y> void sum_parts(Summands<T> parts, Y* y, std::int64_t count, Stream);
+// total = the sum of the parts, of which it may be one, by a binary tree: neighbours are added,
+// then neighbouring sums, (0 + 1) + (2 + 3) and so on; the last one waits if it has no neighbour.
+template <class T, class Y> void sum_parts(Summands<T> parts, Y* total, std::int64_t count, Stream);
 
 } // namespace pyalexnet

@@ -439,11 +439,11 @@ def _avgpool_dgrad(dy: Any, dx: Any, pool: Any) -> Answer:
 
 
 def _dropout(x: Any, y: Any, mask: Any) -> Answer:
-    keep, seed, step, layer, offset, total, factor = mask
+    keep, seed, step, layer, offset, total, factor, first = mask
     _expect(factor == 1)
     _of(x.shape, y)
-    draw = {"keep": keep, "seed": seed, "step": step, "layer": layer}
-    _expect(total * len(x) < 2**63)
+    draw = {"keep": keep, "seed": seed, "step": step, "layer": layer, "first": first}
+    _expect(total * (first + len(x)) < 2**63)
     return {1: (_reference().dropout_fprop(x, **draw, offset=offset, total=total), None)}
 
 
@@ -497,6 +497,13 @@ def _scatter_add(dwholes: list[Any], dpart: Any, start: int) -> Answer:
     return {1: (due, None)}
 
 
+def _sum(parts: list[Any], y: Any) -> Answer:
+    _whole(*parts)
+    due = _reference().sum_parts(parts)
+    _of(y.shape, due)
+    return {1: (due, None)}
+
+
 _ANSWERS: dict[str, Callable[..., Answer]] = {
     "augment": _augment,
     "conv_fprop": _conv_fprop,
@@ -533,6 +540,7 @@ _ANSWERS: dict[str, Callable[..., Answer]] = {
     "join_weights": _join,
     "exchange_gather": _gather,
     "exchange_scatter_add": _scatter_add,
+    "sum_parts": _sum,
 }
 
 _CHANGED: dict[str, tuple[int, ...]] = {

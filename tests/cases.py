@@ -208,6 +208,7 @@ def _rest() -> Iterator[Call]:
     yield Call("join_weights", {"high": high, "low": low})
     yield Call("exchange_gather", {"parts": wholes})
     yield Call("exchange_scatter_add", {"dwholes": wholes}, {"start": 4, "channels": 4})
+    yield Call("sum_parts", {"parts": wholes})
 
 
 # ---------------------------------------------------------------------- up to the last elements
@@ -351,8 +352,11 @@ def _elements() -> Iterator[Call]:
 
 
 def _exchanged() -> Iterator[Call]:
-    """Channels four at a time, and singly; and a loss."""
+    """Channels, or elements, four at a time, and singly; and a loss."""
     for c in (4, 3):
+        for of in EACH.values():
+            parts = [of(3, c) for _ in range(3)]
+            yield Call("sum_parts", {"parts": parts}, {}, "total")
         share = {"start": 8 - c, "channels": c}
         yield Call("exchange_gather", {"parts": [normal(3, 4), normal(3, c)]}, {}, "whole")
         yield Call("exchange_scatter_add", {"dwholes": [normal(3, 8)] * 2}, share, "dpart")

@@ -118,6 +118,7 @@ def _extent(most: int = 5) -> SearchStrategy[int]:
 
 
 ELEMENT = st.sampled_from(("float32", "bfloat16"))
+FIRST = st.sampled_from((0, 1, 3))  # of a batch's images
 UNIT = st.sampled_from(("fma", "mma", "wgmma"))
 
 
@@ -232,8 +233,8 @@ def _finish(draw: st.DrawFn, features: int) -> list[Any]:
     step, layer = draw(st.sampled_from((0, 2**32 - 1))), draw(st.integers(0, 9))
     offset = draw(st.integers(0, 7))
     total = offset + features + draw(st.integers(0, 5))
-    factor = draw(st.sampled_from((1.0, 2.0, -3.0)))
-    return [name, (keep, seed, step, layer, offset, total, factor)]
+    factor, first = draw(st.sampled_from((1.0, 2.0, -3.0))), draw(FIRST)
+    return [name, (keep, seed, step, layer, offset, total, factor, first)]
 
 
 def _gate(shape: Shape, draw: st.DrawFn, dtype: str) -> Block | None:
@@ -425,7 +426,7 @@ def _dropout(draw: st.DrawFn) -> list[Any]:
     keep, seed = draw(st.sampled_from((0.0, 0.5, 1.0))), draw(st.sampled_from((3, 2**64 - 1)))
     total = offset + features + draw(st.integers(0, 5))
     x = _floats(shape, draw, dtype=dtype)
-    return [x, y, (keep, seed, step, draw(st.integers(0, 9)), offset, total, 1.0)]
+    return [x, y, (keep, seed, step, draw(st.integers(0, 9)), offset, total, 1.0, draw(FIRST))]
 
 
 def _softmax(draw: st.DrawFn) -> list[Any]:
@@ -471,6 +472,11 @@ def _scatter_add(draw: st.DrawFn) -> list[Any]:
     return [wholes, _result((*lead, own)), start]
 
 
+def _sum(draw: st.DrawFn) -> list[Any]:
+    shape = _any_shape(draw)
+    return [[_peer(shape, draw) for _ in range(draw(_extent(9)))], _result(shape, draw(ELEMENT))]
+
+
 def _peer(shape: Shape, draw: st.DrawFn) -> Block:
     block = _floats(shape, draw)
     return replace(block, layout=draw(st.sampled_from(("device", "device 0", "device 1", "host"))))
@@ -512,6 +518,7 @@ DRAWN: dict[str, Callable[[st.DrawFn], list[Any]]] = {
     "join_weights": _join,
     "exchange_gather": _gather,
     "exchange_scatter_add": _scatter_add,
+    "sum_parts": _sum,
 }
 """What draws the arguments of an op, in sizes, types and settings of its own."""
 

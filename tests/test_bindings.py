@@ -293,7 +293,7 @@ def test_fewer_features_in_all_than_in_an_image_are_refused(module: Any, total: 
     """Subtracting from the smallest 64-bit integer would overflow."""
     x, y = np.zeros((2, 2, 4), np.float32)
     with pytest.raises(ValueError, match=r"offset is 0; the 4 features"):
-        module.dropout_fprop(x, y, (0.5, 1, 2, 3, 0, total, 1.0), HERE)
+        module.dropout_fprop(x, y, (0.5, 1, 2, 3, 0, total, 1.0, 0), HERE)
 
 
 @pytest.mark.parametrize("step", [2**32, 2**63, 2**64, 10**400, -1, -(2**63) - 1])

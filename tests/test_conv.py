@@ -144,6 +144,7 @@ def test_dropout(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
         Mask(**{**DRAW, "keep": 1.0}, factor=-2.0),
         Mask(**{**DRAW, "keep": 0.0, "seed": 2**64 - 1}),
         Mask(**DRAW, offset=2**40 + 2, total=2**41 + 1),
+        Mask(**DRAW, first=3),
     ],
     ids=str,
 )

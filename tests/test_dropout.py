@@ -47,6 +47,9 @@ def test_mask(be: Any, op: str, shape: tuple[int, ...], dtype: Any) -> None:
         {"offset": 4, "total": 20},
         {"offset": 3, "total": 2**33 + 1},  # element numbers that need the counter's high word
         {"offset": 2**40 + 1, "total": 2**41},
+        {"first": 3},
+        {"first": 2, "offset": 4, "total": 20},
+        {"first": 2**40, "total": 2**22 + 1, "offset": 5},
         {"keep": 0.0},
         {"keep": 1.0},
         {"keep": 2.0**-33},  # less than one draw in 2^32: only a draw of 0 is kept
@@ -98,6 +101,14 @@ def test_a_tower_masks_what_the_whole_layer_would(be: Any) -> None:
     for part in (slice(0, 10), slice(10, 21)):
         (tower,) = run(be, "dropout_fprop", x[:, part].copy(), **DRAW, offset=part.start, total=21)
         assert same_bits(tower, whole[:, part].copy())
+
+
+def test_a_part_of_a_batch_is_masked_as_in_the_whole(be: Any) -> None:
+    x = normal(5, 7)
+    (whole,) = run(be, "dropout_fprop", x, **DRAW)
+    for part in (slice(0, 2), slice(2, 5)):
+        (some,) = run(be, "dropout_fprop", x[part].copy(), **DRAW, first=part.start)
+        assert same_bits(some, whole[part].copy())
 
 
 def test_dropped_means_zero(be: Any) -> None:

@@ -140,6 +140,7 @@ def test_sums_of_bfloat16_in_float32(be: Any, size: tuple[int, int, int]) -> Non
         Mask(**DRAW, factor=1.75),
         Mask(**DRAW, offset=5, total=211),
         Mask(**DRAW, offset=4, total=72),
+        Mask(**DRAW, offset=5, total=211, first=3),
     ],
     ids=str,
 )

@@ -46,7 +46,8 @@ def all_batches(
     device: Backend, workers: int, indices: Labels, size: int = 8, first: int = 0
 ) -> list[tuple[np.ndarray[Any, Any], Labels]]:
     loader = Loader(device, device.asarray(MEAN), SIZE, False, workers)
-    feed = loader.batches(SPLIT, indices, size, look, first=first)
+    positions = np.arange(first, first + len(indices))
+    feed = loader.batches(SPLIT, indices, size, look, positions=positions)
     return [(np.array(device.to_numpy(images)), labels) for images, labels in feed]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from bench import oracle
 from bench.oracle import Exact
-from pyalexnet.ops.elements import BFLOAT16, FLOAT32
+from pyalexnet.ops.elements import BFLOAT16, ELEMENTS, FLOAT32
 from pyalexnet.ops.records import Mask
 from samples import EACH_ELEMENT, EACH_PRODUCT, ENDS, generator, normal, pixels, planted
 from shapes import LRN, Conv, LRNPool, Pool, RNorm
@@ -455,3 +455,6 @@ def test_exchange(be: Any) -> None:
     (dpart,) = run(be, "exchange_scatter_add", wholes, start=0, channels=COUNT)
     exact = due(oracle.exchange_scatter_add, wholes, start=0, channels=COUNT)
     assert_close(dpart, exact)
+    for dtype in ELEMENTS:
+        (y,) = run(be, "sum_parts", wholes, dtype=dtype)
+        assert_close(y, due(oracle.sum_parts, wholes), dtype=dtype)

@@ -267,11 +267,13 @@ PARAMETERS = [
     (("dropout_fprop", "dropout_dgrad"), "layer", (-1, 2**32, 1.5, None)),
     (("dropout_fprop", "dropout_dgrad"), "offset", (-1, 1, 1.5)),
     (("dropout_fprop", "dropout_dgrad"), "total", (0, 9, 1.5)),
+    (("dropout_fprop", "dropout_dgrad"), "first", (-1, 2**63 // 12, 2**63, 1.5, None)),
     (("sgd_update",), "lr", NUMBERS),
     (("sgd_update",), "momentum", NUMBERS),
     (("sgd_update",), "weight_decay", NUMBERS),
     (("exchange_scatter_add",), "start", (-1, 5, 1.5, None)),
     (("exchange_scatter_add",), "channels", (0, -1, 6, 1.5, None)),
+    (("sum_parts",), "dtype", (np.float64, np.int32, "x", 1)),
 ]
 
 
@@ -296,6 +298,7 @@ def test_parameters(be: Any, op: str, name: str, value: Any) -> None:
         *(("offset", value) for value in (-1, 1.5)),
         *(("total", value) for value in (0, 4, 1.5)),
         *(("factor", value) for value in NUMBERS),
+        *(("first", value) for value in (-1, 2**63 - 1, 1.5)),
     ],
 )
 def test_masks(be: Any, op: str, name: str, value: Any) -> None:
@@ -465,6 +468,10 @@ def test_labels_as_true_and_false(be: Any) -> None:
         ("exchange_scatter_add", "dwholes", [], ("empty",)),
         ("exchange_scatter_add", "dwholes", [(2, 8), (2, 9)], ("dwholes[1]", "(2, 9)")),
         ("exchange_scatter_add", "dwholes", [()], ("dwholes[0]",)),
+        ("sum_parts", "parts", [], ("empty",)),
+        ("sum_parts", "parts", [(2, 3), (2, 4)], ("parts[1]", "(2, 4)", "(2, 3)")),
+        ("sum_parts", "parts", [(2, 3), (6,)], ("parts[1]", "(6,)")),
+        ("sum_parts", "parts", [(1,)] * 65, ("65", "1 to 64")),
     ],
     ids=str,
 )
@@ -478,7 +485,7 @@ def test_parts_that_do_not_fit(
 
 
 @ANY_BACKEND
-@pytest.mark.parametrize("op", ["exchange_gather", "exchange_scatter_add"])
+@pytest.mark.parametrize("op", ["exchange_gather", "exchange_scatter_add", "sum_parts"])
 def test_parts_of_another_type(be: Any, op: str) -> None:
     (name,) = EXAMPLES[op].inputs
     good = be.asarray(normal(2, 8))

@@ -20,6 +20,10 @@ _INIT_FROM = "Begin with its parameters; the last layer anew where the classes d
 _WORKERS = "Threads that read images ahead; a number for each core if none is named."
 _RUNS = "Where the run folders lie: the new one, and latest, which was begun last."
 _PATIENCE = "Seconds that ranks wait for one that does nothing before all end; 600."
+_BF16_GRADIENTS = (
+    "Round every gradient, and every sum, to bfloat16 before it is sent: half the bytes, and bits "
+    "that depend on the number of ranks."
+)
 _TENSORBOARD = "Write events for TensorBoard into the run folder."
 
 # By panel of --help: names and form of the value; its type, if not str, meaning and limits.
@@ -79,6 +83,17 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "--seed": (int, "Of initial weights, order of images, augmentation and dropout."),
         "--chance-steps": (int, "Steps at chance after which a run stops; 0: never."),
     },
+    "Ranks": {
+        "--parallel=data": "What the processes of one mpirun share: data, each batch.",
+        "--shards": (
+            int,
+            "Parts of a batch: with as many, any number of ranks computes the same bits; one for "
+            "each rank if none is named.",
+            {"min": 1},
+        ),
+        "--bf16-gradients/--no-bf16-gradients": (bool, _BF16_GRADIENTS),
+        "--patience": (float, _PATIENCE, {"min": 1.0}),
+    },
     "Run": {
         "--backend": given.BACKEND,
         "--device": given.DEVICE,
@@ -92,7 +107,6 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "--print-freq": (int, "Steps between two lines of the log.", {"min": 1}),
         "--keep": (int, "Newest checkpoints to keep; the best stays too.", {"min": 1}),
         "--tensorboard/--no-tensorboard": (bool, _TENSORBOARD),
-        "--patience": (float, _PATIENCE, {"min": 1.0}),
         "--plain": (bool, "Plain lines, also on a terminal."),
     },
 }

@@ -46,14 +46,22 @@ class Loader:
     into: Callable[[int], Array] | None = None  # the array to fill with so many images
 
     def batches(
-        self, split: Split, indices: Labels, batch_size: int, look: Look, *, first: int = 0
+        self,
+        split: Split,
+        indices: Labels,
+        batch_size: int,
+        look: Look,
+        *,
+        positions: Labels | None = None,
     ) -> Generator[tuple[Array, Labels]]:
         """Images (n, H, W, C) of the device, minus the mean, and labels (n,).
 
-        Images come in the order of `indices`, the first of which is number `first` of its epoch;
-        every batch has `batch_size` of them, the last one the rest, and is valid until the next is
-        requested. A refusal says which image is damaged, or not read within `patience` seconds.
+        Images come in the order of `indices`; `positions` are their numbers in the epoch, 0 to n
+        if None. Every batch has `batch_size` of them, the last one the rest, and is valid until the
+        next is requested. A refusal says which image is damaged, or not read within `patience`
+        seconds.
         """
+        positions = np.arange(len(indices)) if positions is None else positions
         bounds = list(pairwise([*range(0, len(indices), batch_size), len(indices)]))
         shape = (min(batch_size, len(indices)), *split.image_shape)
         lanes = [self.backend.lane(shape) for _ in range(min(AHEAD + 1, len(bounds)))]
@@ -76,7 +84,7 @@ class Loader:
             for number, (start, stop) in enumerate(bounds):
                 reading.popleft()()
                 chosen = indices[start:stop]
-                views = look(chosen, np.arange(first + start, first + stop))
+                views = look(chosen, positions[start:stop])
                 lane = lanes[number % len(lanes)]
                 images = self.backend.augment(
                     lane.send(stop - start),

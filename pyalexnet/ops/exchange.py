@@ -64,15 +64,15 @@ class ExchangeOps(Device):
             dtype: of the result, float32 or bfloat16; that of the parts where None.
 
         Returns:
-            y: of the parts' shape, on this device; rounded once if it is bfloat16.
+            total: of the parts' shape, on this device; rounded once if it is bfloat16.
         """
         who = "sum_parts"
         shape = self._shapes(who, "parts", parts)[0]
         element = parts[0].dtype if dtype is None else element_of(who, "dtype", dtype)
-        y = self._result(who, out, shape, element)
+        total = self._result(who, out, shape, element)
         with self._readable(parts) as near:
-            self._run(who, near, y)
-        return y
+            self._run(who, near, total)
+        return total
 
     def _shapes(self, who: str, name: str, arrays: Sequence[Array]) -> list[Shape]:
         """Shapes of arrays, which may lie on other devices."""

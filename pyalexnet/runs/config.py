@@ -53,14 +53,24 @@ class Config:
     """Whether operations take layers together (`step/fused.py`), rather than one by one. A new run
     does on cuda and cpu, unless it was told."""
     exact: bool = False  # whether cpu computes every convolution by its formula, even if slower
+    parallel: str = ""  # how ranks share the work: "data", a part of each batch each
+    shards: int = 0  # parts of a batch, on any number of ranks; 0: one for each rank
+    bf16_gradients: bool = False  # whether ranks send gradients rounded to bfloat16
 
     def __post_init__(self) -> None:
         integer("run", "seed", self.seed, high=2**64 - 1)
-        for name, low in {"print_freq": 1, "keep": 1, "workers": 0, "chance_steps": 0}.items():
+        counts = {"print_freq": 1, "keep": 1, "workers": 0, "chance_steps": 0, "shards": 0}
+        for name, low in counts.items():
             integer("run", name, getattr(self, name), low=low)
         if (count := len(self.devices)) not in (0, 2):
             raise ArgumentError(f"run: devices has {count} numbers; 2 were expected, one a tower.")
         check_precision("run", self.precision, count)
+        if self.parallel not in ("", "data"):
+            raise ArgumentError(f"run: parallel is {self.parallel!r}; data was expected.")
+        if count and (self.parallel or self.shards):
+            name = "parallel" if self.parallel else "shards"
+            wanted = "one of them was expected"
+            raise ArgumentError(f"run: {name} was given and devices of two towers too; {wanted}.")
 
     @property
     def all_net_args(self) -> dict[str, Any]:
@@ -90,10 +100,13 @@ class Config:
         return cls.from_mapping(values, str(path))
 
     def changes(self, other: Config) -> dict[str, tuple[Any, Any]]:
-        """The values that differ, under their dotted names, as (this one's, the other's)."""
+        """The values that differ, under their dotted names, as (this one's, the other's).
+
+        How many processes share the work is none of them.
+        """
         mine, theirs = (flat(asdict(c)) for c in (self, other))
         pairs = {name: (mine.get(name), theirs.get(name)) for name in mine | theirs}
-        return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
+        return {n: (old, new) for n, (old, new) in pairs.items() if old != new and n != "parallel"}
 
 
 def validated(kind: type[_Kind], values: Any) -> _Kind:

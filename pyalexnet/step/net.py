@@ -55,7 +55,7 @@ class Net:
     read, and the remaining 16 bits; `params` and checkpoints are float32.
 
     Attributes:
-        spec, seed, precision, fused: as given.
+        spec, seed, precision, fused, communicator, shards: as given.
         backend: where it runs, and where logits, losses and errors lie; of two towers, tower 0's.
         parts: the parameters by device, under the whole network's names; of two towers, the last
             layer's are tower 0's alone.
@@ -105,10 +105,10 @@ class Net:
             ArgumentError: there is no such precision, or the network cannot be divided.
         """
         self._backends = _backends(backend, device)
-        self._communicator, self._shards = communicator or Communicator(), shards
+        self.communicator, self.shards = communicator or Communicator(), shards
         self.division, count = division, len(self._backends)
         if division:
-            count = self._communicator.world_size
+            count = self.communicator.world_size
             hybrid.check(spec, division, count, divides=shards.divides)
         plan.check_precision("Net", precision, count)
         self.spec, self.backend = spec, self._backends[0]
@@ -129,7 +129,7 @@ class Net:
         self._images = lru_cache(_KEPT)(self._new_images)
         self._whole: Net | None = None
         self._in_slices: Iterable[str] = ()  # parameters whose momentum ranks divide
-        if shards.divides and self._communicator.world_size > 1:
+        if shards.divides and self.communicator.world_size > 1:
             self._in_slices = hybrid.common(spec) if division else spec.param_shapes()
         self._numbers = Numbers(self._backends, spec.param_shapes(), self._own_rows)
         self.parts = self._placed(spec.initial(self.seed) if params is None else params)
@@ -160,7 +160,7 @@ class Net:
     @property
     def _own_rows(self) -> Sequence[Mapping[str, slice]]:
         """The rows of the parameters that each part has here."""
-        return self._rows[self._communicator.rank :][:1] if self.division else self._rows
+        return self._rows[self.communicator.rank :][:1] if self.division else self._rows
 
     @property
     def params(self) -> dict[str, Array]:
@@ -206,7 +206,7 @@ class Net:
 
     def _across(self, values: dict[str, Array]) -> dict[str, Array]:
         """This rank's rows, joined with those of the others."""
-        rank, size = self._communicator.rank, self._communicator.world_size
+        rank, size = self.communicator.rank, self.communicator.world_size
         found, sends, receives = {}, list[Message](), list[Message]()
         for name, shape in self.spec.param_shapes().items():
             rows = {owner: own[name] for owner, own in enumerate(self._rows) if name in own}
@@ -218,7 +218,7 @@ class Net:
                 self.backend.assign(whole[rows[rank]], values[name])
                 sends += [(other, values[name]) for other in range(size) if other != rank]
             receives += [(owner, whole[own]) for owner, own in rows.items() if owner != rank]
-        self._communicator.exchange(sends, receives)
+        self.communicator.exchange(sends, receives)
         return found
 
     def divided(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], ...]:
@@ -241,8 +241,8 @@ class Net:
 
     def sliced(self, values: dict[str, Array]) -> dict[str, Array]:
         """Of a part's momentum what this rank keeps: all, or slices of what all ranks have."""
-        own = self._communicator.rank
-        slices = {name: self._communicator.slices(values[name]) for name in self._in_slices}
+        own = self.communicator.rank
+        slices = {name: self.communicator.slices(values[name]) for name in self._in_slices}
         return values | {name: self.backend.copy(each[own]) for name, each in slices.items()}
 
     def unsliced(self, values: dict[str, Array]) -> dict[str, Array]:
@@ -250,7 +250,7 @@ class Net:
         found = {}
         for name in self._in_slices:
             found[name] = self.backend.empty(self.spec.param_shapes()[name])
-            self._communicator.all_gather(values[name], found[name])
+            self.communicator.all_gather(values[name], found[name])
         return values | found
 
     # Passes
@@ -336,7 +336,7 @@ class Net:
         own = program.arrays.get(name)
         x = self.backend.zeros(shape) if own is None else self.backend.copy(own)
         if self.division == "towers":
-            self._communicator.broadcast(x)
+            self.communicator.broadcast(x)
         return x
 
     def _run(
@@ -345,7 +345,7 @@ class Net:
         """Run a pass as far as labels and update allow; returns its program, with the results."""
         goal: plan.Goal = "logits" if labels is None else "update" if update else "gradients"
         x, source = self._as_given(images)
-        shards = WHOLE if labels is None else self._shards
+        shards = WHOLE if labels is None else self.shards
         count = self._of_shard(len(x), shards)
         program = self._program(goal, count, train, source, update)
         whole = len(self._backends) > 1  # each tower takes all images
@@ -359,15 +359,15 @@ class Net:
             for shard in range(shards.own):
                 own = checked[shard * count : (shard + 1) * count]
                 self._label(program.arrays.get(at("labels", shard)), own)
-        sent = self._communicator.sent
+        sent = self.communicator.sent
         program.run()
-        self.exchanged = program.exchanged + self._communicator.sent - sent
+        self.exchanged = program.exchanged + self.communicator.sent - sent
         return program
 
     def _label(self, rows: Array | None, labels: Array) -> None:
         """Write this rank's labels among those of the batch, if it has any."""
         if self.division and self.division != "towers":
-            rank, size = self._communicator.rank, self._communicator.world_size
+            rank, size = self.communicator.rank, self.communicator.world_size
             rows = hybrid.dealt(self.division, size, rows)[:, rank]
             labels = labels.reshape(rows.shape)
         if rows is not None:
@@ -375,7 +375,7 @@ class Net:
 
     def _of_shard(self, images: int, shards: Shards) -> int:
         """The images of a shard, of so many in all."""
-        slices = self._communicator.world_size if self.division == "slices" else 1
+        slices = self.communicator.world_size if self.division == "slices" else 1
         if images % (shards.own * slices):
             parts = f"{slices} slices" if slices > 1 else f"{shards.own} shards"
             wanted = f"a multiple of {parts} was expected"
@@ -411,14 +411,14 @@ class Net:
                 beside[".v"] = update.momentum[tower]
             for suffix, arrays in beside.items():
                 given |= {f"{at(name, tower)}{suffix}": x for name, x in arrays.items()}
-        shards = WHOLE if goal == "logits" else self._shards
+        shards = WHOLE if goal == "logits" else self.shards
         if source == "images":
             whole = self.images_for(shards.own * images)
             for shard in range(shards.own):
                 given[at(source, shard)] = whole[shard * images : (shard + 1) * images]
         made = self._plan(goal=goal, train=train, source=source, shards=shards)
         return Program(
-            ranked.of_rank(made, self._communicator.rank) if self.division else made,
+            ranked.of_rank(made, self.communicator.rank) if self.division else made,
             self._backends * shards.own,
             images,
             given=given,
@@ -426,8 +426,8 @@ class Net:
             seed=self.seed,
             rules=update.rules if update else None,
             graph=self._graph,
-            first=self._communicator.rank * shards.own * images if shards.ranks > 1 else 0,
-            communicator=self._communicator,
+            first=self.communicator.rank * shards.own * images if shards.ranks > 1 else 0,
+            communicator=self.communicator,
         )
 
 

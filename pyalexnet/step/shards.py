@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyalexnet.nets.calls import Step
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.step.towers import Stage
 
+MOST_SHARDS = 64  # of a rank, as `sum_parts` adds no more arrays
 _SENT = ".sent"  # ends the name of a gradient as it is sent, if not in float32
 
 
@@ -43,6 +45,11 @@ class Shards:
     @property
     def all(self) -> int:
         return self.own * self.ranks
+
+    def of_rank(self, rank: int, batches: NDArray[Any]) -> NDArray[Any]:
+        """A rank's part of batches, the rows of a matrix, one after another."""
+        share, place = batches.shape[1] // self.ranks, rank % self.ranks
+        return batches[:, place * share : (place + 1) * share].reshape(-1)
 
 
 WHOLE = Shards()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
 
@@ -62,22 +63,29 @@ def evaluate(
     """Scores of `net` on all of `split`, dropout off; None if `stop` became true on the way.
 
     Stored images larger than the network's input are cropped to the centre. A smaller last batch
-    counts for its images only.
+    counts for its images only. Batches are dealt out to the ranks that divide a training batch, all
+    of which ask `stop` equally often.
     """
     height, width, channels = split.image_shape
+    ranks, rank = net.shards.ranks, net.communicator.rank
 
     def look(images: Labels, positions: Labels) -> Views:
         return views.centre(len(images), (height, width), loader.size, channels)
 
+    batch = np.arange(len(split)) // batch_size  # of each image
+    own = np.flatnonzero(batch % ranks == rank % ranks)
     results = []
-    feed = loader.batches(split, np.arange(len(split)), batch_size, look)
-    with contextlib.closing(feed):
-        for images, labels in feed:
+    with contextlib.closing(loader.batches(split, own, batch_size, look)) as feed:
+        for _ in range(batch[-1] // ranks + 1):
             if stop():
                 return None
-            loss, _, *errors = net.backend.softmax_cross_entropy(net.forward(images), labels)
-            results.append((len(labels), loss, *errors))  # left on the device: no wait yet
+            for images, labels in itertools.islice(feed, 1):
+                loss, _, *errors = net.backend.softmax_cross_entropy(net.forward(images), labels)
+                results.append((len(labels), loss, *errors))  # left on the device: no wait yet
+    read = [(n, *(float(net.backend.to_numpy(x)) for x in each)) for n, *each in results]
+    told = net.communicator.gather(read)[:ranks]
     sums = Sums()
-    for count, *result in results:
-        sums.add(count, *(float(net.backend.to_numpy(value)) for value in result))
+    for turn in itertools.zip_longest(*told):  # in the order of the batches
+        for one in filter(None, turn):
+            sums.add(*one)
     return sums.mean()

@@ -29,6 +29,10 @@ def tell(sentence: str) -> None:
         os.write(sys.stderr.fileno(), f"{sentence}\n".encode("ascii"))
 
 
+NOTHING, SAVE = 0, 1
+"""What signals ask for, as a number: a signal to stop counts one more than its own."""
+
+
 class Interrupt(contextlib.ExitStack):
     """While entered, notes the signals above; outside the main thread Python handles none.
 
@@ -49,6 +53,17 @@ class Interrupt(contextlib.ExitStack):
             for number in (*STOPPING, *SAVING):
                 self.callback(signal.signal, number, signal.signal(number, self._note))
         return self
+
+    @property
+    def asked(self) -> int:
+        """What the signals so far ask for."""
+        return SAVE + self.received if self.received else SAVE if self.save else NOTHING
+
+    def heed(self, asked: int) -> bool:
+        """Take what was asked for of any rank as asked of this one; whether it is to save."""
+        if asked > SAVE:
+            self.received = signal.Signals(asked - SAVE)
+        return asked == SAVE
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number in SAVING:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 from pyalexnet import show
 from pyalexnet.errors import reason
+from pyalexnet.nets.spec import NetSpec
+from pyalexnet.runs.checkpoint import Array, Arrays
 from pyalexnet.runs.run import EpochReport, History, RunFolder, StopReport
 from pyalexnet.show.page import MatplotlibMissing, check_matplotlib
-from pyalexnet.step.net import Net
 from pyalexnet.training.watching import Warn, Watcher
 
 _SECONDS_BETWEEN_PICTURES = 30.0
@@ -17,18 +19,21 @@ _SECONDS_BETWEEN_PICTURES = 30.0
 class Pictures(Watcher):
     """Draws at the end of training, and after epochs that took some time.
 
-    title: of the curves, before the number of steps. warn: called with what prevents drawing.
+    spec: of the network. title: of the curves, before the number of steps. warn: called with what
+    prevents drawing.
     """
 
-    def __init__(self, folder: RunFolder, net: Net, title: str, warn: Warn) -> None:
-        self._folder, self._net, self._title, self._warn = folder, net, title, warn
+    def __init__(self, folder: RunFolder, spec: NetSpec, title: str, warn: Warn) -> None:
+        self._folder, self._spec, self._title, self._warn = folder, spec, title, warn
+        self._first: list[tuple[str, Array]] = []  # name and weights of the first layer, if saved
         self._drawn = time.perf_counter()
         self._epoch: EpochReport | None = None  # that has not been drawn
 
     def epoch(self, report: EpochReport) -> None:
         self._epoch = report
 
-    def saved(self) -> None:
+    def saved(self, params: Arrays) -> None:
+        self._first = [*itertools.islice(params.items(), 1)]
         if self._epoch and time.perf_counter() - self._drawn > _SECONDS_BETWEEN_PICTURES:
             self.draw(self._epoch.step)
 
@@ -52,14 +57,15 @@ class Pictures(Watcher):
         history = History.read(self._folder.log.path)
         if history.steps or history.epochs:
             path, title = self._folder.path / "curves.png", f"{self._title}, {step:,} steps"
-            top5, drops = self._net.spec.classes > 10, history.rate_drops()
+            top5, drops = self._spec.classes > 10, history.rate_drops()
             show.curves(history, path, title=title, top5=top5, drops=drops)
 
     def _draw_filters(self, step: int) -> None:
-        name, weights = next(iter(self._net.params.items()))
-        if weights.ndim == 4:
+        for name, weights in self._first:
+            if weights.ndim != 4:
+                continue
             count, height, width, channels = weights.shape
             shape = f"{count} filters, {height} x {width} x {channels}"
             title = f"{name.removesuffix('.w')} after {step:,} steps: {shape}"
-            path, filters = self._folder.path / "filters.png", self._net.backend.to_numpy(weights)
-            show.filters(filters, path, title=title, towers=self._net.spec.towers)
+            path = self._folder.path / "filters.png"
+            show.filters(weights, path, title=title, towers=self._spec.towers)

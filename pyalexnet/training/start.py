@@ -27,6 +27,7 @@ from pyalexnet.runs import checkpoint
 from pyalexnet.runs.config import Config
 from pyalexnet.runs.run import Elsewhere, RunFolder, check_writable, environment
 from pyalexnet.step.net import Net
+from pyalexnet.step.shards import Shards
 from pyalexnet.trained.load import Trained
 from pyalexnet.training import tensorboard, together
 from pyalexnet.training.course import Position
@@ -88,7 +89,9 @@ def new(
     begun = parent and _begin_with(spec, initial, parent, same_classes=known is not None)
     if begin:
         initial = together.arrays_of_first(ranks, initial if leads else None)
-    net, mean = _net(settings, spec, places, initial), mean_of(dataset, settings.recipe)
+    shards = together.shards(ranks, settings, len(dataset.train))
+    net = _net(settings, spec, places, initial, ranks, shards)
+    mean = mean_of(dataset, settings.recipe)
     together.agree_on_start(ranks, initial, mean, dataset)
     folder = RunFolder.create(out, net=settings.net, data=dataset.name) if leads else None
     if folder and bad_files and bad_files.exists():
@@ -152,9 +155,9 @@ def _resumed(
     dataset = _same_data(dataset, mean_of(dataset, settings.recipe), saved, run)
     settings, spec = _built(settings, draft, dataset, places)
     together.agree_on_start(ranks, saved.params, saved.mean, dataset)
-    trainer = Trainer(
-        settings, dataset, _net(settings, spec, places, saved.params), saved.mean, folder
-    )
+    shards = together.shards(ranks, settings, len(dataset.train))
+    net = _net(settings, spec, places, saved.params, ranks, shards)
+    trainer = Trainer(settings, dataset, net, saved.mean, folder)
     trainer.restore(Position.from_mapping(saved.meta.metrics), saved.momentum)
     if trainer.course.outlived:
         why = f"at the lowest rate of {settings.recipe.schedule} its test error no longer improved"
@@ -180,7 +183,7 @@ def _begin(trainer: Trainer, reporter: Reporter, kind: str, values: Mapping[str,
     if isinstance(folder, Elsewhere):
         return
     record = Record(folder.log, warn)
-    pictures = Pictures(folder, trainer.net, f"{config.net} on {trainer.dataset.name}", warn)
+    pictures = Pictures(folder, trainer.net.spec, f"{config.net} on {trainer.dataset.name}", warn)
     board = [tensorboard.Board(folder.path / "tensorboard", warn)] if config.tensorboard else []
     trainer.watchers = (reporter, record, pictures, *board)
     folder.write_config(config)
@@ -320,9 +323,15 @@ def _built(
 
 
 def _net(
-    config: Config, spec: NetSpec, places: Sequence[backends.Backend], params: checkpoint.Arrays
+    config: Config,
+    spec: NetSpec,
+    places: Sequence[backends.Backend],
+    params: checkpoint.Arrays,
+    ranks: Communicator,
+    shards: Shards,
 ) -> Net:
-    how: dict[str, Any] = {"precision": config.precision, "fused": config.fused}
+    how: dict[str, Any] = {"precision": config.precision, "fused": config.fused, "shards": shards}
+    how["communicator"] = launch.connected(ranks, places[0])
     return Net(spec, places, config.seed, params=params, **how)
 
 

@@ -17,12 +17,15 @@ import pyalexnet
 from pyalexnet.backends.cpu import chosen_set
 from pyalexnet.data.classes import Classes
 from pyalexnet.data.dataset import Dataset
-from pyalexnet.errors import DataError
+from pyalexnet.errors import ArgumentError, DataError
+from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ranks import launch
 from pyalexnet.ranks.communicator import Communicator
 from pyalexnet.runs.checkpoint import Array, Arrays, Checkpoint, Meta
 from pyalexnet.runs.config import Config, validated
 from pyalexnet.runs.run import Elsewhere, RunFolder
+from pyalexnet.step.shards import MOST_SHARDS, Shards
+from pyalexnet.training.course import Course
 
 
 def agree_on_options(ranks: Communicator, options: Mapping[str, Any]) -> None:
@@ -80,3 +83,23 @@ def arrays_of_first(ranks: Communicator, arrays: Arrays | None) -> Arrays:
     for array in arrays.values():
         ranks.broadcast(array)
     return arrays
+
+
+def shards(ranks: Communicator, config: Config, images: int) -> Shards:
+    """How batches out of so many training images are divided; refuses those that do not divide."""
+    count, batch = ranks.world_size, Course(config.recipe, images).batch_size
+    if count > 1 and not config.parallel:
+        raise ArgumentError(
+            f"run: parallel is not given and there are {count} ranks; data was expected."
+        )
+    parts, own = config.shards or count, -(-config.shards // count) or 1
+    if own * count != parts or own.bit_count() > 1 or own > MOST_SHARDS:
+        ranked = "a power of two" if count == 1 else f"{count} ranks times a power of two"
+        wanted = f"{ranked}, at most {MOST_SHARDS * count}, was expected"
+        raise ArgumentError(f"run: shards is {parts}; {wanted}.")
+    if batch % parts:
+        what = "shards" if config.shards else "ranks"
+        raise ArgumentError(
+            f"run: batch_size is {batch}; a multiple of {parts} {what} was expected."
+        )
+    return Shards(own, count, BFLOAT16 if config.bf16_gradients else FLOAT32)

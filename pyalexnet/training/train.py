@@ -31,7 +31,7 @@ from pyalexnet.trained import signals
 from pyalexnet.trained.evaluate import Sums, evaluate
 from pyalexnet.training.chance import chance
 from pyalexnet.training.course import Course, Position
-from pyalexnet.training.interrupt import Interrupt
+from pyalexnet.training.interrupt import SAVE, Interrupt
 from pyalexnet.training.watching import Watcher
 
 # Nats. Losses of runs that learn stay below a hundred, spikes included. Some runs far beyond come
@@ -72,6 +72,7 @@ class Trainer:
         self.watchers: Sequence[Watcher] = ()
         self.interrupt = Interrupt()
         self.batch_size = self.course.batch_size
+        self._own = self.batch_size // net.shards.ranks
         augment, seen, in_place = config.recipe.augment, net.converted, dict[str, Any]()
         if net.converts:  # images are written into the array that the network reads
             in_place = {"block": seen.block, "pad": seen.pad, "dtype": net.element}
@@ -161,7 +162,7 @@ class Trainer:
         ln(classes) + s^2 / 2 on average; that is ln(classes) only where s is small.
         """
         with self._telling_failure():
-            images, labels = self._first_images(self.batch_size)
+            images, labels = self._first_images(self._own)
         backend, logits = self.net.backend, self.net.forward(images)
         loss = backend.softmax_cross_entropy(logits, labels)[0]
         spread = float(backend.to_numpy(logits).var(axis=1).mean())
@@ -173,23 +174,25 @@ class Trainer:
         if stop_at is not None:
             count = min(count, stop_at - at.step)
         self._ticked = time.perf_counter()
-        with contextlib.closing(self._batches(at.seen, self.batch_size, count)) as batches:
+        positions = np.arange(at.seen, at.seen + count * self.batch_size)
+        own = self.net.shards.of_rank(
+            self.net.communicator.rank, positions.reshape(-1, self.batch_size)
+        )
+        with contextlib.closing(self._batches(own, self._own)) as batches:
             for images, labels in batches:
                 self._step(images, labels)
-                if self._stops() or self._sits_at_chance:
+                if self._stops(between_saves=_SECONDS_BETWEEN_SAVES) or self._sits_at_chance:
                     break
-                if time.perf_counter() - self._saved_at > _SECONDS_BETWEEN_SAVES:
-                    self._save()
 
-    def _batches(self, first: int, size: int, count: int) -> Generator[tuple[Array, Labels]]:
-        """`count` batches of `size` images of the epoch, from its image number `first` on."""
+    def _batches(self, positions: Labels, size: int) -> Generator[tuple[Array, Labels]]:
+        """Batches of `size` of the epoch's images at these positions in its order."""
         train = self.dataset.train
-        indices = order(len(train), self.config.seed, self.at.epoch)[first : first + count * size]
-        return self.loader.batches(train, indices, size, self._look, first=first)
+        indices = order(len(train), self.config.seed, self.at.epoch)[positions]
+        return self.loader.batches(train, indices, size, self._look, positions=positions)
 
     def _first_images(self, count: int) -> tuple[Array, Labels]:
-        """The first images of the epoch."""
-        with contextlib.closing(self._batches(0, count, 1)) as batches:
+        """The first images of the epoch, on every rank the same."""
+        with contextlib.closing(self._batches(np.arange(count), count)) as batches:
             return next(batches)
 
     def _look(self, images: Labels, positions: Labels) -> views.Views:
@@ -200,13 +203,15 @@ class Trainer:
         if augment is None:
             return views.centre(len(images), **shape)
         which: dict[str, Any] = {"seed": self.config.seed, "epoch": epoch, "images": images}
-        progress = epoch + int(positions[0]) / self.course.images
-        which |= {"positions": positions, "progress": progress}
+        which |= {"positions": positions, "progress": self.course.progress}
         return views.training(augment, self._colour, **which, **shape)
 
-    def _stops(self) -> bool:
-        """Save if a signal asks for it; return whether one asks to stop."""
-        if self.interrupt.save:
+    def _stops(self, between_saves: float = math.inf) -> bool:
+        """Save if a signal to a rank asks for it, or rank 0's clock; whether one asks to stop."""
+        asked, ranks = self.interrupt.asked, self.net.communicator
+        if ranks.rank == 0 and time.perf_counter() - self._saved_at > between_saves:
+            asked = max(asked, SAVE)
+        if self.interrupt.heed(ranks.most(asked)):
             self._save()
         return self.interrupt.received is not None
 
@@ -311,8 +316,8 @@ class Trainer:
 
     def _evaluate(self) -> Scores | None:
         started = time.perf_counter()
-        how = (self.net, self.dataset.test, self.loader, self.batch_size)
-        scores = evaluate(*how, stop=self._stops)
+        size = self._own // self.net.shards.own
+        scores = evaluate(self.net, self.dataset.test, self.loader, size, stop=self._stops)
         self._test_seconds = time.perf_counter() - started
         if scores is not None and not math.isfinite(scores.loss):
             what = f"the loss on the test images is {scores.loss}"
@@ -408,7 +413,7 @@ class Trainer:
         state = checkpoint.Checkpoint(params, momentum, self.mean, meta)
         self.folder.save(state, self.config.keep, at.best_step)
         self._saved, self._saved_at = where, time.perf_counter()
-        self._tell(Watcher.saved)
+        self._tell(lambda watcher: watcher.saved(params))
 
     @contextlib.contextmanager
     def _telling_failure(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
+from pyalexnet.runs.checkpoint import Arrays
 from pyalexnet.runs.run import EpochReport, Log, StepReport, StopReport
 
 Warn: TypeAlias = Callable[[str], None]
@@ -29,8 +30,8 @@ class Watcher:
     def epoch(self, report: EpochReport) -> None:
         """An epoch is done and tested, but not yet saved."""
 
-    def saved(self) -> None:
-        """A checkpoint was written."""
+    def saved(self, params: Arrays) -> None:
+        """A checkpoint with these parameters was written."""
 
     def stop(self, report: StopReport) -> None:
         """Training has ended; if it did not fail, everything is saved."""
