@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyalexnet.backends.base import Array
 from pyalexnet.nets.calls import Step
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import FLOAT32
@@ -34,13 +35,15 @@ class Shards:
 
     own: shards of each rank. ranks: how many there are. sent: the type of gradients between ranks:
     float32, or bfloat16, to which every sum that is sent is rounded. divides: whether each rank
-    updates a slice of every parameter that all have, and keeps the momentum of that alone.
+    updates a slice of every parameter that all have, and keeps the momentum of that alone. slices:
+    in how many pieces a rank's images lie in the batch.
     """
 
     own: int = 1
     ranks: int = 1
     sent: np.dtype[Any] = FLOAT32
     divides: bool = False
+    slices: int = 1
 
     @property
     def all(self) -> int:
@@ -48,8 +51,13 @@ class Shards:
 
     def of_rank(self, rank: int, batches: NDArray[Any]) -> NDArray[Any]:
         """A rank's part of batches, the rows of a matrix, one after another."""
-        share, place = batches.shape[1] // self.ranks, rank % self.ranks
-        return batches[:, place * share : (place + 1) * share].reshape(-1)
+        own: NDArray[Any] = self.places(rank, batches).reshape(-1)
+        return own
+
+    def places(self, rank: int, batches: Array) -> Array:
+        """A rank's part of batches, the rows of a matrix, as (batches, slices, images)."""
+        slices = batches.reshape(len(batches), self.slices, self.ranks, -1)
+        return slices[:, :, rank % self.ranks]
 
 
 WHOLE = Shards()

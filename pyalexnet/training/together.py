@@ -7,7 +7,7 @@ the data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ranks import launch
 from pyalexnet.ranks.communicator import Communicator
 from pyalexnet.runs.checkpoint import Array, Arrays, Checkpoint, Meta
-from pyalexnet.runs.config import Config, validated
+from pyalexnet.runs.config import PARALLEL, Config, validated
 from pyalexnet.runs.run import Elsewhere, RunFolder
+from pyalexnet.step import hybrid
 from pyalexnet.step.shards import MOST_SHARDS, Shards
 from pyalexnet.training.course import Course
 
@@ -89,17 +90,19 @@ def shards(ranks: Communicator, config: Config, images: int) -> Shards:
     """How batches out of so many training images are divided; refuses those that do not divide."""
     count, batch = ranks.world_size, Course(config.recipe, images).batch_size
     if count > 1 and not config.parallel:
-        raise ArgumentError(
-            f"run: parallel is not given and there are {count} ranks; data was expected."
-        )
+        wanted = f"one of {', '.join(PARALLEL)} was expected"
+        raise ArgumentError(f"run: parallel is not given and there are {count} ranks; {wanted}.")
     parts, own = config.shards or count, -(-config.shards // count) or 1
     if own * count != parts or own.bit_count() > 1 or own > MOST_SHARDS:
         ranked = "a power of two" if count == 1 else f"{count} ranks times a power of two"
         wanted = f"{ranked}, at most {MOST_SHARDS * count}, was expected"
         raise ArgumentError(f"run: shards is {parts}; {wanted}.")
-    if batch % parts:
-        what = "shards" if config.shards else "ranks"
-        raise ArgumentError(
-            f"run: batch_size is {batch}; a multiple of {parts} {what} was expected."
-        )
-    return Shards(own, count, BFLOAT16 if config.bf16_gradients else FLOAT32)
+    sent = BFLOAT16 if config.bf16_gradients else FLOAT32
+    found = Shards(own, count, sent, config.divide_momentum)
+    if config.division:
+        found = hybrid.shards(config.division, count, replace(found, ranks=1))
+    if batch % (parts := found.all * found.slices):
+        what = "shards" if config.shards else "ranks" if found.slices == 1 else "slices"
+        wanted = f"a multiple of {parts} {what} was expected"
+        raise ArgumentError(f"run: batch_size is {batch}; {wanted}.")
+    return found
