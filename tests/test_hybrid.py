@@ -74,8 +74,8 @@ def on_ranks(
 
 def own(scheme: Scheme, comm: Communicator, values: Any) -> Any:
     """A rank's part of a batch."""
-    places = hybrid.dealt(scheme, comm.world_size, np.arange(len(values)))
-    return values[places[:, comm.rank].ravel()]
+    shards = hybrid.shards(scheme, comm.world_size, Shards())
+    return values[shards.of_rank(comm.rank, np.arange(len(values))[None])]
 
 
 def one_device(spec: NetSpec, fused: bool = False) -> Net:
@@ -218,8 +218,8 @@ def test_parameters_make_the_round_trip() -> None:
 @pytest.mark.parametrize(
     ("ranks", "division", "spec", "sentence"),
     [
-        (3, "towers", TINY, "parallel is towers and there are 3 ranks; 2 were expected."),
-        (9, "whole", TINY, "parallel is hybrid and there are 9 ranks; at most 8 were expected."),
+        (3, "towers", TINY, "run: parallel is towers and the number of ranks 3; 2 was expected."),
+        (9, "whole", TINY, "run: parallel is hybrid and the number of ranks 9; at most 8 was"),
         (2, "whole", EVERY_LAYER, "fc4: groups is 2; 1 was expected where ranks divide"),
         (2, "slices", EVERY_LAYER, "fc4: groups is 2; 1 was expected where ranks divide"),
         (5, "turns", DROPPED, "fc3: 12 outputs do not divide among 5 "),
@@ -250,13 +250,17 @@ def test_slices_keep_no_order_for_dropout_between_convolutions() -> None:
 
 def test_a_batch_in_slices_divides_twice() -> None:
     x, labels = batch(DROPPED, 3)
-    with pytest.raises(ArgumentError, match="dropped: there are 3 images; a multiple of 2 slices"):
+    with pytest.raises(
+        ArgumentError, match="dropped: there are 3 images; a multiple of 2 slices expected"
+    ):
         on_ranks(2, DROPPED, "slices", lambda comm, net: net.loss_and_grads(x, labels))
 
 
 def test_towers_have_no_momentum_in_common() -> None:
     shards = Shards(divides=True)
-    with pytest.raises(ArgumentError, match="divide_momentum is set and parallel is towers, which"):
+    with pytest.raises(
+        ArgumentError, match="divide_momentum was given and parallel is towers, which"
+    ):
         together(
             lambda comm: Net(TINY, "cpu", communicator=comm, division="towers", shards=shards),
             [0, 0],

@@ -33,7 +33,8 @@ def step(
     from pyalexnet.step import listing, plan
     from pyalexnet.step.shards import Shards
 
-    divided = Shards.of("show step", ranks, shards or ranks, batch_size)
+    divided = Shards.of("show step", ranks, shards or ranks)
+    divided.check("show step", batch_size)
     plan.check_precision("show step", precision, towers)
     arguments = {"towers_norm": True} if towers > 1 and network == "alexnet" else {}
     spec = nets.get(network)(**arguments)

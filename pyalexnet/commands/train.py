@@ -20,6 +20,7 @@ _INIT_FROM = "Begin with its parameters; the last layer anew where the classes d
 _WORKERS = "Threads that read images ahead; a number for each core if none is named."
 _RUNS = "Where the run folders lie: the new one, and latest, which was begun last."
 _PATIENCE = "Seconds that ranks wait for one that does nothing before all end; 600."
+_DIVIDE = "Keep on each rank a part of the momentum: the same bits in less memory."
 _BF16_GRADIENTS = (
     "Round every gradient, and every sum, to bfloat16 before it is sent: half the bytes, and bits "
     "that depend on the number of ranks."
@@ -84,7 +85,15 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "--chance-steps": (int, "Steps at chance after which a run stops; 0: never."),
     },
     "Ranks": {
-        "--parallel=data": "What the processes of one mpirun share: data, each batch.",
+        "--parallel=data|towers|hybrid": (
+            "What the processes of one mpirun share: data, each batch; towers, the network, in "
+            "two; hybrid, batches up to the linear layers and these from there on."
+        ),
+        "--scheme=whole|turns|slices": (
+            "Of a hybrid: linear layers see the batch at once, a rank's images after another's, "
+            "or a slice of each rank's at a time."
+        ),
+        "--divide-momentum/--no-divide-momentum": (bool, _DIVIDE),
         "--shards": (int, given.SHARDS, {"min": 1}),
         "--bf16-gradients/--no-bf16-gradients": (bool, _BF16_GRADIENTS),
         "--patience": (float, _PATIENCE, {"min": 1.0}),

@@ -17,6 +17,7 @@ from pyalexnet.errors import ArgumentError, reason
 from pyalexnet.files import refusing
 from pyalexnet.nets.recipe import Recipe
 from pyalexnet.ops.checks import integer
+from pyalexnet.step.hybrid import SCHEMES, Division, Scheme
 from pyalexnet.step.plan import Precision, check_precision
 
 _Kind = TypeVar("_Kind")
@@ -28,6 +29,12 @@ _ABOUT_CONFIG = """\
 # and biases; a schedule multiplies them: from epoch e of a pair [e, factor] on by factor.
 
 """
+
+
+PARALLEL = ("data", "towers", "hybrid")
+"""Each rank has a part of every batch, or of the network, or of both: see `step/hybrid.py`."""
+
+_SHARING = ("parallel", "scheme", "divide_momentum")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +60,9 @@ class Config:
     """Whether operations take layers together (`step/fused.py`), rather than one by one. A new run
     does on cuda and cpu, unless it was told."""
     exact: bool = False  # whether cpu computes every convolution by its formula, even if slower
-    parallel: str = ""  # how ranks share the work: "data", a part of each batch each
+    parallel: str = ""  # how ranks share the work, as in PARALLEL
+    scheme: Scheme = "whole"  # of a hybrid, in which order linear layers see the batch
+    divide_momentum: bool = False  # whether each rank keeps its share of the momentum
     shards: int = 0  # parts of a batch, on any number of ranks; 0: one for each rank
     bf16_gradients: bool = False  # whether ranks send gradients rounded to bfloat16
 
@@ -65,12 +74,34 @@ class Config:
         if (count := len(self.devices)) not in (0, 2):
             raise ArgumentError(f"run: devices has {count} numbers; 2 were expected, one a tower.")
         check_precision("run", self.precision, count)
-        if self.parallel not in ("", "data"):
-            raise ArgumentError(f"run: parallel is {self.parallel!r}; data was expected.")
+        self._check_parallel()
         if count and (self.parallel or self.shards):
             name = "parallel" if self.parallel else "shards"
             wanted = "one of them was expected"
             raise ArgumentError(f"run: {name} was given and devices of two towers too; {wanted}.")
+
+    def _check_parallel(self) -> None:
+        """Refuse an unknown way to share the work, or a value that it has no use for."""
+        for name, known in {"parallel": PARALLEL, "scheme": SCHEMES}.items():
+            if (given := getattr(self, name)) and given not in known:
+                wanted = f"one of {', '.join(known)} was expected"
+                raise ArgumentError(f"run: {name} is {given!r}; {wanted}.")
+        check_precision("run", self.precision, 2 if self.division else 1)
+        useless = {"towers": ("shards", "bf16_gradients"), "hybrid": ("shards",)}
+        for name in useless.get(self.parallel, ()):
+            if getattr(self, name):
+                said = f"run: {name} was given and parallel is {self.parallel}"
+                raise ArgumentError(f"{said}; data was expected.")
+        if self.scheme != "whole" and self.parallel != "hybrid":
+            said = f"run: scheme is {self.scheme} and parallel is {self.parallel or 'not given'}"
+            raise ArgumentError(f"{said}; hybrid was expected.")
+
+    @property
+    def division(self) -> Division | None:
+        """How ranks divide the layers."""
+        if self.parallel == "towers":
+            return "towers"
+        return self.scheme if self.parallel == "hybrid" else None
 
     @property
     def all_net_args(self) -> dict[str, Any]:
@@ -102,11 +133,16 @@ class Config:
     def changes(self, other: Config) -> dict[str, tuple[Any, Any]]:
         """The values that differ, under their dotted names, as (this one's, the other's).
 
-        How many processes share the work is none of them.
+        How processes share the work is none of them.
         """
-        mine, theirs = (flat(asdict(c)) for c in (self, other))
+        mine, theirs = (flat(c.of_any_ranks) for c in (self, other))
         pairs = {name: (mine.get(name), theirs.get(name)) for name in mine | theirs}
-        return {n: (old, new) for n, (old, new) in pairs.items() if old != new and n != "parallel"}
+        return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
+
+    @property
+    def of_any_ranks(self) -> dict[str, Any]:
+        """The values, except how processes share the work: what they compute is the same."""
+        return {name: value for name, value in asdict(self).items() if name not in _SHARING}
 
 
 def validated(kind: type[_Kind], values: Any) -> _Kind:

@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from pyalexnet.backends.base import Array
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.calls import Step, Turn, View
 from pyalexnet.nets.layers import Dropout, Layer, Linear
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.epilogue import MOST_TOWERS
+from pyalexnet.step.shards import Shards
 from pyalexnet.step.towers import Source, Stage
 
 Scheme: TypeAlias = Literal["whole", "turns", "slices"]
@@ -62,9 +62,11 @@ def taken(step: Step, turns: Sequence[Pieces]) -> Iterator[Pieces]:
         step.turn = 0, 1
 
 
-def dealt(scheme: Scheme, parts: int, batch: Array) -> Array:
-    """The elements of a batch by (turn, part, number)."""
-    return batch.reshape(parts if scheme == "slices" else 1, parts, -1)
+def shards(division: Division, ranks: int, shards: Shards) -> Shards:
+    """How ranks deal out a batch: of two towers each takes all of it."""
+    if division == "towers":
+        return shards
+    return replace(shards, ranks=ranks, slices=ranks if division == "slices" else 1)
 
 
 def stages(spec: NetSpec, parts: int) -> tuple[list[Stage], list[Stage]]:
@@ -144,17 +146,18 @@ def check(spec: NetSpec, division: Division, ranks: int, *, divides: bool = Fals
     divide, masks of images out of order.
     """
     if division == "towers" and ranks != 2:
-        raise ArgumentError(f"parallel is towers and there are {ranks} ranks; 2 were expected.")
+        said = f"run: parallel is towers and the number of ranks {ranks}"
+        raise ArgumentError(f"{said}; 2 was expected.")
     if division == "towers" and divides:
-        said = "divide_momentum is set and parallel is towers, which share no parameters"
+        said = "run: divide_momentum was given and parallel is towers, which share no parameters"
         raise ArgumentError(f"{said}; data or hybrid was expected.")
     if ranks > MOST_TOWERS:
-        wanted = f"at most {MOST_TOWERS} were expected"
-        raise ArgumentError(f"parallel is hybrid and there are {ranks} ranks; {wanted}.")
+        said = f"run: parallel is hybrid and the number of ranks {ranks}"
+        raise ArgumentError(f"{said}; at most {MOST_TOWERS} was expected.")
     if division == "slices":
         for layer in spec.layers[: _bounds(spec)[0]]:
             if isinstance(layer, Dropout):
-                said = f"scheme is slices and {layer.name} drops before a convolution"
+                said = f"run: scheme is slices and {layer.name} drops before a convolution"
                 raise ArgumentError(f"{said}; whole or turns was expected.")
 
 

@@ -110,6 +110,7 @@ class Net:
         if division:
             count = self.communicator.world_size
             hybrid.check(spec, division, count, divides=shards.divides)
+            self.shards = hybrid.shards(division, count, shards)
         plan.check_precision("Net", precision, count)
         self.spec, self.backend = spec, self._backends[0]
         self.seed = integer("Net", "seed", seed, high=2**64 - 1)
@@ -150,7 +151,8 @@ class Net:
         params = self.params
         if self._whole is None:
             how: dict[str, Any] = {"precision": self.precision, "fused": self.fused}
-            how |= {"graph": self._graph, "params": params}
+            how |= {"graph": self._graph, "params": params, "communicator": self.communicator}
+            how["shards"] = Shards(ranks=self.communicator.world_size)
             self._whole = Net(self.spec, self.backend, self.seed, **how)
         self._whole.load(params)
         return self._whole
@@ -345,7 +347,7 @@ class Net:
         """Run a pass as far as labels and update allow; returns its program, with the results."""
         goal: plan.Goal = "logits" if labels is None else "update" if update else "gradients"
         x, source = self._as_given(images)
-        shards = WHOLE if labels is None else self.shards
+        shards = self.shards if self.division or labels is not None else WHOLE
         count = self._of_shard(len(x), shards)
         program = self._program(goal, count, train, source, update)
         whole = len(self._backends) > 1  # each tower takes all images
@@ -366,20 +368,18 @@ class Net:
 
     def _label(self, rows: Array | None, labels: Array) -> None:
         """Write this rank's labels among those of the batch, if it has any."""
-        if self.division and self.division != "towers":
-            rank, size = self.communicator.rank, self.communicator.world_size
-            rows = hybrid.dealt(self.division, size, rows)[:, rank]
+        if rows is not None and self.division != "towers" and self.division:
+            rows = self.shards.places(self.communicator.rank, rows.reshape(1, -1))
             labels = labels.reshape(rows.shape)
         if rows is not None:
             self.backend.assign(rows, labels)
 
     def _of_shard(self, images: int, shards: Shards) -> int:
         """The images of a shard, of so many in all."""
-        slices = self.communicator.world_size if self.division == "slices" else 1
-        if images % (shards.own * slices):
-            parts = f"{slices} slices" if slices > 1 else f"{shards.own} shards"
-            wanted = f"a multiple of {parts} was expected"
-            raise ArgumentError(f"{self.spec.name}: there are {images} images; {wanted}.")
+        parts = max(shards.own, shards.slices)
+        if images % parts:
+            wanted = f"a multiple of {parts} {'slices' if shards.slices > 1 else 'shards'}"
+            raise ArgumentError(f"{self.spec.name}: there are {images} images; {wanted} expected.")
         return images // shards.own
 
     def _as_given(self, images: Any) -> tuple[Array, Source]:
@@ -411,7 +411,8 @@ class Net:
                 beside[".v"] = update.momentum[tower]
             for suffix, arrays in beside.items():
                 given |= {f"{at(name, tower)}{suffix}": x for name, x in arrays.items()}
-        shards = WHOLE if goal == "logits" else self.shards
+        shards = self.shards if self.division or goal != "logits" else WHOLE
+        deals = shards.ranks > 1 and not self.division  # else the plan says which images it has
         if source == "images":
             whole = self.images_for(shards.own * images)
             for shard in range(shards.own):
@@ -426,7 +427,7 @@ class Net:
             seed=self.seed,
             rules=update.rules if update else None,
             graph=self._graph,
-            first=self.communicator.rank * shards.own * images if shards.ranks > 1 else 0,
+            first=self.communicator.rank * shards.own * images if deals else 0,
             communicator=self.communicator,
         )
 

@@ -82,7 +82,6 @@ def make(
     check_precision("plan", precision, towers)
     last, learns = spec.layers[-1].name, goal == "update"
     how: dict[str, Any] = {"tensor": precision == "fp32x3", "fused": fused, "train": train}
-    shards = replace(shards, ranks=towers) if scheme else shards
     step = Step(masks=spec.masks, logits=last, element=element(precision), learns=learns, **how)
     shapes = spec.param_shapes()
     for tower, rows in enumerate((hybrid if scheme else division).rows(spec, towers)):

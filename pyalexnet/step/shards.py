@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyalexnet.backends.base import Array
 from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.calls import Step
 from pyalexnet.nets.spec import NetSpec
@@ -35,26 +36,32 @@ class Shards:
 
     own: shards of each rank. ranks: how many there are. sent: the type of gradients between ranks:
     float32, or bfloat16, to which every sum that is sent is rounded. divides: whether each rank
-    updates a slice of every parameter that all have, and keeps the momentum of that alone.
+    updates a slice of every parameter that all have, and keeps the momentum of that alone. slices:
+    in how many pieces a rank's images lie in the batch.
     """
 
     own: int = 1
     ranks: int = 1
     sent: np.dtype[Any] = FLOAT32
     divides: bool = False
+    slices: int = 1
 
     @classmethod
-    def of(cls, who: str, ranks: int, count: int, batch: int) -> Shards:
-        """So many shards of a batch, on all ranks; `who` opens the sentence of a refusal."""
+    def of(cls, who: str, ranks: int, count: int) -> Shards:
+        """So many shards on all ranks together; `who` opens the sentence of a refusal."""
         own, rest = divmod(count, ranks)
         if rest or own.bit_count() != 1 or own > _MOST:
             factor = f"a power of two, at most {_MOST}"
             wanted = factor if ranks == 1 else f"{ranks} ranks times {factor}"
             raise ArgumentError(f"{who}: shards is {count}; {wanted}, was expected.")
-        if batch % count:
-            wanted = f"a multiple of {count} {'ranks' if own == 1 else 'shards'} was expected"
-            raise ArgumentError(f"{who}: batch_size is {batch}; {wanted}.")
         return cls(own, ranks)
+
+    def check(self, who: str, batch: int) -> None:
+        """Refuse a batch that does not divide."""
+        what = "slices" if self.slices > 1 else "ranks" if self.own == 1 else "shards"
+        if batch % (parts := self.all * self.slices):
+            wanted = f"a multiple of {parts} {what} was expected"
+            raise ArgumentError(f"{who}: batch_size is {batch}; {wanted}.")
 
     @property
     def all(self) -> int:
@@ -68,8 +75,13 @@ class Shards:
 
     def of_rank(self, rank: int, batches: NDArray[Any]) -> NDArray[Any]:
         """A rank's part of batches, the rows of a matrix, one after another."""
-        share, place = batches.shape[1] // self.ranks, rank % self.ranks
-        return batches[:, place * share : (place + 1) * share].reshape(-1)
+        own: NDArray[Any] = self.places(rank, batches).reshape(-1)
+        return own
+
+    def places(self, rank: int, batches: Array) -> Array:
+        """A rank's part of batches, the rows of a matrix, as (batches, slices, images)."""
+        slices = batches.reshape(len(batches), self.slices, self.ranks, -1)
+        return slices[:, :, rank % self.ranks]
 
 
 WHOLE = Shards()

@@ -225,7 +225,10 @@ def _of_new(choices: Choices, base: Config | None, parent: Trained | None) -> Co
         recipe = _draft(net, args | _net_args(choices)).recipe
         own: dict[str, Any] = {"net": net, "net_args": args, "recipe": recipe, "devices": ()}
         base = replace(base, **own) if base else Config(**own)
-    return _chosen(base, choices)
+    config = _chosen(base, choices)
+    if config.parallel == "towers":  # for good: any number of ranks may go on with the network
+        config = replace(config, net_args=config.net_args | {"towers_norm": True})
+    return config
 
 
 def _chosen(config: Config, choices: Choices, *, stretch: bool = True) -> Config:
@@ -308,10 +311,11 @@ def _built(
     recipe, place = replace(config.recipe, augment=augment), places[0]
     config = replace(config, backend=place.name, device=place.device, recipe=recipe)
     make, args = nets.get(config.net), config.all_net_args
-    if config.devices and "towers_norm" not in inspect.signature(make).parameters:
+    towers = config.devices or config.parallel == "towers"
+    if towers and "towers_norm" not in inspect.signature(make).parameters:
         found = f"towers is 2 and net {config.net}, which cannot be divided"
         raise ArgumentError(f"{found}; alexnet was expected.")
-    if config.devices and args.get("one_tower"):
+    if towers and args.get("one_tower"):
         raise ArgumentError("towers is 2 and one_tower was chosen too; one of them was expected.")
     try:
         shape = (height, width) if augment is None else make(**args).input_shape[:2]
@@ -331,6 +335,7 @@ def _net(
     shards: Shards,
 ) -> Net:
     how: dict[str, Any] = {"precision": config.precision, "fused": config.fused, "shards": shards}
+    how["division"] = config.division
     how["communicator"] = launch.connected(ranks, places[0])
     return Net(spec, places, config.seed, params=params, **how)
 

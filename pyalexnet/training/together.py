@@ -18,12 +18,13 @@ from pyalexnet.backends.cpu import chosen_set
 from pyalexnet.data.classes import Classes
 from pyalexnet.data.dataset import Dataset
 from pyalexnet.errors import ArgumentError, DataError
-from pyalexnet.ops.elements import BFLOAT16
+from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ranks import launch
 from pyalexnet.ranks.communicator import Communicator
 from pyalexnet.runs.checkpoint import Array, Arrays, Checkpoint, Meta
-from pyalexnet.runs.config import Config, validated
+from pyalexnet.runs.config import PARALLEL, Config, validated
 from pyalexnet.runs.run import Elsewhere, RunFolder
+from pyalexnet.step import hybrid
 from pyalexnet.step.shards import Shards
 from pyalexnet.training.course import Course
 
@@ -89,8 +90,12 @@ def shards(ranks: Communicator, config: Config, images: int) -> Shards:
     """How batches out of so many training images are divided; refuses those that do not divide."""
     count, batch = ranks.world_size, Course(config.recipe, images).batch_size
     if count > 1 and not config.parallel:
-        raise ArgumentError(
-            f"run: parallel is not given and there are {count} ranks; data was expected."
-        )
-    shards = Shards.of("run", count, config.shards or count, batch)
-    return replace(shards, sent=BFLOAT16) if config.bf16_gradients else shards
+        wanted = f"one of {', '.join(PARALLEL)} was expected"
+        raise ArgumentError(f"run: parallel is not given and there are {count} ranks; {wanted}.")
+    found = Shards.of("run", count, config.shards or count)
+    sent = BFLOAT16 if config.bf16_gradients else FLOAT32
+    found = replace(found, sent=sent, divides=config.divide_momentum)
+    if config.division:
+        found = hybrid.shards(config.division, count, replace(found, ranks=1))
+    found.check("run", batch)
+    return found

@@ -163,7 +163,7 @@ class Trainer:
         """
         with self._telling_failure():
             images, labels = self._first_images(self._own)
-        backend, logits = self.net.backend, self.net.forward(images)
+        backend, logits = self.net.backend, self.net.whole().forward(images)
         loss = backend.softmax_cross_entropy(logits, labels)[0]
         spread = float(backend.to_numpy(logits).var(axis=1).mean())
         return math.log(self.net.spec.classes) + spread / 2, float(backend.to_numpy(loss))
@@ -317,7 +317,8 @@ class Trainer:
     def _evaluate(self) -> Scores | None:
         started = time.perf_counter()
         size = self._own // self.net.shards.own
-        scores = evaluate(self.net, self.dataset.test, self.loader, size, stop=self._stops)
+        net = self.net.whole()
+        scores = evaluate(net, self.dataset.test, self.loader, size, stop=self._stops)
         self._test_seconds = time.perf_counter() - started
         if scores is not None and not math.isfinite(scores.loss):
             what = f"the loss on the test images is {scores.loss}"
@@ -352,12 +353,13 @@ class Trainer:
     def _culprit(self) -> str:
         """The first parameter, else the first layer's output for an image, that is not finite."""
         to_numpy = self.net.backend.to_numpy
-        for name, values in self.net.params.items():
+        net = self.net.whole()
+        for name, values in net.params.items():
             if not np.isfinite(to_numpy(values)).all():
                 return f"{name} holds values that are not finite"
         images, _ = self._first_images(1)
         largest = {}
-        for name, outputs in self.net.activations(images):
+        for name, outputs in net.activations(images):
             largest[name] = float(np.abs(to_numpy(outputs)).max())
             if not math.isfinite(largest[name]):
                 return f"{name} is the first layer whose outputs are not finite"
@@ -370,7 +372,7 @@ class Trainer:
         known: dict[str, Any] = {"step": self.at.step, "steps": self.config.chance_steps}
         known |= {"loss": self.at.losses.blocks[-1][0], "chance": self._chance}
         known["run"] = self.folder.path
-        return TrainingError(signals.chance_sentence(self.net, images, **known))
+        return TrainingError(signals.chance_sentence(self.net.whole(), images, **known))
 
     def _failure(self, step: int, what: str) -> TrainingError:
         """Training cannot go on: where, why, and what to try."""
@@ -407,7 +409,7 @@ class Trainer:
             step=at.step,
             epoch=at.epoch,
             net_args=self.config.all_net_args,
-            config=asdict(self.config),
+            config=self.config.of_any_ranks,
             metrics=where,
         )
         state = checkpoint.Checkpoint(params, momentum, self.mean, meta)
