@@ -37,13 +37,13 @@ def opening(trainer: Trainer) -> Iterator[str]:
         way += f", {config.precision}" if config.precision != "fp32" else ""
         place += f", device {config.device}{way}"
     yield f"backend   {place}"
-    rate, steps = recipe.rate, trainer.course.steps_an_epoch
-    course = f"{recipe.epochs:g} epochs of {steps} steps, batch {_batch(trainer)}"
+    rate, steps, shards = recipe.rate, trainer.course.steps_an_epoch, trainer.net.shards
+    course = f"{recipe.epochs:g} epochs of {steps} steps, batch {shards.shown(trainer.batch_size)}"
     rule = f"lr {rate.lr_w:g}, momentum {recipe.momentum:g}, weight decay {rate.decay_w:g}"
     yield f"recipe    {course}, {rule}, schedule {recipe.schedule}, seed {config.seed}"
     if trainer.batch_size < recipe.batch_size:
         yield f"          there are only {trainer.batch_size} training images for a batch"
-    if trainer.net.shards.ranks > 1 and trainer.batch_size != spec.recipe.batch_size:
+    if shards.ranks > 1 and trainer.batch_size != spec.recipe.batch_size:
         yield f"          {config.net}'s own batch is {spec.recipe.batch_size}; rates stay as given"
     yield f"run       {trainer.folder.path} (Ctrl-C saves and stops)"
     if trainer.at.step:
@@ -55,14 +55,6 @@ def opening(trainer: Trainer) -> Iterator[str]:
         why = f"ln {spec.classes} + half the variance of the logits"
         said += f"; {expected:.4f} was expected of a fresh network ({why})"
     yield said
-
-
-def _batch(trainer: Trainer) -> str:
-    """The images of an update, and how they are divided: "128 = 8 ranks x 16"."""
-    shards, batch = trainer.net.shards, trainer.batch_size
-    counts = (("ranks", shards.ranks), ("shards", shards.own))
-    parts = [f"{count} {what} x" for what, count in counts if count > 1]
-    return " ".join((f"{batch} =", *parts, f"{batch // shards.all}")) if parts else f"{batch}"
 
 
 def _overrides(trainer: Trainer) -> Iterator[str]:
