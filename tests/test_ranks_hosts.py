@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -69,18 +70,18 @@ def test_a_link_that_goes_down_ends_the_ranks_of_both_hosts(
 ) -> None:
     """The launcher may wait until the link is up again."""
     data, begun = photographs(tmp_path / "data.npz", side=28), tmp_path / "begun"
-    fault = ("faulty", "none", "0", "5", str(begun))
+    fault = ("faulty", "none", "0", "9", str(begun))
     options = (f"--data={data}", f"--patience={PATIENCE}", "--runs=runs", "--epochs=9000")
     with hosts.launched(library, 1, *fault, *RUN, *options, cwd=tmp_path) as launch:
         awaited(begun, launch)
         hosts.link("down")
         down = time.monotonic()
-        while launch.ranks():
-            assert launch.process.poll() is None or not launch.ranks()
+        while launch.ranks():  # pytest-timeout ends a test that waits for ever
             time.sleep(0.1)
         seconds = time.monotonic() - down
         hosts.link("up")
         assert launch.ended() != 0
-    assert "rank 1 of 2 has waited" in launch.said or "rank 0 of 2 has waited" in launch.said
+    assert re.search(r"rank [01] of 2 has waited", launch.said), launch.said
     assert last(tmp_path / "runs" / "latest").meta.step % 6 == 0
-    tried(f"a link between two hosts goes down ({library.name})", 1, f"{seconds:.1f} s")
+    result = f"ranks gone after {seconds:.1f} s"
+    tried(f"a link between two hosts goes down ({library.name})", 1, result)
