@@ -41,10 +41,9 @@ class Library:
         return [*launch, *map(str, arguments)]
 
     def environment(self, **more: str) -> dict[str, str]:
-        paths = [str(_HERE.parent), str(_HERE)]
+        paths = os.pathsep.join([str(_HERE.parent), str(_HERE)])
         allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-        own = {"PYTHONPATH": os.pathsep.join(paths), "PYALEXNET_THREADS": "1", **allowed}
-        return {**os.environ, **own, **more}
+        return {**os.environ, **allowed, "PYTHONPATH": paths, "PYALEXNET_THREADS": "1", **more}
 
 
 @dataclass
@@ -87,10 +86,17 @@ def launched(
     library: Library, ranks: int, *arguments: str | Path, cwd: Path, **variables: str
 ) -> Iterator[Launch]:
     """Start ranks that run `python -m arguments`; none is left afterwards."""
+    with started(library, library.command(ranks, *arguments), cwd, **variables) as launch:
+        yield launch
+
+
+@contextmanager
+def started(library: Library, command: list[str], cwd: Path, **variables: str) -> Iterator[Launch]:
+    """Start a launcher; nothing that it starts is left afterwards."""
     tag = uuid.uuid4().hex
     how: dict[str, Any] = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     how |= {"cwd": cwd, "env": library.environment(**variables, **{_TAG: tag})}
-    process = subprocess.Popen(library.command(ranks, *arguments), **how)
+    process = subprocess.Popen(command, **how)
     try:
         yield Launch(process, tag)
     finally:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyalexnet
 import stand_in
 from pyalexnet.ops.elements import BFLOAT16
 from pyalexnet.ranks import launch
-from pyalexnet.ranks.communicator import Communicator
+from pyalexnet.ranks.communicator import Communicator, Message
 from pyalexnet.ranks.ending import ending_all
 from pyalexnet.step.net import Net
 from pyalexnet.step.sgd import SGD
@@ -45,6 +46,22 @@ def collectives(ranks: Communicator) -> Any:
     ranks.barrier()
     own_facts = [ranks.rank, ranks.local_rank, ranks.local_size, found]
     return ranks.gather(own_facts), ranks.most(ranks.rank), ranks.sent
+
+
+def over_a_link(ranks: Communicator, size: str) -> Any:
+    """The digest of a sum, and the bytes sent to the other host, the ranks of which are half."""
+    across, right = 0, ranks.exchange
+
+    def counted(sends: Sequence[Message], receives: Sequence[Message]) -> None:
+        nonlocal across
+        half = ranks.world_size // 2
+        across += sum(x.nbytes for to, x in sends if to // half != ranks.rank // half)
+        right(sends, receives)
+
+    ranks.exchange = counted  # type: ignore[method-assign]
+    x = data_of(ranks.rank, int(size), np.float32)
+    ranks.all_reduce(x)
+    return ranks.gather([digest(x), across])
 
 
 def on_gpus(host: Communicator, order: str) -> Any:

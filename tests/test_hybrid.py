@@ -251,7 +251,7 @@ def test_slices_keep_no_order_for_dropout_between_convolutions() -> None:
 def test_a_batch_in_slices_divides_twice() -> None:
     x, labels = batch(DROPPED, 3)
     with pytest.raises(
-        ArgumentError, match="dropped: there are 3 images; a multiple of 2 slices expected"
+        ArgumentError, match="dropped: there are 3 images; a multiple of 2 slices was expected"
     ):
         on_ranks(2, DROPPED, "slices", lambda comm, net: net.loss_and_grads(x, labels))
 

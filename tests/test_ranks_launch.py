@@ -51,7 +51,9 @@ def test_the_launcher_says_how_many(
 def test_a_launch_without_mpi4py_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMI_SIZE", "2")
     monkeypatch.setattr(launch, "find_spec", lambda name: None)
-    with pytest.raises(RunError, match=r"PMI_SIZE says that 2 .* needs mpi4py; .*pyalexnet\[ranks"):
+    with pytest.raises(
+        RunError, match=r"PMI_SIZE says that 2 .* mpi4py is not installed; .*pyalexnet\[ranks"
+    ):
         launch.start()
 
 

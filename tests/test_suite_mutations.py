@@ -57,6 +57,7 @@ IN_PLACE = Mutation(
 
 SYNCED = "test_checkpoint.py::test_everything_is_synced_in_the_order_that_survives_a_power_cut"
 RESUMED = "test_resume.py::test_resumed_run_is_bitwise_equal"
+SHARDED = "test_ranks_data.py::test_bits_depend_on_the_number_of_shards_alone"
 VIEWED = "test_views.py::test_a_view_depends_on_seed_epoch_and_image_alone"
 ORDERED = "test_data_dataset.py::test_order_is_a_permutation_that_depends_on_seed_and_epoch"
 MASKED = "test_net.py::test_masks_depend_on_step_and_seed"
@@ -300,6 +301,50 @@ MUTATIONS = (
         "        self.received = self.received or signal.Signals(number)\n",
         "",
         "test_resume.py::test_signal_finishes_the_step_and_saves",
+    ),
+    mutation(
+        "dropout by the image's place in the rank's part of a batch",
+        "step/program.py",
+        'first = self._first + drawn.pop("shard")',
+        'first = drawn.pop("shard")',
+        SHARDED,
+    ),
+    mutation(
+        "a rank counts its own positions",
+        "training/train.py",
+        ", self._look, positions=positions)",
+        ", self._look)",
+        "test_ranks_data.py::test_a_run_ends_with_the_same_bits_on_any_number_of_ranks",
+    ),
+    mutation(
+        "sums in the order of a ring",
+        "ranks/communicator.py",
+        "            for left, right in zip(parts[::2], parts[1::2], strict=False):\n"
+        "                self._add(left, right)\n"
+        "            parts = parts[::2]\n",
+        "            self._add(parts[0], parts[1])\n            del parts[1]\n",
+        SHARDED,
+    ),
+    mutation(
+        "every rank's clock decides when to save",
+        "training/train.py",
+        "if ranks.rank == 0 and time.perf_counter()",
+        "if time.perf_counter()",
+        "test_ranks_data.py::test_the_clock_of_rank_0_alone_decides_when_to_save",
+    ),
+    mutation(
+        "ranks do not agree on when to save",
+        "training/train.py",
+        "self.interrupt.heed(ranks.most(asked))",
+        "self.interrupt.heed(asked)",
+        "test_ranks_data.py::test_the_clock_of_rank_0_alone_decides_when_to_save",
+    ),
+    mutation(
+        "a sum over ranks that no one waits for",
+        "step/program.py",
+        "awaited = [each for each in begun if each.precedes(call)]",
+        "awaited = [each for each in begun[:0]]",
+        "test_ranks_data.py::test_updates_wait_for_the_sums",
     ),
 )
 

@@ -36,6 +36,10 @@ PRECISION = (
 )
 FUSED = "Kernels that take layers together, or one layer after the other; fused on cuda and cpu."
 TOWERS = "2: each half of the network on its device."
+SHARDS = (
+    "Parts of a batch: with as many, any number of ranks computes the same bits; one for each rank "
+    "if none is named."
+)
 
 FILES = "Image files, or folders of them."
 _RUN = "Run folders, latest, or checkpoints' folders."

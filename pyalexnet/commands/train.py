@@ -94,12 +94,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
             "or a slice of each rank's at a time."
         ),
         "--divide-momentum/--no-divide-momentum": (bool, _DIVIDE),
-        "--shards": (
-            int,
-            "Parts of a batch: with as many, any number of ranks computes the same bits; one for "
-            "each rank if none is named.",
-            {"min": 1},
-        ),
+        "--shards": (int, given.SHARDS, {"min": 1}),
         "--bf16-gradients/--no-bf16-gradients": (bool, _BF16_GRADIENTS),
         "--patience": (float, _PATIENCE, {"min": 1.0}),
     },

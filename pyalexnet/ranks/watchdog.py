@@ -17,8 +17,8 @@ STUCK = 75
 """The exit code: EX_TEMPFAIL of sysexits.h."""
 
 _AT_LENGTH = 10.0  # times the patience
-_GRACE = 1.0  # seconds that a rank waits longer for others, so that one that can speaks for itself
-_LAST = 3.0  # seconds for the library to end all ranks
+_GRACE = 0.7  # seconds that a rank waits longer for others, so that one that can speaks for itself
+_LAST = 1.0  # seconds for the library to end all ranks; after that this one exits
 
 
 class Watchdog(threading.Thread):
@@ -48,7 +48,7 @@ class Watchdog(threading.Thread):
             self._factor = 1.0
 
     def run(self) -> None:
-        tick = min(self._patience / 10, 1.0)
+        tick = min(self._patience / 32, 1.0)
         beats, idle = self._beats, 0.0
         while idle < self._patience * self._factor + _GRACE * bool(self._missing):
             time.sleep(tick)

@@ -380,8 +380,9 @@ class Net:
         """The images of a shard, of so many in all."""
         parts = max(shards.own, shards.slices)
         if images % parts:
-            wanted = f"a multiple of {parts} {'slices' if shards.slices > 1 else 'shards'}"
-            raise ArgumentError(f"{self.spec.name}: there are {images} images; {wanted} expected.")
+            what = "slices" if shards.slices > 1 else "shards"
+            found = f"{self.spec.name}: there are {images} images"
+            raise ArgumentError(f"{found}; a multiple of {parts} {what} was expected.")
         return images // shards.own
 
     def _as_given(self, images: Any) -> tuple[Array, Source]:

@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyalexnet.backends.base import Array
+from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.calls import Step
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import FLOAT32
 from pyalexnet.step.towers import Stage
 
-MOST_SHARDS = 64  # of a rank, as `sum_parts` adds no more arrays
+_MOST = 64  # of a rank, as `sum_parts` adds no more arrays
 _SENT = ".sent"  # ends the name of a gradient as it is sent, if not in float32
 
 
@@ -45,9 +46,32 @@ class Shards:
     divides: bool = False
     slices: int = 1
 
+    @classmethod
+    def of(cls, who: str, ranks: int, count: int) -> Shards:
+        """So many shards on all ranks together; `who` opens the sentence of a refusal."""
+        own, rest = divmod(count, ranks)
+        if rest or own.bit_count() != 1 or own > _MOST:
+            factor = f"a power of two, at most {_MOST}"
+            wanted = factor if ranks == 1 else f"{ranks} ranks times {factor}"
+            raise ArgumentError(f"{who}: shards is {count}; {wanted}, was expected.")
+        return cls(own, ranks)
+
+    def check(self, who: str, batch: int) -> None:
+        """Refuse a batch that does not divide."""
+        what = "slices" if self.slices > 1 else "ranks" if self.own == 1 else "shards"
+        if batch % (parts := self.all * self.slices):
+            wanted = f"a multiple of {parts} {what} was expected"
+            raise ArgumentError(f"{who}: batch_size is {batch}; {wanted}.")
+
     @property
     def all(self) -> int:
         return self.own * self.ranks
+
+    def shown(self, batch: int) -> str:
+        """A batch's images and how they are divided: "128 = 8 ranks x 16"."""
+        counts = (("ranks", self.ranks), ("shards", self.own))
+        parts = [f"{count} {what} x" for what, count in counts if count > 1]
+        return " ".join((f"{batch} =", *parts, f"{batch // self.all}")) if parts else f"{batch}"
 
     def of_rank(self, rank: int, batches: NDArray[Any]) -> NDArray[Any]:
         """A rank's part of batches, the rows of a matrix, one after another."""

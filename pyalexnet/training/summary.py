@@ -41,13 +41,13 @@ def opening(trainer: Trainer) -> Iterator[str]:
         yield f"ranks     2, each with a tower{edges}"
     elif config.division:
         yield from _hybrid(trainer)
-    rate, steps = recipe.rate, trainer.course.steps_an_epoch
-    course = f"{recipe.epochs:g} epochs of {steps} steps, batch {_batch(trainer)}"
+    rate, steps, shards = recipe.rate, trainer.course.steps_an_epoch, trainer.net.shards
+    course = f"{recipe.epochs:g} epochs of {steps} steps, batch {shards.shown(trainer.batch_size)}"
     rule = f"lr {rate.lr_w:g}, momentum {recipe.momentum:g}, weight decay {rate.decay_w:g}"
     yield f"recipe    {course}, {rule}, schedule {recipe.schedule}, seed {config.seed}"
     if trainer.batch_size < recipe.batch_size:
         yield f"          there are only {trainer.batch_size} training images for a batch"
-    if trainer.net.shards.ranks > 1 and trainer.batch_size != spec.recipe.batch_size:
+    if shards.ranks > 1 and trainer.batch_size != spec.recipe.batch_size:
         yield f"          {config.net}'s own batch is {spec.recipe.batch_size}; rates stay as given"
     yield f"run       {trainer.folder.path} (Ctrl-C saves and stops)"
     if trainer.at.step:
@@ -73,14 +73,6 @@ def _hybrid(trainer: Trainer) -> Iterator[str]:
     if spec.classes % ranks:
         last = [*spec.param_shapes()][-1].rpartition(".")[0]
         yield f"          {last} is whole on each: {spec.classes} classes do not divide by {ranks}"
-
-
-def _batch(trainer: Trainer) -> str:
-    """The images of an update, and how they are divided: "128 = 8 ranks x 16"."""
-    shards, batch = trainer.net.shards, trainer.batch_size
-    counts = (("ranks", shards.ranks), ("shards", shards.own))
-    parts = [f"{count} {what} x" for what, count in counts if count > 1]
-    return " ".join((f"{batch} =", *parts, f"{batch // shards.all}")) if parts else f"{batch}"
 
 
 def _overrides(trainer: Trainer) -> Iterator[str]:

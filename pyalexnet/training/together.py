@@ -25,7 +25,7 @@ from pyalexnet.runs.checkpoint import Array, Arrays, Checkpoint, Meta
 from pyalexnet.runs.config import PARALLEL, Config, validated
 from pyalexnet.runs.run import Elsewhere, RunFolder
 from pyalexnet.step import hybrid
-from pyalexnet.step.shards import MOST_SHARDS, Shards
+from pyalexnet.step.shards import Shards
 from pyalexnet.training.course import Course
 
 
@@ -92,17 +92,10 @@ def shards(ranks: Communicator, config: Config, images: int) -> Shards:
     if count > 1 and not config.parallel:
         wanted = f"one of {', '.join(PARALLEL)} was expected"
         raise ArgumentError(f"run: parallel is not given and there are {count} ranks; {wanted}.")
-    parts, own = config.shards or count, -(-config.shards // count) or 1
-    if own * count != parts or own.bit_count() > 1 or own > MOST_SHARDS:
-        ranked = "a power of two" if count == 1 else f"{count} ranks times a power of two"
-        wanted = f"{ranked}, at most {MOST_SHARDS * count}, was expected"
-        raise ArgumentError(f"run: shards is {parts}; {wanted}.")
+    found = Shards.of("run", count, config.shards or count)
     sent = BFLOAT16 if config.bf16_gradients else FLOAT32
-    found = Shards(own, count, sent, config.divide_momentum)
+    found = replace(found, sent=sent, divides=config.divide_momentum)
     if config.division:
         found = hybrid.shards(config.division, count, replace(found, ranks=1))
-    if batch % (parts := found.all * found.slices):
-        what = "shards" if config.shards else "ranks" if found.slices == 1 else "slices"
-        wanted = f"a multiple of {parts} {what} was expected"
-        raise ArgumentError(f"run: batch_size is {batch}; {wanted}.")
+    found.check("run", batch)
     return found
