@@ -5,6 +5,7 @@ Ranks are threads.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -55,8 +56,15 @@ DROPPED = spec_of(
 )
 TINY = nets.alexnet_tiny(classes=8, input_shape=(12, 12, 1))
 IMAGES = 16
-RANKS = pytest.mark.parametrize("ranks", [2, 4])
-EVERY_SCHEME = pytest.mark.parametrize("scheme", SCHEMES)
+# A sample in every run, the rest where there is time.
+_SAMPLE = [("whole", 2), ("slices", 4)]
+EVERY_SCHEME = pytest.mark.parametrize(
+    ("scheme", "ranks"),
+    [
+        pytest.param(*case, marks=() if case in _SAMPLE else pytest.mark.slow)
+        for case in itertools.product(SCHEMES, (2, 4))
+    ],
+)
 
 
 def on_ranks(
@@ -132,7 +140,6 @@ def bytes_sent(spec: NetSpec, ranks: int) -> int:
     return (ranks - 1) * (2 * shared + IMAGES * (4 * (maps + returned + logits) + label))
 
 
-@RANKS
 @EVERY_SCHEME
 @pytest.mark.parametrize("spec", [DROPPED, pytest.param(TINY, marks=pytest.mark.slow)], ids=named)
 def test_gradients_of_a_hybrid(spec: NetSpec, scheme: Scheme, ranks: int) -> None:
@@ -153,7 +160,6 @@ def test_gradients_of_a_hybrid(spec: NetSpec, scheme: Scheme, ranks: int) -> Non
             assert abs(its_grads[name] - grad).max() <= 2e-6 * abs(grad).max() > 0, name
 
 
-@RANKS
 @EVERY_SCHEME
 @pytest.mark.parametrize("backend", ["cpu", pytest.param("sim", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fused", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -278,15 +284,14 @@ def test_bfloat16_does_not_cross() -> None:
 # Divided momentum
 
 
-@RANKS
 @pytest.mark.parametrize(
-    ("scheme", "precision", "sent"),
+    ("scheme", "precision", "sent", "ranks"),
     [
-        (None, "fp32", FLOAT32),
-        (None, "bf16", FLOAT32),
-        ("whole", "fp32", FLOAT32),
-        pytest.param(None, "bf16", BFLOAT16, marks=pytest.mark.slow),
-        pytest.param("slices", "fp32", BFLOAT16, marks=pytest.mark.slow),
+        (None, "bf16", FLOAT32, 2),
+        pytest.param(None, "fp32", FLOAT32, 4, marks=pytest.mark.slow),
+        pytest.param("whole", "fp32", FLOAT32, 2, marks=pytest.mark.slow),
+        pytest.param(None, "bf16", BFLOAT16, 4, marks=pytest.mark.slow),
+        pytest.param("slices", "fp32", BFLOAT16, 4, marks=pytest.mark.slow),
     ],
 )
 def test_divided_momentum_changes_no_bit(
