@@ -21,7 +21,7 @@ from pyalexnet.nets.calls import Source, at
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.checks import integer
 from pyalexnet.ranks.communicator import Communicator, Message
-from pyalexnet.step import hybrid, plan, ranked, towers
+from pyalexnet.step import hybrid, plan, ranked
 from pyalexnet.step.fused import converted
 from pyalexnet.step.program import Numbers, Program, Update
 from pyalexnet.step.shards import WHOLE, Shards
@@ -121,17 +121,12 @@ class Net:
         needed = self.converted.shape != spec.input_shape or self.element != np.float32
         self.converts = needed and len(self._backends) == 1
         scheme = None if division == "towers" else division
-        if not scheme:
-            towers.stages(spec, count)  # refuses what cannot be divided
-        self._rows = hybrid.rows(spec, count) if scheme else towers.rows(spec, count)
         how: dict[str, Any] = {"towers": count, "scheme": scheme}
+        self._rows = plan.rows(spec, **how)
         self._plan = partial(plan.make, spec, precision=precision, fused=fused, **how)
         self._program = lru_cache(_KEPT)(self._new_program)
         self._images = lru_cache(_KEPT)(self._new_images)
         self._whole: Net | None = None
-        self._in_slices: Iterable[str] = ()  # parameters whose momentum ranks divide
-        if shards.divides and self.communicator.world_size > 1:
-            self._in_slices = hybrid.common(spec) if division else spec.param_shapes()
         self._numbers = Numbers(self._backends, spec.param_shapes(), self._own_rows)
         self.parts = self._placed(spec.initial(self.seed) if params is None else params)
 
@@ -240,6 +235,13 @@ class Net:
             }
             for be, own in zip(self._backends, self._own_rows, strict=True)
         )
+
+    @property
+    def _in_slices(self) -> Iterable[str]:
+        """The parameters whose momentum ranks divide."""
+        if not self.shards.divides or self.communicator.world_size == 1:
+            return ()
+        return hybrid.common(self.spec) if self.division else self.spec.param_shapes()
 
     def sliced(self, values: dict[str, Array]) -> dict[str, Array]:
         """Of a part's momentum what this rank keeps: all, or slices of what all ranks have."""

@@ -84,8 +84,8 @@ def make(
     how: dict[str, Any] = {"tensor": precision == "fp32x3", "fused": fused, "train": train}
     step = Step(masks=spec.masks, logits=last, element=element(precision), learns=learns, **how)
     shapes = spec.param_shapes()
-    for tower, rows in enumerate((hybrid if scheme else division).rows(spec, towers)):
-        for name, own in rows.items():
+    for tower, its_rows in enumerate(rows(spec, towers, scheme)):
+        for name, own in its_rows.items():
             step.on(tower).parameter(name, (own.stop - own.start, *shapes[name][1:]))
     seen = converted(spec, fused)
     stages, later = _stages(spec, towers, shards, scheme)
@@ -109,6 +109,14 @@ def make(
         step.update()
     outputs = {one.stage.layer.name: tuple(one.ys[: one.stage.towers]) for one in ends}
     return Plan(tuple(step.calls), step.arrays, source, outputs)
+
+
+def rows(
+    spec: NetSpec, towers: int, scheme: hybrid.Scheme | None = None
+) -> tuple[dict[str, slice], ...]:
+    """For each part, the rows of each parameter that it has; refuses what cannot be divided."""
+    _stages(spec, towers, WHOLE, scheme)
+    return hybrid.rows(spec, towers) if scheme else division.rows(spec, towers)
 
 
 def _stages(

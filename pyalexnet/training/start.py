@@ -226,7 +226,8 @@ def _of_new(choices: Choices, base: Config | None, parent: Trained | None) -> Co
         own: dict[str, Any] = {"net": net, "net_args": args, "recipe": recipe, "devices": ()}
         base = replace(base, **own) if base else Config(**own)
     config = _chosen(base, choices)
-    if config.parallel == "towers":  # for good: any number of ranks may go on with the network
+    divisible = "towers_norm" in inspect.signature(nets.get(config.net)).parameters
+    if config.parallel == "towers" and divisible:  # for good: one rank may go on with the network
         config = replace(config, net_args=config.net_args | {"towers_norm": True})
     return config
 

@@ -27,9 +27,9 @@ def opening(trainer: Trainer) -> Iterator[str]:
     if recipe.augment is not None:
         yield f"views     {_views(recipe.augment)}"
     place = config.backend + (", exact" if config.exact else "")
+    norms = any(isinstance(layer, LRN) for layer in spec.layers)
+    edges = "; norms across maps end at a tower's edge" if norms else ""
     if config.devices:
-        norms = any(isinstance(layer, LRN) for layer in spec.layers)
-        edges = "; norms across maps end at a tower's edge" if norms else ""
         first, second = config.devices
         place += f", a tower each on devices {first} and {second}{edges}"
     else:
@@ -37,6 +37,10 @@ def opening(trainer: Trainer) -> Iterator[str]:
         way += f", {config.precision}" if config.precision != "fp32" else ""
         place += f", device {config.device}{way}"
     yield f"backend   {place}"
+    if config.parallel == "towers":
+        yield f"ranks     2, each with a tower{edges}"
+    elif config.division:
+        yield from _hybrid(trainer)
     rate, steps, shards = recipe.rate, trainer.course.steps_an_epoch, trainer.net.shards
     course = f"{recipe.epochs:g} epochs of {steps} steps, batch {shards.shown(trainer.batch_size)}"
     rule = f"lr {rate.lr_w:g}, momentum {recipe.momentum:g}, weight decay {rate.decay_w:g}"
@@ -55,6 +59,20 @@ def opening(trainer: Trainer) -> Iterator[str]:
         why = f"ln {spec.classes} + half the variance of the logits"
         said += f"; {expected:.4f} was expected of a fresh network ({why})"
     yield said
+
+
+def _hybrid(trainer: Trainer) -> Iterator[str]:
+    ranks, spec = trainer.net.communicator.world_size, trainer.net.spec
+    order = {
+        "whole": "at once",
+        "turns": "rank by rank",
+        "slices": "a slice of each rank at a time",
+    }
+    seen = f"which see the batch {order[trainer.config.scheme]}"
+    yield f"ranks     {ranks}, each with a part of the batch, then of the linear layers, {seen}"
+    if spec.classes % ranks:
+        last = [*spec.param_shapes()][-1].rpartition(".")[0]
+        yield f"          {last} is whole on each: {spec.classes} classes do not divide by {ranks}"
 
 
 def _overrides(trainer: Trainer) -> Iterator[str]:
