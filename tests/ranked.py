@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -90,14 +91,17 @@ def _summed(ranks: Communicator, backend: Any) -> list[str]:
 
 def _trained(ranks: Communicator, backend: Any) -> list[str]:
     """Digests of the parameters after each of three steps, on images of its own on each rank."""
-    spec = small_net()
     shards = Shards(1, ranks.world_size)
-    sgd = SGD(Net(spec, backend, 3, communicator=ranks, shards=shards), spec.recipe)
+    ways: list[dict[str, Any]] = [{"shards": shards}, {"shards": replace(shards, divides=True)}]
+    ways += [{"division": "whole"}, {"division": "slices"}]
     images = data_of(ranks.rank, BATCH * 144, np.float32).reshape(BATCH, 12, 12, 1)
     labels, found = np.arange(BATCH) % CLASSES, []
-    for step in range(3):
-        sgd.step(backend.asarray(images), backend.asarray(labels), step=step, epoch=0.0)
-        found.append(digest(*(backend.to_numpy(w) for w in sgd.net.params.values())))
+    for way in ways:
+        net = Net(small_net(), backend, 3, communicator=ranks, fused=True, **way)
+        sgd = SGD(net)
+        for step in range(3):
+            sgd.step(backend.asarray(images), backend.asarray(labels), step=step, epoch=0.0)
+            found.append(digest(*(backend.to_numpy(w) for w in net.params.values())))
     return found
 
 
