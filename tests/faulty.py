@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pyalexnet import __main__
+from pyalexnet.runs.run import RunFolder
 from pyalexnet.training.train import Trainer
 
 
@@ -29,6 +30,7 @@ FAULTS: Mapping[str, Callable[[], Any]] = {
     "exit": lambda: sys.exit(5),
     "raise": fail,
 }
+SLOW = 12.0  # seconds that a save takes as "slow"
 
 
 def main(kind: str, rank: str, step: str, file: str, *arguments: str) -> None:
@@ -41,7 +43,14 @@ def main(kind: str, rank: str, step: str, file: str, *arguments: str) -> None:
             FAULTS[kind]()
         right(self, *batch)
 
-    if own == rank:
+    def slow(self: RunFolder, *what: Any) -> None:
+        time.sleep(SLOW)
+        save(self, *what)
+
+    save = RunFolder.save
+    if kind == "slow":  # rank 0, which saves
+        RunFolder.save = slow  # type: ignore[method-assign]
+    elif own == rank:
         Trainer._step = wrong  # type: ignore[method-assign]
         arguments += ("--seed=3",) if kind == "disagree" else ()
     sys.argv[1:] = arguments

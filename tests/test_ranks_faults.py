@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from faulty import SLOW
 from mpi_ranks import Launch, Library, launched, libraries
 from pyalexnet.ranks.watchdog import STUCK
 from pyalexnet.runs.run import find
@@ -95,6 +96,13 @@ def test_a_signal_to_the_launcher_stops_all_ranks_at_one_step(
     assert last(run).meta.step == int(stopped[0]) >= 8
     assert not list(run.glob("**/.tmp-*"))
     tried(f"SIGUSR1 to the launcher ({library.name})", 1)
+
+
+@every_library
+def test_ranks_wait_longer_than_their_patience_for_a_save(library: Library, tmp_path: Path) -> None:
+    assert SLOW > PATIENCE
+    with training(library, 2, "slow", 1, tmp_path, "--steps=6") as launch:
+        assert launch.ended() == 0, launch.said
 
 
 @every_library

@@ -13,7 +13,8 @@ from pyalexnet.ops.elements import BFLOAT16
 from ranked import SIZES, data_of, digest
 from test_ranks import tree
 
-pytestmark = pytest.mark.mpi
+pytestmark, faults = pytest.mark.mpi, pytest.mark.faults
+OTHERS = ("eager", "side", "null")
 every_library = pytest.mark.parametrize("library", libraries(), ids=lambda one: one.name)
 
 
@@ -22,7 +23,7 @@ def said(library: Library, ranks: int, *arguments: str, cwd: Path) -> Any:
 
 
 @every_library
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=faults)])
 def test_mpi_s_ranks_have_the_tree_s_sums(library: Library, count: int, tmp_path: Path) -> None:
     found, most, sent = said(library, count, "collectives", cwd=tmp_path)
     want = []
@@ -36,7 +37,7 @@ def test_mpi_s_ranks_have_the_tree_s_sums(library: Library, count: int, tmp_path
 
 
 @every_library
-@pytest.mark.parametrize("order", ["eager", "lazy", "side"])
+@pytest.mark.parametrize("order", ["lazy", *(pytest.param(one, marks=faults) for one in OTHERS)])
 def test_made_up_gpus_with_nccl_have_the_emulation_s_bits(
     library: Library, order: str, tmp_path: Path
 ) -> None:

@@ -152,7 +152,8 @@ class Trainer:
         ended = received.name if received else "finished" if finished else "steps"
         seconds = time.perf_counter() - started
         report = StopReport(self.at.step, ended, test, seconds)
-        self._tell(lambda watcher: watcher.stop(report))
+        with self.net.communicator.at_length():
+            self._tell(lambda watcher: watcher.stop(report))
         return report
 
     def first_losses(self) -> tuple[float, float]:
@@ -413,9 +414,11 @@ class Trainer:
             metrics=where,
         )
         state = checkpoint.Checkpoint(params, momentum, self.mean, meta)
-        self.folder.save(state, self.config.keep, at.best_step)
-        self._saved, self._saved_at = where, time.perf_counter()
-        self._tell(lambda watcher: watcher.saved(params))
+        with self.net.communicator.at_length():
+            self.folder.save(state, self.config.keep, at.best_step)
+            self._saved, self._saved_at = where, time.perf_counter()
+            self._tell(lambda watcher: watcher.saved(params))
+            self.net.communicator.barrier()
 
     @contextlib.contextmanager
     def _telling_failure(self) -> Iterator[None]:
