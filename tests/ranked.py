@@ -7,7 +7,6 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from pyalexnet.ops.elements import BFLOAT16
 from pyalexnet.ranks import launch
 from pyalexnet.ranks.communicator import Communicator, Message
 from pyalexnet.ranks.ending import ending_all
+from pyalexnet.step.hybrid import Division
 from pyalexnet.step.net import Net
 from pyalexnet.step.sgd import SGD
 from pyalexnet.step.shards import Shards
@@ -26,6 +26,7 @@ from stand_in import Machine
 from training import BATCH, CLASSES, small_net
 
 SIZES = (1, 3, 100, 100_003)
+DIVISIONS: tuple[Division | None, ...] = (None, "whole", "slices")
 
 
 def data_of(rank: int, size: int, dtype: Any) -> NDArray[Any]:
@@ -90,18 +91,16 @@ def _summed(ranks: Communicator, backend: Any) -> list[str]:
 
 
 def _trained(ranks: Communicator, backend: Any) -> list[str]:
-    """Digests of the parameters after each of three steps, on images of its own on each rank."""
-    shards = Shards(1, ranks.world_size)
-    ways: list[dict[str, Any]] = [{"shards": shards}, {"shards": replace(shards, divides=True)}]
-    ways += [{"division": "whole"}, {"division": "slices"}]
+    """Digests of the parameters after steps on a rank's own images; as data, and as a hybrid."""
+    spec, shards = small_net(), Shards(1, ranks.world_size)
     images = data_of(ranks.rank, BATCH * 144, np.float32).reshape(BATCH, 12, 12, 1)
     labels, found = np.arange(BATCH) % CLASSES, []
-    for way in ways:
-        net = Net(small_net(), backend, 3, communicator=ranks, fused=True, **way)
-        sgd = SGD(net)
+    for division in DIVISIONS:
+        how: dict[str, Any] = {"communicator": ranks, "shards": shards, "division": division}
+        sgd = SGD(Net(spec, backend, 3, **how), spec.recipe)
         for step in range(3):
             sgd.step(backend.asarray(images), backend.asarray(labels), step=step, epoch=0.0)
-            found.append(digest(*(backend.to_numpy(w) for w in net.params.values())))
+            found.append(digest(*(backend.to_numpy(w) for w in sgd.net.params.values())))
     return found
 
 
