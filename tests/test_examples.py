@@ -20,7 +20,7 @@ from variants import EMULATED
 # Methods that are not ops: for arrays, and for what is enqueued where.
 ARRAYS = {
     *("asarray", "to_numpy", "empty", "zeros", "copy", "workspace", "lane", "assign"),
-    *("same_memory", "checked_labels", "synchronize", "record", "aside"),
+    *("same_memory", "checked_labels", "synchronize", "record", "aside", "begin"),
 }
 
 
