@@ -170,9 +170,18 @@ def test_one_process_goes_on_with_the_towers_of_two(
         (3, {"parallel": "towers"}, "run: parallel is towers and the number of ranks 3; 2 was"),
         (1, {"parallel": "towers"}, "run: parallel is towers and the number of ranks 1; 2 was"),
         (2, {"parallel": "towers", "net": "alexnet-tiny"}, "towers is 2 and net alexnet-tiny"),
-        (1, {"parallel": "towers", "shards": 2}, "run: shards was given and parallel is towers"),
-        (1, {"parallel": "hybrid", "shards": 2}, "run: shards was given and parallel is hybrid"),
-        (1, {"parallel": "data", "scheme": "turns"}, "run: scheme is turns and parallel is data;"),
+        (1, {"parallel": "towers", "shards": 2}, "run: shards is 2 and parallel towers; data was"),
+        (1, {"parallel": "hybrid", "shards": 2}, "run: shards is 2 and parallel hybrid; data was"),
+        (
+            1,
+            {"parallel": "data", "scheme": "turns"},
+            "run: scheme is turns and parallel data; hybrid was",
+        ),
+        (
+            1,
+            {"parallel": "towers", "bf16_gradients": True},
+            "run: bf16_gradients is True and parallel towers; data or hybrid was expected.",
+        ),
         (1, {"parallel": "hybrid", "scheme": "all"}, "run: scheme is 'all'; one of whole, turns"),
         (1, {"parallel": "model"}, "run: parallel is 'model'; one of data, towers, hybrid was"),
         (2, {}, "run: parallel is not given and there are 2 ranks; one of data, towers, hybrid"),
@@ -204,7 +213,7 @@ def test_a_last_layer_that_does_not_divide_is_said_once(data: Path, tmp_path: Pa
     def told(comm: Communicator) -> list[str]:
         trainer = made(comm, tmp_path, data, {"parallel": "hybrid"})
         with trainer.folder:
-            return [line for line in opening(trainer) if "whole" in line]
+            return [line for line in opening(trainer) if "is whole" in line]
 
     first = together(told, [0] * 8)[0]
     assert first == ["          fc4 is whole on each: 4 classes do not divide by 8"]

@@ -378,18 +378,13 @@ class Step:
         if number + 1 < turns:
             return
         self.turn = (0, 1)
-        self._learn(op, reads, w, b, settings)
-        self.turn = (number, turns)
-
-    def _learn(
-        self, op: str, reads: Mapping[str, Operand], w: Operand, b: str, settings: dict[str, Any]
-    ) -> None:
         if self.fused and self.learns and not self.reduces and isinstance(w, str):
             self.call(f"{op}_sgd", reads, learns={"w": w, "b": b}, **settings)
-            return
-        dw, db = like(w, self.weight_grad(name_of(w))), self.weight_grad(b)
-        shape: dict[str, Any] = {"w_shape": self.shape(w)} if op == "conv_wgrad" else {}
-        self.call(op, reads, dw, db, **settings, **shape)
+        else:
+            dw, db = like(w, self.weight_grad(name_of(w))), self.weight_grad(b)
+            shape: dict[str, Any] = {"w_shape": self.shape(w)} if op == "conv_wgrad" else {}
+            self.call(op, reads, dw, db, **settings, **shape)
+        self.turn = (number, turns)
 
     def weight_grad(self, parameter: str) -> str:
         """A new array for the part's gradient of a parameter; returns its name."""

@@ -87,14 +87,14 @@ class Config:
                 wanted = f"one of {', '.join(known)} was expected"
                 raise ArgumentError(f"run: {name} is {given!r}; {wanted}.")
         check_precision("run", self.precision, 2 if self.division else 1)
-        useless = {"towers": ("shards", "bf16_gradients"), "hybrid": ("shards",)}
-        for name in useless.get(self.parallel, ()):
-            if getattr(self, name):
-                said = f"run: {name} was given and parallel is {self.parallel}"
-                raise ArgumentError(f"{said}; data was expected.")
-        if self.scheme != "whole" and self.parallel != "hybrid":
-            said = f"run: scheme is {self.scheme} and parallel is {self.parallel or 'not given'}"
-            raise ArgumentError(f"{said}; hybrid was expected.")
+        for name, useless, wanted in (
+            ("shards", self.shards and self.division, "data"),
+            ("bf16_gradients", self.bf16_gradients and self.division == "towers", "data or hybrid"),
+            ("scheme", self.scheme != "whole" and self.parallel != "hybrid", "hybrid"),
+        ):
+            if useless:
+                said = f"run: {name} is {getattr(self, name)} and parallel {self.parallel or None}"
+                raise ArgumentError(f"{said}; {wanted} was expected.")
 
     @property
     def division(self) -> Division | None:

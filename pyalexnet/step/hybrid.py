@@ -43,10 +43,8 @@ class Piece:
 Pieces: TypeAlias = Sequence[Piece]
 
 
-def turns(scheme: Scheme | None, parts: int) -> list[Pieces]:
+def turns(scheme: Scheme, parts: int) -> list[Pieces]:
     """For each turn, the images that cross; the batch is in the order of the turns."""
-    if scheme is None:
-        return []
     if scheme == "slices":
         every = range(parts)
         return [[Piece(p, (t, parts), (t * parts + p, parts**2)) for p in every] for t in every]

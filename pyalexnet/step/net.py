@@ -21,7 +21,7 @@ from pyalexnet.nets.calls import Source, at
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.checks import integer
 from pyalexnet.ranks.communicator import Communicator, Message
-from pyalexnet.step import hybrid, plan, ranked
+from pyalexnet.step import hybrid, plan, ranked, towers
 from pyalexnet.step.fused import converted
 from pyalexnet.step.program import Numbers, Program, Update
 from pyalexnet.step.shards import WHOLE, Shards
@@ -99,7 +99,8 @@ class Net:
                 this rank's; loss, errors and gradients are those of the whole batch.
             division: how the ranks divide the layers, so that each has a part of the parameters:
                 "towers", of which each takes all images, or by a scheme of `hybrid`, with images
-                and labels as of shards. All ranks then call the same methods.
+                and labels as of shards. All ranks then call the same methods; passes without
+                labels are for `whole`.
 
         Raises:
             ArgumentError: there is no such precision, or the network cannot be divided.
@@ -122,7 +123,9 @@ class Net:
         self.converts = needed and len(self._backends) == 1
         scheme = None if division == "towers" else division
         how: dict[str, Any] = {"towers": count, "scheme": scheme}
-        self._rows = plan.rows(spec, **how)
+        if not scheme:
+            towers.stages(spec, count)  # refuses what cannot be divided
+        self._rows = hybrid.rows(spec, count) if scheme else towers.rows(spec, count)
         self._plan = partial(plan.make, spec, precision=precision, fused=fused, **how)
         self._program = lru_cache(_KEPT)(self._new_program)
         self._images = lru_cache(_KEPT)(self._new_images)
@@ -266,8 +269,8 @@ class Net:
         `converted` describes them.
         """
         program = self._run(images)
-        shape = (len(images), self.spec.classes)
-        return self._shown(program, program.plan.logits, shape)
+        # A copy: the next pass may overwrite the array.
+        return self.backend.copy(program.arrays[program.plan.logits])
 
     def activations(self, images: Any, *, train: bool = False) -> Iterator[tuple[str, Array]]:
         """Each layer's name and output for `images`, in order; with `train`, dropout drops.
@@ -331,17 +334,12 @@ class Net:
 
     def _scored(self, program: Program) -> Array:
         """The loss, and `last_errors`, as arrays that the next pass does not overwrite."""
-        scores = self._shown(program, "scores", (len(plan.SCORES),))
+        own = program.arrays.get("scores")  # of towers, tower 0 has them
+        scores = self.backend.zeros((len(plan.SCORES),)) if own is None else self.backend.copy(own)
+        if self.division == "towers":
+            self.communicator.broadcast(scores)
         self.last_errors = (scores[1, ...], scores[2, ...])
         return scores[0, ...]
-
-    def _shown(self, program: Program, name: str, shape: tuple[int, ...]) -> Array:
-        """A copy of an array, which the next pass may overwrite; on all ranks, if tower 0's."""
-        own = program.arrays.get(name)
-        x = self.backend.zeros(shape) if own is None else self.backend.copy(own)
-        if self.division == "towers":
-            self.communicator.broadcast(x)
-        return x
 
     def _run(
         self, images: Any, labels: Any = None, *, train: bool = False, update: Update | None = None
@@ -370,11 +368,10 @@ class Net:
 
     def _label(self, rows: Array | None, labels: Array) -> None:
         """Write this rank's labels among those of the batch, if it has any."""
-        if rows is not None and self.division != "towers" and self.division:
-            rows = self.shards.places(self.communicator.rank, rows.reshape(1, -1))
-            labels = labels.reshape(rows.shape)
         if rows is not None:
-            self.backend.assign(rows, labels)
+            if self.division:
+                rows = self.shards.places(self.communicator.rank, rows.reshape(1, -1))
+            self.backend.assign(rows, labels.reshape(rows.shape))
 
     def _of_shard(self, images: int, shards: Shards) -> int:
         """The images of a shard, of so many in all."""

@@ -84,14 +84,14 @@ def make(
     how: dict[str, Any] = {"tensor": precision == "fp32x3", "fused": fused, "train": train}
     step = Step(masks=spec.masks, logits=last, element=element(precision), learns=learns, **how)
     shapes = spec.param_shapes()
-    for tower, its_rows in enumerate(rows(spec, towers, scheme)):
-        for name, own in its_rows.items():
+    for tower, rows in enumerate((hybrid if scheme else division).rows(spec, towers)):
+        for name, own in rows.items():
             step.on(tower).parameter(name, (own.stop - own.start, *shapes[name][1:]))
     seen = converted(spec, fused)
     stages, later = _stages(spec, towers, shards, scheme)
     if seen.block > 1:
         stages = _in_blocks(stages, seen.block)
-    parts, turns = range(max(towers, shards.own)), hybrid.turns(scheme, towers)
+    parts, turns = range(max(towers, shards.own)), hybrid.turns(scheme, towers) if scheme else []
     images = [_images(step.on(part), spec, seen, source) for part in parts]
     passed, joint = list(_forward(step, stages, images)), list[_Passed]()
     wholes = hybrid.gathered(step, turns, passed[-1].ys)
@@ -109,14 +109,6 @@ def make(
         step.update()
     outputs = {one.stage.layer.name: tuple(one.ys[: one.stage.towers]) for one in ends}
     return Plan(tuple(step.calls), step.arrays, source, outputs)
-
-
-def rows(
-    spec: NetSpec, towers: int, scheme: hybrid.Scheme | None = None
-) -> tuple[dict[str, slice], ...]:
-    """For each part, the rows of each parameter that it has; refuses what cannot be divided."""
-    _stages(spec, towers, WHOLE, scheme)
-    return hybrid.rows(spec, towers) if scheme else division.rows(spec, towers)
 
 
 def _stages(

@@ -63,13 +63,8 @@ def opening(trainer: Trainer) -> Iterator[str]:
 
 def _hybrid(trainer: Trainer) -> Iterator[str]:
     ranks, spec = trainer.net.communicator.world_size, trainer.net.spec
-    order = {
-        "whole": "at once",
-        "turns": "rank by rank",
-        "slices": "a slice of each rank at a time",
-    }
-    seen = f"which see the batch {order[trainer.config.scheme]}"
-    yield f"ranks     {ranks}, each with a part of the batch, then of the linear layers, {seen}"
+    parts = f"a part of the batch, then of the linear layers; scheme {trainer.config.scheme}"
+    yield f"ranks     {ranks}, each with {parts}"
     if spec.classes % ranks:
         last = [*spec.param_shapes()][-1].rpartition(".")[0]
         yield f"          {last} is whole on each: {spec.classes} classes do not divide by {ranks}"
