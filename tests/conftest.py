@@ -50,6 +50,7 @@ MARKERS = {
     "again": "a test in another order of threads, or on made-up GPUs what sim computes, too; left "
     "out unless -m names it",
     "slow": "takes more than a few seconds; left out unless -m names it",
+    "every": "of each backend's cases every n-th is run, the others are marked slow",
     "faults": "breaks something many times (make test-faults); left out unless -m names it",
     "big": "too large for simcheck, which leaves it out, for sim in more than one order, and for "
     "the stand-in unless -m names it: the host does for small arrays what it does for large ones",
@@ -89,15 +90,18 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
-    cases: Counter[tuple[str, Variant]] = Counter()
+    cases: Counter[tuple[str, Variant | None]] = Counter()
     on = {(function_of(item), variant_of(item)) for item in items}
     for item in items:
-        if variant := variant_of(item):
-            number = cases[function_of(item), variant]
-            cases[function_of(item), variant] += 1
-            others = {one for one in (SIM, SIMCHECK) if (function_of(item), one) in on}
-            if repeats(item, variant, number, others):
-                item.add_marker("again")
+        test, variant = function_of(item), variant_of(item)
+        number = cases[test, variant]
+        cases[test, variant] += 1
+        others = {one for one in (SIM, SIMCHECK) if (test, one) in on}
+        every = item.get_closest_marker("every")
+        if variant and repeats(item, variant, number, others):
+            item.add_marker("again")
+        elif every and number % every.args[0] and not costly(item):
+            item.add_marker("slow")
         (kept if runs_here(item, config.getoption("-m")) else deselected).append(item)
     items[:] = kept
     if deselected:
@@ -116,9 +120,8 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
         return False
     if backend == STAND_IN and not on_stand_in(item, named_markers):
         return False
-    for costly in ("slow", "faults", "again"):
-        if item.get_closest_marker(costly) and costly not in named_markers:
-            return False
+    if any(marker not in named_markers for marker in costly(item)):
+        return False
     if item.get_closest_marker("peer") and "peer" not in named_markers and not peers():
         return False
     if item.get_closest_marker("two_gpus") and "two_gpus" not in named_markers:
@@ -126,6 +129,11 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
     if item.get_closest_marker("gpu") and "gpu" not in named_markers:
         return missing("cuda") is None
     return True
+
+
+def costly(item: pytest.Item) -> list[str]:
+    """Its markers that a run has to name."""
+    return [name for name in ("slow", "faults", "again") if item.get_closest_marker(name)]
 
 
 def function_of(item: pytest.Item) -> str:
