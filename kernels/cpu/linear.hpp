@@ -209,6 +209,7 @@ template <class T> struct LinearDgrad {
     }
     // `wide` neighbours in each of some rows of a matrix, widened, and zeros up to whole vectors.
     static void pack(const T* from, int pitch, int count, int wide, float* to, int to_pitch) {
+#pragma GCC unroll 4
         for (int row = 0; row < count; ++row, from += pitch, to += to_pitch)
             for (int i = 0; i < wide; i += kLanes)
                 store(to + i, load(from + i, std::min(kLanes, wide - i)));
