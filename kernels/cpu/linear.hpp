@@ -156,13 +156,16 @@ template <class T> struct LinearDgrad {
     template <class Epilogue>
     void run(const T* given, const Filters<T>& filters, const Epilogue& epilogue) const {
         const T* const w = filters.first;
-        // Where they lie 16 KiB apart, too few rows of dy would fit into a set of the L1 cache.
-        parallel_rows(quotient_up(outputs, kDepth), std::int64_t{rows} * kDepth,
-                      [&](std::int64_t block) {
-                          const int depth = static_cast<int>(block) * kDepth;
-                          pack(given + depth, outputs, rows, std::min(kDepth, outputs - depth),
-                               dy + block * rows * kDepth, kDepth);
-                      });
+        // Where they lie far apart, too few rows of dy would fit into a set of the L1 cache.
+        const bool packs = !std::is_same_v<T, float> || outputs > 1024;
+        const float* const dys = packs ? dy : as_floats(given, 0, dy);
+        const int pitch = packs ? kDepth : outputs, rows_before = packs ? rows : 1;
+        const int blocks = packs ? quotient_up(outputs, kDepth) : 0;
+        parallel_rows(blocks, std::int64_t{rows} * kDepth, [&](std::int64_t block) {
+            const int depth = static_cast<int>(block) * kDepth;
+            pack(given + depth, outputs, rows, std::min(kDepth, outputs - depth),
+                 dy + block * rows * kDepth, kDepth);
+        });
         const int at_once = panels_at_once * kPanel;
         simt::parallel(quotient_up(inputs, at_once), [&](std::int64_t piece, int worker) {
             float* room = workers + worker * worker_floats;
@@ -172,8 +175,9 @@ template <class T> struct LinearDgrad {
             for (int depth = 0; depth < outputs; depth += kDepth) {
                 const int deep = std::min(kDepth, outputs - depth);
                 const int coming = std::min(kDepth, outputs - depth - deep);
-                add(dy + std::int64_t{depth} * rows, w + std::int64_t{depth} * inputs + first, deep,
-                    coming, first, columns, room + tile_floats, sums, depth == 0, epilogue);
+                add(dys + std::int64_t{depth} * rows_before, pitch,
+                    w + std::int64_t{depth} * inputs + first, deep, coming, first, columns,
+                    room + tile_floats, sums, depth == 0, epilogue);
             }
         });
     }
@@ -182,8 +186,8 @@ template <class T> struct LinearDgrad {
     // Bound by reading w once, below some 30 rows of dy; by the multipliers above. Meanwhile
     // prefetches the panel that is packed next: of these rows of w, or the first of the `coming`
     // ones. If none are, a tile's sums are complete, and stored while they are in the cache.
-    template <class Epilogue> void add(const float* dys, const T* from, int deep, int coming,
-                                       int first, int columns, float* panel, Tile* sums,
+    template <class Epilogue> void add(const float* dys, int pitch, const T* from, int deep,
+                                       int coming, int first, int columns, float* panel, Tile* sums,
                                        bool from_zero, const Epilogue& epilogue) const {
         for (int j = 0; j < columns; j += kPanel) {
             const int wide = std::min(kPanel, columns - j);
@@ -195,9 +199,9 @@ template <class T> struct LinearDgrad {
                 for (int d = tile; d < high; d += tiles)
                     ask_for(next + d * std::int64_t{inputs}, std::min(kPanel, columns - at));
                 const int count = std::min(kRows, rows - tile * kRows);
-                const float* a[kRows] = {dys + std::int64_t{tile} * kRows * kDepth};
+                const float* a[kRows] = {dys + std::int64_t{tile} * kRows * pitch};
                 for (int row = 1; row < kRows; ++row) // a chain: gcc makes no vectors of it
-                    a[row] = a[row - 1] + (row < count ? kDepth : 0);
+                    a[row] = a[row - 1] + (row < count ? pitch : 0);
                 Tile& sum = sums[tile * panels_at_once + j / kPanel];
                 multiply(count, wide, a, Runs{1, 0, deep}, Adjacent{}, panel, sum, from_zero);
                 for (int row = 0; coming == 0 && row < count; ++row)
