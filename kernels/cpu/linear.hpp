@@ -211,6 +211,7 @@ template <class T> struct LinearDgrad {
             }
         }
     }
+
     // `wide` neighbours in each of some rows of a matrix, widened, and zeros up to whole vectors.
     static void pack(const T* from, int pitch, int count, int wide, float* to, int to_pitch) {
 #pragma GCC unroll 4
