@@ -19,8 +19,11 @@ import pytest
 
 import pyalexnet
 import stand_in
+from pyalexnet.backends import Array, Backend
+from pyalexnet.ranks.communicator import Communicator
 from pyalexnet.step.net import Net
 from pyalexnet.step.sgd import SGD
+from pyalexnet.step.shards import Shards
 from samples import normal
 from stand_in import CUDARuntimeError, Machine
 from test_cuda import batches, expected_batches
@@ -80,6 +83,31 @@ def steps(_: Machine) -> bool:
     return all(same_bits(learned[1][key], w) for key, w in learned[0].items())
 
 
+class Alike(Communicator):
+    """One of two ranks that compute the same."""
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(0, [0, 0])
+        self._backend = backend
+
+    def all_reduce(self, x: Array) -> None:
+        self._backend.sum_parts([x, x], out=x)
+
+
+def sums(_: Machine) -> bool:
+    """Whether steps with sums over ranks, which run aside, learn the same as in the emulation."""
+    learned = []
+    for backend in (pyalexnet.backend("sim"), pyalexnet.backend("cuda")):
+        shards = Shards(1, 2)
+        net = Net(FUSIBLE, backend, SEED, communicator=Alike(backend), shards=shards)
+        sgd = SGD(net)
+        x, labels = 60 * normal(4, *FUSIBLE.input_shape), np.arange(4)
+        for step in range(3):
+            sgd.step(x, labels, step=step, epoch=0.0)
+        learned.append({key: backend.to_numpy(w) for key, w in net.params.items()})
+    return all(same_bits(learned[1][key], w) for key, w in learned[0].items())
+
+
 @dataclass(frozen=True)
 class Wait:
     """A line that waits, or records what others wait for; `holds` is the check that needs it."""
@@ -130,6 +158,8 @@ WAITS = (
     Wait(CUDA, "CudaBackend._after_and_before", f"{CURRENT}(peer).wait_event(read)", copies),
     Wait(CUDA, "CudaBackend._after_and_before", "here.wait_event(written)", towers),
     Wait(CUDA, "CudaBackend._after_and_before", f"{CURRENT}(peer).wait_event(read)", gathers),
+    Wait(CUDA, "CudaBackend.begin", "self._beside_stream.wait_event(begun)", sums),
+    Wait(CUDA, "CudaBackend._await", f"{CURRENT}(self.device).wait_event(event)", sums),
     Wait(
         "stand_in.kernels", "Recording.run", "self._extension.order(device, stream, beside)", steps
     ),
@@ -156,7 +186,7 @@ def notices(order: str, holds: Callable[[Machine], bool], wait: Wait | None = No
 
 @pytest.mark.parametrize("order", stand_in.ORDERS_OF_TWO)
 @pytest.mark.parametrize(
-    "holds", [lanes, copies, gathers, towers, steps], ids=lambda one: str(one.__name__)
+    "holds", [lanes, copies, gathers, towers, steps, sums], ids=lambda one: str(one.__name__)
 )
 def test_nothing_is_wrong_with_all_waits(order: str, holds: Callable[[Machine], bool]) -> None:
     assert not notices(order, holds)
