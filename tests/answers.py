@@ -419,9 +419,11 @@ def _lrn_maxpool_dgrad(x: Any, y: Any, dy: Any, where: Any, dx: Any, *settings: 
 
 
 def _norm_and_pool(x: Any, y: Any, norm: Any, pool: Any) -> dict[str, Any]:
-    how = _pool(x, y, pool)
+    how, normed = _pool(x, y, pool), _norm(norm)
+    # The binding checks this, not the backend.
+    _expect(normed["groups"] > 0 and x.shape[-1] % normed["groups"] == 0)
     names = {"pool_size": how["size"], "pool_stride": how["stride"], "ceil": how["ceil"]}
-    return _norm(norm) | names
+    return normed | names
 
 
 def _avgpool_fprop(x: Any, y: Any, pool: Any) -> Answer:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -440,24 +440,15 @@ OF_EACH_ELEMENT = [*_fused(), *_through_relus(), *_in_each_type()]
 class _Recorder(ReferenceBackend):
     """Keeps the arguments of its last call of the bindings."""
 
-    op: str
     arguments: tuple[Any, ...]
 
     def _run(self, op: str, *arguments: Any) -> None:
-        self.op, self.arguments = op, arguments
+        self.arguments = arguments
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A call as the bindings get it.
+class Bound(NamedTuple):
+    """The arguments of the bindings' function, but where it runs; the places of new arrays."""
 
-    Attributes:
-        op: the function's name.
-        arguments: all but where it runs.
-        results: the places of the arrays that it makes; none of an op that works in place.
-    """
-
-    op: str
     arguments: tuple[Any, ...]
     results: tuple[int, ...]
 
@@ -469,19 +460,18 @@ def bound(call: Call) -> Bound:
     parameters = {name: _placed(recorder, one) for name, one in call.parameters.items()}
     getattr(recorder, call.op)(*inputs, **parameters)
     given = {id(one) for one in [*inputs, *parameters.values()]}
-    results = tuple(
+    results = [
         number
         for number, one in enumerate(recorder.arguments)
         if isinstance(one, np.ndarray) and id(one) not in given
-    )
-    return Bound(recorder.op, recorder.arguments, results)
+    ]
+    return Bound(recorder.arguments, tuple(results))
 
 
 @cache
 def in_the_bindings() -> dict[str, list[Bound]]:
-    """Every call of the table, by the function of the bindings."""
+    """Every call of the table, by its op."""
     found: dict[str, list[Bound]] = {}
     for call in (*EXAMPLES.values(), *TO_THE_ENDS):
-        made = bound(call)
-        found.setdefault(made.op, []).append(made)
+        found.setdefault(call.op, []).append(bound(call))
     return found

@@ -1,7 +1,7 @@
 """Which backends the tests run on, and what each marker leaves out.
 
-Every test that takes the fixture `be` runs on cpu (with `exact` too, if it convolves), on sim in
-natural order and in one of three seeded orders, on simcheck, on cuda, and a fourth of its cases on
+Every test that takes the fixture `be` runs on cpu (with `exact` too, if it convolves), on simcheck,
+on sim in its natural order or in one of three seeded ones, on cuda, and a fourth of its cases on
 cuda with a stand-in for the GPU (marker again has the rest: see `repeats`); tests that can depend
 on the order of streams (marker orders) run in each of the stand-in's twelve orders.
 Tests that a run leaves out are deselected at collection, so that no skip hides among the passes,
@@ -28,12 +28,14 @@ from variants import (
     EVERY,
     EVERY_IN_EVERY_ORDER,
     EVERY_ORDER,
+    IN_ORDERS,
     KNOWN,
     REQUIRED,
     SELECTION,
     SIDE,
     SIM,
     SIM_SEEDED,
+    SIMCHECK,
     STAND_IN,
     WITHOUT_CONVOLUTIONS,
     Variant,
@@ -49,6 +51,7 @@ MARKERS = {
     "again": "a test in another order of threads, or on made-up GPUs what sim computes, too; left "
     "out unless -m names it",
     "slow": "takes more than a few seconds; left out unless -m names it",
+    "every": "of each backend's cases every n-th is run, the others are marked slow",
     "faults": "breaks something many times (make test-faults); left out unless -m names it",
     "big": "too large for simcheck, which leaves it out, for sim in more than one order, and for "
     "the stand-in unless -m names it: the host does for small arrays what it does for large ones",
@@ -91,14 +94,18 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
-    cases: Counter[tuple[str, Variant]] = Counter()
-    on_sim = {function_of(item) for item in items if variant_of(item) == SIM}
+    cases: Counter[tuple[str, Variant | None]] = Counter()
+    on = {(function_of(item), variant_of(item)) for item in items}
     for item in items:
-        if variant := variant_of(item):
-            number = cases[function_of(item), variant]
-            cases[function_of(item), variant] += 1
-            if repeats(item, variant, number, function_of(item) in on_sim):
-                item.add_marker("again")
+        test, variant = function_of(item), variant_of(item)
+        number = cases[test, variant]
+        cases[test, variant] += 1
+        others = {one for one in (SIM, SIMCHECK) if (test, one) in on}
+        every = item.get_closest_marker("every")
+        if variant and repeats(item, variant, number, others):
+            item.add_marker("again")
+        elif every and number % every.args[0] and not costly(item):
+            item.add_marker("slow")
         (kept if runs_here(item, config.getoption("-m")) else deselected).append(item)
     items[:] = kept
     if deselected:
@@ -117,9 +124,8 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
         return False
     if backend == STAND_IN and not on_stand_in(item, named_markers):
         return False
-    for costly in ("slow", "faults", "again"):
-        if item.get_closest_marker(costly) and costly not in named_markers:
-            return False
+    if any(marker not in named_markers for marker in costly(item)):
+        return False
     if item.get_closest_marker("peer") and "peer" not in named_markers and not peers():
         return False
     if item.get_closest_marker("mpi") and not libraries():
@@ -131,27 +137,34 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
     return True
 
 
+def costly(item: pytest.Item) -> list[str]:
+    """Its markers that a run has to name."""
+    return [name for name in ("slow", "faults", "again") if item.get_closest_marker(name)]
+
+
 def function_of(item: pytest.Item) -> str:
     """The test's name without its parameters."""
     return item.nodeid.partition("[")[0]
 
 
-def repeats(item: pytest.Item, variant: Variant, number: int, on_sim: bool) -> bool:
-    """Whether a case, the `number`-th of its test on a variant, can hardly show anything new.
+def repeats(item: pytest.Item, variant: Variant, number: int, others: set[Variant]) -> bool:
+    """Whether a case, the `number`-th of its test on a variant, can hardly show anything new beside
+    `others`, those of sim and simcheck on which the test runs, too.
 
-    The cases of a test share sim's seeded orders out among them; a big one has none. A kernel that
-    depends on an order, because it lacks a barrier, is found by simcheck in every case, whatever
-    the order; test_mutation.py leaves out each barrier in turn there. The stand-in's kernels are
-    those of sim, and the host does the same for every shape: a fourth of the cases will do.
+    simcheck computes what sim does, in the natural order, and finds a kernel that depends on the
+    order, because it lacks a barrier, whatever the order (test_mutation.py leaves out each barrier
+    in turn). So where it has a case, sim has it in one of its orders. A big case, which simcheck
+    does not take, runs on sim in natural order. The stand-in's kernels are those of sim, and the
+    host does the same for every shape: a fourth of the cases will do.
     """
-    if variant in SIM_SEEDED:
-        if item.get_closest_marker("big"):
-            return True
-        others = item.nodeid.replace(str(variant), "")
-        return variant != SIM_SEEDED[crc32(others.encode()) % len(SIM_SEEDED)]
-    if variant != SIDE or not on_sim or os.environ.get(EVERY_ORDER):
+    big = item.get_closest_marker("big")
+    orders = IN_ORDERS if SIMCHECK in others else SIM_SEEDED
+    if variant in orders:
+        case = item.nodeid.replace(f"[{variant}", "[").replace(f"-{variant}", "")
+        return variant != (SIM if big else orders[crc32(case.encode()) % len(orders)])
+    if variant != SIDE or SIM not in others or os.environ.get(EVERY_ORDER):
         return False
-    ordered = item.get_closest_marker("orders") or item.get_closest_marker("big")
+    ordered = item.get_closest_marker("orders") or big
     return not ordered and number > 0 and crc32(item.nodeid.encode()) % 4 > 0
 
 

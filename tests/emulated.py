@@ -57,6 +57,28 @@ def program(sources: Sequence[Path], *, checked: bool, folder: Path = KEPT) -> P
     return _linked(folder, f"{sources[0].stem}-{'checked' if checked else 'fast'}", objects)
 
 
+def extension(root: Path, own: Sequence[Path], include: Sequence[Path]) -> Path:
+    """Compile and link a module like _simcheck, but with few ops.
+
+    Args:
+        root: a copy of the tree, in which the module is built.
+        own: the kernels and bindings in it.
+        include: the folders of pybind11's headers and of Python's.
+    """
+    how = ("-fPIC", "-fvisibility=hidden", *CHECKED)
+    python = (*how, "-O0", *(f"-isystem{path}" for path in include))
+    shared = [KERNELS.parent / "bindings" / f"{name}.cpp" for name in SHARED_BINDINGS]
+    headers = f"-iquote{root / 'kernels'}"
+    options = {".cu": (*how, *INSTRUMENTED, headers), ".cpp": (*python, headers)}
+    sources = [(root, one, options[one.suffix]) for one in own]
+    sources += [(KEPT, one, python) for one in shared]
+    objects = _all_compiled(sources + _emulation(how, checked=True))
+    return _linked(root, "extension", objects, "-shared")
+
+
+SHARED_BINDINGS = ("array", "module", "host_platform")
+
+
 def _emulation(how: Sequence[str], checked: bool) -> list[_Source]:
     names = ["fiber", "scheduler", "launch", "tensor", "hopper", "wgmma", "memory", "kernel_name"]
     if checked:

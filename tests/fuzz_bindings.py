@@ -28,7 +28,7 @@ from samples import generator
 from tolerance import same_bits
 
 OUTCOMES = {"refused", "accepted", "right"}
-SAMPLE = 400
+SAMPLE = 200
 
 Shape = tuple[int, ...]
 

@@ -28,7 +28,7 @@ from samples import normal
 TENSORS = ("params.safetensors", "momentum.safetensors", "mean.safetensors")
 STATE = "state.json"
 OUTCOMES = {"refused", "read", "used"}
-SAMPLE = 200
+SAMPLE = 100
 NAMES = (
     *("net", "classes", "class_ids", "class_names", "input_shape", "step", "epoch", "net_args"),
     *("metrics", "recipe", "augment", "bytes", "sha256", "format", "dtype", "shape", "dropout"),

@@ -21,7 +21,7 @@ from pyalexnet.errors import DataError
 from samples import pixels
 
 OUTCOMES = {"refused", "read"}
-SAMPLE = 200
+SAMPLE = 100
 PER_BATCH = 2
 CLASSES = 2
 BINARY, PICKLED = cifar.BINARY, cifar.PICKLED

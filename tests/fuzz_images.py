@@ -23,7 +23,7 @@ from pyalexnet.data.decode import fault, pillow_warnings
 from samples import generator
 
 OUTCOMES = {"refused", "decoded"}
-SAMPLE = 250
+SAMPLE = 120
 SIZE = (32, 24)
 """Height and width of the photographs; stored JPEGs must have exactly this size."""
 

@@ -30,7 +30,7 @@ from samples import generator
 SIDE = 12
 SHARDS = ("train-00000", "val-00000")
 OUTCOMES = {"refused", "opened", "read"}
-SAMPLE = 150
+SAMPLE = 80
 NAMES = (
     *("storage", "size", "form", "quality", "jpeg", "uint8", "class_ids", "class_names", "plan"),
     *("statistics", "vectors", "sigmas", "mean_sha256", "shards", "train", "val", "images"),

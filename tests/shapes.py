@@ -75,10 +75,10 @@ CONVS = (
     Conv("vectors of filters alone", (1, 7, 5, 3), (40, 3, 2), pad=1),
     Conv("many in vectors", (3, 7, 6, 72), (136, 3, 3), pad=1, big=True),
     Conv("many in two groups", (3, 13, 12, 68), (132, 3, 5), (2, 1), (1, 2, 2, 0), 2, big=True),
-    Conv("cifar conv2", (8, 16, 16, 32), (32, 5, 5), pad=2, big=True),
+    Conv("cifar conv2", (3, 16, 16, 32), (32, 5, 5), pad=2, big=True),
     Conv("Winograd's tiles of 3x3 cut", (3, 7, 10, 32), (48, 3, 3), pad=(0, 1, 2, 1), groups=2),
     Conv("Winograd's tiles of 5x5 cut", (2, 6, 9, 16), (24, 5, 5), pad=(2, 1, 0, 2)),
-    Conv("many large images", (40, 48, 47, 8), (2, 1, 3), pad=(0, 0, 1, 1), big=True),
+    Conv("more pixels than 2^16", (30, 48, 47, 8), (2, 1, 3), pad=(0, 0, 1, 1), big=True),
 )
 
 

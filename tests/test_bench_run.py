@@ -645,6 +645,7 @@ def test_the_gpus_form_on_one_operation(be: Any, monkeypatch: pytest.MonkeyPatch
     assert all(row.ours and row.ours.samples >= 20 for row in made.operations)
 
 
+@pytest.mark.slow
 @ON_GPU
 def test_costs_on_a_gpu(be: Any) -> None:
     """Ours in every way, and PyTorch's in both modes if it is installed."""

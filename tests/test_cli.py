@@ -149,6 +149,7 @@ def test_live_display_answers_ctrl_c() -> None:
             time.sleep(0.05)
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -183,6 +184,7 @@ def test_no_control_codes_where_they_are_not_wanted(
     assert b"1.2... loss" in text
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("how", ["| head -n 1", ">&-", ">&$0"])
 def test_lost_output_does_not_stop_the_training(
     how: str, data: Path, tmp_path: Path, full: int
@@ -418,6 +420,7 @@ STARTS = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("how", STARTS)
 def test_ctrl_c_at_any_moment_of_the_start(how: str) -> None:
     """Before our first line, Python answers in its own way; after that, we do, in one line."""

@@ -6,7 +6,9 @@ Skipped without nvcc; tests that read machine code also without nvdisasm.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +20,10 @@ KERNELS = Path(__file__).parent.parent / "kernels"
 HOPPER = "sm_90a"
 ARCHITECTURES = ("sm_80", HOPPER)
 
-# Every form of every kernel, for one architecture: minutes.
-compiles = pytest.mark.timeout(1800)
+
+def compiles(test: Callable[..., None]) -> Any:
+    """Every form of every kernel, for one architecture: minutes."""
+    return pytest.mark.slow(pytest.mark.timeout(1800)(test))
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)

@@ -139,6 +139,7 @@ def test_two_python_threads_at_once(be: Any) -> None:
     end(begin(twice_at_once, be.exact))
 
 
+@pytest.mark.every(2)
 @ON_CPU
 def test_two_processes_side_by_side(be: Any) -> None:
     """Each with more workers than there are cores."""

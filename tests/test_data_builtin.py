@@ -66,6 +66,7 @@ def write_source(folder: Path) -> None:
             (folder / f"{part.idx_name}-{kind}-ubyte.gz").write_bytes(idx(values, magic))
 
 
+@pytest.mark.slow
 def test_build_makes_the_same_sheets_again(tmp_path: Path) -> None:
     source, built = tmp_path / "source", tmp_path / "built"
     source.mkdir()

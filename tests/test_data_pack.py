@@ -171,6 +171,7 @@ def test_opening_decodes_nothing(made: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert dataset.colour() is not None
 
 
+@pytest.mark.every(2)
 def test_a_thousand_shards_keep_no_files_open(made: Path) -> None:
     shards = [data.load(made) for _ in range(300)]
     assert len(list(Path("/proc/self/fd").iterdir())) < 300
@@ -293,6 +294,7 @@ def test_a_shard_that_is_cut_missing_or_a_folder(copy: Path) -> None:
     assert str(path) in refusal(copy)
 
 
+@pytest.mark.every(2)
 def test_any_flipped_bit_is_found(copy: Path) -> None:
     """On opening, or if it is in an image, when that image is read."""
     path = first_shard(copy)

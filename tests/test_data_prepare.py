@@ -337,6 +337,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return photographs(tmp_path_factory.mktemp("many") / "set", 300)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("shards", [1, 20])
 def test_kill_9_and_go_on(tmp_path: Path, many: Path, shards: int) -> None:
     out, straight = tmp_path / "pack", tmp_path / "straight"

@@ -20,6 +20,7 @@ def no_process_left() -> Iterator[None]:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("workers", [1, 3, 20])
 def test_every_item_once(workers: int) -> None:
     found = list(each(operator.neg, range(10), workers))
@@ -40,6 +41,7 @@ def test_a_process_that_ends_by_itself() -> None:
         list(each(os._exit, [0], 1))
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("turn", range(8))
 def test_killed_while_it_sends(turn: int) -> None:
     """Results are megabytes: most of the time goes into sending them."""

@@ -166,6 +166,7 @@ def test_stream_of_any_answer(
     )
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("which", ["stdout", "stderr", "both"])
 def test_training_into_a_full_disk_of_output(
     which: str, data: Path, tmp_path: Path, full: int
@@ -178,6 +179,7 @@ def test_training_into_a_full_disk_of_output(
     assert last(tmp_path / "runs" / "latest").meta.step == STEPS
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("arguments", "code"), [(("--data", "none"), 2), (("--lr=1e9",), 3)])
 def test_refusal_that_nobody_can_read(
     arguments: tuple[str, ...], code: int, data: Path, tmp_path: Path, full: int

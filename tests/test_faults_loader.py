@@ -437,6 +437,7 @@ def test_memory_is_flat(workers: int) -> None:
     assert grown(IN_MEMORY, workers, QUICK, WARM) < FLAT
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_memory_is_flat_where_a_pack_is_read(made: Path, workers: int) -> None:
     assert grown(data.load(made).train, workers, QUICK, WARM) < FLAT

@@ -497,6 +497,7 @@ def first_lines(process: subprocess.Popen[str]) -> Iterator[str]:
             return
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGUSR1, 138), (signal.SIGUSR2, 0), (signal.SIGHUP, 0)]
 )

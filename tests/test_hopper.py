@@ -89,6 +89,7 @@ def factor(lines: Floats, major: str) -> bytes:
     return bits(np.concatenate([matrix, rest], axis=1))
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("schedule", range(4))
 @pytest.mark.parametrize("majors", MAJORS, ids="-".join)
 def test_a_warp_specialised_product_in_every_schedule(
@@ -194,6 +195,7 @@ def test_the_fast_emulation_refuses_what_could_not_go_on(fast: Path, case: str) 
     assert_reported(case, said(fast, case)[0], REFUSED[case])
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("schedule", range(1, 6))
 @pytest.mark.parametrize("case", [*SEEN, *REFUSED])
 def test_a_bug_is_reported_in_every_schedule(checked: Path, case: str, schedule: int) -> None:

@@ -163,6 +163,7 @@ def environment(python: str | Path, place: Path, *options: str) -> Path:
     return place / "bin" / "python"
 
 
+@pytest.mark.slow
 def test_packages_of_an_environment_stay_visible(tmp_path: Path) -> None:
     """If python3 is a virtual environment's: its packages, and those its own path files add."""
     outer = environment(sys.executable, tmp_path / "outer")

@@ -65,7 +65,9 @@ def test_kills_of_a_loop_of_saves(kills: int, tmp_path: Path, tried: Callable[..
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.faults)])
+@pytest.mark.parametrize(
+    "kills", [pytest.param(3, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.faults)]
+)
 def test_kills_of_training(kills: int, tmp_path: Path, tried: Callable[..., None]) -> None:
     """A checkpoint per epoch of six steps is written so often that many kills hit a save.
 

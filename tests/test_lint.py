@@ -123,6 +123,7 @@ def place(row: Row) -> tuple[str, str, str]:
     return row.line.partition(":")[0], row.array, row.access
 
 
+@pytest.mark.slow
 @CHECKED
 def test_no_line_costs_more_than_its_bound(be: Any) -> None:
     """A kernel that starts to read or write uncoalesced shows here."""
@@ -135,12 +136,14 @@ def test_no_line_costs_more_than_its_bound(be: Any) -> None:
     assert not too_much, "\n".join(too_much)
 
 
+@pytest.mark.slow
 @CHECKED
 def test_every_exception_is_needed(be: Any) -> None:
     above = {place(row) for some in rows().values() for row in some if row.ratio > BOUND}
     assert above == EXCEPTIONS.keys()
 
 
+@pytest.mark.slow
 @CHECKED
 def test_every_launcher_and_every_kernel_file_is_looked_at(be: Any) -> None:
     launchers = re.findall(r"\bvoid (\w+)\(", (KERNELS / "ops.h").read_text())
@@ -153,6 +156,7 @@ def test_every_launcher_and_every_kernel_file_is_looked_at(be: Any) -> None:
     assert {place(row)[0] for some in rows().values() for row in some} >= files
 
 
+@pytest.mark.slow
 @CHECKED
 def test_a_float4_is_one_access(be: Any) -> None:
     """The compiler that adds the hooks does not split it: 4,096 floats are 32 requests."""
@@ -164,6 +168,7 @@ def test_a_float4_is_one_access(be: Any) -> None:
     assert {(row.array, row.bytes) for row in reads} == {("a_slices", 16), ("b_slices", 16)}
 
 
+@pytest.mark.slow
 @CHECKED
 def test_the_worst_comes_first(be: Any) -> None:
     for some in rows().values():

@@ -223,6 +223,7 @@ def without(be: Any, barrier: str) -> Iterator[None]:
         be._ext.leave_out_barrier("")
 
 
+@pytest.mark.every(4)
 @CHECKED
 @pytest.mark.parametrize("call", CALLS, ids=str)
 def test_a_missing_barrier_is_noticed(be: Any, call: Call) -> None:

@@ -285,6 +285,7 @@ def learn(net: Net, steps: int, at_once: bool) -> tuple[SGD, list[float]]:
     return sgd, losses
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("be", parameters(CPU, SIM, SIMCHECK), indirect=True)
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
 @pytest.mark.parametrize("spec", SHAPES, ids=NAMES)
@@ -352,6 +353,7 @@ def test_other_rates_need_no_other_program(be: Any, monkeypatch: pytest.MonkeyPa
     assert len(made) == 2
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
 def test_parameters_come_out_as_they_went_in(be: Any, precision: plan.Precision) -> None:
     initial = host(full := Net(FUSIBLE, be, SEED), full.params)

@@ -438,6 +438,7 @@ def test_the_fast_emulation_refuses_what_no_gpu_would_run(fast: Path, bug: Bug) 
 REPORTED = "data race|under way|out-of-bounds|uninitialised|misaligned|input|peer|shared memory"
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("bug", [*RACES, *UNDER_WAY, *OUTSIDE, *OTHERS], ids=str)
 def test_a_bug_is_reported_in_every_schedule(checked: Path, bug: Bug) -> None:
     """Schedules differ in which of the two accesses comes first, not in reporting the race."""

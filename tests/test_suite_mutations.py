@@ -359,8 +359,11 @@ sys.meta_path[:] = [one for one in sys.meta_path if "Redirecting" not in type(on
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copied(tmp_path_factory.mktemp("mutated"))
+
+
+def copied(root: Path) -> Path:
     """A copy of the package with its built modules, its tests and their settings."""
-    root = tmp_path_factory.mktemp("mutated")
     source = Path(pyalexnet.__file__).parent
     unneeded = shutil.ignore_patterns("__pycache__")
     shutil.copytree(source, root / "pyalexnet", ignore=unneeded)
@@ -369,16 +372,18 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(HERE.parent / "pyproject.toml", root)
     (root / "sitecustomize.py").write_text(OWN_FINDER_ONLY)
     for module in ("_cpu", "_cpu_v3", "_cpu_v4", "_sim", "_simcheck", "_cuda"):
-        built = find_spec(f"pyalexnet.{module}")
-        if built is not None and built.origin is not None:
-            shutil.copy(built.origin, root / "pyalexnet")
+        found = find_spec(f"pyalexnet.{module}")
+        if found is not None and found.origin is not None:
+            shutil.copy(found.origin, root / "pyalexnet")
     return root
 
 
-def run_on(root: Path, tests: Sequence[str]) -> tuple[int, str]:
+def run_on(
+    root: Path, tests: Sequence[str], backend: str = "cpu", *options: str
+) -> tuple[int, str]:
     """Run tests on the copy; return pytest's exit code and output."""
     path = os.pathsep.join(map(str, (root, root / "tests")))
-    settings = {"PYTHONPATH": path, "PYALEXNET_TEST_BACKENDS": "cpu"}
+    settings = {"PYTHONPATH": path, "PYALEXNET_TEST_BACKENDS": backend}
     arguments = (
         "-q",
         "-x",
@@ -387,6 +392,7 @@ def run_on(root: Path, tests: Sequence[str]) -> tuple[int, str]:
         "no:cacheprovider",
         "-W",
         "ignore::pytest.PytestCacheWarning",
+        *options,
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments, *(f"tests/{test}" for test in tests)],
@@ -430,6 +436,7 @@ def test_the_copy_is_what_is_tested(copy: Path) -> None:
     probe.unlink()
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("one", QUICK, ids=str)
 def test_a_mutation_is_seen(one: Mutation, copy: Path) -> None:
     is_seen(one, copy)

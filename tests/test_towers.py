@@ -181,6 +181,7 @@ def check_against_one_device(one: Net, two: Net, images: int) -> None:
                 assert_equal_outputs(one, others[name], expected)
 
 
+@pytest.mark.every(3)
 @DEVICES
 @pytest.mark.parametrize("be", HOSTS, indirect=True)
 @pytest.mark.parametrize("spec", SMALL, ids=named)
@@ -188,6 +189,7 @@ def test_small_networks(be: Any, spec: NetSpec, devices: tuple[int, int]) -> Non
     check_against_one_device(*both(be, spec, devices), images=3)
 
 
+@pytest.mark.every(3)
 @pytest.mark.big
 @DEVICES
 @pytest.mark.parametrize("be", HOSTS, indirect=True)
@@ -196,6 +198,7 @@ def test_alexnets(be: Any, spec: NetSpec, devices: tuple[int, int]) -> None:
     check_against_one_device(*both(be, spec, devices), images=2)
 
 
+@pytest.mark.every(2)
 @pytest.mark.big
 @pytest.mark.parametrize("be", parameters(SIM), indirect=True)
 @pytest.mark.parametrize("groups", [1, 2])
@@ -209,6 +212,7 @@ def test_sums_that_are_split_otherwise_for_half_a_layer(be: Any, groups: int) ->
     check_against_one_device(*both(be, spec_of("split", (1, 2, 2), *layers)), images=3)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("be", in_every_order(CUDA), indirect=True)
 @pytest.mark.parametrize("spec", SMALL, ids=named)
 def test_both_towers_on_one_gpu(be: Any, spec: NetSpec) -> None:
@@ -468,6 +472,7 @@ def fetched(spec: NetSpec, goal: Goal = "gradients") -> tuple[Counter[str], Coun
     return forward, backward
 
 
+@pytest.mark.every(2)
 @pytest.mark.big
 @DEVICES
 def test_what_alexnet_exchanges(devices: tuple[int, int]) -> None:

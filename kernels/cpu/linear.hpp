@@ -132,16 +132,16 @@ template <class T> PYALEXNET_INLINE void ask_for(const T* from, std::int64_t cou
     for (std::int64_t i = 0; i < count; i += kStep) __builtin_prefetch(from + i, 0, 2);
 }
 
-// dx = dy w: rows are those of dy, columns inputs. Some panels of w are packed, kDepth outputs at a
-// time.
+// dx = dy w: rows are those of dy, columns inputs. A panel of w at a time is packed, kDepth outputs
+// deep, and multiplied while it is in the L1 cache.
 template <class T> struct LinearDgrad {
     static constexpr Choice kChoice{"linear", 0, 0, 1};
     static constexpr int kMostPanels = 768 / kPanel;
-    static constexpr int kDepth = 64;
+    static constexpr int kDepth = 32;
     int rows, inputs, outputs;
     int panels_at_once, tiles; // of inputs in a piece, of rows
     std::int64_t tile_floats, worker_floats;
-    float* dy; // widened
+    float* dy; // (quotient_up(outputs, kDepth), rows, kDepth)
     float* workers;
 
     LinearDgrad(Scratch& scratch, const Correlation& c)
@@ -149,14 +149,23 @@ template <class T> struct LinearDgrad {
           panels_at_once(piece_of(quotient_up(inputs, kPanel), kMostPanels)),
           tiles(quotient_up(rows, kRows)),
           tile_floats(std::int64_t{kRows} * kPanel * panels_at_once * tiles),
-          worker_floats(tile_floats + panels_at_once * kDepth * kPanel),
-          dy(scratch.take<float>(std::is_same_v<T, float> ? 0 : std::int64_t{rows} * outputs)),
+          worker_floats(tile_floats + kDepth * kPanel),
+          dy(scratch.take<float>(std::int64_t{rows} * rounded_up(outputs, kDepth))),
           workers(scratch.take<float>(simt::workers() * worker_floats)) {}
 
     template <class Epilogue>
     void run(const T* given, const Filters<T>& filters, const Epilogue& epilogue) const {
         const T* const w = filters.first;
-        const float* const dys = as_floats(given, std::int64_t{rows} * outputs, dy);
+        // Where they lie far apart, too few rows of dy would fit into a set of the L1 cache.
+        const bool packs = !std::is_same_v<T, float> || outputs > 1024;
+        const float* const dys = packs ? dy : as_floats(given, 0, dy);
+        const int pitch = packs ? kDepth : outputs, rows_before = packs ? rows : 1;
+        const int blocks = packs ? quotient_up(outputs, kDepth) : 0;
+        parallel_rows(blocks, std::int64_t{rows} * kDepth, [&](std::int64_t block) {
+            const int depth = static_cast<int>(block) * kDepth;
+            pack(given + depth, outputs, rows, std::min(kDepth, outputs - depth),
+                 dy + block * rows * kDepth, kDepth);
+        });
         const int at_once = panels_at_once * kPanel;
         simt::parallel(quotient_up(inputs, at_once), [&](std::int64_t piece, int worker) {
             float* room = workers + worker * worker_floats;
@@ -165,46 +174,50 @@ template <class T> struct LinearDgrad {
             const int columns = std::min(at_once, inputs - first);
             for (int depth = 0; depth < outputs; depth += kDepth) {
                 const int deep = std::min(kDepth, outputs - depth);
-                const T* const from = w + std::int64_t{depth} * inputs + first;
-                pack(from, deep, columns, room + tile_floats);
                 const int coming = std::min(kDepth, outputs - depth - deep);
-                add(dys + depth, deep, first, columns, room + tile_floats, sums, depth == 0,
-                    from + std::int64_t{deep} * inputs, coming, epilogue);
+                add(dys + std::int64_t{depth} * rows_before, pitch,
+                    w + std::int64_t{depth} * inputs + first, deep, coming, first, columns,
+                    room + tile_floats, sums, depth == 0, epilogue);
             }
         });
     }
 
   private:
-    void pack(const T* from, int deep, int columns, float* to) const {
-        for (int d = 0; d < deep; ++d, from += inputs)
-            for (int j = 0; j < columns; j += kLanes)
-                store(to + (std::int64_t{j / kPanel} * kDepth + d) * kPanel + j % kPanel,
-                      load(from + j, std::min(kLanes, columns - j)));
-    }
-
     // Bound by reading w once, below some 30 rows of dy; by the multipliers above. Meanwhile
-    // prefetches the `coming` rows of w, which are packed next; if none are, a tile's sums are
-    // complete, and stored while they are in the cache.
-    template <class Epilogue> void add(const float* dys, int deep, int first, int columns,
-                                       const float* panels, Tile* sums, bool from_zero,
-                                       const T* next, int coming, const Epilogue& epilogue) const {
-        for (int j = 0; j < columns; j += kPanel)
+    // prefetches the panel that is packed next: of these rows of w, or the first of the `coming`
+    // ones. If none are, a tile's sums are complete, and stored while they are in the cache.
+    template <class Epilogue> void add(const float* dys, int pitch, const T* from, int deep,
+                                       int coming, int first, int columns, float* panel, Tile* sums,
+                                       bool from_zero, const Epilogue& epilogue) const {
+        for (int j = 0; j < columns; j += kPanel) {
+            const int wide = std::min(kPanel, columns - j);
+            pack(from + j, inputs, deep, wide, panel, kPanel);
+            const bool ends = j + wide == columns;
+            const int at = ends ? 0 : j + kPanel, high = ends ? coming : deep;
+            const T* const next = from + (ends ? std::int64_t{deep} * inputs : 0) + at;
             for (int tile = 0; tile < tiles; ++tile) {
-                const int wide = std::min(kPanel, columns - j);
-                for (int d = tile; d < coming; d += tiles)
-                    ask_for(next + d * std::int64_t{inputs} + j, wide);
+                for (int d = tile; d < high; d += tiles)
+                    ask_for(next + d * std::int64_t{inputs}, std::min(kPanel, columns - at));
                 const int count = std::min(kRows, rows - tile * kRows);
-                const float* a[kRows];
-                for (int row = 0; row < kRows; ++row)
-                    a[row] = dys + std::int64_t{tile * kRows + std::min(row, count - 1)} * outputs;
+                const float* a[kRows] = {dys + std::int64_t{tile} * kRows * pitch};
+                for (int row = 1; row < kRows; ++row) // a chain: gcc makes no vectors of it
+                    a[row] = a[row - 1] + (row < count ? pitch : 0);
                 Tile& sum = sums[tile * panels_at_once + j / kPanel];
-                multiply(count, wide, a, Runs{1, 0, deep}, Adjacent{},
-                         panels + std::int64_t{j / kPanel} * kDepth * kPanel, sum, from_zero);
+                multiply(count, wide, a, Runs{1, 0, deep}, Adjacent{}, panel, sum, from_zero);
                 for (int row = 0; coming == 0 && row < count; ++row)
                     for (int i = 0; i < wide; i += kLanes)
                         epilogue.put(tile * kRows + row, first + j + i, std::min(kLanes, wide - i),
                                      load(sum.of[row] + i));
             }
+        }
+    }
+
+    // `wide` neighbours in each of some rows of a matrix, widened, and zeros up to whole vectors.
+    static void pack(const T* from, int pitch, int count, int wide, float* to, int to_pitch) {
+#pragma GCC unroll 4
+        for (int row = 0; row < count; ++row, from += pitch, to += to_pitch)
+            for (int i = 0; i < wide; i += kLanes)
+                store(to + i, load(from + i, std::min(kLanes, wide - i)));
     }
 };
 
