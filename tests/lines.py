@@ -19,7 +19,7 @@ COMMENTS = {
     ".hpp": "//",
     ".cpp": "//",
 }
-BUDGET = 27_850
+BUDGET = 28_350
 """To be lowered with the count. What has to raise it says why in its commit."""
 
 

@@ -383,6 +383,24 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(data: Path, tmp_path: Path) 
     assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["step-00000004"]
 
 
+def test_a_signal_between_two_steps_stops_all(data: Path, tmp_path: Path) -> None:
+    """It comes when its rank has just agreed to go on, before the epoch's test."""
+
+    def struck(trainer: Trainer) -> None:
+        before = trainer._train_epoch
+
+        def then_struck(stop_at: int | None) -> None:
+            before(stop_at)
+            if trainer.net.communicator.rank == 1:
+                signalled(trainer, SIGUSR1)
+
+        trainer.__dict__["_train_epoch"] = then_struck
+
+    run = ran(2, tmp_path, data, struck)
+    assert (run.report.step, run.report.reason) == (STEPS_AN_EPOCH, "SIGUSR1")
+    assert lines(run.path, "epoch") == []
+
+
 def saved_at(trainer: Trainer, step: int, what: Callable[[], Any]) -> list[int]:
     """After `what` at a step: the steps at which the rank has saved, filled while it trains."""
     found: list[int] = []

@@ -325,3 +325,58 @@ def test_it_has_no_more_than_what_it_stands_for(cupy: Any, name: str) -> None:
 def test_what_cupy_refuses(cupy: Any, error: type[Exception], do: Any) -> None:
     with pytest.raises(error):
         do(cupy)
+
+
+# ------------------------------------------------------------------ NCCL
+
+
+@pytest.fixture
+def nccl() -> Iterator[Any]:
+    """NCCL for one of two ranks, which sends and gets nothing."""
+    machine = Machine("eager", 2)
+    with stand_in.installed(machine, lambda sends, receives: None):
+        nccl: Any = importlib.import_module("cupy.cuda.nccl")
+        cupy: Any = importlib.import_module("cupy")
+        nccl.cupy, nccl.ends = cupy, nccl.NcclCommunicator(2, nccl.get_unique_id(), 0)
+        cupy.machine = machine
+        yield nccl
+        machine.faults.clear()
+
+
+def message(nccl: Any, ptr: int, *, peer: int = 1, grouped: bool = True) -> None:
+    if grouped:
+        nccl.groupStart()
+    nccl.ends.send(ptr, 12, nccl.NCCL_UINT8, peer, 0)
+    if grouped:
+        nccl.groupEnd()
+
+
+def test_a_group_of_messages_is_one_piece_of_work(nccl: Any) -> None:
+    message(nccl, nccl.cupy.zeros(3, "float32").data.ptr)
+    assert not nccl.cupy.machine.faults
+
+
+def test_a_message_in_no_group_is_a_fault(nccl: Any) -> None:
+    ptr = nccl.cupy.zeros(3, "float32").data.ptr
+    assert "in no group" in fault_of(nccl.cupy, lambda: message(nccl, ptr, grouped=False))
+
+
+def test_nccl_given_memory_of_the_host_is_a_fault(nccl: Any) -> None:
+    ptr = np.zeros(3, np.float32).__array_interface__["data"][0]
+    assert "not the GPU's" in fault_of(nccl.cupy, lambda: message(nccl, ptr))
+
+
+def test_nccl_refuses_ranks_ids_and_streams_that_are_wrong(nccl: Any) -> None:
+    ptr = nccl.cupy.zeros(3, "float32").data.ptr
+    with pytest.raises(nccl.NcclError):
+        message(nccl, ptr, peer=2)
+    for wrong in (b"short", tuple(nccl.get_unique_id())):  # the latter before CuPy 14
+        with pytest.raises(nccl.NcclError):
+            nccl.NcclCommunicator(2, wrong, 0)
+    nccl.groupEnd()
+    with nccl.cupy.cuda.Device(1):
+        ends = nccl.NcclCommunicator(2, nccl.get_unique_id(), 0)
+    nccl.groupStart()
+    ends.send(ptr, 12, nccl.NCCL_UINT8, 1, 0)
+    with pytest.raises(nccl.NcclError):
+        nccl.groupEnd()

@@ -12,6 +12,7 @@ layers below go backward.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,8 +81,9 @@ class Shards:
 
     def places(self, rank: int, batches: Array) -> Array:
         """A rank's part of batches, the rows of a matrix, as (batches, slices, images)."""
-        slices = batches.reshape(len(batches), self.slices, self.ranks, -1)
-        return slices[:, :, rank % self.ranks]
+        count, images = batches.shape
+        parts = self.slices, self.ranks
+        return batches.reshape(count, *parts, images // math.prod(parts))[:, :, rank % self.ranks]
 
 
 WHOLE = Shards()

@@ -36,14 +36,15 @@ NOTHING, SAVE = 0, 1
 class Interrupt(contextlib.ExitStack):
     """While entered, notes the signals above; outside the main thread Python handles none.
 
-    received: the first signal to stop. save: whether a signal to save came; the caller resets it
-    before saving, so that one that comes meanwhile is not lost. tell: called from the handler with
-    the answer to a first Ctrl-C; it must not wait.
+    received: the first signal to stop; heeded: the one that all ranks stop for. save: whether a
+    signal to save came; the caller resets it before saving, so that one that comes meanwhile is not
+    lost. tell: called from the handler with the answer to a first Ctrl-C; it must not wait.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.received: signal.Signals | None = None
+        self.heeded: signal.Signals | None = None
         self.save = False
         self.tell: Callable[[str], None] = tell
         self._impatient = False
@@ -62,7 +63,7 @@ class Interrupt(contextlib.ExitStack):
     def heed(self, asked: int) -> bool:
         """Take what was asked for of any rank as asked of this one; whether it is to save."""
         if asked > SAVE:
-            self.received = signal.Signals(asked - SAVE)
+            self.heeded = signal.Signals(asked - SAVE)
         return asked == SAVE
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -136,18 +136,18 @@ class Trainer:
 
     def _fit(self, stop_at: int | None) -> StopReport:
         started = self._saved_at = time.perf_counter()
-        while not (self.course.finished or self.interrupt.received or self.at.step == stop_at):
+        while not (self.course.finished or self._stops() or self.at.step == stop_at):
             self._train_epoch(stop_at)
             if self._sits_at_chance:
                 self._save()
                 raise self._at_chance()
-            if self.course.steps_left == 0 and not self.interrupt.received:
+            if self.course.steps_left == 0 and not self._stops():
                 self._end_epoch()
-        if not self.interrupt.received:
+        if not self._stops():
             self._test = self._test or self._evaluate()
         self._save()
         finished = self.course.finished
-        received = None if finished else self.interrupt.received  # if so, it came too late
+        received = None if finished else self.interrupt.heeded  # if so, it came too late
         test = None if received else self._test
         ended = received.name if received else "finished" if finished else "steps"
         seconds = time.perf_counter() - started
@@ -214,7 +214,7 @@ class Trainer:
             asked = max(asked, SAVE)
         if self.interrupt.heed(ranks.most(asked)):
             self._save()
-        return self.interrupt.received is not None
+        return self.interrupt.heeded is not None
 
     def _step(self, images: Array, labels: Labels) -> None:
         """Update; values that are not finite may be found afterwards, and are never saved."""

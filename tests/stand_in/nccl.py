@@ -6,6 +6,7 @@ has begun and ended in no other order, and nobody waits for it when it is enqueu
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -46,9 +47,13 @@ class Nccl:
     def __init__(self, machine: Machine, pools: Pools, exchange: Exchange | None) -> None:
         self.machine, self.pools, self.exchange = machine, pools, exchange
         self.available, self.NcclError = exchange is not None, NcclError
-        self.group: list[tuple[NcclCommunicator, int, Message]] | None = None
+        self._local = threading.local()  # a group is its thread's
         self.NcclCommunicator = partial(NcclCommunicator, self)
         vars(self).update(_TYPES)
+
+    @property
+    def group(self) -> list[tuple[NcclCommunicator, int, Message]] | None:
+        return getattr(self._local, "group", None)
 
     def get_version(self) -> int:
         return 22803
@@ -59,12 +64,12 @@ class Nccl:
     def groupStart(self) -> None:  # noqa: N802 (CuPy's name)
         if self.group is not None:
             raise NotImplementedError("groups in groups")
-        self.group = []
+        self._local.group = []
 
     def groupEnd(self) -> None:  # noqa: N802 (CuPy's name)
         if self.group is None:
             raise NcclError(_INVALID_USAGE)
-        given, self.group = self.group, None
+        given, self._local.group = self.group, None
         if given:
             (ends,), (stream,) = {one for one, _, _ in given}, {stream for _, stream, _ in given}
             ends.enqueue(stream, [message for _, _, message in given])
