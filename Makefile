@@ -64,7 +64,7 @@ install = $(if $(offline),$(BIN)/python -P pyalexnet/install.py $(filter test,$(
             -C cmake.define.PYALEXNET_CPU_SETS=$(4) \
             -C cmake.define.PYALEXNET_CUDA=$(PYALEXNET_CUDA) \
             -C cmake.define.PYALEXNET_WARNINGS_ARE_ERRORS=$(if $(WERROR),ON,OFF) \
-            $(if $(offline),--no-deps) $(if $(isolated),,--no-build-isolation) \
+            $(if $(isolated),,--no-build-isolation) $(if $(offline),--no-deps) \
             --editable '.$(if $(call extras,$(1)),[$(call extras,$(1))])'
 
 # Only the packages of an extra: installing the package itself again would compile it again.

@@ -112,6 +112,7 @@ def _near(due: Any, exact: Exact, units: float = SUM) -> Any:
 
 def _rounded(value: Any, allowed: Any, dtype: Any) -> Any:
     """The difference allowed between two results once both are stored as `dtype`."""
+    _expect(dtype in ELEMENTS)
     return 2 * stored(value, allowed, dtype) - allowed
 
 
