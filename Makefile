@@ -50,6 +50,9 @@ comma := ,
 space := $() $()
 extras = $(subst $(space),$(comma),$(strip $(1) $(CUPY)))
 offline := $(filter off,$(ISOLATION))
+# What compiles is installed beside the package, in a folder that stays, so that only what has changed
+# is compiled again; but pip itself fetches nvcc's wheels, which a build then requires.
+isolated := $(if $(offline),,$(filter 1,$(PYALEXNET_NVCC_WHEEL)))
 # $(1): extras of pyproject.toml, $(2), $(3): whether the emulation and its checker are built, $(4): the
 # instruction sets of the CPU's own module. Builds are kept in the environment: two environments in
 # one tree, or a `pip install .` beside them, share nothing.
@@ -61,15 +64,17 @@ install = $(if $(offline),$(BIN)/python -P pyalexnet/install.py $(filter test,$(
             -C cmake.define.PYALEXNET_CPU_SETS=$(4) \
             -C cmake.define.PYALEXNET_CUDA=$(PYALEXNET_CUDA) \
             -C cmake.define.PYALEXNET_WARNINGS_ARE_ERRORS=$(if $(WERROR),ON,OFF) \
-            $(if $(offline),--no-build-isolation --no-deps) \
+            $(if $(isolated),,--no-build-isolation) $(if $(offline),--no-deps) \
             --editable '.$(if $(call extras,$(1)),[$(call extras,$(1))])'
 
 # Only the packages of an extra: installing the package itself again would compile it again.
 EXTRA := import sys, tomllib; \
   extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
   print(*extras[sys.argv[1]])
-add = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-        $$($(BIN)/python -c '$(EXTRA)' $(1))
+REQUIRED := import tomllib; \
+  print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])
+pip-install = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(1)
+add = $(call pip-install,$$($(BIN)/python -c '$(EXTRA)' $(1)))
 
 .PHONY: train test test-faults sanitize lint bench gpu gpu-peers cuda-all clean
 
@@ -140,18 +145,19 @@ $(VENV)/bin/python:
 # The emulation and its checker take longer to compile than everything else: `make train` omits
 # them, and the instruction sets that this machine would not use.
 SIM ?= OFF
-$(VENV)/installed: $(BIN)/python $(SOURCES)
+$(VENV)/installed: $(VENV)/build-tools $(SOURCES)
 	@echo "installing pyalexnet into $(VENV) (about a minute the first time)"
 	@if [ -e $(VENV)/test-installed ]; then $(call install,test $(CUDA_TOOLS),ON,ON,all); \
 	  else $(call install,,$(SIM),OFF,native); fi
 	@touch $@
 
-$(VENV)/test-installed: $(BIN)/python $(SOURCES)
+$(VENV)/test-installed: $(VENV)/build-tools $(SOURCES)
 	@echo "installing pyalexnet with its checker into $(VENV) (about two minutes the first time)"
 	@$(call install,test $(CUDA_TOOLS),ON,ON,all)
 	@touch $@ $(VENV)/installed
 
-$(VENV)/lint-installed: $(VENV)/test-installed
+# Nothing here reads what was compiled: a changed kernel is not compiled to be formatted.
+$(VENV)/lint-installed: $(if $(wildcard $(VENV)/test-installed),,$(VENV)/test-installed)
 	@$(if $(offline),,$(call add,lint))
 	@touch $@
 
@@ -168,7 +174,7 @@ cuda-all: $(VENV)/build-tools
 	$(BIN)/python tests/import_cuda_module.py build/cuda-all/module
 
 $(VENV)/build-tools: $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check cmake ninja pybind11
+	@$(if $(offline),,$(call pip-install,cmake ninja $$($(BIN)/python -c '$(REQUIRED)')))
 	@touch $@
 
 clean:

@@ -134,7 +134,7 @@ def cpu(seconds: float) -> Form:
 
 def cpu_full(seconds: float) -> Form:
     """The batches that a CPU trains on, beside the peers' compilers too; an hour or two."""
-    small = tuple(_named(name, 128) for name in ("cifar-18pct", "cifar-19pct", "cifar-80sec"))
+    small = (_named(name, 128) for name in nets.names() if name not in ("alexnet", "alexnet-tiny"))
     tiny, source = _named("alexnet-tiny", 64), nets.alexnet(preset="source")
     return replace(
         cpu(seconds),
@@ -143,7 +143,7 @@ def cpu_full(seconds: float) -> Form:
         step_plan=Plan(20 * seconds, 6, 40, warmups=1, rest=_REST),
         operations=(paper(32), *small, tiny),
         fused=("fp32",),
-        steps=(small[0], tiny, paper(32), StepCase(source, _label("source"), 32)),
+        steps=(_named("cifar-18pct", 128), tiny, paper(32), StepCase(source, _label("source"), 32)),
         modes=("eager", UNTUNED, COMPILED[0]),
         memory=(paper(32),),
         sizes=(1024, 2048, 4096),

@@ -158,13 +158,13 @@ class ReferenceBackend(HostBackend):
     # Activations
 
     def _relu_fprop(self, x: Numbers, y: Numbers) -> None:
-        y[...] = oracle.relu(x)
+        y[...] = oracle.relu_fprop(x)
 
     def _relu_dgrad(self, y: Numbers, dy: Numbers, dx: Numbers) -> None:
         dx[...] = oracle.relu_dgrad(y, dy)
 
     def _tanh_fprop(self, x: Numbers, y: Numbers) -> None:
-        y[...] = oracle.tanh(x).value
+        y[...] = oracle.tanh_fprop(x).value
 
     def _scale(self, x: Numbers, y: Numbers, factor: float) -> None:
         y[...] = oracle.double(x) * factor

@@ -17,6 +17,7 @@ from bench.oracle import Exact
 from bench.reference import ReferenceBackend, by_formula
 from cases import in_the_bindings
 from pyalexnet.errors import ArgumentError
+from pyalexnet.ops.elements import ELEMENTS
 from pyalexnet.ops.records import Learned, Mask
 from tolerance import FUNCTION, SOFTMAX, SUM, UNIT, bound, norm_units, stored
 from trial import place
@@ -111,15 +112,18 @@ def _near(due: Any, exact: Exact, units: float = SUM) -> Any:
 
 def _rounded(value: Any, allowed: Any, dtype: Any) -> Any:
     """The difference allowed between two results once both are stored as `dtype`."""
+    _expect(dtype in ELEMENTS)
     return 2 * stored(value, allowed, dtype) - allowed
 
 
 def _by_formula(op: str, arguments: list[Any]) -> Answer:
     """The answer for an op whose results are sums of what it is given."""
     call = in_the_bindings()[op][0]
-    for number, one in enumerate(arguments):
-        if isinstance(one, np.ndarray) and number not in call.results:
-            _finite(one)
+    for number, (was, one) in enumerate(zip(call.arguments, arguments, strict=True)):
+        if isinstance(was, np.ndarray):
+            _expect(isinstance(one, np.ndarray) and one.dtype in (was.dtype, *ELEMENTS))
+            if number not in call.results:
+                _finite(one)
     for one in arguments:
         _moderate(*(x for x in (one if isinstance(one, tuple) else [one]) if isinstance(x, float)))
     records = [

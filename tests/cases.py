@@ -2,9 +2,9 @@
 
 Each op has an example, and calls that go to the ends: they use the last element of every array,
 and what may be a NumPy number lies on the device. test_examples.py names the ops that lack one.
-A new op is added to a family of each, and to the sets below if it belongs there. What the fuzzer
-draws for it, and the answer that is due, follow from its calls and the oracle's function of that
-name.
+A new op is added to a family of each: to `_elements` if its arrays may have any shape, with a call
+in bfloat16 if it takes that. What the fuzzer draws for it, and the answer that is due, follow from
+its calls and the oracle's function of that name.
 """
 
 from __future__ import annotations
@@ -26,14 +26,6 @@ from shapes import CONVS, LRN_POOLS, LRNS, POOLS, RNORMS
 from trial import place
 
 CONV, LRN, RNORM, POOL = CONVS[1], LRNS[1], RNORMS[0], POOLS[1]
-IN_BFLOAT16 = {
-    f"{op}_{which}"
-    for op in ("relu", "tanh", "dropout", "lrn", "rnorm", "maxpool", "avgpool", "lrn_maxpool")
-    for which in ("fprop", "dgrad")
-} | {"scale"}
-"""The ops that take maps of either type."""
-ELEMENTWISE = ("relu", "tanh", "scale", "dropout", "sgd", "split", "join")
-"""What the ops begin with whose first array may have any shape; the others have to follow it."""
 ALIGNED = ("lrn_maxpool_fprop", "lrn_maxpool_dgrad")
 """They load whole vectors only; so does a plan, whose arrays are aligned."""
 RATES: dict[str, Any] = {"lr": 0.25, "momentum": 0.5, "weight_decay": 0.5}
@@ -379,6 +371,16 @@ TO_THE_ENDS = [
     for group in (_crops, _depths, _convolved, _multiplied, _maps, _elements, _exchanged)
     for call in group()
 ]
+IN_BFLOAT16 = {
+    call.op
+    for call in TO_THE_ENDS
+    if {*call.inputs} <= {"x", "y", "dy", "where"}
+    and not call.op.startswith(("conv_", "linear_"))  # whose forms are in _fused
+    and any(array.dtype == BFLOAT16 for array in call.inputs.values())
+}
+"""The ops that take maps of either type: those with a call to the ends in bfloat16."""
+ELEMENTWISE = tuple(dict.fromkeys(call.op for call in _elements()))
+"""The ops whose first array may have any shape; the others have to follow it."""
 # All but the updates, which work in place and return nothing.
 RETURNING = [example for op, example in EXAMPLES.items() if not op.endswith(("_sgd", "_update"))]
 

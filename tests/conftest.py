@@ -24,6 +24,7 @@ import pytest
 
 from mpi_ranks import libraries
 from variants import (
+    CONVOLVING,
     CPU_EXACT,
     EVERY,
     EVERY_IN_EVERY_ORDER,
@@ -37,7 +38,6 @@ from variants import (
     SIM_SEEDED,
     SIMCHECK,
     STAND_IN,
-    WITHOUT_CONVOLUTIONS,
     Variant,
     missing,
     selected,
@@ -271,7 +271,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "be" in metafunc.fixturenames and "be" not in said:
         orders = metafunc.definition.get_closest_marker("orders")
         every = EVERY_IN_EVERY_ORDER if orders else EVERY
-        if metafunc.module.__name__.rpartition(".")[2] in WITHOUT_CONVOLUTIONS:
+        if metafunc.module.__name__.rpartition(".")[2] not in CONVOLVING:
             every = [one for one in every if one.values[0] != CPU_EXACT]
         metafunc.parametrize("be", every, indirect=True)
 

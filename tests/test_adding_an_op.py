@@ -177,7 +177,7 @@ EDITED = {
         ("from pyalexnet.ops.softmax", "from pyalexnet.ops.stretch import StretchOps\n"),
         ("    SoftmaxOps,\n", "    StretchOps,\n"),
     ],
-    "bench/oracle/products.py": [("def tanh(", FORMULAS)],
+    "bench/oracle/products.py": [("def tanh_fprop(", FORMULAS)],
     "tests/cases.py": [
         ('    yield Call("relu_fprop", {"x": x})', EXAMPLES),
         ('            yield Call("relu_fprop", {"x": of(n)}', TO_THE_ENDS),

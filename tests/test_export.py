@@ -14,6 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from pyalexnet import nets
 from pyalexnet.commands import export as command
 from pyalexnet.errors import ArgumentError, PyalexnetError
 from pyalexnet.nets.layers import (
@@ -43,10 +44,7 @@ NETS: dict[str, Callable[[], Trained]] = {
     "tanh, 2/2": partial(narrow, activation="tanh", pooling="2/2"),
     "no exchange": partial(narrow, exchange=()),
     "one tower": partial(narrow, one_tower=True),
-    **{
-        name: partial(named, name)
-        for name in ("alexnet-tiny", "cifar-80sec", "cifar-19pct", "cifar-18pct")
-    },
+    **{name: partial(named, name) for name in nets.names() if name != "alexnet"},
 }
 
 

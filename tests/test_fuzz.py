@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from types import ModuleType
 
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ import fuzz_checkpoint
 import fuzz_cifar
 import fuzz_images
 import fuzz_pack
+from answers import answer
 from fuzzing import SECONDS, SHRINKING, Child, campaign, sample
 
 TARGETS = pytest.mark.parametrize(
@@ -68,3 +70,24 @@ def test_a_campaign(target: ModuleType, tried: Callable[..., None]) -> None:
     assert {"refused"} < set(happened) <= target.OUTCOMES, happened
     result = ", ".join(f"{word} {count:,}" for word, count in sorted(happened.items()))
     tried(str(target.__doc__).partition(":")[0], happened.total(), result)
+
+
+NUMBERS = np.ones((1, 1, 1, 8), np.float32)
+WHERE = np.zeros(NUMBERS.shape, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("op", "arguments"),
+    [
+        (
+            "lrn_maxpool_fprop",
+            [NUMBERS, NUMBERS, WHERE, (5, 1.0, 0.75, 2.0, 16), (1, 1, True), False],
+        ),
+        ("sgd_update", [NUMBERS.astype(float), None, NUMBERS, NUMBERS, (0.0, 0.5, 0.25)]),
+        ("exchange_gather", [[NUMBERS], 3]),
+    ],
+    ids=["more groups than channels", "weights of another type", "a number for an array"],
+)
+def test_what_is_not_defined_has_no_answer(op: str, arguments: list[object]) -> None:
+    """The cases, drawn once, on which the reference itself failed."""
+    assert answer(op, arguments) is None

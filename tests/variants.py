@@ -110,11 +110,11 @@ def on_two_gpus(*orders: str) -> list[Any]:
 
 EVERY = parameters(CPU, CPU_EXACT, SIM, *SIM_SEEDED, SIMCHECK, CUDA)
 EVERY_IN_EVERY_ORDER = in_every_order(CPU, CPU_EXACT, SIM, *SIM_SEEDED, SIMCHECK, CUDA)
-# Files whose operations cpu computes in one way only: `exact` would repeat every test.
-WITHOUT_CONVOLUTIONS = (
-    *("test_activation", "test_augment", "test_dropout", "test_exchange"),
-    *("test_linear", "test_lrn", "test_lrn_pool", "test_pool", "test_rnorm", "test_sgd"),
-    *("test_sgd_rule", "test_softmax"),
+# Files with convolutions, which cpu computes in two ways.
+CONVOLVING = (
+    *("test_bindings", "test_conv", "test_depth", "test_examples", "test_grouped_linear"),
+    *("test_interop", "test_net", "test_nets", "test_patch_dgrad", "test_plan"),
+    "test_torch_parity_nets",
 )
 # For tests that take seconds in each order of the emulation, or are about arguments, not kernels.
 ONE_ORDER = parameters(CPU, SIM, CUDA)

@@ -165,7 +165,7 @@ def linear_wgrad(x: Numbers, dy: Numbers) -> tuple[Exact, Exact]:
     return dw, Exact(dy.sum(axis=0), abs(dy).sum(axis=0))
 
 
-def relu(x: Numbers) -> Floats:
+def relu_fprop(x: Numbers) -> Floats:
     """max(x, 0); a NaN stays one."""
     x = double(x)
     return np.where(x <= 0, 0.0, x)
@@ -176,7 +176,7 @@ def relu_dgrad(y: Numbers, dy: Numbers) -> Floats:
     return np.where(double(y) > 0, double(dy), 0.0)
 
 
-def tanh(x: Numbers) -> Exact:
+def tanh_fprop(x: Numbers) -> Exact:
     """tanh x; the magnitude is its absolute value."""
     y = np.tanh(double(x))
     return Exact(y, abs(y))
@@ -196,5 +196,5 @@ def activated(sums: Exact, activation: str | None) -> Exact:
     """
     if activation is None:
         return sums
-    value = relu(sums.value) if activation == "relu" else double(np.tanh(sums.value))
+    value = relu_fprop(sums.value) if activation == "relu" else double(np.tanh(sums.value))
     return Exact(value, np.where(np.isinf(single(sums.value)), abs(value), sums.magnitude))
