@@ -3,7 +3,7 @@
 Layers write them down on a `Step`, forward and then backward. Nothing is computed here.
 
 A step may have parts, numbered from 0: two towers, which divide the layers, or shards, which divide
-the batch and share the parameters.
+the batch and share the parameters; in a hybrid of ranks they divide first the batch, then layers.
 
 Arrays are named after what they hold: "conv1" is the output of that layer, "pool1.where" what its
 backward pass needs, "conv1.grad" the gradient of the loss by "conv1", "conv1.w" a parameter; those

@@ -3,7 +3,8 @@
 A plan is a list of calls of a backend's operations on named arrays (`calls`). It follows from the
 network alone: each layer writes its own, forward and backward. Layer by layer in float32 that is
 the trivial plan; `fused` names the layers that one operation computes together, `towers` divides
-layers between two devices, `shards` the batch. Nothing is computed here; `program` runs a plan.
+layers between two devices, `shards` the batch, `hybrid` both; `ranked` takes out what a rank does.
+Nothing is computed here; `program` runs a plan.
 
 Fusing saves reads and writes of maps. Memory time saved on an H100 (paper's network, bfloat16,
 batch 256, computed): bias and ReLU after a product and before its gradient 876 us, LRN with

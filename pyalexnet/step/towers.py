@@ -12,6 +12,8 @@ The initial parameters and the dropout masks are those of the network on one dev
 outputs, bit for bit where kernels compute them; gradients differ in the last bits, since sums over
 the filters of a layer are taken in two halves.
 
+Towers may also be two processes: `ranked` says what each does then.
+
 One thread feeds both devices, layer by layer, and waits for neither: the exchanges keep the order
 (`Backend.exchange_gather`). Both towers may share a device.
 """
