@@ -144,6 +144,15 @@ def test_show_step_of_two_towers_exchanges() -> None:
     assert "exchange_gather" in result.output and "conv1@1 128x55x55x48" in result.output
 
 
+def test_show_step_of_a_rank_sums() -> None:
+    result = CliRunner().invoke(show_app, ["step", "alexnet-tiny", "--ranks=2", "--shards=4"])
+    assert result.exit_code == 0, result.output
+    for words in ("128 = 2 ranks x 2 shards x 32 images", "all_reduce", "conv1.w@1.grad 32x5x5x3"):
+        assert words in result.output
+    result = CliRunner().invoke(show_app, ["step", "--ranks=3"])
+    assert "batch_size is 128; a multiple of 3 ranks was expected" in str(result.exception)
+
+
 @pytest.mark.parametrize(
     ("kernels", "precision", "held"),
     [

@@ -340,6 +340,13 @@ MUTATIONS = (
         "test_ranks_data.py::test_the_clock_of_rank_0_alone_decides_when_to_save",
     ),
     mutation(
+        "a rank stops for a signal of its own",
+        "training/train.py",
+        "if self.course.steps_left == 0 and not self._stops():",
+        "if self.course.steps_left == 0 and not self.interrupt.received:",
+        "test_ranks_data.py::test_a_signal_between_two_steps_stops_all",
+    ),
+    mutation(
         "a sum over ranks that no one waits for",
         "step/program.py",
         "awaited = [each for each in begun if each.precedes(call)]",
