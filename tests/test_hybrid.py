@@ -268,7 +268,7 @@ def test_parameters_make_the_round_trip() -> None:
         (9, "whole", TINY, "run: parallel is hybrid and the number of ranks 9; at most 8 was"),
         (2, "whole", EVERY_LAYER, "fc4: groups is 2; 1 was expected where ranks divide"),
         (2, "slices", EVERY_LAYER, "fc4: groups is 2; 1 was expected where ranks divide"),
-        (5, "turns", DROPPED, "fc3: 12 outputs do not divide among 5 "),
+        (5, "turns", DROPPED, "fc3: 12 outputs do not divide among 5 ranks; a multiple"),
         (
             2,
             "whole",
