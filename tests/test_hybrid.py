@@ -21,11 +21,11 @@ from pyalexnet.nets.layers import Conv, Dropout, Linear, MaxPool, Relu
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ranks.communicator import Communicator
-from pyalexnet.step import hybrid
+from pyalexnet.step import hybrid, plan, ranked
 from pyalexnet.step.hybrid import SCHEMES, Division, Scheme
 from pyalexnet.step.net import Net
 from pyalexnet.step.sgd import SGD
-from pyalexnet.step.shards import Shards
+from pyalexnet.step.shards import WHOLE, Shards
 from test_towers import (
     EVERY_LAYER,
     SEED,
@@ -166,6 +166,21 @@ def check_gradients(spec: NetSpec, scheme: Scheme, ranks: int) -> None:
             assert abs(its_grads[name] - grad).max() <= 2e-6 * abs(grad).max() > 0, name
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_what_alexnet_exchanges_in_a_hybrid(scheme: Scheme, ranks: int) -> None:
+    """Of b images on each rank (N - 1) b (2 pool5 + 2 fc6 + 2 fc7 + fc8) floats, and b labels."""
+    b, shards = 128, hybrid.shards(scheme, ranks, WHOLE)
+    whole = plan.make(nets.alexnet(), goal="update", towers=ranks, scheme=scheme, shards=shards)
+    maps = 2 * 9216 + 2 * 4096 + 2 * 4096 + 1000
+    for rank in range(ranks):
+        own = ranked.of_rank(whole, rank)
+        sent = [each for call in own.calls if call.op == "exchange" for each in call.reads.values()]
+        assert sum(own.nbytes(each, b) for each in sent) == (ranks - 1) * b * (4 * maps + 8)
+        reduced = [call.reads["x"] for call in own.calls if call.op == "all_reduce"]
+        assert sum(own.nbytes(each, b) for each in reduced) == 4 * 2_334_080
+
+
 @EVERY_SCHEME
 @pytest.mark.parametrize("backend", ["cpu", pytest.param("sim", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fused", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -268,7 +283,7 @@ def test_parameters_make_the_round_trip() -> None:
         (9, "whole", TINY, "run: parallel is hybrid and the number of ranks 9; at most 8 was"),
         (2, "whole", EVERY_LAYER, "fc4: groups is 2; 1 was expected where ranks divide"),
         (2, "slices", EVERY_LAYER, "fc4: groups is 2; 1 was expected where ranks divide"),
-        (5, "turns", DROPPED, "fc3: 12 outputs do not divide among 5 "),
+        (5, "turns", DROPPED, "fc3: 12 outputs do not divide among 5 ranks; a multiple"),
         (
             2,
             "whole",

@@ -82,7 +82,7 @@ class StepReport:
     seconds_left: float
     batch: int  # steps done in the current epoch
     seconds: float
-    exchanged: int  # bytes in the last step: between two towers both ways, or sent by rank 0
+    exchanged: int  # bytes in the last step: between two towers, both ways; or sent by this rank
 
 
 @dataclass(frozen=True)

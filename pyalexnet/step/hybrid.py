@@ -84,6 +84,9 @@ def stages(spec: NetSpec, parts: int) -> tuple[list[Stage], list[Stage]]:
             continue
         source: Source = "both" if towers > 1 else "own"
         towers = 1 if index == last and spec.classes % parts else parts
+        if layer.outputs % towers:
+            said = f"{layer.name}: {layer.outputs} outputs do not divide among {parts} ranks"
+            raise ArgumentError(f"{said}; a multiple was expected.")
         far.append(Stage(layer.share(towers), every, source, towers))
     if towers > 1:
         far.append(Stage(Logits("logits"), every, "both"))
