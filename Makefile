@@ -109,7 +109,7 @@ sanitized = PYALEXNET_SANITIZED=$(SANITIZED)/module PYTHONPATH=tests/sanitized:t
 OPERATIONS := $(wildcard $(patsubst bindings/%.cpp,tests/test_%.py,$(wildcard bindings/*.cpp)))
 FUZZ_SECONDS ?= 120
 
-sanitize: $(VENV)/test-installed $(VENV)/build-tools
+sanitize: $(VENV)/test-installed $(VENV)/build-requirements
 	@mkdir -p $(SANITIZED)
 	$${CXX:-c++} -std=c++17 -O1 -g -fsanitize=thread -Ikernels -pthread \
 	  tests/sanitized/threads.cpp kernels/simt/threads.cpp -o $(SANITIZED)/threads
@@ -145,13 +145,13 @@ $(VENV)/bin/python:
 # The emulation and its checker take longer to compile than everything else: `make train` omits
 # them, and the instruction sets that this machine would not use.
 SIM ?= OFF
-$(VENV)/installed: $(VENV)/build-tools $(SOURCES)
+$(VENV)/installed: $(VENV)/build-requirements $(SOURCES)
 	@echo "installing pyalexnet into $(VENV) (about a minute the first time)"
 	@if [ -e $(VENV)/test-installed ]; then $(call install,test $(CUDA_TOOLS),ON,ON,all); \
 	  else $(call install,,$(SIM),OFF,native); fi
 	@touch $@
 
-$(VENV)/test-installed: $(VENV)/build-tools $(SOURCES)
+$(VENV)/test-installed: $(VENV)/build-requirements $(SOURCES)
 	@echo "installing pyalexnet with its checker into $(VENV) (about two minutes the first time)"
 	@$(call install,test $(CUDA_TOOLS),ON,ON,all)
 	@touch $@ $(VENV)/installed
@@ -165,7 +165,7 @@ $(VENV)/lint-installed: $(if $(wildcard $(VENV)/test-installed),,$(VENV)/test-in
 
 CARDS := 80-real;86-real;89-real;90-real;90a-real;100-real;120
 
-cuda-all: $(VENV)/build-tools
+cuda-all: $(VENV)/build-requirements
 	$(BIN)/cmake -S . -B build/cuda-all -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 	  -DPYALEXNET_CUDA=ON '-DPYALEXNET_CUDA_ARCHITECTURES=$(CARDS)' -DPYALEXNET_WARNINGS_ARE_ERRORS=ON \
 	  -DPYALEXNET_DEV_OUTPUT=$(abspath build/cuda-all/module) -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
@@ -173,7 +173,7 @@ cuda-all: $(VENV)/build-tools
 	$(BIN)/cmake --build build/cuda-all --target _cuda
 	$(BIN)/python tests/import_cuda_module.py build/cuda-all/module
 
-$(VENV)/build-tools: $(BIN)/python
+$(VENV)/build-requirements: $(BIN)/python pyproject.toml
 	@$(if $(offline),,$(call pip-install,cmake ninja $$($(BIN)/python -c '$(REQUIRED)')))
 	@touch $@
 
