@@ -300,7 +300,7 @@ def test_fewer_features_in_all_than_in_an_image_are_refused(module: Any, total: 
 def test_a_step_beyond_32_bits_is_refused(module: Any, step: int) -> None:
     x, y = np.zeros((2, 2, 4), np.float32)
     with pytest.raises(ValueError, match=f"step is {step}; 0 to 4,294,967,295"):
-        module.dropout_fprop(x, y, (0.5, 1, step, 3, 0, 4, 1.0), HERE)
+        module.dropout_fprop(x, y, (0.5, 1, step, 3, 0, 4, 1.0, 0), HERE)
 
 
 def test_a_rate_beyond_every_float_is_refused(module: Any) -> None:
