@@ -749,7 +749,7 @@ def contents(block: Block) -> Any:
         limits = np.iinfo(dtype)
         return rng.integers(limits.min, limits.max, block.shape, dtype, endpoint=True)
     if block.fill == "lower":  # half of a weight; with 2^15 or more the upper half 0 makes a NaN
-        return rng.integers(0, 2**15, block.shape, dtype)
+        return rng.integers(0, 2**15, block.shape).astype(dtype)
     values = rng.integers(0 if dtype.kind == "u" else -4, 5, block.shape).astype(dtype)
     if floating and block.fill == "wide":
         return values * dtype.type(2.0**100 if dtype.itemsize > 2 else 2.0**10)
