@@ -43,7 +43,8 @@ def answer(op: str, arguments: list[Any]) -> Answer | None:
 def _copied(argument: Any) -> Any:
     if isinstance(argument, (list, tuple)):
         return type(argument)(_copied(one) for one in argument)
-    if isinstance(argument, np.ndarray) and argument.flags.c_contiguous:
+    if isinstance(argument, np.ndarray):
+        _expect(argument.flags.c_contiguous)
         return argument.copy()
     return argument
 
