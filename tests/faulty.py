@@ -49,9 +49,9 @@ def main(kind: str, rank: str, step: str, file: str, *arguments: str) -> None:
 
     save = RunFolder.save
     if kind == "slow":  # rank 0, which saves
-        RunFolder.save = slow  # type: ignore
+        RunFolder.save = slow  # type: ignore[method-assign, assignment]
     elif own == rank:
-        Trainer._step = wrong  # type: ignore
+        Trainer._step = wrong  # type: ignore[method-assign, assignment]
         arguments += ("--seed=3",) if kind == "disagree" else ()
     sys.argv[1:] = arguments
     __main__.main()

@@ -15,7 +15,7 @@ from pyalexnet.errors import CheckpointError
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.run import History
 from test_checkpoint import run
-from training import OPTIONS, command, environment, last, photographs, pyalexnet
+from training import OPTIONS, assert_same_end, command, environment, photographs, pyalexnet
 
 EPOCHS = 4000  # far more than there is time for: each process runs for a second or two
 SEED = 0
@@ -93,11 +93,7 @@ def test_kills_of_training(kills: int, tmp_path: Path, tried: Callable[..., None
     for out, how in ((killed, ("--resume", "latest")), (straight, (*options, "--seed=3"))):
         done = pyalexnet("train", *how, f"--steps={end}", "--runs", out, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
-    one, two = last(killed / "latest"), last(straight / "latest")
-    for name in one.params:
-        assert one.params[name].tobytes() == two.params[name].tobytes(), name
-        assert one.momentum[name].tobytes() == two.momentum[name].tobytes(), name
-    assert one.meta.metrics == two.meta.metrics
+    assert_same_end(killed / "latest", straight / "latest")
     logs = [History.read(out / "latest" / "log.jsonl") for out in (killed, straight)]
     assert logs[0] == logs[1]
     result = f"bit for bit as if never killed; {torn} of them in a save"

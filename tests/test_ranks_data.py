@@ -38,9 +38,9 @@ from training import (
     CHOICES,
     STEPS_AN_EPOCH,
     Hook,
+    assert_same_end,
     environment,
     fitted,
-    last,
     lines,
     photographs,
     small_net,
@@ -288,14 +288,6 @@ def ran(
         assert replace(own, seconds=report.seconds) == report
         assert trainer.at == done[0][0].at
     return Run(done[0][0].folder.path, report, [trainer for trainer, _ in done])
-
-
-def assert_same_end(run: Path, other: Path) -> None:
-    one, two = last(run), last(other)
-    for name in one.params:
-        assert one.params[name].tobytes() == two.params[name].tobytes(), name
-        assert one.momentum[name].tobytes() == two.momentum[name].tobytes(), name
-    assert one.meta.metrics == two.meta.metrics
 
 
 @pytest.fixture(scope="module")

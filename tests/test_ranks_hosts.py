@@ -16,7 +16,7 @@ from mpi_ranks import Library, libraries, run
 from ranked import data_of, digest
 from test_ranks import tree
 from test_ranks_faults import PATIENCE, RUN, awaited
-from training import last, photographs
+from training import assert_same_end, last, photographs
 from two_hosts import Hosts, two_hosts
 
 pytestmark = [pytest.mark.mpi, pytest.mark.faults]
@@ -57,10 +57,7 @@ def test_training_on_two_hosts_has_the_bits_of_one_process(
     with hosts.launched(library, 2, "pyalexnet", *common, "two", cwd=tmp_path) as launch:
         assert launch.ended() == 0, launch.said
     run(library, 1, "pyalexnet", *common, "one", cwd=tmp_path)
-    one, two = (last(tmp_path / name / "latest") for name in ("one", "two"))
-    for name in one.params:
-        assert one.params[name].tobytes() == two.params[name].tobytes(), name
-        assert one.momentum[name].tobytes() == two.momentum[name].tobytes(), name
+    assert_same_end(tmp_path / "one" / "latest", tmp_path / "two" / "latest")
     tried(f"two hosts of two ranks, in network namespaces ({library.name})", 1)
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from mpi_ranks import Library, launched, libraries, run
 from pyalexnet.runs.run import find
-from test_ranks_data import assert_same_end
-from training import photographs
+from training import assert_same_end, photographs
 
 pytestmark = [pytest.mark.mpi, pytest.mark.faults]
 every_library = pytest.mark.parametrize("library", libraries(), ids=lambda one: one.name)

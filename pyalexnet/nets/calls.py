@@ -86,6 +86,9 @@ class Draw:
 Source: TypeAlias = Literal["pixels", "images"]
 
 
+_ON_ONE_ARRAY = ("all_reduce", "reduce_scatter", "all_gather")  # collective operations
+
+
 @dataclass(frozen=True)
 class Call:
     """One operation: the method `op` of a backend, or of a communicator."""
@@ -115,7 +118,7 @@ class Call:
     @property
     def collective(self) -> bool:
         """Whether all ranks run it together, by their communicators."""
-        return self.op in ("all_reduce", "reduce_scatter", "all_gather", "exchange")
+        return self.op in (*_ON_ONE_ARRAY, "exchange")
 
     def operands(self) -> tuple[Operand, ...]:
         """Every array that it touches, except parameters."""
@@ -288,7 +291,7 @@ class Step:
         convolutions after them by arithmetic, so they may run beside these.
         """
         settings |= {"tensor": True} if self.tensor and is_product(op) else {}
-        aside = op in ("linear_wgrad_sgd", "all_reduce", "reduce_scatter", "all_gather")
+        aside = op in (*_ON_ONE_ARRAY, "linear_wgrad_sgd")
         reads = {name: self._in_turn(operand) for name, operand in reads.items()}
         writes = tuple(map(self._in_turn, writes))
         self.calls.append(Call(op, reads, writes, learns or {}, settings, aside, self.part))

@@ -31,6 +31,8 @@ from pyalexnet.training.course import Course
 
 def agree_on_options(ranks: Communicator, options: Mapping[str, Any]) -> None:
     """Refuse command lines, versions and kernels that differ between ranks."""
+    if ranks.world_size == 1:  # the kernels are not loaded for a run on a GPU
+        return
     given = {f"--{name.replace('_', '-')}": str(value) for name, value in options.items()}
     own = {"pyalexnet's version": pyalexnet.__version__, "the instruction set": chosen_set()}
     launch.agree(ranks, own | given)
@@ -38,6 +40,8 @@ def agree_on_options(ranks: Communicator, options: Mapping[str, Any]) -> None:
 
 def agree_on_start(ranks: Communicator, initial: Arrays, mean: Array, data: Dataset) -> None:
     """Refuse initial parameters and data that differ between ranks."""
+    if ranks.world_size == 1:  # digests of hundreds of megabytes would agree with nobody's
+        return
     facts = {"the initial parameters": [*initial.values()], "the mean of the images": [mean]}
     facts |= {"the labels": [data.train.labels, data.test.labels]}
     launch.agree(ranks, {name: launch.digest(*arrays) for name, arrays in facts.items()})
