@@ -447,9 +447,11 @@ template <int n, Major of_a, Major of_b> void multiply() {
 
 template <int n> void multiply(Major of_a, Major of_b) {
     if (of_a == Major::k && of_b == Major::k) multiply<n, Major::k, Major::k>();
-    if (of_a == Major::k && of_b == Major::mn) multiply<n, Major::k, Major::mn>();
     if (of_a == Major::mn && of_b == Major::k) multiply<n, Major::mn, Major::k>();
-    if (of_a == Major::mn && of_b == Major::mn) multiply<n, Major::mn, Major::mn>();
+    if constexpr (n % simt::kTileColumns == 0) {
+        if (of_a == Major::k && of_b == Major::mn) multiply<n, Major::k, Major::mn>();
+        if (of_a == Major::mn && of_b == Major::mn) multiply<n, Major::mn, Major::mn>();
+    }
 }
 
 void multiply(int columns, Major of_a, Major of_b) {

@@ -64,7 +64,7 @@ void wgmma_commit(Site site = Site::here());
 
 template <int n, Major of_a, Major of_b> __attribute__((noinline)) void
 wgmma(float (&d)[n / 2], Operand<of_a> a, Operand<of_b> b, Site site = Site::here()) {
-    static_assert(n % 8 == 0 && n >= 8 && n <= 256, "");
+    expect_product<n, of_b>();
     detail::begin_product(d, {a.element, a.next, of_a, 64}, {b.element, b.next, of_b, n}, site,
                           __builtin_return_address(0));
 }

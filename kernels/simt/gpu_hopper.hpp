@@ -197,8 +197,7 @@ template <int left, int count> __device__ __forceinline__ void wgmma_wait(float 
 
 template <int n, Major of_a, Major of_b>
 __device__ __forceinline__ void wgmma(float (&d)[n / 2], Operand<of_a> a, Operand<of_b> b) {
-    static_assert(n == 8 || n == 64 || n == 96 || n == 128 || n == 192 || n == 256,
-                  "add the size's two lines below");
+    expect_product<n, of_b>();
     SIMT_WGMMA(8, "%0, %1, %2, %3", 4, 5, 6, 7, SIMT_D4(0))
     SIMT_WGMMA(64, SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2) "%30, %31", 32, 33, 34, 35, SIMT_D32(0))
     SIMT_WGMMA(

@@ -43,7 +43,7 @@
 //                                      row that is a multiple of 8
 //   mn_major(element, next)            a line lies down a column of a tile, from a row on that is a
 //                                      multiple of 8. 64 lines are in a tile; the next 64 lie
-//                                      `next` bytes further
+//                                      `next` bytes further: of b, whole tiles
 //   wgmma_fence()                      before the first product, and again after a wait
 //   wgmma<n>(d, a, b)                  begins. Of thread 32 w + l of the group, with g = l / 4 and
 //                                      t = 2 (l % 4), d[4 j + 2 h + i] is element
@@ -74,6 +74,14 @@ __host__ __device__ constexpr unsigned tile_bytes(int rows) {
 
 // In which direction an operand is contiguous in shared memory.
 enum class Major { k, mn };
+
+// The card has all multiples of eight, gpu_hopper.hpp those in use.
+template <int n, Major of_b> __host__ __device__ constexpr void expect_product() {
+    static_assert(n == 8 || n == 64 || n == 96 || n == 128 || n == 192 || n == 256,
+                  "wgmma<n>: n is 8, 64, 96, 128, 192 or 256");
+    static_assert(of_b == Major::k || n % kTileColumns == 0,
+                  "wgmma<n>: of an MN-major b whole tiles of 64 columns are multiplied");
+}
 
 } // namespace simt
 
