@@ -107,6 +107,13 @@ def test_tanh_in_place_of_every_relu() -> None:
     assert all(relu.recipe.decay(name) == 0 for name in relu.param_shapes())
 
 
+@pytest.mark.parametrize(("name", "shape"), [("pooling", 32), ("pooling-alexnet", 128)])
+def test_pools_of_either_size_leave_the_other_layers_as_they_are(name: str, shape: int) -> None:
+    claim = CLAIMS[name]
+    specs = [networks.build(claim.settings(v), 10, (shape, shape, 3)) for v in claim.variants]
+    assert specs[0].num_parameters == specs[1].num_parameters
+
+
 # What is planted shows
 
 
