@@ -43,6 +43,15 @@ void refuse_impossible(const Launch& launch) {
                launch.grid.shared_bytes);
 }
 
+// Kernels without Hopper's instructions run on every card.
+void refuse_what_only_hopper_grants(Launch& launch) {
+    const std::size_t bytes = launch.grid.shared_bytes + launch.static_bytes;
+    if (!launch.on_hopper && bytes > kSharedOfAnyCard)
+        launch.fail(text("a block has at most ", kSharedOfAnyCard,
+                         " bytes of shared memory on any card, not ", bytes,
+                         ": the kernel uses nothing that Hopper alone has"));
+}
+
 std::vector<std::uint32_t> block_order(std::uint64_t blocks, std::uint64_t seed) {
     if (seed == 0) return {};
     std::vector<std::uint32_t> order(blocks);
@@ -78,6 +87,7 @@ void detail::run(const Grid& grid, const char* pretty_function, const Call& call
     launch.block_order = block_order(launch.blocks, launch.seed);
     if (kChecked) check::begin_launch(launch.threads);
     run_on_workers(launch);
+    refuse_what_only_hopper_grants(launch);
     ++launches;
     if (launch.failed) throw launch.error(launch.failure);
 }

@@ -63,6 +63,8 @@ void Worker::run_block(std::uint64_t block) {
     // What is yet to arrive would land in the next block's shared memory.
     const std::string left = launch_->failed ? "" : async_.left_behind();
     if (!left.empty()) launch_->fail(left);
+    launch_->static_bytes = shared_used_; // of every block the same
+    if (async_.used()) launch_->on_hopper = true;
     if (launch_->failed) fibers_.take_back_all(); // abandoned where they stood
 }
 
