@@ -217,7 +217,7 @@ REFUSED = {
     "copy three_warps": "a warpgroup is four whole warps, at {copy: fence}, "
     "block (0,0,0) thread (64,0,0)",
     "registers too_few": "no thread of the block can go on: thread 224 waits at "
-    "{/registers: raise} for more registers than the 256 in the block's pool; 352 of 384 have "
+    "{/registers: raise} for more registers than the 256 in its block's pool; 352 of 384 have "
     "exited",
     "registers by_three": "the block ends, and not all warps of a warpgroup have changed their "
     "registers at {registers: lower}",

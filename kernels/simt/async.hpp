@@ -87,7 +87,7 @@ struct Warpgroup {
     Factor a, b; // of the product that is being carried out
 };
 
-// Of a block whose warpgroups hand registers to one another.
+// Of blocks whose warpgroups hand registers to one another.
 struct Registers {
     struct Change {
         Site site;
@@ -98,7 +98,7 @@ struct Registers {
 
     std::array<std::vector<Change>, kWarps> changes; // of each warp
     std::array<unsigned, kWarps> of_thread{};        // since the warp's first change
-    unsigned pool = 0;
+    std::array<unsigned, kMaxCluster> pool{};        // of each block
 
     // What an ending block lacks, in a sentence; empty if nothing.
     std::string left_undone() const;

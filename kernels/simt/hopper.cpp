@@ -18,14 +18,26 @@ constexpr std::size_t kMaxBytes = (1u << 20) - 1; // that a phase can expect
 
 std::string element_at(const void* address) { return this_worker().element_at(address); }
 
-MbarrierState& used(const Mbarrier& barrier, Site site, const void* pc) {
+MbarrierState& used(const Mbarrier& barrier, Site site, const void* pc, bool own = true) {
     Worker& worker = this_worker();
     MbarrierState* const state =
-        worker.in_the_arena(&barrier) ? worker.async().find(barrier) : nullptr;
+        !own || worker.in_the_arena(&barrier) ? worker.async().find(barrier) : nullptr;
     if (!state)
         fail(element_at(&barrier), " is no mbarrier: mbarrier_init has not been called", at(site));
     if (kChecked) check::mbarrier_use(state->index, &barrier, pc);
     return *state;
+}
+
+// The barrier in the same place of another block of the cluster.
+MbarrierState& used_at(const Mbarrier& barrier, unsigned rank, Site site, const void* pc) {
+    const Worker& worker = this_worker();
+    require_shared(&barrier, site);
+    if (rank >= worker.cluster_blocks())
+        fail("there is no rank ", rank, " in a cluster of ", worker.cluster_blocks(), at(site));
+    const Mbarrier& there = *worker.at_rank(&barrier, rank);
+    if (worker.has_ended(rank))
+        fail(element_at(&there), " is used after the end of its block", at(site));
+    return used(there, site, pc, false);
 }
 
 void refuse_more_bytes(const MbarrierState& state) {
@@ -107,6 +119,13 @@ void mbarrier_wait(Mbarrier& barrier, unsigned parity, Site site) {
     acquire(state);
 }
 
+void mbarrier_arrive_at(Mbarrier& barrier, unsigned rank, Site site) {
+    const detail::OutsideKernel outside;
+    MbarrierState& state = used_at(barrier, rank, site, __builtin_return_address(0));
+    if (kChecked) check::mbarrier_hold(state.where, rank);
+    arrive(state);
+}
+
 void cp_async_mbarrier_arrive(Mbarrier& barrier, Site site) {
     const detail::OutsideKernel outside;
     MbarrierState& state = used(barrier, site, __builtin_return_address(0));
@@ -120,6 +139,16 @@ void cp_async_mbarrier_arrive(Mbarrier& barrier, Site site) {
 void fence_proxy_async(Site site) {
     const detail::OutsideKernel outside;
     if (kChecked && !check::left_out(site)) check::fence();
+}
+
+unsigned cluster_blocks() {
+    const detail::OutsideKernel outside;
+    return this_worker().cluster_blocks();
+}
+
+unsigned cluster_rank() {
+    const detail::OutsideKernel outside;
+    return this_worker().rank();
 }
 
 // ---------------------------------------------------------------------- tiles
@@ -166,17 +195,14 @@ void deliver_tile(const Coming& tile) {
 
 } // namespace
 
+namespace {
+
 // Until it has come, the tile holds NaN.
-void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
-               Site site) {
-    const detail::OutsideKernel outside;
-    const void* const pc = __builtin_return_address(0);
+void begin_tile(void* shared, const TensorMap& map, int row, int column, MbarrierState& state,
+                Site site, const void* pc) {
     const unsigned count = tile_bytes(map.tile_rows);
-    require_shared(shared, site);
-    require_multiple(shared, kTileAlignment, site);
-    MbarrierState& state = used(barrier, site, pc);
     if (kChecked) {
-        check::mbarrier_use_by_engine(state.index, &barrier);
+        check::mbarrier_use_by_engine(state.index, state.where);
         check::load(shared, count, state.index, pc);
         for_rows(map, row, column, [&](int, const std::byte* from, std::size_t, std::size_t some) {
             if (some > 0) check::load_from(from, some, pc);
@@ -187,6 +213,29 @@ void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier
     if (!state.ended_unawaited) state.unawaited = site;
     refuse_more_bytes(state);
     this_worker().async().begin({&state, static_cast<std::byte*>(shared), map, row, column, {}});
+}
+
+} // namespace
+
+void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
+               Site site) {
+    const detail::OutsideKernel outside;
+    const void* const pc = __builtin_return_address(0);
+    require_shared(shared, site);
+    require_multiple(shared, kTileAlignment, site);
+    begin_tile(shared, map, row, column, used(barrier, site, pc), site, pc);
+}
+
+void load_tile_multicast(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
+                         Site site) {
+    const detail::OutsideKernel outside;
+    const void* const pc = __builtin_return_address(0);
+    const Worker& worker = this_worker();
+    require_shared(shared, site);
+    require_multiple(shared, kTileAlignment, site);
+    for (unsigned rank = 0; rank < worker.cluster_blocks(); ++rank)
+        begin_tile(worker.at_rank(shared, rank), map, row, column, used_at(barrier, rank, site, pc),
+                   site, pc);
 }
 
 // ---------------------------------------------------------------------- what is in flight
@@ -244,8 +293,10 @@ std::string AsyncWork::left_behind() const {
 }
 
 std::string AsyncWork::lacking(const void* what) const {
-    if (registers_ && what == &*registers_)
-        return text("more registers than the ", registers_->pool, " in the block's pool");
+    if (registers_)
+        for (const unsigned& pool : registers_->pool)
+            if (what == &pool)
+                return text("more registers than the ", pool, " in its block's pool");
     const auto* const state = static_cast<const MbarrierState*>(what);
     if (state < mbarriers_.data() || state >= mbarriers_.data() + mbarrier_count_)
         return "another warp of its warpgroup to begin the same wgmma";

@@ -1,5 +1,5 @@
 // Registers that warpgroups hand to one another, in the emulation: how many each thread has, and
-// how many lie in the block's pool.
+// how many lie in their block's pool.
 #include "hopper.hpp"
 
 #include "refusals.hpp"
@@ -32,15 +32,16 @@ void begin_to_change(void* const slots[kWarp], std::uint32_t lanes) {
             fail("warps of one warpgroup change their registers differently: one at ",
                  place(other[own.size()].site), ", another at ", place(change.site), ", ", where());
     unsigned& has = all.of_thread[warp];
-    if (own.empty()) has = at_entry(worker.threads());
+    if (own.empty()) has = at_entry(worker.threads() / worker.cluster_blocks());
     own.push_back(change);
     if (change.more ? change.count < has : change.count > has)
         fail("a thread has ", has, " registers, which cannot be ",
              change.more ? "raised to " : "lowered to ", change.count, at(change.site));
     if (change.more) return;
-    all.pool += (has - change.count) * kWarp;
+    unsigned& pool = all.pool[worker.rank()];
+    pool += (has - change.count) * kWarp;
     has = change.count;
-    worker.wake(&all);
+    worker.wake(&pool);
 }
 
 } // namespace
@@ -52,20 +53,21 @@ void detail::change_registers(unsigned count, bool more, Site site) {
     Registers::Change change{site, count, more};
     worker.wait(Scheduler::State::at_exchange, {site, 0xffffffffu, &change, &begin_to_change});
     Registers& all = worker.async().registers();
+    unsigned& pool = all.pool[worker.rank()];
     unsigned& has = all.of_thread[worker.current() / kWarp];
-    while (all.pool < (count - has) * kWarp) worker.wait(Scheduler::State::parked, {site, 0, &all});
-    all.pool -= (count - has) * kWarp;
+    while (pool < (count - has) * kWarp) worker.wait(Scheduler::State::parked, {site, 0, &pool});
+    pool -= (count - has) * kWarp;
     has = count;
 }
 
 std::string Registers::left_undone() const {
-    for (std::size_t first = 0; first < changes.size(); first += kGroup)
-        for (std::size_t i = first; i < first + kGroup; ++i)
-            for (std::size_t j = first; j < first + kGroup; ++j)
-                if (changes[i].size() > changes[j].size())
-                    return text("the block ends, and not all warps of a warpgroup have changed "
-                                "their registers at ",
-                                place(changes[i].back().site));
+    for (std::size_t i = 0; i < changes.size(); ++i) {
+        const auto &own = changes[i], &first = changes[i / kGroup * kGroup];
+        if (own.size() != first.size())
+            return text("the block ends, and not all warps of a warpgroup have changed their "
+                        "registers at ",
+                        place((own.size() > first.size() ? own : first).back().site));
+    }
     return "";
 }
 
