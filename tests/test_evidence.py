@@ -76,9 +76,9 @@ def test_every_claim_runs_and_can_be_read(name: str, room: Path) -> None:
         assert sorted(one.values) == [1, 2]
         if not effect.measure.startswith("epochs_to"):
             assert one.mean is not None and one.low is not None and one.low <= one.mean
-    for variant, each in found.measured.items():
-        assert all(value is not None for name in claim.reports for value in each[name].values())
-        assert not any(variant in which for which in found.failed)
+    for run in (run for each in found.runs.values() for run in each.values()):
+        assert not run.failed and all(run.values[name] is not None for name in claim.reports)
+        assert all(share is not None for share in run.signal.values())
     path = record.write(found, room / "records")
     assert record.read(claim.name, path.parent) == found
     told = page.document(path.parent)
@@ -144,7 +144,9 @@ def test_shuffled_labels_are_not_learnt(room: Path) -> None:
     assert record_.effects[0].verdict == "open" and record_.effects[0].mean is None
     told = "\n".join(page.summary(shuffled, record_))
     assert "not reached by 2 of 2 seeds" in told
-    learnt, guessed = (carried_out(one, room).curves["relu"][1][-1][2] for one in (claim, shuffled))
+    learnt, guessed = (
+        carried_out(one, room).runs["relu"][1].epochs[-1][2] for one in (claim, shuffled)
+    )
     assert learnt < 0.25 < guessed
 
 
@@ -321,12 +323,10 @@ def without_times(path: Path) -> str:
     """A record's text without the entries that may differ."""
     found = record.read(path.stem, path.parent)
     assert found is not None
-    measured = {
-        variant: {name: values for name, values in each.items() if name != "seconds"}
-        for variant, each in found.measured.items()
-    }
-    kept = {"measured": measured} | dict.fromkeys(record.TIMES)
-    return repr({**vars(found), **kept})
+    for each in found.runs.values():
+        for run in each.values():
+            del run.values["seconds"]
+    return repr({**vars(found), **dict.fromkeys(record.TIMES)})
 
 
 def test_killed_and_resumed_the_record_is_the_same(room: Path, tmp_path: Path) -> None:
@@ -432,8 +432,7 @@ def test_records_agree_with_their_curves() -> None:
                     assert now == pytest.approx(then, rel=1e-4, abs=1e-4)
             same = effect.same and not kept.data.note
             assert effects.verdict(effect, again, same=same) == found.verdict
-        for variant, measured in kept.measured.items():
-            for name, (column, scale) in columns.items():
-                for seed, value in measured.get(name, {}).items():
-                    last = kept.curves[variant][seed][-1]
-                    assert value == pytest.approx(scale * last[column], rel=1e-4)
+        for run in (run for each in kept.runs.values() for run in each.values()):
+            for name in columns.keys() & run.values.keys():
+                column, scale = columns[name]
+                assert run.values[name] == pytest.approx(scale * run.epochs[-1][column], rel=1e-4)

@@ -125,15 +125,14 @@ def _progress(study: Study) -> Callable[[], Text]:
     """A function that says where the runs stand, from their logs."""
 
     def lines() -> Iterator[str]:
-        planned = {run.key: (variant, seed, run) for variant, seed, run in study.planned()}
+        planned = {run.key: (variant, seed) for variant, seed, run in study.planned()}
         done = sum((study.out / key / "result.json").exists() for key in planned)
         yield f"{study.claim.name}: {done} of {len(planned)} runs done"
-        for key, (variant, seed, run) in planned.items():
+        for key, (variant, seed) in planned.items():
             folder = study.out / key
             if (folder / "lock").exists() and not (folder / "result.json").exists():
                 epochs = training.epochs_of(folder)
                 error = f", training error {100 * epochs[-1][2]:.1f} %" if epochs else ""
-                of = f"epoch {len(epochs)} of {run.settings.get('epochs', '?')}{error}"
-                yield f"  {variant}, seed {seed}: {of}"
+                yield f"  {variant}, seed {seed}: {len(epochs)} epochs done{error}"
 
     return lambda: Text("\n".join(lines()))

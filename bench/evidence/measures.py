@@ -61,11 +61,6 @@ def gap(run: Result) -> float:
     return test_error(run) - train_error(run)
 
 
-def loss_gap(run: Result) -> float:
-    """Test loss less training loss in the last epoch, nats."""
-    return run.epochs[-1][3] - run.epochs[-1][1]
-
-
 def rise(run: Result) -> float:
     """How far the test loss ends above its lowest, nats: what overfitting costs."""
     losses = [epoch[3] for epoch in run.epochs]
@@ -136,7 +131,7 @@ def ten_crop_gain(run: Result) -> float:
 
 
 def seconds(run: Result) -> float:
-    """Time of training, tests not counted, s."""
+    """Time of training, tests not counted: the median epoch's, times their number."""
     return run.seconds
 
 

@@ -156,8 +156,10 @@ def _provenance(record: Record) -> Iterator[str]:
     yield f"{about['cpu']}, {about['date'][:10]}: {record.seconds / 60:,.0f} minutes of training,"
     link = f"[record](../bench/evidence/records/{record.claim}.json)"
     yield f"all processes added ({link}).{unfinished}"
-    for which, sentence in record.failed.items():
-        yield f"Failed: {which}: {sentence}"
+    for variant, each in record.runs.items():
+        for seed, run in each.items():
+            if run.failed:
+                yield f"Failed: {variant}, seed {seed}: {run.failed}"
 
 
 def _left_out(every: Sequence[tuple[Claim, Record | None]]) -> Iterator[str]:

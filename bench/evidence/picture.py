@@ -50,15 +50,15 @@ def _curves(axes: Axes, claim: Claim, record: Record) -> None:
     """A line for each seed, by variant, against epochs."""
     column = _COLUMNS[claim.picture]
     scale = 1 if claim.picture == "train_loss" else 100
-    for (variant, seeds), colour in zip(record.curves.items(), _COLOURS, strict=False):
+    for (variant, seeds), colour in zip(record.runs.items(), _COLOURS, strict=False):
         name = variant
         if variant in record.rates:
             name += f", rate {record.rates[variant]:g}"
-        for rows in seeds.values():
+        for run in seeds.values():
             # What is measured as training goes stands in the middle of its epoch.
             middle = 0.5 if claim.picture.startswith("train") else 0.0
-            xs = [row[0] - middle for row in rows]
-            ys = [scale * row[column] for row in rows]
+            xs = [row[0] - middle for row in run.epochs]
+            ys = [scale * row[column] for row in run.epochs]
             axes.plot(xs, ys, color=colour, linewidth=1.2, alpha=0.8, label=name)
             name = "_"
     if target := claim.train.get("stop_below"):
@@ -72,11 +72,11 @@ def _curves(axes: Axes, claim: Claim, record: Record) -> None:
 
 def _signal(axes: Axes, claim: Claim, record: Record) -> None:
     """The share of each layer's output that depends on the image, before training."""
-    for (variant, seeds), colour in zip(record.signal.items(), _COLOURS, strict=False):
+    for (variant, seeds), colour in zip(record.runs.items(), _COLOURS, strict=False):
         name = variant
-        for layers in seeds.values():
-            ys = [100 * max(share, 1e-7) for share in layers.values()]
-            axes.semilogy([*layers], ys, color=colour, linewidth=1.2, alpha=0.8, label=name)
+        for run in seeds.values():
+            ys = [100 * max(share or 0.0, 1e-7) for share in run.signal.values()]
+            axes.semilogy([*run.signal], ys, color=colour, linewidth=1.2, alpha=0.8, label=name)
             name = "_"
     axes.set_ylabel("% of a layer's output that depends on the image, at the start")
     axes.tick_params(axis="x", rotation=60)
@@ -85,18 +85,15 @@ def _signal(axes: Axes, claim: Claim, record: Record) -> None:
 
 def _chroma(axes: Axes, claim: Claim, record: Record) -> None:
     """The share of chroma in either half of the first layer's filters, joined for each seed."""
-    ticks: list[str] = []
-    for place, (variant, measured) in enumerate(record.measured.items()):
-        halves = measured["chroma_first"], measured["chroma_second"]
-        count = len(halves[0])
-        for number, seed in enumerate(halves[0]):
-            x = place + (number - (count - 1) / 2) * 0.5 / max(count, 1)
-            ys: Any = [halves[0][seed], halves[1][seed]]
+    for place, seeds in enumerate(record.runs.values()):
+        for number, run in enumerate(seeds.values()):
+            x = place + (number - (len(seeds) - 1) / 2) * 0.5 / len(seeds)
+            ys: Any = [run.values["chroma_first"], run.values["chroma_second"]]
+            named = not place and not number
             axes.plot([x, x], ys, color=_SOFT, linewidth=1)
-            axes.plot(x, ys[0], "o", color=_COLOURS[0], label="_" if ticks or number else "first")
-            axes.plot(x, ys[1], "s", color=_COLOURS[1], label="_" if ticks or number else "second")
-        ticks.append(variant)
-    axes.set_xticks(range(len(ticks)), ticks)
+            axes.plot(x, ys[0], "o", color=_COLOURS[0], label="first" if named else "_")
+            axes.plot(x, ys[1], "s", color=_COLOURS[1], label="second" if named else "_")
+    axes.set_xticks(range(len(record.runs)), [*record.runs])
     axes.set_ylabel("chroma in conv1's filters, % of their energy")
     axes.legend(title="half of the filters, a tower's", frameon=False, fontsize=8)
 

@@ -44,31 +44,36 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """A run's values by measure; why it ended early, if so; the share of each layer's output that
+    depended on the image before training; and its epochs."""
+
+    values: dict[str, float | None]
+    failed: str
+    signal: dict[str, float | None]
+    epochs: tuple[measures.Epoch, ...]
+
+
+@dataclass(frozen=True)
 class Record:
     """What a claim's runs have shown so far.
 
     searched: by variant and learning rate, the epochs to the target (None: not reached) and the
-    last training error, %. rates: the learning rates taken. measured: by variant and measure, the
-    value of each seed. signal: by variant, seed and layer, the share of its output, before
-    training, that depends on the image. failed: by run, why it ended early. commits: at which runs
-    ended. seconds: of training, those of all processes. curves: by variant and seed, a row for each
-    epoch.
+    last training error, %. rates: the learning rates taken. commits: at which runs ended. seconds:
+    of training, those of all processes. runs: by variant and seed.
     """
 
     claim: str
     complete: bool
     data: Data
-    rates: dict[str, float]
     searched: dict[str, dict[str, tuple[float | None, float]]]
+    rates: dict[str, float]
     effects: tuple[Found, ...]
-    measured: dict[str, dict[str, dict[int, float | None]]]
-    signal: dict[str, dict[int, dict[str, float]]]
-    failed: dict[str, str]
     command: str
     environment: dict[str, str]
     commits: tuple[str, ...]
     seconds: float
-    curves: dict[str, dict[int, tuple[measures.Epoch, ...]]]
+    runs: dict[str, dict[int, Outcome]]
 
 
 def make(
@@ -84,44 +89,23 @@ def make(
     """The record of finished runs, by variant and seed."""
     every = [run for each in runs.values() for run in each.values()]
     every += [run for each in searched.values() for run in each.values()]
-    names = {effect.measure: effect.at for effect in claim.effects} | dict.fromkeys(claim.reports)
     target = claim.search.error if claim.search else 0.0
     return Record(
         claim=claim.name,
         complete=complete,
         data=Data(every[0].data, every[0].images, note),
-        rates=dict(rates),
         searched={
             variant: {f"{lr:g}": _tried(run, target) for lr, run in each.items()}
             for variant, each in searched.items()
         },
+        rates=dict(rates),
         effects=tuple(_found(e, runs, same=e.same and not note) for e in claim.effects),
-        measured={
-            variant: {
-                name: {seed: _plain(measures.of(run, name, at)) for seed, run in each.items()}
-                for name, at in names.items()
-            }
-            for variant, each in runs.items()
-        },
-        signal={
-            variant: {
-                seed: {layer: _plain(x) or 0.0 for layer, x in run.signal.items()}
-                for seed, run in each.items()
-            }
-            for variant, each in runs.items()
-        },
-        failed={
-            f"{variant}, seed {seed}": run.failed
-            for variant, each in runs.items()
-            for seed, run in each.items()
-            if run.failed
-        },
         command=command,
         environment=describe({}),
         commits=tuple(sorted({run.commit for run in every})),
         seconds=round(math.fsum(run.seconds for run in every), 1),
-        curves={
-            variant: {seed: _rounded(run) for seed, run in each.items()}
+        runs={
+            variant: {seed: _outcome(claim, run) for seed, run in each.items()}
             for variant, each in runs.items()
         },
     )
@@ -141,9 +125,11 @@ def _tried(run: Result, target: float) -> tuple[float | None, float]:
     return _plain(measures.epochs_to_error(run, target)), round(measures.train_error(run), 4)
 
 
-def _rounded(run: Result) -> tuple[measures.Epoch, ...]:
-    rows = (tuple(float(f"{value:.6g}") for value in epoch) for epoch in run.epochs)
-    return tuple(rows)  # type: ignore[arg-type]
+def _outcome(claim: Claim, run: Result) -> Outcome:
+    names = {effect.measure: effect.at for effect in claim.effects} | dict.fromkeys(claim.reports)
+    values = {name: _plain(measures.of(run, name, at)) for name, at in names.items()}
+    signal = {layer: _plain(share) for layer, share in run.signal.items()}
+    return Outcome(values, run.failed, signal, run.epochs)
 
 
 def _plain(value: float) -> float | None:
@@ -152,17 +138,16 @@ def _plain(value: float) -> float | None:
 
 
 def write(record: Record, folder: Path) -> Path:
-    """Write the record, a line for each curve."""
+    """Write the record, each run on a line."""
     values = asdict(record)
-    curves = values.pop("curves")
-    lines = ",\n".join(
+    runs = [
         f"  {json.dumps(variant)}: {{\n"
-        + ",\n".join(f'   "{seed}": {json.dumps(rows)}' for seed, rows in each.items())
+        + ",\n".join(f'   "{seed}": {json.dumps(outcome)}' for seed, outcome in each.items())
         + "\n  }"
-        for variant, each in curves.items()
-    )
-    text = json.dumps(values, indent=1, allow_nan=False)
-    text = f'{text.removesuffix("}").rstrip()},\n "curves": {{\n{lines}\n }}\n}}\n'
+        for variant, each in values.pop("runs").items()
+    ]
+    head = json.dumps(values, indent=1, allow_nan=False).removesuffix("\n}")
+    text = f'{head},\n "runs": {{\n' + ",\n".join(runs) + "\n }\n}\n"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record.claim}.json"
     files.write(path, text.encode(), RunError)

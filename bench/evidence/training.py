@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import signal
+import statistics
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -62,10 +62,8 @@ class Run:
     @property
     def key(self) -> str:
         """Its name: runs of several claims that are the same are trained once."""
-        told = json.dumps([self.settings, self.data, self.seed, self.backend], sort_keys=True)
-        return (
-            f"{self.settings['net']}-{self.seed}-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
-        )
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return f"{self.settings['net']}-{self.seed}-{digest[:10]}"
 
 
 class _Orphan(Watcher):
@@ -165,26 +163,31 @@ def _fitted(trainer: Trainer, folder: Path, stop_below: float) -> bool:
 
 
 def epochs_of(folder: Path) -> tuple[Epoch, ...]:
-    """A run's epochs so far, from its log; one that was logged twice is the same both times."""
-    return tuple(epoch for _, (epoch, _) in sorted(_epochs(folder).items()))
+    """A run's epochs so far."""
+    lines = _epoch_lines(folder)
+    scores = ((line["epoch"], line["train"], line["test"]) for line in lines)
+    error = "top1_error"
+    return tuple(
+        (float(n), train["loss"], train[error], test["loss"], test[error])
+        for n, train, test in scores
+    )
 
 
-def _epochs(folder: Path) -> dict[int, tuple[Epoch, float]]:
-    """Each epoch with the seconds that its training took."""
-    found = {}
-    for line in _lines(folder / "log.jsonl"):
-        if line["kind"] == "epoch":
-            train, test = line["train"], line["test"]
-            scores = (train["loss"], train["top1_error"], test["loss"], test["top1_error"])
-            found[line["epoch"]] = (float(line["epoch"]), *scores), float(line["seconds"])
-    return found
+def _epoch_lines(folder: Path) -> list[dict[str, Any]]:
+    """The lines on epochs of a run's log; one that was logged twice is the same both times."""
+    log, found = folder / "log.jsonl", dict[int, dict[str, Any]]()
+    for text in log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else ():
+        if text.endswith("\n"):  # a killed process may have written half of the last line
+            line = json.loads(text)
+            if line["kind"] == "epoch":
+                found[line["epoch"]] = line
+    return [found[number] for number in sorted(found)]
 
 
-def _lines(log: Path) -> Iterator[dict[str, Any]]:
-    if log.exists():
-        for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):  # a killed process may have written half of the last one
-                yield json.loads(line)
+def _seconds(folder: Path) -> float:
+    """Of training: the median epoch's, for all; one that was interrupted knows only a part."""
+    each = [line["seconds"] for line in _epoch_lines(folder)]
+    return len(each) * statistics.median(each) if each else 0.0
 
 
 def _found(trainer: Trainer, folder: Path, run: Run, failed: str) -> Result:
@@ -207,7 +210,7 @@ def _found(trainer: Trainer, folder: Path, run: Run, failed: str) -> Result:
         signal=_signal(spec, backend, trainer, run.seed),
         ten_crop=ten,
         failed=failed,
-        seconds=sum(seconds for _, seconds in _epochs(folder).values()),
+        seconds=_seconds(folder),
         commit=commit(),
     )
 
