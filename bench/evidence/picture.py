@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5609a", "#8a6d00", "#3a9bd9", "#
 _INK, _SOFT, _PRINTED = "#1f2328", "#59636e", "#c2410c"
 _COLUMNS = {"train_loss": 1, "train_error": 2, "test_error": 4}  # of an epoch's row
 _DPI = 130
+_LINE = 74  # letters above an effect
+_BOLD: Mapping[str, Any] = {"fontsize": 9, "weight": "bold", "color": _INK}
 
 
 def draw(claim: Claim, record: Record, path: Path) -> None:
@@ -29,7 +32,7 @@ def draw(claim: Claim, record: Record, path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = len(record.effects)
-    figure = Figure(figsize=(11, max(3.6, 1.5 + 0.85 * rows)), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(11, max(3.6, 1.2 + rows)), dpi=_DPI, layout="constrained")
     figure.suptitle(claim.title, x=0.01, ha="left", fontsize=12, color=_INK, weight="bold")
     grid = figure.add_gridspec(rows, 2, width_ratios=(1.15, 1))
     left = figure.add_subplot(grid[:, 0])
@@ -110,9 +113,9 @@ def _effect(axes: Axes, effect: Effect, found: Found) -> None:
             axes.axvline(level, color=colour, linewidth=1.2, linestyle=style)
     printed = "" if effect.printed is None else f" (2012: {effect.printed:g})"
     unit = f", {effect.unit}" if effect.unit else ""
-    axes.set_title(
-        f"{effect.says}{unit}{printed}: {found.verdict}", fontsize=8.5, loc="left", color=_INK
-    )
+    title = textwrap.fill(f"{effect.says}{unit}{printed}", _LINE)
+    axes.set_title(title, fontsize=8.5, loc="left", color=_INK)
+    axes.text(1, 0.98, found.verdict, transform=axes.transAxes, ha="right", va="top", **_BOLD)
     axes.set_yticks([])
     axes.set_ylim(-1, 1)
     _plain(axes)
