@@ -66,10 +66,10 @@ struct TiledPlace {
 template <Contiguous contiguous, int Lines> struct Factor {
     static constexpr bool kAlongDepth = contiguous == Contiguous::depth;
     static constexpr int kTileRows = kAlongDepth ? Lines : kHopperSlice;
-    static constexpr int kTiles =
-        kAlongDepth ? 1 : (Lines + simt::kTileColumns - 1) / simt::kTileColumns;
+    static constexpr int kTiles = kAlongDepth ? 1 : Lines / simt::kTileColumns;
     static constexpr unsigned kTileBytes = simt::tile_bytes(kTileRows);
     static constexpr unsigned kBytes = kTiles * kTileBytes;
+    static_assert(kAlongDepth || Lines % simt::kTileColumns == 0);
 
     // For wgmma, from this line and depth on.
     __device__ __forceinline__ static auto operand(const unsigned char* slice, int line,
@@ -121,7 +121,6 @@ template <class Source, int Lines> class Gatherer {
 #pragma unroll
             for (int tile = 0; tile < Layout::kTiles; ++tile) {
                 const int line = Layout::kAlongDepth ? row : tile * kChunks + chunk_;
-                if (line >= kKnown) break; // half of the last tile may be past the lines
                 const Found<bf16> from = source_.find(known_[line], point);
                 unsigned char* const to =
                     slice + first_ + tile * Layout::kTileBytes + simt::tile_bytes(i * kStep);

@@ -70,8 +70,16 @@ def assert_product(y: Floats, a: Floats, b: Floats) -> None:
 MAJORS = [(a, b) for a in ("k", "mn") for b in ("k", "mn")]
 
 
-@pytest.mark.parametrize("majors", MAJORS, ids="-".join)
-@pytest.mark.parametrize("columns", [64, 96, 128, 192, 256])
+@pytest.mark.parametrize(
+    ("columns", "majors"),
+    [
+        (n, majors)
+        for n in (64, 96, 128, 192, 256)
+        for majors in MAJORS
+        if n != 96 or majors[1] == "k"
+    ],
+    ids=str,
+)
 def test_one_product_of_every_size_and_way(
     built: Path, columns: int, majors: tuple[str, str]
 ) -> None:
@@ -80,6 +88,37 @@ def test_one_product_of_every_size_and_way(
     given = bits(a.T if majors[0] == "mn" else a) + bits(np.concatenate(tiles))
     y = computed(built, "multiply", columns, *majors, given=given)
     assert_product(y, a, b[:columns])
+
+
+@pytest.mark.parametrize("majors", MAJORS, ids="-".join)
+@pytest.mark.parametrize("columns", [48, 128])
+def test_one_product_in_planes(built: Path, columns: int, majors: tuple[str, str]) -> None:
+    """From any multiple of 16 bytes on, with an odd number of pieces a plane."""
+    a, b = rounded(64, 64, seed=1), rounded((columns + 63) // 64 * 64, 64, seed=2)
+    tiles = [tile.T if majors[1] == "mn" else tile for tile in b.reshape(-1, 64, 64)]
+    given = bits(a.T if majors[0] == "mn" else a) + bits(np.concatenate(tiles))
+    y = computed(built, "planes", columns, *majors, given=given)
+    assert_product(y, a, b[:columns])
+
+
+@pytest.mark.parametrize(
+    ("columns", "major", "refusal"),
+    [
+        (16, "k", "wgmma<n>: n is 8, 48, 64, 96, 128, 192 or 256"),
+        (96, "mn", "wgmma<n>: of an MN-major b whole tiles of 64 columns are multiplied"),
+        (96, "k", ""),
+    ],
+)
+def test_products_that_the_card_or_its_header_lacks_are_not_compiled(
+    columns: int, major: str, refusal: str
+) -> None:
+    source = f"""
+        #include "simt/hopper.hpp"
+        void f(float (&d)[{columns // 2}], simt::Operand<simt::Major::k> a,
+               simt::Operand<simt::Major::{major}> b) {{ simt::wgmma<{columns}>(d, a, b); }}"""
+    command = [emulated.COMPILER, *emulated.COMMON, "-fsyntax-only", "-x", "c++", "-"]
+    done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+    assert refusal in done.stderr and (done.returncode == 0) == (not refusal), done.stderr
 
 
 def factor(lines: Floats, major: str) -> bytes:
@@ -147,6 +186,10 @@ SEEN = {
     + UNDER_WAY.format("cp.async", "copy: begin"),
     "copy misaligned": "misaligned access to stage + 128 bytes, which should be a multiple of 1024 "
     f"bytes, at {{copy: load}}, {FIRST}",
+    "copy planes_misaligned": "misaligned access to stage + 8 bytes, which should be a multiple of "
+    "16 bytes, at {copy: planes}, block (0,0,0) thread (96,0,0)",
+    "copy planes_apart": "the next plane of an operand lies at a multiple of 16 bytes below "
+    "262144, not 24, at {copy: planes}, block (0,0,0) thread (96,0,0)",
     "copy beyond": f"out-of-bounds write of 4096 bytes at {{copy: load}}, {FIRST}, "
     "0 bytes after the end of stage (8192 bytes)",
     "copy to_global": "y + 0 bytes is not in shared memory, as it should be, "
@@ -173,6 +216,19 @@ REFUSED = {
     "another at {copy: multiply}, block (0,0,0) thread (64,0,0)",
     "copy three_warps": "a warpgroup is four whole warps, at {copy: fence}, "
     "block (0,0,0) thread (64,0,0)",
+    "registers too_few": "no thread of the block can go on: thread 224 waits at "
+    "{/registers: raise} for more registers than the 256 in its block's pool; 352 of 384 have "
+    "exited",
+    "registers by_three": "the block ends, and not all warps of a warpgroup have changed their "
+    "registers at {registers: lower}",
+    "registers unlike": "warps of one warpgroup change their registers differently: one at "
+    "{registers: lower}, another at {registers: unlike}, block (0,0,0) thread (352,0,0)",
+    "registers by_half": "registers are handed over by warpgroups, four whole warps, "
+    f"at {{registers: raise}}, {FIRST}",
+    "registers up_to_less": "a thread has 168 registers, which cannot be raised to 160, "
+    f"at {{registers: raise}}, {FIRST}",
+    "registers down_to_more": "a thread has 168 registers, which cannot be lowered to 176, "
+    "at {registers: lower}, block (0,0,0) thread (256,0,0)",
 }
 
 
@@ -203,11 +259,43 @@ def test_a_bug_is_reported_in_every_schedule(checked: Path, case: str, schedule:
     assert " launched at " in line
 
 
+FARTHEST = 2**32  # rows or columns; rows are less than 2^40 bytes apart
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "pitch", "tile_rows", "exists"),
+    [
+        (FARTHEST, 8, 8, 64, True),
+        (FARTHEST + 1, 8, 8, 64, False),
+        (1, FARTHEST, FARTHEST, 256, True),
+        (1, FARTHEST + 8, FARTHEST + 8, 256, False),
+        (1, 8, 2**39 - 8, 1, True),
+        (1, 8, 2**39, 1, False),
+        (1, 8, 12, 1, False),
+        (2, 16, 8, 1, False),
+        (0, 8, 8, 1, False),
+        (1, 0, 8, 1, False),
+        (1, 8, 8, 0, False),
+        (1, 8, 8, 257, False),
+    ],
+)
+def test_tensor_maps_that_the_driver_refuses_are_refused(
+    fast: Path, rows: int, columns: int, pitch: int, tile_rows: int, exists: bool
+) -> None:
+    sizes = (rows, columns, pitch, tile_rows)
+    done = subprocess.run(
+        [fast, "map", *map(str, sizes)], capture_output=True, text=True, check=False
+    )
+    refusal = "no tensor map of {} x {} bf16, {} a row, in tiles of {} rows: ".format(*sizes)
+    assert done.stderr.startswith(refusal) if not exists else not done.stderr
+
+
 X = np.fromfunction(lambda i, j: (i + 2 * j) % 7 - 3, (64, 128))  # as run_small() makes it
 RIGHT = {
     "stage rightly": X @ X.T,
     "copy rightly": X[:, :16] @ X[:, :16].T,
     "copy tied": X[:, :16] @ X[:, :16].T,
+    "registers rightly": np.zeros((64, 64)),
 }
 
 

@@ -1,6 +1,7 @@
 // What Hopper alone has (sm_90a): copies of whole tiles and products of whole warpgroups, both
-// asynchronous, and the barriers in shared memory on which threads wait for them. A kernel file
-// that uses them includes this header as well; for any other card it compiles to kernels that trap.
+// asynchronous, the barriers in shared memory on which threads wait for them, and clusters of
+// blocks. A kernel file that uses them includes this header as well; for any other card it compiles
+// to kernels that trap.
 //
 // A tile is 64 columns of bf16 (128 bytes) by up to 256 rows, at a multiple of 1,024 bytes of
 // shared memory. It lies there swizzled: row r keeps its c-th 16 bytes in place c ^ r % 8. Larger
@@ -33,6 +34,22 @@
 //                                      element, zeros where it lies beyond the matrix. Brings
 //                                      tile_bytes(tile_rows) in the barrier's present phase
 //
+// A launch with Grid(...).in_clusters(2) runs its blocks two by two, neighbours along x at the same
+// time; otherwise a block is a cluster of its own. An array has the same place in the shared memory
+// of both:
+//
+//   cluster_blocks(), cluster_rank()   how many blocks there are, and which of them this one is
+//   cluster_sync()                     a __syncthreads() of the whole cluster
+//   load_tile_multicast(shared, map, row, column, barrier)
+//                                      a load_tile for each block of the cluster: to this place in
+//                                      its shared memory, and by the barrier in this place
+//   mbarrier_arrive_at(barrier, rank)  arrives at the barrier in this place of that block: what was
+//                                      read here comes before the tiles that are loaded after the
+//                                      wait there. What was written here may be seen later
+//
+// The last two come after a cluster_sync() that follows that block's mbarrier_fence_init(), and
+// that block waits for the phase before it ends.
+//
 // Products d += a b are made by a warpgroup: four whole warps whose first thread's number is a
 // multiple of 128. All of them make the same calls. a is 64 x 16 and b 16 x n, bf16 in tiles; a
 // line is a row of a or a column of b. An operand is given by where its first element would lie in
@@ -43,7 +60,14 @@
 //                                      row that is a multiple of 8
 //   mn_major(element, next)            a line lies down a column of a tile, from a row on that is a
 //                                      multiple of 8. 64 lines are in a tile; the next 64 lie
-//                                      `next` bytes further
+//                                      `next` bytes further: of b, whole tiles
+//
+// or in planes, which are not swizzled: of pieces of 16 bytes side by side, from any multiple of 16
+// bytes on. `next`, such a multiple too, is from one plane to the next:
+//
+//   k_planes(element, next)            a piece is eight k of a line; a plane has that of each line
+//   mn_planes(element, next)           a piece is eight lines at one k; a plane has that of each k
+//
 //   wgmma_fence()                      before the first product, and again after a wait
 //   wgmma<n>(d, a, b)                  begins. Of thread 32 w + l of the group, with g = l / 4 and
 //                                      t = 2 (l % 4), d[4 j + 2 h + i] is element
@@ -57,7 +81,8 @@
 //                                      them once they have been told, as for copies, whose end the
 //                                      writer does not wait for
 //   lower_registers<n>(), raise_registers<n>()
-//                                      by a warpgroup: how many each of its threads has
+//                                      by a warpgroup: how many each of its threads has. Raising
+//                                      waits until others have handed over enough
 #pragma once
 
 #include "simt.hpp"
@@ -72,8 +97,17 @@ __host__ __device__ constexpr unsigned tile_bytes(int rows) {
     return static_cast<unsigned>(rows) * kTileColumns * 2;
 }
 
-// In which direction an operand is contiguous in shared memory.
+// In which direction an operand is contiguous in shared memory, and in which form.
 enum class Major { k, mn };
+enum class Form { tiles, planes };
+
+// The card has all multiples of eight, gpu_hopper.hpp those in use.
+template <int n, Major of_b, Form form_b> __host__ __device__ constexpr void expect_product() {
+    static_assert(n == 8 || n == 48 || n == 64 || n == 96 || n == 128 || n == 192 || n == 256,
+                  "wgmma<n>: n is 8, 48, 64, 96, 128, 192 or 256");
+    static_assert(of_b == Major::k || form_b == Form::planes || n % kTileColumns == 0,
+                  "wgmma<n>: of an MN-major b whole tiles of 64 columns are multiplied");
+}
 
 } // namespace simt
 
