@@ -125,6 +125,20 @@ def test_pools_of_either_size_leave_the_other_layers_as_they_are(name: str, shap
     assert specs[0].num_parameters == specs[1].num_parameters
 
 
+def test_a_record_in_part_says_so(room: Path) -> None:
+    """One variant has its first seed done, the other none: numbers without intervals, or none."""
+    claim = learning()
+    whole = carried_out(claim, room)
+    runs = {"relu": {1: whole.runs["relu"][1]}, "tanh": {}}
+    told = {"complete": False, "note": "", "command": "a test"}
+    part = record.make(claim, runs, {}, {}, **told)  # type: ignore[arg-type]
+    text = page.document(record.write(part, room / "part").parent)
+    ratio, epochs = page.summary(claim, part)
+    assert "no runs yet; 2012: 6; open" in ratio and epochs.endswith(", 1 seed; 2012: no number")
+    assert "Not all planned runs are done." in text and "| 130 | in part |" in text
+    picture.draw(claim, part, room / "part.png")
+
+
 # What is planted shows
 
 
