@@ -235,7 +235,7 @@ def test_towers_are_halves_of_the_whole_layer(
     check_towers(be, size, dtype, tensor)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.big
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @EACH_PRODUCT

@@ -781,6 +781,7 @@ def test_copies_that_were_waited_for_are_no_race(reported: Report) -> None:
         assert reported(schedule, True, [[block], [block]]) is None
 
 
+@pytest.mark.slow
 def test_readers_that_a_barrier_orders_are_no_race(reported: Report) -> None:
     block = {
         0: [READ, SYNCWARP, SYNCTHREADS, WRITE, SYNCWARP],
