@@ -50,7 +50,8 @@ MARKERS = {
     "again": "what sim or simcheck computes, on the other, in another order of threads, or on "
     "made-up GPUs; left out unless -m names it",
     "slow": "takes more than a few seconds; left out unless -m names it",
-    "every": "of each backend's cases every n-th is run, the others are marked slow",
+    "every": "of each backend's cases the first is run and one in n of the others, drawn by their "
+    "names; the rest are marked slow",
     "faults": "breaks something many times (make test-faults); left out unless -m names it",
     "big": "too large for simcheck, which leaves it out, for sim in more than one order, and for "
     "the stand-in unless -m names it: the host does for small arrays what it does for large ones",
@@ -105,7 +106,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if variant and repeats(item, variant, number, others):
             item.add_marker("again")
         elif every and not costly(item):
-            if new[test, variant] % every.args[0]:
+            if new[test, variant] and crc32(item.nodeid.encode()) % every.args[0]:
                 item.add_marker("slow")
             new[test, variant] += 1
         (kept if runs_here(item, config.getoption("-m")) else deselected).append(item)
