@@ -78,7 +78,7 @@ def _signal(axes: Axes, claim: Claim, record: Record) -> None:
     for (variant, seeds), colour in zip(record.runs.items(), _COLOURS, strict=False):
         name = variant
         for run in seeds.values():
-            ys = [100 * max(share or 0.0, 1e-7) for share in run.signal.values()]
+            ys = [100 * max(share, 1e-7) for share in run.signal.values()]
             axes.semilogy([*run.signal], ys, color=colour, linewidth=1.2, alpha=0.8, label=name)
             name = "_"
     axes.set_ylabel("% of a layer's output that depends on the image, at the start")
@@ -91,7 +91,7 @@ def _chroma(axes: Axes, claim: Claim, record: Record) -> None:
     for place, seeds in enumerate(record.runs.values()):
         for number, run in enumerate(seeds.values()):
             x = place + (number - (len(seeds) - 1) / 2) * 0.5 / len(seeds)
-            ys: Any = [run.values["chroma_first"], run.values["chroma_second"]]
+            ys: Any = [100 * share for share in run.chroma]
             named = not place and not number
             axes.plot([x, x], ys, color=_SOFT, linewidth=1)
             axes.plot(x, ys[0], "o", color=_COLOURS[0], label="first" if named else "_")
