@@ -184,7 +184,8 @@ def _in_turn(full: Way, less: Way) -> bool:
 def _loops(code: Code, name: str, value: Worth) -> Iterator[Around]:
     """The innermost loops that hold an instruction of that name."""
     seen: set[int] = set()
-    for number, one in enumerate(code.listing):
+    for number in sorted(ways.looping(code)):
+        one = code.listing[number]
         if one.name == name and id(one) not in seen:
             found = ways.around(ways.through(code, number, value), {name})
             if found is not None:
