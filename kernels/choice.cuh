@@ -164,9 +164,9 @@ template <class Tiles> GemmSize split(GemmSize size, int groups, int columns) {
 // as the whole layer's would be: so an element is summed in the same order however the filters are
 // divided into groups and among devices.
 template <class Tiles> GemmSize size_of(Pass pass, const ConvShape& s) {
-    const auto undivided = [&](int rows, int columns, int depth, bool row_sums = false) {
+    const auto undivided = [&](int rows, int columns, int depth) {
         const int pitch = (columns + 3) / 4 * 4;
-        return GemmSize{s.groups, rows, columns, depth, pitch, 1, depth, row_sums};
+        return GemmSize{s.groups, rows, columns, depth, pitch, 1, depth};
     };
     const Geometry g{s};
     if (pass == Pass::fprop)
@@ -174,10 +174,8 @@ template <class Tiles> GemmSize size_of(Pass pass, const ConvShape& s) {
                             s.filters * s.towers);
     GemmSize size =
         undivided(g.in_pixels, g.group_channels, s.filter_h * s.filter_w * g.group_filters);
-    if (pass == Pass::wgrad)
-        size = undivided(g.group_filters, g.taps + 1, g.out_pixels,
-                         !std::is_same_v<Tiles, FloatTiles>);
-    return split<Tiles>(size, s.groups, size.tiled_columns());
+    if (pass == Pass::wgrad) size = undivided(g.group_filters, g.taps + 1, g.out_pixels);
+    return split<Tiles>(size, s.groups, size.columns);
 }
 
 // ---------------------------------------------------------------------- patches
@@ -259,12 +257,11 @@ inline Lies lies(Pass pass, const ConvShape& s) {
     return {vectors, vectors};
 }
 
-// How the operands are multiplied and loaded. What is true of most problems: they need no sums of
-// A's rows, and it is B that Hopper's loop loads by TMA.
+// How the operands are multiplied and loaded. In most problems it is B that Hopper's loop loads by
+// TMA.
 template <class Tiles_, bool vectors_> struct Way {
     using Tiles = Tiles_;
     using Element = typename Tiles::Element;
-    using RowSums = std::false_type;
     using TiledB = std::true_type;
     static constexpr bool vectors = vectors_;
 };
@@ -286,7 +283,7 @@ template <class T, class Use> void with_way(Unit unit, Lies lie, Use use) {
 template <class Way, class Use> void with_tile_of(const GemmSize& size, Use use) {
     using Tiles = typename Way::Tiles;
     if constexpr (Way::vectors || std::is_same_v<Tiles, FloatTiles>)
-        with_tile<Tiles>(size.groups, size.rows, size.tiled_columns(), use);
+        with_tile<Tiles>(size.groups, size.rows, size.columns, use);
     else
         use(typename Tiles::Square{});
 }
