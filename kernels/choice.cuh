@@ -73,8 +73,7 @@ struct SplitTiles {
 };
 
 // How long the banks are busy, copies included, per clock of the tensor cores: 0.96 with the first
-// tile, 1.0 with the second; more with the others, which are that much slower (in fprop; where B
-// lies along its lines, a tile of 96 copies 128 of them: 1.33).
+// tile, 1.0 with the second; more with the others, which are that much slower.
 struct HopperTiles {
     static constexpr const char* kLoop = "wgmma";
     using Element = bf16;
@@ -89,14 +88,23 @@ template <class T> std::int64_t tiles(int rows, int columns) {
     return std::int64_t{simt::blocks_for(rows, T::TileM)} * simt::blocks_for(columns, T::TileN);
 }
 
-template <class Use, class... Each> void for_each_tile(Offer<Each...>, Use use) {
-    (use(Each{}), ...);
+// A B along its lines lies in swizzled tiles of 64, of which wgmma takes whole ones.
+template <class T, Contiguous of_b> constexpr bool kSuits = true;
+template <int m, int n, int stages>
+constexpr bool kSuits<HopperTile<m, n, stages>, Contiguous::line> = n % simt::kTileColumns == 0;
+
+template <Contiguous of_b, class Use, class... Each> void for_each_tile(Offer<Each...>, Use use) {
+    const auto offer = [&](auto each) {
+        if constexpr (kSuits<typename decltype(each)::T, of_b>) use(each);
+    };
+    (offer(Each{}), ...);
 }
 
 // Calls `use` with a value of the type of the cheapest tile for a product, the first of equals.
 // What is computed outside C counts too; with wgmma, where a multiprocessor has a single large
 // block, a partial last round of blocks as a whole one.
-template <class Tiles, class Use> void with_tile(int groups, int rows, int columns, Use use) {
+template <class Tiles, Contiguous of_b, class Use>
+void with_tile(int groups, int rows, int columns, Use use) {
     const auto price = [&](auto each) {
         using T = typename decltype(each)::T;
         const auto blocks = static_cast<double>(groups * tiles<T>(rows, columns));
@@ -107,9 +115,9 @@ template <class Tiles, class Use> void with_tile(int groups, int rows, int colum
     };
     typename Tiles::All all;
     double least = std::numeric_limits<double>::infinity();
-    for_each_tile(all, [&](auto each) { least = std::min(least, price(each)); });
+    for_each_tile<of_b>(all, [&](auto each) { least = std::min(least, price(each)); });
     bool taken = false;
-    for_each_tile(all, [&](auto each) {
+    for_each_tile<of_b>(all, [&](auto each) {
         if (taken || price(each) > least) return;
         taken = true;
         use(typename decltype(each)::T{});
@@ -143,9 +151,9 @@ template <class Tiles> std::int64_t parts_for(std::int64_t blocks, int at_once, 
 
 // Splits the depth of a product to suit one of `groups` groups and so many columns: into parts
 // where that has too few tiles to fill a card, none shallower than kLeastPartDepth.
-template <class Tiles> GemmSize split(GemmSize size, int groups, int columns) {
+template <class Tiles, Contiguous of_b> GemmSize split(GemmSize size, int groups, int columns) {
     std::int64_t wanted = 1;
-    with_tile<Tiles>(groups, size.rows, columns, [&](auto tile) {
+    with_tile<Tiles, of_b>(groups, size.rows, columns, [&](auto tile) {
         using T = decltype(tile);
         wanted = parts_for<Tiles>(groups * tiles<T>(size.rows, columns),
                                   T::Blocks * kMultiprocessors, size.depth);
@@ -170,12 +178,12 @@ template <class Tiles> GemmSize size_of(Pass pass, const ConvShape& s) {
     };
     const Geometry g{s};
     if (pass == Pass::fprop)
-        return split<Tiles>(undivided(g.out_pixels, g.group_filters, g.taps), 1,
-                            s.filters * s.towers);
+        return split<Tiles, Contiguous::depth>(undivided(g.out_pixels, g.group_filters, g.taps), 1,
+                                               s.filters * s.towers);
     GemmSize size =
         undivided(g.in_pixels, g.group_channels, s.filter_h * s.filter_w * g.group_filters);
     if (pass == Pass::wgrad) size = undivided(g.group_filters, g.taps + 1, g.out_pixels);
-    return split<Tiles>(size, s.groups, size.columns);
+    return split<Tiles, Contiguous::line>(size, s.groups, size.columns);
 }
 
 // ---------------------------------------------------------------------- patches
@@ -222,7 +230,7 @@ inline bool suits_patches(const ConvShape& s) {
     });
     // In the main loop pixels and channels are fetched along the whole depth.
     const GemmSize gemm = size_of<Bf16Tiles>(Pass::dgrad, s);
-    with_tile<Bf16Tiles>(gemm.groups, gemm.rows, gemm.columns, [&](auto tile) {
+    with_tile<Bf16Tiles, Contiguous::line>(gemm.groups, gemm.rows, gemm.columns, [&](auto tile) {
         using T = decltype(tile);
         const double depth = gemm.depth;
         gemm_cost =
@@ -280,10 +288,10 @@ template <class T, class Use> void with_way(Unit unit, Lies lie, Use use) {
 
 // Calls `use` with the tile for a product. Where the tensor cores' elements have to be gathered
 // singly, that dominates the time: one tile is enough.
-template <class Way, class Use> void with_tile_of(const GemmSize& size, Use use) {
+template <class Way, Contiguous of_b, class Use> void with_tile_of(const GemmSize& size, Use use) {
     using Tiles = typename Way::Tiles;
     if constexpr (Way::vectors || std::is_same_v<Tiles, FloatTiles>)
-        with_tile<Tiles>(size.groups, size.rows, size.columns, use);
+        with_tile<Tiles, of_b>(size.groups, size.rows, size.columns, use);
     else
         use(typename Tiles::Square{});
 }
@@ -300,9 +308,13 @@ template <class T> Choice choice_of(Pass pass, const ConvShape& s) {
     with_way<T>(s.unit, lie, [&](auto way) {
         using Way = decltype(way);
         const GemmSize size = size_of<typename Way::Tiles>(pass, s);
-        with_tile_of<Way>(size, [&](auto tile) {
+        const auto note = [&](auto tile) {
             found = {Way::Tiles::kLoop, decltype(tile)::TileM, decltype(tile)::TileN, size.parts};
-        });
+        };
+        if (pass == Pass::fprop)
+            with_tile_of<Way, Contiguous::depth>(size, note);
+        else
+            with_tile_of<Way, Contiguous::line>(size, note);
     });
     return found;
 }

@@ -132,7 +132,7 @@ void multiply(Pass pass, const T* first, const T* second, const Geometry& g,
         const Problem<Way> problem{{}, first, second, g, epilogue};
         const GemmSize size = size_of<typename Way::Tiles>(pass, g.shape);
         auto* const partial = static_cast<float*>(workspace);
-        with_tile_of<Way>(
+        with_tile_of<Way, Problem<Way>::B::kContiguous>(
             size, [&](auto tile) { launch_tile<decltype(tile)>(problem, size, partial, stream); });
         if (size.parts == 1) return;
         constexpr int threads = 256;

@@ -66,10 +66,10 @@ struct TiledPlace {
 template <Contiguous contiguous, int Lines> struct Factor {
     static constexpr bool kAlongDepth = contiguous == Contiguous::depth;
     static constexpr int kTileRows = kAlongDepth ? Lines : kHopperSlice;
-    static constexpr int kTiles =
-        kAlongDepth ? 1 : (Lines + simt::kTileColumns - 1) / simt::kTileColumns;
+    static constexpr int kTiles = kAlongDepth ? 1 : Lines / simt::kTileColumns;
     static constexpr unsigned kTileBytes = simt::tile_bytes(kTileRows);
     static constexpr unsigned kBytes = kTiles * kTileBytes;
+    static_assert(kAlongDepth || Lines % simt::kTileColumns == 0);
 
     // For wgmma, from this line and depth on.
     __device__ __forceinline__ static auto operand(const unsigned char* slice, int line,
@@ -113,8 +113,8 @@ template <class Source, int Lines> class Gatherer {
           first_(simt::tile_bytes(row_) + (chunk_ ^ row_ % 8) * kChunk * sizeof(bf16)) {
         if constexpr (!Layout::kAlongDepth)
 #pragma unroll
-            for (int tile = 0; tile < kOwn; ++tile)
-                if (has(tile)) own_[tile] = known[tile * kChunks + chunk_];
+            for (int tile = 0; tile < Layout::kTiles; ++tile)
+                own_[tile] = known[tile * kChunks + chunk_];
     }
 
     // Begins to load the slice from `depth` on, zeros from `depth_end` on. No read of shared memory
@@ -142,8 +142,7 @@ template <class Source, int Lines> class Gatherer {
                 const int at = depth + row_ + i * kStep;
                 const auto point = source_.point(at);
 #pragma unroll
-                for (int tile = 0; tile < kOwn; ++tile) {
-                    if (!has(tile)) break;
+                for (int tile = 0; tile < Layout::kTiles; ++tile) {
                     const Found<bf16> from = source_.find(own_[tile], point);
                     simt::cp_async_16(to + tile * Layout::kTileBytes + simt::tile_bytes(i * kStep),
                                       from.at, from.inside && at < depth_end);
@@ -153,17 +152,13 @@ template <class Source, int Lines> class Gatherer {
     }
 
   private:
-    static constexpr int kOwn = Layout::kTiles;
-
     __device__ static int thread() { return static_cast<int>(threadIdx.x) % kWarpgroup; }
-    // Half of the last tile may be past the lines.
-    __device__ bool has(int tile) const { return tile * kChunks + chunk_ < kKnown; }
 
     Source source_;
     const Line (&known_)[kKnown];
     int row_, chunk_;
-    unsigned first_; // where the thread's first chunk goes
-    Line own_[kOwn]; // where it has the same lines in every slice
+    unsigned first_;           // where the thread's first chunk goes
+    Line own_[Layout::kTiles]; // where it has the same lines in every slice
 };
 
 // ---------------------------------------------------------------------- shared memory

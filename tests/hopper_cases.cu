@@ -7,6 +7,7 @@
 //   hopper_cases multiply COLUMNS A B      a 64 x 64, b 64 x COLUMNS in tile layout,
 //                                          not swizzled
 //                                          -> a b (64, COLUMNS)
+//   hopper_cases planes COLUMNS A B        likewise, multiplied in planes
 //   hopper_cases CASE SEED                 a small kernel's output, or the report
 //   hopper_cases scripts                   a line for each script read (see below)
 //
@@ -148,6 +149,57 @@ __global__ void multiply_kernel(const std::uint16_t* a, const std::uint16_t* b, 
     }
 }
 
+// A factor in planes for multiply_planes_kernel, from a place on that no tile could have.
+template <Major major, int lines> struct Planes {
+    static constexpr unsigned kPieces = major == Major::k ? lines : 64; // of a plane
+    static constexpr unsigned kNext = (kPieces + 3) * 16;
+    static constexpr unsigned kBytes = (major == Major::k ? 8 : (lines + 63) / 64 * 8) * kNext;
+
+    // From 64 columns a row; tiles of an MN-major one follow one another.
+    __device__ static void write(unsigned char* to, const std::uint16_t* from) {
+        constexpr int rows = (lines + 63) / 64 * 64;
+        for (int i = static_cast<int>(threadIdx.x); i < rows * 64; i += 128) {
+            const int row = i / 64, chunk = i % 64 / 8;
+            const int plane = major == Major::k ? chunk : row / 64 * 8 + chunk;
+            const int piece = major == Major::k ? row : row % 64;
+            if (piece >= static_cast<int>(kPieces)) continue;
+            auto* const at = to + plane * kNext + piece * 16;
+            reinterpret_cast<std::uint16_t*>(at)[i % 8] = from[i];
+        }
+    }
+    __device__ static auto operand(const unsigned char* from, int depth) {
+        if constexpr (major == Major::k)
+            return simt::k_planes(from + depth / 8 * kNext, kNext);
+        else
+            return simt::mn_planes(from + depth * 16, kNext);
+    }
+};
+
+// y (64, n) = a b, both of 64 of the depth, with planes written by the threads.
+template <int n, Major of_a, Major of_b>
+__global__ void multiply_planes_kernel(const std::uint16_t* a, const std::uint16_t* b, float* y) {
+    SIMT_TILES(unsigned char, shared);
+    using A = Planes<of_a, 64>;
+    using B = Planes<of_b, n>;
+    unsigned char* const a_planes = shared + 48;
+    unsigned char* const b_planes = a_planes + A::kBytes;
+    A::write(a_planes, a);
+    B::write(b_planes, b);
+    simt::fence_proxy_async();
+    __syncthreads();
+    float sums[n / 2] = {};
+    simt::wgmma_fence();
+    for (int k = 0; k < 64; k += 16)
+        simt::wgmma<n>(sums, A::operand(a_planes, k), B::operand(b_planes, k));
+    simt::wgmma_commit();
+    simt::wgmma_wait<0>(sums);
+    const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+    for (int i = 0; i < n / 2; ++i) {
+        const int r = warp * 16 + lane / 4 + i / 2 % 2 * 8;
+        y[r * n + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[i];
+    }
+}
+
 // ---------------------------------------------------------------------- small kernels
 //
 // x (64, 128) bf16 -> x x^T (64, 64), by a thread that loads two halves of x into one stage, and a
@@ -238,7 +290,9 @@ enum class Copied {
     tied_unfenced,  // likewise; the tensor cores have not been told
     tied_unawaited, // likewise, multiplied before its barrier
     misaligned,
-    beyond, // half of the tile lies behind the shared memory
+    planes_misaligned, // an operand in planes
+    planes_apart,      // planes not at multiples of 16 bytes from one another
+    beyond,            // half of the tile lies behind the shared memory
     to_global,
     second_of_eight, // an operand that begins in the second of eight rows
     apart,           // warps of one warpgroup multiply different operands
@@ -280,8 +334,12 @@ __global__ void copy_kernel(const __grid_constant__ TensorMap map, std::uint16_t
     const std::uint16_t* from = stage;
     if (how == Copied::second_of_eight) from += kSide;
     if (how == Copied::apart && thread >= 96) from += 16;
-    simt::wgmma_fence();                                                 // copy: fence
-    simt::wgmma<kSide>(sums, simt::k_major(stage), simt::k_major(from)); // copy: multiply
+    constexpr bool in_planes = how == Copied::planes_misaligned || how == Copied::planes_apart;
+    const auto planes = simt::k_planes(stage + (how == Copied::planes_misaligned ? 4 : 0),
+                                       how == Copied::planes_apart ? 24 : 16);
+    simt::wgmma_fence();                                                   // copy: fence
+    if (in_planes) simt::wgmma<kSide>(sums, planes, simt::k_major(stage)); // copy: planes
+    simt::wgmma<kSide>(sums, simt::k_major(stage), simt::k_major(from));   // copy: multiply
     simt::wgmma_commit();
     simt::wgmma_wait<0>(sums);
     for (int i = 0; i < kSide / 2; ++i) {
@@ -429,27 +487,52 @@ void product(Major of_a, Major of_b, int rows, int columns, int depth) {
     std::fwrite(y.data(), 4, count, stdout);
 }
 
-template <int n, Major of_a, Major of_b> void multiply() {
+// Calls `launch` with a, b and y, both factors in tile layout.
+template <int n, class Launch> void multiply_by(Launch launch) {
     constexpr std::size_t b_bytes = simt::tile_bytes((n + 63) / 64 * 64);
     Bytes a = read_bytes(simt::tile_bytes(64)), b = read_bytes(b_bytes), y(64 * n / 4);
     using simt::Access;
     simt::Session session(0, {buffer("a", a, simt::tile_bytes(64), 2, Access::read),
                               buffer("b", b, b_bytes, 2, Access::read),
                               buffer("y", y, 64 * n * 4, 4, Access::write)});
-    const simt::Grid grid(1, 128, nullptr);
-    simt::launch<multiply_kernel<n, of_a, of_b>>(
-        grid.with_shared(simt::tile_bytes(64) + b_bytes + simt::kTileSlack),
-        static_cast<const std::uint16_t*>(session[0]),
-        static_cast<const std::uint16_t*>(session[1]), static_cast<float*>(session[2]));
+    launch(static_cast<const std::uint16_t*>(session[0]),
+           static_cast<const std::uint16_t*>(session[1]), static_cast<float*>(session[2]));
     session.finish();
     std::fwrite(y.data(), 16, y.size(), stdout);
 }
 
+template <int n, Major of_a, Major of_b> void multiply() {
+    multiply_by<n>([](auto... all) {
+        const simt::Grid grid(1, 128, nullptr);
+        simt::launch<multiply_kernel<n, of_a, of_b>>(
+            grid.with_shared(simt::tile_bytes(64 + (n + 63) / 64 * 64) + simt::kTileSlack), all...);
+    });
+}
+
+template <int n, Major of_a, Major of_b> void multiply_planes() {
+    multiply_by<n>([](auto... all) {
+        const simt::Grid grid(1, 128, nullptr);
+        simt::launch<multiply_planes_kernel<n, of_a, of_b>>(
+            grid.with_shared(48 + Planes<of_a, 64>::kBytes + Planes<of_b, n>::kBytes +
+                             simt::kTileSlack),
+            all...);
+    });
+}
+
+template <int n> void multiply_planes(Major of_a, Major of_b) {
+    if (of_a == Major::k && of_b == Major::k) multiply_planes<n, Major::k, Major::k>();
+    if (of_a == Major::k && of_b == Major::mn) multiply_planes<n, Major::k, Major::mn>();
+    if (of_a == Major::mn && of_b == Major::k) multiply_planes<n, Major::mn, Major::k>();
+    if (of_a == Major::mn && of_b == Major::mn) multiply_planes<n, Major::mn, Major::mn>();
+}
+
 template <int n> void multiply(Major of_a, Major of_b) {
     if (of_a == Major::k && of_b == Major::k) multiply<n, Major::k, Major::k>();
-    if (of_a == Major::k && of_b == Major::mn) multiply<n, Major::k, Major::mn>();
     if (of_a == Major::mn && of_b == Major::k) multiply<n, Major::mn, Major::k>();
-    if (of_a == Major::mn && of_b == Major::mn) multiply<n, Major::mn, Major::mn>();
+    if constexpr (n % simt::kTileColumns == 0) {
+        if (of_a == Major::k && of_b == Major::mn) multiply<n, Major::k, Major::mn>();
+        if (of_a == Major::mn && of_b == Major::mn) multiply<n, Major::mn, Major::mn>();
+    }
 }
 
 void multiply(int columns, Major of_a, Major of_b) {
@@ -571,6 +654,8 @@ const Case kCases[] = {
     {"copy tied_unfenced", run<Copied::tied_unfenced>},
     {"copy tied_unawaited", run<Copied::tied_unawaited>},
     {"copy misaligned", run<Copied::misaligned>},
+    {"copy planes_misaligned", run<Copied::planes_misaligned>},
+    {"copy planes_apart", run<Copied::planes_apart>},
     {"copy beyond", run<Copied::beyond>},
     {"copy to_global", run<Copied::to_global>},
     {"copy second_of_eight", run<Copied::second_of_eight>},
@@ -589,6 +674,10 @@ int main(int count, char** arguments) {
     try {
         if (what == "multiply" && count == 5)
             multiply(number(2), major_of(arguments[3]), major_of(arguments[4]));
+        if (what == "planes" && count == 5) {
+            const auto run = number(2) == 48 ? multiply_planes<48> : multiply_planes<128>;
+            run(major_of(arguments[3]), major_of(arguments[4]));
+        }
         if (what == "product" && count == 8) {
             simt::set_schedule(static_cast<std::uint64_t>(number(2)));
             product(major_of(arguments[3]), major_of(arguments[4]), number(5), number(6),

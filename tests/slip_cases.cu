@@ -146,7 +146,6 @@ void hoppers() {
     conv<bf16>({1, 5, 4, 8, 5, 3, 3, 5, 4, 1, 1, 1, 1, 1, 1, Unit::wgmma});
     conv<bf16>({2, 5, 4, 16, 16, 3, 3, 5, 4, 1, 1, 1, 1, 2, 1, Unit::wgmma});
     conv<bf16>({1, 5, 4, 8, 64, 3, 3, 5, 4, 1, 1, 1, 1, 1, 1, Unit::wgmma});
-    conv<bf16>({2, 7, 6, 72, 8, 3, 2, 3, 3, 2, 2, 0, 0, 1, 1, Unit::wgmma});
 }
 
 // dgrad in patches, the last with fewer filters: a last tile with fewer rows, and channels that do

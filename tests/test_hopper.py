@@ -70,8 +70,16 @@ def assert_product(y: Floats, a: Floats, b: Floats) -> None:
 MAJORS = [(a, b) for a in ("k", "mn") for b in ("k", "mn")]
 
 
-@pytest.mark.parametrize("majors", MAJORS, ids="-".join)
-@pytest.mark.parametrize("columns", [64, 96, 128, 192, 256])
+@pytest.mark.parametrize(
+    ("columns", "majors"),
+    [
+        (n, majors)
+        for n in (64, 96, 128, 192, 256)
+        for majors in MAJORS
+        if n != 96 or majors[1] == "k"
+    ],
+    ids=str,
+)
 def test_one_product_of_every_size_and_way(
     built: Path, columns: int, majors: tuple[str, str]
 ) -> None:
@@ -80,6 +88,37 @@ def test_one_product_of_every_size_and_way(
     given = bits(a.T if majors[0] == "mn" else a) + bits(np.concatenate(tiles))
     y = computed(built, "multiply", columns, *majors, given=given)
     assert_product(y, a, b[:columns])
+
+
+@pytest.mark.parametrize("majors", MAJORS, ids="-".join)
+@pytest.mark.parametrize("columns", [48, 128])
+def test_one_product_in_planes(built: Path, columns: int, majors: tuple[str, str]) -> None:
+    """From any multiple of 16 bytes on, with an odd number of pieces a plane."""
+    a, b = rounded(64, 64, seed=1), rounded((columns + 63) // 64 * 64, 64, seed=2)
+    tiles = [tile.T if majors[1] == "mn" else tile for tile in b.reshape(-1, 64, 64)]
+    given = bits(a.T if majors[0] == "mn" else a) + bits(np.concatenate(tiles))
+    y = computed(built, "planes", columns, *majors, given=given)
+    assert_product(y, a, b[:columns])
+
+
+@pytest.mark.parametrize(
+    ("columns", "major", "refusal"),
+    [
+        (16, "k", "wgmma<n>: n is 8, 48, 64, 96, 128, 192 or 256"),
+        (96, "mn", "wgmma<n>: of an MN-major b whole tiles of 64 columns are multiplied"),
+        (96, "k", ""),
+    ],
+)
+def test_products_that_the_card_or_its_header_lacks_are_not_compiled(
+    columns: int, major: str, refusal: str
+) -> None:
+    source = f"""
+        #include "simt/hopper.hpp"
+        void f(float (&d)[{columns // 2}], simt::Operand<simt::Major::k> a,
+               simt::Operand<simt::Major::{major}> b) {{ simt::wgmma<{columns}>(d, a, b); }}"""
+    command = [emulated.COMPILER, *emulated.COMMON, "-fsyntax-only", "-x", "c++", "-"]
+    done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+    assert refusal in done.stderr and (done.returncode == 0) == (not refusal), done.stderr
 
 
 def factor(lines: Floats, major: str) -> bytes:
@@ -147,6 +186,10 @@ SEEN = {
     + UNDER_WAY.format("cp.async", "copy: begin"),
     "copy misaligned": "misaligned access to stage + 128 bytes, which should be a multiple of 1024 "
     f"bytes, at {{copy: load}}, {FIRST}",
+    "copy planes_misaligned": "misaligned access to stage + 8 bytes, which should be a multiple of "
+    "16 bytes, at {copy: planes}, block (0,0,0) thread (96,0,0)",
+    "copy planes_apart": "the next plane of an operand lies at a multiple of 16 bytes below "
+    "262144, not 24, at {copy: planes}, block (0,0,0) thread (96,0,0)",
     "copy beyond": f"out-of-bounds write of 4096 bytes at {{copy: load}}, {FIRST}, "
     "0 bytes after the end of stage (8192 bytes)",
     "copy to_global": "y + 0 bytes is not in shared memory, as it should be, "

@@ -22,7 +22,7 @@ from pyalexnet.step.sgd import SGD
 from samples import classes, normal
 from shapes import CONVS, Conv, each, in_vectors
 from test_linear import exact as exact_linear
-from test_mutation import HOPPER_TILES
+from test_mutation import HOPPER_PRODUCTS
 from test_plan import hold_alike, programs
 from test_range import EACH_LAYER, EACH_OPERAND, check_products
 from tolerance import assert_close, same_bits
@@ -124,9 +124,8 @@ def test_linear(be: Any, size: tuple[int, int, int]) -> None:
 
 
 @EVERY_LOOP
-@pytest.mark.parametrize("op", ["fprop", "dgrad", "wgrad"])
-@pytest.mark.parametrize(("tile", "rows", "columns"), HOPPER_TILES)
-def test_tiles(be: Any, tile: str, rows: int, columns: int, op: str) -> None:
+@pytest.mark.parametrize(("op", "tile", "rows", "columns"), HOPPER_PRODUCTS)
+def test_tiles(be: Any, op: str, tile: str, rows: int, columns: int) -> None:
     """Each tile, in every pass, with eight slices: stages are reused, and the last one is partial.
 
     test_mutation.py checks that products of these sizes take these tiles.

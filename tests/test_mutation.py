@@ -158,6 +158,13 @@ HOPPER_TILES = (
     ("256, 96", 120, 88),
     ("256, 64", 56, 48),
 )
+# Those of each pass: wgmma takes whole swizzled tiles of a B along its lines, not 96 of them.
+HOPPER_PRODUCTS = [
+    (op, *tile)
+    for op in ("fprop", "dgrad", "wgrad")
+    for tile in HOPPER_TILES
+    if op == "fprop" or tile[0] != "256, 96"
+]
 SPLIT = [
     *(
         tensor_product(op, *tile, 200, np.float32)
@@ -168,11 +175,7 @@ SPLIT = [
     tensor_product("wgrad", "64, 64", 23, 31, 101, np.float32),
 ]
 HOPPER = [
-    *(
-        hopper_product(op, *tile, 312)
-        for op in ("fprop", "dgrad", "wgrad")
-        for tile in HOPPER_TILES
-    ),
+    *(hopper_product(*of, 312) for of in HOPPER_PRODUCTS),
     *(hopper_product(op, "256, 64", 24, 32, 1080) for op in ("fprop", "dgrad", "wgrad")),
 ]
 CALLS = [

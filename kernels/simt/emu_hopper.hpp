@@ -37,13 +37,19 @@ TensorMap tensor_map(const void* matrix, std::int64_t rows, std::int64_t columns
 void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
                Site site = Site::here());
 
-template <Major> struct Operand {
+template <Major, Form = Form::tiles> struct Operand {
     const void* element;
-    unsigned next; // of an MN-major one: bytes from one tile to the next
+    unsigned next; // bytes from one tile or plane to the next; of a K-major one in tiles, 0
 };
 
 inline Operand<Major::k> k_major(const void* element) { return {element, 0}; }
 inline Operand<Major::mn> mn_major(const void* element, unsigned next) { return {element, next}; }
+inline Operand<Major::k, Form::planes> k_planes(const void* element, unsigned next) {
+    return {element, next};
+}
+inline Operand<Major::mn, Form::planes> mn_planes(const void* element, unsigned next) {
+    return {element, next};
+}
 
 namespace detail {
 
@@ -52,6 +58,7 @@ struct AnyOperand {
     const void* element;
     unsigned next;
     Major major;
+    Form form;
     int lines;
 };
 void begin_product(float* d, const AnyOperand& a, const AnyOperand& b, Site site, const void* pc);
@@ -62,11 +69,12 @@ void wait_for_products(std::size_t groups_left, Site site);
 void wgmma_fence(Site site = Site::here());
 void wgmma_commit(Site site = Site::here());
 
-template <int n, Major of_a, Major of_b> __attribute__((noinline)) void
-wgmma(float (&d)[n / 2], Operand<of_a> a, Operand<of_b> b, Site site = Site::here()) {
-    static_assert(n % 8 == 0 && n >= 8 && n <= 256, "");
-    detail::begin_product(d, {a.element, a.next, of_a, 64}, {b.element, b.next, of_b, n}, site,
-                          __builtin_return_address(0));
+template <int n, Major of_a, Form form_a, Major of_b, Form form_b>
+__attribute__((noinline)) void wgmma(float (&d)[n / 2], Operand<of_a, form_a> a,
+                                     Operand<of_b, form_b> b, Site site = Site::here()) {
+    expect_product<n, of_b, form_b>();
+    detail::begin_product(d, {a.element, a.next, of_a, form_a, 64},
+                          {b.element, b.next, of_b, form_b, n}, site, __builtin_return_address(0));
 }
 
 template <int left, int count> void wgmma_wait(float (&)[count], Site site = Site::here()) {

@@ -133,10 +133,12 @@ __device__ __forceinline__ void load_tile(void* shared, const TensorMap& map, in
 
 // ---------------------------------------------------------------------- products
 
-// A matrix descriptor: addresses and distances in units of 16 bytes. For a K-major operand the
-// distance is from eight rows to the next eight (the leading one is not used); for an MN-major one,
-// from eight k to the next eight, and the leading one from one tile to the next.
-template <Major> struct Operand {
+// A matrix descriptor: addresses and distances in units of 16 bytes. In tiles, for a K-major
+// operand the distance is from eight rows to the next eight (the leading one is not used); for an
+// MN-major one, from eight k to the next eight, and the leading one from one tile to the next. In
+// planes the distance is from eight lines to the next eight, and the leading one from eight k to
+// the next.
+template <Major, Form = Form::tiles> struct Operand {
     std::uint64_t descriptor;
 };
 
@@ -144,21 +146,32 @@ namespace detail {
 
 constexpr std::uint64_t kSwizzled = std::uint64_t{1} << 62; // by 128 bytes
 constexpr unsigned kEightRows = 8 * 128;                    // of a tile
+constexpr unsigned kEightPieces = 8 * 16;                   // of a plane
 
-__device__ __forceinline__ std::uint64_t descriptor(const void* element, unsigned leading) {
+__device__ __forceinline__ std::uint64_t descriptor(const void* element, unsigned leading,
+                                                    unsigned distance) {
     const std::uint64_t start = (shared_address(element) & 0x3ffffu) >> 4;
-    return kSwizzled | std::uint64_t{kEightRows >> 4} << 32 | std::uint64_t{leading >> 4} << 16 |
-           start;
+    return std::uint64_t{distance >> 4} << 32 | std::uint64_t{leading >> 4} << 16 | start;
 }
 
 } // namespace detail
 
 __device__ __forceinline__ Operand<Major::k> k_major(const void* element) {
-    return {detail::descriptor(element, 16)};
+    return {detail::kSwizzled | detail::descriptor(element, 16, detail::kEightRows)};
 }
 
 __device__ __forceinline__ Operand<Major::mn> mn_major(const void* element, unsigned next) {
-    return {detail::descriptor(element, next)};
+    return {detail::kSwizzled | detail::descriptor(element, next, detail::kEightRows)};
+}
+
+__device__ __forceinline__ Operand<Major::k, Form::planes> k_planes(const void* element,
+                                                                    unsigned next) {
+    return {detail::descriptor(element, next, detail::kEightPieces)};
+}
+
+__device__ __forceinline__ Operand<Major::mn, Form::planes> mn_planes(const void* element,
+                                                                      unsigned next) {
+    return {detail::descriptor(element, detail::kEightPieces, next)};
 }
 
 __device__ __forceinline__ void wgmma_fence() {
@@ -195,11 +208,11 @@ template <int left, int count> __device__ __forceinline__ void wgmma_wait(float 
                     "l"(b.descriptor), "n"(of_a == Major::mn), "n"(of_b == Major::mn) : "memory"); \
     }
 
-template <int n, Major of_a, Major of_b>
-__device__ __forceinline__ void wgmma(float (&d)[n / 2], Operand<of_a> a, Operand<of_b> b) {
-    static_assert(n == 8 || n == 64 || n == 96 || n == 128 || n == 192 || n == 256,
-                  "add the size's two lines below");
-    SIMT_WGMMA(8, "%0, %1, %2, %3", 4, 5, 6, 7, SIMT_D4(0))
+template <int n, Major of_a, Form form_a, Major of_b, Form form_b> __device__ __forceinline__ void
+wgmma(float (&d)[n / 2], Operand<of_a, form_a> a, Operand<of_b, form_b> b) {
+    expect_product<n, of_b, form_b>();
+    SIMT_WGMMA(48, SIMT_TEN() SIMT_TEN(1) "%20, %21, %22, %23", 24, 25, 26, 27, SIMT_D16(0),
+               SIMT_D4(16), SIMT_D4(20))
     SIMT_WGMMA(64, SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2) "%30, %31", 32, 33, 34, 35, SIMT_D32(0))
     SIMT_WGMMA(
         96, SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2) SIMT_TEN(3) "%40, %41, %42, %43, %44, %45, %46, %47",

@@ -43,7 +43,14 @@
 //                                      row that is a multiple of 8
 //   mn_major(element, next)            a line lies down a column of a tile, from a row on that is a
 //                                      multiple of 8. 64 lines are in a tile; the next 64 lie
-//                                      `next` bytes further
+//                                      `next` bytes further: of b, whole tiles
+//
+// or in planes, which are not swizzled: of pieces of 16 bytes side by side, from any multiple of 16
+// bytes on. `next`, such a multiple too, is from one plane to the next:
+//
+//   k_planes(element, next)            a piece is eight k of a line; a plane has that of each line
+//   mn_planes(element, next)           a piece is eight lines at one k; a plane has that of each k
+//
 //   wgmma_fence()                      before the first product, and again after a wait
 //   wgmma<n>(d, a, b)                  begins. Of thread 32 w + l of the group, with g = l / 4 and
 //                                      t = 2 (l % 4), d[4 j + 2 h + i] is element
@@ -72,8 +79,17 @@ __host__ __device__ constexpr unsigned tile_bytes(int rows) {
     return static_cast<unsigned>(rows) * kTileColumns * 2;
 }
 
-// In which direction an operand is contiguous in shared memory.
+// In which direction an operand is contiguous in shared memory, and in which form.
 enum class Major { k, mn };
+enum class Form { tiles, planes };
+
+// The card has all multiples of eight, gpu_hopper.hpp those in use.
+template <int n, Major of_b, Form form_b> __host__ __device__ constexpr void expect_product() {
+    static_assert(n == 48 || n == 64 || n == 96 || n == 128 || n == 192 || n == 256,
+                  "wgmma<n>: n is 8, 48, 64, 96, 128, 192 or 256");
+    static_assert(of_b == Major::k || form_b == Form::planes || n % kTileColumns == 0,
+                  "wgmma<n>: of an MN-major b whole tiles of 64 columns are multiplied");
+}
 
 } // namespace simt
 

@@ -11,6 +11,8 @@ namespace simt {
 namespace {
 
 constexpr std::size_t kEightRows = 8 * kRowBytes; // of a tile
+constexpr std::size_t kPiece = 16;                // bytes
+constexpr unsigned kDescribed = 1u << 18;         // what a matrix descriptor can hold
 
 constexpr unsigned kWarp = 32;
 
@@ -54,12 +56,20 @@ Place calling(void* const slots[kWarp], std::uint32_t lanes) {
 }
 
 bool same(const detail::AnyOperand& a, const detail::AnyOperand& b) {
-    return a.element == b.element && a.next == b.next && a.major == b.major && a.lines == b.lines;
+    return a.element == b.element && a.next == b.next && a.major == b.major && a.form == b.form &&
+           a.lines == b.lines;
 }
 
 // ------------------------------------------------------------------ operands in shared memory
 
 void require_operand(const detail::AnyOperand& operand, Site site) {
+    if (operand.form == Form::planes) {
+        require_multiple(operand.element, kPiece, site);
+        if (operand.next % kPiece != 0 || operand.next >= kDescribed)
+            fail("the next plane of an operand lies at a multiple of 16 bytes below ", kDescribed,
+                 ", not ", operand.next, at(site));
+        return;
+    }
     if (operand.major == Major::mn) {
         require_multiple(operand.element, kEightRows, site);
         if (operand.next % kEightRows != 0)
@@ -78,7 +88,13 @@ void require_operand(const detail::AnyOperand& operand, Site site) {
 template <class Each> void for_pieces(const detail::AnyOperand& operand, Each each) {
     const auto* const begin = static_cast<const std::byte*>(operand.element);
     const auto lines = static_cast<std::size_t>(operand.lines);
-    if (operand.major == Major::k)
+    const bool k_major = operand.major == Major::k;
+    if (operand.form == Form::planes)
+        for (std::size_t plane = 0; plane < (k_major ? kProductDepth : lines); plane += 8)
+            for (std::size_t i = 0; i < (k_major ? lines : kProductDepth); ++i)
+                each(begin + plane / 8 * operand.next + i * kPiece, k_major ? i : plane,
+                     k_major ? plane : i);
+    else if (k_major)
         for (std::size_t line = 0; line < lines; ++line)
             for (std::size_t k = 0; k < kProductDepth; k += 8)
                 each(swizzled(begin + line * kRowBytes + k * 2), line, k);
