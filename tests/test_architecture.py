@@ -133,7 +133,7 @@ def test_every_kernel_is_launched_by_simt() -> None:
         file
         for folder in (KERNELS, BINDINGS)
         for file in folder.rglob("*.*")
-        if "<<<" in file.read_text()
+        if re.search("<<<|cudaLaunchKernel", file.read_text())
     ]
     assert with_syntax == [SIMT / "gpu.hpp"]
 

@@ -17,8 +17,9 @@ Checker& checker() {
 static std::string source_line(std::uint32_t offset) { return source_lines({offset}).front(); }
 
 std::string describe(const char* verb, const Event& event) {
-    return text(verb, " by block ", event.block, " thread ", event.thread, " at ",
-                source_line(event.pc));
+    const unsigned of_a_block = checker().block_threads;
+    return text(verb, " by block ", event.block + event.thread / of_a_block, " thread ",
+                event.thread % of_a_block, " at ", source_line(event.pc));
 }
 
 bool of_this_block(const Event& event) {
@@ -66,7 +67,7 @@ static void blame(const Event& before) {
 }
 
 std::string place(const Region& region, std::size_t element) {
-    return text(region.name, '[', element, ']');
+    return text(region.name, '[', element, ']', region.of_rank);
 }
 
 // Until an asynchronous access has been waited for, not even its own thread knows how far it is.

@@ -41,11 +41,12 @@ void declare(const Buffer& buffer, const void* placed);
 void forget_buffers();
 std::string unwritten_output(); // empty when all is written
 
-void begin_launch(unsigned threads);
-void begin_block(std::uint32_t block);
-void block_barrier();
+void begin_launch(unsigned threads, unsigned of_a_block);
+void begin_cluster(std::uint32_t first_block);
+void barrier(unsigned first, unsigned last); // these threads of a cluster have met, or all
 void warp_barrier(unsigned warp);
-void declare_shared(const SharedArray& array, const void* memory, std::size_t bytes);
+void declare_shared(const SharedArray& array, const void* memory, std::size_t bytes,
+                    const std::string& of_rank);
 bool meet_barrier(Site site); // false: this one is left out
 inline bool left_out(Site site) { return kChecked && !meet_barrier(site); }
 
@@ -63,6 +64,8 @@ void mbarrier_fence_init();
 void mbarrier_use(unsigned barrier, const void* address, const void* pc);
 void mbarrier_use_by_engine(unsigned barrier, const void* address); // after mbarrier_use
 void mbarrier_arrive(unsigned barrier);
+void mbarrier_hold(const void* address, unsigned rank); // before an arrival at this block's
+std::string unheld_arrival(); // whose block may have ended before it; empty if there is none
 void mbarrier_phase_ends(unsigned barrier);
 void mbarrier_acquire(unsigned barrier); // its last phase that ended
 void fence();                            // of memory, for the copy engine and the tensor cores

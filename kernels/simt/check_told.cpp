@@ -5,33 +5,37 @@ namespace simt::check {
 
 // ---------------------------------------------------------------------- launches and blocks
 
-void begin_launch(unsigned threads) {
+void begin_launch(unsigned threads, unsigned of_a_block) {
     Checker& c = checker();
     c.threads = threads;
+    c.block_threads = of_a_block;
     c.shared.clear();
     c.last = nullptr;
     ++c.now.launch;
     c.device = current_device();
 }
 
-void begin_block(std::uint32_t block) {
+void begin_cluster(std::uint32_t first_block) {
     Checker& c = checker();
     if (c.lint) c.lint->end_epoch();
-    c.now.block = block;
+    c.now.block = first_block;
     c.now.block_epoch = 0;
     c.warp_epochs.fill(0);
     c.times_at_barrier.fill(0);
     c.clocks.stop();
     c.told.fill(Event{});
+    c.holds.clear();
+    if (c.threads > c.block_threads) clocks();
 }
 
-void block_barrier() {
+void barrier(unsigned first, unsigned last) {
     Checker& c = checker();
     if (c.lint) c.lint->end_epoch();
+    if (last - first < c.threads) return c.clocks.meet(first, last);
     for (unsigned warp = 0; warp < 32; ++warp)
         c.times_at_barrier[warp] = 1 + c.now.block_epoch + c.warp_epochs[warp];
     ++c.now.block_epoch;
-    if (c.clocks.running()) c.clocks.meet_all();
+    if (c.clocks.running()) c.clocks.meet(first, last);
 }
 
 void warp_barrier(unsigned warp) {
@@ -40,19 +44,20 @@ void warp_barrier(unsigned warp) {
     if (c.clocks.running()) c.clocks.meet(32 * warp, 32 * (warp + 1));
 }
 
-void declare_shared(const SharedArray& array, const void* memory, std::size_t bytes) {
+void declare_shared(const SharedArray& array, const void* memory, std::size_t bytes,
+                    const std::string& of_rank) {
     Checker& c = checker();
     const std::size_t elements = (bytes + array.element_bytes - 1) / array.element_bytes;
     c.shared.push_back({array.name, static_cast<const std::byte*>(memory), bytes,
                         array.element_bytes, Access::read_write, kShared, false,
-                        std::vector<Cell>(elements)});
+                        std::vector<Cell>(elements), of_rank});
     c.last = nullptr;
 }
 
 std::string place_of(const void* address) {
     const auto* p = static_cast<const std::byte*>(address);
     if (const Region* region = find(p))
-        return text(region->name, " + ", p - region->begin, " bytes");
+        return text(region->name, " + ", p - region->begin, " bytes", region->of_rank);
     return text(address);
 }
 
@@ -116,6 +121,32 @@ void mbarrier_use_by_engine(unsigned barrier, const void* address) {
     fail(describe("used", c.now), " of ", place(region, element_of(region, address)),
          " for a load_tile, ", describe("initialised", init),
          ", and no mbarrier_fence_init between the two");
+}
+
+// Of a thread's arrivals at one block the last is enough: whoever knows of it knows of all.
+void mbarrier_hold(const void* address, unsigned rank) {
+    Checker& c = checker();
+    const Checker::Hold hold{c.now, address, rank};
+    for (Checker::Hold& known : c.holds)
+        if (known.arrival.thread == c.now.thread && known.rank == rank) {
+            known = hold;
+            return;
+        }
+    c.holds.push_back(hold);
+}
+
+// All threads have exited. The block lasts until one does that knows of the arrival.
+std::string unheld_arrival() {
+    const Checker& c = checker();
+    for (const auto& [arrival, barrier, rank] : c.holds) {
+        bool held = false;
+        for (unsigned t = rank * c.block_threads; t < (rank + 1) * c.block_threads; ++t)
+            held |= c.clocks.of(t).seen[arrival.actor] >= arrival.time;
+        if (!held)
+            return text(this_worker().element_at(barrier), " is ", describe("used", arrival),
+                        ", and nothing keeps its block from ending before");
+    }
+    return "";
 }
 
 void mbarrier_arrive(unsigned barrier) { clocks().arrive(barrier, this_worker().current()); }
@@ -191,7 +222,7 @@ void declare(const Buffer& buffer, const void* placed) {
         {buffer.name, static_cast<const std::byte*>(placed), bytes, buffer.element_bytes,
          buffer.access, buffer.device,
          buffer.access == Access::read || buffer.access == Access::read_write,
-         std::vector<Cell>(bytes / buffer.element_bytes)});
+         std::vector<Cell>(bytes / buffer.element_bytes), ""});
 }
 
 void forget_buffers() {

@@ -27,10 +27,12 @@ enum class By : std::uint8_t {
     wgmma          // ends with a warpgroup's product
 };
 
-// One access, with all that decides whether another one comes after it. `launch` 0: none yet.
+// One access, with all that decides whether another one comes after it. `launch` 0: none yet. The
+// blocks of a cluster count as one, their threads as its threads, and cluster_sync as their
+// __syncthreads: clocks tell what orders the threads of each.
 struct Event {
     std::uint32_t launch;
-    std::uint32_t block;
+    std::uint32_t block;       // the cluster's first
     std::uint32_t block_epoch; // __syncthreads that came before
     std::uint32_t warp_epoch;  // __syncwarp of its warp, likewise
     Time time;                 // of `actor`, at the access or, if that is no thread, at its end
@@ -72,6 +74,7 @@ struct Region {
     int device;   // kShared: the block's own
     bool written; // elements hold a value from the start
     std::vector<Cell> cells;
+    std::string of_rank; // of a block of a cluster
 
     bool holds(const std::byte* p) const { return p >= begin && p < begin + bytes; }
 };
@@ -90,7 +93,14 @@ struct Checker {
     Knowledge common;                        // of a warpgroup
     std::array<Event, kMbarriers> inits{};   // of this block's mbarriers
     std::array<Event, kMbarriers> told{};    // and the fences by which the copy engine knows them
-    unsigned threads = 0;                    // of a block
+    struct Hold {
+        Event arrival;
+        const void* barrier;
+        unsigned rank; // of the barrier's block
+    };
+    std::vector<Hold> holds; // the last arrivals of each thread of the cluster at other blocks'
+    unsigned threads = 0;    // of a cluster
+    unsigned block_threads = 0;
     int device = 0;
     const char* module_begin = simt::module_begin();
     std::set<std::pair<std::string, int>> barriers;

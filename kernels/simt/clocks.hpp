@@ -88,7 +88,6 @@ class Clocks {
             step(t);
         }
     }
-    void meet_all() { meet(0, static_cast<unsigned>(threads_.size())); }
 
     void fence(unsigned thread) {
         threads_[thread].fence();

@@ -1,8 +1,9 @@
 // simt.hpp as a C++ compiler sees it: CUDA's vocabulary, and an emulated device underneath.
 //
-// One block runs at a time on a worker (an OS thread). Its CUDA threads start one after the other
-// in a plain loop on one fiber; only when one of them has to wait does the loop go on, on a fresh
-// fiber. A kernel without barriers therefore never switches. scheduler.cpp holds the other half.
+// One block runs at a time on a worker (an OS thread), or one cluster of blocks: a block without
+// one is a cluster of its own here. Its CUDA threads start one after the other in a plain loop on
+// one fiber; only when one of them has to wait does the loop go on, on a fresh fiber. A kernel
+// without barriers therefore never switches. scheduler.cpp holds the other half.
 #pragma once
 
 #include "emu_tensor.hpp"
@@ -106,12 +107,13 @@ namespace simt {
 
 struct Grid;
 
-constexpr unsigned kMaxThreads = 1024;
+constexpr unsigned kMaxThreads = 1024; // that run together here
+constexpr unsigned kMaxCluster = 2;    // blocks
 
 // The part of the scheduler that a launch's row loop needs inline.
 class Scheduler {
   public:
-    // Makes the next thread of the block the current one; false when all have been started.
+    // Makes the next thread of the cluster the current one; false when all have been started.
     bool start_next() {
         if (started_ == total_) return false;
         become(order_ ? order_[started_] : started_);
@@ -126,6 +128,7 @@ class Scheduler {
     enum class State : std::uint8_t {
         running,
         at_block_barrier,
+        at_cluster_barrier,
         at_warp_barrier,
         at_exchange,
         parked, // until something comes
@@ -136,10 +139,13 @@ class Scheduler {
     void become(unsigned thread) {
         current_ = thread;
         self.thread = position_of_[thread];
+        if (block_threads_ != total_) self.block = block_of_[thread / block_threads_];
     }
 
     unsigned started_ = 0;
-    unsigned total_ = 0;
+    unsigned total_ = 0; // threads of the cluster, those of its first block first
+    unsigned block_threads_ = 0;
+    uint3 block_of_[kMaxCluster]; // blockIdx of each
     unsigned exited_ = 0;
     unsigned current_ = 0;
     State states_[kMaxThreads];

@@ -23,8 +23,13 @@ void mbarrier_fence_init(Site site = Site::here());
 void mbarrier_arrive(Mbarrier& barrier, Site site = Site::here());
 void mbarrier_arrive_expect(Mbarrier& barrier, unsigned bytes, Site site = Site::here());
 void mbarrier_wait(Mbarrier& barrier, unsigned parity, Site site = Site::here());
+void mbarrier_arrive_at(Mbarrier& barrier, unsigned rank, Site site = Site::here());
 void cp_async_mbarrier_arrive(Mbarrier& barrier, Site site = Site::here());
 void fence_proxy_async(Site site = Site::here());
+
+unsigned cluster_blocks();
+unsigned cluster_rank();
+void cluster_sync(Site site = Site::here());
 
 struct TensorMap {
     const std::byte* matrix;
@@ -36,6 +41,9 @@ TensorMap tensor_map(const void* matrix, std::int64_t rows, std::int64_t columns
                      std::int64_t row_elements, int tile_rows);
 void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
                Site site = Site::here());
+
+void load_tile_multicast(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
+                         Site site = Site::here());
 
 template <Major, Form = Form::tiles> struct Operand {
     const void* element;
@@ -63,6 +71,7 @@ struct AnyOperand {
 };
 void begin_product(float* d, const AnyOperand& a, const AnyOperand& b, Site site, const void* pc);
 void wait_for_products(std::size_t groups_left, Site site);
+void change_registers(unsigned count, bool more, Site site);
 
 } // namespace detail
 
@@ -81,11 +90,13 @@ template <int left, int count> void wgmma_wait(float (&)[count], Site site = Sit
     detail::wait_for_products(left, site);
 }
 
-template <int count> void lower_registers() {
+template <int count> void lower_registers(Site site = Site::here()) {
     static_assert(count % 8 == 0 && count >= 24 && count <= 256, "");
+    detail::change_registers(count, false, site);
 }
-template <int count> void raise_registers() {
+template <int count> void raise_registers(Site site = Site::here()) {
     static_assert(count % 8 == 0 && count >= 24 && count <= 256, "");
+    detail::change_registers(count, true, site);
 }
 
 } // namespace simt

@@ -69,6 +69,17 @@ __device__ __forceinline__ void mbarrier_wait(Mbarrier& barrier, unsigned parity
                     "r"(parity) : "memory");
 }
 
+// In the default scope, that of a block, as in CUTLASS: it orders the ends of wgmmas' reads before
+// a load_tile. With .release.cluster the compiler would put a MEMBAR.ALL.GPU in front of each.
+__device__ __forceinline__ void mbarrier_arrive_at(Mbarrier& barrier, unsigned rank) {
+    SIMT_HOPPER("{\n"
+                ".reg .b32 there;\n"
+                "mapa.shared::cluster.u32 there, %0, %1;\n"
+                "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+                "}\n" ::"r"(detail::shared_address(&barrier)),
+                "r"(rank) : "memory");
+}
+
 __device__ __forceinline__ void cp_async_mbarrier_arrive(Mbarrier& barrier) {
     SIMT_HOPPER("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(
         detail::shared_address(&barrier)) : "memory");
@@ -76,6 +87,25 @@ __device__ __forceinline__ void cp_async_mbarrier_arrive(Mbarrier& barrier) {
 
 __device__ __forceinline__ void fence_proxy_async() {
     SIMT_HOPPER("fence.proxy.async.shared::cta;\n" :: : "memory");
+}
+
+// ---------------------------------------------------------------------- clusters
+
+__device__ __forceinline__ unsigned cluster_blocks() {
+    unsigned blocks = 1;
+    SIMT_HOPPER("mov.u32 %0, %%cluster_nctarank;\n" : "=r"(blocks));
+    return blocks;
+}
+
+__device__ __forceinline__ unsigned cluster_rank() {
+    unsigned rank = 0;
+    SIMT_HOPPER("mov.u32 %0, %%cluster_ctarank;\n" : "=r"(rank));
+    return rank;
+}
+
+__device__ __forceinline__ void cluster_sync() {
+    SIMT_HOPPER("barrier.cluster.arrive.aligned;\n"
+                "barrier.cluster.wait.aligned;\n" :: : "memory");
 }
 
 // ---------------------------------------------------------------------- tiles
@@ -129,6 +159,16 @@ __device__ __forceinline__ void load_tile(void* shared, const TensorMap& map, in
     SIMT_HOPPER("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
                 "[%0], [%1, {%2, %3}], [%4];\n" ::"r"(detail::shared_address(shared)),
                 "l"(&map), "r"(column), "r"(row), "r"(detail::shared_address(&barrier)) : "memory");
+}
+
+__device__ __forceinline__ void load_tile_multicast(void* shared, const TensorMap& map, int row,
+                                                    int column, Mbarrier& barrier) {
+    const auto all = static_cast<std::uint16_t>((1u << cluster_blocks()) - 1);
+    SIMT_HOPPER("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(
+                    detail::shared_address(shared)),
+                "l"(&map), "r"(column), "r"(row), "r"(detail::shared_address(&barrier)),
+                "h"(all) : "memory");
 }
 
 // ---------------------------------------------------------------------- products

@@ -18,14 +18,26 @@ constexpr std::size_t kMaxBytes = (1u << 20) - 1; // that a phase can expect
 
 std::string element_at(const void* address) { return this_worker().element_at(address); }
 
-MbarrierState& used(const Mbarrier& barrier, Site site, const void* pc) {
+MbarrierState& used(const Mbarrier& barrier, Site site, const void* pc, bool own = true) {
     Worker& worker = this_worker();
     MbarrierState* const state =
-        worker.in_the_arena(&barrier) ? worker.async().find(barrier) : nullptr;
+        !own || worker.in_the_arena(&barrier) ? worker.async().find(barrier) : nullptr;
     if (!state)
         fail(element_at(&barrier), " is no mbarrier: mbarrier_init has not been called", at(site));
     if (kChecked) check::mbarrier_use(state->index, &barrier, pc);
     return *state;
+}
+
+// The barrier in the same place of another block of the cluster.
+MbarrierState& used_at(const Mbarrier& barrier, unsigned rank, Site site, const void* pc) {
+    const Worker& worker = this_worker();
+    require_shared(&barrier, site);
+    if (rank >= worker.cluster_blocks())
+        fail("there is no rank ", rank, " in a cluster of ", worker.cluster_blocks(), at(site));
+    const Mbarrier& there = *worker.at_rank(&barrier, rank);
+    if (worker.has_ended(rank))
+        fail(element_at(&there), " is used after the end of its block", at(site));
+    return used(there, site, pc, false);
 }
 
 void refuse_more_bytes(const MbarrierState& state) {
@@ -107,6 +119,13 @@ void mbarrier_wait(Mbarrier& barrier, unsigned parity, Site site) {
     acquire(state);
 }
 
+void mbarrier_arrive_at(Mbarrier& barrier, unsigned rank, Site site) {
+    const detail::OutsideKernel outside;
+    MbarrierState& state = used_at(barrier, rank, site, __builtin_return_address(0));
+    if (kChecked) check::mbarrier_hold(state.where, rank);
+    arrive(state);
+}
+
 void cp_async_mbarrier_arrive(Mbarrier& barrier, Site site) {
     const detail::OutsideKernel outside;
     MbarrierState& state = used(barrier, site, __builtin_return_address(0));
@@ -122,15 +141,29 @@ void fence_proxy_async(Site site) {
     if (kChecked && !check::left_out(site)) check::fence();
 }
 
+unsigned cluster_blocks() {
+    const detail::OutsideKernel outside;
+    return this_worker().cluster_blocks();
+}
+
+unsigned cluster_rank() {
+    const detail::OutsideKernel outside;
+    return this_worker().rank();
+}
+
 // ---------------------------------------------------------------------- tiles
 
 TensorMap tensor_map(const void* matrix, std::int64_t rows, std::int64_t columns,
                      std::int64_t row_elements, int tile_rows) {
+    constexpr std::int64_t most = std::int64_t{1} << 32; // rows or columns
     const std::int64_t row_bytes = row_elements * 2;
-    if (reinterpret_cast<std::uintptr_t>(matrix) % 16 != 0 || row_bytes % 16 != 0 || rows < 1 ||
-        columns < 1 || row_elements < columns || tile_rows < 1 || tile_rows > kMaxTileRows)
+    if (reinterpret_cast<std::uintptr_t>(matrix) % 16 != 0 || row_bytes % 16 != 0 ||
+        row_bytes >= most << 8 || rows < 1 || rows > most || columns < 1 || columns > most ||
+        row_elements < columns || tile_rows < 1 || tile_rows > kMaxTileRows)
         throw Error(text("no tensor map of ", rows, " x ", columns, " bf16, ", row_elements,
-                         " a row, in tiles of ", tile_rows, " rows"));
+                         " a row, in tiles of ", tile_rows,
+                         " rows: rows begin at multiples of 16 bytes less than 2^40 apart, both "
+                         "extents are 1 to 2^32, tiles have 1 to 256 rows"));
     return {static_cast<const std::byte*>(matrix), rows, columns, row_bytes, tile_rows};
 }
 
@@ -162,17 +195,14 @@ void deliver_tile(const Coming& tile) {
 
 } // namespace
 
+namespace {
+
 // Until it has come, the tile holds NaN.
-void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
-               Site site) {
-    const detail::OutsideKernel outside;
-    const void* const pc = __builtin_return_address(0);
+void begin_tile(void* shared, const TensorMap& map, int row, int column, MbarrierState& state,
+                Site site, const void* pc) {
     const unsigned count = tile_bytes(map.tile_rows);
-    require_shared(shared, site);
-    require_multiple(shared, kTileAlignment, site);
-    MbarrierState& state = used(barrier, site, pc);
     if (kChecked) {
-        check::mbarrier_use_by_engine(state.index, &barrier);
+        check::mbarrier_use_by_engine(state.index, state.where);
         check::load(shared, count, state.index, pc);
         for_rows(map, row, column, [&](int, const std::byte* from, std::size_t, std::size_t some) {
             if (some > 0) check::load_from(from, some, pc);
@@ -185,12 +215,36 @@ void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier
     this_worker().async().begin({&state, static_cast<std::byte*>(shared), map, row, column, {}});
 }
 
+} // namespace
+
+void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
+               Site site) {
+    const detail::OutsideKernel outside;
+    const void* const pc = __builtin_return_address(0);
+    require_shared(shared, site);
+    require_multiple(shared, kTileAlignment, site);
+    begin_tile(shared, map, row, column, used(barrier, site, pc), site, pc);
+}
+
+void load_tile_multicast(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
+                         Site site) {
+    const detail::OutsideKernel outside;
+    const void* const pc = __builtin_return_address(0);
+    const Worker& worker = this_worker();
+    require_shared(shared, site);
+    require_multiple(shared, kTileAlignment, site);
+    for (unsigned rank = 0; rank < worker.cluster_blocks(); ++rank)
+        begin_tile(worker.at_rank(shared, rank), map, row, column, used_at(barrier, rank, site, pc),
+                   site, pc);
+}
+
 // ---------------------------------------------------------------------- what is in flight
 
 void AsyncWork::forget() {
     mbarrier_count_ = 0;
     coming_.clear();
     warpgroups_.clear();
+    registers_.reset();
 }
 
 MbarrierState* AsyncWork::init(Mbarrier& barrier, unsigned arrivals) {
@@ -235,10 +289,14 @@ std::string AsyncWork::left_behind() const {
         if (const MbarrierState& state = mbarriers_[i]; state.unawaited.file)
             return text("the block ends, and nobody has waited for the load_tile begun at ",
                         place(state.unawaited), ", by ", element_at(state.where));
-    return "";
+    return registers_ ? registers_->left_undone() : "";
 }
 
 std::string AsyncWork::lacking(const void* what) const {
+    if (registers_)
+        for (const unsigned& pool : registers_->pool)
+            if (what == &pool)
+                return text("more registers than the ", pool, " in its block's pool");
     const auto* const state = static_cast<const MbarrierState*>(what);
     if (state < mbarriers_.data() || state >= mbarriers_.data() + mbarrier_count_)
         return "another warp of its warpgroup to begin the same wgmma";

@@ -1,6 +1,7 @@
 // What Hopper alone has (sm_90a): copies of whole tiles and products of whole warpgroups, both
-// asynchronous, and the barriers in shared memory on which threads wait for them. A kernel file
-// that uses them includes this header as well; for any other card it compiles to kernels that trap.
+// asynchronous, the barriers in shared memory on which threads wait for them, and clusters of
+// blocks. A kernel file that uses them includes this header as well; for any other card it compiles
+// to kernels that trap.
 //
 // A tile is 64 columns of bf16 (128 bytes) by up to 256 rows, at a multiple of 1,024 bytes of
 // shared memory. It lies there swizzled: row r keeps its c-th 16 bytes in place c ^ r % 8. Larger
@@ -33,6 +34,22 @@
 //                                      element, zeros where it lies beyond the matrix. Brings
 //                                      tile_bytes(tile_rows) in the barrier's present phase
 //
+// A launch with Grid(...).in_clusters(2) runs its blocks two by two, neighbours along x at the same
+// time; otherwise a block is a cluster of its own. An array has the same place in the shared memory
+// of both:
+//
+//   cluster_blocks(), cluster_rank()   how many blocks there are, and which of them this one is
+//   cluster_sync()                     a __syncthreads() of the whole cluster
+//   load_tile_multicast(shared, map, row, column, barrier)
+//                                      a load_tile for each block of the cluster: to this place in
+//                                      its shared memory, and by the barrier in this place
+//   mbarrier_arrive_at(barrier, rank)  arrives at the barrier in this place of that block: what was
+//                                      read here comes before the tiles that are loaded after the
+//                                      wait there. What was written here may be seen later
+//
+// The last two come after a cluster_sync() that follows that block's mbarrier_fence_init(), and
+// that block waits for the phase before it ends.
+//
 // Products d += a b are made by a warpgroup: four whole warps whose first thread's number is a
 // multiple of 128. All of them make the same calls. a is 64 x 16 and b 16 x n, bf16 in tiles; a
 // line is a row of a or a column of b. An operand is given by where its first element would lie in
@@ -64,7 +81,8 @@
 //                                      them once they have been told, as for copies, whose end the
 //                                      writer does not wait for
 //   lower_registers<n>(), raise_registers<n>()
-//                                      by a warpgroup: how many each of its threads has
+//                                      by a warpgroup: how many each of its threads has. Raising
+//                                      waits until others have handed over enough
 #pragma once
 
 #include "simt.hpp"

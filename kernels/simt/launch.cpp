@@ -1,4 +1,4 @@
-// Launches of the emulation: what is refused, and how blocks are shared out among workers.
+// Launches of the emulation: what is refused, and how clusters are shared out among workers.
 #include "worker.hpp"
 
 #include "device.hpp"
@@ -41,21 +41,38 @@ void refuse_impossible(const Launch& launch) {
     if (launch.grid.shared_bytes > kMaxSharedBytes)
         refuse("a block has at most ", kMaxSharedBytes, " bytes of shared memory, not ",
                launch.grid.shared_bytes);
+    const unsigned cluster = launch.grid.cluster;
+    if (cluster == 1) return;
+    if (cluster != kMaxCluster || blocks.x % cluster != 0)
+        refuse("a cluster has 2 blocks here, and a grid of clusters an even number along x, not ",
+               cluster, " and ", blocks.x);
+    if (count % 128 != 0 || cluster * count > kMaxThreads)
+        refuse("a block of a cluster has whole warpgroups here, and at most 512 threads, not ",
+               count);
 }
 
-std::vector<std::uint32_t> block_order(std::uint64_t blocks, std::uint64_t seed) {
+// Kernels without Hopper's instructions run on every card.
+void refuse_what_only_hopper_grants(Launch& launch) {
+    const std::size_t bytes = launch.grid.shared_bytes + launch.static_bytes;
+    if (!launch.on_hopper && bytes > kSharedOfAnyCard)
+        launch.fail(text("a block has at most ", kSharedOfAnyCard,
+                         " bytes of shared memory on any card, not ", bytes,
+                         ": the kernel uses nothing that Hopper alone has"));
+}
+
+std::vector<std::uint32_t> cluster_order(std::uint64_t clusters, std::uint64_t seed) {
     if (seed == 0) return {};
-    std::vector<std::uint32_t> order(blocks);
+    std::vector<std::uint32_t> order(clusters);
     std::iota(order.begin(), order.end(), 0u);
     Random(seed).shuffle(order.data(), order.size());
     return order;
 }
 
-// The checker sees one block after the other: it tells races by the rules, not by luck.
+// The checker sees one cluster after the other: it tells races by the rules, not by luck.
 std::size_t workers_for(const Launch& launch) {
-    if (kChecked || launch.blocks * launch.threads < kThreadsWorthWorkers) return 1;
+    if (kChecked || launch.clusters * launch.threads < kThreadsWorthWorkers) return 1;
     const std::uint64_t cores = std::max(1u, std::thread::hardware_concurrency());
-    return static_cast<std::size_t>(std::min({cores, launch.blocks, kMaxWorkers}));
+    return static_cast<std::size_t>(std::min({cores, launch.clusters, kMaxWorkers}));
 }
 
 void run_on_workers(Launch& launch) {
@@ -75,9 +92,10 @@ void detail::run(const Grid& grid, const char* pretty_function, const Call& call
     const std::lock_guard<std::mutex> lock(busy);
     Launch launch(grid, call, kernel_name(pretty_function), seed_of_launches);
     refuse_impossible(launch);
-    launch.block_order = block_order(launch.blocks, launch.seed);
-    if (kChecked) check::begin_launch(launch.threads);
+    launch.cluster_order = cluster_order(launch.clusters, launch.seed);
+    if (kChecked) check::begin_launch(launch.threads, launch.block_threads);
     run_on_workers(launch);
+    refuse_what_only_hopper_grants(launch);
     ++launches;
     if (launch.failed) throw launch.error(launch.failure);
 }

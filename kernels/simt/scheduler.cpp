@@ -14,15 +14,16 @@ constexpr std::uint32_t kWholeWarp = 0xffffffffu;
 
 } // namespace
 
-// ---------------------------------------------------------------------- a worker's blocks
+// ---------------------------------------------------------------------- a worker's clusters
 
 void Worker::begin_launch(Launch& launch) {
     launch_ = &launch;
     placed_.clear();
     shared_used_ = 0;
     total_ = launch.threads;
+    block_threads_ = launch.block_threads;
     const dim3 extent = launch.grid.threads;
-    for (unsigned i = 0; i < total_; ++i) position_of_[i] = position(i, extent);
+    for (unsigned i = 0; i < total_; ++i) position_of_[i] = position(i % block_threads_, extent);
     const dim3 blocks = launch.grid.blocks;
     self.threads = {extent.x, extent.y, extent.z};
     self.blocks = {blocks.x, blocks.y, blocks.z};
@@ -32,15 +33,18 @@ void Worker::begin_launch(Launch& launch) {
 void Worker::run(Launch& launch) {
     begin_launch(launch);
     for (;;) {
-        const std::uint64_t turn = launch.next_block.fetch_add(1);
-        if (turn >= launch.blocks || launch.failed) break;
-        run_block(launch.block_order.empty() ? turn : launch.block_order[turn]);
+        const std::uint64_t turn = launch.next_cluster.fetch_add(1);
+        if (turn >= launch.clusters || launch.failed) break;
+        run_cluster(launch.cluster_order.empty() ? turn : launch.cluster_order[turn]);
     }
     self.scheduler = nullptr;
 }
 
-void Worker::run_block(std::uint64_t block) {
-    self.block = position(block, launch_->grid.blocks);
+void Worker::run_cluster(std::uint64_t cluster) {
+    const std::uint64_t block = cluster * cluster_blocks();
+    for (unsigned rank = 0; rank < cluster_blocks(); ++rank)
+        block_of_[rank] = position(block + rank, launch_->grid.blocks);
+    self.block = block_of_[0];
     started_ = exited_ = ready_count_ = 0;
     std::fill_n(states_, total_, State::running);
     std::fill(std::begin(whole_warp_), std::end(whole_warp_), 0u);
@@ -53,16 +57,20 @@ void Worker::run_block(std::uint64_t block) {
     }
     // A block finds whatever the one before it left. NaNs expose a read before the write.
     if (kChecked || launch_->seed != 0)
-        std::memset(shared_, 0xff, kDynamicOffset + launch_->grid.shared_bytes);
+        for (unsigned rank = 0; rank < cluster_blocks(); ++rank)
+            std::memset(shared_[rank], 0xff, kDynamicOffset + launch_->grid.shared_bytes);
     if (copied_)
         for (unsigned thread = 0; thread < total_; ++thread) copies_[thread].take();
     copied_ = false;
     async_.forget();
-    if (kChecked) check::begin_block(static_cast<std::uint32_t>(block));
+    if (kChecked) check::begin_cluster(static_cast<std::uint32_t>(block));
     go_on(&main_);
     // What is yet to arrive would land in the next block's shared memory.
-    const std::string left = launch_->failed ? "" : async_.left_behind();
+    std::string left = launch_->failed ? "" : async_.left_behind();
+    if (kChecked && left.empty() && !launch_->failed) left = check::unheld_arrival();
     if (!left.empty()) launch_->fail(left);
+    launch_->static_bytes = shared_used_; // of every block the same
+    if (async_.used()) launch_->on_hopper = true;
     if (launch_->failed) fibers_.take_back_all(); // abandoned where they stood
 }
 
@@ -77,7 +85,7 @@ void Worker::fiber_main() {
 }
 
 // Leaves the present stack for whatever can run: a thread that was released, one not yet started,
-// or, when the block is done, the worker itself.
+// or, when the cluster is done, the worker itself.
 void Worker::go_on(void** saved) {
     if (ready_count_ == 0 && started_ < total_) {
         fiber_ = fibers_.take();
@@ -124,7 +132,10 @@ void Worker::arrive_in_whole_warp(unsigned warp) {
 // arrives only when the threads alone make no progress: as late as it may.
 bool Worker::release() {
     if (exited_ == total_) return false;
-    if (!release_block()) {
+    bool met = release_all(State::at_cluster_barrier, 0, total_);
+    for (unsigned first = 0; first < total_; first += block_threads_)
+        met |= release_all(State::at_block_barrier, first, block_threads_);
+    if (!met) {
         for (unsigned warp = 0; warp * 32 < total_; ++warp)
             while (release_warp(warp)) {}
     }
@@ -149,22 +160,27 @@ void Worker::resume_later(unsigned thread) {
     ready_[ready_count_++] = static_cast<std::uint16_t>(thread);
 }
 
-bool Worker::release_block() {
-    unsigned first = kMaxThreads;
-    unsigned waiting = 0;
-    for (unsigned t = 0; t < total_; ++t) {
-        if (states_[t] != State::at_block_barrier) continue;
-        if (waiting++ == 0) first = t;
-        const Site ours = waiting_[first].site;
+// Lets those of `count` threads go on that have all met at such a barrier, or returns false.
+bool Worker::release_all(State barrier, unsigned first, unsigned count) {
+    unsigned leader = kMaxThreads, waiting = 0, exited = 0;
+    for (unsigned t = first; t < first + count; ++t) {
+        if (states_[t] == State::exited) ++exited;
+        if (states_[t] != barrier) continue;
+        if (waiting++ == 0) leader = t;
+        const Site ours = waiting_[leader].site;
         const Site theirs = waiting_[t].site;
         if (!same(ours, theirs))
-            simt::fail("threads of one block meet at different __syncthreads: thread ", first,
-                       " at ", line_of(ours), ", thread ", t, " at ", line_of(theirs));
+            simt::fail("threads of one ",
+                       barrier == State::at_block_barrier
+                           ? "block meet at different __syncthreads"
+                           : "cluster meet at different cluster_sync",
+                       ": ", thread_name(leader), " at ", line_of(ours), ", ", thread_name(t),
+                       " at ", line_of(theirs));
     }
-    if (waiting == 0 || waiting + exited_ != total_) return false;
-    for (unsigned t = 0; t < total_; ++t)
-        if (states_[t] == State::at_block_barrier) resume_later(t);
-    if (kChecked) check::block_barrier();
+    if (waiting == 0 || waiting + exited != count) return false;
+    for (unsigned t = first; t < first + count; ++t)
+        if (states_[t] == barrier) resume_later(t);
+    if (kChecked) check::barrier(first, first + count);
     return true;
 }
 
@@ -217,14 +233,14 @@ bool Worker::release_warp(unsigned warp) {
 
 void Worker::report_deadlock() {
     std::ostringstream message;
-    message << "no thread of the block can go on:";
+    message << "no thread of the " << (cluster_blocks() > 1 ? "cluster" : "block") << " can go on:";
     Site last{nullptr, 0};
     for (unsigned t = 0; t < total_; ++t) {
         if (states_[t] == State::exited) continue;
         const Site site = waiting_[t].site;
         if (last.file && same(site, last)) continue;
         last = site;
-        message << " thread " << t << " waits at " << line_of(site);
+        message << ' ' << thread_name(t) << " waits at " << line_of(site);
         if (states_[t] == State::parked) message << " for " << async_.lacking(waiting_[t].slot);
         message << ";";
     }
@@ -239,7 +255,21 @@ std::string Worker::where() const {
     return text("block ", triple(self.block), " thread ", triple(position_of_[current_]));
 }
 
-// Abandons the block: device code owns nothing that would need unwinding.
+std::string Worker::of_rank(unsigned rank) const {
+    return cluster_blocks() > 1 ? text(" of rank ", rank) : "";
+}
+
+std::string Worker::thread_name(unsigned thread) const {
+    return text("thread ", thread % block_threads_, of_rank(thread / block_threads_));
+}
+
+bool Worker::has_ended(unsigned rank) const {
+    const State* const first = states_ + rank * block_threads_;
+    return started_ == total_ && std::all_of(first, first + block_threads_,
+                                             [](State state) { return state == State::exited; });
+}
+
+// Abandons the cluster: device code owns nothing that would need unwinding.
 void Worker::fail(const std::string& message) {
     if (kChecked) detail::leave_kernel();
     launch_->fail(message);
@@ -249,10 +279,14 @@ void Worker::fail(const std::string& message) {
 }
 
 std::string Worker::element_at(const void* address) const {
-    const auto* p = static_cast<const std::byte*>(address);
-    for (const auto& [array, memory, bytes] : placed_)
-        if (p >= memory && p < memory + bytes)
-            return text(array->name, '[', (p - memory) / array->element_bytes, ']');
+    const auto* const p = static_cast<const std::byte*>(address);
+    for (unsigned rank = 0; rank < cluster_blocks(); ++rank)
+        for (const auto& [array, of_first, bytes] : placed_) {
+            const std::byte* const memory = of_first + rank * kArenaBytes;
+            if (p >= memory && p < memory + bytes)
+                return text(array->name, '[', (p - memory) / array->element_bytes, ']',
+                            of_rank(rank));
+        }
     return "an address";
 }
 
@@ -275,6 +309,12 @@ void block_barrier(Site site) {
     this_worker().wait(Scheduler::State::at_block_barrier, {site});
 }
 
+void cluster_sync(Site site) {
+    const detail::OutsideKernel outside;
+    if (check::left_out(site)) return;
+    this_worker().wait(Scheduler::State::at_cluster_barrier, {site});
+}
+
 void warp_barrier(std::uint32_t lanes, Site site) {
     const detail::OutsideKernel outside;
     if (check::left_out(site)) return;
@@ -292,10 +332,11 @@ void* shared_memory(const SharedArray& array) {
 }
 
 void* Worker::shared_memory(const SharedArray& array) {
+    const std::size_t own = rank() * kArenaBytes;
     for (const Placed& placed : placed_)
-        if (placed.array == &array) return placed.memory;
+        if (placed.array == &array) return placed.memory + own;
     const std::size_t dynamic = launch_->grid.shared_bytes;
-    Placed placed{&array, shared_ + kDynamicOffset, dynamic};
+    Placed placed{&array, shared_[0] + kDynamicOffset, dynamic};
     if (array.bytes == 0) {
         for (const Placed& other : placed_)
             if (other.array->bytes == 0)
@@ -307,13 +348,15 @@ void* Worker::shared_memory(const SharedArray& array) {
         if (shared_used_ + bytes > room || placed_.size() == kMaxSharedArrays)
             simt::fail("shared memory: ", array.name, " of ", array.bytes,
                        " bytes does not fit beside ", shared_used_, " bytes in ", room);
-        placed.memory = shared_ + shared_used_ + (placed_.size() + 1) * kSharedFence;
+        placed.memory = shared_[0] + shared_used_ + (placed_.size() + 1) * kSharedFence;
         placed.bytes = array.bytes;
         shared_used_ += bytes;
     }
     placed_.push_back(placed);
-    if (kChecked) check::declare_shared(array, placed.memory, placed.bytes);
-    return placed.memory;
+    for (unsigned rank = 0; kChecked && rank < cluster_blocks(); ++rank)
+        check::declare_shared(array, placed.memory + rank * kArenaBytes, placed.bytes,
+                              of_rank(rank));
+    return placed.memory + own;
 }
 
 } // namespace simt

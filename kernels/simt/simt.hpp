@@ -76,6 +76,7 @@ struct Grid {
     dim3 threads;
     void* stream;
     std::size_t shared_bytes = 0;
+    unsigned cluster = 1; // blocks of one (hopper.hpp)
     Site site;
 
     Grid(dim3 blocks_, dim3 threads_, void* stream_, const char* file = __builtin_FILE(),
@@ -85,6 +86,11 @@ struct Grid {
     Grid with_shared(std::size_t bytes) const {
         Grid grid = *this;
         grid.shared_bytes = bytes;
+        return grid;
+    }
+    Grid in_clusters(unsigned of_blocks) const {
+        Grid grid = *this;
+        grid.cluster = of_blocks;
         return grid;
     }
 };

@@ -1,5 +1,5 @@
-// A worker: an OS thread that runs the blocks of a launch, one at a time. scheduler.cpp has what it
-// does, launch.cpp how launches are handed to workers.
+// A worker: an OS thread that runs the clusters of a launch, one at a time. scheduler.cpp has what
+// it does, launch.cpp how launches are handed to workers.
 #pragma once
 
 #include "simt.hpp"
@@ -24,8 +24,10 @@ constexpr std::size_t kArenaAlignment = 1024;            // a swizzled tile's
 constexpr std::size_t kDynamicOffset =
     (kSharedBytes + (kMaxSharedArrays + 1) * kSharedFence + kArenaAlignment - 1) / kArenaAlignment *
     kArenaAlignment;
-constexpr std::size_t kMaxSharedBytes = 227 * 1024; // of both kinds together
-constexpr std::size_t kArenaBytes = kDynamicOffset + kMaxSharedBytes + kSharedFence;
+constexpr std::size_t kMaxSharedBytes = 227 * 1024; // of both kinds together, on Hopper
+constexpr std::size_t kSharedOfAnyCard = 99 * 1024; // compute capability 8.6, 8.9 or 12.0
+constexpr std::size_t kArenaBytes =
+    kDynamicOffset + kMaxSharedBytes + (kSharedFence ? kArenaAlignment : 0); // of a block
 
 // splitmix64: a permutation needs few random bits, and none of them secret.
 class Random {
@@ -54,16 +56,21 @@ inline std::string line_of(Site site) { return text(site.file, ':', site.line); 
 struct Launch {
     Launch(const Grid& grid_, const detail::Call& call_, std::string name_, std::uint64_t seed_)
         : grid(grid_), call(call_), name(std::move(name_)), seed(seed_),
-          blocks(volume(grid.blocks)), threads(static_cast<unsigned>(volume(grid.threads))) {}
+          clusters(volume(grid.blocks) / grid.cluster),
+          block_threads(static_cast<unsigned>(volume(grid.threads))),
+          threads(grid.cluster * block_threads) {}
 
     const Grid& grid;
     const detail::Call& call;
     std::string name;
     std::uint64_t seed;
-    std::uint64_t blocks;
-    unsigned threads;
-    std::vector<std::uint32_t> block_order; // empty in natural order
-    std::atomic<std::uint64_t> next_block{0};
+    std::uint64_t clusters;
+    unsigned block_threads;
+    unsigned threads;                         // of a cluster
+    std::vector<std::uint32_t> cluster_order; // empty in natural order
+    std::atomic<std::uint64_t> next_cluster{0};
+    std::atomic<std::size_t> static_bytes{0}; // of shared memory
+    std::atomic<bool> on_hopper{false};       // a block has used what Hopper alone has
     std::atomic<bool> failed{false};
     std::mutex mutex;
     std::string failure; // the first one
@@ -77,7 +84,7 @@ struct Launch {
     }
 };
 
-// Runs blocks, one at a time, on one OS thread.
+// Runs clusters, one at a time, on one OS thread.
 class Worker : public Scheduler {
   public:
     // What a thread waits for, and where.
@@ -97,9 +104,22 @@ class Worker : public Scheduler {
     void* shared_memory(const SharedArray& array);
     // "full[1]", as the source has it.
     std::string element_at(const void* address) const;
+    // Whether it lies in the shared memory of the running thread's block.
     bool in_the_arena(const void* address) const {
-        return address >= shared_ && address < shared_ + kArenaBytes;
+        const std::byte* const own = shared_[rank()];
+        return address >= own && address < own + kArenaBytes;
     }
+    // The place in another block's shared memory that is this one in the running thread's block.
+    template <class T> T* at_rank(T* own, unsigned rank) const {
+        const auto offset = reinterpret_cast<std::uintptr_t>(own) -
+                            reinterpret_cast<std::uintptr_t>(shared_[this->rank()]);
+        return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(shared_[rank]) + offset);
+    }
+    unsigned cluster_blocks() const { return total_ / block_threads_; }
+    unsigned rank() const { return current_ / block_threads_; } // of the running thread's block
+    bool has_ended(unsigned rank) const;
+    // " of rank 1" in a cluster, otherwise nothing.
+    std::string of_rank(unsigned rank) const;
     // Its stack, the kernel's arguments, threadIdx and the like.
     bool belongs_to_the_thread(const void* address) const;
 
@@ -121,26 +141,27 @@ class Worker : public Scheduler {
 
     static void fiber_main();
     void begin_launch(Launch& launch);
-    void run_block(std::uint64_t block);
+    void run_cluster(std::uint64_t cluster);
     void go_on(void** saved);
     bool release();
-    bool release_block();
+    bool release_all(State barrier, unsigned first, unsigned count);
     bool release_warp(unsigned warp);
     void release_lanes(unsigned warp, std::uint32_t lanes, bool all);
     void resume_later(unsigned thread);
     void arrive_in_whole_warp(unsigned warp);
     std::uint32_t lanes_in(unsigned warp, bool (*wanted)(State)) const;
+    std::string thread_name(unsigned thread) const;
     [[noreturn]] void report_deadlock();
 
     FiberPool fibers_{kMaxThreads};
-    alignas(kArenaAlignment) std::byte shared_[kArenaBytes];
-    std::vector<Placed> placed_;
+    alignas(kArenaAlignment) std::byte shared_[kMaxCluster][kArenaBytes]; // by rank
+    std::vector<Placed> placed_;                                          // of rank 0
     std::size_t shared_used_ = 0;
-    bool copied_ = false; // a thread of this block has used its copies
+    bool copied_ = false; // a thread of this cluster has used its copies
     AsyncWork async_;
     Launch* launch_ = nullptr;
     Random random_{0};
-    void* main_ = nullptr; // the worker's own stack, left while a block runs
+    void* main_ = nullptr; // the worker's own stack, left while a cluster runs
     Fiber* fiber_ = nullptr;
     unsigned ready_count_ = 0;
     Waiting waiting_[kMaxThreads];
