@@ -208,11 +208,6 @@ NOT_NEEDED = {
         for call in SPLIT
         for number in (0, 2, 4)
     },
-    **{
-        (call.name, number): "two waits for the same products, of which one is enough"
-        for call in HOPPER
-        for number in (6,)
-    },
 }
 
 
