@@ -17,8 +17,8 @@ constexpr Adder kAmpere{8, 24}; // mma.sync
 constexpr Adder kHopper{16, 25};
 
 // sums[c] += the sum over k of a[k] b[k][c], as the launch's schedule has it: in the card's way, or
-// one product after another, each sum rounded to nearest. Columns come in fours, as do the floats
-// from one row of b to the next.
+// one product after another, each sum rounded to nearest. Columns come in fours, at multiples of 16
+// bytes, as do the rows of b.
 void add_products(float* sums, std::size_t columns, const float (&a)[kProductDepth], const float* b,
                   std::size_t pitch, Adder card);
 
