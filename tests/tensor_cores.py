@@ -25,15 +25,16 @@ AMPERE, HOPPER = Card(8, 24), Card(16, 25)  # mma.sync, wgmma
 
 def added(sums: Any, a: Any, b: Any, card: Card) -> Doubles:
     """Add a[..., k] b[..., k], finite numbers, to the sums: aligned and cut, `products` at once."""
-    sums, a, b = (np.asarray(x, np.float64) for x in (sums, a, b))
+    total: Doubles
+    total, a, b = (np.asarray(x, np.float64) for x in (sums, a, b))
     for first in range(0, a.shape[-1], card.products):
         some = np.s_[..., first : first + card.products]
         exponents = _exponent(a[some]) + _exponent(b[some])
-        largest = np.maximum(exponents.max(-1), _exponent(sums))
+        largest = np.maximum(exponents.max(-1), _exponent(total))
         unit = np.ldexp(1.0, largest - card.bits)
-        total = np.trunc(a[some] * b[some] / unit[..., None]).sum(-1) + np.trunc(sums / unit)
-        sums = _cut(total * unit)
-    return sums
+        aligned = np.trunc(a[some] * b[some] / unit[..., None]).sum(-1) + np.trunc(total / unit)
+        total = _cut(aligned * unit)
+    return total
 
 
 def _exponent(x: Doubles) -> NDArray[np.intp]:

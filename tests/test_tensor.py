@@ -92,14 +92,19 @@ def test_a_product_of_fragments(built: Path, seed: int) -> None:
 def of_many_sizes(*shape: int, seed: int) -> Floats:
     """bfloat16 whose products reach from 2^-20 to 2^20 and, some, beyond float32's range."""
     spread = generator(seed, *shape).choice([-100, *range(-10, 11), 100], shape)
-    return np.ldexp(rounded(*shape, seed=seed), spread).astype(np.float32)
+    numbers: Floats = np.ldexp(rounded(*shape, seed=seed), spread)
+    return numbers
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_product_of_fragments_that_is_cut(built: Path, seed: int) -> None:
-    """Bit for bit as an Ampere's tensor cores have it, beyond float32's range too."""
+    """Bit for bit as an Ampere's tensor cores have it, beyond float32's range too; of zeros and of
+    denormal numbers."""
     make = of_many_sizes if seed % 2 else rounded
     a, b, d = make(16, 16, seed=seed), make(16, 8, seed=seed + 10), normal(16, 8)
+    a[0] = d[0] = 0
+    a[1] = np.ldexp(rounded(16, seed=seed), -130).astype(ml_dtypes.bfloat16)
+    d[1] = -1e-40
     y = computed(built, "fragments", "cut", given=bits(a) + bits(b) + d.tobytes())
     due = tensor_cores.added(d, a[:, None], b.T[None], tensor_cores.AMPERE)
     np.testing.assert_array_equal(np.frombuffer(y, np.float32).reshape(16, 8), due)
