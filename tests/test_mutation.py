@@ -208,11 +208,6 @@ NOT_NEEDED = {
         for call in SPLIT
         for number in (0, 2, 4)
     },
-    **{
-        (call.name, number): "two waits for the same products, of which one is enough"
-        for call in HOPPER
-        for number in ((5, 6) if "wgrad" in call.name else (6,))
-    },
 }
 
 
