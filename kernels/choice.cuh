@@ -172,9 +172,9 @@ template <class Tiles, Contiguous of_b> GemmSize split(GemmSize size, int groups
 // as the whole layer's would be: so an element is summed in the same order however the filters are
 // divided into groups and among devices.
 template <class Tiles> GemmSize size_of(Pass pass, const ConvShape& s) {
-    const auto undivided = [&](int rows, int columns, int depth, bool row_sums = false) {
+    const auto undivided = [&](int rows, int columns, int depth) {
         const int pitch = (columns + 3) / 4 * 4;
-        return GemmSize{s.groups, rows, columns, depth, pitch, 1, depth, row_sums};
+        return GemmSize{s.groups, rows, columns, depth, pitch, 1, depth};
     };
     const Geometry g{s};
     if (pass == Pass::fprop)
@@ -182,10 +182,8 @@ template <class Tiles> GemmSize size_of(Pass pass, const ConvShape& s) {
                                                s.filters * s.towers);
     GemmSize size =
         undivided(g.in_pixels, g.group_channels, s.filter_h * s.filter_w * g.group_filters);
-    if (pass == Pass::wgrad)
-        size = undivided(g.group_filters, g.taps + 1, g.out_pixels,
-                         !std::is_same_v<Tiles, FloatTiles>);
-    return split<Tiles, Contiguous::line>(size, s.groups, size.tiled_columns());
+    if (pass == Pass::wgrad) size = undivided(g.group_filters, g.taps + 1, g.out_pixels);
+    return split<Tiles, Contiguous::line>(size, s.groups, size.columns);
 }
 
 // ---------------------------------------------------------------------- patches
@@ -267,12 +265,11 @@ inline Lies lies(Pass pass, const ConvShape& s) {
     return {vectors, vectors};
 }
 
-// How the operands are multiplied and loaded. What is true of most problems: they need no sums of
-// A's rows, and it is B that Hopper's loop loads by TMA.
+// How the operands are multiplied and loaded. In most problems it is B that Hopper's loop loads by
+// TMA.
 template <class Tiles_, bool vectors_> struct Way {
     using Tiles = Tiles_;
     using Element = typename Tiles::Element;
-    using RowSums = std::false_type;
     using TiledB = std::true_type;
     static constexpr bool vectors = vectors_;
 };
@@ -294,7 +291,7 @@ template <class T, class Use> void with_way(Unit unit, Lies lie, Use use) {
 template <class Way, Contiguous of_b, class Use> void with_tile_of(const GemmSize& size, Use use) {
     using Tiles = typename Way::Tiles;
     if constexpr (Way::vectors || std::is_same_v<Tiles, FloatTiles>)
-        with_tile<Tiles, of_b>(size.groups, size.rows, size.tiled_columns(), use);
+        with_tile<Tiles, of_b>(size.groups, size.rows, size.columns, use);
     else
         use(typename Tiles::Square{});
 }

@@ -8,9 +8,8 @@
 //   wgrad     filters of   taps, and one    output pixels         dy       x
 //             the group    for the bias
 //
-// A bias is the weight of a tap that always sees 1, so db is one more column of wgrad: the sums of
-// dy's rows. For the float32 units x has a line of ones; the tensor cores' loop sums separately, so
-// that the taps of most layers fill their tiles.
+// A bias is the weight of a tap that always sees 1, so db is one more column of wgrad: x has a line
+// of ones, and its products are the sums of dy's rows.
 #include "choice.cuh"
 
 namespace pyalexnet {
@@ -65,11 +64,10 @@ template <class Way> struct ConvDgrad : Way {
 
 template <class Way> struct ConvWgrad : Way {
     using T = typename Way::Element;
-    using RowSums = std::negation<std::is_same<typename Way::Tiles, FloatTiles>>;
     using TiledB = std::false_type;
     using Taps = AcrossRows<Patches<T>>;
     using A = AcrossRows<Matrix<T>>;
-    using B = std::conditional_t<RowSums::value, Taps, AndOnes<Taps>>;
+    using B = AndOnes<Taps>;
     using Epilogue = WgradEpilogue<T>;
     const T* x;
     const T* dy;
@@ -79,13 +77,7 @@ template <class Way> struct ConvWgrad : Way {
     __device__ A a(int group) const {
         return {{dy + group * g.group_filters, g.out_pixels, g.group_filters, g.shape.filters}};
     }
-    __device__ B b(int group) const {
-        const Taps of_group{{x + group * g.group_channels, g}};
-        if constexpr (RowSums::value)
-            return of_group;
-        else
-            return {of_group, g.taps};
-    }
+    __device__ B b(int group) const { return {{{x + group * g.group_channels, g}}, g.taps}; }
     Tiled tiled() const { return {dy, g.out_pixels, g.shape.filters, g.shape.filters}; }
     __device__ TiledPlace tiled_place(int group, int filter, int pixel) const {
         return {pixel, group * g.group_filters + filter};
@@ -110,8 +102,7 @@ template <class T> std::size_t workspace_of(Pass pass, const ConvShape& shape) {
 
 template <class T, class Problem>
 void launch_tile(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
-    const std::int64_t blocks =
-        tiles<T>(size.rows, size.tiled_columns()) * size.groups * size.parts;
+    const std::int64_t blocks = tiles<T>(size.rows, size.columns) * size.groups * size.parts;
     const simt::Grid grid(static_cast<unsigned>(blocks), T::Threads, stream);
     using Tiles = typename Problem::Tiles;
     if constexpr (std::is_same_v<Tiles, FloatTiles>) {

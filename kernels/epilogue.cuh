@@ -31,9 +31,6 @@ struct GemmSize {
     int pitch;      // floats from one row of a part's sums to the next: 16-byte aligned
     int parts;      // of the depth
     int part_depth; // of each but the last, a multiple of a slice
-    bool row_sums;  // the last column holds the sums of A's rows and is not in B
-
-    __host__ __device__ int tiled_columns() const { return columns - row_sums; }
 };
 
 // The sums of one part, in the workspace: (parts, groups, rows, pitch).

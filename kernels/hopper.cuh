@@ -11,7 +11,7 @@
 // by cp.async. No step waits for the whole block: a stage is `full` when its bytes have arrived,
 // which the multiplying warps wait for, and `empty` when all of those are done with it.
 //
-// Gathered elements and the ones for the row sums are written by threads but read by wgmma, which
+// Gathered elements are written by threads but read by wgmma, which
 // is not ordered after their writes: hence the fence before a slice is multiplied.
 //
 // A stage keeps an operand as it lies in global memory, along its depth or along its lines; wgmma
@@ -22,7 +22,7 @@
 //
 // Bound by the tensor cores' rate, and by the banks of shared memory: a slice of 256 x 192 takes
 // the former 1,536 clocks, in which 56 KiB are written and 128 KiB read of the 192 KiB that the
-// banks can move. choice.cuh has the other tiles' figures. Row sums read A once more.
+// banks can move. choice.cuh has the other tiles' figures.
 #pragma once
 
 #include "simt/hopper.hpp"
@@ -36,8 +36,8 @@ constexpr int kWarpgroup = 128;
 constexpr int kWgmmaRows = 64; // of a product
 constexpr int kWgmmaDepth = 16;
 // For a thread that gathers, and one that multiplies: 65,536 for three warpgroups, in eights.
-constexpr int kFewRegisters = 40;
-constexpr int kManyRegisters = 232;
+constexpr int kFewRegisters = 56;
+constexpr int kManyRegisters = 224;
 
 // A tile of the product, and how many stages there are.
 template <int TileM_, int TileN_, int Stages_> struct HopperTile {
@@ -91,11 +91,13 @@ template <class Source, int Lines> class Gatherer {
     static constexpr int kChunks = simt::kTileColumns / kChunk; // of a row
     static constexpr int kStep = kWarpgroup / kChunks;          // rows between two of a thread's
     static constexpr int kCount = Layout::kTileRows / kStep;
+    static constexpr int kTogether = 8; // lines whose numbers a thread has registers for
     static_assert(Layout::kTileRows % kStep == 0 && Lines % kChunk == 0);
+    static_assert(!Layout::kAlongDepth || kCount % kTogether == 0);
 
   public:
     using Line = typename Source::Line;
-    // Lines that a thread looks up: each, or the first of a chunk.
+    // Lines that are looked up: each, or the first of a chunk.
     static constexpr int kKnown = Layout::kAlongDepth ? Lines : Lines / kChunk;
 
     // Looks the lines up. Called by the whole block.
@@ -108,23 +110,43 @@ template <class Source, int Lines> class Gatherer {
 
     __device__ Gatherer(const Source& source, const Line (&known)[kKnown])
         : source_(source), known_(known), row_(thread() / kChunks), chunk_(thread() % kChunks),
-          first_(simt::tile_bytes(row_) + (chunk_ ^ row_ % 8) * kChunk * sizeof(bf16)) {}
+          first_(simt::tile_bytes(row_) + (chunk_ ^ row_ % 8) * kChunk * sizeof(bf16)) {
+        if constexpr (!Layout::kAlongDepth)
+#pragma unroll
+            for (int tile = 0; tile < Layout::kTiles; ++tile)
+                own_[tile] = known[tile * kChunks + chunk_];
+    }
 
-    // Begins to load the slice from `depth` on, zeros from `depth_end` on.
+    // Begins to load the slice from `depth` on, zeros from `depth_end` on. No read of shared memory
+    // may overtake a copy to it: so several lines are read before their copies begin.
     __device__ __forceinline__ void begin(unsigned char* slice, int depth, int depth_end) const {
-        const auto shared = source_.point(depth + chunk_ * kChunk); // by all, along the depth
+        unsigned char* const to = slice + first_;
+        if constexpr (Layout::kAlongDepth) {
+            const int at = depth + chunk_ * kChunk;
+            const auto point = source_.point(at);
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) {
-            const int row = row_ + i * kStep;
-            const int at = depth + (Layout::kAlongDepth ? chunk_ * kChunk : row);
-            const auto point = Layout::kAlongDepth ? shared : source_.point(at);
+            for (int first = 0; first < kCount; first += kTogether) {
+                Line lines[kTogether];
 #pragma unroll
-            for (int tile = 0; tile < Layout::kTiles; ++tile) {
-                const int line = Layout::kAlongDepth ? row : tile * kChunks + chunk_;
-                const Found<bf16> from = source_.find(known_[line], point);
-                unsigned char* const to =
-                    slice + first_ + tile * Layout::kTileBytes + simt::tile_bytes(i * kStep);
-                simt::cp_async_16(to, from.at, from.inside && at < depth_end);
+                for (int i = 0; i < kTogether; ++i) lines[i] = known_[row_ + (first + i) * kStep];
+#pragma unroll
+                for (int i = 0; i < kTogether; ++i) {
+                    const Found<bf16> from = source_.find(lines[i], point);
+                    simt::cp_async_16(to + simt::tile_bytes((first + i) * kStep), from.at,
+                                      from.inside && at < depth_end);
+                }
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) {
+                const int at = depth + row_ + i * kStep;
+                const auto point = source_.point(at);
+#pragma unroll
+                for (int tile = 0; tile < Layout::kTiles; ++tile) {
+                    const Found<bf16> from = source_.find(own_[tile], point);
+                    simt::cp_async_16(to + tile * Layout::kTileBytes + simt::tile_bytes(i * kStep),
+                                      from.at, from.inside && at < depth_end);
+                }
             }
         }
     }
@@ -135,7 +157,8 @@ template <class Source, int Lines> class Gatherer {
     Source source_;
     const Line (&known_)[kKnown];
     int row_, chunk_;
-    unsigned first_; // where the thread's first chunk goes
+    unsigned first_;           // where the thread's first chunk goes
+    Line own_[Layout::kTiles]; // where it has the same lines in every slice
 };
 
 // ---------------------------------------------------------------------- shared memory
@@ -150,10 +173,8 @@ template <class Problem, class T> struct HopperShared {
     using Gathers = Gatherer<Source, kTiledB ? T::TileM : T::TileN>;
 
     static constexpr unsigned kStage = A::kBytes + B::kBytes;
-    static constexpr unsigned kOnes = T::Stages * kStage; // a tile of eight rows, after the stages
-    static constexpr unsigned kStages = kOnes + (Problem::RowSums::value ? simt::tile_bytes(8) : 0);
-    // The sums and the sums of A's rows replace them.
-    static constexpr unsigned kSums = sizeof(float) * (SumTile<T>::kFloats + T::TileM);
+    static constexpr unsigned kStages = T::Stages * kStage;
+    static constexpr unsigned kSums = sizeof(float) * SumTile<T>::kFloats; // in their place
     static constexpr unsigned kBytes = kStages > kSums ? kStages : kSums;
 };
 
@@ -180,7 +201,8 @@ __device__ __forceinline__ void bring_slices(const Problem& problem, const Gathe
         unsigned char* const a = stages.first + stage * Shared::kStage;
         unsigned char* const b = a + Shared::A::kBytes;
         simt::mbarrier_wait(stages.empty[stage], ~lap & 1u); // not in the first lap
-        if (threadIdx.x == T::Finishers) {
+        // The warps take turns: the others are ahead meanwhile.
+        if (threadIdx.x == T::Finishers + slice % (kWarpgroup / 32) * 32) {
             simt::mbarrier_arrive_expect(full, Copied::kBytes);
             const TiledPlace at =
                 problem.tiled_place(tile.group, tiled_b ? tile.column : tile.row, from);
@@ -197,12 +219,11 @@ __device__ __forceinline__ void bring_slices(const Problem& problem, const Gathe
 // The sums of a thread.
 template <class T> struct Sums {
     float of[T::Products][T::TileN / 2] = {};
-    float rows[T::Products][4] = {};
 };
 
 // Multiplies slice after slice. While one slice's products run, it waits for the previous one's and
-// hands its stage back. With row sums, A times ones is computed too: every column holds them.
-template <bool row_sums, class Problem, class T> __device__ __forceinline__ void
+// hands its stage back.
+template <class Problem, class T> __device__ __forceinline__ void
 multiply_slices(Sums<T>& sums, int first_row, unsigned slices, const Stages<Problem, T>& stages) {
     using Shared = HopperShared<Problem, T>;
     const bool speaks = threadIdx.x % 32 == 0;
@@ -219,8 +240,6 @@ multiply_slices(Sums<T>& sums, int first_row, unsigned slices, const Stages<Prob
             for (int m = 0; m < T::Products; ++m) {
                 const auto of_a = Shared::A::operand(a, first_row + m * kWgmmaRows, depth);
                 simt::wgmma<T::TileN>(sums.of[m], of_a, Shared::B::operand(b, 0, depth));
-                if constexpr (row_sums)
-                    simt::wgmma<8>(sums.rows[m], of_a, simt::k_major(stages.first + Shared::kOnes));
             }
         simt::wgmma_commit();
 #pragma unroll
@@ -228,21 +247,17 @@ multiply_slices(Sums<T>& sums, int first_row, unsigned slices, const Stages<Prob
         if (slice > 0 && speaks) simt::mbarrier_arrive(stages.empty[(slice - 1) % T::Stages]);
     }
 #pragma unroll
-    for (int m = 0; m < T::Products; ++m) {
-        simt::wgmma_wait<0>(sums.of[m]);
-        if constexpr (row_sums) simt::wgmma_wait<0>(sums.rows[m]);
-    }
+    for (int m = 0; m < T::Products; ++m) simt::wgmma_wait<0>(sums.of[m]);
 }
 
-template <class T> __device__ __forceinline__ void put_sums(const Sums<T>& sums, int first_row,
-                                                            bool row_sums, float* tile) {
+template <class T>
+__device__ __forceinline__ void put_sums(const Sums<T>& sums, int first_row, float* tile) {
     const int of_warp = first_row + static_cast<int>(threadIdx.x) % kWarpgroup / 32 * 16;
 #pragma unroll
     for (int m = 0; m < T::Products; ++m) {
         const int row = of_warp + m * kWgmmaRows;
         put_sixteen<T, T::TileN / 8>(tile, row, 0,
                                      [&](int n, int i) { return sums.of[m][4 * n + i]; });
-        if (row_sums) put_row_sums(tile + SumTile<T>::kFloats, row, sums.rows[m]);
     }
 }
 
@@ -281,11 +296,6 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
         simt::mbarrier_fence_init();
     }
     Gathers::template know<T::Threads>(known, source, Shared::kTiledB ? tile.row : tile.column);
-    if constexpr (Problem::RowSums::value) {
-        constexpr std::uint16_t one = 0x3f80;
-        for (int i = thread; i < 8 * simt::kTileColumns; i += T::Threads)
-            reinterpret_cast<std::uint16_t*>(shared + Shared::kOnes)[i] = one;
-    }
     __syncthreads();
 
     if (thread >= T::Finishers) {
@@ -295,24 +305,18 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
         simt::raise_registers<kManyRegisters>();
         // The same for all lanes of a warp, which the compiler cannot see.
         const int first_row = __shfl_sync(~0u, thread / kWarpgroup, 0) * T::Rows;
-        const bool takes_row_sums = Problem::RowSums::value && tile.column == 0;
         const unsigned slices = (depth.end - depth.begin + kHopperSlice - 1) / kHopperSlice;
         Sums<T> sums;
-        // Two loops: with a branch in a single one the compiler makes every product wait.
-        if (takes_row_sums)
-            multiply_slices<Problem::RowSums::value>(sums, first_row, slices, stages);
-        else
-            multiply_slices<false>(sums, first_row, slices, stages);
+        multiply_slices(sums, first_row, slices, stages);
         const auto meet = [&](simt::Mbarrier& barrier) {
             simt::mbarrier_arrive(barrier);
             simt::mbarrier_wait(barrier, 0);
         };
         meet(ended[0]);
         float* const tile_sums = reinterpret_cast<float*>(shared);
-        put_sums(sums, first_row, takes_row_sums, tile_sums);
+        put_sums(sums, first_row, tile_sums);
         meet(ended[1]);
-        hand_over_tile<T, Problem::RowSums::value>(problem.epilogue, size, tile, partial,
-                                                   tile_sums);
+        hand_over_tile<T>(problem.epilogue, size, tile, partial, tile_sums);
     }
 }
 

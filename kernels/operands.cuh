@@ -92,10 +92,7 @@ __device__ __forceinline__ bool below(int value, int bound) {
     return static_cast<unsigned>(value) < static_cast<unsigned>(bound);
 }
 
-// Sums and products of coordinates that may lie outside: they wrap.
-__device__ __forceinline__ int added(int a, int b) {
-    return static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b));
-}
+// Products and sums of coordinates that may lie outside: they wrap.
 __device__ __forceinline__ int index_of(int first, int row, int width, int column) {
     return static_cast<int>(static_cast<unsigned>(first) +
                             static_cast<unsigned>(row) * static_cast<unsigned>(width) +
@@ -104,6 +101,33 @@ __device__ __forceinline__ int index_of(int first, int row, int width, int colum
 template <class T>
 __device__ __forceinline__ const T* element_of(const T* map, int pixel, int channels, int channel) {
     return map + (std::int64_t{pixel} * channels + channel);
+}
+
+// How far it is from one pixel of a map to another, either of which may lie outside. 16 bytes,
+// which a thread reads from shared memory at once.
+struct alignas(16) Offset {
+    int rows, columns;
+    std::int64_t bytes;
+};
+
+// To a channel of a pixel: (row, column) of an image that begins with pixel `first` of a map.
+template <class T> __device__ __forceinline__ Offset offset_to(int first, int row, int column,
+                                                               int width, int channels,
+                                                               int channel) {
+    const std::int64_t pixel = first + std::int64_t{row} * width + column;
+    return {row, column, (pixel * channels + channel) * static_cast<int>(sizeof(T))};
+}
+
+// The element of a map of height x width pixels that is the sum of two offsets from its first.
+template <class T> __device__ __forceinline__ Found<T>
+element_at(const T* map, const Offset& first, const Offset& then, int height, int width) {
+    const auto sum = [](int a, int b) {
+        return static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b));
+    };
+    const char* const begin = reinterpret_cast<const char*>(map);
+    return {reinterpret_cast<const T*>(begin + first.bytes + then.bytes),
+            below(sum(first.rows, then.rows), height) &&
+                below(sum(first.columns, then.columns), width)};
 }
 
 // ---------------------------------------------------------------------- gathers
@@ -130,34 +154,34 @@ template <class T> struct Matrix {
 // x as (output pixels) x (taps): the patches that a group's filters see.
 template <class T> struct Patches {
     using Element = T;
-    struct Row {
-        int image;       // its first pixel in x
-        int row, column; // of the patch's first pixel
-    };
-    using Column = Tap;
-    const T* x; // from the group's first channel on
+    using Row = Offset;    // of the patch's first pixel from x's first
+    using Column = Offset; // of the tap from there
+    const T* x;            // from the group's first channel on
     Geometry g;
     int rows = g.out_pixels;
     int columns = g.taps;
 
     __device__ Row row(int pixel) const {
         const auto out = digits_of<Pixel>(pixel, g.by_out_height, g.by_out_width);
-        return {out.image * g.image_pixels, out.row * g.shape.stride_h - g.shape.pad_top,
-                out.column * g.shape.stride_w - g.shape.pad_left};
+        const int row = out.row * g.shape.stride_h - g.shape.pad_top;
+        const int column = out.column * g.shape.stride_w - g.shape.pad_left;
+        return offset(out.image * g.image_pixels, row, column, 0);
     }
-    __device__ Column column(int tap) const {
-        return digits_of<Tap>(tap, g.by_filter_w, g.by_group_channels);
+    __device__ Column column(int number) const {
+        const auto tap = digits_of<Tap>(number, g.by_filter_w, g.by_group_channels);
+        return offset(0, tap.row, tap.column, tap.channel);
     }
     // Above every image, whatever row of a tap or of a pixel is added.
-    __device__ Row no_row() const { return {0, INT_MIN, 0}; }
+    __device__ Row no_row() const { return {INT_MIN, 0, 0}; }
     __device__ Column no_column() const { return {INT_MIN, 0, 0}; }
 
-    __device__ __forceinline__ Found<T> find(const Row& patch, const Tap& tap) const {
-        const int row = added(patch.row, tap.row);
-        const int column = added(patch.column, tap.column);
-        const int pixel = index_of(patch.image, row, g.shape.width, column);
-        return {element_of(x, pixel, g.shape.channels, tap.channel),
-                below(row, g.shape.height) && below(column, g.shape.width)};
+    __device__ __forceinline__ Found<T> find(const Row& patch, const Column& tap) const {
+        return element_at(x, patch, tap, g.shape.height, g.shape.width);
+    }
+
+  private:
+    __device__ Offset offset(int first, int row, int column, int channel) const {
+        return offset_to<T>(first, row, column, g.shape.width, g.shape.channels, channel);
     }
 };
 
@@ -165,38 +189,40 @@ template <class T> struct Patches {
 // pixel through which tap. With a stride there may be none.
 template <class T, bool unit_stride> struct Sightings {
     using Element = T;
-    struct Row {
-        int image;       // its first pixel in dy
-        int row, column; // padded: where tap (0, 0) of output pixel (0, 0) has 0
-    };
-    using Column = Tap;
-    const T* dy; // from the group's first filter on
+    using Row = Offset;    // of the pixel that saw it through tap (0, 0), if the stride were 1
+    using Column = Offset; // from there to the pixel that saw it through the tap
+    const T* dy;           // from the group's first filter on
     Geometry g;
     int rows = g.in_pixels;
 
     __device__ Row row(int pixel) const {
         const auto in = digits_of<Pixel>(pixel, g.by_height, g.by_width);
-        return {in.image * g.out_image_pixels, in.row + g.shape.pad_top,
-                in.column + g.shape.pad_left};
+        const int row = in.row + g.shape.pad_top, column = in.column + g.shape.pad_left;
+        return offset(in.image * g.out_image_pixels, row, column, 0);
     }
-    __device__ Row no_row() const { return {0, -1, 0}; } // above the first tap
-    __device__ Column column(int tap) const {
-        return digits_of<Tap>(tap, g.by_filter_w, g.by_group_filters);
+    __device__ Row no_row() const { return {-1, 0, 0}; } // above the first tap
+    __device__ Column column(int number) const {
+        const auto tap = digits_of<Tap>(number, g.by_filter_w, g.by_group_filters);
+        return offset(0, -tap.row, -tap.column, tap.channel);
     }
-    __device__ __forceinline__ Found<T> find(const Row& pixel, const Tap& tap) const {
-        int row = pixel.row - tap.row;
-        int column = pixel.column - tap.column;
-        bool inside = true;
-        if constexpr (!unit_stride) {
-            const Digits down = g.by_stride_h.divide(row);
-            const Digits across = g.by_stride_w.divide(column);
-            inside = row >= 0 && column >= 0 && down.low == 0 && across.low == 0;
-            row = down.high;
-            column = across.high;
+    __device__ __forceinline__ Found<T> find(const Row& pixel, const Column& tap) const {
+        const int height = g.shape.out_height, width = g.shape.out_width;
+        if constexpr (unit_stride) {
+            return element_at(dy, pixel, tap, height, width);
+        } else {
+            const int row = pixel.rows + tap.rows, column = pixel.columns + tap.columns;
+            const Digits down = g.by_stride_h.divide(row), across = g.by_stride_w.divide(column);
+            Offset seen = offset(0, down.high, across.high, 0);
+            seen.bytes += pixel.bytes + tap.bytes - offset(0, row, column, 0).bytes;
+            const Found<T> found = element_at(dy, seen, {}, height, width);
+            const bool whole = row >= 0 && column >= 0 && down.low == 0 && across.low == 0;
+            return {found.at, found.inside && whole};
         }
-        const int place = index_of(pixel.image, row, g.shape.out_width, column);
-        return {element_of(dy, place, g.shape.filters, tap.channel),
-                inside && below(row, g.shape.out_height) && below(column, g.shape.out_width)};
+    }
+
+  private:
+    __device__ Offset offset(int first, int row, int column, int channel) const {
+        return offset_to<T>(first, row, column, g.shape.out_width, g.shape.filters, channel);
     }
 };
 
@@ -257,6 +283,10 @@ template <class Gather> struct AcrossRows {
     }
 };
 
+// A one, then zeros: 16 bytes.
+alignas(16) static __device__ const float kFloatOne[4] = {1.0f};
+alignas(16) static __device__ const bf16 kHalfOne[8] = {{0x3f80}};
+
 // Another operand plus a line of ones: the product's last column then holds the row sums of A.
 template <class Operand> struct AndOnes {
     static constexpr Contiguous kContiguous = Operand::kContiguous;
@@ -271,6 +301,13 @@ template <class Operand> struct AndOnes {
 
     __device__ Line line(int i) const { return {operand.line(i), i == lines}; }
     __device__ Point point(int depth) const { return operand.point(depth); }
+    __device__ __forceinline__ Found<Element> find(const Line& line, const Point& point) const {
+        const Found<Element> found = operand.find(line.line, point);
+        if constexpr (std::is_same_v<Element, bf16>)
+            return line.ones ? Found<Element>{kHalfOne, true} : found;
+        else
+            return line.ones ? Found<Element>{kFloatOne, true} : found;
+    }
 };
 
 // An element as float32.
@@ -279,12 +316,6 @@ __device__ __forceinline__ float element(const Operand& operand, const typename 
                                          const typename Operand::Point& point) {
     const Found<typename Operand::Element> found = operand.find(line, point);
     return found.inside ? widen(*found.at) : 0.0f;
-}
-template <class Operand>
-__device__ __forceinline__ float element(const AndOnes<Operand>& operand,
-                                         const typename AndOnes<Operand>::Line& line,
-                                         const typename Operand::Point& point) {
-    return line.ones ? 1.0f : element(operand.operand, line.line, point);
 }
 
 } // namespace pyalexnet

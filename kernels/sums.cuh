@@ -19,7 +19,7 @@ enum class Fastest { rows, columns };
 
 template <class T>
 __device__ __forceinline__ TilePlace tile_place(const GemmSize& size, Fastest fastest) {
-    const unsigned column_tiles = (size.tiled_columns() + T::TileN - 1) / T::TileN;
+    const unsigned column_tiles = (size.columns + T::TileN - 1) / T::TileN;
     const unsigned row_tiles = (size.rows + T::TileM - 1) / T::TileM;
     const unsigned tile = blockIdx.x % (column_tiles * row_tiles);
     const unsigned block = blockIdx.x / (column_tiles * row_tiles);
@@ -66,21 +66,13 @@ __device__ __forceinline__ void put_sixteen(float* tile, int row, int column, co
                        sum(n, 2 * half), sum(n, 2 * half + 1));
 }
 
-// The same for the sums of 16 rows of A, which every column of `sums` holds.
-__device__ __forceinline__ void put_row_sums(float* row_sums, int row, const float (&sums)[4]) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    if (lane % 4 != 0) return;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) row_sums[row + half * 8 + lane / 4] = sums[2 * half];
-}
-
 // Hands the tile to the epilogue, several fours of a thread at a time.
 template <class T, class Epilogue>
 __device__ __forceinline__ void finish_tile(const Epilogue& epilogue, const GemmSize& size,
                                             const TilePlace& tile, const float* sums) {
     constexpr int fours = T::TileN / 4; // of a row
     constexpr int at_a_time = 4;
-    const int columns = size.tiled_columns() - tile.column;
+    const int columns = size.columns - tile.column;
     const int end = min(T::TileM, size.rows - tile.row) * fours;
     for (int first = static_cast<int>(threadIdx.x); first < end;
          first += at_a_time * T::Finishers) {
@@ -118,22 +110,12 @@ __device__ __forceinline__ void hand_over(const Epilogue& epilogue, const GemmSi
         finish(Parts{partial, size, part});
 }
 
-// Hands a tile over. If it is of C's first column and `row_sums`, the sums of A's rows follow it,
-// which are C's last column.
-template <class T, bool row_sums, class Epilogue>
+template <class T, class Epilogue>
 __device__ __forceinline__ void hand_over_tile(const Epilogue& epilogue, const GemmSize& size,
                                                const TilePlace& tile, float* partial,
                                                const float* sums) {
-    hand_over(epilogue, size, tile.part, partial, [&](const auto& to) {
-        finish_tile<T>(to, size, tile, sums);
-        if (!row_sums || tile.column != 0) return;
-        const int rows = min(T::TileM, size.rows - tile.row);
-        for (int row = static_cast<int>(threadIdx.x); row < rows; row += T::Finishers) {
-            const Place place{tile.group, tile.row + row, size.columns - 1, 1};
-            const float sum = sums[SumTile<T>::kFloats + row];
-            to.put(place, to.read(place), {sum, 0.0f, 0.0f, 0.0f});
-        }
-    });
+    hand_over(epilogue, size, tile.part, partial,
+              [&](const auto& to) { finish_tile<T>(to, size, tile, sums); });
 }
 
 } // namespace pyalexnet

@@ -207,10 +207,10 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
     float floats_[kSplit && vectors ? kCount : 1][4]; // in flight
 };
 
-// Bytes of shared memory: first for the stages, then for the sums and the sums of A's rows.
+// Bytes of shared memory: first for the stages, then for the sums.
 template <class T> constexpr std::size_t kTensorShared =
     std::max(sizeof(bf16) * T::Stages * T::Planes * (T::TileM + T::TileN) * kTensorSlice,
-             sizeof(float) * (SumTile<T>::kFloats + T::TileM));
+             sizeof(float) * SumTile<T>::kFloats);
 
 // ---------------------------------------------------------------------- products of fragments
 
@@ -298,9 +298,6 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     };
 
     float sums[kFragmentsA][2 * kFragmentsB][4] = {};
-    // Every column of A times ones holds the sums of A's rows. One column of blocks takes them.
-    float row_sums[kFragmentsA][1][4] = {};
-    const bool takes_row_sums = Problem::RowSums::value && tile.column == 0;
     Fragments a[kFragmentsA];
     Fragments b[2][kFragmentsB];
     // Multiplies the present fragments and reads the next ones, each of A into the registers of the
@@ -308,14 +305,6 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     const auto step = [&](const Fragments(&now)[kFragmentsB], Fragments(&next)[kFragmentsB],
                           int next_stage, int next_k) {
         read_b(next, next_stage, next_k);
-        if (takes_row_sums) {
-            constexpr std::uint32_t ones[2] = {0x3f803f80u, 0x3f803f80u};
-#pragma unroll
-            for (int m = 0; m < kFragmentsA; ++m)
-                add_products<kPlanes>(row_sums[m], [&](int plane, int other, int, float (&to)[4]) {
-                    if (other == 0) simt::mma_m16n8k16(to, a[m][plane], ones);
-                });
-        }
 #pragma unroll
         for (int m = 0; m < kFragmentsA; ++m) {
             add_products<kPlanes>(sums[m], [&](int of_a, int of_b, int n, float (&to)[4]) {
@@ -354,16 +343,14 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     // The sums replace the stages, into which the last copies may still be in flight.
     simt::cp_async_wait<0>();
     __syncthreads();
-    float* const row_sums_in_tile = shared + SumTile<T>::kFloats;
 #pragma unroll
     for (int m = 0; m < kFragmentsA; ++m) {
         const int row = warp_row + m * kFragment;
         put_sixteen<T, 2 * kFragmentsB>(shared, row, warp_column,
                                         [&](int n, int i) { return sums[m][n][i]; });
-        if (takes_row_sums && warp_column == 0) put_row_sums(row_sums_in_tile, row, row_sums[m][0]);
     }
     __syncthreads();
-    hand_over_tile<T, Problem::RowSums::value>(problem.epilogue, size, tile, partial, shared);
+    hand_over_tile<T>(problem.epilogue, size, tile, partial, shared);
 }
 
 } // namespace pyalexnet

@@ -211,7 +211,7 @@ NOT_NEEDED = {
     **{
         (call.name, number): "two waits for the same products, of which one is enough"
         for call in HOPPER
-        for number in ((5, 6) if "wgrad" in call.name else (6,))
+        for number in (6,)
     },
 }
 

@@ -251,7 +251,6 @@ template <int left, int count> __device__ __forceinline__ void wgmma_wait(float 
 template <int n, Major of_a, Form form_a, Major of_b, Form form_b> __device__ __forceinline__ void
 wgmma(float (&d)[n / 2], Operand<of_a, form_a> a, Operand<of_b, form_b> b) {
     expect_product<n, of_b, form_b>();
-    SIMT_WGMMA(8, "%0, %1, %2, %3", 4, 5, 6, 7, SIMT_D4(0))
     SIMT_WGMMA(48, SIMT_TEN() SIMT_TEN(1) "%20, %21, %22, %23", 24, 25, 26, 27, SIMT_D16(0),
                SIMT_D4(16), SIMT_D4(20))
     SIMT_WGMMA(64, SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2) "%30, %31", 32, 33, 34, 35, SIMT_D32(0))
