@@ -9,6 +9,8 @@
 //                                          -> a b (64, COLUMNS)
 //   hopper_cases planes COLUMNS A B        likewise, multiplied in planes
 //   hopper_cases CASE SEED                 a small kernel's output, or the report
+//   hopper_cases map ROWS COLUMNS PITCH TILE_ROWS
+//                                          nothing, or why there is no such tensor map
 //   hopper_cases scripts                   a line for each script read (see below)
 //
 // Numbers are raw bytes on the standard input and output. A comment "// case: what" marks a line
@@ -348,6 +350,35 @@ __global__ void copy_kernel(const __grid_constant__ TensorMap map, std::uint16_t
     }
 }
 
+// Three warpgroups of 168 registers a thread at entry: the last hands over what the others take.
+enum class Handed {
+    rightly,
+    too_few,  // the last warp has to wait for ever
+    by_three, // warps of a warpgroup
+    unlike,   // one of the four keeps more
+    by_half,  // of a warp
+    up_to_less,
+    down_to_more
+};
+
+template <Handed how> __global__ void registers_kernel(float* y) {
+    constexpr int few = how == Handed::down_to_more ? 176 : 40;
+    constexpr int many = how == Handed::up_to_less ? 160
+                         : how == Handed::by_three ? 200
+                         : how == Handed::too_few  ? 240
+                                                   : 232;
+    const unsigned thread = threadIdx.x;
+    for (unsigned i = thread; i < kSide * kSide; i += kThreads) y[i] = 0;
+    if (how == Handed::by_half && thread % 32 >= 16) return;
+    if (how == Handed::by_three && thread >= 352) return;
+    if (thread < 256)
+        simt::raise_registers<many>(); // registers: raise
+    else if (how != Handed::unlike || thread < 352)
+        simt::lower_registers<few>(); // registers: lower
+    else
+        simt::lower_registers<48>(); // registers: unlike
+}
+
 // ---------------------------------------------------------------------- scripts
 //
 // The actions of every thread of a block, in order, read from outside, as in simt_cases.cu. A
@@ -584,6 +615,13 @@ template <Copied how> void run() {
     });
 }
 
+template <Handed how> void run() {
+    run_small([](TensorMap, std::uint16_t*, float* y) {
+        const simt::Grid grid(1, kThreads, nullptr); // registers: launch
+        simt::launch<registers_kernel<how>>(grid, y);
+    });
+}
+
 int next_number() {
     int number = 0;
     if (std::scanf("%d", &number) != 1) std::exit(0);
@@ -663,6 +701,13 @@ const Case kCases[] = {
     {"copy three_warps", run<Copied::three_warps>},
     {"copy in_place", run<Copied::in_place>},
     {"copy in_place_fenced", run<Copied::in_place_fenced>},
+    {"registers rightly", run<Handed::rightly>},
+    {"registers too_few", run<Handed::too_few>},
+    {"registers by_three", run<Handed::by_three>},
+    {"registers unlike", run<Handed::unlike>},
+    {"registers by_half", run<Handed::by_half>},
+    {"registers up_to_less", run<Handed::up_to_less>},
+    {"registers down_to_more", run<Handed::down_to_more>},
 };
 
 } // namespace
@@ -678,6 +723,9 @@ int main(int count, char** arguments) {
             const auto run = number(2) == 48 ? multiply_planes<48> : multiply_planes<128>;
             run(major_of(arguments[3]), major_of(arguments[4]));
         }
+        if (what == "map" && count == 6)
+            simt::tensor_map(nullptr, std::atoll(arguments[2]), std::atoll(arguments[3]),
+                             std::atoll(arguments[4]), number(5));
         if (what == "product" && count == 8) {
             simt::set_schedule(static_cast<std::uint64_t>(number(2)));
             product(major_of(arguments[3]), major_of(arguments[4]), number(5), number(6),

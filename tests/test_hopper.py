@@ -216,6 +216,19 @@ REFUSED = {
     "another at {copy: multiply}, block (0,0,0) thread (64,0,0)",
     "copy three_warps": "a warpgroup is four whole warps, at {copy: fence}, "
     "block (0,0,0) thread (64,0,0)",
+    "registers too_few": "no thread of the block can go on: thread 224 waits at "
+    "{/registers: raise} for more registers than the 256 in its block's pool; 352 of 384 have "
+    "exited",
+    "registers by_three": "the block ends, and not all warps of a warpgroup have changed their "
+    "registers at {registers: lower}",
+    "registers unlike": "warps of one warpgroup change their registers differently: one at "
+    "{registers: lower}, another at {registers: unlike}, block (0,0,0) thread (352,0,0)",
+    "registers by_half": "registers are handed over by warpgroups, four whole warps, "
+    f"at {{registers: raise}}, {FIRST}",
+    "registers up_to_less": "a thread has 168 registers, which cannot be raised to 160, "
+    f"at {{registers: raise}}, {FIRST}",
+    "registers down_to_more": "a thread has 168 registers, which cannot be lowered to 176, "
+    "at {registers: lower}, block (0,0,0) thread (256,0,0)",
 }
 
 
@@ -246,11 +259,43 @@ def test_a_bug_is_reported_in_every_schedule(checked: Path, case: str, schedule:
     assert " launched at " in line
 
 
+FARTHEST = 2**32  # rows or columns; rows are less than 2^40 bytes apart
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "pitch", "tile_rows", "exists"),
+    [
+        (FARTHEST, 8, 8, 64, True),
+        (FARTHEST + 1, 8, 8, 64, False),
+        (1, FARTHEST, FARTHEST, 256, True),
+        (1, FARTHEST + 8, FARTHEST + 8, 256, False),
+        (1, 8, 2**39 - 8, 1, True),
+        (1, 8, 2**39, 1, False),
+        (1, 8, 12, 1, False),
+        (2, 16, 8, 1, False),
+        (0, 8, 8, 1, False),
+        (1, 0, 8, 1, False),
+        (1, 8, 8, 0, False),
+        (1, 8, 8, 257, False),
+    ],
+)
+def test_tensor_maps_that_the_driver_refuses_are_refused(
+    fast: Path, rows: int, columns: int, pitch: int, tile_rows: int, exists: bool
+) -> None:
+    sizes = (rows, columns, pitch, tile_rows)
+    done = subprocess.run(
+        [fast, "map", *map(str, sizes)], capture_output=True, text=True, check=False
+    )
+    refusal = "no tensor map of {} x {} bf16, {} a row, in tiles of {} rows: ".format(*sizes)
+    assert done.stderr.startswith(refusal) if not exists else not done.stderr
+
+
 X = np.fromfunction(lambda i, j: (i + 2 * j) % 7 - 3, (64, 128))  # as run_small() makes it
 RIGHT = {
     "stage rightly": X @ X.T,
     "copy rightly": X[:, :16] @ X[:, :16].T,
     "copy tied": X[:, :16] @ X[:, :16].T,
+    "registers rightly": np.zeros((64, 64)),
 }
 
 

@@ -384,6 +384,12 @@ REFUSED = [
         "a block has at most 232448 bytes of shared memory, not 232449",
     ),
     Bug(
+        "dynamic_of_hopper",
+        "dynamic_kernel",
+        "a block has at most 101376 bytes of shared memory on any card, not 101377: the kernel "
+        "uses nothing that Hopper alone has",
+    ),
+    Bug(
         "too_much_beside_dynamic",
         "too_much_beside_dynamic_kernel",
         "shared memory: beside of 256 bytes does not fit beside 0 bytes in 64",

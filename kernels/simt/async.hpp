@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -86,6 +87,23 @@ struct Warpgroup {
     Factor a, b; // of the product that is being carried out
 };
 
+// Of blocks whose warpgroups hand registers to one another.
+struct Registers {
+    struct Change {
+        Site site;
+        unsigned count; // that each thread shall have
+        bool more;
+    };
+    static constexpr unsigned kWarps = kMaxThreads / 32;
+
+    std::array<std::vector<Change>, kWarps> changes; // of each warp
+    std::array<unsigned, kWarps> of_thread{};        // since the warp's first change
+    std::array<unsigned, kMaxCluster> pool{};        // of each block
+
+    // What an ending block lacks, in a sentence; empty if nothing.
+    std::string left_undone() const;
+};
+
 class AsyncWork {
   public:
     void forget(); // at a block's begin
@@ -96,7 +114,10 @@ class AsyncWork {
     std::size_t pending() const { return coming_.size(); }
     void deliver(std::size_t index);
     Warpgroup& warpgroup(unsigned index);
+    Registers& registers() { return registers_ ? *registers_ : registers_.emplace(); }
 
+    // Whether the block has used any of this.
+    bool used() const { return mbarrier_count_ > 0 || !warpgroups_.empty() || registers_; }
     // What an ending block has not waited for, in a sentence; empty if nothing.
     std::string left_behind() const;
     // What is still missing for a waiting thread.
@@ -107,6 +128,7 @@ class AsyncWork {
     unsigned mbarrier_count_ = 0;
     std::vector<Coming> coming_;
     std::vector<std::unique_ptr<Warpgroup>> warpgroups_;
+    std::optional<Registers> registers_; // once a warp changes its own
 };
 
 } // namespace simt

@@ -71,6 +71,7 @@ struct AnyOperand {
 };
 void begin_product(float* d, const AnyOperand& a, const AnyOperand& b, Site site, const void* pc);
 void wait_for_products(std::size_t groups_left, Site site);
+void change_registers(unsigned count, bool more, Site site);
 
 } // namespace detail
 
@@ -89,11 +90,13 @@ template <int left, int count> void wgmma_wait(float (&)[count], Site site = Sit
     detail::wait_for_products(left, site);
 }
 
-template <int count> void lower_registers() {
+template <int count> void lower_registers(Site site = Site::here()) {
     static_assert(count % 8 == 0 && count >= 24 && count <= 256, "");
+    detail::change_registers(count, false, site);
 }
-template <int count> void raise_registers() {
+template <int count> void raise_registers(Site site = Site::here()) {
     static_assert(count % 8 == 0 && count >= 24 && count <= 256, "");
+    detail::change_registers(count, true, site);
 }
 
 } // namespace simt

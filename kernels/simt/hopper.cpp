@@ -155,11 +155,15 @@ unsigned cluster_rank() {
 
 TensorMap tensor_map(const void* matrix, std::int64_t rows, std::int64_t columns,
                      std::int64_t row_elements, int tile_rows) {
+    constexpr std::int64_t most = std::int64_t{1} << 32; // rows or columns
     const std::int64_t row_bytes = row_elements * 2;
-    if (reinterpret_cast<std::uintptr_t>(matrix) % 16 != 0 || row_bytes % 16 != 0 || rows < 1 ||
-        columns < 1 || row_elements < columns || tile_rows < 1 || tile_rows > kMaxTileRows)
+    if (reinterpret_cast<std::uintptr_t>(matrix) % 16 != 0 || row_bytes % 16 != 0 ||
+        row_bytes >= most << 8 || rows < 1 || rows > most || columns < 1 || columns > most ||
+        row_elements < columns || tile_rows < 1 || tile_rows > kMaxTileRows)
         throw Error(text("no tensor map of ", rows, " x ", columns, " bf16, ", row_elements,
-                         " a row, in tiles of ", tile_rows, " rows"));
+                         " a row, in tiles of ", tile_rows,
+                         " rows: rows begin at multiples of 16 bytes less than 2^40 apart, both "
+                         "extents are 1 to 2^32, tiles have 1 to 256 rows"));
     return {static_cast<const std::byte*>(matrix), rows, columns, row_bytes, tile_rows};
 }
 
@@ -240,6 +244,7 @@ void AsyncWork::forget() {
     mbarrier_count_ = 0;
     coming_.clear();
     warpgroups_.clear();
+    registers_.reset();
 }
 
 MbarrierState* AsyncWork::init(Mbarrier& barrier, unsigned arrivals) {
@@ -284,10 +289,14 @@ std::string AsyncWork::left_behind() const {
         if (const MbarrierState& state = mbarriers_[i]; state.unawaited.file)
             return text("the block ends, and nobody has waited for the load_tile begun at ",
                         place(state.unawaited), ", by ", element_at(state.where));
-    return "";
+    return registers_ ? registers_->left_undone() : "";
 }
 
 std::string AsyncWork::lacking(const void* what) const {
+    if (registers_)
+        for (const unsigned& pool : registers_->pool)
+            if (what == &pool)
+                return text("more registers than the ", pool, " in its block's pool");
     const auto* const state = static_cast<const MbarrierState*>(what);
     if (state < mbarriers_.data() || state >= mbarriers_.data() + mbarrier_count_)
         return "another warp of its warpgroup to begin the same wgmma";

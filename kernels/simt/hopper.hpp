@@ -81,7 +81,8 @@
 //                                      them once they have been told, as for copies, whose end the
 //                                      writer does not wait for
 //   lower_registers<n>(), raise_registers<n>()
-//                                      by a warpgroup: how many each of its threads has
+//                                      by a warpgroup: how many each of its threads has. Raising
+//                                      waits until others have handed over enough
 #pragma once
 
 #include "simt.hpp"

@@ -51,6 +51,15 @@ void refuse_impossible(const Launch& launch) {
                count);
 }
 
+// Kernels without Hopper's instructions run on every card.
+void refuse_what_only_hopper_grants(Launch& launch) {
+    const std::size_t bytes = launch.grid.shared_bytes + launch.static_bytes;
+    if (!launch.on_hopper && bytes > kSharedOfAnyCard)
+        launch.fail(text("a block has at most ", kSharedOfAnyCard,
+                         " bytes of shared memory on any card, not ", bytes,
+                         ": the kernel uses nothing that Hopper alone has"));
+}
+
 std::vector<std::uint32_t> cluster_order(std::uint64_t clusters, std::uint64_t seed) {
     if (seed == 0) return {};
     std::vector<std::uint32_t> order(clusters);
@@ -86,6 +95,7 @@ void detail::run(const Grid& grid, const char* pretty_function, const Call& call
     launch.cluster_order = cluster_order(launch.clusters, launch.seed);
     if (kChecked) check::begin_launch(launch.threads, launch.block_threads);
     run_on_workers(launch);
+    refuse_what_only_hopper_grants(launch);
     ++launches;
     if (launch.failed) throw launch.error(launch.failure);
 }

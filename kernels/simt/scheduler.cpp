@@ -69,6 +69,8 @@ void Worker::run_cluster(std::uint64_t cluster) {
     std::string left = launch_->failed ? "" : async_.left_behind();
     if (kChecked && left.empty() && !launch_->failed) left = check::unheld_arrival();
     if (!left.empty()) launch_->fail(left);
+    launch_->static_bytes = shared_used_; // of every block the same
+    if (async_.used()) launch_->on_hopper = true;
     if (launch_->failed) fibers_.take_back_all(); // abandoned where they stood
 }
 

@@ -24,7 +24,8 @@ constexpr std::size_t kArenaAlignment = 1024;            // a swizzled tile's
 constexpr std::size_t kDynamicOffset =
     (kSharedBytes + (kMaxSharedArrays + 1) * kSharedFence + kArenaAlignment - 1) / kArenaAlignment *
     kArenaAlignment;
-constexpr std::size_t kMaxSharedBytes = 227 * 1024; // of both kinds together
+constexpr std::size_t kMaxSharedBytes = 227 * 1024; // of both kinds together, on Hopper
+constexpr std::size_t kSharedOfAnyCard = 99 * 1024; // compute capability 8.6, 8.9 or 12.0
 constexpr std::size_t kArenaBytes =
     kDynamicOffset + kMaxSharedBytes + (kSharedFence ? kArenaAlignment : 0); // of a block
 
@@ -68,6 +69,8 @@ struct Launch {
     unsigned threads;                         // of a cluster
     std::vector<std::uint32_t> cluster_order; // empty in natural order
     std::atomic<std::uint64_t> next_cluster{0};
+    std::atomic<std::size_t> static_bytes{0}; // of shared memory
+    std::atomic<bool> on_hopper{false};       // a block has used what Hopper alone has
     std::atomic<bool> failed{false};
     std::mutex mutex;
     std::string failure; // the first one

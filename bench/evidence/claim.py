@@ -1,0 +1,124 @@
+"""A claim as data: what was said in 2012, which networks to train, and what would decide it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pyalexnet.errors import ArgumentError
+from pyalexnet.runs.config import validated
+
+FOLDER = Path(__file__).parent / "claims"
+
+Settings: TypeAlias = Mapping[str, Any]
+"""How a network is made and trained: see `networks.build` and `training.train`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """A number that decides a part of the claim.
+
+    measure: a function of `measures`, with the argument `at` if it takes one. of, over: variants;
+    the number is the measure of the first, or its difference from that of the second, or their
+    ratio, seed by seed. none: its value if there is no effect. printed: 2012's. fewer: whether less
+    than printed is better. same: whether network, data and measure are those of 2012.
+    """
+
+    says: str
+    measure: str
+    at: float | None = None
+    of: str
+    over: str = ""
+    by: Literal["value", "difference", "ratio"] = "difference"
+    none: float | None = None
+    printed: float | None = None
+    fewer: bool = False
+    same: bool = False
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.by == "value") == bool(self.over):
+            wanted = "a second one was expected with by = difference or ratio, and only there"
+            raise ArgumentError(f"effect: by is {self.by!r} and over {self.over!r}; {wanted}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Each variant's learning rate is searched first, with seed 0, and the best one is taken.
+
+    That is the rate with the fewest epochs to the training error `error` or, if none gets there
+    within `epochs`, with the lowest training error.
+    """
+
+    rates: tuple[float, ...]
+    epochs: float
+    error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The contents of a file of `claims/`; its name is the claim's.
+
+    paper: its sentence, or the source's. where: its section. confounded: what made the answer of
+    2012 less than clear. here: what is different here. data: which kind of images. minutes:
+    expected, on two quiet cores. train: settings of every variant. variants: what differs. reports:
+    measures in the record besides those of the effects. picture: what is drawn beside the effects.
+    """
+
+    name: str = ""
+    number: str
+    title: str
+    paper: str
+    where: str
+    confounded: str
+    here: str
+    data: Literal["cifar10", "photographs"]
+    minutes: float
+    seeds: int
+    train: dict[str, Any]
+    variants: dict[str, dict[str, Any]]
+    search: Search | None = None
+    effects: tuple[Effect, ...]
+    reports: tuple[str, ...] = ()
+    picture: Literal["train_error", "test_error", "train_loss", "signal", "chroma"] = "test_error"
+
+    def __post_init__(self) -> None:
+        for effect in self.effects:
+            for variant in filter(None, (effect.of, effect.over)):
+                if variant not in self.variants:
+                    known = ", ".join(self.variants)
+                    said = f"{self.name}: an effect is of {variant!r}"
+                    raise ArgumentError(f"{said}; one of {known} was expected.")
+
+    def settings(self, variant: str) -> dict[str, Any]:
+        """How a variant is made and trained; its changes to layers add to those of all."""
+        own = self.variants[variant]
+        layers = {**self.train.get("layers", {}), **own.get("layers", {})}
+        return {**self.train, **own, **({"layers": layers} if layers else {})}
+
+
+def load(path: Path) -> Claim:
+    """The claim in a file."""
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        return validated(Claim, {"name": path.stem, **values})
+    except ValueError as error:
+        raise ArgumentError(f"{path}: {error}") from error
+
+
+def every(folder: Path = FOLDER) -> Iterator[Claim]:
+    """The claims, in the order of their numbers."""
+    yield from sorted(map(load, folder.glob("*.toml")), key=lambda claim: claim.number)
+
+
+def named(text: str, folder: Path = FOLDER) -> list[Claim]:
+    """The claim of a name or number; several for a number, where a claim has parts."""
+    claims = list(every(folder))
+    found = [each for each in claims if text in (each.name, each.number, each.number.rstrip("abc"))]
+    if not found:
+        known = ", ".join(f"{each.number} {each.name}" for each in claims)
+        raise ArgumentError(f"claim is {text!r}; one of these was expected: {known}.")
+    return found

@@ -1,0 +1,138 @@
+"""The command: a list of claims, one claim run, or the page of all records."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from math import inf
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+import pyalexnet
+from pyalexnet.data.pack import is_pack
+from pyalexnet.errors import ArgumentError, PyalexnetError
+
+from ..environment import cores
+from . import claim as claims
+from . import page, picture, record, training
+from .claim import Claim
+from .study import Study, carry_out, side_by_side
+
+_HOW = {
+    "cifar10": "a folder of CIFAR-10, or nothing after `pyalexnet data get cifar10`",
+    "photographs": "a pack: `pyalexnet data prepare FOLDER PACK --size 128 --format uint8`",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 where something cannot be done."""
+    options = _parser().parse_args(arguments)
+    command = shlex.join(["python", "-m", "bench.evidence", *arguments])
+    try:
+        if options.page:
+            page.write()
+        elif options.claim is None:
+            Console().print(_listed())
+        else:
+            found = claims.named(options.claim)
+            for each in found:
+                _run(each, options, command)
+    except (PyalexnetError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m bench.evidence",
+        description="Run a claim of the paper again; without one, list them.",
+    )
+    made.add_argument("claim", nargs="?", help="name or number of a claim")
+    made.add_argument("--seeds", type=int, help="how many; the claim's own number if not said")
+    made.add_argument(
+        "--budget", type=float, default=inf, metavar="MINUTES", help="stop after so long, and save"
+    )
+    made.add_argument("--data", help="; ".join(f"{kind}: {how}" for kind, how in _HOW.items()))
+    made.add_argument("--note", default="", help="what the data are, for the record and the page")
+    made.add_argument("--out", type=Path, default=Path("runs/evidence"), help="for the run folders")
+    made.add_argument("--records", type=Path, default=record.FOLDER, help="for the record")
+    made.add_argument("--images", type=Path, default=page.IMAGES, help="for the picture")
+    made.add_argument("--backend", default="auto", help="auto, cpu, cuda")
+    made.add_argument("--processes", type=int, help="side by side; by default two on a CPU")
+    made.add_argument("--page", action="store_true", help="write docs/evidence.md from the records")
+    return made
+
+
+def _listed() -> Table:
+    table = Table("", "claim", "", "seeds", "minutes", "data", "verdict", box=None, pad_edge=False)
+    for each in claims.every():
+        kept = record.read(each.name)
+        verdict = ", ".join(dict.fromkeys(one.verdict for one in kept.effects)) if kept else ""
+        row = (each.number, each.name, each.title, str(each.seeds), f"{each.minutes:g}", each.data)
+        table.add_row(*row, verdict)
+    return table
+
+
+def _run(claim: Claim, options: argparse.Namespace, command: str) -> None:
+    """Train what is missing of a claim, and write its record and picture after each run."""
+    seeds = claim.seeds if options.seeds is None else options.seeds
+    if seeds < 1:
+        raise ArgumentError(f"--seeds is {seeds}; 1 or more was expected.")
+    data = _data(claim, options.data)
+    backend = pyalexnet.backend(options.backend).name
+    at_once = options.processes or (1 if backend == "cuda" else min(2, cores()))
+    study = Study(claim, data, options.out, seeds, backend)
+
+    def recorded() -> None:
+        if (found := study.record(options.note, command)) is not None:
+            record.write(found, options.records)
+
+    train = side_by_side(options.out, 60 * options.budget, at_once, cores())
+    with Live(get_renderable=_progress(study), refresh_per_second=1, redirect_stderr=False):
+        carry_out(study, train, recorded)
+    recorded()
+    if (found := record.read(claim.name, options.records)) is None:
+        print(f"{claim.name}: no run is done yet; the same command goes on")
+        return
+    picture.draw(claim, found, page.picture_of(claim, options.images))
+    for line in page.summary(claim, found):
+        print(line)
+
+
+def _data(claim: Claim, path: str | None) -> str:
+    """The path of the images, absolute, or the name of those that were fetched."""
+    if path is None and claim.data == "cifar10":
+        return "cifar10"
+    if path is None or not Path(path).exists():
+        said = f"{claim.name}: --data is {path}"
+        raise ArgumentError(f"{said}; {_HOW[claim.data]} was expected.")
+    if (claim.data == "photographs") != is_pack(Path(path)):
+        raise ArgumentError(f"{claim.name}: --data is {path}; {_HOW[claim.data]} was expected.")
+    return str(Path(path).absolute())
+
+
+def _progress(study: Study) -> Callable[[], Text]:
+    """A function that says where the runs stand, from their logs."""
+
+    def lines() -> Iterator[str]:
+        planned = {run.key: (variant, seed) for variant, seed, run in study.planned()}
+        done = sum((study.out / key / "result.json").exists() for key in planned)
+        yield f"{study.claim.name}: {done} of {len(planned)} runs done"
+        for key, (variant, seed) in planned.items():
+            folder = study.out / key
+            if (folder / "lock").exists() and not (folder / "result.json").exists():
+                epochs = training.epochs_of(folder)
+                error = f", training error {100 * epochs[-1][2]:.1f} %" if epochs else ""
+                yield f"  {variant}, seed {seed}: {len(epochs)} epochs done{error}"
+
+    return lambda: Text("\n".join(lines()))

@@ -1,0 +1,74 @@
+"""From a claim's settings to a network: one of `pyalexnet.nets`, with layers changed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from pyalexnet import nets
+from pyalexnet.errors import ArgumentError
+from pyalexnet.nets import layers
+from pyalexnet.nets.layers import Layer
+from pyalexnet.nets.recipe import Augment, Recipe
+from pyalexnet.nets.spec import NetSpec
+
+from .claim import Settings
+
+_OF_RECIPE = set(inspect.signature(Recipe.override).parameters) - {"self"}
+_OF_AUGMENT = {each.name for each in fields(Augment)}
+# Settings that are no network's: see `training`.
+OF_TRAINING = {"crop", "stop_below", "ten_crop", "shuffled"}
+
+
+def build(settings: Settings, classes: int, stored: tuple[int, int, int]) -> NetSpec:
+    """The network, with its recipe, for stored images (H, W, C).
+
+    Settings are `net`; arguments of its function; those of `Recipe.override`; fields of `Augment`;
+    `crop`, the side of what a network with augmentation sees; and `layers`, see `changed`.
+    """
+    make = nets.get(settings["net"])
+    arguments = set(inspect.signature(make).parameters)
+    known = arguments | _OF_RECIPE | _OF_AUGMENT | OF_TRAINING | {"net", "layers"}
+    if odd := sorted(settings.keys() - known):
+        raise ArgumentError(f"{settings['net']} has no setting {odd[0]}.")
+    height, width, channels = stored
+    side = settings.get("crop", 0)
+    shape = (side or height, side or width, channels)
+    spec = make(classes=classes, input_shape=shape, **_some(settings, arguments))
+    recipe = spec.recipe.override(**_some(settings, _OF_RECIPE))
+    if recipe.augment is not None:
+        augment = {"stored": min(height, width), **_some(settings, _OF_AUGMENT)}
+        recipe = replace(recipe, augment=replace(recipe.augment, **augment))
+    return changed(replace(spec, recipe=recipe), settings.get("layers", {}))
+
+
+def changed(spec: NetSpec, changes: Mapping[str, Any]) -> NetSpec:
+    """The network with other layers.
+
+    changes: by a layer's kind or name, of which the name counts more. False leaves the layer out; a
+    table sets its fields, and `kind` makes it a layer of another kind with what it had in common.
+    """
+    names = {key for layer in spec.layers for key in (type(layer).__name__, layer.name)}
+    if odd := sorted(changes.keys() - names):
+        raise ArgumentError(f"{spec.name} has no layer {odd[0]}, neither as kind nor as name.")
+    new = []
+    for layer in spec.layers:
+        wanted = [changes[key] for key in (type(layer).__name__, layer.name) if key in changes]
+        if False not in wanted:
+            new.append(_with(layer, {k: v for table in wanted for k, v in table.items()}))
+    return replace(spec, layers=tuple(new))
+
+
+def _with(layer: Layer, values: dict[str, Any]) -> Layer:
+    kind: Any = getattr(layers, values.pop("kind", type(layer).__name__))
+    has = {each.name for each in fields(kind)}
+    if odd := sorted(values.keys() - has):
+        raise ArgumentError(f"{layer.name} has no {odd[0]}; some of {', '.join(sorted(has))} do.")
+    made: Layer = kind(**{**_some(vars(layer), has), **values})
+    return made
+
+
+def _some(values: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in names}

@@ -1,0 +1,128 @@
+"""A claim's picture, from its record: what was measured on the left, what it says on the right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyalexnet.files import replacing
+from pyalexnet.show.page import check_matplotlib
+
+from .claim import Claim, Effect
+from .record import Found, Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Distinct in every kind of colour blindness (Okabe and Ito's).
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5609a", "#8a6d00", "#3a9bd9", "#1f2328", "#777777")
+_INK, _SOFT, _PRINTED = "#1f2328", "#59636e", "#c2410c"
+_COLUMNS = {"train_loss": 1, "train_error": 2, "test_error": 4}  # of an epoch's row
+_DPI = 130
+
+
+def draw(claim: Claim, record: Record, path: Path) -> None:
+    """Draw a record into a PNG."""
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
+    rows = len(record.effects)
+    figure = Figure(figsize=(11, max(3.6, 1.5 + 0.85 * rows)), dpi=_DPI, layout="constrained")
+    figure.suptitle(claim.title, x=0.01, ha="left", fontsize=12, color=_INK, weight="bold")
+    grid = figure.add_gridspec(rows, 2, width_ratios=(1.15, 1))
+    left = figure.add_subplot(grid[:, 0])
+    _panels()[claim.picture](left, claim, record)
+    _plain(left)
+    for row, (effect, found) in enumerate(zip(claim.effects, record.effects, strict=True)):
+        _effect(figure.add_subplot(grid[row, 1]), effect, found)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _panels() -> Mapping[str, Callable[[Axes, Claim, Record], None]]:
+    return {"signal": _signal, "chroma": _chroma, **dict.fromkeys(_COLUMNS, _curves)}
+
+
+def _curves(axes: Axes, claim: Claim, record: Record) -> None:
+    """A line for each seed, by variant, against epochs."""
+    column = _COLUMNS[claim.picture]
+    scale = 1 if claim.picture == "train_loss" else 100
+    for (variant, seeds), colour in zip(record.runs.items(), _COLOURS, strict=False):
+        name = variant
+        if variant in record.rates:
+            name += f", rate {record.rates[variant]:g}"
+        for run in seeds.values():
+            # What is measured as training goes stands in the middle of its epoch.
+            middle = 0.5 if claim.picture.startswith("train") else 0.0
+            xs = [row[0] - middle for row in run.epochs]
+            ys = [scale * row[column] for row in run.epochs]
+            axes.plot(xs, ys, color=colour, linewidth=1.2, alpha=0.8, label=name)
+            name = "_"
+    if target := claim.train.get("stop_below"):
+        axes.axhline(target, color=_SOFT, linewidth=0.8, linestyle=":")
+    unit = "nats" if scale == 1 else "%"
+    axes.set_ylabel(f"{claim.picture.replace('train', 'training').replace('_', ' ')}, {unit}")
+    axes.set_xlabel("epochs")
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _signal(axes: Axes, claim: Claim, record: Record) -> None:
+    """The share of each layer's output that depends on the image, before training."""
+    for (variant, seeds), colour in zip(record.runs.items(), _COLOURS, strict=False):
+        name = variant
+        for run in seeds.values():
+            ys = [100 * max(share or 0.0, 1e-7) for share in run.signal.values()]
+            axes.semilogy([*run.signal], ys, color=colour, linewidth=1.2, alpha=0.8, label=name)
+            name = "_"
+    axes.set_ylabel("% of a layer's output that depends on the image, at the start")
+    axes.tick_params(axis="x", rotation=60)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _chroma(axes: Axes, claim: Claim, record: Record) -> None:
+    """The share of chroma in either half of the first layer's filters, joined for each seed."""
+    for place, seeds in enumerate(record.runs.values()):
+        for number, run in enumerate(seeds.values()):
+            x = place + (number - (len(seeds) - 1) / 2) * 0.5 / len(seeds)
+            ys: Any = [run.values["chroma_first"], run.values["chroma_second"]]
+            named = not place and not number
+            axes.plot([x, x], ys, color=_SOFT, linewidth=1)
+            axes.plot(x, ys[0], "o", color=_COLOURS[0], label="first" if named else "_")
+            axes.plot(x, ys[1], "s", color=_COLOURS[1], label="second" if named else "_")
+    axes.set_xticks(range(len(record.runs)), [*record.runs])
+    axes.set_ylabel("chroma in conv1's filters, % of their energy")
+    axes.legend(title="half of the filters, a tower's", frameon=False, fontsize=8)
+
+
+def _effect(axes: Axes, effect: Effect, found: Found) -> None:
+    """Each seed's value, the interval of their mean, what was printed, and no effect."""
+    values = [value for value in found.values.values() if value is not None]
+    axes.plot(values, [0] * len(values), "o", color=_COLOURS[0], alpha=0.5, markersize=4)
+    if found.mean is not None and found.low is not None and found.high is not None:
+        axes.plot([found.low, found.high], [0, 0], color=_COLOURS[0], linewidth=2.5)
+        axes.plot(found.mean, 0, "|", color=_COLOURS[0], markersize=14, markeredgewidth=2.5)
+    for level, style, colour in ((effect.none, ":", _SOFT), (effect.printed, "--", _PRINTED)):
+        if level is not None:
+            axes.axvline(level, color=colour, linewidth=1.2, linestyle=style)
+    printed = "" if effect.printed is None else f" (2012: {effect.printed:g})"
+    unit = f", {effect.unit}" if effect.unit else ""
+    axes.set_title(
+        f"{effect.says}{unit}{printed}: {found.verdict}", fontsize=8.5, loc="left", color=_INK
+    )
+    axes.set_yticks([])
+    axes.set_ylim(-1, 1)
+    _plain(axes)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8, colors=_INK, length=2)
+    axes.xaxis.label.set_fontsize(9)
+    axes.yaxis.label.set_fontsize(9)
+    low, high = axes.get_xlim()
+    if not math.isfinite(high - low):
+        axes.set_xlim(0, 1)

@@ -1,0 +1,445 @@
+"""The paper's claims, at toy size: every one runs, is recorded, resumes; what is planted shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.evidence import claim as claims
+from bench.evidence import effects, measures, networks, page, picture, record, study, training
+from bench.evidence.claim import Claim, Effect
+from bench.evidence.effects import Interval
+from bench.evidence.measures import Result
+from bench.evidence.record import Record
+from bench.evidence.study import Study
+from pyalexnet.errors import ArgumentError
+from training import environment, photographs
+
+CLAIMS = {claim.name: claim for claim in claims.every()}
+SIDES = {"cifar10": 16, "photographs": 72}
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with toy images of each kind; runs that claims share are trained there once."""
+    folder = tmp_path_factory.mktemp("evidence")
+    for kind, side in SIDES.items():
+        photographs(folder / f"{kind}.npz", side=side, channels=3)
+    return folder
+
+
+def toy(claim: Claim, **settings: Any) -> Claim:
+    """The claim on two seeds, with hardly any images to see, and networks a 16th as wide."""
+    small: dict[str, Any] = {"epochs": 2, "batch_size": 25, **settings}
+    if claim.data == "photographs":
+        small |= {"crop": 67}
+        widths = {**claim.train, "width": claim.train.get("width", 1) / 16}
+        claim = dataclasses.replace(claim, train=widths)
+    variants = {
+        name: own | ({"width": own["width"] / 16} if "width" in own else {})
+        for name, own in claim.variants.items()
+    }
+    search = claim.search and dataclasses.replace(claim.search, rates=(0.001, 0.002), epochs=1)
+    train = {**claim.train, **small}
+    return dataclasses.replace(claim, seeds=2, train=train, variants=variants, search=search)
+
+
+def carried_out(claim: Claim, room: Path) -> Record:
+    """The record of a claim's runs, all in this process."""
+    out = room / "runs"
+    made = Study(claim, str(room / f"{claim.data}.npz"), out, claim.seeds, "cpu")
+    study.carry_out(made, study.in_this_process(out), lambda: None)
+    found = made.record("toys", "a test")
+    assert found is not None and found.complete
+    return found
+
+
+# Every claim
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_claim_runs_and_can_be_read(name: str, room: Path) -> None:
+    """All its variants train, all its measures are numbers, and its page and picture are made."""
+    claim = toy(CLAIMS[name])
+    found = carried_out(claim, room)
+    for effect, one in zip(claim.effects, found.effects, strict=True):
+        assert sorted(one.values) == [1, 2]
+        if not effect.measure.startswith("epochs_to"):
+            assert one.mean is not None and one.low is not None and one.low <= one.mean
+    for run in (run for each in found.runs.values() for run in each.values()):
+        assert not run.failed and all(run.values[name] is not None for name in claim.reports)
+        assert all(share is not None for share in run.signal.values())
+    path = record.write(found, room / "records")
+    assert record.read(claim.name, path.parent) == found
+    told = page.document(path.parent)
+    assert f"## {claim.number} {claim.title}" in told and claim.paper in told
+    drawn = page.picture_of(claim, room)
+    picture.draw(claim, found, drawn)
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+
+
+def test_variants_differ_by_what_they_say() -> None:
+    """Each variant's network or recipe is its own, and all see the same images."""
+    for claim in CLAIMS.values():
+        shape = (32, 32, 3) if claim.data == "cifar10" else (128, 128, 3)
+        specs = [networks.build(claim.settings(name), 10, shape) for name in claim.variants]
+        assert len({repr(spec) for spec in specs}) == len(specs), claim.name
+        assert len({spec.input_shape for spec in specs}) == 1
+
+
+def test_tanh_in_place_of_every_relu() -> None:
+    claim = CLAIMS["relu"]
+    relu, tanh = (networks.build(claim.settings(name), 10, (32, 32, 3)) for name in claim.variants)
+    neurons = [str(spec.layers) for spec in (relu, tanh)]
+    assert [text.count("Relu(") + text.count("'relu'") for text in neurons] == [3, 0]
+    assert [text.count("Tanh(") + text.count("'tanh'") for text in neurons] == [0, 3]
+    assert tanh.recipe == relu.recipe
+    assert all(relu.recipe.decay(name) == 0 for name in relu.param_shapes())
+
+
+@pytest.mark.parametrize(("name", "shape"), [("pooling", 32), ("pooling-alexnet", 128)])
+def test_pools_of_either_size_leave_the_other_layers_as_they_are(name: str, shape: int) -> None:
+    claim = CLAIMS[name]
+    specs = [networks.build(claim.settings(v), 10, (shape, shape, 3)) for v in claim.variants]
+    assert specs[0].num_parameters == specs[1].num_parameters
+
+
+# What is planted shows
+
+
+def learning(**variants: Any) -> Claim:
+    """Claim 1 so that the toy images are learnt in a few epochs, without the search."""
+    claim = toy(CLAIMS["relu"], epochs=12, batch_size=10, lr=0.001, stop_below=0)
+    wide = {"conv1": {"std": 0.002}, "conv2": {"std": 0.05}, "conv3": {"std": 0.05}}
+    own = claim.variants | variants
+    for name, one in own.items():
+        changes = one.get("layers", {})
+        layers = {key: {**wide.get(key, {}), **changes.get(key, {})} for key in {**wide, **changes}}
+        own[name] = {**one, "layers": layers}
+    return dataclasses.replace(claim, search=None, variants=own)
+
+
+def ratios(claim: Claim, room: Path) -> list[float | None]:
+    """tanh's epochs over ReLU's, seed by seed; on toy images either may win."""
+    return [*carried_out(claim, room).effects[0].values.values()]
+
+
+def test_tanh_for_relu_takes_the_effect_away(room: Path) -> None:
+    claim = learning()
+    honest = ratios(claim, room)
+    assert all(value is not None and abs(value - 1) > 0.1 for value in honest), honest
+    relu, tanh = claim.variants["relu"], claim.variants["tanh"]
+    assert ratios(learning(relu=tanh), room) == [1, 1]
+    turned = ratios(learning(relu=tanh, tanh=relu), room)
+    assert turned == pytest.approx([1 / value for value in honest if value], rel=1e-5)
+
+
+def test_shuffled_labels_are_not_learnt(room: Path) -> None:
+    claim = learning()
+    shuffled = dataclasses.replace(claim, train={**claim.train, "shuffled": True})
+    record_ = carried_out(shuffled, room)
+    assert record_.effects[0].verdict == "open" and record_.effects[0].mean is None
+    told = "\n".join(page.summary(shuffled, record_))
+    assert "not reached by 2 of 2 seeds" in told
+    learnt, guessed = (
+        carried_out(one, room).runs["relu"][1].epochs[-1][2] for one in (claim, shuffled)
+    )
+    assert learnt < 0.25 < guessed
+
+
+def test_wider_initial_weights_let_more_of_the_image_through(room: Path) -> None:
+    """And the other way round if the two starts are exchanged."""
+    claim = toy(CLAIMS["starts"], epochs=1)
+    (effect,) = (one for one in claim.effects if one.measure == "signal")
+    claim = dataclasses.replace(claim, effects=(effect,))
+    turned = dataclasses.replace(effect, of=effect.over, over=effect.of)
+    honest, swapped = (
+        carried_out(dataclasses.replace(claim, effects=(one,)), room).effects[0]
+        for one in (effect, turned)
+    )
+    assert honest.mean is not None and swapped.mean is not None
+    assert honest.mean > 1 > swapped.mean
+
+
+def test_the_best_rate_is_found(room: Path) -> None:
+    """Too small a rate learns nothing; one that is too large fails, and is recorded as such."""
+    search = claims.Search(rates=(1e-6, 0.001, 0.05), epochs=8, error=25)
+    claim = dataclasses.replace(learning(), search=search, seeds=1)
+    found = carried_out(claim, room)
+    assert found.rates["relu"] == 0.001
+    slow, taken, diverged = found.searched["relu"].values()
+    assert slow[0] is None and taken[0] is not None and diverged == (None, 100)
+
+
+# Measures
+
+
+def finished(*epochs: Sequence[float], **values: Any) -> Result:
+    """A result with these epochs: training loss and error, test loss and error."""
+    rows = tuple((float(number), *row) for number, row in enumerate(epochs, 1))
+    given: dict[str, Any] = {
+        "data": "toys",
+        "images": (1, 1),
+        "classes": 4,
+        "parameters": 1,
+        "chroma": (0.0, 0.0),
+        "chroma_learnt": (0.0, 0.0),
+        "signal": {"images": 1.0, "fc": 0.25},
+        "ten_crop": None,
+        "failed": "",
+        "seconds": 3.0,
+        "commit": "",
+    }
+    return Result(epochs=rows, **{**given, **values})  # type: ignore[arg-type]
+
+
+RUN = finished((1.3, 0.7, 1.2, 0.6), (0.9, 0.4, 0.8, 0.3), (0.5, 0.2, 1.1, 0.35), ten_crop=0.32)
+
+
+@pytest.mark.parametrize(
+    ("measure", "at", "expected"),
+    [
+        ("train_error", None, 20),
+        ("train_loss", None, 0.5),
+        ("test_error", None, 35),
+        ("gap", None, 15),
+        ("rise", None, 0.3),
+        ("learnt", None, math.log(4) - 0.5),
+        ("epochs_to_error", 40, 1.5),
+        ("epochs_to_error", 30, 2),
+        ("epochs_to_error", 75, 0.5),
+        ("epochs_to_error", 10, math.nan),
+        ("epochs_to_loss", 0.7, 2),
+        ("signal", None, 25),
+        ("ten_crop_error", None, 32),
+        ("ten_crop_gain", None, 3),
+        ("seconds", None, 3),
+        ("parameters", None, 1),
+    ],
+)
+def test_measures_by_hand(measure: str, at: float | None, expected: float) -> None:
+    assert measures.of(RUN, measure, at) == pytest.approx(expected, nan_ok=True)
+    assert math.isnan(measures.of(dataclasses.replace(RUN, failed="diverged"), measure, at))
+
+
+def test_every_measure_of_a_claim_exists() -> None:
+    for claim in CLAIMS.values():
+        for measure in (*claim.reports, *(effect.measure for effect in claim.effects)):
+            assert callable(getattr(measures, measure, None)), f"{claim.name}: {measure}"
+
+
+def test_chroma_of_grey_and_coloured_halves() -> None:
+    draws = np.random.default_rng(0)
+    grey = np.repeat(draws.standard_normal((6, 5, 5, 1)), 3, axis=3)
+    colour = draws.standard_normal((6, 5, 5, 3))
+    colour -= colour.mean(axis=3, keepdims=True)
+    halves = np.concatenate([grey, colour]).astype(np.float32)
+    assert measures.chroma_shares(halves) == pytest.approx((0, 1), abs=1e-6)
+    mixed = measures.chroma_shares(np.concatenate([halves[::2], halves[1::2]]))
+    apart = finished((1, 1, 1, 1), chroma=measures.chroma_shares(halves))
+    together = finished((1, 1, 1, 1), chroma=mixed)
+    assert measures.apart(apart) == pytest.approx(100, abs=1e-4)
+    assert measures.apart(together) < 30
+    one = np.array([[1, 0, 0], [1, 1, 1]], np.float32).reshape(2, 1, 1, 3)
+    assert measures.chroma_shares(one) == pytest.approx((2 / 3, 0))
+
+
+# Intervals and verdicts
+
+
+def test_interval_by_hand() -> None:
+    """1, 2, 3, 4, 5: deviation sqrt(2.5), t = 2.776 with four degrees of freedom."""
+    found = effects.interval([1, 2, 3, 4, 5])
+    half = 2.776 * math.sqrt(2.5 / 5)
+    assert dataclasses.astuple(found) == pytest.approx((3, 3 - half, 3 + half))
+    assert effects.interval([7]) == Interval(7, -math.inf, math.inf)
+    for lacking in ([], [1, math.nan]):
+        assert math.isnan(effects.interval(lacking).mean)
+
+
+def test_quantiles_cover_what_they_say() -> None:
+    """Of 4,000 samples of normal numbers, 95 % have 0 in their interval, give or take .014."""
+    draws = np.random.default_rng(1)
+    for count in (2, 3, 5, 14, 20):
+        found = [effects.interval(list(draws.standard_normal(count))) for _ in range(4000)]
+        covered = np.mean([one.low <= 0 <= one.high for one in found])
+        assert abs(covered - 0.95) < 0.018, count
+
+
+EFFECT = Effect(says="x", measure="test_error", of="a", over="b", none=0, printed=2)
+LONE = {"by": "value", "over": "", "none": None, "printed": 19, "fewer": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "bounds", "verdict"),
+    [
+        ({}, (1, 3), "confirmed"),
+        ({}, (2.5, 3), "confirmed"),
+        ({}, (0.5, 1.9), "refuted"),
+        ({}, (-1, 1.9), "refuted"),
+        ({}, (-2, -1), "refuted"),
+        ({}, (-1, 3), "open"),
+        ({"printed": None}, (0.1, 0.2), "confirmed"),
+        ({"printed": None}, (-0.2, 0), "refuted"),
+        ({"printed": None}, (-0.2, 0.1), "open"),
+        (LONE, (18, 19.5), "confirmed"),
+        (LONE, (17, 18), "confirmed"),
+        (LONE, (19.1, 20), "refuted"),
+        ({"none": None, "printed": None}, (1, 2), ""),
+        ({}, (-math.inf, math.inf), "open"),
+        ({"none": None}, (-math.inf, math.inf), "open"),
+        ({}, (math.nan, math.nan), "open"),
+    ],
+)
+def test_verdicts(changes: dict[str, Any], bounds: tuple[float, float], verdict: str) -> None:
+    effect = dataclasses.replace(EFFECT, **changes)
+    found = Interval(sum(bounds) / 2 if math.isfinite(sum(bounds)) else bounds[0], *bounds)
+    found = dataclasses.replace(found, mean=0.0) if math.isinf(found.low) else found
+    assert effects.verdict(effect, found, same=True) == verdict
+    smaller = "not at this scale" if verdict == "refuted" else verdict
+    assert effects.verdict(effect, found, same=False) == smaller
+
+
+def test_effects_are_paired_by_seed() -> None:
+    errors = {"a": {1: 0.5, 2: 0.6, 4: 0.9}, "b": {1: 0.4, 2: 0.3, 3: 0.1}}
+    runs = {
+        name: {seed: finished((1, 1, 1, error)) for seed, error in each.items()}
+        for name, each in errors.items()
+    }
+    assert effects.values(EFFECT, runs) == pytest.approx({1: 10, 2: 30})
+    ratio = dataclasses.replace(EFFECT, by="ratio")
+    assert effects.values(ratio, runs) == pytest.approx({1: 1.25, 2: 2})
+    found = effects.estimate(ratio, [1.25, 2])
+    assert found.mean == pytest.approx(math.sqrt(2.5)) and found.low > 0
+
+
+# Resuming
+
+
+def without_times(path: Path) -> str:
+    """A record's text without the entries that may differ."""
+    found = record.read(path.stem, path.parent)
+    assert found is not None
+    for each in found.runs.values():
+        for run in each.values():
+            del run.values["seconds"]
+    return repr({**vars(found), **dict.fromkeys(record.TIMES)})
+
+
+def test_killed_and_resumed_the_record_is_the_same(room: Path, tmp_path: Path) -> None:
+    """A run is killed at some time after its first checkpoint, and the study called again."""
+    claim = dataclasses.replace(learning(), seeds=1)
+    data = str(room / "cifar10.npz")
+    texts = []
+    for name in ("whole", "killed"):
+        out = tmp_path / name
+        made = Study(claim, data, out, claim.seeds, "cpu")
+        if name == "killed":
+            kill_one(out / made.missing()[0].key)
+            assert made.record("", "") is None
+        study.carry_out(made, study.in_this_process(out), lambda: None)
+        found = made.record("", name)
+        assert found is not None
+        texts.append(without_times(record.write(found, tmp_path / f"records-{name}")))
+    assert texts[0] == texts[1]
+
+
+def kill_one(folder: Path) -> None:
+    """Begin a run in a process of its own, and kill it once it has a checkpoint."""
+    command = [sys.executable, "-m", "bench.evidence.training", str(folder)]
+    root = Path(study.__file__).parents[2]
+    process = subprocess.Popen(command, cwd=root, env=environment(PYALEXNET_THREADS="1"))
+    while not any((folder / "checkpoints").glob("step-*")) and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "result.json").exists()
+    assert 1 <= len(training.epochs_of(folder)) < 12
+
+
+def test_side_by_side_in_a_budget(room: Path, tmp_path: Path) -> None:
+    """Two processes finish what there is time for, without time nothing, and leave the rest."""
+    claim = dataclasses.replace(learning(), seeds=1)
+    made = Study(claim, str(room / "cifar10.npz"), tmp_path, claim.seeds, "cpu")
+    told: list[int] = []
+    for seconds, done in ((0, 0), (200, 2)):
+        train = study.side_by_side(tmp_path, seconds, 2, 2)
+        study.carry_out(made, train, lambda: told.append(len(made.missing())))
+        assert len(made.done) == done
+    assert told[-1] == 0
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"colour": 1}, "cifar-19pct has no setting colour"),
+        ({"layers": {"conv9": {"std": 1}}}, "has no layer conv9, neither as kind nor as name"),
+        ({"layers": {"conv1": {"width": 1}}}, "conv1 has no width; some of activation, bias"),
+    ],
+)
+def test_unknown_settings_are_refused(settings: dict[str, Any], part: str) -> None:
+    with pytest.raises(ArgumentError, match=part):
+        networks.build({"net": "cifar-19pct", **settings}, 10, (32, 32, 3))
+
+
+def test_unknown_claims_and_variants_are_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"claim is 'lnr'; one of these was expected: 1 relu"):
+        claims.named("lnr")
+    assert [claim.name for claim in claims.named("3")] == ["lrn", "lrn-alexnet"]
+    effect = dataclasses.replace(EFFECT, of="softplus")
+    with pytest.raises(ArgumentError, match="an effect is of 'softplus'; one of relu, tanh"):
+        dataclasses.replace(CLAIMS["relu"], effects=(effect,))
+    with pytest.raises(ArgumentError, match="by is 'value' and over 'b'"):
+        dataclasses.replace(EFFECT, by="value")
+
+
+# The page
+
+
+def test_the_page_is_what_the_records_say() -> None:
+    """`python -m bench.evidence --page` writes it; a claim has a record and a picture, or none."""
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert text == page.document()
+    for claim in CLAIMS.values():
+        kept = record.read(claim.name)
+        assert (kept is not None) == page.picture_of(claim).exists()
+        if kept is not None:
+            assert [one.says for one in kept.effects] == [one.says for one in claim.effects]
+
+
+def kept_records() -> Iterator[tuple[Claim, Record]]:
+    for claim in CLAIMS.values():
+        if (kept := record.read(claim.name)) is not None:
+            yield claim, kept
+
+
+def test_records_agree_with_their_curves() -> None:
+    """Means, intervals and verdicts follow from values; these, where an epoch has them, from it."""
+    columns = {"train_loss": (1, 1), "train_error": (2, 100), "test_error": (4, 100)}
+    for claim, kept in kept_records():
+        for effect, found in zip(claim.effects, kept.effects, strict=True):
+            numbers = [math.nan if v is None else v for v in found.values.values()]
+            again = effects.estimate(effect, numbers)
+            bounds = (found.mean, found.low, found.high)
+            for now, then in zip(dataclasses.astuple(again), bounds, strict=True):
+                if then is not None:
+                    assert now == pytest.approx(then, rel=1e-4, abs=1e-4)
+            same = effect.same and not kept.data.note
+            assert effects.verdict(effect, again, same=same) == found.verdict
+        for run in (run for each in kept.runs.values() for run in each.values()):
+            for name in columns.keys() & run.values.keys():
+                column, scale = columns[name]
+                assert run.values[name] == pytest.approx(scale * run.epochs[-1][column], rel=1e-4)
