@@ -101,8 +101,11 @@ class Claim:
 
 
 def load(path: Path) -> Claim:
-    """The claim in a file."""
+    """The claim in a file, which may take what it does not say from another, its `base`."""
     values = tomllib.loads(path.read_text(encoding="utf-8"))
+    if base := values.pop("base", None):
+        other = tomllib.loads(path.with_name(f"{base}.toml").read_text(encoding="utf-8"))
+        values = {**other, **values, "train": {**other["train"], **values["train"]}}
     try:
         return validated(Claim, {"name": path.stem, **values})
     except ValueError as error:

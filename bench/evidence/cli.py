@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "--budget", type=float, default=inf, metavar="MINUTES", help="stop after so long, and save"
     )
     made.add_argument("--data", help="; ".join(f"{kind}: {how}" for kind, how in _HOW.items()))
-    made.add_argument("--note", default="", help="what the data are, for the record and the page")
+    made.add_argument("--note", default="", help="what the data are, if not the originals")
     made.add_argument("--out", type=Path, default=Path("runs/evidence"), help="for the run folders")
     made.add_argument("--records", type=Path, default=record.FOLDER, help="for the record")
     made.add_argument("--images", type=Path, default=page.IMAGES, help="for the picture")
@@ -93,18 +93,18 @@ def _run(claim: Claim, options: argparse.Namespace, command: str) -> None:
     at_once = options.processes or (1 if backend == "cuda" else min(2, cores()))
     study = Study(claim, data, options.out, seeds, backend)
 
-    def recorded() -> None:
+    def recorded() -> record.Record | None:
         if (found := study.record(options.note, command)) is not None:
             record.write(found, options.records)
+            picture.draw(claim, found, page.picture_of(claim, options.images))
+        return found
 
-    train = side_by_side(options.out, 60 * options.budget, at_once, cores())
+    train = side_by_side(60 * options.budget, at_once, cores())
     with Live(get_renderable=_progress(study), refresh_per_second=1, redirect_stderr=False):
         carry_out(study, train, recorded)
-    recorded()
-    if (found := record.read(claim.name, options.records)) is None:
+    if (found := recorded()) is None:
         print(f"{claim.name}: no run is done yet; the same command goes on")
         return
-    picture.draw(claim, found, page.picture_of(claim, options.images))
     for line in page.summary(claim, found):
         print(line)
 

@@ -28,20 +28,24 @@ def build(settings: Settings, classes: int, stored: tuple[int, int, int]) -> Net
     Settings are `net`; arguments of its function; those of `Recipe.override`; fields of `Augment`;
     `crop`, the side of what a network with augmentation sees; and `layers`, see `changed`.
     """
-    make = nets.get(settings["net"])
-    arguments = set(inspect.signature(make).parameters)
-    known = arguments | _OF_RECIPE | _OF_AUGMENT | OF_TRAINING | {"net", "layers"}
+    make, own = nets.get(settings["net"]), arguments(settings)
+    known = own.keys() | _OF_RECIPE | _OF_AUGMENT | OF_TRAINING | {"net", "layers"}
     if odd := sorted(settings.keys() - known):
         raise ArgumentError(f"{settings['net']} has no setting {odd[0]}.")
     height, width, channels = stored
     side = settings.get("crop", 0)
     shape = (side or height, side or width, channels)
-    spec = make(classes=classes, input_shape=shape, **_some(settings, arguments))
+    spec = make(classes=classes, input_shape=shape, **own)
     recipe = spec.recipe.override(**_some(settings, _OF_RECIPE))
     if recipe.augment is not None:
         augment = {"stored": min(height, width), **_some(settings, _OF_AUGMENT)}
         recipe = replace(recipe, augment=replace(recipe.augment, **augment))
     return changed(replace(spec, recipe=recipe), settings.get("layers", {}))
+
+
+def arguments(settings: Settings) -> dict[str, Any]:
+    """The settings that are arguments of the network's function."""
+    return _some(settings, set(inspect.signature(nets.get(settings["net"])).parameters))
 
 
 def changed(spec: NetSpec, changes: Mapping[str, Any]) -> NetSpec:

@@ -92,18 +92,14 @@ def _table(every: Sequence[tuple[Claim, Record | None]]) -> Iterator[str]:
     yield "| claim | measured | 2012 | here: mean (interval) | verdict |"
     yield "|---|---|---:|---:|---|"
     for claim, record in every:
+        title = f"[{claim.title}](#{_anchor(claim)})" if record else claim.title
+        first = f"{claim.number} {title}"
         founds = record.effects if record else (None,) * len(claim.effects)
         for effect, found in zip(claim.effects, founds, strict=True):
-            unit = f", {effect.unit}" if effect.unit else ""
-            row = [f"{claim.number} [{claim.title}](#{_anchor(claim)})"] if record else []
-            row = row or [f"{claim.number} {claim.title}"]
-            row += [f"{effect.says}{unit}", printed(effect)]
-            row += (
-                [ours(effect, found), f"**{found.verdict}**" * bool(found.verdict)]
-                if found
-                else ["", "not run"]
-            )
-            yield f"| {' | '.join(row)} |"
+            said = effect.says + (f", {effect.unit}" if effect.unit else "")
+            told = (ours(effect, found), found.verdict) if found else ("", "not run")
+            yield f"| {' | '.join([first, said, printed(effect), *told])} |"
+            first = ""
 
 
 def _anchor(claim: Claim) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
+from typing import TypeAlias
 
 from .. import process
 from . import measures, record, training
@@ -17,8 +18,8 @@ from .training import Run
 
 # Where this package is imported from: a checkout, or the site packages.
 _ROOT = Path(__file__).resolve().parents[__name__.count(".")]
-# In seconds; a process is not ended before the budget is.
-_NO_LIMIT = 1e9
+
+Train: TypeAlias = Callable[[Sequence[Path]], Iterator[str]]
 
 
 @dataclass
@@ -53,11 +54,8 @@ class Study:
                     yield variant, seed, self._run(self.claim.settings(variant) | chosen, seed)
 
     def missing(self) -> list[Run]:
-        """Runs that are not done, each once, and folders with their descriptions for them."""
-        found = {run.key: run for _, _, run in self.planned() if self._result(run) is None}
-        for run in found.values():
-            training.prepare(run, self.out)
-        return [*found.values()]
+        """Runs that are not done, each once."""
+        return [*{run.key: run for _, _, run in self.planned() if not self._result(run)}.values()]
 
     def searched(self) -> dict[str, dict[float, Result]]:
         """By variant and learning rate, the finished runs of the search."""
@@ -126,54 +124,47 @@ class Study:
 
 def carry_out(
     study: Study,
-    train: Callable[[Iterable[Run]], Iterator[str]],
-    recorded: Callable[[], None],
+    train: Train,
+    recorded: Callable[[], object],
 ) -> None:
-    """Train what is missing, and what turns out to be after a search; record after each run.
+    """Train what is missing, and what turns out to be after a search; record whatever is new.
 
-    train: trains runs, and yields a sentence on each that failed, "" on one that is done.
+    train: trains the runs of folders, and yields on each a sentence if it failed, or else "".
     """
-    while missing := study.missing():
-        before = len(study.done)
-        for trouble in train(missing):
+    left = study.missing()
+    while left:
+        before = left
+        for trouble in train([training.prepare(run, study.out) for run in before]):
             if trouble:
                 print(trouble, file=sys.stderr)
-            recorded()
-        study.missing()  # reads what is new
-        if len(study.done) == before:
+            now = study.missing()
+            if now != left:
+                left = now
+                recorded()
+        if left == before:
             return
 
 
-def in_this_process(out: Path) -> Callable[[Iterable[Run]], Iterator[str]]:
+def in_this_process(folders: Sequence[Path]) -> Iterator[str]:
     """Trains one run after the other."""
-
-    def train(runs: Iterable[Run]) -> Iterator[str]:
-        for run in runs:
-            training.train(out / run.key)
-            yield ""
-
-    return train
+    for folder in folders:
+        training.train(folder)
+        yield ""
 
 
-def side_by_side(
-    out: Path, seconds: float, at_once: int, cores: int
-) -> Callable[[Iterable[Run]], Iterator[str]]:
-    """Trains `at_once` runs at a time, each in its process with its share of the cores.
+def side_by_side(seconds: float, at_once: int, cores: int) -> Train:
+    """A function that trains `at_once` runs at a time, each in a process, with its share of cores.
 
     When the seconds are over, running ones are stopped, and the next call goes on with them.
     """
     end = process.now() + seconds
     threads = {"PYALEXNET_THREADS": str(max(1, cores // at_once)), "PYTHONPATH": _path()}
 
-    def train(runs: Iterable[Run]) -> Iterator[str]:
+    def train(folders: Sequence[Path]) -> Iterator[str]:
+        program = (sys.executable, "-m", f"{__package__}.training")
         jobs = (
-            process.Job(
-                run.key,
-                (sys.executable, "-m", f"{__package__}.training", str((out / run.key).absolute())),
-                _NO_LIMIT,
-                out / run.key / "output.txt",
-            )
-            for run in runs
+            process.Job(each.name, (*program, str(each.absolute())), inf, each / "output.txt")
+            for each in folders
         )
         for ended in process.run(jobs, _ROOT, end - process.now(), at_once, threads):
             failed = ended.code not in (0, None)

@@ -39,7 +39,7 @@ from pyalexnet.training.watching import Record, Watcher
 
 from ..environment import commit
 from .measures import Epoch, Result, chroma_shares
-from .networks import build
+from .networks import arguments, build
 
 # Photographs that are not in a pack are stored at this size.
 _STORED = (128, 128)
@@ -134,6 +134,7 @@ def _trainer(run: Run, dataset: Dataset, folder: Path) -> Trainer:
         backend=backend.name,
         seed=run.seed,
         recipe=spec.recipe,
+        net_args=arguments(run.settings),
         print_freq=1000,
         keep=1,
         workers=1,
@@ -143,6 +144,7 @@ def _trainer(run: Run, dataset: Dataset, folder: Path) -> Trainer:
     params = spec.initial(run.seed) if start is None else start.params
     net = Net(spec, backend, run.seed, params=params, fused=config.fused)
     trainer = Trainer(config, dataset, net, mean_of(dataset, spec.recipe), RunFolder(folder))
+    trainer.folder.write_config(config)
     trainer.watchers = (Record(trainer.folder.log, lambda sentence: print(sentence)), _Orphan())
     if start is not None:
         trainer.restore(Position.from_mapping(start.meta.metrics), start.momentum)
