@@ -11,6 +11,10 @@
 // by cp.async. No step waits for the whole block: a stage is `full` when its bytes have arrived,
 // which the multiplying warps wait for, and `empty` when all of those are done with it.
 //
+// Two blocks on neighbouring tiles that need the same slices of the tiled operand are a cluster:
+// each loads half of every slice for both, so half as much of it comes out of the L2 cache. A stage
+// is then `empty` when the warps of both blocks are done with it, and both are told.
+//
 // Gathered elements are written by threads but read by wgmma, which
 // is not ordered after their writes: hence the fence before a slice is multiplied.
 //
@@ -270,7 +274,8 @@ __device__ __forceinline__ void put_sums(const Sums<T>& sums, int first_row, flo
 // ---------------------------------------------------------------------- the kernel
 
 // A block computes a TileM x TileN tile of C for one group and one part of the depth. Along the
-// grid the column tiles of C move fastest, then row tiles, groups, parts. Bound by operations.
+// grid the tiles of a cluster move fastest, then the column tiles of C, row tiles, groups, parts.
+// Bound by operations.
 template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 1)
     hopper_gemm_kernel(Problem problem, const __grid_constant__ simt::TensorMap map, GemmSize size,
                        float* partial) {

@@ -8,7 +8,7 @@
 #include <string>
 
 // The instructions exist for sm_90a alone. The host's pass sees them too, but generates no code for
-// them.
+// them. SIMT_HOPPER_READ is for a register that never changes: it need not be read each time.
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define SIMT_HOPPER(...) asm volatile(__VA_ARGS__)
 #define SIMT_HOPPER_READ(...) asm(__VA_ARGS__)
