@@ -34,6 +34,7 @@ _L1 = 41  # latency of the first cache (the same)
 _SLICES = {"wgmma": 64, "fma": 16}  # depth; others 32
 _WARPGROUP = 4  # warps
 _WARPGROUPS = 3  # of a block of hopper.cuh, two of which multiply
+_REGISTER = re.compile(r"\b(?:U?P\d|UR\d+|R\d+)\b")
 _EXPONENTIAL = re.compile(r"\.(EX2|TANH)")
 _PHILOX = ("0x2daee0ad", "0xd2511f53")  # its multiplier, which SASS may write as negative
 
@@ -121,7 +122,9 @@ def worth(shape: Shape) -> Worth:
         avoided = (
             # Single elements: the last of a row. A rate, which all lanes load, is none.
             (one.name == "STG" and size <= 4)
-            or (one.name == "LDG" and (size < 4 or (size == 4 and one.conditional) or not loads))
+            or (
+                one.name == "LDG" and (size < 4 or (size == 4 and one.predicate != "") or not loads)
+            )
             or (one.name == "MUFU" and not shape.tanh and bool(_EXPONENTIAL.match(one.rest)))
             or (one.name == "F2FP" and shape.parts > 1)
             or (not shape.dropout and any(number in one.rest for number in _PHILOX))
@@ -149,13 +152,33 @@ def _of_warpgroups(shape: Shape, code: Code, pace: Pace) -> Time:
     return replace(summing if share == 1 else plain, clocks=clocks)
 
 
-def _bringing(code: Code, value: Worth) -> Around:
-    """The loop of a warp that copies, by the engine and by itself if it does both."""
+def _bringing(code: Code, value: Worth) -> tuple[Around, Around]:
+    """The loop of a warp that copies: with the engine's part and without it. Where the warps take
+    turns with it a warp has it in every fourth slice.
+    """
     names = {"LDGSTS", "UTMALDG"} & set(code.instructions)
-    number = code.instructions.index(sorted(names)[0])
-    found = ways.around(ways.through(code, number, value), names | {"SYNCS"})
-    assert found is not None, code.kernel
-    return found
+    number = code.instructions.index(min(names))
+
+    def without(one: Instruction) -> int:
+        return AVOIDED if one.name == "UTMALDG" else value(one)
+
+    full = ways.around(ways.through(code, number, value), {*names, "SYNCS"})
+    assert full is not None, code.kernel
+    less = ways.around(ways.through(code, number, without), {min(names), "SYNCS"})
+    return full, less or full
+
+
+def _in_turn(full: Way, less: Way) -> bool:
+    """Whether what decides on the engine's part is computed anew in each round."""
+    body, rest = [*ways.flat(full)], {id(one) for one in ways.flat(less)}
+    first = next((place for place, one in enumerate(body) if id(one) not in rest), 0)
+    decides = body[first - 1].predicate.strip("!")
+    for one in reversed(body[: first - 1]):
+        target, *sources = _REGISTER.findall(one.rest) or [""]
+        if one.name == "ISETP" and target == decides:
+            changed = {(_REGISTER.findall(each.rest) or [""])[0] for each in body}
+            return bool(changed & {*sources} - {"PT"})
+    return False
 
 
 def _loops(code: Code, name: str, value: Worth) -> Iterator[Around]:
@@ -169,9 +192,13 @@ def _loops(code: Code, name: str, value: Worth) -> Iterator[Around]:
                 yield found
 
 
-def _tile(shape: Shape, bringing: Around, multiplying: Around, pace: Pace) -> Time:
+def _tile(shape: Shape, bringing: tuple[Around, Around], multiplying: Around, pace: Pace) -> Time:
     """With all tiles like those that run that loop."""
-    copying, products = [*ways.flat(bringing.body)], [*ways.flat(multiplying.body)]
+    copying, others = ([*ways.flat(one.body)] for one in bringing)
+    products = [*ways.flat(multiplying.body)]
+    gather = warps.steady(copying, 1, pace)
+    if _in_turn(*(one.body for one in bringing)):
+        gather = (gather + (_WARPGROUP - 1) * warps.steady(others, 1, pace)) / _WARPGROUP
     tensor = [(_columns(one), one.rest.split()[1]) for one in products if one.name == "HGMMA"]
     large = [(columns, sums) for columns, sums in tensor if columns > 8]
     teams = max(1, shape.tile[0] // (64 * len(set(large))))  # warpgroups that share a tile
@@ -183,10 +210,10 @@ def _tile(shape: Shape, bringing: Around, multiplying: Around, pace: Pace) -> Ti
     cast = any(one.name == "UTMALDG" and "MULTICAST" in one.rest for one in copying)
     copied = sum(shape.tile) * shape.slice * shape.width
     read = teams * sum(2048 + 32 * columns for columns, _ in tensor) / per_round
-    own = sum(warps.passes(one) for one in copying if one.name in ("LDS", "STS"))
+    own = sum(one.name == "LDS" and warps.passes(one) > 0 for one in copying)  # few lines each
     slice_ = {
         "tensor": teams * sum(_HGMMA[columns] for columns, _ in tensor) / per_round,
-        "gather": warps.steady(copying, 1, pace) / rounds,
+        "gather": gather / rounds,
         "banks": (copied + read) / _BANKS + own * _WARPGROUP / rounds,
         "L2": (copied - tiled * cast / 2) / pace.l2,
         "issue": len(copying) / rounds + teams * len(products) / per_round,

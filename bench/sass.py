@@ -41,14 +41,15 @@ _LAST = ("EXIT", "RET")
 
 @dataclass(frozen=True)
 class Instruction:
-    """name: cut at the first dot ("HMMA", "LDSM"). rest: what follows it. stall: clocks until the
-    next one may issue. ends, frees: the barriers for its result and for its operands, if any.
-    waits: those that it waits for, a bit each. Without the codes all are 0 or None.
+    """name: cut at the first dot ("HMMA", "LDSM"). rest: what follows it. predicate: on which it
+    runs, such as "!P0". stall: clocks until the next one may issue. ends, frees: the barriers for
+    its result and for its operands, if any. waits: those that it waits for, a bit each. Without the
+    codes all are 0 or None.
     """
 
     name: str
     rest: str = ""
-    conditional: bool = False
+    predicate: str = ""
     stall: int = 0
     ends: int | None = None
     frees: int | None = None
@@ -186,7 +187,7 @@ def _code(kernel: str, lines: list[str]) -> Code:
 
 
 def _instruction(one: re.Match[str], code: int | None) -> Instruction:
-    about = (one["name"], one["rest"].strip(), one["predicate"] is not None)
+    about = (one["name"], one["rest"].strip(), (one["predicate"] or "").strip(" @"))
     if code is None:
         return Instruction(*about)
     # From the lowest bit on: 4 for the stall, one that is not used here, 3 and 3 for the barriers,

@@ -133,7 +133,9 @@ def _once(graph: _Graph, component: set[int], start: int) -> tuple[int, Way]:
     inside = {one: (graph.edges[one] & component) - {head} for one in component}
     back = {one for one in component if head in graph.edges[one]}
     weight, body = _longest(_Graph(inside, graph.weight, graph.shown), head, back)
-    return weight, (Loop(body),)
+    # Only a wait that did not succeed at once tries again.
+    tries = len(body) == 2 and isinstance(body[0], Instruction) and ".TRYWAIT" in body[0].rest
+    return weight + AVOIDED * tries, (Loop(body),)
 
 
 def _components(edges: Edges, start: int) -> list[set[int]]:

@@ -50,8 +50,8 @@ def way(made: Code, name: str) -> ways.Way:
 
 def test_the_codes_of_instructions() -> None:
     first, second = code("4 1 - 0 LDS R4, [R0]", "13 - 0 100010 @!P0 STG.E.128 [R2.64], R4").listing
-    assert first == Instruction("LDS", "R4, [R0]", False, 4, 1, None, 0)
-    assert second == Instruction("STG", ".E.128 [R2.64], R4", True, 13, None, 0, 0b100010)
+    assert first == Instruction("LDS", "R4, [R0]", "", 4, 1, None, 0)
+    assert second == Instruction("STG", ".E.128 [R2.64], R4", "!P0", 13, None, 0, 0b100010)
     assert warps.nbytes(second) == 16
     assert warps.nbytes(Instruction("STG", ".E.U16 [R2.64+0x2], R4")) == 2
     assert warps.nbytes(Instruction("STG", ".E desc[UR4][R2.64], R4")) == 4
@@ -174,6 +174,22 @@ def test_a_way_leads_through_what_is_named() -> None:
         assert name in names and other not in names
 
 
+def test_a_wait_succeeds_at_once() -> None:
+    """What tries again lies apart, and is longer."""
+    made = code(
+        "2 0 - 0 SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR5], R1",
+        "5 - - 1 @!P0 BRA `(.L_x_1)",
+        ".L_x_0:",
+        "1 - - 0 STG [R2], R1",
+        "5 - - 0 EXIT",
+        ".L_x_1:",
+        "2 0 - 0 SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR5], R1",
+        "5 - - 1 @!P0 BRA `(.L_x_1)",
+        "5 - - 0 BRA `(.L_x_0)",
+    )
+    assert [one.name for one in ways.flat(way(made, "STG"))] == ["SYNCS", "BRA", "STG", "EXIT"]
+
+
 # ----------------------------------------------------------------------------- products
 
 # 2 x 3 tiles of 256 x 128 on a depth of 40 slices: one wave.
@@ -194,8 +210,7 @@ def roles(
         ".L_x_0:",
         "2 0 - 0 SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R3], R2",
         "5 - - 1 NOP",
-        "1 - - 0 UTMALDG.2D [UR8], [UR28]",
-        *bring,
+        *(bring or ["1 - - 0 UTMALDG.2D [UR8], [UR28]"]),
         *["4 - - 0 LDGSTS.E.BYPASS.128 [R15], desc[UR16][R4.64], !P0"] * 16,
         "5 - - 0 @P1 BRA `(.L_x_0)",
         *tail,
@@ -227,11 +242,27 @@ def test_the_slices_of_warpgroups() -> None:
     assert time.clocks == time.edges + 40 * time.slice["L2"]
 
 
+@pytest.mark.parametrize("other", ["0x100", "UR9", "R11"])
+def test_warps_that_take_turns(other: str) -> None:
+    """By what a warp's number is compared with: it changes in the loop, or does not."""
+    engine = (
+        "1 - - 0 UIADD3 UR9, UR4, 0x1",
+        f"13 - - 0 ISETP.NE.AND P2, PT, R10, {other}, PT",
+        "5 - - 0 @P2 BRA `(.L_x_7)",
+        *["10 - - 0 IMAD R1, R1, R1"] * 10,
+        "1 - - 0 UTMALDG.2D [UR8], [UR28]",
+        ".L_x_7:",
+    )
+    gather = products.time(SHAPE, roles(engine), FAST).slice["gather"]
+    without = 30 + 5 + 1 + 13 + 5 + 16 * 4 + 5
+    assert gather == without + 101 * (1 / 4 if other == "UR9" else 1)
+
+
 def test_what_a_slice_waits_for() -> None:
     """A slow gather, then slow edges; both are predicted to take longer."""
     plain = products.time(SHAPE, roles(), FAST)
-    gathering = products.time(SHAPE, roles(bring=("15 - - 0 IMAD R1",) * 200), FAST)
-    assert (gathering.bound, gathering.slice["gather"]) == ("gather", 30 + 5 + 1 + 64 + 5 + 3000)
+    gathering = products.time(SHAPE, roles(("15 - - 0 IMAD R1",) * 200), FAST)
+    assert (gathering.bound, gathering.slice["gather"]) == ("gather", 30 + 5 + 64 + 5 + 3000)
     ending = products.time(SHAPE, roles(end=("15 - - 0 IMAD R1",) * 500), FAST)
     assert ending.bound == "edges"
     assert min(gathering.clocks, ending.clocks) > plain.clocks
@@ -249,7 +280,7 @@ def test_the_loop_that_stores_runs_until_all_is_stored() -> None:
 
 def test_multicast_halves_what_the_engine_fetches() -> None:
     alone, pair = (
-        products.time(SHAPE, roles(bring=(f"1 - - 0 UTMALDG.2D{cast} [UR8], [UR28]",)), FAST)
+        products.time(SHAPE, roles((f"1 - - 0 UTMALDG.2D{cast} [UR8], [UR28]",)), FAST)
         for cast in ("", ".MULTICAST")
     )
     assert alone.slice["L2"] - pair.slice["L2"] == pytest.approx(128 * 128 / 2 / 40)
@@ -292,9 +323,11 @@ def test_the_kernels_as_they_are() -> None:
     loops = [row for row in rows if row.times and row.operation.startswith("conv_")]
     assert len(loops) == 14
     for row in loops:
+        assert row.times is not None
         fast, slow = row.times
-        assert row.seconds[0] <= row.seconds[1]
-        assert fast.clocks <= slow.clocks
-        assert all(0 < value < 4000 for value in slow.slice.values()), row
+        assert fast.clocks <= slow.clocks and row.seconds[0] <= row.seconds[1]
+        assert row.seconds[0] > 0.05e-3 and row.seconds[1] < 0.5e-3
+        # A warp that gathers 256 lines is given 16 copies, each of some 5 to 100 clocks.
+        assert "patches" in row.how or 250 < fast.slice["gather"] < 1500
     document = model.document(model.choices({}), cards.get("h100"))
     assert "This is no measurement" in document.splitlines()[2]
