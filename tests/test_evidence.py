@@ -336,6 +336,13 @@ def test_verdicts(changes: dict[str, Any], bounds: tuple[float, float], verdict:
     assert effects.verdict(effect, found, same=False) == smaller
 
 
+def test_a_copy_of_the_data_refutes_nothing() -> None:
+    """Three seeds at 30 %, with the network of 26: with the images of 2012 that is refuted."""
+    runs = {"80sec": {seed: finished((1, 1, 1, 0.3 + seed / 1e4)) for seed in (1, 2, 3)}}
+    for note, verdict in (("", "refuted"), ("a JPEG copy", "not at this scale")):
+        assert record.found(CLAIMS["cuda-convnet"], runs, note)[0].verdict == verdict
+
+
 def test_effects_are_paired_by_seed() -> None:
     errors = {"a": {1: 0.5, 2: 0.6, 4: 0.9}, "b": {1: 0.4, 2: 0.3, 3: 0.1}}
     runs = {

@@ -31,7 +31,8 @@ record and the picture. It can be stopped at any time (`--budget MINUTES` does):
 goes on, and ends with the same numbers.
 
 Intervals are Student's for 95 %, over seeds, which differ in initial weights, order of images and
-masks. Two variants are compared seed by seed. The verdict follows from the interval alone:
+masks. Two variants are compared seed by seed. The verdict is on what the row says is measured, and
+follows from the interval alone:
 
 | verdict | the interval |
 |---|---|
