@@ -25,8 +25,8 @@ SCHEDULERS = 4
 _BANKS = 128  # bytes a clock (CUDA programming guide: 32 banks of 4 bytes)
 _REGISTERS = 65536
 # Clocks of m64nNk16 by N: half of N at the tensor cores' full rate, plus what a public probe of an
-# H100 found above that; N = 8 takes 18.9 there, a fifth of the rate.
-_HGMMA = {8: 18.9, 64: 32.8, 96: 48.7, 128: 65.0, 192: 97.1, 256: 129.3}
+# H100 found above that.
+_HGMMA = {64: 32.8, 96: 48.7, 128: 65.0, 192: 97.1, 256: 129.3}
 _LATENCY = (
     500  # clocks until the first copy of a slice arrives: L2 263, memory 479 (arXiv 2402.13499)
 )
@@ -140,16 +140,8 @@ def worth(shape: Shape) -> Worth:
 
 def _of_warpgroups(shape: Shape, code: Code, pace: Pace) -> Time:
     """Of a kernel whose copying and multiplying warps differ."""
-    bringing = _bringing(code, worth(shape))
-    variants = [_tile(shape, bringing, one, pace) for one in _loops(code, "HGMMA", worth(shape))]
-    plain, *others = sorted(variants, key=lambda one: one.clocks)
-    if not others:
-        return plain
-    # The blocks of the first column sum A's rows too. A single wave waits for them.
-    (summing,) = others[-1:]
-    share = 1.0 if plain.waves == 1 else 1 / shape.across
-    clocks = share * summing.clocks + (1 - share) * plain.clocks
-    return replace(summing if share == 1 else plain, clocks=clocks)
+    multiplying = next(_loops(code, "HGMMA", worth(shape)))
+    return _tile(shape, _bringing(code, worth(shape)), multiplying, pace)
 
 
 def _bringing(code: Code, value: Worth) -> tuple[Around, Around]:
@@ -184,7 +176,8 @@ def _in_turn(full: Way, less: Way) -> bool:
 def _loops(code: Code, name: str, value: Worth) -> Iterator[Around]:
     """The innermost loops that hold an instruction of that name."""
     seen: set[int] = set()
-    for number, one in enumerate(code.listing):
+    for number in sorted(ways.looping(code)):
+        one = code.listing[number]
         if one.name == name and id(one) not in seen:
             found = ways.around(ways.through(code, number, value), {name})
             if found is not None:
@@ -200,9 +193,8 @@ def _tile(shape: Shape, bringing: tuple[Around, Around], multiplying: Around, pa
     if _in_turn(*(one.body for one in bringing)):
         gather = (gather + (_WARPGROUP - 1) * warps.steady(others, 1, pace)) / _WARPGROUP
     tensor = [(_columns(one), one.rest.split()[1]) for one in products if one.name == "HGMMA"]
-    large = [(columns, sums) for columns, sums in tensor if columns > 8]
-    teams = max(1, shape.tile[0] // (64 * len(set(large))))  # warpgroups that share a tile
-    per_round = max(1, 16 * len(large) // len(set(large)) // shape.slice)
+    teams = max(1, shape.tile[0] // (64 * len(set(tensor))))  # warpgroups that share a tile
+    per_round = max(1, 16 * len(tensor) // len(set(tensor)) // shape.slice)
     by_threads = sum(one.name == "LDGSTS" for one in copying) * 16 * LANES * _WARPGROUP
     gathered = shape.tile["wgrad" in shape.op] * shape.slice * shape.width
     rounds = max(1, round(by_threads / gathered))  # slices in one of the loop that copies
