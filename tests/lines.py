@@ -19,7 +19,7 @@ COMMENTS = {
     ".hpp": "//",
     ".cpp": "//",
 }
-BUDGET = 28_690
+BUDGET = 28_710
 """To be lowered with the count. What has to raise it says why in its commit."""
 
 
