@@ -123,6 +123,9 @@ SLIPS = [
     Slip(ALL_TENSOR_CORES, "sums.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
     Slip("hopper", "hopper.cuh", "at < depth_end)", "at < depth_end + SLIP)"),
     Slip(
+        "hopper", "hopper.cuh", "< slices && speaks", "< slices + SLIP * 4 && speaks", "its block"
+    ),
+    Slip(
         "patch",
         PATCH,
         "pixel >= patch.shape.pixels",

@@ -392,13 +392,9 @@ def run_on(
     path = os.pathsep.join(map(str, (root, root / "tests")))
     settings = {"PYTHONPATH": path, "PYALEXNET_TEST_BACKENDS": backend}
     arguments = (
-        "-q",
-        "-x",
-        "--tb=short",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        "ignore::pytest.PytestCacheWarning",
+        # A mutation may cause a hang: that is seen, too.
+        *("-q", "-x", "--tb=short", "--timeout", "60", "--timeout-method", "thread"),
+        *("-p", "no:cacheprovider", "-W", "ignore::pytest.PytestCacheWarning"),
         *options,
     )
     done = subprocess.run(
