@@ -19,7 +19,7 @@ COMMENTS = {
     ".hpp": "//",
     ".cpp": "//",
 }
-BUDGET = 28_710
+BUDGET = 29_010
 """To be lowered with the count. What has to raise it says why in its commit."""
 
 
