@@ -22,7 +22,8 @@
 //
 // Bound by the tensor cores' rate, and by the banks of shared memory: a slice of 256 x 192 takes
 // the former 1,536 clocks, in which 56 KiB are written and 128 KiB read of the 192 KiB that the
-// banks can move. choice.cuh has the other tiles' figures.
+// banks can move. choice.cuh has the other tiles' figures. The gather is faster: its instructions
+// take a warp 430 to 600 clocks a slice.
 #pragma once
 
 #include "simt/hopper.hpp"
