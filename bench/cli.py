@@ -12,7 +12,7 @@ import pyalexnet
 from pyalexnet import nets
 from pyalexnet.errors import PyalexnetError
 
-from . import cards, environment, errors, forms, listing, peers, record, tables
+from . import cards, environment, errors, forms, listing, model, peers, record, tables
 from .device import Device, Gpu, Host
 from .results import Results
 
@@ -24,7 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     try:
         if choices := _listed(options):
-            print(listing.document(choices, cards.get(options.card)), end="")
+            card = cards.get(options.model or options.card)
+            print((model if options.model else listing).document(choices, card), end="")
             return 0
         if options.errors:
             print(_errors(options), end="")
@@ -75,7 +76,15 @@ def parser() -> argparse.ArgumentParser:
         "GPU's kernels by --dry-run; nothing is timed",
     )
     listed = made.add_argument_group("the launches of one training step, computed")
-    listed.add_argument("--list-step", action="store_true", help="list them; nothing is run")
+    what = listed.add_mutually_exclusive_group()
+    what.add_argument("--list-step", action="store_true", help="list them; nothing is run")
+    what.add_argument(
+        "--model",
+        metavar="CARD",
+        choices=("h100", "h200"),
+        help="predict their times from machine code, by nvcc and nvdisasm: h100 or h200; without "
+        "other choices for the paper's net, batch 256, bf16",
+    )
     listed.add_argument("--net", help="network (alexnet)")
     listed.add_argument("--preset", help="of alexnet (caffe)")
     listed.add_argument("--batch", type=int, help="images (128)")
@@ -87,9 +96,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _listed(options: argparse.Namespace) -> listing.Choices | None:
-    """What `--list-step` is to list; None without it."""
+    """What `--list-step` is to list, or `--model` to predict; None without either."""
     names = ("net", "preset", "batch", "precision", "unfused")
     chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.model:
+        return model.choices(chosen)
     if options.list_step:
         return listing.Choices(**chosen)
     if chosen:

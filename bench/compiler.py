@@ -74,31 +74,30 @@ def compiled(kernels: Path, architecture: str, folder: Path) -> list[Compiled]:
     Raises:
         RuntimeError: there is no compiler, or it refuses a file.
     """
-    compiler = nvcc()
-    if compiler is None:
-        raise RuntimeError("no nvcc was found")
     sources = sorted(kernels.glob("*.cu"))
     if not sources:
         raise RuntimeError(f"{kernels} has no .cu files; the sources come with a checkout only")
-
-    def one(source: Path) -> Compiled:
-        cubin = folder / f"{source.stem}.cubin"
-        virtual = architecture.replace("sm_", "compute_")
-        target = f"-gencode=arch={virtual},code={architecture}"
-        options = ["-std=c++17", target, "-Xptxas", "-v", f"-I{kernels}"]
-        command = [compiler, *options, "-cubin", str(source), "-o", str(cubin)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            raise RuntimeError(f"nvcc takes longer than {_TIMEOUT} s for {source.name}") from None
-        if done.returncode:
-            raise RuntimeError(
-                f"nvcc refuses {source.name}: {done.stderr.strip().splitlines()[:1]}"
-            )
-        return Compiled(source, architecture, cubin, tuple(parse(done.stderr)), done.stderr)
-
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(one, sources))
+        return list(pool.map(lambda source: compiled_file(source, architecture, folder), sources))
+
+
+def compiled_file(source: Path, architecture: str, folder: Path) -> Compiled:
+    """One file of those; headers lie beside it."""
+    compiler = nvcc()
+    if compiler is None:
+        raise RuntimeError("no nvcc was found")
+    cubin = folder / f"{source.stem}.cubin"
+    virtual = architecture.replace("sm_", "compute_")
+    target = f"-gencode=arch={virtual},code={architecture}"
+    options = ["-std=c++17", target, "-Xptxas", "-v", f"-I{source.parent}"]
+    command = [compiler, *options, "-cubin", str(source), "-o", str(cubin)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"nvcc takes longer than {_TIMEOUT} s for {source.name}") from None
+    if done.returncode:
+        raise RuntimeError(f"nvcc refuses {source.name}: {done.stderr.strip().splitlines()[:1]}")
+    return Compiled(source, architecture, cubin, tuple(parse(done.stderr)), done.stderr)
 
 
 def parse(report: str) -> Iterator[KernelResources]:

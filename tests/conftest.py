@@ -1,9 +1,9 @@
 """Which backends the tests run on, and what each marker leaves out.
 
-Every test that takes the fixture `be` runs on cpu (with `exact` too, if it convolves), on simcheck,
-on sim in its natural order or in one of three seeded ones, on cuda, and a fourth of its cases on
-cuda with a stand-in for the GPU (marker again has the rest: see `repeats`); tests that can depend
-on the order of streams (marker orders) run in each of the stand-in's twelve orders.
+Every test that takes the fixture `be` runs on cpu (with `exact` too, if it convolves), on simcheck
+or on sim in one of three seeded orders, on cuda, and a fourth of its cases on cuda with a stand-in
+for the GPU (marker again has the rest: see `repeats`); tests that can depend on the order of
+streams (marker orders) run in each of the stand-in's twelve orders.
 Tests that a run leaves out are deselected at collection, so that no skip hides among the passes,
 and the report's header says which backends run and why the others do not.
 """
@@ -29,7 +29,6 @@ from variants import (
     EVERY,
     EVERY_IN_EVERY_ORDER,
     EVERY_ORDER,
-    IN_ORDERS,
     KNOWN,
     REQUIRED,
     SELECTION,
@@ -48,10 +47,11 @@ MARKERS = {
     "two_gpus": "needs two NVIDIA GPUs; left out where there are fewer, unless -m names it",
     "stand_in": "runs the backend cuda on made-up GPUs (tests/stand_in)",
     "orders": "can depend on the order of streams: in each of the stand-in's, on one GPU and two",
-    "again": "a test in another order of threads, or on made-up GPUs what sim computes, too; left "
-    "out unless -m names it",
+    "again": "what sim or simcheck computes, on the other, in another order of threads, or on "
+    "made-up GPUs; left out unless -m names it",
     "slow": "takes more than a few seconds; left out unless -m names it",
-    "every": "of each backend's cases every n-th is run, the others are marked slow",
+    "every": "of each backend's cases the first is run and one in n of the others, drawn by their "
+    "names; the rest are marked slow",
     "faults": "breaks something many times (make test-faults); left out unless -m names it",
     "big": "too large for simcheck, which leaves it out, for sim in more than one order, and for "
     "the stand-in unless -m names it: the host does for small arrays what it does for large ones",
@@ -95,6 +95,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
     cases: Counter[tuple[str, Variant | None]] = Counter()
+    new: Counter[tuple[str, Variant | None]] = Counter()
     on = {(function_of(item), variant_of(item)) for item in items}
     for item in items:
         test, variant = function_of(item), variant_of(item)
@@ -104,8 +105,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         every = item.get_closest_marker("every")
         if variant and repeats(item, variant, number, others):
             item.add_marker("again")
-        elif every and number % every.args[0] and not costly(item):
-            item.add_marker("slow")
+        elif every and not costly(item):
+            if new[test, variant] and crc32(item.nodeid.encode()) % every.args[0]:
+                item.add_marker("slow")
+            new[test, variant] += 1
         (kept if runs_here(item, config.getoption("-m")) else deselected).append(item)
     items[:] = kept
     if deselected:
@@ -153,15 +156,19 @@ def repeats(item: pytest.Item, variant: Variant, number: int, others: set[Varian
 
     simcheck computes what sim does, in the natural order, and finds a kernel that depends on the
     order, because it lacks a barrier, whatever the order (test_mutation.py leaves out each barrier
-    in turn). So where it has a case, sim has it in one of its orders. A big case, which simcheck
-    does not take, runs on sim in natural order. The stand-in's kernels are those of sim, and the
-    host does the same for every shape: a fourth of the cases will do.
+    in turn). So where both have a case, one of them runs it: simcheck, or sim in a seeded order. A
+    big case, which simcheck does not take, runs on sim in natural order. The stand-in's kernels are
+    those of sim, and the host does the same for every shape: a fourth of the cases will do.
     """
     big = item.get_closest_marker("big")
-    orders = IN_ORDERS if SIMCHECK in others else SIM_SEEDED
-    if variant in orders:
-        case = item.nodeid.replace(f"[{variant}", "[").replace(f"-{variant}", "")
-        return variant != (SIM if big else orders[crc32(case.encode()) % len(orders)])
+    case = crc32(item.nodeid.replace(f"[{variant}", "[").replace(f"-{variant}", "").encode())
+    if {SIM, SIMCHECK} <= others and not big:
+        if variant == SIMCHECK:
+            return case % 2 > 0
+        if variant == SIM or (variant in SIM_SEEDED and case % 2 == 0):
+            return True
+    if variant in SIM_SEEDED:
+        return bool(big) or variant != SIM_SEEDED[case // 2 % len(SIM_SEEDED)]
     if variant != SIDE or SIM not in others or os.environ.get(EVERY_ORDER):
         return False
     ordered = item.get_closest_marker("orders") or big

@@ -281,6 +281,7 @@ def test_every_stage_is_judged_and_the_record_has_all(
     assert ran.index("bench.families plan") < ran.index("--part bf16") < ran.index("pytest")
 
 
+@pytest.mark.slow
 def test_too_little_time_leaves_out_and_says_so(
     fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,7 +322,7 @@ def driver(tmp_path: Path, prepare: str = "") -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.every(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_leaves_a_record(sent: int, fakes: Path, tmp_path: Path) -> None:
     """It records what was done, what was interrupted, and what was never reached."""

@@ -663,6 +663,7 @@ def test_costs_on_a_gpu(be: Any) -> None:
         assert costs.host and costs.memory and (costs.kernels or not found.torch)
 
 
+@pytest.mark.slow
 def test_without_a_pool_every_array_has_memory_of_its_own() -> None:
     """The sanitizer's runs load this; unused memory then returns to the driver."""
     with stand_in.installed(stand_in.Machine("lazy", 1)):

@@ -24,6 +24,7 @@ CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
 # ---------------------------------------------------------------------- arrays that are too short
 
 
+@pytest.mark.every(3)
 @CHECKED
 @pytest.mark.parametrize("call", TO_THE_ENDS, ids=lambda call: f"{call}({' '.join(call.arrays)})")
 def test_every_array_has_an_end(be: Any, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -368,6 +368,7 @@ def test_a_child_in_its_parents_order(parent: Path, tmp_path: Path) -> None:
 # ------------------------------------------------------------------ there and back
 
 
+@pytest.mark.slow
 def test_one_network_by_folder_and_pack_exported_and_imported_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

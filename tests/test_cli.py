@@ -171,6 +171,7 @@ def test_a_short_run_says_its_loss_at_the_end(
     assert not told or float(told[0]) == pytest.approx(sums["loss"] / sums["images"], abs=5e-5)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("extra", [{"TERM": "dumb"}, {"TERM": "xterm", "option": "--plain"}])
 def test_no_control_codes_where_they_are_not_wanted(
     extra: dict[str, str], data: Path, tmp_path: Path
@@ -184,7 +185,7 @@ def test_no_control_codes_where_they_are_not_wanted(
     assert b"1.2... loss" in text
 
 
-@pytest.mark.every(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["| head -n 1", ">&-", ">&$0"])
 def test_lost_output_does_not_stop_the_training(
     how: str, data: Path, tmp_path: Path, full: int
@@ -215,6 +216,7 @@ def test_a_stream_whose_reader_is_gone_leads_nowhere() -> None:
     stream.close()
 
 
+@pytest.mark.slow
 def test_ascii_locale(data: Path, tmp_path: Path) -> None:
     named = tmp_path / "fotos-é-写真.npz"
     named.write_bytes(data.read_bytes())
@@ -289,6 +291,7 @@ def test_refuses_choices(data: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("runs/*"))
 
 
+@pytest.mark.slow
 def test_refuses_what_no_option_gave_by_its_own_name(data: Path, tmp_path: Path) -> None:
     begun = began(tmp_path, data)
     begun.folder.close()
@@ -310,6 +313,7 @@ def test_refuses_what_no_option_gave_by_its_own_name(data: Path, tmp_path: Path)
         began(tmp_path, data, batch_size=0)
 
 
+@pytest.mark.slow
 def test_full_disk_at_a_checkpoint(data: Path, tmp_path: Path) -> None:
     begun = pyalexnet("train", "--data", data, *OPTIONS, "--steps=6", cwd=tmp_path)
     assert begun.returncode == 0, begun.stderr
@@ -420,7 +424,7 @@ STARTS = {
 }
 
 
-@pytest.mark.every(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("how", STARTS)
 def test_ctrl_c_at_any_moment_of_the_start(how: str) -> None:
     """Before our first line, Python answers in its own way; after that, we do, in one line."""

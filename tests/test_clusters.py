@@ -93,6 +93,7 @@ def test_a_bug_is_reported_as_what_it_is(checked: Path, case: str) -> None:
     assert_reported(said(checked, case, 0)[0], (SEEN | REFUSED)[case])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_the_fast_emulation_refuses_what_could_not_go_on(fast: Path, case: str) -> None:
     assert_reported(said(fast, case, 0)[0], REFUSED[case])
@@ -113,6 +114,7 @@ def test_a_right_kernel_is_right_and_not_reported(
     assert said(request.getfixturevalue(build), case, schedule) == ("", True)
 
 
+@pytest.mark.slow
 @SCHEDULES
 def test_what_is_not_waited_for_is_spoilt(fast: Path, schedule: int) -> None:
     assert said(fast, "handed_early", schedule) == ("", False)

@@ -90,6 +90,7 @@ def test_wgrad(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
 FINISHED = pytest.mark.parametrize("case", each((GROUPED, CONVS[20], *in_vectors(CONVS))))
 
 
+@pytest.mark.every(2)
 @FINISHED
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
@@ -191,6 +192,7 @@ def test_dropped_means_zero(be: Any) -> None:
     assert (y[~kept] == 0).all()
 
 
+@pytest.mark.every(2)
 @FINISHED
 @pytest.mark.parametrize("factor", [1.0, -1.75])
 @pytest.mark.parametrize("with_gate", [True, False], ids=["gate", "no gate"])
@@ -235,6 +237,7 @@ def test_fused_gate_gives_the_bits_of_the_two_ops(
 LEARNING = (GROUPED, CONVS[19], CONVS[20], *in_vectors(CONVS))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("case", each(LEARNING))
 @pytest.mark.parametrize("lr", LR, ids=str)
 @EACH_PRODUCT

@@ -31,7 +31,8 @@ from tolerance import same_bits
 from trial import run
 from variants import CPU, CPU_EXACT, parameters
 
-ON_CPU = pytest.mark.parametrize("be", parameters(CPU, CPU_EXACT), indirect=True)
+EXACT = pytest.param(CPU_EXACT, id=str(CPU_EXACT), marks=pytest.mark.slow)
+ON_CPU = pytest.mark.parametrize("be", [*parameters(CPU), EXACT], indirect=True)
 WINOGRADS = nets.cifar_18pct()  # 5 x 5 of 32 channels
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 MOST = 5

@@ -171,7 +171,7 @@ def test_opening_decodes_nothing(made: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert dataset.colour() is not None
 
 
-@pytest.mark.every(2)
+@pytest.mark.slow
 def test_a_thousand_shards_keep_no_files_open(made: Path) -> None:
     shards = [data.load(made) for _ in range(300)]
     assert len(list(Path("/proc/self/fd").iterdir())) < 300

@@ -193,6 +193,7 @@ def test_odd_images_come_out_right_and_bad_files_are_listed_once(tmp_path: Path)
     assert (tmp_path / "pack" / "bad_files.jsonl").read_text().splitlines() == lines
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("good", "bad", "stops"), [(99, 1, False), (98, 1, True), (198, 2, False)])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_over_one_per_cent_stops(
@@ -263,6 +264,7 @@ def test_progress_counts_files_up_to_all(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ processes, kills, resumption
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("form", ["jpeg", "uint8"])
 def test_the_bytes_do_not_depend_on_the_number_of_processes(
     tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch

@@ -156,6 +156,7 @@ def steps_of(path: Path) -> int:
     return int(last["step"])
 
 
+@pytest.mark.slow
 def test_the_folder_of_horrors_is_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +171,7 @@ def test_the_folder_of_horrors_is_trained_on(
     assert_listed(the_run(tmp_path / "runs") / "bad_files.jsonl", reasons)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("form", pack.FORMS)
 def test_the_folder_of_horrors_becomes_a_pack_that_is_trained_on(
     tmp_path: Path,
@@ -191,6 +193,7 @@ def test_the_folder_of_horrors_becomes_a_pack_that_is_trained_on(
     assert steps_of(the_run(tmp_path / "runs")) == 4
 
 
+@pytest.mark.slow
 def test_too_many_horrors_stop_with_advice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -490,6 +493,7 @@ def test_a_label_file_with_a_number_out_of_range(
     assert not (tmp_path / "pack").exists()
 
 
+@pytest.mark.slow
 def test_a_thousand_and_one_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

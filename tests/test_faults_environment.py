@@ -179,7 +179,7 @@ def test_training_into_a_full_disk_of_output(
     assert last(tmp_path / "runs" / "latest").meta.step == STEPS
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("arguments", "code"), [(("--data", "none"), 2), (("--lr=1e9",), 3)])
 def test_refusal_that_nobody_can_read(
     arguments: tuple[str, ...], code: int, data: Path, tmp_path: Path, full: int
@@ -201,6 +201,7 @@ def hooked(folder: Path, code: str, **more: str) -> dict[str, str]:
     return env | {"PYTHONPATH": f"{folder}{os.pathsep}{env['PYTHONPATH']}"}
 
 
+@pytest.mark.slow
 def test_no_file_of_a_run_gets_the_number_of_a_closed_stream(data: Path, tmp_path: Path) -> None:
     """What a library writes to standard error must not land in the log or in a checkpoint."""
     env = hooked(
@@ -301,6 +302,7 @@ HOMES: dict[str, dict[str, str | None]] = {
 OFTEN = [pytest.param(home, marks=pytest.mark.faults) for home in ("read-only", "empty")]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("home", ["missing", "none", *OFTEN])
 def test_home_that_cannot_be_used(home: str, network: Path, tmp_path: Path) -> None:
     """Built-in data, pictures and doctor need none; commands that need the cache say so."""
@@ -368,6 +370,7 @@ def says_what_to_install(
     assert not (cwd / "x.onnx").exists()
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("package", "arguments", "remedy"), [NEEDED[0], NEEDED[4], NEEDED[8]])
 def test_missing_package(
     package: str, arguments: list[str], remedy: str, network: Path, tmp_path: Path
@@ -509,6 +512,7 @@ def test_log_on_a_filling_disk_often(
     tried("disk full at any byte of log.jsonl", runs, "whole lines, one warning, training goes on")
 
 
+@pytest.mark.slow
 def test_log_that_reaches_the_limit_of_its_size(data: Path, tmp_path: Path) -> None:
     """Enforced by the kernel: no file may grow further, including the log."""
     trainer = began(tmp_path / "runs", data)
@@ -731,6 +735,7 @@ def read_by_hand(folder: Path, text: str | bytes) -> Config | str:
         return sentence
 
 
+@pytest.mark.slow
 def test_wrong_values_are_named(straight: Path, tmp_path: Path) -> None:
     """Each value of the wrong kind, in each place: refused by name, or possible."""
     good = (straight / "config.toml").read_text()
@@ -933,6 +938,7 @@ def nonsense(path: tuple[str, ...], network: Path, draws: random.Random, rounds:
     return times
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("path", [("predict",), ("train",), ("export",)], ids=" ".join)
 def test_nonsense_in_options(
     path: tuple[str, ...], network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

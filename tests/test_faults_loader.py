@@ -346,6 +346,7 @@ def ended(tmp_path: Path, made: Path, fault: str, workers: int) -> tuple[str, fl
     return said, seconds
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize(
     ("fault", "workers", "part"),
     [
@@ -432,12 +433,13 @@ FLAT = 0.01
 """The relative growth of memory that is allowed."""
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_memory_is_flat(workers: int) -> None:
     assert grown(IN_MEMORY, workers, QUICK, WARM) < FLAT
 
 
-@pytest.mark.every(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_memory_is_flat_where_a_pack_is_read(made: Path, workers: int) -> None:
     assert grown(data.load(made).train, workers, QUICK, WARM) < FLAT
@@ -484,6 +486,7 @@ def growth_in_training(tmp_path: Path, steps: int, warm: int) -> float:
     return seen[steps] / seen[warm] - 1
 
 
+@pytest.mark.slow
 def test_memory_is_flat_in_training(tmp_path: Path) -> None:
     """Through 20 epochs, with a test and a checkpoint at the end of each."""
     assert growth_in_training(tmp_path, 200, 80) < FLAT

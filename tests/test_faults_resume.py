@@ -90,6 +90,7 @@ def in_pieces(trainer: Trainer, steps: int, draws: random.Random) -> tuple[Path,
 # Steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [3, pytest.param(40, marks=pytest.mark.faults)])
 def test_stops_after_random_steps(
     runs: int, data: Path, straight: Path, tmp_path: Path, draws: random.Random, tried: Tried
@@ -497,7 +498,7 @@ def first_lines(process: subprocess.Popen[str]) -> Iterator[str]:
             return
 
 
-@pytest.mark.every(3)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGUSR1, 138), (signal.SIGUSR2, 0), (signal.SIGHUP, 0)]
 )

@@ -37,7 +37,7 @@ def checked() -> Path:
     return program([SOURCE], checked=True)
 
 
-@pytest.fixture(params=["fast", "checked"])
+@pytest.fixture(params=[pytest.param("fast", marks=pytest.mark.slow), "checked"])
 def built(request: pytest.FixtureRequest) -> Path:
     path: Path = request.getfixturevalue(request.param)
     return path
@@ -246,6 +246,7 @@ def test_a_bug_is_reported_as_what_it_is(checked: Path, case: str) -> None:
     assert not y.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_the_fast_emulation_refuses_what_could_not_go_on(fast: Path, case: str) -> None:
     assert_reported(case, said(fast, case)[0], REFUSED[case])
@@ -262,6 +263,7 @@ def test_a_bug_is_reported_in_every_schedule(checked: Path, case: str, schedule:
 FARTHEST = 2**32  # rows or columns; rows are less than 2^40 bytes apart
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "columns", "pitch", "tile_rows", "exists"),
     [
@@ -317,6 +319,7 @@ def test_what_threads_wrote_behind_a_fence_is_not_reported(
     assert not np.isnan(y).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", range(6))
 @pytest.mark.parametrize("case", ["stage one_left", "stage not_committed", "stage handed_early"])
 def test_what_is_not_waited_for_is_spoilt(fast: Path, case: str, schedule: int) -> None:

@@ -438,6 +438,7 @@ OTHERS: dict[str, tuple[Change, tuple[str, ...]]] = {
 NOT_IN_V1 = ("other pools", "turned weights", "more layers")
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize("v1", [False, True])
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_network_is_imported_as_it_is(

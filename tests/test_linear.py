@@ -97,6 +97,7 @@ def test_wgrad(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) ->
     assert_close(db, exact(size, dtype)[3])
 
 
+@pytest.mark.every(2)
 @FINISHED
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
@@ -168,6 +169,7 @@ def test_fused_dropout_gives_the_bits_of_the_two_ops(
     np.testing.assert_array_equal(fused.astype(np.float32), dropped.astype(np.float32))
 
 
+@pytest.mark.every(2)
 @FINISHED
 @pytest.mark.parametrize("factor", [1.0, -1.75])
 @pytest.mark.parametrize("with_gate", [True, False], ids=["gate", "no gate"])
@@ -198,6 +200,7 @@ def test_fused_gate_gives_the_bits_of_the_two_ops(
 LEARNING = pytest.mark.parametrize("size", [SMALL, VECTORS, (1064, 7, 16)], ids=str)
 
 
+@pytest.mark.every(2)
 @LEARNING
 @pytest.mark.parametrize("lr", LR, ids=str)
 @EACH_PRODUCT
@@ -235,7 +238,7 @@ def test_towers_are_halves_of_the_whole_layer(
     check_towers(be, size, dtype, tensor)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.big
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @EACH_PRODUCT

@@ -221,7 +221,7 @@ def without(be: Any, barrier: str) -> Iterator[None]:
         be._ext.leave_out_barrier("")
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(7)
 @CHECKED
 @pytest.mark.parametrize("call", CALLS, ids=str)
 def test_a_missing_barrier_is_noticed(be: Any, call: Call) -> None:
@@ -253,6 +253,7 @@ def test_the_documents_show_what_the_checker_says(be: Any) -> None:
     assert said[-1] in readme and all(report in checker for report in said)
 
 
+@pytest.mark.slow
 @CHECKED
 def test_every_barrier_is_met_and_has_its_call(be: Any) -> None:
     files = {call.file for call in CALLS}

@@ -146,6 +146,7 @@ def test_dgrad_of_a_deep_sum(be: Any) -> None:
     test_dgrad(be, DEEP)
 
 
+@pytest.mark.every(2)
 @GEOMETRY
 def test_gate(be: Any, case: Conv) -> None:
     """Equal to the bits of two ops, and with a factor within their tolerance."""

@@ -46,6 +46,7 @@ def test_python(block: str, tmp_path: Path) -> None:
     assert run([sys.executable, "-W", "error", "-c", block], tmp_path).strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", SHELL)
 def test_commands(block: str, tmp_path: Path) -> None:
     out = run(["bash", "-e", "-c", block], tmp_path)

@@ -435,6 +435,7 @@ def test_a_bug_is_reported_as_what_it_is(checked: Path, bug: Bug) -> None:
     assert bug.matches(line), line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", REFUSED, ids=str)
 def test_the_fast_emulation_refuses_what_no_gpu_would_run(fast: Path, bug: Bug) -> None:
     (line,) = said(fast, bug.case, bug.at)
@@ -472,6 +473,7 @@ def test_an_output_that_is_not_written_is_reported(checked: Path) -> None:
     assert said(checked, "hole") == ["after the last launch, output y[7] was never written"]
 
 
+@pytest.mark.slow
 def test_the_fast_emulation_does_not_see_beyond_a_buffer(fast: Path) -> None:
     """Why the checker is needed: y follows x in memory, so a read past the end of x finds y."""
     (line,) = said(fast, "read_global", COUNT)
@@ -534,6 +536,7 @@ def test_a_right_kernel_is_right_and_not_reported(checked: Path, case: str) -> N
         np.testing.assert_array_equal(outputs(line), RIGHT[case])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RIGHT)
 def test_a_right_kernel_is_right_in_every_schedule(fast: Path, case: str) -> None:
     """The case swap is large enough for several workers."""
@@ -541,6 +544,7 @@ def test_a_right_kernel_is_right_in_every_schedule(fast: Path, case: str) -> Non
         np.testing.assert_array_equal(outputs(line), RIGHT[case])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "right"),
     [("raw", HALF), ("war", RIGHT["war_ordered"]), ("warp", EVEN)],
@@ -553,6 +557,7 @@ def test_schedules_spoil_what_lacks_a_barrier(
         assert not np.array_equal(outputs(line), right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "right"), [("raw", HALF), ("warp", EVEN)], ids=["raw", "warp"])
 def test_natural_order_alone_would_miss_it(
     fast: Path, case: str, right: NDArray[np.generic]
@@ -561,6 +566,7 @@ def test_natural_order_alone_would_miss_it(
     np.testing.assert_array_equal(outputs(line), right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [range(1), SEEDS], ids=["natural", "seeds"])
 @pytest.mark.parametrize("at", [0, 1])
 @pytest.mark.parametrize("case", ["copy_not_committed", "copy_not_awaited", "copy_one_left"])
@@ -571,6 +577,7 @@ def test_a_copy_arrives_when_it_is_waited_for_and_no_sooner(
         assert np.isnan(outputs(line)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [10**6, -(10**6), 10**9, 1])
 def test_a_copy_of_nothing_may_be_from_anywhere(checked: Path, fast: Path, at: int) -> None:
     for built in (checked, fast):
@@ -787,6 +794,7 @@ def test_copies_that_were_waited_for_are_no_race(reported: Report) -> None:
         assert reported(schedule, True, [[block], [block]]) is None
 
 
+@pytest.mark.slow
 def test_readers_that_a_barrier_orders_are_no_race(reported: Report) -> None:
     block = {
         0: [READ, SYNCWARP, SYNCTHREADS, WRITE, SYNCWARP],

@@ -430,6 +430,7 @@ def is_seen(one: Mutation, root: Path) -> None:
     assert code == 1, f"{one}: no failure of {one.test}, pytest exited with {code}\n{output}"
 
 
+@pytest.mark.slow
 def test_the_copy_is_what_is_tested(copy: Path) -> None:
     """And without a change nothing in it fails."""
     probe = copy / "tests" / "test_probe_of_the_copy.py"

@@ -23,7 +23,7 @@ ROWS, DEPTH = 128, 88  # kRows and kDepth of the source
 Floats = NDArray[np.float32]
 
 
-@pytest.fixture(scope="module", params=["fast", "checked"])
+@pytest.fixture(scope="module", params=[pytest.param("fast", marks=pytest.mark.slow), "checked"])
 def built(request: pytest.FixtureRequest) -> Path:
     return program([SOURCE], checked=request.param == "checked")
 

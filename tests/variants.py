@@ -69,7 +69,6 @@ CPU = Variant("cpu")
 CPU_EXACT = Variant("cpu", exact=True)
 SIM = Variant("sim")
 SIM_SEEDED = tuple(Variant("sim", seed) for seed in (1, 2, 3))
-IN_ORDERS = (SIM, *SIM_SEEDED)
 SIMCHECK = Variant("simcheck")
 CUDA = Variant("cuda")
 # Tests in which the order of streams can matter (marker orders) run in all of these.

@@ -64,8 +64,8 @@ class Claim:
 
     paper: its sentence, or the source's. where: its section. confounded: what made the answer of
     2012 less than clear. here: what is different here. data: which kind of images. minutes:
-    expected, on two quiet cores. train: settings of every variant. variants: what differs. reports:
-    measures in the record besides those of the effects. picture: what is drawn beside the effects.
+    expected, on two quiet cores. train: settings of every variant. variants: what differs.
+    picture: what is drawn beside the effects.
     """
 
     name: str = ""
@@ -82,7 +82,6 @@ class Claim:
     variants: dict[str, dict[str, Any]]
     search: Search | None = None
     effects: tuple[Effect, ...]
-    reports: tuple[str, ...] = ()
     picture: Literal["train_error", "test_error", "train_loss", "signal", "chroma"] = "test_error"
 
     def __post_init__(self) -> None:

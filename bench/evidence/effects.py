@@ -13,9 +13,11 @@ from .measures import Result
 
 Verdict: TypeAlias = Literal["confirmed", "not at this scale", "refuted", "open", ""]
 
-# The .975 quantiles of Student's t by degrees of freedom; beyond, the normal distribution's.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160)
-_NORMAL = 1.96
+# The .975 quantiles of Student's t by degrees of freedom; the last is taken for more: it is larger.
+_T = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,7 @@ def interval(values: Sequence[float]) -> Interval:
     if count == 1:
         return Interval(mean, -math.inf, math.inf)
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    t = _T[count - 2] if count - 2 < len(_T) else _NORMAL
-    half = t * math.sqrt(variance / count)
+    half = _T[min(count - 2, len(_T) - 1)] * math.sqrt(variance / count)
     return Interval(mean, mean - half, mean + half)
 
 

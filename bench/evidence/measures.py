@@ -100,16 +100,6 @@ def signal(run: Result) -> float:
     return 100 * list(run.signal.values())[-1]
 
 
-def chroma_first(run: Result) -> float:
-    """The share of chroma in the first half of the first layer's filters, a tower's, %."""
-    return 100 * run.chroma[0]
-
-
-def chroma_second(run: Result) -> float:
-    """And in the second half, %."""
-    return 100 * run.chroma[1]
-
-
 def apart(run: Result) -> float:
     """How far the chroma of the two halves of the first layer's filters differs, points."""
     return 100 * abs(run.chroma[0] - run.chroma[1])
@@ -120,24 +110,14 @@ def apart_learnt(run: Result) -> float:
     return 100 * abs(run.chroma_learnt[0] - run.chroma_learnt[1])
 
 
-def ten_crop_error(run: Result) -> float:
-    """Test error of the mean over ten crops, %."""
-    return math.nan if run.ten_crop is None else 100 * run.ten_crop
-
-
 def ten_crop_gain(run: Result) -> float:
     """By how much ten crops lower the test error, points."""
-    return test_error(run) - ten_crop_error(run)
+    return math.nan if run.ten_crop is None else test_error(run) - 100 * run.ten_crop
 
 
 def seconds(run: Result) -> float:
     """Time of training, tests not counted: the median epoch's, times their number."""
     return run.seconds
-
-
-def parameters(run: Result) -> float:
-    """Number of parameters."""
-    return run.parameters
 
 
 def chroma_shares(filters: NDArray[np.float32]) -> tuple[float, float]:

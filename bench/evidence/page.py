@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pyalexnet import files
 from pyalexnet.errors import RunError
 
 from . import claim as claims
+from . import measures
 from . import record as records
 from .claim import Claim, Effect
 from .record import Found, Record
@@ -28,7 +31,8 @@ record and the picture. It can be stopped at any time (`--budget MINUTES` does):
 goes on, and ends with the same numbers.
 
 Intervals are Student's for 95 %, over seeds, which differ in initial weights, order of images and
-masks. Two variants are compared seed by seed. The verdict follows from the interval alone:
+masks. Two variants are compared seed by seed. The verdict is on what the row says is measured, and
+follows from the interval alone:
 
 | verdict | the interval |
 |---|---|
@@ -124,32 +128,36 @@ def _section(claim: Claim, record: Record) -> Iterator[str]:
         values = ", ".join("none" if v is None else _number(v) for v in found.values.values())
         yield f"| {effect.says} | {values} |"
     yield ""
-    yield from _searched(record)
+    yield from _searched(claim, record)
     yield from _provenance(record)
 
 
-def _searched(record: Record) -> Iterator[str]:
+def _searched(claim: Claim, record: Record) -> Iterator[str]:
     """The search for rates, if there was one."""
-    if not record.searched:
+    if claim.search is None:
         return
+    asked: tuple[tuple[Any, ...], ...] = ("epochs_to_error", claim.search.error), ("train_error",)
     yield "| variant | learning rate | epochs to the target | training error at the end, % |"
     yield "|---|---:|---:|---:|"
     for variant, tried in record.searched.items():
-        for rate, (epochs, error) in tried.items():
+        for rate, run in tried.items():
             chosen = " (taken)" if float(rate) == record.rates.get(variant) else ""
-            reached = "not reached" if epochs is None else _number(epochs)
+            epochs, error = (measures.of(run, *each) for each in asked)
+            reached = "not reached" if math.isnan(epochs) else _number(epochs)
             yield f"| {variant} | {rate}{chosen} | {reached} | {_number(error)} |"
     yield ""
 
 
 def _provenance(record: Record) -> Iterator[str]:
-    train, test = record.data.images
-    note = f", {record.data.note}" if record.data.note else ""
-    about = record.environment
+    every, about = list(record.every), record.environment
+    train, test = every[0].images
+    note = f", {record.note}" if record.note else ""
+    commits = ", ".join(sorted({run.commit for run in every}))
+    minutes = math.fsum(run.seconds for run in every) / 60
     unfinished = "" if record.complete else " Not all planned runs are done."
-    yield f"Data: {record.data.name}{note}, {train:,} training and {test:,} test images."
-    yield f"`{record.command}`, at commit {', '.join(record.commits)}, {about['cores']} cores of"
-    yield f"{about['cpu']}, {about['date'][:10]}: {record.seconds / 60:,.0f} minutes of training,"
+    yield f"Data: {every[0].data}{note}, {train:,} training and {test:,} test images."
+    yield f"`{record.command}`, at commit {commits}, {about['cores']} cores of"
+    yield f"{about['cpu']}, {about['date'][:10]}: {minutes:,.0f} minutes of training,"
     link = f"[record](../bench/evidence/records/{record.claim}.json)"
     yield f"all processes added ({link}).{unfinished}"
     for variant, each in record.runs.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5609a", "#8a6d00", "#3a9bd9", "#
 _INK, _SOFT, _PRINTED = "#1f2328", "#59636e", "#c2410c"
 _COLUMNS = {"train_loss": 1, "train_error": 2, "test_error": 4}  # of an epoch's row
 _DPI = 130
+_LINE = 74  # letters above an effect
+_BOLD: Mapping[str, Any] = {"fontsize": 9, "weight": "bold", "color": _INK}
 
 
 def draw(claim: Claim, record: Record, path: Path) -> None:
@@ -29,7 +32,7 @@ def draw(claim: Claim, record: Record, path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = len(record.effects)
-    figure = Figure(figsize=(11, max(3.6, 1.5 + 0.85 * rows)), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(11, max(3.6, 1.2 + rows)), dpi=_DPI, layout="constrained")
     figure.suptitle(claim.title, x=0.01, ha="left", fontsize=12, color=_INK, weight="bold")
     grid = figure.add_gridspec(rows, 2, width_ratios=(1.15, 1))
     left = figure.add_subplot(grid[:, 0])
@@ -75,7 +78,7 @@ def _signal(axes: Axes, claim: Claim, record: Record) -> None:
     for (variant, seeds), colour in zip(record.runs.items(), _COLOURS, strict=False):
         name = variant
         for run in seeds.values():
-            ys = [100 * max(share or 0.0, 1e-7) for share in run.signal.values()]
+            ys = [100 * max(share, 1e-7) for share in run.signal.values()]
             axes.semilogy([*run.signal], ys, color=colour, linewidth=1.2, alpha=0.8, label=name)
             name = "_"
     axes.set_ylabel("% of a layer's output that depends on the image, at the start")
@@ -88,7 +91,7 @@ def _chroma(axes: Axes, claim: Claim, record: Record) -> None:
     for place, seeds in enumerate(record.runs.values()):
         for number, run in enumerate(seeds.values()):
             x = place + (number - (len(seeds) - 1) / 2) * 0.5 / len(seeds)
-            ys: Any = [run.values["chroma_first"], run.values["chroma_second"]]
+            ys: Any = [100 * share for share in run.chroma]
             named = not place and not number
             axes.plot([x, x], ys, color=_SOFT, linewidth=1)
             axes.plot(x, ys[0], "o", color=_COLOURS[0], label="first" if named else "_")
@@ -110,9 +113,9 @@ def _effect(axes: Axes, effect: Effect, found: Found) -> None:
             axes.axvline(level, color=colour, linewidth=1.2, linestyle=style)
     printed = "" if effect.printed is None else f" (2012: {effect.printed:g})"
     unit = f", {effect.unit}" if effect.unit else ""
-    axes.set_title(
-        f"{effect.says}{unit}{printed}: {found.verdict}", fontsize=8.5, loc="left", color=_INK
-    )
+    title = textwrap.fill(f"{effect.says}{unit}{printed}", _LINE)
+    axes.set_title(title, fontsize=8.5, loc="left", color=_INK)
+    axes.text(1, 0.98, found.verdict, transform=axes.transAxes, ha="right", va="top", **_BOLD)
     axes.set_yticks([])
     axes.set_ylim(-1, 1)
     _plain(axes)

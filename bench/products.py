@@ -1,0 +1,323 @@
+"""The clocks that a product's kernel takes, from its machine code and the shape of the product.
+
+Roles are told by what warps do: those that copy slices (LDGSTS, UTMALDG) and those that multiply
+(HGMMA), or all the same (HMMA, FFMA). A loop around a role's own is taken to be one over tiles:
+such a kernel's blocks stay, and copies for the next tile run under the present one's epilogue.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from . import warps, ways
+from .cards import PRODUCTS_OF_THREE
+from .sass import Code, Instruction
+from .warps import LANES, Pace
+from .ways import AVOIDED, WANTED, Around, Loop, Way
+
+Worth: TypeAlias = Callable[[Instruction], int]
+MULTIPROCESSORS = 132  # H100 SXM, H200
+SCHEDULERS = 4
+_BANKS = 128  # bytes a clock (CUDA programming guide: 32 banks of 4 bytes)
+_REGISTERS = 65536
+# Clocks of m64nNk16 by N: half of N at the tensor cores' full rate, plus what a public probe of an
+# H100 found above that; N = 8 takes 18.9 there, a fifth of the rate.
+_HGMMA = {8: 18.9, 64: 32.8, 96: 48.7, 128: 65.0, 192: 97.1, 256: 129.3}
+_LATENCY = (
+    500  # clocks until the first copy of a slice arrives: L2 263, memory 479 (arXiv 2402.13499)
+)
+_L1 = 41  # latency of the first cache (the same)
+_SLICES = {"wgmma": 64, "fma": 16}  # depth; others 32
+_WARPGROUP = 4  # warps
+_WARPGROUPS = 3  # of a block of hopper.cuh, two of which multiply
+_REGISTER = re.compile(r"\b(?:U?P\d|UR\d+|R\d+)\b")
+_EXPONENTIAL = re.compile(r"\.(EX2|TANH)")
+_PHILOX = ("0x2daee0ad", "0xd2511f53")  # its multiplier, which SASS may write as negative
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A launch of a product: groups x rows x columns over a depth, its tile, and what its epilogue
+    does. stored: bytes of an element. width: bytes of an operand's element. loads: whether the
+    epilogue does (a bias, a gate, weights); it does not where it stores parts.
+    """
+
+    op: str
+    loop: str
+    tile: tuple[int, int]
+    parts: int
+    groups: int
+    rows: int
+    columns: int
+    depth: int
+    stored: int
+    width: int
+    loads: bool = True
+    tanh: bool = False
+    dropout: bool = False
+    blocks_: int | None = None  # where a tile is not rows x columns of the product
+
+    @property
+    def blocks(self) -> int:
+        if self.blocks_ is not None:
+            return self.blocks_
+        return self.groups * math.ceil(self.rows / self.tile[0]) * self.across * self.parts
+
+    @property
+    def across(self) -> int:
+        """Tiles in a row."""
+        return math.ceil(self.columns / self.tile[1])
+
+    @property
+    def slice(self) -> int:
+        """Its depth."""
+        return _SLICES.get(self.loop, 32)
+
+    @property
+    def slices(self) -> int:
+        """Of a block."""
+        return math.ceil(math.ceil(self.depth / self.parts) / self.slice)
+
+    @property
+    def tile_bytes(self) -> int:
+        """What the epilogue stores of a tile within the product."""
+        rows, columns = min(self.tile[0], self.rows), min(self.tile[1], self.columns)
+        return rows * columns * (4 if self.parts > 1 else self.stored)
+
+
+@dataclass(frozen=True)
+class Time:
+    """Of a launch. slice: clocks by what is busy. edges: a tile's, before and after its slices."""
+
+    waves: int
+    slices: int
+    slice: dict[str, float]
+    edges: float
+    clocks: float
+
+    @property
+    def bound(self) -> str:
+        """What a slice waits for, or the edges if they take longer than all slices."""
+        longest = max(self.slice, key=lambda name: self.slice[name])
+        return "edges" if self.edges > self.slices * self.slice[longest] else longest
+
+
+def time(shape: Shape, code: Code, pace: Pace) -> Time:
+    """A launch of that kernel, on a card that does nothing else."""
+    if "fprop" in shape.op:  # the epilogue loads a bias, which all rows of the tile share
+        pace = replace(pace, load=_L1)
+    return (_of_warpgroups if "HGMMA" in code.instructions else _of_warps)(shape, code, pace)
+
+
+def worth(shape: Shape) -> Worth:
+    """What instructions say of the way that a launch takes."""
+    loads = shape.loads and shape.parts == 1
+
+    def value(one: Instruction) -> int:
+        size = warps.nbytes(one)
+        avoided = (
+            # Single elements: the last of a row. A rate, which all lanes load, is none.
+            (one.name == "STG" and size <= 4)
+            or (
+                one.name == "LDG" and (size < 4 or (size == 4 and one.predicate != "") or not loads)
+            )
+            or (one.name == "MUFU" and not shape.tanh and bool(_EXPONENTIAL.match(one.rest)))
+            or (one.name == "F2FP" and shape.parts > 1)
+            or (not shape.dropout and any(number in one.rest for number in _PHILOX))
+        )
+        wanted = shape.parts == 1 and one.name in ("LDG", "F2FP")
+        return AVOIDED if avoided else WANTED if wanted else 0
+
+    return value
+
+
+# ----------------------------------------------------------------------------- wgmma
+
+
+def _of_warpgroups(shape: Shape, code: Code, pace: Pace) -> Time:
+    """Of a kernel whose copying and multiplying warps differ."""
+    bringing = _bringing(code, worth(shape))
+    variants = [_tile(shape, bringing, one, pace) for one in _loops(code, "HGMMA", worth(shape))]
+    plain, *others = sorted(variants, key=lambda one: one.clocks)
+    if not others:
+        return plain
+    # The blocks of the first column sum A's rows too. A single wave waits for them.
+    (summing,) = others[-1:]
+    share = 1.0 if plain.waves == 1 else 1 / shape.across
+    clocks = share * summing.clocks + (1 - share) * plain.clocks
+    return replace(summing if share == 1 else plain, clocks=clocks)
+
+
+def _bringing(code: Code, value: Worth) -> tuple[Around, Around]:
+    """The loop of a warp that copies: with the engine's part and without it. Where the warps take
+    turns with it a warp has it in every fourth slice.
+    """
+    names = {"LDGSTS", "UTMALDG"} & set(code.instructions)
+    number = code.instructions.index(min(names))
+
+    def without(one: Instruction) -> int:
+        return AVOIDED if one.name == "UTMALDG" else value(one)
+
+    full = ways.around(ways.through(code, number, value), {*names, "SYNCS"})
+    assert full is not None, code.kernel
+    less = ways.around(ways.through(code, number, without), {min(names), "SYNCS"})
+    return full, less or full
+
+
+def _in_turn(full: Way, less: Way) -> bool:
+    """Whether what decides on the engine's part is computed anew in each round."""
+    body, rest = [*ways.flat(full)], {id(one) for one in ways.flat(less)}
+    first = next((place for place, one in enumerate(body) if id(one) not in rest), 0)
+    decides = body[first - 1].predicate.strip("!")
+    for one in reversed(body[: first - 1]):
+        target, *sources = _REGISTER.findall(one.rest) or [""]
+        if one.name == "ISETP" and target == decides:
+            changed = {(_REGISTER.findall(each.rest) or [""])[0] for each in body}
+            return bool(changed & {*sources} - {"PT"})
+    return False
+
+
+def _loops(code: Code, name: str, value: Worth) -> Iterator[Around]:
+    """The innermost loops that hold an instruction of that name."""
+    seen: set[int] = set()
+    for number, one in enumerate(code.listing):
+        if one.name == name and id(one) not in seen:
+            found = ways.around(ways.through(code, number, value), {name})
+            if found is not None:
+                seen |= {id(each) for each in ways.flat(found.body)}
+                yield found
+
+
+def _tile(shape: Shape, bringing: tuple[Around, Around], multiplying: Around, pace: Pace) -> Time:
+    """With all tiles like those that run that loop."""
+    copying, others = ([*ways.flat(one.body)] for one in bringing)
+    products = [*ways.flat(multiplying.body)]
+    gather = warps.steady(copying, 1, pace)
+    if _in_turn(*(one.body for one in bringing)):
+        gather = (gather + (_WARPGROUP - 1) * warps.steady(others, 1, pace)) / _WARPGROUP
+    tensor = [(_columns(one), one.rest.split()[1]) for one in products if one.name == "HGMMA"]
+    large = [(columns, sums) for columns, sums in tensor if columns > 8]
+    teams = max(1, shape.tile[0] // (64 * len(set(large))))  # warpgroups that share a tile
+    per_round = max(1, 16 * len(large) // len(set(large)) // shape.slice)
+    by_threads = sum(one.name == "LDGSTS" for one in copying) * 16 * LANES * _WARPGROUP
+    gathered = shape.tile["wgrad" in shape.op] * shape.slice * shape.width
+    rounds = max(1, round(by_threads / gathered))  # slices in one of the loop that copies
+    tiled = sum(shape.tile) * shape.slice * shape.width - min(by_threads // rounds, gathered)
+    cast = any(one.name == "UTMALDG" and "MULTICAST" in one.rest for one in copying)
+    copied = sum(shape.tile) * shape.slice * shape.width
+    read = teams * sum(2048 + 32 * columns for columns, _ in tensor) / per_round
+    own = sum(one.name == "LDS" and warps.passes(one) > 0 for one in copying)  # few lines each
+    slice_ = {
+        "tensor": teams * sum(_HGMMA[columns] for columns, _ in tensor) / per_round,
+        "gather": gather / rounds,
+        "banks": (copied + read) / _BANKS + own * _WARPGROUP / rounds,
+        "L2": (copied - tiled * cast / 2) / pace.l2,
+        "issue": len(copying) / rounds + teams * len(products) / per_round,
+    }
+    longest = max(slice_.values())
+    stays = len(multiplying.before) > 1
+    start = warps.clocks([[*ways.flat(multiplying.before[0])]] * _WARPGROUPS, pace)
+    end = _finish(shape, multiplying.after[-1], teams, teams * _WARPGROUP, pace)
+    fill = slice_["gather"] + _LATENCY + slice_["tensor"] - longest
+    waves = math.ceil(shape.blocks / MULTIPROCESSORS)
+    if not stays:
+        edges = start + fill + end
+        return Time(waves, shape.slices, slice_, edges, waves * (edges + shape.slices * longest))
+    each = warps.clocks([[*ways.flat(way)] for way in multiplying.before[1:]], pace) + end
+    turns = (_WARPGROUPS - 1) // teams  # of the teams, whose edges run under another's products
+    own_slices = shape.slices * max(slice_["tensor"], slice_["issue"])
+    period = max(shape.slices * longest, (own_slices + each) / turns)
+    edges = period - shape.slices * longest
+    return Time(waves, shape.slices, slice_, edges, waves * period + start + fill + each)
+
+
+def _columns(one: Instruction) -> int:
+    """N of `HGMMA.64xNx16...`."""
+    return int(one.rest.split("x")[1])
+
+
+def _finish(shape: Shape, way: Way, of_scheduler: int, of_block: int, pace: Pace) -> float:
+    """What warps do after their products; the loop that stores runs until all is stored."""
+    loops = [one for one in way if isinstance(one, Loop)]
+    stored = [_stored(one.body) * LANES * of_block for one in loops]
+    runs = [
+        max(1, math.ceil(shape.tile_bytes / nbytes)) if nbytes and nbytes == max(stored) else 1
+        for nbytes in stored
+    ]
+    straight = [one for one in way if not isinstance(one, Loop)]
+    clocks = warps.clocks([straight] * of_scheduler, pace)
+    for loop, times in zip(loops, runs, strict=True):
+        clocks += times * warps.steady([*ways.flat(loop.body)], of_scheduler, pace)
+    return clocks
+
+
+def _stored(way: Way) -> int:
+    """Bytes that a lane stores in global memory."""
+    return sum(warps.nbytes(one) for one in ways.flat(way) if one.name == "STG")
+
+
+# ----------------------------------------------------------------------------- other loops
+
+
+def _of_warps(shape: Shape, code: Code, pace: Pace) -> Time:
+    """Of a kernel whose warps all do the same; several blocks share a multiprocessor."""
+    unit = "HMMA" if "HMMA" in code.instructions else "FFMA"
+    of_block, blocks = occupancy(code)
+    of_scheduler = math.ceil(of_block * blocks / SCHEDULERS)
+    loop = max(
+        _loops(code, unit, worth(shape)),
+        key=lambda loop: sum(one.name == unit for one in ways.flat(loop.body)),
+    )
+    body = [*ways.flat(loop.body)]
+    depth, width = shape.slice, shape.width
+    of_slice = (
+        shape.tile[0] * shape.tile[1] * depth / of_block / (2048 if unit == "HMMA" else LANES)
+    )
+    if shape.loop == "mma in three planes":
+        of_slice *= PRODUCTS_OF_THREE
+    per_round = max(1, round(sum(one.name == unit for one in body) / of_slice))
+    copies = sum(one.name == "LDGSTS" for one in body) * 16 * LANES * of_block / per_round
+    copied = (copies or sum(shape.tile) * depth * width) * blocks
+    moved = sum(warps.passes(one) for one in body if one.name in ("LDS", "LDSM", "STS"))
+    multiplied = sum(one.name == unit for one in body) * (warps.MMA if unit == "HMMA" else 1)
+    slice_ = {
+        "tensor" if unit == "HMMA" else "FMA": multiplied * of_scheduler / per_round,
+        "warps": warps.steady(body, of_scheduler, pace) / per_round,
+        "banks": moved * of_block * blocks / per_round + copied / _BANKS,
+        "L2": copied / pace.l2,
+        "issue": len(body) * of_scheduler / per_round,
+    }
+    start = sum(warps.clocks([[*ways.flat(way)]] * of_scheduler, pace) for way in loop.before)
+    end = _finish(shape, loop.after[-1], of_scheduler, of_block, pace)
+    edges = start + _LATENCY + end
+    waves = math.ceil(shape.blocks / blocks / MULTIPROCESSORS)
+    clocks = waves * (edges + shape.slices * max(slice_.values()))
+    return Time(waves, shape.slices, slice_, edges, clocks)
+
+
+def occupancy(code: Code) -> tuple[int, int]:
+    """A block's warps, and how many blocks a multiprocessor runs: by the tile's numbers in the
+    kernel's name, and by registers.
+    """
+    name, numbers = _numbers(code.kernel)
+    if name == "TensorTile":
+        rows, columns, warp_rows, warp_columns, _, _, most = numbers
+        of_block = rows // warp_rows * (columns // warp_columns)
+    elif name == "PatchTile":
+        of_block, most = 4, 2  # kPatchPixels / kPatchWarp
+    else:
+        of_block, most = numbers[2] * numbers[3] // LANES, 2
+    found = re.findall(r"\bR(\d+)\b", " ".join(one.rest for one in code.listing))
+    registers = (max(map(int, found), default=0) + 8) // 8 * 8  # in eights
+    return of_block, max(1, min(most, _REGISTERS // (registers * LANES * of_block)))
+
+
+def _numbers(kernel: str) -> tuple[str, list[int]]:
+    """The tile in a kernel's name: `TensorTile<128, 64, ...>`."""
+    found = re.findall(r"(\w*Tile)<([\d, ]+)>", kernel)
+    name, numbers = found[-1]
+    return name, [int(number) for number in numbers.split(",")]
