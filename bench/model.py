@@ -106,7 +106,7 @@ def _shape(made: Plan, call: Call, images: int, choice: str) -> Shape:
     sizes = {
         "fprop": (outside, filters, taps),
         "dgrad": (inside, channels, taps // channels * filters),
-        "wgrad": (filters, taps, outside),
+        "wgrad": (filters, taps + 1, outside),
     }
     half = made.arrays[name_of(next(iter(call.reads.values())))].dtype == BFLOAT16
     learns = call.op.endswith("_sgd")

@@ -43,7 +43,7 @@ struct FloatTiles {
     using Element = float;
     using All = Offer<Priced<Tile<128, 128, 16, 16, 1>, 100>, // 8 x 8 sums a thread
                       Priced<Tile<64, 64, 16, 8, 3>, 125>,    // 4 x 8
-                      Priced<Tile<128, 32, 16, 8, 3>, 125>>;  // 8 x 4: few filters
+                      Priced<Tile<128, 32, 16, 8, 2>, 125>>;  // 8 x 4: few filters
     static constexpr int kSliceDepth = kSlice;
 };
 

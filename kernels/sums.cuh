@@ -96,6 +96,7 @@ __device__ __forceinline__ void finish_tile(const Epilogue& epilogue, const Gemm
         };
         int row = first;
         if constexpr (together > 1)
+#pragma unroll 1
             for (; row + (together - 1) * step < end; row += together * step)
                 take(row, std::integral_constant<int, together>{});
 #pragma unroll 1
