@@ -91,8 +91,9 @@ void register_platform(py::module_& module) {
                "The emulated device whose memory the array is; -1 for the host's.");
     module.def("enable_peers", &enable_peers, "device"_a, "peer"_a,
                "Lets kernels on `device` touch the memory of `peer`.");
-    module.def("set_schedule", &simt::set_schedule, "seed"_a,
-               "Order of blocks and threads: 0 is the natural one, another seed a permutation.");
+    module.def("set_schedule", &simt::set_schedule, "seed"_a, "cuts"_a = false,
+               "Order of blocks and threads: 0 is the natural one, another seed a permutation; and "
+               "whether tensor cores cut the sums of products as a card does.");
     module.def("launch_count", &simt::launch_count, "Kernels launched so far in this process.");
 #if defined(SIMT_CHECK)
     module.def("barriers_met", &simt::barriers_met, "Every barrier met so far, as 'file:line'.");

@@ -1,9 +1,10 @@
 """Which backends the tests run on, and what each marker leaves out.
 
 Every test that takes the fixture `be` runs on cpu (with `exact` too, if it convolves), on simcheck
-or on sim in one of three seeded orders, on cuda, and a fourth of its cases on cuda with a stand-in
-for the GPU (marker again has the rest: see `repeats`); tests that can depend on the order of
-streams (marker orders) run in each of the stand-in's twelve orders.
+or on sim in one of three seeded orders, of which one rounds products as cards do, on cuda, and a
+fourth of its cases on cuda with a stand-in for the GPU (marker again has the rest: see `repeats`);
+tests that can depend on the order of streams (marker orders) run in each of the stand-in's twelve
+orders.
 Tests that a run leaves out are deselected at collection, so that no skip hides among the passes,
 and the report's header says which backends run and why the others do not.
 """

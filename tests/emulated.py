@@ -81,7 +81,7 @@ SHARED_BINDINGS = ("array", "module", "host_platform")
 
 def _emulation(how: Sequence[str], checked: bool) -> list[_Source]:
     names = ["fiber", "scheduler", "launch", "tensor", "hopper", "wgmma", "registers", "memory"]
-    names += ["kernel_name"]
+    names += ["products", "kernel_name"]
     if checked:
         names += ["check", "check_told", "check_hooks", "lint", "source_lines"]
     return [(KEPT, SIMT / f"{name}.cpp", how) for name in names]

@@ -4,7 +4,8 @@
 //   hopper_cases product SEED A B M N K    a, b as bf16, each by its order ("k" or "mn"),
 //                                          with rows of a multiple of 8
 //                                          -> a b (M, N), or the report
-//   hopper_cases multiply COLUMNS A B      a 64 x 64, b 64 x COLUMNS in tile layout,
+//   hopper_cases multiply COLUMNS A B [cut]
+//                                          a 64 x 64, b 64 x COLUMNS in tile layout,
 //                                          not swizzled
 //                                          -> a b (64, COLUMNS)
 //   hopper_cases planes COLUMNS A B        likewise, multiplied in planes
@@ -717,8 +718,10 @@ int main(int count, char** arguments) {
     const auto number = [arguments](int i) { return std::atoi(arguments[i]); };
     if (what == "scripts") run_scripts();
     try {
-        if (what == "multiply" && count == 5)
+        if (what == "multiply" && count >= 5) {
+            simt::set_schedule(0, count > 5);
             multiply(number(2), major_of(arguments[3]), major_of(arguments[4]));
+        }
         if (what == "planes" && count == 5) {
             const auto run = number(2) == 48 ? multiply_planes<48> : multiply_planes<128>;
             run(major_of(arguments[3]), major_of(arguments[4]));

@@ -19,7 +19,7 @@ COMMENTS = {
     ".hpp": "//",
     ".cpp": "//",
 }
-BUDGET = 28_680
+BUDGET = 28_760
 """To be lowered with the count. What has to raise it says why in its commit."""
 
 

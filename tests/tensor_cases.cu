@@ -2,7 +2,7 @@
 //
 //   tensor_cases roundings             float32 -> the words pack(x, -x) and pack(widened of both)
 //   tensor_cases vectors               float32, eight at a time -> the same through memory as bf16
-//   tensor_cases fragments             a (16, 16), b (16, 8) as bf16, d (16, 8) -> d + a b
+//   tensor_cases fragments [cut]       a (16, 16), b (16, 8) as bf16, d (16, 8) -> d + a b
 //   tensor_cases product SEED [SITE]   a, b (128, 88) as bf16 -> a b^T (128, 128), or the report;
 //                                      SITE: a barrier that is left out. The checked build lists
 //                                      the barriers reached on the standard error
@@ -208,7 +208,10 @@ int main(int count, char** arguments) {
     try {
         if (what == "roundings") roundings();
         if (what == "vectors") vectors();
-        if (what == "fragments") fragments();
+        if (what == "fragments") {
+            simt::set_schedule(0, count > 2);
+            fragments();
+        }
         if (what == "product") {
             if (count > 2) simt::set_schedule(std::strtoull(arguments[2], nullptr, 10));
 #if defined(SIMT_CHECK)

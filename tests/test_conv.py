@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import Mask
 from samples import EACH_PRODUCT, normal
 from shapes import ALEXNET, CONVS, Conv, each, in_vectors
-from tolerance import FUNCTION, SUM, UNIT, assert_close, convolved, inner, same_bits
+from tolerance import FUNCTION, SUM, UNIT, assert_close, convolved, inner, product_units, same_bits
 from trial import run
 from updates import LR, check_same_update, check_update
 from variants import CPU_EXACT, ONE_ORDER, parameters
@@ -334,7 +335,7 @@ AT_FULL_SIZE = pytest.mark.parametrize(
 def test_adjoint_identities_at_full_size(be: Any, layer: Conv, dtype: Any, tensor: bool) -> None:
     """<conv(x, w), dy> = <x, dgrad> = <w, wgrad>: three sums of the same products.
 
-    Each op's error is at most SUM units of its magnitude (as scaled by `convolved`), whose inner
+    Each op's error is at most so many units of its magnitude (scaled by `convolved`), whose inner
     product with the other factor is the same for all three: <conv(|x|, |w|), |dy|>. A bfloat16 dx
     has been rounded once more.
     """
@@ -354,7 +355,9 @@ def test_adjoint_identities_at_full_size(be: Any, layer: Conv, dtype: Any, tenso
     sizes = pyalexnet.backend("cpu").conv_fprop(abs(x), abs(w), None, **how, dtype=FLOAT32)
     exact = Exact(sizes, sizes)
     due = [convolved(be, exact, layer.w, layer.stride, tiled) for tiled in (layer.x, layer.y)]
-    allowed = SUM * UNIT * sum(inner(one.magnitude, abs(dy)) for one in due)
+    longest = max(math.prod(layer.y[:3]), w[0].size, w[..., 0].size // layer.groups)
+    units = product_units(be, dtype, longest)
+    allowed = units * UNIT * sum(inner(one.magnitude, abs(dy)) for one in due)
     if dtype == BFLOAT16:
         allowed += 2.0**-8 * inner(abs(be.to_numpy(dx)), abs(x))
     assert max(sums) - min(sums) <= allowed, sums
@@ -382,7 +385,8 @@ def assert_some_pixels(be: Any, layer: Conv, y: Any, x: Any, w: Any, b: Any, dty
         seen = image[:, p * down : p * down + R, q * across : q * across + S]
         expected = oracle.conv_fprop(seen, w, b, stride=1, pad=0, groups=layer.groups)
         expected = convolved(be, expected, layer.w, layer.stride, layer.y)
-        assert_close(y[:, p : p + 1, q : q + 1], expected, dtype=dtype)
+        units = product_units(be, x.dtype, w[0].size)
+        assert_close(y[:, p : p + 1, q : q + 1], expected, units, dtype=dtype)
 
 
 def test_runs_in_a_row_leave_each_other_alone(be: Any) -> None:

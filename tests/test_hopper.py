@@ -18,9 +18,11 @@ import pytest
 from numpy.typing import NDArray
 
 import emulated
+import tensor_cores
 from async_order import Fault, Member, Order, Script, Step
 from emulated import program
 from samples import normal
+from tensor_cores import HOPPER
 
 SOURCE = Path(__file__).with_name("hopper_cases.cu")
 line_of, located = partial(emulated.line_of, SOURCE), partial(emulated.located, SOURCE)
@@ -119,6 +121,15 @@ def test_products_that_the_card_or_its_header_lacks_are_not_compiled(
     command = [emulated.COMPILER, *emulated.COMMON, "-fsyntax-only", "-x", "c++", "-"]
     done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
     assert refusal in done.stderr and (done.returncode == 0) == (not refusal), done.stderr
+
+
+@pytest.mark.parametrize("columns", [96, 192])
+def test_a_product_that_is_cut(built: Path, columns: int) -> None:
+    """Bit for bit as a Hopper's tensor cores have it."""
+    a, b = rounded(64, 64, seed=1), rounded((columns + 63) // 64 * 64, 64, seed=2)
+    y = computed(built, "multiply", columns, "k", "k", "cut", given=bits(a) + bits(b))
+    due = tensor_cores.added(np.zeros((64, columns)), a[:, None], b[None, :columns], HOPPER)
+    np.testing.assert_array_equal(y.reshape(64, columns), due)
 
 
 def factor(lines: Floats, major: str) -> bytes:

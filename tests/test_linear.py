@@ -14,7 +14,7 @@ from bench.oracle import Exact, double
 from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import Mask
 from samples import EACH_PRODUCT, normal
-from tolerance import FUNCTION, SUM, UNIT, assert_close, inner, same_bits
+from tolerance import FUNCTION, SUM, UNIT, assert_close, inner, product_units, same_bits
 from trial import run
 from updates import LR, check_same_update, check_update
 from variants import ONE_ORDER
@@ -327,7 +327,7 @@ def test_adjoint_identities_at_full_size(
     )
     # Only for the tolerance, so on the fastest backend.
     sizes = pyalexnet.backend("cpu").linear_fprop(abs(x), abs(w), None, dtype=FLOAT32)
-    allowed = 2 * SUM * UNIT * inner(sizes, abs(dy))
+    allowed = 2 * product_units(be, dtype, max(size)) * UNIT * inner(sizes, abs(dy))
     if dtype == BFLOAT16:
         allowed += 2.0**-8 * inner(abs(be.to_numpy(dx)), abs(x))
     assert max(sums) - min(sums) <= allowed, sums

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import tensor_cores
 from emulated import program
-from samples import normal
+from samples import generator, normal
 
 SOURCE = Path(__file__).with_name("tensor_cases.cu")
 ROOT = SOURCE.parent.parent
@@ -86,6 +87,60 @@ def test_a_product_of_fragments(built: Path, seed: int) -> None:
     for k in range(16):
         in_order += a[:, k, None] * b[k]
     np.testing.assert_array_equal(y, in_order)
+
+
+def of_many_sizes(*shape: int, seed: int) -> Floats:
+    """bfloat16 whose products reach from 2^-20 to 2^20 and, some, beyond float32's range."""
+    spread = generator(seed, *shape).choice([-100, *range(-10, 11), 100], shape)
+    numbers: Floats = np.ldexp(rounded(*shape, seed=seed), spread)
+    return numbers
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_product_of_fragments_that_is_cut(built: Path, seed: int) -> None:
+    """Bit for bit as an Ampere's tensor cores have it, beyond float32's range too; of zeros and of
+    denormal numbers."""
+    make = of_many_sizes if seed % 2 else rounded
+    a, b, d = make(16, 16, seed=seed), make(16, 8, seed=seed + 10), normal(16, 8)
+    a[0] = d[0] = 0
+    a[1] = np.ldexp(rounded(16, seed=seed), -130).astype(ml_dtypes.bfloat16)
+    d[1] = -1e-40
+    y = computed(built, "fragments", "cut", given=bits(a) + bits(b) + d.tobytes())
+    due = tensor_cores.added(d, a[:, None], b.T[None], tensor_cores.AMPERE)
+    np.testing.assert_array_equal(np.frombuffer(y, np.float32).reshape(16, 8), due)
+
+
+ULP = 2.0**-23  # of 1
+
+
+@pytest.mark.parametrize(
+    ("sum_", "terms", "ampere", "hopper"),
+    [
+        (1, [ULP / 2], 1, 1),  # the sum is cut, not rounded to even
+        (1, [ULP / 2] * 3, 1 + ULP, 1 + ULP),
+        (-1, [-ULP / 2] * 3, -1 - ULP, -1 - ULP),
+        (1, [ULP / 2] * 2, 1 + ULP, 1 + ULP),  # one bit more than a float32's is kept
+        (1, [ULP / 4] * 4, 1, 1 + ULP),  # Hopper keeps two
+        (1, [ULP / 8] * 8, 1, 1),
+        (0, [1, ULP / 4, ULP / 4, ULP / 4, ULP / 4], 1, 1 + ULP),  # a product may be the largest
+        (1, [0] * 8 + [ULP / 2, ULP / 2], 1 + ULP, 1 + ULP),
+        (1, [ULP / 2] + [0] * 7 + [ULP / 2], 1, 1 + ULP),  # Ampere adds eight, and eight
+        (0, [2.0**140, 1, -(2.0**140)], 0, 0),  # products may exceed the range
+        (0, [2.0**140], np.inf, np.inf),
+        (0, [2.0**-149, 2.0**-150], 2.0**-149, 2.0**-149),
+    ],
+)
+def test_what_is_known_of_the_cards(
+    sum_: float, terms: list[float], ampere: float, hopper: float
+) -> None:
+    """Values that the papers' descriptions imply, against the oracle of the tests above."""
+    a = np.zeros(16)
+    a[: len(terms)] = terms
+    signs, exponents = np.sign(a), np.log2(abs(a), where=a != 0, out=np.zeros(16))
+    half = np.floor(exponents / 2)
+    of_a, of_b = signs * 2.0**half, 2.0 ** (exponents - half)
+    for card, due in ((tensor_cores.AMPERE, ampere), (tensor_cores.HOPPER, hopper)):
+        assert tensor_cores.added(sum_, of_a, of_b, card) == due
 
 
 A, B = rounded(ROWS, DEPTH, seed=1), rounded(ROWS, DEPTH, seed=2)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
+from bench import gate
 from bench.oracle import Exact
+from pyalexnet.ops.elements import BFLOAT16
 from samples import normal
-from tolerance import assert_close, assert_same, bound, same_bits
+from tensor_cores import AMPERE, HOPPER, Card, added
+from tolerance import SUM, assert_close, assert_same, bound, product_units, same_bits
 
 TRIALS = 1000
 
@@ -32,6 +37,76 @@ def test_sums_that_lost_a_term_fail(terms: int) -> None:
     lost = products[:, terms // 2].astype(np.float64)
     noticed = abs(products.astype(np.float64).sum(axis=1) - lost - exact.value) > bound(exact)
     assert noticed.mean() >= 0.98
+
+
+FEW = 250
+
+
+class Gpu:
+    """A backend whose products may be cut."""
+
+    name = "sim"
+
+
+@cache
+def factors(terms: int) -> tuple[np.ndarray, np.ndarray]:
+    x, w = (normal(FEW, terms, seed=i).astype(BFLOAT16).astype(np.float64) for i in (1, 2))
+    return x, w
+
+
+def on_a_card(terms: int, card: Card | None, wrong: str) -> tuple[np.ndarray, Exact, float]:
+    """Sums of bfloat16 products, cut as a card's or rounded one by one; the exact sums; the units.
+
+    One product may be wrong: dropped, or that of the pixel beside it.
+    """
+    x, w = factors(terms)
+    exact = Exact((x * w).sum(axis=1), abs(x * w).sum(axis=1))
+    seen, place = x.copy(), terms // 2
+    if wrong:
+        seen[:, place] = 0 if wrong == "dropped" else x[:, place - 1]
+    if card:
+        sums = added(np.zeros(FEW), seen, w, card).astype(np.float32)
+    else:
+        sums = np.add.accumulate((seen * w).astype(np.float32), axis=1)[:, -1]
+    return sums, exact, product_units(Gpu, BFLOAT16, terms)
+
+
+EACH_CARD = pytest.mark.parametrize("card", [None, AMPERE, HOPPER], ids=["nearest", "8", "16"])
+EACH_LENGTH = pytest.mark.parametrize("terms", [25, 363, 1200, 3456, 9216])
+
+
+@EACH_CARD
+@EACH_LENGTH
+def test_sums_of_tensor_cores_pass(terms: int, card: Card | None) -> None:
+    sums, exact, units = on_a_card(terms, card, "")
+    assert_close(sums, exact, units)
+
+
+@EACH_CARD
+@EACH_LENGTH
+@pytest.mark.parametrize("wrong", ["dropped", "beside"])
+def test_wrong_sums_of_tensor_cores_fail(terms: int, wrong: str, card: Card | None) -> None:
+    sums, exact, units = on_a_card(terms, card, wrong)
+    noticed = abs(sums - exact.value) > bound(exact, units)
+    assert noticed.mean() >= (0.98 if terms < 9216 else 0.95)
+
+
+@EACH_CARD
+@EACH_LENGTH
+def test_the_gate_compares_sums_of_tensor_cores(terms: int, card: Card | None) -> None:
+    """bench/gate.py compares norms: one in fifty elements has lost a product."""
+    sums, exact, _ = on_a_card(terms, card, "")
+    allowed = (gate.SUMMED + gate.CUT * terms) * np.linalg.norm(exact.value)
+    assert np.linalg.norm(sums - exact.value) <= allowed
+    sums[::50] = on_a_card(terms, card, "dropped")[0][::50]
+    assert np.linalg.norm(sums - exact.value) > allowed
+
+
+def test_long_sums_of_tensor_cores_ask_for_more() -> None:
+    """Those that are cut are further off than eight units, so the longer bound is needed."""
+    sums, exact, _ = on_a_card(9216, AMPERE, "")
+    assert (abs(sums - exact.value) > bound(exact)).any()
+    assert product_units(Gpu, BFLOAT16, 576) == product_units(Gpu, np.float32, 9216) == SUM
 
 
 def test_close_refuses_other_shapes_types_and_nan() -> None:

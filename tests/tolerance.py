@@ -7,6 +7,14 @@ the absolute products: with n terms the roundings are a random walk of about sqr
 partial sums that are themselves far below the magnitude. The bound holds from 25 to 9,216 terms,
 and it notices nearly every single dropped term (test_tolerance.py measures both).
 
+Tensor cores do not round sums of bfloat16 products but cut them (tests/tensor_cores.py), towards
+zero: on average by 1/32 of the last place for each product, at most u / 16 of the sum. Sums of n
+products of zero mean and deviation s are normally distributed: the mean of all partial sums has the
+deviation s sqrt(n / 3), and six times that, for the worst of many elements, times n u / 16 is
+sqrt(n) / 3 units of the magnitude, 0.64 n s. That is 8 units at 576 terms, the longest sum in most
+tests; longer ones ask `product_units`. Products of one sign drift further, about n / 4 units, and
+no test sums many.
+
 Products of float32 in three planes omit at most one u of each (kernels/tensor.cuh), and are summed
 from zero 16 at a time, so the large sums are rounded less often than with one term at a time. The
 bound is the same, and `python -m bench --errors` shows how much of it is left.
@@ -40,6 +48,12 @@ Array = NDArray[np.generic]
 def bound(exact: Exact, units: float = SUM) -> NDArray[np.float64]:
     """The error allowed in each element."""
     return np.asarray(units * UNIT * exact.magnitude + UNDERFLOW)
+
+
+def product_units(be: Any, dtype: Any, terms: int) -> float:
+    """How far a sum of so many products of zero mean may be off on a backend."""
+    cut = be.name != "cpu" and dtype == BFLOAT16
+    return max(SUM, terms**0.5 / 3) if cut else SUM
 
 
 def convolved(

@@ -4,6 +4,7 @@
 
 #include "copies.hpp"
 #include "hopper.hpp"
+#include "products.hpp"
 
 #include <array>
 #include <cstddef>
@@ -72,7 +73,7 @@ struct WarpOfGroup {
     std::vector<std::unique_ptr<Sums>> sums;
 };
 
-constexpr std::size_t kProductDepth = 16, kMaxColumns = 256;
+constexpr std::size_t kMaxColumns = 256;
 
 // a or b of a product in float32: by depth, then line.
 struct alignas(16) Factor {

@@ -21,8 +21,9 @@ int device_of(const void* pointer);
 void enable_peers(int device, int peer);
 
 // Order in which blocks and threads run: 0 is the natural one; any other seed permutes the blocks,
-// the threads of a block, and which thread goes first after each barrier.
-void set_schedule(std::uint64_t seed);
+// the threads of a block, and which thread goes first after each barrier. And how tensor cores add:
+// see products.hpp.
+void set_schedule(std::uint64_t seed, bool cuts = false);
 
 enum class Access { read, write, read_write, scratch };
 

@@ -17,6 +17,7 @@ constexpr std::uint64_t kMaxWorkers = 16;
 
 std::mutex busy; // one launch at a time
 std::atomic<std::uint64_t> seed_of_launches{0};
+std::atomic<bool> cuts_of_launches{false};
 std::atomic<std::uint64_t> launches{0};
 
 Worker& worker(std::size_t index) {
@@ -90,7 +91,7 @@ void run_on_workers(Launch& launch) {
 
 void detail::run(const Grid& grid, const char* pretty_function, const Call& call) {
     const std::lock_guard<std::mutex> lock(busy);
-    Launch launch(grid, call, kernel_name(pretty_function), seed_of_launches);
+    Launch launch(grid, call, kernel_name(pretty_function), seed_of_launches, cuts_of_launches);
     refuse_impossible(launch);
     launch.cluster_order = cluster_order(launch.clusters, launch.seed);
     if (kChecked) check::begin_launch(launch.threads, launch.block_threads);
@@ -100,7 +101,10 @@ void detail::run(const Grid& grid, const char* pretty_function, const Call& call
     if (launch.failed) throw launch.error(launch.failure);
 }
 
-void set_schedule(std::uint64_t seed) { seed_of_launches = seed; }
+void set_schedule(std::uint64_t seed, bool cuts) {
+    seed_of_launches = seed;
+    cuts_of_launches = cuts;
+}
 
 std::uint64_t launch_count() { return launches; }
 

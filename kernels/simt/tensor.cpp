@@ -2,6 +2,7 @@
 // matrices that the last lane to arrive moves or multiplies for its whole warp.
 #include "simt.hpp"
 
+#include "products.hpp"
 #include "refusals.hpp"
 
 #include <cstring>
@@ -106,8 +107,6 @@ void ldmatrix_x4_trans(std::uint32_t (&r)[4], const void* row, Site site) {
 
 namespace {
 
-using Four = float __attribute__((vector_size(16)));
-
 struct Factors {
     float* d;
     const std::uint32_t* a;
@@ -121,9 +120,6 @@ float widen(std::uint32_t bits) {
     return x;
 }
 
-// The product of two bf16 is exact in float32 (within its range). Products are added to d one after
-// another, the first of the 16 first, and each sum is rounded to nearest. The card's own order and
-// rounding are not documented.
 void multiply(void* const slots[kWarp], std::uint32_t lanes) {
     require_whole_warp<Factors>(slots, lanes);
     float a[16][16];
@@ -143,17 +139,7 @@ void multiply(void* const slots[kWarp], std::uint32_t lanes) {
             b[t + i * 8 + 1][g] = widen(slot.b[i] & 0xffff0000u);
         }
     }
-    for (unsigned row = 0; row < 16; ++row) {
-        auto* sums = reinterpret_cast<Four*>(d[row]);
-        Four left = sums[0], right = sums[1];
-        for (unsigned k = 0; k < 16; ++k) {
-            const auto* factors = reinterpret_cast<const Four*>(b[k]);
-            left += a[row][k] * factors[0];
-            right += a[row][k] * factors[1];
-        }
-        sums[0] = left;
-        sums[1] = right;
-    }
+    for (unsigned row = 0; row < 16; ++row) add_products(d[row], 8, a[row], b[0], 8, kAmpere);
     for (unsigned lane = 0; lane < kWarp; ++lane) {
         const auto& slot = slot_of<Factors>(slots, lane);
         const unsigned g = lane / 4, t = lane % 4 * 2;

@@ -120,9 +120,6 @@ void gather(const detail::AnyOperand& operand, Factor& to) {
 
 // ------------------------------------------------------------------ the arithmetic
 
-using Four = float __attribute__((vector_size(16)));
-
-// As in mma_m16n8k16: the products, which are exact, are added one after another.
 void multiply(Warpgroup& group, const Product& product) {
     Factor& a = group.a;
     Factor& b = group.b;
@@ -139,10 +136,9 @@ void multiply(Warpgroup& group, const Product& product) {
             return sums.values[lane * sums.count + c / 8 * 4 + half + c % 2];
         };
         for (std::size_t c = 0; c < columns; ++c) row[c] = value(c);
-        for (std::size_t k = 0; k < kProductDepth; ++k)
-            for (std::size_t c = 0; c < columns; c += 4)
-                *reinterpret_cast<Four*>(&row[c]) +=
-                    a[k][r] * *reinterpret_cast<const Four*>(&b[k][c]);
+        float of_row[kProductDepth];
+        for (std::size_t k = 0; k < kProductDepth; ++k) of_row[k] = a[k][r];
+        add_products(row.data(), columns, of_row, b[0].data(), kMaxColumns, kHopper);
         for (std::size_t c = 0; c < columns; ++c) value(c) = row[c];
     }
 }

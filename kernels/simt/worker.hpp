@@ -54,8 +54,9 @@ inline std::string line_of(Site site) { return text(site.file, ':', site.line); 
 
 // What all workers of one launch share.
 struct Launch {
-    Launch(const Grid& grid_, const detail::Call& call_, std::string name_, std::uint64_t seed_)
-        : grid(grid_), call(call_), name(std::move(name_)), seed(seed_),
+    Launch(const Grid& grid_, const detail::Call& call_, std::string name_, std::uint64_t seed_,
+           bool cuts_)
+        : grid(grid_), call(call_), name(std::move(name_)), seed(seed_), cuts(cuts_),
           clusters(volume(grid.blocks) / grid.cluster),
           block_threads(static_cast<unsigned>(volume(grid.threads))),
           threads(grid.cluster * block_threads) {}
@@ -64,6 +65,7 @@ struct Launch {
     const detail::Call& call;
     std::string name;
     std::uint64_t seed;
+    bool cuts; // sums of products
     std::uint64_t clusters;
     unsigned block_threads;
     unsigned threads;                         // of a cluster
@@ -128,6 +130,7 @@ class Worker : public Scheduler {
         return copies_[current_];
     }
     AsyncWork& async() { return async_; }
+    bool cuts() const { return launch_->cuts; }
     unsigned threads() const { return total_; }
     unsigned current() const { return current_; } // linear number of the running thread
     std::string where() const;

@@ -34,14 +34,16 @@ class SimBackend(KernelBackend, HostBackend):
         KernelBackend.__init__(self, extension(*self._extension))
         HostBackend.__init__(self, device)
 
-    def set_schedule(self, seed: int) -> None:
+    def set_schedule(self, seed: int, cuts: bool = False) -> None:
         """Set the order in which blocks and threads run, for every instance of this backend.
 
         Args:
             seed: 0 for the natural order; any other permutes the blocks, the threads of each, and
                 which thread goes first after a barrier. Results must not depend on it.
+            cuts: whether tensor cores align products and cut their sums, as a card's do, or round
+                each sum to nearest.
         """
-        self._ext.set_schedule(seed)
+        self._ext.set_schedule(seed, cuts)
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         x = super().asarray(x, dtype)
