@@ -159,7 +159,7 @@ template <class T> struct DgradEpilogue {
     int channels, group_channels;
 
     template <bool whole, bool gated> struct Fours {
-        static constexpr int kTogether = whole ? 4 : 1;
+        static constexpr int kTogether = !whole ? 1 : gated ? 8 : 4; // a gate has to be fetched
         float factor;
         FourColumns<const T, whole> gate;
         FourColumns<T, whole> dx;
