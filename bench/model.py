@@ -31,6 +31,7 @@ import pyalexnet
 from pyalexnet.backends.kernels import KernelBackend
 from pyalexnet.nets.calls import Call, Plan, View, is_product, name_of
 from pyalexnet.ops.elements import BFLOAT16
+from pyalexnet.ops.records import ConvGeometry
 from pyalexnet.step import listing as steps
 from pyalexnet.step import plan
 
@@ -115,15 +116,31 @@ def _shape(made: Plan, call: Call, images: int, choice: str) -> Shape:
     width, loads = 2 if half else 4, "gate" in call.reads or "dgrad" not in call.op
     how = (stored, width, loads, call.settings.get("activation") == "tanh")
     blocks = None
-    if "patches" in loop:  # whole rows of an image, 32 filters at a time: patch_dgrad.cuh
-        tiles = math.ceil(pixels[0] / max(1, tile[0] // pixels[1]))
-        blocks = count * groups * tiles
+    if "patches" in loop:  # 32 filters at a time, of a tap: patch_dgrad.cuh
         depth = taps // channels * 32 * math.ceil(filters / 32)
+        tiles = math.ceil(pixels[0] / max(1, tile[0] // pixels[1]))  # whole rows of an image
+        blocks = count * groups * tiles
+    if loop == "wgmma patches":  # places, images and margins in one line: hopper_patch_dgrad.cuh
+        down, across = _padded(call, pixels)
+        blocks = math.ceil(count * down * across / tile[0]) * groups
     dropout = "dropout" in call.settings and parts == 1
     return Shape(call.op, loop, tile, parts, groups, rows, columns, depth, *how, dropout, blocks)
 
 
-_PREFIXES = {"wgmma": "hopper_gemm", "fma": "gemm_kernel", "patches": "tensor_patch"}
+def _padded(call: Call, pixels: list[int]) -> list[int]:
+    """Rows and columns with one margin."""
+    _, _, top, bottom, left, right, _ = ConvGeometry.of(
+        call.op, call.settings["stride"], call.settings["pad"], call.settings.get("groups", 1)
+    )
+    return [pixels[0] + max(top, bottom), pixels[1] + max(left, right)]
+
+
+_PREFIXES = {
+    "wgmma": "hopper_gemm",
+    "wgmma patches": "hopper_patch",
+    "fma": "gemm_kernel",
+    "patches": "tensor_patch",
+}
 
 
 def _product(

@@ -25,8 +25,8 @@ SCHEDULERS = 4
 _BANKS = 128  # bytes a clock (CUDA programming guide: 32 banks of 4 bytes)
 _REGISTERS = 65536
 # Clocks of m64nNk16 by N: half of N at the tensor cores' full rate, plus what a public probe of an
-# H100 found above that; N = 8 takes 18.9 there, a fifth of the rate.
-_HGMMA = {8: 18.9, 64: 32.8, 96: 48.7, 128: 65.0, 192: 97.1, 256: 129.3}
+# H100 found above that (48: between its neighbours).
+_HGMMA = {48: 24.5, 64: 32.8, 96: 48.7, 128: 65.0, 192: 97.1, 256: 129.3}
 _LATENCY = (
     500  # clocks until the first copy of a slice arrives: L2 263, memory 479 (arXiv 2402.13499)
 )
@@ -140,16 +140,8 @@ def worth(shape: Shape) -> Worth:
 
 def _of_warpgroups(shape: Shape, code: Code, pace: Pace) -> Time:
     """Of a kernel whose copying and multiplying warps differ."""
-    bringing = _bringing(code, worth(shape))
-    variants = [_tile(shape, bringing, one, pace) for one in _loops(code, "HGMMA", worth(shape))]
-    plain, *others = sorted(variants, key=lambda one: one.clocks)
-    if not others:
-        return plain
-    # The blocks of the first column sum A's rows too. A single wave waits for them.
-    (summing,) = others[-1:]
-    share = 1.0 if plain.waves == 1 else 1 / shape.across
-    clocks = share * summing.clocks + (1 - share) * plain.clocks
-    return replace(summing if share == 1 else plain, clocks=clocks)
+    multiplying = next(_loops(code, "HGMMA", worth(shape)))
+    return _tile(shape, _bringing(code, worth(shape)), multiplying, pace)
 
 
 def _bringing(code: Code, value: Worth) -> tuple[Around, Around]:
@@ -184,7 +176,8 @@ def _in_turn(full: Way, less: Way) -> bool:
 def _loops(code: Code, name: str, value: Worth) -> Iterator[Around]:
     """The innermost loops that hold an instruction of that name."""
     seen: set[int] = set()
-    for number, one in enumerate(code.listing):
+    for number in sorted(ways.looping(code)):
+        one = code.listing[number]
         if one.name == name and id(one) not in seen:
             found = ways.around(ways.through(code, number, value), {name})
             if found is not None:
@@ -193,38 +186,22 @@ def _loops(code: Code, name: str, value: Worth) -> Iterator[Around]:
 
 
 def _tile(shape: Shape, bringing: tuple[Around, Around], multiplying: Around, pace: Pace) -> Time:
-    """With all tiles like those that run that loop."""
-    copying, others = ([*ways.flat(one.body)] for one in bringing)
+    """All tiles, of blocks whose roles run those loops."""
     products = [*ways.flat(multiplying.body)]
-    gather = warps.steady(copying, 1, pace)
-    if _in_turn(*(one.body for one in bringing)):
-        gather = (gather + (_WARPGROUP - 1) * warps.steady(others, 1, pace)) / _WARPGROUP
     tensor = [(_columns(one), one.rest.split()[1]) for one in products if one.name == "HGMMA"]
-    large = [(columns, sums) for columns, sums in tensor if columns > 8]
-    teams = max(1, shape.tile[0] // (64 * len(set(large))))  # warpgroups that share a tile
-    per_round = max(1, 16 * len(large) // len(set(large)) // shape.slice)
-    by_threads = sum(one.name == "LDGSTS" for one in copying) * 16 * LANES * _WARPGROUP
-    gathered = shape.tile["wgrad" in shape.op] * shape.slice * shape.width
-    rounds = max(1, round(by_threads / gathered))  # slices in one of the loop that copies
-    tiled = sum(shape.tile) * shape.slice * shape.width - min(by_threads // rounds, gathered)
-    cast = any(one.name == "UTMALDG" and "MULTICAST" in one.rest for one in copying)
-    copied = sum(shape.tile) * shape.slice * shape.width
-    read = teams * sum(2048 + 32 * columns for columns, _ in tensor) / per_round
-    own = sum(one.name == "LDS" and warps.passes(one) > 0 for one in copying)  # few lines each
-    slice_ = {
-        "tensor": teams * sum(_HGMMA[columns] for columns, _ in tensor) / per_round,
-        "gather": gather / rounds,
-        "banks": (copied + read) / _BANKS + own * _WARPGROUP / rounds,
-        "L2": (copied - tiled * cast / 2) / pace.l2,
-        "issue": len(copying) / rounds + teams * len(products) / per_round,
-    }
+    rows = 64 * len(set(tensor))  # of a warpgroup
+    per_round = max(1, 16 * len(tensor) // len(set(tensor)) // shape.slice)
+    teams = max(1, shape.tile[0] // rows)  # warpgroups that share a tile
+    blocks = 2 if "patches" in shape.loop else 1  # of a multiprocessor
+    slice_ = _slice(shape, bringing, products, teams, per_round, pace)
+    slice_ = {name: clocks * blocks for name, clocks in slice_.items()}
+    slice_["gather"] = _gather(bringing, blocks, pace) / _rounds(shape, bringing, per_round)
     longest = max(slice_.values())
-    stays = len(multiplying.before) > 1
-    start = warps.clocks([[*ways.flat(multiplying.before[0])]] * _WARPGROUPS, pace)
-    end = _finish(shape, multiplying.after[-1], teams, teams * _WARPGROUP, pace)
+    start = warps.clocks([[*ways.flat(multiplying.before[0])]] * _WARPGROUPS * blocks, pace)
+    end = _finish(shape, multiplying.after[-1], teams * blocks, teams * _WARPGROUP, pace)
     fill = slice_["gather"] + _LATENCY + slice_["tensor"] - longest
-    waves = math.ceil(shape.blocks / MULTIPROCESSORS)
-    if not stays:
+    waves = math.ceil(_launched(shape, bringing)[0] / blocks / MULTIPROCESSORS)
+    if len(multiplying.before) == 1 or blocks > 1:
         edges = start + fill + end
         return Time(waves, shape.slices, slice_, edges, waves * (edges + shape.slices * longest))
     each = warps.clocks([[*ways.flat(way)] for way in multiplying.before[1:]], pace) + end
@@ -233,6 +210,67 @@ def _tile(shape: Shape, bringing: tuple[Around, Around], multiplying: Around, pa
     period = max(shape.slices * longest, (own_slices + each) / turns)
     edges = period - shape.slices * longest
     return Time(waves, shape.slices, slice_, edges, waves * period + start + fill + each)
+
+
+def _slice(
+    shape: Shape,
+    bringing: tuple[Around, Around],
+    products: list[Instruction],
+    teams: int,
+    per_round: int,
+    pace: Pace,
+) -> dict[str, float]:
+    """Clocks of what a block's slice takes of the multiprocessor."""
+    copying = [*ways.flat(bringing[0].body)]
+    rounds = _rounds(shape, bringing, per_round)
+    columns = [_columns(one) for one in products if one.name == "HGMMA"]
+    by_threads = _by_threads(bringing) / rounds
+    copied = max(by_threads, sum(shape.tile) * shape.slice * shape.width)
+    if "patches" in shape.loop:  # a pixel serves all taps
+        copied = by_threads
+    shared = _launched(shape, bringing)[1] * (copied - by_threads) / 2
+    read = teams * sum(2048 + 32 * each for each in columns) / per_round
+    own = sum(one.name == "LDS" and warps.passes(one) > 0 for one in copying)  # few lines each
+    return {
+        "tensor": teams * sum(_HGMMA[each] for each in columns) / per_round,
+        "banks": (copied + read) / _BANKS + own * _WARPGROUP / rounds,
+        "L2": (copied - shared) / pace.l2,
+        "issue": len(copying) / rounds + teams * len(products) / per_round,
+    }
+
+
+def _by_threads(bringing: tuple[Around, Around]) -> int:
+    """Bytes that warps copy in a round of their loop."""
+    copies = sum(one.name == "LDGSTS" for one in ways.flat(bringing[0].body))
+    return copies * 16 * LANES * _WARPGROUP
+
+
+def _rounds(shape: Shape, bringing: tuple[Around, Around], per_round: int) -> int:
+    """Slices in a round of the loop that copies: in patches as many as in one that multiplies."""
+    gathered = shape.tile["wgrad" in shape.op] * shape.slice * shape.width
+    in_round = round(_by_threads(bringing) / gathered)
+    return per_round if "patches" in shape.loop else max(1, in_round)
+
+
+def _gather(bringing: tuple[Around, Around], blocks: int, pace: Pace) -> float:
+    """Clocks of a round for the warp that has most to do; on average, if they take turns."""
+    full, less = (warps.steady([*ways.flat(one.body)], blocks, pace) for one in bringing)
+    turns = _in_turn(*(one.body for one in bringing))
+    return (full + (_WARPGROUP - 1) * less) / _WARPGROUP if turns else full
+
+
+def _launched(shape: Shape, bringing: tuple[Around, Around]) -> tuple[int, bool]:
+    """Blocks, and whether two share what the engine copies: see clusters_of in choice.cuh."""
+    cast = any(
+        one.name == "UTMALDG" and "MULTICAST" in one.rest for one in ways.flat(bringing[0].body)
+    )
+    down = math.ceil(shape.rows / shape.tile[0])
+    gathered = shape.across if "wgrad" in shape.op else down
+    paired = shape.blocks // gathered * (gathered + gathered % 2)
+    alone, pairs = (math.ceil(count / MULTIPROCESSORS) for count in (shape.blocks, paired))
+    if not cast or gathered == 1 or pairs > alone:
+        return shape.blocks, False
+    return paired, True
 
 
 def _columns(one: Instruction) -> int:

@@ -64,9 +64,7 @@ def through(code: Code, number: int, worth: Callable[[Instruction], int]) -> Way
     """The way from a kernel's start through that instruction to an end that weighs most: in
     instructions, and for each straight run the best and the worst that its instructions are worth.
     """
-    first = _leaders(code)
-    blocks = dict(zip(first, (*first[1:], len(code.listing)), strict=True))
-    edges = {start: set(code.followers[end - 1]) for start, end in blocks.items()}
+    blocks, edges = _blocks(code)
     ending = {start for start, end in blocks.items() if code.listing[end - 1].name == "EXIT"}
     leading = _reached_from(_turned(edges), ending)
 
@@ -80,6 +78,13 @@ def through(code: Code, number: int, worth: Callable[[Instruction], int]) -> Way
 
     kept = {start: {to for to in edges[start] if to in leading} for start in leading}
     return _longest(_Graph(kept, weight, shown), 0, ending)[1]
+
+
+def looping(code: Code) -> set[int]:
+    """The numbers of instructions that are on a loop."""
+    blocks, edges = _blocks(code)
+    found = [one for one in _components(edges, 0) if len(one) > 1 or one <= edges[min(one)]]
+    return {number for one in found for start in one for number in range(start, blocks[start])}
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,13 @@ def _leaders(code: Code) -> list[int]:
         if following != (number + 1,):
             found |= {number + 1, *following}
     return sorted(one for one in found if one < len(code.listing))
+
+
+def _blocks(code: Code) -> tuple[dict[int, int], dict[int, set[int]]]:
+    """Straight runs of instructions: where each ends, and which may follow it."""
+    first = _leaders(code)
+    blocks = dict(zip(first, (*first[1:], len(code.listing)), strict=True))
+    return blocks, {start: set(code.followers[end - 1]) for start, end in blocks.items()}
 
 
 def _longest(graph: _Graph, start: int, ends: set[int]) -> tuple[int, Way]:

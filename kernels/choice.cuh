@@ -88,6 +88,24 @@ template <class T> std::int64_t tiles(int rows, int columns) {
     return std::int64_t{simt::blocks_for(rows, T::TileM)} * simt::blocks_for(columns, T::TileN);
 }
 
+// How many blocks are a cluster with wgmma: two neighbours on the side of C whose operand is
+// gathered, which share the other operand's tiles. None where this side has a single tile, or where
+// a last pair with but one tile in C makes a round more.
+struct Clusters {
+    unsigned blocks; // of one
+    std::int64_t all_blocks;
+};
+template <class T, bool tiled_b> Clusters clusters_of(const GemmSize& size) {
+    const std::int64_t rows = simt::blocks_for(size.rows, T::TileM);
+    const std::int64_t columns = simt::blocks_for(size.columns, T::TileN);
+    const std::int64_t gathered = tiled_b ? rows : columns;
+    const std::int64_t others = (tiled_b ? columns : rows) * size.groups * size.parts;
+    const std::int64_t single = gathered * others, paired = (gathered + gathered % 2) * others;
+    const auto rounds = [](std::int64_t blocks) { return (blocks - 1) / kMultiprocessors; };
+    if (gathered == 1 || rounds(paired) > rounds(single)) return {1, single};
+    return {2, paired};
+}
+
 // A B along its lines lies in swizzled tiles of 64, of which wgmma takes whole ones.
 template <class T, Contiguous of_b> constexpr bool kSuits = true;
 template <int m, int n, int stages>

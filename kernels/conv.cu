@@ -110,10 +110,13 @@ void launch_tile(const Problem& problem, const GemmSize& size, float* partial, S
     } else if constexpr (std::is_same_v<Tiles, HopperTiles>) {
         using Shared = HopperShared<Problem, T>;
         const Tiled tiled = problem.tiled();
+        const Clusters clusters = clusters_of<T, Shared::kTiledB>(size);
+        const int rows = Shared::Copied::kTileRows / static_cast<int>(clusters.blocks);
         simt::launch<hopper_gemm_kernel<Problem, T>>(
-            grid.with_shared(Shared::kBytes + simt::kTileSlack), problem,
-            simt::tensor_map(tiled.data, tiled.rows, tiled.columns, tiled.pitch,
-                             Shared::Copied::kTileRows),
+            simt::Grid(static_cast<unsigned>(clusters.all_blocks), T::Threads, stream)
+                .in_clusters(clusters.blocks)
+                .with_shared(Shared::kBytes + simt::kTileSlack),
+            problem, simt::tensor_map(tiled.data, tiled.rows, tiled.columns, tiled.pitch, rows),
             size, partial);
     } else {
         simt::launch<tensor_gemm_kernel<Problem, T>>(grid.with_shared(kTensorShared<T>), problem,

@@ -11,6 +11,10 @@
 // by cp.async. No step waits for the whole block: a stage is `full` when its bytes have arrived,
 // which the multiplying warps wait for, and `empty` when all of those are done with it.
 //
+// Two blocks on neighbouring tiles that need the same slices of the tiled operand are a cluster:
+// each loads half of every slice for both, so half as much of it comes out of the L2 cache. A stage
+// is then `empty` when the warps of both blocks are done with it, and both are told.
+//
 // Gathered elements are written by threads but read by wgmma, which
 // is not ordered after their writes: hence the fence before a slice is multiplied.
 //
@@ -183,7 +187,7 @@ template <class Problem, class T> struct HopperShared {
 template <class Problem, class T> struct Stages {
     unsigned char* first;
     simt::Mbarrier* full;  // its bytes have come
-    simt::Mbarrier* empty; // all warps that multiply are done with it
+    simt::Mbarrier* empty; // all warps of the cluster that multiply are done with it
 };
 
 // ---------------------------------------------------------------------- the two roles
@@ -195,6 +199,9 @@ __device__ __forceinline__ void bring_slices(const Problem& problem, const Gathe
     using Shared = HopperShared<Problem, T>;
     using Copied = typename Shared::Copied;
     constexpr bool tiled_b = Shared::kTiledB;
+    // The first of a tile's rows that this block loads for all of the cluster.
+    const int own =
+        static_cast<int>(Copied::kTileRows / simt::cluster_blocks() * simt::cluster_rank());
     unsigned slice = 0;
     for (int from = depth.begin; from < depth.end; from += kHopperSlice, ++slice) {
         const unsigned stage = slice % T::Stages, lap = slice / T::Stages;
@@ -207,10 +214,11 @@ __device__ __forceinline__ void bring_slices(const Problem& problem, const Gathe
             simt::mbarrier_arrive_expect(full, Copied::kBytes);
             const TiledPlace at =
                 problem.tiled_place(tile.group, tiled_b ? tile.column : tile.row, from);
+            unsigned char* const to = (tiled_b ? b : a) + simt::tile_bytes(own);
 #pragma unroll
             for (int i = 0; i < Copied::kTiles; ++i)
-                simt::load_tile((tiled_b ? b : a) + i * Copied::kTileBytes, map, at.row,
-                                at.column + i * simt::kTileColumns, full);
+                simt::load_tile_multicast(to + i * Copied::kTileBytes, map, at.row + own,
+                                          at.column + i * simt::kTileColumns, full);
         }
         gatherer.begin(tiled_b ? a : b, from, depth.end);
         simt::cp_async_mbarrier_arrive(full);
@@ -223,11 +231,12 @@ template <class T> struct Sums {
 };
 
 // Multiplies slice after slice. While one slice's products run, it waits for the previous one's and
-// hands its stage back.
+// hands its stage back to all that fill it again; a block that does not may have ended.
 template <class Problem, class T> __device__ __forceinline__ void
 multiply_slices(Sums<T>& sums, int first_row, unsigned slices, const Stages<Problem, T>& stages) {
     using Shared = HopperShared<Problem, T>;
-    const bool speaks = threadIdx.x % 32 == 0;
+    const unsigned to = threadIdx.x % 32; // the rank that a thread speaks to
+    const bool speaks = to < simt::cluster_blocks();
     for (unsigned slice = 0; slice < slices; ++slice) {
         const unsigned stage = slice % T::Stages, lap = slice / T::Stages;
         const unsigned char* const a = stages.first + stage * Shared::kStage;
@@ -245,7 +254,8 @@ multiply_slices(Sums<T>& sums, int first_row, unsigned slices, const Stages<Prob
         simt::wgmma_commit();
 #pragma unroll
         for (int m = 0; m < T::Products; ++m) simt::wgmma_wait<1>(sums.of[m]);
-        if (slice > 0 && speaks) simt::mbarrier_arrive(stages.empty[(slice - 1) % T::Stages]);
+        if (slice > 0 && slice - 1 + T::Stages < slices && speaks)
+            simt::mbarrier_arrive_at(stages.empty[(slice - 1) % T::Stages], to);
     }
 #pragma unroll
     for (int m = 0; m < T::Products; ++m) simt::wgmma_wait<0>(sums.of[m]);
@@ -265,7 +275,8 @@ __device__ __forceinline__ void put_sums(const Sums<T>& sums, int first_row, flo
 // ---------------------------------------------------------------------- the kernel
 
 // A block computes a TileM x TileN tile of C for one group and one part of the depth. Along the
-// grid the column tiles of C move fastest, then row tiles, groups, parts. Bound by operations.
+// grid the tiles of a cluster move fastest, then the column tiles of C, row tiles, groups, parts.
+// Bound by operations.
 template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 1)
     hopper_gemm_kernel(Problem problem, const __grid_constant__ simt::TensorMap map, GemmSize size,
                        float* partial) {
@@ -277,7 +288,9 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     SIMT_SHARED(simt::Mbarrier, empty, [T::Stages]);
     SIMT_SHARED(simt::Mbarrier, ended, [2]); // the products; the stores of the sums
 
-    const TilePlace tile = tile_place<T>(size, Fastest::columns);
+    const unsigned blocks = simt::cluster_blocks();
+    const TilePlace tile = tile_place<T>(
+        size, Fastest::columns, Shared::kTiledB ? Together{blocks, 1} : Together{1, blocks});
     const Depth depth = depth_of(tile, size);
     const Stages<Problem, T> stages{shared, full, empty};
     const auto source = [&] {
@@ -291,13 +304,13 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     if (thread == 0) {
         for (int stage = 0; stage < T::Stages; ++stage) {
             simt::mbarrier_init(full[stage], kWarpgroup + 1); // the gatherers and the engine
-            simt::mbarrier_init(empty[stage], T::Finishers / 32);
+            simt::mbarrier_init(empty[stage], T::Finishers / 32 * blocks);
         }
         for (int i = 0; i < 2; ++i) simt::mbarrier_init(ended[i], T::Finishers);
         simt::mbarrier_fence_init();
     }
     Gathers::template know<T::Threads>(known, source, Shared::kTiledB ? tile.row : tile.column);
-    __syncthreads();
+    simt::cluster_sync();
 
     if (thread >= T::Finishers) {
         simt::lower_registers<kFewRegisters>();

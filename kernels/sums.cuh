@@ -17,15 +17,26 @@ struct TilePlace {
 // Along the grid tiles move first along the rows of C, or along its columns; then groups, parts.
 enum class Fastest { rows, columns };
 
-template <class T>
-__device__ __forceinline__ TilePlace tile_place(const GemmSize& size, Fastest fastest) {
-    const unsigned column_tiles = (size.columns + T::TileN - 1) / T::TileN;
-    const unsigned row_tiles = (size.rows + T::TileM - 1) / T::TileM;
-    const unsigned tile = blockIdx.x % (column_tiles * row_tiles);
-    const unsigned block = blockIdx.x / (column_tiles * row_tiles);
+// Blocks that follow one another in the grid and whose tiles are neighbours: in a column of C, or
+// in a row. The last of a column or row may lie beyond C.
+struct Together {
+    unsigned rows = 1, columns = 1;
+};
+
+template <class T> __device__ __forceinline__ TilePlace tile_place(const GemmSize& size,
+                                                                   Fastest fastest,
+                                                                   Together together = {}) {
+    const unsigned of_rows = T::TileM * together.rows, of_columns = T::TileN * together.columns;
+    const unsigned row_tiles = (size.rows + of_rows - 1) / of_rows;
+    const unsigned column_tiles = (size.columns + of_columns - 1) / of_columns;
+    const unsigned first = blockIdx.x / (together.rows * together.columns);
+    const unsigned tile = first % (column_tiles * row_tiles);
+    const unsigned block = first / (column_tiles * row_tiles);
     const bool down = fastest == Fastest::rows;
-    const unsigned row = down ? tile % row_tiles : tile / column_tiles;
-    const unsigned column = down ? tile / row_tiles : tile % column_tiles;
+    const unsigned row = (down ? tile % row_tiles : tile / column_tiles) * together.rows +
+                         blockIdx.x % together.rows;
+    const unsigned column = (down ? tile / row_tiles : tile % column_tiles) * together.columns +
+                            blockIdx.x % together.columns;
     return {static_cast<int>(row) * T::TileM, static_cast<int>(column) * T::TileN,
             static_cast<int>(block % size.groups), static_cast<int>(block / size.groups)};
 }

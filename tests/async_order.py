@@ -19,8 +19,8 @@ WARP, WARPGROUP = 32, 128
 class Step(NamedTuple):
     """A thread's next step.
 
-    Steps that name a warp, warpgroup 0 or the block are made by all of its threads, and by no
-    others.
+    Steps that name a warp, warpgroup 0, the block or the cluster are made by all of its threads,
+    and by no others.
     """
 
     what: str
@@ -72,9 +72,10 @@ class _Access:
 
 
 class Order:
-    """All events in one block that makes these steps."""
+    """All events in one block that makes these steps, or in a cluster, a block's threads given."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, block: int | None = None) -> None:
+        self._block = block or len(script)
         self._after: dict[Node, set[Node]] = defaultdict(set)
         self._fences: set[Node] = set()
         self._accesses: list[_Access] = []
@@ -99,6 +100,11 @@ class Order:
             if written and b.engine and self._before(a, b) and not self._fenced(a, b):
                 yield Fault(a.element, members, unfenced=True)
 
+    def outlasts(self, threads: Iterable[int], thread: int, number: int) -> bool:
+        """Whether one of the threads ends after that thread's step, in every run."""
+        reached = self._reachable((thread, number))
+        return any(("end", other) in reached for other in threads)
+
     def _enter(self, thread: int, steps: Iterable[Step]) -> None:
         counts: dict[str, int] = defaultdict(int)
         last: Node = ("begin",)
@@ -108,8 +114,11 @@ class Order:
             here: Node = (thread, number)
             what, phase = step.what, ("phase", step.barrier, step.phase)
             bytes_in = ("bytes", step.barrier, step.phase)
-            if what in ("__syncthreads", "__syncwarp"):
-                here = (what, thread // WARP if what == "__syncwarp" else None, counts[what])
+            if what in (sizes := {"__syncwarp": WARP, "__syncthreads": self._block}):
+                here = (what, thread // sizes[what], counts[what])
+                counts[what] += 1
+            if what == "cluster_sync":
+                here = (what, counts[what])
                 counts[what] += 1
             self._after[last].add(here)
             if what == "arrive":
@@ -147,6 +156,7 @@ class Order:
             if step.what in ("arrive", "load", "arrive_by_copies"):
                 self._after[bytes_in].add(("bytes", step.barrier, step.phase + 1))
             last = here
+        self._after[last].add(("end", thread))
         for element, begin in copies:
             self._access("write", thread, element, begin, None)
 

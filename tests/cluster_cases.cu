@@ -1,5 +1,6 @@
 // Clusters of two blocks, run by test_clusters.py.
 //
+//   cluster_cases scripts      a line for each script read (see below)
 //   cluster_cases CASE SEED    y (64, 64) = x x^T for x[i][j] = (i + 2 j) % 7 - 3, or the report
 //
 // A comment "// what" at the end of a line marks one that a report has to name.
@@ -103,6 +104,46 @@ __global__ void share_kernel(const __grid_constant__ simt::TensorMap x, float* y
     }
 }
 
+// ---------------------------------------------------------------------- scripts
+//
+// The actions of every thread of a cluster, in order. A script is whole numbers: the schedule's
+// seed, and for each thread the number of its actions and these: 8 * which + what. `which` is an
+// element of `data`, or a barrier: one of kSignals in the first block, then one of those in the
+// second. A barrier is arrived at once, and waited for in its own block.
+
+enum Action { read, write, sync_block, sync_cluster, sync_warp, arrive, wait };
+
+constexpr int kScriptThreads = 128; // of a block
+constexpr int kSignals = 4, kElements = 3;
+
+__device__ void take(float) {}
+
+// Thread i's actions are those from begins[i] up to begins[i + 1].
+__global__ void script_kernel(float* data, const int* actions, const int* begins) {
+    SIMT_SHARED(Mbarrier, barriers, [kSignals]);
+    const int rank = static_cast<int>(simt::cluster_rank());
+    const int thread = rank * kScriptThreads + static_cast<int>(threadIdx.x);
+    if (threadIdx.x == 0) {
+        for (Mbarrier& barrier : barriers) simt::mbarrier_init(barrier, 1);
+        simt::mbarrier_fence_init();
+    }
+    simt::cluster_sync();
+    for (int i = begins[thread]; i < begins[thread + 1]; ++i) {
+        const int what = actions[i] % 8, which = actions[i] / 8;
+        volatile float* const element = data + which;
+        Mbarrier& barrier = barriers[which % kSignals];
+        if (what == read) take(*element);
+        if (what == write) *element = 0;
+        if (what == sync_block) __syncthreads();
+        if (what == sync_cluster) simt::cluster_sync();
+        if (what == sync_warp) __syncwarp();
+        if (what == arrive) simt::mbarrier_arrive_at(barrier, which / kSignals);
+        if (what == wait) simt::mbarrier_wait(barrier, 0);
+    }
+}
+
+// ---------------------------------------------------------------------- what a run does
+
 struct alignas(16) Sixteen {
     std::byte bytes[16];
 };
@@ -138,6 +179,44 @@ template <How how> void run(unsigned blocks, unsigned threads, unsigned of_clust
 
 template <How how> void run() { run<how>(2, 256, 2); }
 
+int next_number() {
+    int number = 0;
+    if (std::scanf("%d", &number) != 1) std::exit(0);
+    return number;
+}
+
+void run_script() {
+    simt::set_schedule(static_cast<std::uint64_t>(next_number()));
+    std::vector<int> actions, begins{0};
+    for (int thread = 0; thread < 2 * kScriptThreads; ++thread) {
+        for (int left = next_number(); left > 0; --left) actions.push_back(next_number());
+        begins.push_back(static_cast<int>(actions.size()));
+    }
+    actions.push_back(0); // so that no buffer is empty
+    std::vector<float> data(kElements);
+    const auto whole = [](const char* name, auto& numbers, simt::Access access) {
+        return simt::Buffer{name, numbers.data(), 4 * numbers.size(), 4, access, simt::kHost};
+    };
+    simt::Session session(0, {whole("data", data, simt::Access::read_write),
+                              whole("actions", actions, simt::Access::read),
+                              whole("begins", begins, simt::Access::read)});
+    simt::launch<script_kernel>(simt::Grid(2, kScriptThreads, nullptr).in_clusters(2),
+                                static_cast<float*>(session[0]), static_cast<int*>(session[1]),
+                                static_cast<int*>(session[2]));
+}
+
+[[noreturn]] void run_scripts() {
+    for (;;) {
+        try {
+            run_script();
+            std::printf("no report\n");
+        } catch (const simt::Error& error) {
+            std::printf("%s\n", error.what());
+        }
+        std::fflush(stdout);
+    }
+}
+
 struct Case {
     const char* name;
     void (*run)();
@@ -168,6 +247,7 @@ const Case kCases[] = {
 } // namespace
 
 int main(int count, char** arguments) {
+    if (count == 2 && std::string(arguments[1]) == "scripts") run_scripts();
     try {
         for (const Case& one : kCases) {
             if (count < 3 || std::string(arguments[1]) != one.name) continue;

@@ -19,7 +19,7 @@ COMMENTS = {
     ".hpp": "//",
     ".cpp": "//",
 }
-BUDGET = 28_760
+BUDGET = 28_800
 """To be lowered with the count. What has to raise it says why in its commit."""
 
 

@@ -141,11 +141,13 @@ void tensors() {
     conv<bf16>({2, 7, 6, 8, 8, 3, 2, 3, 3, 2, 2, 0, 0, 1});
 }
 
-// The same by Hopper's loop: filters that fill no vector, that fill no slice, and that fill one.
+// The same by Hopper's loop: filters that fill no vector, that fill no slice, and that fill one;
+// and pixels for two tiles, which a cluster computes.
 void hoppers() {
     conv<bf16>({1, 5, 4, 8, 5, 3, 3, 5, 4, 1, 1, 1, 1, 1, 1, Unit::wgmma});
     conv<bf16>({2, 5, 4, 16, 16, 3, 3, 5, 4, 1, 1, 1, 1, 2, 1, Unit::wgmma});
     conv<bf16>({1, 5, 4, 8, 64, 3, 3, 5, 4, 1, 1, 1, 1, 1, 1, Unit::wgmma});
+    conv<bf16>({2, 13, 12, 8, 64, 3, 3, 13, 12, 1, 1, 1, 1, 1, 1, Unit::wgmma});
 }
 
 // dgrad in patches, the last with fewer filters: a last tile with fewer rows, and channels that do

@@ -121,6 +121,9 @@ SLIPS = [
     Slip(ALL_TENSOR_CORES, "sums.cuh", "- tile.column -", "- tile.column + SLIP -"),
     Slip(ALL_TENSOR_CORES, "sums.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
     Slip("hopper", "hopper.cuh", "at < depth_end)", "at < depth_end + SLIP)"),
+    Slip(
+        "hopper", "hopper.cuh", "< slices && speaks", "< slices + SLIP * 4 && speaks", "its block"
+    ),
     Slip("patch", PATCH, "pixel >= p.patch.pixels", "pixel >= p.patch.pixels + SLIP", "under way"),
     Slip("patch", PATCH, "s.out_height) &&", "s.out_height + SLIP) &&"),
     Slip("patch", PATCH, "s.out_width) &&", "s.out_width + SLIP) &&"),

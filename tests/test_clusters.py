@@ -1,18 +1,21 @@
 """Clusters of blocks on the emulation: values, and what the checker reports.
 
-The kernel is in cluster_cases.cu.
+The kernels are in cluster_cases.cu.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 from functools import partial
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 
 import emulated
+from async_order import Fault, Member, Order, Script, Step
 from emulated import program
 
 SOURCE = Path(__file__).with_name("cluster_cases.cu")
@@ -118,3 +121,111 @@ def test_a_right_kernel_is_right_and_not_reported(
 @SCHEDULES
 def test_what_is_not_waited_for_is_spoilt(fast: Path, schedule: int) -> None:
     assert said(fast, "handed_early", schedule) == ("", False)
+
+
+# ---------------------------------------------------------------------- every history
+
+BLOCK, SIGNALS, ELEMENTS = 128, 4, 3  # as in the source
+LANES = (0, 1, 33, 128, 129, 161)
+KINDS = ("read", "write", "__syncthreads", "cluster_sync", "__syncwarp", "arrive", "wait")
+SCRIPTS = 60  # for each seed
+
+
+def script_of(random: Random) -> Script:
+    """A script that cannot deadlock, written by going through one of its runs."""
+    script: Script = {thread: [] for thread in range(2 * BLOCK)}
+    kinds = ["touch"] * random.choice((1, 3)) + [
+        "warp",
+        "block",
+        "arrive",
+        "arrive",
+        "wait",
+        "wait",
+    ]
+    unused = [*range(2 * SIGNALS)]
+    random.shuffle(unused)
+    arrived: list[int] = []
+
+    def by(first: int, count: int, what: str) -> None:
+        for thread in range(first, first + count):
+            script[thread].append(Step(what))
+
+    for _ in range(random.randrange(5, 40)):
+        lane = random.choice(LANES)
+        own = [one for one in arrived if one // SIGNALS == lane // BLOCK]
+        kind = random.choice(kinds)
+        if kind == "touch":
+            what = random.choice(("read", "write"))
+            script[lane].append(Step(what, random.randrange(ELEMENTS)))
+        elif kind == "warp":
+            by(lane // 32 * 32, 32, "__syncwarp")
+        elif kind == "block" and random.random() < 0.3:
+            by(0, 2 * BLOCK, "cluster_sync")
+        elif kind == "block":
+            by(lane // BLOCK * BLOCK, BLOCK, "__syncthreads")
+        elif kind == "arrive" and unused:
+            arrived.append(unused.pop())
+            script[lane].append(Step("arrive", barrier=arrived[-1]))
+        elif kind == "wait" and own:
+            script[lane].append(Step("wait", barrier=random.choice(own)))
+    return script
+
+
+def numbers_of(schedule: int, script: Script) -> list[int]:
+    """A script in the form that cluster_cases.cu reads."""
+    numbers = [schedule]
+    for thread in range(2 * BLOCK):
+        numbers.append(len(script[thread]))
+        for step in script[thread]:
+            which = step.barrier if step.what in ("arrive", "wait") else step.element
+            numbers.append(8 * which + KINDS.index(step.what))
+    return numbers
+
+
+def race_in(line: str) -> Fault | None:
+    found = re.findall(r"(read|write) by block (\d) thread (\d+)", line)
+    at = re.search(r"data race on data\[(\d+)\]", line)
+    if at is None:
+        return None
+    members = [Member(what, BLOCK * int(block) + int(thread)) for what, block, thread in found]
+    return Fault(int(at[1]), (members[0], members[1]))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_fault_is_reported_where_there_is_one_and_nowhere_else(checked: Path, seed: int) -> None:
+    random = Random(seed)
+    scripts = [script_of(random) for _ in range(SCRIPTS)]
+    given = [number for one in scripts for number in numbers_of(random.randrange(4), one)]
+    done = subprocess.run(
+        [checked, "scripts"],
+        input=" ".join(map(str, given)),
+        env={"PATH": ""},  # no addr2line, which takes longer than all the rest
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    seen = {"race": 0, "its block": 0, "no report": 0}
+    for script, line in zip(scripts, done.stdout.splitlines(), strict=True):
+        order = Order(script, BLOCK)
+        races = [*order.faults()]
+        late = any(
+            step.what == "arrive"
+            and not order.outlasts(
+                range(step.barrier // SIGNALS * BLOCK, (step.barrier // SIGNALS + 1) * BLOCK),
+                thread,
+                number,
+            )
+            for thread, steps in script.items()
+            for number, step in enumerate(steps)
+        )
+        kind = next(text for text in seen if text in line)
+        seen[kind] += 1
+        if kind == "race":
+            found = race_in(line)
+            assert found
+            assert any(race.is_named(found) for race in races), line
+        else:
+            assert (kind == "its block") == late, line
+            assert late or not races, line
+    assert min(seen.values()) >= 3, seen

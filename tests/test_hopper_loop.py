@@ -150,6 +150,31 @@ def test_tiles(be: Any, op: str, tile: str, rows: int, columns: int) -> None:
 
 
 @EVERY_LOOP
+@pytest.mark.parametrize("tiles", [2, 3])
+def test_tiles_that_blocks_share(be: Any, tiles: int) -> None:
+    """Products of several tiles on one side have the bits of those of less than a tile there."""
+    depth, other, own = 456, 56, 256 * tiles - 48
+    chunks = [np.s_[at : at + 200] for at in range(0, own, 200)]
+    x, w, dy = (
+        normal(*shape, seed=i).astype(BFLOAT16)
+        for i, shape in enumerate(((own, depth), (other, depth), (depth, other)))
+    )
+    for op, second in (("fprop", w), ("dgrad", np.ascontiguousarray(w.T))):
+        bias = [None] if op == "fprop" else []
+        (whole,) = run(be, f"linear_{op}", x, second, *bias)
+        for chunk in chunks:
+            assert same_bits(whole[chunk], run(be, f"linear_{op}", x[chunk], second, *bias)[0])
+    gathered = np.ascontiguousarray(x.T)
+    dw, db = run(be, "linear_wgrad", gathered, dy)
+    for chunk in chunks:
+        part = np.ascontiguousarray(gathered[:, chunk])
+        for one, expected in zip(
+            run(be, "linear_wgrad", part, dy), (dw[:, chunk], db), strict=True
+        ):
+            assert same_bits(one, np.ascontiguousarray(expected))
+
+
+@EVERY_LOOP
 def test_what_is_not_finite_stays_in_its_group(be: Any) -> None:
     """Tiles reach into the next group's filters and channels, without effect on the results."""
     case = OF_EACH_TILE[5]

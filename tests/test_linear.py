@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from bench.oracle import Exact, double
 from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 from pyalexnet.ops.records import Mask
 from samples import EACH_PRODUCT, normal
-from tolerance import FUNCTION, SUM, UNIT, assert_close, inner, product_units, same_bits
+from tolerance import FUNCTION, SUM, UNIT, assert_close, inner, product_units, same_bits, unsplit
 from trial import run
 from updates import LR, check_same_update, check_update
-from variants import ONE_ORDER
+from variants import ONE_ORDER, SIM, parameters
 
 # (N, in, out)
 # Hopper's own loop has its tests in test_hopper_loop.py.
@@ -288,6 +289,18 @@ def test_tensor_cores_give_other_bits() -> None:
         both = [getattr(be, f"linear_{op}")(*inputs, tensor=tensor) for tensor in (False, True)]
         first, second = (each[0] if isinstance(each, tuple) else each for each in both)
         assert not np.array_equal(first, second), op
+
+
+@pytest.mark.parametrize("be", parameters(SIM), indirect=True)
+@EACH_SIZE
+def test_no_sum_is_too_long_for_its_tolerance(be: Any, size: tuple[int, int, int]) -> None:
+    """Where tensor cores cut sums."""
+    images, inputs, outputs = size
+    depths = {"fprop": inputs, "dgrad": outputs, "wgrad": images}
+    for hopper, (op, depth) in product((False, True), depths.items()):
+        with be.with_hopper(hopper):
+            longest = unsplit(be, f"linear_{op}", (images, inputs), (outputs, inputs), depth)
+        assert product_units(be, BFLOAT16, longest) == SUM, op
 
 
 FC6, FC7, FC8 = (2, 9216, 4096), (2, 4096, 4096), (2, 4096, 1000)

@@ -28,7 +28,7 @@ CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
 
 
 BARRIER = re.compile(
-    r"\b(?:__sync(?:threads|warp)|(?:cp_async|wgmma)_wait<[^;]*>|mbarrier_wait"
+    r"\b(?:__sync(?:threads|warp)|cluster_sync|(?:cp_async|wgmma)_wait<[^;]*>|mbarrier_wait"
     r"|wgmma_fence|fence_proxy_async|mbarrier_fence_init)\("
 )
 
@@ -174,9 +174,16 @@ SPLIT = [
     tensor_product("wgrad", "64, 64", 24, 32, 536, np.float32),
     tensor_product("wgrad", "64, 64", 23, 31, 101, np.float32),
 ]
+# Two and three tiles on the side whose operand is gathered, so two pairs of blocks.
+CLUSTERED = [
+    hopper_product("fprop", "256, 64", 700, 48, 312),
+    hopper_product("dgrad", "256, 64", 440, 48, 312),
+    hopper_product("wgrad", "128, 256", 56, 440, 312),
+]
 HOPPER = [
     *(hopper_product(*of, 312) for of in HOPPER_PRODUCTS),
     *(hopper_product(op, "256, 64", 24, 32, 1080) for op in ("fprop", "dgrad", "wgrad")),
+    *CLUSTERED,
 ]
 CALLS = [
     *(
@@ -209,6 +216,22 @@ NOT_NEEDED = {
         for number in (0, 2, 4)
     },
 }
+
+
+@CHECKED
+@pytest.mark.parametrize("call", CLUSTERED, ids=str)
+def test_blocks_share_tiles_in_clusters(be: Any, call: Call) -> None:
+    """Without the cluster's barrier a report names the other block's memory."""
+    (barrier,) = (
+        barrier
+        for barrier in BARRIERS["hopper.cuh"]
+        if "cluster_sync"
+        in KERNELS.joinpath("hopper.cuh")
+        .read_text()
+        .splitlines()[int(barrier.partition(":")[2]) - 1]
+    )
+    with without(be, barrier), pytest.raises(KernelError, match=r"of rank [01]"):
+        call.run(be)
 
 
 @contextmanager

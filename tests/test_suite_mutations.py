@@ -21,6 +21,7 @@ import pytest
 import pyalexnet
 
 HERE = Path(__file__).parent
+PACKAGE = Path(pyalexnet.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,8 @@ MUTATIONS = (
     mutation(
         "smaller last batch counts like the others",
         "trained/evaluate.py",
-        "        sums.add(count, *",
-        "        sums.add(1, *",
+        "results.append((len(labels), ",
+        "results.append((1, ",
         "test_train.py::test_evaluation_weighs_a_smaller_last_batch",
     ),
     mutation(
@@ -371,9 +372,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def copied(root: Path) -> Path:
     """A copy of the package with its built modules, its tests and their settings."""
-    source = Path(pyalexnet.__file__).parent
     unneeded = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(source, root / "pyalexnet", ignore=unneeded)
+    shutil.copytree(PACKAGE, root / "pyalexnet", ignore=unneeded)
     shutil.copytree(HERE, root / "tests", ignore=unneeded)
     shutil.copytree(HERE.parent / "bench", root / "bench", ignore=unneeded)  # the oracle
     shutil.copy(HERE.parent / "pyproject.toml", root)
@@ -392,13 +392,9 @@ def run_on(
     path = os.pathsep.join(map(str, (root, root / "tests")))
     settings = {"PYTHONPATH": path, "PYALEXNET_TEST_BACKENDS": backend}
     arguments = (
-        "-q",
-        "-x",
-        "--tb=short",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        "ignore::pytest.PytestCacheWarning",
+        # A mutation may cause a hang: that is seen, too.
+        *("-q", "-x", "--tb=short", "--timeout", "60", "--timeout-method", "thread"),
+        *("-p", "no:cacheprovider", "-W", "ignore::pytest.PytestCacheWarning"),
         *options,
     )
     done = subprocess.run(
@@ -413,14 +409,19 @@ def run_on(
     return done.returncode, done.stdout + done.stderr
 
 
+def mutated(one: Mutation, text: str) -> str:
+    """The file's text after the change."""
+    for old, new in one.changes:
+        assert text.count(old) == 1, f"{one}: {one.file} has {old!r} {text.count(old)} times"
+        text = text.replace(old, new)
+    return text
+
+
 def is_seen(one: Mutation, root: Path) -> None:
     """Check that the change makes the test fail, and causes no other kind of error."""
     path = root / "pyalexnet" / one.file
     good = path.read_text()
-    changed = good
-    for old, new in one.changes:
-        assert changed.count(old) == 1, f"{one}: {one.file} has {old!r} {changed.count(old)} times"
-        changed = changed.replace(old, new)
+    changed = mutated(one, good)
     path.write_text(changed)
     try:
         compile(changed, str(path), "exec")
@@ -428,6 +429,11 @@ def is_seen(one: Mutation, root: Path) -> None:
     finally:
         path.write_text(good)
     assert code == 1, f"{one}: no failure of {one.test}, pytest exited with {code}\n{output}"
+
+
+@pytest.mark.parametrize("one", MUTATIONS, ids=str)
+def test_a_mutation_finds_its_text(one: Mutation) -> None:
+    mutated(one, (PACKAGE / one.file).read_text())
 
 
 @pytest.mark.slow

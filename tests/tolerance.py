@@ -11,9 +11,10 @@ Tensor cores do not round sums of bfloat16 products but cut them (tests/tensor_c
 zero: on average by 1/32 of the last place for each product, at most u / 16 of the sum. Sums of n
 products of zero mean and deviation s are normally distributed: the mean of all partial sums has the
 deviation s sqrt(n / 3), and six times that, for the worst of many elements, times n u / 16 is
-sqrt(n) / 3 units of the magnitude, 0.64 n s. That is 8 units at 576 terms, the longest sum in most
-tests; longer ones ask `product_units`. Products of one sign drift further, about n / 4 units, and
-no test sums many.
+sqrt(n) / 3 units of the magnitude, 0.64 n s: 8 units at 576 terms. Kernels add up long sums in
+parts, and test_conv.py and test_linear.py check that no part is longer where 8 units are asked;
+elsewhere they ask `product_units`. Products of one sign drift further, about n / 4 units, and no
+test sums many.
 
 Products of float32 in three planes omit at most one u of each (kernels/tensor.cuh), and are summed
 from zero 16 at a time, so the large sums are rounded less often than with one term at a time. The
@@ -24,6 +25,8 @@ A bfloat16 result is that float32 result rounded once: another half unit in the 
 
 from __future__ import annotations
 
+import math
+import re
 from functools import cache
 from typing import Any
 
@@ -54,6 +57,13 @@ def product_units(be: Any, dtype: Any, terms: int) -> float:
     """How far a sum of so many products of zero mean may be off on a backend."""
     cut = be.name != "cpu" and dtype == BFLOAT16
     return max(SUM, terms**0.5 / 3) if cut else SUM
+
+
+def unsplit(be: Any, op: str, x: Any, w: Any, depth: int, **settings: Any) -> int:
+    """The longest part of a sum of bfloat16 products of this depth, on a backend with kernels."""
+    parts = re.search(r"depth in (\d+) parts", be.choice(op, x, w, BFLOAT16, settings))
+    part = depth / int(parts[1]) if parts else depth
+    return 64 * math.ceil(part / 64)  # whole slices
 
 
 def convolved(

@@ -8,11 +8,13 @@
 #include <string>
 
 // The instructions exist for sm_90a alone. The host's pass sees them too, but generates no code for
-// them.
+// them. SIMT_HOPPER_READ is for a register that never changes: it need not be read each time.
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define SIMT_HOPPER(...) asm volatile(__VA_ARGS__)
+#define SIMT_HOPPER_READ(...) asm(__VA_ARGS__)
 #else
 #define SIMT_HOPPER(...) __trap()
+#define SIMT_HOPPER_READ(...) __trap()
 #endif
 
 // The launch's dynamic shared memory from a multiple of 1,024 bytes on: not every nvcc honours an
@@ -93,13 +95,13 @@ __device__ __forceinline__ void fence_proxy_async() {
 
 __device__ __forceinline__ unsigned cluster_blocks() {
     unsigned blocks = 1;
-    SIMT_HOPPER("mov.u32 %0, %%cluster_nctarank;\n" : "=r"(blocks));
+    SIMT_HOPPER_READ("mov.u32 %0, %%cluster_nctarank;\n" : "=r"(blocks));
     return blocks;
 }
 
 __device__ __forceinline__ unsigned cluster_rank() {
     unsigned rank = 0;
-    SIMT_HOPPER("mov.u32 %0, %%cluster_ctarank;\n" : "=r"(rank));
+    SIMT_HOPPER_READ("mov.u32 %0, %%cluster_ctarank;\n" : "=r"(rank));
     return rank;
 }
 
@@ -293,4 +295,5 @@ template <int count> __device__ __forceinline__ void raise_registers() {
 
 } // namespace simt
 
+#undef SIMT_HOPPER_READ
 #undef SIMT_HOPPER
