@@ -46,7 +46,8 @@ def _every() -> Iterator[Case]:
     x, w, dy = (1, 9, 27, 96), (32, 5, 5, 48), (1, 9, 27, 32)
     how = {"x_shape": x, "stride": 1, "pad": 2, "groups": 2}
     arrays = {"dy": dy, "w": w, "gate": x}
-    yield _case("conv_dgrad", arrays, {"dx": x}, how, "bf16", " in patches")
+    for suffix in " in patches", " in patches wgmma":
+        yield _case("conv_dgrad", arrays, {"dx": x}, how, "bf16", suffix)
     yield from _maps()
     yield from _norms_with_pools("", "fp32")
     yield from _norms_with_pools(" bfloat16", "bf16")

@@ -11,6 +11,7 @@
 
 #include "gemm.cuh"
 #include "hopper.cuh"
+#include "hopper_patch_dgrad.cuh"
 #include "patch_dgrad.cuh"
 #include "tensor.cuh"
 
@@ -259,6 +260,36 @@ inline bool suits_patches(const ConvShape& s) {
            (gemm.parts == 1 || patch.blocks(s) >= enough_blocks) && patch_cost < gemm_cost;
 }
 
+// Whether wgmma computes it in patches sooner than mma.sync. For 64 places and 16 filters it takes
+// the banks of an H100 16 + C / 4 clocks, the other takes its tensor cores 0.76 C, at the rate that
+// they have for mma.sync; with 32 channels that is the same. Two blocks have to fit, and a patch
+// needs enough taps to come with.
+inline bool suits_hopper_patches(const ConvShape& s) {
+    constexpr std::size_t room = 112 * 1024;
+    constexpr double clocks_of_channel = 0.76;
+    const int channels = s.channels / s.groups;
+    if (channels <= 32 || s.filter_h * s.filter_w < kStageTaps * kRingStages) return false;
+    const PlaceShape shape(s);
+    if (shape.places(s) > INT_MAX - shape.pixels - kPatchPixels) return false;
+    bool suits = false;
+    with_hopper_patch_tile(channels, [&](auto tile) {
+        using T = decltype(tile);
+        const auto wgmma = static_cast<double>(shape.places(s) * s.groups) * (16 + T::Channels / 4);
+        const auto mma = static_cast<double>(PatchShape(s).blocks(s) * kPatchPixels) * T::Channels;
+        suits = patch_shared<T>(shape) <= room && wgmma < mma * clocks_of_channel;
+    });
+    return suits;
+}
+
+// Calls `use` with the tile for dgrad in patches.
+template <class Use> void with_patches(const ConvShape& s, Use use) {
+    const int channels = s.channels / s.groups;
+    if (s.unit == Unit::wgmma && suits_hopper_patches(s))
+        with_hopper_patch_tile(channels, use);
+    else
+        with_patch_tile(channels, use);
+}
+
 // ---------------------------------------------------------------------- the loop
 
 // How operands are laid out: in rows of whole vectors, eight elements aligned to 16 bytes; and the
@@ -318,8 +349,9 @@ template <class T> Choice choice_of(Pass pass, const ConvShape& s) {
     const Lies lie = lies(pass, s);
     Choice found{};
     if (std::is_same_v<T, bf16> && pass == Pass::dgrad && lie.in_vectors && suits_patches(s)) {
-        with_patch_tile(s.channels / s.groups, [&](auto tile) {
-            found = {"patches", kPatchPixels, decltype(tile)::Channels, 1};
+        with_patches(s, [&](auto tile) {
+            using Tile = decltype(tile);
+            found = {Tile::kLoop, kPatchPixels, Tile::Channels, 1};
         });
         return found;
     }

@@ -178,7 +178,8 @@ template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float
     if constexpr (std::is_same_v<T, bf16>)
         if (lies(Pass::dgrad, shape).in_vectors && aligned(dy) && aligned(w) &&
             suits_patches(shape))
-            return patch_dgrad(dy, w, epilogue, g, stream);
+            return with_patches(shape,
+                                [&](auto tile) { patch_dgrad(tile, dy, w, epilogue, g, stream); });
     multiply<ConvDgrad>(Pass::dgrad, dy, w, g, epilogue, workspace, stream);
 }
 

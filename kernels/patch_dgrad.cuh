@@ -10,6 +10,8 @@
 //
 //   dx[pixel][c] = sum over f, tap of dy[pixel - tap][f] * w[f][tap][c]
 //
+// hopper_patch_dgrad.cuh has the same for Hopper's wgmma.
+//
 // A patch holds 32 filters at a time; the slices of w for its taps pass through a ring of stages.
 // While they are multiplied, the patch of the next 32 filters arrives, a share with each slice. So
 // all copies but those that a block begins with hide behind products, and one barrier a slice is
@@ -23,40 +25,45 @@
 
 namespace pyalexnet {
 
-constexpr int kPatchPixels = 256; // of dx that a block has sums for
-constexpr int kPatchStages = 4;   // of w
-constexpr int kPatchWarp = 64;    // pixels of a warp
+constexpr int kPatchPixels = 256;                   // of dx that a block has sums for
+constexpr int kPatchStages = 4;                     // of w
+constexpr int kPatchWarp = 64;                      // pixels of a warp
+constexpr int kPatchLoaders = 128;                  // threads that copy
+constexpr int kPatchChunks = kTensorSlice / kChunk; // of a pixel in a patch
 
 // The tiles by channels of a group, and the layout of their sums for the epilogue, in rows whose
 // length is a power of two.
 template <int Channels_> struct PatchTile {
+    static constexpr const char* kLoop = "patches";
     static constexpr int Channels = Channels_;
     using Sums = TensorTile<kPatchPixels, Channels == 48 ? 64 : Channels, kPatchWarp,
                             Channels == 48 ? 64 : Channels, kPatchStages, 1, 2>;
     static constexpr int Threads = Sums::Threads;
+    static_assert(Threads == kPatchLoaders);
 };
 
 // ---------------------------------------------------------------------- the patch
 
 // What a block computes and keeps, for one convolution.
 struct PatchShape {
-    int rows;      // of dx, in a block
     int row_tiles; // of an image
+    int rows;      // of dx, in a block
     int pitch;     // pixels from one row of a patch to the next
     int pixels;    // of a patch
+    Divisor by_pitch{pitch}, by_row_tiles{row_tiles};
 
-    explicit PatchShape(const ConvShape& s) {
-        const int most = std::max(1, kPatchPixels / s.width);
-        row_tiles = (s.height + most - 1) / most;
-        rows = (s.height + row_tiles - 1) / row_tiles;
-        // Odd or even as the width is: see Patch.
-        pitch = s.width + s.filter_w / 2 * 2;
-        pixels = (rows + s.filter_h - 1) * pitch;
-    }
+    // The pitch is odd or even as the width is: see Patch.
+    explicit PatchShape(const ConvShape& s)
+        : row_tiles(parts(s.height, std::max(1, kPatchPixels / s.width))),
+          rows(parts(s.height, row_tiles)), pitch(s.width + s.filter_w / 2 * 2),
+          pixels((rows + s.filter_h - 1) * pitch) {}
 
     std::int64_t blocks(const ConvShape& s) const {
         return std::int64_t{s.images} * s.groups * row_tiles;
     }
+
+  private:
+    static int parts(int whole, int part) { return (whole + part - 1) / part; }
 };
 
 // Pixels x 32 filters: each pixel has four 16-byte chunks. They are swizzled by the pixel's number,
@@ -64,10 +71,8 @@ struct PatchShape {
 // consecutive, whatever the tap and even where a row ends between them, and ldmatrix finds them in
 // eight different groups of four banks.
 struct Patch {
-    static constexpr int kChunks = kTensorSlice / kChunk;
-
     __device__ __forceinline__ static int chunk_at(int number, int chunk) {
-        return (chunk ^ (number >> 1) % kChunks) * kChunk;
+        return (chunk ^ (number >> 1) % kPatchChunks) * kChunk;
     }
 };
 
@@ -76,83 +81,100 @@ struct Patch {
 template <int Channels> struct TapSlice {
     static constexpr int kChunks = Channels / kChunk;
     static constexpr int kCycle = kChunks % 8 == 0 ? 1 : kChunks % 4 == 0 ? 2 : 4;
-    static constexpr int kElements = kTensorSlice * Channels;
+    static constexpr int kFilter = Channels; // elements from one filter to the next
+    static constexpr int kElements = kTensorSlice * kFilter;
     static_assert(kChunks % 2 == 0 && kChunks <= 8);
 
     __device__ __forceinline__ static int at(int filter, int chunk) {
-        return filter * Channels + (chunk ^ filter / kCycle % (8 / kCycle)) * kChunk;
+        return filter * kFilter + (chunk ^ filter / kCycle % (8 / kCycle)) * kChunk;
     }
 };
 
 // ---------------------------------------------------------------------- copies
 
-struct PatchDgrad {
+template <class Shape> struct PatchDgrad {
     const bf16* dy;
     const bf16* w;
     Geometry g;
     DgradEpilogue<bf16> epilogue;
-    PatchShape patch{g.shape};
-    Divisor by_pitch{patch.pitch}, by_row_tiles{patch.row_tiles};
+    Shape patch{g.shape};
+};
+
+// A pixel of dy, whose image is given by its first pixel, and where a chunk of it goes in a patch.
+struct PatchPixel {
+    Pixel from;
+    int to;
+};
+
+// The patch of a block that computes whole rows of an image.
+struct PatchOfRows {
+    const PatchShape& shape;
+    int width;   // of dx
+    Pixel first; // of dy, as in PatchPixel
+
+    __device__ PatchPixel find(int pixel, int chunk) const {
+        const Digits at = shape.by_pitch.divide(pixel);
+        return {{first.image, first.row + at.high, first.column + at.low},
+                pixel * kTensorSlice + Patch::chunk_at(at.high * width + at.low, chunk)};
+    }
 };
 
 // Loads a block's patches into shared memory, 16 bytes per thread at a time.
-template <class T> struct PatchLoader {
-    static constexpr int kPixels = T::Threads / Patch::kChunks; // a round
-    const PatchDgrad& p;
-    const bf16* dy;  // from the group's first filter on
-    int image;       // its first pixel in dy
-    int row, column; // of dy, the patch's first pixel
+template <class Where> struct PatchLoader {
+    static constexpr int kPixels = kPatchLoaders / kPatchChunks; // a round
+    const Geometry& g;
+    const bf16* dy; // from the group's first filter on
+    Where patch;
 
-    __device__ int rounds() const { return (p.patch.pixels + kPixels - 1) / kPixels; }
+    __device__ int rounds() const { return (patch.shape.pixels + kPixels - 1) / kPixels; }
 
     // Begins to load one round of the pixels, 32 of their filters from `filter` on.
-    __device__ __forceinline__ void begin(bf16* patch, int filter, int round) const {
-        const int pixel = round * kPixels + static_cast<int>(threadIdx.x) / Patch::kChunks;
-        if (pixel >= p.patch.pixels) return;
-        const int chunk = static_cast<int>(threadIdx.x) % Patch::kChunks;
-        const Digits at = p.by_pitch.divide(pixel);
-        const ConvShape& s = p.g.shape;
-        const int r = row + at.high, q = column + at.low;
-        const int place = index_of(image, r, s.out_width, q);
-        bf16* const to =
-            patch + pixel * kTensorSlice + Patch::chunk_at(at.high * s.width + at.low, chunk);
+    __device__ __forceinline__ void begin(bf16* to, int filter, int round) const {
+        const int thread = static_cast<int>(threadIdx.x) % kPatchLoaders;
+        const int pixel = round * kPixels + thread / kPatchChunks;
+        if (pixel >= patch.shape.pixels) return;
+        const int chunk = thread % kPatchChunks;
+        const PatchPixel found = patch.find(pixel, chunk);
+        const auto [image, row, column] = found.from;
+        const ConvShape& s = g.shape;
+        const int place = index_of(image, row, s.out_width, column);
         filter += chunk * kChunk;
-        simt::cp_async_16(to, element_of(dy, place, s.filters, filter),
-                          below(r, s.out_height) && below(q, s.out_width) &&
-                              filter < p.g.group_filters);
+        simt::cp_async_16(to + found.to, element_of(dy, place, s.filters, filter),
+                          below(row, s.out_height) && below(column, s.out_width) &&
+                              filter < g.group_filters);
     }
 };
 
 // Loads slices of w, one after another: tap by tap for 32 filters, then for the next 32.
-template <class T> struct TapLoader {
-    using Slice = TapSlice<T::Channels>;
-    // Filters at a time: by all threads, but by three quarters of them for 48 channels.
-    static constexpr int kFilters = Slice::kChunks == 4 ? 32 : 16;
-    static_assert(kFilters * Slice::kChunks <= T::Threads);
-    const PatchDgrad& p;
-    int group;
-    int first = static_cast<int>(threadIdx.x) / Slice::kChunks;
-    int chunk = static_cast<int>(threadIdx.x) % Slice::kChunks;
+template <class Slice> struct TapLoader {
+    // Threads that a filter takes, of which those without a chunk are idle.
+    static constexpr int kThreads = Slice::kChunks == 4 ? 4 : 8;
+    static constexpr int kFilters = kPatchLoaders / kThreads; // at a time
+    static_assert(Slice::kChunks <= kThreads && kTensorSlice % kFilters == 0);
+    const Geometry& g;
+    const bf16* w; // from the group's first filter on
+    int thread = static_cast<int>(threadIdx.x) % kPatchLoaders;
+    int first = thread / kThreads;
+    int chunk = thread % kThreads;
     int filter = first, tap = 0; // the thread's first filter of the slice
-    const bf16* at =
-        p.w + (std::int64_t{group} * p.g.group_filters + filter) * p.g.taps + chunk * kChunk;
+    const bf16* at = w + std::int64_t{filter} * g.taps + chunk * kChunk;
 
     // Begins to load the next one, zeros after the last.
     __device__ __forceinline__ void begin(bf16* slice) {
-        if (kFilters * Slice::kChunks == T::Threads || first < kFilters) {
+        if (chunk < Slice::kChunks) {
 #pragma unroll
             for (int i = 0; i < kTensorSlice; i += kFilters)
-                simt::cp_async_16(slice + Slice::at(first, chunk) + i * T::Channels,
-                                  at + std::int64_t{i} * p.g.taps,
-                                  filter + i < p.g.group_filters &&
-                                      chunk * kChunk < p.g.group_channels);
+                simt::cp_async_16(slice + Slice::at(first, chunk) + i * Slice::kFilter,
+                                  at + std::int64_t{i} * g.taps,
+                                  filter + i < g.group_filters &&
+                                      chunk * kChunk < g.group_channels);
         }
-        at += p.g.group_channels;
-        if (++tap < p.g.shape.filter_h * p.g.shape.filter_w) return;
+        at += g.group_channels;
+        if (++tap < g.shape.filter_h * g.shape.filter_w) return;
         // After the last tap come the next filters.
         tap = 0;
         filter += kTensorSlice;
-        at += std::int64_t{kTensorSlice - 1} * p.g.taps;
+        at += std::int64_t{kTensorSlice - 1} * g.taps;
     }
 };
 
@@ -167,7 +189,7 @@ template <class T> struct TapLoader {
 // memory for 24 products of fragments; with the copies, the banks are busy for two thirds of the
 // time that an A100's tensor cores are. Two blocks share a multiprocessor.
 template <class T> __global__ void __launch_bounds__(T::Threads, 2)
-    tensor_patch_dgrad_kernel(PatchDgrad p) {
+    tensor_patch_dgrad_kernel(PatchDgrad<PatchShape> p) {
     SIMT_DYN_SHARED(float, shared);
     using Sums = typename T::Sums;
     using Slice = TapSlice<T::Channels>;
@@ -178,13 +200,17 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
     bf16* const stages = patches + 2 * patch_elements;
 
     const ConvShape& s = p.g.shape;
-    const Digits tile = p.by_row_tiles.divide(static_cast<int>(blockIdx.x));
+    const Digits tile = p.patch.by_row_tiles.divide(static_cast<int>(blockIdx.x));
     const int first_row = tile.low * p.patch.rows;
     const int group = tile.high % s.groups, image = tile.high / s.groups;
-    const PatchLoader<T> patch_loader{
-        p, p.dy + group * p.g.group_filters, image * p.g.out_image_pixels,
-        first_row + s.pad_top - (s.filter_h - 1), s.pad_left - (s.filter_w - 1)};
-    TapLoader<T> tap_loader{p, group};
+    const PatchLoader<PatchOfRows> patch_loader{
+        p.g,
+        p.dy + group * p.g.group_filters,
+        {p.patch,
+         s.width,
+         {image * p.g.out_image_pixels, first_row + s.pad_top - (s.filter_h - 1),
+          s.pad_left - (s.filter_w - 1)}}};
+    TapLoader<Slice> tap_loader{p.g, p.w + std::int64_t{group} * p.g.group_filters * p.g.taps};
     const auto begin_tap = [&](int stage) {
         tap_loader.begin(stages + stage * Slice::kElements);
         simt::cp_async_commit();
@@ -330,16 +356,15 @@ template <class Use> void with_patch_tile(int channels, Use use) {
     return use(PatchTile<64>{});
 }
 
-inline void patch_dgrad(const bf16* dy, const bf16* w, const DgradEpilogue<bf16>& epilogue,
-                        const Geometry& g, Stream stream) {
-    const PatchDgrad problem{dy, w, g, epilogue};
-    with_patch_tile(g.group_channels, [&](auto tile) {
-        using T = decltype(tile);
-        const auto blocks = static_cast<unsigned>(problem.patch.blocks(g.shape));
-        const simt::Grid grid(blocks, T::Threads, stream);
-        simt::launch<tensor_patch_dgrad_kernel<T>>(grid.with_shared(patch_shared<T>(problem.patch)),
-                                                   problem);
-    });
+template <int channels> void patch_dgrad(PatchTile<channels>, const bf16* dy, const bf16* w,
+                                         const DgradEpilogue<bf16>& epilogue, const Geometry& g,
+                                         Stream stream) {
+    using T = PatchTile<channels>;
+    const PatchDgrad<PatchShape> problem{dy, w, g, epilogue};
+    const auto blocks = static_cast<unsigned>(problem.patch.blocks(g.shape));
+    const simt::Grid grid(blocks, T::Threads, stream);
+    simt::launch<tensor_patch_dgrad_kernel<T>>(grid.with_shared(patch_shared<T>(problem.patch)),
+                                               problem);
 }
 
 } // namespace pyalexnet

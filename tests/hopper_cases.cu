@@ -354,6 +354,7 @@ __global__ void copy_kernel(const __grid_constant__ TensorMap map, std::uint16_t
 // Three warpgroups of 168 registers a thread at entry: the last hands over what the others take.
 enum class Handed {
     rightly,
+    of_two,   // blocks on a multiprocessor, rightly: 80 at entry
     too_few,  // the last warp has to wait for ever
     by_three, // warps of a warpgroup
     unlike,   // one of the four keeps more
@@ -363,8 +364,10 @@ enum class Handed {
 };
 
 template <Handed how> __global__ void registers_kernel(float* y) {
-    constexpr int few = how == Handed::down_to_more ? 176 : 40;
+    constexpr unsigned blocks = how == Handed::of_two ? 2 : 1;
+    constexpr int few = how == Handed::down_to_more ? 176 : how == Handed::of_two ? 32 : 40;
     constexpr int many = how == Handed::up_to_less ? 160
+                         : how == Handed::of_two   ? 104
                          : how == Handed::by_three ? 200
                          : how == Handed::too_few  ? 240
                                                    : 232;
@@ -373,9 +376,9 @@ template <Handed how> __global__ void registers_kernel(float* y) {
     if (how == Handed::by_half && thread % 32 >= 16) return;
     if (how == Handed::by_three && thread >= 352) return;
     if (thread < 256)
-        simt::raise_registers<many>(); // registers: raise
+        simt::raise_registers<many, blocks>(); // registers: raise
     else if (how != Handed::unlike || thread < 352)
-        simt::lower_registers<few>(); // registers: lower
+        simt::lower_registers<few, blocks>(); // registers: lower
     else
         simt::lower_registers<48>(); // registers: unlike
 }
@@ -703,6 +706,7 @@ const Case kCases[] = {
     {"copy in_place", run<Copied::in_place>},
     {"copy in_place_fenced", run<Copied::in_place_fenced>},
     {"registers rightly", run<Handed::rightly>},
+    {"registers of_two", run<Handed::of_two>},
     {"registers too_few", run<Handed::too_few>},
     {"registers by_three", run<Handed::by_three>},
     {"registers unlike", run<Handed::unlike>},

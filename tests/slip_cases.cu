@@ -157,6 +157,13 @@ void patches() {
     conv<bf16>({1, 8, 21, 40, 40, 3, 3, 8, 21, 1, 1, 1, 1, 1});
 }
 
+// By wgmma, in three patches: in two groups; channels that do not fill a tile, and a last block
+// that ends behind the last image.
+void hopper_patches() {
+    conv<bf16>({2, 13, 21, 96, 144, 2, 3, 13, 21, 1, 1, 1, 1, 2, 1, Unit::wgmma});
+    conv<bf16>({1, 8, 21, 40, 72, 2, 3, 8, 21, 1, 1, 1, 1, 1, 1, Unit::wgmma});
+}
+
 // The same with float32 in three planes.
 void splits() {
     conv<float>({2, 5, 4, 6, 4, 3, 3, 5, 4, 1, 1, 1, 1, 2, 1, Unit::mma});
@@ -274,12 +281,14 @@ struct Family {
     void (*run)();
 };
 
-constexpr Family kFamilies[] = {
-    {"augment", augments},        {"depth", depths},      {"conv", convs},
-    {"tensor", tensors},          {"hopper", hoppers},    {"split", splits},
-    {"patch", patches},           {"pool", pools},        {"lrn", lrns},
-    {"lrn_pool", lrn_pools},      {"rnorm", rnorms},      {"softmax", softmax},
-    {"elementwise", elementwise}, {"exchange", exchanges}};
+constexpr Family kFamilies[] = {{"augment", augments},   {"depth", depths},
+                                {"conv", convs},         {"tensor", tensors},
+                                {"hopper", hoppers},     {"split", splits},
+                                {"patch", patches},      {"hopper_patch", hopper_patches},
+                                {"pool", pools},         {"lrn", lrns},
+                                {"lrn_pool", lrn_pools}, {"rnorm", rnorms},
+                                {"softmax", softmax},    {"elementwise", elementwise},
+                                {"exchange", exchanges}};
 
 } // namespace
 

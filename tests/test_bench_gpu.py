@@ -632,7 +632,9 @@ def test_every_operation_is_in_one_family() -> None:
         assert len(found) == 1, (name, found)
 
 
-@pytest.mark.parametrize("name", ["plain", "patch_dgrad", "lrn_pool", "images", "exchange"])
+@pytest.mark.parametrize(
+    "name", ["plain", "patch_dgrad", "wgmma-patch_dgrad", "lrn_pool", "images", "exchange"]
+)
 def test_families_are_right_on_the_emulation(name: str) -> None:
     (family,) = (one for one in families.families() if one.name == name)
     found = list(families.checked(pyalexnet.backend("sim"), family))

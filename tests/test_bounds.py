@@ -90,7 +90,8 @@ class Slip:
 PRODUCTS = "conv tensor split"
 ON_TENSOR_CORES = "tensor split"
 ALL_TENSOR_CORES = "tensor split hopper"
-PATCH = "patch_dgrad.cuh"
+PATCH, HOPPER_PATCH = "patch_dgrad.cuh", "hopper_patch_dgrad.cuh"
+BOTH_PATCHES = "patch hopper_patch"
 LRN_POOL, LRN_ROWS, WINDOWS = "lrn_pool.cu", "lrn_rows.cuh", "pool_windows.cuh"
 SLIPS = [
     Slip("augment", "augment.cu", "max(corner, 0)", "max(corner, 0 - SLIP)"),
@@ -124,18 +125,54 @@ SLIPS = [
     Slip(
         "hopper", "hopper.cuh", "< slices && speaks", "< slices + SLIP * 4 && speaks", "its block"
     ),
-    Slip("patch", PATCH, "pixel >= p.patch.pixels", "pixel >= p.patch.pixels + SLIP", "under way"),
-    Slip("patch", PATCH, "s.out_height) &&", "s.out_height + SLIP) &&"),
-    Slip("patch", PATCH, "s.out_width) &&", "s.out_width + SLIP) &&"),
-    Slip("patch", PATCH, "filter < p.g.group_filters)", "filter < p.g.group_filters + SLIP)"),
-    Slip("patch", PATCH, "+ i < p.g.group_filters", "+ i < p.g.group_filters + SLIP"),
-    Slip("patch", PATCH, "< p.g.group_channels)", "< p.g.group_channels + SLIP)"),
-    Slip("patch", PATCH, "first < kFilters", "first < kFilters + SLIP", "data race"),
+    Slip(
+        "patch",
+        PATCH,
+        "pixel >= patch.shape.pixels",
+        "pixel >= patch.shape.pixels + SLIP",
+        "under way",
+    ),
+    Slip(BOTH_PATCHES, PATCH, "s.out_height) &&", "s.out_height + SLIP) &&"),
+    Slip(BOTH_PATCHES, PATCH, "s.out_width) &&", "s.out_width + SLIP) &&"),
+    Slip(BOTH_PATCHES, PATCH, "filter < g.group_filters)", "filter < g.group_filters + SLIP)"),
+    Slip(BOTH_PATCHES, PATCH, "+ i < g.group_filters", "+ i < g.group_filters + SLIP"),
+    Slip(BOTH_PATCHES, PATCH, "< g.group_channels)", "< g.group_channels + SLIP)"),
+    Slip("patch", PATCH, "chunk < Slice::kChunks", "chunk < Slice::kChunks + SLIP", "data race"),
     Slip("patch", PATCH, "rows * s.width) pixel", "rows * s.width + SLIP) pixel", "under way"),
     Slip(
         "patch", PATCH, "taps - (kPatchStages - 2)", "taps - (kPatchStages - 2) + SLIP", "data race"
     ),
     Slip("patch", PATCH, "s.height - first_row)", "s.height - first_row + SLIP)", "data race"),
+    Slip("hopper_patch", HOPPER_PATCH, "found.image < images", "found.image < images + SLIP"),
+    Slip(
+        "hopper_patch",
+        HOPPER_PATCH,
+        "behind) / kStageTaps;",
+        "behind) / kStageTaps + SLIP;",
+        "uninitialised read",
+    ),
+    Slip(
+        "hopper_patch",
+        HOPPER_PATCH,
+        "tap >= behind",
+        "tap + 2 * SLIP >= behind",
+        "wgmma still reads",
+    ),
+    Slip(
+        "hopper_patch",
+        HOPPER_PATCH,
+        "place.row >= s.height",
+        "place.row >= s.height + SLIP",
+        "data race",
+    ),
+    Slip(
+        "hopper_patch",
+        HOPPER_PATCH,
+        "place.column >= s.width",
+        "place.column >= s.width + SLIP",
+        "data race",
+    ),
+    Slip("hopper_patch", HOPPER_PATCH, "min(p.g.in_pixels,", "min(p.g.in_pixels + SLIP,"),
     Slip("pool", WINDOWS, "min(size, length - first)", "min(size, length - first + SLIP)"),
     Slip("pool", WINDOWS, "h / stride + 1, windows", "h / stride + 1, windows + SLIP"),
     Slip(

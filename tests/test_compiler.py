@@ -104,10 +104,12 @@ def test_hopper_kernels_multiply_by_warpgroups(
 ) -> None:
     """On Hopper: products from shared memory in one loop, the copies of slices in another. On
     other GPUs, which never launch these kernels, there are no products."""
-    assert len({code.kernel for code in hopper_kernels}) == 5 + 4 + 4  # tiles of each pass
+    # Tiles of each pass; of dgrad in patches.
+    assert len({code.kernel for code in hopper_kernels}) == 5 + 4 + 4 + 2
     hopper = files[0].architecture == HOPPER
     for code in hopper_kernels:
-        multiplying, bringing = code.loops("HGMMA"), code.loops("UTMALDG")
+        multiplying = code.loops("HGMMA")
+        bringing = code.loops("LDGSTS" if "patch_dgrad" in code.kernel else "UTMALDG")
         assert bool(multiplying) == bool(bringing) == hopper, code.kernel
         for loop in multiplying:  # sums stay in registers
             assert not {"LDG", "STG", "STS", "LDSM", "FFMA"} & set(loop), code.kernel
@@ -119,11 +121,16 @@ def test_hopper_kernels_multiply_by_warpgroups(
 @compiles
 def test_registers_suffice_for_the_roles_of_warpgroups(files: list[Compiled]) -> None:
     """Multiplying warpgroups wait for registers freed by the others: for ever if too few."""
-    text = (KERNELS / "hopper.cuh").read_text()
-    few, many = (int(number) for number in re.findall(r"k(?:Few|Many)Registers = (\d+)", text))
+    roles = {}
+    for name in "hopper", "hopper_patch_dgrad":
+        text = (KERNELS / f"{name}.cuh").read_text()
+        roles[name] = [
+            int(n) for n in re.findall(r"k(?:Few|Many)(?:Patch)?Registers = (\d+)", text)
+        ]
     for file in files:
         for one in file.kernels:
             if one.kernel.startswith("hopper") and file.architecture == HOPPER:
+                few, many = roles["hopper_patch_dgrad" if "patch_dgrad" in one.kernel else "hopper"]
                 assert few + 2 * many <= 3 * one.registers, one.kernel
 
 

@@ -309,6 +309,7 @@ RIGHT = {
     "copy rightly": X[:, :16] @ X[:, :16].T,
     "copy tied": X[:, :16] @ X[:, :16].T,
     "registers rightly": np.zeros((64, 64)),
+    "registers of_two": np.zeros((64, 64)),
 }
 
 

@@ -145,6 +145,20 @@ def patch_dgrad(channels: int) -> Call:
     return Call(f"conv_dgrad in patches, {channels} channels", "patch_dgrad.cuh", kernel, run)
 
 
+def hopper_patch_dgrad(channels: int) -> Call:
+    """The same by wgmma: three patches, the last in the place of the first."""
+
+    def run(be: Any) -> Any:
+        dy = be.asarray(normal(1, 5, 27, 72, seed=1).astype(BFLOAT16))
+        w = be.asarray(normal(72, 2, 3, channels, seed=2).astype(BFLOAT16))
+        with be.with_hopper(True):
+            return be.conv_dgrad(dy, w, x_shape=(1, 5, 27, channels), stride=1, pad=(1, 0, 1, 1))
+
+    kernel = rf"hopper_patch_dgrad_kernel<.*HopperPatchTile<{channels}"
+    name = f"conv_dgrad in patches, {channels} channels, wgmma"
+    return Call(name, "hopper_patch_dgrad.cuh", kernel, run)
+
+
 # Several slices of the depth each; the last three also split the depth into parts.
 TILES = (("128, 128", 120, 110), ("64, 64", 60, 50), ("128, 32", 120, 20))
 # With more slices than stages; the columns and the depth are multiples of eight.
@@ -197,6 +211,7 @@ CALLS = [
     *(product(op, *tile, 40) for op in ("fprop", "dgrad", "wgrad") for tile in TILES),
     *(product(op, "64, 64", 20, 30, 530) for op in ("fprop", "dgrad", "wgrad")),
     *(patch_dgrad(channels) for channels in (32, 48, 64)),
+    *(hopper_patch_dgrad(channels) for channels in (48, 64)),
     lrn("a window of five", 8, 5, "Five"),
     lrn("a window wider than a stage", 560, 1100, "Reach"),
     Call("lrn_maxpool", "lrn_pool.cu", r"lrn_maxpool_(fprop|dgrad)_kernel", lrn_maxpool),

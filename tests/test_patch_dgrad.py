@@ -1,8 +1,10 @@
-"""dgrad in patches (patch_dgrad.cuh): which convolutions take it, and its values."""
+"""dgrad in patches (patch_dgrad.cuh, hopper_patch_dgrad.cuh): which convolutions take it, and its
+values."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,9 @@ from variants import CPU_EXACT, CUDA, SIM, SIM_SEEDED, SIMCHECK, parameters
 ELSEWHERE = pytest.mark.parametrize("be", parameters(CPU_EXACT, SIM, CUDA), indirect=True)
 
 KERNELS_ALONE = parameters(SIM, *SIM_SEEDED, CUDA)  # cpu has no such form of dgrad
+ON_HOPPER = pytest.mark.parametrize(
+    "be", parameters(SIM, *SIM_SEEDED, SIMCHECK, CUDA), indirect=True
+)
 CHECKED = pytest.mark.parametrize("be", parameters(SIMCHECK), indirect=True)
 
 # As small as possible: so shallow that the main loop would not split the depth.
@@ -40,7 +45,24 @@ PATCHES = (
     Conv("height 1", (3, 1, 200, 32), (32, 2, 3), pad=(1, 0, 1, 1)),
     Conv("rows of a whole tile", (1, 2, 256, 48), (48, 2, 2), pad=(1, 0, 0, 1)),
     Conv("three groups", (3, 12, 20, 120), (72, 3, 3), pad=1, groups=3),
-    Conv("padding beyond the filter", (1, 15, 17, 48), (32, 3, 3), pad=(4, 3, 3, 5)),
+    Conv("padding beyond the filter", (1, 16, 17, 48), (32, 3, 3), pad=(4, 3, 3, 5)),
+    Conv("as few taps as wgmma can do with", (2, 9, 30, 64), (72, 2, 3), pad=(1, 0, 1, 1)),
+    Conv("images that end within a block", (3, 10, 20, 56), (48, 2, 3), pad=(0, 1, 2, 1)),
+)
+# Of these, what wgmma computes in patches: more than 32 channels, six taps or more, and not many
+# places for a pixel.
+BY_WGMMA = tuple(
+    case
+    for case in PATCHES
+    if str(case)
+    in {
+        "conv2 cut small",
+        "tiles of five rows",
+        "three groups",
+        "padding beyond the filter",
+        "as few taps as wgmma can do with",
+        "images that end within a block",
+    }
 )
 # Like conv2: with fewer images, the main loop would split a sum as deep as this.
 DEEP = Conv("deep, in many groups", (16, 9, 27, 256), (320, 5, 5), pad=2, groups=8, big=True)
@@ -87,20 +109,46 @@ def test_who_takes_patches(be: Any, case: Conv) -> None:
     assert files == {"patch_dgrad.cuh" if case in PATCHES else "tensor.cuh"}
 
 
+Ask = Callable[..., list[str]]
+
+
 @pytest.fixture(scope="module")
-def chosen() -> Any:
+def chosen() -> Ask:
+    """By which loop a GPU of this unit computes shapes, as patch_cases.cu reads them."""
     built = program([Path(__file__).with_name("patch_cases.cu")], checked=False)
 
-    def ask(*shapes: tuple[int, ...]) -> list[bool]:
+    def ask(unit: str, *shapes: tuple[int, ...]) -> list[str]:
         given = "\n".join(" ".join(map(str, shape)) for shape in shapes)
-        done = subprocess.run([built], input=given, capture_output=True, text=True, check=True)
-        return [answer.startswith("patches, tile 256 x") for answer in done.stdout.splitlines()]
+        done = subprocess.run(
+            [built, unit], input=given, capture_output=True, text=True, check=True
+        )
+        return [answer.partition(", tile 256 x")[0] for answer in done.stdout.splitlines()]
 
     return ask
 
 
-def test_layers_of_known_networks(chosen: Any) -> None:
+def padded(*shape: int) -> tuple[int, ...]:
+    """With the same padding on all sides."""
+    *rest, pad, groups = shape
+    return (*rest, pad, pad, pad, pad, groups)
+
+
+def test_what_wgmma_computes_in_patches(chosen: Ask) -> None:
+    shapes = []
+    for case in PATCHES:
+        top, bottom, left, right = (case.pad,) * 4 if isinstance(case.pad, int) else case.pad
+        shapes.append((*case.x, *case.filters, 1, top, left, bottom, right, case.groups))
+    answers = dict(zip(map(str, PATCHES), chosen("wgmma", *shapes), strict=True))
+    expected = {str(c): "wgmma patches" if c in BY_WGMMA else "patches" for c in PATCHES}
+    assert answers == expected
+
+
+def test_layers_of_known_networks(chosen: Ask) -> None:
     """Images, height, width, channels, filters, filter's sides, stride, padding, groups."""
+    few_channels = {
+        "conv2 of CIFAR's nets": (128, 16, 16, 32, 32, 5, 5, 1, 2, 1),
+        "the deep one below": (16, 9, 27, 256, 320, 5, 5, 1, 2, 8),
+    }
     taking = {
         "AlexNet's conv2": (256, 27, 27, 96, 256, 5, 5, 1, 2, 2),
         "at half the batch": (128, 27, 27, 96, 256, 5, 5, 1, 2, 2),
@@ -108,8 +156,7 @@ def test_layers_of_known_networks(chosen: Any) -> None:
         "as few images as fill a card": (22, 27, 27, 96, 256, 5, 5, 1, 2, 2),
         "conv2 in one group, of 2014": (128, 27, 27, 64, 192, 5, 5, 1, 2, 1),
         "VGG's conv1_2 at a quarter": (64, 56, 56, 64, 64, 3, 3, 1, 1, 1),
-        "conv2 of CIFAR's nets": (128, 16, 16, 32, 32, 5, 5, 1, 2, 1),
-        "the deep one below": (16, 9, 27, 256, 320, 5, 5, 1, 2, 8),
+        **few_channels,
     }
     leaving = {
         "conv3": (256, 13, 13, 256, 384, 3, 3, 1, 1, 1),
@@ -121,13 +168,11 @@ def test_layers_of_known_networks(chosen: Any) -> None:
         "VGG's conv1_2, whose patch is too large": (64, 224, 224, 64, 64, 3, 3, 1, 1, 1),
         "one tap": (256, 27, 27, 48, 128, 1, 1, 1, 0, 1),
     }
-    answers = chosen(*taking.values(), *leaving.values())
-    wrong = [
-        name
-        for name, answer in zip((*taking, *leaving), answers, strict=True)
-        if answer != (name in taking)
-    ]
-    assert not wrong
+    shapes = {name: padded(*shape) for name, shape in (taking | leaving).items()}
+    for unit, expected in ("mma", "patches"), ("wgmma", "wgmma patches"):
+        answers = zip(shapes, chosen(unit, *shapes.values()), strict=True)
+        found = {name: answer for name, answer in answers if "patches" in answer}
+        assert found == {name: "patches" if name in few_channels else expected for name in taking}
 
 
 # ---------------------------------------------------------------------- values
@@ -161,11 +206,18 @@ def test_gate(be: Any, case: Conv) -> None:
     assert_close(scaled, convolved(be, due, case.w, case.stride, case.x), dtype=BFLOAT16)
 
 
+EACH_END = pytest.mark.parametrize("which", ["dy", "gate"])
+
+
 @pytest.mark.parametrize("be", parameters(SIM, CUDA), indirect=True)
-@pytest.mark.parametrize("which", ["dy", "gate"])
+@EACH_END
 def test_ends_of_the_range(be: Any, which: str) -> None:
+    check_ends(be, PATCHES[6], which)
+
+
+def check_ends(be: Any, case: Conv, which: str) -> None:
     """Each image has one of them."""
-    case = replace(PATCHES[6], x=(len(ENDS), *PATCHES[6].x[1:]))
+    case = replace(case, x=(len(ENDS), *case.x[1:]))
     dy, w, gate = arrays(case)
     dy = planted(dy, 0) if which == "dy" else dy
     gate = planted(gate, 0) if which == "gate" else gate
@@ -198,11 +250,62 @@ def test_images_and_groups_are_summed_alone(be: Any, case: Conv) -> None:
 
 @ELSEWHERE
 def test_nan_reaches_exactly_the_pixels_that_saw_it(be: Any) -> None:
+    check_nan(be, PATCHES[2], (1, 6, 20, 45))
+
+
+def check_nan(be: Any, case: Conv, at: tuple[int, ...]) -> None:
     """Neither a tile's excess elements nor the surroundings of a patch get into a sum."""
-    case = PATCHES[2]
     dy, w, _ = arrays(case)
-    dy[1, 6, 20, 45] = np.nan
+    dy[at] = np.nan
     (dx,) = run(be, "conv_dgrad", dy, w, x_shape=case.x, **case.geometry)
     expected = np.isnan(oracle.conv_dgrad(dy, w, x_shape=case.x, **case.geometry).value)
     assert 0 < expected.sum() < expected.size
     np.testing.assert_array_equal(np.isnan(dx.astype(np.float32)), expected)
+
+
+# ---------------------------------------------------------------------- by wgmma
+
+
+@pytest.fixture
+def by_wgmma(be: Any) -> Iterator[None]:
+    if be.name == "cuda" and not be._ext.has_hopper(be.device):
+        pytest.skip("the GPU is no Hopper, or _cuda was built without sm_90a")
+    with be.with_hopper(True):
+        yield
+
+
+@ON_HOPPER
+@pytest.mark.usefixtures("by_wgmma")
+@pytest.mark.parametrize("case", each(BY_WGMMA))
+def test_dgrad_by_wgmma(be: Any, case: Conv) -> None:
+    """In the emulation, which adds alike in both, to the bits of the other kernel's."""
+    test_dgrad(be, case)
+    dy, w, _ = arrays(case)
+    how: dict[str, Any] = {"x_shape": case.x, **case.geometry}
+    (dx,) = run(be, "conv_dgrad", dy, w, **how)
+    with be.with_hopper(False):
+        (other,) = run(be, "conv_dgrad", dy, w, **how)
+    assert be.name == "cuda" or same_bits(dx, other)
+    test_gate(be, case)
+
+
+@pytest.mark.parametrize("be", parameters(SIM, CUDA), indirect=True)
+@pytest.mark.usefixtures("by_wgmma")
+@EACH_END
+def test_ends_of_the_range_by_wgmma(be: Any, which: str) -> None:
+    check_ends(be, BY_WGMMA[4], which)
+
+
+@pytest.mark.parametrize("be", KERNELS_ALONE, indirect=True)
+@pytest.mark.usefixtures("by_wgmma")
+@pytest.mark.parametrize("case", each((BY_WGMMA[2], BY_WGMMA[5])))
+def test_images_and_groups_are_summed_alone_by_wgmma(be: Any, case: Conv) -> None:
+    test_images_and_groups_are_summed_alone(be, case)
+
+
+@ON_HOPPER
+@pytest.mark.usefixtures("by_wgmma")
+@pytest.mark.parametrize("at", [(1, 6, 19, 45), (0, 0, 0, 0), (0, 11, 19, 23), (2, 11, 19, 71)])
+def test_nan_reaches_by_wgmma_exactly_the_pixels_that_saw_it(be: Any, at: tuple[int, ...]) -> None:
+    """At the ends of rows and images too, behind which the next ones follow."""
+    check_nan(be, BY_WGMMA[2], at)

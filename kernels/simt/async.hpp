@@ -94,6 +94,7 @@ struct Registers {
         Site site;
         unsigned count; // that each thread shall have
         bool more;
+        unsigned blocks; // on a multiprocessor
     };
     static constexpr unsigned kWarps = kMaxThreads / 32;
 

@@ -58,6 +58,11 @@ inline Operand<Major::k, Form::planes> k_planes(const void* element, unsigned ne
 inline Operand<Major::mn, Form::planes> mn_planes(const void* element, unsigned next) {
     return {element, next};
 }
+template <Major major>
+Operand<major, Form::planes> further(Operand<major, Form::planes> operand, unsigned pieces) {
+    return {static_cast<const std::byte*>(operand.element) + 16 * std::size_t{pieces},
+            operand.next};
+}
 
 namespace detail {
 
@@ -71,7 +76,7 @@ struct AnyOperand {
 };
 void begin_product(float* d, const AnyOperand& a, const AnyOperand& b, Site site, const void* pc);
 void wait_for_products(std::size_t groups_left, Site site);
-void change_registers(unsigned count, bool more, Site site);
+void change_registers(unsigned count, bool more, unsigned blocks, Site site);
 
 } // namespace detail
 
@@ -90,13 +95,13 @@ template <int left, int count> void wgmma_wait(float (&)[count], Site site = Sit
     detail::wait_for_products(left, site);
 }
 
-template <int count> void lower_registers(Site site = Site::here()) {
+template <int count, unsigned blocks = 1> void lower_registers(Site site = Site::here()) {
     static_assert(count % 8 == 0 && count >= 24 && count <= 256, "");
-    detail::change_registers(count, false, site);
+    detail::change_registers(count, false, blocks, site);
 }
-template <int count> void raise_registers(Site site = Site::here()) {
+template <int count, unsigned blocks = 1> void raise_registers(Site site = Site::here()) {
     static_assert(count % 8 == 0 && count >= 24 && count <= 256, "");
-    detail::change_registers(count, true, site);
+    detail::change_registers(count, true, blocks, site);
 }
 
 } // namespace simt

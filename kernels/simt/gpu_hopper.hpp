@@ -216,6 +216,13 @@ __device__ __forceinline__ Operand<Major::mn, Form::planes> mn_planes(const void
     return {detail::descriptor(element, detail::kEightPieces, next)};
 }
 
+// The start is in the lower half, as a number of pieces.
+template <Major major> __device__ __forceinline__ Operand<major, Form::planes>
+further(Operand<major, Form::planes> operand, unsigned pieces) {
+    const auto lower = static_cast<std::uint32_t>(operand.descriptor);
+    return {operand.descriptor >> 32 << 32 | (lower + pieces)};
+}
+
 __device__ __forceinline__ void wgmma_fence() {
     SIMT_HOPPER("wgmma.fence.sync.aligned;\n" :: : "memory");
 }
@@ -283,12 +290,12 @@ wgmma(float (&d)[n / 2], Operand<of_a, form_a> a, Operand<of_b, form_b> b) {
 
 // ---------------------------------------------------------------------- registers
 
-template <int count> __device__ __forceinline__ void lower_registers() {
+template <int count, unsigned blocks = 1> __device__ __forceinline__ void lower_registers() {
     static_assert(count % 8 == 0 && count >= 24 && count <= 256, "");
     SIMT_HOPPER("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(count));
 }
 
-template <int count> __device__ __forceinline__ void raise_registers() {
+template <int count, unsigned blocks = 1> __device__ __forceinline__ void raise_registers() {
     static_assert(count % 8 == 0 && count >= 24 && count <= 256, "");
     SIMT_HOPPER("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(count));
 }

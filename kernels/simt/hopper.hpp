@@ -67,6 +67,7 @@
 //
 //   k_planes(element, next)            a piece is eight k of a line; a plane has that of each line
 //   mn_planes(element, next)           a piece is eight lines at one k; a plane has that of each k
+//   further(operand, pieces)           one that begins so many pieces further on
 //
 //   wgmma_fence()                      before the first product, and again after a wait
 //   wgmma<n>(d, a, b)                  begins. Of thread 32 w + l of the group, with g = l / 4 and
@@ -82,7 +83,8 @@
 //                                      writer does not wait for
 //   lower_registers<n>(), raise_registers<n>()
 //                                      by a warpgroup: how many each of its threads has. Raising
-//                                      waits until others have handed over enough
+//                                      waits until others have handed over enough. At entry, what
+//                                      launch bounds of one block leave it, or of <n, blocks>
 #pragma once
 
 #include "simt.hpp"

@@ -11,7 +11,7 @@ namespace {
 
 constexpr unsigned kWarp = 32, kGroup = 4; // lanes, warps
 
-// As launch bounds of one block a multiprocessor give them: all of its registers, in eights.
+// As launch bounds give them: all registers of a multiprocessor, in eights.
 unsigned at_entry(unsigned threads) { return std::min(65536 / threads / 8 * 8, 256u); }
 
 bool same(const Registers::Change& a, const Registers::Change& b) {
@@ -32,7 +32,7 @@ void begin_to_change(void* const slots[kWarp], std::uint32_t lanes) {
             fail("warps of one warpgroup change their registers differently: one at ",
                  place(other[own.size()].site), ", another at ", place(change.site), ", ", where());
     unsigned& has = all.of_thread[warp];
-    if (own.empty()) has = at_entry(worker.threads() / worker.cluster_blocks());
+    if (own.empty()) has = at_entry(worker.threads() / worker.cluster_blocks() * change.blocks);
     own.push_back(change);
     if (change.more ? change.count < has : change.count > has)
         fail("a thread has ", has, " registers, which cannot be ",
@@ -47,10 +47,10 @@ void begin_to_change(void* const slots[kWarp], std::uint32_t lanes) {
 } // namespace
 
 // A warp's first lane to find enough in the pool takes them for all of it.
-void detail::change_registers(unsigned count, bool more, Site site) {
+void detail::change_registers(unsigned count, bool more, unsigned blocks, Site site) {
     const OutsideKernel outside;
     Worker& worker = this_worker();
-    Registers::Change change{site, count, more};
+    Registers::Change change{site, count, more, blocks};
     worker.wait(Scheduler::State::at_exchange, {site, 0xffffffffu, &change, &begin_to_change});
     Registers& all = worker.async().registers();
     unsigned& pool = all.pool[worker.rank()];
