@@ -42,9 +42,9 @@ template <class... Each> struct Offer {};
 struct FloatTiles {
     static constexpr const char* kLoop = "fma";
     using Element = float;
-    using All = Offer<Priced<Tile<128, 128, 16, 16>, 100>, // 8 x 8 sums a thread
-                      Priced<Tile<64, 64, 16, 8>, 125>,    // 4 x 8
-                      Priced<Tile<128, 32, 16, 8>, 125>>;  // 8 x 4: few filters
+    using All = Offer<Priced<Tile<128, 128, 16, 16, 1>, 100>, // 8 x 8 sums a thread
+                      Priced<Tile<64, 64, 16, 8, 3>, 125>,    // 4 x 8
+                      Priced<Tile<128, 32, 16, 8, 2>, 125>>;  // 8 x 4: few filters
     static constexpr int kSliceDepth = kSlice;
 };
 
