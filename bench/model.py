@@ -29,6 +29,7 @@ from typing import Any
 
 import pyalexnet
 from pyalexnet.backends.kernels import KernelBackend
+from pyalexnet.errors import ArgumentError
 from pyalexnet.nets.calls import Call, Plan, View, is_product, name_of
 from pyalexnet.ops.elements import BFLOAT16
 from pyalexnet.ops.records import ConvGeometry
@@ -213,7 +214,10 @@ class Codes:
     def find(self, stem: str, *texts: str) -> list[Code]:
         """Those of a file."""
         if stem not in self._files:
-            self._files[stem] = Kernels(_SOURCES / f"{stem}.cu", _ARCHITECTURE)
+            try:
+                self._files[stem] = Kernels(_SOURCES / f"{stem}.cu", _ARCHITECTURE)
+            except RuntimeError as error:
+                raise ArgumentError(f"--model: {error}.") from error
         return self._files[stem].find(*texts)
 
     def of_kernel(self, name: str, element: str) -> list[Code]:
@@ -234,8 +238,7 @@ def document(chosen: Choices, card: cards.Card) -> str:
     """The launches and their sums.
 
     Raises:
-        ArgumentError: a choice is refused.
-        RuntimeError: there is no compiler, or no nvdisasm.
+        ArgumentError: a choice is refused, or there is no nvcc or no nvdisasm.
     """
     listed = list(rows(chosen, card))
     about = f"{chosen.spec().name}, {chosen.batch} images, {chosen.precision}"

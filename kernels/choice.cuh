@@ -42,9 +42,9 @@ template <class... Each> struct Offer {};
 struct FloatTiles {
     static constexpr const char* kLoop = "fma";
     using Element = float;
-    using All = Offer<Priced<Tile<128, 128, 16, 16>, 100>, // 8 x 8 sums a thread
-                      Priced<Tile<64, 64, 16, 8>, 125>,    // 4 x 8
-                      Priced<Tile<128, 32, 16, 8>, 125>>;  // 8 x 4: few filters
+    using All = Offer<Priced<Tile<128, 128, 16, 16, 1>, 100>, // 8 x 8 sums a thread
+                      Priced<Tile<64, 64, 16, 8, 3>, 125>,    // 4 x 8
+                      Priced<Tile<128, 32, 16, 8, 2>, 125>>;  // 8 x 4: few filters
     static constexpr int kSliceDepth = kSlice;
 };
 
@@ -73,14 +73,22 @@ struct SplitTiles {
     static constexpr double kPartCost = 256.0 / 6;
 };
 
-// How long the banks are busy, copies included, per clock of the tensor cores: 0.96 with the first
-// tile, 1.0 with the second; more with the others, which are that much slower.
+// From `python -m bench --model h100`: clocks of a slice, as fast and as slow as memory may be, and
+// what bounds it; then of a multiply-add, edges included, relative to the first tile. A price is
+// near the mean over the passes.
+//
+//                 fprop, dgrad           wgrad                 relative
+//   256 x 192     1,600 banks            1,554 tensor cores    1.00
+//   128 x 256     1,088 banks            1,034-1,280 L2        1.04 (wgrad 1.01-1.23)
+//   256 x 128     1,280 banks            1,152 banks           1.19 (1.11)
+//   256 x 96      1,120-1,216 L2         -                     1.39-1.49
+//   256 x 64        960-1,152 L2         832 banks             1.79-2.11 (1.60)
 struct HopperTiles {
     static constexpr const char* kLoop = "wgmma";
     using Element = bf16;
-    using All = Offer<Priced<HopperTile<256, 192, 3>, 100>, Priced<HopperTile<128, 256, 4>, 100>,
-                      Priced<HopperTile<256, 128, 4>, 112>, Priced<HopperTile<256, 96, 4>, 129>,
-                      Priced<HopperTile<256, 64, 4>, 163>>;
+    using All = Offer<Priced<HopperTile<256, 192, 3>, 100>, Priced<HopperTile<128, 256, 4>, 112>,
+                      Priced<HopperTile<256, 128, 4>, 119>, Priced<HopperTile<256, 96, 4>, 144>,
+                      Priced<HopperTile<256, 64, 4>, 186>>;
     static constexpr int kSliceDepth = kHopperSlice;
     static constexpr double kPartCost = 512.0;
 };

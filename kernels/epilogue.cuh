@@ -2,11 +2,13 @@
 // the update of the weights, applied where the sums are, before anything is stored.
 //
 // An epilogue takes four neighbouring columns of a row at a time, as the main loops and the kernel
-// that adds parts of the depth all provide them. It reads its inputs in one step and stores in
-// another, so that a thread can load for several fours before it waits for the first:
+// that adds parts of the depth all provide them. with_fours(columns, use) finds what is the same in
+// all rows and calls `use` with the rest, of a type that has no more to decide where nothing
+// unusual was asked for:
 //
-//   Read read(const Place&)                          loads, and nothing else
-//   void put(const Place&, const Read&, sums)        the rest
+//   static constexpr int kTogether         rows that a thread should take at a time
+//   Read read(int row)                     loads, and nothing else
+//   void put(int row, const Read&, sums)   the rest
 #pragma once
 
 #include "draw.cuh"
@@ -15,10 +17,13 @@
 
 namespace pyalexnet {
 
-// Where four sums belong in C[group]: from `column` on; only `count` of them exist.
-struct Place {
-    int group, row, column, count;
+// Where fours belong in C[group]: from column `first` on; only `count` of them exist.
+struct Columns {
+    int group, first, count;
 };
+
+// What an epilogue reads that has no inputs beside the sums.
+struct NoRead {};
 
 // ---------------------------------------------------------------------- parts of the depth
 
@@ -33,20 +38,28 @@ struct GemmSize {
     int part_depth; // of each but the last, a multiple of a slice
 };
 
-// The sums of one part, in the workspace: (parts, groups, rows, pitch).
+// The sums of one part, in the workspace: (parts, groups, rows, pitch). Its rows have whole fours.
 struct Parts {
-    struct Read {};
     float* partial;
     GemmSize size;
     int part;
 
-    __device__ Read read(const Place&) const { return {}; }
-    __device__ void put(const Place& at, Read, const float (&sums)[4]) const {
-        write_four(first(at), at.count, narrow_four<float>(sums));
+    struct Fours {
+        static constexpr int kTogether = 4;
+        FourColumns<float, true> sums;
+
+        __device__ NoRead read(int) const { return {}; }
+        __device__ __forceinline__ void put(int row, NoRead, const float (&of)[4]) const {
+            sums.write(row, narrow_four<float>(of));
+        }
+    };
+    __device__ __forceinline__ Fours fours(const Columns& columns) const {
+        const std::int64_t line = (std::int64_t{part} * size.groups + columns.group) * size.rows;
+        return {{partial + line * size.pitch + columns.first, size.pitch, columns.count}};
     }
-    __device__ __forceinline__ float* first(const Place& at) const {
-        const std::int64_t line = (std::int64_t{part} * size.groups + at.group) * size.rows;
-        return partial + (line + at.row) * size.pitch + at.column;
+    template <class Use>
+    __device__ __forceinline__ void with_fours(const Columns& columns, const Use& use) const {
+        use(fours(columns));
     }
 };
 
@@ -81,9 +94,6 @@ struct Dropout {
 
 // y = act(sums + bias), with dropout; as T into `y` or float32 into `wide`: one of them is null.
 template <class T> struct FpropEpilogue {
-    struct Read {
-        Four<float> bias;
-    };
     const float* bias;
     T* y;
     float* wide;
@@ -91,54 +101,103 @@ template <class T> struct FpropEpilogue {
     Activation activation;
     Dropout dropout;
 
-    __device__ Read read(const Place& at) const {
-        return bias ? Read{read_four(bias + filter(at), at.count)} : Read{};
-    }
-    __device__ void put(const Place& at, const Read& read, const float (&sums)[4]) const {
-        float values[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            values[i] = activate(bias ? sums[i] + read.bias.of[i] : sums[i], activation);
-        dropout.apply(at.row, filter(at), values);
-        const std::int64_t first = std::int64_t{at.row} * filters + filter(at);
-        if (y)
-            write_four(y + first, at.count, narrow_four<T>(values));
-        else
-            write_four(wide + first, at.count, narrow_four<float>(values));
-    }
+    // The usual ones have whole fours of y and no dropout; none or a ReLU is their activation.
+    template <bool usual> struct Fours {
+        static constexpr int kTogether = usual ? 4 : 1;
+        const FpropEpilogue& of;
+        int filter;
+        Four<float> bias;
+        float floor; // of the ReLU
+        FourColumns<T, usual> y;
+        FourColumns<float, false> wide;
 
-  private:
-    __device__ int filter(const Place& at) const { return at.group * group_filters + at.column; }
+        __device__ NoRead read(int) const { return {}; }
+        __device__ __forceinline__ void put(int row, NoRead, const float (&sums)[4]) const {
+            float values[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                values[i] = sums[i] + bias.of[i];
+                if constexpr (usual)
+                    values[i] = values[i] < floor ? 0.0f : values[i];
+                else
+                    values[i] = activate(values[i], of.activation);
+            }
+            if constexpr (!usual) of.dropout.apply(row, filter, values);
+            if (usual || of.y)
+                y.write(row, narrow_four<T>(values));
+            else
+                wide.write(row, narrow_four<float>(values));
+        }
+    };
+    template <class Use>
+    __device__ __forceinline__ void with_fours(const Columns& columns, const Use& use) const {
+        const int filter = columns.group * group_filters + columns.first;
+        constexpr float none = -0.0f; // added to any number, zeros of either sign included
+        const Four<float> biases =
+            bias ? read_four(bias + filter, columns.count) : Four<float>{{none, none, none, none}};
+        const float floor = activation == Activation::relu ? 0.0f : -INFINITY;
+        if (y && is_aligned(y + filter) && filters % 4 == 0 && columns.count == 4 &&
+            activation != Activation::tanh && !dropout.dropped.on)
+            use(Fours<true>{*this, filter, biases, floor, {y + filter, filters, 4}, {}});
+        else
+            use(Fours<false>{*this,
+                             filter,
+                             biases,
+                             floor,
+                             {y + filter, filters, columns.count},
+                             {wide + filter, filters, columns.count}});
+    }
 };
 
 // ---------------------------------------------------------------------- dgrad
 
 // dx = factor sums where gate > 0, else 0; everywhere without a gate.
 template <class T> struct DgradEpilogue {
-    struct Read {
-        Four<T> gate;
-    };
     const T* gate;
     float factor;
     T* dx;
     int channels, group_channels;
 
-    __device__ Read read(const Place& at) const {
-        return gate ? Read{read_four(gate + first(at), at.count)} : Read{};
-    }
-    __device__ void put(const Place& at, const Read& read, const float (&sums)[4]) const {
-        float values[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const bool open = !gate || widen(read.gate.of[i]) > 0.0f;
-            values[i] = open ? factor * sums[i] : 0.0f;
-        }
-        write_four(dx + first(at), at.count, narrow_four<T>(values));
-    }
+    template <bool whole, bool gated> struct Fours {
+        static constexpr int kTogether = !whole ? 1 : gated ? 8 : 4; // a gate has to be fetched
+        float factor;
+        FourColumns<const T, whole> gate;
+        FourColumns<T, whole> dx;
 
-  private:
-    __device__ std::int64_t first(const Place& at) const {
-        return std::int64_t{at.row} * channels + at.group * group_channels + at.column;
+        __device__ __forceinline__ auto read(int row) const {
+            if constexpr (gated)
+                return gate.read(row);
+            else
+                return NoRead{};
+        }
+        template <class Read> __device__ __forceinline__ void put(int row, const Read& read,
+                                                                  const float (&sums)[4]) const {
+            float values[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                values[i] = factor * sums[i];
+                if constexpr (gated) values[i] = widen(read.of[i]) > 0.0f ? values[i] : 0.0f;
+            }
+            dx.write(row, narrow_four<T>(values));
+        }
+    };
+    template <class Use>
+    __device__ __forceinline__ void with_fours(const Columns& columns, const Use& use) const {
+        const int channel = columns.group * group_channels + columns.first;
+        const auto with = [&](auto whole, auto gated) {
+            using Chosen = Fours<decltype(whole)::value, decltype(gated)::value>;
+            use(Chosen{factor,
+                       {gate + channel, channels, columns.count},
+                       {dx + channel, channels, columns.count}});
+        };
+        const bool whole = columns.count == 4 && channels % 4 == 0 && is_aligned(dx + channel) &&
+                           is_aligned(gate + channel);
+        if (gate)
+            whole ? with(std::true_type{}, std::true_type{})
+                  : with(std::false_type{}, std::true_type{});
+        else
+            whole ? with(std::true_type{}, std::false_type{})
+                  : with(std::false_type{}, std::false_type{});
     }
 };
 
@@ -146,10 +205,6 @@ template <class T> struct DgradEpilogue {
 
 // The gradients of (filters) x (taps, and one for the bias): stored, or learned from at once.
 template <class T> struct WgradEpilogue {
-    struct Read {
-        FourWeights weights;
-        Momentum rule;
-    };
     int taps, group_filters;
     float* dw; // null where the weights learn
     float* db;
@@ -157,16 +212,39 @@ template <class T> struct WgradEpilogue {
     Learned<float> b{};
     Rule w_rule{}, b_rule{};
 
-    __device__ Read read(const Place& at) const {
-        return dw ? Read{} : Read{read_weights(w, first(at), weights(at)), read_rule(w_rule)};
-    }
-    __device__ void put(const Place& at, const Read& read, const float (&sums)[4]) const {
-        const int count = weights(at);
-        if (dw)
-            write_four(dw + first(at), count, narrow_four<float>(sums));
-        else
-            learn_weights(w, first(at), count, read.weights, sums, read.rule);
-        if (count < at.count) put_bias(filter(at), pick(sums, count));
+    struct Read {
+        FourWeights weights;
+        Momentum rule;
+    };
+    struct Fours {
+        static constexpr int kTogether = 4;
+        const WgradEpilogue& of;
+        int first_filter, tap, count; // the last may be the bias, which follows the taps
+        int weights = tap + count <= of.taps ? count : count - 1;
+
+        __device__ Read read(int row) const {
+            return of.dw ? Read{}
+                         : Read{read_weights(of.w, first(row), weights), read_rule(of.w_rule)};
+        }
+        __device__ void put(int row, const Read& read, const float (&sums)[4]) const {
+            if (of.dw)
+                write_four(of.dw + first(row), weights, narrow_four<float>(sums));
+            else
+                learn_weights(of.w, first(row), weights, read.weights, sums, read.rule);
+            if (weights < count) of.put_bias(first_filter + row, pick(sums, weights));
+        }
+
+      private:
+        __device__ std::int64_t first(int row) const {
+            return std::int64_t{first_filter + row} * of.taps + tap;
+        }
+        __device__ static float pick(const float (&sums)[4], int i) {
+            return i == 0 ? sums[0] : i == 1 ? sums[1] : i == 2 ? sums[2] : sums[3];
+        }
+    };
+    template <class Use>
+    __device__ __forceinline__ void with_fours(const Columns& columns, const Use& use) const {
+        use(Fours{*this, columns.group * group_filters, columns.first, columns.count});
     }
 
   private:
@@ -176,17 +254,6 @@ template <class T> struct WgradEpilogue {
         else
             learn_weights(b, filter, 1, read_weights(b, filter, 1), {sum, 0.0f, 0.0f, 0.0f},
                           read_rule(b_rule));
-    }
-    __device__ int filter(const Place& at) const { return at.group * group_filters + at.row; }
-    __device__ std::int64_t first(const Place& at) const {
-        return std::int64_t{filter(at)} * taps + at.column;
-    }
-    // How many of the four are weights. The bias follows the last of them.
-    __device__ int weights(const Place& at) const {
-        return at.column + at.count <= taps ? at.count : at.count - 1;
-    }
-    __device__ static float pick(const float (&sums)[4], int i) {
-        return i == 0 ? sums[0] : i == 1 ? sums[1] : i == 2 ? sums[2] : sums[3];
     }
 };
 

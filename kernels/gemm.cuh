@@ -24,11 +24,11 @@
 namespace pyalexnet {
 
 // A tile of the product: TileM x TileN of C by one block of ThreadsM x ThreadsN threads, and how
-// many blocks of it a multiprocessor runs at once.
-template <int TileM_, int TileN_, int ThreadsM_, int ThreadsN_> struct Tile {
+// many blocks of it a multiprocessor has registers for.
+template <int TileM_, int TileN_, int ThreadsM_, int ThreadsN_, int Blocks_> struct Tile {
     static constexpr int TileM = TileM_, TileN = TileN_, ThreadsM = ThreadsM_, ThreadsN = ThreadsN_;
     static constexpr int Threads = ThreadsM * ThreadsN;
-    static constexpr int Blocks = 2;
+    static constexpr int Blocks = Blocks_;
     static constexpr int PerThreadM = TileM / ThreadsM; // multiples of 4: see Lines
     static constexpr int PerThreadN = TileN / ThreadsN;
 };
@@ -103,7 +103,7 @@ template <int PerThread, int Threads> struct Lines {
 // A block computes a TileM x TileN tile of C for one group and one part of the depth; a thread
 // PerThreadM x PerThreadN of it. Along the grid the row tiles of C move fastest, then its column
 // tiles, groups, parts. Bound by operations: a wide tile does 16 for each float4 that it reads.
-template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 1)
+template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, T::Blocks)
     gemm_kernel(Problem problem, GemmSize size, float* partial) {
     SIMT_SHARED(float, a_slices, [2][kSlice][T::TileM + kPad]);
     SIMT_SHARED(float, b_slices, [2][kSlice][T::TileN + kPad]);
@@ -156,17 +156,20 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
 
     hand_over(problem.epilogue, size, tile.part, partial, [&](const auto& epilogue) {
 #pragma unroll
-        for (int i = 0; i < T::PerThreadM; ++i) {
-            const int row = tile.row + LinesM::line(thread_m, i);
-            if (row >= size.rows) continue;
+        for (int j = 0; j < T::PerThreadN; j += 4) {
+            const int column = tile.column + LinesN::line(thread_n, j);
+            if (column >= size.columns) continue;
+            const Columns columns{tile.group, column, min(4, size.columns - column)};
+            epilogue.with_fours(columns, [&](const auto& to) {
 #pragma unroll
-            for (int j = 0; j < T::PerThreadN; j += 4) {
-                const int column = tile.column + LinesN::line(thread_n, j);
-                if (column >= size.columns) continue;
-                const Place place{tile.group, row, column, min(4, size.columns - column)};
-                const float four[4] = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
-                epilogue.put(place, epilogue.read(place), four);
-            }
+                for (int i = 0; i < T::PerThreadM; ++i) {
+                    const int row = tile.row + LinesM::line(thread_m, i);
+                    if (row >= size.rows) continue;
+                    const float four[4] = {sums[i][j], sums[i][j + 1], sums[i][j + 2],
+                                           sums[i][j + 3]};
+                    to.put(row, to.read(row), four);
+                }
+            });
         }
     });
 }
@@ -179,19 +182,20 @@ __global__ void gemm_add_parts_kernel(Epilogue epilogue, GemmSize size, float* p
     const int fours = (size.columns + 3) / 4; // of a row
     const std::int64_t line = i / fours;
     if (line >= std::int64_t{size.groups} * size.rows) return;
-    const int column = static_cast<int>(i % fours) * 4;
-    const Place place{static_cast<int>(line / size.rows), static_cast<int>(line % size.rows),
-                      column, min(4, size.columns - column)};
-    const auto read = epilogue.read(place);
-    float sums[4] = {};
+    const int column = static_cast<int>(i % fours) * 4, row = static_cast<int>(line % size.rows);
+    const Columns columns{static_cast<int>(line / size.rows), column,
+                          min(4, size.columns - column)};
+    epilogue.with_fours(columns, [&](const auto& to) {
+        const auto read = to.read(row);
+        float sums[4] = {};
 #pragma unroll 4
-    for (int part = 0; part < size.parts; ++part) {
-        const Four<float> four =
-            read_four<float>(Parts{partial, size, part}.first(place), place.count);
+        for (int part = 0; part < size.parts; ++part) {
+            const Four<float> four = Parts{partial, size, part}.fours(columns).sums.read(row);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) sums[j] += four.of[j];
-    }
-    epilogue.put(place, read, sums);
+            for (int j = 0; j < 4; ++j) sums[j] += four.of[j];
+        }
+        to.put(row, read, sums);
+    });
 }
 
 } // namespace pyalexnet

@@ -15,8 +15,8 @@
 // each loads half of every slice for both, so half as much of it comes out of the L2 cache. A stage
 // is then `empty` when the warps of both blocks are done with it, and both are told.
 //
-// Gathered elements are written by threads but read by wgmma, which
-// is not ordered after their writes: hence the fence before a slice is multiplied.
+// Gathered elements are written by threads but read by wgmma, which is not ordered after their
+// writes: hence the fence before a slice is multiplied.
 //
 // A stage keeps an operand as it lies in global memory, along its depth or along its lines; wgmma
 // accepts both. The sums go to the epilogue through shared memory, in place of the stages.
@@ -26,7 +26,8 @@
 //
 // Bound by the tensor cores' rate, and by the banks of shared memory: a slice of 256 x 192 takes
 // the former 1,536 clocks, in which 56 KiB are written and 128 KiB read of the 192 KiB that the
-// banks can move. choice.cuh has the other tiles' figures.
+// banks can move. choice.cuh has the other tiles' figures. The gather is faster: its instructions
+// take a warp 430 to 600 clocks a slice.
 #pragma once
 
 #include "simt/hopper.hpp"

@@ -129,12 +129,14 @@ __device__ __forceinline__ void bring_patches(const PatchLoader<PatchOfPlaces>& 
     const int rounds = loader.rounds();
     const int fills = (ring.taps - behind) / kStageTaps; // that bring a patch
     const int rounds_each = (rounds + fills - 1) / fills;
+#pragma unroll 1
     for (int round = 0; round < rounds; ++round) loader.begin(ring.patch_at(0), 0, round);
     int tap = 0, number = 0, round = 0; // the first slice's, its patch's; of the next patch
     for (unsigned fill = 0; fill < ring.fills; ++fill) {
         const unsigned stage = fill % kRingStages, lap = fill / kRingStages;
         simt::mbarrier_wait(ring.empty[stage], ~lap & 1u); // not in the first lap
         if (tap >= behind && number + 1 < patches)
+#pragma unroll 1
             for (int end = min(rounds, round + rounds_each); round < end; ++round)
                 loader.begin(ring.patch_at(number + 1), (number + 1) * kTensorSlice, round);
 #pragma unroll

@@ -59,7 +59,7 @@ template <class T> struct SumTile {
     static constexpr int kFloats = T::TileM * T::TileN;
 
     __device__ __forceinline__ static int at(int row, int column) {
-        return row * T::TileN + (column ^ row % 4 * 8);
+        return row * T::TileN + (column ^ (row & 3) * 8);
     }
 };
 
@@ -77,37 +77,42 @@ __device__ __forceinline__ void put_sixteen(float* tile, int row, int column, co
                        sum(n, 2 * half), sum(n, 2 * half + 1));
 }
 
-// Hands the tile to the epilogue, several fours of a thread at a time.
+// Hands the tile to the epilogue. A thread stays in four columns; where these do not divide the
+// threads, some are left over.
 template <class T, class Epilogue>
 __device__ __forceinline__ void finish_tile(const Epilogue& epilogue, const GemmSize& size,
                                             const TilePlace& tile, const float* sums) {
-    constexpr int fours = T::TileN / 4; // of a row
-    constexpr int at_a_time = 4;
-    const int columns = size.columns - tile.column;
-    const int end = min(T::TileM, size.rows - tile.row) * fours;
-    for (int first = static_cast<int>(threadIdx.x); first < end;
-         first += at_a_time * T::Finishers) {
-        const auto row = [&](int i) { return (first + i * T::Finishers) / fours; };
-        const auto column = [&](int i) { return (first + i * T::Finishers) % fours * 4; };
-        const auto inside = [&](int i) {
-            return first + i * T::Finishers < end && column(i) < columns;
-        };
-        const auto place = [&](int i) {
-            return Place{tile.group, tile.row + row(i), tile.column + column(i),
-                         min(4, columns - column(i))};
-        };
-        typename Epilogue::Read read[at_a_time];
+    constexpr int fours = T::TileN / 4;        // of a row
+    constexpr int step = T::Finishers / fours; // rows that the threads take together
+    const int first = static_cast<int>(threadIdx.x) / fours;
+    const int column = static_cast<int>(threadIdx.x) % fours * 4;
+    const int count = min(4, size.columns - tile.column - column);
+    if (first >= step || count <= 0) return;
+    const int end = min(T::TileM, size.rows - tile.row);
+    const Columns columns{tile.group, tile.column + column, count};
+    epilogue.with_fours(columns, [&](const auto& to) {
+        constexpr int together = std::decay_t<decltype(to)>::kTogether;
+        const auto take = [&](int row, auto number) {
+            constexpr int rows = decltype(number)::value;
+            decltype(to.read(0)) read[rows];
+            Four<float> four[rows];
 #pragma unroll
-        for (int i = 0; i < at_a_time; ++i)
-            if (inside(i)) read[i] = epilogue.read(place(i));
+            for (int i = 0; i < rows; ++i) {
+                read[i] = to.read(tile.row + row + i * step);
+                four[i] = *reinterpret_cast<const Four<float>*>(
+                    sums + SumTile<T>::at(row + i * step, column));
+            }
 #pragma unroll
-        for (int i = 0; i < at_a_time; ++i) {
-            if (!inside(i)) continue;
-            const Four<float> four =
-                *reinterpret_cast<const Four<float>*>(sums + SumTile<T>::at(row(i), column(i)));
-            epilogue.put(place(i), read[i], four.of);
-        }
-    }
+            for (int i = 0; i < rows; ++i) to.put(tile.row + row + i * step, read[i], four[i].of);
+        };
+        int row = first;
+        if constexpr (together > 1)
+#pragma unroll 1
+            for (; row + (together - 1) * step < end; row += together * step)
+                take(row, std::integral_constant<int, together>{});
+#pragma unroll 1
+        for (; row < end; row += step) take(row, std::integral_constant<int, 1>{});
+    });
 }
 
 // Calls finish(epilogue) with the problem's epilogue, or where the depth is split with one that

@@ -19,7 +19,7 @@ COMMENTS = {
     ".hpp": "//",
     ".cpp": "//",
 }
-BUDGET = 29_010
+BUDGET = 29_100
 """To be lowered with the count. What has to raise it says why in its commit."""
 
 

@@ -110,7 +110,7 @@ SLIPS = [
     Slip(PRODUCTS, "operands.cuh", "then.rows), height)", "then.rows), height + SLIP)"),
     Slip(PRODUCTS, "operands.cuh", "columns), width)", "columns), width + SLIP)"),
     Slip(PRODUCTS, "operands.cuh", "channel >= 0}", "channel >= 0 - SLIP}"),
-    Slip(PRODUCTS, "epilogue.cuh", "at.count <= taps", "at.count <= taps + SLIP", "data race"),
+    Slip(PRODUCTS, "epilogue.cuh", "count <= of.taps", "count <= of.taps + SLIP", "data race"),
     Slip(PRODUCTS, "four.cuh", "if (i < count) four", "if (i < count + SLIP) four"),
     Slip(PRODUCTS, "gemm.cuh", "* size.rows) return", "* size.rows + SLIP) return"),
     Slip(PRODUCTS, "gemm.cuh", "part < size.parts", "part < size.parts + SLIP"),
@@ -119,7 +119,7 @@ SLIPS = [
     Slip("conv", "gemm.cuh", "size.columns - column)", "size.columns - column + SLIP)"),
     Slip(ON_TENSOR_CORES, "tensor.cuh", "at < depth_end;", "at < depth_end + SLIP;"),
     Slip(ON_TENSOR_CORES, "tensor.cuh", "point < depth_end ?", "point < depth_end + SLIP ?"),
-    Slip(ALL_TENSOR_CORES, "sums.cuh", "columns - tile.column;", "columns - tile.column + SLIP;"),
+    Slip(ALL_TENSOR_CORES, "sums.cuh", "- tile.column -", "- tile.column + SLIP -"),
     Slip(ALL_TENSOR_CORES, "sums.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
     Slip("hopper", "hopper.cuh", "at < depth_end)", "at < depth_end + SLIP)"),
     Slip(

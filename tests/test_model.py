@@ -5,6 +5,7 @@ on the compiled kernels if nvcc is installed (marked slow). No clock here was me
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -311,6 +312,15 @@ def test_a_card_that_is_not_modelled(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         cli.main(["--model", "a100"])
     assert "a100" in capsys.readouterr().err
+
+
+def test_without_a_compiler(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiler, "nvcc", lambda: None)
+    assert cli.main(["--model", "h100"]) == 2
+    assert capsys.readouterr().err == "error: --model: no nvcc was found.\n"
 
 
 @pytest.mark.slow
