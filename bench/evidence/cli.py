@@ -33,16 +33,14 @@ _HOW = {
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0, or 2 where something cannot be done."""
     options = _parser().parse_args(arguments)
-    command = shlex.join(["python", "-m", "bench.evidence", *arguments])
     try:
         if options.page:
             page.write()
         elif options.claim is None:
             Console().print(_listed())
         else:
-            found = claims.named(options.claim)
-            for each in found:
-                _run(each, options, command)
+            for each in claims.named(options.claim):
+                _run(each, options)
     except (PyalexnetError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -83,7 +81,7 @@ def _listed() -> Table:
     return table
 
 
-def _run(claim: Claim, options: argparse.Namespace, command: str) -> None:
+def _run(claim: Claim, options: argparse.Namespace) -> None:
     """Train what is missing of a claim, and write its record and picture after each run."""
     seeds = claim.seeds if options.seeds is None else options.seeds
     if seeds < 1:
@@ -92,9 +90,12 @@ def _run(claim: Claim, options: argparse.Namespace, command: str) -> None:
     backend = pyalexnet.backend(options.backend).name
     at_once = options.processes or (1 if backend == "cuda" else min(2, cores()))
     study = Study(claim, data, options.out, seeds, backend)
+    # What decides the numbers, without this machine's folders.
+    command = ["python", "-m", "bench.evidence", claim.name, "--data", Path(data).name]
+    command += [] if seeds == claim.seeds else ["--seeds", str(seeds)]
 
     def recorded() -> record.Record | None:
-        if (found := study.record(options.note, command)) is not None:
+        if (found := study.record(options.note, shlex.join(command))) is not None:
             record.write(found, options.records)
             picture.draw(claim, found, page.picture_of(claim, options.images))
         return found
