@@ -274,6 +274,8 @@ void exchanges() {
              const Peers wholes{{p[0], p[1]}, {5, 5}, 2};
              exchange_scatter_add(wholes, p[2], 5, 3, 2, nullptr);
          });
+    call({{"parts[0]", 7}, {"parts[1]", 7}, output("total", 7)},
+         [](const Placed& p) { sum_parts<float, float>({{p[0], p[1]}, 2}, p[2], 7, nullptr); });
 }
 
 struct Family {
