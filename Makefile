@@ -1,5 +1,5 @@
 # make train    trains the default network on the photographs that come with the package
-# make test     runs every test, the kernels emulated and checked
+# make test     runs the tests, the kernels emulated and checked
 # make test-faults  kills, full disks, damaged files, bad input: many times each, an hour
 # make sanitize the CPU's own kernels under AddressSanitizer and UBSan: tests of every operation, and
 #               two minutes of odd calls (FUZZ_SECONDS); their threads under ThreadSanitizer
