@@ -72,6 +72,7 @@ def due(be: Any, case: Conv, dtype: Any = FLOAT32) -> tuple[Exact, Exact, Exact,
     return y, dx, dw, db
 
 
+@pytest.mark.every(2)
 @CASES
 @EACH_PRODUCT
 def test_fprop(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
@@ -80,6 +81,7 @@ def test_fprop(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
     assert_close(y, due(be, case, dtype)[0], dtype=dtype)
 
 
+@pytest.mark.every(2)
 @CASES
 @EACH_PRODUCT
 def test_dgrad(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
@@ -88,6 +90,7 @@ def test_dgrad(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
     assert_close(dx, due(be, case, dtype)[1], dtype=dtype)
 
 
+@pytest.mark.every(2)
 @CASES
 @EACH_PRODUCT
 def test_wgrad(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
@@ -294,6 +297,7 @@ def check_towers(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
     assert same_bits(whole, np.concatenate(halves, axis=-1))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("case", each(IN_TOWERS))
 @EACH_PRODUCT
 def test_towers_are_halves_of_the_whole_layer(

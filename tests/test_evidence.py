@@ -78,6 +78,7 @@ def carried_out(claim: Claim, room: Path) -> Record:
 # Every claim
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("name", CLAIMS)
 def test_every_claim_runs_and_can_be_read(name: str, room: Path) -> None:
     """All its variants train, all its measures are numbers, and its page and picture are made."""
@@ -400,6 +401,7 @@ def kill_one(folder: Path) -> None:
     assert 1 <= len(training.epochs_of(folder)) < 12
 
 
+@pytest.mark.slow
 def test_side_by_side_in_a_budget(room: Path, tmp_path: Path) -> None:
     """Two processes finish what there is time for, without time nothing, and leave the rest."""
     claim = dataclasses.replace(learning(), seeds=1)

@@ -584,6 +584,7 @@ def refused_or_right(folder: Path, path: Path, right: dict[str, np.ndarray]) -> 
     return wrong_or_refused(data.load(folder), path, right) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.every(2)
 def test_a_pack_cut_at_any_64th_is_refused(copy: Path) -> None:
     """Every file, at each 64th, before the pack is opened."""

@@ -249,6 +249,7 @@ def in_the_locale_c(folder: Path, calls: list[list[str | Path]]) -> int:
     return len(calls)
 
 
+@pytest.mark.slow
 def test_names_in_the_locale_c(tmp_path: Path) -> None:
     photos = named_photographs(tmp_path / "Fotos-写真")
     in_the_locale_c(tmp_path, [["train", "--data", photos.name, *OPTIONS, "--steps=2"]])

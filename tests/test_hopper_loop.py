@@ -123,6 +123,7 @@ def test_linear(be: Any, size: tuple[int, int, int]) -> None:
         assert_close(found, exact)
 
 
+@pytest.mark.every(2)
 @EVERY_LOOP
 @pytest.mark.parametrize(("op", "tile", "rows", "columns"), HOPPER_PRODUCTS)
 def test_tiles(be: Any, op: str, tile: str, rows: int, columns: int) -> None:

@@ -72,6 +72,7 @@ def exact(size: tuple[int, int, int], dtype: Any = FLOAT32) -> tuple[Exact, Exac
     )
 
 
+@pytest.mark.every(2)
 @EACH_SIZE
 @EACH_PRODUCT
 def test_fprop(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) -> None:
@@ -80,6 +81,7 @@ def test_fprop(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) ->
     assert_close(y, exact(size, dtype)[0], dtype=dtype)
 
 
+@pytest.mark.every(2)
 @EACH_SIZE
 @EACH_PRODUCT
 def test_dgrad(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) -> None:
@@ -88,6 +90,7 @@ def test_dgrad(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) ->
     assert_close(dx, exact(size, dtype)[1], dtype=dtype)
 
 
+@pytest.mark.every(2)
 @EACH_SIZE
 @EACH_PRODUCT
 def test_wgrad(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) -> None:

@@ -178,6 +178,7 @@ def test_layers_of_known_networks(chosen: Ask) -> None:
 # ---------------------------------------------------------------------- values
 
 
+@pytest.mark.every(2)
 @ALL
 def test_dgrad(be: Any, case: Conv) -> None:
     dy, w, _ = arrays(case)

@@ -190,6 +190,7 @@ def test_what_has_no_plan_is_refused() -> None:
 # What it computes
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
 def test_fused_gradients_are_exact(be: Any, train: bool) -> None:
     _, loss, exact_grads = exact(train)

@@ -111,6 +111,7 @@ def test_norm_dgrad(
     assert_close(dx, exact, norm_units(case.beta), dtype=dtype)
 
 
+@pytest.mark.every(2)
 @EACH_ELEMENT
 @pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
 @EACH_NORM
@@ -129,6 +130,7 @@ def test_norm_and_pool_fprop(
     assert_close(named.value.astype(np.float32), best, 2 * norm_units(case.norm.beta))
 
 
+@pytest.mark.every(2)
 @EACH_ELEMENT
 @pytest.mark.parametrize("relus", [False, True], ids=["plain", "relus"])
 @pytest.mark.parametrize("which", WHICH)
@@ -229,6 +231,7 @@ def check_products(
         assert_close(actual, exact, dtype=FLOAT32 if op == "wgrad" else dtype)
 
 
+@pytest.mark.every(2)
 @EACH_PRODUCT
 @EACH_OPERAND
 @EACH_LAYER

@@ -277,6 +277,7 @@ PARAMETERS = [
 ]
 
 
+@pytest.mark.every(2)
 @ANY_BACKEND
 @pytest.mark.parametrize(
     ("op", "name", "value"),

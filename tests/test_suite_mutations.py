@@ -450,7 +450,7 @@ def test_the_copy_is_what_is_tested(copy: Path) -> None:
     probe.unlink()
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("one", QUICK, ids=str)
 def test_a_mutation_is_seen(one: Mutation, copy: Path) -> None:
     is_seen(one, copy)
