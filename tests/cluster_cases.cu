@@ -4,6 +4,7 @@
 //   cluster_cases CASE SEED    y (64, 64) = x x^T for x[i][j] = (i + 2 j) % 7 - 3, or the report
 //
 // A comment "// what" at the end of a line marks one that a report has to name.
+#include "scripts.hpp"
 #include "simt/device.hpp"
 #include "simt/hopper.hpp"
 
@@ -179,42 +180,18 @@ template <How how> void run(unsigned blocks, unsigned threads, unsigned of_clust
 
 template <How how> void run() { run<how>(2, 256, 2); }
 
-int next_number() {
-    int number = 0;
-    if (std::scanf("%d", &number) != 1) std::exit(0);
-    return number;
-}
-
 void run_script() {
-    simt::set_schedule(static_cast<std::uint64_t>(next_number()));
-    std::vector<int> actions, begins{0};
-    for (int thread = 0; thread < 2 * kScriptThreads; ++thread) {
-        for (int left = next_number(); left > 0; --left) actions.push_back(next_number());
-        begins.push_back(static_cast<int>(actions.size()));
-    }
-    actions.push_back(0); // so that no buffer is empty
+    scripts::Actions actions(2 * kScriptThreads);
     std::vector<float> data(kElements);
     const auto whole = [](const char* name, auto& numbers, simt::Access access) {
         return simt::Buffer{name, numbers.data(), 4 * numbers.size(), 4, access, simt::kHost};
     };
     simt::Session session(0, {whole("data", data, simt::Access::read_write),
-                              whole("actions", actions, simt::Access::read),
-                              whole("begins", begins, simt::Access::read)});
+                              whole("actions", actions.all, simt::Access::read),
+                              whole("begins", actions.begins, simt::Access::read)});
     simt::launch<script_kernel>(simt::Grid(2, kScriptThreads, nullptr).in_clusters(2),
                                 static_cast<float*>(session[0]), static_cast<int*>(session[1]),
                                 static_cast<int*>(session[2]));
-}
-
-[[noreturn]] void run_scripts() {
-    for (;;) {
-        try {
-            run_script();
-            std::printf("no report\n");
-        } catch (const simt::Error& error) {
-            std::printf("%s\n", error.what());
-        }
-        std::fflush(stdout);
-    }
 }
 
 struct Case {
@@ -247,7 +224,7 @@ const Case kCases[] = {
 } // namespace
 
 int main(int count, char** arguments) {
-    if (count == 2 && std::string(arguments[1]) == "scripts") run_scripts();
+    if (count == 2 && std::string(arguments[1]) == "scripts") scripts::run_all(run_script);
     try {
         for (const Case& one : kCases) {
             if (count < 3 || std::string(arguments[1]) != one.name) continue;

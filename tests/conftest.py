@@ -23,6 +23,7 @@ from zlib import crc32
 
 import pytest
 
+from emulated import program
 from mpi_ranks import libraries
 from variants import (
     CONVOLVING,
@@ -253,6 +254,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line("|---|---:|---|---|")
     for fault, test, times, result in rows:
         terminalreporter.write_line(f"| {fault} | {times:,} | {result} | `{test}` |")
+
+
+@pytest.fixture(scope="module")
+def fast(request: pytest.FixtureRequest) -> Path:
+    """The module's SOURCE as a program on the emulation."""
+    return program([request.module.SOURCE], checked=False)
+
+
+@pytest.fixture(scope="module")
+def checked(request: pytest.FixtureRequest) -> Path:
+    """The same under the checker."""
+    return program([request.module.SOURCE], checked=True)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@
 //
 // Numbers are raw bytes on the standard input and output. A comment "// case: what" marks a line
 // that a report has to name.
+#include "scripts.hpp"
 #include "simt/device.hpp"
 #include "simt/hopper.hpp"
 
@@ -626,46 +627,23 @@ template <Handed how> void run() {
     });
 }
 
-int next_number() {
-    int number = 0;
-    if (std::scanf("%d", &number) != 1) std::exit(0);
-    return number;
-}
-
 void run_script() {
-    simt::set_schedule(static_cast<std::uint64_t>(next_number()));
     Bytes x(simt::tile_bytes(16) / 16);
-    std::vector<int> arrivals, actions, begins{0};
-    for (int i = 0; i < kScriptBarriers; ++i) arrivals.push_back(next_number());
-    for (int thread = 0; thread < kScriptThreads; ++thread) {
-        for (int left = next_number(); left > 0; --left) actions.push_back(next_number());
-        begins.push_back(static_cast<int>(actions.size()));
-    }
+    std::vector<int> arrivals;
+    for (int i = 0; i < kScriptBarriers; ++i) arrivals.push_back(scripts::next_number());
+    scripts::Actions actions(kScriptThreads);
     const auto whole = [](const char* name, std::vector<int>& numbers) {
         return simt::Buffer{name,        numbers.data(),     sizeof(int) * numbers.size(),
                             sizeof(int), simt::Access::read, simt::kHost};
     };
-    actions.push_back(0); // so that no buffer is empty
     simt::Session session(0, {buffer("x", x, 16 * x.size(), 2, simt::Access::read),
-                              whole("arrivals", arrivals), whole("actions", actions),
-                              whole("begins", begins)});
+                              whole("arrivals", arrivals), whole("actions", actions.all),
+                              whole("begins", actions.begins)});
     const auto placed = [&](std::size_t i) { return static_cast<const int*>(session[i]); };
     const simt::Grid grid(1, kScriptThreads, nullptr);
     simt::launch<script_kernel>(
         grid.with_shared(kScriptElements * simt::tile_bytes(16) + simt::kTileSlack),
         simt::tensor_map(session[0], 16, 64, 64, 16), placed(1), placed(2), placed(3));
-}
-
-[[noreturn]] void run_scripts() {
-    for (;;) {
-        try {
-            run_script();
-            std::printf("no report\n");
-        } catch (const simt::Error& error) {
-            std::printf("%s\n", error.what());
-        }
-        std::fflush(stdout);
-    }
 }
 
 struct Case {
@@ -720,7 +698,7 @@ const Case kCases[] = {
 int main(int count, char** arguments) {
     const std::string what = count > 1 ? arguments[1] : "";
     const auto number = [arguments](int i) { return std::atoi(arguments[i]); };
-    if (what == "scripts") run_scripts();
+    if (what == "scripts") scripts::run_all(run_script);
     try {
         if (what == "multiply" && count >= 5) {
             simt::set_schedule(0, count > 5);

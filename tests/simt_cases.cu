@@ -5,6 +5,7 @@
 //   simt_cases scripts                        a line for each script read (see below)
 //
 // A comment "// case: what" marks a line that a report has to name.
+#include "scripts.hpp"
 #include "simt/device.hpp"
 #include "simt/simt.hpp"
 
@@ -548,31 +549,15 @@ __global__ void script_kernel(float* global, const int* actions, const int* begi
     act(data, actions, begins[i], begins[i + 1]);
 }
 
-int next_number() {
-    int number = 0;
-    if (std::scanf("%d", &number) != 1) std::exit(0);
-    return number;
-}
-
 struct ScriptLaunch {
-    int blocks = 0, threads = 0;
-    std::vector<int> actions;
-    std::vector<int> begins{0};
+    int blocks = scripts::next_number(), threads = scripts::next_number();
+    scripts::Actions actions{blocks * threads};
 };
 
-ScriptLaunch read_launch() {
-    ScriptLaunch launch;
-    launch.blocks = next_number();
-    launch.threads = next_number();
-    for (int thread = 0; thread < launch.blocks * launch.threads; ++thread) {
-        for (int left = next_number(); left > 0; --left) launch.actions.push_back(next_number());
-        launch.begins.push_back(static_cast<int>(launch.actions.size()));
-    }
-    launch.actions.push_back(0); // so that no buffer is empty
-    return launch;
-}
-
-void run_script(const std::vector<ScriptLaunch>& launches, bool shared) {
+void run_script() {
+    const bool shared = scripts::next_number() != 0;
+    std::vector<ScriptLaunch> launches;
+    for (int left = scripts::next_number(); left > 0; --left) launches.emplace_back();
     std::vector<float> global(kScriptFloats, 0.0f);
     using simt::Access;
     std::vector<simt::Buffer> buffers{{"data", global.data(), sizeof(float) * kScriptFloats,
@@ -582,8 +567,8 @@ void run_script(const std::vector<ScriptLaunch>& launches, bool shared) {
                            sizeof(int), Access::read, simt::kHost});
     };
     for (const ScriptLaunch& launch : launches) {
-        add("actions", launch.actions);
-        add("begins", launch.begins);
+        add("actions", launch.actions.all);
+        add("begins", launch.actions.begins);
     }
     simt::Session session(0, buffers);
     for (std::size_t i = 0; i < launches.size(); ++i) {
@@ -598,26 +583,10 @@ void run_script(const std::vector<ScriptLaunch>& launches, bool shared) {
     }
 }
 
-[[noreturn]] void run_scripts() {
-    for (;;) {
-        simt::set_schedule(static_cast<std::uint64_t>(next_number()));
-        const bool shared = next_number() != 0;
-        std::vector<ScriptLaunch> launches;
-        for (int left = next_number(); left > 0; --left) launches.push_back(read_launch());
-        try {
-            run_script(launches, shared);
-            std::printf("no report\n");
-        } catch (const simt::Error& error) {
-            std::printf("%s\n", error.what());
-        }
-        std::fflush(stdout);
-    }
-}
-
 } // namespace
 
 int main(int count, char** arguments) {
-    if (count == 2 && std::strcmp(arguments[1], "scripts") == 0) run_scripts();
+    if (count == 2 && std::strcmp(arguments[1], "scripts") == 0) scripts::run_all(run_script);
     if (count != 5) {
         std::fprintf(stderr, "CASE AT FIRST_SEED LAST_SEED, or scripts, was expected\n");
         return 2;

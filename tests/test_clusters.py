@@ -16,23 +16,12 @@ import pytest
 
 import emulated
 from async_order import Fault, Member, Order, Script, Step
-from emulated import program
 
 SOURCE = Path(__file__).with_name("cluster_cases.cu")
 line_of, located = partial(emulated.line_of, SOURCE), partial(emulated.located, SOURCE)
 SCHEDULES = pytest.mark.parametrize("schedule", range(6))
 
 X = np.fromfunction(lambda i, j: (i + 2 * j) % 7 - 3, (64, 256))  # as the source makes it
-
-
-@pytest.fixture(scope="module")
-def fast() -> Path:
-    return program([SOURCE], checked=False)
-
-
-@pytest.fixture(scope="module")
-def checked() -> Path:
-    return program([SOURCE], checked=True)
 
 
 def said(program: Path, case: str, schedule: int) -> tuple[str, bool]:

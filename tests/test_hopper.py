@@ -20,23 +20,12 @@ from numpy.typing import NDArray
 import emulated
 import tensor_cores
 from async_order import Fault, Member, Order, Script, Step
-from emulated import program
 from samples import normal
 from tensor_cores import HOPPER
 
 SOURCE = Path(__file__).with_name("hopper_cases.cu")
 line_of, located = partial(emulated.line_of, SOURCE), partial(emulated.located, SOURCE)
 Floats = NDArray[np.float32]
-
-
-@pytest.fixture(scope="module")
-def fast() -> Path:
-    return program([SOURCE], checked=False)
-
-
-@pytest.fixture(scope="module")
-def checked() -> Path:
-    return program([SOURCE], checked=True)
 
 
 @pytest.fixture(params=[pytest.param("fast", marks=pytest.mark.slow), "checked"])

@@ -20,7 +20,6 @@ import pytest
 from numpy.typing import NDArray
 
 import emulated
-from emulated import program
 from happens_before import WARP, Access, Action, Block, Launch, Race, races
 
 SOURCE = Path(__file__).with_name("simt_cases.cu")
@@ -31,16 +30,6 @@ SEEDS = range(1, 51)
 
 
 # ---------------------------------------------------------------------- the programs
-
-
-@pytest.fixture(scope="module")
-def fast() -> Path:
-    return program([SOURCE], checked=False)
-
-
-@pytest.fixture(scope="module")
-def checked() -> Path:
-    return program([SOURCE], checked=True)
 
 
 def said(program: Path, case: str, at: int = 0, seeds: range = range(1)) -> list[str]:
