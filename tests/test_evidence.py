@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +28,6 @@ from bench.evidence import (
     training,
 )
 from bench.evidence.claim import Claim, Effect
-from bench.evidence.effects import Interval
 from bench.evidence.measures import Result
 from bench.evidence.record import Record
 from bench.evidence.study import Study
@@ -66,10 +65,18 @@ def toy(claim: Claim, **settings: Any) -> Claim:
     return dataclasses.replace(claim, seeds=2, train=train, variants=variants, search=search)
 
 
-def carried_out(claim: Claim, room: Path) -> Record:
+def one_by_one(folders: Sequence[Path]) -> Iterator[str]:
+    """Trains in this process."""
+    for folder in folders:
+        training.train(folder)
+        yield ""
+
+
+def carried_out(claim: Claim, room: Path, data: str = "") -> Record:
     """The record of a claim's runs, all in this process."""
-    made = Study(claim, str(room / f"{claim.data}.npz"), room / "runs", claim.seeds, "cpu")
-    study.carry_out(made, study.in_this_process, lambda: None)
+    images = str(room / f"{data or claim.data}.npz")
+    made = Study(claim, images, room / "runs", claim.seeds, "cpu")
+    study.carry_out(made, one_by_one, lambda: None)
     found = made.record("toys", "a test")
     assert found is not None and found.complete
     return found
@@ -131,11 +138,12 @@ def test_a_record_in_part_says_so(room: Path) -> None:
     claim = learning()
     whole = carried_out(claim, room)
     runs = {"relu": {1: whole.runs["relu"][1]}, "tanh": {}}
-    told = {"complete": False, "note": "", "command": "a test"}
-    part = record.make(claim, runs, {}, {}, **told)  # type: ignore[arg-type]
+    part = dataclasses.replace(whole, runs=runs, complete=False).judged(claim)
     text = page.document(record.write(part, room / "part").parent)
     ratio, epochs = page.summary(claim, part)
-    assert "no runs yet; 2012: 6; open" in ratio and epochs.endswith(", 1 seed; 2012: no number")
+    assert "no runs yet; 2012: 6 times; open" in ratio and epochs.endswith(
+        ", 1 seed; 2012: no number"
+    )
     assert "Not all planned runs are done." in text and "| 130 | in part |" in text
     picture.draw(claim, part, room / "part.png")
 
@@ -172,15 +180,14 @@ def test_tanh_for_relu_takes_the_effect_away(room: Path) -> None:
 
 def test_shuffled_labels_are_not_learnt(room: Path) -> None:
     claim = learning()
-    shuffled = dataclasses.replace(claim, train={**claim.train, "shuffled": True})
-    record_ = carried_out(shuffled, room)
-    assert record_.effects[0].verdict == "open" and record_.effects[0].mean is None
-    told = "\n".join(page.summary(shuffled, record_))
-    assert "not reached by 2 of 2 seeds" in told
-    learnt, guessed = (
-        carried_out(one, room).runs["relu"][1].epochs[-1][2] for one in (claim, shuffled)
-    )
-    assert learnt < 0.25 < guessed
+    images = dict(np.load(room / "cifar10.npz"))
+    images["labels"] = np.random.default_rng(0).permutation(images["labels"])
+    np.savez(room / "shuffled.npz", **images)
+    honest, shuffled = carried_out(claim, room), carried_out(claim, room, "shuffled")
+    assert shuffled.effects[0].verdict == "open" and shuffled.effects[0].mean is None
+    assert "not reached by 2 of 2 seeds" in "\n".join(page.summary(claim, shuffled))
+    learnt, guessed = (one.runs["relu"][1].end("train_error") for one in (honest, shuffled))
+    assert learnt < 25 < guessed
 
 
 def test_wider_initial_weights_let_more_of_the_image_through(room: Path) -> None:
@@ -203,8 +210,9 @@ def test_the_best_rate_is_found(room: Path) -> None:
     found = carried_out(claim, room)
     assert found.rates["relu"] == 0.001
     slow, taken, diverged = found.searched["relu"].values()
-    assert math.isnan(measures.epochs_to_error(slow, 25)) and not slow.failed
-    assert measures.epochs_to_error(taken, 25) < 8
+    target = "epochs_to_train_error", 25
+    assert math.isnan(measures.of(slow, *target)) and not slow.failed
+    assert measures.of(taken, *target) < 8
     assert "the loss is" in diverged.failed
     told = page.document(record.write(found, room / "searched").parent)
     assert "| relu | 0.001 (taken) | " in told and "| relu | 0.05 | not reached | nan |" in told
@@ -244,11 +252,12 @@ RUN = finished((1.3, 0.7, 1.2, 0.6), (0.9, 0.4, 0.8, 0.3), (0.5, 0.2, 1.1, 0.35)
         ("gap", None, 15),
         ("rise", None, 0.3),
         ("learnt", None, math.log(4) - 0.5),
-        ("epochs_to_error", 40, 1.5),
-        ("epochs_to_error", 30, 2),
-        ("epochs_to_error", 75, 0.5),
-        ("epochs_to_error", 10, math.nan),
-        ("epochs_to_loss", 0.7, 2),
+        ("epochs_to_train_error", 40, 1.5),
+        ("epochs_to_train_error", 30, 2),
+        ("epochs_to_train_error", 75, 0.5),
+        ("epochs_to_train_error", 10, math.nan),
+        ("epochs_to_train_loss", 0.7, 2),
+        ("epochs_to_test_error", 45, 1.5),
         ("signal", None, 25),
         ("ten_crop_gain", None, 3),
         ("seconds", None, 3),
@@ -259,10 +268,25 @@ def test_measures_by_hand(measure: str, at: float | None, expected: float) -> No
     assert math.isnan(measures.of(dataclasses.replace(RUN, failed="diverged"), measure, at))
 
 
+def test_half_way_is_a_level_that_both_runs_reach() -> None:
+    """One ends at a loss of 0.5, the other at 0.9: half way from ln 4 to 0.9, and so for errors."""
+    other = dataclasses.replace(RUN, epochs=RUN.epochs[:2])
+    loss = measures.half_way([RUN, other], "epochs_to_train_loss")
+    assert loss == pytest.approx((math.log(4) + 0.9) / 2)
+    assert measures.half_way([other, RUN], "epochs_to_test_error") == pytest.approx((75 + 30) / 2)
+    slow = dataclasses.replace(RUN, epochs=tuple((2 * row[0], *row[1:]) for row in RUN.epochs))
+    effect = dataclasses.replace(EFFECT, measure="epochs_to_test_error", at="half way", by="ratio")
+    assert effects.values(effect, {"a": {1: slow}, "b": {1: RUN}}) == pytest.approx({1: 2})
+    failed = dataclasses.replace(RUN, epochs=(), failed="the loss is nan")
+    assert math.isnan(effects.values(effect, {"a": {1: failed}, "b": {1: RUN}})[1])
+
+
 def test_every_measure_of_a_claim_exists() -> None:
     for claim in CLAIMS.values():
         for effect in claim.effects:
-            assert callable(getattr(measures, effect.measure, None)), f"{claim.name}: {effect.says}"
+            known = effect.measure.removeprefix("epochs_to_") in measures.CURVES
+            assert known or effect.measure in measures.MEASURES, f"{claim.name}: {effect.says}"
+            assert effect.measure.startswith("epochs_to_") == (effect.at is not None)
 
 
 def test_chroma_of_grey_and_coloured_halves() -> None:
@@ -275,8 +299,8 @@ def test_chroma_of_grey_and_coloured_halves() -> None:
     mixed = measures.chroma_shares(np.concatenate([halves[::2], halves[1::2]]))
     apart = finished((1, 1, 1, 1), chroma=measures.chroma_shares(halves))
     together = finished((1, 1, 1, 1), chroma=mixed)
-    assert measures.apart(apart) == pytest.approx(100, abs=1e-4)
-    assert measures.apart(together) < 30
+    assert measures.of(apart, "apart") == pytest.approx(100, abs=1e-4)
+    assert measures.of(together, "apart") < 30
     one = np.array([[1, 0, 0], [1, 1, 1]], np.float32).reshape(2, 1, 1, 3)
     assert measures.chroma_shares(one) == pytest.approx((2 / 3, 0))
 
@@ -288,23 +312,28 @@ def test_interval_by_hand() -> None:
     """1, 2, 3, 4, 5: deviation sqrt(2.5), t = 2.776 with four degrees of freedom."""
     found = effects.interval([1, 2, 3, 4, 5])
     half = 2.776 * math.sqrt(2.5 / 5)
-    assert dataclasses.astuple(found) == pytest.approx((3, 3 - half, 3 + half))
-    assert effects.interval([7]) == Interval(7, -math.inf, math.inf)
+    assert found == pytest.approx((3, 3 - half, 3 + half))
+    assert effects.interval([7]) == (7, -math.inf, math.inf)
     for lacking in ([], [1, math.nan]):
-        assert math.isnan(effects.interval(lacking).mean)
+        assert all(map(math.isnan, effects.interval(lacking)))
+    mean, low, high = effects.interval([1.25, 2], logarithms=True)
+    assert mean == pytest.approx(math.sqrt(2.5)) and low * high == pytest.approx(2.5) and low > 0
 
 
 def test_quantiles_cover_what_they_say() -> None:
     """Of 4,000 samples of normal numbers, 95 % have 0 in their interval, give or take .014."""
     draws = np.random.default_rng(1)
     for count in (2, 3, 5, 14, 21):
-        found = [effects.interval(list(draws.standard_normal(count))) for _ in range(4000)]
-        covered = np.mean([one.low <= 0 <= one.high for one in found])
+        found = [
+            effects.interval(sample) for sample in draws.standard_normal((4000, count)).tolist()
+        ]
+        covered = np.mean([low <= 0 <= high for _, low, high in found])
         assert abs(covered - 0.95) < 0.018, count
 
 
 EFFECT = Effect(says="x", measure="test_error", of="a", over="b", none=0, printed=2)
 LONE = {"by": "value", "over": "", "none": None, "printed": 19, "fewer": True}
+INF = math.inf
 
 
 @pytest.mark.parametrize(
@@ -312,36 +341,37 @@ LONE = {"by": "value", "over": "", "none": None, "printed": 19, "fewer": True}
     [
         ({}, (1, 3), "confirmed"),
         ({}, (2.5, 3), "confirmed"),
-        ({}, (0.5, 1.9), "refuted"),
-        ({}, (-1, 1.9), "refuted"),
-        ({}, (-2, -1), "refuted"),
+        ({}, (0.5, 1.9), "refuted: smaller"),
+        ({}, (-1, 1.9), "refuted: not as large"),
+        ({}, (-2, -1), "refuted: the opposite"),
         ({}, (-1, 3), "open"),
         ({"printed": None}, (0.1, 0.2), "confirmed"),
-        ({"printed": None}, (-0.2, 0), "refuted"),
+        ({"printed": None}, (-0.2, 0), "refuted: the opposite"),
         ({"printed": None}, (-0.2, 0.1), "open"),
-        (LONE, (18, 19.5), "confirmed"),
+        (LONE, (18, 19.4), "confirmed"),
         (LONE, (17, 18), "confirmed"),
-        (LONE, (19.1, 20), "refuted"),
+        (LONE, (18, 19.6), "open"),
+        (LONE, (10, 30), "open"),
+        (LONE, (19.6, 20), "refuted: more"),
         ({"none": None, "printed": None}, (1, 2), ""),
-        ({}, (-math.inf, math.inf), "open"),
-        ({"none": None}, (-math.inf, math.inf), "open"),
+        ({}, (-INF, INF), "open"),
+        ({}, (0, INF), "open"),
+        (LONE, (-INF, INF), "open"),
         ({}, (math.nan, math.nan), "open"),
     ],
 )
 def test_verdicts(changes: dict[str, Any], bounds: tuple[float, float], verdict: str) -> None:
     effect = dataclasses.replace(EFFECT, **changes)
-    found = Interval(sum(bounds) / 2 if math.isfinite(sum(bounds)) else bounds[0], *bounds)
-    found = dataclasses.replace(found, mean=0.0) if math.isinf(found.low) else found
-    assert effects.verdict(effect, found, same=True) == verdict
-    smaller = "not at this scale" if verdict == "refuted" else verdict
-    assert effects.verdict(effect, found, same=False) == smaller
+    assert effects.verdict(effect, *bounds, same=True) == verdict
+    smaller = verdict.replace("refuted", "not at this scale")
+    assert effects.verdict(effect, *bounds, same=False) == smaller
 
 
 def test_a_copy_of_the_data_refutes_nothing() -> None:
     """Three seeds at 30 %, with the network of 26: with the images of 2012 that is refuted."""
     runs = {"80sec": {seed: finished((1, 1, 1, 0.3 + seed / 1e4)) for seed in (1, 2, 3)}}
-    for note, verdict in (("", "refuted"), ("a JPEG copy", "not at this scale")):
-        assert record.found(CLAIMS["cuda-convnet"], runs, note)[0].verdict == verdict
+    for note, verdict in (("", "refuted: more"), ("a JPEG copy", "not at this scale: more")):
+        assert effects.found(CLAIMS["cuda-convnet"], runs, note)[0].verdict == verdict
 
 
 def test_effects_are_paired_by_seed() -> None:
@@ -353,8 +383,6 @@ def test_effects_are_paired_by_seed() -> None:
     assert effects.values(EFFECT, runs) == pytest.approx({1: 10, 2: 30})
     ratio = dataclasses.replace(EFFECT, by="ratio")
     assert effects.values(ratio, runs) == pytest.approx({1: 1.25, 2: 2})
-    found = effects.estimate(ratio, [1.25, 2])
-    assert found.mean == pytest.approx(math.sqrt(2.5)) and found.low > 0
 
 
 # Resuming
@@ -381,7 +409,7 @@ def test_killed_and_resumed_the_record_is_the_same(room: Path, tmp_path: Path) -
         if name == "killed":
             kill_one(training.prepare(made.missing()[0], out))
             assert made.record("", "") is None
-        study.carry_out(made, study.in_this_process, lambda: None)
+        study.carry_out(made, one_by_one, lambda: None)
         found = made.record("", name)
         assert found is not None
         texts.append(without_times(record.write(found, tmp_path / f"records-{name}")))
@@ -489,4 +517,4 @@ def test_the_page_is_what_the_records_say() -> None:
 def test_what_a_record_says_follows_from_its_runs() -> None:
     for claim in CLAIMS.values():
         if (kept := record.read(claim.name)) is not None:
-            assert record.found(claim, kept.runs, kept.note) == kept.effects
+            assert kept.judged(claim) == kept

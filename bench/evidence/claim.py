@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,23 +13,29 @@ from pyalexnet.runs.config import validated
 
 FOLDER = Path(__file__).parent / "claims"
 
+# What `--data` takes for each kind of images.
+DATA = {
+    "cifar10": "a folder of CIFAR-10, or nothing after `pyalexnet data get cifar10`",
+    "photographs": "a pack: `pyalexnet data prepare FOLDER PACK --size 128 --format uint8`",
+}
+
 Settings: TypeAlias = Mapping[str, Any]
-"""How a network is made and trained: see `networks.build` and `training.train`."""
+"""How a network is made and trained: see `networks.build` and `training.Run`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
     """A number that decides a part of the claim.
 
-    measure: a function of `measures`, with the argument `at` if it takes one. of, over: variants;
-    the number is the measure of the first, or its difference from that of the second, or their
-    ratio, seed by seed. none: its value if there is no effect. printed: 2012's. fewer: whether less
-    than printed is better. same: whether network, data and measure are those of 2012.
+    measure, at: see `measures.of` and `measures.half_way`. of, over: variants; the number is the
+    measure of the first, or its difference from that of the second, or their ratio, seed by seed.
+    none: its value if there is no effect. printed: 2012's. fewer: whether it is an error in whole
+    percents, of which less is better. same: whether network, data and measure are those of 2012.
     """
 
     says: str
     measure: str
-    at: float | None = None
+    at: float | Literal["half way"] | None = None
     of: str
     over: str = ""
     by: Literal["value", "difference", "ratio"] = "difference"
@@ -62,13 +68,12 @@ class Search:
 class Claim:
     """The contents of a file of `claims/`; its name is the claim's.
 
-    paper: its sentence, or the source's. where: its section. confounded: what made the answer of
-    2012 less than clear. here: what is different here. data: which kind of images. minutes:
-    expected, on two quiet cores. train: settings of every variant. variants: what differs.
-    picture: what is drawn beside the effects.
+    paper, where: the sentence, and its section. confounded: what made the answer of 2012 less than
+    clear. here: what is different here. minutes: expected, on two quiet cores. train: settings of
+    every variant. variants: what differs. picture: what is drawn beside the effects.
     """
 
-    name: str = ""
+    name: str
     number: str
     title: str
     paper: str
@@ -85,12 +90,11 @@ class Claim:
     picture: Literal["train_error", "test_error", "train_loss", "signal", "chroma"] = "test_error"
 
     def __post_init__(self) -> None:
-        for effect in self.effects:
-            for variant in filter(None, (effect.of, effect.over)):
-                if variant not in self.variants:
-                    known = ", ".join(self.variants)
-                    said = f"{self.name}: an effect is of {variant!r}"
-                    raise ArgumentError(f"{said}; one of {known} was expected.")
+        for variant in (name for each in self.effects for name in (each.of, each.over) if name):
+            if variant not in self.variants:
+                known = ", ".join(self.variants)
+                said = f"{self.name}: an effect is of {variant!r}"
+                raise ArgumentError(f"{said}; one of {known} was expected.")
 
     def settings(self, variant: str) -> dict[str, Any]:
         """How a variant is made and trained; its changes to layers add to those of all."""
@@ -99,7 +103,22 @@ class Claim:
         return {**self.train, **own, **({"layers": layers} if layers else {})}
 
 
-def load(path: Path) -> Claim:
+def every(folder: Path = FOLDER) -> list[Claim]:
+    """The claims, in the order of their numbers."""
+    return sorted(map(_load, folder.glob("*.toml")), key=lambda claim: claim.number)
+
+
+def named(text: str) -> list[Claim]:
+    """The claim of a name or number; several for a number, where a claim has parts."""
+    claims = every()
+    found = [each for each in claims if text in (each.name, each.number, each.number.rstrip("abc"))]
+    if not found:
+        known = ", ".join(f"{each.number} {each.name}" for each in claims)
+        raise ArgumentError(f"claim is {text!r}; one of these was expected: {known}.")
+    return found
+
+
+def _load(path: Path) -> Claim:
     """The claim in a file, which may take what it does not say from another, its `base`."""
     values = tomllib.loads(path.read_text(encoding="utf-8"))
     if base := values.pop("base", None):
@@ -109,18 +128,3 @@ def load(path: Path) -> Claim:
         return validated(Claim, {"name": path.stem, **values})
     except ValueError as error:
         raise ArgumentError(f"{path}: {error}") from error
-
-
-def every(folder: Path = FOLDER) -> Iterator[Claim]:
-    """The claims, in the order of their numbers."""
-    yield from sorted(map(load, folder.glob("*.toml")), key=lambda claim: claim.number)
-
-
-def named(text: str, folder: Path = FOLDER) -> list[Claim]:
-    """The claim of a name or number; several for a number, where a claim has parts."""
-    claims = list(every(folder))
-    found = [each for each in claims if text in (each.name, each.number, each.number.rstrip("abc"))]
-    if not found:
-        known = ", ".join(f"{each.number} {each.name}" for each in claims)
-        raise ArgumentError(f"claim is {text!r}; one of these was expected: {known}.")
-    return found

@@ -24,18 +24,13 @@ from . import page, picture, record, training
 from .claim import Claim
 from .study import Study, carry_out, side_by_side
 
-_HOW = {
-    "cifar10": "a folder of CIFAR-10, or nothing after `pyalexnet data get cifar10`",
-    "photographs": "a pack: `pyalexnet data prepare FOLDER PACK --size 128 --format uint8`",
-}
-
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0, or 2 where something cannot be done."""
     options = _parser().parse_args(arguments)
     try:
         if options.page:
-            page.write()
+            page.write(folder=options.records, images=options.images)
         elif options.claim is None:
             Console().print(_listed())
         else:
@@ -60,14 +55,15 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--budget", type=float, default=inf, metavar="MINUTES", help="stop after so long, and save"
     )
-    made.add_argument("--data", help="; ".join(f"{kind}: {how}" for kind, how in _HOW.items()))
+    kinds = "; ".join(f"{kind}: {how}" for kind, how in claims.DATA.items())
+    made.add_argument("--data", help=kinds)
     made.add_argument("--note", default="", help="what the data are, if not the originals")
     made.add_argument("--out", type=Path, default=Path("runs/evidence"), help="for the run folders")
     made.add_argument("--records", type=Path, default=record.FOLDER, help="for the record")
     made.add_argument("--images", type=Path, default=page.IMAGES, help="for the picture")
     made.add_argument("--backend", default="auto", help="auto, cpu, cuda")
     made.add_argument("--processes", type=int, help="side by side; by default two on a CPU")
-    made.add_argument("--page", action="store_true", help="write docs/evidence.md from the records")
+    made.add_argument("--page", action="store_true", help="write docs/evidence.md, from records")
     return made
 
 
@@ -75,7 +71,8 @@ def _listed() -> Table:
     table = Table("", "claim", "", "seeds", "minutes", "data", "verdict", box=None, pad_edge=False)
     for each in claims.every():
         kept = record.read(each.name)
-        verdict = ", ".join(dict.fromkeys(one.verdict for one in kept.effects)) if kept else ""
+        said = [one.verdict for one in kept.effects if one.verdict] if kept else []
+        verdict = ", ".join(dict.fromkeys(said))
         row = (each.number, each.name, each.title, str(each.seeds), f"{each.minutes:g}", each.data)
         table.add_row(*row, verdict)
     return table
@@ -91,8 +88,10 @@ def _run(claim: Claim, options: argparse.Namespace) -> None:
     at_once = options.processes or (1 if backend == "cuda" else min(2, cores()))
     study = Study(claim, data, options.out, seeds, backend)
     # What decides the numbers, without this machine's folders.
-    command = ["python", "-m", "bench.evidence", claim.name, "--data", Path(data).name]
+    command = ["python", "-m", "bench.evidence", claim.name]
+    command += [] if options.data is None else ["--data", Path(data).name]
     command += [] if seeds == claim.seeds else ["--seeds", str(seeds)]
+    command += ["--note", options.note] if options.note else []
 
     def recorded() -> record.Record | None:
         if (found := study.record(options.note, shlex.join(command))) is not None:
@@ -114,11 +113,10 @@ def _data(claim: Claim, path: str | None) -> str:
     """The path of the images, absolute, or the name of those that were fetched."""
     if path is None and claim.data == "cifar10":
         return "cifar10"
-    if path is None or not Path(path).exists():
-        said = f"{claim.name}: --data is {path}"
-        raise ArgumentError(f"{said}; {_HOW[claim.data]} was expected.")
-    if (claim.data == "photographs") != is_pack(Path(path)):
-        raise ArgumentError(f"{claim.name}: --data is {path}; {_HOW[claim.data]} was expected.")
+    wants_pack = claim.data == "photographs"
+    if path is None or not Path(path).exists() or wants_pack != is_pack(Path(path)):
+        wanted = f"{claims.DATA[claim.data]} was expected"
+        raise ArgumentError(f"{claim.name}: --data is {path}; {wanted}.")
     return str(Path(path).absolute())
 
 
@@ -127,12 +125,11 @@ def _progress(study: Study) -> Callable[[], Text]:
 
     def lines() -> Iterator[str]:
         planned = {run.key: (variant, seed) for variant, seed, run in study.planned()}
-        done = sum((study.out / key / "result.json").exists() for key in planned)
-        yield f"{study.claim.name}: {done} of {len(planned)} runs done"
+        left = {key for key in planned if not (study.out / key / "result.json").exists()}
+        yield f"{study.claim.name}: {len(planned) - len(left)} of {len(planned)} runs done"
         for key, (variant, seed) in planned.items():
-            folder = study.out / key
-            if (folder / "lock").exists() and not (folder / "result.json").exists():
-                epochs = training.epochs_of(folder)
+            if key in left and (study.out / key / "lock").exists():
+                epochs = training.epochs_of(study.out / key)
                 error = f", training error {100 * epochs[-1][2]:.1f} %" if epochs else ""
                 yield f"  {variant}, seed {seed}: {len(epochs)} epochs done{error}"
 

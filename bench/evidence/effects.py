@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from . import measures
-from .claim import Effect
+from .claim import Claim, Effect
 from .measures import Result
 
-Verdict: TypeAlias = Literal["confirmed", "not at this scale", "refuted", "open", ""]
+Runs: TypeAlias = Mapping[str, Mapping[int, Result]]
+"""Finished runs, by variant and seed."""
 
 # The .975 quantiles of Student's t by degrees of freedom; the last is taken for more: it is larger.
 _T = (
@@ -21,69 +22,94 @@ _T = (
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean over seeds with its 95 % interval by Student's t; infinite for a single seed."""
+class Found:
+    """An effect's values by seed, None where a run did not get there, and what follows.
 
-    mean: float
-    low: float
-    high: float
+    mean, low, high: with its 95 % interval by Student's t; None if there is none.
+    """
+
+    says: str
+    values: dict[int, float | None]
+    mean: float | None
+    low: float | None
+    high: float | None
+    verdict: str
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """The interval of independent values; NaN throughout if there is none, or one of them is."""
+def found(claim: Claim, runs: Runs, note: str) -> tuple[Found, ...]:
+    """What follows from finished runs. note: other data than the originals refute nothing."""
+
+    def one(effect: Effect) -> Found:
+        by_seed = values(effect, runs)
+        mean, low, high = interval([*by_seed.values()], logarithms=effect.by == "ratio")
+        said = verdict(effect, low, high, same=effect.same and not note)
+        each = {seed: _plain(value) for seed, value in by_seed.items()}
+        return Found(effect.says, each, _plain(mean), _plain(low), _plain(high), said)
+
+    return tuple(map(one, claim.effects))
+
+
+def values(effect: Effect, runs: Runs) -> dict[int, float]:
+    """The effect in each seed for which the variants' runs are there."""
+    variants = [runs[name] for name in (effect.of, effect.over) if name]
+    seeds = set.intersection(*map(set, variants))
+    return {seed: _value(effect, [each[seed] for each in variants]) for seed in sorted(seeds)}
+
+
+def _value(effect: Effect, runs: Sequence[Result]) -> float:
+    if any(run.failed for run in runs):
+        return math.nan
+    at = measures.half_way(runs, effect.measure) if effect.at == "half way" else effect.at
+    one, *other = (measures.of(run, effect.measure, at) for run in runs)
+    if effect.by == "value":
+        return one
+    return one - other[0] if effect.by == "difference" else one / other[0]
+
+
+def interval(values: Sequence[float], *, logarithms: bool = False) -> tuple[float, float, float]:
+    """Mean, low and high of independent values, or of their logarithms, and back.
+
+    NaN throughout if there is none, or one of them is; infinitely wide for a single one.
+    """
+    if logarithms:
+        logs = [math.log(value) if value > 0 else math.nan for value in values]
+        mean, low, high = interval(logs)
+        return math.exp(mean), math.exp(low), math.exp(high) if high < 700 else math.inf
     count = len(values)
     if count == 0 or any(map(math.isnan, values)):
-        return Interval(math.nan, math.nan, math.nan)
+        return math.nan, math.nan, math.nan
     mean = math.fsum(values) / count
     if count == 1:
-        return Interval(mean, -math.inf, math.inf)
+        return mean, -math.inf, math.inf
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
     half = _T[min(count - 2, len(_T) - 1)] * math.sqrt(variance / count)
-    return Interval(mean, mean - half, mean + half)
+    return mean, mean - half, mean + half
 
 
-def values(effect: Effect, runs: Mapping[str, Mapping[int, Result]]) -> dict[int, float]:
-    """The effect in each seed for which the variants' runs are there: {variant: {seed: run}}."""
-    ours, others = runs[effect.of], runs.get(effect.over, {})
-    seeds = sorted(ours if effect.by == "value" else ours.keys() & others.keys())
-    found = {}
-    for seed in seeds:
-        one = measures.of(ours[seed], effect.measure, effect.at)
-        if effect.by != "value":
-            other = measures.of(others[seed], effect.measure, effect.at)
-            one = one - other if effect.by == "difference" else one / other
-        found[seed] = one
-    return found
-
-
-def estimate(effect: Effect, per_seed: Sequence[float]) -> Interval:
-    """The interval of the effect; of a ratio, that of its logarithm."""
-    if effect.by != "ratio":
-        return interval(per_seed)
-    log = interval([math.log(value) if value > 0 else math.nan for value in per_seed])
-    highest = math.exp(log.high) if log.high < 700 else math.inf
-    return Interval(math.exp(log.mean), math.exp(log.low), highest)
-
-
-def verdict(effect: Effect, found: Interval, *, same: bool) -> Verdict:
+def verdict(effect: Effect, low: float, high: float, *, same: bool) -> str:
     """What the interval alone says; nothing if there is nothing to compare it with.
 
-    confirmed: it excludes no effect, and reaches what was printed. open: it excludes neither, or
-    there is none. Otherwise it excludes an effect, or one as large as was printed: refuted if
-    all is the `same` as in 2012, network, data and measure, and else only not at this scale.
+    confirmed: it excludes no effect, and not what was printed. refuted: it excludes an effect, or
+    one as large as was printed, where all is the `same` as in 2012, network, data and measure; and
+    else only not at this scale. open: neither, or there is no interval.
     """
-    if effect.none is None and effect.printed is None:
+    none, printed = effect.none, effect.printed
+    if none is None and printed is None:
         return ""
-    low, high = (-found.high, -found.low) if effect.fewer else (found.low, found.high)
-    none, printed = (
-        level if level is None or not effect.fewer else -level
-        for level in (effect.none, effect.printed)
-    )
-    if math.isnan(found.mean):
+    if not math.isfinite(high - low):
         return "open"
-    reaches = printed is None or high >= printed
-    if reaches and (none is None or low > none) and math.isfinite(low):
-        return "confirmed"
-    if not reaches or (none is not None and high <= none):
-        return "refuted" if same else "not at this scale"
-    return "open"
+    no = "refuted" if same else "not at this scale"
+    if effect.fewer and printed is not None:
+        most = printed + 0.5  # is still printed so
+        return "confirmed" if high < most else f"{no}: more" if low >= most else "open"
+    if none is not None and high <= none:
+        return f"{no}: the opposite"
+    smaller = printed is not None and high < printed
+    if none is None or low > none:
+        return f"{no}: smaller" if smaller else "confirmed"
+    return f"{no}: not as large" if smaller else "open"
+
+
+def _plain(value: float) -> float | None:
+    """For JSON and people: six digits; None for what is not finite."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None

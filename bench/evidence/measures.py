@@ -1,20 +1,25 @@
-"""What is measured on a run that is over: functions of its result.
-
-A measure of NaN says that the run did not get as far.
-"""
+"""What is measured on a run that is over: functions of its result."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Epoch: TypeAlias = tuple[float, float, float, float, float]
 """Epochs done; training loss and error as it went; test loss and error after it. Fractions."""
+
+# Of each curve the column of an epoch's row, and what turns it into nats or %.
+CURVES = {
+    "train_loss": (1, 1),
+    "train_error": (2, 100),
+    "test_loss": (3, 1),
+    "test_error": (4, 100),
+}
 
 
 @dataclass(frozen=True)
@@ -40,84 +45,66 @@ class Result:
     seconds: float
     commit: str
 
+    def curve(self, name: str) -> list[tuple[float, float]]:
+        """Epochs and values; a mean over an epoch's training stands at the epoch's middle."""
+        column, scale = CURVES[name]
+        middle = 0.5 if name.startswith("train") else 0.0
+        return [(row[0] - middle, scale * row[column]) for row in self.epochs]
 
-def train_error(run: Result) -> float:
-    """Training error of the last epoch, as it went, %."""
-    return 100 * run.epochs[-1][2]
-
-
-def train_loss(run: Result) -> float:
-    """Training loss of the last epoch, as it went, nats."""
-    return run.epochs[-1][1]
-
-
-def test_error(run: Result) -> float:
-    """Test error after the last epoch, %."""
-    return 100 * run.epochs[-1][4]
+    def end(self, name: str) -> float:
+        """The last value of a curve."""
+        return self.curve(name)[-1][1]
 
 
-def gap(run: Result) -> float:
-    """Test error less training error in the last epoch, points."""
-    return test_error(run) - train_error(run)
+MEASURES: Mapping[str, Callable[[Result], float]] = {
+    # Points between the errors of the last epoch.
+    "gap": lambda run: run.end("test_error") - run.end("train_error"),
+    # Nats by which the test loss ends above its lowest: what overfitting costs.
+    "rise": lambda run: run.end("test_loss") - min(loss for _, loss in run.curve("test_loss")),
+    # Nats by which the last epoch's training loss is below that of guessing.
+    "learnt": lambda run: math.log(run.classes) - run.end("train_loss"),
+    # The share of the logits that depends on the image before training, %.
+    "signal": lambda run: 100 * list(run.signal.values())[-1],
+    # Points between the chroma of the first layer's halves, and of what training added to them.
+    "apart": lambda run: 100 * abs(run.chroma[0] - run.chroma[1]),
+    "apart_learnt": lambda run: 100 * abs(run.chroma_learnt[0] - run.chroma_learnt[1]),
+    # Points by which ten crops lower the test error.
+    "ten_crop_gain": lambda run: (
+        math.nan if run.ten_crop is None else run.end("test_error") - 100 * run.ten_crop
+    ),
+    # Of training, tests not counted: the median epoch's time, times their number.
+    "seconds": lambda run: run.seconds,
+}
 
 
-def rise(run: Result) -> float:
-    """How far the test loss ends above its lowest, nats: what overfitting costs."""
-    losses = [epoch[3] for epoch in run.epochs]
-    return losses[-1] - min(losses)
+def of(run: Result, measure: str, at: float | None = None) -> float:
+    """The end of a curve, the epochs to a level of one, or one of MEASURES.
+
+    measure: `CURVE`, `epochs_to_CURVE` or a name. Returns NaN if the run did not get there.
+    """
+    if run.failed:
+        return math.nan
+    if at is not None:
+        return _reached(run.curve(measure.removeprefix("epochs_to_")), at)
+    return run.end(measure) if measure in CURVES else MEASURES[measure](run)
 
 
-def learnt(run: Result) -> float:
-    """How far the last epoch's training loss is below that of guessing, nats."""
-    return math.log(run.classes) - train_loss(run)
+def half_way(pair: Sequence[Result], measure: str) -> float:
+    """The level of a curve half way from guessing to the lowest one that all runs reach."""
+    curve, classes = measure.removeprefix("epochs_to_"), pair[0].classes
+    guessed = math.log(classes) if curve.endswith("loss") else 100 * (1 - 1 / classes)
+    return (guessed + max(min(value for _, value in run.curve(curve)) for run in pair)) / 2
 
 
-def epochs_to_error(run: Result, at: float) -> float:
-    """Epochs until the training error is `at` %."""
-    return _reached([(epoch[0], epoch[2]) for epoch in run.epochs], at / 100)
-
-
-def epochs_to_loss(run: Result, at: float) -> float:
-    """Epochs until the training loss is `at` nats."""
-    return _reached([(epoch[0], epoch[1]) for epoch in run.epochs], at)
-
-
-def _reached(points: list[tuple[float, float]], level: float) -> float:
-    """Where a falling line first meets a level; an epoch's mean stands at its middle."""
-    before = (math.nan, math.inf)
-    for done, value in points:
-        middle = done - 0.5
+def _reached(points: Sequence[tuple[float, float]], level: float) -> float:
+    """Where a falling line first meets a level."""
+    before = points[0]
+    for at, value in points:
         if value <= level:
-            if not math.isfinite(before[1]):
-                return middle
-            return before[0] + (middle - before[0]) * (before[1] - level) / (before[1] - value)
-        before = (middle, value)
+            fall = before[1] - value
+            return at if fall <= 0 else before[0] + (at - before[0]) * (before[1] - level) / fall
+        before = (at, value)
     return math.nan
-
-
-def signal(run: Result) -> float:
-    """The share of the logits that depends on the image before training, %."""
-    return 100 * list(run.signal.values())[-1]
-
-
-def apart(run: Result) -> float:
-    """How far the chroma of the two halves of the first layer's filters differs, points."""
-    return 100 * abs(run.chroma[0] - run.chroma[1])
-
-
-def apart_learnt(run: Result) -> float:
-    """The same of what training added to the filters."""
-    return 100 * abs(run.chroma_learnt[0] - run.chroma_learnt[1])
-
-
-def ten_crop_gain(run: Result) -> float:
-    """By how much ten crops lower the test error, points."""
-    return math.nan if run.ten_crop is None else test_error(run) - 100 * run.ten_crop
-
-
-def seconds(run: Result) -> float:
-    """Time of training, tests not counted: the median epoch's, times their number."""
-    return run.seconds
 
 
 def chroma_shares(filters: NDArray[np.float32]) -> tuple[float, float]:
@@ -129,11 +116,3 @@ def chroma_shares(filters: NDArray[np.float32]) -> tuple[float, float]:
         for half in np.array_split(np.arange(len(filters)), 2)
     )
     return first, second
-
-
-def of(run: Result, measure: str, at: float | None = None) -> float:
-    """A measure by its name; NaN for a run that failed."""
-    function: Callable[..., Any] = globals()[measure]
-    if run.failed:
-        return math.nan
-    return float(function(run) if at is None else function(run, at))

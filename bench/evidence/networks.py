@@ -19,7 +19,7 @@ from .claim import Settings
 _OF_RECIPE = set(inspect.signature(Recipe.override).parameters) - {"self"}
 _OF_AUGMENT = {each.name for each in fields(Augment)}
 # Settings that are no network's: see `training`.
-OF_TRAINING = {"crop", "stop_below", "ten_crop", "shuffled"}
+_OF_TRAINING = {"crop", "stop_below", "ten_crop"}
 
 
 def build(settings: Settings, classes: int, stored: tuple[int, int, int]) -> NetSpec:
@@ -29,7 +29,7 @@ def build(settings: Settings, classes: int, stored: tuple[int, int, int]) -> Net
     `crop`, the side of what a network with augmentation sees; and `layers`, see `changed`.
     """
     make, own = nets.get(settings["net"]), arguments(settings)
-    known = own.keys() | _OF_RECIPE | _OF_AUGMENT | OF_TRAINING | {"net", "layers"}
+    known = own.keys() | _OF_RECIPE | _OF_AUGMENT | _OF_TRAINING | {"net", "layers"}
     if odd := sorted(settings.keys() - known):
         raise ArgumentError(f"{settings['net']} has no setting {odd[0]}.")
     height, width, channels = stored

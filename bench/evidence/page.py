@@ -3,60 +3,47 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from pyalexnet import files
 from pyalexnet.errors import RunError
 
 from . import claim as claims
-from . import measures
+from . import measures, picture
 from . import record as records
 from .claim import Claim, Effect
-from .record import Found, Record
+from .effects import Found
+from .record import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "evidence.md"
 IMAGES = ROOT / "docs" / "images"
-
-_HEAD = """\
-# Evidence
-
-What of the paper can be confirmed on a small scale, claim by claim, with seeds. This page is
-written by `python -m bench.evidence --page` from [the claims](../bench/evidence/claims) and [their
-records](../bench/evidence/records), which hold every value, curve, command and machine. `python -m
-bench.evidence` lists the claims; with a claim's name it trains what is missing and writes the
-record and the picture. It can be stopped at any time (`--budget MINUTES` does): the same command
-goes on, and ends with the same numbers.
-
-Intervals are Student's for 95 %, over seeds, which differ in initial weights, order of images and
-masks. Two variants are compared seed by seed. The verdict is on what the row says is measured, and
-follows from the interval alone:
-
-| verdict | the interval |
-|---|---|
-| confirmed | excludes no effect, and reaches what was printed in 2012 |
-| refuted | excludes what was printed, or any effect, with the network, data and measure of 2012 |
-| not at this scale | the same, but the network is smaller, or the data or training are others |
-| open | excludes neither, or there are not enough runs |
-"""
+TEMPLATE = Path(__file__).with_name("page.md")
 
 
-def write(path: Path = PAGE, folder: Path = records.FOLDER) -> None:
-    """Write the page."""
-    files.write(path, document(folder).encode(), RunError)
+def write(page: Path = PAGE, folder: Path = records.FOLDER, images: Path = IMAGES) -> None:
+    """Bring the records up to date with their claims, draw their pictures, and write the page."""
+    for claim in claims.every():
+        if (record := records.read(claim.name, folder)) is not None:
+            record = record.judged(claim)
+            records.write(record, folder)
+            picture.draw(claim, record, picture_of(claim, images))
+    files.write(page, document(folder).encode(), RunError)
 
 
 def document(folder: Path = records.FOLDER) -> str:
     """The page, from the claims and the records in a folder."""
     every = [(claim, records.read(claim.name, folder)) for claim in claims.every()]
-    parts = [_HEAD, *_table(every)]
-    for claim, record in every:
-        if record is not None:
-            parts += ["", *_section(claim, record)]
-    parts += ["", "## What was not run", "", *_left_out(every)]
-    return "\n".join(parts) + "\n"
+    done = [(claim, record) for claim, record in every if record is not None]
+    sections = ("\n".join(_section(claim, record)) for claim, record in done)
+    return TEMPLATE.read_text(encoding="utf-8").format(
+        glance="\n".join(_glance(done, len(every))),
+        chance=_chance(done),
+        sections="\n\n".join(sections),
+        left="\n".join(_left_out(every)),
+    )
 
 
 def summary(claim: Claim, record: Record) -> Iterator[str]:
@@ -72,38 +59,51 @@ def picture_of(claim: Claim, folder: Path = IMAGES) -> Path:
 
 
 def ours(effect: Effect, found: Found) -> str:
-    """`4.1 (3.2 to 5.0), 5 seeds`."""
+    """`4.1 times (3.2 to 5.0), 5 seeds`."""
     count = len(found.values)
     seeds = f"{count} seed{'' if count == 1 else 's'}"
     if found.mean is None:
         lacking = sum(value is None for value in found.values.values())
         return f"not reached by {lacking} of {seeds}" if count else "no runs yet"
+    mean = f"{_number(found.mean)} {effect.unit}".rstrip()
     if found.low is None or found.high is None:
-        return f"{_number(found.mean)}, {seeds}"
-    return f"{_number(found.mean)} ({_number(found.low)} to {_number(found.high)}), {seeds}"
+        return f"{mean}, {seeds}"
+    return f"{mean} ({_number(found.low)} to {_number(found.high)}), {seeds}"
 
 
 def printed(effect: Effect) -> str:
     """2012's number."""
-    return "no number" if effect.printed is None else f"{effect.printed:g}"
+    return "no number" if effect.printed is None else f"{effect.printed:g} {effect.unit}".rstrip()
 
 
 def _number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def _table(every: Sequence[tuple[Claim, Record | None]]) -> Iterator[str]:
-    yield "| claim | measured | 2012 | here: mean (interval) | verdict |"
+def _glance(done: Sequence[tuple[Claim, Record]], claims: int) -> Iterator[str]:
+    """What holds, in a line and in a table."""
+    said = [found.verdict.split(":")[0] for _, record in done for found in record.effects]
+    counts = (f"{count} {verdict}" for verdict, count in Counter(filter(None, said)).items())
+    yield f"**So far, from {len(done)} of {claims} claims: {', '.join(counts) or 'nothing'}.**"
+    if left := claims - len(done):
+        yield f"[For {left} there are no runs yet.](#what-was-not-run)"
+    yield ""
+    yield "| claim | measured | 2012 | here: mean (95 % interval) | verdict |"
     yield "|---|---|---:|---:|---|"
-    for claim, record in every:
-        title = f"[{claim.title}](#{_anchor(claim)})" if record else claim.title
-        first = f"{claim.number} {title}"
-        founds = record.effects if record else (None,) * len(claim.effects)
-        for effect, found in zip(claim.effects, founds, strict=True):
-            said = effect.says + (f", {effect.unit}" if effect.unit else "")
-            told = (ours(effect, found), found.verdict) if found else ("", "not run")
-            yield f"| {' | '.join([first, said, printed(effect), *told])} |"
-            first = ""
+    for claim, record in done:
+        first = f"[{claim.number} {claim.title}](#{_anchor(claim)})"
+        for effect, found in zip(claim.effects, record.effects, strict=True):
+            if found.verdict:
+                told = effect.says, printed(effect), ours(effect, found), found.verdict
+                yield f"| {' | '.join([first, *told])} |"
+                first = ""
+
+
+def _chance(done: Sequence[tuple[Claim, Record]]) -> str:
+    """How many verdicts chance alone would give: one in 40, as an interval has two sides."""
+    count = sum(bool(found.verdict) for _, record in done for found in record.effects)
+    told = f"{_number(count / 40)} of the {count} verdicts"
+    return f"Were there no effects at all, chance would still confirm about {told} above."
 
 
 def _anchor(claim: Claim) -> str:
@@ -113,38 +113,41 @@ def _anchor(claim: Claim) -> str:
 
 def _section(claim: Claim, record: Record) -> Iterator[str]:
     yield f"## {claim.number} {claim.title}"
+    for text in (
+        f"> {claim.paper} ({claim.where})",
+        f"Confounded in 2012: {claim.confounded}",
+        f"Here: {claim.here}",
+        f"![{claim.title}](images/{picture_of(claim).name})",
+    ):
+        yield from ("", text)
     yield ""
-    yield f"> {claim.paper} ({claim.where})"
-    yield ""
-    yield f"Confounded in 2012: {claim.confounded}"
-    yield ""
-    yield f"Here: {claim.here}"
-    yield ""
-    yield f"![{claim.title}](images/{picture_of(claim).name})"
-    yield ""
-    yield "| measured | seed by seed |"
-    yield "|---|---|"
+    yield "| measured | here: mean (95 % interval) | seed by seed |"
+    yield "|---|---:|---|"
     for effect, found in zip(claim.effects, record.effects, strict=True):
         values = ", ".join("none" if v is None else _number(v) for v in found.values.values())
-        yield f"| {effect.says} | {values} |"
+        if effect.none is not None and found.mean is not None:
+            above = sum(v is not None and v > effect.none for v in found.values.values())
+            values += f" ({above} of {len(found.values)} above {effect.none:g})"
+        yield f"| {effect.says} | {ours(effect, found)} | {values} |"
     yield ""
-    yield from _searched(claim, record)
+    if claim.search is not None:
+        yield from _searched(record, claim.search)
     yield from _provenance(record)
 
 
-def _searched(claim: Claim, record: Record) -> Iterator[str]:
-    """The search for rates, if there was one."""
-    if claim.search is None:
-        return
-    asked: tuple[tuple[Any, ...], ...] = ("epochs_to_error", claim.search.error), ("train_error",)
+def _searched(record: Record, search: claims.Search) -> Iterator[str]:
+    """The search for rates."""
     yield "| variant | learning rate | epochs to the target | training error at the end, % |"
     yield "|---|---:|---:|---:|"
     for variant, tried in record.searched.items():
         for rate, run in tried.items():
-            chosen = " (taken)" if float(rate) == record.rates.get(variant) else ""
-            epochs, error = (measures.of(run, *each) for each in asked)
+            taken = float(rate) == record.rates.get(variant)
+            last = taken and float(rate) in (min(search.rates), max(search.rates))
+            chosen = " (taken; better ones may lie beyond)" if last else " (taken)" * taken
+            epochs = measures.of(run, "epochs_to_train_error", search.error)
             reached = "not reached" if math.isnan(epochs) else _number(epochs)
-            yield f"| {variant} | {rate}{chosen} | {reached} | {_number(error)} |"
+            error = _number(measures.of(run, "train_error"))
+            yield f"| {variant} | {rate}{chosen} | {reached} | {error} |"
     yield ""
 
 
@@ -168,16 +171,17 @@ def _provenance(record: Record) -> Iterator[str]:
 
 def _left_out(every: Sequence[tuple[Claim, Record | None]]) -> Iterator[str]:
     """The commands of what is not done."""
-    left = [(claim, record) for claim, record in every if record is None or not record.complete]
+    left = [(claim, record) for claim, record in every if not (record and record.complete)]
     if not left:
         yield "Every claim has all of its runs."
         return
     yield "For want of time. Minutes are expected ones, for all of a claim on two quiet cores."
+    yield f"CIFAR is {claims.DATA['cifar10']}; PACK is {claims.DATA['photographs']}."
     yield ""
     yield "| claim | command | minutes | done |"
     yield "|---|---|---:|---|"
     for claim, record in left:
-        data = "CIFAR" if claim.data == "cifar10" else "PACK"
+        data = {"cifar10": "CIFAR", "photographs": "PACK"}[claim.data]
         command = f"`python -m bench.evidence {claim.name} --data {data}`"
         done = "in part" if record else "no"
-        yield f"| {claim.number} | {command} | {claim.minutes:g} | {done} |"
+        yield f"| {claim.number} {claim.title} | {command} | {claim.minutes:g} | {done} |"

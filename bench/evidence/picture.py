@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ from pyalexnet.files import replacing
 from pyalexnet.show.page import check_matplotlib
 
 from .claim import Claim, Effect
-from .record import Found, Record
+from .effects import Found
+from .record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 # Distinct in every kind of colour blindness (Okabe and Ito's).
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5609a", "#8a6d00", "#3a9bd9", "#1f2328", "#777777")
 _INK, _SOFT, _PRINTED = "#1f2328", "#59636e", "#c2410c"
-_COLUMNS = {"train_loss": 1, "train_error": 2, "test_error": 4}  # of an epoch's row
 _DPI = 130
 _LINE = 74  # letters above an effect
 _BOLD: Mapping[str, Any] = {"fontsize": 9, "weight": "bold", "color": _INK}
@@ -36,7 +36,10 @@ def draw(claim: Claim, record: Record, path: Path) -> None:
     figure.suptitle(claim.title, x=0.01, ha="left", fontsize=12, color=_INK, weight="bold")
     grid = figure.add_gridspec(rows, 2, width_ratios=(1.15, 1))
     left = figure.add_subplot(grid[:, 0])
-    _panels()[claim.picture](left, claim, record)
+    if claim.picture == "chroma":
+        _chroma(left, record)
+    else:
+        _lines(left, claim, record)
     _plain(left)
     for row, (effect, found) in enumerate(zip(claim.effects, record.effects, strict=True)):
         _effect(figure.add_subplot(grid[row, 1]), effect, found)
@@ -45,48 +48,33 @@ def draw(claim: Claim, record: Record, path: Path) -> None:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
-def _panels() -> Mapping[str, Callable[[Axes, Claim, Record], None]]:
-    return {"signal": _signal, "chroma": _chroma, **dict.fromkeys(_COLUMNS, _curves)}
-
-
-def _curves(axes: Axes, claim: Claim, record: Record) -> None:
-    """A line for each seed, by variant, against epochs."""
-    column = _COLUMNS[claim.picture]
-    scale = 1 if claim.picture == "train_loss" else 100
+def _lines(axes: Axes, claim: Claim, record: Record) -> None:
+    """A line for each seed, by variant: a curve against epochs, or the signal by layer."""
+    layers = claim.picture == "signal"
     for (variant, seeds), colour in zip(record.runs.items(), _COLOURS, strict=False):
-        name = variant
-        if variant in record.rates:
-            name += f", rate {record.rates[variant]:g}"
-        for run in seeds.values():
-            # What is measured as training goes stands in the middle of its epoch.
-            middle = 0.5 if claim.picture.startswith("train") else 0.0
-            xs = [row[0] - middle for row in run.epochs]
-            ys = [scale * row[column] for row in run.epochs]
+        rate = f", rate {record.rates[variant]:g}" if variant in record.rates else ""
+        for number, run in enumerate(seeds.values()):
+            points: Any = run.curve(claim.picture) if not layers else run.signal.items()
+            xs, ys = zip(*points, strict=True)
+            if layers:
+                ys = tuple(100 * max(share, 1e-7) for share in ys)
+            name = "_" if number else variant + rate
             axes.plot(xs, ys, color=colour, linewidth=1.2, alpha=0.8, label=name)
-            name = "_"
-    if target := claim.train.get("stop_below"):
-        axes.axhline(target, color=_SOFT, linewidth=0.8, linestyle=":")
-    unit = "nats" if scale == 1 else "%"
-    axes.set_ylabel(f"{claim.picture.replace('train', 'training').replace('_', ' ')}, {unit}")
-    axes.set_xlabel("epochs")
-    axes.set_xlim(left=0)
+    if layers:
+        axes.set_yscale("log")
+        axes.set_ylabel("% of a layer's output that depends on the image, at the start")
+        axes.tick_params(axis="x", rotation=60)
+    else:
+        if target := claim.train.get("stop_below"):
+            axes.axhline(target, color=_SOFT, linewidth=0.8, linestyle=":")
+        unit = "nats" if claim.picture.endswith("loss") else "%"
+        axes.set_ylabel(f"{claim.picture.replace('train', 'training').replace('_', ' ')}, {unit}")
+        axes.set_xlabel("epochs")
+        axes.set_xlim(left=0)
     axes.legend(frameon=False, fontsize=8)
 
 
-def _signal(axes: Axes, claim: Claim, record: Record) -> None:
-    """The share of each layer's output that depends on the image, before training."""
-    for (variant, seeds), colour in zip(record.runs.items(), _COLOURS, strict=False):
-        name = variant
-        for run in seeds.values():
-            ys = [100 * max(share, 1e-7) for share in run.signal.values()]
-            axes.semilogy([*run.signal], ys, color=colour, linewidth=1.2, alpha=0.8, label=name)
-            name = "_"
-    axes.set_ylabel("% of a layer's output that depends on the image, at the start")
-    axes.tick_params(axis="x", rotation=60)
-    axes.legend(frameon=False, fontsize=8)
-
-
-def _chroma(axes: Axes, claim: Claim, record: Record) -> None:
+def _chroma(axes: Axes, record: Record) -> None:
     """The share of chroma in either half of the first layer's filters, joined for each seed."""
     for place, seeds in enumerate(record.runs.values()):
         for number, run in enumerate(seeds.values()):

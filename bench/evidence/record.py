@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any
 
 from pyalexnet import files
 from pyalexnet.errors import RunError
 from pyalexnet.runs.config import validated
 
-from ..environment import describe
 from . import effects
-from .claim import Claim, Effect
+from .claim import Claim
+from .effects import Found
 from .measures import Result
 
 FOLDER = Path(__file__).parent / "records"
-
-Runs: TypeAlias = Mapping[str, Mapping[int, Result]]
-"""Finished runs, by variant and seed."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """An effect's values by seed, None where a run did not get there, and what follows."""
-
-    says: str
-    values: dict[int, float | None]
-    mean: float | None
-    low: float | None
-    high: float | None
-    verdict: str
 
 
 @dataclass(frozen=True)
@@ -57,65 +41,35 @@ class Record:
     @property
     def every(self) -> Iterator[Result]:
         """All runs, those of the search included."""
-        for variant in self.runs.values():
-            yield from variant.values()
+        for runs in self.runs.values():
+            yield from runs.values()
         for tried in self.searched.values():
             yield from tried.values()
 
-
-def found(claim: Claim, runs: Runs, note: str) -> tuple[Found, ...]:
-    """What follows from finished runs. note: other data than the originals refute nothing."""
-
-    def one(effect: Effect) -> Found:
-        per_seed = effects.values(effect, runs)
-        range_ = effects.estimate(effect, [*per_seed.values()])
-        verdict = effects.verdict(effect, range_, same=effect.same and not note)
-        mean, low, high = (_plain(value) for value in (range_.mean, range_.low, range_.high))
-        values = {seed: _plain(value) for seed, value in per_seed.items()}
-        return Found(effect.says, values, mean, low, high, verdict)
-
-    return tuple(map(one, claim.effects))
-
-
-def make(
-    claim: Claim,
-    runs: dict[str, dict[int, Result]],
-    searched: Mapping[str, Mapping[float, Result]],
-    rates: dict[str, float],
-    *,
-    complete: bool,
-    note: str,
-    command: str,
-) -> Record:
-    """The record of finished runs."""
-    tried = {name: {f"{lr:g}": run for lr, run in each.items()} for name, each in searched.items()}
-    told = found(claim, runs, note)
-    return Record(claim.name, complete, note, told, rates, command, describe({}), tried, runs)
-
-
-def _plain(value: float) -> float | None:
-    """For JSON and people: six digits; None for what is not finite."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    def judged(self, claim: Claim) -> Record:
+        """The record with what follows from its runs now: the claim's effects may have changed."""
+        return replace(self, effects=effects.found(claim, self.runs, self.note))
 
 
 def write(record: Record, folder: Path) -> Path:
     """Write the record, each run on a line."""
-    values = asdict(record)
-    parts = [
-        f' "{name}": {{\n' + ",\n".join(_lines(*each) for each in values.pop(name).items()) + "\n }"
-        for name in ("searched", "runs")
-    ]
-    head = json.dumps(values, indent=1, allow_nan=False).removesuffix("\n}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record.claim}.json"
-    files.write(path, (",\n".join([head, *parts]) + "\n}\n").encode(), RunError)
+    files.write(path, (_text(asdict(record), 3) + "\n").encode(), RunError)
     return path
 
 
-def _lines(variant: str, runs: Mapping[str | int, object]) -> str:
-    """A variant's runs as JSON, a line for each."""
-    each = ",\n".join(f'   "{key}": {json.dumps(run)}' for key, run in runs.items())
-    return f"  {json.dumps(variant)}: {{\n{each}\n  }}"
+def _text(value: Any, levels: int) -> str:
+    """JSON with so many levels indented, and the rest on their lines."""
+    if not (levels and value and isinstance(value, dict | tuple)):
+        return json.dumps(value, allow_nan=False)
+    named, ends = isinstance(value, dict), "{}" if isinstance(value, dict) else "[]"
+    parts = [
+        (f"{json.dumps(str(name))}: " if named else "") + _text(value[name], levels - 1)
+        for name in (value if named else range(len(value)))
+    ]
+    inner = ",\n".join(parts).replace("\n", "\n ")
+    return f"{ends[0]}\n {inner}\n{ends[1]}"
 
 
 def read(claim: str, folder: Path = FOLDER) -> Record | None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 from typing import TypeAlias
 
 from .. import process
-from . import measures, record, training
+from ..environment import describe
+from . import effects, measures, training
 from .claim import Claim
 from .measures import Result
+from .record import Record
 from .training import Run
 
 # Where this package is imported from: a checkout, or the site packages.
 _ROOT = Path(__file__).resolve().parents[__name__.count(".")]
 
 Train: TypeAlias = Callable[[Sequence[Path]], Iterator[str]]
+"""Trains the runs of folders; yields on each a sentence if it failed, or else ""."""
 
 
 @dataclass
@@ -43,15 +46,13 @@ class Study:
         A variant whose rate is not found yet plans its search only.
         """
         rates = self.rates()
-        if self.claim.search:
-            for variant in self.claim.variants:
-                for _, run in self._tries(variant):
-                    yield variant, 0, run
+        for variant in self.claim.variants:
+            yield from ((variant, 0, run) for run in self._tries(variant).values())
         for seed in range(1, self.seeds + 1):
             for variant in self.claim.variants:
-                chosen = {"lr": rates[variant]} if variant in rates else {}
-                if chosen or not self.claim.search:
-                    yield variant, seed, self._run(self.claim.settings(variant) | chosen, seed)
+                if variant in rates or not self.claim.search:
+                    chosen = {"lr": rates[variant]} if variant in rates else {}
+                    yield variant, seed, self._run(variant, seed, chosen)
 
     def missing(self) -> list[Run]:
         """Runs that are not done, each once."""
@@ -59,36 +60,32 @@ class Study:
 
     def searched(self) -> dict[str, dict[float, Result]]:
         """By variant and learning rate, the finished runs of the search."""
-        if not self.claim.search:
-            return {}
         return {
             variant: {
                 rate: result
-                for rate, run in self._tries(variant)
+                for rate, run in self._tries(variant).items()
                 if (result := self._result(run)) is not None
             }
-            for variant in self.claim.variants
+            for variant in (self.claim.variants if self.claim.search else ())
         }
 
     def rates(self) -> dict[str, float]:
         """The best learning rate of each variant that was searched to the end."""
         search = self.claim.search
-        if search is None:
-            return {}
 
         def worth(run: Result) -> tuple[float, float]:
-            if run.failed or not run.epochs:
-                return inf, inf
-            epochs = measures.epochs_to_error(run, search.error)
-            return (epochs if epochs == epochs else inf), measures.train_error(run)
+            if search is None or run.failed or not run.epochs:
+                return math.inf, math.inf
+            epochs = measures.of(run, "epochs_to_train_error", search.error)
+            return (math.inf if math.isnan(epochs) else epochs), run.end("train_error")
 
         return {
             variant: min(tried, key=lambda rate: worth(tried[rate]))
             for variant, tried in self.searched().items()
-            if len(tried) == len(search.rates)
+            if search and len(tried) == len(search.rates)
         }
 
-    def record(self, note: str, command: str) -> record.Record | None:
+    def record(self, note: str, command: str) -> Record | None:
         """What the finished runs show; None if there is none."""
         runs: dict[str, dict[int, Result]] = {variant: {} for variant in self.claim.variants}
         for variant, seed, run in self.planned():
@@ -96,25 +93,30 @@ class Study:
                 runs[variant][seed] = result
         if not any(runs.values()):
             return None
-        return record.make(
-            self.claim,
-            runs,
-            self.searched(),
-            self.rates(),
+        return Record(
+            claim=self.claim.name,
             complete=not self.missing(),
             note=note,
+            effects=effects.found(self.claim, runs, note),
+            rates=self.rates(),
             command=command,
+            environment=describe({}),
+            searched={
+                variant: {f"{rate:g}": run for rate, run in tried.items()}
+                for variant, tried in self.searched().items()
+            },
+            runs=runs,
         )
 
-    def _tries(self, variant: str) -> Iterator[tuple[float, Run]]:
-        search = self.claim.search
-        assert search is not None
-        for rate in search.rates:
-            own = {"lr": rate, "epochs": search.epochs, "stop_below": search.error}
-            yield rate, self._run(self.claim.settings(variant) | own, 0)
+    def _tries(self, variant: str) -> dict[float, Run]:
+        """The runs of a variant's search, by rate."""
+        if (search := self.claim.search) is None:
+            return {}
+        own = {"epochs": search.epochs, "stop_below": search.error}
+        return {rate: self._run(variant, 0, {"lr": rate, **own}) for rate in search.rates}
 
-    def _run(self, settings: dict[str, object], seed: int) -> Run:
-        return Run(settings, self.data, seed, self.backend)
+    def _run(self, variant: str, seed: int, own: dict[str, float]) -> Run:
+        return Run(self.claim.settings(variant) | own, self.data, seed, self.backend)
 
     def _result(self, run: Run) -> Result | None:
         if run.key not in self.done and (found := training.result(self.out / run.key)):
@@ -122,34 +124,17 @@ class Study:
         return self.done.get(run.key)
 
 
-def carry_out(
-    study: Study,
-    train: Train,
-    recorded: Callable[[], object],
-) -> None:
-    """Train what is missing, and what turns out to be after a search; record whatever is new.
-
-    train: trains the runs of folders, and yields on each a sentence if it failed, or else "".
-    """
-    left = study.missing()
-    while left:
+def carry_out(study: Study, train: Train, recorded: Callable[[], object]) -> None:
+    """Train what is missing, and what turns out to be after a search; record whatever is new."""
+    left, before = study.missing(), list[Run]()
+    while left and left != before:
         before = left
         for trouble in train([training.prepare(run, study.out) for run in before]):
             if trouble:
                 print(trouble, file=sys.stderr)
-            now = study.missing()
-            if now != left:
+            if (now := study.missing()) != left:
                 left = now
                 recorded()
-        if left == before:
-            return
-
-
-def in_this_process(folders: Sequence[Path]) -> Iterator[str]:
-    """Trains one run after the other."""
-    for folder in folders:
-        training.train(folder)
-        yield ""
 
 
 def side_by_side(seconds: float, at_once: int, cores: int) -> Train:
@@ -158,12 +143,13 @@ def side_by_side(seconds: float, at_once: int, cores: int) -> Train:
     When the seconds are over, running ones are stopped, and the next call goes on with them.
     """
     end = process.now() + seconds
-    threads = {"PYALEXNET_THREADS": str(max(1, cores // at_once)), "PYTHONPATH": _path()}
+    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    threads = {"PYALEXNET_THREADS": str(max(1, cores // at_once)), "PYTHONPATH": path}
 
     def train(folders: Sequence[Path]) -> Iterator[str]:
         program = (sys.executable, "-m", f"{__package__}.training")
         jobs = (
-            process.Job(each.name, (*program, str(each.absolute())), inf, each / "output.txt")
+            process.Job(each.name, (*program, str(each.absolute())), math.inf, each / "output.txt")
             for each in folders
         )
         for ended in process.run(jobs, _ROOT, end - process.now(), at_once, threads):
@@ -172,8 +158,3 @@ def side_by_side(seconds: float, at_once: int, cores: int) -> Train:
             yield f"{ended.job.name} failed: {' '.join(last)}" if failed else ""
 
     return train
-
-
-def _path() -> str:
-    """PYTHONPATH by which other processes find these same modules."""
-    return os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))

@@ -12,7 +12,7 @@ import os
 import signal
 import statistics
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,8 @@ import numpy as np
 
 import pyalexnet
 from pyalexnet import data, files
-from pyalexnet.backends import Backend
 from pyalexnet.data import Dataset
 from pyalexnet.errors import RunError, TrainingError
-from pyalexnet.nets.spec import NetSpec
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.config import Config, validated
 from pyalexnet.runs.run import RunFolder, StepReport
@@ -50,8 +48,7 @@ class Run:
     """All that decides a run's numbers, to be found again by `key`.
 
     settings: those of `networks.build`, and: `stop_below`, a training error in % below which an
-    epoch is the last; `ten_crop`, whether the end is also tested on ten crops; `shuffled`, whether
-    labels are permuted, so that there is nothing to learn.
+    epoch is the last; `ten_crop`, whether the end is also tested on ten crops.
     """
 
     settings: dict[str, Any]
@@ -98,7 +95,7 @@ def result(folder: Path) -> Result | None:
 def train(folder: Path) -> None:
     """Train the run of a folder, or the rest of it, and write its result."""
     run = validated(Run, json.loads((folder / "run.json").read_text(encoding="utf-8")))
-    dataset = _dataset(run.data, bool(run.settings.get("shuffled")))
+    dataset = _dataset(run.data)
     trainer, failed = _trainer(run, dataset, folder), ""
     with trainer.folder, trainer.interrupt:
         try:
@@ -112,13 +109,8 @@ def train(folder: Path) -> None:
 
 
 @cache
-def _dataset(path: str, shuffled: bool) -> Dataset:
-    dataset = data.load(path, image_size=_STORED)
-    if not shuffled:
-        return dataset
-    draws, train = np.random.default_rng(0), dataset.train.renumbered(range(len(dataset.classes)))
-    object.__setattr__(train, "labels", draws.permutation(train.labels))
-    return replace(dataset, train=train)
+def _dataset(path: str) -> Dataset:
+    return data.load(path, image_size=_STORED)
 
 
 def _trainer(run: Run, dataset: Dataset, folder: Path) -> Trainer:
@@ -166,12 +158,11 @@ def _fitted(trainer: Trainer, folder: Path, stop_below: float) -> bool:
 
 def epochs_of(folder: Path) -> tuple[Epoch, ...]:
     """A run's epochs so far."""
-    lines = _epoch_lines(folder)
-    scores = ((line["epoch"], line["train"], line["test"]) for line in lines)
-    error = "top1_error"
+    lines, error = _epoch_lines(folder), "top1_error"
+    scores = ((float(line["epoch"]), line["train"], line["test"]) for line in lines)
     return tuple(
-        (float(n), train["loss"], train[error], test["loss"], test[error])
-        for n, train, test in scores
+        (done, train["loss"], train[error], test["loss"], test[error])
+        for done, train, test in scores
     )
 
 
@@ -179,17 +170,10 @@ def _epoch_lines(folder: Path) -> list[dict[str, Any]]:
     """The lines on epochs of a run's log; one that was logged twice is the same both times."""
     log, found = folder / "log.jsonl", dict[int, dict[str, Any]]()
     for text in log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else ():
-        if text.endswith("\n"):  # a killed process may have written half of the last line
-            line = json.loads(text)
-            if line["kind"] == "epoch":
-                found[line["epoch"]] = line
+        # A killed process may have written half of the last line.
+        if text.endswith("\n") and (line := json.loads(text))["kind"] == "epoch":
+            found[line["epoch"]] = line
     return [found[number] for number in sorted(found)]
-
-
-def _seconds(folder: Path) -> float:
-    """Of training: the median epoch's, for all; one that was interrupted knows only a part."""
-    each = [line["seconds"] for line in _epoch_lines(folder)]
-    return len(each) * statistics.median(each) if each else 0.0
 
 
 def _found(trainer: Trainer, folder: Path, run: Run, failed: str) -> Result:
@@ -197,6 +181,8 @@ def _found(trainer: Trainer, folder: Path, run: Run, failed: str) -> Result:
     initial = spec.initial(run.seed)
     first = next(name for name in initial if name.endswith(".w"))
     learnt = np.asarray(backend.to_numpy(trainer.net.params[first]))
+    # The median epoch's time, for all: one that was interrupted knows only a part.
+    each = [line["seconds"] for line in _epoch_lines(folder)]
     ten = None
     if run.settings.get("ten_crop") and not failed:
         trained = _trained(trainer, trainer.net)
@@ -209,10 +195,10 @@ def _found(trainer: Trainer, folder: Path, run: Run, failed: str) -> Result:
         epochs=epochs_of(folder),
         chroma=chroma_shares(learnt),
         chroma_learnt=chroma_shares(learnt - initial[first]),
-        signal=_signal(spec, backend, trainer, run.seed),
+        signal=_signal(trainer, Net(spec, backend, run.seed)),
         ten_crop=ten,
         failed=failed,
-        seconds=_seconds(folder),
+        seconds=len(each) * statistics.median(each) if each else 0.0,
         commit=commit(),
     )
 
@@ -231,13 +217,12 @@ def _trained(trainer: Trainer, net: Net) -> Trained:
     return Trained(None, trainer.folder.path, net, meta, trainer.mean, augment)
 
 
-def _signal(spec: NetSpec, backend: Backend, trainer: Trainer, seed: int) -> dict[str, float]:
+def _signal(trainer: Trainer, fresh: Net) -> dict[str, float]:
     """The share of each layer's output that depends on the image, before training."""
-    fresh = _trained(trainer, Net(spec, backend, seed))
     train = trainer.dataset.train
     chosen = np.linspace(0, len(train) - 1, min(signals.IMAGES, len(train))).astype(np.int64)
-    rows = signals.survey(fresh.net, fresh.look(train.take(chosen)))
-    return {row.layer: row.share for row in rows}
+    images = _trained(trainer, fresh).look(train.take(chosen))
+    return {row.layer: row.share for row in signals.survey(fresh, images)}
 
 
 if __name__ == "__main__":
