@@ -1,7 +1,7 @@
 """Stand-alone programs on the emulation of the GPU, without Python.
 
-They are compiled as CMakeLists.txt and bindings/sim/CMakeLists.txt compile the extension modules:
-fast as _sim, or checked as _simcheck.
+The emulation itself is the library that bindings/sim/CMakeLists.txt makes for _sim, or for
+_simcheck, beside these modules; kernels are compiled as theirs are.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
 KERNELS = Path(__file__).parent.parent / "kernels"
-SIMT = KERNELS / "simt"
 COMPILER = os.environ.get("CXX", "c++")
 COMMON = (
     "-std=c++17",
@@ -26,13 +26,12 @@ COMMON = (
     "-fno-strict-aliasing",  # kernels read four floats through a float4 pointer
     f"-I{KERNELS}",
 )
-CHECKED = ("-DSIMT_CHECK", "-g", "-O1")
-INSTRUMENTED = (
-    *("-fsanitize=thread", "-fsanitize=alignment"),
+CHECKED = (
+    *("-DSIMT_CHECK", "-g1", "-O1", "-fsanitize=thread", "-fsanitize=alignment"),
     # gcc keeps a float4 whole; clang, which has no such option, must not fail on it.
     *("-fno-tree-sra", "-Wno-ignored-optimization-argument"),
 )
-FAST = ("-O2", "-fno-code-hoisting", "-Wno-ignored-optimization-argument")  # as _sim is
+FAST = ("-O2", "-fno-code-hoisting", "-Wno-ignored-optimization-argument")
 
 
 KEPT = KERNELS.parent / "build" / "emulated"
@@ -49,12 +48,9 @@ def program(sources: Sequence[Path], *, checked: bool, folder: Path = KEPT) -> P
         checked: whether the program checks every access of its kernels against the rules.
         folder: where the objects of the sources, and the program, go.
     """
-    how = CHECKED if checked else FAST
-    kernels = (*how, *(INSTRUMENTED if checked else ()))
-    objects = _all_compiled(
-        [(folder, source, kernels) for source in sources] + _emulation(how, checked)
-    )
-    return _linked(folder, f"{sources[0].stem}-{'checked' if checked else 'fast'}", objects)
+    compiled = _all_compiled([(folder, one, CHECKED if checked else FAST) for one in sources])
+    name = f"{sources[0].stem}-{'checked' if checked else 'fast'}"
+    return _linked(folder, name, compiled, "simcheck" if checked else "sim")
 
 
 def extension(root: Path, own: Sequence[Path], include: Sequence[Path]) -> Path:
@@ -65,27 +61,15 @@ def extension(root: Path, own: Sequence[Path], include: Sequence[Path]) -> Path:
         own: the kernels and bindings in it.
         include: the folders of pybind11's headers and of Python's.
     """
-    how = ("-fPIC", "-fvisibility=hidden", *CHECKED)
-    python = (*how, "-O0", *(f"-isystem{path}" for path in include))
+    common = ("-fPIC", "-fvisibility=hidden", f"-iquote{root / 'kernels'}")
+    python = ("-DSIMT_CHECK", "-O0", *(f"-isystem{path}" for path in include))
+    options = {".cu": (*common, *CHECKED), ".cpp": (*common, *python)}
     shared = [KERNELS.parent / "bindings" / f"{name}.cpp" for name in SHARED_BINDINGS]
-    headers = f"-iquote{root / 'kernels'}"
-    options = {".cu": (*how, *INSTRUMENTED, headers), ".cpp": (*python, headers)}
-    sources = [(root, one, options[one.suffix]) for one in own]
-    sources += [(KEPT, one, python) for one in shared]
-    objects = _all_compiled(sources + _emulation(how, checked=True))
-    return _linked(root, "extension", objects, "-shared")
+    compiled = _all_compiled([(root, one, options[one.suffix]) for one in (*own, *shared)])
+    return _linked(root, "extension", compiled, "simcheck", "-shared")
 
 
 SHARED_BINDINGS = ("array", "module", "host_platform")
-
-
-def _emulation(how: Sequence[str], checked: bool) -> list[_Source]:
-    names = ["fiber", "scheduler", "launch", "tensor", "hopper", "wgmma", "registers", "memory"]
-    names += ["products", "kernel_name"]
-    if checked:
-        names += ["check", "check_told", "check_hooks", "lint", "source_lines"]
-    return [(KEPT, SIMT / f"{name}.cpp", how) for name in names]
-
 
 _Source: TypeAlias = tuple[Path, Path, Sequence[str]]
 """Where the object goes, the source, and the compiler's options."""
@@ -96,10 +80,18 @@ def _all_compiled(sources: Sequence[_Source]) -> list[Path]:
         return list(pool.map(lambda one: _compiled(*one), sources))
 
 
-def _linked(folder: Path, name: str, objects: Sequence[Path], *options: str) -> Path:
+def _emulation(module: str) -> Path:
+    """The library that was built with _sim or _simcheck."""
+    found = find_spec(f"pyalexnet._{module}")
+    assert found and found.origin
+    return Path(found.origin).with_name(f"lib{module}_emulation.a")
+
+
+def _linked(folder: Path, name: str, objects: Sequence[Path], module: str, *options: str) -> Path:
     # Without -fsanitize: the hooks that the instrumented code calls are in check_hooks.cpp.
-    link = (COMPILER, *map(str, objects), "-pthread", "-ldl", *options)
-    return _made(folder, name, link, _digest(*map(str.encode, link)))
+    emulation = _emulation(module)
+    link = (COMPILER, *map(str, (*objects, emulation)), "-pthread", "-ldl", *options)
+    return _made(folder, name, link, _digest(emulation.read_bytes(), *map(str.encode, link)))
 
 
 def _compiled(folder: Path, source: Path, options: Sequence[str]) -> Path:

@@ -99,7 +99,7 @@ def test_a_bug_is_reported_in_every_schedule(checked: Path, case: str, schedule:
 
 @SCHEDULES
 @pytest.mark.parametrize("case", ["rightly", "held", "in_one_block"])
-@pytest.mark.parametrize("build", ["fast", "checked"])
+@pytest.mark.parametrize("build", [pytest.param("fast", marks=pytest.mark.slow), "checked"])
 def test_a_right_kernel_is_right_and_not_reported(
     build: str, case: str, schedule: int, request: pytest.FixtureRequest
 ) -> None:
