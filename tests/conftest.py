@@ -1,7 +1,7 @@
 """Which backends the tests run on, and what each marker leaves out.
 
 Every test that takes the fixture `be` runs on cpu (with `exact` too, if it convolves), on simcheck
-or on sim in one of three seeded orders, of which one rounds products as cards do, on cuda, and a
+or on sim in one of two seeded orders, of which one rounds products as cards do, on cuda, and a
 fourth of its cases on cuda with a stand-in for the GPU (marker again has the rest: see `repeats`);
 tests that can depend on the order of streams (marker orders) run in each of the stand-in's twelve
 orders.
@@ -28,6 +28,7 @@ from mpi_ranks import libraries
 from variants import (
     CONVOLVING,
     CPU_EXACT,
+    CUDA,
     EVERY,
     EVERY_IN_EVERY_ORDER,
     EVERY_ORDER,
@@ -292,8 +293,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "be" in metafunc.fixturenames and "be" not in said:
         orders = metafunc.definition.get_closest_marker("orders")
         every = EVERY_IN_EVERY_ORDER if orders else EVERY
+        left_out = []
         if metafunc.module.__name__.rpartition(".")[2] not in CONVOLVING:
-            every = [one for one in every if one.values[0] != CPU_EXACT]
+            left_out += [CPU_EXACT]
+        if missing("cuda") and "gpu" not in metafunc.config.getoption("-m"):
+            left_out += [CUDA]
+        every = [one for one in every if one.values[0] not in left_out]
         metafunc.parametrize("be", every, indirect=True)
 
 

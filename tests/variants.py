@@ -72,7 +72,7 @@ CPU = Variant("cpu")
 CPU_EXACT = Variant("cpu", exact=True)
 SIM = Variant("sim")
 # One of these has the cards' own rounding, and with it a sample of the tests of products.
-SIM_SEEDED = tuple(Variant("sim", seed, cuts=seed == 2) for seed in (1, 2, 3))
+SIM_SEEDED = (Variant("sim", 1), Variant("sim", 2, cuts=True))
 SIMCHECK = Variant("simcheck")
 CUDA = Variant("cuda")
 # Tests in which the order of streams can matter (marker orders) run in all of these.
