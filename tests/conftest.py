@@ -98,7 +98,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
     cases: Counter[tuple[str, Variant | None]] = Counter()
-    new: Counter[tuple[str, Variant | None]] = Counter()
+    new: Counter[tuple[str, Variant | str | None]] = Counter()
     on = {(function_of(item), variant_of(item)) for item in items}
     for item in items:
         test, variant = function_of(item), variant_of(item)
@@ -109,9 +109,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if variant and repeats(item, variant, number, others):
             item.add_marker("again")
         elif every and not costly(item):
-            if new[test, variant] and crc32(item.nodeid.encode()) % every.args[0]:
+            on_what = STAND_IN if variant and variant.backend == STAND_IN else variant
+            if new[test, on_what] and crc32(item.nodeid.encode()) % every.args[0]:
                 item.add_marker("slow")
-            new[test, variant] += 1
+            new[test, on_what] += 1
         (kept if runs_here(item, config.getoption("-m")) else deselected).append(item)
     items[:] = kept
     if deselected:

@@ -81,6 +81,7 @@ def in_steps(x: Any, mean: Any, *, scale: float = 1.0, **places: Any) -> Any:
     return ((pixel - less) + shift) * np.float32(scale)
 
 
+@pytest.mark.every(3)
 @EACH
 @AT_PIXEL
 def test_crops(be: Any, case: Crops, mean_at_pixel: bool) -> None:

@@ -149,7 +149,7 @@ def test_live_display_answers_ctrl_c() -> None:
             time.sleep(0.05)
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(9)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -171,7 +171,7 @@ def test_a_short_run_says_its_loss_at_the_end(
     assert not told or float(told[0]) == pytest.approx(sums["loss"] / sums["images"], abs=5e-5)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("extra", [{"TERM": "dumb"}, {"TERM": "xterm", "option": "--plain"}])
 def test_no_control_codes_where_they_are_not_wanted(
     extra: dict[str, str], data: Path, tmp_path: Path

@@ -91,6 +91,7 @@ def test_the_fast_emulation_refuses_what_could_not_go_on(fast: Path, case: str) 
     assert_reported(said(fast, case, 0)[0], REFUSED[case])
 
 
+@pytest.mark.every(4)
 @SCHEDULES
 @pytest.mark.parametrize("case", [*SEEN, *REFUSED])
 def test_a_bug_is_reported_in_every_schedule(checked: Path, case: str, schedule: int) -> None:

@@ -360,6 +360,7 @@ AT_FULL_SIZE = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.every(4)
 @pytest.mark.big
 @pytest.mark.parametrize("be", AS_BIG, indirect=True)
 @AT_FULL_SIZE

@@ -68,6 +68,7 @@ def test_steps_as_a_graph_are_those_without(be: Any) -> None:
     check_graph(be, "fp32")
 
 
+@pytest.mark.every(9)
 @ON_GPU
 @pytest.mark.parametrize("precision", ["fp32x3", "bf16"])
 def test_steps_on_tensor_cores_as_a_graph(be: Any, precision: Any) -> None:

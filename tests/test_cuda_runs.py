@@ -29,7 +29,7 @@ def emulated(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trainer.folder.path
 
 
-@pytest.mark.every(12)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("be", in_every_order(CUDA), indirect=True)
 def test_a_run_and_one_that_was_resumed(
     be: Any, data: Path, emulated: Path, tmp_path: Path, request: pytest.FixtureRequest

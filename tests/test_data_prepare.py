@@ -193,7 +193,7 @@ def test_odd_images_come_out_right_and_bad_files_are_listed_once(tmp_path: Path)
     assert (tmp_path / "pack" / "bad_files.jsonl").read_text().splitlines() == lines
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(4)
 @pytest.mark.parametrize(("good", "bad", "stops"), [(99, 1, False), (98, 1, True), (198, 2, False)])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_over_one_per_cent_stops(
@@ -339,7 +339,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return photographs(tmp_path_factory.mktemp("many") / "set", 300)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.parametrize("shards", [1, 20])
 def test_kill_9_and_go_on(tmp_path: Path, many: Path, shards: int) -> None:
     out, straight = tmp_path / "pack", tmp_path / "straight"

@@ -211,6 +211,7 @@ def test_wgrad(be: Any, case: Strided, dtype: Any) -> None:
     np.testing.assert_array_equal(be.to_numpy(db), db_due.value)
 
 
+@pytest.mark.every(3)
 @pytest.mark.big
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @pytest.mark.parametrize("case", each(ALEXNET))

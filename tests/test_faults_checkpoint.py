@@ -114,6 +114,7 @@ class Failing:
         return call
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("step", [7, 8], ids=["replaced", "new"])
 @pytest.mark.parametrize("error", FAULTS, ids=repr)
 def test_no_call_that_fails_in_a_save_costs_what_was_there(

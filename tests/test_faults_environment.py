@@ -166,7 +166,7 @@ def test_stream_of_any_answer(
     )
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("which", ["stdout", "stderr", "both"])
 def test_training_into_a_full_disk_of_output(
     which: str, data: Path, tmp_path: Path, full: int
@@ -179,7 +179,7 @@ def test_training_into_a_full_disk_of_output(
     assert last(tmp_path / "runs" / "latest").meta.step == STEPS
 
 
-@pytest.mark.every(3)
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "code"), [(("--data", "none"), 2), (("--lr=1e9",), 3)])
 def test_refusal_that_nobody_can_read(
     arguments: tuple[str, ...], code: int, data: Path, tmp_path: Path, full: int
@@ -303,7 +303,7 @@ HOMES: dict[str, dict[str, str | None]] = {
 OFTEN = [pytest.param(home, marks=pytest.mark.faults) for home in ("read-only", "empty")]
 
 
-@pytest.mark.every(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("home", ["missing", "none", *OFTEN])
 def test_home_that_cannot_be_used(home: str, network: Path, tmp_path: Path) -> None:
     """Built-in data, pictures and doctor need none; commands that need the cache say so."""

@@ -216,6 +216,7 @@ def struck_after(trainer: Trainer, seconds: float, number: int) -> tuple[StopRep
         signal.signal(signal.SIGPROF, before)
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("strikes", [1, pytest.param(20, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("number", [*STOPPING, *SAVING], ids=lambda number: number.name)
 def test_signals_at_random_moments(
@@ -257,6 +258,7 @@ def counted(real: Callable[..., Any], at: int, number: int) -> Callable[..., Any
     return call
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("number", [*STOPPING, *SAVING], ids=lambda number: number.name)
 @pytest.mark.parametrize("at", [0, 3, 5, 8])
 def test_signal_inside_a_save(
@@ -284,6 +286,7 @@ def test_signal_inside_a_save(
     assert_same(run, straight)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("number", SAVING, ids=lambda number: number.name)
 @pytest.mark.parametrize("step", [1, 4, 6, 9])
 def test_signal_to_save_saves_after_the_step_and_training_goes_on(

@@ -54,6 +54,7 @@ def test_a_hang_and_a_greed_for_memory_are_failures() -> None:
         zeros(2**35)
 
 
+@pytest.mark.every(2)
 @TARGETS
 def test_a_sample(target: ModuleType) -> None:
     with Child(target.check) as check:

@@ -244,6 +244,7 @@ def files(be: Any, op: str, *inputs: Any, **how: Any) -> set[str]:
     return {row[0].partition(":")[0].rpartition("/")[2] for row in rows if row[2] == "shared"}
 
 
+@pytest.mark.every(3)
 @CHECKED
 @pytest.mark.parametrize(
     ("case", "fprop", "dgrad", "wgrad"),
@@ -291,6 +292,7 @@ class NoHopper:
 # ---------------------------------------------------------------------- whole networks
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("be", parameters(SIM, CUDA), indirect=True)
 def test_a_step_is_that_of_the_other_loop(be: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything learned in two steps of a net whose products may take the loop."""

@@ -313,6 +313,7 @@ FC6, FC7, FC8 = (2, 9216, 4096), (2, 4096, 4096), (2, 4096, 1000)
 SLOW = ((FC6, BFLOAT16), (FC7, FLOAT32), (FC7, BFLOAT16))
 
 
+@pytest.mark.every(4)
 @pytest.mark.big
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def slopes(case: LRNPool, dtype: Any, relus: bool) -> Exact:
     return oracle.lrn_maxpool_dgrad(x, dy, where, **case.constants, y=y, gated=relus)
 
 
+@pytest.mark.every(3)
 @EACH_ELEMENT
 @RELUS
 @CASES
@@ -76,6 +77,7 @@ def test_fprop(be: Any, case: LRNPool, relus: bool, dtype: Any) -> None:
     assert (named >= due.value - 2 * bound(due, units(case))).all()
 
 
+@pytest.mark.every(3)
 @EACH_ELEMENT
 @RELUS
 @CASES

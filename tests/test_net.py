@@ -159,7 +159,7 @@ def assert_near(actual: Any, expected: Any, relative: float = 1e-5) -> None:
     assert error <= relative * np.linalg.norm(expected)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
 def test_gradients(be: Any, train: bool) -> None:
     net = Net(EVERY_LAYER, be, SEED)

@@ -98,6 +98,7 @@ def exact(case: Conv) -> Exact:
 # ---------------------------------------------------------------------- the choice
 
 
+@pytest.mark.every(3)
 @CHECKED
 @pytest.mark.parametrize("case", each((*PATCHES, *NEIGHBOURS)))
 def test_who_takes_patches(be: Any, case: Conv) -> None:
@@ -192,7 +193,7 @@ def test_dgrad_of_a_deep_sum(be: Any) -> None:
     test_dgrad(be, DEEP)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @GEOMETRY
 def test_gate(be: Any, case: Conv) -> None:
     """Equal to the bits of two ops, and with a factor within their tolerance."""
@@ -275,6 +276,7 @@ def by_wgmma(be: Any) -> Iterator[None]:
         yield
 
 
+@pytest.mark.every(3)
 @ON_HOPPER
 @pytest.mark.usefixtures("by_wgmma")
 @pytest.mark.parametrize("case", each(BY_WGMMA))

@@ -181,7 +181,7 @@ def check_against_one_device(one: Net, two: Net, images: int) -> None:
                 assert_equal_outputs(one, others[name], expected)
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(5)
 @DEVICES
 @pytest.mark.parametrize("be", HOSTS, indirect=True)
 @pytest.mark.parametrize("spec", SMALL, ids=named)
@@ -189,7 +189,7 @@ def test_small_networks(be: Any, spec: NetSpec, devices: tuple[int, int]) -> Non
     check_against_one_device(*both(be, spec, devices), images=3)
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(4)
 @pytest.mark.big
 @DEVICES
 @pytest.mark.parametrize("be", HOSTS, indirect=True)
@@ -212,13 +212,14 @@ def test_sums_that_are_split_otherwise_for_half_a_layer(be: Any, groups: int) ->
     check_against_one_device(*both(be, spec_of("split", (1, 2, 2), *layers)), images=3)
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("be", in_every_order(CUDA), indirect=True)
 @pytest.mark.parametrize("spec", SMALL, ids=named)
 def test_both_towers_on_one_gpu(be: Any, spec: NetSpec) -> None:
     check_against_one_device(*both(be, spec), images=3)
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("be", on_two_gpus(), indirect=True)
 @pytest.mark.parametrize("spec", SMALL, ids=named)
 def test_two_gpus(be: Any, spec: NetSpec) -> None:
@@ -279,6 +280,7 @@ def test_learning_equals_that_on_one_device(be: Any, devices: tuple[int, int]) -
         assert_near(actual - before[name], w - before[name], steps * 40)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_two_runs_are_bitwise_equal(be: Any) -> None:
     first, second = (Net(divisible(EVERY_LAYER), (be, be), SEED) for _ in range(2))
@@ -472,7 +474,7 @@ def fetched(spec: NetSpec, goal: Goal = "gradients") -> tuple[Counter[str], Coun
     return forward, backward
 
 
-@pytest.mark.every(2)
+@pytest.mark.slow
 @pytest.mark.big
 @DEVICES
 def test_what_alexnet_exchanges(devices: tuple[int, int]) -> None:
