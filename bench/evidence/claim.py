@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeAlias
 from pyalexnet.errors import ArgumentError
 from pyalexnet.runs.config import validated
 
+from . import measures
+
 FOLDER = Path(__file__).parent / "claims"
 
 # What `--data` takes for each kind of images.
@@ -25,12 +27,11 @@ Settings: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """A number that decides a part of the claim.
+    """A number that decides a part of the claim: one measure, seed by seed.
 
-    measure, at: see `measures.of` and `measures.half_way`. of, over: variants; the number is the
-    measure of the first, or its difference from that of the second, or their ratio, seed by seed.
-    none: its value if there is no effect. printed: 2012's. fewer: whether it is an error in whole
-    percents, of which less is better. same: whether network, data and measure are those of 2012.
+    measure, at: see `measures.of`, `measures.half_way`. of, over: the number is that of the first
+    variant, or how much more than the second it has, or their ratio. least: what a lone number has
+    to exceed. printed: 2012's. repeats: it is the error, in whole percents, of 2012's own network.
     """
 
     says: str
@@ -38,17 +39,20 @@ class Effect:
     at: float | Literal["half way"] | None = None
     of: str
     over: str = ""
-    by: Literal["value", "difference", "ratio"] = "difference"
-    none: float | None = None
+    ratio: bool = False
+    least: float | None = None
     printed: float | None = None
-    fewer: bool = False
-    same: bool = False
-    unit: str = ""
+    repeats: bool = False
 
-    def __post_init__(self) -> None:
-        if (self.by == "value") == bool(self.over):
-            wanted = "a second one was expected with by = difference or ratio, and only there"
-            raise ArgumentError(f"effect: by is {self.by!r} and over {self.over!r}; {wanted}.")
+    @property
+    def none(self) -> float | None:
+        """The value that says that there is no effect."""
+        return float(self.ratio) if self.over else self.least
+
+    @property
+    def unit(self) -> str:
+        unit = measures.unit(self.measure)
+        return "times" if self.ratio else "points" if self.over and unit == "%" else unit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 Epoch: TypeAlias = tuple[float, float, float, float, float]
 """Epochs done; training loss and error as it went; test loss and error after it. Fractions."""
 
-# Of each curve the column of an epoch's row, and what turns it into nats or %.
+# Of each curve the column of an epoch's row, what it is multiplied by, and its unit.
 CURVES = {
-    "train_loss": (1, 1),
-    "train_error": (2, 100),
-    "test_loss": (3, 1),
-    "test_error": (4, 100),
+    "train_loss": (1, 1, "nats"),
+    "train_error": (2, 100, "%"),
+    "test_loss": (3, 1, "nats"),
+    "test_error": (4, 100, "%"),
 }
 
 
@@ -47,7 +47,7 @@ class Result:
 
     def curve(self, name: str) -> list[tuple[float, float]]:
         """Epochs and values; a mean over an epoch's training stands at the epoch's middle."""
-        column, scale = CURVES[name]
+        column, scale, _ = CURVES[name]
         middle = 0.5 if name.startswith("train") else 0.0
         return [(row[0] - middle, scale * row[column]) for row in self.epochs]
 
@@ -56,25 +56,30 @@ class Result:
         return self.curve(name)[-1][1]
 
 
-MEASURES: Mapping[str, Callable[[Result], float]] = {
-    # Points between the errors of the last epoch.
-    "gap": lambda run: run.end("test_error") - run.end("train_error"),
-    # Nats by which the test loss ends above its lowest: what overfitting costs.
-    "rise": lambda run: run.end("test_loss") - min(loss for _, loss in run.curve("test_loss")),
-    # Nats by which the last epoch's training loss is below that of guessing.
-    "learnt": lambda run: math.log(run.classes) - run.end("train_loss"),
-    # The share of the logits that depends on the image before training, %.
-    "signal": lambda run: 100 * list(run.signal.values())[-1],
-    # Points between the chroma of the first layer's halves, and of what training added to them.
-    "apart": lambda run: 100 * abs(run.chroma[0] - run.chroma[1]),
-    "apart_learnt": lambda run: 100 * abs(run.chroma_learnt[0] - run.chroma_learnt[1]),
-    # Points by which ten crops lower the test error.
-    "ten_crop_gain": lambda run: (
-        math.nan if run.ten_crop is None else run.end("test_error") - 100 * run.ten_crop
-    ),
-    # Of training, tests not counted: the median epoch's time, times their number.
-    "seconds": lambda run: run.seconds,
+MEASURES: Mapping[str, tuple[str, Callable[[Result], float]]] = {
+    # Between the errors of the last epoch.
+    "gap": ("points", lambda run: run.end("test_error") - run.end("train_error")),
+    # By which the test loss ends above its lowest: what overfitting costs.
+    "rise": ("nats", lambda run: run.end("test_loss") - min(y for _, y in run.curve("test_loss"))),
+    # By which the last epoch's training loss is below that of guessing.
+    "learnt": ("nats", lambda run: math.log(run.classes) - run.end("train_loss")),
+    # The share of the logits that depends on the image before training.
+    "signal": ("%", lambda run: 100 * list(run.signal.values())[-1]),
+    # Between the chroma of the first layer's halves, and of what training added to them.
+    "apart": ("points", lambda run: 100 * abs(run.chroma[0] - run.chroma[1])),
+    "apart_learnt": ("points", lambda run: 100 * abs(run.chroma_learnt[0] - run.chroma_learnt[1])),
+    # By which ten crops lower the test error.
+    "ten_crop_gain": ("points", lambda run: run.end("test_error") - 100 * _known(run.ten_crop)),
+    # Of training, tests not counted: the median epoch's, times their number.
+    "seconds": ("s", lambda run: run.seconds),
 }
+
+
+def unit(measure: str) -> str:
+    """The unit of a measure."""
+    if measure.startswith("epochs_to_"):
+        return "epochs"
+    return CURVES[measure][2] if measure in CURVES else MEASURES[measure][0]
 
 
 def of(run: Result, measure: str, at: float | None = None) -> float:
@@ -86,7 +91,7 @@ def of(run: Result, measure: str, at: float | None = None) -> float:
         return math.nan
     if at is not None:
         return _reached(run.curve(measure.removeprefix("epochs_to_")), at)
-    return run.end(measure) if measure in CURVES else MEASURES[measure](run)
+    return run.end(measure) if measure in CURVES else MEASURES[measure][1](run)
 
 
 def half_way(pair: Sequence[Result], measure: str) -> float:
@@ -94,6 +99,10 @@ def half_way(pair: Sequence[Result], measure: str) -> float:
     curve, classes = measure.removeprefix("epochs_to_"), pair[0].classes
     guessed = math.log(classes) if curve.endswith("loss") else 100 * (1 - 1 / classes)
     return (guessed + max(min(value for _, value in run.curve(curve)) for run in pair)) / 2
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _reached(points: Sequence[tuple[float, float]], level: float) -> float:

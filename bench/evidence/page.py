@@ -14,8 +14,7 @@ from . import claim as claims
 from . import measures, picture
 from . import record as records
 from .claim import Claim, Effect
-from .effects import Found
-from .record import Record
+from .record import Found, Record
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "evidence.md"
@@ -26,8 +25,7 @@ TEMPLATE = Path(__file__).with_name("page.md")
 def write(page: Path = PAGE, folder: Path = records.FOLDER, images: Path = IMAGES) -> None:
     """Bring the records up to date with their claims, draw their pictures, and write the page."""
     for claim in claims.every():
-        if (record := records.read(claim.name, folder)) is not None:
-            record = record.judged(claim)
+        if (record := records.read(claim, folder)) is not None:
             records.write(record, folder)
             picture.draw(claim, record, picture_of(claim, images))
     files.write(page, document(folder).encode(), RunError)
@@ -35,7 +33,7 @@ def write(page: Path = PAGE, folder: Path = records.FOLDER, images: Path = IMAGE
 
 def document(folder: Path = records.FOLDER) -> str:
     """The page, from the claims and the records in a folder."""
-    every = [(claim, records.read(claim.name, folder)) for claim in claims.every()]
+    every = [(claim, records.read(claim, folder)) for claim in claims.every()]
     done = [(claim, record) for claim, record in every if record is not None]
     sections = ("\n".join(_section(claim, record)) for claim, record in done)
     return TEMPLATE.read_text(encoding="utf-8").format(

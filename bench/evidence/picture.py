@@ -12,8 +12,7 @@ from pyalexnet.files import replacing
 from pyalexnet.show.page import check_matplotlib
 
 from .claim import Claim, Effect
-from .effects import Found
-from .record import Record
+from .record import Found, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

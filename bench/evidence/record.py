@@ -1,23 +1,128 @@
-"""The record of a claim: `records/NAME.json`, all that its picture and page are made from."""
+"""The record of a claim, `records/NAME.json`: its runs, and what follows from them.
+
+That is for each effect a mean, its interval, and a verdict that says no more than the interval.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pyalexnet import files
 from pyalexnet.errors import RunError
 from pyalexnet.runs.config import validated
 
-from . import effects
-from .claim import Claim
-from .effects import Found
+from . import measures
+from .claim import Claim, Effect
 from .measures import Result
 
 FOLDER = Path(__file__).parent / "records"
+
+Runs: TypeAlias = Mapping[str, Mapping[int, Result]]
+"""Finished runs, by variant and seed."""
+
+# The .975 quantiles of Student's t by degrees of freedom; the last is taken for more: it is larger.
+_T = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """An effect's values by seed, None where a run did not get there, and what follows.
+
+    mean, low, high: with its 95 % interval by Student's t; None if there is none.
+    """
+
+    says: str
+    values: dict[int, float | None]
+    mean: float | None
+    low: float | None
+    high: float | None
+    verdict: str
+
+
+def found(claim: Claim, runs: Runs, note: str) -> tuple[Found, ...]:
+    """What follows from finished runs. note: other data than the originals refute nothing."""
+
+    def one(effect: Effect) -> Found:
+        by_seed = values(effect, runs)
+        mean, low, high = interval([*by_seed.values()], logarithms=effect.ratio)
+        said = verdict(effect, low, high, originals=not note)
+        each = {seed: _plain(value) for seed, value in by_seed.items()}
+        return Found(effect.says, each, _plain(mean), _plain(low), _plain(high), said)
+
+    return tuple(map(one, claim.effects))
+
+
+def values(effect: Effect, runs: Runs) -> dict[int, float]:
+    """The effect in each seed for which the variants' runs are there."""
+    variants = [runs.get(name, {}) for name in (effect.of, effect.over) if name]
+    seeds = set.intersection(*map(set, variants))
+    return {seed: _value(effect, [each[seed] for each in variants]) for seed in sorted(seeds)}
+
+
+def _value(effect: Effect, runs: Sequence[Result]) -> float:
+    if any(run.failed for run in runs):
+        return math.nan
+    at = measures.half_way(runs, effect.measure) if effect.at == "half way" else effect.at
+    one, *other = (measures.of(run, effect.measure, at) for run in runs)
+    if not other:
+        return one
+    return one / other[0] if effect.ratio else one - other[0]
+
+
+def interval(values: Sequence[float], *, logarithms: bool = False) -> tuple[float, float, float]:
+    """Mean, low and high of independent values, or of their logarithms, and back.
+
+    NaN throughout if there is none, or one of them is; infinitely wide for a single one.
+    """
+    if logarithms:
+        logs = [math.log(value) if value > 0 else math.nan for value in values]
+        mean, low, high = interval(logs)
+        return math.exp(mean), math.exp(low), math.exp(high) if high < 700 else math.inf
+    count = len(values)
+    if count == 0 or any(map(math.isnan, values)):
+        return math.nan, math.nan, math.nan
+    mean = math.fsum(values) / count
+    if count == 1:
+        return mean, -math.inf, math.inf
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    half = _T[min(count - 2, len(_T) - 1)] * math.sqrt(variance / count)
+    return mean, mean - half, mean + half
+
+
+def verdict(effect: Effect, low: float, high: float, *, originals: bool = True) -> str:
+    """What the interval alone says; nothing if there is nothing to compare it with.
+
+    confirmed: it excludes no effect, and not what was printed. refuted: it excludes what the same
+    network had on the `originals`. not at this scale: it excludes an effect, or one as large as was
+    printed. open: neither, or there is no interval.
+    """
+    none, printed = effect.none, effect.printed
+    if none is None and printed is None:
+        return ""
+    if not math.isfinite(high - low):
+        return "open"
+    if effect.repeats and printed is not None:
+        most, no = printed + 0.5, "refuted" if originals else "not at this scale"
+        return "confirmed" if high < most else f"{no}: more" if low >= most else "open"
+    if none is not None and high <= none:
+        return "not at this scale: the opposite"
+    smaller = printed is not None and high < printed
+    if none is None or low > none:
+        return "not at this scale: smaller" if smaller else "confirmed"
+    return "not at this scale: not as large" if smaller else "open"
+
+
+def _plain(value: float) -> float | None:
+    """For JSON and people: six digits; None for what is not finite."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -46,10 +151,6 @@ class Record:
         for tried in self.searched.values():
             yield from tried.values()
 
-    def judged(self, claim: Claim) -> Record:
-        """The record with what follows from its runs now: the claim's effects may have changed."""
-        return replace(self, effects=effects.found(claim, self.runs, self.note))
-
 
 def write(record: Record, folder: Path) -> Path:
     """Write the record, each run on a line."""
@@ -72,9 +173,10 @@ def _text(value: Any, levels: int) -> str:
     return f"{ends[0]}\n {inner}\n{ends[1]}"
 
 
-def read(claim: str, folder: Path = FOLDER) -> Record | None:
-    """A claim's record, if it has one."""
-    path = folder / f"{claim}.json"
+def read(claim: Claim, folder: Path = FOLDER) -> Record | None:
+    """A claim's record, if it has one, with what follows from its runs by the claim of today."""
+    path = folder / f"{claim.name}.json"
     if not path.exists():
         return None
-    return validated(Record, json.loads(path.read_text(encoding="utf-8")))
+    kept = validated(Record, json.loads(path.read_text(encoding="utf-8")))
+    return replace(kept, effects=found(claim, kept.runs, kept.note))

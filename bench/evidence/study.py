@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from .. import process
 from ..environment import describe
-from . import effects, measures, training
+from . import measures, record, training
 from .claim import Claim
 from .measures import Result
 from .record import Record
@@ -97,7 +97,7 @@ class Study:
             claim=self.claim.name,
             complete=not self.missing(),
             note=note,
-            effects=effects.found(self.claim, runs, note),
+            effects=record.found(self.claim, runs, note),
             rates=self.rates(),
             command=command,
             environment=describe({}),

@@ -25,7 +25,7 @@ from pyalexnet.data import Dataset
 from pyalexnet.errors import RunError, TrainingError
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.config import Config, validated
-from pyalexnet.runs.run import RunFolder, StepReport
+from pyalexnet.runs.run import History, RunFolder, StepReport
 from pyalexnet.step.net import Net
 from pyalexnet.trained import signals
 from pyalexnet.trained.load import Trained
@@ -158,22 +158,12 @@ def _fitted(trainer: Trainer, folder: Path, stop_below: float) -> bool:
 
 def epochs_of(folder: Path) -> tuple[Epoch, ...]:
     """A run's epochs so far."""
-    lines, error = _epoch_lines(folder), "top1_error"
-    scores = ((float(line["epoch"]), line["train"], line["test"]) for line in lines)
+    log = folder / "log.jsonl"
+    epochs = History.read(log).epochs if log.exists() else ()
     return tuple(
-        (done, train["loss"], train[error], test["loss"], test[error])
-        for done, train, test in scores
+        (float(done), train.loss, train.top1_error, test.loss, test.top1_error)
+        for done, train, test in epochs
     )
-
-
-def _epoch_lines(folder: Path) -> list[dict[str, Any]]:
-    """The lines on epochs of a run's log; one that was logged twice is the same both times."""
-    log, found = folder / "log.jsonl", dict[int, dict[str, Any]]()
-    for text in log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else ():
-        # A killed process may have written half of the last line.
-        if text.endswith("\n") and (line := json.loads(text))["kind"] == "epoch":
-            found[line["epoch"]] = line
-    return [found[number] for number in sorted(found)]
 
 
 def _found(trainer: Trainer, folder: Path, run: Run, failed: str) -> Result:
@@ -182,7 +172,8 @@ def _found(trainer: Trainer, folder: Path, run: Run, failed: str) -> Result:
     first = next(name for name in initial if name.endswith(".w"))
     learnt = np.asarray(backend.to_numpy(trainer.net.params[first]))
     # The median epoch's time, for all: one that was interrupted knows only a part.
-    each = [line["seconds"] for line in _epoch_lines(folder)]
+    log = map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    each = {line["epoch"]: line["seconds"] for line in log if line["kind"] == "epoch"}.values()
     ten = None
     if run.settings.get("ten_crop") and not failed:
         trained = _trained(trainer, trainer.net)
