@@ -90,7 +90,7 @@ def test_what_hangs_in_c_is_stopped_and_the_next_has_its_turn(tmp_path: Path) ->
 
 
 def test_what_is_asked_to_end_says_where_it_was(tmp_path: Path) -> None:
-    (ended,) = process.run([job("waits", "import time; time.sleep(60)", tmp_path, 5)], tmp_path, 20)
+    (ended,) = process.run([job("waits", "import time; time.sleep(60)", tmp_path, 2)], tmp_path, 9)
     assert ended.code is None and ended.seconds < 60
     assert "KeyboardInterrupt" in ended.said()
 

@@ -280,15 +280,16 @@ def by_wgmma(be: Any) -> Iterator[None]:
 @ON_HOPPER
 @pytest.mark.usefixtures("by_wgmma")
 @pytest.mark.parametrize("case", each(BY_WGMMA))
-def test_dgrad_by_wgmma(be: Any, case: Conv) -> None:
-    """In the emulation, which adds alike in both, to the bits of the other kernel's."""
+def test_dgrad_by_wgmma(be: Any, case: Conv, request: pytest.FixtureRequest) -> None:
+    """To the bits of the other kernel's, unless wgmma and mma cut sums, each in its way."""
     test_dgrad(be, case)
     dy, w, _ = arrays(case)
     how: dict[str, Any] = {"x_shape": case.x, **case.geometry}
     (dx,) = run(be, "conv_dgrad", dy, w, **how)
     with be.with_hopper(False):
         (other,) = run(be, "conv_dgrad", dy, w, **how)
-    assert be.name == "cuda" or same_bits(dx, other)
+    cuts = be.name == "cuda" or request.node.callspec.params["be"].cuts
+    assert cuts or same_bits(dx, other)
     test_gate(be, case)
 
 
