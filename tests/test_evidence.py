@@ -357,6 +357,8 @@ INF = math.inf
         (VALUE, (1, 2), ""),
         (VALUE | {"least": 0.01}, (0.005, 1), "open"),
         (VALUE | {"least": 0.01}, (0.02, 1), "confirmed"),
+        (VALUE | {"least": 0.01}, (-1, 0.009), "not at this scale: nothing"),
+        ({}, (0, 0), "open"),
         ({}, (-INF, INF), "open"),
         ({}, (0, INF), "open"),
         (LONE, (-INF, INF), "open"),

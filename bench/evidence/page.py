@@ -19,6 +19,7 @@ from .record import Found, Record
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "evidence.md"
 IMAGES = ROOT / "docs" / "images"
+VERDICTS = ("confirmed", "not at this scale", "refuted", "open")
 TEMPLATE = Path(__file__).with_name("page.md")
 
 
@@ -63,7 +64,7 @@ def ours(effect: Effect, found: Found) -> str:
     if found.mean is None:
         lacking = sum(value is None for value in found.values.values())
         return f"not reached by {lacking} of {seeds}" if count else "no runs yet"
-    mean = f"{_number(found.mean)} {effect.unit}".rstrip()
+    mean = f"{_number(found.mean)} {effect.unit}"
     if found.low is None or found.high is None:
         return f"{mean}, {seeds}"
     return f"{mean} ({_number(found.low)} to {_number(found.high)}), {seeds}"
@@ -71,7 +72,8 @@ def ours(effect: Effect, found: Found) -> str:
 
 def printed(effect: Effect) -> str:
     """2012's number."""
-    return "no number" if effect.printed is None else f"{effect.printed:g} {effect.unit}".rstrip()
+    unit = effect.unit.removesuffix("s") if effect.printed == 1 else effect.unit
+    return "no number" if effect.printed is None else f"{effect.printed:g} {unit}"
 
 
 def _number(value: float) -> str:
@@ -80,8 +82,8 @@ def _number(value: float) -> str:
 
 def _glance(done: Sequence[tuple[Claim, Record]], claims: int) -> Iterator[str]:
     """What holds, in a line and in a table."""
-    said = [found.verdict.split(":")[0] for _, record in done for found in record.effects]
-    counts = (f"{count} {verdict}" for verdict, count in Counter(filter(None, said)).items())
+    said = Counter(found.verdict.split(":")[0] for _, record in done for found in record.effects)
+    counts = (f"{said[verdict]} {verdict}" for verdict in VERDICTS if said[verdict])
     yield f"**So far, from {len(done)} of {claims} claims: {', '.join(counts) or 'nothing'}.**"
     if left := claims - len(done):
         yield f"[For {left} there are no runs yet.](#what-was-not-run)"

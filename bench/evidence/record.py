@@ -107,13 +107,13 @@ def verdict(effect: Effect, low: float, high: float, *, originals: bool = True) 
     none, printed = effect.none, effect.printed
     if none is None and printed is None:
         return ""
-    if not math.isfinite(high - low):
+    if not 0 < high - low < math.inf:  # equal values, as of networks at chance, say nothing
         return "open"
     if effect.repeats and printed is not None:
         most, no = printed + 0.5, "refuted" if originals else "not at this scale"
         return "confirmed" if high < most else f"{no}: more" if low >= most else "open"
     if none is not None and high <= none:
-        return "not at this scale: the opposite"
+        return f"not at this scale: {'the opposite' if effect.over else 'nothing'}"
     smaller = printed is not None and high < printed
     if none is None or low > none:
         return "not at this scale: smaller" if smaller else "confirmed"
