@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pyalexnet import files
@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "evidence.md"
 IMAGES = ROOT / "docs" / "images"
 VERDICTS = ("confirmed", "not at this scale", "refuted", "open")
+_NAMES = {"cifar10": "CIFAR", "photographs": "PACK"}
 TEMPLATE = Path(__file__).with_name("page.md")
 
 
@@ -87,16 +88,23 @@ def _glance(done: Sequence[tuple[Claim, Record]], claims: int) -> Iterator[str]:
     yield f"**So far, from {len(done)} of {claims} claims: {', '.join(counts) or 'nothing'}.**"
     if left := claims - len(done):
         yield f"[For {left} there are no runs yet.](#what-was-not-run)"
-    yield ""
-    yield "| claim | measured | 2012 | here: mean (95 % interval) | verdict |"
-    yield "|---|---|---:|---:|---|"
+    rows = list[tuple[str, ...]]()
     for claim, record in done:
         first = f"[{claim.number} {claim.title}](#{_anchor(claim)})"
         for effect, found in zip(claim.effects, record.effects, strict=True):
             if found.verdict:
-                told = effect.says, printed(effect), ours(effect, found), found.verdict
-                yield f"| {' | '.join([first, *told])} |"
+                rows.append((first, *_row(effect, found), found.verdict))
                 first = ""
+    yield from _table("claim | measured | 2012 | here: mean (95 % interval) | verdict", rows)
+
+
+def _row(effect: Effect, found: Found) -> tuple[str, str, str]:
+    return effect.says, printed(effect), ours(effect, found)
+
+
+def _table(head: str, rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield from ("", f"| {head} |", "|---" * (head.count("|") + 1) + "|")
+    yield from (f"| {' | '.join(row)} |" for row in rows)
 
 
 def _chance(done: Sequence[tuple[Claim, Record]]) -> str:
@@ -120,25 +128,27 @@ def _section(claim: Claim, record: Record) -> Iterator[str]:
         f"![{claim.title}](images/{picture_of(claim).name})",
     ):
         yield from ("", text)
-    yield ""
-    yield "| measured | here: mean (95 % interval) | seed by seed |"
-    yield "|---|---:|---|"
-    for effect, found in zip(claim.effects, record.effects, strict=True):
-        values = ", ".join("none" if v is None else _number(v) for v in found.values.values())
-        if effect.none is not None and found.mean is not None:
-            above = sum(v is not None and v > effect.none for v in found.values.values())
-            values += f" ({above} of {len(found.values)} above {effect.none:g})"
-        yield f"| {effect.says} | {ours(effect, found)} | {values} |"
-    yield ""
+    pairs = zip(claim.effects, record.effects, strict=True)
+    rows = ((*_row(effect, found), _by_seed(effect, found)) for effect, found in pairs)
+    yield from _table("measured | 2012 | here: mean (95 % interval) | seed by seed", rows)
     if claim.search is not None:
-        yield from _searched(record, claim.search)
+        head = "variant | learning rate | epochs to the target | training error at the end, %"
+        yield from _table(head, _searched(record, claim.search))
+    yield ""
     yield from _provenance(record)
 
 
-def _searched(record: Record, search: claims.Search) -> Iterator[str]:
+def _by_seed(effect: Effect, found: Found) -> str:
+    values = found.values.values()
+    told = ", ".join("none" if value is None else _number(value) for value in values)
+    if effect.none is None or found.mean is None:
+        return told
+    above = sum(value is not None and value > effect.none for value in values)
+    return f"{told} ({above} of {len(values)} above {effect.none:g})"
+
+
+def _searched(record: Record, search: claims.Search) -> Iterator[tuple[str, ...]]:
     """The search for rates."""
-    yield "| variant | learning rate | epochs to the target | training error at the end, % |"
-    yield "|---|---:|---:|---:|"
     for variant, tried in record.searched.items():
         for rate, run in tried.items():
             taken = float(rate) == record.rates.get(variant)
@@ -146,9 +156,7 @@ def _searched(record: Record, search: claims.Search) -> Iterator[str]:
             chosen = " (taken; better ones may lie beyond)" if last else " (taken)" * taken
             epochs = measures.of(run, "epochs_to_train_error", search.error)
             reached = "not reached" if math.isnan(epochs) else _number(epochs)
-            error = _number(measures.of(run, "train_error"))
-            yield f"| {variant} | {rate}{chosen} | {reached} | {error} |"
-    yield ""
+            yield variant, rate + chosen, reached, _number(measures.of(run, "train_error"))
 
 
 def _provenance(record: Record) -> Iterator[str]:
@@ -176,12 +184,12 @@ def _left_out(every: Sequence[tuple[Claim, Record | None]]) -> Iterator[str]:
         yield "Every claim has all of its runs."
         return
     yield "For want of time. Minutes are expected ones, for all of a claim on two quiet cores."
-    yield f"CIFAR is {claims.DATA['cifar10']}; PACK is {claims.DATA['photographs']}."
-    yield ""
-    yield "| claim | command | minutes | done |"
-    yield "|---|---|---:|---|"
+    told = "; ".join(f"{_NAMES[kind]} is {how}" for kind, how in claims.DATA.items())
+    yield f"{told}; PACK256 is the same with `--size 256`."
+    rows = list[tuple[str, ...]]()
     for claim, record in left:
-        data = {"cifar10": "CIFAR", "photographs": "PACK"}[claim.data]
+        data = _NAMES[claim.data] + ("256" if claim.train.get("crop", 0) > 128 else "")
         command = f"`python -m bench.evidence {claim.name} --data {data}`"
         done = "in part" if record else "no"
-        yield f"| {claim.number} {claim.title} | {command} | {claim.minutes:g} | {done} |"
+        rows.append((f"{claim.number} {claim.title}", command, f"{claim.minutes:g}", done))
+    yield from _table("claim | command | minutes | done", rows)
