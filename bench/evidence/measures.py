@@ -69,7 +69,12 @@ MEASURES: Mapping[str, tuple[str, Callable[[Result], float]]] = {
     "apart": ("points", lambda run: 100 * abs(run.chroma[0] - run.chroma[1])),
     "apart_learnt": ("points", lambda run: 100 * abs(run.chroma_learnt[0] - run.chroma_learnt[1])),
     # By which ten crops lower the test error.
-    "ten_crop_gain": ("points", lambda run: run.end("test_error") - 100 * _known(run.ten_crop)),
+    "ten_crop_gain": (
+        "points",
+        lambda run: (
+            run.end("test_error") - 100 * (math.nan if run.ten_crop is None else run.ten_crop)
+        ),
+    ),
     # Of training, tests not counted: the median epoch's, times their number.
     "seconds": ("s", lambda run: run.seconds),
 }
@@ -99,10 +104,6 @@ def half_way(pair: Sequence[Result], measure: str) -> float:
     curve, classes = measure.removeprefix("epochs_to_"), pair[0].classes
     guessed = math.log(classes) if curve.endswith("loss") else 100 * (1 - 1 / classes)
     return (guessed + max(min(value for _, value in run.curve(curve)) for run in pair)) / 2
-
-
-def _known(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _reached(points: Sequence[tuple[float, float]], level: float) -> float:

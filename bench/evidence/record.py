@@ -100,9 +100,9 @@ def interval(values: Sequence[float], *, logarithms: bool = False) -> tuple[floa
 def verdict(effect: Effect, low: float, high: float, *, originals: bool = True) -> str:
     """What the interval alone says; nothing if there is nothing to compare it with.
 
-    confirmed: it excludes no effect, and not what was printed. refuted: it excludes what the same
-    network had on the `originals`. not at this scale: it excludes an effect, or one as large as was
-    printed. open: neither, or there is no interval.
+    confirmed: all of it is an effect, and it reaches what was printed. not at this scale: all of it
+    is less than printed, or no effect. refuted: all of it is more than the printed error of the
+    same network on the `originals`. open: neither, or there is no interval.
     """
     none, printed = effect.none, effect.printed
     if none is None and printed is None:
