@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -419,6 +420,25 @@ def test_killed_and_resumed_the_record_is_the_same(room: Path, tmp_path: Path) -
         assert found is not None
         texts.append(without_times(claim, record.write(found, tmp_path / f"records-{name}")))
     assert texts[0] == texts[1]
+
+
+def test_a_record_goes_on_on_another_machine(room: Path, tmp_path: Path) -> None:
+    """Only the second seed is trained there; a record of other data is refused."""
+    claim = only(learning(), "relu")
+    found = carried_out(claim, room)
+    elsewhere = shutil.copy(room / "cifar10.npz", tmp_path)
+    made = Study(claim, str(elsewhere), tmp_path / "runs", 2, "cpu", found)
+    assert [run.seed for run in made.missing()] == [2]
+    study.carry_out(made, one_by_one, lambda: None)
+    both = made.record("toys", "")
+    assert both is not None and both.complete
+    assert both.runs["relu"][1] == found.runs["relu"][1]
+    made.done = {
+        key: dataclasses.replace(run, images=(1, 1)) if run == both.runs["relu"][1] else run
+        for key, run in made.done.items()
+    }
+    with pytest.raises(ArgumentError, match="not what the record's runs saw"):
+        made.record("toys", "")
 
 
 def kill_one(folder: Path) -> None:

@@ -44,6 +44,8 @@ class Result:
     # What may differ from one time to the next.
     seconds: float
     commit: str
+    machine: str = ""
+    numbers: str = ""  # see Run; "" in records before it was kept
 
     def curve(self, name: str) -> list[tuple[float, float]]:
         """Epochs and values; a mean over an epoch's training stands at the epoch's middle."""

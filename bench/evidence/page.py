@@ -167,8 +167,10 @@ def _provenance(record: Record) -> Iterator[str]:
     minutes = math.fsum(run.seconds for run in every) / 60
     unfinished = "" if record.complete else " Not all planned runs are done."
     yield f"Data: {every[0].data}{note}, {train:,} training and {test:,} test images."
-    yield f"`{record.command}`, at commit {commits}, {about['cores']} cores of"
-    yield f"{about['cpu']}, {about['date'][:10]}: {minutes:,.0f} minutes of training,"
+    machines = sorted({run.machine for run in every} - {""})
+    where = " and ".join(machines) or f"{about['cores']} cores of {about['cpu']}"
+    yield f"`{record.command}`, at commit {commits}, {where},"
+    yield f"{about['date'][:10]}: {minutes:,.0f} minutes of training,"
     link = f"[record](../bench/evidence/records/{record.claim}.json)"
     yield f"all processes added ({link}).{unfinished}"
     for variant, each in record.runs.items():

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from pyalexnet.errors import ArgumentError
+
 from .. import process
 from ..environment import describe
 from . import measures, record, training
@@ -31,6 +33,7 @@ class Study:
 
     out: folder of the run folders. Runs are found there again by all that decides their numbers, so
     a study that was killed goes on, and claims share what they have in common.
+    kept: the claim's record of the same data, whose runs count as done: another machine goes on.
     """
 
     claim: Claim
@@ -38,6 +41,7 @@ class Study:
     out: Path
     seeds: int
     backend: str
+    kept: Record | None = None
     done: dict[str, Result] = field(default_factory=dict)
 
     def planned(self) -> Iterator[tuple[str, int, Run]]:
@@ -93,6 +97,12 @@ class Study:
                 runs[variant][seed] = result
         if not any(runs.values()):
             return None
+        seen = {(run.data, run.images) for each in runs.values() for run in each.values()}
+        if len(seen) > 1:
+            raise ArgumentError(
+                f"{self.claim.name}: --data is not what the record's runs saw, {seen}; one data set "
+                "was expected, or another folder for --records."
+            )
         return Record(
             claim=self.claim.name,
             complete=not self.missing(),
@@ -119,8 +129,11 @@ class Study:
         return Run(self.claim.settings(variant) | own, self.data, seed, self.backend)
 
     def _result(self, run: Run) -> Result | None:
-        if run.key not in self.done and (found := training.result(self.out / run.key)):
-            self.done[run.key] = found
+        if run.key not in self.done:
+            kept = self.kept.every if self.kept else ()
+            of_record = next((one for one in kept if one.numbers == run.numbers), None)
+            if found := training.result(self.out / run.key) or of_record:
+                self.done[run.key] = found
         return self.done.get(run.key)
 
 

@@ -35,7 +35,7 @@ from pyalexnet.training.start import mean_of
 from pyalexnet.training.train import Trainer
 from pyalexnet.training.watching import Record, Watcher
 
-from ..environment import commit
+from ..environment import commit, cores, cpu
 from .measures import Epoch, Result, chroma_shares
 from .networks import arguments, build
 
@@ -59,8 +59,17 @@ class Run:
     @property
     def key(self) -> str:
         """Its name: runs of several claims that are the same are trained once."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-        return f"{self.settings['net']}-{self.seed}-{digest[:10]}"
+        return f"{self.settings['net']}-{self.seed}-{_digest(asdict(self))}"
+
+    @property
+    def numbers(self) -> str:
+        """The same, wherever the data lie and whatever computes: for a record that goes on."""
+        return _digest({"settings": self.settings, "seed": self.seed})
+
+
+def _digest(values: dict[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 class _Orphan(Watcher):
@@ -191,6 +200,8 @@ def _found(trainer: Trainer, folder: Path, run: Run, failed: str) -> Result:
         failed=failed,
         seconds=len(each) * statistics.median(each) if each else 0.0,
         commit=commit(),
+        machine=f"{cores()} cores of {cpu()}",
+        numbers=run.numbers,
     )
 
 
