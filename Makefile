@@ -82,7 +82,7 @@ train: $(VENV)/installed
 	$(BIN)/pyalexnet train
 
 test: $(VENV)/test-installed
-	$(BIN)/python -m pytest -n 2 --timeout-method thread
+	$(BIN)/python -m pytest -n 3 --timeout-method thread # two cores; some tests wait
 
 test-faults: $(VENV)/test-installed
 	$(BIN)/python -m pytest -m "faults or again"
