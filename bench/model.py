@@ -137,7 +137,7 @@ def _padded(call: Call, pixels: list[int]) -> list[int]:
 
 
 _PREFIXES = {
-    "wgmma": "hopper_gemm",
+    "wgmma": "hopper_gemm_kernel",
     "wgmma patches": "hopper_patch",
     "fma": "gemm_kernel",
     "patches": "tensor_patch",
@@ -153,7 +153,8 @@ def _product(
     names = [f"Conv{way}", f"{shape.tile[0]}, {shape.tile[1]},"]
     if "patches" in shape.loop:
         names = [f"{shape.tile[1]}>"]
-    found = codes.find("conv", _PREFIXES.get(shape.loop, "tensor_gemm"), *names)
+    prefix = "hopper_gemm_pair" if shape.pairs else _PREFIXES.get(shape.loop, "tensor_gemm")
+    found = codes.find("conv", prefix, *names)
     if not found:
         yield Row(line.operation, array, line.choice, None, "memory", (floor, floor))
         return

@@ -73,6 +73,23 @@ class Shape:
         return math.ceil(self.columns / self.tile[1])
 
     @property
+    def paired(self) -> int:
+        """Blocks, if neighbours on the side that is gathered are clusters of two."""
+        gathered = self._gathered
+        return self.blocks // gathered * (gathered + gathered % 2)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether they are: see clusters_of in choice.cuh."""
+        alone, pairs = (math.ceil(each / MULTIPROCESSORS) for each in (self.blocks, self.paired))
+        return self.loop == "wgmma" and self._gathered > 1 and pairs <= alone
+
+    @property
+    def _gathered(self) -> int:
+        """Tiles on the side whose operand is gathered."""
+        return self.across if "wgrad" in self.op else math.ceil(self.rows / self.tile[0])
+
+    @property
     def slice(self) -> int:
         """Its depth."""
         return _SLICES.get(self.loop, 32)
@@ -200,7 +217,8 @@ def _tile(shape: Shape, bringing: tuple[Around, Around], multiplying: Around, pa
     start = warps.clocks([[*ways.flat(multiplying.before[0])]] * _WARPGROUPS * blocks, pace)
     end = _finish(shape, multiplying.after[-1], teams * blocks, teams * _WARPGROUP, pace)
     fill = slice_["gather"] + _LATENCY + slice_["tensor"] - longest
-    waves = math.ceil(_launched(shape, bringing)[0] / blocks / MULTIPROCESSORS)
+    launched = shape.paired if _multicast(shape, bringing) else shape.blocks
+    waves = math.ceil(launched / blocks / MULTIPROCESSORS)
     if len(multiplying.before) == 1 or blocks > 1:
         edges = start + fill + end
         return Time(waves, shape.slices, slice_, edges, waves * (edges + shape.slices * longest))
@@ -228,7 +246,7 @@ def _slice(
     copied = max(by_threads, sum(shape.tile) * shape.slice * shape.width)
     if "patches" in shape.loop:  # a pixel serves all taps
         copied = by_threads
-    shared = _launched(shape, bringing)[1] * (copied - by_threads) / 2
+    shared = _multicast(shape, bringing) * (copied - by_threads) / 2
     read = teams * sum(2048 + 32 * each for each in columns) / per_round
     own = sum(one.name == "LDS" and warps.passes(one) > 0 for one in copying)  # few lines each
     return {
@@ -259,18 +277,10 @@ def _gather(bringing: tuple[Around, Around], blocks: int, pace: Pace) -> float:
     return (full + (_WARPGROUP - 1) * less) / _WARPGROUP if turns else full
 
 
-def _launched(shape: Shape, bringing: tuple[Around, Around]) -> tuple[int, bool]:
-    """Blocks, and whether two share what the engine copies: see clusters_of in choice.cuh."""
-    cast = any(
-        one.name == "UTMALDG" and "MULTICAST" in one.rest for one in ways.flat(bringing[0].body)
-    )
-    down = math.ceil(shape.rows / shape.tile[0])
-    gathered = shape.across if "wgrad" in shape.op else down
-    paired = shape.blocks // gathered * (gathered + gathered % 2)
-    alone, pairs = (math.ceil(count / MULTIPROCESSORS) for count in (shape.blocks, paired))
-    if not cast or gathered == 1 or pairs > alone:
-        return shape.blocks, False
-    return paired, True
+def _multicast(shape: Shape, bringing: tuple[Around, Around]) -> bool:
+    """Whether two blocks share what the engine copies."""
+    copying = ways.flat(bringing[0].body)
+    return shape.pairs and any("MULTICAST" in one.rest for one in copying)
 
 
 def _columns(one: Instruction) -> int:

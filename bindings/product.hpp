@@ -121,7 +121,7 @@ template <int rank, class... Geometry> struct Product {
             const auto shape = conv_shape(call, x, w, unit, towers, geometry_of(geometry...));
             const auto b = call.optional_input<float>("b", b_, Extents{shape.filters});
             const auto y = call.output<Y>("y", y_, outputs(shape, rank));
-            const auto scratch = call.scratch(conv_fprop_workspace<T>(shape));
+            const auto scratch = call.scratch(conv_workspace<T>(Pass::fprop, shape));
             const MaskArgument dropped(call, dropout, y.dim(0), y.size() / y.dim(0));
             call.launch(conv_fprop<T, Y>, x, w, b, y, shape, activation_of(call, activation),
                         dropped, scratch);
@@ -137,7 +137,7 @@ template <int rank, class... Geometry> struct Product {
             const auto shape = conv_shape(call, dx, w, unit, 1, geometry_of(geometry...));
             const auto dy = call.input<T>("dy", dy_, outputs(shape, rank));
             const auto gate = call.optional_input<T>("gate", gate_, dx.shape());
-            const auto scratch = call.scratch(conv_dgrad_workspace<T>(shape));
+            const auto scratch = call.scratch(conv_workspace<T>(Pass::dgrad, shape));
             call.launch(conv_dgrad<T>, dy, w, gate, factor, dx, shape, scratch);
         });
     }
@@ -151,7 +151,7 @@ template <int rank, class... Geometry> struct Product {
             const auto shape = conv_shape(call, x, dw, unit, 1, geometry_of(geometry...));
             const auto dy = call.input<T>("dy", dy_, outputs(shape, rank));
             const auto db = call.output<float>("db", db_, Extents{shape.filters});
-            const auto scratch = call.scratch(conv_wgrad_workspace<T>(shape));
+            const auto scratch = call.scratch(conv_workspace<T>(Pass::wgrad, shape));
             call.launch(conv_wgrad<T>, x, dy, dw, db, shape, scratch);
         });
     }
@@ -169,7 +169,7 @@ template <int rank, class... Geometry> struct Product {
             const LearnedArgument<float> b(call, "b.", b_, py::none(), bv_, Extents{shape.filters});
             const auto w_rule = rule_of(call, "w.lr", w_rule_),
                        b_rule = rule_of(call, "b.lr", b_rule_);
-            const auto scratch = call.scratch(conv_wgrad_workspace<T>(shape));
+            const auto scratch = call.scratch(conv_workspace<T>(Pass::wgrad, shape));
             call.launch(conv_wgrad_sgd<T>, x, dy, w, w_rule, b, b_rule, shape, scratch);
         });
     }

@@ -2,8 +2,9 @@
 // that decides is in this file. Python names the unit that multiplies (Unit, ops.h), which follows
 // from the precision and the card; choice_of says what came of it.
 //
-// Sizes alone decide, never the card that runs, so that the bits are the same on any. The figures
-// are computed for an H100 and an A100, not measured.
+// Sizes alone decide, never the card that runs, so that the bits are the same on any; clusters
+// alone, on which no bit depends, are only for cards that launch them. The figures are computed for
+// an H100 and an A100, not measured.
 #pragma once
 
 #include <algorithm>
@@ -98,8 +99,8 @@ template <class T> std::int64_t tiles(int rows, int columns) {
 }
 
 // How many blocks are a cluster with wgmma: two neighbours on the side of C whose operand is
-// gathered, which share the other operand's tiles. None where this side has a single tile, or where
-// a last pair with but one tile in C makes a round more.
+// gathered, which share the other operand's tiles. A block by itself where this side has a single
+// tile, where a last pair with but one tile in C makes a round more, or on a card without clusters.
 struct Clusters {
     unsigned blocks; // of one
     std::int64_t all_blocks;
@@ -111,7 +112,8 @@ template <class T, bool tiled_b> Clusters clusters_of(const GemmSize& size) {
     const std::int64_t others = (tiled_b ? columns : rows) * size.groups * size.parts;
     const std::int64_t single = gathered * others, paired = (gathered + gathered % 2) * others;
     const auto rounds = [](std::int64_t blocks) { return (blocks - 1) / kMultiprocessors; };
-    if (gathered == 1 || rounds(paired) > rounds(single)) return {1, single};
+    if (gathered == 1 || rounds(paired) > rounds(single) || !simt::launches_clusters())
+        return {1, single};
     return {2, paired};
 }
 

@@ -88,18 +88,6 @@ template <class Way> struct ConvWgrad : Way {
 
 bool aligned(const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; }
 
-// For any layout of the operands, which depends on addresses too.
-template <class T> std::size_t workspace_of(Pass pass, const ConvShape& shape) {
-    std::size_t floats = 0;
-    for (const bool whole : {false, true})
-        with_way<T>(shape.unit, {whole, whole}, [&](auto way) {
-            const GemmSize size = size_of<typename decltype(way)::Tiles>(pass, shape);
-            const auto lines = static_cast<std::size_t>(size.parts) * size.groups * size.rows;
-            if (size.parts > 1) floats = std::max(floats, lines * size.pitch);
-        });
-    return sizeof(float) * floats;
-}
-
 template <class T, class Problem>
 void launch_tile(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
     const std::int64_t blocks = tiles<T>(size.rows, size.columns) * size.groups * size.parts;
@@ -112,16 +100,32 @@ void launch_tile(const Problem& problem, const GemmSize& size, float* partial, S
         const Tiled tiled = problem.tiled();
         const Clusters clusters = clusters_of<T, Shared::kTiledB>(size);
         const int rows = Shared::Copied::kTileRows / static_cast<int>(clusters.blocks);
-        simt::launch<hopper_gemm_kernel<Problem, T>>(
+        const auto map = simt::tensor_map(tiled.data, tiled.rows, tiled.columns, tiled.pitch, rows);
+        const simt::Grid of_wgmma =
             simt::Grid(static_cast<unsigned>(clusters.all_blocks), T::Threads, stream)
                 .in_clusters(clusters.blocks)
-                .with_shared(Shared::kBytes + simt::kTileSlack),
-            problem, simt::tensor_map(tiled.data, tiled.rows, tiled.columns, tiled.pitch, rows),
-            size, partial);
+                .with_shared(Shared::kBytes + simt::kTileSlack);
+        if (clusters.blocks == 1)
+            simt::launch<hopper_gemm_kernel<Problem, T>>(of_wgmma, problem, map, size, partial);
+        else
+            simt::launch<hopper_gemm_pair_kernel<Problem, T>>(of_wgmma, problem, map, size,
+                                                              partial);
     } else {
         simt::launch<tensor_gemm_kernel<Problem, T>>(grid.with_shared(kTensorShared<T>), problem,
                                                      size, partial);
     }
+}
+
+template <class T> void launch_patches(T, const bf16* dy, const bf16* w, const Geometry& g,
+                                       const DgradEpilogue<bf16>& epilogue, Stream stream) {
+    const PatchDgrad<typename T::Shape> problem{dy, w, g, epilogue};
+    const auto blocks = static_cast<unsigned>(problem.patch.blocks(g.shape));
+    const simt::Grid grid =
+        simt::Grid(blocks, T::Threads, stream).with_shared(patch_shared<T>(problem.patch));
+    if constexpr (std::is_same_v<typename T::Shape, PlaceShape>)
+        simt::launch<hopper_patch_dgrad_kernel<T>>(grid, problem);
+    else
+        simt::launch<tensor_patch_dgrad_kernel<T>>(grid, problem);
 }
 
 // The product of two arrays, by the loop that their layout allows.
@@ -147,14 +151,16 @@ void multiply(Pass pass, const T* first, const T* second, const Geometry& g,
 
 } // namespace
 
-template <class T> std::size_t conv_fprop_workspace(const ConvShape& shape) {
-    return workspace_of<T>(Pass::fprop, shape);
-}
-template <class T> std::size_t conv_dgrad_workspace(const ConvShape& shape) {
-    return workspace_of<T>(Pass::dgrad, shape);
-}
-template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape) {
-    return workspace_of<T>(Pass::wgrad, shape);
+// For any layout of the operands, which depends on addresses too.
+template <class T> std::size_t conv_workspace(Pass pass, const ConvShape& shape) {
+    std::size_t floats = 0;
+    for (const bool whole : {false, true})
+        with_way<T>(shape.unit, {whole, whole}, [&](auto way) {
+            const GemmSize size = size_of<typename decltype(way)::Tiles>(pass, shape);
+            const auto lines = static_cast<std::size_t>(size.parts) * size.groups * size.rows;
+            if (size.parts > 1) floats = std::max(floats, lines * size.pitch);
+        });
+    return sizeof(float) * floats;
 }
 
 template <class T, class Y>
@@ -178,8 +184,8 @@ template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float
     if constexpr (std::is_same_v<T, bf16>)
         if (lies(Pass::dgrad, shape).in_vectors && aligned(dy) && aligned(w) &&
             suits_patches(shape))
-            return with_patches(shape,
-                                [&](auto tile) { patch_dgrad(tile, dy, w, epilogue, g, stream); });
+            return with_patches(
+                shape, [&](auto tile) { launch_patches(tile, dy, w, g, epilogue, stream); });
     multiply<ConvDgrad>(Pass::dgrad, dy, w, g, epilogue, workspace, stream);
 }
 
@@ -200,9 +206,7 @@ template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Ru
 }
 
 PYALEXNET_FOR_ELEMENTS(choice_of);
-PYALEXNET_FOR_ELEMENTS(conv_fprop_workspace);
-PYALEXNET_FOR_ELEMENTS(conv_dgrad_workspace);
-PYALEXNET_FOR_ELEMENTS(conv_wgrad_workspace);
+PYALEXNET_FOR_ELEMENTS(conv_workspace);
 template decltype(conv_fprop<float, float>) conv_fprop<float, float>;
 template decltype(conv_fprop<bf16, bf16>) conv_fprop<bf16, bf16>;
 template decltype(conv_fprop<bf16, float>) conv_fprop<bf16, float>;

@@ -13,7 +13,8 @@
 //
 // Two blocks on neighbouring tiles that need the same slices of the tiled operand are a cluster:
 // each loads half of every slice for both, so half as much of it comes out of the L2 cache. A stage
-// is then `empty` when the warps of both blocks are done with it, and both are told.
+// is then `empty` when the warps of both blocks are done with it, and both are told. Single blocks
+// have a kernel of their own, which any launch can start.
 //
 // Gathered elements are written by threads but read by wgmma, which is not ordered after their
 // writes: hence the fence before a slice is multiplied.
@@ -192,16 +193,17 @@ template <class Problem, class T> struct Stages {
 
 // ---------------------------------------------------------------------- the two roles
 
-template <class Problem, class T, class Gathers>
-__device__ __forceinline__ void bring_slices(const Problem& problem, const Gathers& gatherer,
-                                             const simt::TensorMap& map, const TilePlace& tile,
-                                             const Depth& depth, const Stages<Problem, T>& stages) {
+template <class Cluster, class Problem, class T, class Gathers>
+__device__ __forceinline__ void bring_slices(Cluster cluster, const Problem& problem,
+                                             const Gathers& gatherer, const simt::TensorMap& map,
+                                             const TilePlace& tile, const Depth& depth,
+                                             const Stages<Problem, T>& stages) {
     using Shared = HopperShared<Problem, T>;
     using Copied = typename Shared::Copied;
     constexpr bool tiled_b = Shared::kTiledB;
     // The first of a tile's rows that this block loads for all of the cluster.
     const int own =
-        static_cast<int>(Copied::kTileRows / simt::cluster_blocks() * simt::cluster_rank());
+        static_cast<int>(Copied::kTileRows / cluster.blocks * simt::cluster_rank(cluster));
     unsigned slice = 0;
     for (int from = depth.begin; from < depth.end; from += kHopperSlice, ++slice) {
         const unsigned stage = slice % T::Stages, lap = slice / T::Stages;
@@ -217,7 +219,7 @@ __device__ __forceinline__ void bring_slices(const Problem& problem, const Gathe
             unsigned char* const to = (tiled_b ? b : a) + simt::tile_bytes(own);
 #pragma unroll
             for (int i = 0; i < Copied::kTiles; ++i)
-                simt::load_tile_multicast(to + i * Copied::kTileBytes, map, at.row + own,
+                simt::load_tile_multicast(cluster, to + i * Copied::kTileBytes, map, at.row + own,
                                           at.column + i * simt::kTileColumns, full);
         }
         gatherer.begin(tiled_b ? a : b, from, depth.end);
@@ -232,11 +234,11 @@ template <class T> struct Sums {
 
 // Multiplies slice after slice. While one slice's products run, it waits for the previous one's and
 // hands its stage back to all that fill it again; a block that does not may have ended.
-template <class Problem, class T> __device__ __forceinline__ void
-multiply_slices(Sums<T>& sums, int first_row, unsigned slices, const Stages<Problem, T>& stages) {
+template <class Cluster, class Problem, class T>
+__device__ __forceinline__ void multiply_slices(Cluster cluster, Sums<T>& sums, int first_row,
+                                                unsigned slices, const Stages<Problem, T>& stages) {
     using Shared = HopperShared<Problem, T>;
     const unsigned to = threadIdx.x % 32; // the rank that a thread speaks to
-    const bool speaks = to < simt::cluster_blocks();
     for (unsigned slice = 0; slice < slices; ++slice) {
         const unsigned stage = slice % T::Stages, lap = slice / T::Stages;
         const unsigned char* const a = stages.first + stage * Shared::kStage;
@@ -254,11 +256,17 @@ multiply_slices(Sums<T>& sums, int first_row, unsigned slices, const Stages<Prob
         simt::wgmma_commit();
 #pragma unroll
         for (int m = 0; m < T::Products; ++m) simt::wgmma_wait<1>(sums.of[m]);
-        if (slice > 0 && slice - 1 + T::Stages < slices && speaks)
-            simt::mbarrier_arrive_at(stages.empty[(slice - 1) % T::Stages], to);
+        if (slice > 0 && slice - 1 + T::Stages < slices && to < cluster.blocks)
+            simt::mbarrier_arrive_at(cluster, stages.empty[(slice - 1) % T::Stages], to);
     }
 #pragma unroll
     for (int m = 0; m < T::Products; ++m) simt::wgmma_wait<0>(sums.of[m]);
+}
+
+// The warps that multiply wait for each other, once.
+__device__ __forceinline__ void meet(simt::Mbarrier& barrier) {
+    simt::mbarrier_arrive(barrier);
+    simt::mbarrier_wait(barrier, 0);
 }
 
 template <class T>
@@ -272,14 +280,14 @@ __device__ __forceinline__ void put_sums(const Sums<T>& sums, int first_row, flo
     }
 }
 
-// ---------------------------------------------------------------------- the kernel
+// ---------------------------------------------------------------------- the kernels
 
 // A block computes a TileM x TileN tile of C for one group and one part of the depth. Along the
 // grid the tiles of a cluster move fastest, then the column tiles of C, row tiles, groups, parts.
-// Bound by operations.
-template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 1)
-    hopper_gemm_kernel(Problem problem, const __grid_constant__ simt::TensorMap map, GemmSize size,
-                       float* partial) {
+template <class Problem, class T, class Cluster>
+__device__ __forceinline__ void hopper_gemm(Cluster cluster, const Problem& problem,
+                                            const simt::TensorMap& map, const GemmSize& size,
+                                            float* partial) {
     using Shared = HopperShared<Problem, T>;
     using Gathers = typename Shared::Gathers;
     SIMT_TILES(unsigned char, shared);
@@ -288,7 +296,7 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
     SIMT_SHARED(simt::Mbarrier, empty, [T::Stages]);
     SIMT_SHARED(simt::Mbarrier, ended, [2]); // the products; the stores of the sums
 
-    const unsigned blocks = simt::cluster_blocks();
+    const unsigned blocks = cluster.blocks;
     const TilePlace tile = tile_place<T>(
         size, Fastest::columns, Shared::kTiledB ? Together{blocks, 1} : Together{1, blocks});
     const Depth depth = depth_of(tile, size);
@@ -310,28 +318,38 @@ template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 
         simt::mbarrier_fence_init();
     }
     Gathers::template know<T::Threads>(known, source, Shared::kTiledB ? tile.row : tile.column);
-    simt::cluster_sync();
+    simt::cluster_sync(cluster);
 
     if (thread >= T::Finishers) {
         simt::lower_registers<kFewRegisters>();
-        bring_slices(problem, Gathers(source, known), map, tile, depth, stages);
+        bring_slices(cluster, problem, Gathers(source, known), map, tile, depth, stages);
     } else {
         simt::raise_registers<kManyRegisters>();
         // The same for all lanes of a warp, which the compiler cannot see.
         const int first_row = __shfl_sync(~0u, thread / kWarpgroup, 0) * T::Rows;
         const unsigned slices = (depth.end - depth.begin + kHopperSlice - 1) / kHopperSlice;
         Sums<T> sums;
-        multiply_slices(sums, first_row, slices, stages);
-        const auto meet = [&](simt::Mbarrier& barrier) {
-            simt::mbarrier_arrive(barrier);
-            simt::mbarrier_wait(barrier, 0);
-        };
+        multiply_slices(cluster, sums, first_row, slices, stages);
         meet(ended[0]);
         float* const tile_sums = reinterpret_cast<float*>(shared);
         put_sums(sums, first_row, tile_sums);
         meet(ended[1]);
         hand_over_tile<T>(problem.epilogue, size, tile, partial, tile_sums);
     }
+}
+
+// For single blocks. Bound by operations.
+template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 1)
+    hopper_gemm_kernel(Problem problem, const __grid_constant__ simt::TensorMap map, GemmSize size,
+                       float* partial) {
+    hopper_gemm<Problem, T>(simt::cluster<1>(), problem, map, size, partial);
+}
+
+// For clusters of two. As hopper_gemm_kernel.
+template <class Problem, class T> __global__ void SIMT_CLUSTER(2) __launch_bounds__(T::Threads, 1)
+    hopper_gemm_pair_kernel(Problem problem, const __grid_constant__ simt::TensorMap map,
+                            GemmSize size, float* partial) {
+    hopper_gemm<Problem, T>(simt::cluster<2>(), problem, map, size, partial);
 }
 
 } // namespace pyalexnet

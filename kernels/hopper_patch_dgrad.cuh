@@ -31,15 +31,6 @@ constexpr int kManyPatchRegisters = 104;
 constexpr int kRingStages = 3;
 constexpr int kStageTaps = 2; // whose slices of w are in a stage
 
-template <int Channels_> struct HopperPatchTile {
-    static constexpr const char* kLoop = "wgmma patches";
-    static constexpr int Channels = Channels_;
-    using Sums = HopperTile<kPatchPixels, 64, kRingStages>;
-    static constexpr int Threads = Sums::Finishers + kPatchLoaders;
-    static constexpr int Products = Sums::Products;
-    static_assert(Channels <= Sums::TileN && kPatchLoaders == kWarpgroup);
-};
-
 // ---------------------------------------------------------------------- the patch
 
 // The numbering of places, and the places of dy in a patch.
@@ -67,6 +58,16 @@ struct PlaceShape {
         const int after = out + filter - 1 - in - before;
         return std::max(out, in + std::max(before, after));
     }
+};
+
+template <int Channels_> struct HopperPatchTile {
+    static constexpr const char* kLoop = "wgmma patches";
+    static constexpr int Channels = Channels_;
+    using Shape = PlaceShape;
+    using Sums = HopperTile<kPatchPixels, 64, kRingStages>;
+    static constexpr int Threads = Sums::Finishers + kPatchLoaders;
+    static constexpr int Products = Sums::Products;
+    static_assert(Channels <= Sums::TileN && kPatchLoaders == kWarpgroup);
 };
 
 // The patch of a block that computes consecutive places.
@@ -279,10 +280,6 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
     const int first_row = __shfl_sync(~0u, thread / kWarpgroup, 0) * T::Sums::Rows;
     PatchSums<T> sums;
     multiply_patches(sums, first_row, ring);
-    const auto meet = [&](simt::Mbarrier& barrier) {
-        simt::mbarrier_arrive(barrier);
-        simt::mbarrier_wait(barrier, 0);
-    };
     meet(ended[0]);
     const int first_pixel = pixels_before(p.patch.pixel(first_place), s);
     put_pixels<T>(sums, p.patch, s, first_place, first_pixel, shared);
@@ -306,17 +303,6 @@ template <class T> std::size_t patch_shared(const PlaceShape& patch) {
 template <class Use> void with_hopper_patch_tile(int channels, Use use) {
     if (channels <= 48) return use(HopperPatchTile<48>{});
     return use(HopperPatchTile<64>{});
-}
-
-template <int channels> void patch_dgrad(HopperPatchTile<channels>, const bf16* dy, const bf16* w,
-                                         const DgradEpilogue<bf16>& epilogue, const Geometry& g,
-                                         Stream stream) {
-    using T = HopperPatchTile<channels>;
-    const PatchDgrad<PlaceShape> problem{dy, w, g, epilogue};
-    const auto blocks = static_cast<unsigned>(problem.patch.blocks(g.shape));
-    const simt::Grid grid(blocks, T::Threads, stream);
-    simt::launch<hopper_patch_dgrad_kernel<T>>(grid.with_shared(patch_shared<T>(problem.patch)),
-                                               problem);
 }
 
 } // namespace pyalexnet

@@ -173,33 +173,32 @@ struct ConvShape {
     }
 };
 
+enum class Pass { fprop, dgrad, wgrad };
+template <class T> std::size_t conv_workspace(Pass pass, const ConvShape& shape);
+
 // `b` may be null. y is of type T, or float32. The pixels of either map, the taps and all towers'
 // filters are below 2^31. fprop gives a filter's outputs the same bits in a tower, in a group and
 // in the whole layer.
-template <class T> std::size_t conv_fprop_workspace(const ConvShape& shape);
 template <class T, class Y> void conv_fprop(const T* x, const T* w, const float* b, Y* y,
                                             const ConvShape& shape, Activation activation,
                                             const Dropped& dropped, void* workspace, Stream);
 
 // dx = factor times the adjoint where gate > 0, else 0: the gradient through a ReLU (and a dropout)
 // whose output was `gate` (N, H, W, C). If `gate` is null, everywhere.
-template <class T> std::size_t conv_dgrad_workspace(const ConvShape& shape);
 template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float factor, T* dx,
                                    const ConvShape& shape, void* workspace, Stream);
 
-template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape);
 template <class T> void conv_wgrad(const T* x, const T* dy, float* dw, float* db,
                                    const ConvShape& shape, void* workspace, Stream);
 
 // conv_wgrad and then sgd_update of w and of b, bit for bit, without storing dw and db. It needs
-// conv_wgrad's workspace.
+// the same workspace.
 template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Rule w_rule,
                                        Learned<float> b, Rule b_rule, const ConvShape& shape,
                                        void* workspace, Stream);
 
 // What a pass gets whose arrays are aligned: the loop that multiplies, its tile of the result (rows
 // and columns; 0 where it has none) and in how many parts it sums. To be printed.
-enum class Pass { fprop, dgrad, wgrad };
 struct Choice {
     const char* loop;
     int tile_rows, tile_columns, parts;

@@ -31,17 +31,6 @@ constexpr int kPatchWarp = 64;                      // pixels of a warp
 constexpr int kPatchLoaders = 128;                  // threads that copy
 constexpr int kPatchChunks = kTensorSlice / kChunk; // of a pixel in a patch
 
-// The tiles by channels of a group, and the layout of their sums for the epilogue, in rows whose
-// length is a power of two.
-template <int Channels_> struct PatchTile {
-    static constexpr const char* kLoop = "patches";
-    static constexpr int Channels = Channels_;
-    using Sums = TensorTile<kPatchPixels, Channels == 48 ? 64 : Channels, kPatchWarp,
-                            Channels == 48 ? 64 : Channels, kPatchStages, 1, 2>;
-    static constexpr int Threads = Sums::Threads;
-    static_assert(Threads == kPatchLoaders);
-};
-
 // ---------------------------------------------------------------------- the patch
 
 // What a block computes and keeps, for one convolution.
@@ -64,6 +53,18 @@ struct PatchShape {
 
   private:
     static int parts(int whole, int part) { return (whole + part - 1) / part; }
+};
+
+// The tiles by channels of a group, and the layout of their sums for the epilogue, in rows whose
+// length is a power of two.
+template <int Channels_> struct PatchTile {
+    static constexpr const char* kLoop = "patches";
+    static constexpr int Channels = Channels_;
+    using Shape = PatchShape;
+    using Sums = TensorTile<kPatchPixels, Channels == 48 ? 64 : Channels, kPatchWarp,
+                            Channels == 48 ? 64 : Channels, kPatchStages, 1, 2>;
+    static constexpr int Threads = Sums::Threads;
+    static_assert(Threads == kPatchLoaders);
 };
 
 // Pixels x 32 filters: each pixel has four 16-byte chunks. They are swizzled by the pixel's number,
@@ -345,8 +346,7 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
 template <class T> std::size_t patch_shared(const PatchShape& patch) {
     const std::size_t copies = sizeof(bf16) * (2 * std::size_t(patch.pixels) * kTensorSlice +
                                                kPatchStages * TapSlice<T::Channels>::kElements);
-    const std::size_t sums = sizeof(float) * SumTile<typename T::Sums>::kFloats;
-    return std::max(copies, sums);
+    return std::max(copies, sizeof(float) * SumTile<typename T::Sums>::kFloats);
 }
 
 // Calls `use` with the tile for so many channels.
@@ -354,17 +354,6 @@ template <class Use> void with_patch_tile(int channels, Use use) {
     if (channels <= 32) return use(PatchTile<32>{});
     if (channels <= 48) return use(PatchTile<48>{});
     return use(PatchTile<64>{});
-}
-
-template <int channels> void patch_dgrad(PatchTile<channels>, const bf16* dy, const bf16* w,
-                                         const DgradEpilogue<bf16>& epilogue, const Geometry& g,
-                                         Stream stream) {
-    using T = PatchTile<channels>;
-    const PatchDgrad<PatchShape> problem{dy, w, g, epilogue};
-    const auto blocks = static_cast<unsigned>(problem.patch.blocks(g.shape));
-    const simt::Grid grid(blocks, T::Threads, stream);
-    simt::launch<tensor_patch_dgrad_kernel<T>>(grid.with_shared(patch_shared<T>(problem.patch)),
-                                               problem);
 }
 
 } // namespace pyalexnet

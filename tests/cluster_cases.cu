@@ -46,7 +46,8 @@ __global__ void share_kernel(const __grid_constant__ simt::TensorMap x, float* y
     SIMT_TILES(unsigned char, stage);
     SIMT_SHARED(Mbarrier, full, [1]);
     SIMT_SHARED(Mbarrier, empty, [1]);
-    const unsigned rank = simt::cluster_rank(), blocks = simt::cluster_blocks();
+    const auto cluster = simt::cluster<how == How::in_one_block ? 1 : 2>(); // cluster
+    const unsigned rank = simt::cluster_rank(cluster), blocks = cluster.blocks;
     const int thread = static_cast<int>(threadIdx.x);
     if (thread == 0 && !(how == How::uninitialised && rank == 1)) {
         simt::mbarrier_init(full[0], 1); // init
@@ -57,9 +58,9 @@ __global__ void share_kernel(const __grid_constant__ simt::TensorMap x, float* y
     if (how == How::unordered)
         __syncthreads();
     else if (how == How::diverged && rank == 1)
-        simt::cluster_sync(); // one
+        simt::cluster_sync(cluster); // one
     else
-        simt::cluster_sync(); // other
+        simt::cluster_sync(cluster); // other
     if (thread < 128) {
         if (thread > 0) return;
         const int rows = kSide / static_cast<int>(blocks), row = static_cast<int>(rank) * rows;
@@ -70,7 +71,7 @@ __global__ void share_kernel(const __grid_constant__ simt::TensorMap x, float* y
             if (how == How::short_of_one && rank == 1)
                 simt::load_tile(half, x, row, slice * kSide, full[0]);
             else
-                simt::load_tile_multicast(half, x, row, slice * kSide, full[0]); // load
+                simt::load_tile_multicast(cluster, half, x, row, slice * kSide, full[0]); // load
         }
         return;
     }
@@ -83,7 +84,7 @@ __global__ void share_kernel(const __grid_constant__ simt::TensorMap x, float* y
             const auto to = static_cast<unsigned>(thread) % 32 + (how == How::third);
             if (how == How::own_only && thread == 128) simt::mbarrier_arrive(empty[0]);
             if (how != How::own_only && thread / 32 == 4 && thread % 32 < static_cast<int>(blocks))
-                simt::mbarrier_arrive_at(empty[0], to); // arrive
+                simt::mbarrier_arrive_at(cluster, empty[0], to); // arrive
         };
         simt::mbarrier_wait(full[0], slice % 2 == 1); // full
         simt::wgmma_fence();
@@ -96,7 +97,7 @@ __global__ void share_kernel(const __grid_constant__ simt::TensorMap x, float* y
         simt::wgmma_wait<0>(sums);
         if (how != How::handed_early) hand_back();
     }
-    if (how == How::held) simt::cluster_sync();
+    if (how == How::held) simt::cluster_sync(cluster);
     const int lane = thread % 32, warp = thread / 32 % 4;
     for (int i = 0; i < kSide / 2; ++i) {
         const int r = warp * 16 + lane / 4 + i / 2 % 2 * 8;
@@ -122,13 +123,14 @@ __device__ void take(float) {}
 // Thread i's actions are those from begins[i] up to begins[i + 1].
 __global__ void script_kernel(float* data, const int* actions, const int* begins) {
     SIMT_SHARED(Mbarrier, barriers, [kSignals]);
-    const int rank = static_cast<int>(simt::cluster_rank());
+    const auto cluster = simt::cluster<2>();
+    const int rank = static_cast<int>(simt::cluster_rank(cluster));
     const int thread = rank * kScriptThreads + static_cast<int>(threadIdx.x);
     if (threadIdx.x == 0) {
         for (Mbarrier& barrier : barriers) simt::mbarrier_init(barrier, 1);
         simt::mbarrier_fence_init();
     }
-    simt::cluster_sync();
+    simt::cluster_sync(cluster);
     for (int i = begins[thread]; i < begins[thread + 1]; ++i) {
         const int what = actions[i] % 8, which = actions[i] / 8;
         volatile float* const element = data + which;
@@ -136,9 +138,9 @@ __global__ void script_kernel(float* data, const int* actions, const int* begins
         if (what == read) take(*element);
         if (what == write) *element = 0;
         if (what == sync_block) __syncthreads();
-        if (what == sync_cluster) simt::cluster_sync();
+        if (what == sync_cluster) simt::cluster_sync(cluster);
         if (what == sync_warp) __syncwarp();
-        if (what == arrive) simt::mbarrier_arrive_at(barrier, which / kSignals);
+        if (what == arrive) simt::mbarrier_arrive_at(cluster, barrier, which / kSignals);
         if (what == wait) simt::mbarrier_wait(barrier, 0);
     }
 }
@@ -217,6 +219,7 @@ const Case kCases[] = {
     {"third", run<How::third>},
     {"odd", [] { run<How::rightly>(3, 256, 2); }},
     {"of_three", [] { run<How::rightly>(3, 256, 3); }},
+    {"of_one", [] { run<How::rightly>(2, 256, 1); }},
     {"part_of_a_warpgroup", [] { run<How::rightly>(2, 192, 2); }},
     {"too_large", [] { run<How::rightly>(2, 640, 2); }},
 };

@@ -107,19 +107,19 @@ template <class T> void conv(const ConvShape& s) {
           input<T>("w", w),
           {"b", b},
           output<T>("y", y),
-          scratch(conv_fprop_workspace<T>(s))},
+          scratch(conv_workspace<T>(Pass::fprop, s))},
          [&](const Placed& p) {
              conv_fprop<T, T>(p[0], p[1], p[2], p[3], s, Activation::relu, dropped, p[4], nullptr);
          });
     call({input<T>("dy", y), input<T>("w", w), input<T>("gate", x), output<T>("dx", x),
-          scratch(conv_dgrad_workspace<T>(s))},
+          scratch(conv_workspace<T>(Pass::dgrad, s))},
          [&](const Placed& p) { conv_dgrad<T>(p[0], p[1], p[2], 2.0f, p[3], s, p[4], nullptr); });
     call({input<T>("x", x), input<T>("dy", y), output("dw", w), output("db", b),
-          scratch(conv_wgrad_workspace<T>(s))},
+          scratch(conv_workspace<T>(Pass::wgrad, s))},
          [&](const Placed& p) { conv_wgrad<T>(p[0], p[1], p[2], p[3], s, p[4], nullptr); });
     call({input<T>("x", x), input<T>("dy", y), updated<T>("w.w", w),
           updated<std::uint16_t>("w.low", low), updated("w.v", w), updated("b.w", b),
-          updated("b.v", b), scratch(conv_wgrad_workspace<T>(s))},
+          updated("b.v", b), scratch(conv_workspace<T>(Pass::wgrad, s))},
          [&](const Placed& p) {
              const Learned<T> weights{p[2], p[3], p[4]};
              const Learned<float> biases{p[5], nullptr, p[6]};

@@ -138,6 +138,17 @@ def test_every_kernel_is_launched_by_simt() -> None:
     assert with_syntax == [SIMT / "gpu.hpp"]
 
 
+def test_a_kernel_is_declared_for_the_clusters_that_it_is_written_for() -> None:
+    """Without SIMT_CLUSTER a card would run its blocks one by one, waiting for each other."""
+    code = "\n".join(code_of(file) for file in KERNEL_FILES)
+    clusters = [
+        (re.findall(r"SIMT_CLUSTER\((\d+)\)", head), re.findall(r"\bcluster<(\d+)>\(\)", body))
+        for head, body in re.findall(r"__global__([^;{]*)\{(.*?)\n\}", code, re.DOTALL)
+    ]
+    assert ([], ["1"]) in clusters and (["2"], ["2"]) in clusters
+    assert all(declared == [each for each in said if each != "1"] for declared, said in clusters)
+
+
 @pytest.mark.parametrize(
     "file", [file for file in KERNEL_FILES if "__global__" in code_of(file)], ids=named
 )

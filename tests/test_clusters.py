@@ -69,6 +69,7 @@ REFUSED = {
     "third": "there is no rank 2 in a cluster of 2, at {arrive}, block (0,0,0) thread (129,0,0)",
     "odd": LIMITS.format(2),
     "of_three": LIMITS.format(3),
+    "of_one": f"a kernel for clusters of 2 is launched in clusters of 1, at {{cluster}}, {FIRST}",
     "part_of_a_warpgroup": THREADS.format(192),
     "too_large": THREADS.format(640),
 }

@@ -104,13 +104,18 @@ def test_hopper_kernels_multiply_by_warpgroups(
 ) -> None:
     """On Hopper: products from shared memory in one loop, the copies of slices in another. On
     other GPUs, which never launch these kernels, there are no products."""
-    # Tiles of each pass; of dgrad in patches.
-    assert len({code.kernel for code in hopper_kernels}) == 5 + 4 + 4 + 2
+    # Tiles of each pass, for single blocks and for clusters; of dgrad in patches.
+    assert len({code.kernel for code in hopper_kernels}) == 2 * (5 + 4 + 4) + 2
     hopper = files[0].architecture == HOPPER
     for code in hopper_kernels:
         multiplying = code.loops("HGMMA")
         bringing = code.loops("LDGSTS" if "patch_dgrad" in code.kernel else "UTMALDG")
         assert bool(multiplying) == bool(bringing) == hopper, code.kernel
+        # Only kernels for clusters have their instructions.
+        cast = any(one.name == "UTMALDG" and "MULTICAST" in one.rest for one in code.listing)
+        assert (
+            cast == ("UCGABAR_ARV" in code.instructions) == (hopper and "_pair_" in code.kernel)
+        ), code.kernel
         for loop in multiplying:  # sums stay in registers
             assert not {"LDG", "STG", "STS", "LDSM", "FFMA"} & set(loop), code.kernel
         assert all("LDGSTS" in loop for loop in bringing), code.kernel

@@ -68,30 +68,22 @@ template <class Use> std::size_t with_wgrad(const ConvShape& s, void* workspace,
                                                                    workspace, use);
 }
 
+template <class T, class Use> std::size_t with_pass(Pass pass, const ConvShape& s, Use use) {
+    if (pass == Pass::fprop) return with_fprop(as_one_image(s), nullptr, use);
+    if (pass == Pass::dgrad) return with_dgrad<T>(s, nullptr, use);
+    return with_wgrad(s, nullptr, use);
+}
+
 } // namespace
 
 template <class T> Choice choice_of(Pass pass, const ConvShape& shape) {
     Choice choice{};
-    const auto see = [&](const auto& algorithm, const auto&...) { choice = algorithm.kChoice; };
-    if (pass == Pass::fprop)
-        with_fprop(as_one_image(shape), nullptr, see);
-    else if (pass == Pass::dgrad)
-        with_dgrad<T>(shape, nullptr, see);
-    else
-        with_wgrad(shape, nullptr, see);
+    with_pass<T>(pass, shape, [&](const auto& found, const auto&...) { choice = found.kChoice; });
     return choice;
 }
 
-template <class T> std::size_t conv_fprop_workspace(const ConvShape& shape) {
-    return with_fprop(as_one_image(shape), nullptr, ignore);
-}
-
-template <class T> std::size_t conv_dgrad_workspace(const ConvShape& shape) {
-    return with_dgrad<T>(shape, nullptr, ignore);
-}
-
-template <class T> std::size_t conv_wgrad_workspace(const ConvShape& shape) {
-    return with_wgrad(shape, nullptr, ignore);
+template <class T> std::size_t conv_workspace(Pass pass, const ConvShape& shape) {
+    return with_pass<T>(pass, shape, ignore);
 }
 
 template <class T, class Y> void conv_fprop(const T* x, const T* w, const float* b, Y* y,
@@ -130,9 +122,7 @@ template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Ru
 }
 
 PYALEXNET_FOR_ELEMENTS(choice_of);
-PYALEXNET_FOR_ELEMENTS(conv_fprop_workspace);
-PYALEXNET_FOR_ELEMENTS(conv_dgrad_workspace);
-PYALEXNET_FOR_ELEMENTS(conv_wgrad_workspace);
+PYALEXNET_FOR_ELEMENTS(conv_workspace);
 template decltype(conv_fprop<float, float>) conv_fprop<float, float>;
 template decltype(conv_fprop<bf16, bf16>) conv_fprop<bf16, bf16>;
 template decltype(conv_fprop<bf16, float>) conv_fprop<bf16, float>;

@@ -9,6 +9,7 @@
 #define __grid_constant__
 
 #define SIMT_TILES(type, name) SIMT_DYN_SHARED(type, name)
+#define SIMT_CLUSTER(blocks)
 
 namespace simt {
 
@@ -23,13 +24,23 @@ void mbarrier_fence_init(Site site = Site::here());
 void mbarrier_arrive(Mbarrier& barrier, Site site = Site::here());
 void mbarrier_arrive_expect(Mbarrier& barrier, unsigned bytes, Site site = Site::here());
 void mbarrier_wait(Mbarrier& barrier, unsigned parity, Site site = Site::here());
-void mbarrier_arrive_at(Mbarrier& barrier, unsigned rank, Site site = Site::here());
 void cp_async_mbarrier_arrive(Mbarrier& barrier, Site site = Site::here());
 void fence_proxy_async(Site site = Site::here());
 
-unsigned cluster_blocks();
-unsigned cluster_rank();
-void cluster_sync(Site site = Site::here());
+// Of one type, so that code for one block and for two is compiled once.
+struct Cluster {
+    unsigned blocks;
+};
+
+inline bool launches_clusters() { return true; }
+Cluster cluster_of(unsigned blocks, Site site);
+template <unsigned blocks> Cluster cluster(Site site = Site::here()) {
+    return cluster_of(blocks, site);
+}
+unsigned cluster_rank(Cluster cluster);
+void cluster_sync(Cluster cluster, Site site = Site::here());
+void mbarrier_arrive_at(Cluster cluster, Mbarrier& barrier, unsigned rank,
+                        Site site = Site::here());
 
 struct TensorMap {
     const std::byte* matrix;
@@ -41,9 +52,8 @@ TensorMap tensor_map(const void* matrix, std::int64_t rows, std::int64_t columns
                      std::int64_t row_elements, int tile_rows);
 void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
                Site site = Site::here());
-
-void load_tile_multicast(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
-                         Site site = Site::here());
+void load_tile_multicast(Cluster cluster, void* shared, const TensorMap& map, int row, int column,
+                         Mbarrier& barrier, Site site = Site::here());
 
 template <Major, Form = Form::tiles> struct Operand {
     const void* element;

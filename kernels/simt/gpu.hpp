@@ -50,17 +50,10 @@ void allow_shared(const GridType& grid, const char* pretty_function) {
 template <auto kernel, class GridType, class... Arguments>
 void launch(const GridType& grid, const char* pretty_function, Arguments... arguments) {
     if (grid.shared_bytes > 0) allow_shared<kernel>(grid, pretty_function);
-    cudaLaunchAttribute cluster{};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {grid.cluster, 1, 1};
-    cudaLaunchConfig_t config{};
-    config.gridDim = grid.blocks;
-    config.blockDim = grid.threads;
-    config.dynamicSmemBytes = grid.shared_bytes;
-    config.stream = static_cast<cudaStream_t>(grid.stream);
-    config.attrs = &cluster;
-    config.numAttrs = grid.cluster > 1; // other cards have no clusters
-    check(cudaLaunchKernelEx(&config, kernel, arguments...), pretty_function, grid.site);
+    // Blocks of a cluster are the kernel's own affair: SIMT_CLUSTER.
+    kernel<<<grid.blocks, grid.threads, grid.shared_bytes,
+             static_cast<cudaStream_t>(grid.stream)>>>(arguments...);
+    check(cudaGetLastError(), pretty_function, grid.site);
 }
 
 } // namespace detail

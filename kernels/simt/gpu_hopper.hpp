@@ -8,13 +8,13 @@
 #include <string>
 
 // The instructions exist for sm_90a alone. The host's pass sees them too, but generates no code for
-// them. SIMT_HOPPER_READ is for a register that never changes: it need not be read each time.
+// them.
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define SIMT_HOPPER(...) asm volatile(__VA_ARGS__)
-#define SIMT_HOPPER_READ(...) asm(__VA_ARGS__)
+#define SIMT_CLUSTER(blocks) __cluster_dims__(blocks, 1, 1)
 #else
 #define SIMT_HOPPER(...) __trap()
-#define SIMT_HOPPER_READ(...) __trap()
+#define SIMT_CLUSTER(blocks)
 #endif
 
 // The launch's dynamic shared memory from a multiple of 1,024 bytes on: not every nvcc honours an
@@ -71,17 +71,6 @@ __device__ __forceinline__ void mbarrier_wait(Mbarrier& barrier, unsigned parity
                     "r"(parity) : "memory");
 }
 
-// In the default scope, that of a block, as in CUTLASS: it orders the ends of wgmmas' reads before
-// a load_tile. With .release.cluster the compiler would put a MEMBAR.ALL.GPU in front of each.
-__device__ __forceinline__ void mbarrier_arrive_at(Mbarrier& barrier, unsigned rank) {
-    SIMT_HOPPER("{\n"
-                ".reg .b32 there;\n"
-                "mapa.shared::cluster.u32 there, %0, %1;\n"
-                "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
-                "}\n" ::"r"(detail::shared_address(&barrier)),
-                "r"(rank) : "memory");
-}
-
 __device__ __forceinline__ void cp_async_mbarrier_arrive(Mbarrier& barrier) {
     SIMT_HOPPER("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(
         detail::shared_address(&barrier)) : "memory");
@@ -93,21 +82,47 @@ __device__ __forceinline__ void fence_proxy_async() {
 
 // ---------------------------------------------------------------------- clusters
 
-__device__ __forceinline__ unsigned cluster_blocks() {
-    unsigned blocks = 1;
-    SIMT_HOPPER_READ("mov.u32 %0, %%cluster_nctarank;\n" : "=r"(blocks));
-    return blocks;
+// Those of compute capability 9.0 and later do. Where it cannot be told, the launch says why.
+inline bool launches_clusters() {
+    int device = 0, launches = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&launches, cudaDevAttrClusterLaunch, device);
+    return launches != 0;
 }
 
-__device__ __forceinline__ unsigned cluster_rank() {
+template <unsigned count> struct Cluster {
+    static constexpr unsigned blocks = count;
+};
+
+template <unsigned blocks> __device__ __forceinline__ Cluster<blocks> cluster() { return {}; }
+
+template <unsigned blocks> __device__ __forceinline__ unsigned cluster_rank(Cluster<blocks>) {
     unsigned rank = 0;
-    SIMT_HOPPER_READ("mov.u32 %0, %%cluster_ctarank;\n" : "=r"(rank));
+    if constexpr (blocks > 1) SIMT_HOPPER("mov.u32 %0, %%cluster_ctarank;\n" : "=r"(rank));
     return rank;
 }
 
-__device__ __forceinline__ void cluster_sync() {
-    SIMT_HOPPER("barrier.cluster.arrive.aligned;\n"
-                "barrier.cluster.wait.aligned;\n" :: : "memory");
+template <unsigned blocks> __device__ __forceinline__ void cluster_sync(Cluster<blocks>) {
+    if constexpr (blocks == 1)
+        __syncthreads();
+    else
+        SIMT_HOPPER("barrier.cluster.arrive.aligned;\n"
+                    "barrier.cluster.wait.aligned;\n" :: : "memory");
+}
+
+// In the default scope, that of a block, as in CUTLASS: it orders the ends of wgmmas' reads before
+// a load_tile. With .release.cluster the compiler would put a MEMBAR.ALL.GPU in front of each.
+template <unsigned blocks> __device__ __forceinline__ void
+mbarrier_arrive_at(Cluster<blocks>, Mbarrier& barrier, [[maybe_unused]] unsigned rank) {
+    if constexpr (blocks == 1)
+        mbarrier_arrive(barrier);
+    else
+        SIMT_HOPPER("{\n"
+                    ".reg .b32 there;\n"
+                    "mapa.shared::cluster.u32 there, %0, %1;\n"
+                    "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+                    "}\n" ::"r"(detail::shared_address(&barrier)),
+                    "r"(rank) : "memory");
 }
 
 // ---------------------------------------------------------------------- tiles
@@ -163,14 +178,19 @@ __device__ __forceinline__ void load_tile(void* shared, const TensorMap& map, in
                 "l"(&map), "r"(column), "r"(row), "r"(detail::shared_address(&barrier)) : "memory");
 }
 
-__device__ __forceinline__ void load_tile_multicast(void* shared, const TensorMap& map, int row,
-                                                    int column, Mbarrier& barrier) {
-    const auto all = static_cast<std::uint16_t>((1u << cluster_blocks()) - 1);
-    SIMT_HOPPER("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-                ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(
-                    detail::shared_address(shared)),
-                "l"(&map), "r"(column), "r"(row), "r"(detail::shared_address(&barrier)),
-                "h"(all) : "memory");
+template <unsigned blocks>
+__device__ __forceinline__ void load_tile_multicast(Cluster<blocks>, void* shared,
+                                                    const TensorMap& map, int row, int column,
+                                                    Mbarrier& barrier) {
+    if constexpr (blocks == 1)
+        load_tile(shared, map, row, column, barrier);
+    else
+        SIMT_HOPPER(
+            "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+            ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(
+                detail::shared_address(shared)),
+            "l"(&map), "r"(column), "r"(row), "r"(detail::shared_address(&barrier)),
+            "h"(static_cast<std::uint16_t>((1u << blocks) - 1)) : "memory");
 }
 
 // ---------------------------------------------------------------------- products
@@ -302,5 +322,4 @@ template <int count, unsigned blocks = 1> __device__ __forceinline__ void raise_
 
 } // namespace simt
 
-#undef SIMT_HOPPER_READ
 #undef SIMT_HOPPER

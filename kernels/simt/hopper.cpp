@@ -119,7 +119,7 @@ void mbarrier_wait(Mbarrier& barrier, unsigned parity, Site site) {
     acquire(state);
 }
 
-void mbarrier_arrive_at(Mbarrier& barrier, unsigned rank, Site site) {
+void mbarrier_arrive_at(Cluster, Mbarrier& barrier, unsigned rank, Site site) {
     const detail::OutsideKernel outside;
     MbarrierState& state = used_at(barrier, rank, site, __builtin_return_address(0));
     if (kChecked) check::mbarrier_hold(state.where, rank);
@@ -141,12 +141,15 @@ void fence_proxy_async(Site site) {
     if (kChecked && !check::left_out(site)) check::fence();
 }
 
-unsigned cluster_blocks() {
+Cluster cluster_of(unsigned blocks, Site site) {
     const detail::OutsideKernel outside;
-    return this_worker().cluster_blocks();
+    const unsigned has = this_worker().cluster_blocks();
+    if (has != blocks)
+        fail("a kernel for clusters of ", blocks, " is launched in clusters of ", has, at(site));
+    return {blocks};
 }
 
-unsigned cluster_rank() {
+unsigned cluster_rank(Cluster) {
     const detail::OutsideKernel outside;
     return this_worker().rank();
 }
@@ -226,14 +229,14 @@ void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier
     begin_tile(shared, map, row, column, used(barrier, site, pc), site, pc);
 }
 
-void load_tile_multicast(void* shared, const TensorMap& map, int row, int column, Mbarrier& barrier,
-                         Site site) {
+void load_tile_multicast(Cluster cluster, void* shared, const TensorMap& map, int row, int column,
+                         Mbarrier& barrier, Site site) {
     const detail::OutsideKernel outside;
     const void* const pc = __builtin_return_address(0);
     const Worker& worker = this_worker();
     require_shared(shared, site);
     require_multiple(shared, kTileAlignment, site);
-    for (unsigned rank = 0; rank < worker.cluster_blocks(); ++rank)
+    for (unsigned rank = 0; rank < cluster.blocks; ++rank)
         begin_tile(worker.at_rank(shared, rank), map, row, column, used_at(barrier, rank, site, pc),
                    site, pc);
 }

@@ -34,21 +34,27 @@
 //                                      element, zeros where it lies beyond the matrix. Brings
 //                                      tile_bytes(tile_rows) in the barrier's present phase
 //
-// A launch with Grid(...).in_clusters(2) runs its blocks two by two, neighbours along x at the same
-// time; otherwise a block is a cluster of its own. An array has the same place in the shared memory
-// of both:
+// Of a kernel that is declared `__global__ void SIMT_CLUSTER(2)` and launched with a
+// Grid(...).in_clusters(2), blocks run two by two, neighbours along x at the same time; otherwise a
+// block is a cluster of its own. An array has the same place in the shared memory of both:
 //
-//   cluster_blocks(), cluster_rank()   how many blocks there are, and which of them this one is
-//   cluster_sync()                     a __syncthreads() of the whole cluster
-//   load_tile_multicast(shared, map, row, column, barrier)
+//   launches_clusters()                by the host: whether the device does. Results never depend
+//                                      on it
+//   cluster<blocks>()                  which kind of kernel this is, 1 or 2. The compiler knows, so
+//                                      code for single blocks has no instruction for clusters.
+//                                      `.blocks` says it again
+//   cluster_rank(cluster)              which of its blocks this one is
+//   cluster_sync(cluster)              a __syncthreads() of the whole cluster
+//   load_tile_multicast(cluster, shared, map, row, column, barrier)
 //                                      a load_tile for each block of the cluster: to this place in
 //                                      its shared memory, and by the barrier in this place
-//   mbarrier_arrive_at(barrier, rank)  arrives at the barrier in this place of that block: what was
+//   mbarrier_arrive_at(cluster, barrier, rank)
+//                                      arrives at the barrier in this place of that block: what was
 //                                      read here comes before the tiles that are loaded after the
 //                                      wait there. What was written here may be seen later
 //
-// The last two come after a cluster_sync() that follows that block's mbarrier_fence_init(), and
-// that block waits for the phase before it ends.
+// The last two come after a cluster_sync(cluster) that follows that block's mbarrier_fence_init(),
+// and that block waits for the phase before it ends.
 //
 // Products d += a b are made by a warpgroup: four whole warps whose first thread's number is a
 // multiple of 128. All of them make the same calls. a is 64 x 16 and b 16 x n, bf16 in tiles; a

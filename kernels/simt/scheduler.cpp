@@ -309,7 +309,7 @@ void block_barrier(Site site) {
     this_worker().wait(Scheduler::State::at_block_barrier, {site});
 }
 
-void cluster_sync(Site site) {
+void cluster_sync(Cluster, Site site) {
     const detail::OutsideKernel outside;
     if (check::left_out(site)) return;
     this_worker().wait(Scheduler::State::at_cluster_barrier, {site});
