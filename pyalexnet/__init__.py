@@ -16,7 +16,7 @@ __all__ = ["Net", "__version__", "backend", "errors", "nets"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first asked for: the command can answer before NumPy is there."""
+    """Import a name on first use: the command can answer before NumPy is imported."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Kept: a save needs the version, which cannot be looked up again once the disk fails.

@@ -1,8 +1,8 @@
-"""The command `pyalexnet`, which `python -m pyalexnet` is too.
+"""The command `pyalexnet`, also run by `python -m pyalexnet`.
 
-Its own module is `cli.py`. Importing that and its imports takes a fraction of a second, during
-which Ctrl-C should also be answered with a line; so this module imports nothing until it is ready
-for that. A Ctrl-C before that, while Python itself starts, is Python's to answer.
+The command itself is in `cli.py`. Importing it takes a fraction of a second, during which Ctrl-C
+should already print a line; so this module imports nothing until it handles Ctrl-C. Before that,
+while Python itself starts, Python handles it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 doctor found something essential broken, 2 refused, 3 training cannot go on,
 130, 143 and 138 stopped by Ctrl-C, SIGTERM and SIGUSR1 with everything saved (0 on several ranks,
-as launchers take others for failures), 75 a rank was stuck.
+since launchers treat other codes as failures), 75 a rank was stuck.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-_VERSION = typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+_VERSION = typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
 
 
 @app.callback()

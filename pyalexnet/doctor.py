@@ -81,9 +81,9 @@ def line(finding: Finding) -> str:
 def _tried(
     subject: str, look: Callable[[], str], *, remedy: str = "", essential: bool = False
 ) -> Finding:
-    """A finding from what `look` says, or else from the sentence with which it refuses.
+    """A finding from the result of `look`, or else from its refusal.
 
-    remedy: if "", the sentence is halved: what is missing; what to do.
+    remedy: if "", it is the refusal's second half, after the semicolon.
     """
     try:
         return Finding(subject, True, look(), essential=essential)
@@ -145,7 +145,7 @@ def _cupy() -> Finding:
 
 
 def _module() -> Finding:
-    """On the module of kernels compiled for a GPU; the backend's own finding says if it works."""
+    """Whether the GPU's extension module exists; the backend's own finding says if it works."""
     found = importlib.util.find_spec("pyalexnet._cuda") is not None
     why = "not built: that happens if there is a GPU and nvcc is installed, or on request"
     remedy = f"{pip_install(CUDA_MODULE)}   (in a checkout, with nvcc)"
@@ -153,7 +153,7 @@ def _module() -> Finding:
 
 
 def _mpi() -> str:
-    """What a process of its own finds, as a library that is not the launcher's may end it."""
+    """MPI as a separate process finds it, since another library than the launcher's may end it."""
     look = "from pyalexnet.ranks import launch; print(launch.library())"
     how: dict[str, Any] = {"capture_output": True, "text": True}
     how["close_fds"] = False  # MPICH's launcher speaks through one

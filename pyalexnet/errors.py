@@ -6,7 +6,7 @@ class PyalexnetError(Exception):
 
 
 class ArgumentError(PyalexnetError, ValueError):
-    """An argument was refused; the text names it, what came and what was expected."""
+    """An argument was refused; the text names it, its value and what was expected."""
 
 
 class BackendUnavailable(PyalexnetError, RuntimeError):

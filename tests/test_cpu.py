@@ -30,7 +30,7 @@ def test_what_numpy_was_is_cpu() -> None:
     with pytest.raises(ArgumentError) as refused:
         pyalexnet.backend("numpy")
     assert str(refused.value) == (
-        "backend: name is 'numpy', which there is no more; cpu was expected, which took its place."
+        "backend: name is 'numpy', which was removed; cpu was expected, which took its place."
     )
     assert "numpy" not in backends.names()
 

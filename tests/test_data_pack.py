@@ -408,7 +408,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda table: table["statistics"].update(sigmas=[1, 2]), "not the table of a pack"),
         (lambda table: table["statistics"].update(mean_sha256="0"), "mean.npy: its SHA-256"),
         (lambda table: table["shards"]["train"][0].update(images=6), "does not fit its data"),
-        (lambda table: table["shards"]["train"][0].update(index="0"), "its index has not the SHA"),
+        (lambda table: table["shards"]["train"][0].update(index="0"), "does not have the SHA"),
         (lambda table: table["shards"]["train"].append(table["shards"]["train"][0]), "cannot be"),
     ],
 )

@@ -376,7 +376,7 @@ def test_ctrl_c_ends_in_a_line(tmp_path: Path, many: Path) -> None:
     assert time.monotonic() - begun < 10
     assert process.returncode == 130
     assert stderr == ""
-    assert stdout.splitlines()[-1] == "stopped; the same command goes on"
+    assert stdout.splitlines()[-1] == "stopped; the same command continues"
     wait_for(lambda: not members(process.pid), 10)
     assert not (out / "pack.json").exists()
 
@@ -669,7 +669,7 @@ def test_places_that_are_refused(tmp_path: Path) -> None:
     before = contents(tmp_path)
     (tmp_path / "link").symlink_to(source)
     for out in (source, source / "pack", tmp_path / "link" / "train", source / "a" / ".." / "b"):
-        assert f"lies in {source}; a folder beside it" in refusal(source, out)
+        assert f"is in {source}; a folder beside it" in refusal(source, out)
     assert f"holds {source}; a folder beside it" in refusal(source, tmp_path)
     assert "is no folder" in refusal(tmp_path / "none", tmp_path / "pack")
     (tmp_path / "other").mkdir()

@@ -572,8 +572,8 @@ def small(name: str, *shape: int, dtype: Any = np.float32) -> dict[str, Any]:
         ),
         (small("features.0.bias", 64), "features.3.weight is missing"),
         (small("features.1.weight", 2), "features.1.weight is no parameter"),
-        (small("classifier.6.bias", 2, 2), "classifier.6.bias is missing or no vector"),
-        (small("classifier.6.bias", 0), "classifier.6.bias is missing or no vector"),
+        (small("classifier.6.bias", 2, 2), "classifier.6.bias is missing or not a vector"),
+        (small("classifier.6.bias", 0), "classifier.6.bias is missing or not a vector"),
         (small("features.0.bias", 64, dtype=np.int32), "is I32; a dense tensor of floats"),
         ({"model": np.zeros(3, np.float32)}, "model is no parameter of torchvision's AlexNet"),
     ],
@@ -769,7 +769,7 @@ def test_pytorchs_reason_is_told(torch: Any, tmp_path: Path) -> None:
             import_run(file, tmp_path / "run")
         assert "add_safe_globals" not in str(caught.value) and "\n" not in str(caught.value)
     for content, sentence in (
-        (program.getvalue(), r"is a program of TorchScript, .*torch\.jit\.load"),
+        (program.getvalue(), r"is a TorchScript program, .*torch\.jit\.load"),
         (zipped("conv1.npy"), r"a zip archive of 1 files, the first of which is 'conv1.npy'; one"),
         (b"\x80\x02}q\x00.", "PyTorch refused it: Invalid magic number"),
     ):
@@ -812,7 +812,7 @@ def test_tables_in_tables_without_end(torch: Any, tmp_path: Path) -> None:
     endless: dict[str, Any] = {"features.0.bias": torch.zeros(64)}
     endless |= {str(number): endless for number in range(100)}
     torch.save(endless, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"classifier\.6\.bias is missing or no vector"):
+    with pytest.raises(CheckpointError, match=r"classifier\.6\.bias is missing or not a vector"):
         import_run(tmp_path / "a.pth", tmp_path / "run")
 
 

@@ -644,7 +644,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a sum": (field_of("conv3", bottom=["pool1", "pool2"]), "reads 2 blobs and writes 1; one of"),
     "a loss in the middle": (
         insert("conv5", type="SoftmaxWithLoss", top=["aux"]),
-        r"'conv5' \(Convolution\) stands behind the loss; no layer there was expected",
+        r"'conv5' \(Convolution\) comes after the loss; no layer there was expected",
     ),
     "a loss of something else": (field_of("loss", bottom=["fc7"]), "reads 'fc7'; the logits 'fc8'"),
     "no logits": (
@@ -745,7 +745,7 @@ def test_files_of_something_else(tmp_path: Path) -> None:
     for content, sentence in (
         (field(1, "a net"), "has no layers with weights"),
         (both, "24 layers of the present format and 1 of the one before"),
-        (field(1, "a net") + field(2, field(1, b"")), "is of the format of before 2014"),
+        (field(1, "a net") + field(2, field(1, b"")), "has the format used before 2014"),
         (field(100, field(1, b"\xff\x1b") + field(2, b"\xfe\n")), r"layer '\ufffd\?' \(\ufffd\?\)"),
     ):
         file.write_bytes(content)

@@ -130,7 +130,7 @@ def test_numbers_are_no_classes_of_other_names_unless_it_is_said(
     with safetensors.safe_open(out, "np") as file:
         assert json.loads(file.metadata()["class_names"]) == list(CLASS_NAMES)
         assert json.loads(file.metadata()["class_ids"]) == list(CLASS_NAMES)
-    with pytest.raises(DataError, match="imported and run0 tell other classes apart"):
+    with pytest.raises(DataError, match="imported and run0 have different classes"):
         invoked(evaluate, runs[0], run, "--data", data)
     invoked(evaluate, runs[0], run, *in_order)
     fewer = written(tmp_path / "fewer", data=None, class_names=numbers[:3])

@@ -46,8 +46,7 @@ def backend(name: str = "auto", device: int = 0, *, exact: bool = False) -> Back
         return backend("cpu" if why_unavailable("cuda", device) else "cuda", device, exact=exact)
     if name == PREDECESSOR:
         raise ArgumentError(
-            f"backend: name is {name!r}, which there is no more; cpu was expected, which took its "
-            "place."
+            f"backend: name is {name!r}, which was removed; cpu was expected, which took its place."
         )
     if name not in _CLASSES:
         known = ", ".join(["auto", *_CLASSES])

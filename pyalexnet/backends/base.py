@@ -1,10 +1,10 @@
-"""The operations of every backend, a family a file in `pyalexnet/ops`.
+"""The operations of every backend; each family has a file in `pyalexnet/ops`.
 
-An operation checks its arguments (a refusal is one sentence), allocates outputs that `out` does not
-give, and passes both on to `_run`, the one method behind which the kernels are.
+An operation checks its arguments (a refusal is one sentence), allocates outputs missing from `out`,
+and passes both on to `_run`, the only method that calls the kernels.
 
 Conventions: maps are NHWC and filters KRSC (C = channels per group), weights of linear layers are
-(out, in); all are C-contiguous and lie on the backend's device. Maps, their gradients and operand
+(out, in); all are C-contiguous and on the backend's device. Maps, their gradients and operand
 weights are float32 or bfloat16, one type per call; everything else is float32 unless said
 otherwise. All arithmetic is in float32; a result stored as bfloat16 is rounded once.
 N images, C H W input channels, height and width; K filters of R x S; P Q output height and width.

@@ -1,4 +1,4 @@
-"""The CPU, by kernels of its own: the widest vectors it has, and Winograd's convolutions."""
+"""The CPU, with its own kernels: the widest vectors it has, and Winograd's convolutions."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class CpuBackend(KernelBackend, HostBackend):
     """The CPU device. Operations are complete when they return.
 
     Args:
-        exact: whether every convolution multiplies and adds as the formula says. Otherwise those
-            that it makes faster use Winograd's algorithm (Lavin and Gray 2016), within an error
-            bound of its own.
+        exact: whether every convolution multiplies and adds as the formula says. Otherwise
+            convolutions that it makes faster use Winograd's algorithm (Lavin and Gray 2016), which
+            has its own error bound.
 
     Attributes:
         isa: the instruction set that its kernels were compiled for.

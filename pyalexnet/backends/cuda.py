@@ -132,7 +132,7 @@ class CudaBackend(KernelBackend):
         return int(cupy.cuda.get_current_stream(self.device).ptr)
 
     def _run(self, op: str, *arguments: Any) -> None:
-        # The extension module has a CUDA runtime of its own, which may change the thread's current
+        # The extension module has its own CUDA runtime, which may change the thread's current
         # device under CuPy's; leaving the context puts that right.
         with _current(self.device):
             super()._run(op, *arguments)
@@ -266,7 +266,7 @@ class _Captured:
 
 
 class PinnedLane(Lane):
-    """A lane through page-locked memory, copied on a stream of its own beside the kernels.
+    """A lane through page-locked memory, copied on its own stream beside the kernels.
 
     A copy waits only for the operations that read the lane's array in its previous turn, not for
     the step the device is working on; the first copy waits for earlier uses of that memory.

@@ -35,13 +35,13 @@ def extension(name: str, remedy: str) -> Any:
 
 
 class KernelBackend(Backend):
-    """A backend whose raw operations are the kernels; a subclass says where its arrays lie."""
+    """A backend whose raw operations are the kernels; a subclass says where its arrays are."""
 
     def __init__(self, ext: Kernels) -> None:
         self._ext = ext
         self._hopper = False
-        self._recording: Recording | None = None  # where operations go, if set
-        self._aside = False  # whether what is recorded is set aside
+        self._recording: Recording | None = None  # if set, operations are added to it
+        self._aside = False  # whether recorded operations are set aside
         self._arenas: dict[tuple[int, bool], Array] = {}
 
     @property
@@ -75,7 +75,7 @@ class KernelBackend(Backend):
     def workspace(self, nbytes: int) -> Array | None:
         """Scratch of at least `nbytes` bytes (1-D uint8), the same for every caller; None for 0.
 
-        One for each stream, and one more for what is set aside there, so that neither waits.
+        One for each stream, and one more for operations set aside there, so that neither waits.
         """
         if nbytes == 0:
             return None
@@ -111,7 +111,7 @@ class KernelBackend(Backend):
             self._aside = False
 
     def _beside(self) -> int:
-        """Address of the stream for what was recorded aside; `_stream` unless overridden."""
+        """Address of the stream for operations recorded aside; `_stream` unless overridden."""
         return self._stream()
 
     def _replay(self, recording: Recording) -> None:
@@ -153,8 +153,8 @@ class KernelBackend(Backend):
     ) -> str:
         """How a product is computed if its arrays are aligned, such as "mma, tile 128 x 64".
 
-        op: of a convolution or a linear layer. x, w: the shapes of its maps and weights, or of
-        their gradients. dtype: of the operands. settings: the operation's other arguments.
+        op: of a convolution or a linear layer. x, w: shapes of its maps and weights, or of their
+        gradients. dtype: of the operands. settings: the other arguments.
         """
         unit = self._unit(dtype, settings.get("tensor", False))
         geometry = ConvGeometry.of(op, *(settings.get(*each) for each in _GEOMETRY))

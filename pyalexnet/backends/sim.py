@@ -40,8 +40,8 @@ class SimBackend(KernelBackend, HostBackend):
         Args:
             seed: 0 for the natural order; any other permutes the blocks, the threads of each, and
                 which thread goes first after a barrier. Results must not depend on it.
-            cuts: whether tensor cores align products and cut their sums, as a card's do, or round
-                each sum to nearest.
+            cuts: whether tensor cores align products and truncate their sums, as a GPU's do, or
+                round each sum to nearest.
         """
         self._ext.set_schedule(seed, cuts)
 

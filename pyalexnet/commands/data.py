@@ -46,7 +46,7 @@ _SOURCE = (
 )
 _SIZE = "Side of a stored image, pixels: shorter side to it, centre cut."
 _FORM = "JPEG, or plain bytes: six times as large, no decoding."
-_WORKERS = "Processes; one for each core if not said."
+_WORKERS = "Processes; by default one for each core."
 _SEED = "Draws the tenth of each class held out where there is no val/."
 _VAL_LABELS = (
     "Labels of a flat val/: a class folder or number for each image in the order of names, or a "
@@ -54,7 +54,7 @@ _VAL_LABELS = (
     "Kaggle's LOC_val_solution.csv, val_annotations.txt, CSV or JSON."
 )
 _VAL_NUMBERS = (
-    "What the numbers of ILSVRC2012_validation_ground_truth.txt mean, which are not in the order "
+    "Meaning of the numbers in ILSVRC2012_validation_ground_truth.txt, which are not in the order "
     "of the folders: NUMBER FOLDER, such as map_clsloc.txt."
 )
 _CLASS_NAMES = (
@@ -69,7 +69,7 @@ def prepare(
     out: Annotated[Path, Argument(metavar="OUT", help="Folder of the pack.")],
     size: Annotated[int, Option(help=_SIZE)] = 256,
     form: Annotated[Literal["jpeg", "uint8"], Option("--format", help=_FORM)] = "jpeg",
-    quality: Annotated[int, Option(help="Of the JPEGs.")] = 95,
+    quality: Annotated[int, Option(help="JPEG quality.")] = 95,
     workers: Annotated[int | None, Option("--workers", "-j", help=_WORKERS)] = None,
     seed: Annotated[int, Option(help=_SEED)] = 0,
     val_labels: Annotated[Path | None, Option(help=_VAL_LABELS)] = None,
@@ -99,7 +99,7 @@ def _going_on() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("stopped; the same command goes on")
+        print("stopped; the same command continues")
         raise typer.Exit(128 + signal.SIGINT) from None
 
 

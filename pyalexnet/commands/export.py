@@ -11,7 +11,7 @@ from pyalexnet.commands import network as given
 from pyalexnet.errors import ArgumentError
 
 _FORM = "onnx, torchvision (preset owt), or auto, which the file's name tells."
-_BATCH = "Images of every call of the model: dynamic or a number."
+_BATCH = "Images per call of the model: dynamic or a number."
 _MEAN = "The model subtracts the mean: it reads 0 to 255."
 
 

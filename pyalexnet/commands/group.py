@@ -17,7 +17,7 @@ from pyalexnet.errors import PyalexnetError, reason
 # Options of earlier versions, and their names now: the first that the command has.
 RENAMED = {"--out": ("--output", "--runs"), "--index": ("--number",)}
 
-# Options of which less needs less memory; the first that the command has is suggested.
+# Options whose smaller values need less memory; the first that the command has is suggested.
 SAVING = ("--batch-size", "--workers", "--size", "--count")
 
 

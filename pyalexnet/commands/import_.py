@@ -14,8 +14,8 @@ _FILE = (
 _FORM = "torchvision, caffe, or auto, which the file tells."
 _CLASS_NAMES = (
     "Text file with a line a class, in the order of the outputs: NAME, SYNSET NAME, or ID, a tab, "
-    "NAME; or JSON, such as Keras's imagenet_class_index.json or a class_to_idx. Where neither it "
-    "nor FILE tells, classes are called 0, 1, ..., and so the folders of data have to be."
+    "NAME; or JSON, such as Keras's imagenet_class_index.json or a class_to_idx. If neither it "
+    "nor FILE names them, classes are called 0, 1, ..., as data's folders then have to be."
 )
 _MEAN = "Caffe's mean image, imagenet_mean.binaryproto."
 _STATE_DICT = "Which of a checkpoint's state dicts, such as model_ema."
@@ -42,8 +42,8 @@ def import_weights(
         print(f"note: {note}")
     if found.classes is None and class_names is None:
         print(
-            "note: The file does not say what its classes are called, so they are numbers from 0, "
-            "and only data whose classes are called so are known to be theirs; --class-names tells."
+            "note: The file does not name its classes, so they are numbers from 0, "
+            "and only data with classes of these names matches; --class-names names them."
         )
     preset = f", preset {found.net_args['preset']}" if "preset" in found.net_args else ""
     size = f"{found.spec.num_parameters:,} parameters, {found.spec.classes} classes"

@@ -34,10 +34,10 @@ PRECISION = (
     "Of maps and products; sums, parameters and momentum stay float32. fp32x3: as accurate as "
     "fp32, on a GPU's tensor cores."
 )
-FUSED = "Kernels that take layers together, or one layer after the other; fused on cuda and cpu."
+FUSED = "Compute several layers in one kernel, or one at a time; by default fused on cuda and cpu."
 TOWERS = "2: each half of the network on its device."
 SHARDS = (
-    "Parts of a batch: with as many, any number of ranks computes the same bits; one for each rank "
+    "Parts of a batch: as many give the same bits on any number of ranks; one for each rank "
     "if none is named."
 )
 
@@ -136,7 +136,7 @@ class Lines:
         to_stderr = progress.Reporter(sys.stderr) if self.as_json else None
         with to_stderr or progress.reporter(plain=self.plain) as reporter:
             yield reporter
-        # That its reader has left is no reason.
+        # A reader that has left is no reason.
         if isinstance(reporter.lost, OSError) and not isinstance(reporter.lost, BrokenPipeError):
             where = "standard error" if self.as_json else "standard output"
             raise RunError(f"{where} cannot be written: {reason(reporter.lost)}.")
@@ -169,7 +169,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def skipping(reporter: Reporter) -> Callable[[str], None]:
-    """Warns about a file that cannot be read, by a sentence on it."""
+    """A function that warns about a file that cannot be read, given a sentence on it."""
     return lambda sentence: reporter.warn(f"skipped {sentence}")
 
 

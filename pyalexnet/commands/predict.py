@@ -83,7 +83,7 @@ def predict(
 def _document(
     run: Trained, path: Path, guesses: Sequence[tuple[int, float]], truth: int | None
 ) -> dict[str, Any]:
-    """What is told of an image, from numbers of classes with their probabilities."""
+    """The output for an image, from numbers of classes with their probabilities."""
     from pyalexnet.files import shown
 
     names, ids = run.class_names, run.classes.ids

@@ -41,7 +41,7 @@ def presets(
         return
     head = ["convention", *shown]
     cells = [[row.name, *(row.value(preset) for preset in found.values())] for row in rows]
-    if len(shown) == len(names()):  # which leaves no room for where each value is defined
+    if len(shown) == len(names()):  # no room is left for where each value is defined
         print_table(head, cells, texts=head, rules=True)
         return
     head.append("where")

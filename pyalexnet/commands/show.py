@@ -188,7 +188,7 @@ def maps(
     normalize: Normalize = True,
     network: given.Network,
 ) -> None:
-    """Draw the maps that convolutions make of an image."""
+    """Draw the feature maps of an image."""
     from pyalexnet import show
     from pyalexnet.trained import gather
 

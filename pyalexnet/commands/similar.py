@@ -30,7 +30,7 @@ def similar(
     network: given.Network,
     lines: given.Lines,
 ) -> None:
-    """Find the images most similar to others, by Euclidean distance of a layer's features."""
+    """Find the images most similar to given ones, by Euclidean distance of a layer's features."""
     from pyalexnet.data.images import named
     from pyalexnet.trained import similar as search
 

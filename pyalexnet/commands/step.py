@@ -10,7 +10,7 @@ from pyalexnet.commands import network as given
 from pyalexnet.commands.table import print_table
 
 _KERNELS = "Print how the kernels of this backend compute each product; sim's are cuda's."
-_RANKS = "Print what one of so many ranks runs, on its part of the batch."
+_RANKS = "Print what one of this many ranks runs, on its part of the batch."
 _TEXTS = ("operation", "reads", "writes", "computed by")
 
 

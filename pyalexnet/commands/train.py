@@ -16,11 +16,11 @@ from typer import Option
 from pyalexnet.commands import network as given
 from pyalexnet.errors import ArgumentError
 
-_INIT_FROM = "Begin with its parameters; the last layer anew where the classes differ."
-_WORKERS = "Threads that read images ahead; a number for each core if none is named."
-_RUNS = "Where the run folders lie: the new one, and latest, which was begun last."
-_PATIENCE = "Seconds that ranks wait for one that does nothing before all end; 600."
-_DIVIDE = "Keep on each rank a part of the momentum: the same bits in less memory."
+_INIT_FROM = "Begin with its parameters; the last layer is initialised anew if the classes differ."
+_WORKERS = "Threads that read images ahead; by default their number depends on the cores."
+_RUNS = "Folder of the run folders: the new one, and latest, the one started last."
+_PATIENCE = "Seconds that ranks wait for an inactive one before all end; 600."
+_DIVIDE = "Keep only a part of the momentum on each rank: the same bits in less memory."
 _BF16_GRADIENTS = (
     "Round every gradient, and every sum, to bfloat16 before it is sent: half the bytes, and bits "
     "that depend on the number of ranks."
@@ -35,21 +35,21 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
             "Whose AlexNet: source (the program behind the paper's numbers; the default), "
             "paper, caffe, owt. See pyalexnet presets."
         ),
-        "--width": (float, "Maps and units of alexnet, times this."),
+        "--width": (float, "Factor on the maps and units of alexnet."),
         "--one-tower": (bool, "The half-width net of section 3.2."),
         "--towers": (int, given.TOWERS, {"min": 1, "max": 2}),
         "--devices": "Where two towers run; 0,0 puts both on one.",
         "--exchange=LAYERS|none": "Layers that read both towers; the preset's conv3,fc6,fc7,fc8.",
         "--activation=relu|tanh": None,
         "--lrn=on|off|LAYERS": "Response normalisation: norm1, norm2 and, in source, rnorm2.",
-        "--pooling=3/2|2/2": "Windows that overlap, or not.",
+        "--pooling=3/2|2/2": "Overlapping windows, or not.",
         "--dropout": (float, "Probability of dropping."),
         "--without=LAYERS": "Layers to leave out.",
         "--init-from=RUN|CHECKPOINT": _INIT_FROM,
         "--classes-in-order": (
             bool,
-            "With --init-from: keep the last layer, too, and take the data's classes for its "
-            "own in their order, whatever they are called.",
+            "With --init-from: keep the last layer, too, and match the data's classes to its "
+            "own by position, whatever they are called.",
         ),
     },
     "Data": {
@@ -70,19 +70,19 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
             "Passes over the training images. In a new run the schedule is stretched to them; "
             "with --resume only the end moves.",
         ),
-        "--batch-size -b": (int, "Images of an update."),
+        "--batch-size -b": (int, "Images per update."),
         "--lr": (float, "Learning rate of the weights; all others in proportion."),
-        "--bias-lr": (float, "That of the biases."),
-        "--layer-lr=LAYER=LR": (list[str], "That of a layer; 0 freezes it. May be given again."),
+        "--bias-lr": (float, "Learning rate of the biases."),
+        "--layer-lr=LAYER=LR": (list[str], "Learning rate of a layer; 0 freezes it. Repeatable."),
         "--schedule": (
             "const, steps[25=0.1;51=0.01], linear[factor=250], exp[factor=250], "
             "dexp[factor=250;steps=4] or plateau[factor=10;times=3;patience=5]."
         ),
-        "--bias-schedule": "That of the biases.",
+        "--bias-schedule": "Schedule of the biases.",
         "--momentum": (float, "Of the updates: 0 or more, less than 1."),
         "--weight-decay --wd": (float, "Of every layer's weights."),
         "--seed": (int, "Of initial weights, order of images, augmentation and dropout."),
-        "--chance-steps": (int, "Steps at chance after which a run stops; 0: never."),
+        "--chance-steps": (int, "Stop after this many steps at chance; 0: never."),
     },
     "Ranks": {
         "--parallel=data|towers|hybrid": (
@@ -90,7 +90,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
             "two; hybrid, batches up to the linear layers and these from there on."
         ),
         "--scheme=whole|turns|slices": (
-            "Of a hybrid: linear layers see the batch at once, a rank's images after another's, "
+            "With hybrid: linear layers see the batch at once, one rank's images after another's, "
             "or a slice of each rank's at a time."
         ),
         "--divide-momentum/--no-divide-momentum": (bool, _DIVIDE),
@@ -104,7 +104,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "--exact/--no-exact": (bool, given.EXACT),
         "--precision=fp32|fp32x3|bf16": given.PRECISION,
         "--fused/--unfused": (bool, given.FUSED),
-        "--resume=RUN|latest": "Go on with a run; other options change its values.",
+        "--resume=RUN|latest": "Continue a run; other options change its values.",
         "--config": (Path, "Start with the values of a run's config.toml."),
         "--runs --output-dir=FOLDER": (Path, _RUNS, {"default": given.RUNS}),
         "--steps": (int, "Stop after this many steps in all, and save.", {"min": 1}),
@@ -115,7 +115,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
-# Options that are no setting of a run.
+# Options that are not settings of a run.
 _OF_THE_COMMAND = ("resume", "config", "runs", "steps", "plain", "towers", "patience")
 
 
@@ -145,7 +145,7 @@ def train(**options: Any) -> None:
     from pyalexnet.training import progress, start, summary, together
 
     ranks = launch.start(options["patience"] or launch.PATIENCE)
-    several = ranks.world_size > 1  # whose launcher may show them a terminal that nobody sees
+    several = ranks.world_size > 1  # their launcher may give them a terminal that nobody sees
     together.agree_on_options(ranks, options)
     resume, config, runs, steps, plain, towers, _ = map(options.pop, _OF_THE_COMMAND)
     if resume is not None and (config is not None or options["init_from"] is not None):
@@ -173,7 +173,7 @@ def train(**options: Any) -> None:
         if trainer is None:  # while data were being read
             raise
         progress.Reporter().say(
-            "stopped at once; what came after the newest checkpoint is lost; to go on: "
+            "stopped at once; progress since the newest checkpoint is lost; to continue: "
             f"pyalexnet train --resume {shlex.quote(str(trainer.folder.path))}"
         )
         raise typer.Exit(128 + signal.SIGINT) from None
@@ -185,7 +185,7 @@ train.__signature__ = inspect.Signature([*_parameters()])  # type: ignore[attr-d
 
 
 def _choices(options: dict[str, Any], towers: int | None) -> dict[str, Any]:
-    """What was chosen, as `training.start` takes it."""
+    """The chosen options, as `training.start` takes them."""
     dropout, lrn = options["dropout"], options["lrn"]
     if dropout is not None and not 0 <= dropout < 1:
         raise ArgumentError(f"--dropout is {dropout:g}; at least 0 and less than 1 was expected.")

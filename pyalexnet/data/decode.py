@@ -35,7 +35,7 @@ LARGEST_IMAGE = 64 * 2**20  # pixels that are decoded at most: a small file can 
 PNG_START, JPEG_START, JPEG_END = b"\x89PNG", b"\xff\xd8", b"\xff\xd9"
 
 # A marker that ends the preceding data, after any number of fill bytes (ITU-T T.81, B.1.1.2):
-# neither the stuffed FF 00 of a scan, nor a restart, nor a marker that stands alone.
+# neither the stuffed FF 00 of a scan, nor a restart, nor a marker without a segment.
 JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")
 
 # First bytes of files that are not supported images but often have an image's name.

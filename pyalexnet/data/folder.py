@@ -27,7 +27,7 @@ def load(
     """Decode a whole folder: images (N, *size, 3).
 
     The set depends neither on the number of threads nor on the order of the file system. `listed`
-    is where skipped files are listed; the other arguments are those of `data.load`.
+    is the file that lists skipped files; the other arguments are those of `data.load`.
     """
     found = listing.of_folders(root)
     found.check_counts("images")

@@ -20,7 +20,7 @@ def named(paths: Iterable[str | Path], say: Callable[[str], None] | None = None)
     for path in map(Path, paths):
         if not path.is_dir():
             if not path.exists():
-                raise DataError(f"{shown(path)}: is not there; an image or a folder was expected.")
+                raise DataError(f"{shown(path)}: is missing; an image or a folder was expected.")
             found.append(path)
             continue
         inside = files_below(path)
@@ -36,7 +36,7 @@ def named(paths: Iterable[str | Path], say: Callable[[str], None] | None = None)
 
 
 def none_of(paths: Sequence[Path]) -> str:
-    """The sentence that refuses files none of which could be read."""
+    """The refusal for files, none of which could be read."""
     if len(paths) == 1:
         return f"{shown(paths[0])}: cannot be read; an image was expected."
     return f"none of the {len(paths)} images can be read; at least one was expected."
@@ -50,5 +50,5 @@ def labels_of(paths: Sequence[Path], classes: Classes) -> list[int]:
         if folder not in numbers:
             wanted = f"the name of one of the {len(classes)} classes was expected"
             such = f"{wanted}, such as {classes.ids[0]!r}"
-            raise ArgumentError(f"{shown(path)}: lies in a folder {folder!r}; {such}.")
+            raise ArgumentError(f"{shown(path)}: is in a folder {folder!r}; {such}.")
     return [numbers[folder] for folder in folders]

@@ -261,7 +261,7 @@ def _classes(val: _Val, rows: Sequence[Row], labels: Sequence[str], *, from_zero
 
 
 def _unclear(folders: Sequence[str], from_zero: bool) -> str:
-    """Why labels that are numbers do not say which folder each means; "" if they do."""
+    """Why it is unclear which folder each numeric label means; "" if it is clear."""
     if any(folder.isdecimal() for folder in folders):
         return "folders are called by numbers, too"
     if not from_zero:

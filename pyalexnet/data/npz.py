@@ -57,7 +57,7 @@ def load(path: Path, *, seed: int = 0) -> Dataset:
     else:
         parts = hold_out(whole.labels, seed)
         train, test = (Split(whole.images[part], whole.labels[part]) for part in parts)
-        how = f", of which a tenth drawn with seed {seed} is held out"
+        how = f", a tenth of which, drawn with seed {seed}, is held out"
     others = ", ".join(sorted(arrays.keys() - set(ARRAYS)))
     unused = f"; not used: {others}" if others else ""
     note = f"{source} ({len(train)} + {len(test)} images{how}{unused})"

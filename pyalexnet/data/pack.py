@@ -154,7 +154,7 @@ def is_pack(folder: Path) -> bool:
 
 
 def load(folder: Path) -> Dataset:
-    """Open a pack. Nothing is decoded: every check is made except those of the images' bytes."""
+    """Open a pack, and check everything except the images' bytes. Nothing is decoded."""
     table = read_table(folder)
     form, shape, classes = table.storage.form, table.storage.shape, table.classes
 

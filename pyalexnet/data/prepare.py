@@ -179,7 +179,7 @@ def _check_places(source: Path, out: Path) -> None:
     with files.refusing(DataError, out, "read", RuntimeError):
         inner, strangers = out.resolve(), pack.strangers(out)
     if inner.is_relative_to(outer):
-        raise DataError(f"{shown(out)}: lies in {shown(source)}; a folder beside it was expected.")
+        raise DataError(f"{shown(out)}: is in {shown(source)}; a folder beside it was expected.")
     if outer.is_relative_to(inner):
         raise DataError(f"{shown(out)}: holds {shown(source)}; a folder beside it was expected.")
     if not is_folder:
@@ -336,6 +336,6 @@ def _run(jobs: Sequence[Job], workers: int) -> Generator[tuple[int, Made]]:
     try:
         yield from alone if workers == 1 else processes.each(make, jobs, workers)
     except processes.WorkerDied as error:
-        why = "a process that prepares images was killed, as the system does where memory runs out"
-        advice = f"the same command goes on, with --workers {max(1, workers // 2)} in less memory"
+        why = "a process that prepares images was killed, probably because memory ran out"
+        advice = f"the same command continues, with --workers {max(1, workers // 2)} in less memory"
         raise DataError(f"{shown(jobs[0].target.parent)}: {why}; {advice}.") from error

@@ -1,7 +1,7 @@
 """Threads that read files, any of which may hang: on a lost network server or a failing disk.
 
-Nothing can end a hanging thread. So these are daemons, without which the process can end, while
-`concurrent.futures` would wait for its threads for ever.
+Nothing can end a hanging thread. So these are daemons, which do not keep the process from ending;
+`concurrent.futures` would wait for its threads forever.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Readers:
         return future
 
     def awaited(self, future: Future[Result], what: Callable[[], str]) -> Result:
-        """A function's result, in the order of `begin`; a refusal says `what` hangs, if it does."""
+        """A function's result, in the order of `begin`; if it hangs, a refusal says `what` does."""
         for _ in range(PARTS):
             if wait((future,), self._patience / PARTS).done:
                 return future.result()

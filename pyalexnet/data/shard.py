@@ -115,7 +115,7 @@ def examine(path: Path) -> tuple[str, Bad, Facts] | None:
 
 
 def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Facts) -> Shard:
-    """Open a shard, and check everything but the images' bytes, of which one has `image_bytes`."""
+    """Open a shard of images of `image_bytes` bytes each; all but their bytes is checked."""
     with files.refusing(DataError, path):
         size = path.stat().st_size
         if size != facts.bytes:
@@ -125,7 +125,7 @@ def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Fac
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{shown(path)}: is no shard of a pack ({error}).") from error
     if _digest(index, INDEX) != facts.index:
-        raise DataError(f"{shown(path)}: its index has not the SHA-256 that the pack's table says.")
+        raise DataError(f"{shown(path)}: its index does not have the SHA-256 in the pack's table.")
     offsets, labels, checks = (index[name] for name in INDEX)
     lengths = np.diff(offsets)
     if (
@@ -135,7 +135,7 @@ def open_shard(path: Path, form: str, image_bytes: int, classes: int, facts: Fac
     ):
         raise DataError(f"{shown(path)}: its index does not fit its data of {facts.images} images.")
     if form == "uint8" and (lengths != image_bytes).any():
-        raise DataError(f"{shown(path)}: has an image of not {image_bytes} bytes.")
+        raise DataError(f"{shown(path)}: an image does not have {image_bytes} bytes.")
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         span = f"{labels.min()} to {labels.max()}"
         raise DataError(f"{shown(path)}: has labels {span}; 0 to {classes - 1} were expected.")

@@ -133,5 +133,5 @@ def _cells(value: Any) -> list[str]:
 
 def _cell(value: Any) -> str:
     if not isinstance(value, str | int | float):
-        raise TypeError(f"it has {'null' if value is None else f'a {type(value).__name__}'} in it")
+        raise TypeError(f"it contains {'null' if value is None else f'a {type(value).__name__}'}")
     return str(value).strip()

@@ -44,8 +44,8 @@ class _Pixels:
     """A file's statements on its pixels; None for those it does not make.
 
     shape: (C, H, W) of the input. crop: side of the crop. scale: the factor of the pixels. mean:
-    numbers that are subtracted, BGR. mean_file: path of the mean image. bare: whether there is a
-    layer of data that subtracts nothing.
+    numbers that are subtracted, BGR. mean_file: path of the mean image. bare: whether a data layer
+    subtracts nothing.
     """
 
     shape: tuple[int, int, int] | None = None
@@ -73,7 +73,7 @@ def read(path: Path, mean: Path | None) -> Found:
 def _found(net: Any, image: Floats | None) -> Found:
     if any(layer.HasField("layer") for layer in net.layers):
         raise CheckpointError(
-            "is of the format of before 2014; a newer one was expected, as Caffe's "
+            "has the format used before 2014; a newer one was expected, as Caffe's "
             "upgrade_net_proto_binary makes it."
         )
     layers, weighted, sources = caffe_layers.told(net)
@@ -220,7 +220,7 @@ def _array(name: str, blob: Any, shape: Shape) -> npt.NDArray[Any]:
         numbers = np.fromiter(blob.data, np.float32, len(blob.data))
     if len(numbers) != math.prod(shape):
         raise CheckpointError(
-            f"{name} has {len(numbers)} numbers; {math.prod(shape)} were expected of its shape "
+            f"{name} has {len(numbers)} numbers; {math.prod(shape)} were expected for its shape "
             f"{shape}."
         )
     return numbers.reshape(shape)
@@ -273,7 +273,7 @@ def _input_shape(first: tuple[Conv | Linear, Any], pixels: _Pixels) -> tuple[int
     own, layer = first
     if not isinstance(own, Conv) or own.groups != 1:
         name = printable(layer.name)
-        raise CheckpointError(f"{name} reads the pixels; a Convolution of one group was expected.")
+        raise CheckpointError(f"{name} reads the pixels; a Convolution in one group was expected.")
     blob = _shape(layer.blobs[0], 4) if layer.blobs else ()
     side = pixels.crop or nets.alexnet(**_PRESET).input_shape[0]
     shape = pixels.shape or (blob[1] if len(blob) == 4 else 3, side, side)
@@ -314,7 +314,7 @@ def _stored(
         stored = max(side, _STORED) if cropped else side
         if cropped and side not in range(224, 228):
             sees = f"{side} x {side}"
-            notes = [f"Images of {stored} x {stored} are assumed, of which it sees {sees}."]
+            notes = [f"Images of {stored} x {stored} are assumed; it sees {sees} of them."]
         colours, more = _colours(pixels, channels)
         mean, notes = np.tile(colours, (stored, stored, 1)), [*notes, *more]
     augment = spec.recipe.augment

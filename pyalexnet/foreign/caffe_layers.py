@@ -48,10 +48,10 @@ def type_of(layer: Any) -> str:
 
 
 def told(net: Any) -> tuple[list[Layer], list[tuple[Conv | Linear, Any]], list[Any]]:
-    """What a NetParameter says of its network; what has no counterpart here is refused.
+    """The network that a NetParameter describes; anything without a counterpart here is refused.
 
-    Our layers, from the pixels to the logits; those with weights, each with the layer of the file
-    that it was; and the layers of the file that supply images.
+    Our layers, from the pixels to the logits; those with weights, each with its layer in the file;
+    and the file's layers that supply images.
     """
     if len(net.layer) and len(net.layers):
         raise CheckpointError(
@@ -120,7 +120,7 @@ def _chain(inputs: list[str], every: list[Any]) -> Iterator[Any]:
             if kind not in _KNOWN:
                 refuse(layer, "has no counterpart here", f"one of {', '.join(_KNOWN)}")
             if ended:
-                refuse(layer, "stands behind the loss", "no layer there")
+                refuse(layer, "comes after the loss", "no layer there")
             if graph:
                 _check_place(layer, here)
             here, begun = set(layer.top), True
@@ -259,7 +259,7 @@ def _power(layer: Any, options: Any) -> Layer:
 
 
 # The layers that have a counterpart here: the field with the options of each, the options of which
-# only one value has, and what makes the counterpart.
+# only one value is supported, and what makes the counterpart.
 _KNOWN: Mapping[str, tuple[str, Mapping[str, Any], Callable[[Any, Any], Layer | None]]] = {
     "Convolution": ("convolution_param", {"axis": 1}, _convolution),
     "InnerProduct": ("inner_product_param", {"axis": 1}, lambda _, o: Linear("fc", o.num_output)),

@@ -8,7 +8,7 @@ from pyalexnet.errors import CheckpointError
 
 Format: TypeAlias = Literal["safetensors", "torch", "caffe"]
 
-# Bytes of other common formats, where they stand, and what was expected instead.
+# Bytes of other common formats, their offsets, and what was expected instead.
 _OTHERS = (
     (0, b"\x89HDF\r\n\x1a\n", "HDF5, as Keras and some Caffe write; its weights in another format"),
     (0, b"\x1f\x8b", "compressed by gzip; what is in it"),

@@ -35,7 +35,7 @@ _TO_CONVERT = (
     'weights_only=True), sys.argv[2])" FILE.pth FILE.safetensors'
 )
 
-# Pickles before the tensors in the format from before 2020.
+# Number of pickles before the tensors in the format used before 2020.
 _PICKLES = 4
 
 # Matches names of dict classes: defaultdict, AttributeDict, yacs' CfgNode ...
@@ -145,7 +145,7 @@ def _check_members(members: list[zipfile.ZipInfo]) -> None:
     names = [member.filename for member in members]
     if any("/code/" in name for name in names):
         raise CheckpointError(
-            "is a program of TorchScript, which is not run; a state dict was expected, as "
+            "is a TorchScript program, which is not run; a state dict was expected, as "
             "torch.save(torch.jit.load(FILE).state_dict(), OTHER) writes."
         )
     for member in members:

@@ -31,7 +31,8 @@ _OPTIMIZERS = re.compile(r"optim|^opt$|momentum|exp_avg|^grad", re.IGNORECASE)
 _ITSELF = "the file itself"
 
 
-# A state dict: each parameter's name in the file and value; names of what is no parameter.
+# A state dict: each parameter's name in the file and value; names of entries that are not
+# parameters.
 _Candidate: TypeAlias = tuple[dict[str, tuple[str, Any]], list[str]]
 
 

@@ -54,7 +54,7 @@ _ARCHITECTURES = ("arch", "architecture", "model_name", "model")
 # Names under which they keep their options.
 _OPTIONS = ("args", "hyper_parameters", "hparams", "opt", "cfg", "config")
 
-# Names under which OpenMMLab's keep what they know of the data.
+# Names under which OpenMMLab's scripts describe the data.
 _METAS = ("meta", "dataset_meta")
 
 # Names under which they list the classes in output order; class_to_idx maps names to numbers.
@@ -87,7 +87,7 @@ def _found(contents: Any, state_dict: str | None) -> Found:
     last = parameters.get(_NAMES["fc8.b"])
     if last is None or len(last.shape) != 1 or last.shape[0] < 1:
         raise CheckpointError(
-            f"{_NAMES['fc8.b']} is missing or no vector; torchvision's AlexNet was expected."
+            f"{_NAMES['fc8.b']} is missing or not a vector; torchvision's AlexNet was expected."
         )
     spec = _spec(last.shape[0])
     params = weights.ours(spec, parameters, _NAMES)
@@ -131,7 +131,7 @@ def write(trained: Trained, path: Path) -> str:
 def _classes(
     about: Mapping[str, Any], args: Mapping[str, Any], count: int
 ) -> tuple[Classes | None, tuple[str, ...]]:
-    """The classes as told by `write` or by a script, else None; notes on what cannot be right."""
+    """The classes that `write` or a script recorded, else None; notes on impossible lists."""
     if isinstance(args.get("class_ids"), str):  # not a script's option of that name
         with refused(CheckpointError, "what it calls its classes cannot be read", *ODD_JSON):
             classes = Classes.read(args)

@@ -62,7 +62,7 @@ class Tensor:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[bytes]:
-    """A file's bytes; what refuses them need not know the path, which goes before its sentence.
+    """A file's bytes; a refusal raised inside gets the path put before it.
 
     A CheckpointError if it is no regular file, empty, unreadable, or larger than `LARGEST`.
     """

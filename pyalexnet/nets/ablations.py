@@ -1,7 +1,7 @@
 """Changes to AlexNet besides its preset: the experiments of the paper and of the 2012 program.
 
 Each function takes a preset and returns the changed one; a value that fits no experiment is
-refused. #148 and the like are runs of the 2012 program, by their files `layer-params-148.cfg`.
+refused. #148 is the run of the 2012 program with `layer-params-148.cfg`, and so on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a plan is made of: calls of a backend's operations on named arrays.
+"""The parts of a plan: calls of a backend's operations on named arrays.
 
 Layers write them down on a `Step`, forward and then backward. Nothing is computed here.
 
@@ -27,7 +27,7 @@ from pyalexnet.ops.elements import BFLOAT16, FLOAT32
 class Layout:
     """Shape (without the batch, where `per_image`), type and part of an array.
 
-    shares: of how many parts it has the images.
+    shares: how many parts' images it holds.
     """
 
     shape: Shape
@@ -44,13 +44,13 @@ class Layout:
         return math.prod(self.whole(images)) * self.dtype.itemsize
 
 
-# Which of how many equal slices of an array's images.
+# One of several equal slices of an array's images: its number, and how many there are.
 Turn: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class View:
-    """An array seen in another shape; without the batch, where it has one."""
+    """An array seen in another shape, which leaves out the batch if there is one."""
 
     name: str
     shape: Shape
@@ -71,7 +71,7 @@ def _meet(one: Operand, other: Operand) -> bool:
 class Draw:
     """A dropout mask: the fields of `ops.records.Mask` that the network determines.
 
-    shard: how many shards of the batch come before the images.
+    shard: the number of shards of the batch before these images.
     """
 
     keep: float
@@ -100,8 +100,8 @@ class Call:
     learns: Mapping[str, str] = field(default_factory=dict)
     # The other arguments; a `Draw` becomes a mask, and `x_shape` gets the batch in front.
     settings: Mapping[str, Any] = field(default_factory=dict)
-    # Whether it may run concurrently with later calls, up to the first that touches what it writes:
-    # of a backend's operations none does. None writes what it reads.
+    # Whether it may run concurrently with later calls, up to the first that touches its outputs;
+    # after a backend's operation there is none. No later call writes its inputs.
     aside: bool = False
     part: int = 0  # whose device runs it
 
@@ -112,7 +112,7 @@ class Call:
 
     @property
     def joins(self) -> bool:
-        """Whether what it reads is a list."""
+        """Whether it reads a list of arrays."""
         return self.exchanges or self.op == "sum_parts"
 
     @property
@@ -141,8 +141,8 @@ class Plan:
     calls: tuple[Call, ...]
     arrays: Mapping[str, Layout]
     source: Source  # the array of the images, of every part
-    # Those of each layer, or of layers that one operation computes by the last one's name, in
-    # order: an array for each part of it. The last one is the logits.
+    # The outputs of each layer in order, an array for each part; layers that one operation computes
+    # have one entry, under the last one's name. The last entry is the logits.
     outputs: Mapping[str, tuple[str, ...]]
 
     @property
@@ -151,7 +151,7 @@ class Plan:
         return [*self.outputs.values()][-1][0]
 
     def moved(self, call: Call, images: int) -> int:
-        """Bytes of a call's arrays, each read or written once; what it learns counts twice."""
+        """Bytes of a call's arrays, each read or written once; updated parameters count twice."""
         learned = [name for each in call.learns.values() for name in self.learned(each)]
         return sum(self.nbytes(each, images) for each in (*call.operands(), *learned, *learned))
 
@@ -176,7 +176,7 @@ class Plan:
         return operand.shape if isinstance(operand, View) else self.arrays[operand].shape
 
     def part(self, operand: Operand) -> int:
-        """Whose array it is."""
+        """The part that an array belongs to."""
         return self.arrays[name_of(operand)].part
 
     def crosses(self, call: Call) -> bool:
@@ -216,33 +216,33 @@ class Step:
     train: bool = False  # whether dropout drops
     learns: bool = False  # whether the step ends with the update of the parameters
     reduces: bool = False  # whether gradients are summed over shards before that
-    # What has been written.
+    # Written so far.
     calls: list[Call] = field(default_factory=list)
     arrays: dict[str, Layout] = field(default_factory=dict)
-    # The part that is being written; how many towers its layer is divided between; and how many
-    # shards of the batch come before its images.
+    # The current part; how many towers its layer is divided between; and how many shards of the
+    # batch come before its images.
     part: int = 0
     towers: int = 1
     shard: int = 0
-    # Of how many parts new arrays have the images, and which of these calls are about.
+    # How many parts' images new arrays hold, and which of these the calls work on.
     shares: int = 1
     turn: Turn = (0, 1)
     sliced: set[str] = field(default_factory=set)  # gradients that are whole on no rank
     # Names of gradients, by the names of the arrays that they belong to.
     grads: dict[str, str] = field(default_factory=dict)
     images: set[str] = field(default_factory=set)  # arrays whose gradients nothing needs
-    # By a ReLU's output: the factor of the gradient where the output is above 0; and whether the
-    # call that computed the gradient has applied both.
+    # For a ReLU's output: the factor of the gradient where the output is above 0, and whether the
+    # call that computed the gradient has applied ReLU and factor.
     _rectified: dict[str, float] = field(default_factory=dict)
     _gated: set[str] = field(default_factory=set)
 
     def on(self, part: int, towers: int = 1, shard: int = 0) -> Step:
-        """Make the next calls that part's; returns the step."""
+        """Assign the next calls to this part; returns the step."""
         self.part, self.towers, self.shard = part, towers, shard
         return self
 
     def here(self, name: str) -> str:
-        """The part's array of that name: its own, or the one that all share."""
+        """The part's array of this name: its own, or the one that all parts share."""
         own = at(name, self.part)
         return own if own in self.arrays else name
 
@@ -287,8 +287,8 @@ class Step:
     ) -> None:
         """Write down a call.
 
-        The update of a linear layer is bound by memory, an exchange between ranks by the link, the
-        convolutions after them by arithmetic, so they may run beside these.
+        The update of a linear layer is bound by memory and an exchange between ranks by the link;
+        both may run beside the convolutions after them, which are bound by arithmetic.
         """
         settings |= {"tensor": True} if self.tensor and is_product(op) else {}
         aside = op in (*_ON_ONE_ARRAY, "linear_wgrad_sgd")
@@ -297,7 +297,7 @@ class Step:
         self.calls.append(Call(op, reads, writes, learns or {}, settings, aside, self.part))
 
     def _in_turn(self, operand: Operand) -> Operand:
-        """The images of an operand that calls are about."""
+        """The images of an operand that the calls work on."""
         layout = self.arrays[name_of(operand)]
         if self.turn == (0, 1) or not layout.per_image:
             return operand
@@ -355,7 +355,7 @@ class Step:
         return self.grads[x]
 
     def rectified(self, y: str, factor: float = 1.0) -> None:
-        """`y` is a ReLU's output times `factor`, which is to be applied to its gradient too."""
+        """Note that `y` is a ReLU's output times `factor`, which its gradient needs, too."""
         self._rectified[y] = factor
 
     def gate(self, x: str, *, scales: bool = False) -> float | None:
@@ -375,7 +375,7 @@ class Step:
     ) -> None:
         """Write down the gradients of a layer's parameters, or their update in the same call.
 
-        Where images take turns this comes after the last one, for all of them.
+        If images take turns, this comes after the last turn, for all of them.
         """
         number, turns = self.turn
         if number + 1 < turns:
@@ -398,7 +398,7 @@ class Step:
     def update(self) -> None:
         """Write down the updates of the parameters whose gradients were written.
 
-        Sums over ranks come in from the last layer on. Slices that ranks have updated are joined.
+        Sums over ranks arrive from the last layer on. Slices that ranks have updated are joined.
         """
         for name, layout in [*self.arrays.items()][:: -1 if self.reduces else 1]:
             grad = f"{name}.grad"

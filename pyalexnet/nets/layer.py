@@ -1,4 +1,4 @@
-"""What every layer can do.
+"""The interface of every layer.
 
 A layer is a frozen description. It computes shapes, refuses those that do not fit, and writes down
 on a `Step` which operations compute its output and, from the output's gradient, the gradients of
@@ -27,12 +27,12 @@ class Layer(ABC):
     name: str
 
     def out_shape(self, in_shape: Shape) -> Shape:
-        """Shape of the output; refuses an `in_shape`, or own values, that are impossible."""
+        """Shape of the output; refuses an impossible `in_shape` or impossible settings."""
         return in_shape
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The values of the layer except its name, as operations without weights take them."""
+        """The layer's settings except its name, as operations without weights take them."""
         return {name: value for name, value in vars(self).items() if name != "name"}
 
     def param_shapes(self, in_shape: Shape) -> dict[str, Shape]:

@@ -98,7 +98,7 @@ class _Weighted(Layer):
         return product.w
 
     def forward(self, step: Step, x: str, drop: Dropout | None = None) -> str:
-        """As every layer; with `drop`, that layer's output, in the same call."""
+        """As in every layer; with `drop`, the output of that layer, computed in the same call."""
         product, out = self._product(step, x), self.out_shape(step.shape(x))
         dtype = FLOAT32 if self.name == step.logits else step.element
         y = step.array((drop or self).name, out, dtype)
@@ -429,7 +429,7 @@ class Dropout(Layer):
         return in_shape
 
     def factor(self, *, train: bool) -> float:
-        """What the elements are multiplied by, in training those that are kept."""
+        """The factor of the elements; in training, of those that are kept."""
         if train != self.inverted:
             return 1.0
         return 1 / self.keep if train else self.keep
@@ -466,7 +466,7 @@ class Dropout(Layer):
 
 
 def _scale(step: Step, y: str, factor: float, of: str | None = None) -> None:
-    """Multiply `y`, or into it the array `of`, by a factor other than 1."""
+    """Multiply `y` by a factor other than 1, or write `of` times the factor into `y`."""
     if factor != 1:
         step.call("scale", {"x": of or y}, y, factor=factor)
 

@@ -25,7 +25,7 @@ Neuron: TypeAlias = Literal["relu", "tanh"]
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
-# Layers that are left out with a layer, for either neuron.
+# Layers that are left out together with a layer, for either neuron.
 _COMPANIONS = {"conv5": ("relu5", "tanh5"), "fc6": ("drop6",), "fc7": ("drop7",)}
 
 
@@ -114,7 +114,7 @@ class Preset:
         return [LRN(name, 5, self.lrn_alpha, beta=0.75, k=self.lrn_k, groups=groups)]
 
     def drop(self, name: str, *, before: bool) -> list[Layer]:
-        """Dropout, if its place is `before` (or else after) a linear layer."""
+        """Dropout, if the preset places it `before` (or else after) a linear layer."""
         here = before == self.dropout_before and self.dropout > 0
         return [Dropout(name, 1 - self.dropout, self.dropout_inverted)] if here else []
 

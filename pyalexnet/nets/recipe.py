@@ -38,7 +38,7 @@ class Rate:
         for schedule in (self.schedule_w, self.schedule_b):
             if isinstance(schedule, Plateau):
                 raise ArgumentError(
-                    f"rate: a schedule of its own is {schedule}; one that does not wait for a "
+                    f"rate: a layer's own schedule is {schedule}; one that does not wait for a "
                     "plateau was expected, as a run waits for one at a time: the recipe's."
                 )
 
@@ -72,7 +72,7 @@ class Augment:
     jitter: float = 0.0
     jitter_shrinks: bool = False  # whether pixels are then divided by 1 + jitter, as it did
     jitter_until: float | None = None  # the epoch at which jitter ends; None: never
-    # What is subtracted: "centre", the centre of the mean image wherever the crop was (that
+    # The mean to subtract: "centre", the centre of the mean image wherever the crop was (that
     # program's rule); "pixel", the mean of the crop's own pixels (Caffe's); "channel", one number
     # per channel (torchvision's).
     mean: Literal["centre", "pixel", "channel"] = "centre"
@@ -101,7 +101,7 @@ class Augment:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a training run needs besides a network and data."""
+    """Everything that a training run needs besides a network and data."""
 
     epochs: float
     batch_size: int

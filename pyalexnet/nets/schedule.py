@@ -6,7 +6,7 @@ The paper's rule (section 5) is `Plateau`; `Exp`, `Dexp` and `Linear` are those 
     const   steps[25=0.1;51=0.01]   linear[factor=250]   exp[factor=250]
     dexp[factor=250;steps=4]   plateau[factor=10;times=3;patience=5;threshold=0.001]
 
-`factor` there is what the base rate is divided by in total (by each drop, for plateau).
+There `factor` divides the base rate: in total, or for plateau at each drop.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class NetSpec:
 
     @property
     def masks(self) -> dict[str, int]:
-        """Numbers of the dropout layers by name, on which their masks depend."""
+        """Numbers of the dropout layers by name; their masks depend on these."""
         dropouts = [layer.name for layer in self.layers if isinstance(layer, Dropout)]
         return {name: number for number, name in enumerate(dropouts)}
 

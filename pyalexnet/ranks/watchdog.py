@@ -1,6 +1,6 @@
-"""Ends all ranks when one gets no further: it hangs or was stopped, or its host cannot be reached.
+"""Ends all ranks if one makes no progress: it hangs, was stopped, or its host is unreachable.
 
-What only a launcher sees, that a process has died, it answers itself.
+The death of a process, which only the launcher sees, is the launcher's to handle.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ STUCK = 75
 """The exit code: EX_TEMPFAIL of sysexits.h."""
 
 _AT_LENGTH = 10.0  # times the patience
-_GRACE = 0.7  # seconds that a rank waits longer for others, so that one that can speaks for itself
-_LAST = 1.0  # seconds for the library to end all ranks; after that this one exits
+_GRACE = 0.7  # seconds longer to wait for others: a rank that can report its own hang goes first
+_LAST = 1.0  # seconds for the library to end all ranks; then this one exits
 
 
 class Watchdog(threading.Thread):
-    """A thread that counts the time since the last `beat`, the time a process sleeps left out."""
+    """A thread that counts the time since the last `beat`, except while the process is stopped."""
 
     def __init__(self, who: str, patience: float, abort: Callable[[int], object]) -> None:
         """who: the rank in words. patience: in seconds. abort: ends all ranks with a code."""
@@ -33,13 +33,13 @@ class Watchdog(threading.Thread):
         self._main = threading.get_ident()
 
     def beat(self, missing: Collection[int] = ()) -> None:
-        """The rank goes on, or waits, for messages of the ranks `missing`."""
+        """The rank makes progress, or waits for messages of the ranks `missing`."""
         self._missing = missing
         self._beats += 1
 
     @contextlib.contextmanager
     def at_length(self) -> Iterator[None]:
-        """What may take ten times the patience."""
+        """A context for work that may take ten times the patience."""
         self._factor = _AT_LENGTH
         try:
             yield

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its folder, its checkpoints, its log."""
+"""A run's files: its folder, its checkpoints, its log."""

@@ -41,7 +41,7 @@ from pyalexnet.files import ODD_JSON, printable, refused, refusing, sealed, sync
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = dict[str, Array]
 
-FORMAT = 2  # in state.json; raised by one for a change that earlier versions cannot read
+FORMAT = 2  # in state.json; increased for a change that earlier versions cannot read
 WITHOUT_IDS = 1  # from before classes had ids beside their names
 
 TENSOR_FILES = ("params.safetensors", "momentum.safetensors", "mean.safetensors")
@@ -97,7 +97,7 @@ def save(folder: Path, state: Checkpoint) -> Path:
 
     Raises:
         ArgumentError: an array is not float32, momenta and parameters do not match, or `meta` is
-            no JSON.
+            not JSON.
         CheckpointError: it cannot be written; the sentence names the path and the bytes needed.
     """
     target = folder / f"step-{state.meta.step:08d}"
@@ -116,7 +116,7 @@ def save(folder: Path, state: Checkpoint) -> Path:
         why = f"({reason(error)}); {needed}, and the checkpoints before it are untouched"
         raise CheckpointError(f"{target}: cannot be written {why}.") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # unless it has its name
+        shutil.rmtree(temporary, ignore_errors=True)  # gone if it was renamed
     return target
 
 
@@ -124,7 +124,7 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint, and check all of it.
 
     Raises:
-        CheckpointError: a file is missing, not as written, or of a later version of pyalexnet.
+        CheckpointError: a file is missing, altered, or of a later version of pyalexnet.
     """
     document = _read_state(path / STATE)
     about = document["files"]
@@ -170,8 +170,8 @@ def newest(run: Path, say: Callable[[str], None] | None = None) -> Path:
 def prune(run: Path, keep: int, best: int | None = None, step: int | None = None) -> None:
     """Delete all checkpoints of a run except the `keep` newest and the one of step `best`.
 
-    `step`: where the run now stands. Later checkpoints failed their checks when it was resumed from
-    an earlier one; they are neither counted nor deleted until the run gets there.
+    `step`: the run's current step. Later checkpoints failed their checks when it was resumed from
+    an earlier one; they are neither counted nor deleted until the run reaches them.
     """
     if keep < 1:
         raise ArgumentError(f"prune: keep is {keep}; at least 1 was expected.")

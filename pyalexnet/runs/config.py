@@ -1,4 +1,4 @@
-"""Every choice of a run, and config.toml, which holds them."""
+"""All settings of a run, and config.toml, which holds them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pyalexnet.step.plan import Precision, check_precision
 _Kind = TypeVar("_Kind")
 
 _ABOUT_CONFIG = """\
-# Every choice of this run. To repeat it:      pyalexnet train --config THIS_FILE
+# All settings of this run. To repeat it:      pyalexnet train --config THIS_FILE
 # To change a value and go on:                 edit it here, then pyalexnet train --resume RUN
 # Rates are learning rates (lr_w, lr_b) and weight decays (decay_w, decay_b) of a layer's weights
 # and biases; a schedule multiplies them: from epoch e of a pair [e, factor] on by factor.
@@ -39,26 +39,26 @@ _SHARING = ("parallel", "scheme", "divide_momentum")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Every choice of a run, with its default; the contents of config.toml, in this order."""
+    """All settings of a run, with defaults; the contents of config.toml, in this order."""
 
     net: str
     data: str = ""  # absolute path, or "" for the built-in set
-    backend: str = "auto"  # once the run has begun the one that was found, also for a resumed run
+    backend: str = "auto"  # once the run has begun, the one in use, also after a resume
     device: int = 0
     seed: int = 0
     print_freq: int = 20  # steps between two lines of the log
     keep: int = 3  # newest checkpoints kept; the best one is always kept
     recipe: Recipe
-    net_args: dict[str, Any] = field(default_factory=dict)  # of the network's function, as chosen
+    net_args: dict[str, Any] = field(default_factory=dict)  # arguments of the network's function
     devices: tuple[int, ...] = ()  # of two towers, each half of the network; (): all on `device`
-    # Threads that read images ahead; by default enough for a GPU, and polite.
+    # Threads that read images ahead; the default is enough for a GPU and leaves cores free.
     workers: int = field(default_factory=lambda: min(8, len(os.sched_getaffinity(0))))
     chance_steps: int = 500  # at chance, after which a run stops; 0: never
     tensorboard: bool = False  # whether events for TensorBoard are written
     precision: Precision = "fp32"  # of maps and the operands of products; parameters are float32
     fused: bool = False
-    """Whether operations take layers together (`step/fused.py`), rather than one by one. A new run
-    does on cuda and cpu, unless it was told."""
+    """Whether one operation may compute several layers (`step/fused.py`). By default a new run
+    is fused on cuda and cpu."""
     exact: bool = False  # whether cpu computes every convolution by its formula, even if slower
     parallel: str = ""  # how ranks share the work, as in PARALLEL
     scheme: Scheme = "whole"  # of a hybrid, in which order linear layers see the batch
@@ -81,7 +81,7 @@ class Config:
             raise ArgumentError(f"run: {name} was given and devices of two towers too; {wanted}.")
 
     def _check_parallel(self) -> None:
-        """Refuse an unknown way to share the work, or a value that it has no use for."""
+        """Refuse an unknown way to share the work, or a setting that it does not use."""
         for name, known in {"parallel": PARALLEL, "scheme": SCHEMES}.items():
             if (given := getattr(self, name)) and given not in known:
                 wanted = f"one of {', '.join(known)} was expected"
@@ -133,7 +133,7 @@ class Config:
     def changes(self, other: Config) -> dict[str, tuple[Any, Any]]:
         """The values that differ, under their dotted names, as (this one's, the other's).
 
-        How processes share the work is none of them.
+        Settings of how processes share the work are left out.
         """
         mine, theirs = (flat(c.of_any_ranks) for c in (self, other))
         pairs = {name: (mine.get(name), theirs.get(name)) for name in mine | theirs}
@@ -141,7 +141,7 @@ class Config:
 
     @property
     def of_any_ranks(self) -> dict[str, Any]:
-        """The values, except how processes share the work: what they compute is the same."""
+        """The values, except how processes share the work, which does not change the results."""
         return {name: value for name, value in asdict(self).items() if name not in _SHARING}
 
 

@@ -1,4 +1,4 @@
-"""Lines of a run in cuda-convnet's manner: per step, per epoch, per layer for how far it moved."""
+"""A run's log lines in cuda-convnet's style: per step, per epoch, and each layer's motion."""
 
 from __future__ import annotations
 

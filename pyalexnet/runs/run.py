@@ -1,7 +1,7 @@
 """A run's folder: its contents, the lock on it, and how a run is repeated from it.
 
 runs/<date>-<net>-<data>/
-    config.toml     every choice of the run; edit it (or give flags) and resume
+    config.toml  all settings of the run; edit it (or give flags) and resume
     env.json        versions, machine and command line of every start
     log.jsonl       one JSON object a line: see `Log`
     checkpoints/    see checkpoint.py
@@ -63,7 +63,7 @@ class Motion:
 
     @classmethod
     def of(cls, weight: float, update: float) -> Motion:
-        """With the ratio of the two; 0 if all weights are 0."""
+        """From the two means; the ratio is 0 if all weights are 0."""
         return cls(weight, update, update / weight if weight > 0 else 0.0)
 
 
@@ -87,7 +87,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """An epoch that is over; `train` was measured while the weights moved, dropout on."""
+    """A finished epoch; `train` was measured while the weights changed, dropout on."""
 
     epoch: int
     epochs: int
@@ -102,7 +102,7 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class StopReport:
-    """The end of training, for now.
+    """The end of training, or a stop on the way.
 
     reason: "finished", "steps" as many as were asked for, the name of a signal, or an error. test:
     the last parameters on the test images; None after a signal or an error.
@@ -125,7 +125,7 @@ class StopReport:
 
 
 class RunFolder(contextlib.ExitStack):
-    """A run folder locked for writing by this process, if no other trains there, until `close`."""
+    """A run folder that this process has locked for writing until `close`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class RunFolder(contextlib.ExitStack):
         return folder
 
     def check_held(self) -> None:
-        """Refuse to go on in another folder than the one that was locked."""
+        """Refuse to continue if this is no longer the folder that was locked."""
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(self._lock), (self.path / "lock").stat()):
                 return
@@ -161,7 +161,7 @@ class RunFolder(contextlib.ExitStack):
         raise RunError(f"{self.path}: {found}; nothing more is saved.")
 
     def write_config(self, config: Config) -> None:
-        """Write config.toml, whole or not at all."""
+        """Write config.toml, completely or not at all."""
         files.write(self.path / "config.toml", config.to_toml().encode(), RunError)
 
     def save(self, state: Checkpoint, keep: int, best: int | None) -> None:
@@ -170,7 +170,7 @@ class RunFolder(contextlib.ExitStack):
         checkpoint.prune(self.path, keep, best=best, step=state.meta.step)
 
     def files(self) -> list[Path]:
-        """What the run has left, checkpoints last."""
+        """The run's files, checkpoints last."""
         own = [path for path in self.path.iterdir() if path.is_file() and path.name != "lock"]
         return [*sorted(own), *sorted(self.checkpoints.iterdir())]
 
@@ -185,23 +185,23 @@ class RunFolder(contextlib.ExitStack):
 
 
 class Elsewhere(RunFolder):
-    """A run folder that another process writes: this one writes nothing, and need not see it."""
+    """A run folder that another process writes; this one writes nothing and need not see it."""
 
     def __init__(self, path: Path) -> None:
         contextlib.ExitStack.__init__(self)
         self.path, self.checkpoints = path, path / "checkpoints"
 
     def check_held(self) -> None:
-        """It is not held."""
+        """This process holds no lock."""
 
     def write_config(self, config: Config) -> None:
-        """The other process does."""
+        """The other process does this."""
 
     def add_environment(self, environment: Mapping[str, Any]) -> None:
-        """The other process does."""
+        """The other process does this."""
 
     def save(self, state: Checkpoint, keep: int, best: int | None) -> None:
-        """The other process does."""
+        """The other process does this."""
 
     def files(self) -> list[Path]:
         return []

@@ -34,8 +34,8 @@ def batch(
     """Draw stored images with the crop outlined, each beside the input, into the PNG `path`.
 
     stored: (n, Hs, Ws, C) uint8. seen: (n, H, W, C) in grey levels, the mean added back; values
-    outside 0 to 255 are clipped. looks: from the former to the latter; described below each pair.
-    captions: n names, for instance of classes. note: common to all.
+    outside 0 to 255 are clipped. looks: the views that lead from stored to seen, described below
+    each pair. captions: n names, for instance of classes. note: common to all.
     """
     wide = 2 * _SIDE + _ARROW
     tall = _SIDE + _LINES + (_LINE if captions else 0)

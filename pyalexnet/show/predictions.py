@@ -40,7 +40,7 @@ def predictions(
     """
     guesses = min(_GUESSES, probabilities.shape[1])
     below = _CAPTION if labels is not None or captions is not None else _BETWEEN // 2
-    truths = "" if labels is None else "; the true one stands below the image, its bar is orange"
+    truths = "" if labels is None else "; the true one is below the image, its bar is orange"
     note = f"the {guesses} most probable classes{truths}"
     size, gaps = (_CELL, _CELL + below + guesses * _BAR_STEP), (_BETWEEN, _BETWEEN)
     page, places = cells(len(images), _COLUMNS, size, gaps, title=title, note=note)

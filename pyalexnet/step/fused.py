@@ -15,9 +15,9 @@ from pyalexnet.ops.records import BlockGeometry, ConvGeometry, Pad, lrn_maxpool_
 
 
 def together(layers: Sequence[Layer], step: Step, in_shape: Shape) -> tuple[Layer, int]:
-    """The first of the layers, with those after it that the same operation computes; how many.
+    """The first layer, combined with those that the same operation computes; and their number.
 
-    in_shape: of the first one's input.
+    in_shape: of the first layer's input.
     """
     match list(layers[:3]):
         case [LRN() as norm, MaxPool() as pool, *after]:
@@ -130,7 +130,7 @@ def converted(spec: NetSpec, fused: bool = True) -> Converted:
 
 @dataclass(frozen=True)
 class ConvInBlocks(Conv):
-    """A convolution of images that lie in blocks: `size`, `stride` and `pad` count blocks."""
+    """A convolution of images in blocks: `size`, `stride` and `pad` count blocks."""
 
     block: int = 1
 

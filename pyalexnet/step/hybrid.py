@@ -1,9 +1,9 @@
 """A network over several ranks as in "One weird trick" (Krizhevsky, 2014).
 
 Convolutions have nine tenths of the arithmetic and a twentieth of the parameters, so every rank has
-all of theirs and computes its own images. From the first linear layer on, a rank has a part of each
-layer's outputs and computes the images of all: what crosses is maps, not gradients of weights. A
-last layer whose classes do not divide is whole on every rank.
+all of them and computes its own images. From the first linear layer on, a rank computes a part of
+each layer's outputs for all images: ranks exchange maps, not gradients of weights. If the classes
+do not divide, the last layer is whole on every rank.
 
 The three schemes of section 4 take the images all at once ("whole"), those of one rank after those
 of another ("turns"), or a slice of every rank's at a time ("slices"). They send the same bytes and
@@ -33,7 +33,7 @@ Division: TypeAlias = Literal["towers", "whole", "turns", "slices"]
 
 @dataclass(frozen=True)
 class Piece:
-    """Images that cross together: of a part, which of its own they are, and which of the batch."""
+    """Images exchanged together: their part, and their places in the part and in the batch."""
 
     part: int
     own: Turn
@@ -44,7 +44,7 @@ Pieces: TypeAlias = Sequence[Piece]
 
 
 def turns(scheme: Scheme, parts: int) -> list[Pieces]:
-    """For each turn, the images that cross; the batch is in the order of the turns."""
+    """For each turn, the images exchanged; the batch is in the order of the turns."""
     if scheme == "slices":
         every = range(parts)
         return [[Piece(p, (t, parts), (t * parts + p, parts**2)) for p in every] for t in every]
@@ -53,7 +53,7 @@ def turns(scheme: Scheme, parts: int) -> list[Pieces]:
 
 
 def taken(step: Step, turns: Sequence[Pieces]) -> Iterator[Pieces]:
-    """The turns, each while the step's calls are about its images."""
+    """The turns; during each, the step's calls work on its images."""
     for number, turn in enumerate(turns):
         step.turn = number, len(turns)
         yield turn
@@ -61,14 +61,14 @@ def taken(step: Step, turns: Sequence[Pieces]) -> Iterator[Pieces]:
 
 
 def shards(division: Division, ranks: int, shards: Shards) -> Shards:
-    """How ranks deal out a batch: of two towers each takes all of it."""
+    """How ranks divide a batch; each of two towers takes all of it."""
     if division == "towers":
         return shards
     return replace(shards, ranks=ranks, slices=ranks if division == "slices" else 1)
 
 
 def stages(spec: NetSpec, parts: int) -> tuple[list[Stage], list[Stage]]:
-    """The layers of `spec` where a part sees its own images, and where it sees all.
+    """The layers of `spec` in which a part sees its own images, and those in which it sees all.
 
     Raises:
         ArgumentError: the network cannot be divided.
@@ -77,7 +77,7 @@ def stages(spec: NetSpec, parts: int) -> tuple[list[Stage], list[Stage]]:
     every = tuple(range(parts))
     near = [Stage(layer, every, sharded=True) for layer in spec.layers[:first]]
     far: list[Stage] = []
-    towers = 1  # that the maps so far are divided between
+    towers = 1  # how many the maps are divided between so far
     for index, layer in enumerate(spec.layers[first:], first):
         if not isinstance(layer, Linear):
             far.append(Stage(layer, every, towers=towers))
@@ -95,7 +95,7 @@ def stages(spec: NetSpec, parts: int) -> tuple[list[Stage], list[Stage]]:
 
 @dataclass(frozen=True)
 class Logits(Layer):
-    """What parts of the last layer have computed, side by side."""
+    """The logits from the parts of the last layer, side by side."""
 
     name: str
 
@@ -137,14 +137,14 @@ def _bounds(spec: NetSpec) -> tuple[int, int]:
 
 
 def common(spec: NetSpec) -> list[str]:
-    """The parameters that every rank has and adds up the gradients of."""
+    """The parameters that every rank has, with gradients summed over the ranks."""
     layers = itertools.islice(spec.walk(), _bounds(spec)[0])
     return [name for layer, in_shape, _ in layers for name in layer.param_shapes(in_shape)]
 
 
 def check(spec: NetSpec, division: Division, ranks: int, *, divides: bool = False) -> None:
-    """Refuse what a division does not have: a number of ranks, parameters whose momentum they may
-    divide, masks of images out of order.
+    """Refuse what a division does not support: a number of ranks, parameters whose momentum they
+    may divide, masks of images out of order.
     """
     if division == "towers" and ranks != 2:
         said = f"run: parallel is towers and the number of ranks {ranks}"
@@ -177,7 +177,7 @@ def gathered(step: Step, turns: Sequence[Pieces], parts: Sequence[str]) -> list[
 def _spread(
     step: Step, turn: Pieces, parts: Sequence[str], wholes: Sequence[str], *, near: bool
 ) -> None:
-    """Write the calls that bring images of a turn to their own part, or to all others."""
+    """Write the calls that bring a turn's images to their own part, or to all others."""
     for each, (part, whole) in itertools.product(turn, enumerate(wholes)):
         if near == (part == each.part):
             own, place = (

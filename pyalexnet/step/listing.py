@@ -1,4 +1,4 @@
-"""A plan in words: a line for each call, to be read like the paper's section 3.5."""
+"""A plan as text: a line for each call, readable like the paper's section 3.5."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pyalexnet.nets.calls import Call, Operand, Plan, View, is_product, name_of
 class Line:
     """A call.
 
-    operation: its launcher in `kernels/ops.h`, and what else it does. reads, writes: arrays with
-    their shapes. flops: of a product, else 0. choice: how kernels compute a product, if asked.
+    operation: its launcher in `kernels/ops.h`, and what is fused with it. reads, writes: arrays
+    with shapes. flops: of a product, else 0. choice: how kernels compute a product, if requested.
     """
 
     operation: str
@@ -26,7 +26,7 @@ class Line:
 
 
 def lines(plan: Plan, images: int, kernels: KernelBackend | None = None) -> Iterator[Line]:
-    """A plan's calls for so many images, in their order; with what `kernels` choose."""
+    """A plan's calls in order, for so many images; `kernels` adds how they compute products."""
     for call in plan.calls:
         reads = tuple(_shown(plan, operand, images) for operand in call.reads.values())
         writes = [_shown(plan, operand, images) for operand in call.writes]
@@ -37,17 +37,17 @@ def lines(plan: Plan, images: int, kernels: KernelBackend | None = None) -> Iter
 
 
 def _choice(plan: Plan, call: Call, images: int, kernels: KernelBackend) -> str:
-    """How kernels compute a product, in their words."""
+    """How kernels compute a product."""
     reads = call.reads
-    x = reads.get("x") or call.writes[0]  # of a dgrad, dx
-    w = reads.get("w") or call.learns.get("w") or call.writes[0]  # of a wgrad, dw
+    x = reads.get("x") or call.writes[0]  # dgrad: dx
+    w = reads.get("w") or call.learns.get("w") or call.writes[0]  # wgrad: dw
     rows = images * (x.rows if isinstance(x, View) else 1)
     dtype = plan.arrays[name_of(next(iter(reads.values())))].dtype
     return kernels.choice(call.op, (rows, *plan.shape(x)), plan.shape(w), dtype, call.settings)
 
 
 def _described(call: Call) -> str:
-    """The operation, and what else it does on the way: `linear_fprop + relu + dropout`."""
+    """The operation, and what is fused with it: `linear_fprop + relu + dropout`."""
     how = call.settings
     parts = (
         how.get("activation"),

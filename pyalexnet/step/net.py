@@ -26,8 +26,8 @@ from pyalexnet.step.fused import converted
 from pyalexnet.step.program import Numbers, Program, Update
 from pyalexnet.step.shards import WHOLE, Shards
 
-# Programs that are kept, for training and evaluation and for the last, smaller batch of each; and
-# arrays of images.
+# How many programs are kept, for training, evaluation and the last, smaller batch of each; and how
+# many arrays of images.
 _KEPT = 6
 
 
@@ -35,8 +35,8 @@ _KEPT = 6
 class Part:
     """The part of a network on one device: all of it, or a tower.
 
-    params: its arrays by name, in the order of the layers; learning writes into them. low: the
-    lower halves of weights that are kept in two halves (`split_weights`), by name.
+    params: its arrays by name, in the order of the layers; updates write into them. low: the lower
+    halves of weights that are kept in two halves (`split_weights`), by name.
     """
 
     backend: Backend
@@ -45,7 +45,7 @@ class Part:
 
 
 class Net:
-    """A network's parameters on one device or in two towers, and what runs on them.
+    """A network's parameters on one device or in two towers, and its passes.
 
     fp32x3 is fp32, except that convolutions and linear layers multiply on a GPU's tensor cores,
     each number as the sum of three bfloat16.
@@ -56,15 +56,15 @@ class Net:
 
     Attributes:
         spec, seed, precision, fused, communicator, shards: as given.
-        backend: where it runs, and where logits, losses and errors lie; of two towers, tower 0's.
-        parts: the parameters by device, under the whole network's names; of two towers, the last
-            layer's are tower 0's alone.
-        converted: the layout of images that passes take without conversion; converts: whether they
-            do, on one device, if they need it at all.
+        backend: where it runs, and where logits, losses and errors are; with two towers, tower 0's.
+        parts: the parameters by device, under the whole network's names; with two towers, only
+            tower 0 has the last layer's.
+        converted: the layout of images that passes take without conversion; converts: whether
+            passes on one device convert other images.
         element: the type of maps, float32 or bfloat16.
         last_errors: (top-1, top-5) of the last pass with labels, 0-d arrays of the device, or NaN.
-        exchanged: bytes that crossed between towers in the last pass, or would between devices, or
-            that this rank has sent.
+        exchanged: bytes exchanged between towers in the last pass, even if they share a device, or
+            sent by this rank.
         division: how ranks divide the layers, as given.
     """
 
@@ -87,14 +87,14 @@ class Net:
 
         Args:
             spec: the network; in two towers, LRNs and layers within a tower have two groups.
-            backend: a name for `pyalexnet.backend`, or what it returned, for each tower.
+            backend: a name for `pyalexnet.backend`, or its result, for each tower.
             seed: of the initial weights and of the dropout masks, 0 to 2^64 - 1.
             device: its number, where `backend` is a name; for two towers two, which may be equal.
             precision: of maps and products: "fp32", "fp32x3" or "bf16".
-            fused: whether operations take layers together; if False, layers run one by one.
+            fused: whether one operation may compute several layers.
             graph: whether a GPU runs a pass as one CUDA graph.
             params: the initial parameters, as `load` takes them; `spec.initial(seed)` if None.
-            communicator: with the other ranks, each of which has this net.
+            communicator: connects the other ranks, each of which has this net.
             shards: how the batches of passes with labels are divided. Images and labels are then
                 this rank's; loss, errors and gradients are those of the whole batch.
             division: how the ranks divide the layers, so that each has a part of the parameters:
@@ -159,15 +159,15 @@ class Net:
 
     @property
     def _own_rows(self) -> Sequence[Mapping[str, slice]]:
-        """The rows of the parameters that each part has here."""
+        """For each part here, its rows of the parameters."""
         return self._rows[self.communicator.rank :][:1] if self.division else self._rows
 
     @property
     def params(self) -> dict[str, Array]:
         """Float32 arrays by name, in the order of the layers: "conv1.w", "conv1.b", ...
 
-        Those of the device, with bf16 copies; of two towers, copies on the host, and of layers that
-        ranks divide copies on each (see `joined`).
+        The device's own arrays, in bf16 copies; with two towers, copies on the host; for layers
+        that ranks divide, copies on each (see `joined`).
         """
         return self.joined([_in_float32(part) for part in self.parts])
 
@@ -191,8 +191,8 @@ class Net:
     def joined(self, values: Sequence[dict[str, Array]]) -> dict[str, Array]:
         """Arrays given part by part, by the names of its parameters, joined for the whole network.
 
-        Of one part, those themselves; of two, copies on the host, for which it waits; of ranks,
-        copies on every device, or those themselves where each has all.
+        With one part, the arrays themselves; with two, copies on the host, for which it waits; with
+        ranks, copies on every device, or the arrays themselves if each rank has all.
         """
         if self.division:
             return self._across(values[0])
@@ -247,13 +247,13 @@ class Net:
         return hybrid.common(self.spec) if self.division else self.spec.param_shapes()
 
     def sliced(self, values: dict[str, Array]) -> dict[str, Array]:
-        """Of a part's momentum what this rank keeps: all, or slices of what all ranks have."""
+        """The part of a momentum that this rank keeps: all, or slices of what all ranks have."""
         own = self.communicator.rank
         slices = {name: self.communicator.slices(values[name]) for name in self._in_slices}
         return values | {name: self.backend.copy(each[own]) for name, each in slices.items()}
 
     def unsliced(self, values: dict[str, Array]) -> dict[str, Array]:
-        """A part's momentum from what ranks keep of it."""
+        """A part's momentum, joined from the slices that ranks keep."""
         found = {}
         for name in self._in_slices:
             found[name] = self.backend.empty(self.spec.param_shapes()[name])
@@ -275,8 +275,8 @@ class Net:
     def activations(self, images: Any, *, train: bool = False) -> Iterator[tuple[str, Array]]:
         """Each layer's name and output for `images`, in order; with `train`, dropout drops.
 
-        Of layers that one operation computes, the last one's. Outputs are of the network's
-        precision, and valid until its next pass.
+        If one operation computes several layers, only the last one's. Outputs have the network's
+        precision, and are valid until its next pass.
         """
         self._numbers.set(0)
         program = self._run(images, train=train)
@@ -295,7 +295,7 @@ class Net:
     ) -> tuple[Array, dict[str, Array]]:
         """Mean loss over a batch, 0-d, and its gradient by every parameter, by name.
 
-        On one device nothing waits for it. Of two towers, gradients lie on the host.
+        On one device this does not wait for the result. With two towers, gradients are on the host.
 
         Args:
             images: as for `forward`.
@@ -326,15 +326,15 @@ class Net:
         """Forward, backward and update; the mean loss, 0-d.
 
         images, labels, step: as for `loss_and_grads`; a fused plan stores no gradients of weights.
-        rates: in the order of `spec.param_shapes`. update: the rest of the rule, and the momenta; a
-        program is made for each such object, so pass the same one at every step.
+        rates: in the order of `spec.param_shapes`. update: the rest of the rule, and the momenta;
+        each such object gets its own program, so pass the same one at every step.
         """
         self._numbers.set(step, rates)
         return self._scored(self._run(images, labels, train=True, update=update))
 
     def _scored(self, program: Program) -> Array:
         """The loss, and `last_errors`, as arrays that the next pass does not overwrite."""
-        own = program.arrays.get("scores")  # of towers, tower 0 has them
+        own = program.arrays.get("scores")  # tower 0 has them
         scores = self.backend.zeros((len(plan.SCORES),)) if own is None else self.backend.copy(own)
         if self.division == "towers":
             self.communicator.broadcast(scores)
@@ -344,7 +344,7 @@ class Net:
     def _run(
         self, images: Any, labels: Any = None, *, train: bool = False, update: Update | None = None
     ) -> Program:
-        """Run a pass as far as labels and update allow; returns its program, with the results."""
+        """Run a pass, with labels and update if given; returns its program, with the results."""
         goal: plan.Goal = "logits" if labels is None else "update" if update else "gradients"
         x, source = self._as_given(images)
         shards = self.shards if self.division or labels is not None else WHOLE

@@ -1,9 +1,9 @@
 """The plan of a step: which operations make it up, as data.
 
 A plan is a list of calls of a backend's operations on named arrays (`calls`). It follows from the
-network alone: each layer writes its own, forward and backward. Layer by layer in float32 that is
+network alone: each layer writes its own, forward and backward. Layer by layer in float32, this is
 the trivial plan; `fused` names the layers that one operation computes together, `towers` divides
-layers between two devices, `shards` the batch, `hybrid` both; `ranked` takes out what a rank does.
+layers between two devices, `shards` the batch, `hybrid` both; `ranked` extracts one rank's calls.
 Nothing is computed here; `program` runs a plan.
 
 Fusing saves reads and writes of maps. Memory time saved on an H100 (paper's network, bfloat16,
@@ -36,9 +36,9 @@ Precision: TypeAlias = Literal["fp32", "fp32x3", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp32x3", "bf16")
 
 SCORES = ("loss", "top1_error", "top5_error")
-"""Numbers that lie side by side in an array, "scores"."""
+"""Numbers that are adjacent in one array, "scores"."""
 
-# How far a plan goes: forward; also backward; also the update of the parameters.
+# How far a plan goes: forward only, with backward, or with the update as well.
 Goal: TypeAlias = Literal["logits", "gradients", "update"]
 
 
@@ -48,7 +48,7 @@ def element(precision: Precision) -> np.dtype[Any]:
 
 
 def check_precision(who: str, precision: str, towers: int = 1) -> None:
-    """Refuse an unknown precision, or one that so many towers lack; `who` opens the sentence."""
+    """Refuse an unknown precision, or one not available in towers; `who` begins the sentence."""
     if precision not in PRECISIONS:
         wanted = f"one of {', '.join(PRECISIONS)} was expected"
         raise ArgumentError(f"{who}: precision is {precision!r}; {wanted}.")
@@ -115,7 +115,7 @@ def make(
 def _stages(
     spec: NetSpec, towers: int, shards: Shards, scheme: hybrid.Scheme | None
 ) -> tuple[list[division.Stage], list[division.Stage]]:
-    """The layers of a part's own images, and those of all, in turns."""
+    """The layers that see a part's own images, and those that see all, in turns."""
     if scheme:
         return hybrid.stages(spec, towers)
     if towers > 1:

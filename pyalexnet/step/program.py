@@ -36,8 +36,8 @@ class Program:
     """A plan with its arrays; `run` executes it once.
 
     arrays: by the plan's names; the caller fills those of `plan.source` and "labels". images: of a
-    part. exchanged: bytes that cross between towers in a run. calls: the plan's calls, each bound
-    to its arguments.
+    part. exchanged: bytes exchanged between towers in a run. calls: the plan's calls, each bound to
+    its arguments.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Program:
         first: int = 0,
         communicator: Communicator | None = None,
     ) -> None:
-        """Make the arrays that `given` lacks, and check every call once.
+        """Make the arrays missing from `given`, and check every call once.
 
         backends: of each part's device. images: of a part. given: arrays shared with others:
         parameters, momentum, rates. steps: for each part, a 0-d uint32 that the masks depend on;
@@ -92,7 +92,7 @@ class Program:
     def _in_pieces(
         self, ready: Callable[[Callable[[], None]], Callable[[], None]]
     ) -> Iterator[Callable[[], None]]:
-        """What runs the calls: one by one those that are collective, at once those in between.
+        """Functions that run the calls: collective ones singly, those in between together.
 
         ready: makes a run of calls ready to be repeated.
         """
@@ -190,7 +190,7 @@ class Program:
                 first = self._first + drawn.pop("shard") * self.images
                 where = {"seed": self._seed, "step": self._steps[call.part], "first": first}
                 settings[name] = Mask(**drawn, **where)
-        if mask := settings.pop("mask", None):  # of a dropout alone, which does not scale
+        if mask := settings.pop("mask", None):  # an unfused dropout, which does not scale
             settings |= mask._asdict()
             del settings["factor"]
         return settings
@@ -202,7 +202,7 @@ class Program:
 
 
 def output_of(layer: Layer, x: Array, params: Mapping[str, Array], backend: Backend) -> Array:
-    """The output of a layer alone for a float32 batch `x`, in evaluation.
+    """The output of a single layer for a float32 batch `x`, in evaluation.
 
     params: has the layer's own, by their names in a network.
     """
@@ -219,9 +219,9 @@ def output_of(layer: Layer, x: Array, params: Mapping[str, Array], backend: Back
 
 
 class Numbers:
-    """The step and the learning rates of the parameters, on each device: a step's only arguments.
+    """The step number and the learning rates on each device: the only arguments of a step.
 
-    On a device they lie in one array, so that one copy transfers them. steps: a 0-d uint32 array
+    On a device they share one array, so that one copy transfers them. steps: a 0-d uint32 array
     for each device. rates: 0-d float32 arrays by the names that they have in plans.
     """
 
@@ -245,7 +245,7 @@ class Numbers:
                 self.rates[f"{at(name, tower)}.lr"] = rates[place : place + 1].reshape(())
 
     def set(self, step: int | Array, rates: NDArray[np.float64] | None = None) -> None:
-        """Copy over the step, from the host or a device, and, if given, all rates in order."""
+        """Copy the step, from the host or a device, and, if given, all rates in order."""
         if not isinstance(step, int):
             for backend, own in zip(self._backends, self.steps, strict=True):
                 backend.assign(own, backend.asarray(step))

@@ -1,7 +1,7 @@
-"""The plan of one rank: the calls of its part, and what ranks exchange where parts read each other.
+"""The plan of one rank: the calls of its part, and exchanges where parts read each other.
 
-Calls that read other parts' arrays stand together in the plan of all parts. In that of a rank, one
-call `exchange` stands before its own of them, for their arrays, and for those that others read.
+In the plan of all parts, calls that read other parts' arrays are grouped. In a rank's plan, a call
+`exchange` precedes its own calls of a group, and transfers what they, or others, read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pyalexnet.nets.calls import Call, Layout, Operand, Plan, like, name_of
 
 
 def of_rank(plan: Plan, rank: int) -> Plan:
-    """What part `rank` does, with the names of a plan of one part."""
+    """The calls of part `rank`, with the names of a plan of one part."""
     own = _Own(plan, rank)
     for crosses, calls in groupby(plan.calls, plan.crosses):
         if crosses:
@@ -26,7 +26,7 @@ def of_rank(plan: Plan, rank: int) -> Plan:
 
 @dataclass
 class _Own:
-    """What has been written of a rank's plan."""
+    """A rank's plan as far as it has been written."""
 
     plan: Plan
     rank: int
@@ -45,11 +45,11 @@ class _Own:
         return replace(call, reads=reads, writes=writes, learns=learns, part=0)
 
     def reads(self, call: Call) -> dict[str, Operand]:
-        """What a call of this part reads, if that is its own."""
+        """The arrays that a call of this part reads, if they are its own."""
         return {argument: self._own(operand) for argument, operand in call.reads.items()}
 
     def meet(self, calls: Sequence[Call]) -> None:
-        """Write down calls of all parts that stand together, as far as they concern this one."""
+        """Write down a group of calls of all parts, as far as they concern this one."""
         sends, receives = list[tuple[int, Operand]](), list[tuple[int, Operand]]()
         behind = []
         for call in calls:
@@ -73,10 +73,10 @@ class _Own:
         self.calls += behind
 
     def _crossing(self, call: Call, operand: Operand, source: int) -> Operand:
-        """What a call of any part reads of part `source`, one of the two being this part.
+        """The operand that a call reads from part `source`; one of the two parts is this one.
 
-        Of channels that it takes from an array only they cross, packed by the part that has them;
-        a sum's summand lies beside it, or, if it is the only one, in its place.
+        If a call takes channels of an array, their owner packs and sends only these. A received
+        summand is beside the sum, or, if it is the only one, in its place.
         """
         y = call.writes[0]
         sums, here = call.op == "sum_parts", source == self.rank

@@ -1,7 +1,7 @@
 """Stochastic gradient descent with momentum and weight decay, as in the paper's section 5.
 
 v = momentum v - weight_decay lr w - lr dw, then w = w + v. The buffer v holds steps, with the
-learning rate in them: when the rate drops, steps from before still act at their old size, unlike
+learning rate in them: when the rate drops, earlier steps still act at their old size, unlike
 in PyTorch's rule.
 """
 

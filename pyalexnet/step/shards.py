@@ -1,13 +1,13 @@
 """A batch in shards: the parts of a step that have images of their own and share all parameters.
 
-A rank's batch has one shard or more, that of all ranks the same number on each. A shard's gradients
-are those of its images, divided by the number of all shards. They are added by a binary tree, over
-the rank's own shards and then over the ranks: if the number of all shards is fixed and a rank has a
-power of two of them, every sum is the same, bit for bit, however many ranks there are.
+Every rank has the same number of shards, at least one. A shard's gradients are those of its images,
+divided by the number of all shards. They are added by a binary tree, over the rank's own shards and
+then over the ranks: if the number of all shards is fixed and a rank has a power of two of them,
+every sum is the same, bit for bit, however many ranks there are.
 
-In a plan the calls of every layer appear once for each shard. Behind a layer's gradients stand a
-call of `sum_parts` and, if there are other ranks, one of `all_reduce`, which runs aside while the
-layers below go backward.
+In a plan the calls of every layer appear once for each shard. After a layer's gradients come a call
+of `sum_parts` and, if there are other ranks, one of `all_reduce`, which runs concurrently with the
+backward pass of the layers below.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Shards:
 
     own: shards of each rank. ranks: how many there are. sent: the type of gradients between ranks:
     float32, or bfloat16, to which every sum that is sent is rounded. divides: whether each rank
-    updates a slice of every parameter that all have, and keeps the momentum of that alone. slices:
-    in how many pieces a rank's images lie in the batch.
+    updates only a slice of every shared parameter, and keeps only its momentum. slices: how many
+    pieces of the batch a rank's images form.
     """
 
     own: int = 1
@@ -49,7 +49,7 @@ class Shards:
 
     @classmethod
     def of(cls, who: str, ranks: int, count: int) -> Shards:
-        """So many shards on all ranks together; `who` opens the sentence of a refusal."""
+        """`count` shards over all ranks; `who` begins the sentence of a refusal."""
         own, rest = divmod(count, ranks)
         if rest or own.bit_count() != 1 or own > _MOST:
             factor = f"a power of two, at most {_MOST}"
@@ -95,7 +95,7 @@ def stages(spec: NetSpec, shards: int) -> list[Stage]:
 
 
 def averaged(step: Step, names: Iterable[str], shards: Shards) -> None:
-    """Write the division by all shards of arrays of one, its loss and the gradient of that."""
+    """Write the division of a shard's arrays (loss and its gradient) by the number of shards."""
     if shards.all > 1:
         for name in names:
             step.call("scale", {"x": name}, name, factor=1 / shards.all)

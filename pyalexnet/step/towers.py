@@ -1,18 +1,18 @@
-"""A network in two towers, each on a device of its own, as the paper trained it (section 3.5).
+"""A network in two towers, each on its own device, as the paper trained it (section 3.5).
 
 A tower has half of every layer's filters or outputs, and so half of the maps. A layer in two groups
 stays within its tower; a layer in one group first fetches the other tower's maps; the last layer
 with weights, fc8 of AlexNet, runs on tower 0 alone and reads both. In the backward pass a tower
 fetches the other's gradient of its maps and adds it to its own, tower 0's first.
 
-In a plan each call of a divided layer appears twice, with half of its shapes, and calls of
-`exchange_gather` and `exchange_scatter_add` stand where towers read each other.
+In a plan each call of a divided layer appears twice, with half of its shapes, and `exchange_gather`
+and `exchange_scatter_add` are called where towers read each other.
 
 The initial parameters and the dropout masks are those of the network on one device. So are the
-outputs, bit for bit where kernels compute them; gradients differ in the last bits, since sums over
+outputs, bit for bit if kernels compute them; gradients differ in the last bits, since sums over
 the filters of a layer are taken in two halves.
 
-Towers may also be two processes: `ranked` says what each does then.
+Towers may also be two processes: `ranked` makes the plan of each.
 
 One thread feeds both devices, layer by layer, and waits for neither: the exchanges keep the order
 (`Backend.exchange_gather`). Both towers may share a device.
@@ -50,7 +50,7 @@ class Stage:
     sharded: bool = False
 
     def on(self, step: Step, part: int) -> Step:
-        """The step, to be written on for a part."""
+        """The step, set to write the next calls for a part."""
         return step.on(part, self.towers, part if self.sharded else step.turn[0])
 
 
@@ -127,7 +127,7 @@ def inputs(step: Step, stage: Stage, parts: Sequence[str]) -> list[str]:
 def returned(step: Step, stage: Stage, xs: Sequence[str], parts: Sequence[str]) -> None:
     """Write for each tower the gradient of its part, summed over all that read `xs`, the whole.
 
-    Of a layer that several run whole, each knows all of it.
+    If several run a layer whole, each has all of its gradient.
     """
     dwholes = _numbered([step.grads[x] for x in xs])
     for tower, part in enumerate(parts):

@@ -63,8 +63,8 @@ def evaluate(
     """Scores of `net` on all of `split`, dropout off; None if `stop` became true on the way.
 
     Stored images larger than the network's input are cropped to the centre. A smaller last batch
-    counts for its images only. Batches are dealt out to the ranks that divide a training batch, all
-    of which ask `stop` equally often.
+    counts for its images only. Batches are distributed over the ranks that divide a training batch;
+    all of them call `stop` equally often.
     """
     height, width, channels = split.image_shape
     ranks, rank = net.shards.ranks, net.communicator.rank

@@ -35,10 +35,10 @@ Floats = npt.NDArray[np.float32]
 _Weighted: TypeAlias = layers.Conv | layers.Linear
 _Pool: TypeAlias = layers.MaxPool | layers.AvgPool
 
-# The default: of 2022, and read by all programs that are still updated.
+# The default: from 2022, and read by all programs that are still updated.
 OPSET = 17
 
-# The first one whose operators are all as this module writes them.
+# The first version in which all operators are as this module writes them.
 OLDEST_OPSET = 13
 
 # Images with which a model of any batch size is checked.
@@ -297,7 +297,7 @@ class _Graph:
         return self._node("Mul", x, self._constant(f"{name}.factor", factor), name=name)
 
     def _reshape(self, x: str, name: str, *shape: int) -> str:
-        """x as (-1, *shape): the number of images, or of their parts, follows."""
+        """x as (-1, *shape); the number of images, or of their parts, is inferred."""
         wanted = self._constant(f"{name}.shape", [-1, *shape], np.int64)
         return self._node("Reshape", x, wanted, name=name)
 

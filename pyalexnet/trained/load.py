@@ -40,7 +40,7 @@ from pyalexnet.runs.run import find
 from pyalexnet.step.net import Net
 from pyalexnet.trained.ensemble import average, softmax
 
-# Called with a sentence for people, such as on an image file that cannot be read.
+# Called with a sentence for the user, such as on an image file that cannot be read.
 Say = Callable[[str], None]
 
 # Images that go through a network at once by default.
@@ -177,8 +177,8 @@ class Trained:
         """Stored images (n, Hs, Ws, C) and labels (n,) of a split, in its order.
 
         The next batch is read while the caller works on one, which is valid until the next; a
-        DataError says which image is damaged, or whose reading hangs. progress: called with (images
-        handed out and done with, images in all).
+        DataError says which image is damaged or hangs. progress: called with (images processed,
+        images in all).
         """
         count = len(split)
         buffers = [np.empty((min(batch_size, count), *self.mean.shape), np.uint8) for _ in range(2)]
@@ -230,7 +230,7 @@ class Trained:
     ) -> Generator[tuple[Images, tuple[Path, ...]]]:
         """`images` of at most `batch_size` paths at a time; those with none readable are skipped.
 
-        progress: called with (files done with, files in all).
+        progress: called with (files processed, files in all).
         """
         for start in range(0, len(paths), batch_size):
             images, read = self.images(paths[start : start + batch_size], bad)
@@ -400,7 +400,7 @@ def _augment(saved: Checkpoint) -> Augment | None:
     """How training saw images; checkpoints from before crops existed do not say, and had none."""
     recipe = saved.meta.config.get("recipe")
     values = recipe.get("augment") if isinstance(recipe, dict) else None
-    said = f"its augment is {values!r}, which is none"
+    said = f"its augment is {values!r}, which is not valid"
     with refused(CheckpointError, said, ArgumentError, TypeError):
         return None if values is None else Augment(**values)
 

@@ -128,7 +128,7 @@ def _check_same_classes(run: Trained, first: Trained, in_order: bool) -> None:
     found = first.classes.places(run.classes)
     if found is None:
         raise DataError(
-            f"{run.name} and {first.name} tell other classes apart: "
+            f"{run.name} and {first.name} have different classes: "
             f"{run.classes.difference(first.classes)}; runs on the same classes were expected."
         )
     if found != places:

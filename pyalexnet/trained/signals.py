@@ -23,7 +23,7 @@ from pyalexnet.errors import ArgumentError
 from pyalexnet.step.net import Net
 from pyalexnet.trained.load import Trained
 
-# As many as `survey` uses, and twice as many as it needs.
+# The number of images that `survey` uses, twice as many as it needs.
 IMAGES = 32
 
 _FEWEST = 2  # one image has no deviation

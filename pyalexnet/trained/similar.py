@@ -146,7 +146,7 @@ class Search:
     """
 
     def __init__(self, queries: Features, k: int) -> None:
-        """Begin to look for the k rows nearest to each of `queries` (q, numbers)."""
+        """Begin the search for the k rows nearest to each of `queries` (q, numbers)."""
         self._queries, self._k, self._seen = np.asarray(queries, np.float64), k, 0
         self._norms = (self._queries**2).sum(axis=1)
         self._nearest: list[tuple[Distances, Labels]] = [

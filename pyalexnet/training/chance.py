@@ -19,8 +19,8 @@ _BLOCKS = 5
 # Logits of pure noise with deviation s cost s^2 / 2 above chance; a loss higher than that at s = 1
 # has another cause: it diverges.
 _LIFT = 0.5
-# In standard errors. Few, as the two mistakes are not equal: stopping a run that learns loses it;
-# one that does not learn is examined again a block later.
+# In standard errors. Few, since the two mistakes are not equal: stopping a run that learns loses
+# it; a run that does not learn is examined again a block later.
 _SIGNIFICANT = 1.5
 
 
@@ -69,7 +69,7 @@ class Losses:
         self.steps, self.images, self.loss, self.square = 0, 0, 0.0, 0.0
 
     def _sit(self, chance: float) -> bool:
-        """Whether they are neither below chance, nor far above it, nor falling."""
+        """Whether the losses are neither below chance, nor far above it, nor falling."""
         means, variances = np.array(self.blocks).T
         above = means.mean() - chance
         error = math.sqrt(variances.sum()) / _BLOCKS

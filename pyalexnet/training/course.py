@@ -1,4 +1,4 @@
-"""Where a run stands on the way that its recipe prescribes."""
+"""A run's progress along its recipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CAME_LATER = {"plateau", "losses", "closed"}
 
 @dataclass
 class Position:
-    """Where a run stands; with the parameters and the momentum, all that resuming needs."""
+    """A run's position; with the parameters and the momentum, all that resuming needs."""
 
     step: int = 0  # updates done; also the counter of the dropout masks
     epoch: int = 0  # epochs done, their test included
@@ -36,7 +36,7 @@ class Position:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Position:
-        """Rebuild one from the result of `asdict`; old ones lack what came later."""
+        """Rebuild one from the result of `asdict`; old ones lack later fields."""
         what = f"the checkpoint does not say where its run stood; it has {list(values)}"
         with refused(CheckpointError, what, ValueError):
             at = validated(cls, values)

@@ -30,7 +30,7 @@ def tell(sentence: str) -> None:
 
 
 NOTHING, SAVE = 0, 1
-"""What signals ask for, as a number: a signal to stop counts one more than its own."""
+"""What signals request, as a number: for a signal to stop, its number plus one."""
 
 
 class Interrupt(contextlib.ExitStack):
@@ -57,11 +57,11 @@ class Interrupt(contextlib.ExitStack):
 
     @property
     def asked(self) -> int:
-        """What the signals so far ask for."""
+        """What the signals so far request."""
         return SAVE + self.received if self.received else SAVE if self.save else NOTHING
 
     def heed(self, asked: int) -> bool:
-        """Take what was asked for of any rank as asked of this one; whether it is to save."""
+        """Apply a request made to any rank to this one; returns whether to save."""
         if asked > SAVE:
             self.heeded = signal.Signals(asked - SAVE)
         return asked == SAVE

@@ -19,15 +19,15 @@ _SECONDS_BETWEEN_PICTURES = 30.0
 class Pictures(Watcher):
     """Draws at the end of training, and after epochs that took some time.
 
-    spec: of the network. title: of the curves, before the number of steps. warn: called with what
-    prevents drawing.
+    spec: of the network. title: of the curves, before the number of steps. warn: called with a
+    sentence on what prevents drawing.
     """
 
     def __init__(self, folder: RunFolder, spec: NetSpec, title: str, warn: Warn) -> None:
         self._folder, self._spec, self._title, self._warn = folder, spec, title, warn
         self._first: list[tuple[str, Array]] = []  # name and weights of the first layer, if saved
         self._drawn = time.perf_counter()
-        self._epoch: EpochReport | None = None  # that has not been drawn
+        self._epoch: EpochReport | None = None  # not drawn yet
 
     def epoch(self, report: EpochReport) -> None:
         self._epoch = report

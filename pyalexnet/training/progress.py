@@ -32,8 +32,8 @@ _SECONDS_BETWEEN_LINES = 5.0
 class Reporter(Watcher):
     """Plain lines on a stream. Usable as a context manager; `LiveReporter` adds the display.
 
-    told_loss: whether a line has said how the loss is. lost: the error with which the stream
-    stopped accepting output, if it did.
+    told_loss: whether a line has reported the loss. lost: the error with which the stream stopped
+    accepting output, if it did.
     """
 
     def __init__(self, stream: IO[str] | None = None) -> None:

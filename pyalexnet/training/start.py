@@ -42,7 +42,7 @@ _OF_RECIPE = set(inspect.signature(Recipe.override).parameters) - {"self"}
 _BEGINNING = {"init_from", "classes_in_order"}
 
 Choices: TypeAlias = Mapping[str, Any]
-"""What a user chose, by name; no name where nothing was chosen. A name is that of
+"""The user's choices by name, without names that were not chosen. A name is that of
 
 - a field of `Config`, or of `Augment`;
 - an argument of `Recipe.override`, with layer_lr as texts LAYER=LR;
@@ -116,7 +116,7 @@ def resumed(
 
     Its current config.toml applies, overridden by `choices`; differences from the values it was
     trained with are reported and logged. The choice `epochs` moves the end only, not the schedule.
-    `steps` is where it is to stop. A refusal changes nothing in the folder.
+    `steps` is the step to stop at. A refusal changes nothing in the folder.
     """
     ranks = ranks or Communicator()
     folder = together.folder_of_first(ranks, RunFolder(run) if ranks.rank == 0 else None)
@@ -137,12 +137,12 @@ def _resumed(
     run, saved, settings, bad_files = folder.path, None, None, None
     if choices.get("classes_in_order"):
         wanted = "it was expected with a network in init_from"
-        raise ArgumentError(f"run: classes_in_order is given for {run}, which goes on; {wanted}.")
+        raise ArgumentError(f"run: classes_in_order is given for {run}, which resumes; {wanted}.")
     if ranks.rank == 0:
         saved = checkpoint.load(checkpoint.newest(run, reporter.warn))
         if "data" not in saved.meta.config:
             advice = f"a new run can begin with it: pyalexnet train --init-from {run} --data DATA"
-            found = f"{run} was not trained here, so there is nothing to go on with"
+            found = f"{run} was not trained here, so there is nothing to resume"
             raise RunError(f"{found}; {advice}.")
         settings = _chosen(_config(run / "config.toml"), choices, stretch=False)
         bad_files = run / "bad_files.jsonl"
@@ -178,7 +178,7 @@ def _resumed(
 
 
 def _begin(trainer: Trainer, reporter: Reporter, kind: str, values: Mapping[str, Any]) -> None:
-    """Write what is about to run, and have it followed: the log before the pictures of the log."""
+    """Record what is about to run, and attach its watchers: the log before the pictures of it."""
     config, folder, warn = trainer.config, trainer.folder, reporter.warn_once
     if isinstance(folder, Elsewhere):
         return
@@ -213,8 +213,8 @@ def mean_of(dataset: Dataset, recipe: Recipe) -> Pixels:
 def _of_new(choices: Choices, base: Config | None, parent: Trained | None) -> Config:
     """A new run's choices.
 
-    What is not chosen is as in `base`, the configuration of another run: all of it if the networks
-    are of one name. If none is named it is the parent's; for a pack of photographs, alexnet.
+    Values not chosen are those of `base`, another run's configuration (recipe and options only of
+    the same net). A net not chosen is that of `base`, of the parent or, for a pack, alexnet.
     """
     photographs = "data" in choices and is_pack(Path(choices["data"]))
     usual = "alexnet" if photographs else nets.names()[0]
@@ -227,7 +227,7 @@ def _of_new(choices: Choices, base: Config | None, parent: Trained | None) -> Co
         base = replace(base, **own) if base else Config(**own)
     config = _chosen(base, choices)
     divisible = "towers_norm" in inspect.signature(nets.get(config.net)).parameters
-    if config.parallel == "towers" and divisible:  # for good: one rank may go on with the network
+    if config.parallel == "towers" and divisible:  # permanently: one rank may continue the run
         config = replace(config, net_args=config.net_args | {"towers_norm": True})
     return config
 
@@ -268,7 +268,7 @@ def _draft(net: str, net_args: Mapping[str, Any]) -> NetSpec:
     make = nets.get(net)
     for name in net_args:
         if name not in inspect.signature(make).parameters:
-            raise ArgumentError(f"{net} has no option {name}; alexnet was expected, which has.")
+            raise ArgumentError(f"{net} has no option {name}; alexnet, which has it, was expected.")
     return make(**net_args)
 
 
@@ -291,14 +291,14 @@ def _stored(where: str) -> str:
     try:
         return os.fsencode(path).decode("utf-8")
     except UnicodeDecodeError as error:
-        wanted = "a path in UTF-8 was expected, as config.toml is to hold it"
+        wanted = "a path in UTF-8 was expected, so that config.toml can hold it"
         raise ArgumentError(f"data is {where!r}; {wanted}.") from error
 
 
 def _built(
     config: Config, draft: NetSpec, dataset: Dataset, places: Sequence[backends.Backend]
 ) -> tuple[Config, NetSpec]:
-    """The network for a dataset, and `config` with what data and machine have settled.
+    """The network for a dataset, and `config` completed from data and machine.
 
     Images no larger than the network's input are seen whole.
     """

@@ -1,4 +1,4 @@
-"""What a run says of itself at its beginning and at its end."""
+"""A run's summary at its beginning and at its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyalexnet.training.train import Trainer
 
 
 def opening(trainer: Trainer) -> Iterator[str]:
-    """What will be trained, on what, where and how."""
+    """What will be trained, on what data, where and how."""
     config, recipe, spec = trainer.config, trainer.config.recipe, trainer.net.spec
     macs = f"{spec.macs() / 1e6:.1f} million multiply-accumulates an image"
     yield f"net       {config.net}: {spec.num_parameters:,} parameters, {macs}"
@@ -128,9 +128,9 @@ def _views(augment: Augment) -> str:
 
 
 def closing(trainer: Trainer, outcome: StopReport, *, told_loss: bool) -> Iterator[str]:
-    """The results, on which data, where they lie and how to continue.
+    """The results, the data, the files, and how to continue.
 
-    told_loss: whether lines before these have said how the loss is.
+    told_loss: whether earlier lines have reported the loss.
     """
     folder, at, test = trainer.folder.path, trainer.at, outcome.test
     if not told_loss and at.epoch_sums.images:

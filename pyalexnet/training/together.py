@@ -1,7 +1,7 @@
-"""What ranks settle before they train: rank 0 reads and decides, the others follow, all compare.
+"""Agreement of ranks before training: rank 0 reads and decides, the others follow, all compare.
 
-So only rank 0 has to see the run's folder and the files that a run begins with; every rank reads
-the data.
+So only rank 0 needs access to the run's folder and the files that a run begins with; every rank
+reads the data.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pyalexnet.training.course import Course
 
 def agree_on_options(ranks: Communicator, options: Mapping[str, Any]) -> None:
     """Refuse command lines, versions and kernels that differ between ranks."""
-    if ranks.world_size == 1:  # the kernels are not loaded for a run on a GPU
+    if ranks.world_size == 1:  # a run on a GPU need not load the CPU's kernels
         return
     given = {f"--{name.replace('_', '-')}": str(value) for name, value in options.items()}
     own = {"pyalexnet's version": pyalexnet.__version__, "the instruction set": chosen_set()}
@@ -40,7 +40,7 @@ def agree_on_options(ranks: Communicator, options: Mapping[str, Any]) -> None:
 
 def agree_on_start(ranks: Communicator, initial: Arrays, mean: Array, data: Dataset) -> None:
     """Refuse initial parameters and data that differ between ranks."""
-    if ranks.world_size == 1:  # digests of hundreds of megabytes would agree with nobody's
+    if ranks.world_size == 1:  # no digests of hundreds of megabytes without anyone to compare
         return
     facts = {"the initial parameters": [*initial.values()], "the mean of the images": [mean]}
     facts |= {"the labels": [data.train.labels, data.test.labels]}
@@ -65,7 +65,7 @@ def dataset_of_first(ranks: Communicator, dataset: Dataset) -> Dataset:
 
 
 def folder_of_first(ranks: Communicator, folder: RunFolder | None) -> RunFolder:
-    """Rank 0's folder, in which other ranks write nothing."""
+    """Rank 0's folder; other ranks write nothing to it."""
     path = ranks.gather(None if folder is None else str(folder.path))[0]
     return folder or Elsewhere(Path(path))
 

@@ -1,8 +1,8 @@
 """The training loop: from a network, data and a configuration to the contents of the run folder.
 
 Everything random is drawn from counters (seed, epoch, step), so a run's position, parameters and
-momentum are all that resuming needs: a run stopped at any step and resumed ends bit for bit as one
-that was not.
+momentum are all that resuming needs: a run stopped at any step and resumed ends bit for bit like
+one that was never stopped.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from pyalexnet.training.course import Course, Position
 from pyalexnet.training.interrupt import SAVE, Interrupt
 from pyalexnet.training.watching import Watcher
 
-# Nats. Losses of runs that learn stay below a hundred, spikes included. Some runs far beyond come
-# back, but to chance, with layers that let nothing through.
+# Nats. Losses of runs that learn stay below a hundred, spikes included. Some runs far beyond
+# recover, but only to chance, with layers that let nothing through.
 _DIVERGED = 1e4
 # The most work lost when a machine goes down in the middle of a long epoch.
 _SECONDS_BETWEEN_SAVES = 600.0
@@ -43,7 +43,7 @@ _SECONDS_BETWEEN_SAVES = 600.0
 
 @dataclass
 class _Pace:
-    """Images trained on, and the time that took."""
+    """Images trained on, and the time taken."""
 
     images: int = 0
     seconds: float = 0.0
@@ -111,7 +111,7 @@ class Trainer:
         self._saved = asdict(position)
 
     def check_stop(self, step: int | None) -> None:
-        """Refuse to stop at a step that is past."""
+        """Refuse to stop at a step that is already done."""
         if step is not None and step <= self.at.step:
             wanted = f"more than the {self.at.step} that are done was expected"
             raise ArgumentError(f"steps is {step}; {wanted}.")
@@ -123,7 +123,7 @@ class Trainer:
 
         Raises:
             TrainingError: a loss, gradient or parameter is not finite; nothing is saved then.
-            CheckpointError: a checkpoint cannot be written; the ones before stay.
+            CheckpointError: a checkpoint cannot be written; earlier ones stay.
             ArgumentError: there is nothing to do before `stop_at`.
         """
         self.check_stop(stop_at)
@@ -147,7 +147,7 @@ class Trainer:
             self._test = self._test or self._evaluate()
         self._save()
         finished = self.course.finished
-        received = None if finished else self.interrupt.heeded  # if so, it came too late
+        received = None if finished else self.interrupt.heeded  # after the end it is too late
         test = None if received else self._test
         ended = received.name if received else "finished" if finished else "steps"
         seconds = time.perf_counter() - started
@@ -208,7 +208,7 @@ class Trainer:
         return views.training(augment, self._colour, **which, **shape)
 
     def _stops(self, between_saves: float = math.inf) -> bool:
-        """Save if a signal to a rank asks for it, or rank 0's clock; whether one asks to stop."""
+        """Save if a signal to a rank or rank 0's clock asks for it; whether a signal says stop."""
         asked, ranks = self.interrupt.asked, self.net.communicator
         if ranks.rank == 0 and time.perf_counter() - self._saved_at > between_saves:
             asked = max(asked, SAVE)
@@ -224,7 +224,7 @@ class Trainer:
         self._unread.append((at.step + 1, loss, *self.net.last_errors))
         if isinstance(loss, np.ndarray | np.generic):
             self._read_losses()
-            for part in self.net.parts:  # which the update's rate or momentum may have spoilt
+            for part in self.net.parts:  # the update's rate or momentum may have spoilt it
                 self._check_finite(at.step + 1, "the update of", part.params)
         at.step += 1
         at.seen += self.batch_size
@@ -368,7 +368,7 @@ class Trainer:
         return f"the largest output is {largest[name]:.1e}, of {name}"
 
     def _at_chance(self) -> TrainingError:
-        """The loss has been at chance for too long: which layer is to blame, and what to do."""
+        """The loss has been at chance for too long: the layer to blame, and what to do."""
         images, _ = self._first_images(signals.IMAGES)
         known: dict[str, Any] = {"step": self.at.step, "steps": self.config.chance_steps}
         known |= {"loss": self.at.losses.blocks[-1][0], "chance": self._chance}
@@ -380,7 +380,7 @@ class Trainer:
         smaller = f"--lr {self.config.recipe.rate.lr_w / 10:g}"
         advice = f"try a smaller learning rate, for instance {smaller}"
         if self._saved:
-            kept = f"the checkpoint of step {self._saved['step']} is as it was, to go on from it"
+            kept = f"the checkpoint of step {self._saved['step']} is unchanged; to continue from it"
             advice = f"{kept}: pyalexnet train --resume {self.folder.path} {smaller}"
         return TrainingError(f"step {step}, lr {self.course.lr:g}: {what}; {advice}.")
 

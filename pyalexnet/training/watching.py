@@ -1,4 +1,4 @@
-"""Watchers: what follows a run while it trains, and cannot change it."""
+"""Watchers, which observe a run while it trains and cannot change it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Watcher:
     """
 
     def say(self, line: str = "") -> None:
-        """Something happened that only words can tell."""
+        """Report an event that has no method of its own."""
 
     def begin(self, step: int) -> None:
         """Training begins, or goes on, after `step` steps."""
@@ -41,7 +41,7 @@ class Watcher:
 
 
 class Record(Watcher):
-    """Writes the lines of log.jsonl; without those for which the disk has no room."""
+    """Writes the lines of log.jsonl, except those that a full disk prevents."""
 
     def __init__(self, log: Log, warn: Warn) -> None:
         self._log, self._warn = log, warn
