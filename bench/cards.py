@@ -15,7 +15,7 @@ class Card:
 
     flops: by precision, floating-point operations a second that matrix products reach.
     bandwidth: bytes a second, read and written together.
-    source: where the numbers are from.
+    source: where the numbers come from.
     """
 
     name: str
@@ -47,7 +47,7 @@ def get(name: str) -> Card:
 
 def _known() -> tuple[Card, ...]:
     hopper = {"fp32": 60e12, "fp32x3": 790e12 / PRODUCTS_OF_THREE, "tf32": 400e12, "bf16": 790e12}
-    assumed = "assumed: what libraries reach in large products and copies, not measured here"
+    assumed = "assumed: rates that libraries reach in large products and copies, not measured here"
     sheet = "data sheet of the SXM card with 80 GB"
     ampere = {"fp32": 19.5e12, "fp32x3": 312e12 / PRODUCTS_OF_THREE, "tf32": 156e12, "bf16": 312e12}
     return (

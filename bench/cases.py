@@ -1,6 +1,6 @@
-"""What is timed, as data: every operation of a network's training step, with its sizes.
+"""The timed operations as data: all of a network's training step, with their sizes.
 
-`of` has the operations layer by layer, `fused` those of the fusion plan that fuse layers.
+`of` returns the operations layer by layer, `fused` those of the fusion plan that fuse layers.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Case:
         return _DTYPES.get(name, plan.element(self.precision))
 
     def arguments(self, arrays: Arrays) -> dict[str, Any]:
-        """What the operation is called with; arrays may be those of any backend."""
+        """The operation's arguments; arrays may be those of any backend."""
         learned = [name.removesuffix(".v") for name in arrays if name.endswith(".v")]
         given: dict[str, Any] = {
             n: a for n, a in arrays.items() if "." not in n and n not in learned
@@ -148,7 +148,7 @@ class Case:
         return np.resize((few * np.float32(self._scale(name))).astype(dtype), shape)
 
     def _pooled(self, drawn: Arrays) -> Arrays:
-        """What the gradient needs from the forward pass: maxima, and their places."""
+        """Results of the forward pass that the gradient needs: maxima, and their places."""
         few = min(self.batch, _DIFFERENT_IMAGES)
         forward = {n: v for n, v in self.settings.items() if n != "gated"}
         x = drawn["x"][:few].astype(np.float32)
@@ -173,7 +173,7 @@ class Case:
 def of(spec: NetSpec, batch: int, precision: Precision = "fp32") -> list[Case]:
     """The operations of a training step of `batch` images, layer by layer.
 
-    Of the updates the largest, which takes most of their time by far.
+    Only the largest update is included, which takes by far the most time.
     """
     made = plan.make(spec, goal="update", precision=precision, fused=False)
     largest = max(spec.param_shapes().items(), key=lambda one: math.prod(one[1]))[0]
@@ -192,7 +192,7 @@ def of(spec: NetSpec, batch: int, precision: Precision = "fp32") -> list[Case]:
 
 
 def _layer(call: Call, forward: dict[str, list[str]]) -> str | None:
-    """The layer that an operation is the pass of; None for the rest of a step: casts, scaling,
+    """The layer whose pass an operation is; None for the rest of a step: casts, scaling,
     small updates, and gradients through the activation of a product.
 
     forward: by kind, the layers that still have their backward pass before them; changed.

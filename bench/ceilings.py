@@ -1,4 +1,4 @@
-"""What the device reaches in the same run: copies, products, launches. Shares are of these."""
+"""The device's ceilings in the same run: copies, products, launches. Shares refer to these."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WARMUPS = 3
 def measured(
     device: Device, peers: Peers, sizes: tuple[int, ...], copied: int, precisions: tuple[str, ...]
 ) -> Iterator[Ceiling]:
-    """A copy of `copied` bytes, square products of `sizes` in each precision, launches."""
+    """The ceilings: a copy of `copied` bytes, products of `sizes` in each precision, launches."""
     yield _copy(device, peers, copied)
     for precision in precisions:
         for size in sizes:

@@ -55,9 +55,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--full", action="store_true", help="the CPU's longer form: an hour or two")
     made.add_argument(
-        "--part", choices=[*forms.gpu()], help="of the GPU's form; all of them if none is named"
+        "--part", choices=[*forms.gpu()], help="part of the GPU's form; by default all of them"
     )
-    made.add_argument("--only", metavar="TEXT", help="only cases whose names hold TEXT")
+    made.add_argument("--only", metavar="TEXT", help="only cases whose names contain TEXT")
     made.add_argument("--seconds", type=float, default=0.15, help="for each case on a CPU (0.15)")
     made.add_argument("--card", default=cards.names()[0], help="card of the computed floors (H100)")
     made.add_argument("--data", type=Path, help="data set whose images are fed from the host too")
@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _listed(options: argparse.Namespace) -> listing.Choices | None:
-    """What `--list-step` is to list, or `--model` to predict; None without either."""
+    """The step for `--list-step` or `--model`; None without either."""
     names = ("net", "preset", "batch", "precision", "unfused")
     chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.model:
@@ -169,12 +169,12 @@ def _parts(options: argparse.Namespace, device: Device) -> list[forms.Form]:
     if options.part is None:
         return [*parts.values()]
     if options.part not in parts:
-        raise ValueError(f"--part is {options.part!r}; it is of the GPU's form, which is not run.")
+        raise ValueError(f"--part is {options.part!r}; the GPU's form, which has it, is not run.")
     return [parts[options.part]]
 
 
 def _saver(options: argparse.Namespace, results: Results, device: Device) -> Callable[[str], None]:
-    """Says what is done, and keeps the record up to date."""
+    """A function that prints what is done and keeps the record up to date."""
     where: Path | None = options.into
     if options.record is not None:
         where = record.folder(options.record, results.environment["date"], device.name)

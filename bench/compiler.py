@@ -31,9 +31,9 @@ _SHARED = re.compile(r"(\d+) bytes smem")
 
 @dataclass(frozen=True)
 class Compiled:
-    """A source file's machine code, and what the compiler said about its kernels.
+    """A source file's machine code, and the compiler's report on its kernels.
 
-    report: all that it said.
+    report: the compiler's whole output.
     """
 
     source: Path

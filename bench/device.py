@@ -1,6 +1,6 @@
 """Where the bench runs: the backend, its stopwatch, and how a call is made ready for timing.
 
-Besides `unpooled` the only module of the bench that imports CuPy.
+The only module of the bench that imports CuPy, besides `unpooled`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Device(ABC):
     """A place to time on.
 
     Attributes:
-        name: of the machine's part, for the record.
-        torch: what PyTorch calls it.
-        versions: of the libraries that our side runs by.
+        name: of the processor or GPU, for the record.
+        torch: PyTorch's name for it.
+        versions: of the libraries that our side uses.
         backend: our side.
         stopwatch: takes the time of an operation.
         step_stopwatch: takes the time of a training step.
-        threads: that both sides may use; None on a GPU.
+        threads: how many both sides may use; None on a GPU.
         layouts: of PyTorch's maps, in which its steps are tried.
     """
 
@@ -126,7 +126,7 @@ class Gpu(Device):
         self.step_stopwatch = _Wall(self._cupy, number)
 
     def ready(self, run: Run) -> Run:
-        """A CUDA graph of the call: then the host's time cannot be mistaken for the kernels'."""
+        """A CUDA graph of the call, so that the host's time cannot be mistaken for the kernels'."""
         self.backend.synchronize()
         stream = self._cupy.cuda.Stream(non_blocking=True)
         with stream:

@@ -1,4 +1,4 @@
-"""What comes with every number: commit, machine, versions, date."""
+"""Recorded with every number: commit, machine, versions, date."""
 
 from __future__ import annotations
 

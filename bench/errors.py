@@ -33,7 +33,7 @@ _UNIT = 2.0**-24
 
 @dataclass(frozen=True)
 class Error:
-    """Of an operation in one way, in units: the worst element's, the mean, and the norm's."""
+    """Errors of an operation in one arithmetic, in units: the worst, the mean, and the norm's."""
 
     worst: float
     mean: float
@@ -50,7 +50,7 @@ class Row:
 
 
 def of_kernels(backend: Backend) -> Ways:
-    """With each of a GPU's two arithmetic units."""
+    """Each of a GPU's two arithmetic units."""
     return {"fp32": (backend, False), "fp32x3": (backend, True)}
 
 
@@ -116,7 +116,7 @@ def document(ways: Ways, spec: NetSpec) -> str:
     for row in rows(ways, spec):
         numbers = [getattr(row.errors[name], kind) for kind in kinds for name in ways]
         if not all(map(math.isfinite, numbers)):
-            raise ValueError(f"{row.name} gives what is not finite.")
+            raise ValueError(f"{row.name} gives a result that is not finite.")
         shown = " | ".join(f"{number:.2f}" for number in numbers)
         lines.append(f"| {row.name} | {row.terms:,} | {shown} |")
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: Any) -> None:
-    """In the process that prints reports, one of several."""
+    """Install it in the process that prints reports, which is one of several."""
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None:
         config.pluginmanager.register(_Failures(terminal))

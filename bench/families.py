@@ -1,8 +1,8 @@
-"""Each family of kernels once against float64, tiny: what a card says first of all.
+"""Each family of kernels once against float64, on tiny sizes: the first check on a card.
 
-`python -m bench.families FAMILY` checks one, a line of JSON for every case as it is done; without a
-name it says what card there is. In a process of its own, so that a kernel that hangs or faults ends
-its family only. Exit codes: 0 all well, 1 something is wrong, 2 there is no GPU to check.
+`python -m bench.families FAMILY` checks one, printing a line of JSON after each case; without a
+name it names the card. It runs in its own process, so that a kernel that hangs or faults ends only
+its family. Exit codes: 0 all well, 1 something is wrong, 2 there is no GPU to check.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _MAPS = ("relu", "dropout", "maxpool", "lrn", "softmax", "sgd")
 
 @dataclass(frozen=True)
 class Family:
-    """Kernels that stand or fall together.
+    """Kernels that are checked together.
 
     calls: pattern for the full names of the operations' examples. precision, ops: of a small
     AlexNet's operations. hopper: which main loop bfloat16 products use; None: the card's own. more:
@@ -69,7 +69,7 @@ class Family:
 
 
 def trials(backend: Backend, family: Family) -> Iterator[Trial]:
-    """The family's cases by name; each says what is wrong with the backend's answer."""
+    """The family's cases by name; each returns what is wrong with the backend's answer."""
     loop = _loop(backend, family.hopper)
     for name, case in calls.of_every_operation().items():
         if family.calls and re.fullmatch(family.calls, name):
@@ -83,7 +83,7 @@ def trials(backend: Backend, family: Family) -> Iterator[Trial]:
 
 
 def checked(backend: Backend, family: Family) -> Iterator[Check]:
-    """Try everything; an exception is what is wrong with its case."""
+    """Try everything; an exception counts as its case's error."""
     for name, trial in trials(backend, family):
         print(f"{family.name}: {name}", file=sys.stderr, flush=True)  # the last one hangs
         begun = time.perf_counter()

@@ -48,7 +48,7 @@ _GIVEN = (
 
 @dataclass(frozen=True)
 class Form:
-    """What a run times, and how long it looks.
+    """What a run times, and for how long.
 
     operations: networks and batch sizes whose operations are timed. fused: our precisions in which
     fused operations are timed too. loops: those whose products are timed with both main loops.
@@ -126,9 +126,7 @@ def cpu(seconds: float) -> Form:
         copied=64 * _MEGABYTE,
         loader=True,
         inspects=True,
-        notes=(
-            "What takes minutes is left to --full: AlexNet at batch 32, torch.compile, memory.",
-        ),
+        notes=("--full adds what takes minutes: AlexNet at batch 32, torch.compile, memory.",),
     )
 
 
@@ -165,7 +163,7 @@ def gpu() -> dict[str, Form]:
     """
     case, batches = paper(128), (32, 64, 128, 256, 512, 1024)
     steps = tuple(net(batch) for batch in batches for net in (paper, torchvision))
-    # For one step, and for single operations: soon done. For all steps.
+    # Short, for one step and for single operations; longer, for all steps.
     short, long = Plan(0.2, 20, 100, warmups=3), Plan(2.0, 20, 100, warmups=3)
     first = Form("GPU", short, Plan(0.5, 20, 60, warmups=3), notes=(_GIVEN,))
     all_steps = Form("GPU", short, long, steps=steps, notes=(_GIVEN,))

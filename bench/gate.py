@@ -84,7 +84,7 @@ def _whole(case: Case, arrays: list[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
 
 
 def check(backend: Backend, case: Case, arrays: Arrays) -> str | None:
-    """What is wrong with a backend's answer to a case; None if nothing is.
+    """What is wrong with a backend's answer to a case, or None.
 
     At the case's own size: some images against float64 (sums over the batch with the gradient of
     all other images 0), no element left unwritten, none that is not finite, the same bits twice.
@@ -116,7 +116,7 @@ def widened(x: NDArray[Any]) -> NDArray[Any]:
 def difference(name: str, mine: NDArray[Any], true: NDArray[Any], tolerance: float) -> str | None:
     """How far an output is from the true one, in words; None within the tolerance."""
     if mine.shape != true.shape:
-        return f"{name} has shape {mine.shape}; {true.shape} was due"
+        return f"{name} has shape {mine.shape}; {true.shape} was expected"
     if mine.dtype.kind in "iu" and true.dtype.kind in "iu":
         count = int((mine != true).sum())
         return f"{name} has {count} wrong elements of {mine.size}" if count else None
@@ -124,7 +124,7 @@ def difference(name: str, mine: NDArray[Any], true: NDArray[Any], tolerance: flo
     relative = error / scale if scale else error
     if relative <= tolerance:
         return None
-    return f"{name} is off by {relative:.1e} of its norm; at most {tolerance:.0e} was due"
+    return f"{name} is off by {relative:.1e} of its norm; at most {tolerance:.0e} was expected"
 
 
 def _probe(

@@ -1,8 +1,8 @@
 """`python -m bench.gpu`: kernels, tests, sanitizer and bench on a GPU, kept as one record.
 
-Stage by stage in the order of what they teach (bench/stages.py), within --minutes in all, counted
-from when `make` began. The record is written as they go, whatever ends them; what was left out
-stands in it, and is said last.
+Stages run in order, the most informative first (bench/stages.py), within --minutes in all, counted
+from the start of `make`. The record is written along the way, however they end; it lists what was
+left out, which is printed last.
 
 Exit codes: 0 all well, though perhaps not all done; 1 a test failed, the sanitizer found something,
 an answer was wrong or a program hung or crashed; 2 no GPU can be used here, or packages are missing
@@ -29,7 +29,7 @@ from .results import Results, StageRow
 
 _ROOT = Path(__file__).resolve().parent.parent
 _MINUTES = 120.0
-# Of the time left to stages, the part kept for the end.
+# The part of the stages' time that is kept for the end.
 _CLOSING = 3.0
 
 

@@ -3,7 +3,7 @@
 A warp's accesses by one instruction are one request. In global memory it moves 32-byte sectors; in
 shared memory it takes passes over 32 banks of 4 bytes. docs/checker.md says how they are counted.
 
-    python -m bench.lint          a call of every operation: lines that cost more than need be
+    python -m bench.lint          a call of every operation: lines that cost more than necessary
     python -m bench.lint --all    every line
 """
 

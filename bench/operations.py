@@ -104,7 +104,7 @@ def _ready(device: Device, peers: Peers, candidate: Candidate) -> tuple[str, Any
         return candidate.name, candidate.run(), candidate.run
     torch = peers.torch
     stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())  # which made the inputs
+    stream.wait_stream(torch.cuda.current_stream())  # it made the inputs
     with torch.cuda.stream(stream):
         got = candidate.run()
     torch.cuda.synchronize()
@@ -119,7 +119,7 @@ def _ready(device: Device, peers: Peers, candidate: Candidate) -> tuple[str, Any
 def _difference(
     case: Case, answer: Outputs, theirs: tuple[NDArray[Any] | None, ...], precision: str
 ) -> str | None:
-    """How a peer's first answer differs from ours, which has been checked: it did other work."""
+    """How a peer's first answer differs from our checked one: then it did other work."""
     tolerance = 2 * gate.TOLERANCE[precision]
     every = slice(None, None, max(1, case.batch // _COMPARED))
     for name, mine, peer in zip(case.outputs, answer, theirs, strict=True):
@@ -132,7 +132,7 @@ def _difference(
 
 
 def _share(case: Case, ours: Timing, ceiling: Card | None) -> float | None:
-    """Of the speed that the device's own ceilings allow; None where they are not known."""
+    """Our share of the speed that the device's ceilings allow; None if they are not known."""
     if ceiling is None or case.precision not in ceiling.flops:
         return None
     return ceiling.seconds(case.precision, case.flops, case.nbytes) / ours.median

@@ -1,4 +1,4 @@
-"""Other programs, each in a process group of its own with a limit: nothing outlives its turn."""
+"""Other programs, each in its own process group with a time limit: nothing outlives its turn."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-# A program is asked to end before its limit, so that it says where it is: by at most so many
+# A program is asked to end before its limit, so that it prints where it is: by at most this many
 # seconds, and this share of its time.
 _GRACE, _SHARE = 5.0, 0.25
 _POLL = 0.02
-# A killed program that is still there (a driver may hold it) is given up after so many seconds.
+# A killed program that still exists (a driver may hold it) is given up after this many seconds.
 _PATIENCE = 10.0
 
 
@@ -124,7 +124,7 @@ class _Running:
             )
 
     def ended(self) -> Ended | None:
-        """How it went, once it is over; asks it to end, or ends it, when it is time."""
+        """Its result once it has ended; asks it to end, or kills it, when its time is up."""
         pid, at = self._process.pid, now()
         # Not reaped yet, so no other process or group can have its number.
         over = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -52,8 +52,8 @@ class Check:
 class StageRow:
     """A stage of `make gpu`.
 
-    state: "done"; "stopped" at its limit or with the run; "left out". seconds: that it took, at
-    most `limit`. wrong: what it found, in sentences. left_out: what it did not get to, and why.
+    state: "done"; "stopped" at its limit or with the run; "left out". seconds: its time, at most
+    `limit`. wrong: what it found, in sentences. left_out: what it did not reach, and why.
     """
 
     name: str
@@ -66,7 +66,7 @@ class StageRow:
 
 @dataclass(frozen=True)
 class KernelTime:
-    """What a kernel takes in one training step: seconds, of all its launches together."""
+    """A kernel's time in one training step: seconds, of all its launches together."""
 
     kernel: str
     launches: int
@@ -181,7 +181,7 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class KernelResources:
-    """What the compiler gave a kernel.
+    """The resources that the compiler allotted to a kernel.
 
     registers: of a thread. spilled, stack: bytes of a thread's local memory (records of November
     2026 lack the stack). shared: bytes of a block, without those that a launch requests.
@@ -282,7 +282,7 @@ def best(row: OperationRow | StepRow, precision: str | None = None) -> PeerTime 
 
 
 def compared(row: OperationRow | StepRow) -> str:
-    """Which is faster, ours or the best peer of the same accuracy."""
+    """Which is faster: ours, or the best peer of the same accuracy."""
     if row.failed or row.ours is None:
         return "FAILED"
     peer = best(row, row.precision)
@@ -299,7 +299,7 @@ def ratios(row: OperationRow | StepRow) -> tuple[float, float] | None:
 
 
 def geometric_mean(rows: list[OperationRow]) -> float | None:
-    """Of the ratios peer / ours of medians, over the rows that have both."""
+    """Geometric mean of the ratios peer / ours of medians, over the rows that have both."""
     logs = [math.log(both[0]) for both in map(ratios, rows) if both]
     return math.exp(sum(logs) / len(logs)) if logs else None
 

@@ -1,7 +1,7 @@
 """compute-sanitizer over the kernels, once a planted mistake has shown that it works.
 
-A subject is what it runs: a family of kernels (bench/families.py), or a test file with odd sizes.
-Every run is separate, with a limit, and is ended together with everything that it started.
+It runs on subjects: families of kernels (bench/families.py), and test files with odd sizes. Every
+run is separate, with a time limit, and ends together with everything that it started.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _TESTS = (
 
 @dataclass(frozen=True)
 class Subject:
-    """What a tool looks at: its name, and the command that runs it."""
+    """A subject for a tool: its name, and the command that runs it."""
 
     name: str
     command: tuple[str, ...]

@@ -32,8 +32,8 @@ _TEST_PROCESSES = 6
 # Time limit of a single test: a share of its stage's time, within bounds.
 _TEST_SHARE, _TEST_LEAST, _TEST_MOST = 0.3, 20.0, 300.0
 _MISSING = {"torch": "PyTorch", "jax": "JAX"}
-# For the programs of every stage: unbuffered output, a traceback where they died, and JAX leaves
-# memory to others.
+# For the programs of every stage: unbuffered output, a traceback on a crash, and JAX leaves memory
+# to others.
 _ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONFAULTHANDLER": "1",
@@ -75,7 +75,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Stage(ABC):
-    """share: of the whole time, at most. needs: libraries without which it is pointless."""
+    """share: of the whole time, at most. needs: libraries that it cannot do without."""
 
     name: str
     share: float
@@ -83,7 +83,7 @@ class Stage(ABC):
 
     @abstractmethod
     def run(self, place: Place, seconds: float, found: Verdict) -> None:
-        """Do it within `seconds`; findings go into `found` as they come."""
+        """Run it within `seconds`; findings go into `found` as they come."""
 
     def limit(self, total: float, left: float) -> float:
         """Its seconds: its share of the total, or what is left if less; 0 if that is too little."""
@@ -127,7 +127,7 @@ class Part(Stage):
             found.stop(self.name, ended)
         after = record.read(place.where)
         if ended.code == 0 or (ended.code == 1 and len(after.failures) > len(before.failures)):
-            pass  # what is wrong is in the record's rows
+            pass  # the record's rows say what is wrong
         elif ended.code is not None:
             found.wrong.append(f"{self.name} ended with exit code {ended.code}{_last(ended)}.")
         found.told = [_told(row) for row in after.steps[len(before.steps) :]]
@@ -203,7 +203,7 @@ class Sanitized(Stage):
         return sorted(every, key=lambda run: (run[0], run[1].name) not in _FIRST)
 
 
-# Sanitizer runs that come first: a family for each kind of memory, by the tools for it.
+# Sanitizer runs that come first: a family for each kind of memory, with the tools for it.
 _FIRST = (
     *itertools.product(("memcheck",), ("mma", "wgmma-fprop", "plain")),
     *itertools.product(("racecheck",), ("mma", "plain")),
@@ -234,8 +234,8 @@ STAGES: tuple[Stage, ...] = (
     Part("compiled steps", 1.0, ("torch",)),
     Part("compiler", 0.2),
 )
-"""All of them. The shares are limits, not a plan: nine minutes are enough for those up to fp32 or
-so, two hours for all but the last."""
+"""All stages. The shares are limits, not a plan: nine minutes are enough up to about fp32, two
+hours for all but the last."""
 
 
 def done(stage: Stage, place: Place, total: float, left: float) -> tuple[StageRow, list[str]]:
@@ -253,7 +253,7 @@ def done(stage: Stage, place: Place, total: float, left: float) -> tuple[StageRo
     found = Verdict()
     try:
         stage.run(place, limit, found)
-    except Exception as error:  # in this program, not in what it runs: others have a turn
+    except Exception as error:  # in this program, not in the stage's: go on
         found.wrong.append(f"{stage.name} cannot be judged: {type(error).__name__}: {error}.")
     except KeyboardInterrupt:
         seconds, left_out = process.now() - begun, (*stopped, *found.left_out)
@@ -276,7 +276,7 @@ def keep(place: Place, row: StageRow) -> None:
 
 @dataclass(frozen=True)
 class Found:
-    """Which card there is, and what the cuda backend runs on."""
+    """The card, and the software that the cuda backend runs on."""
 
     name: str
     hopper: bool
@@ -284,7 +284,7 @@ class Found:
 
 
 def card(build: Path) -> Found | str:
-    """What `bench.families` finds; else why the cuda backend cannot run, as the end of a line."""
+    """The card that `bench.families` finds; else why cuda cannot run, as the end of a line."""
     job = Job("import", (sys.executable, "-m", "bench.families"), _CARD_SECONDS, build / "card.txt")
     (ended,) = process.run([job], _ROOT, _CARD_SECONDS, environment=_ENVIRONMENT)
     text = ended.said().strip()
@@ -315,8 +315,8 @@ def why_tests_failed(name: str, code: int, text: str) -> str | None:
 
 
 def _judge(name: str, ended: Ended, explained: bool, found: Verdict) -> None:
-    """What a family's exit says besides its checks: a wrong one explains exit code 1, which any
-    program that broke down has too.
+    """Findings from a family's exit code besides its checks: a wrong check explains code 1, with
+    which any crashed program ends, too.
     """
     if not ended.begun:
         found.left_out.append(f"{name}: no time was left.")

@@ -80,7 +80,7 @@ class Ours:
         return Net(spec, backend=backend, params=params, **how)
 
     def reference(self) -> Ours:
-        """What it is compared with, in float64: a step layer by layer, except in bf16."""
+        """Its float64 reference: a step layer by layer, except in bf16."""
         if self.precision != "bf16":
             return Ours()
         return Ours(self.precision, "fused" if self.way != "layer by layer" else self.way)
@@ -206,7 +206,7 @@ class Gate:
         return self._initial[case.label]
 
     def check(self, backend: Backend, case: StepCase, ours: Ours | None = None) -> str | None:
-        """What is wrong with what a backend learns in a step; None if nothing is.
+        """What is wrong with a backend's update in a step, or None.
 
         The pixels are the case's, so the magnitudes in every layer are too.
         """

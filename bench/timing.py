@@ -14,10 +14,10 @@ Run: TypeAlias = Callable[[], object]
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to look: `warmups` turns, then at least `least` and at most `most` samples of each
-    candidate, and between the two until `seconds` have gone by. Before each sample everything rests
-    for `rest` seconds, and the candidate runs once untimed: another library's threads spin for some
-    20 ms after its last call, on the cores that this one needs.
+    """How long to measure: `warmups` turns, then `least` to `most` samples of each candidate, as
+    many as take `seconds`. Before each sample everything rests for `rest` seconds, and the
+    candidate runs once untimed: another library's threads spin for some 20 ms after its last call,
+    on the cores that this one needs.
     """
 
     seconds: float

@@ -174,7 +174,7 @@ class _Steps:
     def _peer(
         self, precision: str, make: Callable[[], Any], first_loss: float
     ) -> tuple[Run, int | None] | str:
-        """The same of a peer's step; or why it is not timed."""
+        """The same for a peer's step, or why it is not timed."""
         try:
             step = make()
             loss = step.first_loss
@@ -185,7 +185,7 @@ class _Steps:
         return _turning(step.run), step.memory
 
     def _costs(self, run: Run, memory: int | None) -> Costs:
-        """Of a step that has been timed. On a CPU the host does all the work: nothing to
+        """The costs of a timed step. On a CPU the host does all the work, so there is nothing to
         separate.
         """
         device, torch = self._device, self._peers.torch

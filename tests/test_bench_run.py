@@ -542,7 +542,7 @@ def test_refusals(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--card", "GTX580", "--dry-run"]) == 2
     assert capsys.readouterr().err.startswith("error: card is 'GTX580'; one of H100")
     assert cli.main(["--dry-run", "--part", "bf16"]) == 2
-    refused = "error: --part is 'bf16'; it is of the GPU's form, which is not run.\n"
+    refused = "error: --part is 'bf16'; the GPU's form, which has it, is not run.\n"
     assert capsys.readouterr().err == refused
 
 

@@ -437,7 +437,7 @@ def test_a_record_goes_on_on_another_machine(room: Path, tmp_path: Path) -> None
         key: dataclasses.replace(run, images=(1, 1)) if run == both.runs["relu"][1] else run
         for key, run in made.done.items()
     }
-    with pytest.raises(ArgumentError, match="not what the record's runs saw"):
+    with pytest.raises(ArgumentError, match="differs from the record's runs"):
         made.record("toys", "")
 
 
@@ -505,7 +505,7 @@ def test_the_command_lists_and_refuses(capsys: pytest.CaptureFixture[str], tmp_p
     ("settings", "part"),
     [
         ({"colour": 1}, "cifar-19pct has no setting colour"),
-        ({"layers": {"conv9": {"std": 1}}}, "has no layer conv9, neither as kind nor as name"),
+        ({"layers": {"conv9": {"std": 1}}}, "has no layer of the kind or name conv9"),
         ({"layers": {"conv1": {"width": 1}}}, "conv1 has no width; some of activation, bias"),
     ],
 )

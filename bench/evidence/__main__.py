@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; the same command continues", file=sys.stderr)
         return 130
     return 0
 
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a claim of the paper again; without one, list them.",
     )
     made.add_argument("claim", nargs="?", help="name or number of a claim")
-    made.add_argument("--seeds", type=int, help="how many; the claim's own number if not said")
+    made.add_argument("--seeds", type=int, help="how many; by default the claim's own number")
     made.add_argument(
         "--budget", type=float, default=inf, metavar="MINUTES", help="stop after so long, and save"
     )
@@ -79,7 +79,7 @@ def _listed() -> Table:
 
 
 def _run(claim: Claim, options: argparse.Namespace) -> None:
-    """Train what is missing of a claim, and write its record and picture after each run."""
+    """Train a claim's missing runs, and write its record and picture after each."""
     seeds = claim.seeds if options.seeds is None else options.seeds
     if seeds < 1:
         raise ArgumentError(f"--seeds is {seeds}; 1 or more was expected.")
@@ -89,7 +89,7 @@ def _run(claim: Claim, options: argparse.Namespace) -> None:
     kept = record.read(claim, options.records)
     same_data = kept and kept.note == options.note
     study = Study(claim, data, options.out, seeds, backend, kept if same_data else None)
-    # What decides the numbers, without this machine's folders.
+    # The options that decide the numbers, without this machine's folders.
     command = ["python", "-m", "bench.evidence", claim.name]
     command += [] if options.data is None else ["--data", Path(data).name]
     command += [] if seeds == claim.seeds else ["--seeds", str(seeds)]
@@ -105,7 +105,7 @@ def _run(claim: Claim, options: argparse.Namespace) -> None:
     with Live(get_renderable=_progress(study), refresh_per_second=1, redirect_stderr=False):
         carry_out(study, train, recorded)
     if (found := recorded()) is None:
-        print(f"{claim.name}: no run is done yet; the same command goes on")
+        print(f"{claim.name}: no run is done yet; the same command continues")
         return
     for line in page.summary(claim, found):
         print(line)
@@ -123,7 +123,7 @@ def _data(claim: Claim, path: str | None) -> str:
 
 
 def _progress(study: Study) -> Callable[[], Text]:
-    """A function that says where the runs stand, from their logs."""
+    """A function that reports the progress of the runs, from their logs."""
 
     def lines() -> Iterator[str]:
         planned = {run.key: (variant, seed) for variant, seed, run in study.planned()}

@@ -1,4 +1,4 @@
-"""A claim as data: what was said in 2012, which networks to train, and what would decide it."""
+"""A claim as data: the statement of 2012, the networks to train, and the deciding measures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Effect:
     """A number that decides a part of the claim: one measure, seed by seed.
 
     measure, at: see `measures.of`, `measures.half_way`. of, over: the number is that of the first
-    variant, or how much more than the second it has, or their ratio. least: what a lone number has
+    variant, or its excess over the second, or their ratio. least: the bound that a lone number has
     to exceed. printed: 2012's. repeats: it is the error, in whole percents, of 2012's own network.
     """
 
@@ -46,7 +46,7 @@ class Effect:
 
     @property
     def none(self) -> float | None:
-        """The value that says that there is no effect."""
+        """The value that means no effect."""
         return float(self.ratio) if self.over else self.least
 
     @property
@@ -72,9 +72,9 @@ class Search:
 class Claim:
     """The contents of a file of `claims/`; its name is the claim's.
 
-    paper, where: the sentence, and its section. confounded: what made the answer of 2012 less than
-    clear. here: what is different here. minutes: expected, on two quiet cores. train: settings of
-    every variant. variants: what differs. picture: what is drawn beside the effects.
+    paper, where: the sentence, and its section. confounded: why the answer of 2012 is less than
+    clear. here: the differences from 2012. minutes: estimated, on two quiet cores. train: settings
+    of every variant. variants: their differences. picture: the plot beside the effects.
     """
 
     name: str
@@ -113,7 +113,7 @@ def every(folder: Path = FOLDER) -> list[Claim]:
 
 
 def named(text: str) -> list[Claim]:
-    """The claim of a name or number; several for a number, where a claim has parts."""
+    """The claim of a name or number; several if a numbered claim has parts."""
     claims = every()
     found = [each for each in claims if text in (each.name, each.number, each.number.rstrip("abc"))]
     if not found:
@@ -123,7 +123,7 @@ def named(text: str) -> list[Claim]:
 
 
 def _load(path: Path) -> Claim:
-    """The claim in a file, which may take what it does not say from another, its `base`."""
+    """The claim in a file, which may inherit missing fields from another file, its `base`."""
     values = tomllib.loads(path.read_text(encoding="utf-8"))
     if base := values.pop("base", None):
         other = tomllib.loads(path.with_name(f"{base}.toml").read_text(encoding="utf-8"))

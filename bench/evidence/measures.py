@@ -1,4 +1,4 @@
-"""What is measured on a run that is over: functions of its result."""
+"""The measures of a finished run: functions of its result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CURVES = {
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves behind.
+    """The result of a finished run.
 
     chroma, chroma_learnt: of the first layer's filters, and of what training added to them, the
     share of energy off the grey axis, for either half of the filters. signal: the share of each
@@ -41,7 +41,7 @@ class Result:
     signal: dict[str, float]
     ten_crop: float | None
     failed: str
-    # What may differ from one time to the next.
+    # These may differ between repetitions.
     seconds: float
     commit: str
     machine: str = ""
@@ -109,7 +109,7 @@ def half_way(pair: Sequence[Result], measure: str) -> float:
 
 
 def _reached(points: Sequence[tuple[float, float]], level: float) -> float:
-    """Where a falling line first meets a level."""
+    """Where a falling curve first reaches a level."""
     before = points[0]
     for at, value in points:
         if value <= level:

@@ -18,7 +18,7 @@ from .claim import Settings
 
 _OF_RECIPE = set(inspect.signature(Recipe.override).parameters) - {"self"}
 _OF_AUGMENT = {each.name for each in fields(Augment)}
-# Settings that are no network's: see `training`.
+# Settings that are not the network's: see `training`.
 _OF_TRAINING = {"crop", "stop_below", "ten_crop"}
 
 
@@ -26,7 +26,7 @@ def build(settings: Settings, classes: int, stored: tuple[int, int, int]) -> Net
     """The network, with its recipe, for stored images (H, W, C).
 
     Settings are `net`; arguments of its function; those of `Recipe.override`; fields of `Augment`;
-    `crop`, the side of what a network with augmentation sees; and `layers`, see `changed`.
+    `crop`, the side of what augmentation shows to the network; and `layers`, see `changed`.
     """
     make, own = nets.get(settings["net"]), arguments(settings)
     known = own.keys() | _OF_RECIPE | _OF_AUGMENT | _OF_TRAINING | {"net", "layers"}
@@ -51,12 +51,12 @@ def arguments(settings: Settings) -> dict[str, Any]:
 def changed(spec: NetSpec, changes: Mapping[str, Any]) -> NetSpec:
     """The network with other layers.
 
-    changes: by a layer's kind or name, of which the name counts more. False leaves the layer out; a
+    changes: by a layer's kind or name; the name takes precedence. False leaves the layer out; a
     table sets its fields, and `kind` makes it a layer of another kind with what it had in common.
     """
     names = {key for layer in spec.layers for key in (type(layer).__name__, layer.name)}
     if odd := sorted(changes.keys() - names):
-        raise ArgumentError(f"{spec.name} has no layer {odd[0]}, neither as kind nor as name.")
+        raise ArgumentError(f"{spec.name} has no layer of the kind or name {odd[0]}.")
     new = []
     for layer in spec.layers:
         wanted = [changes[key] for key in (type(layer).__name__, layer.name) if key in changes]

@@ -82,7 +82,7 @@ def _number(value: float) -> str:
 
 
 def _glance(done: Sequence[tuple[Claim, Record]], claims: int) -> Iterator[str]:
-    """What holds, in a line and in a table."""
+    """The verdicts, in a line and in a table."""
     said = Counter(found.verdict.split(":")[0] for _, record in done for found in record.effects)
     counts = (f"{said[verdict]} {verdict}" for verdict in VERDICTS if said[verdict])
     yield f"**So far, from {len(done)} of {claims} claims: {', '.join(counts) or 'nothing'}.**"
@@ -108,7 +108,7 @@ def _table(head: str, rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def _chance(done: Sequence[tuple[Claim, Record]]) -> str:
-    """How many verdicts chance alone would give: one in 40, as an interval has two sides."""
+    """How many verdicts chance alone would confirm: one in 40, as an interval has two sides."""
     count = sum(bool(found.verdict) for _, record in done for found in record.effects)
     told = f"{_number(count / 40)} of the {count} verdicts"
     return f"Were there no effects at all, chance would still confirm about {told} above."
@@ -180,12 +180,12 @@ def _provenance(record: Record) -> Iterator[str]:
 
 
 def _left_out(every: Sequence[tuple[Claim, Record | None]]) -> Iterator[str]:
-    """The commands of what is not done."""
+    """The commands of the runs still missing."""
     left = [(claim, record) for claim, record in every if not (record and record.complete)]
     if not left:
         yield "Every claim has all of its runs."
         return
-    yield "For want of time. Minutes are expected ones, for all of a claim on two quiet cores."
+    yield "For lack of time. Minutes are estimates for a whole claim on two quiet cores."
     told = "; ".join(f"{_NAMES[kind]} is {how}" for kind, how in claims.DATA.items())
     yield f"{told}; PACK256 is the same with `--size 256`."
     rows = list[tuple[str, ...]]()

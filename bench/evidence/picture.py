@@ -1,4 +1,4 @@
-"""A claim's picture, from its record: what was measured on the left, what it says on the right."""
+"""A claim's picture, from its record: the measurements on the left, the effects on the right."""
 
 from __future__ import annotations
 

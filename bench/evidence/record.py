@@ -1,6 +1,6 @@
-"""The record of a claim, `records/NAME.json`: its runs, and what follows from them.
+"""The record of a claim, `records/NAME.json`: its runs, and the resulting effects.
 
-That is for each effect a mean, its interval, and a verdict that says no more than the interval.
+For each effect, these are a mean, its interval, and a verdict that follows from the interval.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _T = (
 
 @dataclass(frozen=True)
 class Found:
-    """An effect's values by seed, None where a run did not get there, and what follows.
+    """An effect's values by seed, None if a run did not reach it, and the conclusions.
 
     mean, low, high: with its 95 % interval by Student's t; None if there is none.
     """
@@ -48,7 +48,7 @@ class Found:
 
 
 def found(claim: Claim, runs: Runs, note: str) -> tuple[Found, ...]:
-    """What follows from finished runs. note: other data than the originals refute nothing."""
+    """Effects found in finished runs. note: other data than the originals refute nothing."""
 
     def one(effect: Effect) -> Found:
         by_seed = values(effect, runs)
@@ -61,7 +61,7 @@ def found(claim: Claim, runs: Runs, note: str) -> tuple[Found, ...]:
 
 
 def values(effect: Effect, runs: Runs) -> dict[int, float]:
-    """The effect in each seed for which the variants' runs are there."""
+    """The effect for each seed whose runs of all variants are finished."""
     variants = [runs.get(name, {}) for name in (effect.of, effect.over) if name]
     seeds = set.intersection(*map(set, variants))
     return {seed: _value(effect, [each[seed] for each in variants]) for seed in sorted(seeds)}
@@ -98,7 +98,7 @@ def interval(values: Sequence[float], *, logarithms: bool = False) -> tuple[floa
 
 
 def verdict(effect: Effect, low: float, high: float, *, originals: bool = True) -> str:
-    """What the interval alone says; nothing if there is nothing to compare it with.
+    """The interval's verdict; "" if there is nothing to compare it with.
 
     confirmed: all of it is an effect, and it reaches what was printed. not at this scale: all of it
     is less than printed, or no effect. refuted: all of it is more than the printed error of the
@@ -127,7 +127,7 @@ def _plain(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class Record:
-    """What a claim's runs have shown so far.
+    """A claim's results so far.
 
     note: what the data are, if not the originals. rates: the learning rates that the search found,
     by variant. searched: its runs, by variant and rate. command, environment: of the last call.
@@ -161,7 +161,7 @@ def write(record: Record, folder: Path) -> Path:
 
 
 def _text(value: Any, levels: int) -> str:
-    """JSON with so many levels indented, and the rest on their lines."""
+    """JSON with this many levels indented; deeper ones stay on their line."""
     if not (levels and value and isinstance(value, dict | tuple)):
         return json.dumps(value, allow_nan=False)
     named, ends = isinstance(value, dict), "{}" if isinstance(value, dict) else "[]"
@@ -174,7 +174,7 @@ def _text(value: Any, levels: int) -> str:
 
 
 def read(claim: Claim, folder: Path = FOLDER) -> Record | None:
-    """A claim's record, if it has one, with what follows from its runs by the claim of today."""
+    """A claim's record, if it has one, with effects by the current text of the claim."""
     path = folder / f"{claim.name}.json"
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""Runs a claim: whatever is missing of its runs is trained, side by side, and recorded at once."""
+"""Runs a claim: trains its missing runs, several at a time, and records each at once."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from .training import Run
 _ROOT = Path(__file__).resolve().parents[__name__.count(".")]
 
 Train: TypeAlias = Callable[[Sequence[Path]], Iterator[str]]
-"""Trains the runs of folders; yields on each a sentence if it failed, or else ""."""
+"""Trains the runs of folders; yields for each a sentence if it failed, else ""."""
 
 
 @dataclass
 class Study:
     """A claim's runs: which are planned, which are done.
 
-    out: folder of the run folders. Runs are found there again by all that decides their numbers, so
-    a study that was killed goes on, and claims share what they have in common.
-    kept: the claim's record of the same data, whose runs count as done: another machine goes on.
+    out: folder of the run folders. Runs are found there by everything that decides their numbers,
+    so a killed study continues, and claims share common runs. kept: the claim's record of the same
+    data, whose runs count as done, so that another machine can continue.
     """
 
     claim: Claim
@@ -45,9 +45,9 @@ class Study:
     done: dict[str, Result] = field(default_factory=dict)
 
     def planned(self) -> Iterator[tuple[str, int, Run]]:
-        """Variant, seed and run, a seed after the other; those of a search have seed 0.
+        """Variant, seed and run, one seed after another; runs of a search have seed 0.
 
-        A variant whose rate is not found yet plans its search only.
+        Until a variant's rate is found, only its search is planned.
         """
         rates = self.rates()
         for variant in self.claim.variants:
@@ -90,7 +90,7 @@ class Study:
         }
 
     def record(self, note: str, command: str) -> Record | None:
-        """What the finished runs show; None if there is none."""
+        """The record of the finished runs; None if there is none."""
         runs: dict[str, dict[int, Result]] = {variant: {} for variant in self.claim.variants}
         for variant, seed, run in self.planned():
             if seed and (result := self._result(run)) is not None:
@@ -100,7 +100,7 @@ class Study:
         seen = {(run.data, run.images) for each in runs.values() for run in each.values()}
         if len(seen) > 1:
             raise ArgumentError(
-                f"{self.claim.name}: --data is not what the record's runs saw, {seen}; one data set "
+                f"{self.claim.name}: --data differs from the record's runs, {seen}; one data set "
                 "was expected, or another folder for --records."
             )
         return Record(
@@ -138,7 +138,7 @@ class Study:
 
 
 def carry_out(study: Study, train: Train, recorded: Callable[[], object]) -> None:
-    """Train what is missing, and what turns out to be after a search; record whatever is new."""
+    """Train the missing runs, then those that a search makes known; record each new one."""
     left, before = study.missing(), list[Run]()
     while left and left != before:
         before = left
@@ -153,7 +153,7 @@ def carry_out(study: Study, train: Train, recorded: Callable[[], object]) -> Non
 def side_by_side(seconds: float, at_once: int, cores: int) -> Train:
     """A function that trains `at_once` runs at a time, each in a process, with its share of cores.
 
-    When the seconds are over, running ones are stopped, and the next call goes on with them.
+    When the time is over, running ones are stopped, and the next call continues them.
     """
     end = process.now() + seconds
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))

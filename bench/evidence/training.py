@@ -1,6 +1,6 @@
 """One run of a claim: a network trained with one seed, in a folder of its own, and its result.
 
-`python -m bench.evidence.training FOLDER` goes on with the run that FOLDER/run.json describes, from
+`python -m bench.evidence.training FOLDER` continues the run that FOLDER/run.json describes, from
 its newest checkpoint; it ends bit for bit as if it had never been stopped.
 """
 
@@ -45,7 +45,7 @@ _STORED = (128, 128)
 
 @dataclass(frozen=True)
 class Run:
-    """All that decides a run's numbers, to be found again by `key`.
+    """Everything that decides a run's numbers; `key` identifies it.
 
     settings: those of `networks.build`, and: `stop_below`, a training error in % below which an
     epoch is the last; `ten_crop`, whether the end is also tested on ten crops.
@@ -58,12 +58,12 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Its name: runs of several claims that are the same are trained once."""
+        """Its name: equal runs of several claims are trained only once."""
         return f"{self.settings['net']}-{self.seed}-{_digest(asdict(self))}"
 
     @property
     def numbers(self) -> str:
-        """The same, wherever the data lie and whatever computes: for a record that goes on."""
+        """A key without paths and machine, by which a record continues elsewhere."""
         return _digest({"settings": self.settings, "seed": self.seed})
 
 
@@ -73,7 +73,7 @@ def _digest(values: dict[str, Any]) -> str:
 
 
 class _Orphan(Watcher):
-    """Stops the run, with all saved, when the process that started it is gone."""
+    """Saves and stops the run if the process that started it is gone."""
 
     def __init__(self) -> None:
         self._parent = os.getppid()
@@ -93,7 +93,7 @@ def prepare(run: Run, out: Path) -> Path:
 
 
 def result(folder: Path) -> Result | None:
-    """What a finished run has left; None if it is not finished."""
+    """The result of a finished run; None if it is not finished."""
     try:
         values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -180,7 +180,7 @@ def _found(trainer: Trainer, folder: Path, run: Run, failed: str) -> Result:
     initial = spec.initial(run.seed)
     first = next(name for name in initial if name.endswith(".w"))
     learnt = np.asarray(backend.to_numpy(trainer.net.params[first]))
-    # The median epoch's time, for all: one that was interrupted knows only a part.
+    # The median epoch's time, for all: an interrupted epoch measured only a part of its own.
     log = map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
     each = {line["epoch"]: line["seconds"] for line in log if line["kind"] == "epoch"}.values()
     ten = None
@@ -206,7 +206,7 @@ def _found(trainer: Trainer, folder: Path, run: Run, failed: str) -> Result:
 
 
 def _trained(trainer: Trainer, net: Net) -> Trained:
-    """A network as those that use one take it."""
+    """The network in the form that evaluation takes."""
     meta = checkpoint.Meta(
         net=net.spec.name,
         classes=net.spec.classes,

@@ -1,5 +1,5 @@
-"""Every op of pyalexnet in float64 NumPy, written as on a blackboard: what tests and bench compare
-with.
+"""Every op of pyalexnet in float64 NumPy, written as on a blackboard: the reference of the tests
+and the bench.
 
 Nothing here is shared with the package. Where rounding matters an op returns `Exact`: the value,
 and the magnitude, which is the same expression with every product of inputs replaced by its

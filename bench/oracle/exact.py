@@ -1,4 +1,4 @@
-"""What an answer is: a value in float64, and the scale of its rounding."""
+"""Exact answers: a value in float64, and the scale of its rounding."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def sgd_update(
 
 
 def split(w: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Bits of the nearest bfloat16 (of two equally near the even one), and of what it lacks: w's
+    """Bits of the nearest bfloat16 (ties to even), and of the remainder: w's
     bits are 2^16 times the first, plus the second, which has a sign. A NaN becomes the canonical
     one: rounding would turn some into numbers.
     """
@@ -153,7 +153,7 @@ def split(w: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.uint16
 
 
 def joined(high: NDArray[Any], low: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The float32 numbers that `split` has taken apart."""
+    """The float32 numbers that `split` split."""
     bits = 2**16 * high.view(np.uint16).astype(np.int64) + low.view(np.int16)
     return bits.astype(np.uint32).view(np.float32)
 

@@ -1,4 +1,4 @@
-"""What the operations and steps are compared with: PyTorch and JAX, each in its best forms."""
+"""The libraries to compare with: PyTorch and JAX, each in its best forms."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Peers:
         return Peers(torch, jax, missing)
 
     def versions(self) -> dict[str, str]:
-        """Of the libraries found."""
+        """The versions of the libraries found."""
         found = {"torch": self.torch, "jax": self.jax}
         return {name: str(module.__version__) for name, module in found.items() if module}
 

@@ -50,7 +50,7 @@ def _conv(ops: Operations) -> Iterator[Candidate]:
     geometry = ConvGeometry.of("bench", settings["stride"], settings["pad"], settings["groups"])
     top, bottom, left, right = geometry[2:6]
     if (top, left) != (bottom, right):
-        return  # PyTorch would need a copy of the image first: no fair comparison
+        return  # PyTorch would need to copy the image first: not a fair comparison
     groups = geometry.groups
     forms = {"": _one_conv} if groups == 1 else {f"groups={groups}": _one_conv}
     if groups > 1:

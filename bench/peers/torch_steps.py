@@ -1,8 +1,8 @@
 """A whole training step in PyTorch, from the same description of the network.
 
-The peer gets what suits it: images as channels_last (on a CPU as NCHW too), with the first layer's
-uneven padding already done, as bfloat16 if it computes in that; its own dropout and its own fused
-SGD.
+The peer gets inputs in its best form: images as channels_last (on a CPU as NCHW too), with the
+first layer's uneven padding already done, as bfloat16 if it computes in that; its own dropout and
+its own fused SGD.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class TorchStep:
         return step
 
     def _step(self, learn: _Learn, images: Any, labels: Any) -> Any:
-        """What need not be compiled, and then `learn`, as `_learning` or a compiler made it."""
+        """The uncompiled part of a step, then `learn`, as `_learning` or a compiler made it."""
         torch_tensors.set_precision(self._torch, self._form.precision)
         # In a graph too: gradients are then created in its own pool, where they stay, not added to.
         self._optimiser.zero_grad(set_to_none=True)

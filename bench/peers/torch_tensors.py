@@ -1,4 +1,4 @@
-"""A case's arrays as PyTorch's tensors, and what all forms of a case share."""
+"""A case's arrays as PyTorch's tensors, and operations that all its forms share."""
 
 from __future__ import annotations
 
