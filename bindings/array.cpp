@@ -156,7 +156,7 @@ const Given& Call::take(const std::string& name, handle object, Element element,
     });
     for (const Given& other : *given_) {
         if ((!written(given) && !written(other)) || !overlap(given, other)) continue;
-        // The very same elements will do where the op may work in place.
+        // Exactly the same elements are allowed if the op may work in place.
         const bool in_place = given.access == Access::in_place || other.access == Access::in_place;
         require(in_place && given.pointer == other.pointer && given.bytes() == other.bytes(),
                 [&] { return "overlaps " + other.title() + "; memory of its own was expected"; });

@@ -1,8 +1,8 @@
 // From Python objects to pointers and shapes, or a refusal in a sentence.
 //
-// An op gets a Call, takes its arrays from it, which says of what type and shape they have to be,
-// and launches. Whatever Python passes, a kernel gets memory of the right type, size and device; so
-// none of them can read out of bounds.
+// An op gets a Call, requests its arrays from it with their types and shapes, and launches.
+// Whatever Python passes, a kernel gets memory of the right type, size and device, so it cannot
+// read out of bounds.
 #pragma once
 
 #include "ops.h"
@@ -30,15 +30,15 @@ using namespace py::literals;
 
 using Extents = std::vector<std::int64_t>;
 
-// What an op does with an array: reads it, even on another device (peer); writes it, perhaps over
-// an input (in_place); or both.
+// How an op uses an array: it reads it, even on another device (peer); writes it, perhaps over an
+// input (in_place); or both.
 enum class Access { read, peer, write, in_place, read_write, scratch };
 
 // An array argument.
 struct Given {
     std::string name;
     void* pointer = nullptr;
-    void* placed = nullptr; // where kernels find it, while they run
+    void* placed = nullptr; // its address for kernels, while they run
     char kind = 0;          // f, i, u, as NumPy calls them; b: bfloat16
     std::size_t element_bytes = 0;
     Extents shape;
@@ -50,14 +50,14 @@ struct Given {
 
     std::int64_t size() const;
     std::size_t bytes() const { return static_cast<std::size_t>(size()) * element_bytes; }
-    // Its name in a refusal: Python's callers know a result as `out`.
+    // Its name in a refusal: to callers in Python a result is `out`.
     std::string title() const { return is_result() ? "out (" + name + ")" : name; }
     bool is_result() const { return access == Access::write || access == Access::in_place; }
 };
 
 std::string shape_text(const Extents& shape);
 
-// Whether the object is an array of ml_dtypes' bfloat16, wherever it lies.
+// Whether the object is an array of ml_dtypes' bfloat16, on any device.
 bool is_bfloat16(handle object);
 
 template <class T> class Array {
@@ -65,7 +65,7 @@ template <class T> class Array {
     explicit Array(const Given* given) : given_(given) {}
 
     T* placed() const { return given_ ? static_cast<T*>(given_->placed) : nullptr; }
-    // Where it lies for Python: kernels may find a copy, which is aligned alike.
+    // Its address in Python; kernels may use a copy with the same alignment.
     std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(given_->pointer); }
     std::int64_t size() const { return given_->size(); }
     std::int64_t dim(std::size_t axis) const { return given_->shape[axis]; }
@@ -86,13 +86,13 @@ template <class Number, class Argument> struct NumberArgument {
     Argument placed() const { return {on_device.placed(), value}; }
 };
 
-// What a launcher gets for an argument: a pointer for an array, and so on, or the argument itself.
+// An argument in the form for launchers: a pointer for an array, and so on, or the argument itself.
 template <class A> auto placed(const A& argument, int) -> decltype(argument.placed()) {
     return argument.placed();
 }
 template <class A> const A& placed(const A& argument, long) { return argument; }
 
-// What the shape of an array has to be: of any rank, of this one, or exactly this.
+// The expected shape of an array: of any rank, of this rank, or exactly this shape.
 struct Form {
     Form() = default;
     Form(int axes) : rank(axes) {}
@@ -104,7 +104,7 @@ struct Form {
 
 using Launchers = std::function<void(Stream)>;
 
-// A call that was checked: its device, its arrays, and what launches kernels on them.
+// A checked call: its device, its arrays, and the function that launches kernels on them.
 struct Checked {
     int device;
     std::shared_ptr<std::deque<Given>> given; // a deque: its elements stay where they are
@@ -112,7 +112,7 @@ struct Checked {
     bool aside = false;
 };
 
-// Calls that were checked once and are launched many times, always with the same arrays.
+// Calls that are checked once and launched many times, always with the same arrays.
 class Recording {
   public:
     // Whether the calls that follow may run beside later ones: nothing later in the recording
@@ -120,7 +120,7 @@ class Recording {
     void set_aside(bool aside) { aside_ = aside; }
     void add(Checked call);
     // Launches all on `stream`, in order; calls set aside go on `beside`, if that is another
-    // stream, after all that comes before them. What `stream` is given afterwards waits for both.
+    // stream, after all earlier calls. Later work on `stream` waits for both.
     void run(std::uintptr_t stream, std::uintptr_t beside) const;
     std::size_t size() const { return calls_.size(); }
 
@@ -129,11 +129,11 @@ class Recording {
     bool aside_ = false;
 };
 
-// Where a call's launches go: at once onto a stream (its address), or into a recording.
+// The target of a call's launches: a stream (its address), at once, or a recording.
 using Target = std::variant<std::uintptr_t, std::shared_ptr<Recording>>;
 
 // The last argument of every op: the device, the target, and a function that returns scratch, an
-// array of at least so many bytes.
+// array of at least that many bytes.
 using Place = std::tuple<int, Target, py::object>;
 
 class Call {
@@ -177,8 +177,8 @@ class Call {
     // A size that has to fit in an int, in which kernels count it.
     int extent(const char* what, std::int64_t value, std::int64_t least = 1) const;
 
-    // Refuses more of something than a matrix product can count: it counts in int, and up to a tile
-    // beyond the last one.
+    // Refuses a count too large for a matrix product, which counts in int, up to a tile beyond the
+    // last.
     void expect_countable(const char* what, std::int64_t count) const;
 
     // An array's extents, each of which has to fit in an int.
@@ -191,15 +191,15 @@ class Call {
         return found;
     }
 
-    // Those of maps (N, H, W, C), whose rows, and places within one, have to fit in an int too.
+    // Extents of maps (N, H, W, C), whose rows, and places within a row, have to fit in an int too.
     template <class X> std::array<int, 4> maps(const X& x) const {
         extent("rows of pixels", x.dim(0) * x.dim(1));
         extent("elements of a row of pixels", x.dim(2) * x.dim(3));
         return extents<4>(x);
     }
 
-    // Calls `launcher` with the arguments and a stream, the arrays in place, or records that. It
-    // may be run after the op has returned. The GIL is released while it runs.
+    // Calls `launcher` with the arguments and a stream, the arrays in place, or records this call,
+    // which may then run after the op has returned. The GIL is released while it runs.
     template <class Launcher, class... Arguments>
     void launch(Launcher launcher, Arguments... arguments) {
         enqueue([=](Stream stream) { launcher(placed(arguments, 0)..., stream); });
@@ -230,13 +230,13 @@ class Call {
     std::shared_ptr<std::deque<Given>> given_;
 };
 
-// Calls `use` with a value of the type of the array's elements, where kernels exist for two: bf16
-// where it is bfloat16, else float, so that any other type is refused as not float32.
+// Calls `use` with a value of the array's element type, if kernels exist for two: bf16 for
+// bfloat16, else float, so that any other type is refused as not float32.
 template <class Use> void with_element(handle array, Use use) {
     is_bfloat16(array) ? use(bf16{}) : use(float{});
 }
 
-// Calls `use` with that, and with x and y, which is to be written, both of that type and one shape.
+// Calls `use` with that value, x, and the output y, both of that type and of one shape.
 template <class Use>
 void with_map(Call& call, handle x_, handle y_, const Form& form, Access access, Use use) {
     with_element(x_, [&](auto element) {
@@ -281,23 +281,23 @@ template <class... Arguments, class... Names> void define(py::module_& m, const 
 
 // ---------------------------------------------------------------------- per platform
 
-// What the object says about itself (host_platform.cpp: NumPy; cuda_platform.cpp: the array
-// interface of CuPy, PyTorch and others). Throws std::invalid_argument if it is not an array.
+// The object's own description (host_platform.cpp: NumPy; cuda_platform.cpp: the array interface of
+// CuPy, PyTorch and others). Throws std::invalid_argument if it is not an array.
 Given describe(handle object);
 Given describe_numpy(handle object); // all but the device
 
 // Puts the arrays in place and runs the launchers on the device.
 void run(int device, Stream stream, std::deque<Given>& given, const Launchers& launchers);
 
-// Makes `second` wait for all that `first` has been given so far.
+// Makes `second` wait for all work put on `first` so far.
 void order(int device, Stream first, Stream second);
 
 int device_count();
 
-// Whether the module has code with which this device can multiply so.
+// Whether this device can multiply with this unit, and the module has code for it.
 bool multiplies(int device, Unit unit);
 
-// What the module offers besides the ops.
+// The module's functions besides the ops.
 void register_platform(py::module_& module);
 
 } // namespace pyalexnet

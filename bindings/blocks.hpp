@@ -8,7 +8,7 @@ namespace pyalexnet {
 // (block, pad_top, pad_bottom, pad_left, pad_right)
 using BlockGiven = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
 
-// How images of these extents lie in blocks.
+// The layout of images of these extents in blocks.
 inline BlockShape in_blocks(const Call& call, int images, int height, int width, int channels,
                             const BlockGiven& given) {
     const auto& [side, top, bottom, left, right] = given;

@@ -27,7 +27,7 @@ Arrays<T> arrays_of(Call& call, const std::string& name, const py::sequence& obj
     return arrays;
 }
 
-// Those of maps with the same pixels: all axes but the last.
+// The arrays of maps with the same pixels: all axes but the last agree.
 Arrays<float> peers_of(Call& call, const std::string& name, const py::sequence& objects) {
     auto peers = arrays_of<float>(call, name, objects, kMaxPeers);
     for (const auto& peer : peers) {

@@ -1,5 +1,5 @@
-// The extension modules, which differ in what is linked to them: each has the entries of all, since
-// compiling an entry takes as long as compiling any file that includes pybind11.
+// The extension modules, which differ in the platform linked to them: one file has the entries of
+// all, since each file that includes pybind11 takes long to compile.
 #include "array.hpp"
 
 #include "simt/error.hpp"

@@ -1,4 +1,4 @@
-// What pools of every kind require of their arguments.
+// The arguments of pools of every kind, checked.
 #pragma once
 
 #include "array.hpp"
@@ -10,7 +10,7 @@ namespace pyalexnet {
 // (size, stride, ceil)
 using PoolGiven = std::tuple<std::int64_t, std::int64_t, bool>;
 
-// Windows along an extent of a map; PoolGeometry.out_size of Python says which there are.
+// Number of windows along an extent of a map, as in Python's PoolGeometry.out_size.
 inline std::int64_t windows(std::int64_t extent, std::int64_t size, std::int64_t stride,
                             bool ceil) {
     if (!ceil) return extent < size ? 0 : (extent - size) / stride + 1;

@@ -15,7 +15,7 @@ inline Activation activation_of(const Call& call, handle name) {
                 "; None, 'relu' or 'tanh' was expected");
 }
 
-// What multiplies, by its name in Python; checked against the device, which kernels do too late.
+// The unit that multiplies, by its name in Python; checked here, as kernels would fail too late.
 inline Unit unit_of(const Call& call, const std::string& name) {
     constexpr std::pair<const char*, Unit> units[] = {{"fma", Unit::fma},
                                                       {"mma", Unit::mma},

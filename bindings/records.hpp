@@ -1,5 +1,5 @@
-// The records of Python (pyalexnet/ops/records.py), which come as tuples of the same fields, and
-// what launchers take in their place.
+// The records of Python (pyalexnet/ops/records.py), which arrive as tuples of the same fields, and
+// the launchers' own types for them.
 #pragma once
 
 #include "array.hpp"
@@ -86,7 +86,7 @@ inline RuleArgument rule_of(Call& call, const std::string& name, const RuleGiven
     return {call.number<float, Scalar>(name, lr), momentum, weight_decay};
 }
 
-// Parameters, and what their update changes besides them; `prefix` comes before their names.
+// Parameters, and the other arrays that their update changes; `prefix` comes before their names.
 template <class T> class LearnedArgument {
   public:
     LearnedArgument(Call& call, const std::string& prefix, handle w, handle low, handle v,

@@ -1,4 +1,4 @@
-// Which of the _cpu modules a processor can run.
+// The _cpu modules that a processor can run.
 #pragma once
 
 #include <string>
