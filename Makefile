@@ -3,7 +3,7 @@
 # make test-faults  kills, full disks, damaged files, bad input: many times each, an hour
 # make sanitize the CPU's own kernels under AddressSanitizer and UBSan: tests of every operation, and
 #               two minutes of odd calls (FUZZ_SECONDS); their threads under ThreadSanitizer
-# make lint     formatting, style, types, and how many lines there are
+# make lint     formatting, style, types, and the number of lines
 # make bench    times operations and steps beside PyTorch, if it is installed, on CPU or GPU
 # make gpu      on a machine with an NVIDIA GPU and nvcc: tests, compute-sanitizer, and the bench
 #               beside PyTorch and JAX, kept as a record; MINUTES=9: the most informative parts, in
@@ -13,7 +13,7 @@
 # Each makes .venv and installs the package into it first; a second call starts in seconds.
 # ISOLATION=off builds and runs with the packages already installed, without a network.
 # PYTHON=python3.12 picks another interpreter, VENV=elsewhere a folder other than .venv,
-# PYALEXNET_CUDA=AUTO|ON|OFF whether the GPU's module is built (AUTO: if there are a GPU and nvcc,
+# PYALEXNET_CUDA=AUTO|ON|OFF whether the GPU's module is built (AUTO: if a GPU and nvcc are found,
 # see bindings/cuda/find_nvcc.cmake); PYALEXNET_NVCC_WHEEL=1 takes nvcc from its wheels.
 # WERROR=1 turns compiler warnings into errors.
 
@@ -50,8 +50,8 @@ comma := ,
 space := $() $()
 extras = $(subst $(space),$(comma),$(strip $(1) $(CUPY)))
 offline := $(filter off,$(ISOLATION))
-# What compiles is installed beside the package, in a folder that stays, so that only what has changed
-# is compiled again; but pip itself fetches nvcc's wheels, which a build then requires.
+# Build requirements are installed beside the package, in a folder that stays, so that only changed files
+# are compiled again; but pip itself fetches nvcc's wheels, which a build then requires.
 isolated := $(if $(offline),,$(filter 1,$(PYALEXNET_NVCC_WHEEL)))
 # $(1): extras of pyproject.toml, $(2), $(3): whether the emulation and its checker are built, $(4): the
 # instruction sets of the CPU's own module. Builds are kept in the environment: two environments in
@@ -156,7 +156,7 @@ $(VENV)/test-installed: $(VENV)/build-requirements $(SOURCES)
 	@$(call install,test $(CUDA_TOOLS),ON,ON,all)
 	@touch $@ $(VENV)/installed
 
-# Nothing here reads what was compiled: a changed kernel is not compiled to be formatted.
+# The linters read no compiled code, so a changed kernel need not be compiled first.
 $(VENV)/lint-installed: $(if $(wildcard $(VENV)/test-installed),,$(VENV)/test-installed)
 	@$(if $(offline),,$(call add,lint))
 	@touch $@

@@ -1,7 +1,7 @@
 """Which backends the tests run on, and what each marker leaves out.
 
 Every test that takes the fixture `be` runs on cpu (with `exact` too, if it convolves), on simcheck
-or on sim in one of two seeded orders, of which one rounds products as cards do, on cuda, and a
+or on sim in one of two seeded orders, one of which rounds products as GPUs do, on cuda, and a
 fourth of its cases on cuda with a stand-in for the GPU (marker again has the rest: see `repeats`);
 tests that can depend on the order of streams (marker orders) run in each of the stand-in's twelve
 orders.
@@ -50,14 +50,14 @@ MARKERS = {
     "two_gpus": "needs two NVIDIA GPUs; left out where there are fewer, unless -m names it",
     "stand_in": "runs the backend cuda on made-up GPUs (tests/stand_in)",
     "orders": "can depend on the order of streams: in each of the stand-in's, on one GPU and two",
-    "again": "what sim or simcheck computes, on the other, in another order of threads, or on "
+    "again": "repeats a case of sim or simcheck on the other, in another order of threads, or on "
     "made-up GPUs; left out unless -m names it",
     "slow": "takes more than a few seconds; left out unless -m names it",
-    "every": "of each backend's cases the first is run and one in n of the others, drawn by their "
+    "every": "runs each backend's first case and one in n of the others, drawn by their "
     "names; the rest are marked slow",
     "faults": "breaks something many times (make test-faults); left out unless -m names it",
     "big": "too large for simcheck, which leaves it out, for sim in more than one order, and for "
-    "the stand-in unless -m names it: the host does for small arrays what it does for large ones",
+    "the stand-in unless -m names it: the host treats small arrays and large ones alike",
     "mpi": "starts ranks by MPI; left out where mpi4py or a launcher is missing",
     "peer": "compares with PyTorch or onnxruntime; left out where they are missing, unless named",
 }
@@ -145,7 +145,7 @@ def runs_here(item: pytest.Item, named_markers: str) -> bool:
 
 
 def costly(item: pytest.Item) -> list[str]:
-    """Its markers that a run has to name."""
+    """Its markers that a run has to name with -m."""
     return [name for name in ("slow", "faults", "again") if item.get_closest_marker(name)]
 
 
@@ -162,7 +162,7 @@ def repeats(item: pytest.Item, variant: Variant, number: int, others: set[Varian
     order, because it lacks a barrier, whatever the order (test_mutation.py leaves out each barrier
     in turn). So where both have a case, one of them runs it: simcheck, or sim in a seeded order. A
     big case, which simcheck does not take, runs on sim in natural order. The stand-in's kernels are
-    those of sim, and the host does the same for every shape: a fourth of the cases will do.
+    those of sim, and the host code treats all shapes alike: a fourth of the cases is enough.
     """
     big = item.get_closest_marker("big")
     case = crc32(item.nodeid.replace(f"[{variant}", "[").replace(f"-{variant}", "").encode())
@@ -230,7 +230,7 @@ def any_cards_loop(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def tried(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Called by a test as its last line: what was tried, and how often; counts with marker faults.
+    """Called by a test as its last line with what was tried, and how often, if it is marked faults.
 
     The run ends with a table of all of them; docs/robustness.md keeps one.
     """

@@ -71,7 +71,7 @@ class Variant:
 CPU = Variant("cpu")
 CPU_EXACT = Variant("cpu", exact=True)
 SIM = Variant("sim")
-# One of these has the cards' own rounding, and with it a sample of the tests of products.
+# One of these rounds as GPUs do, in a sample of the tests of products.
 SIM_SEEDED = (Variant("sim", 1), Variant("sim", 2, cuts=True))
 SIMCHECK = Variant("simcheck")
 CUDA = Variant("cuda")
