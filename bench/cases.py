@@ -261,7 +261,7 @@ def _planned(made: Plan, call: Call, name: str, net: str, batch: int, precision:
         own = made.arrays[parameter].shape
         for array in made.learned(parameter):
             suffix = array.removeprefix(parameter)
-            # An update alone has arguments of its own, the products have a `Learned`.
+            # An update alone has its own arguments, the products have a `Learned`.
             learned = f"{argument}{suffix}" if argument else suffix.removeprefix(".") or "w"
             inputs[learned] = own
             if not suffix.endswith("low"):

@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--errors",
         action="store_true",
-        help="how far the products of a network's layers lie from float64 on the device, of the "
+        help="how far the products of a network's layers are from float64 on the device, of the "
         "GPU's kernels by --dry-run; nothing is timed",
     )
     listed = made.add_argument_group("the launches of one training step, computed")

@@ -82,7 +82,7 @@ def compiled(kernels: Path, architecture: str, folder: Path) -> list[Compiled]:
 
 
 def compiled_file(source: Path, architecture: str, folder: Path) -> Compiled:
-    """One file of those; headers lie beside it."""
+    """Compile one of those files; its headers are beside it."""
     compiler = nvcc()
     if compiler is None:
         raise RuntimeError("no nvcc was found")

@@ -64,7 +64,7 @@ def lint(calls: Iterable[Call]) -> list[Row]:
     """Make calls on the emulation with the checker and count the cost of their accesses.
 
     Args:
-        calls: functions of the backend, each of which calls operations of it.
+        calls: functions of the backend that call its operations.
 
     Returns:
         A row for each line, array and kind of access, the worst ratio first.

@@ -45,7 +45,7 @@ def rows(
 ) -> Iterator[StepRow]:
     """A step on synthetic batches that are on the device, in one precision.
 
-    Each of `ways` is a row of its own. The last is compared with every form of the peers, and so
+    Each of `ways` gets its own row. The last is compared with every form of the peers, and so
     are those run in the same way with other arithmetic; the others are compared with it, to show
     its gain.
 
@@ -90,7 +90,7 @@ class _Steps:
     def wrong(self, ours: Ours) -> str | None:
         """What is wrong with one of our ways.
 
-        By a step of its own: evaluation needs memory that training does not.
+        It uses a separate step: evaluation needs memory that training does not.
         """
         step = Step(self._device.backend, self._case, self._batches[:1], ours, params=self._initial)
         self._first_losses[ours] = step.loss()

@@ -18,7 +18,7 @@ from pyalexnet.data.loader import Loader
 from pyalexnet.data.views import Views, centre
 from pyalexnet.errors import ArgumentError, BackendUnavailable, KernelError
 from pyalexnet.step.net import Net
-from pyalexnet.step.program import Numbers
+from pyalexnet.step.program import StepScalars
 from pyalexnet.step.sgd import SGD
 from samples import classes, normal, pixels
 from stand_in import CUDARuntimeError, Machine
@@ -92,7 +92,7 @@ def check_graph(be: Any, precision: Any) -> None:
 @IN_EVERY_ORDER
 def test_numbers_of_a_step_may_be_replaced_before_it_runs(be: Any) -> None:
     names = ("conv1.w", "conv1.b")
-    numbers = Numbers((be,), names, (names,))
+    numbers = StepScalars((be,), names, (names,))
     seen = []
     for step in range(3):
         numbers.set(step, np.array([step + 0.25, step + 0.5]))

@@ -770,7 +770,7 @@ def test_pytorchs_reason_is_told(torch: Any, tmp_path: Path) -> None:
         assert "add_safe_globals" not in str(caught.value) and "\n" not in str(caught.value)
     for content, sentence in (
         (program.getvalue(), r"is a TorchScript program, .*torch\.jit\.load"),
-        (zipped("conv1.npy"), r"a zip archive of 1 files, the first of which is 'conv1.npy'; one"),
+        (zipped("conv1.npy"), r"a zip archive of 1 files, the first called 'conv1.npy'; one"),
         (b"\x80\x02}q\x00.", "PyTorch refused it: Invalid magic number"),
     ):
         file.write_bytes(content)

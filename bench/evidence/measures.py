@@ -48,7 +48,7 @@ class Result:
     numbers: str = ""  # see Run; "" in records before it was kept
 
     def curve(self, name: str) -> list[tuple[float, float]]:
-        """Epochs and values; a mean over an epoch's training stands at the epoch's middle."""
+        """Epochs and values; a mean over an epoch's training is placed at the epoch's middle."""
         column, scale, _ = CURVES[name]
         middle = 0.5 if name.startswith("train") else 0.0
         return [(row[0] - middle, scale * row[column]) for row in self.epochs]

@@ -328,7 +328,7 @@ def _event() -> Any:
 
 
 def _imported(x: Any) -> Any:
-    """`x` as a CuPy array, on whichever GPU it lies, or as a NumPy array."""
+    """`x` as a CuPy array, on any GPU, or as a NumPy array."""
     if isinstance(x, (cupy.ndarray, np.ndarray)):
         return x
     try:

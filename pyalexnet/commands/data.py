@@ -47,7 +47,7 @@ _SOURCE = (
 _SIZE = "Side of a stored image, pixels: shorter side to it, centre cut."
 _FORM = "JPEG, or plain bytes: six times as large, no decoding."
 _WORKERS = "Processes; by default one for each core."
-_SEED = "Draws the tenth of each class held out where there is no val/."
+_SEED = "Draws the tenth of each class that is held out if there is no val/."
 _VAL_LABELS = (
     "Labels of a flat val/: a class folder or number for each image in the order of names, or a "
     "table of images and classes (folders, names, or numbers from 0), such as Caffe's val.txt, "

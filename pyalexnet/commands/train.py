@@ -138,7 +138,7 @@ def train(**options: Any) -> None:
     """Train a network. Without options: a small AlexNet on built-in photographs.
 
     Ctrl-C (or SIGTERM, SIGUSR1) finishes the step, saves and stops; --resume latest continues as if
-    nothing had happened. SIGHUP and SIGUSR2 save and go on.
+    nothing had happened. SIGHUP and SIGUSR2 save and continue.
     """
     from pyalexnet.ranks import launch
     from pyalexnet.runs.run import find

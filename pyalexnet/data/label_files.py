@@ -265,7 +265,7 @@ def _unclear(folders: Sequence[str], from_zero: bool) -> str:
     if any(folder.isdecimal() for folder in folders):
         return "folders are called by numbers, too"
     if not from_zero:
-        return "they are from an order of classes of its own"
+        return "they follow an order of classes of their source"
     return OPEN_ORDER if _order_is_open(folders) else ""
 
 

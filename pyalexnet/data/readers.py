@@ -1,4 +1,4 @@
-"""Threads that read files, any of which may hang: on a lost network server or a failing disk.
+"""Threads that read files and may hang: on a lost network server or a failing disk.
 
 Nothing can end a hanging thread. So these are daemons, which do not keep the process from ending;
 `concurrent.futures` would wait for its threads forever.

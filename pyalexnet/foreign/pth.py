@@ -155,7 +155,7 @@ def _check_members(members: list[zipfile.ZipInfo]) -> None:
                 "writes them."
             )
     if not any(name.endswith("/data.pkl") for name in names):
-        first = f", the first of which is {names[0]!r}" if names else ""
+        first = f", the first called {names[0]!r}" if names else ""
         raise CheckpointError(
             f"is a zip archive of {len(names)} files{first}; one with a data.pkl was expected, as "
             "PyTorch writes."

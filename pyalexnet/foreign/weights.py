@@ -75,7 +75,7 @@ def opened(path: Path) -> Iterator[bytes]:
 def _parameters(spec: NetSpec) -> Iterator[tuple[str, Shape, Shape]]:
     """Each parameter's name, its shape here, and the (H, W, C) of its filters or columns.
 
-    The last is () where there are no channels to move.
+    The last is () if there are no channels to move.
     """
     for layer, in_shape, _ in spec.walk():
         for name, shape in layer.param_shapes(in_shape).items():

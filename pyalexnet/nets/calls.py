@@ -61,7 +61,7 @@ class View:
 Operand: TypeAlias = str | View
 
 
-def _meet(one: Operand, other: Operand) -> bool:
+def _overlap(one: Operand, other: Operand) -> bool:
     """Whether two operands have images of an array in common."""
     (i, n), (j, m) = (each.turn if isinstance(each, View) else (0, 1) for each in (one, other))
     return name_of(one) == name_of(other) and i * m < (j + 1) * n and j * n < (i + 1) * m
@@ -127,7 +127,7 @@ class Call:
     def precedes(self, later: Call) -> bool:
         """Whether a later call touches what it writes, or writes what it reads."""
         return any(
-            _meet(own, other)
+            _overlap(own, other)
             for owns, others in ((self.writes, later.operands()), (self.operands(), later.writes))
             for own in owns
             for other in others

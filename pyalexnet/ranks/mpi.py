@@ -1,6 +1,6 @@
 """Ranks that MPI starts, for arrays of the host. The only module that imports mpi4py.
 
-Nothing but point-to-point transfers is left to the library: its sums have an order of their own.
+The library makes only point-to-point transfers: its sums would have an order of their own.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class StepReport:
-    """Where training stands; `train` and `seconds` cover the steps since the last such report."""
+    """Training's progress; `train` and `seconds` cover the steps since the last such report."""
 
     epoch: int  # the current one, counted from 1
     epochs: int

@@ -23,7 +23,7 @@ from pyalexnet.ops.checks import integer
 from pyalexnet.ranks.communicator import Communicator, Message
 from pyalexnet.step import hybrid, plan, ranked, towers
 from pyalexnet.step.fused import converted
-from pyalexnet.step.program import Numbers, Program, Update
+from pyalexnet.step.program import Program, StepScalars, Update
 from pyalexnet.step.shards import WHOLE, Shards
 
 # How many programs are kept, for training, evaluation and the last, smaller batch of each; and how
@@ -98,7 +98,7 @@ class Net:
             shards: how the batches of passes with labels are divided. Images and labels are then
                 this rank's; loss, errors and gradients are those of the whole batch.
             division: how the ranks divide the layers, so that each has a part of the parameters:
-                "towers", of which each takes all images, or by a scheme of `hybrid`, with images
+                "towers", each of which takes all images, or a scheme of `hybrid`, with images
                 and labels as of shards. All ranks then call the same methods; passes without
                 labels are for `whole`.
 
@@ -130,7 +130,7 @@ class Net:
         self._program = lru_cache(_KEPT)(self._new_program)
         self._images = lru_cache(_KEPT)(self._new_images)
         self._whole: Net | None = None
-        self._numbers = Numbers(self._backends, spec.param_shapes(), self._own_rows)
+        self._scalars = StepScalars(self._backends, spec.param_shapes(), self._own_rows)
         self.parts = self._placed(spec.initial(self.seed) if params is None else params)
 
     def images_for(self, count: int) -> Array:
@@ -278,7 +278,7 @@ class Net:
         If one operation computes several layers, only the last one's. Outputs have the network's
         precision, and are valid until its next pass.
         """
-        self._numbers.set(0)
+        self._scalars.set(0)
         program = self._run(images, train=train)
         for layer, names in program.plan.outputs.items():
             whole, *others = outputs = [program.arrays[name] for name in names]
@@ -304,7 +304,7 @@ class Net:
             step: number of the training step, or a 0-d uint32 array of the device.
             out: gradients of an earlier call, to be overwritten with the new ones.
         """
-        self._numbers.set(step)
+        self._scalars.set(step)
         program = self._run(images, labels, train=train)
         own = [
             {name: program.arrays[f"{at(name, tower)}.grad"] for name in part.params}
@@ -329,7 +329,7 @@ class Net:
         rates: in the order of `spec.param_shapes`. update: the rest of the rule, and the momenta;
         each such object gets its own program, so pass the same one at every step.
         """
-        self._numbers.set(step, rates)
+        self._scalars.set(step, rates)
         return self._scored(self._run(images, labels, train=True, update=update))
 
     def _scored(self, program: Program) -> Array:
@@ -404,7 +404,7 @@ class Net:
     def _new_program(
         self, goal: plan.Goal, images: int, train: bool, source: Source, update: Update | None
     ) -> Program:
-        given = dict(self._numbers.rates)
+        given = dict(self._scalars.rates)
         for tower, part in enumerate(self.parts):
             beside: dict[str, Mapping[str, Array]] = {"": part.params, ".low": part.low}
             if update:
@@ -423,7 +423,7 @@ class Net:
             self._backends * shards.own,
             images,
             given=given,
-            steps=self._numbers.steps * shards.own,
+            steps=self._scalars.steps * shards.own,
             seed=self.seed,
             rules=update.rules if update else None,
             graph=self._graph,

@@ -124,7 +124,7 @@ def _stages(
 
 
 def _in_blocks(stages: Sequence[division.Stage], block: int) -> list[division.Stage]:
-    """The stages, the first convolution of which reads images in blocks."""
+    """The stages, with a first convolution that reads images in blocks."""
     first = next(i for i, one in enumerate(stages) if not isinstance(one.layer, Scale))
     conv = stages[first].layer
     assert isinstance(conv, Conv)

@@ -218,7 +218,7 @@ def output_of(layer: Layer, x: Array, params: Mapping[str, Array], backend: Back
     return program.arrays[y]
 
 
-class Numbers:
+class StepScalars:
     """The step number and the learning rates on each device: the only arguments of a step.
 
     On a device they share one array, so that one copy transfers them. steps: a 0-d uint32 array

@@ -1,4 +1,4 @@
-"""A batch in shards: the parts of a step that have images of their own and share all parameters.
+"""A batch in shards: the parts of a step that have their own images and share all parameters.
 
 Every rank has the same number of shards, at least one. A shard's gradients are those of its images,
 divided by the number of all shards. They are added by a binary tree, over the rank's own shards and

@@ -59,7 +59,7 @@ class Losses:
         if self.steps < math.ceil(steps / _BLOCKS):
             return False
         self._close()
-        return len(self.blocks) == _BLOCKS and chance > 0 and self._sit(chance)
+        return len(self.blocks) == _BLOCKS and chance > 0 and self._at_chance(chance)
 
     def _close(self) -> None:
         """Close the full block: begin a new one, and drop the oldest."""
@@ -68,7 +68,7 @@ class Losses:
         self.blocks = [*self.blocks, (mean, spread / max(self.steps - 1, 1))][-_BLOCKS:]
         self.steps, self.images, self.loss, self.square = 0, 0, 0.0, 0.0
 
-    def _sit(self, chance: float) -> bool:
+    def _at_chance(self, chance: float) -> bool:
         """Whether the losses are neither below chance, nor far above it, nor falling."""
         means, variances = np.array(self.blocks).T
         above = means.mean() - chance

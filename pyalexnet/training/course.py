@@ -51,7 +51,7 @@ class Position:
 class Course:
     """The epochs, steps and rates of a run on `images` training images.
 
-    at: where it stands. batch_size: the recipe's, or all images where there are fewer.
+    at: its position. batch_size: the recipe's, or all images if there are fewer.
     steps_an_epoch: updates; images that do not fill a last batch are left out.
     """
 

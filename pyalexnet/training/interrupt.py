@@ -1,7 +1,7 @@
 """Signals to a run, kept until the current step is done.
 
 SIGINT (Ctrl-C), SIGTERM, SIGUSR1   save and stop; a second SIGINT stops at once
-SIGHUP, SIGUSR2                     save and go on, as Caffe does when a terminal is closed
+SIGHUP, SIGUSR2                     save and continue, as Caffe does when a terminal is closed
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Pictures(Watcher):
             self.draw(report.step)
 
     def draw(self, step: int) -> None:
-        """Draw both anew, as after `step` steps; training goes on without them."""
+        """Redraw both, as after `step` steps; if that fails, training continues without them."""
         try:
             check_matplotlib()
             self._draw_curves(step)

@@ -20,7 +20,7 @@ _SECONDS_BETWEEN_WRITES = 10
 
 
 def require() -> None:
-    """Refuse to go on without tensorboardX."""
+    """Refuse to continue without tensorboardX."""
     if find_spec("tensorboardX") is None:
         command = pip_install('"pyalexnet[tensorboard]"')
         raise ArgumentError(f"tensorboard: tensorboardX is missing; {command} brings it.")

@@ -92,7 +92,7 @@ class Trainer:
         self._saved: dict[str, Any] | None = None
         self._saved_at = 0.0
 
-    # Where the run stands
+    # The run's position
 
     @property
     def at(self) -> Position:

@@ -22,7 +22,7 @@ class Watcher:
         """Report an event that has no method of its own."""
 
     def begin(self, step: int) -> None:
-        """Training begins, or goes on, after `step` steps."""
+        """Training begins, or continues, after `step` steps."""
 
     def step(self, report: StepReport, *, due: bool) -> None:
         """A step is done. due: as at every print interval, `report` is to be kept."""
