@@ -160,7 +160,7 @@ def assert_says(trainer: Trainer, sentence: str, step: int) -> None:
     kept = sorted((trainer.folder.path / "checkpoints").iterdir())
     if kept:
         saved = int(kept[-1].name.removeprefix("step-"))
-        assert f"checkpoint of step {saved} is as it was" in sentence
+        assert f"checkpoint of step {saved} is unchanged" in sentence
     assert "smaller learning rate" in sentence or "--resume" in sentence
     record = json.loads((trainer.folder.path / "log.jsonl").read_text().splitlines()[-1])
     assert (record["kind"], record["reason"]) == ("stop", sentence)

@@ -100,7 +100,7 @@ def test_the_preset_and_each_override_are_said(coloured: Path, tmp_path: Path) -
 
 
 def test_a_network_without_the_option_refuses_it(quarters: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="alexnet-tiny has no option width; alexnet was"):
+    with pytest.raises(ArgumentError, match="alexnet-tiny has no option width; alexnet, which has"):
         began(tmp_path, quarters, width=0.5)
     assert list(tmp_path.glob("20*")) == []
 

@@ -178,7 +178,7 @@ def _pickled_batch(source: str, raw: bytes) -> Split:
         raise DataError(f"{source}: {counts}; one each was expected.")
     wild = [label for label in labels if not 0 <= label <= 255]
     if wild:
-        raise DataError(f"{source}: has the label {wild[0]}; 0 to 9 was expected.")
+        raise DataError(f"{source}: has the label {wild[0]}; 0 to 9 were expected.")
     return Split(_interleaved(pixels), np.array(labels, dtype=np.int64))
 
 
