@@ -123,7 +123,11 @@ SLIPS = [
     Slip(ALL_TENSOR_CORES, "sums.cuh", "size.rows - tile.row)", "size.rows - tile.row + SLIP)"),
     Slip("hopper", "hopper.cuh", "at < depth_end)", "at < depth_end + SLIP)"),
     Slip(
-        "hopper", "hopper.cuh", "< slices && speaks", "< slices + SLIP * 4 && speaks", "its block"
+        "hopper",
+        "hopper.cuh",
+        "< slices && to < cluster",
+        "< slices + SLIP * 4 && to < cluster",
+        "its block",
     ),
     Slip(
         "patch",
