@@ -14,7 +14,8 @@ L2        what a multiprocessor fetches of it
 issue     the instructions of all warps, one a clock on each scheduler
 
 A tile takes its slices, and before and after them what its warps run then: the edges. Blocks run in
-waves of as many as fit. No launch is faster than its traffic from memory; other kernels than
+waves of as many as fit; where several share a multiprocessor, one's edges run under another's
+slices (products.py). No launch is faster than its traffic from memory; other kernels than
 products take that long, or as long as it takes to issue their instructions.
 """
 
@@ -270,9 +271,10 @@ _ABOUT = (
     "(tests/test_model.py); never against a card.",
     "",
     f"Clocks of a multiprocessor at {CLOCK / 1e9} GHz: for a slice of the depth, by what is busy",
-    "with it; edges: for a tile, before and after its slices. From - to: no warp queues for shared",
-    f"memory and the L2 cache gives each multiprocessor {FAST.l2:.0f} bytes a clock; all queue, it",
-    f"gives {SLOW.l2:.0f}.",
+    "with it; edges: for a tile, before and after its slices. Of two blocks that share one:",
+    "both's, in step. From - to: no warp queues for shared memory, the L2 cache gives each",
+    f"multiprocessor {FAST.l2:.0f} bytes a clock, and blocks that share one are out of step; all",
+    f"queue, it gives {SLOW.l2:.0f}, and such blocks are out of step by chance.",
 )
 
 

@@ -3,6 +3,13 @@
 Roles are told by what warps do: those that copy slices (LDGSTS, UTMALDG) and those that multiply
 (HGMMA), or all the same (HMMA, FFMA). A loop around a role's own is taken to be one over tiles:
 such a kernel's blocks stay, and copies for the next tile run under the present one's epilogue.
+
+Blocks that share a multiprocessor, in step, take each slice in turn and their edges together. Out
+of step, one multiplies while another begins or ends: a multiprocessor then takes as long as what
+all its tiles, slices and edges, make it do most of, and no block is faster than it is alone. One
+block's lead over the other stays as it is while both get the same share. A lead that chance gave
+hides as much of what being in step costs as it lasts: on average the square of that, over the time
+in step, is left.
 """
 
 from __future__ import annotations
@@ -35,6 +42,7 @@ _SLICES = {"wgmma": 64, "fma": 16}  # depth; others 32
 _WARPGROUP = 4  # warps
 _WARPGROUPS = 3  # of a block of hopper.cuh, two of which multiply
 _REGISTER = re.compile(r"\b(?:U?P\d|UR\d+|R\d+)\b")
+_PARAMETER = re.compile(r"c\[0x0\]\[0x[0-9a-f]+\]")
 _EXPONENTIAL = re.compile(r"\.(EX2|TANH)")
 _PHILOX = ("0x2daee0ad", "0xd2511f53")  # its multiplier, which SASS may write as negative
 
@@ -130,11 +138,16 @@ def time(shape: Shape, code: Code, pace: Pace) -> Time:
     return (_of_warpgroups if "HGMMA" in code.instructions else _of_warps)(shape, code, pace)
 
 
-def worth(shape: Shape) -> Worth:
-    """What instructions say of the way that a launch takes."""
+def worth(shape: Shape, code: Code | None = None) -> Worth:
+    """What instructions say of the way that a launch takes. code: of a kernel that can store parts:
+    it does where it reads its last parameter.
+    """
     loads = shape.loads and shape.parts == 1
+    last = _last_parameter(code) if code and shape.parts > 1 else "\0"
 
     def value(one: Instruction) -> int:
+        if last in one.rest:
+            return -AVOIDED
         size = warps.nbytes(one)
         avoided = (
             # Single elements: the last of a row. A rate, which all lanes load, is none.
@@ -152,13 +165,18 @@ def worth(shape: Shape) -> Worth:
     return value
 
 
+def _last_parameter(code: Code) -> str:
+    """How machine code names it: parameters lie in a bank of constants, in order."""
+    found = _PARAMETER.findall(" ".join(one.rest for one in code.listing))
+    return max(found, key=lambda name: int(name.split("[")[-1].strip("]"), 16), default="\0")
+
+
 # ----------------------------------------------------------------------------- wgmma
 
 
 def _of_warpgroups(shape: Shape, code: Code, pace: Pace) -> Time:
     """Of a kernel whose copying and multiplying warps differ."""
-    multiplying = next(_loops(code, "HGMMA", worth(shape)))
-    return _tile(shape, _bringing(code, worth(shape)), multiplying, pace)
+    return _tile(shape, code, next(_loops(code, "HGMMA", worth(shape, code))), pace)
 
 
 def _bringing(code: Code, value: Worth) -> tuple[Around, Around]:
@@ -202,32 +220,81 @@ def _loops(code: Code, name: str, value: Worth) -> Iterator[Around]:
                 yield found
 
 
-def _tile(shape: Shape, bringing: tuple[Around, Around], multiplying: Around, pace: Pace) -> Time:
+def _tile(shape: Shape, code: Code, multiplying: Around, pace: Pace) -> Time:
     """All tiles, of blocks whose roles run those loops."""
+    bringing = _bringing(code, worth(shape))
     products = [*ways.flat(multiplying.body)]
     tensor = [(_columns(one), one.rest.split()[1]) for one in products if one.name == "HGMMA"]
     rows = 64 * len(set(tensor))  # of a warpgroup
     per_round = max(1, 16 * len(tensor) // len(set(tensor)) // shape.slice)
     teams = max(1, shape.tile[0] // rows)  # warpgroups that share a tile
-    blocks = 2 if "patches" in shape.loop else 1  # of a multiprocessor
-    slice_ = _slice(shape, bringing, products, teams, per_round, pace)
-    slice_ = {name: clocks * blocks for name, clocks in slice_.items()}
-    slice_["gather"] = _gather(bringing, blocks, pace) / _rounds(shape, bringing, per_round)
+    warpgroups = max(_WARPGROUPS, teams + 1) if len(multiplying.before) > 1 else teams + 1
+    of_block = _slice(shape, bringing, products, teams, per_round, pace)
+    before, after = [*ways.flat(multiplying.before[0])], multiplying.after[-1]
+
+    def side_by_side(blocks: int) -> tuple[dict[str, float], float, float, float]:
+        """In step: a slice of each, and the edges of all: start, first slice, end."""
+        slice_ = {name: clocks * blocks for name, clocks in of_block.items()}
+        slice_["gather"] = _gather(bringing, blocks, pace) / _rounds(shape, bringing, per_round)
+        start = warps.clocks([before] * warpgroups * blocks, pace)
+        end = _finish(shape, after, teams * blocks, teams * _WARPGROUP, pace)
+        fill = slice_["gather"] + _LATENCY + slice_["tensor"] - max(slice_.values())
+        return slice_, start, fill, end
+
+    blocks = _resident(code, teams)
+    slice_, start, fill, end = side_by_side(blocks)
     longest = max(slice_.values())
-    start = warps.clocks([[*ways.flat(multiplying.before[0])]] * _WARPGROUPS * blocks, pace)
-    end = _finish(shape, multiplying.after[-1], teams * blocks, teams * _WARPGROUP, pace)
-    fill = slice_["gather"] + _LATENCY + slice_["tensor"] - longest
     launched = shape.paired if _multicast(shape, bringing) else shape.blocks
     waves = math.ceil(launched / blocks / MULTIPROCESSORS)
-    if len(multiplying.before) == 1 or blocks > 1:
-        edges = start + fill + end
-        return Time(waves, shape.slices, slice_, edges, waves * (edges + shape.slices * longest))
+    edges = start + fill + end
+    in_step = waves * (edges + shape.slices * longest)
+    if blocks > 1:
+        alone, *edges_alone = side_by_side(1)
+        own = sum(edges_alone) + shape.slices * max(alone.values())
+        edge = _busy(shape, before, after, teams, pace)
+        busy = max(edge.get(name, 0) + shape.slices * each for name, each in of_block.items())
+        tiles = math.ceil(launched / MULTIPROCESSORS)
+        apart = min(in_step, max(waves * own, own + (tiles - 1) * busy))
+        clocks = apart + (0 if pace.apart else (in_step - apart) ** 2 / in_step)
+        return Time(waves, shape.slices, slice_, edges, clocks)
+    if len(multiplying.before) == 1:
+        return Time(waves, shape.slices, slice_, edges, in_step)
     each = warps.clocks([[*ways.flat(way)] for way in multiplying.before[1:]], pace) + end
-    turns = (_WARPGROUPS - 1) // teams  # of the teams, whose edges run under another's products
+    turns = (warpgroups - 1) // teams  # of the teams, whose edges run under another's products
     own_slices = shape.slices * max(slice_["tensor"], slice_["issue"])
     period = max(shape.slices * longest, (own_slices + each) / turns)
     edges = period - shape.slices * longest
     return Time(waves, shape.slices, slice_, edges, waves * period + start + fill + each)
+
+
+def _resident(code: Code, teams: int) -> int:
+    """Blocks of a multiprocessor, by the registers that its warpgroups keep."""
+    kept = [
+        (".DEALLOC" not in one.rest, int(one.rest.split()[-1], 16))
+        for one in code.listing
+        if one.name == "USETMAXREG"
+    ]
+    of_thread = sum(count * (teams if multiplies else 1) for multiplies, count in {*kept})
+    return _REGISTERS // (of_thread * LANES * _WARPGROUP) if of_thread else 1
+
+
+def _busy(
+    shape: Shape, before: list[Instruction], after: Way, teams: int, pace: Pace
+) -> dict[str, float]:
+    """Clocks that a block's edges take of what its neighbours use too."""
+    runs = [([one], 1) for one in after if not isinstance(one, Loop)]
+    runs += [([*ways.flat(loop.body)], times) for loop, times in _runs(shape, after, teams)]
+
+    def count(value: Callable[[Instruction], float]) -> float:
+        ends = sum(times * sum(map(value, body)) for body, times in runs)
+        return teams * ends + (teams + 1) * sum(map(value, before))
+
+    global_ = count(lambda one: LANES * warps.nbytes(one) * (one.name in ("LDG", "STG")))
+    return {
+        "issue": count(lambda _: 1),
+        "banks": count(warps.passes) * _WARPGROUP,
+        "L2": global_ * _WARPGROUP / pace.l2,
+    }
 
 
 def _slice(
@@ -288,17 +355,24 @@ def _columns(one: Instruction) -> int:
     return int(one.rest.split("x")[1])
 
 
-def _finish(shape: Shape, way: Way, of_scheduler: int, of_block: int, pace: Pace) -> float:
-    """What warps do after their products; the loop that stores runs until all is stored."""
+def _runs(shape: Shape, way: Way, teams: float) -> list[tuple[Loop, int]]:
+    """The loops after the products and their rounds: the one that stores runs until all is."""
     loops = [one for one in way if isinstance(one, Loop)]
-    stored = [_stored(one.body) * LANES * of_block for one in loops]
-    runs = [
-        max(1, math.ceil(shape.tile_bytes / nbytes)) if nbytes and nbytes == max(stored) else 1
-        for nbytes in stored
+    stored = [_stored(one.body) * LANES * teams * _WARPGROUP for one in loops]
+    return [
+        (
+            loop,
+            max(1, math.ceil(shape.tile_bytes / nbytes)) if nbytes and nbytes == max(stored) else 1,
+        )
+        for loop, nbytes in zip(loops, stored, strict=True)
     ]
+
+
+def _finish(shape: Shape, way: Way, of_scheduler: int, of_block: int, pace: Pace) -> float:
+    """What warps do after their products."""
     straight = [one for one in way if not isinstance(one, Loop)]
     clocks = warps.clocks([straight] * of_scheduler, pace)
-    for loop, times in zip(loops, runs, strict=True):
+    for loop, times in _runs(shape, way, of_block / _WARPGROUP):
         clocks += times * warps.steady([*ways.flat(loop.body)], of_scheduler, pace)
     return clocks
 
@@ -317,7 +391,7 @@ def _of_warps(shape: Shape, code: Code, pace: Pace) -> Time:
     of_block, blocks = occupancy(code)
     of_scheduler = math.ceil(of_block * blocks / SCHEDULERS)
     loop = max(
-        _loops(code, unit, worth(shape)),
+        _loops(code, unit, worth(shape, code)),
         key=lambda loop: sum(one.name == unit for one in ways.flat(loop.body)),
     )
     body = [*ways.flat(loop.body)]

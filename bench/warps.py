@@ -32,16 +32,19 @@ _WIDTHS = (("128", 16), ("64", 8), ("U16", 2), ("U8", 1), ("S8", 1))
 class Pace:
     """sharing: schedulers that use the memory pipe as much as this one. l2: bytes a clock that a
     multiprocessor gets from the L2 cache when all ask for them. load: latency of global memory.
+    apart: whether blocks that share a multiprocessor are out of step, so that one multiplies while
+    another begins or ends; otherwise they are as chance has it.
     """
 
     sharing: int
     l2: float
     load: int = 263  # from the L2 cache (H100; arXiv 2402.13499)
+    apart: bool = True
 
 
 # Between these a card is expected to be. Alone, no instruction queues behind another scheduler's.
 # An H100's L2 cache delivers some 4,500 bytes a clock to 114 multiprocessors (arXiv 2402.13499).
-FAST, SLOW = Pace(1, 40), Pace(4, 32)
+FAST, SLOW = Pace(1, 40), Pace(4, 32, apart=False)
 
 
 def nbytes(one: Instruction) -> int:

@@ -75,21 +75,27 @@ struct SplitTiles {
 };
 
 // From `python -m bench --model h100`: clocks of a slice, as fast and as slow as memory may be, and
-// what bounds it; then of a multiply-add, edges included, relative to the first tile. A price is
-// near the mean over the passes.
+// what bounds it; then of a multiply-add at a depth of 27 slices, edges included, relative to the
+// first tile. A price is near the mean over the passes.
 //
 //                 fprop, dgrad           wgrad                 relative
-//   256 x 192     1,600 banks            1,554 tensor cores    1.00
-//   128 x 256     1,088 banks            1,034-1,280 L2        1.04 (wgrad 1.01-1.23)
-//   256 x 128     1,280 banks            1,152 banks           1.19 (1.11)
-//   256 x 96      1,120-1,216 L2         -                     1.39-1.49
-//   256 x 64        960-1,152 L2         832 banks             1.79-2.11 (1.60)
+//   256 x 192     1,554 tensor cores     1,554 tensor cores    1.00
+//   192 x 192     1,200 banks            1,165 tensor cores    1.04 (wgrad 1.00)
+//   128 x 256     1,056 banks            1,034-1,280 L2        1.03-1.05 (1.03-1.21)
+//   256 x 128     1,216-1,280 L2         1,152 banks           1.17-1.23 (1.11)
+//   192 x 96      816-960 L2             -                     1.35-1.55
+//   256 x 64      922-1,152 L2           832 banks             1.74-2.10 (1.56)
+//
+// The narrow one has few slices in AlexNet's conv1, where edges take a third of the time: two of
+// its blocks share a multiprocessor. A warpgroup of 192 x 192 has but 64 rows: with 192 filters a
+// group, or 384, nothing is multiplied in vain.
 struct HopperTiles {
     static constexpr const char* kLoop = "wgmma";
     using Element = bf16;
-    using All = Offer<Priced<HopperTile<256, 192, 3>, 100>, Priced<HopperTile<128, 256, 4>, 112>,
-                      Priced<HopperTile<256, 128, 4>, 119>, Priced<HopperTile<256, 96, 4>, 144>,
-                      Priced<HopperTile<256, 64, 4>, 186>>;
+    using All =
+        Offer<Priced<HopperTile<256, 192, 3>, 100>, Priced<HopperTile<192, 192, 4, 3>, 103>,
+              Priced<HopperTile<128, 256, 4>, 112>, Priced<HopperTile<256, 128, 4>, 119>,
+              Priced<HopperTile<192, 96, 3, 1, 2>, 140>, Priced<HopperTile<256, 64, 4>, 186>>;
     static constexpr int kSliceDepth = kHopperSlice;
     static constexpr double kPartCost = 512.0;
 };
@@ -119,8 +125,9 @@ template <class T, bool tiled_b> Clusters clusters_of(const GemmSize& size) {
 
 // A B along its lines lies in swizzled tiles of 64, of which wgmma takes whole ones.
 template <class T, Contiguous of_b> constexpr bool kSuits = true;
-template <int m, int n, int stages>
-constexpr bool kSuits<HopperTile<m, n, stages>, Contiguous::line> = n % simt::kTileColumns == 0;
+template <int m, int n, int stages, int multiplying, int blocks>
+constexpr bool kSuits<HopperTile<m, n, stages, multiplying, blocks>, Contiguous::line> =
+    n % simt::kTileColumns == 0;
 
 template <Contiguous of_b, class Use, class... Each> void for_each_tile(Offer<Each...>, Use use) {
     const auto offer = [&](auto each) {
@@ -130,17 +137,16 @@ template <Contiguous of_b, class Use, class... Each> void for_each_tile(Offer<Ea
 }
 
 // Calls `use` with a value of the type of the cheapest tile for a product, the first of equals.
-// What is computed outside C counts too; with wgmma, where a multiprocessor has a single large
-// block, a partial last round of blocks as a whole one.
+// What is computed outside C counts too; with wgmma, whose blocks are large, a partial last round
+// of them, one on each multiprocessor, as a whole one.
 template <class Tiles, Contiguous of_b, class Use>
 void with_tile(int groups, int rows, int columns, Use use) {
     const auto price = [&](auto each) {
         using T = typename decltype(each)::T;
         const auto blocks = static_cast<double>(groups * tiles<T>(rows, columns));
-        const double at_once = T::Blocks * kMultiprocessors;
-        const double rounds = blocks / at_once;
+        const double rounds = blocks / kMultiprocessors;
         const bool whole = std::is_same_v<Tiles, HopperTiles> && rounds > 1; // fewer: see split
-        return each.kCost * ((whole ? std::ceil(rounds) : rounds) * at_once * T::TileM * T::TileN);
+        return each.kCost * ((whole ? std::ceil(rounds) : rounds) * T::TileM * T::TileN);
     };
     typename Tiles::All all;
     double least = std::numeric_limits<double>::infinity();
@@ -309,6 +315,15 @@ struct Lies {
     bool in_tiles;
 };
 
+// Whether NearOffset holds how far from its first pixel a filter may begin, on either map.
+inline bool lies_near(const ConvShape& s) {
+    const double rows = std::max(s.height, s.out_height) * double(s.stride_h) + s.pad_top;
+    const double columns = std::max(s.width, s.out_width) * double(s.stride_w) + s.pad_left;
+    const double chunks =
+        (s.images + 1.0) * rows * columns * std::max(s.channels, s.filters) / kChunk;
+    return std::max(rows, columns) <= SHRT_MAX && chunks <= INT_MAX;
+}
+
 // As far as a pass's shape says; its arrays have to be aligned as well.
 inline Lies lies(Pass pass, const ConvShape& s) {
     const auto whole = [](std::int64_t extent) { return extent % kChunk == 0; };
@@ -318,10 +333,10 @@ inline Lies lies(Pass pass, const ConvShape& s) {
         // With a stride elements are gathered singly. A slice must not cross from one tap into the
         // next.
         return {s.stride_h == 1 && s.stride_w == 1 && dy && whole(channels),
-                filters % kHopperSlice == 0 ||
-                    (s.groups == 1 && s.filter_h == 1 && s.filter_w == 1)};
+                lies_near(s) && (filters % kHopperSlice == 0 ||
+                                 (s.groups == 1 && s.filter_h == 1 && s.filter_w == 1))};
     const bool vectors = x && (pass == Pass::fprop ? whole(s.taps()) : dy);
-    return {vectors, vectors};
+    return {vectors, vectors && (pass == Pass::wgrad || lies_near(s))};
 }
 
 // How the operands are multiplied and loaded. In most problems it is B that Hopper's loop loads by

@@ -4,12 +4,14 @@
 //
 //   C[g][m][n] = sum over d of A[g][m][d] * B[g][d][n],     m < rows, n < columns, d < depth
 //
-// A block computes one tile of C with three warpgroups. Two multiply, each half of the tile's rows.
-// The third brings slices of A and B, 64 deep, into a ring of stages; it needs few registers and
-// leaves the rest to the others. One operand lies in memory as a matrix: a single thread has the
-// copy engine (TMA) load whole tiles of it. The other is gathered from a map, 16 bytes at a time,
-// by cp.async. No step waits for the whole block: a stage is `full` when its bytes have arrived,
-// which the multiplying warps wait for, and `empty` when all of those are done with it.
+// A block computes one tile of C. All its warpgroups but one multiply, each some of the tile's
+// rows. The last brings slices of A and B, 64 deep, into a ring of stages; it needs few registers
+// and leaves the rest to the others. A small tile has one that multiplies, and two blocks share a
+// multiprocessor, so that one begins or ends while the other multiplies. One operand lies in memory
+// as a matrix: a single thread has the copy engine (TMA) load whole tiles of it. The other is
+// gathered from a map, 16 bytes at a time, by cp.async. No step waits for the whole block: a stage
+// is `full` when its bytes have arrived, which the multiplying warps wait for, and `empty` when all
+// of those are done with it.
 //
 // Two blocks on neighbouring tiles that need the same slices of the tiled operand are a cluster:
 // each loads half of every slice for both, so half as much of it comes out of the L2 cache. A stage
@@ -41,17 +43,21 @@ constexpr int kHopperSlice = 64; // depth of a slice: 128 bytes, the width of a 
 constexpr int kWarpgroup = 128;
 constexpr int kWgmmaRows = 64; // of a product
 constexpr int kWgmmaDepth = 16;
-// For a thread that gathers, and one that multiplies: 65,536 for three warpgroups, in eights.
-constexpr int kFewRegisters = 56;
-constexpr int kManyRegisters = 224;
+constexpr int kFewRegisters = 56; // of a thread that gathers
 
-// A tile of the product, and how many stages there are.
-template <int TileM_, int TileN_, int Stages_> struct HopperTile {
-    static constexpr int TileM = TileM_, TileN = TileN_, Stages = Stages_, Blocks = 1;
-    static constexpr int Finishers = 2 * kWarpgroup;
+// A tile of the product, how many stages there are, how many warpgroups multiply, and how many
+// blocks share a multiprocessor.
+template <int TileM_, int TileN_, int Stages_, int multiplying = 2, int Blocks_ = 1>
+struct HopperTile {
+    static constexpr int TileM = TileM_, TileN = TileN_, Stages = Stages_, Blocks = Blocks_;
+    static constexpr int Finishers = multiplying * kWarpgroup;
     static constexpr int Threads = Finishers + kWarpgroup;
-    static constexpr int Rows = TileM / 2; // of a warpgroup that multiplies
+    static constexpr int Rows = TileM / multiplying; // of a warpgroup that multiplies
     static constexpr int Products = Rows / kWgmmaRows;
+    // Of a thread that multiplies: what the others leave of 65,536, in eights.
+    static constexpr int Registers =
+        (65536 / kWarpgroup / Blocks - kFewRegisters) / multiplying / 8 * 8;
+    static_assert(TileM == multiplying * Products * kWgmmaRows);
 };
 
 // An operand that lies in memory as a matrix.
@@ -97,21 +103,23 @@ template <class Source, int Lines> class Gatherer {
     static constexpr int kChunks = simt::kTileColumns / kChunk; // of a row
     static constexpr int kStep = kWarpgroup / kChunks;          // rows between two of a thread's
     static constexpr int kCount = Layout::kTileRows / kStep;
-    static constexpr int kTogether = 8; // lines whose numbers a thread has registers for
+    // Lines whose numbers a thread has registers for.
+    static constexpr int kTogether = kCount % 8 == 0 ? 8 : 4;
     static_assert(Layout::kTileRows % kStep == 0 && Lines % kChunk == 0);
     static_assert(!Layout::kAlongDepth || kCount % kTogether == 0);
 
   public:
-    using Line = typename Source::Line;
     // Lines that are looked up: each, or the first of a chunk.
+    using Line = std::conditional_t<Layout::kAlongDepth, NearOffset, typename Source::Line>;
     static constexpr int kKnown = Layout::kAlongDepth ? Lines : Lines / kChunk;
 
     // Looks the lines up. Called by the whole block.
     template <int threads>
     __device__ static void know(Line (&known)[kKnown], const Source& source, int first_line) {
         constexpr int step = Layout::kAlongDepth ? 1 : kChunk;
-        for (int i = static_cast<int>(threadIdx.x); i < kKnown; i += threads)
-            known[i] = source.line(first_line + i * step);
+        static_assert(kKnown <= threads);
+        const int i = static_cast<int>(threadIdx.x);
+        if (i < kKnown) known[i] = Line(source.line(first_line + i * step));
     }
 
     __device__ Gatherer(const Source& source, const Line (&known)[kKnown])
@@ -182,6 +190,11 @@ template <class Problem, class T> struct HopperShared {
     static constexpr unsigned kStages = T::Stages * kStage;
     static constexpr unsigned kSums = sizeof(float) * SumTile<T>::kFloats; // in their place
     static constexpr unsigned kBytes = kStages > kSums ? kStages : kSums;
+
+    // What a multiprocessor has: of its blocks' layouts, lines, barriers, and a KiB of the
+    // system's.
+    static constexpr unsigned kKnown = sizeof(typename Gathers::Line) * Gathers::kKnown;
+    static_assert(T::Blocks * (kBytes + simt::kTileAlignment + kKnown + 128 + 1024) <= 228 * 1024);
 };
 
 // The stages of a block, and the barriers that guard them. They are used in turn: lap 0, 1, ...
@@ -321,10 +334,10 @@ __device__ __forceinline__ void hopper_gemm(Cluster cluster, const Problem& prob
     simt::cluster_sync(cluster);
 
     if (thread >= T::Finishers) {
-        simt::lower_registers<kFewRegisters>();
+        simt::lower_registers<kFewRegisters, T::Blocks>();
         bring_slices(cluster, problem, Gathers(source, known), map, tile, depth, stages);
     } else {
-        simt::raise_registers<kManyRegisters>();
+        simt::raise_registers<T::Registers, T::Blocks>();
         // The same for all lanes of a warp, which the compiler cannot see.
         const int first_row = __shfl_sync(~0u, thread / kWarpgroup, 0) * T::Rows;
         const unsigned slices = (depth.end - depth.begin + kHopperSlice - 1) / kHopperSlice;
@@ -339,16 +352,17 @@ __device__ __forceinline__ void hopper_gemm(Cluster cluster, const Problem& prob
 }
 
 // For single blocks. Bound by operations.
-template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, 1)
+template <class Problem, class T> __global__ void __launch_bounds__(T::Threads, T::Blocks)
     hopper_gemm_kernel(Problem problem, const __grid_constant__ simt::TensorMap map, GemmSize size,
                        float* partial) {
     hopper_gemm<Problem, T>(simt::cluster<1>(), problem, map, size, partial);
 }
 
 // For clusters of two. As hopper_gemm_kernel.
-template <class Problem, class T> __global__ void SIMT_CLUSTER(2) __launch_bounds__(T::Threads, 1)
-    hopper_gemm_pair_kernel(Problem problem, const __grid_constant__ simt::TensorMap map,
-                            GemmSize size, float* partial) {
+template <class Problem, class T> __global__ void SIMT_CLUSTER(2)
+    __launch_bounds__(T::Threads, T::Blocks)
+        hopper_gemm_pair_kernel(Problem problem, const __grid_constant__ simt::TensorMap map,
+                                GemmSize size, float* partial) {
     hopper_gemm<Problem, T>(simt::cluster<2>(), problem, map, size, partial);
 }
 

@@ -110,6 +110,19 @@ struct alignas(16) Offset {
     std::int64_t bytes;
 };
 
+// The same in eight bytes, which a warp reads from shared memory sooner: of a map that lies_near
+// (choice.cuh) says is small enough, from one pixel to another.
+struct NearOffset {
+    short rows, columns;
+    int chunks;
+
+    NearOffset() = default;
+    __device__ explicit NearOffset(const Offset& far)
+        : rows(static_cast<short>(max(far.rows, SHRT_MIN))),
+          columns(static_cast<short>(far.columns)), chunks(static_cast<int>(far.bytes / 16)) {}
+    __device__ operator Offset() const { return {rows, columns, std::int64_t{chunks} * 16}; }
+};
+
 // To a channel of a pixel: (row, column) of an image that begins with pixel `first` of a map.
 template <class T> __device__ __forceinline__ Offset offset_to(int first, int row, int column,
                                                                int width, int channels,

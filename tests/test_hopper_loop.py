@@ -175,6 +175,24 @@ def test_tiles_that_blocks_share(be: Any, tiles: int) -> None:
             assert same_bits(one, np.ascontiguousarray(expected))
 
 
+@pytest.mark.parametrize("be", parameters(SIM), indirect=True)
+@pytest.mark.parametrize(
+    ("x", "near"),
+    [
+        ((1, 8, 32_767, 64), True),
+        ((1, 8, 32_768, 64), False),
+        ((1, 32_768, 8, 64), False),
+        ((8_190, 32, 1024, 64), True),
+        ((8_191, 32, 1024, 64), False),
+    ],
+)
+def test_maps_too_large_for_short_offsets(be: Any, x: tuple[int, ...], near: bool) -> None:
+    """The loop holds how far lines are from a map's first pixel in eight bytes."""
+    for op in ("conv_fprop", "conv_dgrad", "conv_wgrad"):
+        loop = be.choice(op, x, (64, 1, 1, 64), BFLOAT16, {}).split(",")[0]
+        assert loop == ("wgmma" if near or op == "conv_wgrad" else "mma")
+
+
 @EVERY_LOOP
 def test_what_is_not_finite_stays_in_its_group(be: Any) -> None:
     """Tiles reach into the next group's filters and channels, without effect on the results."""

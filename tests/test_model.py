@@ -198,15 +198,21 @@ SHAPE = Shape("conv_fprop", "wgmma", (256, 128), 1, 1, 512, 384, 2560, 2, 2)
 
 
 def roles(
-    bring: tuple[str, ...] = (), end: tuple[str, ...] = (), over_tiles: tuple[str, str] = ("", "")
+    bring: tuple[str, ...] = (),
+    end: tuple[str, ...] = (),
+    over_tiles: tuple[str, str] = ("", ""),
+    kept: tuple[int, int] = (56, 224),
 ) -> Code:
-    """A kernel as hopper.cuh's: a slice is 16 copies and 8 products; a round stores four times."""
+    """A kernel as hopper.cuh's: a slice is 16 copies and 8 products; a round stores four times.
+    kept: registers of a thread that copies, and of one that multiplies.
+    """
     head, tail = ([line] if line else [] for line in over_tiles)
     products_ = [
         f"1 - - 0 HGMMA.64x128x16.F32.BF16 R{24 + i % 2 * 64}, gdesc[UR4]" for i in range(8)
     ]
     return code(
         "5 - - 0 @P0 BRA `(.L_x_9)",
+        f"1 - - 0 USETMAXREG.DEALLOC.CTAPOOL {kept[0]:#x}",
         *head,
         ".L_x_0:",
         "2 0 - 0 SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R3], R2",
@@ -217,6 +223,7 @@ def roles(
         *tail,
         "5 - - 0 EXIT",
         ".L_x_9:",
+        f"1 - - 0 USETMAXREG.TRY_ALLOC.CTAPOOL UP0, {kept[1]:#x}",
         ".L_x_1:",
         *products_,
         "5 - - 0 @P1 BRA `(.L_x_1)",
@@ -303,6 +310,42 @@ def test_waves_of_blocks() -> None:
     two = products.time(replace(one, rows=256 * 45), roles(), FAST)
     assert two.waves == 2
     assert two.clocks == 2 * products.time(one, roles(), FAST).clocks
+
+
+# 128 x 128 by one multiplying warpgroup: two blocks fit, and a multiprocessor has 24 tiles of 40
+# slices.
+HALVES = replace(SHAPE, tile=(128, 128), rows=128 * 132 * 8)
+HALF = roles(kept=(56, 200), end=("10 - - 0 IMAD R1",) * 100)
+# In its slices nothing is busier than the L2 cache; of its edges it has 128 x 128 bf16 stored.
+BUSY = 40 * (128 + 128) * 128 / 40 + 128 * 128 * 2 / 40
+
+
+def test_two_blocks_hide_their_edges() -> None:
+    """Out of step, the L2 cache is all that a multiprocessor waits for, but for the first block's
+    beginning and the last one's end."""
+    time = products.time(HALVES, HALF, FAST)
+    alone = products.time(replace(HALVES, rows=128, columns=128), HALF, FAST)
+    assert time.waves == 12
+    assert time.slice["L2"] == 2 * (128 + 128) * 128 / 40
+    assert time.clocks == pytest.approx(alone.clocks + 23 * BUSY)
+
+
+def test_a_block_without_a_neighbour_takes_its_own_time() -> None:
+    """One tile: its slices and its edges follow each other."""
+    one = replace(HALVES, rows=128, columns=128)
+    time = products.time(one, HALF, FAST)
+    single = products.time(one, roles(end=("10 - - 0 IMAD R1",) * 100), FAST)
+    assert time.clocks == single.clocks
+
+
+def test_blocks_out_of_step_at_random_hide_less() -> None:
+    """By how much they are apart: what is hidden, on average over all leads (by hand)."""
+    apart = products.time(HALVES, HALF, FAST)
+    random = products.time(HALVES, HALF, replace(FAST, apart=False))
+    in_step = apart.waves * (apart.edges + 40 * apart.slice["L2"])
+    lost = in_step - apart.clocks
+    assert random.clocks == pytest.approx(apart.clocks + lost * lost / in_step)
+    assert apart.clocks < random.clocks < in_step
 
 
 # ----------------------------------------------------------------------------- the command

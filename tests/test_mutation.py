@@ -113,6 +113,7 @@ def hopper_product(op: str, tile: str, rows: int, columns: int, depth: int) -> C
             return made.run(be)
 
     kernel = "hopper_" + made.kernel.replace("Tile<", "HopperTile<")
+    kernel = kernel.replace("_kernel", "_(pair_)?kernel")
     return replace(made, name=f"{made.name}, wgmma", file="hopper.cuh", kernel=kernel, run=run)
 
 
@@ -167,17 +168,18 @@ SPLIT_TILES = (("128, 64", 120, 56), ("64, 64", 56, 48))
 # More slices than stages, the last of them in the memory that the sums will use.
 HOPPER_TILES = (
     ("256, 192", 248, 184),
+    ("192, 192", 184, 176),
     ("128, 256", 120, 200),
     ("256, 128", 248, 112),
-    ("256, 96", 120, 88),
-    ("256, 64", 56, 48),
+    ("192, 96", 184, 88),
+    ("256, 64", 248, 56),
 )
 # Those of each pass: wgmma takes whole swizzled tiles of a B along its lines, not 96 of them.
 HOPPER_PRODUCTS = [
     (op, *tile)
     for op in ("fprop", "dgrad", "wgrad")
     for tile in HOPPER_TILES
-    if op == "fprop" or tile[0] != "256, 96"
+    if op == "fprop" or tile[0] != "192, 96"
 ]
 SPLIT = [
     *(
@@ -193,10 +195,12 @@ CLUSTERED = [
     hopper_product("fprop", "256, 64", 700, 48, 312),
     hopper_product("dgrad", "256, 64", 440, 48, 312),
     hopper_product("wgrad", "128, 256", 56, 440, 312),
+    hopper_product("fprop", "192, 96", 500, 88, 312),
+    hopper_product("wgrad", "192, 192", 184, 376, 312),
 ]
 HOPPER = [
     *(hopper_product(*of, 312) for of in HOPPER_PRODUCTS),
-    *(hopper_product(op, "256, 64", 24, 32, 1080) for op in ("fprop", "dgrad", "wgrad")),
+    *(hopper_product(op, "256, 64", 200, 32, 1080) for op in ("fprop", "dgrad", "wgrad")),
     *CLUSTERED,
 ]
 CALLS = [

@@ -174,12 +174,7 @@ class Device(ABC):
         return y
 
     def _result(
-        self,
-        who: str,
-        out: Any,
-        shape: Shape,
-        dtype: Any = np.float32,
-        name: str = "out",
+        self, who: str, out: Any, shape: Shape, dtype: Any = np.float32, name: str = "out"
     ) -> Array:
         """The array to write: `out`, if given, or a new one."""
         if out is None:

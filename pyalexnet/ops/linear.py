@@ -75,12 +75,7 @@ class LinearOps(Epilogue):
         return dx
 
     def linear_wgrad(
-        self,
-        x: Array,
-        dy: Array,
-        *,
-        tensor: bool = False,
-        out: tuple[Array, Array] | None = None,
+        self, x: Array, dy: Array, *, tensor: bool = False, out: tuple[Array, Array] | None = None
     ) -> tuple[Array, Array]:
         """Gradient of `linear_fprop` (without activation) with respect to w and b.
 

@@ -39,12 +39,7 @@ class PoolOps(Device):
         return self._maxpooled("maxpool_fprop", x, pool, out, pool)
 
     def _maxpooled(
-        self,
-        who: str,
-        x: Array,
-        pool: PoolGeometry,
-        out: tuple[Array, Array] | None,
-        *records: Any,
+        self, who: str, x: Array, pool: PoolGeometry, out: tuple[Array, Array] | None, *records: Any
     ) -> tuple[Array, Array]:
         """Compute an operation that returns the maxima of x's windows and their places."""
         n, h, w, c = self._shape(who, "x", x, "NHWC")

@@ -9,14 +9,7 @@ from pyalexnet.ops.records import Norm
 
 class RnormOps(Device):
     def rnorm_fprop(
-        self,
-        x: Array,
-        *,
-        size: int,
-        alpha: float,
-        beta: float,
-        k: float,
-        out: Array | None = None,
+        self, x: Array, *, size: int, alpha: float, beta: float, k: float, out: Array | None = None
     ) -> Array:
         """Response normalisation within a map: y = x (k + alpha sum x^2)^-beta.
 

@@ -128,11 +128,7 @@ def resumed(
 
 
 def _resumed(
-    folder: RunFolder,
-    choices: Choices,
-    reporter: Reporter,
-    steps: int | None,
-    ranks: Communicator,
+    folder: RunFolder, choices: Choices, reporter: Reporter, steps: int | None, ranks: Communicator
 ) -> Trainer:
     run, saved, settings, bad_files = folder.path, None, None, None
     if choices.get("classes_in_order"):
