@@ -206,8 +206,8 @@ REFUSED: dict[str, tuple[str, str]] = {
         "is JSON that cannot be used (it has the key 'ILSVRC2012_val_00000001.JPEG' twice)",
     ),
     "damaged JSON": ('{"a": 0,', "is JSON that cannot be used ("),
-    "JSON in JSON": ('{"images": {"a": 0}}', "(it has a dict in it)"),
-    "JSON of nothing": ("[null]", "(it has null in it)"),
+    "JSON in JSON": ('{"images": {"a": 0}}', "(it contains a dict)"),
+    "JSON of nothing": ("[null]", "(it contains null)"),
     "a list without entries": ("[]", "is JSON that cannot be used (it is empty)"),
     "an object without entries": ("{}\n", "is JSON that cannot be used (it is empty)"),
 }

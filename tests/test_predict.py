@@ -146,5 +146,5 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
         named([tmp_path / "scans"])
     with pytest.raises(DataError, match="holds no image;"):
         named([tmp_path / "empty"])
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="is missing"):
         named([tmp_path / "missing.png"])
