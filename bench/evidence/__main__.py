@@ -127,7 +127,7 @@ def _progress(study: Study) -> Callable[[], Text]:
 
     def lines() -> Iterator[str]:
         planned = {run.key: (variant, seed) for variant, seed, run in study.planned()}
-        left = {key for key in planned if not (study.out / key / "result.json").exists()}
+        left = {run.key for run in study.missing()}
         yield f"{study.claim.name}: {len(planned) - len(left)} of {len(planned)} runs done"
         for key, (variant, seed) in planned.items():
             if key in left and (study.out / key / "lock").exists():
