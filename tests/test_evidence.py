@@ -24,6 +24,7 @@ from bench.evidence.measures import Result
 from bench.evidence.record import Record
 from bench.evidence.study import Study
 from pyalexnet.errors import ArgumentError
+from pyalexnet.nets.layers import Conv, Linear
 from pyalexnet.trained.load import Trained
 from pyalexnet.training.interrupt import Interrupt
 from training import environment, photographs
@@ -113,6 +114,29 @@ def test_variants_differ_by_what_they_say() -> None:
         specs = [networks.build(claim.settings(name), 10, shape) for name in claim.variants]
         assert len({repr(spec) for spec in specs}) == len(specs), claim.name
         assert len({spec.input_shape for spec in specs}) == 1
+
+
+@pytest.mark.parametrize("name", ["towers", "specialise", "depth", "pooling-alexnet"])
+def test_widened_weights_keep_the_size_of_sums(name: str) -> None:
+    """A unit's inputs times their weights' variance are as at full width, in every variant."""
+    claim = CLAIMS[name]
+    for variant in claim.variants:
+        narrow, wide = claim.settings(variant), {**claim.settings(variant), "width": 1.0}
+        del wide["widened"], wide["crop"]
+        here, original = (
+            {
+                layer.name: math.prod(spec.param_shapes()[layer.w][1:]) * float(layer.std) ** 2
+                for layer in spec.layers
+                if isinstance(layer, Conv | Linear)
+            }
+            for spec in (
+                networks.build(narrow, 10, (128, 128, 3)),
+                networks.build(wide, 10, (224, 224, 3)),
+            )
+        )
+        assert here == pytest.approx(original)
+        plain = networks.build({**narrow, "widened": False}, 10, (128, 128, 3))
+        assert repr(plain) != repr(networks.build(narrow, 10, (128, 128, 3)))
 
 
 def test_tanh_in_place_of_every_relu() -> None:
