@@ -161,7 +161,7 @@ def test_a_record_in_part_says_so(room: Path) -> None:
     claim = learning()
     whole = carried_out(claim, room)
     runs = {"relu": {1: whole.runs["relu"][1]}, "tanh": {}}
-    told = record.found(claim, runs, "")
+    told = record.findings(claim, runs, "")
     part = dataclasses.replace(whole, runs=runs, complete=False, effects=told)
     text = page.document(record.write(part, room / "part").parent)
     ratio, epochs = page.summary(claim, part)
@@ -401,7 +401,7 @@ def test_a_copy_of_the_data_refutes_nothing() -> None:
     """Three seeds at 30 %, with the network of 26: with the images of 2012 that is refuted."""
     runs = {"80sec": {seed: finished((1, 1, 1, 0.3 + seed / 1e4)) for seed in (1, 2, 3)}}
     for note, verdict in (("", "refuted: more"), ("a JPEG copy", "not at this scale: more")):
-        assert record.found(CLAIMS["cuda-convnet"], runs, note)[0].verdict == verdict
+        assert record.findings(CLAIMS["cuda-convnet"], runs, note)[0].verdict == verdict
 
 
 def test_effects_are_paired_by_seed() -> None:

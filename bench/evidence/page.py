@@ -14,7 +14,7 @@ from . import claim as claims
 from . import measures, picture
 from . import record as records
 from .claim import Claim, Effect
-from .record import Found, Record
+from .record import Finding, Record
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "evidence.md"
@@ -48,9 +48,9 @@ def document(folder: Path = records.FOLDER) -> str:
 
 def summary(claim: Claim, record: Record) -> Iterator[str]:
     """A line for each effect."""
-    for effect, found in zip(claim.effects, record.effects, strict=True):
-        told = f"{effect.says}: {ours(effect, found)}"
-        yield "; ".join(filter(None, (told, f"2012: {printed(effect)}", found.verdict)))
+    for effect, finding in zip(claim.effects, record.effects, strict=True):
+        told = f"{effect.says}: {ours(effect, finding)}"
+        yield "; ".join(filter(None, (told, f"2012: {printed(effect)}", finding.verdict)))
 
 
 def picture_of(claim: Claim, folder: Path = IMAGES) -> Path:
@@ -58,17 +58,17 @@ def picture_of(claim: Claim, folder: Path = IMAGES) -> Path:
     return folder / f"evidence-{claim.name}.png"
 
 
-def ours(effect: Effect, found: Found) -> str:
+def ours(effect: Effect, finding: Finding) -> str:
     """`4.1 times (3.2 to 5.0), 5 seeds`."""
-    count = len(found.values)
+    count = len(finding.values)
     seeds = f"{count} seed{'' if count == 1 else 's'}"
-    if found.mean is None:
-        lacking = sum(value is None for value in found.values.values())
+    if finding.mean is None:
+        lacking = sum(value is None for value in finding.values.values())
         return f"not reached by {lacking} of {seeds}" if count else "no runs yet"
-    mean = f"{_number(found.mean)} {effect.unit}"
-    if found.low is None or found.high is None:
+    mean = f"{_number(finding.mean)} {effect.unit}"
+    if finding.low is None or finding.high is None:
         return f"{mean}, {seeds}"
-    return f"{mean} ({_number(found.low)} to {_number(found.high)}), {seeds}"
+    return f"{mean} ({_number(finding.low)} to {_number(finding.high)}), {seeds}"
 
 
 def printed(effect: Effect) -> str:
@@ -83,7 +83,9 @@ def _number(value: float) -> str:
 
 def _glance(done: Sequence[tuple[Claim, Record]], claims: int) -> Iterator[str]:
     """The verdicts, in a line and in a table."""
-    said = Counter(found.verdict.split(":")[0] for _, record in done for found in record.effects)
+    said = Counter(
+        finding.verdict.split(":")[0] for _, record in done for finding in record.effects
+    )
     counts = (f"{said[verdict]} {verdict}" for verdict in VERDICTS if said[verdict])
     yield f"**So far, from {len(done)} of {claims} claims: {', '.join(counts) or 'nothing'}.**"
     if left := claims - len(done):
@@ -91,15 +93,15 @@ def _glance(done: Sequence[tuple[Claim, Record]], claims: int) -> Iterator[str]:
     rows = list[tuple[str, ...]]()
     for claim, record in done:
         first = f"[{claim.number} {claim.title}](#{_anchor(claim)})"
-        for effect, found in zip(claim.effects, record.effects, strict=True):
-            if found.verdict:
-                rows.append((first, *_row(effect, found), found.verdict))
+        for effect, finding in zip(claim.effects, record.effects, strict=True):
+            if finding.verdict:
+                rows.append((first, *_row(effect, finding), finding.verdict))
                 first = ""
     yield from _table("claim | measured | 2012 | here: mean (95 % interval) | verdict", rows)
 
 
-def _row(effect: Effect, found: Found) -> tuple[str, str, str]:
-    return effect.says, printed(effect), ours(effect, found)
+def _row(effect: Effect, finding: Finding) -> tuple[str, str, str]:
+    return effect.says, printed(effect), ours(effect, finding)
 
 
 def _table(head: str, rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -109,7 +111,7 @@ def _table(head: str, rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 def _chance(done: Sequence[tuple[Claim, Record]]) -> str:
     """How many verdicts chance alone would confirm: one in 40, as an interval has two sides."""
-    count = sum(bool(found.verdict) for _, record in done for found in record.effects)
+    count = sum(bool(finding.verdict) for _, record in done for finding in record.effects)
     told = f"{_number(count / 40)} of the {count} verdicts"
     return f"Were there no effects at all, chance would still confirm about {told} above."
 
@@ -129,7 +131,7 @@ def _section(claim: Claim, record: Record) -> Iterator[str]:
     ):
         yield from ("", text)
     pairs = zip(claim.effects, record.effects, strict=True)
-    rows = ((*_row(effect, found), _by_seed(effect, found)) for effect, found in pairs)
+    rows = ((*_row(effect, finding), _by_seed(effect, finding)) for effect, finding in pairs)
     yield from _table("measured | 2012 | here: mean (95 % interval) | seed by seed", rows)
     if claim.search is not None:
         head = "variant | learning rate | epochs to the target | training error at the end, %"
@@ -138,10 +140,10 @@ def _section(claim: Claim, record: Record) -> Iterator[str]:
     yield from _provenance(record)
 
 
-def _by_seed(effect: Effect, found: Found) -> str:
-    values = found.values.values()
+def _by_seed(effect: Effect, finding: Finding) -> str:
+    values = finding.values.values()
     told = ", ".join("none" if value is None else _number(value) for value in values)
-    if effect.none is None or found.mean is None:
+    if effect.none is None or finding.mean is None:
         return told
     above = sum(value is not None and value > effect.none for value in values)
     return f"{told} ({above} of {len(values)} above {effect.none:g})"

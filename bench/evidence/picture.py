@@ -12,7 +12,7 @@ from pyalexnet.files import replacing
 from pyalexnet.show.page import check_matplotlib
 
 from .claim import Claim, Effect
-from .record import Found, Record
+from .record import Finding, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,8 +40,8 @@ def draw(claim: Claim, record: Record, path: Path) -> None:
     else:
         _lines(left, claim, record)
     _plain(left)
-    for row, (effect, found) in enumerate(zip(claim.effects, record.effects, strict=True)):
-        _effect(figure.add_subplot(grid[row, 1]), effect, found)
+    for row, (effect, finding) in enumerate(zip(claim.effects, record.effects, strict=True)):
+        _effect(figure.add_subplot(grid[row, 1]), effect, finding)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
@@ -88,13 +88,13 @@ def _chroma(axes: Axes, record: Record) -> None:
     axes.legend(title="half of the filters, a tower's", frameon=False, fontsize=8)
 
 
-def _effect(axes: Axes, effect: Effect, found: Found) -> None:
+def _effect(axes: Axes, effect: Effect, finding: Finding) -> None:
     """Each seed's value, the interval of their mean, what was printed, and no effect."""
-    values = [value for value in found.values.values() if value is not None]
+    values = [value for value in finding.values.values() if value is not None]
     axes.plot(values, [0] * len(values), "o", color=_COLOURS[0], alpha=0.5, markersize=4)
-    if found.mean is not None and found.low is not None and found.high is not None:
-        axes.plot([found.low, found.high], [0, 0], color=_COLOURS[0], linewidth=2.5)
-        axes.plot(found.mean, 0, "|", color=_COLOURS[0], markersize=14, markeredgewidth=2.5)
+    if finding.mean is not None and finding.low is not None and finding.high is not None:
+        axes.plot([finding.low, finding.high], [0, 0], color=_COLOURS[0], linewidth=2.5)
+        axes.plot(finding.mean, 0, "|", color=_COLOURS[0], markersize=14, markeredgewidth=2.5)
     for level, style, colour in ((effect.none, ":", _SOFT), (effect.printed, "--", _PRINTED)):
         if level is not None:
             axes.axvline(level, color=colour, linewidth=1.2, linestyle=style)
@@ -102,7 +102,7 @@ def _effect(axes: Axes, effect: Effect, found: Found) -> None:
     unit = f", {effect.unit}" if effect.unit else ""
     title = textwrap.fill(f"{effect.says}{unit}{printed}", _LINE)
     axes.set_title(title, fontsize=8.5, loc="left", color=_INK)
-    axes.text(1, 0.98, found.verdict, transform=axes.transAxes, ha="right", va="top", **_BOLD)
+    axes.text(1, 0.98, finding.verdict, transform=axes.transAxes, ha="right", va="top", **_BOLD)
     axes.set_yticks([])
     axes.set_ylim(-1, 1)
     _plain(axes)

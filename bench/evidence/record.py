@@ -33,7 +33,7 @@ _T = (
 
 
 @dataclass(frozen=True)
-class Found:
+class Finding:
     """An effect's values by seed, None if a run did not reach it, and the conclusions.
 
     mean, low, high: with its 95 % interval by Student's t; None if there is none.
@@ -47,15 +47,15 @@ class Found:
     verdict: str
 
 
-def found(claim: Claim, runs: Runs, note: str) -> tuple[Found, ...]:
+def findings(claim: Claim, runs: Runs, note: str) -> tuple[Finding, ...]:
     """Effects found in finished runs. note: other data than the originals refute nothing."""
 
-    def one(effect: Effect) -> Found:
+    def one(effect: Effect) -> Finding:
         by_seed = values(effect, runs)
         mean, low, high = interval([*by_seed.values()], logarithms=effect.ratio)
         said = verdict(effect, low, high, originals=not note)
         each = {seed: _plain(value) for seed, value in by_seed.items()}
-        return Found(effect.says, each, _plain(mean), _plain(low), _plain(high), said)
+        return Finding(effect.says, each, _plain(mean), _plain(low), _plain(high), said)
 
     return tuple(map(one, claim.effects))
 
@@ -136,7 +136,7 @@ class Record:
     claim: str
     complete: bool
     note: str
-    effects: tuple[Found, ...]
+    effects: tuple[Finding, ...]
     rates: dict[str, float]
     command: str
     environment: dict[str, str]
@@ -179,4 +179,4 @@ def read(claim: Claim, folder: Path = FOLDER) -> Record | None:
     if not path.exists():
         return None
     kept = validated(Record, json.loads(path.read_text(encoding="utf-8")))
-    return replace(kept, effects=found(claim, kept.runs, kept.note))
+    return replace(kept, effects=findings(claim, kept.runs, kept.note))

@@ -107,7 +107,7 @@ class Study:
             claim=self.claim.name,
             complete=not self.missing(),
             note=note,
-            effects=record.found(self.claim, runs, note),
+            effects=record.findings(self.claim, runs, note),
             rates=self.rates(),
             command=command,
             environment=describe({}),
