@@ -169,6 +169,8 @@ def test_a_record_in_part_says_so(room: Path) -> None:
     assert epochs.endswith(", 1 seed; 2012: no number")
     assert "Not all planned runs are done." in text and "| 130 | in part |" in text
     picture.draw(claim, part, room / "part.png")
+    first_lacks = dataclasses.replace(part, runs={"relu": {}, "tanh": runs["relu"]})
+    picture.draw(dataclasses.replace(claim, picture="chroma"), first_lacks, room / "chroma.png")
 
 
 # What is planted shows

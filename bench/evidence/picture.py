@@ -79,10 +79,11 @@ def _chroma(axes: Axes, record: Record) -> None:
         for number, run in enumerate(seeds.values()):
             x = place + (number - (len(seeds) - 1) / 2) * 0.5 / len(seeds)
             ys: Any = [100 * share for share in run.chroma]
-            named = not place and not number
             axes.plot([x, x], ys, color=_SOFT, linewidth=1)
-            axes.plot(x, ys[0], "o", color=_COLOURS[0], label="first" if named else "_")
-            axes.plot(x, ys[1], "s", color=_COLOURS[1], label="second" if named else "_")
+            for half, marker in enumerate("os"):
+                axes.plot(x, ys[half], marker, color=_COLOURS[half])
+    for marker, colour, name in zip("os", _COLOURS, ("first", "second"), strict=False):
+        axes.plot([], [], marker, color=colour, label=name)
     axes.set_xticks(range(len(record.runs)), [*record.runs])
     axes.set_ylabel("chroma in conv1's filters, % of their energy")
     axes.legend(title="half of the filters, a tower's", frameon=False, fontsize=8)
