@@ -598,6 +598,7 @@ def test_a_sanitizer_that_is_not_there_is_left_out(
     assert "memcheck, compute-sanitizer is not installed: plain, mma, " in found.left_out[0]
 
 
+@pytest.mark.slow
 def test_planted_mistakes_compile_where_there_is_a_compiler(tmp_path: Path) -> None:
     program = sanitizer.planted_program(tmp_path, 120.0)
     if isinstance(program, str):

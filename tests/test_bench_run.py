@@ -159,6 +159,7 @@ def test_clocks_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [True, False])
 def test_clocks_before_and_after(
     there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -420,6 +421,7 @@ def on_a_hopper() -> tuple[Host, Any]:
     return device, backend
 
 
+@pytest.mark.slow
 def test_both_loops_beside_each_other() -> None:
     """Every product in bfloat16; the ways of a step include the other loop."""
     (device, backend), plan = on_a_hopper(), Plan(0.0, 2, 2, warmups=0)
@@ -495,6 +497,7 @@ def test_a_way_with_a_wrong_answer_is_reported_and_not_timed() -> None:
     assert all("momentum of conv" in str(one.failed) for one in made[1:])
 
 
+@pytest.mark.slow
 def test_forms_of_jax() -> None:
     """Convolutions and norms, groups and both layouts of windows, if JAX is installed."""
     found = Peers(None, *(lambda one: (one.jax, one.missing))(peers.find("cpu")))
@@ -633,6 +636,7 @@ def test_a_captured_call_is_the_call(be: Any) -> None:
     assert held.tobytes() == right[0].tobytes()
 
 
+@pytest.mark.slow
 @ON_GPU
 def test_the_gpus_form_on_one_operation(be: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.device._FLUSH_BYTES", 2**20)

@@ -242,20 +242,31 @@ def refused(*arguments: str | Path, cwd: Path) -> str:
     return str(done.stderr)
 
 
+def sentence(cwd: Path, *arguments: str | Path) -> str:
+    """The same without a process: the error that `__main__` would print."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        result = CliRunner().invoke(cli.app, ["train", *map(str, arguments)])
+    assert isinstance(result.exception, package.errors.PyalexnetError), arguments
+    assert "\n" not in str(result.exception)
+    assert not list(cwd.glob("runs/*"))
+    return str(result.exception)
+
+
 def test_refuses_data(data: Path, tmp_path: Path) -> None:
     images = np.zeros((40, 8, 8, 1), np.uint8)
     labels = np.arange(40) % 10
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert str(empty) in refused("--data", empty, cwd=tmp_path)
+    assert str(empty) in sentence(tmp_path, "--data", empty)
     ten = tmp_path / "ten.npz"
     labels[17] = 10
     np.savez(ten, images=images, labels=labels, class_names=[f"class {i}" for i in range(10)])
-    assert "10" in refused("--data", ten, cwd=tmp_path)
+    assert "10" in sentence(tmp_path, "--data", ten)
     spoilt = tmp_path / "nan.npz"
     np.savez(spoilt, images=np.full((40, 8, 8, 1), np.nan, np.float32), labels=np.arange(40) % 10)
-    assert "float32" in refused("--data", spoilt, cwd=tmp_path)
-    assert "No such file" in refused("--data", tmp_path / "none", cwd=tmp_path)
+    assert "float32" in sentence(tmp_path, "--data", spoilt)
+    assert "No such file" in sentence(tmp_path, "--data", tmp_path / "none")
 
 
 def test_refuses_choices(data: Path, tmp_path: Path) -> None:
@@ -281,14 +292,7 @@ def test_refuses_choices(data: Path, tmp_path: Path) -> None:
         (("--resume", "latest", "--config", "x"), "--config"),
         (("--config", "none.toml"), "none.toml"),
     ):
-        runner = CliRunner()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(tmp_path)
-            result = runner.invoke(cli.app, ["train", "--data", str(data), *arguments])
-        assert isinstance(result.exception, package.errors.PyalexnetError), arguments
-        assert named in str(result.exception), arguments
-        assert "\n" not in str(result.exception)
-    assert not list(tmp_path.glob("runs/*"))
+        assert named in sentence(tmp_path, "--data", data, *arguments), arguments
 
 
 @pytest.mark.slow
@@ -341,6 +345,7 @@ def test_diverging_run_exits_with_3(data: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_traceback_on_request(tmp_path: Path) -> None:
     env = environment(PYALEXNET_TRACEBACK="1")
     done = pyalexnet("train", "--data", "none", cwd=tmp_path, env=env)
@@ -393,6 +398,7 @@ def test_ctrl_c_while_the_command_is_imported(at: str, tmp_path: Path) -> None:
     assert done.stderr == "stopped by Ctrl-C before anything was begun\n"
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("at", ["numpy", "numpy.linalg", "pyalexnet.training.start", "PIL.Image"])
 def test_ctrl_c_while_a_command_begins(at: str, tmp_path: Path) -> None:
     done = struck(at, "train", cwd=tmp_path)

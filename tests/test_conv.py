@@ -72,7 +72,7 @@ def due(be: Any, case: Conv, dtype: Any = FLOAT32) -> tuple[Exact, Exact, Exact,
     return y, dx, dw, db
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @CASES
 @EACH_PRODUCT
 def test_fprop(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
@@ -81,7 +81,7 @@ def test_fprop(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
     assert_close(y, due(be, case, dtype)[0], dtype=dtype)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(5)
 @CASES
 @EACH_PRODUCT
 def test_dgrad(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
@@ -90,7 +90,7 @@ def test_dgrad(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
     assert_close(dx, due(be, case, dtype)[1], dtype=dtype)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @CASES
 @EACH_PRODUCT
 def test_wgrad(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
@@ -105,7 +105,7 @@ def test_wgrad(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
 FINISHED = pytest.mark.parametrize("case", each((GROUPED, CONVS[20], *in_vectors(CONVS))))
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @FINISHED
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
@@ -152,6 +152,7 @@ def test_dropout(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
     check_dropout(be, case, mask, dtype, tensor)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("case", each((GROUPED, IN_GROUPS)))
 @pytest.mark.parametrize(
     "mask",
@@ -181,6 +182,7 @@ def check_dropout(be: Any, case: Conv, mask: Mask, dtype: Any, tensor: bool) -> 
     assert not np.any(y[kept.magnitude == 0]), "dropped is 0, to the bit"
 
 
+@pytest.mark.every(3)
 @FINISHED
 @EACH_PRODUCT
 def test_fused_dropout_gives_the_bits_of_the_two_ops(
@@ -207,7 +209,7 @@ def test_dropped_means_zero(be: Any) -> None:
     assert (y[~kept] == 0).all()
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @FINISHED
 @pytest.mark.parametrize("factor", [1.0, -1.75])
 @pytest.mark.parametrize("with_gate", [True, False], ids=["gate", "no gate"])
@@ -234,6 +236,7 @@ def placed(be: Any, one: Any) -> Any:
     return None if one is None else be.asarray(one)
 
 
+@pytest.mark.every(3)
 @FINISHED
 @EACH_PRODUCT
 def test_fused_gate_gives_the_bits_of_the_two_ops(
@@ -252,7 +255,7 @@ def test_fused_gate_gives_the_bits_of_the_two_ops(
 LEARNING = (GROUPED, CONVS[19], CONVS[20], *in_vectors(CONVS))
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("case", each(LEARNING))
 @pytest.mark.parametrize("lr", LR, ids=str)
 @EACH_PRODUCT
@@ -264,7 +267,7 @@ def test_update(be: Any, case: Conv, lr: float, dtype: Any, tensor: bool) -> Non
     )
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(8)
 @pytest.mark.parametrize("case", each(LEARNING))
 @EACH_PRODUCT
 def test_update_has_the_bits_of_the_two_ops(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
@@ -297,7 +300,7 @@ def check_towers(be: Any, case: Conv, dtype: Any, tensor: bool) -> None:
     assert same_bits(whole, np.concatenate(halves, axis=-1))
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("case", each(IN_TOWERS))
 @EACH_PRODUCT
 def test_towers_are_halves_of_the_whole_layer(
@@ -306,7 +309,7 @@ def test_towers_are_halves_of_the_whole_layer(
     check_towers(be, case, dtype, tensor)
 
 
-@pytest.mark.every(5)
+@pytest.mark.every(9)
 @pytest.mark.big
 @pytest.mark.parametrize("be", AS_BIG, indirect=True)
 @pytest.mark.parametrize("case", each(SPLIT))

@@ -151,6 +151,7 @@ def test_memory_begins_at_a_cache_line(be: Any) -> None:
             assert array.ctypes.data % 64 == 0 and array.flags.c_contiguous
 
 
+@pytest.mark.every(4)
 @ON_CPU
 @pytest.mark.parametrize("dtype", ELEMENTS, ids=str)
 @pytest.mark.parametrize("groups", [1, 8])

@@ -116,6 +116,7 @@ def in_a_child(be: Any) -> None:
     assert status == 0
 
 
+@pytest.mark.slow
 @ON_CPU
 def test_a_forked_child_computes_the_same(be: Any) -> None:
     """It has no helpers until it starts its own."""
@@ -140,7 +141,7 @@ def test_two_python_threads_at_once(be: Any) -> None:
     end(begin(twice_at_once, be.exact))
 
 
-@pytest.mark.every(2)
+@pytest.mark.slow
 @ON_CPU
 def test_two_processes_side_by_side(be: Any) -> None:
     """Each with more workers than there are cores."""
@@ -157,6 +158,7 @@ def asleep_at_exit(be: Any) -> None:
     threading.Event().wait(0.05)
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("work", [awake_at_exit, asleep_at_exit])
 def test_helpers_do_not_keep_a_process_from_its_end(work: Callable[[Any], None]) -> None:
     end(begin(work, False))

@@ -62,13 +62,14 @@ def test_scratch_is_one_for_each_stream_and_another_for_what_is_aside(be: Any) -
     assert be.workspace(101).size == 101
 
 
+@pytest.mark.every(9)
 @IN_EVERY_ORDER
 def test_steps_as_a_graph_are_those_without(be: Any) -> None:
     """The first step runs directly, the second is captured, the others are launched."""
     check_graph(be, "fp32")
 
 
-@pytest.mark.every(9)
+@pytest.mark.slow
 @ON_GPU
 @pytest.mark.parametrize("precision", ["fp32x3", "bf16"])
 def test_steps_on_tensor_cores_as_a_graph(be: Any, precision: Any) -> None:

@@ -29,7 +29,7 @@ def emulated(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trainer.folder.path
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("be", in_every_order(CUDA), indirect=True)
 def test_a_run_and_one_that_was_resumed(
     be: Any, data: Path, emulated: Path, tmp_path: Path, request: pytest.FixtureRequest
@@ -45,6 +45,7 @@ def test_a_run_and_one_that_was_resumed(
         assert_same(straight.folder.path, emulated)
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("be", on_two_gpus("side", "second"), indirect=True)
 def test_a_run_in_two_towers(be: Any, tmp_path: Path) -> None:
     """On two GPUs as on one."""

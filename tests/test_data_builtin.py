@@ -85,6 +85,7 @@ def test_build_makes_the_same_sheets_again(tmp_path: Path) -> None:
             assert path.read_bytes() == shipped.read_bytes()
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize(
     ("content", "text"),
     [

@@ -127,6 +127,7 @@ def test_a_jpeg_in_the_pack_is_of_the_quality_asked_for(tmp_path: Path) -> None:
         assert [raw[start + at] for at in (11, 14, 17)] == [0x11] * 3
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("name", ["an image set", os.fsdecode(b"caf\xe9")])
 def test_odd_names(tmp_path: Path, name: str) -> None:
     source = tmp_path / name
@@ -339,7 +340,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return photographs(tmp_path_factory.mktemp("many") / "set", 300)
 
 
-@pytest.mark.every(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 20])
 def test_kill_9_and_go_on(tmp_path: Path, many: Path, shards: int) -> None:
     out, straight = tmp_path / "pack", tmp_path / "straight"

@@ -16,6 +16,8 @@ from tolerance import assert_close, convolved, inner, same_bits
 from trial import run
 from variants import ONE_ORDER
 
+pytestmark = pytest.mark.every(3)
+
 
 @dataclass(frozen=True)
 class Filters:
@@ -211,7 +213,7 @@ def test_wgrad(be: Any, case: Strided, dtype: Any) -> None:
     np.testing.assert_array_equal(be.to_numpy(db), db_due.value)
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(9)
 @pytest.mark.big
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @pytest.mark.parametrize("case", each(ALEXNET))

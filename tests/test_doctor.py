@@ -146,6 +146,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trainer.folder.path
 
 
+@pytest.mark.slow
 def test_initial_weights_are_drawn_anew(run: Path) -> None:
     loaded = Trained.load(run, backend="cpu", which="last")
     at_start, last = (signals.survey_of_run(loaded, at) for at in ("start", "last"))

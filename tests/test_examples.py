@@ -17,6 +17,8 @@ from tolerance import same_bits
 from trial import run
 from variants import EMULATED
 
+pytestmark = pytest.mark.every(3)
+
 # Methods that are not ops: for arrays, and for what is enqueued where.
 ARRAYS = {
     *("asarray", "to_numpy", "empty", "zeros", "copy", "workspace", "lane", "assign"),

@@ -560,6 +560,7 @@ def test_hostile_tensors_are_refused(content: bytes, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000007"]
 
 
+@pytest.mark.slow
 def test_a_header_of_200_mb_is_refused(tmp_path: Path) -> None:
     """A complete header: blanks are valid JSON, so only its size is wrong."""
     content = struct.pack("<Q", 200_000_000) + b"{}".ljust(200_000_000)
@@ -714,6 +715,7 @@ def test_all_of_a_run_honours_the_umask(
         assert mode == (folder if path.is_dir() else file), path
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("how", ["new", "resumed", "checkpoints"])
 def test_a_folder_that_cannot_be_written_stops_the_command_before_it_reads_data(
     how: str, data: Path, tmp_path: Path
@@ -742,6 +744,7 @@ def _heed_modes() -> None:
         assert ctypes.CDLL(None).prctl(drop_from_bounding_set, override, 0, 0, 0) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.faults)])
 def test_of_many_processes_one_trains(
     rounds: int, data: Path, tmp_path: Path, tried: Tried

@@ -171,7 +171,7 @@ def test_the_folder_of_horrors_is_trained_on(
     assert_listed(the_run(tmp_path / "runs") / "bad_files.jsonl", reasons)
 
 
-@pytest.mark.every(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("form", pack.FORMS)
 def test_the_folder_of_horrors_becomes_a_pack_that_is_trained_on(
     tmp_path: Path,

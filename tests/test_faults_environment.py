@@ -147,6 +147,7 @@ def answers_into(how: str, name: str, network: Path, cwd: Path, full: int) -> No
         assert done.stderr == b"", name
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("how", ["full", "all full", "| head -n 1", ">&-", "<&- >&- 2>&-"])
 def test_stream_of_an_answer(how: str, network: Path, tmp_path: Path, full: int) -> None:
     answers_into(how, "presets --json", network, tmp_path, full)
@@ -537,6 +538,7 @@ def test_log_that_reaches_the_limit_of_its_size(data: Path, tmp_path: Path) -> N
     assert last(run).meta.step == STEPS
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("moment", [0, 1, 100])
 def test_picture_on_a_full_disk(
     moment: int, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -635,6 +637,7 @@ def test_run_folder_gone_while_training(
         assert len(list(saved.iterdir())) == (step > STEPS_AN_EPOCH)
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize(
     "options", [(), pytest.param(("--tensorboard",), marks=pytest.mark.peer)], ids=str
 )
@@ -820,6 +823,7 @@ def resumed_after_damage(
     return refused
 
 
+@pytest.mark.slow
 def test_resume_with_a_damaged_config(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -900,6 +904,7 @@ def assert_refused(code: int, errors: str, arguments: object) -> None:
     assert errors.strip(), arguments
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_missing_run_and_unknown_option(
     path: tuple[str, ...], network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -939,7 +944,7 @@ def nonsense(path: tuple[str, ...], network: Path, draws: random.Random, rounds:
     return times
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("path", [("predict",), ("train",), ("export",)], ids=" ".join)
 def test_nonsense_in_options(
     path: tuple[str, ...], network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

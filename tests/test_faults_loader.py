@@ -433,7 +433,7 @@ FLAT = 0.01
 """The relative growth of memory that is allowed."""
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_memory_is_flat(workers: int) -> None:
     assert grown(IN_MEMORY, workers, QUICK, WARM) < FLAT

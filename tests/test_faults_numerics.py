@@ -310,6 +310,7 @@ def test_image_spoilt_by_the_augmentation(
     assert contents(trainer.folder.path) == {}
 
 
+@pytest.mark.slow
 def test_command_exits_with_3_and_the_run_goes_on(quarters: Path, tmp_path: Path) -> None:
     """The actual command, spoilt from inside at step 9; the next one resumes at step 6."""
     hooks = tmp_path / "hooks"

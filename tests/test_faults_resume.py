@@ -216,7 +216,7 @@ def struck_after(trainer: Trainer, seconds: float, number: int) -> tuple[StopRep
         signal.signal(signal.SIGPROF, before)
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("strikes", [1, pytest.param(20, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("number", [*STOPPING, *SAVING], ids=lambda number: number.name)
 def test_signals_at_random_moments(
@@ -313,6 +313,7 @@ def test_signal_to_save_saves_after_the_step_and_training_goes_on(
     assert last(copy).params["fc6.w"].tobytes() == last(straight).params["fc6.w"].tobytes()
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("number", [*STOPPING, *SAVING], ids=lambda number: number.name)
 @pytest.mark.parametrize("batch", [0, 2])
 def test_signal_in_the_test_of_an_epoch(

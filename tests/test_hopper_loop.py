@@ -106,6 +106,7 @@ def test_ends_of_the_range(be: Any, layer: str, op: str, which: str, axis: int) 
     check_products(be, layer, op, which, axis, BFLOAT16, tensor=False)
 
 
+@pytest.mark.every(3)
 @EVERY_LOOP
 @SIZES
 def test_linear(be: Any, size: tuple[int, int, int]) -> None:
@@ -150,6 +151,7 @@ def test_tiles(be: Any, op: str, tile: str, rows: int, columns: int) -> None:
             assert_close(one, exact)
 
 
+@pytest.mark.every(9)
 @EVERY_LOOP
 @pytest.mark.parametrize("tiles", [2, 3])
 def test_tiles_that_blocks_share(be: Any, tiles: int) -> None:
@@ -310,7 +312,7 @@ class NoHopper:
 # ---------------------------------------------------------------------- whole networks
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("be", parameters(SIM, CUDA), indirect=True)
 def test_a_step_is_that_of_the_other_loop(be: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything learned in two steps of a net whose products may take the loop."""

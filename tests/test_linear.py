@@ -72,7 +72,7 @@ def exact(size: tuple[int, int, int], dtype: Any = FLOAT32) -> tuple[Exact, Exac
     )
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @EACH_SIZE
 @EACH_PRODUCT
 def test_fprop(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) -> None:
@@ -81,7 +81,7 @@ def test_fprop(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) ->
     assert_close(y, exact(size, dtype)[0], dtype=dtype)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @EACH_SIZE
 @EACH_PRODUCT
 def test_dgrad(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) -> None:
@@ -90,7 +90,7 @@ def test_dgrad(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) ->
     assert_close(dx, exact(size, dtype)[1], dtype=dtype)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @EACH_SIZE
 @EACH_PRODUCT
 def test_wgrad(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) -> None:
@@ -101,7 +101,7 @@ def test_wgrad(be: Any, size: tuple[int, int, int], dtype: Any, tensor: bool) ->
     assert_close(db, exact(size, dtype)[3])
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @FINISHED
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
@@ -138,6 +138,7 @@ def test_sums_of_bfloat16_in_float32(be: Any, size: tuple[int, int, int]) -> Non
     assert same_bits(wide.astype(BFLOAT16), y)
 
 
+@pytest.mark.every(4)
 @FINISHED
 @pytest.mark.parametrize(
     "mask",
@@ -173,7 +174,7 @@ def test_fused_dropout_gives_the_bits_of_the_two_ops(
     np.testing.assert_array_equal(fused.astype(np.float32), dropped.astype(np.float32))
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @FINISHED
 @pytest.mark.parametrize("factor", [1.0, -1.75])
 @pytest.mark.parametrize("with_gate", [True, False], ids=["gate", "no gate"])
@@ -204,7 +205,7 @@ def test_fused_gate_gives_the_bits_of_the_two_ops(
 LEARNING = pytest.mark.parametrize("size", [SMALL, VECTORS, (1064, 7, 16)], ids=str)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @LEARNING
 @pytest.mark.parametrize("lr", LR, ids=str)
 @EACH_PRODUCT
@@ -214,6 +215,7 @@ def test_update(be: Any, size: tuple[int, int, int], lr: float, dtype: Any, tens
     check_update(be, "linear", (x, dy), exact(size, dtype)[2:], dtype, lr, tensor=tensor)
 
 
+@pytest.mark.every(3)
 @LEARNING
 @EACH_PRODUCT
 def test_update_has_the_bits_of_the_two_ops(
@@ -242,7 +244,7 @@ def test_towers_are_halves_of_the_whole_layer(
     check_towers(be, size, dtype, tensor)
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(6)
 @pytest.mark.big
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @EACH_PRODUCT
@@ -272,6 +274,7 @@ def test_infinity_stays_in_its_row(be: Any, dtype: Any, tensor: bool) -> None:
         assert np.isfinite(np.delete(y, 1, axis=0)).all()
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("tensor", [False, True], ids=["float32", "float32x3"])
 @pytest.mark.parametrize("exponent", [-72, 0, 72])
 def test_numbers_of_many_sizes(be: Any, exponent: int, tensor: bool) -> None:
@@ -313,7 +316,7 @@ FC6, FC7, FC8 = (2, 9216, 4096), (2, 4096, 4096), (2, 4096, 1000)
 SLOW = ((FC6, BFLOAT16), (FC7, FLOAT32), (FC7, BFLOAT16))
 
 
-@pytest.mark.every(4)
+@pytest.mark.slow
 @pytest.mark.big
 @pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
 @pytest.mark.parametrize(

@@ -184,6 +184,7 @@ def notices(order: str, holds: Callable[[Machine], bool], wait: Wait | None = No
         return True
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("order", stand_in.ORDERS_OF_TWO)
 @pytest.mark.parametrize(
     "holds", [lanes, copies, gathers, towers, steps, sums], ids=lambda one: str(one.__name__)

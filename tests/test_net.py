@@ -159,7 +159,7 @@ def assert_near(actual: Any, expected: Any, relative: float = 1e-5) -> None:
     assert error <= relative * np.linalg.norm(expected)
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
 def test_gradients(be: Any, train: bool) -> None:
     net = Net(EVERY_LAYER, be, SEED)
@@ -192,6 +192,7 @@ def losses(net: Net, steps: int, images: int, size: float = 1) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("be", parameters(SIM), indirect=True)
 def test_twenty_steps_equal_those_on_cpu(be: Any) -> None:
     spec = nets.alexnet_tiny(input_shape=(28, 28, 1))

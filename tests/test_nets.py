@@ -219,7 +219,7 @@ def photograph(side: int) -> Any:
     return (60 * image / image.std()).astype(np.float32)[None]
 
 
-@pytest.mark.every(9)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "expected", "within"),
     [("paper", 7.05, 0.02), ("source", 7.18, 0.05), ("caffe", 6.91, 0.02)],

@@ -98,6 +98,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "here"
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("words", OF_A_RUN)
 def test_latest_is_looked_for_in_runs_by_every_command(
     words: str, elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -188,6 +189,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, words: str, error: BaseException) -
     return CliRunner().invoke(cli.app, [*words.split(), *needed, *index])
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("words", COMMANDS)
 @pytest.mark.parametrize("error", [MemoryError(), MemoryError("Unable to allocate 3.4 GiB")])
 def test_what_saves_memory_is_an_option_that_the_command_has(
@@ -207,6 +209,7 @@ def test_what_saves_memory_is_an_option_that_the_command_has(
 # ------------------------------------------------------------------ Ctrl-C
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("words", COMMANDS)
 def test_ctrl_c_is_answered_in_a_line(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     done = failing(monkeypatch, words, KeyboardInterrupt())

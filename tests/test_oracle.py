@@ -215,6 +215,7 @@ def test_exchange_scatter_add_cuts_and_adds() -> None:
 # --------------------------------------------------------------------------- by central differences
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("case", small(CONVS))
 def test_conv_gradients(case: Conv) -> None:
     x, w, dy = normal(*case.x, seed=1), normal(*case.w, seed=2), normal(*case.y, seed=3)

@@ -98,7 +98,7 @@ def exact(case: Conv) -> Exact:
 # ---------------------------------------------------------------------- the choice
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(6)
 @CHECKED
 @pytest.mark.parametrize("case", each((*PATCHES, *NEIGHBOURS)))
 def test_who_takes_patches(be: Any, case: Conv) -> None:
@@ -187,13 +187,14 @@ def test_dgrad(be: Any, case: Conv) -> None:
     assert_close(dx, convolved(be, exact(case), case.w, case.stride, case.x), dtype=BFLOAT16)
 
 
+@pytest.mark.slow
 @pytest.mark.big
 @ELSEWHERE
 def test_dgrad_of_a_deep_sum(be: Any) -> None:
     test_dgrad(be, DEEP)
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(8)
 @GEOMETRY
 def test_gate(be: Any, case: Conv) -> None:
     """Equal to the bits of two ops, and with a factor within their tolerance."""
@@ -230,6 +231,7 @@ def check_ends(be: Any, case: Conv, which: str) -> None:
     assert_close(dx, due, dtype=BFLOAT16)
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("be", KERNELS_ALONE, indirect=True)
 @pytest.mark.parametrize("case", each((PATCHES[2], PATCHES[10])))
 def test_images_and_groups_are_summed_alone(be: Any, case: Conv) -> None:
@@ -276,7 +278,7 @@ def by_wgmma(be: Any) -> Iterator[None]:
         yield
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(9)
 @ON_HOPPER
 @pytest.mark.usefixtures("by_wgmma")
 @pytest.mark.parametrize("case", each(BY_WGMMA))
@@ -300,6 +302,7 @@ def test_ends_of_the_range_by_wgmma(be: Any, which: str) -> None:
     check_ends(be, BY_WGMMA[4], which)
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("be", KERNELS_ALONE, indirect=True)
 @pytest.mark.usefixtures("by_wgmma")
 @pytest.mark.parametrize("case", each((BY_WGMMA[2], BY_WGMMA[5])))
@@ -307,6 +310,7 @@ def test_images_and_groups_are_summed_alone_by_wgmma(be: Any, case: Conv) -> Non
     test_images_and_groups_are_summed_alone(be, case)
 
 
+@pytest.mark.every(9)
 @ON_HOPPER
 @pytest.mark.usefixtures("by_wgmma")
 @pytest.mark.parametrize("at", [(1, 6, 19, 45), (0, 0, 0, 0), (0, 11, 19, 23), (2, 11, 19, 71)])

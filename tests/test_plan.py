@@ -190,7 +190,7 @@ def test_what_has_no_plan_is_refused() -> None:
 # What it computes
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
 def test_fused_gradients_are_exact(be: Any, train: bool) -> None:
     _, loss, exact_grads = exact(train)
@@ -225,7 +225,7 @@ _BF16_FLIPS = 2.0**-9
 _BF16 = {True: 20 * 2.0**-9, False: 32 * 2.0**-9}
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("fused", [False, True], ids=["layers", "fused"])
 @pytest.mark.parametrize("spec", SHAPES, ids=NAMES)
 def test_bf16_gradients(be: Any, spec: NetSpec, fused: bool) -> None:
@@ -288,7 +288,7 @@ def learn(net: Net, steps: int, at_once: bool) -> tuple[SGD, list[float]]:
     return sgd, losses
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("be", parameters(CPU, SIM, SIMCHECK), indirect=True)
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
 @pytest.mark.parametrize("spec", SHAPES, ids=NAMES)
@@ -305,7 +305,7 @@ def test_the_fused_update_is_that_of_the_gradients(
         assert all(same_bits(one[name], other[name]) for name in one)
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_what_is_replaced_counts_in_the_very_next_step(be: Any) -> None:
     """A recipe's rates, momentum or decay, and the buffers, replaced during a fused run."""
@@ -357,7 +357,7 @@ def test_other_rates_need_no_other_program(be: Any, monkeypatch: pytest.MonkeyPa
     assert len(made) == 2
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
 def test_parameters_come_out_as_they_went_in(be: Any, precision: plan.Precision) -> None:
     initial = host(full := Net(FUSIBLE, be, SEED), full.params)
@@ -383,6 +383,7 @@ def test_it_learns(be: Any, precision: plan.Precision) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("be", ANYWHERE, indirect=True)
 def test_converted_images_are_read_in_place(be: Any) -> None:
     net = Net(FUSIBLE, be, SEED, precision="bf16", fused=True)

@@ -24,7 +24,7 @@ from updates import B_RULE, W_RULE, updated
 from variants import ONE_ORDER
 
 # The values do not depend on the order of threads.
-pytestmark = pytest.mark.parametrize("be", ONE_ORDER, indirect=True)
+pytestmark = [pytest.mark.parametrize("be", ONE_ORDER, indirect=True), pytest.mark.every(3)]
 
 EACH_NORM = pytest.mark.parametrize("everywhere", [False, True], ids=["one", "all"])
 COUNT = len(ENDS)
@@ -111,7 +111,6 @@ def test_norm_dgrad(
     assert_close(dx, exact, norm_units(case.beta), dtype=dtype)
 
 
-@pytest.mark.every(2)
 @EACH_ELEMENT
 @pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
 @EACH_NORM
@@ -130,7 +129,6 @@ def test_norm_and_pool_fprop(
     assert_close(named.value.astype(np.float32), best, 2 * norm_units(case.norm.beta))
 
 
-@pytest.mark.every(2)
 @EACH_ELEMENT
 @pytest.mark.parametrize("relus", [False, True], ids=["plain", "relus"])
 @pytest.mark.parametrize("which", WHICH)
@@ -231,7 +229,6 @@ def check_products(
         assert_close(actual, exact, dtype=FLOAT32 if op == "wgrad" else dtype)
 
 
-@pytest.mark.every(2)
 @EACH_PRODUCT
 @EACH_OPERAND
 @EACH_LAYER

@@ -19,6 +19,8 @@ from tolerance import same_bits
 from trial import as_tuple, place
 from variants import CPU, CUDA, SIM, SIMCHECK, parameters
 
+pytestmark = pytest.mark.every(3)
+
 # sim has the arrays of cpu, and the bindings are compiled once for all modules.
 ANY_BACKEND = pytest.mark.parametrize("be", parameters(CPU, CUDA), indirect=True)
 HOSTS, EMULATIONS = parameters(CPU, SIM), parameters(SIM, SIMCHECK)
@@ -277,7 +279,6 @@ PARAMETERS = [
 ]
 
 
-@pytest.mark.every(2)
 @ANY_BACKEND
 @pytest.mark.parametrize(
     ("op", "name", "value"),

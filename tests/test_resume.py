@@ -51,6 +51,7 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trainer.folder.path
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("stops", [[1], [4], [STEPS_AN_EPOCH], [7], [2, 5, 6, 11, 17]], ids=str)
 def test_resumed_run_is_bitwise_equal(
     stops: list[int], data: Path, straight: Path, tmp_path: Path
@@ -65,6 +66,7 @@ def test_resumed_run_is_bitwise_equal(
     assert_same(run, straight)
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("step", [1, 6, 9])
 def test_signal_finishes_the_step_and_saves(
@@ -111,9 +113,13 @@ def test_second_ctrl_c_does_not_wait() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.every(9)
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+    ],
 )
 def test_command_stopped_from_outside(
     number: signal.Signals, code: int, data: Path, straight: Path, tmp_path: Path

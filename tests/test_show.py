@@ -447,7 +447,7 @@ def gallery(folder: Path, channels: int, count: int, classes: int) -> None:
     show.maps(stored[0], layers, folder / "maps.png", title=title)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(9)
 @pytest.mark.parametrize(
     ("channels", "count", "classes"), [(1, 1, 2), (3, 9, 1000), (3, 2, 5), (1, 5, 10)]
 )

@@ -74,6 +74,7 @@ def is_picture(path: Path) -> bool:
 # Where pictures go
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_picture_lands_in_the_run_folder(command: str, run: Path) -> None:
     (run / f"{command}.png").unlink(missing_ok=True)
@@ -81,6 +82,7 @@ def test_a_picture_lands_in_the_run_folder(command: str, run: Path) -> None:
     assert is_picture(run / f"{command}.png")
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("command", COMMANDS[1:])
 def test_of_a_checkpoint_it_lands_here(
     command: str, cropped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -760,6 +760,7 @@ def test_no_copy_is_forgotten(reported: Report, history: str) -> None:
         assert reported(schedule, True, launches) in existing
 
 
+@pytest.mark.slow
 def test_copies_that_were_waited_for_are_no_race(reported: Report) -> None:
     second = Action("copy", 1)
     block = {

@@ -24,6 +24,7 @@ def dot_products(terms: int) -> tuple[np.ndarray, Exact]:
     return x * w, Exact(exact.sum(axis=1), abs(exact).sum(axis=1))
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("terms", [25, 363, 1200, 3456, 9216])
 def test_sums_in_order_pass(terms: int) -> None:
     """One float32 accumulator, term by term, is the least accurate order that a kernel uses."""

@@ -181,7 +181,7 @@ def check_against_one_device(one: Net, two: Net, images: int) -> None:
                 assert_equal_outputs(one, others[name], expected)
 
 
-@pytest.mark.every(5)
+@pytest.mark.every(9)
 @DEVICES
 @pytest.mark.parametrize("be", HOSTS, indirect=True)
 @pytest.mark.parametrize("spec", SMALL, ids=named)
@@ -189,7 +189,7 @@ def test_small_networks(be: Any, spec: NetSpec, devices: tuple[int, int]) -> Non
     check_against_one_device(*both(be, spec, devices), images=3)
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(9)
 @pytest.mark.big
 @DEVICES
 @pytest.mark.parametrize("be", HOSTS, indirect=True)
@@ -198,7 +198,7 @@ def test_alexnets(be: Any, spec: NetSpec, devices: tuple[int, int]) -> None:
     check_against_one_device(*both(be, spec, devices), images=2)
 
 
-@pytest.mark.every(2)
+@pytest.mark.slow
 @pytest.mark.big
 @pytest.mark.parametrize("be", parameters(SIM), indirect=True)
 @pytest.mark.parametrize("groups", [1, 2])
@@ -212,7 +212,7 @@ def test_sums_that_are_split_otherwise_for_half_a_layer(be: Any, groups: int) ->
     check_against_one_device(*both(be, spec_of("split", (1, 2, 2), *layers)), images=3)
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(8)
 @pytest.mark.parametrize("be", in_every_order(CUDA), indirect=True)
 @pytest.mark.parametrize("spec", SMALL, ids=named)
 def test_both_towers_on_one_gpu(be: Any, spec: NetSpec) -> None:
@@ -240,6 +240,7 @@ def test_alexnets_on_two_gpus(be: Any, spec: NetSpec) -> None:
     check_against_one_device(*both(be, spec, (0, 1)), images=3)
 
 
+@pytest.mark.every(9)
 @pytest.mark.parametrize("be", on_two_gpus(), indirect=True)
 def test_towers_begin_on_the_second_gpu(be: Any) -> None:
     """Logits and losses are on tower 0's device, which need not be the current one."""
