@@ -181,8 +181,8 @@ Array<float> Call::scratch(std::size_t bytes) {
     return Array<float>(&own);
 }
 
-template <class Number, class Argument>
-NumberArgument<Number, Argument> Call::number(const std::string& name, handle object) {
+template <class Number>
+NumberArgument<Number> Call::number(const std::string& name, handle object) {
     constexpr bool floats = std::is_floating_point_v<Number>;
     const bool given =
         py::isinstance<py::int_>(object) || (floats && py::isinstance<py::float_>(object));
@@ -195,8 +195,8 @@ NumberArgument<Number, Argument> Call::number(const std::string& name, handle ob
         refuse(name + " is " + std::string(py::str(object)) + "; 0 to 4,294,967,295 was expected");
     return {Array<const Number>(nullptr), static_cast<Number>(value)};
 }
-template NumberArgument<float, Scalar> Call::number(const std::string&, handle);
-template NumberArgument<std::uint32_t, Counter> Call::number(const std::string&, handle);
+template NumberArgument<float> Call::number(const std::string&, handle);
+template NumberArgument<std::uint32_t> Call::number(const std::string&, handle);
 
 void Call::enqueue(Launchers launchers) {
     if (const auto* recording = std::get_if<std::shared_ptr<Recording>>(&target_))

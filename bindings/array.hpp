@@ -80,10 +80,10 @@ template <class T> class Array {
 };
 
 // A number, given as an argument or on the device, where a captured CUDA graph can change it.
-template <class Number, class Argument> struct NumberArgument {
+template <class Number> struct NumberArgument {
     Array<const Number> on_device;
     Number value;
-    Argument placed() const { return {on_device.placed(), value}; }
+    Parameter<Number> placed() const { return {on_device.placed(), value}; }
 };
 
 // An argument in the form for launchers: a pointer for an array, and so on, or the argument itself.
@@ -161,9 +161,8 @@ class Call {
     // Scratch for the launcher, which is asked for only if `bytes` is above 0.
     Array<float> scratch(std::size_t bytes);
 
-    // For NumberArgument<float, Scalar> and <std::uint32_t, Counter>.
-    template <class Number, class Argument>
-    NumberArgument<Number, Argument> number(const std::string& name, handle object);
+    // Of type float or std::uint32_t.
+    template <class Number> NumberArgument<Number> number(const std::string& name, handle object);
 
     void expect(bool holds, const std::string& message) const {
         if (!holds) refuse(message);

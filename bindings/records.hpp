@@ -57,7 +57,7 @@ class MaskArgument {
                         " was expected, as element numbers have "
                         "63 bits");
         dropped_ = {true, {keep, seed, {}, layer, first * total + offset, total}, factor};
-        step_ = call.number<std::uint32_t, Counter>("step", step);
+        step_ = call.number<std::uint32_t>("step", step);
     }
     Dropped placed() const {
         Dropped dropped = dropped_;
@@ -67,7 +67,7 @@ class MaskArgument {
 
   private:
     Dropped dropped_{false, {}, 1.0f};
-    std::optional<NumberArgument<std::uint32_t, Counter>> step_;
+    std::optional<NumberArgument<std::uint32_t>> step_;
 };
 
 // ---------------------------------------------------------------------- Learned
@@ -76,14 +76,14 @@ class MaskArgument {
 using RuleGiven = std::tuple<py::object, float, float>;
 
 struct RuleArgument {
-    NumberArgument<float, Scalar> lr;
+    NumberArgument<float> lr;
     float momentum, weight_decay;
     Rule placed() const { return {lr.placed(), momentum, weight_decay}; }
 };
 
 inline RuleArgument rule_of(Call& call, const std::string& name, const RuleGiven& given) {
     const auto& [lr, momentum, weight_decay] = given;
-    return {call.number<float, Scalar>(name, lr), momentum, weight_decay};
+    return {call.number<float>(name, lr), momentum, weight_decay};
 }
 
 // Parameters, and the other arrays that their update changes; `prefix` comes before their names.

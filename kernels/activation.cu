@@ -44,8 +44,6 @@ template <class T, Map map> __global__ void map_kernel(const T* x, const T* dy, 
     out[i] = narrow<T>(mapped<map>(widen(x[i]), kGradient<map> ? widen(dy[i]) : factor));
 }
 
-bool aligned(const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; }
-
 template <Map map, class T>
 void launch(const T* x, const T* dy, T* out, float factor, std::int64_t count, Stream stream) {
     const bool in_vectors = aligned(x) && aligned(dy) && aligned(out);

@@ -53,6 +53,8 @@ __device__ __forceinline__ Planes split(float first, float second) {
 // Elements of one 16-byte access: 4 floats or 8 bf16.
 template <class T> constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
+inline bool aligned(const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; }
+
 // The kVector<T> elements at `from`, which is 16-byte aligned.
 __device__ __forceinline__ void load_vector(const float* from, float* values) {
     const float4 four = *reinterpret_cast<const float4*>(from);

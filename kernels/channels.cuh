@@ -12,7 +12,7 @@ namespace pyalexnet {
 // pixels of each array fall into whole 16-byte vectors, else one.
 template <class T, class Use, class... Arrays>
 void with_width(int channels, Use use, const Arrays*... arrays) {
-    if (channels % kVector<T> == 0 && ((reinterpret_cast<std::uintptr_t>(arrays) % 16 == 0) && ...))
+    if (channels % kVector<T> == 0 && (aligned(arrays) && ...))
         use(std::integral_constant<int, kVector<T>>{});
     else
         use(std::integral_constant<int, 1>{});

@@ -123,15 +123,13 @@ template <class T, bool tiled_b> Clusters clusters_of(const GemmSize& size) {
     return {2, paired};
 }
 
-// A B along its lines lies in swizzled tiles of 64, of which wgmma takes whole ones.
-template <class T, Contiguous of_b> constexpr bool kSuits = true;
-template <int m, int n, int stages, int multiplying, int blocks>
-constexpr bool kSuits<HopperTile<m, n, stages, multiplying, blocks>, Contiguous::line> =
-    n % simt::kTileColumns == 0;
-
-template <Contiguous of_b, class Use, class... Each> void for_each_tile(Offer<Each...>, Use use) {
+// Calls `use` with each tile that suits. A B along its lines lies in swizzled tiles of 64 lines;
+// wgmma takes these whole.
+template <class Tiles, Contiguous of_b, class Use, class... Each>
+void for_each_tile(Offer<Each...>, Use use) {
+    constexpr bool whole = std::is_same_v<Tiles, HopperTiles> && of_b == Contiguous::line;
     const auto offer = [&](auto each) {
-        if constexpr (kSuits<typename decltype(each)::T, of_b>) use(each);
+        if constexpr (!whole || decltype(each)::T::TileN % simt::kTileColumns == 0) use(each);
     };
     (offer(Each{}), ...);
 }
@@ -150,9 +148,9 @@ void with_tile(int groups, int rows, int columns, Use use) {
     };
     typename Tiles::All all;
     double least = std::numeric_limits<double>::infinity();
-    for_each_tile<of_b>(all, [&](auto each) { least = std::min(least, price(each)); });
+    for_each_tile<Tiles, of_b>(all, [&](auto each) { least = std::min(least, price(each)); });
     bool taken = false;
-    for_each_tile<of_b>(all, [&](auto each) {
+    for_each_tile<Tiles, of_b>(all, [&](auto each) {
         if (taken || price(each) > least) return;
         taken = true;
         use(typename decltype(each)::T{});

@@ -86,8 +86,6 @@ template <class Way> struct ConvWgrad : Way {
 
 // ---------------------------------------------------------------------- launching
 
-bool aligned(const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; }
-
 template <class T, class Problem>
 void launch_tile(const Problem& problem, const GemmSize& size, float* partial, Stream stream) {
     const std::int64_t blocks = tiles<T>(size.rows, size.columns) * size.groups * size.parts;

@@ -192,12 +192,10 @@ template <class T> struct DgradEpilogue {
         };
         const bool whole = columns.count == 4 && channels % 4 == 0 && is_aligned(dx + channel) &&
                            is_aligned(gate + channel);
-        if (gate)
-            whole ? with(std::true_type{}, std::true_type{})
-                  : with(std::false_type{}, std::true_type{});
-        else
-            whole ? with(std::true_type{}, std::false_type{})
-                  : with(std::false_type{}, std::false_type{});
+        const auto with_gate = [&](auto gated) {
+            whole ? with(std::true_type{}, gated) : with(std::false_type{}, gated);
+        };
+        gate ? with_gate(std::true_type{}) : with_gate(std::false_type{});
     }
 };
 

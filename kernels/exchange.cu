@@ -89,10 +89,7 @@ __global__ void sum_parts_kernel(Summands<T> parts, Y* total, std::int64_t count
 // Calls `use` with the channels of a vector, and counts the peers' in vectors: four channels if all
 // addresses allow that, and all numbers of channels do, of which `others` is the bitwise or.
 template <class Use> void with_vectors(Peers& peers, const float* own, int others, Use use) {
-    for (int i = 0; i < peers.count; ++i) {
-        const bool aligned = reinterpret_cast<std::uintptr_t>(peers.data[i]) % 16 == 0;
-        others |= aligned ? peers.channels[i] : 1;
-    }
+    for (int i = 0; i < peers.count; ++i) others |= aligned(peers.data[i]) ? peers.channels[i] : 1;
     const auto in_vectors = [&](auto width) {
         for (int i = 0; i < peers.count; ++i) peers.channels[i] /= width;
         use(width);

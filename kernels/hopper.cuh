@@ -122,9 +122,26 @@ template <class Source, int Lines> class Gatherer {
         if (i < kKnown) known[i] = Line(source.line(first_line + i * step));
     }
 
+    // Writes the line of ones, which begin() leaves out, into all stages. Called by the whole
+    // block.
+    template <int stages, int threads> __device__ static void
+    put_ones(unsigned char* slice, unsigned stage, const Source& source, int first_line) {
+        if constexpr (!Layout::kAlongDepth) {
+            const int line = source.ones - first_line;
+            if (!below(line, Lines)) return;
+            slice += line / simt::kTileColumns * Layout::kTileBytes;
+            const int chunk = line % simt::kTileColumns / kChunk;
+#pragma unroll 1
+            for (int i = static_cast<int>(threadIdx.x); i < stages * Layout::kTileRows;
+                 i += threads)
+                put_one(reinterpret_cast<bf16*>(slice + i / Layout::kTileRows * stage +
+                                                in_tile(i % Layout::kTileRows, chunk)));
+        }
+    }
+
     __device__ Gatherer(const Source& source, const Line (&known)[kKnown])
         : source_(source), known_(known), row_(thread() / kChunks), chunk_(thread() % kChunks),
-          first_(simt::tile_bytes(row_) + (chunk_ ^ row_ % 8) * kChunk * sizeof(bf16)) {
+          first_(in_tile(row_, chunk_)) {
         if constexpr (!Layout::kAlongDepth)
 #pragma unroll
             for (int tile = 0; tile < Layout::kTiles; ++tile)
@@ -157,6 +174,7 @@ template <class Source, int Lines> class Gatherer {
                 const auto point = source_.point(at);
 #pragma unroll
                 for (int tile = 0; tile < Layout::kTiles; ++tile) {
+                    if (is_ones(source_, own_[tile])) continue;
                     const Found<bf16> from = source_.find(own_[tile], point);
                     simt::cp_async_16(to + tile * Layout::kTileBytes + simt::tile_bytes(i * kStep),
                                       from.at, from.inside && at < depth_end);
@@ -167,6 +185,10 @@ template <class Source, int Lines> class Gatherer {
 
   private:
     __device__ static int thread() { return static_cast<int>(threadIdx.x) % kWarpgroup; }
+    // Where a chunk of a row begins in its swizzled tile.
+    __device__ static unsigned in_tile(int row, int chunk) {
+        return simt::tile_bytes(row) + (chunk ^ row % 8) * kChunk * sizeof(bf16);
+    }
 
     Source source_;
     const Line (&known_)[kKnown];
@@ -241,8 +263,8 @@ __device__ __forceinline__ void bring_slices(Cluster cluster, const Problem& pro
 }
 
 // The sums of a thread.
-template <class T> struct Sums {
-    float of[T::Products][T::TileN / 2] = {};
+template <class T, int columns = T::TileN> struct Sums {
+    float of[T::Products][columns / 2] = {};
 };
 
 // Multiplies slice after slice. While one slice's products run, it waits for the previous one's and
@@ -330,7 +352,10 @@ __device__ __forceinline__ void hopper_gemm(Cluster cluster, const Problem& prob
         for (int i = 0; i < 2; ++i) simt::mbarrier_init(ended[i], T::Finishers);
         simt::mbarrier_fence_init();
     }
-    Gathers::template know<T::Threads>(known, source, Shared::kTiledB ? tile.row : tile.column);
+    const int first_line = Shared::kTiledB ? tile.row : tile.column;
+    Gathers::template know<T::Threads>(known, source, first_line);
+    Gathers::template put_ones<T::Stages, T::Threads>(
+        shared + (Shared::kTiledB ? 0 : Shared::A::kBytes), Shared::kStage, source, first_line);
     simt::cluster_sync(cluster);
 
     if (thread >= T::Finishers) {

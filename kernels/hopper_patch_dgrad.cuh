@@ -152,9 +152,7 @@ __device__ __forceinline__ void bring_patches(const PatchLoader<PatchOfPlaces>& 
     }
 }
 
-template <class T> struct PatchSums {
-    float of[T::Products][T::Channels / 2] = {};
-};
+template <class T> using PatchSums = Sums<T, T::Channels>;
 
 // As taps run from first to last, the place at which they see the first row runs through the
 // patch's margin from last to first.

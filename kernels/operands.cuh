@@ -296,37 +296,31 @@ template <class Gather> struct AcrossRows {
     }
 };
 
-// A one, then zeros: 16 bytes.
-alignas(16) static __device__ const float kFloatOne[4] = {1.0f};
-alignas(16) static __device__ const bf16 kHalfOne[8] = {{0x3f80}};
+// Another operand plus a line of ones: the product's last column then holds the row sums of A. The
+// ones lie nowhere: to find() they are outside, above every image, and a loader provides them.
+template <class Operand> struct AndOnes : Operand {
+    static_assert(Operand::kContiguous == Contiguous::line); // 16 bytes of it are a one, then zeros
+    static constexpr int kRows = INT_MIN + 1;
+    int ones; // the number of their line
 
-// Another operand plus a line of ones: the product's last column then holds the row sums of A.
-template <class Operand> struct AndOnes {
-    static constexpr Contiguous kContiguous = Operand::kContiguous;
-    using Element = typename Operand::Element;
-    struct Line {
-        typename Operand::Line line;
-        bool ones;
-    };
-    using Point = typename Operand::Point;
-    Operand operand;
-    int lines; // of the other
-
-    __device__ Line line(int i) const { return {operand.line(i), i == lines}; }
-    __device__ Point point(int depth) const { return operand.point(depth); }
-    __device__ __forceinline__ Found<Element> find(const Line& line, const Point& point) const {
-        const Found<Element> found = operand.find(line.line, point);
-        if constexpr (std::is_same_v<Element, bf16>)
-            return line.ones ? Found<Element>{kHalfOne, true} : found;
-        else
-            return line.ones ? Found<Element>{kFloatOne, true} : found;
+    __device__ Offset line(int i) const {
+        return i == ones ? Offset{kRows, 0, 0} : Operand::line(i);
     }
 };
+
+template <class Operand>
+__device__ constexpr bool is_ones(const Operand&, const typename Operand::Line&) {
+    return false;
+}
+template <class Operand> __device__ bool is_ones(const AndOnes<Operand>&, const Offset& line) {
+    return line.rows == AndOnes<Operand>::kRows;
+}
 
 // An element as float32.
 template <class Operand>
 __device__ __forceinline__ float element(const Operand& operand, const typename Operand::Line& line,
                                          const typename Operand::Point& point) {
+    if (is_ones(operand, line)) return 1.0f;
     const Found<typename Operand::Element> found = operand.find(line, point);
     return found.inside ? widen(*found.at) : 0.0f;
 }

@@ -30,17 +30,13 @@ struct bf16 {
 enum class Activation { none, relu, tanh };
 
 // A parameter given by value or, so that a captured graph can be replayed with a new one, as a
-// float on the device. `value` is used if `on_device` is null.
-struct Scalar {
-    const float* on_device;
-    float value;
+// number on the device. `value` is used if `on_device` is null.
+template <class Number> struct Parameter {
+    const Number* on_device;
+    Number value;
 };
-
-// Likewise for a step number.
-struct Counter {
-    const std::uint32_t* on_device;
-    std::uint32_t value;
-};
+using Scalar = Parameter<float>;
+using Counter = Parameter<std::uint32_t>; // of steps
 
 // ---------------------------------------------------------------------- images (augment.cu)
 // Crops of stored images, minus the mean, in blocks. x (N, stored height, stored width, C) uint8;
@@ -328,7 +324,9 @@ template <class T> void dropout(const T* x, T* y, std::int64_t images, std::int6
 // makes the loss and its row of dlogits NaN.
 // A label outside [0, classes) makes the loss and its row of dlogits NaN and counts as wrong, as
 // does a label whose logit is NaN.
-std::size_t softmax_cross_entropy_workspace(std::int64_t rows);
+inline std::size_t softmax_cross_entropy_workspace(std::int64_t rows) {
+    return 3 * static_cast<std::size_t>(rows) * sizeof(float);
+}
 template <class T> void softmax_cross_entropy(const float* logits, const std::int64_t* labels,
                                               float* loss, T* dlogits, float* top1, float* top5,
                                               std::int64_t rows, int classes, void* workspace,

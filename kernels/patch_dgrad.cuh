@@ -41,7 +41,7 @@ struct PatchShape {
     int pixels;    // of a patch
     Divisor by_pitch{pitch}, by_row_tiles{row_tiles};
 
-    // The pitch is odd or even as the width is: see Patch.
+    // The pitch is odd or even as the width is: see patch_chunk.
     explicit PatchShape(const ConvShape& s)
         : row_tiles(parts(s.height, std::max(1, kPatchPixels / s.width))),
           rows(parts(s.height, row_tiles)), pitch(s.width + s.filter_w / 2 * 2),
@@ -71,11 +71,9 @@ template <int Channels_> struct PatchTile {
 // counted as if rows had no margin. So the numbers of eight neighbouring pixels of a tile are
 // consecutive, whatever the tap and even where a row ends between them, and ldmatrix finds them in
 // eight different groups of four banks.
-struct Patch {
-    __device__ __forceinline__ static int chunk_at(int number, int chunk) {
-        return (chunk ^ (number >> 1) % kPatchChunks) * kChunk;
-    }
-};
+__device__ __forceinline__ int patch_chunk(int number, int chunk) {
+    return (chunk ^ (number >> 1) % kPatchChunks) * kChunk;
+}
 
 // 32 filters x channels of one tap. Chunks are swizzled so that those of eight filters lie in
 // different groups of four banks.
@@ -116,7 +114,7 @@ struct PatchOfRows {
     __device__ PatchPixel find(int pixel, int chunk) const {
         const Digits at = shape.by_pitch.divide(pixel);
         return {{first.image, first.row + at.high, first.column + at.low},
-                pixel * kTensorSlice + Patch::chunk_at(at.high * width + at.low, chunk)};
+                pixel * kTensorSlice + patch_chunk(at.high * width + at.low, chunk)};
     }
 };
 
@@ -250,7 +248,7 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
     const auto find_tap = [&] {
         const Digits place = p.g.by_filter_w.divide(margin);
         a_of_tap = patch + (place.high * p.patch.pitch + place.low) * kTensorSlice +
-                   Patch::chunk_at(lane % 16 + place.high * s.width + place.low, lane / 16);
+                   patch_chunk(lane % 16 + place.high * s.width + place.low, lane / 16);
     };
     const auto read_a = [&](std::uint32_t (&a)[4], int m, int k) {
         // Two chunks make a fragment of the depth.

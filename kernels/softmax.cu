@@ -102,10 +102,6 @@ __global__ void softmax_means_kernel(const float* __restrict__ results, float* _
 
 } // namespace
 
-std::size_t softmax_cross_entropy_workspace(std::int64_t rows) {
-    return 3 * static_cast<std::size_t>(rows) * sizeof(float);
-}
-
 template <class T> void softmax_cross_entropy(const float* logits, const std::int64_t* labels,
                                               float* loss, T* dlogits, float* top1, float* top5,
                                               std::int64_t rows, int classes, void* workspace,

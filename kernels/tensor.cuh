@@ -106,6 +106,11 @@ template <class Source, int Lines> struct Slice {
     }
 };
 
+// Stores a one, then zeros: a chunk of the line of ones.
+__device__ __forceinline__ void put_one(bf16* chunk) {
+    *reinterpret_cast<uint4*>(chunk) = make_uint4(pack(1.0f, 0.0f), 0, 0, 0);
+}
+
 // Loads slices of one operand into shared memory, 16 bytes of global memory at a time: a piece. A
 // thread has one piece in each of several rows; it looks up once which lines of the operand its
 // rows, or its piece, belong to.
@@ -142,7 +147,9 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
                     source_.find(line, Layout::kAlongDepth ? shared : source_.point(at));
                 const bool inside = from.inside && at < depth_end;
                 if constexpr (kSplit)
-                    load(from.at, inside, floats_[i]);
+                    load(from.at, inside, is_ones(source_, line), floats_[i]);
+                else if (is_ones(source_, line))
+                    put_one(place(slice, i));
                 else
                     simt::cp_async_16(place(slice, i), from.at, inside);
             }
@@ -176,7 +183,9 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
                 const int across = row() + i * kStep;
                 const int line = first_line_ + (Layout::kAlongDepth ? across : along() + j);
                 const int point = depth + (Layout::kAlongDepth ? along() + j : across);
-                const Found<Element> from = source_.find(source_.line(line), source_.point(point));
+                const auto own = source_.line(line);
+                const Found<Element> from = source_.find(own, source_.point(point));
+                if (is_ones(source_, own)) return narrow<Element>(1.0f);
                 return from.inside && point < depth_end ? *from.at : Element{};
             };
             if constexpr (kSplit)
@@ -186,9 +195,11 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
         }
     }
 
-    __device__ __forceinline__ static void load(const float* from, bool inside, float (&piece)[4]) {
+    __device__ __forceinline__ static void load(const float* from, bool inside, bool ones,
+                                                float (&piece)[4]) {
         if (inside) return load_vector(from, piece);
-        piece[0] = piece[1] = piece[2] = piece[3] = 0.0f;
+        piece[0] = ones ? 1.0f : 0.0f;
+        piece[1] = piece[2] = piece[3] = 0.0f;
     }
 
     // The planes follow one another.

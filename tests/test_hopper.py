@@ -95,7 +95,7 @@ def test_one_product_in_planes(built: Path, columns: int, majors: tuple[str, str
 @pytest.mark.parametrize(
     ("columns", "major", "refusal"),
     [
-        (16, "k", "wgmma<n>: n is 8, 48, 64, 96, 128, 192 or 256"),
+        (16, "k", "wgmma<n>: n is 48, 64, 96, 128, 192 or 256"),
         (96, "mn", "wgmma<n>: of an MN-major b whole tiles of 64 columns are multiplied"),
         (96, "k", ""),
     ],

@@ -264,15 +264,16 @@ template <int left, int count> __device__ __forceinline__ void wgmma_wait(float 
 #define SIMT_TEN(tens)                                                                             \
     "%" #tens "0, %" #tens "1, %" #tens "2, %" #tens "3, %" #tens "4, %" #tens "5, %" #tens        \
     "6, %" #tens "7, %" #tens "8, %" #tens "9, "
+#define SIMT_FORTY SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2) SIMT_TEN(3)
 #define SIMT_D4(i) "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3])
 #define SIMT_D16(i) SIMT_D4(i), SIMT_D4((i) + 4), SIMT_D4((i) + 8), SIMT_D4((i) + 12)
 #define SIMT_D32(i) SIMT_D16(i), SIMT_D16((i) + 16)
 #define SIMT_D64(i) SIMT_D32(i), SIMT_D32((i) + 32)
-// The four operands after the registers: two descriptors, and the direction of each.
-#define SIMT_WGMMA(columns, registers, a_at, b_at, a_way, b_way, ...)                              \
+// The four operands after the registers: two descriptors, and whether each is MN-major.
+#define SIMT_WGMMA(columns, registers, a_at, b_at, a_major, b_major, ...)                          \
     if constexpr (n == columns) {                                                                  \
         SIMT_HOPPER("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 {" registers   \
-                    "}, %" #a_at ", %" #b_at ", 1, 1, 1, %" #a_way ", %" #b_way                    \
+                    "}, %" #a_at ", %" #b_at ", 1, 1, 1, %" #a_major ", %" #b_major                \
                     ";\n" : __VA_ARGS__ : "l"(a.descriptor),                                       \
                     "l"(b.descriptor), "n"(of_a == Major::mn), "n"(of_b == Major::mn) : "memory"); \
     }
@@ -283,21 +284,17 @@ wgmma(float (&d)[n / 2], Operand<of_a, form_a> a, Operand<of_b, form_b> b) {
     SIMT_WGMMA(48, SIMT_TEN() SIMT_TEN(1) "%20, %21, %22, %23", 24, 25, 26, 27, SIMT_D16(0),
                SIMT_D4(16), SIMT_D4(20))
     SIMT_WGMMA(64, SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2) "%30, %31", 32, 33, 34, 35, SIMT_D32(0))
-    SIMT_WGMMA(
-        96, SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2) SIMT_TEN(3) "%40, %41, %42, %43, %44, %45, %46, %47",
-        48, 49, 50, 51, SIMT_D32(0), SIMT_D16(32))
-    SIMT_WGMMA(128,
-               SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2) SIMT_TEN(3) SIMT_TEN(4)
-                   SIMT_TEN(5) "%60, %61, %62, %63",
-               64, 65, 66, 67, SIMT_D64(0))
+    SIMT_WGMMA(96, SIMT_FORTY "%40, %41, %42, %43, %44, %45, %46, %47", 48, 49, 50, 51, SIMT_D32(0),
+               SIMT_D16(32))
+    SIMT_WGMMA(128, SIMT_FORTY SIMT_TEN(4) SIMT_TEN(5) "%60, %61, %62, %63", 64, 65, 66, 67,
+               SIMT_D64(0))
     SIMT_WGMMA(192,
-               SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2) SIMT_TEN(3) SIMT_TEN(4) SIMT_TEN(5) SIMT_TEN(6)
-                   SIMT_TEN(7) SIMT_TEN(8) "%90, %91, %92, %93, %94, %95",
+               SIMT_FORTY SIMT_TEN(4) SIMT_TEN(5) SIMT_TEN(6) SIMT_TEN(7)
+                   SIMT_TEN(8) "%90, %91, %92, %93, %94, %95",
                96, 97, 98, 99, SIMT_D64(0), SIMT_D32(64))
     SIMT_WGMMA(256,
-               SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2) SIMT_TEN(3) SIMT_TEN(4) SIMT_TEN(5) SIMT_TEN(6)
-                   SIMT_TEN(7) SIMT_TEN(8) SIMT_TEN(9) SIMT_TEN(10)
-                       SIMT_TEN(11) "%120, %121, %122, %123, %124, %125, %126, %127",
+               SIMT_FORTY SIMT_TEN(4) SIMT_TEN(5) SIMT_TEN(6) SIMT_TEN(7) SIMT_TEN(8) SIMT_TEN(9)
+                   SIMT_TEN(10) SIMT_TEN(11) "%120, %121, %122, %123, %124, %125, %126, %127",
                128, 129, 130, 131, SIMT_D64(0), SIMT_D64(64))
 }
 
@@ -306,6 +303,7 @@ wgmma(float (&d)[n / 2], Operand<of_a, form_a> a, Operand<of_b, form_b> b) {
 #undef SIMT_D32
 #undef SIMT_D16
 #undef SIMT_D4
+#undef SIMT_FORTY
 #undef SIMT_TEN
 
 // ---------------------------------------------------------------------- registers

@@ -196,10 +196,6 @@ void deliver_tile(const Coming& tile) {
              });
 }
 
-} // namespace
-
-namespace {
-
 // Until it has come, the tile holds NaN.
 void begin_tile(void* shared, const TensorMap& map, int row, int column, MbarrierState& state,
                 Site site, const void* pc) {

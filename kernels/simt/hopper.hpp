@@ -112,7 +112,7 @@ enum class Form { tiles, planes };
 // The card has all multiples of eight, gpu_hopper.hpp those in use.
 template <int n, Major of_b, Form form_b> __host__ __device__ constexpr void expect_product() {
     static_assert(n == 48 || n == 64 || n == 96 || n == 128 || n == 192 || n == 256,
-                  "wgmma<n>: n is 8, 48, 64, 96, 128, 192 or 256");
+                  "wgmma<n>: n is 48, 64, 96, 128, 192 or 256");
     static_assert(of_b == Major::k || form_b == Form::planes || n % kTileColumns == 0,
                   "wgmma<n>: of an MN-major b whole tiles of 64 columns are multiplied");
 }
