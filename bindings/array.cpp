@@ -18,13 +18,13 @@ std::string type_text(char kind, std::size_t element_bytes) {
     return "dtype kind '" + std::string(1, kind) + "' of " + bits + " bits";
 }
 
-bool overlap(const Given& a, const Given& b) {
+bool overlap(const ArrayInfo& a, const ArrayInfo& b) {
     const auto* a_begin = static_cast<const char*>(a.pointer);
     const auto* b_begin = static_cast<const char*>(b.pointer);
     return a_begin < b_begin + b.bytes() && b_begin < a_begin + a.bytes();
 }
 
-bool written(const Given& given) { return given.access > Access::peer; }
+bool written(const ArrayInfo& array) { return array.access > Access::peer; }
 
 } // namespace
 
@@ -33,7 +33,7 @@ std::vector<Ops::Define>& Ops::all() {
     return families;
 }
 
-std::int64_t Given::size() const {
+std::int64_t ArrayInfo::size() const {
     std::int64_t product = 1;
     for (const std::int64_t extent : shape) product *= extent;
     return product;
@@ -55,20 +55,20 @@ bool is_bfloat16(handle object) {
     return py::isinstance<py::str>(name) && name.cast<std::string>() == "bfloat16";
 }
 
-Given describe_numpy(handle object) {
+ArrayInfo describe_numpy(handle object) {
     if (!py::isinstance<py::array>(object))
         throw std::invalid_argument("is " + std::string(py::str(py::type::of(object))) +
                                     "; a NumPy array was expected");
-    const auto array = py::reinterpret_borrow<py::array>(object);
-    const py::dtype type = array.dtype();
-    Given given;
-    given.pointer = const_cast<void*>(array.data());
-    given.kind = type.byteorder() == '>' ? '>' : is_bfloat16(object) ? 'b' : type.kind();
-    given.element_bytes = static_cast<std::size_t>(type.itemsize());
-    given.shape.assign(array.shape(), array.shape() + array.ndim());
-    given.contiguous = (array.flags() & py::array::c_style) != 0;
-    given.writable = array.writeable();
-    return given;
+    const auto numpy = py::reinterpret_borrow<py::array>(object);
+    const py::dtype type = numpy.dtype();
+    ArrayInfo array;
+    array.pointer = const_cast<void*>(numpy.data());
+    array.kind = type.byteorder() == '>' ? '>' : is_bfloat16(object) ? 'b' : type.kind();
+    array.element_bytes = static_cast<std::size_t>(type.itemsize());
+    array.shape.assign(numpy.shape(), numpy.shape() + numpy.ndim());
+    array.contiguous = (numpy.flags() & py::array::c_style) != 0;
+    array.writable = numpy.writeable();
+    return array;
 }
 
 void Recording::add(Checked call) {
@@ -84,14 +84,14 @@ void Recording::run(std::uintptr_t stream, std::uintptr_t beside) const {
         const bool aside = call.aside && side != main;
         if (aside) order(call.device, main, side);
         any_aside = any_aside || aside;
-        pyalexnet::run(call.device, aside ? side : main, *call.given, call.launchers);
+        pyalexnet::run(call.device, aside ? side : main, *call.arrays, call.launchers);
     }
     if (any_aside) order(calls_.front().device, side, main);
 }
 
 Call::Call(const char* op, const Place& place)
     : op_(op), device_(std::get<0>(place)), target_(std::get<1>(place)),
-      workspace_(std::get<2>(place)), given_(std::make_shared<std::deque<Given>>()) {
+      workspace_(std::get<2>(place)), arrays_(std::make_shared<std::deque<ArrayInfo>>()) {
     const int count = device_count();
     if (device_ < 0 || device_ >= count)
         refuse("device is " + std::to_string(device_) + "; there are " + std::to_string(count));
@@ -117,64 +117,64 @@ void Call::expect_countable(const char* what, std::int64_t count) const {
                std::to_string(most) + " were expected");
 }
 
-const Given& Call::take(const std::string& name, handle object, Element element, const Form& form,
-                        Access access) {
-    Given given;
+const ArrayInfo& Call::take(const std::string& name, handle object, Element element,
+                            const Form& form, Access access) {
+    ArrayInfo array;
     const auto require = [&](bool holds, auto rest) { // builds the sentence only if it is needed
-        given.name = name;
-        given.access = access;
-        if (!holds) refuse(given.title() + " " + rest());
+        array.name = name;
+        array.access = access;
+        if (!holds) refuse(array.title() + " " + rest());
     };
     try {
-        given = describe(object);
+        array = describe(object);
     } catch (const std::invalid_argument& error) {
         require(false, [&] { return error.what(); });
     }
-    const auto shape = [&] { return "has shape " + shape_text(given.shape); };
-    require(given.kind == element.kind && given.element_bytes == element.bytes, [&] {
-        return "is " + type_text(given.kind, given.element_bytes) + "; " +
+    const auto shape = [&] { return "has shape " + shape_text(array.shape); };
+    require(array.kind == element.kind && array.element_bytes == element.bytes, [&] {
+        return "is " + type_text(array.kind, array.element_bytes) + "; " +
                type_text(element.kind, element.bytes) + " was expected";
     });
-    for (std::size_t axis = 0; axis < given.shape.size(); ++axis)
-        require(given.shape[axis] > 0, [&] {
+    for (std::size_t axis = 0; axis < array.shape.size(); ++axis)
+        require(array.shape[axis] > 0, [&] {
             return shape() + ", so dimension " + std::to_string(axis) +
                    " is 0; at least 1 was expected";
         });
-    require(!form.rank || static_cast<std::size_t>(*form.rank) == given.shape.size(),
+    require(!form.rank || static_cast<std::size_t>(*form.rank) == array.shape.size(),
             [&] { return shape() + "; " + std::to_string(*form.rank) + " axes were expected"; });
-    require(!form.exact || *form.exact == given.shape,
+    require(!form.exact || *form.exact == array.shape,
             [&] { return shape() + "; " + shape_text(*form.exact) + " was expected"; });
-    require(given.contiguous, [] { return "is strided; a C-contiguous array was expected"; });
-    require(reinterpret_cast<std::uintptr_t>(given.pointer) % element.bytes == 0, [&] {
+    require(array.contiguous, [] { return "is strided; a C-contiguous array was expected"; });
+    require(reinterpret_cast<std::uintptr_t>(array.pointer) % element.bytes == 0, [&] {
         return "does not begin at a multiple of " + std::to_string(element.bytes) + " bytes";
     });
-    require(!written(given) || given.writable,
+    require(!written(array) || array.writable,
             [] { return "is read-only; a writable array was expected"; });
-    require(given.device < 0 || access == Access::peer || given.device == device_, [&] {
-        return "lies on another device, " + std::to_string(given.device) + "; device " +
+    require(array.device < 0 || access == Access::peer || array.device == device_, [&] {
+        return "lies on another device, " + std::to_string(array.device) + "; device " +
                std::to_string(device_) + " was expected";
     });
-    for (const Given& other : *given_) {
-        if ((!written(given) && !written(other)) || !overlap(given, other)) continue;
+    for (const ArrayInfo& other : *arrays_) {
+        if ((!written(array) && !written(other)) || !overlap(array, other)) continue;
         // Exactly the same elements are allowed if the op may work in place.
-        const bool in_place = given.access == Access::in_place || other.access == Access::in_place;
-        require(in_place && given.pointer == other.pointer && given.bytes() == other.bytes(),
+        const bool in_place = array.access == Access::in_place || other.access == Access::in_place;
+        require(in_place && array.pointer == other.pointer && array.bytes() == other.bytes(),
                 [&] { return "overlaps " + other.title() + "; memory of its own was expected"; });
     }
-    given.owner = py::reinterpret_borrow<py::object>(object);
-    given_->push_back(std::move(given));
-    return given_->back();
+    array.owner = py::reinterpret_borrow<py::object>(object);
+    arrays_->push_back(std::move(array));
+    return arrays_->back();
 }
 
 Array<float> Call::scratch(std::size_t bytes) {
     if (bytes == 0) return Array<float>(nullptr);
     const py::object object = workspace_(bytes);
-    const Given& given = take<std::uint8_t>("workspace", object, 1, Access::scratch);
-    expect(given.bytes() >= bytes, "workspace has " + std::to_string(given.bytes()) + " bytes; " +
+    const ArrayInfo& array = take<std::uint8_t>("workspace", object, 1, Access::scratch);
+    expect(array.bytes() >= bytes, "workspace has " + std::to_string(array.bytes()) + " bytes; " +
                                        std::to_string(bytes) + " were expected");
-    expect(reinterpret_cast<std::uintptr_t>(given.pointer) % 16 == 0,
+    expect(reinterpret_cast<std::uintptr_t>(array.pointer) % 16 == 0,
            "workspace does not begin at a multiple of 16 bytes");
-    Given& own = given_->back();
+    ArrayInfo& own = arrays_->back();
     own.kind = 'f'; // launchers keep partial sums there
     own.element_bytes = sizeof(float);
     own.shape = {static_cast<std::int64_t>((bytes + sizeof(float) - 1) / sizeof(float))};
@@ -200,9 +200,9 @@ template NumberArgument<std::uint32_t> Call::number(const std::string&, handle);
 
 void Call::enqueue(Launchers launchers) {
     if (const auto* recording = std::get_if<std::shared_ptr<Recording>>(&target_))
-        return (*recording)->add({device_, given_, std::move(launchers)});
+        return (*recording)->add({device_, arrays_, std::move(launchers)});
     const py::gil_scoped_release unlocked;
-    run(device_, reinterpret_cast<Stream>(std::get<std::uintptr_t>(target_)), *given_, launchers);
+    run(device_, reinterpret_cast<Stream>(std::get<std::uintptr_t>(target_)), *arrays_, launchers);
 }
 
 } // namespace pyalexnet

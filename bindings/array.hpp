@@ -34,12 +34,12 @@ using Extents = std::vector<std::int64_t>;
 // input (in_place); or both.
 enum class Access { read, peer, write, in_place, read_write, scratch };
 
-// An array argument.
-struct Given {
+// An array argument: its memory, and what Python says of it.
+struct ArrayInfo {
     std::string name;
     void* pointer = nullptr;
-    void* placed = nullptr; // its address for kernels, while they run
-    char kind = 0;          // f, i, u, as NumPy calls them; b: bfloat16
+    void* kernel_pointer = nullptr; // its address for kernels, while they run
+    char kind = 0;                  // f, i, u, as NumPy calls them; b: bfloat16
     std::size_t element_bytes = 0;
     Extents shape;
     bool contiguous = false;
@@ -62,35 +62,35 @@ bool is_bfloat16(handle object);
 
 template <class T> class Array {
   public:
-    explicit Array(const Given* given) : given_(given) {}
+    explicit Array(const ArrayInfo* info) : info_(info) {}
 
-    T* placed() const { return given_ ? static_cast<T*>(given_->placed) : nullptr; }
+    T* for_kernel() const { return info_ ? static_cast<T*>(info_->kernel_pointer) : nullptr; }
     // Its address in Python; kernels may use a copy with the same alignment.
-    std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(given_->pointer); }
-    std::int64_t size() const { return given_->size(); }
-    std::int64_t dim(std::size_t axis) const { return given_->shape[axis]; }
-    const Extents& shape() const { return given_->shape; }
+    std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(info_->pointer); }
+    std::int64_t size() const { return info_->size(); }
+    std::int64_t dim(std::size_t axis) const { return info_->shape[axis]; }
+    const Extents& shape() const { return info_->shape; }
     // For a refusal: "x has shape (2, 3)".
-    std::string title() const { return given_->title(); }
+    std::string title() const { return info_->title(); }
     std::string shown() const { return title() + " has shape " + shape_text(shape()); }
-    explicit operator bool() const { return given_ != nullptr; }
+    explicit operator bool() const { return info_ != nullptr; }
 
   private:
-    const Given* given_;
+    const ArrayInfo* info_;
 };
 
 // A number, given as an argument or on the device, where a captured CUDA graph can change it.
 template <class Number> struct NumberArgument {
     Array<const Number> on_device;
     Number value;
-    Parameter<Number> placed() const { return {on_device.placed(), value}; }
+    Parameter<Number> for_kernel() const { return {on_device.for_kernel(), value}; }
 };
 
-// An argument in the form for launchers: a pointer for an array, and so on, or the argument itself.
-template <class A> auto placed(const A& argument, int) -> decltype(argument.placed()) {
-    return argument.placed();
+// An argument as a launcher takes it: an array's pointer, a record's struct, or itself.
+template <class A> auto for_kernel(const A& argument, int) -> decltype(argument.for_kernel()) {
+    return argument.for_kernel();
 }
-template <class A> const A& placed(const A& argument, long) { return argument; }
+template <class A> const A& for_kernel(const A& argument, long) { return argument; }
 
 // The expected shape of an array: of any rank, of this rank, or exactly this shape.
 struct Form {
@@ -107,7 +107,7 @@ using Launchers = std::function<void(Stream)>;
 // A checked call: its device, its arrays, and the function that launches kernels on them.
 struct Checked {
     int device;
-    std::shared_ptr<std::deque<Given>> given; // a deque: its elements stay where they are
+    std::shared_ptr<std::deque<ArrayInfo>> arrays; // a deque: its elements stay where they are
     Launchers launchers;
     bool aside = false;
 };
@@ -201,7 +201,7 @@ class Call {
     // which may then run after the op has returned. The GIL is released while it runs.
     template <class Launcher, class... Arguments>
     void launch(Launcher launcher, Arguments... arguments) {
-        enqueue([=](Stream stream) { launcher(placed(arguments, 0)..., stream); });
+        enqueue([=](Stream stream) { launcher(for_kernel(arguments, 0)..., stream); });
     }
 
   private:
@@ -211,22 +211,22 @@ class Call {
     };
 
     template <class T>
-    const Given& take(const std::string& name, handle object, const Form& form, Access access) {
+    const ArrayInfo& take(const std::string& name, handle object, const Form& form, Access access) {
         constexpr char kind = std::is_same_v<T, bf16>       ? 'b'
                               : std::is_floating_point_v<T> ? 'f'
                               : std::is_signed_v<T>         ? 'i'
                                                             : 'u';
         return take(name, object, Element{kind, sizeof(T)}, form, access);
     }
-    const Given& take(const std::string& name, handle object, Element element, const Form& form,
-                      Access access);
+    const ArrayInfo& take(const std::string& name, handle object, Element element, const Form& form,
+                          Access access);
     void enqueue(Launchers launchers);
 
     const char* op_;
     int device_;
     Target target_;
     py::object workspace_;
-    std::shared_ptr<std::deque<Given>> given_;
+    std::shared_ptr<std::deque<ArrayInfo>> arrays_;
 };
 
 // Calls `use` with a value of the array's element type, if kernels exist for two: bf16 for
@@ -282,11 +282,11 @@ template <class... Arguments, class... Names> void define(py::module_& m, const 
 
 // The object's own description (host_platform.cpp: NumPy; cuda_platform.cpp: the array interface of
 // CuPy, PyTorch and others). Throws std::invalid_argument if it is not an array.
-Given describe(handle object);
-Given describe_numpy(handle object); // all but the device
+ArrayInfo describe(handle object);
+ArrayInfo describe_numpy(handle object); // all but the device
 
 // Puts the arrays in place and runs the launchers on the device.
-void run(int device, Stream stream, std::deque<Given>& given, const Launchers& launchers);
+void run(int device, Stream stream, std::deque<ArrayInfo>& arrays, const Launchers& launchers);
 
 // Makes `second` wait for all work put on `first` so far.
 void order(int device, Stream first, Stream second);

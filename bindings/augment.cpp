@@ -6,7 +6,7 @@ namespace {
 using Size = std::pair<std::int64_t, std::int64_t>; // height and width of a crop
 
 void augment_op(Call& call, handle x_, handle mean_, handle corners_, handle flips_, handle shifts_,
-                handle y_, const Size& size, const BlockGiven& blocks, float scale,
+                handle y_, const Size& size, const BlockTuple& blocks, float scale,
                 bool mean_at_pixel) {
     const auto x = call.input<std::uint8_t>("x", x_, 4);
     const auto [n, h, w, c] = call.maps(x);

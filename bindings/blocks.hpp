@@ -6,12 +6,12 @@
 namespace pyalexnet {
 
 // (block, pad_top, pad_bottom, pad_left, pad_right)
-using BlockGiven = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
+using BlockTuple = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
 
 // The layout of images of these extents in blocks.
 inline BlockShape in_blocks(const Call& call, int images, int height, int width, int channels,
-                            const BlockGiven& given) {
-    const auto& [side, top, bottom, left, right] = given;
+                            const BlockTuple& tuple) {
+    const auto& [side, top, bottom, left, right] = tuple;
     const int block = call.extent("block", side);
     const int pad_top = call.extent("pad_top", top, 0), pad_left = call.extent("pad_left", left, 0);
     const std::int64_t tall = height + top + call.extent("pad_bottom", bottom, 0);

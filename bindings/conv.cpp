@@ -6,12 +6,12 @@ namespace {
 // How a pass is computed: (loop, rows and columns of a tile, parts of the depth), from the shapes
 // of x and w.
 auto choice(const std::string& pass_name, const Extents& x_, const Extents& w_,
-            const ConvGiven& geometry, const std::string& unit, std::int64_t towers, bool half,
+            const ConvTuple& geometry, const std::string& unit, std::int64_t towers, bool half,
             int device) {
     const Call call("choice", {device, std::uintptr_t{0}, py::none()});
     call.expect(x_.size() == w_.size() && (x_.size() == 4 || x_.size() == 2),
                 "x and w are of 2 or 4 dimensions; as many of each were expected");
-    Given x, w;
+    ArrayInfo x, w;
     x.name = "x";
     x.shape = x_;
     w.name = "w";
@@ -26,7 +26,7 @@ auto choice(const std::string& pass_name, const Extents& x_, const Extents& w_,
 }
 
 const Ops conv_ops([](py::module_& m) {
-    Product<4, ConvGiven>::define_all(m, "conv", "geometry"_a);
+    Product<4, ConvTuple>::define_all(m, "conv", "geometry"_a);
     m.def("choice", &choice, "pass_name"_a, "x"_a, "w"_a, "geometry"_a, "unit"_a, "towers"_a,
           "half"_a, "device"_a,
           "How a pass over arrays of these shapes is computed, if they are aligned: the loop, rows "

@@ -17,13 +17,13 @@ void check(cudaError_t status, const char* what) {
 }
 
 // The interface may leave strides out (None) where the array is C-contiguous.
-bool is_contiguous(const py::dict& interface, const Given& given) {
+bool is_contiguous(const py::dict& interface, const ArrayInfo& array) {
     if (!interface.contains("strides") || interface["strides"].is_none()) return true;
     const auto strides = interface["strides"].cast<std::vector<std::int64_t>>();
-    auto expected = static_cast<std::int64_t>(given.element_bytes);
-    for (std::size_t i = given.shape.size(); i > 0; --i) {
-        if (given.shape[i - 1] != 1 && strides[i - 1] != expected) return false;
-        expected *= given.shape[i - 1];
+    auto expected = static_cast<std::int64_t>(array.element_bytes);
+    for (std::size_t i = array.shape.size(); i > 0; --i) {
+        if (array.shape[i - 1] != 1 && strides[i - 1] != expected) return false;
+        expected *= array.shape[i - 1];
     }
     return true;
 }
@@ -54,27 +54,27 @@ void enable_peers(int device, int peer) {
 
 } // namespace
 
-Given describe(handle object) {
+ArrayInfo describe(handle object) {
     if (!py::hasattr(object, "__cuda_array_interface__"))
         throw std::invalid_argument("is " + std::string(py::str(py::type::of(object))) +
                                     "; an array on a CUDA device was expected");
     const auto interface = object.attr("__cuda_array_interface__").cast<py::dict>();
     const auto data = interface["data"].cast<std::pair<std::uintptr_t, bool>>();
     const auto type = interface["typestr"].cast<std::string>();
-    Given given;
-    given.pointer = reinterpret_cast<void*>(data.first);
-    given.writable = !data.second;
-    given.kind = type.at(0) == '>' ? '>' : is_bfloat16(object) ? 'b' : type.at(1);
-    given.element_bytes = static_cast<std::size_t>(std::stoul(type.substr(2)));
-    given.shape = interface["shape"].cast<std::vector<std::int64_t>>();
-    given.contiguous = is_contiguous(interface, given);
-    if (given.pointer) given.device = device_of(given.pointer);
-    return given;
+    ArrayInfo array;
+    array.pointer = reinterpret_cast<void*>(data.first);
+    array.writable = !data.second;
+    array.kind = type.at(0) == '>' ? '>' : is_bfloat16(object) ? 'b' : type.at(1);
+    array.element_bytes = static_cast<std::size_t>(std::stoul(type.substr(2)));
+    array.shape = interface["shape"].cast<std::vector<std::int64_t>>();
+    array.contiguous = is_contiguous(interface, array);
+    if (array.pointer) array.device = device_of(array.pointer);
+    return array;
 }
 
-void run(int device, Stream stream, std::deque<Given>& given, const Launchers& launchers) {
+void run(int device, Stream stream, std::deque<ArrayInfo>& arrays, const Launchers& launchers) {
     check(cudaSetDevice(device), "cudaSetDevice"); // the current device of this runtime
-    for (Given& each : given) each.placed = each.pointer;
+    for (ArrayInfo& array : arrays) array.kernel_pointer = array.pointer;
     launchers(stream);
 }
 

@@ -25,7 +25,7 @@ struct Filters {
     Extents extents() const { return {deep.filters, deep.height, deep.width, deep.channels}; }
 };
 
-void images(Call& call, handle x_, handle y_, const BlockGiven& blocks) {
+void images(Call& call, handle x_, handle y_, const BlockTuple& blocks) {
     const auto x = call.input<float>("x", x_, 4);
     with_element(y_, [&](auto element) {
         using T = decltype(element);

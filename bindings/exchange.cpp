@@ -49,9 +49,9 @@ void gather(Call& call, const py::sequence& parts_, handle whole_) {
     call.extent("channels", channels);
     const auto whole = call.output<float>("whole", whole_, with_channels(peers.front(), channels));
     call.launch([=](Stream s) {
-        Peers placed = parts;
-        for (std::size_t i = 0; i < peers.size(); ++i) placed.data[i] = peers[i].placed();
-        exchange_gather(placed, whole.placed(), whole.size() / channels, s);
+        Peers own = parts;
+        for (std::size_t i = 0; i < peers.size(); ++i) own.data[i] = peers[i].for_kernel();
+        exchange_gather(own, whole.for_kernel(), whole.size() / channels, s);
     });
 }
 
@@ -72,9 +72,9 @@ void scatter_add(Call& call, const py::sequence& dwholes_, handle dpart_, std::i
         Peers dwholes{};
         for (const auto& peer : peers) {
             dwholes.channels[dwholes.count] = whole_channels;
-            dwholes.data[dwholes.count++] = peer.placed();
+            dwholes.data[dwholes.count++] = peer.for_kernel();
         }
-        exchange_scatter_add(dwholes, dpart.placed(), dpart.size() / part_channels,
+        exchange_scatter_add(dwholes, dpart.for_kernel(), dpart.size() / part_channels,
                              static_cast<int>(start), part_channels, s);
     });
 }
@@ -91,8 +91,8 @@ void sum(Call& call, const py::sequence& parts_, handle total_) {
                 call.output<Y>("total", total_, parts.front().shape(), Access::in_place);
             call.launch([=](Stream s) {
                 Summands<T> summands{};
-                for (const auto& part : parts) summands.data[summands.count++] = part.placed();
-                sum_parts(summands, total.placed(), total.size(), s);
+                for (const auto& part : parts) summands.data[summands.count++] = part.for_kernel();
+                sum_parts(summands, total.for_kernel(), total.size(), s);
             });
         });
     });

@@ -7,24 +7,24 @@
 
 namespace pyalexnet {
 
-Given describe(handle object) {
-    Given given = describe_numpy(object);
-    given.device = simt::device_of(given.pointer);
-    return given;
+ArrayInfo describe(handle object) {
+    ArrayInfo array = describe_numpy(object);
+    array.device = simt::device_of(array.pointer);
+    return array;
 }
 
 namespace {
 
-simt::Buffer buffer_of(const Given& given, int device) {
+simt::Buffer buffer_of(const ArrayInfo& array, int device) {
     using simt::Access;
     constexpr Access accesses[] = {Access::read,  Access::read,       Access::write,
                                    Access::write, Access::read_write, Access::scratch};
-    return {given.name,
-            given.pointer,
-            given.bytes(),
-            given.element_bytes,
-            accesses[static_cast<int>(given.access)],
-            given.device < 0 ? device : given.device};
+    return {array.name,
+            array.pointer,
+            array.bytes(),
+            array.element_bytes,
+            accesses[static_cast<int>(array.access)],
+            array.device < 0 ? device : array.device};
 }
 
 void expect_device(const std::string& function, int device) {
@@ -69,11 +69,11 @@ int device_of(const py::array& array) { return simt::device_of(array.data()); }
 
 } // namespace
 
-void run(int device, Stream stream, std::deque<Given>& given, const Launchers& launchers) {
+void run(int device, Stream stream, std::deque<ArrayInfo>& arrays, const Launchers& launchers) {
     std::vector<simt::Buffer> buffers;
-    for (const Given& each : given) buffers.push_back(buffer_of(each, device));
+    for (const ArrayInfo& array : arrays) buffers.push_back(buffer_of(array, device));
     simt::Session session(device, std::move(buffers));
-    for (std::size_t i = 0; i < given.size(); ++i) given[i].placed = session[i];
+    for (std::size_t i = 0; i < arrays.size(); ++i) arrays[i].kernel_pointer = session[i];
     launchers(stream);
     session.finish();
 }

@@ -3,18 +3,18 @@
 namespace pyalexnet {
 namespace {
 
-void lrn_fprop_op(Call& call, handle x_, handle y_, const NormGiven& given) {
+void lrn_fprop_op(Call& call, handle x_, handle y_, const NormTuple& tuple) {
     with_map(call, x_, y_, 4, Access::write, [&](auto element, auto x, auto y) {
-        const auto [norm, channels, groups] = norm_of(call, given, x.dim(3));
+        const auto [norm, channels, groups] = norm_of(call, tuple, x.dim(3));
         call.launch(lrn_fprop<decltype(element)>, x, y, x.size() / channels, channels, groups,
                     norm);
     });
 }
 
-void lrn_dgrad_op(Call& call, handle x_, handle dy_, handle dx_, const NormGiven& given) {
+void lrn_dgrad_op(Call& call, handle x_, handle dy_, handle dx_, const NormTuple& tuple) {
     with_gradient(call, "x", x_, dy_, dx_, 4, Access::write,
                   [&](auto element, auto x, auto dy, auto dx) {
-                      const auto [norm, channels, groups] = norm_of(call, given, x.dim(3));
+                      const auto [norm, channels, groups] = norm_of(call, tuple, x.dim(3));
                       call.launch(lrn_dgrad<decltype(element)>, x, dy, dx, x.size() / channels,
                                   channels, groups, norm);
                   });

@@ -14,8 +14,8 @@ template <class T> struct NormAndPool {
     int groups;
     PoolShape pool;
 
-    template <class X> NormAndPool(const Call& call, const X& x, const NormGiven& norm_given,
-                                   const PoolGiven& pool_given) {
+    template <class X> NormAndPool(const Call& call, const X& x, const NormTuple& norm_tuple,
+                                   const PoolTuple& pool_tuple) {
         const auto is = [](const char* name, auto value) {
             return std::string(name) + " is " + std::to_string(value);
         };
@@ -23,13 +23,13 @@ template <class T> struct NormAndPool {
             call.expect(holds, came + "; " + expected +
                                    " was expected, as any other lrn and maxpool run one by one");
         };
-        const auto pool_size = std::get<0>(pool_given); // larger ones' codes need more than a byte
+        const auto pool_size = std::get<0>(pool_tuple); // larger ones' codes need more than a byte
         expect(pool_size <= kLrnPoolSize, is("pool_size", pool_size),
                "at most " + std::to_string(kLrnPoolSize));
-        const GroupedNorm given = norm_of(call, norm_given, x.dim(3));
+        const GroupedNorm given = norm_of(call, norm_tuple, x.dim(3));
         norm = given.norm;
         groups = given.groups;
-        pool = pool_shape(call, x, pool_given);
+        pool = pool_shape(call, x, pool_tuple);
         const int own = given.channels / groups;
         expect(norm.size == kLrnPoolNorm, is("size", norm.size), std::to_string(kLrnPoolNorm));
         expect(norm.alpha >= 0.0f, is("alpha", norm.alpha), "at least 0");
@@ -55,8 +55,8 @@ void expect_aligned(const Call& call, std::uintptr_t bytes, const Arrays&... arr
     (expect(arrays), ...);
 }
 
-void lrn_maxpool_fprop_op(Call& call, handle x_, handle y_, handle where_, const NormGiven& norm,
-                          const PoolGiven& pool, bool relu) {
+void lrn_maxpool_fprop_op(Call& call, handle x_, handle y_, handle where_, const NormTuple& norm,
+                          const PoolTuple& pool, bool relu) {
     with_element(x_, [&](auto element) {
         using T = decltype(element);
         const auto x = call.input<T>("x", x_, 4);
@@ -70,7 +70,7 @@ void lrn_maxpool_fprop_op(Call& call, handle x_, handle y_, handle where_, const
 }
 
 void lrn_maxpool_dgrad_op(Call& call, handle x_, handle y_, handle dy_, handle where_, handle dx_,
-                          const NormGiven& norm, const PoolGiven& pool, bool gated) {
+                          const NormTuple& norm, const PoolTuple& pool, bool gated) {
     with_element(x_, [&](auto element) {
         using T = decltype(element);
         const auto x = call.input<T>("x", x_, 4);

@@ -6,7 +6,7 @@ namespace {
 // Calls `use` with a value of the maps' element type, and one of where's: r * size + s fits a byte
 // in windows up to 16 x 16, and 16 bits in those up to 256 x 256.
 template <class Use>
-void with_types(const Call& call, handle maps, const PoolGiven& pool, Use use) {
+void with_types(const Call& call, handle maps, const PoolTuple& pool, Use use) {
     const std::int64_t size = std::get<0>(pool);
     call.expect(size <= 256, "size is " + std::to_string(size) + "; at most 256 was expected");
     with_element(maps, [&](auto element) {
@@ -14,7 +14,7 @@ void with_types(const Call& call, handle maps, const PoolGiven& pool, Use use) {
     });
 }
 
-void maxpool_fprop_op(Call& call, handle x_, handle y_, handle where_, const PoolGiven& pool) {
+void maxpool_fprop_op(Call& call, handle x_, handle y_, handle where_, const PoolTuple& pool) {
     with_types(call, x_, pool, [&](auto element, auto code) {
         using T = decltype(element);
         using Where = decltype(code);
@@ -27,7 +27,7 @@ void maxpool_fprop_op(Call& call, handle x_, handle y_, handle where_, const Poo
 }
 
 void maxpool_dgrad_op(Call& call, handle dy_, handle where_, handle gate_, handle dx_,
-                      const PoolGiven& pool) {
+                      const PoolTuple& pool) {
     with_types(call, dy_, pool, [&](auto element, auto code) {
         using T = decltype(element);
         using Where = decltype(code);
@@ -40,7 +40,7 @@ void maxpool_dgrad_op(Call& call, handle dy_, handle where_, handle gate_, handl
     });
 }
 
-void avgpool_fprop_op(Call& call, handle x_, handle y_, const PoolGiven& pool) {
+void avgpool_fprop_op(Call& call, handle x_, handle y_, const PoolTuple& pool) {
     with_element(x_, [&](auto element) {
         using T = decltype(element);
         const auto x = call.input<T>("x", x_, 4);
@@ -49,7 +49,7 @@ void avgpool_fprop_op(Call& call, handle x_, handle y_, const PoolGiven& pool) {
     });
 }
 
-void avgpool_dgrad_op(Call& call, handle dy_, handle dx_, const PoolGiven& pool) {
+void avgpool_dgrad_op(Call& call, handle dy_, handle dx_, const PoolTuple& pool) {
     with_element(dy_, [&](auto element) {
         using T = decltype(element);
         const auto dx = call.output<T>("dx", dx_, 4);

@@ -8,7 +8,7 @@
 namespace pyalexnet {
 
 // (size, stride, ceil)
-using PoolGiven = std::tuple<std::int64_t, std::int64_t, bool>;
+using PoolTuple = std::tuple<std::int64_t, std::int64_t, bool>;
 
 // Number of windows along an extent of a map, as in Python's PoolGeometry.out_size.
 inline std::int64_t windows(std::int64_t extent, std::int64_t size, std::int64_t stride,
@@ -18,7 +18,7 @@ inline std::int64_t windows(std::int64_t extent, std::int64_t size, std::int64_t
 }
 
 // A pool of maps x (N, H, W, C), or of their gradient.
-template <class X> PoolShape pool_shape(const Call& call, const X& x, const PoolGiven& pool) {
+template <class X> PoolShape pool_shape(const Call& call, const X& x, const PoolTuple& pool) {
     const auto [images, height, width, channels] = call.maps(x);
     const int size = call.extent("size", std::get<0>(pool));
     const int stride = call.extent("stride", std::get<1>(pool));

@@ -42,10 +42,10 @@ template <class Use> void with_elements(handle x, handle y, Use use) {
 }
 
 // (stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, groups)
-using ConvGiven = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+using ConvTuple = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
                              std::int64_t, std::int64_t>;
-inline ConvGiven geometry_of(const ConvGiven& given) { return given; }
-inline ConvGiven geometry_of() { return {1, 1, 0, 0, 0, 0, 1}; }
+inline ConvTuple geometry_of(const ConvTuple& tuple) { return tuple; }
+inline ConvTuple geometry_of() { return {1, 1, 0, 0, 0, 0, 1}; }
 
 // The extents of maps or filters, of one pixel where they have none.
 template <class X> std::array<int, 4> extents_of(const Call& call, const X& x) {
@@ -63,7 +63,7 @@ inline Extents outputs(const ConvShape& s, std::size_t rank) {
 // For x (N, H, W, C) and w (K, R, S, C / groups), or their gradients.
 template <class X, class W> ConvShape conv_shape(const Call& call, const X& x, const W& w,
                                                  const std::string& unit, std::int64_t towers_,
-                                                 const ConvGiven& geometry) {
+                                                 const ConvTuple& geometry) {
     const auto& [down, across, top, bottom, left, right, parts] = geometry;
     const auto [images, height, width, channels] = extents_of(call, x);
     const auto [filters, filter_h, filter_w, depth] = extents_of(call, w);
@@ -112,7 +112,7 @@ template <class X, class W> ConvShape conv_shape(const Call& call, const X& x, c
 template <int rank, class... Geometry> struct Product {
     static void fprop(Call& call, handle x_, handle w_, handle b_, handle y_,
                       const Geometry&... geometry, const std::string& unit, std::int64_t towers,
-                      handle activation, const std::optional<MaskGiven>& dropout) {
+                      handle activation, const std::optional<MaskTuple>& dropout) {
         with_elements(x_, y_, [&](auto of_x, auto of_y) {
             using T = decltype(of_x);
             using Y = decltype(of_y);
@@ -158,8 +158,8 @@ template <int rank, class... Geometry> struct Product {
 
     static void wgrad_sgd(Call& call, handle x_, handle dy_, handle w_, handle low_, handle v_,
                           handle b_, handle bv_, const Geometry&... geometry,
-                          const std::string& unit, const RuleGiven& w_rule_,
-                          const RuleGiven& b_rule_) {
+                          const std::string& unit, const RuleTuple& w_rule_,
+                          const RuleTuple& b_rule_) {
         with_element(x_, [&](auto element) {
             using T = decltype(element);
             const auto x = call.input<T>("x", x_, rank);

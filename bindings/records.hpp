@@ -11,7 +11,7 @@ namespace pyalexnet {
 // ---------------------------------------------------------------------- Norm
 
 // (size, alpha, beta, k, groups)
-using NormGiven = std::tuple<std::int64_t, float, float, float, std::int64_t>;
+using NormTuple = std::tuple<std::int64_t, float, float, float, std::int64_t>;
 
 struct GroupedNorm {
     ResponseNorm norm;
@@ -19,8 +19,8 @@ struct GroupedNorm {
 };
 
 // A norm of maps with this many channels.
-inline GroupedNorm norm_of(const Call& call, const NormGiven& given, std::int64_t channels_) {
-    const auto& [size, alpha, beta, k, groups_] = given;
+inline GroupedNorm norm_of(const Call& call, const NormTuple& tuple, std::int64_t channels_) {
+    const auto& [size, alpha, beta, k, groups_] = tuple;
     const int channels = call.extent("channels", channels_),
               groups = call.extent("groups", groups_);
     if (channels % groups != 0)
@@ -32,16 +32,16 @@ inline GroupedNorm norm_of(const Call& call, const NormGiven& given, std::int64_
 // ---------------------------------------------------------------------- Mask
 
 // (keep, seed, step, layer, offset, total, factor, first)
-using MaskGiven = std::tuple<double, std::uint64_t, py::object, std::uint32_t, std::int64_t,
+using MaskTuple = std::tuple<double, std::uint64_t, py::object, std::uint32_t, std::int64_t,
                              std::int64_t, float, std::int64_t>;
 
 // A mask, or None, of maps (images, features).
 class MaskArgument {
   public:
-    MaskArgument(Call& call, const std::optional<MaskGiven>& given, std::int64_t images,
+    MaskArgument(Call& call, const std::optional<MaskTuple>& tuple, std::int64_t images,
                  std::int64_t features) {
-        if (!given) return;
-        const auto& [keep, seed, step, layer, offset, total, factor, first] = *given;
+        if (!tuple) return;
+        const auto& [keep, seed, step, layer, offset, total, factor, first] = *tuple;
         call.expect(0.0 <= keep && keep <= 1.0,
                     "keep is " + std::to_string(keep) + "; 0 to 1 was expected");
         call.expect(offset >= 0 && total >= features && offset <= total - features,
@@ -59,9 +59,9 @@ class MaskArgument {
         dropped_ = {true, {keep, seed, {}, layer, first * total + offset, total}, factor};
         step_ = call.number<std::uint32_t>("step", step);
     }
-    Dropped placed() const {
+    Dropped for_kernel() const {
         Dropped dropped = dropped_;
-        if (step_) dropped.draw.step = step_->placed();
+        if (step_) dropped.draw.step = step_->for_kernel();
         return dropped;
     }
 
@@ -73,16 +73,16 @@ class MaskArgument {
 // ---------------------------------------------------------------------- Learned
 
 // (lr, momentum, weight_decay)
-using RuleGiven = std::tuple<py::object, float, float>;
+using RuleTuple = std::tuple<py::object, float, float>;
 
 struct RuleArgument {
     NumberArgument<float> lr;
     float momentum, weight_decay;
-    Rule placed() const { return {lr.placed(), momentum, weight_decay}; }
+    Rule for_kernel() const { return {lr.for_kernel(), momentum, weight_decay}; }
 };
 
-inline RuleArgument rule_of(Call& call, const std::string& name, const RuleGiven& given) {
-    const auto& [lr, momentum, weight_decay] = given;
+inline RuleArgument rule_of(Call& call, const std::string& name, const RuleTuple& tuple) {
+    const auto& [lr, momentum, weight_decay] = tuple;
     return {call.number<float>(name, lr), momentum, weight_decay};
 }
 
@@ -104,7 +104,7 @@ template <class T> class LearnedArgument {
         }
     }
     const Array<T>& array() const { return w_; }
-    Learned<T> placed() const { return {w_.placed(), low_.placed(), v_.placed()}; }
+    Learned<T> for_kernel() const { return {w_.for_kernel(), low_.for_kernel(), v_.for_kernel()}; }
 
   private:
     Array<T> w_;

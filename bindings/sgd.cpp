@@ -4,7 +4,7 @@ namespace pyalexnet {
 namespace {
 
 void sgd_update_op(Call& call, handle w_, handle low_, handle v_, handle dw_,
-                   const RuleGiven& rule_) {
+                   const RuleTuple& rule_) {
     with_element(w_, [&](auto element) {
         using T = decltype(element);
         const LearnedArgument<T> w(call, "", w_, low_, v_);

@@ -2,8 +2,8 @@
 // that decides is in this file. Python names the unit that multiplies (Unit, ops.h), which follows
 // from the precision and the card; choice_of says what came of it.
 //
-// Sizes alone decide, never the card that runs, so that the bits are the same on any; clusters
-// alone, on which no bit depends, are only for cards that launch them. The figures are computed for
+// Sizes alone decide, never the card that runs, so that the bits are the same on any. Only
+// clusters, which change no bit, are left to cards that launch them. The figures are computed for
 // an H100 and an A100, not measured.
 #pragma once
 
@@ -135,8 +135,8 @@ void for_each_tile(Offer<Each...>, Use use) {
 }
 
 // Calls `use` with a value of the type of the cheapest tile for a product, the first of equals.
-// What is computed outside C counts too; with wgmma, whose blocks are large, a partial last round
-// of them, one on each multiprocessor, as a whole one.
+// What is computed outside C counts too. With wgmma, whose blocks are large, a partial last round
+// of them (one on each multiprocessor) counts as a whole one.
 template <class Tiles, Contiguous of_b, class Use>
 void with_tile(int groups, int rows, int columns, Use use) {
     const auto price = [&](auto each) {
@@ -159,11 +159,11 @@ void with_tile(int groups, int rows, int columns, Use use) {
 
 // ---------------------------------------------------------------------- parts of the depth
 
-// How many parts suit so many blocks, of which a card runs `at_once`. For the float32 units, enough
-// to have as many blocks as that. For the tensor cores, whose blocks all take the same time, the
-// number of parts that finishes soonest: the rounds of blocks, each as long as a part is deep, plus
-// the cost of storing and adding the parts' sums. A few blocks too many for a round would cost a
-// whole round more.
+// How many parts suit so many blocks if a card runs `at_once` of them at a time. For the float32
+// units, enough to have as many blocks as that. For the tensor cores, whose blocks all take the
+// same time, the number of parts that finishes soonest: the rounds of blocks, each as long as a
+// part is deep, plus the cost of storing and adding the parts' sums. A few blocks too many for a
+// round would cost a whole round more.
 template <class Tiles> std::int64_t parts_for(std::int64_t blocks, int at_once, int depth) {
     if constexpr (std::is_same_v<Tiles, FloatTiles>) {
         return (at_once + blocks - 1) / blocks;
@@ -182,8 +182,8 @@ template <class Tiles> std::int64_t parts_for(std::int64_t blocks, int at_once, 
     }
 }
 
-// Splits the depth of a product to suit one of `groups` groups and so many columns: into parts
-// where that has too few tiles to fill a card, none shallower than kLeastPartDepth.
+// Splits the depth of a product into parts where one with so many groups and columns has too few
+// tiles to fill a card; no part is shallower than kLeastPartDepth.
 template <class Tiles, Contiguous of_b> GemmSize split(GemmSize size, int groups, int columns) {
     std::int64_t wanted = 1;
     with_tile<Tiles, of_b>(groups, size.rows, columns, [&](auto tile) {
@@ -306,15 +306,16 @@ template <class Use> void with_patches(const ConvShape& s, Use use) {
 
 // ---------------------------------------------------------------------- the loop
 
-// How operands are laid out: in rows of whole vectors, eight elements aligned to 16 bytes; and the
-// one that Hopper's loop loads by TMA (B, if TiledB) so that each slice is a rectangle of a matrix.
-struct Lies {
+// How the operands lie in memory. in_vectors: in rows of whole vectors, eight elements aligned to
+// 16 bytes. in_tiles: each slice of the one that Hopper's loop loads by TMA (B, if TiledB) is a
+// rectangle of a matrix.
+struct OperandLayout {
     bool in_vectors;
     bool in_tiles;
 };
 
 // Whether NearOffset holds how far from its first pixel a filter may begin, on either map.
-inline bool lies_near(const ConvShape& s) {
+inline bool is_near(const ConvShape& s) {
     const double rows = std::max(s.height, s.out_height) * double(s.stride_h) + s.pad_top;
     const double columns = std::max(s.width, s.out_width) * double(s.stride_w) + s.pad_left;
     const double chunks =
@@ -323,7 +324,7 @@ inline bool lies_near(const ConvShape& s) {
 }
 
 // As far as a pass's shape says; its arrays have to be aligned as well.
-inline Lies lies(Pass pass, const ConvShape& s) {
+inline OperandLayout operand_layout(Pass pass, const ConvShape& s) {
     const auto whole = [](std::int64_t extent) { return extent % kChunk == 0; };
     const int channels = s.channels / s.groups, filters = s.filters / s.groups;
     const bool x = whole(channels) && whole(s.channels), dy = whole(filters) && whole(s.filters);
@@ -331,63 +332,63 @@ inline Lies lies(Pass pass, const ConvShape& s) {
         // With a stride elements are gathered singly. A slice must not cross from one tap into the
         // next.
         return {s.stride_h == 1 && s.stride_w == 1 && dy && whole(channels),
-                lies_near(s) && (filters % kHopperSlice == 0 ||
-                                 (s.groups == 1 && s.filter_h == 1 && s.filter_w == 1))};
+                is_near(s) && (filters % kHopperSlice == 0 ||
+                               (s.groups == 1 && s.filter_h == 1 && s.filter_w == 1))};
     const bool vectors = x && (pass == Pass::fprop ? whole(s.taps()) : dy);
-    return {vectors, vectors && (pass == Pass::wgrad || lies_near(s))};
+    return {vectors, vectors && (pass == Pass::wgrad || is_near(s))};
 }
 
-// How the operands are multiplied and loaded. In most problems it is B that Hopper's loop loads by
-// TMA.
-template <class Tiles_, bool vectors_> struct Way {
+// A main loop: its tiles, and whether it loads whole vectors. In most problems it is B that
+// Hopper's loop loads by TMA.
+template <class Tiles_, bool vectors_> struct Loop {
     using Tiles = Tiles_;
     using Element = typename Tiles::Element;
     using TiledB = std::true_type;
     static constexpr bool vectors = vectors_;
 };
 
-// Calls `use` with the Way for operands of type T: the float32 units' loop uses no vectors.
-template <class T, class Use> void with_way(Unit unit, Lies lie, Use use) {
+// Calls `use` with the loop for operands of type T. That of the float32 units uses no vectors.
+template <class T, class Use> void with_loop(Unit unit, OperandLayout layout, Use use) {
     if constexpr (std::is_same_v<T, bf16>) {
-        if (!lie.in_vectors) return use(Way<Bf16Tiles, false>{});
-        if (unit == Unit::wgmma && lie.in_tiles) return use(Way<HopperTiles, true>{});
-        return use(Way<Bf16Tiles, true>{});
+        if (!layout.in_vectors) return use(Loop<Bf16Tiles, false>{});
+        if (unit == Unit::wgmma && layout.in_tiles) return use(Loop<HopperTiles, true>{});
+        return use(Loop<Bf16Tiles, true>{});
     } else {
-        if (unit == Unit::fma) return use(Way<FloatTiles, false>{});
-        return lie.in_vectors ? use(Way<SplitTiles, true>{}) : use(Way<SplitTiles, false>{});
+        if (unit == Unit::fma) return use(Loop<FloatTiles, false>{});
+        return layout.in_vectors ? use(Loop<SplitTiles, true>{}) : use(Loop<SplitTiles, false>{});
     }
 }
 
 // Calls `use` with the tile for a product. Where the tensor cores' elements have to be gathered
 // singly, that dominates the time: one tile is enough.
-template <class Way, Contiguous of_b, class Use> void with_tile_of(const GemmSize& size, Use use) {
-    using Tiles = typename Way::Tiles;
-    if constexpr (Way::vectors || std::is_same_v<Tiles, FloatTiles>)
+template <class Loop, Contiguous of_b, class Use> void with_tile_of(const GemmSize& size, Use use) {
+    using Tiles = typename Loop::Tiles;
+    if constexpr (Loop::vectors || std::is_same_v<Tiles, FloatTiles>)
         with_tile<Tiles, of_b>(size.groups, size.rows, size.columns, use);
     else
         use(typename Tiles::Square{});
 }
 
 template <class T> Choice choice_of(Pass pass, const ConvShape& s) {
-    const Lies lie = lies(pass, s);
+    const OperandLayout layout = operand_layout(pass, s);
     Choice found{};
-    if (std::is_same_v<T, bf16> && pass == Pass::dgrad && lie.in_vectors && suits_patches(s)) {
+    if (std::is_same_v<T, bf16> && pass == Pass::dgrad && layout.in_vectors && suits_patches(s)) {
         with_patches(s, [&](auto tile) {
             using Tile = decltype(tile);
             found = {Tile::kLoop, kPatchPixels, Tile::Channels, 1};
         });
         return found;
     }
-    with_way<T>(s.unit, lie, [&](auto way) {
-        using Way = decltype(way);
-        const GemmSize size = size_of<typename Way::Tiles>(pass, s);
+    with_loop<T>(s.unit, layout, [&](auto loop) {
+        using Loop = decltype(loop);
+        const GemmSize size = size_of<typename Loop::Tiles>(pass, s);
         const auto note = [&](auto tile) {
-            found = {Way::Tiles::kLoop, decltype(tile)::TileM, decltype(tile)::TileN, size.parts};
+            found = {Loop::Tiles::kLoop, decltype(tile)::TileM, decltype(tile)::TileN, size.parts};
         };
         if (pass == Pass::fprop)
-            with_tile_of<Way, Contiguous::depth>(size, note);
+            with_tile_of<Loop, Contiguous::depth>(size, note);
         else
-            with_tile_of<Way, Contiguous::line>(size, note);
+            with_tile_of<Loop, Contiguous::line>(size, note);
     });
     return found;
 }

@@ -17,8 +17,8 @@ namespace {
 
 // A group's part begins in x and dx at its first channel, in y and dy at that of its first filter,
 // in w at its first filter.
-template <class Way> struct ConvFprop : Way {
-    using T = typename Way::Element;
+template <class Loop> struct ConvFprop : Loop {
+    using T = typename Loop::Element;
     using A = AlongRows<Patches<T>>;
     using B = AlongRows<Matrix<T>>;
     using Epilogue = FpropEpilogue<T>;
@@ -40,9 +40,9 @@ template <class Way> struct ConvFprop : Way {
 };
 
 // With a stride, the elements of dy are gathered singly.
-template <class Way> struct ConvDgrad : Way {
-    using T = typename Way::Element;
-    using A = AlongRows<Sightings<T, Way::vectors>>;
+template <class Loop> struct ConvDgrad : Loop {
+    using T = typename Loop::Element;
+    using A = AlongRows<Sightings<T, Loop::vectors>>;
     using B = AcrossRows<FiltersByTap<T>>;
     using Epilogue = DgradEpilogue<T>;
     const T* dy;
@@ -62,8 +62,8 @@ template <class Way> struct ConvDgrad : Way {
     }
 };
 
-template <class Way> struct ConvWgrad : Way {
-    using T = typename Way::Element;
+template <class Loop> struct ConvWgrad : Loop {
+    using T = typename Loop::Element;
     using TiledB = std::false_type;
     using Taps = AcrossRows<Patches<T>>;
     using A = AcrossRows<Matrix<T>>;
@@ -127,17 +127,17 @@ template <class T> void launch_patches(T, const bf16* dy, const bf16* w, const G
 }
 
 // The product of two arrays, by the loop that their layout allows.
-template <template <class Way> class Problem, class T, class Epilogue>
+template <template <class Loop> class Problem, class T, class Epilogue>
 void multiply(Pass pass, const T* first, const T* second, const Geometry& g,
               const Epilogue& epilogue, void* workspace, Stream stream) {
-    Lies lie = lies(pass, g.shape);
-    lie.in_vectors &= aligned(first) && aligned(second);
-    with_way<T>(g.shape.unit, lie, [&](auto way) {
-        using Way = decltype(way);
-        const Problem<Way> problem{{}, first, second, g, epilogue};
-        const GemmSize size = size_of<typename Way::Tiles>(pass, g.shape);
+    OperandLayout layout = operand_layout(pass, g.shape);
+    layout.in_vectors &= aligned(first) && aligned(second);
+    with_loop<T>(g.shape.unit, layout, [&](auto loop) {
+        using Loop = decltype(loop);
+        const Problem<Loop> problem{{}, first, second, g, epilogue};
+        const GemmSize size = size_of<typename Loop::Tiles>(pass, g.shape);
         auto* const partial = static_cast<float*>(workspace);
-        with_tile_of<Way, Problem<Way>::B::kContiguous>(
+        with_tile_of<Loop, Problem<Loop>::B::kContiguous>(
             size, [&](auto tile) { launch_tile<decltype(tile)>(problem, size, partial, stream); });
         if (size.parts == 1) return;
         constexpr int threads = 256;
@@ -153,8 +153,8 @@ void multiply(Pass pass, const T* first, const T* second, const Geometry& g,
 template <class T> std::size_t conv_workspace(Pass pass, const ConvShape& shape) {
     std::size_t floats = 0;
     for (const bool whole : {false, true})
-        with_way<T>(shape.unit, {whole, whole}, [&](auto way) {
-            const GemmSize size = size_of<typename decltype(way)::Tiles>(pass, shape);
+        with_loop<T>(shape.unit, {whole, whole}, [&](auto loop) {
+            const GemmSize size = size_of<typename decltype(loop)::Tiles>(pass, shape);
             const auto lines = static_cast<std::size_t>(size.parts) * size.groups * size.rows;
             if (size.parts > 1) floats = std::max(floats, lines * size.pitch);
         });
@@ -180,7 +180,7 @@ template <class T> void conv_dgrad(const T* dy, const T* w, const T* gate, float
     const Geometry g{shape};
     const DgradEpilogue<T> epilogue{gate, factor, dx, shape.channels, g.group_channels};
     if constexpr (std::is_same_v<T, bf16>)
-        if (lies(Pass::dgrad, shape).in_vectors && aligned(dy) && aligned(w) &&
+        if (operand_layout(Pass::dgrad, shape).in_vectors && aligned(dy) && aligned(w) &&
             suits_patches(shape))
             return with_patches(
                 shape, [&](auto tile) { launch_patches(tile, dy, w, g, epilogue, stream); });

@@ -3,8 +3,8 @@
 //
 // An epilogue takes four neighbouring columns of a row at a time, as the main loops and the kernel
 // that adds parts of the depth all provide them. with_fours(columns, use) finds what is the same in
-// all rows and calls `use` with the rest, of a type that has no more to decide where nothing
-// unusual was asked for:
+// all rows and calls `use` with an object for the rest; where nothing unusual was requested, its
+// type leaves nothing to decide:
 //
 //   static constexpr int kTogether         rows that a thread should take at a time
 //   Read read(int row)                     loads, and nothing else
@@ -22,7 +22,7 @@ struct Columns {
     int group, first, count;
 };
 
-// What an epilogue reads that has no inputs beside the sums.
+// What an epilogue without inputs besides the sums reads: nothing.
 struct NoRead {};
 
 // ---------------------------------------------------------------------- parts of the depth
@@ -101,7 +101,7 @@ template <class T> struct FpropEpilogue {
     Activation activation;
     Dropout dropout;
 
-    // The usual ones have whole fours of y and no dropout; none or a ReLU is their activation.
+    // Usual: whole fours of y, no dropout, and no activation or a ReLU.
     template <bool usual> struct Fours {
         static constexpr int kTogether = usual ? 4 : 1;
         const FpropEpilogue& of;
@@ -132,7 +132,7 @@ template <class T> struct FpropEpilogue {
     template <class Use>
     __device__ __forceinline__ void with_fours(const Columns& columns, const Use& use) const {
         const int filter = columns.group * group_filters + columns.first;
-        constexpr float none = -0.0f; // added to any number, zeros of either sign included
+        constexpr float none = -0.0f; // changes no number, not even a zero's sign
         const Four<float> biases =
             bias ? read_four(bias + filter, columns.count) : Four<float>{{none, none, none, none}};
         const float floor = activation == Activation::relu ? 0.0f : -INFINITY;

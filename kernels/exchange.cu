@@ -87,7 +87,8 @@ __global__ void sum_parts_kernel(Summands<T> parts, Y* total, std::int64_t count
 }
 
 // Calls `use` with the channels of a vector, and counts the peers' in vectors: four channels if all
-// addresses allow that, and all numbers of channels do, of which `others` is the bitwise or.
+// addresses and all numbers of channels allow that. `others`: the bitwise or of the numbers of
+// channels besides the peers'.
 template <class Use> void with_vectors(Peers& peers, const float* own, int others, Use use) {
     for (int i = 0; i < peers.count; ++i) others |= aligned(peers.data[i]) ? peers.channels[i] : 1;
     const auto in_vectors = [&](auto width) {

@@ -39,7 +39,8 @@ __device__ __forceinline__ void write_four(T* to, int count, const Four<T>& four
         if (i < count) to[i] = four.of[i];
 }
 
-// Four columns of a matrix, of which `count` exist. Whole ones all do, and are aligned in each row.
+// Four columns of a matrix; the first `count` exist. `whole`: all do, and each row of them is
+// aligned.
 template <class T, bool whole> struct FourColumns {
     T* first;
     int pitch; // elements from one row to the next

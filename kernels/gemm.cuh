@@ -36,9 +36,9 @@ template <int TileM_, int TileN_, int ThreadsM_, int ThreadsN_, int Blocks_> str
 constexpr int kSlice = 16; // depth of a slice: 16 floats of a row are two 32-byte sectors
 constexpr int kPad = 4;    // floats between a slice's lines: fewer bank conflicts, 16-byte aligned
 
-// Loads one operand, slice by slice. Neighbouring threads read neighbours in memory: depths, of
-// which a thread then has one, and several lines; or lines, of which it has one, and several
-// depths.
+// Loads one operand, slice by slice. Neighbouring threads read neighbours in memory. Where these
+// are depths, a thread has one depth and several lines; where they are lines, it has one line and
+// several depths.
 template <class Source, int Lines, int Threads> class Fetch {
     static constexpr bool kAlongDepth = Source::kContiguous == Contiguous::depth;
     static constexpr int kAlong = kAlongDepth ? kSlice : Lines; // of a slice, next to one another

@@ -118,9 +118,9 @@ template <class T> struct PatchRing {
     }
 };
 
-// A patch comes with slices of the one before it: as soon as the last of the patch in whose place
-// it comes has been handed back, and all of it by the first slice of its own. If the last stage is
-// half empty, a slice and a patch of zeros fill it.
+// A patch is copied along with slices of the patch before it. That begins when the last slice of
+// the patch whose place it takes has been handed back; all of it has come by the first slice of its
+// own. If the last stage is half empty, a slice and a patch of zeros fill it.
 template <class T>
 __device__ __forceinline__ void bring_patches(const PatchLoader<PatchOfPlaces>& loader,
                                               TapLoader<TapPlanes<T::Channels>>& taps_of,

@@ -258,7 +258,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, kBlocks)
                              T* __restrict__ dx, PoolShape g, Tiling tiling, int group_vectors,
                              Steps steps, bool gated) {
     constexpr int channels = kVector<T>;
-    // What a vector's first two channels pass on and its last two. Two stages: the next row's are
+    // What a vector's first two channels pass on, and its last two. Two stages: the next row's are
     // written while this one's are read.
     SIMT_SHARED(Four<float>, edges, [2][kThreads]);
     const BlockPlace block = block_place(tiling);

@@ -5,12 +5,13 @@
 // of a row side by side in runs. It says where an element is in three steps, so that a thread which
 // stays in a row or in a column does that part once:
 //
-//   Row row(int i), Column column(int j)    what is to be known of either alone; Row no_row() and
-//                                           Column no_column() of one that does not exist
+//   Row row(int i), Column column(int j)    what follows from either alone; Row no_row() and Column
+//                                           no_column() stand for one that does not exist
 //   Found<T> find(Row, Column)              the element's place; outside the map it is 0
 //
 // An operand is a gather and the direction in which the product runs through it: AlongRows or
-// AcrossRows. Loaders check the depth themselves: elements past its end are never read.
+// AcrossRows; or such an operand AndOnes. Loaders check the depth themselves: elements past its end
+// are never read.
 #pragma once
 
 #include <climits>
@@ -110,7 +111,7 @@ struct alignas(16) Offset {
     std::int64_t bytes;
 };
 
-// The same in eight bytes, which a warp reads from shared memory sooner: of a map that lies_near
+// The same in eight bytes, which a warp reads from shared memory sooner: of a map that is_near
 // (choice.cuh) says is small enough, from one pixel to another.
 struct NearOffset {
     short rows, columns;

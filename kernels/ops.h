@@ -193,8 +193,8 @@ template <class T> void conv_wgrad_sgd(const T* x, const T* dy, Learned<T> w, Ru
                                        Learned<float> b, Rule b_rule, const ConvShape& shape,
                                        void* workspace, Stream);
 
-// What a pass gets whose arrays are aligned: the loop that multiplies, its tile of the result (rows
-// and columns; 0 where it has none) and in how many parts it sums. To be printed.
+// What a pass whose arrays are aligned gets: the loop that multiplies, its tile of the result (rows
+// and columns; 0 where it has none) and the number of parts in which it sums. To be printed.
 struct Choice {
     const char* loop;
     int tile_rows, tile_columns, parts;
@@ -306,10 +306,10 @@ template <class T> void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy,
 // ---------------------------------------------------------------------- dropout (dropout.cu)
 // y = x where a 32-bit draw < keep * 2^32, else 0; fprop and dgrad are this same map. The draw of
 // feature f of image n is word e % 4 of Philox4x32-10 at counter (low word of e / 4, step, layer,
-// high word of e / 4) under key `seed`, where e = n * total + offset + f < 2^63: the part of a
-// layer that starts at feature `offset` of the layer's `total` is masked as the whole layer would
-// be, and images that follow others of a batch, with `total` for each of these in `offset`, as in
-// the batch. x, y (images, features). y may alias x.
+// high word of e / 4) under key `seed`, where e = n * total + offset + f < 2^63. So the part of a
+// layer that starts at feature `offset` of the layer's `total` is masked as in the whole layer; and
+// images that follow others of a batch as in the batch, if `offset` counts `total` for each of the
+// others. x, y (images, features). y may alias x.
 template <class T> void dropout(const T* x, T* y, std::int64_t images, std::int64_t features,
                                 DropoutDraw draw, Stream);
 
@@ -371,7 +371,7 @@ template <class T> struct Summands {
     int count;
 };
 
-// total = the sum of the parts, of which it may be one, by a binary tree: neighbours are added,
+// total = the sum of the parts (it may be one of them), by a binary tree: neighbours are added,
 // then neighbouring sums, (0 + 1) + (2 + 3) and so on; the last one waits if it has no neighbour.
 template <class T, class Y> void sum_parts(Summands<T> parts, Y* total, std::int64_t count, Stream);
 

@@ -99,7 +99,7 @@ template <class Shape> struct PatchDgrad {
     Shape patch{g.shape};
 };
 
-// A pixel of dy, whose image is given by its first pixel, and where a chunk of it goes in a patch.
+// A pixel of dy (`image` is the first pixel of its image), and where a chunk of it goes in a patch.
 struct PatchPixel {
     Pixel from;
     int to;
@@ -146,7 +146,7 @@ template <class Where> struct PatchLoader {
 
 // Loads slices of w, one after another: tap by tap for 32 filters, then for the next 32.
 template <class Slice> struct TapLoader {
-    // Threads that a filter takes, of which those without a chunk are idle.
+    // Threads for a filter; those without a chunk are idle.
     static constexpr int kThreads = Slice::kChunks == 4 ? 4 : 8;
     static constexpr int kFilters = kPatchLoaders / kThreads; // at a time
     static_assert(Slice::kChunks <= kThreads && kTensorSlice % kFilters == 0);
@@ -180,7 +180,7 @@ template <class Slice> struct TapLoader {
 // ---------------------------------------------------------------------- the kernel
 
 // A block computes dx of some rows of an image for one group, each warp 64 pixels of it. Along the
-// grid the rows of an image move fastest, which share margins of dy, then groups, then images.
+// grid the rows of an image move fastest, since they share margins of dy; then groups, then images.
 //
 // Bound by operations. A byte from the L2 cache serves 91 useful products of AlexNet's conv2 (a
 // patch of 13 x 31 pixels and 25 taps of 48 channels, for 243 x 48 x 25 products a filter), 80 of
@@ -238,9 +238,9 @@ template <class T> __global__ void __launch_bounds__(T::Threads, 2)
 #pragma unroll
     for (int n = 0; n < kFragmentsB; ++n) b_of_lane[n] = Slice::at(lane % 16, lane / 16 + 2 * n);
 
-    // The slice whose fragments are read: the first of its filters, its patch, and where in that
-    // its tap finds the tile's first pixel: as taps run from first to last, this runs through the
-    // patch's margin from last to first.
+    // The slice whose fragments are read: the first of its filters, its patch, and the place in the
+    // patch where its tap sees the tile's first pixel. As taps run from first to last, this place
+    // runs through the patch's margin from last to first.
     int filter = 0;
     int patch = 0, other_patch = patch_elements;
     int margin = taps - 1;

@@ -46,7 +46,7 @@ struct Steps {
     __device__ __forceinline__ float power(float s) const {
         return norm.beta == 0.75f ? three_quarters(s) : powf(s, -norm.beta);
     }
-    // What a unit passes on to those of its window, before the factor x of theirs; `first` is dy
+    // What a unit passes on to each unit of its window, before that unit's factor x; `first` is dy
     // s^-beta, the first term of dx. Not fused with the sum that follows.
     __device__ __forceinline__ float passed(float first, float x, float s) const {
         const float root = rsqrtf(s);

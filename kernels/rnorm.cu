@@ -15,8 +15,8 @@ struct Maps {
     int height, width, channels;
 };
 
-// Calls use(place, row, element) for the rows of a thread's band: those that two windows share are
-// then still in L1.
+// Calls use(place, row, element) for the rows of a thread's band: the pixels that two windows share
+// are then still in L1.
 template <class Use> __device__ __forceinline__ void walk_down(const Maps& maps, const Use& use) {
     const RowPlace at = row_place(bands_of(maps.height), maps.width, maps.channels);
     if (at.column == maps.width) return;

@@ -38,7 +38,7 @@ __device__ __forceinline__ RowPlace row_place(int height, int width, int channel
 
 // ---------------------------------------------------------------------- bands of rows
 
-// Rows that a thread walks down, in kernels that reuse what it has of one for the next.
+// Rows that a thread walks down, in kernels where it reuses for the next row what it has of one.
 constexpr int kBand = 8;
 
 __device__ __host__ __forceinline__ int bands_of(int height) { return (height - 1) / kBand + 1; }

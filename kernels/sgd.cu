@@ -43,7 +43,7 @@ __global__ void split_weights_kernel(const float* __restrict__ w, bf16* __restri
     write_halves(high, low, at.first, at.count, read_four(w + at.first, at.count));
 }
 
-// As split_weights_kernel, the other way.
+// A thread joins four neighbouring weights, a block 1,024. Bound by bytes.
 __global__ void join_weights_kernel(const bf16* __restrict__ high,
                                     const std::uint16_t* __restrict__ low, float* __restrict__ w,
                                     std::int64_t count) {

@@ -19,8 +19,9 @@ __device__ __forceinline__ Number join_lanes(Number value, const Join& join) {
     return value;
 }
 
-// 1 - credit of a label that `greater` logits surpass and `equal` tie with, itself included: its
-// share of the tied places that lie within the first k. A NaN logit equals not even itself.
+// 1 - the credit of a label that `greater` logits surpass and `equal` tie with, itself included.
+// The credit is its share of the tied places that lie within the first k. A NaN logit equals not
+// even itself.
 __device__ __forceinline__ float topk_error(int k, int greater, int equal) {
     if (equal == 0) return 1.0f;
     const float credit = static_cast<float>(k - greater) / static_cast<float>(equal);

@@ -38,10 +38,10 @@ auto modules() {
 
 } // namespace
 
-Given describe(py::handle object) { return describe_numpy(object); }
+ArrayInfo describe(py::handle object) { return describe_numpy(object); }
 
-void run(int, Stream stream, std::deque<Given>& given, const Launchers& launchers) {
-    for (Given& each : given) each.placed = each.pointer;
+void run(int, Stream stream, std::deque<ArrayInfo>& arrays, const Launchers& launchers) {
+    for (ArrayInfo& array : arrays) array.kernel_pointer = array.pointer;
     launchers(stream);
 }
 

@@ -55,7 +55,7 @@ template <class Power> struct Response {
 
     PYALEXNET_INLINE V scale(V squares) const { return k + alpha * squares; }
 
-    // What a unit passes on to those of its window, before the factor x of theirs; `first` is dy
+    // What a unit passes on to each unit of its window, before that unit's factor x; `first` is dy
     // s^-beta, the first term of dx.
     PYALEXNET_INLINE V passed(V first, V x, V root) const {
         return first * (x * root * root * factor);

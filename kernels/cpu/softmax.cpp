@@ -9,7 +9,7 @@ namespace pyalexnet {
 using namespace cpu;
 namespace {
 
-constexpr float kNothing = -110.0f; // whose exponential is less than half the least number
+constexpr float kNothing = -110.0f; // its exponential is less than half the least number
 
 // e^x of x up to 0, to two units of the last place: 2^n e^r, where r is at most half of ln 2 and
 // its polynomial the one of Cephes' expf. A result below the least normal number is denormal.
@@ -44,8 +44,9 @@ PYALEXNET_INLINE Ints places() {
     return place;
 }
 
-// 1 - credit of a label that `greater` logits surpass and `equal` tie with, itself included: its
-// share of the tied places that lie within the first k. A NaN logit equals not even itself.
+// 1 - the credit of a label that `greater` logits surpass and `equal` tie with, itself included.
+// The credit is its share of the tied places that lie within the first k. A NaN logit equals not
+// even itself.
 float topk_error(int k, int greater, int equal) {
     if (equal == 0) return 1.0f;
     const float credit = static_cast<float>(k - greater) / static_cast<float>(equal);

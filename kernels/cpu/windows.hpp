@@ -70,7 +70,7 @@ PYALEXNET_INLINE void by_pixels(int first, int end, const PoolShape& g, Body bod
 }
 
 // The gradient that a vector of n channels of pixel (h, w) receives from the windows that chose it,
-// so many from (p, q) on; `where` and passed(place) are those of window (0, 0) and of the window
+// so many from (p, q) on. `where` is that of window (0, 0); passed(place) belongs to the window
 // `place` elements after it.
 template <class Where, class Counts, class N, class Passed>
 PYALEXNET_INLINE V received(const Where* where, int p, int q, Counts counts, int h, int w,

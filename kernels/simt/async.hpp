@@ -20,7 +20,7 @@ namespace simt {
 constexpr unsigned kMaxMbarriers = 64;
 constexpr std::size_t kRowBytes = kTileColumns * 2; // of a tile
 
-// Where the 16 bytes lie that would be here in a tile without swizzling.
+// Where the 16 bytes that would be here without swizzling lie in a tile.
 inline std::byte* swizzled(const void* plain) {
     const auto p = reinterpret_cast<std::uintptr_t>(plain);
     return reinterpret_cast<std::byte*>(p ^ (p >> 7 & 7u) << 4);

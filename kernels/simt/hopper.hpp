@@ -34,9 +34,9 @@
 //                                      element, zeros where it lies beyond the matrix. Brings
 //                                      tile_bytes(tile_rows) in the barrier's present phase
 //
-// Of a kernel that is declared `__global__ void SIMT_CLUSTER(2)` and launched with a
-// Grid(...).in_clusters(2), blocks run two by two, neighbours along x at the same time; otherwise a
-// block is a cluster of its own. An array has the same place in the shared memory of both:
+// The blocks of a kernel that is declared `__global__ void SIMT_CLUSTER(2)` and launched with a
+// Grid(...).in_clusters(2) run two by two, neighbours along x at the same time; otherwise a block
+// is a cluster of its own. An array has the same place in the shared memory of both:
 //
 //   launches_clusters()                by the host: whether the device does. Results never depend
 //                                      on it
@@ -89,8 +89,9 @@
 //                                      writer does not wait for
 //   lower_registers<n>(), raise_registers<n>()
 //                                      by a warpgroup: how many each of its threads has. Raising
-//                                      waits until others have handed over enough. At entry, what
-//                                      launch bounds of one block leave it, or of <n, blocks>
+//                                      waits until others have handed over enough. At entry it has
+//                                      what launch bounds of one block, or of `blocks` in
+//                                      <n, blocks>, leave it
 #pragma once
 
 #include "simt.hpp"

@@ -1,5 +1,5 @@
-// Khattak and Mikaitis (arXiv 2512.07004) and Xie and others (2511.10909) found the cards' way by
-// tests, and their models give a card's bits.
+// Khattak and Mikaitis (arXiv 2512.07004) and Xie and others (2511.10909) found by tests how cards
+// add, and their models give a card's bits.
 #include "products.hpp"
 
 #include "worker.hpp"
